@@ -1,0 +1,14 @@
+//! warmd's changed-block engine: what to copy, copying it, and proving that it was copied.
+//!
+//! Rule: it knows no hypervisor, no SQLite and no gRPC. It sees disks through [`disk::ReadDisk`] and
+//! [`disk::WriteDisk`], and durable state through [`store::LedgerStore`].
+#![forbid(unsafe_code)]
+
+pub mod buffer;
+pub mod chunk;
+pub mod disk;
+pub mod extents;
+pub mod manifest;
+pub mod mark;
+pub mod store;
+pub mod units;

@@ -1,0 +1,116 @@
+//! Where ledgers are kept: what passes between the engine and a durable store.
+//!
+//! Rule: [`LedgerStore::commit`] is one transaction, durable when it returns. The store applies rows; what they mean
+//! is the ledger's business alone.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+
+use crate::{
+    chunk::ChunkBits,
+    manifest::BlockHash,
+    mark::ChangeMark,
+    units::{BlockIndex, Length},
+};
+
+/// A disk's key in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DiskId(pub i64);
+
+/// One chunk's new contents of both sets; an empty chunk is removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChunkRow {
+    /// Which chunk of the disk ([`crate::extents::CHUNK_BYTES`] each).
+    pub chunk: u32,
+    pub pending: ChunkBits,
+    /// The part of `pending` whose blocks still hold on the target what the manifest says.
+    pub trusted: ChunkBits,
+}
+
+/// Rows that change together in one durable transaction.
+#[derive(Clone, Debug, Default)]
+pub struct LedgerCommit {
+    /// The new anchor, when this is an advance.
+    pub anchor: Option<ChangeMark>,
+    pub chunks: Vec<ChunkRow>,
+    /// Hashes of what the target now holds, in block order.
+    pub hashes: Vec<(BlockIndex, BlockHash)>,
+    /// Figures of the pass that go with these rows, added to what the store has for it.
+    pub figures: PassFigures,
+    /// The pass that the figures belong to; `None` outside a pass.
+    pub pass: Option<i64>,
+}
+
+/// What a pass did, in bytes and requests; sums.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PassFigures {
+    /// Read from the source.
+    pub read: u64,
+    /// Written to the target as data.
+    pub written: u64,
+    /// Zeroed on the target, by hole or by writing.
+    pub zeroed: u64,
+    /// Found already right and left alone (compare mode, or zero where the target is known to be zero).
+    pub skipped: u64,
+    /// Left `pending` (read + found zero without reading), in bytes of the disk.
+    pub drained: u64,
+    /// Chunks of work done.
+    pub requests: u64,
+    /// Durable batches committed.
+    pub batches: u64,
+}
+
+impl std::ops::AddAssign for PassFigures {
+    fn add_assign(&mut self, other: Self) {
+        self.read += other.read;
+        self.written += other.written;
+        self.zeroed += other.zeroed;
+        self.skipped += other.skipped;
+        self.drained += other.drained;
+        self.requests += other.requests;
+        self.batches += other.batches;
+    }
+}
+
+/// A ledger as the store holds it.
+#[derive(Clone, Debug)]
+pub struct StoredLedger {
+    pub size: Length,
+    pub anchor: Option<ChangeMark>,
+    pub chunks: Vec<ChunkRow>,
+}
+
+/// Why the store could not do it. After any of these the ledger in memory is not ahead of the store.
+#[derive(Debug, thiserror::Error)]
+#[error("checkpoint store: {context}: {cause}")]
+pub struct StoreError {
+    pub kind: StoreErrorKind,
+    pub context: String,
+    #[source]
+    pub cause: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// What kind of store failure it was, to act on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreErrorKind {
+    /// No room, or an I/O error: may succeed later.
+    Unavailable,
+    /// What was read cannot be: the database is damaged.
+    Corrupt,
+    /// The disk is not there.
+    NotFound,
+}
+
+/// A durable keeper of ledgers and manifests.
+#[async_trait]
+pub trait LedgerStore: Send + Sync {
+    /// The ledger as last committed.
+    async fn load(&self, disk: DiskId) -> Result<StoredLedger, StoreError>;
+
+    /// Applies all of `commit` or nothing; durable on return.
+    async fn commit(&self, disk: DiskId, commit: LedgerCommit) -> Result<(), StoreError>;
+
+    /// The manifest's hashes of `blocks`, one for each, zero blocks as [`BlockHash::ZERO`].
+    async fn hashes(&self, disk: DiskId, blocks: Range<u64>) -> Result<Vec<BlockHash>, StoreError>;
+}

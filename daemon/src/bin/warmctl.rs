@@ -1,0 +1,2 @@
+//! warmctl
+fn main() {}

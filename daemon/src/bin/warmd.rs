@@ -1,0 +1,2 @@
+//! warmd
+fn main() {}

@@ -1,0 +1,19 @@
+//! warmd's gRPC contracts, generated from `proto/`: the control API and the provisioner that a platform implements.
+//!
+//! Rule: nothing but generated code and its descriptors; meaning lives in the daemon.
+
+/// The control API, `warmd.v1`.
+pub mod v1 {
+    tonic::include_proto!("warmd.v1");
+}
+
+/// The platform's side of cutover, `warmd.provisioner.v1`.
+pub mod provisioner {
+    /// First version of the provisioner contract.
+    pub mod v1 {
+        tonic::include_proto!("warmd.provisioner.v1");
+    }
+}
+
+/// The encoded `FileDescriptorSet` of every contract here, for gRPC server reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
