@@ -49,7 +49,11 @@ impl BufferPool {
     /// # Panics
     /// If `len` is above the capacity: the caller's plan is wrong, and no outside data can cause it.
     pub async fn take(&self, len: usize) -> Buffer {
-        assert!(len <= self.shared.capacity, "buffer of {len} bytes asked of a pool of {}", self.shared.capacity);
+        assert!(
+            len <= self.shared.capacity,
+            "buffer of {len} bytes asked of a pool of {}",
+            self.shared.capacity
+        );
         let Ok(permit) = Arc::clone(&self.shared.permits).acquire_owned().await else {
             unreachable!("the pool's semaphore is never closed");
         };

@@ -132,11 +132,15 @@ impl ChunkBits {
             Form::Some(bits) => {
                 let runs: Vec<_> = self.runs().take(BITS / 8 / 4).collect();
                 if runs.len() < BITS / 8 / 4 {
-                    let pairs =
-                        runs.iter().flat_map(|run| [run.start as u16, (run.len() - 1) as u16]).flat_map(u16::to_le_bytes);
+                    let pairs = runs
+                        .iter()
+                        .flat_map(|run| [run.start as u16, (run.len() - 1) as u16])
+                        .flat_map(u16::to_le_bytes);
                     std::iter::once(TAG_RUNS).chain(pairs).collect()
                 } else {
-                    std::iter::once(TAG_BITS).chain(bits.data.iter().flat_map(|word| word.to_le_bytes())).collect()
+                    std::iter::once(TAG_BITS)
+                        .chain(bits.data.iter().flat_map(|word| word.to_le_bytes()))
+                        .collect()
                 }
             }
         }

@@ -71,7 +71,9 @@ impl DiskError {
         match error.kind() {
             Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => ErrorKind::NoSpace,
             Io::TimedOut => ErrorKind::Timeout,
-            Io::PermissionDenied | Io::ReadOnlyFilesystem | Io::Unsupported | Io::NotFound => ErrorKind::Refused,
+            Io::PermissionDenied | Io::ReadOnlyFilesystem | Io::Unsupported | Io::NotFound => {
+                ErrorKind::Refused
+            }
             Io::ConnectionRefused
             | Io::ConnectionReset
             | Io::ConnectionAborted

@@ -1,0 +1,34 @@
+//! Named points at which a test can end the process as `kill -9` does.
+//!
+//! Rule: nothing of it is in a build without the feature `crash-points`; with it, the environment variable
+//! `WARMD_CRASH_AT=NAME` or `NAME:N` names the point and the how-manieth pass over it (from 1) that is the last.
+
+/// Ends the process here if the test asked for it.
+#[cfg(feature = "crash-points")]
+pub fn point(name: &str) {
+    use std::sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    static AT: OnceLock<Option<(String, u64)>> = OnceLock::new();
+    static PASSED: AtomicU64 = AtomicU64::new(0);
+
+    let at = AT.get_or_init(|| {
+        let text = std::env::var("WARMD_CRASH_AT").ok()?;
+        let (name, nth) = text.split_once(':').unwrap_or((&text, "1"));
+        Some((name.to_owned(), nth.parse().unwrap_or(1)))
+    });
+    if let Some((wanted, nth)) = at
+        && wanted == name
+        && PASSED.fetch_add(1, Ordering::SeqCst) + 1 == *nth
+    {
+        let own = rustix::process::getpid();
+        rustix::process::kill_process(own, rustix::process::Signal::KILL).ok();
+        std::process::abort();
+    }
+}
+
+/// Does nothing: the feature is off.
+#[cfg(not(feature = "crash-points"))]
+pub fn point(_name: &str) {}

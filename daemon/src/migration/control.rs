@@ -1,0 +1,126 @@
+//! What the world may ask of the daemon: the seam between the API and the migrations.
+//!
+//! Rule: names and texts that come in here are outside data; every refusal says what, where and what to do.
+
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+
+use crate::model::{
+    id::MigrationId,
+    machine::VmSummary,
+    plan::Plan,
+    report::Report,
+    request::{Request, Verdict},
+    view::{self, EventView, MigrationView},
+};
+
+/// Everything that the control API offers.
+#[async_trait]
+pub trait Control: Send + Sync {
+    /// The configured sources.
+    async fn sources(&self) -> Vec<Endpoint>;
+    /// Reaches a source; what it says of itself.
+    async fn check_source(&self, name: &str) -> Result<String, ControlError>;
+    /// A source's VMs.
+    async fn source_vms(&self, name: &str) -> Result<Vec<VmSummary>, ControlError>;
+
+    /// The configured targets.
+    async fn targets(&self) -> Vec<Endpoint>;
+    /// Reaches a target; what it says of itself.
+    async fn check_target(&self, name: &str) -> Result<String, ControlError>;
+
+    /// Judges a plan by itself and against its endpoints, and changes nothing.
+    async fn validate_plan(&self, plan: &Plan) -> Result<Vec<Finding>, ControlError>;
+    /// Makes the plan so: a migration starts for every VM that has none. Applying the same plan again changes nothing.
+    async fn apply_plan(&self, plan: Plan, by: &str) -> Result<Applied, ControlError>;
+    /// All plans.
+    async fn plans(&self) -> Result<Vec<Plan>, ControlError>;
+    /// One plan.
+    async fn plan(&self, name: &str) -> Result<Plan, ControlError>;
+    /// Forgets a plan whose migrations are all finished or cancelled.
+    async fn delete_plan(&self, name: &str, by: &str) -> Result<(), ControlError>;
+
+    /// All migrations, or those of one plan, oldest first.
+    async fn migrations(&self, plan: Option<&str>) -> Result<Vec<MigrationView>, ControlError>;
+    /// The migration that `key` names: an id, the unique beginning or end of one (at least four characters), or a VM's
+    /// name if exactly one migration that is not finished moves it.
+    async fn migration(&self, key: &str) -> Result<MigrationView, ControlError>;
+    /// Every change of every migration from now on, progress included. A slow reader misses some, never the last.
+    fn watch(&self) -> broadcast::Receiver<MigrationView>;
+    /// Asks something of a migration. Accepted means begun, not finished: watch it.
+    async fn request(&self, id: MigrationId, request: Request, by: &str) -> Result<Verdict, ControlError>;
+    /// The last verification's verdict.
+    async fn verdict(&self, id: MigrationId) -> Result<Option<view::Verdict>, ControlError>;
+    /// The evidence.
+    async fn report(&self, id: MigrationId) -> Result<Report, ControlError>;
+    /// The journal, of one migration or of all, oldest first, at most the last `limit` lines.
+    async fn events(&self, id: Option<MigrationId>, limit: u32) -> Result<Vec<EventView>, ControlError>;
+}
+
+/// A configured source or target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub name: String,
+    /// `libvirt`, `disk`.
+    pub kind: String,
+    /// Where it is, without secrets.
+    pub place: String,
+}
+
+/// Something that was found when a plan was judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub severity: Severity,
+    /// Which VM, field or endpoint.
+    pub subject: String,
+    /// What was found, and what to do.
+    pub message: String,
+}
+
+/// Whether a finding stands in the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    Error,
+    Warning,
+}
+
+/// What applying a plan did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Migrations that were started.
+    pub started: Vec<MigrationId>,
+    /// Migrations that were there already.
+    pub kept: Vec<MigrationId>,
+    pub findings: Vec<Finding>,
+}
+
+/// Why the daemon did not do it.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct ControlError {
+    pub kind: ControlErrorKind,
+    /// What, where, and what to do; shown to the person as it is.
+    pub message: String,
+}
+
+/// What kind of refusal it was; each maps to one API status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControlErrorKind {
+    /// What was named is not there.
+    NotFound,
+    /// What was given is wrong in itself.
+    Invalid,
+    /// It cannot be done in the present state.
+    Refused,
+    /// An endpoint did not answer.
+    Unavailable,
+    /// The daemon itself failed.
+    Internal,
+}
+
+impl ControlError {
+    /// An error of `kind`.
+    pub fn new(kind: ControlErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}

@@ -1,0 +1,13 @@
+//! The nouns, and what may happen to them: pure data and pure functions.
+//!
+//! Rule: nothing here waits, reads a clock, or touches a disk, a socket or a database.
+
+pub mod id;
+pub mod machine;
+pub mod phase;
+pub mod plan;
+pub mod report;
+pub mod request;
+pub mod state;
+pub mod transition;
+pub mod view;

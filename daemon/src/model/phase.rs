@@ -1,0 +1,96 @@
+//! The phases of a cutover, in their order, and the point of no return.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// One phase of a cutover. The order of the variants is the order of the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// One more delta while the source runs, so that the final one is small.
+    LastDelta,
+    /// The source VM is stopped: downtime begins.
+    StopSource,
+    /// What changed until the stop is copied.
+    FinalDelta,
+    /// The target is proven to hold what the source held.
+    Verify,
+    /// The VM is created on the target, stopped.
+    CreateVm,
+    /// The VM is started on the target: **the point of no return** lies at the end of this phase.
+    StartVm,
+    /// The target VM is watched for the plan's time.
+    Watch,
+    /// What the source held for this migration is given up.
+    Release,
+}
+
+impl Phase {
+    /// All phases in order.
+    pub const ALL: [Self; 8] = [
+        Self::LastDelta,
+        Self::StopSource,
+        Self::FinalDelta,
+        Self::Verify,
+        Self::CreateVm,
+        Self::StartVm,
+        Self::Watch,
+        Self::Release,
+    ];
+
+    /// The phase after this one; `None` after the last.
+    pub fn next(self) -> Option<Self> {
+        Self::ALL.into_iter().find(|phase| *phase > self)
+    }
+
+    /// Whether the target VM was started before this phase began: from here on there is no undo, only forward.
+    pub fn past_no_return(self) -> bool {
+        self > Self::StartVm
+    }
+
+    /// Whether the source VM may be off in this phase.
+    pub fn source_may_be_off(self) -> bool {
+        self >= Self::StopSource
+    }
+
+    /// Its name in the API, the journal and the CLI.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LastDelta => "last-delta",
+            Self::StopSource => "stop-source",
+            Self::FinalDelta => "final-delta",
+            Self::Verify => "verify",
+            Self::CreateVm => "create-vm",
+            Self::StartVm => "start-vm",
+            Self::Watch => "watch",
+            Self::Release => "release",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_follow_each_other_to_the_end() {
+        let mut walked = vec![Phase::LastDelta];
+        while let Some(next) = walked.last().and_then(|phase| phase.next()) {
+            walked.push(next);
+        }
+        assert_eq!(walked, Phase::ALL);
+    }
+
+    #[test]
+    fn no_return_begins_after_the_start() {
+        let past: Vec<_> = Phase::ALL.into_iter().filter(|phase| phase.past_no_return()).collect();
+        assert_eq!(past, [Phase::Watch, Phase::Release]);
+    }
+}

@@ -1,0 +1,188 @@
+//! A plan: which VMs move from where to where, and how.
+//!
+//! Rule: this is the form of the TOML file that people write. Unknown keys are refused, defaults are the cautious ones,
+//! and whatever can be judged without asking an endpoint is judged in [`Plan::problems`].
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// The plan file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    pub name: String,
+    /// A source of the daemon's configuration.
+    pub source: String,
+    /// A target of the daemon's configuration.
+    pub target: String,
+    /// Names or ids of VMs on the source.
+    pub vms: Vec<String>,
+    #[serde(default)]
+    pub schedule: Schedule,
+    #[serde(default)]
+    pub cutover: CutoverPolicy,
+    #[serde(default)]
+    pub verify: VerifyPolicy,
+    /// Source network → target network. A network that is not named keeps its name.
+    #[serde(default)]
+    pub networks: BTreeMap<String, String>,
+    /// VM → what differs for it.
+    #[serde(default)]
+    pub vm: BTreeMap<String, VmOverride>,
+}
+
+/// When deltas are copied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Schedule {
+    /// From the end of one pass to the start of the next.
+    #[serde(with = "duration")]
+    pub interval: Duration,
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(15 * 60) }
+    }
+}
+
+/// How the VM is moved. Times are deadlines.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CutoverPolicy {
+    /// How long the guest gets to shut down by itself.
+    #[serde(with = "duration")]
+    pub graceful_shutdown: Duration,
+    /// Whether the power is cut after that; if not, the cutover is undone.
+    pub force_power_off: bool,
+    /// How long copying a delta may take in a cutover, each time.
+    #[serde(with = "duration")]
+    pub delta_deadline: Duration,
+    /// How long verification may take.
+    #[serde(with = "duration")]
+    pub verify_deadline: Duration,
+    /// How long creating, and how long starting the VM on the target may take.
+    #[serde(with = "duration")]
+    pub create_deadline: Duration,
+    /// How long the target VM must run before the source's remains are released.
+    #[serde(with = "duration")]
+    pub watch: Duration,
+}
+
+impl Default for CutoverPolicy {
+    fn default() -> Self {
+        Self {
+            graceful_shutdown: Duration::from_secs(120),
+            force_power_off: false,
+            delta_deadline: Duration::from_secs(30 * 60),
+            verify_deadline: Duration::from_secs(60 * 60),
+            create_deadline: Duration::from_secs(120),
+            watch: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What must be proven before the VM is created on the target.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VerifyPolicy {
+    pub mode: VerifyMode,
+}
+
+/// What is compared with what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VerifyMode {
+    /// Nothing: the manifest and the flushes are trusted.
+    None,
+    /// The target is read again, whole, and compared with the manifest.
+    #[default]
+    Readback,
+    /// The source's final snapshot is read again, whole, and compared with the target.
+    Compare,
+}
+
+/// What differs for one VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VmOverride {
+    /// Its name on the target; its own if absent.
+    pub name: Option<String>,
+    /// Disk → where it goes on the target: a path or an NBD URI.
+    pub disks: BTreeMap<String, String>,
+}
+
+impl Plan {
+    /// The name of `vm` on the target.
+    pub fn target_name<'a>(&'a self, vm: &'a str) -> &'a str {
+        self.vm.get(vm).and_then(|over| over.name.as_deref()).unwrap_or(vm)
+    }
+
+    /// What is wrong with the plan as written, each with what to do; empty if nothing is.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (what, name) in [("name", &self.name), ("source", &self.source), ("target", &self.target)] {
+            if name.is_empty() || name.len() > 63 || !name.chars().all(is_plain) {
+                problems.push(format!(
+                    "`{what}` is {name:?}: use 1 to 63 letters, digits, dots, dashes and underscores"
+                ));
+            }
+        }
+        if self.vms.is_empty() {
+            problems.push("`vms` is empty: name at least one VM".to_owned());
+        }
+        for (at, vm) in self.vms.iter().enumerate() {
+            if vm.is_empty() || vm.chars().any(char::is_control) {
+                problems.push(format!("`vms[{at}]` is {vm:?}: not a name that a VM can have"));
+            }
+            if self.vms[..at].contains(vm) {
+                problems.push(format!("`vms` names {vm:?} twice: remove one"));
+            }
+        }
+        for (vm, over) in &self.vm {
+            if !self.vms.contains(vm) {
+                problems.push(format!(
+                    "`[vm.{vm:?}]` is no VM of this plan: add it to `vms` or remove the section"
+                ));
+            }
+            if over
+                .name
+                .as_ref()
+                .is_some_and(|name| name.is_empty() || name.len() > 63 || !name.chars().all(is_plain))
+            {
+                problems.push(format!(
+                    "`[vm.{vm:?}] name` cannot be used: use 1 to 63 letters, digits, dots, dashes and underscores"
+                ));
+            }
+        }
+        if self.schedule.interval < Duration::from_secs(1) {
+            problems.push("`schedule.interval` is under 1s: passes would never end".to_owned());
+        }
+        problems
+    }
+}
+
+fn is_plain(character: char) -> bool {
+    character.is_ascii_alphanumeric() || matches!(character, '.' | '-' | '_')
+}
+
+/// Durations as people write them: `90s`, `15m`, `1h 30m`.
+pub mod duration {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    /// Writes it as humantime does.
+    pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(*duration))
+    }
+
+    /// Reads it as humantime does.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_duration(&text).map_err(|error| {
+            D::Error::custom(format!("{text:?} is no duration such as \"90s\" or \"15m\": {error}"))
+        })
+    }
+}

@@ -1,0 +1,53 @@
+//! The evidence of a migration: everything that an auditor asks for, in one document.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    id::{MigrationId, VmId},
+    machine::Machine,
+    state::State,
+    view::{EventView, PassView, PhaseView, Verdict},
+};
+
+/// The report. Its JSON form is documented in the README; fields are added, never renamed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Version of this form.
+    pub format: u32,
+    /// Version of warmd.
+    pub warmd: String,
+    pub migration: MigrationId,
+    pub plan: String,
+    pub source: String,
+    pub target: String,
+    pub vm: VmId,
+    pub vm_name: String,
+    pub target_name: String,
+    pub state: State,
+    pub made: DateTime<Utc>,
+    pub machine: Machine,
+    pub disks: Vec<DiskReport>,
+    pub passes: Vec<PassView>,
+    /// The phases of the last cutover.
+    pub cutover: Vec<PhaseView>,
+    /// Seconds from the source stopped to the target running.
+    pub downtime: Option<f64>,
+    pub verdict: Option<Verdict>,
+    pub journal: Vec<EventView>,
+}
+
+/// A disk in the report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskReport {
+    pub key: String,
+    /// Bytes.
+    pub size: u64,
+    pub location: String,
+    /// The last anchored change mark.
+    pub mark: Option<String>,
+    /// Bytes still pending.
+    pub pending: u64,
+    /// The manifest's root in hexadecimal: `BLAKE3` as defined in `warmd_cbt::manifest::RootHasher`.
+    pub manifest_root: Option<String>,
+}

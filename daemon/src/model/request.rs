@@ -1,0 +1,165 @@
+//! What a person may ask of a migration, and whether it is granted.
+//!
+//! Rule: judging is pure and apart from doing. A refusal says why, and what to do instead, and is shown as it is.
+
+use serde::{Deserialize, Serialize};
+
+use super::state::State;
+
+/// Something asked of a migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// Copy a delta now.
+    Sync,
+    Pause,
+    Resume,
+    /// Move the VM now.
+    Cutover,
+    /// Take back a cutover that has not passed the point of no return.
+    AbortCutover,
+    /// Give the migration up.
+    Cancel,
+    /// Read the target again and compare it with the manifest.
+    Verify,
+}
+
+impl Request {
+    /// Its name in the API, the journal and the CLI.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sync => "sync",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Cutover => "cutover",
+            Self::AbortCutover => "abort-cutover",
+            Self::Cancel => "cancel",
+            Self::Verify => "verify",
+        }
+    }
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Accepted,
+    /// It is so already, or is being done.
+    AlreadySo,
+    /// No; why, and what to do.
+    Refused(String),
+}
+
+/// Judges `request` of a migration in `state`.
+pub fn judge(state: &State, request: Request) -> Verdict {
+    use Request as R;
+    use State as S;
+    use Verdict::{Accepted, AlreadySo};
+    let refused = |why: &str| {
+        Verdict::Refused(format!("{} is refused while the migration is {state}: {why}", request.name()))
+    };
+
+    match (request, state) {
+        (_, S::Done) if request != R::Cutover => refused("it is finished, and stays as it is"),
+        (R::Cutover, S::Done) | (R::Cancel, S::Cancelled | S::Cancelling) => AlreadySo,
+        (_, S::Cancelled | S::Cancelling) => {
+            refused("it was given up; apply the plan again for a new migration")
+        }
+
+        (R::Sync, S::Synced) => Accepted,
+        (R::Sync, S::Seeding | S::Syncing) => AlreadySo,
+        (R::Sync, S::Defined | S::Preparing) => {
+            refused("its disks are not ready; the full pass starts by itself")
+        }
+        (R::Sync, S::CuttingOver { .. } | S::Undoing { .. }) => {
+            refused("a cutover runs; it copies what changed by itself")
+        }
+        (R::Sync, S::Paused { .. } | S::Failed { .. }) => refused("resume it first"),
+
+        (R::Pause, S::Seeding | S::Syncing | S::Synced) => Accepted,
+        (R::Pause, S::Paused { .. }) => AlreadySo,
+        (R::Pause, S::Defined | S::Preparing) => {
+            refused("its disks are being made; wait for the full pass to start")
+        }
+        (R::Pause, S::CuttingOver { .. } | S::Undoing { .. }) => {
+            refused("a cutover runs; abort it with `cutover --abort`")
+        }
+        (R::Pause, S::Failed { .. }) => refused("it stands still already; resume or cancel it"),
+
+        (R::Resume, S::Paused { .. } | S::Failed { resumable: true, .. }) => Accepted,
+        (R::Resume, S::Failed { .. }) => {
+            refused("its failure cannot be resumed; cancel it, or see `migration show`")
+        }
+        (
+            R::Resume,
+            S::Defined
+            | S::Preparing
+            | S::Seeding
+            | S::Synced
+            | S::Syncing
+            | S::CuttingOver { .. }
+            | S::Undoing { .. },
+        ) => AlreadySo,
+
+        // A pass that runs is cut short: what it drained stays drained.
+        (R::Cutover, S::Synced | S::Syncing) => Accepted,
+        (R::Cutover, S::CuttingOver { .. }) => AlreadySo,
+        (R::Cutover, S::Defined | S::Preparing | S::Seeding) => {
+            refused("the full pass is not finished; wait until it is synced")
+        }
+        (R::Cutover, S::Undoing { .. }) => {
+            refused("the last cutover is being undone; try again when it is synced")
+        }
+        (R::Cutover, S::Paused { .. } | S::Failed { .. }) => {
+            refused("resume it first, then wait until it is synced")
+        }
+
+        (R::AbortCutover, S::CuttingOver { phase }) if phase.past_no_return() => {
+            refused("the target VM was started, and there is only forward")
+        }
+        (R::AbortCutover, S::CuttingOver { .. }) => Accepted,
+        (R::AbortCutover, S::Undoing { .. }) => AlreadySo,
+        (
+            R::AbortCutover,
+            S::Defined
+            | S::Preparing
+            | S::Seeding
+            | S::Synced
+            | S::Syncing
+            | S::Paused { .. }
+            | S::Failed { .. },
+        ) => refused("no cutover runs"),
+
+        (R::Cancel, S::CuttingOver { .. } | S::Undoing { .. }) => {
+            refused("a cutover runs; abort it with `cutover --abort`, then cancel")
+        }
+        (R::Cancel, S::Failed { from, .. }) if from.past_no_return() => {
+            refused("the target VM was started; only resume goes on from here")
+        }
+        (
+            R::Cancel,
+            S::Defined
+            | S::Preparing
+            | S::Seeding
+            | S::Synced
+            | S::Syncing
+            | S::Paused { .. }
+            | S::Failed { .. },
+        ) => Accepted,
+
+        (R::Verify, S::Synced) => Accepted,
+        (
+            R::Verify,
+            S::Defined
+            | S::Preparing
+            | S::Seeding
+            | S::Syncing
+            | S::CuttingOver { .. }
+            | S::Undoing { .. }
+            | S::Paused { .. }
+            | S::Failed { .. },
+        ) => refused("the target is only at rest while it is synced"),
+
+        // Unreachable: guarded arms above take every request of a finished migration.
+        (_, S::Done) => refused("it is finished"),
+    }
+}

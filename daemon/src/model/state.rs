@@ -1,0 +1,115 @@
+//! The states of a migration.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::phase::Phase;
+
+/// Where a migration stands. Saved as JSON in the store: variants may be added, never renamed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "name")]
+pub enum State {
+    /// Known, nothing done yet.
+    Defined,
+    /// Disks are being made on the target.
+    Preparing,
+    /// The full pass runs.
+    Seeding,
+    /// Every disk equalled a snapshot at the end of the last pass; waiting for the next.
+    Synced,
+    /// A delta pass runs.
+    Syncing,
+    /// A cutover is in this phase.
+    CuttingOver { phase: Phase },
+    /// A cutover failed or was aborted, and is being undone: the target VM removed, the source powered on again.
+    Undoing { phase: Phase, reason: String },
+    /// Stopped by a person; goes on where it was.
+    Paused { from: Resting },
+    /// Stopped by a failure.
+    Failed { reason: String, resumable: bool, from: Resting },
+    /// A person gave it up; what it left on the source and the target is being removed.
+    Cancelling,
+    /// The VM runs on the target, and the source is off.
+    Done,
+    /// Given up: nothing of it is left on the source.
+    Cancelled,
+}
+
+/// Where a stopped migration goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resting {
+    Preparing,
+    Seeding,
+    Synced,
+    /// Past the point of no return: only forward.
+    Watch,
+    /// Past the point of no return: only forward.
+    Release,
+}
+
+impl Resting {
+    /// Whether the target VM was started: from here on there is no undo, only forward.
+    pub fn past_no_return(self) -> bool {
+        match self {
+            Self::Watch | Self::Release => true,
+            Self::Preparing | Self::Seeding | Self::Synced => false,
+        }
+    }
+}
+
+impl State {
+    /// Its name in the API and the CLI.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Defined => "defined",
+            Self::Preparing => "preparing",
+            Self::Seeding => "seeding",
+            Self::Synced => "synced",
+            Self::Syncing => "syncing",
+            Self::CuttingOver { .. } => "cutting-over",
+            Self::Undoing { .. } => "undoing",
+            Self::Paused { .. } => "paused",
+            Self::Failed { .. } => "failed",
+            Self::Cancelling => "cancelling",
+            Self::Done => "done",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether nothing will ever happen to it again.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Done | Self::Cancelled)
+    }
+
+    /// Whether warmd is at work on it now.
+    pub fn is_busy(&self) -> bool {
+        match self {
+            Self::Preparing
+            | Self::Seeding
+            | Self::Syncing
+            | Self::CuttingOver { .. }
+            | Self::Undoing { .. }
+            | Self::Cancelling => true,
+            Self::Defined
+            | Self::Synced
+            | Self::Paused { .. }
+            | Self::Failed { .. }
+            | Self::Done
+            | Self::Cancelled => false,
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        match self {
+            Self::CuttingOver { phase } => write!(f, "({phase})"),
+            Self::Undoing { phase, reason } => write!(f, "({phase}: {reason})"),
+            Self::Failed { reason, .. } => write!(f, "({reason})"),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What a migration looks like from outside at one moment: for the API, the CLI and the tests.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use warmd_cbt::store::PassFigures;
+
+use super::{
+    id::{DiskKey, MigrationId, VmId},
+    phase::Phase,
+    plan::VerifyMode,
+    state::State,
+};
+
+/// A migration now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MigrationView {
+    pub id: MigrationId,
+    pub plan: String,
+    pub vm: VmId,
+    pub vm_name: String,
+    pub target_name: String,
+    pub state: State,
+    pub since: DateTime<Utc>,
+    pub disks: Vec<DiskView>,
+    /// The pass that runs, or else the last one.
+    pub pass: Option<PassView>,
+    /// When the next pass is due, while it is synced.
+    pub next_pass: Option<DateTime<Utc>>,
+    /// Seconds that the VM would be down if cut over now; `None` before there is anything to tell from.
+    pub downtime_forecast: Option<f64>,
+    /// Things that a person should know, such as a disk that cannot be tracked.
+    pub warnings: Vec<String>,
+}
+
+/// A disk now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DiskView {
+    pub key: DiskKey,
+    /// Bytes.
+    pub size: u64,
+    /// Where it is on the target.
+    pub location: String,
+    /// Bytes in which the target may differ from the anchored snapshot.
+    pub pending: u64,
+    /// What the running pass had to do on this disk when it began, in bytes; 0 without a pass.
+    pub pass_total: u64,
+    /// Of these, drained.
+    pub pass_drained: u64,
+    /// Bytes per second in the running pass, lately.
+    pub rate: f64,
+    /// Seconds until this disk's pass ends, at that rate.
+    pub eta: Option<f64>,
+}
+
+/// A pass over all disks of a migration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PassView {
+    /// Counted from 1 within the migration.
+    pub number: u32,
+    pub kind: PassKind,
+    pub started: DateTime<Utc>,
+    pub ended: Option<DateTime<Utc>>,
+    /// How it ended, if not well.
+    pub error: Option<String>,
+    pub disks: Vec<DiskPassView>,
+}
+
+/// One disk in a pass.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DiskPassView {
+    pub key: DiskKey,
+    /// Pending when the pass began, in bytes.
+    pub pending: u64,
+    /// What the source said had changed since the anchor, in bytes; the whole disk if it could not say.
+    pub changed: u64,
+    /// Extents pending when the pass began.
+    pub extents: u64,
+    /// Why the source could not say what changed, if it could not.
+    pub unknown: Option<String>,
+    pub mark: String,
+    pub figures: PassFigures,
+}
+
+/// Which pass it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PassKind {
+    Full,
+    Delta,
+    /// In a cutover, with the source off.
+    Final,
+}
+
+/// What a verification found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    pub mode: VerifyMode,
+    pub at: DateTime<Utc>,
+    pub disks: Vec<DiskVerdict>,
+}
+
+impl Verdict {
+    /// Whether every disk holds what it must.
+    pub fn passed(&self) -> bool {
+        self.disks.iter().all(|disk| disk.mismatched_bytes == 0)
+    }
+}
+
+/// What a verification found on one disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskVerdict {
+    pub key: DiskKey,
+    /// Bytes compared.
+    pub checked: u64,
+    pub mismatched_bytes: u64,
+    /// The first mismatched extents as (offset, length) in bytes; not all if there are very many.
+    pub mismatches: Vec<(u64, u64)>,
+    /// The manifest's root in hexadecimal.
+    pub root: String,
+}
+
+/// A phase of a cutover as it went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhaseView {
+    pub phase: Phase,
+    pub started: DateTime<Utc>,
+    pub ended: Option<DateTime<Utc>>,
+    pub outcome: Option<String>,
+}
+
+/// A line of the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventView {
+    pub at: DateTime<Utc>,
+    pub migration: Option<MigrationId>,
+    /// `operator uid=0`, `schedule`, `warmd`.
+    pub by: String,
+    /// What happened, in one word or two: `state`, `request`, `pass`, `phase`, `warning`.
+    pub kind: String,
+    pub text: String,
+}

@@ -1,0 +1,155 @@
+//! Sources: where VMs come from. Each kind is one folder; this is the contract that all of them keep.
+//!
+//! Rule: every call bears being repeated and being cut off in the middle. What a source holds for warmd (marks, a
+//! running snapshot) carries the migration's id, so that after a crash it can tell its own leftovers from others'.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use warmd_cbt::{
+    disk::ReadDisk,
+    mark::{ChangeMark, Changed},
+    units::Length,
+};
+
+use crate::model::{
+    id::{DiskKey, MigrationId, VmId},
+    machine::{Machine, PowerState, VmSummary},
+};
+
+/// A configured endpoint that VMs come from.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// Reaches the endpoint and says what it is: product, version, what it lacks.
+    async fn check(&self) -> Result<String, SourceError>;
+
+    /// All VMs that it has.
+    async fn vms(&self) -> Result<Vec<VmSummary>, SourceError>;
+
+    /// One VM's hardware, by id, or by name if that names exactly one.
+    async fn describe(&self, vm: &str) -> Result<Machine, SourceError>;
+
+    /// Whether the VM runs. A VM that is gone is [`SourceErrorKind::NotFound`].
+    async fn power(&self, vm: &VmId) -> Result<PowerState, SourceError>;
+
+    /// Takes a snapshot of all `request.disks` at one moment. First ends what an earlier call of the same migration
+    /// left behind; a mark that no ledger names is folded into the ledger's mark, never lost.
+    async fn snapshot(&self, request: &SnapshotRequest) -> Result<Box<dyn Snapshot>, SourceError>;
+
+    /// Ends whatever snapshot of this migration still runs (after a crash), without touching marks. If the VM was
+    /// started only to read its disks, it is off afterwards. Nothing to end is success.
+    async fn end_snapshot(&self, vm: &VmId, owner: MigrationId) -> Result<(), SourceError>;
+
+    /// Gives up all marks of this migration except `keep`. Marks already gone are success.
+    async fn release_marks(
+        &self,
+        vm: &VmId,
+        owner: MigrationId,
+        keep: &[ChangeMark],
+    ) -> Result<(), SourceError>;
+
+    /// Stops the VM: asks the guest, waits `policy.graceful`, then cuts the power if the policy says so. Off already
+    /// is success. The VM's disks are at rest on return.
+    async fn shut_down(&self, vm: &VmId, policy: ShutdownPolicy) -> Result<HowStopped, SourceError>;
+
+    /// Starts the VM; running already is success.
+    async fn power_on(&self, vm: &VmId) -> Result<(), SourceError>;
+}
+
+/// What to take a snapshot of.
+#[derive(Clone, Debug)]
+pub struct SnapshotRequest {
+    pub owner: MigrationId,
+    pub vm: VmId,
+    /// Each disk with its ledger's anchor.
+    pub disks: Vec<(DiskKey, Option<ChangeMark>)>,
+    /// The final one: the VM is off, and must not execute an instruction.
+    pub is_final: bool,
+}
+
+/// A point-in-time image of a VM's disks.
+#[async_trait]
+pub trait Snapshot: Send + Sync {
+    /// The disks in it, with the mark of this moment.
+    fn disks(&self) -> &[SnapshotDisk];
+
+    /// What changed on the disk since the anchor that the request named for it.
+    async fn changed(&self, disk: &DiskKey) -> Result<Changed, SourceError>;
+
+    /// A reader of the disk as it was at the snapshot's moment.
+    async fn open(&self, disk: &DiskKey) -> Result<Arc<dyn ReadDisk>, SourceError>;
+
+    /// Ends it. The marks stay. If this fails, [`Source::end_snapshot`] does it later.
+    async fn release(self: Box<Self>) -> Result<(), SourceError>;
+}
+
+/// One disk of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotDisk {
+    pub key: DiskKey,
+    pub size: Length,
+    pub mark: ChangeMark,
+}
+
+/// How a VM may be stopped.
+#[derive(Clone, Copy, Debug)]
+pub struct ShutdownPolicy {
+    /// How long the guest gets to shut down by itself.
+    pub graceful: Duration,
+    /// Whether the power is cut after that.
+    pub force: bool,
+}
+
+/// How a VM came to be off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HowStopped {
+    WasOff,
+    Gracefully,
+    Forced,
+}
+
+/// What kind of failure it was, to act on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceErrorKind {
+    /// The endpoint does not answer; trying again later may help.
+    Unreachable,
+    /// No answer within the deadline; trying again later may help.
+    Timeout,
+    /// The VM or the disk is not there (any more).
+    NotFound,
+    /// The source will not: a foreign backup job, a paused VM, a missing permission. An operator must act.
+    Refused,
+    /// The source failed at it; trying again may help.
+    Failed,
+    /// The guest did not shut down in time, and the policy forbids to cut the power.
+    StillRunning,
+}
+
+/// A source's failure: kind, what was being done to what, what to do, and the cause.
+#[derive(Debug, thiserror::Error)]
+#[error("{context}: {cause}")]
+pub struct SourceError {
+    pub kind: SourceErrorKind,
+    pub context: String,
+    #[source]
+    pub cause: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl SourceError {
+    /// An error of `kind` with its cause.
+    pub fn new(
+        kind: SourceErrorKind,
+        context: impl Into<String>,
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { kind, context: context.into(), cause: cause.into() }
+    }
+
+    /// Whether the same call may succeed later without anybody's doing.
+    pub fn may_pass(&self) -> bool {
+        match self.kind {
+            SourceErrorKind::Unreachable | SourceErrorKind::Timeout | SourceErrorKind::Failed => true,
+            SourceErrorKind::NotFound | SourceErrorKind::Refused | SourceErrorKind::StillRunning => false,
+        }
+    }
+}

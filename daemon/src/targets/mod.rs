@@ -1,0 +1,139 @@
+//! Targets: where VMs go to. Each kind is one folder; this is the contract that all of them keep.
+//!
+//! Rule: everything is keyed by the migration's id and bears being repeated and being cut off in the middle: the same
+//! call again gives the same disks and the same machine, never a second one, and touches nothing of anybody else's.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use warmd_cbt::{disk::WriteDisk, units::Length};
+
+use crate::model::{
+    id::{DiskKey, MigrationId},
+    machine::Machine,
+};
+
+/// A configured endpoint that VMs go to.
+#[async_trait]
+pub trait Target: Send + Sync {
+    /// Reaches the endpoint and says what it is: product, version, room left, what it lacks.
+    async fn check(&self) -> Result<String, TargetError>;
+
+    /// Makes the migration's disks, or finds those that an earlier call made. A disk that is there with another size
+    /// is [`TargetErrorKind::Conflict`], never resized or overwritten.
+    async fn prepare(&self, owner: MigrationId, disks: &[DiskSpec])
+    -> Result<Vec<PreparedDisk>, TargetError>;
+
+    /// A writer for a prepared disk; a disk that is not there any more is [`TargetErrorKind::NotFound`].
+    async fn open(&self, owner: MigrationId, disk: &DiskSpec) -> Result<Arc<dyn WriteDisk>, TargetError>;
+
+    /// Creates the machine from the prepared disks, stopped.
+    async fn create(&self, request: &CreateMachine) -> Result<(), TargetError>;
+
+    /// Starts the machine; running already is success. [`TargetErrorKind::Refused`] means that it surely does not run.
+    async fn start(&self, owner: MigrationId) -> Result<(), TargetError>;
+
+    /// How the machine is.
+    async fn look(&self, owner: MigrationId) -> Result<MachineState, TargetError>;
+
+    /// Stops and removes the machine; the disks stay. None there is success.
+    async fn discard_machine(&self, owner: MigrationId) -> Result<(), TargetError>;
+
+    /// Removes the disks. Refuses while the machine exists. None there is success.
+    async fn discard_disks(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<(), TargetError>;
+}
+
+/// A disk to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskSpec {
+    pub key: DiskKey,
+    pub size: Length,
+    /// Where this disk goes, if the plan says so: a block device, a pool's path, an NBD URI; else the target chooses.
+    pub place: Option<String>,
+}
+
+/// A disk that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PreparedDisk {
+    pub key: DiskKey,
+    /// A path or an NBD URI.
+    pub location: String,
+    /// Whether every byte of it is known to read as zero now; if not, holes of the source are written too.
+    pub reads_zero: bool,
+}
+
+/// A machine to be created.
+#[derive(Clone, Debug)]
+pub struct CreateMachine {
+    pub owner: MigrationId,
+    /// The name on the target; the machine's own is the source's.
+    pub name: String,
+    /// With networks already mapped to the target's.
+    pub machine: Machine,
+    pub disks: Vec<DiskSpec>,
+}
+
+/// How a machine on the target is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MachineState {
+    Absent,
+    Stopped,
+    Starting,
+    Running,
+    /// It will not come up by itself; why.
+    Failed(String),
+    /// The target only keeps disks: somebody else creates and starts the machine.
+    NotManaged,
+}
+
+/// What kind of failure it was, to act on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TargetErrorKind {
+    /// The endpoint does not answer; trying again later may help.
+    Unreachable,
+    /// No answer within the deadline; trying again later may help.
+    Timeout,
+    /// The disk or machine is not there (any more).
+    NotFound,
+    /// Something that is not this migration's is in the way.
+    Conflict,
+    /// No room.
+    NoSpace,
+    /// The target will not; an operator must act.
+    Refused,
+    /// The target failed at it; trying again may help.
+    Failed,
+}
+
+/// A target's failure: kind, what was being done to what, what to do, and the cause.
+#[derive(Debug, thiserror::Error)]
+#[error("{context}: {cause}")]
+pub struct TargetError {
+    pub kind: TargetErrorKind,
+    pub context: String,
+    #[source]
+    pub cause: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl TargetError {
+    /// An error of `kind` with its cause.
+    pub fn new(
+        kind: TargetErrorKind,
+        context: impl Into<String>,
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { kind, context: context.into(), cause: cause.into() }
+    }
+
+    /// Whether the same call may succeed later without anybody's doing.
+    pub fn may_pass(&self) -> bool {
+        match self.kind {
+            TargetErrorKind::Unreachable | TargetErrorKind::Timeout | TargetErrorKind::Failed => true,
+            TargetErrorKind::NotFound
+            | TargetErrorKind::Conflict
+            | TargetErrorKind::NoSpace
+            | TargetErrorKind::Refused => false,
+        }
+    }
+}
