@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::state::State;
+use super::{phase::Phase, state::State};
 
 /// Something asked of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -115,6 +115,9 @@ pub fn judge(state: &State, request: Request) -> Verdict {
 
         (R::AbortCutover, S::CuttingOver { phase }) if phase.past_no_return() => {
             refused("the target VM was started, and there is only forward")
+        }
+        (R::AbortCutover, S::CuttingOver { phase: Phase::StartVm }) => {
+            refused("the target VM is being started; if that fails, the cutover is undone by itself")
         }
         (R::AbortCutover, S::CuttingOver { .. }) => Accepted,
         (R::AbortCutover, S::Undoing { .. }) => AlreadySo,
