@@ -30,6 +30,12 @@ pub struct MigrationView {
     pub downtime_forecast: Option<f64>,
     /// Things that a person should know, such as a disk that cannot be tracked.
     pub warnings: Vec<String>,
+    /// The cutover that runs, or else the last one.
+    #[serde(default)]
+    pub cutover: Option<CutoverView>,
+    /// The verification that runs, or else the last one, in a cutover or asked for by itself.
+    #[serde(default)]
+    pub verification: Option<VerificationView>,
 }
 
 /// A disk now.
@@ -119,12 +125,44 @@ pub struct DiskVerdict {
     pub root: String,
 }
 
+/// A verification as it goes or went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerificationView {
+    pub mode: VerifyMode,
+    pub started: DateTime<Utc>,
+    /// `None` while it runs.
+    pub ended: Option<DateTime<Utc>>,
+    /// Bytes to be compared, of all disks.
+    pub total: u64,
+    /// Of these, compared.
+    pub checked: u64,
+    /// Why it came to no verdict, if it ended without one.
+    pub error: Option<String>,
+    /// What it found; `None` while it runs and if it could not be finished.
+    pub verdict: Option<Verdict>,
+}
+
+/// A cutover as it goes or went.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CutoverView {
+    pub started: DateTime<Utc>,
+    /// When the migration was done, or the undoing was; `None` while either goes on.
+    pub ended: Option<DateTime<Utc>>,
+    /// The phases so far, in order, the running one last.
+    pub phases: Vec<PhaseView>,
+    /// Why it was undone or stopped, if it was.
+    pub failure: Option<String>,
+    /// Seconds from the source stopped to the target running; `None` until then.
+    pub downtime: Option<f64>,
+}
+
 /// A phase of a cutover as it went.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PhaseView {
     pub phase: Phase,
     pub started: DateTime<Utc>,
     pub ended: Option<DateTime<Utc>>,
+    /// How it ended, in words, if there is more to say than that it did.
     pub outcome: Option<String>,
 }
 
