@@ -1,1 +1,19 @@
-//! Harness for tests against real guests and servers.
+//! Harness for tests of warmd against real guests and real servers, and for the demo.
+//!
+//! Rule: a fixture ends what it started, whatever way its test ends; every wait has a deadline and says
+//! what it waited for; a missing tool is a failure that names it.
+
+pub mod console;
+pub mod dir;
+pub mod guest;
+pub mod image;
+pub mod libvirt;
+pub mod record;
+pub mod tool;
+pub mod wait;
+
+pub use console::Console;
+pub use dir::{TestDir, run};
+pub use guest::{Boot, DiskSpec, Format, Guest, GuestSpec};
+pub use libvirt::Libvirt;
+pub use wait::wait_until;

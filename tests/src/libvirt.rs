@@ -1,0 +1,118 @@
+//! A libvirtd for one test: privileged like the real `qemu:///system`, yet private.
+//!
+//! Rule: it lives in a mount and PID namespace whose end ends it and all its guests. Only libvirt's own
+//! directories are private: paths of disks and sockets mean the same inside and outside.
+
+use std::fs::{File, read_to_string};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::dir::TestDir;
+use crate::tool::{self, Outcome};
+use crate::wait::wait_until;
+
+const START: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub struct Libvirt {
+    namespace: Child,
+    dir: PathBuf,
+    uri: String,
+    commands: u32,
+}
+
+impl Libvirt {
+    /// Starts it in `DIR/libvirt` and waits until it answers.
+    pub fn start(dir: &TestDir) -> Result<Self> {
+        Self::start_at(dir.join("libvirt"))
+    }
+
+    /// Like [`Self::start`], with a directory of the caller's: an absolute path of less than 80 bytes.
+    pub fn start_at(dir: PathBuf) -> Result<Self> {
+        std::fs::create_dir_all(&dir)?;
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("libvirt/namespace");
+        let log = File::create(dir.join("namespace.log"))?;
+        let mut unshare = Command::new("unshare");
+        if !rustix::process::geteuid().is_root() {
+            unshare.arg("--map-root-user");
+        }
+        let namespace = unshare
+            .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+            .arg(script)
+            .arg(&dir)
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("cannot run unshare (util-linux)")?;
+        let uri = format!("qemu:///system?socket={}/run/libvirt-sock", dir.display());
+        let mut libvirt = Self { namespace, dir, uri, commands: 0 };
+        libvirt.resume()?;
+        Ok(libvirt)
+    }
+
+    /// What `virsh -c` takes; no environment variables are needed beside it.
+    pub fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// Runs `virsh` and answers its stdout, without the empty line at its end.
+    pub fn virsh<const N: usize>(&self, args: [&str; N]) -> Result<String> {
+        Ok(tool::output(&mut self.command(&args), tool::DEADLINE)?.trim_end().to_owned())
+    }
+
+    /// Runs `virsh` where its failure is as good an answer.
+    pub fn try_virsh<const N: usize>(&self, args: [&str; N]) -> Result<Outcome> {
+        tool::outcome(&mut self.command(&args), tool::DEADLINE)
+    }
+
+    /// Stops libvirtd in good order; guests go on.
+    pub fn suspend(&mut self) -> Result<()> {
+        self.tell("stop")
+    }
+
+    /// Kills libvirtd; guests go on.
+    pub fn kill(&mut self) -> Result<()> {
+        self.tell("kill")
+    }
+
+    /// Starts libvirtd (again) and waits until it answers.
+    pub fn resume(&mut self) -> Result<()> {
+        self.tell("start")?;
+        wait_until("libvirtd's answer", START, || {
+            Ok((self.try_virsh(["version"])?.code == Some(0)).then_some(()))
+        })
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("virsh");
+        command.args(["-q", "-c", &self.uri]).args(args).env("LC_ALL", "C");
+        command
+    }
+
+    fn tell(&mut self, command: &str) -> Result<()> {
+        self.commands += 1;
+        let stdin = self.namespace.stdin.as_mut().context("the namespace has no stdin")?;
+        writeln!(stdin, "{command}").with_context(|| format!("see {}/namespace.log", self.dir.display()))?;
+        let (handled, want) = (self.dir.join("handled"), self.commands.to_string());
+        wait_until(&format!("libvirtd to {command}"), START, || {
+            Ok(read_to_string(&handled).is_ok_and(|n| n.trim() == want).then_some(()))
+        })
+    }
+}
+
+impl Drop for Libvirt {
+    fn drop(&mut self) {
+        // The end of its stdin ends the namespace's first process, and with it everything inside.
+        drop(self.namespace.stdin.take());
+        let gone = wait_until("the namespace to end", START, || Ok(self.namespace.try_wait()?));
+        if gone.is_err() {
+            let _ = self.namespace.kill();
+            let _ = self.namespace.wait();
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Running other programs. Rule: none runs for ever, none fails unheard, and one that is missing is named.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+use crate::wait::poll_pause;
+
+/// Long enough for anything that a tool does to a test's disk.
+pub const DEADLINE: Duration = Duration::from_mins(1);
+
+/// What a program left behind.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Its exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs a program to its end, whatever its exit code.
+pub fn outcome(command: &mut Command, deadline: Duration) -> Result<Outcome> {
+    let shown = format!("{command:?}");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {shown}: is it installed? tests/setup does that"))?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let stdout = std::thread::spawn(move || drain(stdout));
+    let stderr = std::thread::spawn(move || drain(stderr));
+    let began = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if began.elapsed() > deadline {
+            child.kill()?;
+            child.wait()?;
+            bail!("{shown} did not end within {deadline:?}");
+        }
+        poll_pause();
+    };
+    let text = |t: std::thread::JoinHandle<_>| t.join().map_err(|_| anyhow!("the reader of {shown} died"));
+    Ok(Outcome { code: status.code(), stdout: text(stdout)?, stderr: text(stderr)? })
+}
+
+/// Runs a program that must succeed, and answers its stdout.
+pub fn output(command: &mut Command, deadline: Duration) -> Result<String> {
+    let shown = format!("{command:?}");
+    let out = outcome(command, deadline)?;
+    if out.code != Some(0) {
+        bail!("{shown} ended with {:?}: {}{}", out.code, out.stdout, out.stderr);
+    }
+    Ok(out.stdout)
+}
+
+/// `output` of `program args…` under the usual deadline.
+pub fn call<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -> Result<String> {
+    output(Command::new(program).args(args), DEADLINE)
+}
+
+fn drain(from: Option<impl Read>) -> String {
+    let mut bytes = Vec::new();
+    if let Some(mut from) = from {
+        // A broken pipe ends the text; the exit code tells the rest.
+        let _ = from.read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_carry_the_code_and_the_words() {
+        let err = call("sh", ["-c", "echo so sorry >&2; exit 3"]).unwrap_err().to_string();
+        assert!(err.contains("Some(3)") && err.contains("so sorry"), "{err}");
+    }
+
+    #[test]
+    fn a_missing_tool_is_named() {
+        let err = call("no-such-tool", ["x"]).unwrap_err().to_string();
+        assert!(err.contains("no-such-tool") && err.contains("installed"), "{err}");
+    }
+
+    #[test]
+    fn what_never_ends_is_ended() {
+        let err = output(Command::new("sleep").arg("1000"), Duration::ZERO).unwrap_err().to_string();
+        assert!(err.contains("did not end"), "{err}");
+    }
+}
