@@ -1,28 +1,39 @@
 //! The bits of 1 GiB of disk, in memory and as the store keeps them.
 //!
 //! Rule: bytes from a store are outside data; [`ChunkBits::decode`] refuses what [`ChunkBits::encode`] cannot have made.
+//!
+//! None and all take no memory, up to [`LIST_MAX`] scattered blocks two bytes each, anything else a bit for each block
+//! (2 KiB). Ten million blocks scattered over 64 TiB are so 30 MB and not the 128 MiB of a flat map. Clones share
+//! their memory until one of them is changed, so rows on their way to the store cost nothing.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use bitvec::{array::BitArray, order::Lsb0};
 
 /// Blocks in a chunk.
 pub const CHUNK_BLOCKS: u64 = 16_384;
 
+/// Blocks up to which a list is kept; from here on it would be near the size of the bits, and slower.
+pub const LIST_MAX: usize = 512;
+
 const BITS: usize = CHUNK_BLOCKS as usize;
 const WORDS: usize = BITS / 64;
 
 type Bits = BitArray<[u64; WORDS], Lsb0>;
 
-/// A bit for each block of a chunk. None and all take no memory.
+/// A bit for each block of a chunk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChunkBits(Form);
 
+/// Canonical: equal sets have equal forms.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum Form {
     #[default]
     None,
-    Some(Box<Bits>),
+    /// In order; 1 to [`LIST_MAX`] of them.
+    List(Arc<Vec<u16>>),
+    /// More than [`LIST_MAX`] set, but not all.
+    Bits(Arc<Bits>),
     All,
 }
 
@@ -40,7 +51,8 @@ impl ChunkBits {
     pub fn count(&self) -> u64 {
         match &self.0 {
             Form::None => 0,
-            Form::Some(bits) => bits.data.iter().map(|word| u64::from(word.count_ones())).sum(),
+            Form::List(list) => list.len() as u64,
+            Form::Bits(bits) => count(bits) as u64,
             Form::All => CHUNK_BLOCKS,
         }
     }
@@ -49,29 +61,53 @@ impl ChunkBits {
     pub fn get(&self, bit: usize) -> bool {
         match &self.0 {
             Form::None => false,
-            Form::Some(bits) => bits[bit],
+            Form::List(list) => list.binary_search(&(bit as u16)).is_ok(),
+            Form::Bits(bits) => bits[bit],
             Form::All => true,
         }
     }
 
     /// Sets or clears a range.
     pub fn set(&mut self, range: Range<usize>, value: bool) {
-        if range.is_empty() {
-            return;
+        match &mut self.0 {
+            _ if range.is_empty() => {}
+            _ if range == (0..BITS) => self.0 = if value { Form::All } else { Form::None },
+            Form::None if !value => {}
+            Form::All if value => {}
+            Form::None if range.len() <= LIST_MAX => {
+                self.0 = Form::List(Arc::new((range.start as u16..range.end as u16).collect()));
+            }
+            Form::List(list) if !value || list.len() + range.len() <= LIST_MAX => {
+                let list = Arc::make_mut(list);
+                let from = list.partition_point(|bit| usize::from(*bit) < range.start);
+                let to = from + list[from..].partition_point(|bit| usize::from(*bit) < range.end);
+                if value {
+                    list.splice(from..to, range.start as u16..range.end as u16);
+                } else {
+                    list.drain(from..to);
+                    if list.is_empty() {
+                        self.0 = Form::None;
+                    }
+                }
+            }
+            Form::Bits(bits) => {
+                Arc::make_mut(bits)[range].fill(value);
+                self.normalize();
+            }
+            _ => {
+                let mut bits = self.bits();
+                bits[range].fill(value);
+                self.0 = form(bits);
+            }
         }
-        if range == (0..BITS) {
-            self.0 = if value { Form::All } else { Form::None };
-            return;
-        }
-        self.change(|bits| bits[range].fill(value));
     }
 
     /// Sets every bit that `other` has.
     pub fn union(&mut self, other: &Self) {
         match (&self.0, &other.0) {
             (_, Form::None) | (Form::All, _) => {}
-            (_, Form::All) => self.0 = Form::All,
-            (_, Form::Some(theirs)) => self.change(|bits| zip(bits, theirs, |ours, theirs| ours | theirs)),
+            (Form::None, _) | (_, Form::All) => self.clone_from(other),
+            _ => self.join(other, |ours, theirs| ours | theirs),
         }
     }
 
@@ -80,7 +116,7 @@ impl ChunkBits {
         match (&self.0, &other.0) {
             (Form::None, _) | (_, Form::None) => {}
             (_, Form::All) => self.0 = Form::None,
-            (_, Form::Some(theirs)) => self.change(|bits| zip(bits, theirs, |ours, theirs| ours & !theirs)),
+            _ => self.join(other, |ours, theirs| ours & !theirs),
         }
     }
 
@@ -88,8 +124,8 @@ impl ChunkBits {
     pub fn intersect(&mut self, other: &Self) {
         match (&self.0, &other.0) {
             (Form::None, _) | (_, Form::All) => {}
-            (_, Form::None) => self.0 = Form::None,
-            (_, Form::Some(theirs)) => self.change(|bits| zip(bits, theirs, |ours, theirs| ours & theirs)),
+            (_, Form::None) | (Form::All, _) => self.clone_from(other),
+            _ => self.join(other, |ours, theirs| ours & theirs),
         }
     }
 
@@ -98,7 +134,11 @@ impl ChunkBits {
         match &self.0 {
             _ if from >= BITS => None,
             Form::None => None,
-            Form::Some(bits) => bits[from..].first_one().map(|bit| from + bit),
+            Form::List(list) => {
+                let at = list.partition_point(|bit| usize::from(*bit) < from);
+                list.get(at).map(|bit| usize::from(*bit))
+            }
+            Form::Bits(bits) => bits[from..].first_one().map(|bit| from + bit),
             Form::All => Some(from),
         }
     }
@@ -108,7 +148,13 @@ impl ChunkBits {
         match &self.0 {
             _ if from >= BITS => None,
             Form::None => Some(from),
-            Form::Some(bits) => bits[from..].first_zero().map(|bit| from + bit),
+            Form::List(list) => {
+                let at = list.partition_point(|bit| usize::from(*bit) < from);
+                let run =
+                    list[at..].iter().zip(from..).take_while(|(bit, place)| usize::from(**bit) == *place);
+                Some(from + run.count()).filter(|bit| *bit < BITS)
+            }
+            Form::Bits(bits) => bits[from..].first_zero().map(|bit| from + bit),
             Form::All => None,
         }
     }
@@ -123,87 +169,119 @@ impl ChunkBits {
         })
     }
 
-    /// The bytes to keep: a tag, then nothing (all), runs as pairs of little-endian u16 (first, length − 1), or the
-    /// bits themselves, whichever is shortest. Nothing for no bits.
+    /// The bytes to keep: a tag, then nothing (all); or for each run two numbers, how far after the last run's end it
+    /// begins and its length − 1, seven bits a byte, lowest first, the top bit set on all but a number's last byte; or
+    /// the bits themselves, block 0 the lowest of the first byte. Whichever is shorter. Nothing for no bits.
     pub fn encode(&self) -> Vec<u8> {
         match &self.0 {
-            Form::None => Vec::new(),
-            Form::All => vec![TAG_ALL],
-            Form::Some(bits) => {
-                let runs: Vec<_> = self.runs().take(BITS / 8 / 4).collect();
-                if runs.len() < BITS / 8 / 4 {
-                    let pairs = runs
-                        .iter()
-                        .flat_map(|run| [run.start as u16, (run.len() - 1) as u16])
-                        .flat_map(u16::to_le_bytes);
-                    std::iter::once(TAG_RUNS).chain(pairs).collect()
-                } else {
-                    std::iter::once(TAG_BITS)
-                        .chain(bits.data.iter().flat_map(|word| word.to_le_bytes()))
-                        .collect()
-                }
+            Form::None => return Vec::new(),
+            Form::All => return vec![TAG_ALL],
+            Form::List(_) | Form::Bits(_) => {}
+        }
+        let mut bytes = vec![TAG_RUNS];
+        let mut end = 0;
+        for run in self.runs() {
+            put_number(&mut bytes, run.start - end);
+            put_number(&mut bytes, run.len() - 1);
+            end = run.end;
+            if bytes.len() > BITS / 8 {
+                bytes.clear();
+                bytes.push(TAG_BITS);
+                bytes.extend(self.bits().data.iter().flat_map(|word| word.to_le_bytes()));
+                break;
             }
         }
+        bytes
     }
 
     /// What [`ChunkBits::encode`] made; `None` if the bytes are not that.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let Some((tag, rest)) = bytes.split_first() else { return Some(Self::default()) };
-        let mut chunk = Self::default();
+        let Some((tag, mut rest)) = bytes.split_first() else { return Some(Self::default()) };
         match *tag {
-            TAG_ALL if rest.is_empty() => chunk.0 = Form::All,
+            TAG_ALL if rest.is_empty() => Some(Self(Form::All)),
             TAG_RUNS => {
-                let (pairs, []) = rest.as_chunks::<4>() else { return None };
+                let mut bits = Bits::ZERO;
                 let mut end = 0;
-                for [a, b, c, d] in pairs {
-                    let start = usize::from(u16::from_le_bytes([*a, *b]));
-                    let stop = start + usize::from(u16::from_le_bytes([*c, *d])) + 1;
-                    if start < end || stop > BITS {
-                        return None;
-                    }
-                    chunk.set(start..stop, true);
-                    end = stop;
+                while !rest.is_empty() {
+                    let start = end + take_number(&mut rest)?;
+                    end = start + take_number(&mut rest)? + 1;
+                    bits.get_mut(start..end)?.fill(true);
                 }
+                Some(Self(form(bits)))
             }
             TAG_BITS if rest.len() == BITS / 8 => {
-                let (words, _) = rest.as_chunks::<8>();
-                let mut bits = Box::new(Bits::ZERO);
-                for (word, bytes) in bits.data.iter_mut().zip(words) {
+                let mut bits = Bits::ZERO;
+                for (word, bytes) in bits.data.iter_mut().zip(rest.as_chunks::<8>().0) {
                     *word = u64::from_le_bytes(*bytes);
                 }
-                chunk.0 = Form::Some(bits);
-                chunk.normalize();
+                Some(Self(form(bits)))
             }
-            _ => return None,
+            _ => None,
         }
-        Some(chunk)
     }
 
-    fn change(&mut self, change: impl FnOnce(&mut Bits)) {
-        if !matches!(self.0, Form::Some(_)) {
-            let mut bits = Box::new(Bits::ZERO);
-            bits.data.fill(if matches!(self.0, Form::All) { u64::MAX } else { 0 });
-            self.0 = Form::Some(bits);
+    fn bits(&self) -> Bits {
+        let mut bits = Bits::ZERO;
+        match &self.0 {
+            Form::None => {}
+            Form::List(list) => list.iter().for_each(|bit| bits.set(usize::from(*bit), true)),
+            Form::Bits(set) => bits.data.copy_from_slice(&set.data),
+            Form::All => bits.data.fill(u64::MAX),
         }
-        if let Form::Some(bits) = &mut self.0 {
-            change(bits);
+        bits
+    }
+
+    fn join(&mut self, other: &Self, join: impl Fn(u64, u64) -> u64) {
+        let mut bits = self.bits();
+        for (ours, theirs) in bits.data.iter_mut().zip(&other.bits().data) {
+            *ours = join(*ours, *theirs);
         }
-        self.normalize();
+        self.0 = form(bits);
     }
 
     fn normalize(&mut self) {
-        if let Form::Some(bits) = &self.0 {
-            if bits.data.iter().all(|word| *word == 0) {
-                self.0 = Form::None;
-            } else if bits.data.iter().all(|word| *word == u64::MAX) {
-                self.0 = Form::All;
+        if let Form::Bits(bits) = &self.0 {
+            let set = count(bits);
+            if set <= LIST_MAX || set == BITS {
+                self.0 = form(**bits);
             }
         }
     }
 }
 
-fn zip(ours: &mut Bits, theirs: &Bits, join: impl Fn(u64, u64) -> u64) {
-    for (ours, theirs) in ours.data.iter_mut().zip(&theirs.data) {
-        *ours = join(*ours, *theirs);
+fn count(bits: &Bits) -> usize {
+    bits.data.iter().map(|word| word.count_ones() as usize).sum()
+}
+
+fn form(bits: Bits) -> Form {
+    match count(&bits) {
+        0 => Form::None,
+        BITS => Form::All,
+        set if set <= LIST_MAX => {
+            let mut list = Vec::with_capacity(set);
+            list.extend(bits.iter_ones().map(|bit| bit as u16));
+            Form::List(Arc::new(list))
+        }
+        _ => Form::Bits(Arc::new(bits)),
     }
+}
+
+/// `number` is below 2¹⁴.
+fn put_number(bytes: &mut Vec<u8>, number: usize) {
+    if number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+    }
+    bytes.push(if number >= 0x80 { number >> 7 } else { number } as u8);
+}
+
+/// At most two bytes, so below 2¹⁴.
+fn take_number(bytes: &mut &[u8]) -> Option<usize> {
+    let (first, rest) = bytes.split_first()?;
+    if first & 0x80 == 0 {
+        *bytes = rest;
+        return Some(usize::from(*first));
+    }
+    let (second, rest) = rest.split_first()?;
+    *bytes = rest;
+    (second & 0x80 == 0).then_some(usize::from(first & 0x7f) | usize::from(*second) << 7)
 }

@@ -157,5 +157,8 @@ pub trait WriteDisk: ReadDisk {
 
     /// Makes every write that had returned before this call durable. After a failure nothing since the last
     /// successful flush may be counted as written.
+    ///
+    /// It must fail if any of those writes may be lost although it succeeds now: an implementation that reconnects to a
+    /// server, which may have been restarted, reports its next flush as failed if it had written since the last one.
     async fn flush(&self) -> Result<(), DiskError>;
 }

@@ -3,12 +3,12 @@
 //! Rule: a set may only be too large, never too small. [`ExtentSet::insert`] takes every block that the extent
 //! touches; [`ExtentSet::remove`] gives up only blocks that the extent covers whole.
 //!
-//! A set is a bit per [`BLOCK`], in chunks of 1 GiB of disk that exist only while they hold something; a chunk with
-//! all bits set keeps none. So a 64 TiB disk costs at most 128 MiB however its changes are scattered, and next to
-//! nothing when they are not. Sorted runs were measured against it (`benches/`): 16 bytes a run are 160 MB for ten
-//! million scattered extents *and* grow without bound, and a random insert moves the tail of the array.
+//! A set is an array of chunks of 1 GiB of disk ([`ChunkBits`]): 16 bytes for an empty or a full one, so a 64 TiB disk
+//! costs 1 MiB as long as nothing is scattered, and at most 128 MiB more however it is. Sorted runs were measured
+//! against it: 16 bytes a run are 160 MB for ten million scattered extents *and* grow without bound, and a random
+//! insert moves the tail of the array.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::ops::Range;
 
 use crate::{
     chunk::{CHUNK_BLOCKS, ChunkBits},
@@ -22,13 +22,13 @@ pub const CHUNK_BYTES: u64 = CHUNK_BLOCKS * BLOCK;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExtentSet {
     size: Length,
-    chunks: BTreeMap<u32, ChunkBits>,
+    chunks: Vec<ChunkBits>,
 }
 
 impl ExtentSet {
     /// The empty set of a disk of `size` bytes.
     pub fn new(size: Length) -> Self {
-        Self { size, chunks: BTreeMap::new() }
+        Self { size, chunks: vec![ChunkBits::default(); size.0.div_ceil(CHUNK_BYTES) as usize] }
     }
 
     /// All of a disk of `size` bytes.
@@ -47,12 +47,12 @@ impl ExtentSet {
 
     /// Whether it holds no block.
     pub fn is_empty(&self) -> bool {
-        self.chunks.is_empty()
+        self.chunks.iter().all(ChunkBits::is_empty)
     }
 
     /// Bytes of disk that it holds, the shorter last block counted as what it is.
     pub fn bytes(&self) -> Length {
-        let whole = self.chunks.values().map(ChunkBits::count).sum::<u64>() * BLOCK;
+        let whole = self.chunks.iter().map(ChunkBits::count).sum::<u64>() * BLOCK;
         let short = blocks_in(self.size) * BLOCK - self.size.0;
         let last_is_in = self.size.0 > 0 && self.contains(blocks_in(self.size) - 1);
         Length(if last_is_in { whole - short } else { whole })
@@ -61,57 +61,40 @@ impl ExtentSet {
     /// Whether it holds the block with this number.
     pub fn contains(&self, block: u64) -> bool {
         self.chunks
-            .get(&((block / CHUNK_BLOCKS) as u32))
+            .get((block / CHUNK_BLOCKS) as usize)
             .is_some_and(|bits| bits.get((block % CHUNK_BLOCKS) as usize))
     }
 
     /// Adds every block that `extent` touches; what lies past the disk's end is left out.
     pub fn insert(&mut self, extent: Extent) {
         let Some(extent) = extent.clip(self.size) else { return };
-        for (chunk, from, to) in pieces(extent.blocks()) {
-            self.chunks.entry(chunk).or_default().set(from..to, true);
+        for (chunk, blocks) in block_pieces(extent.blocks()) {
+            self.chunks[chunk as usize].set(blocks, true);
         }
     }
 
     /// Removes every block that `extent` covers whole; a short last block is whole when its last byte is covered.
     pub fn remove(&mut self, extent: Extent) {
-        let first = extent.start().0.div_ceil(BLOCK);
-        let end = if extent.end().0 >= self.size.0 { blocks_in(self.size) } else { extent.end().0 / BLOCK };
-        for (chunk, from, to) in pieces(first..end.max(first)) {
-            if let Entry::Occupied(mut entry) = self.chunks.entry(chunk) {
-                entry.get_mut().set(from..to, false);
-                if entry.get().is_empty() {
-                    entry.remove();
-                }
+        for (chunk, blocks) in block_pieces(extent.covered_blocks(self.size)) {
+            if let Some(bits) = self.chunks.get_mut(chunk as usize) {
+                bits.set(blocks, false);
             }
         }
     }
 
-    /// Adds every block of `other`.
+    /// Adds every block of `other`, a set of a disk of the same size.
     pub fn union(&mut self, other: &Self) {
-        for (chunk, bits) in &other.chunks {
-            self.chunks.entry(*chunk).or_default().union(bits);
-        }
+        self.chunks.iter_mut().zip(&other.chunks).for_each(|(ours, theirs)| ours.union(theirs));
     }
 
-    /// Removes every block of `other`.
+    /// Removes every block of `other`, a set of a disk of the same size.
     pub fn subtract(&mut self, other: &Self) {
-        self.chunks.retain(|chunk, bits| {
-            if let Some(theirs) = other.chunks.get(chunk) {
-                bits.subtract(theirs);
-            }
-            !bits.is_empty()
-        });
+        self.chunks.iter_mut().zip(&other.chunks).for_each(|(ours, theirs)| ours.subtract(theirs));
     }
 
-    /// Keeps only the blocks that `other` holds too.
+    /// Keeps only the blocks that `other`, a set of a disk of the same size, holds too.
     pub fn intersect(&mut self, other: &Self) {
-        self.chunks.retain(|chunk, bits| {
-            other.chunks.get(chunk).is_some_and(|theirs| {
-                bits.intersect(theirs);
-                !bits.is_empty()
-            })
-        });
+        self.chunks.iter_mut().zip(&other.chunks).for_each(|(ours, theirs)| ours.intersect(theirs));
     }
 
     /// Its blocks as the fewest extents, in order, from the first block at or after `from`.
@@ -132,38 +115,40 @@ impl ExtentSet {
 
     /// The chunks that hold something, in order.
     pub fn chunks(&self) -> impl Iterator<Item = (u32, &ChunkBits)> + '_ {
-        self.chunks.iter().map(|(chunk, bits)| (*chunk, bits))
+        (0..).zip(&self.chunks).filter(|(_, bits)| !bits.is_empty())
+    }
+
+    /// Whether any of the chunk is on the disk.
+    pub fn has_chunk(&self, chunk: u32) -> bool {
+        (chunk as usize) < self.chunks.len()
     }
 
     /// One chunk's bits, empty if it holds nothing.
     pub fn chunk(&self, chunk: u32) -> ChunkBits {
-        self.chunks.get(&chunk).cloned().unwrap_or_default()
+        self.chunks.get(chunk as usize).cloned().unwrap_or_default()
     }
 
     /// Puts a chunk in as the store kept it; bits past the disk's end are dropped.
     pub fn put_chunk(&mut self, chunk: u32, mut bits: ChunkBits) {
-        let on_disk = blocks_in(self.size).saturating_sub(u64::from(chunk) * CHUNK_BLOCKS).min(CHUNK_BLOCKS);
+        let Some(place) = self.chunks.get_mut(chunk as usize) else { return };
+        let on_disk = (blocks_in(self.size) - u64::from(chunk) * CHUNK_BLOCKS).min(CHUNK_BLOCKS);
         bits.set(on_disk as usize..CHUNK_BLOCKS as usize, false);
-        if bits.is_empty() {
-            self.chunks.remove(&chunk);
-        } else {
-            self.chunks.insert(chunk, bits);
-        }
+        *place = bits;
     }
 
     fn next_block(&self, at: u64) -> Option<u64> {
-        let chunk = (at / CHUNK_BLOCKS) as u32;
-        self.chunks.range(chunk..).find_map(|(number, bits)| {
-            let base = u64::from(*number) * CHUNK_BLOCKS;
-            let from = at.saturating_sub(base) as usize;
-            bits.first_set(from).map(|bit| base + bit as u64)
+        let first = at / CHUNK_BLOCKS;
+        let rest = self.chunks.get(first as usize..)?;
+        (first..).zip(rest).find_map(|(chunk, bits)| {
+            let base = chunk * CHUNK_BLOCKS;
+            bits.first_set(at.saturating_sub(base) as usize).map(|bit| base + bit as u64)
         })
     }
 
     fn next_gap(&self, at: u64) -> u64 {
         let mut at = at;
         loop {
-            let Some(bits) = self.chunks.get(&((at / CHUNK_BLOCKS) as u32)) else { return at };
+            let Some(bits) = self.chunks.get((at / CHUNK_BLOCKS) as usize) else { return at };
             let base = at / CHUNK_BLOCKS * CHUNK_BLOCKS;
             match bits.first_clear((at - base) as usize) {
                 Some(bit) => return base + bit as u64,
@@ -185,8 +170,8 @@ pub fn coalesce(extents: impl IntoIterator<Item = Extent>, gap: u64) -> impl Ite
     })
 }
 
-/// The part of a range of blocks in each chunk: chunk, first bit, end bit.
-fn pieces(blocks: std::ops::Range<u64>) -> impl Iterator<Item = (u32, usize, usize)> {
+/// A range of blocks cut at the chunks' borders: each chunk with the range of its bits.
+pub fn block_pieces(blocks: Range<u64>) -> impl Iterator<Item = (u32, Range<usize>)> {
     let mut at = blocks.start;
     std::iter::from_fn(move || {
         if at >= blocks.end {
@@ -194,8 +179,8 @@ fn pieces(blocks: std::ops::Range<u64>) -> impl Iterator<Item = (u32, usize, usi
         }
         let chunk = at / CHUNK_BLOCKS;
         let end = ((chunk + 1) * CHUNK_BLOCKS).min(blocks.end);
-        let piece = (chunk as u32, (at % CHUNK_BLOCKS) as usize, (end - chunk * CHUNK_BLOCKS) as usize);
+        let bits = (at % CHUNK_BLOCKS) as usize..(end - chunk * CHUNK_BLOCKS) as usize;
         at = end;
-        Some(piece)
+        Some((chunk as u32, bits))
     })
 }

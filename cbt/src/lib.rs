@@ -4,11 +4,15 @@
 //! [`disk::WriteDisk`], and durable state through [`store::LedgerStore`].
 #![forbid(unsafe_code)]
 
+pub mod batch;
 pub mod buffer;
 pub mod chunk;
 pub mod disk;
 pub mod extents;
+pub mod ledger;
 pub mod manifest;
 pub mod mark;
+pub mod stop;
 pub mod store;
+pub mod transfer;
 pub mod units;

@@ -171,6 +171,14 @@ impl Extent {
         self.start.0 / BLOCK..self.end().0.div_ceil(BLOCK)
     }
 
+    /// The numbers of all blocks that it covers whole on a disk of `size` bytes; a short last block is whole when its
+    /// last byte is covered.
+    pub fn covered_blocks(&self, size: Length) -> Range<u64> {
+        let first = self.start.0.div_ceil(BLOCK);
+        let end = if self.end().0 >= size.0 { blocks_in(size) } else { self.end().0 / BLOCK };
+        first..end.max(first)
+    }
+
     /// Cut at multiples of `step` bytes (`step` > 0): pieces in order, each within one step.
     pub fn split(self, step: u64) -> impl Iterator<Item = Self> {
         let mut at = self.start;
@@ -222,6 +230,15 @@ mod tests {
     fn split_cuts_at_multiples() {
         let pieces: Vec<_> = extent(10, 25).split(16).collect();
         assert_eq!(pieces, [extent(10, 6), extent(16, 16), extent(32, 3)]);
+    }
+
+    #[test]
+    fn covered_blocks_are_whole() {
+        let size = Length(2 * BLOCK + 100);
+        assert_eq!(extent(1, 2 * BLOCK).covered_blocks(size), 1..2);
+        assert_eq!(extent(1, 5).covered_blocks(size), 1..1);
+        assert_eq!(extent(2 * BLOCK, 99).covered_blocks(size), 2..2);
+        assert_eq!(extent(2 * BLOCK, 100).covered_blocks(size), 2..3);
     }
 
     #[test]

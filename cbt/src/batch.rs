@@ -1,0 +1,59 @@
+//! What was done since the last commit and goes into the next one.
+//!
+//! Rule: only finished work gets in. A batch is small whatever the disk's size: it is sealed by bytes moved and by
+//! time, and holds 24 bytes for each block whose hash changed.
+
+use crate::{
+    manifest::BlockHash,
+    store::PassFigures,
+    units::{BlockIndex, Extent},
+};
+
+/// Finished work that waits for its flush and commit.
+#[derive(Debug, Default)]
+pub struct Batch {
+    extents: Vec<Extent>,
+    hashes: Vec<(BlockIndex, BlockHash)>,
+    figures: PassFigures,
+}
+
+impl Batch {
+    /// Adds finished work: the extent, block-aligned, that may leave `pending`; the hashes of those of its blocks
+    /// that the target did not hold before; and what it took.
+    pub fn add(
+        &mut self,
+        extent: Extent,
+        hashes: impl IntoIterator<Item = (BlockIndex, BlockHash)>,
+        figures: PassFigures,
+    ) {
+        match self.extents.last_mut() {
+            Some(last) if last.end() == extent.start() => {
+                *last = Extent::between(last.start(), extent.end()).unwrap_or(*last);
+            }
+            _ => self.extents.push(extent),
+        }
+        self.hashes.extend(hashes);
+        self.figures += figures;
+    }
+
+    /// Whether there is nothing to commit.
+    pub fn is_empty(&self) -> bool {
+        self.extents.is_empty()
+    }
+
+    /// Bytes that were moved for it: what a crash before the commit would cost again.
+    pub fn moved(&self) -> u64 {
+        self.figures.read + self.figures.zeroed
+    }
+
+    /// Sums of what it took.
+    pub fn figures(&self) -> PassFigures {
+        self.figures
+    }
+
+    pub(crate) fn into_parts(mut self) -> (Vec<Extent>, Vec<(BlockIndex, BlockHash)>, PassFigures) {
+        self.hashes.sort_unstable_by_key(|(block, _)| *block);
+        self.figures.batches = 1;
+        (self.extents, self.hashes, self.figures)
+    }
+}

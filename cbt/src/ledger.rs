@@ -1,0 +1,265 @@
+//! The ledger of one disk: which blocks the target still lacks of the anchored snapshot, and how that is known.
+//!
+//! Rule: durable first, then known. Every change goes through [`Ledger::change`], which commits the new rows and only
+//! then puts them into memory; so memory is never ahead of the store, and whoever reads the store after a crash finds
+//! at most too much to copy.
+//!
+//! ```text
+//!           all blocks of the disk
+//!   ┌────────────────────────────┬──────────────┐
+//!   │ pending                    │ not pending  │  not pending: the target holds durably what the manifest
+//!   │        ┌─────────┐         │              │               says, and that is the anchored snapshot
+//!   │        │ trusted │         │              │  trusted:     the target holds durably what the manifest
+//!   │        └─────────┘         │              │               says, the snapshot may hold something else
+//!   └────────────────────────────┴──────────────┘  pending:     (the rest) nothing is known of the target
+//! ```
+//!
+//! Why `trusted` is kept apart: comparing a block's hash with the manifest may replace writing it only where the target
+//! is known to hold what the manifest says. A block whose write was begun and never committed may hold anything; were
+//! the source's content to go back to what the manifest says, a plain comparison would skip it, and leave the wrong
+//! data. So before the first write to a trusted block it is *claimed*: its trust is given up durably. What a crash
+//! leaves claimed is plain pending, and is written whatever its hash.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::OwnedMutexGuard;
+
+use crate::{
+    batch::Batch,
+    extents::{ExtentSet, block_pieces},
+    mark::{ChangeMark, Changed},
+    store::{ChunkRow, DiskId, LedgerCommit, LedgerStore, StoreError, StoreErrorKind},
+    units::{Extent, Length, MAX_DISK},
+};
+
+/// One disk's ledger. Load one for each disk and keep it as long as anything may still write to the target: it is what
+/// keeps a new pass from starting before the last write of an abandoned one has ended.
+pub struct Ledger {
+    disk: DiskId,
+    size: Length,
+    store: Arc<dyn LedgerStore>,
+    sets: Mutex<Sets>,
+    turn: tokio::sync::Mutex<()>,
+    gate: Arc<tokio::sync::Mutex<()>>,
+}
+
+struct Sets {
+    anchor: Option<ChangeMark>,
+    pending: ExtentSet,
+    trusted: ExtentSet,
+}
+
+/// The right to write to the disk's target. Every write in flight holds a clone.
+pub(crate) type Gate = Arc<OwnedMutexGuard<()>>;
+
+impl Ledger {
+    /// The ledger as the store has it. [`StoreErrorKind::Corrupt`] if the rows contradict each other.
+    pub async fn load(store: Arc<dyn LedgerStore>, disk: DiskId) -> Result<Self, StoreError> {
+        let stored = store.load(disk).await?;
+        let size = stored.size;
+        if size.0 > MAX_DISK {
+            return Err(corrupt(disk, format!("a size of {size} bytes is above every disk's")));
+        }
+        let mut sets =
+            Sets { anchor: stored.anchor, pending: ExtentSet::new(size), trusted: ExtentSet::new(size) };
+        for row in stored.chunks {
+            if !sets.pending.has_chunk(row.chunk) {
+                return Err(corrupt(disk, format!("chunk {} is past the disk's {size} bytes", row.chunk)));
+            }
+            let mut beyond = row.trusted.clone();
+            beyond.subtract(&row.pending);
+            if !beyond.is_empty() {
+                return Err(corrupt(disk, format!("chunk {} trusts blocks that are not pending", row.chunk)));
+            }
+            sets.put(row);
+        }
+        Ok(Self {
+            disk,
+            size,
+            store,
+            sets: Mutex::new(sets),
+            turn: tokio::sync::Mutex::default(),
+            gate: Arc::default(),
+        })
+    }
+
+    /// The rows of a disk that was never copied: all of it pending. A target that is known to read as zeroes is
+    /// trusted, as the empty manifest tells the truth about it; any other is not.
+    pub fn initial_rows(size: Length, reads_as_zeroes: bool) -> Vec<ChunkRow> {
+        let full = ExtentSet::full(size);
+        let row = |(chunk, bits): (u32, &crate::chunk::ChunkBits)| ChunkRow {
+            chunk,
+            pending: bits.clone(),
+            trusted: if reads_as_zeroes { bits.clone() } else { Default::default() },
+        };
+        full.chunks().map(row).collect()
+    }
+
+    /// Which disk it is.
+    pub fn disk(&self) -> DiskId {
+        self.disk
+    }
+
+    /// Bytes on the disk.
+    pub fn size(&self) -> Length {
+        self.size
+    }
+
+    /// The mark of the snapshot being, or last, copied; `None` before the first.
+    pub fn anchor(&self) -> Option<ChangeMark> {
+        self.sets().anchor.clone()
+    }
+
+    /// Bytes of disk that the target may still lack.
+    pub fn pending_bytes(&self) -> Length {
+        self.sets().pending.bytes()
+    }
+
+    /// In how many runs the pending bytes lie.
+    pub fn pending_extents(&self) -> u64 {
+        self.sets().pending.extents().count() as u64
+    }
+
+    /// Whether the target durably equals the anchored snapshot.
+    pub fn is_done(&self) -> bool {
+        let sets = self.sets();
+        sets.anchor.is_some() && sets.pending.is_empty()
+    }
+
+    /// Takes a new snapshot as the anchor, with what changed since the old one. To be called, and waited for, before
+    /// the first byte of the snapshot is read, and before the source releases the old mark.
+    ///
+    /// A block that was not pending becomes pending and trusted: its target holds what the manifest says, so if the
+    /// guest wrote again what was there, or `changed` is [`Changed::Unknown`], it need only be compared. A block that
+    /// was pending keeps what is known of it.
+    pub async fn advance(&self, mark: ChangeMark, changed: &Changed) -> Result<(), StoreError> {
+        let _quiet = self.gate.lock().await;
+        let mut fresh = match changed {
+            Changed::Known(extents) => {
+                let mut set = ExtentSet::new(self.size);
+                extents.iter().for_each(|extent| set.insert(*extent));
+                set
+            }
+            Changed::Unknown(_) => ExtentSet::full(self.size),
+        };
+        self.change(|sets| {
+            fresh.subtract(&sets.pending);
+            let rows = fresh.chunks().map(|(chunk, fresh)| {
+                let mut row = sets.row(chunk);
+                row.pending.union(fresh);
+                row.trusted.union(fresh);
+                row
+            });
+            LedgerCommit { anchor: Some(mark), chunks: rows.collect(), ..LedgerCommit::default() }
+        })
+        .await
+    }
+
+    /// Gives up the trust in these blocks, durably. Must be waited for before the first write to any of them.
+    pub async fn claim(&self, extents: &[Extent]) -> Result<(), StoreError> {
+        if extents.is_empty() {
+            return Ok(());
+        }
+        self.change(|sets| {
+            let mut rows = sets.rows_of(extents);
+            for (chunk, blocks) in extents.iter().flat_map(|extent| block_pieces(extent.blocks())) {
+                if let Some(row) = rows.get_mut(&chunk) {
+                    row.trusted.set(blocks, false);
+                }
+            }
+            LedgerCommit { chunks: rows.into_values().collect(), ..LedgerCommit::default() }
+        })
+        .await
+    }
+
+    /// Takes a batch out of `pending`, with its hashes and figures, in one transaction. Only what is durable on the
+    /// target, because it was flushed or never had to be written, may be in the batch.
+    pub async fn drain(&self, batch: Batch, pass: Option<i64>) -> Result<(), StoreError> {
+        let (extents, hashes, figures) = batch.into_parts();
+        self.change(|sets| {
+            let mut rows = sets.rows_of(&extents);
+            for (chunk, blocks) in
+                extents.iter().flat_map(|extent| block_pieces(extent.covered_blocks(self.size)))
+            {
+                if let Some(row) = rows.get_mut(&chunk) {
+                    row.pending.set(blocks.clone(), false);
+                    row.trusted.set(blocks, false);
+                }
+            }
+            LedgerCommit { anchor: None, chunks: rows.into_values().collect(), hashes, figures, pass }
+        })
+        .await
+    }
+
+    /// Where the hashes are kept.
+    pub fn store(&self) -> &Arc<dyn LedgerStore> {
+        &self.store
+    }
+
+    /// Waits until every write of an earlier pass has ended, also of one whose future was dropped.
+    pub(crate) async fn enter(&self) -> Gate {
+        Arc::new(Arc::clone(&self.gate).lock_owned().await)
+    }
+
+    /// Looks at `pending` and `trusted`, briefly: commits wait meanwhile.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&ExtentSet, &ExtentSet) -> T) -> T {
+        let sets = self.sets();
+        look(&sets.pending, &sets.trusted)
+    }
+
+    async fn change(&self, build: impl FnOnce(&Sets) -> LedgerCommit) -> Result<(), StoreError> {
+        let _turn = self.turn.lock().await;
+        let commit = build(&self.sets());
+        let (rows, anchor) = (commit.chunks.clone(), commit.anchor.clone());
+        self.store.commit(self.disk, commit).await?;
+        let mut sets = self.sets();
+        rows.into_iter().for_each(|row| sets.put(row));
+        if anchor.is_some() {
+            sets.anchor = anchor;
+        }
+        Ok(())
+    }
+
+    fn sets(&self) -> MutexGuard<'_, Sets> {
+        self.sets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sets {
+    fn row(&self, chunk: u32) -> ChunkRow {
+        ChunkRow { chunk, pending: self.pending.chunk(chunk), trusted: self.trusted.chunk(chunk) }
+    }
+
+    fn rows_of(&self, extents: &[Extent]) -> BTreeMap<u32, ChunkRow> {
+        let chunks = extents.iter().flat_map(|extent| block_pieces(extent.blocks()));
+        chunks.map(|(chunk, _)| (chunk, self.row(chunk))).collect()
+    }
+
+    fn put(&mut self, row: ChunkRow) {
+        self.pending.put_chunk(row.chunk, row.pending);
+        self.trusted.put_chunk(row.chunk, row.trusted);
+    }
+}
+
+fn corrupt(disk: DiskId, cause: String) -> StoreError {
+    StoreError {
+        kind: StoreErrorKind::Corrupt,
+        context: format!("loading the ledger of disk {}", disk.0),
+        cause: cause.into(),
+    }
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ledger")
+            .field("disk", &self.disk)
+            .field("size", &self.size)
+            .field("anchor", &self.anchor())
+            .field("pending", &self.pending_bytes())
+            .finish_non_exhaustive()
+    }
+}

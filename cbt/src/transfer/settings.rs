@@ -1,0 +1,84 @@
+//! How a pass goes about its work.
+
+use std::time::Duration;
+
+use crate::{
+    disk::{DiskError, DiskLimits, ErrorKind, Operation},
+    units::{BLOCK, Length},
+};
+
+/// The settings of one disk's pass. Memory is the pool's; the rest bounds what is in flight and what a crash costs.
+#[derive(Clone, Copy, Debug)]
+pub struct TransferSettings {
+    /// The most buffers that this disk may hold at once; the pool may be shared and smaller.
+    pub buffers: usize,
+    /// Bytes in one piece of work, at least [`BLOCK`]; cut to what the pool's buffers and both disks take.
+    pub chunk: usize,
+    /// Requests to the source at once; cut to [`DiskLimits::in_flight`].
+    pub reads_in_flight: usize,
+    /// Requests to the target at once; cut to [`DiskLimits::in_flight`].
+    pub writes_in_flight: usize,
+    /// Bytes moved after which a batch is flushed and committed.
+    pub batch_bytes: u64,
+    /// Time after which a batch is flushed and committed, however small it is.
+    pub batch_time: Duration,
+    /// Bytes of pending disk that are planned, and claimed, at a time: what a crash makes be written again even if the
+    /// target already has it. At least one chunk.
+    pub window: u64,
+    /// The most bytes in one zeroing request.
+    pub zero_request: u64,
+}
+
+impl Default for TransferSettings {
+    fn default() -> Self {
+        Self {
+            buffers: 64,
+            chunk: 512 << 10,
+            reads_in_flight: 64,
+            writes_in_flight: 64,
+            batch_bytes: 1 << 30,
+            batch_time: Duration::from_secs(2),
+            window: 256 << 20,
+            zero_request: 64 << 20,
+        }
+    }
+}
+
+impl TransferSettings {
+    /// Cut to what pool and disks take; an error if one of them does not even take a block.
+    pub(crate) fn fit(
+        mut self,
+        pool: usize,
+        source: DiskLimits,
+        target: DiskLimits,
+    ) -> Result<Self, DiskError> {
+        let most = self.chunk.min(pool).min(source.max_request).min(target.max_request);
+        self.chunk = most / BLOCK as usize * BLOCK as usize;
+        if self.chunk == 0 {
+            let cause = format!("requests of {most} bytes are too small: a block has {BLOCK}");
+            return Err(DiskError::new(ErrorKind::Refused, Operation::Open, "", None, cause));
+        }
+        self.buffers = self.buffers.max(1);
+        self.reads_in_flight = self.reads_in_flight.min(source.in_flight).max(1);
+        self.writes_in_flight = self.writes_in_flight.min(target.in_flight).max(1);
+        self.window = self.window.max(self.chunk as u64);
+        self.zero_request = self.zero_request.max(BLOCK) / BLOCK * BLOCK;
+        self.batch_bytes = self.batch_bytes.max(self.chunk as u64).max(self.zero_request);
+        Ok(self)
+    }
+}
+
+/// Refuses disks whose size the ledger does not know: a grown source would be cut, a small target overrun.
+pub(crate) fn check_sizes(ledger: Length, source: Length, target: Length) -> Result<(), (bool, DiskError)> {
+    let refuse = |name: &str, size: Length| {
+        let cause = format!("the {name} has {size} bytes, the ledger {ledger}");
+        DiskError::new(ErrorKind::Refused, Operation::Open, name, None, cause)
+    };
+    if source != ledger {
+        return Err((true, refuse("source", source)));
+    }
+    if target < ledger {
+        return Err((false, refuse("target", target)));
+    }
+    Ok(())
+}
