@@ -1,10 +1,10 @@
 //! Named points at which a test can end the process as `kill -9` does.
 //!
-//! Rule: nothing of it is in a build without the feature `crash-points`; with it, the environment variable
+//! Rule: nothing of it is in a release build, nor in one without the feature `crash-points`; with it, the environment variable
 //! `WARMD_CRASH_AT=NAME` or `NAME:N` names the point and the how-manieth pass over it (from 1) that is the last.
 
 /// Ends the process here if the test asked for it.
-#[cfg(feature = "crash-points")]
+#[cfg(all(feature = "crash-points", debug_assertions))]
 pub fn point(name: &str) {
     use std::sync::{
         OnceLock,
@@ -30,5 +30,5 @@ pub fn point(name: &str) {
 }
 
 /// Does nothing: the feature is off.
-#[cfg(not(feature = "crash-points"))]
+#[cfg(not(all(feature = "crash-points", debug_assertions)))]
 pub fn point(_name: &str) {}

@@ -4,7 +4,7 @@
 //! the mounted disk. Std only: the image build compiles this file alone, statically linked.
 
 #[path = "../src/record.rs"]
-#[allow(dead_code, reason = "the guest needs a part of it")]
+#[allow(dead_code, unreachable_pub, reason = "the harness needs more of it than the guest")]
 mod record;
 
 use std::fs::{File, OpenOptions, read_to_string, write};
@@ -32,7 +32,11 @@ fn run() -> Res<()> {
     let boot = 1 + read_to_string(&boots).ok().and_then(|n| n.trim().parse().ok()).unwrap_or(0_u16);
     write(&boots, format!("{boot}\n"))?;
     File::open(&boots)?.sync_all()?;
-    println!("BOOT n={boot} uuid={} mac={}", word("/sys/class/dmi/id/product_uuid"), word("/sys/class/net/eth0/address"));
+    println!(
+        "BOOT n={boot} uuid={} mac={}",
+        word("/sys/class/dmi/id/product_uuid"),
+        word("/sys/class/net/eth0/address")
+    );
 
     let path = Path::new(DATA).join("log");
     let mut log = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;

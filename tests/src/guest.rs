@@ -50,7 +50,7 @@ pub struct DiskSpec {
     pub format: Format,
     /// Random bytes laid down beforehand, so that a full pass has something to copy.
     pub noise_mib: u64,
-    /// `virtio`, `sata` or `scsi` (virtio-scsi).
+    /// `virtio`, `scsi` (virtio-scsi), or `ide` on the machine `pc`; the guest's kernel knows no SATA.
     pub bus: &'static str,
 }
 
@@ -65,6 +65,8 @@ pub struct GuestSpec {
     pub name: String,
     pub uuid: Option<String>,
     pub mac: String,
+    /// `q35` or `pc`.
+    pub machine: &'static str,
     pub memory_mib: u64,
     pub vcpus: u32,
     /// The first one holds the file system and the log, at least 64 MiB; the others a ring.
@@ -87,6 +89,7 @@ impl GuestSpec {
             name: name.to_owned(),
             uuid: None,
             mac: "52:54:00:77:61:01".to_owned(),
+            machine: "q35",
             memory_mib: 256,
             vcpus: 1,
             disks: vec![DiskSpec::default(), DiskSpec::default()],

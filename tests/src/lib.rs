@@ -4,6 +4,7 @@
 //! what it waited for; a missing tool is a failure that names it.
 
 pub mod console;
+pub mod daemon;
 pub mod dir;
 pub mod guest;
 pub mod image;
@@ -11,9 +12,12 @@ pub mod libvirt;
 pub mod record;
 pub mod tool;
 pub mod wait;
+pub mod warmctl;
 
 pub use console::Console;
+pub use daemon::Daemon;
 pub use dir::{TestDir, run};
 pub use guest::{Boot, DiskSpec, Format, Guest, GuestSpec};
 pub use libvirt::Libvirt;
 pub use wait::wait_until;
+pub use warmctl::Warmctl;

@@ -230,3 +230,20 @@ fn damage(image: &Path, bytes: &[u8]) -> Result<()> {
     std::fs::write(image, image_bytes)?;
     Ok(())
 }
+
+#[test]
+fn guest_boots_from_other_controllers() {
+    run(|dir| {
+        let libvirt = Libvirt::start(dir)?;
+        for (machine, bus) in [("q35", "scsi"), ("pc", "ide")] {
+            let disk = DiskSpec { bus, ..DiskSpec::default() };
+            let spec = GuestSpec { machine, disks: vec![disk.clone(), disk], ..GuestSpec::new(bus) };
+            let guest = Guest::start(&libvirt, dir, &spec)?;
+            guest.console.wait_for_acked(5, LATER)?;
+            guest.shut_down(&libvirt)?;
+            let (log, ring) = (read_log(&guest.disks[0])?.last, read_ring(&guest.disks[1])?);
+            ensure!(log >= 5 && (ring == log || ring + 1 == log), "{bus}: log {log}, ring {ring}");
+        }
+        Ok(())
+    });
+}

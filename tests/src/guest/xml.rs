@@ -23,7 +23,11 @@ pub(super) fn domain(spec: &GuestSpec, disks: &[PathBuf], console: &Path) -> Res
     let uuid = spec.uuid.as_ref().map_or_else(String::new, |u| format!("<uuid>{u}</uuid>"));
     let mut devices = String::new();
     for (n, (disk, path)) in spec.disks.iter().zip(disks).enumerate() {
-        let prefix = if disk.bus == "virtio" { "vd" } else { "sd" };
+        let prefix = match disk.bus {
+            "virtio" => "vd",
+            "ide" => "hd",
+            _ => "sd",
+        };
         let letter = char::from(b'a' + n as u8);
         writeln!(
             devices,
@@ -41,7 +45,7 @@ pub(super) fn domain(spec: &GuestSpec, disks: &[PathBuf], console: &Path) -> Res
         "<domain type='qemu'>
 <name>{name}</name>{uuid}
 <memory unit='MiB'>{memory}</memory><vcpu>{vcpus}</vcpu>
-<os><type arch='x86_64' machine='q35'>hvm</type>{boot}</os>
+<os><type arch='x86_64' machine='{machine}'>hvm</type>{boot}</os>
 <features><acpi/></features>
 <on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash>
 <devices>
@@ -51,6 +55,7 @@ pub(super) fn domain(spec: &GuestSpec, disks: &[PathBuf], console: &Path) -> Res
 </domain>
 ",
         name = spec.name,
+        machine = spec.machine,
         memory = spec.memory_mib,
         vcpus = spec.vcpus,
         mac = spec.mac,
