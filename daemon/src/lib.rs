@@ -4,7 +4,9 @@
 //! `migration` ← `scheduler`, `api` ← `app`, the binaries. A test in the integration package holds this rule.
 #![deny(unsafe_code)]
 
+pub mod api;
 pub mod crash;
+pub mod human;
 pub mod migration;
 pub mod model;
 pub mod sources;

@@ -1,6 +1,8 @@
 //! warmd's gRPC contracts, generated from `proto/`: the control API and the provisioner that a platform implements.
 //!
-//! Rule: nothing but generated code and its descriptors; meaning lives in the daemon.
+//! Rule: nothing but generated code, its descriptors and its JSON form; meaning lives in the daemon.
+
+mod json;
 
 /// The control API, `warmd.v1`.
 pub mod v1 {

@@ -1,0 +1,85 @@
+//! Enums without data.
+
+use warmd_proto::v1;
+
+use crate::{
+    migration::control::Severity,
+    model::{
+        machine::PowerState,
+        phase::Phase,
+        plan::VerifyMode,
+        state::{Resting, State},
+        view::PassKind,
+    },
+};
+
+pub(super) fn state(state: &State) -> v1::MigrationState {
+    match state {
+        State::Defined => v1::MigrationState::Defined,
+        State::Preparing => v1::MigrationState::Preparing,
+        State::Seeding => v1::MigrationState::Seeding,
+        State::Synced => v1::MigrationState::Synced,
+        State::Syncing => v1::MigrationState::Syncing,
+        State::CuttingOver { .. } => v1::MigrationState::CuttingOver,
+        State::Undoing { .. } => v1::MigrationState::Undoing,
+        State::Paused { .. } => v1::MigrationState::Paused,
+        State::Failed { .. } => v1::MigrationState::Failed,
+        State::Cancelling => v1::MigrationState::Cancelling,
+        State::Done => v1::MigrationState::Done,
+        State::Cancelled => v1::MigrationState::Cancelled,
+    }
+}
+
+pub(super) fn resting(resting: Resting) -> v1::Resting {
+    match resting {
+        Resting::Preparing => v1::Resting::Preparing,
+        Resting::Seeding => v1::Resting::Seeding,
+        Resting::Synced => v1::Resting::Synced,
+        Resting::Watch => v1::Resting::Watch,
+        Resting::Release => v1::Resting::Release,
+    }
+}
+
+pub(super) fn phase(phase: Phase) -> v1::Phase {
+    match phase {
+        Phase::LastDelta => v1::Phase::LastDelta,
+        Phase::StopSource => v1::Phase::StopSource,
+        Phase::FinalDelta => v1::Phase::FinalDelta,
+        Phase::Verify => v1::Phase::Verify,
+        Phase::CreateVm => v1::Phase::CreateVm,
+        Phase::StartVm => v1::Phase::StartVm,
+        Phase::Watch => v1::Phase::Watch,
+        Phase::Release => v1::Phase::Release,
+    }
+}
+
+pub(super) fn pass_kind(kind: PassKind) -> v1::PassKind {
+    match kind {
+        PassKind::Full => v1::PassKind::Full,
+        PassKind::Delta => v1::PassKind::Delta,
+        PassKind::Final => v1::PassKind::Final,
+    }
+}
+
+pub(super) fn verify_mode(mode: VerifyMode) -> v1::VerifyMode {
+    match mode {
+        VerifyMode::None => v1::VerifyMode::None,
+        VerifyMode::Readback => v1::VerifyMode::Readback,
+        VerifyMode::Compare => v1::VerifyMode::Compare,
+    }
+}
+
+pub(super) fn power(power: PowerState) -> v1::PowerState {
+    match power {
+        PowerState::Running => v1::PowerState::Running,
+        PowerState::Paused => v1::PowerState::Paused,
+        PowerState::Off => v1::PowerState::Off,
+    }
+}
+
+pub(super) fn severity(severity: Severity) -> v1::Severity {
+    match severity {
+        Severity::Warning => v1::Severity::Warning,
+        Severity::Error => v1::Severity::Error,
+    }
+}

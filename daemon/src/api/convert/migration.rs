@@ -1,0 +1,81 @@
+//! A migration.
+
+use warmd_proto::v1;
+
+use super::{enums, pass::pass, seconds, timestamp, verify};
+use crate::model::{
+    state::State,
+    view::{DiskView, MigrationView},
+};
+
+/// A migration at one moment.
+pub(in crate::api) fn migration(view: MigrationView) -> v1::Migration {
+    let at = place(&view.state);
+    v1::Migration {
+        id: view.id.to_string(),
+        plan: view.plan,
+        vm_id: view.vm.0,
+        vm_name: view.vm_name,
+        target_name: view.target_name,
+        state: enums::state(&view.state).into(),
+        phase: at.phase.into(),
+        reason: at.reason.unwrap_or_default().to_owned(),
+        resumable: at.resumable,
+        resumes_at: at.resumes_at.into(),
+        since: Some(timestamp(view.since)),
+        disks: view.disks.into_iter().map(disk).collect(),
+        pass: view.pass.map(pass),
+        next_pass: view.next_pass.map(timestamp),
+        downtime_forecast: view.downtime_forecast.and_then(seconds),
+        warnings: view.warnings,
+        cutover: view.cutover.map(verify::cutover),
+        verification: view.verification.map(verify::verification),
+    }
+}
+
+/// What some states carry beside their name.
+#[derive(Default)]
+struct Place<'a> {
+    phase: v1::Phase,
+    reason: Option<&'a str>,
+    resumable: bool,
+    resumes_at: v1::Resting,
+}
+
+fn place(state: &State) -> Place<'_> {
+    match state {
+        State::CuttingOver { phase } => Place { phase: enums::phase(*phase), ..Place::default() },
+        State::Undoing { phase, reason } => {
+            Place { phase: enums::phase(*phase), reason: Some(reason), ..Place::default() }
+        }
+        State::Paused { from } => Place { resumes_at: enums::resting(*from), ..Place::default() },
+        State::Failed { reason, resumable, from } => Place {
+            reason: Some(reason),
+            resumable: *resumable,
+            resumes_at: enums::resting(*from),
+            ..Place::default()
+        },
+        State::Defined
+        | State::Preparing
+        | State::Seeding
+        | State::Synced
+        | State::Syncing
+        | State::Cancelling
+        | State::Done
+        | State::Cancelled => Place::default(),
+    }
+}
+
+fn disk(disk: DiskView) -> v1::Disk {
+    v1::Disk {
+        key: disk.key.0,
+        size_bytes: disk.size,
+        location: disk.location,
+        pending_bytes: disk.pending,
+        pass_total_bytes: disk.pass_total,
+        pass_drained_bytes: disk.pass_drained,
+        // JSON has no infinity, and a rate of nothing per no time is none.
+        rate_bytes_per_second: if disk.rate.is_finite() { disk.rate } else { 0.0 },
+        eta: disk.eta.and_then(seconds),
+    }
+}

@@ -1,0 +1,35 @@
+//! Passes.
+
+use warmd_proto::v1;
+
+use super::{enums, timestamp};
+use crate::model::view::{DiskPassView, PassView};
+
+pub(super) fn pass(pass: PassView) -> v1::Pass {
+    v1::Pass {
+        number: pass.number,
+        kind: enums::pass_kind(pass.kind).into(),
+        started: Some(timestamp(pass.started)),
+        ended: pass.ended.map(timestamp),
+        error: pass.error,
+        disks: pass.disks.into_iter().map(disk_pass).collect(),
+    }
+}
+
+fn disk_pass(disk: DiskPassView) -> v1::DiskPass {
+    v1::DiskPass {
+        key: disk.key.0,
+        pending_bytes: disk.pending,
+        changed_bytes: disk.changed,
+        extents: disk.extents,
+        unknown: disk.unknown,
+        mark: disk.mark,
+        read_bytes: disk.figures.read,
+        written_bytes: disk.figures.written,
+        zeroed_bytes: disk.figures.zeroed,
+        skipped_bytes: disk.figures.skipped,
+        drained_bytes: disk.figures.drained,
+        requests: disk.figures.requests,
+        batches: disk.figures.batches,
+    }
+}

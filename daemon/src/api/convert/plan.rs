@@ -1,0 +1,54 @@
+//! Plans, endpoints, and what is found when they are judged.
+
+use warmd_proto::v1;
+
+use super::enums;
+use crate::{
+    migration::control::{ControlError, ControlErrorKind, Endpoint, Finding},
+    model::{machine::VmSummary, plan::Plan},
+};
+
+/// A source or a target.
+pub(in crate::api) fn endpoint(endpoint: Endpoint) -> v1::Endpoint {
+    v1::Endpoint { name: endpoint.name, kind: endpoint.kind, place: endpoint.place }
+}
+
+/// A VM of a source.
+pub(in crate::api) fn vm_summary(vm: VmSummary) -> v1::VmSummary {
+    v1::VmSummary {
+        id: vm.id.0,
+        name: vm.name,
+        power: enums::power(vm.power).into(),
+        disks: vm.disks,
+        size_bytes: vm.bytes.0,
+        warnings: vm.warnings,
+    }
+}
+
+/// A plan, with its text.
+pub(in crate::api) fn plan(plan: &Plan) -> Result<v1::Plan, ControlError> {
+    let toml = toml::to_string(plan).map_err(|error| {
+        ControlError::new(
+            ControlErrorKind::Internal,
+            format!("plan {} cannot be written as TOML: {error}", plan.name),
+        )
+    })?;
+    Ok(v1::Plan {
+        name: plan.name.clone(),
+        source: plan.source.clone(),
+        target: plan.target.clone(),
+        vms: plan.vms.clone(),
+        interval: prost_types::Duration::try_from(plan.schedule.interval).ok(),
+        verify: enums::verify_mode(plan.verify.mode).into(),
+        toml,
+    })
+}
+
+/// Something found when a plan was judged.
+pub(in crate::api) fn finding(finding: Finding) -> v1::Finding {
+    v1::Finding {
+        severity: enums::severity(finding.severity).into(),
+        subject: finding.subject,
+        message: finding.message,
+    }
+}

@@ -1,0 +1,106 @@
+//! The Unix socket: made so that at no moment anybody but its owner may open it.
+//!
+//! Rule: a socket on which somebody answers is never taken away from him, and only our own is removed at the end.
+
+use std::{
+    fs, io,
+    os::unix::{
+        fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+        net::UnixListener as StdListener,
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{Mode, fchmod},
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
+};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::ApiError;
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// A socket that listens; dropping it removes the file.
+#[derive(Debug)]
+pub(super) struct OwnSocket {
+    path: PathBuf,
+    device_and_inode: (u64, u64),
+}
+
+/// Listens at `path`; a stale socket there is replaced.
+pub(super) async fn bind_unix(path: &Path) -> Result<(UnixListener, OwnSocket), ApiError> {
+    make_directory(path)?;
+    clear(path).await?;
+    let listener = private_listener(path).map_err(doing("listen on the socket", path))?;
+    let listener = UnixListener::from_std(listener).map_err(doing("listen on the socket", path))?;
+    // The socket got its mode before its name; kernels that do not carry it over are told again.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+        .map_err(doing("set the mode of the socket", path))?;
+    let meta = fs::symlink_metadata(path).map_err(doing("look at the socket", path))?;
+    let own = OwnSocket { path: path.to_owned(), device_and_inode: (meta.dev(), meta.ino()) };
+    Ok((listener, own))
+}
+
+fn make_directory(path: &Path) -> Result<(), ApiError> {
+    match path.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(doing("make the socket's directory", directory)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a socket that nobody listens on.
+async fn clear(path: &Path) -> Result<(), ApiError> {
+    let meta = match fs::symlink_metadata(path) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(cause) => return Err(doing("look at the socket", path)(cause)),
+    };
+    if !meta.file_type().is_socket() {
+        return Err(ApiError::NotASocket { path: path.to_owned() });
+    }
+    match UnixStream::connect(path).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            tracing::info!(path = %path.display(), "replacing a stale socket");
+            fs::remove_file(path).map_err(doing("remove the stale socket", path))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // A full backlog is somebody too.
+        Ok(_) => Err(ApiError::InUse { path: path.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(ApiError::InUse { path: path.to_owned() })
+        }
+        Err(cause) => Err(doing("find out whether anybody listens on the socket", path)(cause)),
+    }
+}
+
+/// A bound socket file takes its mode from the socket: set before `bind`, there is no moment with a wider one.
+fn private_listener(path: &Path) -> io::Result<StdListener> {
+    let address = SocketAddrUnix::new(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    bind(&socket, &address)?;
+    listen(&socket, BACKLOG)?;
+    Ok(StdListener::from(socket))
+}
+
+impl Drop for OwnSocket {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|meta| (meta.dev(), meta.ino()) == self.device_and_inode);
+        if ours && let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "the socket stays behind");
+        }
+    }
+}
+
+fn doing(what: &str, path: &Path) -> impl FnOnce(io::Error) -> ApiError {
+    let doing = format!("{what} {}", path.display());
+    move |cause| ApiError::Io { doing, cause }
+}

@@ -1,0 +1,187 @@
+//! The service `Migrations`.
+
+use std::pin::Pin;
+
+use futures::Stream;
+use tonic::{Extensions, Request, Response, Status};
+use warmd_proto::v1::{
+    Answer, Migration, MigrationsCancelRequest, MigrationsCancelResponse, MigrationsCutoverRequest,
+    MigrationsCutoverResponse, MigrationsEventsRequest, MigrationsEventsResponse, MigrationsGetRequest,
+    MigrationsGetResponse, MigrationsListRequest, MigrationsListResponse, MigrationsPauseRequest,
+    MigrationsPauseResponse, MigrationsReportRequest, MigrationsReportResponse, MigrationsResumeRequest,
+    MigrationsResumeResponse, MigrationsSyncRequest, MigrationsSyncResponse, MigrationsVerifyRequest,
+    MigrationsVerifyResponse, MigrationsWatchRequest, MigrationsWatchResponse, migrations_server::Migrations,
+};
+
+use super::{
+    convert, peer,
+    report_markdown::markdown,
+    service::Api,
+    status::{invalid, status},
+    watch::{Scope, Watcher},
+};
+use crate::{
+    migration::control::{ControlError, ControlErrorKind},
+    model::request::{self, Verdict},
+};
+
+/// Lines of the journal if the request does not say how many, and the most that one answer holds.
+const EVENTS: u32 = 100;
+const MAX_EVENTS: u32 = 10_000;
+
+impl Api {
+    /// Asks `what` of the migration that `key` names: the answer, and how it stood before.
+    async fn ask(
+        &self,
+        from: &Extensions,
+        key: &str,
+        what: request::Request,
+    ) -> Result<(Answer, Migration), ControlError> {
+        let view = self.control.migration(key).await?;
+        match self.control.request(view.id, what, &peer::by(from)).await? {
+            Verdict::Accepted => Ok((Answer::Accepted, convert::migration(view))),
+            Verdict::AlreadySo => Ok((Answer::AlreadySo, convert::migration(view))),
+            Verdict::Refused(why) => Err(ControlError::new(ControlErrorKind::Refused, why)),
+        }
+    }
+}
+
+/// A handler for one request that is judged now and done later.
+macro_rules! ask {
+    ($api:ident, $request:ident, $what:expr, $response:ident) => {{
+        let (_, from, message) = $request.into_parts();
+        let (answer, migration) =
+            $api.ask(&from, &message.migration, $what(&message)).await.map_err(|error| status(&error))?;
+        Ok(Response::new($response { answer: answer.into(), migration: Some(migration) }))
+    }};
+}
+
+#[tonic::async_trait]
+impl Migrations for Api {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<MigrationsWatchResponse, Status>> + Send>>;
+
+    async fn list(
+        &self,
+        request: Request<MigrationsListRequest>,
+    ) -> Result<Response<MigrationsListResponse>, Status> {
+        let plan = request.into_inner().plan;
+        let views = self.control.migrations(given(&plan)).await.map_err(|error| status(&error))?;
+        let migrations = views.into_iter().map(convert::migration).collect();
+        Ok(Response::new(MigrationsListResponse { migrations }))
+    }
+
+    async fn get(
+        &self,
+        request: Request<MigrationsGetRequest>,
+    ) -> Result<Response<MigrationsGetResponse>, Status> {
+        let key = request.into_inner().migration;
+        let view = self.control.migration(&key).await.map_err(|error| status(&error))?;
+        Ok(Response::new(MigrationsGetResponse { migration: Some(convert::migration(view)) }))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<MigrationsWatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let message = request.into_inner();
+        // Before the first look, so that no change falls between the two.
+        let changes = self.control.watch();
+        let scope = match (given(&message.migration), given(&message.plan)) {
+            (Some(_), Some(_)) => {
+                return Err(invalid("watch either one migration or a plan's: leave one of the two empty"));
+            }
+            (Some(key), None) => {
+                Scope::One(self.control.migration(key).await.map_err(|error| status(&error))?.id)
+            }
+            (None, Some(plan)) => {
+                self.control.plan(plan).await.map_err(|error| status(&error))?;
+                Scope::Plan(plan.to_owned())
+            }
+            (None, None) => Scope::All,
+        };
+        let watcher = Watcher::new(self.control.clone(), changes, scope, message.until_final);
+        Ok(Response::new(Box::pin(watcher.into_stream(self.shutdown.clone()))))
+    }
+
+    async fn sync(
+        &self,
+        request: Request<MigrationsSyncRequest>,
+    ) -> Result<Response<MigrationsSyncResponse>, Status> {
+        ask!(self, request, |_: &_| request::Request::Sync, MigrationsSyncResponse)
+    }
+
+    async fn pause(
+        &self,
+        request: Request<MigrationsPauseRequest>,
+    ) -> Result<Response<MigrationsPauseResponse>, Status> {
+        ask!(self, request, |_: &_| request::Request::Pause, MigrationsPauseResponse)
+    }
+
+    async fn resume(
+        &self,
+        request: Request<MigrationsResumeRequest>,
+    ) -> Result<Response<MigrationsResumeResponse>, Status> {
+        ask!(self, request, |_: &_| request::Request::Resume, MigrationsResumeResponse)
+    }
+
+    async fn cutover(
+        &self,
+        request: Request<MigrationsCutoverRequest>,
+    ) -> Result<Response<MigrationsCutoverResponse>, Status> {
+        let what = |message: &MigrationsCutoverRequest| {
+            if message.abort { request::Request::AbortCutover } else { request::Request::Cutover }
+        };
+        ask!(self, request, what, MigrationsCutoverResponse)
+    }
+
+    async fn cancel(
+        &self,
+        request: Request<MigrationsCancelRequest>,
+    ) -> Result<Response<MigrationsCancelResponse>, Status> {
+        ask!(self, request, |_: &_| request::Request::Cancel, MigrationsCancelResponse)
+    }
+
+    async fn verify(
+        &self,
+        request: Request<MigrationsVerifyRequest>,
+    ) -> Result<Response<MigrationsVerifyResponse>, Status> {
+        ask!(self, request, |_: &_| request::Request::Verify, MigrationsVerifyResponse)
+    }
+
+    async fn report(
+        &self,
+        request: Request<MigrationsReportRequest>,
+    ) -> Result<Response<MigrationsReportResponse>, Status> {
+        let key = request.into_inner().migration;
+        let id = self.control.migration(&key).await.map_err(|error| status(&error))?.id;
+        let report = self.control.report(id).await.map_err(|error| status(&error))?;
+        let json = serde_json::to_string_pretty(&report).map_err(|error| {
+            status(&ControlError::new(
+                ControlErrorKind::Internal,
+                format!("the report of {id} cannot be written as JSON: {error}"),
+            ))
+        })?;
+        let markdown = markdown(&report);
+        Ok(Response::new(MigrationsReportResponse { migration_id: id.to_string(), json, markdown }))
+    }
+
+    async fn events(
+        &self,
+        request: Request<MigrationsEventsRequest>,
+    ) -> Result<Response<MigrationsEventsResponse>, Status> {
+        let message = request.into_inner();
+        let id = match given(&message.migration) {
+            Some(key) => Some(self.control.migration(key).await.map_err(|error| status(&error))?.id),
+            None => None,
+        };
+        let limit = if message.limit == 0 { EVENTS } else { message.limit.min(MAX_EVENTS) };
+        let events = self.control.events(id, limit).await.map_err(|error| status(&error))?;
+        let events = events.into_iter().map(convert::event).collect();
+        Ok(Response::new(MigrationsEventsResponse { events }))
+    }
+}
+
+/// A string field that was filled in.
+fn given(field: &str) -> Option<&str> {
+    (!field.is_empty()).then_some(field)
+}

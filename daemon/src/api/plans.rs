@@ -1,0 +1,98 @@
+//! The service `Plans`.
+
+use tonic::{Request, Response, Status};
+use warmd_proto::v1::{
+    PlansApplyRequest, PlansApplyResponse, PlansDeleteRequest, PlansDeleteResponse, PlansGetRequest,
+    PlansGetResponse, PlansListRequest, PlansListResponse, PlansValidateRequest, PlansValidateResponse,
+    plans_server::Plans,
+};
+
+use super::{
+    convert, peer,
+    service::Api,
+    status::{invalid, status},
+};
+use crate::model::plan::Plan;
+
+/// Above this, a parser's message quotes lines that nobody reads to the end.
+const READABLE: usize = 2 << 10;
+
+#[tonic::async_trait]
+impl Plans for Api {
+    async fn apply(
+        &self,
+        request: Request<PlansApplyRequest>,
+    ) -> Result<Response<PlansApplyResponse>, Status> {
+        let by = peer::by(request.extensions());
+        let plan = parsed(&request.into_inner().toml)?;
+        let name = plan.name.clone();
+        let applied = self.control.apply_plan(plan, &by).await.map_err(|error| status(&error))?;
+        Ok(Response::new(PlansApplyResponse {
+            plan: name,
+            started: applied.started.iter().map(ToString::to_string).collect(),
+            kept: applied.kept.iter().map(ToString::to_string).collect(),
+            findings: applied.findings.into_iter().map(convert::finding).collect(),
+        }))
+    }
+
+    async fn get(&self, request: Request<PlansGetRequest>) -> Result<Response<PlansGetResponse>, Status> {
+        let name = request.into_inner().name;
+        let plan = self.control.plan(&name).await.and_then(|plan| convert::plan(&plan));
+        Ok(Response::new(PlansGetResponse { plan: Some(plan.map_err(|error| status(&error))?) }))
+    }
+
+    async fn list(&self, _request: Request<PlansListRequest>) -> Result<Response<PlansListResponse>, Status> {
+        let plans = self.control.plans().await.map_err(|error| status(&error))?;
+        let plans: Result<_, _> = plans.iter().map(convert::plan).collect();
+        Ok(Response::new(PlansListResponse { plans: plans.map_err(|error| status(&error))? }))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<PlansDeleteRequest>,
+    ) -> Result<Response<PlansDeleteResponse>, Status> {
+        let by = peer::by(request.extensions());
+        let name = request.into_inner().name;
+        self.control.delete_plan(&name, &by).await.map_err(|error| status(&error))?;
+        Ok(Response::new(PlansDeleteResponse {}))
+    }
+
+    async fn validate(
+        &self,
+        request: Request<PlansValidateRequest>,
+    ) -> Result<Response<PlansValidateResponse>, Status> {
+        let plan = parsed(&request.into_inner().toml)?;
+        let findings = self.control.validate_plan(&plan).await.map_err(|error| status(&error))?;
+        Ok(Response::new(PlansValidateResponse {
+            plan: Some(convert::plan(&plan).map_err(|error| status(&error))?),
+            findings: findings.into_iter().map(convert::finding).collect(),
+        }))
+    }
+}
+
+/// The plan that `text` says, or a refusal with line and column.
+fn parsed(text: &str) -> Result<Plan, Status> {
+    toml::from_str(text).map_err(|error| {
+        let told = error.to_string();
+        if told.len() <= READABLE {
+            return invalid(told);
+        }
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        invalid(format!("TOML parse error at line {line}, column {column}: {}", error.message()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_in_a_very_long_line_still_says_why_and_where() {
+        let text = format!("name = \"a\"\nbogus = \"{}\"\n", "x".repeat(100_000));
+        let status = parsed(&text).unwrap_err();
+        assert!(status.message().contains("line 2, column 1: "), "{}", status.message());
+        assert!(status.message().contains("unknown field `bogus`"), "{}", status.message());
+    }
+}

@@ -1,0 +1,233 @@
+//! The report for people: the same evidence as its JSON, as Markdown.
+//!
+//! Rule: it says only what the report says. Text from outside (names, errors) cannot break out of its table cell.
+
+mod table;
+
+use chrono::{DateTime, Utc};
+
+use self::table::{Table, code, inline};
+use crate::{
+    human::{between, bytes, moment, rate_of, seconds_between, span},
+    model::{
+        report::Report,
+        view::{DiskPassView, PassKind, PassView, Verdict},
+    },
+};
+
+/// The report as Markdown.
+pub fn markdown(report: &Report) -> String {
+    let mut out = format!("# Migration of {}\n\n", inline(&report.vm_name));
+    out.push_str(&summary(report));
+    out.push_str("\n## Disks\n\n");
+    out.push_str(&disks(report));
+    out.push_str("\n## Passes\n\n");
+    out.push_str(&passes(&report.passes));
+    out.push_str("\n## Cutover\n\n");
+    out.push_str(&cutover(report));
+    out.push_str("\n## Verification\n\n");
+    out.push_str(&verification(report.verdict.as_ref()));
+    out.push_str("\n## Machine\n\n");
+    out.push_str(&machine(report));
+    out.push_str("\n## Journal\n\n");
+    out.push_str(&journal(report));
+    out
+}
+
+fn summary(report: &Report) -> String {
+    let mut table = Table::new(["", ""]);
+    let name = &report.vm_name;
+    table.row(["Outcome".into(), inline(&report.state.to_string())]);
+    table.row(["Verdict".into(), inline(&verdict_line(report.verdict.as_ref()))]);
+    table.row(["Downtime".into(), report.downtime.map_or_else(|| "none yet".into(), span)]);
+    table.row([
+        "From".into(),
+        format!("{} on {} ({})", inline(name), code(&report.source), code(&report.vm.0)),
+    ]);
+    table.row(["To".into(), format!("{} on {}", inline(&report.target_name), code(&report.target))]);
+    table.row(["Plan".into(), code(&report.plan)]);
+    table.row(["Migration".into(), code(&report.migration.to_string())]);
+    let made = format!("{} UTC by warmd {} (form {})", moment(report.made), report.warmd, report.format);
+    table.row(["Report made".into(), inline(&made)]);
+    table.finish()
+}
+
+fn verdict_line(verdict: Option<&Verdict>) -> String {
+    let Some(verdict) = verdict else {
+        return "not verified".to_owned();
+    };
+    let mode = mode_name(verdict);
+    let checked: u64 = verdict.disks.iter().map(|disk| disk.checked).sum();
+    let wrong: u64 = verdict.disks.iter().map(|disk| disk.mismatched_bytes).sum();
+    if verdict.passed() {
+        format!("passed ({mode}, {} compared)", bytes(checked))
+    } else {
+        format!("FAILED ({mode}, {} of {} differ)", bytes(wrong), bytes(checked))
+    }
+}
+
+fn mode_name(verdict: &Verdict) -> &'static str {
+    use crate::model::plan::VerifyMode;
+    match verdict.mode {
+        VerifyMode::None => "none",
+        VerifyMode::Readback => "readback",
+        VerifyMode::Compare => "compare",
+    }
+}
+
+fn disks(report: &Report) -> String {
+    let mut table =
+        Table::new(["Disk", "Size", "Where", "Pending", "Last change mark", "Manifest root (BLAKE3)"]);
+    for disk in &report.disks {
+        table.row([
+            code(&disk.key),
+            bytes(disk.size),
+            code(&disk.location),
+            bytes(disk.pending),
+            disk.mark.as_deref().map_or_else(|| "-".into(), code),
+            disk.manifest_root.as_deref().map_or_else(|| "-".into(), code),
+        ]);
+    }
+    table.finish()
+}
+
+fn passes(passes: &[PassView]) -> String {
+    if passes.is_empty() {
+        return "None.\n".to_owned();
+    }
+    let mut table = Table::new([
+        "Pass",
+        "Disk",
+        "Started (UTC)",
+        "Took",
+        "Changed",
+        "Extents",
+        "Read",
+        "Written",
+        "Zeroed",
+        "Skipped",
+        "Speed",
+        "Remark",
+    ]);
+    for pass in passes {
+        for disk in &pass.disks {
+            table.row([
+                format!("{} {}", pass.number, kind_name(pass.kind)),
+                code(&disk.key.0),
+                moment(pass.started),
+                took(pass.started, pass.ended),
+                bytes(disk.changed),
+                disk.extents.to_string(),
+                bytes(disk.figures.read),
+                bytes(disk.figures.written),
+                bytes(disk.figures.zeroed),
+                bytes(disk.figures.skipped),
+                pass.ended.map_or_else(
+                    || "-".into(),
+                    |ended| rate_of(disk.figures.drained, seconds_between(pass.started, ended)),
+                ),
+                remark(pass, disk),
+            ]);
+        }
+    }
+    table.finish()
+}
+
+fn kind_name(kind: PassKind) -> &'static str {
+    match kind {
+        PassKind::Full => "full",
+        PassKind::Delta => "delta",
+        PassKind::Final => "final",
+    }
+}
+
+fn remark(pass: &PassView, disk: &DiskPassView) -> String {
+    let unknown = disk.unknown.as_ref().map(|why| format!("compared whole: {why}"));
+    let error = pass.error.as_ref().map(|error| format!("ended with: {error}"));
+    let both: Vec<_> = unknown.into_iter().chain(error).collect();
+    inline(&both.join("; "))
+}
+
+fn took(started: DateTime<Utc>, ended: Option<DateTime<Utc>>) -> String {
+    ended.map_or_else(|| "still runs".to_owned(), |ended| between(started, ended))
+}
+
+fn cutover(report: &Report) -> String {
+    if report.cutover.is_empty() {
+        return "None.\n".to_owned();
+    }
+    let mut table = Table::new(["Phase", "Started (UTC)", "Took", "Outcome"]);
+    for phase in &report.cutover {
+        table.row([
+            phase.phase.name().to_owned(),
+            phase.started.format("%Y-%m-%d %H:%M:%S%.3f").to_string(),
+            took(phase.started, phase.ended),
+            inline(phase.outcome.as_deref().unwrap_or("")),
+        ]);
+    }
+    let mut out = table.finish();
+    if let Some(downtime) = report.downtime {
+        out.extend([
+            "\nDowntime, from the source stopped to the target running: **",
+            &span(downtime),
+            &format!("** ({downtime:.3} s).\n"),
+        ]);
+    }
+    out
+}
+
+fn verification(verdict: Option<&Verdict>) -> String {
+    let Some(verdict) = verdict else {
+        return "None.\n".to_owned();
+    };
+    let mut table = Table::new(["Disk", "Compared", "Differs", "Manifest root (BLAKE3)"]);
+    for disk in &verdict.disks {
+        table.row([code(&disk.key.0), bytes(disk.checked), bytes(disk.mismatched_bytes), code(&disk.root)]);
+    }
+    let line = verdict_line(Some(verdict));
+    let mut out = format!("{} UTC: {line}.\n\n{}", moment(verdict.at), table.finish());
+    for disk in verdict.disks.iter().filter(|disk| disk.mismatched_bytes > 0) {
+        out.extend(["\nExtents of ", &code(&disk.key.0), " that differ:\n\n"]);
+        let mut table = Table::new(["Byte offset", "Length in bytes"]);
+        for (offset, length) in &disk.mismatches {
+            table.row([offset.to_string(), length.to_string()]);
+        }
+        out.push_str(&table.finish());
+    }
+    out
+}
+
+fn machine(report: &Report) -> String {
+    use crate::model::machine::Firmware;
+    let machine = &report.machine;
+    let mut table = Table::new(["", ""]);
+    table.row(["UUID".into(), code(&machine.uuid)]);
+    let cpu = machine.cpu;
+    let topology =
+        format!("{} ({} sockets × {} cores × {} threads)", cpu.vcpus(), cpu.sockets, cpu.cores, cpu.threads);
+    table.row(["Processors".into(), topology]);
+    table.row(["Memory".into(), bytes(machine.memory.0)]);
+    let firmware = match machine.firmware {
+        Firmware::Bios => "BIOS",
+        Firmware::Uefi => "UEFI",
+        Firmware::UefiSecure => "UEFI, secure boot",
+    };
+    let kind = format!("{}, {}, {firmware}", machine.machine_type, machine.architecture);
+    table.row(["Type".into(), inline(&kind)]);
+    for nic in &machine.nics {
+        let line = format!("{} {} on {}", code(&nic.mac), inline(&nic.model), inline(&nic.network));
+        table.row(["Network".into(), line]);
+    }
+    table.finish()
+}
+
+fn journal(report: &Report) -> String {
+    if report.journal.is_empty() {
+        return "Empty.\n".to_owned();
+    }
+    let mut table = Table::new(["At (UTC)", "By", "What", ""]);
+    for event in &report.journal {
+        table.row([moment(event.at), inline(&event.by), inline(&event.kind), inline(&event.text)]);
+    }
+    table.finish()
+}

@@ -1,0 +1,38 @@
+//! The service `Sources`.
+
+use tonic::{Request, Response, Status};
+use warmd_proto::v1::{
+    SourcesCheckRequest, SourcesCheckResponse, SourcesListRequest, SourcesListResponse,
+    SourcesListVmsRequest, SourcesListVmsResponse, sources_server::Sources,
+};
+
+use super::{convert, service::Api, status::status};
+
+#[tonic::async_trait]
+impl Sources for Api {
+    async fn list(
+        &self,
+        _request: Request<SourcesListRequest>,
+    ) -> Result<Response<SourcesListResponse>, Status> {
+        let sources = self.control.sources().await.into_iter().map(convert::endpoint).collect();
+        Ok(Response::new(SourcesListResponse { sources }))
+    }
+
+    async fn check(
+        &self,
+        request: Request<SourcesCheckRequest>,
+    ) -> Result<Response<SourcesCheckResponse>, Status> {
+        let name = request.into_inner().name;
+        let description = self.control.check_source(&name).await.map_err(|error| status(&error))?;
+        Ok(Response::new(SourcesCheckResponse { description }))
+    }
+
+    async fn list_vms(
+        &self,
+        request: Request<SourcesListVmsRequest>,
+    ) -> Result<Response<SourcesListVmsResponse>, Status> {
+        let name = request.into_inner().name;
+        let vms = self.control.source_vms(&name).await.map_err(|error| status(&error))?;
+        Ok(Response::new(SourcesListVmsResponse { vms: vms.into_iter().map(convert::vm_summary).collect() }))
+    }
+}

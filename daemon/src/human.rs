@@ -1,0 +1,133 @@
+//! Figures as people read them: sizes in IEC units, lengths of time, moments in UTC.
+
+use chrono::{DateTime, Utc};
+
+const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+
+/// A size: `512 B`, `1.50 GiB`. Three digits are shown.
+pub fn bytes(bytes: u64) -> String {
+    scaled(bytes as f64)
+}
+
+/// Bytes per second: `118 MiB/s`.
+pub fn rate(bytes_per_second: f64) -> String {
+    if bytes_per_second.is_finite() && bytes_per_second >= 0.0 {
+        format!("{}/s", scaled(bytes_per_second))
+    } else {
+        "-".to_owned()
+    }
+}
+
+/// What `bytes` in `seconds` is per second; a dash if no time passed.
+pub fn rate_of(bytes: u64, seconds: f64) -> String {
+    if seconds > 0.0 { rate(bytes as f64 / seconds) } else { "-".to_owned() }
+}
+
+fn scaled(value: f64) -> String {
+    let mut value = value;
+    let mut unit = 0;
+    // 999.5 would be shown as four digits.
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let name = UNITS[unit];
+    if unit == 0 || value >= 99.95 {
+        format!("{value:.0} {name}")
+    } else if value >= 9.995 {
+        format!("{value:.1} {name}")
+    } else {
+        format!("{value:.2} {name}")
+    }
+}
+
+/// A length of time in seconds: `850 ms`, `3.9 s`, `42 s`, `3m 20s`, `2h 5m`, `3d 4h`.
+pub fn span(seconds: f64) -> String {
+    if !seconds.is_finite() || seconds < 0.0 {
+        return "-".to_owned();
+    }
+    if seconds < 0.9995 {
+        return format!("{:.0} ms", seconds * 1000.0);
+    }
+    if seconds < 9.95 {
+        return format!("{seconds:.1} s");
+    }
+    let whole = seconds.round() as u64;
+    match whole {
+        0..60 => format!("{whole} s"),
+        60..3_600 => format!("{}m {}s", whole / 60, whole % 60),
+        3_600..86_400 => format!("{}h {}m", whole / 3_600, whole % 3_600 / 60),
+        _ => format!("{}d {}h", whole / 86_400, whole % 86_400 / 3_600),
+    }
+}
+
+/// From one moment to another, as [`span`] says it.
+pub fn between(from: DateTime<Utc>, to: DateTime<Utc>) -> String {
+    span(seconds_between(from, to))
+}
+
+/// Seconds from one moment to another.
+pub fn seconds_between(from: DateTime<Utc>, to: DateTime<Utc>) -> f64 {
+    (to - from).as_seconds_f64()
+}
+
+/// A moment in UTC, to the second, without saying so: the column's head does.
+pub fn moment(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// How much of the whole a part is, in percent and rounded down: 100 only when it is all.
+pub fn percent(part: u64, whole: u64) -> u64 {
+    if whole == 0 {
+        return 100;
+    }
+    (u128::from(part.min(whole)) * 100 / u128::from(whole)) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_show_three_digits() {
+        for (size, shown) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "0.98 KiB"),
+            (1024, "1.00 KiB"),
+            (10 << 30, "10.0 GiB"),
+            (1023 << 20, "1.00 GiB"),
+            (123 << 20, "123 MiB"),
+            (u64::MAX, "16384 PiB"),
+        ] {
+            assert_eq!(bytes(size), shown);
+        }
+    }
+
+    #[test]
+    fn spans_are_as_exact_as_they_matter() {
+        for (seconds, shown) in [
+            (0.0, "0 ms"),
+            (0.85, "850 ms"),
+            (0.9996, "1.0 s"),
+            (3.94, "3.9 s"),
+            (9.96, "10 s"),
+            (59.6, "1m 0s"),
+            (200.0, "3m 20s"),
+            (7500.0, "2h 5m"),
+            (273_600.0, "3d 4h"),
+            (f64::NAN, "-"),
+            (-1.0, "-"),
+        ] {
+            assert_eq!(span(seconds), shown, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn a_hundred_percent_is_all() {
+        assert_eq!(percent(999_999, 1_000_000), 99);
+        assert_eq!(percent(5, 5), 100);
+        assert_eq!(percent(0, 0), 100);
+        assert_eq!(percent(u64::MAX, u64::MAX), 100);
+    }
+}
