@@ -10,4 +10,5 @@ pub mod human;
 pub mod migration;
 pub mod model;
 pub mod sources;
+pub mod store;
 pub mod targets;

@@ -1,0 +1,37 @@
+//! Looking the whole database over, when a person asks.
+
+use rusqlite::Connection;
+
+use super::{Store, StoreError, error::Fault};
+
+impl Store {
+    /// What is wrong with the file, as SQLite sees it; empty if nothing is. Reads all of it, without holding up writes.
+    pub async fn integrity(&self) -> Result<Vec<String>, StoreError> {
+        self.read("checking the state", |db| {
+            let mut found = lines(db, "PRAGMA integrity_check(100)")?;
+            found.retain(|line| line != "ok");
+            let orphans = lines(db, "SELECT DISTINCT \"table\" FROM pragma_foreign_key_check")?;
+            found.extend(
+                orphans.into_iter().map(|table| format!("table {table} has rows that belong to nothing")),
+            );
+            found.extend(
+                lines(
+                    db,
+                    "SELECT name || ' ' || (key >> 32) FROM (SELECT 'chunks of disk' AS name, key FROM chunks
+                     UNION ALL SELECT 'pages of disk', key FROM pages)
+                     WHERE key >> 32 NOT IN (SELECT id FROM disks) GROUP BY name, key >> 32 LIMIT 100",
+                )?
+                .into_iter()
+                .map(|what| format!("{what}, which is not there")),
+            );
+            Ok(found)
+        })
+        .await
+    }
+}
+
+fn lines(db: &Connection, sql: &str) -> Result<Vec<String>, Fault> {
+    let mut select = db.prepare(sql)?;
+    let lines = select.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    Ok(lines)
+}

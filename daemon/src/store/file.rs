@@ -1,0 +1,189 @@
+//! The database file: looking at it before it is touched, making it, opening it.
+//!
+//! Rule: a file that is not ours, is newer than we are or is damaged stays byte for byte as it is. A new database is
+//! made under another name and renamed when it is whole, so that what bears the name is always a whole one.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
+
+use super::{
+    error::{OpenError, is_damage},
+    schema::{self, APPLICATION_ID, Upgrade},
+};
+
+/// With 8 KiB, seven manifest pages fill one page of the file, and the manifest stays under 0.03 % of the data; with
+/// SQLite's 4 KiB only three fit, and it would not.
+const PAGE_BYTES: i32 = 8192;
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+const BUSY: Duration = Duration::from_secs(5);
+
+/// Makes the directory for its owner alone, if it is not there.
+pub(super) fn make_dir(dir: &Path) -> Result<(), OpenError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|cause| OpenError::Io {
+        what: "create the state directory",
+        path: dir.to_owned(),
+        cause,
+    })
+}
+
+/// Opens the database for writing; makes it if there is none, and upgrades it if it is older.
+pub(super) fn open(file: &Path, upgrades: &[Upgrade]) -> Result<Connection, OpenError> {
+    if file.try_exists().map_err(io_error("look at", file))? {
+        look(file, schema::newest(upgrades))?;
+    } else {
+        create(file, upgrades)?;
+    }
+    let database = |what| move |cause| OpenError::Database { what, file: file.to_owned(), cause };
+    let mut connection = Connection::open_with_flags(file, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))
+        .map_err(database("open"))?;
+    settle(&connection).map_err(database("open"))?;
+    connection
+        .execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 67108864;",
+        )
+        .map_err(database("open"))?;
+    schema::upgrade(&mut connection, upgrades).map_err(|(from, cause)| OpenError::Upgrade {
+        file: file.to_owned(),
+        from,
+        cause,
+    })?;
+    Ok(connection)
+}
+
+/// Opens the database for reading only.
+pub(super) fn open_reader(file: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(file, flags(OpenFlags::SQLITE_OPEN_READ_ONLY))?;
+    settle(&connection)?;
+    Ok(connection)
+}
+
+fn flags(access: OpenFlags) -> OpenFlags {
+    access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE
+}
+
+fn settle(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+/// Refuses what must not be touched, without touching it: first by the header's bytes, then as SQLite sees it.
+fn look(file: &Path, known: i32) -> Result<(), OpenError> {
+    let not_ours = |why: &str| OpenError::NotOurs { file: file.to_owned(), why: why.to_owned() };
+    let header = read_header(file)?;
+    if header.len() < 100 || &header[..16] != MAGIC {
+        return Err(not_ours("it is no SQLite file"));
+    }
+    let number = |at: usize| i32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    if number(68) != APPLICATION_ID {
+        return Err(not_ours("it is another program's SQLite file"));
+    }
+    judge(file, number(60), known)?;
+
+    // What a crashed daemon left in the write-ahead log counts too. Without one the file is read as immutable, so
+    // that SQLite puts nothing beside it.
+    let wal = sibling(file, "-wal");
+    let has_wal = fs::metadata(&wal).is_ok_and(|found| found.len() > 0);
+    let result = if has_wal { open_reader(file) } else { open_immutable(file) };
+    let seen = result.and_then(|connection| {
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        let version = schema::version(&connection)?;
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))?;
+        Ok(version)
+    });
+    match seen {
+        Ok(version) => judge(file, version, known),
+        Err(cause) if is_damage(&cause) => Err(OpenError::Damaged { file: file.to_owned(), cause }),
+        Err(cause) => Err(OpenError::Database { what: "read", file: file.to_owned(), cause }),
+    }
+}
+
+fn judge(file: &Path, found: i32, known: i32) -> Result<(), OpenError> {
+    if found > known {
+        return Err(OpenError::Newer { file: file.to_owned(), found, known });
+    }
+    if found < 1 {
+        return Err(OpenError::NotOurs {
+            file: file.to_owned(),
+            why: format!("schema {found} never existed"),
+        });
+    }
+    Ok(())
+}
+
+fn read_header(file: &Path) -> Result<Vec<u8>, OpenError> {
+    let mut header = Vec::with_capacity(100);
+    let open = File::open(file).map_err(io_error("read", file))?;
+    open.take(100).read_to_end(&mut header).map_err(io_error("read", file))?;
+    Ok(header)
+}
+
+fn open_immutable(file: &Path) -> rusqlite::Result<Connection> {
+    let path: String = file
+        .to_string_lossy()
+        .chars()
+        .map(|each| match each {
+            '%' | '?' | '#' => format!("%{:02x}", each as u32),
+            other => other.to_string(),
+        })
+        .collect();
+    Connection::open_with_flags(
+        format!("file:{path}?immutable=1"),
+        flags(OpenFlags::SQLITE_OPEN_READ_ONLY) | OpenFlags::SQLITE_OPEN_URI,
+    )
+}
+
+/// Makes a whole database under another name, then gives it its own.
+fn create(file: &Path, upgrades: &[Upgrade]) -> Result<(), OpenError> {
+    let draft = sibling(file, ".new");
+    for left in [draft.clone(), sibling(&draft, "-journal")] {
+        match fs::remove_file(&left) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+                return Err(OpenError::Io { what: "remove", path: left, cause });
+            }
+            _ => {}
+        }
+    }
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&draft)
+        .map_err(io_error("create", &draft))?;
+    fill(&draft, upgrades).map_err(|cause| OpenError::Database {
+        what: "create",
+        file: draft.clone(),
+        cause,
+    })?;
+    let sync = |path: &Path| File::open(path).and_then(|open| open.sync_all());
+    sync(&draft).map_err(io_error("sync", &draft))?;
+    fs::rename(&draft, file).map_err(io_error("create", file))?;
+    let dir = file.parent().unwrap_or(Path::new("."));
+    sync(dir).map_err(io_error("sync", dir))
+}
+
+fn fill(draft: &Path, upgrades: &[Upgrade]) -> rusqlite::Result<()> {
+    let mut connection = Connection::open_with_flags(draft, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
+    connection.pragma_update(None, "page_size", PAGE_BYTES)?;
+    schema::upgrade(&mut connection, upgrades).map_err(|(_, error)| error)?;
+    connection.close().map_err(|(_, error)| error)
+}
+
+fn sibling(file: &Path, ending: &str) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+fn io_error(what: &'static str, path: &Path) -> impl Fn(io::Error) -> OpenError {
+    move |cause| OpenError::Io { what, path: path.to_owned(), cause }
+}

@@ -1,0 +1,251 @@
+//! Migrations and where each of them stands.
+
+use chrono::{DateTime, Utc};
+use rusqlite::{Connection, Row, params};
+
+use super::{
+    Store, StoreError,
+    error::Fault,
+    journal,
+    row::{from_json, micros, migration_id, moment, to_json, unsigned},
+};
+use crate::model::{
+    id::{MigrationId, VmId},
+    machine::Machine,
+    state::State,
+    view::EventView,
+};
+
+const TABLE: &str = "migrations";
+const COLUMNS: &str = "id, plan, source, target, vm, vm_name, target_name, machine, state, since, created, warnings, \
+                       attempt, was_running, source_stopped, target_running";
+
+/// A migration to be made.
+#[derive(Clone, Debug)]
+pub struct NewMigration {
+    pub id: MigrationId,
+    pub plan: String,
+    pub source: String,
+    pub target: String,
+    pub vm: VmId,
+    pub vm_name: String,
+    pub target_name: String,
+    pub machine: Machine,
+    pub state: State,
+    pub created: DateTime<Utc>,
+    pub warnings: Vec<String>,
+    /// Lines for the journal, if the migration is new.
+    pub events: Vec<EventView>,
+}
+
+/// What making a migration did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Created {
+    New(MigrationRow),
+    /// One that is not finished moves the same VM of the same source; nothing was changed.
+    Exists(MigrationRow),
+}
+
+/// A migration as it is stored. Times are kept to the microsecond.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MigrationRow {
+    pub id: MigrationId,
+    pub plan: String,
+    pub source: String,
+    pub target: String,
+    pub vm: VmId,
+    pub vm_name: String,
+    pub target_name: String,
+    /// As the source described it last.
+    pub machine: Machine,
+    pub state: State,
+    /// When it came into that state.
+    pub since: DateTime<Utc>,
+    pub created: DateTime<Utc>,
+    pub warnings: Vec<String>,
+    pub cutover: Cutover,
+}
+
+/// What must be remembered of the last cutover, to undo it or to report it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cutover {
+    /// Counted from 1; 0 before the first.
+    pub attempt: u32,
+    /// Whether the source VM ran when the cutover began: only then is it powered on again.
+    pub was_running: Option<bool>,
+    /// When the source VM was found off.
+    pub source_stopped: Option<DateTime<Utc>>,
+    /// When the target VM was found running.
+    pub target_running: Option<DateTime<Utc>>,
+}
+
+/// A step of a migration: all of it is saved in one transaction.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub state: State,
+    /// When; the migration's `since`, unless the state stays the same.
+    pub at: DateTime<Utc>,
+    /// `None` leaves it as it is.
+    pub cutover: Option<Cutover>,
+    /// `None` leaves them as they are.
+    pub warnings: Option<Vec<String>>,
+    /// Lines for the journal.
+    pub events: Vec<EventView>,
+}
+
+impl Change {
+    /// To `state`, and nothing else.
+    pub fn to(state: State, at: DateTime<Utc>) -> Self {
+        Self { state, at, cutover: None, warnings: None, events: Vec::new() }
+    }
+}
+
+impl Store {
+    /// Makes a migration, unless one that is not finished moves the same VM.
+    pub async fn create_migration(&self, new: NewMigration) -> Result<Created, StoreError> {
+        self.write(format!("creating migration {} of VM {}", new.id, new.vm_name), move |db| {
+            if let Some(row) = find(
+                db,
+                "id = ?1 OR (source = ?2 AND vm = ?3 AND state_name NOT IN ('done', 'cancelled'))",
+                &[&new.id.to_string(), &new.source, &new.vm.0],
+            )?
+            .pop()
+            {
+                return Ok(Created::Exists(row));
+            }
+            let id = new.id.to_string();
+            db.prepare_cached(
+                "INSERT INTO migrations (id, plan, source, target, vm, vm_name, target_name, machine, state_name, state, \
+                 since, created, warnings) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12)",
+            )?
+            .execute(params![
+                id,
+                new.plan,
+                new.source,
+                new.target,
+                new.vm.0,
+                new.vm_name,
+                new.target_name,
+                to_json(TABLE, &id, &new.machine)?,
+                new.state.name(),
+                to_json(TABLE, &id, &new.state)?,
+                micros(new.created),
+                to_json(TABLE, &id, &new.warnings)?,
+            ])?;
+            journal::append(db, &new.events)?;
+            let made = find(db, "id = ?1", &[&id])?.pop();
+            made.map(Created::New).ok_or_else(|| Fault::Missing(id))
+        })
+        .await
+    }
+
+    /// All migrations, oldest first.
+    pub async fn migrations(&self) -> Result<Vec<MigrationRow>, StoreError> {
+        self.read("reading the migrations", |db| find(db, "TRUE", &[])).await
+    }
+
+    /// One migration.
+    pub async fn migration(&self, id: MigrationId) -> Result<Option<MigrationRow>, StoreError> {
+        self.read(format!("reading migration {id}"), move |db| {
+            Ok(find(db, "id = ?1", &[&id.to_string()])?.pop())
+        })
+        .await
+    }
+
+    /// Saves a step: the state, what goes with it, and its lines in the journal.
+    pub async fn save_state(&self, id: MigrationId, change: Change) -> Result<(), StoreError> {
+        self.write(format!("saving the state of migration {id}"), move |db| apply(db, id, &change)).await?;
+        crate::crash::point("state.saved");
+        Ok(())
+    }
+
+    /// Saves what the source says of the machine now.
+    pub async fn save_machine(&self, id: MigrationId, machine: &Machine) -> Result<(), StoreError> {
+        let machine = machine.clone();
+        self.write(format!("saving the machine of migration {id}"), move |db| {
+            let json = to_json(TABLE, id, &machine)?;
+            let found = db
+                .prepare_cached("UPDATE migrations SET machine = ? WHERE id = ?")?
+                .execute(params![json, id.to_string()])?;
+            exists(found, id)
+        })
+        .await
+    }
+}
+
+fn apply(db: &Connection, id: MigrationId, change: &Change) -> Result<(), Fault> {
+    let key = id.to_string();
+    let json = to_json(TABLE, &key, &change.state)?;
+    let found = db
+        .prepare_cached(
+            "UPDATE migrations SET since = iif(state = ?2, since, ?3), state = ?2, state_name = ?1 WHERE id = ?4",
+        )?
+        .execute(params![change.state.name(), json, micros(change.at), key])?;
+    exists(found, id)?;
+    if let Some(cutover) = &change.cutover {
+        db.prepare_cached(
+            "UPDATE migrations SET attempt = ?, was_running = ?, source_stopped = ?, target_running = ? WHERE id = ?",
+        )?
+        .execute(params![
+            cutover.attempt,
+            cutover.was_running,
+            cutover.source_stopped.map(micros),
+            cutover.target_running.map(micros),
+            key
+        ])?;
+    }
+    if let Some(warnings) = &change.warnings {
+        db.prepare_cached("UPDATE migrations SET warnings = ? WHERE id = ?")?
+            .execute(params![to_json(TABLE, &key, warnings)?, key])?;
+    }
+    journal::append(db, &change.events)
+}
+
+fn exists(found: usize, id: MigrationId) -> Result<(), Fault> {
+    if found == 0 { Err(Fault::Missing(format!("there is no migration {id}"))) } else { Ok(()) }
+}
+
+fn find(
+    db: &Connection,
+    condition: &str,
+    parameters: &[&dyn rusqlite::ToSql],
+) -> Result<Vec<MigrationRow>, Fault> {
+    let mut select = db.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM migrations WHERE {condition} ORDER BY created, id"
+    ))?;
+    let mut rows = select.query(parameters)?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(read(row)?);
+    }
+    Ok(found)
+}
+
+fn read(row: &Row) -> Result<MigrationRow, Fault> {
+    let key: String = row.get("id")?;
+    let json = |column: &str| row.get::<_, String>(column);
+    let time = |column: &str| -> Result<_, Fault> { moment(TABLE, &key, row.get(column)?) };
+    let maybe = |column: &str| -> Result<_, Fault> {
+        row.get::<_, Option<i64>>(column)?.map(|at| moment(TABLE, &key, at)).transpose()
+    };
+    Ok(MigrationRow {
+        id: migration_id(TABLE, &key, &key)?,
+        plan: row.get("plan")?,
+        source: row.get("source")?,
+        target: row.get("target")?,
+        vm: VmId(row.get("vm")?),
+        vm_name: row.get("vm_name")?,
+        target_name: row.get("target_name")?,
+        machine: from_json(TABLE, &key, &json("machine")?)?,
+        state: from_json(TABLE, &key, &json("state")?)?,
+        since: time("since")?,
+        created: time("created")?,
+        warnings: from_json(TABLE, &key, &json("warnings")?)?,
+        cutover: Cutover {
+            attempt: unsigned(TABLE, &key, row.get("attempt")?)?,
+            was_running: row.get("was_running")?,
+            source_stopped: maybe("source_stopped")?,
+            target_running: maybe("target_running")?,
+        },
+    })
+}

@@ -1,0 +1,174 @@
+//! The state: one SQLite file in `state_dir`, and all that the daemon must not forget.
+//!
+//! Rule: what a call stored is durable when it returns, all of it or nothing. One thread writes; readers never wait for
+//! it, nor it for them. What comes out of the file is outside data: garbage is an error that names its table and row.
+//!
+//! ```text
+//! callers ─▶ queue ─▶ writer thread ─▶ warmd.db (WAL, FULL) ◀─ readers ◀─ callers
+//! ```
+
+mod check;
+mod disks;
+mod error;
+mod file;
+mod journal;
+mod ledger;
+mod lock;
+mod manifest;
+mod migrations;
+mod passes;
+mod phases;
+mod plans;
+mod readers;
+mod row;
+mod schema;
+mod writer;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+pub use self::{
+    disks::{DiskRow, NewDisk},
+    error::{OpenError, StoreError, StoreErrorKind},
+    migrations::{Change, Created, Cutover, MigrationRow, NewMigration},
+    passes::{NewDiskPass, PassRow},
+};
+use self::{
+    error::{Fault, unavailable},
+    lock::StateLock,
+    readers::Readers,
+    schema::{UPGRADES, Upgrade},
+    writer::{Queue, Task, WriterThread},
+};
+
+/// The database's name in the state directory.
+pub const FILE_NAME: &str = "warmd.db";
+
+/// How long a call waits for its turn before it gives up; once its turn has come it waits for the outcome.
+const TURN: Duration = Duration::from_mins(1);
+/// After which a write that still runs is worth a line in the log.
+const SLOW: Duration = Duration::from_secs(10);
+
+/// The daemon's durable state. Clones share it; the last one to go closes the file, waiting for writes in the queue.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    file: PathBuf,
+    queue: Mutex<Option<Queue>>,
+    thread: Mutex<Option<WriterThread>>,
+    readers: Arc<Readers>,
+}
+
+impl Store {
+    /// Opens the state in `dir`, making it (0700, 0600) if there is none, and locks it against a second daemon for as
+    /// long as the store lives. Blocks; a file that is not ours, is newer or is damaged stays as it is.
+    pub fn open(dir: &Path) -> Result<Self, OpenError> {
+        Self::open_with(dir, UPGRADES)
+    }
+
+    fn open_with(dir: &Path, upgrades: &[Upgrade]) -> Result<Self, OpenError> {
+        file::make_dir(dir)?;
+        let lock = StateLock::take(dir)?;
+        let file = dir.join(FILE_NAME);
+        let connection = file::open(&file, upgrades)?;
+        let (queue, thread) = writer::spawn(connection, lock).map_err(|cause| OpenError::Io {
+            what: "start the writer's thread for",
+            path: file.clone(),
+            cause,
+        })?;
+        Ok(Self(Arc::new(Inner {
+            readers: Arc::new(Readers::new(file.clone())),
+            file,
+            queue: Mutex::new(Some(queue)),
+            thread: Mutex::new(Some(thread)),
+        })))
+    }
+
+    /// The database file.
+    pub fn file(&self) -> &Path {
+        &self.0.file
+    }
+
+    /// Finishes what is queued, folds the write-ahead log into the file and gives up the lock. Later calls on any
+    /// clone fail with [`StoreErrorKind::Unavailable`].
+    pub async fn close(&self) -> Result<(), StoreError> {
+        let context = format!("closing {}", self.0.file.display());
+        let inner = self.0.clone();
+        tokio::task::spawn_blocking(move || inner.close())
+            .await
+            .map_err(|panic| unavailable(&context, panic))?
+            .map_err(|cause| Fault::Sql(cause).into_error(&context))
+    }
+
+    /// Runs `work` in a durable transaction of the writer. `what` says what it does, for errors. Once queued it is
+    /// done even if the caller goes away.
+    async fn write<T, F>(&self, what: impl Into<String>, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    {
+        let what = what.into();
+        let queue = locked(&self.0.queue).clone().ok_or_else(|| unavailable(&what, "the state is closed"))?;
+        let (reply, mut answer) = oneshot::channel();
+        let place = tokio::time::timeout(TURN, queue.reserve())
+            .await
+            .map_err(|late| unavailable(&what, late))?
+            .map_err(|_| unavailable(&what, "the state's writer has ended"))?;
+        place.send(Box::new(Task { what: what.clone(), work: Some(work), result: None, reply }));
+        loop {
+            match tokio::time::timeout(SLOW, &mut answer).await {
+                Ok(Ok(answer)) => return answer,
+                Ok(Err(_)) => return Err(unavailable(&what, "the state's writer has ended")),
+                Err(_) => tracing::warn!(what, "a write to the state takes long: is its disk stuck?"),
+            }
+        }
+    }
+
+    /// Runs `work` on one consistent picture of the database.
+    async fn read<T, F>(&self, what: impl Into<String>, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    {
+        let what = what.into();
+        self.0.readers.run(&what, work).await
+    }
+}
+
+impl Inner {
+    fn close(&self) -> rusqlite::Result<()> {
+        self.readers.close();
+        drop(locked(&self.queue).take());
+        // The guard lives until the thread is done, so that nobody returns from a second close before that.
+        let mut thread = locked(&self.thread);
+        match thread.take().map(JoinHandle::join) {
+            Some(Ok(closed)) => closed,
+            Some(Err(_)) => {
+                tracing::error!("the state's writer panicked");
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::warn!(file = %self.file.display(), %error, "closing the state");
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,216 @@
+//! Passes and their figures, which grow in the same transaction as the drain that they tell of.
+
+use chrono::{DateTime, Utc};
+use rusqlite::{Connection, Row, params};
+use warmd_cbt::{
+    mark::ChangeMark,
+    store::{DiskId, PassFigures},
+};
+
+use super::{
+    Store, StoreError,
+    error::Fault,
+    row::{from_word, micros, moment, signed, to_word, unsigned},
+};
+use crate::model::{
+    id::{DiskKey, MigrationId},
+    view::{DiskPassView, PassKind, PassView},
+};
+
+const TABLE: &str = "passes";
+const DISKS: &str = "disk_passes";
+
+/// One disk of a pass that begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewDiskPass {
+    pub disk: DiskId,
+    /// Pending now, in bytes.
+    pub pending: u64,
+    /// What the source said had changed since the anchor, in bytes; the whole disk if it could not say.
+    pub changed: u64,
+    /// Extents pending now.
+    pub extents: u64,
+    /// Why the source could not say what changed.
+    pub unknown: Option<String>,
+    pub mark: ChangeMark,
+}
+
+/// A pass as it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PassRow {
+    /// For [`Store::end_pass`].
+    pub id: i64,
+    /// What `LedgerCommit::pass` names for each disk.
+    pub disks: Vec<(DiskId, i64)>,
+    pub view: PassView,
+}
+
+impl Store {
+    /// Notes that a pass began, with the next number.
+    pub async fn begin_pass(
+        &self,
+        id: MigrationId,
+        kind: PassKind,
+        started: DateTime<Utc>,
+        disks: Vec<NewDiskPass>,
+    ) -> Result<PassRow, StoreError> {
+        self.write(format!("beginning a pass of migration {id}"), move |db| {
+            db.prepare_cached(
+                "INSERT INTO passes (migration, number, kind, started) VALUES
+                 (?1, (SELECT coalesce(max(number), 0) + 1 FROM passes WHERE migration = ?1), ?2, ?3)",
+            )?
+            .execute(params![id.to_string(), to_word(TABLE, &kind)?, micros(started)])?;
+            let pass = db.last_insert_rowid();
+            for disk in &disks {
+                insert(db, pass, disk)?;
+            }
+            find(db, "id = ?1", &[&pass])?.pop().ok_or_else(|| Fault::Missing(format!("pass {pass}")))
+        })
+        .await
+    }
+
+    /// Notes that the pass ended, and the error if it did not end well.
+    pub async fn end_pass(
+        &self,
+        pass: i64,
+        ended: DateTime<Utc>,
+        error: Option<String>,
+    ) -> Result<(), StoreError> {
+        self.write(format!("ending pass {pass}"), move |db| {
+            let found = db
+                .prepare_cached("UPDATE passes SET ended = ?, error = ? WHERE id = ?")?
+                .execute(params![micros(ended), error, pass])?;
+            if found == 0 { Err(Fault::Missing(format!("there is no pass {pass}"))) } else { Ok(()) }
+        })
+        .await
+    }
+
+    /// The migration's passes, oldest first.
+    pub async fn passes(&self, id: MigrationId) -> Result<Vec<PassRow>, StoreError> {
+        self.read(format!("reading the passes of migration {id}"), move |db| {
+            find(db, "migration = ?1", &[&id.to_string()])
+        })
+        .await
+    }
+
+    /// The last pass; its `ended` is `None` if it still runs, or ran when the daemon went down.
+    pub async fn last_pass(&self, id: MigrationId) -> Result<Option<PassRow>, StoreError> {
+        self.read(format!("reading the last pass of migration {id}"), move |db| {
+            let condition = "id = (SELECT max(id) FROM passes WHERE migration = ?1)";
+            Ok(find(db, condition, &[&id.to_string()])?.pop())
+        })
+        .await
+    }
+}
+
+fn insert(db: &Connection, pass: i64, new: &NewDiskPass) -> Result<(), Fault> {
+    let number = |value| signed(DISKS, new.disk.0, value);
+    db.prepare_cached(
+        "INSERT INTO disk_passes (pass, disk, pending, changed, extents, unknown, mark)
+         VALUES (?, ?, ?, ?, ?, ?, ?)",
+    )?
+    .execute(params![
+        pass,
+        new.disk.0,
+        number(new.pending)?,
+        number(new.changed)?,
+        number(new.extents)?,
+        new.unknown,
+        new.mark.0
+    ])?;
+    Ok(())
+}
+
+/// Adds to what the pass did on the disk.
+pub(super) fn add_figures(
+    db: &Connection,
+    pass: i64,
+    disk: DiskId,
+    figures: &PassFigures,
+) -> Result<(), Fault> {
+    let number = |value| signed(DISKS, pass, value);
+    let found = db
+        .prepare_cached(
+            "UPDATE disk_passes SET read = read + ?, written = written + ?, zeroed = zeroed + ?, skipped = skipped + ?, \
+             drained = drained + ?, requests = requests + ?, batches = batches + ? WHERE id = ? AND disk = ?",
+        )?
+        .execute(params![
+            number(figures.read)?,
+            number(figures.written)?,
+            number(figures.zeroed)?,
+            number(figures.skipped)?,
+            number(figures.drained)?,
+            number(figures.requests)?,
+            number(figures.batches)?,
+            pass,
+            disk.0
+        ])?;
+    if found == 0 {
+        return Err(Fault::Missing(format!("there is no pass {pass} of disk {}", disk.0)));
+    }
+    Ok(())
+}
+
+fn find(
+    db: &Connection,
+    condition: &str,
+    parameters: &[&dyn rusqlite::ToSql],
+) -> Result<Vec<PassRow>, Fault> {
+    let mut select = db.prepare_cached(&format!(
+        "SELECT id, number, kind, started, ended, error FROM passes WHERE {condition} ORDER BY number"
+    ))?;
+    let mut rows = select.query(parameters)?;
+    let mut passes = Vec::new();
+    while let Some(row) = rows.next()? {
+        let id: i64 = row.get("id")?;
+        let disks = disks_of(db, id)?;
+        passes.push(PassRow {
+            id,
+            disks: disks.iter().map(|(disk, row, _)| (*disk, *row)).collect(),
+            view: PassView {
+                number: unsigned(TABLE, id, row.get("number")?)?,
+                kind: from_word(TABLE, id, row.get("kind")?)?,
+                started: moment(TABLE, id, row.get("started")?)?,
+                ended: row.get::<_, Option<i64>>("ended")?.map(|at| moment(TABLE, id, at)).transpose()?,
+                error: row.get("error")?,
+                disks: disks.into_iter().map(|(_, _, view)| view).collect(),
+            },
+        });
+    }
+    Ok(passes)
+}
+
+fn disks_of(db: &Connection, pass: i64) -> Result<Vec<(DiskId, i64, DiskPassView)>, Fault> {
+    let mut select = db.prepare_cached(
+        "SELECT disk_passes.*, disks.key FROM disk_passes JOIN disks ON disks.id = disk \
+         WHERE pass = ? ORDER BY disk_passes.id",
+    )?;
+    let mut rows = select.query([pass])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push((DiskId(row.get("disk")?), row.get("id")?, read(row)?));
+    }
+    Ok(found)
+}
+
+fn read(row: &Row) -> Result<DiskPassView, Fault> {
+    let id: i64 = row.get("id")?;
+    let number = |column: &str| -> Result<u64, Fault> { unsigned(DISKS, id, row.get(column)?) };
+    Ok(DiskPassView {
+        key: DiskKey(row.get("key")?),
+        pending: number("pending")?,
+        changed: number("changed")?,
+        extents: number("extents")?,
+        unknown: row.get("unknown")?,
+        mark: row.get("mark")?,
+        figures: PassFigures {
+            read: number("read")?,
+            written: number("written")?,
+            zeroed: number("zeroed")?,
+            skipped: number("skipped")?,
+            drained: number("drained")?,
+            requests: number("requests")?,
+            batches: number("batches")?,
+        },
+    })
+}

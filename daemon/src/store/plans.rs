@@ -1,0 +1,63 @@
+//! Plans, as they were applied.
+
+use chrono::{DateTime, Utc};
+use rusqlite::{OptionalExtension, params};
+
+use super::{
+    Store, StoreError,
+    row::{from_json, micros, to_json},
+};
+use crate::model::plan::Plan;
+
+impl Store {
+    /// Keeps the plan under its name, in place of an earlier one.
+    pub async fn put_plan(&self, plan: &Plan, at: DateTime<Utc>) -> Result<(), StoreError> {
+        let plan = plan.clone();
+        self.write(format!("saving plan {}", plan.name), move |db| {
+            db.prepare_cached(
+                "INSERT INTO plans (name, body, created, changed) VALUES (?1, ?2, ?3, ?3)
+                 ON CONFLICT (name) DO UPDATE SET body = excluded.body, changed = excluded.changed",
+            )?
+            .execute(params![plan.name, to_json("plans", &plan.name, &plan)?, micros(at)])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// All plans, by name.
+    pub async fn plans(&self) -> Result<Vec<Plan>, StoreError> {
+        self.read("reading the plans", |db| {
+            let mut select = db.prepare_cached("SELECT name, body FROM plans ORDER BY name")?;
+            let mut rows = select.query([])?;
+            let mut plans = Vec::new();
+            while let Some(row) = rows.next()? {
+                let (name, body): (String, String) = (row.get(0)?, row.get(1)?);
+                plans.push(from_json("plans", name, &body)?);
+            }
+            Ok(plans)
+        })
+        .await
+    }
+
+    /// The plan of that name, if there is one.
+    pub async fn plan(&self, name: &str) -> Result<Option<Plan>, StoreError> {
+        let name = name.to_owned();
+        self.read(format!("reading plan {name}"), move |db| {
+            let body: Option<String> = db
+                .prepare_cached("SELECT body FROM plans WHERE name = ?")?
+                .query_row([&name], |row| row.get(0))
+                .optional()?;
+            body.map(|body| from_json("plans", &name, &body)).transpose()
+        })
+        .await
+    }
+
+    /// Forgets the plan; its migrations stay. Says whether there was one.
+    pub async fn delete_plan(&self, name: &str) -> Result<bool, StoreError> {
+        let name = name.to_owned();
+        self.write(format!("deleting plan {name}"), move |db| {
+            Ok(db.prepare_cached("DELETE FROM plans WHERE name = ?")?.execute([&name])? > 0)
+        })
+        .await
+    }
+}

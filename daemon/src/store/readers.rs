@@ -1,0 +1,72 @@
+//! Read-only connections, opened when first needed.
+//!
+//! Rule: a reader sees one moment of the database and holds up nobody; a long report takes one of a few, not all.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tokio::sync::Semaphore;
+
+use super::{
+    TURN,
+    error::{Fault, StoreError, unavailable},
+    file, locked,
+};
+
+/// Reads at the same time.
+const READERS: usize = 4;
+
+#[derive(Debug)]
+pub(super) struct Readers {
+    file: PathBuf,
+    turns: Arc<Semaphore>,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Readers {
+    pub(super) fn new(file: PathBuf) -> Self {
+        Self { file, turns: Arc::new(Semaphore::new(READERS)), idle: Mutex::new(Vec::new()) }
+    }
+
+    pub(super) async fn run<T, F>(self: &Arc<Self>, what: &str, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    {
+        let turn = tokio::time::timeout(TURN, self.turns.clone().acquire_owned())
+            .await
+            .map_err(|late| unavailable(what, late))?
+            .map_err(|_| unavailable(what, "the state is closed"))?;
+        let readers = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let result = readers.work(work);
+            drop(turn);
+            result
+        })
+        .await
+        .map_err(|panic| unavailable(what, panic))?
+        .map_err(|fault| fault.into_error(what))
+    }
+
+    fn work<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {
+        let idle = locked(&self.idle).pop();
+        let connection = idle.map_or_else(|| file::open_reader(&self.file), Ok)?;
+        let result = {
+            let moment = Transaction::new_unchecked(&connection, TransactionBehavior::Deferred)?;
+            work(&moment)
+        };
+        if !self.turns.is_closed() {
+            locked(&self.idle).push(connection);
+        }
+        result
+    }
+
+    /// No read begins after this; those that run end in their time.
+    pub(super) fn close(&self) {
+        self.turns.close();
+        locked(&self.idle).clear();
+    }
+}

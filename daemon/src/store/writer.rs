@@ -1,0 +1,144 @@
+//! The one thread that writes.
+//!
+//! Rule: an answer goes out after the transaction that holds its work is durable. Work that waits in the queue shares
+//! a transaction (a disk's flush is what a commit costs), each piece in its own savepoint: all of it or nothing.
+
+use std::{
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use rusqlite::{Connection, ffi};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    error::{Fault, StoreError, from_sql, unavailable},
+    lock::StateLock,
+};
+
+/// Pieces of work that may wait; a caller beyond that waits for a place.
+pub(super) const QUEUE: usize = 64;
+/// A transaction takes no further piece after this time, so that the first one's answer is not late.
+const GROUP_SPAN: Duration = Duration::from_millis(50);
+
+pub(super) type Queue = mpsc::Sender<Box<dyn Job>>;
+pub(super) type WriterThread = JoinHandle<rusqlite::Result<()>>;
+
+/// What became of the shared transaction.
+type Outcome = Result<(), Arc<rusqlite::Error>>;
+
+/// A piece of work in the queue.
+pub(super) trait Job: Send {
+    /// Does it within a savepoint, and undoes it if it fails.
+    fn apply(&mut self, connection: &Connection);
+    /// Answers, now that the transaction is durable or lost.
+    fn answer(self: Box<Self>, outcome: &Outcome);
+}
+
+/// Work, and who waits for it.
+pub(super) struct Task<F, T> {
+    pub(super) what: String,
+    pub(super) work: Option<F>,
+    pub(super) result: Option<Result<T, Fault>>,
+    pub(super) reply: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<F, T> Job for Task<F, T>
+where
+    F: FnOnce(&Connection) -> Result<T, Fault> + Send,
+    T: Send,
+{
+    fn apply(&mut self, connection: &Connection) {
+        self.result = self.work.take().map(|work| in_savepoint(connection, work));
+    }
+
+    fn answer(self: Box<Self>, outcome: &Outcome) {
+        let answer = match (self.result, outcome) {
+            (Some(Err(fault)), _) => Err(fault.into_error(&self.what)),
+            (_, Err(lost)) => Err(from_sql(lost, &self.what)),
+            (Some(Ok(value)), Ok(())) => Ok(value),
+            (None, Ok(())) => Err(unavailable(&self.what, "it was not begun")),
+        };
+        // Nobody waits any more: the work is done all the same.
+        let _ = self.reply.send(answer);
+    }
+}
+
+fn in_savepoint<T>(
+    connection: &Connection,
+    work: impl FnOnce(&Connection) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    connection.execute_batch("SAVEPOINT job")?;
+    let result = work(connection);
+    let ended = match &result {
+        Ok(_) => connection.execute_batch("RELEASE job"),
+        // SQLite itself undoes the whole transaction after some errors, such as a full disk.
+        Err(_) if connection.is_autocommit() => Ok(()),
+        Err(_) => connection.execute_batch("ROLLBACK TO job; RELEASE job"),
+    };
+    match ended {
+        Ok(()) => result,
+        Err(error) => {
+            roll_back(connection);
+            Err(error.into())
+        }
+    }
+}
+
+/// Starts the thread. It ends when the queue's senders are gone, then empties the write-ahead log and gives up the lock.
+pub(super) fn spawn(connection: Connection, lock: StateLock) -> std::io::Result<(Queue, WriterThread)> {
+    let (sender, mut queue) = mpsc::channel(QUEUE);
+    let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
+        while let Some(first) = queue.blocking_recv() {
+            run_group(&connection, first, &mut queue);
+        }
+        let closed = close(connection);
+        drop(lock);
+        closed
+    })?;
+    Ok((sender, thread))
+}
+
+fn run_group(connection: &Connection, first: Box<dyn Job>, queue: &mut mpsc::Receiver<Box<dyn Job>>) {
+    if let Err(error) = connection.execute_batch("BEGIN IMMEDIATE") {
+        first.answer(&Err(Arc::new(error)));
+        return;
+    }
+    let began = Instant::now();
+    let mut done = Vec::new();
+    let mut next = Some(first);
+    while let Some(mut job) = next {
+        job.apply(connection);
+        done.push(job);
+        let full = done.len() >= QUEUE || began.elapsed() >= GROUP_SPAN || connection.is_autocommit();
+        next = if full { None } else { queue.try_recv().ok() };
+    }
+    let outcome = end_transaction(connection).map_err(Arc::new);
+    for job in done {
+        job.answer(&outcome);
+    }
+}
+
+fn end_transaction(connection: &Connection) -> rusqlite::Result<()> {
+    if connection.is_autocommit() {
+        return Err(rusqlite::Error::SqliteFailure(
+            ffi::Error::new(ffi::SQLITE_ABORT_ROLLBACK),
+            Some("a write beside it failed and took it along".to_owned()),
+        ));
+    }
+    connection.execute_batch("COMMIT").inspect_err(|_| roll_back(connection))
+}
+
+fn roll_back(connection: &Connection) {
+    if !connection.is_autocommit()
+        && let Err(error) = connection.execute_batch("ROLLBACK")
+    {
+        tracing::error!(%error, "rolling back a failed transaction");
+    }
+}
+
+fn close(connection: Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    connection.close().map_err(|(_, error)| error)
+}

@@ -1,0 +1,259 @@
+//! What the daemon keeps of plans, migrations, passes and cutovers.
+
+use warmd_cbt::{
+    mark::ChangeMark,
+    store::{LedgerCommit, LedgerStore, PassFigures, StoreErrorKind},
+    units::Length,
+};
+use warmd_daemon::{
+    model::{
+        id::{DiskKey, MigrationId},
+        phase::Phase,
+        plan::{Plan, VerifyMode},
+        state::{Resting, State},
+        view::{DiskVerdict, PassKind, Verdict},
+    },
+    store::{Change, Created, Cutover, NewDiskPass},
+};
+
+use super::{Fixture, at, disk, event, machine, migration, new_disk, new_migration};
+
+fn plan(name: &str) -> Plan {
+    toml::from_str(&format!(
+        r#"
+        name = "{name}"
+        source = "lab"
+        target = "new"
+        vms = ["web", "db"]
+        networks = {{ default = "prod" }}
+        schedule = {{ interval = "1h 30m" }}
+        vm.web = {{ name = "web2", disks = {{ vda = "/dev/x" }} }}
+        "#
+    ))
+    .unwrap()
+}
+
+#[tokio::test]
+async fn plans_are_kept_replaced_and_forgotten() {
+    let fixture = Fixture::new();
+    fixture.store.put_plan(&plan("b"), at(0)).await.unwrap();
+    fixture.store.put_plan(&plan("a"), at(0)).await.unwrap();
+    let mut changed = plan("b");
+    changed.vms.push("mail".to_owned());
+    fixture.store.put_plan(&changed, at(1)).await.unwrap();
+
+    let fixture = fixture.reopen().await;
+    assert_eq!(fixture.store.plans().await.unwrap(), [plan("a"), changed.clone()]);
+    assert_eq!(fixture.store.plan("b").await.unwrap(), Some(changed));
+    assert_eq!(fixture.store.plan("c").await.unwrap(), None);
+    assert!(fixture.store.delete_plan("b").await.unwrap());
+    assert!(!fixture.store.delete_plan("b").await.unwrap());
+    assert_eq!(fixture.store.plans().await.unwrap(), [plan("a")]);
+}
+
+#[tokio::test]
+async fn a_migration_comes_back_as_it_was_saved() {
+    let fixture = Fixture::new();
+    let mut new = new_migration("web");
+    new.events = vec![event(Some(new.id), "made")];
+    let Created::New(made) = fixture.store.create_migration(new.clone()).await.unwrap() else {
+        panic!("it is new");
+    };
+    assert_eq!((made.id, made.state, made.since), (new.id, State::Defined, at(0)));
+
+    let mut described = machine("web");
+    described.nics.clear();
+    fixture.store.save_machine(new.id, &described).await.unwrap();
+    let cutover =
+        Cutover { attempt: 2, was_running: Some(true), source_stopped: Some(at(5)), target_running: None };
+    let state = State::Failed { reason: "\"no\" room\n".to_owned(), resumable: true, from: Resting::Seeding };
+    let change = Change {
+        cutover: Some(cutover.clone()),
+        warnings: Some(vec!["slow".to_owned()]),
+        events: vec![event(Some(new.id), "failed")],
+        ..Change::to(state.clone(), at(6))
+    };
+    fixture.store.save_state(new.id, change).await.unwrap();
+    // The same state again is no new state: since when it lasts stays.
+    fixture.store.save_state(new.id, Change::to(state.clone(), at(9))).await.unwrap();
+
+    let fixture = fixture.reopen().await;
+    let row = fixture.store.migration(new.id).await.unwrap().unwrap();
+    assert_eq!((row.machine, row.state, row.since, row.created), (described, state, at(6), at(0)));
+    assert_eq!((row.warnings, row.cutover), (vec!["slow".to_owned()], cutover));
+    assert_eq!((row.vm_name.as_str(), row.target_name.as_str()), ("web", "web-moved"));
+    let texts: Vec<_> =
+        fixture.store.events(Some(new.id), 10).await.unwrap().into_iter().map(|line| line.text).collect();
+    assert_eq!(texts, ["made", "failed"]);
+}
+
+#[tokio::test]
+async fn one_vm_has_one_migration_at_a_time() {
+    let fixture = Fixture::new();
+    let first = migration(&fixture.store, "web").await;
+    let second = new_migration("web");
+    let Created::Exists(row) = fixture.store.create_migration(second.clone()).await.unwrap() else {
+        panic!("a second live migration of one VM was made");
+    };
+    assert_eq!(row.id, first);
+    fixture.store.save_state(first, Change::to(State::Cancelled, at(1))).await.unwrap();
+    assert!(matches!(fixture.store.create_migration(second).await.unwrap(), Created::New(_)));
+    assert_eq!(fixture.store.migrations().await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn state_and_journal_are_one_transaction() {
+    let fixture = Fixture::new();
+    let id = migration(&fixture.store, "web").await;
+    let orphan = Change {
+        events: vec![event(Some(MigrationId::generate()), "of nobody")],
+        ..Change::to(State::Seeding, at(1))
+    };
+    let error = fixture.store.save_state(id, orphan).await.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::NotFound);
+    assert_eq!(fixture.store.migration(id).await.unwrap().unwrap().state, State::Defined);
+
+    let missing = MigrationId::generate();
+    let error = fixture.store.save_state(missing, Change::to(State::Done, at(1))).await.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::NotFound);
+    assert!(error.to_string().contains(&missing.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn the_journal_only_grows() {
+    let fixture = Fixture::new();
+    let id = migration(&fixture.store, "web").await;
+    let lines: Vec<_> = (0..5).map(|n| event((n % 2 == 0).then_some(id), &format!("line {n}"))).collect();
+    fixture.store.append_events(lines.clone()).await.unwrap();
+    assert_eq!(fixture.store.events(None, 3).await.unwrap(), lines[2..]);
+    assert_eq!(fixture.store.events(Some(id), 2).await.unwrap(), [lines[2].clone(), lines[4].clone()]);
+    fixture.store.close().await.unwrap();
+
+    let raw = rusqlite::Connection::open(fixture.store.file()).unwrap();
+    for attempt in ["UPDATE events SET text = 'other'", "DELETE FROM events WHERE id = 1"] {
+        let error = raw.execute(attempt, []).unwrap_err().to_string();
+        assert!(error.contains("append-only"), "{attempt}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn disks_are_saved_once_and_never_mistaken() {
+    let fixture = Fixture::new();
+    let id = migration(&fixture.store, "web").await;
+    let disks = vec![new_disk("vdb", 3 << 30, false), new_disk("vda", 100_000, true)];
+    let rows = fixture.store.save_disks(id, disks.clone()).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.key.0.as_str()).collect::<Vec<_>>(), ["vdb", "vda"]);
+    let commit = LedgerCommit { anchor: Some(ChangeMark("cp1".to_owned())), ..LedgerCommit::default() };
+    fixture.store.commit(rows[0].id, commit).await.unwrap();
+
+    let again = fixture.store.save_disks(id, disks).await.unwrap();
+    assert_eq!(again[0].anchor, Some(ChangeMark("cp1".to_owned())), "the ledger is not reset");
+    assert_eq!((again[0].id, again[1].id), (rows[0].id, rows[1].id));
+    assert_eq!(fixture.store.disks(id).await.unwrap(), again);
+
+    let grown = vec![new_disk("vdc", 1 << 20, false), new_disk("vda", 100_001, true)];
+    let error = fixture.store.save_disks(id, grown).await.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::NotFound);
+    assert!(error.to_string().contains("100001"), "{error}");
+    assert_eq!(fixture.store.disks(id).await.unwrap(), again, "and vdc was not added");
+}
+
+#[tokio::test]
+async fn figures_of_a_pass_grow_with_the_drains() {
+    let fixture = Fixture::new();
+    let (id, vda) = disk(&fixture.store, "web", 1 << 30, false).await;
+    let (other, stranger) = disk(&fixture.store, "db", 1 << 30, false).await;
+    let new = |disk| NewDiskPass {
+        disk,
+        pending: 1 << 30,
+        changed: 5,
+        extents: 1,
+        unknown: Some("first".to_owned()),
+        mark: ChangeMark("cp1".to_owned()),
+    };
+    let pass = fixture.store.begin_pass(id, PassKind::Full, at(1), vec![new(vda)]).await.unwrap();
+    assert_eq!((pass.view.number, pass.view.kind, pass.disks[0].0), (1, PassKind::Full, vda));
+    let figures =
+        PassFigures { read: 1, written: 2, zeroed: 3, skipped: 4, drained: 5, requests: 6, batches: 7 };
+    let commit = LedgerCommit { pass: Some(pass.disks[0].1), figures, ..LedgerCommit::default() };
+    fixture.store.commit(vda, commit.clone()).await.unwrap();
+    fixture.store.commit(vda, commit.clone()).await.unwrap();
+    let error = fixture.store.commit(stranger, commit).await.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::NotFound, "a pass of another disk");
+
+    assert_eq!(fixture.store.last_pass(id).await.unwrap().unwrap().view.ended, None);
+    fixture.store.end_pass(pass.id, at(2), Some("lost".to_owned())).await.unwrap();
+    fixture.store.begin_pass(id, PassKind::Delta, at(3), vec![new(vda)]).await.unwrap();
+    fixture.store.begin_pass(other, PassKind::Full, at(3), vec![new(stranger)]).await.unwrap();
+
+    let fixture = fixture.reopen().await;
+    let passes = fixture.store.passes(id).await.unwrap();
+    assert_eq!(passes.iter().map(|pass| pass.view.number).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(passes[0].view.ended, Some(at(2)));
+    assert_eq!(passes[0].view.error.as_deref(), Some("lost"));
+    let seen = &passes[0].view.disks;
+    assert_eq!((seen.len(), &seen[0].key), (1, &DiskKey("vda".to_owned())));
+    assert_eq!((seen[0].pending, seen[0].changed, seen[0].extents), (1 << 30, 5, 1));
+    let mut twice = figures;
+    twice += figures;
+    assert_eq!(seen[0].figures, twice);
+    assert_eq!(fixture.store.last_pass(id).await.unwrap().unwrap(), passes[1]);
+    assert_eq!(fixture.store.last_pass(other).await.unwrap().unwrap().view.number, 1);
+    let error = fixture.store.end_pass(999, at(2), None).await.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn phases_of_the_last_attempt_are_told_in_order() {
+    let fixture = Fixture::new();
+    let id = migration(&fixture.store, "web").await;
+    assert_eq!(fixture.store.phases(id).await.unwrap(), []);
+    fixture.store.begin_phase(id, 1, Phase::LastDelta, at(1)).await.unwrap();
+    for (phase, second) in [(Phase::StopSource, 12), (Phase::LastDelta, 10), (Phase::Verify, 20)] {
+        fixture.store.begin_phase(id, 2, phase, at(second)).await.unwrap();
+        fixture.store.end_phase(id, 2, phase, at(second + 1), "done").await.unwrap();
+    }
+    // Begun again after a restart.
+    fixture.store.begin_phase(id, 2, Phase::Verify, at(30)).await.unwrap();
+    let phases = fixture.store.phases(id).await.unwrap();
+    let names: Vec<_> = phases.iter().map(|view| view.phase).collect();
+    assert_eq!(names, [Phase::LastDelta, Phase::StopSource, Phase::Verify]);
+    assert_eq!((phases[0].ended, phases[0].outcome.as_deref()), (Some(at(11)), Some("done")));
+    assert_eq!((phases[2].started, phases[2].ended, &phases[2].outcome), (at(20), None, &None));
+    let error = fixture.store.end_phase(id, 3, Phase::Watch, at(1), "done").await.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn the_last_verdict_counts() {
+    let fixture = Fixture::new();
+    let id = migration(&fixture.store, "web").await;
+    assert_eq!(fixture.store.verdict(id).await.unwrap(), None);
+    let mut verdict = Verdict {
+        mode: VerifyMode::Compare,
+        at: at(1),
+        disks: vec![DiskVerdict {
+            key: DiskKey("vda".to_owned()),
+            checked: 1 << 40,
+            mismatched_bytes: 512,
+            mismatches: vec![(65_536, 512)],
+            root: "ab".repeat(32),
+        }],
+    };
+    fixture.store.put_verdict(id, &verdict).await.unwrap();
+    verdict.disks[0].mismatched_bytes = 0;
+    fixture.store.put_verdict(id, &verdict).await.unwrap();
+    assert_eq!(fixture.store.verdict(id).await.unwrap(), Some(verdict));
+}
+
+#[tokio::test]
+async fn a_machine_of_many_terabytes_is_cheap_to_begin() {
+    let fixture = Fixture::new();
+    let id = migration(&fixture.store, "big").await;
+    let rows = fixture.store.save_disks(id, vec![new_disk("vda", 64 << 40, true)]).await.unwrap();
+    let ledger = fixture.store.load(rows[0].id).await.unwrap();
+    assert_eq!((ledger.size, ledger.chunks.len()), (Length(64 << 40), 65_536));
+    fixture.store.close().await.unwrap();
+    let bytes = std::fs::metadata(fixture.store.file()).unwrap().len();
+    assert!(bytes < 4 << 20, "{bytes} bytes for a ledger of nothing but full chunks");
+}
