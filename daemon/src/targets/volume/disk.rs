@@ -1,0 +1,258 @@
+//! A volume as the engine's disk: async, every call with a deadline, a bounded number of threads.
+//!
+//! Rule: a system call that hangs cannot be called back. Its thread keeps the volume open, and so its lock: while an
+//! abandoned write may still happen, nobody opens the volume anew, and stale bytes never land on newer ones.
+
+use std::{fmt, ops::Range, path::Path, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tokio::{sync::Semaphore, time::timeout};
+use warmd_cbt::{
+    buffer::Buffer,
+    disk::{Allocation, DiskError, DiskLimits, ErrorKind, Operation, ReadDisk, WriteDisk},
+    units::{Extent, Length, Offset},
+};
+
+use super::{
+    body::Volume,
+    calls::{Calls, Kernel},
+    error::VolumeError,
+};
+
+/// The most bytes zeroed in one blocking call, so that its deadline means something.
+const ZERO_STEP: u64 = 256 << 20;
+
+/// How a volume is used.
+#[derive(Clone, Copy, Debug)]
+pub struct VolumeOptions {
+    /// Blocking calls at once; the others wait.
+    pub in_flight: usize,
+    /// How long opening waits for a lock that somebody holds for a moment.
+    pub lock_wait: Duration,
+    /// For each read, write and step of zeroing.
+    pub deadline: Duration,
+    /// For each flush, which may have to wait for the device's whole cache.
+    pub flush_deadline: Duration,
+    /// Past the page cache where possible.
+    pub direct: bool,
+}
+
+impl Default for VolumeOptions {
+    fn default() -> Self {
+        Self {
+            in_flight: 16,
+            lock_wait: Duration::from_secs(5),
+            deadline: Duration::from_mins(1),
+            flush_deadline: Duration::from_mins(5),
+            direct: true,
+        }
+    }
+}
+
+/// A file or block device of fixed size, read and written. Dropping it closes and unlocks it once its last call ended.
+pub struct FileDisk {
+    volume: Arc<Volume>,
+    threads: Arc<Semaphore>,
+    options: VolumeOptions,
+}
+
+impl FileDisk {
+    /// Opens and locks the volume at `path`, which must be `size` bytes long.
+    pub async fn open(path: &Path, size: Length, options: VolumeOptions) -> Result<Self, VolumeError> {
+        Self::open_by(path, size, options, || Box::new(Kernel)).await
+    }
+
+    pub(super) async fn open_by(
+        path: &Path,
+        size: Length,
+        options: VolumeOptions,
+        calls: impl Fn() -> Box<dyn Calls>,
+    ) -> Result<Self, VolumeError> {
+        let hung = || std::io::Error::from(std::io::ErrorKind::TimedOut);
+        let started = tokio::time::Instant::now();
+        loop {
+            let (place, calls) = (path.to_owned(), calls());
+            let opening =
+                tokio::task::spawn_blocking(move || Volume::open(&place, size, options.direct, calls));
+            let answer = match timeout(options.deadline, opening).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(join)) => Err(VolumeError::io("opening", path, std::io::Error::other(join))),
+                Err(_) => Err(VolumeError::io("opening", path, hung())),
+            };
+            match answer {
+                Ok(volume) => {
+                    let threads = Arc::new(Semaphore::new(options.in_flight.max(1)));
+                    return Ok(Self { volume: Arc::new(volume), threads, options });
+                }
+                Err(VolumeError::InUse { .. }) if started.elapsed() < options.lock_wait => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Runs `work` on a blocking thread. `changes` says that it must not be abandoned unnoticed.
+    async fn run<T: Send + 'static>(
+        &self,
+        operation: Operation,
+        extent: Option<Extent>,
+        changes: bool,
+        work: impl FnOnce(&Volume) -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, DiskError> {
+        self.admit(operation, extent)?;
+        let deadline = match operation {
+            Operation::Flush => self.options.flush_deadline,
+            _ => self.options.deadline,
+        };
+        let timed_out =
+            |what| self.failed(ErrorKind::Timeout, operation, extent, format!("{what} within {deadline:?}"));
+        let Ok(Ok(thread)) = timeout(deadline, Arc::clone(&self.threads).acquire_owned()).await else {
+            return Err(timed_out("no earlier call ended"));
+        };
+        // It may have broken while this call waited.
+        self.admit(operation, extent)?;
+        let volume = Arc::clone(&self.volume);
+        let task = tokio::task::spawn_blocking(move || {
+            let answer = work(&volume);
+            drop(volume);
+            drop(thread);
+            answer
+        });
+        let abandoned = Abandoned(changes.then_some((&self.volume, operation)));
+        let answer = timeout(deadline, task).await;
+        match answer {
+            Ok(joined) => {
+                abandoned.ended();
+                let done = joined.unwrap_or_else(|join| {
+                    if changes {
+                        self.volume.break_off(ErrorKind::Media, format!("a {operation} ended in a panic"));
+                    }
+                    Err(std::io::Error::other(join))
+                });
+                done.map_err(|error| {
+                    // What was found broken in the call tells more than the call's errno.
+                    let kind =
+                        self.volume.broken().map_or_else(|| DiskError::kind_of(&error), |broken| broken.kind);
+                    self.failed(kind, operation, extent, self.volume.explain(error))
+                })
+            }
+            Err(_) => Err(timed_out("the system did not answer")),
+        }
+    }
+
+    fn admit(&self, operation: Operation, extent: Option<Extent>) -> Result<(), DiskError> {
+        if let Some(broken) = self.volume.broken() {
+            let why = format!("not trusted since {}; open it anew", broken.why);
+            return Err(self.failed(broken.kind, operation, extent, why));
+        }
+        match extent {
+            Some(extent) if !extent.within(self.volume.size()) => Err(self.failed(
+                ErrorKind::Refused,
+                operation,
+                Some(extent),
+                format!("past the end at {}", self.volume.size()),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn extent(&self, operation: Operation, at: Offset, len: usize) -> Result<Option<Extent>, DiskError> {
+        if len == 0 {
+            return Ok(None);
+        }
+        Extent::new(at, Length(len as u64)).map(Some).ok_or_else(|| {
+            self.failed(ErrorKind::Refused, operation, None, format!("no disk has {len} bytes at {at}"))
+        })
+    }
+
+    fn failed(
+        &self,
+        kind: ErrorKind,
+        operation: Operation,
+        extent: Option<Extent>,
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> DiskError {
+        DiskError::new(kind, operation, self.volume.path().display().to_string(), extent, cause)
+    }
+}
+
+/// Breaks the volume off if the call that it watches is given up before its end.
+struct Abandoned<'a>(Option<(&'a Arc<Volume>, Operation)>);
+
+impl Abandoned<'_> {
+    fn ended(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Abandoned<'_> {
+    fn drop(&mut self) {
+        if let Some((volume, operation)) = self.0 {
+            volume.break_off(ErrorKind::Timeout, format!("a {operation} was given up and may still happen"));
+        }
+    }
+}
+
+#[async_trait]
+impl ReadDisk for FileDisk {
+    fn size(&self) -> Length {
+        self.volume.size()
+    }
+
+    fn limits(&self) -> DiskLimits {
+        DiskLimits { in_flight: self.options.in_flight, ..DiskLimits::default() }
+    }
+
+    async fn read(&self, at: Offset, mut buffer: Buffer) -> Result<Buffer, DiskError> {
+        let Some(extent) = self.extent(Operation::Read, at, buffer.len())? else { return Ok(buffer) };
+        self.run(Operation::Read, Some(extent), false, move |volume| {
+            volume.read_all(&mut buffer, at)?;
+            Ok(buffer)
+        })
+        .await
+    }
+
+    async fn allocation(&self, extent: Extent) -> Result<Vec<Allocation>, DiskError> {
+        self.run(Operation::Allocation, Some(extent), false, move |volume| volume.allocation(extent)).await
+    }
+}
+
+#[async_trait]
+impl WriteDisk for FileDisk {
+    async fn write(&self, at: Offset, buffer: Buffer, range: Range<usize>) -> Result<Buffer, DiskError> {
+        if range.start > range.end || range.end > buffer.len() {
+            let why = format!("bytes {range:?} of a buffer of {}", buffer.len());
+            return Err(self.failed(ErrorKind::Refused, Operation::Write, None, why));
+        }
+        let Some(extent) = self.extent(Operation::Write, at, range.len())? else { return Ok(buffer) };
+        self.run(Operation::Write, Some(extent), true, move |volume| {
+            volume.still_whole()?;
+            volume.write_all(&buffer[range], at)?;
+            Ok(buffer)
+        })
+        .await
+    }
+
+    async fn write_zeroes(&self, extent: Extent) -> Result<(), DiskError> {
+        self.admit(Operation::WriteZeroes, Some(extent))?;
+        for step in extent.split(ZERO_STEP) {
+            self.run(Operation::WriteZeroes, Some(step), true, move |volume| {
+                volume.still_whole()?;
+                super::zeroes::make_zero(volume, step)
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn flush(&self) -> Result<(), DiskError> {
+        self.run(Operation::Flush, None, true, Volume::sync).await
+    }
+}
+
+impl fmt::Debug for FileDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FileDisk({}, {} bytes)", self.volume.path().display(), self.volume.size())
+    }
+}

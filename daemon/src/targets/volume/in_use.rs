@@ -1,0 +1,65 @@
+//! Whether somebody else holds a volume open: another warmd by `flock`, QEMU and whoever else locks byte ranges by
+//! what the kernel lists in `/proc/locks`.
+//!
+//! Rule: this refuses politely what can be seen. It does not keep away a program that takes no locks.
+
+use std::{fs::File, io, os::unix::fs::MetadataExt, path::Path};
+
+use rustix::fs::FlockOperation;
+
+/// Takes the lock that keeps other daemons away, for as long as `file` is open. `Err` says who has it.
+pub(super) fn lock(file: &File, path: &Path) -> Result<(), LockError> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(error) if error == rustix::io::Errno::WOULDBLOCK => {
+            return Err(LockError::Held(
+                "another warmd, an operation of this one that hangs, or another program holds its lock"
+                    .to_owned(),
+            ));
+        }
+        Err(error) => return Err(LockError::Io(error.into())),
+    }
+    // On btrfs and overlayfs the listed device number may differ from stat's: such locks are not seen.
+    let metadata = std::fs::metadata(path).map_err(LockError::Io)?;
+    let listed = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    match foreign_range_lock(&listed, metadata.dev(), metadata.ino()) {
+        Some(line) => Err(LockError::Held(format!(
+            "a program has locked byte ranges of it, as QEMU does with the disks of a VM that runs ({line})"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Why the lock was not taken.
+pub(super) enum LockError {
+    Held(String),
+    Io(io::Error),
+}
+
+/// The first POSIX or OFD lock on the file in the text of `/proc/locks`. warmd itself takes only `flock`s.
+fn foreign_range_lock(listed: &str, device: u64, inode: u64) -> Option<&str> {
+    let wanted = format!("{:02x}:{:02x}:{inode}", rustix::fs::major(device), rustix::fs::minor(device));
+    listed.lines().find(|line| {
+        let mut words = line.split_ascii_whitespace().skip(1).skip_while(|word| *word == "->");
+        let kind = words.next();
+        matches!(kind, Some("OFDLCK" | "POSIX")) && words.any(|word| word == wanted)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn range_locks_of_that_file_are_found() {
+        let listed = "1: FLOCK  ADVISORY  WRITE 706 fe:00:12 0 EOF\n\
+                      2: OFDLCK ADVISORY  READ -1 fe:00:77 201 201\n\
+                      2: -> POSIX ADVISORY  WRITE 9 fe:00:78 0 EOF\n";
+        let device = rustix::fs::makedev(0xfe, 0);
+        assert_eq!(foreign_range_lock(listed, device, 12), None, "a flock is no range lock");
+        assert!(foreign_range_lock(listed, device, 77).is_some_and(|line| line.starts_with("2: OFDLCK")));
+        assert!(foreign_range_lock(listed, device, 78).is_some());
+        assert_eq!(foreign_range_lock(listed, device, 7), None);
+        assert_eq!(foreign_range_lock(listed, rustix::fs::makedev(0xfe, 1), 77), None);
+    }
+}

@@ -1,0 +1,36 @@
+//! Volumes: files and block devices of this host, as disks that are written and read back.
+//!
+//! Rule: bytes count as written only when the kernel said so at a flush. A volume that failed a flush, that changed
+//! under warmd's hands, or whose call was abandoned while it ran, answers nothing any more until it is opened anew.
+//! No call ever makes a volume longer or shorter.
+//!
+//! ```text
+//! FileDisk (disk.rs: async, deadlines, bound on threads)
+//!    └─ Volume (body.rs: one open volume; runs on blocking threads)
+//!         ├─ calls.rs     the system calls; faults are implementations of it
+//!         ├─ zeroes.rs    holes, or zeroes written, and the proof
+//!         ├─ identity.rs  is it still the same thing, of the same size
+//!         └─ in_use.rs    does somebody else hold it open
+//! make.rs: files that do not exist yet
+//! ```
+
+mod body;
+mod calls;
+mod disk;
+mod error;
+mod identity;
+mod in_use;
+mod make;
+mod zeroes;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    disk::{FileDisk, VolumeOptions},
+    error::{NoRoom, VolumeError},
+    identity::VolumeKind,
+    make::{
+        Found, find, make_directory, make_file, remove_directory, remove_file, sync_directory, write_file,
+    },
+};
