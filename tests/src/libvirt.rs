@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::dir::TestDir;
 use crate::tool::{self, Outcome};
@@ -33,14 +33,11 @@ impl Libvirt {
 
     /// Like [`Self::start`], with a directory of the caller's: an absolute path of less than 80 bytes.
     pub fn start_at(dir: PathBuf) -> Result<Self> {
+        ensure!(rustix::process::geteuid().is_root(), "guests under a private libvirtd need root");
         std::fs::create_dir_all(&dir)?;
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("libvirt/namespace");
         let log = File::create(dir.join("namespace.log"))?;
-        let mut unshare = Command::new("unshare");
-        if !rustix::process::geteuid().is_root() {
-            unshare.arg("--map-root-user");
-        }
-        let namespace = unshare
+        let namespace = Command::new("unshare")
             .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
             .arg(script)
             .arg(&dir)

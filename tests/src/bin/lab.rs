@@ -1,0 +1,20 @@
+//! A private libvirtd with a writing guest, to try things by hand: `cargo run -p warmd-tests --bin lab`.
+//!
+//! It prints what to connect to, and ends everything when its stdin ends.
+
+use std::io::Read as _;
+
+use anyhow::Result;
+use warmd_tests::{Guest, GuestSpec, Libvirt, TestDir};
+
+fn main() -> Result<()> {
+    let dir = TestDir::new()?;
+    let libvirt = Libvirt::start(&dir)?;
+    let guest = Guest::start(&libvirt, &dir, &GuestSpec::new("source"))?;
+    println!("dir      {}", dir.path().display());
+    println!("uri      {}", libvirt.uri());
+    println!("console  {}", guest.console.path().display());
+    println!("guest    {} writes; end with Ctrl-D", guest.name);
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
