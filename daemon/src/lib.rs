@@ -9,6 +9,7 @@ pub mod crash;
 pub mod human;
 pub mod migration;
 pub mod model;
+pub mod nbd;
 pub mod sources;
 pub mod store;
 pub mod targets;

@@ -1,0 +1,77 @@
+//! One request as it travels from the disk to a connection, and back if the connection breaks.
+
+use std::{ops::Range, sync::Arc};
+
+use warmd_cbt::buffer::Buffer;
+
+use super::{
+    error::{NbdError, RequestAt},
+    reply::Expect,
+    wire::Command,
+};
+
+/// A request with what it carries. Its bounds were checked against the disk.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) command: Command,
+    pub(super) flags: u16,
+    pub(super) offset: u64,
+    pub(super) length: u32,
+    pub(super) data: Data,
+}
+
+/// The data of a request.
+#[derive(Debug)]
+pub(super) enum Data {
+    None,
+    /// Where a read's bytes go: the request's length of this buffer.
+    Into(Buffer, Range<usize>),
+    /// What a write sends.
+    From(Arc<Buffer>, Range<usize>),
+}
+
+/// What a request got.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Done,
+    /// The read's buffer, filled.
+    Data(Buffer),
+    Status(Vec<ContextRuns>),
+}
+
+/// Block status in one context, as far as the server told it: descriptors in order from the request's start, equal
+/// neighbours joined, cut at the request's end.
+#[derive(Debug, Default)]
+pub(super) struct ContextRuns {
+    pub(super) id: u32,
+    /// Bytes and flags.
+    pub(super) runs: Vec<(u32, u32)>,
+}
+
+/// A request that failed; the call comes back if it can be made again.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) error: NbdError,
+    pub(super) call: Option<Call>,
+}
+
+impl Call {
+    /// A request without data.
+    pub(super) fn plain(command: Command, flags: u16, offset: u64, length: u32) -> Self {
+        Self { command, flags, offset, length, data: Data::None }
+    }
+
+    /// For errors.
+    pub(super) fn at(&self) -> RequestAt {
+        RequestAt { command: self.command, offset: self.offset, length: u64::from(self.length) }
+    }
+
+    /// What kind of answer it gets.
+    pub(super) fn expect(&self) -> Expect {
+        match self.command {
+            Command::Read => Expect::Data,
+            Command::BlockStatus => Expect::Status,
+            _ => Expect::Nothing,
+        }
+    }
+}

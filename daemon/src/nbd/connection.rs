@@ -1,0 +1,195 @@
+//! One connection in its transmission phase: a task that sends, receives and watches the deadlines.
+//!
+//! Rule: the task ends for one reason, and every request in flight learns of it. Dropping the handle takes leave of
+//! the server; requests that nobody waits for any more are answered into the void.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, BufReader},
+    sync::{Semaphore, mpsc, oneshot},
+    task::JoinHandle,
+    time::Instant,
+};
+
+use super::{
+    call::{Answer, Call, Data, Failed},
+    coverage::Coverage,
+    durability::Durability,
+    error::{NbdCause, NbdError},
+    handshake::Export,
+    in_flight::{Entry, InFlight},
+    receive::Receiver,
+    reply::Violation,
+    send::{self, Outgoing},
+    wire,
+};
+
+/// A handle on a connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    export: Export,
+    table: Arc<InFlight>,
+    permits: Arc<Semaphore>,
+    queue: mpsc::Sender<Outgoing>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Connection {
+    /// Takes over a connection whose handshake is done; `in_flight` requests at the most, each with `timeout`.
+    pub(super) fn start<R, W>(
+        (input, output, export): (BufReader<R>, W, Export),
+        in_flight: usize,
+        timeout: Duration,
+        durability: &Arc<Durability>,
+    ) -> Self
+    where
+        R: AsyncRead + Send + Unpin + 'static,
+        W: AsyncWrite + Send + Unpin + 'static,
+    {
+        let table = Arc::new(InFlight::new(timeout, Arc::clone(durability)));
+        let permits = Arc::new(Semaphore::new(in_flight.max(1)));
+        let (queue, outgoing) = mpsc::channel(in_flight.max(1));
+        let contexts = export.contexts.iter().map(|(id, _)| *id).collect();
+        let receiver = Receiver::new(input, Arc::clone(&table), export.structured, contexts);
+        let ending = Ending {
+            table: Arc::clone(&table),
+            permits: Arc::clone(&permits),
+            durability: Arc::clone(durability),
+        };
+        let task = tokio::spawn(transmit(receiver, output, outgoing, ending, timeout));
+        Self { export, table, permits, queue, task: Mutex::new(Some(task)) }
+    }
+
+    /// What was agreed on in its handshake.
+    pub(super) fn export(&self) -> &Export {
+        &self.export
+    }
+
+    /// Requests that it would take without waiting; none once it has ended.
+    pub(super) fn room(&self) -> usize {
+        if self.is_open() { self.permits.available_permits() } else { 0 }
+    }
+
+    /// Whether it takes requests.
+    pub(super) fn is_open(&self) -> bool {
+        !self.permits.is_closed()
+    }
+
+    /// Makes one request and waits for its answer, however long others before it take.
+    pub(super) async fn call(&self, call: Call) -> Result<Answer, Failed> {
+        let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
+            let error = NbdError::of(NbdCause::GivenUp("it has ended")).at(call.at());
+            return Err(Failed { error, call: Some(call) });
+        };
+        let (at, expect) = (call.at(), call.expect());
+        let Call { command, flags, offset, length, data } = call;
+        let (target, source) = match data {
+            Data::None => (None, None),
+            Data::Into(buffer, range) => (Some((buffer, range)), None),
+            Data::From(buffer, range) => (None, Some((buffer, range))),
+        };
+        let place = target.as_ref().map(|(_, range)| range.clone());
+        let (done, outcome) = oneshot::channel();
+        let coverage = Coverage::new(offset, u64::from(length));
+        let status = Vec::new();
+        let permit = Some(permit);
+        let entry = Entry { at, expect, target, coverage, status, error: None, done, permit };
+        if let Some(cookie) = self.table.register(entry) {
+            let header = wire::request_header(command, flags, cookie, offset, length);
+            // If the task has ended, the table fails the entry; and there is room for as many as there are permits.
+            let _ = self.queue.try_send(Outgoing { header, data: source.clone() });
+        }
+        let (error, buffer) = match outcome.await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(failed)) => failed,
+            Err(_) => (NbdError::of(NbdCause::GivenUp("its task died")).at(at), None),
+        };
+        let data = match (place, source) {
+            (Some(place), _) => buffer.map(|buffer| Data::Into(buffer, place)),
+            (None, Some((buffer, range))) => Some(Data::From(buffer, range)),
+            (None, None) => Some(Data::None),
+        };
+        Err(Failed { error, call: data.map(|data| Call { command, flags, offset, length, data }) })
+    }
+
+    /// The task, once, to wait for its end.
+    pub(super) fn take_task(&self) -> Option<JoinHandle<()>> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Gives back the data of an acknowledged write. A server cannot have taken what is still being sent.
+pub(super) fn reclaim<T>(data: Arc<T>) -> Result<T, NbdError> {
+    Arc::try_unwrap(data).map_err(|_| NbdError::of(Violation::EarlyAck))
+}
+
+async fn transmit<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    mut receiver: Receiver<R>,
+    mut output: W,
+    mut outgoing: mpsc::Receiver<Outgoing>,
+    ending: Ending,
+    timeout: Duration,
+) {
+    let reason = tokio::select! {
+        biased;
+        error = receiver.run() => Some(error),
+        sent = send::run(&mut output, &mut outgoing) => sent.err(),
+        error = watch(&ending.table, timeout) => Some(error),
+    };
+    receiver.abandon();
+    match reason {
+        Some(error) => {
+            tracing::debug!(%error, "NBD connection ended");
+            ending.broken(&error);
+        }
+        None => ending.closed(),
+    }
+}
+
+/// Waits until a request is overdue.
+async fn watch(table: &InFlight, timeout: Duration) -> NbdError {
+    loop {
+        match table.next_deadline() {
+            Some(deadline) if deadline <= Instant::now() => {
+                return NbdError::of(NbdCause::GivenUp("another request on it was not answered in time"));
+            }
+            Some(deadline) => tokio::time::sleep_until(deadline).await,
+            // Whatever is registered from now on is due later than this.
+            None => tokio::time::sleep(timeout).await,
+        }
+    }
+}
+
+/// Tells everyone that the connection has ended, even if its task dies.
+struct Ending {
+    table: Arc<InFlight>,
+    permits: Arc<Semaphore>,
+    durability: Arc<Durability>,
+}
+
+impl Ending {
+    /// The order matters: nobody may make a request elsewhere and flush before the loss is known.
+    fn broken(&self, error: &NbdError) {
+        self.durability.connection_lost();
+        self.permits.close();
+        self.table.close(error);
+    }
+
+    fn closed(&self) {
+        self.permits.close();
+        self.table.close(&NbdError::of(NbdCause::GivenUp("it was closed")));
+    }
+}
+
+impl Drop for Ending {
+    /// Without effect after `broken` or `closed`, but for a loss that is reported once too often if the task died.
+    fn drop(&mut self) {
+        if !self.permits.is_closed() {
+            self.broken(&NbdError::of(NbdCause::GivenUp("its task died")));
+        }
+    }
+}

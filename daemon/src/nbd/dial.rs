@@ -1,0 +1,86 @@
+//! Reaches a server and shakes hands with it, each within its deadline.
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, BufReader},
+    net::{TcpStream, UnixStream},
+};
+
+use super::{
+    address::NbdAddress,
+    error::{NbdCause, NbdError},
+    handshake::{Export, Handshake},
+    option_reply::ListedExport,
+    options::NbdOptions,
+    receive::READ_AHEAD,
+};
+
+/// The reading half of a socket, of whatever kind.
+pub(super) type Input = BufReader<Box<dyn AsyncRead + Send + Unpin>>;
+/// The writing half.
+pub(super) type Output = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// Opens the export that `options` name.
+pub(super) async fn open(options: &NbdOptions) -> Result<(Input, Output, Export), NbdError> {
+    let (mut input, mut output) = connect(&options.address, options.connect_timeout).await?;
+    let shaken = within("shaking hands", options.handshake_timeout, async {
+        let handshake = Handshake::begin(&mut input, &mut output).await?;
+        handshake.open(&options.export, &options.contexts).await
+    });
+    let export = shaken.await?;
+    tracing::debug!(
+        address = %options.address,
+        export = options.export,
+        size = export.size,
+        flags = export.flags.0,
+        structured = export.structured,
+        contexts = ?export.contexts,
+        "NBD export opened"
+    );
+    Ok((input, output, export))
+}
+
+/// What a server at `address` exports; `timeout` holds for reaching it and for its answer, each.
+///
+/// # Errors
+/// If it cannot be reached, breaks the protocol, or refuses to tell.
+pub async fn list_exports(address: &NbdAddress, timeout: Duration) -> Result<Vec<ListedExport>, NbdError> {
+    let (mut input, mut output) = connect(address, timeout).await?;
+    within("listing the exports", timeout, async {
+        Handshake::begin(&mut input, &mut output).await?.list().await
+    })
+    .await
+}
+
+async fn connect(address: &NbdAddress, timeout: Duration) -> Result<(Input, Output), NbdError> {
+    let connecting = async {
+        let (input, output): (Box<dyn AsyncRead + Send + Unpin>, Output) = match address {
+            NbdAddress::Unix(path) => {
+                let (input, output) = UnixStream::connect(path).await?.into_split();
+                (Box::new(input), Box::new(output))
+            }
+            NbdAddress::Tcp { host, port } => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                stream.set_nodelay(true)?;
+                let (input, output) = stream.into_split();
+                (Box::new(input), Box::new(output))
+            }
+        };
+        Ok((BufReader::with_capacity(READ_AHEAD, input), output))
+    };
+    within("connecting", timeout, async {
+        connecting.await.map_err(|error| NbdError::of(NbdCause::io("connecting", error)))
+    })
+    .await
+}
+
+async fn within<T>(
+    waiting: &'static str,
+    after: Duration,
+    work: impl Future<Output = Result<T, NbdError>>,
+) -> Result<T, NbdError> {
+    tokio::time::timeout(after, work)
+        .await
+        .unwrap_or_else(|_| Err(NbdError::of(NbdCause::Timeout { waiting, after })))
+}

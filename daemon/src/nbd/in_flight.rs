@@ -1,0 +1,193 @@
+//! The requests that a connection owes answers to, by the cookie that names them on the wire.
+//!
+//! Rule: an entry leaves in one of two ways, answered or failed with the whole table, and its caller learns of it
+//! either way. A caller that went away leaves its entry behind: the answer is still read, into the entry's own buffer.
+
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    time::Instant,
+};
+use warmd_cbt::buffer::Buffer;
+
+use super::{
+    call::{Answer, ContextRuns},
+    coverage::Coverage,
+    durability::Durability,
+    errno::Errno,
+    error::{NbdCause, NbdError, RequestAt},
+    reply::{Expect, Violation},
+};
+
+/// How a request ended: an answer, or an error and the read's buffer for another attempt.
+pub(super) type Outcome = Result<Answer, (NbdError, Option<Buffer>)>;
+
+/// A request that waits for its answer.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) at: RequestAt,
+    pub(super) expect: Expect,
+    /// Where a read's bytes go.
+    pub(super) target: Option<(Buffer, Range<usize>)>,
+    pub(super) coverage: Coverage,
+    pub(super) status: Vec<ContextRuns>,
+    /// The first error that the server told in a chunk.
+    pub(super) error: Option<(Errno, String)>,
+    pub(super) done: oneshot::Sender<Outcome>,
+    /// Given back when the answer is complete, whoever waits for it.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+}
+
+/// All requests in flight of one connection.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    inner: Mutex<Inner>,
+    timeout: Duration,
+    durability: Arc<Durability>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    slots: Vec<Slot>,
+    /// Why no more requests are taken.
+    closed: Option<NbdError>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    /// Tells this use of the slot from earlier ones, so that a late or doubled reply fits none.
+    generation: u32,
+    state: State,
+    deadline: Instant,
+}
+
+#[derive(Debug)]
+enum State {
+    Free,
+    Waiting(Box<Entry>),
+    /// Its answer is being read.
+    InHand,
+}
+
+impl InFlight {
+    /// An empty table, whose requests must be answered within `timeout`.
+    pub(super) fn new(timeout: Duration, durability: Arc<Durability>) -> Self {
+        Self { inner: Mutex::default(), timeout, durability }
+    }
+
+    /// Takes a request in and gives its cookie; if the connection has ended, fails it instead.
+    pub(super) fn register(&self, entry: Entry) -> Option<u64> {
+        let mut inner = self.inner();
+        if let Some(error) = &inner.closed {
+            let error = error.clone();
+            drop(inner);
+            entry.fail(error);
+            return None;
+        }
+        let deadline = Instant::now() + self.timeout;
+        let state = State::Waiting(Box::new(entry));
+        let free = inner.slots.iter().position(|slot| matches!(slot.state, State::Free));
+        let index = free.unwrap_or_else(|| {
+            inner.slots.push(Slot { generation: 0, state: State::Free, deadline });
+            inner.slots.len() - 1
+        });
+        let slot = &mut inner.slots[index];
+        *slot = Slot { generation: slot.generation.wrapping_add(1), state, deadline };
+        Some(u64::from(slot.generation) << 32 | index as u64)
+    }
+
+    /// Takes the entry of `cookie` in hand, to read its answer; it comes back by [`InFlight::put_back`] or ends by
+    /// [`InFlight::finish`].
+    pub(super) fn take(&self, cookie: u64) -> Result<Box<Entry>, Violation> {
+        let mut inner = self.inner();
+        let taken = slot_of(&mut inner.slots, cookie).and_then(|slot| match &slot.state {
+            State::Waiting(_) => match std::mem::replace(&mut slot.state, State::InHand) {
+                State::Waiting(entry) => Some(entry),
+                State::Free | State::InHand => None,
+            },
+            State::Free | State::InHand => None,
+        });
+        taken.ok_or(Violation::UnknownCookie(cookie))
+    }
+
+    /// Puts an entry back whose answer is not complete.
+    pub(super) fn put_back(&self, cookie: u64, entry: Box<Entry>) {
+        if let Some(slot) = slot_of(&mut self.inner().slots, cookie) {
+            slot.state = State::Waiting(entry);
+        }
+    }
+
+    /// Ends the request of an entry in hand.
+    pub(super) fn finish(&self, cookie: u64, entry: Entry, outcome: Result<Answer, NbdError>) {
+        let mut inner = self.inner();
+        if let Some(slot) = slot_of(&mut inner.slots, cookie) {
+            slot.state = State::Free;
+        }
+        drop(inner);
+        match outcome {
+            Ok(answer) => {
+                if entry.at.command.changes() {
+                    self.durability.written();
+                }
+                entry.succeed(answer);
+            }
+            Err(error) => entry.fail(error),
+        }
+    }
+
+    /// When the next request is overdue.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let inner = self.inner();
+        inner.slots.iter().filter(|slot| !matches!(slot.state, State::Free)).map(|slot| slot.deadline).min()
+    }
+
+    /// Takes no more requests and fails all that wait, those overdue with a timeout. Does nothing a second time.
+    pub(super) fn close(&self, error: &NbdError) {
+        let now = Instant::now();
+        let mut inner = self.inner();
+        if inner.closed.is_some() {
+            return;
+        }
+        inner.closed = Some(error.clone());
+        let slots = std::mem::take(&mut inner.slots);
+        drop(inner);
+        for slot in slots {
+            if let State::Waiting(entry) = slot.state {
+                let overdue = slot.deadline <= now;
+                entry.fail(if overdue { self.timed_out() } else { error.clone() });
+            }
+        }
+    }
+
+    fn timed_out(&self) -> NbdError {
+        NbdError::of(NbdCause::Timeout { waiting: "waiting for the server's reply", after: self.timeout })
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn succeed(self, answer: Answer) {
+        drop(self.permit);
+        // A caller that went away no longer wants it.
+        let _ = self.done.send(Ok(answer));
+    }
+
+    fn fail(self, error: NbdError) {
+        drop(self.permit);
+        let error = error.at(self.at);
+        let _ = self.done.send(Err((error, self.target.map(|(buffer, _)| buffer))));
+    }
+}
+
+fn slot_of(slots: &mut [Slot], cookie: u64) -> Option<&mut Slot> {
+    let slot = slots.get_mut((cookie & u64::from(u32::MAX)) as usize)?;
+    (u64::from(slot.generation) == cookie >> 32).then_some(slot)
+}

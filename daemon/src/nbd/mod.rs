@@ -1,0 +1,46 @@
+//! warmd's own NBD client, the way that all data takes from a source and to many a target.
+//!
+//! Rule: no byte of a server is trusted. What it sends is judged (`reply`, `option_reply`: pure) before it is followed
+//! (`handshake`, `receive`); every wait has a deadline; memory is bounded by what was asked for. Nonsense, silence and
+//! lost connections are errors that say which request met them.
+//!
+//! ```text
+//! NbdDisk ── pieces ──▶ lanes ──▶ connection ─┬─ send ────▶ socket
+//!  status     (cut)    (pick,    (in_flight)  └─ receive ◀─ socket ── straight into the caller's buffer
+//!  seam                 retry)
+//! ```
+
+mod address;
+mod call;
+mod connection;
+mod coverage;
+mod dial;
+mod disk;
+mod durability;
+mod errno;
+mod error;
+pub mod exercise;
+mod handshake;
+mod in_flight;
+mod lanes;
+mod option_reply;
+mod options;
+mod pieces;
+mod receive;
+mod reply;
+mod seam;
+mod send;
+mod status;
+mod wire;
+
+pub use address::{AddressError, DEFAULT_PORT, NbdAddress, NbdUri};
+pub use dial::list_exports;
+pub use disk::{NbdDisk, ZeroFlags};
+pub use errno::Errno;
+pub use error::{NbdCause, NbdError, RequestAt};
+pub use handshake::Export;
+pub use option_reply::{BlockSizes, ListedExport};
+pub use options::{BASE_ALLOCATION, NbdOptions};
+pub use reply::Violation;
+pub use status::{ContextStatus, StatusRun};
+pub use wire::{Command, ExportFlags};

@@ -1,0 +1,241 @@
+//! Reads replies off a connection: data goes from the socket straight into the caller's buffer.
+//!
+//! Rule: every number in a reply is judged by `reply` before it is followed. The first violation ends the connection:
+//! once a server has told nonsense, where the next reply begins is anybody's guess.
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
+
+use super::{
+    call::{Answer, ContextRuns},
+    errno::Errno,
+    error::{NbdCause, NbdError},
+    in_flight::{Entry, InFlight},
+    reply::{self, Body, Expect, HEAD_LEN, Head, Violation},
+};
+
+/// Enough for many short replies at once; larger reads go past it into their buffer.
+pub(super) const READ_AHEAD: usize = 4096;
+
+/// The reading half of a connection.
+#[derive(Debug)]
+pub(super) struct Receiver<R> {
+    input: BufReader<R>,
+    table: Arc<InFlight>,
+    structured: bool,
+    /// The numbers of the meta contexts that were granted.
+    contexts: Vec<u32>,
+    /// The entry whose reply is being read. Kept here so that it is not lost when reading is broken off.
+    in_hand: Option<(u64, Box<Entry>)>,
+}
+
+impl<R: AsyncRead + Unpin> Receiver<R> {
+    pub(super) fn new(
+        input: BufReader<R>,
+        table: Arc<InFlight>,
+        structured: bool,
+        contexts: Vec<u32>,
+    ) -> Self {
+        Self { input, table, structured, contexts, in_hand: None }
+    }
+
+    /// Reads replies until the connection ends; gives the reason.
+    pub(super) async fn run(&mut self) -> NbdError {
+        loop {
+            if let Err(error) = self.reply().await {
+                return error;
+            }
+        }
+    }
+
+    /// Gives the entry in hand back to the table, to be failed with the others.
+    pub(super) fn abandon(&mut self) {
+        if let Some((cookie, entry)) = self.in_hand.take() {
+            self.table.put_back(cookie, entry);
+        }
+    }
+
+    async fn reply(&mut self) -> Result<(), NbdError> {
+        let mut bytes = [0; HEAD_LEN];
+        self.fill(&mut bytes).await?;
+        match reply::head(&bytes).map_err(NbdError::of)? {
+            Head::Simple { errno, cookie } => self.simple(errno, cookie).await,
+            Head::Chunk { .. } if !self.structured => Err(NbdError::of(Violation::NotNegotiated)),
+            Head::Chunk { done, kind, cookie } => {
+                let length = self.number().await?;
+                self.chunk(done, kind, cookie, length).await
+            }
+        }
+    }
+
+    async fn simple(&mut self, errno: Errno, cookie: u64) -> Result<(), NbdError> {
+        let entry = self.take(cookie)?;
+        let needs_chunks = match entry.expect {
+            Expect::Nothing => false,
+            Expect::Data => self.structured,
+            Expect::Status => true,
+        };
+        if errno.0 != 0 {
+            return self.finish(Err(served(errno, String::new())));
+        }
+        if needs_chunks {
+            return Err(NbdError::of(Violation::SimpleReply));
+        }
+        if let Some((_, entry)) = &mut self.in_hand {
+            if let Some((buffer, range)) = &mut entry.target {
+                read_into(&mut self.input, &mut buffer[range.clone()]).await?;
+            }
+        }
+        self.finish(Ok(()))
+    }
+
+    async fn chunk(&mut self, done: bool, kind: u16, cookie: u64, length: u32) -> Result<(), NbdError> {
+        let entry = self.take(cookie)?;
+        let asked = u32::try_from(entry.at.length).unwrap_or(u32::MAX);
+        match reply::body(done, kind, length, entry.expect, asked).map_err(NbdError::of)? {
+            Body::Nothing => {}
+            Body::Data { length } => self.data(length).await?,
+            Body::Hole => self.hole().await?,
+            Body::Status { descriptors } => self.status(descriptors).await?,
+            Body::Error { length } => self.error(length).await?,
+        }
+        if !done {
+            self.abandon();
+            return Ok(());
+        }
+        let outcome = match &mut self.in_hand {
+            Some((_, entry)) => match entry.error.take() {
+                Some((errno, message)) => Err(served(errno, message)),
+                None => {
+                    entry.check_complete().map_err(NbdError::of)?;
+                    Ok(())
+                }
+            },
+            None => Ok(()),
+        };
+        self.finish(outcome)
+    }
+
+    async fn data(&mut self, length: u32) -> Result<(), NbdError> {
+        let offset = self.long_number().await?;
+        let Some((_, entry)) = &mut self.in_hand else { return Ok(()) };
+        read_into(&mut self.input, entry.place(offset, length)?).await
+    }
+
+    async fn hole(&mut self) -> Result<(), NbdError> {
+        let offset = self.long_number().await?;
+        let length = self.number().await?;
+        let Some((_, entry)) = &mut self.in_hand else { return Ok(()) };
+        if length == 0 {
+            return Err(NbdError::of(Violation::OutsideRequest { offset, length: 0 }));
+        }
+        entry.place(offset, length)?.fill(0);
+        Ok(())
+    }
+
+    async fn status(&mut self, descriptors: u32) -> Result<(), NbdError> {
+        let id = self.number().await?;
+        let told = self.in_hand.iter().any(|(_, entry)| entry.status.iter().any(|context| context.id == id));
+        if told || !self.contexts.contains(&id) {
+            return Err(NbdError::of(Violation::StatusContext(id)));
+        }
+        let Some((_, entry)) = &mut self.in_hand else { return Ok(()) };
+        let mut rest = u32::try_from(entry.at.length).unwrap_or(u32::MAX);
+        let mut runs: Vec<(u32, u32)> = Vec::new();
+        for _ in 0..descriptors {
+            let mut descriptor = [0; 8];
+            read_into(&mut self.input, &mut descriptor).await?;
+            let word = u64::from_be_bytes(descriptor);
+            let (length, flags) = ((word >> 32) as u32, word as u32);
+            if length == 0 || rest == 0 {
+                return Err(NbdError::of(Violation::StatusExtent));
+            }
+            // Only what was asked for counts, though the last one may reach further.
+            let length = length.min(rest);
+            rest -= length;
+            match runs.last_mut() {
+                Some((run, same)) if *same == flags => *run += length,
+                _ => runs.push((length, flags)),
+            }
+        }
+        entry.status.push(ContextRuns { id, runs });
+        Ok(())
+    }
+
+    async fn error(&mut self, length: u32) -> Result<(), NbdError> {
+        let mut body = vec![0; length as usize];
+        self.fill(&mut body).await?;
+        let error = reply::error_body(&body).map_err(NbdError::of)?;
+        if let Some((_, entry)) = &mut self.in_hand {
+            entry.error.get_or_insert(error);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, cookie: u64) -> Result<&Entry, NbdError> {
+        let entry = self.table.take(cookie).map_err(NbdError::of)?;
+        let (_, entry) = self.in_hand.insert((cookie, entry));
+        Ok(entry)
+    }
+
+    /// Ends the request in hand. A server that says it is shutting down ends the connection with it.
+    fn finish(&mut self, outcome: Result<(), NbdError>) -> Result<(), NbdError> {
+        let Some((cookie, mut entry)) = self.in_hand.take() else { return Ok(()) };
+        let ends = outcome.as_ref().err().filter(|error| error.errno() == Some(Errno::ESHUTDOWN)).cloned();
+        let outcome = outcome.map(|()| match entry.expect {
+            Expect::Nothing => Answer::Done,
+            Expect::Data => entry.target.take().map_or(Answer::Done, |(buffer, _)| Answer::Data(buffer)),
+            Expect::Status => Answer::Status(std::mem::take(&mut entry.status)),
+        });
+        self.table.finish(cookie, *entry, outcome);
+        ends.map_or(Ok(()), Err)
+    }
+
+    async fn number(&mut self) -> Result<u32, NbdError> {
+        let mut bytes = [0; 4];
+        self.fill(&mut bytes).await?;
+        Ok(u32::from_be_bytes(bytes))
+    }
+
+    async fn long_number(&mut self) -> Result<u64, NbdError> {
+        let mut bytes = [0; 8];
+        self.fill(&mut bytes).await?;
+        Ok(u64::from_be_bytes(bytes))
+    }
+
+    async fn fill(&mut self, bytes: &mut [u8]) -> Result<(), NbdError> {
+        read_into(&mut self.input, bytes).await
+    }
+}
+
+impl Entry {
+    /// The bytes of the caller's buffer where a chunk goes.
+    fn place(&mut self, offset: u64, length: u32) -> Result<&mut [u8], NbdError> {
+        let outside = Violation::OutsideRequest { offset, length: u64::from(length) };
+        let place = self.coverage.add(offset, length).map_err(NbdError::of)?;
+        self.target
+            .as_mut()
+            .and_then(|(buffer, range)| buffer.get_mut(range.clone())?.get_mut(place))
+            .ok_or_else(|| NbdError::of(outside))
+    }
+
+    /// That a reply which says it is complete is so.
+    fn check_complete(&self) -> Result<(), Violation> {
+        match self.expect {
+            Expect::Nothing => Ok(()),
+            Expect::Data => self.coverage.check_complete(),
+            Expect::Status if self.status.is_empty() => Err(Violation::StatusMissing),
+            Expect::Status => Ok(()),
+        }
+    }
+}
+
+async fn read_into<R: AsyncRead + Unpin>(input: &mut R, bytes: &mut [u8]) -> Result<(), NbdError> {
+    let read = input.read_exact(bytes).await;
+    read.map(|_| ()).map_err(|error| NbdError::of(NbdCause::io("reading a reply", error)))
+}
+
+fn served(errno: Errno, message: String) -> NbdError {
+    NbdError::of(NbdCause::Server { errno, message })
+}
