@@ -1,4 +1,5 @@
 //! Servers that lie, stop, or talk nonsense: each is a clear error, never a panic or a hang.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -51,7 +52,7 @@ async fn broken_replies_to_a_read_end_the_connection() {
     let plain: Vec<(Answer, Violation)> = vec![
         (Box::new(|_| vec![0x11; 16]), Violation::ReplyMagic(0x1111_1111)),
         (Box::new(|_| simple(0, 0xdead, &[])), Violation::UnknownCookie(0xdead)),
-        (Box::new(|r| simple(0, r.cookie + (1 << 32), &[])), Violation::UnknownCookie((2 << 32) | 0)),
+        (Box::new(|r| simple(0, r.cookie + (1 << 32), &[])), Violation::UnknownCookie(2 << 32)),
         (Box::new(|r| chunk(true, 0, r.cookie, &[])), Violation::NotNegotiated),
     ];
     for (answer, expected) in plain {
@@ -219,12 +220,12 @@ async fn silence_is_a_timeout_that_ends_the_connection() {
 
 #[tokio::test]
 async fn a_cancelled_read_is_drained_and_its_buffer_comes_back() {
-    let server = Script::new(PLAIN, |r| match r.number {
-        0 => Reply::Silence,
-        _ => {
-            let late = simple(0, 1 << 32, &[1; 4096]);
-            Reply::Bytes([late, simple(0, r.cookie, &vec![2; r.length as usize])].concat())
+    let server = Script::new(PLAIN, |r| {
+        if r.number == 0 {
+            return Reply::Silence;
         }
+        let late = simple(0, 1 << 32, &[1; 4096]);
+        Reply::Bytes([late, simple(0, r.cookie, &vec![2; r.length as usize])].concat())
     });
     let disk = NbdDisk::open(server.options()).await.unwrap();
     let pool = warmd_cbt::buffer::BufferPool::new(1, 4096);
@@ -278,6 +279,49 @@ async fn a_server_without_flush_is_refused_unless_trusted() {
     in_time(NbdDisk::open(trusted).await.unwrap().flush()).await.unwrap();
     let reader = NbdOptions { writable: false, ..server.options() };
     in_time(NbdDisk::open(reader).await.unwrap().flush()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_flush_whose_connection_breaks_is_not_made_again() {
+    let flushes = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let seen = std::sync::Arc::clone(&flushes);
+    let server = Script::new(PLAIN, move |r| {
+        let breaks = r.command == 3 && seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0;
+        if breaks { Reply::Hangup(Vec::new()) } else { Reply::Bytes(simple(0, r.cookie, &[])) }
+    });
+    let options = NbdOptions { reconnect_for: Duration::from_secs(10), ..server.options() };
+    let disk = NbdDisk::open(options).await.unwrap();
+    in_time(disk.write(Offset(0), buffer(&[1; 512]), 0..512)).await.unwrap();
+    let error = in_time(disk.flush()).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Connection, "{error}");
+    assert_eq!(flushes.load(std::sync::atomic::Ordering::SeqCst), 1);
+    in_time(disk.flush()).await.expect("the loss was reported by the flush that met it");
+    assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_write_that_meets_a_lost_connection_is_made_again_with_the_same_bytes() {
+    let server = Script::new(PLAIN, |r| match (r.connection, r.number) {
+        (0..3, _) => Reply::Hangup(Vec::new()),
+        _ => Reply::Bytes(simple(0, r.cookie, &[])),
+    });
+    let options = NbdOptions { reconnect_for: Duration::from_secs(10), ..server.options() };
+    let disk = NbdDisk::open(options).await.unwrap();
+    let back = in_time(disk.write_at(Offset(512), buffer(&[5; 1024]), 512..1024, false)).await.unwrap();
+    assert_eq!(back[..], [5; 1024]);
+    assert_eq!(server.connections(), 4);
+    in_time(disk.flush()).await.expect("no write was acknowledged before a loss");
+}
+
+#[tokio::test]
+async fn a_server_that_is_shutting_down_is_left_and_found_again() {
+    let server = Script::new(PLAIN, |r| match r.connection {
+        0 => Reply::Bytes(simple(108, r.cookie, &[])),
+        _ => Reply::Bytes(simple(0, r.cookie, &vec![4; r.length as usize])),
+    });
+    let options = NbdOptions { reconnect_for: Duration::from_secs(10), ..server.options() };
+    let disk = NbdDisk::open(options).await.unwrap();
+    assert_eq!(in_time(disk.read_at(Offset(0), stale(64))).await.unwrap()[..], [4; 64]);
 }
 
 #[tokio::test]

@@ -82,10 +82,8 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
         if needs_chunks {
             return Err(NbdError::of(Violation::SimpleReply));
         }
-        if let Some((_, entry)) = &mut self.in_hand {
-            if let Some((buffer, range)) = &mut entry.target {
-                read_into(&mut self.input, &mut buffer[range.clone()]).await?;
-            }
+        if let Some((buffer, range)) = self.in_hand.as_mut().and_then(|(_, entry)| entry.target.as_mut()) {
+            read_into(&mut self.input, &mut buffer[range.clone()]).await?;
         }
         self.finish(Ok(()))
     }
@@ -104,17 +102,12 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
             self.abandon();
             return Ok(());
         }
-        let outcome = match &mut self.in_hand {
-            Some((_, entry)) => match entry.error.take() {
-                Some((errno, message)) => Err(served(errno, message)),
-                None => {
-                    entry.check_complete().map_err(NbdError::of)?;
-                    Ok(())
-                }
-            },
-            None => Ok(()),
-        };
-        self.finish(outcome)
+        let Some((_, entry)) = &mut self.in_hand else { return Ok(()) };
+        if let Some((errno, message)) = entry.error.take() {
+            return self.finish(Err(served(errno, message)));
+        }
+        entry.check_complete().map_err(NbdError::of)?;
+        self.finish(Ok(()))
     }
 
     async fn data(&mut self, length: u32) -> Result<(), NbdError> {
@@ -223,10 +216,9 @@ impl Entry {
     /// That a reply which says it is complete is so.
     fn check_complete(&self) -> Result<(), Violation> {
         match self.expect {
-            Expect::Nothing => Ok(()),
             Expect::Data => self.coverage.check_complete(),
             Expect::Status if self.status.is_empty() => Err(Violation::StatusMissing),
-            Expect::Status => Ok(()),
+            Expect::Nothing | Expect::Status => Ok(()),
         }
     }
 }
