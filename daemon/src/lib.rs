@@ -1,12 +1,13 @@
 //! The warmd daemon: it moves running virtual machines and proves that nothing was lost.
 //!
-//! Layers, each knowing only those before it: `model` ← `nbd`, `store` ← `sources`, `targets` (never each other) ←
+//! Layers, each knowing only those before it: `model` ← `nbd`, `libvirt`, `store` ← `sources`, `targets` (never each other) ←
 //! `migration` ← `scheduler`, `api` ← `app`, the binaries. A test in the integration package holds this rule.
 #![deny(unsafe_code)]
 
 pub mod api;
 pub mod crash;
 pub mod human;
+pub mod libvirt;
 pub mod migration;
 pub mod model;
 pub mod nbd;
