@@ -18,7 +18,7 @@ use super::error::OpenError;
 
 /// Held for as long as it lives.
 #[derive(Debug)]
-pub(super) struct StateLock(#[expect(dead_code, reason = "closing the file is what unlocks")] File);
+pub(super) struct StateLock(File);
 
 impl StateLock {
     pub(super) fn take(dir: &Path) -> Result<Self, OpenError> {
@@ -46,6 +46,15 @@ impl StateLock {
         file.rewind().map_err(io("write"))?;
         writeln!(file, "{}", std::process::id()).map_err(io("write"))?;
         Ok(Self(file))
+    }
+}
+
+impl Drop for StateLock {
+    /// Closing the file is not enough: a child process that is just being started may hold it open a moment longer.
+    fn drop(&mut self) {
+        if let Err(error) = flock(&self.0, FlockOperation::Unlock) {
+            tracing::warn!(%error, "unlocking the state");
+        }
     }
 }
 

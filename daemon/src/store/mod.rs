@@ -172,3 +172,73 @@ impl Drop for Inner {
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: &[Upgrade] = &[UPGRADES[0], |transaction| {
+        transaction.execute_batch("ALTER TABLE plans ADD COLUMN owner TEXT NOT NULL DEFAULT 'nobody'")
+    }];
+    const BROKEN: &[Upgrade] =
+        &[UPGRADES[0], |transaction| transaction.execute_batch("DROP TABLE plans; nonsense")];
+
+    #[test]
+    fn a_file_goes_up_and_the_older_warmd_refuses_it_then() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Store::open(dir.path()).unwrap());
+        drop(Store::open_with(dir.path(), TWO).unwrap());
+        let error = Store::open(dir.path()).unwrap_err();
+        assert!(matches!(error, OpenError::Newer { found: 2, known: 1, .. }), "{error}");
+        let store = Store::open_with(dir.path(), TWO).unwrap();
+        let raw = Connection::open(store.file()).unwrap();
+        raw.prepare("SELECT owner FROM plans").unwrap();
+    }
+
+    #[test]
+    fn a_failing_upgrade_leaves_the_file_usable_for_the_old_one() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Store::open(dir.path()).unwrap());
+        let error = Store::open_with(dir.path(), BROKEN).unwrap_err();
+        assert!(matches!(error, OpenError::Upgrade { from: 1, .. }), "{error}");
+        drop(Store::open(dir.path()).unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_write_that_fails_takes_no_other_along() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let insert = |name: &'static str, fail: bool| {
+            store.write(name, move |db| {
+                db.execute("INSERT INTO plans VALUES (?, 'x', 0, 0)", [name])?;
+                if fail { Err(Fault::Missing(name.to_owned())) } else { Ok(()) }
+            })
+        };
+        let (one, two, three) =
+            tokio::join!(insert("one", false), insert("two", true), insert("three", false));
+        one.unwrap();
+        assert_eq!(two.unwrap_err().kind, StoreErrorKind::NotFound);
+        three.unwrap();
+        let names: String = store
+            .read("names", |db| {
+                Ok(db.query_row("SELECT group_concat(name) FROM plans", [], |row| row.get(0))?)
+            })
+            .await
+            .unwrap();
+        assert_eq!(names, "one,three");
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_fails_its_callers_and_not_the_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let read: Result<(), _> = store.read("a bad read", |_| panic!("a bug")).await;
+        assert_eq!(read.unwrap_err().kind, StoreErrorKind::Unavailable);
+        assert!(store.plans().await.unwrap().is_empty(), "the other readers go on");
+        let write: Result<(), _> = store.write("a bad write", |_| panic!("a bug")).await;
+        assert_eq!(write.unwrap_err().kind, StoreErrorKind::Unavailable);
+        assert_eq!(store.delete_plan("x").await.unwrap_err().kind, StoreErrorKind::Unavailable);
+        drop(store);
+        Store::open(dir.path()).unwrap();
+    }
+}

@@ -109,3 +109,72 @@ pub(super) fn unsigned<T: TryFrom<i64>>(
 ) -> Result<T, Fault> {
     T::try_from(value).map_err(|_| Fault::bad(table, row, format!("{value} is out of range")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{
+        phase::Phase,
+        state::Resting,
+        view::{DiskVerdict, Verdict},
+    };
+
+    /// As warmd wrote it once. Never edit these: they lie in people's files.
+    const PLAN_1: &str = r#"{"v":1,"is":{"name":"p","source":"s","target":"t","vms":["a"],"schedule":{"interval":"15m"},"cutover":{"graceful_shutdown":"2m","force_power_off":false,"delta_deadline":"30m","verify_deadline":"1h","create_deadline":"2m","watch":"10s"},"verify":{"mode":"readback"},"networks":{"x":"y"},"vm":{"a":{"name":"b","disks":{"vda":"/dev/x"}}}}}"#;
+    const MACHINE_1: &str = r#"{"v":1,"is":{"id":"i","name":"n","uuid":"u","firmware":"uefi-secure","machine_type":"q35","architecture":"x86_64","cpu":{"sockets":1,"cores":2,"threads":3},"memory":4096,"disks":[{"key":"vda","size":65536,"bus":"virtio","boot_order":0,"location":"/x","untracked":null}],"nics":[{"mac":"52:54:00:00:00:01","network":"default","model":"virtio"}]}}"#;
+    const VERDICT_1: &str = r#"{"v":1,"is":{"mode":"compare","at":"2026-01-02T03:04:05Z","disks":[{"key":"vda","checked":9,"mismatched_bytes":2,"mismatches":[[1,2]],"root":"ab"}]}}"#;
+
+    #[test]
+    fn what_version_1_wrote_is_read_for_ever() {
+        let plan: Plan = from_json("plans", "p", PLAN_1).unwrap();
+        assert_eq!((plan.target_name("a"), plan.networks["x"].as_str()), ("b", "y"));
+        let machine: Machine = from_json("migrations", "m", MACHINE_1).unwrap();
+        assert_eq!((machine.cpu.vcpus(), machine.memory.0, machine.disks[0].size.0), (6, 4096, 65_536));
+        let verdict: Verdict = from_json("verdicts", 1, VERDICT_1).unwrap();
+        let DiskVerdict { mismatches, .. } = &verdict.disks[0];
+        assert_eq!((verdict.passed(), mismatches.as_slice()), (false, [(1, 2)].as_slice()));
+        let warnings: Vec<String> = from_json("migrations", "m", r#"{"v":1,"is":["w"]}"#).unwrap();
+        assert_eq!(warnings, ["w"]);
+    }
+
+    #[test]
+    fn states_of_version_1_are_read_for_ever() {
+        let states = [
+            (r#"{"name":"defined"}"#, State::Defined),
+            (r#"{"name":"preparing"}"#, State::Preparing),
+            (r#"{"name":"seeding"}"#, State::Seeding),
+            (r#"{"name":"synced"}"#, State::Synced),
+            (r#"{"name":"syncing"}"#, State::Syncing),
+            (
+                r#"{"name":"cutting-over","phase":"stop-source"}"#,
+                State::CuttingOver { phase: Phase::StopSource },
+            ),
+            (
+                r#"{"name":"undoing","phase":"final-delta","reason":"r"}"#,
+                State::Undoing { phase: Phase::FinalDelta, reason: "r".to_owned() },
+            ),
+            (r#"{"name":"paused","from":"seeding"}"#, State::Paused { from: Resting::Seeding }),
+            (
+                r#"{"name":"failed","reason":"r","resumable":true,"from":"watch"}"#,
+                State::Failed { reason: "r".to_owned(), resumable: true, from: Resting::Watch },
+            ),
+            (r#"{"name":"cancelling"}"#, State::Cancelling),
+            (r#"{"name":"done"}"#, State::Done),
+            (r#"{"name":"cancelled"}"#, State::Cancelled),
+        ];
+        for (body, state) in states {
+            let text = format!(r#"{{"v":1,"is":{body}}}"#);
+            assert_eq!(from_json::<State>("migrations", "m", &text).unwrap(), state);
+            assert_eq!(to_json("migrations", "m", &state).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn an_unknown_version_and_garbage_name_the_row() {
+        for text in ["", "{}", "7", r#"{"v":2,"is":{"name":"done"}}"#, r#"{"v":1,"is":null}"#] {
+            let fault = from_json::<State>("migrations", "row 5", text).unwrap_err();
+            let error = fault.into_error("reading").to_string();
+            assert!(error.contains("table migrations, row row 5"), "{text}: {error}");
+        }
+    }
+}

@@ -139,6 +139,8 @@ fn roll_back(connection: &Connection) {
 }
 
 fn close(connection: Connection) -> rusqlite::Result<()> {
-    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+        tracing::warn!(%error, "the state stays in its write-ahead log, from which the next start reads it");
+    }
     connection.close().map_err(|(_, error)| error)
 }

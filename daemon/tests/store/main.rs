@@ -1,6 +1,9 @@
 //! The state in its file: what is stored is there again, whatever happens to the process, the file and the disk.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by failing")]
 
+mod faults;
+mod ledger;
+mod open;
 mod records;
 
 use chrono::{DateTime, TimeDelta, Utc};
