@@ -3,6 +3,8 @@
 //! Rule: everything is keyed by the migration's id and bears being repeated and being cut off in the middle: the same
 //! call again gives the same disks and the same machine, never a second one, and touches nothing of anybody else's.
 
+pub mod disk;
+pub mod storage;
 pub mod volume;
 
 use std::sync::Arc;
@@ -15,6 +17,41 @@ use crate::model::{
     id::{DiskKey, MigrationId},
     machine::Machine,
 };
+
+/// A target's settings, as in the daemon's configuration: `kind` and what that kind needs.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum TargetSettings {
+    Disk(disk::Settings),
+}
+
+impl TargetSettings {
+    /// The kind's name.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Disk(_) => "disk",
+        }
+    }
+
+    /// Where it is, for people, without secrets.
+    pub fn place(&self) -> String {
+        match self {
+            Self::Disk(settings) => settings.directory.display().to_string(),
+        }
+    }
+
+    /// The target by these settings, which are judged but not tried: [`Target::check`] does that. `name` is what the
+    /// configuration calls it. Must be called within a tokio runtime.
+    pub fn open(&self, name: &str) -> Result<Arc<dyn Target>, TargetError> {
+        let named = |error: TargetError| TargetError {
+            context: format!("target {name}: {}", error.context),
+            ..error
+        };
+        Ok(match self {
+            Self::Disk(settings) => Arc::new(disk::DiskTarget::new(settings).map_err(named)?),
+        })
+    }
+}
 
 /// A configured endpoint that VMs go to.
 #[async_trait]
@@ -74,6 +111,14 @@ pub struct CreateMachine {
     /// With networks already mapped to the target's.
     pub machine: Machine,
     pub disks: Vec<DiskSpec>,
+}
+
+impl CreateMachine {
+    /// The disk's order in booting, 0 first; a disk that the machine does not know comes last.
+    pub fn boot_order(&self, key: &DiskKey) -> u32 {
+        let disk = self.machine.disks.iter().find(|disk| disk.key == *key);
+        disk.map_or(u32::MAX, |disk| disk.boot_order)
+    }
 }
 
 /// How a machine on the target is.

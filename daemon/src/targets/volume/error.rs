@@ -32,7 +32,7 @@ pub enum VolumeError {
 
 impl VolumeError {
     /// An I/O error, told apart by its errno.
-    pub(super) fn io(doing: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+    pub fn io(doing: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
         let path = path.into();
         match source.kind() {
             io::ErrorKind::NotFound => Self::NotFound { path },

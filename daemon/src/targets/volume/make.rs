@@ -19,6 +19,7 @@ use warmd_cbt::units::Length;
 use super::{
     error::VolumeError,
     identity::{Identity, VolumeKind, size_of},
+    in_use::{self, LockError},
 };
 
 /// A volume that is there, of the size that was wanted.
@@ -108,6 +109,19 @@ pub fn remove_file(path: &Path) -> Result<(), VolumeError> {
         }
     }
     if removed { sync_directory_of(path).map_err(failed) } else { Ok(()) }
+}
+
+/// Removes a volume's file that nobody holds open, durably; none there is success. Blocks.
+pub fn remove_unused(path: &Path) -> Result<(), VolumeError> {
+    match File::open(path) {
+        Ok(file) => in_use::lock(&file, path).map_err(|error| match error {
+            LockError::Held(by) => VolumeError::InUse { path: path.to_owned(), by },
+            LockError::Io(error) => VolumeError::io("locking", path, error),
+        })?,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+        Err(error) => return Err(VolumeError::io("opening", path, error)),
+    }
+    remove_file(path)
 }
 
 /// Removes a directory if it is empty; none there, or one that holds something, is success. Blocks.

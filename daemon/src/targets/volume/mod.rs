@@ -31,6 +31,7 @@ pub use self::{
     error::{NoRoom, VolumeError},
     identity::VolumeKind,
     make::{
-        Found, find, make_directory, make_file, remove_directory, remove_file, sync_directory, write_file,
+        Found, find, make_directory, make_file, remove_directory, remove_file, remove_unused, sync_directory,
+        write_file,
     },
 };

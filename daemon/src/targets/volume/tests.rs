@@ -336,7 +336,7 @@ async fn a_volume_that_changed_is_noticed() {
     let changes: [(&str, Change); 4] = [
         ("shrunk", |bench| fs::File::options().write(true).open(&bench.path).unwrap().set_len(4096).unwrap()),
         ("grown", |bench| {
-            fs::File::options().write(true).open(&bench.path).unwrap().set_len(SIZE.0 * 2).unwrap()
+            fs::File::options().write(true).open(&bench.path).unwrap().set_len(SIZE.0 * 2).unwrap();
         }),
         ("removed", |bench| fs::remove_file(&bench.path).unwrap()),
         ("replaced", |bench| {

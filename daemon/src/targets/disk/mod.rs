@@ -1,0 +1,137 @@
+//! Target `disk`: warmd writes only the disks; the machine is created and started by a provisioner, the platform's own
+//! gRPC service, or by people, from a description that is put beside the disks.
+//!
+//! Rule: of machines it knows only what the provisioner answers; without one it never says that a machine runs.
+
+mod convert;
+mod description;
+mod provisioner;
+mod settings;
+
+use std::{path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use warmd_cbt::disk::WriteDisk;
+
+pub use self::settings::{ProvisionerSettings, Settings};
+use self::{description::DESCRIPTION, provisioner::Provisioner};
+use super::{
+    CreateMachine, DiskSpec, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind,
+    storage::{Storage, blocking},
+    volume,
+};
+use crate::model::id::MigrationId;
+
+/// Folders that only warmd's user enters.
+const FOLDER_MODE: u32 = 0o700;
+
+/// The target.
+#[derive(Debug)]
+pub struct DiskTarget {
+    storage: Storage,
+    provisioner: Option<Provisioner>,
+}
+
+impl DiskTarget {
+    /// Judges the settings; reaches nothing.
+    pub fn new(settings: &Settings) -> Result<Self, TargetError> {
+        Ok(Self {
+            storage: Storage::new(&settings.directory, FOLDER_MODE)?,
+            provisioner: settings.provisioner.as_ref().map(Provisioner::new).transpose()?,
+        })
+    }
+
+    fn description(&self, owner: MigrationId) -> PathBuf {
+        self.storage.folder(owner).join(DESCRIPTION)
+    }
+
+    async fn is_described(&self, owner: MigrationId) -> Result<bool, TargetError> {
+        let path = self.description(owner);
+        blocking(format!("looking at {}", path.display()), move || {
+            path.try_exists().map_err(|error| volume::VolumeError::io("looking at", &path, error))
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Target for DiskTarget {
+    async fn check(&self) -> Result<String, TargetError> {
+        let room = self.storage.room().await?;
+        let machines = match &self.provisioner {
+            Some(provisioner) => {
+                provisioner.check().await?;
+                format!("machines by the provisioner at {}", provisioner.address())
+            }
+            None => format!("no provisioner: machines are described in {DESCRIPTION}"),
+        };
+        Ok(format!("disks of this host, {} GiB free; {machines}", room.0 >> 30))
+    }
+
+    async fn prepare(
+        &self,
+        owner: MigrationId,
+        disks: &[DiskSpec],
+    ) -> Result<Vec<PreparedDisk>, TargetError> {
+        self.storage.prepare(owner, disks).await
+    }
+
+    async fn open(&self, owner: MigrationId, disk: &DiskSpec) -> Result<Arc<dyn WriteDisk>, TargetError> {
+        self.storage.open(owner, disk).await
+    }
+
+    async fn create(&self, request: &CreateMachine) -> Result<(), TargetError> {
+        let disks = self.storage.locate(request.owner, &request.disks).await?;
+        if let Some(provisioner) = &self.provisioner {
+            return provisioner.create(request, &disks).await;
+        }
+        self.storage.make_folder(request.owner).await?;
+        let path = self.description(request.owner);
+        let doing = format!("describing the machine in {}", path.display());
+        let text = description::of(request, &disks)
+            .map_err(|error| TargetError::new(TargetErrorKind::Failed, doing.clone(), error))?;
+        blocking(doing, move || volume::write_file(&path, text.as_bytes())).await
+    }
+
+    async fn start(&self, owner: MigrationId) -> Result<(), TargetError> {
+        match &self.provisioner {
+            Some(provisioner) => provisioner.start(owner).await,
+            None if self.is_described(owner).await? => Ok(()),
+            None => Err(TargetError::new(
+                TargetErrorKind::NotFound,
+                format!("starting the machine of migration {owner}"),
+                "no machine was described yet",
+            )),
+        }
+    }
+
+    async fn look(&self, owner: MigrationId) -> Result<MachineState, TargetError> {
+        match &self.provisioner {
+            Some(provisioner) => provisioner.look(owner).await,
+            None => Ok(MachineState::NotManaged),
+        }
+    }
+
+    async fn discard_machine(&self, owner: MigrationId) -> Result<(), TargetError> {
+        if let Some(provisioner) = &self.provisioner {
+            return provisioner.discard(owner).await;
+        }
+        let path = self.description(owner);
+        blocking(format!("removing {}", path.display()), move || volume::remove_file(&path)).await
+    }
+
+    async fn discard_disks(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<(), TargetError> {
+        let exists = match &self.provisioner {
+            Some(provisioner) => provisioner.look(owner).await? != MachineState::Absent,
+            None => self.is_described(owner).await?,
+        };
+        if exists {
+            return Err(TargetError::new(
+                TargetErrorKind::Refused,
+                format!("discarding the disks of migration {owner}"),
+                "its machine exists: discard the machine first",
+            ));
+        }
+        self.storage.discard(owner, disks, &[]).await
+    }
+}

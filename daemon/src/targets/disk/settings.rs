@@ -1,0 +1,33 @@
+//! What an operator may say of a target `disk`.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+use crate::model::plan::duration;
+
+/// The settings of a target `disk`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Where disks without a place of their own are kept: one folder for each migration. It must be there.
+    pub directory: PathBuf,
+    /// Who creates the machines; without it they are described in a file.
+    #[serde(default)]
+    pub provisioner: Option<ProvisionerSettings>,
+}
+
+/// How the provisioner is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProvisionerSettings {
+    /// `unix:/path/of/socket`, or `http://127.0.0.1:PORT`; plain TCP only on this host.
+    pub address: String,
+    /// For each call.
+    #[serde(default = "default_deadline", with = "duration")]
+    pub deadline: Duration,
+}
+
+fn default_deadline() -> Duration {
+    Duration::from_mins(1)
+}
