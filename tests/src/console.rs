@@ -88,6 +88,9 @@ fn parse(text: &str) -> Result<Vec<BootSeen>> {
             boots.push(BootSeen { n, uuid: field("uuid"), mac: field("mac"), ..BootSeen::default() });
             continue;
         }
+        if matches!(line, "NO DISK" | "NO FILE SYSTEM") {
+            bail!("the guest did not come up: {line}");
+        }
         // Firmware and boot loader speak before the first boot introduces itself.
         let Some(boot) = boots.last_mut() else { continue };
         let number = |s: &str| s.parse().with_context(|| format!("odd console line {line:?}"));
@@ -136,6 +139,11 @@ mod tests {
     fn a_line_still_being_written_does_not_count() {
         assert_eq!(parse(TWO_BOOTS).unwrap()[1].acked, 3);
         assert_eq!(parse("BOOT n=1").unwrap(), []);
+    }
+
+    #[test]
+    fn a_guest_without_its_disk_is_an_error() {
+        assert!(parse("SeaBIOS\r\nNO DISK\r\n").is_err());
     }
 
     #[test]

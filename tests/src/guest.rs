@@ -17,7 +17,7 @@ use crate::libvirt::Libvirt;
 use crate::wait::wait_until;
 
 /// Longest time from power-on to the first record, on a busy machine without KVM.
-pub const BOOT: Duration = Duration::from_secs(90);
+pub const BOOT: Duration = Duration::from_mins(3);
 
 /// How a guest finds its kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

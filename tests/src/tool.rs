@@ -3,11 +3,11 @@
 use std::ffi::OsStr;
 use std::io::Read;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use crate::wait::poll_pause;
+use crate::wait::wait_until;
 
 /// Long enough for anything that a tool does to a test's disk.
 pub const DEADLINE: Duration = Duration::from_mins(1);
@@ -33,18 +33,11 @@ pub fn outcome(command: &mut Command, deadline: Duration) -> Result<Outcome> {
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let stdout = std::thread::spawn(move || drain(stdout));
     let stderr = std::thread::spawn(move || drain(stderr));
-    let began = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        if began.elapsed() > deadline {
-            child.kill()?;
-            child.wait()?;
-            bail!("{shown} did not end within {deadline:?}");
-        }
-        poll_pause();
-    };
+    let status = wait_until("its end", deadline, || Ok(child.try_wait()?)).or_else(|_| {
+        child.kill()?;
+        child.wait()?;
+        bail!("{shown} did not end within {deadline:?}");
+    })?;
     let text = |t: std::thread::JoinHandle<_>| t.join().map_err(|_| anyhow!("the reader of {shown} died"));
     Ok(Outcome { code: status.code(), stdout: text(stdout)?, stderr: text(stderr)? })
 }

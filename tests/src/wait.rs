@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-/// How often a condition is looked at.
-const POLL: Duration = Duration::from_millis(20);
+/// From the first look to the second; every pause is twice the one before, up to `SLOWEST`: what is looked
+/// at by running a program must not starve what it waits for.
+const POLL: Duration = Duration::from_millis(5);
+const SLOWEST: Duration = Duration::from_millis(200);
 
 /// Asks until there is an answer; `what` completes the sentence "waited for …". An error of the probe
 /// ends the wait.
@@ -15,6 +17,7 @@ pub fn wait_until<T>(
     mut probe: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     let began = Instant::now();
+    let mut pause = POLL;
     loop {
         if let Some(answer) = probe().with_context(|| format!("while waiting for {what}"))? {
             return Ok(answer);
@@ -22,13 +25,14 @@ pub fn wait_until<T>(
         if began.elapsed() > deadline {
             bail!("waited {deadline:?} in vain for {what}");
         }
-        poll_pause();
+        poll_pause(&mut pause);
     }
 }
 
 #[allow(clippy::disallowed_methods, reason = "the harness blocks its own thread, under a deadline")]
-pub(crate) fn poll_pause() {
-    std::thread::sleep(POLL);
+fn poll_pause(pause: &mut Duration) {
+    std::thread::sleep(*pause);
+    *pause = SLOWEST.min(*pause * 2);
 }
 
 #[cfg(test)]
