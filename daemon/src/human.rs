@@ -53,11 +53,15 @@ pub fn span(seconds: f64) -> String {
         return format!("{seconds:.1} s");
     }
     let whole = seconds.round() as u64;
-    match whole {
-        0..60 => format!("{whole} s"),
-        60..3_600 => format!("{}m {}s", whole / 60, whole % 60),
-        3_600..86_400 => format!("{}h {}m", whole / 3_600, whole % 3_600 / 60),
-        _ => format!("{}d {}h", whole / 86_400, whole % 86_400 / 3_600),
+    let (large, small) = match whole {
+        0..60 => return format!("{whole} s"),
+        60..3_600 => ((whole / 60, "m"), (whole % 60, "s")),
+        3_600..86_400 => ((whole / 3_600, "h"), (whole % 3_600 / 60, "m")),
+        _ => ((whole / 86_400, "d"), (whole % 86_400 / 3_600, "h")),
+    };
+    match small.0 {
+        0 => format!("{}{}", large.0, large.1),
+        _ => format!("{}{} {}{}", large.0, large.1, small.0, small.1),
     }
 }
 
@@ -112,7 +116,7 @@ mod tests {
             (0.9996, "1.0 s"),
             (3.94, "3.9 s"),
             (9.96, "10 s"),
-            (59.6, "1m 0s"),
+            (59.6, "1m"),
             (200.0, "3m 20s"),
             (7500.0, "2h 5m"),
             (273_600.0, "3d 4h"),

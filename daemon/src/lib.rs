@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 pub mod api;
+pub mod cli;
 pub mod crash;
 pub mod human;
 pub mod libvirt;

@@ -75,7 +75,7 @@ fn parsed(text: &str) -> Result<Plan, Status> {
     toml::from_str(text).map_err(|error| {
         let told = error.to_string();
         if told.len() <= READABLE {
-            return invalid(told);
+            return invalid(told.trim_end());
         }
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         let line = before.matches('\n').count() + 1;

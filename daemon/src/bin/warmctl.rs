@@ -1,2 +1,7 @@
-//! warmctl
-fn main() {}
+//! `warmctl`: the operator's command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    warmd_daemon::cli::main()
+}

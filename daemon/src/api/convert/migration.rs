@@ -19,7 +19,7 @@ pub(in crate::api) fn migration(view: MigrationView) -> v1::Migration {
         target_name: view.target_name,
         state: enums::state(&view.state).into(),
         phase: at.phase.into(),
-        reason: at.reason.unwrap_or_default().to_owned(),
+        reason: at.reason.map(str::to_owned),
         resumable: at.resumable,
         resumes_at: at.resumes_at.into(),
         since: Some(timestamp(view.since)),

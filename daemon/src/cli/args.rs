@@ -1,0 +1,197 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+const DETAILS: &str = "\
+Migrations are named by their id, by the unique beginning or end of one (at least four characters), or by the VM's \
+name if exactly one unfinished migration moves it.
+
+JSON (-o json): the messages of the API warmd.v1 with their field names; absent fields are null. Enum values are \
+lower-case with dashes (\"cutting-over\"), sizes are numbers of bytes, times RFC 3339, lengths of time seconds with \
+an s (\"12.500s\"). Lists are an object with one array: `migration list` is {\"migrations\": [...]}. `migration show` \
+is the migration itself. `migration watch` prints one migration a line, at each change. Commands that follow an \
+operation (cutover, sync, verify, cancel) print one object when it ended: {\"answer\", \"outcome\", \"reason\", \
+\"migration\"}, where answer is \"accepted\" or \"already-so\", and outcome is \"done\", \"failed\" or, with \
+--no-wait, \"begun\". Fields are added in later versions, never renamed.
+
+Exit codes:
+    0  done
+    1  the operation failed: a cutover undone, a verification that found differences, an endpoint that is down
+    2  the command line is wrong
+    3  the daemon is not reachable
+    4  what was named is not there
+    5  refused: the plan is wrong, or the state does not allow it
+  130  interrupted while following; the operation goes on in the daemon";
+
+/// Watches and steers warmd, which moves running VMs.
+#[derive(Debug, Parser)]
+#[command(name = "warmctl", version, after_long_help = DETAILS, after_help = "See --help for ids, JSON and exit codes.")]
+pub(super) struct Args {
+    /// The daemon's socket
+    #[arg(
+        long,
+        env = "WARMD_SOCKET",
+        default_value = "/run/warmd/warmd.sock",
+        value_name = "PATH",
+        global = true
+    )]
+    pub(super) socket: PathBuf,
+    /// Tables for people, or JSON for machines
+    #[arg(short, long, value_enum, default_value_t = Format::Table, value_name = "FORM", global = true)]
+    pub(super) output: Format,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// How answers are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Where VMs come from
+    #[command(subcommand)]
+    Source(SourceCommand),
+    /// Where VMs go to
+    #[command(subcommand)]
+    Target(TargetCommand),
+    /// Which VMs move, and how
+    #[command(subcommand)]
+    Plan(PlanCommand),
+    /// VMs on their way
+    #[command(subcommand)]
+    Migration(MigrationCommand),
+    /// The journal: what was decided, by whom and why
+    Events {
+        /// Only this migration's
+        id: Option<String>,
+        /// At most so many lines, the last ones
+        #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
+    },
+    /// Prints a completion script for a shell
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SourceCommand {
+    /// The configured sources
+    List,
+    /// Reaches one source, or all
+    Check { name: Option<String> },
+    /// The VMs that a source has
+    Vms { name: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TargetCommand {
+    /// The configured targets
+    List,
+    /// Reaches one target, or all
+    Check { name: Option<String> },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PlanCommand {
+    /// Makes the plan so: a migration starts for every VM that has none
+    Apply(PlanFile),
+    /// All plans
+    List,
+    /// One plan, as TOML
+    Show { name: String },
+    /// Judges a plan and changes nothing
+    Validate(PlanFile),
+    /// Forgets a plan whose migrations are all finished or cancelled
+    Delete { name: String },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct PlanFile {
+    /// The plan's TOML file; - is standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) file: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum MigrationCommand {
+    /// All migrations, oldest first
+    List {
+        /// Only this plan's
+        #[arg(long)]
+        plan: Option<String>,
+    },
+    /// Everything about one migration
+    Show { id: String },
+    /// Live progress, of one migration to its end or of all
+    Watch { id: Option<String> },
+    /// Copies a delta now, and follows it
+    Sync {
+        id: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Stands still until resumed
+    Pause { id: String },
+    /// Goes on after a pause or a failure
+    Resume { id: String },
+    /// Moves the VM now, and follows to the end
+    Cutover {
+        id: String,
+        /// Take back a cutover that has not passed the point of no return
+        #[arg(long)]
+        abort: bool,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Gives the migration up, and removes what it left
+    Cancel {
+        id: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Reads the target again, compares it with the manifest, and follows that
+    Verify {
+        id: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// The evidence
+    Report {
+        id: String,
+        /// Markdown if not given, or JSON with -o json
+        #[arg(long, value_enum)]
+        format: Option<ReportFormat>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ClapArgs)]
+pub(super) struct Wait {
+    /// Return when it has begun
+    #[arg(long)]
+    pub(super) no_wait: bool,
+}
+
+/// How the report is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum ReportFormat {
+    Json,
+    Markdown,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Args::command().debug_assert();
+    }
+}

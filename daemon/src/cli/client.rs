@@ -1,0 +1,103 @@
+//! The connection to the daemon.
+
+use std::{
+    error::Error,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::{
+    Request,
+    transport::{Channel, Endpoint},
+};
+use warmd_proto::v1::{
+    migrations_client::MigrationsClient, plans_client::PlansClient, sources_client::SourcesClient,
+    targets_client::TargetsClient,
+};
+
+use super::failure::{Exit, Failure};
+
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// How long one answer may take. Sources and targets have shorter deadlines of their own.
+const ANSWER: Duration = Duration::from_mins(3);
+
+/// The largest answer, in bytes: a report with its whole journal.
+const MAX_ANSWER: usize = 256 << 20;
+
+/// A connection.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    channel: Channel,
+}
+
+impl Client {
+    /// Connects to the daemon's socket.
+    pub(super) async fn connect(socket: &Path) -> Result<Self, Failure> {
+        let path = socket.to_owned();
+        let connector = tower::service_fn(move |_| open(path.clone()));
+        let channel = Endpoint::from_static("http://warmd")
+            .connect_timeout(CONNECT)
+            .connect_with_connector(connector)
+            .await
+            .map_err(|error| unreachable(socket, &error))?;
+        Ok(Self { channel })
+    }
+
+    pub(super) fn sources(&self) -> SourcesClient<Channel> {
+        SourcesClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    pub(super) fn targets(&self) -> TargetsClient<Channel> {
+        TargetsClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    pub(super) fn plans(&self) -> PlansClient<Channel> {
+        PlansClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    pub(super) fn migrations(&self) -> MigrationsClient<Channel> {
+        MigrationsClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+}
+
+/// A request with the deadline that every answer has.
+pub(super) fn asked<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(ANSWER);
+    request
+}
+
+async fn open(path: PathBuf) -> io::Result<TokioIo<UnixStream>> {
+    UnixStream::connect(path).await.map(TokioIo::new)
+}
+
+fn unreachable(socket: &Path, error: &(dyn Error + 'static)) -> Failure {
+    let mut cause = Some(error);
+    let mut kind = None;
+    let mut text = error.to_string();
+    while let Some(error) = cause {
+        text = error.to_string();
+        kind = error.downcast_ref::<io::Error>().map(io::Error::kind).or(kind);
+        cause = error.source();
+    }
+    let path = socket.display();
+    let message = match kind {
+        Some(io::ErrorKind::NotFound) => format!(
+            "no daemon: there is no socket {path}. Start `warmd serve`, or name its socket with --socket or WARMD_SOCKET"
+        ),
+        Some(io::ErrorKind::ConnectionRefused) => {
+            format!(
+                "no daemon: nobody listens on {path} any more. Start `warmd serve`, and see its log for why it ended"
+            )
+        }
+        Some(io::ErrorKind::PermissionDenied) => {
+            format!("not allowed to open {path}: run warmctl as the user that warmd runs as (try sudo)")
+        }
+        _ => format!("cannot reach the daemon on {path}: {text}"),
+    };
+    Failure::new(Exit::Unreachable, message)
+}

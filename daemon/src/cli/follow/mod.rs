@@ -1,0 +1,177 @@
+//! Asking for something that takes time, and following it to its end.
+//!
+//! Rule: the watch begins before the request is made, so that nothing of it is missed, however short it is.
+
+mod request;
+mod tracker;
+
+use std::path::Path;
+
+use serde::Serialize;
+use warmd_proto::v1::{Answer, Migration};
+
+pub(super) use self::tracker::Task;
+use self::{
+    request::ask,
+    tracker::{Ending, Tracker, cut_off},
+};
+use super::{
+    client::Client,
+    failure::{Exit, Failure},
+    feed::{Feed, News},
+    out::Out,
+    screen::{Screen, interrupted},
+    show::{self, Phases},
+    words,
+};
+
+/// The JSON form of how it went.
+#[derive(Debug, Serialize)]
+struct Followed<'a> {
+    answer: String,
+    /// `done`, `failed`, `begun`.
+    outcome: &'static str,
+    reason: Option<&'a str>,
+    migration: &'a Migration,
+}
+
+/// Asks `task` of the migration that `key` names and, if `wait`, follows it.
+pub(super) async fn run(
+    socket: &Path,
+    out: &Out,
+    key: String,
+    task: Task,
+    wait: bool,
+) -> Result<(), Failure> {
+    let client = Client::connect(socket).await?;
+    if !wait {
+        let (answer, migration) = ask(&client, &key, task).await?;
+        return begun(out, task, answer, &migration);
+    }
+    let mut feed = Feed::open(&client, socket.to_owned(), Some(key.clone())).await?;
+    let (answer, before) = ask(&client, &key, task).await?;
+
+    let mut screen = Screen::new(out, false);
+    let mut tracker = Tracker::new(task, &before);
+    let mut phases = Phases::after(&before);
+    if !out.is_json() {
+        screen.say(&format!("{} of {}: {}", task.name(), words::who(&before), words::answer(answer)))?;
+    }
+    let mut last = before;
+    let ending = loop {
+        let news = tokio::select! {
+            news = feed.next() => news?,
+            () = interrupted() => {
+                screen.finish(false)?;
+                return Err(left(task, &last));
+            }
+        };
+        match news {
+            News::Migration(now) => {
+                last = *now;
+                if !out.is_json() {
+                    for line in phases.news(&last) {
+                        screen.say(&line)?;
+                    }
+                    screen.show(last.clone())?;
+                }
+            }
+            News::Lost(why) => screen.aside(&why)?,
+            News::Back => screen.aside("the daemon is back")?,
+            // The last state is final: if that is no end for the tracker, nothing else will be.
+            News::Ended => break tracker.look(&last).unwrap_or_else(|| cut_off(&last)),
+        }
+        if let Some(ending) = tracker.look(&last) {
+            break ending;
+        }
+    };
+    screen.finish(true)?;
+    ended(out, task, answer, &last, &ending)
+}
+
+fn begun(out: &Out, task: Task, answer: Answer, migration: &Migration) -> Result<(), Failure> {
+    if out.is_json() {
+        return out.json(&Followed {
+            answer: words::name(answer),
+            outcome: "begun",
+            reason: None,
+            migration,
+        });
+    }
+    out.text(&format!(
+        "{} of {}: {}; follow it with `warmctl migration watch {}`",
+        task.name(),
+        words::who(migration),
+        words::answer(answer),
+        words::short(&migration.id)
+    ))
+}
+
+fn ended(out: &Out, task: Task, answer: Answer, last: &Migration, ending: &Ending) -> Result<(), Failure> {
+    let reason = ending.failure.as_deref();
+    if out.is_json() {
+        let outcome = if reason.is_some() { "failed" } else { "done" };
+        out.json(&Followed { answer: words::name(answer), outcome, reason, migration: last })?;
+    } else {
+        for line in ending_lines(task, last, ending) {
+            out.text(&line)?;
+        }
+    }
+    match reason {
+        None => Ok(()),
+        Some(_) if out.is_json() => Err(Failure::told(Exit::Failed)),
+        Some(reason) => {
+            let message = format!(
+                "{} of {} failed: {}; it is {} now",
+                task.name(),
+                words::who(last),
+                super::out::one_line(reason),
+                words::state(last)
+            );
+            Err(Failure::new(Exit::Failed, message))
+        }
+    }
+}
+
+fn ending_lines(task: Task, last: &Migration, ending: &Ending) -> Vec<String> {
+    let mut lines = Vec::new();
+    let downtime = last.cutover.as_ref().and_then(|cutover| cutover.downtime.as_ref());
+    let found = last.verification.as_ref().and_then(|verification| verification.verdict.as_ref());
+    let verdict = || found.map_or_else(|| "none made".to_owned(), show::verdict);
+    match (task, ending.failure.is_none()) {
+        (Task::Cutover, true) => {
+            lines.push(format!("downtime      {}", words::span(downtime)));
+            lines.push(format!("verification  {}", verdict()));
+            lines.push(format!("{} runs on the target as {}", last.vm_name, last.target_name));
+        }
+        (Task::Verify, _) if found.is_some() && ending.has_verdict => {
+            lines.push(format!("verification  {}", verdict()));
+            lines.extend(found.into_iter().flat_map(|found| &found.disks).flat_map(|disk| {
+                disk.mismatches.iter().map(|extent| {
+                    let (offset, length) = (extent.offset_bytes, extent.length_bytes);
+                    format!("  {} differs at byte {offset}, {length} bytes", disk.key)
+                })
+            }));
+        }
+        (Task::AbortCutover, true) => {
+            lines.push(format!("the cutover of {} is taken back; it runs on the source", last.vm_name));
+        }
+        (Task::Cancel, true) => {
+            lines.push(format!("{} is given up; the VM stays on the source", words::who(last)));
+        }
+        (Task::Sync, true) => lines.push(format!("{} is synced", words::who(last))),
+        (Task::Cutover | Task::Verify | Task::AbortCutover | Task::Cancel | Task::Sync, _) => {}
+    }
+    lines
+}
+
+fn left(task: Task, last: &Migration) -> Failure {
+    let message = format!(
+        "interrupted: the {} of {} goes on in the daemon; see `warmctl migration watch {}`{}",
+        task.name(),
+        words::who(last),
+        words::short(&last.id),
+        if task == Task::Cutover { ", or stop it with `warmctl migration cutover --abort`" } else { "" }
+    );
+    Failure::new(Exit::Interrupted, message)
+}

@@ -1,0 +1,41 @@
+//! One request of the API for each task.
+
+use warmd_proto::v1::{
+    Answer, Migration, MigrationsCancelRequest, MigrationsCutoverRequest, MigrationsSyncRequest,
+    MigrationsVerifyRequest,
+};
+
+use super::{
+    super::{
+        client::{Client, asked},
+        failure::Failure,
+    },
+    Task,
+};
+
+/// Asks `task` of the migration that `key` names: the answer, and how it stood then.
+pub(super) async fn ask(client: &Client, key: &str, task: Task) -> Result<(Answer, Migration), Failure> {
+    let mut migrations = client.migrations();
+    let migration = key.to_owned();
+    let (answer, migration) = match task {
+        Task::Sync => {
+            let answer = migrations.sync(asked(MigrationsSyncRequest { migration })).await?.into_inner();
+            (answer.answer(), answer.migration)
+        }
+        Task::Cutover | Task::AbortCutover => {
+            let abort = task == Task::AbortCutover;
+            let request = asked(MigrationsCutoverRequest { migration, abort });
+            let answer = migrations.cutover(request).await?.into_inner();
+            (answer.answer(), answer.migration)
+        }
+        Task::Cancel => {
+            let answer = migrations.cancel(asked(MigrationsCancelRequest { migration })).await?.into_inner();
+            (answer.answer(), answer.migration)
+        }
+        Task::Verify => {
+            let answer = migrations.verify(asked(MigrationsVerifyRequest { migration })).await?.into_inner();
+            (answer.answer(), answer.migration)
+        }
+    };
+    Ok((answer, migration.unwrap_or_default()))
+}

@@ -1,0 +1,205 @@
+//! When something that was asked for has ended, and how: pure, from one look at the migration to the next.
+//!
+//! Rule: looks may be missed, told twice, and may at first be older than the request. What was so before the request
+//! is therefore never taken for its end.
+
+use prost_types::Timestamp;
+use warmd_proto::v1::{Migration, MigrationState as State};
+
+use super::super::words;
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cli) enum Task {
+    Sync,
+    Cutover,
+    AbortCutover,
+    Cancel,
+    Verify,
+}
+
+impl Task {
+    pub(in crate::cli) fn name(self) -> &'static str {
+        match self {
+            Self::Sync => "sync",
+            Self::Cutover => "cutover",
+            Self::AbortCutover => "abort of the cutover",
+            Self::Cancel => "cancel",
+            Self::Verify => "verification",
+        }
+    }
+}
+
+/// How it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ending {
+    /// Why it failed; `None` if it did not.
+    pub(super) failure: Option<String>,
+    /// Whether the verification in the last look is the one that was asked for, and came to a verdict.
+    pub(super) has_verdict: bool,
+}
+
+/// Follows one task.
+#[derive(Debug)]
+pub(super) struct Tracker {
+    task: Task,
+    /// The pass that a sync waits for.
+    pass: u32,
+    /// The cutover and the verification that were over before.
+    old_cutover: Option<Timestamp>,
+    old_verification: Option<Timestamp>,
+    /// Whether what was asked for was seen at work.
+    seen: bool,
+    /// Why the cutover was undone, as the undoing said.
+    undone: Option<String>,
+}
+
+impl Tracker {
+    pub(super) fn new(task: Task, before: &Migration) -> Self {
+        let runs = matches!(before.state(), State::Seeding | State::Syncing);
+        let last = before.pass.as_ref().map_or(0, |pass| pass.number);
+        let over = before.cutover.as_ref().filter(|cutover| cutover.ended.is_some());
+        let verified = before.verification.as_ref().filter(|verification| verification.ended.is_some());
+        let mut tracker = Self {
+            task,
+            pass: if runs { last.max(1) } else { last + 1 },
+            old_cutover: over.and_then(|cutover| cutover.started),
+            old_verification: verified.and_then(|verification| verification.started),
+            seen: false,
+            undone: None,
+        };
+        tracker.notice(before);
+        tracker
+    }
+
+    /// Whether it has ended.
+    pub(super) fn look(&mut self, now: &Migration) -> Option<Ending> {
+        self.notice(now);
+        match self.task {
+            Task::Sync => self.sync(now),
+            Task::Cutover => self.cutover(now),
+            Task::AbortCutover => abort(now),
+            Task::Cancel => self.cancel(now),
+            Task::Verify => self.verify(now),
+        }
+    }
+
+    fn notice(&mut self, now: &Migration) {
+        let at_work = match self.task {
+            Task::Cutover => matches!(now.state(), State::CuttingOver | State::Undoing),
+            Task::Cancel => now.state() == State::Cancelling,
+            Task::Sync | Task::AbortCutover | Task::Verify => false,
+        };
+        self.seen |= at_work;
+        if now.state() == State::Undoing && now.reason.is_some() {
+            self.undone.clone_from(&now.reason);
+        }
+    }
+
+    fn sync(&self, now: &Migration) -> Option<Ending> {
+        match now.state() {
+            State::Failed => return Some(failed(now.reason())),
+            State::Paused => return Some(failed("it was paused")),
+            State::CuttingOver | State::Undoing => {
+                return Some(failed("a cutover began, which copies what changed by itself"));
+            }
+            State::Cancelling | State::Cancelled => return Some(failed("it was given up")),
+            State::Done => return Some(done()),
+            State::Unspecified
+            | State::Defined
+            | State::Preparing
+            | State::Seeding
+            | State::Synced
+            | State::Syncing => {}
+        }
+        let pass = now.pass.as_ref().filter(|pass| pass.number >= self.pass)?;
+        match (&pass.error, &pass.ended) {
+            _ if pass.number > self.pass => Some(done()),
+            (Some(error), Some(_)) => Some(failed(format!("pass {}: {error}", pass.number))),
+            (None, Some(_)) => Some(done()),
+            (_, None) => None,
+        }
+    }
+
+    fn cutover(&self, now: &Migration) -> Option<Ending> {
+        match now.state() {
+            State::CuttingOver | State::Undoing => None,
+            State::Done => Some(done()),
+            State::Failed => Some(failed(now.reason())),
+            State::Cancelling | State::Cancelled => Some(failed("it was given up")),
+            State::Unspecified
+            | State::Defined
+            | State::Preparing
+            | State::Seeding
+            | State::Synced
+            | State::Syncing
+            | State::Paused => {
+                let ours = now.cutover.as_ref().filter(|cutover| cutover.started != self.old_cutover);
+                let over = ours.is_some_and(|cutover| cutover.ended.is_some());
+                let why = ours.and_then(|cutover| cutover.failure.clone()).or_else(|| self.undone.clone());
+                let why =
+                    why.unwrap_or_else(|| "the daemon does not say why; see `warmctl events`".to_owned());
+                (self.seen || over).then(|| failed(format!("undone: {why}")))
+            }
+        }
+    }
+
+    fn cancel(&self, now: &Migration) -> Option<Ending> {
+        match now.state() {
+            State::Cancelled => Some(done()),
+            State::Done => Some(failed("it was done already")),
+            // It may have failed before it was cancelled.
+            State::Failed if self.seen => Some(failed(now.reason())),
+            _ => None,
+        }
+    }
+
+    fn verify(&self, now: &Migration) -> Option<Ending> {
+        let ours =
+            now.verification.as_ref().filter(|verification| verification.started != self.old_verification);
+        if let Some(run) = ours.filter(|verification| verification.ended.is_some()) {
+            let failure = match (&run.error, &run.verdict) {
+                (Some(error), _) => Some(error.clone()),
+                (None, Some(verdict)) if verdict.passed => None,
+                (None, Some(_)) => Some("the target does not hold what it must".to_owned()),
+                (None, None) => Some("it came to no verdict".to_owned()),
+            };
+            return Some(Ending { failure, has_verdict: run.verdict.is_some() });
+        }
+        match now.state() {
+            State::Failed => Some(failed(now.reason())),
+            State::Cancelling | State::Cancelled => Some(failed("it was given up")),
+            _ => None,
+        }
+    }
+}
+
+fn abort(now: &Migration) -> Option<Ending> {
+    match now.state() {
+        State::CuttingOver | State::Undoing => None,
+        State::Done => Some(failed("it was too late: the VM runs on the target")),
+        State::Failed => Some(failed(now.reason())),
+        State::Unspecified
+        | State::Defined
+        | State::Preparing
+        | State::Seeding
+        | State::Synced
+        | State::Syncing
+        | State::Paused
+        | State::Cancelling
+        | State::Cancelled => Some(done()),
+    }
+}
+
+/// How it ended if nothing comes any more.
+pub(super) fn cut_off(last: &Migration) -> Ending {
+    failed(format!("the migration came to its end ({}) meanwhile", words::state(last)))
+}
+
+fn done() -> Ending {
+    Ending { failure: None, has_verdict: false }
+}
+
+fn failed(why: impl Into<String>) -> Ending {
+    Ending { failure: Some(why.into()), has_verdict: false }
+}

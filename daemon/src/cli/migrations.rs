@@ -1,0 +1,100 @@
+//! `migration …`.
+
+use std::path::Path;
+
+use warmd_proto::v1::{
+    Answer, Migration, MigrationsGetRequest, MigrationsListRequest, MigrationsPauseRequest,
+    MigrationsReportRequest, MigrationsResumeRequest,
+};
+
+use super::{
+    args::{MigrationCommand, ReportFormat},
+    client::{Client, asked},
+    failure::{Exit, Failure},
+    feed::{Feed, News},
+    follow::{self, Task},
+    out::Out,
+    screen::{Screen, interrupted},
+    show, words,
+};
+
+pub(super) async fn run(socket: &Path, out: &Out, command: MigrationCommand) -> Result<(), Failure> {
+    match command {
+        MigrationCommand::List { plan } => {
+            let request = asked(MigrationsListRequest { plan: plan.unwrap_or_default() });
+            let client = Client::connect(socket).await?;
+            show::list(out, &client.migrations().list(request).await?.into_inner())
+        }
+        MigrationCommand::Show { id } => {
+            let client = Client::connect(socket).await?;
+            let request = asked(MigrationsGetRequest { migration: id });
+            let answer = client.migrations().get(request).await?.into_inner();
+            show::details(out, &answer.migration.unwrap_or_default())
+        }
+        MigrationCommand::Watch { id } => watch(socket, out, id).await,
+        MigrationCommand::Sync { id, wait } => follow::run(socket, out, id, Task::Sync, !wait.no_wait).await,
+        MigrationCommand::Pause { id } => {
+            let client = Client::connect(socket).await?;
+            let request = asked(MigrationsPauseRequest { migration: id });
+            let answer = client.migrations().pause(request).await?.into_inner();
+            let what = answer.answer();
+            if out.is_json() { out.json(&answer) } else { answered(out, "pause", what, answer.migration) }
+        }
+        MigrationCommand::Resume { id } => {
+            let client = Client::connect(socket).await?;
+            let request = asked(MigrationsResumeRequest { migration: id });
+            let answer = client.migrations().resume(request).await?.into_inner();
+            let what = answer.answer();
+            if out.is_json() { out.json(&answer) } else { answered(out, "resume", what, answer.migration) }
+        }
+        MigrationCommand::Cutover { id, abort, wait } => {
+            let task = if abort { Task::AbortCutover } else { Task::Cutover };
+            follow::run(socket, out, id, task, !wait.no_wait).await
+        }
+        MigrationCommand::Cancel { id, wait } => {
+            follow::run(socket, out, id, Task::Cancel, !wait.no_wait).await
+        }
+        MigrationCommand::Verify { id, wait } => {
+            follow::run(socket, out, id, Task::Verify, !wait.no_wait).await
+        }
+        MigrationCommand::Report { id, format } => report(socket, out, id, format).await,
+    }
+}
+
+fn answered(out: &Out, what: &str, answer: Answer, migration: Option<Migration>) -> Result<(), Failure> {
+    let migration = migration.unwrap_or_default();
+    out.text(&format!("{what} of {}: {}", words::who(&migration), words::answer(answer)))
+}
+
+async fn watch(socket: &Path, out: &Out, id: Option<String>) -> Result<(), Failure> {
+    let client = Client::connect(socket).await?;
+    let mut feed = Feed::open(&client, socket.to_owned(), id).await?;
+    let mut screen = Screen::new(out, true);
+    loop {
+        let news = tokio::select! {
+            news = feed.next() => news?,
+            () = interrupted() => {
+                screen.finish(false)?;
+                return Err(Failure::told(Exit::Interrupted));
+            }
+        };
+        match news {
+            News::Migration(migration) if out.is_json() => out.json_line(&*migration)?,
+            News::Migration(migration) => screen.show(*migration)?,
+            News::Lost(why) => screen.aside(&why)?,
+            News::Back => screen.aside("the daemon is back")?,
+            News::Ended => return screen.finish(false),
+        }
+    }
+}
+
+async fn report(socket: &Path, out: &Out, id: String, format: Option<ReportFormat>) -> Result<(), Failure> {
+    let client = Client::connect(socket).await?;
+    let request = asked(MigrationsReportRequest { migration: id });
+    let answer = client.migrations().report(request).await?.into_inner();
+    let json = match format {
+        Some(format) => format == ReportFormat::Json,
+        None => out.is_json(),
+    };
+    out.text(if json { &answer.json } else { &answer.markdown })
+}

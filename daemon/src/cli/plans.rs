@@ -1,0 +1,139 @@
+//! `plan …`.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
+
+use tonic::{Code, Status};
+use warmd_proto::v1::{
+    Finding, PlansApplyRequest, PlansDeleteRequest, PlansGetRequest, PlansListRequest, PlansValidateRequest,
+    Severity,
+};
+
+use super::{
+    args::PlanCommand,
+    client::{Client, asked},
+    failure::{Exit, Failure},
+    out::Out,
+    words,
+};
+use crate::api::MAX_REQUEST;
+
+pub(super) async fn run(socket: &Path, out: &Out, command: PlanCommand) -> Result<(), Failure> {
+    match command {
+        PlanCommand::Apply(plan) => {
+            let toml = read(&plan.file)?;
+            apply(&Client::connect(socket).await?, out, &plan.file, toml).await
+        }
+        PlanCommand::Validate(plan) => {
+            let toml = read(&plan.file)?;
+            validate(&Client::connect(socket).await?, out, &plan.file, toml).await
+        }
+        PlanCommand::List => list(&Client::connect(socket).await?, out).await,
+        PlanCommand::Show { name } => show(&Client::connect(socket).await?, out, name).await,
+        PlanCommand::Delete { name } => delete(&Client::connect(socket).await?, out, name).await,
+    }
+}
+
+async fn apply(client: &Client, out: &Out, file: &Path, toml: String) -> Result<(), Failure> {
+    let request = asked(PlansApplyRequest { toml });
+    let answer = client.plans().apply(request).await.map_err(|status| in_file(file, status))?.into_inner();
+    if out.is_json() {
+        return out.json(&answer);
+    }
+    findings(out, &answer.findings)?;
+    let started = words::count(answer.started.len(), "migration");
+    out.text(&format!("plan {}: {started} started, {} there already", answer.plan, answer.kept.len()))?;
+    for id in &answer.started {
+        out.text(&format!("  started {id}"))?;
+    }
+    for id in &answer.kept {
+        out.text(&format!("  kept    {id}"))?;
+    }
+    Ok(())
+}
+
+async fn validate(client: &Client, out: &Out, file: &Path, toml: String) -> Result<(), Failure> {
+    let request = asked(PlansValidateRequest { toml });
+    let answer = client.plans().validate(request).await.map_err(|status| in_file(file, status))?.into_inner();
+    let errors = answer.findings.iter().filter(|finding| finding.severity() == Severity::Error).count();
+    if out.is_json() {
+        out.json(&answer)?;
+    } else {
+        findings(out, &answer.findings)?;
+        let warnings = answer.findings.len() - errors;
+        let verdict = match (errors, warnings) {
+            (0, 0) => "nothing is wrong with it".to_owned(),
+            (0, _) => format!("it can be applied, with {}", words::count(warnings, "warning")),
+            (_, _) => format!("it cannot be applied: {}", words::count(errors, "error")),
+        };
+        out.text(&format!("plan {}: {verdict}", answer.plan.unwrap_or_default().name))?;
+    }
+    if errors > 0 { Err(Failure::told(Exit::Refused)) } else { Ok(()) }
+}
+
+fn findings(out: &Out, findings: &[Finding]) -> Result<(), Failure> {
+    if findings.is_empty() {
+        return Ok(());
+    }
+    let row = |finding: &Finding| {
+        [words::name(finding.severity()), finding.subject.clone(), finding.message.clone()]
+    };
+    out.table(["SEVERITY", "SUBJECT", "FOUND"], findings.iter().map(row))
+}
+
+async fn list(client: &Client, out: &Out) -> Result<(), Failure> {
+    let answer = client.plans().list(asked(PlansListRequest {})).await?.into_inner();
+    if out.is_json() {
+        return out.json(&answer);
+    }
+    let rows = answer.plans.into_iter().map(|plan| {
+        let verify = words::verify_mode(plan.verify());
+        let interval = words::span(plan.interval.as_ref());
+        [plan.name, plan.source, plan.target, plan.vms.len().to_string(), interval, verify]
+    });
+    out.table(["NAME", "SOURCE", "TARGET", ">VMS", ">INTERVAL", "VERIFY"], rows)
+}
+
+async fn show(client: &Client, out: &Out, name: String) -> Result<(), Failure> {
+    let answer = client.plans().get(asked(PlansGetRequest { name })).await?.into_inner();
+    let plan = answer.plan.unwrap_or_default();
+    if out.is_json() { out.json(&plan) } else { out.text(&plan.toml) }
+}
+
+async fn delete(client: &Client, out: &Out, name: String) -> Result<(), Failure> {
+    let answer = client.plans().delete(asked(PlansDeleteRequest { name: name.clone() })).await?.into_inner();
+    if out.is_json() { out.json(&answer) } else { out.text(&format!("plan {name} is forgotten")) }
+}
+
+/// The plan file's text, never more of it than the daemon would take.
+fn read(file: &Path) -> Result<String, Failure> {
+    let from: &mut dyn Read = if file == Path::new("-") {
+        &mut io::stdin()
+    } else {
+        &mut File::open(file).map_err(|error| unreadable(file, &error))?
+    };
+    let mut text = String::new();
+    from.take(MAX_REQUEST as u64).read_to_string(&mut text).map_err(|error| unreadable(file, &error))?;
+    if text.len() >= MAX_REQUEST {
+        let message = format!("{}: larger than 1 MiB, which is no plan", file.display());
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    Ok(text)
+}
+
+fn unreadable(file: &Path, error: &io::Error) -> Failure {
+    Failure::new(Exit::Usage, format!("cannot read the plan {}: {error}", file.display()))
+}
+
+/// The daemon knows line and column, but not the file.
+fn in_file(file: &Path, status: Status) -> Failure {
+    let about_the_text = status.code() == Code::InvalidArgument;
+    let mut failure = Failure::from(status);
+    if about_the_text {
+        failure.message = format!("{}: {}", file.display(), failure.message);
+    }
+    failure
+}

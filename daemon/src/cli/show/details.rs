@@ -1,0 +1,119 @@
+//! `migration show`.
+
+use warmd_proto::v1::{Cutover, Migration, Pass, Verification};
+
+use super::{
+    super::{
+        failure::Failure,
+        out::{Out, one_line},
+        words,
+    },
+    disk_pass, phases, verdict,
+};
+use crate::human;
+
+/// Everything about one migration.
+pub(in crate::cli) fn details(out: &Out, migration: &Migration) -> Result<(), Failure> {
+    if out.is_json() {
+        return out.json(migration);
+    }
+    out.pairs(&head(migration))?;
+    out.text("\nDISKS")?;
+    disks(out, migration)?;
+    if let Some(run) = &migration.pass {
+        out.text("")?;
+        pass(out, run)?;
+    }
+    if let Some(run) = &migration.cutover {
+        out.text("")?;
+        cutover(out, run)?;
+    }
+    if let Some(run) = &migration.verification {
+        out.text(&format!("\nVERIFICATION  {}", verification(run)))?;
+    }
+    if !migration.warnings.is_empty() {
+        out.text("\nWARNINGS")?;
+    }
+    for warning in &migration.warnings {
+        out.text(&format!("- {}", one_line(warning)))?;
+    }
+    Ok(())
+}
+
+fn head(migration: &Migration) -> Vec<(&'static str, String)> {
+    let mut pairs = vec![
+        ("VM", format!("{} ({} on the source)", migration.vm_name, migration.vm_id)),
+        ("Target name", migration.target_name.clone()),
+        ("Plan", migration.plan.clone()),
+        ("Migration", migration.id.clone()),
+        ("State", words::state(migration)),
+        ("Since (UTC)", words::moment(migration.since.as_ref())),
+    ];
+    if let Some(reason) = &migration.reason {
+        pairs.push(("Reason", reason.clone()));
+    }
+    if migration.next_pass.is_some() {
+        pairs.push(("Next pass (UTC)", words::moment(migration.next_pass.as_ref())));
+    }
+    pairs.push(("Downtime if cut over now", words::span(migration.downtime_forecast.as_ref())));
+    pairs
+}
+
+fn disks(out: &Out, migration: &Migration) -> Result<(), Failure> {
+    let rows = migration.disks.iter().map(|disk| {
+        let changed =
+            disk_pass(migration, disk).map_or_else(|| "-".to_owned(), |p| human::bytes(p.changed_bytes));
+        [
+            disk.key.clone(),
+            human::bytes(disk.size_bytes),
+            human::bytes(disk.pending_bytes),
+            changed,
+            disk.location.clone(),
+        ]
+    });
+    out.table(["DISK", ">SIZE", ">PENDING", ">CHANGED", "ON THE TARGET"], rows)
+}
+
+fn pass(out: &Out, pass: &Pass) -> Result<(), Failure> {
+    let kind = words::pass_kind(pass.kind());
+    let took = words::took(pass.started.as_ref(), pass.ended.as_ref());
+    out.text(&format!("PASS {} ({kind})  {}  {took}", pass.number, words::moment(pass.started.as_ref())))?;
+    if let Some(error) = &pass.error {
+        out.text(&format!("ended with: {}", one_line(error)))?;
+    }
+    let rows = pass.disks.iter().map(|disk| {
+        [
+            disk.key.clone(),
+            human::bytes(disk.changed_bytes),
+            disk.extents.to_string(),
+            human::bytes(disk.read_bytes),
+            human::bytes(disk.written_bytes),
+            human::bytes(disk.zeroed_bytes),
+            human::bytes(disk.skipped_bytes),
+            disk.unknown.as_ref().map_or_else(|| "-".to_owned(), |why| format!("compared whole: {why}")),
+        ]
+    });
+    let heads = ["DISK", ">CHANGED", ">EXTENTS", ">READ", ">WRITTEN", ">ZEROED", ">SKIPPED", "REMARK"];
+    out.table(heads, rows)
+}
+
+fn cutover(out: &Out, cutover: &Cutover) -> Result<(), Failure> {
+    out.text(&format!("CUTOVER  {}", words::moment(cutover.started.as_ref())))?;
+    let rows = cutover.phases.iter().map(phases::row);
+    out.table(["STARTED", "PHASE", ">TOOK", "OUTCOME"], rows)?;
+    if let Some(failure) = &cutover.failure {
+        out.text(&format!("not done: {}", one_line(failure)))?;
+    }
+    if cutover.downtime.is_some() {
+        out.text(&format!("downtime {}", words::span(cutover.downtime.as_ref())))?;
+    }
+    Ok(())
+}
+
+fn verification(run: &Verification) -> String {
+    match (&run.verdict, &run.error) {
+        (Some(found), _) => format!("{}  {}", words::moment(run.ended.as_ref()), verdict(found)),
+        (None, Some(error)) => format!("came to no verdict: {}", one_line(error)),
+        (None, None) => format!("runs, {} %", human::percent(run.checked_bytes, run.total_bytes)),
+    }
+}

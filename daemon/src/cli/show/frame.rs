@@ -1,0 +1,117 @@
+//! Progress: as a frame of lines for a terminal, as one line for a pipe.
+
+use warmd_proto::v1::{Disk, Migration, MigrationState};
+
+use super::{
+    super::{out::one_line, words},
+    disk_pass, is_busy, is_copying, is_verifying,
+};
+use crate::human;
+
+/// Migrations that a frame shows; more would not fit on a screen.
+const MAX_SHOWN: usize = 12;
+
+/// Cells of a bar.
+const BAR: u64 = 20;
+
+/// All migrations: those that are worked on with their disks, the others with a line each while there is room.
+pub(in crate::cli) fn frame<'a>(migrations: impl IntoIterator<Item = &'a Migration>) -> Vec<String> {
+    let (busy, resting): (Vec<_>, Vec<_>) = migrations.into_iter().partition(|migration| is_busy(migration));
+    let hidden = (busy.len() + resting.len()).saturating_sub(MAX_SHOWN);
+    let mut lines = Vec::new();
+    for migration in busy.into_iter().chain(resting).take(MAX_SHOWN) {
+        lines.push(head(migration));
+        if is_copying(migration) {
+            lines.extend(migration.disks.iter().map(|disk| disk_line(migration, disk)));
+        }
+        lines.extend(verifying(migration).map(|line| format!("  {line}")));
+    }
+    if hidden > 0 {
+        lines.push(format!("and {hidden} more: see `warmctl migration list`"));
+    }
+    lines
+}
+
+/// One migration on one line.
+pub(in crate::cli) fn line(migration: &Migration) -> String {
+    one_line(&format!("{}  {}", words::who(migration), progress(migration)))
+}
+
+/// The same where it is known which migration it is.
+pub(in crate::cli) fn progress(migration: &Migration) -> String {
+    let mut line = status(migration);
+    if is_copying(migration) {
+        let disks: Vec<_> = migration.disks.iter().map(|disk| disk_words(migration, disk)).collect();
+        line = format!("{line}: {}", disks.join("; "));
+    }
+    match verifying(migration) {
+        Some(verifying) => format!("{line}: {verifying}"),
+        None => line,
+    }
+}
+
+fn head(migration: &Migration) -> String {
+    one_line(&format!("{}  {}", words::who(migration), status(migration)))
+}
+
+fn status(migration: &Migration) -> String {
+    let mut parts = vec![words::state(migration)];
+    if let Some(pass) = migration.pass.as_ref().filter(|pass| pass.ended.is_none()) {
+        parts.push(format!("pass {} ({})", pass.number, words::pass_kind(pass.kind())));
+    }
+    parts.extend(migration.reason.clone());
+    if migration.state() == MigrationState::Synced && migration.next_pass.is_some() {
+        parts.push(format!("next pass {}", words::moment(migration.next_pass.as_ref())));
+    }
+    // Later there is nothing left to forecast.
+    let before = !matches!(
+        migration.state(),
+        MigrationState::CuttingOver
+            | MigrationState::Undoing
+            | MigrationState::Done
+            | MigrationState::Cancelling
+            | MigrationState::Cancelled
+    );
+    if let Some(downtime) = migration.downtime_forecast.as_ref().filter(|_| before) {
+        parts.push(format!("downtime if cut over now {}", words::span(Some(downtime))));
+    }
+    one_line(&parts.join("  "))
+}
+
+fn disk_line(migration: &Migration, disk: &Disk) -> String {
+    let percent = human::percent(disk.pass_drained_bytes, disk.pass_total_bytes);
+    let full = percent * BAR / 100;
+    let bar: String = (0..BAR).map(|cell| if cell < full { '█' } else { '░' }).collect();
+    one_line(&format!("  {:<6} {bar} {}", disk.key, figures(migration, disk, percent)))
+}
+
+fn disk_words(migration: &Migration, disk: &Disk) -> String {
+    let percent = human::percent(disk.pass_drained_bytes, disk.pass_total_bytes);
+    one_line(&format!("{} {}", disk.key, figures(migration, disk, percent)))
+}
+
+/// Of this pass's bytes, not of the disk's.
+fn figures(migration: &Migration, disk: &Disk, percent: u64) -> String {
+    let mut figures = format!(
+        "{percent:>3} % of {}, {}",
+        human::bytes(disk.pass_total_bytes),
+        human::rate(disk.rate_bytes_per_second)
+    );
+    if let Some(eta) = words::seconds(disk.eta.as_ref()).filter(|_| percent < 100) {
+        figures = format!("{figures}, {} left", human::span(eta));
+    }
+    if let Some(pass) = disk_pass(migration, disk) {
+        figures = match &pass.unknown {
+            Some(why) => format!("{figures}, compared whole ({why})"),
+            None => format!("{figures}, {} changed", human::bytes(pass.changed_bytes)),
+        };
+    }
+    figures
+}
+
+fn verifying(migration: &Migration) -> Option<String> {
+    let run = migration.verification.as_ref().filter(|_| is_verifying(migration))?;
+    let percent = human::percent(run.checked_bytes, run.total_bytes);
+    let mode = words::verify_mode(run.mode());
+    Some(format!("verifying ({mode}) {percent} % of {}", human::bytes(run.total_bytes)))
+}

@@ -1,0 +1,45 @@
+//! The table of migrations.
+
+use warmd_proto::v1::{Migration, MigrationsListResponse};
+
+use super::{
+    super::{failure::Failure, out::Out, words},
+    is_copying,
+};
+use crate::human;
+
+/// `migration list`.
+pub(in crate::cli) fn list(out: &Out, answer: &MigrationsListResponse) -> Result<(), Failure> {
+    if out.is_json() {
+        return out.json(answer);
+    }
+    let heads = ["ID", "VM", "PLAN", "STATE", ">SIZE", ">PENDING", ">PASS", ">FORECAST", "NEXT PASS (UTC)"];
+    out.table(heads, answer.migrations.iter().map(row))
+}
+
+fn row(migration: &Migration) -> [String; 9] {
+    [
+        words::short(&migration.id).to_owned(),
+        migration.vm_name.clone(),
+        migration.plan.clone(),
+        words::state(migration),
+        human::bytes(migration.disks.iter().map(|disk| disk.size_bytes).sum()),
+        human::bytes(migration.disks.iter().map(|disk| disk.pending_bytes).sum()),
+        pass(migration),
+        words::span(migration.downtime_forecast.as_ref()),
+        words::moment(migration.next_pass.as_ref()),
+    ]
+}
+
+/// The pass's number, and how far it is if it runs.
+fn pass(migration: &Migration) -> String {
+    let Some(pass) = &migration.pass else {
+        return "-".to_owned();
+    };
+    if !is_copying(migration) {
+        return pass.number.to_string();
+    }
+    let total = migration.disks.iter().map(|disk| disk.pass_total_bytes).sum();
+    let drained = migration.disks.iter().map(|disk| disk.pass_drained_bytes).sum();
+    format!("{} ({} %)", pass.number, human::percent(drained, total))
+}

@@ -1,0 +1,59 @@
+//! How a migration is shown.
+
+mod details;
+mod frame;
+mod list;
+mod phases;
+
+pub(super) use self::{
+    details::details,
+    frame::{frame, line, progress},
+    list::list,
+    phases::Phases,
+};
+
+use warmd_proto::v1::{Disk, DiskPass, Migration, MigrationState, Verdict};
+
+use super::words;
+use crate::human;
+
+/// Whether warmd is at work on it.
+pub(super) fn is_busy(migration: &Migration) -> bool {
+    matches!(
+        migration.state(),
+        MigrationState::Preparing
+            | MigrationState::Seeding
+            | MigrationState::Syncing
+            | MigrationState::CuttingOver
+            | MigrationState::Undoing
+            | MigrationState::Cancelling
+    ) || is_verifying(migration)
+}
+
+/// Whether its target is being read again.
+pub(super) fn is_verifying(migration: &Migration) -> bool {
+    migration.verification.as_ref().is_some_and(|verification| verification.ended.is_none())
+}
+
+/// Whether a pass runs.
+pub(super) fn is_copying(migration: &Migration) -> bool {
+    migration.pass.as_ref().is_some_and(|pass| pass.ended.is_none())
+}
+
+/// What the pass said of this disk.
+fn disk_pass<'a>(migration: &'a Migration, disk: &Disk) -> Option<&'a DiskPass> {
+    migration.pass.as_ref()?.disks.iter().find(|pass| pass.key == disk.key)
+}
+
+/// `passed, 10.0 GiB compared`.
+pub(super) fn verdict(verdict: &Verdict) -> String {
+    let mode = words::verify_mode(verdict.mode());
+    let checked: u64 = verdict.disks.iter().map(|disk| disk.checked_bytes).sum();
+    let wrong: u64 = verdict.disks.iter().map(|disk| disk.mismatched_bytes).sum();
+    let checked = human::bytes(checked);
+    if verdict.passed {
+        format!("passed ({mode}, {checked} compared)")
+    } else {
+        format!("FAILED ({mode}, {} of {checked} differ)", human::bytes(wrong))
+    }
+}

@@ -1,0 +1,259 @@
+//! Migrations, plans and the like, always the same.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+use warmd_cbt::{store::PassFigures, units::Length};
+use warmd_daemon::model::{
+    id::{DiskKey, MigrationId, VmId},
+    machine::{CpuTopology, Firmware, Machine, MachineDisk, Nic, PowerState, VmSummary},
+    phase::Phase,
+    plan::{Plan, VerifyMode},
+    report::{DiskReport, Report},
+    state::State,
+    view::{
+        CutoverView, DiskPassView, DiskVerdict, DiskView, EventView, MigrationView, PassKind, PassView,
+        PhaseView, Verdict, VerificationView,
+    },
+};
+
+pub const GIB: u64 = 1 << 30;
+pub const MIB: u64 = 1 << 20;
+
+pub const PLAN: &str = r#"name = "web"
+source = "old"
+target = "new"
+vms = ["web-1", "web-2"]
+
+[vm.web-1]
+name = "web-one"
+"#;
+
+/// `seconds` after 2026-11-22 10:00:00 UTC.
+pub fn at(seconds: i64) -> DateTime<Utc> {
+    let start = DateTime::parse_from_rfc3339("2026-11-22T10:00:00Z").unwrap().to_utc();
+    start + TimeDelta::seconds(seconds)
+}
+
+pub fn id(number: u64) -> MigrationId {
+    MigrationId(Uuid::from_u64_pair(0x0193_51aa_0000_7000, 0x8000_5eed_0000_0000 | number))
+}
+
+pub fn plan() -> Plan {
+    toml::from_str(PLAN).unwrap()
+}
+
+pub fn vms() -> Vec<VmSummary> {
+    vec![
+        VmSummary {
+            id: VmId("6c9f5b7e-0000-4000-8000-000000000001".to_owned()),
+            name: "web-1".to_owned(),
+            power: PowerState::Running,
+            disks: 2,
+            bytes: Length(42 * GIB),
+            warnings: Vec::new(),
+        },
+        VmSummary {
+            id: VmId("6c9f5b7e-0000-4000-8000-000000000002".to_owned()),
+            name: "old-db".to_owned(),
+            power: PowerState::Paused,
+            disks: 1,
+            bytes: Length(100 * GIB),
+            warnings: vec!["vda is raw: its changes are not tracked over a restart".to_owned()],
+        },
+    ]
+}
+
+/// A synced migration after its second pass.
+pub fn synced(number: u64, vm: &str) -> MigrationView {
+    MigrationView {
+        id: id(number),
+        plan: "web".to_owned(),
+        vm: VmId(format!("6c9f5b7e-0000-4000-8000-{number:012}")),
+        vm_name: vm.to_owned(),
+        target_name: format!("{vm}-new"),
+        state: State::Synced,
+        since: at(60),
+        disks: vec![disk("vda", 32 * GIB), disk("vdb", 10 * GIB)],
+        pass: Some(pass(2, true)),
+        next_pass: Some(at(960)),
+        downtime_forecast: Some(12.5),
+        warnings: Vec::new(),
+        cutover: None,
+        verification: None,
+    }
+}
+
+/// The same while its third pass runs, half of vda copied.
+pub fn syncing(number: u64, vm: &str) -> MigrationView {
+    let mut view = MigrationView { state: State::Syncing, since: at(960), ..synced(number, vm) };
+    view.next_pass = None;
+    view.pass = Some(pass(3, false));
+    view.disks[0].pending = 600 * MIB;
+    view.disks[0].pass_total = 1200 * MIB;
+    view.disks[0].pass_drained = 600 * MIB;
+    view.disks[0].rate = 118.0 * MIB as f64;
+    view.disks[0].eta = Some(5.1);
+    view
+}
+
+pub fn disk(key: &str, size: u64) -> DiskView {
+    DiskView {
+        key: DiskKey(key.to_owned()),
+        size,
+        location: format!("/srv/vms/{key}.img"),
+        pending: 0,
+        pass_total: 0,
+        pass_drained: 0,
+        rate: 0.0,
+        eta: None,
+    }
+}
+
+pub fn pass(number: u32, ended: bool) -> PassView {
+    let start = i64::from(number) * 20;
+    PassView {
+        number,
+        kind: if number == 1 { PassKind::Full } else { PassKind::Delta },
+        started: at(start),
+        ended: ended.then(|| at(start + 10)),
+        error: None,
+        disks: vec![
+            disk_pass("vda", 1200 * MIB, None),
+            disk_pass("vdb", 10 * GIB, Some("the bitmap was lost in a restart of the VM")),
+        ],
+    }
+}
+
+pub fn disk_pass(key: &str, changed: u64, unknown: Option<&str>) -> DiskPassView {
+    DiskPassView {
+        key: DiskKey(key.to_owned()),
+        pending: changed,
+        changed,
+        extents: 321,
+        unknown: unknown.map(str::to_owned),
+        mark: format!("warmd-{key}"),
+        figures: PassFigures {
+            read: changed,
+            written: changed / 2,
+            zeroed: changed / 4,
+            skipped: changed / 4,
+            drained: changed,
+            requests: 1200,
+            batches: 3,
+        },
+    }
+}
+
+pub fn phase(phase: Phase, start: i64, took: Option<i64>) -> PhaseView {
+    PhaseView { phase, started: at(start), ended: took.map(|took| at(start + took)), outcome: None }
+}
+
+/// A cutover that began at second 1000, with these phases of four seconds each; the last one runs if `open`.
+pub fn cutover(phases: &[Phase], open: bool) -> CutoverView {
+    let mut phases: Vec<_> =
+        phases.iter().zip(0..).map(|(name, nth)| phase(*name, 1000 + nth * 4, Some(4))).collect();
+    if open && let Some(last) = phases.last_mut() {
+        last.ended = None;
+    }
+    CutoverView { started: at(1000), ended: None, phases, failure: None, downtime: None }
+}
+
+pub fn verdict(wrong: u64) -> Verdict {
+    let disk = |key: &str, checked, wrong: u64| DiskVerdict {
+        key: DiskKey(key.to_owned()),
+        checked,
+        mismatched_bytes: wrong,
+        mismatches: if wrong > 0 { vec![(65536, wrong)] } else { Vec::new() },
+        root: "5f".repeat(32),
+    };
+    Verdict {
+        mode: VerifyMode::Readback,
+        at: at(1016),
+        disks: vec![disk("vda", 32 * GIB, wrong), disk("vdb", 10 * GIB, 0)],
+    }
+}
+
+pub fn verification(wrong: Option<u64>) -> VerificationView {
+    let ended = wrong.is_some();
+    VerificationView {
+        mode: VerifyMode::Readback,
+        started: at(1012),
+        ended: ended.then(|| at(1016)),
+        total: 42 * GIB,
+        checked: if ended { 42 * GIB } else { 21 * GIB },
+        error: None,
+        verdict: wrong.map(verdict),
+    }
+}
+
+pub fn events() -> Vec<EventView> {
+    let event = |seconds, migration, by: &str, kind: &str, text: &str| EventView {
+        at: at(seconds),
+        migration,
+        by: by.to_owned(),
+        kind: kind.to_owned(),
+        text: text.to_owned(),
+    };
+    vec![
+        event(0, None, "warmd", "state", "started"),
+        event(1, Some(id(1)), "operator uid=0 pid=4711", "request", "plan web applied"),
+        event(40, Some(id(1)), "warmd", "pass", "pass 1 (full) ended"),
+        event(60, Some(id(2)), "schedule", "state", "synced"),
+    ]
+}
+
+pub fn report(view: &MigrationView) -> Report {
+    Report {
+        format: 1,
+        warmd: "0.1.0".to_owned(),
+        migration: view.id,
+        plan: view.plan.clone(),
+        source: "old".to_owned(),
+        target: "new".to_owned(),
+        vm: view.vm.clone(),
+        vm_name: view.vm_name.clone(),
+        target_name: view.target_name.clone(),
+        state: view.state.clone(),
+        made: at(2000),
+        machine: machine(view),
+        disks: vec![DiskReport {
+            key: "vda".to_owned(),
+            size: 32 * GIB,
+            location: "/srv/vms/vda.img".to_owned(),
+            mark: Some("warmd-vda".to_owned()),
+            pending: 0,
+            manifest_root: Some("5f".repeat(32)),
+        }],
+        passes: vec![pass(1, true), pass(2, true), pass(3, false)],
+        cutover: vec![phase(Phase::LastDelta, 1000, Some(4)), phase(Phase::StopSource, 1004, Some(2))],
+        downtime: Some(14.25),
+        verdict: Some(verdict(0)),
+        journal: events(),
+    }
+}
+
+fn machine(view: &MigrationView) -> Machine {
+    Machine {
+        id: view.vm.clone(),
+        name: view.vm_name.clone(),
+        uuid: view.vm.0.clone(),
+        firmware: Firmware::Uefi,
+        machine_type: "q35".to_owned(),
+        architecture: "x86_64".to_owned(),
+        cpu: CpuTopology { sockets: 1, cores: 2, threads: 2 },
+        memory: Length(4 * GIB),
+        disks: vec![MachineDisk {
+            key: DiskKey("vda".to_owned()),
+            size: Length(32 * GIB),
+            bus: "virtio".to_owned(),
+            boot_order: 0,
+            location: "/var/lib/libvirt/images/web-1.qcow2".to_owned(),
+            untracked: None,
+        }],
+        nics: vec![Nic {
+            mac: "52:54:00:12:34:56".to_owned(),
+            network: "prod|blue".to_owned(),
+            model: "virtio".to_owned(),
+        }],
+    }
+}

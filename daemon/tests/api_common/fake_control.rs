@@ -1,0 +1,235 @@
+//! A `Control` in memory: requests are judged by the real rules, and what follows is played from a script.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+use warmd_daemon::{
+    migration::control::{
+        Applied, Control, ControlError, ControlErrorKind as Kind, Endpoint, Finding, Severity,
+    },
+    model::{
+        id::MigrationId,
+        machine::VmSummary,
+        plan::Plan,
+        report::Report,
+        request::{Request, Verdict, judge},
+        view::{self, EventView, MigrationView},
+    },
+};
+
+use super::cases;
+
+/// Changes that wait for slow watchers: few, so that a test can make one lag.
+const WAITING: usize = 8;
+
+/// Clones are the same one.
+#[derive(Clone)]
+pub struct FakeControl {
+    inner: Arc<Mutex<Inner>>,
+    changes: broadcast::Sender<MigrationView>,
+}
+
+#[derive(Default)]
+struct Inner {
+    plans: BTreeMap<String, Plan>,
+    migrations: BTreeMap<MigrationId, MigrationView>,
+    scripts: HashMap<Request, Vec<MigrationView>>,
+    asked: Vec<(MigrationId, Request, String)>,
+}
+
+impl FakeControl {
+    pub fn new(migrations: impl IntoIterator<Item = MigrationView>) -> Self {
+        let migrations = migrations.into_iter().map(|view| (view.id, view)).collect();
+        let plans = BTreeMap::from([("web".to_owned(), cases::plan())]);
+        let inner = Arc::new(Mutex::new(Inner { plans, migrations, ..Inner::default() }));
+        Self { inner, changes: broadcast::channel(WAITING).0 }
+    }
+
+    /// What happens, step by step, after `request` is accepted.
+    pub fn script(self, request: Request, steps: impl IntoIterator<Item = MigrationView>) -> Self {
+        self.lock().scripts.insert(request, steps.into_iter().collect());
+        self
+    }
+
+    /// Tells of a change.
+    pub fn change(&self, view: MigrationView) {
+        self.lock().migrations.insert(view.id, view.clone());
+        self.changes.send(view).ok();
+    }
+
+    /// Readers of changes.
+    pub fn watchers(&self) -> usize {
+        self.changes.receiver_count()
+    }
+
+    /// What was accepted, and of whom.
+    pub fn asked(&self) -> Vec<(MigrationId, Request, String)> {
+        self.lock().asked.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap()
+    }
+}
+
+fn known(name: &str, names: &[&str], what: &str) -> Result<(), ControlError> {
+    if names.contains(&name) {
+        return Ok(());
+    }
+    let have = names.join(", ");
+    Err(ControlError::new(Kind::NotFound, format!("no {what} {name:?}; there are: {have}")))
+}
+
+fn endpoint(name: &str, kind: &str, place: &str) -> Endpoint {
+    Endpoint { name: name.to_owned(), kind: kind.to_owned(), place: place.to_owned() }
+}
+
+#[async_trait]
+impl Control for FakeControl {
+    async fn sources(&self) -> Vec<Endpoint> {
+        vec![
+            endpoint("old", "libvirt", "qemu:///system"),
+            endpoint("far", "libvirt", "qemu+ssh://far/system"),
+        ]
+    }
+
+    async fn check_source(&self, name: &str) -> Result<String, ControlError> {
+        known(name, &["old", "far"], "source")?;
+        if name == "far" {
+            return Err(ControlError::new(
+                Kind::Unavailable,
+                "source far does not answer: start libvirtd there",
+            ));
+        }
+        Ok("libvirt 9.0.0, QEMU 7.2.0".to_owned())
+    }
+
+    async fn source_vms(&self, name: &str) -> Result<Vec<VmSummary>, ControlError> {
+        self.check_source(name).await?;
+        Ok(cases::vms())
+    }
+
+    async fn targets(&self) -> Vec<Endpoint> {
+        vec![endpoint("new", "disk", "/srv/vms")]
+    }
+
+    async fn check_target(&self, name: &str) -> Result<String, ControlError> {
+        known(name, &["new"], "target")?;
+        Ok("directory /srv/vms, 1.2 TiB free".to_owned())
+    }
+
+    async fn validate_plan(&self, plan: &Plan) -> Result<Vec<Finding>, ControlError> {
+        known(&plan.source, &["old", "far"], "source")?;
+        let problems = plan.problems().into_iter().map(|message| Finding {
+            severity: Severity::Error,
+            subject: "plan".to_owned(),
+            message,
+        });
+        let lost = plan.vms.iter().filter(|vm| vm.starts_with("old-")).map(|vm| Finding {
+            severity: Severity::Warning,
+            subject: vm.clone(),
+            message: "a raw disk is compared whole after a restart of the VM".to_owned(),
+        });
+        Ok(problems.chain(lost).collect())
+    }
+
+    async fn apply_plan(&self, plan: Plan, by: &str) -> Result<Applied, ControlError> {
+        assert!(by.starts_with("operator uid="), "{by}");
+        if let Some(problem) = plan.problems().first() {
+            return Err(ControlError::new(Kind::Invalid, problem.clone()));
+        }
+        let mut inner = self.lock();
+        let mut applied = Applied::default();
+        for vm in &plan.vms {
+            let old = inner.migrations.values().find(|view| view.vm_name == *vm).map(|view| view.id);
+            if let Some(id) = old {
+                applied.kept.push(id);
+                continue;
+            }
+            let number = 1 + inner.migrations.len() as u64;
+            inner.migrations.insert(cases::id(number), cases::synced(number, vm));
+            applied.started.push(cases::id(number));
+        }
+        inner.plans.insert(plan.name.clone(), plan);
+        Ok(applied)
+    }
+
+    async fn plans(&self) -> Result<Vec<Plan>, ControlError> {
+        Ok(self.lock().plans.values().cloned().collect())
+    }
+
+    async fn plan(&self, name: &str) -> Result<Plan, ControlError> {
+        let plan = self.lock().plans.get(name).cloned();
+        plan.ok_or_else(|| ControlError::new(Kind::NotFound, format!("no plan {name:?}; see `plan list`")))
+    }
+
+    async fn delete_plan(&self, name: &str, _by: &str) -> Result<(), ControlError> {
+        self.plan(name).await?;
+        let mut inner = self.lock();
+        if inner.migrations.values().any(|view| view.plan == name && !view.state.is_final()) {
+            let why = format!("plan {name} has migrations under way: cancel them first");
+            return Err(ControlError::new(Kind::Refused, why));
+        }
+        inner.plans.remove(name);
+        Ok(())
+    }
+
+    async fn migrations(&self, plan: Option<&str>) -> Result<Vec<MigrationView>, ControlError> {
+        let inner = self.lock();
+        Ok(inner.migrations.values().filter(|view| plan.is_none_or(|p| view.plan == p)).cloned().collect())
+    }
+
+    async fn migration(&self, key: &str) -> Result<MigrationView, ControlError> {
+        let inner = self.lock();
+        let named = inner.migrations.values().find(|view| {
+            let id = view.id.to_string();
+            id == key || (key.len() >= 4 && (id.ends_with(key))) || view.vm_name == key
+        });
+        named.cloned().ok_or_else(|| {
+            ControlError::new(Kind::NotFound, format!("no migration {key:?}; see `migration list`"))
+        })
+    }
+
+    fn watch(&self) -> broadcast::Receiver<MigrationView> {
+        self.changes.subscribe()
+    }
+
+    async fn request(&self, id: MigrationId, request: Request, by: &str) -> Result<Verdict, ControlError> {
+        let view = self.migration(&id.to_string()).await?;
+        let verdict = judge(&view.state, request);
+        if verdict == Verdict::Accepted {
+            let steps = {
+                let mut inner = self.lock();
+                inner.asked.push((id, request, by.to_owned()));
+                inner.scripts.remove(&request).unwrap_or_default()
+            };
+            let control = self.clone();
+            tokio::spawn(async move {
+                for step in steps {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    control.change(step);
+                }
+            });
+        }
+        Ok(verdict)
+    }
+
+    async fn verdict(&self, id: MigrationId) -> Result<Option<view::Verdict>, ControlError> {
+        Ok(self.migration(&id.to_string()).await?.verification.and_then(|run| run.verdict))
+    }
+
+    async fn report(&self, id: MigrationId) -> Result<Report, ControlError> {
+        Ok(cases::report(&self.migration(&id.to_string()).await?))
+    }
+
+    async fn events(&self, id: Option<MigrationId>, limit: u32) -> Result<Vec<EventView>, ControlError> {
+        let all: Vec<_> =
+            cases::events().into_iter().filter(|event| id.is_none() || event.migration == id).collect();
+        Ok(all[all.len().saturating_sub(limit as usize)..].to_vec())
+    }
+}

@@ -1,0 +1,293 @@
+//! `warmctl`'s tables, as people read them, and its exit codes.
+
+mod api_common;
+
+use api_common::{
+    cases,
+    fake_control::FakeControl,
+    served::{Served, run, warmctl},
+};
+use warmd_daemon::model::state::{Resting, State};
+
+async fn served() -> Served {
+    let mut failed = cases::synced(3, "db");
+    failed.state = State::Failed {
+        reason: "no room on new: 12 GiB are missing".to_owned(),
+        resumable: true,
+        from: Resting::Synced,
+    };
+    failed.downtime_forecast = None;
+    failed.next_pass = None;
+    Served::start(FakeControl::new([cases::synced(1, "web-1"), cases::syncing(2, "web-2"), failed])).await
+}
+
+#[tokio::test]
+async fn endpoints() {
+    let served = served().await;
+    assert_eq!(
+        served.warmctl(&["source", "list"]).await.out(0),
+        "\
+NAME  KIND     PLACE
+old   libvirt  qemu:///system
+far   libvirt  qemu+ssh://far/system
+"
+    );
+    assert_eq!(served.warmctl(&["target", "list"]).await.out(0), "NAME  KIND  PLACE\nnew   disk  /srv/vms\n");
+    assert_eq!(
+        served.warmctl(&["source", "vms", "old"]).await.out(0),
+        "\
+NAME    POWER    DISKS      SIZE  ID                                    WARNINGS
+web-1   running      2  42.0 GiB  6c9f5b7e-0000-4000-8000-000000000001  -
+old-db  paused       1   100 GiB  6c9f5b7e-0000-4000-8000-000000000002  vda is raw: its changes are not tracked over a restart
+"
+    );
+}
+
+#[tokio::test]
+async fn a_check_fails_if_one_endpoint_does() {
+    let served = served().await;
+    assert_eq!(
+        served.warmctl(&["source", "check"]).await.out(1),
+        "\
+NAME  RESULT  WHAT IT SAYS
+old   ok      libvirt 9.0.0, QEMU 7.2.0
+far   FAILED  source far does not answer: start libvirtd there
+"
+    );
+    assert!(served.warmctl(&["source", "check", "old"]).await.out(0).contains("old   ok"));
+    assert!(served.warmctl(&["target", "check"]).await.out(0).contains("new   ok      directory"));
+    let nowhere = served.warmctl(&["source", "check", "nowhere"]).await;
+    assert_eq!(nowhere.err(4), "warmctl: no source \"nowhere\"; there are: old, far\n");
+    // The daemon is there, the endpoint is not: that is no unreachable daemon.
+    let far = served.warmctl(&["source", "vms", "far"]).await;
+    assert_eq!(far.err(1), "warmctl: source far does not answer: start libvirtd there\n");
+}
+
+#[tokio::test]
+async fn plans() {
+    let served = served().await;
+    let file = served.dir.path().join("plan.toml");
+    std::fs::write(&file, cases::PLAN.replace("web-2", "web-9")).unwrap();
+    let path = file.to_str().unwrap();
+
+    assert_eq!(
+        served.warmctl(&["plan", "list"]).await.out(0),
+        "\
+NAME  SOURCE  TARGET  VMS  INTERVAL  VERIFY
+web   old     new       2       15m  readback
+"
+    );
+    let valid = served.warmctl(&["plan", "validate", "-f", path]).await;
+    assert_eq!(valid.out(0), "plan web: nothing is wrong with it\n");
+    assert_eq!(
+        served.warmctl(&["plan", "apply", "-f", path]).await.out(0),
+        "\
+plan web: 1 migration started, 1 there already
+  started 019351aa-0000-7000-8000-5eed00000004
+  kept    019351aa-0000-7000-8000-5eed00000001
+"
+    );
+    // What is shown can be applied as it is.
+    let shown = served.warmctl(&["plan", "show", "web"]).await.out(0).to_owned();
+    let again = run(served.command(&["plan", "apply", "-f", "-"]), &shown).await;
+    assert!(again.out(0).starts_with("plan web: 0 migrations started, 2 there already\n"));
+
+    let deleted = served.warmctl(&["plan", "delete", "web"]).await;
+    assert_eq!(deleted.err(5), "warmctl: plan web has migrations under way: cancel them first\n");
+    assert!(served.warmctl(&["plan", "show", "none"]).await.err(4).contains("no plan \"none\""));
+}
+
+#[tokio::test]
+async fn a_plan_without_migrations_is_forgotten() {
+    let served = Served::start(FakeControl::new([])).await;
+    assert_eq!(served.warmctl(&["plan", "delete", "web"]).await.out(0), "plan web is forgotten\n");
+    assert_eq!(served.warmctl(&["plan", "delete", "web"]).await.code, Some(4));
+}
+
+#[tokio::test]
+async fn a_wrong_plan_is_refused_with_file_line_and_column() {
+    let served = served().await;
+    let file = served.dir.path().join("plan.toml");
+    let path = file.to_str().unwrap();
+    for command in ["apply", "validate"] {
+        std::fs::write(&file, "name = \"x\"\nsource = \"old\"\n  bogus = 1\n").unwrap();
+        let ran = served.warmctl(&["plan", command, "-f", path]).await;
+        let expected = format!("warmctl: {path}: TOML parse error at line 3, column 3\n");
+        assert!(ran.err(5).starts_with(&expected), "{ran:#?}");
+        assert!(ran.stderr.contains("unknown field `bogus`"), "{ran:#?}");
+
+        std::fs::write(&file, cases::PLAN.replace("[vm.web-1]", "schedule.interval = \"soon\"\n[vm.web-1]"))
+            .unwrap();
+        let ran = served.warmctl(&["plan", command, "-f", path]).await;
+        assert!(ran.err(5).contains("line 6, column 21"), "{ran:#?}");
+    }
+
+    std::fs::write(&file, cases::PLAN.replace("\"web-1\", ", "\"old-db\", ")).unwrap();
+    let ran = served.warmctl(&["plan", "validate", "-f", path]).await;
+    assert_eq!(
+        ran.out(5),
+        "\
+SEVERITY  SUBJECT  FOUND
+error     plan     `[vm.\"web-1\"]` is no VM of this plan: add it to `vms` or remove the section
+warning   old-db   a raw disk is compared whole after a restart of the VM
+plan web: it cannot be applied: 1 error
+"
+    );
+    assert!(served.warmctl(&["plan", "apply", "-f", path]).await.err(5).contains("is no VM of this plan"));
+}
+
+#[tokio::test]
+async fn what_is_no_plan_file_is_a_usage_error() {
+    let served = served().await;
+    let file = served.dir.path().join("plan.toml");
+    let path = file.to_str().unwrap();
+    assert!(served.warmctl(&["plan", "apply", "-f", path]).await.err(2).contains("cannot read the plan"));
+    std::fs::write(&file, [0xff, 0xfe]).unwrap();
+    assert!(served.warmctl(&["plan", "apply", "-f", path]).await.err(2).contains("cannot read the plan"));
+    std::fs::write(&file, "#".repeat(2 << 20)).unwrap();
+    assert!(served.warmctl(&["plan", "apply", "-f", path]).await.err(2).contains("larger than 1 MiB"));
+}
+
+#[tokio::test]
+async fn migrations() {
+    let served = served().await;
+    assert_eq!(
+        served.warmctl(&["migration", "list"]).await.out(0),
+        "\
+ID            VM     PLAN  STATE                  SIZE  PENDING      PASS  FORECAST  NEXT PASS (UTC)
+5eed00000001  web-1  web   synced             42.0 GiB      0 B         2      13 s  2026-11-22 10:16:00
+5eed00000002  web-2  web   syncing            42.0 GiB  600 MiB  3 (50 %)      13 s  -
+5eed00000003  db     web   failed, resumable  42.0 GiB      0 B         2         -  -
+"
+    );
+    assert_eq!(served.warmctl(&["migration", "list", "--plan", "none"]).await.out(0).lines().count(), 1);
+    assert_eq!(
+        served.warmctl(&["migration", "show", "web-2"]).await.out(0),
+        "\
+VM:                        web-2 (6c9f5b7e-0000-4000-8000-000000000002 on the source)
+Target name:               web-2-new
+Plan:                      web
+Migration:                 019351aa-0000-7000-8000-5eed00000002
+State:                     syncing
+Since (UTC):               2026-11-22 10:16:00
+Downtime if cut over now:  13 s
+
+DISKS
+DISK      SIZE  PENDING   CHANGED  ON THE TARGET
+vda   32.0 GiB  600 MiB  1.17 GiB  /srv/vms/vda.img
+vdb   10.0 GiB      0 B  10.0 GiB  /srv/vms/vdb.img
+
+PASS 3 (delta)  2026-11-22 10:01:00  runs
+DISK   CHANGED  EXTENTS      READ   WRITTEN    ZEROED   SKIPPED  REMARK
+vda   1.17 GiB      321  1.17 GiB   600 MiB   300 MiB   300 MiB  -
+vdb   10.0 GiB      321  10.0 GiB  5.00 GiB  2.50 GiB  2.50 GiB  compared whole: the bitmap was lost in a restart of the VM
+"
+    );
+    let failed = served.warmctl(&["migration", "show", "0003"]).await;
+    assert!(failed.out(0).contains("Reason:                    no room on new: 12 GiB are missing\n"));
+    let nobody = served.warmctl(&["migration", "show", "nobody"]).await;
+    assert_eq!(nobody.err(4), "warmctl: no migration \"nobody\"; see `migration list`\n");
+}
+
+#[tokio::test]
+async fn pause_and_resume() {
+    let served = served().await;
+    let paused = served.warmctl(&["migration", "pause", "web-1"]).await;
+    assert_eq!(paused.out(0), "pause of web-1 (5eed00000001): accepted\n");
+    let resumed = served.warmctl(&["migration", "resume", "web-1"]).await;
+    assert_eq!(resumed.out(0), "resume of web-1 (5eed00000001): it is so already\n");
+    let refused = served.warmctl(&["migration", "pause", "db"]).await;
+    assert!(refused.err(5).contains("it stands still already; resume or cancel it"));
+}
+
+#[tokio::test]
+async fn the_journal_and_the_report() {
+    let served = served().await;
+    assert_eq!(
+        served.warmctl(&["events", "--limit", "3"]).await.out(0),
+        "\
+AT (UTC)             MIGRATION     BY                       KIND     WHAT
+2026-11-22 10:00:01  5eed00000001  operator uid=0 pid=4711  request  plan web applied
+2026-11-22 10:00:40  5eed00000001  warmd                    pass     pass 1 (full) ended
+2026-11-22 10:01:00  5eed00000002  schedule                 state    synced
+"
+    );
+    assert_eq!(served.warmctl(&["events", "web-1"]).await.out(0).lines().count(), 3);
+    assert_eq!(served.warmctl(&["events", "nobody"]).await.code, Some(4));
+
+    let report = served.warmctl(&["migration", "report", "web-1"]).await.out(0).to_owned();
+    for line in [
+        "# Migration of web-1",
+        "| Verdict | passed (readback, 42.0 GiB compared) |",
+        "| 2 delta | `vda` | 2026-11-22 10:00:40 | 10 s | 1.17 GiB | 321 | 1.17 GiB | 600 MiB | 300 MiB | 300 MiB | 120 MiB/s |  |",
+        "| stop-source | 2026-11-22 10:16:44.000 | 2.0 s |  |",
+        "Downtime, from the source stopped to the target running: **14 s** (14.250 s).",
+        "| Network | `52:54:00:12:34:56` virtio on prod\\|blue |",
+    ] {
+        assert!(report.lines().any(|have| have == line), "{line}\nis not in\n{report}");
+    }
+}
+
+#[tokio::test]
+async fn no_daemon_is_one_clear_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("warmd.sock");
+    let command = || {
+        let mut command = warmctl(&socket);
+        command.args(["migration", "list"]);
+        command
+    };
+    let ran = run(command(), "").await;
+    let expected = format!(
+        "warmctl: no daemon: there is no socket {}. Start `warmd serve`, or name its socket with --socket or \
+         WARMD_SOCKET\n",
+        socket.display()
+    );
+    assert_eq!(ran.err(3), expected);
+
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let ran = run(command(), "").await;
+    assert!(ran.err(3).contains("nobody listens on"), "{ran:#?}");
+}
+
+#[tokio::test]
+async fn usage_errors_and_help() {
+    let served = served().await;
+    assert_eq!(served.warmctl(&["bogus"]).await.code, Some(2));
+    assert_eq!(served.warmctl(&["events", "--limit", "0"]).await.code, Some(2));
+    let help = served.warmctl(&["--help"]).await;
+    for word in ["Exit codes:", "cutting-over", "WARMD_SOCKET"] {
+        assert!(help.out(0).contains(word), "{word}");
+    }
+}
+
+#[tokio::test]
+async fn completions_need_no_daemon() {
+    for shell in ["bash", "zsh", "fish"] {
+        let mut command = warmctl("/nonexistent".as_ref());
+        command.args(["completions", shell]);
+        assert!(run(command, "").await.out(0).contains("cutover"), "{shell}");
+    }
+}
+
+#[tokio::test]
+async fn a_closed_pipe_is_no_error() {
+    let served = served().await;
+    for args in [&["migration", "list"][..], &["migration", "report", "web-1"], &["--help"]] {
+        let mut command = served.command(args);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        command.stdout(writer);
+        let ran = run(command, "").await;
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{args:?}");
+    }
+}
+
+#[tokio::test]
+async fn outside_text_cannot_steer_the_terminal() {
+    let mut view = cases::synced(1, "web-1");
+    view.warnings = vec!["evil \u{1b}[2J\nline".to_owned()];
+    let served = Served::start(FakeControl::new([view])).await;
+    let shown = served.warmctl(&["migration", "show", "web-1"]).await;
+    assert!(shown.out(0).ends_with("WARNINGS\n- evil  [2J line\n"), "{shown:#?}");
+}
