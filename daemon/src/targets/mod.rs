@@ -4,6 +4,7 @@
 //! call again gives the same disks and the same machine, never a second one, and touches nothing of anybody else's.
 
 pub mod disk;
+pub mod libvirt;
 pub mod storage;
 pub mod volume;
 
@@ -22,6 +23,7 @@ use crate::model::{
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum TargetSettings {
+    Libvirt(libvirt::Settings),
     Disk(disk::Settings),
 }
 
@@ -29,6 +31,7 @@ impl TargetSettings {
     /// The kind's name.
     pub fn kind(&self) -> &'static str {
         match self {
+            Self::Libvirt(_) => "libvirt",
             Self::Disk(_) => "disk",
         }
     }
@@ -36,6 +39,7 @@ impl TargetSettings {
     /// Where it is, for people, without secrets.
     pub fn place(&self) -> String {
         match self {
+            Self::Libvirt(settings) => settings.uri.clone(),
             Self::Disk(settings) => settings.directory.display().to_string(),
         }
     }
@@ -48,6 +52,7 @@ impl TargetSettings {
             ..error
         };
         Ok(match self {
+            Self::Libvirt(settings) => Arc::new(libvirt::LibvirtTarget::new(settings).map_err(named)?),
             Self::Disk(settings) => Arc::new(disk::DiskTarget::new(settings).map_err(named)?),
         })
     }

@@ -6,6 +6,7 @@
 //! What comes from outside (a disk's key) never chooses a path.
 
 mod claims;
+mod export;
 mod place;
 
 use std::{
@@ -124,16 +125,18 @@ impl Storage {
         let (path, own) = match self.place(owner, spec)? {
             Where::Own(path) => (path, true),
             Where::Path(path) => (path, false),
-            Where::Nbd(uri) => return Err(not_yet(&uri, doing)),
+            Where::Nbd(uri) => {
+                export::open(&uri, size, doing).await?.close().await;
+                self.claim(owner, &uri, doing).await?;
+                let disk = PreparedDisk { key: spec.key.clone(), location: uri.clone(), reads_zero: false };
+                return Ok((disk, Whereabouts::Export(uri)));
+            }
         };
         let location = path.display().to_string();
-        let found = {
-            let path = path.clone();
-            blocking(doing.to_owned(), move || {
-                if own { volume::make_file(&path, size) } else { volume::find(&path, size) }
-            })
-            .await?
-        };
+        let found = blocking(doing.to_owned(), move || {
+            if own { volume::make_file(&path, size) } else { volume::find(&path, size) }
+        })
+        .await?;
         if !own {
             self.claim(owner, &location, doing).await?;
         }
@@ -150,7 +153,10 @@ impl Storage {
                 self.check_claim(owner, &path.display().to_string(), &doing).await?;
                 path
             }
-            Where::Nbd(uri) => return Err(not_yet(&uri, &doing)),
+            Where::Nbd(uri) => {
+                self.check_claim(owner, &uri, &doing).await?;
+                return Ok(Arc::new(export::open(&uri, spec.size, &doing).await?));
+            }
         };
         match FileDisk::open(&path, spec.size, VolumeOptions::default()).await {
             Ok(disk) => Ok(Arc::new(disk)),
@@ -169,7 +175,12 @@ impl Storage {
                     self.check_claim(owner, &path.display().to_string(), &doing).await?;
                     path
                 }
-                Where::Nbd(uri) => return Err(not_yet(&uri, &doing)),
+                Where::Nbd(uri) => {
+                    self.check_claim(owner, &uri, &doing).await?;
+                    export::open(&uri, spec.size, &doing).await?.close().await;
+                    located.push(Located { key: spec.key.clone(), size: spec.size, place: Place::Nbd(uri) });
+                    continue;
+                }
             };
             let (size, there) = (spec.size, path.clone());
             let found = blocking(doing, move || volume::find(&there, size)).await?;
@@ -232,6 +243,7 @@ impl Storage {
 #[derive(PartialEq, Eq)]
 enum Whereabouts {
     Volume((u64, u64)),
+    Export(String),
 }
 
 fn answer(doing: &str, claim: Result<(), claims::NotOurs>) -> Result<(), TargetError> {
@@ -250,11 +262,6 @@ fn operator(error: TargetError) -> TargetError {
         TargetErrorKind::NotFound => TargetError { kind: TargetErrorKind::Refused, ..error },
         _ => error,
     }
-}
-
-/// Exports are no volumes of this host.
-fn not_yet(uri: &str, doing: &str) -> TargetError {
-    TargetError::new(TargetErrorKind::Refused, doing, format!("{uri} cannot be written yet"))
 }
 
 fn doing(what: &str, owner: MigrationId, spec: &DiskSpec) -> String {

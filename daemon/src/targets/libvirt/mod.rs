@@ -1,0 +1,306 @@
+//! Target `libvirt`: disks on this host, the machine a domain of its libvirt.
+//!
+//! Rule: only the domain that carries the migration's id is ever touched (`owned.rs`), and removing it never removes
+//! storage. "It surely does not run" is said only after libvirt answered and the domain was seen off.
+
+mod domain;
+mod networks;
+mod owned;
+mod settings;
+mod state;
+mod xml;
+
+use std::{path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use tokio::sync::OnceCell;
+use warmd_cbt::disk::WriteDisk;
+
+pub use self::settings::{DiskBus, DomainType, Settings};
+use self::{
+    domain::{CONSOLE, Domain},
+    networks::Networks,
+    owned::Finder,
+};
+use super::{
+    CreateMachine, DiskSpec, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind,
+    storage::Storage,
+};
+use crate::{
+    libvirt::{DomainId, Libvirt, LibvirtError, LibvirtErrorKind, RunState, xml as read},
+    model::id::MigrationId,
+};
+
+/// Folders that QEMU's user may enter to reach its disks, and nobody but warmd's user may list.
+const FOLDER_MODE: u32 = 0o711;
+
+/// The target.
+#[derive(Debug)]
+pub struct LibvirtTarget {
+    settings: Settings,
+    libvirt: Libvirt,
+    storage: OnceCell<Storage>,
+    finder: Finder,
+}
+
+impl LibvirtTarget {
+    /// Judges the settings; reaches nothing.
+    pub fn new(settings: &Settings) -> Result<Self, TargetError> {
+        let storage = match (&settings.directory, &settings.pool) {
+            (Some(directory), None) => OnceCell::new_with(Some(Storage::new(directory, FOLDER_MODE)?)),
+            (None, Some(_)) => OnceCell::new(),
+            _ => {
+                let why = "say either `directory` or `pool`, where disks are kept";
+                return Err(TargetError::new(TargetErrorKind::Refused, settings.uri.clone(), why));
+            }
+        };
+        Ok(Self {
+            settings: settings.clone(),
+            libvirt: Libvirt::new(&settings.uri),
+            storage,
+            finder: Finder::default(),
+        })
+    }
+
+    /// Where disks are kept; a pool is asked for its path once.
+    async fn storage(&self) -> Result<&Storage, TargetError> {
+        self.storage
+            .get_or_try_init(|| async {
+                let pool = self.settings.pool.as_deref().unwrap_or_default();
+                let doing = format!("asking {} for the pool {pool:?}", self.settings.uri);
+                let text = self.libvirt.call(&["pool-dumpxml", "--pool", pool]).await;
+                let text = text.map_err(failed(&doing))?;
+                let path =
+                    pool_path(&text).map_err(|why| TargetError::new(TargetErrorKind::Refused, doing, why))?;
+                Storage::new(&path, FOLDER_MODE)
+            })
+            .await
+    }
+
+    /// The migration's domain, if it is there.
+    pub async fn domain_of(&self, owner: MigrationId) -> Result<Option<DomainId>, TargetError> {
+        self.find(&format!("looking for the domain of migration {owner}"), owner).await
+    }
+
+    async fn find(&self, doing: &str, owner: MigrationId) -> Result<Option<DomainId>, TargetError> {
+        self.finder.find(&self.libvirt, owner).await.map_err(failed(doing))
+    }
+
+    /// `kvm` or `qemu`.
+    async fn domain_type(&self, architecture: &str) -> Result<&'static str, LibvirtError> {
+        match self.settings.domain_type {
+            DomainType::Kvm => Ok("kvm"),
+            DomainType::Qemu => Ok("qemu"),
+            DomainType::Auto => {
+                let args = ["domcapabilities", "--virttype", "kvm", "--arch", architecture];
+                match self.libvirt.call(&args).await {
+                    Ok(_) => Ok("kvm"),
+                    Err(error) if reached(&error) => Ok("qemu"),
+                    Err(error) => Err(error),
+                }
+            }
+        }
+    }
+
+    /// The UUID that the new domain can have; the name must be free too.
+    async fn free_id(&self, doing: &str, request: &CreateMachine) -> Result<DomainId, TargetError> {
+        let domains = self.libvirt.domains().await.map_err(failed(doing))?;
+        if let Some((id, name)) = domains.iter().find(|(_, name)| *name == request.name) {
+            let why =
+                format!("a domain {name:?} is here already ({id}): give the VM another `name` in the plan");
+            return Err(TargetError::new(TargetErrorKind::Conflict, doing, why));
+        }
+        let is_free = |id: &DomainId| domains.iter().all(|(taken, _)| taken != id);
+        // A source that has no UUID in libvirt's sense leaves the choice to us.
+        let own = request.machine.uuid.parse().ok().filter(|id: &DomainId| !id.0.is_nil());
+        let candidates = [own, Some(domain::substitute(request.owner))];
+        candidates.into_iter().flatten().find(is_free).ok_or_else(|| {
+            let why =
+                format!("domains of others have both its UUID and {}", domain::substitute(request.owner));
+            TargetError::new(TargetErrorKind::Conflict, doing, why)
+        })
+    }
+}
+
+#[async_trait]
+impl Target for LibvirtTarget {
+    async fn check(&self) -> Result<String, TargetError> {
+        let doing = format!("asking {}", self.settings.uri);
+        let version = self.libvirt.version().await.map_err(failed(&doing))?;
+        let kind = self.domain_type(std::env::consts::ARCH).await.map_err(failed(&doing))?;
+        let networks = Networks::list(&self.libvirt).await.map_err(failed(&doing))?;
+        let room = self.storage().await?.room().await?;
+        Ok(format!(
+            "{version}; domains of type {kind}; {} GiB free; active networks: {}",
+            room.0 >> 30,
+            networks.known()
+        ))
+    }
+
+    async fn prepare(
+        &self,
+        owner: MigrationId,
+        disks: &[DiskSpec],
+    ) -> Result<Vec<PreparedDisk>, TargetError> {
+        self.storage().await?.prepare(owner, disks).await
+    }
+
+    async fn open(&self, owner: MigrationId, disk: &DiskSpec) -> Result<Arc<dyn WriteDisk>, TargetError> {
+        self.storage().await?.open(owner, disk).await
+    }
+
+    async fn create(&self, request: &CreateMachine) -> Result<(), TargetError> {
+        let doing = format!("creating the domain {:?} of migration {}", request.name, request.owner);
+        let refused = |why| TargetError::new(TargetErrorKind::Refused, doing.clone(), why);
+        let storage = self.storage().await?;
+        let disks = storage.locate(request.owner, &request.disks).await?;
+        if self.find(&doing, request.owner).await?.is_some() {
+            return Ok(());
+        }
+        let id = self.free_id(&doing, request).await?;
+        let networks = Networks::list(&self.libvirt).await.map_err(failed(&doing))?;
+        let links = request.machine.nics.iter().map(|nic| networks.link(nic)).collect::<Result<Vec<_>, _>>();
+        let links = links.map_err(|why| refused(why.to_string()))?;
+        let kind = self.domain_type(&request.machine.architecture).await.map_err(failed(&doing))?;
+        // The console's file needs it, also if every disk has a place of its own.
+        let folder = storage.make_folder(request.owner).await?;
+        let disk_bus = self.settings.disk_bus;
+        let domain = Domain { request, id, kind, disks: &disks, disk_bus, links: &links, folder: &folder };
+        let xml = domain.xml().map_err(|why| refused(why.to_string()))?;
+        self.libvirt.define(&xml).await.map_err(failed(&doing))?;
+        self.finder.remember(request.owner, id);
+        Ok(())
+    }
+
+    async fn start(&self, owner: MigrationId) -> Result<(), TargetError> {
+        let doing = format!("starting the domain of migration {owner}");
+        let Some(id) = self.find(&doing, owner).await? else {
+            return Err(TargetError::new(TargetErrorKind::NotFound, doing, "there is no such domain"));
+        };
+        let Err(error) = self.libvirt.start(id).await else { return Ok(()) };
+        // A libvirt that did not answer may still be about to start it.
+        if !reached(&error) || error.kind == LibvirtErrorKind::Busy {
+            return Err(failed(&doing)(error));
+        }
+        match self.libvirt.state(id).await {
+            Ok(standing) if standing.state == RunState::Off => {
+                Err(TargetError::new(TargetErrorKind::Refused, doing, error))
+            }
+            _ => Err(TargetError::new(TargetErrorKind::Failed, doing, error)),
+        }
+    }
+
+    async fn look(&self, owner: MigrationId) -> Result<MachineState, TargetError> {
+        let doing = format!("looking at the domain of migration {owner}");
+        let Some(id) = self.find(&doing, owner).await? else { return Ok(MachineState::Absent) };
+        match self.libvirt.state(id).await {
+            Ok(standing) => Ok(state::of(&standing)),
+            Err(error) if error.kind == LibvirtErrorKind::NoSuchDomain => Ok(MachineState::Absent),
+            Err(error) => Err(failed(&doing)(error)),
+        }
+    }
+
+    async fn discard_machine(&self, owner: MigrationId) -> Result<(), TargetError> {
+        let doing = format!("removing the domain of migration {owner}");
+        let Some(id) = self.find(&doing, owner).await? else { return Ok(()) };
+        match self.libvirt.destroy(id).await {
+            Err(error) if error.kind == LibvirtErrorKind::NoSuchDomain => {}
+            answer => answer.map_err(failed(&doing))?,
+        }
+        self.libvirt.undefine(id).await.map_err(failed(&doing))?;
+        self.finder.forget(owner);
+        Ok(())
+    }
+
+    async fn discard_disks(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<(), TargetError> {
+        if self.look(owner).await? != MachineState::Absent {
+            return Err(TargetError::new(
+                TargetErrorKind::Refused,
+                format!("discarding the disks of migration {owner}"),
+                "its domain exists: discard the machine first",
+            ));
+        }
+        self.storage().await?.discard(owner, disks, &[CONSOLE]).await
+    }
+}
+
+/// The path of a pool whose volumes are files in a directory.
+fn pool_path(text: &str) -> Result<PathBuf, String> {
+    let document = read::parse(text, "pool").map_err(|error| error.to_string())?;
+    let root = document.root_element();
+    let kind = root.attribute("type").unwrap_or_default();
+    if !matches!(kind, "dir" | "fs" | "netfs") {
+        return Err(format!(
+            "it is of kind {kind:?}: only `dir`, `fs` and `netfs` pools hold files; name the volumes as \
+                            the disks' places in the plan instead"
+        ));
+    }
+    let target = read::child(root, "target").and_then(|target| read::text(target, "path"));
+    target.map(PathBuf::from).ok_or_else(|| "it has no target path".to_owned())
+}
+
+/// Whether libvirt itself answered: only then what was asked for is surely over.
+fn reached(error: &LibvirtError) -> bool {
+    !matches!(
+        error.kind,
+        LibvirtErrorKind::NoVirsh | LibvirtErrorKind::Unreachable | LibvirtErrorKind::Timeout
+    )
+}
+
+/// A libvirt error as a target's.
+fn failed(doing: &str) -> impl FnOnce(LibvirtError) -> TargetError {
+    move |error| {
+        use LibvirtErrorKind as K;
+        let kind = match error.kind {
+            K::Unreachable => TargetErrorKind::Unreachable,
+            K::Timeout => TargetErrorKind::Timeout,
+            K::NoSuchDomain => TargetErrorKind::NotFound,
+            K::Exists => TargetErrorKind::Conflict,
+            K::NoSpace => TargetErrorKind::NoSpace,
+            K::NoVirsh | K::Denied | K::Unsupported => TargetErrorKind::Refused,
+            K::NotRunning
+            | K::AlreadyActive
+            | K::Busy
+            | K::NoSuchCheckpoint
+            | K::CheckpointExists
+            | K::CheckpointInconsistent
+            | K::NoSuchBitmap
+            | K::BitmapExists
+            | K::NoJob
+            | K::NoSuchMetadata
+            | K::Malformed
+            | K::Failed => TargetErrorKind::Failed,
+        };
+        TargetError::new(kind, doing, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pools_of_files_have_a_path() {
+        let pool = |kind: &str| format!("<pool type='{kind}'><target><path>/srv/p</path></target></pool>");
+        assert_eq!(pool_path(&pool("dir")), Ok("/srv/p".into()));
+        assert!(pool_path(&pool("logical")).is_err());
+        assert!(pool_path("<pool type='dir'/>").is_err());
+        assert!(pool_path("").is_err());
+    }
+
+    #[test]
+    fn one_place_for_disks_is_needed() {
+        let settings = |directory: Option<&str>, pool: Option<&str>| Settings {
+            uri: "test:///default".to_owned(),
+            directory: directory.map(PathBuf::from),
+            pool: pool.map(str::to_owned),
+            domain_type: DomainType::Auto,
+            disk_bus: DiskBus::Virtio,
+        };
+        assert!(LibvirtTarget::new(&settings(Some("/d"), None)).is_ok());
+        assert!(LibvirtTarget::new(&settings(None, Some("p"))).is_ok());
+        for wrong in [settings(None, None), settings(Some("/d"), Some("p")), settings(Some("d"), None)] {
+            assert_eq!(LibvirtTarget::new(&wrong).unwrap_err().kind, TargetErrorKind::Refused);
+        }
+    }
+}

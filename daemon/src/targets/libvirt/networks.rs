@@ -1,0 +1,110 @@
+//! What a machine's NICs can be connected to on the target.
+
+use std::path::Path;
+
+use super::domain::Link;
+use crate::{
+    libvirt::{Libvirt, LibvirtError, LibvirtErrorKind},
+    model::machine::Nic,
+};
+
+/// The name by which plans, and sources that have it, mean QEMU's own user-mode network.
+const USER: &str = "user";
+
+/// What the target has.
+#[derive(Debug, Default)]
+pub(super) struct Networks {
+    active: Vec<String>,
+    inactive: Vec<String>,
+}
+
+/// Why a NIC cannot be connected.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(super) enum NoLink {
+    #[error("the network {0:?} is defined and not active: `virsh net-start` it")]
+    Inactive(String),
+    #[error(
+        "no network or bridge {wanted:?} is here: map it in the plan's [networks], or make it; active networks are: \
+         {known}"
+    )]
+    Unknown { wanted: String, known: String },
+}
+
+impl Networks {
+    /// Asks libvirt; one without a network driver has none.
+    pub(super) async fn list(libvirt: &Libvirt) -> Result<Self, LibvirtError> {
+        let list = |which: &'static str| async move {
+            match libvirt.call(&["net-list", which, "--name"]).await {
+                Ok(text) => Ok(text
+                    .lines()
+                    .map(str::trim_end)
+                    .filter(|name| !name.is_empty())
+                    .map(str::to_owned)
+                    .collect()),
+                Err(error) if error.kind == LibvirtErrorKind::Unsupported => Ok(Vec::new()),
+                Err(error) => Err(error),
+            }
+        };
+        // Without a flag `net-list` tells the active ones; `--persistent` narrows nothing that matters here.
+        let all: Vec<String> = list("--all").await?;
+        let inactive: Vec<String> = list("--inactive").await?;
+        let active = all.into_iter().filter(|name| !inactive.contains(name)).collect();
+        Ok(Self { active, inactive })
+    }
+
+    /// The active ones, for people.
+    pub(super) fn known(&self) -> String {
+        if self.active.is_empty() { "none".to_owned() } else { self.active.join(", ") }
+    }
+
+    /// What the NIC is connected to.
+    pub(super) fn link(&self, nic: &Nic) -> Result<Link, NoLink> {
+        self.link_or(nic, is_bridge)
+    }
+
+    fn link_or(&self, nic: &Nic, is_bridge: impl Fn(&str) -> bool) -> Result<Link, NoLink> {
+        let wanted = &nic.network;
+        if self.active.contains(wanted) {
+            Ok(Link::Network(wanted.clone()))
+        } else if self.inactive.contains(wanted) {
+            Err(NoLink::Inactive(wanted.clone()))
+        } else if is_bridge(wanted) {
+            Ok(Link::Bridge(wanted.clone()))
+        } else if wanted == USER {
+            Ok(Link::User)
+        } else {
+            Err(NoLink::Unknown { wanted: wanted.clone(), known: self.known() })
+        }
+    }
+}
+
+/// Whether this host has a bridge of that name. A name that is no interface's name never reaches a path.
+fn is_bridge(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':');
+    (1..16).contains(&name.len())
+        && !name.starts_with('.')
+        && name.bytes().all(plain)
+        && Path::new("/sys/class/net").join(name).join("bridge").is_dir()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_found_or_say_what_to_do() {
+        let networks = Networks { active: vec!["prod".into()], inactive: vec!["old".into()] };
+        let link = |name: &str| {
+            let nic = Nic { mac: String::new(), network: name.to_owned(), model: String::new() };
+            networks.link_or(&nic, |name| name == "br0")
+        };
+        assert_eq!(link("prod"), Ok(Link::Network("prod".into())));
+        assert_eq!(link("br0"), Ok(Link::Bridge("br0".into())));
+        assert_eq!(link("user"), Ok(Link::User));
+        assert_eq!(link("old"), Err(NoLink::Inactive("old".into())));
+        assert!(link("none").unwrap_err().to_string().contains("prod"));
+        for odd in ["", ".", "..", "../../etc", "a/b", "lo"] {
+            assert!(!is_bridge(odd), "{odd}");
+        }
+    }
+}
