@@ -41,9 +41,9 @@ impl Batch {
         self.extents.is_empty()
     }
 
-    /// Bytes that were moved for it: what a crash before the commit would cost again.
-    pub fn moved(&self) -> u64 {
-        self.figures.read + self.figures.zeroed
+    /// Runs of blocks in it.
+    pub fn extents(&self) -> usize {
+        self.extents.len()
     }
 
     /// Sums of what it took.

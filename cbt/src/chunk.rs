@@ -97,7 +97,7 @@ impl ChunkBits {
             _ => {
                 let mut bits = self.bits();
                 bits[range].fill(value);
-                self.0 = form(bits);
+                self.0 = form(&bits);
             }
         }
     }
@@ -207,14 +207,14 @@ impl ChunkBits {
                     end = start + take_number(&mut rest)? + 1;
                     bits.get_mut(start..end)?.fill(true);
                 }
-                Some(Self(form(bits)))
+                Some(Self(form(&bits)))
             }
             TAG_BITS if rest.len() == BITS / 8 => {
                 let mut bits = Bits::ZERO;
                 for (word, bytes) in bits.data.iter_mut().zip(rest.as_chunks::<8>().0) {
                     *word = u64::from_le_bytes(*bytes);
                 }
-                Some(Self(form(bits)))
+                Some(Self(form(&bits)))
             }
             _ => None,
         }
@@ -236,14 +236,14 @@ impl ChunkBits {
         for (ours, theirs) in bits.data.iter_mut().zip(&other.bits().data) {
             *ours = join(*ours, *theirs);
         }
-        self.0 = form(bits);
+        self.0 = form(&bits);
     }
 
     fn normalize(&mut self) {
         if let Form::Bits(bits) = &self.0 {
             let set = count(bits);
             if set <= LIST_MAX || set == BITS {
-                self.0 = form(**bits);
+                self.0 = form(bits);
             }
         }
     }
@@ -253,8 +253,8 @@ fn count(bits: &Bits) -> usize {
     bits.data.iter().map(|word| word.count_ones() as usize).sum()
 }
 
-fn form(bits: Bits) -> Form {
-    match count(&bits) {
+fn form(bits: &Bits) -> Form {
+    match count(bits) {
         0 => Form::None,
         BITS => Form::All,
         set if set <= LIST_MAX => {
@@ -262,7 +262,7 @@ fn form(bits: Bits) -> Form {
             list.extend(bits.iter_ones().map(|bit| bit as u16));
             Form::List(Arc::new(list))
         }
-        _ => Form::Bits(Arc::new(bits)),
+        _ => Form::Bits(Arc::new(*bits)),
     }
 }
 

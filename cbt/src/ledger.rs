@@ -2,7 +2,8 @@
 //!
 //! Rule: durable first, then known. Every change goes through [`Ledger::change`], which commits the new rows and only
 //! then puts them into memory; so memory is never ahead of the store, and whoever reads the store after a crash finds
-//! at most too much to copy.
+//! at most too much to copy. A commit that failed may be durable all the same: then the store is loaded again before
+//! anything is built on what is in memory.
 //!
 //! ```text
 //!           all blocks of the disk
@@ -23,28 +24,39 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use tokio::sync::OwnedMutexGuard;
 
 use crate::{
     batch::Batch,
+    chunk::ChunkBits,
     extents::{ExtentSet, block_pieces},
     mark::{ChangeMark, Changed},
-    store::{ChunkRow, DiskId, LedgerCommit, LedgerStore, StoreError, StoreErrorKind},
+    store::{ChunkRow, DiskId, LedgerCommit, LedgerStore, StoreError, StoreErrorKind, StoredLedger},
     units::{Extent, Length, MAX_DISK},
 };
 
 /// One disk's ledger. Load one for each disk and keep it as long as anything may still write to the target: it is what
 /// keeps a new pass from starting before the last write of an abandoned one has ended.
 pub struct Ledger {
+    inner: Arc<Inner>,
+    gate: Arc<tokio::sync::Mutex<()>>,
+}
+
+struct Inner {
     disk: DiskId,
     size: Length,
     store: Arc<dyn LedgerStore>,
     sets: Mutex<Sets>,
-    turn: tokio::sync::Mutex<()>,
-    gate: Arc<tokio::sync::Mutex<()>>,
+    /// One commit at a time.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// A commit failed, and may be durable all the same: what is in memory must be loaded again before it is built on.
+    doubt: AtomicBool,
 }
 
 struct Sets {
@@ -61,72 +73,51 @@ impl Ledger {
     pub async fn load(store: Arc<dyn LedgerStore>, disk: DiskId) -> Result<Self, StoreError> {
         let stored = store.load(disk).await?;
         let size = stored.size;
-        if size.0 > MAX_DISK {
-            return Err(corrupt(disk, format!("a size of {size} bytes is above every disk's")));
-        }
-        let mut sets =
-            Sets { anchor: stored.anchor, pending: ExtentSet::new(size), trusted: ExtentSet::new(size) };
-        for row in stored.chunks {
-            if !sets.pending.has_chunk(row.chunk) {
-                return Err(corrupt(disk, format!("chunk {} is past the disk's {size} bytes", row.chunk)));
-            }
-            let mut beyond = row.trusted.clone();
-            beyond.subtract(&row.pending);
-            if !beyond.is_empty() {
-                return Err(corrupt(disk, format!("chunk {} trusts blocks that are not pending", row.chunk)));
-            }
-            sets.put(row);
-        }
-        Ok(Self {
-            disk,
-            size,
-            store,
-            sets: Mutex::new(sets),
-            turn: tokio::sync::Mutex::default(),
-            gate: Arc::default(),
-        })
+        let sets = Mutex::new(Sets::from_stored(disk, stored)?);
+        let inner = Inner { disk, size, store, sets, turn: Arc::default(), doubt: AtomicBool::new(false) };
+        Ok(Self { inner: Arc::new(inner), gate: Arc::default() })
     }
 
     /// The rows of a disk that was never copied: all of it pending. A target that is known to read as zeroes is
     /// trusted, as the empty manifest tells the truth about it; any other is not.
     pub fn initial_rows(size: Length, reads_as_zeroes: bool) -> Vec<ChunkRow> {
         let full = ExtentSet::full(size);
-        let row = |(chunk, bits): (u32, &crate::chunk::ChunkBits)| ChunkRow {
+        let row = |(chunk, bits): (u32, &ChunkBits)| ChunkRow {
             chunk,
             pending: bits.clone(),
-            trusted: if reads_as_zeroes { bits.clone() } else { Default::default() },
+            trusted: if reads_as_zeroes { bits.clone() } else { ChunkBits::default() },
         };
         full.chunks().map(row).collect()
     }
 
     /// Which disk it is.
     pub fn disk(&self) -> DiskId {
-        self.disk
+        self.inner.disk
     }
 
     /// Bytes on the disk.
     pub fn size(&self) -> Length {
-        self.size
+        self.inner.size
     }
 
     /// The mark of the snapshot being, or last, copied; `None` before the first.
     pub fn anchor(&self) -> Option<ChangeMark> {
-        self.sets().anchor.clone()
+        self.inner.sets().anchor.clone()
     }
 
     /// Bytes of disk that the target may still lack.
     pub fn pending_bytes(&self) -> Length {
-        self.sets().pending.bytes()
+        self.inner.sets().pending.bytes()
     }
 
     /// In how many runs the pending bytes lie.
     pub fn pending_extents(&self) -> u64 {
-        self.sets().pending.extents().count() as u64
+        self.inner.sets().pending.extents().count() as u64
     }
 
     /// Whether the target durably equals the anchored snapshot.
     pub fn is_done(&self) -> bool {
-        let sets = self.sets();
+        let sets = self.inner.sets();
         sets.anchor.is_some() && sets.pending.is_empty()
     }
 
@@ -140,11 +131,13 @@ impl Ledger {
         let _quiet = self.gate.lock().await;
         let mut fresh = match changed {
             Changed::Known(extents) => {
-                let mut set = ExtentSet::new(self.size);
-                extents.iter().for_each(|extent| set.insert(*extent));
+                let mut set = ExtentSet::new(self.size());
+                for extent in extents {
+                    set.insert(*extent);
+                }
                 set
             }
-            Changed::Unknown(_) => ExtentSet::full(self.size),
+            Changed::Unknown(_) => ExtentSet::full(self.size()),
         };
         self.change(|sets| {
             fresh.subtract(&sets.pending);
@@ -183,7 +176,7 @@ impl Ledger {
         self.change(|sets| {
             let mut rows = sets.rows_of(&extents);
             for (chunk, blocks) in
-                extents.iter().flat_map(|extent| block_pieces(extent.covered_blocks(self.size)))
+                extents.iter().flat_map(|extent| block_pieces(extent.covered_blocks(self.size())))
             {
                 if let Some(row) = rows.get_mut(&chunk) {
                     row.pending.set(blocks.clone(), false);
@@ -197,29 +190,77 @@ impl Ledger {
 
     /// Where the hashes are kept.
     pub fn store(&self) -> &Arc<dyn LedgerStore> {
-        &self.store
+        &self.inner.store
     }
 
-    /// Waits until every write of an earlier pass has ended, also of one whose future was dropped.
-    pub(crate) async fn enter(&self) -> Gate {
-        Arc::new(Arc::clone(&self.gate).lock_owned().await)
+    /// Waits until every write and commit of an earlier pass has ended, also of one whose future was dropped.
+    pub(crate) async fn enter(&self) -> Result<Gate, StoreError> {
+        let gate = Arc::new(Arc::clone(&self.gate).lock_owned().await);
+        let _turn = self.inner.turn.lock().await;
+        let anchor = self.anchor();
+        self.inner.settle().await?;
+        if anchor == self.anchor() {
+            Ok(gate)
+        } else {
+            let cause =
+                "an advance that had failed was durable: a pass must read the snapshot that it anchored";
+            Err(self.inner.error(StoreErrorKind::Unavailable, "beginning a pass", cause))
+        }
     }
 
     /// Looks at `pending` and `trusted`, briefly: commits wait meanwhile.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&ExtentSet, &ExtentSet) -> T) -> T {
-        let sets = self.sets();
+        let sets = self.inner.sets();
         look(&sets.pending, &sets.trusted)
     }
 
     async fn change(&self, build: impl FnOnce(&Sets) -> LedgerCommit) -> Result<(), StoreError> {
-        let _turn = self.turn.lock().await;
-        let commit = build(&self.sets());
+        let turn = Arc::clone(&self.inner.turn).lock_owned().await;
+        self.inner.settle().await?;
+        let commit = build(&self.inner.sets());
+        let inner = Arc::clone(&self.inner);
+        // A task of its own: a caller that goes away must not leave a commit behind that nobody puts into memory.
+        let task = tokio::spawn(async move {
+            let result = inner.commit(commit).await;
+            drop(turn);
+            result
+        });
+        let ended = |cause| Err(self.inner.error(StoreErrorKind::Unavailable, "committing", cause));
+        task.await.unwrap_or_else(ended)
+    }
+}
+
+impl Inner {
+    /// Durable first, then known. Called with the turn.
+    async fn commit(&self, commit: LedgerCommit) -> Result<(), StoreError> {
         let (rows, anchor) = (commit.chunks.clone(), commit.anchor.clone());
-        self.store.commit(self.disk, commit).await?;
+        self.doubt.store(true, Relaxed);
+        if let Err(error) = self.store.commit(self.disk, commit).await {
+            // Now if the store can, else before anything is built on it.
+            let _ = self.settle().await;
+            return Err(error);
+        }
         let mut sets = self.sets();
-        rows.into_iter().for_each(|row| sets.put(row));
+        for row in rows {
+            sets.put(row);
+        }
         if anchor.is_some() {
             sets.anchor = anchor;
+        }
+        self.doubt.store(false, Relaxed);
+        Ok(())
+    }
+
+    /// Loads again what is in doubt. Called with the turn.
+    async fn settle(&self) -> Result<(), StoreError> {
+        if self.doubt.load(Relaxed) {
+            let sets = Sets::from_stored(self.disk, self.store.load(self.disk).await?)?;
+            if sets.pending.size() != self.size {
+                let cause = format!("{} bytes, before it was {}", sets.pending.size(), self.size);
+                return Err(self.error(StoreErrorKind::Corrupt, "the disk's size has changed", cause));
+            }
+            *self.sets() = sets;
+            self.doubt.store(false, Relaxed);
         }
         Ok(())
     }
@@ -227,9 +268,39 @@ impl Ledger {
     fn sets(&self) -> MutexGuard<'_, Sets> {
         self.sets.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn error(
+        &self,
+        kind: StoreErrorKind,
+        what: &str,
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> StoreError {
+        StoreError { kind, context: format!("ledger of disk {}: {what}", self.disk.0), cause: cause.into() }
+    }
 }
 
 impl Sets {
+    fn from_stored(disk: DiskId, stored: StoredLedger) -> Result<Self, StoreError> {
+        let size = stored.size;
+        if size.0 > MAX_DISK {
+            return Err(corrupt(disk, format!("a size of {size} bytes is above every disk's")));
+        }
+        let mut sets =
+            Self { anchor: stored.anchor, pending: ExtentSet::new(size), trusted: ExtentSet::new(size) };
+        for row in stored.chunks {
+            if !sets.pending.has_chunk(row.chunk) {
+                return Err(corrupt(disk, format!("chunk {} is past the disk's {size} bytes", row.chunk)));
+            }
+            let mut beyond = row.trusted.clone();
+            beyond.subtract(&row.pending);
+            if !beyond.is_empty() {
+                return Err(corrupt(disk, format!("chunk {} trusts blocks that are not pending", row.chunk)));
+            }
+            sets.put(row);
+        }
+        Ok(sets)
+    }
+
     fn row(&self, chunk: u32) -> ChunkRow {
         ChunkRow { chunk, pending: self.pending.chunk(chunk), trusted: self.trusted.chunk(chunk) }
     }
@@ -256,8 +327,8 @@ fn corrupt(disk: DiskId, cause: String) -> StoreError {
 impl fmt::Debug for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ledger")
-            .field("disk", &self.disk)
-            .field("size", &self.size)
+            .field("disk", &self.disk())
+            .field("size", &self.size())
             .field("anchor", &self.anchor())
             .field("pending", &self.pending_bytes())
             .finish_non_exhaustive()

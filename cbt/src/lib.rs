@@ -12,7 +12,11 @@ pub mod extents;
 pub mod ledger;
 pub mod manifest;
 pub mod mark;
+mod plan;
 pub mod stop;
 pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod transfer;
 pub mod units;
+pub mod verify;

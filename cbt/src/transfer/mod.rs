@@ -10,24 +10,34 @@
 //!          └─ by bytes or time ─▶ flush ─▶ ledger.drain             (one at a time, beside the next batch's work)
 //! ```
 
+mod copy;
+mod issue;
 mod progress;
+mod seal;
 mod settings;
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-pub use progress::{PassProgress, ProgressView};
-pub use settings::TransferSettings;
+use tokio::sync::{Semaphore, mpsc};
 
+pub(crate) use self::copy::digest;
+use self::{copy::Sides, issue::Issuer, seal::Sealer};
+pub use self::{
+    progress::{PassProgress, ProgressView},
+    settings::TransferSettings,
+};
 use crate::{
     buffer::BufferPool,
-    disk::{DiskError, ReadDisk, WriteDisk},
+    disk::{DiskError, ErrorKind, Operation, ReadDisk, WriteDisk},
     ledger::Ledger,
+    plan::Planner,
     stop::StopSignal,
     store::{PassFigures, StoreError},
 };
 
 /// What a pass works on.
 #[derive(Clone)]
+#[expect(missing_debug_implementations, reason = "disks are trait objects")]
 pub struct PassJob {
     pub ledger: Arc<Ledger>,
     /// The snapshot that the ledger's anchor names; as large as the ledger's disk.
@@ -64,12 +74,66 @@ pub enum PassError {
     Store(#[from] StoreError),
 }
 
+/// Finished pieces that may wait to be taken into a batch.
+const ANSWERS: usize = 64;
+
 /// Copies what is pending from the snapshot to the target, until nothing is left or `stop` is given.
 pub async fn run_pass(job: PassJob) -> Result<PassOutcome, PassError> {
-    drop(job.ledger.enter().await);
-    todo_pass(&job)
+    let gate = job.ledger.enter().await?;
+    check_sizes(&job)?;
+    let settings = job
+        .settings
+        .fit(job.pool.capacity(), job.source.limits(), job.target.limits())
+        .map_err(PassError::Target)?;
+    job.progress.total.store(job.ledger.pending_bytes().0, Relaxed);
+    let sides = Arc::new(Sides {
+        source: Arc::clone(&job.source),
+        target: job.target,
+        write_slots: Semaphore::new(settings.writes_in_flight),
+        progress: job.progress,
+    });
+    let (answers, inbox) = mpsc::channel(ANSWERS);
+    let [read_slots, buffers, room] = issue::slots(&settings);
+    let halt = StopSignal::new();
+    let issuer = Issuer {
+        planner: Planner::new(Arc::clone(&job.ledger), job.source, settings, Arc::clone(&gate)),
+        sides: Arc::clone(&sides),
+        pool: job.pool,
+        gate,
+        answers,
+        room: Arc::clone(&room),
+        read_slots,
+        buffers,
+        stop: job.stop,
+        halt: halt.clone(),
+    };
+    let sealer = Sealer::new(Arc::clone(&job.ledger), sides, settings, job.pass, room, halt);
+    let (issued, sealed) = futures::join!(issuer.run(), sealer.run(inbox));
+    match sealed.failure {
+        Some(failure) => Err(failure),
+        None if sealed.answered < issued => Err(lost(issued - sealed.answered)),
+        None => Ok(PassOutcome { figures: sealed.figures, finished: job.ledger.is_done() }),
+    }
 }
 
-fn todo_pass(job: &PassJob) -> Result<PassOutcome, PassError> {
-    Ok(PassOutcome { figures: PassFigures::default(), finished: job.ledger.is_done() })
+/// Refuses disks whose size the ledger does not know: a grown source would be cut, a small target overrun.
+fn check_sizes(job: &PassJob) -> Result<(), PassError> {
+    let ledger = job.ledger.size();
+    let refuse = |name: &str, size| {
+        let cause = format!("the {name} has {size} bytes, the ledger says {ledger}");
+        DiskError::new(ErrorKind::Refused, Operation::Open, name, None, cause)
+    };
+    if job.source.size() != ledger {
+        return Err(PassError::Source(refuse("source", job.source.size())));
+    }
+    if job.target.size() < ledger {
+        return Err(PassError::Target(refuse("target", job.target.size())));
+    }
+    Ok(())
+}
+
+/// Only a panic in a disk's code can do it; the pieces are still pending.
+fn lost(pieces: u64) -> PassError {
+    let cause = format!("{pieces} pieces of work ended without an answer");
+    PassError::Target(DiskError::new(ErrorKind::Protocol, Operation::Write, "transfer", None, cause))
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     disk::{DiskError, DiskLimits, ErrorKind, Operation},
-    units::{BLOCK, Length},
+    units::BLOCK,
 };
 
 /// The settings of one disk's pass. Memory is the pool's; the rest bounds what is in flight and what a crash costs.
@@ -56,29 +56,15 @@ impl TransferSettings {
         self.chunk = most / BLOCK as usize * BLOCK as usize;
         if self.chunk == 0 {
             let cause = format!("requests of {most} bytes are too small: a block has {BLOCK}");
-            return Err(DiskError::new(ErrorKind::Refused, Operation::Open, "", None, cause));
+            return Err(DiskError::new(ErrorKind::Refused, Operation::Open, "transfer", None, cause));
         }
         self.buffers = self.buffers.max(1);
         self.reads_in_flight = self.reads_in_flight.min(source.in_flight).max(1);
         self.writes_in_flight = self.writes_in_flight.min(target.in_flight).max(1);
         self.window = self.window.max(self.chunk as u64);
         self.zero_request = self.zero_request.max(BLOCK) / BLOCK * BLOCK;
+        self.batch_time = self.batch_time.min(Duration::from_hours(24));
         self.batch_bytes = self.batch_bytes.max(self.chunk as u64).max(self.zero_request);
         Ok(self)
     }
-}
-
-/// Refuses disks whose size the ledger does not know: a grown source would be cut, a small target overrun.
-pub(crate) fn check_sizes(ledger: Length, source: Length, target: Length) -> Result<(), (bool, DiskError)> {
-    let refuse = |name: &str, size: Length| {
-        let cause = format!("the {name} has {size} bytes, the ledger {ledger}");
-        DiskError::new(ErrorKind::Refused, Operation::Open, name, None, cause)
-    };
-    if source != ledger {
-        return Err((true, refuse("source", source)));
-    }
-    if target < ledger {
-        return Err((false, refuse("target", target)));
-    }
-    Ok(())
 }

@@ -1,0 +1,14 @@
+//! Disks and a store in memory, which lose what real ones may lose and fail where they are told to.
+//!
+//! Rule: they are ordinary implementations of the engine's seams; the engine does not know them. All that happens
+//! by chance comes from a seed.
+
+mod disk;
+mod faults;
+mod store;
+
+pub use self::{
+    disk::MemoryDisk,
+    faults::{Event, Fault, Faults, Random},
+    store::{LedgerView, MemoryStore},
+};

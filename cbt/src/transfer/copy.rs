@@ -1,0 +1,203 @@
+//! One piece of work, from its buffer to its last write's return.
+//!
+//! Rule: it returns only when nothing of it is in flight, whatever failed; and it begins no write once nobody waits
+//! for its answer any more.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{PassError, PassProgress, progress::InFlight};
+use crate::{
+    buffer::Buffer,
+    disk::{ReadDisk, WriteDisk},
+    manifest::BlockHash,
+    plan::Work,
+    store::PassFigures,
+    units::{BLOCK, BlockIndex, Extent, Length},
+};
+
+/// What all pieces of a pass share.
+pub(super) struct Sides {
+    pub(super) source: Arc<dyn ReadDisk>,
+    pub(super) target: Arc<dyn WriteDisk>,
+    pub(super) write_slots: Semaphore,
+    pub(super) progress: Arc<PassProgress>,
+}
+
+/// A finished piece, to be sealed.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub(super) extent: Extent,
+    /// Of the blocks that were written or zeroed.
+    pub(super) hashes: Vec<(BlockIndex, BlockHash)>,
+    pub(super) figures: PassFigures,
+    /// Blocks of room that the piece took when it was issued.
+    pub(super) room: usize,
+}
+
+/// What a piece holds while it works.
+pub(super) enum Hold {
+    Nothing,
+    Read { slot: OwnedSemaphorePermit, buffer: Buffer },
+}
+
+/// What becomes of a block that was read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// The target holds it already.
+    Keep,
+    Zero,
+    Write,
+}
+
+/// Bytes that are digested before other tasks get their turn: 32 µs of one core.
+const DIGEST_STRETCH: usize = 2 * BLOCK as usize;
+
+impl Sides {
+    /// Does the work. `None` if it was abandoned before its first write.
+    pub(super) async fn run(
+        &self,
+        work: Work,
+        hold: Hold,
+        abandoned: impl Fn() -> bool,
+    ) -> Result<Option<Finished>, PassError> {
+        match (work, hold) {
+            (Work::Copy { extent, expected }, Hold::Read { slot, buffer }) => {
+                self.copy(extent, &expected, slot, buffer, abandoned).await
+            }
+            (Work::Zero(extent), _) => self.zero(extent, abandoned).await,
+            (Work::Skip(extent) | Work::Copy { extent, .. }, _) => Ok(Some(self.skip(extent))),
+        }
+    }
+
+    /// A hole that the target holds already.
+    pub(super) fn skip(&self, extent: Extent) -> Finished {
+        let skipped = extent.len().0;
+        self.progress.skipped.fetch_add(skipped, Relaxed);
+        let figures = PassFigures { skipped, drained: skipped, requests: 1, ..PassFigures::default() };
+        Finished { extent, hashes: Vec::new(), figures, room: 0 }
+    }
+
+    async fn zero(
+        &self,
+        extent: Extent,
+        abandoned: impl Fn() -> bool,
+    ) -> Result<Option<Finished>, PassError> {
+        let Ok(_slot) = self.write_slots.acquire().await else { return Ok(None) };
+        if abandoned() {
+            return Ok(None);
+        }
+        self.write_zeroes(extent).await?;
+        let zeroed = extent.len().0;
+        let figures = PassFigures { zeroed, drained: zeroed, requests: 1, ..PassFigures::default() };
+        let hashes = extent.blocks().map(|block| (BlockIndex(block), BlockHash::ZERO)).collect();
+        Ok(Some(Finished { extent, hashes, figures, room: extent.blocks().count() }))
+    }
+
+    async fn copy(
+        &self,
+        extent: Extent,
+        expected: &[Option<BlockHash>],
+        slot: OwnedSemaphorePermit,
+        buffer: Buffer,
+        abandoned: impl Fn() -> bool,
+    ) -> Result<Option<Finished>, PassError> {
+        let buffer = {
+            let _count = InFlight::enter(&self.progress.reads_in_flight);
+            self.source.read(extent.start(), buffer).await.map_err(PassError::Source)?
+        };
+        drop(slot);
+        let bytes = extent.len().0;
+        self.progress.read.fetch_add(bytes, Relaxed);
+        let hashes = digest(&buffer).await;
+        let mut figures = PassFigures { read: bytes, drained: bytes, requests: 1, ..PassFigures::default() };
+        let mut zeroes = Vec::new();
+        let mut writes = Vec::new();
+        for (fate, run) in runs(extent, &hashes, expected) {
+            match fate {
+                Fate::Keep => figures.skipped += run.len().0,
+                Fate::Zero => zeroes.push(run),
+                Fate::Write => writes.push(run),
+            }
+        }
+        figures.zeroed = zeroes.iter().map(|run| run.len().0).sum();
+        figures.written = writes.iter().map(|run| run.len().0).sum();
+        self.progress.skipped.fetch_add(figures.skipped, Relaxed);
+        if !zeroes.is_empty() || !writes.is_empty() {
+            let Ok(_slot) = self.write_slots.acquire().await else { return Ok(None) };
+            if abandoned() {
+                return Ok(None);
+            }
+            // Joined, not tried: if one fails, the other is waited for all the same.
+            let (zeroed, written) =
+                futures::join!(self.zero_runs(&zeroes), self.write_runs(extent, &writes, buffer));
+            written.and(zeroed)?;
+        }
+        let changed = zeroes.iter().chain(&writes).flat_map(Extent::blocks);
+        let first = extent.blocks().start;
+        let hashes = changed.map(|block| (BlockIndex(block), hashes[(block - first) as usize])).collect();
+        Ok(Some(Finished { extent, hashes, figures, room: extent.blocks().count() }))
+    }
+
+    async fn zero_runs(&self, runs: &[Extent]) -> Result<(), PassError> {
+        for run in runs {
+            self.write_zeroes(*run).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_zeroes(&self, extent: Extent) -> Result<(), PassError> {
+        let _count = InFlight::enter(&self.progress.writes_in_flight);
+        self.target.write_zeroes(extent).await.map_err(PassError::Target)?;
+        self.progress.zeroed.fetch_add(extent.len().0, Relaxed);
+        Ok(())
+    }
+
+    async fn write_runs(&self, extent: Extent, runs: &[Extent], mut buffer: Buffer) -> Result<(), PassError> {
+        for run in runs {
+            let _count = InFlight::enter(&self.progress.writes_in_flight);
+            let from = (run.start() - extent.start()).0 as usize;
+            let range = from..from + run.len().0 as usize;
+            buffer = self.target.write(run.start(), buffer, range).await.map_err(PassError::Target)?;
+            self.progress.written.fetch_add(run.len().0, Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// Each block's hash. On the task's own thread, where the bytes are in the cache: handing them to another thread was
+/// measured to cost more than it gains, as pieces run beside each other anyway.
+pub(crate) async fn digest(bytes: &[u8]) -> Vec<BlockHash> {
+    let mut hashes = Vec::with_capacity(bytes.len().div_ceil(BLOCK as usize));
+    for (at, stretch) in bytes.chunks(DIGEST_STRETCH).enumerate() {
+        if at > 0 {
+            tokio::task::yield_now().await;
+        }
+        hashes.extend(stretch.chunks(BLOCK as usize).map(BlockHash::of));
+    }
+    hashes
+}
+
+/// Runs of blocks with the same fate.
+fn runs(
+    extent: Extent,
+    hashes: &[BlockHash],
+    expected: &[Option<BlockHash>],
+) -> impl Iterator<Item = (Fate, Extent)> {
+    let fate = |at: usize| match (hashes[at], expected.get(at).copied().flatten()) {
+        (hash, Some(held)) if hash == held => Fate::Keep,
+        (BlockHash::ZERO, _) => Fate::Zero,
+        _ => Fate::Write,
+    };
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let first = fate(*(at < hashes.len()).then_some(&at)?);
+        let start = at;
+        while at < hashes.len() && fate(at) == first {
+            at += 1;
+        }
+        let place = |block: usize| extent.start() + Length(block as u64 * BLOCK);
+        Extent::between(place(start), place(at).min(extent.end())).map(|run| (first, run))
+    })
+}

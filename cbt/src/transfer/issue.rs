@@ -1,0 +1,132 @@
+//! The order of a pass: the next piece, what it needs to be worked on, and off with it.
+//!
+//! Rule: what is scarce is waited for here, one piece at a time, so that passes which share a pool take turns; and a
+//! buffer is the last thing waited for, so that none is held idle.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::{
+    PassError, TransferSettings,
+    copy::{Finished, Hold, Sides},
+};
+use crate::{
+    buffer::BufferPool,
+    ledger::Gate,
+    plan::{Planner, Work},
+    stop::StopSignal,
+    units::{BLOCK, Extent},
+};
+
+/// A piece's answer. None at all is counted as lost.
+pub(super) type Answer = Result<Finished, PassError>;
+
+/// Hands out the pieces of one pass.
+pub(super) struct Issuer {
+    pub(super) planner: Planner,
+    pub(super) sides: Arc<Sides>,
+    pub(super) pool: BufferPool,
+    pub(super) gate: Gate,
+    pub(super) answers: mpsc::Sender<Answer>,
+    /// Blocks that may yet be moved before a batch must have been sealed.
+    pub(super) room: Arc<Semaphore>,
+    pub(super) read_slots: Arc<Semaphore>,
+    pub(super) buffers: Arc<Semaphore>,
+    /// Given by the caller.
+    pub(super) stop: StopSignal,
+    /// Given by the pass's first failure.
+    pub(super) halt: StopSignal,
+}
+
+/// Slots for a pass with these settings: read slots, buffers, blocks of unsealed work.
+pub(super) fn slots(settings: &TransferSettings) -> [Arc<Semaphore>; 3] {
+    // Two batches: one being flushed and committed, one being filled.
+    let room = (2 * settings.batch_bytes / BLOCK).min(u64::from(u32::MAX)) as usize;
+    [settings.reads_in_flight, settings.buffers, room].map(|count| Arc::new(Semaphore::new(count)))
+}
+
+impl Issuer {
+    /// Issues pieces until there are no more, or it is told to stop. Gives the number issued.
+    pub(super) async fn run(mut self) -> u64 {
+        let issued = self.issue().await;
+        self.planner.close().await;
+        issued
+    }
+
+    async fn issue(&mut self) -> u64 {
+        let mut issued = 0;
+        let (stop, halt) = (self.stop.clone(), self.halt.clone());
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = stop.stopped() => None,
+                () = halt.stopped() => None,
+                next = self.next() => next,
+            };
+            let Some(next) = next else { return issued };
+            issued += 1;
+            match next {
+                Ok((work, hold, slots)) => self.spawn(work, hold, slots),
+                Err(error) => {
+                    // Fails only if nobody waits for the answer.
+                    let _ = self.answers.send(Err(error)).await;
+                    return issued;
+                }
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Option<Result<(Work, Hold, Slots), PassError>> {
+        let work = match self.planner.next().await {
+            Ok(work) => work?,
+            Err(error) => return Some(Err(error)),
+        };
+        Some(match &work {
+            Work::Skip(_) => Ok((work, Hold::Nothing, Slots::default())),
+            Work::Zero(extent) => {
+                let room = acquire(&self.room, blocks(extent)).await?;
+                let quota = acquire(&self.buffers, 1).await?;
+                room.forget();
+                Ok((work, Hold::Nothing, Slots { _quota: Some(quota) }))
+            }
+            Work::Copy { extent, .. } => {
+                let room = acquire(&self.room, blocks(extent)).await?;
+                let slot = acquire(&self.read_slots, 1).await?;
+                let quota = acquire(&self.buffers, 1).await?;
+                let buffer = self.pool.take(extent.len().0 as usize).await;
+                room.forget();
+                Ok((work, Hold::Read { slot, buffer }, Slots { _quota: Some(quota) }))
+            }
+        })
+    }
+
+    fn spawn(&self, work: Work, hold: Hold, slots: Slots) {
+        let (sides, gate, answers) = (Arc::clone(&self.sides), Arc::clone(&self.gate), self.answers.clone());
+        tokio::spawn(async move {
+            let answer = sides.run(work, hold, || answers.is_closed()).await;
+            drop((gate, slots));
+            if let Some(answer) = answer.transpose() {
+                // Fails only if nobody waits for the answer.
+                let _ = answers.send(answer).await;
+            }
+        });
+    }
+}
+
+/// What of the disk's quota a piece in flight holds.
+#[derive(Default)]
+struct Slots {
+    _quota: Option<OwnedSemaphorePermit>,
+}
+
+/// None of the semaphores is ever closed.
+async fn acquire(slots: &Arc<Semaphore>, count: u32) -> Option<OwnedSemaphorePermit> {
+    Arc::clone(slots).acquire_many_owned(count).await.ok()
+}
+
+/// Blocks of room that an extent takes.
+fn blocks(extent: &Extent) -> u32 {
+    let blocks = extent.blocks();
+    (blocks.end - blocks.start) as u32
+}

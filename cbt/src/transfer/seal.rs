@@ -1,0 +1,193 @@
+//! Gathers what was finished into batches, makes them durable on the target, and drains them from the ledger.
+//!
+//! Rule: only writes that had returned before a flush began are drained by it, and one batch is sealed at a time. A
+//! flush that failed says nothing about any write since the last good one, so nothing of it is drained.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::{Instant, sleep_until},
+};
+
+use super::{PassError, TransferSettings, copy::Sides, issue::Answer};
+use crate::{
+    batch::Batch,
+    disk::{ErrorKind, Operation},
+    ledger::Ledger,
+    stop::StopSignal,
+    store::PassFigures,
+    units::BLOCK,
+};
+
+/// Runs of drained blocks after which a batch is sealed, whatever it moved: bounds its memory when all is skipped.
+const MANY_EXTENTS: usize = 1 << 16;
+
+/// Gives what was done, and the blocks of room that it had taken.
+type Sealing = Pin<Box<dyn Future<Output = Result<(PassFigures, usize), PassError>> + Send>>;
+
+/// Collects one pass's answers.
+pub(super) struct Sealer {
+    ledger: Arc<Ledger>,
+    sides: Arc<Sides>,
+    settings: TransferSettings,
+    pass: Option<i64>,
+    room: Arc<Semaphore>,
+    halt: StopSignal,
+    batch: Batch,
+    /// Blocks moved for the batch, which took room.
+    moved: usize,
+    since: Instant,
+    sealing: Option<Sealing>,
+    answered: u64,
+    done: PassFigures,
+    failure: Option<PassError>,
+}
+
+/// What came of a pass.
+pub(super) struct Sealed {
+    pub(super) figures: PassFigures,
+    pub(super) answered: u64,
+    pub(super) failure: Option<PassError>,
+}
+
+impl Sealer {
+    pub(super) fn new(
+        ledger: Arc<Ledger>,
+        sides: Arc<Sides>,
+        settings: TransferSettings,
+        pass: Option<i64>,
+        room: Arc<Semaphore>,
+        halt: StopSignal,
+    ) -> Self {
+        Self {
+            ledger,
+            sides,
+            settings,
+            pass,
+            room,
+            halt,
+            batch: Batch::default(),
+            moved: 0,
+            since: Instant::now(),
+            sealing: None,
+            answered: 0,
+            done: PassFigures::default(),
+            failure: None,
+        }
+    }
+
+    /// Takes answers until every piece has given its own, then seals what is left.
+    pub(super) async fn run(mut self, mut answers: mpsc::Receiver<Answer>) -> Sealed {
+        loop {
+            if self.is_due() {
+                self.seal();
+            }
+            let waits = !self.batch.is_empty() && self.sealing.is_none();
+            tokio::select! {
+                biased;
+                Some(sealed) = sealed(&mut self.sealing) => self.finish(sealed),
+                answer = answers.recv() => match answer {
+                    Some(answer) => self.take(answer),
+                    None => break,
+                },
+                () = sleep_until(self.since + self.settings.batch_time), if waits => {}
+            }
+        }
+        loop {
+            if let Some(sealed) = sealed(&mut self.sealing).await {
+                self.finish(sealed);
+            } else if !self.seal_rest() {
+                break;
+            }
+        }
+        Sealed { figures: self.done, answered: self.answered, failure: self.failure }
+    }
+
+    fn take(&mut self, answer: Answer) {
+        self.answered += 1;
+        match answer {
+            Ok(finished) => {
+                if self.batch.is_empty() {
+                    self.since = Instant::now();
+                }
+                self.moved += finished.room;
+                self.batch.add(finished.extent, finished.hashes, finished.figures);
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        self.sealing.is_none()
+            && self.failure.is_none()
+            && !self.batch.is_empty()
+            && (self.moved as u64 * BLOCK >= self.settings.batch_bytes
+                || self.batch.extents() >= MANY_EXTENTS
+                || self.since.elapsed() >= self.settings.batch_time)
+    }
+
+    fn seal(&mut self) {
+        let (batch, moved) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.moved));
+        let (ledger, sides, pass) = (Arc::clone(&self.ledger), Arc::clone(&self.sides), self.pass);
+        self.sealing = Some(Box::pin(async move {
+            let figures = PassFigures { batches: 1, ..batch.figures() };
+            if figures.written + figures.zeroed > 0 {
+                sides.target.flush().await.map_err(PassError::Target)?;
+            }
+            ledger.drain(batch, pass).await?;
+            Ok((figures, moved))
+        }));
+    }
+
+    /// Seals what is left, unless a failure has made it worthless.
+    fn seal_rest(&mut self) -> bool {
+        let worthwhile = !self.batch.is_empty() && may_seal(self.failure.as_ref());
+        if worthwhile {
+            self.seal();
+        }
+        worthwhile
+    }
+
+    fn finish(&mut self, sealed: Result<(PassFigures, usize), PassError>) {
+        self.sealing = None;
+        match sealed {
+            Ok((figures, moved)) => {
+                self.done += figures;
+                self.sides.progress.drained.fetch_add(figures.drained, Relaxed);
+                self.room.add_permits(moved);
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn fail(&mut self, error: PassError) {
+        self.halt.stop();
+        // A flush or a commit that failed forbids to seal what is left, whatever failed before it.
+        if self.failure.is_none() || (may_seal(self.failure.as_ref()) && !may_seal(Some(&error))) {
+            self.failure = Some(error);
+        }
+    }
+}
+
+/// After a failure of the source, and after one of the target that concerns single requests, what was done is done.
+fn may_seal(failure: Option<&PassError>) -> bool {
+    match failure {
+        None | Some(PassError::Source(_)) => true,
+        Some(PassError::Store(_)) => false,
+        Some(PassError::Target(error)) => {
+            error.operation != Operation::Flush
+                && matches!(error.kind, ErrorKind::NoSpace | ErrorKind::Media | ErrorKind::Refused)
+        }
+    }
+}
+
+async fn sealed(sealing: &mut Option<Sealing>) -> Option<Result<(PassFigures, usize), PassError>> {
+    match sealing {
+        Some(sealing) => Some(sealing.await),
+        None => None,
+    }
+}
