@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -22,7 +21,7 @@ use warmd_daemon::{
     },
 };
 
-use super::cases;
+use super::{cases, served::until};
 
 /// Changes that wait for slow watchers: few, so that a test can make one lag.
 const WAITING: usize = 8;
@@ -211,7 +210,8 @@ impl Control for FakeControl {
             let control = self.clone();
             tokio::spawn(async move {
                 for step in steps {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    // Every watcher sees every step, however slow the machine is.
+                    until("all watchers have read", || control.changes.is_empty()).await;
                     control.change(step);
                 }
             });

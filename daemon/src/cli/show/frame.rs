@@ -115,3 +115,56 @@ fn verifying(migration: &Migration) -> Option<String> {
     let mode = words::verify_mode(run.mode());
     Some(format!("verifying ({mode}) {percent} % of {}", human::bytes(run.total_bytes)))
 }
+
+#[cfg(test)]
+mod tests {
+    use warmd_proto::v1::{DiskPass, Pass, PassKind};
+
+    use super::*;
+
+    fn migration(number: usize, state: MigrationState) -> Migration {
+        Migration {
+            id: format!("0193-5eed{number:04}"),
+            vm_name: format!("vm-{number}"),
+            state: state.into(),
+            ..Migration::default()
+        }
+    }
+
+    fn syncing(number: usize) -> Migration {
+        let disk = Disk {
+            key: "vda".to_owned(),
+            pass_total_bytes: 4 << 30,
+            pass_drained_bytes: 1 << 30,
+            rate_bytes_per_second: 1e8,
+            eta: Some(prost_types::Duration { seconds: 32, nanos: 0 }),
+            ..Disk::default()
+        };
+        let changed = DiskPass { key: "vda".to_owned(), changed_bytes: 3 << 30, ..DiskPass::default() };
+        let pass = Pass { number: 3, kind: PassKind::Delta.into(), disks: vec![changed], ..Pass::default() };
+        Migration { disks: vec![disk], pass: Some(pass), ..migration(number, MigrationState::Syncing) }
+    }
+
+    #[test]
+    fn progress_is_of_this_pass() {
+        let told = frame(&[migration(1, MigrationState::Synced), syncing(2)]);
+        assert_eq!(
+            told,
+            [
+                "vm-2 (5eed0002)  syncing  pass 3 (delta)",
+                "  vda    █████░░░░░░░░░░░░░░░  25 % of 4.00 GiB, 95.4 MiB/s, 32 s left, 3.00 GiB changed",
+                "vm-1 (5eed0001)  synced",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_frame_fits_on_a_screen_and_shows_the_busy_ones() {
+        let mut all: Vec<_> = (0..300).map(|n| migration(n, MigrationState::Synced)).collect();
+        all.push(syncing(300));
+        let told = frame(&all);
+        assert_eq!(told.len(), MAX_SHOWN + 2);
+        assert!(told[0].starts_with("vm-300 "), "{told:#?}");
+        assert_eq!(told.last().map(String::as_str), Some("and 289 more: see `warmctl migration list`"));
+    }
+}

@@ -1,0 +1,365 @@
+//! Following an operation to its end: what is told, and the exit code.
+
+mod api_common;
+
+use std::process::Stdio;
+
+use api_common::{
+    cases,
+    fake_control::FakeControl,
+    served::{DEADLINE, Served, run, until},
+};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{Child, ChildStdout},
+    time::timeout,
+};
+use warmd_daemon::model::{
+    phase::Phase,
+    request::Request,
+    state::{Resting, State},
+    view::MigrationView,
+};
+
+const WEB: &str = "019351aa-0000-7000-8000-5eed00000001";
+
+fn synced() -> MigrationView {
+    cases::synced(1, "web-1")
+}
+
+/// The steps of a cutover up to and with its `last` phase.
+fn phases(last: Phase) -> Vec<MigrationView> {
+    let count = Phase::ALL.iter().take_while(|phase| **phase <= last).count();
+    let step = |running: usize| MigrationView {
+        state: State::CuttingOver { phase: Phase::ALL[running - 1] },
+        cutover: Some(cases::cutover(&Phase::ALL[..running], true)),
+        ..synced()
+    };
+    (1..=count).map(step).collect()
+}
+
+fn done() -> MigrationView {
+    let mut cutover = cases::cutover(&Phase::ALL, false);
+    cutover.ended = Some(cases::at(1032));
+    cutover.downtime = Some(14.25);
+    MigrationView {
+        state: State::Done,
+        cutover: Some(cutover),
+        verification: Some(cases::verification(Some(0))),
+        ..synced()
+    }
+}
+
+fn undone() -> Vec<MigrationView> {
+    let why = "the guest did not shut down within 2m".to_owned();
+    let mut steps = phases(Phase::StopSource);
+    let mut cutover = cases::cutover(&[Phase::LastDelta, Phase::StopSource], false);
+    let state = State::Undoing { phase: Phase::StopSource, reason: why.clone() };
+    steps.push(MigrationView { state, cutover: Some(cutover.clone()), ..synced() });
+    cutover.ended = Some(cases::at(1010));
+    cutover.failure = Some(why);
+    steps.push(MigrationView { cutover: Some(cutover), ..synced() });
+    steps
+}
+
+/// Text after the clock at the beginning of each line.
+fn without_clock(text: &str) -> Vec<&str> {
+    text.lines().map(|line| line.get(10..).filter(|_| line.as_bytes()[2] == b':').unwrap_or(line)).collect()
+}
+
+#[tokio::test]
+async fn a_cutover_is_followed_to_its_end() {
+    let mut steps = phases(Phase::Release);
+    steps.push(done());
+    let served = Served::start(FakeControl::new([synced()]).script(Request::Cutover, steps)).await;
+    let ran = served.warmctl(&["migration", "cutover", "web-1"]).await;
+    let lines = without_clock(ran.out(0));
+    let told = [
+        "cutover of web-1 (5eed00000001): accepted",
+        "cutting-over (last-delta)",
+        "last-delta ended after 4.0 s",
+        "cutting-over (stop-source)",
+        "cutting-over (verify)",
+        "release ended after 4.0 s",
+        "done",
+        "downtime      14 s",
+        "verification  passed (readback, 42.0 GiB compared)",
+        "web-1 runs on the target as web-1-new",
+    ];
+    let mut rest = lines.iter();
+    for line in told {
+        assert!(rest.any(|have| *have == line), "{line:?} is missing or out of order in {lines:#?}");
+    }
+    assert_eq!(lines.iter().filter(|line| line.contains("ended after")).count(), 8, "{lines:#?}");
+
+    // It is done: to ask again is granted at once.
+    let again = served.warmctl(&["migration", "cutover", WEB]).await;
+    assert!(again.out(0).contains("web-1 runs on the target"), "{again:#?}");
+}
+
+#[tokio::test]
+async fn a_cutover_that_is_undone_is_a_failure_with_its_reason() {
+    let served = Served::start(FakeControl::new([synced()]).script(Request::Cutover, undone())).await;
+    let ran = served.warmctl(&["migration", "cutover", "web-1"]).await;
+    assert_eq!(
+        ran.err(1),
+        "warmctl: cutover of web-1 (5eed00000001) failed: undone: the guest did not shut down within 2m; it is \
+         synced now\n"
+    );
+
+    let served = Served::start(FakeControl::new([synced()]).script(Request::Cutover, undone())).await;
+    let outcome = served.warmctl(&["-o", "json", "migration", "cutover", "web-1"]).await.json(1);
+    assert_eq!(outcome["answer"], "accepted");
+    assert_eq!(outcome["outcome"], "failed");
+    assert_eq!(outcome["reason"], "undone: the guest did not shut down within 2m");
+    assert_eq!(outcome["migration"]["state"], "synced");
+}
+
+#[tokio::test]
+async fn a_second_cutover_is_not_taken_for_the_first() {
+    // The last one was undone; looks from before the request must not end the new one.
+    let before = undone().pop().unwrap();
+    let mut steps = vec![before.clone(), before.clone()];
+    steps.extend(phases(Phase::StartVm).into_iter().map(|mut step| {
+        step.cutover.as_mut().unwrap().started = cases::at(5000);
+        step
+    }));
+    let mut end = done();
+    end.cutover.as_mut().unwrap().started = cases::at(5000);
+    steps.push(end);
+    let served = Served::start(FakeControl::new([before]).script(Request::Cutover, steps)).await;
+    let ran = served.warmctl(&["migration", "cutover", "web-1"]).await;
+    assert!(ran.out(0).ends_with("web-1 runs on the target as web-1-new\n"), "{ran:#?}");
+}
+
+#[tokio::test]
+async fn an_abort_says_whether_it_came_in_time() {
+    let runs = phases(Phase::FinalDelta).pop().unwrap();
+    let fake = FakeControl::new([runs.clone()]).script(Request::AbortCutover, undone().split_off(2));
+    let served = Served::start(fake).await;
+    let ran = served.warmctl(&["migration", "cutover", "web-1", "--abort"]).await;
+    assert!(ran.out(0).ends_with("the cutover of web-1 is taken back; it runs on the source\n"), "{ran:#?}");
+
+    let fake = FakeControl::new([runs]).script(Request::AbortCutover, [done()]);
+    let ran = Served::start(fake).await.warmctl(&["migration", "cutover", "web-1", "--abort"]).await;
+    assert!(ran.err(1).contains("it was too late: the VM runs on the target"), "{ran:#?}");
+}
+
+#[tokio::test]
+async fn a_sync_ends_with_its_own_pass() {
+    let mut end = synced();
+    end.pass = Some(cases::pass(3, true));
+    // The first look still shows the pass before: that one's end is not this one's.
+    let steps = [synced(), cases::syncing(1, "web-1"), end];
+    let served = Served::start(FakeControl::new([synced()]).script(Request::Sync, steps)).await;
+    let ran = served.warmctl(&["migration", "sync", "web-1"]).await;
+    let lines = without_clock(ran.out(0));
+    assert!(
+        lines.contains(
+            &"syncing  pass 3 (delta)  downtime if cut over now 13 s: vda  50 % of 1.17 GiB, 118 MiB/s, 5.1 s left, \
+              1.17 GiB changed; vdb 100 % of 0 B, 0 B/s, compared whole (the bitmap was lost in a restart of the VM)"
+        ),
+        "{lines:#?}"
+    );
+    assert_eq!(lines.last(), Some(&"web-1 (5eed00000001) is synced"));
+
+    let mut broken = cases::syncing(1, "web-1");
+    let pass = broken.pass.as_mut().unwrap();
+    (pass.ended, pass.error) = (Some(cases::at(70)), Some("the source went away".to_owned()));
+    let served = Served::start(FakeControl::new([synced()]).script(Request::Sync, [broken])).await;
+    let ran = served.warmctl(&["migration", "sync", "web-1"]).await;
+    assert!(ran.err(1).contains("pass 3: the source went away"), "{ran:#?}");
+}
+
+#[tokio::test]
+async fn a_verification_is_followed_to_its_verdict() {
+    let with = |verification| MigrationView { verification: Some(verification), ..synced() };
+    let run = cases::verification(None);
+    let fake = FakeControl::new([synced()])
+        .script(Request::Verify, [with(run.clone()), with(cases::verification(Some(0)))]);
+    let served = Served::start(fake).await;
+    let ran = served.warmctl(&["migration", "verify", "web-1"]).await;
+    assert!(ran.out(0).contains(": verifying (readback) 50 % of 42.0 GiB\n"), "{ran:#?}");
+    assert!(ran.out(0).ends_with("verification  passed (readback, 42.0 GiB compared)\n"), "{ran:#?}");
+
+    let steps = [with(run.clone()), with(cases::verification(Some(65536)))];
+    let served = Served::start(FakeControl::new([synced()]).script(Request::Verify, steps)).await;
+    let ran = served.warmctl(&["migration", "verify", "web-1"]).await;
+    let expected = "\
+verification  FAILED (readback, 64.0 KiB of 42.0 GiB differ)
+  vda differs at byte 65536, 65536 bytes
+";
+    assert!(ran.out(1).ends_with(expected), "{ran:#?}");
+    assert!(ran.err(1).contains("the target does not hold what it must"), "{ran:#?}");
+
+    let mut lost = run;
+    (lost.ended, lost.error) = (Some(cases::at(1014)), Some("the target went away".to_owned()));
+    let served = Served::start(FakeControl::new([synced()]).script(Request::Verify, [with(lost)])).await;
+    let ran = served.warmctl(&["migration", "verify", "web-1"]).await;
+    assert!(ran.err(1).contains("the target went away"), "{ran:#?}");
+}
+
+#[tokio::test]
+async fn a_cancel_is_followed_even_from_a_failure() {
+    let failed = State::Failed { reason: "no room".to_owned(), resumable: true, from: Resting::Seeding };
+    let failed = MigrationView { state: failed, ..synced() };
+    let step = |state| MigrationView { state, ..synced() };
+    let steps = [failed.clone(), step(State::Cancelling), step(State::Cancelled)];
+    let served = Served::start(FakeControl::new([failed]).script(Request::Cancel, steps)).await;
+    let ran = served.warmctl(&["migration", "cancel", "web-1"]).await;
+    assert!(ran.out(0).ends_with("is given up; the VM stays on the source\n"), "{ran:#?}");
+}
+
+#[tokio::test]
+async fn without_waiting_it_has_only_begun() {
+    let served = Served::start(FakeControl::new([synced()])).await;
+    let ran = served.warmctl(&["migration", "cutover", "web-1", "--no-wait"]).await;
+    assert_eq!(
+        ran.out(0),
+        "cutover of web-1 (5eed00000001): accepted; follow it with `warmctl migration watch 5eed00000001`\n"
+    );
+    let outcome = served.warmctl(&["-o", "json", "migration", "sync", "web-1", "--no-wait"]).await.json(0);
+    assert_eq!((&outcome["outcome"], &outcome["reason"]), (&Value::from("begun"), &Value::Null));
+}
+
+#[tokio::test]
+async fn a_refusal_is_shown_as_it_is() {
+    let served = Served::start(FakeControl::new([cases::syncing(1, "web-1")])).await;
+    let ran = served.warmctl(&["migration", "verify", "web-1"]).await;
+    assert_eq!(
+        ran.err(5),
+        "warmctl: verify is refused while the migration is syncing: the target is only at rest while it is synced\n"
+    );
+    assert_eq!(served.warmctl(&["migration", "cutover", "nobody"]).await.code, Some(4));
+}
+
+#[tokio::test]
+async fn on_a_terminal_progress_is_redrawn_and_phases_stay() {
+    let mut steps = vec![cases::syncing(1, "web-1")];
+    steps.extend(phases(Phase::Release));
+    steps.push(done());
+    let served = Served::start(FakeControl::new([synced()]).script(Request::Cutover, steps)).await;
+    // `script` gives it a terminal.
+    let mut command = tokio::process::Command::new("script");
+    let warmctl = env!("CARGO_BIN_EXE_warmctl");
+    command.args(["-qec", &format!("'{warmctl}' migration cutover web-1"), "/dev/null"]);
+    command.env("WARMD_SOCKET", &served.socket).env("TERM", "xterm").kill_on_drop(true);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let ran = run(command, "").await;
+    let out = ran.out(0);
+    assert!(out.contains("\u{1b}["), "nothing was redrawn: {out:?}");
+    assert_eq!(out.matches(" ended after 4.0 s").count(), 8, "{out}");
+    assert!(out.ends_with("web-1 runs on the target as web-1-new\r\n"), "{out}");
+}
+
+/// A command that runs while the test does something else.
+struct Running {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Running {
+    fn start(served: &Served, args: &[&str]) -> Self {
+        let mut command = served.command(args);
+        command.stdin(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    async fn line_with(&mut self, text: &str) -> String {
+        let found = timeout(DEADLINE, async {
+            while let Some(line) = self.lines.next_line().await.unwrap() {
+                if line.contains(text) {
+                    return Some(line);
+                }
+            }
+            None
+        });
+        found.await.ok().flatten().unwrap_or_else(|| panic!("no line with {text:?}"))
+    }
+
+    async fn end(self) -> (Option<i32>, String) {
+        let output = timeout(DEADLINE, self.child.wait_with_output()).await.expect("it ends").unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    }
+}
+
+#[tokio::test]
+async fn a_watch_tells_each_change_and_ends_with_the_migration() {
+    let served = Served::start(FakeControl::new([synced()])).await;
+    let mut watch = Running::start(&served, &["-o", "json", "migration", "watch", "web-1"]);
+    let state = |line: String| serde_json::from_str::<Value>(&line).unwrap()["state"].clone();
+    assert_eq!(state(watch.line_with("state").await), "synced");
+    served.control.change(cases::syncing(1, "web-1"));
+    assert_eq!(state(watch.line_with("state").await), "syncing");
+    served.control.change(done());
+    assert_eq!(state(watch.line_with("state").await), "done");
+    assert_eq!(watch.end().await, (Some(0), String::new()));
+}
+
+#[tokio::test]
+async fn progress_in_a_pipe_is_told_once_a_second_and_stages_at_once() {
+    let served = Served::start(FakeControl::new([synced()])).await;
+    let mut watch = Running::start(&served, &["migration", "watch"]);
+    watch.line_with("web-1 (5eed00000001)  synced").await;
+    // Far more changes than anybody reads, in much less than a second; the last is another stage.
+    let mut step = cases::syncing(1, "web-1");
+    for drained in 0..500 {
+        step.disks[0].pass_drained = drained;
+        served.control.change(step.clone());
+        tokio::task::yield_now().await;
+    }
+    served.control.change(MigrationView { state: State::Paused { from: Resting::Synced }, ..synced() });
+    let mut told = 0;
+    loop {
+        let line = watch.line_with("web-1").await;
+        if line.contains("paused (synced)") {
+            break;
+        }
+        told += 1;
+    }
+    assert!(told < 50, "{told} lines for one second of progress");
+}
+
+#[tokio::test]
+async fn a_daemon_that_comes_back_is_watched_on() {
+    let served = Served::start(FakeControl::new([synced()])).await;
+    let mut watch = Running::start(&served, &["migration", "watch", "web-1"]);
+    watch.line_with("synced").await;
+    let (dir, control) = served.stop().await;
+    let served = Served::start_in(dir, control).await;
+    until("it watches again", || served.control.watchers() > 0).await;
+    served.control.change(done());
+    watch.line_with("done").await;
+    let (code, stderr) = watch.end().await;
+    assert_eq!(code, Some(0));
+    assert!(stderr.starts_with("warmctl: lost the daemon: "), "{stderr}");
+    assert!(stderr.ends_with("warmctl: the daemon is back\n"), "{stderr}");
+}
+
+#[tokio::test]
+async fn ctrl_c_leaves_the_operation_to_the_daemon() {
+    let fake = FakeControl::new([synced()]).script(Request::Cutover, phases(Phase::LastDelta));
+    let served = Served::start(fake).await;
+    let mut cutover = Running::start(&served, &["migration", "cutover", "web-1"]);
+    cutover.line_with("cutting-over").await;
+    let pid = rustix::process::Pid::from_raw(cutover.child.id().unwrap().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let (code, stderr) = cutover.end().await;
+    assert_eq!(code, Some(130));
+    assert!(stderr.contains("the cutover of web-1 (5eed00000001) goes on in the daemon"), "{stderr}");
+    assert!(stderr.contains("cutover --abort"), "{stderr}");
+}
+
+#[tokio::test]
+async fn a_watch_whose_reader_leaves_ends_in_peace() {
+    let served = Served::start(FakeControl::new([synced()])).await;
+    let mut command = served.command(&["migration", "watch"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    command.stdout(writer);
+    let ran = run(command, "").await;
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+}

@@ -1,0 +1,317 @@
+//! `warmctl -o json`: its form is a promise, so whole answers are pinned.
+
+mod api_common;
+
+use api_common::{cases, fake_control::FakeControl, served::Served};
+use serde_json::{Value, json};
+use warmd_daemon::model::{
+    phase::Phase,
+    state::{Resting, State},
+};
+
+async fn served() -> Served {
+    Served::start(FakeControl::new([cases::synced(1, "web-1"), cases::syncing(2, "web-2")])).await
+}
+
+async fn json_of(served: &Served, args: &[&str], code: i32) -> Value {
+    let mut all = vec!["-o", "json"];
+    all.extend(args);
+    served.warmctl(&all).await.json(code)
+}
+
+#[tokio::test]
+async fn endpoints() {
+    let served = served().await;
+    assert_eq!(
+        json_of(&served, &["source", "list"], 0).await,
+        json!({"sources": [
+            {"name": "old", "kind": "libvirt", "place": "qemu:///system"},
+            {"name": "far", "kind": "libvirt", "place": "qemu+ssh://far/system"},
+        ]})
+    );
+    assert_eq!(
+        json_of(&served, &["target", "list"], 0).await,
+        json!({"targets": [{"name": "new", "kind": "disk", "place": "/srv/vms"}]})
+    );
+    assert_eq!(
+        json_of(&served, &["source", "check"], 1).await,
+        json!({"checks": [
+            {"name": "old", "ok": true, "message": "libvirt 9.0.0, QEMU 7.2.0"},
+            {"name": "far", "ok": false, "message": "source far does not answer: start libvirtd there"},
+        ]})
+    );
+    assert_eq!(
+        json_of(&served, &["source", "vms", "old"], 0).await["vms"][1],
+        json!({
+            "id": "6c9f5b7e-0000-4000-8000-000000000002",
+            "name": "old-db",
+            "power": "paused",
+            "disks": 1,
+            "size_bytes": 107_374_182_400_u64,
+            "warnings": ["vda is raw: its changes are not tracked over a restart"],
+        })
+    );
+}
+
+#[tokio::test]
+async fn plans() {
+    let served = served().await;
+    let file = served.dir.path().join("plan.toml");
+    std::fs::write(&file, cases::PLAN).unwrap();
+    let path = file.to_str().unwrap();
+
+    let shown = json_of(&served, &["plan", "show", "web"], 0).await;
+    let text = shown["toml"].as_str().unwrap().to_owned();
+    assert_eq!(toml::from_str::<warmd_daemon::model::plan::Plan>(&text).unwrap(), cases::plan());
+    let plan = json!({
+        "name": "web",
+        "source": "old",
+        "target": "new",
+        "vms": ["web-1", "web-2"],
+        "interval": "900s",
+        "verify": "readback",
+        "toml": text,
+    });
+    assert_eq!(shown, plan);
+    assert_eq!(json_of(&served, &["plan", "list"], 0).await, json!({"plans": [plan]}));
+    assert_eq!(
+        json_of(&served, &["plan", "validate", "-f", path], 0).await,
+        json!({"plan": plan, "findings": []})
+    );
+    assert_eq!(
+        json_of(&served, &["plan", "apply", "-f", path], 0).await,
+        json!({
+            "plan": "web",
+            "started": [],
+            "kept": ["019351aa-0000-7000-8000-5eed00000001", "019351aa-0000-7000-8000-5eed00000002"],
+            "findings": [],
+        })
+    );
+    std::fs::write(&file, cases::PLAN.replace("vms = [", "vms = [\"web-1\", ")).unwrap();
+    assert_eq!(
+        json_of(&served, &["plan", "validate", "-f", path], 5).await["findings"],
+        json!([{
+            "severity": "error",
+            "subject": "plan",
+            "message": "`vms` names \"web-1\" twice: remove one",
+        }])
+    );
+    let empty = Served::start(FakeControl::new([])).await;
+    assert_eq!(json_of(&empty, &["plan", "delete", "web"], 0).await, json!({}));
+}
+
+/// `web-2` as `cases::syncing` makes it.
+fn syncing() -> Value {
+    json!({
+        "id": "019351aa-0000-7000-8000-5eed00000002",
+        "plan": "web",
+        "vm_id": "6c9f5b7e-0000-4000-8000-000000000002",
+        "vm_name": "web-2",
+        "target_name": "web-2-new",
+        "state": "syncing",
+        "phase": null,
+        "reason": null,
+        "resumable": false,
+        "resumes_at": null,
+        "since": "2026-11-22T10:16:00Z",
+        "disks": [
+            {
+                "key": "vda",
+                "size_bytes": 34_359_738_368_u64,
+                "location": "/srv/vms/vda.img",
+                "pending_bytes": 629_145_600,
+                "pass_total_bytes": 1_258_291_200,
+                "pass_drained_bytes": 629_145_600,
+                "rate_bytes_per_second": 123_731_968.0,
+                "eta": "5.100s",
+            },
+            {
+                "key": "vdb",
+                "size_bytes": 10_737_418_240_u64,
+                "location": "/srv/vms/vdb.img",
+                "pending_bytes": 0,
+                "pass_total_bytes": 0,
+                "pass_drained_bytes": 0,
+                "rate_bytes_per_second": 0.0,
+                "eta": null,
+            },
+        ],
+        "pass": {
+            "number": 3,
+            "kind": "delta",
+            "started": "2026-11-22T10:01:00Z",
+            "ended": null,
+            "error": null,
+            "disks": [
+                {
+                    "key": "vda",
+                    "pending_bytes": 1_258_291_200,
+                    "changed_bytes": 1_258_291_200,
+                    "extents": 321,
+                    "unknown": null,
+                    "mark": "warmd-vda",
+                    "read_bytes": 1_258_291_200,
+                    "written_bytes": 629_145_600,
+                    "zeroed_bytes": 314_572_800,
+                    "skipped_bytes": 314_572_800,
+                    "drained_bytes": 1_258_291_200,
+                    "requests": 1200,
+                    "batches": 3,
+                },
+                {
+                    "key": "vdb",
+                    "pending_bytes": 10_737_418_240_u64,
+                    "changed_bytes": 10_737_418_240_u64,
+                    "extents": 321,
+                    "unknown": "the bitmap was lost in a restart of the VM",
+                    "mark": "warmd-vdb",
+                    "read_bytes": 10_737_418_240_u64,
+                    "written_bytes": 5_368_709_120_u64,
+                    "zeroed_bytes": 2_684_354_560_u64,
+                    "skipped_bytes": 2_684_354_560_u64,
+                    "drained_bytes": 10_737_418_240_u64,
+                    "requests": 1200,
+                    "batches": 3,
+                },
+            ],
+        },
+        "next_pass": null,
+        "downtime_forecast": "12.500s",
+        "warnings": [],
+        "cutover": null,
+        "verification": null,
+    })
+}
+
+#[tokio::test]
+async fn a_migration() {
+    let served = served().await;
+    assert_eq!(json_of(&served, &["migration", "show", "web-2"], 0).await, syncing());
+    let list = json_of(&served, &["migration", "list"], 0).await;
+    assert_eq!(list["migrations"][1], syncing());
+    assert_eq!(list["migrations"].as_array().map(Vec::len), Some(2));
+    assert_eq!(
+        json_of(&served, &["migration", "pause", "web-2"], 0).await,
+        json!({"answer": "accepted", "migration": syncing()})
+    );
+    assert_eq!(
+        json_of(&served, &["migration", "resume", "web-2"], 0).await,
+        json!({"answer": "already-so", "migration": syncing()})
+    );
+}
+
+#[tokio::test]
+async fn states_with_something_to_say() {
+    let mut view = cases::synced(1, "web-1");
+    view.cutover = Some(cases::cutover(&[Phase::LastDelta, Phase::StopSource], true));
+    view.cutover.as_mut().unwrap().failure = Some("the guest did not shut down".to_owned());
+    view.verification = Some(cases::verification(Some(65536)));
+    let served = Served::start(FakeControl::new([])).await;
+    let states = [
+        (
+            State::CuttingOver { phase: Phase::FinalDelta },
+            json!(["cutting-over", "final-delta", null, false, null]),
+        ),
+        (
+            State::Undoing { phase: Phase::StopSource, reason: "asked".to_owned() },
+            json!(["undoing", "stop-source", "asked", false, null]),
+        ),
+        (State::Paused { from: Resting::Seeding }, json!(["paused", null, null, false, "seeding"])),
+        (
+            State::Failed { reason: "no room".to_owned(), resumable: true, from: Resting::Synced },
+            json!(["failed", null, "no room", true, "synced"]),
+        ),
+        (State::Cancelled, json!(["cancelled", null, null, false, null])),
+    ];
+    for (state, expected) in states {
+        view.state = state;
+        served.control.change(view.clone());
+        let shown = json_of(&served, &["migration", "show", "web-1"], 0).await;
+        let fields =
+            ["state", "phase", "reason", "resumable", "resumes_at"].map(|field| shown[field].clone());
+        assert_eq!(Value::from(fields.to_vec()), expected);
+    }
+
+    let shown = json_of(&served, &["migration", "show", "0001"], 0).await;
+    assert_eq!(
+        shown["cutover"],
+        json!({
+            "started": "2026-11-22T10:16:40Z",
+            "ended": null,
+            "phases": [
+                {
+                    "phase": "last-delta",
+                    "started": "2026-11-22T10:16:40Z",
+                    "ended": "2026-11-22T10:16:44Z",
+                    "outcome": null,
+                },
+                {
+                    "phase": "stop-source",
+                    "started": "2026-11-22T10:16:44Z",
+                    "ended": null,
+                    "outcome": null,
+                },
+            ],
+            "failure": "the guest did not shut down",
+            "downtime": null,
+        })
+    );
+    let root = "5f".repeat(32);
+    assert_eq!(
+        shown["verification"],
+        json!({
+            "mode": "readback",
+            "started": "2026-11-22T10:16:52Z",
+            "ended": "2026-11-22T10:16:56Z",
+            "total_bytes": 45_097_156_608_u64,
+            "checked_bytes": 45_097_156_608_u64,
+            "error": null,
+            "verdict": {
+                "mode": "readback",
+                "at": "2026-11-22T10:16:56Z",
+                "passed": false,
+                "disks": [
+                    {
+                        "key": "vda",
+                        "checked_bytes": 34_359_738_368_u64,
+                        "mismatched_bytes": 65536,
+                        "mismatches": [{"offset_bytes": 65536, "length_bytes": 65536}],
+                        "root": root,
+                    },
+                    {
+                        "key": "vdb",
+                        "checked_bytes": 10_737_418_240_u64,
+                        "mismatched_bytes": 0,
+                        "mismatches": [],
+                        "root": root,
+                    },
+                ],
+            },
+        })
+    );
+}
+
+#[tokio::test]
+async fn the_journal_and_the_report() {
+    let served = served().await;
+    assert_eq!(
+        json_of(&served, &["events", "--limit", "1"], 0).await,
+        json!({"events": [{
+            "at": "2026-11-22T10:01:00Z",
+            "migration_id": "019351aa-0000-7000-8000-5eed00000002",
+            "by": "schedule",
+            "kind": "state",
+            "text": "synced",
+        }]})
+    );
+    assert_eq!(json_of(&served, &["events"], 0).await["events"][0]["migration_id"], Value::Null);
+
+    let report = json_of(&served, &["migration", "report", "web-1"], 0).await;
+    assert_eq!(report["format"], 1);
+    assert_eq!(report["downtime"], 14.25);
+    let asked = served.warmctl(&["migration", "report", "web-1", "--format", "json"]).await;
+    assert_eq!(asked.json(0), report);
+    let markdown =
+        served.warmctl(&["-o", "json", "migration", "report", "web-1", "--format", "markdown"]).await;
+    assert!(markdown.out(0).starts_with("# Migration of web-1\n"));
+}
