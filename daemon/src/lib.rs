@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod cli;
+pub mod config;
 pub mod crash;
 pub mod human;
 pub mod libvirt;

@@ -1,0 +1,194 @@
+//! `[engine]` and `[log]`: knobs that nobody needs to turn.
+
+use std::{io::IsTerminal, time::Duration};
+
+use serde::{Deserialize, Deserializer, de::Error};
+use tracing_subscriber::EnvFilter;
+use warmd_cbt::{transfer::TransferSettings, units::BLOCK};
+
+use crate::model::plan::duration;
+
+/// How passes go about their work. Sizes are bytes, or text such as `"512KiB"`, `"1GiB"`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EngineSettings {
+    /// Buffers that all passes of the daemon share; with `chunk` the most memory that copying takes.
+    pub buffers: usize,
+    /// Bytes in one piece of work: a multiple of 64 KiB.
+    #[serde(deserialize_with = "size")]
+    pub chunk: u64,
+    /// Requests to a source's disk at once.
+    pub reads_in_flight: usize,
+    /// Requests to a target's disk at once.
+    pub writes_in_flight: usize,
+    /// Bytes copied after which they are made durable.
+    #[serde(deserialize_with = "size")]
+    pub batch_bytes: u64,
+    /// Time after which what was copied is made durable.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub batch_time: Duration,
+}
+
+impl Default for EngineSettings {
+    fn default() -> Self {
+        let settings = TransferSettings::default();
+        Self {
+            buffers: settings.buffers,
+            chunk: settings.chunk as u64,
+            reads_in_flight: settings.reads_in_flight,
+            writes_in_flight: settings.writes_in_flight,
+            batch_bytes: settings.batch_bytes,
+            batch_time: settings.batch_time,
+        }
+    }
+}
+
+impl EngineSettings {
+    /// As the engine takes them.
+    pub fn transfer(&self) -> TransferSettings {
+        TransferSettings {
+            buffers: self.buffers,
+            chunk: self.chunk as usize,
+            reads_in_flight: self.reads_in_flight,
+            writes_in_flight: self.writes_in_flight,
+            batch_bytes: self.batch_bytes,
+            batch_time: self.batch_time,
+            ..TransferSettings::default()
+        }
+    }
+
+    /// What is out of bounds: the key, and why.
+    pub(super) fn problem(&self) -> Option<(&'static str, String)> {
+        let between = |key, value: u64, low: u64, high: u64, unit: &str| {
+            let outside = !(low..=high).contains(&value);
+            outside.then(|| (key, format!("`{key}` is {value}{unit}: use {low} to {high}")))
+        };
+        if !self.chunk.is_multiple_of(BLOCK) {
+            return Some(("chunk", format!("`chunk` is {} bytes: use a multiple of 64 KiB", self.chunk)));
+        }
+        between("chunk", self.chunk, BLOCK, 32 << 20, " bytes")
+            .or_else(|| between("buffers", self.buffers as u64, 2, 65_536, ""))
+            .or_else(|| between("reads_in_flight", self.reads_in_flight as u64, 1, 1024, ""))
+            .or_else(|| between("writes_in_flight", self.writes_in_flight as u64, 1, 1024, ""))
+            .or_else(|| between("batch_bytes", self.batch_bytes, 1 << 20, 1 << 40, " bytes"))
+            .or_else(|| {
+                between("batch_time", self.batch_time.as_millis() as u64, 100, 60_000, " milliseconds")
+            })
+    }
+}
+
+/// Bytes, as a number or with a unit.
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a size in bytes, or text such as \"512KiB\" or \"1GiB\"")]
+    enum Form {
+        Bytes(u64),
+        Text(String),
+    }
+
+    match Form::deserialize(deserializer)? {
+        Form::Bytes(bytes) => Ok(bytes),
+        Form::Text(text) => parse_size(&text).ok_or_else(|| {
+            D::Error::custom(format!("{text:?} is no size in bytes, such as \"512KiB\" or \"1GiB\""))
+        }),
+    }
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|each: char| !each.is_ascii_digit());
+    let shift = match text[digits.len()..].trim_start() {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+/// What the daemon says of itself, and how; on standard error.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSettings {
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug` or `trace`; also per module, as in `info,warmd_daemon::nbd=debug`.
+    pub level: String,
+}
+
+/// The form of a line in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One object a line.
+    Json,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".to_owned() }
+    }
+}
+
+impl LogSettings {
+    /// Sends what is traced to standard error from now on. Only the first call of a process counts.
+    pub fn start(&self) {
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(EnvFilter::try_new(&self.level).unwrap_or_default())
+            .with_writer(std::io::stderr);
+        let started = match self.format {
+            LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
+            LogFormat::Json => log.json().try_init(),
+        };
+        if let Err(error) = started {
+            tracing::debug!(error, "the log was started before");
+        }
+    }
+
+    /// What is wrong with the level.
+    pub(super) fn problem(&self) -> Option<(&'static str, String)> {
+        let error = EnvFilter::try_new(&self.level).err()?;
+        Some((
+            "level",
+            format!("`level` is {:?}: use error, warn, info, debug or trace ({error})", self.level),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_with_and_without_units() {
+        for (text, bytes) in [
+            ("7", Some(7)),
+            ("7B", Some(7)),
+            ("512KiB", Some(512 << 10)),
+            ("2 MiB", Some(2 << 20)),
+            ("1GiB", Some(1 << 30)),
+            ("3TiB", Some(3 << 40)),
+            ("", None),
+            ("GiB", None),
+            ("1GB", None),
+            ("-1", None),
+            ("1.5GiB", None),
+            ("99999999999TiB", None),
+            ("1é", None),
+        ] {
+            assert_eq!(parse_size(text), bytes, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_the_engines_and_within_bounds() {
+        let settings = EngineSettings::default();
+        assert_eq!(settings.problem(), None);
+        assert_eq!(LogSettings::default().problem(), None);
+        let (ours, engines) = (settings.transfer(), TransferSettings::default());
+        assert_eq!((ours.chunk, ours.batch_time), (engines.chunk, engines.batch_time));
+    }
+}

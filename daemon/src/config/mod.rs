@@ -1,0 +1,295 @@
+//! What people write: the daemon's configuration and plan files.
+//!
+//! Rule: unknown keys and relative paths are refused, every complaint says where it is and what to do, and nothing is
+//! opened or changed by reading. Secrets are named here and never written here.
+
+mod culprit;
+mod endpoints;
+mod engine;
+mod listen;
+mod name;
+mod plan_file;
+mod secret;
+mod text;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, de::DeserializeOwned, de::IgnoredAny};
+use toml::Spanned;
+
+pub use self::{
+    engine::{EngineSettings, LogFormat, LogSettings},
+    plan_file::{PlanErrors, load_plan},
+    secret::{Secret, SecretError, SecretRef},
+    text::{Position, TextError},
+};
+use self::{listen::ListenTable, text::Text};
+use crate::api::Listen;
+
+/// `warmd.toml`, whatever kinds of sources and targets there are.
+#[derive(Clone, Debug)]
+pub struct Settings<S, T> {
+    /// Where the daemon keeps what it must not forget.
+    pub state_dir: PathBuf,
+    pub listen: Listen,
+    pub engine: EngineSettings,
+    pub log: LogSettings,
+    /// By name.
+    pub sources: BTreeMap<String, S>,
+    /// By name.
+    pub targets: BTreeMap<String, T>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {}: {cause}", .path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
+    #[error(transparent)]
+    Wrong(#[from] TextError),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    state_dir: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    listen: ListenTable,
+    engine: Option<Spanned<EngineSettings>>,
+    log: Option<Spanned<LogSettings>>,
+    #[serde(default, rename = "source")]
+    _source: IgnoredAny,
+    #[serde(default, rename = "target")]
+    _target: IgnoredAny,
+}
+
+const STATE_DIR: &str = "/var/lib/warmd";
+
+impl<S: DeserializeOwned, T: DeserializeOwned> Settings<S, T> {
+    /// Reads and judges the file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            text::read_file(path).map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })??;
+        Ok(Self::parse(&text, &path.display().to_string())?)
+    }
+
+    /// Judges the text; `file` is its name for the messages.
+    pub fn parse(text: &str, file: &str) -> Result<Self, TextError> {
+        let text = Text { file, text };
+        let mut table = text.parse()?;
+        let sources = endpoints::take(text, table.get_mut(), "source")?;
+        let targets = endpoints::take(text, table.get_mut(), "target")?;
+        let document: Document = text.read(table.clone())?;
+        let state_dir = match document.state_dir {
+            Some(path) => listen::absolute(path, text)?,
+            None => PathBuf::from(STATE_DIR),
+        };
+        let engine = document.engine.map(Spanned::into_inner).unwrap_or_default();
+        let log = document.log.map(Spanned::into_inner).unwrap_or_default();
+        for (section, problem) in [("engine", engine.problem()), ("log", log.problem())] {
+            if let Some((key, problem)) = problem {
+                let place = table.get_ref().get(section).map(|value| {
+                    let inner = value.get_ref().as_table();
+                    inner.and_then(|inner| inner.get(key)).map_or(value.span(), Spanned::span)
+                });
+                return Err(text.wrong(place, problem));
+            }
+        }
+        Ok(Self { state_dir, listen: document.listen.judge(text)?, engine, log, sources, targets })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::targets::TargetSettings;
+
+    /// Stands for any kind of source, with a table within.
+    #[derive(Clone, Debug, PartialEq, Deserialize)]
+    #[serde(tag = "kind", rename_all = "kebab-case")]
+    enum Kinds {
+        Near(Near),
+        Far(Far),
+    }
+
+    #[derive(Clone, Debug, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Near {
+        uri: String,
+        #[serde(default)]
+        depth: u32,
+    }
+
+    #[derive(Clone, Debug, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Far {
+        host: String,
+        login: Login,
+    }
+
+    #[derive(Clone, Debug, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Login {
+        user: String,
+        password: SecretRef,
+    }
+
+    type Tested = Settings<Kinds, TargetSettings>;
+
+    const GOOD: &str = r#"state_dir = "/srv/warmd"
+
+[listen]
+socket = "/srv/warmd.sock"
+
+[engine]
+chunk = "1MiB"
+batch_time = "5s"
+
+[log]
+format = "json"
+level = "info,warmd_daemon=debug"
+
+[[source]]
+name = "lab"
+kind = "near"
+uri = "qemu:///system"
+
+[[source]]
+name = "attic"
+kind = "far"
+host = "attic.example"
+login = { user = "x", password = { env = "ATTIC" } }
+
+[[target]]
+name = "new"
+kind = "disk"
+directory = "/pool"
+"#;
+
+    fn complaint(text: &str) -> String {
+        Tested::parse(text, "warmd.toml").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn all_of_it_is_read() {
+        let config = Tested::parse(GOOD, "warmd.toml").unwrap();
+        assert_eq!(config.state_dir, Path::new("/srv/warmd"));
+        assert_eq!(config.listen, Listen::Unix("/srv/warmd.sock".into()));
+        assert_eq!((config.engine.chunk, config.engine.batch_time.as_secs()), (1 << 20, 5));
+        assert_eq!(
+            (config.log.format, config.log.level.as_str()),
+            (LogFormat::Json, "info,warmd_daemon=debug")
+        );
+        let lab = Kinds::Near(Near { uri: "qemu:///system".to_owned(), depth: 0 });
+        assert_eq!(config.sources["lab"], lab);
+        assert!(matches!(&config.sources["attic"], Kinds::Far(far) if far.login.user == "x"));
+        assert_eq!(config.targets["new"].kind(), "disk");
+        assert_eq!((config.sources.len(), config.targets.len()), (2, 1));
+    }
+
+    #[test]
+    fn nothing_said_means_the_defaults() {
+        let config = Tested::parse("", "warmd.toml").unwrap();
+        assert_eq!(config.state_dir, Path::new("/var/lib/warmd"));
+        assert_eq!(config.listen, Listen::Unix("/run/warmd/warmd.sock".into()));
+        assert_eq!((config.engine, config.log), (EngineSettings::default(), LogSettings::default()));
+        assert!(config.sources.is_empty() && config.targets.is_empty());
+    }
+
+    #[test]
+    fn every_mistake_has_its_place() {
+        let cases = [
+            ("state_dir", "statedir", "warmd.toml:1:1: unknown key `statedir`, expected one of `state_dir`"),
+            ("\"/srv/warmd\"", "7", "warmd.toml:1:13: invalid type: integer `7`"),
+            ("\"/srv/warmd\"", "\"srv\"", "warmd.toml:1:13: `srv` is a relative path"),
+            ("socket = \"/srv", "socket = \"srv", "warmd.toml:4:10: `srv/warmd.sock` is a relative path"),
+            ("socket", "sock", "warmd.toml:4:1: unknown key `sock`"),
+            ("\"1MiB\"", "\"1MB\"", "warmd.toml:7:9: \"1MB\" is no size"),
+            ("\"1MiB\"", "true", "warmd.toml:7:9: a size in bytes"),
+            ("\"1MiB\"", "100000", "warmd.toml:7:9: `chunk` is 100000 bytes: use a multiple of 64 KiB"),
+            ("\"1MiB\"", "\"1GiB\"", "warmd.toml:7:9: `chunk` is 1073741824 bytes: use 65536 to 33554432"),
+            ("chunk = \"1MiB\"", "buffers = 0", "warmd.toml:7:11: `buffers` is 0: use 2 to 65536"),
+            ("chunk = \"1MiB\"", "buffers = -1", "warmd.toml:7:11: invalid value: integer `-1`"),
+            ("\"5s\"", "\"5 parsecs\"", "warmd.toml:8:14: \"5 parsecs\" is no duration"),
+            ("\"json\"", "\"xml\"", "warmd.toml:11:10: unknown value `xml`, expected `text` or `json`"),
+            ("\"info,warmd_daemon=debug\"", "\"a=b=c\"", "warmd.toml:12:9: `level` is \"a=b=c\""),
+            ("name = \"lab\"", "", "warmd.toml:14:1: missing key `name`"),
+            ("name = \"lab\"", "name = 5", "warmd.toml:15:8: `name` is a text in quotes"),
+            ("\"lab\"", "\"the lab\"", "warmd.toml:15:8: the name \"the lab\" cannot be used"),
+            ("\"attic\"", "\"lab\"", "warmd.toml:20:8: there is another source \"lab\""),
+            ("\"near\"", "\"nearby\"", "warmd.toml:16:8: unknown value `nearby`, expected `near` or `far`"),
+            ("kind = \"near\"", "", "warmd.toml:14:1: missing key `kind`"),
+            ("uri = \"qemu", "url = \"qemu", "warmd.toml:17:1: unknown key `url`"),
+            ("uri = \"qemu:///system\"", "depth = 3", "warmd.toml:14:1: missing key `uri`"),
+            ("uri = \"qemu:///system\"", "uri = 3", "warmd.toml:17:7: invalid type: integer `3`"),
+            ("user = \"x\"", "user = []", "warmd.toml:23:18: invalid type: sequence"),
+            ("user = \"x\"", "usr = \"x\"", "warmd.toml:23:11: unknown key `usr`"),
+            ("user = \"x\", ", "", "warmd.toml:23:9: missing key `user`"),
+            ("{ env = \"ATTIC\" }", "\"hunter2\"", "warmd.toml:23:34: unknown value `hunter2`"),
+            ("[[target]]", "[target]", "warmd.toml:25:1: `target` is written as `[[target]]`"),
+            ("directory = \"/pool\"", "directory = 1", "warmd.toml:28:13: invalid type: integer"),
+            ("[engine]", "[engine", "warmd.toml:6:8: "),
+        ];
+        for (old, new, wanted) in cases {
+            assert!(GOOD.contains(old), "{old}");
+            let message = complaint(&GOOD.replacen(old, new, 1));
+            assert!(message.starts_with(wanted), "{old} → {new}:\n {message}\n {wanted}");
+        }
+    }
+
+    #[test]
+    fn tcp_only_with_certificates_on_both_sides() {
+        let tls = "tls = { cert = \"/c\", key = \"/k\", client_ca = \"/a\" }\n";
+        let tcp = "[listen]\ntcp = \"0.0.0.0:7443\"\n";
+        let config = Tested::parse(&format!("{tcp}{tls}"), "warmd.toml").unwrap();
+        assert!(
+            matches!(config.listen, Listen::Tcp { tls: Some(files), .. } if files.client_ca == Path::new("/a"))
+        );
+        for (text, wanted) in [
+            (tcp.to_owned(), "warmd.toml:2:7: a TCP address is served only with certificates on both sides"),
+            (
+                format!("{tcp}tls = {{ cert = \"/c\", key = \"/k\" }}"),
+                "warmd.toml:3:7: missing key `client_ca`",
+            ),
+            (format!("{tcp}{}", tls.replace("/k", "k")), "warmd.toml:3:28: `k` is a relative path"),
+            (format!("{tcp}socket = \"/s\""), "warmd.toml:2:7: `socket` and `tcp` exclude each other"),
+            (format!("[listen]\n{tls}"), "warmd.toml:2:7: `tls` is for a TCP address"),
+            (tcp.replace("7443", "port"), "warmd.toml:2:7: invalid socket address"),
+        ] {
+            let message = complaint(&text);
+            assert!(message.starts_with(wanted), "{message}\n {wanted}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_configuration_is_refused_within_bounds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("warmd.toml");
+        let load = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            Tested::load(&path).unwrap_err().to_string()
+        };
+        assert!(
+            load(b"state_dir = \"/a\"\n\xff\xfe")
+                .ends_with(":2:1: this is no UTF-8 text: is it the right file?")
+        );
+        assert!(load(b"\x7fELF\x02\x01\x01").contains("warmd.toml:1:"));
+        assert!(load(&vec![b'#'; 2 << 20]).contains("more than 1024 KiB"));
+        assert!(load("a = ".repeat(1000).as_bytes()).contains("warmd.toml:1:"));
+        std::fs::remove_file(&path).unwrap();
+        let missing = Tested::load(&path).unwrap_err();
+        assert!(matches!(missing, ConfigError::Read { .. }), "{missing}");
+        assert!(missing.to_string().contains("warmd.toml: No such file"), "{missing}");
+        assert!(matches!(Tested::load(dir.path()), Err(ConfigError::Read { .. })));
+        let endless = Tested::load(Path::new("/dev/zero")).unwrap_err();
+        assert!(endless.to_string().contains("more than 1024 KiB"), "{endless}");
+    }
+}

@@ -1,0 +1,149 @@
+//! Plan files: the same reading and judging for `warmctl` and for the daemon.
+
+use std::{fmt, ops::Range};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::text::{Text, TextError, as_text};
+use crate::model::plan::Plan;
+
+/// All that is wrong with a plan file; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanErrors(pub Vec<TextError>);
+
+impl fmt::Display for PlanErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, error) in self.0.iter().enumerate() {
+            if at > 0 {
+                f.write_str("\n")?;
+            }
+            error.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for PlanErrors {}
+
+impl From<TextError> for PlanErrors {
+    fn from(error: TextError) -> Self {
+        Self(vec![error])
+    }
+}
+
+/// The plan in `text`; `name` is the file's, for the messages.
+pub fn load_plan(text: &str, name: &str) -> Result<Plan, PlanErrors> {
+    let checked = as_text(name, text.as_bytes().to_vec())?;
+    let text = Text { file: name, text: &checked };
+    let document = text.parse()?;
+    let plan: Plan = text.read(document.clone())?;
+    let wrong = |problem: String| text.wrong(place_of(document.get_ref(), &problem), problem);
+    let problems: Vec<_> = plan.problems().into_iter().map(wrong).collect();
+    if problems.is_empty() { Ok(plan) } else { Err(PlanErrors(problems)) }
+}
+
+/// Where the key is that a problem names first, in backquotes: `a.b`, `list[3]`, `[vm."name"]`.
+fn place_of(document: &DeTable, problem: &str) -> Option<Range<usize>> {
+    if let Some(DeValue::Table(vms)) = document.get("vm").map(Spanned::get_ref) {
+        let named = |(key, _): &(&Spanned<_>, _)| problem.starts_with(&format!("`[vm.{:?}]", key.get_ref()));
+        if let Some((key, _)) = vms.iter().find(named) {
+            return Some(key.span());
+        }
+    }
+    let path = problem.strip_prefix('`')?.split('`').next()?;
+    let mut table = document;
+    let mut place = None;
+    for part in path.split('.') {
+        let (key, index) = match part.split_once('[') {
+            Some((key, index)) => (key, index.strip_suffix(']').and_then(|index| index.parse().ok())),
+            None => (part, None::<usize>),
+        };
+        let value = table.get(key)?;
+        place = Some(value.span());
+        match (value.get_ref(), index) {
+            (DeValue::Table(inner), _) => table = inner,
+            (DeValue::Array(array), Some(index)) => place = array.get(index).map(Spanned::span).or(place),
+            _ => {}
+        }
+    }
+    place
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"name = "wave-1"
+source = "lab"
+target = "new"
+vms = ["web", "db"]
+
+[schedule]
+interval = "10m"
+
+[cutover]
+force_power_off = true
+
+[verify]
+mode = "compare"
+
+[networks]
+default = "prod"
+
+[vm."web"]
+name = "web2"
+"#;
+
+    fn complaint(text: &str) -> String {
+        load_plan(text, "plan.toml").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_good_plan_is_read() {
+        let plan = load_plan(GOOD, "plan.toml").unwrap();
+        assert_eq!((plan.name.as_str(), plan.vms.len(), plan.target_name("web")), ("wave-1", 2, "web2"));
+    }
+
+    #[test]
+    fn every_mistake_has_its_place() {
+        let cases = [
+            ("vms = [\"web\", \"db\"]", "vms = [\"web\", 7]", "plan.toml:4:15: invalid type: integer `7`"),
+            ("interval", "intervall", "plan.toml:7:1: unknown key `intervall`, expected `interval`"),
+            ("\"10m\"", "\"soon\"", "plan.toml:7:12: \"soon\" is no duration"),
+            ("\"10m\"", "\"0s\"", "plan.toml:7:12: `schedule.interval` is under 1s"),
+            ("force_power_off = true", "force_power_off = \"yes\"", "plan.toml:10:19: invalid type: string"),
+            ("\"compare\"", "\"hope\"", "plan.toml:13:8: unknown value `hope`, expected one of"),
+            ("\"wave-1\"", "\"wave 1\"", "plan.toml:1:8: `name` is \"wave 1\": use 1 to 63"),
+            ("\"db\"]", "\"\"]", "plan.toml:4:15: `vms[1]` is \"\""),
+            ("[vm.\"web\"]", "[vm.\"wep\"]", "plan.toml:18:5: `[vm.\"wep\"]` is no VM of this plan"),
+            ("name = \"web2\"", "name = \"web2\"\nport = 1", "plan.toml:20:1: unknown key `port`"),
+            ("source = \"lab\"", "", "missing key `source`"),
+            ("[networks]", "[networks", "plan.toml:15:10: "),
+            ("source = \"lab\"", "source = \"lab\"\nsource = \"lab\"", "plan.toml:3:1: duplicate key"),
+        ];
+        for (old, new, wanted) in cases {
+            assert!(GOOD.contains(old), "{old}");
+            let message = complaint(&GOOD.replacen(old, new, 1));
+            assert!(message.contains(wanted), "{new}: {message}\n   {wanted}");
+        }
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let message = complaint("name = \"\"\nsource = \"é\"\ntarget = \"t\"\nvms = []\n");
+        let starts: Vec<_> = message.lines().map(|line| line.split(": ").next().unwrap_or(line)).collect();
+        assert_eq!(starts, ["plan.toml:1:8", "plan.toml:2:10", "plan.toml:4:7"]);
+    }
+
+    #[test]
+    fn what_is_no_plan_at_all_is_refused() {
+        assert!(complaint("").contains("missing key `name`"));
+        assert!(complaint("\u{0}\u{1}\u{2}").starts_with("plan.toml:1:"));
+        assert!(complaint(&"x".repeat(2 << 20)).contains("more than 1024 KiB"));
+        let deep = "a = ".to_owned() + &"[".repeat(100_000);
+        assert!(complaint(&deep).starts_with("plan.toml:1:"));
+    }
+}
