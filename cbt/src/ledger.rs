@@ -169,6 +169,25 @@ impl Ledger {
         .await
     }
 
+    /// Makes these blocks pending, and untrusted, whatever was known of them: a verification found that the target
+    /// does not hold what it must.
+    pub async fn distrust(&self, extents: &[Extent]) -> Result<(), StoreError> {
+        if extents.is_empty() {
+            return Ok(());
+        }
+        self.change(|sets| {
+            let mut rows = sets.rows_of(extents);
+            for (chunk, blocks) in extents.iter().flat_map(|extent| block_pieces(extent.blocks())) {
+                if let Some(row) = rows.get_mut(&chunk) {
+                    row.pending.set(blocks.clone(), true);
+                    row.trusted.set(blocks, false);
+                }
+            }
+            LedgerCommit { chunks: rows.into_values().collect(), ..LedgerCommit::default() }
+        })
+        .await
+    }
+
     /// Takes a batch out of `pending`, with its hashes and figures, in one transaction. Only what is durable on the
     /// target, because it was flushed or never had to be written, may be in the batch.
     pub async fn drain(&self, batch: Batch, pass: Option<i64>) -> Result<(), StoreError> {

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::interrupt;
+
 /// From the first look to the second; every pause is twice the one before, up to `SLOWEST`: what is looked
 /// at by running a program must not starve what it waits for.
 const POLL: Duration = Duration::from_millis(5);
@@ -22,6 +24,7 @@ pub fn wait_until<T>(
         if let Some(answer) = probe().with_context(|| format!("while waiting for {what}"))? {
             return Ok(answer);
         }
+        interrupt::check()?;
         if began.elapsed() > deadline {
             bail!("waited {deadline:?} in vain for {what}");
         }

@@ -1,6 +1,6 @@
 //! `warmctl` as people and scripts run it. Rule: what a test knows of the daemon, it knows through here.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -22,6 +22,10 @@ pub struct Warmctl {
 impl Warmctl {
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Self { socket: socket.into() }
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Runs it to its end, whatever that is.

@@ -2,4 +2,19 @@
 //!
 //! Rule: one task owns a migration. Everybody else asks through [`control::Control`] and looks at views.
 
+pub mod context;
 pub mod control;
+pub mod cutover;
+pub mod driver;
+pub mod failure;
+pub mod forecast;
+pub mod live;
+pub mod manager;
+pub mod pass;
+pub mod plans;
+pub mod prepare;
+pub mod report;
+pub mod restore;
+pub mod retry;
+pub mod serve;
+pub mod verify;

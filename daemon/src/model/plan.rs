@@ -123,7 +123,7 @@ impl Plan {
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         for (what, name) in [("name", &self.name), ("source", &self.source), ("target", &self.target)] {
-            if name.is_empty() || name.len() > 63 || !name.chars().all(is_plain) {
+            if !is_target_name(name) {
                 problems.push(format!(
                     "`{what}` is {name:?}: use 1 to 63 letters, digits, dots, dashes and underscores"
                 ));
@@ -161,6 +161,11 @@ impl Plan {
         }
         problems
     }
+}
+
+/// Whether a machine may be called so on the target.
+pub fn is_target_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 63 && !name.starts_with('-') && name.chars().all(is_plain)
 }
 
 fn is_plain(character: char) -> bool {

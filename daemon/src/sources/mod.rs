@@ -3,6 +3,8 @@
 //! Rule: every call bears being repeated and being cut off in the middle. What a source holds for warmd (marks, a
 //! running snapshot) carries the migration's id, so that after a crash it can tell its own leftovers from others'.
 
+pub mod absent;
+
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;

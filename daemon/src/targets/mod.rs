@@ -3,6 +3,7 @@
 //! Rule: everything is keyed by the migration's id and bears being repeated and being cut off in the middle: the same
 //! call again gives the same disks and the same machine, never a second one, and touches nothing of anybody else's.
 
+pub mod absent;
 pub mod disk;
 pub mod libvirt;
 pub mod storage;

@@ -1,0 +1,179 @@
+//! What all the work on one migration needs, and nothing that changes while it lives.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use chrono::Utc;
+use warmd_cbt::{buffer::BufferPool, ledger::Ledger, store::DiskId, transfer::TransferSettings};
+
+use super::live::Live;
+use crate::{
+    model::{
+        id::{MigrationId, VmId},
+        machine::Machine,
+        plan::Plan,
+        view::EventView,
+    },
+    sources::Source,
+    store::{Change, Cutover, DiskRow, Store, StoreError},
+    targets::{DiskSpec, Target},
+};
+
+/// The engine's resources, shared by all migrations of the daemon.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    pub pool: BufferPool,
+    pub settings: TransferSettings,
+}
+
+/// One migration's surroundings.
+pub struct Context {
+    pub id: MigrationId,
+    plan: Mutex<Arc<Plan>>,
+    pub vm: VmId,
+    pub target_name: String,
+    pub machine: Machine,
+    pub store: Store,
+    pub source: Arc<dyn Source>,
+    pub target: Arc<dyn Target>,
+    pub engine: Engine,
+    pub live: Arc<Live>,
+    cutover: Mutex<Cutover>,
+    ledgers: tokio::sync::Mutex<BTreeMap<DiskId, Arc<Ledger>>>,
+}
+
+/// The parts of a [`Context`].
+#[expect(missing_debug_implementations, reason = "it is taken apart at once")]
+pub struct Parts {
+    pub id: MigrationId,
+    pub plan: Plan,
+    pub vm: VmId,
+    pub target_name: String,
+    pub machine: Machine,
+    pub store: Store,
+    pub source: Arc<dyn Source>,
+    pub target: Arc<dyn Target>,
+    pub engine: Engine,
+    pub live: Arc<Live>,
+    /// As the store has it.
+    pub cutover: Cutover,
+}
+
+impl Context {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { id, plan, vm, target_name, machine, store, source, target, engine, live, cutover } =
+            parts;
+        let (plan, cutover) = (Mutex::new(Arc::new(plan)), Mutex::new(cutover));
+        let ledgers = tokio::sync::Mutex::default();
+        Self { id, plan, vm, target_name, machine, store, source, target, engine, live, cutover, ledgers }
+    }
+
+    /// The plan as last applied.
+    pub fn plan(&self) -> Arc<Plan> {
+        Arc::clone(&self.plan.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts a newly applied plan in force; work that runs keeps the one it began with.
+    pub fn set_plan(&self, plan: Plan) {
+        *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(plan);
+    }
+
+    /// What is remembered of the last cutover.
+    pub fn cutover(&self) -> Cutover {
+        self.cutover.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes over what a saved step remembers of the cutover.
+    pub fn set_cutover(&self, cutover: Cutover) {
+        *self.cutover.lock().unwrap_or_else(PoisonError::into_inner) = cutover;
+    }
+
+    /// Remembers something of the cutover, durably, within the present state.
+    pub async fn remember(&self, change: impl FnOnce(&mut Cutover)) -> Result<(), StoreError> {
+        let mut cutover = self.cutover();
+        change(&mut cutover);
+        let step =
+            Change { cutover: Some(cutover.clone()), ..Change::to(self.live.view().state, Utc::now()) };
+        self.store.save_state(self.id, step).await?;
+        self.set_cutover(cutover);
+        Ok(())
+    }
+
+    /// The disk's ledger. One for the daemon's life: it keeps a new pass from starting before the last write of an
+    /// abandoned one has ended.
+    pub async fn ledger(&self, disk: DiskId) -> Result<Arc<Ledger>, StoreError> {
+        let mut ledgers = self.ledgers.lock().await;
+        if let Some(ledger) = ledgers.get(&disk) {
+            return Ok(Arc::clone(ledger));
+        }
+        let ledger = Arc::new(Ledger::load(Arc::new(self.store.clone()), disk).await?);
+        ledgers.insert(disk, Arc::clone(&ledger));
+        Ok(ledger)
+    }
+
+    /// A line of this migration's journal.
+    pub fn line(&self, by: &str, kind: &str, text: String) -> EventView {
+        let (by, kind) = (by.to_owned(), kind.to_owned());
+        EventView { at: Utc::now(), migration: Some(self.id), by, kind, text }
+    }
+
+    /// Writes a line into the journal and the log. A journal that cannot be written now must not stop the work.
+    pub async fn note(&self, kind: &str, text: String) {
+        tracing::info!(migration = %self.id, vm = %self.machine.name, kind, "{text}");
+        if let Err(error) = self.store.append_events(vec![self.line("warmd", kind, text)]).await {
+            tracing::error!(migration = %self.id, %error, "journal not written");
+        }
+    }
+
+    /// A warning that the view shows until the daemon restarts, told once.
+    pub async fn warn(&self, text: String) {
+        if !self.live.view().warnings.contains(&text) {
+            self.live.update(|view| view.warnings.push(text.clone()));
+            self.note("warning", text).await;
+        }
+    }
+
+    /// The disks to make on the target.
+    pub fn disk_specs(&self) -> Vec<DiskSpec> {
+        let plan = self.plan();
+        let places = plan.vm.get(&self.machine.name).map(|over| &over.disks);
+        self.machine
+            .disks
+            .iter()
+            .map(|disk| DiskSpec {
+                key: disk.key.clone(),
+                size: disk.size,
+                place: places.and_then(|places| places.get(&disk.key.0)).cloned(),
+            })
+            .collect()
+    }
+
+    /// The machine with the target's networks.
+    pub fn mapped_machine(&self) -> Machine {
+        let plan = self.plan();
+        let mut machine = self.machine.clone();
+        for nic in &mut machine.nics {
+            if let Some(network) = plan.networks.get(&nic.network) {
+                nic.network.clone_from(network);
+            }
+        }
+        machine
+    }
+}
+
+/// A stored disk as the target knows it.
+pub fn spec(row: &DiskRow) -> DiskSpec {
+    DiskSpec { key: row.key.clone(), size: row.size, place: row.place.clone() }
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context")
+            .field("id", &self.id)
+            .field("vm", &self.machine.name)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,288 @@
+//! The phases of a cutover, and the one place that takes a cutover back.
+//!
+//! Rule: every phase bears being run again from its beginning. Before the point of no return (the target VM started)
+//! any failure leads to [`undo`]: first the target VM is gone for sure, only then is the source powered on. Never do
+//! both VMs run.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use chrono::Utc;
+use warmd_cbt::stop::StopSignal;
+
+use super::{
+    context::Context,
+    failure::WorkError,
+    pass::{self, PassEnd},
+    verify::{self, CompareSnapshot},
+};
+use crate::{
+    crash,
+    model::{machine::PowerState, phase::Phase, plan::VerifyMode, view::PassKind},
+    sources::ShutdownPolicy,
+    targets::{CreateMachine, MachineState},
+};
+
+/// What powering the source off or on may take beside what the plan grants the guest.
+const POWER_MARGIN: Duration = Duration::from_secs(60);
+/// What releasing the source's remains may take.
+const RELEASE_DEADLINE: Duration = Duration::from_secs(300);
+/// How long an undo waits at the most for a guest that was asked to shut down.
+const ASKED_SHUTDOWN: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long `phase` may take.
+pub fn deadline(context: &Context, phase: Phase) -> Duration {
+    let plan = context.plan();
+    let policy = &plan.cutover;
+    match phase {
+        Phase::LastDelta | Phase::FinalDelta => policy.delta_deadline,
+        Phase::StopSource => policy.graceful_shutdown + POWER_MARGIN,
+        Phase::Verify => policy.verify_deadline,
+        Phase::CreateVm | Phase::StartVm => policy.create_deadline,
+        Phase::Watch => policy.watch + policy.create_deadline,
+        Phase::Release => RELEASE_DEADLINE,
+    }
+}
+
+/// Runs one phase; what it has to tell, if there is anything.
+pub async fn run(context: &Context, phase: Phase, stop: &StopSignal) -> Result<Option<String>, WorkError> {
+    crash::point(&format!("phase.{phase}.begin"));
+    let outcome = match phase {
+        Phase::LastDelta => last_delta(context, stop).await,
+        Phase::StopSource => stop_source(context).await,
+        Phase::FinalDelta => final_delta(context, stop).await,
+        Phase::Verify => prove(context, stop).await,
+        Phase::CreateVm => create(context).await,
+        Phase::StartVm => start(context).await,
+        Phase::Watch => watch(context).await,
+        Phase::Release => release(context).await,
+    }?;
+    crash::point(&format!("phase.{phase}.end"));
+    Ok(outcome)
+}
+
+async fn last_delta(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
+    // Remembered before anything is stopped: an undo restores this, and a target stays off whose source was off.
+    let power = context.source.power(&context.vm).await?;
+    context.remember(|cutover| cutover.was_running = Some(power == PowerState::Running)).await?;
+    drained(pass::run(context, PassKind::Delta, stop, None).await?)?;
+    Ok(None)
+}
+
+async fn stop_source(context: &Context) -> Result<Option<String>, WorkError> {
+    let policy = ShutdownPolicy {
+        graceful: context.plan().cutover.graceful_shutdown,
+        force: context.plan().cutover.force_power_off,
+    };
+    let how = context.source.shut_down(&context.vm, policy).await?;
+    // Kept from the first time, should the phase be run again after a restart.
+    context
+        .remember(|cutover| {
+            cutover.source_stopped.get_or_insert_with(Utc::now);
+        })
+        .await?;
+    Ok(Some(format!("{how:?}")))
+}
+
+async fn final_delta(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
+    // A crash may have left it started for reading only; that is ended, not taken for somebody's start.
+    context.source.end_snapshot(&context.vm, context.id).await?;
+    fence(context).await?;
+    drained(pass::run(context, PassKind::Final, stop, None).await?)?;
+    Ok(None)
+}
+
+async fn prove(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
+    context.source.end_snapshot(&context.vm, context.id).await?;
+    fence(context).await?;
+    let verdict = match context.plan().verify.mode {
+        VerifyMode::None => {
+            done_by_ledger(context).await?;
+            return Ok(Some("the plan asks for none".to_owned()));
+        }
+        VerifyMode::Readback => {
+            done_by_ledger(context).await?;
+            verify::run_readback(context, stop).await?
+        }
+        VerifyMode::Compare => {
+            let compare = CompareSnapshot { context, stop: stop.clone(), verdict: Mutex::new(None) };
+            drained(pass::run(context, PassKind::Final, stop, Some(&compare)).await?)?;
+            compare.verdict.into_inner().unwrap_or_else(PoisonError::into_inner)
+        }
+    };
+    match verdict {
+        None => Err(WorkError::passing("verification was stopped before its end")),
+        Some(verdict) if verdict.passed() => Ok(Some(format!("{:?}: every byte is right", verdict.mode))),
+        Some(verdict) => Err(WorkError::operator(format!(
+            "the target does not hold what the source held: {}; these extents will be copied again in the next pass",
+            verify::mismatches(&verdict)
+        ))),
+    }
+}
+
+async fn create(context: &Context) -> Result<Option<String>, WorkError> {
+    fence(context).await?;
+    done_by_ledger(context).await?;
+    let request = CreateMachine {
+        owner: context.id,
+        name: context.target_name.clone(),
+        machine: context.mapped_machine(),
+        disks: context.disk_specs(),
+    };
+    context.target.create(&request).await?;
+    Ok(None)
+}
+
+async fn start(context: &Context) -> Result<Option<String>, WorkError> {
+    if !was_running(context) {
+        return Ok(Some("not started: the source was off when the cutover began".to_owned()));
+    }
+    fence(context).await?;
+    done_by_ledger(context).await?;
+    crash::point("target.start");
+    let outcome = match context.target.start(context.id).await {
+        Ok(()) => None,
+        // Whether it runs decides between forward and undo, so the answer of `start` alone is not enough.
+        Err(error) => match context.target.look(context.id).await {
+            Ok(MachineState::Running | MachineState::Starting) => Some(format!("runs, though: {error}")),
+            _ => return Err(error.into()),
+        },
+    };
+    context
+        .remember(|cutover| {
+            cutover.target_running.get_or_insert_with(Utc::now);
+        })
+        .await?;
+    Ok(outcome)
+}
+
+async fn watch(context: &Context) -> Result<Option<String>, WorkError> {
+    if !was_running(context) {
+        return Ok(None);
+    }
+    let mut running_since = None;
+    let begun = tokio::time::Instant::now();
+    loop {
+        match context.target.look(context.id).await {
+            Ok(MachineState::NotManaged) => return Ok(Some("somebody else starts the machine".to_owned())),
+            Ok(MachineState::Running) => {
+                let since = *running_since.get_or_insert_with(tokio::time::Instant::now);
+                if since.elapsed() >= context.plan().cutover.watch {
+                    return Ok(Some(format!(
+                        "ran for {}",
+                        humantime::format_duration(context.plan().cutover.watch)
+                    )));
+                }
+            }
+            Ok(MachineState::Starting) => running_since = None,
+            Ok(state @ (MachineState::Absent | MachineState::Stopped | MachineState::Failed(_))) => {
+                return Err(WorkError::operator(format!(
+                    "the target VM was started and is {state:?} now; look at it on the target, start it there, \
+                     then resume; the source stays off"
+                )));
+            }
+            Err(error)
+                if begun.elapsed()
+                    < context.plan().cutover.watch + context.plan().cutover.create_deadline =>
+            {
+                tracing::warn!(migration = %context.id, %error, "target VM not seen");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn release(context: &Context) -> Result<Option<String>, WorkError> {
+    context.source.end_snapshot(&context.vm, context.id).await?;
+    context.source.release_marks(&context.vm, context.id, &[]).await?;
+    Ok(None)
+}
+
+/// Takes a cutover back: the target VM gone, the source as it was before.
+pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
+    if from >= Phase::CreateVm {
+        context.target.discard_machine(context.id).await?;
+        crash::point("undo.discarded");
+    }
+    context.source.end_snapshot(&context.vm, context.id).await?;
+    if from.source_may_be_off() && was_running(context) {
+        if from == Phase::StopSource {
+            await_asked_shutdown(context).await?;
+        }
+        context.source.power_on(&context.vm).await?;
+    }
+    crash::point("undo.powered-on");
+    Ok(())
+}
+
+/// A guest that was asked to shut down cannot be asked not to: it gets time to go off, so that powering it on is not
+/// overtaken by its own shutdown.
+async fn await_asked_shutdown(context: &Context) -> Result<(), WorkError> {
+    let begun = tokio::time::Instant::now();
+    let patience = context.plan().cutover.graceful_shutdown.min(ASKED_SHUTDOWN);
+    while begun.elapsed() < patience && context.source.power(&context.vm).await? != PowerState::Off {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+/// Removes everything that the migration holds on the source and the target.
+pub async fn clean(context: &Context) -> Result<(), WorkError> {
+    let gone = |error: &crate::sources::SourceError| error.kind == crate::sources::SourceErrorKind::NotFound;
+    for result in [
+        context.source.end_snapshot(&context.vm, context.id).await,
+        context.source.release_marks(&context.vm, context.id, &[]).await,
+    ] {
+        match result {
+            Err(error) if gone(&error) => {
+                context.note("warning", format!("nothing to release: {error}")).await
+            }
+            result => result?,
+        }
+    }
+    context.target.discard_machine(context.id).await?;
+    context.target.discard_disks(context.id, &context.disk_specs()).await?;
+    Ok(())
+}
+
+/// The source must be off, and stay off, from the final delta on.
+async fn fence(context: &Context) -> Result<(), WorkError> {
+    match context.source.power(&context.vm).await? {
+        PowerState::Off => Ok(()),
+        PowerState::Running | PowerState::Paused => Err(WorkError::operator(
+            "the source VM was started again during the cutover: what it writes now would be lost; find out who \
+             starts it (autostart, high availability, a person), then cut over again",
+        )),
+    }
+}
+
+/// The ledger's fourth rule, asked of what the store holds.
+async fn done_by_ledger(context: &Context) -> Result<(), WorkError> {
+    for row in context.store.disks(context.id).await? {
+        let ledger = context.ledger(row.id).await?;
+        if !ledger.is_done() {
+            return Err(WorkError::operator(format!(
+                "disk {} has {} bytes pending: the target must not be used yet; cut over again",
+                row.key,
+                ledger.pending_bytes()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the source ran when the cutover began. Not known means that nothing was stopped yet.
+fn was_running(context: &Context) -> bool {
+    context.cutover().was_running == Some(true)
+}
+
+fn drained(end: PassEnd) -> Result<(), WorkError> {
+    match end {
+        PassEnd::Drained => Ok(()),
+        PassEnd::Stopped => Err(WorkError::passing("the pass was stopped before its end")),
+    }
+}

@@ -1,0 +1,121 @@
+//! Failures of a migration's work, sorted by what helps against them.
+//!
+//! Rule: the sorting is exhaustive over every seam's error kinds; a new kind does not compile until it is sorted.
+
+use warmd_cbt::{
+    disk::{DiskError, ErrorKind},
+    store::{StoreError, StoreErrorKind},
+    transfer::PassError,
+    verify::VerifyError,
+};
+
+use crate::{
+    sources::{SourceError, SourceErrorKind},
+    targets::{TargetError, TargetErrorKind},
+};
+
+/// What helps against a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Trying again.
+    Retry,
+    /// Somebody's doing, then `resume`.
+    Operator,
+}
+
+/// Why a migration's work did not succeed.
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}")]
+pub struct WorkError {
+    pub remedy: Remedy,
+    #[source]
+    pub cause: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl WorkError {
+    /// A failure that an operator must look at.
+    pub fn operator(reason: impl Into<String>) -> Self {
+        Self { remedy: Remedy::Operator, cause: reason.into().into() }
+    }
+
+    /// A failure that may pass by itself.
+    pub fn passing(reason: impl Into<String>) -> Self {
+        Self { remedy: Remedy::Retry, cause: reason.into().into() }
+    }
+}
+
+impl From<SourceError> for WorkError {
+    fn from(error: SourceError) -> Self {
+        let remedy = match error.kind {
+            SourceErrorKind::Unreachable | SourceErrorKind::Timeout | SourceErrorKind::Failed => {
+                Remedy::Retry
+            }
+            SourceErrorKind::NotFound | SourceErrorKind::Refused | SourceErrorKind::StillRunning => {
+                Remedy::Operator
+            }
+        };
+        Self { remedy, cause: Box::new(error) }
+    }
+}
+
+impl From<TargetError> for WorkError {
+    fn from(error: TargetError) -> Self {
+        let remedy = match error.kind {
+            TargetErrorKind::Unreachable | TargetErrorKind::Timeout | TargetErrorKind::Failed => {
+                Remedy::Retry
+            }
+            TargetErrorKind::NotFound
+            | TargetErrorKind::Conflict
+            | TargetErrorKind::NoSpace
+            | TargetErrorKind::Refused => Remedy::Operator,
+        };
+        Self { remedy, cause: Box::new(error) }
+    }
+}
+
+impl From<DiskError> for WorkError {
+    fn from(error: DiskError) -> Self {
+        Self { remedy: remedy_of(&error), cause: Box::new(error) }
+    }
+}
+
+fn remedy_of(error: &DiskError) -> Remedy {
+    match error.kind {
+        ErrorKind::Connection | ErrorKind::Timeout | ErrorKind::Media | ErrorKind::Protocol => Remedy::Retry,
+        ErrorKind::NoSpace | ErrorKind::Refused => Remedy::Operator,
+    }
+}
+
+impl From<PassError> for WorkError {
+    fn from(error: PassError) -> Self {
+        let remedy = match &error {
+            PassError::Source(cause) | PassError::Target(cause) => remedy_of(cause),
+            PassError::Store(cause) => remedy_of_store(cause),
+        };
+        Self { remedy, cause: Box::new(error) }
+    }
+}
+
+impl From<VerifyError> for WorkError {
+    fn from(error: VerifyError) -> Self {
+        let remedy = match &error {
+            VerifyError::Pending(_) => Remedy::Operator,
+            VerifyError::Source(cause) | VerifyError::Target(cause) => remedy_of(cause),
+            VerifyError::Store(cause) => remedy_of_store(cause),
+        };
+        Self { remedy, cause: Box::new(error) }
+    }
+}
+
+impl From<StoreError> for WorkError {
+    fn from(error: StoreError) -> Self {
+        Self { remedy: remedy_of_store(&error), cause: Box::new(error) }
+    }
+}
+
+fn remedy_of_store(error: &StoreError) -> Remedy {
+    match error.kind {
+        StoreErrorKind::Unavailable => Remedy::Retry,
+        StoreErrorKind::Corrupt | StoreErrorKind::NotFound => Remedy::Operator,
+    }
+}

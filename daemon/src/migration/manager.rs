@@ -1,0 +1,194 @@
+//! All migrations of the daemon: starts their owners, finds them by name, passes requests on.
+//!
+//! Rule: it owns no migration's state. What it answers comes from views and the store; what is asked goes to the owner.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    context::{Context, Engine, Parts},
+    control::{ControlError, ControlErrorKind, Endpoint},
+    driver::{Command, Driver},
+    live::Live,
+    restore,
+};
+use crate::{
+    model::{id::MigrationId, plan::Plan, view::MigrationView},
+    sources::{self, Source},
+    store::{MigrationRow, Store},
+    targets::{self, Target},
+};
+
+/// Requests that may wait for one migration's owner.
+const INBOX: usize = 16;
+/// Changes that a slow watcher may lie behind before it misses some.
+const CHANGES: usize = 1024;
+
+/// A configured endpoint, opened.
+#[derive(Clone)]
+#[expect(missing_debug_implementations, reason = "endpoints have no debug form")]
+pub struct Opened<E: ?Sized> {
+    pub endpoint: Endpoint,
+    pub handle: Arc<E>,
+}
+
+/// The daemon's endpoints, by name.
+#[derive(Default)]
+#[expect(missing_debug_implementations, reason = "endpoints have no debug form")]
+pub struct Endpoints {
+    pub sources: BTreeMap<String, Opened<dyn Source>>,
+    pub targets: BTreeMap<String, Opened<dyn Target>>,
+}
+
+/// A migration that lives in this daemon.
+#[derive(Clone, Debug)]
+pub(super) struct Handle {
+    pub(super) context: Arc<Context>,
+    pub(super) inbox: mpsc::Sender<Command>,
+}
+
+/// All migrations.
+pub struct Manager {
+    pub(super) store: Store,
+    pub(super) endpoints: Endpoints,
+    engine: Engine,
+    pub(super) changes: broadcast::Sender<MigrationView>,
+    handles: Mutex<BTreeMap<MigrationId, Handle>>,
+    /// Held while a plan is applied, so that two at once do not start the same VM twice.
+    pub(super) applying: tokio::sync::Mutex<()>,
+    shutdown: CancellationToken,
+    owners: TaskTracker,
+}
+
+impl Manager {
+    /// Takes up every migration of the store where it stood.
+    pub async fn start(
+        store: Store,
+        endpoints: Endpoints,
+        engine: Engine,
+        shutdown: CancellationToken,
+    ) -> Result<Arc<Self>, ControlError> {
+        let manager = Arc::new(Self {
+            store,
+            endpoints,
+            engine,
+            changes: broadcast::Sender::new(CHANGES),
+            handles: Mutex::default(),
+            applying: tokio::sync::Mutex::default(),
+            shutdown,
+            owners: TaskTracker::new(),
+        });
+        for row in manager.store.migrations().await.map_err(internal)? {
+            let plan = manager.store.plan(&row.plan).await.map_err(internal)?.ok_or_else(|| {
+                let message =
+                    format!("migration {} names plan {:?}, which the state does not hold", row.id, row.plan);
+                ControlError::new(ControlErrorKind::Internal, message)
+            })?;
+            manager.take_up(row, plan).await?;
+        }
+        Ok(manager)
+    }
+
+    /// Starts the owner of a migration that the store holds.
+    pub(super) async fn take_up(&self, row: MigrationRow, plan: Plan) -> Result<(), ControlError> {
+        // The endpoints are those that the migration began with, whatever the plan says now.
+        let source: Arc<dyn Source> = match self.source(&row.source) {
+            Ok(source) => Arc::clone(source),
+            Err(_) => Arc::new(sources::absent::Absent { name: row.source.clone() }),
+        };
+        let target: Arc<dyn Target> = match self.target(&row.target) {
+            Ok(target) => Arc::clone(target),
+            Err(_) => Arc::new(targets::absent::Absent { name: row.target.clone() }),
+        };
+        let view = restore::view(&self.store, &row).await.map_err(internal)?;
+        let context = Arc::new(Context::new(Parts {
+            id: row.id,
+            plan,
+            vm: row.vm,
+            target_name: row.target_name,
+            machine: row.machine,
+            store: self.store.clone(),
+            source,
+            target,
+            engine: self.engine.clone(),
+            live: Live::new(view, self.changes.clone()),
+            cutover: row.cutover,
+        }));
+        let (inbox, requests) = mpsc::channel(INBOX);
+        let driver = Driver::new(Arc::clone(&context), row.state, requests, self.shutdown.clone());
+        self.owners.spawn(driver.run());
+        self.lock().insert(row.id, Handle { context, inbox });
+        Ok(())
+    }
+
+    /// Waits until every owner has come to rest after the shutdown token was cancelled.
+    pub async fn finish(&self) {
+        self.owners.close();
+        self.owners.wait().await;
+    }
+
+    /// Owners that have not come to rest yet.
+    pub fn late(&self) -> usize {
+        self.owners.len()
+    }
+
+    /// The configured source of this name.
+    pub(super) fn source(&self, name: &str) -> Result<&Arc<dyn Source>, ControlError> {
+        Ok(&self.find(&self.endpoints.sources, "source", name)?.handle)
+    }
+
+    /// The configured target of this name.
+    pub(super) fn target(&self, name: &str) -> Result<&Arc<dyn Target>, ControlError> {
+        Ok(&self.find(&self.endpoints.targets, "target", name)?.handle)
+    }
+
+    fn find<'a, E: ?Sized>(
+        &self,
+        among: &'a BTreeMap<String, Opened<E>>,
+        what: &str,
+        name: &str,
+    ) -> Result<&'a Opened<E>, ControlError> {
+        among.get(name).ok_or_else(|| {
+            let known: Vec<_> = among.keys().map(String::as_str).collect();
+            let message = format!(
+                "{what} {name:?} is not in the daemon's configuration, which has {}: add it there and restart, or \
+                 correct the name",
+                if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+            );
+            ControlError::new(ControlErrorKind::NotFound, message)
+        })
+    }
+
+    pub(super) fn handles(&self) -> Vec<Handle> {
+        self.lock().values().cloned().collect()
+    }
+
+    pub(super) fn handle(&self, id: MigrationId) -> Result<Handle, ControlError> {
+        self.lock().get(&id).cloned().ok_or_else(|| {
+            ControlError::new(
+                ControlErrorKind::NotFound,
+                format!("there is no migration {id}: see `migration list`"),
+            )
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<MigrationId, Handle>> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Manager {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Manager").field("migrations", &self.lock().len()).finish_non_exhaustive()
+    }
+}
+
+/// A failure of the daemon itself, with its whole cause.
+pub(super) fn internal(error: impl std::fmt::Display) -> ControlError {
+    ControlError::new(ControlErrorKind::Internal, error.to_string())
+}

@@ -1,0 +1,291 @@
+//! One pass: snapshot, advance, drain, release, over all disks of a migration at one moment.
+//!
+//! ```text
+//! snapshot ─▶ changed? ─▶ advance (committed) ─▶ drain all disks at once ─▶ release snapshot ─▶ release old marks
+//! ```
+//!
+//! Rule: no byte is read before every ledger's advance is committed, and nothing that the source holds for an old mark
+//! is given up before that either. Whatever happens, the snapshot is released before the pass returns: no production
+//! VM lives on one while nothing is being copied. A pass that did not come to its end is not repeated: the next one
+//! drains what is still pending.
+
+use std::sync::Arc;
+
+use chrono::Utc;
+use futures::future::{join_all, try_join_all};
+use warmd_cbt::{
+    ledger::Ledger,
+    mark::{ChangeMark, Changed},
+    stop::StopSignal,
+    store::PassFigures,
+    transfer::{PassJob, PassProgress, run_pass},
+};
+
+use super::{
+    context::{Context, spec},
+    failure::WorkError,
+    live::{Followed, Follower},
+};
+use crate::{
+    crash,
+    model::{
+        id::DiskKey,
+        view::{DiskPassView, PassKind, PassView},
+    },
+    sources::{Snapshot, SnapshotRequest},
+    store::{DiskRow, NewDiskPass},
+};
+
+/// How a pass that did not fail ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PassEnd {
+    /// Every disk equals the snapshot.
+    Drained,
+    /// It was told to stop; what it had drained stays drained.
+    Stopped,
+}
+
+/// A disk on its way through a pass.
+struct PassDisk {
+    row: DiskRow,
+    ledger: Arc<Ledger>,
+    view: DiskPassView,
+    record: Option<i64>,
+    progress: Arc<PassProgress>,
+}
+
+/// Work to be done on the snapshot after it is drained and before it is released.
+#[async_trait::async_trait]
+pub trait OnDrained: Send + Sync {
+    /// Does it.
+    async fn run(&self, snapshot: &dyn Snapshot) -> Result<(), WorkError>;
+}
+
+/// Runs one pass. `then` sees the snapshot while it is open and drained.
+pub async fn run(
+    context: &Context,
+    kind: PassKind,
+    stop: &StopSignal,
+    then: Option<&dyn OnDrained>,
+) -> Result<PassEnd, WorkError> {
+    let rows = context.store.disks(context.id).await?;
+    let ledgers = try_join_all(rows.iter().map(|row| context.ledger(row.id))).await?;
+    let request = SnapshotRequest {
+        owner: context.id,
+        vm: context.vm.clone(),
+        disks: rows.iter().zip(&ledgers).map(|(row, ledger)| (row.key.clone(), ledger.anchor())).collect(),
+        is_final: kind == PassKind::Final,
+    };
+    let snapshot = context.source.snapshot(&request).await?;
+    crash::point("snapshot.taken");
+    let result = copy(context, kind, stop, then, snapshot.as_ref(), rows, ledgers).await;
+    let released = snapshot.release().await;
+    crash::point("snapshot.released");
+    if let Err(error) = released {
+        // What was drained counts all the same.
+        context.note("warning", format!("snapshot not released, trying again: {error}")).await;
+        let again = context.source.end_snapshot(&context.vm, context.id).await;
+        if result.is_ok() {
+            again?;
+        }
+    }
+    let (end, marks) = result?;
+    context.source.release_marks(&context.vm, context.id, &marks).await?;
+    crash::point("marks.released");
+    Ok(end)
+}
+
+type Marks = Vec<ChangeMark>;
+
+async fn copy(
+    context: &Context,
+    kind: PassKind,
+    stop: &StopSignal,
+    then: Option<&dyn OnDrained>,
+    snapshot: &dyn Snapshot,
+    rows: Vec<DiskRow>,
+    ledgers: Vec<Arc<Ledger>>,
+) -> Result<(PassEnd, Marks), WorkError> {
+    let started = Utc::now();
+    let advanced = advance_all(context, snapshot, rows, ledgers).await?;
+    crash::point("advance.committed");
+    let (number, pass, mut disks) = record(context, kind, started, advanced).await?;
+    let result = drain_all(context, snapshot, &disks, stop).await;
+    let result = match (result, then) {
+        (Ok(PassEnd::Drained), Some(then)) => then.run(snapshot).await.map(|()| PassEnd::Drained),
+        (result, _) => result,
+    };
+    let error = match &result {
+        Ok(PassEnd::Drained) => None,
+        Ok(PassEnd::Stopped) => Some("stopped on request; what was drained stays drained".to_owned()),
+        Err(error) => Some(error.to_string()),
+    };
+    context.store.end_pass(pass, Utc::now(), error.clone()).await?;
+    finish_view(context, &mut disks, number, kind, started, error);
+    let marks = disks.iter().filter_map(|disk| disk.ledger.anchor()).collect();
+    Ok((result?, marks))
+}
+
+/// Advances every ledger to the snapshot, each in a transaction of its own.
+async fn advance_all(
+    context: &Context,
+    snapshot: &dyn Snapshot,
+    rows: Vec<DiskRow>,
+    ledgers: Vec<Arc<Ledger>>,
+) -> Result<Vec<(DiskRow, Arc<Ledger>, DiskPassView)>, WorkError> {
+    let mut advanced = Vec::with_capacity(rows.len());
+    for (row, ledger) in rows.into_iter().zip(ledgers) {
+        let there = snapshot.disks().iter().find(|disk| disk.key == row.key).ok_or_else(|| {
+            WorkError::operator(format!(
+                "disk {} is not on the source VM any more: cancel, and apply the plan again",
+                row.key
+            ))
+        })?;
+        if there.size != row.size {
+            return Err(WorkError::operator(format!(
+                "disk {} has {} bytes on the source now and {} on the target: cancel, and apply the plan again",
+                row.key, there.size, row.size
+            )));
+        }
+        let first = ledger.anchor().is_none();
+        let changed = snapshot.changed(&row.key).await?;
+        ledger.advance(there.mark.clone(), &changed).await?;
+        let (changed, unknown) = match changed {
+            Changed::Known(extents) => (extents.iter().map(|extent| extent.len().0).sum(), None),
+            Changed::Unknown(why) => (row.size.0, Some(why)),
+        };
+        if let Some(why) = &unknown
+            && !first
+        {
+            let text =
+                format!("disk {}: the source cannot say what changed ({why}); comparing all of it", row.key);
+            context.note("warning", text).await;
+        }
+        let view = DiskPassView {
+            key: row.key.clone(),
+            pending: ledger.pending_bytes().0,
+            changed,
+            extents: ledger.pending_extents(),
+            unknown: unknown.filter(|_| !first),
+            mark: there.mark.0.clone(),
+            figures: PassFigures::default(),
+        };
+        advanced.push((row, ledger, view));
+    }
+    Ok(advanced)
+}
+
+async fn record(
+    context: &Context,
+    kind: PassKind,
+    started: chrono::DateTime<Utc>,
+    advanced: Vec<(DiskRow, Arc<Ledger>, DiskPassView)>,
+) -> Result<(u32, i64, Vec<PassDisk>), WorkError> {
+    let news = advanced
+        .iter()
+        .map(|(row, _, view)| NewDiskPass {
+            disk: row.id,
+            pending: view.pending,
+            changed: view.changed,
+            extents: view.extents,
+            unknown: view.unknown.clone(),
+            mark: ChangeMark(view.mark.clone()),
+        })
+        .collect();
+    let begun = context.store.begin_pass(context.id, kind, started, news).await?;
+    let disks: Vec<_> = advanced
+        .into_iter()
+        .map(|(row, ledger, view)| PassDisk {
+            record: begun.disks.iter().find(|(disk, _)| *disk == row.id).map(|(_, record)| *record),
+            row,
+            ledger,
+            view,
+            progress: Arc::new(PassProgress::default()),
+        })
+        .collect();
+    context.live.update(|live| {
+        live.pass = Some(PassView {
+            number: begun.view.number,
+            kind,
+            started,
+            ended: None,
+            error: None,
+            disks: disks.iter().map(|disk| disk.view.clone()).collect(),
+        });
+    });
+    Ok((begun.view.number, begun.id, disks))
+}
+
+/// Drains all disks at the same time. One disk's failure lets the others come to their end: what they drain counts.
+async fn drain_all(
+    context: &Context,
+    snapshot: &dyn Snapshot,
+    disks: &[PassDisk],
+    stop: &StopSignal,
+) -> Result<PassEnd, WorkError> {
+    let keys: Vec<DiskKey> = disks.iter().map(|disk| disk.row.key.clone()).collect();
+    let specs = disks.iter().map(|disk| spec(&disk.row)).collect::<Vec<_>>();
+    let sources = try_join_all(keys.iter().map(|key| snapshot.open(key))).await?;
+    let targets = try_join_all(specs.iter().map(|spec| context.target.open(context.id, spec))).await?;
+    let followed = disks
+        .iter()
+        .map(|disk| Followed {
+            key: disk.row.key.clone(),
+            total: disk.view.pending,
+            progress: Arc::clone(&disk.progress),
+        })
+        .collect();
+    let follower = Follower::start(Arc::clone(&context.live), followed);
+    let passes = disks.iter().zip(sources).zip(targets).map(|((disk, source), target)| {
+        run_pass(PassJob {
+            ledger: Arc::clone(&disk.ledger),
+            source,
+            target,
+            pool: context.engine.pool.clone(),
+            settings: context.engine.settings,
+            pass: disk.record,
+            progress: Arc::clone(&disk.progress),
+            stop: stop.clone(),
+        })
+    });
+    let results = join_all(passes).await;
+    drop(follower);
+    let mut end = PassEnd::Drained;
+    for result in results {
+        if !result?.finished {
+            end = PassEnd::Stopped;
+        }
+    }
+    Ok(end)
+}
+
+fn finish_view(
+    context: &Context,
+    disks: &mut [PassDisk],
+    number: u32,
+    kind: PassKind,
+    started: chrono::DateTime<Utc>,
+    error: Option<String>,
+) {
+    for disk in disks.iter_mut() {
+        let done = disk.progress.view();
+        disk.view.figures = PassFigures {
+            read: done.read,
+            written: done.written,
+            zeroed: done.zeroed,
+            skipped: done.skipped,
+            drained: done.drained,
+            ..PassFigures::default()
+        };
+    }
+    context.live.update(|live| {
+        for disk in disks.iter() {
+            if let Some(view) = live.disks.iter_mut().find(|view| view.key == disk.row.key) {
+                view.pending = disk.ledger.pending_bytes().0;
+                (view.pass_total, view.pass_drained, view.rate, view.eta) = (0, 0, 0.0, None);
+            }
+        }
+        let disks = disks.iter().map(|disk| disk.view.clone()).collect();
+        live.pass = Some(PassView { number, kind, started, ended: Some(Utc::now()), error, disks });
+    });
+}

@@ -1,0 +1,146 @@
+//! Plans, judged against their endpoints and made so.
+//!
+//! Rule: applying is repeatable: what is there already is kept, and a plan with an error changes nothing at all.
+
+use super::{
+    control::{ControlError, ControlErrorKind, Finding, Severity},
+    manager::Manager,
+};
+use crate::{
+    model::{
+        machine::{Machine, PowerState},
+        plan::Plan,
+    },
+    sources::{SourceError, SourceErrorKind},
+    targets::{TargetError, TargetErrorKind},
+};
+
+/// What judging a plan found, and the machines that it saw.
+#[derive(Debug, Default)]
+pub struct Judged {
+    pub findings: Vec<Finding>,
+    /// Each VM's name in the plan with its machine.
+    pub machines: Vec<(String, Machine)>,
+}
+
+impl Judged {
+    fn add(&mut self, severity: Severity, subject: impl Into<String>, message: impl Into<String>) {
+        self.findings.push(Finding { severity, subject: subject.into(), message: message.into() });
+    }
+
+    /// The errors in one text; `None` if there are none.
+    pub fn errors(&self) -> Option<String> {
+        let errors: Vec<_> = self
+            .findings
+            .iter()
+            .filter(|finding| finding.severity == Severity::Error)
+            .map(|finding| format!("{}: {}", finding.subject, finding.message))
+            .collect();
+        (!errors.is_empty()).then(|| errors.join("\n"))
+    }
+}
+
+/// Judges a plan by itself and against its endpoints.
+pub async fn judge(manager: &Manager, plan: &Plan) -> Result<Judged, ControlError> {
+    let mut judged = Judged::default();
+    for problem in plan.problems() {
+        judged.add(Severity::Error, format!("plan {}", plan.name), problem);
+    }
+    if let Err(error) = manager.target(&plan.target) {
+        judged.add(Severity::Error, format!("target {}", plan.target), error.message);
+    } else if let Err(error) = manager.target(&plan.target)?.check().await {
+        judged.add(Severity::Error, format!("target {}", plan.target), error.to_string());
+    }
+    let source = match manager.source(&plan.source) {
+        Ok(source) => source,
+        Err(error) => {
+            judged.add(Severity::Error, format!("source {}", plan.source), error.message);
+            return Ok(judged);
+        }
+    };
+    for vm in &plan.vms {
+        match source.describe(vm).await {
+            Ok(machine) => {
+                judge_machine(&mut judged, plan, vm, &machine);
+                match source.power(&machine.id).await {
+                    Ok(PowerState::Paused) => judged.add(
+                        Severity::Warning,
+                        format!("VM {vm}"),
+                        "is paused on the source: no snapshot can be taken until it runs or is off",
+                    ),
+                    Ok(PowerState::Running | PowerState::Off) => {}
+                    Err(error) => judged.add(Severity::Warning, format!("VM {vm}"), error.to_string()),
+                }
+                judged.machines.push((vm.clone(), machine));
+            }
+            Err(error) => judged.add(Severity::Error, format!("VM {vm}"), error.to_string()),
+        }
+    }
+    Ok(judged)
+}
+
+fn judge_machine(judged: &mut Judged, plan: &Plan, vm: &str, machine: &Machine) {
+    let subject = format!("VM {vm}");
+    if machine.disks.is_empty() {
+        judged.add(Severity::Error, &subject, "has no disks that can be copied: remove it from the plan");
+    }
+    for disk in &machine.disks {
+        if let Some(why) = &disk.untracked {
+            let message = format!(
+                "disk {}: changes cannot be tracked ({why}); every pass compares the whole disk",
+                disk.key
+            );
+            judged.add(Severity::Warning, &subject, message);
+        }
+        if disk.size.0 == 0 {
+            judged.add(Severity::Error, &subject, format!("disk {} has no bytes: detach it", disk.key));
+        }
+    }
+    let twice =
+        judged.machines.iter().find(|(_, other)| other.id == machine.id).map(|(other, _)| other.clone());
+    if let Some(other) = twice {
+        judged.add(Severity::Error, &subject, format!("is the same VM as {other}: remove one"));
+    }
+    let name = plan.target_name(vm);
+    if !crate::model::plan::is_target_name(name) {
+        judged.add(
+            Severity::Error,
+            &subject,
+            format!("its name cannot be used on the target: set `[vm.{vm:?}] name` to letters, digits, dots, dashes and underscores"),
+        );
+    }
+    if let Some(over) = plan.vm.get(vm) {
+        for key in over.disks.keys().filter(|key| !machine.disks.iter().any(|disk| disk.key.0 == **key)) {
+            let disks: Vec<_> = machine.disks.iter().map(|disk| disk.key.0.as_str()).collect();
+            let message =
+                format!("`[vm.{vm:?}.disks]` names {key}, which it has not; it has {}", disks.join(", "));
+            judged.add(Severity::Error, &subject, message);
+        }
+    }
+}
+
+impl From<SourceError> for ControlError {
+    fn from(error: SourceError) -> Self {
+        let kind = match error.kind {
+            SourceErrorKind::Unreachable | SourceErrorKind::Timeout => ControlErrorKind::Unavailable,
+            SourceErrorKind::NotFound => ControlErrorKind::NotFound,
+            SourceErrorKind::Refused | SourceErrorKind::StillRunning => ControlErrorKind::Refused,
+            SourceErrorKind::Failed => ControlErrorKind::Internal,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<TargetError> for ControlError {
+    fn from(error: TargetError) -> Self {
+        let kind = match error.kind {
+            TargetErrorKind::Unreachable | TargetErrorKind::Timeout => ControlErrorKind::Unavailable,
+            TargetErrorKind::NotFound => ControlErrorKind::NotFound,
+            TargetErrorKind::Conflict | TargetErrorKind::NoSpace | TargetErrorKind::Refused => {
+                ControlErrorKind::Refused
+            }
+            TargetErrorKind::Failed => ControlErrorKind::Internal,
+        };
+        Self::new(kind, error.to_string())
+    }
+}

@@ -1,0 +1,53 @@
+//! Preparing: the target's disks and the ledgers come into being.
+//!
+//! Rule: repeatable. Disks that are there are found again, and a ledger that exists is never made anew.
+
+use super::{context::Context, failure::WorkError};
+use crate::store::NewDisk;
+
+/// Makes the disks on the target and a ledger for each.
+pub async fn prepare(context: &Context) -> Result<(), WorkError> {
+    if context.machine.disks.is_empty() {
+        return Err(WorkError::operator(format!(
+            "VM {:?} has no disks that can be copied: remove it from the plan",
+            context.machine.name
+        )));
+    }
+    for disk in &context.machine.disks {
+        if let Some(why) = &disk.untracked {
+            let text = format!(
+                "disk {}: changes cannot be tracked ({why}); every pass compares the whole disk",
+                disk.key
+            );
+            context.warn(text).await;
+        }
+    }
+    let specs = context.disk_specs();
+    let prepared = context.target.prepare(context.id, &specs).await?;
+    crate::crash::point("disks.prepared");
+    let rows = specs
+        .into_iter()
+        .map(|spec| {
+            let made = prepared.iter().find(|made| made.key == spec.key).ok_or_else(|| {
+                WorkError::operator(format!("the target did not make disk {}: check the target", spec.key))
+            })?;
+            Ok(NewDisk {
+                key: spec.key,
+                size: spec.size,
+                location: made.location.clone(),
+                place: spec.place,
+                reads_zero: made.reads_zero,
+            })
+        })
+        .collect::<Result<Vec<_>, WorkError>>()?;
+    let disks = context.store.save_disks(context.id, rows).await?;
+    context.live.update(|view| {
+        for disk in &mut view.disks {
+            if let Some(row) = disks.iter().find(|row| row.key == disk.key) {
+                disk.location.clone_from(&row.location);
+                disk.pending = row.size.0;
+            }
+        }
+    });
+    Ok(())
+}

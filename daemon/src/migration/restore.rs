@@ -1,0 +1,73 @@
+//! A migration's view after a restart, from what the store holds.
+
+use warmd_cbt::ledger::Ledger;
+
+use super::{failure::WorkError, forecast};
+use crate::{
+    model::{
+        state::State,
+        view::{CutoverView, DiskView, MigrationView, VerificationView},
+    },
+    store::{MigrationRow, Store},
+};
+
+/// The view to begin with.
+pub async fn view(store: &Store, row: &MigrationRow) -> Result<MigrationView, WorkError> {
+    let rows = store.disks(row.id).await?;
+    let mut disks = Vec::new();
+    for disk in &row.machine.disks {
+        let made = rows.iter().find(|made| made.key == disk.key);
+        let pending = match made {
+            Some(made) => Ledger::load(std::sync::Arc::new(store.clone()), made.id).await?.pending_bytes().0,
+            None => disk.size.0,
+        };
+        disks.push(DiskView {
+            key: disk.key.clone(),
+            size: disk.size.0,
+            location: made.map(|made| made.location.clone()).unwrap_or_default(),
+            pending,
+            pass_total: 0,
+            pass_drained: 0,
+            rate: 0.0,
+            eta: None,
+        });
+    }
+    let phases = store.phases(row.id).await?;
+    let cutover = phases.first().map(|first| CutoverView {
+        started: first.started,
+        ended: matches!(row.state, State::Done | State::Synced)
+            .then(|| phases.last().and_then(|last| last.ended))
+            .flatten(),
+        downtime: forecast::measured_downtime(&row.cutover),
+        failure: None,
+        phases: phases.clone(),
+    });
+    let verification = store.verdict(row.id).await?.map(|verdict| {
+        let checked = verdict.disks.iter().map(|disk| disk.checked).sum();
+        VerificationView {
+            mode: verdict.mode,
+            started: verdict.at,
+            ended: Some(verdict.at),
+            total: checked,
+            checked,
+            error: None,
+            verdict: Some(verdict),
+        }
+    });
+    Ok(MigrationView {
+        id: row.id,
+        plan: row.plan.clone(),
+        vm: row.vm.clone(),
+        vm_name: row.vm_name.clone(),
+        target_name: row.target_name.clone(),
+        state: row.state.clone(),
+        since: row.since,
+        disks,
+        pass: store.last_pass(row.id).await?.map(|pass| pass.view),
+        next_pass: None,
+        downtime_forecast: None,
+        warnings: row.warnings.clone(),
+        cutover,
+        verification,
+    })
+}

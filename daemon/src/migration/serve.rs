@@ -1,0 +1,252 @@
+//! The manager as the control API sees it.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use chrono::Utc;
+use tokio::sync::{broadcast, oneshot};
+
+use super::{
+    control::{Applied, Control, ControlError, ControlErrorKind, Endpoint, Finding},
+    driver::Command,
+    manager::{Manager, internal},
+    plans, report,
+};
+use crate::{
+    model::{
+        id::MigrationId,
+        machine::{Machine, VmSummary},
+        plan::Plan,
+        report::Report,
+        request::{Request, Verdict},
+        state::State,
+        view::{self, EventView, MigrationView},
+    },
+    store::{Created, NewMigration},
+};
+
+#[async_trait]
+impl Control for Manager {
+    async fn sources(&self) -> Vec<Endpoint> {
+        self.endpoints.sources.values().map(|opened| opened.endpoint.clone()).collect()
+    }
+
+    async fn check_source(&self, name: &str) -> Result<String, ControlError> {
+        Ok(self.source(name)?.check().await?)
+    }
+
+    async fn source_vms(&self, name: &str) -> Result<Vec<VmSummary>, ControlError> {
+        Ok(self.source(name)?.vms().await?)
+    }
+
+    async fn targets(&self) -> Vec<Endpoint> {
+        self.endpoints.targets.values().map(|opened| opened.endpoint.clone()).collect()
+    }
+
+    async fn check_target(&self, name: &str) -> Result<String, ControlError> {
+        Ok(self.target(name)?.check().await?)
+    }
+
+    async fn validate_plan(&self, plan: &Plan) -> Result<Vec<Finding>, ControlError> {
+        Ok(plans::judge(self, plan).await?.findings)
+    }
+
+    async fn apply_plan(&self, plan: Plan, by: &str) -> Result<Applied, ControlError> {
+        let _one_at_a_time = self.applying.lock().await;
+        let judged = plans::judge(self, &plan).await?;
+        if let Some(errors) = judged.errors() {
+            return Err(ControlError::new(ControlErrorKind::Invalid, errors));
+        }
+        self.check_endpoints_stay(&plan)?;
+        let mut applied = Applied { findings: judged.findings, ..Applied::default() };
+        let mut fresh = Vec::new();
+        for (vm, machine) in judged.machines {
+            match self.migration_of(&plan, &machine)? {
+                Some(id) => applied.kept.push(id),
+                None => fresh.push((vm, machine)),
+            }
+        }
+        self.store.put_plan(&plan, Utc::now()).await.map_err(internal)?;
+        for handle in self.handles().iter().filter(|handle| handle.context.plan().name == plan.name) {
+            handle.context.set_plan(plan.clone());
+        }
+        for (vm, machine) in fresh {
+            applied.started.push(self.begin(&plan, &vm, machine).await?);
+        }
+        let text =
+            format!("plan {}: {} started, {} kept", plan.name, applied.started.len(), applied.kept.len());
+        self.journal(by, "plan", text).await?;
+        Ok(applied)
+    }
+
+    async fn plans(&self) -> Result<Vec<Plan>, ControlError> {
+        self.store.plans().await.map_err(internal)
+    }
+
+    async fn plan(&self, name: &str) -> Result<Plan, ControlError> {
+        self.store.plan(name).await.map_err(internal)?.ok_or_else(|| {
+            ControlError::new(
+                ControlErrorKind::NotFound,
+                format!("there is no plan {name:?}: see `plan list`"),
+            )
+        })
+    }
+
+    async fn delete_plan(&self, name: &str, by: &str) -> Result<(), ControlError> {
+        let _one_at_a_time = self.applying.lock().await;
+        self.plan(name).await?;
+        let open = self
+            .handles()
+            .into_iter()
+            .map(|handle| handle.context.live.view())
+            .find(|view| view.plan == name && !view.state.is_final());
+        if let Some(open) = open {
+            let message = format!(
+                "plan {name} still moves VM {} (migration {} is {}): finish or cancel it first",
+                open.vm_name, open.id, open.state
+            );
+            return Err(ControlError::new(ControlErrorKind::Refused, message));
+        }
+        self.store.delete_plan(name).await.map_err(internal)?;
+        self.journal(by, "plan", format!("plan {name} deleted")).await
+    }
+
+    async fn migrations(&self, plan: Option<&str>) -> Result<Vec<MigrationView>, ControlError> {
+        let views = self.handles().into_iter().map(|handle| handle.context.live.view());
+        Ok(views.filter(|view| plan.is_none_or(|plan| view.plan == plan)).collect())
+    }
+
+    async fn migration(&self, key: &str) -> Result<MigrationView, ControlError> {
+        let views: Vec<_> = self.handles().into_iter().map(|handle| handle.context.live.view()).collect();
+        find(views, key)
+    }
+
+    fn watch(&self) -> broadcast::Receiver<MigrationView> {
+        self.changes.subscribe()
+    }
+
+    async fn request(&self, id: MigrationId, request: Request, by: &str) -> Result<Verdict, ControlError> {
+        let (answer, answered) = oneshot::channel();
+        let command = Command { request, by: by.to_owned(), answer };
+        let gone = |_| ControlError::new(ControlErrorKind::Unavailable, "the daemon is shutting down");
+        self.handle(id)?.inbox.send(command).await.map_err(|_| gone(()))?;
+        answered.await.map_err(|_| gone(()))
+    }
+
+    async fn verdict(&self, id: MigrationId) -> Result<Option<view::Verdict>, ControlError> {
+        self.handle(id)?;
+        self.store.verdict(id).await.map_err(internal)
+    }
+
+    async fn report(&self, id: MigrationId) -> Result<Report, ControlError> {
+        report::report(&self.handle(id)?.context).await.map_err(internal)
+    }
+
+    async fn events(&self, id: Option<MigrationId>, limit: u32) -> Result<Vec<EventView>, ControlError> {
+        self.store.events(id, limit).await.map_err(internal)
+    }
+}
+
+impl Manager {
+    /// A plan that moves VMs cannot change where from and where to: their marks and disks are there.
+    fn check_endpoints_stay(&self, plan: &Plan) -> Result<(), ControlError> {
+        for handle in self.handles() {
+            let old = handle.context.plan();
+            let open = !handle.context.live.view().state.is_final();
+            if open && old.name == plan.name && (old.source != plan.source || old.target != plan.target) {
+                let message = format!(
+                    "plan {} moves VM {} from {} to {} now: cancel that before its source or target is changed",
+                    plan.name, handle.context.machine.name, old.source, old.target
+                );
+                return Err(ControlError::new(ControlErrorKind::Refused, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// The migration that already moves this machine for this plan.
+    fn migration_of(&self, plan: &Plan, machine: &Machine) -> Result<Option<MigrationId>, ControlError> {
+        for handle in self.handles() {
+            let view = handle.context.live.view();
+            let theirs = handle.context.plan();
+            if theirs.source != plan.source || view.vm != machine.id || view.state == State::Cancelled {
+                continue;
+            }
+            if theirs.name == plan.name {
+                return Ok(Some(view.id));
+            }
+            if !view.state.is_final() {
+                let message = format!(
+                    "VM {} is moved by plan {} already (migration {}): remove it from one of the plans",
+                    machine.name, theirs.name, view.id
+                );
+                return Err(ControlError::new(ControlErrorKind::Refused, message));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn begin(&self, plan: &Plan, vm: &str, machine: Machine) -> Result<MigrationId, ControlError> {
+        let new = NewMigration {
+            id: MigrationId::generate(),
+            plan: plan.name.clone(),
+            source: plan.source.clone(),
+            target: plan.target.clone(),
+            vm: machine.id.clone(),
+            vm_name: machine.name.clone(),
+            target_name: plan.target_name(vm).to_owned(),
+            machine,
+            state: State::Defined,
+            created: Utc::now(),
+            warnings: Vec::new(),
+            events: Vec::new(),
+        };
+        match self.store.create_migration(new).await.map_err(internal)? {
+            Created::Exists(row) => Ok(row.id),
+            Created::New(row) => {
+                let id = row.id;
+                self.take_up(row, plan.clone()).await?;
+                Ok(id)
+            }
+        }
+    }
+
+    async fn journal(&self, by: &str, kind: &str, text: String) -> Result<(), ControlError> {
+        let (by, kind) = (by.to_owned(), kind.to_owned());
+        let line = EventView { at: Utc::now(), migration: None, by, kind, text };
+        self.store.append_events(vec![line]).await.map_err(internal)
+    }
+}
+
+/// The one view that `key` names.
+fn find(views: Vec<MigrationView>, key: &str) -> Result<MigrationView, ControlError> {
+    let wanted = key.to_ascii_lowercase();
+    let by_id = |view: &&MigrationView| {
+        let id = view.id.to_string();
+        id == wanted || wanted.len() >= 4 && (id.starts_with(&wanted) || id.ends_with(&wanted))
+    };
+    let by_name = |view: &&MigrationView| view.vm_name == key;
+    let mut named: Vec<_> = views.iter().filter(by_name).filter(|view| !view.state.is_final()).collect();
+    if named.is_empty() {
+        named = views.iter().filter(by_name).collect();
+    }
+    let mut found = if named.is_empty() { views.iter().filter(by_id).collect() } else { named };
+    match (found.pop(), found.pop()) {
+        (None, _) => Err(ControlError::new(
+            ControlErrorKind::NotFound,
+            format!("there is no migration {key:?}: see `migration list` for ids and VM names"),
+        )),
+        (Some(view), None) => Ok(view.clone()),
+        (Some(one), Some(two)) => {
+            let ids: BTreeSet<_> = [one.id.to_string(), two.id.to_string()].into();
+            let ids: Vec<_> = ids.into_iter().collect();
+            Err(ControlError::new(
+                ControlErrorKind::Invalid,
+                format!(
+                    "{key:?} names more than one migration, {} among them: give the whole id",
+                    ids.join(" and ")
+                ),
+            ))
+        }
+    }
+}

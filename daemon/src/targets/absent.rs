@@ -1,0 +1,64 @@
+//! A target that a stored migration names and the configuration does not.
+//!
+//! Rule: it refuses everything and says why, so that one removed endpoint keeps no other migration from going on.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use warmd_cbt::disk::WriteDisk;
+
+use super::{CreateMachine, DiskSpec, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind};
+use crate::model::id::MigrationId;
+
+/// The target that is not there.
+#[derive(Clone, Debug)]
+pub struct Absent {
+    pub name: String,
+}
+
+impl Absent {
+    fn refuse<T>(&self) -> Result<T, TargetError> {
+        let cause =
+            "it is not in the daemon's configuration any more: add it there again and restart the daemon";
+        Err(TargetError::new(TargetErrorKind::Refused, format!("target {:?}", self.name), cause))
+    }
+}
+
+#[async_trait]
+impl Target for Absent {
+    async fn check(&self) -> Result<String, TargetError> {
+        self.refuse()
+    }
+
+    async fn prepare(
+        &self,
+        _owner: MigrationId,
+        _disks: &[DiskSpec],
+    ) -> Result<Vec<PreparedDisk>, TargetError> {
+        self.refuse()
+    }
+
+    async fn open(&self, _owner: MigrationId, _disk: &DiskSpec) -> Result<Arc<dyn WriteDisk>, TargetError> {
+        self.refuse()
+    }
+
+    async fn create(&self, _request: &CreateMachine) -> Result<(), TargetError> {
+        self.refuse()
+    }
+
+    async fn start(&self, _owner: MigrationId) -> Result<(), TargetError> {
+        self.refuse()
+    }
+
+    async fn look(&self, _owner: MigrationId) -> Result<MachineState, TargetError> {
+        self.refuse()
+    }
+
+    async fn discard_machine(&self, _owner: MigrationId) -> Result<(), TargetError> {
+        self.refuse()
+    }
+
+    async fn discard_disks(&self, _owner: MigrationId, _disks: &[DiskSpec]) -> Result<(), TargetError> {
+        self.refuse()
+    }
+}

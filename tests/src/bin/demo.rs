@@ -1,0 +1,176 @@
+//! The main job, shown: a VM that writes all the time is moved from one libvirt to another, and nothing is lost.
+//!
+//! Two private libvirtds stand for two hosts. The guest keeps a log of numbered, checksummed records, and acknowledges
+//! each on its serial console once it is on its disk: whatever was acknowledged must be on the target.
+
+use std::{
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use warmd_tests::{
+    Console, Daemon, Guest, GuestSpec, Libvirt, TestDir, Warmctl, daemon::program, interrupt, wait_until,
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\ndemo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    interrupt::catch()?;
+    let dir = TestDir::new()?;
+    let result = demo(&dir);
+    if result.is_err() && interrupt::check().is_ok() {
+        let kept = dir.keep();
+        eprintln!("\ndemo: what it left is in {} (logs: *.log)", kept.display());
+    }
+    result
+}
+
+fn say(text: &str) {
+    println!("\n== {text}");
+}
+
+fn demo(dir: &TestDir) -> Result<()> {
+    say("two hosts, each with a libvirtd of its own; on the first a guest that writes all the time");
+    let old = Libvirt::start_at(dir.join("old"))?;
+    let new = Libvirt::start_at(dir.join("new"))?;
+    let mut spec = GuestSpec::new("shop");
+    spec.churn_kib_s = 512;
+    for disk in &mut spec.disks {
+        disk.noise_mib = 48;
+    }
+    let guest = Guest::start(&old, dir, &spec)?;
+    let acked = guest.console.wait_for_acked(20, 3 * MINUTE)?;
+    println!("guest {} runs; {acked} records acknowledged so far", guest.name);
+
+    say("warmd serve");
+    let volumes = dir.join("volumes");
+    std::fs::create_dir(&volumes)?;
+    let mut daemon = Daemon::configure(dir, dir.join("warmd.sock"), &config(dir, &old, &new, &volumes))?;
+    daemon.start()?;
+    let ctl = daemon.ctl();
+    show(&ctl, &["source", "vms", "old"])?;
+
+    say("warmctl plan apply -f plan.toml");
+    let plan = dir.join("plan.toml");
+    std::fs::write(&plan, PLAN)?;
+    print!("{PLAN}");
+    show(&ctl, &["plan", "apply", "-f", &plan.to_string_lossy()])?;
+    wait_synced(&ctl)?;
+    show(&ctl, &["migration", "list"])?;
+
+    say("two deltas, while the guest goes on writing");
+    for more in [30, 60] {
+        guest.console.wait_for_acked(acked + more, 3 * MINUTE)?;
+        show(&ctl, &["migration", "sync", "shop"])?;
+    }
+
+    say("warmctl migration cutover shop");
+    show(&ctl, &["migration", "cutover", "shop"])?;
+    let last = guest.console.acked()?;
+    let state = guest.state(&old)?;
+    ensure!(state == "shut off", "the source guest is {state:?} after the cutover");
+    println!("the source is off; the last record that it acknowledged is {last}");
+
+    say("the target guest, booted from the copied disks");
+    let console = target_console(&volumes)?;
+    let boot = console.wait_for_boot(1, 3 * MINUTE)?;
+    let found = boot.log.clone().context("the target guest did not look at its log")?;
+    let found = found.map_err(|bad| anyhow::anyhow!("the log on the target is broken: {bad}"))?;
+    ensure!(found >= last, "the target's log ends at {found}, and {last} was acknowledged: records are LOST");
+    println!("its log is complete up to record {found}: nothing that was acknowledged is lost");
+    let on = console.wait_for_acked(found + 10, 3 * MINUTE)?;
+    println!("it goes on counting: record {on} is acknowledged by the target guest");
+
+    say("warmctl migration report shop --format markdown");
+    show(&ctl, &["migration", "report", "shop", "--format", "markdown"])?;
+    let report: Value =
+        serde_json::from_str(&ctl.text(&["migration", "report", "shop", "--format", "json"])?)?;
+    let passes = report["passes"].as_array().map_or(0, Vec::len);
+    ensure!(passes >= 3, "only {passes} passes are in the report");
+    let downtime = report["downtime"].as_f64().context("the report has no downtime")?;
+    say(&format!(
+        "moved in {passes} passes with {downtime:.1} s of downtime, no record lost: the demo PASSED"
+    ));
+    daemon.stop()?;
+    Ok(())
+}
+
+const PLAN: &str = r#"name = "shop"
+source = "old"
+target = "new"
+vms = ["shop"]
+
+[schedule]
+interval = "10m"
+
+[cutover]
+graceful_shutdown = "1m"
+force_power_off = true
+watch = "5s"
+
+[verify]
+mode = "compare"
+"#;
+
+fn config(dir: &TestDir, old: &Libvirt, new: &Libvirt, volumes: &Path) -> String {
+    let here = dir.path().display();
+    format!(
+        "state_dir = \"{here}/state\"\n\n[listen]\nsocket = \"{here}/warmd.sock\"\n\n\
+         [[source]]\nname = \"old\"\nkind = \"libvirt\"\nuri = \"{}\"\nruntime_dir = \"{here}/run\"\n\n\
+         [[target]]\nname = \"new\"\nkind = \"libvirt\"\nuri = \"{}\"\ndirectory = \"{}\"\ndomain_type = \"qemu\"\n",
+        old.uri(),
+        new.uri(),
+        volumes.display()
+    )
+}
+
+/// Runs `warmctl` with what it prints going straight to the screen; it must succeed.
+fn show(ctl: &Warmctl, arguments: &[&str]) -> Result<()> {
+    let mut child = Command::new(program("warmctl")?)
+        .arg("--socket")
+        .arg(ctl.socket())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .spawn()
+        .context("cannot run warmctl")?;
+    let status = wait_until("warmctl to end", 10 * MINUTE, || Ok(child.try_wait()?));
+    if status.is_err() {
+        child.kill().and_then(|()| child.wait()).ok();
+    }
+    let status = status?;
+    ensure!(status.success(), "warmctl {} ended with {status}", arguments.join(" "));
+    Ok(())
+}
+
+fn wait_synced(ctl: &Warmctl) -> Result<()> {
+    ctl.wait_for("the full pass to end", &["migration", "show", "shop"], 5 * MINUTE, |view| {
+        (view["state"] == "synced").then_some(())
+    })
+}
+
+/// The target guest's console: the one log file below the target's directory.
+fn target_console(volumes: &Path) -> Result<Console> {
+    let found = wait_until("the target guest's console", MINUTE, || {
+        for entry in std::fs::read_dir(volumes)? {
+            let log = entry?.path().join("console.log");
+            if log.exists() {
+                return Ok(Some(log));
+            }
+        }
+        Ok(None)
+    })?;
+    Ok(Console::new(found))
+}

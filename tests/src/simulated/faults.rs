@@ -1,0 +1,67 @@
+//! Faults by the name of the call that they strike.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// What happens to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It fails in a way that may pass, this many times.
+    Passing(u32),
+    /// It is refused until the fault is taken away.
+    Refused,
+    /// It never answers, until the fault is taken away.
+    Hang,
+    /// It does what it should, and then says that it failed in a way that may pass, once.
+    LostAnswer,
+}
+
+/// The faults of one world, shared by its endpoints.
+#[derive(Clone, Debug, Default)]
+pub struct Faults(Arc<Mutex<BTreeMap<String, Fault>>>);
+
+impl Faults {
+    /// Lets `fault` strike the call `name`, such as `target.create`.
+    pub fn set(&self, name: &str, fault: Fault) {
+        self.lock().insert(name.to_owned(), fault);
+    }
+
+    /// Takes all faults away.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+
+    /// Waits out or reports the fault that strikes this call: `Err(true)` if it may pass, `Err(false)` if not. After
+    /// `Ok(true)` the call is to be done, and its answer lost.
+    pub async fn strike(&self, name: &str) -> Result<bool, bool> {
+        loop {
+            {
+                let mut faults = self.lock();
+                match faults.get(name).copied() {
+                    None => return Ok(false),
+                    Some(Fault::Refused) => return Err(false),
+                    Some(Fault::LostAnswer) => {
+                        faults.remove(name);
+                        return Ok(true);
+                    }
+                    Some(Fault::Passing(left)) => {
+                        if left <= 1 {
+                            faults.remove(name);
+                        } else {
+                            faults.insert(name.to_owned(), Fault::Passing(left - 1));
+                        }
+                        return Err(true);
+                    }
+                    Some(Fault::Hang) => {}
+                }
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Fault>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,18 @@
+//! Simulated endpoints: a source and a target in memory that keep the contracts, remember what was asked of them, and
+//! fail where a test tells them to.
+//!
+//! Rule: they watch the one thing that must never be, both VMs running, and everything that must not be left behind.
+
+mod disk;
+mod faults;
+mod rig;
+mod source;
+mod target;
+mod world;
+
+pub use disk::MemoryDisk;
+pub use faults::{Fault, Faults};
+pub use rig::Rig;
+pub use source::SimulatedSource;
+pub use target::SimulatedTarget;
+pub use world::World;

@@ -1,0 +1,167 @@
+//! The daemon's migrations over simulated endpoints, with a real store in a folder of its own.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+use warmd_cbt::{buffer::BufferPool, transfer::TransferSettings};
+use warmd_daemon::{
+    migration::{
+        context::Engine,
+        control::{Control, Endpoint},
+        manager::{Endpoints, Manager, Opened},
+    },
+    model::{
+        plan::{Plan, VerifyMode},
+        request::{Request, Verdict},
+        state::State,
+        view::MigrationView,
+    },
+    store::Store,
+};
+
+use super::{
+    source::{SimulatedSource, VM},
+    target::SimulatedTarget,
+    world::World,
+};
+
+/// How long a state may take to come.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A daemon without its API.
+#[derive(Debug)]
+pub struct Rig {
+    pub world: World,
+    dir: TempDir,
+    store: Store,
+    shutdown: CancellationToken,
+    pub manager: Arc<Manager>,
+}
+
+impl Rig {
+    /// Starts it over `world`, with nothing planned.
+    pub async fn start(world: World) -> Self {
+        let dir = TempDir::new().expect("a temporary folder");
+        let (store, manager, shutdown) = open(&dir, &world).await;
+        Self { world, dir, store, shutdown, manager }
+    }
+
+    /// A plan that only copies when asked, with short deadlines.
+    pub fn plan(verify: VerifyMode) -> Plan {
+        let text = format!(
+            "name = \"plan\"\nsource = \"s\"\ntarget = \"t\"\nvms = [\"{VM}\"]\n[schedule]\ninterval = \"1h\"\n\
+             [cutover]\ngraceful_shutdown = \"1s\"\ndelta_deadline = \"2s\"\nverify_deadline = \"2s\"\n\
+             create_deadline = \"2s\"\nwatch = \"50ms\"\n"
+        );
+        let mut plan: Plan = toml::from_str(&text).expect("the rig's own plan");
+        plan.verify.mode = verify;
+        plan
+    }
+
+    /// Applies the plan and waits for the full pass.
+    pub async fn seed(&self, plan: Plan) {
+        self.manager_applies(plan).await;
+        self.until("synced", |view| view.state == State::Synced).await;
+    }
+
+    /// Applies the plan, which must be good.
+    pub async fn manager_applies(&self, plan: Plan) {
+        self.manager.apply_plan(plan, "test").await.expect("the plan is good");
+    }
+
+    /// The one migration.
+    pub async fn view(&self) -> MigrationView {
+        self.manager.migration(VM).await.expect("there is one migration")
+    }
+
+    /// Asks, and expects to be granted it.
+    pub async fn ask(&self, request: Request) {
+        assert_eq!(self.request(request).await, Verdict::Accepted, "{request:?}");
+    }
+
+    /// Asks.
+    pub async fn request(&self, request: Request) -> Verdict {
+        let id = self.view().await.id;
+        self.manager.request(id, request, "test").await.expect("the owner answers")
+    }
+
+    /// Copies a delta now and waits for its end.
+    pub async fn sync(&self) {
+        let before = self.passes().await;
+        self.ask(Request::Sync).await;
+        self.until("a further pass", |view| {
+            view.state == State::Synced && view.pass.as_ref().is_some_and(|pass| pass.number > before)
+        })
+        .await;
+    }
+
+    /// Passes so far.
+    pub async fn passes(&self) -> u32 {
+        self.view().await.pass.map_or(0, |pass| pass.number)
+    }
+
+    /// Cuts over and waits until it is done, or undone, or has failed.
+    pub async fn cutover(&self) -> MigrationView {
+        self.ask(Request::Cutover).await;
+        self.until("the end of the cutover", |view| {
+            matches!(view.state, State::Done | State::Synced | State::Failed { .. })
+        })
+        .await
+    }
+
+    /// Waits until the view is as told.
+    pub async fn until(&self, what: &str, is_so: impl Fn(&MigrationView) -> bool) -> MigrationView {
+        let begun = Instant::now();
+        loop {
+            let view = self.view().await;
+            if is_so(&view) {
+                return view;
+            }
+            if begun.elapsed() > DEADLINE {
+                let journal = self.journal().await;
+                panic!("{what} did not come within {DEADLINE:?}; it is {}:\n{journal}", view.state);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// The journal in lines.
+    pub async fn journal(&self) -> String {
+        let events = self.manager.events(None, 1000).await.expect("the journal is read");
+        let lines: Vec<_> =
+            events.iter().map(|event| format!("{} {}: {}", event.by, event.kind, event.text)).collect();
+        lines.join("\n")
+    }
+
+    /// Stops the daemon and starts it again on the same state.
+    pub async fn restart(&mut self) {
+        self.shutdown.cancel();
+        self.manager.finish().await;
+        self.store.close().await.expect("the store closes");
+        (self.store, self.manager, self.shutdown) = open(&self.dir, &self.world).await;
+    }
+}
+
+async fn open(dir: &TempDir, world: &World) -> (Store, Arc<Manager>, CancellationToken) {
+    let store = Store::open(dir.path()).expect("the store opens");
+    let shutdown = CancellationToken::new();
+    let endpoint = |name: &str| Endpoint {
+        name: name.to_owned(),
+        kind: "simulated".to_owned(),
+        place: "memory".to_owned(),
+    };
+    let mut endpoints = Endpoints::default();
+    let source = Opened { endpoint: endpoint("s"), handle: Arc::new(SimulatedSource(world.clone())) as _ };
+    let target = Opened { endpoint: endpoint("t"), handle: Arc::new(SimulatedTarget(world.clone())) as _ };
+    endpoints.sources.insert("s".to_owned(), source);
+    endpoints.targets.insert("t".to_owned(), target);
+    let settings = TransferSettings::default();
+    let engine = Engine { pool: BufferPool::new(8, 1 << 20), settings };
+    let manager =
+        Manager::start(store.clone(), endpoints, engine, shutdown.clone()).await.expect("it starts");
+    (store, manager, shutdown)
+}

@@ -1,0 +1,234 @@
+//! The simulated source: one VM, change tracking by granules, marks by number.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use warmd_cbt::{
+    disk::ReadDisk,
+    mark::{ChangeMark, Changed},
+    units::{Extent, Length, Offset},
+};
+use warmd_daemon::{
+    model::{
+        id::{DiskKey, MigrationId, VmId},
+        machine::{CpuTopology, Firmware, Machine, MachineDisk, PowerState, VmSummary},
+    },
+    sources::{
+        HowStopped, ShutdownPolicy, Snapshot, SnapshotDisk, SnapshotRequest, Source, SourceError,
+        SourceErrorKind,
+    },
+};
+
+use super::{
+    disk::MemoryDisk,
+    world::{TRACKED, World},
+};
+
+/// The name of the one VM.
+pub(super) const VM: &str = "guest";
+
+/// A source in memory.
+#[derive(Clone, Debug)]
+pub struct SimulatedSource(pub World);
+
+impl SimulatedSource {
+    async fn strike(&self, call: &str) -> Result<bool, SourceError> {
+        self.0.faults.strike(&format!("source.{call}")).await.map_err(|may_pass| {
+            let kind = if may_pass { SourceErrorKind::Failed } else { SourceErrorKind::Refused };
+            SourceError::new(kind, call, "a fault of the test")
+        })
+    }
+
+    fn answered(lost: bool, call: &str) -> Result<(), SourceError> {
+        if lost {
+            Err(SourceError::new(SourceErrorKind::Timeout, call, "the answer was lost"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[async_trait]
+impl Source for SimulatedSource {
+    async fn check(&self) -> Result<String, SourceError> {
+        self.strike("check").await?;
+        Ok("simulated".to_owned())
+    }
+
+    async fn vms(&self) -> Result<Vec<VmSummary>, SourceError> {
+        let machine = self.describe(VM).await?;
+        Ok(vec![VmSummary {
+            id: machine.id.clone(),
+            name: machine.name,
+            power: self.power(&machine.id).await?,
+            disks: machine.disks.len() as u32,
+            bytes: machine.disks.iter().map(|disk| disk.size).sum(),
+            warnings: Vec::new(),
+        }])
+    }
+
+    async fn describe(&self, vm: &str) -> Result<Machine, SourceError> {
+        if vm != VM {
+            return Err(SourceError::new(SourceErrorKind::NotFound, format!("VM {vm}"), "there is none"));
+        }
+        let disks = self.0.with(|truth| {
+            let sizes = truth.source_disks.iter().enumerate();
+            sizes
+                .map(|(order, (key, contents))| MachineDisk {
+                    key: DiskKey(key.clone()),
+                    size: Length(contents.len() as u64),
+                    bus: "virtio".to_owned(),
+                    boot_order: order as u32,
+                    location: format!("memory:{key}"),
+                    untracked: None,
+                })
+                .collect()
+        });
+        Ok(Machine {
+            id: VmId("0001".to_owned()),
+            name: VM.to_owned(),
+            uuid: "00000000-0000-0000-0000-000000000001".to_owned(),
+            firmware: Firmware::Bios,
+            machine_type: "q35".to_owned(),
+            architecture: "x86_64".to_owned(),
+            cpu: CpuTopology { sockets: 1, cores: 1, threads: 1 },
+            memory: Length(1 << 28),
+            disks,
+            nics: Vec::new(),
+        })
+    }
+
+    async fn power(&self, _vm: &VmId) -> Result<PowerState, SourceError> {
+        self.strike("power").await?;
+        Ok(self.0.with(|truth| if truth.source_runs { PowerState::Running } else { PowerState::Off }))
+    }
+
+    async fn snapshot(&self, request: &SnapshotRequest) -> Result<Box<dyn Snapshot>, SourceError> {
+        let lost = self.strike(if request.is_final { "final-snapshot" } else { "snapshot" }).await?;
+        let snapshot = self.0.with(|truth| {
+            if request.is_final && truth.source_runs {
+                truth.violations.push("final snapshot of a running VM".to_owned());
+            }
+            truth.marks_made += 1;
+            let mark = truth.marks_made;
+            truth.marks.insert(mark, std::collections::BTreeSet::new());
+            truth.snapshot_open = true;
+            truth.calls.push(format!("snapshot {mark}"));
+            let changed = request.disks.iter().map(|(key, anchor)| {
+                let since =
+                    anchor.as_ref().and_then(|anchor| anchor.0.parse().ok()).and_then(|anchor: u64| {
+                        let granules = truth.marks.get(&anchor)?.iter().filter(|(disk, _)| *disk == key.0);
+                        let extents = granules.filter_map(|(_, granule)| {
+                            Extent::new(Offset(granule * TRACKED), Length(TRACKED))
+                        });
+                        Some(extents.collect())
+                    });
+                since.map_or_else(|| Changed::Unknown("no such mark".to_owned()), Changed::Known)
+            });
+            let changed: Vec<_> = changed.collect();
+            let disks = request.disks.iter().filter_map(|(key, _)| {
+                let contents = truth.source_disks.get(&key.0)?.clone();
+                let size = Length(contents.len() as u64);
+                let disk = SnapshotDisk { key: key.clone(), size, mark: ChangeMark(mark.to_string()) };
+                Some((disk, MemoryDisk::new("source-disk", contents, self.0.faults.clone())))
+            });
+            let (disks, readers): (Vec<_>, Vec<_>) = disks.unzip();
+            SimulatedSnapshot { source: self.clone(), disks, readers, changed }
+        });
+        Self::answered(lost, "snapshot")?;
+        Ok(Box::new(snapshot))
+    }
+
+    async fn end_snapshot(&self, _vm: &VmId, _owner: MigrationId) -> Result<(), SourceError> {
+        let lost = self.strike("end-snapshot").await?;
+        self.0.with(|truth| truth.snapshot_open = false);
+        Self::answered(lost, "end-snapshot")
+    }
+
+    async fn release_marks(
+        &self,
+        _vm: &VmId,
+        _owner: MigrationId,
+        keep: &[ChangeMark],
+    ) -> Result<(), SourceError> {
+        let lost = self.strike("release-marks").await?;
+        self.0.with(|truth| {
+            truth.calls.push(format!("release marks but {keep:?}"));
+            truth.marks.retain(|mark, _| keep.contains(&ChangeMark(mark.to_string())));
+        });
+        Self::answered(lost, "release-marks")
+    }
+
+    async fn shut_down(&self, _vm: &VmId, policy: ShutdownPolicy) -> Result<HowStopped, SourceError> {
+        let lost = self.strike("shut-down").await?;
+        if self.0.with(|truth| truth.ignores_shutdown && truth.source_runs) {
+            tokio::time::sleep(policy.graceful.min(Duration::from_millis(50))).await;
+            if !policy.force {
+                return Err(SourceError::new(
+                    SourceErrorKind::StillRunning,
+                    "shut-down",
+                    "the guest does not heed it",
+                ));
+            }
+        }
+        let how = self.0.with(|truth| {
+            truth.calls.push("source off".to_owned());
+            let how = match (truth.source_runs, truth.ignores_shutdown) {
+                (false, _) => HowStopped::WasOff,
+                (true, true) => HowStopped::Forced,
+                (true, false) => HowStopped::Gracefully,
+            };
+            truth.source_runs = false;
+            how
+        });
+        Self::answered(lost, "shut-down")?;
+        Ok(how)
+    }
+
+    async fn power_on(&self, _vm: &VmId) -> Result<(), SourceError> {
+        let lost = self.strike("power-on").await?;
+        self.0.with(|truth| {
+            truth.calls.push("source on".to_owned());
+            truth.source_runs = true;
+        });
+        Self::answered(lost, "power-on")
+    }
+}
+
+struct SimulatedSnapshot {
+    source: SimulatedSource,
+    disks: Vec<SnapshotDisk>,
+    readers: Vec<MemoryDisk>,
+    changed: Vec<Changed>,
+}
+
+impl SimulatedSnapshot {
+    fn at(&self, key: &DiskKey) -> Result<usize, SourceError> {
+        self.disks.iter().position(|disk| disk.key == *key).ok_or_else(|| {
+            SourceError::new(SourceErrorKind::NotFound, format!("disk {key}"), "there is none")
+        })
+    }
+}
+
+#[async_trait]
+impl Snapshot for SimulatedSnapshot {
+    fn disks(&self) -> &[SnapshotDisk] {
+        &self.disks
+    }
+
+    async fn changed(&self, disk: &DiskKey) -> Result<Changed, SourceError> {
+        self.source.strike("changed").await?;
+        Ok(self.changed[self.at(disk)?].clone())
+    }
+
+    async fn open(&self, disk: &DiskKey) -> Result<Arc<dyn ReadDisk>, SourceError> {
+        self.source.strike("open").await?;
+        Ok(Arc::new(self.readers[self.at(disk)?].clone()))
+    }
+
+    async fn release(self: Box<Self>) -> Result<(), SourceError> {
+        let lost = self.source.strike("release").await?;
+        self.source.0.with(|truth| truth.snapshot_open = false);
+        SimulatedSource::answered(lost, "release")
+    }
+}

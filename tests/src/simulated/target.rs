@@ -1,0 +1,117 @@
+//! The simulated target: disks in memory, and one machine.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use warmd_cbt::disk::WriteDisk;
+use warmd_daemon::{
+    model::id::MigrationId,
+    targets::{CreateMachine, DiskSpec, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind},
+};
+
+use super::{disk::MemoryDisk, world::World};
+
+/// A target in memory.
+#[derive(Clone, Debug)]
+pub struct SimulatedTarget(pub World);
+
+impl SimulatedTarget {
+    async fn strike(&self, call: &str) -> Result<bool, TargetError> {
+        self.0.faults.strike(&format!("target.{call}")).await.map_err(|may_pass| {
+            let kind = if may_pass { TargetErrorKind::Failed } else { TargetErrorKind::Refused };
+            TargetError::new(kind, call, "a fault of the test")
+        })
+    }
+
+    fn answered(lost: bool, call: &str) -> Result<(), TargetError> {
+        if lost {
+            Err(TargetError::new(TargetErrorKind::Timeout, call, "the answer was lost"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[async_trait]
+impl Target for SimulatedTarget {
+    async fn check(&self) -> Result<String, TargetError> {
+        self.strike("check").await?;
+        Ok("simulated".to_owned())
+    }
+
+    async fn prepare(
+        &self,
+        _owner: MigrationId,
+        disks: &[DiskSpec],
+    ) -> Result<Vec<PreparedDisk>, TargetError> {
+        let lost = self.strike("prepare").await?;
+        let made = self.0.with(|truth| {
+            let made = disks.iter().map(|disk| {
+                let reads_zero = !truth.target_disks.contains_key(&disk.key.0);
+                truth.target_disks.entry(disk.key.0.clone()).or_insert_with(|| {
+                    MemoryDisk::new("target-disk", vec![0; disk.size.0 as usize], self.0.faults.clone())
+                });
+                PreparedDisk { key: disk.key.clone(), location: format!("memory:{}", disk.key), reads_zero }
+            });
+            made.collect()
+        });
+        Self::answered(lost, "prepare")?;
+        Ok(made)
+    }
+
+    async fn open(&self, _owner: MigrationId, disk: &DiskSpec) -> Result<Arc<dyn WriteDisk>, TargetError> {
+        self.strike("open").await?;
+        let found = self.0.with(|truth| truth.target_disks.get(&disk.key.0).cloned());
+        let found = found.ok_or_else(|| {
+            TargetError::new(TargetErrorKind::NotFound, format!("disk {}", disk.key), "there is none")
+        })?;
+        Ok(Arc::new(found))
+    }
+
+    async fn create(&self, _request: &CreateMachine) -> Result<(), TargetError> {
+        let lost = self.strike("create").await?;
+        self.0.with(|truth| {
+            truth.calls.push("target created".to_owned());
+            truth.target_exists = true;
+        });
+        Self::answered(lost, "create")
+    }
+
+    async fn start(&self, _owner: MigrationId) -> Result<(), TargetError> {
+        let lost = self.strike("start").await?;
+        self.0.with(|truth| {
+            truth.calls.push("target started".to_owned());
+            truth.target_runs = true;
+        });
+        Self::answered(lost, "start")
+    }
+
+    async fn look(&self, _owner: MigrationId) -> Result<MachineState, TargetError> {
+        self.strike("look").await?;
+        Ok(self.0.with(|truth| {
+            if truth.target_dies {
+                truth.target_runs = false;
+            }
+            match (truth.target_exists, truth.target_runs) {
+                (false, _) => MachineState::Absent,
+                (true, false) => MachineState::Stopped,
+                (true, true) => MachineState::Running,
+            }
+        }))
+    }
+
+    async fn discard_machine(&self, _owner: MigrationId) -> Result<(), TargetError> {
+        let lost = self.strike("discard").await?;
+        self.0.with(|truth| {
+            truth.calls.push("target discarded".to_owned());
+            (truth.target_exists, truth.target_runs) = (false, false);
+        });
+        Self::answered(lost, "discard")
+    }
+
+    async fn discard_disks(&self, _owner: MigrationId, _disks: &[DiskSpec]) -> Result<(), TargetError> {
+        let lost = self.strike("discard-disks").await?;
+        self.0.with(|truth| truth.target_disks.clear());
+        Self::answered(lost, "discard-disks")
+    }
+}

@@ -1,0 +1,120 @@
+//! What is true of both sides: who runs, what the disks hold, what is left on the source.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{disk::MemoryDisk, faults::Faults};
+
+/// The granule of the simulated change tracking, in bytes.
+pub(super) const TRACKED: u64 = 4096;
+
+/// A world with one VM in it.
+#[derive(Clone, Debug)]
+pub struct World {
+    state: Arc<Mutex<Truth>>,
+    /// Faults of both endpoints.
+    pub faults: Faults,
+}
+
+/// The truth. Only the simulated endpoints and the test change it.
+#[derive(Debug, Default)]
+pub struct Truth {
+    /// The source VM executes instructions.
+    pub source_runs: bool,
+    /// The source VM does not heed a request to shut down.
+    pub ignores_shutdown: bool,
+    /// The target VM exists.
+    pub target_exists: bool,
+    /// The target VM executes instructions.
+    pub target_runs: bool,
+    /// The target VM dies as soon as it is looked at.
+    pub target_dies: bool,
+    /// The source's disks by key.
+    pub source_disks: BTreeMap<String, Vec<u8>>,
+    /// The target's disks by key.
+    pub target_disks: BTreeMap<String, MemoryDisk>,
+    /// Each mark with the granules of each disk that changed since.
+    pub marks: BTreeMap<u64, BTreeSet<(String, u64)>>,
+    /// Marks given out so far.
+    pub marks_made: u64,
+    /// A snapshot is open.
+    pub snapshot_open: bool,
+    /// Every time both VMs ran, and whatever else must never be.
+    pub violations: Vec<String>,
+    /// Calls that changed something, in order.
+    pub calls: Vec<String>,
+}
+
+impl World {
+    /// A running VM with disks of these sizes, in bytes.
+    pub fn new(disks: &[(&str, u64)]) -> Self {
+        let truth = Truth {
+            source_runs: true,
+            source_disks: disks
+                .iter()
+                .map(|(key, size)| ((*key).to_owned(), vec![0; *size as usize]))
+                .collect(),
+            ..Truth::default()
+        };
+        Self { state: Arc::new(Mutex::new(truth)), faults: Faults::default() }
+    }
+
+    /// Looks at the truth, or changes it; afterwards it is checked that not both VMs run.
+    pub fn with<T>(&self, look: impl FnOnce(&mut Truth) -> T) -> T {
+        let mut truth = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = look(&mut truth);
+        if truth.source_runs && truth.target_runs {
+            let calls = truth.calls.join(", ");
+            truth.violations.push(format!("both VMs run after: {calls}"));
+        }
+        seen
+    }
+
+    /// The guest writes. Nothing happens while it does not run.
+    pub fn guest_writes(&self, disk: &str, at: u64, bytes: &[u8]) {
+        self.with(|truth| {
+            if !truth.source_runs {
+                return;
+            }
+            let Some(contents) = truth.source_disks.get_mut(disk) else { return };
+            contents[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
+            for changed in truth.marks.values_mut() {
+                for granule in at / TRACKED..(at + bytes.len() as u64).div_ceil(TRACKED) {
+                    changed.insert((disk.to_owned(), granule));
+                }
+            }
+        });
+    }
+
+    /// What must be true when a migration is done.
+    pub fn assert_moved(&self) {
+        self.with(|truth| {
+            assert!(truth.violations.is_empty(), "{:?}", truth.violations);
+            assert!(!truth.source_runs && truth.target_exists && truth.target_runs, "{truth:?}");
+            assert!(
+                truth.marks.is_empty() && !truth.snapshot_open,
+                "left on the source: {:?}",
+                truth.marks.keys()
+            );
+            for (key, contents) in &truth.source_disks {
+                assert!(truth.target_disks[key].durable() == *contents, "disk {key} differs");
+            }
+        });
+    }
+
+    /// What must be true when a cutover was undone.
+    pub fn assert_undone(&self) {
+        self.with(|truth| {
+            assert!(truth.violations.is_empty(), "{:?}", truth.violations);
+            assert!(
+                truth.source_runs && !truth.target_exists && !truth.target_runs,
+                "calls: {:?}",
+                truth.calls
+            );
+            assert!(!truth.snapshot_open, "a snapshot was left open");
+            assert!(!truth.target_disks.is_empty(), "the copied target was not kept");
+        });
+    }
+}
