@@ -79,7 +79,15 @@ impl ChunkBits {
             }
             Form::List(list) if !value || list.len() + range.len() <= LIST_MAX => {
                 let list = Arc::make_mut(list);
+                if value && list.last().is_some_and(|last| usize::from(*last) < range.start) {
+                    list.extend(range.start as u16..range.end as u16);
+                    return;
+                }
                 let from = list.partition_point(|bit| usize::from(*bit) < range.start);
+                if value && range.len() == 1 && list[from..].first() != Some(&(range.start as u16)) {
+                    list.insert(from, range.start as u16);
+                    return;
+                }
                 let to = from + list[from..].partition_point(|bit| usize::from(*bit) < range.end);
                 if value {
                     list.splice(from..to, range.start as u16..range.end as u16);

@@ -1,0 +1,240 @@
+//! How fast the engine is by itself: memory to memory, no network, no SQLite.
+//!
+//! `cargo run --release -p warmd-cbt --example throughput [MiB]`; with 0 MiB the ledger of a 64 TiB disk. Only ratios to the printed grounds mean something.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a measurement ends by them")]
+
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, RwLock},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use warmd_cbt::{
+    buffer::{Buffer, BufferPool},
+    disk::{Allocation, DiskError, DiskLimits, ReadDisk, WriteDisk},
+    ledger::Ledger,
+    manifest::BlockHash,
+    mark::{ChangeMark, Changed},
+    stop::StopSignal,
+    store::{DiskId, LedgerCommit, LedgerStore, PassFigures, StoreError, StoredLedger},
+    transfer::{PassJob, PassProgress, TransferSettings, run_pass},
+    units::{BLOCK, Extent, Length, Offset, blocks_in},
+};
+
+const PART: u64 = 1 << 20;
+
+/// Flat memory in parts, each behind its lock.
+struct Flat {
+    size: Length,
+    parts: Vec<RwLock<Vec<u8>>>,
+    delay: Duration,
+}
+
+impl Flat {
+    fn new(size: u64, fill: impl Fn(u64) -> u8, delay: Duration) -> Self {
+        let parts =
+            (0..size.div_ceil(PART)).map(|part| RwLock::new(vec![fill(part); PART as usize])).collect();
+        Self { size: Length(size), parts, delay }
+    }
+
+    fn pieces(at: Offset, len: usize) -> impl Iterator<Item = (usize, Range<usize>, Range<usize>)> {
+        let extent = Extent::new(at, Length(len as u64)).unwrap();
+        extent.split(PART).map(move |piece| {
+            let inside = (piece.start().0 % PART) as usize;
+            let outside = (piece.start() - at).0 as usize;
+            let len = piece.len().0 as usize;
+            ((piece.start().0 / PART) as usize, inside..inside + len, outside..outside + len)
+        })
+    }
+}
+
+#[async_trait]
+impl ReadDisk for Flat {
+    fn size(&self) -> Length {
+        self.size
+    }
+
+    fn limits(&self) -> DiskLimits {
+        DiskLimits { max_request: 32 << 20, in_flight: 64 }
+    }
+
+    async fn read(&self, at: Offset, mut buffer: Buffer) -> Result<Buffer, DiskError> {
+        if !self.delay.is_zero() {
+            tokio::time::sleep(self.delay).await;
+        }
+        for (part, inside, outside) in Self::pieces(at, buffer.len()) {
+            buffer[outside].copy_from_slice(&self.parts[part].read().unwrap()[inside]);
+        }
+        Ok(buffer)
+    }
+
+    async fn allocation(&self, extent: Extent) -> Result<Vec<Allocation>, DiskError> {
+        Ok(vec![Allocation { extent, zero: false }])
+    }
+}
+
+#[async_trait]
+impl WriteDisk for Flat {
+    async fn write(&self, at: Offset, buffer: Buffer, range: Range<usize>) -> Result<Buffer, DiskError> {
+        let bytes = &buffer[range];
+        for (part, inside, outside) in Self::pieces(at, bytes.len()) {
+            self.parts[part].write().unwrap()[inside].copy_from_slice(&bytes[outside]);
+        }
+        Ok(buffer)
+    }
+
+    async fn write_zeroes(&self, extent: Extent) -> Result<(), DiskError> {
+        for (part, inside, _) in Self::pieces(extent.start(), extent.len().0 as usize) {
+            self.parts[part].write().unwrap()[inside].fill(0);
+        }
+        Ok(())
+    }
+
+    async fn flush(&self) -> Result<(), DiskError> {
+        Ok(())
+    }
+}
+
+/// Takes every commit and keeps what the next pass must find.
+struct Keeper {
+    size: Length,
+    hashes: Mutex<Vec<BlockHash>>,
+    rows: Mutex<usize>,
+}
+
+#[async_trait]
+impl LedgerStore for Keeper {
+    async fn load(&self, _disk: DiskId) -> Result<StoredLedger, StoreError> {
+        Ok(StoredLedger { size: self.size, anchor: None, chunks: Ledger::initial_rows(self.size, false) })
+    }
+
+    async fn commit(&self, _disk: DiskId, commit: LedgerCommit) -> Result<(), StoreError> {
+        *self.rows.lock().unwrap() += commit.chunks.len();
+        let mut hashes = self.hashes.lock().unwrap();
+        for (block, hash) in &commit.hashes {
+            hashes[block.0 as usize] = *hash;
+        }
+        Ok(())
+    }
+
+    async fn hashes(&self, _disk: DiskId, blocks: Range<u64>) -> Result<Vec<BlockHash>, StoreError> {
+        Ok(self.hashes.lock().unwrap()[blocks.start as usize..blocks.end as usize].to_vec())
+    }
+}
+
+fn keeper(size: u64) -> Arc<Keeper> {
+    let hashes = Mutex::new(vec![BlockHash::ZERO; blocks_in(Length(size)) as usize]);
+    Arc::new(Keeper { size: Length(size), hashes, rows: Mutex::default() })
+}
+
+fn scattered(size: u64, every: u64) -> Vec<Extent> {
+    (0..size / BLOCK / every)
+        .filter_map(|at| Extent::new(Offset(at * every * BLOCK), Length(BLOCK)))
+        .collect()
+}
+
+fn report(what: &str, bytes: u64, took: Duration) {
+    println!(
+        "{what:<44} {:>8.2} GB/s  {:>9.3} s",
+        bytes as f64 / took.as_secs_f64() / 1e9,
+        took.as_secs_f64()
+    );
+}
+
+async fn pass(what: &str, ledger: &Arc<Ledger>, source: &Arc<Flat>, target: &Arc<Flat>, chunk: usize) {
+    let settings = TransferSettings { chunk, ..TransferSettings::default() };
+    let job = PassJob {
+        ledger: Arc::clone(ledger),
+        source: source.clone(),
+        target: target.clone(),
+        pool: BufferPool::new(64, chunk),
+        settings,
+        pass: None,
+        progress: Arc::new(PassProgress::default()),
+        stop: StopSignal::new(),
+    };
+    let begun = Instant::now();
+    let outcome = run_pass(job).await.unwrap();
+    assert!(outcome.finished);
+    report(&format!("{what}, {} KiB", chunk >> 10), outcome.figures.drained, begun.elapsed());
+}
+
+async fn copies(size: u64) {
+    let source = Arc::new(Flat::new(size, |part| part as u8 | 1, Duration::ZERO));
+    let target = Arc::new(Flat::new(size, |_| 0, Duration::ZERO));
+    let begun = Instant::now();
+    for part in &source.parts {
+        std::hint::black_box(BlockHash::of_blocks(&part.read().unwrap()));
+    }
+    report("ground: BLAKE3, one thread", size, begun.elapsed());
+    let begun = Instant::now();
+    for (from, to) in source.parts.iter().zip(&target.parts) {
+        to.write().unwrap().copy_from_slice(&from.read().unwrap());
+    }
+    report("ground: memcpy, one thread", size, begun.elapsed());
+    for chunk in [64 << 10, 256 << 10, 512 << 10, 1 << 20] {
+        let ledger = Arc::new(Ledger::load(keeper(size), DiskId(1)).await.unwrap());
+        ledger.advance(ChangeMark("1".into()), &Changed::Unknown("first".into())).await.unwrap();
+        pass("full pass", &ledger, &source, &target, chunk).await;
+        ledger.advance(ChangeMark("2".into()), &Changed::Unknown("lost".into())).await.unwrap();
+        pass("compare pass, nothing changed", &ledger, &source, &target, chunk).await;
+        ledger.advance(ChangeMark("3".into()), &Changed::Known(scattered(size, 3))).await.unwrap();
+        pass("scattered delta, every third block", &ledger, &source, &target, chunk).await;
+    }
+    let slow = Arc::new(Flat::new(size, |part| part as u8 | 1, Duration::from_millis(10)));
+    let ledger = Arc::new(Ledger::load(keeper(size), DiskId(1)).await.unwrap());
+    ledger.advance(ChangeMark("1".into()), &Changed::Unknown("first".into())).await.unwrap();
+    pass("full pass, 10 ms a read", &ledger, &slow, &target, 512 << 10).await;
+}
+
+/// 64 TiB with ten million scattered blocks: time of the advances, and the memory that is left after them.
+async fn big_ledger() {
+    let size = 64 << 40;
+    let store = Arc::new(Keeper { size: Length(size), hashes: Mutex::default(), rows: Mutex::default() });
+    let ledger = Ledger::load(store.clone(), DiskId(1)).await.unwrap();
+    let all = Extent::whole(Length(size)).unwrap();
+    let mut batch = warmd_cbt::batch::Batch::default();
+    batch.add(all, [], PassFigures::default());
+    ledger.drain(batch, None).await.unwrap();
+    for (what, in_order) in [("in order", true), ("in any order", false), ("others, in any order", false)] {
+        let count = 10_000_000_u64;
+        let shift = u64::from(what.starts_with('o')) * 7;
+        let place = |at: u64| if in_order { at } else { at * 7_368_787 % count };
+        let block = |at: u64| Offset((place(at) * (size / BLOCK / count) + shift) * BLOCK);
+        let extents = (0..count).filter_map(|at| Extent::new(block(at), Length(BLOCK))).collect();
+        let (begun, cpu) = (Instant::now(), cpu_seconds());
+        ledger.advance(ChangeMark(what.into()), &Changed::Known(extents)).await.unwrap();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let memory: Vec<_> =
+            status.lines().filter(|line| line.starts_with("VmRSS") || line.starts_with("VmHWM")).collect();
+        println!(
+            "advance by {count} extents {what}: {:?} ({:.2} s of CPU), pending {} in {} rows, {memory:?}",
+            begun.elapsed(),
+            cpu_seconds() - cpu,
+            ledger.pending_bytes(),
+            store.rows.lock().unwrap()
+        );
+    }
+    let begun = Instant::now();
+    println!("counting {} extents: {:?}", ledger.pending_extents(), begun.elapsed());
+    let begun = Instant::now();
+    ledger.advance(ChangeMark("u".into()), &Changed::Unknown("lost".into())).await.unwrap();
+    println!("advance by all: {:?}", begun.elapsed());
+}
+
+/// User time of this process; ticks are hundredths.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    stat.split(' ').nth(13).unwrap().parse::<f64>().unwrap() / 100.0
+}
+
+#[tokio::main]
+async fn main() {
+    let mib = std::env::args().nth(1).map_or(1024, |mib| mib.parse().unwrap());
+    if mib == 0 {
+        big_ledger().await;
+    } else {
+        copies(mib << 20).await;
+    }
+}

@@ -1,0 +1,168 @@
+//! Proof that the target holds what it must: read again and compared with the manifest, or with the source itself.
+//!
+//! Rule: it says nothing of a disk that is not drained: while anything is pending, verifying is refused. Whatever both
+//! sides call a hole counts as read, if the settings allow it; everything else really is.
+
+mod holes;
+mod scan;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use self::scan::Scan;
+use crate::{
+    buffer::BufferPool,
+    disk::{DiskError, ErrorKind, Operation, ReadDisk},
+    extents::CHUNK_BYTES,
+    ledger::Ledger,
+    manifest::{BlockHash, RootHasher},
+    stop::StopSignal,
+    store::{DiskId, LedgerStore, StoreError, StoreErrorKind},
+    units::{Extent, Length},
+};
+
+/// How to verify.
+#[derive(Clone, Debug)]
+pub struct VerifyJob {
+    pub ledger: Arc<Ledger>,
+    /// Memory comes from here; a piece of a comparison holds one buffer at a time.
+    pub pool: BufferPool,
+    /// Bytes in one read; cut to what the pool's buffers and the disks take.
+    pub chunk: usize,
+    /// Pieces worked on at once; cut to [`crate::disk::DiskLimits::in_flight`].
+    pub in_flight: usize,
+    /// Whether a range that the target calls a hole need not be read to count as zero.
+    pub trust_holes: bool,
+    pub progress: Arc<VerifyProgress>,
+    pub stop: StopSignal,
+}
+
+/// The live figures of a verification.
+#[derive(Debug, Default)]
+pub struct VerifyProgress {
+    /// Bytes of disk to be checked.
+    pub total: AtomicU64,
+    /// Bytes of disk checked.
+    pub checked: AtomicU64,
+}
+
+/// What a verification found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyOutcome {
+    /// Bytes of disk checked; the whole disk unless it was stopped.
+    pub checked: Length,
+    /// The first runs of blocks that differ, in the disk's order, at most [`MOST_MISMATCHES`].
+    pub mismatched: Vec<Extent>,
+    /// Bytes of all blocks that differ.
+    pub mismatched_bytes: Length,
+    /// The manifest's root.
+    pub root: String,
+    /// Whether all of the disk was checked; false after a stop.
+    pub finished: bool,
+}
+
+impl VerifyOutcome {
+    /// Whether all of the disk was checked, and nothing differs.
+    pub fn is_equal(&self) -> bool {
+        self.finished && self.mismatched_bytes == Length(0)
+    }
+}
+
+/// Runs of differing blocks that are listed.
+pub const MOST_MISMATCHES: usize = 1000;
+
+/// Why a verification could not be made. A difference is no error but an outcome.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The disk is not drained, so it cannot equal its manifest.
+    #[error("cannot verify: {0} bytes are still pending")]
+    Pending(Length),
+    #[error("source: {0}")]
+    Source(#[source] DiskError),
+    #[error("target: {0}")]
+    Target(#[source] DiskError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Reads the target and compares each block's hash with the manifest.
+pub async fn readback(job: VerifyJob, target: Arc<dyn ReadDisk>) -> Result<VerifyOutcome, VerifyError> {
+    verify(job, target, None).await
+}
+
+/// Reads both sides, whole, and compares each block of the target with the source's (by their hashes) and with the manifest.
+pub async fn compare(
+    job: VerifyJob,
+    source: Arc<dyn ReadDisk>,
+    target: Arc<dyn ReadDisk>,
+) -> Result<VerifyOutcome, VerifyError> {
+    verify(job, target, Some(source)).await
+}
+
+/// The root over a disk's manifest as it is stored.
+pub async fn manifest_root(
+    store: &dyn LedgerStore,
+    disk: DiskId,
+    size: Length,
+) -> Result<String, StoreError> {
+    let mut root = RootHasher::new(size);
+    for part in Extent::whole(size).into_iter().flat_map(|whole| whole.split(CHUNK_BYTES)) {
+        root.update(&hashes(store, disk, part).await?);
+    }
+    root.finish().ok_or_else(|| corrupt(disk, "blocks are missing".to_owned()))
+}
+
+async fn verify(
+    job: VerifyJob,
+    target: Arc<dyn ReadDisk>,
+    source: Option<Arc<dyn ReadDisk>>,
+) -> Result<VerifyOutcome, VerifyError> {
+    let size = job.ledger.size();
+    if !job.ledger.is_done() {
+        return Err(VerifyError::Pending(job.ledger.pending_bytes()));
+    }
+    if let Some(source) = source.as_ref().filter(|source| source.size() != size) {
+        return Err(VerifyError::Source(wrong_size(source.size(), size)));
+    }
+    if target.size() < size {
+        return Err(VerifyError::Target(wrong_size(target.size(), size)));
+    }
+    job.progress.total.store(size.0, Relaxed);
+    let mut scan = Scan::new(&job, target, source)?;
+    let mut root = RootHasher::new(size);
+    let (store, disk) = (job.ledger.store(), job.ledger.disk());
+    for part in Extent::whole(size).into_iter().flat_map(|whole| whole.split(CHUNK_BYTES)) {
+        let hashes = hashes(&**store, disk, part).await?;
+        root.update(&hashes);
+        if !scan.part(part, &Arc::new(hashes)).await? {
+            return Ok(scan.outcome(manifest_root(&**store, disk, size).await?, false));
+        }
+    }
+    let finished = scan.finish().await?;
+    let root = root.finish().ok_or_else(|| corrupt(disk, "blocks are missing".to_owned()))?;
+    Ok(scan.outcome(root, finished))
+}
+
+async fn hashes(store: &dyn LedgerStore, disk: DiskId, part: Extent) -> Result<Vec<BlockHash>, StoreError> {
+    let blocks = part.blocks();
+    let hashes = store.hashes(disk, blocks.clone()).await?;
+    if hashes.len() as u64 != blocks.end - blocks.start {
+        return Err(corrupt(disk, format!("{} hashes for {part}", hashes.len())));
+    }
+    Ok(hashes)
+}
+
+fn corrupt(disk: DiskId, cause: String) -> StoreError {
+    StoreError {
+        kind: StoreErrorKind::Corrupt,
+        context: format!("the manifest of disk {}", disk.0),
+        cause: cause.into(),
+    }
+}
+
+fn wrong_size(has: Length, wanted: Length) -> DiskError {
+    let cause = format!("it has {has} bytes, the ledger {wanted}");
+    DiskError::new(ErrorKind::Refused, Operation::Open, "verification", None, cause)
+}

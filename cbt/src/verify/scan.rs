@@ -1,0 +1,196 @@
+//! The pieces of a verification: issued in the disk's order, checked many at once.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use tokio::task::JoinSet;
+
+use super::{MOST_MISMATCHES, VerifyError, VerifyJob, VerifyOutcome, VerifyProgress, holes::hole_run};
+use crate::{
+    buffer::{Buffer, BufferPool},
+    disk::{Allocation, DiskError, ErrorKind, Operation, ReadDisk},
+    extents::coalesce,
+    manifest::BlockHash,
+    stop::StopSignal,
+    transfer::digest,
+    units::{BLOCK, Extent, Length},
+};
+
+/// The pieces in flight, and what they found.
+pub(super) struct Scan {
+    pieces: Arc<Pieces>,
+    pool: BufferPool,
+    chunk: u64,
+    in_flight: usize,
+    trust_holes: bool,
+    progress: Arc<VerifyProgress>,
+    stop: StopSignal,
+    running: JoinSet<Result<Found, VerifyError>>,
+    checked: u64,
+    wrong: Vec<Extent>,
+    wrong_bytes: u64,
+}
+
+struct Pieces {
+    target: Arc<dyn ReadDisk>,
+    source: Option<Arc<dyn ReadDisk>>,
+}
+
+struct Found {
+    checked: u64,
+    wrong: Vec<Extent>,
+}
+
+impl Scan {
+    pub(super) fn new(
+        job: &VerifyJob,
+        target: Arc<dyn ReadDisk>,
+        source: Option<Arc<dyn ReadDisk>>,
+    ) -> Result<Self, VerifyError> {
+        let limits = source.as_ref().map_or(target.limits(), |source| source.limits());
+        let most =
+            job.chunk.min(job.pool.capacity()).min(target.limits().max_request).min(limits.max_request);
+        let chunk = most as u64 / BLOCK * BLOCK;
+        if chunk == 0 {
+            let cause = format!("requests of {most} bytes are too small: a block has {BLOCK}");
+            let error = DiskError::new(ErrorKind::Refused, Operation::Open, "verification", None, cause);
+            return Err(VerifyError::Target(error));
+        }
+        Ok(Self {
+            in_flight: job.in_flight.min(target.limits().in_flight).min(limits.in_flight).max(1),
+            pieces: Arc::new(Pieces { target, source }),
+            pool: job.pool.clone(),
+            chunk,
+            trust_holes: job.trust_holes,
+            progress: Arc::clone(&job.progress),
+            stop: job.stop.clone(),
+            running: JoinSet::new(),
+            checked: 0,
+            wrong: Vec::new(),
+            wrong_bytes: 0,
+        })
+    }
+
+    /// Starts all pieces of one part of the disk whose hashes are these; false if it was stopped.
+    pub(super) async fn part(
+        &mut self,
+        part: Extent,
+        hashes: &Arc<Vec<BlockHash>>,
+    ) -> Result<bool, VerifyError> {
+        let mut at = part.start();
+        while let Some(rest) = Extent::between(at, part.end()) {
+            let run = self.ask(rest).await?;
+            at = run.extent.end();
+            for piece in run.extent.split(self.chunk) {
+                if self.stop.is_stopped() {
+                    return Ok(false);
+                }
+                let first = (piece.blocks().start - part.blocks().start) as usize;
+                let count = piece.blocks().count();
+                if run.zero && hashes[first..first + count].iter().all(|hash| *hash == BlockHash::ZERO) {
+                    self.take(Found { checked: piece.len().0, wrong: Vec::new() });
+                } else {
+                    self.start(piece, Arc::clone(hashes), first).await?;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// The first run of `rest` that both sides call a hole, or do not; its end is a block's.
+    async fn ask(&self, rest: Extent) -> Result<Allocation, VerifyError> {
+        let data = Allocation { extent: rest, zero: false };
+        if !self.trust_holes {
+            return Ok(data);
+        }
+        let target = hole_run(&*self.pieces.target, rest).await.map_err(VerifyError::Target)?;
+        match &self.pieces.source {
+            Some(source) if target.zero => {
+                let both = hole_run(&**source, target.extent).await.map_err(VerifyError::Source)?;
+                Ok(both)
+            }
+            _ => Ok(target),
+        }
+    }
+
+    async fn start(
+        &mut self,
+        piece: Extent,
+        hashes: Arc<Vec<BlockHash>>,
+        first: usize,
+    ) -> Result<(), VerifyError> {
+        while self.running.len() >= self.in_flight {
+            self.join_one().await?;
+        }
+        let buffer = self.pool.take(piece.len().0 as usize).await;
+        let pieces = Arc::clone(&self.pieces);
+        self.running.spawn(async move { pieces.check(piece, &hashes[first..], buffer).await });
+        Ok(())
+    }
+
+    async fn join_one(&mut self) -> Result<bool, VerifyError> {
+        let Some(joined) = self.running.join_next().await else { return Ok(false) };
+        let found = joined.map_err(|cause| {
+            VerifyError::Target(DiskError::new(
+                ErrorKind::Protocol,
+                Operation::Read,
+                "verification",
+                None,
+                cause,
+            ))
+        })??;
+        self.take(found);
+        Ok(true)
+    }
+
+    fn take(&mut self, found: Found) {
+        self.checked += found.checked;
+        self.progress.checked.fetch_add(found.checked, Relaxed);
+        self.wrong_bytes += found.wrong.iter().map(|extent| extent.len().0).sum::<u64>();
+        self.wrong.extend(found.wrong);
+        // Pieces end in any order; a little more is kept than listed, so that the first ones are right nearly always.
+        if self.wrong.len() > 16 * MOST_MISMATCHES {
+            self.wrong.sort_unstable();
+            self.wrong.truncate(8 * MOST_MISMATCHES);
+        }
+    }
+
+    pub(super) async fn finish(&mut self) -> Result<bool, VerifyError> {
+        while !self.stop.is_stopped() {
+            if !self.join_one().await? {
+                return Ok(true);
+            }
+        }
+        Ok(self.running.is_empty())
+    }
+
+    pub(super) fn outcome(mut self, root: String, finished: bool) -> VerifyOutcome {
+        self.wrong.sort_unstable();
+        let mut mismatched: Vec<_> = coalesce(self.wrong, 0).collect();
+        mismatched.truncate(MOST_MISMATCHES);
+        VerifyOutcome {
+            checked: Length(self.checked),
+            mismatched,
+            mismatched_bytes: Length(self.wrong_bytes),
+            root,
+            finished,
+        }
+    }
+}
+
+impl Pieces {
+    /// Reads the piece, one side after the other through the same buffer, and finds the blocks that differ.
+    async fn check(&self, piece: Extent, hashes: &[BlockHash], buffer: Buffer) -> Result<Found, VerifyError> {
+        let buffer = self.target.read(piece.start(), buffer).await.map_err(VerifyError::Target)?;
+        let held = digest(&buffer).await;
+        let mut wrong: Vec<bool> = held.iter().zip(hashes).map(|(held, wanted)| held != wanted).collect();
+        if let Some(source) = &self.source {
+            let buffer = source.read(piece.start(), buffer).await.map_err(VerifyError::Source)?;
+            let read = digest(&buffer).await;
+            for (wrong, (held, read)) in wrong.iter_mut().zip(held.iter().zip(&read)) {
+                *wrong |= held != read;
+            }
+        }
+        let blocks = piece.split(BLOCK).zip(&wrong).filter(|(_, wrong)| **wrong).map(|(block, _)| block);
+        Ok(Found { checked: piece.len().0, wrong: blocks.collect() })
+    }
+}
