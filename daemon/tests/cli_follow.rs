@@ -201,6 +201,26 @@ verification  FAILED (readback, 64.0 KiB of 42.0 GiB differ)
 }
 
 #[tokio::test]
+async fn an_old_verdict_is_not_taken_for_a_new_one() {
+    let with = |verification| MigrationView { verification: Some(verification), ..synced() };
+    let mut old = cases::verification(Some(65536));
+    old.started = cases::at(500);
+    let steps = [with(old.clone()), with(cases::verification(None)), with(cases::verification(Some(0)))];
+    let served = Served::start(FakeControl::new([with(old.clone())]).script(Request::Verify, steps)).await;
+    let ran = served.warmctl(&["migration", "verify", "web-1"]).await;
+    assert!(ran.out(0).ends_with("verification  passed (readback, 42.0 GiB compared)\n"), "{ran:#?}");
+
+    // A plan without verification: what was found before the cutover is no verdict on it.
+    if let Some(verdict) = &mut old.verdict {
+        verdict.at = cases::at(510);
+    }
+    let end = MigrationView { verification: Some(old.clone()), ..done() };
+    let served = Served::start(FakeControl::new([with(old)]).script(Request::Cutover, [end])).await;
+    let ran = served.warmctl(&["migration", "cutover", "web-1"]).await;
+    assert!(ran.out(0).contains("verification  none made\n"), "{ran:#?}");
+}
+
+#[tokio::test]
 async fn a_cancel_is_followed_even_from_a_failure() {
     let failed = State::Failed { reason: "no room".to_owned(), resumable: true, from: Resting::Seeding };
     let failed = MigrationView { state: failed, ..synced() };

@@ -135,17 +135,21 @@ fn ended(out: &Out, task: Task, answer: Answer, last: &Migration, ending: &Endin
 
 fn ending_lines(task: Task, last: &Migration, ending: &Ending) -> Vec<String> {
     let mut lines = Vec::new();
-    let downtime = last.cutover.as_ref().and_then(|cutover| cutover.downtime.as_ref());
+    let cutover = last.cutover.as_ref();
     let found = last.verification.as_ref().and_then(|verification| verification.verdict.as_ref());
-    let verdict = || found.map_or_else(|| "none made".to_owned(), show::verdict);
     match (task, ending.failure.is_none()) {
         (Task::Cutover, true) => {
+            // A verification from before the cutover proves nothing about it.
+            let began = cutover.and_then(|cutover| words::at(cutover.started.as_ref()));
+            let verdict = found.filter(|found| words::at(found.at.as_ref()) >= began);
+            let verdict = verdict.map_or_else(|| "none made".to_owned(), show::verdict);
+            let downtime = cutover.and_then(|cutover| cutover.downtime.as_ref());
             lines.push(format!("downtime      {}", words::span(downtime)));
-            lines.push(format!("verification  {}", verdict()));
+            lines.push(format!("verification  {verdict}"));
             lines.push(format!("{} runs on the target as {}", last.vm_name, last.target_name));
         }
-        (Task::Verify, _) if found.is_some() && ending.has_verdict => {
-            lines.push(format!("verification  {}", verdict()));
+        (Task::Verify, _) if ending.has_verdict => {
+            lines.extend(found.map(|found| format!("verification  {}", show::verdict(found))));
             lines.extend(found.into_iter().flat_map(|found| &found.disks).flat_map(|disk| {
                 disk.mismatches.iter().map(|extent| {
                     let (offset, length) = (extent.offset_bytes, extent.length_bytes);
