@@ -4,6 +4,7 @@
 //! what it waited for; a missing tool is a failure that names it.
 
 pub mod console;
+pub mod contract;
 pub mod daemon;
 pub mod dir;
 pub mod guest;
@@ -11,6 +12,7 @@ pub mod image;
 pub mod interrupt;
 pub mod libvirt;
 pub mod record;
+pub mod scratch;
 pub mod simulated;
 pub mod tool;
 pub mod wait;

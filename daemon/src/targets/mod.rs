@@ -190,3 +190,60 @@ impl TargetError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct File {
+        target: TargetSettings,
+    }
+
+    fn settings(text: &str) -> Result<TargetSettings, String> {
+        toml::from_str(text).map(|file: File| file.target).map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn settings_are_read_and_opened() {
+        for (text, kind, place) in [
+            ("[target]\nkind = 'libvirt'\ndirectory = '/d'", "libvirt", "qemu:///system"),
+            (
+                "[target]\nkind = 'libvirt'\nuri = 'qemu:///session'\npool = 'p'\ndomain_type = 'qemu'\n\
+                 disk_bus = 'keep'",
+                "libvirt",
+                "qemu:///session",
+            ),
+            ("[target]\nkind = 'disk'\ndirectory = '/d'", "disk", "/d"),
+            (
+                "[target]\nkind = 'disk'\ndirectory = '/d'\n\
+                 [target.provisioner]\naddress = 'unix:/p'\ndeadline = '90s'",
+                "disk",
+                "/d",
+            ),
+        ] {
+            let settings = settings(text).unwrap();
+            assert_eq!((settings.kind(), settings.place().as_str()), (kind, place));
+            assert!(settings.open("x").is_ok(), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn wrong_settings_are_refused() {
+        for text in [
+            "[target]\nkind = 'tape'",
+            "[target]\nkind = 'disk'",
+            "[target]\nkind = 'disk'\ndirectory = '/d'\nsize = 1",
+            "[target]\nkind = 'libvirt'\ndirectory = '/d'\ndomain_type = 'xen'",
+            "[target]\nkind = 'disk'\ndirectory = '/d'\n[target.provisioner]\naddress = 'unix:/p'\nretries = 3",
+        ] {
+            assert!(settings(text).is_err(), "{text}");
+        }
+        let relative = settings("[target]\nkind = 'disk'\ndirectory = 'd'").unwrap();
+        let error = relative.open("cheap").err().unwrap();
+        assert!(
+            error.kind == TargetErrorKind::Refused && error.to_string().contains("target cheap"),
+            "{error}"
+        );
+    }
+}

@@ -5,6 +5,8 @@
 
 use std::path::Path;
 
+use warmd_cbt::buffer::ALIGNMENT;
+
 use super::{owned, settings::DiskBus, xml::Element};
 use crate::{
     libvirt::DomainId,
@@ -148,10 +150,12 @@ impl Domain<'_> {
                 Place::Device(path) => ("block", Element::new("source").attr("dev", path.display())),
                 Place::Nbd(_) => return Err(Misfit::Nbd(disk.key.0.clone())),
             };
+            // Around the page cache QEMU takes only whole blocks, and does not start if the disk's end is none.
+            let cache = if disk.size.0.is_multiple_of(ALIGNMENT as u64) { "none" } else { "writeback" };
             let driver = Element::new("driver")
                 .attr("name", "qemu")
                 .attr("type", "raw")
-                .attr("cache", "none")
+                .attr("cache", cache)
                 .attr("discard", "unmap");
             let target = Element::new("target").attr("dev", format!("{prefix}{letters}")).attr("bus", bus);
             let boot = Element::new("boot").attr("order", order + 1);

@@ -71,7 +71,8 @@ impl Storage {
                 .map_err(|error| VolumeError::io("looking at", &directory, error))?;
             volume::make_directory(&made, mode)
         })
-        .await?;
+        .await
+        .map_err(operator)?;
         Ok(folder)
     }
 

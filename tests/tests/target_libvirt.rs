@@ -1,0 +1,326 @@
+//! Target `libvirt` keeps the contract of targets, and touches nothing of anybody else's.
+
+use anyhow::{Context as _, Result, ensure};
+use warmd_cbt::units::Length;
+use warmd_daemon::{
+    libvirt::{DomainXml, LoaderFirmware},
+    model::{
+        id::{DiskKey, MigrationId},
+        machine::{CpuTopology, Machine, Nic},
+    },
+    targets::{
+        CreateMachine, DiskSpec, MachineState, Target, TargetErrorKind as Kind,
+        libvirt::{DiskBus, DomainType, LibvirtTarget, Settings},
+    },
+};
+use warmd_tests::{
+    Console, Format, Guest, GuestSpec, Libvirt, TestDir,
+    contract::target::{Bench, EVEN, fails_with, machine, target_contract},
+    guest::BOOT,
+    run,
+    scratch::Loop,
+    tool,
+};
+
+fn settings(dir: &TestDir, libvirt: &Libvirt) -> Result<Settings> {
+    let directory = dir.join("disks");
+    std::fs::create_dir_all(&directory)?;
+    Ok(Settings {
+        uri: libvirt.uri().to_owned(),
+        directory: Some(directory),
+        pool: None,
+        domain_type: DomainType::Qemu,
+        disk_bus: DiskBus::Virtio,
+    })
+}
+
+fn asynchronous(test: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(test)
+}
+
+fn domains(libvirt: &Libvirt) -> Result<Vec<String>> {
+    Ok(libvirt.virsh(["list", "--all", "--name"])?.split_whitespace().map(str::to_owned).collect())
+}
+
+#[test]
+fn on_files() {
+    run(|dir| {
+        let libvirt = Libvirt::start(dir)?;
+        let settings = settings(dir, &libvirt)?;
+        let target = LibvirtTarget::new(&settings)?;
+        asynchronous(async { target_contract(&target, &Bench::new("moved", EVEN)).await })?;
+        ensure!(domains(&libvirt)?.is_empty(), "a domain is left");
+        let left: Vec<_> =
+            std::fs::read_dir(dir.join("disks"))?.flatten().map(|entry| entry.path()).collect();
+        ensure!(left.is_empty(), "left behind: {left:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn on_block_devices() {
+    run(|dir| {
+        let devices = [Loop::new(&dir.join("a"), EVEN.0)?, Loop::new(&dir.join("b"), EVEN.0)?];
+        let libvirt = Libvirt::start(dir)?;
+        let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
+        let bench = Bench::new("moved", EVEN).at([&devices[0].place(), &devices[1].place()]);
+        asynchronous(async { target_contract(&target, &bench).await })
+    });
+}
+
+/// A domain of somebody else's over a small disk.
+fn foreign(libvirt: &Libvirt, dir: &TestDir, name: &str) -> Result<String> {
+    let image = dir.join(format!("{name}.raw"));
+    std::fs::File::create(&image)?.set_len(1 << 20)?;
+    let spec = GuestSpec { disks: vec![], ..GuestSpec::new(name) };
+    Guest::define_over(libvirt, dir, &spec, vec![])?;
+    libvirt.virsh(["domuuid", name])
+}
+
+#[test]
+fn the_source_in_the_same_libvirt_is_safe() {
+    run(|dir| {
+        let libvirt = Libvirt::start(dir)?;
+        let uuid = foreign(&libvirt, dir, "source")?;
+        let before = libvirt.virsh(["dumpxml", "source"])?;
+        let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
+        asynchronous(async {
+            let owner = MigrationId::generate();
+            let disks = vec![DiskSpec { key: DiskKey("vda".to_owned()), size: Length(1 << 20), place: None }];
+            target.prepare(owner, &disks).await?;
+            let machine = Machine { uuid: uuid.clone(), ..machine("source", [("vda", Length(1 << 20))]) };
+            let request = |name: &str| CreateMachine {
+                owner,
+                name: name.to_owned(),
+                machine: machine.clone(),
+                disks: disks.clone(),
+            };
+            fails_with(Kind::Conflict, "the source's name", target.create(&request("source")).await)?;
+            target.create(&request("moved")).await?;
+            target.create(&request("moved")).await?;
+            let made = DomainXml::read(&libvirt.virsh(["dumpxml", "moved"])?)?;
+            ensure!(made.uuid != uuid, "two domains with one UUID");
+            ensure!(libvirt.virsh(["desc", "moved"])?.contains(&uuid), "it does not tell of the other UUID");
+            target.start(owner).await?;
+            target.discard_machine(owner).await?;
+            ensure!(domains(&libvirt)? == ["source"], "{:?}", domains(&libvirt));
+            ensure!(libvirt.virsh(["dumpxml", "source"])? == before, "the source's definition was changed");
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn a_clone_of_the_domain_is_not_ours() {
+    run(|dir| {
+        let libvirt = Libvirt::start(dir)?;
+        let settings = settings(dir, &libvirt)?;
+        let target = LibvirtTarget::new(&settings)?;
+        asynchronous(async {
+            let owner = MigrationId::generate();
+            let machine = machine("moved", []);
+            let request = CreateMachine { owner, name: "moved".to_owned(), machine, disks: Vec::new() };
+            target.prepare(owner, &[]).await?;
+            target.create(&request).await?;
+            let clone = libvirt
+                .virsh(["dumpxml", "moved"])?
+                .replacen("<name>moved</name>", "<name>clone</name>", 1)
+                .replacen(&format!("<uuid>{}</uuid>", request.machine.uuid), "", 1)
+                .replace(&request.machine.nics[0].mac, "52:54:00:00:00:7b");
+            std::fs::write(dir.join("clone.xml"), clone)?;
+            libvirt.virsh(["define", &dir.join("clone.xml").to_string_lossy()])?;
+            target.discard_machine(owner).await?;
+            ensure!(domains(&libvirt)? == ["clone"], "{:?}", domains(&libvirt));
+            // Nor by a daemon that has just started and remembers nothing.
+            let again = LibvirtTarget::new(&settings)?;
+            again.discard_machine(owner).await?;
+            ensure!(again.look(owner).await? == MachineState::Absent, "the clone is taken for it");
+            ensure!(domains(&libvirt)? == ["clone"], "{:?}", domains(&libvirt));
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn the_machine_stays_what_it_was() {
+    run(|dir| {
+        let libvirt = Libvirt::start(dir)?;
+        let settings = settings(dir, &libvirt)?;
+        let target = LibvirtTarget::new(&settings)?;
+        asynchronous(async {
+            let owner = MigrationId::generate();
+            let size = Length(1 << 20);
+            let key = |key: &str| DiskSpec { key: DiskKey(key.to_owned()), size, place: None };
+            let disks = vec![key("second"), key("first")];
+            let machine = Machine {
+                cpu: CpuTopology { sockets: 2, cores: 2, threads: 1 },
+                machine_type: "pc-i440fx-7.2".to_owned(),
+                ..machine("it's <mine> & \"odd\"", [("first", size), ("second", size)])
+            };
+            let request = CreateMachine {
+                owner,
+                name: machine.name.clone(),
+                machine: machine.clone(),
+                disks: disks.clone(),
+            };
+            target.prepare(owner, &disks).await?;
+            target.create(&request).await?;
+            let made = DomainXml::read(&libvirt.virsh(["dumpxml", &machine.uuid])?)?;
+            ensure!(made.name == machine.name && made.uuid == machine.uuid, "{made:?}");
+            ensure!(
+                made.firmware == LoaderFirmware::Bios && made.machine.starts_with("pc-i440fx"),
+                "{made:?}"
+            );
+            ensure!(made.topology == Some((2, 2, 1)) && made.memory == machine.memory.0, "{made:?}");
+            ensure!(made.nics[0].mac == machine.nics[0].mac, "{made:?}");
+            ensure!(made.disks.len() == 2 && made.disks[0].boot_order == Some(1), "{made:?}");
+            ensure!(format!("{:?}", made.disks[0].source).contains("first.raw"), "{made:?}");
+            ensure!(
+                libvirt.virsh(["dominfo", &machine.uuid])?.contains("Persistent:     yes"),
+                "not persistent"
+            );
+            // Another handle on the same target, as after a restart, knows it too.
+            let again = LibvirtTarget::new(&settings)?;
+            again.create(&request).await?;
+            ensure!(again.look(owner).await? == MachineState::Stopped, "it is not there");
+            again.discard_machine(owner).await?;
+            again.discard_disks(owner, &disks).await?;
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn a_network_that_is_not_there_is_refused() {
+    run(|dir| {
+        let libvirt = Libvirt::start(dir)?;
+        let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
+        asynchronous(async {
+            let owner = MigrationId::generate();
+            let mut machine = machine("moved", []);
+            machine.nics.push(Nic { network: "prod-17".to_owned(), ..machine.nics[0].clone() });
+            target.prepare(owner, &[]).await?;
+            let request = CreateMachine { owner, name: "moved".to_owned(), machine, disks: Vec::new() };
+            let error = target.create(&request).await.err().context("it was created")?;
+            ensure!(error.kind == Kind::Refused && error.to_string().contains("prod-17"), "{error}");
+            ensure!(domains(&libvirt)?.is_empty(), "a domain was made");
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn what_becomes_of_the_machine_is_told() {
+    run(|dir| {
+        let mut libvirt = Libvirt::start(dir)?;
+        let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
+        asynchronous(async {
+            let owner = MigrationId::generate();
+            let machine = machine("moved", []);
+            let request = CreateMachine { owner, name: "moved".to_owned(), machine, disks: Vec::new() };
+            target.prepare(owner, &[]).await?;
+            target.create(&request).await?;
+            target.start(owner).await?;
+            ensure!(target.look(owner).await? == MachineState::Running, "it does not run");
+            libvirt.virsh(["suspend", "moved"])?;
+            let paused = target.look(owner).await?;
+            ensure!(matches!(&paused, MachineState::Failed(why) if why.contains("paused")), "{paused:?}");
+            libvirt.virsh(["destroy", "moved"])?;
+            let off = target.look(owner).await?;
+            ensure!(matches!(&off, MachineState::Failed(why) if why.contains("shut off")), "{off:?}");
+            libvirt.kill()?;
+            fails_with(Kind::Unreachable, "no libvirtd", target.look(owner).await)?;
+            fails_with(Kind::Unreachable, "no libvirtd", target.start(owner).await)?;
+            fails_with(Kind::Unreachable, "no libvirtd", target.discard_machine(owner).await)?;
+            libvirt.resume()?;
+            target.start(owner).await?;
+            target.discard_machine(owner).await?;
+            ensure!(target.look(owner).await? == MachineState::Absent, "it is still there");
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn a_machine_that_cannot_start_surely_does_not_run() {
+    run(|dir| {
+        let libvirt = Libvirt::start(dir)?;
+        let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
+        asynchronous(async {
+            let owner = MigrationId::generate();
+            let disks = vec![DiskSpec { key: DiskKey("vda".to_owned()), size: Length(1 << 20), place: None }];
+            let prepared = target.prepare(owner, &disks).await?;
+            let machine = machine("moved", [("vda", Length(1 << 20))]);
+            target.create(&CreateMachine { owner, name: "moved".to_owned(), machine, disks }).await?;
+            std::fs::remove_file(&prepared[0].location)?;
+            fails_with(Kind::Refused, "a disk is gone", target.start(owner).await)?;
+            ensure!(libvirt.virsh(["domstate", "moved"])? == "shut off", "it runs");
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn disks_are_kept_in_a_pool() {
+    run(|dir| {
+        let libvirt = Libvirt::start(dir)?;
+        let path = dir.join("pool");
+        std::fs::create_dir(&path)?;
+        let xml = format!(
+            "<pool type='dir'><name>warm</name><target><path>{}</path></target></pool>",
+            path.display()
+        );
+        std::fs::write(dir.join("pool.xml"), xml)?;
+        libvirt.virsh(["pool-create", &dir.join("pool.xml").to_string_lossy()])?;
+        let settings = |pool: &str| -> Result<Settings> {
+            Ok(Settings { directory: None, pool: Some(pool.to_owned()), ..settings(dir, &libvirt)? })
+        };
+        asynchronous(async {
+            let target = LibvirtTarget::new(&settings("warm")?)?;
+            let prepared = target.prepare(MigrationId::generate(), &Bench::new("x", EVEN).disks).await?;
+            ensure!(prepared[0].location.starts_with(&path.display().to_string()), "{prepared:?}");
+            let none = LibvirtTarget::new(&settings("none")?)?;
+            ensure!(none.check().await.is_err(), "a pool that is not there");
+            Ok(())
+        })
+    });
+}
+
+/// The whole thing on a guest that proves its records: its disks' bytes go through the target's writers.
+#[test]
+fn a_guest_boots_from_what_was_written() {
+    run(|dir| {
+        let libvirt = Libvirt::start(dir)?;
+        let mut spec = GuestSpec::new("source");
+        spec.disks.truncate(1);
+        spec.disks[0].format = Format::Raw;
+        let source = Guest::start(&libvirt, dir, &spec)?;
+        source.shut_down(&libvirt)?;
+        let acked = source.console.acked()?;
+        let size = Length(std::fs::metadata(&source.disks[0])?.len());
+        let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
+        let owner = MigrationId::generate();
+        let disks = vec![DiskSpec { key: DiskKey("vda".to_owned()), size, place: None }];
+        asynchronous(async {
+            target.prepare(owner, &disks).await?;
+            let disk = target.open(owner, &disks[0]).await?;
+            let image = std::fs::read(&source.disks[0])?;
+            for (nth, piece) in image.chunks(1 << 20).enumerate() {
+                let mut buffer = warmd_cbt::buffer::Buffer::unpooled(piece.len());
+                buffer.copy_from_slice(piece);
+                disk.write(warmd_cbt::units::Offset((nth as u64) << 20), buffer, 0..piece.len()).await?;
+            }
+            disk.flush().await?;
+            drop(disk);
+            let machine = machine("source", [("vda", size)]);
+            target
+                .create(&CreateMachine { owner, name: "moved".to_owned(), machine, disks: disks.clone() })
+                .await?;
+            target.start(owner).await.map_err(Into::into)
+        })?;
+        let console = Console::new(dir.join("disks").join(owner.to_string()).join("console.log"));
+        console.wait_for_acked(acked + 1, BOOT).context("the moved guest does not count on")?;
+        tool::call("virsh", ["-c", libvirt.uri(), "destroy", "moved"])?;
+        Ok(())
+    });
+}
