@@ -4,9 +4,9 @@
 //! touches; [`ExtentSet::remove`] gives up only blocks that the extent covers whole.
 //!
 //! A set is an array of chunks of 1 GiB of disk ([`ChunkBits`]): 16 bytes for an empty or a full one, so a 64 TiB disk
-//! costs 1 MiB as long as nothing is scattered, and at most 128 MiB more however it is. Sorted runs were measured
-//! against it: 16 bytes a run are 160 MB for ten million scattered extents *and* grow without bound, and a random
-//! insert moves the tail of the array.
+//! costs 1 MiB as long as nothing is scattered, and at most 128 MiB more however it is. Ten million single blocks
+//! scattered over it take 24 MB and an advance by them 0.3 s (`examples/throughput.rs`). Sorted runs of 16 bytes would
+//! take 160 MB, grow without bound, and move their tail at each insert.
 
 use std::ops::Range;
 

@@ -81,7 +81,8 @@ pub struct StoredLedger {
     pub chunks: Vec<ChunkRow>,
 }
 
-/// Why the store could not do it. After any of these the ledger in memory is not ahead of the store.
+/// Why the store could not do it. A commit that failed may be durable all the same (the ledger then loads itself
+/// again), but once its error is out it must not become durable later.
 #[derive(Debug, thiserror::Error)]
 #[error("checkpoint store: {context}: {cause}")]
 pub struct StoreError {
@@ -108,7 +109,8 @@ pub trait LedgerStore: Send + Sync {
     /// The ledger as last committed.
     async fn load(&self, disk: DiskId) -> Result<StoredLedger, StoreError>;
 
-    /// Applies all of `commit` or nothing; durable on return.
+    /// Applies all of `commit` or nothing; durable on return. If the future is dropped, [`LedgerStore::load`] must wait
+    /// until the commit has happened or cannot happen any more.
     async fn commit(&self, disk: DiskId, commit: LedgerCommit) -> Result<(), StoreError>;
 
     /// The manifest's hashes of `blocks`, one for each, zero blocks as [`BlockHash::ZERO`].

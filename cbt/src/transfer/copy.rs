@@ -12,7 +12,6 @@ use crate::{
     buffer::Buffer,
     disk::{ReadDisk, WriteDisk},
     manifest::BlockHash,
-    plan::Work,
     store::PassFigures,
     units::{BLOCK, BlockIndex, Extent, Length},
 };
@@ -36,10 +35,11 @@ pub(super) struct Finished {
     pub(super) room: usize,
 }
 
-/// What a piece holds while it works.
-pub(super) enum Hold {
-    Nothing,
-    Read { slot: OwnedSemaphorePermit, buffer: Buffer },
+/// A piece of work with what it needs.
+pub(super) enum Piece {
+    Skip(Extent),
+    Zero(Extent),
+    Copy { extent: Extent, expected: Vec<Option<BlockHash>>, slot: OwnedSemaphorePermit, buffer: Buffer },
 }
 
 /// What becomes of a block that was read.
@@ -58,21 +58,20 @@ impl Sides {
     /// Does the work. `None` if it was abandoned before its first write.
     pub(super) async fn run(
         &self,
-        work: Work,
-        hold: Hold,
+        piece: Piece,
         abandoned: impl Fn() -> bool,
     ) -> Result<Option<Finished>, PassError> {
-        match (work, hold) {
-            (Work::Copy { extent, expected }, Hold::Read { slot, buffer }) => {
+        match piece {
+            Piece::Skip(extent) => Ok(Some(self.skip(extent))),
+            Piece::Zero(extent) => self.zero(extent, abandoned).await,
+            Piece::Copy { extent, expected, slot, buffer } => {
                 self.copy(extent, &expected, slot, buffer, abandoned).await
             }
-            (Work::Zero(extent), _) => self.zero(extent, abandoned).await,
-            (Work::Skip(extent) | Work::Copy { extent, .. }, _) => Ok(Some(self.skip(extent))),
         }
     }
 
     /// A hole that the target holds already.
-    pub(super) fn skip(&self, extent: Extent) -> Finished {
+    fn skip(&self, extent: Extent) -> Finished {
         let skipped = extent.len().0;
         self.progress.skipped.fetch_add(skipped, Relaxed);
         let figures = PassFigures { skipped, drained: skipped, requests: 1, ..PassFigures::default() };
@@ -166,8 +165,8 @@ impl Sides {
     }
 }
 
-/// Each block's hash. On the task's own thread, where the bytes are in the cache: handing them to another thread was
-/// measured to cost more than it gains, as pieces run beside each other anyway.
+/// Each block's hash. On the task's own thread, where the bytes are in the cache, and in stretches, so that the
+/// runtime's other tasks wait no longer than for one of them; other pieces are digested beside it.
 pub(crate) async fn digest(bytes: &[u8]) -> Vec<BlockHash> {
     let mut hashes = Vec::with_capacity(bytes.len().div_ceil(BLOCK as usize));
     for (at, stretch) in bytes.chunks(DIGEST_STRETCH).enumerate() {

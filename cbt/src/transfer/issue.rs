@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{
     PassError, TransferSettings,
-    copy::{Finished, Hold, Sides},
+    copy::{Finished, Piece, Sides},
 };
 use crate::{
     buffer::BufferPool,
@@ -67,7 +67,7 @@ impl Issuer {
             let Some(next) = next else { return issued };
             issued += 1;
             match next {
-                Ok((work, hold, slots)) => self.spawn(work, hold, slots),
+                Ok((piece, slots)) => self.spawn(piece, slots),
                 Err(error) => {
                     // Fails only if nobody waits for the answer.
                     let _ = self.answers.send(Err(error)).await;
@@ -77,34 +77,34 @@ impl Issuer {
         }
     }
 
-    async fn next(&mut self) -> Option<Result<(Work, Hold, Slots), PassError>> {
+    async fn next(&mut self) -> Option<Result<(Piece, Slots), PassError>> {
         let work = match self.planner.next().await {
             Ok(work) => work?,
             Err(error) => return Some(Err(error)),
         };
-        Some(match &work {
-            Work::Skip(_) => Ok((work, Hold::Nothing, Slots::default())),
+        Some(match work {
+            Work::Skip(extent) => Ok((Piece::Skip(extent), Slots::default())),
             Work::Zero(extent) => {
-                let room = acquire(&self.room, blocks(extent)).await?;
+                let room = acquire(&self.room, blocks(&extent)).await?;
                 let quota = acquire(&self.buffers, 1).await?;
                 room.forget();
-                Ok((work, Hold::Nothing, Slots { _quota: Some(quota) }))
+                Ok((Piece::Zero(extent), Slots { _quota: Some(quota) }))
             }
-            Work::Copy { extent, .. } => {
-                let room = acquire(&self.room, blocks(extent)).await?;
+            Work::Copy { extent, expected } => {
+                let room = acquire(&self.room, blocks(&extent)).await?;
                 let slot = acquire(&self.read_slots, 1).await?;
                 let quota = acquire(&self.buffers, 1).await?;
                 let buffer = self.pool.take(extent.len().0 as usize).await;
                 room.forget();
-                Ok((work, Hold::Read { slot, buffer }, Slots { _quota: Some(quota) }))
+                Ok((Piece::Copy { extent, expected, slot, buffer }, Slots { _quota: Some(quota) }))
             }
         })
     }
 
-    fn spawn(&self, work: Work, hold: Hold, slots: Slots) {
+    fn spawn(&self, piece: Piece, slots: Slots) {
         let (sides, gate, answers) = (Arc::clone(&self.sides), Arc::clone(&self.gate), self.answers.clone());
         tokio::spawn(async move {
-            let answer = sides.run(work, hold, || answers.is_closed()).await;
+            let answer = sides.run(piece, || answers.is_closed()).await;
             drop((gate, slots));
             if let Some(answer) = answer.transpose() {
                 // Fails only if nobody waits for the answer.
