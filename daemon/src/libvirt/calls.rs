@@ -187,6 +187,17 @@ impl Libvirt {
         already(self.about("shutdown", domain, &["--mode", "acpi"]).await, LibvirtErrorKind::NotRunning)
     }
 
+    /// Sets what happens when the guest of a running domain powers off: `destroy`, `restart`. Holds until it is off.
+    pub async fn set_poweroff_action(&self, domain: DomainId, action: &str) -> Result<(), LibvirtError> {
+        self.about("set-lifecycle-action", domain, &["poweroff", action, "--live"]).await.map(drop)
+    }
+
+    /// Removes the running domain's tag of warmd (any element of [`DomainXml::TAG_NAMESPACE`]); none is success.
+    pub async fn remove_live_tag(&self, domain: DomainId) -> Result<(), LibvirtError> {
+        let args = [DomainXml::TAG_NAMESPACE, "--live", "--remove"];
+        already(self.about("metadata", domain, &args).await, LibvirtErrorKind::NoSuchMetadata)
+    }
+
     /// Removes a domain's definition, its NVRAM and its snapshots' and checkpoints' metadata, never its disks; not
     /// there is success.
     pub async fn undefine(&self, domain: DomainId) -> Result<(), LibvirtError> {

@@ -6,8 +6,8 @@
 /// What kind of failure it was, to act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LibvirtErrorKind {
-    /// `virsh` is not installed.
-    NoVirsh,
+    /// A program that does the work is not installed.
+    MissingTool,
     /// libvirtd cannot be reached, or the connection broke.
     Unreachable,
     /// No answer within the deadline; the call may or may not have had its effect.
@@ -38,6 +38,8 @@ pub enum LibvirtErrorKind {
     NoJob,
     /// The domain has no such metadata element.
     NoSuchMetadata,
+    /// A disk's image is not there.
+    NoSuchImage,
     /// No room on the hypervisor's file system.
     NoSpace,
     /// This libvirt or QEMU cannot do it, or not with this domain.
@@ -48,9 +50,9 @@ pub enum LibvirtErrorKind {
     Failed,
 }
 
-/// A failed call: its kind, which call, and what `virsh` said.
+/// A failed call: its kind, which call, and what was said on stderr.
 #[derive(Debug, thiserror::Error)]
-#[error("virsh {call}: {cause}")]
+#[error("`{call}`: {cause}")]
 pub struct LibvirtError {
     pub kind: LibvirtErrorKind,
     pub call: String,
@@ -95,7 +97,7 @@ impl LibvirtError {
         use LibvirtErrorKind as K;
         match self.kind {
             K::Unreachable | K::Timeout | K::Busy | K::NoSpace | K::Failed => true,
-            K::NoVirsh
+            K::MissingTool
             | K::Denied
             | K::NoSuchDomain
             | K::NotRunning
@@ -108,6 +110,7 @@ impl LibvirtError {
             | K::BitmapExists
             | K::NoJob
             | K::NoSuchMetadata
+            | K::NoSuchImage
             | K::Unsupported
             | K::Malformed => false,
         }

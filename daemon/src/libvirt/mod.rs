@@ -6,18 +6,21 @@
 
 mod calls;
 mod checkpoint;
+mod child;
 mod disk;
 mod domain;
 mod error;
+pub mod image;
 mod virsh;
 pub mod xml;
 
 pub use calls::{Libvirt, RunState, Standing, XmlForm};
 pub use checkpoint::{BackupJob, Checkpoint, CurrentJob};
+pub use child::MAX_OUTPUT;
 pub use disk::{Disk, DiskSource};
 pub use domain::{DomainXml, LoaderFirmware, NetworkInterface};
 pub use error::{LibvirtError, LibvirtErrorKind};
-pub use virsh::{CALL_DEADLINE, MAX_OUTPUT};
+pub use virsh::CALL_DEADLINE;
 
 use std::{fmt, str::FromStr};
 

@@ -5,7 +5,7 @@
 
 use roxmltree::{Document, Node, ParsingOptions};
 
-use super::virsh::MAX_OUTPUT;
+use super::child::MAX_OUTPUT;
 
 /// Elements, texts and comments that a document may have.
 const MAX_NODES: u32 = 200_000;

@@ -4,10 +4,12 @@
 //! running snapshot) carries the migration's id, so that after a crash it can tell its own leftovers from others'.
 
 pub mod absent;
+pub mod libvirt;
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use serde::Deserialize;
 use warmd_cbt::{
     disk::ReadDisk,
     mark::{ChangeMark, Changed},
@@ -18,6 +20,41 @@ use crate::model::{
     id::{DiskKey, MigrationId, VmId},
     machine::{Machine, PowerState, VmSummary},
 };
+
+/// A source's settings, as in the daemon's configuration: `kind` and what that kind needs.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum SourceSettings {
+    Libvirt(libvirt::Settings),
+}
+
+impl SourceSettings {
+    /// The kind's name.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Libvirt(_) => "libvirt",
+        }
+    }
+
+    /// Where it is, for people, without secrets.
+    pub fn place(&self) -> String {
+        match self {
+            Self::Libvirt(settings) => settings.uri.clone(),
+        }
+    }
+
+    /// The source by these settings, which are judged but not tried: [`Source::check`] does that. `name` is what the
+    /// configuration calls it.
+    pub fn open(&self, name: &str) -> Result<Arc<dyn Source>, SourceError> {
+        let named = |error: SourceError| SourceError {
+            context: format!("source {name}: {}", error.context),
+            ..error
+        };
+        Ok(match self {
+            Self::Libvirt(settings) => Arc::new(libvirt::LibvirtSource::new(settings).map_err(named)?),
+        })
+    }
+}
 
 /// A configured endpoint that VMs come from.
 #[async_trait]

@@ -243,7 +243,7 @@ fn pool_path(text: &str) -> Result<PathBuf, String> {
 fn reached(error: &LibvirtError) -> bool {
     !matches!(
         error.kind,
-        LibvirtErrorKind::NoVirsh | LibvirtErrorKind::Unreachable | LibvirtErrorKind::Timeout
+        LibvirtErrorKind::MissingTool | LibvirtErrorKind::Unreachable | LibvirtErrorKind::Timeout
     )
 }
 
@@ -254,10 +254,10 @@ fn failed(doing: &str) -> impl FnOnce(LibvirtError) -> TargetError {
         let kind = match error.kind {
             K::Unreachable => TargetErrorKind::Unreachable,
             K::Timeout => TargetErrorKind::Timeout,
-            K::NoSuchDomain => TargetErrorKind::NotFound,
+            K::NoSuchDomain | K::NoSuchImage => TargetErrorKind::NotFound,
             K::Exists => TargetErrorKind::Conflict,
             K::NoSpace => TargetErrorKind::NoSpace,
-            K::NoVirsh | K::Denied | K::Unsupported => TargetErrorKind::Refused,
+            K::MissingTool | K::Denied | K::Unsupported => TargetErrorKind::Refused,
             K::NotRunning
             | K::AlreadyActive
             | K::Busy

@@ -1,0 +1,121 @@
+//! A child process that cannot outlive its deadline, fed from memory, its output bounded.
+
+use std::{io, process::Stdio, time::Duration};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    process::Command,
+    time::timeout,
+};
+
+/// The most bytes that an answer may have.
+pub const MAX_OUTPUT: usize = 4 << 20;
+
+const MAX_STDERR: usize = 64 << 10;
+
+/// A child that ended by itself.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub(super) success: bool,
+    pub(super) stdout: Vec<u8>,
+    pub(super) stderr: String,
+}
+
+/// Why a child did not end by itself, or did not begin.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ChildError {
+    #[error("{0} is not installed")]
+    Missing(String),
+    #[error("no answer within {} s, given up", .0.as_secs_f32())]
+    Timeout(Duration),
+    #[error("the answer is above {MAX_OUTPUT} bytes")]
+    TooLong,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Runs `program`, in the C locale. Without `input` its stdin is empty. However this future ends, so does the child.
+pub(super) async fn run(
+    program: &str,
+    args: &[&str],
+    input: Option<&str>,
+    deadline: Duration,
+) -> Result<Finished, ChildError> {
+    let mut command = Command::new(program);
+    command
+        .args(args)
+        .env("LC_ALL", "C")
+        .env_remove("VIRSH_DEBUG")
+        .env_remove("LIBVIRT_DEBUG")
+        .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // A Ctrl-C for the daemon is not one for a call that it is in the middle of.
+        .process_group(0)
+        .kill_on_drop(true);
+    timeout(deadline, finish(command, input)).await.map_err(|_| ChildError::Timeout(deadline))?.map_err(
+        |error| match error {
+            ChildError::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+                ChildError::Missing(program.to_owned())
+            }
+            other => other,
+        },
+    )
+}
+
+async fn finish(mut command: Command, input: Option<&str>) -> Result<Finished, ChildError> {
+    let mut child = command.spawn()?;
+    let stdin = child.stdin.take();
+    let feed = async {
+        if let (Some(mut stdin), Some(input)) = (stdin, input) {
+            // A child that ends early says why on stderr; the broken pipe says less.
+            stdin.write_all(input.as_bytes()).await.ok();
+        }
+    };
+    let ((), stdout, stderr) =
+        tokio::join!(feed, read(child.stdout.take(), MAX_OUTPUT), read(child.stderr.take(), MAX_STDERR));
+    // Dropping the child kills it.
+    let stdout = stdout?.ok_or(ChildError::TooLong)?;
+    let stderr = stderr?.unwrap_or_else(|| b"error: (a very long error)".to_vec());
+    let success = child.wait().await?.success();
+    Ok(Finished { success, stdout, stderr: String::from_utf8_lossy(&stderr).into_owned() })
+}
+
+/// All of `stream`; `None` if it holds more than `limit` bytes.
+async fn read(stream: Option<impl AsyncRead + Unpin>, limit: usize) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    if let Some(stream) = stream {
+        stream.take(limit as u64 + 1).read_to_end(&mut bytes).await?;
+    }
+    Ok((bytes.len() <= limit).then_some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn output_is_bounded() {
+        assert_eq!(read(Some(&[7_u8; 10][..]), 10).await.unwrap(), Some(vec![7; 10]));
+        assert_eq!(read(Some(&[7_u8; 11][..]), 10).await.unwrap(), None);
+        let endless = run("cat", &["/dev/zero"], None, SOON).await;
+        assert!(matches!(endless, Err(ChildError::TooLong)), "{endless:?}");
+    }
+
+    #[tokio::test]
+    async fn a_child_reads_its_input_and_nothing_else() {
+        let cat = run("cat", &[], Some("fed"), SOON).await.unwrap();
+        assert_eq!((cat.success, cat.stdout.as_slice()), (true, &b"fed"[..]));
+        assert!(run("cat", &[], None, SOON).await.unwrap().stdout.is_empty());
+        // One that does not read what it is given.
+        assert!(run("true", &[], Some(&"x".repeat(1 << 20)), SOON).await.unwrap().success);
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_is_named() {
+        let missing = run("warmd-no-such-program", &[], None, SOON).await;
+        assert!(matches!(missing, Err(ChildError::Missing(name)) if name == "warmd-no-such-program"));
+    }
+}

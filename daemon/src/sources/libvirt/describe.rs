@@ -1,0 +1,298 @@
+//! Machines, as libvirt describes them, said without libvirt's words.
+
+use std::collections::BTreeMap;
+
+use warmd_cbt::units::Length;
+
+use crate::{
+    libvirt::{CurrentJob, DomainId, DomainXml, LoaderFirmware, RunState},
+    model::{
+        id::{DiskKey, VmId},
+        machine::{CpuTopology, Firmware, Machine, MachineDisk, Nic, PowerState, VmSummary},
+    },
+    sources::{SourceError, SourceErrorKind},
+};
+
+use super::{LibvirtSource, error::Context, plan::is_disk, tag::TAG};
+
+impl LibvirtSource {
+    /// The domain that `vm` names: a UUID, or the name of exactly one.
+    pub(super) async fn find(&self, vm: &str) -> Result<DomainId, SourceError> {
+        let doing = || format!("looking for VM {vm:?}");
+        let domains = self.libvirt.domains().await.context(doing)?;
+        if let Ok(id) = vm.parse::<DomainId>()
+            && domains.iter().any(|(domain, _)| *domain == id)
+        {
+            return Ok(id);
+        }
+        let named: Vec<DomainId> =
+            domains.iter().filter(|(_, name)| name == vm).map(|(domain, _)| *domain).collect();
+        match named[..] {
+            [one] => Ok(one),
+            [] => Err(SourceError::new(
+                SourceErrorKind::NotFound,
+                doing(),
+                format!("{} has no VM of this name or UUID", self.libvirt.uri()),
+            )),
+            _ => Err(SourceError::new(
+                SourceErrorKind::Refused,
+                doing(),
+                format!("{} VMs have this name: use a UUID", named.len()),
+            )),
+        }
+    }
+
+    pub(super) async fn machine(&self, domain: DomainId) -> Result<Machine, SourceError> {
+        let doing = || format!("VM {domain}: reading its hardware");
+        let xml = self.libvirt.domain(domain).await.context(doing)?;
+        let sizes = self.libvirt.disk_sizes(domain).await.context(doing)?;
+        machine(domain, &xml, &sizes)
+            .map_err(|disk| {
+                format!("libvirt cannot tell the size of disk {disk}: is its image there, and readable?")
+            })
+            .map_err(|why| SourceError::new(SourceErrorKind::Failed, doing(), why))
+    }
+
+    pub(super) async fn summary(&self, domain: DomainId, name: String) -> Option<VmSummary> {
+        match self.try_summary(domain, &name).await {
+            Ok(summary) => Some(summary),
+            // Gone since it was listed.
+            Err(error) if error.kind == SourceErrorKind::NotFound => None,
+            Err(error) => Some(VmSummary {
+                id: VmId(domain.to_string()),
+                name,
+                power: PowerState::Off,
+                disks: 0,
+                bytes: Length(0),
+                warnings: vec![format!("it cannot be read: {error}")],
+            }),
+        }
+    }
+
+    async fn try_summary(&self, domain: DomainId, name: &str) -> Result<VmSummary, SourceError> {
+        let doing = || format!("VM {domain}: reading its hardware");
+        let xml = self.libvirt.domain(domain).await.context(doing)?;
+        let sizes = self.libvirt.disk_sizes(domain).await.context(doing)?;
+        let standing = self.libvirt.state(domain).await.context(doing)?;
+        let (persistent, saved) = self.libvirt.persistent_and_saved(domain).await.context(doing)?;
+        let checkpoints = self.libvirt.checkpoint_names(domain).await.context(doing)?;
+        let job = match standing.state {
+            RunState::Off => CurrentJob::None,
+            RunState::Running | RunState::Paused => self.libvirt.job(domain).await.context(doing)?,
+        };
+
+        let ours = xml.tagged(TAG).is_some();
+        let power = match standing.state {
+            RunState::Running => PowerState::Running,
+            RunState::Off => PowerState::Off,
+            RunState::Paused if ours => PowerState::Off,
+            RunState::Paused => PowerState::Paused,
+        };
+        let mut warnings = hardware_warnings(&xml, &sizes);
+        if !persistent {
+            warnings.push("it is transient: it cannot be tracked, and is gone once it is off".to_owned());
+        }
+        if saved {
+            warnings.push("it has a saved memory image: start it, or remove the image".to_owned());
+        }
+        if power == PowerState::Paused {
+            warnings.push(format!("it is {}: no snapshot is taken until it runs or is off", standing.text));
+        }
+        let foreign = checkpoints.iter().filter(|name| !name.starts_with("warmd-")).count();
+        if foreign > 0 {
+            warnings.push(format!("it has {foreign} checkpoints of another tool: if that tool deletes checkpoints below its own, a pass must compare everything"));
+        }
+        match job {
+            CurrentJob::Backup(job)
+                if !job.socket.as_ref().is_some_and(|socket| self.is_below_runtime(socket)) =>
+            {
+                warnings.push("a backup job of another tool runs on it".to_owned());
+            }
+            CurrentJob::Other(job) => warnings.push(format!("a job runs on it: {job}")),
+            CurrentJob::Backup(_) | CurrentJob::None => {}
+        }
+        let disks: Vec<_> = xml.disks.iter().filter(|disk| is_disk(disk)).collect();
+        Ok(VmSummary {
+            id: VmId(domain.to_string()),
+            name: name.to_owned(),
+            power,
+            disks: u32::try_from(disks.len()).unwrap_or(u32::MAX),
+            bytes: disks.iter().filter_map(|disk| sizes.get(&disk.target).copied().map(Length)).sum(),
+            warnings,
+        })
+    }
+
+    fn is_below_runtime(&self, socket: &str) -> bool {
+        std::path::Path::new(socket).starts_with(&self.settings.runtime_dir)
+    }
+}
+
+/// The machine; `Err` names a disk whose size is not known.
+fn machine(domain: DomainId, xml: &DomainXml, sizes: &BTreeMap<String, u64>) -> Result<Machine, String> {
+    let order = boot_order(xml);
+    let disks = xml
+        .disks
+        .iter()
+        .filter(|disk| is_disk(disk))
+        .map(|disk| {
+            Ok(MachineDisk {
+                key: DiskKey(disk.target.clone()),
+                size: Length(*sizes.get(&disk.target).ok_or(&disk.target)?),
+                bus: disk.bus.clone(),
+                boot_order: order.get(disk.target.as_str()).copied().unwrap_or(u32::MAX),
+                location: disk.source.to_string(),
+                untracked: disk.untracked(),
+            })
+        })
+        .collect::<Result<_, &String>>()
+        .map_err(Clone::clone)?;
+    let (sockets, cores, threads) = xml.topology.unwrap_or((xml.vcpus, 1, 1));
+    Ok(Machine {
+        id: VmId(domain.to_string()),
+        name: xml.name.clone(),
+        uuid: domain.to_string(),
+        firmware: match xml.firmware {
+            LoaderFirmware::Bios => Firmware::Bios,
+            LoaderFirmware::Uefi => Firmware::Uefi,
+            LoaderFirmware::UefiSecure => Firmware::UefiSecure,
+        },
+        machine_type: family(&xml.machine),
+        architecture: xml.architecture.clone(),
+        cpu: CpuTopology { sockets, cores, threads },
+        memory: Length(xml.memory),
+        disks,
+        nics: xml
+            .nics
+            .iter()
+            .map(|nic| Nic { mac: nic.mac.clone(), network: nic.network.clone(), model: nic.model.clone() })
+            .collect(),
+    })
+}
+
+/// Each disk's place: those with one of their own first, then the others as they stand in the XML.
+fn boot_order(xml: &DomainXml) -> BTreeMap<&str, u32> {
+    let mut disks: Vec<_> = xml.disks.iter().filter(|disk| is_disk(disk)).collect();
+    disks.sort_by_key(|disk| disk.boot_order.unwrap_or(u32::MAX));
+    disks.into_iter().zip(0..).map(|(disk, place)| (disk.target.as_str(), place)).collect()
+}
+
+/// `pc-q35-7.2` is a `q35`, `pc-i440fx-7.2` a `pc`; of others the version is dropped.
+fn family(machine: &str) -> String {
+    if machine.starts_with("pc-q35") || machine == "q35" {
+        return "q35".to_owned();
+    }
+    if machine.starts_with("pc-i440fx") || machine == "pc" {
+        return "pc".to_owned();
+    }
+    match machine.rsplit_once('-') {
+        Some((family, version)) if version.starts_with(|first: char| first.is_ascii_digit()) => family,
+        _ => machine,
+    }
+    .to_owned()
+}
+
+fn hardware_warnings(xml: &DomainXml, sizes: &BTreeMap<String, u64>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let mut has_disk = false;
+    for disk in xml.disks.iter().filter(|disk| is_disk(disk)) {
+        has_disk = true;
+        let name = &disk.target;
+        if disk.device == "lun" {
+            warnings.push(format!("disk {name} is a LUN passed through: it cannot be copied"));
+        } else if let Some(reason) = disk.untracked() {
+            warnings.push(format!("disk {name} cannot be tracked, each pass compares all of it: {reason}"));
+        }
+        if !sizes.contains_key(name) {
+            warnings.push(format!("disk {name}: libvirt cannot tell its size"));
+        }
+    }
+    if !has_disk {
+        warnings.push("it has no disk".to_owned());
+    }
+    if !xml.bound.is_empty() {
+        warnings.push(format!("it has devices that stay behind: {}", xml.bound.join(", ")));
+    }
+    if xml.firmware != LoaderFirmware::Bios {
+        warnings.push("its UEFI variables (boot entries, keys) are not moved".to_owned());
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(devices: &str, machine: &str) -> DomainXml {
+        let text = format!(
+            "<domain><name>../--help</name><uuid>u</uuid><memory>4</memory><vcpu>3</vcpu>\
+             <os><type arch='x86_64' machine='{machine}'>hvm</type></os><devices>{devices}</devices></domain>"
+        );
+        DomainXml::read(&text).unwrap()
+    }
+
+    fn id() -> DomainId {
+        "11111111-2222-3333-4444-555555555555".parse().unwrap()
+    }
+
+    #[test]
+    fn boot_order_is_the_disks_own_then_the_xmls() {
+        let disk = |name: &str, rest: &str| {
+            format!("<disk type='file'><source file='/x'/><target dev='{name}'/>{rest}</disk>")
+        };
+        let devices = [
+            disk("vda", ""),
+            disk("vdb", "<boot order='3'/>"),
+            "<disk type='file' device='cdrom'><target dev='sda'/><boot order='1'/></disk>".to_owned(),
+            disk("vdc", "<boot order='2'/>"),
+            disk("vdd", ""),
+        ];
+        let xml = read(&devices.concat(), "pc-q35-7.2");
+        let sizes = ["vda", "vdb", "vdc", "vdd"].map(|name| (name.to_owned(), 512)).into();
+        let machine = machine(id(), &xml, &sizes).unwrap();
+        let order: Vec<_> = machine.disks.iter().map(|disk| (disk.key.0.as_str(), disk.boot_order)).collect();
+        assert_eq!(order, [("vda", 2), ("vdb", 1), ("vdc", 0), ("vdd", 3)]);
+        assert_eq!(
+            (machine.cpu.vcpus(), machine.memory, machine.machine_type.as_str()),
+            (3, Length(4096), "q35")
+        );
+    }
+
+    #[test]
+    fn a_disk_of_unknown_size_is_named() {
+        let xml = read("<disk><source file='/x'/><target dev='vda'/></disk>", "pc");
+        assert_eq!(machine(id(), &xml, &BTreeMap::new()).unwrap_err(), "vda");
+    }
+
+    #[test]
+    fn machine_types_lose_their_version() {
+        for (machine, kind) in [
+            ("pc-q35-7.2", "q35"),
+            ("q35", "q35"),
+            ("pc-i440fx-rhel7.6.0", "pc"),
+            ("pc", "pc"),
+            ("virt-9.1", "virt"),
+            ("s390-ccw-virtio-7.2", "s390-ccw-virtio"),
+            ("microvm", "microvm"),
+        ] {
+            assert_eq!(family(machine), kind, "{machine}");
+        }
+    }
+
+    #[test]
+    fn what_stands_in_the_way_is_told() {
+        let xml = read(
+            "<disk><driver type='qcow2'/><source file='/x'/><target dev='vda'/></disk>\
+             <disk><driver type='raw'/><source file='/x'/><target dev='vdb'/></disk>\
+             <disk type='block' device='lun'><source dev='/x'/><target dev='sda'/></disk>\
+             <hostdev/><tpm/>",
+            "q35",
+        );
+        let sizes = ["vda", "vdb", "sda"].map(|name| (name.to_owned(), 512)).into();
+        let warnings = hardware_warnings(&xml, &sizes);
+        for (warning, word) in warnings.iter().zip(["vdb", "sda", "hostdev, tpm"]) {
+            assert!(warning.contains(word), "{warnings:?}");
+        }
+        assert_eq!(warnings.len(), 3, "{warnings:?}");
+        assert_eq!(hardware_warnings(&read("", "q35"), &BTreeMap::new()), ["it has no disk"]);
+    }
+}

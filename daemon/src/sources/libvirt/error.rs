@@ -1,0 +1,60 @@
+//! What libvirt's failures mean for a source.
+
+use crate::{
+    libvirt::{LibvirtError, LibvirtErrorKind},
+    sources::{SourceError, SourceErrorKind},
+};
+
+/// Puts a context to a failed call.
+pub(super) trait Context<T> {
+    /// The failure as the source's, with what was being done.
+    fn context(self, context: impl FnOnce() -> String) -> Result<T, SourceError>;
+}
+
+impl<T> Context<T> for Result<T, LibvirtError> {
+    fn context(self, context: impl FnOnce() -> String) -> Result<T, SourceError> {
+        self.map_err(|error| SourceError::new(kind(&error), context(), error))
+    }
+}
+
+impl<T> Context<T> for std::io::Result<T> {
+    fn context(self, context: impl FnOnce() -> String) -> Result<T, SourceError> {
+        self.map_err(|error| {
+            let kind = match error.kind() {
+                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                    SourceErrorKind::Refused
+                }
+                _ => SourceErrorKind::Failed,
+            };
+            SourceError::new(kind, context(), error)
+        })
+    }
+}
+
+/// A refusal: an operator must act.
+pub(super) fn refused(context: impl Into<String>, why: impl Into<String>) -> SourceError {
+    SourceError::new(SourceErrorKind::Refused, context, why.into())
+}
+
+fn kind(error: &LibvirtError) -> SourceErrorKind {
+    use LibvirtErrorKind as L;
+    match error.kind {
+        L::Unreachable => SourceErrorKind::Unreachable,
+        L::Timeout => SourceErrorKind::Timeout,
+        L::NoSuchDomain | L::NoSuchImage => SourceErrorKind::NotFound,
+        L::MissingTool | L::Denied | L::Exists | L::Unsupported => SourceErrorKind::Refused,
+        L::NotRunning
+        | L::AlreadyActive
+        | L::Busy
+        | L::NoSuchCheckpoint
+        | L::CheckpointExists
+        | L::CheckpointInconsistent
+        | L::NoSuchBitmap
+        | L::BitmapExists
+        | L::NoJob
+        | L::NoSuchMetadata
+        | L::NoSpace
+        | L::Malformed
+        | L::Failed => SourceErrorKind::Failed,
+    }
+}

@@ -1,0 +1,183 @@
+//! Ends what a migration left running on the hypervisor, and gives up its checkpoints: after each pass as after a crash.
+//!
+//! Rule: only what carries this migration's id is touched. Somebody else's backup job is never aborted, somebody
+//! else's paused VM never destroyed.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    libvirt::{BackupJob, Checkpoint, CurrentJob, DomainId, LibvirtError, LibvirtErrorKind, RunState, image},
+    model::id::MigrationId,
+    sources::{SourceError, SourceErrorKind},
+};
+
+use super::{
+    LibvirtSource,
+    error::Context,
+    marks,
+    nook::{self, Nook},
+    tag::TAG,
+};
+
+const JOB_END: Duration = Duration::from_mins(1);
+const POLL: Duration = Duration::from_millis(50);
+
+/// What became of a VM that was started only to read its disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    AsItShould,
+    /// Somebody let it run.
+    Resumed,
+}
+
+impl LibvirtSource {
+    /// Ends the migration's backup job, cuts the power of a VM that was started for it, and removes its files.
+    pub(super) async fn end(&self, domain: DomainId, owner: MigrationId) -> Result<Ended, SourceError> {
+        let ended = match self.end_on_domain(domain, owner).await {
+            Err(error) if error.kind == SourceErrorKind::NotFound => Ended::AsItShould,
+            result => result?,
+        };
+        self.in_nook(owner, |nook| nook.clear())
+            .await
+            .context(|| format!("removing the files of migration {owner}'s snapshot"))?;
+        Ok(ended)
+    }
+
+    async fn end_on_domain(&self, domain: DomainId, owner: MigrationId) -> Result<Ended, SourceError> {
+        let doing = || format!("VM {domain}: ending the snapshot");
+        if is_own(&self.libvirt.job(domain).await.context(doing)?, owner) {
+            self.libvirt.abort_job(domain).await.context(doing)?;
+            let deadline = Instant::now() + JOB_END;
+            while is_own(&self.libvirt.job(domain).await.context(doing)?, owner) {
+                if Instant::now() > deadline {
+                    let why = format!("the backup job has not ended within {} s", JOB_END.as_secs());
+                    return Err(SourceError::new(SourceErrorKind::Timeout, doing(), why));
+                }
+                sleep(POLL).await;
+            }
+        }
+        let xml = self.libvirt.domain(domain).await.context(doing)?;
+        if xml.tagged(TAG) != Some(owner.to_string().as_str()) {
+            return Ok(Ended::AsItShould);
+        }
+        match self.libvirt.state(domain).await.context(doing)?.state {
+            RunState::Off => Ok(Ended::AsItShould),
+            RunState::Paused => {
+                self.libvirt.destroy(domain).await.context(doing)?;
+                Ok(Ended::AsItShould)
+            }
+            RunState::Running => {
+                // It is theirs now: without the tag it is never taken for ours again.
+                self.libvirt.remove_live_tag(domain).await.context(doing)?;
+                Ok(Ended::Resumed)
+            }
+        }
+    }
+
+    /// Does something with files, off the runtime's threads.
+    pub(super) async fn in_nook<T: Send + 'static>(
+        &self,
+        owner: MigrationId,
+        act: impl FnOnce(Nook) -> std::io::Result<T> + Send + 'static,
+    ) -> std::io::Result<T> {
+        let settings = Arc::clone(&self.settings);
+        tokio::task::spawn_blocking(move || act(Nook::new(&settings, owner)))
+            .await
+            .map_err(std::io::Error::other)?
+    }
+
+    /// The migration's checkpoints, each after its parent.
+    pub(super) async fn own_checkpoints(
+        &self,
+        domain: DomainId,
+        owner: MigrationId,
+    ) -> Result<Vec<Checkpoint>, LibvirtError> {
+        let (prefix, owner) = (marks::prefix(owner), owner.to_string());
+        let mut own = Vec::new();
+        for name in self.libvirt.checkpoint_names(domain).await? {
+            if !name.starts_with(&prefix) {
+                continue;
+            }
+            match self.libvirt.checkpoint(domain, &name).await {
+                Ok(checkpoint) if checkpoint.description.contains(&owner) => own.push(checkpoint),
+                Ok(_) => {}
+                // Gone since it was listed.
+                Err(error) if error.kind == LibvirtErrorKind::NoSuchCheckpoint => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(own)
+    }
+
+    /// Deletes those of `checkpoints` (in order, each after its parent) that are not in `keep`, from a domain that has
+    /// power. The newest go first: whatever libvirt folds into a parent is folded into an older one that stays.
+    pub(super) async fn delete_checkpoints(
+        &self,
+        domain: DomainId,
+        checkpoints: &[Checkpoint],
+        keep: &[&str],
+    ) -> Result<(), LibvirtError> {
+        for Checkpoint { name, .. } in checkpoints.iter().rev() {
+            if keep.contains(&name.as_str()) {
+                continue;
+            }
+            match self.libvirt.delete_checkpoint(domain, name).await {
+                Err(error)
+                    if matches!(
+                        error.kind,
+                        LibvirtErrorKind::NoSuchBitmap | LibvirtErrorKind::CheckpointInconsistent
+                    ) =>
+                {
+                    self.libvirt.forget_checkpoint(domain, name).await?;
+                }
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up all checkpoints but those in `keep`.
+    pub(super) async fn release(
+        &self,
+        domain: DomainId,
+        owner: MigrationId,
+        keep: &[&str],
+    ) -> Result<(), SourceError> {
+        let doing = || format!("VM {domain}: giving up the marks of migration {owner}");
+        let own = match self.own_checkpoints(domain, owner).await {
+            Err(error) if error.kind == LibvirtErrorKind::NoSuchDomain => return Ok(()),
+            result => result.context(doing)?,
+        };
+        let state = self.libvirt.state(domain).await.context(doing)?.state;
+        if state != RunState::Off {
+            return self.delete_checkpoints(domain, &own, keep).await.context(doing);
+        }
+        // libvirt deletes nothing from a domain that is off. Bitmaps first: while one is left, its checkpoint is
+        // there to tell.
+        let (xml, prefix) = (self.libvirt.domain(domain).await.context(doing)?, marks::prefix(owner));
+        for disk in xml.disks.iter().filter(|disk| disk.untracked().is_none()) {
+            let Some(path) = disk.source.path() else { continue };
+            match image::remove_bitmaps(path, &prefix, keep).await {
+                Ok(_) => {}
+                Err(error) if error.kind == LibvirtErrorKind::NoSuchImage => {}
+                Err(error) => return Err(error).context(doing),
+            }
+        }
+        for Checkpoint { name, .. } in own.iter().rev().filter(|own| !keep.contains(&own.name.as_str())) {
+            self.libvirt.forget_checkpoint(domain, name).await.context(doing)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a job is this migration's.
+pub(super) fn is_own(job: &CurrentJob, owner: MigrationId) -> bool {
+    match job {
+        CurrentJob::Backup(BackupJob { socket, scratch }) => {
+            socket.iter().chain(scratch).any(|path| nook::is_of(path, owner))
+        }
+        CurrentJob::None | CurrentJob::Other(_) => false,
+    }
+}

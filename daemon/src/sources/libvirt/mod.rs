@@ -1,0 +1,146 @@
+//! The source `libvirt`: QEMU guests under a libvirtd on this host.
+//!
+//! Rule: QEMU's own machinery does the tracking (a checkpoint's bitmap in a qcow2 image) and holds the moment (a backup
+//! job in pull mode); warmd only names, begins and ends them. A VM that is off is started paused for as long as its
+//! disks are read, and never executes an instruction.
+//!
+//! ```text
+//!            ┌─ QEMU ───────────────────────────────────────┐
+//!  guest ───▶│ vda.qcow2 ◀─ bitmaps warmd-<migration>-<n>   │
+//!            │     └─ copy before write ─▶ N.scratch        │
+//!            │ NBD server: vda, + what changed since bitmap ├──▶ unix socket ──▶ NbdDisk
+//!            └──────────────────────────────────────────────┘
+//! ```
+
+mod describe;
+mod error;
+mod guard;
+mod leftovers;
+mod marks;
+mod nook;
+mod plan;
+mod power;
+mod settings;
+mod snapshot;
+mod tag;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::{StreamExt, stream};
+use warmd_cbt::mark::ChangeMark;
+
+use crate::{
+    libvirt::{DomainId, Libvirt},
+    model::{
+        id::{MigrationId, VmId},
+        machine::{Machine, PowerState, VmSummary},
+    },
+    sources::{HowStopped, ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceError, SourceErrorKind},
+};
+
+pub use settings::Settings;
+
+use error::{Context, refused};
+use marks::Mark;
+
+/// Below this, libvirt cannot back up some disks incrementally and others whole in one job.
+const OLDEST: (u32, u32) = (7, 0);
+
+/// VMs that are asked about at the same time when all are listed.
+const PARALLEL_VMS: usize = 8;
+
+/// A source `libvirt`.
+#[derive(Clone, Debug)]
+pub struct LibvirtSource {
+    libvirt: Libvirt,
+    settings: Arc<Settings>,
+}
+
+impl LibvirtSource {
+    /// By these settings, which are judged but not tried.
+    pub fn new(settings: &Settings) -> Result<Self, SourceError> {
+        settings.judge()?;
+        Ok(Self { libvirt: Libvirt::new(&settings.uri), settings: Arc::new(settings.clone()) })
+    }
+}
+
+fn domain_id(vm: &VmId) -> Result<DomainId, SourceError> {
+    vm.0.parse().map_err(|error: uuid::Error| {
+        SourceError::new(SourceErrorKind::NotFound, format!("VM {vm:?}: libvirt's ids are UUIDs"), error)
+    })
+}
+
+/// The version in `libvirt 9.0.0, QEMU 7.2.22`.
+fn version_of(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.strip_prefix("libvirt ")?.split(['.', ',']);
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[async_trait]
+impl Source for LibvirtSource {
+    async fn check(&self) -> Result<String, SourceError> {
+        let doing = || format!("reaching {}", self.libvirt.uri());
+        let version = self.libvirt.version().await.context(doing)?;
+        if version_of(&version).is_some_and(|version| version < OLDEST) {
+            let (major, minor) = OLDEST;
+            return Err(refused(doing(), format!("{version} is too old: {major}.{minor} is needed")));
+        }
+        // A probe of what every snapshot does, under an id that no migration has.
+        self.in_nook(MigrationId::generate(), |nook| nook.make(None).and_then(|()| nook.clear()))
+            .await
+            .context(|| {
+                format!(
+                    "making private directories in {} and {}",
+                    self.settings.runtime_dir.display(),
+                    self.settings.scratch_dir.display()
+                )
+            })?;
+        Ok(version)
+    }
+
+    async fn vms(&self) -> Result<Vec<VmSummary>, SourceError> {
+        let domains = self.libvirt.domains().await.context(|| "listing VMs".to_owned())?;
+        Ok(stream::iter(domains)
+            .map(|(domain, name)| self.summary(domain, name))
+            .buffered(PARALLEL_VMS)
+            .filter_map(std::future::ready)
+            .collect()
+            .await)
+    }
+
+    async fn describe(&self, vm: &str) -> Result<Machine, SourceError> {
+        self.machine(self.find(vm).await?).await
+    }
+
+    async fn power(&self, vm: &VmId) -> Result<PowerState, SourceError> {
+        self.power_of(domain_id(vm)?).await
+    }
+
+    async fn snapshot(&self, request: &SnapshotRequest) -> Result<Box<dyn Snapshot>, SourceError> {
+        self.take(request).await
+    }
+
+    async fn end_snapshot(&self, vm: &VmId, owner: MigrationId) -> Result<(), SourceError> {
+        self.end(domain_id(vm)?, owner).await.map(drop)
+    }
+
+    async fn release_marks(
+        &self,
+        vm: &VmId,
+        owner: MigrationId,
+        keep: &[ChangeMark],
+    ) -> Result<(), SourceError> {
+        let keep: Vec<Mark> = keep.iter().filter_map(Mark::read).collect();
+        let keep: Vec<&str> = keep.iter().filter_map(Mark::checkpoint).collect();
+        self.release(domain_id(vm)?, owner, &keep).await
+    }
+
+    async fn shut_down(&self, vm: &VmId, policy: ShutdownPolicy) -> Result<HowStopped, SourceError> {
+        self.stop(domain_id(vm)?, policy).await
+    }
+
+    async fn power_on(&self, vm: &VmId) -> Result<(), SourceError> {
+        self.start(domain_id(vm)?).await
+    }
+}

@@ -1,0 +1,173 @@
+//! What a snapshot asks libvirt for: which disks, since when, and the XML that says so. Pure.
+//!
+//! Rule: a disk is asked for incrementally only if everything that its anchor promises still holds. Any doubt makes it
+//! [`Tracking::Whole`], with the reason: that costs a comparison, where a wrong answer would cost data.
+
+use std::{fmt::Write, path::Path};
+
+use warmd_cbt::mark::ChangeMark;
+
+use crate::{
+    libvirt::{Checkpoint, Disk, xml::escape},
+    model::id::{DiskKey, MigrationId},
+};
+
+use super::{
+    marks::{self, Mark},
+    nook::Nook,
+};
+
+/// One disk of the snapshot to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct DiskPlan {
+    pub(super) key: DiskKey,
+    pub(super) image: String,
+    pub(super) tracking: Tracking,
+}
+
+/// How much libvirt can say of a disk's changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Tracking {
+    /// Nothing, and no mark can be made; why.
+    Untracked(String),
+    /// Nothing since the anchor, but a mark is made; why.
+    Whole(String),
+    /// All since its anchor.
+    Since(Anchor),
+}
+
+/// A mark that still holds, as far as can be told before the disk is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Anchor {
+    pub(super) checkpoint: String,
+    pub(super) size: warmd_cbt::units::Length,
+}
+
+/// Why a disk of the request cannot be in a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum PlanError {
+    #[error("it has no disk {0} (any more)")]
+    Missing(DiskKey),
+    #[error(
+        "disk {0} is a LUN passed through, which libvirt cannot take a snapshot of: make it an ordinary disk"
+    )]
+    Lun(DiskKey),
+}
+
+/// Plans the requested disks of a domain that has these `disks`, and these `checkpoints` of the owner.
+pub(super) fn plan(
+    owner: MigrationId,
+    requested: &[(DiskKey, Option<ChangeMark>)],
+    disks: &[Disk],
+    checkpoints: &[Checkpoint],
+) -> Result<Vec<DiskPlan>, PlanError> {
+    requested
+        .iter()
+        .map(|(key, anchor)| {
+            let disk = disks.iter().find(|disk| disk.target == key.0 && is_disk(disk));
+            let disk = disk.ok_or_else(|| PlanError::Missing(key.clone()))?;
+            if disk.device == "lun" {
+                return Err(PlanError::Lun(key.clone()));
+            }
+            let image = disk.source.to_string();
+            let tracking = match disk.untracked() {
+                Some(reason) => Tracking::Untracked(reason),
+                None => match since(owner, key, anchor.as_ref(), &image, checkpoints) {
+                    Ok(anchor) => Tracking::Since(anchor),
+                    Err(reason) => Tracking::Whole(reason),
+                },
+            };
+            Ok(DiskPlan { key: key.clone(), image, tracking })
+        })
+        .collect()
+}
+
+/// Whether it holds data of the machine: CD-ROMs and floppies do not.
+pub(super) fn is_disk(disk: &Disk) -> bool {
+    matches!(disk.device.as_str(), "disk" | "lun")
+}
+
+fn since(
+    owner: MigrationId,
+    key: &DiskKey,
+    anchor: Option<&ChangeMark>,
+    image: &str,
+    checkpoints: &[Checkpoint],
+) -> Result<Anchor, String> {
+    let anchor = anchor.ok_or("there is no earlier mark")?;
+    let Some(mark) = Mark::read(anchor) else {
+        return Err(format!("the mark {anchor} is none of libvirt's"));
+    };
+    let Mark::Checkpoint { name, size, image: then } = mark else {
+        return Err("it could not be tracked at the last pass".to_owned());
+    };
+    if !name.starts_with(&marks::prefix(owner)) {
+        return Err(format!("checkpoint {name} is another migration's"));
+    }
+    if then != image {
+        return Err(format!("its image was {then} and is {image} now"));
+    }
+    let checkpoint = checkpoints.iter().find(|checkpoint| checkpoint.name == name);
+    let checkpoint = checkpoint.ok_or_else(|| format!("checkpoint {name} is gone"))?;
+    if !checkpoint.disks.contains(&key.0) {
+        return Err(format!("checkpoint {name} has no bitmap of {key}"));
+    }
+    Ok(Anchor { checkpoint: name, size })
+}
+
+/// The `<domainbackup>`.
+pub(super) fn backup_xml(plans: &[DiskPlan], all: &[Disk], nook: &Nook, socket: &Path) -> String {
+    let path = |path: &Path| escape(&path.to_string_lossy());
+    let mut xml =
+        format!("<domainbackup mode='pull'><server transport='unix' socket='{}'/><disks>", path(socket));
+    for (number, plan) in plans.iter().enumerate() {
+        let (name, scratch) = (escape(&plan.key.0), path(&nook.scratch_file(number)));
+        let since = match &plan.tracking {
+            Tracking::Since(Anchor { checkpoint, .. }) => {
+                format!("backupmode='incremental' incremental='{}'", escape(checkpoint))
+            }
+            Tracking::Whole(_) | Tracking::Untracked(_) => "backupmode='full'".to_owned(),
+        };
+        // Writing to a String cannot fail.
+        let _ = write!(
+            xml,
+            "<disk name='{name}' backup='yes' type='file' exportname='{name}' {since}>\
+             <driver type='qcow2'/><scratch file='{scratch}'/></disk>"
+        );
+    }
+    for disk in others(plans, all) {
+        let _ = write!(xml, "<disk name='{}' backup='no'/>", escape(&disk.target));
+    }
+    xml.push_str("</disks></domainbackup>");
+    xml
+}
+
+/// The `<domaincheckpoint>`; `None` if no disk can be tracked.
+pub(super) fn checkpoint_xml(
+    plans: &[DiskPlan],
+    all: &[Disk],
+    owner: MigrationId,
+    name: &str,
+) -> Option<String> {
+    let is_tracked = |plan: &&DiskPlan| !matches!(plan.tracking, Tracking::Untracked(_));
+    plans.iter().find(is_tracked)?;
+    let mut xml = format!(
+        "<domaincheckpoint><name>{}</name><description>{}</description><disks>",
+        escape(name),
+        escape(&marks::description(owner))
+    );
+    for plan in plans {
+        let kind = if is_tracked(&plan) { "bitmap" } else { "no" };
+        let _ = write!(xml, "<disk name='{}' checkpoint='{kind}'/>", escape(&plan.key.0));
+    }
+    for disk in others(plans, all) {
+        let _ = write!(xml, "<disk name='{}' checkpoint='no'/>", escape(&disk.target));
+    }
+    xml.push_str("</disks></domaincheckpoint>");
+    Some(xml)
+}
+
+/// The domain's disks that are not in the snapshot.
+fn others<'a>(plans: &'a [DiskPlan], all: &'a [Disk]) -> impl Iterator<Item = &'a Disk> {
+    all.iter().filter(|disk| plans.iter().all(|plan| plan.key.0 != disk.target))
+}

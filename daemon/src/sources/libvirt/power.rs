@@ -1,0 +1,159 @@
+//! Power: on, off, and on only as far as it takes to read the disks of a VM that is off.
+//!
+//! Rule: a VM that warmd started to read its disks is paused from its first moment and tagged ([`super::tag`]); for all
+//! the world it is off. A VM that somebody else paused is nobody's to end but theirs.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::{
+    libvirt::{DomainId, LibvirtErrorKind, RunState, Standing, XmlForm},
+    model::{id::MigrationId, machine::PowerState},
+    sources::{HowStopped, ShutdownPolicy, SourceError, SourceErrorKind},
+};
+
+use super::{
+    LibvirtSource,
+    error::{Context, refused},
+    tag::{TAG, tagged},
+};
+
+const POLL: Duration = Duration::from_millis(200);
+/// A guest that is just booting, or whose button handler is slow to start, loses the first press.
+const PRESS_AGAIN: Duration = Duration::from_secs(10);
+
+impl LibvirtSource {
+    pub(super) async fn power_of(&self, domain: DomainId) -> Result<PowerState, SourceError> {
+        let doing = || format!("VM {domain}: looking whether it runs");
+        Ok(match self.libvirt.state(domain).await.context(doing)?.state {
+            RunState::Running => PowerState::Running,
+            RunState::Off => PowerState::Off,
+            RunState::Paused if self.is_tagged(domain).await? => PowerState::Off,
+            RunState::Paused => PowerState::Paused,
+        })
+    }
+
+    async fn is_tagged(&self, domain: DomainId) -> Result<bool, SourceError> {
+        let doing = || format!("VM {domain}: looking who paused it");
+        Ok(self.libvirt.domain(domain).await.context(doing)?.tagged(TAG).is_some())
+    }
+
+    /// Gives a VM that is off power, paused: it executes nothing.
+    pub(super) async fn start_paused(&self, domain: DomainId, owner: MigrationId) -> Result<(), SourceError> {
+        let doing = || format!("VM {domain}: starting it paused, to read its disks");
+        let (persistent, saved) = self.libvirt.persistent_and_saved(domain).await.context(doing)?;
+        if !persistent {
+            return Err(refused(doing(), "it is transient: define it (virsh define) first"));
+        }
+        if saved {
+            return Err(refused(
+                doing(),
+                "it has a saved memory image, so its disks are in the middle of something: start it and shut it \
+                 down, or drop the image (virsh managedsave-remove)",
+            ));
+        }
+        let xml = self.libvirt.dump_xml(domain, XmlForm::Persistent).await.context(doing)?;
+        let xml =
+            tagged(&xml, owner).map_err(|error| SourceError::new(SourceErrorKind::Failed, doing(), error))?;
+        self.libvirt.create_paused(&xml).await.context(doing)?;
+        let Standing { state, text } = self.libvirt.state(domain).await.context(doing)?;
+        if state == RunState::Paused {
+            return Ok(());
+        }
+        Err(refused(doing(), format!("somebody else let it run at the same moment: it is {text}")))
+    }
+
+    pub(super) async fn start(&self, domain: DomainId) -> Result<(), SourceError> {
+        let doing = || format!("VM {domain}: starting it");
+        let Standing { state, text } = self.libvirt.state(domain).await.context(doing)?;
+        match state {
+            RunState::Running => return Ok(()),
+            RunState::Off => {}
+            RunState::Paused if self.is_tagged(domain).await? => {
+                // It never ran: what the guest needs is a start of its own.
+                self.libvirt.destroy(domain).await.context(doing)?;
+            }
+            RunState::Paused => {
+                return Err(refused(
+                    doing(),
+                    format!("it is {text}: resume it (virsh resume) once the cause is gone"),
+                ));
+            }
+        }
+        self.libvirt.start(domain).await.context(doing)
+    }
+
+    pub(super) async fn stop(
+        &self,
+        domain: DomainId,
+        policy: ShutdownPolicy,
+    ) -> Result<HowStopped, SourceError> {
+        let doing = || format!("VM {domain}: shutting it down");
+        match self.libvirt.state(domain).await.context(doing)?.state {
+            RunState::Off => return Ok(HowStopped::WasOff),
+            RunState::Paused if self.is_tagged(domain).await? => {
+                self.libvirt.destroy(domain).await.context(doing)?;
+                return Ok(HowStopped::WasOff);
+            }
+            RunState::Paused | RunState::Running => {}
+        }
+        let (persistent, _) = self.libvirt.persistent_and_saved(domain).await.context(doing)?;
+        if !persistent {
+            let why = "it is transient and would be gone for good: define it (virsh define) first";
+            return Err(refused(doing(), why));
+        }
+        let on_poweroff = self.libvirt.domain(domain).await.context(doing)?.on_poweroff;
+        if on_poweroff != "destroy" {
+            // Else the guest's power-off would start it again.
+            self.libvirt.set_poweroff_action(domain, "destroy").await.context(doing)?;
+        }
+        if let Some(how) = self.ask(domain, Instant::now() + policy.graceful).await? {
+            return Ok(how);
+        }
+        if policy.force {
+            self.libvirt.destroy(domain).await.context(doing)?;
+            return Ok(HowStopped::Forced);
+        }
+        if on_poweroff != "destroy" {
+            self.libvirt.set_poweroff_action(domain, &on_poweroff).await.context(doing)?;
+        }
+        let text = self.libvirt.state(domain).await.context(doing)?.text;
+        let seconds = policy.graceful.as_secs();
+        Err(SourceError::new(
+            SourceErrorKind::StillRunning,
+            doing(),
+            format!(
+                "after {seconds} s it is still {text}: shut the guest down from inside, or allow to cut the power"
+            ),
+        ))
+    }
+
+    /// Presses the power button now and then until the VM is off; `None` if it is not by then.
+    async fn ask(&self, domain: DomainId, deadline: Instant) -> Result<Option<HowStopped>, SourceError> {
+        let doing = || format!("VM {domain}: waiting for its shutdown");
+        let mut press_at = Instant::now();
+        loop {
+            let Standing { state, text } = self.libvirt.state(domain).await.context(doing)?;
+            if state == RunState::Off {
+                let by_itself = text == "shut off (shutdown)";
+                return Ok(Some(if by_itself { HowStopped::Gracefully } else { HowStopped::Forced }));
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Ok(None);
+            }
+            if now >= press_at && state == RunState::Running {
+                press_at = now + PRESS_AGAIN;
+                if let Err(error) = self.libvirt.press_power_button(domain).await {
+                    if matches!(error.kind, LibvirtErrorKind::NoSuchDomain | LibvirtErrorKind::Unreachable) {
+                        return Err(error).context(doing);
+                    }
+                    tracing::warn!(%domain, %error, "the power button could not be pressed; trying again");
+                }
+                continue;
+            }
+            sleep_until(deadline.min(now + POLL)).await;
+        }
+    }
+}

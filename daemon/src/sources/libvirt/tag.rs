@@ -1,0 +1,61 @@
+//! The tag by which warmd knows, also after a crash, a VM that it started itself, paused, only to read its disks.
+//!
+//! Rule: the tag comes with the start, in one call, and goes with the power: there is no moment in which such a VM has
+//! power and no tag, and nothing of it stays in the persistent definition.
+
+use crate::{
+    libvirt::{
+        DomainXml,
+        xml::{self, XmlError},
+    },
+    model::id::MigrationId,
+};
+
+/// The element's name.
+pub(super) const TAG: &str = "snapshot";
+
+/// A domain's XML with the tag in its metadata.
+pub(super) fn tagged(text: &str, owner: MigrationId) -> Result<String, XmlError> {
+    let tag = format!("<warmd:{TAG} xmlns:warmd='{}' owner='{owner}'/>", DomainXml::TAG_NAMESPACE);
+    let document = xml::parse(text, "domain")?;
+    let root = document.root_element();
+    let whole = format!("<metadata>{tag}</metadata>");
+    // The domain's elements are in no order: what is new can come first.
+    let (replaced, new) = match xml::child(root, "metadata") {
+        Some(metadata) => match metadata.first_child() {
+            Some(first) => (first.range().start..first.range().start, tag),
+            None => (metadata.range(), whole),
+        },
+        None => {
+            let first = root.first_element_child().ok_or(XmlError::Missing("name"))?;
+            (first.range().start..first.range().start, whole)
+        }
+    };
+    Ok([&text[..replaced.start], &new, &text[replaced.end..]].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tag_goes_into_any_metadata() {
+        let owner = MigrationId::generate();
+        let rest = "<name>x</name><uuid>u</uuid><memory>1</memory>\
+            <os><type arch='x86_64'>hvm</type></os><devices/></domain>";
+        for start in [
+            "<domain>",
+            "<domain type='kvm'>\n ",
+            "<domain><metadata/>",
+            "<domain><metadata></metadata>",
+            "<domain><metadata>\n <a:b xmlns:a='urn:a'>metadata</a:b></metadata>",
+            "<domain><!-- <metadata> --><description>&lt;metadata></description>",
+        ] {
+            let text = tagged(&format!("{start}{rest}"), owner).unwrap();
+            let domain = DomainXml::read(&text).unwrap();
+            assert_eq!(domain.tagged(TAG), Some(owner.to_string().as_str()), "{text}");
+            assert_eq!(text.contains("urn:a"), start.contains("urn:a"));
+        }
+        assert!(tagged("<domain/>", owner).is_err() && tagged("<network/>", owner).is_err());
+    }
+}
