@@ -168,9 +168,22 @@ fn classify(text: &str) -> LibvirtErrorKind {
         .map_or(LibvirtErrorKind::Failed, |(_, kind)| *kind)
 }
 
-/// The text without what stands between single quotes.
+/// The text without what stands between single quotes; the apostrophe in `can't` is none.
 fn without_quoted(text: &str) -> String {
-    text.split('\'').step_by(2).collect::<Vec<_>>().join("''")
+    let mut bare = String::with_capacity(text.len());
+    let mut quoted = false;
+    let mut before = ' ';
+    let mut rest = text.chars().peekable();
+    while let Some(character) = rest.next() {
+        let after = rest.peek().copied().unwrap_or(' ');
+        if character == '\'' && !(before.is_alphanumeric() && after.is_alphanumeric()) {
+            quoted = !quoted;
+        } else if !quoted {
+            bare.push(character);
+        }
+        before = character;
+    }
+    bare
 }
 
 #[cfg(test)]
@@ -221,6 +234,10 @@ mod tests {
             (
                 "error: Domain checkpoint not found: no domain checkpoint with matching name 'x'",
                 K::NoSuchCheckpoint,
+            ),
+            (
+                "error: internal error: unable to execute QEMU command 'transaction': Can't make bitmap 'a' persistent in 'libvirt-2-format': Cannot store dirty bitmaps in qcow2 v2 files",
+                K::Unsupported,
             ),
             ("error: metadata not found: Requested metadata element is not present", K::NoSuchMetadata),
             ("error: something new", K::Failed),

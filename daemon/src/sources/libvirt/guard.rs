@@ -3,7 +3,10 @@
 //! Rule: the guest comes before the pass. QEMU copies old contents away before it lets the guest write; with no room
 //! left for them the guest's own write would fail. The snapshot is given up before that.
 
-use std::{path::Path, path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tokio::{task::JoinHandle, time::sleep};
 
@@ -39,7 +42,7 @@ impl Guard {
                 match libvirt.abort_job(domain).await {
                     Ok(()) => return,
                     Err(error) => {
-                        tracing::error!(%domain, %error, "the backup job could not be aborted; trying again")
+                        tracing::error!(%domain, %error, "the backup job could not be aborted; trying again");
                     }
                 }
             }

@@ -171,3 +171,120 @@ pub(super) fn checkpoint_xml(
 fn others<'a>(plans: &'a [DiskPlan], all: &'a [Disk]) -> impl Iterator<Item = &'a Disk> {
     all.iter().filter(|disk| plans.iter().all(|plan| plan.key.0 != disk.target))
 }
+
+#[cfg(test)]
+mod tests {
+    use warmd_cbt::units::Length;
+
+    use crate::libvirt::{BackupJob, DomainXml, xml};
+
+    use super::super::settings::Settings;
+    use super::*;
+
+    const SIZE: Length = Length(1 << 20);
+
+    fn disks() -> Vec<Disk> {
+        let text = "<domain><name>x</name><uuid>u</uuid><memory>1</memory>\
+            <os><type arch='x86_64'>hvm</type></os><devices>\
+            <disk type='file'><driver type='qcow2'/><source file='/a&apos;&lt;b>'/><target dev='vda'/></disk>\
+            <disk type='file'><driver type='qcow2'/><source file='/c'/><target dev='vdb'/></disk>\
+            <disk type='file'><driver type='raw'/><source file='/d'/><target dev='vdc'/></disk>\
+            <disk type='block' device='lun'><source dev='/e'/><target dev='sda'/></disk>\
+            <disk type='file' device='cdrom'><target dev='sdb'/></disk></devices></domain>";
+        DomainXml::read(text).unwrap().disks
+    }
+
+    fn key(name: &str) -> DiskKey {
+        DiskKey(name.to_owned())
+    }
+
+    fn anchor(owner: MigrationId, image: &str) -> ChangeMark {
+        let name = format!("{}3", marks::prefix(owner));
+        Mark::Checkpoint { name, size: SIZE, image: image.to_owned() }.write()
+    }
+
+    fn checkpoint(owner: MigrationId, disks: &[&str]) -> Checkpoint {
+        Checkpoint {
+            name: format!("{}3", marks::prefix(owner)),
+            description: marks::description(owner),
+            disks: disks.iter().map(|disk| (*disk).to_owned()).collect(),
+        }
+    }
+
+    fn one(owner: MigrationId, mark: Option<ChangeMark>, checkpoints: &[Checkpoint]) -> Tracking {
+        plan(owner, &[(key("vda"), mark)], &disks(), checkpoints).unwrap().remove(0).tracking
+    }
+
+    #[test]
+    fn an_anchor_holds_only_if_nothing_speaks_against_it() {
+        let (owner, other) = (MigrationId::generate(), MigrationId::generate());
+        let good = [checkpoint(owner, &["vda", "vdb"])];
+        let since = one(owner, Some(anchor(owner, "/a'<b>")), &good);
+        let Tracking::Since(Anchor { checkpoint: name, size }) = since else { panic!("{since:?}") };
+        assert_eq!((name, size), (good[0].name.clone(), SIZE));
+
+        let cases = [
+            (None, &good[..], "no earlier mark"),
+            (Some(anchor(owner, "/other")), &good, "/other"),
+            (Some(anchor(other, "/a'<b>")), &good, "another migration"),
+            (Some(anchor(owner, "/a'<b>")), &[], "gone"),
+            (Some(anchor(owner, "/a'<b>")), &[checkpoint(owner, &["vdb"])], "no bitmap of vda"),
+            (Some(Mark::Untracked { number: 3 }.write()), &good, "last pass"),
+            (Some(ChangeMark("52 de ad/9".to_owned())), &good, "none of libvirt's"),
+        ];
+        for (mark, checkpoints, word) in cases {
+            let tracking = one(owner, mark.clone(), checkpoints);
+            assert!(
+                matches!(&tracking, Tracking::Whole(reason) if reason.contains(word)),
+                "{mark:?}: {tracking:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_disk_or_cannot_be_read_is_an_error() {
+        let owner = MigrationId::generate();
+        let plan = |name| plan(owner, &[(key("vda"), None), (key(name), None)], &disks(), &[]);
+        assert_eq!(plan("vdz").unwrap_err(), PlanError::Missing(key("vdz")));
+        assert_eq!(plan("sdb").unwrap_err(), PlanError::Missing(key("sdb")));
+        assert_eq!(plan("sda").unwrap_err(), PlanError::Lun(key("sda")));
+        assert!(matches!(plan("vdc").unwrap()[1].tracking, Tracking::Untracked(_)));
+    }
+
+    #[test]
+    fn the_xml_names_each_disk_once_and_survives_odd_paths() {
+        let owner = MigrationId::generate();
+        let settings = Settings { scratch_dir: "/s/it's <here>".into(), ..Settings::default() };
+        let nook = Nook::new(&settings, owner);
+        let requested = [(key("vda"), Some(anchor(owner, "/a'<b>"))), (key("vdc"), None)];
+        let plans = plan(owner, &requested, &disks(), &[checkpoint(owner, &["vda"])]).unwrap();
+
+        let text = backup_xml(&plans, &disks(), &nook, Path::new("/q/so&ck"));
+        let job = BackupJob::read(&text).unwrap();
+        assert_eq!(job.socket.as_deref(), Some("/q/so&ck"));
+        let scratch = [0, 1].map(|number| nook.scratch_file(number).to_string_lossy().into_owned());
+        assert_eq!(job.scratch, scratch);
+        let document = xml::parse(&text, "domainbackup").unwrap();
+        let disks_node = xml::child(document.root_element(), "disks").unwrap();
+        let said: Vec<_> = xml::children(disks_node, "disk")
+            .map(|disk| (disk.attribute("name"), disk.attribute("backup"), disk.attribute("backupmode")))
+            .collect();
+        let (yes, no) = (Some("yes"), Some("no"));
+        assert_eq!(
+            said,
+            [
+                (Some("vda"), yes, Some("incremental")),
+                (Some("vdc"), yes, Some("full")),
+                (Some("vdb"), no, None),
+                (Some("sda"), no, None),
+                (Some("sdb"), no, None),
+            ]
+        );
+
+        let text = checkpoint_xml(&plans, &disks(), owner, "warmd-x-4").unwrap();
+        let read = Checkpoint::read(&text).unwrap();
+        assert_eq!((read.name.as_str(), read.disks), ("warmd-x-4", vec!["vda".to_owned()]));
+        assert!(read.description.contains(&owner.to_string()));
+        assert_eq!(checkpoint_xml(&plans[1..], &disks(), owner, "x"), None);
+    }
+}

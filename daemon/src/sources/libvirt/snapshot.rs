@@ -286,7 +286,7 @@ fn forget_anchors(plans: &mut [DiskPlan], error: &LibvirtError) -> bool {
     for plan in plans.iter_mut().filter(|plan| matches!(plan.tracking, Tracking::Since(_))) {
         if named.as_ref().is_none_or(|named| *named == plan.key.0) {
             tracing::warn!(disk = %plan.key, %error, "its changes are not known; all of it will be compared");
-            plan.tracking = Tracking::Whole(error.cause.to_string());
+            plan.tracking = Tracking::Whole(error.cause.to_string().trim_start_matches("error: ").to_owned());
             any = true;
         }
     }

@@ -21,11 +21,11 @@ pub(super) fn tagged(text: &str, owner: MigrationId) -> Result<String, XmlError>
     let root = document.root_element();
     let whole = format!("<metadata>{tag}</metadata>");
     // The domain's elements are in no order: what is new can come first.
-    let (replaced, new) = match xml::child(root, "metadata") {
-        Some(metadata) => match metadata.first_child() {
-            Some(first) => (first.range().start..first.range().start, tag),
-            None => (metadata.range(), whole),
-        },
+    let metadata = xml::child(root, "metadata");
+    let (replaced, new) = match metadata.map(|metadata| (metadata.range(), metadata.first_child())) {
+        Some((_, Some(inside))) => (inside.range().start..inside.range().start, tag),
+        Some((empty, None)) => (empty, whole),
+        // The domain's elements are in no order: what is new can come first.
         None => {
             let first = root.first_element_child().ok_or(XmlError::Missing("name"))?;
             (first.range().start..first.range().start, whole)

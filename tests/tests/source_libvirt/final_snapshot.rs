@@ -1,0 +1,144 @@
+//! Snapshots of a VM that is off: it has power as long as it is read, and executes nothing.
+
+use anyhow::ensure;
+use warmd_daemon::model::machine::PowerState;
+use warmd_daemon::sources::{HowStopped, ShutdownPolicy, Source, SourceErrorKind};
+
+use super::bench::{
+    Bench, MIB, Marks, SOON, UUID, assert_changed, assert_error, assert_unknown, block_on, marks,
+};
+
+const DISKS: [(&str, u64); 2] = [("qcow2", 8), ("raw", 4)];
+
+#[test]
+fn the_final_delta_of_a_vm_that_is_off() {
+    block_on(async |dir| {
+        let mut bench = Bench::started(dir, &DISKS)?;
+        let first = bench.pass(&Marks::new()).await?;
+        bench.write(0, 1, MIB, 512)?;
+        bench.write(1, 2, 0, 512)?;
+        bench.virsh(["destroy", UUID])?;
+        let defined = bench.virsh(["dumpxml", "--inactive", UUID])?;
+
+        let last = bench.final_snapshot(&first).await?;
+        ensure!(bench.virsh(["domstate", UUID])? == "paused");
+        ensure!(bench.source.power(&bench.vm).await? == PowerState::Off, "for all the world it is off");
+        assert_changed(&*last, &bench.disks[0].key, &[(MIB, 512)]).await?;
+        assert_unknown(&*last, &bench.disks[1].key, "raw").await?;
+        bench.assert_contents(&*last).await?;
+        let second = marks(&*last);
+        bench.keep(&second).await?;
+        last.release().await?;
+
+        ensure!(bench.virsh(["domstate", UUID])? == "shut off");
+        ensure!(bench.virsh(["dumpxml", UUID])? == defined, "the definition changed");
+        bench.assert_nothing_runs()?;
+
+        // The cutover is undone: the VM goes on, and so does the tracking.
+        bench.source.power_on(&bench.vm).await?;
+        bench.source.power_on(&bench.vm).await?;
+        ensure!(bench.source.power(&bench.vm).await? == PowerState::Running);
+        bench.write(0, 3, 2 * MIB, 512)?;
+        let delta = bench.snapshot(&second).await?;
+        assert_changed(&*delta, &bench.disks[0].key, &[(2 * MIB, 512)]).await?;
+        delta.release().await?;
+
+        bench.virsh(["destroy", UUID])?;
+        bench.source.release_marks(&bench.vm, bench.owner, &[]).await?;
+        bench.source.release_marks(&bench.vm, bench.owner, &[]).await?;
+        bench.assert_no_trace()
+    });
+}
+
+#[test]
+fn a_vm_that_is_off_all_the_time_is_copied_too() {
+    block_on(async |dir| {
+        let bench = Bench::new(dir, &DISKS)?;
+        let first = bench.pass(&Marks::new()).await?;
+        ensure!(bench.virsh(["domstate", UUID])? == "shut off");
+        let delta = bench.snapshot(&first).await?;
+        assert_changed(&*delta, &bench.disks[0].key, &[]).await?;
+        let second = marks(&*delta);
+        delta.release().await?;
+        bench.keep(&second).await?;
+        ensure!(bench.checkpoints()?.len() == 1 && bench.bitmaps(0)?.len() == 1, "{:?}", bench.bitmaps(0)?);
+        bench.source.release_marks(&bench.vm, bench.owner, &[]).await?;
+        bench.assert_no_trace()
+    });
+}
+
+#[test]
+fn after_a_crash_in_the_final_delta_the_vm_is_off_again() {
+    block_on(async |dir| {
+        let mut bench = Bench::started(dir, &DISKS)?;
+        let first = bench.pass(&Marks::new()).await?;
+        bench.write(0, 1, MIB, 512)?;
+        bench.virsh(["destroy", UUID])?;
+        drop(bench.final_snapshot(&first).await?);
+        bench.source.end_snapshot(&bench.vm, bench.owner).await?;
+        ensure!(bench.virsh(["domstate", UUID])? == "shut off");
+        bench.assert_nothing_runs()?;
+        bench.source.end_snapshot(&bench.vm, bench.owner).await?;
+
+        // Or the next attempt finds it, or the undo does, or a shutdown.
+        drop(bench.final_snapshot(&first).await?);
+        let again = bench.final_snapshot(&first).await?;
+        assert_changed(&*again, &bench.disks[0].key, &[(MIB, 512)]).await?;
+        drop(again);
+        let policy = ShutdownPolicy { graceful: SOON, force: false };
+        ensure!(bench.source.shut_down(&bench.vm, policy).await? == HowStopped::WasOff);
+        ensure!(bench.virsh(["domstate", UUID])? == "shut off");
+        drop(bench.final_snapshot(&first).await?);
+        bench.source.power_on(&bench.vm).await?;
+        ensure!(bench.virsh(["domstate", UUID])? == "running");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_vm_that_somebody_resumes_is_theirs() {
+    block_on(async |dir| {
+        let bench = Bench::new(dir, &DISKS)?;
+        let held = bench.final_snapshot(&Marks::new()).await?;
+        bench.virsh(["resume", UUID])?;
+        ensure!(bench.source.power(&bench.vm).await? == PowerState::Running);
+        assert_error(held.release().await, SourceErrorKind::Refused, "somebody")?;
+        ensure!(bench.virsh(["domstate", UUID])? == "running");
+        assert_error(bench.final_snapshot(&Marks::new()).await, SourceErrorKind::Refused, "somebody")?;
+        // Paused by them now: not ours to end.
+        bench.virsh(["suspend", UUID])?;
+        bench.source.end_snapshot(&bench.vm, bench.owner).await?;
+        ensure!(bench.virsh(["domstate", UUID])? == "paused");
+        ensure!(bench.source.power(&bench.vm).await? == PowerState::Paused);
+        bench.assert_nothing_runs()
+    });
+}
+
+#[test]
+fn a_saved_memory_image_or_a_transient_domain_is_refused() {
+    block_on(async |dir| {
+        let bench = Bench::started(dir, &DISKS)?;
+        bench.virsh(["managedsave", UUID])?;
+        assert_error(bench.snapshot(&Marks::new()).await, SourceErrorKind::Refused, "managedsave-remove")?;
+        ensure!(bench.virsh(["domstate", UUID])? == "shut off");
+        bench.virsh(["managedsave-remove", UUID])?;
+        bench.virsh(["start", UUID])?;
+        bench.virsh(["undefine", UUID])?;
+        let policy = ShutdownPolicy { graceful: SOON, force: true };
+        assert_error(bench.source.shut_down(&bench.vm, policy).await, SourceErrorKind::Refused, "transient")?;
+        ensure!(bench.virsh(["domstate", UUID])? == "running");
+        let warnings = bench.source.vms().await?.concat_warnings();
+        ensure!(warnings.contains("transient"), "{warnings}");
+        Ok(())
+    });
+}
+
+trait Warnings {
+    fn concat_warnings(&self) -> String;
+}
+
+impl Warnings for Vec<warmd_daemon::model::machine::VmSummary> {
+    fn concat_warnings(&self) -> String {
+        self.iter().flat_map(|vm| vm.warnings.clone()).collect::<Vec<_>>().join("; ")
+    }
+}

@@ -1,0 +1,12 @@
+//! The source `libvirt` against a real libvirtd and QEMU.
+//!
+//! Most guests here have no operating system: the test itself writes through the guest's disk device, so that it knows
+//! each byte. What a real guest must do itself (power button, writing all the time) is in `guest.rs`.
+
+mod bench;
+mod describing;
+mod final_snapshot;
+mod guest;
+mod recovery;
+mod refusals;
+mod tracking;

@@ -1,0 +1,190 @@
+//! What changed, and nothing else: over passes, power cycles, raw disks, and disks that are not what they were.
+
+use anyhow::ensure;
+use warmd_daemon::model::id::DiskKey;
+use warmd_daemon::sources::{Source, SourceErrorKind};
+
+use super::bench::{
+    Bench, MIB, Marks, UUID, assert_changed, assert_error, assert_unknown, block_on, marks, qemu_img,
+};
+
+const QCOW2: [(&str, u64); 2] = [("qcow2", 16), ("qcow2", 8)];
+
+#[test]
+fn a_full_pass_and_deltas_give_exactly_what_changed() {
+    block_on(async |dir| {
+        let mut bench = Bench::started(dir, &QCOW2)?;
+        let keys: Vec<_> = bench.disks.iter().map(|disk| disk.key.clone()).collect();
+        bench.write(0, 1, 0, 3 * MIB)?;
+        bench.write(1, 2, 5 * MIB, 512)?;
+
+        let full = bench.snapshot(&Marks::new()).await?;
+        let sizes: Vec<_> = full.disks().iter().map(|disk| disk.size.0).collect();
+        ensure!(sizes == [16 * MIB, 8 * MIB], "{sizes:?}");
+        assert_unknown(&*full, &keys[0], "no earlier mark").await?;
+        bench.assert_contents(&*full).await?;
+        // What the guest writes while the snapshot is held is not in it.
+        let before: Vec<_> = bench.disks.iter().map(|disk| disk.bytes.clone()).collect();
+        bench.write(0, 9, MIB, 4096)?;
+        bench.write(1, 9, 0, MIB)?;
+        for (disk, bytes) in bench.disks.iter().zip(&before) {
+            let read = super::bench::read_all(full.open(&disk.key).await?).await?;
+            ensure!(read == *bytes, "the snapshot of {} moved", disk.key);
+        }
+        let first = marks(&*full);
+        full.release().await?;
+        bench.assert_nothing_runs()?;
+
+        bench.write(0, 3, 8 * MIB + 70_000 / 512 * 512, 512)?;
+        let delta = bench.snapshot(&first).await?;
+        assert_changed(&*delta, &keys[0], &[(MIB, 4096), (8 * MIB + 69_632, 512)]).await?;
+        assert_changed(&*delta, &keys[1], &[(0, MIB)]).await?;
+        bench.assert_contents(&*delta).await?;
+        let second = marks(&*delta);
+        ensure!(second != first, "two moments have one mark");
+        // The advance is committed while the snapshot is held.
+        bench.keep(&second).await?;
+        assert_changed(&*delta, &keys[1], &[(0, MIB)]).await?;
+        delta.release().await?;
+
+        let idle = bench.snapshot(&second).await?;
+        assert_changed(&*idle, &keys[0], &[]).await?;
+        assert_changed(&*idle, &keys[1], &[]).await?;
+        let third = marks(&*idle);
+        idle.release().await?;
+        bench.keep(&third).await?;
+        ensure!(bench.checkpoints()?.len() == 1, "{:?}", bench.checkpoints()?);
+
+        bench.source.release_marks(&bench.vm, bench.owner, &[]).await?;
+        bench.virsh(["destroy", UUID])?;
+        bench.assert_no_trace()
+    });
+}
+
+#[test]
+fn marks_outlive_power_cycles_and_a_guest_reset() {
+    block_on(async |dir| {
+        let mut bench = Bench::started(dir, &QCOW2)?;
+        let first = bench.pass(&Marks::new()).await?;
+        bench.write(0, 1, 0, 512)?;
+        bench.virsh(["reset", UUID])?;
+        bench.write(0, 2, MIB, 512)?;
+        bench.virsh(["destroy", UUID])?;
+        bench.virsh(["start", UUID])?;
+        bench.write(0, 3, 2 * MIB, 512)?;
+        let delta = bench.snapshot(&first).await?;
+        assert_changed(&*delta, &bench.disks[0].key, &[(0, 512), (MIB, 512), (2 * MIB, 512)]).await?;
+        assert_changed(&*delta, &bench.disks[1].key, &[]).await?;
+        bench.assert_contents(&*delta).await?;
+        Ok(delta.release().await?)
+    });
+}
+
+#[test]
+fn a_raw_disk_is_read_at_the_same_moment_but_never_tracked() {
+    block_on(async |dir| {
+        let mut bench = Bench::started(dir, &[("qcow2", 8), ("raw", 8)])?;
+        let (tracked, raw) = (bench.disks[0].key.clone(), bench.disks[1].key.clone());
+        bench.write(1, 1, 0, MIB)?;
+        let first = bench.pass(&Marks::new()).await?;
+        bench.write(0, 2, 0, 512)?;
+        bench.write(1, 2, 0, 512)?;
+        for _ in 0..2 {
+            let delta = bench.snapshot(&first).await?;
+            assert_changed(&*delta, &tracked, &[(0, 512)]).await?;
+            assert_unknown(&*delta, &raw, "raw").await?;
+            bench.assert_contents(&*delta).await?;
+            delta.release().await?;
+            bench.virsh(["destroy", UUID])?;
+            bench.virsh(["start", UUID])?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_vm_of_raw_disks_alone_has_snapshots_without_checkpoints() {
+    block_on(async |dir| {
+        let mut bench = Bench::started(dir, &[("raw", 4)])?;
+        bench.write(0, 7, MIB, 512)?;
+        let first = bench.pass(&Marks::new()).await?;
+        let second = bench.pass(&first).await?;
+        ensure!(first != second && bench.checkpoints()?.is_empty(), "{first:?} {second:?}");
+        bench.source.release_marks(&bench.vm, bench.owner, &[]).await?;
+        bench.virsh(["destroy", UUID])?;
+        bench.assert_no_trace()
+    });
+}
+
+#[test]
+fn a_disk_that_was_resized_swapped_or_taken_away_is_noticed() {
+    block_on(async |dir| {
+        let mut bench = Bench::started(dir, &[("qcow2", 8), ("qcow2", 8)])?;
+        let keys: Vec<_> = bench.disks.iter().map(|disk| disk.key.clone()).collect();
+        let first = bench.pass(&Marks::new()).await?;
+
+        bench.virsh(["blockresize", UUID, "vda", "12M"])?;
+        bench.disks[0].bytes.resize(12 << 20, 0);
+        let grown = bench.snapshot(&first).await?;
+        assert_unknown(&*grown, &keys[0], "size").await?;
+        assert_changed(&*grown, &keys[1], &[]).await?;
+        bench.assert_contents(&*grown).await?;
+        let second = marks(&*grown);
+        grown.release().await?;
+        bench.keep(&second).await?;
+
+        // Both images have good bitmaps of that name: each that of the other disk.
+        bench.virsh(["destroy", UUID])?;
+        bench.disks.reverse();
+        for (disk, key) in bench.disks.iter_mut().zip(&keys) {
+            disk.key = key.clone();
+        }
+        bench.define("")?;
+        bench.virsh(["start", UUID])?;
+        let swapped = bench.snapshot(&second).await?;
+        for key in &keys {
+            assert_unknown(&*swapped, key, "image").await?;
+        }
+        bench.assert_contents(&*swapped).await?;
+        swapped.release().await?;
+
+        let mut request = bench.request(&Marks::new(), false);
+        request.disks.push((DiskKey("vdz".to_owned()), None));
+        assert_error(bench.source.snapshot(&request).await, SourceErrorKind::NotFound, "vdz")?;
+        request.disks = vec![(DiskKey("sda".to_owned()), None)];
+        assert_error(bench.source.snapshot(&request).await, SourceErrorKind::NotFound, "sda")?;
+        bench.assert_nothing_runs()
+    });
+}
+
+#[test]
+fn an_image_of_the_old_version_is_refused_with_the_remedy() {
+    block_on(async |dir| {
+        let bench = Bench::new(dir, &[("qcow2", 4)])?;
+        let path = bench.disks[0].path.to_string_lossy().into_owned();
+        qemu_img(["amend", "-f", "qcow2", "-o", "compat=0.10", &path])?;
+        bench.virsh(["start", UUID])?;
+        assert_error(bench.snapshot(&Marks::new()).await, SourceErrorKind::Refused, "qemu-img amend")?;
+        bench.assert_nothing_runs()
+    });
+}
+
+#[test]
+fn only_some_disks_can_be_asked_for() {
+    block_on(async |dir| {
+        let mut bench = Bench::started(dir, &QCOW2)?;
+        let mut request = bench.request(&Marks::new(), false);
+        request.disks.truncate(1);
+        let one = bench.source.snapshot(&request).await?;
+        let first = marks(&*one);
+        ensure!(first.len() == 1, "{first:?}");
+        one.release().await?;
+        bench.write(0, 1, 0, 512)?;
+        // The second disk comes later: it has no mark, the first one's holds.
+        let both = bench.snapshot(&first).await?;
+        assert_changed(&*both, &bench.disks[0].key, &[(0, 512)]).await?;
+        assert_unknown(&*both, &bench.disks[1].key, "no earlier mark").await?;
+        assert_error(both.changed(&DiskKey("vdz".to_owned())).await, SourceErrorKind::NotFound, "vdz")?;
+        Ok(both.release().await?)
+    });
+}
