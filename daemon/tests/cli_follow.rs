@@ -1,5 +1,7 @@
 //! Following an operation to its end: what is told, and the exit code.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
+
 mod api_common;
 
 use std::process::Stdio;

@@ -12,7 +12,7 @@ use crate::human;
 const MAX_SHOWN: usize = 12;
 
 /// Cells of a bar.
-const BAR: u64 = 20;
+const BAR: u64 = 12;
 
 /// All migrations: those that are worked on with their disks, the others with a line each while there is room.
 pub(in crate::cli) fn frame<'a>(migrations: impl IntoIterator<Item = &'a Migration>) -> Vec<String> {
@@ -152,7 +152,7 @@ mod tests {
             told,
             [
                 "vm-2 (5eed0002)  syncing  pass 3 (delta)",
-                "  vda    █████░░░░░░░░░░░░░░░  25 % of 4.00 GiB, 95.4 MiB/s, 32 s left, 3.00 GiB changed",
+                "  vda    ███░░░░░░░░░  25 % of 4.00 GiB, 95.4 MiB/s, 32 s left, 3.00 GiB changed",
                 "vm-1 (5eed0001)  synced",
             ]
         );
