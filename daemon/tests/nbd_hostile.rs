@@ -13,6 +13,7 @@ use common::{
     script::{simple, status},
     stale,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use warmd_cbt::{
     disk::{ErrorKind, ReadDisk, WriteDisk},
     units::Offset,
@@ -216,6 +217,55 @@ async fn silence_is_a_timeout_that_ends_the_connection() {
     assert!(error.to_string().contains("512 bytes at 512"), "{error}");
     let after = in_time(disk.read_at(Offset(0), stale(512))).await.unwrap_err();
     assert_eq!(after.kind(), ErrorKind::Connection, "{after}");
+}
+
+#[tokio::test]
+async fn a_server_that_stops_reading_is_a_timeout() {
+    let info = [&[0, 0][..], &(64u64 << 20).to_be_bytes(), &[0, 0b10_1101]].concat();
+    let answers = [
+        b"NBDMAGICIHAVEOPT\x00\x03".to_vec(),
+        option_reply(8, 1 << 31 | 1, b""),
+        option_reply(7, 3, &info),
+        option_reply(7, 1, b""),
+    ]
+    .concat();
+    let server = Script::raw(move |mut stream, _| {
+        let answers = answers.clone();
+        async move {
+            stream.write_all(&answers).await.unwrap();
+            std::future::pending::<()>().await;
+        }
+    });
+    let options = NbdOptions { request_timeout: Duration::from_millis(200), ..server.options() };
+    let disk = NbdDisk::open(options).await.unwrap();
+    let error = in_time(disk.write_at(Offset(0), stale(32 << 20), 0..32 << 20, false)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+}
+
+#[tokio::test]
+async fn a_write_acknowledged_before_it_was_sent_is_a_lie() {
+    let info = [&[0, 0][..], &(64u64 << 20).to_be_bytes(), &[0, 0b10_1101]].concat();
+    let answers = [
+        b"NBDMAGICIHAVEOPT\x00\x03".to_vec(),
+        option_reply(8, 1 << 31 | 1, b""),
+        option_reply(7, 3, &info),
+        option_reply(7, 1, b""),
+    ]
+    .concat();
+    let server = Script::raw(move |mut stream, _| {
+        let answers = answers.clone();
+        async move {
+            stream.write_all(&answers).await.unwrap();
+            // The handshake's 4 + 16 + 25 bytes and the request's header, but not its data.
+            stream.read_exact(&mut [0; 4 + 16 + 25 + 28]).await.unwrap();
+            stream.write_all(&simple(0, 1 << 32, &[])).await.unwrap();
+            std::future::pending::<()>().await;
+        }
+    });
+    let disk = NbdDisk::open(server.options()).await.unwrap();
+    let error = in_time(disk.write_at(Offset(0), stale(32 << 20), 0..32 << 20, false)).await.unwrap_err();
+    assert_violation(&error, &Violation::EarlyAck);
+    assert!(disk.read_at(Offset(0), stale(512)).await.is_err(), "the connection still serves");
 }
 
 #[tokio::test]

@@ -98,10 +98,10 @@ impl Connection {
         let status = Vec::new();
         let permit = Some(permit);
         let entry = Entry { at, expect, target, coverage, status, error: None, done, permit };
-        if let Some(cookie) = self.table.register(entry) {
+        if let Some(cookie) = self.table.register(entry, source.is_some()) {
             let header = wire::request_header(command, flags, cookie, offset, length);
             // If the task has ended, the table fails the entry; and there is room for as many as there are permits.
-            let _ = self.queue.try_send(Outgoing { header, data: source.clone() });
+            let _ = self.queue.try_send(Outgoing { cookie, header, data: source.clone() });
         }
         let (error, buffer) = match outcome.await {
             Ok(Ok(answer)) => return Ok(answer),
@@ -137,10 +137,12 @@ async fn transmit<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     let reason = tokio::select! {
         biased;
         error = receiver.run() => Some(error),
-        sent = send::run(&mut output, &mut outgoing) => sent.err(),
+        sent = send::run(&mut output, &mut outgoing, &ending.table) => sent.err(),
         error = watch(&ending.table, timeout) => Some(error),
     };
     receiver.abandon();
+    // Whoever makes its write again elsewhere must be the only one to hold its data.
+    drop(outgoing);
     match reason {
         Some(error) => {
             tracing::debug!(%error, "NBD connection ended");

@@ -96,6 +96,9 @@ impl NbdDisk {
     }
 
     /// Fills all of `buffer` from `at`. Larger than the server's largest request, it is read piece after piece.
+    ///
+    /// With several connections a read sees for certain only what was flushed before, as the protocol has it; for the
+    /// same reason a place must not be written twice without a flush in between.
     pub async fn read_at(&self, at: Offset, mut buffer: Buffer) -> Result<Buffer, NbdError> {
         let length = buffer.len();
         self.check_bounds(Command::Read, at.0, length as u64)?;

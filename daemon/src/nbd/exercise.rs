@@ -50,7 +50,7 @@ pub fn replies(bytes: &[u8], structured: bool) -> Replayed {
         .into_iter()
         .map(|command| {
             let (entry, outcome) = entry(command);
-            table.register(entry);
+            table.register(entry, false);
             outcome
         })
         .collect();

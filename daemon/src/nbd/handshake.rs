@@ -15,6 +15,8 @@ use super::{
 
 /// The most exports that a list is read to.
 const MAX_LISTED: usize = 10_000;
+/// The most bytes of names and descriptions in a list.
+const MAX_LIST_BYTES: usize = 4 << 20;
 /// The most pieces of information on one export, far above what the protocol knows.
 const MAX_INFOS: usize = 64;
 
@@ -80,12 +82,13 @@ impl<'a, R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Handshake<'a, R, W> {
             return Err(NbdError::of(NbdCause::Refused { what, code, message: String::new() }));
         }
         self.option(option::LIST, &[]).await?;
-        let mut listed = Vec::new();
+        let (mut listed, mut bytes) = (Vec::new(), 0);
         loop {
             let (reply, body) = self.reply(option::LIST).await?;
+            bytes += body.len();
             match reply.kind {
                 option_reply::ACK => break,
-                option_reply::SERVER if listed.len() < MAX_LISTED => {
+                option_reply::SERVER if listed.len() < MAX_LISTED && bytes <= MAX_LIST_BYTES => {
                     listed.push(parse::parse_listed(&body).map_err(NbdError::of)?);
                 }
                 option_reply::SERVER => return Err(endless(option::LIST, MAX_LISTED)),

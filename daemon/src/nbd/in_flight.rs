@@ -64,6 +64,8 @@ struct Slot {
     generation: u32,
     state: State,
     deadline: Instant,
+    /// Whether all of it has gone out, its data included.
+    sent: bool,
 }
 
 #[derive(Debug)]
@@ -80,8 +82,9 @@ impl InFlight {
         Self { inner: Mutex::default(), timeout, durability }
     }
 
-    /// Takes a request in and gives its cookie; if the connection has ended, fails it instead.
-    pub(super) fn register(&self, entry: Entry) -> Option<u64> {
+    /// Takes a request in and gives its cookie; if the connection has ended, fails it instead. One that carries data
+    /// is not sent before [`InFlight::sent`] says so.
+    pub(super) fn register(&self, entry: Entry, carries_data: bool) -> Option<u64> {
         let mut inner = self.inner();
         if let Some(error) = &inner.closed {
             let error = error.clone();
@@ -93,12 +96,24 @@ impl InFlight {
         let state = State::Waiting(Box::new(entry));
         let free = inner.slots.iter().position(|slot| matches!(slot.state, State::Free));
         let index = free.unwrap_or_else(|| {
-            inner.slots.push(Slot { generation: 0, state: State::Free, deadline });
+            inner.slots.push(Slot { generation: 0, state: State::Free, deadline, sent: false });
             inner.slots.len() - 1
         });
         let slot = &mut inner.slots[index];
-        *slot = Slot { generation: slot.generation.wrapping_add(1), state, deadline };
+        *slot = Slot { generation: slot.generation.wrapping_add(1), state, deadline, sent: !carries_data };
         Some(u64::from(slot.generation) << 32 | index as u64)
+    }
+
+    /// The data of a request has gone out.
+    pub(super) fn sent(&self, cookie: u64) {
+        if let Some(slot) = slot_of(&mut self.inner().slots, cookie) {
+            slot.sent = true;
+        }
+    }
+
+    /// Whether a server can have all of a request.
+    pub(super) fn is_sent(&self, cookie: u64) -> bool {
+        slot_of(&mut self.inner().slots, cookie).is_none_or(|slot| slot.sent)
     }
 
     /// Takes the entry of `cookie` in hand, to read its answer; it comes back by [`InFlight::put_back`] or ends by

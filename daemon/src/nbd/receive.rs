@@ -174,6 +174,10 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
 
     /// Ends the request in hand. A server that says it is shutting down ends the connection with it.
     fn finish(&mut self, outcome: Result<(), NbdError>) -> Result<(), NbdError> {
+        let early = self.in_hand.as_ref().is_some_and(|(cookie, _)| !self.table.is_sent(*cookie));
+        if early && outcome.is_ok() {
+            return Err(NbdError::of(Violation::EarlyAck));
+        }
         let Some((cookie, mut entry)) = self.in_hand.take() else { return Ok(()) };
         let ends = outcome.as_ref().err().filter(|error| error.errno() == Some(Errno::ESHUTDOWN)).cloned();
         let outcome = outcome.map(|()| match entry.expect {

@@ -14,12 +14,14 @@ use warmd_cbt::buffer::Buffer;
 
 use super::{
     error::{NbdCause, NbdError},
+    in_flight::InFlight,
     wire::{self, Command, REQUEST_LEN},
 };
 
 /// A request on its way out.
 #[derive(Debug)]
 pub(super) struct Outgoing {
+    pub(super) cookie: u64,
     pub(super) header: [u8; REQUEST_LEN],
     pub(super) data: Option<(Arc<Buffer>, Range<usize>)>,
 }
@@ -31,6 +33,7 @@ const BATCH: usize = 64;
 pub(super) async fn run<W: AsyncWrite + Unpin>(
     output: &mut W,
     queue: &mut mpsc::Receiver<Outgoing>,
+    table: &InFlight,
 ) -> Result<(), NbdError> {
     let sent = |result: io::Result<()>| {
         result.map_err(|error| NbdError::of(NbdCause::io("sending a request", error)))
@@ -49,6 +52,7 @@ pub(super) async fn run<W: AsyncWrite + Unpin>(
             None => sent(output.write_all(&headers).await)?,
         }
         sent(output.flush().await)?;
+        table.sent(outgoing.cookie);
     }
     sent(output.write_all(&wire::request_header(Command::Disconnect, 0, 0, 0, 0)).await)?;
     sent(output.shutdown().await)
