@@ -1,0 +1,64 @@
+//! The daemon as a whole: settings, state, migrations, API, and how they end together.
+//!
+//! Rule: bad settings stop before anything is opened, and the state is opened before any port is.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+use warmd_cbt::buffer::BufferPool;
+
+use crate::{
+    api,
+    config::Config,
+    migration::{
+        context::Engine,
+        control::Endpoint,
+        manager::{Endpoints, Manager, Opened},
+    },
+    store::Store,
+};
+
+/// How long passes get to commit what they have when the daemon is told to stop.
+const DRAIN: Duration = Duration::from_secs(90);
+
+/// Runs the daemon with this configuration until it is told to stop.
+pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let endpoints = open_endpoints(&config)?;
+    let state_dir = config.state_dir.clone();
+    let store = tokio::task::spawn_blocking(move || Store::open(&state_dir)).await??;
+    let bound = api::Bound::bind(config.listen.clone()).await?;
+    let settings = config.engine.transfer();
+    let pool = BufferPool::new(settings.buffers, settings.chunk);
+    let engine = Engine { pool, settings };
+    let manager = Manager::start(store.clone(), endpoints, engine, shutdown.child_token()).await?;
+    tracing::info!(state_dir = %config.state_dir.display(), "ready");
+    let served = bound.serve(Arc::clone(&manager) as _, shutdown.clone()).await;
+
+    // Also when the API failed: nobody could steer any more.
+    shutdown.cancel();
+    if tokio::time::timeout(DRAIN, manager.finish()).await.is_err() {
+        tracing::error!(late = manager.late(), "migrations did not come to rest in time; they go on at the next start");
+    }
+    store.close().await?;
+    tracing::info!("stopped");
+    Ok(served?)
+}
+
+fn open_endpoints(config: &Config) -> anyhow::Result<Endpoints> {
+    let mut endpoints = Endpoints { sources: BTreeMap::new(), targets: BTreeMap::new() };
+    for (name, settings) in &config.sources {
+        let handle = settings.open(name).with_context(|| format!("source {name:?} cannot be set up"))?;
+        endpoints.sources.insert(name.clone(), Opened { endpoint: endpoint(name, settings.kind(), settings.place()), handle });
+    }
+    for (name, settings) in &config.targets {
+        let handle = settings.open(name).with_context(|| format!("target {name:?} cannot be set up"))?;
+        endpoints.targets.insert(name.clone(), Opened { endpoint: endpoint(name, settings.kind(), settings.place()), handle });
+    }
+    Ok(endpoints)
+}
+
+fn endpoint(name: &str, kind: impl Into<String>, place: impl Into<String>) -> Endpoint {
+    Endpoint { name: name.to_owned(), kind: kind.into(), place: place.into() }
+}
+
