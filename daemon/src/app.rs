@@ -10,14 +10,19 @@ use warmd_cbt::buffer::BufferPool;
 
 use crate::{
     api,
-    config::Config,
+    config::Settings,
     migration::{
         context::Engine,
         control::Endpoint,
         manager::{Endpoints, Manager, Opened},
     },
+    sources::SourceSettings,
     store::Store,
+    targets::TargetSettings,
 };
+
+/// The daemon's configuration with the endpoints that there are.
+pub type Config = Settings<SourceSettings, TargetSettings>;
 
 /// How long passes get to commit what they have when the daemon is told to stop.
 const DRAIN: Duration = Duration::from_secs(90);
@@ -38,7 +43,10 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     // Also when the API failed: nobody could steer any more.
     shutdown.cancel();
     if tokio::time::timeout(DRAIN, manager.finish()).await.is_err() {
-        tracing::error!(late = manager.late(), "migrations did not come to rest in time; they go on at the next start");
+        tracing::error!(
+            late = manager.late(),
+            "migrations did not come to rest in time; they go on at the next start"
+        );
     }
     store.close().await?;
     tracing::info!("stopped");
@@ -49,11 +57,17 @@ fn open_endpoints(config: &Config) -> anyhow::Result<Endpoints> {
     let mut endpoints = Endpoints { sources: BTreeMap::new(), targets: BTreeMap::new() };
     for (name, settings) in &config.sources {
         let handle = settings.open(name).with_context(|| format!("source {name:?} cannot be set up"))?;
-        endpoints.sources.insert(name.clone(), Opened { endpoint: endpoint(name, settings.kind(), settings.place()), handle });
+        endpoints.sources.insert(
+            name.clone(),
+            Opened { endpoint: endpoint(name, settings.kind(), settings.place()), handle },
+        );
     }
     for (name, settings) in &config.targets {
         let handle = settings.open(name).with_context(|| format!("target {name:?} cannot be set up"))?;
-        endpoints.targets.insert(name.clone(), Opened { endpoint: endpoint(name, settings.kind(), settings.place()), handle });
+        endpoints.targets.insert(
+            name.clone(),
+            Opened { endpoint: endpoint(name, settings.kind(), settings.place()), handle },
+        );
     }
     Ok(endpoints)
 }
@@ -61,4 +75,3 @@ fn open_endpoints(config: &Config) -> anyhow::Result<Endpoints> {
 fn endpoint(name: &str, kind: impl Into<String>, place: impl Into<String>) -> Endpoint {
     Endpoint { name: name.to_owned(), kind: kind.into(), place: place.into() }
 }
-
