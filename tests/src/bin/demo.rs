@@ -129,7 +129,7 @@ fn config(dir: &TestDir, old: &Libvirt, new: &Libvirt, volumes: &Path) -> String
     let here = dir.path().display();
     format!(
         "state_dir = \"{here}/state\"\n\n[listen]\nsocket = \"{here}/warmd.sock\"\n\n\
-         [[source]]\nname = \"old\"\nkind = \"libvirt\"\nuri = \"{}\"\nruntime_dir = \"{here}/run\"\n\n\
+         [[source]]\nname = \"old\"\nkind = \"libvirt\"\nuri = \"{}\"\nruntime_dir = \"{here}/run\"\nscratch_dir = \"{here}/scratch\"\nscratch_reserve_mib = 64\n\n\
          [[target]]\nname = \"new\"\nkind = \"libvirt\"\nuri = \"{}\"\ndirectory = \"{}\"\ndomain_type = \"qemu\"\n",
         old.uri(),
         new.uri(),
