@@ -268,7 +268,6 @@ fn failed(doing: &str) -> impl FnOnce(LibvirtError) -> TargetError {
             | K::BitmapExists
             | K::NoJob
             | K::NoSuchMetadata
-            | K::NoSuchImage
             | K::Malformed
             | K::Failed => TargetErrorKind::Failed,
         };
