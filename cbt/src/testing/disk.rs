@@ -119,9 +119,13 @@ impl MemoryDisk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Other tasks run meanwhile, so that calls overlap and end out of order.
+    /// Other tasks run meanwhile, so that calls overlap and end out of order; now and then a whole pass could.
     async fn dawdle(&self) {
-        let times = self.state().random.below(4);
+        let times = {
+            let random = &mut self.state().random;
+            let most = if random.percent(2) { 200 } else { 4 };
+            random.below(most)
+        };
         for _ in 0..times {
             tokio::task::yield_now().await;
         }

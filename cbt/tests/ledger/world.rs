@@ -302,8 +302,10 @@ impl World {
     }
 
     /// Waits until no task of an abandoned pass or a dead process is left.
-    async fn settle(&mut self) {
-        yields(500).await;
+    async fn settle(&self) {
+        while tokio::runtime::Handle::current().metrics().num_alive_tasks() > 0 {
+            yields(1).await;
+        }
     }
 
     async fn check(&mut self, ledger: &Arc<Ledger>) -> Result<(), String> {
