@@ -177,9 +177,16 @@ impl Libvirt {
         self.call_with(&["create", "--paused", "/dev/stdin"], xml).await.map(drop)
     }
 
-    /// Cuts the power; off already is success. QEMU gets to close its images unless it hangs.
+    /// Cuts the power; off already is success. QEMU gets time to close its images, and is killed only if it hangs.
     pub async fn destroy(&self, domain: DomainId) -> Result<(), LibvirtError> {
-        already(self.about("destroy", domain, &[]).await, LibvirtErrorKind::NotRunning)
+        use LibvirtErrorKind as K;
+        match already(self.about("destroy", domain, &["--graceful"]).await, K::NotRunning) {
+            Err(error) if matches!(error.kind, K::Busy | K::Failed) => {
+                tracing::warn!(%domain, %error, "QEMU does not end in good order; killing it");
+                already(self.about("destroy", domain, &[]).await, K::NotRunning)
+            }
+            result => result,
+        }
     }
 
     /// Presses the power button; off already is success. The guest may take its time, or ignore it.

@@ -49,6 +49,8 @@ fn a_guest_that_writes_all_the_time_is_copied_to_the_last_byte() {
             let is_final = pass == 3;
             let acked = guest.console.acked()?;
             if is_final {
+                // Else its own power-off would start it again.
+                libvirt.virsh(["set-lifecycle-action", "writer", "poweroff", "restart", "--live"])?;
                 let policy = ShutdownPolicy { graceful: PATIENCE, force: false };
                 ensure!(source.shut_down(&vm, policy).await? == HowStopped::Gracefully);
             } else {

@@ -1,5 +1,7 @@
 //! What changed, and nothing else: over passes, power cycles, raw disks, and disks that are not what they were.
 
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
 use anyhow::ensure;
 use warmd_daemon::model::id::DiskKey;
 use warmd_daemon::sources::{Source, SourceErrorKind};
@@ -186,5 +188,43 @@ fn only_some_disks_can_be_asked_for() {
         assert_unknown(&*both, &bench.disks[1].key, "no earlier mark").await?;
         assert_error(both.changed(&DiskKey("vdz".to_owned())).await, SourceErrorKind::NotFound, "vdz")?;
         Ok(both.release().await?)
+    });
+}
+
+#[test]
+fn qemu_may_run_as_a_user_of_its_own() {
+    block_on(async |dir| {
+        let mut bench = Bench::new(dir, &QCOW2)?;
+        let conf = dir.join("libvirt/etc/qemu.conf");
+        let text = std::fs::read_to_string(&conf)?
+            .replace("user = \"root\"", "user = \"nobody\"")
+            .replace("group = \"root\"", "group = \"nogroup\"")
+            .replace("dynamic_ownership = 0", "dynamic_ownership = 1");
+        ensure!(text.contains("nobody") && text.contains("dynamic_ownership = 1"), "{text}");
+        std::fs::write(&conf, text)?;
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o711))?;
+        std::fs::set_permissions(dir.join("libvirt"), std::fs::Permissions::from_mode(0o711))?;
+        bench.libvirt.suspend()?;
+        bench.libvirt.resume()?;
+        bench.virsh(["start", UUID])?;
+        ensure!(!bench.virsh(["dumpxml", UUID])?.contains("+0:+0"), "QEMU still runs as root");
+
+        let first = bench.pass(&Marks::new()).await?;
+        bench.write(0, 1, 0, 512)?;
+        let delta = bench.snapshot(&first).await?;
+        let mut modes = Vec::new();
+        for owned in ["run", "scratch"] {
+            for entry in std::fs::read_dir(dir.join(owned))? {
+                let path = entry?.path();
+                let path = if owned == "run" { path.join("q") } else { path };
+                let metadata = std::fs::metadata(path)?;
+                modes.push((metadata.mode() & 0o777, metadata.uid() != 0));
+            }
+        }
+        ensure!(modes == [(0o700, true); 2], "QEMU's directories: {modes:?}");
+        assert_changed(&*delta, &bench.disks[0].key, &[(0, 512)]).await?;
+        bench.assert_contents(&*delta).await?;
+        delta.release().await?;
+        bench.assert_nothing_runs()
     });
 }

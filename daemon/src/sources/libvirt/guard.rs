@@ -12,10 +12,14 @@ use tokio::{task::JoinHandle, time::sleep};
 
 use crate::{
     libvirt::{DomainId, Libvirt},
+    model::id::MigrationId,
     sources::SourceError,
 };
 
-use super::error::{Context, refused};
+use super::{
+    error::{Context, refused},
+    leftovers::is_own,
+};
 
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -26,14 +30,25 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// Aborts the domain's job as soon as less than `reserve` bytes are free where `dir` is.
-    pub(super) fn watch(libvirt: Libvirt, domain: DomainId, dir: PathBuf, reserve: u64) -> Self {
+    /// Aborts the migration's job as soon as less than `reserve` bytes are free where `dir` is.
+    pub(super) fn watch(
+        libvirt: Libvirt,
+        domain: DomainId,
+        owner: MigrationId,
+        dir: PathBuf,
+        reserve: u64,
+    ) -> Self {
         let task = tokio::spawn(async move {
             loop {
                 sleep(LOOK).await;
                 let Ok(free) = free(dir.clone()).await else { continue };
                 if free >= reserve {
                     continue;
+                }
+                // The job may have ended by itself, and the room be somebody else's doing.
+                match libvirt.job(domain).await {
+                    Ok(job) if !is_own(&job, owner) => return,
+                    _ => {}
                 }
                 tracing::warn!(
                     %domain, free, reserve, dir = %dir.display(),

@@ -4,6 +4,9 @@
 //! job in pull mode); warmd only names, begins and ends them. A VM that is off is started paused for as long as its
 //! disks are read, and never executes an instruction.
 //!
+//! What an operator must know: while checkpoints are there QEMU refuses to revert the VM to an internal snapshot (and
+//! libvirt's attempt ends the VM), and a VM whose disks are being read at rest cannot be started by others.
+//!
 //! ```text
 //!            ┌─ QEMU ───────────────────────────────────────┐
 //!  guest ───▶│ vda.qcow2 ◀─ bitmaps warmd-<migration>-<n>   │
