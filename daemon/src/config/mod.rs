@@ -28,7 +28,10 @@ pub use self::{
     text::{Position, TextError},
 };
 use self::{listen::ListenTable, text::Text};
-use crate::api::Listen;
+use crate::{api::Listen, sources::SourceSettings, targets::TargetSettings};
+
+/// `warmd.toml`.
+pub type Config = Settings<SourceSettings, TargetSettings>;
 
 /// `warmd.toml`, whatever kinds of sources and targets there are.
 #[derive(Clone, Debug)]
@@ -110,7 +113,6 @@ impl<S: DeserializeOwned, T: DeserializeOwned> Settings<S, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::targets::TargetSettings;
 
     /// Stands for any kind of source, with a table within.
     #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -193,6 +195,33 @@ directory = "/pool"
         assert!(matches!(&config.sources["attic"], Kinds::Far(far) if far.login.user == "x"));
         assert_eq!(config.targets["new"].kind(), "disk");
         assert_eq!((config.sources.len(), config.targets.len()), (2, 1));
+    }
+
+    #[test]
+    fn the_kinds_that_there_are() {
+        let text = r#"
+            [[source]]
+            name = "lab"
+            kind = "libvirt"
+            uri = "qemu:///session"
+
+            [[target]]
+            name = "disks"
+            kind = "disk"
+            directory = "/pool"
+            provisioner = { address = "unix:/run/provisioner" }
+        "#;
+        let config = Config::parse(text, "warmd.toml").unwrap();
+        assert_eq!(
+            (config.sources["lab"].kind(), config.sources["lab"].place().as_str()),
+            ("libvirt", "qemu:///session")
+        );
+        assert_eq!(
+            (config.targets["disks"].kind(), config.targets["disks"].place().as_str()),
+            ("disk", "/pool")
+        );
+        let error = Config::parse(&text.replace("{ address =", "{ adress ="), "warmd.toml").unwrap_err();
+        assert!(error.to_string().starts_with("warmd.toml:11:29: unknown key `adress`"), "{error}");
     }
 
     #[test]
