@@ -48,6 +48,30 @@ impl Daemon {
         })
     }
 
+    /// Waits until its socket answers; false if it ended before that, as it may on its way to a crash point.
+    pub fn wait_for_socket_or_end(&mut self) -> Result<bool> {
+        wait_until("warmd's socket or its end", PATIENCE, || {
+            if self.exited()?.is_some() {
+                return Ok(Some(false));
+            }
+            Ok(UnixStream::connect(&self.socket).ok().map(|_| true))
+        })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.child.as_ref().context("warmd does not run")?.id())
+    }
+
+    /// Stands it still where it is, until [`Self::thaw`].
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
     /// Starts it to die at a named point, `NAME` or `NAME:N`, as `kill -9` would. It may die before its
     /// socket answers, so nothing is waited for.
     pub fn start_to_crash(&mut self, point: &str) -> Result<()> {

@@ -1,0 +1,275 @@
+//! A guest on an old host, a new host for it, and warmd between the two: the setting of an end-to-end test.
+//!
+//! Rule: two private libvirtds stand for the hosts. The daemon is configured and not started, as each test wants to
+//! start it in its own way, and commits often, so that a kill falls between commits.
+
+use std::{
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::{
+    Console, Daemon, Guest, GuestSpec, Libvirt, TestDir, Warmctl, guest::BOOT, tool::Outcome, wait_until,
+};
+
+/// Longest time that any operation on a test's disks may take, on a busy machine.
+pub const WORK: Duration = Duration::from_mins(4);
+
+/// What a test may want otherwise.
+#[derive(Debug, Clone)]
+pub struct RigSpec {
+    pub guest: GuestSpec,
+    /// Lines of the plan's `[cutover]`.
+    pub cutover: &'static str,
+    /// The plan's `verify.mode`.
+    pub verify: &'static str,
+    /// The target's directory; made in the test's own if absent.
+    pub volumes: Option<PathBuf>,
+}
+
+impl RigSpec {
+    /// A guest of that name with so much noise on each of its two disks, cut over by all means and compared whole.
+    pub fn new(name: &str, noise_mib: u64) -> Self {
+        let mut guest = GuestSpec::new(name);
+        for disk in &mut guest.disks {
+            disk.noise_mib = noise_mib;
+        }
+        let cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\"";
+        Self { guest, cutover, verify: "compare", volumes: None }
+    }
+}
+
+/// Everything that a migration needs; gone with it.
+#[derive(Debug)]
+pub struct Rig {
+    // Dropped in this order: the daemon before the hosts that it talks to.
+    pub daemon: Daemon,
+    pub guest: Guest,
+    pub old: Libvirt,
+    pub new: Libvirt,
+    /// The target's directory.
+    pub volumes: PathBuf,
+    plan: PathBuf,
+    verify: &'static str,
+}
+
+/// What the passes of a migration did, in bytes over all disks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pass {
+    pub kind: String,
+    pub error: Option<String>,
+    /// The source could not say what had changed on some disk.
+    pub unknown: bool,
+    pub pending: u64,
+    pub changed: u64,
+    pub read: u64,
+    pub written: u64,
+    pub drained: u64,
+}
+
+impl Rig {
+    /// The hosts, the guest running and writing, the daemon configured.
+    pub fn running(dir: &TestDir, spec: &RigSpec) -> Result<Self> {
+        let rig = Self::off(dir, spec)?;
+        rig.guest.power_on(&rig.old)?;
+        Ok(rig)
+    }
+
+    /// The same, with the guest defined and shut off.
+    pub fn off(dir: &TestDir, spec: &RigSpec) -> Result<Self> {
+        let old = Libvirt::start_at(dir.join("old"))?;
+        let new = Libvirt::start_at(dir.join("new"))?;
+        let guest = Guest::define(&old, dir, &spec.guest)?;
+        let volumes = spec.volumes.clone().unwrap_or_else(|| dir.join("volumes"));
+        std::fs::create_dir_all(&volumes)?;
+        let socket = dir.join("api/warmd.sock");
+        let daemon = Daemon::configure(dir, socket, &config(dir, &old, &new, &volumes))?;
+        let plan = dir.join("plan.toml");
+        let rig = Self { daemon, guest, old, new, volumes, plan, verify: spec.verify };
+        rig.write_plan(spec.cutover)?;
+        Ok(rig)
+    }
+
+    /// Writes the plan file anew, with these lines of `[cutover]`.
+    pub fn write_plan(&self, cutover: &str) -> Result<()> {
+        let (name, mode) = (&self.guest.name, self.verify);
+        let text = format!(
+            "name = \"move\"\nsource = \"old\"\ntarget = \"new\"\nvms = [\"{name}\"]\n\n[schedule]\n\
+             interval = \"1h\"\n\n[cutover]\n{cutover}\n\n[verify]\nmode = \"{mode}\"\n"
+        );
+        Ok(std::fs::write(&self.plan, text)?)
+    }
+
+    pub fn apply(&self) -> Result<()> {
+        self.ctl().text(&["plan", "apply", "-f", &self.plan.to_string_lossy()]).map(drop)
+    }
+
+    pub fn ctl(&self) -> Warmctl {
+        self.daemon.ctl()
+    }
+
+    /// Runs `warmctl migration VERB GUEST …` to its end, whatever that is.
+    pub fn try_verb(&self, verb: &str, more: &[&str]) -> Result<Outcome> {
+        let args = [&["migration", verb, &self.guest.name], more].concat();
+        self.ctl().outcome(&args, WORK)
+    }
+
+    /// The same; it must succeed.
+    pub fn verb(&self, verb: &str) -> Result<()> {
+        let out = self.try_verb(verb, &[])?;
+        ensure!(out.code == Some(0), "{verb} ended with {:?}: {}{}", out.code, out.stdout, out.stderr);
+        Ok(())
+    }
+
+    /// `migration show`.
+    pub fn show(&self) -> Result<Value> {
+        self.ctl().json(&["migration", "show", &self.guest.name])
+    }
+
+    /// Waits for a state, and answers the migration then; a failure on the way is an error.
+    pub fn wait_for(&self, state: &str) -> Result<Value> {
+        wait_until(&format!("the migration to be {state}"), WORK, || {
+            let view = self.show()?;
+            if view["state"] == state {
+                return Ok(Some(view));
+            }
+            ensure!(view["state"] != "failed", "it failed: {}", view["reason"]);
+            Ok(None)
+        })
+    }
+
+    /// Waits until the pass of that number has committed so many bytes, and leaves the daemon frozen in it.
+    pub fn freeze_in_pass(&self, number: u64, bytes: u64) -> Result<()> {
+        wait_until(&format!("{bytes} bytes of pass {number}"), WORK, || {
+            let view = self.show()?;
+            ensure!(view["state"] != "failed" && view["state"] != "synced", "too late: {view}");
+            let disks = view["disks"].as_array().context("no disks")?;
+            let drained: u64 = disks.iter().filter_map(|disk| disk["pass_drained_bytes"].as_u64()).sum();
+            Ok((view["pass"]["number"] == number && drained >= bytes).then_some(()))
+        })?;
+        self.daemon.freeze()
+    }
+
+    /// Starts the daemon to die at that point; `request` is what leads there, if it does not go there by itself.
+    pub fn crash(&mut self, point: &str, request: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        self.daemon.start_to_crash(point)?;
+        if self.daemon.wait_for_socket_or_end()? {
+            // It may die before it answers.
+            request(self).ok();
+        }
+        self.daemon.wait_for_crash(WORK).with_context(|| format!("at {point}"))?;
+        self.assert_one_runs().with_context(|| format!("after the crash at {point}"))
+    }
+
+    /// Never do both run.
+    pub fn assert_one_runs(&self) -> Result<()> {
+        let running = |host: &Libvirt| host.virsh(["list", "--state-running", "--name"]);
+        let (old, new) = (running(&self.old)?, running(&self.new)?);
+        ensure!(old.trim().is_empty() || new.trim().is_empty(), "the guest runs twice: {old:?} and {new:?}");
+        Ok(())
+    }
+
+    /// The evidence in JSON.
+    pub fn report(&self) -> Result<Value> {
+        let text = self.ctl().text(&["migration", "report", &self.guest.name, "--format", "json"])?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// All passes, the first one first.
+    pub fn passes(&self) -> Result<Vec<Pass>> {
+        let report = self.report()?;
+        let passes = report["passes"].as_array().context("a report without passes")?;
+        passes.iter().map(pass).collect()
+    }
+
+    /// Bytes that the guest's images take on the old host.
+    pub fn data(&self) -> Result<u64> {
+        self.guest.disks.iter().map(|disk| Ok(std::fs::metadata(disk)?.blocks() * 512)).sum()
+    }
+
+    /// Cuts over, and proves that nothing was lost.
+    pub fn cut_over_and_prove(&self) -> Result<()> {
+        self.verb("cutover")?;
+        self.assert_moved()
+    }
+
+    /// The migration is done and verified, the source is off, and the target counts on from whatever the source
+    /// acknowledged last.
+    pub fn assert_moved(&self) -> Result<()> {
+        let last = self.guest.console.acked()?;
+        let state = self.guest.state(&self.old)?;
+        ensure!(state == "shut off", "the source guest is {state:?}");
+        let report = self.report()?;
+        ensure!(report["state"]["name"] == "done", "the report says {}", report["state"]);
+        let disks = report["verdict"]["disks"].as_array().context("a report without a verdict")?;
+        for disk in disks {
+            ensure!(disk["mismatched_bytes"] == 0 && disk["checked"] != 0, "bad verdict: {disk}");
+        }
+        ensure!(disks.len() == self.guest.disks.len(), "the verdict is of {} disks", disks.len());
+        let console = self.target_console()?;
+        let boot = console.wait_for_boot(1, BOOT)?;
+        let found = boot.log.context("the target guest did not look at its log")?;
+        let found = found.map_err(|bad| anyhow::anyhow!("the log on the target is broken: {bad}"))?;
+        ensure!(found >= last, "the target's log ends at {found}, and {last} was acknowledged");
+        self.assert_one_runs()
+    }
+
+    fn target_console(&self) -> Result<Console> {
+        wait_until("the target guest's console", BOOT, || {
+            for entry in std::fs::read_dir(&self.volumes)? {
+                let log = entry?.path().join("console.log");
+                if log.exists() {
+                    return Ok(Some(Console::new(log)));
+                }
+            }
+            Ok(None)
+        })
+    }
+}
+
+/// A pass never has to do again what was drained before it: only that, and what the source says has changed.
+pub fn assert_nothing_twice(passes: &[Pass]) -> Result<()> {
+    ensure!(passes.len() >= 2, "only {} passes: nothing was interrupted", passes.len());
+    for (earlier, later) in passes.iter().zip(passes.iter().skip(1)) {
+        let most = earlier.pending.saturating_sub(earlier.drained) + later.changed;
+        ensure!(later.pending <= most, "a pass began with more than {most} bytes: {passes:#?}");
+    }
+    Ok(())
+}
+
+fn pass(view: &Value) -> Result<Pass> {
+    let disks = view["disks"].as_array().context("a pass without disks")?;
+    let sum = |of: &dyn Fn(&Value) -> &Value| -> Result<u64> {
+        disks.iter().map(|disk| of(disk).as_u64().context("a pass without figures")).sum()
+    };
+    let Some(kind) = view["kind"].as_str() else { bail!("a pass without kind: {view}") };
+    Ok(Pass {
+        kind: kind.to_owned(),
+        error: view["error"].as_str().map(str::to_owned),
+        unknown: disks.iter().any(|disk| !disk["unknown"].is_null()),
+        pending: sum(&|disk| &disk["pending"])?,
+        changed: sum(&|disk| &disk["changed"])?,
+        read: sum(&|disk| &disk["figures"]["read"])?,
+        written: sum(&|disk| &disk["figures"]["written"])?,
+        drained: sum(&|disk| &disk["figures"]["drained"])?,
+    })
+}
+
+fn config(dir: &TestDir, old: &Libvirt, new: &Libvirt, volumes: &Path) -> String {
+    let here = dir.path().display();
+    format!(
+        "state_dir = \"{here}/state\"\n\n[listen]\nsocket = \"{here}/api/warmd.sock\"\n\n\
+         [engine]\nbuffers = 8\nchunk = \"64KiB\"\nreads_in_flight = 2\nwrites_in_flight = 2\n\
+         batch_bytes = \"1MiB\"\nbatch_time = \"100ms\"\n\n\
+         [[source]]\nname = \"old\"\nkind = \"libvirt\"\nuri = \"{}\"\nruntime_dir = \"{here}/run\"\n\
+         scratch_dir = \"{here}/scratch\"\nscratch_reserve_mib = 64\n\n\
+         [[target]]\nname = \"new\"\nkind = \"libvirt\"\nuri = \"{}\"\ndirectory = \"{}\"\ndomain_type = \"qemu\"\n",
+        old.uri(),
+        new.uri(),
+        volumes.display()
+    )
+}
