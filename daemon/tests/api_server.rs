@@ -22,9 +22,9 @@ use tonic_reflection::pb::v1::{
 };
 use warmd_daemon::api::{ApiError, Bound, KIND_TRAILER, Listen, MAX_REQUEST, TlsFiles, serve};
 use warmd_proto::v1::{
-    MigrationsCutoverRequest, MigrationsPauseRequest, MigrationsWatchRequest, PlansValidateRequest,
-    SourcesCheckRequest, WatchKind, migrations_client::MigrationsClient, plans_client::PlansClient,
-    sources_client::SourcesClient,
+    MigrationsCutoverRequest, MigrationsPauseRequest, MigrationsWatchRequest, PlansApplyRequest,
+    PlansValidateRequest, SourcesCheckRequest, WatchKind, migrations_client::MigrationsClient,
+    plans_client::PlansClient, sources_client::SourcesClient,
 };
 
 async fn served() -> Served {
@@ -141,6 +141,18 @@ async fn a_request_that_is_too_large_is_refused() {
     let status =
         PlansClient::new(served.channel().await).validate(PlansValidateRequest { toml }).await.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+}
+
+#[tokio::test]
+async fn a_wrong_plan_is_refused_with_line_and_column() {
+    let served = served().await;
+    let mut plans = PlansClient::new(served.channel().await);
+    let toml = "name = \"x\"\nsource = \"old\"\n  bogus = 1\n".to_owned();
+    let status = plans.validate(PlansValidateRequest { toml: toml.clone() }).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().starts_with("TOML parse error at line 3, column 3\n"), "{}", status.message());
+    let applied = plans.apply(PlansApplyRequest { toml }).await.unwrap_err();
+    assert_eq!(applied.message(), status.message());
 }
 
 #[tokio::test]

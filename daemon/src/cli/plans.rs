@@ -19,16 +19,16 @@ use super::{
     out::Out,
     words,
 };
-use crate::api::MAX_REQUEST;
+use crate::{api::MAX_REQUEST, config::load_plan};
 
 pub(super) async fn run(socket: &Path, out: &Out, command: PlanCommand) -> Result<(), Failure> {
     match command {
         PlanCommand::Apply(plan) => {
-            let toml = read(&plan.file)?;
+            let toml = read(&plan.file, out)?;
             apply(&Client::connect(socket).await?, out, &plan.file, toml).await
         }
         PlanCommand::Validate(plan) => {
-            let toml = read(&plan.file)?;
+            let toml = read(&plan.file, out)?;
             validate(&Client::connect(socket).await?, out, &plan.file, toml).await
         }
         PlanCommand::List => list(&Client::connect(socket).await?, out).await,
@@ -108,8 +108,9 @@ async fn delete(client: &Client, out: &Out, name: String) -> Result<(), Failure>
     if out.is_json() { out.json(&answer) } else { out.text(&format!("plan {name} is forgotten")) }
 }
 
-/// The plan file's text, never more of it than the daemon would take.
-fn read(file: &Path) -> Result<String, Failure> {
+/// The plan file's text, never more of it than the daemon would take. A person gets every mistake with its place in
+/// the file; scripts get the daemon's findings.
+fn read(file: &Path, out: &Out) -> Result<String, Failure> {
     let from: &mut dyn Read = if file == Path::new("-") {
         &mut io::stdin()
     } else {
@@ -120,6 +121,10 @@ fn read(file: &Path) -> Result<String, Failure> {
     if text.len() >= MAX_REQUEST {
         let message = format!("{}: larger than 1 MiB, which is no plan", file.display());
         return Err(Failure::new(Exit::Usage, message));
+    }
+    if !out.is_json() {
+        load_plan(&text, &file.display().to_string())
+            .map_err(|errors| Failure::new(Exit::Refused, errors.to_string()))?;
     }
     Ok(text)
 }

@@ -139,6 +139,7 @@ impl Control for FakeControl {
 
     async fn apply_plan(&self, plan: Plan, by: &str) -> Result<Applied, ControlError> {
         assert!(by.starts_with("operator uid="), "{by}");
+        known(&plan.source, &["old", "far"], "source")?;
         if let Some(problem) = plan.problems().first() {
             return Err(ControlError::new(Kind::Invalid, problem.clone()));
         }
