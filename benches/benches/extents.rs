@@ -38,7 +38,9 @@ fn sets(criterion: &mut Criterion) {
         bencher.iter_batched(
             || ExtentSet::new(DISK),
             |mut set| {
-                extents.iter().for_each(|extent| set.insert(*extent));
+                for extent in &extents {
+                    set.insert(*extent);
+                }
                 set
             },
             BatchSize::LargeInput,
@@ -48,7 +50,9 @@ fn sets(criterion: &mut Criterion) {
         bencher.iter_batched(
             Runs::default,
             |mut set| {
-                extents.iter().for_each(|extent| set.insert(*extent));
+                for extent in &extents {
+                    set.insert(*extent);
+                }
                 set.0.len()
             },
             BatchSize::LargeInput,
@@ -57,7 +61,9 @@ fn sets(criterion: &mut Criterion) {
     group.finish();
 
     let mut set = ExtentSet::new(DISK);
-    extents.iter().for_each(|extent| set.insert(*extent));
+    for extent in &extents {
+        set.insert(*extent);
+    }
     criterion.bench_function("walk the runs of 100,000 scattered blocks", |bencher| {
         bencher.iter(|| black_box(set.extents().count()));
     });

@@ -29,7 +29,7 @@ mod tests {
 
     #[test]
     fn an_interval_after_the_last_pass() {
-        let minute = Duration::from_secs(60);
+        let minute = Duration::from_mins(1);
         assert_eq!(next_due(None, minute, at(1000)), at(1000));
         assert_eq!(next_due(Some(at(990)), minute, at(1000)), at(1050));
         assert_eq!(next_due(Some(at(10)), minute, at(1000)), at(1000), "overdue is due now");
@@ -39,9 +39,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn due_lies_between_now_and_one_interval_on(last in 0_i64..1 << 33, now in 0_i64..1 << 33, secs in 0_u64..1 << 20) {
-            let due = next_due(Some(at(last)), Duration::from_secs(secs), at(now));
-            prop_assert!(due >= at(now) && due <= at(now + secs as i64));
+        fn due_lies_between_now_and_one_interval_on(last in 0_i64..1 << 33, now in 0_i64..1 << 33, secs in 0_u32..1 << 20) {
+            let due = next_due(Some(at(last)), Duration::from_secs(u64::from(secs)), at(now));
+            prop_assert!(due >= at(now) && due <= at(now + i64::from(secs)));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The rules that the design gives the code, held by reading it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

@@ -26,9 +26,9 @@ use crate::{
 };
 
 /// What powering the source off or on may take beside what the plan grants the guest.
-const POWER_MARGIN: Duration = Duration::from_secs(60);
+const POWER_MARGIN: Duration = Duration::from_mins(1);
 /// What releasing the source's remains may take.
-const RELEASE_DEADLINE: Duration = Duration::from_secs(300);
+const RELEASE_DEADLINE: Duration = Duration::from_mins(5);
 /// How long an undo waits at the most for a guest that was asked to shut down.
 const ASKED_SHUTDOWN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -84,7 +84,7 @@ async fn stop_source(context: &Context) -> Result<Option<String>, WorkError> {
             cutover.source_stopped.get_or_insert_with(Utc::now);
         })
         .await?;
-    Ok(Some(format!("{how:?}")))
+    Ok(Some(how.to_string()))
 }
 
 async fn final_delta(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
@@ -115,7 +115,7 @@ async fn prove(context: &Context, stop: &StopSignal) -> Result<Option<String>, W
     };
     match verdict {
         None => Err(WorkError::passing("verification was stopped before its end")),
-        Some(verdict) if verdict.passed() => Ok(Some(format!("{:?}: every byte is right", verdict.mode))),
+        Some(verdict) if verdict.passed() => Ok(Some(format!("{}: every byte is right", verdict.mode))),
         Some(verdict) => Err(WorkError::operator(format!(
             "the target does not hold what the source held: {}; these extents will be copied again in the next pass",
             verify::mismatches(&verdict)
@@ -239,7 +239,7 @@ pub async fn clean(context: &Context) -> Result<(), WorkError> {
     ] {
         match result {
             Err(error) if gone(&error) => {
-                context.note("warning", format!("nothing to release: {error}")).await
+                context.note("warning", format!("nothing to release: {error}")).await;
             }
             result => result?,
         }

@@ -31,7 +31,12 @@ use crate::{
 };
 
 /// How long work that was told to stop may take before it is dropped where it stands.
-const STOP_DEADLINE: Duration = Duration::from_secs(60);
+const STOP_DEADLINE: Duration = Duration::from_mins(1);
+
+/// How often work that failed in passing is tried again before a person is asked.
+const ATTEMPTS: u32 = 10;
+/// A pass that copied for so long before it failed counts as a new beginning.
+const LONG: Duration = Duration::from_mins(5);
 
 /// A request with the place for its answer.
 #[derive(Debug)]
@@ -264,7 +269,7 @@ impl Driver {
                         cutover.failure = Some(reason.clone());
                     }
                     (State::Done, _) | (State::Synced, State::Undoing { .. }) => {
-                        cutover.ended = Some(Utc::now())
+                        cutover.ended = Some(Utc::now());
                     }
                     _ => {}
                 }
@@ -315,13 +320,20 @@ async fn persist(context: &Context, doing: Work, stop: &StopSignal) -> Result<()
     let mut retry = match doing {
         Work::Undo(_) | Work::Clean => Retry::forever(),
         Work::Phase(phase) => Retry::until(cutover::deadline(context, phase)),
-        Work::Prepare | Work::Seed | Work::Sync | Work::Nothing | Work::AwaitSchedule => Retry::times(10),
+        Work::Begin | Work::Prepare | Work::Seed | Work::Sync | Work::Nothing | Work::AwaitSchedule => {
+            Retry::times(ATTEMPTS)
+        }
     };
     loop {
+        let begun = tokio::time::Instant::now();
         let error = match act(context, doing, stop).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
+        if matches!(doing, Work::Seed | Work::Sync) && begun.elapsed() > LONG {
+            // It came a long way: a full pass of days may meet more than ten short failures.
+            retry = Retry::times(ATTEMPTS);
+        }
         let endless = matches!(doing, Work::Undo(_) | Work::Clean);
         if error.remedy == Remedy::Operator && !endless || stop.is_stopped() {
             return Err(error);
@@ -336,7 +348,7 @@ async fn persist(context: &Context, doing: Work, stop: &StopSignal) -> Result<()
 
 async fn act(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
     match doing {
-        Work::Nothing | Work::AwaitSchedule => Ok(()),
+        Work::Nothing | Work::AwaitSchedule | Work::Begin => Ok(()),
         Work::Prepare => prepare::prepare(context).await,
         Work::Seed => pass::run(context, PassKind::Full, stop, None).await.and_then(ended),
         Work::Sync => pass::run(context, PassKind::Delta, stop, None).await.and_then(ended),

@@ -139,16 +139,15 @@ impl Manager {
 
     /// The configured source of this name.
     pub(super) fn source(&self, name: &str) -> Result<&Arc<dyn Source>, ControlError> {
-        Ok(&self.find(&self.endpoints.sources, "source", name)?.handle)
+        Ok(&Self::find(&self.endpoints.sources, "source", name)?.handle)
     }
 
     /// The configured target of this name.
     pub(super) fn target(&self, name: &str) -> Result<&Arc<dyn Target>, ControlError> {
-        Ok(&self.find(&self.endpoints.targets, "target", name)?.handle)
+        Ok(&Self::find(&self.endpoints.targets, "target", name)?.handle)
     }
 
     fn find<'a, E: ?Sized>(
-        &self,
         among: &'a BTreeMap<String, Opened<E>>,
         what: &str,
         name: &str,

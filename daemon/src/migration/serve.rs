@@ -118,7 +118,7 @@ impl Control for Manager {
 
     async fn migration(&self, key: &str) -> Result<MigrationView, ControlError> {
         let views: Vec<_> = self.handles().into_iter().map(|handle| handle.context.live.view()).collect();
-        find(views, key)
+        find(&views, key)
     }
 
     fn watch(&self) -> broadcast::Receiver<MigrationView> {
@@ -128,9 +128,9 @@ impl Control for Manager {
     async fn request(&self, id: MigrationId, request: Request, by: &str) -> Result<Verdict, ControlError> {
         let (answer, answered) = oneshot::channel();
         let command = Command { request, by: by.to_owned(), answer };
-        let gone = |_| ControlError::new(ControlErrorKind::Unavailable, "the daemon is shutting down");
-        self.handle(id)?.inbox.send(command).await.map_err(|_| gone(()))?;
-        answered.await.map_err(|_| gone(()))
+        let gone = || ControlError::new(ControlErrorKind::Unavailable, "the daemon is shutting down");
+        self.handle(id)?.inbox.send(command).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())
     }
 
     async fn verdict(&self, id: MigrationId) -> Result<Option<view::Verdict>, ControlError> {
@@ -219,7 +219,7 @@ impl Manager {
 }
 
 /// The one view that `key` names.
-fn find(views: Vec<MigrationView>, key: &str) -> Result<MigrationView, ControlError> {
+fn find(views: &[MigrationView], key: &str) -> Result<MigrationView, ControlError> {
     let wanted = key.to_ascii_lowercase();
     let by_id = |view: &&MigrationView| {
         let id = view.id.to_string();

@@ -25,6 +25,7 @@ use super::{
     pass::OnDrained,
 };
 use crate::{
+    human,
     model::{
         plan::VerifyMode,
         view::{DiskVerdict, Verdict, VerificationView},
@@ -129,9 +130,9 @@ async fn keep(context: &Context, verdict: &Verdict, total: u64) -> Result<(), Wo
         }
     });
     let text = if verdict.passed() {
-        format!("{:?} passed: {total} bytes on the target are right", verdict.mode)
+        format!("{} passed: {} on the target are right", verdict.mode, human::bytes(total))
     } else {
-        format!("{:?} FAILED: {}; these extents will be copied again", verdict.mode, mismatches(verdict))
+        format!("{} FAILED: {}; these extents will be copied again", verdict.mode, mismatches(verdict))
     };
     context.note("verification", text).await;
     Ok(())

@@ -43,7 +43,7 @@ pub struct Schedule {
 
 impl Default for Schedule {
     fn default() -> Self {
-        Self { interval: Duration::from_secs(15 * 60) }
+        Self { interval: Duration::from_mins(15) }
     }
 }
 
@@ -73,11 +73,11 @@ pub struct CutoverPolicy {
 impl Default for CutoverPolicy {
     fn default() -> Self {
         Self {
-            graceful_shutdown: Duration::from_secs(120),
+            graceful_shutdown: Duration::from_mins(2),
             force_power_off: false,
-            delta_deadline: Duration::from_secs(30 * 60),
-            verify_deadline: Duration::from_secs(60 * 60),
-            create_deadline: Duration::from_secs(120),
+            delta_deadline: Duration::from_mins(30),
+            verify_deadline: Duration::from_hours(1),
+            create_deadline: Duration::from_mins(2),
             watch: Duration::from_secs(10),
         }
     }
@@ -101,6 +101,16 @@ pub enum VerifyMode {
     Readback,
     /// The source's final snapshot is read again, whole, and compared with the target.
     Compare,
+}
+
+impl std::fmt::Display for VerifyMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Readback => "readback",
+            Self::Compare => "compare",
+        })
+    }
 }
 
 /// What differs for one VM.
@@ -146,11 +156,7 @@ impl Plan {
                     "`[vm.{vm:?}]` is no VM of this plan: add it to `vms` or remove the section"
                 ));
             }
-            if over
-                .name
-                .as_ref()
-                .is_some_and(|name| name.is_empty() || name.len() > 63 || !name.chars().all(is_plain))
-            {
+            if over.name.as_ref().is_some_and(|name| !is_target_name(name)) {
                 problems.push(format!(
                     "`[vm.{vm:?}] name` cannot be used: use 1 to 63 letters, digits, dots, dashes and underscores"
                 ));

@@ -35,6 +35,8 @@ pub enum Work {
     Nothing,
     /// Nothing until a request or the schedule.
     AwaitSchedule,
+    /// Nothing: it goes on at once.
+    Begin,
     /// Make the target's disks and the ledgers.
     Prepare,
     /// Copy until all ledgers are drained.
@@ -60,7 +62,8 @@ pub struct IllegalStep {
 /// The work that `state` means.
 pub fn work(state: &State) -> Work {
     match state {
-        State::Defined | State::Preparing => Work::Prepare,
+        State::Defined => Work::Begin,
+        State::Preparing => Work::Prepare,
         State::Seeding => Work::Seed,
         State::Synced => Work::AwaitSchedule,
         State::Syncing => Work::Sync,
@@ -121,7 +124,8 @@ fn resumed(from: Resting, state: &State) -> State {
 
 fn done(state: &State) -> Option<State> {
     match state {
-        State::Defined | State::Preparing => Some(State::Seeding),
+        State::Defined => Some(State::Preparing),
+        State::Preparing => Some(State::Seeding),
         State::Seeding | State::Syncing | State::Undoing { .. } => Some(State::Synced),
         State::CuttingOver { phase } => {
             Some(phase.next().map_or(State::Done, |phase| State::CuttingOver { phase }))
@@ -184,7 +188,7 @@ mod tests {
     fn the_happy_way_ends_done() {
         let mut state = State::Defined;
         let mut names = vec![state.to_string()];
-        for event in [Event::WorkDone, Event::WorkDone, Event::PassDue, Event::WorkDone] {
+        for event in [Event::WorkDone, Event::WorkDone, Event::WorkDone, Event::PassDue, Event::WorkDone] {
             state = next(&state, &event).unwrap();
             names.push(state.to_string());
         }
@@ -193,7 +197,7 @@ mod tests {
             names.push(state.to_string());
             state = next(&state, &Event::WorkDone).unwrap();
         }
-        assert_eq!(names.len(), 5 + Phase::ALL.len());
+        assert_eq!(names.len(), 6 + Phase::ALL.len());
         assert_eq!(state, State::Done);
     }
 

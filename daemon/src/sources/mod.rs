@@ -147,6 +147,16 @@ pub enum HowStopped {
     Forced,
 }
 
+impl std::fmt::Display for HowStopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::WasOff => "it was off already",
+            Self::Gracefully => "the guest shut down by itself",
+            Self::Forced => "the power was cut",
+        })
+    }
+}
+
 /// What kind of failure it was, to act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceErrorKind {

@@ -15,7 +15,7 @@ use warmd_tests::{
     Console, Daemon, Guest, GuestSpec, Libvirt, TestDir, Warmctl, daemon::program, interrupt, wait_until,
 };
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 fn main() -> ExitCode {
     match run() {

@@ -99,7 +99,8 @@ impl WriteDisk for MemoryDisk {
     async fn flush(&self) -> Result<(), DiskError> {
         self.strike(Operation::Flush, None).await?;
         let mut contents = self.lock();
-        contents.durable = contents.seen.clone();
+        let Contents { seen, durable } = &mut *contents;
+        durable.clone_from(seen);
         Ok(())
     }
 }

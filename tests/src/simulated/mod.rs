@@ -3,6 +3,8 @@
 //!
 //! Rule: they watch the one thing that must never be, both VMs running, and everything that must not be left behind.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "how a test fails")]
+
 mod disk;
 mod faults;
 mod rig;

@@ -105,16 +105,14 @@ impl Tracker {
             }
             State::Cancelling | State::Cancelled => return Some(failed("it was given up")),
             State::Done => return Some(done()),
-            State::Unspecified
-            | State::Defined
-            | State::Preparing
-            | State::Seeding
-            | State::Synced
-            | State::Syncing => {}
+            // A pass that ended in these has its snapshot still to release, or is tried again.
+            State::Unspecified | State::Defined | State::Preparing | State::Seeding | State::Syncing => {
+                return None;
+            }
+            State::Synced => {}
         }
         let pass = now.pass.as_ref().filter(|pass| pass.number >= self.pass)?;
         match (&pass.error, &pass.ended) {
-            _ if pass.number > self.pass => Some(done()),
             (Some(error), Some(_)) => Some(failed(format!("pass {}: {error}", pass.number))),
             (None, Some(_)) => Some(done()),
             (_, None) => None,
