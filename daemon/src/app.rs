@@ -10,19 +10,14 @@ use warmd_cbt::buffer::BufferPool;
 
 use crate::{
     api,
-    config::Settings,
+    config::Config,
     migration::{
         context::Engine,
         control::Endpoint,
         manager::{Endpoints, Manager, Opened},
     },
-    sources::SourceSettings,
     store::Store,
-    targets::TargetSettings,
 };
-
-/// The daemon's configuration with the endpoints that there are.
-pub type Config = Settings<SourceSettings, TargetSettings>;
 
 /// How long passes get to commit what they have when the daemon is told to stop.
 const DRAIN: Duration = Duration::from_secs(90);

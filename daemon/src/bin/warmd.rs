@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use warmd_daemon::app::{self, Config};
+use warmd_daemon::{app, config::Config};
 
 /// The warm-migration replication daemon: it moves running VMs, and proves that nothing was lost.
 #[derive(Parser, Debug)]
