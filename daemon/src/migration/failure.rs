@@ -44,15 +44,24 @@ impl WorkError {
     }
 }
 
+/// What the migration reads is not on its source any more.
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}: it was removed from the source; put it back there and resume, or cancel the migration")]
+struct Gone {
+    #[source]
+    cause: SourceError,
+}
+
 impl From<SourceError> for WorkError {
     fn from(error: SourceError) -> Self {
         let remedy = match error.kind {
             SourceErrorKind::Unreachable | SourceErrorKind::Timeout | SourceErrorKind::Failed => {
                 Remedy::Retry
             }
-            SourceErrorKind::NotFound | SourceErrorKind::Refused | SourceErrorKind::StillRunning => {
-                Remedy::Operator
+            SourceErrorKind::NotFound => {
+                return Self { remedy: Remedy::Operator, cause: Box::new(Gone { cause: error }) };
             }
+            SourceErrorKind::Refused | SourceErrorKind::StillRunning => Remedy::Operator,
         };
         Self { remedy, cause: Box::new(error) }
     }
