@@ -38,6 +38,9 @@ const ATTEMPTS: u32 = 10;
 /// A pass that copied for so long before it failed counts as a new beginning.
 const LONG: Duration = Duration::from_mins(5);
 
+/// How the outcome of a phase begins that failed.
+pub(super) const PHASE_FAILED: &str = "failed: ";
+
 /// A request with the place for its answer.
 #[derive(Debug)]
 pub struct Command {
@@ -380,7 +383,7 @@ async fn run_phase(context: &Context, phase: Phase, stop: &StopSignal) -> Result
     };
     let outcome = match &result {
         Ok(note) => note.clone().unwrap_or_else(|| "done".to_owned()),
-        Err(error) => format!("failed: {error}"),
+        Err(error) => format!("{PHASE_FAILED}{error}"),
     };
     context.store.end_phase(context.id, attempt, phase, Utc::now(), &outcome).await?;
     let downtime = forecast::measured_downtime(&context.cutover());

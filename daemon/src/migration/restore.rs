@@ -2,11 +2,11 @@
 
 use warmd_cbt::ledger::Ledger;
 
-use super::{failure::WorkError, forecast};
+use super::{driver::PHASE_FAILED, failure::WorkError, forecast};
 use crate::{
     model::{
         state::State,
-        view::{CutoverView, DiskView, MigrationView, VerificationView},
+        view::{CutoverView, DiskView, MigrationView, PhaseView, VerificationView},
     },
     store::{MigrationRow, Store},
 };
@@ -39,7 +39,7 @@ pub async fn view(store: &Store, row: &MigrationRow) -> Result<MigrationView, Wo
             .then(|| phases.last().and_then(|last| last.ended))
             .flatten(),
         downtime: forecast::measured_downtime(&row.cutover),
-        failure: None,
+        failure: failure(&row.state, phases.last()),
         phases: phases.clone(),
     });
     let verification = store.verdict(row.id).await?.map(|verdict| {
@@ -70,4 +70,12 @@ pub async fn view(store: &Store, row: &MigrationRow) -> Result<MigrationView, Wo
         cutover,
         verification,
     })
+}
+
+/// Why the last cutover was undone or stopped. An undone one is told of until the next begins, also after a restart.
+fn failure(state: &State, last: Option<&PhaseView>) -> Option<String> {
+    if let State::Undoing { reason, .. } = state {
+        return Some(reason.clone());
+    }
+    last?.outcome.as_deref()?.strip_prefix(PHASE_FAILED).map(str::to_owned)
 }
