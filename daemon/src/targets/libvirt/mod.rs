@@ -34,6 +34,9 @@ use crate::{
 /// Folders that QEMU's user may enter to reach its disks, and nobody but warmd's user may list.
 const FOLDER_MODE: u32 = 0o711;
 
+/// How often a domain that comes back is removed.
+const DISCARDS: usize = 3;
+
 /// The target.
 #[derive(Debug)]
 pub struct LibvirtTarget {
@@ -203,13 +206,27 @@ impl Target for LibvirtTarget {
     async fn discard_machine(&self, owner: MigrationId) -> Result<(), TargetError> {
         let doing = format!("removing the domain of migration {owner}");
         let Some(id) = self.find(&doing, owner).await? else { return Ok(()) };
-        match self.libvirt.destroy(id).await {
-            Err(error) if error.kind == LibvirtErrorKind::NoSuchDomain => {}
-            answer => answer.map_err(failed(&doing))?,
+        // A start that nobody waited for any more may still come: undefined while it runs, a domain only loses its
+        // definition. So it is gone when libvirt says so, not before.
+        for _ in 0..DISCARDS {
+            match self.libvirt.destroy(id).await {
+                Err(error) if error.kind == LibvirtErrorKind::NoSuchDomain => {}
+                answer => answer.map_err(failed(&doing))?,
+            }
+            self.libvirt.undefine(id).await.map_err(failed(&doing))?;
+            match self.libvirt.state(id).await {
+                Err(error) if error.kind == LibvirtErrorKind::NoSuchDomain => {
+                    self.finder.forget(owner);
+                    return Ok(());
+                }
+                answer => drop(answer.map_err(failed(&doing))?),
+            }
         }
-        self.libvirt.undefine(id).await.map_err(failed(&doing))?;
-        self.finder.forget(owner);
-        Ok(())
+        Err(TargetError::new(
+            TargetErrorKind::Failed,
+            doing,
+            "it was started again and again while it was removed",
+        ))
     }
 
     async fn discard_disks(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<(), TargetError> {
