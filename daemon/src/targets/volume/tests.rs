@@ -53,6 +53,15 @@ struct Gate {
     waiting: AtomicUsize,
 }
 
+/// Opens the gate when the test ends, however it ends: the runtime waits for threads that wait for the gate.
+struct Opens(Arc<Faulty>);
+
+impl Drop for Opens {
+    fn drop(&mut self) {
+        self.0.gate.open();
+    }
+}
+
 impl Gate {
     fn shut(&self) {
         *self.shut.lock().unwrap() = true;
@@ -294,6 +303,7 @@ async fn a_hung_write_is_fenced_off() {
     let bench = Bench::new();
     let faults = Arc::new(Faulty::default());
     let disk = bench.try_open(&faults, hasty()).await.unwrap();
+    let _opens = Opens(Arc::clone(&faults));
     faults.gate.shut();
     let error = disk.write(Offset(0), filled(4096, 1), 0..4096).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Timeout);
@@ -314,6 +324,7 @@ async fn an_abandoned_write_breaks_the_disk_off() {
     let bench = Bench::new();
     let faults = Arc::new(Faulty::default());
     let disk = Arc::new(bench.open(&faults).await);
+    let _opens = Opens(Arc::clone(&faults));
     faults.gate.shut();
     let writer = {
         let disk = Arc::clone(&disk);
