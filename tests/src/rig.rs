@@ -234,8 +234,11 @@ impl Rig {
 /// A pass never has to do again what was drained before it: only that, and what the source says has changed.
 pub fn assert_nothing_twice(passes: &[Pass]) -> Result<()> {
     ensure!(passes.len() >= 2, "only {} passes: nothing was interrupted", passes.len());
+    let whole = passes.first().map_or(0, |pass| pass.pending);
     for (earlier, later) in passes.iter().zip(passes.iter().skip(1)) {
         let most = earlier.pending.saturating_sub(earlier.drained) + later.changed;
+        // A ledger that forgot its anchor would have all of it changed.
+        ensure!(!later.unknown && later.changed < whole / 2, "all is new: {passes:#?}");
         ensure!(later.pending <= most, "a pass began with more than {most} bytes: {passes:#?}");
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use warmd_tests::{Rig, RigSpec, rig::assert_nothing_twice, run};
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 const SOME: u64 = 4 << 20;
 
 #[test]

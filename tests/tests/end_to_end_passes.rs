@@ -55,7 +55,7 @@ fn missing(reason: &str) -> Option<u64> {
 #[test]
 fn asked_to_stop_in_a_pass_it_keeps_what_is_drained() {
     run(|dir| {
-        let mut rig = Rig::off(dir, &RigSpec::new("calm", 96))?;
+        let mut rig = Rig::off(dir, &RigSpec::new("calm", 64))?;
         rig.daemon.start()?;
         rig.apply()?;
         rig.freeze_in_pass(1, SOME)?;

@@ -117,9 +117,9 @@ fn a_wrong_plan_is_told_by_its_place_and_nothing_is_kept_of_it() {
         let path = dir.join("plan.toml");
         let good = "name = \"move\"\nsource = \"old\"\ntarget = \"new\"\nvms = [\"shop\"]\n";
         let cases: [(String, &str); 4] = [
-            (good.replace("vms = [", "vms = [["), "line 4, column"),
-            (format!("{good}colour = \"red\"\n"), "line 5, column 1"),
-            (format!("{good}[schedule]\ninterval = \"soon\"\n"), "line 6, column 12"),
+            (good.replace("vms = [", "vms = [["), "plan.toml:4:"),
+            (format!("{good}colour = \"red\"\n"), "plan.toml:5:1:"),
+            (format!("{good}[schedule]\ninterval = \"soon\"\n"), "plan.toml:6:12:"),
             (good.replace("\"old\"", "\"older\""), "older"),
         ];
         for (text, word) in cases {
