@@ -174,13 +174,12 @@ async fn errors_of_the_server_keep_number_place_and_kind() {
 #[tokio::test]
 async fn a_slow_server_serves_many_requests_at_once() {
     let (server, content) = file_server(&["delay"], &["rdelay=200ms"]).await;
-    let options = NbdOptions { request_timeout: Duration::from_secs(2), ..server.options("") };
-    let disk = NbdDisk::open(options).await.unwrap();
-    // One after the other these would take half a minute, and the later ones would be overdue.
-    let reads = stream::iter(0..128usize).map(|n| disk.read_at(Offset(n as u64 * 65536), stale(65536)));
+    let disk = NbdDisk::open(server.options("")).await.unwrap();
+    // One after the other these would take longer than the test's patience.
+    let reads = stream::iter(0..512usize).map(|n| disk.read_at(Offset(n as u64 * 16384), stale(16384)));
     let reads: Vec<_> = in_time(reads.buffered(128).try_collect::<Vec<_>>()).await.unwrap();
     for (n, data) in reads.iter().enumerate() {
-        assert!(data[..] == content[n * 65536..(n + 1) * 65536]);
+        assert!(data[..] == content[n * 16384..(n + 1) * 16384]);
     }
 }
 
@@ -197,7 +196,7 @@ async fn an_overdue_request_is_a_timeout_and_the_next_one_reconnects() {
 
 #[tokio::test]
 async fn reads_survive_a_server_that_is_killed_and_comes_back() {
-    let (mut server, content) = file_server(&["delay"], &["rdelay=20ms"]).await;
+    let (mut server, content) = file_server(&["delay"], &["rdelay=50ms"]).await;
     let disk = NbdDisk::open(server.options("")).await.unwrap();
     let reader = tokio::spawn(async move {
         let reads = stream::iter(0..2048u64).map(|n| {
@@ -225,13 +224,13 @@ async fn a_server_that_stays_away_is_an_error_in_time() {
     let options = NbdOptions { reconnect_for: Duration::from_millis(400), ..server.options("") };
     let disk = NbdDisk::open(options).await.unwrap();
     server.kill();
-    let reads = (0..32u64).map(|n| disk.read_at(Offset(n * 512), stale(512)));
+    let reads = (0..128u64).map(|n| disk.read_at(Offset(n * 512), stale(512)));
     let began = tokio::time::Instant::now();
     for read in in_time(futures::future::join_all(reads)).await {
         let kind = read.unwrap_err().kind();
         assert!(matches!(kind, ErrorKind::Connection | ErrorKind::Timeout), "{kind:?}");
     }
-    assert!(began.elapsed() < Duration::from_secs(5), "each request waited for its own turn to give up");
+    assert!(began.elapsed() < Duration::from_secs(20), "each request waited for its own turn to give up");
 }
 
 #[tokio::test]

@@ -93,7 +93,10 @@ pub fn list(bytes: &[u8]) -> Result<usize, NbdError> {
 fn entry(command: Command) -> (Entry, oneshot::Receiver<Outcome>) {
     let mut call = Call::plain(command, request::FUA, OFFSET, LENGTH);
     if command == Command::Read {
-        call.data = Data::Into(Buffer::unpooled(LENGTH as usize), 0..LENGTH as usize);
+        let mut buffer = Buffer::unpooled(LENGTH as usize);
+        // As a pool's buffer is: full of what must not stay.
+        buffer.fill(0xa5);
+        call.data = Data::Into(buffer, 0..LENGTH as usize);
     }
     let (done, outcome) = oneshot::channel();
     let (at, expect) = (call.at(), call.expect());

@@ -30,7 +30,7 @@ use super::{
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// The longest wait between attempts.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// How long opening a disk waits for connections beyond the first. A server that serves fewer leaves the others hanging.
+/// How long connections beyond the first are waited for. A server that serves fewer leaves the others hanging.
 const EXTRA_WAIT: Duration = Duration::from_secs(3);
 
 /// All connections of one disk.
@@ -69,11 +69,7 @@ impl Lanes {
         };
         let mut places = vec![start(first)];
         if export.flags.has(ExportFlags::MULTI_CONN) && options.connections > 1 {
-            let hurried = NbdOptions {
-                connect_timeout: options.connect_timeout.min(EXTRA_WAIT),
-                handshake_timeout: options.handshake_timeout.min(EXTRA_WAIT),
-                ..options.clone()
-            };
+            let hurried = hurried(&options);
             let extra = (1..options.connections).map(|_| dial::open(&hurried));
             for opened in futures::future::join_all(extra).await {
                 match opened {
@@ -156,7 +152,7 @@ impl Lanes {
                 return Ok(open);
             }
             let lane = self.next.fetch_add(1, Ordering::Relaxed) % self.places.len();
-            match patience.wait_for(self.reopen(lane)).await.and_then(|reopened| reopened) {
+            match patience.wait_for(self.reopen(lane, &self.options)).await.and_then(|reopened| reopened) {
                 Ok(connection) => {
                     backoff.failures = 0;
                     return Ok(connection);
@@ -187,8 +183,8 @@ impl Lanes {
     }
 
     /// Opens a lane again, in place of a connection that has ended.
-    async fn reopen(&self, lane: usize) -> Result<Arc<Connection>, NbdError> {
-        let parts = dial::open(&self.options).await?;
+    async fn reopen(&self, lane: usize, options: &NbdOptions) -> Result<Arc<Connection>, NbdError> {
+        let parts = dial::open(options).await?;
         same(&self.export, &parts.2)?;
         let connection =
             Connection::start(parts, self.options.in_flight, self.options.request_timeout, &self.durability);
@@ -214,7 +210,7 @@ impl Lanes {
         drop(backoff);
         let lanes = Arc::clone(self);
         tokio::spawn(async move {
-            match lanes.reopen(lane).await {
+            match lanes.reopen(lane, &hurried(&lanes.options)).await {
                 Ok(_) => lanes.gate.lock().await.revive_at = None,
                 Err(error) => tracing::debug!(%error, lane, "NBD connection not reopened"),
             }
@@ -262,6 +258,15 @@ impl Patience {
         tokio::time::timeout_at(self.until(), work)
             .await
             .map_err(|_| NbdError::of(NbdCause::Timeout { waiting, after }))
+    }
+}
+
+/// The options for a connection that the disk can do without.
+fn hurried(options: &NbdOptions) -> NbdOptions {
+    NbdOptions {
+        connect_timeout: options.connect_timeout.min(EXTRA_WAIT),
+        handshake_timeout: options.handshake_timeout.min(EXTRA_WAIT),
+        ..options.clone()
     }
 }
 

@@ -24,7 +24,7 @@ use warmd_cbt::{
 };
 
 /// What any wait in a test may take at the most.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Runs a tool to its end and wants it to succeed.
 pub fn run(tool: &str, arguments: &[&str]) -> Output {
