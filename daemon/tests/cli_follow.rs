@@ -169,9 +169,18 @@ async fn a_sync_ends_with_its_own_pass() {
     let mut broken = cases::syncing(1, "web-1");
     let pass = broken.pass.as_mut().unwrap();
     (pass.ended, pass.error) = (Some(cases::at(70)), Some("the source went away".to_owned()));
-    let served = Served::start(FakeControl::new([synced()]).script(Request::Sync, [broken])).await;
+    // The daemon tries a broken pass again by itself: it is over only when the migration is.
+    let given_up = MigrationView {
+        state: State::Failed {
+            reason: "the source went away for good".to_owned(),
+            resumable: true,
+            from: Resting::Synced,
+        },
+        ..broken.clone()
+    };
+    let served = Served::start(FakeControl::new([synced()]).script(Request::Sync, [broken, given_up])).await;
     let ran = served.warmctl(&["migration", "sync", "web-1"]).await;
-    assert!(ran.err(1).contains("pass 3: the source went away"), "{ran:#?}");
+    assert!(ran.err(1).contains("the source went away for good"), "{ran:#?}");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
 };
 
 use chrono::Utc;
@@ -13,11 +13,13 @@ use crate::{
     model::{
         id::{MigrationId, VmId},
         machine::Machine,
+        phase::Phase,
         plan::Plan,
+        state::State,
         view::EventView,
     },
     sources::Source,
-    store::{Change, Cutover, DiskRow, Store, StoreError},
+    store::{Cutover, DiskRow, Store, StoreError},
     targets::{DiskSpec, Target},
 };
 
@@ -42,6 +44,8 @@ pub struct Context {
     pub live: Arc<Live>,
     cutover: Mutex<Cutover>,
     ledgers: tokio::sync::Mutex<BTreeMap<DiskId, Arc<Ledger>>>,
+    /// Whether the target VM may have run: then its disks are not what the ledgers say.
+    pub may_have_started: AtomicBool,
 }
 
 /// The parts of a [`Context`].
@@ -68,7 +72,26 @@ impl Context {
             parts;
         let (plan, cutover) = (Mutex::new(Arc::new(plan)), Mutex::new(cutover));
         let ledgers = tokio::sync::Mutex::default();
-        Self { id, plan, vm, target_name, machine, store, source, target, engine, live, cutover, ledgers }
+        // After a restart in these nobody knows; before them it surely has not run.
+        let may_have_started = AtomicBool::new(match live.view().state {
+            State::CuttingOver { phase } | State::Undoing { phase, .. } => phase >= Phase::StartVm,
+            _ => false,
+        });
+        Self {
+            id,
+            plan,
+            vm,
+            target_name,
+            machine,
+            store,
+            source,
+            target,
+            engine,
+            live,
+            cutover,
+            ledgers,
+            may_have_started,
+        }
     }
 
     /// The plan as last applied.
@@ -91,13 +114,11 @@ impl Context {
         *self.cutover.lock().unwrap_or_else(PoisonError::into_inner) = cutover;
     }
 
-    /// Remembers something of the cutover, durably, within the present state.
+    /// Remembers something of the cutover, durably.
     pub async fn remember(&self, change: impl FnOnce(&mut Cutover)) -> Result<(), StoreError> {
         let mut cutover = self.cutover();
         change(&mut cutover);
-        let step =
-            Change { cutover: Some(cutover.clone()), ..Change::to(self.live.view().state, Utc::now()) };
-        self.store.save_state(self.id, step).await?;
+        self.store.save_cutover(self.id, cutover.clone()).await?;
         self.set_cutover(cutover);
         Ok(())
     }
@@ -136,10 +157,17 @@ impl Context {
         }
     }
 
+    /// The disks that were made on the target, where they were made, whatever the plan says now.
+    pub async fn made_disks(&self) -> Result<Vec<DiskSpec>, StoreError> {
+        Ok(self.store.disks(self.id).await?.iter().map(spec).collect())
+    }
+
     /// The disks to make on the target.
     pub fn disk_specs(&self) -> Vec<DiskSpec> {
         let plan = self.plan();
-        let places = plan.vm.get(&self.machine.name).map(|over| &over.disks);
+        // The plan may name the VM by its name or by its id.
+        let over = plan.vm.get(&self.machine.name).or_else(|| plan.vm.get(&self.vm.0));
+        let places = over.map(|over| &over.disks);
         self.machine
             .disks
             .iter()

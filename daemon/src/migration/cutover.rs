@@ -5,12 +5,12 @@
 //! both VMs run.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use chrono::Utc;
-use warmd_cbt::stop::StopSignal;
+use warmd_cbt::{stop::StopSignal, units::Extent};
 
 use super::{
     context::Context,
@@ -21,16 +21,14 @@ use super::{
 use crate::{
     crash,
     model::{machine::PowerState, phase::Phase, plan::VerifyMode, view::PassKind},
-    sources::ShutdownPolicy,
-    targets::{CreateMachine, MachineState},
+    sources::{ShutdownPolicy, SourceError, SourceErrorKind},
+    targets::{CreateMachine, MachineState, TargetErrorKind},
 };
 
 /// What powering the source off or on may take beside what the plan grants the guest.
 const POWER_MARGIN: Duration = Duration::from_mins(1);
 /// What releasing the source's remains may take.
 const RELEASE_DEADLINE: Duration = Duration::from_mins(5);
-/// How long an undo waits at the most for a guest that was asked to shut down.
-const ASKED_SHUTDOWN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How long `phase` may take.
@@ -52,16 +50,27 @@ pub async fn run(context: &Context, phase: Phase, stop: &StopSignal) -> Result<O
     crash::point(&format!("phase.{phase}.begin"));
     let outcome = match phase {
         Phase::LastDelta => last_delta(context, stop).await,
-        Phase::StopSource => stop_source(context).await,
+        Phase::StopSource => unless_stopped(stop, stop_source(context)).await,
         Phase::FinalDelta => final_delta(context, stop).await,
         Phase::Verify => prove(context, stop).await,
         Phase::CreateVm => create(context).await,
         Phase::StartVm => start(context).await,
-        Phase::Watch => watch(context).await,
+        Phase::Watch => unless_stopped(stop, watch(context)).await,
         Phase::Release => release(context).await,
     }?;
     crash::point(&format!("phase.{phase}.end"));
     Ok(outcome)
+}
+
+/// Cuts waiting short that bears being cut off anywhere.
+async fn unless_stopped<T>(
+    stop: &StopSignal,
+    waiting: impl Future<Output = Result<T, WorkError>>,
+) -> Result<T, WorkError> {
+    tokio::select! {
+        result = waiting => result,
+        () = stop.stopped() => Err(WorkError::passing("it was stopped on request")),
+    }
 }
 
 async fn last_delta(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
@@ -77,6 +86,10 @@ async fn stop_source(context: &Context) -> Result<Option<String>, WorkError> {
         graceful: context.plan().cutover.graceful_shutdown,
         force: context.plan().cutover.force_power_off,
     };
+    // It may have been started since the cutover began; then it is this that an undo restores.
+    if context.source.power(&context.vm).await? == PowerState::Running {
+        context.remember(|cutover| cutover.was_running = Some(true)).await?;
+    }
     let how = context.source.shut_down(&context.vm, policy).await?;
     // Kept from the first time, should the phase be run again after a restart.
     context
@@ -130,7 +143,7 @@ async fn create(context: &Context) -> Result<Option<String>, WorkError> {
         owner: context.id,
         name: context.target_name.clone(),
         machine: context.mapped_machine(),
-        disks: context.disk_specs(),
+        disks: context.made_disks().await?,
     };
     context.target.create(&request).await?;
     Ok(None)
@@ -140,23 +153,38 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
     if !was_running(context) {
         return Ok(Some("not started: the source was off when the cutover began".to_owned()));
     }
+    // After a restart it may run already: then there is only forward, whatever else is found.
+    if matches!(context.target.look(context.id).await?, MachineState::Running | MachineState::Starting) {
+        remember_running(context).await?;
+        return Ok(Some("it ran already".to_owned()));
+    }
     fence(context).await?;
     done_by_ledger(context).await?;
     crash::point("target.start");
+    let before = context.may_have_started.swap(true, Relaxed);
     let outcome = match context.target.start(context.id).await {
         Ok(()) => None,
+        Err(error) if error.kind == TargetErrorKind::Refused => {
+            context.may_have_started.store(before, Relaxed);
+            return Err(error.into());
+        }
         // Whether it runs decides between forward and undo, so the answer of `start` alone is not enough.
         Err(error) => match context.target.look(context.id).await {
             Ok(MachineState::Running | MachineState::Starting) => Some(format!("runs, though: {error}")),
             _ => return Err(error.into()),
         },
     };
+    remember_running(context).await?;
+    Ok(outcome)
+}
+
+async fn remember_running(context: &Context) -> Result<(), WorkError> {
     context
         .remember(|cutover| {
             cutover.target_running.get_or_insert_with(Utc::now);
         })
         .await?;
-    Ok(outcome)
+    Ok(())
 }
 
 async fn watch(context: &Context) -> Result<Option<String>, WorkError> {
@@ -208,6 +236,28 @@ pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
         context.target.discard_machine(context.id).await?;
         crash::point("undo.discarded");
     }
+    if context.may_have_started.load(Relaxed) {
+        // What the target VM wrote while it ran is in no ledger: all of its disks are copied again.
+        for row in context.store.disks(context.id).await? {
+            let ledger = context.ledger(row.id).await?;
+            ledger.distrust(&Extent::whole(row.size).into_iter().collect::<Vec<_>>()).await?;
+        }
+        context.may_have_started.store(false, Relaxed);
+        let text = "the target VM may have run: its disks are copied again, whole, in the next pass";
+        context.note("warning", text.to_owned()).await;
+    }
+    match source_back(context, from).await {
+        Err(error) if error.kind == SourceErrorKind::NotFound => {
+            context.note("warning", format!("there is no source VM to power on: {error}")).await;
+        }
+        result => result?,
+    }
+    crash::point("undo.powered-on");
+    Ok(())
+}
+
+/// The source as it was before the cutover.
+async fn source_back(context: &Context, from: Phase) -> Result<(), SourceError> {
     context.source.end_snapshot(&context.vm, context.id).await?;
     if from.source_may_be_off() && was_running(context) {
         if from == Phase::StopSource {
@@ -215,15 +265,15 @@ pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
         }
         context.source.power_on(&context.vm).await?;
     }
-    crash::point("undo.powered-on");
     Ok(())
 }
 
 /// A guest that was asked to shut down cannot be asked not to: it gets time to go off, so that powering it on is not
 /// overtaken by its own shutdown.
-async fn await_asked_shutdown(context: &Context) -> Result<(), WorkError> {
+async fn await_asked_shutdown(context: &Context) -> Result<(), SourceError> {
     let begun = tokio::time::Instant::now();
-    let patience = context.plan().cutover.graceful_shutdown.min(ASKED_SHUTDOWN);
+    // Twice what the plan grants: a guest that was nearly there when the deadline passed must not go off unseen.
+    let patience = context.plan().cutover.graceful_shutdown * 2;
     while begun.elapsed() < patience && context.source.power(&context.vm).await? != PowerState::Off {
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -232,7 +282,7 @@ async fn await_asked_shutdown(context: &Context) -> Result<(), WorkError> {
 
 /// Removes everything that the migration holds on the source and the target.
 pub async fn clean(context: &Context) -> Result<(), WorkError> {
-    let gone = |error: &crate::sources::SourceError| error.kind == crate::sources::SourceErrorKind::NotFound;
+    let gone = |error: &SourceError| error.kind == SourceErrorKind::NotFound;
     for result in [
         context.source.end_snapshot(&context.vm, context.id).await,
         context.source.release_marks(&context.vm, context.id, &[]).await,
@@ -245,7 +295,10 @@ pub async fn clean(context: &Context) -> Result<(), WorkError> {
         }
     }
     context.target.discard_machine(context.id).await?;
-    context.target.discard_disks(context.id, &context.disk_specs()).await?;
+    let made = context.made_disks().await?;
+    // Without a ledger the disks may have been made all the same, and not noted.
+    let disks = if made.is_empty() { context.disk_specs() } else { made };
+    context.target.discard_disks(context.id, &disks).await?;
     Ok(())
 }
 

@@ -84,6 +84,12 @@ impl Driver {
     /// Drives the migration to its end, or until the daemon shuts down.
     pub async fn run(mut self) {
         self.refresh().await;
+        if let Ok(state) = next(&self.state, &Event::Restarted) {
+            self.enter(state, &Event::Restarted, "warmd").await;
+        }
+        if !self.state.is_final() && !self.state.is_busy() {
+            self.sweep().await;
+        }
         while !self.state.is_final() {
             match self.wait().await {
                 Happened::ShutDown => return,
@@ -185,11 +191,26 @@ impl Driver {
                     let before = self.state.clone();
                     if self.grant(command).await && self.state != before {
                         stopper.stop();
-                        tokio::time::timeout(STOP_DEADLINE, job).await.ok();
+                        if tokio::time::timeout(STOP_DEADLINE, job).await.is_err() {
+                            self.sweep().await;
+                        }
                         return Attended::Granted;
                     }
                 }
             }
+        }
+    }
+
+    /// Ends a snapshot that work which was cut off may have left open: no production VM lives on one while nothing is
+    /// copied. What cannot be ended now is ended by the next pass.
+    async fn sweep(&self) {
+        let ending = self.context.source.end_snapshot(&self.context.vm, self.context.id);
+        match tokio::time::timeout(STOP_DEADLINE, ending).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                self.context.note("warning", format!("a snapshot may be left open: {error}")).await;
+            }
+            Err(_) => self.context.note("warning", "a snapshot may be left open: no answer".to_owned()).await,
         }
     }
 
@@ -292,7 +313,8 @@ impl Driver {
     /// When the next delta is due: an interval after the last pass ended.
     async fn due(&self) -> DateTime<Utc> {
         let last = match self.context.store.last_pass(self.context.id).await {
-            Ok(pass) => pass.and_then(|pass| pass.view.ended),
+            // One that was cut off has no end: it counts from its start, so that it is not repeated at once.
+            Ok(pass) => pass.map(|pass| pass.view.ended.unwrap_or(pass.view.started)),
             Err(error) => {
                 tracing::error!(migration = %self.context.id, %error, "passes not read");
                 None
@@ -313,6 +335,7 @@ fn because(event: &Event) -> String {
         Event::Request(request) => format!(" ({} asked)", request.name()),
         Event::WorkFailed { reason, .. } => format!(" because {reason}"),
         Event::WorkDone => String::new(),
+        Event::Restarted => " (after a restart)".to_owned(),
         Event::PassDue => " (a delta is due)".to_owned(),
     }
 }

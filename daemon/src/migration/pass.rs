@@ -32,7 +32,7 @@ use crate::{
         id::DiskKey,
         view::{DiskPassView, PassKind, PassView},
     },
-    sources::{Snapshot, SnapshotRequest},
+    sources::{Snapshot, SnapshotRequest, SourceErrorKind},
     store::{DiskRow, NewDiskPass},
 };
 
@@ -82,6 +82,11 @@ pub async fn run(
     let released = snapshot.release().await;
     crash::point("snapshot.released");
     if let Err(error) = released {
+        if kind == PassKind::Final && error.kind == SourceErrorKind::Refused {
+            // Somebody let the VM run while its final state was read: what was read is not final.
+            context.source.end_snapshot(&context.vm, context.id).await.ok();
+            return Err(error.into());
+        }
         // What was drained counts all the same.
         context.note("warning", format!("snapshot not released, trying again: {error}")).await;
         let again = context.source.end_snapshot(&context.vm, context.id).await;

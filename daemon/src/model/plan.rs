@@ -124,6 +124,21 @@ pub struct VmOverride {
 }
 
 impl Plan {
+    /// Stands for a plan that was deleted after its migrations had ended.
+    pub fn stub(name: &str, source: &str, target: &str, vm: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            source: source.to_owned(),
+            target: target.to_owned(),
+            vms: vec![vm.to_owned()],
+            schedule: Schedule::default(),
+            cutover: CutoverPolicy::default(),
+            verify: VerifyPolicy::default(),
+            networks: BTreeMap::new(),
+            vm: BTreeMap::new(),
+        }
+    }
+
     /// The name of `vm` on the target.
     pub fn target_name<'a>(&'a self, vm: &'a str) -> &'a str {
         self.vm.get(vm).and_then(|over| over.name.as_deref()).unwrap_or(vm)

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Rule: pure, and complete: every pair of state and event is named. A step that cannot be is an [`IllegalStep`],
-//! never a panic. A restart is no event: the daemon does again what [`work`] says of the saved state.
+//! never a panic. After a restart the daemon does again what [`work`] says of the saved state.
 
 use super::{
     phase::Phase,
@@ -26,6 +26,8 @@ pub enum Event {
     WorkFailed { reason: String, resumable: bool },
     /// The schedule says that a delta is due.
     PassDue,
+    /// The daemon came up and found the migration in its saved state.
+    Restarted,
 }
 
 /// What is to be done in a state.
@@ -74,6 +76,17 @@ pub fn work(state: &State) -> Work {
     }
 }
 
+/// Nobody watched the source meanwhile, and it may have run and be off again: a
+/// cutover that had its final delta takes it again, unless the target VM may have been started.
+fn restarted(state: &State) -> State {
+    match state {
+        State::CuttingOver { phase: Phase::Verify | Phase::CreateVm } => {
+            State::CuttingOver { phase: Phase::FinalDelta }
+        }
+        state => state.clone(),
+    }
+}
+
 /// The state after `event`.
 pub fn next(state: &State, event: &Event) -> Result<State, IllegalStep> {
     let illegal = || IllegalStep { state: state.clone(), event: event.clone() };
@@ -81,6 +94,7 @@ pub fn next(state: &State, event: &Event) -> Result<State, IllegalStep> {
         Event::Request(request) => requested(state, *request).ok_or_else(illegal),
         Event::WorkDone => done(state).ok_or_else(illegal),
         Event::WorkFailed { reason, resumable } => failed(state, reason, *resumable).ok_or_else(illegal),
+        Event::Restarted => Ok(restarted(state)),
         Event::PassDue => match state {
             State::Synced => Ok(State::Syncing),
             _ => Err(illegal()),
@@ -98,7 +112,7 @@ fn requested(state: &State, request: Request) -> Option<State> {
         (Request::Sync, _) => State::Syncing,
         (Request::Pause, State::Seeding) => State::Paused { from: Resting::Seeding },
         (Request::Pause, _) => State::Paused { from: Resting::Synced },
-        (Request::Resume, State::Paused { from } | State::Failed { from, .. }) => resumed(*from, state),
+        (Request::Resume, State::Paused { from } | State::Failed { from, .. }) => resumed(*from),
         (Request::Cutover, _) => State::CuttingOver { phase: Phase::LastDelta },
         (Request::AbortCutover, State::CuttingOver { phase }) => {
             State::Undoing { phase: *phase, reason: "aborted by the operator".to_owned() }
@@ -110,13 +124,12 @@ fn requested(state: &State, request: Request) -> Option<State> {
     })
 }
 
-/// After a failure nobody knows how far the last pass came: a delta tells.
-fn resumed(from: Resting, state: &State) -> State {
+/// The last pass may have been cut short: a delta tells.
+fn resumed(from: Resting) -> State {
     match from {
         Resting::Preparing => State::Preparing,
         Resting::Seeding => State::Seeding,
-        Resting::Synced if matches!(state, State::Failed { .. }) => State::Syncing,
-        Resting::Synced => State::Synced,
+        Resting::Synced => State::Syncing,
         Resting::Watch => State::CuttingOver { phase: Phase::Watch },
         Resting::Release => State::CuttingOver { phase: Phase::Release },
     }
@@ -171,6 +184,7 @@ mod tests {
             4 => Just(Event::WorkDone),
             1 => any::<bool>().prop_map(|resumable| Event::WorkFailed { reason: "x".to_owned(), resumable }),
             1 => Just(Event::PassDue),
+            1 => Just(Event::Restarted),
             3 => prop::sample::select(REQUESTS.to_vec()).prop_map(Event::Request),
         ]
     }

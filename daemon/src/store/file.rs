@@ -144,6 +144,13 @@ fn open_immutable(file: &Path) -> rusqlite::Result<Connection> {
 
 /// Makes a whole database under another name, then gives it its own.
 fn create(file: &Path, upgrades: &[Upgrade]) -> Result<(), OpenError> {
+    // SQLite would replay an old log into the new file.
+    for left in [sibling(file, "-wal"), sibling(file, "-shm")] {
+        if left.exists() {
+            let cause = io::Error::other("it belongs to a database that is not there: move it away too");
+            return Err(OpenError::Io { what: "create a database beside", path: left, cause });
+        }
+    }
     let draft = sibling(file, ".new");
     for left in [draft.clone(), sibling(&draft, "-journal")] {
         match fs::remove_file(&left) {

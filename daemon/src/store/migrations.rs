@@ -159,6 +159,12 @@ impl Store {
         Ok(())
     }
 
+    /// Saves what is remembered of the cutover, and leaves the state to its owner.
+    pub async fn save_cutover(&self, id: MigrationId, cutover: Cutover) -> Result<(), StoreError> {
+        self.write(format!("saving the cutover of migration {id}"), move |db| set_cutover(db, id, &cutover))
+            .await
+    }
+
     /// Saves what the source says of the machine now.
     pub async fn save_machine(&self, id: MigrationId, machine: &Machine) -> Result<(), StoreError> {
         let machine = machine.clone();
@@ -173,6 +179,21 @@ impl Store {
     }
 }
 
+fn set_cutover(db: &Connection, id: MigrationId, cutover: &Cutover) -> Result<(), Fault> {
+    let found = db
+        .prepare_cached(
+            "UPDATE migrations SET attempt = ?, was_running = ?, source_stopped = ?, target_running = ? WHERE id = ?",
+        )?
+        .execute(params![
+            cutover.attempt,
+            cutover.was_running,
+            cutover.source_stopped.map(micros),
+            cutover.target_running.map(micros),
+            id.to_string()
+        ])?;
+    exists(found, id)
+}
+
 fn apply(db: &Connection, id: MigrationId, change: &Change) -> Result<(), Fault> {
     let key = id.to_string();
     let json = to_json(TABLE, &key, &change.state)?;
@@ -183,16 +204,7 @@ fn apply(db: &Connection, id: MigrationId, change: &Change) -> Result<(), Fault>
         .execute(params![change.state.name(), json, micros(change.at), key])?;
     exists(found, id)?;
     if let Some(cutover) = &change.cutover {
-        db.prepare_cached(
-            "UPDATE migrations SET attempt = ?, was_running = ?, source_stopped = ?, target_running = ? WHERE id = ?",
-        )?
-        .execute(params![
-            cutover.attempt,
-            cutover.was_running,
-            cutover.source_stopped.map(micros),
-            cutover.target_running.map(micros),
-            key
-        ])?;
+        set_cutover(db, id, cutover)?;
     }
     if let Some(warnings) = &change.warnings {
         db.prepare_cached("UPDATE migrations SET warnings = ? WHERE id = ?")?

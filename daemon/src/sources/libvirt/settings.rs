@@ -32,8 +32,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             uri: "qemu:///system".to_owned(),
-            runtime_dir: "/run/warmd".into(),
-            scratch_dir: "/var/lib/warmd/scratch".into(),
+            runtime_dir: "/run/warmd-qemu".into(),
+            scratch_dir: "/var/lib/warmd-scratch".into(),
             scratch_reserve_mib: 1024,
             connections: 2,
         }

@@ -48,7 +48,7 @@ impl Storage {
     /// `directory` must be absolute. `folder_mode` is the mode of each migration's folder.
     pub fn new(directory: &Path, folder_mode: u32) -> Result<Self, TargetError> {
         if !directory.is_absolute() {
-            let why = "`directory` must be an absolute path, such as /var/lib/warmd/disks";
+            let why = "`directory` must be an absolute path, such as /var/lib/libvirt/warmd";
             return Err(TargetError::new(TargetErrorKind::Refused, directory.display().to_string(), why));
         }
         let claims = Claims::new(directory.join(".claims"));
