@@ -156,7 +156,7 @@ impl Provisioner {
     ) -> Result<T, TargetError> {
         match tokio::time::timeout(self.deadline, call).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(TargetError::new(kind(status.code()), doing, status)),
+            Ok(Err(status)) => Err(TargetError::new(kind(code_of(&status)), doing, status)),
             Err(late) => Err(TargetError::new(TargetErrorKind::Timeout, doing, late)),
         }
     }
@@ -165,6 +165,16 @@ impl Provisioner {
 fn is_this_host(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     bare == "localhost" || bare.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+}
+
+/// The status's code. A connection that broke under the call is [`Code::Unknown`] with a cause in tonic; what the
+/// provisioner itself calls unknown has none.
+fn code_of(status: &Status) -> Code {
+    use std::error::Error as _;
+    match status.code() {
+        Code::Unknown if status.source().is_some() => Code::Unavailable,
+        code => code,
+    }
 }
 
 /// What a gRPC error means for any call but StartVm.
