@@ -15,8 +15,8 @@ const SEEDING: [&str; 9] = [
     "snapshot.taken",
     "advance.committed",
     "commit.before:4",
-    "commit.after:30",
-    "commit.after:50",
+    "commit.after:12",
+    "commit.after:20",
     "snapshot.released",
     "marks.released",
 ];

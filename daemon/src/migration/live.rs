@@ -76,7 +76,7 @@ impl Follower {
     pub fn start(live: Arc<Live>, disks: Vec<Followed>) -> Self {
         let task = tokio::spawn(async move {
             let mut rates: Vec<_> = disks.iter().map(|_| Rate::default()).collect();
-            let mut ticks = tokio::time::interval(Duration::from_millis(500));
+            let mut ticks = tokio::time::interval(Duration::from_millis(100));
             loop {
                 ticks.tick().await;
                 for (disk, rate) in disks.iter().zip(&mut rates) {
