@@ -8,15 +8,14 @@ use warmd_tests::{
     run,
 };
 
-/// From nothing to synced. The sixth and seventh are in the middle of the full pass.
-const SEEDING: [&str; 9] = [
+/// From nothing to synced. The sixth is in the middle of the full pass.
+const SEEDING: [&str; 8] = [
     "disks.prepared",
     "state.seeding",
     "snapshot.taken",
     "advance.committed",
     "commit.before:4",
     "commit.after:12",
-    "commit.after:20",
     "snapshot.released",
     "marks.released",
 ];
@@ -67,7 +66,7 @@ fn killed_in_passes_it_goes_on_from_the_last_commit() {
         let full: Vec<Pass> = rig.passes()?.into_iter().filter(|pass| pass.kind == "full").collect();
         assert_nothing_twice(&full)?;
         let cut_short = full.iter().filter(|pass| pass.drained > 0 && pass.drained < pass.pending).count();
-        ensure!(cut_short >= 2, "only {cut_short} passes were cut short in the middle: {full:#?}");
+        ensure!(cut_short >= 1, "no pass was cut short in the middle: {full:#?}");
         let (read, changed): (u64, u64) =
             (full.iter().map(|p| p.read).sum(), full.iter().skip(1).map(|p| p.changed).sum());
         ensure!(read <= data + data / 8 + changed, "read {read} of {data}, {changed} changed: {full:#?}");
