@@ -377,17 +377,14 @@ async fn a_source_that_ran_while_the_daemon_was_down_is_copied_to_its_last_write
     rig.world.faults.set("target-disk.read", Fault::Hang);
     rig.ask(Request::Cutover).await;
     rig.until("verify", |view| view.state == State::CuttingOver { phase: Phase::Verify }).await;
-    let world = rig.world.clone();
-    let meanwhile = tokio::spawn(async move {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    rig.restart_after(|world| {
         world.with(|truth| truth.source_runs = true);
         world.guest_writes("vda", 7 * BLOCK, &[0xee; 9000]);
         world.with(|truth| truth.source_runs = false);
         world.faults.clear();
         world.faults.set("source.power", Fault::Passing(1));
-    });
-    rig.restart().await;
-    meanwhile.await.unwrap();
+    })
+    .await;
     let view = rig.until("the end", |view| matches!(view.state, State::Done | State::Synced)).await;
     if view.state == State::Synced {
         // Seen as a start in the cutover, and undone: the next one moves it.

@@ -139,9 +139,15 @@ impl Rig {
 
     /// Stops the daemon and starts it again on the same state.
     pub async fn restart(&mut self) {
+        self.restart_after(|_| {}).await;
+    }
+
+    /// Stops the daemon, lets something happen to the world while there is none, and starts it again.
+    pub async fn restart_after(&mut self, meanwhile: impl FnOnce(&World)) {
         self.shutdown.cancel();
         self.manager.finish().await;
         self.store.close().await.expect("the store closes");
+        meanwhile(&self.world);
         (self.store, self.manager, self.shutdown) = open(&self.dir, &self.world).await;
     }
 }
