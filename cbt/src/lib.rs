@@ -16,6 +16,7 @@ pub mod mark;
 mod plan;
 pub mod stop;
 pub mod store;
+pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod transfer;

@@ -17,7 +17,8 @@ use crate::{
     disk::{DiskError, ErrorKind, Operation, ReadDisk},
     ledger::{Gate, Ledger},
     manifest::BlockHash,
-    transfer::{PassError, TransferSettings},
+    telemetry::Stage,
+    transfer::{PassError, PassProgress, TransferSettings},
     units::{Extent, Offset},
 };
 
@@ -42,6 +43,7 @@ pub(crate) struct Planner {
     ledger: Arc<Ledger>,
     settings: TransferSettings,
     gate: Gate,
+    progress: Arc<PassProgress>,
     holes: Option<Holes>,
     at: Offset,
     window: u64,
@@ -60,12 +62,14 @@ impl Planner {
         source: Arc<dyn ReadDisk>,
         settings: TransferSettings,
         gate: Gate,
+        progress: Arc<PassProgress>,
     ) -> Self {
         Self {
             holes: Some(Holes::new(source, ledger.size())),
             ledger,
             settings,
             gate,
+            progress,
             at: Offset(0),
             window: FIRST_WINDOW.min(settings.window),
             ready: Vec::new().into_iter(),
@@ -107,10 +111,14 @@ impl Planner {
         self.at = slice.end();
         self.window = (self.window * WINDOW_GROWTH).min(self.settings.window);
         let (ledger, settings, gate) = (Arc::clone(&self.ledger), self.settings, Arc::clone(&self.gate));
+        let progress = Arc::clone(&self.progress);
         self.ahead = Some(tokio::spawn(async move {
-            let prepared = prepare(&ledger, holes, slice, settings).await;
+            let request = progress.meter().stage(Stage::Plan).begin();
+            let bytes = slice.extents.iter().map(|extent| extent.len().0).sum();
+            let prepared = prepare(&ledger, holes, slice, settings).await?;
+            request.done(bytes);
             drop(gate);
-            prepared
+            Ok(prepared)
         }));
     }
 }

@@ -5,10 +5,12 @@
 
 mod disk;
 mod faults;
+mod slow;
 mod store;
 
 pub use self::{
     disk::MemoryDisk,
     faults::{Event, Fault, Faults, Random},
+    slow::SlowDisk,
     store::{LedgerView, MemoryStore},
 };

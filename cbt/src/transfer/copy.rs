@@ -3,16 +3,23 @@
 //! Rule: it returns only when nothing of it is in flight, whatever failed; and it begins no write once nobody waits
 //! for its answer any more.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
+    time::Instant,
+};
 
-use super::{PassError, PassProgress, progress::InFlight};
+use super::{PassError, PassProgress};
 use crate::{
     buffer::Buffer,
     disk::{ReadDisk, WriteDisk},
     manifest::BlockHash,
     store::PassFigures,
+    telemetry::{Stage, StageMeter, Wait},
     units::{BLOCK, BlockIndex, Extent, Length},
 };
 
@@ -83,7 +90,7 @@ impl Sides {
         extent: Extent,
         abandoned: impl Fn() -> bool,
     ) -> Result<Option<Finished>, PassError> {
-        let Ok(_slot) = self.write_slots.acquire().await else { return Ok(None) };
+        let Some(_slot) = self.write_slot().await else { return Ok(None) };
         if abandoned() {
             return Ok(None);
         }
@@ -102,14 +109,12 @@ impl Sides {
         buffer: Buffer,
         abandoned: impl Fn() -> bool,
     ) -> Result<Option<Finished>, PassError> {
-        let buffer = {
-            let _count = InFlight::enter(&self.progress.reads_in_flight);
-            self.source.read(extent.start(), buffer).await.map_err(PassError::Source)?
-        };
-        drop(slot);
         let bytes = extent.len().0;
-        self.progress.read.fetch_add(bytes, Relaxed);
-        let hashes = digest(&buffer).await;
+        let read = self.stage(Stage::Read).begin();
+        let buffer = self.source.read(extent.start(), buffer).await.map_err(PassError::Source)?;
+        read.done(bytes);
+        drop(slot);
+        let hashes = self.digest(&buffer).await;
         let mut figures = PassFigures { read: bytes, drained: bytes, requests: 1, ..PassFigures::default() };
         let mut zeroes = Vec::new();
         let mut writes = Vec::new();
@@ -124,7 +129,7 @@ impl Sides {
         figures.written = writes.iter().map(|run| run.len().0).sum();
         self.progress.skipped.fetch_add(figures.skipped, Relaxed);
         if !zeroes.is_empty() || !writes.is_empty() {
-            let Ok(_slot) = self.write_slots.acquire().await else { return Ok(None) };
+            let Some(_slot) = self.write_slot().await else { return Ok(None) };
             if abandoned() {
                 return Ok(None);
             }
@@ -147,33 +152,56 @@ impl Sides {
     }
 
     async fn write_zeroes(&self, extent: Extent) -> Result<(), PassError> {
-        let _count = InFlight::enter(&self.progress.writes_in_flight);
+        let zero = self.stage(Stage::Zero).begin();
         self.target.write_zeroes(extent).await.map_err(PassError::Target)?;
-        self.progress.zeroed.fetch_add(extent.len().0, Relaxed);
+        zero.done(extent.len().0);
         Ok(())
     }
 
     async fn write_runs(&self, extent: Extent, runs: &[Extent], mut buffer: Buffer) -> Result<(), PassError> {
         for run in runs {
-            let _count = InFlight::enter(&self.progress.writes_in_flight);
+            let write = self.stage(Stage::Write).begin();
             let from = (run.start() - extent.start()).0 as usize;
             let range = from..from + run.len().0 as usize;
             buffer = self.target.write(run.start(), buffer, range).await.map_err(PassError::Target)?;
-            self.progress.written.fetch_add(run.len().0, Relaxed);
+            write.done(run.len().0);
         }
         Ok(())
+    }
+
+    async fn digest(&self, bytes: &[u8]) -> Vec<BlockHash> {
+        let meter = self.stage(Stage::Digest);
+        let request = meter.begin();
+        let hashes = digest_in_stretches(bytes, |took| meter.add_cpu(took)).await;
+        request.done(bytes.len() as u64);
+        hashes
+    }
+
+    async fn write_slot(&self) -> Option<SemaphorePermit<'_>> {
+        self.progress.meter.waiting(Wait::WriteSlot, self.write_slots.acquire()).await.ok()
+    }
+
+    fn stage(&self, stage: Stage) -> &StageMeter {
+        self.progress.meter.stage(stage)
     }
 }
 
 /// Each block's hash. On the task's own thread, where the bytes are in the cache, and in stretches, so that the
 /// runtime's other tasks wait no longer than for one of them; other pieces are digested beside it.
 pub(crate) async fn digest(bytes: &[u8]) -> Vec<BlockHash> {
+    digest_in_stretches(bytes, |_| {}).await
+}
+
+/// `took` is told what each stretch took.
+async fn digest_in_stretches(bytes: &[u8], took: impl Fn(Duration)) -> Vec<BlockHash> {
     let mut hashes = Vec::with_capacity(bytes.len().div_ceil(BLOCK as usize));
     for (at, stretch) in bytes.chunks(DIGEST_STRETCH).enumerate() {
         if at > 0 {
             tokio::task::yield_now().await;
         }
+        let began = Instant::now();
         hashes.extend(stretch.chunks(BLOCK as usize).map(BlockHash::of));
+        took(began.elapsed());
     }
     hashes
 }

@@ -16,6 +16,7 @@ use crate::{
     ledger::Gate,
     plan::{Planner, Work},
     stop::StopSignal,
+    telemetry::Wait,
     units::{BLOCK, Extent},
 };
 
@@ -78,23 +79,24 @@ impl Issuer {
     }
 
     async fn next(&mut self) -> Option<Result<(Piece, Slots), PassError>> {
-        let work = match self.planner.next().await {
+        let meter = &self.sides.progress.meter;
+        let work = match meter.waiting(Wait::Plan, self.planner.next()).await {
             Ok(work) => work?,
             Err(error) => return Some(Err(error)),
         };
         Some(match work {
             Work::Skip(extent) => Ok((Piece::Skip(extent), Slots::default())),
             Work::Zero(extent) => {
-                let room = acquire(&self.room, blocks(&extent)).await?;
-                let quota = acquire(&self.buffers, 1).await?;
+                let room = meter.waiting(Wait::Room, acquire(&self.room, blocks(&extent))).await?;
+                let quota = meter.waiting(Wait::Buffer, acquire(&self.buffers, 1)).await?;
                 room.forget();
                 Ok((Piece::Zero(extent), Slots { _quota: Some(quota) }))
             }
             Work::Copy { extent, expected } => {
-                let room = acquire(&self.room, blocks(&extent)).await?;
-                let slot = acquire(&self.read_slots, 1).await?;
-                let quota = acquire(&self.buffers, 1).await?;
-                let buffer = self.pool.take(extent.len().0 as usize).await;
+                let room = meter.waiting(Wait::Room, acquire(&self.room, blocks(&extent))).await?;
+                let slot = meter.waiting(Wait::ReadSlot, acquire(&self.read_slots, 1)).await?;
+                let quota = meter.waiting(Wait::Buffer, acquire(&self.buffers, 1)).await?;
+                let buffer = meter.waiting(Wait::Memory, self.pool.take(extent.len().0 as usize)).await;
                 room.forget();
                 Ok((Piece::Copy { extent, expected, slot, buffer }, Slots { _quota: Some(quota) }))
             }

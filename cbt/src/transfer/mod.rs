@@ -33,6 +33,7 @@ use crate::{
     plan::Planner,
     stop::StopSignal,
     store::{PassFigures, StoreError},
+    telemetry::Wait,
 };
 
 /// What a pass works on.
@@ -86,6 +87,8 @@ pub async fn run_pass(job: PassJob) -> Result<PassOutcome, PassError> {
         .fit(job.pool.capacity(), job.source.limits(), job.target.limits())
         .map_err(PassError::Target)?;
     job.progress.total.store(job.ledger.pending_bytes().0, Relaxed);
+    let progress = Arc::clone(&job.progress);
+    let _running = progress.meter.run();
     let sides = Arc::new(Sides {
         source: Arc::clone(&job.source),
         target: job.target,
@@ -96,7 +99,13 @@ pub async fn run_pass(job: PassJob) -> Result<PassOutcome, PassError> {
     let [read_slots, buffers, room] = issue::slots(&settings);
     let halt = StopSignal::new();
     let issuer = Issuer {
-        planner: Planner::new(Arc::clone(&job.ledger), job.source, settings, Arc::clone(&gate)),
+        planner: Planner::new(
+            Arc::clone(&job.ledger),
+            job.source,
+            settings,
+            Arc::clone(&gate),
+            Arc::clone(&progress),
+        ),
         sides: Arc::clone(&sides),
         pool: job.pool,
         gate,
@@ -108,7 +117,10 @@ pub async fn run_pass(job: PassJob) -> Result<PassOutcome, PassError> {
         halt: halt.clone(),
     };
     let sealer = Sealer::new(Arc::clone(&job.ledger), sides, settings, job.pass, room, halt);
-    let (issued, sealed) = futures::join!(issuer.run(), sealer.run(inbox));
+    let issuing = async { (issuer.run().await, progress.meter.wait(Wait::LastPieces).begin()) };
+    let ((issued, last_pieces), sealer) = futures::join!(issuing, sealer.gather(inbox));
+    drop(last_pieces);
+    let sealed = progress.meter.waiting(Wait::LastBatch, sealer.close()).await;
     match sealed.failure {
         Some(failure) => Err(failure),
         None if sealed.answered < issued => Err(lost(issued - sealed.answered)),

@@ -4,17 +4,15 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Counters of one pass, in bytes unless said otherwise. All begin at zero.
+use crate::telemetry::{PassMeter, Stage};
+
+/// Counters and meters of one pass, in bytes unless said otherwise. All begin at zero.
 #[derive(Debug, Default)]
 pub struct PassProgress {
     pub(crate) total: AtomicU64,
     pub(crate) drained: AtomicU64,
-    pub(crate) read: AtomicU64,
-    pub(crate) written: AtomicU64,
-    pub(crate) zeroed: AtomicU64,
     pub(crate) skipped: AtomicU64,
-    pub(crate) reads_in_flight: AtomicU64,
-    pub(crate) writes_in_flight: AtomicU64,
+    pub(crate) meter: PassMeter,
 }
 
 /// The counters at one moment.
@@ -39,33 +37,24 @@ pub struct ProgressView {
 }
 
 impl PassProgress {
+    /// What each stage does, and what the pass waits for.
+    pub fn meter(&self) -> &PassMeter {
+        &self.meter
+    }
+
     /// The counters now; each by itself is right, together they may be a request apart.
     pub fn view(&self) -> ProgressView {
+        let [read, write, zero] =
+            [Stage::Read, Stage::Write, Stage::Zero].map(|stage| self.meter.stage(stage));
         ProgressView {
             total: self.total.load(Relaxed),
             drained: self.drained.load(Relaxed),
-            read: self.read.load(Relaxed),
-            written: self.written.load(Relaxed),
-            zeroed: self.zeroed.load(Relaxed),
+            read: read.bytes(),
+            written: write.bytes(),
+            zeroed: zero.bytes(),
             skipped: self.skipped.load(Relaxed),
-            reads_in_flight: self.reads_in_flight.load(Relaxed),
-            writes_in_flight: self.writes_in_flight.load(Relaxed),
+            reads_in_flight: read.in_flight(),
+            writes_in_flight: write.in_flight() + zero.in_flight(),
         }
-    }
-}
-
-/// Counts one request as in flight while it lives.
-pub(crate) struct InFlight<'a>(&'a AtomicU64);
-
-impl<'a> InFlight<'a> {
-    pub(crate) fn enter(counter: &'a AtomicU64) -> Self {
-        counter.fetch_add(1, Relaxed);
-        Self(counter)
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     ledger::Ledger,
     stop::StopSignal,
     store::PassFigures,
+    telemetry::Stage,
     units::BLOCK,
 };
 
@@ -80,8 +81,8 @@ impl Sealer {
         }
     }
 
-    /// Takes answers until every piece has given its own, then seals what is left.
-    pub(super) async fn run(mut self, mut answers: mpsc::Receiver<Answer>) -> Sealed {
+    /// Takes answers until every piece has given its own.
+    pub(super) async fn gather(mut self, mut answers: mpsc::Receiver<Answer>) -> Self {
         loop {
             if self.is_due() {
                 self.seal();
@@ -92,11 +93,15 @@ impl Sealer {
                 Some(sealed) = sealed(&mut self.sealing) => self.finish(sealed),
                 answer = answers.recv() => match answer {
                     Some(answer) => self.take(answer),
-                    None => break,
+                    None => return self,
                 },
                 () = sleep_until(self.since + self.settings.batch_time), if waits => {}
             }
         }
+    }
+
+    /// Seals what is left.
+    pub(super) async fn close(mut self) -> Sealed {
         loop {
             if let Some(sealed) = sealed(&mut self.sealing).await {
                 self.finish(sealed);
@@ -136,9 +141,13 @@ impl Sealer {
         self.sealing = Some(Box::pin(async move {
             let figures = PassFigures { batches: 1, ..batch.figures() };
             if figures.written + figures.zeroed > 0 {
+                let flush = sides.progress.meter.stage(Stage::Flush).begin();
                 sides.target.flush().await.map_err(PassError::Target)?;
+                flush.done(figures.written + figures.zeroed);
             }
+            let commit = sides.progress.meter.stage(Stage::Commit).begin();
             ledger.drain(batch, pass).await?;
+            commit.done(figures.drained);
             Ok((figures, moved))
         }));
     }

@@ -1,0 +1,200 @@
+//! What a pass waits for, and for how long.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::nanos;
+
+/// A place at which a pass waits. All but [`Wait::WriteSlot`] are waited at by the pass itself, one at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wait {
+    /// For the next window of the plan.
+    Plan,
+    /// For room in the batch: as much as may be unsealed is.
+    Room,
+    /// For leave of a configured limit, or of the guard of production.
+    Limit,
+    /// For a read slot: as many reads as the source takes are in flight.
+    ReadSlot,
+    /// For one of the buffers that this disk may hold: its own pieces hold them all.
+    Buffer,
+    /// For a buffer of the pool: other work holds them too.
+    Memory,
+    /// Pieces for a write slot: as many writes as the target takes are in flight.
+    WriteSlot,
+    /// All is issued: for the last pieces.
+    LastPieces,
+    /// All is moved: for the last batch to be flushed and committed.
+    LastBatch,
+}
+
+impl Wait {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Plan,
+        Self::Room,
+        Self::Limit,
+        Self::ReadSlot,
+        Self::Buffer,
+        Self::Memory,
+        Self::WriteSlot,
+        Self::LastPieces,
+        Self::LastBatch,
+    ];
+
+    /// Its name, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plan => "plan",
+            Self::Room => "room",
+            Self::Limit => "limit",
+            Self::ReadSlot => "read-slot",
+            Self::Buffer => "buffer",
+            Self::Memory => "memory",
+            Self::WriteSlot => "write-slot",
+            Self::LastPieces => "last-pieces",
+            Self::LastBatch => "last-batch",
+        }
+    }
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Bits of [`WaitMeter::now`] that count; the others are a time.
+const COUNT: u32 = 16;
+/// Nanoseconds in one unit of that time, which then reaches for 208 days.
+const UNIT: u64 = 64;
+
+/// Measures one wait: how long anybody waited, and how long all who waited did together.
+#[derive(Debug)]
+pub struct WaitMeter {
+    made: Instant,
+    /// Who waits now, and above that since when somebody has, without a break.
+    now: AtomicU64,
+    count: AtomicU64,
+    /// Nanoseconds in which at least one waited.
+    time: AtomicU64,
+    /// Nanoseconds of each who waited.
+    together: AtomicU64,
+}
+
+impl Default for WaitMeter {
+    fn default() -> Self {
+        Self {
+            made: Instant::now(),
+            now: AtomicU64::new(0),
+            count: AtomicU64::new(0),
+            time: AtomicU64::new(0),
+            together: AtomicU64::new(0),
+        }
+    }
+}
+
+impl WaitMeter {
+    /// Waits until the guard is dropped.
+    pub fn begin(&self) -> Waiting<'_> {
+        let began = Instant::now();
+        let at = self.units(began) << COUNT;
+        // Both are infallible: the closures always give a value.
+        let _ = self.now.fetch_update(Relaxed, Relaxed, |now| Some(if now == 0 { at | 1 } else { now + 1 }));
+        self.count.fetch_add(1, Relaxed);
+        Waiting { meter: self, began }
+    }
+
+    /// How often somebody waited.
+    pub fn count(&self) -> u64 {
+        self.count.load(Relaxed)
+    }
+
+    /// How long at least one waited, those that still do included.
+    pub fn time(&self) -> Duration {
+        let now = self.now.load(Relaxed);
+        let running = if now == 0 { 0 } else { self.since(now, Instant::now()) };
+        Duration::from_nanos(self.time.load(Relaxed) + running)
+    }
+
+    /// How long all that waited did, added up; those that still wait do not count yet.
+    pub fn together(&self) -> Duration {
+        Duration::from_nanos(self.together.load(Relaxed))
+    }
+
+    fn units(&self, at: Instant) -> u64 {
+        nanos(at.saturating_duration_since(self.made)) / UNIT
+    }
+
+    fn since(&self, now: u64, until: Instant) -> u64 {
+        self.units(until).saturating_sub(now >> COUNT) * UNIT
+    }
+}
+
+/// Somebody waits while it lives.
+#[derive(Debug)]
+pub struct Waiting<'a> {
+    meter: &'a WaitMeter,
+    began: Instant,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let ended = Instant::now();
+        let last = |now: u64| now & ((1 << COUNT) - 1) == 1;
+        let before =
+            self.meter.now.fetch_update(Relaxed, Relaxed, |now| Some(if last(now) { 0 } else { now - 1 }));
+        if let Ok(before) = before
+            && last(before)
+        {
+            self.meter.time.fetch_add(self.meter.since(before, ended), Relaxed);
+        }
+        self.meter.together.fetch_add(nanos(ended - self.began), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_at_the_same_time_count_once_and_together_each() {
+        let meter = WaitMeter::default();
+        let second = || tokio::time::advance(Duration::from_secs(1));
+        second().await;
+        let first = meter.begin();
+        second().await;
+        let other = meter.begin();
+        second().await;
+        drop(first);
+        assert_eq!(meter.time(), Duration::from_secs(2), "what still goes on counts");
+        second().await;
+        drop(other);
+        second().await;
+        assert_eq!((meter.time(), meter.together()), (Duration::from_secs(3), Duration::from_secs(4)));
+        drop(meter.begin());
+        let again = meter.begin();
+        second().await;
+        drop(again);
+        assert_eq!((meter.time(), meter.count()), (Duration::from_secs(4), 4));
+    }
+
+    #[test]
+    fn many_threads_lose_none() {
+        let meter = WaitMeter::default();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..10_000).for_each(|_| drop(meter.begin())));
+            }
+        });
+        assert_eq!((meter.count(), meter.now.load(Relaxed)), (40_000, 0));
+        assert!(meter.time() <= meter.made.elapsed(), "{meter:?}");
+    }
+}
