@@ -14,6 +14,7 @@ use warmd_cbt::{
     buffer::{Buffer, BufferPool},
     disk::{Allocation, DiskError, DiskLimits, ReadDisk, WriteDisk},
     ledger::Ledger,
+    limit::DiskShares,
     manifest::BlockHash,
     mark::{ChangeMark, Changed},
     stop::StopSignal,
@@ -152,6 +153,7 @@ async fn pass(what: &str, ledger: &Arc<Ledger>, source: &Arc<Flat>, target: &Arc
         settings,
         pass: None,
         progress: Arc::new(PassProgress::default()),
+        limits: DiskShares::default(),
         stop: StopSignal::new(),
     };
     let begun = Instant::now();

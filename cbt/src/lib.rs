@@ -11,6 +11,7 @@ pub mod convergence;
 pub mod disk;
 pub mod extents;
 pub mod ledger;
+pub mod limit;
 pub mod manifest;
 pub mod mark;
 mod plan;

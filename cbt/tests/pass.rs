@@ -1,13 +1,20 @@
 //! Single passes and verifications, each with one thing to show.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by them")]
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep, timeout};
 
 use warmd_cbt::{
     buffer::BufferPool,
     chunk::ChunkBits,
     disk::{ErrorKind, ReadDisk},
     ledger::Ledger,
+    limit::{Arbiter, DiskShares, Limit, Limiter},
     mark::{ChangeMark, Changed},
     stop::StopSignal,
     store::{ChunkRow, DiskId, LedgerStore, StoreErrorKind},
@@ -61,6 +68,7 @@ impl Bench {
             settings: TransferSettings { chunk: 4 * BLOCK as usize, ..TransferSettings::default() },
             pass: Some(1),
             progress: Arc::new(PassProgress::default()),
+            limits: DiskShares::default(),
             stop: StopSignal::new(),
         }
     }
@@ -80,6 +88,7 @@ impl Bench {
             in_flight: 4,
             trust_holes: true,
             progress: Arc::default(),
+            limits: DiskShares::default(),
             stop: StopSignal::new(),
         }
     }
@@ -291,4 +300,146 @@ async fn rows_that_contradict_each_other_are_not_loaded() {
     }
     let store: Arc<dyn LedgerStore> = Arc::new(MemoryStore::new(Faults::default(), 1));
     assert_eq!(Ledger::load(store, DISK).await.unwrap_err().kind, StoreErrorKind::NotFound);
+}
+
+/// One limit for each thing that is done to a disk.
+struct Limited {
+    reads: Limiter,
+    writes: Limiter,
+    readbacks: Limiter,
+    shares: DiskShares,
+}
+
+impl Limited {
+    fn new() -> Self {
+        let arbiter = Arbiter::new();
+        let [reads, writes, readbacks] = [(); 3].map(|()| arbiter.limiter(Limit::default()));
+        let of = |limiter| arbiter.limits([(limiter, true)]);
+        let shares = DiskShares { reads: of(&reads), writes: of(&writes), readbacks: of(&readbacks) };
+        Self { reads, writes, readbacks, shares }
+    }
+
+    fn is_idle(&self) -> bool {
+        [&self.reads, &self.writes, &self.readbacks].iter().all(|limiter| {
+            let load = limiter.load();
+            (load.in_flight, load.waiting) == (0, 0)
+        })
+    }
+}
+
+fn blocks_a_second(blocks: u64) -> Limit {
+    Limit { rate: NonZeroU64::new(blocks * BLOCK), requests: None }
+}
+
+fn at_once(requests: u32) -> Limit {
+    Limit { rate: None, requests: NonZeroU32::new(requests) }
+}
+
+/// 64 blocks in pieces of four, the last of which is paid for when all have gone: 60 blocks take their time.
+#[tokio::test(start_paused = true)]
+async fn a_pass_keeps_to_the_rates_of_both_sides() {
+    for (reads, writes, seconds) in [(4, 64, 15), (64, 4, 15), (2, 4, 30)] {
+        let bench = Bench::new(true).await;
+        let limited = Limited::new();
+        limited.reads.set(blocks_a_second(reads));
+        limited.writes.set(blocks_a_second(writes));
+        let begun = Instant::now();
+        let outcome = run_pass(PassJob { limits: limited.shares.clone(), ..bench.job() }).await.unwrap();
+        let took = begun.elapsed();
+        assert!(outcome.finished);
+        assert!(took.as_secs().abs_diff(seconds) <= 1, "{took:?} for {reads} and {writes} blocks a second");
+        assert!(limited.is_idle());
+        assert_eq!(bench.source.contents(), bench.target.contents());
+    }
+}
+
+/// Nothing is written when nothing changed, and what was set aside for it comes back.
+#[tokio::test(start_paused = true)]
+async fn comparing_is_not_held_up_by_a_slow_target_it_does_not_write_to() {
+    let bench = Bench::new(true).await;
+    bench.pass().await;
+    bench.advance(&Changed::Unknown("the source forgot".into())).await;
+    let limited = Limited::new();
+    limited.writes.set(blocks_a_second(1));
+    let begun = Instant::now();
+    let outcome = run_pass(PassJob { limits: limited.shares.clone(), ..bench.job() }).await.unwrap();
+    assert_eq!(outcome.figures.written, 0);
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pass_that_waits_for_a_rate_holds_no_buffer_and_stops_at_once() {
+    for (reads, writes) in [(1, 64), (64, 1)] {
+        let bench = Bench::new(true).await;
+        let limited = Limited::new();
+        limited.reads.set(blocks_a_second(reads));
+        limited.writes.set(blocks_a_second(writes));
+        let stop = StopSignal::new();
+        let job = PassJob { limits: limited.shares.clone(), stop: stop.clone(), ..bench.job() };
+        let running = tokio::spawn(run_pass(job));
+        sleep(Duration::from_millis(9500)).await;
+        assert_eq!(bench.pool.available(), 8, "a buffer waits for a rate");
+        assert_eq!(limited.reads.load().waiting + limited.writes.load().waiting, 1);
+        stop.stop();
+        let ended = timeout(Duration::from_millis(500), running).await;
+        assert!(!ended.expect("it still waits").unwrap().unwrap().finished);
+        assert!(limited.is_idle());
+        bench.pass().await;
+        assert_eq!(bench.source.contents(), bench.target.contents());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verification_keeps_to_the_rates_of_what_it_reads() {
+    let bench = Bench::new(true).await;
+    bench.pass().await;
+    let limited = Limited::new();
+    limited.readbacks.set(blocks_a_second(8));
+    limited.reads.set(blocks_a_second(4));
+    let job = || VerifyJob { limits: limited.shares.clone(), trust_holes: false, ..bench.verify() };
+    let begun = Instant::now();
+    assert!(readback(job(), bench.target.clone()).await.unwrap().is_equal());
+    assert!(begun.elapsed().as_millis().abs_diff(7500) <= 1000, "readback: {:?}", begun.elapsed());
+    let begun = Instant::now();
+    assert!(compare(job(), bench.source.clone(), bench.target.clone()).await.unwrap().is_equal());
+    assert!(begun.elapsed().as_millis().abs_diff(15_000) <= 1000, "compare: {:?}", begun.elapsed());
+    let job = job();
+    let (stop, progress) = (job.stop.clone(), Arc::clone(&job.progress));
+    let running = tokio::spawn(compare(job, bench.source.clone(), bench.target.clone()));
+    while progress.checked.load(Relaxed) == 0 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    stop.stop();
+    let ended = timeout(Duration::from_millis(500), running).await;
+    assert!(!ended.expect("it still waits").unwrap().unwrap().finished);
+    assert!(limited.is_idle() && bench.pool.available() == 8);
+}
+
+/// Every request is one, also the zeroing, and also those of one piece.
+#[tokio::test]
+async fn no_more_requests_are_in_flight_than_allowed() {
+    let bench = Bench::new(false).await;
+    for block in (1..BLOCKS).step_by(2) {
+        bench.source.set_fill(block, 0);
+    }
+    let limited = Limited::new();
+    for limiter in [&limited.reads, &limited.writes, &limited.readbacks] {
+        limiter.set(at_once(1));
+    }
+    let job = PassJob { limits: limited.shares.clone(), ..bench.job() };
+    let progress = Arc::clone(&job.progress);
+    let pass = tokio::spawn(run_pass(job));
+    let mut seen = (0, 0);
+    while !pass.is_finished() {
+        let view = progress.view();
+        seen = (seen.0.max(view.reads_in_flight), seen.1.max(view.writes_in_flight));
+        tokio::task::yield_now().await;
+    }
+    assert!(pass.await.unwrap().unwrap().finished);
+    assert!(seen.0 <= 1 && seen.1 <= 1, "{seen:?}");
+    assert_eq!(bench.source.contents(), bench.target.contents());
+    let job = VerifyJob { limits: limited.shares.clone(), ..bench.verify() };
+    let verified = timeout(Duration::from_mins(1), compare(job, bench.source.clone(), bench.target.clone()));
+    assert!(verified.await.expect("somebody waits for itself").unwrap().is_equal());
+    assert!(limited.is_idle());
 }

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use warmd_cbt::{
     buffer::BufferPool,
     ledger::Ledger,
+    limit::DiskShares,
     manifest::BlockHash,
     mark::{ChangeMark, Changed},
     stop::StopSignal,
@@ -105,6 +106,7 @@ impl Bench {
             settings: self.settings,
             pass: Some(1),
             progress: Arc::default(),
+            limits: DiskShares::default(),
             stop: StopSignal::new(),
         }
     }

@@ -17,6 +17,7 @@ use super::{PassError, PassProgress};
 use crate::{
     buffer::Buffer,
     disk::{ReadDisk, WriteDisk},
+    limit::{Budget, DiskShares, Permit},
     manifest::BlockHash,
     store::PassFigures,
     telemetry::{Stage, StageMeter, Wait},
@@ -29,6 +30,7 @@ pub(super) struct Sides {
     pub(super) target: Arc<dyn WriteDisk>,
     pub(super) write_slots: Semaphore,
     pub(super) progress: Arc<PassProgress>,
+    pub(super) limits: DiskShares,
 }
 
 /// A finished piece, to be sealed.
@@ -46,8 +48,11 @@ pub(super) struct Finished {
 pub(super) enum Piece {
     Skip(Extent),
     Zero(Extent),
-    Copy { extent: Extent, expected: Vec<Option<BlockHash>>, slot: OwnedSemaphorePermit, buffer: Buffer },
+    Copy { extent: Extent, expected: Vec<Option<BlockHash>>, slot: ReadSlot, budget: Budget, buffer: Buffer },
 }
+
+/// The right to one request to the source, of the pass and of the limits.
+type ReadSlot = (OwnedSemaphorePermit, Permit);
 
 /// What becomes of a block that was read.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,7 +67,7 @@ enum Fate {
 const DIGEST_STRETCH: usize = 2 * BLOCK as usize;
 
 impl Sides {
-    /// Does the work. `None` if it was abandoned before its first write.
+    /// Does the work. `None` if it was abandoned before its last write.
     pub(super) async fn run(
         &self,
         piece: Piece,
@@ -71,8 +76,8 @@ impl Sides {
         match piece {
             Piece::Skip(extent) => Ok(Some(self.skip(extent))),
             Piece::Zero(extent) => self.zero(extent, abandoned).await,
-            Piece::Copy { extent, expected, slot, buffer } => {
-                self.copy(extent, &expected, slot, buffer, abandoned).await
+            Piece::Copy { extent, expected, slot, budget, buffer } => {
+                self.copy(extent, &expected, slot, budget, buffer, abandoned).await
             }
         }
     }
@@ -94,7 +99,9 @@ impl Sides {
         if abandoned() {
             return Ok(None);
         }
-        self.write_zeroes(extent).await?;
+        if !self.write_zeroes(extent, &abandoned).await? {
+            return Ok(None);
+        }
         let zeroed = extent.len().0;
         let figures = PassFigures { zeroed, drained: zeroed, requests: 1, ..PassFigures::default() };
         let hashes = extent.blocks().map(|block| (BlockIndex(block), BlockHash::ZERO)).collect();
@@ -105,7 +112,8 @@ impl Sides {
         &self,
         extent: Extent,
         expected: &[Option<BlockHash>],
-        slot: OwnedSemaphorePermit,
+        slot: ReadSlot,
+        budget: Budget,
         buffer: Buffer,
         abandoned: impl Fn() -> bool,
     ) -> Result<Option<Finished>, PassError> {
@@ -127,6 +135,7 @@ impl Sides {
         }
         figures.zeroed = zeroes.iter().map(|run| run.len().0).sum();
         figures.written = writes.iter().map(|run| run.len().0).sum();
+        budget.spend(figures.written);
         self.progress.skipped.fetch_add(figures.skipped, Relaxed);
         if !zeroes.is_empty() || !writes.is_empty() {
             let Some(_slot) = self.write_slot().await else { return Ok(None) };
@@ -134,9 +143,13 @@ impl Sides {
                 return Ok(None);
             }
             // Joined, not tried: if one fails, the other is waited for all the same.
-            let (zeroed, written) =
-                futures::join!(self.zero_runs(&zeroes), self.write_runs(extent, &writes, buffer));
-            written.and(zeroed)?;
+            let (zeroed, written) = futures::join!(
+                self.zero_runs(&zeroes, &abandoned),
+                self.write_runs(extent, &writes, buffer, &abandoned)
+            );
+            if !(written? && zeroed?) {
+                return Ok(None);
+            }
         }
         let changed = zeroes.iter().chain(&writes).flat_map(Extent::blocks);
         let first = extent.blocks().start;
@@ -144,29 +157,46 @@ impl Sides {
         Ok(Some(Finished { extent, hashes, figures, room: extent.blocks().count() }))
     }
 
-    async fn zero_runs(&self, runs: &[Extent]) -> Result<(), PassError> {
+    /// Like its like below, false if it was abandoned while it waited for its turn.
+    async fn zero_runs(&self, runs: &[Extent], abandoned: &impl Fn() -> bool) -> Result<bool, PassError> {
         for run in runs {
-            self.write_zeroes(*run).await?;
+            if !self.write_zeroes(*run, abandoned).await? {
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
-    async fn write_zeroes(&self, extent: Extent) -> Result<(), PassError> {
+    async fn write_zeroes(&self, extent: Extent, abandoned: &impl Fn() -> bool) -> Result<bool, PassError> {
+        let _permit = self.write_permit().await;
+        if abandoned() {
+            return Ok(false);
+        }
         let zero = self.stage(Stage::Zero).begin();
         self.target.write_zeroes(extent).await.map_err(PassError::Target)?;
         zero.done(extent.len().0);
-        Ok(())
+        Ok(true)
     }
 
-    async fn write_runs(&self, extent: Extent, runs: &[Extent], mut buffer: Buffer) -> Result<(), PassError> {
+    async fn write_runs(
+        &self,
+        extent: Extent,
+        runs: &[Extent],
+        mut buffer: Buffer,
+        abandoned: &impl Fn() -> bool,
+    ) -> Result<bool, PassError> {
         for run in runs {
+            let _permit = self.write_permit().await;
+            if abandoned() {
+                return Ok(false);
+            }
             let write = self.stage(Stage::Write).begin();
             let from = (run.start() - extent.start()).0 as usize;
             let range = from..from + run.len().0 as usize;
             buffer = self.target.write(run.start(), buffer, range).await.map_err(PassError::Target)?;
             write.done(run.len().0);
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn digest(&self, bytes: &[u8]) -> Vec<BlockHash> {
@@ -179,6 +209,11 @@ impl Sides {
 
     async fn write_slot(&self) -> Option<SemaphorePermit<'_>> {
         self.progress.meter.waiting(Wait::WriteSlot, self.write_slots.acquire()).await.ok()
+    }
+
+    /// For one request; its bytes were budgeted when it was issued.
+    async fn write_permit(&self) -> Permit {
+        self.progress.meter.waiting(Wait::WriteSlot, self.limits.writes.take(0)).await
     }
 
     fn stage(&self, stage: Stage) -> &StageMeter {

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     buffer::BufferPool,
     ledger::Gate,
+    limit::{Budget, Permit},
     plan::{Planner, Work},
     stop::StopSignal,
     telemetry::Wait,
@@ -96,11 +97,22 @@ impl Issuer {
                 let room = meter.waiting(Wait::Room, acquire(&self.room, blocks(&extent))).await?;
                 let slot = meter.waiting(Wait::ReadSlot, acquire(&self.read_slots, 1)).await?;
                 let quota = meter.waiting(Wait::Buffer, acquire(&self.buffers, 1)).await?;
+                let (permit, budget) = meter.waiting(Wait::Limit, self.turns(extent.len().0)).await;
                 let buffer = meter.waiting(Wait::Memory, self.pool.take(extent.len().0 as usize)).await;
                 room.forget();
-                Ok((Piece::Copy { extent, expected, slot, buffer }, Slots { _quota: Some(quota) }))
+                Ok((
+                    Piece::Copy { extent, expected, slot: (slot, permit), budget, buffer },
+                    Slots { _quota: Some(quota) },
+                ))
             }
         })
+    }
+
+    /// Both sides' turns. What may be written is paid for here too: nothing that was read is to wait for a rate, in a
+    /// buffer that others need.
+    async fn turns(&self, bytes: u64) -> (Permit, Budget) {
+        let budget = self.sides.limits.writes.budget(bytes).await;
+        (self.sides.limits.reads.take(bytes).await, budget)
     }
 
     fn spawn(&self, piece: Piece, slots: Slots) {

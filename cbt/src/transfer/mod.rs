@@ -4,10 +4,10 @@
 //! that were begun end by themselves, none is begun after, and the ledger lets no new pass in before that.
 //!
 //! ```text
-//! issue: plan ─▶ room in the batch ─▶ read slot ─▶ buffer ─▶ spawn ┐        (the order of the disk)
-//! copy:  read ─▶ digest ─▶ write data / zeroes / nothing ──────────┤        (many at once, any order)
-//! seal:  batch ◀───────────────────────────────────────────────────┘
-//!          └─ by bytes or time ─▶ flush ─▶ ledger.drain             (one at a time, beside the next batch's work)
+//! issue: plan ─▶ room in the batch ─▶ read slot ─▶ limits ─▶ buffer ─▶ spawn ┐  (the order of the disk)
+//! copy:  read ─▶ digest ─▶ write data / zeroes / nothing ────────────────────┤  (many at once, any order)
+//! seal:  batch ◀─────────────────────────────────────────────────────────────┘
+//!          └─ by bytes or time ─▶ flush ─▶ ledger.drain                       (one at a time, beside the next work)
 //! ```
 
 mod copy;
@@ -30,6 +30,7 @@ use crate::{
     buffer::BufferPool,
     disk::{DiskError, ErrorKind, Operation, ReadDisk, WriteDisk},
     ledger::Ledger,
+    limit::DiskShares,
     plan::Planner,
     stop::StopSignal,
     store::{PassFigures, StoreError},
@@ -51,6 +52,8 @@ pub struct PassJob {
     /// What the figures are booked on in the store.
     pub pass: Option<i64>,
     pub progress: Arc<PassProgress>,
+    /// What reads of the source and writes to the target take from.
+    pub limits: DiskShares,
     pub stop: StopSignal,
 }
 
@@ -94,6 +97,7 @@ pub async fn run_pass(job: PassJob) -> Result<PassOutcome, PassError> {
         target: job.target,
         write_slots: Semaphore::new(settings.writes_in_flight),
         progress: job.progress,
+        limits: job.limits,
     });
     let (answers, inbox) = mpsc::channel(ANSWERS);
     let [read_slots, buffers, room] = issue::slots(&settings);

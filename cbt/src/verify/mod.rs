@@ -17,6 +17,7 @@ use crate::{
     disk::{DiskError, ErrorKind, Operation, ReadDisk},
     extents::CHUNK_BYTES,
     ledger::Ledger,
+    limit::DiskShares,
     manifest::{BlockHash, RootHasher},
     stop::StopSignal,
     store::{DiskId, LedgerStore, StoreError, StoreErrorKind},
@@ -36,6 +37,8 @@ pub struct VerifyJob {
     /// Whether a range that the target calls a hole need not be read to count as zero.
     pub trust_holes: bool,
     pub progress: Arc<VerifyProgress>,
+    /// What reads of the target, and of the source, take from.
+    pub limits: DiskShares,
     pub stop: StopSignal,
 }
 

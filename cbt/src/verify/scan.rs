@@ -9,6 +9,7 @@ use crate::{
     buffer::{Buffer, BufferPool},
     disk::{Allocation, DiskError, ErrorKind, Operation, ReadDisk},
     extents::coalesce,
+    limit::{Budget, DiskShares, Permit},
     manifest::BlockHash,
     stop::StopSignal,
     transfer::digest,
@@ -33,6 +34,7 @@ pub(super) struct Scan {
 struct Pieces {
     target: Arc<dyn ReadDisk>,
     source: Option<Arc<dyn ReadDisk>>,
+    limits: DiskShares,
 }
 
 struct Found {
@@ -57,7 +59,7 @@ impl Scan {
         }
         Ok(Self {
             in_flight: job.in_flight.min(target.limits().in_flight).min(limits.in_flight).max(1),
-            pieces: Arc::new(Pieces { target, source }),
+            pieces: Arc::new(Pieces { target, source, limits: job.limits.clone() }),
             pool: job.pool.clone(),
             chunk,
             trust_holes: job.trust_holes,
@@ -88,8 +90,8 @@ impl Scan {
                 let count = piece.blocks().count();
                 if run.zero && hashes[first..first + count].iter().all(|hash| *hash == BlockHash::ZERO) {
                     self.take(Found { checked: piece.len().0, wrong: Vec::new() });
-                } else {
-                    self.start(piece, Arc::clone(hashes), first).await?;
+                } else if !self.start(piece, Arc::clone(hashes), first).await? {
+                    return Ok(false);
                 }
             }
         }
@@ -117,14 +119,19 @@ impl Scan {
         piece: Extent,
         hashes: Arc<Vec<BlockHash>>,
         first: usize,
-    ) -> Result<(), VerifyError> {
+    ) -> Result<bool, VerifyError> {
         while self.running.len() >= self.in_flight {
             self.join_one().await?;
         }
-        let buffer = self.pool.take(piece.len().0 as usize).await;
         let pieces = Arc::clone(&self.pieces);
-        self.running.spawn(async move { pieces.check(piece, &hashes[first..], buffer).await });
-        Ok(())
+        let turns = tokio::select! {
+            biased;
+            () = self.stop.stopped() => return Ok(false),
+            turns = pieces.turns(piece.len().0) => turns,
+        };
+        let buffer = self.pool.take(piece.len().0 as usize).await;
+        self.running.spawn(async move { pieces.check(piece, &hashes[first..], turns, buffer).await });
+        Ok(true)
     }
 
     async fn join_one(&mut self) -> Result<bool, VerifyError> {
@@ -178,13 +185,29 @@ impl Scan {
 }
 
 impl Pieces {
+    /// Both sides' turns, before a buffer is held: the source's bytes are read later, but paid for here.
+    async fn turns(&self, bytes: u64) -> (Permit, Budget) {
+        let budget = self.limits.reads.budget(if self.source.is_some() { bytes } else { 0 }).await;
+        (self.limits.readbacks.take(bytes).await, budget)
+    }
+
     /// Reads the piece, one side after the other through the same buffer, and finds the blocks that differ.
-    async fn check(&self, piece: Extent, hashes: &[BlockHash], buffer: Buffer) -> Result<Found, VerifyError> {
+    async fn check(
+        &self,
+        piece: Extent,
+        hashes: &[BlockHash],
+        (permit, budget): (Permit, Budget),
+        buffer: Buffer,
+    ) -> Result<Found, VerifyError> {
         let buffer = self.target.read(piece.start(), buffer).await.map_err(VerifyError::Target)?;
+        drop(permit);
         let held = digest(&buffer).await;
         let mut wrong: Vec<bool> = held.iter().zip(hashes).map(|(held, wanted)| held != wanted).collect();
         if let Some(source) = &self.source {
+            let permit = self.limits.reads.take(0).await;
+            budget.spend(piece.len().0);
             let buffer = source.read(piece.start(), buffer).await.map_err(VerifyError::Source)?;
+            drop(permit);
             let read = digest(&buffer).await;
             for (wrong, (held, read)) in wrong.iter_mut().zip(held.iter().zip(&read)) {
                 *wrong |= held != read;

@@ -11,6 +11,7 @@ use warmd_cbt::{
     buffer::BufferPool,
     disk::ReadDisk,
     ledger::Ledger,
+    limit::DiskShares,
     manifest::{BlockHash, RootHasher},
     mark::{ChangeMark, Changed},
     stop::StopSignal,
@@ -289,6 +290,7 @@ impl World {
             settings,
             pass: Some(1),
             progress: Arc::new(PassProgress::default()),
+            limits: DiskShares::default(),
             stop,
         }
     }
@@ -345,6 +347,7 @@ impl World {
             in_flight: 4,
             trust_holes,
             progress: Arc::default(),
+            limits: DiskShares::default(),
             stop: StopSignal::new(),
         };
         let trust = self.random.percent(50);

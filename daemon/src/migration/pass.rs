@@ -15,6 +15,7 @@ use chrono::Utc;
 use futures::future::{join_all, try_join_all};
 use warmd_cbt::{
     ledger::Ledger,
+    limit::DiskShares,
     mark::{ChangeMark, Changed},
     stop::StopSignal,
     store::PassFigures,
@@ -250,6 +251,7 @@ async fn drain_all(
             settings: context.engine.settings,
             pass: disk.record,
             progress: Arc::clone(&disk.progress),
+            limits: DiskShares::default(),
             stop: stop.clone(),
         })
     });

@@ -14,6 +14,7 @@ use std::{
 use chrono::Utc;
 use warmd_cbt::{
     ledger::Ledger,
+    limit::DiskShares,
     stop::StopSignal,
     units::{Extent, Length},
     verify::{VerifyJob, VerifyOutcome, VerifyProgress, compare, readback},
@@ -82,6 +83,7 @@ async fn run(
             // A comparison is asked for where nothing shall be taken on trust.
             trust_holes: snapshot.is_none(),
             progress: Arc::clone(&progress),
+            limits: DiskShares::default(),
             stop: stop.clone(),
         };
         let outcome = match snapshot {
