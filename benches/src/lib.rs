@@ -1,4 +1,31 @@
-//! Inputs that the benchmarks share.
+//! What the benchmarks share, and the side-by-side benchmark of warmd against its peers.
+//!
+//! Rule: both sides of a comparison are processes of their own, measured by the same code, over the same servers and the
+//! same images; and no run counts whose target does not hold what the source holds.
+//!
+//! ```text
+//! run (bin) ─▶ side_by_side ─▶ cases ─▶ fixture (images, servers) ─▶ sides (command lines)
+//!                                  │                                     ├─ bench-engine: warmd's engine
+//!                                  ▼                                     ├─ nbdcopy, qemu-img
+//!                        pairs A B A B, compared ◀── measure ────────────┴─ bench-peer: loops and grounds
+//! ```
+
+pub mod cases;
+pub mod children;
+pub mod client;
+pub mod compare;
+pub mod delta;
+pub mod engine;
+pub mod fixture;
+pub mod grounds;
+pub mod image;
+pub mod loops;
+pub mod measure;
+pub mod pairs;
+pub mod report;
+pub mod servers;
+pub mod side;
+pub mod sides;
 
 use warmd_cbt::units::{Extent, Length, Offset};
 

@@ -1,0 +1,316 @@
+//! warmd's side: the engine over real disks and the real store, as the daemon puts them together.
+//!
+//! Rule: only public calls of the engine, the volume, the NBD client and the store are used, all of them in this file.
+
+use std::{
+    ops::Range,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use async_trait::async_trait;
+use chrono::Utc;
+use futures::future::{join_all, try_join_all};
+use serde::{Deserialize, Serialize};
+use warmd_cbt::{
+    buffer::BufferPool,
+    disk::WriteDisk,
+    ledger::Ledger,
+    limit::DiskShares,
+    manifest::BlockHash,
+    mark::{ChangeMark, Changed},
+    stop::StopSignal,
+    store::{DiskId, LedgerCommit, LedgerStore, PassFigures, StoreError, StoredLedger},
+    transfer::{PassJob, PassProgress, TransferSettings, run_pass},
+    units::{Extent, Length},
+    verify::{self, VerifyJob, VerifyProgress},
+};
+use warmd_daemon::{
+    model::{
+        id::{DiskKey, MigrationId, VmId},
+        machine::{CpuTopology, Firmware, Machine},
+        state::State,
+    },
+    nbd::{NbdDisk, NbdOptions, NbdUri},
+    store::{Created, NewDisk, NewMigration, Store},
+    targets::volume::{FileDisk, VolumeOptions},
+};
+
+/// What may be turned for tuning; the defaults are the daemon's.
+#[derive(Clone, Copy, Debug)]
+pub struct Knobs {
+    pub transfer: TransferSettings,
+    /// NBD connections to each disk of a source; `None` leaves the client's own default.
+    pub connections: Option<usize>,
+    /// Whether file sources, too, are read past the page cache.
+    pub direct_source: bool,
+}
+
+impl Default for Knobs {
+    fn default() -> Self {
+        Self { transfer: TransferSettings::default(), connections: None, direct_source: false }
+    }
+}
+
+/// What a run of the engine did; bytes over all disks.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Done {
+    pub read: u64,
+    pub written: u64,
+    pub zeroed: u64,
+    pub skipped: u64,
+    pub drained: u64,
+    pub requests: u64,
+    pub batches: u64,
+    /// From the advance to the last commit, in seconds.
+    pub pass_s: f64,
+    /// Spent waiting for the store's commits, over all disks, in seconds.
+    pub commit_s: f64,
+    /// Requests to sources in flight: the most that were seen, and the mean while the pass ran.
+    pub in_flight_peak: u64,
+    pub in_flight_mean: f64,
+}
+
+/// Makes a state with one new disk for each size, all of it pending.
+pub async fn init(state: &Path, sizes: &[u64], reads_zero: bool) -> Result<()> {
+    let store = Store::open(state)?;
+    let machine = Machine {
+        id: VmId("bench".to_owned()),
+        name: "bench".to_owned(),
+        uuid: String::new(),
+        firmware: Firmware::Bios,
+        machine_type: "q35".to_owned(),
+        architecture: "x86_64".to_owned(),
+        cpu: CpuTopology { sockets: 1, cores: 1, threads: 1 },
+        memory: Length(0),
+        disks: Vec::new(),
+        nics: Vec::new(),
+    };
+    let new = NewMigration {
+        id: MigrationId::generate(),
+        plan: "bench".to_owned(),
+        source: "bench".to_owned(),
+        target: "bench".to_owned(),
+        vm: machine.id.clone(),
+        vm_name: machine.name.clone(),
+        target_name: machine.name.clone(),
+        machine,
+        state: State::Defined,
+        created: Utc::now(),
+        warnings: Vec::new(),
+        events: Vec::new(),
+    };
+    let (Created::New(row) | Created::Exists(row)) = store.create_migration(new).await?;
+    let disks = sizes.iter().enumerate().map(|(number, size)| NewDisk {
+        key: DiskKey(format!("d{number}")),
+        size: Length(*size),
+        location: format!("d{number}"),
+        place: None,
+        reads_zero,
+    });
+    store.save_disks(row.id, disks.collect()).await?;
+    Ok(store.close().await?)
+}
+
+/// Advances every ledger, to what `changed` says or to all of the disk, and drains it.
+pub async fn pass(
+    state: &Path,
+    pairs: &[(String, String)],
+    changed: Option<Vec<Extent>>,
+    knobs: Knobs,
+) -> Result<Done> {
+    let opened = Opened::open(state, pairs, knobs).await?;
+    let begun = Instant::now();
+    let changed = changed.map_or_else(|| Changed::Unknown("no earlier mark".to_owned()), Changed::Known);
+    let mark = ChangeMark(Utc::now().to_rfc3339());
+    try_join_all(opened.ledgers.iter().map(|ledger| ledger.advance(mark.clone(), &changed))).await?;
+    let progress: Vec<_> = opened.ledgers.iter().map(|_| Arc::new(PassProgress::default())).collect();
+    let pool = BufferPool::new(knobs.transfer.buffers, knobs.transfer.chunk);
+    let jobs = opened.ledgers.iter().zip(&opened.disks).zip(&progress);
+    let passes = jobs.map(|((ledger, (source, target)), progress)| {
+        run_pass(PassJob {
+            ledger: Arc::clone(ledger),
+            source: source.clone(),
+            target: target.clone(),
+            pool: pool.clone(),
+            settings: knobs.transfer,
+            pass: None,
+            progress: Arc::clone(progress),
+            limits: DiskShares::default(),
+            stop: StopSignal::new(),
+        })
+    });
+    let seen = Arc::new(InFlight::default());
+    let watch = tokio::spawn(Arc::clone(&seen).watch(progress.clone()));
+    let outcomes = join_all(passes).await;
+    watch.abort();
+    let pass_s = begun.elapsed().as_secs_f64();
+    let mut sum = PassFigures::default();
+    for outcome in outcomes {
+        let outcome = outcome?;
+        ensure!(outcome.finished, "a pass stopped by itself");
+        sum += outcome.figures;
+    }
+    let done = Done {
+        read: sum.read,
+        written: sum.written,
+        zeroed: sum.zeroed,
+        skipped: sum.skipped,
+        drained: sum.drained,
+        requests: sum.requests,
+        batches: sum.batches,
+        pass_s,
+        commit_s: opened.store.waited_s(),
+        in_flight_peak: seen.peak.load(Relaxed),
+        in_flight_mean: seen.mean(),
+    };
+    opened.close().await?;
+    Ok(done)
+}
+
+/// Verifies every disk: by reading the target, or, with `compare`, both sides. A difference is an error.
+pub async fn verify(state: &Path, pairs: &[(String, String)], compare: bool, knobs: Knobs) -> Result<Done> {
+    let opened = Opened::open(state, pairs, knobs).await?;
+    let begun = Instant::now();
+    let pool = BufferPool::new(knobs.transfer.buffers, knobs.transfer.chunk);
+    let mut checked = 0;
+    for (ledger, (source, target)) in opened.ledgers.iter().zip(&opened.disks) {
+        let job = VerifyJob {
+            ledger: Arc::clone(ledger),
+            pool: pool.clone(),
+            chunk: knobs.transfer.chunk,
+            in_flight: knobs.transfer.reads_in_flight,
+            trust_holes: true,
+            progress: Arc::new(VerifyProgress::default()),
+            limits: DiskShares::default(),
+            stop: StopSignal::new(),
+        };
+        let outcome = if compare {
+            verify::compare(job, source.clone(), target.clone()).await?
+        } else {
+            verify::readback(job, target.clone()).await?
+        };
+        ensure!(outcome.is_equal(), "{} bytes of a target differ", outcome.mismatched_bytes);
+        checked += outcome.checked.0;
+    }
+    let done = Done { drained: checked, pass_s: begun.elapsed().as_secs_f64(), ..Done::default() };
+    opened.close().await?;
+    Ok(done)
+}
+
+/// The state and the disks of a run.
+struct Opened {
+    sqlite: Store,
+    store: Arc<Timed>,
+    ledgers: Vec<Arc<Ledger>>,
+    disks: Vec<(Arc<dyn WriteDisk>, Arc<dyn WriteDisk>)>,
+}
+
+impl Opened {
+    async fn open(state: &Path, pairs: &[(String, String)], knobs: Knobs) -> Result<Self> {
+        let sqlite = Store::open(state)?;
+        let store = Arc::new(Timed { inner: sqlite.clone(), waited: AtomicU64::new(0) });
+        let migration =
+            sqlite.migrations().await?.into_iter().next().context("the state has no migration")?;
+        let rows = sqlite.disks(migration.id).await?;
+        ensure!(rows.len() == pairs.len(), "{} disks in the state, {} pairs", rows.len(), pairs.len());
+        let (mut ledgers, mut disks) = (Vec::new(), Vec::new());
+        for (row, (from, to)) in rows.iter().zip(pairs) {
+            ledgers.push(Arc::new(Ledger::load(Arc::clone(&store) as Arc<dyn LedgerStore>, row.id).await?));
+            let source = open_disk(from, row.size, Role::Source, knobs).await;
+            let target = open_disk(to, row.size, Role::Target, knobs).await;
+            disks.push((source.with_context(|| from.clone())?, target.with_context(|| to.clone())?));
+        }
+        Ok(Self { sqlite, store, ledgers, disks })
+    }
+
+    async fn close(self) -> Result<()> {
+        drop(self.disks);
+        Ok(self.sqlite.close().await?)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Source,
+    Target,
+}
+
+async fn open_disk(place: &str, size: Length, role: Role, knobs: Knobs) -> Result<Arc<dyn WriteDisk>> {
+    if place.contains("://") {
+        let mut options = NbdOptions::from(place.parse::<NbdUri>()?);
+        options.writable = role == Role::Target;
+        if let (Role::Source, Some(connections)) = (role, knobs.connections) {
+            options.connections = connections;
+        }
+        let disk = NbdDisk::open(options).await?;
+        ensure!(disk.len() == size.0, "the export has {} bytes, the disk {size}", disk.len());
+        return Ok(Arc::new(disk));
+    }
+    let direct = role == Role::Target || knobs.direct_source;
+    let options = VolumeOptions { direct, ..VolumeOptions::default() };
+    Ok(Arc::new(FileDisk::open(Path::new(place), size, options).await?))
+}
+
+/// What was seen of requests in flight.
+#[derive(Default)]
+struct InFlight {
+    peak: AtomicU64,
+    sum: AtomicU64,
+    looks: AtomicU64,
+}
+
+impl InFlight {
+    /// Looks now and then, until aborted.
+    async fn watch(self: Arc<Self>, passes: Vec<Arc<PassProgress>>) {
+        let mut ticks = tokio::time::interval(Duration::from_millis(5));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let now = passes.iter().map(|pass| pass.view().reads_in_flight).sum();
+            self.peak.fetch_max(now, Relaxed);
+            self.sum.fetch_add(now, Relaxed);
+            self.looks.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn mean(&self) -> f64 {
+        self.sum.load(Relaxed) as f64 / self.looks.load(Relaxed).max(1) as f64
+    }
+}
+
+/// The store, and how long its commits were waited for.
+struct Timed {
+    inner: Store,
+    /// Microseconds.
+    waited: AtomicU64,
+}
+
+impl Timed {
+    fn waited_s(&self) -> f64 {
+        self.waited.load(Relaxed) as f64 / 1e6
+    }
+}
+
+#[async_trait]
+impl LedgerStore for Timed {
+    async fn load(&self, disk: DiskId) -> Result<StoredLedger, StoreError> {
+        self.inner.load(disk).await
+    }
+
+    async fn commit(&self, disk: DiskId, commit: LedgerCommit) -> Result<(), StoreError> {
+        let begun = Instant::now();
+        let done = self.inner.commit(disk, commit).await;
+        self.waited.fetch_add(begun.elapsed().as_micros() as u64, Relaxed);
+        done
+    }
+
+    async fn hashes(&self, disk: DiskId, blocks: Range<u64>) -> Result<Vec<BlockHash>, StoreError> {
+        self.inner.hashes(disk, blocks).await
+    }
+}

@@ -1,0 +1,193 @@
+//! What a case needs on disk: sources, targets, the state; and how the targets come to be as if new for each run.
+//!
+//! Rule: all of it lies in one directory, which is gone with the fixture. What is made here is not measured.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use tempfile::TempDir;
+use warmd_cbt::{
+    extents::coalesce,
+    units::{BLOCK, Extent, Length},
+};
+
+use crate::{
+    cases::{Case, Over, Work},
+    children::Group,
+    compare, delta,
+    image::{self, Image},
+    servers::{Brake, Server},
+    side::Place,
+};
+
+/// For each step of a preparation, and for each run.
+pub const DEADLINE: Duration = Duration::from_mins(30);
+
+/// Images and state of a case.
+#[derive(Debug)]
+pub struct Fixture {
+    pub case: Case,
+    /// What changed, and the file that says so.
+    pub changed: Vec<Extent>,
+    pub extents_file: Option<PathBuf>,
+    images: Vec<Image>,
+    dir: TempDir,
+    /// Short paths, for sockets.
+    sockets: TempDir,
+}
+
+/// The disks of a run, reachable.
+#[derive(Debug)]
+pub struct Served {
+    /// Source and target of each disk.
+    pub pairs: Vec<(Place, Place)>,
+    _servers: Vec<Server>,
+}
+
+impl Fixture {
+    /// Makes sources, targets and the state in which each of warmd's runs begins.
+    pub fn make(case: &Case, below: &Path, programs: &Path) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("warmd-bench-").tempdir_in(below)?;
+        let sockets = tempfile::Builder::new().prefix("warmd-bench-").tempdir()?;
+        let images =
+            (0..case.disks).map(|number| Image { number, size: case.size, fill: case.fill }).collect();
+        let mut fixture =
+            Self { case: case.clone(), changed: Vec::new(), extents_file: None, images, dir, sockets };
+        for name in ["source", "target"] {
+            fs::create_dir(fixture.path(name))?;
+        }
+        for (number, image) in fixture.images.iter().enumerate() {
+            image.make(&fixture.disk("source", number))?;
+            image::blank(&fixture.disk("target", number), image.size)?;
+        }
+        let sizes = fixture.images.iter().map(|image| image.size.to_string());
+        let begin = ["init", "--reads-zero"].map(str::to_owned).into_iter().chain(sizes);
+        fixture.engine(programs, begin.collect())?;
+        if case.work != Work::Full {
+            let files = (0..fixture.images.len()).flat_map(|number| {
+                ["source", "target"].map(|name| fixture.disk(name, number).display().to_string())
+            });
+            fixture.engine(programs, std::iter::once("pass".to_owned()).chain(files).collect())?;
+            fixture.compare().context("the preparing full pass")?;
+        }
+        if let Work::Delta { shape, percent } = case.work {
+            fixture.changed = shape.extents(case.size, percent);
+            let file = fixture.path("extents");
+            delta::save(&file, &fixture.changed)?;
+            fixture.extents_file = Some(file);
+            for (number, image) in fixture.images.iter().enumerate() {
+                image.apply(&fixture.disk("source", number), shape, &fixture.changed)?;
+            }
+        }
+        Ok(fixture)
+    }
+
+    /// Brings the targets to where a run begins.
+    pub fn reset(&self) -> Result<()> {
+        for (number, image) in self.images.iter().enumerate() {
+            let target = self.disk("target", number);
+            match self.case.work {
+                Work::Full => {
+                    fs::remove_file(&target)?;
+                    image::blank(&target, image.size)?;
+                }
+                Work::Delta { .. } => image.restore(&target, &self.changed)?,
+                Work::Unchanged | Work::Readback | Work::Compare => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A fresh copy of the state in which warmd's runs begin.
+    pub fn fresh_state(&self) -> Result<PathBuf> {
+        let (from, to) = (self.path("state"), self.path("state-of-run"));
+        if to.exists() {
+            fs::remove_dir_all(&to)?;
+        }
+        fs::create_dir(&to)?;
+        fs::set_permissions(&to, fs::metadata(&from)?.permissions())?;
+        for entry in fs::read_dir(&from)? {
+            let entry = entry?;
+            let copy = to.join(entry.file_name());
+            fs::copy(entry.path(), &copy)?;
+            fs::File::open(&copy)?.sync_all()?;
+        }
+        Ok(to)
+    }
+
+    /// Makes the disks reachable.
+    pub fn serve(&self) -> Result<Served> {
+        let server = |name: &str, brake| {
+            Server::start(&self.path(name), self.sockets.path().join(format!("{name}.sock")), brake)
+        };
+        let mut servers = Vec::new();
+        let (mut from, mut to) = (None, None);
+        if self.case.over != Over::Files {
+            let source = server("source", self.case.brake)?;
+            from = Some(source.socket().to_owned());
+            servers.push(source);
+        }
+        if self.case.over == Over::Nbd {
+            let target = server("target", Brake::default())?;
+            to = Some(target.socket().to_owned());
+            servers.push(target);
+        }
+        let place = |socket: &Option<PathBuf>, name, number| match socket {
+            Some(socket) => Place::Export { socket: socket.clone(), name: format!("d{number}") },
+            None => Place::File(self.disk(name, number)),
+        };
+        let pairs = (0..self.images.len())
+            .map(|number| (place(&from, "source", number), place(&to, "target", number)))
+            .collect();
+        Ok(Served { pairs, _servers: servers })
+    }
+
+    /// An error unless every target equals its source.
+    pub fn compare(&self) -> Result<()> {
+        (0..self.images.len())
+            .try_for_each(|number| compare::equal(&self.disk("source", number), &self.disk("target", number)))
+    }
+
+    /// The targets' files.
+    pub fn targets(&self) -> Vec<PathBuf> {
+        (0..self.images.len()).map(|number| self.disk("target", number)).collect()
+    }
+
+    /// Bytes, over all disks, that must be moved: what changed, or all data.
+    pub fn changed_bytes(&self) -> u64 {
+        let each = |image: &Image| -> u64 {
+            match self.case.work {
+                Work::Delta { .. } => self.changed.iter().map(|extent| extent.len().0).sum(),
+                _ => image.fill.runs(image.size).iter().map(|run| run.end - run.start).sum(),
+            }
+        };
+        self.images.iter().map(each).sum()
+    }
+
+    /// Bytes of the manifest's blocks that the changes touch, over all disks.
+    pub fn touched_bytes(&self) -> u64 {
+        let size = Length(self.case.size);
+        let aligned = self.changed.iter().filter_map(|extent| extent.align_out(BLOCK, size));
+        let touched = coalesce(aligned, 0);
+        touched.map(|extent| extent.len().0).sum::<u64>() * self.images.len() as u64
+    }
+
+    fn engine(&self, programs: &Path, arguments: Vec<String>) -> Result<()> {
+        let mut command = Command::new(programs.join("bench-engine"));
+        command.arg("--state").arg(self.path("state")).args(arguments);
+        Group::spawn(&mut command)?.output(DEADLINE).map(drop)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn disk(&self, side: &str, number: usize) -> PathBuf {
+        self.path(side).join(format!("d{number}"))
+    }
+}

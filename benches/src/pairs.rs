@@ -1,0 +1,138 @@
+//! The runs of a case: a warm-up, then pairs A B A B for each peer.
+//!
+//! Rule: both runs of a pair begin alike, and each is compared; the first difference ends everything.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+use warmd_tests::interrupt;
+
+use crate::{
+    cases::Case,
+    children::Group,
+    engine::Done,
+    fixture::{DEADLINE, Fixture, Served},
+    measure::Measured,
+    report::Row,
+    sides::{self, Peer},
+};
+
+/// How cases are run.
+#[derive(Clone, Debug)]
+pub struct Bench {
+    /// Where images lie.
+    pub below: PathBuf,
+    /// Where our own programs are.
+    pub programs: PathBuf,
+    /// Pairs that count.
+    pub pairs: usize,
+    /// Whether runs come before that do not count.
+    pub warm_up: bool,
+    /// Words for `bench-engine`, for tuning.
+    pub engine_words: Vec<String>,
+    /// Only peers with these names; all if there are none.
+    pub peers: Vec<String>,
+}
+
+/// One pair that counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair {
+    pub warmd: Measured,
+    pub done: Done,
+    pub peer: Measured,
+}
+
+impl Bench {
+    /// Runs a case: one row for each peer.
+    pub fn run(&self, case: &Case) -> Result<Vec<Row>> {
+        let fixture = Fixture::make(case, &self.below, &self.programs).context("preparing it")?;
+        let wanted = |peer: &Peer| self.peers.is_empty() || self.peers.iter().any(|name| name == peer.name());
+        let mut rows = Vec::new();
+        for peer in case.peers.iter().copied().filter(wanted) {
+            let setting = self.warm_up(&fixture, peer)?;
+            let pairs = (0..self.pairs)
+                .map(|_| {
+                    let (warmd, done) = self.warmd(&fixture)?;
+                    Ok(Pair { warmd, done, peer: self.peer(&fixture, peer, setting)? })
+                })
+                .collect::<Result<Vec<_>>>()?;
+            rows.push(Row::new(&fixture, peer, setting, pairs));
+        }
+        Ok(rows)
+    }
+
+    /// One run of each side that does not count, and the choice of the peer's setting.
+    fn warm_up(&self, fixture: &Fixture, peer: Peer) -> Result<&'static [&'static str]> {
+        let first = peer.settings().first().copied().unwrap_or_default();
+        if !self.warm_up {
+            return Ok(first);
+        }
+        self.warmd(fixture)?;
+        let mut best = (f64::INFINITY, first);
+        for setting in peer.settings() {
+            let took = self.peer(fixture, peer, setting)?.wall_s();
+            if took < best.0 {
+                best = (took, setting);
+            }
+        }
+        Ok(best.1)
+    }
+
+    fn warmd(&self, fixture: &Fixture) -> Result<(Measured, Done)> {
+        let state = fixture.fresh_state()?;
+        let command = |served: &Served| {
+            Ok(vec![sides::engine(&self.programs, fixture, served, &state, &self.engine_words)?])
+        };
+        let (measured, said) = self.measure(fixture, command).context("warmd")?;
+        Ok((measured, serde_json::from_str(&said).with_context(|| format!("bench-engine said {said:?}"))?))
+    }
+
+    fn peer(&self, fixture: &Fixture, peer: Peer, setting: &[&str]) -> Result<Measured> {
+        let commands = |served: &Served| peer.commands(&self.programs, setting, fixture, served);
+        let (measured, _) = self.measure(fixture, commands).with_context(|| peer.name())?;
+        Ok(measured)
+    }
+
+    /// One run: its figures, and the line before them that the (first) command printed.
+    fn measure(
+        &self,
+        fixture: &Fixture,
+        commands: impl FnOnce(&Served) -> Result<Vec<Vec<String>>>,
+    ) -> Result<(Measured, String)> {
+        interrupt::check()?;
+        fixture.reset()?;
+        let served = fixture.serve()?;
+        let commands = commands(&served)?;
+        // With one command for all disks it syncs all, else each its own.
+        let targets = fixture.targets();
+        let share = targets.len().div_ceil(commands.len().max(1)).max(1);
+        let running = commands
+            .iter()
+            .zip(targets.chunks(share))
+            .map(|(command, sync)| Group::spawn(&mut measured(&self.programs, command, sync)))
+            .collect::<Result<Vec<_>>>()?;
+        let said = running.into_iter().map(|group| group.output(DEADLINE)).collect::<Result<Vec<_>>>()?;
+        drop(served);
+        fixture.compare().context("after the run")?;
+        let lines: Vec<Vec<&str>> = said.iter().map(|text| text.lines().collect()).collect();
+        let figures = lines
+            .iter()
+            .map(|lines| Ok(serde_json::from_str(lines.last().copied().unwrap_or_default())?))
+            .collect::<Result<Vec<Measured>>>()?;
+        let before = lines.first().and_then(|lines| lines.iter().rev().nth(1)).copied().unwrap_or_default();
+        Ok((Measured::together(&figures).context("nothing was run")?, before.to_owned()))
+    }
+}
+
+fn measured(programs: &Path, command: &[String], sync: &[PathBuf]) -> Command {
+    let mut parent = Command::new(programs.join("bench-peer"));
+    parent.arg("measure");
+    for file in sync {
+        parent.arg("--sync").arg(file);
+    }
+    parent.arg("--").args(command);
+    parent
+}

@@ -1,0 +1,139 @@
+//! What is printed and written of the runs.
+//!
+//! Rule: medians over the pairs; a ratio is the peer's time over warmd's in the same pair, so above 1 warmd is faster.
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
+use serde::Serialize;
+
+use crate::{fixture::Fixture, pairs::Pair, sides::Peer};
+
+/// A case against one peer.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    pub case: String,
+    pub peer: String,
+    pub ratio: f64,
+    pub warmd_s: f64,
+    pub peer_s: f64,
+    /// Of warmd's process, like `rss_mib`, `bytes_read` and `in_flight`.
+    pub cpu_s: f64,
+    pub rss_mib: f64,
+    pub bytes_read: u64,
+    /// What must be moved: the delta, or all data.
+    pub bytes_changed: u64,
+    pub peer_cpu_s: f64,
+    pub peer_rss_mib: f64,
+    /// Of what must be moved, by the medians.
+    pub mb_s: f64,
+    pub peer_mb_s: f64,
+    /// Requests to the source: the mean while the pass ran, and the most that were seen.
+    pub in_flight: f64,
+    pub in_flight_peak: u64,
+    /// Waiting for the store's commits, of the pass's time.
+    pub commit_share: f64,
+    /// Bytes of the manifest's blocks that a delta touches.
+    pub bytes_touched: u64,
+    pub pairs: usize,
+    /// The lowest and the highest ratio of a pair.
+    pub ratio_min: f64,
+    pub ratio_max: f64,
+    /// The peer's options, where there was a choice.
+    pub setting: String,
+}
+
+impl Row {
+    /// Of pairs, of which there must be some.
+    pub fn new(fixture: &Fixture, peer: Peer, setting: &[&str], pairs: Vec<Pair>) -> Self {
+        let of = |value: &dyn Fn(&Pair) -> f64| median(pairs.iter().map(value).collect());
+        let ratio = |pair: &Pair| pair.peer.wall_s() / pair.warmd.wall_s();
+        let (warmd_s, peer_s) = (of(&|pair| pair.warmd.wall_s()), of(&|pair| pair.peer.wall_s()));
+        let bytes_changed = fixture.changed_bytes();
+        let rate = |seconds: f64| bytes_changed as f64 / seconds / 1e6;
+        Self {
+            case: fixture.case.name.clone(),
+            peer: peer.name().to_owned(),
+            ratio: of(&ratio),
+            warmd_s,
+            peer_s,
+            cpu_s: of(&|pair| pair.warmd.cpu_s),
+            rss_mib: pairs.iter().map(|pair| pair.warmd.rss_mib).fold(0.0, f64::max),
+            bytes_read: of(&|pair| pair.done.read as f64) as u64,
+            bytes_changed,
+            peer_cpu_s: of(&|pair| pair.peer.cpu_s),
+            peer_rss_mib: of(&|pair| pair.peer.rss_mib),
+            mb_s: rate(warmd_s),
+            peer_mb_s: rate(peer_s),
+            in_flight: of(&|pair| pair.done.in_flight_mean),
+            in_flight_peak: pairs.iter().map(|pair| pair.done.in_flight_peak).max().unwrap_or_default(),
+            commit_share: of(&|pair| pair.done.commit_s / pair.done.pass_s.max(1e-9)),
+            bytes_touched: fixture.touched_bytes(),
+            pairs: pairs.len(),
+            ratio_min: pairs.iter().map(ratio).fold(f64::INFINITY, f64::min),
+            ratio_max: pairs.iter().map(ratio).fold(0.0, f64::max),
+            setting: setting.join(" "),
+        }
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => f64::NAN,
+        even if even % 2 == 0 => f64::midpoint(values[middle - 1], values[middle]),
+        _ => values[middle],
+    }
+}
+
+/// The rows of a case for people.
+pub fn table(rows: &[Row]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header([
+        "case",
+        "peer",
+        "ratio",
+        "(min–max)",
+        "warmd s",
+        "peer s",
+        "MB/s",
+        "peer",
+        "CPU s",
+        "peer",
+        "RSS MiB",
+        "peer",
+        "in flight",
+    ]);
+    for row in rows {
+        table.add_row([
+            row.case.clone(),
+            row.peer.clone(),
+            format!("{:.2}", row.ratio),
+            format!("{:.2}–{:.2}", row.ratio_min, row.ratio_max),
+            format!("{:.3}", row.warmd_s),
+            format!("{:.3}", row.peer_s),
+            format!("{:.0}", row.mb_s),
+            format!("{:.0}", row.peer_mb_s),
+            format!("{:.2}", row.cpu_s),
+            format!("{:.2}", row.peer_cpu_s),
+            format!("{:.0}", row.rss_mib),
+            format!("{:.0}", row.peer_rss_mib),
+            format!("{:.0}/{}", row.in_flight, row.in_flight_peak),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < f64::EPSILON);
+        assert!((median(vec![4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < f64::EPSILON);
+        assert!(median(Vec::new()).is_nan());
+    }
+}

@@ -1,0 +1,78 @@
+//! The NBD servers between which disks are copied: nbdkit over a directory of images.
+//!
+//! Rule: they are started anew for each run, by the same command for all sides.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+use warmd_tests::wait_until;
+
+use crate::children::Group;
+
+/// What slows a server down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Brake {
+    /// Each read waits so many milliseconds; any number of them may wait at once, as far as the server has threads.
+    pub read_delay_ms: u64,
+    /// All connections together get no more than so many bytes a second; 0 for no limit.
+    pub rate: u64,
+}
+
+/// A running server; each image is an export by its file's name.
+#[derive(Debug)]
+pub struct Server {
+    socket: PathBuf,
+    _process: Group,
+}
+
+impl Server {
+    /// Serves all images in `images` on a new socket, and waits until it listens.
+    pub fn start(images: &Path, socket: PathBuf, brake: Brake) -> Result<Self> {
+        let mut command = Command::new("nbdkit");
+        let ready = socket.with_extension("pid");
+        command
+            .args(["--exit-with-parent", "--foreground", "--unix"])
+            .arg(&socket)
+            .arg("--pidfile")
+            .arg(&ready);
+        if brake.read_delay_ms > 0 {
+            command.arg("--filter=delay");
+        }
+        if brake.rate > 0 {
+            command.arg("--filter=rate");
+        }
+        command.arg("file").arg(format!("dir={}", images.display()));
+        if brake.read_delay_ms > 0 {
+            command.arg(format!("rdelay={}ms", brake.read_delay_ms));
+        }
+        if brake.rate > 0 {
+            command.arg(format!("rate={}", brake.rate * 8));
+        }
+        let mut process = Group::spawn(&mut command)?;
+        wait_until("nbdkit to listen", Duration::from_secs(30), || {
+            if let Some(status) = process.ended()? {
+                bail!("nbdkit ended with {status}");
+            }
+            // It is written when connections are taken.
+            Ok(ready.exists().then_some(()))
+        })?;
+        Ok(Self { socket, _process: process })
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        for left in [&self.socket, &self.socket.with_extension("pid")] {
+            let _ = std::fs::remove_file(left);
+        }
+    }
+}
