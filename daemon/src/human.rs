@@ -65,6 +65,21 @@ pub fn span(seconds: f64) -> String {
     }
 }
 
+/// How long a request took, in seconds, to three digits: `16 µs`, `1.25 ms`, `83.0 ms`, `1.20 s`.
+pub fn latency(seconds: f64) -> String {
+    if !seconds.is_finite() || seconds < 0.0 {
+        return "-".to_owned();
+    }
+    let (value, unit) = match seconds {
+        ..0.000_999_5 => return format!("{:.0} µs", seconds * 1e6),
+        ..0.999_5 => (seconds * 1e3, "ms"),
+        ..99.95 => (seconds, "s"),
+        _ => return span(seconds),
+    };
+    let digits = if value >= 99.95 { 0 } else { usize::from(value < 9.995) + 1 };
+    format!("{value:.digits$} {unit}")
+}
+
 /// From one moment to another, as [`span`] says it.
 pub fn between(from: DateTime<Utc>, to: DateTime<Utc>) -> String {
     span(seconds_between(from, to))
@@ -124,6 +139,23 @@ mod tests {
             (-1.0, "-"),
         ] {
             assert_eq!(span(seconds), shown, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn latencies_show_three_digits() {
+        for (seconds, shown) in [
+            (0.0, "0 µs"),
+            (0.000_016_4, "16 µs"),
+            (0.000_999_6, "1.00 ms"),
+            (0.001_25, "1.25 ms"),
+            (0.083, "83.0 ms"),
+            (0.9999, "1.00 s"),
+            (12.34, "12.3 s"),
+            (200.0, "3m 20s"),
+            (f64::NAN, "-"),
+        ] {
+            assert_eq!(latency(seconds), shown, "{seconds}");
         }
     }
 

@@ -14,6 +14,7 @@ pub mod libvirt;
 pub mod migration;
 pub mod model;
 pub mod nbd;
+pub mod process;
 pub mod sources;
 pub mod store;
 pub mod targets;

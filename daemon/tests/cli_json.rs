@@ -157,6 +157,7 @@ fn syncing() -> Value {
                     "drained_bytes": 1_258_291_200,
                     "requests": 1200,
                     "batches": 3,
+                    "telemetry": telemetry(),
                 },
                 {
                     "key": "vdb",
@@ -172,14 +173,60 @@ fn syncing() -> Value {
                     "drained_bytes": 10_737_418_240_u64,
                     "requests": 1200,
                     "batches": 3,
+                    "telemetry": null,
                 },
             ],
+            "daemon_cpu": "1.500s",
         },
         "next_pass": null,
         "downtime_forecast": "12.500s",
         "warnings": [],
         "cutover": null,
         "verification": null,
+    })
+}
+
+/// As `cases::telemetry` makes it.
+fn telemetry() -> Value {
+    let figures = |stage: &str, counts: [u64; 4], rate: f64, spans: [&str; 7], share: f64| {
+        let [bytes, requests, in_flight, in_flight_max] = counts;
+        let [busy, p50, p90, p99, max, cpu, stalled] = spans;
+        json!({
+            "stage": stage, "bytes": bytes, "requests": requests, "rate_bytes_per_second": rate,
+            "in_flight": in_flight, "in_flight_max": in_flight_max, "busy": busy, "latency_p50": p50,
+            "latency_p90": p90, "latency_p99": p99, "latency_max": max, "cpu": cpu, "stalled": stalled,
+            "stalled_share": share,
+        })
+    };
+    json!({
+        "elapsed": "5s",
+        "stages": [
+            figures("limit", [0; 4], 0.0, ["0s", "0s", "0s", "0s", "0s", "0s", "0.100s"], 0.02),
+            figures(
+                "read",
+                [1_048_576_000, 2000, 14, 16],
+                209_715_200.0,
+                ["66s", "0.030s", "0.040s", "0.083s", "0.120s", "0s", "4s"],
+                0.8,
+            ),
+            figures(
+                "digest",
+                [1_040_187_392, 1984, 1, 2],
+                208_037_478.4,
+                ["0.260s", "0.000120s", "0.000200s", "0.000400s", "0.002s", "0.250s", "0s"],
+                0.0,
+            ),
+            figures(
+                "flush",
+                [629_145_600, 2, 0, 1],
+                125_829_120.0,
+                ["0.110s", "0.050s", "0.050s", "0.050s", "0.062500s", "0s", "0.050s"],
+                0.01,
+            ),
+        ],
+        "waits": [{"wait": "read-slot", "count": 1900, "time": "4s"}],
+        "bottleneck": "read",
+        "bottleneck_text": "the source is the bottleneck: the pass waited 80 % of its time for reads",
     })
 }
 

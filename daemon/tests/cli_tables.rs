@@ -190,8 +190,20 @@ PASS 3 (delta)  2026-11-22 10:01:00  runs
 DISK   CHANGED  EXTENTS      READ   WRITTEN    ZEROED   SKIPPED  REMARK
 vda   1.17 GiB      321  1.17 GiB   600 MiB   300 MiB   300 MiB  -
 vdb   10.0 GiB      321  10.0 GiB  5.00 GiB  2.50 GiB  2.50 GiB  compared whole: the bitmap was lost in a restart of the VM
+
+STAGES of vda  5.0 s
+STAGE      BYTES       RATE  REQUESTS  IN FLIGHT      P50      P99      MAX  WAITED FOR IT
+limit          -          -         -          -        -        -        -            2 %
+read    0.98 GiB  200 MiB/s      2000         16  30.0 ms  83.0 ms   120 ms           80 %
+digest   992 MiB  198 MiB/s      1984          2   120 µs   400 µs  2.00 ms            0 %
+flush    600 MiB  120 MiB/s         2          1  50.0 ms  50.0 ms  62.5 ms            1 %
+the source is the bottleneck: the pass waited 80 % of its time for reads
+CPU of all of warmd during the pass: 1.5 s
 "
     );
+    // Its last pass was of a warmd that did not measure yet.
+    let older = served.warmctl(&["migration", "show", "web-1"]).await;
+    assert!(older.out(0).contains("PASS 2") && !older.out(0).contains("STAGES"), "{older:#?}");
     let failed = served.warmctl(&["migration", "show", "0003"]).await;
     assert!(failed.out(0).contains("Reason:                    no room on new: 12 GiB are missing\n"));
     let nobody = served.warmctl(&["migration", "show", "nobody"]).await;
@@ -229,6 +241,7 @@ AT (UTC)             MIGRATION     BY                       KIND     WHAT
         "# Migration of web-1",
         "| Verdict | passed (readback, 42.0 GiB compared) |",
         "| 2 delta | `vda` | 2026-11-22 10:00:40 | 10 s | 1.17 GiB | 321 | 1.17 GiB | 600 MiB | 300 MiB | 300 MiB | 120 MiB/s |  |",
+        "| 3 delta | `vda` | 200 MiB/s | 30.0 ms / 83.0 ms / 120 ms | - | - | 50.0 ms | 16, 0 | the source is the bottleneck: the pass waited 80 % of its time for reads |",
         "| stop-source | 2026-11-22 10:16:44.000 | 2.0 s |  |",
         "Downtime, from the source stopped to the target running: **14 s** (14.250 s).",
         "| Network | `52:54:00:12:34:56` virtio on prod\\|blue |",

@@ -14,10 +14,11 @@ use syn::{
 };
 
 /// Who may import whom in the daemon; each layer also knows those below it, and itself.
-const LAYERS: [(&str, u32); 15] = [
+const LAYERS: [(&str, u32); 16] = [
     ("model", 0),
     ("crash", 0),
     ("human", 0),
+    ("process", 0),
     ("nbd", 1),
     ("libvirt", 1),
     ("store", 1),

@@ -2,6 +2,7 @@
 //!
 //! Rule: it says only what the report says. Text from outside (names, errors) cannot break out of its table cell.
 
+mod performance;
 mod table;
 
 use chrono::{DateTime, Utc};
@@ -23,6 +24,7 @@ pub fn markdown(report: &Report) -> String {
     out.push_str(&disks(report));
     out.push_str("\n## Passes\n\n");
     out.push_str(&passes(&report.passes));
+    out.push_str(&performance::performance(&report.passes));
     out.push_str("\n## Cutover\n\n");
     out.push_str(&cutover(report));
     out.push_str("\n## Verification\n\n");

@@ -93,6 +93,7 @@ mod tests {
             started,
             ended: Some(started + TimeDelta::seconds(took)),
             error: error.map(str::to_owned),
+            cpu: None,
             disks: vec![DiskPassView {
                 key: DiskKey("vda".to_owned()),
                 pending,
@@ -101,6 +102,7 @@ mod tests {
                 unknown: None,
                 mark: String::new(),
                 figures: warmd_cbt::store::PassFigures::default(),
+                telemetry: None,
             }],
         }
     }

@@ -47,12 +47,18 @@ impl Live {
         self.changes.send(view).ok();
     }
 
+    /// Changes the view without telling the watchers.
+    pub fn edit(&self, change: impl FnOnce(&mut MigrationView)) {
+        change(&mut self.view.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Changes one disk of the view, without telling the watchers.
     fn edit_disk(&self, key: &DiskKey, change: impl FnOnce(&mut DiskView)) {
-        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(disk) = view.disks.iter_mut().find(|disk| disk.key == *key) {
-            change(disk);
-        }
+        self.edit(|view| {
+            if let Some(disk) = view.disks.iter_mut().find(|disk| disk.key == *key) {
+                change(disk);
+            }
+        });
     }
 }
 

@@ -17,4 +17,5 @@ pub mod report;
 pub mod restore;
 pub mod retry;
 pub mod serve;
+pub mod telemetry;
 pub mod verify;

@@ -26,6 +26,7 @@ use super::{
     context::{Context, spec},
     failure::WorkError,
     live::{Followed, Follower},
+    telemetry::{MeasuredDisk, PassTelemetry},
 };
 use crate::{
     crash,
@@ -116,7 +117,11 @@ async fn copy(
     let advanced = advance_all(context, snapshot, rows, ledgers).await?;
     crash::point("advance.committed");
     let (number, pass, mut disks) = record(context, kind, started, advanced).await?;
+    let telemetry = Arc::new(PassTelemetry::new(context, pass, disks.iter().filter_map(measured).collect()));
+    let keeper = telemetry.keep();
     let result = drain_all(context, snapshot, &disks, stop).await;
+    drop(keeper);
+    telemetry.finish().await;
     let result = match (result, then) {
         (Ok(PassEnd::Drained), Some(then)) => then.run(snapshot).await.map(|()| PassEnd::Drained),
         (result, _) => result,
@@ -175,6 +180,7 @@ async fn advance_all(
             unknown: unknown.filter(|_| !first),
             mark: there.mark.0.clone(),
             figures: PassFigures::default(),
+            telemetry: None,
         };
         advanced.push((row, ledger, view));
     }
@@ -216,10 +222,16 @@ async fn record(
             started,
             ended: None,
             error: None,
+            cpu: None,
             disks: disks.iter().map(|disk| disk.view.clone()).collect(),
         });
     });
     Ok((begun.view.number, begun.id, disks))
+}
+
+fn measured(disk: &PassDisk) -> Option<MeasuredDisk> {
+    let (key, progress) = (disk.row.key.clone(), Arc::clone(&disk.progress));
+    Some(MeasuredDisk { key, record: disk.record?, progress })
 }
 
 /// Drains all disks at the same time. One disk's failure lets the others come to their end: what they drain counts.
@@ -284,8 +296,10 @@ fn finish_view(
             drained: done.drained,
             ..PassFigures::default()
         };
+        disk.view.telemetry = Some(disk.progress.meter().view());
     }
     context.live.update(|live| {
+        let cpu = live.pass.as_ref().and_then(|pass| pass.cpu);
         for disk in disks.iter() {
             if let Some(view) = live.disks.iter_mut().find(|view| view.key == disk.row.key) {
                 view.pending = disk.ledger.pending_bytes().0;
@@ -293,6 +307,6 @@ fn finish_view(
             }
         }
         let disks = disks.iter().map(|disk| disk.view.clone()).collect();
-        live.pass = Some(PassView { number, kind, started, ended: Some(Utc::now()), error, disks });
+        live.pass = Some(PassView { number, kind, started, ended: Some(Utc::now()), error, cpu, disks });
     });
 }

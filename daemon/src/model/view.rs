@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use warmd_cbt::store::PassFigures;
+use warmd_cbt::{store::PassFigures, telemetry::Telemetry};
 
 use super::{
     id::{DiskKey, MigrationId, VmId},
@@ -68,6 +68,9 @@ pub struct PassView {
     pub ended: Option<DateTime<Utc>>,
     /// How it ended, if not well.
     pub error: Option<String>,
+    /// CPU seconds of the whole process while it ran, whatever else warmd did meanwhile.
+    #[serde(default)]
+    pub cpu: Option<f64>,
     pub disks: Vec<DiskPassView>,
 }
 
@@ -85,6 +88,9 @@ pub struct DiskPassView {
     pub unknown: Option<String>,
     pub mark: String,
     pub figures: PassFigures,
+    /// What each stage did and what it waited for; of a pass that runs, some seconds ago at the most.
+    #[serde(default)]
+    pub telemetry: Option<Telemetry>,
 }
 
 /// Which pass it is.

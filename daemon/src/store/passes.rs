@@ -11,6 +11,7 @@ use super::{
     Store, StoreError,
     error::Fault,
     row::{from_word, micros, moment, signed, to_word, unsigned},
+    telemetry,
 };
 use crate::model::{
     id::{DiskKey, MigrationId},
@@ -157,7 +158,7 @@ fn find(
     parameters: &[&dyn rusqlite::ToSql],
 ) -> Result<Vec<PassRow>, Fault> {
     let mut select = db.prepare_cached(&format!(
-        "SELECT id, number, kind, started, ended, error FROM passes WHERE {condition} ORDER BY number"
+        "SELECT id, number, kind, started, ended, error, cpu FROM passes WHERE {condition} ORDER BY number"
     ))?;
     let mut rows = select.query(parameters)?;
     let mut passes = Vec::new();
@@ -173,6 +174,7 @@ fn find(
                 started: moment(TABLE, id, row.get("started")?)?,
                 ended: row.get::<_, Option<i64>>("ended")?.map(|at| moment(TABLE, id, at)).transpose()?,
                 error: row.get("error")?,
+                cpu: row.get::<_, Option<i64>>("cpu")?.map(|nanos| nanos as f64 / 1e9),
                 disks: disks.into_iter().map(|(_, _, view)| view).collect(),
             },
         });
@@ -188,12 +190,12 @@ fn disks_of(db: &Connection, pass: i64) -> Result<Vec<(DiskId, i64, DiskPassView
     let mut rows = select.query([pass])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        found.push((DiskId(row.get("disk")?), row.get("id")?, read(row)?));
+        found.push((DiskId(row.get("disk")?), row.get("id")?, read(db, row)?));
     }
     Ok(found)
 }
 
-fn read(row: &Row) -> Result<DiskPassView, Fault> {
+fn read(db: &Connection, row: &Row) -> Result<DiskPassView, Fault> {
     let id: i64 = row.get("id")?;
     let number = |column: &str| -> Result<u64, Fault> { unsigned(DISKS, id, row.get(column)?) };
     Ok(DiskPassView {
@@ -212,5 +214,9 @@ fn read(row: &Row) -> Result<DiskPassView, Fault> {
             requests: number("requests")?,
             batches: number("batches")?,
         },
+        telemetry: row
+            .get::<_, Option<i64>>("elapsed")?
+            .map(|elapsed| telemetry::read(db, id, elapsed))
+            .transpose()?,
     })
 }

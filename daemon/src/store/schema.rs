@@ -12,8 +12,10 @@ pub(super) const APPLICATION_ID: i32 = 0x7772_6d64;
 pub(super) type Upgrade = fn(&Transaction) -> rusqlite::Result<()>;
 
 /// All steps, the first from nothing.
-pub(super) const UPGRADES: &[Upgrade] =
-    &[|transaction| transaction.execute_batch(include_str!("schema_v1.sql"))];
+pub(super) const UPGRADES: &[Upgrade] = &[
+    |transaction| transaction.execute_batch(include_str!("schema_v1.sql")),
+    |transaction| transaction.execute_batch(include_str!("schema_v2.sql")),
+];
 
 /// The version that the steps lead to.
 pub(super) fn newest(upgrades: &[Upgrade]) -> i32 {
@@ -91,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_version_has_its_tables_and_its_marks() {
+    fn the_newest_version_has_its_tables_and_its_marks() {
         let mut connection = Connection::open_in_memory().unwrap();
         upgrade(&mut connection, UPGRADES).unwrap();
         let id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0)).unwrap();
@@ -104,7 +106,7 @@ mod tests {
         let names: Vec<String> = names.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
         assert_eq!(
             names.join(" "),
-            "chunks disk_passes disks events migrations pages passes phases plans verdicts"
+            "chunks disk_passes disks events migrations pages passes phases plans stages verdicts waits"
         );
     }
 }

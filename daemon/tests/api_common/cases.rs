@@ -2,7 +2,11 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
-use warmd_cbt::{store::PassFigures, units::Length};
+use warmd_cbt::{
+    store::PassFigures,
+    telemetry::{Latency, Stage, StageView, Telemetry, Wait, WaitView},
+    units::Length,
+};
 use warmd_daemon::model::{
     id::{DiskKey, MigrationId, VmId},
     machine::{CpuTopology, Firmware, Machine, MachineDisk, Nic, PowerState, VmSummary},
@@ -111,16 +115,46 @@ pub fn disk(key: &str, size: u64) -> DiskView {
 
 pub fn pass(number: u32, ended: bool) -> PassView {
     let start = i64::from(number) * 20;
+    // Ended passes are those of a warmd that did not measure yet.
+    let telemetry = (!ended).then(telemetry);
     PassView {
         number,
         kind: if number == 1 { PassKind::Full } else { PassKind::Delta },
         started: at(start),
         ended: ended.then(|| at(start + 10)),
         error: None,
+        cpu: (!ended).then_some(1.5),
         disks: vec![
-            disk_pass("vda", 1200 * MIB, None),
+            DiskPassView { telemetry, ..disk_pass("vda", 1200 * MIB, None) },
             disk_pass("vdb", 10 * GIB, Some("the bitmap was lost in a restart of the VM")),
         ],
+    }
+}
+
+/// Of a pass whose source is slow.
+pub fn telemetry() -> Telemetry {
+    let stage = |stage, bytes: u64, requests, in_flight, times: [f64; 4], [busy, cpu, stalled]: [f64; 3]| {
+        let [p50, p90, p99, max] = times;
+        let (in_flight, in_flight_max) = in_flight;
+        let latency = Latency { p50, p90, p99, max };
+        StageView { stage, bytes, requests, in_flight, in_flight_max, busy, latency, cpu, stalled }
+    };
+    Telemetry {
+        elapsed: 5.0,
+        stages: vec![
+            stage(Stage::Limit, 0, 0, (0, 0), [0.0; 4], [0.0, 0.0, 0.1]),
+            stage(Stage::Read, 1000 * MIB, 2000, (14, 16), [0.03, 0.04, 0.083, 0.12], [66.0, 0.0, 4.0]),
+            stage(
+                Stage::Digest,
+                992 * MIB,
+                1984,
+                (1, 2),
+                [0.000_12, 0.0002, 0.0004, 0.002],
+                [0.26, 0.25, 0.0],
+            ),
+            stage(Stage::Flush, 600 * MIB, 2, (0, 1), [0.05, 0.05, 0.05, 0.0625], [0.11, 0.0, 0.05]),
+        ],
+        waits: vec![WaitView { wait: Wait::ReadSlot, count: 1900, time: 4.0 }],
     }
 }
 
@@ -141,6 +175,7 @@ pub fn disk_pass(key: &str, changed: u64, unknown: Option<&str>) -> DiskPassView
             requests: 1200,
             batches: 3,
         },
+        telemetry: None,
     }
 }
 

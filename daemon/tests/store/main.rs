@@ -5,6 +5,7 @@ mod faults;
 mod ledger;
 mod open;
 mod records;
+mod telemetry;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tempfile::TempDir;

@@ -7,6 +7,7 @@ mod events;
 mod migration;
 mod pass;
 mod plan;
+mod telemetry;
 mod verify;
 
 use chrono::{DateTime, Utc};

@@ -2,7 +2,7 @@
 
 use warmd_proto::v1;
 
-use super::{enums, timestamp};
+use super::{enums, seconds, telemetry::telemetry, timestamp};
 use crate::model::view::{DiskPassView, PassView};
 
 pub(super) fn pass(pass: PassView) -> v1::Pass {
@@ -13,6 +13,7 @@ pub(super) fn pass(pass: PassView) -> v1::Pass {
         ended: pass.ended.map(timestamp),
         error: pass.error,
         disks: pass.disks.into_iter().map(disk_pass).collect(),
+        daemon_cpu: pass.cpu.and_then(seconds),
     }
 }
 
@@ -31,5 +32,6 @@ fn disk_pass(disk: DiskPassView) -> v1::DiskPass {
         drained_bytes: disk.figures.drained,
         requests: disk.figures.requests,
         batches: disk.figures.batches,
+        telemetry: disk.telemetry.as_ref().map(telemetry),
     }
 }

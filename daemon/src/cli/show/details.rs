@@ -8,7 +8,7 @@ use super::{
         out::{Out, one_line},
         words,
     },
-    disk_pass, phases, verdict,
+    disk_pass, phases, telemetry, verdict,
 };
 use crate::human;
 
@@ -94,7 +94,8 @@ fn pass(out: &Out, pass: &Pass) -> Result<(), Failure> {
         ]
     });
     let heads = ["DISK", ">CHANGED", ">EXTENTS", ">READ", ">WRITTEN", ">ZEROED", ">SKIPPED", "REMARK"];
-    out.table(heads, rows)
+    out.table(heads, rows)?;
+    telemetry::telemetry(out, pass)
 }
 
 fn cutover(out: &Out, cutover: &Cutover) -> Result<(), Failure> {

@@ -4,6 +4,7 @@ mod details;
 mod frame;
 mod list;
 mod phases;
+mod telemetry;
 
 pub(super) use self::{
     details::details,

@@ -1,0 +1,111 @@
+//! The telemetry of a pass that runs, on its way into the view and into the store.
+//!
+//! Rule: it only informs. That it cannot be stored is logged and stops nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use warmd_cbt::{telemetry::Telemetry, transfer::PassProgress};
+
+use super::{context::Context, live::Live};
+use crate::{model::id::DiskKey, process, store::Store};
+
+/// How often the view gets a new picture.
+const SHOWN: Duration = Duration::from_secs(1);
+/// Pictures from one that is stored to the next: what a crash loses at the most, in units of [`SHOWN`].
+const STORED: u64 = 5;
+
+/// A pass whose telemetry is kept.
+#[derive(Debug)]
+pub struct PassTelemetry {
+    store: Store,
+    live: Arc<Live>,
+    pass: i64,
+    cpu_before: f64,
+    disks: Vec<MeasuredDisk>,
+}
+
+/// One disk of it.
+#[derive(Debug)]
+pub struct MeasuredDisk {
+    pub key: DiskKey,
+    /// Its row in the store.
+    pub record: i64,
+    pub progress: Arc<PassProgress>,
+}
+
+/// A pass at one moment.
+struct Picture {
+    /// CPU seconds of the process since the pass began.
+    cpu: f64,
+    disks: Vec<(DiskKey, i64, Telemetry)>,
+}
+
+impl PassTelemetry {
+    /// Of a pass that begins now.
+    pub fn new(context: &Context, pass: i64, disks: Vec<MeasuredDisk>) -> Self {
+        let (store, live) = (context.store.clone(), Arc::clone(&context.live));
+        Self { store, live, pass, cpu_before: process::cpu_seconds(), disks }
+    }
+
+    /// Shows and stores it every few seconds until the guard is dropped.
+    pub fn keep(self: &Arc<Self>) -> Keeper {
+        let telemetry = Arc::clone(self);
+        Keeper(tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(SHOWN);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            for tick in 0_u64.. {
+                ticks.tick().await;
+                let picture = telemetry.picture();
+                telemetry.show(&picture);
+                if tick % STORED == STORED - 1 {
+                    telemetry.store(picture).await;
+                }
+            }
+        }))
+    }
+
+    /// Shows and stores the last of it.
+    pub async fn finish(&self) {
+        let picture = self.picture();
+        self.show(&picture);
+        self.store(picture).await;
+    }
+
+    fn picture(&self) -> Picture {
+        let disks = self.disks.iter();
+        Picture {
+            cpu: process::cpu_seconds() - self.cpu_before,
+            disks: disks.map(|disk| (disk.key.clone(), disk.record, disk.progress.meter().view())).collect(),
+        }
+    }
+
+    /// The watchers are told with the progress.
+    fn show(&self, picture: &Picture) {
+        self.live.edit(|view| {
+            let Some(pass) = &mut view.pass else { return };
+            pass.cpu = Some(picture.cpu);
+            for (key, _, telemetry) in &picture.disks {
+                if let Some(disk) = pass.disks.iter_mut().find(|disk| disk.key == *key) {
+                    disk.telemetry = Some(telemetry.clone());
+                }
+            }
+        });
+    }
+
+    async fn store(&self, picture: Picture) {
+        let disks = picture.disks.into_iter().map(|(_, record, telemetry)| (record, telemetry)).collect();
+        if let Err(error) = self.store.save_telemetry(self.pass, Some(picture.cpu), disks).await {
+            tracing::warn!(pass = self.pass, %error, "telemetry not stored");
+        }
+    }
+}
+
+/// Keeps the telemetry until it is dropped.
+#[derive(Debug)]
+pub struct Keeper(tokio::task::JoinHandle<()>);
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
