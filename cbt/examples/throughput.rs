@@ -1,6 +1,7 @@
 //! How fast the engine is by itself: memory to memory, no network, no SQLite.
 //!
-//! `cargo run --release -p warmd-cbt --example throughput [MiB]`; with 0 MiB the ledger of a 64 TiB disk. Only ratios to the printed grounds mean something.
+//! `cargo run --release -p warmd-cbt --example throughput [MiB]`. Only ratios to the printed grounds mean something. What ledgers
+//! cost, with their store: `daemon/examples/scale.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a measurement ends by them")]
 
 use std::{
@@ -13,12 +14,13 @@ use async_trait::async_trait;
 use warmd_cbt::{
     buffer::{Buffer, BufferPool},
     disk::{Allocation, DiskError, DiskLimits, ReadDisk, WriteDisk},
+    extents::ExtentSet,
     ledger::Ledger,
     limit::DiskShares,
     manifest::BlockHash,
     mark::{ChangeMark, Changed},
     stop::StopSignal,
-    store::{DiskId, LedgerCommit, LedgerStore, PassFigures, StoreError, StoredLedger},
+    store::{DiskId, LedgerCommit, LedgerStore, StoreError, StoredLedger},
     transfer::{PassJob, PassProgress, TransferSettings, run_pass},
     units::{BLOCK, Extent, Length, Offset, blocks_in},
 };
@@ -101,7 +103,6 @@ impl WriteDisk for Flat {
 struct Keeper {
     size: Length,
     hashes: Mutex<Vec<BlockHash>>,
-    rows: Mutex<usize>,
 }
 
 #[async_trait]
@@ -111,7 +112,6 @@ impl LedgerStore for Keeper {
     }
 
     async fn commit(&self, _disk: DiskId, commit: LedgerCommit) -> Result<(), StoreError> {
-        *self.rows.lock().unwrap() += commit.chunks.len();
         let mut hashes = self.hashes.lock().unwrap();
         for (block, hash) in &commit.hashes {
             hashes[block.0 as usize] = *hash;
@@ -126,13 +126,12 @@ impl LedgerStore for Keeper {
 
 fn keeper(size: u64) -> Arc<Keeper> {
     let hashes = Mutex::new(vec![BlockHash::ZERO; blocks_in(Length(size)) as usize]);
-    Arc::new(Keeper { size: Length(size), hashes, rows: Mutex::default() })
+    Arc::new(Keeper { size: Length(size), hashes })
 }
 
-fn scattered(size: u64, every: u64) -> Vec<Extent> {
-    (0..size / BLOCK / every)
-        .filter_map(|at| Extent::new(Offset(at * every * BLOCK), Length(BLOCK)))
-        .collect()
+fn scattered(size: u64, every: u64) -> ExtentSet {
+    let blocks = (0..size / BLOCK / every).map(|at| at * every * BLOCK);
+    ExtentSet::of(Length(size), blocks.filter_map(|at| Extent::new(Offset(at), Length(BLOCK))))
 }
 
 fn report(what: &str, bytes: u64, took: Duration) {
@@ -190,53 +189,8 @@ async fn copies(size: u64) {
     pass("full pass, 10 ms a read", &ledger, &slow, &target, 512 << 10).await;
 }
 
-/// 64 TiB with ten million scattered blocks: time of the advances, and the memory that is left after them.
-async fn big_ledger() {
-    let size = 64 << 40;
-    let store = Arc::new(Keeper { size: Length(size), hashes: Mutex::default(), rows: Mutex::default() });
-    let ledger = Ledger::load(store.clone(), DiskId(1)).await.unwrap();
-    let all = Extent::whole(Length(size)).unwrap();
-    let mut batch = warmd_cbt::batch::Batch::default();
-    batch.add(all, [], PassFigures::default());
-    ledger.drain(batch, None).await.unwrap();
-    for (what, in_order) in [("in order", true), ("in any order", false), ("others, in any order", false)] {
-        let count = 10_000_000_u64;
-        let shift = u64::from(what.starts_with('o')) * 7;
-        let place = |at: u64| if in_order { at } else { at * 7_368_787 % count };
-        let block = |at: u64| Offset((place(at) * (size / BLOCK / count) + shift) * BLOCK);
-        let extents = (0..count).filter_map(|at| Extent::new(block(at), Length(BLOCK))).collect();
-        let (begun, cpu) = (Instant::now(), cpu_seconds());
-        ledger.advance(ChangeMark(what.into()), &Changed::Known(extents)).await.unwrap();
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let memory: Vec<_> =
-            status.lines().filter(|line| line.starts_with("VmRSS") || line.starts_with("VmHWM")).collect();
-        println!(
-            "advance by {count} extents {what}: {:?} ({:.2} s of CPU), pending {} in {} rows, {memory:?}",
-            begun.elapsed(),
-            cpu_seconds() - cpu,
-            ledger.pending_bytes(),
-            store.rows.lock().unwrap()
-        );
-    }
-    let begun = Instant::now();
-    println!("counting {} extents: {:?}", ledger.pending_extents(), begun.elapsed());
-    let begun = Instant::now();
-    ledger.advance(ChangeMark("u".into()), &Changed::Unknown("lost".into())).await.unwrap();
-    println!("advance by all: {:?}", begun.elapsed());
-}
-
-/// User time of this process; ticks are hundredths.
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    stat.split(' ').nth(13).unwrap().parse::<f64>().unwrap() / 100.0
-}
-
 #[tokio::main]
 async fn main() {
-    let mib = std::env::args().nth(1).map_or(1024, |mib| mib.parse().unwrap());
-    if mib == 0 {
-        big_ledger().await;
-    } else {
-        copies(mib << 20).await;
-    }
+    let mib: u64 = std::env::args().nth(1).map_or(1024, |mib| mib.parse().unwrap());
+    copies(mib << 20).await;
 }

@@ -41,6 +41,13 @@ impl ExtentSet {
         set
     }
 
+    /// Every block that one of `extents` touches, on a disk of `size` bytes; in any order, perhaps overlapping.
+    pub fn of(size: Length, extents: impl IntoIterator<Item = Extent>) -> Self {
+        let mut set = Self::new(size);
+        extents.into_iter().for_each(|extent| set.insert(extent));
+        set
+    }
+
     /// Bytes on the disk.
     pub fn size(&self) -> Length {
         self.size

@@ -24,6 +24,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -130,12 +131,10 @@ impl Ledger {
     pub async fn advance(&self, mark: ChangeMark, changed: &Changed) -> Result<(), StoreError> {
         let _quiet = self.gate.lock().await;
         let mut fresh = match changed {
-            Changed::Known(extents) => {
-                let mut set = ExtentSet::new(self.size());
-                for extent in extents {
-                    set.insert(*extent);
-                }
-                set
+            Changed::Known(blocks) if blocks.size() == self.size() => blocks.clone(),
+            Changed::Known(blocks) => {
+                let cause = format!("they are of {} bytes, the ledger is of {}", blocks.size(), self.size());
+                return Err(self.inner.error(StoreErrorKind::Corrupt, "changes of another disk", cause));
             }
             Changed::Unknown(_) => ExtentSet::full(self.size()),
         };
@@ -154,36 +153,15 @@ impl Ledger {
 
     /// Gives up the trust in these blocks, durably. Must be waited for before the first write to any of them.
     pub async fn claim(&self, extents: &[Extent]) -> Result<(), StoreError> {
-        if extents.is_empty() {
-            return Ok(());
-        }
-        self.change(|sets| {
-            let mut rows = sets.rows_of(extents);
-            for (chunk, blocks) in extents.iter().flat_map(|extent| block_pieces(extent.blocks())) {
-                if let Some(row) = rows.get_mut(&chunk) {
-                    row.trusted.set(blocks, false);
-                }
-            }
-            LedgerCommit { chunks: rows.into_values().collect(), ..LedgerCommit::default() }
-        })
-        .await
+        self.edit(extents, |row, blocks| row.trusted.set(blocks, false)).await
     }
 
     /// Makes these blocks pending, and untrusted, whatever was known of them: a verification found that the target
     /// does not hold what it must.
     pub async fn distrust(&self, extents: &[Extent]) -> Result<(), StoreError> {
-        if extents.is_empty() {
-            return Ok(());
-        }
-        self.change(|sets| {
-            let mut rows = sets.rows_of(extents);
-            for (chunk, blocks) in extents.iter().flat_map(|extent| block_pieces(extent.blocks())) {
-                if let Some(row) = rows.get_mut(&chunk) {
-                    row.pending.set(blocks.clone(), true);
-                    row.trusted.set(blocks, false);
-                }
-            }
-            LedgerCommit { chunks: rows.into_values().collect(), ..LedgerCommit::default() }
+        self.edit(extents, |row, blocks| {
+            row.pending.set(blocks.clone(), true);
+            row.trusted.set(blocks, false);
         })
         .await
     }
@@ -193,16 +171,12 @@ impl Ledger {
     pub async fn drain(&self, batch: Batch, pass: Option<i64>) -> Result<(), StoreError> {
         let (extents, hashes, figures) = batch.into_parts();
         self.change(|sets| {
-            let mut rows = sets.rows_of(&extents);
-            for (chunk, blocks) in
-                extents.iter().flat_map(|extent| block_pieces(extent.covered_blocks(self.size())))
-            {
-                if let Some(row) = rows.get_mut(&chunk) {
-                    row.pending.set(blocks.clone(), false);
-                    row.trusted.set(blocks, false);
-                }
-            }
-            LedgerCommit { anchor: None, chunks: rows.into_values().collect(), hashes, figures, pass }
+            let covered = extents.iter().map(|extent| extent.covered_blocks(self.size()));
+            let chunks = sets.edited(covered, |row, blocks| {
+                row.pending.set(blocks.clone(), false);
+                row.trusted.set(blocks, false);
+            });
+            LedgerCommit { anchor: None, chunks, hashes, figures, pass }
         })
         .await
     }
@@ -231,6 +205,22 @@ impl Ledger {
     pub(crate) fn look<T>(&self, look: impl FnOnce(&ExtentSet, &ExtentSet) -> T) -> T {
         let sets = self.inner.sets();
         look(&sets.pending, &sets.trusted)
+    }
+
+    /// Commits the rows of all blocks that `extents` touch, each as `edit` leaves it.
+    async fn edit(
+        &self,
+        extents: &[Extent],
+        edit: impl Fn(&mut ChunkRow, Range<usize>),
+    ) -> Result<(), StoreError> {
+        if extents.is_empty() {
+            return Ok(());
+        }
+        self.change(|sets| {
+            let chunks = sets.edited(extents.iter().map(Extent::blocks), edit);
+            LedgerCommit { chunks, ..LedgerCommit::default() }
+        })
+        .await
     }
 
     async fn change(&self, build: impl FnOnce(&Sets) -> LedgerCommit) -> Result<(), StoreError> {
@@ -324,9 +314,17 @@ impl Sets {
         ChunkRow { chunk, pending: self.pending.chunk(chunk), trusted: self.trusted.chunk(chunk) }
     }
 
-    fn rows_of(&self, extents: &[Extent]) -> BTreeMap<u32, ChunkRow> {
-        let chunks = extents.iter().flat_map(|extent| block_pieces(extent.blocks()));
-        chunks.map(|(chunk, _)| (chunk, self.row(chunk))).collect()
+    /// The rows that these blocks are in, after `edit` has had each with its part of them.
+    fn edited(
+        &self,
+        blocks: impl Iterator<Item = Range<u64>>,
+        edit: impl Fn(&mut ChunkRow, Range<usize>),
+    ) -> Vec<ChunkRow> {
+        let mut rows = BTreeMap::new();
+        for (chunk, blocks) in blocks.flat_map(block_pieces) {
+            edit(rows.entry(chunk).or_insert_with(|| self.row(chunk)), blocks);
+        }
+        rows.into_values().collect()
     }
 
     fn put(&mut self, row: ChunkRow) {

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::Extent;
+use crate::extents::ExtentSet;
 
 /// An opaque point in time of one disk, from which the source can say what changed since. Only the source that
 /// made it reads it.
@@ -23,8 +23,9 @@ impl fmt::Display for ChangeMark {
 /// What changed on a disk between two marks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changed {
-    /// These extents and no others, in any order, perhaps overlapping.
-    Known(Vec<Extent>),
+    /// These blocks and no others: a set of the disk's size, filled while the source's answers arrive, so that a long
+    /// list of extents is never held.
+    Known(ExtentSet),
     /// The source cannot say, and why: bitmap lost, tracking reset, no earlier mark. All of the disk must be compared.
     Unknown(String),
 }

@@ -13,6 +13,7 @@ use warmd_cbt::{
     buffer::BufferPool,
     chunk::ChunkBits,
     disk::{ErrorKind, ReadDisk},
+    extents::ExtentSet,
     ledger::Ledger,
     limit::{Arbiter, DiskShares, Limit, Limiter},
     mark::{ChangeMark, Changed},
@@ -158,7 +159,7 @@ async fn a_scattered_delta_reads_the_changed_blocks_alone() {
     for block in [3, 7, 8, 40] {
         bench.source.set_fill(block, 777);
     }
-    bench.advance(&Changed::Known(changed.to_vec())).await;
+    bench.advance(&Changed::Known(ExtentSet::of(bench.ledger.size(), changed.to_vec()))).await;
     assert_eq!((bench.ledger.pending_bytes().0, bench.ledger.pending_extents()), (4 * BLOCK, 3));
     let figures = bench.pass().await.figures;
     assert_eq!((figures.read, figures.written, figures.requests), (4 * BLOCK, 4 * BLOCK, 4));

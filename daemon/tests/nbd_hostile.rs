@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::{
-    buffer, extent, in_time,
+    buffer, dirty, extent, in_time,
     script::{
         PLAIN, Reply, Request, STRUCTURED, Script, chunk, chunk_claiming, data, error, hole, option_reply,
     },
@@ -200,8 +200,8 @@ async fn a_short_block_status_is_asked_on_until_the_range_is_covered() {
         Reply::Bytes(chunk(true, 5, r.cookie, &status(7, &[(1024, flags)])))
     });
     let disk = NbdDisk::open(server.options()).await.unwrap();
-    let dirty = in_time(disk.dirty_extents("base:allocation", extent(1024, 10_000))).await.unwrap();
-    assert_eq!(dirty, [extent(3072, 1024), extent(6144, 1024), extent(9216, 1024)]);
+    let found = in_time(dirty(&disk, "base:allocation", extent(1024, 10_000))).await.unwrap();
+    assert_eq!(found, [extent(3072, 1024), extent(6144, 1024), extent(9216, 1024)]);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::{
-    buffer, extent, in_time, noise,
+    buffer, dirty, extent, in_time, noise,
     server::{Server, tempdir},
     stale, wait_for, write_file,
 };
@@ -137,7 +137,7 @@ async fn without_block_status_nothing_is_known_to_be_zero() {
     assert!(!disk.export().structured);
     let all = in_time(disk.allocation(extent(5, 100))).await.unwrap();
     assert_eq!(all.iter().map(|run| (run.extent, run.zero)).collect::<Vec<_>>(), [(extent(5, 100), false)]);
-    let error = in_time(disk.dirty_extents("qemu:dirty-bitmap:x", extent(0, MIB))).await.unwrap_err();
+    let error = in_time(dirty(&disk, "qemu:dirty-bitmap:x", extent(0, MIB))).await.unwrap_err();
     assert!(matches!(error.cause, NbdCause::NoContext(_)), "{error}");
 }
 

@@ -10,6 +10,7 @@ use std::{
 use warmd_cbt::{
     buffer::BufferPool,
     disk::ReadDisk,
+    extents::ExtentSet,
     ledger::Ledger,
     limit::DiskShares,
     manifest::{BlockHash, RootHasher},
@@ -208,7 +209,10 @@ impl World {
         let known = ledger.anchor().and_then(|anchor| self.marks.get(&anchor.0));
         let written = known.map(|mark| mark.written_since.clone());
         let changed = match written {
-            Some(written) if !self.random.percent(15) => Changed::Known(self.as_extents(&written)),
+            Some(written) if !self.random.percent(15) => {
+                let extents = self.as_extents(&written);
+                Changed::Known(ExtentSet::of(self.size, extents))
+            }
             _ => {
                 self.tally.unknown += 1;
                 Changed::Unknown("lost".to_owned())

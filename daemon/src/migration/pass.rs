@@ -162,7 +162,7 @@ async fn advance_all(
         let changed = snapshot.changed(&row.key).await?;
         ledger.advance(there.mark.clone(), &changed).await?;
         let (changed, unknown) = match changed {
-            Changed::Known(extents) => (extents.iter().map(|extent| extent.len().0).sum(), None),
+            Changed::Known(blocks) => (blocks.bytes().0, None),
             Changed::Unknown(why) => (row.size.0, Some(why)),
         };
         if let Some(why) = &unknown

@@ -50,24 +50,25 @@ impl NbdDisk {
         Ok(contexts.into_iter().filter_map(known).collect())
     }
 
-    /// The extents of `range` that have the lowest bit set in `context`: what a dirty bitmap calls changed. In order,
-    /// joined where they touch. Asks as often as it takes to cover the range.
-    pub async fn dirty_extents(&self, context: &str, range: Extent) -> Result<Vec<Extent>, NbdError> {
-        let mut dirty: Vec<Extent> = Vec::new();
+    /// Gives `take` the extents of `range` that have the lowest bit set in `context`: what a dirty bitmap calls changed.
+    /// In order, as the server tells them; millions of them take no memory here. Asks as often as it takes to cover the
+    /// range.
+    pub async fn dirty_extents(
+        &self,
+        context: &str,
+        range: Extent,
+        mut take: impl FnMut(Extent) + Send,
+    ) -> Result<(), NbdError> {
         let mut at = range.start();
         while let Some(rest) = Extent::between(at, range.end()) {
             for StatusRun { extent, flags } in self.status_of(context, rest).await? {
                 at = extent.end();
-                if flags & status::DIRTY == 0 {
-                    continue;
-                }
-                match dirty.last_mut().filter(|last| last.end() == extent.start()) {
-                    Some(last) => *last = Extent::between(last.start(), extent.end()).unwrap_or(*last),
-                    None => dirty.push(extent),
+                if flags & status::DIRTY != 0 {
+                    take(extent);
                 }
             }
         }
-        Ok(dirty)
+        Ok(())
     }
 
     /// Asks once what `context` says of `extent`: at least one run.

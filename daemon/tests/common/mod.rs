@@ -20,11 +20,20 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use warmd_cbt::{
     buffer::Buffer,
+    extents::coalesce,
     units::{Extent, Length, Offset},
 };
+use warmd_daemon::nbd::{NbdDisk, NbdError};
 
 /// What any wait in a test may take at the most.
 pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// What the context calls changed in `range`, joined where it touches.
+pub async fn dirty(disk: &NbdDisk, context: &str, range: Extent) -> Result<Vec<Extent>, NbdError> {
+    let mut found = Vec::new();
+    disk.dirty_extents(context, range, |extent| found.push(extent)).await?;
+    Ok(coalesce(found, 0).collect())
+}
 
 /// Runs a tool to its end and wants it to succeed.
 pub fn run(tool: &str, arguments: &[&str]) -> Output {

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use warmd_cbt::{
     disk::ReadDisk,
+    extents::ExtentSet,
     mark::{ChangeMark, Changed},
     units::{Extent, Length, Offset},
 };
@@ -123,7 +124,11 @@ impl Source for SimulatedSource {
                         });
                         Some(extents.collect())
                     });
-                since.map_or_else(|| Changed::Unknown("no such mark".to_owned()), Changed::Known)
+                let size = truth.source_disks.get(&key.0).map_or(0, Vec::len);
+                since.map_or_else(
+                    || Changed::Unknown("no such mark".to_owned()),
+                    |extents: Vec<_>| Changed::Known(ExtentSet::of(Length(size as u64), extents)),
+                )
             });
             let changed: Vec<_> = changed.collect();
             let disks = request.disks.iter().filter_map(|(key, _)| {

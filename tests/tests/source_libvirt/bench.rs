@@ -278,15 +278,15 @@ pub(crate) async fn assert_changed(
     disk: &DiskKey,
     ranges: &[(u64, u64)],
 ) -> Result<()> {
-    let Changed::Known(mut changed) = snapshot.changed(disk).await? else {
+    let Changed::Known(changed) = snapshot.changed(disk).await? else {
         bail!("what changed on {disk} is unknown: {:?}", snapshot.changed(disk).await?);
     };
-    changed.sort();
     let size = snapshot.disks().iter().find(|known| known.key == *disk).context("not there")?.size;
     let wanted: Vec<_> = ranges
         .iter()
         .filter_map(|(start, len)| Extent::new(Offset(*start), Length(*len))?.align_out(GRAIN, size))
         .collect();
+    let changed: Vec<_> = changed.extents().collect();
     ensure!(changed == wanted, "{disk}: changed {changed:?}, wanted {wanted:?}");
     Ok(())
 }

@@ -85,8 +85,8 @@ async fn apply(snapshot: &dyn Snapshot, key: &DiskKey, copy: &mut Vec<u8>, is_de
     let disk = snapshot.open(key).await?;
     let size = disk.size();
     let extents = match snapshot.changed(key).await? {
-        Changed::Known(extents) if is_delta => extents,
-        Changed::Unknown(_) if !is_delta => Extent::whole(size).into_iter().collect(),
+        Changed::Known(blocks) if is_delta => blocks.extents().collect(),
+        Changed::Unknown(_) if !is_delta => Extent::whole(size).into_iter().collect::<Vec<_>>(),
         other => bail!("{key}: {other:?}"),
     };
     let bytes: u64 = extents.iter().map(|extent| extent.len().0).sum();

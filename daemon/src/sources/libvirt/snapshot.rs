@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use warmd_cbt::{
     disk::{ErrorKind, ReadDisk},
+    extents::ExtentSet,
     mark::Changed,
     units::{Extent, Length},
 };
@@ -325,12 +326,15 @@ impl Snapshot for LibvirtSnapshot {
             Ok(context) => context,
             Err(reason) => return Ok(Changed::Unknown(reason.clone())),
         };
-        let Some(whole) = Extent::whole(Length(disk.nbd.len())) else {
-            return Ok(Changed::Known(Vec::new()));
-        };
-        disk.nbd.dirty_extents(context, whole).await.map(Changed::Known).map_err(|error| {
-            nbd_error(format!("VM {}: reading what changed on disk {key}", self.domain), error)
-        })
+        let size = Length(disk.nbd.len());
+        let mut changed = ExtentSet::new(size);
+        if let Some(whole) = Extent::whole(size) {
+            let told = disk.nbd.dirty_extents(context, whole, |extent| changed.insert(extent)).await;
+            told.map_err(|error| {
+                nbd_error(format!("VM {}: reading what changed on disk {key}", self.domain), error)
+            })?;
+        }
+        Ok(Changed::Known(changed))
     }
 
     async fn open(&self, key: &DiskKey) -> Result<Arc<dyn ReadDisk>, SourceError> {
