@@ -119,8 +119,10 @@ impl LedgerStore for Keeper {
         Ok(())
     }
 
-    async fn hashes(&self, _disk: DiskId, blocks: Range<u64>) -> Result<Vec<BlockHash>, StoreError> {
-        Ok(self.hashes.lock().unwrap()[blocks.start as usize..blocks.end as usize].to_vec())
+    async fn hashes(&self, _disk: DiskId, spans: &[Range<u64>]) -> Result<Vec<BlockHash>, StoreError> {
+        let hashes = self.hashes.lock().unwrap();
+        let of = |span: &Range<u64>| hashes[span.start as usize..span.end as usize].iter().copied();
+        Ok(spans.iter().flat_map(of).collect())
     }
 }
 

@@ -177,16 +177,46 @@ impl ChunkBits {
         })
     }
 
+    /// How many runs of set bits there are.
+    pub fn run_count(&self) -> u64 {
+        match &self.0 {
+            Form::None => 0,
+            Form::List(list) => list.chunk_by(|one, next| one + 1 == *next).count() as u64,
+            Form::Bits(bits) => {
+                let mut before = 0;
+                let starts = bits.data.iter().map(|word| {
+                    let starts = word & !(word << 1 | before);
+                    before = word >> 63;
+                    u64::from(starts.count_ones())
+                });
+                starts.sum()
+            }
+            Form::All => 1,
+        }
+    }
+
     /// The bytes to keep: a tag, then nothing (all); or for each run two numbers, how far after the last run's end it
     /// begins and its length − 1, seven bits a byte, lowest first, the top bit set on all but a number's last byte; or
     /// the bits themselves, block 0 the lowest of the first byte. Whichever is shorter. Nothing for no bits.
     pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![TAG_RUNS];
         match &self.0 {
             Form::None => return Vec::new(),
             Form::All => return vec![TAG_ALL],
-            Form::List(_) | Form::Bits(_) => {}
+            Form::List(list) => {
+                // At most four bytes for each of few bits: the runs are always shorter.
+                bytes.reserve_exact(4 * list.len());
+                let mut end = 0;
+                for run in list.chunk_by(|one, next| one + 1 == *next) {
+                    let start = usize::from(run[0]);
+                    put_number(&mut bytes, start - end);
+                    put_number(&mut bytes, run.len() - 1);
+                    end = start + run.len();
+                }
+                return bytes;
+            }
+            Form::Bits(_) => {}
         }
-        let mut bytes = vec![TAG_RUNS];
         let mut end = 0;
         for run in self.runs() {
             put_number(&mut bytes, run.start - end);
@@ -208,14 +238,14 @@ impl ChunkBits {
         match *tag {
             TAG_ALL if rest.is_empty() => Some(Self(Form::All)),
             TAG_RUNS => {
-                let mut bits = Bits::ZERO;
+                let mut runs = Vec::with_capacity(rest.len() / 2);
                 let mut end = 0;
                 while !rest.is_empty() {
                     let start = end + take_number(&mut rest)?;
                     end = start + take_number(&mut rest)? + 1;
-                    bits.get_mut(start..end)?.fill(true);
+                    runs.push(start..end);
                 }
-                Some(Self(form(&bits)))
+                (end <= BITS).then(|| Self(of_runs(&runs)))
             }
             TAG_BITS if rest.len() == BITS / 8 => {
                 let mut bits = Bits::ZERO;
@@ -271,6 +301,23 @@ fn form(bits: &Bits) -> Form {
             Form::List(Arc::new(list))
         }
         _ => Form::Bits(Arc::new(*bits)),
+    }
+}
+
+/// Of runs in order, each after the last one's end.
+fn of_runs(runs: &[Range<usize>]) -> Form {
+    match runs.iter().map(Range::len).sum() {
+        0 => Form::None,
+        count if count <= LIST_MAX => {
+            let mut list = Vec::with_capacity(count);
+            runs.iter().for_each(|run| list.extend(run.start as u16..run.end as u16));
+            Form::List(Arc::new(list))
+        }
+        _ => {
+            let mut bits = Bits::ZERO;
+            runs.iter().for_each(|run| bits[run.clone()].fill(true));
+            form(&bits)
+        }
     }
 }
 

@@ -121,6 +121,15 @@ impl ExtentSet {
         self.extents_from(Offset(0))
     }
 
+    /// How many extents [`ExtentSet::extents`] gives.
+    pub fn extent_count(&self) -> u64 {
+        let runs: u64 = self.chunks.iter().map(ChunkBits::run_count).sum();
+        let goes_on =
+            |(one, next): &(&ChunkBits, &ChunkBits)| one.get(CHUNK_BLOCKS as usize - 1) && next.get(0);
+        let joined = self.chunks.iter().zip(self.chunks.iter().skip(1)).filter(goes_on).count();
+        runs - joined as u64
+    }
+
     /// The chunks that hold something, in order.
     pub fn chunks(&self) -> impl Iterator<Item = (u32, &ChunkBits)> + '_ {
         (0..).zip(&self.chunks).filter(|(_, bits)| !bits.is_empty())

@@ -113,7 +113,7 @@ impl Ledger {
 
     /// In how many runs the pending bytes lie.
     pub fn pending_extents(&self) -> u64 {
-        self.inner.sets().pending.extents().count() as u64
+        self.inner.sets().pending.extent_count()
     }
 
     /// Whether the target durably equals the anchored snapshot.

@@ -113,6 +113,7 @@ pub trait LedgerStore: Send + Sync {
     /// until the commit has happened or cannot happen any more.
     async fn commit(&self, disk: DiskId, commit: LedgerCommit) -> Result<(), StoreError>;
 
-    /// The manifest's hashes of `blocks`, one for each, zero blocks as [`BlockHash::ZERO`].
-    async fn hashes(&self, disk: DiskId, blocks: Range<u64>) -> Result<Vec<BlockHash>, StoreError>;
+    /// The manifest's hashes of all blocks of `spans`, which are in order and apart; one for each, zero blocks as
+    /// [`BlockHash::ZERO`]. Many spans in one call are cheap, many calls are not.
+    async fn hashes(&self, disk: DiskId, spans: &[Range<u64>]) -> Result<Vec<BlockHash>, StoreError>;
 }

@@ -55,6 +55,7 @@ fn same(set: &ExtentSet, model: &BTreeSet<u64>) -> Result<(), TestCaseError> {
     prop_assert_eq!(set.is_empty(), model.is_empty());
     let bytes = |block: &u64| BLOCK.min(SIZE.0 - block * BLOCK);
     prop_assert_eq!(set.bytes().0, model.iter().map(bytes).sum::<u64>());
+    prop_assert_eq!(set.extent_count(), set.extents().count() as u64);
     let apart = set.extents().zip(set.extents().skip(1)).all(|(one, next)| one.end() < next.start());
     prop_assert!(apart, "extents touch");
     prop_assert!(set.extents().all(|extent| extent.within(SIZE)));

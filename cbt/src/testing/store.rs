@@ -172,15 +172,19 @@ impl LedgerStore for MemoryStore {
         Ok(())
     }
 
-    async fn hashes(&self, disk: DiskId, blocks: Range<u64>) -> Result<Vec<BlockHash>, StoreError> {
+    async fn hashes(&self, disk: DiskId, spans: &[Range<u64>]) -> Result<Vec<BlockHash>, StoreError> {
         if self.faults.strike(Event::Hashes).1.is_some() {
             return Err(failed(StoreErrorKind::Unavailable));
         }
         tokio::task::yield_now().await;
         let disks = self.disks();
         let disk = disks.get(&disk).ok_or_else(|| failed(StoreErrorKind::NotFound))?;
-        let range = blocks.start as usize..blocks.end as usize;
-        disk.hashes.get(range).map(<[_]>::to_vec).ok_or_else(|| failed(StoreErrorKind::Corrupt))
+        let mut hashes = Vec::new();
+        for span in spans {
+            let range = span.start as usize..span.end as usize;
+            hashes.extend(disk.hashes.get(range).ok_or_else(|| failed(StoreErrorKind::Corrupt))?);
+        }
+        Ok(hashes)
     }
 }
 

@@ -46,7 +46,8 @@ pub(super) fn open(file: &Path, upgrades: &[Upgrade]) -> Result<Connection, Open
     settle(&connection).map_err(database("open"))?;
     connection
         .execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 67108864;",
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 67108864;
+             PRAGMA cache_size = -16384;",
         )
         .map_err(database("open"))?;
     schema::upgrade(&mut connection, upgrades).map_err(|(from, cause)| OpenError::Upgrade {

@@ -18,6 +18,8 @@ use super::{Store, StoreError, disks, error::Fault, manifest, passes, row::unsig
 use crate::crash;
 
 const TABLE: &str = "chunks";
+/// Instead of bits that are those of `pending`, as an advance leaves most of them. No bits are kept like this.
+const AS_PENDING: &[u8] = &[0];
 
 #[async_trait]
 impl LedgerStore for Store {
@@ -39,10 +41,11 @@ impl LedgerStore for Store {
     }
 
     /// At most [`manifest::MOST`] blocks at a time, so that memory stays bounded.
-    async fn hashes(&self, disk: DiskId, blocks: Range<u64>) -> Result<Vec<BlockHash>, StoreError> {
+    async fn hashes(&self, disk: DiskId, spans: &[Range<u64>]) -> Result<Vec<BlockHash>, StoreError> {
+        let spans = spans.to_vec();
         self.read(format!("reading the manifest of disk {}", disk.0), move |db| {
             let row = disks::get(db, disk)?;
-            manifest::read(db, disk, row.size, blocks)
+            manifest::read(db, disk, row.size, spans)
         })
         .await
     }
@@ -58,7 +61,7 @@ fn apply(db: &Connection, disk: DiskId, commit: LedgerCommit) -> Result<(), Faul
         return Err(Fault::bad(TABLE, disk.0, format!("chunk {} is past the disk's end", row.chunk)));
     }
     put_chunks(db, disk, commit.chunks)?;
-    manifest::write(db, disk, size, &commit.hashes)?;
+    manifest::write(db, disk, size, commit.hashes)?;
     if let Some(pass) = commit.pass {
         passes::add_figures(db, pass, disk, &commit.figures)?;
     }
@@ -90,7 +93,12 @@ pub(super) fn put_chunks(
         if row.pending.is_empty() && row.trusted.is_empty() {
             remove.execute([key])?;
         } else {
-            put.execute(params![key, row.pending.encode(), row.trusted.encode()])?;
+            let pending = row.pending.encode();
+            if row.trusted == row.pending {
+                put.execute(params![key, pending, AS_PENDING])?;
+            } else {
+                put.execute(params![key, pending, row.trusted.encode()])?;
+            }
         }
     }
     Ok(())
@@ -107,11 +115,14 @@ fn chunks(db: &Connection, disk: DiskId, size: Length) -> Result<Vec<ChunkRow>, 
         if u64::from(chunk) >= chunks_in(size) {
             return Err(Fault::bad(TABLE, key, "it is past the disk's end"));
         }
-        let bits = |column| -> Result<ChunkBits, Fault> {
-            let bytes = row.get_ref(column)?.as_blob().map_err(rusqlite::Error::from)?;
-            ChunkBits::decode(bytes).ok_or_else(|| Fault::bad(TABLE, key, "these bits cannot be"))
+        let bits =
+            |bytes| ChunkBits::decode(bytes).ok_or_else(|| Fault::bad(TABLE, key, "these bits cannot be"));
+        let bytes = |column| -> Result<&[u8], Fault> {
+            Ok(row.get_ref(column)?.as_blob().map_err(rusqlite::Error::from)?)
         };
-        chunks.push(ChunkRow { chunk, pending: bits(1)?, trusted: bits(2)? });
+        let pending = bits(bytes(1)?)?;
+        let trusted = if bytes(2)? == AS_PENDING { pending.clone() } else { bits(bytes(2)?)? };
+        chunks.push(ChunkRow { chunk, pending, trusted });
     }
     Ok(chunks)
 }

@@ -20,6 +20,7 @@ mod passes;
 mod phases;
 mod plans;
 mod readers;
+mod recent;
 mod row;
 mod schema;
 mod telemetry;
@@ -176,6 +177,13 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use warmd_cbt::{
+        chunk::CHUNK_BLOCKS,
+        manifest::BlockHash,
+        store::{DiskId, LedgerCommit, LedgerStore},
+        units::BlockIndex,
+    };
+
     use super::*;
 
     const OWNER: Upgrade = |transaction| {
@@ -202,6 +210,34 @@ mod tests {
         let store = Store::open_with(dir.path(), &then(OWNER)).unwrap();
         let raw = Connection::open(store.file()).unwrap();
         raw.prepare("SELECT owner FROM plans").unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_ledger_of_the_first_version_is_read_and_gone_on_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = Store::open_with(dir.path(), &UPGRADES[..1]).unwrap();
+        let raw = Connection::open(old.file()).unwrap();
+        raw.execute_batch(
+            "PRAGMA foreign_keys = OFF;
+             INSERT INTO disks (id, migration, key, size, location, reads_zero)
+             VALUES (1, '01890a5d-ac96-774b-bcce-b302099a8057', 'vda', 8388608, '/x', 1);
+             INSERT INTO chunks VALUES (1 << 32, x'01', x'020700')",
+        )
+        .unwrap();
+        raw.execute("INSERT INTO pages VALUES ((1 << 32) | 1, ?)", [[7_u8; 1024]]).unwrap();
+        drop((raw, old));
+        let store = Store::open(dir.path()).unwrap();
+        let disk = DiskId(1);
+        let chunks = store.load(disk).await.unwrap().chunks;
+        assert_eq!(chunks[0].pending.count(), CHUNK_BLOCKS);
+        assert_eq!(chunks[0].trusted.runs().collect::<Vec<_>>(), [7..8]);
+        let mut wanted = vec![BlockHash::ZERO; 128];
+        wanted[64..].fill(BlockHash([7; 16]));
+        assert_eq!(store.hashes(disk, &[0..128]).await.unwrap(), wanted);
+        let hashes = vec![(BlockIndex(3), BlockHash([8; 16])), (BlockIndex(127), BlockHash::ZERO)];
+        store.commit(disk, LedgerCommit { hashes, ..LedgerCommit::default() }).await.unwrap();
+        (wanted[3], wanted[127]) = (BlockHash([8; 16]), BlockHash::ZERO);
+        assert_eq!(store.hashes(disk, &[0..128]).await.unwrap(), wanted);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! Rule: an answer goes out after the transaction that holds its work is durable. Work that waits in the queue shares
 //! a transaction (a disk's flush is what a commit costs), each piece in its own savepoint: all of it or nothing.
+//!
+//! When nothing has come for a while, and much of a manifest waits to be folded, it does so, a step at a time.
 
 use std::{
     sync::Arc,
@@ -15,12 +17,15 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     error::{Fault, StoreError, from_sql, unavailable},
     lock::StateLock,
+    recent::{self, Due},
 };
 
 /// Pieces of work that may wait; a caller beyond that waits for a place.
 pub(super) const QUEUE: usize = 64;
 /// A transaction takes no further piece after this time, so that the first one's answer is not late.
 const GROUP_SPAN: Duration = Duration::from_millis(50);
+/// Without work for so long, the moment is idle.
+const IDLE: Duration = Duration::from_secs(1);
 
 pub(super) type Queue = mpsc::Sender<Box<dyn Job>>;
 pub(super) type WriterThread = JoinHandle<rusqlite::Result<()>>;
@@ -89,15 +94,64 @@ fn in_savepoint<T>(
 /// Starts the thread. It ends when the queue's senders are gone, then empties the write-ahead log and gives up the lock.
 pub(super) fn spawn(connection: Connection, lock: StateLock) -> std::io::Result<(Queue, WriterThread)> {
     let (sender, mut queue) = mpsc::channel(QUEUE);
+    let clock = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
-        while let Some(first) = queue.blocking_recv() {
-            run_group(&connection, first, &mut queue);
+        let mut due = what_is_due(&connection);
+        let mut patience = IDLE;
+        loop {
+            let next = match due {
+                // The timeout has to be made where its clock is.
+                Some(_) => clock.block_on(async { tokio::time::timeout(patience, queue.recv()).await }),
+                None => Ok(queue.blocking_recv()),
+            };
+            match (next, due) {
+                (Ok(Some(first)), _) => {
+                    run_group(&connection, first, &mut queue);
+                    patience = IDLE;
+                    due = what_is_due(&connection);
+                }
+                (Ok(None), _) => break,
+                (Err(_), Some(now)) => {
+                    patience = Duration::ZERO;
+                    due = fold(&connection, now);
+                }
+                (Err(_), None) => {}
+            }
+            while let Some(now) = due.filter(|due| due.urgent) {
+                due = fold(&connection, now);
+            }
         }
         let closed = close(connection);
         drop(lock);
         closed
     })?;
     Ok((sender, thread))
+}
+
+fn what_is_due(connection: &Connection) -> Option<Due> {
+    recent::due(connection).unwrap_or_else(|fault| {
+        let error = fault.into_error("looking for manifests to fold");
+        tracing::warn!(%error, "manifests are not folded");
+        None
+    })
+}
+
+/// Takes a step, and says what comes after it; nothing if it failed: the next commit tries again.
+fn fold(connection: &Connection, now: Due) -> Option<Due> {
+    let step = || -> Result<(), Fault> {
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        recent::fold(connection, now.disk)?;
+        Ok(connection.execute_batch("COMMIT")?)
+    };
+    match step() {
+        Ok(()) => what_is_due(connection),
+        Err(fault) => {
+            roll_back(connection);
+            let error = fault.into_error(&format!("folding the manifest of disk {}", now.disk.0));
+            tracing::warn!(%error, "what is recent of it stays as it is");
+            None
+        }
+    }
 }
 
 fn run_group(connection: &Connection, first: Box<dyn Job>, queue: &mut mpsc::Receiver<Box<dyn Job>>) {

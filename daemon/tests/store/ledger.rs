@@ -1,19 +1,28 @@
 //! Ledgers against a naive model: what was committed is there, all of it, and nothing else.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use proptest::{prelude::*, sample::Index, test_runner::FileFailurePersistence};
 use rusqlite::Connection;
 use warmd_cbt::{
     batch::Batch,
     chunk::{CHUNK_BLOCKS, ChunkBits},
+    extents::ExtentSet,
     ledger::Ledger,
     manifest::BlockHash,
     mark::{ChangeMark, Changed},
     store::{ChunkRow, DiskId, LedgerCommit, LedgerStore, PassFigures, StoreErrorKind},
     units::{BLOCK, BlockIndex, Extent, Length, blocks_in},
 };
-use warmd_daemon::{model::view::PassKind, store::NewDiskPass};
+use warmd_daemon::{
+    model::view::PassKind,
+    store::{NewDiskPass, Store},
+};
 
 use super::{Fixture, at, disk};
 
@@ -39,8 +48,10 @@ enum Step {
     Reopen,
     Look {
         disk: usize,
-        from: Index,
-        to: Index,
+        places: Vec<(Index, u64)>,
+    },
+    Fold {
+        disk: usize,
     },
 }
 
@@ -82,7 +93,9 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (disk.clone(), chunks(), hashes(), any::<bool>())
             .prop_map(|(disk, chunks, hashes, pass)| Step::Bad { disk, chunks, hashes, pass }),
         1 => Just(Step::Reopen),
-        4 => (disk, any::<Index>(), any::<Index>()).prop_map(|(disk, from, to)| Step::Look { disk, from, to }),
+        1 => disk.clone().prop_map(|disk| Step::Fold { disk }),
+        4 => (disk, prop::collection::vec((any::<Index>(), 0..300_u64), 0..5))
+            .prop_map(|(disk, places)| Step::Look { disk, places }),
     ]
 }
 
@@ -140,6 +153,21 @@ impl Model {
         if commit.pass.is_some() {
             self.figures += commit.figures;
         }
+    }
+
+    /// In order and apart.
+    fn spans(&self, places: &[(Index, u64)]) -> Vec<Range<u64>> {
+        let blocks = blocks_in(Length(self.size));
+        let mut starts: Vec<_> =
+            places.iter().map(|(from, len)| (from.index(blocks as usize) as u64, *len)).collect();
+        starts.sort_unstable();
+        let mut end = 0;
+        let span = |(from, len): (u64, u64)| {
+            let from = from.max(end);
+            end = (from + len).min(blocks);
+            from..end
+        };
+        starts.into_iter().map(span).collect()
     }
 
     fn range(&self, blocks: Range<u64>) -> Vec<BlockHash> {
@@ -206,16 +234,15 @@ impl Pair {
             }
             Step::Reopen => {
                 self.fixture.store.close().await.unwrap();
-                self.fixture.store = warmd_daemon::store::Store::open(self.fixture.dir.path()).unwrap();
+                self.fixture.store = Store::open(self.fixture.dir.path()).unwrap();
             }
-            Step::Look { disk, from, to } => {
+            Step::Look { disk, places } => {
                 let (row, _, model) = &self.disks[disk];
-                let blocks = blocks_in(Length(model.size)) as usize;
-                let (from, to) = (from.index(blocks) as u64, to.index(blocks + 1) as u64);
-                let range = from.min(to)..to;
-                let found = self.fixture.store.hashes(*row, range.clone()).await.unwrap();
-                assert_eq!(found, model.range(range));
+                let spans = model.spans(&places);
+                let found = self.fixture.store.hashes(*row, &spans).await.unwrap();
+                assert_eq!(found, spans.into_iter().flat_map(|span| model.range(span)).collect::<Vec<_>>());
             }
+            Step::Fold { disk } => self.fixture.store.fold_manifest(self.disks[disk].0).await.unwrap(),
         }
     }
 
@@ -224,8 +251,13 @@ impl Pair {
             let stored = self.fixture.store.load(*row).await.unwrap();
             assert_eq!((stored.size.0, &stored.anchor), (model.size, &model.anchor));
             assert_eq!(stored.chunks, model.chunks.values().cloned().collect::<Vec<_>>());
-            let blocks = 0..blocks_in(stored.size);
-            assert_eq!(self.fixture.store.hashes(*row, blocks.clone()).await.unwrap(), model.range(blocks));
+            let all = 0..blocks_in(stored.size);
+            for _ in 0..2 {
+                let found = self.fixture.store.hashes(*row, std::slice::from_ref(&all)).await.unwrap();
+                assert_eq!(found, model.range(all.clone()));
+                // And once more when all is in the pages.
+                self.fixture.store.fold_manifest(*row).await.unwrap();
+            }
             let raw = Connection::open(self.fixture.store.file()).unwrap();
             let figures: (i64, i64, i64) = raw
                 .query_row("SELECT read, drained, batches FROM disk_passes WHERE id = ?", [pass], |row| {
@@ -242,7 +274,9 @@ impl Pair {
             full.map(|(block, _)| block / 64).collect::<std::collections::BTreeSet<_>>().len()
         };
         let raw = Connection::open(self.fixture.store.file()).unwrap();
-        let kept: i64 = raw.query_row("SELECT count(*) FROM pages", [], |row| row.get(0)).unwrap();
+        let count = |sql| raw.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+        assert_eq!(count("SELECT (SELECT count(*) FROM recent) + (SELECT count(*) FROM recent_hashes)"), 0);
+        let kept = count("SELECT count(*) FROM pages");
         assert_eq!(kept as usize, self.disks.iter().map(pages).sum::<usize>());
     }
 }
@@ -316,7 +350,8 @@ proptest! {
                         let changed = match changed {
                             None => Changed::Unknown("lost".to_owned()),
                             Some(places) => {
-                                Changed::Known(places.iter().map(|(from, len)| extent(from, *len)).collect())
+                                let extents = places.iter().map(|(from, len)| extent(from, *len));
+                                Changed::Known(ExtentSet::of(Length(SIZES[0]), extents))
                             }
                         };
                         live.advance(ChangeMark(format!("mark {number}")), &changed).await.unwrap();
@@ -349,17 +384,22 @@ async fn what_is_not_there_is_not_found() {
     assert_eq!(error.kind, StoreErrorKind::NotFound);
     assert!(error.to_string().contains("disk 42"), "{error}");
     assert_eq!(fixture.store.load(nobody).await.unwrap_err().kind, StoreErrorKind::NotFound);
-    assert_eq!(fixture.store.hashes(nobody, 0..1).await.unwrap_err().kind, StoreErrorKind::NotFound);
+    assert_eq!(fixture.store.hashes(nobody, &[0..1]).await.unwrap_err().kind, StoreErrorKind::NotFound);
 }
 
 #[tokio::test]
 async fn ranges_that_no_disk_has_are_refused() {
     let fixture = Fixture::new();
     let (_, row) = disk(&fixture.store, "web", 10 * BLOCK, true).await;
-    assert_eq!(fixture.store.hashes(row, 9..10).await.unwrap().len(), 1);
-    assert_eq!(fixture.store.hashes(row, 10..10).await.unwrap(), []);
-    for range in [9..11, 0..u64::MAX, u64::MAX - 1..u64::MAX] {
-        assert!(fixture.store.hashes(row, range.clone()).await.is_err(), "{range:?}");
+    assert_eq!(fixture.store.hashes(row, &[9..10]).await.unwrap().len(), 1);
+    assert_eq!(fixture.store.hashes(row, &[10..10]).await.unwrap(), []);
+    assert_eq!(fixture.store.hashes(row, &[]).await.unwrap(), []);
+    assert_eq!(fixture.store.hashes(row, &[0..1, 1..2, 5..6]).await.unwrap().len(), 3);
+    #[expect(clippy::reversed_empty_ranges, reason = "it is what must be refused")]
+    let refused =
+        [vec![9..11], vec![0..u64::MAX], vec![u64::MAX - 1..u64::MAX], vec![3..4, 2..3], vec![3..2]];
+    for spans in refused {
+        assert!(fixture.store.hashes(row, &spans).await.is_err(), "{spans:?}");
     }
     let mut pending = ChunkBits::default();
     pending.set(0..1, true);
@@ -373,8 +413,8 @@ async fn ranges_that_no_disk_has_are_refused() {
     let commit =
         LedgerCommit { hashes: vec![(BlockIndex(last), BlockHash([9; 16]))], ..LedgerCommit::default() };
     fixture.store.commit(big, commit).await.unwrap();
-    assert_eq!(fixture.store.hashes(big, last..last + 1).await.unwrap(), [BlockHash([9; 16])]);
-    assert!(fixture.store.hashes(big, 0..last).await.is_err(), "too many hashes for one answer");
+    assert_eq!(fixture.store.hashes(big, &[last..last + 1]).await.unwrap(), [BlockHash([9; 16])]);
+    assert!(fixture.store.hashes(big, &[0..last]).await.is_err(), "too many hashes for one answer");
 }
 
 #[tokio::test]
@@ -400,9 +440,81 @@ async fn garbage_in_a_ledger_is_corrupt() {
         row.0 << 32
     ))
     .unwrap();
-    let error = fixture.store.hashes(row, 0..4).await.unwrap_err();
+    let error = fixture.store.hashes(row, &[0..4]).await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Corrupt);
     assert!(error.to_string().contains("table pages"), "{error}");
+}
+
+#[tokio::test]
+async fn garbage_in_recent_hashes_is_corrupt() {
+    let cases = [
+        "UPDATE recent SET first = 1",
+        "UPDATE recent SET last = 900",
+        "UPDATE recent SET first = -1",
+        "UPDATE recent_hashes SET body = substr(body, 21)",
+        "UPDATE recent_hashes SET body = CAST(substr(body, 5) || x'00000000' AS BLOB)",
+        "UPDATE recent_hashes SET body = substr(body, 1, 17)",
+        "UPDATE recent_hashes SET body = x''",
+    ];
+    for sql in cases {
+        let fixture = Fixture::new();
+        let (_, row) = disk(&fixture.store, "web", 1 << 30, true).await;
+        let hashes = [0, 100, 1000].map(|block| (BlockIndex(block), BlockHash([7; 16])));
+        let commit = LedgerCommit { hashes: hashes.to_vec(), ..LedgerCommit::default() };
+        fixture.store.commit(row, commit).await.unwrap();
+        let raw = Connection::open(fixture.store.file()).unwrap();
+        raw.execute_batch(&format!("PRAGMA ignore_check_constraints = ON; {sql}")).unwrap();
+        for error in [
+            fixture.store.hashes(row, &[0..1001]).await.unwrap_err(),
+            fixture.store.fold_manifest(row).await.unwrap_err(),
+        ] {
+            assert_eq!(error.kind, StoreErrorKind::Corrupt, "{sql}: {error}");
+            assert!(error.to_string().contains("table recent, row"), "{sql}: {error}");
+        }
+    }
+}
+
+/// Commits 20,000 hashes, each in a page of its own or so, and says how many wait to be folded.
+async fn commit_scattered(store: &Store, disk: DiskId, number: u64) -> i64 {
+    let blocks = (0..20_000).map(|block| BlockIndex(block * 50 + number % 50));
+    let hashes = blocks.map(|block| (block, BlockHash([number as u8; 16]))).collect();
+    store.commit(disk, LedgerCommit { hashes, ..LedgerCommit::default() }).await.unwrap();
+    waiting(store)
+}
+
+fn waiting(store: &Store) -> i64 {
+    let raw = Connection::open(store.file()).unwrap();
+    raw.query_row("SELECT coalesce(sum(length(body) / 20), 0) FROM recent_hashes", [], |row| row.get(0))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn much_that_is_recent_is_folded_by_itself() {
+    let fixture = Fixture::new();
+    let (_, row) = disk(&fixture.store, "web", 64 << 30, true).await;
+    let mut number = 0;
+    while commit_scattered(&fixture.store, row, number).await <= 200_000 {
+        number += 1;
+    }
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while waiting(&fixture.store) > 200_000 {
+        assert!(Instant::now() < deadline, "idle moments are not used");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(waiting(&fixture.store) > 0, "what is not much stays");
+    for _ in 0..50 {
+        number += 1;
+        commit_scattered(&fixture.store, row, number).await;
+    }
+    // Nothing is done before the folding that is urgent.
+    fixture.store.commit(row, LedgerCommit::default()).await.unwrap();
+    assert!(waiting(&fixture.store) <= 800_000, "{} hashes wait", waiting(&fixture.store));
+    let found = fixture.store.hashes(row, &[0..50]).await.unwrap();
+    for (block, hash) in (0..).zip(found) {
+        let newest = (0..=number).rev().find(|number| number % 50 == block);
+        assert_eq!(hash, newest.map_or(BlockHash::ZERO, |newest| BlockHash([newest as u8; 16])), "{block}");
+    }
+    assert_eq!(fixture.store.integrity().await.unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test]
