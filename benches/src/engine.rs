@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use warmd_cbt::{
     buffer::BufferPool,
     disk::WriteDisk,
+    extents::ExtentSet,
     ledger::Ledger,
     limit::DiskShares,
     manifest::BlockHash,
@@ -126,7 +127,10 @@ pub async fn pass(
 ) -> Result<Done> {
     let opened = Opened::open(state, pairs, knobs).await?;
     let begun = Instant::now();
-    let changed = changed.map_or_else(|| Changed::Unknown("no earlier mark".to_owned()), Changed::Known);
+    let changed = match (changed, opened.ledgers.first()) {
+        (Some(extents), Some(each)) => Changed::Known(ExtentSet::of(each.size(), extents)),
+        _ => Changed::Unknown("no earlier mark".to_owned()),
+    };
     let mark = ChangeMark(Utc::now().to_rfc3339());
     try_join_all(opened.ledgers.iter().map(|ledger| ledger.advance(mark.clone(), &changed))).await?;
     let progress: Vec<_> = opened.ledgers.iter().map(|_| Arc::new(PassProgress::default())).collect();
@@ -310,7 +314,7 @@ impl LedgerStore for Timed {
         done
     }
 
-    async fn hashes(&self, disk: DiskId, blocks: Range<u64>) -> Result<Vec<BlockHash>, StoreError> {
-        self.inner.hashes(disk, blocks).await
+    async fn hashes(&self, disk: DiskId, spans: &[Range<u64>]) -> Result<Vec<BlockHash>, StoreError> {
+        self.inner.hashes(disk, spans).await
     }
 }

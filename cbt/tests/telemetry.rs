@@ -43,8 +43,8 @@ impl LedgerStore for SlowStore {
         self.store.commit(disk, commit).await
     }
 
-    async fn hashes(&self, disk: DiskId, blocks: Range<u64>) -> Result<Vec<BlockHash>, StoreError> {
-        self.store.hashes(disk, blocks).await
+    async fn hashes(&self, disk: DiskId, spans: &[Range<u64>]) -> Result<Vec<BlockHash>, StoreError> {
+        self.store.hashes(disk, spans).await
     }
 }
 

@@ -22,6 +22,7 @@ use warmd_cbt::{
     disk::{Allocation, DiskError, DiskLimits, ReadDisk, WriteDisk},
     extents::ExtentSet,
     ledger::Ledger,
+    limit::DiskShares,
     manifest::BlockHash,
     mark::{ChangeMark, Changed},
     stop::StopSignal,
@@ -235,6 +236,7 @@ impl Bench {
             settings,
             pass: None,
             progress: Arc::new(PassProgress::default()),
+            limits: DiskShares::default(),
             stop: stop.clone(),
         };
         let (began, cpu, writer) = (Instant::now(), cpu_seconds("self"), writer_seconds());
