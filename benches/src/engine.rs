@@ -146,6 +146,7 @@ pub async fn pass(
             pass: None,
             progress: Arc::clone(progress),
             limits: DiskShares::default(),
+            baseline: Arc::default(),
             stop: StopSignal::new(),
         })
     });

@@ -155,6 +155,7 @@ async fn pass(what: &str, ledger: &Arc<Ledger>, source: &Arc<Flat>, target: &Arc
         pass: None,
         progress: Arc::new(PassProgress::default()),
         limits: DiskShares::default(),
+        baseline: Arc::default(),
         stop: StopSignal::new(),
     };
     let begun = Instant::now();

@@ -70,6 +70,7 @@ impl Bench {
             pass: Some(1),
             progress: Arc::new(PassProgress::default()),
             limits: DiskShares::default(),
+            baseline: Arc::default(),
             stop: StopSignal::new(),
         }
     }

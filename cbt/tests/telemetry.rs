@@ -107,6 +107,7 @@ impl Bench {
             pass: Some(1),
             progress: Arc::default(),
             limits: DiskShares::default(),
+            baseline: Arc::default(),
             stop: StopSignal::new(),
         }
     }

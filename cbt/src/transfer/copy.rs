@@ -9,11 +9,11 @@ use std::{
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
+    sync::{Semaphore, SemaphorePermit},
     time::Instant,
 };
 
-use super::{PassError, PassProgress};
+use super::{PassError, PassProgress, depth::ReadSlot};
 use crate::{
     buffer::Buffer,
     disk::{ReadDisk, WriteDisk},
@@ -48,11 +48,11 @@ pub(super) struct Finished {
 pub(super) enum Piece {
     Skip(Extent),
     Zero(Extent),
-    Copy { extent: Extent, expected: Vec<Option<BlockHash>>, slot: ReadSlot, budget: Budget, buffer: Buffer },
+    Copy { extent: Extent, expected: Vec<Option<BlockHash>>, slot: ReadTurn, budget: Budget, buffer: Buffer },
 }
 
 /// The right to one request to the source, of the pass and of the limits.
-type ReadSlot = (OwnedSemaphorePermit, Permit);
+type ReadTurn = (ReadSlot, Permit);
 
 /// What becomes of a block that was read.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -112,16 +112,18 @@ impl Sides {
         &self,
         extent: Extent,
         expected: &[Option<BlockHash>],
-        slot: ReadSlot,
+        (mut slot, turn): ReadTurn,
         budget: Budget,
         buffer: Buffer,
         abandoned: impl Fn() -> bool,
     ) -> Result<Option<Finished>, PassError> {
         let bytes = extent.len().0;
         let read = self.stage(Stage::Read).begin();
+        slot.begin();
         let buffer = self.source.read(extent.start(), buffer).await.map_err(PassError::Source)?;
         read.done(bytes);
-        drop(slot);
+        slot.done(bytes as usize);
+        drop(turn);
         let hashes = self.digest(&buffer).await;
         let mut figures = PassFigures { read: bytes, drained: bytes, requests: 1, ..PassFigures::default() };
         let mut zeroes = Vec::new();

@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use super::{
     PassError, TransferSettings,
     copy::{Finished, Piece, Sides},
+    depth::Depth,
 };
 use crate::{
     buffer::BufferPool,
@@ -33,7 +34,7 @@ pub(super) struct Issuer {
     pub(super) answers: mpsc::Sender<Answer>,
     /// Blocks that may yet be moved before a batch must have been sealed.
     pub(super) room: Arc<Semaphore>,
-    pub(super) read_slots: Arc<Semaphore>,
+    pub(super) reads: Arc<Depth>,
     pub(super) buffers: Arc<Semaphore>,
     /// Given by the caller.
     pub(super) stop: StopSignal,
@@ -41,11 +42,11 @@ pub(super) struct Issuer {
     pub(super) halt: StopSignal,
 }
 
-/// Slots for a pass with these settings: read slots, buffers, blocks of unsealed work.
-pub(super) fn slots(settings: &TransferSettings) -> [Arc<Semaphore>; 3] {
+/// Slots for a pass with these settings: buffers, blocks of unsealed work.
+pub(super) fn slots(settings: &TransferSettings) -> [Arc<Semaphore>; 2] {
     // Two batches: one being flushed and committed, one being filled.
     let room = (2 * settings.batch_bytes / BLOCK).min(u64::from(u32::MAX)) as usize;
-    [settings.reads_in_flight, settings.buffers, room].map(|count| Arc::new(Semaphore::new(count)))
+    [settings.buffers, room].map(|count| Arc::new(Semaphore::new(count)))
 }
 
 impl Issuer {
@@ -95,7 +96,7 @@ impl Issuer {
             }
             Work::Copy { extent, expected } => {
                 let room = meter.waiting(Wait::Room, acquire(&self.room, blocks(&extent))).await?;
-                let slot = meter.waiting(Wait::ReadSlot, acquire(&self.read_slots, 1)).await?;
+                let slot = meter.waiting(Wait::ReadSlot, self.reads.enter()).await;
                 let quota = meter.waiting(Wait::Buffer, acquire(&self.buffers, 1)).await?;
                 let (permit, budget) = meter.waiting(Wait::Limit, self.turns(extent.len().0)).await;
                 let buffer = meter.waiting(Wait::Memory, self.pool.take(extent.len().0 as usize)).await;

@@ -11,18 +11,20 @@
 //! ```
 
 mod copy;
+mod depth;
 mod issue;
 mod progress;
 mod seal;
 mod settings;
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::sync::{Arc, Mutex, atomic::Ordering::Relaxed};
 
 use tokio::sync::{Semaphore, mpsc};
 
 pub(crate) use self::copy::digest;
-use self::{copy::Sides, issue::Issuer, seal::Sealer};
+use self::{copy::Sides, depth::Depth, issue::Issuer, seal::Sealer};
 pub use self::{
+    depth::LatencyBaseline,
     progress::{PassProgress, ProgressView},
     settings::TransferSettings,
 };
@@ -54,6 +56,8 @@ pub struct PassJob {
     pub progress: Arc<PassProgress>,
     /// What reads of the source and writes to the target take from.
     pub limits: DiskShares,
+    /// What the source's reads take when all is well; to be kept for the disk's next pass.
+    pub baseline: Arc<Mutex<LatencyBaseline>>,
     pub stop: StopSignal,
 }
 
@@ -100,7 +104,8 @@ pub async fn run_pass(job: PassJob) -> Result<PassOutcome, PassError> {
         limits: job.limits,
     });
     let (answers, inbox) = mpsc::channel(ANSWERS);
-    let [read_slots, buffers, room] = issue::slots(&settings);
+    let [buffers, room] = issue::slots(&settings);
+    let reads = Depth::new(settings.reads_in_flight, settings.read_latency_factor, job.baseline);
     let halt = StopSignal::new();
     let issuer = Issuer {
         planner: Planner::new(
@@ -115,7 +120,7 @@ pub async fn run_pass(job: PassJob) -> Result<PassOutcome, PassError> {
         gate,
         answers,
         room: Arc::clone(&room),
-        read_slots,
+        reads: Arc::clone(&reads),
         buffers,
         stop: job.stop,
         halt: halt.clone(),
@@ -125,6 +130,7 @@ pub async fn run_pass(job: PassJob) -> Result<PassOutcome, PassError> {
     let ((issued, last_pieces), sealer) = futures::join!(issuing, sealer.gather(inbox));
     drop(last_pieces);
     let sealed = progress.meter.waiting(Wait::LastBatch, sealer.close()).await;
+    progress.held_back.store(reads.held_back().as_millis() as u64, Relaxed);
     match sealed.failure {
         Some(failure) => Err(failure),
         None if sealed.answered < issued => Err(lost(issued - sealed.answered)),

@@ -12,6 +12,8 @@ pub struct PassProgress {
     pub(crate) total: AtomicU64,
     pub(crate) drained: AtomicU64,
     pub(crate) skipped: AtomicU64,
+    /// Milliseconds.
+    pub(crate) held_back: AtomicU64,
     pub(crate) meter: PassMeter,
 }
 
@@ -34,6 +36,8 @@ pub struct ProgressView {
     pub reads_in_flight: u64,
     /// Requests to the target that wait for their answer.
     pub writes_in_flight: u64,
+    /// Milliseconds for which reads were held back to spare a strained source; known at the pass's end.
+    pub held_back: u64,
 }
 
 impl PassProgress {
@@ -55,6 +59,7 @@ impl PassProgress {
             skipped: self.skipped.load(Relaxed),
             reads_in_flight: read.in_flight(),
             writes_in_flight: write.in_flight() + zero.in_flight(),
+            held_back: self.held_back.load(Relaxed),
         }
     }
 }

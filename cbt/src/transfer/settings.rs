@@ -14,7 +14,8 @@ pub struct TransferSettings {
     pub buffers: usize,
     /// Bytes in one piece of work, at least [`BLOCK`]; cut to what the pool's buffers and both disks take.
     pub chunk: usize,
-    /// Requests to the source at once; cut to [`DiskLimits::in_flight`].
+    /// The most requests to the source at once; cut to [`DiskLimits::in_flight`]. How many there are is found out: as
+    /// many as make it faster.
     pub reads_in_flight: usize,
     /// Requests to the target at once; cut to [`DiskLimits::in_flight`].
     pub writes_in_flight: usize,
@@ -27,6 +28,9 @@ pub struct TransferSettings {
     pub window: u64,
     /// The most bytes in one zeroing request.
     pub zero_request: u64,
+    /// When reads take this many times as long as the disk's reads used to, warmd backs off: production first. `None`
+    /// never does.
+    pub read_latency_factor: Option<f64>,
 }
 
 impl Default for TransferSettings {
@@ -40,6 +44,7 @@ impl Default for TransferSettings {
             batch_time: Duration::from_secs(2),
             window: 256 << 20,
             zero_request: 64 << 20,
+            read_latency_factor: Some(8.0),
         }
     }
 }

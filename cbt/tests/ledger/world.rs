@@ -284,6 +284,7 @@ impl World {
             batch_time: if self.random.percent(20) { Duration::ZERO } else { Duration::from_secs(2) },
             window: (1 + self.random.below(20)) * BLOCK,
             zero_request: (1 + self.random.below(4)) * BLOCK,
+            read_latency_factor: self.random.percent(50).then_some(2.0),
         };
         let pool = BufferPool::new(1 + self.random.below(6) as usize, chunk as usize);
         PassJob {
@@ -295,6 +296,7 @@ impl World {
             pass: Some(1),
             progress: Arc::new(PassProgress::default()),
             limits: DiskShares::default(),
+            baseline: Arc::default(),
             stop,
         }
     }

@@ -17,8 +17,11 @@ pub struct EngineSettings {
     /// Bytes in one piece of work: a multiple of 64 KiB.
     #[serde(deserialize_with = "size")]
     pub chunk: u64,
-    /// Requests to a source's disk at once.
+    /// The most requests to a source's disk at once; as many are made as make it faster.
     pub reads_in_flight: usize,
+    /// When reads of a source's disk take this many times as long as they used to, fewer are made: production comes
+    /// first. 0 never does so; at least 2 otherwise.
+    pub read_latency_factor: u32,
     /// Requests to a target's disk at once.
     pub writes_in_flight: usize,
     /// Bytes copied after which they are made durable.
@@ -36,6 +39,7 @@ impl Default for EngineSettings {
             buffers: settings.buffers,
             chunk: settings.chunk as u64,
             reads_in_flight: settings.reads_in_flight,
+            read_latency_factor: settings.read_latency_factor.unwrap_or(0.0) as u32,
             writes_in_flight: settings.writes_in_flight,
             batch_bytes: settings.batch_bytes,
             batch_time: settings.batch_time,
@@ -50,6 +54,8 @@ impl EngineSettings {
             buffers: self.buffers,
             chunk: self.chunk as usize,
             reads_in_flight: self.reads_in_flight,
+            read_latency_factor: (self.read_latency_factor > 0)
+                .then_some(f64::from(self.read_latency_factor)),
             writes_in_flight: self.writes_in_flight,
             batch_bytes: self.batch_bytes,
             batch_time: self.batch_time,
@@ -65,6 +71,11 @@ impl EngineSettings {
         };
         if !self.chunk.is_multiple_of(BLOCK) {
             return Some(("chunk", format!("`chunk` is {} bytes: use a multiple of 64 KiB", self.chunk)));
+        }
+        let factor = self.read_latency_factor;
+        if factor != 0 && !(2..=1000).contains(&factor) {
+            let text = format!("`read_latency_factor` is {factor}: use 0 for never, or 2 to 1000");
+            return Some(("read_latency_factor", text));
         }
         between("chunk", self.chunk, BLOCK, 32 << 20, " bytes")
             .or_else(|| between("buffers", self.buffers as u64, 2, 65_536, ""))

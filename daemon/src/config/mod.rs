@@ -245,6 +245,11 @@ directory = "/pool"
             ("\"1MiB\"", "true", "warmd.toml:7:9: a size in bytes"),
             ("\"1MiB\"", "100000", "warmd.toml:7:9: `chunk` is 100000 bytes: use a multiple of 64 KiB"),
             ("\"1MiB\"", "\"1GiB\"", "warmd.toml:7:9: `chunk` is 1073741824 bytes: use 65536 to 33554432"),
+            (
+                "chunk = \"1MiB\"",
+                "read_latency_factor = 1",
+                "warmd.toml:7:23: `read_latency_factor` is 1: use 0",
+            ),
             ("chunk = \"1MiB\"", "buffers = 0", "warmd.toml:7:11: `buffers` is 0: use 2 to 65536"),
             ("chunk = \"1MiB\"", "buffers = -1", "warmd.toml:7:11: invalid value: integer `-1`"),
             ("\"5s\"", "\"5 parsecs\"", "warmd.toml:8:14: \"5 parsecs\" is no duration"),

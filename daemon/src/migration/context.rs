@@ -6,7 +6,12 @@ use std::{
 };
 
 use chrono::Utc;
-use warmd_cbt::{buffer::BufferPool, ledger::Ledger, store::DiskId, transfer::TransferSettings};
+use warmd_cbt::{
+    buffer::BufferPool,
+    ledger::Ledger,
+    store::DiskId,
+    transfer::{LatencyBaseline, TransferSettings},
+};
 
 use super::live::Live;
 use crate::{
@@ -44,6 +49,7 @@ pub struct Context {
     pub live: Arc<Live>,
     cutover: Mutex<Cutover>,
     ledgers: tokio::sync::Mutex<BTreeMap<DiskId, Arc<Ledger>>>,
+    baselines: Mutex<BTreeMap<DiskId, Arc<Mutex<LatencyBaseline>>>>,
     /// Whether the target VM may have run: then its disks are not what the ledgers say.
     pub may_have_started: AtomicBool,
 }
@@ -90,6 +96,7 @@ impl Context {
             live,
             cutover,
             ledgers,
+            baselines: Mutex::default(),
             may_have_started,
         }
     }
@@ -133,6 +140,12 @@ impl Context {
         let ledger = Arc::new(Ledger::load(Arc::new(self.store.clone()), disk).await?);
         ledgers.insert(disk, Arc::clone(&ledger));
         Ok(ledger)
+    }
+
+    /// What the disk's reads take when all is well, as far as this daemon has seen.
+    pub fn baseline(&self, disk: DiskId) -> Arc<Mutex<LatencyBaseline>> {
+        let mut baselines = self.baselines.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(baselines.entry(disk).or_default())
     }
 
     /// A line of this migration's journal.

@@ -9,7 +9,7 @@
 //! VM lives on one while nothing is being copied. A pass that did not come to its end is not repeated: the next one
 //! drains what is still pending.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use chrono::Utc;
 use futures::future::{join_all, try_join_all};
@@ -264,11 +264,13 @@ async fn drain_all(
             pass: disk.record,
             progress: Arc::clone(&disk.progress),
             limits: DiskShares::default(),
+            baseline: context.baseline(disk.row.id),
             stop: stop.clone(),
         })
     });
     let results = join_all(passes).await;
     drop(follower);
+    tell_strain(context, disks).await;
     let mut end = PassEnd::Drained;
     for result in results {
         if !result?.finished {
@@ -276,6 +278,21 @@ async fn drain_all(
         }
     }
     Ok(end)
+}
+
+/// Says for which disks reads were held back.
+async fn tell_strain(context: &Context, disks: &[PassDisk]) {
+    for disk in disks {
+        let held_back = Duration::from_millis(disk.progress.view().held_back);
+        if !held_back.is_zero() {
+            let text = format!(
+                "disk {}: reads took much longer than they used to: to spare the source, they were held back for {}",
+                disk.row.key,
+                humantime::format_duration(held_back)
+            );
+            context.note("warning", text).await;
+        }
+    }
 }
 
 fn finish_view(
