@@ -84,6 +84,12 @@ impl Shape {
     }
 }
 
+/// So many blocks, evenly scattered over a disk of `size` bytes.
+pub fn blocks(size: u64, count: u64) -> Vec<Extent> {
+    let stride = size / BLOCK / count.max(1) * BLOCK;
+    (0..count).filter_map(|number| Extent::new(Offset(number * stride), Length(BLOCK))).collect()
+}
+
 /// Writes the file of extents.
 pub fn save(file: &Path, extents: &[Extent]) -> Result<()> {
     let mut text = String::new();

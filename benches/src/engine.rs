@@ -18,6 +18,7 @@ use chrono::Utc;
 use futures::future::{join_all, try_join_all};
 use serde::{Deserialize, Serialize};
 use warmd_cbt::{
+    batch::Batch,
     buffer::BufferPool,
     disk::WriteDisk,
     extents::ExtentSet,
@@ -50,11 +51,18 @@ pub struct Knobs {
     pub connections: Option<usize>,
     /// Whether file sources, too, are read past the page cache.
     pub direct_source: bool,
+    /// Whether what each stage of a pass did is printed on standard error.
+    pub telemetry: bool,
 }
 
 impl Default for Knobs {
     fn default() -> Self {
-        Self { transfer: TransferSettings::default(), connections: None, direct_source: false }
+        Self {
+            transfer: TransferSettings::default(),
+            connections: None,
+            direct_source: false,
+            telemetry: false,
+        }
     }
 }
 
@@ -68,7 +76,7 @@ pub struct Done {
     pub drained: u64,
     pub requests: u64,
     pub batches: u64,
-    /// From the advance to the last commit, in seconds.
+    /// From opening the state and the disks to the last commit, in seconds.
     pub pass_s: f64,
     /// Spent waiting for the store's commits, over all disks, in seconds.
     pub commit_s: f64,
@@ -125,63 +133,57 @@ pub async fn pass(
     changed: Option<Vec<Extent>>,
     knobs: Knobs,
 ) -> Result<Done> {
-    let opened = Opened::open(state, pairs, knobs).await?;
     let begun = Instant::now();
-    let changed = match (changed, opened.ledgers.first()) {
-        (Some(extents), Some(each)) => Changed::Known(ExtentSet::of(each.size(), extents)),
-        _ => Changed::Unknown("no earlier mark".to_owned()),
-    };
+    let opened = Opened::open(state, pairs, knobs).await?;
+    let changed = changed.map_or_else(|| Changed::Unknown("no earlier mark".to_owned()), Changed::Known);
     let mark = ChangeMark(Utc::now().to_rfc3339());
     try_join_all(opened.ledgers.iter().map(|ledger| ledger.advance(mark.clone(), &changed))).await?;
-    let progress: Vec<_> = opened.ledgers.iter().map(|_| Arc::new(PassProgress::default())).collect();
-    let pool = BufferPool::new(knobs.transfer.buffers, knobs.transfer.chunk);
-    let jobs = opened.ledgers.iter().zip(&opened.disks).zip(&progress);
-    let passes = jobs.map(|((ledger, (source, target)), progress)| {
-        run_pass(PassJob {
-            ledger: Arc::clone(ledger),
-            source: source.clone(),
-            target: target.clone(),
-            pool: pool.clone(),
-            settings: knobs.transfer,
-            pass: None,
-            progress: Arc::clone(progress),
-            limits: DiskShares::default(),
-            baseline: Arc::default(),
-            stop: StopSignal::new(),
-        })
-    });
-    let seen = Arc::new(InFlight::default());
-    let watch = tokio::spawn(Arc::clone(&seen).watch(progress.clone()));
-    let outcomes = join_all(passes).await;
-    watch.abort();
-    let pass_s = begun.elapsed().as_secs_f64();
-    let mut sum = PassFigures::default();
-    for outcome in outcomes {
-        let outcome = outcome?;
-        ensure!(outcome.finished, "a pass stopped by itself");
-        sum += outcome.figures;
-    }
-    let done = Done {
-        read: sum.read,
-        written: sum.written,
-        zeroed: sum.zeroed,
-        skipped: sum.skipped,
-        drained: sum.drained,
-        requests: sum.requests,
-        batches: sum.batches,
-        pass_s,
-        commit_s: opened.store.waited_s(),
-        in_flight_peak: seen.peak.load(Relaxed),
-        in_flight_mean: seen.mean(),
-    };
+    let mut done = opened.drain(knobs, None).await?;
+    done.pass_s = begun.elapsed().as_secs_f64();
     opened.close().await?;
     Ok(done)
 }
 
-/// Verifies every disk: by reading the target, or, with `compare`, both sides. A difference is an error.
-pub async fn verify(state: &Path, pairs: &[(String, String)], compare: bool, knobs: Knobs) -> Result<Done> {
+/// Takes all of every disk as copied, though nothing was: what only a ledger of that size is wanted for.
+pub async fn settle(state: &Path) -> Result<()> {
+    let (sqlite, _, ledgers) = open_ledgers(state).await?;
+    for ledger in ledgers {
+        let mut batch = Batch::default();
+        batch.add(Extent::whole(ledger.size()).context("an empty disk")?, [], PassFigures::default());
+        ledger.advance(ChangeMark("0".to_owned()), &Changed::Known(Vec::new())).await?;
+        ledger.drain(batch, None).await?;
+    }
+    Ok(sqlite.close().await?)
+}
+
+/// Advances the ledger of one huge disk by many extents, then drains it up to about `stop_after` bytes. Gives also how
+/// long the advance took, in seconds.
+pub async fn huge(
+    state: &Path,
+    pairs: &[(String, String)],
+    changed: Vec<Extent>,
+    stop_after: u64,
+    knobs: Knobs,
+) -> Result<(Done, f64)> {
     let opened = Opened::open(state, pairs, knobs).await?;
     let begun = Instant::now();
+    let changed = Changed::Known(changed);
+    for ledger in &opened.ledgers {
+        ledger.advance(ChangeMark("1".to_owned()), &changed).await?;
+    }
+    let advance_s = begun.elapsed().as_secs_f64();
+    drop(changed);
+    let before = opened.store.waited_s();
+    let mut done = opened.drain(knobs, Some(stop_after)).await?;
+    done.commit_s -= before;
+    opened.close().await?;
+    Ok((done, advance_s))
+}
+
+/// Verifies every disk: by reading the target, or, with `compare`, both sides. A difference is an error.
+pub async fn verify(state: &Path, pairs: &[(String, String)], compare: bool, knobs: Knobs) -> Result<Done> {
+    let begun = Instant::now();
+    let opened = Opened::open(state, pairs, knobs).await?;
     let pool = BufferPool::new(knobs.transfer.buffers, knobs.transfer.chunk);
     let mut checked = 0;
     for (ledger, (source, target)) in opened.ledgers.iter().zip(&opened.disks) {
@@ -216,22 +218,79 @@ struct Opened {
     disks: Vec<(Arc<dyn WriteDisk>, Arc<dyn WriteDisk>)>,
 }
 
+/// The state, its clocked store, and the ledger of each disk, in order.
+async fn open_ledgers(state: &Path) -> Result<(Store, Arc<Timed>, Vec<Arc<Ledger>>)> {
+    let sqlite = Store::open(state)?;
+    let store = Arc::new(Timed { inner: sqlite.clone(), waited: AtomicU64::new(0) });
+    let migration = sqlite.migrations().await?.into_iter().next().context("the state has no migration")?;
+    let mut ledgers = Vec::new();
+    for row in sqlite.disks(migration.id).await? {
+        ledgers.push(Arc::new(Ledger::load(Arc::clone(&store) as Arc<dyn LedgerStore>, row.id).await?));
+    }
+    Ok((sqlite, store, ledgers))
+}
+
 impl Opened {
     async fn open(state: &Path, pairs: &[(String, String)], knobs: Knobs) -> Result<Self> {
-        let sqlite = Store::open(state)?;
-        let store = Arc::new(Timed { inner: sqlite.clone(), waited: AtomicU64::new(0) });
-        let migration =
-            sqlite.migrations().await?.into_iter().next().context("the state has no migration")?;
-        let rows = sqlite.disks(migration.id).await?;
-        ensure!(rows.len() == pairs.len(), "{} disks in the state, {} pairs", rows.len(), pairs.len());
-        let (mut ledgers, mut disks) = (Vec::new(), Vec::new());
-        for (row, (from, to)) in rows.iter().zip(pairs) {
-            ledgers.push(Arc::new(Ledger::load(Arc::clone(&store) as Arc<dyn LedgerStore>, row.id).await?));
-            let source = open_disk(from, row.size, Role::Source, knobs).await;
-            let target = open_disk(to, row.size, Role::Target, knobs).await;
+        let (sqlite, store, ledgers) = open_ledgers(state).await?;
+        ensure!(ledgers.len() == pairs.len(), "{} disks in the state, {} pairs", ledgers.len(), pairs.len());
+        let mut disks = Vec::new();
+        for (ledger, (from, to)) in ledgers.iter().zip(pairs) {
+            let source = open_disk(from, ledger.size(), Role::Source, knobs).await;
+            let target = open_disk(to, ledger.size(), Role::Target, knobs).await;
             disks.push((source.with_context(|| from.clone())?, target.with_context(|| to.clone())?));
         }
         Ok(Self { sqlite, store, ledgers, disks })
+    }
+
+    /// Drains all ledgers at the same time, from one pool; to the end, or until about so many bytes are read.
+    async fn drain(&self, knobs: Knobs, stop_after: Option<u64>) -> Result<Done> {
+        let begun = Instant::now();
+        let progress: Vec<_> = self.ledgers.iter().map(|_| Arc::new(PassProgress::default())).collect();
+        let pool = BufferPool::new(knobs.transfer.buffers, knobs.transfer.chunk);
+        let stop = StopSignal::new();
+        let jobs = self.ledgers.iter().zip(&self.disks).zip(&progress);
+        let passes = jobs.map(|((ledger, (source, target)), progress)| {
+            run_pass(PassJob {
+                ledger: Arc::clone(ledger),
+                source: source.clone(),
+                target: target.clone(),
+                pool: pool.clone(),
+                settings: knobs.transfer,
+                pass: None,
+                progress: Arc::clone(progress),
+                limits: DiskShares::default(),
+                stop: stop.clone(),
+            })
+        });
+        let seen = Arc::new(Watch::default());
+        let watch = tokio::spawn(Arc::clone(&seen).run(progress.clone(), stop.clone(), stop_after));
+        let outcomes = join_all(passes).await;
+        watch.abort();
+        let mut sum = PassFigures::default();
+        for outcome in outcomes {
+            let outcome = outcome?;
+            ensure!(outcome.finished || stop_after.is_some(), "a pass stopped by itself");
+            sum += outcome.figures;
+        }
+        if knobs.telemetry {
+            for progress in &progress {
+                eprintln!("{}", serde_json::to_string(&progress.meter().view())?);
+            }
+        }
+        Ok(Done {
+            read: sum.read,
+            written: sum.written,
+            zeroed: sum.zeroed,
+            skipped: sum.skipped,
+            drained: sum.drained,
+            requests: sum.requests,
+            batches: sum.batches,
+            pass_s: begun.elapsed().as_secs_f64(),
+            commit_s: self.store.waited_s(),
+            in_flight_peak: seen.peak.load(Relaxed),
+            in_flight_mean: seen.mean(),
+        })
     }
 
     async fn close(self) -> Result<()> {
@@ -262,25 +321,32 @@ async fn open_disk(place: &str, size: Length, role: Role, knobs: Knobs) -> Resul
     Ok(Arc::new(FileDisk::open(Path::new(place), size, options).await?))
 }
 
-/// What was seen of requests in flight.
+/// What was seen of requests in flight while passes ran.
 #[derive(Default)]
-struct InFlight {
+struct Watch {
     peak: AtomicU64,
     sum: AtomicU64,
     looks: AtomicU64,
 }
 
-impl InFlight {
-    /// Looks now and then, until aborted.
-    async fn watch(self: Arc<Self>, passes: Vec<Arc<PassProgress>>) {
+impl Watch {
+    /// Looks now and then, until aborted; says stop once so many bytes are read.
+    async fn run(self: Arc<Self>, passes: Vec<Arc<PassProgress>>, stop: StopSignal, stop_after: Option<u64>) {
         let mut ticks = tokio::time::interval(Duration::from_millis(5));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let now = passes.iter().map(|pass| pass.view().reads_in_flight).sum();
-            self.peak.fetch_max(now, Relaxed);
-            self.sum.fetch_add(now, Relaxed);
+            let (mut in_flight, mut read) = (0, 0);
+            for view in passes.iter().map(|pass| pass.view()) {
+                in_flight += view.reads_in_flight;
+                read += view.read;
+            }
+            self.peak.fetch_max(in_flight, Relaxed);
+            self.sum.fetch_add(in_flight, Relaxed);
             self.looks.fetch_add(1, Relaxed);
+            if stop_after.is_some_and(|most| read >= most) {
+                stop.stop();
+            }
         }
     }
 

@@ -10,14 +10,17 @@
 //!                        pairs A B A B, compared ◀── measure ────────────┴─ bench-peer: loops and grounds
 //! ```
 
+pub mod bars;
 pub mod cases;
 pub mod children;
 pub mod client;
 pub mod compare;
+pub mod daemon;
 pub mod delta;
 pub mod engine;
 pub mod fixture;
 pub mod grounds;
+pub mod huge;
 pub mod image;
 pub mod loops;
 pub mod measure;

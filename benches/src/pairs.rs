@@ -16,7 +16,7 @@ use crate::{
     engine::Done,
     fixture::{DEADLINE, Fixture, Served},
     measure::Measured,
-    report::Row,
+    report::{Moved, Row},
     sides::{self, Peer},
 };
 
@@ -29,8 +29,8 @@ pub struct Bench {
     pub programs: PathBuf,
     /// Pairs that count.
     pub pairs: usize,
-    /// Whether runs come before that do not count.
-    pub warm_up: bool,
+    /// Only whether every case runs: no warm-up, and one run of warmd serves all peers.
+    pub quick: bool,
     /// Words for `bench-engine`, for tuning.
     pub engine_words: Vec<String>,
     /// Only peers with these names; all if there are none.
@@ -49,17 +49,22 @@ impl Bench {
     /// Runs a case: one row for each peer.
     pub fn run(&self, case: &Case) -> Result<Vec<Row>> {
         let fixture = Fixture::make(case, &self.below, &self.programs).context("preparing it")?;
+        let moved = Moved { changed: fixture.changed_bytes(), touched: fixture.touched_bytes() };
         let wanted = |peer: &Peer| self.peers.is_empty() || self.peers.iter().any(|name| name == peer.name());
+        let mut shared = None;
         let mut rows = Vec::new();
         for peer in case.peers.iter().copied().filter(wanted) {
             let setting = self.warm_up(&fixture, peer)?;
-            let pairs = (0..self.pairs)
-                .map(|_| {
-                    let (warmd, done) = self.warmd(&fixture)?;
-                    Ok(Pair { warmd, done, peer: self.peer(&fixture, peer, setting)? })
-                })
-                .collect::<Result<Vec<_>>>()?;
-            rows.push(Row::new(&fixture, peer, setting, pairs));
+            let mut pairs = Vec::new();
+            for _ in 0..self.pairs {
+                let (warmd, done) = match shared {
+                    Some(run) => run,
+                    None => self.warmd(&fixture)?,
+                };
+                shared = self.quick.then_some((warmd, done));
+                pairs.push(Pair { warmd, done, peer: self.peer(&fixture, peer, setting)? });
+            }
+            rows.push(Row::new(&case.name, peer.name(), moved, setting.join(" "), &pairs));
         }
         Ok(rows)
     }
@@ -67,7 +72,7 @@ impl Bench {
     /// One run of each side that does not count, and the choice of the peer's setting.
     fn warm_up(&self, fixture: &Fixture, peer: Peer) -> Result<&'static [&'static str]> {
         let first = peer.settings().first().copied().unwrap_or_default();
-        if !self.warm_up {
+        if self.quick {
             return Ok(first);
         }
         self.warmd(fixture)?;
@@ -109,14 +114,22 @@ impl Bench {
         // With one command for all disks it syncs all, else each its own.
         let targets = fixture.targets();
         let share = targets.len().div_ceil(commands.len().max(1)).max(1);
+        let commands: Vec<_> =
+            commands.into_iter().zip(targets.chunks(share).map(<[PathBuf]>::to_vec)).collect();
+        let figures = self.at_once(&commands)?;
+        drop(served);
+        fixture.compare().context("after the run")?;
+        Ok(figures)
+    }
+
+    /// Runs commands at once, each with the files that it must have synced: their figures together, and the last line
+    /// that the first one printed.
+    pub fn at_once(&self, commands: &[(Vec<String>, Vec<PathBuf>)]) -> Result<(Measured, String)> {
         let running = commands
             .iter()
-            .zip(targets.chunks(share))
             .map(|(command, sync)| Group::spawn(&mut measured(&self.programs, command, sync)))
             .collect::<Result<Vec<_>>>()?;
         let said = running.into_iter().map(|group| group.output(DEADLINE)).collect::<Result<Vec<_>>>()?;
-        drop(served);
-        fixture.compare().context("after the run")?;
         let lines: Vec<Vec<&str>> = said.iter().map(|text| text.lines().collect()).collect();
         let figures = lines
             .iter()

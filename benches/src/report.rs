@@ -5,7 +5,16 @@
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
 use serde::Serialize;
 
-use crate::{fixture::Fixture, pairs::Pair, sides::Peer};
+use crate::pairs::Pair;
+
+/// What had to be moved, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Moved {
+    /// The delta, or all data.
+    pub changed: u64,
+    /// The manifest's blocks that the delta touches.
+    pub touched: u64,
+}
 
 /// A case against one peer.
 #[derive(Clone, Debug, Serialize)]
@@ -37,28 +46,27 @@ pub struct Row {
     /// The lowest and the highest ratio of a pair.
     pub ratio_min: f64,
     pub ratio_max: f64,
-    /// The peer's options, where there was a choice.
-    pub setting: String,
+    /// The peer's options, where there was a choice; or what else there is to say.
+    pub note: String,
 }
 
 impl Row {
     /// Of pairs, of which there must be some.
-    pub fn new(fixture: &Fixture, peer: Peer, setting: &[&str], pairs: Vec<Pair>) -> Self {
+    pub fn new(case: &str, peer: &str, moved: Moved, note: String, pairs: &[Pair]) -> Self {
         let of = |value: &dyn Fn(&Pair) -> f64| median(pairs.iter().map(value).collect());
         let ratio = |pair: &Pair| pair.peer.wall_s() / pair.warmd.wall_s();
         let (warmd_s, peer_s) = (of(&|pair| pair.warmd.wall_s()), of(&|pair| pair.peer.wall_s()));
-        let bytes_changed = fixture.changed_bytes();
-        let rate = |seconds: f64| bytes_changed as f64 / seconds / 1e6;
+        let rate = |seconds: f64| moved.changed as f64 / seconds / 1e6;
         Self {
-            case: fixture.case.name.clone(),
-            peer: peer.name().to_owned(),
+            case: case.to_owned(),
+            peer: peer.to_owned(),
             ratio: of(&ratio),
             warmd_s,
             peer_s,
             cpu_s: of(&|pair| pair.warmd.cpu_s),
             rss_mib: pairs.iter().map(|pair| pair.warmd.rss_mib).fold(0.0, f64::max),
             bytes_read: of(&|pair| pair.done.read as f64) as u64,
-            bytes_changed,
+            bytes_changed: moved.changed,
             peer_cpu_s: of(&|pair| pair.peer.cpu_s),
             peer_rss_mib: of(&|pair| pair.peer.rss_mib),
             mb_s: rate(warmd_s),
@@ -66,11 +74,11 @@ impl Row {
             in_flight: of(&|pair| pair.done.in_flight_mean),
             in_flight_peak: pairs.iter().map(|pair| pair.done.in_flight_peak).max().unwrap_or_default(),
             commit_share: of(&|pair| pair.done.commit_s / pair.done.pass_s.max(1e-9)),
-            bytes_touched: fixture.touched_bytes(),
+            bytes_touched: moved.touched,
             pairs: pairs.len(),
             ratio_min: pairs.iter().map(ratio).fold(f64::INFINITY, f64::min),
             ratio_max: pairs.iter().map(ratio).fold(0.0, f64::max),
-            setting: setting.join(" "),
+            note,
         }
     }
 }
@@ -89,10 +97,9 @@ fn median(mut values: Vec<f64>) -> f64 {
 pub fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header([
-        "case",
         "peer",
         "ratio",
-        "(min–max)",
+        "(of pairs)",
         "warmd s",
         "peer s",
         "MB/s",
@@ -102,10 +109,11 @@ pub fn table(rows: &[Row]) -> Table {
         "RSS MiB",
         "peer",
         "in flight",
+        "commits",
+        "note",
     ]);
     for row in rows {
         table.add_row([
-            row.case.clone(),
             row.peer.clone(),
             format!("{:.2}", row.ratio),
             format!("{:.2}–{:.2}", row.ratio_min, row.ratio_max),
@@ -118,9 +126,11 @@ pub fn table(rows: &[Row]) -> Table {
             format!("{:.0}", row.rss_mib),
             format!("{:.0}", row.peer_rss_mib),
             format!("{:.0}/{}", row.in_flight, row.in_flight_peak),
+            format!("{:.1} %", row.commit_share * 100.0),
+            row.note.clone(),
         ]);
     }
-    for column in table.column_iter_mut().skip(2) {
+    for column in table.column_iter_mut().skip(1).take(12) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table

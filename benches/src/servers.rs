@@ -30,29 +30,31 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves all images in `images` on a new socket, and waits until it listens.
+    /// Serves all images in `images` on a new socket.
     pub fn start(images: &Path, socket: PathBuf, brake: Brake) -> Result<Self> {
-        let mut command = Command::new("nbdkit");
+        let (mut filters, mut parameters) = (Vec::new(), vec![format!("dir={}", images.display())]);
+        if brake.read_delay_ms > 0 {
+            filters.push("--filter=delay".to_owned());
+            parameters.push(format!("rdelay={}ms", brake.read_delay_ms));
+        }
+        if brake.rate > 0 {
+            filters.push("--filter=rate".to_owned());
+            parameters.push(format!("rate={}", brake.rate * 8));
+        }
+        filters.push("file".to_owned());
+        Self::nbdkit(socket, filters.into_iter().chain(parameters))
+    }
+
+    /// nbdkit with these filters, plugin and parameters; waits until it takes connections.
+    pub fn nbdkit(socket: PathBuf, words: impl IntoIterator<Item = String>) -> Result<Self> {
         let ready = socket.with_extension("pid");
+        let mut command = Command::new("nbdkit");
         command
             .args(["--exit-with-parent", "--foreground", "--unix"])
             .arg(&socket)
             .arg("--pidfile")
             .arg(&ready);
-        if brake.read_delay_ms > 0 {
-            command.arg("--filter=delay");
-        }
-        if brake.rate > 0 {
-            command.arg("--filter=rate");
-        }
-        command.arg("file").arg(format!("dir={}", images.display()));
-        if brake.read_delay_ms > 0 {
-            command.arg(format!("rdelay={}ms", brake.read_delay_ms));
-        }
-        if brake.rate > 0 {
-            command.arg(format!("rate={}", brake.rate * 8));
-        }
-        let mut process = Group::spawn(&mut command)?;
+        let mut process = Group::spawn(command.args(words))?;
         wait_until("nbdkit to listen", Duration::from_secs(30), || {
             if let Some(status) = process.ended()? {
                 bail!("nbdkit ended with {status}");

@@ -18,8 +18,13 @@ pub struct TestDir {
 
 impl TestDir {
     pub fn new() -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("warmd-").tempdir().context("no temporary directory")?;
-        Ok(Self { dir })
+        Self::below(&std::env::temp_dir())
+    }
+
+    /// Like [`Self::new`], in another place than the usual one.
+    pub fn below(parent: &Path) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("warmd-").tempdir_in(parent);
+        Ok(Self { dir: dir.context("no temporary directory")? })
     }
 
     pub fn path(&self) -> &Path {

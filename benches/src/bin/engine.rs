@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use warmd_benches::{
     delta,
     engine::{self, Knobs},
+    huge,
 };
 
 #[derive(Parser)]
@@ -34,6 +35,18 @@ enum Command {
         /// The changed extents: a line `OFFSET LENGTH` for each.
         #[arg(long)]
         extents: Option<PathBuf>,
+        #[command(flatten)]
+        pairs: Pairs,
+    },
+    /// Take all of every disk as copied.
+    Settle,
+    /// Advance the ledger of one huge disk by many blocks, evenly scattered, and drain some of it.
+    Huge {
+        #[arg(long)]
+        blocks: u64,
+        /// Bytes to be drained, about.
+        #[arg(long)]
+        stop_after: u64,
         #[command(flatten)]
         pairs: Pairs,
     },
@@ -80,6 +93,9 @@ struct KnobArguments {
     /// Read file sources past the page cache.
     #[arg(long)]
     direct_source: bool,
+    /// Print what each stage of each pass did, as JSON on standard error.
+    #[arg(long)]
+    telemetry: bool,
 }
 
 impl KnobArguments {
@@ -93,6 +109,7 @@ impl KnobArguments {
         transfer.batch_bytes = self.batch_bytes.unwrap_or(transfer.batch_bytes);
         knobs.connections = self.connections;
         knobs.direct_source = self.direct_source;
+        knobs.telemetry = self.telemetry;
         knobs
     }
 }
@@ -105,6 +122,14 @@ async fn main() -> Result<()> {
         Command::Pass { extents, pairs } => {
             let changed = extents.map(|file| delta::load(&file)).transpose()?;
             engine::pass(&state, &pairs.pairs()?, changed, pairs.knobs.knobs()).await?
+        }
+        Command::Settle => return engine::settle(&state).await,
+        Command::Huge { blocks, stop_after, pairs } => {
+            let changed = delta::blocks(huge::SIZE, blocks);
+            let (done, advance_s) =
+                engine::huge(&state, &pairs.pairs()?, changed, stop_after, pairs.knobs.knobs()).await?;
+            println!("{}", serde_json::to_string(&huge::Said { done, advance_s })?);
+            return Ok(());
         }
         Command::Readback(pairs) => {
             engine::verify(&state, &pairs.pairs()?, false, pairs.knobs.knobs()).await?

@@ -1,10 +1,20 @@
 //! `bench-run`: warmd and its peers side by side. `benches/run` builds everything and calls it.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use warmd_benches::{cases, pairs::Bench, report};
+use warmd_benches::{
+    bars::{self, Bar},
+    cases::{self, Case},
+    children::Group,
+    daemon, fixture, huge,
+    pairs::Bench,
+    report::{self, Row},
+};
 use warmd_tests::interrupt;
 
 /// warmd's engine and its peers in turn, on the same images over the same servers. A ratio above 1: warmd is faster.
@@ -56,41 +66,114 @@ fn main() -> ExitCode {
     }
 }
 
+/// What can be asked for by name.
+enum Job {
+    Case(Box<Case>),
+    Huge,
+    Daemon,
+}
+
+impl Job {
+    fn all() -> Vec<Self> {
+        let cases = cases::all().into_iter().map(|case| Self::Case(Box::new(case)));
+        cases.chain([Self::Huge, Self::Daemon]).collect()
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Self::Case(case) => &case.name,
+            Self::Huge => huge::NAME,
+            Self::Daemon => daemon::NAME,
+        }
+    }
+
+    fn run(&self, bench: &Bench, blake3: f64) -> Result<(Vec<Row>, Vec<Bar>)> {
+        match self {
+            Self::Huge => huge::run(bench),
+            Self::Daemon => daemon::run(bench),
+            Self::Case(case) => {
+                let case = if bench.quick { case.as_ref().clone().quick() } else { case.as_ref().clone() };
+                let rows = bench.run(&case)?;
+                let bars = bars::of(&case, &rows, blake3);
+                Ok((rows, bars))
+            }
+        }
+    }
+}
+
 fn run(arguments: &Arguments) -> Result<()> {
-    let is_name = |word: &str| cases::all().iter().any(|case| case.name == word);
+    let all = Job::all();
+    let is_name = |word: &str| all.iter().any(|job| job.name() == word);
     let fits = |word: &String, name: &str| if is_name(word) { name == word } else { name.contains(word) };
     let wanted =
         |name: &str| arguments.cases.is_empty() || arguments.cases.iter().any(|word| fits(word, name));
-    let cases: Vec<_> = cases::all().into_iter().filter(|case| wanted(&case.name)).collect();
-    ensure!(!cases.is_empty(), "no case is called {:?}: see --list", arguments.cases);
+    let jobs: Vec<_> = all.iter().filter(|job| wanted(job.name())).collect();
+    ensure!(!jobs.is_empty(), "no case is called {:?}: see --list", arguments.cases);
     if arguments.list {
-        cases.iter().for_each(|case| println!("{}", case.name));
+        jobs.iter().for_each(|job| println!("{}", job.name()));
         return Ok(());
     }
     interrupt::catch()?;
-    let own = std::env::current_exe()?;
-    let bench = Bench {
-        below: match &arguments.dir {
-            Some(dir) => dir.clone(),
-            None if arguments.tmpfs => "/dev/shm".into(),
-            None => std::env::temp_dir(),
-        },
-        programs: own.parent().context("no directory of our own")?.to_owned(),
-        pairs: if arguments.quick { 1 } else { arguments.pairs.max(1) },
-        warm_up: !arguments.quick,
-        engine_words: arguments.engine.split_whitespace().map(str::to_owned).collect(),
-        peers: arguments.peers.clone(),
-    };
-    let mut rows = Vec::new();
-    for case in cases {
-        let case = if arguments.quick { case.quick() } else { case };
-        let new = bench.run(&case).with_context(|| case.name.clone())?;
+    let bench = bench(arguments)?;
+    let blake3 = grounds(&bench)?;
+    let (mut rows, mut bars) = (Vec::new(), Vec::new());
+    for job in jobs {
+        println!("\n{}", job.name());
+        let (new, judged) = job.run(&bench, blake3).with_context(|| job.name().to_owned())?;
         println!("{}", report::table(&new));
+        if !bench.quick {
+            judged.iter().for_each(|bar| println!("  {bar}"));
+            bars.extend(judged);
+        }
         rows.extend(new);
         if let Some(file) = &arguments.json {
-            std::fs::write(file, serde_json::to_string_pretty(&rows)?)
-                .with_context(|| file.display().to_string())?;
+            let text = serde_json::to_string_pretty(&rows)?;
+            std::fs::write(file, text).with_context(|| file.display().to_string())?;
         }
     }
+    summary(&bars);
     Ok(())
+}
+
+fn bench(arguments: &Arguments) -> Result<Bench> {
+    let own = std::env::current_exe()?;
+    let place = match &arguments.dir {
+        Some(dir) => dir.clone(),
+        None if arguments.tmpfs => "/dev/shm".into(),
+        None => std::env::temp_dir(),
+    };
+    Ok(Bench {
+        below: place.canonicalize().with_context(|| place.display().to_string())?,
+        programs: own.parent().context("no directory of our own")?.to_owned(),
+        pairs: if arguments.quick { 1 } else { arguments.pairs.max(1) },
+        quick: arguments.quick,
+        engine_words: arguments.engine.split_whitespace().map(str::to_owned).collect(),
+        peers: arguments.peers.clone(),
+    })
+}
+
+/// Prints what the machine can do; gives one core's rate of BLAKE3, in bytes a second.
+fn grounds(bench: &Bench) -> Result<f64> {
+    let mut rates = Command::new(bench.programs.join("bench-peer"));
+    let said = Group::spawn(rates.arg("rates"))?.output(fixture::DEADLINE)?;
+    let (memcpy, blake3) = said.trim().split_once(' ').context("no rates")?;
+    let (memcpy, blake3): (f64, f64) = (memcpy.parse()?, blake3.parse()?);
+    println!(
+        "{} cores; memcpy {:.1} GB/s, BLAKE3 {:.1} GB/s on one of them; images in {}, page cache warm",
+        std::thread::available_parallelism()?,
+        memcpy / 1e9,
+        blake3 / 1e9,
+        bench.below.display()
+    );
+    Ok(blake3)
+}
+
+fn summary(bars: &[Bar]) {
+    let missed: Vec<_> = bars.iter().filter(|bar| !bar.met()).collect();
+    if !bars.is_empty() {
+        println!("\n{} of {} bars met", bars.len() - missed.len(), bars.len());
+    }
+    for bar in missed {
+        println!("  {}: {bar}", bar.case);
+    }
 }

@@ -1,0 +1,118 @@
+//! What must be shown, and whether it is.
+//!
+//! Rule: a bar is judged by the medians that are printed beside it, never by a single run; what cannot be judged (a peer
+//! left out) is no bar.
+
+use std::fmt;
+
+use crate::{
+    cases::{Case, Over, Work},
+    delta::Shape,
+    report::Row,
+    sides::Peer,
+};
+
+/// A figure and its limit.
+#[derive(Clone, Debug)]
+pub struct Bar {
+    pub case: String,
+    pub what: String,
+    pub value: f64,
+    pub limit: Limit,
+}
+
+/// On which side of the number it must be.
+#[derive(Clone, Copy, Debug)]
+pub enum Limit {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// MiB that warmd's process may take.
+pub const MEMORY: f64 = 200.0;
+
+impl Bar {
+    pub fn new(case: &str, what: impl Into<String>, value: f64, limit: Limit) -> Self {
+        Self { case: case.to_owned(), what: what.into(), value, limit }
+    }
+
+    /// Whether it is.
+    pub fn met(&self) -> bool {
+        match self.limit {
+            Limit::AtLeast(least) => self.value >= least,
+            Limit::AtMost(most) => self.value <= most,
+        }
+    }
+}
+
+impl fmt::Display for Bar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (sign, limit) = match self.limit {
+            Limit::AtLeast(least) => ('≥', least),
+            Limit::AtMost(most) => ('≤', most),
+        };
+        let verdict = if self.met() { "met" } else { "NOT MET" };
+        write!(f, "{}: {:.3}, must be {sign} {limit}: {verdict}", self.what, self.value)
+    }
+}
+
+/// The bars of a case; `blake3` is one core's rate in bytes a second.
+pub fn of(case: &Case, rows: &[Row], blake3: f64) -> Vec<Bar> {
+    let row = |peer: Peer| rows.iter().find(|row| row.peer == peer.name());
+    let bar = |what: &str, value, limit| Bar::new(&case.name, what, value, limit);
+    let mut bars = Vec::new();
+    let copiers = [Peer::Nbdcopy, Peer::NbdcopyBest, Peer::QemuImg];
+    match case.work {
+        Work::Full => {
+            let best = copiers.into_iter().filter_map(row).min_by(|a, b| a.peer_s.total_cmp(&b.peer_s));
+            if let Some(best) = best {
+                let what = format!("speed against the best copier ({})", best.peer);
+                bars.push(bar(&what, best.ratio, Limit::AtLeast(1.0)));
+            }
+            if let Some(nbdcopy) = row(Peer::Nbdcopy) {
+                let hashing = nbdcopy.bytes_changed as f64 / blake3;
+                let share = nbdcopy.cpu_s / (nbdcopy.peer_cpu_s + hashing);
+                bars.push(bar(
+                    "CPU against nbdcopy and the BLAKE3 of the same bytes",
+                    share,
+                    Limit::AtMost(1.2),
+                ));
+            }
+            if case.brake.read_delay_ms >= 10
+                && case.over == Over::Nbd
+                && let Some(cdi) = row(Peer::CdiLoop)
+            {
+                bars.push(bar("speed against cdi-loop", cdi.ratio, Limit::AtLeast(8.0)));
+            }
+        }
+        Work::Delta { shape, percent } => {
+            if shape == Shape::Blocks && percent == 1 && case.brake.read_delay_ms > 0 {
+                for one in [Peer::CdiLoop, Peer::MigratekitLoop].into_iter().filter_map(row) {
+                    bars.push(bar(&format!("speed against {}", one.peer), one.ratio, Limit::AtLeast(10.0)));
+                }
+            }
+            if let Some(any) = rows.first() {
+                let read = any.bytes_read as f64;
+                let (what, of, most) = match shape {
+                    Shape::Pages => {
+                        ("bytes read, of the blocks that the changes touch", any.bytes_touched, 1.0)
+                    }
+                    _ => ("bytes read, of the changed bytes", any.bytes_changed, 1.25),
+                };
+                bars.push(bar(what, read / of as f64, Limit::AtMost(most)));
+            }
+        }
+        Work::Unchanged => {
+            let slower = [Peer::Read, Peer::Hash].into_iter().filter_map(row);
+            if let Some(ground) = slower.max_by(|a, b| a.peer_s.total_cmp(&b.peer_s)) {
+                let what = format!("speed against the slower ground ({})", ground.peer);
+                bars.push(bar(&what, ground.ratio, Limit::AtLeast(0.9)));
+            }
+        }
+        Work::Readback | Work::Compare => {}
+    }
+    if let Some(most) = rows.iter().map(|row| row.rss_mib).max_by(f64::total_cmp) {
+        bars.push(bar("peak RSS in MiB", most, Limit::AtMost(MEMORY)));
+    }
+    bars
+}
