@@ -144,6 +144,11 @@ pub async fn pass(
     Ok(done)
 }
 
+/// The store in a state directory.
+pub fn store(state: &Path) -> Result<Store> {
+    Ok(Store::open(state)?)
+}
+
 /// Takes all of every disk as copied, though nothing was: what only a ledger of that size is wanted for.
 pub async fn settle(state: &Path) -> Result<()> {
     let (sqlite, _, ledgers) = open_ledgers(state).await?;
