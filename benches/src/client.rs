@@ -36,7 +36,7 @@ const ZERO: u32 = 2;
 const MOST: u32 = 1 << 16;
 
 /// For each answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An open export.
 #[derive(Debug)]

@@ -44,7 +44,7 @@ use warmd_daemon::{
 };
 
 /// What may be turned for tuning; the defaults are the daemon's.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Knobs {
     pub transfer: TransferSettings,
     /// NBD connections to each disk of a source; `None` leaves the client's own default.
@@ -53,17 +53,6 @@ pub struct Knobs {
     pub direct_source: bool,
     /// Whether what each stage of a pass did is printed on standard error.
     pub telemetry: bool,
-}
-
-impl Default for Knobs {
-    fn default() -> Self {
-        Self {
-            transfer: TransferSettings::default(),
-            connections: None,
-            direct_source: false,
-            telemetry: false,
-        }
-    }
 }
 
 /// What a run of the engine did; bytes over all disks.

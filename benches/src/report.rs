@@ -24,6 +24,8 @@ pub struct Row {
     pub ratio: f64,
     pub warmd_s: f64,
     pub peer_s: f64,
+    /// Of warmd's time what the pass itself took, without the process's start and end.
+    pub pass_s: f64,
     /// Of warmd's process, like `rss_mib`, `bytes_read` and `in_flight`.
     pub cpu_s: f64,
     pub rss_mib: f64,
@@ -63,6 +65,7 @@ impl Row {
             ratio: of(&ratio),
             warmd_s,
             peer_s,
+            pass_s: of(&|pair| pair.done.pass_s),
             cpu_s: of(&|pair| pair.warmd.cpu_s),
             rss_mib: pairs.iter().map(|pair| pair.warmd.rss_mib).fold(0.0, f64::max),
             bytes_read: of(&|pair| pair.done.read as f64) as u64,
@@ -101,6 +104,7 @@ pub fn table(rows: &[Row]) -> Table {
         "ratio",
         "(of pairs)",
         "warmd s",
+        "(pass)",
         "peer s",
         "MB/s",
         "peer",
@@ -118,6 +122,7 @@ pub fn table(rows: &[Row]) -> Table {
             format!("{:.2}", row.ratio),
             format!("{:.2}–{:.2}", row.ratio_min, row.ratio_max),
             format!("{:.3}", row.warmd_s),
+            format!("{:.3}", row.pass_s),
             format!("{:.3}", row.peer_s),
             format!("{:.0}", row.mb_s),
             format!("{:.0}", row.peer_mb_s),
@@ -130,7 +135,7 @@ pub fn table(rows: &[Row]) -> Table {
             row.note.clone(),
         ]);
     }
-    for column in table.column_iter_mut().skip(1).take(12) {
+    for column in table.column_iter_mut().skip(1).take(13) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table

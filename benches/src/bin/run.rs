@@ -110,7 +110,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     let jobs: Vec<_> = all.iter().filter(|job| wanted(job.name())).collect();
     ensure!(!jobs.is_empty(), "no case is called {:?}: see --list", arguments.cases);
     if arguments.list {
-        jobs.iter().for_each(|job| println!("{}", job.name()));
+        for job in jobs {
+            println!("{}", job.name());
+        }
         return Ok(());
     }
     interrupt::catch()?;
@@ -122,7 +124,9 @@ fn run(arguments: &Arguments) -> Result<()> {
         let (new, judged) = job.run(&bench, blake3).with_context(|| job.name().to_owned())?;
         println!("{}", report::table(&new));
         if !bench.quick {
-            judged.iter().for_each(|bar| println!("  {bar}"));
+            for bar in &judged {
+                println!("  {bar}");
+            }
             bars.extend(judged);
         }
         rows.extend(new);
