@@ -85,9 +85,9 @@ impl Shape {
 }
 
 /// So many blocks, evenly scattered over a disk of `size` bytes.
-pub fn blocks(size: u64, count: u64) -> Vec<Extent> {
+pub fn blocks(size: u64, count: u64) -> impl Iterator<Item = Extent> {
     let stride = size / BLOCK / count.max(1) * BLOCK;
-    (0..count).filter_map(|number| Extent::new(Offset(number * stride), Length(BLOCK))).collect()
+    (0..count).filter_map(move |number| Extent::new(Offset(number * stride), Length(BLOCK)))
 }
 
 /// Writes the file of extents.

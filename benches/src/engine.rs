@@ -124,7 +124,10 @@ pub async fn pass(
 ) -> Result<Done> {
     let begun = Instant::now();
     let opened = Opened::open(state, pairs, knobs).await?;
-    let changed = changed.map_or_else(|| Changed::Unknown("no earlier mark".to_owned()), Changed::Known);
+    let changed = match (changed, opened.ledgers.first()) {
+        (Some(extents), Some(each)) => Changed::Known(ExtentSet::of(each.size(), extents)),
+        _ => Changed::Unknown("no earlier mark".to_owned()),
+    };
     let mark = ChangeMark(Utc::now().to_rfc3339());
     try_join_all(opened.ledgers.iter().map(|ledger| ledger.advance(mark.clone(), &changed))).await?;
     let mut done = opened.drain(knobs, None).await?;
@@ -144,7 +147,7 @@ pub async fn settle(state: &Path) -> Result<()> {
     for ledger in ledgers {
         let mut batch = Batch::default();
         batch.add(Extent::whole(ledger.size()).context("an empty disk")?, [], PassFigures::default());
-        ledger.advance(ChangeMark("0".to_owned()), &Changed::Known(Vec::new())).await?;
+        ledger.advance(ChangeMark("0".to_owned()), &Changed::Known(ExtentSet::new(ledger.size()))).await?;
         ledger.drain(batch, None).await?;
     }
     Ok(sqlite.close().await?)
@@ -155,16 +158,15 @@ pub async fn settle(state: &Path) -> Result<()> {
 pub async fn huge(
     state: &Path,
     pairs: &[(String, String)],
-    changed: Vec<Extent>,
+    changed: impl IntoIterator<Item = Extent>,
     stop_after: u64,
     knobs: Knobs,
 ) -> Result<(Done, f64)> {
     let opened = Opened::open(state, pairs, knobs).await?;
     let begun = Instant::now();
-    let changed = Changed::Known(changed);
-    for ledger in &opened.ledgers {
-        ledger.advance(ChangeMark("1".to_owned()), &changed).await?;
-    }
+    let ledger = opened.ledgers.first().context("no disk")?;
+    let changed = Changed::Known(ExtentSet::of(ledger.size(), changed));
+    ledger.advance(ChangeMark("1".to_owned()), &changed).await?;
     let advance_s = begun.elapsed().as_secs_f64();
     drop(changed);
     let before = opened.store.waited_s();
@@ -254,6 +256,7 @@ impl Opened {
                 pass: None,
                 progress: Arc::clone(progress),
                 limits: DiskShares::default(),
+                baseline: Arc::default(),
                 stop: stop.clone(),
             })
         });

@@ -85,7 +85,7 @@ fn compare(source: &Server, target: &Server, blocks: u64, drained: u64) -> Resul
     ensure!(drained > 0, "nothing was drained");
     let (mut left, mut right) = (Client::open(source.socket(), "")?, Client::open(target.socket(), "")?);
     let mut buffers = [vec![0; BLOCK as usize], vec![0; BLOCK as usize]];
-    for extent in delta::blocks(SIZE, blocks).into_iter().take(drained as usize) {
+    for extent in delta::blocks(SIZE, blocks).take(drained as usize) {
         let [one, two] = &mut buffers;
         left.read(extent.start().0, one)?;
         right.read(extent.start().0, two)?;
