@@ -11,6 +11,7 @@ use warmd_cbt::buffer::BufferPool;
 use crate::{
     api,
     config::Config,
+    metrics::{Metrics, MetricsServer},
     migration::{
         context::Engine,
         control::Endpoint,
@@ -28,10 +29,19 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let state_dir = config.state_dir.clone();
     let store = tokio::task::spawn_blocking(move || Store::open(&state_dir)).await??;
     let bound = api::Bound::bind(config.listen.clone()).await?;
+    let scrapes = match config.metrics {
+        Some(address) => Some(MetricsServer::bind(address).await?),
+        None => None,
+    };
     let settings = config.engine.transfer();
     let pool = BufferPool::new(settings.buffers, settings.chunk);
-    let engine = Engine { pool, settings };
+    let metrics = Metrics::default();
+    let engine = Engine { pool, settings, metrics: metrics.clone() };
     let manager = Manager::start(store.clone(), endpoints, engine, shutdown.child_token()).await?;
+    if let Some(scrapes) = scrapes {
+        tracing::info!(address = %scrapes.address(), "metrics");
+        tokio::spawn(scrapes.serve(metrics, manager.present(), shutdown.clone()));
+    }
     tracing::info!(state_dir = %config.state_dir.display(), "ready");
     let served = bound.serve(Arc::clone(&manager) as _, shutdown.clone()).await;
 

@@ -1,6 +1,6 @@
 //! The warmd daemon: it moves running virtual machines and proves that nothing was lost.
 //!
-//! Layers, each knowing only those before it: `model` ← `nbd`, `libvirt`, `store` ← `sources`, `targets` (never each other) ←
+//! Layers, each knowing only those before it: `model` ← `nbd`, `libvirt`, `store`, `metrics` ← `sources`, `targets` (never each other) ←
 //! `migration` ← `scheduler`, `api` ← `app`, the binaries. A test in the integration package holds this rule.
 #![deny(unsafe_code)]
 
@@ -11,6 +11,7 @@ pub mod config;
 pub mod crash;
 pub mod human;
 pub mod libvirt;
+pub mod metrics;
 pub mod migration;
 pub mod model;
 pub mod nbd;

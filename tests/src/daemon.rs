@@ -3,6 +3,7 @@
 //! Rule: it never outlives its test, and whatever it logs is in the test's directory.
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -116,6 +117,15 @@ impl Daemon {
     /// Everything logged so far, over all starts.
     pub fn log(&self) -> Result<String> {
         Ok(String::from_utf8_lossy(&std::fs::read(&self.log)?).into_owned())
+    }
+
+    /// Where its metrics are, if its configuration has any and leaves the port to it.
+    pub fn metrics_address(&self) -> Result<SocketAddr> {
+        let log = self.log()?;
+        let told =
+            log.lines().rev().find_map(|line| line.split_once("metrics address=")).map(|(_, told)| told);
+        let address = told.and_then(|told| told.split_whitespace().next());
+        Ok(address.context("the log names no address of the metrics")?.parse()?)
     }
 
     fn spawn(&mut self, crash_at: Option<&str>) -> Result<()> {

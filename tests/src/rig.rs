@@ -266,7 +266,7 @@ fn config(dir: &TestDir, old: &Libvirt, new: &Libvirt, volumes: &Path) -> String
     let here = dir.path().display();
     format!(
         "state_dir = \"{here}/state\"\n\n[listen]\nsocket = \"{here}/api/warmd.sock\"\n\n\
-         [engine]\nbuffers = 8\nchunk = \"64KiB\"\nreads_in_flight = 2\nwrites_in_flight = 2\n\
+         [metrics]\nlisten = \"127.0.0.1:0\"\n\n[engine]\nbuffers = 8\nchunk = \"64KiB\"\nreads_in_flight = 2\nwrites_in_flight = 2\n\
          batch_bytes = \"1MiB\"\nbatch_time = \"100ms\"\n\n\
          [[source]]\nname = \"old\"\nkind = \"libvirt\"\nuri = \"{}\"\nruntime_dir = \"{here}/run\"\n\
          scratch_dir = \"{here}/scratch\"\nscratch_reserve_mib = 64\n\n\

@@ -14,7 +14,7 @@ use syn::{
 };
 
 /// Who may import whom in the daemon; each layer also knows those below it, and itself.
-const LAYERS: [(&str, u32); 16] = [
+const LAYERS: [(&str, u32); 17] = [
     ("model", 0),
     ("crash", 0),
     ("human", 0),
@@ -22,6 +22,7 @@ const LAYERS: [(&str, u32); 16] = [
     ("nbd", 1),
     ("libvirt", 1),
     ("store", 1),
+    ("metrics", 1),
     ("sources", 2),
     ("targets", 2),
     ("migration", 3),

@@ -7,6 +7,7 @@ mod culprit;
 mod endpoints;
 mod engine;
 mod listen;
+mod metrics;
 mod name;
 mod plan_file;
 mod secret;
@@ -15,6 +16,7 @@ mod text;
 use std::{
     collections::BTreeMap,
     io,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -27,7 +29,7 @@ pub use self::{
     secret::{Secret, SecretError, SecretRef},
     text::{Position, TextError},
 };
-use self::{listen::ListenTable, text::Text};
+use self::{listen::ListenTable, metrics::MetricsTable, text::Text};
 use crate::{api::Listen, sources::SourceSettings, targets::TargetSettings};
 
 /// `warmd.toml`.
@@ -39,6 +41,8 @@ pub struct Settings<S, T> {
     /// Where the daemon keeps what it must not forget.
     pub state_dir: PathBuf,
     pub listen: Listen,
+    /// Where Prometheus may ask: a loopback address. Nowhere if nothing is said.
+    pub metrics: Option<SocketAddr>,
     pub engine: EngineSettings,
     pub log: LogSettings,
     /// By name.
@@ -66,6 +70,7 @@ struct Document {
     state_dir: Option<Spanned<PathBuf>>,
     #[serde(default)]
     listen: ListenTable,
+    metrics: Option<MetricsTable>,
     engine: Option<Spanned<EngineSettings>>,
     log: Option<Spanned<LogSettings>>,
     #[serde(default, rename = "source")]
@@ -106,7 +111,9 @@ impl<S: DeserializeOwned, T: DeserializeOwned> Settings<S, T> {
                 return Err(text.wrong(place, problem));
             }
         }
-        Ok(Self { state_dir, listen: document.listen.judge(text)?, engine, log, sources, targets })
+        let listen = document.listen.judge(text)?;
+        let metrics = document.metrics.map(|table| table.judge(text)).transpose()?;
+        Ok(Self { state_dir, listen, metrics, engine, log, sources, targets })
     }
 }
 
@@ -299,6 +306,31 @@ directory = "/pool"
             (tcp.replace("7443", "port"), "warmd.toml:2:7: invalid socket address"),
         ] {
             let message = complaint(&text);
+            assert!(message.starts_with(wanted), "{message}\n {wanted}");
+        }
+    }
+
+    #[test]
+    fn metrics_only_on_a_loopback_address() {
+        let read = |value: &str| Tested::parse(&format!("[metrics]\n{value}\n"), "warmd.toml");
+        assert_eq!(Tested::parse("", "warmd.toml").unwrap().metrics, None);
+        for address in ["127.0.0.1:9464", "127.8.8.8:0", "[::1]:9464"] {
+            let config = read(&format!("listen = \"{address}\"")).unwrap();
+            assert_eq!(config.metrics.map(|found| found.to_string()).as_deref(), Some(address));
+        }
+        for (value, wanted) in [
+            (
+                "listen = \"0.0.0.0:9464\"",
+                "warmd.toml:2:10: metrics are served to everybody who can connect, so not on 0.0.0.0:9464: use",
+            ),
+            ("listen = \"[::]:9464\"", "warmd.toml:2:10: metrics are served to everybody"),
+            ("listen = \"192.0.2.1:9464\"", "warmd.toml:2:10: metrics are served to everybody"),
+            ("listen = \"127.0.0.1\"", "warmd.toml:2:10: invalid socket address"),
+            ("listen = 9464", "warmd.toml:2:10: "),
+            ("lisen = \"127.0.0.1:9464\"", "warmd.toml:2:1: unknown key `lisen`"),
+            ("", "warmd.toml:1:1: missing key `listen`"),
+        ] {
+            let message = read(value).unwrap_err().to_string();
             assert!(message.starts_with(wanted), "{message}\n {wanted}");
         }
     }

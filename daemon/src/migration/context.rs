@@ -15,6 +15,7 @@ use warmd_cbt::{
 
 use super::live::Live;
 use crate::{
+    metrics::Metrics,
     model::{
         id::{MigrationId, VmId},
         machine::Machine,
@@ -33,6 +34,7 @@ use crate::{
 pub struct Engine {
     pub pool: BufferPool,
     pub settings: TransferSettings,
+    pub metrics: Metrics,
 }
 
 /// One migration's surroundings.

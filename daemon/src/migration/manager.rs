@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use chrono::Utc;
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -18,6 +19,7 @@ use super::{
     restore,
 };
 use crate::{
+    metrics::{Now, Present},
     model::{id::MigrationId, plan::Plan, view::MigrationView},
     sources::{self, Source},
     store::{MigrationRow, Store},
@@ -127,6 +129,16 @@ impl Manager {
         self.owners.spawn(driver.run());
         self.lock().insert(row.id, Handle { context, inbox });
         Ok(())
+    }
+
+    /// What the metrics tell of the moment in which they are asked for.
+    pub fn present(self: &Arc<Self>) -> Present {
+        let manager = Arc::clone(self);
+        Arc::new(move || Now {
+            at: Utc::now(),
+            views: manager.handles().iter().map(|handle| handle.context.live.view()).collect(),
+            commits: manager.store.commits(),
+        })
     }
 
     /// Waits until every owner has come to rest after the shutdown token was cancelled.

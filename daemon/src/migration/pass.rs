@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     crash,
+    metrics::{PassAccount, PassName, PassOutcome},
     model::{
         id::DiskKey,
         view::{DiskPassView, PassKind, PassView},
@@ -117,6 +118,7 @@ async fn copy(
     let advanced = advance_all(context, snapshot, rows, ledgers).await?;
     crash::point("advance.committed");
     let (number, pass, mut disks) = record(context, kind, started, advanced).await?;
+    let account = account(context, kind, started, &disks);
     let telemetry = Arc::new(PassTelemetry::new(context, pass, disks.iter().filter_map(measured).collect()));
     let keeper = telemetry.keep();
     let result = drain_all(context, snapshot, &disks, stop).await;
@@ -131,6 +133,11 @@ async fn copy(
         Ok(PassEnd::Stopped) => Some("stopped on request; what was drained stays drained".to_owned()),
         Err(error) => Some(error.to_string()),
     };
+    account.end(match &result {
+        Ok(PassEnd::Drained) => PassOutcome::Drained,
+        Ok(PassEnd::Stopped) => PassOutcome::Stopped,
+        Err(_) => PassOutcome::Failed,
+    });
     context.store.end_pass(pass, Utc::now(), error.clone()).await?;
     finish_view(context, &mut disks, number, kind, started, error);
     let marks = disks.iter().filter_map(|disk| disk.ledger.anchor()).collect();
@@ -227,6 +234,18 @@ async fn record(
         });
     });
     Ok((begun.view.number, begun.id, disks))
+}
+
+fn account(
+    context: &Context,
+    kind: PassKind,
+    started: chrono::DateTime<Utc>,
+    disks: &[PassDisk],
+) -> PassAccount {
+    let (plan, vm) = (context.plan().name.clone(), context.machine.name.clone());
+    let name = PassName { migration: context.id, plan, vm, kind };
+    let disks = disks.iter().map(|disk| (disk.row.key.clone(), Arc::clone(&disk.progress)));
+    context.engine.metrics.begin_pass(name, started, disks)
 }
 
 fn measured(disk: &PassDisk) -> Option<MeasuredDisk> {

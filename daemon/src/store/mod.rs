@@ -35,6 +35,7 @@ use std::{
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
+use warmd_cbt::telemetry::{Counts, Histogram};
 
 pub use self::{
     disks::{DiskRow, NewDisk},
@@ -68,6 +69,8 @@ struct Inner {
     queue: Mutex<Option<Queue>>,
     thread: Mutex<Option<WriterThread>>,
     readers: Arc<Readers>,
+    /// How long transactions took to become durable.
+    commits: Arc<Histogram>,
 }
 
 impl Store {
@@ -82,22 +85,27 @@ impl Store {
         let lock = StateLock::take(dir)?;
         let file = dir.join(FILE_NAME);
         let connection = file::open(&file, upgrades)?;
-        let (queue, thread) = writer::spawn(connection, lock).map_err(|cause| OpenError::Io {
-            what: "start the writer's thread for",
-            path: file.clone(),
-            cause,
+        let commits = Arc::new(Histogram::default());
+        let (queue, thread) = writer::spawn(connection, lock, Arc::clone(&commits)).map_err(|cause| {
+            OpenError::Io { what: "start the writer's thread for", path: file.clone(), cause }
         })?;
         Ok(Self(Arc::new(Inner {
             readers: Arc::new(Readers::new(file.clone())),
             file,
             queue: Mutex::new(Some(queue)),
             thread: Mutex::new(Some(thread)),
+            commits,
         })))
     }
 
     /// The database file.
     pub fn file(&self) -> &Path {
         &self.0.file
+    }
+
+    /// How long the durable commits took since the file was opened.
+    pub fn commits(&self) -> Counts {
+        self.0.commits.counts()
     }
 
     /// Finishes what is queued, folds the write-ahead log into the file and gives up the lock. Later calls on any

@@ -13,6 +13,7 @@ use std::{
 
 use rusqlite::{Connection, ffi};
 use tokio::sync::{mpsc, oneshot};
+use warmd_cbt::telemetry::Histogram;
 
 use super::{
     error::{Fault, StoreError, from_sql, unavailable},
@@ -92,7 +93,11 @@ fn in_savepoint<T>(
 }
 
 /// Starts the thread. It ends when the queue's senders are gone, then empties the write-ahead log and gives up the lock.
-pub(super) fn spawn(connection: Connection, lock: StateLock) -> std::io::Result<(Queue, WriterThread)> {
+pub(super) fn spawn(
+    connection: Connection,
+    lock: StateLock,
+    commits: Arc<Histogram>,
+) -> std::io::Result<(Queue, WriterThread)> {
     let (sender, mut queue) = mpsc::channel(QUEUE);
     let clock = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
@@ -106,7 +111,7 @@ pub(super) fn spawn(connection: Connection, lock: StateLock) -> std::io::Result<
             };
             match (next, due) {
                 (Ok(Some(first)), _) => {
-                    run_group(&connection, first, &mut queue);
+                    run_group(&connection, first, &mut queue, &commits);
                     patience = IDLE;
                     due = what_is_due(&connection);
                 }
@@ -154,7 +159,12 @@ fn fold(connection: &Connection, now: Due) -> Option<Due> {
     }
 }
 
-fn run_group(connection: &Connection, first: Box<dyn Job>, queue: &mut mpsc::Receiver<Box<dyn Job>>) {
+fn run_group(
+    connection: &Connection,
+    first: Box<dyn Job>,
+    queue: &mut mpsc::Receiver<Box<dyn Job>>,
+    commits: &Histogram,
+) {
     if let Err(error) = connection.execute_batch("BEGIN IMMEDIATE") {
         first.answer(&Err(Arc::new(error)));
         return;
@@ -168,7 +178,11 @@ fn run_group(connection: &Connection, first: Box<dyn Job>, queue: &mut mpsc::Rec
         let full = done.len() >= QUEUE || began.elapsed() >= GROUP_SPAN || connection.is_autocommit();
         next = if full { None } else { queue.try_recv().ok() };
     }
+    let commit = Instant::now();
     let outcome = end_transaction(connection).map_err(Arc::new);
+    if outcome.is_ok() {
+        commits.record(commit.elapsed());
+    }
     for job in done {
         job.answer(&outcome);
     }

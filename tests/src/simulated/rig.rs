@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use warmd_cbt::{buffer::BufferPool, transfer::TransferSettings};
 use warmd_daemon::{
+    metrics::Metrics,
     migration::{
         context::Engine,
         control::{Control, Endpoint},
@@ -40,14 +41,16 @@ pub struct Rig {
     store: Store,
     shutdown: CancellationToken,
     pub manager: Arc<Manager>,
+    /// Of the daemon as it runs now.
+    pub metrics: Metrics,
 }
 
 impl Rig {
     /// Starts it over `world`, with nothing planned.
     pub async fn start(world: World) -> Self {
         let dir = TempDir::new().expect("a temporary folder");
-        let (store, manager, shutdown) = open(&dir, &world).await;
-        Self { world, dir, store, shutdown, manager }
+        let (store, manager, shutdown, metrics) = open(&dir, &world).await;
+        Self { world, dir, store, shutdown, manager, metrics }
     }
 
     /// A plan that only copies when asked, with short deadlines.
@@ -148,11 +151,11 @@ impl Rig {
         self.manager.finish().await;
         self.store.close().await.expect("the store closes");
         meanwhile(&self.world);
-        (self.store, self.manager, self.shutdown) = open(&self.dir, &self.world).await;
+        (self.store, self.manager, self.shutdown, self.metrics) = open(&self.dir, &self.world).await;
     }
 }
 
-async fn open(dir: &TempDir, world: &World) -> (Store, Arc<Manager>, CancellationToken) {
+async fn open(dir: &TempDir, world: &World) -> (Store, Arc<Manager>, CancellationToken, Metrics) {
     let store = Store::open(dir.path()).expect("the store opens");
     let shutdown = CancellationToken::new();
     let endpoint = |name: &str| Endpoint {
@@ -166,8 +169,9 @@ async fn open(dir: &TempDir, world: &World) -> (Store, Arc<Manager>, Cancellatio
     endpoints.sources.insert("s".to_owned(), source);
     endpoints.targets.insert("t".to_owned(), target);
     let settings = TransferSettings::default();
-    let engine = Engine { pool: BufferPool::new(8, 1 << 20), settings };
+    let metrics = Metrics::default();
+    let engine = Engine { pool: BufferPool::new(8, 1 << 20), settings, metrics: metrics.clone() };
     let manager =
         Manager::start(store.clone(), endpoints, engine, shutdown.clone()).await.expect("it starts");
-    (store, manager, shutdown)
+    (store, manager, shutdown, metrics)
 }

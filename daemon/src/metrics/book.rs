@@ -1,0 +1,160 @@
+//! What passes did: those that run are looked at when somebody asks, those that ended are added up.
+//!
+//! Rule: a counter never goes back. An ended pass moves from one part to the other under the same lock; and how waiting
+//! is split over stages, which the engine judges anew each time, is held at the highest that was ever told.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use chrono::{DateTime, Utc};
+use warmd_cbt::{
+    telemetry::{Counts, Stage},
+    transfer::PassProgress,
+};
+
+use super::{Now, PassOutcome, buckets::Spans, kind_name};
+use crate::model::{
+    id::{DiskKey, MigrationId},
+    view::{PassKind, PassView},
+};
+
+/// Whose pass it is, and which.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassName {
+    pub migration: MigrationId,
+    pub plan: String,
+    pub vm: String,
+    pub kind: PassKind,
+}
+
+/// A disk's labels: plan, VM, disk.
+pub(super) type DiskName = [String; 3];
+/// Seconds, for each stage.
+pub(super) type Stalls = [f64; Stage::ALL.len()];
+
+/// Bytes of one disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Moved {
+    pub(super) read: u64,
+    pub(super) written: u64,
+    pub(super) zeroed: u64,
+    pub(super) skipped: u64,
+    pub(super) drained: u64,
+}
+
+/// What there is to tell of passes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Picture {
+    pub(super) moved: BTreeMap<DiskName, Moved>,
+    pub(super) in_flight: BTreeMap<DiskName, Vec<(Stage, u64)>>,
+    pub(super) latencies: Vec<(Stage, Counts)>,
+    pub(super) stalled: Stalls,
+    /// By plan, kind and outcome.
+    pub(super) passes: BTreeMap<(String, &'static str, PassOutcome), u64>,
+    pub(super) spans: BTreeMap<&'static str, Spans>,
+    /// When the newest snapshot was begun that the target holds whole.
+    pub(super) held: BTreeMap<MigrationId, DateTime<Utc>>,
+}
+
+#[derive(Default)]
+pub(super) struct Book {
+    next: u64,
+    live: BTreeMap<u64, LivePass>,
+    ended: Picture,
+}
+
+struct LivePass {
+    name: PassName,
+    started: DateTime<Utc>,
+    disks: Vec<LiveDisk>,
+}
+
+struct LiveDisk {
+    name: DiskName,
+    progress: Arc<PassProgress>,
+    stalled: Stalls,
+}
+
+impl Book {
+    pub(super) fn begin(
+        &mut self,
+        name: PassName,
+        started: DateTime<Utc>,
+        disks: impl IntoIterator<Item = (DiskKey, Arc<PassProgress>)>,
+    ) -> u64 {
+        let disks = disks.into_iter().map(|(key, progress)| LiveDisk {
+            name: [name.plan.clone(), name.vm.clone(), key.0],
+            progress,
+            stalled: Stalls::default(),
+        });
+        let pass = LivePass { started, disks: disks.collect(), name };
+        self.next += 1;
+        self.live.insert(self.next, pass);
+        self.next
+    }
+
+    /// Does nothing if it has ended.
+    pub(super) fn end(&mut self, number: u64, outcome: PassOutcome) {
+        let Some(mut pass) = self.live.remove(&number) else { return };
+        for disk in &mut pass.disks {
+            disk.add_to(&mut self.ended);
+        }
+        let kind = kind_name(pass.name.kind);
+        *self.ended.passes.entry((pass.name.plan, kind, outcome)).or_default() += 1;
+        // A clock that was set back meanwhile makes it nothing.
+        let took = (Utc::now() - pass.started).as_seconds_f64().max(0.0);
+        self.ended.spans.entry(kind).or_default().add(took);
+        if outcome == PassOutcome::Drained {
+            self.ended.held.insert(pass.name.migration, pass.started);
+        }
+    }
+
+    pub(super) fn picture(&mut self, now: &Now) -> Picture {
+        for view in &now.views {
+            if let Some(pass) = view.pass.as_ref().filter(|pass| has_drained(pass)) {
+                self.ended.held.insert(view.id, pass.started);
+            }
+        }
+        let mut picture = self.ended.clone();
+        for disk in self.live.values_mut().flat_map(|pass| &mut pass.disks) {
+            disk.add_to(&mut picture);
+            let meter = disk.progress.meter();
+            let in_flight = passed().map(|stage| (stage, meter.stage(stage).in_flight())).collect();
+            picture.in_flight.insert(disk.name.clone(), in_flight);
+        }
+        picture
+    }
+}
+
+impl LiveDisk {
+    fn add_to(&mut self, picture: &mut Picture) {
+        let (meter, view) = (self.progress.meter(), self.progress.view());
+        let moved = picture.moved.entry(self.name.clone()).or_default();
+        moved.read += view.read;
+        moved.written += view.written;
+        moved.zeroed += view.zeroed;
+        moved.skipped += view.skipped;
+        moved.drained += view.drained;
+        if picture.latencies.is_empty() {
+            picture.latencies = passed().map(|stage| (stage, Counts::default())).collect();
+        }
+        for (stage, counts) in &mut picture.latencies {
+            *counts += &meter.stage(*stage).latency().counts();
+        }
+        for stage in meter.view().stages {
+            let highest = &mut self.stalled[stage.stage as usize];
+            *highest = highest.max(stage.stalled);
+        }
+        for (all, own) in picture.stalled.iter_mut().zip(self.stalled) {
+            *all += own;
+        }
+    }
+}
+
+/// The stages that requests pass through.
+fn passed() -> impl Iterator<Item = Stage> {
+    Stage::ALL.into_iter().filter(|stage| !matches!(stage, Stage::Limit | Stage::Memory))
+}
+
+fn has_drained(pass: &PassView) -> bool {
+    pass.ended.is_some() && pass.error.is_none()
+}

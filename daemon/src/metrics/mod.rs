@@ -1,0 +1,130 @@
+//! Figures for Prometheus, in the OpenMetrics text form.
+//!
+//! Rule: they only inform, are gathered when somebody asks, and cost nothing else: passes are measured by the engine
+//! anyway. Counters never go back within a process's life, and every label is bounded by what is configured: plans, VMs,
+//! disks.
+//!
+//! ```text
+//! pass's meters ─▶ book (live + ended) ─┐
+//! migrations' views ────────────────────┼─▶ exposition ─▶ GET /metrics, on a loopback address
+//! store's commits, this process ────────┘
+//! ```
+
+mod book;
+mod buckets;
+mod exposition;
+mod server;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use chrono::{DateTime, Utc};
+use prometheus_client::{encoding::text::encode, registry::Registry};
+use warmd_cbt::{telemetry::Counts, transfer::PassProgress};
+
+use self::{book::Book, exposition::Exposition};
+pub use self::{
+    book::PassName,
+    server::{MetricsError, MetricsServer},
+};
+use crate::model::{
+    id::DiskKey,
+    view::{MigrationView, PassKind},
+};
+
+/// What the daemon has counted since it started. Clones share it.
+#[derive(Clone, Default)]
+pub struct Metrics(Arc<Mutex<Book>>);
+
+/// How a pass ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PassOutcome {
+    /// The target equals the snapshot.
+    Drained,
+    /// Told to stop.
+    Stopped,
+    Failed,
+}
+
+/// What else there is to tell, at the moment of asking.
+#[derive(Clone, Debug)]
+pub struct Now {
+    pub at: DateTime<Utc>,
+    pub views: Vec<MigrationView>,
+    /// How long the store's durable commits took.
+    pub commits: Counts,
+}
+
+/// Gives the present, when a scrape asks.
+pub type Present = Arc<dyn Fn() -> Now + Send + Sync>;
+
+impl Metrics {
+    /// A pass begins; it counts as failed if the account is dropped before its end is told.
+    pub fn begin_pass(
+        &self,
+        name: PassName,
+        started: DateTime<Utc>,
+        disks: impl IntoIterator<Item = (DiskKey, Arc<PassProgress>)>,
+    ) -> PassAccount {
+        let number = self.book().begin(name, started, disks);
+        PassAccount { metrics: self.clone(), number }
+    }
+
+    /// All of it as text.
+    pub fn render(&self, now: &Now) -> Result<String, fmt::Error> {
+        let exposition = Exposition::new(self.book().picture(now), now);
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(exposition));
+        let mut text = String::new();
+        encode(&mut text, &registry)?;
+        Ok(text)
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+/// A pass that is counted.
+#[derive(Debug)]
+pub struct PassAccount {
+    metrics: Metrics,
+    number: u64,
+}
+
+impl PassAccount {
+    /// Says how it ended.
+    pub fn end(self, outcome: PassOutcome) {
+        self.metrics.book().end(self.number, outcome);
+    }
+}
+
+impl Drop for PassAccount {
+    fn drop(&mut self) {
+        self.metrics.book().end(self.number, PassOutcome::Failed);
+    }
+}
+
+fn kind_name(kind: PassKind) -> &'static str {
+    match kind {
+        PassKind::Full => "full",
+        PassKind::Delta => "delta",
+        PassKind::Final => "final",
+    }
+}
+
+fn outcome_name(outcome: PassOutcome) -> &'static str {
+    match outcome {
+        PassOutcome::Drained => "drained",
+        PassOutcome::Stopped => "stopped",
+        PassOutcome::Failed => "failed",
+    }
+}

@@ -1,0 +1,55 @@
+//! An HTTP client of a few lines, which can also say what no proper client says.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::openmetrics::{Family, parse};
+
+/// How long a server may take for anything.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// As it was sent.
+    pub head: String,
+    pub body: String,
+}
+
+/// The metrics, strictly parsed.
+pub fn scrape(address: SocketAddr) -> Result<Vec<Family>> {
+    let answer = get(address, "/metrics")?;
+    ensure!(answer.status == 200, "{answer:?}");
+    ensure!(answer.head.contains("application/openmetrics-text; version=1.0.0"), "{}", answer.head);
+    parse(&answer.body).with_context(|| answer.body.clone())
+}
+
+/// A GET.
+pub fn get(address: SocketAddr, path: &str) -> Result<Answer> {
+    say(address, format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes())?
+        .context("the server hung up without an answer")
+}
+
+/// Says something and reads what comes until the server hangs up; `None` if nothing does.
+pub fn say(address: SocketAddr, words: &[u8]) -> Result<Option<Answer>> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    // A server that has heard enough may hang up while more is said.
+    let said = stream.write_all(words).and_then(|()| stream.shutdown(Shutdown::Write));
+    let mut bytes = Vec::new();
+    let heard = stream.read_to_end(&mut bytes);
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let text = String::from_utf8(bytes).with_context(|| format!("said: {said:?}, heard: {heard:?}"))?;
+    let (head, body) = text.split_once("\r\n\r\n").context("an answer without an end of its head")?;
+    let status = head.split(' ').nth(1).context("no status")?.parse()?;
+    Ok(Some(Answer { status, head: head.to_owned(), body: body.to_owned() }))
+}

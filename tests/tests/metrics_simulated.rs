@@ -1,0 +1,244 @@
+//! The metrics over HTTP, of a daemon whose endpoints are simulated.
+#![allow(
+    clippy::unwrap_used,
+    clippy::float_cmp,
+    reason = "a test ends by the one, and counts are whole numbers"
+)]
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use tokio_util::sync::{CancellationToken, DropGuard};
+use warmd_daemon::{
+    metrics::{MetricsError, MetricsServer},
+    model::{plan::VerifyMode, request::Request, state::State},
+};
+use warmd_tests::{
+    openmetrics::{Family, Kind},
+    scrape::{Answer, get, say, scrape},
+    simulated::{Fault, Rig, World},
+};
+
+const BLOCK: u64 = 64 * 1024;
+
+struct Served {
+    rig: Rig,
+    address: SocketAddr,
+    _shutdown: DropGuard,
+}
+
+impl Served {
+    /// A VM with two disks, copied once.
+    async fn start() -> Self {
+        let world = World::new(&[("vda", 40 * BLOCK), ("vdb", 10 * BLOCK)]);
+        world.guest_writes("vda", 0, &vec![7; 20 * BLOCK as usize]);
+        let rig = Rig::start(world).await;
+        rig.seed(Rig::plan(VerifyMode::None)).await;
+        let server = MetricsServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let (address, shutdown) = (server.address(), CancellationToken::new());
+        tokio::spawn(server.serve(rig.metrics.clone(), rig.manager.present(), shutdown.clone()));
+        Self { rig, address, _shutdown: shutdown.drop_guard() }
+    }
+
+    async fn scrape(&self) -> BTreeMap<String, Family> {
+        let address = self.address;
+        let families = tokio::task::spawn_blocking(move || scrape(address)).await.unwrap().unwrap();
+        families.into_iter().map(|family| (family.name.clone(), family)).collect()
+    }
+
+    async fn say(&self, words: impl Into<Vec<u8>>) -> Option<Answer> {
+        let (address, words) = (self.address, words.into());
+        tokio::task::spawn_blocking(move || say(address, &words)).await.unwrap().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn what_passes_did_is_told_and_never_goes_back() {
+    let served = Served::start().await;
+    let first = served.scrape().await;
+    let vda = [("plan", "plan"), ("disk", "vda")];
+    assert!(first["warmd_written_bytes"].sum("_total", &vda) >= (20 * BLOCK) as f64);
+    assert!(first["warmd_drained_bytes"].sum("_total", &vda) >= (40 * BLOCK) as f64);
+    assert!(first["warmd_drained_bytes"].sum("_total", &[]) >= (50 * BLOCK) as f64, "of both disks");
+    let passes = |now: &BTreeMap<String, Family>, kind: &str, outcome: &str| {
+        now["warmd_passes"].sum("_total", &[("kind", kind), ("outcome", outcome)])
+    };
+    assert!((passes(&first, "full", "drained"), passes(&first, "delta", "drained")) == (1.0, 0.0));
+    assert!(first["warmd_migrations"].sum("", &[("state", "synced")]) == 1.0);
+    assert!(first["warmd_request_duration_seconds"].sum("_count", &[("stage", "read")]) >= 1.0);
+    assert!(first["warmd_store_commit_duration_seconds"].sum("_count", &[]) >= 1.0);
+    assert!(first["warmd_snapshot_age_seconds"].sum("", &[]) >= 0.0);
+    assert!(first["warmd_pending_bytes"].sum("", &[]) == 0.0);
+
+    served.rig.world.guest_writes("vda", 5 * BLOCK, &[9; 100]);
+    served.rig.sync().await;
+    served.rig.world.guest_writes("vda", 5 * BLOCK, &[8; 100]);
+    served.rig.world.faults.set("target-disk.flush", Fault::Refused);
+    served.rig.ask(Request::Sync).await;
+    served.rig.until("a failure", |view| matches!(view.state, State::Failed { .. })).await;
+    let second = served.scrape().await;
+    assert!((passes(&second, "full", "drained"), passes(&second, "delta", "drained")) == (1.0, 1.0));
+    assert!(passes(&second, "delta", "failed") >= 1.0);
+    assert!(second["warmd_migrations"].sum("", &[("state", "failed")]) == 1.0);
+    assert!(second["warmd_pending_bytes"].sum("", &vda) == BLOCK as f64);
+    for (name, before) in &first {
+        if before.kind == Kind::Gauge {
+            continue;
+        }
+        for sample in &before.samples {
+            let same = |now: &&warmd_tests::openmetrics::Sample| {
+                (&now.name, &now.labels) == (&sample.name, &sample.labels)
+            };
+            let now = second[name].samples.iter().find(same).map(|now| now.value);
+            assert!(now.is_some_and(|now| now >= sample.value), "{sample:?} became {now:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_runs_is_told_while_it_runs() {
+    let served = Served::start().await;
+    let before = served.scrape().await;
+    assert!(!before.contains_key("warmd_requests_in_flight"), "nothing runs");
+    served.rig.world.guest_writes("vda", 0, &vec![9; 3 * BLOCK as usize]);
+    served.rig.world.faults.set("target-disk.flush", Fault::Hang);
+    served.rig.ask(Request::Sync).await;
+    let flushing = |now: &BTreeMap<String, Family>| {
+        let flying = now.get("warmd_requests_in_flight");
+        flying.map_or(0.0, |family| family.sum("", &[("stage", "flush"), ("disk", "vda")]))
+    };
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    let mut now = served.scrape().await;
+    while flushing(&now) < 1.0 {
+        assert!(tokio::time::Instant::now() < deadline, "no flush is in flight: {now:#?}");
+        tokio::task::yield_now().await;
+        now = served.scrape().await;
+    }
+    let read = |now: &BTreeMap<String, Family>| now["warmd_read_bytes"].sum("_total", &[("disk", "vda")]);
+    assert!(read(&now) - read(&before) == (3 * BLOCK) as f64);
+    served.rig.world.faults.clear();
+    served.rig.until("the pass's end", |view| view.state == State::Synced).await;
+    assert!(read(&served.scrape().await) == read(&now), "counted twice or forgotten");
+}
+
+/// Every metric that there is, as the README lists them.
+const NAMES: [&str; 19] = [
+    "process_cpu_seconds",
+    "process_open_fds",
+    "process_resident_memory_bytes",
+    "warmd_build",
+    "warmd_downtime_forecast_seconds",
+    "warmd_drained_bytes",
+    "warmd_migrations",
+    "warmd_pass_duration_seconds",
+    "warmd_passes",
+    "warmd_pending_bytes",
+    "warmd_read_bytes",
+    "warmd_request_duration_seconds",
+    "warmd_requests_in_flight",
+    "warmd_skipped_bytes",
+    "warmd_snapshot_age_seconds",
+    "warmd_stall_seconds",
+    "warmd_store_commit_duration_seconds",
+    "warmd_written_bytes",
+    "warmd_zeroed_bytes",
+];
+
+#[tokio::test]
+async fn names_are_those_of_the_conventions_and_of_the_readme() {
+    let served = Served::start().await;
+    for round in 0..2 {
+        served.rig.world.guest_writes("vda", round * BLOCK, &[9; 100]);
+        served.rig.sync().await;
+    }
+    served.rig.world.guest_writes("vda", 0, &[7; 100]);
+    served.rig.world.faults.set("target-disk.flush", Fault::Hang);
+    served.rig.ask(Request::Sync).await;
+    served.rig.until("a pass", |view| view.state == State::Syncing && view.downtime_forecast.is_some()).await;
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    let mut now = served.scrape().await;
+    while !now.contains_key("warmd_requests_in_flight") {
+        assert!(tokio::time::Instant::now() < deadline, "no pass runs");
+        tokio::task::yield_now().await;
+        now = served.scrape().await;
+    }
+    served.rig.world.faults.clear();
+    assert_eq!(now.keys().map(String::as_str).collect::<Vec<_>>(), NAMES);
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    for (name, family) in &now {
+        let base = name.strip_prefix("warmd_").or_else(|| name.strip_prefix("process_")).unwrap();
+        assert!(base.chars().all(|each| each.is_ascii_lowercase() || each == '_'), "{name}");
+        let words: Vec<_> = base.split('_').collect();
+        for wrong in
+            ["ms", "us", "milliseconds", "minutes", "kib", "mib", "total", "count", "sum", "bucket", "info"]
+        {
+            assert!(!words.contains(&wrong), "{name}: {wrong} is no base unit, or belongs to the encoder");
+        }
+        for unit in ["seconds", "bytes"] {
+            let at = words.iter().position(|word| *word == unit);
+            assert!(at.is_none_or(|at| at + 1 == words.len()), "{name}: the unit comes last");
+        }
+        let timed = ["duration", "age", "forecast", "stall", "cpu"].iter().any(|word| words.contains(word));
+        assert!(!timed || name.ends_with("_seconds"), "{name} is a time without its unit");
+        assert!(
+            family.kind != Kind::Histogram || name.ends_with("_seconds"),
+            "{name} is a histogram of what?"
+        );
+        assert!(family.help.ends_with('.') && family.help.len() > 10, "{name}: {:?}", family.help);
+        for label in family.samples.iter().flat_map(|sample| sample.labels.keys()) {
+            let known = ["plan", "vm", "disk", "stage", "kind", "outcome", "state", "version", "le"];
+            assert!(known.contains(&label.as_str()), "{name}: unknown label {label}");
+        }
+        let shown = match family.kind {
+            Kind::Counter => format!("{name}_total"),
+            Kind::Info => format!("{name}_info"),
+            Kind::Gauge | Kind::Histogram => name.clone(),
+        };
+        assert!(readme.contains(&format!("`{shown}`")), "{shown} is not in the README");
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_said_to_it_it_goes_on() {
+    let served = Served::start().await;
+    let address = served.address;
+    let healthy = tokio::task::spawn_blocking(move || get(address, "/healthz")).await.unwrap().unwrap();
+    assert_eq!((healthy.status, healthy.body.as_str()), (200, "ok\n"));
+    let long = format!("GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(64 << 10));
+    let many = format!("GET /metrics HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(1000));
+    let cases: [(&[u8], Option<u16>); 10] = [
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", Some(404)),
+        (b"GET /metrics/../etc HTTP/1.1\r\nHost: x\r\n\r\n", Some(404)),
+        (b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", Some(405)),
+        (b"DELETE /healthz HTTP/1.1\r\nHost: x\r\n\r\n", Some(405)),
+        (b"GET /metrics HTTP/1.0\r\n\r\n", Some(200)),
+        (b"GET /metrics?x=1 HTTP/1.1\r\nHost: x\r\n\r\n", Some(200)),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", None),
+        (b"GET /metrics HT", None),
+        (b"", None),
+        (&[0xff; 100_000], None),
+    ];
+    for (words, status) in
+        cases.into_iter().chain([(long.as_bytes(), Some(431)), (many.as_bytes(), Some(431))])
+    {
+        let answer = served.say(words).await;
+        let told = answer.as_ref().map(|answer| answer.status);
+        let shown = String::from_utf8_lossy(&words[..words.len().min(40)]).into_owned();
+        match status {
+            Some(_) => assert!(told == status, "{shown:?}: {answer:?}"),
+            None => assert!(told.is_none_or(|told| told >= 400), "{shown:?}: {answer:?}"),
+        }
+    }
+    assert!(served.scrape().await.contains_key("warmd_build"));
+}
+
+#[tokio::test]
+async fn it_listens_on_loopback_alone() {
+    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:9464"] {
+        let error = MetricsServer::bind(address.parse().unwrap()).await.unwrap_err();
+        assert!(matches!(error, MetricsError::NotLoopback(_)), "{error}");
+    }
+    let first = MetricsServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let error = MetricsServer::bind(first.address()).await.unwrap_err();
+    assert!(matches!(error, MetricsError::Bind { .. }), "{error}");
+    assert!(error.to_string().contains(&first.address().to_string()), "{error}");
+}
