@@ -5,7 +5,7 @@
 //!
 //! A set is an array of chunks of 1 GiB of disk ([`ChunkBits`]): 16 bytes for an empty or a full one, so a 64 TiB disk
 //! costs 1 MiB as long as nothing is scattered, and at most 128 MiB more however it is. Ten million single blocks
-//! scattered over it take 24 MB and an advance by them 0.3 s (`examples/throughput.rs`). Sorted runs of 16 bytes would
+//! scattered over it take 24 MB (`daemon/examples/scale.rs`). Sorted runs of 16 bytes would
 //! take 160 MB, grow without bound, and move their tail at each insert; in a B-tree, which does not, a random insert was
 //! measured at 600 ns, here at 90 (`benches/benches/extents.rs`, two cores).
 

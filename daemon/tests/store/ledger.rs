@@ -63,9 +63,10 @@ struct Bits {
     trusted: bool,
 }
 
-/// Hashes of consecutive blocks, zero or not.
+/// Hashes of consecutive blocks, zero or not; most near the disk's start, so that commits meet.
 #[derive(Clone, Debug)]
 struct Run {
+    near: bool,
     from: Index,
     len: u64,
     hash: u8,
@@ -79,7 +80,12 @@ fn bits() -> impl Strategy<Value = Bits> {
 
 fn run() -> impl Strategy<Value = Run> {
     let len = prop_oneof![1..4_u64, 60..70_u64, 1..400_u64];
-    (any::<Index>(), len, 0..4_u8).prop_map(|(from, len, hash)| Run { from, len, hash })
+    (prop::bool::weighted(0.7), any::<Index>(), len, 0..4_u8).prop_map(|(near, from, len, hash)| Run {
+        near,
+        from,
+        len,
+        hash,
+    })
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -131,7 +137,7 @@ impl Model {
     fn hashes(&self, runs: &[Run]) -> Vec<(BlockIndex, BlockHash)> {
         let blocks = blocks_in(Length(self.size));
         let each = |run: &Run| {
-            let from = run.from.index(blocks as usize) as u64;
+            let from = run.from.index(if run.near { blocks.min(400) } else { blocks } as usize) as u64;
             let hash = BlockHash([run.hash; 16]);
             (from..(from + run.len).min(blocks)).map(move |block| (BlockIndex(block), hash))
         };
