@@ -310,12 +310,16 @@ fn of_runs(runs: &[Range<usize>]) -> Form {
         0 => Form::None,
         count if count <= LIST_MAX => {
             let mut list = Vec::with_capacity(count);
-            runs.iter().for_each(|run| list.extend(run.start as u16..run.end as u16));
+            for run in runs {
+                list.extend(run.start as u16..run.end as u16);
+            }
             Form::List(Arc::new(list))
         }
         _ => {
             let mut bits = Bits::ZERO;
-            runs.iter().for_each(|run| bits[run.clone()].fill(true));
+            for run in runs {
+                bits[run.clone()].fill(true);
+            }
             form(&bits)
         }
     }

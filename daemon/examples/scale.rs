@@ -247,6 +247,7 @@ impl Bench {
             pass: None,
             progress: Arc::new(PassProgress::default()),
             limits: DiskShares::default(),
+            baseline: Arc::default(),
             stop: stop.clone(),
         };
         let (began, cpu, writer) = (Instant::now(), cpu_seconds("self"), writer_seconds());

@@ -93,7 +93,7 @@ pub(super) fn append(
     let mut insert_body = db.prepare_cached("INSERT INTO recent_hashes (key, body) VALUES (?, ?)")?;
     let count = hashes.len() as u64;
     while let Some((BlockIndex(first), _)) = hashes.first() {
-        let far = hashes.partition_point(|(block, _)| block.0 - first <= u64::from(u32::MAX));
+        let far = hashes.partition_point(|(block, _)| u32::try_from(block.0 - first).is_ok());
         let (piece, rest) = hashes.split_at(far.min(PIECE));
         hashes = rest;
         let mut body = Vec::with_capacity(piece.len() * ENTRY);
@@ -198,6 +198,6 @@ pub(super) fn fold(db: &Connection, disk: DiskId) -> Result<bool, Fault> {
     db.prepare_cached("DELETE FROM recent WHERE key = ?")?.execute([key])?;
     db.prepare_cached("DELETE FROM recent_hashes WHERE key = ?")?.execute([key])?;
     db.prepare_cached("UPDATE recent_counts SET hashes = hashes - ? WHERE disk = ?")?
-        .execute(params![entries.len() as i64, disk.0])?;
+        .execute(params![signed(TABLE, key, entries.len() as u64)?, disk.0])?;
     Ok(true)
 }
