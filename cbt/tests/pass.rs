@@ -445,3 +445,29 @@ async fn no_more_requests_are_in_flight_than_allowed() {
     assert!(verified.await.expect("somebody waits for itself").unwrap().is_equal());
     assert!(limited.is_idle());
 }
+
+/// What waits for its turn at the target when the pass is dropped must not go when its turn comes.
+#[tokio::test]
+async fn a_dropped_pass_begins_no_write_when_its_turn_comes() {
+    let bench = Bench::new(false).await;
+    for block in (1..BLOCKS).step_by(2) {
+        bench.source.set_fill(block, 0);
+    }
+    let limited = Limited::new();
+    limited.writes.set(at_once(1));
+    let held = limited.shares.writes.take(0).await;
+    let running = tokio::spawn(run_pass(PassJob { limits: limited.shares.clone(), ..bench.job() }));
+    while limited.writes.load().waiting == 0 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    running.abort();
+    assert!(running.await.unwrap_err().is_cancelled());
+    let before = bench.target.contents();
+    drop(held);
+    // The ledger lets the next pass in only when nothing of the last one is left.
+    let stopped = StopSignal::new();
+    stopped.stop();
+    run_pass(PassJob { stop: stopped, ..bench.job() }).await.unwrap();
+    assert!(limited.is_idle());
+    assert_eq!(bench.target.contents(), before, "written after the pass was dropped");
+}
