@@ -304,8 +304,9 @@ async fn rows_that_contradict_each_other_are_not_loaded() {
     assert_eq!(Ledger::load(store, DISK).await.unwrap_err().kind, StoreErrorKind::NotFound);
 }
 
-/// One limit for each thing that is done to a disk.
+/// One limit for each thing that is done to a disk, and one for both sorts of reads.
 struct Limited {
+    disk: Limiter,
     reads: Limiter,
     writes: Limiter,
     readbacks: Limiter,
@@ -316,13 +317,18 @@ impl Limited {
     fn new() -> Self {
         let arbiter = Arbiter::new();
         let [reads, writes, readbacks] = [(); 3].map(|()| arbiter.limiter(Limit::default()));
-        let of = |limiter| arbiter.limits([(limiter, true)]);
-        let shares = DiskShares { reads: of(&reads), writes: of(&writes), readbacks: of(&readbacks) };
-        Self { reads, writes, readbacks, shares }
+        let disk = arbiter.limiter(Limit::default());
+        let of = |limiter, counts| arbiter.limits([(&disk, counts), (limiter, true)]);
+        let shares = DiskShares {
+            reads: of(&reads, true),
+            writes: of(&writes, false),
+            readbacks: of(&readbacks, true),
+        };
+        Self { disk, reads, writes, readbacks, shares }
     }
 
     fn is_idle(&self) -> bool {
-        [&self.reads, &self.writes, &self.readbacks].iter().all(|limiter| {
+        [&self.disk, &self.reads, &self.writes, &self.readbacks].iter().all(|limiter| {
             let load = limiter.load();
             (load.in_flight, load.waiting) == (0, 0)
         })
@@ -425,7 +431,7 @@ async fn no_more_requests_are_in_flight_than_allowed() {
         bench.source.set_fill(block, 0);
     }
     let limited = Limited::new();
-    for limiter in [&limited.reads, &limited.writes, &limited.readbacks] {
+    for limiter in [&limited.disk, &limited.reads, &limited.writes, &limited.readbacks] {
         limiter.set(at_once(1));
     }
     let job = PassJob { limits: limited.shares.clone(), ..bench.job() };
@@ -457,9 +463,12 @@ async fn a_dropped_pass_begins_no_write_when_its_turn_comes() {
     limited.writes.set(at_once(1));
     let held = limited.shares.writes.take(0).await;
     let running = tokio::spawn(run_pass(PassJob { limits: limited.shares.clone(), ..bench.job() }));
-    while limited.writes.load().waiting == 0 {
-        sleep(Duration::from_millis(1)).await;
-    }
+    let waits = async {
+        while limited.writes.load().waiting == 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(Duration::from_mins(1), waits).await.expect("nothing waits for its turn");
     running.abort();
     assert!(running.await.unwrap_err().is_cancelled());
     let before = bench.target.contents();

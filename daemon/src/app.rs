@@ -10,7 +10,7 @@ use warmd_cbt::buffer::BufferPool;
 
 use crate::{
     api,
-    config::Config,
+    config::{self, Config},
     metrics::{Metrics, MetricsServer},
     migration::{
         context::Engine,
@@ -36,7 +36,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let settings = config.engine.transfer();
     let pool = BufferPool::new(settings.buffers, settings.chunk);
     let metrics = Metrics::default();
-    let engine = Engine { pool, settings, metrics: metrics.clone() };
+    let engine = Engine { pool, settings, limit: config.limits.into(), metrics: metrics.clone() };
     let manager = Manager::start(store.clone(), endpoints, engine, shutdown.child_token()).await?;
     if let Some(scrapes) = scrapes {
         tracing::info!(address = %scrapes.address(), "metrics");
@@ -60,18 +60,26 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
 
 fn open_endpoints(config: &Config) -> anyhow::Result<Endpoints> {
     let mut endpoints = Endpoints { sources: BTreeMap::new(), targets: BTreeMap::new() };
-    for (name, settings) in &config.sources {
+    for (name, config::Endpoint { settings, limits }) in &config.sources {
         let handle = settings.open(name).with_context(|| format!("source {name:?} cannot be set up"))?;
         endpoints.sources.insert(
             name.clone(),
-            Opened { endpoint: endpoint(name, settings.kind(), settings.place()), handle },
+            Opened {
+                endpoint: endpoint(name, settings.kind(), settings.place()),
+                limit: (*limits).into(),
+                handle,
+            },
         );
     }
-    for (name, settings) in &config.targets {
+    for (name, config::Endpoint { settings, limits }) in &config.targets {
         let handle = settings.open(name).with_context(|| format!("target {name:?} cannot be set up"))?;
         endpoints.targets.insert(
             name.clone(),
-            Opened { endpoint: endpoint(name, settings.kind(), settings.place()), handle },
+            Opened {
+                endpoint: endpoint(name, settings.kind(), settings.place()),
+                limit: (*limits).into(),
+                handle,
+            },
         );
     }
     Ok(endpoints)

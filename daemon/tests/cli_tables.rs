@@ -64,6 +64,54 @@ far   FAILED  source far does not answer: start libvirtd there
 }
 
 #[tokio::test]
+async fn limits() {
+    let served = served().await;
+    assert_eq!(
+        served.warmctl(&["limit", "show"]).await.out(0),
+        "\
+SCOPE                       VM         RATE  REQUESTS         NOW  IN FLIGHT  WAITING  SET BY (UTC)
+global                      -      200MiB/s       256  50.2 MiB/s          4        1  -
+source/old                  -          none      none  50.2 MiB/s          4        1  -
+target/new                  -          none         8       0 B/s          0        0  -
+migration/5eed00000002      web-2   50MiB/s      none  50.2 MiB/s          4        1  operator uid=0 pid=42, 2026-11-22 10:00:05
+migration/5eed00000002/vda  web-2      none         4  50.2 MiB/s          4        1  -
+"
+    );
+    let set = |change: &[&str]| {
+        let args: Vec<_> = ["limit", "set", "target/new"].into_iter().chain(change.iter().copied()).collect();
+        let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
+        let served = &served;
+        async move { served.warmctl(&args.iter().map(String::as_str).collect::<Vec<_>>()).await }
+    };
+    let row =
+        |out: &str| out.lines().nth(1).unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+    let told = row(set(&["--rate", "10MiB/s"]).await.out(0));
+    assert!(
+        told.starts_with("target/new - 10MiB/s 8 0 B/s 0 0 operator uid="),
+        "what is not given stays: {told}"
+    );
+    let told = row(set(&["--requests", "none", "--rate", "64KiB/s"]).await.out(0));
+    assert!(told.starts_with("target/new - 64KiB/s none "), "{told}");
+    assert_eq!(row(set(&["--reset"]).await.out(0)), "target/new - none 8 0 B/s 0 0 -");
+    for (change, wanted) in [
+        (&[][..], "required arguments were not provided"),
+        (&["--rate", "10MB/s"], "\"10MB/s\" is no rate such as \"200MiB/s\""),
+        (&["--rate", "0B/s"], "would stop everything"),
+        (&["--rate", "1KiB/s"], "at least 64KiB/s"),
+        (&["--requests", "0"], "would stop everything"),
+        (&["--requests", "many"], "\"many\" is no number of requests"),
+        (&["--reset", "--requests", "1"], "cannot be used with"),
+    ] {
+        let said = set(change).await;
+        let told = said.err(2);
+        assert!(told.contains(wanted), "{change:?}: {told}");
+    }
+    assert_eq!(served.warmctl(&["limit", "show", "source/x"]).await.out(0).lines().count(), 1);
+    let help = served.warmctl(&["limit", "set", "--help"]).await;
+    assert!(help.out(0).contains("the last word counts"), "{help:?}");
+}
+
+#[tokio::test]
 async fn plans() {
     let served = served().await;
     let file = served.dir.path().join("plan.toml");

@@ -94,7 +94,6 @@ impl Flow {
             [key, rest @ ..] => {
                 let Some(child) = self.children.get_mut(key) else { return };
                 if child.is_idle() {
-                    child.had = child.had.max(self.level);
                     self.active.insert((child.had, *key));
                 }
                 child.push(rest, waiter);
@@ -135,6 +134,7 @@ impl Flow {
             Some((*had, *key, waiter))
         })?;
         self.active.remove(&(had, key));
+        // Whatever it did not take in the past, it has had no less than the others.
         self.level = self.level.max(had);
         if let Some(child) = self.children.get_mut(&key) {
             child.had = self.level + waiter.turn();

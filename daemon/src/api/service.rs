@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
 use warmd_proto::v1::{
-    migrations_server::MigrationsServer, plans_server::PlansServer, sources_server::SourcesServer,
-    targets_server::TargetsServer,
+    limits_server::LimitsServer, migrations_server::MigrationsServer, plans_server::PlansServer,
+    sources_server::SourcesServer, targets_server::TargetsServer,
 };
 
 use super::{
@@ -28,7 +28,7 @@ const PING_ANSWER: Duration = Duration::from_secs(20);
 /// Streams that one connection may have open.
 const MAX_STREAMS: u32 = 128;
 
-/// What all four services are made of.
+/// What all services are made of.
 #[derive(Clone)]
 pub(super) struct Api {
     pub(super) control: Arc<dyn Control>,
@@ -92,6 +92,7 @@ impl Bound {
             .add_service(SourcesServer::new(api.clone()).max_decoding_message_size(MAX_REQUEST))
             .add_service(TargetsServer::new(api.clone()).max_decoding_message_size(MAX_REQUEST))
             .add_service(PlansServer::new(api.clone()).max_decoding_message_size(MAX_REQUEST))
+            .add_service(LimitsServer::new(api.clone()).max_decoding_message_size(MAX_REQUEST))
             .add_service(MigrationsServer::new(api).max_decoding_message_size(MAX_REQUEST))
             .serve_with_incoming_shutdown(incoming(listener), shutdown.clone().cancelled_owned());
 
@@ -117,6 +118,7 @@ async fn mark_serving(health: &HealthReporter) {
     health.set_serving::<TargetsServer<Api>>().await;
     health.set_serving::<PlansServer<Api>>().await;
     health.set_serving::<MigrationsServer<Api>>().await;
+    health.set_serving::<LimitsServer<Api>>().await;
 }
 
 /// Connections as they come. An accept that fails (no file descriptors left) is tried again, not at once.

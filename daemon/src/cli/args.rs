@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::model::limit::{rate, requests};
+
 const DETAILS: &str = "\
 Migrations are named by their id, by the unique beginning or end of one (at least four characters), or by the VM's \
 name if exactly one unfinished migration moves it.
@@ -66,6 +68,9 @@ pub(super) enum Command {
     /// VMs on their way
     #[command(subcommand)]
     Migration(MigrationCommand),
+    /// How fast warmd may go
+    #[command(subcommand)]
+    Limit(LimitCommand),
     /// The journal: what was decided, by whom and why
     Events {
         /// Only this migration's
@@ -170,6 +175,63 @@ pub(super) enum MigrationCommand {
         #[arg(long, value_enum)]
         format: Option<ReportFormat>,
     },
+}
+
+const SCOPES: &str = "\
+Scopes: global, source/NAME, target/NAME, migration/ID, migration/ID/DISK. What is read counts at its disk, migration \
+and endpoint and globally; what is written counts at its target. All of them hold at the same time, in passes and \
+verifications, and whoever waits is served fairly: migrations of an endpoint alike, and disks of a migration.";
+
+const LASTING: &str = "\
+A limit that was set takes effect at once and holds, also over a restart of the daemon, until it is reset, or until the \
+configuration (for global, source/NAME, target/NAME) or the plan (for migration/...) says something else than it said \
+when the limit was set: the last word counts.";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum LimitCommand {
+    /// All limits, or one, with what goes through them now
+    #[command(after_help = SCOPES)]
+    Show {
+        /// Only this one; a migration with its disks
+        scope: Option<String>,
+    },
+    /// Changes a limit, at once and also for what runs; what is not given stays
+    #[command(after_help = SCOPES, after_long_help = format!("{SCOPES}\n\n{LASTING}"))]
+    Set {
+        scope: String,
+        #[command(flatten)]
+        to: LimitTo,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+#[group(required = true, multiple = true)]
+pub(super) struct LimitTo {
+    /// Bytes a second, such as 200MiB/s, or none
+    #[arg(long, value_parser = rate_or_none, value_name = "RATE")]
+    pub(super) rate: Option<OrNone<u64>>,
+    /// Requests in flight, or none
+    #[arg(long, value_parser = requests_or_none, value_name = "N")]
+    pub(super) requests: Option<OrNone<u32>>,
+    /// Back to what the configuration or the plan says
+    #[arg(long, conflicts_with_all = ["rate", "requests"])]
+    pub(super) reset: bool,
+}
+
+/// A limit, or that there is none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OrNone<T>(pub(super) Option<T>);
+
+fn rate_or_none(text: &str) -> Result<OrNone<u64>, String> {
+    Ok(OrNone(if text == "none" { None } else { Some(rate::parse(text)?.get()) }))
+}
+
+fn requests_or_none(text: &str) -> Result<OrNone<u32>, String> {
+    if text == "none" {
+        return Ok(OrNone(None));
+    }
+    let number = text.parse().map_err(|_| format!("{text:?} is no number of requests, and not \"none\""))?;
+    Ok(OrNone(Some(requests::judge(number)?.get())))
 }
 
 #[derive(Clone, Copy, Debug, ClapArgs)]

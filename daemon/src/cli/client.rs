@@ -14,8 +14,8 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use warmd_proto::v1::{
-    migrations_client::MigrationsClient, plans_client::PlansClient, sources_client::SourcesClient,
-    targets_client::TargetsClient,
+    limits_client::LimitsClient, migrations_client::MigrationsClient, plans_client::PlansClient,
+    sources_client::SourcesClient, targets_client::TargetsClient,
 };
 
 use super::failure::{Exit, Failure};
@@ -57,6 +57,10 @@ impl Client {
 
     pub(super) fn plans(&self) -> PlansClient<Channel> {
         PlansClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    pub(super) fn limits(&self) -> LimitsClient<Channel> {
+        LimitsClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
     pub(super) fn migrations(&self) -> MigrationsClient<Channel> {

@@ -7,7 +7,7 @@ use super::{
     client::Client,
     endpoints, events,
     failure::Failure,
-    migrations,
+    limits, migrations,
     out::Out,
     plans,
 };
@@ -34,6 +34,7 @@ pub(super) async fn run(args: Args, out: &Out) -> Result<(), Failure> {
         }
         Command::Plan(command) => plans::run(&socket, out, command).await,
         Command::Migration(command) => migrations::run(&socket, out, command).await,
+        Command::Limit(command) => limits::run(&socket, out, command).await,
         Command::Events { id, limit } => events::list(&Client::connect(&socket).await?, out, id, limit).await,
     }
 }

@@ -11,6 +11,7 @@ mod events;
 mod failure;
 mod feed;
 mod follow;
+mod limits;
 mod migrations;
 mod out;
 mod plans;

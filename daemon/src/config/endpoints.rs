@@ -1,4 +1,4 @@
-//! `[[source]]` and `[[target]]`: a name, a kind, and what that kind needs.
+//! `[[source]]` and `[[target]]`: a name, limits, a kind, and what that kind needs.
 
 use std::collections::BTreeMap;
 
@@ -12,13 +12,21 @@ use super::{
     name,
     text::{Text, TextError},
 };
+use crate::model::limit::LimitTable;
+
+/// An endpoint's settings, and what every kind of endpoint has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint<S> {
+    pub settings: S,
+    pub limits: LimitTable,
+}
 
 /// Takes the endpoints of one sort out of the document.
 pub(super) fn take<T: DeserializeOwned>(
     text: Text,
     document: &mut DeTable,
     sort: &str,
-) -> Result<BTreeMap<String, T>, TextError> {
+) -> Result<BTreeMap<String, Endpoint<T>>, TextError> {
     let mut endpoints = BTreeMap::new();
     let Some(value) = document.get_mut(sort) else { return Ok(endpoints) };
     let not_a_list = || format!("`{sort}` is written as `[[{sort}]]`, once for each");
@@ -33,8 +41,9 @@ pub(super) fn take<T: DeserializeOwned>(
         };
         let mut table = Spanned::new(span, table);
         let (name, place) = take_name(text, &mut table)?;
+        let limits = take_limits(text, &mut table)?;
         let settings = text.read_buffered(&table)?;
-        if endpoints.insert(name.clone(), settings).is_some() {
+        if endpoints.insert(name.clone(), Endpoint { settings, limits }).is_some() {
             return Err(text.wrong(Some(place), format!("there is another {sort} {name:?}: rename one")));
         }
     }
@@ -57,4 +66,14 @@ fn take_name(
         Some(problem) => Err(text.wrong(Some(place), problem)),
         None => Ok((name.into_owned(), place)),
     }
+}
+
+fn take_limits(text: Text, table: &mut Spanned<DeTable>) -> Result<LimitTable, TextError> {
+    let Some(value) = table.get_mut().remove("limits") else { return Ok(LimitTable::default()) };
+    let place = value.span();
+    let DeValue::Table(limits) = value.into_inner() else {
+        let told = "`limits` is a table: { rate = \"200MiB/s\", requests = 64 }";
+        return Err(text.wrong(Some(place), told));
+    };
+    text.read(Spanned::new(place, limits))
 }

@@ -24,13 +24,14 @@ use serde::{Deserialize, de::DeserializeOwned, de::IgnoredAny};
 use toml::Spanned;
 
 pub use self::{
+    endpoints::Endpoint,
     engine::{EngineSettings, LogFormat, LogSettings},
     plan_file::{PlanErrors, load_plan},
     secret::{Secret, SecretError, SecretRef},
     text::{Position, TextError},
 };
 use self::{listen::ListenTable, metrics::MetricsTable, text::Text};
-use crate::{api::Listen, sources::SourceSettings, targets::TargetSettings};
+use crate::{api::Listen, model::limit::LimitTable, sources::SourceSettings, targets::TargetSettings};
 
 /// `warmd.toml`.
 pub type Config = Settings<SourceSettings, TargetSettings>;
@@ -45,10 +46,12 @@ pub struct Settings<S, T> {
     pub metrics: Option<SocketAddr>,
     pub engine: EngineSettings,
     pub log: LogSettings,
+    /// Of all that the daemon does.
+    pub limits: LimitTable,
     /// By name.
-    pub sources: BTreeMap<String, S>,
+    pub sources: BTreeMap<String, Endpoint<S>>,
     /// By name.
-    pub targets: BTreeMap<String, T>,
+    pub targets: BTreeMap<String, Endpoint<T>>,
 }
 
 /// Why there is no configuration.
@@ -73,6 +76,8 @@ struct Document {
     metrics: Option<MetricsTable>,
     engine: Option<Spanned<EngineSettings>>,
     log: Option<Spanned<LogSettings>>,
+    #[serde(default)]
+    limits: LimitTable,
     #[serde(default, rename = "source")]
     _source: IgnoredAny,
     #[serde(default, rename = "target")]
@@ -111,14 +116,16 @@ impl<S: DeserializeOwned, T: DeserializeOwned> Settings<S, T> {
                 return Err(text.wrong(place, problem));
             }
         }
-        let listen = document.listen.judge(text)?;
+        let (listen, limits) = (document.listen.judge(text)?, document.limits);
         let metrics = document.metrics.map(|table| table.judge(text)).transpose()?;
-        Ok(Self { state_dir, listen, metrics, engine, log, sources, targets })
+        Ok(Self { state_dir, listen, metrics, engine, log, limits, sources, targets })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::num::{NonZeroU32, NonZeroU64};
+
     use super::*;
 
     /// Stands for any kind of source, with a table within.
@@ -170,6 +177,7 @@ level = "info,warmd_daemon=debug"
 name = "lab"
 kind = "near"
 uri = "qemu:///system"
+limits = { rate = 1048576 }
 
 [[source]]
 name = "attic"
@@ -181,6 +189,13 @@ login = { user = "x", password = { env = "ATTIC" } }
 name = "new"
 kind = "disk"
 directory = "/pool"
+
+[target.limits]
+requests = 8
+
+[limits]
+rate = "200MiB/s"
+requests = 256
 "#;
 
     fn complaint(text: &str) -> String {
@@ -198,9 +213,15 @@ directory = "/pool"
             (LogFormat::Json, "info,warmd_daemon=debug")
         );
         let lab = Kinds::Near(Near { uri: "qemu:///system".to_owned(), depth: 0 });
-        assert_eq!(config.sources["lab"], lab);
-        assert!(matches!(&config.sources["attic"], Kinds::Far(far) if far.login.user == "x"));
-        assert_eq!(config.targets["new"].kind(), "disk");
+        assert_eq!(config.sources["lab"].settings, lab);
+        assert!(matches!(&config.sources["attic"].settings, Kinds::Far(far) if far.login.user == "x"));
+        assert_eq!(config.targets["new"].settings.kind(), "disk");
+        let limits =
+            |rate, requests| LimitTable { rate: NonZeroU64::new(rate), requests: NonZeroU32::new(requests) };
+        assert_eq!(config.limits, limits(200 << 20, 256));
+        assert_eq!(config.sources["lab"].limits, limits(1 << 20, 0));
+        assert_eq!(config.sources["attic"].limits, LimitTable::default());
+        assert_eq!(config.targets["new"].limits, limits(0, 8));
         assert_eq!((config.sources.len(), config.targets.len()), (2, 1));
     }
 
@@ -220,11 +241,11 @@ directory = "/pool"
         "#;
         let config = Config::parse(text, "warmd.toml").unwrap();
         assert_eq!(
-            (config.sources["lab"].kind(), config.sources["lab"].place().as_str()),
+            (config.sources["lab"].settings.kind(), config.sources["lab"].settings.place().as_str()),
             ("libvirt", "qemu:///session")
         );
         assert_eq!(
-            (config.targets["disks"].kind(), config.targets["disks"].place().as_str()),
+            (config.targets["disks"].settings.kind(), config.targets["disks"].settings.place().as_str()),
             ("disk", "/pool")
         );
         let error = Config::parse(&text.replace("{ address =", "{ adress ="), "warmd.toml").unwrap_err();
@@ -265,19 +286,28 @@ directory = "/pool"
             ("name = \"lab\"", "", "warmd.toml:14:1: missing key `name`"),
             ("name = \"lab\"", "name = 5", "warmd.toml:15:8: `name` is a text in quotes"),
             ("\"lab\"", "\"the lab\"", "warmd.toml:15:8: the name \"the lab\" cannot be used"),
-            ("\"attic\"", "\"lab\"", "warmd.toml:20:8: there is another source \"lab\""),
+            ("\"attic\"", "\"lab\"", "warmd.toml:21:8: there is another source \"lab\""),
             ("\"near\"", "\"nearby\"", "warmd.toml:16:8: unknown value `nearby`, expected `near` or `far`"),
             ("kind = \"near\"", "", "warmd.toml:14:1: missing key `kind`"),
             ("uri = \"qemu", "url = \"qemu", "warmd.toml:17:1: unknown key `url`"),
             ("uri = \"qemu:///system\"", "depth = 3", "warmd.toml:14:1: missing key `uri`"),
             ("uri = \"qemu:///system\"", "uri = 3", "warmd.toml:17:7: invalid type: integer `3`"),
-            ("user = \"x\"", "user = []", "warmd.toml:23:18: invalid type: sequence"),
-            ("user = \"x\"", "usr = \"x\"", "warmd.toml:23:11: unknown key `usr`"),
-            ("user = \"x\", ", "", "warmd.toml:23:9: missing key `user`"),
-            ("{ env = \"ATTIC\" }", "\"hunter2\"", "warmd.toml:23:34: unknown value `hunter2`"),
-            ("[[target]]", "[target]", "warmd.toml:25:1: `target` is written as `[[target]]`"),
-            ("directory = \"/pool\"", "directory = 1", "warmd.toml:28:13: invalid type: integer"),
+            ("user = \"x\"", "user = []", "warmd.toml:24:18: invalid type: sequence"),
+            ("user = \"x\"", "usr = \"x\"", "warmd.toml:24:11: unknown key `usr`"),
+            ("user = \"x\", ", "", "warmd.toml:24:9: missing key `user`"),
+            ("{ env = \"ATTIC\" }", "\"hunter2\"", "warmd.toml:24:34: unknown value `hunter2`"),
+            ("[[target]]", "[target]", "warmd.toml:26:1: `target` is written as `[[target]]`"),
+            ("directory = \"/pool\"", "directory = 1", "warmd.toml:29:13: invalid type: integer"),
             ("[engine]", "[engine", "warmd.toml:6:8: "),
+            ("1048576", "\"1MB/s\"", "warmd.toml:18:19: \"1MB/s\" is no rate such as \"200MiB/s\""),
+            ("1048576", "1000", "warmd.toml:18:19: a rate of 1000B/s is too low: use at least 64KiB/s"),
+            ("{ rate = 1048576 }", "{ speed = 1 }", "warmd.toml:18:12: unknown key `speed`"),
+            ("{ rate = 1048576 }", "\"slow\"", "warmd.toml:18:10: `limits` is a table: { rate = "),
+            ("requests = 8", "requests = 0", "warmd.toml:32:12: no requests at all would stop everything"),
+            ("\"200MiB/s\"", "true", "warmd.toml:35:8: a rate such as \"200MiB/s\", or a number"),
+            ("\"200MiB/s\"", "0", "warmd.toml:35:8: a rate of nothing would stop everything"),
+            ("requests = 256", "requests = -1", "warmd.toml:36:12: invalid value: integer `-1`"),
+            ("requests = 256", "disk_rate = 1", "warmd.toml:36:1: unknown key `disk_rate`"),
         ];
         for (old, new, wanted) in cases {
             assert!(GOOD.contains(old), "{old}");

@@ -74,6 +74,8 @@ fn place_of(document: &DeTable, problem: &str) -> Option<Range<usize>> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::{NonZeroU32, NonZeroU64};
+
     use super::*;
 
     const GOOD: &str = r#"name = "wave-1"
@@ -95,6 +97,10 @@ default = "prod"
 
 [vm."web"]
 name = "web2"
+
+[limits]
+rate = "50MiB/s"
+disk_requests = 4
 "#;
 
     fn complaint(text: &str) -> String {
@@ -105,6 +111,11 @@ name = "web2"
     fn a_good_plan_is_read() {
         let plan = load_plan(GOOD, "plan.toml").unwrap();
         assert_eq!((plan.name.as_str(), plan.vms.len(), plan.target_name("web")), ("wave-1", 2, "web2"));
+        assert_eq!(plan.limits.migration().rate.map(NonZeroU64::get), Some(50 << 20));
+        assert_eq!(plan.limits.disk().requests.map(NonZeroU32::get), Some(4));
+        let written = toml::to_string(&plan).unwrap();
+        assert!(written.contains("rate = \"50MiB/s\""), "{written}");
+        assert_eq!(load_plan(&written, "again").unwrap(), plan);
     }
 
     #[test]
@@ -122,6 +133,9 @@ name = "web2"
             ("name = \"web2\"", "name = \"web2\"\nport = 1", "plan.toml:20:1: unknown key `port`"),
             ("source = \"lab\"", "", "missing key `source`"),
             ("[networks]", "[networks", "plan.toml:15:10: "),
+            ("\"50MiB/s\"", "\"50\"", "plan.toml:22:8: \"50\" is no rate such as \"200MiB/s\""),
+            ("disk_requests = 4", "disk_requests = 0", "plan.toml:23:17: no requests at all would stop"),
+            ("disk_requests = 4", "disks = 4", "plan.toml:23:1: unknown key `disks`"),
             ("source = \"lab\"", "source = \"lab\"\nsource = \"lab\"", "plan.toml:3:1: duplicate key"),
         ];
         for (old, new, wanted) in cases {

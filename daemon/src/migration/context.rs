@@ -9,6 +9,7 @@ use chrono::Utc;
 use warmd_cbt::{
     buffer::BufferPool,
     ledger::Ledger,
+    limit::{DiskShares, Limit},
     store::DiskId,
     transfer::{LatencyBaseline, TransferSettings},
 };
@@ -17,7 +18,7 @@ use super::live::Live;
 use crate::{
     metrics::Metrics,
     model::{
-        id::{MigrationId, VmId},
+        id::{DiskKey, MigrationId, VmId},
         machine::Machine,
         phase::Phase,
         plan::Plan,
@@ -34,6 +35,8 @@ use crate::{
 pub struct Engine {
     pub pool: BufferPool,
     pub settings: TransferSettings,
+    /// Of all reads together, as configured.
+    pub limit: Limit,
     pub metrics: Metrics,
 }
 
@@ -48,6 +51,7 @@ pub struct Context {
     pub source: Arc<dyn Source>,
     pub target: Arc<dyn Target>,
     pub engine: Engine,
+    shares: BTreeMap<DiskKey, DiskShares>,
     pub live: Arc<Live>,
     cutover: Mutex<Cutover>,
     ledgers: tokio::sync::Mutex<BTreeMap<DiskId, Arc<Ledger>>>,
@@ -68,6 +72,8 @@ pub struct Parts {
     pub source: Arc<dyn Source>,
     pub target: Arc<dyn Target>,
     pub engine: Engine,
+    /// What the work on each disk takes from.
+    pub shares: BTreeMap<DiskKey, DiskShares>,
     pub live: Arc<Live>,
     /// As the store has it.
     pub cutover: Cutover,
@@ -76,8 +82,20 @@ pub struct Parts {
 impl Context {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { id, plan, vm, target_name, machine, store, source, target, engine, live, cutover } =
-            parts;
+        let Parts {
+            id,
+            plan,
+            vm,
+            target_name,
+            machine,
+            store,
+            source,
+            target,
+            engine,
+            shares,
+            live,
+            cutover,
+        } = parts;
         let (plan, cutover) = (Mutex::new(Arc::new(plan)), Mutex::new(cutover));
         let ledgers = tokio::sync::Mutex::default();
         // After a restart in these nobody knows; before them it surely has not run.
@@ -95,6 +113,7 @@ impl Context {
             source,
             target,
             engine,
+            shares,
             live,
             cutover,
             ledgers,
@@ -148,6 +167,11 @@ impl Context {
     pub fn baseline(&self, disk: DiskId) -> Arc<Mutex<LatencyBaseline>> {
         let mut baselines = self.baselines.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(baselines.entry(disk).or_default())
+    }
+
+    /// What the work on a disk takes from.
+    pub fn shares(&self, disk: &DiskKey) -> DiskShares {
+        self.shares.get(disk).cloned().unwrap_or_default()
     }
 
     /// A line of this migration's journal.

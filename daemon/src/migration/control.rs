@@ -7,6 +7,7 @@ use tokio::sync::broadcast;
 
 use crate::model::{
     id::MigrationId,
+    limit::{LimitChange, LimitView},
     machine::VmSummary,
     plan::Plan,
     report::Report,
@@ -53,6 +54,12 @@ pub trait Control: Send + Sync {
     async fn verdict(&self, id: MigrationId) -> Result<Option<view::Verdict>, ControlError>;
     /// The evidence.
     async fn report(&self, id: MigrationId) -> Result<Report, ControlError>;
+    /// All limits with what goes through them: global, sources, targets, and the migrations that are not finished,
+    /// each followed by its disks; or only one scope, a migration with its disks.
+    async fn limits(&self, scope: Option<&str>) -> Result<Vec<LimitView>, ControlError>;
+    /// Changes the limit of a scope (`global`, `source/NAME`, `target/NAME`, `migration/KEY`, `migration/KEY/DISK`) at
+    /// once, and until something else is said of it.
+    async fn set_limit(&self, scope: &str, change: LimitChange, by: &str) -> Result<LimitView, ControlError>;
     /// The journal, of one migration or of all, oldest first, at most the last `limit` lines.
     async fn events(&self, id: Option<MigrationId>, limit: u32) -> Result<Vec<EventView>, ControlError>;
 }

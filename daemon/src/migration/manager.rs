@@ -10,11 +10,13 @@ use std::{
 use chrono::Utc;
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use warmd_cbt::limit::Limit;
 
 use super::{
     context::{Context, Engine, Parts},
     control::{ControlError, ControlErrorKind, Endpoint},
     driver::{Command, Driver},
+    limits::{Member, Registry},
     live::Live,
     restore,
 };
@@ -36,6 +38,8 @@ const CHANGES: usize = 1024;
 #[expect(missing_debug_implementations, reason = "endpoints have no debug form")]
 pub struct Opened<E: ?Sized> {
     pub endpoint: Endpoint,
+    /// As configured.
+    pub limit: Limit,
     pub handle: Arc<E>,
 }
 
@@ -63,6 +67,8 @@ pub struct Manager {
     handles: Mutex<BTreeMap<MigrationId, Handle>>,
     /// Held while a plan is applied, so that two at once do not start the same VM twice.
     pub(super) applying: tokio::sync::Mutex<()>,
+    pub(super) limits: Registry,
+    pub(super) changing_limits: tokio::sync::Mutex<()>,
     shutdown: CancellationToken,
     owners: TaskTracker,
 }
@@ -75,6 +81,8 @@ impl Manager {
         engine: Engine,
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, ControlError> {
+        let limits = Registry::new(store.limits().await.map_err(internal)?);
+        let global = engine.limit;
         let manager = Arc::new(Self {
             store,
             endpoints,
@@ -82,9 +90,12 @@ impl Manager {
             changes: broadcast::Sender::new(CHANGES),
             handles: Mutex::default(),
             applying: tokio::sync::Mutex::default(),
+            limits,
+            changing_limits: tokio::sync::Mutex::default(),
             shutdown,
             owners: TaskTracker::new(),
         });
+        manager.say_configured(global).await?;
         for row in manager.store.migrations().await.map_err(internal)? {
             // The plan of a finished migration may have been deleted; nothing of it is needed any more.
             let stored = manager.store.plan(&row.plan).await.map_err(internal)?;
@@ -111,6 +122,11 @@ impl Manager {
             Err(_) => Arc::new(targets::absent::Absent { name: row.target.clone() }),
         };
         let view = restore::view(&self.store, &row).await.map_err(internal)?;
+        let member =
+            Member { id: row.id, vm_name: &row.machine.name, source: &row.source, target: &row.target };
+        let disks: Vec<_> = row.machine.disks.iter().map(|disk| disk.key.clone()).collect();
+        let (shares, outdated) = self.limits.adopt(&member, &disks, &plan);
+        self.forget_outdated(outdated, &format!("plan {}", plan.name)).await?;
         let context = Arc::new(Context::new(Parts {
             id: row.id,
             plan,
@@ -121,6 +137,7 @@ impl Manager {
             source,
             target,
             engine: self.engine.clone(),
+            shares,
             live: Live::new(view, self.changes.clone()),
             cutover: row.cutover,
         }));

@@ -15,7 +15,6 @@ use chrono::Utc;
 use futures::future::{join_all, try_join_all};
 use warmd_cbt::{
     ledger::Ledger,
-    limit::DiskShares,
     mark::{ChangeMark, Changed},
     stop::StopSignal,
     store::PassFigures,
@@ -282,7 +281,7 @@ async fn drain_all(
             settings: context.engine.settings,
             pass: disk.record,
             progress: Arc::clone(&disk.progress),
-            limits: DiskShares::default(),
+            limits: context.shares(&disk.row.key),
             baseline: context.baseline(disk.row.id),
             stop: stop.clone(),
         })

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     model::{
         id::MigrationId,
+        limit::{LimitChange, LimitView},
         machine::{Machine, VmSummary},
         plan::Plan,
         report::Report,
@@ -70,6 +71,7 @@ impl Control for Manager {
         for handle in self.handles().iter().filter(|handle| handle.context.plan().name == plan.name) {
             handle.context.set_plan(plan.clone());
         }
+        self.say_plan(&plan).await?;
         for (vm, machine) in fresh {
             applied.started.push(self.begin(&plan, &vm, machine).await?);
         }
@@ -117,8 +119,7 @@ impl Control for Manager {
     }
 
     async fn migration(&self, key: &str) -> Result<MigrationView, ControlError> {
-        let views: Vec<_> = self.handles().into_iter().map(|handle| handle.context.live.view()).collect();
-        find(&views, key)
+        self.find_migration(key)
     }
 
     fn watch(&self) -> broadcast::Receiver<MigrationView> {
@@ -142,12 +143,25 @@ impl Control for Manager {
         report::report(&self.handle(id)?.context).await.map_err(internal)
     }
 
+    async fn limits(&self, scope: Option<&str>) -> Result<Vec<LimitView>, ControlError> {
+        self.limit_views(scope)
+    }
+
+    async fn set_limit(&self, scope: &str, change: LimitChange, by: &str) -> Result<LimitView, ControlError> {
+        self.change_limit(scope, change, by).await
+    }
+
     async fn events(&self, id: Option<MigrationId>, limit: u32) -> Result<Vec<EventView>, ControlError> {
         self.store.events(id, limit).await.map_err(internal)
     }
 }
 
 impl Manager {
+    pub(super) fn find_migration(&self, key: &str) -> Result<MigrationView, ControlError> {
+        let views: Vec<_> = self.handles().into_iter().map(|handle| handle.context.live.view()).collect();
+        find(&views, key)
+    }
+
     /// A plan that moves VMs cannot change where from and where to: their marks and disks are there.
     fn check_endpoints_stay(&self, plan: &Plan) -> Result<(), ControlError> {
         for handle in self.handles() {

@@ -14,7 +14,6 @@ use std::{
 use chrono::Utc;
 use warmd_cbt::{
     ledger::Ledger,
-    limit::DiskShares,
     stop::StopSignal,
     units::{Extent, Length},
     verify::{VerifyJob, VerifyOutcome, VerifyProgress, compare, readback},
@@ -83,7 +82,7 @@ async fn run(
             // A comparison is asked for where nothing shall be taken on trust.
             trust_holes: snapshot.is_none(),
             progress: Arc::clone(&progress),
-            limits: DiskShares::default(),
+            limits: context.shares(&row.key),
             stop: stop.clone(),
         };
         let outcome = match snapshot {

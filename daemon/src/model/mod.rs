@@ -3,6 +3,7 @@
 //! Rule: nothing here waits, reads a clock, or touches a disk, a socket or a database.
 
 pub mod id;
+pub mod limit;
 pub mod machine;
 pub mod phase;
 pub mod plan;

@@ -3,9 +3,16 @@
 //! Rule: this is the form of the TOML file that people write. Unknown keys are refused, defaults are the cautious ones,
 //! and whatever can be judged without asking an endpoint is judged in [`Plan::problems`].
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    num::{NonZeroU32, NonZeroU64},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
+use warmd_cbt::limit::Limit;
+
+use super::limit::{rate, requests};
 
 /// The plan file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +31,8 @@ pub struct Plan {
     pub cutover: CutoverPolicy,
     #[serde(default)]
     pub verify: VerifyPolicy,
+    #[serde(default, skip_serializing_if = "PlanLimits::is_none")]
+    pub limits: PlanLimits,
     /// Source network → target network. A network that is not named keeps its name.
     #[serde(default)]
     pub networks: BTreeMap<String, String>,
@@ -113,6 +122,41 @@ impl std::fmt::Display for VerifyMode {
     }
 }
 
+/// How fast each migration of the plan, and each of its disks, may go; in all passes and verifications.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlanLimits {
+    /// Bytes a second that a migration may read.
+    #[serde(with = "rate", skip_serializing_if = "Option::is_none")]
+    pub rate: Option<NonZeroU64>,
+    /// Reads of a migration in flight.
+    #[serde(with = "requests", skip_serializing_if = "Option::is_none")]
+    pub requests: Option<NonZeroU32>,
+    /// Bytes a second that each of its disks may read.
+    #[serde(with = "rate", skip_serializing_if = "Option::is_none")]
+    pub disk_rate: Option<NonZeroU64>,
+    /// Reads of each of its disks in flight.
+    #[serde(with = "requests", skip_serializing_if = "Option::is_none")]
+    pub disk_requests: Option<NonZeroU32>,
+}
+
+impl PlanLimits {
+    /// Whether nothing is limited.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Of each migration.
+    pub fn migration(&self) -> Limit {
+        Limit { rate: self.rate, requests: self.requests }
+    }
+
+    /// Of each disk.
+    pub fn disk(&self) -> Limit {
+        Limit { rate: self.disk_rate, requests: self.disk_requests }
+    }
+}
+
 /// What differs for one VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -134,6 +178,7 @@ impl Plan {
             schedule: Schedule::default(),
             cutover: CutoverPolicy::default(),
             verify: VerifyPolicy::default(),
+            limits: PlanLimits::default(),
             networks: BTreeMap::new(),
             vm: BTreeMap::new(),
         }

@@ -13,6 +13,7 @@ mod error;
 mod file;
 mod journal;
 mod ledger;
+mod limits;
 mod lock;
 mod manifest;
 mod migrations;

@@ -1,14 +1,18 @@
 //! Migrations, plans and the like, always the same.
 
+use std::num::{NonZeroU32, NonZeroU64};
+
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 use warmd_cbt::{
+    limit::{Limit, Load},
     store::PassFigures,
     telemetry::{Latency, Stage, StageView, Telemetry, Wait, WaitView},
     units::Length,
 };
 use warmd_daemon::model::{
     id::{DiskKey, MigrationId, VmId},
+    limit::{LimitView, Scope, SetBy},
     machine::{CpuTopology, Firmware, Machine, MachineDisk, Nic, PowerState, VmSummary},
     phase::Phase,
     plan::{Plan, VerifyMode},
@@ -219,6 +223,25 @@ pub fn verification(wrong: Option<u64>) -> VerificationView {
         error: None,
         verdict: wrong.map(verdict),
     }
+}
+
+pub fn limits() -> Vec<LimitView> {
+    let limit = |scope, vm_name: &str, rate: u64, requests: u32, busy: bool| LimitView {
+        scope,
+        vm_name: vm_name.to_owned(),
+        limit: Limit { rate: NonZeroU64::new(rate), requests: NonZeroU32::new(requests) },
+        set: None,
+        load: if busy { Load { rate: 50.2 * MIB as f64, in_flight: 4, waiting: 1 } } else { Load::default() },
+    };
+    let mut limits = vec![
+        limit(Scope::Global, "", 200 * MIB, 256, true),
+        limit(Scope::Source("old".to_owned()), "", 0, 0, true),
+        limit(Scope::Target("new".to_owned()), "", 0, 8, false),
+        limit(Scope::Migration(id(2), None), "web-2", 50 * MIB, 0, true),
+        limit(Scope::Migration(id(2), Some(DiskKey("vda".to_owned()))), "web-2", 0, 4, true),
+    ];
+    limits[3].set = Some(SetBy { by: "operator uid=0 pid=42".to_owned(), at: at(5) });
+    limits
 }
 
 pub fn events() -> Vec<EventView> {

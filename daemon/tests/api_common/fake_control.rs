@@ -13,6 +13,7 @@ use warmd_daemon::{
     },
     model::{
         id::MigrationId,
+        limit::{LimitChange, LimitView, SetBy},
         machine::VmSummary,
         plan::Plan,
         report::Report,
@@ -226,6 +227,25 @@ impl Control for FakeControl {
 
     async fn report(&self, id: MigrationId) -> Result<Report, ControlError> {
         Ok(cases::report(&self.migration(&id.to_string()).await?))
+    }
+
+    async fn limits(&self, scope: Option<&str>) -> Result<Vec<LimitView>, ControlError> {
+        let limits = cases::limits().into_iter();
+        Ok(limits.filter(|limit| scope.is_none_or(|scope| limit.scope.to_string() == scope)).collect())
+    }
+
+    async fn set_limit(&self, scope: &str, change: LimitChange, by: &str) -> Result<LimitView, ControlError> {
+        let limit = self.limits(Some(scope)).await?.pop();
+        let mut limit = limit.ok_or_else(|| ControlError::new(Kind::NotFound, "no such scope"))?;
+        match change {
+            LimitChange::To { rate, requests } => {
+                limit.limit.rate = rate.unwrap_or(limit.limit.rate);
+                limit.limit.requests = requests.unwrap_or(limit.limit.requests);
+                limit.set = Some(SetBy { by: by.to_owned(), at: cases::at(7) });
+            }
+            LimitChange::Reset => limit.set = None,
+        }
+        Ok(limit)
     }
 
     async fn events(&self, id: Option<MigrationId>, limit: u32) -> Result<Vec<EventView>, ControlError> {

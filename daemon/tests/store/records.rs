@@ -1,6 +1,9 @@
 //! What the daemon keeps of plans, migrations, passes and cutovers.
 
+use std::num::{NonZeroU32, NonZeroU64};
+
 use warmd_cbt::{
+    limit::Limit,
     mark::ChangeMark,
     store::{LedgerCommit, LedgerStore, PassFigures, StoreErrorKind},
     units::Length,
@@ -8,6 +11,7 @@ use warmd_cbt::{
 use warmd_daemon::{
     model::{
         id::{DiskKey, MigrationId},
+        limit::{SavedLimit, Scope, SetBy},
         phase::Phase,
         plan::{Plan, VerifyMode},
         state::{Resting, State},
@@ -49,6 +53,36 @@ async fn plans_are_kept_replaced_and_forgotten() {
     assert!(fixture.store.delete_plan("b").await.unwrap());
     assert!(!fixture.store.delete_plan("b").await.unwrap());
     assert_eq!(fixture.store.plans().await.unwrap(), [plan("a")]);
+}
+
+#[tokio::test]
+async fn limits_that_were_set_are_kept_with_who_set_them() {
+    let fixture = Fixture::new();
+    let disk = Scope::Migration(MigrationId::generate(), Some(DiskKey("a/b".to_owned())));
+    let scopes = [Scope::Global, Scope::Source("old".to_owned()), Scope::Target("new".to_owned()), disk];
+    let saved = |rate, requests, by: &str| SavedLimit {
+        limit: Limit { rate: NonZeroU64::new(rate), requests: NonZeroU32::new(requests) },
+        instead_of: Limit { rate: NonZeroU64::new(rate / 2), requests: None },
+        set: SetBy { by: by.to_owned(), at: at(3) },
+    };
+    for scope in &scopes {
+        fixture.store.save_limit(scope, Some(saved(70_000, 8, "a")), event(None, "set")).await.unwrap();
+    }
+    fixture.store.save_limit(&scopes[1], Some(saved(0, 0, "b")), event(None, "again")).await.unwrap();
+    fixture.store.save_limit(&scopes[2], None, event(None, "reset")).await.unwrap();
+
+    let fixture = fixture.reopen().await;
+    let mut kept = fixture.store.limits().await.unwrap();
+    kept.sort_by_key(|(scope, _)| scope.clone());
+    let wanted = [
+        (scopes[0].clone(), saved(70_000, 8, "a")),
+        (scopes[1].clone(), saved(0, 0, "b")),
+        (scopes[3].clone(), saved(70_000, 8, "a")),
+    ];
+    assert_eq!(kept, wanted);
+    let lines: Vec<_> =
+        fixture.store.events(None, 10).await.unwrap().into_iter().map(|line| line.text).collect();
+    assert_eq!(lines, ["set", "set", "set", "set", "again", "reset"]);
 }
 
 #[tokio::test]

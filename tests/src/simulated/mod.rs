@@ -15,6 +15,6 @@ mod world;
 pub use disk::MemoryDisk;
 pub use faults::{Fault, Faults};
 pub use rig::Rig;
-pub use source::SimulatedSource;
+pub use source::{SimulatedSource, VM};
 pub use target::SimulatedTarget;
 pub use world::World;

@@ -7,7 +7,7 @@ use std::{
 
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
-use warmd_cbt::{buffer::BufferPool, transfer::TransferSettings};
+use warmd_cbt::{buffer::BufferPool, limit::Limit, transfer::TransferSettings};
 use warmd_daemon::{
     metrics::Metrics,
     migration::{
@@ -164,13 +164,21 @@ async fn open(dir: &TempDir, world: &World) -> (Store, Arc<Manager>, Cancellatio
         place: "memory".to_owned(),
     };
     let mut endpoints = Endpoints::default();
-    let source = Opened { endpoint: endpoint("s"), handle: Arc::new(SimulatedSource(world.clone())) as _ };
-    let target = Opened { endpoint: endpoint("t"), handle: Arc::new(SimulatedTarget(world.clone())) as _ };
+    let source = Opened {
+        endpoint: endpoint("s"),
+        limit: Limit::default(),
+        handle: Arc::new(SimulatedSource(world.clone())) as _,
+    };
+    let target = Opened {
+        endpoint: endpoint("t"),
+        limit: Limit::default(),
+        handle: Arc::new(SimulatedTarget(world.clone())) as _,
+    };
     endpoints.sources.insert("s".to_owned(), source);
     endpoints.targets.insert("t".to_owned(), target);
     let settings = TransferSettings::default();
     let metrics = Metrics::default();
-    let engine = Engine { pool: BufferPool::new(8, 1 << 20), settings, metrics: metrics.clone() };
+    let engine = Engine { pool: BufferPool::new(8, 1 << 20), settings, limit: Limit::default(), metrics: metrics.clone() };
     let manager =
         Manager::start(store.clone(), endpoints, engine, shutdown.clone()).await.expect("it starts");
     (store, manager, shutdown, metrics)

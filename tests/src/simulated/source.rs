@@ -26,7 +26,7 @@ use super::{
 };
 
 /// The name of the one VM.
-pub(super) const VM: &str = "guest";
+pub const VM: &str = "guest";
 
 /// A source in memory.
 #[derive(Clone, Debug)]

@@ -4,6 +4,7 @@
 
 mod enums;
 mod events;
+mod limit;
 mod migration;
 mod pass;
 mod plan;
@@ -15,6 +16,7 @@ use prost_types::{Duration, Timestamp};
 
 pub(super) use self::{
     events::event,
+    limit::limit,
     migration::migration,
     plan::{endpoint, finding, plan, vm_summary},
 };

@@ -1,0 +1,51 @@
+//! The service `Limits`.
+
+use std::num::NonZeroU32;
+
+use tonic::{Request, Response, Status};
+use warmd_proto::v1::{
+    self, LimitsGetRequest, LimitsGetResponse, LimitsSetRequest, LimitsSetResponse, limits_server::Limits,
+    limits_set_request,
+};
+
+use super::{
+    convert, peer,
+    service::Api,
+    status::{invalid, status},
+};
+use crate::model::limit::{LimitChange, rate};
+
+#[tonic::async_trait]
+impl Limits for Api {
+    async fn get(&self, request: Request<LimitsGetRequest>) -> Result<Response<LimitsGetResponse>, Status> {
+        let scope = request.into_inner().scope;
+        let limits = self.control.limits(Some(scope.as_str()).filter(|scope| !scope.is_empty())).await;
+        let limits = limits.map_err(|error| status(&error))?.into_iter().map(convert::limit).collect();
+        Ok(Response::new(LimitsGetResponse { limits }))
+    }
+
+    async fn set(&self, request: Request<LimitsSetRequest>) -> Result<Response<LimitsSetResponse>, Status> {
+        let by = peer::by(request.extensions());
+        let LimitsSetRequest { scope, change } = request.into_inner();
+        let change = match change {
+            Some(limits_set_request::Change::Reset(_)) => LimitChange::Reset,
+            Some(limits_set_request::Change::To(to)) => changed(&to).map_err(invalid)?,
+            None => return Err(invalid("nothing is changed: give a rate, requests, or a reset")),
+        };
+        let limit = self.control.set_limit(&scope, change, &by).await.map_err(|error| status(&error))?;
+        Ok(Response::new(LimitsSetResponse { limit: Some(convert::limit(limit)) }))
+    }
+}
+
+fn changed(to: &v1::LimitChange) -> Result<LimitChange, String> {
+    let rate = match to.rate_bytes_per_second {
+        Some(0) => Some(None),
+        Some(bytes) => Some(Some(rate::judge(bytes)?)),
+        None => None,
+    };
+    let requests = to.requests.map(NonZeroU32::new);
+    if rate.is_none() && requests.is_none() {
+        return Err("nothing is changed: give a rate, requests, or a reset".to_owned());
+    }
+    Ok(LimitChange::To { rate, requests })
+}

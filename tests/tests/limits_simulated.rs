@@ -1,0 +1,209 @@
+//! Limits over simulated endpoints: they hold, they change under what runs, and the last word counts.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
+
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    time::{Duration, Instant},
+};
+
+use warmd_cbt::limit::Limit;
+use warmd_daemon::{
+    migration::control::{Control, ControlErrorKind},
+    model::{
+        limit::{LimitChange, LimitView, Scope},
+        plan::{Plan, PlanLimits, VerifyMode},
+        request::Request,
+        state::State,
+        view::Verdict,
+    },
+};
+use warmd_tests::simulated::{Rig, VM, World};
+
+const MIB: u64 = 1 << 20;
+/// So much that it takes minutes at [`SLOW`], far beyond the rig's deadlines, and no time without a limit.
+const SIZE: u64 = 64 * MIB;
+const SLOW: u64 = MIB / 2;
+
+/// Two disks full of data.
+fn world() -> World {
+    let world = World::new(&[("vda", SIZE), ("vdb", SIZE)]);
+    for disk in ["vda", "vdb"] {
+        world.guest_writes(disk, 0, &vec![7; SIZE as usize]);
+    }
+    world
+}
+
+fn plan(limits: PlanLimits) -> Plan {
+    Plan { limits, ..Rig::plan(VerifyMode::None) }
+}
+
+fn rate(bytes: u64) -> Option<NonZeroU64> {
+    NonZeroU64::new(bytes)
+}
+
+fn slow() -> PlanLimits {
+    PlanLimits { rate: rate(SLOW), ..PlanLimits::default() }
+}
+
+fn to_rate(bytes: u64) -> LimitChange {
+    LimitChange::To { rate: Some(rate(bytes)), requests: None }
+}
+
+async fn limit(rig: &Rig, scope: &str) -> LimitView {
+    rig.manager.limits(Some(scope)).await.expect("it is there").swap_remove(0)
+}
+
+/// Waits until a pass stands before a limit, and proves that it keeps to it.
+async fn until_it_is_held(rig: &Rig, scope: &str, rate: u64) {
+    let begun = Instant::now();
+    while limit(rig, scope).await.load.waiting == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "nobody waits: {:?}", limit(rig, scope).await);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let seen = limit(rig, scope).await;
+    let (now, most) = (seen.load.rate, rate as f64);
+    // One request and a burst more, over the three seconds or more that it looks back.
+    assert!(now > 0.0 && now <= most * 1.1 + MIB as f64 / 6.0, "{now} B/s instead of {most}: {seen:?}");
+    let disks = if matches!(seen.scope, Scope::Migration(_, Some(_))) { 1 } else { 2 };
+    assert_eq!(seen.load.waiting, disks, "each disk has one request that waits: {seen:?}");
+    assert_eq!(rig.view().await.state, State::Seeding);
+}
+
+#[tokio::test]
+async fn a_limit_holds_and_is_lifted_while_a_pass_runs() {
+    let scope = format!("migration/{VM}");
+    for at in [scope.as_str(), "global", "source/s", "target/t"] {
+        let rig = Rig::start(world()).await;
+        if at == scope {
+            rig.manager_applies(plan(slow())).await;
+        } else {
+            rig.manager.set_limit(at, to_rate(SLOW), "somebody").await.expect("it is there");
+            rig.manager_applies(plan(PlanLimits::default())).await;
+        }
+        until_it_is_held(&rig, at, SLOW).await;
+        rig.manager.set_limit(at, to_rate(2 * SLOW), "somebody").await.expect("it is there");
+        until_it_is_held(&rig, at, 2 * SLOW).await;
+        let lifted = rig.manager.set_limit(at, to_rate(0), "somebody").await.expect("it is there");
+        assert_eq!(
+            (lifted.limit, lifted.set.map(|set| set.by).as_deref()),
+            (Limit::default(), Some("somebody"))
+        );
+        rig.until("synced", |view| view.state == State::Synced).await;
+        let load = limit(&rig, at).await.load;
+        assert_eq!((load.in_flight, load.waiting), (0, 0), "{at}");
+        let journal = rig.journal().await;
+        assert!(journal.contains("set to no limit (was 1MiB/s)"), "{at}: {journal}");
+        let view = rig.cutover().await;
+        assert_eq!(view.state, State::Done, "{journal}");
+        rig.world.assert_moved();
+    }
+}
+
+#[tokio::test]
+async fn a_plan_applied_again_with_other_limits_counts_at_once() {
+    let rig = Rig::start(world()).await;
+    rig.manager_applies(plan(slow())).await;
+    until_it_is_held(&rig, &format!("migration/{VM}"), SLOW).await;
+    rig.manager_applies(plan(PlanLimits { disk_rate: rate(SLOW), ..PlanLimits::default() })).await;
+    until_it_is_held(&rig, &format!("migration/{VM}/vdb"), SLOW).await;
+    rig.manager_applies(plan(PlanLimits::default())).await;
+    rig.until("synced", |view| view.state == State::Synced).await;
+}
+
+#[tokio::test]
+async fn a_verification_is_limited_too() {
+    let rig = Rig::start(world()).await;
+    rig.seed(plan(PlanLimits::default())).await;
+    for scope in [format!("migration/{VM}"), "target/t".to_owned()] {
+        rig.manager.set_limit(&scope, to_rate(SLOW), "somebody").await.expect("it is there");
+        rig.ask(Request::Verify).await;
+        let begun = Instant::now();
+        while limit(&rig, &scope).await.load.waiting == 0 {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{scope}: nobody waits");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        rig.manager.set_limit(&scope, LimitChange::Reset, "somebody").await.expect("it is there");
+        rig.until("the verdict", |view| {
+            view.verification.as_ref().is_some_and(|run| run.verdict.as_ref().is_some_and(Verdict::passed))
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn requests_in_flight_keep_to_the_tightest_limit() {
+    let rig = Rig::start(world()).await;
+    let one = LimitChange::To { rate: None, requests: Some(NonZeroU32::new(1)) };
+    rig.manager.set_limit("source/s", one, "somebody").await.expect("it is there");
+    rig.manager.set_limit("target/t", one, "somebody").await.expect("it is there");
+    rig.manager_applies(plan(PlanLimits { requests: NonZeroU32::new(3), ..PlanLimits::default() })).await;
+    let mut seen = 0;
+    loop {
+        for view in rig.manager.limits(None).await.expect("all of them") {
+            let most = view.limit.requests.map_or(1, |requests| u64::from(requests.get()).min(1));
+            assert!(view.load.in_flight <= most, "{view:?}");
+            seen += view.load.in_flight;
+        }
+        if rig.view().await.state == State::Synced {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert!(seen > 0, "nothing was ever seen in flight");
+}
+
+#[tokio::test]
+async fn what_was_set_holds_over_a_restart_until_the_plan_says_something_else() {
+    let mut rig = Rig::start(world()).await;
+    let scope = format!("migration/{VM}");
+    rig.manager_applies(plan(slow())).await;
+    rig.manager.set_limit(&scope, to_rate(9 * MIB), "somebody").await.expect("it is there");
+    rig.manager.set_limit("global", to_rate(70 * MIB), "somebody else").await.expect("it is there");
+    let disk = format!("{scope}/vda");
+    rig.manager.set_limit(&disk, to_rate(50 * MIB), "somebody").await.expect("it is there");
+    rig.manager.set_limit(&disk, LimitChange::Reset, "somebody").await.expect("it is there");
+    rig.restart().await;
+    let kept = limit(&rig, &scope).await;
+    assert_eq!((kept.limit.rate, kept.set.map(|set| set.by).as_deref()), (rate(9 * MIB), Some("somebody")));
+    assert_eq!(limit(&rig, "global").await.limit.rate, rate(70 * MIB));
+    let reset = limit(&rig, &disk).await;
+    assert_eq!((reset.limit, reset.set), (Limit::default(), None));
+
+    // The same plan again is no new word, another one is.
+    rig.manager_applies(plan(slow())).await;
+    assert_eq!(limit(&rig, &scope).await.limit.rate, rate(9 * MIB));
+    rig.manager_applies(plan(PlanLimits { rate: rate(8 * MIB), ..PlanLimits::default() })).await;
+    let newer = limit(&rig, &scope).await;
+    assert_eq!((newer.limit.rate, newer.set), (rate(8 * MIB), None));
+    let journal = rig.journal().await;
+    assert!(journal.contains("is 8MiB/s now: plan plan says so"), "{journal}");
+    rig.restart().await;
+    assert_eq!(limit(&rig, &scope).await.limit.rate, rate(8 * MIB));
+}
+
+#[tokio::test]
+async fn what_is_not_there_cannot_be_limited() {
+    let rig = Rig::start(World::new(&[("vda", MIB)])).await;
+    rig.seed(plan(PlanLimits::default())).await;
+    let disk = format!("migration/{VM}/vdz");
+    for (scope, kind, wanted) in [
+        ("everything", ControlErrorKind::Invalid, "use global, source/NAME"),
+        ("source/x", ControlErrorKind::NotFound, "which has s"),
+        ("target/s", ControlErrorKind::NotFound, "which has t"),
+        ("migration/nobody", ControlErrorKind::NotFound, "no migration \"nobody\""),
+        (disk.as_str(), ControlErrorKind::NotFound, "has no disk vdz; it has vda"),
+    ] {
+        let error = rig.manager.set_limit(scope, to_rate(MIB), "somebody").await.unwrap_err();
+        assert!(error.kind == kind && error.message.contains(wanted), "{scope}: {error:?}");
+        assert_eq!(rig.manager.limits(Some(scope)).await.unwrap_err().kind, kind, "{scope}");
+    }
+    rig.cutover().await;
+    let over = rig.manager.set_limit(&format!("migration/{VM}"), to_rate(MIB), "somebody").await.unwrap_err();
+    assert!(
+        over.kind == ControlErrorKind::Refused && over.message.contains("nothing left to limit"),
+        "{over:?}"
+    );
+    assert_eq!(rig.manager.limits(None).await.expect("all").len(), 3, "what is done is not listed");
+}
