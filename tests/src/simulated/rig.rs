@@ -178,7 +178,12 @@ async fn open(dir: &TempDir, world: &World) -> (Store, Arc<Manager>, Cancellatio
     endpoints.targets.insert("t".to_owned(), target);
     let settings = TransferSettings::default();
     let metrics = Metrics::default();
-    let engine = Engine { pool: BufferPool::new(8, 1 << 20), settings, limit: Limit::default(), metrics: metrics.clone() };
+    let engine = Engine {
+        pool: BufferPool::new(8, 1 << 20),
+        settings,
+        limit: Limit::default(),
+        metrics: metrics.clone(),
+    };
     let manager =
         Manager::start(store.clone(), endpoints, engine, shutdown.clone()).await.expect("it starts");
     (store, manager, shutdown, metrics)
