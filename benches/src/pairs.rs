@@ -51,22 +51,25 @@ impl Bench {
         let fixture = Fixture::make(case, &self.below, &self.programs).context("preparing it")?;
         let moved = Moved { changed: fixture.changed_bytes(), touched: fixture.touched_bytes() };
         let wanted = |peer: &Peer| self.peers.is_empty() || self.peers.iter().any(|name| name == peer.name());
+        let peers = case.peers.iter().copied().filter(wanted);
+        let settled = peers.map(|peer| Ok((peer, self.warm_up(&fixture, peer)?, Vec::new())));
+        let mut settled = settled.collect::<Result<Vec<_>>>()?;
         let mut shared = None;
-        let mut rows = Vec::new();
-        for peer in case.peers.iter().copied().filter(wanted) {
-            let setting = self.warm_up(&fixture, peer)?;
-            let mut pairs = Vec::new();
-            for _ in 0..self.pairs {
+        // Round by round, so that a machine that is busy for a while is so for all peers.
+        for _ in 0..self.pairs {
+            for (peer, setting, pairs) in &mut settled {
                 let (warmd, done) = match shared {
                     Some(run) => run,
                     None => self.warmd(&fixture)?,
                 };
                 shared = self.quick.then_some((warmd, done));
-                pairs.push(Pair { warmd, done, peer: self.peer(&fixture, peer, setting)? });
+                pairs.push(Pair { warmd, done, peer: self.peer(&fixture, *peer, setting)? });
             }
-            rows.push(Row::new(&case.name, peer.name(), moved, setting.join(" "), &pairs));
         }
-        Ok(rows)
+        let row = |(peer, setting, pairs): &(Peer, &[&str], Vec<Pair>)| {
+            Row::new(&case.name, peer.name(), moved, setting.join(" "), pairs)
+        };
+        Ok(settled.iter().map(row).collect())
     }
 
     /// One run of each side that does not count, and the choice of the peer's setting.
