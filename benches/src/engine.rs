@@ -67,7 +67,7 @@ pub struct Done {
     pub batches: u64,
     /// From opening the state and the disks to the last commit, in seconds.
     pub pass_s: f64,
-    /// Spent waiting for the store's commits, over all disks, in seconds.
+    /// Spent waiting for the store's commits, in seconds: the mean of all disks.
     pub commit_s: f64,
     /// Requests to sources in flight: the most that were seen, and the mean while the pass ran.
     pub in_flight_peak: u64,
@@ -284,7 +284,7 @@ impl Opened {
             requests: sum.requests,
             batches: sum.batches,
             pass_s: begun.elapsed().as_secs_f64(),
-            commit_s: self.store.waited_s(),
+            commit_s: self.store.waited_s() / self.ledgers.len().max(1) as f64,
             in_flight_peak: seen.peak.load(Relaxed),
             in_flight_mean: seen.mean(),
         })
