@@ -97,7 +97,7 @@ fn a_real_pass_keeps_to_its_limit_until_that_is_lifted() {
             let now = state["now_bytes_per_second"].as_f64().unwrap_or_default();
             // It looks back five seconds, over which one request of 64 KiB more may have gone.
             ensure!(now < 275.0 * 1024.0 + 16.0 * 1024.0, "faster than its limit: {state}");
-            Ok((now > 200.0 * 1024.0 && state["waiting"] == 2).then_some(state))
+            Ok((now > 240.0 * 1024.0 && state["waiting"] == 2).then_some(state))
         })?;
         ensure!(held["rate_bytes_per_second"] == 256 << 10, "{held}");
         println!("{}", rig.ctl().text(&["limit", "show"])?);
