@@ -50,8 +50,7 @@ impl Bench {
     pub fn run(&self, case: &Case) -> Result<Vec<Row>> {
         let fixture = Fixture::make(case, &self.below, &self.programs).context("preparing it")?;
         let moved = Moved { changed: fixture.changed_bytes(), touched: fixture.touched_bytes() };
-        let wanted = |peer: &Peer| self.peers.is_empty() || self.peers.iter().any(|name| name == peer.name());
-        let peers = case.peers.iter().copied().filter(wanted);
+        let peers = case.peers.iter().copied().filter(|peer| self.wants(*peer));
         let settled = peers.map(|peer| Ok((peer, self.warm_up(&fixture, peer)?, Vec::new())));
         let mut settled = settled.collect::<Result<Vec<_>>>()?;
         let mut shared = None;
@@ -70,6 +69,11 @@ impl Bench {
             Row::new(&case.name, peer.name(), moved, setting.join(" "), pairs)
         };
         Ok(settled.iter().map(row).collect())
+    }
+
+    /// Whether this peer was asked for.
+    pub fn wants(&self, peer: Peer) -> bool {
+        self.peers.is_empty() || self.peers.iter().any(|name| name == peer.name())
     }
 
     /// One run of each side that does not count, and the choice of the peer's setting.

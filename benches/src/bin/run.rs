@@ -87,6 +87,14 @@ impl Job {
         }
     }
 
+    /// Whether anything is left of it if only some peers are wanted.
+    fn has_peers(&self, bench: &Bench) -> bool {
+        match self {
+            Self::Case(case) => case.peers.iter().any(|peer| bench.wants(*peer)),
+            Self::Huge | Self::Daemon => true,
+        }
+    }
+
     fn run(&self, bench: &Bench, blake3: f64) -> Result<(Vec<Row>, Vec<Bar>)> {
         match self {
             Self::Huge => huge::run(bench),
@@ -120,6 +128,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     let blake3 = grounds(&bench)?;
     let (mut rows, mut bars) = (Vec::new(), Vec::new());
     for job in jobs {
+        if !job.has_peers(&bench) {
+            continue;
+        }
         println!("\n{}", job.name());
         let (new, judged) = job.run(&bench, blake3).with_context(|| job.name().to_owned())?;
         println!("{}", report::table(&new));
