@@ -34,8 +34,9 @@ pub(crate) enum Work {
     Copy { extent: Extent, expected: Vec<Option<BlockHash>> },
 }
 
-/// The first window is small, so that the first read does not wait for a long plan; each next one is so much larger.
-const FIRST_WINDOW: u64 = 16 << 20;
+/// The first window is small, so that the first read does not wait for a long plan; each next one is so much larger. A
+/// small delta is one window all the same: each costs a commit before its first read.
+const FIRST_WINDOW: u64 = 64 << 20;
 const WINDOW_GROWTH: u64 = 4;
 
 /// Hands out the pieces of one pass. Dropped, it leaves at most a claim to end by itself, under the gate.

@@ -83,6 +83,11 @@ impl Climb {
         self.depth
     }
 
+    /// Whether it has not found the first depth yet.
+    pub(super) fn is_doubling(&self) -> bool {
+        matches!(self.state, State::Doubling { .. })
+    }
+
     /// Learns from a round.
     pub(super) fn learn(&mut self, round: Round) {
         if !round.wanted {

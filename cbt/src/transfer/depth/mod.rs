@@ -32,6 +32,8 @@ use self::{
 
 /// The shortest round: shorter ones say more of the scheduler than of the source.
 const SHORTEST: Duration = Duration::from_millis(10);
+/// The shortest round while the depth is still being doubled: a final delta may be over before two of the others.
+const SHORTEST_AT_FIRST: Duration = Duration::from_millis(2);
 /// Latencies of a round that are kept for its median.
 const SAMPLES: usize = 256;
 
@@ -126,7 +128,8 @@ impl Depth {
             state.latencies.push((bytes as u32, latency));
         }
         let elapsed = state.began.elapsed();
-        if state.reads >= state.depth && elapsed >= SHORTEST {
+        let shortest = if state.climb.is_doubling() { SHORTEST_AT_FIRST } else { SHORTEST };
+        if state.reads >= state.depth && elapsed >= shortest {
             let wanted = self.wanted.swap(false, Relaxed);
             self.round(&mut state, elapsed, wanted);
         }
