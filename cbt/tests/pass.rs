@@ -446,10 +446,44 @@ async fn no_more_requests_are_in_flight_than_allowed() {
     assert!(pass.await.unwrap().unwrap().finished);
     assert!(seen.0 <= 1 && seen.1 <= 1, "{seen:?}");
     assert_eq!(bench.source.contents(), bench.target.contents());
-    let job = VerifyJob { limits: limited.shares.clone(), ..bench.verify() };
+    // More pieces than buffers: those that hold one must get their turns.
+    let job = VerifyJob { limits: limited.shares.clone(), in_flight: 16, ..bench.verify() };
     let verified = timeout(Duration::from_mins(1), compare(job, bench.source.clone(), bench.target.clone()));
     assert!(verified.await.expect("somebody waits for itself").unwrap().is_equal());
     assert!(limited.is_idle());
+}
+
+/// Passes hold buffers and wait for their turn at the target; verifications of others must not hold the turn and wait
+/// for a buffer.
+#[tokio::test]
+async fn passes_and_verifications_share_a_pool_and_one_turn_at_the_target() {
+    let pool = BufferPool::new(2, 4 * BLOCK as usize);
+    let arbiter = Arbiter::new();
+    let target = arbiter.limiter(at_once(1));
+    let shares = || {
+        let disk = arbiter.limiter(Limit::default());
+        let [writes, readbacks] = [(); 2].map(|()| arbiter.limits([(&target, true), (&disk, true)]));
+        DiskShares { reads: arbiter.limits([(&disk, true)]), writes, readbacks }
+    };
+    for _ in 0..20 {
+        let mut work = tokio::task::JoinSet::new();
+        for number in 0..4 {
+            let bench = Bench::new(false).await;
+            for block in (1..BLOCKS).step_by(2) {
+                bench.source.set_fill(block, 0);
+            }
+            if number % 2 == 0 {
+                let job = PassJob { pool: pool.clone(), limits: shares(), ..bench.job() };
+                work.spawn(async move { assert!(run_pass(job).await.unwrap().finished) });
+            } else {
+                bench.pass().await;
+                let job = VerifyJob { pool: pool.clone(), limits: shares(), in_flight: 16, ..bench.verify() };
+                work.spawn(async move { assert!(readback(job, bench.target).await.unwrap().is_equal()) });
+            }
+        }
+        timeout(Duration::from_mins(1), work.join_all()).await.expect("they wait for each other");
+    }
+    assert_eq!((pool.available(), target.load().in_flight), (2, 0));
 }
 
 /// What waits for its turn at the target when the pass is dropped must not go when its turn comes.

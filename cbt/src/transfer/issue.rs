@@ -1,7 +1,7 @@
 //! The order of a pass: the next piece, what it needs to be worked on, and off with it.
 //!
 //! Rule: what is scarce is waited for here, one piece at a time, so that passes which share a pool take turns; and a
-//! buffer is the last thing waited for, so that none is held idle.
+//! buffer is the last thing waited for but a request's turn, so that a disk holds at most one idle.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     buffer::BufferPool,
     ledger::Gate,
-    limit::{Budget, Permit},
+    limit::Budget,
     plan::{Planner, Work},
     stop::StopSignal,
     telemetry::Wait,
@@ -98,22 +98,27 @@ impl Issuer {
                 let room = meter.waiting(Wait::Room, acquire(&self.room, blocks(&extent))).await?;
                 let slot = meter.waiting(Wait::ReadSlot, self.reads.enter()).await;
                 let quota = meter.waiting(Wait::Buffer, acquire(&self.buffers, 1)).await?;
-                let (permit, budget) = meter.waiting(Wait::Limit, self.turns(extent.len().0)).await;
+                meter.waiting(Wait::Limit, self.reads.calm()).await;
+                let (reads, writes) = meter.waiting(Wait::Limit, self.rates(extent.len().0)).await;
                 let buffer = meter.waiting(Wait::Memory, self.pool.take(extent.len().0 as usize)).await;
+                // After the buffer: who holds a turn must never wait for memory, which may be held by those who wait
+                // for a turn. Only this one buffer of the disk is held idle meanwhile.
+                let permit = meter.waiting(Wait::Limit, self.sides.limits.reads.take(0)).await;
+                reads.spend(extent.len().0);
                 room.forget();
                 Ok((
-                    Piece::Copy { extent, expected, slot: (slot, permit), budget, buffer },
+                    Piece::Copy { extent, expected, slot: (slot, permit), budget: writes, buffer },
                     Slots { _quota: Some(quota) },
                 ))
             }
         })
     }
 
-    /// Both sides' turns. What may be written is paid for here too: nothing that was read is to wait for a rate, in a
+    /// Both sides' rates. What may be written is paid for here too: nothing that was read is to wait for a rate, in a
     /// buffer that others need.
-    async fn turns(&self, bytes: u64) -> (Permit, Budget) {
-        let budget = self.sides.limits.writes.budget(bytes).await;
-        (self.sides.limits.reads.take(bytes).await, budget)
+    async fn rates(&self, bytes: u64) -> (Budget, Budget) {
+        let writes = self.sides.limits.writes.budget(bytes).await;
+        (self.sides.limits.reads.budget(bytes).await, writes)
     }
 
     fn spawn(&self, piece: Piece, slots: Slots) {

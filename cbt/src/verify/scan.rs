@@ -124,12 +124,11 @@ impl Scan {
             self.join_one().await?;
         }
         let pieces = Arc::clone(&self.pieces);
-        let turns = tokio::select! {
+        let (turns, buffer) = tokio::select! {
             biased;
             () = self.stop.stopped() => return Ok(false),
-            turns = pieces.turns(piece.len().0) => turns,
+            ready = pieces.ready(piece.len().0, &self.pool) => ready,
         };
-        let buffer = self.pool.take(piece.len().0 as usize).await;
         self.running.spawn(async move { pieces.check(piece, &hashes[first..], turns, buffer).await });
         Ok(true)
     }
@@ -185,10 +184,15 @@ impl Scan {
 }
 
 impl Pieces {
-    /// Both sides' turns, before a buffer is held: the source's bytes are read later, but paid for here.
-    async fn turns(&self, bytes: u64) -> (Permit, Budget) {
-        let budget = self.limits.reads.budget(if self.source.is_some() { bytes } else { 0 }).await;
-        (self.limits.readbacks.take(bytes).await, budget)
+    /// Both sides' rates before a buffer is held: the source's bytes are read later, but paid for here. The turn comes
+    /// after the buffer: who holds one must never wait for memory, which may be held by those who wait for a turn.
+    async fn ready(&self, bytes: u64, pool: &BufferPool) -> ((Permit, Budget), Buffer) {
+        let reads = self.limits.reads.budget(if self.source.is_some() { bytes } else { 0 }).await;
+        let readback = self.limits.readbacks.budget(bytes).await;
+        let buffer = pool.take(bytes as usize).await;
+        let permit = self.limits.readbacks.take(0).await;
+        readback.spend(bytes);
+        ((permit, reads), buffer)
     }
 
     /// Reads the piece, one side after the other through the same buffer, and finds the blocks that differ.

@@ -120,7 +120,7 @@ async fn copy(
     let account = account(context, kind, started, &disks);
     let telemetry = Arc::new(PassTelemetry::new(context, pass, disks.iter().filter_map(measured).collect()));
     let keeper = telemetry.keep();
-    let result = drain_all(context, snapshot, &disks, stop).await;
+    let result = drain_all(context, kind, snapshot, &disks, stop).await;
     drop(keeper);
     telemetry.finish().await;
     let result = match (result, then) {
@@ -255,6 +255,7 @@ fn measured(disk: &PassDisk) -> Option<MeasuredDisk> {
 /// Drains all disks at the same time. One disk's failure lets the others come to their end: what they drain counts.
 async fn drain_all(
     context: &Context,
+    kind: PassKind,
     snapshot: &dyn Snapshot,
     disks: &[PassDisk],
     stop: &StopSignal,
@@ -272,13 +273,18 @@ async fn drain_all(
         })
         .collect();
     let follower = Follower::start(Arc::clone(&context.live), followed);
+    let mut settings = context.engine.settings;
+    if kind == PassKind::Final {
+        // The source is off: sparing it only makes the downtime longer.
+        settings.read_latency_factor = None;
+    }
     let passes = disks.iter().zip(sources).zip(targets).map(|((disk, source), target)| {
         run_pass(PassJob {
             ledger: Arc::clone(&disk.ledger),
             source,
             target,
             pool: context.engine.pool.clone(),
-            settings: context.engine.settings,
+            settings,
             pass: disk.record,
             progress: Arc::clone(&disk.progress),
             limits: context.shares(&disk.row.key),

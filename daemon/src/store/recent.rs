@@ -7,7 +7,7 @@
 //! A batch of scattered blocks would change a page of the file for each of them, 20,000 of them 160 MB; here it is
 //! 400 KB. Folding moves the rest of that cost to where nobody waits for it.
 
-use std::ops::RangeInclusive;
+use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use warmd_cbt::{
@@ -28,9 +28,11 @@ const TABLE: &str = "recent";
 const PIECE: usize = 4096;
 /// A block's number as distance from the row's first, and its hash.
 const ENTRY: usize = size_of::<u32>() + BlockHash::BYTES;
-/// A disk's rows may have a sixteenth of its blocks before idle moments are used to fold them, but always so many.
+/// A disk's rows may have a sixteenth of its blocks before idle moments are used to fold them, but always so many; and
+/// never more than the last, as each question for hashes goes through all that may have them.
 const SHARE: u64 = 16;
 const ALWAYS: u64 = 200_000;
+const NEVER: u64 = 1_000_000;
 /// And so many times that before commits wait for it.
 const URGENT: u64 = 4;
 
@@ -51,7 +53,7 @@ impl<'a> Piece<'a> {
         let in_order = (1..count).all(|at| piece.block(at - 1) < piece.block(at));
         let bounds =
             count > 0 && piece.block(0) == first && Ok(piece.block(count - 1)) == u64::try_from(*range.end());
-        if in_order && bounds && rest.is_empty() {
+        if in_order && bounds && rest.is_empty() && body.len().is_multiple_of(ENTRY) {
             Ok(piece)
         } else {
             Err(Fault::bad(TABLE, key, format!("these {} bytes are no hashes of {range:?}", body.len())))
@@ -156,8 +158,8 @@ pub(super) struct Due {
     pub(super) urgent: bool,
 }
 
-/// The disk with the most to fold, if any has more than it should.
-pub(super) fn due(db: &Connection) -> Result<Option<Due>, Fault> {
+/// The disk with the most to fold, if any has more than it should; those in `spared` are let be.
+pub(super) fn due(db: &Connection, spared: &BTreeSet<DiskId>) -> Result<Option<Due>, Fault> {
     let mut select = db.prepare_cached(
         "SELECT disk, hashes, size FROM recent_counts JOIN disks ON disks.id = disk ORDER BY hashes DESC",
     )?;
@@ -165,9 +167,12 @@ pub(super) fn due(db: &Connection) -> Result<Option<Due>, Fault> {
     let mut idle = None;
     while let Some(row) = rows.next()? {
         let disk = DiskId(row.get(0)?);
+        if spared.contains(&disk) {
+            continue;
+        }
         let hashes: u64 = unsigned(TABLE, disk.0, row.get(1)?)?;
         let blocks = blocks_in(Length(unsigned(TABLE, disk.0, row.get(2)?)?));
-        let most = (blocks / SHARE).max(ALWAYS);
+        let most = (blocks / SHARE).clamp(ALWAYS, NEVER);
         if hashes > most * URGENT {
             return Ok(Some(Due { disk, urgent: true }));
         }

@@ -6,6 +6,7 @@
 //! When nothing has come for a while, and much of a manifest waits to be folded, it does so, a step at a time.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -13,10 +14,10 @@ use std::{
 
 use rusqlite::{Connection, ffi};
 use tokio::sync::{mpsc, oneshot};
-use warmd_cbt::telemetry::Histogram;
+use warmd_cbt::{store::DiskId, telemetry::Histogram};
 
 use super::{
-    error::{Fault, StoreError, from_sql, unavailable},
+    error::{Fault, StoreError, StoreErrorKind, from_sql, unavailable},
     lock::StateLock,
     recent::{self, Due},
 };
@@ -101,7 +102,8 @@ pub(super) fn spawn(
     let (sender, mut queue) = mpsc::channel(QUEUE);
     let clock = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
-        let mut due = what_is_due(&connection);
+        let mut folding = Folding::default();
+        let mut due = folding.due(&connection);
         let mut patience = IDLE;
         loop {
             let next = match due {
@@ -113,17 +115,17 @@ pub(super) fn spawn(
                 (Ok(Some(first)), _) => {
                     run_group(&connection, first, &mut queue, &commits);
                     patience = IDLE;
-                    due = what_is_due(&connection);
+                    due = folding.due(&connection);
                 }
                 (Ok(None), _) => break,
                 (Err(_), Some(now)) => {
                     patience = Duration::ZERO;
-                    due = fold(&connection, now);
+                    due = folding.step(&connection, now);
                 }
                 (Err(_), None) => {}
             }
             while let Some(now) = due.filter(|due| due.urgent) {
-                due = fold(&connection, now);
+                due = folding.step(&connection, now);
             }
         }
         let closed = close(connection);
@@ -133,29 +135,39 @@ pub(super) fn spawn(
     Ok((sender, thread))
 }
 
-fn what_is_due(connection: &Connection) -> Option<Due> {
-    recent::due(connection).unwrap_or_else(|fault| {
-        let error = fault.into_error("looking for manifests to fold");
-        tracing::warn!(%error, "manifests are not folded");
-        None
-    })
+/// The folding of manifests between commits.
+#[derive(Default)]
+struct Folding {
+    /// Disks whose recent hashes are damaged: they stay as they are, and keep no other disk from being folded.
+    damaged: BTreeSet<DiskId>,
 }
 
-/// Takes a step, and says what comes after it; nothing if it failed: the next commit tries again.
-fn fold(connection: &Connection, now: Due) -> Option<Due> {
-    let step = || -> Result<(), Fault> {
-        connection.execute_batch("BEGIN IMMEDIATE")?;
-        recent::fold(connection, now.disk)?;
-        Ok(connection.execute_batch("COMMIT")?)
-    };
-    match step() {
-        Ok(()) => what_is_due(connection),
-        Err(fault) => {
+impl Folding {
+    fn due(&self, connection: &Connection) -> Option<Due> {
+        recent::due(connection, &self.damaged).unwrap_or_else(|fault| {
+            let error = fault.into_error("looking for manifests to fold");
+            tracing::warn!(%error, "manifests are not folded");
+            None
+        })
+    }
+
+    /// Takes a step, and says what comes after it; nothing if it failed for now: the next commit tries again.
+    fn step(&mut self, connection: &Connection, now: Due) -> Option<Due> {
+        let step = || -> Result<(), Fault> {
+            connection.execute_batch("BEGIN IMMEDIATE")?;
+            recent::fold(connection, now.disk)?;
+            Ok(connection.execute_batch("COMMIT")?)
+        };
+        if let Err(fault) = step() {
             roll_back(connection);
             let error = fault.into_error(&format!("folding the manifest of disk {}", now.disk.0));
             tracing::warn!(%error, "what is recent of it stays as it is");
-            None
+            if error.kind != StoreErrorKind::Corrupt {
+                return None;
+            }
+            self.damaged.insert(now.disk);
         }
+        self.due(connection)
     }
 }
 

@@ -460,6 +460,7 @@ async fn garbage_in_recent_hashes_is_corrupt() {
         "UPDATE recent_hashes SET body = substr(body, 21)",
         "UPDATE recent_hashes SET body = CAST(substr(body, 5) || x'00000000' AS BLOB)",
         "UPDATE recent_hashes SET body = substr(body, 1, 17)",
+        "UPDATE recent_hashes SET body = substr(body, 1, 56)",
         "UPDATE recent_hashes SET body = x''",
     ];
     for sql in cases {
@@ -521,6 +522,31 @@ async fn much_that_is_recent_is_folded_by_itself() {
         assert_eq!(hash, newest.map_or(BlockHash::ZERO, |newest| BlockHash([newest as u8; 16])), "{block}");
     }
     assert_eq!(fixture.store.integrity().await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_damaged_disk_keeps_no_other_from_being_folded() {
+    let fixture = Fixture::new();
+    let (_, damaged) = disk(&fixture.store, "web", 64 << 30, true).await;
+    let (_, sound) = disk(&fixture.store, "db", 64 << 30, true).await;
+    // The damaged one has more to fold, and so comes first.
+    for number in 0..11 {
+        commit_scattered(&fixture.store, damaged, number).await;
+    }
+    let raw = Connection::open(fixture.store.file()).unwrap();
+    raw.execute_batch("UPDATE recent_hashes SET body = zeroblob(length(body))").unwrap();
+    let left = waiting(&fixture.store);
+    assert!(left > 200_000, "it was folded before it was damaged");
+    let mut number = 0;
+    while commit_scattered(&fixture.store, sound, number).await <= left + 200_000 {
+        number += 1;
+    }
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while waiting(&fixture.store) > left + 200_000 {
+        assert!(Instant::now() < deadline, "the damaged disk keeps the other from being folded");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(fixture.store.hashes(sound, &[1..2]).await.unwrap(), [BlockHash([1; 16])]);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! How many reads of one disk are in flight: the source decides, by how it answers.
 //!
 //! ```text
-//! enter ─▶ slot ─▶ read ─▶ done(bytes) ─▶ a round is over? ─▶ climb: what pays │ guard: what the source bears
+//! enter ─▶ calm ─▶ read ─▶ done(bytes) ─▶ a round is over? ─▶ climb: what pays │ guard: what the source bears
 //!    ▲                                                                        │
 //!    └────────────────── the smaller of both ─────────────────────────────────┘
 //! ```
@@ -104,7 +104,11 @@ impl Depth {
             // Never closed.
             Arc::clone(&self.slots).acquire_owned().await.ok()
         };
-        let slot = ReadSlot { depth: Arc::clone(self), permit, begun: None };
+        ReadSlot { depth: Arc::clone(self), permit, begun: None }
+    }
+
+    /// Waits as long as the guard wants between two reads.
+    pub(super) async fn calm(&self) {
         let next = {
             let state = self.state();
             (!state.guard.pause().is_zero()).then(|| state.last_begun + state.guard.pause())
@@ -112,7 +116,6 @@ impl Depth {
         if let Some(next) = next {
             sleep_until(next).await;
         }
-        slot
     }
 
     /// For how long the guard has held reads back in this pass.
@@ -206,6 +209,7 @@ mod tests {
         let mut reads = tokio::task::JoinSet::new();
         for _ in 0..count {
             let mut slot = depth.enter().await;
+            depth.calm().await;
             let server = Arc::clone(&server);
             reads.spawn(async move {
                 slot.begin();
