@@ -18,7 +18,7 @@ use warmd_daemon::{
         view::Verdict,
     },
 };
-use warmd_tests::simulated::{Rig, VM, World};
+use warmd_tests::simulated::{Fault, Rig, VM, World};
 
 const MIB: u64 = 1 << 20;
 /// So much that it takes minutes at [`SLOW`], far beyond the rig's deadlines, and no time without a limit.
@@ -138,14 +138,20 @@ async fn requests_in_flight_keep_to_the_tightest_limit() {
     let one = LimitChange::To { rate: None, requests: Some(NonZeroU32::new(1)) };
     rig.manager.set_limit("source/s", one, "somebody").await.expect("it is there");
     rig.manager.set_limit("target/t", one, "somebody").await.expect("it is there");
+    // Reads that hang are in flight for as long as it takes to look at them; memory answers at once.
+    rig.world.faults.set("source-disk.read", Fault::Hang);
     rig.manager_applies(plan(PlanLimits { requests: NonZeroU32::new(3), ..PlanLimits::default() })).await;
-    let mut seen = 0;
+    let (mut seen, begun) = (0, Instant::now());
     loop {
         for view in rig.manager.limits(None).await.expect("all of them") {
             let most = view.limit.requests.map_or(1, |requests| u64::from(requests.get()).min(1));
             assert!(view.load.in_flight <= most, "{view:?}");
             seen += view.load.in_flight;
         }
+        if seen > 100 {
+            rig.world.faults.clear();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{seen} were seen in flight");
         if rig.view().await.state == State::Synced {
             break;
         }
