@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use warmd_cbt::store::PassFigures;
 use warmd_tests::{Daemon, DiskSpec, Guest, GuestSpec, Libvirt, TestDir, tool, wait_until};
 
 use crate::{
@@ -117,7 +118,8 @@ impl World {
         ctl.text(&["migration", "cancel", VM])?;
         daemon.stop()?;
         std::fs::remove_dir_all(&here)?;
-        let done = Done { read, pass_s: end - begin, ..Done::default() };
+        let figures = PassFigures { read, ..PassFigures::default() };
+        let done = Done { figures, pass_s: end - begin, ..Done::default() };
         Ok((Measured { begin, end, cpu_s, rss_mib }, done, request_s))
     }
 

@@ -58,13 +58,8 @@ pub struct Knobs {
 /// What a run of the engine did; bytes over all disks.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Done {
-    pub read: u64,
-    pub written: u64,
-    pub zeroed: u64,
-    pub skipped: u64,
-    pub drained: u64,
-    pub requests: u64,
-    pub batches: u64,
+    #[serde(flatten)]
+    pub figures: PassFigures,
     /// From opening the state and the disks to the last commit, in seconds.
     pub pass_s: f64,
     /// Spent waiting for the store's commits, in seconds: the mean of all disks.
@@ -201,7 +196,8 @@ pub async fn verify(state: &Path, pairs: &[(String, String)], compare: bool, kno
         ensure!(outcome.is_equal(), "{} bytes of a target differ", outcome.mismatched_bytes);
         checked += outcome.checked.0;
     }
-    let done = Done { drained: checked, pass_s: begun.elapsed().as_secs_f64(), ..Done::default() };
+    let figures = PassFigures { drained: checked, ..PassFigures::default() };
+    let done = Done { figures, pass_s: begun.elapsed().as_secs_f64(), ..Done::default() };
     opened.close().await?;
     Ok(done)
 }
@@ -276,13 +272,7 @@ impl Opened {
             }
         }
         Ok(Done {
-            read: sum.read,
-            written: sum.written,
-            zeroed: sum.zeroed,
-            skipped: sum.skipped,
-            drained: sum.drained,
-            requests: sum.requests,
-            batches: sum.batches,
+            figures: sum,
             pass_s: begun.elapsed().as_secs_f64(),
             commit_s: self.store.waited_s() / self.ledgers.len().max(1) as f64,
             in_flight_peak: seen.peak.load(Relaxed),

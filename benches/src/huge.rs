@@ -66,10 +66,10 @@ pub fn run(bench: &Bench) -> Result<(Vec<Row>, Vec<Bar>)> {
     ];
     let (measured, said) = bench.at_once(&[(words.to_vec(), Vec::new())])?;
     let said: Said = serde_json::from_str(&said).with_context(|| format!("bench-engine said {said:?}"))?;
-    compare(&source, &target, blocks, said.done.drained / BLOCK)?;
+    compare(&source, &target, blocks, said.done.figures.drained / BLOCK)?;
 
     let pair = Pair { warmd: measured, done: said.done, peer: measured };
-    let moved = Moved { changed: said.done.drained, touched: said.done.drained };
+    let moved = Moved { changed: said.done.figures.drained, touched: said.done.figures.drained };
     let note =
         format!("{blocks} extents: advance {:.2} s, then {:.2} s of pass", said.advance_s, said.done.pass_s);
     let row = Row::new(NAME, "itself", moved, note, &[pair]);

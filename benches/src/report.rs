@@ -68,7 +68,7 @@ impl Row {
             pass_s: of(&|pair| pair.done.pass_s),
             cpu_s: of(&|pair| pair.warmd.cpu_s),
             rss_mib: pairs.iter().map(|pair| pair.warmd.rss_mib).fold(0.0, f64::max),
-            bytes_read: of(&|pair| pair.done.read as f64) as u64,
+            bytes_read: of(&|pair| pair.done.figures.read as f64) as u64,
             bytes_changed: moved.changed,
             peer_cpu_s: of(&|pair| pair.peer.cpu_s),
             peer_rss_mib: of(&|pair| pair.peer.rss_mib),

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt};
 use chrono::{DateTime, Utc};
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue},
+    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder},
     metrics::{MetricType, exemplar::Exemplar},
 };
 use warmd_cbt::telemetry::Stage;
@@ -171,13 +171,8 @@ impl Sink<'_> {
         help: &str,
         samples: impl IntoIterator<Item = (Labels, V)>,
     ) -> fmt::Result {
-        let mut samples = samples.into_iter().peekable();
-        if samples.peek().is_none() {
-            return Ok(());
-        }
-        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
-        samples.try_for_each(|(labels, value)| {
-            family.encode_family(&labels)?.encode_counter(&value, None::<&Exemplar<Labels, f64>>)
+        self.family((name, help, MetricType::Counter), samples, |mut sample, value: V| {
+            sample.encode_counter(&value, None::<&Exemplar<Labels, f64>>)
         })
     }
 
@@ -187,12 +182,9 @@ impl Sink<'_> {
         help: &str,
         samples: impl IntoIterator<Item = (Labels, V)>,
     ) -> fmt::Result {
-        let mut samples = samples.into_iter().peekable();
-        if samples.peek().is_none() {
-            return Ok(());
-        }
-        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        samples.try_for_each(|(labels, value)| family.encode_family(&labels)?.encode_gauge(&value))
+        self.family((name, help, MetricType::Gauge), samples, |mut sample, value: V| {
+            sample.encode_gauge(&value)
+        })
     }
 
     fn histogram(
@@ -201,14 +193,23 @@ impl Sink<'_> {
         help: &str,
         samples: impl IntoIterator<Item = (Labels, Buckets)>,
     ) -> fmt::Result {
+        self.family((name, help, MetricType::Histogram), samples, |mut sample, value: Buckets| {
+            sample.encode_histogram::<Labels>(value.sum, value.count, &value.bounds, None)
+        })
+    }
+
+    fn family<V>(
+        &mut self,
+        (name, help, kind): (&str, &str, MetricType),
+        samples: impl IntoIterator<Item = (Labels, V)>,
+        write: impl Fn(MetricEncoder<'_>, V) -> fmt::Result,
+    ) -> fmt::Result {
         let mut samples = samples.into_iter().peekable();
         if samples.peek().is_none() {
             return Ok(());
         }
-        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        samples.try_for_each(|(labels, Buckets { sum, count, bounds })| {
-            family.encode_family(&labels)?.encode_histogram::<Labels>(sum, count, &bounds, None)
-        })
+        let mut family = self.0.encode_descriptor(name, help, None, kind)?;
+        samples.try_for_each(|(labels, value)| write(family.encode_family(&labels)?, value))
     }
 
     fn info(&mut self, name: &str, help: &str, labels: &[(&str, &str); 1]) -> fmt::Result {
