@@ -14,9 +14,10 @@ use syn::{
 };
 
 /// Who may import whom in the daemon; each layer also knows those below it, and itself.
-const LAYERS: [(&str, u32); 17] = [
+const LAYERS: [(&str, u32); 18] = [
     ("model", 0),
     ("crash", 0),
+    ("clock", 0),
     ("human", 0),
     ("process", 0),
     ("nbd", 1),
@@ -170,6 +171,18 @@ fn unsafe_code_is_forbidden_outside_the_daemon() {
     }
     let manifest = fs::read_to_string(root().join("proto/Cargo.toml")).unwrap();
     assert!(manifest.contains("unsafe_code = \"forbid\""), "proto/Cargo.toml does not forbid unsafe code");
+}
+
+#[test]
+fn the_time_of_day_is_asked_of_the_clock_alone() {
+    let src = root().join("daemon/src");
+    for (path, text) in files(&src) {
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let own = layer_of(&path, &src);
+        // The screen of the command line tells people the time; the simulation does not see it.
+        let may = ["clock", "cli"].contains(&own.as_str());
+        assert!(may || !code.contains("Utc::now"), "{}: ask `clock::now` instead", path.display());
+    }
 }
 
 #[test]

@@ -180,6 +180,7 @@ async fn keep_time(shared: Weak<Shared>, earlier: Arc<Notify>) {
         };
         match until {
             Some(until) => tokio::select! {
+                biased;
                 () = sleep_until(until) => {}
                 () = earlier.notified() => {}
             },

@@ -12,9 +12,12 @@ use warmd_cbt::{
 };
 
 use super::{Now, PassOutcome, buckets::Spans, kind_name};
-use crate::model::{
-    id::{DiskKey, MigrationId},
-    view::{PassKind, PassView},
+use crate::{
+    clock,
+    model::{
+        id::{DiskKey, MigrationId},
+        view::{PassKind, PassView},
+    },
 };
 
 /// Whose pass it is, and which.
@@ -101,7 +104,7 @@ impl Book {
         let kind = kind_name(pass.name.kind);
         *self.ended.passes.entry((pass.name.plan, kind, outcome)).or_default() += 1;
         // A clock that was set back meanwhile makes it nothing.
-        let took = (Utc::now() - pass.started).as_seconds_f64().max(0.0);
+        let took = (clock::now() - pass.started).as_seconds_f64().max(0.0);
         self.ended.spans.entry(kind).or_default().add(took);
         if outcome == PassOutcome::Drained {
             self.ended.held.insert(pass.name.migration, pass.started);

@@ -5,7 +5,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
 };
 
-use chrono::Utc;
 use warmd_cbt::{
     buffer::BufferPool,
     ledger::Ledger,
@@ -16,6 +15,7 @@ use warmd_cbt::{
 
 use super::live::Live;
 use crate::{
+    clock,
     metrics::Metrics,
     model::{
         id::{DiskKey, MigrationId, VmId},
@@ -177,7 +177,7 @@ impl Context {
     /// A line of this migration's journal.
     pub fn line(&self, by: &str, kind: &str, text: String) -> EventView {
         let (by, kind) = (by.to_owned(), kind.to_owned());
-        EventView { at: Utc::now(), migration: Some(self.id), by, kind, text }
+        EventView { at: clock::now(), migration: Some(self.id), by, kind, text }
     }
 
     /// Writes a line into the journal and the log. A journal that cannot be written now must not stop the work.

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use chrono::Utc;
 use warmd_cbt::{stop::StopSignal, units::Extent};
 
 use super::{
@@ -19,7 +18,7 @@ use super::{
     verify::{self, CompareSnapshot},
 };
 use crate::{
-    crash,
+    clock, crash,
     model::{machine::PowerState, phase::Phase, plan::VerifyMode, view::PassKind},
     sources::{ShutdownPolicy, SourceError, SourceErrorKind},
     targets::{CreateMachine, MachineState, TargetErrorKind},
@@ -68,6 +67,7 @@ async fn unless_stopped<T>(
     waiting: impl Future<Output = Result<T, WorkError>>,
 ) -> Result<T, WorkError> {
     tokio::select! {
+        biased;
         result = waiting => result,
         () = stop.stopped() => Err(WorkError::passing("it was stopped on request")),
     }
@@ -94,7 +94,7 @@ async fn stop_source(context: &Context) -> Result<Option<String>, WorkError> {
     // Kept from the first time, should the phase be run again after a restart.
     context
         .remember(|cutover| {
-            cutover.source_stopped.get_or_insert_with(Utc::now);
+            cutover.source_stopped.get_or_insert_with(clock::now);
         })
         .await?;
     Ok(Some(how.to_string()))
@@ -181,7 +181,7 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
 async fn remember_running(context: &Context) -> Result<(), WorkError> {
     context
         .remember(|cutover| {
-            cutover.target_running.get_or_insert_with(Utc::now);
+            cutover.target_running.get_or_insert_with(clock::now);
         })
         .await?;
     Ok(())

@@ -19,7 +19,7 @@ use super::{
     verify,
 };
 use crate::{
-    crash,
+    clock, crash,
     model::{
         phase::Phase,
         request::{Request, Verdict, judge},
@@ -103,6 +103,7 @@ impl Driver {
         // Requests of a finished migration are still judged: "already so", or why not.
         loop {
             tokio::select! {
+                biased;
                 () = self.shutdown.cancelled() => return,
                 command = self.inbox.recv() => match command {
                     None => return,
@@ -156,13 +157,14 @@ impl Driver {
             let clock = async {
                 match due {
                     Some(due) => {
-                        let left = (due - Utc::now()).to_std().unwrap_or_default();
+                        let left = (due - clock::now()).to_std().unwrap_or_default();
                         tokio::time::sleep(left).await;
                     }
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
+                biased;
                 () = self.shutdown.cancelled() => return Happened::ShutDown,
                 () = clock => return Happened::Event(Event::PassDue, "schedule".to_owned()),
                 command = self.inbox.recv() => {
@@ -180,6 +182,7 @@ impl Driver {
     async fn attend(&mut self, mut job: Job<'_>, stopper: &StopSignal) -> Attended {
         loop {
             tokio::select! {
+                biased;
                 result = &mut job => return Attended::Job(result),
                 () = self.shutdown.cancelled() => {
                     stopper.stop();
@@ -254,12 +257,13 @@ impl Driver {
         let step = Change {
             cutover: cutover.clone(),
             events: vec![self.context.line(by, "state", text.clone())],
-            ..Change::to(state.clone(), Utc::now())
+            ..Change::to(state.clone(), clock::now())
         };
         let mut retry = Retry::forever();
         while let Err(error) = self.context.store.save_state(self.context.id, step.clone()).await {
             tracing::error!(migration = %self.context.id, %error, "state not saved; nothing goes on until it is");
             tokio::select! {
+                biased;
                 () = self.shutdown.cancelled() => return,
                 _ = retry.pause() => {}
             }
@@ -277,10 +281,10 @@ impl Driver {
     fn show(&self, before: &State) {
         let state = self.state.clone();
         self.context.live.update(|view| {
-            view.since = Utc::now();
+            view.since = clock::now();
             let begins = matches!(state, State::CuttingOver { phase: Phase::LastDelta });
             if begins && !matches!(before, State::CuttingOver { .. }) {
-                let (phases, started) = (Vec::new(), Utc::now());
+                let (phases, started) = (Vec::new(), clock::now());
                 view.cutover =
                     Some(CutoverView { started, ended: None, phases, failure: None, downtime: None });
             }
@@ -293,7 +297,7 @@ impl Driver {
                         cutover.failure = Some(reason.clone());
                     }
                     (State::Done, _) | (State::Synced, State::Undoing { .. }) => {
-                        cutover.ended = Some(Utc::now());
+                        cutover.ended = Some(clock::now());
                     }
                     _ => {}
                 }
@@ -320,7 +324,7 @@ impl Driver {
                 None
             }
         };
-        warmd_schedules::next_due(last, self.context.plan().schedule.interval, Utc::now())
+        warmd_schedules::next_due(last, self.context.plan().schedule.interval, clock::now())
     }
 }
 
@@ -366,6 +370,7 @@ async fn persist(context: &Context, doing: Work, stop: &StopSignal) -> Result<()
         }
         context.note("failure", format!("{doing:?}: {error}")).await;
         tokio::select! {
+            biased;
             () = stop.stopped() => return Err(error),
             more = retry.pause() => if !more { return Err(error); },
         }
@@ -393,7 +398,7 @@ fn ended(end: pass::PassEnd) -> Result<(), WorkError> {
 
 /// One attempt at a phase: within its deadline, recorded from its beginning to its end.
 async fn run_phase(context: &Context, phase: Phase, stop: &StopSignal) -> Result<(), WorkError> {
-    let (attempt, started) = (context.cutover().attempt, Utc::now());
+    let (attempt, started) = (context.cutover().attempt, clock::now());
     context.store.begin_phase(context.id, attempt, phase, started).await?;
     show_phase(context, PhaseView { phase, started, ended: None, outcome: None });
     let deadline = cutover::deadline(context, phase);
@@ -408,13 +413,13 @@ async fn run_phase(context: &Context, phase: Phase, stop: &StopSignal) -> Result
         Ok(note) => note.clone().unwrap_or_else(|| "done".to_owned()),
         Err(error) => format!("{PHASE_FAILED}{error}"),
     };
-    context.store.end_phase(context.id, attempt, phase, Utc::now(), &outcome).await?;
+    context.store.end_phase(context.id, attempt, phase, clock::now(), &outcome).await?;
     let downtime = forecast::measured_downtime(&context.cutover());
     context.live.update(|view| {
         if let Some(cutover) = &mut view.cutover {
             cutover.downtime = downtime;
             if let Some(last) = cutover.phases.last_mut() {
-                (last.ended, last.outcome) = (Some(Utc::now()), Some(outcome));
+                (last.ended, last.outcome) = (Some(clock::now()), Some(outcome));
             }
         }
     });
@@ -448,7 +453,7 @@ async fn verify_alone(context: &Context, stop: &StopSignal) -> Result<(), WorkEr
     context.note("verification", format!("no verdict: {error}")).await;
     context.live.update(|view| {
         if let Some(verification) = &mut view.verification {
-            (verification.ended, verification.error) = (Some(Utc::now()), Some(error));
+            (verification.ended, verification.error) = (Some(clock::now()), Some(error));
         }
     });
     Ok(())

@@ -7,7 +7,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use chrono::Utc;
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use warmd_cbt::limit::Limit;
@@ -21,6 +20,7 @@ use super::{
     restore,
 };
 use crate::{
+    clock,
     metrics::{Now, Present},
     model::{id::MigrationId, plan::Plan, view::MigrationView},
     sources::{self, Source},
@@ -152,7 +152,7 @@ impl Manager {
     pub fn present(self: &Arc<Self>) -> Present {
         let manager = Arc::clone(self);
         Arc::new(move || Now {
-            at: Utc::now(),
+            at: clock::now(),
             views: manager.handles().iter().map(|handle| handle.context.live.view()).collect(),
             commits: manager.store.commits(),
         })

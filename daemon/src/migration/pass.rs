@@ -28,7 +28,7 @@ use super::{
     telemetry::{MeasuredDisk, PassTelemetry},
 };
 use crate::{
-    crash,
+    clock, crash,
     metrics::{PassAccount, PassName, PassOutcome},
     model::{
         id::DiskKey,
@@ -113,7 +113,7 @@ async fn copy(
     rows: Vec<DiskRow>,
     ledgers: Vec<Arc<Ledger>>,
 ) -> Result<(PassEnd, Marks), WorkError> {
-    let started = Utc::now();
+    let started = clock::now();
     let advanced = advance_all(context, snapshot, rows, ledgers).await?;
     crash::point("advance.committed");
     let (number, pass, mut disks) = record(context, kind, started, advanced).await?;
@@ -137,7 +137,7 @@ async fn copy(
         Ok(PassEnd::Stopped) => PassOutcome::Stopped,
         Err(_) => PassOutcome::Failed,
     });
-    context.store.end_pass(pass, Utc::now(), error.clone()).await?;
+    context.store.end_pass(pass, clock::now(), error.clone()).await?;
     finish_view(context, &mut disks, number, kind, started, error);
     let marks = disks.iter().filter_map(|disk| disk.ledger.anchor()).collect();
     Ok((result?, marks))
@@ -348,6 +348,6 @@ fn finish_view(
             }
         }
         let disks = disks.iter().map(|disk| disk.view.clone()).collect();
-        live.pass = Some(PassView { number, kind, started, ended: Some(Utc::now()), error, cpu, disks });
+        live.pass = Some(PassView { number, kind, started, ended: Some(clock::now()), error, cpu, disks });
     });
 }

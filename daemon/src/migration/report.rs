@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use chrono::Utc;
 use warmd_cbt::{store::LedgerStore, verify::manifest_root};
 
 use super::{context::Context, failure::WorkError, forecast};
-use crate::model::report::{DiskReport, Report};
+use crate::{
+    clock,
+    model::report::{DiskReport, Report},
+};
 
 /// Journal lines that a report carries at the most.
 const JOURNAL: u32 = 10_000;
@@ -40,7 +42,7 @@ pub async fn report(context: &Context) -> Result<Report, WorkError> {
         vm_name: context.machine.name.clone(),
         target_name: context.target_name.clone(),
         state: view.state,
-        made: Utc::now(),
+        made: clock::now(),
         machine: context.machine.clone(),
         disks,
         passes: context.store.passes(context.id).await?.into_iter().map(|pass| pass.view).collect(),

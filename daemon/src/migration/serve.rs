@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use chrono::Utc;
 use tokio::sync::{broadcast, oneshot};
 
 use super::{
@@ -13,6 +12,7 @@ use super::{
     plans, report,
 };
 use crate::{
+    clock,
     model::{
         id::MigrationId,
         limit::{LimitChange, LimitView},
@@ -67,7 +67,7 @@ impl Control for Manager {
                 None => fresh.push((vm, machine)),
             }
         }
-        self.store.put_plan(&plan, Utc::now()).await.map_err(internal)?;
+        self.store.put_plan(&plan, clock::now()).await.map_err(internal)?;
         for handle in self.handles().iter().filter(|handle| handle.context.plan().name == plan.name) {
             handle.context.set_plan(plan.clone());
         }
@@ -211,7 +211,7 @@ impl Manager {
             target_name: plan.target_name(vm).to_owned(),
             machine,
             state: State::Defined,
-            created: Utc::now(),
+            created: clock::now(),
             warnings: Vec::new(),
             events: Vec::new(),
         };
@@ -227,7 +227,7 @@ impl Manager {
 
     async fn journal(&self, by: &str, kind: &str, text: String) -> Result<(), ControlError> {
         let (by, kind) = (by.to_owned(), kind.to_owned());
-        let line = EventView { at: Utc::now(), migration: None, by, kind, text };
+        let line = EventView { at: clock::now(), migration: None, by, kind, text };
         self.store.append_events(vec![line]).await.map_err(internal)
     }
 }

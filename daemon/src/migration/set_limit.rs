@@ -2,18 +2,20 @@
 //!
 //! Rule: what is set is saved, with its line in the journal, before it holds; one change at a time.
 
-use chrono::Utc;
 use warmd_cbt::limit::Limit;
 
 use super::{
     control::{ControlError, ControlErrorKind},
     manager::{Manager, internal},
 };
-use crate::model::{
-    id::DiskKey,
-    limit::{LimitChange, LimitView, SavedLimit, Scope, ScopeName, SetBy, in_words},
-    plan::Plan,
-    view::EventView,
+use crate::{
+    clock,
+    model::{
+        id::DiskKey,
+        limit::{LimitChange, LimitView, SavedLimit, Scope, ScopeName, SetBy, in_words},
+        plan::Plan,
+        view::EventView,
+    },
 };
 
 /// Who changes limits when it is nobody in particular.
@@ -60,7 +62,7 @@ impl Manager {
                     rate: rate.unwrap_or(before.limit.rate),
                     requests: requests.unwrap_or(before.limit.requests),
                 },
-                Some(SetBy { by: by.to_owned(), at: Utc::now() }),
+                Some(SetBy { by: by.to_owned(), at: clock::now() }),
             ),
         };
         let saved = set.clone().map(|set| SavedLimit { limit, instead_of: said, set });
@@ -166,5 +168,5 @@ fn limit_line(scope: &Scope, by: &str, text: String) -> EventView {
         Scope::Migration(id, _) => Some(*id),
         Scope::Global | Scope::Source(_) | Scope::Target(_) => None,
     };
-    EventView { at: Utc::now(), migration, by: by.to_owned(), kind: "limit".to_owned(), text }
+    EventView { at: clock::now(), migration, by: by.to_owned(), kind: "limit".to_owned(), text }
 }

@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use chrono::Utc;
 use warmd_cbt::{
     ledger::Ledger,
     stop::StopSignal,
@@ -25,7 +24,7 @@ use super::{
     pass::OnDrained,
 };
 use crate::{
-    human,
+    clock, human,
     model::{
         plan::VerifyMode,
         view::{DiskVerdict, Verdict, VerificationView},
@@ -106,7 +105,7 @@ async fn run(
         found.push((ledger, outcome));
     }
     follower.abort();
-    let verdict = Verdict { mode, at: Utc::now(), disks };
+    let verdict = Verdict { mode, at: clock::now(), disks };
     keep(context, &verdict, total).await?;
     for (ledger, outcome) in found {
         let listed: Length = outcome.mismatched.iter().map(Extent::len).sum();
@@ -158,7 +157,7 @@ fn follow(
     progress: Arc<VerifyProgress>,
 ) -> AbortOnDrop {
     let live = Arc::clone(&context.live);
-    let started = Utc::now();
+    let started = clock::now();
     AbortOnDrop(tokio::spawn(async move {
         let mut ticks = tokio::time::interval(Duration::from_millis(500));
         loop {

@@ -58,9 +58,31 @@ pub(super) fn open(file: &Path, upgrades: &[Upgrade]) -> Result<Connection, Open
     Ok(connection)
 }
 
+/// Opens a database in memory that lives as long as a connection to it. `file` names it as a URI of SQLite.
+#[cfg(all(feature = "simulation", debug_assertions))]
+pub(super) fn open_in_memory(file: &Path, upgrades: &[Upgrade]) -> Result<Connection, OpenError> {
+    let database = |what| move |cause| OpenError::Database { what, file: file.to_owned(), cause };
+    let access = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+    let mut connection = Connection::open_with_flags(file, flags(access) | OpenFlags::SQLITE_OPEN_URI)
+        .map_err(database("open"))?;
+    settle(&connection).map_err(database("open"))?;
+    connection
+        .execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF")
+        .map_err(database("open"))?;
+    schema::upgrade(&mut connection, upgrades).map_err(|(from, cause)| OpenError::Upgrade {
+        file: file.to_owned(),
+        from,
+        cause,
+    })?;
+    Ok(connection)
+}
+
 /// Opens the database for reading only.
 pub(super) fn open_reader(file: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open_with_flags(file, flags(OpenFlags::SQLITE_OPEN_READ_ONLY))?;
+    let mut access = flags(OpenFlags::SQLITE_OPEN_READ_ONLY);
+    // The state's own file is never named by a URI.
+    access.set(OpenFlags::SQLITE_OPEN_URI, cfg!(feature = "simulation") && file.starts_with("file:"));
+    let connection = Connection::open_with_flags(file, access)?;
     settle(&connection)?;
     Ok(connection)
 }

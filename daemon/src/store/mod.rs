@@ -24,6 +24,8 @@ mod readers;
 mod recent;
 mod row;
 mod schema;
+#[cfg(all(feature = "simulation", debug_assertions))]
+mod simulated;
 mod telemetry;
 mod writer;
 
@@ -49,7 +51,7 @@ use self::{
     lock::StateLock,
     readers::Readers,
     schema::{UPGRADES, Upgrade},
-    writer::{Queue, Task, WriterThread},
+    writer::{Queue, Task, Writer, WriterThread},
 };
 
 /// The database's name in the state directory.
@@ -87,8 +89,12 @@ impl Store {
         let file = dir.join(FILE_NAME);
         let connection = file::open(&file, upgrades)?;
         let commits = Arc::new(Histogram::default());
-        let (queue, thread) = writer::spawn(connection, lock, Arc::clone(&commits)).map_err(|cause| {
-            OpenError::Io { what: "start the writer's thread for", path: file.clone(), cause }
+        let writer =
+            Writer { connection, commits: Arc::clone(&commits), commit: Box::new(|commit| commit()) };
+        let (queue, thread) = writer::spawn(writer, lock).map_err(|cause| OpenError::Io {
+            what: "start the writer's thread for",
+            path: file.clone(),
+            cause,
         })?;
         Ok(Self(Arc::new(Inner {
             readers: Arc::new(Readers::new(file.clone())),

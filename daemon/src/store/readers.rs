@@ -24,11 +24,19 @@ pub(super) struct Readers {
     file: PathBuf,
     turns: Arc<Semaphore>,
     idle: Mutex<Vec<Connection>>,
+    #[cfg(all(feature = "simulation", debug_assertions))]
+    pub(super) on_the_spot: bool,
 }
 
 impl Readers {
     pub(super) fn new(file: PathBuf) -> Self {
-        Self { file, turns: Arc::new(Semaphore::new(READERS)), idle: Mutex::new(Vec::new()) }
+        Self {
+            file,
+            turns: Arc::new(Semaphore::new(READERS)),
+            idle: Mutex::new(Vec::new()),
+            #[cfg(all(feature = "simulation", debug_assertions))]
+            on_the_spot: false,
+        }
     }
 
     pub(super) async fn run<T, F>(self: &Arc<Self>, what: &str, work: F) -> Result<T, StoreError>
@@ -40,6 +48,11 @@ impl Readers {
             .await
             .map_err(|late| unavailable(what, late))?
             .map_err(|_| unavailable(what, "the state is closed"))?;
+        #[cfg(all(feature = "simulation", debug_assertions))]
+        if self.on_the_spot {
+            let _turn = turn;
+            return self.work(work).map_err(|fault| fault.into_error(what));
+        }
         let readers = self.clone();
         tokio::task::spawn_blocking(move || {
             let result = readers.work(work);

@@ -5,15 +5,13 @@
 //!
 //! When nothing has come for a while, and much of a manifest waits to be folded, it does so, a step at a time.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    thread::JoinHandle,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, sync::Arc, thread::JoinHandle, time::Duration};
 
 use rusqlite::{Connection, ffi};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 use warmd_cbt::{store::DiskId, telemetry::Histogram};
 
 use super::{
@@ -94,45 +92,94 @@ fn in_savepoint<T>(
 }
 
 /// Starts the thread. It ends when the queue's senders are gone, then empties the write-ahead log and gives up the lock.
-pub(super) fn spawn(
-    connection: Connection,
-    lock: StateLock,
-    commits: Arc<Histogram>,
-) -> std::io::Result<(Queue, WriterThread)> {
-    let (sender, mut queue) = mpsc::channel(QUEUE);
-    let clock = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+pub(super) fn spawn(writer: Writer, lock: StateLock) -> std::io::Result<(Queue, WriterThread)> {
+    let (sender, queue) = mpsc::channel(QUEUE);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
-        let mut folding = Folding::default();
-        let mut due = folding.due(&connection);
-        let mut patience = IDLE;
-        loop {
-            let next = match due {
-                // The timeout has to be made where its clock is.
-                Some(_) => clock.block_on(async { tokio::time::timeout(patience, queue.recv()).await }),
-                None => Ok(queue.blocking_recv()),
-            };
-            match (next, due) {
-                (Ok(Some(first)), _) => {
-                    run_group(&connection, first, &mut queue, &commits);
-                    patience = IDLE;
-                    due = folding.due(&connection);
-                }
-                (Ok(None), _) => break,
-                (Err(_), Some(now)) => {
-                    patience = Duration::ZERO;
-                    due = folding.step(&connection, now);
-                }
-                (Err(_), None) => {}
-            }
-            while let Some(now) = due.filter(|due| due.urgent) {
-                due = folding.step(&connection, now);
-            }
-        }
-        let closed = close(connection);
+        let closed = runtime.block_on(writer.run(queue));
         drop(lock);
         closed
     })?;
     Ok((sender, thread))
+}
+
+/// What is given the commit that makes a transaction durable, and does it.
+pub(super) type Commit = Box<dyn Fn(&mut dyn FnMut() -> rusqlite::Result<()>) -> rusqlite::Result<()> + Send>;
+
+/// Whoever writes.
+pub(super) struct Writer {
+    pub(super) connection: Connection,
+    /// How long commits took.
+    pub(super) commits: Arc<Histogram>,
+    pub(super) commit: Commit,
+}
+
+impl Writer {
+    /// Works until the queue's senders are gone.
+    pub(super) async fn run(self, mut queue: mpsc::Receiver<Box<dyn Job>>) -> rusqlite::Result<()> {
+        let mut folding = Folding::default();
+        let mut due = folding.due(&self.connection);
+        let mut patience = IDLE;
+        loop {
+            let next = match due {
+                Some(_) => tokio::time::timeout(patience, queue.recv()).await,
+                None => Ok(queue.recv().await),
+            };
+            match (next, due) {
+                (Ok(Some(first)), _) => {
+                    self.run_group(first, &mut queue);
+                    patience = IDLE;
+                    due = folding.due(&self.connection);
+                }
+                (Ok(None), _) => break,
+                (Err(_), Some(now)) => {
+                    patience = Duration::ZERO;
+                    due = folding.step(&self, now);
+                }
+                (Err(_), None) => {}
+            }
+            while let Some(now) = due.filter(|due| due.urgent) {
+                due = folding.step(&self, now);
+            }
+        }
+        close(self.connection)
+    }
+
+    fn run_group(&self, first: Box<dyn Job>, queue: &mut mpsc::Receiver<Box<dyn Job>>) {
+        let connection = &self.connection;
+        if let Err(error) = connection.execute_batch("BEGIN IMMEDIATE") {
+            first.answer(&Err(Arc::new(error)));
+            return;
+        }
+        let began = Instant::now();
+        let mut done = Vec::new();
+        let mut next = Some(first);
+        while let Some(mut job) = next {
+            job.apply(connection);
+            done.push(job);
+            let full = done.len() >= QUEUE || began.elapsed() >= GROUP_SPAN || connection.is_autocommit();
+            next = if full { None } else { queue.try_recv().ok() };
+        }
+        let commit = Instant::now();
+        let outcome = self.end_transaction().map_err(Arc::new);
+        if outcome.is_ok() {
+            self.commits.record(commit.elapsed());
+        }
+        for job in done {
+            job.answer(&outcome);
+        }
+    }
+
+    fn end_transaction(&self) -> rusqlite::Result<()> {
+        if self.connection.is_autocommit() {
+            return Err(rusqlite::Error::SqliteFailure(
+                ffi::Error::new(ffi::SQLITE_ABORT_ROLLBACK),
+                Some("a write beside it failed and took it along".to_owned()),
+            ));
+        }
+        (self.commit)(&mut || self.connection.execute_batch("COMMIT"))
+            .inspect_err(|_| roll_back(&self.connection))
+    }
 }
 
 /// The folding of manifests between commits.
@@ -152,11 +199,12 @@ impl Folding {
     }
 
     /// Takes a step, and says what comes after it; nothing if it failed for now: the next commit tries again.
-    fn step(&mut self, connection: &Connection, now: Due) -> Option<Due> {
+    fn step(&mut self, writer: &Writer, now: Due) -> Option<Due> {
+        let connection = &writer.connection;
         let step = || -> Result<(), Fault> {
             connection.execute_batch("BEGIN IMMEDIATE")?;
             recent::fold(connection, now.disk)?;
-            Ok(connection.execute_batch("COMMIT")?)
+            Ok(writer.end_transaction()?)
         };
         if let Err(fault) = step() {
             roll_back(connection);
@@ -169,45 +217,6 @@ impl Folding {
         }
         self.due(connection)
     }
-}
-
-fn run_group(
-    connection: &Connection,
-    first: Box<dyn Job>,
-    queue: &mut mpsc::Receiver<Box<dyn Job>>,
-    commits: &Histogram,
-) {
-    if let Err(error) = connection.execute_batch("BEGIN IMMEDIATE") {
-        first.answer(&Err(Arc::new(error)));
-        return;
-    }
-    let began = Instant::now();
-    let mut done = Vec::new();
-    let mut next = Some(first);
-    while let Some(mut job) = next {
-        job.apply(connection);
-        done.push(job);
-        let full = done.len() >= QUEUE || began.elapsed() >= GROUP_SPAN || connection.is_autocommit();
-        next = if full { None } else { queue.try_recv().ok() };
-    }
-    let commit = Instant::now();
-    let outcome = end_transaction(connection).map_err(Arc::new);
-    if outcome.is_ok() {
-        commits.record(commit.elapsed());
-    }
-    for job in done {
-        job.answer(&outcome);
-    }
-}
-
-fn end_transaction(connection: &Connection) -> rusqlite::Result<()> {
-    if connection.is_autocommit() {
-        return Err(rusqlite::Error::SqliteFailure(
-            ffi::Error::new(ffi::SQLITE_ABORT_ROLLBACK),
-            Some("a write beside it failed and took it along".to_owned()),
-        ));
-    }
-    connection.execute_batch("COMMIT").inspect_err(|_| roll_back(connection))
 }
 
 fn roll_back(connection: &Connection) {
