@@ -183,6 +183,8 @@ pub async fn verify(state: &Path, pairs: &[(String, String)], compare: bool, kno
             pool: pool.clone(),
             chunk: knobs.transfer.chunk,
             in_flight: knobs.transfer.reads_in_flight,
+            read_latency_factor: knobs.transfer.read_latency_factor,
+            baseline: Arc::default(),
             trust_holes: true,
             progress: Arc::new(VerifyProgress::default()),
             limits: DiskShares::default(),

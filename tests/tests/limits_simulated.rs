@@ -7,15 +7,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rusqlite::Connection;
 use warmd_cbt::limit::Limit;
 use warmd_daemon::{
     migration::control::{Control, ControlErrorKind},
     model::{
         limit::{LimitChange, LimitView, Scope},
-        plan::{Plan, PlanLimits, VerifyMode},
+        phase::Phase,
+        plan::{Plan, PlanLimits, VerifyMode, VerifyPolicy},
         request::Request,
         state::State,
-        view::Verdict,
+        view::{MigrationView, Verdict},
     },
 };
 use warmd_tests::simulated::{Fault, Rig, VM, World};
@@ -130,6 +132,71 @@ async fn a_verification_is_limited_too() {
         })
         .await;
     }
+}
+
+/// What a comparison reads of the source counts there, also in a cutover; the target's limits are its own.
+#[tokio::test]
+async fn a_comparison_keeps_to_the_limits_of_both_sides() {
+    for scope in ["source/s", "target/t"] {
+        let rig = Rig::start(world()).await;
+        let mut plan =
+            Plan { verify: VerifyPolicy { mode: VerifyMode::Compare }, ..plan(PlanLimits::default()) };
+        plan.cutover.verify_deadline = Duration::from_mins(2);
+        rig.seed(plan).await;
+        rig.manager.set_limit(scope, to_rate(SLOW), "somebody").await.expect("it is there");
+        rig.ask(Request::Cutover).await;
+        let verifies = State::CuttingOver { phase: Phase::Verify };
+        rig.until("the comparison", |view| view.state == verifies).await;
+        let begun = Instant::now();
+        while limit(&rig, scope).await.load.waiting == 0 {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{scope}: nobody waits");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(rig.view().await.state, verifies, "{scope}: it did not wait for its limit");
+        rig.manager.set_limit(scope, LimitChange::Reset, "somebody").await.expect("it is there");
+        rig.until("the move", |view| view.state == State::Done).await;
+        rig.world.assert_moved();
+    }
+}
+
+#[tokio::test]
+async fn what_a_running_pass_moved_is_shown() {
+    let rig = Rig::start(world()).await;
+    rig.manager_applies(plan(slow())).await;
+    let moved = |view: &MigrationView| {
+        let disks = view.pass.iter().flat_map(|pass| &pass.disks);
+        disks.map(|disk| (disk.figures.read, disk.figures.written)).collect::<Vec<_>>()
+    };
+    let view = rig
+        .until("figures of both disks", |view| {
+            let moved = moved(view);
+            moved.len() == 2 && moved.iter().all(|(read, written)| *read > 0 && *written > 0)
+        })
+        .await;
+    assert_eq!((view.state, view.pass.and_then(|pass| pass.ended)), (State::Seeding, None));
+}
+
+#[tokio::test]
+async fn a_limit_that_cannot_be_read_leaves_the_configured_one_and_is_told() {
+    let mut rig = Rig::start(world()).await;
+    let scope = format!("migration/{VM}");
+    rig.manager_applies(plan(slow())).await;
+    rig.manager.set_limit(&scope, to_rate(9 * MIB), "somebody").await.expect("it is there");
+    rig.manager.set_limit("global", to_rate(70 * MIB), "somebody").await.expect("it is there");
+    let file = rig.state_file();
+    rig.restart_after(|_| {
+        let raw = Connection::open(file).expect("the state's file");
+        raw.execute("UPDATE limits SET rate = 0 WHERE scope <> 'global'", []).expect("there is a row");
+    })
+    .await;
+    let kept = limit(&rig, &scope).await;
+    assert_eq!((kept.limit.rate, kept.set), (rate(SLOW), None), "as the plan says");
+    assert_eq!(limit(&rig, "global").await.limit.rate, rate(70 * MIB), "the others hold");
+    let journal = rig.journal().await;
+    assert!(journal.contains("cannot be read, and does not hold: what the configuration"), "{journal}");
+    rig.manager.set_limit(&scope, to_rate(8 * MIB), "somebody").await.expect("it can be set again");
+    rig.restart().await;
+    assert_eq!(limit(&rig, &scope).await.limit.rate, rate(8 * MIB));
 }
 
 #[tokio::test]

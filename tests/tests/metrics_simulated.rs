@@ -5,15 +5,20 @@
     reason = "a test ends by the one, and counts are whole numbers"
 )]
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
+use chrono::TimeDelta;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use warmd_daemon::{
     metrics::{MetricsError, MetricsServer},
     model::{plan::VerifyMode, request::Request, state::State},
 };
 use warmd_tests::{
-    openmetrics::{Family, Kind},
+    openmetrics::{Family, Kind, parse},
     scrape::{Answer, get, say, scrape},
     simulated::{Fault, Rig, World},
 };
@@ -118,6 +123,77 @@ async fn what_runs_is_told_while_it_runs() {
     served.rig.world.faults.clear();
     served.rig.until("the pass's end", |view| view.state == State::Synced).await;
     assert!(read(&served.scrape().await) == read(&now), "counted twice or forgotten");
+}
+
+#[tokio::test]
+async fn a_pass_that_fails_before_its_first_byte_counts() {
+    let served = Served::start().await;
+    for (fault, failed) in [("source.snapshot", 1.0), ("source.changed", 2.0), ("source.open", 3.0)] {
+        served.rig.world.faults.set(fault, Fault::Refused);
+        served.rig.ask(Request::Sync).await;
+        served.rig.until("a failure", |view| matches!(view.state, State::Failed { .. })).await;
+        let now = served.scrape().await;
+        let passes =
+            now["warmd_passes"].sum("_total", &[("kind", "delta"), ("outcome", "failed"), ("plan", "plan")]);
+        assert!(passes == failed, "{fault}: {passes} failed passes");
+        served.rig.world.faults.clear();
+        served.rig.ask(Request::Resume).await;
+        served.rig.until("synced again", |view| view.state == State::Synced).await;
+    }
+}
+
+/// A counter may only vanish when the last of it was surely scraped.
+#[tokio::test]
+async fn what_is_long_over_is_told_no_more() {
+    let served = Served::start().await;
+    assert_eq!(served.rig.cutover().await.state, State::Done);
+    let told = |later: TimeDelta| {
+        let mut now = (served.rig.manager.present())();
+        now.at += later;
+        let families = parse(&served.rig.metrics.render(&now).unwrap()).unwrap();
+        families.into_iter().map(|family| family.name).collect::<Vec<_>>()
+    };
+    let of_disks = ["warmd_drained_bytes", "warmd_read_bytes", "warmd_written_bytes"].map(str::to_owned);
+    for later in [TimeDelta::zero(), TimeDelta::minutes(50)] {
+        let names = told(later);
+        assert!(of_disks.iter().all(|name| names.contains(name)), "{later}: {names:?}");
+    }
+    let names = told(TimeDelta::hours(2));
+    assert!(!of_disks.iter().any(|name| names.contains(name)), "{names:?}");
+    for kept in ["warmd_passes", "warmd_migrations", "warmd_request_duration_seconds"] {
+        assert!(names.iter().any(|name| name == kept), "{kept} is bounded by other things: {names:?}");
+    }
+}
+
+/// Connections that say nothing, or word by word, hold up the next scrape for a while, and never for good.
+#[tokio::test]
+async fn slow_clients_have_their_time_and_no_more() {
+    let served = Served::start().await;
+    let mut slow = Vec::new();
+    for _ in 0..16 {
+        let mut stream = TcpStream::connect(served.address).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\n").await.unwrap();
+        slow.push(stream);
+    }
+    let address = served.address;
+    let scraped = tokio::task::spawn_blocking(move || scrape(address));
+    // No place is free: whatever comes is not served beside the sixteen.
+    let held = tokio::time::timeout(Duration::from_secs(1), async {
+        while !scraped.is_finished() {
+            // A header now and then is no reason for more patience.
+            slow[0].write_all(b"X: y\r\n").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    assert!(held.await.is_err(), "a seventeenth connection was served at once");
+    let families = scraped.await.unwrap().expect("the slow ones keep everybody out");
+    assert!(families.iter().any(|family| family.name == "warmd_build"));
+    for mut stream in slow {
+        let mut rest = Vec::new();
+        let hung_up = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut rest));
+        // Its reset is as good as its end.
+        let _ = hung_up.await.expect("a slow client was let be");
+    }
 }
 
 /// Every metric that there is, as the README lists them.

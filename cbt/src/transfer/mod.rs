@@ -21,8 +21,11 @@ use std::sync::{Arc, Mutex, atomic::Ordering::Relaxed};
 
 use tokio::sync::{Semaphore, mpsc};
 
-pub(crate) use self::copy::digest;
-use self::{copy::Sides, depth::Depth, issue::Issuer, seal::Sealer};
+use self::{copy::Sides, issue::Issuer, seal::Sealer};
+pub(crate) use self::{
+    copy::digest,
+    depth::{Depth, ReadSlot},
+};
 pub use self::{
     depth::LatencyBaseline,
     progress::{PassProgress, ProgressView},

@@ -1,13 +1,14 @@
 //! Proof that the target holds what it must: read again and compared with the manifest, or with the source itself.
 //!
 //! Rule: it says nothing of a disk that is not drained: while anything is pending, verifying is refused. Whatever both
-//! sides call a hole counts as read, if the settings allow it; everything else really is.
+//! sides call a hole counts as read, if the settings allow it; everything else really is. A source is read like in a
+//! pass: as much at once as pays, and less when it is strained.
 
 mod holes;
 mod scan;
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
@@ -21,6 +22,7 @@ use crate::{
     manifest::{BlockHash, RootHasher},
     stop::StopSignal,
     store::{DiskId, LedgerStore, StoreError, StoreErrorKind},
+    transfer::LatencyBaseline,
     units::{Extent, Length},
 };
 
@@ -34,6 +36,11 @@ pub struct VerifyJob {
     pub chunk: usize,
     /// Pieces worked on at once; cut to [`crate::disk::DiskLimits::in_flight`].
     pub in_flight: usize,
+    /// When reads of the source take this many times as long as they used to, less is compared at once; `None` never
+    /// does.
+    pub read_latency_factor: Option<f64>,
+    /// What the source's reads take when all is well; the one of the disk's passes.
+    pub baseline: Arc<Mutex<LatencyBaseline>>,
     /// Whether a range that the target calls a hole need not be read to count as zero.
     pub trust_holes: bool,
     pub progress: Arc<VerifyProgress>,
@@ -49,6 +56,8 @@ pub struct VerifyProgress {
     pub total: AtomicU64,
     /// Bytes of disk checked.
     pub checked: AtomicU64,
+    /// Milliseconds for which reads were held back to spare a strained source.
+    pub held_back: AtomicU64,
 }
 
 /// What a verification found.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::{MOST_MISMATCHES, VerifyError, VerifyJob, VerifyOutcome, VerifyProgress, holes::hole_run};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     limit::{Budget, DiskShares, Permit},
     manifest::BlockHash,
     stop::StopSignal,
-    transfer::digest,
+    transfer::{Depth, ReadSlot, digest},
     units::{BLOCK, Extent, Length},
 };
 
@@ -35,6 +35,8 @@ struct Pieces {
     target: Arc<dyn ReadDisk>,
     source: Option<Arc<dyn ReadDisk>>,
     limits: DiskShares,
+    /// How many pieces of a comparison are worked on: what the source bears, and no more than pays.
+    depth: Option<Arc<Depth>>,
 }
 
 struct Found {
@@ -57,9 +59,14 @@ impl Scan {
             let error = DiskError::new(ErrorKind::Refused, Operation::Open, "verification", None, cause);
             return Err(VerifyError::Target(error));
         }
+        let in_flight = job.in_flight.min(target.limits().in_flight).min(limits.in_flight).max(1);
+        let depth = source
+            .as_ref()
+            .map(|_| Depth::new(in_flight, job.read_latency_factor, Arc::clone(&job.baseline)));
         Ok(Self {
-            in_flight: job.in_flight.min(target.limits().in_flight).min(limits.in_flight).max(1),
-            pieces: Arc::new(Pieces { target, source, limits: job.limits.clone() }),
+            // Pieces that the source has answered are still digested when their slots are free again.
+            in_flight: if depth.is_some() { 2 * in_flight } else { in_flight },
+            pieces: Arc::new(Pieces { target, source, limits: job.limits.clone(), depth }),
             pool: job.pool.clone(),
             chunk,
             trust_holes: job.trust_holes,
@@ -120,21 +127,29 @@ impl Scan {
         hashes: Arc<Vec<BlockHash>>,
         first: usize,
     ) -> Result<bool, VerifyError> {
+        while let Some(joined) = self.running.try_join_next() {
+            self.joined(joined)?;
+        }
         while self.running.len() >= self.in_flight {
             self.join_one().await?;
         }
         let pieces = Arc::clone(&self.pieces);
-        let (turns, buffer) = tokio::select! {
+        let (slot, turns, buffer) = tokio::select! {
             biased;
             () = self.stop.stopped() => return Ok(false),
             ready = pieces.ready(piece.len().0, &self.pool) => ready,
         };
-        self.running.spawn(async move { pieces.check(piece, &hashes[first..], turns, buffer).await });
+        self.running.spawn(async move { pieces.check(piece, &hashes[first..], (slot, turns), buffer).await });
         Ok(true)
     }
 
     async fn join_one(&mut self) -> Result<bool, VerifyError> {
         let Some(joined) = self.running.join_next().await else { return Ok(false) };
+        self.joined(joined)?;
+        Ok(true)
+    }
+
+    fn joined(&mut self, joined: Result<Result<Found, VerifyError>, JoinError>) -> Result<(), VerifyError> {
         let found = joined.map_err(|cause| {
             VerifyError::Target(DiskError::new(
                 ErrorKind::Protocol,
@@ -145,10 +160,13 @@ impl Scan {
             ))
         })??;
         self.take(found);
-        Ok(true)
+        Ok(())
     }
 
     fn take(&mut self, found: Found) {
+        if let Some(depth) = &self.pieces.depth {
+            self.progress.held_back.store(depth.held_back().as_millis() as u64, Relaxed);
+        }
         self.checked += found.checked;
         self.progress.checked.fetch_add(found.checked, Relaxed);
         self.wrong_bytes += found.wrong.iter().map(|extent| extent.len().0).sum::<u64>();
@@ -186,13 +204,21 @@ impl Scan {
 impl Pieces {
     /// Both sides' rates before a buffer is held: the source's bytes are read later, but paid for here. The turn comes
     /// after the buffer: who holds one must never wait for memory, which may be held by those who wait for a turn.
-    async fn ready(&self, bytes: u64, pool: &BufferPool) -> ((Permit, Budget), Buffer) {
+    async fn ready(&self, bytes: u64, pool: &BufferPool) -> (Option<ReadSlot>, (Permit, Budget), Buffer) {
+        let slot = match &self.depth {
+            Some(depth) => {
+                let slot = depth.enter().await;
+                depth.calm().await;
+                Some(slot)
+            }
+            None => None,
+        };
         let reads = self.limits.reads.budget(if self.source.is_some() { bytes } else { 0 }).await;
         let readback = self.limits.readbacks.budget(bytes).await;
         let buffer = pool.take(bytes as usize).await;
         let permit = self.limits.readbacks.take(0).await;
         readback.spend(bytes);
-        ((permit, reads), buffer)
+        (slot, (permit, reads), buffer)
     }
 
     /// Reads the piece, one side after the other through the same buffer, and finds the blocks that differ.
@@ -200,7 +226,7 @@ impl Pieces {
         &self,
         piece: Extent,
         hashes: &[BlockHash],
-        (permit, budget): (Permit, Budget),
+        (slot, (permit, budget)): (Option<ReadSlot>, (Permit, Budget)),
         buffer: Buffer,
     ) -> Result<Found, VerifyError> {
         let buffer = self.target.read(piece.start(), buffer).await.map_err(VerifyError::Target)?;
@@ -210,7 +236,11 @@ impl Pieces {
         if let Some(source) = &self.source {
             let permit = self.limits.reads.take(0).await;
             budget.spend(piece.len().0);
+            let begun = slot.map(ReadSlot::begun);
             let buffer = source.read(piece.start(), buffer).await.map_err(VerifyError::Source)?;
+            if let Some(read) = begun {
+                read.done(buffer.len());
+            }
             drop(permit);
             let read = digest(&buffer).await;
             for (wrong, (held, read)) in wrong.iter_mut().zip(held.iter().zip(&read)) {

@@ -351,6 +351,8 @@ impl World {
             pool: BufferPool::new(2, 2 * BLOCK as usize),
             chunk: 3 * BLOCK as usize,
             in_flight: 4,
+            read_latency_factor: None,
+            baseline: Arc::default(),
             trust_holes,
             progress: Arc::default(),
             limits: DiskShares::default(),

@@ -3,9 +3,12 @@
 //! Rule: a counter never goes back. An ended pass moves from one part to the other under the same lock; and how waiting
 //! is split over stages, which the engine judges anew each time, is held at the highest that was ever told.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use warmd_cbt::{
     telemetry::{Counts, Stage},
     transfer::PassProgress,
@@ -16,7 +19,7 @@ use crate::{
     clock,
     model::{
         id::{DiskKey, MigrationId},
-        view::{PassKind, PassView},
+        view::{MigrationView, PassKind, PassView},
     },
 };
 
@@ -43,6 +46,10 @@ pub(super) struct Moved {
     pub(super) skipped: u64,
     pub(super) drained: u64,
 }
+
+/// How long the figures of a migration that is over are told, so that the last of them are scraped; and no longer, or
+/// every VM that was ever moved would be told of for the process's life.
+const KEPT: TimeDelta = TimeDelta::hours(1);
 
 /// What there is to tell of passes.
 #[derive(Clone, Debug, Default)]
@@ -78,21 +85,24 @@ struct LiveDisk {
 }
 
 impl Book {
-    pub(super) fn begin(
+    pub(super) fn begin(&mut self, name: PassName, started: DateTime<Utc>) -> u64 {
+        self.next += 1;
+        self.live.insert(self.next, LivePass { started, disks: Vec::new(), name });
+        self.next
+    }
+
+    /// Does nothing if it has ended.
+    pub(super) fn watch(
         &mut self,
-        name: PassName,
-        started: DateTime<Utc>,
+        number: u64,
         disks: impl IntoIterator<Item = (DiskKey, Arc<PassProgress>)>,
-    ) -> u64 {
-        let disks = disks.into_iter().map(|(key, progress)| LiveDisk {
+    ) {
+        let Some(LivePass { name, disks: watched, .. }) = self.live.get_mut(&number) else { return };
+        watched.extend(disks.into_iter().map(|(key, progress)| LiveDisk {
             name: [name.plan.clone(), name.vm.clone(), key.0],
             progress,
             stalled: Stalls::default(),
-        });
-        let pass = LivePass { started, disks: disks.collect(), name };
-        self.next += 1;
-        self.live.insert(self.next, pass);
-        self.next
+        }));
     }
 
     /// Does nothing if it has ended.
@@ -117,6 +127,7 @@ impl Book {
                 self.ended.held.insert(view.id, pass.started);
             }
         }
+        self.prune(now);
         let mut picture = self.ended.clone();
         for disk in self.live.values_mut().flat_map(|pass| &mut pass.disks) {
             disk.add_to(&mut picture);
@@ -125,6 +136,20 @@ impl Book {
             picture.in_flight.insert(disk.name.clone(), in_flight);
         }
         picture
+    }
+}
+
+impl Book {
+    /// Forgets the disks, and the snapshots held, of what is long over.
+    fn prune(&mut self, now: &Now) {
+        let told = |view: &&MigrationView| !view.state.is_final() || now.at - view.since <= KEPT;
+        let (mut ids, mut vms) = (BTreeSet::new(), BTreeSet::new());
+        for view in now.views.iter().filter(told) {
+            ids.insert(view.id);
+            vms.insert((view.plan.as_str(), view.vm_name.as_str()));
+        }
+        self.ended.moved.retain(|[plan, vm, _], _| vms.contains(&(plan.as_str(), vm.as_str())));
+        self.ended.held.retain(|id, _| ids.contains(id));
     }
 }
 

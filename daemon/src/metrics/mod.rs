@@ -1,8 +1,8 @@
 //! Figures for Prometheus, in the OpenMetrics text form.
 //!
 //! Rule: they only inform, are gathered when somebody asks, and cost nothing else: passes are measured by the engine
-//! anyway. Counters never go back within a process's life, and every label is bounded by what is configured: plans, VMs,
-//! disks.
+//! anyway. Counters never go back within a process's life, and every label is bounded by what is under way: plans, VMs,
+//! disks; those of a migration that is over are gone an hour later.
 //!
 //! ```text
 //! pass's meters ─▶ book (live + ended) ─┐
@@ -62,13 +62,8 @@ pub type Present = Arc<dyn Fn() -> Now + Send + Sync>;
 
 impl Metrics {
     /// A pass begins; it counts as failed if the account is dropped before its end is told.
-    pub fn begin_pass(
-        &self,
-        name: PassName,
-        started: DateTime<Utc>,
-        disks: impl IntoIterator<Item = (DiskKey, Arc<PassProgress>)>,
-    ) -> PassAccount {
-        let number = self.book().begin(name, started, disks);
+    pub fn begin_pass(&self, name: PassName, started: DateTime<Utc>) -> PassAccount {
+        let number = self.book().begin(name, started);
         PassAccount { metrics: self.clone(), number }
     }
 
@@ -101,6 +96,11 @@ pub struct PassAccount {
 }
 
 impl PassAccount {
+    /// The disks of the pass, which are looked at from now on.
+    pub fn watch(&self, disks: impl IntoIterator<Item = (DiskKey, Arc<PassProgress>)>) {
+        self.metrics.book().watch(self.number, disks);
+    }
+
     /// Says how it ended.
     pub fn end(self, outcome: PassOutcome) {
         self.metrics.book().end(self.number, outcome);

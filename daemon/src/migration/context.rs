@@ -55,7 +55,7 @@ pub struct Context {
     pub live: Arc<Live>,
     cutover: Mutex<Cutover>,
     ledgers: tokio::sync::Mutex<BTreeMap<DiskId, Arc<Ledger>>>,
-    baselines: Mutex<BTreeMap<DiskId, Arc<Mutex<LatencyBaseline>>>>,
+    baselines: tokio::sync::Mutex<BTreeMap<DiskId, Arc<Mutex<LatencyBaseline>>>>,
     /// Whether the target VM may have run: then its disks are not what the ledgers say.
     pub may_have_started: AtomicBool,
 }
@@ -117,7 +117,7 @@ impl Context {
             live,
             cutover,
             ledgers,
-            baselines: Mutex::default(),
+            baselines: tokio::sync::Mutex::default(),
             may_have_started,
         }
     }
@@ -163,10 +163,26 @@ impl Context {
         Ok(ledger)
     }
 
-    /// What the disk's reads take when all is well, as far as this daemon has seen.
-    pub fn baseline(&self, disk: DiskId) -> Arc<Mutex<LatencyBaseline>> {
-        let mut baselines = self.baselines.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(baselines.entry(disk).or_default())
+    /// What the disk's reads take when all is well, as far as its passes have seen. That it cannot be read is logged,
+    /// and learnt anew.
+    pub async fn baseline(&self, disk: DiskId) -> Arc<Mutex<LatencyBaseline>> {
+        let mut baselines = self.baselines.lock().await;
+        if let Some(baseline) = baselines.get(&disk) {
+            return Arc::clone(baseline);
+        }
+        let stored = self.store.baseline(disk).await.unwrap_or_else(|error| {
+            tracing::warn!(migration = %self.id, %error, "the source's latencies not read");
+            LatencyBaseline::default()
+        });
+        Arc::clone(baselines.entry(disk).or_insert_with(|| Arc::new(Mutex::new(stored))))
+    }
+
+    /// Keeps what was learnt of the disk's source.
+    pub async fn keep_baseline(&self, disk: DiskId) {
+        let baseline = self.baseline(disk).await.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Err(error) = self.store.save_baseline(disk, &baseline).await {
+            tracing::warn!(migration = %self.id, %error, "the source's latencies not stored");
+        }
     }
 
     /// What the work on a disk takes from.

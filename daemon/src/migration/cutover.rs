@@ -121,7 +121,12 @@ async fn prove(context: &Context, stop: &StopSignal) -> Result<Option<String>, W
             verify::run_readback(context, stop).await?
         }
         VerifyMode::Compare => {
-            let compare = CompareSnapshot { context, stop: stop.clone(), verdict: Mutex::new(None) };
+            let compare = CompareSnapshot {
+                context,
+                stop: stop.clone(),
+                spares_source: false,
+                verdict: Mutex::new(None),
+            };
             drained(pass::run(context, PassKind::Final, stop, Some(&compare)).await?)?;
             compare.verdict.into_inner().unwrap_or_else(PoisonError::into_inner)
         }

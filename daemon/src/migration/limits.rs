@@ -14,7 +14,7 @@ use warmd_cbt::limit::{Arbiter, DiskShares, Limit, Limiter};
 use crate::model::{
     id::{DiskKey, MigrationId},
     limit::{LimitView, SavedLimit, Scope, SetBy},
-    plan::{Plan, PlanLimits},
+    plan::PlanLimits,
 };
 
 /// All limits, by what they are on.
@@ -35,11 +35,34 @@ struct Entry {
     set: Option<SetBy>,
 }
 
+/// What configuration or plan say of a scope.
+#[derive(Clone, Debug)]
+pub(super) struct Word {
+    pub(super) scope: Scope,
+    pub(super) vm_name: String,
+    pub(super) said: Limit,
+}
+
+impl Word {
+    /// What a plan says of a migration and its disks.
+    pub(super) fn of_plan<'a>(
+        id: MigrationId,
+        vm_name: &str,
+        disks: impl Iterator<Item = &'a DiskKey>,
+        limits: &PlanLimits,
+    ) -> Vec<Self> {
+        let of_disks = disks.map(|disk| (Some(disk.clone()), limits.disk()));
+        std::iter::once((None, limits.migration()))
+            .chain(of_disks)
+            .map(|(disk, said)| Self { scope: Scope::Migration(id, disk), vm_name: vm_name.to_owned(), said })
+            .collect()
+    }
+}
+
 /// A migration as the registry needs to know it.
 #[derive(Debug)]
 pub(super) struct Member<'a> {
     pub(super) id: MigrationId,
-    pub(super) vm_name: &'a str,
     pub(super) source: &'a str,
     pub(super) target: &'a str,
 }
@@ -54,55 +77,33 @@ impl Registry {
         }
     }
 
-    /// What configuration or plan say of a scope. Gives what was set before, if this is a newer word.
-    pub(super) fn say(&self, scope: Scope, vm_name: &str, said: Limit) -> Option<SetBy> {
+    /// Whether what `word` says is newer than what was set: that is to be forgotten durably before it is said.
+    pub(super) fn outdates(&self, word: &Word) -> bool {
+        match self.entries().get(&word.scope) {
+            Some(entry) => entry.said != word.said && entry.set.is_some(),
+            None => self.saved().get(&word.scope).is_some_and(|saved| saved.instead_of != word.said),
+        }
+    }
+
+    /// What configuration or plan say of a scope.
+    pub(super) fn say(&self, Word { scope, vm_name, said }: Word) {
         let mut entries = self.entries();
         if let Some(entry) = entries.get_mut(&scope) {
-            if entry.said == said {
-                return None;
+            if entry.said != said {
+                (entry.said, entry.set) = (said, None);
+                entry.limiter.set(said);
             }
-            entry.said = said;
-            entry.limiter.set(said);
-            return entry.set.take();
+            return;
         }
-        let saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner).remove(&scope);
-        let (limit, set, outdated) = match saved {
-            Some(saved) if saved.instead_of == said => (saved.limit, Some(saved.set), None),
-            Some(saved) => (said, None, Some(saved.set)),
-            None => (said, None, None),
-        };
+        let saved = self.saved().remove(&scope).filter(|saved| saved.instead_of == said);
+        let (limit, set) = saved.map_or((said, None), |saved| (saved.limit, Some(saved.set)));
         let limiter = self.arbiter.limiter(limit);
-        entries.insert(scope, Entry { limiter, vm_name: vm_name.to_owned(), said, set });
-        outdated
+        entries.insert(scope, Entry { limiter, vm_name, said, set });
     }
 
-    /// What a plan says of a migration and its disks. Gives the scopes for which this is a newer word than was set.
-    pub(super) fn say_plan<'a>(
-        &self,
-        id: MigrationId,
-        vm_name: &str,
-        disks: impl Iterator<Item = &'a DiskKey>,
-        limits: &PlanLimits,
-    ) -> Vec<Scope> {
-        let of_disks = disks.map(|disk| (Scope::Migration(id, Some(disk.clone())), limits.disk()));
-        std::iter::once((Scope::Migration(id, None), limits.migration()))
-            .chain(of_disks)
-            .filter(|(scope, said)| self.say(scope.clone(), vm_name, *said).is_some())
-            .map(|(scope, _)| scope)
-            .collect()
-    }
-
-    /// Takes in a migration: what the work on each disk takes from, and the scopes for which its plan has had a newer
-    /// word than was set.
-    pub(super) fn adopt(
-        &self,
-        member: &Member,
-        disks: &[DiskKey],
-        plan: &Plan,
-    ) -> (BTreeMap<DiskKey, DiskShares>, Vec<Scope>) {
-        let outdated = self.say_plan(member.id, member.vm_name, disks.iter(), &plan.limits);
-        let shares = disks.iter().map(|disk| (disk.clone(), self.shares(member, disk)));
-        (shares.collect(), outdated)
+    /// What the work on each disk of a migration takes from, of which its plan has spoken.
+    pub(super) fn shares_of(&self, member: &Member, disks: &[DiskKey]) -> BTreeMap<DiskKey, DiskShares> {
+        disks.iter().map(|disk| (disk.clone(), self.shares(member, disk))).collect()
     }
 
     /// What the work on a disk takes from. The endpoints are those that the migration began with; one that is not
@@ -148,6 +149,10 @@ impl Registry {
         self.entries().iter().map(|(scope, entry)| view(scope, entry)).collect()
     }
 
+    fn saved(&self) -> MutexGuard<'_, BTreeMap<Scope, SavedLimit>> {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn entries(&self) -> MutexGuard<'_, BTreeMap<Scope, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -160,5 +165,44 @@ fn view(scope: &Scope, entry: &Entry) -> LimitView {
         limit: entry.limiter.limit(),
         set: entry.set.clone(),
         load: entry.limiter.load(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use chrono::Utc;
+
+    use super::*;
+
+    fn rate(bytes: u64) -> Limit {
+        Limit { rate: NonZeroU64::new(bytes), requests: None }
+    }
+
+    fn word(said: Limit) -> Word {
+        Word { scope: Scope::Global, vm_name: String::new(), said }
+    }
+
+    fn set() -> SetBy {
+        SetBy { by: "somebody".to_owned(), at: Utc::now() }
+    }
+
+    /// Between the question and the word what was set is forgotten durably; if that fails, it holds.
+    #[test]
+    fn asking_whether_a_word_is_newer_changes_nothing() {
+        let saved = SavedLimit { limit: rate(5), instead_of: rate(9), set: set() };
+        let registry = Registry::new(vec![(Scope::Global, saved)]);
+        assert!(registry.outdates(&word(rate(8))) && !registry.outdates(&word(rate(9))));
+        registry.say(word(rate(9)));
+        for _ in 0..2 {
+            assert!(registry.outdates(&word(rate(8))) && !registry.outdates(&word(rate(9))));
+            let now = registry.get(&Scope::Global).unwrap();
+            assert_eq!((now.limit, now.set.map(|set| set.by).as_deref()), (rate(5), Some("somebody")));
+        }
+        registry.say(word(rate(8)));
+        let now = registry.get(&Scope::Global).unwrap();
+        assert_eq!((now.limit, now.set), (rate(8), None));
+        assert!(!registry.outdates(&word(rate(7))), "nothing is set any more");
     }
 }

@@ -15,7 +15,7 @@ use super::{
     context::{Context, Engine, Parts},
     control::{ControlError, ControlErrorKind, Endpoint},
     driver::{Command, Driver},
-    limits::{Member, Registry},
+    limits::{Member, Registry, Word},
     live::Live,
     restore,
 };
@@ -30,6 +30,8 @@ use crate::{
 
 /// Requests that may wait for one migration's owner.
 const INBOX: usize = 16;
+/// What is said of a pass that has no end of its own.
+const CUT_PASS: &str = "the daemon ended in it; what it had drained stays drained";
 /// Changes that a slow watcher may lie behind before it misses some.
 const CHANGES: usize = 1024;
 
@@ -81,7 +83,8 @@ impl Manager {
         engine: Engine,
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, ControlError> {
-        let limits = Registry::new(store.limits().await.map_err(internal)?);
+        let saved = store.limits().await.map_err(internal)?;
+        let limits = Registry::new(saved.limits);
         let global = engine.limit;
         let manager = Arc::new(Self {
             store,
@@ -95,6 +98,7 @@ impl Manager {
             shutdown,
             owners: TaskTracker::new(),
         });
+        manager.tell_unreadable(&saved.unreadable).await;
         manager.say_configured(global).await?;
         for row in manager.store.migrations().await.map_err(internal)? {
             // The plan of a finished migration may have been deleted; nothing of it is needed any more.
@@ -121,12 +125,16 @@ impl Manager {
             Ok(target) => Arc::clone(target),
             Err(_) => Arc::new(targets::absent::Absent { name: row.target.clone() }),
         };
+        self.store.end_cut_passes(row.id, CUT_PASS).await.map_err(internal)?;
         let view = restore::view(&self.store, &row).await.map_err(internal)?;
-        let member =
-            Member { id: row.id, vm_name: &row.machine.name, source: &row.source, target: &row.target };
         let disks: Vec<_> = row.machine.disks.iter().map(|disk| disk.key.clone()).collect();
-        let (shares, outdated) = self.limits.adopt(&member, &disks, &plan);
-        self.forget_outdated(outdated, &format!("plan {}", plan.name)).await?;
+        let mut shares = BTreeMap::new();
+        if !row.state.is_final() {
+            let words = Word::of_plan(row.id, &row.machine.name, disks.iter(), &plan.limits);
+            self.say(words, &format!("plan {}", plan.name)).await?;
+            let member = Member { id: row.id, source: &row.source, target: &row.target };
+            shares = self.limits.shares_of(&member, &disks);
+        }
         let context = Arc::new(Context::new(Parts {
             id: row.id,
             plan,

@@ -9,7 +9,10 @@
 //! VM lives on one while nothing is being copied. A pass that did not come to its end is not repeated: the next one
 //! drains what is still pending.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use chrono::Utc;
 use futures::future::{join_all, try_join_all};
@@ -18,14 +21,14 @@ use warmd_cbt::{
     mark::{ChangeMark, Changed},
     stop::StopSignal,
     store::PassFigures,
-    transfer::{PassJob, PassProgress, run_pass},
+    transfer::{LatencyBaseline, PassJob, PassProgress, run_pass},
 };
 
 use super::{
     context::{Context, spec},
     failure::WorkError,
     live::{Followed, Follower},
-    telemetry::{MeasuredDisk, PassTelemetry},
+    telemetry::{MeasuredDisk, PassTelemetry, figures},
 };
 use crate::{
     clock, crash,
@@ -54,6 +57,7 @@ struct PassDisk {
     view: DiskPassView,
     record: Option<i64>,
     progress: Arc<PassProgress>,
+    baseline: Arc<Mutex<LatencyBaseline>>,
 }
 
 /// Work to be done on the snapshot after it is drained and before it is released.
@@ -70,6 +74,8 @@ pub async fn run(
     stop: &StopSignal,
     then: Option<&dyn OnDrained>,
 ) -> Result<PassEnd, WorkError> {
+    // Counts as failed, whatever it fails at, unless its end is told.
+    let account = account(context, kind);
     let rows = context.store.disks(context.id).await?;
     let ledgers = try_join_all(rows.iter().map(|row| context.ledger(row.id))).await?;
     let request = SnapshotRequest {
@@ -80,7 +86,7 @@ pub async fn run(
     };
     let snapshot = context.source.snapshot(&request).await?;
     crash::point("snapshot.taken");
-    let result = copy(context, kind, stop, then, snapshot.as_ref(), rows, ledgers).await;
+    let result = copy(context, kind, stop, then, snapshot.as_ref(), (rows, ledgers), account).await;
     let released = snapshot.release().await;
     crash::point("snapshot.released");
     if let Err(error) = released {
@@ -110,14 +116,14 @@ async fn copy(
     stop: &StopSignal,
     then: Option<&dyn OnDrained>,
     snapshot: &dyn Snapshot,
-    rows: Vec<DiskRow>,
-    ledgers: Vec<Arc<Ledger>>,
+    (rows, ledgers): (Vec<DiskRow>, Vec<Arc<Ledger>>),
+    account: PassAccount,
 ) -> Result<(PassEnd, Marks), WorkError> {
     let started = clock::now();
     let advanced = advance_all(context, snapshot, rows, ledgers).await?;
     crash::point("advance.committed");
     let (number, pass, mut disks) = record(context, kind, started, advanced).await?;
-    let account = account(context, kind, started, &disks);
+    account.watch(disks.iter().map(|disk| (disk.row.key.clone(), Arc::clone(&disk.progress))));
     let telemetry = Arc::new(PassTelemetry::new(context, pass, disks.iter().filter_map(measured).collect()));
     let keeper = telemetry.keep();
     let result = drain_all(context, kind, snapshot, &disks, stop).await;
@@ -211,16 +217,17 @@ async fn record(
         })
         .collect();
     let begun = context.store.begin_pass(context.id, kind, started, news).await?;
-    let disks: Vec<_> = advanced
-        .into_iter()
-        .map(|(row, ledger, view)| PassDisk {
+    let mut disks = Vec::with_capacity(advanced.len());
+    for (row, ledger, view) in advanced {
+        disks.push(PassDisk {
             record: begun.disks.iter().find(|(disk, _)| *disk == row.id).map(|(_, record)| *record),
+            baseline: context.baseline(row.id).await,
             row,
             ledger,
             view,
-            progress: Arc::new(PassProgress::default()),
-        })
-        .collect();
+            progress: Arc::default(),
+        });
+    }
     context.live.update(|live| {
         live.pass = Some(PassView {
             number: begun.view.number,
@@ -235,21 +242,20 @@ async fn record(
     Ok((begun.view.number, begun.id, disks))
 }
 
-fn account(
-    context: &Context,
-    kind: PassKind,
-    started: chrono::DateTime<Utc>,
-    disks: &[PassDisk],
-) -> PassAccount {
+fn account(context: &Context, kind: PassKind) -> PassAccount {
     let (plan, vm) = (context.plan().name.clone(), context.machine.name.clone());
     let name = PassName { migration: context.id, plan, vm, kind };
-    let disks = disks.iter().map(|disk| (disk.row.key.clone(), Arc::clone(&disk.progress)));
-    context.engine.metrics.begin_pass(name, started, disks)
+    context.engine.metrics.begin_pass(name, clock::now())
 }
 
 fn measured(disk: &PassDisk) -> Option<MeasuredDisk> {
-    let (key, progress) = (disk.row.key.clone(), Arc::clone(&disk.progress));
-    Some(MeasuredDisk { key, record: disk.record?, progress })
+    Some(MeasuredDisk {
+        key: disk.row.key.clone(),
+        disk: disk.row.id,
+        record: disk.record?,
+        progress: Arc::clone(&disk.progress),
+        baseline: Arc::clone(&disk.baseline),
+    })
 }
 
 /// Drains all disks at the same time. One disk's failure lets the others come to their end: what they drain counts.
@@ -288,7 +294,7 @@ async fn drain_all(
             pass: disk.record,
             progress: Arc::clone(&disk.progress),
             limits: context.shares(&disk.row.key),
-            baseline: context.baseline(disk.row.id),
+            baseline: Arc::clone(&disk.baseline),
             stop: stop.clone(),
         })
     });
@@ -328,15 +334,7 @@ fn finish_view(
     error: Option<String>,
 ) {
     for disk in disks.iter_mut() {
-        let done = disk.progress.view();
-        disk.view.figures = PassFigures {
-            read: done.read,
-            written: done.written,
-            zeroed: done.zeroed,
-            skipped: done.skipped,
-            drained: done.drained,
-            ..PassFigures::default()
-        };
+        disk.view.figures = figures(&disk.progress);
         disk.view.telemetry = Some(disk.progress.meter().view());
     }
     context.live.update(|live| {

@@ -6,6 +6,7 @@ use warmd_cbt::limit::Limit;
 
 use super::{
     control::{ControlError, ControlErrorKind},
+    limits::Word,
     manager::{Manager, internal},
 };
 use crate::{
@@ -16,6 +17,7 @@ use crate::{
         plan::Plan,
         view::EventView,
     },
+    store::StoreError,
 };
 
 /// Who changes limits when it is nobody in particular.
@@ -79,40 +81,62 @@ impl Manager {
 
     /// What the configuration says of the endpoints and of all.
     pub(super) async fn say_configured(&self, global: Limit) -> Result<(), ControlError> {
-        let endpoints =
-            self.endpoints.sources.iter().map(|(name, it)| (Scope::Source(name.clone()), it.limit));
+        let sources = self.endpoints.sources.iter().map(|(name, it)| (Scope::Source(name.clone()), it.limit));
         let targets = self.endpoints.targets.iter().map(|(name, it)| (Scope::Target(name.clone()), it.limit));
-        let all = std::iter::once((Scope::Global, global)).chain(endpoints).chain(targets);
-        let outdated = all.filter(|(scope, said)| self.limits.say(scope.clone(), "", *said).is_some());
-        self.forget_outdated(outdated.map(|(scope, _)| scope).collect(), "the configuration").await
+        let all = std::iter::once((Scope::Global, global)).chain(sources).chain(targets);
+        let words = all.map(|(scope, said)| Word { scope, vm_name: String::new(), said });
+        self.say(words.collect(), "the configuration").await
     }
 
     /// What a plan says of the migrations that it moves, at once.
     pub(super) async fn say_plan(&self, plan: &Plan) -> Result<(), ControlError> {
         let _one_at_a_time = self.changing_limits.lock().await;
-        let mut outdated = Vec::new();
+        let mut words = Vec::new();
         for handle in self.handles() {
             let context = &handle.context;
-            if context.plan().name == plan.name {
+            if context.plan().name == plan.name && !context.live.view().state.is_final() {
                 let disks = context.machine.disks.iter().map(|disk| &disk.key);
-                outdated.extend(self.limits.say_plan(context.id, &context.machine.name, disks, &plan.limits));
+                words.extend(Word::of_plan(context.id, &context.machine.name, disks, &plan.limits));
             }
         }
-        self.forget_outdated(outdated, &format!("plan {}", plan.name)).await
+        self.say(words, &format!("plan {}", plan.name)).await
     }
 
-    /// Forgets what was set where `who` has had a newer word.
-    pub(super) async fn forget_outdated(&self, scopes: Vec<Scope>, who: &str) -> Result<(), ControlError> {
-        for scope in scopes {
-            let now = self.limits.get(&scope).map_or(Limit::default(), |view| view.limit);
-            let text = format!(
-                "limit of {scope} is {} now: {who} says so, which is newer than what was set",
-                in_words(&now)
-            );
-            let line = limit_line(&scope, DAEMON, text);
-            self.store.save_limit(&scope, None, line).await.map_err(internal)?;
+    /// Lets hold what `who` says; where that is newer than what was set, the latter is forgotten first.
+    pub(super) async fn say(&self, words: Vec<Word>, who: &str) -> Result<(), ControlError> {
+        for word in words {
+            if self.limits.outdates(&word) {
+                let (scope, now) = (&word.scope, in_words(&word.said));
+                let text =
+                    format!("limit of {scope} is {now} now: {who} says so, which is newer than what was set");
+                let line = limit_line(scope, DAEMON, text);
+                self.store.save_limit(scope, None, line).await.map_err(internal)?;
+            }
+            self.limits.say(word);
         }
         Ok(())
+    }
+
+    /// Says of limits that were set and cannot be read: they do not hold, but configuration and plans do. Nobody is to
+    /// find that out by the load.
+    pub(super) async fn tell_unreadable(&self, unreadable: &[(String, StoreError)]) {
+        for (name, error) in unreadable {
+            let text = format!(
+                "the limit that was set of {name} cannot be read, and does not hold: what the configuration or the \
+                 plan says does. Set it again, or reset it ({error})"
+            );
+            tracing::error!(scope = name, %error, "a limit that was set does not hold");
+            let line = EventView {
+                at: clock::now(),
+                migration: None,
+                by: DAEMON.to_owned(),
+                kind: "warning".to_owned(),
+                text,
+            };
+            if let Err(error) = self.store.append_events(vec![line]).await {
+                tracing::error!(%error, "journal not written");
+            }
+        }
     }
 
     fn scope(&self, name: &str) -> Result<Scope, ControlError> {

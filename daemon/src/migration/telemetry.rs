@@ -2,9 +2,16 @@
 //!
 //! Rule: it only informs. That it cannot be stored is logged and stops nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use warmd_cbt::{telemetry::Telemetry, transfer::PassProgress};
+use warmd_cbt::{
+    store::{DiskId, PassFigures},
+    telemetry::Telemetry,
+    transfer::{LatencyBaseline, PassProgress},
+};
 
 use super::{context::Context, live::Live};
 use crate::{model::id::DiskKey, process, store::Store};
@@ -28,16 +35,39 @@ pub struct PassTelemetry {
 #[derive(Debug)]
 pub struct MeasuredDisk {
     pub key: DiskKey,
+    pub disk: DiskId,
     /// Its row in the store.
     pub record: i64,
     pub progress: Arc<PassProgress>,
+    /// What the pass learns of the source.
+    pub baseline: Arc<Mutex<LatencyBaseline>>,
 }
 
 /// A pass at one moment.
 struct Picture {
     /// CPU seconds of the process since the pass began.
     cpu: f64,
-    disks: Vec<(DiskKey, i64, Telemetry)>,
+    disks: Vec<DiskPicture>,
+}
+
+struct DiskPicture {
+    key: DiskKey,
+    record: i64,
+    telemetry: Telemetry,
+    figures: PassFigures,
+}
+
+/// What a pass has done on a disk so far.
+pub fn figures(progress: &PassProgress) -> PassFigures {
+    let done = progress.view();
+    PassFigures {
+        read: done.read,
+        written: done.written,
+        zeroed: done.zeroed,
+        skipped: done.skipped,
+        drained: done.drained,
+        ..PassFigures::default()
+    }
 }
 
 impl PassTelemetry {
@@ -75,7 +105,14 @@ impl PassTelemetry {
         let disks = self.disks.iter();
         Picture {
             cpu: process::cpu_seconds() - self.cpu_before,
-            disks: disks.map(|disk| (disk.key.clone(), disk.record, disk.progress.meter().view())).collect(),
+            disks: disks
+                .map(|disk| DiskPicture {
+                    key: disk.key.clone(),
+                    record: disk.record,
+                    telemetry: disk.progress.meter().view(),
+                    figures: figures(&disk.progress),
+                })
+                .collect(),
         }
     }
 
@@ -84,18 +121,25 @@ impl PassTelemetry {
         self.live.edit(|view| {
             let Some(pass) = &mut view.pass else { return };
             pass.cpu = Some(picture.cpu);
-            for (key, _, telemetry) in &picture.disks {
-                if let Some(disk) = pass.disks.iter_mut().find(|disk| disk.key == *key) {
-                    disk.telemetry = Some(telemetry.clone());
+            for seen in &picture.disks {
+                if let Some(disk) = pass.disks.iter_mut().find(|disk| disk.key == seen.key) {
+                    disk.telemetry = Some(seen.telemetry.clone());
+                    disk.figures = seen.figures;
                 }
             }
         });
     }
 
     async fn store(&self, picture: Picture) {
-        let disks = picture.disks.into_iter().map(|(_, record, telemetry)| (record, telemetry)).collect();
+        let disks = picture.disks.into_iter().map(|disk| (disk.record, disk.telemetry)).collect();
         if let Err(error) = self.store.save_telemetry(self.pass, Some(picture.cpu), disks).await {
             tracing::warn!(pass = self.pass, %error, "telemetry not stored");
+        }
+        for MeasuredDisk { disk, baseline, .. } in &self.disks {
+            let baseline = baseline.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Err(error) = self.store.save_baseline(*disk, &baseline).await {
+                tracing::warn!(pass = self.pass, %error, "the source's latencies not stored");
+            }
         }
     }
 }

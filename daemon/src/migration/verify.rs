@@ -37,7 +37,7 @@ const LISTED: usize = 100;
 
 /// Reads the target again and compares it with the manifest. `Ok(None)` if it was stopped.
 pub async fn run_readback(context: &Context, stop: &StopSignal) -> Result<Option<Verdict>, WorkError> {
-    run(context, VerifyMode::Readback, None, stop).await
+    run(context, VerifyMode::Readback, None, stop, false).await
 }
 
 /// Compares an open snapshot with the target, whole, and keeps the verdict.
@@ -45,13 +45,16 @@ pub async fn run_readback(context: &Context, stop: &StopSignal) -> Result<Option
 pub struct CompareSnapshot<'a> {
     pub context: &'a Context,
     pub stop: StopSignal,
+    /// Whether to read less at once while the source is strained; a source that is off need not be spared.
+    pub spares_source: bool,
     pub verdict: Mutex<Option<Verdict>>,
 }
 
 #[async_trait::async_trait]
 impl OnDrained for CompareSnapshot<'_> {
     async fn run(&self, snapshot: &dyn Snapshot) -> Result<(), WorkError> {
-        let verdict = run(self.context, VerifyMode::Compare, Some(snapshot), &self.stop).await?;
+        let verdict =
+            run(self.context, VerifyMode::Compare, Some(snapshot), &self.stop, self.spares_source).await?;
         *self.verdict.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = verdict;
         Ok(())
     }
@@ -62,6 +65,7 @@ async fn run(
     mode: VerifyMode,
     snapshot: Option<&dyn Snapshot>,
     stop: &StopSignal,
+    spares_source: bool,
 ) -> Result<Option<Verdict>, WorkError> {
     let rows = context.store.disks(context.id).await?;
     let total = rows.iter().map(|row| row.size.0).sum();
@@ -78,6 +82,8 @@ async fn run(
             pool: context.engine.pool.clone(),
             chunk: context.engine.settings.chunk,
             in_flight: context.engine.settings.reads_in_flight,
+            read_latency_factor: context.engine.settings.read_latency_factor.filter(|_| spares_source),
+            baseline: context.baseline(row.id).await,
             // A comparison is asked for where nothing shall be taken on trust.
             trust_holes: snapshot.is_none(),
             progress: Arc::clone(&progress),
@@ -86,7 +92,11 @@ async fn run(
         };
         let outcome = match snapshot {
             None => readback(job, target).await?,
-            Some(snapshot) => compare(job, snapshot.open(&row.key).await?, target).await?,
+            Some(snapshot) => {
+                let outcome = compare(job, snapshot.open(&row.key).await?, target).await?;
+                context.keep_baseline(row.id).await;
+                outcome
+            }
         };
         checked.fetch_add(outcome.checked.0, Relaxed);
         progress.checked.store(0, Relaxed);

@@ -2,7 +2,7 @@
 
 use std::num::{NonZeroU32, NonZeroU64};
 
-use rusqlite::{Row, params};
+use rusqlite::{Connection, Row, params};
 use warmd_cbt::limit::Limit;
 
 use super::{
@@ -12,10 +12,18 @@ use super::{
     row::{micros, migration_id, moment, unsigned},
 };
 use crate::model::{
-    id::DiskKey,
+    id::{DiskKey, MigrationId},
     limit::{SavedLimit, Scope, ScopeName, SetBy},
     view::EventView,
 };
+
+/// What was set and not taken back.
+#[derive(Debug, Default)]
+pub struct SavedLimits {
+    pub limits: Vec<(Scope, SavedLimit)>,
+    /// Rows that make no limit, by what they are on, and why.
+    pub unreadable: Vec<(String, StoreError)>,
+}
 
 impl Store {
     /// Keeps what was set for a scope, or forgets it, together with the journal's line on that.
@@ -52,38 +60,51 @@ impl Store {
         .await
     }
 
-    /// All that were set and not taken back.
-    pub async fn limits(&self) -> Result<Vec<(Scope, SavedLimit)>, StoreError> {
+    /// All that were set and not taken back. A row that cannot be read is told of, and stays: the others hold.
+    pub async fn limits(&self) -> Result<SavedLimits, StoreError> {
         self.read("reading the limits", |db| {
             let mut select = db.prepare_cached(
                 "SELECT scope, rate, requests, said_rate, said_requests, by, at FROM limits ORDER BY scope",
             )?;
             let mut rows = select.query([])?;
-            let mut limits = Vec::new();
+            let mut saved = SavedLimits::default();
             while let Some(row) = rows.next()? {
                 let name: String = row.get(0)?;
-                let saved = SavedLimit {
-                    limit: limit(row, &name, 1)?,
-                    instead_of: limit(row, &name, 3)?,
-                    set: SetBy { by: row.get(5)?, at: moment("limits", &name, row.get(6)?)? },
-                };
-                limits.push((scope(&name)?, saved));
+                match read(row, &name) {
+                    Ok(limit) => saved.limits.push(limit),
+                    Err(fault) => saved.unreadable.push((name, fault.into_error("reading a limit"))),
+                }
             }
-            Ok(limits)
+            Ok(saved)
         })
         .await
     }
 }
 
+/// Forgets what was set for a migration that is over, and for its disks.
+pub(super) fn forget_migration(db: &Connection, id: MigrationId) -> Result<(), Fault> {
+    let scope = Scope::Migration(id, None).to_string();
+    db.prepare_cached("DELETE FROM limits WHERE scope = ?1 OR substr(scope, 1, length(?1) + 1) = ?1 || '/'")?
+        .execute([scope])?;
+    Ok(())
+}
+
+fn read(row: &Row, name: &str) -> Result<(Scope, SavedLimit), Fault> {
+    let saved = SavedLimit {
+        limit: limit(row, name, 1)?,
+        instead_of: limit(row, name, 3)?,
+        set: SetBy { by: row.get(5)?, at: moment("limits", name, row.get(6)?)? },
+    };
+    Ok((scope(name)?, saved))
+}
+
+/// Nothing is no limit; a zero was never written, and must not be taken for none.
 fn limit(row: &Row, name: &str, at: usize) -> Result<Limit, Fault> {
     let (rate, requests): (Option<i64>, Option<i64>) = (row.get(at)?, row.get(at + 1)?);
-    Ok(Limit {
-        rate: rate.map(|rate| unsigned::<u64>("limits", name, rate)).transpose()?.and_then(NonZeroU64::new),
-        requests: requests
-            .map(|count| unsigned("limits", name, count))
-            .transpose()?
-            .and_then(NonZeroU32::new),
-    })
+    let zero = || Fault::bad("limits", name, "a limit of nothing");
+    let rate = rate.map(|rate| NonZeroU64::new(unsigned("limits", name, rate)?).ok_or_else(zero));
+    let requests = requests.map(|count| NonZeroU32::new(unsigned("limits", name, count)?).ok_or_else(zero));
+    Ok(Limit { rate: rate.transpose()?, requests: requests.transpose()? })
 }
 
 fn scope(name: &str) -> Result<Scope, Fault> {

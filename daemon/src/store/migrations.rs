@@ -6,7 +6,7 @@ use rusqlite::{Connection, Row, params};
 use super::{
     Store, StoreError,
     error::Fault,
-    journal,
+    journal, limits,
     row::{from_json, micros, migration_id, moment, to_json, unsigned},
 };
 use crate::model::{
@@ -209,6 +209,9 @@ fn apply(db: &Connection, id: MigrationId, change: &Change) -> Result<(), Fault>
     if let Some(warnings) = &change.warnings {
         db.prepare_cached("UPDATE migrations SET warnings = ? WHERE id = ?")?
             .execute(params![to_json(TABLE, &key, warnings)?, key])?;
+    }
+    if change.state.is_final() {
+        limits::forget_migration(db, id)?;
     }
     journal::append(db, &change.events)
 }

@@ -12,6 +12,7 @@ mod disks;
 mod error;
 mod file;
 mod journal;
+mod latencies;
 mod ledger;
 mod limits;
 mod lock;
@@ -43,6 +44,7 @@ use warmd_cbt::telemetry::{Counts, Histogram};
 pub use self::{
     disks::{DiskRow, NewDisk},
     error::{OpenError, StoreError, StoreErrorKind},
+    limits::SavedLimits,
     migrations::{Change, Created, Cutover, MigrationRow, NewMigration},
     passes::{NewDiskPass, PassRow},
 };

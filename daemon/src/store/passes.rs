@@ -86,6 +86,22 @@ impl Store {
         .await
     }
 
+    /// Ends the migration's passes that have no end, which nobody runs any more: with `error`, and at the last moment
+    /// that is known of them.
+    pub async fn end_cut_passes(&self, id: MigrationId, error: &str) -> Result<(), StoreError> {
+        let error = error.to_owned();
+        self.write(format!("ending the cut passes of migration {id}"), move |db| {
+            db.prepare_cached(
+                "UPDATE passes SET error = ?, ended = started +
+                     coalesce((SELECT max(elapsed) FROM disk_passes WHERE pass = passes.id), 0) / 1000
+                 WHERE migration = ? AND ended IS NULL",
+            )?
+            .execute(params![error, id.to_string()])?;
+            Ok(())
+        })
+        .await
+    }
+
     /// The migration's passes, oldest first.
     pub async fn passes(&self, id: MigrationId) -> Result<Vec<PassRow>, StoreError> {
         self.read(format!("reading the passes of migration {id}"), move |db| {

@@ -17,6 +17,7 @@ pub(super) const UPGRADES: &[Upgrade] = &[
     |transaction| transaction.execute_batch(include_str!("schema_v2.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v3.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v4.sql")),
+    |transaction| transaction.execute_batch(include_str!("schema_v5.sql")),
 ];
 
 /// The version that the steps lead to.
@@ -108,7 +109,7 @@ mod tests {
         let names: Vec<String> = names.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
         assert_eq!(
             names.join(" "),
-            "chunks disk_passes disks events limits migrations pages passes phases plans recent recent_counts \
+            "chunks disk_passes disks events latencies limits migrations pages passes phases plans recent recent_counts \
              recent_hashes stages verdicts waits"
         );
     }

@@ -2,10 +2,12 @@
 
 use std::num::{NonZeroU32, NonZeroU64};
 
+use rusqlite::Connection;
 use warmd_cbt::{
     limit::Limit,
     mark::ChangeMark,
     store::{LedgerCommit, LedgerStore, PassFigures, StoreErrorKind},
+    transfer::LatencyBaseline,
     units::Length,
 };
 use warmd_daemon::{
@@ -72,7 +74,9 @@ async fn limits_that_were_set_are_kept_with_who_set_them() {
     fixture.store.save_limit(&scopes[2], None, event(None, "reset")).await.unwrap();
 
     let fixture = fixture.reopen().await;
-    let mut kept = fixture.store.limits().await.unwrap();
+    let saved_limits = fixture.store.limits().await.unwrap();
+    assert!(saved_limits.unreadable.is_empty(), "{:?}", saved_limits.unreadable);
+    let mut kept = saved_limits.limits;
     kept.sort_by_key(|(scope, _)| scope.clone());
     let wanted = [
         (scopes[0].clone(), saved(70_000, 8, "a")),
@@ -83,6 +87,81 @@ async fn limits_that_were_set_are_kept_with_who_set_them() {
     let lines: Vec<_> =
         fixture.store.events(None, 10).await.unwrap().into_iter().map(|line| line.text).collect();
     assert_eq!(lines, ["set", "set", "set", "set", "again", "reset"]);
+}
+
+#[tokio::test]
+async fn a_limit_that_cannot_be_read_takes_no_other_along() {
+    let fixture = Fixture::new();
+    let limit = Limit { rate: NonZeroU64::new(70_000), requests: None };
+    let set = SetBy { by: "a".to_owned(), at: at(3) };
+    for name in ["a", "b", "c", "d", "e"] {
+        let saved = SavedLimit { limit, instead_of: Limit::default(), set: set.clone() };
+        let scope = Scope::Source(name.to_owned());
+        fixture.store.save_limit(&scope, Some(saved), event(None, "set")).await.unwrap();
+    }
+    let raw = Connection::open(fixture.store.file()).unwrap();
+    raw.execute_batch(
+        "UPDATE limits SET rate = -1 WHERE scope = 'source/a'; UPDATE limits SET rate = 0 WHERE scope = 'source/b';
+         UPDATE limits SET scope = 'nothing' WHERE scope = 'source/c';
+         UPDATE limits SET at = 9223372036854775807 WHERE scope = 'source/d';",
+    )
+    .unwrap();
+    let saved = fixture.store.limits().await.unwrap();
+    assert_eq!(saved.limits.len(), 1, "a limit of nothing must not be taken for no limit: {saved:?}");
+    assert_eq!((&saved.limits[0].0, saved.limits[0].1.limit), (&Scope::Source("e".to_owned()), limit));
+    let names: Vec<_> = saved.unreadable.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["nothing", "source/a", "source/b", "source/d"]);
+    for (name, error) in &saved.unreadable {
+        assert_eq!(error.kind, StoreErrorKind::Corrupt);
+        assert!(error.to_string().contains(&format!("table limits, row {name}")), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn limits_of_a_migration_go_with_its_end() {
+    for end in [State::Done, State::Cancelled] {
+        let fixture = Fixture::new();
+        let (over, other) =
+            (migration(&fixture.store, "over").await, migration(&fixture.store, "other").await);
+        let of = |id, disk: Option<&str>| Scope::Migration(id, disk.map(|disk| DiskKey(disk.to_owned())));
+        let kept = [Scope::Global, of(other, None), of(other, Some("vda"))];
+        for scope in kept.iter().chain(&[of(over, None), of(over, Some("vda")), of(over, Some("v%_/b"))]) {
+            let saved = SavedLimit {
+                limit: Limit { rate: NonZeroU64::new(70_000), requests: None },
+                instead_of: Limit::default(),
+                set: SetBy { by: "a".to_owned(), at: at(3) },
+            };
+            fixture.store.save_limit(scope, Some(saved), event(None, "set")).await.unwrap();
+        }
+        fixture.store.save_state(over, Change::to(State::Synced, at(4))).await.unwrap();
+        assert_eq!(fixture.store.limits().await.unwrap().limits.len(), 6);
+        fixture.store.save_state(over, Change::to(end, at(5))).await.unwrap();
+        let saved = fixture.store.limits().await.unwrap().limits;
+        let mut left: Vec<_> = saved.into_iter().map(|(scope, _)| scope).collect();
+        left.sort();
+        let mut wanted = kept.to_vec();
+        wanted.sort();
+        assert_eq!(left, wanted);
+    }
+}
+
+#[tokio::test]
+async fn what_reads_took_is_known_after_a_restart() {
+    let fixture = Fixture::new();
+    let (_, vda) = disk(&fixture.store, "web", 1 << 30, false).await;
+    let (_, other) = disk(&fixture.store, "db", 1 << 30, false).await;
+    assert_eq!(fixture.store.baseline(vda).await.unwrap().known().count(), 0);
+    let time = |nanos| std::time::Duration::from_nanos(nanos);
+    for known in [vec![(0, time(5_000_000)), (3, time(7))], vec![(3, time(9))]] {
+        fixture.store.save_baseline(vda, &LatencyBaseline::of(known)).await.unwrap();
+    }
+    let fixture = fixture.reopen().await;
+    let known: Vec<_> = fixture.store.baseline(vda).await.unwrap().known().collect();
+    assert_eq!(known, [(0, time(5_000_000)), (3, time(9))]);
+    assert_eq!(fixture.store.baseline(other).await.unwrap().known().count(), 0);
+    let unknown = warmd_cbt::store::DiskId(99);
+    let kept = LatencyBaseline::of([(0, time(1))]);
+    assert_eq!(fixture.store.save_baseline(unknown, &kept).await.unwrap_err().kind, StoreErrorKind::NotFound);
 }
 
 #[tokio::test]

@@ -63,6 +63,27 @@ async fn the_last_picture_of_each_pass_is_kept() {
 }
 
 #[tokio::test]
+async fn a_pass_that_was_cut_gets_an_end_when_it_was_last_seen() {
+    let fixture = Fixture::new();
+    let (id, vda) = disk(&fixture.store, "web", 1 << 30, false).await;
+    let (other, vdb) = disk(&fixture.store, "db", 1 << 30, false).await;
+    let whole = fixture.store.begin_pass(id, PassKind::Full, at(1), vec![new(vda)]).await.unwrap();
+    fixture.store.end_pass(whole.id, at(2), None).await.unwrap();
+    let seen = fixture.store.begin_pass(id, PassKind::Delta, at(10), vec![new(vda)]).await.unwrap();
+    fixture.store.save_telemetry(seen.id, None, vec![(seen.disks[0].1, telemetry(4))]).await.unwrap();
+    fixture.store.begin_pass(id, PassKind::Delta, at(20), vec![new(vda)]).await.unwrap();
+    fixture.store.begin_pass(other, PassKind::Full, at(30), vec![new(vdb)]).await.unwrap();
+    for why in ["cut", "again"] {
+        fixture.store.end_cut_passes(id, why).await.unwrap();
+    }
+    let passes = fixture.store.passes(id).await.unwrap();
+    let ends: Vec<_> = passes.iter().map(|pass| (pass.view.ended, pass.view.error.as_deref())).collect();
+    assert_eq!(ends, [(Some(at(2)), None), (Some(at(16)), Some("cut")), (Some(at(20)), Some("cut"))]);
+    assert_eq!(passes[1].view.disks[0].telemetry, Some(telemetry(4)));
+    assert_eq!(fixture.store.last_pass(other).await.unwrap().unwrap().view.ended, None, "another's runs");
+}
+
+#[tokio::test]
 async fn a_pass_that_is_not_there_and_rows_that_cannot_be_are_errors() {
     let fixture = Fixture::new();
     let (id, vda) = disk(&fixture.store, "web", 1 << 30, false).await;

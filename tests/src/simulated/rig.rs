@@ -1,6 +1,7 @@
 //! The daemon's migrations over simulated endpoints, with a real store in a folder of its own.
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -138,6 +139,11 @@ impl Rig {
         let lines: Vec<_> =
             events.iter().map(|event| format!("{} {}: {}", event.by, event.kind, event.text)).collect();
         lines.join("\n")
+    }
+
+    /// The database with all of its state.
+    pub fn state_file(&self) -> PathBuf {
+        self.store.file().to_owned()
     }
 
     /// Stops the daemon and starts it again on the same state.

@@ -15,9 +15,28 @@ const FORGETTING: f64 = 1800.0;
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a disk's reads take when all is well, learnt from its passes; to be kept from pass to pass.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct LatencyBaseline {
     seconds: [Option<f64>; CLASSES],
+}
+
+impl LatencyBaseline {
+    /// What is known, to be kept: the class of sizes, and what its reads take.
+    pub fn known(&self) -> impl Iterator<Item = (usize, Duration)> + '_ {
+        let known = self.seconds.iter().enumerate();
+        known.filter_map(|(class, seconds)| Some((class, Duration::try_from_secs_f64((*seconds)?).ok()?)))
+    }
+
+    /// What was kept. A class that there is not is left out.
+    pub fn of(known: impl IntoIterator<Item = (usize, Duration)>) -> Self {
+        let mut baseline = Self::default();
+        for (class, time) in known {
+            if let Some(seconds) = baseline.seconds.get_mut(class) {
+                *seconds = Some(time.as_secs_f64());
+            }
+        }
+        baseline
+    }
 }
 
 /// How far warmd has backed off.
@@ -154,6 +173,17 @@ mod tests {
         assert_eq!(disk.rounds(10, 1 << 19, 60).0, 1);
         let day = 24 * 3600 * 50;
         assert_eq!(disk.rounds(day / 10, 1 << 19, 60), (64, Duration::ZERO));
+    }
+
+    #[test]
+    fn what_was_kept_is_known_again() {
+        let mut disk = Disk::new();
+        disk.rounds(10, 1 << 19, 10);
+        disk.rounds(10, 64 << 10, 5);
+        let kept: Vec<_> = disk.baseline.known().chain([(CLASSES, Duration::ZERO)]).collect();
+        let mut next = Disk { baseline: LatencyBaseline::of(kept), ..Disk::new() };
+        assert_eq!(next.rounds(1, 1 << 19, 50).0, 32, "strained from the first round on");
+        assert_eq!(disk.baseline.known().count(), next.baseline.known().count());
     }
 
     #[test]

@@ -38,7 +38,7 @@ const SHORTEST_AT_FIRST: Duration = Duration::from_millis(2);
 const SAMPLES: usize = 256;
 
 /// The read slots of one disk's pass.
-pub(super) struct Depth {
+pub(crate) struct Depth {
     slots: Arc<Semaphore>,
     /// Somebody found no free slot in this round.
     wanted: AtomicBool,
@@ -62,7 +62,7 @@ struct State {
 }
 
 /// A read slot. The read's time runs from [`ReadSlot::begin`] to [`ReadSlot::done`].
-pub(super) struct ReadSlot {
+pub(crate) struct ReadSlot {
     depth: Arc<Depth>,
     permit: Option<OwnedSemaphorePermit>,
     begun: Option<Instant>,
@@ -70,7 +70,7 @@ pub(super) struct ReadSlot {
 
 impl Depth {
     /// At most `ceiling` reads in flight. `factor` is the guard's; what it learns goes into `baseline`.
-    pub(super) fn new(
+    pub(crate) fn new(
         ceiling: usize,
         factor: Option<f64>,
         baseline: Arc<Mutex<LatencyBaseline>>,
@@ -95,7 +95,7 @@ impl Depth {
     }
 
     /// Waits for a slot. Dropping the wait loses nothing.
-    pub(super) async fn enter(self: &Arc<Self>) -> ReadSlot {
+    pub(crate) async fn enter(self: &Arc<Self>) -> ReadSlot {
         let free = Arc::clone(&self.slots).try_acquire_owned();
         let permit = if let Ok(permit) = free {
             Some(permit)
@@ -108,7 +108,7 @@ impl Depth {
     }
 
     /// Waits as long as the guard wants between two reads.
-    pub(super) async fn calm(&self) {
+    pub(crate) async fn calm(&self) {
         let next = {
             let state = self.state();
             (!state.guard.pause().is_zero()).then(|| state.last_begun + state.guard.pause())
@@ -119,7 +119,7 @@ impl Depth {
     }
 
     /// For how long the guard has held reads back in this pass.
-    pub(super) fn held_back(&self) -> Duration {
+    pub(crate) fn held_back(&self) -> Duration {
         self.state().held_back
     }
 
@@ -169,14 +169,20 @@ impl Depth {
 
 impl ReadSlot {
     /// The read begins now.
-    pub(super) fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         let now = Instant::now();
         self.begun = Some(now);
         self.depth.state().last_begun = now;
     }
 
+    /// The same, with its read begun.
+    pub(crate) fn begun(mut self) -> Self {
+        self.begin();
+        self
+    }
+
     /// The read is done. One that failed is not recorded: drop its slot.
-    pub(super) fn done(self, bytes: usize) {
+    pub(crate) fn done(self, bytes: usize) {
         if let Some(begun) = self.begun {
             self.depth.record(bytes, begun.elapsed());
         }
