@@ -25,6 +25,14 @@ impl Store {
                 .into_iter()
                 .map(|what| format!("{what}, which is not there")),
             );
+            found.extend(lines(
+                db,
+                "SELECT 'recent hashes of disk ' || (key >> 32) || ' without their ' || lacks FROM (
+                     SELECT key, 'blocks' AS lacks FROM recent_hashes WHERE key NOT IN (SELECT key FROM recent)
+                     UNION ALL
+                     SELECT key, 'hashes' FROM recent WHERE key NOT IN (SELECT key FROM recent_hashes))
+                 GROUP BY lacks, key >> 32 LIMIT 100",
+            )?);
             Ok(found)
         })
         .await

@@ -137,17 +137,22 @@ pub(super) fn may_have(db: &Connection, disk: DiskId, first: u64, last: u64) -> 
 pub(super) fn overlay(db: &Connection, disk: DiskId, wanted: &mut Wanted) -> Result<(), Fault> {
     let Some((first, last)) = wanted.bounds() else { return Ok(()) };
     let mut select = db.prepare_cached(
-        "SELECT recent.key, first, last, body FROM recent JOIN recent_hashes ON recent_hashes.key = recent.key
+        "SELECT recent.key, first, last, body FROM recent LEFT JOIN recent_hashes ON recent_hashes.key = recent.key
          WHERE recent.key BETWEEN ? AND ? AND first <= ? AND last >= ? ORDER BY recent.key",
     )?;
     let number = |block| signed(TABLE, disk.0, block);
     let mut rows = select.query(params![key(disk, 0), key(disk, u32::MAX), number(last)?, number(first)?])?;
     while let Some(row) = rows.next()? {
-        let range = row.get(1)?..=row.get(2)?;
-        let body = row.get_ref(3)?.as_blob().map_err(rusqlite::Error::from)?;
-        Piece::read(row.get(0)?, &range, body)?.overlay(wanted);
+        let (key, range) = (row.get(0)?, row.get(1)?..=row.get(2)?);
+        let body = row.get_ref(3)?.as_blob_or_null().map_err(rusqlite::Error::from)?;
+        Piece::read(key, &range, body.ok_or_else(|| no_body(key))?)?.overlay(wanted);
     }
     Ok(())
+}
+
+/// Without them the pages would be taken for the newest word.
+fn no_body(key: i64) -> Fault {
+    Fault::bad(TABLE, key, "its hashes are missing")
 }
 
 /// What is to be folded next.
@@ -187,17 +192,19 @@ pub(super) fn due(db: &Connection, spared: &BTreeSet<DiskId>) -> Result<Option<D
 pub(super) fn fold(db: &Connection, disk: DiskId) -> Result<bool, Fault> {
     let oldest = db
         .prepare_cached(
-            "SELECT recent.key, first, last, body FROM recent JOIN recent_hashes ON recent_hashes.key = recent.key
+            "SELECT recent.key, first, last, body FROM recent
+             LEFT JOIN recent_hashes ON recent_hashes.key = recent.key
              WHERE recent.key BETWEEN ? AND ? ORDER BY recent.key LIMIT 1",
         )?
         .query_row([key(disk, 0), key(disk, u32::MAX)], |row| {
-            Ok((row.get(0)?, row.get(1)?..=row.get(2)?, row.get::<_, Vec<u8>>(3)?))
+            Ok((row.get(0)?, row.get(1)?..=row.get(2)?, row.get::<_, Option<Vec<u8>>>(3)?))
         })
         .optional()?;
     let Some((key, range, body)) = oldest else {
         db.prepare_cached("DELETE FROM recent_counts WHERE disk = ?")?.execute([disk.0])?;
         return Ok(false);
     };
+    let body = body.ok_or_else(|| no_body(key))?;
     let entries: Vec<_> = Piece::read(key, &range, &body)?.entries().collect();
     manifest::put(db, disk, &entries)?;
     db.prepare_cached("DELETE FROM recent WHERE key = ?")?.execute([key])?;

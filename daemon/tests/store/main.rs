@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by failing")]
 #![allow(clippy::single_range_in_vec_init, reason = "hashes are asked for by spans, often by a single one")]
 
+mod chunks;
 mod faults;
+mod folding;
 mod ledger;
 mod open;
 mod records;
