@@ -6,6 +6,7 @@ use warmd_cbt::buffer::Buffer;
 
 use super::{
     error::{NbdError, RequestAt},
+    payload::Payload,
     reply::Expect,
     wire::Command,
 };
@@ -27,7 +28,7 @@ pub(super) enum Data {
     /// Where a read's bytes go: the request's length of this buffer.
     Into(Buffer, Range<usize>),
     /// What a write sends.
-    From(Arc<Buffer>, Range<usize>),
+    From(Arc<Payload>, Range<usize>),
 }
 
 /// What a request got.

@@ -9,19 +9,23 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, BufReader},
+    io::AsyncRead,
     sync::{Semaphore, mpsc, oneshot},
     task::JoinHandle,
     time::Instant,
 };
+use warmd_cbt::buffer::Buffer;
 
 use super::{
     call::{Answer, Call, Data, Failed},
     coverage::Coverage,
+    dial::Input,
     durability::Durability,
     error::{NbdCause, NbdError},
     handshake::Export,
     in_flight::{Entry, InFlight},
+    output::Output,
+    payload::Payload,
     receive::Receiver,
     reply::Violation,
     send::{self, Outgoing},
@@ -40,16 +44,12 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Takes over a connection whose handshake is done; `in_flight` requests at the most, each with `timeout`.
-    pub(super) fn start<R, W>(
-        (input, output, export): (BufReader<R>, W, Export),
+    pub(super) fn start(
+        (input, output, export): (Input, Output, Export),
         in_flight: usize,
         timeout: Duration,
         durability: &Arc<Durability>,
-    ) -> Self
-    where
-        R: AsyncRead + Send + Unpin + 'static,
-        W: AsyncWrite + Send + Unpin + 'static,
-    {
+    ) -> Self {
         let table = Arc::new(InFlight::new(timeout, Arc::clone(durability)));
         let permits = Arc::new(Semaphore::new(in_flight.max(1)));
         let (queue, outgoing) = mpsc::channel(in_flight.max(1));
@@ -90,7 +90,7 @@ impl Connection {
         let (target, source) = match data {
             Data::None => (None, None),
             Data::Into(buffer, range) => (Some((buffer, range)), None),
-            Data::From(buffer, range) => (None, Some((buffer, range))),
+            Data::From(payload, range) => (None, Some((payload, range))),
         };
         let place = target.as_ref().map(|(_, range)| range.clone());
         let (done, outcome) = oneshot::channel();
@@ -110,7 +110,10 @@ impl Connection {
         };
         let data = match (place, source) {
             (Some(place), _) => buffer.map(|buffer| Data::Into(buffer, place)),
-            (None, Some((buffer, range))) => Some(Data::From(buffer, range)),
+            (None, Some((payload, range))) => {
+                payload.stray();
+                Some(Data::From(payload, range))
+            }
             (None, None) => Some(Data::None),
         };
         Err(Failed { error, call: data.map(|data| Call { command, flags, offset, length, data }) })
@@ -123,13 +126,14 @@ impl Connection {
 }
 
 /// Gives back the data of an acknowledged write. A server cannot have taken what is still being sent.
-pub(super) fn reclaim<T>(data: Arc<T>) -> Result<T, NbdError> {
-    Arc::try_unwrap(data).map_err(|_| NbdError::of(Violation::EarlyAck))
+pub(super) fn reclaim(data: Arc<Payload>) -> Result<Buffer, NbdError> {
+    let payload = Arc::try_unwrap(data).ok();
+    payload.and_then(Payload::acknowledged).ok_or_else(|| NbdError::of(Violation::EarlyAck))
 }
 
-async fn transmit<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+async fn transmit<R: AsyncRead + Unpin>(
     mut receiver: Receiver<R>,
-    mut output: W,
+    mut output: Output,
     mut outgoing: mpsc::Receiver<Outgoing>,
     ending: Ending,
     timeout: Duration,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, BufReader},
+    io::{AsyncRead, BufReader},
     net::{TcpStream, UnixStream},
 };
 
@@ -13,13 +13,12 @@ use super::{
     handshake::{Export, Handshake},
     option_reply::ListedExport,
     options::NbdOptions,
+    output::Output,
     receive::READ_AHEAD,
 };
 
 /// The reading half of a socket, of whatever kind.
 pub(super) type Input = BufReader<Box<dyn AsyncRead + Send + Unpin>>;
-/// The writing half.
-pub(super) type Output = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// Opens the export that `options` name.
 pub(super) async fn open(options: &NbdOptions) -> Result<(Input, Output, Export), NbdError> {
@@ -55,16 +54,16 @@ pub async fn list_exports(address: &NbdAddress, timeout: Duration) -> Result<Vec
 
 async fn connect(address: &NbdAddress, timeout: Duration) -> Result<(Input, Output), NbdError> {
     let connecting = async {
-        let (input, output): (Box<dyn AsyncRead + Send + Unpin>, Output) = match address {
+        let (input, output): (Box<dyn AsyncRead + Send + Unpin>, _) = match address {
             NbdAddress::Unix(path) => {
                 let (input, output) = UnixStream::connect(path).await?.into_split();
-                (Box::new(input), Box::new(output))
+                (Box::new(input), Output::unix(output))
             }
             NbdAddress::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 stream.set_nodelay(true)?;
                 let (input, output) = stream.into_split();
-                (Box::new(input), Box::new(output))
+                (Box::new(input), Output::Tcp(output))
             }
         };
         Ok((BufReader::with_capacity(READ_AHEAD, input), output))

@@ -21,6 +21,7 @@ use super::{
     error::{NbdCause, NbdError, RequestAt},
     lanes::Lanes,
     options::NbdOptions,
+    payload::Payload,
     pieces::{self, ReadPiece},
     wire::{Command, ExportFlags, request},
 };
@@ -130,7 +131,7 @@ impl NbdDisk {
     ) -> Result<Buffer, NbdError> {
         let flags = self.fua_flag(fua)?;
         self.check_change(Command::Write, at.0, range.len() as u64)?;
-        let data = Arc::new(buffer);
+        let data = Arc::new(Payload::new(buffer));
         for (offset, length) in pieces::steps(at.0, range.len() as u64, self.export().blocks.maximum) {
             let from = range.start + (offset - at.0) as usize;
             let place = from..from + length as usize;
@@ -170,7 +171,7 @@ impl NbdDisk {
         self.check_change(Command::Write, start, length)?;
         let blocks = self.export().blocks;
         let most = ZERO_WRITE.min(blocks.maximum) / blocks.minimum * blocks.minimum;
-        let zeroes = Arc::new(Buffer::unpooled(length.min(u64::from(most)) as usize));
+        let zeroes = Arc::new(Payload::new(Buffer::unpooled(length.min(u64::from(most)) as usize)));
         stream::iter(pieces::steps(start, length, most).map(Ok))
             .try_for_each_concurrent(ZERO_WRITES, |(offset, length)| {
                 let data = Data::From(Arc::clone(&zeroes), 0..length as usize);

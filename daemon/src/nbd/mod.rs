@@ -25,6 +25,8 @@ mod in_flight;
 mod lanes;
 mod option_reply;
 mod options;
+mod output;
+mod payload;
 mod pieces;
 mod receive;
 mod reply;

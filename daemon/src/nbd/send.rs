@@ -1,20 +1,14 @@
 //! Writes requests to a connection: header and data in one system call where the system takes them whole.
 
-use std::{
-    io::{self, IoSlice},
-    ops::Range,
-    sync::Arc,
-};
+use std::{io, ops::Range, sync::Arc};
 
-use tokio::{
-    io::{AsyncWrite, AsyncWriteExt},
-    sync::mpsc,
-};
-use warmd_cbt::buffer::Buffer;
+use tokio::{io::AsyncWriteExt, sync::mpsc};
 
 use super::{
     error::{NbdCause, NbdError},
     in_flight::InFlight,
+    output::Output,
+    payload::Payload,
     wire::{self, Command, REQUEST_LEN},
 };
 
@@ -23,15 +17,15 @@ use super::{
 pub(super) struct Outgoing {
     pub(super) cookie: u64,
     pub(super) header: [u8; REQUEST_LEN],
-    pub(super) data: Option<(Arc<Buffer>, Range<usize>)>,
+    pub(super) data: Option<(Arc<Payload>, Range<usize>)>,
 }
 
 /// The most requests without data that one system call sends.
 const BATCH: usize = 64;
 
 /// Sends requests until nobody can make any more, then takes leave; gives the reason if the connection breaks first.
-pub(super) async fn run<W: AsyncWrite + Unpin>(
-    output: &mut W,
+pub(super) async fn run(
+    output: &mut Output,
     queue: &mut mpsc::Receiver<Outgoing>,
     table: &InFlight,
 ) -> Result<(), NbdError> {
@@ -48,7 +42,7 @@ pub(super) async fn run<W: AsyncWrite + Unpin>(
             outgoing = next;
         }
         match &outgoing.data {
-            Some((buffer, range)) => sent(write_both(output, &headers, &buffer[range.clone()]).await)?,
+            Some((payload, range)) => sent(output.send(&headers, payload, range.clone()).await)?,
             None => sent(output.write_all(&headers).await)?,
         }
         sent(output.flush().await)?;
@@ -56,17 +50,4 @@ pub(super) async fn run<W: AsyncWrite + Unpin>(
     }
     sent(output.write_all(&wire::request_header(Command::Disconnect, 0, 0, 0, 0)).await)?;
     sent(output.shutdown().await)
-}
-
-async fn write_both<W: AsyncWrite + Unpin>(output: &mut W, first: &[u8], second: &[u8]) -> io::Result<()> {
-    let mut slices = [IoSlice::new(first), IoSlice::new(second)];
-    let mut left = &mut slices[..];
-    while !left.is_empty() {
-        let written = output.write_vectored(left).await?;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        IoSlice::advance_slices(&mut left, written);
-    }
-    Ok(())
 }

@@ -115,12 +115,8 @@ impl Drop for Script {
     }
 }
 
-async fn serve(
-    mut stream: UnixStream,
-    export: Export,
-    connection: usize,
-    answer: &(impl Fn(Request) -> Reply + Sync),
-) -> std::io::Result<()> {
+/// The server's part of a handshake.
+pub async fn shake(stream: &mut UnixStream, export: Export) -> std::io::Result<()> {
     stream.write_all(b"NBDMAGICIHAVEOPT\x00\x03").await?;
     stream.read_u32().await?;
     loop {
@@ -133,8 +129,7 @@ async fn serve(
                 info.extend(export.size.to_be_bytes());
                 info.extend(export.flags.to_be_bytes());
                 stream.write_all(&option_reply(option, 3, &info)).await?;
-                stream.write_all(&option_reply(option, 1, &[])).await?;
-                break;
+                return stream.write_all(&option_reply(option, 1, &[])).await;
             }
             8 if export.structured => stream.write_all(&option_reply(option, 1, &[])).await?,
             10 if export.structured => {
@@ -144,6 +139,15 @@ async fn serve(
             _ => stream.write_all(&option_reply(option, 1 << 31 | 1, b"no")).await?,
         }
     }
+}
+
+async fn serve(
+    mut stream: UnixStream,
+    export: Export,
+    connection: usize,
+    answer: &(impl Fn(Request) -> Reply + Sync),
+) -> std::io::Result<()> {
+    shake(&mut stream, export).await?;
     for number in 0.. {
         stream.read_u32().await?;
         let (flags, command) = (stream.read_u16().await?, stream.read_u16().await?);

@@ -1,0 +1,135 @@
+//! What a write sends, and whether a socket may still hold the very pages of it.
+//!
+//! Rule: memory that was lent to a socket is written again only after the server has acknowledged the write, and so has
+//! read it all; or else after it was parted from the socket's copy. Otherwise a server that is slow to notice a lost
+//! connection would read, from its end's queue, whatever the buffer holds by then, and write that to the disk.
+
+use std::{
+    ops::Range,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU8, Ordering},
+    },
+};
+
+use rustix::mm::{Advice, madvise};
+use warmd_cbt::buffer::{ALIGNMENT, Buffer};
+
+/// A write's data.
+#[derive(Debug)]
+pub(super) struct Payload {
+    /// Always there until the payload ends.
+    buffer: Option<Buffer>,
+    loan: AtomicU8,
+}
+
+/// No socket has seen its pages.
+const NONE: u8 = 0;
+/// One has, and its server answers for them.
+const LENT: u8 = 1;
+/// One has that was lost since.
+const ASTRAY: u8 = 2;
+
+impl Payload {
+    pub(super) fn new(buffer: Buffer) -> Self {
+        Self { buffer: Some(buffer), loan: AtomicU8::new(NONE) }
+    }
+
+    pub(super) fn bytes(&self, range: Range<usize>) -> &[u8] {
+        self.buffer.as_ref().map_or(&[], |buffer| &buffer[range])
+    }
+
+    /// Before a part of it goes out by reference.
+    pub(super) fn lend(&self) {
+        self.loan.fetch_max(LENT, Ordering::Relaxed);
+    }
+
+    /// A request that carried it failed: nobody will ever say whether its pages were read.
+    pub(super) fn stray(&self) {
+        let _ = self.loan.compare_exchange(LENT, ASTRAY, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// The buffer, after every request that carried it was acknowledged.
+    pub(super) fn acknowledged(mut self) -> Option<Buffer> {
+        let mut buffer = self.buffer.take()?;
+        if *self.loan.get_mut() == ASTRAY {
+            part(&mut buffer);
+        }
+        Some(buffer)
+    }
+}
+
+impl Drop for Payload {
+    /// Not acknowledged: its caller went away, or has an error to deal with.
+    fn drop(&mut self) {
+        if let Some(mut buffer) = self.buffer.take()
+            && *self.loan.get_mut() != NONE
+        {
+            part(&mut buffer);
+        }
+    }
+}
+
+/// Whether memory can be parted from pages that the kernel still holds; not if all of it is locked, for example.
+pub(super) fn can_part() -> bool {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    *CAN.get_or_init(|| {
+        let mut page = Buffer::unpooled(ALIGNMENT);
+        page.fill(0xa5);
+        forget_pages(&mut page) && page.iter().all(|byte| *byte == 0)
+    })
+}
+
+/// Puts the bytes on other pages; those before stay as they are with whoever holds them.
+fn part(buffer: &mut Buffer) {
+    let bytes = buffer.to_vec();
+    if !forget_pages(buffer) {
+        // Tried once before anything was lent. Rather a leak than a disk with the wrong bytes.
+        tracing::error!(
+            "memory cannot be parted from a lost connection's: {} bytes are given up",
+            bytes.len()
+        );
+        std::mem::forget(std::mem::replace(buffer, Buffer::unpooled(bytes.len())));
+    }
+    buffer.copy_from_slice(&bytes);
+}
+
+/// The buffer's whole pages are given back to the kernel, and read as zeroes. Only whole pages are ever lent.
+#[allow(unsafe_code)]
+fn forget_pages(buffer: &mut Buffer) -> bool {
+    let whole = buffer.len() / ALIGNMENT * ALIGNMENT;
+    // SAFETY: the pages are inside the buffer, which nobody else can reach during `&mut`; as memory of the allocator
+    // they are private and anonymous, so that they read as zeroes afterwards, which are valid bytes.
+    unsafe { madvise(buffer.as_mut_ptr().cast(), whole, Advice::LinuxDontNeed) }.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payload() -> Payload {
+        let mut buffer = Buffer::unpooled(3 * ALIGNMENT + 10);
+        buffer.fill(7);
+        Payload::new(buffer)
+    }
+
+    #[test]
+    fn parting_keeps_the_bytes_and_changes_the_pages() {
+        assert!(can_part(), "memory cannot be parted on this machine");
+        let payload = payload();
+        payload.lend();
+        payload.stray();
+        assert_eq!(payload.acknowledged().expect("the buffer").to_vec(), vec![7; 3 * ALIGNMENT + 10]);
+    }
+
+    #[test]
+    fn only_what_was_lent_goes_astray() {
+        let payload = payload();
+        payload.stray();
+        assert_eq!(payload.loan.load(Ordering::Relaxed), NONE);
+        payload.lend();
+        payload.stray();
+        payload.lend();
+        assert_eq!(payload.loan.load(Ordering::Relaxed), ASTRAY, "another loan hid the first one's loss");
+    }
+}
