@@ -155,6 +155,11 @@ pub trait WriteDisk: ReadDisk {
     /// Makes the extent read as zeroes, by a hole where the target can, by writing zeroes where it cannot.
     async fn write_zeroes(&self, extent: Extent) -> Result<(), DiskError>;
 
+    /// Whether zeroing costs as much as writing, as far as that is known by now: then it counts in the limits of bytes.
+    fn zeroes_by_writing(&self) -> bool {
+        false
+    }
+
     /// Makes every write that had returned before this call durable. After a failure nothing since the last
     /// successful flush may be counted as written.
     ///

@@ -30,6 +30,7 @@ struct State {
     blocks: Vec<Block>,
     random: Random,
     knows_holes: bool,
+    zeroes_by_writing: bool,
     /// Hashes of fills, by fill and length.
     known: HashMap<(u64, usize), BlockHash>,
 }
@@ -57,6 +58,7 @@ impl MemoryDisk {
             blocks: vec![zero; blocks_in(size) as usize],
             random: Random::new(seed),
             knows_holes: true,
+            zeroes_by_writing: false,
             known: HashMap::new(),
         };
         Self { name: name.to_owned(), size, faults, state: Mutex::new(state), on_write: OnceLock::new() }
@@ -65,6 +67,11 @@ impl MemoryDisk {
     /// Whether questions about holes are answered (with chance: short, cut up, or claiming data) or refused.
     pub fn set_knows_holes(&self, knows: bool) {
         self.state().knows_holes = knows;
+    }
+
+    /// Whether it says that zeroing costs it as much as writing.
+    pub fn set_zeroes_by_writing(&self, does: bool) {
+        self.state().zeroes_by_writing = does;
     }
 
     /// Called with the extent before each write and each zeroing. At most one.
@@ -248,6 +255,10 @@ impl WriteDisk for MemoryDisk {
     async fn write_zeroes(&self, extent: Extent) -> Result<(), DiskError> {
         let extent = self.check(Operation::WriteZeroes, extent.start(), extent.len().0 as usize)?;
         self.put(Operation::WriteZeroes, extent, |_| Content::Fill(0)).await
+    }
+
+    fn zeroes_by_writing(&self) -> bool {
+        self.state().zeroes_by_writing
     }
 
     async fn flush(&self) -> Result<(), DiskError> {

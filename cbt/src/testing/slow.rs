@@ -65,6 +65,10 @@ impl<D: WriteDisk> WriteDisk for SlowDisk<D> {
         self.disk.write_zeroes(extent).await
     }
 
+    fn zeroes_by_writing(&self) -> bool {
+        self.disk.zeroes_by_writing()
+    }
+
     async fn flush(&self) -> Result<(), DiskError> {
         take(self.flush).await;
         self.disk.flush().await

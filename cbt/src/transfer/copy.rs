@@ -48,7 +48,7 @@ pub(super) struct Finished {
 #[expect(clippy::large_enum_variant, reason = "a piece is moved once, into its task")]
 pub(super) enum Piece {
     Skip(Extent),
-    Zero(Extent),
+    Zero { extent: Extent, budget: Budget },
     Copy { extent: Extent, expected: Vec<Option<BlockHash>>, slot: ReadTurn, budget: Budget, buffer: Buffer },
 }
 
@@ -76,7 +76,7 @@ impl Sides {
     ) -> Result<Option<Finished>, PassError> {
         match piece {
             Piece::Skip(extent) => Ok(Some(self.skip(extent))),
-            Piece::Zero(extent) => self.zero(extent, abandoned).await,
+            Piece::Zero { extent, budget } => self.zero(extent, budget, abandoned).await,
             Piece::Copy { extent, expected, slot, budget, buffer } => {
                 self.copy(extent, &expected, slot, budget, buffer, abandoned).await
             }
@@ -94,6 +94,7 @@ impl Sides {
     async fn zero(
         &self,
         extent: Extent,
+        budget: Budget,
         abandoned: impl Fn() -> bool,
     ) -> Result<Option<Finished>, PassError> {
         let Some(_slot) = self.write_slot().await else { return Ok(None) };
@@ -104,6 +105,7 @@ impl Sides {
             return Ok(None);
         }
         let zeroed = extent.len().0;
+        budget.spend(self.cost_of_zeroing(zeroed));
         let figures = PassFigures { zeroed, drained: zeroed, requests: 1, ..PassFigures::default() };
         let hashes = extent.blocks().map(|block| (BlockIndex(block), BlockHash::ZERO)).collect();
         Ok(Some(Finished { extent, hashes, figures, room: extent.blocks().count() }))
@@ -138,7 +140,7 @@ impl Sides {
         }
         figures.zeroed = zeroes.iter().map(|run| run.len().0).sum();
         figures.written = writes.iter().map(|run| run.len().0).sum();
-        budget.spend(figures.written);
+        budget.spend(figures.written + self.cost_of_zeroing(figures.zeroed));
         self.progress.skipped.fetch_add(figures.skipped, Relaxed);
         if !zeroes.is_empty() || !writes.is_empty() {
             let Some(_slot) = self.write_slot().await else { return Ok(None) };
@@ -168,6 +170,11 @@ impl Sides {
             }
         }
         Ok(true)
+    }
+
+    /// Bytes that zeroing so many takes of a rate.
+    pub(super) fn cost_of_zeroing(&self, bytes: u64) -> u64 {
+        if self.target.zeroes_by_writing() { bytes } else { 0 }
     }
 
     async fn write_zeroes(&self, extent: Extent, abandoned: &impl Fn() -> bool) -> Result<bool, PassError> {

@@ -35,6 +35,10 @@ pub(super) struct Issuer {
     /// Blocks that may yet be moved before a batch must have been sealed.
     pub(super) room: Arc<Semaphore>,
     pub(super) reads: Arc<Depth>,
+    /// Bytes in one piece that is copied.
+    pub(super) chunk: u64,
+    /// What is left of a hole that is zeroed in parts.
+    pub(super) zeroes_left: Option<Extent>,
     pub(super) buffers: Arc<Semaphore>,
     /// Given by the caller.
     pub(super) stop: StopSignal,
@@ -82,17 +86,24 @@ impl Issuer {
 
     async fn next(&mut self) -> Option<Result<(Piece, Slots), PassError>> {
         let meter = &self.sides.progress.meter;
-        let work = match meter.waiting(Wait::Plan, self.planner.next()).await {
-            Ok(work) => work?,
-            Err(error) => return Some(Err(error)),
+        let work = match self.zeroes_left.take() {
+            Some(extent) => Work::Zero(extent),
+            None => match meter.waiting(Wait::Plan, self.planner.next()).await {
+                Ok(work) => work?,
+                Err(error) => return Some(Err(error)),
+            },
         };
         Some(match work {
             Work::Skip(extent) => Ok((Piece::Skip(extent), Slots::default())),
-            Work::Zero(extent) => {
+            Work::Zero(whole) => {
+                let extent = self.zeroes_at_once(whole);
+                self.zeroes_left = Extent::between(extent.end(), whole.end());
                 let room = meter.waiting(Wait::Room, acquire(&self.room, blocks(&extent))).await?;
                 let quota = meter.waiting(Wait::Buffer, acquire(&self.buffers, 1)).await?;
+                let cost = self.sides.cost_of_zeroing(extent.len().0);
+                let budget = meter.waiting(Wait::Limit, self.sides.limits.writes.budget(cost)).await;
                 room.forget();
-                Ok((Piece::Zero(extent), Slots { _quota: Some(quota) }))
+                Ok((Piece::Zero { extent, budget }, Slots { _quota: Some(quota) }))
             }
             Work::Copy { extent, expected } => {
                 let room = meter.waiting(Wait::Room, acquire(&self.room, blocks(&extent))).await?;
@@ -112,6 +123,12 @@ impl Issuer {
                 ))
             }
         })
+    }
+
+    /// The first part of a hole that is to be zeroed in one request: where zeroes are written, no more than data is.
+    fn zeroes_at_once(&self, hole: Extent) -> Extent {
+        let most = if self.sides.target.zeroes_by_writing() { self.chunk } else { u64::MAX };
+        hole.split(most).next().unwrap_or(hole)
     }
 
     /// Both sides' rates. What may be written is paid for here too: nothing that was read is to wait for a rate, in a

@@ -124,6 +124,8 @@ pub async fn run_pass(job: PassJob) -> Result<PassOutcome, PassError> {
         answers,
         room: Arc::clone(&room),
         reads: Arc::clone(&reads),
+        chunk: settings.chunk as u64,
+        zeroes_left: None,
         buffers,
         stop: job.stop,
         halt: halt.clone(),

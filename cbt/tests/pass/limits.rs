@@ -262,3 +262,28 @@ async fn a_comparison_spares_a_strained_source() {
         assert_eq!(known, [0], "what it learnt is there for the next pass");
     }
 }
+
+/// What a target zeroes by writing costs its rate like data, whether it was read or known to be a hole.
+#[tokio::test(start_paused = true)]
+async fn zeroes_that_are_written_cost_bytes() {
+    for knows_holes in [true, false] {
+        for (by_writing, seconds) in [(true, 15), (false, 0)] {
+            let bench = Bench::new(false).await;
+            for block in 0..BLOCKS {
+                bench.source.set_fill(block, 0);
+                bench.target.set_fill(block, 7);
+            }
+            bench.source.set_knows_holes(knows_holes);
+            bench.target.set_zeroes_by_writing(by_writing);
+            let limited = Limited::new();
+            limited.writes.set(blocks_a_second(4));
+            let begun = Instant::now();
+            let outcome = run_pass(PassJob { limits: limited.shares.clone(), ..bench.job() }).await.unwrap();
+            assert_eq!((outcome.figures.zeroed, outcome.figures.written), (SIZE.0, 0));
+            let took = begun.elapsed().as_secs();
+            assert!(took.abs_diff(seconds) <= 1, "{knows_holes}, {by_writing}: {took} s");
+            assert!(limited.is_idle());
+            assert_eq!(bench.source.contents(), bench.target.contents());
+        }
+    }
+}

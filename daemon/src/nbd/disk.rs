@@ -6,7 +6,13 @@
 //! What NBD cannot tell: whether a server that came back serves the same contents. Its size, flags and meta contexts
 //! must be the same; the owner of the export must not let another take its address.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use warmd_cbt::{
@@ -37,6 +43,8 @@ const ZERO_WRITES: usize = 4;
 #[derive(Clone, Debug)]
 pub struct NbdDisk {
     lanes: Arc<Lanes>,
+    /// The server was asked to zero, and would not.
+    refused_zeroing: Arc<AtomicBool>,
 }
 
 /// How [`NbdDisk::zero_range`] is to zero.
@@ -57,7 +65,7 @@ impl NbdDisk {
     /// If the server cannot be reached, breaks the protocol, refuses the export, or offers it read-only where
     /// `options` want to write.
     pub async fn open(options: NbdOptions) -> Result<Self, NbdError> {
-        Ok(Self { lanes: Arc::new(Lanes::open(options).await?) })
+        Ok(Self { lanes: Arc::new(Lanes::open(options).await?), refused_zeroing: Arc::default() })
     }
 
     /// Takes leave of the server and waits until that is sent. Requests in flight of other clones fail, or open new
@@ -163,6 +171,15 @@ impl NbdDisk {
         let flags = self.fua_flag(fua)?;
         self.check_offered(ExportFlags::TRIM, "TRIM")?;
         self.change_range(Command::Trim, flags, extent).await
+    }
+
+    /// Whether the server does not offer to zero, or has refused to.
+    pub(super) fn refuses_zeroing(&self) -> bool {
+        !self.export().flags.has(ExportFlags::WRITE_ZEROES) || self.refused_zeroing.load(Relaxed)
+    }
+
+    pub(super) fn zeroing_was_refused(&self) {
+        self.refused_zeroing.store(true, Relaxed);
     }
 
     /// Makes the range read as zeroes by writing every byte of it.

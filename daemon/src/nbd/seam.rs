@@ -75,10 +75,17 @@ impl WriteDisk for NbdDisk {
             Err(NbdError::of(NbdCause::Unsupported("WRITE_ZEROES")))
         };
         let zeroed = match zeroed {
-            Err(error) if cannot_zero(&error) => self.write_zero_data(extent).await,
+            Err(error) if cannot_zero(&error) => {
+                self.zeroing_was_refused();
+                self.write_zero_data(extent).await
+            }
             other => other,
         };
         zeroed.map_err(|error| self.failed(Operation::WriteZeroes, Some(extent), error))
+    }
+
+    fn zeroes_by_writing(&self) -> bool {
+        self.refuses_zeroing()
     }
 
     async fn flush(&self) -> Result<(), DiskError> {

@@ -246,6 +246,10 @@ impl WriteDisk for FileDisk {
         Ok(())
     }
 
+    fn zeroes_by_writing(&self) -> bool {
+        !self.volume.punches()
+    }
+
     async fn flush(&self) -> Result<(), DiskError> {
         self.run(Operation::Flush, None, true, Volume::sync).await
     }
