@@ -196,6 +196,8 @@ pub async fn verify(state: &Path, pairs: &[(String, String)], compare: bool, kno
             verify::readback(job, target.clone()).await?
         };
         ensure!(outcome.is_equal(), "{} bytes of a target differ", outcome.mismatched_bytes);
+        let (seen, size) = (outcome.checked, ledger.size());
+        ensure!(seen == size && size.0 > 0, "{seen} of {size} bytes were checked");
         checked += outcome.checked.0;
     }
     let figures = PassFigures { drained: checked, ..PassFigures::default() };

@@ -40,7 +40,7 @@ pub struct Said {
 /// Runs it, once.
 pub fn run(bench: &Bench) -> Result<(Vec<Row>, Vec<Bar>)> {
     let (blocks, stop_after) = if bench.quick { QUICK } else { FULL };
-    let dir = tempfile::Builder::new().prefix("warmd-bench-").tempdir()?;
+    let dir = tempfile::Builder::new().prefix("warmd-bench-").tempdir_in(&bench.below)?;
     let state = dir.path().join("state");
     let engine = bench.programs.join("bench-engine");
     for words in [&["init", &SIZE.to_string()][..], &["settle"]] {
