@@ -17,6 +17,8 @@ pub mod migration;
 pub mod model;
 pub mod nbd;
 pub mod process;
+pub mod root;
+pub mod seal;
 pub mod sources;
 pub mod store;
 pub mod targets;

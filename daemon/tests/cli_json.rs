@@ -354,11 +354,14 @@ async fn the_journal_and_the_report() {
     assert_eq!(json_of(&served, &["events"], 0).await["events"][0]["migration_id"], Value::Null);
 
     let report = json_of(&served, &["migration", "report", "web-1"], 0).await;
-    assert_eq!(report["format"], 1);
+    assert_eq!(report["format"], 2);
     assert_eq!(report["downtime"], 14.25);
     let asked = served.warmctl(&["migration", "report", "web-1", "--format", "json"]).await;
     assert_eq!(asked.json(0), report);
     let markdown =
         served.warmctl(&["-o", "json", "migration", "report", "web-1", "--format", "markdown"]).await;
     assert!(markdown.out(0).starts_with("# Migration of web-1\n"));
+    let digest = report["seal"]["digest"].as_str().unwrap();
+    assert!(markdown.out(0).contains(&format!("| Sealed JSON form (BLAKE3) | `{digest}` |")));
+    assert_eq!(json_of(&served, &["report", "key"], 0).await["key"], report["seal"]["key"]);
 }

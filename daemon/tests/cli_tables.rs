@@ -293,6 +293,7 @@ AT (UTC)             MIGRATION     BY                       KIND     WHAT
         "| stop-source | 2026-11-22 10:16:44.000 | 2.0 s |  |",
         "Downtime, from the source stopped to the target running: **14 s** (14.250 s).",
         "| Network | `52:54:00:12:34:56` virtio on prod\\|blue |",
+        "| 2026-11-22 10:00:01 | operator uid=0 pid=4711 | request | plan web applied |",
     ] {
         assert!(report.lines().any(|have| have == line), "{line}\nis not in\n{report}");
     }

@@ -1,11 +1,15 @@
 //! The daemon killed, as `kill -9` does it, at every point of its work on a real guest: after each restart it goes on
 //! by itself from what was committed last, and the guest arrives whole.
 
-use anyhow::ensure;
+use std::{path::Path, process::Command};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 use warmd_tests::{
     Rig, RigSpec,
-    rig::{Pass, assert_nothing_twice},
-    run,
+    daemon::program,
+    rig::{Pass, WORK, assert_nothing_twice},
+    run, tool,
 };
 
 /// From nothing to synced. The sixth is in the middle of the full pass.
@@ -31,7 +35,7 @@ const DELTA: [&str; 7] = [
 ];
 
 /// A whole cutover; a target that was started and not saved as such is found running.
-const CUTOVER: [&str; 18] = [
+const CUTOVER: [&str; 19] = [
     "phase.last-delta.begin",
     "phase.last-delta.end",
     "phase.stop-source.begin",
@@ -40,6 +44,7 @@ const CUTOVER: [&str; 18] = [
     "snapshot.taken",
     "phase.final-delta.end",
     "phase.verify.begin",
+    "root.sealed",
     "phase.verify.end",
     "phase.create-vm.begin",
     "phase.create-vm.end",
@@ -88,16 +93,84 @@ fn killed_in_every_phase_of_a_cutover_it_comes_to_its_end() {
         let mut rig = Rig::running(dir, &RigSpec::new("cutover", 16))?;
         rig.daemon.start()?;
         rig.apply()?;
-        rig.wait_for("synced")?;
+        let view = rig.wait_for("synced")?;
+        let volumes: Vec<(String, u64)> = view["disks"]
+            .as_array()
+            .context("no disks")?
+            .iter()
+            .filter_map(|disk| Some((disk["location"].as_str()?.to_owned(), disk["size_bytes"].as_u64()?)))
+            .collect();
         rig.daemon.stop()?;
         rig.crash(CUTOVER[0], |rig| rig.try_verb("cutover", &["--no-wait"]).map(drop))?;
+        let mut roots = Vec::new();
         for point in CUTOVER.into_iter().skip(1) {
             rig.crash(point, |_| Ok(()))?;
+            if point == "target.start" {
+                // The last moment at which the copied disks are what was copied.
+                roots = recomputed(&volumes)?;
+            }
         }
         rig.daemon.start()?;
         rig.wait_for("done")?;
+        proven_by_report(&rig, dir.path(), &roots)?;
         let left = rig.old.virsh(["checkpoint-list", &rig.guest.name, "--name"])?;
         ensure!(left.trim().is_empty(), "left on the source: {left}");
         rig.assert_moved()
     });
+}
+
+/// The roots of raw volumes, by `warmd root`, and by a script that knows nothing but the documentation.
+fn recomputed(volumes: &[(String, u64)]) -> Result<Vec<String>> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/report/root.py");
+    let mut roots = Vec::new();
+    for (volume, size) in volumes {
+        let size = size.to_string();
+        let mut ours = Command::new(program("warmd")?);
+        let printed = tool::output(ours.args(["root", volume, "--size", &size]), WORK)?;
+        let root = printed.split_whitespace().next().context("warmd root printed nothing")?;
+        let documented = tool::output(Command::new("python3").args([script, volume, &size]), WORK)?;
+        ensure!(documented.trim() == root, "{volume}: {root}, and by the documentation {documented}");
+        roots.push(root.to_owned());
+    }
+    ensure!(!roots.is_empty(), "no disks");
+    Ok(roots)
+}
+
+/// The report's sealed roots are those of the copied volumes, and its seal is checked without a daemon.
+fn proven_by_report(rig: &Rig, dir: &Path, roots: &[String]) -> Result<()> {
+    let base = dir.join("evidence");
+    let base = base.to_str().context("no UTF-8")?;
+    rig.ctl().text(&["migration", "report", &rig.guest.name, "--save", base])?;
+    let text = std::fs::read_to_string(format!("{base}.json"))?;
+    let report: Value = serde_json::from_str(&text)?;
+    for (disk, root) in report["disks"].as_array().context("no disks")?.iter().zip(roots) {
+        ensure!(disk["manifest_root"] == root.as_str() && disk["sealed"].is_string(), "not {root}: {disk}");
+    }
+    let asked = report["requests"].as_array().context("no requests")?;
+    let cutover =
+        asked.iter().find(|line| line["text"] == "cutover accepted").context("who asked for it?")?;
+    let by = cutover["by"].as_str().unwrap_or_default();
+    ensure!(by.starts_with("operator uid=0 pid="), "asked by {by:?}");
+
+    let key = rig.ctl().text(&["report", "key"])?;
+    let offline = |args: &[&str]| {
+        let socket = dir.join("no/such/socket");
+        let mut command = Command::new(program("warmctl")?);
+        tool::outcome(command.arg("--socket").arg(socket).args(["report", "verify"]).args(args), WORK)
+    };
+    let good = offline(&[&format!("{base}.json"), "--key", key.trim()])?;
+    ensure!(good.code == Some(0) && good.stdout.contains(roots[0].as_str()), "{good:?}");
+    let unchecked = offline(&[&format!("{base}.json")])?;
+    ensure!(unchecked.code == Some(0) && unchecked.stdout.contains("NOT CHECKED"), "{unchecked:?}");
+    let digest = report["seal"]["digest"].as_str().context("no digest")?;
+    ensure!(std::fs::read_to_string(format!("{base}.md"))?.contains(digest), "the text names another report");
+
+    let forged = format!("{base}.forged.json");
+    std::fs::write(&forged, text.replacen("cutover accepted", "cutover Accepted", 1))?;
+    let bad = offline(&[&forged])?;
+    ensure!(bad.code == Some(1) && bad.stderr.contains("NOT VALID"), "{bad:?}");
+    let other = "11".repeat(32);
+    let wrong = offline(&[&format!("{base}.json"), "--key", &other])?;
+    ensure!(wrong.code == Some(1) || wrong.code == Some(2), "{wrong:?}");
+    Ok(())
 }

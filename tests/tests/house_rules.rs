@@ -14,12 +14,14 @@ use syn::{
 };
 
 /// Who may import whom in the daemon; each layer also knows those below it, and itself.
-const LAYERS: [(&str, u32); 18] = [
+const LAYERS: [(&str, u32); 20] = [
     ("model", 0),
     ("crash", 0),
     ("clock", 0),
     ("human", 0),
     ("process", 0),
+    ("root", 0),
+    ("seal", 0),
     ("nbd", 1),
     ("libvirt", 1),
     ("store", 1),

@@ -8,9 +8,10 @@ use warmd_proto::v1::{
     Answer, Migration, MigrationsCancelRequest, MigrationsCancelResponse, MigrationsCutoverRequest,
     MigrationsCutoverResponse, MigrationsEventsRequest, MigrationsEventsResponse, MigrationsGetRequest,
     MigrationsGetResponse, MigrationsListRequest, MigrationsListResponse, MigrationsPauseRequest,
-    MigrationsPauseResponse, MigrationsReportRequest, MigrationsReportResponse, MigrationsResumeRequest,
-    MigrationsResumeResponse, MigrationsSyncRequest, MigrationsSyncResponse, MigrationsVerifyRequest,
-    MigrationsVerifyResponse, MigrationsWatchRequest, MigrationsWatchResponse, migrations_server::Migrations,
+    MigrationsPauseResponse, MigrationsReportKeyRequest, MigrationsReportKeyResponse,
+    MigrationsReportRequest, MigrationsReportResponse, MigrationsResumeRequest, MigrationsResumeResponse,
+    MigrationsSyncRequest, MigrationsSyncResponse, MigrationsVerifyRequest, MigrationsVerifyResponse,
+    MigrationsWatchRequest, MigrationsWatchResponse, migrations_server::Migrations,
 };
 
 use super::{
@@ -155,14 +156,18 @@ impl Migrations for Api {
         let key = request.into_inner().migration;
         let id = self.control.migration(&key).await.map_err(|error| status(&error))?.id;
         let report = self.control.report(id).await.map_err(|error| status(&error))?;
-        let json = serde_json::to_string_pretty(&report).map_err(|error| {
-            status(&ControlError::new(
-                ControlErrorKind::Internal,
-                format!("the report of {id} cannot be written as JSON: {error}"),
-            ))
-        })?;
-        let markdown = markdown(&report);
+        let sealed = self.control.seal(&report).map_err(|error| status(&error))?;
+        let markdown = markdown(&report, &sealed);
+        let json = sealed.json;
         Ok(Response::new(MigrationsReportResponse { migration_id: id.to_string(), json, markdown }))
+    }
+
+    async fn report_key(
+        &self,
+        _: Request<MigrationsReportKeyRequest>,
+    ) -> Result<Response<MigrationsReportKeyResponse>, Status> {
+        let key = self.control.report_key();
+        Ok(Response::new(MigrationsReportKeyResponse { key: key.to_string(), pem: key.to_pem() }))
     }
 
     async fn events(

@@ -12,14 +12,15 @@ use crate::{
     human::{between, bytes, moment, rate_of, seconds_between, span},
     model::{
         report::Report,
-        view::{DiskPassView, PassKind, PassView, Verdict},
+        view::{DiskPassView, EventView, PassKind, PassView, Verdict},
     },
+    seal::Sealed,
 };
 
-/// The report as Markdown.
-pub fn markdown(report: &Report) -> String {
+/// The report as Markdown, with a pointer to its sealed form.
+pub fn markdown(report: &Report, sealed: &Sealed) -> String {
     let mut out = format!("# Migration of {}\n\n", inline(&report.vm_name));
-    out.push_str(&summary(report));
+    out.push_str(&summary(report, sealed));
     out.push_str("\n## Disks\n\n");
     out.push_str(&disks(report));
     out.push_str("\n## Passes\n\n");
@@ -31,12 +32,14 @@ pub fn markdown(report: &Report) -> String {
     out.push_str(&verification(report.verdict.as_ref()));
     out.push_str("\n## Machine\n\n");
     out.push_str(&machine(report));
+    out.push_str("\n## Requests\n\n");
+    out.push_str(&events(&report.requests));
     out.push_str("\n## Journal\n\n");
     out.push_str(&journal(report));
     out
 }
 
-fn summary(report: &Report) -> String {
+fn summary(report: &Report, sealed: &Sealed) -> String {
     let mut table = Table::new(["", ""]);
     let name = &report.vm_name;
     table.row(["Outcome".into(), inline(&report.state.to_string())]);
@@ -44,14 +47,34 @@ fn summary(report: &Report) -> String {
     table.row(["Downtime".into(), report.downtime.map_or_else(|| "none yet".into(), span)]);
     table.row([
         "From".into(),
-        format!("{} on {} ({})", inline(name), code(&report.source), code(&report.vm.0)),
+        format!(
+            "{} on {}{} ({})",
+            inline(name),
+            code(&report.source),
+            kind(report.source_kind.as_deref()),
+            code(&report.vm.0)
+        ),
     ]);
-    table.row(["To".into(), format!("{} on {}", inline(&report.target_name), code(&report.target))]);
+    let to = format!(
+        "{} on {}{}",
+        inline(&report.target_name),
+        code(&report.target),
+        kind(report.target_kind.as_deref())
+    );
+    table.row(["To".into(), to]);
     table.row(["Plan".into(), code(&report.plan)]);
     table.row(["Migration".into(), code(&report.migration.to_string())]);
     let made = format!("{} UTC by warmd {} (form {})", moment(report.made), report.warmd, report.format);
     table.row(["Report made".into(), inline(&made)]);
-    table.finish()
+    table.row(["Sealed JSON form (BLAKE3)".into(), code(&sealed.digest)]);
+    table.row(["Signed by (Ed25519)".into(), code(&sealed.key.to_string())]);
+    let mut out = table.finish();
+    out.push_str("\nThis text is not signed: its JSON form is. `warmctl report verify` checks that and prints the same digest.\n");
+    out
+}
+
+fn kind(kind: Option<&str>) -> String {
+    kind.map(|kind| format!(", {}", inline(kind))).unwrap_or_default()
 }
 
 fn verdict_line(verdict: Option<&Verdict>) -> String {
@@ -78,8 +101,15 @@ fn mode_name(verdict: &Verdict) -> &'static str {
 }
 
 fn disks(report: &Report) -> String {
-    let mut table =
-        Table::new(["Disk", "Size", "Where", "Pending", "Last change mark", "Manifest root (BLAKE3)"]);
+    let mut table = Table::new([
+        "Disk",
+        "Size",
+        "Where",
+        "Pending",
+        "Last change mark",
+        "Manifest root (BLAKE3)",
+        "Sealed (UTC)",
+    ]);
     for disk in &report.disks {
         table.row([
             code(&disk.key),
@@ -88,6 +118,7 @@ fn disks(report: &Report) -> String {
             bytes(disk.pending),
             disk.mark.as_deref().map_or_else(|| "-".into(), code),
             disk.manifest_root.as_deref().map_or_else(|| "-".into(), code),
+            disk.sealed.map_or_else(|| "-".into(), moment),
         ]);
     }
     table.finish()
@@ -224,11 +255,19 @@ fn machine(report: &Report) -> String {
 }
 
 fn journal(report: &Report) -> String {
-    if report.journal.is_empty() {
-        return "Empty.\n".to_owned();
+    let mut out = events(&report.journal);
+    if report.journal_left_out > 0 {
+        out.extend(["\n", &report.journal_left_out.to_string(), " older lines are not in this report.\n"]);
+    }
+    out
+}
+
+fn events(events: &[EventView]) -> String {
+    if events.is_empty() {
+        return "None.\n".to_owned();
     }
     let mut table = Table::new(["At (UTC)", "By", "What", ""]);
-    for event in &report.journal {
+    for event in events {
         table.row([moment(event.at), inline(&event.by), inline(&event.kind), inline(&event.text)]);
     }
     table.finish()

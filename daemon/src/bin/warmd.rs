@@ -1,11 +1,25 @@
 //! `warmd`: the daemon's command line.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::IsTerminal,
+    num::NonZero,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use warmd_daemon::{app, config::Config};
+use warmd_daemon::{
+    app,
+    config::Config,
+    root::{Image, RootError},
+};
+
+/// More threads than this read no disk faster.
+const MOST_THREADS: NonZero<usize> = NonZero::new(64).expect("it is not zero");
 
 /// The warm-migration replication daemon: it moves running VMs, and proves that nothing was lost.
 #[derive(Parser, Debug)]
@@ -31,12 +45,26 @@ enum Command {
         #[arg(long, default_value = "/etc/warmd/warmd.toml")]
         config: PathBuf,
     },
+    /// Compute the manifest root of a raw image or a block device, as reports have it of the disk that was copied there.
+    ///
+    /// It reads the file and nothing else. daemon/REPORT.md says how the root is defined. Exit codes: 0 done, 1 failed.
+    Root {
+        /// A raw image or a block device that nobody writes to meanwhile.
+        file: PathBuf,
+        /// Bytes of the disk, where the volume is larger than the disk that was copied to it.
+        #[arg(long, value_name = "BYTES")]
+        size: Option<u64>,
+        /// Threads that read and hash; one for each processor if not given.
+        #[arg(long, value_name = "N")]
+        threads: Option<NonZero<usize>>,
+    },
 }
 
 fn main() -> ExitCode {
     let (path, run) = match Arguments::parse().command {
         Command::Serve { config } => (config, true),
         Command::CheckConfig { config } => (config, false),
+        Command::Root { file, size, threads } => return root(&file, size, threads),
     };
     let config = match Config::load(&path) {
         Ok(config) => config,
@@ -57,6 +85,58 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn root(file: &Path, size: Option<u64>, threads: Option<NonZero<usize>>) -> ExitCode {
+    let threads =
+        threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZero::<usize>::MIN);
+    let computed = Image::open(file, size).and_then(|image| {
+        if image.looks_like_qcow2() {
+            eprintln!("warmd: {} looks like a qcow2 image: a root is of a raw disk", file.display());
+        }
+        follow(&image, threads.min(MOST_THREADS))
+    });
+    match computed {
+        Ok(root) => {
+            println!("{root}  {}", file.display());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("warmd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Computes the root, and shows how far it is to whoever looks on.
+fn follow(image: &Image, threads: NonZero<usize>) -> Result<String, RootError> {
+    let done = AtomicU64::new(0);
+    if !std::io::stderr().is_terminal() {
+        return image.root(threads, &done);
+    }
+    let bar = indicatif::ProgressBar::new(image.size());
+    if let Ok(style) = indicatif::ProgressStyle::with_template(
+        "{wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
+    ) {
+        bar.set_style(style);
+    }
+    std::thread::scope(|scope| {
+        let (ended, over) = std::sync::mpsc::channel::<()>();
+        scope.spawn({
+            let (bar, done) = (&bar, &done);
+            move || {
+                while over.recv_timeout(Duration::from_millis(200))
+                    == Err(std::sync::mpsc::RecvTimeoutError::Timeout)
+                {
+                    bar.set_position(done.load(Relaxed));
+                }
+            }
+        });
+        let root = image.root(threads, &done);
+        drop(ended);
+        bar.finish_and_clear();
+        root
+    })
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {

@@ -71,6 +71,9 @@ pub(super) enum Command {
     /// How fast warmd may go
     #[command(subcommand)]
     Limit(LimitCommand),
+    /// Sealed reports: who signed them, and whether they are as they were signed
+    #[command(subcommand)]
+    Report(ReportCommand),
     /// The journal: what was decided, by whom and why
     Events {
         /// Only this migration's
@@ -174,6 +177,29 @@ pub(super) enum MigrationCommand {
         /// Markdown if not given, or JSON with -o json
         #[arg(long, value_enum)]
         format: Option<ReportFormat>,
+        /// Writes both forms of one moment to FILE.json (sealed) and FILE.md instead of printing one
+        #[arg(long, value_name = "FILE", conflicts_with = "format")]
+        save: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ReportCommand {
+    /// Checks a report's seal; needs no daemon
+    ///
+    /// Exit code 0 if the report is as it was signed, and by the key that was given if one was; else 1.
+    Verify {
+        /// The report's JSON form; - is standard input
+        file: PathBuf,
+        /// Who must have signed it: the key in hexadecimal, or a file that holds it so or in PEM
+        #[arg(long, value_name = "KEY|FILE")]
+        key: Option<String>,
+    },
+    /// The public key with which this daemon's reports are checked
+    Key {
+        /// In PEM, as OpenSSL reads it
+        #[arg(long)]
+        pem: bool,
     },
 }
 

@@ -1,6 +1,6 @@
 //! `migration …`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use warmd_proto::v1::{
     Answer, Migration, MigrationsGetRequest, MigrationsListRequest, MigrationsPauseRequest,
@@ -14,6 +14,7 @@ use super::{
     feed::{Feed, News},
     follow::{self, Task},
     out::Out,
+    reports,
     screen::{Screen, interrupted},
     show, words,
 };
@@ -57,7 +58,7 @@ pub(super) async fn run(socket: &Path, out: &Out, command: MigrationCommand) -> 
         MigrationCommand::Verify { id, wait } => {
             follow::run(socket, out, id, Task::Verify, !wait.no_wait).await
         }
-        MigrationCommand::Report { id, format } => report(socket, out, id, format).await,
+        MigrationCommand::Report { id, format, save } => report(socket, out, id, format, save).await,
     }
 }
 
@@ -88,10 +89,19 @@ async fn watch(socket: &Path, out: &Out, id: Option<String>) -> Result<(), Failu
     }
 }
 
-async fn report(socket: &Path, out: &Out, id: String, format: Option<ReportFormat>) -> Result<(), Failure> {
+async fn report(
+    socket: &Path,
+    out: &Out,
+    id: String,
+    format: Option<ReportFormat>,
+    save: Option<PathBuf>,
+) -> Result<(), Failure> {
     let client = Client::connect(socket).await?;
     let request = asked(MigrationsReportRequest { migration: id });
     let answer = client.migrations().report(request).await?.into_inner();
+    if let Some(base) = save {
+        return reports::save(out, &base, &answer);
+    }
     let json = match format {
         Some(format) => format == ReportFormat::Json,
         None => out.is_json(),

@@ -15,6 +15,7 @@ mod limits;
 mod migrations;
 mod out;
 mod plans;
+mod reports;
 mod screen;
 mod show;
 mod words;

@@ -5,14 +5,17 @@
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 
-use crate::model::{
-    id::MigrationId,
-    limit::{LimitChange, LimitView},
-    machine::VmSummary,
-    plan::Plan,
-    report::Report,
-    request::{Request, Verdict},
-    view::{self, EventView, MigrationView},
+use crate::{
+    model::{
+        id::MigrationId,
+        limit::{LimitChange, LimitView},
+        machine::VmSummary,
+        plan::Plan,
+        report::Report,
+        request::{Request, Verdict},
+        view::{self, EventView, MigrationView},
+    },
+    seal::{PublicKey, Sealed},
 };
 
 /// Everything that the control API offers.
@@ -54,6 +57,10 @@ pub trait Control: Send + Sync {
     async fn verdict(&self, id: MigrationId) -> Result<Option<view::Verdict>, ControlError>;
     /// The evidence.
     async fn report(&self, id: MigrationId) -> Result<Report, ControlError>;
+    /// The same in the form that can be checked later, signed.
+    fn seal(&self, report: &Report) -> Result<Sealed, ControlError>;
+    /// What checks the signatures of this daemon's reports.
+    fn report_key(&self) -> PublicKey;
     /// All limits with what goes through them: global, sources, targets, and the migrations that are not finished,
     /// each followed by its disks; or only one scope, a migration with its disks.
     async fn limits(&self, scope: Option<&str>) -> Result<Vec<LimitView>, ControlError>;

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use warmd_cbt::{stop::StopSignal, units::Extent};
+use warmd_cbt::{stop::StopSignal, units::Extent, verify::manifest_root};
 
 use super::{
     context::Context,
@@ -19,8 +19,14 @@ use super::{
 };
 use crate::{
     clock, crash,
-    model::{machine::PowerState, phase::Phase, plan::VerifyMode, view::PassKind},
+    model::{
+        machine::PowerState,
+        phase::Phase,
+        plan::VerifyMode,
+        view::{PassKind, Verdict},
+    },
     sources::{ShutdownPolicy, SourceError, SourceErrorKind},
+    store::SealRow,
     targets::{CreateMachine, MachineState, TargetErrorKind},
 };
 
@@ -114,6 +120,7 @@ async fn prove(context: &Context, stop: &StopSignal) -> Result<Option<String>, W
     let verdict = match context.plan().verify.mode {
         VerifyMode::None => {
             done_by_ledger(context).await?;
+            seal(context, None).await?;
             return Ok(Some("the plan asks for none".to_owned()));
         }
         VerifyMode::Readback => {
@@ -133,12 +140,34 @@ async fn prove(context: &Context, stop: &StopSignal) -> Result<Option<String>, W
     };
     match verdict {
         None => Err(WorkError::passing("verification was stopped before its end")),
-        Some(verdict) if verdict.passed() => Ok(Some(format!("{}: every byte is right", verdict.mode))),
+        Some(verdict) if verdict.passed() => {
+            seal(context, Some(&verdict)).await?;
+            Ok(Some(format!("{}: every byte is right", verdict.mode)))
+        }
         Some(verdict) => Err(WorkError::operator(format!(
             "the target does not hold what the source held: {}; these extents will be copied again in the next pass",
             verify::mismatches(&verdict)
         ))),
     }
+}
+
+/// Keeps the manifests' roots as they are now: what follows may change the disks on purpose, and the report shall tell
+/// of the copy.
+async fn seal(context: &Context, verdict: Option<&Verdict>) -> Result<(), WorkError> {
+    let (at, attempt) = (clock::now(), context.cutover().attempt);
+    let mut seals = Vec::new();
+    for row in context.store.disks(context.id).await? {
+        // The verification has just computed it of the same manifest.
+        let known = verdict.and_then(|verdict| verdict.disks.iter().find(|disk| disk.key == row.key));
+        let root = match known {
+            Some(disk) => disk.root.clone(),
+            None => manifest_root(&context.store, row.id, row.size).await?,
+        };
+        seals.push(SealRow { disk: row.id, attempt, root, at });
+    }
+    context.store.put_seals(seals).await?;
+    crash::point("root.sealed");
+    Ok(())
 }
 
 async fn create(context: &Context) -> Result<Option<String>, WorkError> {

@@ -187,6 +187,16 @@ impl Manager {
         Ok(&Self::find(&self.endpoints.targets, "target", name)?.handle)
     }
 
+    /// What the configuration says of a source.
+    pub(super) fn source_endpoint(&self, name: &str) -> Result<&Endpoint, ControlError> {
+        Ok(&Self::find(&self.endpoints.sources, "source", name)?.endpoint)
+    }
+
+    /// What the configuration says of a target.
+    pub(super) fn target_endpoint(&self, name: &str) -> Result<&Endpoint, ControlError> {
+        Ok(&Self::find(&self.endpoints.targets, "target", name)?.endpoint)
+    }
+
     fn find<'a, E: ?Sized>(
         among: &'a BTreeMap<String, Opened<E>>,
         what: &str,

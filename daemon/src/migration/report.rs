@@ -2,42 +2,65 @@
 
 use std::sync::Arc;
 
-use warmd_cbt::{store::LedgerStore, verify::manifest_root};
+use warmd_cbt::{ledger::Ledger, verify::manifest_root};
 
 use super::{context::Context, failure::WorkError, forecast};
 use crate::{
     clock,
     model::report::{DiskReport, Report},
+    store::{DiskRow, SealRow},
 };
 
-/// Journal lines that a report carries at the most.
+/// Version of the report's form.
+const FORMAT: u32 = 2;
+/// Journal lines, and requests among them, that a report carries at the most.
 const JOURNAL: u32 = 10_000;
 
+/// From where to where, by name and kind. A kind is `None` where the endpoint is not configured any more.
+#[derive(Clone, Debug)]
+pub struct Ends {
+    pub source: String,
+    pub source_kind: Option<String>,
+    pub target: String,
+    pub target_kind: Option<String>,
+}
+
 /// The report of one migration, as of now.
-pub async fn report(context: &Context) -> Result<Report, WorkError> {
-    let store: Arc<dyn LedgerStore> = Arc::new(context.store.clone());
+pub async fn report(context: &Context, ends: Ends) -> Result<Report, WorkError> {
+    let view = context.live.view();
+    // Sealed roots of a cutover that was undone are history: the disks went on.
+    let seals = if view.state.is_handed_over() { context.store.seals(context.id).await? } else { Vec::new() };
+    let attempt = context.cutover().attempt;
     let mut disks = Vec::new();
     for row in context.store.disks(context.id).await? {
+        let seal = seals.iter().find(|seal| seal.disk == row.id && seal.attempt == attempt);
         let ledger = context.ledger(row.id).await?;
         disks.push(DiskReport {
+            manifest_root: match seal {
+                Some(SealRow { root, .. }) => Some(root.clone()),
+                None => root_of_now(context, &row, &ledger).await?,
+            },
+            sealed: seal.map(|seal| seal.at),
             key: row.key.0,
             size: row.size.0,
             location: row.location,
             mark: ledger.anchor().map(|mark| mark.0),
             pending: ledger.pending_bytes().0,
-            manifest_root: Some(manifest_root(store.as_ref(), row.id, row.size).await?),
         });
     }
     let cutover = context.store.phases(context.id).await?;
     let plan = context.plan();
-    let view = context.live.view();
+    let journal = context.store.events(Some(context.id), JOURNAL).await?;
+    let lines = context.store.count_events(context.id).await?;
     Ok(Report {
-        format: 1,
+        format: FORMAT,
         warmd: env!("CARGO_PKG_VERSION").to_owned(),
         migration: context.id,
         plan: plan.name.clone(),
-        source: plan.source.clone(),
-        target: plan.target.clone(),
+        source: ends.source,
+        source_kind: ends.source_kind,
+        target: ends.target,
+        target_kind: ends.target_kind,
         vm: context.vm.clone(),
         vm_name: context.machine.name.clone(),
         target_name: context.target_name.clone(),
@@ -49,6 +72,22 @@ pub async fn report(context: &Context) -> Result<Report, WorkError> {
         downtime: forecast::measured_downtime(&context.cutover()),
         cutover,
         verdict: context.store.verdict(context.id).await?,
-        journal: context.store.events(Some(context.id), JOURNAL).await?,
+        requests: context.store.requests(context.id, JOURNAL).await?,
+        journal_left_out: lines.saturating_sub(journal.len() as u64),
+        journal,
     })
+}
+
+/// The root of the manifest as it is, if it is that of one moment.
+async fn root_of_now(
+    context: &Context,
+    row: &DiskRow,
+    ledger: &Arc<Ledger>,
+) -> Result<Option<String>, WorkError> {
+    if !ledger.is_done() {
+        return Ok(None);
+    }
+    let before = ledger.anchor();
+    let root = manifest_root(&context.store, row.id, row.size).await?;
+    Ok((ledger.is_done() && ledger.anchor() == before).then_some(root))
 }

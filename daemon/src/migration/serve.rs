@@ -23,6 +23,7 @@ use crate::{
         state::State,
         view::{self, EventView, MigrationView},
     },
+    seal::{self, PublicKey, Sealed},
     store::{Created, NewMigration},
 };
 
@@ -73,7 +74,7 @@ impl Control for Manager {
         }
         self.say_plan(&plan).await?;
         for (vm, machine) in fresh {
-            applied.started.push(self.begin(&plan, &vm, machine).await?);
+            applied.started.push(self.begin(&plan, &vm, machine, by).await?);
         }
         let text =
             format!("plan {}: {} started, {} kept", plan.name, applied.started.len(), applied.kept.len());
@@ -140,7 +141,25 @@ impl Control for Manager {
     }
 
     async fn report(&self, id: MigrationId) -> Result<Report, ControlError> {
-        report::report(&self.handle(id)?.context).await.map_err(internal)
+        let context = self.handle(id)?.context;
+        let gone = || internal(format!("migration {id} is not in the state any more"));
+        let row = self.store.migration(id).await.map_err(internal)?.ok_or_else(gone)?;
+        let kind = |endpoint: Result<&Endpoint, ControlError>| endpoint.ok().map(|known| known.kind.clone());
+        let ends = report::Ends {
+            source_kind: kind(self.source_endpoint(&row.source)),
+            source: row.source,
+            target_kind: kind(self.target_endpoint(&row.target)),
+            target: row.target,
+        };
+        report::report(&context, ends).await.map_err(internal)
+    }
+
+    fn seal(&self, report: &Report) -> Result<Sealed, ControlError> {
+        seal::seal(self.store.report_key(), report).map_err(internal)
+    }
+
+    fn report_key(&self) -> PublicKey {
+        self.store.report_key().public()
     }
 
     async fn limits(&self, scope: Option<&str>) -> Result<Vec<LimitView>, ControlError> {
@@ -200,9 +219,23 @@ impl Manager {
         Ok(None)
     }
 
-    async fn begin(&self, plan: &Plan, vm: &str, machine: Machine) -> Result<MigrationId, ControlError> {
+    async fn begin(
+        &self,
+        plan: &Plan,
+        vm: &str,
+        machine: Machine,
+        by: &str,
+    ) -> Result<MigrationId, ControlError> {
+        let (id, created) = (MigrationId::generate(), clock::now());
+        let line = EventView {
+            at: created,
+            migration: Some(id),
+            by: by.to_owned(),
+            kind: "request".to_owned(),
+            text: format!("begun by applying plan {}", plan.name),
+        };
         let new = NewMigration {
-            id: MigrationId::generate(),
+            id,
             plan: plan.name.clone(),
             source: plan.source.clone(),
             target: plan.target.clone(),
@@ -211,9 +244,9 @@ impl Manager {
             target_name: plan.target_name(vm).to_owned(),
             machine,
             state: State::Defined,
-            created: clock::now(),
+            created,
             warnings: Vec::new(),
-            events: Vec::new(),
+            events: vec![line],
         };
         match self.store.create_migration(new).await.map_err(internal)? {
             Created::Exists(row) => Ok(row.id),

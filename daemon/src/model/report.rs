@@ -10,7 +10,7 @@ use super::{
     view::{EventView, PassView, PhaseView, Verdict},
 };
 
-/// The report. Its JSON form is documented in the README; fields are added, never renamed.
+/// The report. Its JSON form is documented in `REPORT.md`; fields are added, never renamed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Version of this form.
@@ -20,7 +20,10 @@ pub struct Report {
     pub migration: MigrationId,
     pub plan: String,
     pub source: String,
+    /// What kind of source that is; `None` if it is not configured any more.
+    pub source_kind: Option<String>,
     pub target: String,
+    pub target_kind: Option<String>,
     pub vm: VmId,
     pub vm_name: String,
     pub target_name: String,
@@ -34,7 +37,12 @@ pub struct Report {
     /// Seconds from the source stopped to the target running.
     pub downtime: Option<f64>,
     pub verdict: Option<Verdict>,
+    /// Who asked for what and when: the requests, granted or refused, among the journal's lines.
+    pub requests: Vec<EventView>,
+    /// The last lines of the journal.
     pub journal: Vec<EventView>,
+    /// Older lines of it that are not in this report.
+    pub journal_left_out: u64,
 }
 
 /// A disk in the report.
@@ -48,6 +56,9 @@ pub struct DiskReport {
     pub mark: Option<String>,
     /// Bytes still pending.
     pub pending: u64,
-    /// The manifest's root in hexadecimal: `BLAKE3` as defined in `warmd_cbt::manifest::RootHasher`.
+    /// The manifest's root in hexadecimal, as `REPORT.md` defines it: the sealed one, or else that of now. `None` while
+    /// the disk is not drained: then the manifest speaks of no moment.
     pub manifest_root: Option<String>,
+    /// When the cutover had verified the copy and sealed that root, before anything touched it.
+    pub sealed: Option<DateTime<Utc>>,
 }

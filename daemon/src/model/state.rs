@@ -78,6 +78,23 @@ impl State {
         }
     }
 
+    /// Whether the copy was verified and handed over to the target: from here on its disks may become something else.
+    pub fn is_handed_over(&self) -> bool {
+        match self {
+            Self::Done => true,
+            Self::CuttingOver { phase } => *phase > Phase::Verify,
+            Self::Paused { from } | Self::Failed { from, .. } => from.past_no_return(),
+            Self::Defined
+            | Self::Preparing
+            | Self::Seeding
+            | Self::Synced
+            | Self::Syncing
+            | Self::Undoing { .. }
+            | Self::Cancelling
+            | Self::Cancelled => false,
+        }
+    }
+
     /// Whether nothing will ever happen to it again.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Done | Self::Cancelled)

@@ -7,6 +7,8 @@ use std::{error::Error, fmt, io, path::PathBuf, sync::Arc};
 use rusqlite::{ErrorCode, ffi};
 pub use warmd_cbt::store::{StoreError, StoreErrorKind};
 
+use crate::seal::KeyError;
+
 /// Why the state cannot be opened. Nothing was changed, unless it says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -46,6 +48,9 @@ pub enum OpenError {
         #[source]
         cause: rusqlite::Error,
     },
+    /// There is no key to sign reports with.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The system refuses.
     #[error("cannot {what} {path}: {cause}")]
     Io {

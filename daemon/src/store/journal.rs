@@ -5,7 +5,7 @@ use rusqlite::{Connection, params};
 use super::{
     Store, StoreError,
     error::Fault,
-    row::{micros, migration_id, moment},
+    row::{micros, migration_id, moment, unsigned},
 };
 use crate::model::{id::MigrationId, view::EventView};
 
@@ -13,6 +13,28 @@ impl Store {
     /// Adds lines, in order.
     pub async fn append_events(&self, events: Vec<EventView>) -> Result<(), StoreError> {
         self.write("writing the journal", move |db| append(db, &events)).await
+    }
+
+    /// How many lines one migration's journal has.
+    pub async fn count_events(&self, id: MigrationId) -> Result<u64, StoreError> {
+        self.read("counting the journal", move |db| {
+            let count: i64 = db
+                .prepare_cached("SELECT count(*) FROM events WHERE migration = ?")?
+                .query_row([id.to_string()], |row| row.get(0))?;
+            unsigned("events", id, count)
+        })
+        .await
+    }
+
+    /// The requests among its lines, oldest first, at most the last `limit`.
+    pub async fn requests(&self, id: MigrationId, limit: u32) -> Result<Vec<EventView>, StoreError> {
+        self.read("reading the requests of the journal", move |db| {
+            let mut lines =
+                select(db, "WHERE migration = ?1 AND kind = 'request'", params![id.to_string(), limit])?;
+            lines.reverse();
+            Ok(lines)
+        })
+        .await
     }
 
     /// The last `limit` lines of one migration's journal, or of all, oldest first.

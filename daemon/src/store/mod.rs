@@ -25,6 +25,7 @@ mod readers;
 mod recent;
 mod row;
 mod schema;
+mod seals;
 #[cfg(all(feature = "simulation", debug_assertions))]
 mod simulated;
 mod telemetry;
@@ -47,6 +48,7 @@ pub use self::{
     limits::SavedLimits,
     migrations::{Change, Created, Cutover, MigrationRow, NewMigration},
     passes::{NewDiskPass, PassRow},
+    seals::SealRow,
 };
 use self::{
     error::{Fault, unavailable},
@@ -55,6 +57,7 @@ use self::{
     schema::{UPGRADES, Upgrade},
     writer::{Queue, Task, Writer, WriterThread},
 };
+use crate::seal::ReportKey;
 
 /// The database's name in the state directory.
 pub const FILE_NAME: &str = "warmd.db";
@@ -76,11 +79,12 @@ struct Inner {
     readers: Arc<Readers>,
     /// How long transactions took to become durable.
     commits: Arc<Histogram>,
+    key: ReportKey,
 }
 
 impl Store {
-    /// Opens the state in `dir`, making it (0700, 0600) if there is none, and locks it against a second daemon for as
-    /// long as the store lives. Blocks; a file that is not ours, is newer or is damaged stays as it is.
+    /// Opens the state in `dir`, making it (0700, 0600) and the key for reports if there is none, and locks it against a
+    /// second daemon for as long as the store lives. Blocks; a file that is not ours, is newer or is damaged stays as it is.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
         Self::open_with(dir, UPGRADES)
     }
@@ -90,6 +94,7 @@ impl Store {
         let lock = StateLock::take(dir)?;
         let file = dir.join(FILE_NAME);
         let connection = file::open(&file, upgrades)?;
+        let key = ReportKey::load_or_make(dir)?;
         let commits = Arc::new(Histogram::default());
         let writer =
             Writer { connection, commits: Arc::clone(&commits), commit: Box::new(|commit| commit()) };
@@ -104,12 +109,18 @@ impl Store {
             queue: Mutex::new(Some(queue)),
             thread: Mutex::new(Some(thread)),
             commits,
+            key,
         })))
     }
 
     /// The database file.
     pub fn file(&self) -> &Path {
         &self.0.file
+    }
+
+    /// The key that signs reports; it lies beside the database.
+    pub fn report_key(&self) -> &ReportKey {
+        &self.0.key
     }
 
     /// How long the durable commits took since the file was opened.

@@ -18,6 +18,7 @@ pub(super) const UPGRADES: &[Upgrade] = &[
     |transaction| transaction.execute_batch(include_str!("schema_v3.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v4.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v5.sql")),
+    |transaction| transaction.execute_batch(include_str!("schema_v6.sql")),
 ];
 
 /// The version that the steps lead to.
@@ -110,7 +111,7 @@ mod tests {
         assert_eq!(
             names.join(" "),
             "chunks disk_passes disks events latencies limits migrations pages passes phases plans recent recent_counts \
-             recent_hashes stages verdicts waits"
+             recent_hashes seals stages verdicts waits"
         );
     }
 }

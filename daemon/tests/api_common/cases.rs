@@ -23,6 +23,7 @@ use warmd_daemon::model::{
         PhaseView, Verdict, VerificationView,
     },
 };
+use warmd_daemon::seal::ReportKey;
 
 pub const GIB: u64 = 1 << 30;
 pub const MIB: u64 = 1 << 20;
@@ -260,14 +261,20 @@ pub fn events() -> Vec<EventView> {
     ]
 }
 
+pub fn report_key() -> ReportKey {
+    ReportKey::from_secret(&[7; 32])
+}
+
 pub fn report(view: &MigrationView) -> Report {
     Report {
-        format: 1,
+        format: 2,
         warmd: "0.1.0".to_owned(),
         migration: view.id,
         plan: view.plan.clone(),
         source: "old".to_owned(),
+        source_kind: Some("libvirt".to_owned()),
         target: "new".to_owned(),
+        target_kind: None,
         vm: view.vm.clone(),
         vm_name: view.vm_name.clone(),
         target_name: view.target_name.clone(),
@@ -281,12 +288,15 @@ pub fn report(view: &MigrationView) -> Report {
             mark: Some("warmd-vda".to_owned()),
             pending: 0,
             manifest_root: Some("5f".repeat(32)),
+            sealed: Some(at(1010)),
         }],
         passes: vec![pass(1, true), pass(2, true), pass(3, false)],
         cutover: vec![phase(Phase::LastDelta, 1000, Some(4)), phase(Phase::StopSource, 1004, Some(2))],
         downtime: Some(14.25),
         verdict: Some(verdict(0)),
+        requests: events().into_iter().filter(|event| event.kind == "request").collect(),
         journal: events(),
+        journal_left_out: 0,
     }
 }
 

@@ -20,6 +20,7 @@ use warmd_daemon::{
         request::{Request, Verdict, judge},
         view::{self, EventView, MigrationView},
     },
+    seal::{self, PublicKey, Sealed},
 };
 
 use super::{cases, served::until};
@@ -223,6 +224,14 @@ impl Control for FakeControl {
 
     async fn verdict(&self, id: MigrationId) -> Result<Option<view::Verdict>, ControlError> {
         Ok(self.migration(&id.to_string()).await?.verification.and_then(|run| run.verdict))
+    }
+
+    fn seal(&self, report: &Report) -> Result<Sealed, ControlError> {
+        Ok(seal::seal(&cases::report_key(), report).expect("a report becomes JSON"))
+    }
+
+    fn report_key(&self) -> PublicKey {
+        cases::report_key().public()
     }
 
     async fn report(&self, id: MigrationId) -> Result<Report, ControlError> {

@@ -63,7 +63,7 @@ async fn it_is_made_for_its_owner_alone_and_closed_whole() {
         assert_eq!(mode(&file.path()), 0o600, "{:?}", file.path());
     }
     store.close().await.unwrap();
-    assert_eq!(contents(&state).into_keys().collect::<Vec<_>>(), [FILE_NAME]);
+    assert_eq!(contents(&state).into_keys().collect::<Vec<_>>(), ["report.key", FILE_NAME]);
     let error = store.migrations().await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Unavailable);
     let error = store.delete_plan("x").await.unwrap_err();
@@ -100,6 +100,18 @@ fn a_file_of_somebody_else_stays_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join(FILE_NAME)).unwrap();
     assert!(matches!(Store::open(dir.path()).unwrap_err(), OpenError::Io { .. }));
+}
+
+#[test]
+fn a_key_that_others_can_read_keeps_the_state_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = Store::open(dir.path()).unwrap().report_key().public();
+    let file = dir.path().join("report.key");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let error = Store::open(dir.path()).unwrap_err();
+    assert!(matches!(error, OpenError::Key(_)) && error.to_string().contains("mode 0644"), "{error}");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(Store::open(dir.path()).unwrap().report_key().public(), key);
 }
 
 #[test]
@@ -167,7 +179,7 @@ async fn what_a_crash_left_of_making_it_is_made_anew() {
     let store = Store::open(dir.path()).unwrap();
     migration(&store, "web").await;
     store.close().await.unwrap();
-    assert_eq!(contents(dir.path()).into_keys().collect::<Vec<_>>(), [FILE_NAME]);
+    assert_eq!(contents(dir.path()).into_keys().collect::<Vec<_>>(), ["report.key", FILE_NAME]);
 }
 
 #[tokio::test]

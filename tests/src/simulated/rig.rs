@@ -77,6 +77,11 @@ impl Rig {
         self.manager.apply_plan(plan, "test").await.expect("the plan is good");
     }
 
+    /// The daemon's state.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// The one migration.
     pub async fn view(&self) -> MigrationView {
         self.manager.migration(VM).await.expect("there is one migration")

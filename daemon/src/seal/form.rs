@@ -1,0 +1,225 @@
+//! A sealed report's form, and how it is checked.
+
+use std::fmt;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use ed25519_dalek::Signature;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    hex,
+    json::{Unambiguous, difference},
+    key::{PublicKey, ReportKey},
+};
+
+/// What stands before the payload in what is signed: the key can be tricked into signing nothing else.
+const DOMAIN: &[u8] = b"warmd report 1\n";
+const ALGORITHM: &str = "Ed25519";
+const FIELD: &str = "seal";
+
+/// A report with its seal.
+#[derive(Clone, Debug)]
+pub struct Sealed {
+    /// The readable report, with the seal as its last field.
+    pub json: String,
+    /// BLAKE3 of the payload, in hexadecimal: by this other documents name the report.
+    pub digest: String,
+    pub key: PublicKey,
+}
+
+/// The field `seal` of a sealed report.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Seal {
+    form: u32,
+    algorithm: String,
+    /// In hexadecimal, as the two below.
+    key: String,
+    digest: String,
+    signature: String,
+    /// What is signed: the report without its seal, as JSON, in base64.
+    payload: String,
+}
+
+#[derive(Serialize)]
+struct Whole<'a, R> {
+    #[serde(flatten)]
+    report: &'a R,
+    seal: Seal,
+}
+
+/// A report whose seal is whole.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    /// What was signed.
+    pub report: Value,
+    pub digest: String,
+    /// Who signed it. Whether that is the right one is for the caller to know.
+    pub key: PublicKey,
+}
+
+/// Why a report proves nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsound {
+    #[error("this is no report of warmd: {0}")]
+    NotAReport(String),
+    #[error("the report has no seal: it was taken off, or it comes from an older warmd")]
+    NoSeal,
+    #[error("the seal is of form {0}, which this version does not know")]
+    Form(u32),
+    #[error("the seal is broken: {0}")]
+    Broken(&'static str),
+    #[error("the signature does not fit: what was signed was changed, or the signature or the key was")]
+    Signature,
+    #[error("the report was changed after it was signed: what can be read at {} is not what was signed", Place(.0))]
+    Changed(String),
+    #[error("it is signed by another key: {0}")]
+    OtherKey(Box<PublicKey>),
+}
+
+struct Place<'a>(&'a str);
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "/" } else { self.0 })
+    }
+}
+
+/// Seals a report; it must become a JSON object.
+pub fn seal(key: &ReportKey, report: &impl Serialize) -> Result<Sealed, serde_json::Error> {
+    let payload = serde_json::to_string(report)?;
+    let digest = blake3::hash(payload.as_bytes()).to_hex().to_string();
+    let signature = key.sign(&signed(payload.as_bytes()));
+    let seal = Seal {
+        form: 1,
+        algorithm: ALGORITHM.to_owned(),
+        key: key.public().to_string(),
+        digest: digest.clone(),
+        signature: hex::encode(&signature.to_bytes()),
+        payload: STANDARD.encode(&payload),
+    };
+    let json = serde_json::to_string_pretty(&Whole { report, seal })?;
+    Ok(Sealed { json, digest, key: key.public() })
+}
+
+/// Checks a sealed report by itself, and against `key` if one is given.
+pub fn verify(text: &str, key: Option<PublicKey>) -> Result<Verified, Unsound> {
+    let not_json = |error: serde_json::Error| Unsound::NotAReport(error.to_string());
+    let Unambiguous(mut readable) = serde_json::from_str(text).map_err(not_json)?;
+    let Some(fields) = readable.as_object_mut() else {
+        return Err(Unsound::NotAReport("it is no JSON object".to_owned()));
+    };
+    let seal = fields.remove(FIELD).ok_or(Unsound::NoSeal)?;
+    if let Some(form) = seal.get("form").and_then(Value::as_u64).filter(|form| *form != 1) {
+        return Err(Unsound::Form(u32::try_from(form).unwrap_or(u32::MAX)));
+    }
+    let seal: Seal =
+        serde_json::from_value(seal).map_err(|_| Unsound::Broken("fields are missing or strange"))?;
+    if seal.algorithm != ALGORITHM {
+        return Err(Unsound::Broken("the algorithm is not Ed25519"));
+    }
+    let signer = PublicKey::from_hex(&seal.key).ok_or(Unsound::Broken("the key is none"))?;
+    let payload = STANDARD.decode(&seal.payload).map_err(|_| Unsound::Broken("the payload is no base64"))?;
+    let signature = hex::decode(&seal.signature).ok_or(Unsound::Broken("the signature is none"))?;
+    let signature = Signature::from_bytes(&signature);
+    signer.0.verify_strict(&signed(&payload), &signature).map_err(|_| Unsound::Signature)?;
+    let digest = blake3::hash(&payload).to_hex().to_string();
+    if digest != seal.digest {
+        return Err(Unsound::Broken("the digest is not the payload's"));
+    }
+    let Unambiguous(report) = serde_json::from_slice(&payload).map_err(not_json)?;
+    if let Some(place) = difference(&readable, &report) {
+        return Err(Unsound::Changed(place));
+    }
+    match key {
+        Some(key) if key != signer => Err(Unsound::OtherKey(Box::new(signer))),
+        _ => Ok(Verified { report, digest, key: signer }),
+    }
+}
+
+fn signed(payload: &[u8]) -> Vec<u8> {
+    [DOMAIN, payload].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn sample() -> (ReportKey, Sealed) {
+        let key = ReportKey::from_secret(&[7; 32]);
+        let report = json!({"format": 2, "vm_name": "web \u{1b}[31m ü", "disks": [{"size": 65536, "root": "ab"}], "downtime": 14.25, "none": null});
+        let sealed = seal(&key, &report).unwrap();
+        (key, sealed)
+    }
+
+    #[test]
+    fn a_report_verifies_also_when_it_was_printed_otherwise() {
+        let (key, sealed) = sample();
+        let verified = verify(&sealed.json, Some(key.public())).unwrap();
+        assert_eq!((verified.key, &verified.digest), (key.public(), &sealed.digest));
+        assert_eq!(verified.report["downtime"], 14.25);
+        let value: Value = serde_json::from_str(&sealed.json).unwrap();
+        verify(&value.to_string(), None).unwrap();
+        let other = ReportKey::from_secret(&[8; 32]).public();
+        let error = verify(&sealed.json, Some(other)).unwrap_err();
+        assert_eq!(error, Unsound::OtherKey(Box::new(key.public())));
+    }
+
+    #[test]
+    fn every_changed_byte_is_noticed() {
+        let (key, sealed) = sample();
+        let text = &sealed.json;
+        let mut harmless = 0;
+        for (at, was) in text.char_indices() {
+            for put in ['0', 'x', ' ', '"'] {
+                if put == was {
+                    continue;
+                }
+                let changed = format!("{}{put}{}", &text[..at], &text[at + was.len_utf8()..]);
+                if let Ok(verified) = verify(&changed, Some(key.public())) {
+                    // White space between values says nothing.
+                    assert!(was.is_whitespace() && put == ' ', "{was:?} became {put:?} at {at}:\n{changed}");
+                    assert_eq!(verified.digest, sealed.digest);
+                    harmless += 1;
+                }
+            }
+        }
+        assert!(harmless < text.matches(char::is_whitespace).count());
+    }
+
+    #[test]
+    fn each_way_to_break_it_is_told_apart() {
+        let (_, sealed) = sample();
+        let value: Value = serde_json::from_str(&sealed.json).unwrap();
+        let with = |change: &dyn Fn(&mut Value)| {
+            let mut value = value.clone();
+            change(&mut value);
+            verify(&value.to_string(), None).unwrap_err()
+        };
+        let other = seal(&ReportKey::from_secret(&[8; 32]), &json!({"a": 1})).unwrap();
+        let other: Value = serde_json::from_str(&other.json).unwrap();
+        assert_eq!(with(&|v| v["disks"][0]["size"] = json!(1)), Unsound::Changed("/disks/0/size".to_owned()));
+        assert_eq!(with(&|v| v["more"] = json!(1)), Unsound::Changed("/more".to_owned()));
+        assert_eq!(
+            with(&|v| drop(v.as_object_mut().unwrap().remove("none"))),
+            Unsound::Changed("/none".to_owned())
+        );
+        assert_eq!(with(&|v| v["seal"]["payload"] = other["seal"]["payload"].clone()), Unsound::Signature);
+        assert_eq!(with(&|v| v["seal"]["key"] = other["seal"]["key"].clone()), Unsound::Signature);
+        assert_eq!(with(&|v| v["seal"]["form"] = json!(2)), Unsound::Form(2));
+        assert!(matches!(with(&|v| v["seal"] = other["seal"].clone()), Unsound::Changed(_)));
+        assert_eq!(with(&|v| drop(v.as_object_mut().unwrap().remove("seal"))), Unsound::NoSeal);
+        for field in ["algorithm", "key", "digest", "signature", "payload"] {
+            let error = with(&|v| v["seal"][field] = json!("00"));
+            assert!(matches!(error, Unsound::Broken(_) | Unsound::Signature), "{field}: {error}");
+        }
+        let twice = sealed.json.replacen("\"format\": 2", "\"format\": 9, \"format\": 2", 1);
+        assert!(matches!(verify(&twice, None), Err(Unsound::NotAReport(_))));
+        for text in ["", "[]", "7", "{}", "{\"seal\":{}}"] {
+            assert!(verify(text, None).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The seal on a report: an Ed25519 signature that anybody can check, without a daemon and years later.
+//!
+//! Rule: what is signed is carried verbatim beside what is readable, and both must say the same. So a report survives
+//! being printed otherwise or re-encoded, and nothing that a person reads in it can be changed unnoticed.
+//!
+//! `REPORT.md` documents the form for those who check it without warmd.
+
+mod form;
+mod hex;
+mod json;
+mod key;
+
+pub use self::{
+    form::{Sealed, Unsound, Verified, seal, verify},
+    key::{KEY_FILE, KeyError, PublicKey, ReportKey},
+};

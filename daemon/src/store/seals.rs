@@ -1,0 +1,63 @@
+//! Sealed roots: what the target's disks held when a cutover had verified them.
+
+use chrono::{DateTime, Utc};
+use rusqlite::params;
+use warmd_cbt::store::DiskId;
+
+use super::{
+    Store, StoreError,
+    row::{micros, moment, unsigned},
+};
+use crate::model::id::MigrationId;
+
+const TABLE: &str = "seals";
+
+/// One disk's sealed root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealRow {
+    pub disk: DiskId,
+    /// The attempt at a cutover that sealed it.
+    pub attempt: u32,
+    /// In hexadecimal.
+    pub root: String,
+    pub at: DateTime<Utc>,
+}
+
+impl Store {
+    /// Seals roots, all or none; what an earlier attempt sealed of these disks gives way.
+    pub async fn put_seals(&self, seals: Vec<SealRow>) -> Result<(), StoreError> {
+        self.write("sealing the manifests' roots", move |db| {
+            for seal in &seals {
+                db.prepare_cached(
+                    "INSERT OR REPLACE INTO seals (disk, attempt, root, at) VALUES (?, ?, ?, ?)",
+                )?
+                .execute(params![seal.disk.0, seal.attempt, seal.root, micros(seal.at)])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// What was sealed of the migration's disks.
+    pub async fn seals(&self, id: MigrationId) -> Result<Vec<SealRow>, StoreError> {
+        self.read(format!("reading the sealed roots of migration {id}"), move |db| {
+            let mut select = db.prepare_cached(
+                "SELECT disk, attempt, root, at FROM seals JOIN disks ON disks.id = disk WHERE migration = ? \
+                 ORDER BY disk",
+            )?;
+            let mut rows = select.query([id.to_string()])?;
+            let mut seals = Vec::new();
+            while let Some(row) = rows.next()? {
+                let disk: i64 = row.get("disk")?;
+                seals.push(SealRow {
+                    disk: DiskId(disk),
+                    attempt: unsigned(TABLE, disk, row.get("attempt")?)?,
+                    root: row.get("root")?,
+                    at: moment(TABLE, disk, row.get("at")?)?,
+                });
+            }
+            Ok(seals)
+        })
+        .await
+    }
+}

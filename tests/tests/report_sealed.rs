@@ -1,0 +1,171 @@
+//! The sealed report: who holds it can check it years later, and whoever changes it is caught.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
+
+use std::{fs, num::NonZero, path::Path, process::Command, sync::atomic::AtomicU64};
+
+use serde_json::{Value, json};
+use warmd_cbt::{
+    manifest::BlockHash,
+    store::{LedgerCommit, LedgerStore},
+    units::BlockIndex,
+};
+use warmd_daemon::{
+    migration::control::Control,
+    model::{
+        plan::VerifyMode,
+        report::Report,
+        request::{Request, Verdict},
+        state::State,
+    },
+    root::Image,
+    seal::{self, Sealed},
+};
+use warmd_tests::{
+    simulated::{Fault, Rig, World},
+    tool,
+};
+
+const BLOCK: u64 = 64 * 1024;
+const DISKS: [(&str, u64); 2] = [("vda", 400 * BLOCK), ("vdb", 10 * BLOCK + 512)];
+
+fn world() -> World {
+    let world = World::new(&DISKS);
+    for (at, fill) in [(0, 1), (7 * BLOCK - 10, 2), (300 * BLOCK + 5, 3)] {
+        world.guest_writes("vda", at, &[fill; 5000]);
+    }
+    world.guest_writes("vdb", 10 * BLOCK + 1, &[4; 511]);
+    world
+}
+
+async fn sealed(rig: &Rig) -> (Report, Sealed) {
+    let report = rig.manager.report(rig.view().await.id).await.expect("a report");
+    let sealed = rig.manager.seal(&report).expect("a seal");
+    (report, sealed)
+}
+
+/// The root of `bytes` as the documentation alone defines it, and as `warmd root` computes it; they must agree.
+fn root_of(dir: &Path, bytes: &[u8]) -> String {
+    let path = dir.join("disk.raw");
+    fs::write(&path, bytes).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/report/root.py");
+    let documented = tool::output(Command::new("python3").arg(script).arg(&path), tool::DEADLINE).unwrap();
+    let image = Image::open(&path, None).unwrap();
+    let ours = image.root(NonZero::new(2).unwrap(), &AtomicU64::new(0)).unwrap();
+    assert_eq!(documented.trim(), ours);
+    ours
+}
+
+fn roots(report: &Report) -> Vec<String> {
+    report.disks.iter().map(|disk| disk.manifest_root.clone().expect("a root")).collect()
+}
+
+#[tokio::test]
+async fn the_roots_are_those_of_the_raw_disks_and_stay_what_was_sealed() {
+    for verify in [VerifyMode::None, VerifyMode::Compare] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut rig = Rig::start(world()).await;
+        rig.seed(Rig::plan(verify)).await;
+        let (before, _) = sealed(&rig).await;
+        assert!(before.disks.iter().all(|disk| disk.sealed.is_none()));
+        rig.world.guest_writes("vda", 200 * BLOCK, &[9; 9000]);
+        assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
+        let (done, _) = sealed(&rig).await;
+        assert!(done.disks.iter().all(|disk| disk.sealed.is_some()));
+        assert_ne!(roots(&before)[0], roots(&done)[0]);
+        for (at, (key, _)) in DISKS.iter().enumerate() {
+            let held = rig.world.with(|truth| truth.target_disks[*key].durable());
+            assert_eq!(roots(&done)[at], root_of(dir.path(), &held), "{key}, {verify:?}");
+            let source = rig.world.with(|truth| truth.source_disks[*key].clone());
+            assert_eq!(roots(&done)[at], root_of(dir.path(), &source), "{key}, {verify:?}");
+        }
+        // Whatever becomes of the manifest later, the report tells of the copy.
+        let disk = rig.store().disks(done.migration).await.unwrap()[0].id;
+        let hashes = vec![(BlockIndex(5), BlockHash([5; 16]))];
+        rig.store().commit(disk, LedgerCommit { hashes, ..LedgerCommit::default() }).await.unwrap();
+        rig.restart().await;
+        let (later, _) = sealed(&rig).await;
+        assert_eq!((roots(&later), &later.disks[0].sealed), (roots(&done), &done.disks[0].sealed));
+    }
+}
+
+#[tokio::test]
+async fn an_undone_cutovers_seal_is_not_shown() {
+    let rig = Rig::start(world()).await;
+    rig.seed(Rig::plan(VerifyMode::Readback)).await;
+    rig.world.faults.set("target.create", Fault::Refused);
+    assert_eq!(rig.cutover().await.state, State::Synced);
+    let (undone, _) = sealed(&rig).await;
+    assert!(undone.disks.iter().all(|disk| disk.sealed.is_none()), "{:?}", undone.disks);
+    rig.world.faults.clear();
+    rig.world.guest_writes("vda", 0, &[77; 10]);
+    assert_eq!(rig.cutover().await.state, State::Done);
+    let (done, _) = sealed(&rig).await;
+    assert!(done.disks.iter().all(|disk| disk.sealed.is_some()));
+    assert_ne!(roots(&done)[0], roots(&undone)[0]);
+}
+
+/// Every place in a JSON value, as pointers.
+fn places(value: &Value, at: &str, into: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => fields.iter().for_each(|(name, value)| {
+            places(value, &format!("{at}/{}", name.replace('~', "~0").replace('/', "~1")), into);
+        }),
+        Value::Array(items) => {
+            for (index, value) in items.iter().enumerate() {
+                places(value, &format!("{at}/{index}"), into);
+            }
+        }
+        _ => {}
+    }
+    if !at.is_empty() {
+        into.push(at.to_owned());
+    }
+}
+
+#[tokio::test]
+async fn a_moved_vms_report_verifies_and_every_field_of_it_is_signed() {
+    let rig = Rig::start(world()).await;
+    rig.seed(Rig::plan(VerifyMode::Readback)).await;
+    assert_eq!(rig.request(Request::Resume).await, Verdict::AlreadySo);
+    assert_eq!(rig.cutover().await.state, State::Done);
+    let (report, sealed) = sealed(&rig).await;
+    let key = rig.manager.report_key();
+    let verified = seal::verify(&sealed.json, Some(key)).unwrap();
+    assert_eq!((verified.key, &verified.digest), (key, &sealed.digest));
+    assert_eq!(serde_json::from_value::<Report>(verified.report).unwrap(), report);
+    let asked: Vec<_> = report.requests.iter().map(|line| (line.by.as_str(), line.text.as_str())).collect();
+    assert_eq!(
+        asked,
+        [
+            ("test", "begun by applying plan plan"),
+            ("test", "resume: already so"),
+            ("test", "cutover accepted")
+        ]
+    );
+    assert_eq!((report.format, report.source_kind.as_deref()), (2, Some("simulated")));
+    assert_eq!(report.journal_left_out, 0);
+
+    let whole: Value = serde_json::from_str(&sealed.json).unwrap();
+    let mut all = Vec::new();
+    places(&whole, "", &mut all);
+    assert!(all.len() > 200, "only {} places", all.len());
+    for place in all {
+        let mut changed = whole.clone();
+        let field = changed.pointer_mut(&place).unwrap();
+        *field = match &*field {
+            Value::Number(number) if number.as_u64().is_some() => json!(number.as_u64().unwrap() + 1),
+            Value::Bool(is) => json!(!*is),
+            Value::String(text) if text.is_empty() => json!("x"),
+            // One character: the rest stays as it was.
+            Value::String(text) => json!(format!(
+                "{}{}",
+                if text.starts_with('0') { '1' } else { '0' },
+                text.chars().skip(1).collect::<String>()
+            )),
+            _ => json!("something else"),
+        };
+        let verdict = seal::verify(&changed.to_string(), None);
+        assert!(verdict.is_err(), "{place} was changed, and nobody noticed");
+    }
+}
