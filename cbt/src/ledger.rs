@@ -146,20 +146,22 @@ impl Ledger {
                 row.trusted.union(fresh);
                 row
             });
-            LedgerCommit { anchor: Some(mark), chunks: rows.collect(), ..LedgerCommit::default() }
+            let chunks = rows.collect();
+            let touched = fresh.chunks().map(|(chunk, bits)| (chunk, bits.clone())).collect();
+            LedgerCommit { anchor: Some(mark), chunks, touched, ..LedgerCommit::default() }
         })
         .await
     }
 
     /// Gives up the trust in these blocks, durably. Must be waited for before the first write to any of them.
     pub async fn claim(&self, extents: &[Extent]) -> Result<(), StoreError> {
-        self.edit(extents, |row, blocks| row.trusted.set(blocks, false)).await
+        self.edit(extents, &[], |row, blocks| row.trusted.set(blocks, false)).await
     }
 
     /// Makes these blocks pending, and untrusted, whatever was known of them: a verification found that the target
     /// does not hold what it must.
     pub async fn distrust(&self, extents: &[Extent]) -> Result<(), StoreError> {
-        self.edit(extents, |row, blocks| {
+        self.edit(extents, extents, |row, blocks| {
             row.pending.set(blocks.clone(), true);
             row.trusted.set(blocks, false);
         })
@@ -176,7 +178,7 @@ impl Ledger {
                 row.pending.set(blocks.clone(), false);
                 row.trusted.set(blocks, false);
             });
-            LedgerCommit { anchor: None, chunks, hashes, figures, pass }
+            LedgerCommit { chunks, hashes, figures, pass, ..LedgerCommit::default() }
         })
         .await
     }
@@ -207,10 +209,18 @@ impl Ledger {
         look(&sets.pending, &sets.trusted)
     }
 
-    /// Commits the rows of all blocks that `extents` touch, each as `edit` leaves it.
+    /// The blocks that are not pending: of these the ledger says that the anchored snapshot holds what the manifest says.
+    pub fn settled(&self) -> ExtentSet {
+        let mut settled = ExtentSet::full(self.size());
+        settled.subtract(&self.inner.sets().pending);
+        settled
+    }
+
+    /// Commits the rows of all blocks that `extents` touch, each as `edit` leaves it, and notes those that `touched` touch.
     async fn edit(
         &self,
         extents: &[Extent],
+        touched: &[Extent],
         edit: impl Fn(&mut ChunkRow, Range<usize>),
     ) -> Result<(), StoreError> {
         if extents.is_empty() {
@@ -218,7 +228,9 @@ impl Ledger {
         }
         self.change(|sets| {
             let chunks = sets.edited(extents.iter().map(Extent::blocks), edit);
-            LedgerCommit { chunks, ..LedgerCommit::default() }
+            let touched = ExtentSet::of(self.size(), touched.iter().copied());
+            let touched = touched.chunks().map(|(chunk, bits)| (chunk, bits.clone())).collect();
+            LedgerCommit { chunks, touched, ..LedgerCommit::default() }
         })
         .await
     }

@@ -13,6 +13,7 @@ use crate::{
     config::{self, Config},
     metrics::{Metrics, MetricsServer},
     migration::{
+        audit::AuditBudget,
         context::Engine,
         control::Endpoint,
         manager::{Endpoints, Manager, Opened},
@@ -36,7 +37,8 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let settings = config.engine.transfer();
     let pool = BufferPool::new(settings.buffers, settings.chunk);
     let metrics = Metrics::default();
-    let engine = Engine { pool, settings, limit: config.limits.into(), metrics: metrics.clone() };
+    let audit = AuditBudget { amount: config.engine.audit, at_most: config.engine.audit_max };
+    let engine = Engine { pool, settings, limit: config.limits.into(), audit, metrics: metrics.clone() };
     let manager = Manager::start(store.clone(), endpoints, engine, shutdown.child_token()).await?;
     if let Some(scrapes) = scrapes {
         tracing::info!(address = %scrapes.address(), "metrics");

@@ -9,6 +9,26 @@ pub fn bytes(bytes: u64) -> String {
     scaled(bytes as f64)
 }
 
+/// Bytes as people write them: a number, or one with a unit, such as `512KiB`, `1GiB`.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|each: char| !each.is_ascii_digit());
+    let shift = match text[digits.len()..].trim_start() {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+/// A chance from 0 to 1 as a percentage: `36.6 %`, `2.7e-5 %`.
+pub fn chance(chance: f64) -> String {
+    let percent = chance * 100.0;
+    if percent == 0.0 || percent >= 0.01 { format!("{percent:.2} %") } else { format!("{percent:.1e} %") }
+}
+
 /// Bytes per second: `118 MiB/s`.
 pub fn rate(bytes_per_second: f64) -> String {
     if bytes_per_second.is_finite() && bytes_per_second >= 0.0 {
@@ -106,6 +126,27 @@ pub fn percent(part: u64, whole: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_with_and_without_units() {
+        for (text, bytes) in [
+            ("7", Some(7)),
+            ("7B", Some(7)),
+            ("512KiB", Some(512 << 10)),
+            ("2 MiB", Some(2 << 20)),
+            ("1GiB", Some(1 << 30)),
+            ("3TiB", Some(3 << 40)),
+            ("", None),
+            ("GiB", None),
+            ("1GB", None),
+            ("-1", None),
+            ("1.5GiB", None),
+            ("99999999999TiB", None),
+            ("1é", None),
+        ] {
+            assert_eq!(parse_size(text), bytes, "{text:?}");
+        }
+    }
 
     #[test]
     fn sizes_show_three_digits() {

@@ -19,8 +19,10 @@ use tokio::{
 };
 use warmd_daemon::model::{
     phase::Phase,
+    plan::VerifyMode,
     request::Request,
     state::{Resting, State},
+    verify::{Escape, VerifyOrder},
     view::MigrationView,
 };
 
@@ -212,6 +214,42 @@ verification  FAILED (readback, 64.0 KiB of 42.0 GiB differ)
 }
 
 #[tokio::test]
+async fn what_is_to_be_verified_is_asked_for_in_words() {
+    let with = |verification| MigrationView { verification: Some(verification), ..done() };
+    let mut run = cases::verification(Some(0));
+    run.started = cases::at(1040);
+    (run.scope, run.seed) = ("sample=0.5%".parse().unwrap(), Some(7));
+    if let Some(verdict) = &mut run.verdict {
+        (verdict.scope, verdict.seed) = (run.scope, run.seed);
+        verdict.escapes = vec![Escape { blocks: 1, chance: 0.995 }, Escape { blocks: 1000, chance: 6.65e-3 }];
+    }
+    let asked =
+        ["--scope", "sample=0.5%", "--seed", "7", "--image", "vda=/snap/vda", "--image", "vdb=nbd://h/b"];
+    let served = Served::start(FakeControl::new([done()]).script(Request::Verify, [with(run)])).await;
+    let ran = served.warmctl(&[&["migration", "verify", WEB][..], &asked].concat()).await;
+    let expected = "\
+verification  passed (readback, sample=0.5%, seed 7, 42.0 GiB compared)
+so many bad blocks are missed with a chance of at most: 1 by 99.50 %, 1000 by 0.66 %
+";
+    assert!(ran.out(0).ends_with(expected), "{ran:#?}");
+    let images = [("vda", "/snap/vda"), ("vdb", "nbd://h/b")];
+    let order = VerifyOrder {
+        mode: VerifyMode::Readback,
+        scope: "sample=0.5%".parse().unwrap(),
+        seed: Some(7),
+        images: images.map(|(disk, place)| (disk.to_owned(), place.to_owned())).into(),
+    };
+    assert_eq!(served.control.ordered(), [order]);
+
+    let ran = served.warmctl(&["migration", "verify", WEB, "--mode", "compare"]).await;
+    assert!(ran.err(5).contains("snapshot"), "{ran:#?}");
+    for wrong in [["--scope", "half"], ["--mode", "none"], ["--image", "vda"], ["--seed", "-1"]] {
+        let ran = served.warmctl(&[&["migration", "verify", WEB][..], &wrong].concat()).await;
+        assert!(!ran.err(2).is_empty(), "{ran:#?}");
+    }
+}
+
+#[tokio::test]
 async fn an_old_verdict_is_not_taken_for_a_new_one() {
     let with = |verification| MigrationView { verification: Some(verification), ..synced() };
     let mut old = cases::verification(Some(65536));
@@ -260,7 +298,8 @@ async fn a_refusal_is_shown_as_it_is() {
     let ran = served.warmctl(&["migration", "verify", "web-1"]).await;
     assert_eq!(
         ran.err(5),
-        "warmctl: verify is refused while the migration is syncing: the target is only at rest while it is synced\n"
+        "warmctl: verify is refused while the migration is syncing: the target is only at rest while it is synced, and after it is \
+         done until its VM is started\n"
     );
     assert_eq!(served.warmctl(&["migration", "cutover", "nobody"]).await.code, Some(4));
 }

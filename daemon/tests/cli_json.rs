@@ -70,6 +70,7 @@ async fn plans() {
         "vms": ["web-1", "web-2"],
         "interval": "900s",
         "verify": "readback",
+        "verify_scope": "full",
         "toml": text,
     });
     assert_eq!(shown, plan);
@@ -123,6 +124,7 @@ fn syncing() -> Value {
                 "pass_total_bytes": 1_258_291_200,
                 "pass_drained_bytes": 629_145_600,
                 "rate_bytes_per_second": 123_731_968.0,
+                "tracking_fault": null,
                 "eta": "5.100s",
             },
             {
@@ -133,6 +135,7 @@ fn syncing() -> Value {
                 "pass_total_bytes": 0,
                 "pass_drained_bytes": 0,
                 "rate_bytes_per_second": 0.0,
+                "tracking_fault": null,
                 "eta": null,
             },
         ],
@@ -158,6 +161,7 @@ fn syncing() -> Value {
                     "requests": 1200,
                     "batches": 3,
                     "telemetry": telemetry(),
+                    "audit": null,
                 },
                 {
                     "key": "vdb",
@@ -174,6 +178,7 @@ fn syncing() -> Value {
                     "requests": 1200,
                     "batches": 3,
                     "telemetry": null,
+                    "audit": null,
                 },
             ],
             "daemon_cpu": "1.500s",
@@ -308,6 +313,8 @@ async fn states_with_something_to_say() {
         shown["verification"],
         json!({
             "mode": "readback",
+            "scope": "full",
+            "seed": null,
             "started": "2026-11-22T10:16:52Z",
             "ended": "2026-11-22T10:16:56Z",
             "total_bytes": 45_097_156_608_u64,
@@ -315,6 +322,9 @@ async fn states_with_something_to_say() {
             "error": null,
             "verdict": {
                 "mode": "readback",
+                "scope": "full",
+                "seed": null,
+                "escapes": [],
                 "at": "2026-11-22T10:16:56Z",
                 "passed": false,
                 "disks": [
@@ -324,6 +334,7 @@ async fn states_with_something_to_say() {
                         "mismatched_bytes": 65536,
                         "mismatches": [{"offset_bytes": 65536, "length_bytes": 65536}],
                         "root": root,
+                        "image": null,
                     },
                     {
                         "key": "vdb",
@@ -331,6 +342,7 @@ async fn states_with_something_to_say() {
                         "mismatched_bytes": 0,
                         "mismatches": [],
                         "root": root,
+                        "image": null,
                     },
                 ],
             },

@@ -27,6 +27,8 @@ pub struct RigSpec {
     pub cutover: &'static str,
     /// The plan's `verify.mode`.
     pub verify: &'static str,
+    /// The plan's `verify.audit`.
+    pub audit: &'static str,
     /// The target's directory; made in the test's own if absent.
     pub volumes: Option<PathBuf>,
 }
@@ -39,7 +41,7 @@ impl RigSpec {
             disk.noise_mib = noise_mib;
         }
         let cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\"";
-        Self { guest, cutover, verify: "compare", volumes: None }
+        Self { guest, cutover, verify: "compare", audit: "1%", volumes: None }
     }
 }
 
@@ -55,6 +57,7 @@ pub struct Rig {
     pub volumes: PathBuf,
     plan: PathBuf,
     verify: &'static str,
+    audit: &'static str,
 }
 
 /// What the passes of a migration did, in bytes over all disks.
@@ -89,17 +92,17 @@ impl Rig {
         let socket = dir.join("api/warmd.sock");
         let daemon = Daemon::configure(dir, socket, &config(dir, &old, &new, &volumes))?;
         let plan = dir.join("plan.toml");
-        let rig = Self { daemon, guest, old, new, volumes, plan, verify: spec.verify };
+        let rig = Self { daemon, guest, old, new, volumes, plan, verify: spec.verify, audit: spec.audit };
         rig.write_plan(spec.cutover)?;
         Ok(rig)
     }
 
     /// Writes the plan file anew, with these lines of `[cutover]`.
     pub fn write_plan(&self, cutover: &str) -> Result<()> {
-        let (name, mode) = (&self.guest.name, self.verify);
+        let (name, mode, audit) = (&self.guest.name, self.verify, self.audit);
         let text = format!(
             "name = \"move\"\nsource = \"old\"\ntarget = \"new\"\nvms = [\"{name}\"]\n\n[schedule]\n\
-             interval = \"1h\"\n\n[cutover]\n{cutover}\n\n[verify]\nmode = \"{mode}\"\n"
+             interval = \"1h\"\n\n[cutover]\n{cutover}\n\n[verify]\nmode = \"{mode}\"\naudit = \"{audit}\"\n"
         );
         Ok(std::fs::write(&self.plan, text)?)
     }

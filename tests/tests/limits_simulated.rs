@@ -139,8 +139,10 @@ async fn a_verification_is_limited_too() {
 async fn a_comparison_keeps_to_the_limits_of_both_sides() {
     for scope in ["source/s", "target/t"] {
         let rig = Rig::start(world()).await;
-        let mut plan =
-            Plan { verify: VerifyPolicy { mode: VerifyMode::Compare }, ..plan(PlanLimits::default()) };
+        let mut plan = Plan {
+            verify: VerifyPolicy { mode: VerifyMode::Compare, ..VerifyPolicy::default() },
+            ..plan(PlanLimits::default())
+        };
         plan.cutover.verify_deadline = Duration::from_mins(2);
         rig.seed(plan).await;
         rig.manager.set_limit(scope, to_rate(SLOW), "somebody").await.expect("it is there");

@@ -197,10 +197,11 @@ async fn slow_clients_have_their_time_and_no_more() {
 }
 
 /// Every metric that there is, as the README lists them.
-const NAMES: [&str; 19] = [
+const NAMES: [&str; 22] = [
     "process_cpu_seconds",
     "process_open_fds",
     "process_resident_memory_bytes",
+    "warmd_audited_bytes",
     "warmd_build",
     "warmd_downtime_forecast_seconds",
     "warmd_drained_bytes",
@@ -215,6 +216,8 @@ const NAMES: [&str; 19] = [
     "warmd_snapshot_age_seconds",
     "warmd_stall_seconds",
     "warmd_store_commit_duration_seconds",
+    "warmd_tracking_fault",
+    "warmd_untold_bytes",
     "warmd_written_bytes",
     "warmd_zeroed_bytes",
 ];

@@ -3,16 +3,24 @@
 //! Rule: it says nothing of a disk that is not drained: while anything is pending, verifying is refused. Whatever both
 //! sides call a hole counts as read, if the settings allow it; everything else really is. A source is read like in a
 //! pass: as much at once as pays, and less when it is strained.
+//!
+//! The audit of change tracking ([`audit`]) goes the same way: it reads the source where the source says that nothing
+//! changed, and compares that with the manifest.
 
+mod audit;
 mod holes;
+mod part;
+mod sample;
 mod scan;
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU64, Ordering::Relaxed},
-};
+use std::sync::{Arc, Mutex, atomic::AtomicU64};
 
 use self::scan::Scan;
+pub use self::{
+    audit::{AuditJob, AuditOutcome, audit},
+    part::Part,
+    sample::Sample,
+};
 use crate::{
     buffer::BufferPool,
     disk::{DiskError, ErrorKind, Operation, ReadDisk},
@@ -30,6 +38,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct VerifyJob {
     pub ledger: Arc<Ledger>,
+    /// What of the disk is checked.
+    pub part: Part,
     /// Memory comes from here; a piece of a comparison holds one buffer at a time.
     pub pool: BufferPool,
     /// Bytes in one read; cut to what the pool's buffers and the disks take.
@@ -58,12 +68,14 @@ pub struct VerifyProgress {
     pub checked: AtomicU64,
     /// Milliseconds for which reads were held back to spare a strained source.
     pub held_back: AtomicU64,
+    /// Everything before this byte that was to be checked was checked, and is equal: where a later run may go on.
+    pub sure_to: AtomicU64,
 }
 
 /// What a verification found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifyOutcome {
-    /// Bytes of disk checked; the whole disk unless it was stopped.
+    /// Bytes of disk checked: all that were to be unless it was stopped.
     pub checked: Length,
     /// The first runs of blocks that differ, in the disk's order, at most [`MOST_MISMATCHES`].
     pub mismatched: Vec<Extent>,
@@ -71,12 +83,12 @@ pub struct VerifyOutcome {
     pub mismatched_bytes: Length,
     /// The manifest's root.
     pub root: String,
-    /// Whether all of the disk was checked; false after a stop.
+    /// Whether all that was to be checked was; false after a stop.
     pub finished: bool,
 }
 
 impl VerifyOutcome {
-    /// Whether all of the disk was checked, and nothing differs.
+    /// Whether all that was to be checked was, and nothing differs.
     pub fn is_equal(&self) -> bool {
         self.finished && self.mismatched_bytes == Length(0)
     }
@@ -104,7 +116,7 @@ pub async fn readback(job: VerifyJob, target: Arc<dyn ReadDisk>) -> Result<Verif
     verify(job, target, None).await
 }
 
-/// Reads both sides, whole, and compares each block of the target with the source's (by their hashes) and with the manifest.
+/// Reads both sides and compares each block of the target with the source's (by their hashes) and with the manifest.
 pub async fn compare(
     job: VerifyJob,
     source: Arc<dyn ReadDisk>,
@@ -141,15 +153,17 @@ async fn verify(
     if target.size() < size {
         return Err(VerifyError::Target(wrong_size(target.size(), size)));
     }
-    job.progress.total.store(size.0, Relaxed);
     let mut scan = Scan::new(&job, target, source)?;
     let mut root = RootHasher::new(size);
     let (store, disk) = (job.ledger.store(), job.ledger.disk());
     for part in Extent::whole(size).into_iter().flat_map(|whole| whole.split(CHUNK_BYTES)) {
         let hashes = hashes(&**store, disk, part).await?;
         root.update(&hashes);
-        if !scan.part(part, &Arc::new(hashes)).await? {
-            return Ok(scan.outcome(manifest_root(&**store, disk, size).await?, false));
+        let hashes = Arc::new(hashes);
+        for run in job.part.runs(part) {
+            if !scan.run(run, &hashes, part.blocks().start).await? {
+                return Ok(scan.outcome(manifest_root(&**store, disk, size).await?, false));
+            }
         }
     }
     let finished = scan.finish().await?;

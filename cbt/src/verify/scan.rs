@@ -1,6 +1,9 @@
 //! The pieces of a verification: issued in the disk's order, checked many at once.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use tokio::task::{JoinError, JoinSet};
 
@@ -26,6 +29,11 @@ pub(super) struct Scan {
     progress: Arc<VerifyProgress>,
     stop: StopSignal,
     running: JoinSet<Result<Found, VerifyError>>,
+    /// Where the pieces in flight begin, and how far pieces were begun or need not be.
+    begun: BTreeSet<u64>,
+    reached: u64,
+    /// Where the first block that differs was found.
+    first_wrong: Option<u64>,
     checked: u64,
     wrong: Vec<Extent>,
     wrong_bytes: u64,
@@ -35,20 +43,36 @@ struct Pieces {
     target: Arc<dyn ReadDisk>,
     source: Option<Arc<dyn ReadDisk>>,
     limits: DiskShares,
-    /// How many pieces of a comparison are worked on: what the source bears, and no more than pays.
+    /// How many pieces are worked on where the source is read: what the source bears, and no more than pays.
     depth: Option<Arc<Depth>>,
 }
 
 struct Found {
-    checked: u64,
+    piece: Extent,
     wrong: Vec<Extent>,
 }
 
 impl Scan {
+    /// Of the target, and of the source too if there is one.
     pub(super) fn new(
         job: &VerifyJob,
         target: Arc<dyn ReadDisk>,
         source: Option<Arc<dyn ReadDisk>>,
+    ) -> Result<Self, VerifyError> {
+        let is_spared = source.is_some();
+        Self::build(job, target, source, is_spared)
+    }
+
+    /// Of the source alone, in the target's place.
+    pub(super) fn of_source(job: &VerifyJob, source: Arc<dyn ReadDisk>) -> Result<Self, VerifyError> {
+        Self::build(job, source, None, true)
+    }
+
+    fn build(
+        job: &VerifyJob,
+        target: Arc<dyn ReadDisk>,
+        source: Option<Arc<dyn ReadDisk>>,
+        is_spared: bool,
     ) -> Result<Self, VerifyError> {
         let limits = source.as_ref().map_or(target.limits(), |source| source.limits());
         let most =
@@ -60,9 +84,12 @@ impl Scan {
             return Err(VerifyError::Target(error));
         }
         let in_flight = job.in_flight.min(target.limits().in_flight).min(limits.in_flight).max(1);
-        let depth = source
-            .as_ref()
-            .map(|_| Depth::new(in_flight, job.read_latency_factor, Arc::clone(&job.baseline)));
+        let depth =
+            is_spared.then(|| Depth::new(in_flight, job.read_latency_factor, Arc::clone(&job.baseline)));
+        let (total, before) = job.part.bytes(job.ledger.size());
+        job.progress.total.store(total, Relaxed);
+        job.progress.checked.store(before, Relaxed);
+        job.progress.sure_to.store(job.part.from.0, Relaxed);
         Ok(Self {
             // Pieces that the source has answered are still digested when their slots are free again.
             in_flight: if depth.is_some() { 2 * in_flight } else { in_flight },
@@ -73,30 +100,36 @@ impl Scan {
             progress: Arc::clone(&job.progress),
             stop: job.stop.clone(),
             running: JoinSet::new(),
-            checked: 0,
+            begun: BTreeSet::new(),
+            reached: job.part.from.0,
+            first_wrong: None,
+            checked: before,
             wrong: Vec::new(),
             wrong_bytes: 0,
         })
     }
 
-    /// Starts all pieces of one part of the disk whose hashes are these; false if it was stopped.
-    pub(super) async fn part(
+    /// Starts all pieces of one run of the disk; these are the hashes of the blocks from `base` on. False if it was
+    /// stopped.
+    pub(super) async fn run(
         &mut self,
-        part: Extent,
+        whole: Extent,
         hashes: &Arc<Vec<BlockHash>>,
+        base: u64,
     ) -> Result<bool, VerifyError> {
-        let mut at = part.start();
-        while let Some(rest) = Extent::between(at, part.end()) {
+        let mut at = whole.start();
+        while let Some(rest) = Extent::between(at, whole.end()) {
             let run = self.ask(rest).await?;
             at = run.extent.end();
             for piece in run.extent.split(self.chunk) {
                 if self.stop.is_stopped() {
                     return Ok(false);
                 }
-                let first = (piece.blocks().start - part.blocks().start) as usize;
+                let first = (piece.blocks().start - base) as usize;
                 let count = piece.blocks().count();
                 if run.zero && hashes[first..first + count].iter().all(|hash| *hash == BlockHash::ZERO) {
-                    self.take(Found { checked: piece.len().0, wrong: Vec::new() });
+                    self.begin(piece);
+                    self.take(Found { piece, wrong: Vec::new() });
                 } else if !self.start(piece, Arc::clone(hashes), first).await? {
                     return Ok(false);
                 }
@@ -139,6 +172,7 @@ impl Scan {
             () = self.stop.stopped() => return Ok(false),
             ready = pieces.ready(piece.len().0, &self.pool) => ready,
         };
+        self.begin(piece);
         self.running.spawn(async move { pieces.check(piece, &hashes[first..], (slot, turns), buffer).await });
         Ok(true)
     }
@@ -163,12 +197,25 @@ impl Scan {
         Ok(())
     }
 
+    fn begin(&mut self, piece: Extent) {
+        self.begun.insert(piece.start().0);
+        self.reached = piece.end().0;
+    }
+
     fn take(&mut self, found: Found) {
         if let Some(depth) = &self.pieces.depth {
             self.progress.held_back.store(depth.held_back().as_millis() as u64, Relaxed);
         }
-        self.checked += found.checked;
-        self.progress.checked.fetch_add(found.checked, Relaxed);
+        let bytes = found.piece.len().0;
+        self.checked += bytes;
+        self.progress.checked.fetch_add(bytes, Relaxed);
+        self.begun.remove(&found.piece.start().0);
+        let wrong = found.wrong.iter().map(|extent| extent.start().0).chain(self.first_wrong);
+        self.first_wrong = wrong.min();
+        // Never past what differs: a later run that goes on from here must find it again.
+        let sure =
+            self.begun.first().copied().into_iter().chain(self.first_wrong).fold(self.reached, u64::min);
+        self.progress.sure_to.store(sure, Relaxed);
         self.wrong_bytes += found.wrong.iter().map(|extent| extent.len().0).sum::<u64>();
         self.wrong.extend(found.wrong);
         // Pieces end in any order; a little more is kept than listed, so that the first ones are right nearly always.
@@ -226,10 +273,14 @@ impl Pieces {
         &self,
         piece: Extent,
         hashes: &[BlockHash],
-        (slot, (permit, budget)): (Option<ReadSlot>, (Permit, Budget)),
+        (mut slot, (permit, budget)): (Option<ReadSlot>, (Permit, Budget)),
         buffer: Buffer,
     ) -> Result<Found, VerifyError> {
+        let begun = if self.source.is_none() { slot.take().map(ReadSlot::begun) } else { None };
         let buffer = self.target.read(piece.start(), buffer).await.map_err(VerifyError::Target)?;
+        if let Some(read) = begun {
+            read.done(buffer.len());
+        }
         drop(permit);
         let held = digest(&buffer).await;
         let mut wrong: Vec<bool> = held.iter().zip(hashes).map(|(held, wanted)| held != wanted).collect();
@@ -248,6 +299,6 @@ impl Pieces {
             }
         }
         let blocks = piece.split(BLOCK).zip(&wrong).filter(|(_, wrong)| **wrong).map(|(block, _)| block);
-        Ok(Found { checked: piece.len().0, wrong: blocks.collect() })
+        Ok(Found { piece, wrong: blocks.collect() })
     }
 }

@@ -20,7 +20,7 @@ use warmd_cbt::{
     testing::{Event, Fault, Faults, MemoryDisk, MemoryStore, Random},
     transfer::{PassJob, PassProgress, TransferSettings, run_pass},
     units::{BLOCK, Extent, Length, Offset, blocks_in},
-    verify::{VerifyJob, compare, manifest_root, readback},
+    verify::{Part, VerifyJob, compare, manifest_root, readback},
 };
 
 use crate::watch::{DISK, Violations, watch};
@@ -348,6 +348,7 @@ impl World {
         let target: Arc<dyn ReadDisk> = self.target.clone();
         let verify = |ledger: &Arc<Ledger>, trust_holes| VerifyJob {
             ledger: Arc::clone(ledger),
+            part: Part::default(),
             pool: BufferPool::new(2, 2 * BLOCK as usize),
             chunk: 3 * BLOCK as usize,
             in_flight: 4,

@@ -18,7 +18,7 @@ use warmd_cbt::{
     testing::{Event, Fault, Faults, MemoryDisk, MemoryStore},
     transfer::{PassError, PassJob, PassOutcome, PassProgress, TransferSettings, run_pass},
     units::{BLOCK, Extent, Length, Offset},
-    verify::{VerifyError, VerifyJob, compare, readback},
+    verify::{Part, VerifyError, VerifyJob, compare, readback},
 };
 
 const DISK: DiskId = DiskId(1);
@@ -81,6 +81,7 @@ impl Bench {
     fn verify(&self) -> VerifyJob {
         VerifyJob {
             ledger: Arc::clone(&self.ledger),
+            part: Part::default(),
             pool: self.pool.clone(),
             chunk: 4 * BLOCK as usize,
             in_flight: 4,

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use futures::Stream;
 use tonic::{Extensions, Request, Response, Status};
 use warmd_proto::v1::{
-    Answer, Migration, MigrationsCancelRequest, MigrationsCancelResponse, MigrationsCutoverRequest,
+    self, Answer, Migration, MigrationsCancelRequest, MigrationsCancelResponse, MigrationsCutoverRequest,
     MigrationsCutoverResponse, MigrationsEventsRequest, MigrationsEventsResponse, MigrationsGetRequest,
     MigrationsGetResponse, MigrationsListRequest, MigrationsListResponse, MigrationsPauseRequest,
     MigrationsPauseResponse, MigrationsReportKeyRequest, MigrationsReportKeyResponse,
@@ -23,7 +23,12 @@ use super::{
 };
 use crate::{
     migration::control::{ControlError, ControlErrorKind},
-    model::request::{self, Verdict},
+    model::{
+        plan::VerifyMode,
+        request::{self, Verdict},
+        verify::{VerifyOrder, VerifyScope},
+        view::MigrationView,
+    },
 };
 
 /// Lines of the journal if the request does not say how many, and the most that one answer holds.
@@ -39,12 +44,31 @@ impl Api {
         what: request::Request,
     ) -> Result<(Answer, Migration), ControlError> {
         let view = self.control.migration(key).await?;
-        match self.control.request(view.id, what, &peer::by(from)).await? {
-            Verdict::Accepted => Ok((Answer::Accepted, convert::migration(view))),
-            Verdict::AlreadySo => Ok((Answer::AlreadySo, convert::migration(view))),
-            Verdict::Refused(why) => Err(ControlError::new(ControlErrorKind::Refused, why)),
-        }
+        answered(self.control.request(view.id, what, &peer::by(from)).await?, view)
     }
+}
+
+fn answered(verdict: Verdict, view: MigrationView) -> Result<(Answer, Migration), ControlError> {
+    match verdict {
+        Verdict::Accepted => Ok((Answer::Accepted, convert::migration(view))),
+        Verdict::AlreadySo => Ok((Answer::AlreadySo, convert::migration(view))),
+        Verdict::Refused(why) => Err(ControlError::new(ControlErrorKind::Refused, why)),
+    }
+}
+
+/// Whose verification is asked for, and which.
+fn order(message: MigrationsVerifyRequest) -> Result<(String, VerifyOrder), Status> {
+    let mode = match message.mode() {
+        v1::VerifyMode::Unspecified | v1::VerifyMode::Readback => VerifyMode::Readback,
+        v1::VerifyMode::Compare => VerifyMode::Compare,
+        v1::VerifyMode::None => VerifyMode::None,
+    };
+    let scope = match given(&message.scope) {
+        None => VerifyScope::Full,
+        Some(scope) => scope.parse().map_err(|why: String| invalid(&why))?,
+    };
+    let images = message.images.into_iter().collect();
+    Ok((message.migration, VerifyOrder { mode, scope, seed: message.seed, images }))
 }
 
 /// A handler for one request that is judged now and done later.
@@ -146,7 +170,15 @@ impl Migrations for Api {
         &self,
         request: Request<MigrationsVerifyRequest>,
     ) -> Result<Response<MigrationsVerifyResponse>, Status> {
-        ask!(self, request, |_: &_| request::Request::Verify, MigrationsVerifyResponse)
+        let (_, from, message) = request.into_parts();
+        let (key, order) = order(message)?;
+        let asked = async {
+            let view = self.control.migration(&key).await?;
+            let verdict = self.control.verify(view.id, order, &peer::by(&from)).await?;
+            answered(verdict, view)
+        };
+        let (answer, migration) = asked.await.map_err(|error| status(&error))?;
+        Ok(Response::new(MigrationsVerifyResponse { answer: answer.into(), migration: Some(migration) }))
     }
 
     async fn report(

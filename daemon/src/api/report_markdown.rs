@@ -2,6 +2,7 @@
 //!
 //! Rule: it says only what the report says. Text from outside (names, errors) cannot break out of its table cell.
 
+mod audit;
 mod performance;
 mod table;
 
@@ -9,9 +10,10 @@ use chrono::{DateTime, Utc};
 
 use self::table::{Table, code, inline};
 use crate::{
-    human::{between, bytes, moment, rate_of, seconds_between, span},
+    human::{between, bytes, chance, moment, rate_of, seconds_between, span},
     model::{
         report::Report,
+        verify::VerifyScope,
         view::{DiskPassView, EventView, PassKind, PassView, Verdict},
     },
     seal::Sealed,
@@ -30,6 +32,8 @@ pub fn markdown(report: &Report, sealed: &Sealed) -> String {
     out.push_str(&cutover(report));
     out.push_str("\n## Verification\n\n");
     out.push_str(&verification(report.verdict.as_ref()));
+    out.push_str("\n## Audit of change tracking\n\n");
+    out.push_str(&audit::audits(report));
     out.push_str("\n## Machine\n\n");
     out.push_str(&machine(report));
     out.push_str("\n## Requests\n\n");
@@ -81,7 +85,11 @@ fn verdict_line(verdict: Option<&Verdict>) -> String {
     let Some(verdict) = verdict else {
         return "not verified".to_owned();
     };
-    let mode = mode_name(verdict);
+    let mode = match (verdict.scope, verdict.seed) {
+        (VerifyScope::Full, _) => mode_name(verdict).to_owned(),
+        (scope, None) => format!("{}, {scope}", mode_name(verdict)),
+        (scope, Some(seed)) => format!("{}, {scope}, seed {seed}", mode_name(verdict)),
+    };
     let checked: u64 = verdict.disks.iter().map(|disk| disk.checked).sum();
     let wrong: u64 = verdict.disks.iter().map(|disk| disk.mismatched_bytes).sum();
     if verdict.passed() {
@@ -219,6 +227,13 @@ fn verification(verdict: Option<&Verdict>) -> String {
     }
     let line = verdict_line(Some(verdict));
     let mut out = format!("{} UTC: {line}.\n\n{}", moment(verdict.at), table.finish());
+    if !verdict.escapes.is_empty() {
+        let mut table = Table::new(["Bad blocks of 64 KiB", "Chance that the sample misses all, at most"]);
+        for escape in &verdict.escapes {
+            table.row([escape.blocks.to_string(), chance(escape.chance)]);
+        }
+        out.extend(["\n", &table.finish()]);
+    }
     for disk in verdict.disks.iter().filter(|disk| disk.mismatched_bytes > 0) {
         out.extend(["\nExtents of ", &code(&disk.key.0), " that differ:\n\n"]);
         let mut table = Table::new(["Byte offset", "Length in bytes"]);

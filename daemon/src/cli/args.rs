@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::model::limit::{rate, requests};
+use crate::model::{
+    limit::{rate, requests},
+    verify::VerifyScope,
+};
 
 const DETAILS: &str = "\
 Migrations are named by their id, by the unique beginning or end of one (at least four characters), or by the VM's \
@@ -165,9 +168,12 @@ pub(super) enum MigrationCommand {
         #[command(flatten)]
         wait: Wait,
     },
-    /// Reads the target again, compares it with the manifest, and follows that
+    /// Reads the target again, compares it with the manifest or the source, and follows that
+    #[command(after_help = PROOFS, after_long_help = format!("{PROOFS}\n\n{PROOF_DETAILS}"))]
     Verify {
         id: String,
+        #[command(flatten)]
+        what: VerifyWhat,
         #[command(flatten)]
         wait: Wait,
     },
@@ -201,6 +207,56 @@ pub(super) enum ReportCommand {
         #[arg(long)]
         pem: bool,
     },
+}
+
+const PROOFS: &str = "\
+Scopes: full, changed (what was copied again since a full or changed verification passed, else since the full pass), \
+sample=1% or sample=10GiB (of each disk, drawn by chance from everywhere).";
+
+const PROOF_DETAILS: &str = "\
+readback reads the target and compares it with the manifest: it shows that the target holds what was copied. compare \
+takes a snapshot, copies what changed, reads source and target and compares the two: it shows that what was copied is \
+what the source holds, whatever its change tracking said.
+
+What differs is copied again by the next pass. A verification that was cut off goes on where it was when the same is asked \
+for again, unless a pass ran meanwhile; a compare begins anew, as its snapshot is another.
+
+After the cutover, readback works until the target VM is started. Later, give snapshots of its volumes that were taken \
+before that: raw images, block devices, or NBD URIs. They are only read. A disk that is in use is refused.";
+
+/// What is verified.
+#[derive(Debug, ClapArgs)]
+pub(super) struct VerifyWhat {
+    /// What is compared with what
+    #[arg(long, value_enum, default_value_t = Mode::Readback)]
+    pub(super) mode: Mode,
+    /// How much of each disk
+    #[arg(long, default_value_t = VerifyScope::Full, value_name = "SCOPE")]
+    pub(super) scope: VerifyScope,
+    /// Draws the sample of an earlier verdict again
+    #[arg(long, value_name = "N")]
+    pub(super) seed: Option<u64>,
+    /// Reads this image or nbd:// URI in place of the disk's volume, and only such disks
+    #[arg(long, value_parser = image, value_name = "DISK=PLACE")]
+    pub(super) image: Vec<(String, String)>,
+}
+
+/// What is compared with what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Mode {
+    /// The target with the manifest
+    Readback,
+    /// A new snapshot of the source with the target
+    Compare,
+}
+
+fn image(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((disk, place)) if !disk.is_empty() && !place.is_empty() => {
+            Ok((disk.to_owned(), place.to_owned()))
+        }
+        _ => Err(format!("{text:?} is not DISK=PLACE")),
+    }
 }
 
 const SCOPES: &str = "\

@@ -38,6 +38,7 @@ pub(super) struct Feed {
     /// The migration's key; all migrations if empty.
     key: String,
     stream: Option<Streaming<MigrationsWatchResponse>>,
+    until_final: bool,
     /// Why and since when the daemon is gone.
     lost: Option<(Instant, String)>,
     /// Which migrations are final.
@@ -45,11 +46,17 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    /// Watches the migration that `key` names until it is final, or all without end if it names none.
-    pub(super) async fn open(client: &Client, socket: PathBuf, key: Option<String>) -> Result<Self, Failure> {
+    /// Watches the migration that `key` names, with `until_final` until it is final; or all without end if it names none.
+    pub(super) async fn open(
+        client: &Client,
+        socket: PathBuf,
+        key: Option<String>,
+        until_final: bool,
+    ) -> Result<Self, Failure> {
         let key = key.unwrap_or_default();
-        let stream = watch(client, &key).await?;
-        Ok(Self { socket, key, stream: Some(stream), lost: None, seen: BTreeMap::new() })
+        let until_final = until_final && !key.is_empty();
+        let stream = watch(client, &key, until_final).await?;
+        Ok(Self { socket, key, stream: Some(stream), until_final, lost: None, seen: BTreeMap::new() })
     }
 
     /// The next that is to be told.
@@ -87,7 +94,7 @@ impl Feed {
         let (since, why) = self.lost.clone().unwrap_or_else(|| (Instant::now(), String::new()));
         sleep(TRY_EVERY).await;
         let tried = match Client::connect(&self.socket).await {
-            Ok(client) => watch(&client, &self.key).await,
+            Ok(client) => watch(&client, &self.key, self.until_final).await,
             Err(failure) => Err(failure),
         };
         match tried {
@@ -115,16 +122,17 @@ impl Feed {
     }
 
     fn is_over(&self) -> bool {
-        !self.key.is_empty() && self.seen.values().all(|is_final| *is_final)
+        self.until_final && self.seen.values().all(|is_final| *is_final)
     }
 }
 
-async fn watch(client: &Client, key: &str) -> Result<Streaming<MigrationsWatchResponse>, Failure> {
+async fn watch(
+    client: &Client,
+    key: &str,
+    until_final: bool,
+) -> Result<Streaming<MigrationsWatchResponse>, Failure> {
     // Not `asked`: a watch has no end, and silence is noticed in `next`.
-    let request = Request::new(MigrationsWatchRequest {
-        migration: key.to_owned(),
-        plan: String::new(),
-        until_final: !key.is_empty(),
-    });
+    let request =
+        Request::new(MigrationsWatchRequest { migration: key.to_owned(), plan: String::new(), until_final });
     Ok(client.migrations().watch(request).await?.into_inner())
 }

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use warmd_proto::v1::{
     Answer, Migration, MigrationsGetRequest, MigrationsListRequest, MigrationsPauseRequest,
-    MigrationsReportRequest, MigrationsResumeRequest,
+    MigrationsReportRequest, MigrationsResumeRequest, MigrationsVerifyRequest, VerifyMode,
 };
 
 use super::{
-    args::{MigrationCommand, ReportFormat},
+    args::{MigrationCommand, Mode, ReportFormat, VerifyWhat},
     client::{Client, asked},
     failure::{Exit, Failure},
     feed::{Feed, News},
@@ -33,7 +33,9 @@ pub(super) async fn run(socket: &Path, out: &Out, command: MigrationCommand) -> 
             show::details(out, &answer.migration.unwrap_or_default())
         }
         MigrationCommand::Watch { id } => watch(socket, out, id).await,
-        MigrationCommand::Sync { id, wait } => follow::run(socket, out, id, Task::Sync, !wait.no_wait).await,
+        MigrationCommand::Sync { id, wait } => {
+            follow::run(socket, out, id, just(Task::Sync), !wait.no_wait).await
+        }
         MigrationCommand::Pause { id } => {
             let client = Client::connect(socket).await?;
             let request = asked(MigrationsPauseRequest { migration: id });
@@ -50,15 +52,34 @@ pub(super) async fn run(socket: &Path, out: &Out, command: MigrationCommand) -> 
         }
         MigrationCommand::Cutover { id, abort, wait } => {
             let task = if abort { Task::AbortCutover } else { Task::Cutover };
-            follow::run(socket, out, id, task, !wait.no_wait).await
+            follow::run(socket, out, id, just(task), !wait.no_wait).await
         }
         MigrationCommand::Cancel { id, wait } => {
-            follow::run(socket, out, id, Task::Cancel, !wait.no_wait).await
+            follow::run(socket, out, id, just(Task::Cancel), !wait.no_wait).await
         }
-        MigrationCommand::Verify { id, wait } => {
-            follow::run(socket, out, id, Task::Verify, !wait.no_wait).await
+        MigrationCommand::Verify { id, what, wait } => {
+            let task = (Task::Verify, asked_for(what));
+            follow::run(socket, out, id, task, !wait.no_wait).await
         }
         MigrationCommand::Report { id, format, save } => report(socket, out, id, format, save).await,
+    }
+}
+
+fn just(task: Task) -> (Task, MigrationsVerifyRequest) {
+    (task, MigrationsVerifyRequest::default())
+}
+
+fn asked_for(what: VerifyWhat) -> MigrationsVerifyRequest {
+    let mode = match what.mode {
+        Mode::Readback => VerifyMode::Readback,
+        Mode::Compare => VerifyMode::Compare,
+    };
+    MigrationsVerifyRequest {
+        migration: String::new(),
+        mode: mode.into(),
+        scope: what.scope.to_string(),
+        seed: what.seed,
+        images: what.image.into_iter().collect(),
     }
 }
 
@@ -69,7 +90,7 @@ fn answered(out: &Out, what: &str, answer: Answer, migration: Option<Migration>)
 
 async fn watch(socket: &Path, out: &Out, id: Option<String>) -> Result<(), Failure> {
     let client = Client::connect(socket).await?;
-    let mut feed = Feed::open(&client, socket.to_owned(), id).await?;
+    let mut feed = Feed::open(&client, socket.to_owned(), id, true).await?;
     let mut screen = Screen::new(out, true);
     loop {
         let news = tokio::select! {

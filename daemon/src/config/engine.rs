@@ -6,7 +6,10 @@ use serde::{Deserialize, Deserializer, de::Error};
 use tracing_subscriber::EnvFilter;
 use warmd_cbt::{transfer::TransferSettings, units::BLOCK};
 
-use crate::model::plan::duration;
+use crate::{
+    human::parse_size,
+    model::{plan::duration, verify::Amount},
+};
 
 /// How passes go about their work. Sizes are bytes, or text such as `"512KiB"`, `"1GiB"`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -30,6 +33,11 @@ pub struct EngineSettings {
     /// Time after which what was copied is made durable.
     #[serde(deserialize_with = "duration::deserialize")]
     pub batch_time: Duration,
+    /// How much of each disk is read in a delta to see whether change tracking told the truth, such as `"1%"`; 0 nothing.
+    pub audit: Amount,
+    /// The most of it, whatever a percentage gives.
+    #[serde(deserialize_with = "size")]
+    pub audit_max: u64,
 }
 
 impl Default for EngineSettings {
@@ -43,6 +51,8 @@ impl Default for EngineSettings {
             writes_in_flight: settings.writes_in_flight,
             batch_bytes: settings.batch_bytes,
             batch_time: settings.batch_time,
+            audit: Amount::Share(10_000),
+            audit_max: 1 << 30,
         }
     }
 }
@@ -81,6 +91,7 @@ impl EngineSettings {
             .or_else(|| between("buffers", self.buffers as u64, 2, 65_536, ""))
             .or_else(|| between("reads_in_flight", self.reads_in_flight as u64, 1, 1024, ""))
             .or_else(|| between("writes_in_flight", self.writes_in_flight as u64, 1, 1024, ""))
+            .or_else(|| between("audit_max", self.audit_max, BLOCK, 1 << 50, " bytes"))
             .or_else(|| between("batch_bytes", self.batch_bytes, 1 << 20, 1 << 40, " bytes"))
             .or_else(|| {
                 between("batch_time", self.batch_time.as_millis() as u64, 100, 60_000, " milliseconds")
@@ -103,19 +114,6 @@ fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
             D::Error::custom(format!("{text:?} is no size in bytes, such as \"512KiB\" or \"1GiB\""))
         }),
     }
-}
-
-fn parse_size(text: &str) -> Option<u64> {
-    let digits = text.trim_end_matches(|each: char| !each.is_ascii_digit());
-    let shift = match text[digits.len()..].trim_start() {
-        "" | "B" => 0,
-        "KiB" => 10,
-        "MiB" => 20,
-        "GiB" => 30,
-        "TiB" => 40,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 /// What the daemon says of itself, and how; on standard error.
@@ -172,27 +170,6 @@ impl LogSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_with_and_without_units() {
-        for (text, bytes) in [
-            ("7", Some(7)),
-            ("7B", Some(7)),
-            ("512KiB", Some(512 << 10)),
-            ("2 MiB", Some(2 << 20)),
-            ("1GiB", Some(1 << 30)),
-            ("3TiB", Some(3 << 40)),
-            ("", None),
-            ("GiB", None),
-            ("1GB", None),
-            ("-1", None),
-            ("1.5GiB", None),
-            ("99999999999TiB", None),
-            ("1é", None),
-        ] {
-            assert_eq!(parse_size(text), bytes, "{text:?}");
-        }
-    }
 
     #[test]
     fn the_defaults_are_the_engines_and_within_bounds() {

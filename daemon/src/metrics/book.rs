@@ -45,6 +45,8 @@ pub(super) struct Moved {
     pub(super) zeroed: u64,
     pub(super) skipped: u64,
     pub(super) drained: u64,
+    pub(super) audited: u64,
+    pub(super) untold: u64,
 }
 
 /// How long the figures of a migration that is over are told, so that the last of them are scraped; and no longer, or
@@ -119,6 +121,12 @@ impl Book {
         if outcome == PassOutcome::Drained {
             self.ended.held.insert(pass.name.migration, pass.started);
         }
+    }
+
+    pub(super) fn audited(&mut self, name: DiskName, checked: u64, mismatched: u64) {
+        let moved = self.ended.moved.entry(name).or_default();
+        moved.audited += checked;
+        moved.untold += mismatched;
     }
 
     pub(super) fn picture(&mut self, now: &Now) -> Picture {

@@ -58,12 +58,20 @@ impl Exposition {
             "How long ended passes took, from asking for the snapshot on.",
             spans.map(|(kind, spans)| (vec![("kind", (*kind).to_owned())], spans.buckets())),
         )?;
-        let bytes: [(&str, &str, Of); 5] = [
+        let bytes: [(&str, &str, Of); 7] = [
             ("warmd_read_bytes", "Bytes read from sources.", |moved| moved.read),
             ("warmd_written_bytes", "Bytes written to targets as data.", |moved| moved.written),
             ("warmd_zeroed_bytes", "Bytes zeroed on targets.", |moved| moved.zeroed),
             ("warmd_skipped_bytes", "Bytes found right on targets and left alone.", |moved| moved.skipped),
             ("warmd_drained_bytes", "Bytes copied durably: flushed and committed.", |moved| moved.drained),
+            (
+                "warmd_audited_bytes",
+                "Bytes that sources called unchanged, read to see if that is true.",
+                |moved| moved.audited,
+            ),
+            ("warmd_untold_bytes", "Bytes that sources called unchanged, and that had changed.", |moved| {
+                moved.untold
+            }),
         ];
         for (name, help, of) in bytes {
             to.counter(
@@ -97,13 +105,16 @@ impl Exposition {
         });
         to.gauge("warmd_migrations", "Migrations, by state.", states)?;
         let mut pending: BTreeMap<DiskName, u64> = BTreeMap::new();
+        let mut faults: BTreeMap<DiskName, bool> = BTreeMap::new();
         let mut forecasts: BTreeMap<[String; 2], f64> = BTreeMap::new();
         let mut ages: BTreeMap<[String; 2], f64> = BTreeMap::new();
         for view in &self.views {
             let name = [view.plan.clone(), view.vm_name.clone()];
             for disk in &view.disks {
                 let [plan, vm] = name.clone();
-                *pending.entry([plan, vm, disk.key.0.clone()]).or_default() += disk.pending;
+                let name = [plan, vm, disk.key.0.clone()];
+                *faults.entry(name.clone()).or_default() |= disk.tracking_fault.is_some();
+                *pending.entry(name).or_default() += disk.pending;
             }
             if let Some(forecast) = view.downtime_forecast {
                 raise(&mut forecasts, name.clone(), forecast);
@@ -112,6 +123,11 @@ impl Exposition {
                 raise(&mut ages, name, (self.at - held).as_seconds_f64().max(0.0));
             }
         }
+        to.gauge(
+            "warmd_tracking_fault",
+            "1 if a source was found not to tell of all changes of a disk.",
+            faults.iter().map(|(disk, is_fault)| (disk_labels(disk), f64::from(u8::from(*is_fault)))),
+        )?;
         to.gauge(
             "warmd_pending_bytes",
             "Bytes in which a target may differ from the last snapshot.",

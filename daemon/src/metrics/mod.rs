@@ -38,6 +38,14 @@ use crate::model::{
 #[derive(Clone, Default)]
 pub struct Metrics(Arc<Mutex<Book>>);
 
+/// Whose change tracking was audited.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditName {
+    pub plan: String,
+    pub vm: String,
+    pub disk: DiskKey,
+}
+
 /// How a pass ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PassOutcome {
@@ -65,6 +73,11 @@ impl Metrics {
     pub fn begin_pass(&self, name: PassName, started: DateTime<Utc>) -> PassAccount {
         let number = self.book().begin(name, started);
         PassAccount { metrics: self.clone(), number }
+    }
+
+    /// So many bytes of a disk were audited, and so many of them had changed without the source saying so.
+    pub fn audited(&self, name: AuditName, checked: u64, mismatched: u64) {
+        self.book().audited([name.plan, name.vm, name.disk.0], checked, mismatched);
     }
 
     /// All of it as text.

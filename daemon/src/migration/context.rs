@@ -13,7 +13,7 @@ use warmd_cbt::{
     transfer::{LatencyBaseline, TransferSettings},
 };
 
-use super::live::Live;
+use super::{audit::AuditBudget, live::Live};
 use crate::{
     clock,
     metrics::Metrics,
@@ -37,6 +37,8 @@ pub struct Engine {
     pub settings: TransferSettings,
     /// Of all reads together, as configured.
     pub limit: Limit,
+    /// How much of each disk is read to see whether change tracking tells the truth, unless its plan says.
+    pub audit: AuditBudget,
     pub metrics: Metrics,
 }
 

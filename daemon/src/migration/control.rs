@@ -13,6 +13,7 @@ use crate::{
         plan::Plan,
         report::Report,
         request::{Request, Verdict},
+        verify::VerifyOrder,
         view::{self, EventView, MigrationView},
     },
     seal::{PublicKey, Sealed},
@@ -53,6 +54,8 @@ pub trait Control: Send + Sync {
     fn watch(&self) -> broadcast::Receiver<MigrationView>;
     /// Asks something of a migration. Accepted means begun, not finished: watch it.
     async fn request(&self, id: MigrationId, request: Request, by: &str) -> Result<Verdict, ControlError>;
+    /// Asks for a verification; [`Request::Verify`] asks for a readback of everything.
+    async fn verify(&self, id: MigrationId, order: VerifyOrder, by: &str) -> Result<Verdict, ControlError>;
     /// The last verification's verdict.
     async fn verdict(&self, id: MigrationId) -> Result<Option<view::Verdict>, ControlError>;
     /// The evidence.

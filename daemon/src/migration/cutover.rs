@@ -4,10 +4,7 @@
 //! any failure leads to [`undo`]: first the target VM is gone for sure, only then is the source powered on. Never do
 //! both VMs run.
 
-use std::{
-    sync::{Mutex, PoisonError, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use warmd_cbt::{stop::StopSignal, units::Extent, verify::manifest_root};
 
@@ -117,7 +114,8 @@ async fn final_delta(context: &Context, stop: &StopSignal) -> Result<Option<Stri
 async fn prove(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
     context.source.end_snapshot(&context.vm, context.id).await?;
     fence(context).await?;
-    let verdict = match context.plan().verify.mode {
+    let order = verify::owed(context).await?;
+    let verdict = match order.mode {
         VerifyMode::None => {
             done_by_ledger(context).await?;
             seal(context, None).await?;
@@ -125,24 +123,19 @@ async fn prove(context: &Context, stop: &StopSignal) -> Result<Option<String>, W
         }
         VerifyMode::Readback => {
             done_by_ledger(context).await?;
-            verify::run_readback(context, stop).await?
+            verify::run_readback(context, &order, stop).await?
         }
         VerifyMode::Compare => {
-            let compare = CompareSnapshot {
-                context,
-                stop: stop.clone(),
-                spares_source: false,
-                verdict: Mutex::new(None),
-            };
+            let compare = CompareSnapshot::new(context, &order, stop, false);
             drained(pass::run(context, PassKind::Final, stop, Some(&compare)).await?)?;
-            compare.verdict.into_inner().unwrap_or_else(PoisonError::into_inner)
+            compare.into_verdict()
         }
     };
     match verdict {
         None => Err(WorkError::passing("verification was stopped before its end")),
         Some(verdict) if verdict.passed() => {
             seal(context, Some(&verdict)).await?;
-            Ok(Some(format!("{}: every byte is right", verdict.mode)))
+            Ok(Some(verify::right(&verdict)))
         }
         Some(verdict) => Err(WorkError::operator(format!(
             "the target does not hold what the source held: {}; these extents will be copied again in the next pass",

@@ -25,6 +25,7 @@ use crate::{
         request::{Request, Verdict, judge},
         state::State,
         transition::{Event, Work, next, work},
+        verify::VerifyOrder,
         view::{CutoverView, PassKind, PhaseView},
     },
     store::{Change, Cutover},
@@ -45,6 +46,8 @@ pub(super) const PHASE_FAILED: &str = "failed: ";
 #[derive(Debug)]
 pub struct Command {
     pub request: Request,
+    /// Which verification, if that is asked for.
+    pub order: VerifyOrder,
     /// Who asks, for the journal.
     pub by: String,
     pub answer: oneshot::Sender<Verdict>,
@@ -57,7 +60,7 @@ pub struct Driver {
     state: State,
     inbox: mpsc::Receiver<Command>,
     shutdown: CancellationToken,
-    verify_asked: bool,
+    verify_asked: Option<VerifyOrder>,
 }
 
 /// What ended the waiting.
@@ -78,7 +81,7 @@ impl Driver {
         inbox: mpsc::Receiver<Command>,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { context, state, inbox, shutdown, verify_asked: false }
+        Self { context, state, inbox, shutdown, verify_asked: None }
     }
 
     /// Drives the migration to its end, or until the daemon shuts down.
@@ -102,6 +105,15 @@ impl Driver {
         }
         // Requests of a finished migration are still judged: "already so", or why not.
         loop {
+            if let Some(order) = self.verify_asked.take() {
+                let (context, stop) = (Arc::clone(&self.context), StopSignal::new());
+                let stopper = stop.clone();
+                let job = Box::pin(async move { verify_alone(&context, &order, &stop).await });
+                if let Attended::ShutDown = self.attend(job, &stopper).await {
+                    return;
+                }
+                continue;
+            }
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return,
@@ -121,9 +133,8 @@ impl Driver {
         let stopper = stop.clone();
         match doing {
             Work::Nothing => self.idle(None).await,
-            Work::AwaitSchedule if self.verify_asked => {
-                let job = Box::pin(async move { verify_alone(&context, &stop).await });
-                self.verify_asked = false;
+            Work::AwaitSchedule if let Some(order) = self.verify_asked.take() => {
+                let job = Box::pin(async move { verify_alone(&context, &order, &stop).await });
                 match self.attend(job, &stopper).await {
                     Attended::Job(_) | Attended::Granted => Happened::Granted,
                     Attended::ShutDown => Happened::ShutDown,
@@ -220,9 +231,19 @@ impl Driver {
     /// Judges and journals a request, and if it is accepted takes it into the state; only then is it answered, so that
     /// an accepted request is never forgotten. Whether it was accepted.
     async fn grant(&mut self, command: Command) -> bool {
-        let verdict = judge(&self.state, command.request);
+        let is_verify = command.request == Request::Verify;
+        let verdict = match judge(&self.state, command.request) {
+            Verdict::Accepted if is_verify => {
+                command.order.refusal(&self.state).map_or(Verdict::Accepted, Verdict::Refused)
+            }
+            verdict => verdict,
+        };
         let accepted = verdict == Verdict::Accepted;
         let text = match &verdict {
+            Verdict::Accepted if is_verify => {
+                let VerifyOrder { mode, scope, .. } = command.order;
+                format!("verify accepted: {mode}, {scope}")
+            }
             Verdict::Accepted => format!("{} accepted", command.request.name()),
             Verdict::AlreadySo => format!("{}: already so", command.request.name()),
             Verdict::Refused(why) => why.clone(),
@@ -231,8 +252,8 @@ impl Driver {
         if let Err(error) = self.context.store.append_events(vec![line]).await {
             tracing::error!(migration = %self.context.id, %error, "journal not written");
         }
-        if accepted && command.request == Request::Verify {
-            self.verify_asked = true;
+        if accepted && is_verify {
+            self.verify_asked = Some(command.order);
         } else if accepted {
             let event = Event::Request(command.request);
             match next(&self.state, &event) {
@@ -443,11 +464,12 @@ fn show_phase(context: &Context, phase: PhaseView) {
 }
 
 /// A verification that was asked for by itself, beside the waiting for the next pass.
-async fn verify_alone(context: &Context, stop: &StopSignal) -> Result<(), WorkError> {
-    let result = verify::run_readback(context, stop).await;
+async fn verify_alone(context: &Context, order: &VerifyOrder, stop: &StopSignal) -> Result<(), WorkError> {
+    verify::show(context, order);
+    let result = verify::alone(context, order, stop).await;
     let error = match result {
         Ok(Some(_)) => return Ok(()),
-        Ok(None) => "it was stopped by another request".to_owned(),
+        Ok(None) => "it was stopped before its end; asked for again, it goes on".to_owned(),
         Err(error) => error.to_string(),
     };
     context.note("verification", format!("no verdict: {error}")).await;

@@ -103,6 +103,7 @@ mod tests {
                 mark: String::new(),
                 figures: warmd_cbt::store::PassFigures::default(),
                 telemetry: None,
+                audit: None,
             }],
         }
     }

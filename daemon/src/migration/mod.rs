@@ -2,6 +2,7 @@
 //!
 //! Rule: one task owns a migration. Everybody else asks through [`control::Control`] and looks at views.
 
+pub mod audit;
 pub mod context;
 pub mod control;
 pub mod cutover;

@@ -25,6 +25,7 @@ use warmd_cbt::{
 };
 
 use super::{
+    audit::{self, Audited},
     context::{Context, spec},
     failure::WorkError,
     live::{Followed, Follower},
@@ -124,9 +125,13 @@ async fn copy(
     crash::point("advance.committed");
     let (number, pass, mut disks) = record(context, kind, started, advanced).await?;
     account.watch(disks.iter().map(|disk| (disk.row.key.clone(), Arc::clone(&disk.progress))));
+    let result = audit_all(context, kind, snapshot, &mut disks, stop).await;
     let telemetry = Arc::new(PassTelemetry::new(context, pass, disks.iter().filter_map(measured).collect()));
     let keeper = telemetry.keep();
-    let result = drain_all(context, kind, snapshot, &disks, stop).await;
+    let result = match result {
+        Ok(()) => drain_all(context, kind, snapshot, &disks, stop).await,
+        Err(error) => Err(error),
+    };
     drop(keeper);
     telemetry.finish().await;
     let result = match (result, then) {
@@ -171,7 +176,10 @@ async fn advance_all(
             )));
         }
         let first = ledger.anchor().is_none();
-        let changed = snapshot.changed(&row.key).await?;
+        let changed = match &row.tracking_fault {
+            Some(fault) => audit::unknown(fault),
+            None => snapshot.changed(&row.key).await?,
+        };
         ledger.advance(there.mark.clone(), &changed).await?;
         let (changed, unknown) = match changed {
             Changed::Known(blocks) => (blocks.bytes().0, None),
@@ -193,6 +201,7 @@ async fn advance_all(
             mark: there.mark.0.clone(),
             figures: PassFigures::default(),
             telemetry: None,
+            audit: None,
         };
         advanced.push((row, ledger, view));
     }
@@ -256,6 +265,32 @@ fn measured(disk: &PassDisk) -> Option<MeasuredDisk> {
         progress: Arc::clone(&disk.progress),
         baseline: Arc::clone(&disk.baseline),
     })
+}
+
+/// Audits all disks at the same time, before anything is copied: what is found out counts for this pass already.
+async fn audit_all(
+    context: &Context,
+    kind: PassKind,
+    snapshot: &dyn Snapshot,
+    disks: &mut [PassDisk],
+    stop: &StopSignal,
+) -> Result<(), WorkError> {
+    let audits = disks.iter().map(|disk| async {
+        let Some(disk_pass) = disk.record else { return Ok(None) };
+        let audited = Audited { row: &disk.row, ledger: &disk.ledger, disk_pass };
+        audit::run(context, kind, snapshot, &audited, stop).await
+    });
+    let audits = join_all(audits).await;
+    for (disk, audit) in disks.iter_mut().zip(audits) {
+        disk.view.audit = audit?;
+        disk.view.pending = disk.ledger.pending_bytes().0;
+    }
+    context.live.update(|live| {
+        if let Some(pass) = &mut live.pass {
+            pass.disks = disks.iter().map(|disk| disk.view.clone()).collect();
+        }
+    });
+    Ok(())
 }
 
 /// Drains all disks at the same time. One disk's failure lets the others come to their end: what they drain counts.

@@ -7,7 +7,10 @@ use warmd_cbt::{ledger::Ledger, verify::manifest_root};
 use super::{context::Context, failure::WorkError, forecast};
 use crate::{
     clock,
-    model::report::{DiskReport, Report},
+    model::{
+        report::{AuditReport, DiskReport, Report},
+        view::PassView,
+    },
     store::{DiskRow, SealRow},
 };
 
@@ -32,15 +35,18 @@ pub async fn report(context: &Context, ends: Ends) -> Result<Report, WorkError> 
     let seals = if view.state.is_handed_over() { context.store.seals(context.id).await? } else { Vec::new() };
     let attempt = context.cutover().attempt;
     let mut disks = Vec::new();
+    let passes: Vec<_> = context.store.passes(context.id).await?.into_iter().map(|pass| pass.view).collect();
     for row in context.store.disks(context.id).await? {
         let seal = seals.iter().find(|seal| seal.disk == row.id && seal.attempt == attempt);
         let ledger = context.ledger(row.id).await?;
+        let audit = Some(audits(&passes, &row));
         disks.push(DiskReport {
             manifest_root: match seal {
                 Some(SealRow { root, .. }) => Some(root.clone()),
                 None => root_of_now(context, &row, &ledger).await?,
             },
             sealed: seal.map(|seal| seal.at),
+            audit,
             key: row.key.0,
             size: row.size.0,
             location: row.location,
@@ -49,6 +55,7 @@ pub async fn report(context: &Context, ends: Ends) -> Result<Report, WorkError> 
         });
     }
     let cutover = context.store.phases(context.id).await?;
+    let verdicts = context.store.verdicts(context.id).await?;
     let plan = context.plan();
     let journal = context.store.events(Some(context.id), JOURNAL).await?;
     let lines = context.store.count_events(context.id).await?;
@@ -68,10 +75,11 @@ pub async fn report(context: &Context, ends: Ends) -> Result<Report, WorkError> 
         made: clock::now(),
         machine: context.machine.clone(),
         disks,
-        passes: context.store.passes(context.id).await?.into_iter().map(|pass| pass.view).collect(),
+        passes,
         downtime: forecast::measured_downtime(&context.cutover()),
         cutover,
-        verdict: context.store.verdict(context.id).await?,
+        verdict: verdicts.last().cloned(),
+        verdicts,
         requests: context.store.requests(context.id, JOURNAL).await?,
         journal_left_out: lines.saturating_sub(journal.len() as u64),
         journal,
@@ -90,4 +98,16 @@ async fn root_of_now(
     let before = ledger.anchor();
     let root = manifest_root(&context.store, row.id, row.size).await?;
     Ok((ledger.is_done() && ledger.anchor() == before).then_some(root))
+}
+
+/// What the audits of all passes found on a disk.
+fn audits(passes: &[PassView], row: &DiskRow) -> AuditReport {
+    let disks = passes.iter().flat_map(|pass| &pass.disks).filter(|disk| disk.key == row.key);
+    let mut all = AuditReport { tracking_fault: row.tracking_fault.clone(), ..AuditReport::default() };
+    for audit in disks.filter_map(|disk| disk.audit.as_ref()) {
+        all.passes += 1;
+        all.checked += audit.checked;
+        all.mismatched_bytes += audit.mismatched_bytes;
+    }
+    all
 }

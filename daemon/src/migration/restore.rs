@@ -30,6 +30,7 @@ pub async fn view(store: &Store, row: &MigrationRow) -> Result<MigrationView, Wo
             pass_drained: 0,
             rate: 0.0,
             eta: None,
+            tracking_fault: made.and_then(|made| made.tracking_fault.clone()),
         });
     }
     let phases = store.phases(row.id).await?;
@@ -46,6 +47,8 @@ pub async fn view(store: &Store, row: &MigrationRow) -> Result<MigrationView, Wo
         let checked = verdict.disks.iter().map(|disk| disk.checked).sum();
         VerificationView {
             mode: verdict.mode,
+            scope: verdict.scope,
+            seed: verdict.seed,
             started: verdict.at,
             ended: Some(verdict.at),
             total: checked,

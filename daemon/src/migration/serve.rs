@@ -21,6 +21,7 @@ use crate::{
         report::Report,
         request::{Request, Verdict},
         state::State,
+        verify::VerifyOrder,
         view::{self, EventView, MigrationView},
     },
     seal::{self, PublicKey, Sealed},
@@ -128,11 +129,11 @@ impl Control for Manager {
     }
 
     async fn request(&self, id: MigrationId, request: Request, by: &str) -> Result<Verdict, ControlError> {
-        let (answer, answered) = oneshot::channel();
-        let command = Command { request, by: by.to_owned(), answer };
-        let gone = || ControlError::new(ControlErrorKind::Unavailable, "the daemon is shutting down");
-        self.handle(id)?.inbox.send(command).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())
+        self.command(id, request, VerifyOrder::default(), by).await
+    }
+
+    async fn verify(&self, id: MigrationId, order: VerifyOrder, by: &str) -> Result<Verdict, ControlError> {
+        self.command(id, Request::Verify, order, by).await
     }
 
     async fn verdict(&self, id: MigrationId) -> Result<Option<view::Verdict>, ControlError> {
@@ -176,6 +177,21 @@ impl Control for Manager {
 }
 
 impl Manager {
+    /// Asks the migration's owner.
+    async fn command(
+        &self,
+        id: MigrationId,
+        request: Request,
+        order: VerifyOrder,
+        by: &str,
+    ) -> Result<Verdict, ControlError> {
+        let (answer, answered) = oneshot::channel();
+        let command = Command { request, order, by: by.to_owned(), answer };
+        let gone = || ControlError::new(ControlErrorKind::Unavailable, "the daemon is shutting down");
+        self.handle(id)?.inbox.send(command).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())
+    }
+
     pub(super) fn find_migration(&self, key: &str) -> Result<MigrationView, ControlError> {
         let views: Vec<_> = self.handles().into_iter().map(|handle| handle.context.live.view()).collect();
         find(&views, key)

@@ -11,4 +11,5 @@ pub mod report;
 pub mod request;
 pub mod state;
 pub mod transition;
+pub mod verify;
 pub mod view;

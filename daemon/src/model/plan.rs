@@ -12,7 +12,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use warmd_cbt::limit::Limit;
 
-use super::limit::{rate, requests};
+use super::{
+    limit::{rate, requests},
+    verify::{Amount, VerifyScope},
+};
 
 /// The plan file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +100,12 @@ impl Default for CutoverPolicy {
 #[serde(deny_unknown_fields, default)]
 pub struct VerifyPolicy {
     pub mode: VerifyMode,
+    /// How much of it.
+    pub scope: VerifyScope,
+    /// How much of each disk is read in a delta to see whether change tracking told the truth; as the daemon's
+    /// configuration says if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Amount>,
 }
 
 /// What is compared with what.
@@ -105,10 +114,10 @@ pub struct VerifyPolicy {
 pub enum VerifyMode {
     /// Nothing: the manifest and the flushes are trusted.
     None,
-    /// The target is read again, whole, and compared with the manifest.
+    /// The target is read again and compared with the manifest.
     #[default]
     Readback,
-    /// The source's final snapshot is read again, whole, and compared with the target.
+    /// The source's final snapshot is read again and compared with the target.
     Compare,
 }
 

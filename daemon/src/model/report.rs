@@ -36,7 +36,11 @@ pub struct Report {
     pub cutover: Vec<PhaseView>,
     /// Seconds from the source stopped to the target running.
     pub downtime: Option<f64>,
+    /// The last one.
     pub verdict: Option<Verdict>,
+    /// All of them, oldest first; the last hundred if there are more.
+    #[serde(default)]
+    pub verdicts: Vec<Verdict>,
     /// Who asked for what and when: the requests, granted or refused, among the journal's lines.
     pub requests: Vec<EventView>,
     /// The last lines of the journal.
@@ -61,4 +65,20 @@ pub struct DiskReport {
     pub manifest_root: Option<String>,
     /// When the cutover had verified the copy and sealed that root, before anything touched it.
     pub sealed: Option<DateTime<Utc>>,
+    /// Whether change tracking told the truth, as far as was looked.
+    #[serde(default)]
+    pub audit: Option<AuditReport>,
+}
+
+/// What all audits of a disk's change tracking found together. The audit of each pass is with the pass.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditReport {
+    /// Passes with an audit of this disk.
+    pub passes: u32,
+    /// Bytes read and compared, of all passes.
+    pub checked: u64,
+    /// Bytes found changed without the source having said so.
+    pub mismatched_bytes: u64,
+    /// How the source's tracking was found not to tell the truth, if it was.
+    pub tracking_fault: Option<String>,
 }

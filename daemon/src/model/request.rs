@@ -20,7 +20,7 @@ pub enum Request {
     AbortCutover,
     /// Give the migration up.
     Cancel,
-    /// Read the target again and compare it with the manifest.
+    /// Read the target again and compare it with the manifest, or with the source.
     Verify,
 }
 
@@ -59,6 +59,8 @@ pub fn judge(state: &State, request: Request) -> Verdict {
     };
 
     match (request, state) {
+        // What there is to say against it, the target knows.
+        (R::Verify, S::Done) => Accepted,
         (_, S::Done) if request != R::Cutover => refused("it is finished, and stays as it is"),
         (R::Cutover, S::Done) | (R::Cancel, S::Cancelled | S::Cancelling) => AlreadySo,
         (_, S::Cancelled | S::Cancelling) => {
@@ -160,7 +162,9 @@ pub fn judge(state: &State, request: Request) -> Verdict {
             | S::Undoing { .. }
             | S::Paused { .. }
             | S::Failed { .. },
-        ) => refused("the target is only at rest while it is synced"),
+        ) => refused(
+            "the target is only at rest while it is synced, and after it is done until its VM is started",
+        ),
 
         // Unreachable: guarded arms above take every request of a finished migration.
         (_, S::Done) => refused("it is finished"),

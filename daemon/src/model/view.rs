@@ -9,6 +9,7 @@ use super::{
     phase::Phase,
     plan::VerifyMode,
     state::State,
+    verify::{Escape, VerifyScope},
 };
 
 /// A migration now.
@@ -56,6 +57,10 @@ pub struct DiskView {
     pub rate: f64,
     /// Seconds until this disk's pass ends, at that rate.
     pub eta: Option<f64>,
+    /// How the source's change tracking was found not to tell the truth about this disk, if it was: since then every
+    /// pass compares all of it, and a cutover needs a full `compare`.
+    #[serde(default)]
+    pub tracking_fault: Option<String>,
 }
 
 /// A pass over all disks of a migration.
@@ -91,6 +96,24 @@ pub struct DiskPassView {
     /// What each stage did and what it waited for; of a pass that runs, some seconds ago at the most.
     #[serde(default)]
     pub telemetry: Option<Telemetry>,
+    /// What was found when it was asked whether change tracking told the truth; `None` if it was not.
+    #[serde(default)]
+    pub audit: Option<AuditView>,
+}
+
+/// Blocks that the source called unchanged, read again from the snapshot and compared with the manifest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditView {
+    /// Bytes read and compared.
+    pub checked: u64,
+    /// Bytes passed over because source and manifest agree that they are zeroes.
+    pub holes: u64,
+    /// Bytes of blocks that had changed without the source saying so.
+    pub mismatched_bytes: u64,
+    /// The first such extents as (offset, length) in bytes; not all if there are very many.
+    pub mismatches: Vec<(u64, u64)>,
+    /// Why not all that was to be read was read, if it was not.
+    pub error: Option<String>,
 }
 
 /// Which pass it is.
@@ -104,15 +127,24 @@ pub enum PassKind {
 }
 
 /// What a verification found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     pub mode: VerifyMode,
     pub at: DateTime<Utc>,
     pub disks: Vec<DiskVerdict>,
+    /// How much was compared.
+    #[serde(default)]
+    pub scope: VerifyScope,
+    /// Of a sample: with it the same blocks are drawn again.
+    #[serde(default)]
+    pub seed: Option<u64>,
+    /// Of a sample: how likely so many bad blocks are missed, at most, wherever on the disks they lie.
+    #[serde(default)]
+    pub escapes: Vec<Escape>,
 }
 
 impl Verdict {
-    /// Whether every disk holds what it must.
+    /// Whether all that was compared is right.
     pub fn passed(&self) -> bool {
         self.disks.iter().all(|disk| disk.mismatched_bytes == 0)
     }
@@ -129,12 +161,20 @@ pub struct DiskVerdict {
     pub mismatches: Vec<(u64, u64)>,
     /// The manifest's root in hexadecimal.
     pub root: String,
+    /// What was read instead of the target's own disk, if something was.
+    #[serde(default)]
+    pub image: Option<String>,
 }
 
 /// A verification as it goes or went.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VerificationView {
     pub mode: VerifyMode,
+    #[serde(default)]
+    pub scope: VerifyScope,
+    /// Of a sample.
+    #[serde(default)]
+    pub seed: Option<u64>,
     pub started: DateTime<Utc>,
     /// `None` while it runs.
     pub ended: Option<DateTime<Utc>>,

@@ -5,7 +5,7 @@ use warmd_cbt::{
     ledger::Ledger,
     mark::ChangeMark,
     store::DiskId,
-    units::{Length, MAX_DISK},
+    units::{Length, MAX_DISK, Offset},
 };
 
 use super::{
@@ -17,7 +17,8 @@ use super::{
 use crate::model::id::{DiskKey, MigrationId};
 
 const TABLE: &str = "disks";
-const COLUMNS: &str = "id, migration, key, size, location, place, reads_zero, anchor";
+const COLUMNS: &str =
+    "id, migration, key, size, location, place, reads_zero, anchor, tracking_fault, audited_to";
 
 /// A disk that is there on the target, to be remembered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +47,10 @@ pub struct DiskRow {
     pub reads_zero: bool,
     /// The ledger's anchor.
     pub anchor: Option<ChangeMark>,
+    /// How the source's change tracking was found not to tell the truth, if it was.
+    pub tracking_fault: Option<String>,
+    /// Where the audit of change tracking goes on.
+    pub audited_to: Offset,
 }
 
 impl Store {
@@ -136,5 +141,7 @@ fn read(row: &Row) -> Result<DiskRow, Fault> {
         place: row.get("place")?,
         reads_zero: row.get("reads_zero")?,
         anchor: row.get::<_, Option<String>>("anchor")?.map(ChangeMark),
+        tracking_fault: row.get("tracking_fault")?,
+        audited_to: Offset(unsigned(TABLE, id, row.get("audited_to")?)?),
     })
 }

@@ -14,7 +14,7 @@ use warmd_cbt::{
     units::Length,
 };
 
-use super::{Store, StoreError, disks, error::Fault, manifest, passes, row::unsigned};
+use super::{Store, StoreError, disks, error::Fault, manifest, passes, proof, row::unsigned};
 use crate::crash;
 
 const TABLE: &str = "chunks";
@@ -60,7 +60,11 @@ fn apply(db: &Connection, disk: DiskId, commit: LedgerCommit) -> Result<(), Faul
     if let Some(row) = commit.chunks.iter().find(|row| u64::from(row.chunk) >= last) {
         return Err(Fault::bad(TABLE, disk.0, format!("chunk {} is past the disk's end", row.chunk)));
     }
+    if commit.touched.iter().any(|(chunk, _)| u64::from(*chunk) >= last) {
+        return Err(Fault::bad(TABLE, disk.0, "a chunk past the disk's end was touched"));
+    }
     put_chunks(db, disk, commit.chunks)?;
+    proof::touch(db, disk, commit.touched)?;
     manifest::write(db, disk, size, commit.hashes)?;
     if let Some(pass) = commit.pass {
         passes::add_figures(db, pass, disk, &commit.figures)?;

@@ -21,6 +21,7 @@ mod migrations;
 mod passes;
 mod phases;
 mod plans;
+mod proof;
 mod readers;
 mod recent;
 mod row;
@@ -48,6 +49,7 @@ pub use self::{
     limits::SavedLimits,
     migrations::{Change, Created, Cutover, MigrationRow, NewMigration},
     passes::{NewDiskPass, PassRow},
+    proof::VerifyCursor,
     seals::SealRow,
 };
 use self::{
@@ -267,6 +269,23 @@ mod tests {
         store.commit(disk, LedgerCommit { hashes, ..LedgerCommit::default() }).await.unwrap();
         (wanted[3], wanted[127]) = (BlockHash([8; 16]), BlockHash::ZERO);
         assert_eq!(all().await, wanted);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_noted_before_the_upgrade_counts_as_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = Store::open_with(dir.path(), &UPGRADES[..4]).unwrap();
+        let raw = Connection::open(old.file()).unwrap();
+        let insert = "PRAGMA foreign_keys = OFF;
+             INSERT INTO disks (id, migration, key, size, location, reads_zero, anchor)
+             VALUES (1, 'ID', 'vda', 3221291008, '/x', 1, 'mark'), (2, 'ID', 'vdb', 8388608, '/y', 1, NULL)";
+        raw.execute_batch(&insert.replace("ID", "01890a5d-ac96-774b-bcce-b302099a8057")).unwrap();
+        drop((raw, old));
+        let store = Store::open(dir.path()).unwrap();
+        let size = warmd_cbt::units::Length(3_221_291_008);
+        let full = warmd_cbt::extents::ExtentSet::full(size);
+        assert_eq!(store.touched(DiskId(1)).await.unwrap(), full, "three GiB and a block");
+        assert!(store.touched(DiskId(2)).await.unwrap().is_empty(), "it was never copied");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use warmd_cbt::{
 use super::{
     Store, StoreError,
     error::Fault,
+    proof,
     row::{from_word, micros, moment, signed, to_word, unsigned},
     telemetry,
 };
@@ -234,5 +235,6 @@ fn read(db: &Connection, row: &Row) -> Result<DiskPassView, Fault> {
             .get::<_, Option<i64>>("elapsed")?
             .map(|elapsed| telemetry::read(db, id, elapsed))
             .transpose()?,
+        audit: proof::audit(db, id)?,
     })
 }

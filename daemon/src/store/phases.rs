@@ -1,18 +1,14 @@
-//! Phases of cutovers as they went, and the verdicts of verifications.
+//! Phases of cutovers as they went.
 
 use chrono::{DateTime, Utc};
-use rusqlite::{OptionalExtension, params};
+use rusqlite::params;
 
 use super::{
     Store, StoreError,
     error::Fault,
-    row::{from_json, from_word, micros, moment, to_json, to_word},
+    row::{from_word, micros, moment, to_word},
 };
-use crate::model::{
-    id::MigrationId,
-    phase::Phase,
-    view::{PhaseView, Verdict},
-};
+use crate::model::{id::MigrationId, phase::Phase, view::PhaseView};
 
 impl Store {
     /// Notes that the phase began. Beginning it again in the same attempt (after a restart) keeps when it first began.
@@ -89,29 +85,6 @@ impl Store {
                 });
             }
             Ok(phases)
-        })
-        .await
-    }
-
-    /// Keeps what a verification found, beside what earlier ones did.
-    pub async fn put_verdict(&self, id: MigrationId, verdict: &Verdict) -> Result<(), StoreError> {
-        let verdict = verdict.clone();
-        self.write(format!("saving the verdict of migration {id}"), move |db| {
-            db.prepare_cached("INSERT INTO verdicts (migration, body) VALUES (?, ?)")?
-                .execute(params![id.to_string(), to_json("verdicts", id, &verdict)?])?;
-            Ok(())
-        })
-        .await
-    }
-
-    /// The last verdict.
-    pub async fn verdict(&self, id: MigrationId) -> Result<Option<Verdict>, StoreError> {
-        self.read(format!("reading the verdict of migration {id}"), move |db| {
-            let found: Option<(i64, String)> = db
-                .prepare_cached("SELECT id, body FROM verdicts WHERE migration = ? ORDER BY id DESC LIMIT 1")?
-                .query_row([id.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))
-                .optional()?;
-            found.map(|(row, body)| from_json("verdicts", row, &body)).transpose()
         })
         .await
     }

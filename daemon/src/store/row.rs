@@ -10,7 +10,13 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use super::error::Fault;
-use crate::model::{id::MigrationId, machine::Machine, plan::Plan, state::State, view::Verdict};
+use crate::model::{
+    id::MigrationId,
+    machine::Machine,
+    plan::Plan,
+    state::State,
+    view::{AuditView, Verdict},
+};
 
 /// A type that is saved as JSON.
 pub(super) trait Saved: Serialize + DeserializeOwned {
@@ -30,6 +36,7 @@ impl Saved for Machine {}
 impl Saved for Plan {}
 impl Saved for State {}
 impl Saved for Verdict {}
+impl Saved for AuditView {}
 impl Saved for Vec<String> {}
 
 /// Why a saved value cannot be read.

@@ -19,6 +19,8 @@ pub(super) const UPGRADES: &[Upgrade] = &[
     |transaction| transaction.execute_batch(include_str!("schema_v4.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v5.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v6.sql")),
+    |transaction| transaction.execute_batch(include_str!("schema_v7.sql")),
+    |transaction| transaction.execute_batch(include_str!("schema_v8.sql")),
 ];
 
 /// The version that the steps lead to.
@@ -110,8 +112,8 @@ mod tests {
         let names: Vec<String> = names.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
         assert_eq!(
             names.join(" "),
-            "chunks disk_passes disks events latencies limits migrations pages passes phases plans recent recent_counts \
-             recent_hashes seals stages verdicts waits"
+            "audits chunks disk_passes disks events latencies limits migrations pages passes phases plans recent recent_counts \
+             recent_hashes seals stages touched verdicts verifications waits"
         );
     }
 }

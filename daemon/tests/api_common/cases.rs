@@ -18,6 +18,7 @@ use warmd_daemon::model::{
     plan::{Plan, VerifyMode},
     report::{DiskReport, Report},
     state::State,
+    verify::VerifyScope,
     view::{
         CutoverView, DiskPassView, DiskVerdict, DiskView, EventView, MigrationView, PassKind, PassView,
         PhaseView, Verdict, VerificationView,
@@ -115,6 +116,7 @@ pub fn disk(key: &str, size: u64) -> DiskView {
         pass_drained: 0,
         rate: 0.0,
         eta: None,
+        tracking_fault: None,
     }
 }
 
@@ -181,6 +183,7 @@ pub fn disk_pass(key: &str, changed: u64, unknown: Option<&str>) -> DiskPassView
             batches: 3,
         },
         telemetry: None,
+        audit: None,
     }
 }
 
@@ -205,9 +208,13 @@ pub fn verdict(wrong: u64) -> Verdict {
         mismatched_bytes: wrong,
         mismatches: if wrong > 0 { vec![(65536, wrong)] } else { Vec::new() },
         root: "5f".repeat(32),
+        image: None,
     };
     Verdict {
         mode: VerifyMode::Readback,
+        scope: VerifyScope::Full,
+        seed: None,
+        escapes: Vec::new(),
         at: at(1016),
         disks: vec![disk("vda", 32 * GIB, wrong), disk("vdb", 10 * GIB, 0)],
     }
@@ -217,6 +224,8 @@ pub fn verification(wrong: Option<u64>) -> VerificationView {
     let ended = wrong.is_some();
     VerificationView {
         mode: VerifyMode::Readback,
+        scope: VerifyScope::Full,
+        seed: None,
         started: at(1012),
         ended: ended.then(|| at(1016)),
         total: 42 * GIB,
@@ -289,12 +298,14 @@ pub fn report(view: &MigrationView) -> Report {
             pending: 0,
             manifest_root: Some("5f".repeat(32)),
             sealed: Some(at(1010)),
+            audit: None,
         }],
         passes: vec![pass(1, true), pass(2, true), pass(3, false)],
         cutover: vec![phase(Phase::LastDelta, 1000, Some(4)), phase(Phase::StopSource, 1004, Some(2))],
         downtime: Some(14.25),
         verdict: Some(verdict(0)),
         requests: events().into_iter().filter(|event| event.kind == "request").collect(),
+        verdicts: vec![verdict(0)],
         journal: events(),
         journal_left_out: 0,
     }

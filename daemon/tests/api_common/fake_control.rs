@@ -18,6 +18,7 @@ use warmd_daemon::{
         plan::Plan,
         report::Report,
         request::{Request, Verdict, judge},
+        verify::VerifyOrder,
         view::{self, EventView, MigrationView},
     },
     seal::{self, PublicKey, Sealed},
@@ -41,6 +42,7 @@ struct Inner {
     migrations: BTreeMap<MigrationId, MigrationView>,
     scripts: HashMap<Request, Vec<MigrationView>>,
     asked: Vec<(MigrationId, Request, String)>,
+    ordered: Vec<VerifyOrder>,
 }
 
 impl FakeControl {
@@ -71,6 +73,11 @@ impl FakeControl {
     /// What was accepted, and of whom.
     pub fn asked(&self) -> Vec<(MigrationId, Request, String)> {
         self.lock().asked.clone()
+    }
+
+    /// Which verifications were accepted.
+    pub fn ordered(&self) -> Vec<VerifyOrder> {
+        self.lock().ordered.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -220,6 +227,15 @@ impl Control for FakeControl {
             });
         }
         Ok(verdict)
+    }
+
+    async fn verify(&self, id: MigrationId, order: VerifyOrder, by: &str) -> Result<Verdict, ControlError> {
+        let view = self.migration(&id.to_string()).await?;
+        if let Some(why) = order.refusal(&view.state) {
+            return Ok(Verdict::Refused(why));
+        }
+        self.lock().ordered.push(order);
+        self.request(id, Request::Verify, by).await
     }
 
     async fn verdict(&self, id: MigrationId) -> Result<Option<view::Verdict>, ControlError> {

@@ -132,6 +132,7 @@ fn numbered(number: u64, pass: i64) -> LedgerCommit {
         hashes: (0..BLOCKS).map(|block| (BlockIndex(block * 7), hash_of(number))).collect(),
         figures: PassFigures { batches: 1, ..PassFigures::default() },
         pass: Some(pass),
+        ..LedgerCommit::default()
     }
 }
 

@@ -212,6 +212,7 @@ impl Pair {
                     hashes: model.hashes(&hashes),
                     figures: PassFigures { read: 7, drained: 1 << 40, batches: 1, ..PassFigures::default() },
                     pass: figures.then_some(*pass),
+                    ..LedgerCommit::default()
                 };
                 self.fixture.store.commit(*row, commit.clone()).await.unwrap();
                 model.apply(commit);

@@ -7,6 +7,7 @@ mod faults;
 mod folding;
 mod ledger;
 mod open;
+mod proof;
 mod records;
 mod telemetry;
 

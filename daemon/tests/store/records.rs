@@ -17,6 +17,7 @@ use warmd_daemon::{
         phase::Phase,
         plan::{Plan, VerifyMode},
         state::{Resting, State},
+        verify::{Escape, VerifyScope},
         view::{DiskVerdict, PassKind, Verdict},
     },
     store::{Change, Created, Cutover, NewDiskPass},
@@ -351,7 +352,11 @@ async fn the_last_verdict_counts() {
             mismatched_bytes: 512,
             mismatches: vec![(65_536, 512)],
             root: "ab".repeat(32),
+            image: None,
         }],
+        scope: VerifyScope::Changed,
+        seed: Some(7),
+        escapes: vec![Escape { blocks: 1, chance: 0.5 }],
     };
     fixture.store.put_verdict(id, &verdict).await.unwrap();
     verdict.disks[0].mismatched_bytes = 0;

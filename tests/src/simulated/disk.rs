@@ -2,7 +2,10 @@
 
 use std::{
     ops::Range,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use async_trait::async_trait;
@@ -20,6 +23,8 @@ pub struct MemoryDisk {
     name: String,
     contents: Arc<Mutex<Contents>>,
     faults: Faults,
+    /// No read succeeds.
+    broken: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -32,12 +37,22 @@ impl MemoryDisk {
     /// A disk that holds `bytes`, durably. Its faults are struck as `NAME.read`, `NAME.write`, `NAME.flush`.
     pub fn new(name: &str, bytes: Vec<u8>, faults: Faults) -> Self {
         let contents = Contents { seen: bytes.clone(), durable: bytes };
-        Self { name: name.to_owned(), contents: Arc::new(Mutex::new(contents)), faults }
+        Self {
+            name: name.to_owned(),
+            contents: Arc::new(Mutex::new(contents)),
+            faults,
+            broken: Arc::default(),
+        }
     }
 
     /// What would be there after a power cut.
     pub fn durable(&self) -> Vec<u8> {
         self.lock().durable.clone()
+    }
+
+    /// Lets every read of this disk fail, or no longer.
+    pub fn break_reads(&self, broken: bool) {
+        self.broken.store(broken, Relaxed);
     }
 
     /// Changes the disk behind everybody's back.
@@ -54,6 +69,9 @@ impl MemoryDisk {
             Operation::Flush => "flush",
         };
         let fail = |kind| DiskError::new(kind, operation, &self.name, extent, "a fault of the test");
+        if self.broken.load(Relaxed) && operation == Operation::Read {
+            return Err(fail(ErrorKind::Media));
+        }
         match self.faults.strike(&format!("{}.{call}", self.name)).await {
             Ok(false) => Ok(()),
             Ok(true) | Err(true) => Err(fail(ErrorKind::Media)),

@@ -20,7 +20,11 @@ pub enum Fault {
 
 /// The faults of one world, shared by its endpoints.
 #[derive(Clone, Debug, Default)]
-pub struct Faults(Arc<Mutex<BTreeMap<String, Fault>>>);
+pub struct Faults {
+    faults: Arc<Mutex<BTreeMap<String, Fault>>>,
+    /// How often each call was made.
+    calls: Arc<Mutex<BTreeMap<String, u64>>>,
+}
 
 impl Faults {
     /// Lets `fault` strike the call `name`, such as `target.create`.
@@ -33,9 +37,16 @@ impl Faults {
         self.lock().clear();
     }
 
+    /// How often the call `name` was made.
+    pub fn struck(&self, name: &str) -> u64 {
+        let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.get(name).copied().unwrap_or_default()
+    }
+
     /// Waits out or reports the fault that strikes this call: `Err(true)` if it may pass, `Err(false)` if not. After
     /// `Ok(true)` the call is to be done, and its answer lost.
     pub async fn strike(&self, name: &str) -> Result<bool, bool> {
+        *self.calls.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default() += 1;
         loop {
             {
                 let mut faults = self.lock();
@@ -62,6 +73,6 @@ impl Faults {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Fault>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

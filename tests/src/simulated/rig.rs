@@ -12,6 +12,7 @@ use warmd_cbt::{buffer::BufferPool, limit::Limit, transfer::TransferSettings};
 use warmd_daemon::{
     metrics::Metrics,
     migration::{
+        audit::AuditBudget,
         context::Engine,
         control::{Control, Endpoint},
         manager::{Endpoints, Manager, Opened},
@@ -193,6 +194,7 @@ async fn open(dir: &TempDir, world: &World) -> (Store, Arc<Manager>, Cancellatio
         pool: BufferPool::new(8, 1 << 20),
         settings,
         limit: Limit::default(),
+        audit: AuditBudget::default(),
         metrics: metrics.clone(),
     };
     let manager =

@@ -184,6 +184,9 @@ impl Source for SimulatedSource {
                 (true, false) => HowStopped::Gracefully,
             };
             truth.source_runs = false;
+            for (disk, at, bytes) in std::mem::take(&mut truth.when_off) {
+                truth.write_untold(&disk, at, &bytes);
+            }
             how
         });
         Self::answered(lost, "shut-down")?;

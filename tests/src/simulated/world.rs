@@ -43,8 +43,18 @@ pub struct Truth {
     pub snapshot_open: bool,
     /// Every time both VMs ran, and whatever else must never be.
     pub violations: Vec<String>,
+    /// Changes that come when the source VM is shut down, and are not tracked.
+    pub when_off: Vec<(String, u64, Vec<u8>)>,
     /// Calls that changed something, in order.
     pub calls: Vec<String>,
+}
+
+impl Truth {
+    pub(super) fn write_untold(&mut self, disk: &str, at: u64, bytes: &[u8]) {
+        if let Some(contents) = self.source_disks.get_mut(disk) {
+            contents[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
+        }
+    }
 }
 
 impl World {
@@ -86,6 +96,16 @@ impl World {
                 }
             }
         });
+    }
+
+    /// The disk changes, and change tracking does not tell of it.
+    pub fn changes_untold(&self, disk: &str, at: u64, bytes: &[u8]) {
+        self.with(|truth| truth.write_untold(disk, at, bytes));
+    }
+
+    /// The same, when the guest has been shut down.
+    pub fn changes_when_off(&self, disk: &str, at: u64, bytes: &[u8]) {
+        self.with(|truth| truth.when_off.push((disk.to_owned(), at, bytes.to_vec())));
     }
 
     /// What must be true when a migration is done.

@@ -77,5 +77,6 @@ fn disk(disk: DiskView) -> v1::Disk {
         // JSON has no infinity, and a rate of nothing per no time is none.
         rate_bytes_per_second: if disk.rate.is_finite() { disk.rate } else { 0.0 },
         eta: disk.eta.and_then(seconds),
+        tracking_fault: disk.tracking_fault,
     }
 }

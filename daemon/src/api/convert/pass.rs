@@ -2,7 +2,7 @@
 
 use warmd_proto::v1;
 
-use super::{enums, seconds, telemetry::telemetry, timestamp};
+use super::{enums, seconds, telemetry::telemetry, timestamp, verify};
 use crate::model::view::{DiskPassView, PassView};
 
 pub(super) fn pass(pass: PassView) -> v1::Pass {
@@ -33,5 +33,6 @@ fn disk_pass(disk: DiskPassView) -> v1::DiskPass {
         requests: disk.figures.requests,
         batches: disk.figures.batches,
         telemetry: disk.telemetry.as_ref().map(telemetry),
+        audit: disk.audit.map(verify::audit),
     }
 }

@@ -40,6 +40,7 @@ pub(in crate::api) fn plan(plan: &Plan) -> Result<v1::Plan, ControlError> {
         vms: plan.vms.clone(),
         interval: prost_types::Duration::try_from(plan.schedule.interval).ok(),
         verify: enums::verify_mode(plan.verify.mode).into(),
+        verify_scope: plan.verify.scope.to_string(),
         toml,
     })
 }

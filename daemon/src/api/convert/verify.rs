@@ -3,7 +3,7 @@
 use warmd_proto::v1;
 
 use super::{enums, seconds, timestamp};
-use crate::model::view::{CutoverView, DiskVerdict, PhaseView, Verdict, VerificationView};
+use crate::model::view::{AuditView, CutoverView, DiskVerdict, PhaseView, Verdict, VerificationView};
 
 pub(super) fn cutover(cutover: CutoverView) -> v1::Cutover {
     v1::Cutover {
@@ -33,6 +33,8 @@ pub(super) fn verification(verification: VerificationView) -> v1::Verification {
         checked_bytes: verification.checked,
         error: verification.error,
         verdict: verification.verdict.map(verdict),
+        scope: verification.scope.to_string(),
+        seed: verification.seed,
     }
 }
 
@@ -42,16 +44,37 @@ fn verdict(verdict: Verdict) -> v1::Verdict {
         at: Some(timestamp(verdict.at)),
         passed: verdict.passed(),
         disks: verdict.disks.into_iter().map(disk).collect(),
+        scope: verdict.scope.to_string(),
+        seed: verdict.seed,
+        escapes: verdict
+            .escapes
+            .into_iter()
+            .map(|escape| v1::Escape { blocks: escape.blocks, chance: escape.chance })
+            .collect(),
     }
 }
 
+pub(super) fn audit(audit: AuditView) -> v1::Audit {
+    v1::Audit {
+        checked_bytes: audit.checked,
+        hole_bytes: audit.holes,
+        mismatched_bytes: audit.mismatched_bytes,
+        mismatches: audit.mismatches.into_iter().map(extent).collect(),
+        error: audit.error,
+    }
+}
+
+fn extent((offset_bytes, length_bytes): (u64, u64)) -> v1::Extent {
+    v1::Extent { offset_bytes, length_bytes }
+}
+
 fn disk(disk: DiskVerdict) -> v1::DiskVerdict {
-    let extent = |(offset_bytes, length_bytes)| v1::Extent { offset_bytes, length_bytes };
     v1::DiskVerdict {
         key: disk.key.0,
         checked_bytes: disk.checked,
         mismatched_bytes: disk.mismatched_bytes,
         mismatches: disk.mismatches.into_iter().map(extent).collect(),
         root: disk.root,
+        image: disk.image,
     }
 }

@@ -97,6 +97,7 @@ mod tests {
             mark: String::new(),
             figures: PassFigures::default(),
             telemetry,
+            audit: None,
         };
         let pass = PassView {
             number: 2,

@@ -8,7 +8,7 @@ mod tracker;
 use std::path::Path;
 
 use serde::Serialize;
-use warmd_proto::v1::{Answer, Migration};
+use warmd_proto::v1::{Answer, Migration, MigrationsVerifyRequest};
 
 pub(super) use self::tracker::Task;
 use self::{
@@ -35,21 +35,23 @@ struct Followed<'a> {
     migration: &'a Migration,
 }
 
-/// Asks `task` of the migration that `key` names and, if `wait`, follows it.
+/// Asks `task` of the migration that `key` names and, if `wait`, follows it. `order` says which verification.
 pub(super) async fn run(
     socket: &Path,
     out: &Out,
     key: String,
-    task: Task,
+    (task, order): (Task, MigrationsVerifyRequest),
     wait: bool,
 ) -> Result<(), Failure> {
     let client = Client::connect(socket).await?;
     if !wait {
-        let (answer, migration) = ask(&client, &key, task).await?;
+        let (answer, migration) = ask(&client, &key, task, order).await?;
         return begun(out, task, answer, &migration);
     }
-    let mut feed = Feed::open(&client, socket.to_owned(), Some(key.clone())).await?;
-    let (answer, before) = ask(&client, &key, task).await?;
+    // What is done can still be verified.
+    let until_final = task != Task::Verify;
+    let mut feed = Feed::open(&client, socket.to_owned(), Some(key.clone()), until_final).await?;
+    let (answer, before) = ask(&client, &key, task, order).await?;
 
     let mut screen = Screen::new(out, false);
     let mut tracker = Tracker::new(task, &before);
@@ -150,6 +152,7 @@ fn ending_lines(task: Task, last: &Migration, ending: &Ending) -> Vec<String> {
         }
         (Task::Verify, _) if ending.has_verdict => {
             lines.extend(found.map(|found| format!("verification  {}", show::verdict(found))));
+            lines.extend(found.and_then(show::escapes));
             lines.extend(found.into_iter().flat_map(|found| &found.disks).flat_map(|disk| {
                 disk.mismatches.iter().map(|extent| {
                     let (offset, length) = (extent.offset_bytes, extent.length_bytes);

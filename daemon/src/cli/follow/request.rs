@@ -14,7 +14,12 @@ use super::{
 };
 
 /// Asks `task` of the migration that `key` names: the answer, and how it stood then.
-pub(super) async fn ask(client: &Client, key: &str, task: Task) -> Result<(Answer, Migration), Failure> {
+pub(super) async fn ask(
+    client: &Client,
+    key: &str,
+    task: Task,
+    order: MigrationsVerifyRequest,
+) -> Result<(Answer, Migration), Failure> {
     let mut migrations = client.migrations();
     let migration = key.to_owned();
     let (answer, migration) = match task {
@@ -33,7 +38,8 @@ pub(super) async fn ask(client: &Client, key: &str, task: Task) -> Result<(Answe
             (answer.answer(), answer.migration)
         }
         Task::Verify => {
-            let answer = migrations.verify(asked(MigrationsVerifyRequest { migration })).await?.into_inner();
+            let answer =
+                migrations.verify(asked(MigrationsVerifyRequest { migration, ..order })).await?.into_inner();
             (answer.answer(), answer.migration)
         }
     };

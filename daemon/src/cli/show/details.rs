@@ -1,6 +1,6 @@
 //! `migration show`.
 
-use warmd_proto::v1::{Cutover, Migration, Pass, Verification};
+use warmd_proto::v1::{Audit, Cutover, Migration, Pass, Verification};
 
 use super::{
     super::{
@@ -8,7 +8,7 @@ use super::{
         out::{Out, one_line},
         words,
     },
-    disk_pass, phases, telemetry, verdict,
+    disk_pass, escapes, phases, telemetry, verdict,
 };
 use crate::human;
 
@@ -20,6 +20,12 @@ pub(in crate::cli) fn details(out: &Out, migration: &Migration) -> Result<(), Fa
     out.pairs(&head(migration))?;
     out.text("\nDISKS")?;
     disks(out, migration)?;
+    for disk in &migration.disks {
+        if let Some(fault) = &disk.tracking_fault {
+            let fault = one_line(fault);
+            out.text(&format!("{}: CHANGE TRACKING CANNOT BE TRUSTED: {fault}", disk.key))?;
+        }
+    }
     if let Some(run) = &migration.pass {
         out.text("")?;
         pass(out, run)?;
@@ -30,6 +36,9 @@ pub(in crate::cli) fn details(out: &Out, migration: &Migration) -> Result<(), Fa
     }
     if let Some(run) = &migration.verification {
         out.text(&format!("\nVERIFICATION  {}", verification(run)))?;
+        if let Some(line) = run.verdict.as_ref().and_then(escapes) {
+            out.text(&line)?;
+        }
     }
     if !migration.warnings.is_empty() {
         out.text("\nWARNINGS")?;
@@ -95,7 +104,25 @@ fn pass(out: &Out, pass: &Pass) -> Result<(), Failure> {
     });
     let heads = ["DISK", ">CHANGED", ">EXTENTS", ">READ", ">WRITTEN", ">ZEROED", ">SKIPPED", "REMARK"];
     out.table(heads, rows)?;
+    for disk in &pass.disks {
+        if let Some(audit) = &disk.audit {
+            out.text(&format!("audit of {}: {}", disk.key, audited(audit)))?;
+        }
+    }
     telemetry::telemetry(out, pass)
+}
+
+/// What asking change tracking for the truth found.
+fn audited(audit: &Audit) -> String {
+    let checked = human::bytes(audit.checked_bytes);
+    let found = match audit.mismatched_bytes {
+        0 => format!("{checked} called unchanged are unchanged"),
+        wrong => format!("{} of {checked} called unchanged HAVE CHANGED", human::bytes(wrong)),
+    };
+    match &audit.error {
+        Some(error) => format!("{found}; it ended early: {}", one_line(error)),
+        None => found,
+    }
 }
 
 fn cutover(out: &Out, cutover: &Cutover) -> Result<(), Failure> {

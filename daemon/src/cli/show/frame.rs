@@ -112,7 +112,10 @@ fn figures(migration: &Migration, disk: &Disk, percent: u64) -> String {
 fn verifying(migration: &Migration) -> Option<String> {
     let run = migration.verification.as_ref().filter(|_| is_verifying(migration))?;
     let percent = human::percent(run.checked_bytes, run.total_bytes);
-    let mode = words::verify_mode(run.mode());
+    let mode = match run.scope.as_str() {
+        "" | "full" => words::verify_mode(run.mode()),
+        scope => format!("{}, {scope}", words::verify_mode(run.mode())),
+    };
     Some(format!("verifying ({mode}) {percent} % of {}", human::bytes(run.total_bytes)))
 }
 

@@ -13,7 +13,7 @@ pub(super) use self::{
     phases::Phases,
 };
 
-use warmd_proto::v1::{Disk, DiskPass, Migration, MigrationState, Verdict};
+use warmd_proto::v1::{Disk, DiskPass, Escape, Migration, MigrationState, Verdict};
 
 use super::words;
 use crate::human;
@@ -48,7 +48,11 @@ fn disk_pass<'a>(migration: &'a Migration, disk: &Disk) -> Option<&'a DiskPass> 
 
 /// `passed, 10.0 GiB compared`.
 pub(super) fn verdict(verdict: &Verdict) -> String {
-    let mode = words::verify_mode(verdict.mode());
+    let mode = match (verdict.scope.as_str(), verdict.seed) {
+        ("" | "full", _) => words::verify_mode(verdict.mode()),
+        (scope, None) => format!("{}, {scope}", words::verify_mode(verdict.mode())),
+        (scope, Some(seed)) => format!("{}, {scope}, seed {seed}", words::verify_mode(verdict.mode())),
+    };
     let checked: u64 = verdict.disks.iter().map(|disk| disk.checked_bytes).sum();
     let wrong: u64 = verdict.disks.iter().map(|disk| disk.mismatched_bytes).sum();
     let checked = human::bytes(checked);
@@ -57,4 +61,12 @@ pub(super) fn verdict(verdict: &Verdict) -> String {
     } else {
         format!("FAILED ({mode}, {} of {checked} differ)", human::bytes(wrong))
     }
+}
+
+/// How likely a sample misses bad blocks: a line, if it was a sample.
+pub(super) fn escapes(verdict: &Verdict) -> Option<String> {
+    let of = |escape: &Escape| format!("{} by {}", escape.blocks, human::chance(escape.chance));
+    let all: Vec<_> = verdict.escapes.iter().map(of).collect();
+    (!all.is_empty())
+        .then(|| format!("so many bad blocks are missed with a chance of at most: {}", all.join(", ")))
 }

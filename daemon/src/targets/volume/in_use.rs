@@ -19,15 +19,20 @@ pub(super) fn lock(file: &File, path: &Path) -> Result<(), LockError> {
         }
         Err(error) => return Err(LockError::Io(error.into())),
     }
-    // On btrfs and overlayfs the listed device number may differ from stat's: such locks are not seen.
-    let metadata = std::fs::metadata(path).map_err(LockError::Io)?;
-    let listed = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    match foreign_range_lock(&listed, metadata.dev(), metadata.ino()) {
+    match range_lock(path).map_err(LockError::Io)? {
         Some(line) => Err(LockError::Held(format!(
             "a program has locked byte ranges of it, as QEMU does with the disks of a VM that runs ({line})"
         ))),
         None => Ok(()),
     }
+}
+
+/// A lock of byte ranges that somebody holds on the file, as the kernel lists it.
+pub(super) fn range_lock(path: &Path) -> io::Result<Option<String>> {
+    // On btrfs and overlayfs the listed device number may differ from stat's: such locks are not seen.
+    let metadata = std::fs::metadata(path)?;
+    let listed = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    Ok(foreign_range_lock(&listed, metadata.dev(), metadata.ino()).map(str::to_owned))
 }
 
 /// Why the lock was not taken.

@@ -11,6 +11,7 @@
 //!         ├─ zeroes.rs    holes, or zeroes written, and the proof
 //!         ├─ identity.rs  is it still the same thing, of the same size
 //!         └─ in_use.rs    does somebody else hold it open
+//! image.rs: what is only read, and never was warmd's
 //! make.rs: files that do not exist yet
 //! ```
 
@@ -19,6 +20,7 @@ mod calls;
 mod disk;
 mod error;
 mod identity;
+mod image;
 mod in_use;
 mod make;
 mod zeroes;
@@ -30,6 +32,7 @@ pub use self::{
     disk::{FileDisk, VolumeOptions},
     error::{NoRoom, VolumeError},
     identity::VolumeKind,
+    image::ImageFile,
     make::{
         Found, find, make_directory, make_file, remove_directory, remove_file, remove_unused, sync_directory,
         write_file,

@@ -1,0 +1,49 @@
+//! Which part of a disk a verification checks: all of it, some of its blocks, and from where on.
+//!
+//! Rule: a block that is left out is not checked, and nothing is said of it.
+
+use std::sync::Arc;
+
+use crate::{
+    extents::ExtentSet,
+    units::{Extent, Length, Offset},
+};
+
+/// The blocks to be checked; all of the disk by default.
+#[derive(Clone, Debug, Default)]
+pub struct Part {
+    /// Only these; all if `None`. Of a disk of the same size.
+    pub only: Option<Arc<ExtentSet>>,
+    /// What lies before it was checked by an earlier run, and was equal: [`super::VerifyProgress::sure_to`]. A block's start.
+    pub from: Offset,
+}
+
+impl Part {
+    /// Only these blocks.
+    pub fn only(blocks: ExtentSet) -> Self {
+        Self { only: Some(Arc::new(blocks)), from: Offset(0) }
+    }
+
+    /// Bytes of a disk of `size` bytes that are to be checked, and how many of them lie before `from`.
+    pub(super) fn bytes(&self, size: Length) -> (u64, u64) {
+        match &self.only {
+            None => (size.0, self.from.0.min(size.0)),
+            Some(blocks) => {
+                let left: u64 = blocks.extents_from(self.from).map(|extent| extent.len().0).sum();
+                let all = blocks.bytes().0;
+                (all, all.saturating_sub(left))
+            }
+        }
+    }
+
+    /// What of `within` is still to be checked, in order.
+    pub(super) fn runs(&self, within: Extent) -> impl Iterator<Item = Extent> + '_ {
+        let from = within.start().max(self.from);
+        let whole = self.only.is_none().then(|| Extent::between(from, within.end())).flatten();
+        let some = self.only.iter().flat_map(move |blocks| {
+            let runs = blocks.extents_from(from).take_while(move |run| run.start() < within.end());
+            runs.filter_map(move |run| run.intersect(&within))
+        });
+        whole.into_iter().chain(some)
+    }
+}

@@ -1,0 +1,298 @@
+//! Parts of a verification, going on with one, and the audit of change tracking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by them")]
+
+use std::sync::{Arc, Mutex, atomic::Ordering::Relaxed};
+
+use async_trait::async_trait;
+use warmd_cbt::{
+    buffer::{Buffer, BufferPool},
+    disk::{Allocation, DiskError, ReadDisk},
+    extents::ExtentSet,
+    ledger::Ledger,
+    limit::DiskShares,
+    mark::{ChangeMark, Changed},
+    stop::StopSignal,
+    store::DiskId,
+    testing::{Event, Fault, Faults, MemoryDisk, MemoryStore},
+    transfer::{PassJob, PassProgress, TransferSettings, run_pass},
+    units::{BLOCK, Extent, Length, Offset},
+    verify::{AuditJob, AuditOutcome, Part, VerifyError, VerifyJob, audit, compare, readback},
+};
+
+const DISK: DiskId = DiskId(1);
+const BLOCKS: u64 = 64;
+const SIZE: Length = Length(BLOCKS * BLOCK - 512);
+
+struct Bench {
+    faults: Faults,
+    source: Arc<MemoryDisk>,
+    target: Arc<MemoryDisk>,
+    ledger: Arc<Ledger>,
+    pool: BufferPool,
+}
+
+impl Bench {
+    /// Every block of the source but those of `holes` has data, and the target holds it.
+    async fn drained(holes: std::ops::Range<u64>) -> Self {
+        let faults = Faults::default();
+        let source = Arc::new(MemoryDisk::new("source", SIZE, faults.clone(), 1));
+        let target = Arc::new(MemoryDisk::new("target", SIZE, faults.clone(), 2));
+        for block in (0..BLOCKS).filter(|block| !holes.contains(block)) {
+            source.set_fill(block, block + 1);
+        }
+        let store = Arc::new(MemoryStore::new(faults.clone(), 3));
+        store.create(DISK, SIZE, &Ledger::initial_rows(SIZE, true));
+        let ledger = Arc::new(Ledger::load(store, DISK).await.unwrap());
+        let pool = BufferPool::new(8, 4 * BLOCK as usize);
+        let bench = Self { faults, source, target, ledger, pool };
+        bench.advance(&Changed::Unknown("first".into())).await;
+        bench.pass().await;
+        bench
+    }
+
+    async fn advance(&self, changed: &Changed) {
+        self.ledger.advance(ChangeMark("mark".into()), changed).await.unwrap();
+    }
+
+    async fn pass(&self) {
+        let job = PassJob {
+            ledger: Arc::clone(&self.ledger),
+            source: self.source.clone(),
+            target: self.target.clone(),
+            pool: self.pool.clone(),
+            settings: TransferSettings { chunk: 4 * BLOCK as usize, ..TransferSettings::default() },
+            pass: None,
+            progress: Arc::new(PassProgress::default()),
+            limits: DiskShares::default(),
+            baseline: Arc::default(),
+            stop: StopSignal::new(),
+        };
+        assert!(run_pass(job).await.unwrap().finished);
+    }
+
+    fn verify(&self, part: Part) -> VerifyJob {
+        VerifyJob {
+            ledger: Arc::clone(&self.ledger),
+            part,
+            pool: self.pool.clone(),
+            chunk: 4 * BLOCK as usize,
+            in_flight: 1,
+            read_latency_factor: None,
+            baseline: Arc::default(),
+            trust_holes: true,
+            progress: Arc::default(),
+            limits: DiskShares::default(),
+            stop: StopSignal::new(),
+        }
+    }
+
+    fn audit(&self, budget: u64, from: u64) -> AuditJob {
+        AuditJob {
+            ledger: Arc::clone(&self.ledger),
+            source: self.source.clone(),
+            budget: Length(budget * BLOCK),
+            from: Offset(from * BLOCK),
+            round: 0,
+            pool: self.pool.clone(),
+            chunk: 4 * BLOCK as usize,
+            in_flight: 4,
+            read_latency_factor: None,
+            baseline: Arc::default(),
+            limits: DiskShares::default(),
+            stop: StopSignal::new(),
+        }
+    }
+
+    async fn audited(&self, budget: u64, from: u64) -> AuditOutcome {
+        audit(self.audit(budget, from)).await.unwrap()
+    }
+}
+
+fn blocks(first: u64, count: u64) -> Extent {
+    Extent::new(Offset(first * BLOCK), Length(count * BLOCK)).unwrap().clip(SIZE).unwrap()
+}
+
+fn set(extents: &[Extent]) -> ExtentSet {
+    ExtentSet::of(SIZE, extents.iter().copied())
+}
+
+#[tokio::test]
+async fn only_the_part_is_read_and_only_of_the_part_is_spoken() {
+    let bench = Bench::drained(20..30).await;
+    let part = [blocks(3, 1), blocks(18, 5), blocks(40, 9), blocks(BLOCKS - 1, 1)];
+    let reads = bench.faults.seen(Event::Read);
+    let good = readback(bench.verify(Part::only(set(&part))), bench.target.clone()).await.unwrap();
+    let bytes: u64 = part.iter().map(|extent| extent.len().0).sum();
+    assert!(good.is_equal() && good.checked == Length(bytes), "{good:?}");
+    // 1 + 2 + 3 + 1 pieces, those in holes cut and left out as the disk likes.
+    assert!(bench.faults.seen(Event::Read) - reads <= 10, "more than the part was read");
+    let whole = readback(bench.verify(Part::default()), bench.target.clone()).await.unwrap();
+    assert_eq!(
+        (whole.root == good.root, whole.checked),
+        (true, SIZE),
+        "the root is always the whole manifest's"
+    );
+
+    for block in [2, 39, 50] {
+        bench.target.set_fill(block, 4711);
+    }
+    assert!(readback(bench.verify(Part::only(set(&part))), bench.target.clone()).await.unwrap().is_equal());
+    bench.target.set_fill(48, 4711);
+    let job = || bench.verify(Part::only(set(&part)));
+    let read = readback(job(), bench.target.clone()).await.unwrap();
+    let compared = compare(job(), bench.source.clone(), bench.target.clone()).await.unwrap();
+    for verdict in [read, compared] {
+        assert_eq!((verdict.is_equal(), verdict.mismatched), (false, vec![blocks(48, 1)]));
+    }
+}
+
+#[tokio::test]
+async fn a_verification_goes_on_where_it_was_sure() {
+    let bench = Bench::drained(0..0).await;
+    bench.faults.add(Event::Read, 6, Fault::Fail);
+    for only in [None, Some(Arc::new(set(&[blocks(1, 60)])))] {
+        let part = Part { only, from: Offset(0) };
+        let job = bench.verify(part.clone());
+        let progress = Arc::clone(&job.progress);
+        if part.only.is_none() {
+            readback(job, bench.target.clone()).await.unwrap_err();
+        } else {
+            bench.target.set_fill(33, 4711);
+            readback(job, bench.target.clone()).await.unwrap();
+        }
+        let sure = progress.sure_to.load(Relaxed);
+        assert!((BLOCK..=33 * BLOCK).contains(&sure), "{sure}");
+        let reads = bench.faults.seen(Event::Read);
+        let job = bench.verify(Part { from: Offset(sure), ..part.clone() });
+        let verdict = readback(job, bench.target.clone()).await.unwrap();
+        assert!(verdict.finished);
+        let all = part.only.map_or(SIZE, |only| only.bytes());
+        assert_eq!(verdict.checked, all, "what the first run checked counts");
+        assert!(bench.faults.seen(Event::Read) - reads < 16, "all of it was read again");
+        // What the first run found wrong lies past where the second one began.
+        assert_eq!(verdict.is_equal(), all == SIZE, "{verdict:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_audit_sees_a_change_that_was_not_told() {
+    let bench = Bench::drained(20..30).await;
+    for (block, fill) in [(5, 4711), (12, 0), (25, 7), (50, 4711)] {
+        bench.source.set_fill(block, fill);
+    }
+    // Block 50 is told of; of the others one changed, one became a hole, and one was a hole.
+    bench.advance(&Changed::Known(set(&[blocks(50, 1)]))).await;
+    let found = bench.audited(BLOCKS, 0).await;
+    assert_eq!(found.mismatched, [blocks(5, 1), blocks(12, 1), blocks(25, 1)]);
+    assert_eq!((found.mismatched_bytes.0, found.finished), (3 * BLOCK, true));
+    assert_eq!(found.checked + found.holes + Length(BLOCK), SIZE, "all but what is pending");
+}
+
+#[tokio::test]
+async fn a_truthful_source_passes_whatever_it_told() {
+    let bench = Bench::drained(20..30).await;
+    let told = [blocks(0, 3), blocks(22, 1), blocks(60, 4)];
+    for extent in told {
+        extent.blocks().for_each(|block| bench.source.set_fill(block, 99 + block));
+    }
+    bench.advance(&Changed::Known(set(&told))).await;
+    let found = bench.audited(BLOCKS, 7).await;
+    assert_eq!(found.mismatched, []);
+    assert_eq!(found.checked + found.holes + set(&told).bytes(), SIZE);
+    // Where the source cannot say what changed there is nothing to audit.
+    bench.advance(&Changed::Unknown("lost".into())).await;
+    assert_eq!(bench.audited(BLOCKS, 0).await.checked, Length(0));
+}
+
+#[tokio::test]
+async fn the_walk_goes_over_the_whole_disk_within_its_budget_and_wraps() {
+    let bench = Bench::drained(0..0).await;
+    bench.advance(&Changed::Known(set(&[blocks(10, 5)]))).await;
+    bench.source.set_fill(BLOCKS - 1, 4711);
+    let (mut from, mut seen, mut rounds) = (0, 0, 0);
+    loop {
+        let before = bench.faults.seen(Event::Read);
+        let found = bench.audited(8, from).await;
+        rounds += 1;
+        assert!(found.checked.0 <= 8 * BLOCK && bench.faults.seen(Event::Read) - before <= 8, "{found:?}");
+        seen += found.checked.0;
+        from = found.next.0 / BLOCK;
+        if !found.mismatched.is_empty() {
+            break;
+        }
+        assert!(rounds < 20, "the last block was never looked at");
+    }
+    assert_eq!((rounds, seen), (8, 64 * BLOCK - 512), "each block once, then some again");
+    assert!(from < 8, "it goes on from the disk's start: {from}");
+}
+
+#[tokio::test]
+async fn holes_cost_little_and_one_in_sixteen_is_read_another_each_round() {
+    let bench = Bench::drained(0..BLOCKS).await;
+    bench.advance(&Changed::Known(set(&[]))).await;
+    let mut read = ExtentSet::new(SIZE);
+    for round in 0..16 {
+        let source = Arc::new(Liar {
+            disk: Arc::clone(&bench.source),
+            holes: blocks(0, BLOCKS),
+            seen: Mutex::default(),
+        });
+        let found = audit(AuditJob { round, source: source.clone(), ..bench.audit(4, 0) }).await.unwrap();
+        assert_eq!((found.checked.0.div_ceil(BLOCK), found.mismatched), (4, vec![]));
+        source.seen.lock().unwrap().iter().for_each(|extent| read.insert(*extent));
+    }
+    assert_eq!(read, ExtentSet::full(SIZE), "sixteen rounds read every hole");
+}
+
+#[tokio::test]
+async fn a_hole_that_lies_is_found() {
+    let bench = Bench::drained(16..32).await;
+    bench.advance(&Changed::Known(set(&[]))).await;
+    bench.source.set_fill(19, 4711);
+    let liar =
+        Arc::new(Liar { disk: Arc::clone(&bench.source), holes: blocks(16, 16), seen: Mutex::default() });
+    let mut found = Vec::new();
+    for round in 0..16 {
+        let outcome =
+            audit(AuditJob { round, source: liar.clone(), ..bench.audit(BLOCKS, 0) }).await.unwrap();
+        found.extend(outcome.mismatched);
+    }
+    assert_eq!(found, [blocks(19, 1)], "in one of the rounds");
+}
+
+#[tokio::test]
+async fn an_audit_that_cannot_read_or_is_stopped_says_nothing_of_tracking() {
+    let bench = Bench::drained(0..0).await;
+    bench.advance(&Changed::Known(set(&[]))).await;
+    bench.faults.add(Event::Read, 1, Fault::Fail);
+    let error = audit(bench.audit(8, 0)).await.unwrap_err();
+    assert!(matches!(error, VerifyError::Source(_)), "{error}");
+    let job = bench.audit(8, 3);
+    job.stop.stop();
+    let found = audit(job).await.unwrap();
+    assert_eq!((found.finished, found.next, found.mismatched), (false, Offset(3 * BLOCK), vec![]));
+}
+
+/// Calls these blocks holes whatever they hold, and all others data; remembers what was read.
+struct Liar {
+    disk: Arc<MemoryDisk>,
+    holes: Extent,
+    seen: Mutex<Vec<Extent>>,
+}
+
+#[async_trait]
+impl ReadDisk for Liar {
+    fn size(&self) -> Length {
+        self.disk.size()
+    }
+
+    async fn read(&self, at: Offset, buffer: Buffer) -> Result<Buffer, DiskError> {
+        self.seen.lock().unwrap().extend(Extent::new(at, Length(buffer.len() as u64)));
+        self.disk.read(at, buffer).await
+    }
+
+    async fn allocation(&self, extent: Extent) -> Result<Vec<Allocation>, DiskError> {
+        let first = extent.split(BLOCK).next().unwrap();
+        Ok(vec![Allocation { extent: first, zero: first.intersect(&self.holes).is_some() }])
+    }
+}

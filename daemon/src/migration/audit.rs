@@ -1,0 +1,197 @@
+//! The audit of change tracking in a pass: is what the source calls unchanged unchanged?
+//!
+//! Rule: a source that was found not to tell the truth about a disk is never asked about that disk again: from then on,
+//! durably, every pass compares all of it. The pass that finds it out does so too, before it copies anything.
+
+use std::{sync::Arc, time::Duration};
+
+use warmd_cbt::{
+    ledger::Ledger,
+    mark::Changed,
+    stop::StopSignal,
+    units::{Length, Offset},
+    verify::{AuditJob, AuditOutcome, VerifyError, audit},
+};
+
+use super::{context::Context, failure::WorkError};
+use crate::{
+    clock, crash, human,
+    metrics::AuditName,
+    model::{
+        verify::Amount,
+        view::{AuditView, PassKind},
+    },
+    sources::Snapshot,
+    store::DiskRow,
+};
+
+/// Reads at once: a little beside what else the source does.
+const IN_FLIGHT: usize = 4;
+/// How long an audit may take: in a delta, and in the final delta, where the VM is down meanwhile.
+const DEADLINE: Duration = Duration::from_mins(5);
+const FINAL_DEADLINE: Duration = Duration::from_secs(10);
+/// Mismatched extents that are listed.
+const LISTED: usize = 100;
+
+/// How much of a disk is audited in each delta.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuditBudget {
+    pub amount: Amount,
+    /// Bytes, whatever `amount` gives.
+    pub at_most: u64,
+}
+
+impl Default for AuditBudget {
+    fn default() -> Self {
+        Self { amount: Amount::Share(10_000), at_most: 1 << 30 }
+    }
+}
+
+impl AuditBudget {
+    /// Bytes of a disk of `size` bytes.
+    fn of(self, size: Length) -> Length {
+        Length(self.amount.of(size.0).min(self.at_most))
+    }
+}
+
+/// What of a disk is audited, in which pass.
+pub(super) struct Audited<'a> {
+    pub(super) row: &'a DiskRow,
+    pub(super) ledger: &'a Arc<Ledger>,
+    /// As the store numbers it.
+    pub(super) disk_pass: i64,
+}
+
+/// Audits one disk of an open snapshot to which its ledger was advanced, before it is drained. `None` if there is
+/// nothing to audit, or it is not wanted.
+pub(super) async fn run(
+    context: &Context,
+    kind: PassKind,
+    snapshot: &dyn Snapshot,
+    disk: &Audited<'_>,
+    stop: &StopSignal,
+) -> Result<Option<AuditView>, WorkError> {
+    let (row, ledger) = (disk.row, disk.ledger);
+    if kind == PassKind::Full || row.tracking_fault.is_some() || ledger.settled().is_empty() {
+        return Ok(None);
+    }
+    let plan = context.plan();
+    let own = context.engine.audit;
+    let budget = AuditBudget { amount: plan.verify.audit.unwrap_or(own.amount), ..own };
+    if budget.amount.is_none() {
+        let text = "change tracking is not audited: should the source not tell of a change, nobody will know; set \
+                    `audit` in [verify] of the plan or in [engine] of the configuration";
+        context.warn(text.to_owned()).await;
+        return Ok(None);
+    }
+    let halt = StopSignal::new();
+    let job = AuditJob {
+        ledger: Arc::clone(ledger),
+        source: snapshot.open(&row.key).await?,
+        budget: budget.of(row.size),
+        from: row.audited_to,
+        round: disk.disk_pass.unsigned_abs(),
+        pool: context.engine.pool.clone(),
+        chunk: context.engine.settings.chunk,
+        in_flight: context.engine.settings.reads_in_flight.min(IN_FLIGHT),
+        // In the final delta the source is off: sparing it only makes the downtime longer.
+        read_latency_factor: context.engine.settings.read_latency_factor.filter(|_| kind != PassKind::Final),
+        baseline: context.baseline(row.id).await,
+        limits: context.shares(&row.key),
+        stop: halt.clone(),
+    };
+    let deadline = if kind == PassKind::Final { FINAL_DEADLINE } else { DEADLINE };
+    let (view, next) = match within(deadline, audit(job), &halt, stop).await {
+        Ok(found) => viewed(row, found, deadline, stop),
+        Err(error) => {
+            // The pass reads the same disk, and knows better what its failures mean.
+            context.note("warning", format!("disk {}: change tracking not audited: {error}", row.key)).await;
+            (AuditView { error: Some(error.to_string()), ..AuditView::default() }, row.audited_to)
+        }
+    };
+    let fault = (view.mismatched_bytes > 0).then(|| describe(&view));
+    context.store.put_audit(row.id, disk.disk_pass, &view, next, fault.clone()).await?;
+    crash::point("audit.committed");
+    let name = AuditName { plan: plan.name.clone(), vm: context.machine.name.clone(), disk: row.key.clone() };
+    context.engine.metrics.audited(name, view.checked, view.mismatched_bytes);
+    if let Some(fault) = fault {
+        tell(context, row, &fault).await;
+        compare_all(ledger, &fault).await?;
+    }
+    Ok(Some(view))
+}
+
+/// Ends the audit when its time is over or the pass is to stop; what it had read until then counts.
+async fn within(
+    deadline: Duration,
+    audit: impl Future<Output = Result<AuditOutcome, VerifyError>>,
+    halt: &StopSignal,
+    stop: &StopSignal,
+) -> Result<AuditOutcome, VerifyError> {
+    tokio::pin!(audit);
+    tokio::select! {
+        biased;
+        result = &mut audit => return result,
+        () = stop.stopped() => {}
+        () = tokio::time::sleep(deadline) => {}
+    }
+    halt.stop();
+    audit.await
+}
+
+fn viewed(row: &DiskRow, found: AuditOutcome, deadline: Duration, stop: &StopSignal) -> (AuditView, Offset) {
+    let error = match (found.finished, stop.is_stopped()) {
+        (true, _) => None,
+        (false, true) => Some("the pass was stopped".to_owned()),
+        (false, false) => Some(format!("more than {} was not granted", human::span(deadline.as_secs_f64()))),
+    };
+    let listed = found.mismatched.iter().take(LISTED);
+    let view = AuditView {
+        checked: found.checked.0,
+        holes: found.holes.0,
+        mismatched_bytes: found.mismatched_bytes.0,
+        mismatches: listed.map(|extent| (extent.start().0, extent.len().0)).collect(),
+        error,
+    };
+    (view, if found.next.0 < row.size.0 { found.next } else { Offset(0) })
+}
+
+fn describe(view: &AuditView) -> String {
+    let first: Vec<_> = view.mismatches.iter().take(8).map(|(at, len)| format!("{at}+{len}")).collect();
+    let more = if view.mismatches.len() > first.len() { ", …" } else { "" };
+    format!(
+        "on {} UTC, {} bytes that the source called unchanged had changed, at {}{more}",
+        human::moment(clock::now()),
+        view.mismatched_bytes,
+        first.join(", ")
+    )
+}
+
+/// Says it wherever somebody may look.
+async fn tell(context: &Context, row: &DiskRow, fault: &str) {
+    context.live.update(|live| {
+        if let Some(view) = live.disks.iter_mut().find(|view| view.key == row.key) {
+            view.tracking_fault = Some(fault.to_owned());
+        }
+    });
+    let text = format!(
+        "CHANGE TRACKING OF DISK {} CANNOT BE TRUSTED: {fault}; from now on every pass compares all of the disk, and a \
+         cutover needs a full compare; look for what wrote past the hypervisor, or for a fault of it",
+        row.key
+    );
+    tracing::error!(migration = %context.id, vm = %context.machine.name, "{text}");
+    context.note("tracking-fault", text).await;
+}
+
+/// Makes the pass one that compares all of the disk: the snapshot stays, and with it the mark.
+async fn compare_all(ledger: &Ledger, fault: &str) -> Result<(), WorkError> {
+    if let Some(mark) = ledger.anchor() {
+        ledger.advance(mark, &unknown(fault)).await?;
+    }
+    Ok(())
+}
+
+/// What a source that cannot be trusted says.
+pub(super) fn unknown(fault: &str) -> Changed {
+    Changed::Unknown(format!("its change tracking cannot be trusted: {fault}"))
+}

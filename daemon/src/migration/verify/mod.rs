@@ -1,0 +1,298 @@
+//! Verification: the proof that the target holds what the source held.
+//!
+//! Rule: a mismatch is never only reported: its blocks become pending, so that the next pass copies them again. And it
+//! is never hidden: the verdict is saved and journaled before anything else is done.
+
+mod done;
+mod part;
+mod shown;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use warmd_cbt::{
+    ledger::Ledger,
+    stop::StopSignal,
+    units::{Extent, Length},
+    verify::{VerifyJob, VerifyOutcome, VerifyProgress, compare, readback},
+};
+
+pub use self::shown::show;
+use self::{part::Parts, shown::Shown};
+use super::{
+    context::Context,
+    failure::WorkError,
+    pass::{self, OnDrained, PassEnd},
+};
+use crate::{
+    clock, human,
+    model::{
+        plan::VerifyMode,
+        state::State,
+        verify::{VerifyOrder, VerifyScope},
+        view::{DiskVerdict, PassKind, Verdict},
+    },
+    sources::Snapshot,
+    store::VerifyCursor,
+};
+
+/// Mismatched extents that a verdict lists.
+const LISTED: usize = 100;
+/// How often it is kept how far a verification is.
+const KEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// What must be proven before the VM may be created: what the plan asks for; and all of it, against the source itself,
+/// if the source's change tracking was found not to tell the truth.
+pub async fn owed(context: &Context) -> Result<VerifyOrder, WorkError> {
+    let plan = context.plan();
+    let rows = context.store.disks(context.id).await?;
+    if rows.iter().any(|row| row.tracking_fault.is_some()) {
+        return Ok(VerifyOrder { mode: VerifyMode::Compare, ..VerifyOrder::default() });
+    }
+    Ok(VerifyOrder { mode: plan.verify.mode, scope: plan.verify.scope, ..VerifyOrder::default() })
+}
+
+/// A verification that was asked for by itself. `Ok(None)` if it was stopped.
+pub async fn alone(
+    context: &Context,
+    order: &VerifyOrder,
+    stop: &StopSignal,
+) -> Result<Option<Verdict>, WorkError> {
+    if order.mode != VerifyMode::Compare {
+        return run_readback(context, order, stop).await;
+    }
+    let compare = CompareSnapshot::new(context, order, stop, true);
+    match pass::run(context, PassKind::Delta, stop, Some(&compare)).await? {
+        PassEnd::Drained => Ok(compare.into_verdict()),
+        PassEnd::Stopped => Ok(None),
+    }
+}
+
+/// Reads the target again and compares it with the manifest. `Ok(None)` if it was stopped.
+pub async fn run_readback(
+    context: &Context,
+    order: &VerifyOrder,
+    stop: &StopSignal,
+) -> Result<Option<Verdict>, WorkError> {
+    done::check(context, order).await?;
+    run(context, order, None, stop, false).await
+}
+
+/// Compares an open snapshot with the target, and keeps the verdict.
+#[derive(Debug)]
+pub struct CompareSnapshot<'a> {
+    context: &'a Context,
+    order: &'a VerifyOrder,
+    stop: StopSignal,
+    /// Whether to read less at once while the source is strained; a source that is off need not be spared.
+    spares_source: bool,
+    verdict: Mutex<Option<Verdict>>,
+}
+
+impl<'a> CompareSnapshot<'a> {
+    /// To be run when the snapshot is drained. It spares a strained source; one that is off need not be spared.
+    pub fn new(context: &'a Context, order: &'a VerifyOrder, stop: &StopSignal, spares_source: bool) -> Self {
+        Self { context, order, stop: stop.clone(), spares_source, verdict: Mutex::default() }
+    }
+
+    /// What it found; `None` if it was stopped.
+    pub fn into_verdict(self) -> Option<Verdict> {
+        self.verdict.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait::async_trait]
+impl OnDrained for CompareSnapshot<'_> {
+    async fn run(&self, snapshot: &dyn Snapshot) -> Result<(), WorkError> {
+        let verdict = run(self.context, self.order, Some(snapshot), &self.stop, self.spares_source).await?;
+        *self.verdict.lock().unwrap_or_else(PoisonError::into_inner) = verdict;
+        Ok(())
+    }
+}
+
+async fn run(
+    context: &Context,
+    order: &VerifyOrder,
+    snapshot: Option<&dyn Snapshot>,
+    stop: &StopSignal,
+    spares_source: bool,
+) -> Result<Option<Verdict>, WorkError> {
+    let rows = done::disks(context, order).await?;
+    let parts = Parts::load(context, order).await?;
+    let shown = Shown::start(context, order, parts.seed);
+    let mut jobs = Vec::new();
+    let mut total = 0;
+    for row in rows {
+        let ledger = context.ledger(row.id).await?;
+        let (part, cursor) = parts.of(context, order, &row, &ledger).await?;
+        total += part.only.as_ref().map_or(row.size, |only| only.bytes()).0;
+        shown.total(total);
+        jobs.push((row, ledger, part, cursor));
+    }
+    let mut disks = Vec::new();
+    let mut found: Vec<(Arc<Ledger>, VerifyOutcome)> = Vec::new();
+    let sizes: Vec<Length> = jobs.iter().map(|(row, ..)| row.size).collect();
+    for (row, ledger, part, cursor) in jobs {
+        let progress = Arc::new(VerifyProgress::default());
+        let job = VerifyJob {
+            ledger: Arc::clone(&ledger),
+            part,
+            pool: context.engine.pool.clone(),
+            chunk: context.engine.settings.chunk,
+            in_flight: context.engine.settings.reads_in_flight,
+            read_latency_factor: context.engine.settings.read_latency_factor.filter(|_| spares_source),
+            baseline: context.baseline(row.id).await,
+            // A comparison is asked for where nothing shall be taken on trust.
+            trust_holes: snapshot.is_none(),
+            progress: Arc::clone(&progress),
+            limits: context.shares(&row.key),
+            stop: stop.clone(),
+        };
+        let target = done::open(context, order, &row).await?;
+        shown.disk(&progress);
+        let checking = async {
+            Ok::<_, WorkError>(match snapshot {
+                None => readback(job, target).await?,
+                Some(snapshot) => {
+                    let outcome = compare(job, snapshot.open(&row.key).await?, target).await?;
+                    context.keep_baseline(row.id).await;
+                    outcome
+                }
+            })
+        };
+        let outcome = keeping(context, &parts, &cursor, &progress, checking).await?;
+        if !outcome.finished {
+            return Ok(None);
+        }
+        let mismatches = outcome.mismatched.iter().take(LISTED);
+        disks.push(DiskVerdict {
+            image: order.images.get(&row.key.0).cloned(),
+            key: row.key,
+            checked: outcome.checked.0,
+            mismatched_bytes: outcome.mismatched_bytes.0,
+            mismatches: mismatches.map(|extent| (extent.start().0, extent.len().0)).collect(),
+            root: outcome.root.clone(),
+        });
+        found.push((ledger, outcome));
+    }
+    let verdict = Verdict {
+        mode: order.mode,
+        at: clock::now(),
+        disks,
+        scope: order.scope,
+        seed: parts.seed,
+        escapes: parts.escapes(order, &sizes),
+    };
+    keep(context, order, &parts, &verdict, &found).await?;
+    shown.end(&verdict);
+    if context.live.view().state != State::Done {
+        distrust(&found).await?;
+    }
+    Ok(Some(verdict))
+}
+
+/// Lets `checking` run, and keeps from time to time and at an early end how far it is.
+async fn keeping(
+    context: &Context,
+    parts: &Parts,
+    cursor: &VerifyCursor,
+    progress: &VerifyProgress,
+    checking: impl Future<Output = Result<VerifyOutcome, WorkError>>,
+) -> Result<VerifyOutcome, WorkError> {
+    tokio::pin!(checking);
+    let result = loop {
+        tokio::select! {
+            biased;
+            result = &mut checking => break result,
+            () = tokio::time::sleep(KEEP_EVERY) => {}
+        }
+        // A little of the work is done again if it cannot be kept; that is all.
+        if let Err(error) = parts.keep(context, cursor, progress).await {
+            tracing::warn!(migration = %context.id, %error, "how far the verification is was not kept");
+        }
+    };
+    parts.keep(context, cursor, progress).await?;
+    result
+}
+
+/// What differs is copied again by the next pass.
+async fn distrust(found: &[(Arc<Ledger>, VerifyOutcome)]) -> Result<(), WorkError> {
+    for (ledger, outcome) in found {
+        let listed: Length = outcome.mismatched.iter().map(Extent::len).sum();
+        if listed == outcome.mismatched_bytes {
+            ledger.distrust(&outcome.mismatched).await?;
+        } else {
+            // More than the engine lists: nothing of this disk is trusted any more.
+            ledger.distrust(&Extent::whole(ledger.size()).into_iter().collect::<Vec<_>>()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Saves the verdict, with what it settles, and writes it into the journal.
+async fn keep(
+    context: &Context,
+    order: &VerifyOrder,
+    parts: &Parts,
+    verdict: &Verdict,
+    found: &[(Arc<Ledger>, VerifyOutcome)],
+) -> Result<(), WorkError> {
+    let equal = found.iter().filter(|(_, outcome)| outcome.is_equal()).map(|(ledger, _)| ledger.disk());
+    let proven = if part::proves_changes(order) { equal.collect() } else { Vec::new() };
+    context.store.end_verification(context.id, &parts.what, verdict, proven).await?;
+    let checked: u64 = verdict.disks.iter().map(|disk| disk.checked).sum();
+    let what = words(verdict);
+    let text = if verdict.passed() {
+        format!("{what} passed: {} on the target are right{}", human::bytes(checked), escape(verdict))
+    } else if context.live.view().state == State::Done {
+        format!("{what} FAILED: {}; it was done already, so nothing is copied again", mismatches(verdict))
+    } else {
+        format!("{what} FAILED: {}; these extents will be copied again", mismatches(verdict))
+    };
+    context.note("verification", text).await;
+    Ok(())
+}
+
+/// Mode and scope: `readback`, `readback (sample=1%, seed 7)`.
+fn words(verdict: &Verdict) -> String {
+    match (verdict.scope, verdict.seed) {
+        (VerifyScope::Full, _) => verdict.mode.to_string(),
+        (scope, None) => format!("{} ({scope})", verdict.mode),
+        (scope, Some(seed)) => format!("{} ({scope}, seed {seed})", verdict.mode),
+    }
+}
+
+fn escape(verdict: &Verdict) -> String {
+    let of = |escape: &crate::model::verify::Escape| {
+        format!("{} by {}", escape.blocks, human::chance(escape.chance))
+    };
+    match verdict.escapes.as_slice() {
+        [] => String::new(),
+        all => {
+            let all: Vec<_> = all.iter().map(of).collect();
+            format!("; so many bad blocks are missed with a chance of at most: {}", all.join(", "))
+        }
+    }
+}
+
+/// What a verdict that passed says, no more than was looked at.
+pub fn right(verdict: &Verdict) -> String {
+    let what = words(verdict);
+    match verdict.scope {
+        VerifyScope::Full => format!("{what}: every byte is right"),
+        VerifyScope::Changed => format!("{what}: every byte that was copied again is right"),
+        VerifyScope::Sample(_) => format!("{what}: every block of the sample is right"),
+    }
+}
+
+/// The mismatches in words, a few of each disk.
+pub fn mismatches(verdict: &Verdict) -> String {
+    let disks = verdict.disks.iter().filter(|disk| disk.mismatched_bytes > 0).map(|disk| {
+        let first: Vec<_> = disk.mismatches.iter().take(8).map(|(at, len)| format!("{at}+{len}")).collect();
+        let more = if disk.mismatches.len() > first.len() { ", …" } else { "" };
+        format!("disk {}: {} bytes differ at {}{more}", disk.key, disk.mismatched_bytes, first.join(", "))
+    });
+    disks.collect::<Vec<_>>().join("; ")
+}

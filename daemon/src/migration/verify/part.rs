@@ -1,0 +1,124 @@
+//! Which part of each disk a verification reads, and where one that was cut off goes on.
+//!
+//! Rule: a verification goes on only over the ledger that it began with: any pass since, whatever it copied, makes it
+//! begin anew. And where it goes on lies never past a block that differed.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use warmd_cbt::{
+    ledger::Ledger,
+    units::{Length, Offset},
+    verify::{Part, Sample, VerifyProgress},
+};
+
+use super::super::{context::Context, failure::WorkError};
+use crate::{
+    clock,
+    model::verify::{Escape, MAX_SEED, VerifyOrder, VerifyScope},
+    store::{DiskRow, VerifyCursor},
+};
+
+/// Numbers of bad blocks for which a verdict says how likely a sample misses them.
+const BAD: [u64; 4] = [1, 10, 100, 1000];
+
+/// The parts of all disks of one verification.
+#[derive(Debug)]
+pub(super) struct Parts {
+    /// Mode and scope in words: the key of what is kept.
+    pub(super) what: String,
+    pub(super) seed: Option<u64>,
+    cursors: Vec<VerifyCursor>,
+    /// Whether what is read is the target's own disk, so that it can be gone on with.
+    goes_on: bool,
+    last_pass: i64,
+}
+
+impl Parts {
+    pub(super) async fn load(context: &Context, order: &VerifyOrder) -> Result<Self, WorkError> {
+        let what = format!("{} {}", order.mode, order.scope);
+        let goes_on = order.images.is_empty();
+        let cursors =
+            if goes_on { context.store.verify_cursors(context.id, &what).await? } else { Vec::new() };
+        let seed = match order.scope {
+            VerifyScope::Full | VerifyScope::Changed => None,
+            VerifyScope::Sample(_) => {
+                let earlier = || cursors.iter().find_map(|cursor| cursor.seed);
+                Some(order.seed.or_else(earlier).unwrap_or_else(|| drawn(context)))
+            }
+        };
+        let last_pass = context.store.last_pass(context.id).await?.map_or(0, |pass| pass.id);
+        Ok(Self { what, seed, cursors, goes_on, last_pass })
+    }
+
+    /// The disk's part, and of which state of its ledger that is true.
+    pub(super) async fn of(
+        &self,
+        context: &Context,
+        order: &VerifyOrder,
+        row: &DiskRow,
+        ledger: &Ledger,
+    ) -> Result<(Part, VerifyCursor), WorkError> {
+        let mark = ledger.anchor().map(|mark| mark.0).unwrap_or_default();
+        let mut cursor = VerifyCursor {
+            disk: row.id,
+            what: self.what.clone(),
+            seed: self.seed,
+            ledger: format!("{mark}@{}", self.last_pass),
+            sure_to: Offset(0),
+        };
+        let earlier = self.cursors.iter().find(|earlier| {
+            earlier.disk == cursor.disk && earlier.ledger == cursor.ledger && earlier.seed == cursor.seed
+        });
+        if let Some(earlier) = earlier {
+            cursor.sure_to = earlier.sure_to;
+        }
+        let only = match order.scope {
+            VerifyScope::Full => None,
+            VerifyScope::Changed => Some(Arc::new(context.store.touched(row.id).await?)),
+            VerifyScope::Sample(_) => self.sample(order, row.size).map(|sample| Arc::new(sample.set())),
+        };
+        Ok((Part { only, from: cursor.sure_to }, cursor))
+    }
+
+    /// Keeps how far it is.
+    pub(super) async fn keep(
+        &self,
+        context: &Context,
+        cursor: &VerifyCursor,
+        progress: &VerifyProgress,
+    ) -> Result<(), WorkError> {
+        let sure_to = Offset(progress.sure_to.load(Relaxed));
+        if self.goes_on && sure_to > cursor.sure_to {
+            context.store.put_verify_cursor(VerifyCursor { sure_to, ..cursor.clone() }).await?;
+        }
+        Ok(())
+    }
+
+    /// How likely a sample of these disks misses bad blocks: the worst disk's chance, as all may lie there.
+    pub(super) fn escapes(&self, order: &VerifyOrder, sizes: &[Length]) -> Vec<Escape> {
+        let samples: Vec<_> = sizes.iter().filter_map(|size| self.sample(order, *size)).collect();
+        let worst = |bad| samples.iter().map(|sample| sample.escape(bad)).fold(0.0, f64::max);
+        if samples.is_empty() {
+            return Vec::new();
+        }
+        BAD.iter().map(|bad| Escape { blocks: *bad, chance: worst(*bad) }).collect()
+    }
+
+    fn sample(&self, order: &VerifyOrder, size: Length) -> Option<Sample> {
+        let VerifyScope::Sample(amount) = order.scope else { return None };
+        Some(Sample::new(size, Length(amount.of(size.0)), self.seed.unwrap_or(0)))
+    }
+}
+
+/// What was touched is proven right only for the disks of which all was read.
+pub(super) fn proves_changes(order: &VerifyOrder) -> bool {
+    order.images.is_empty() && matches!(order.scope, VerifyScope::Full | VerifyScope::Changed)
+}
+
+/// A seed that nobody could foresee when the disk was written.
+fn drawn(context: &Context) -> u64 {
+    let moment = clock::now().timestamp_nanos_opt().unwrap_or_default();
+    let hash = blake3::hash(format!("{} {moment}", context.id).as_bytes());
+    let (first, _) = hash.as_bytes().split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
+    u64::from_le_bytes(*first) & MAX_SEED
+}
