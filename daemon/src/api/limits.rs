@@ -27,13 +27,18 @@ impl Limits for Api {
     async fn set(&self, request: Request<LimitsSetRequest>) -> Result<Response<LimitsSetResponse>, Status> {
         let by = peer::by(request.extensions());
         let LimitsSetRequest { scope, change } = request.into_inner();
-        let change = match change {
-            Some(limits_set_request::Change::Reset(_)) => LimitChange::Reset,
-            Some(limits_set_request::Change::To(to)) => changed(&to).map_err(invalid)?,
-            None => return Err(invalid("nothing is changed: give a rate, requests, or a reset")),
-        };
+        let change = judged(change).map_err(invalid)?;
         let limit = self.control.set_limit(&scope, change, &by).await.map_err(|error| status(&error))?;
         Ok(Response::new(LimitsSetResponse { limit: Some(convert::limit(limit)) }))
+    }
+}
+
+/// What a request asks for, if that can be.
+pub(super) fn judged(change: Option<limits_set_request::Change>) -> Result<LimitChange, String> {
+    match change {
+        Some(limits_set_request::Change::Reset(_)) => Ok(LimitChange::Reset),
+        Some(limits_set_request::Change::To(to)) => changed(&to),
+        None => Err("nothing is changed: give a rate, requests, or a reset".to_owned()),
     }
 }
 

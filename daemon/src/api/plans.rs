@@ -71,7 +71,7 @@ impl Plans for Api {
 }
 
 /// The plan that `text` says, or a refusal with line and column.
-fn parsed(text: &str) -> Result<Plan, Status> {
+pub(super) fn parsed(text: &str) -> Result<Plan, Status> {
     toml::from_str(text).map_err(|error| {
         let told = error.to_string();
         if told.len() <= READABLE {

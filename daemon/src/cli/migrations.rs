@@ -127,5 +127,5 @@ async fn report(
         Some(format) => format == ReportFormat::Json,
         None => out.is_json(),
     };
-    out.text(if json { &answer.json } else { &answer.markdown })
+    if json { out.json_text(&answer.json) } else { out.text(&answer.markdown) }
 }

@@ -2,7 +2,10 @@
 //!
 //! Rule: nothing else writes there, and to standard error. A reader that goes away ends the command in peace.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal, Write},
+};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
@@ -38,6 +41,15 @@ impl Out {
 
     /// A line, or several.
     pub(super) fn text(&self, text: &str) -> Result<(), Failure> {
+        self.write(&harmless(text))
+    }
+
+    /// JSON that is text already.
+    pub(super) fn json_text(&self, text: &str) -> Result<(), Failure> {
+        self.write(&harmless_json(text))
+    }
+
+    fn write(&self, text: &str) -> Result<(), Failure> {
         let mut stdout = self.stdout.lock();
         stdout.write_all(text.as_bytes())?;
         if !text.ends_with('\n') {
@@ -48,12 +60,12 @@ impl Out {
 
     /// One value over several lines.
     pub(super) fn json<T: Serialize>(&self, value: &T) -> Result<(), Failure> {
-        self.text(&serde_json::to_string_pretty(value).map_err(|error| unwritable(&error))?)
+        self.json_text(&serde_json::to_string_pretty(value).map_err(|error| unwritable(&error))?)
     }
 
     /// One value on one line.
     pub(super) fn json_line<T: Serialize>(&self, value: &T) -> Result<(), Failure> {
-        self.text(&serde_json::to_string(value).map_err(|error| unwritable(&error))?)
+        self.json_text(&serde_json::to_string(value).map_err(|error| unwritable(&error))?)
     }
 
     /// Rows under heads; heads that begin with `>` are for figures, at the right. On a terminal the cells wrap to its
@@ -103,9 +115,57 @@ pub(super) fn complain(text: &str) {
 
 /// Text from outside may hold line ends and escape sequences: none reaches the terminal.
 pub(super) fn one_line(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
+    text.chars().map(|character| if steers(character) { ' ' } else { character }).collect()
+}
+
+/// The same for several lines.
+fn harmless(text: &str) -> String {
+    text.chars().map(|each| if steers(each) && each != '\n' { ' ' } else { each }).collect()
+}
+
+/// The same for JSON, which says it otherwise and means the same: such characters are only ever in its texts.
+fn harmless_json(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut out, each| {
+        if steers(each) && each != '\n' {
+            // Writing to a string cannot fail.
+            write!(out, "\\u{:04x}", u32::from(each)).ok();
+        } else {
+            out.push(each);
+        }
+        out
+    })
+}
+
+/// Whether a terminal does something else with it than showing it: controls, those of ISO 6429 above 0x7f too, and what
+/// changes the direction of writing, so that a name could look like another.
+fn steers(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn unwritable(error: &serde_json::Error) -> Failure {
     Failure::new(Exit::Failed, format!("the answer cannot be written as JSON: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVIL: &str = "a\u{1b}[31m\u{9b}2J\u{202e}\r\u{7f}\u{2066}b\tc\u{2028}ü";
+
+    #[test]
+    fn nothing_steers_the_terminal() {
+        for text in [one_line(EVIL), harmless(EVIL), harmless_json(EVIL)] {
+            assert!(!text.chars().any(steers), "{text:?}");
+            assert!(text.contains('ü'), "{text:?}");
+        }
+        assert_eq!(harmless("a\nb\r\n"), "a\nb \n");
+    }
+
+    #[test]
+    fn json_says_the_same() {
+        let value = serde_json::json!({ "name": EVIL, EVIL: [EVIL] });
+        let text = harmless_json(&serde_json::to_string_pretty(&value).unwrap());
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+    }
 }

@@ -12,7 +12,7 @@ use warmd_proto::v1::Migration;
 
 use super::{
     failure::Failure,
-    out::{Out, complain},
+    out::{Out, complain, one_line},
     show,
 };
 
@@ -66,7 +66,7 @@ impl<'a> Screen<'a> {
     /// A line that stays.
     pub(super) fn say(&mut self, line: &str) -> Result<(), Failure> {
         match &self.live {
-            Some(live) => Ok(live.multi.println(line)?),
+            Some(live) => Ok(live.multi.println(one_line(line))?),
             None => self.out.text(line),
         }
     }
@@ -74,7 +74,7 @@ impl<'a> Screen<'a> {
     /// A line about the connection, not about what is watched.
     pub(super) fn aside(&mut self, line: &str) -> Result<(), Failure> {
         if let Some(live) = &self.live {
-            live.multi.println(line)?;
+            live.multi.println(one_line(line))?;
         } else {
             complain(line);
         }
@@ -114,7 +114,7 @@ impl Live {
             }
         }
         for (line, text) in self.lines.iter().zip(frame) {
-            line.set_message(text);
+            line.set_message(one_line(&text));
         }
     }
 }

@@ -11,6 +11,9 @@ use tokio::{
 /// The most bytes that an answer may have.
 pub const MAX_OUTPUT: usize = 4 << 20;
 
+/// What a child sees of the daemon's environment: where to find things, and no secret that the configuration names there.
+const PASSED_ON: [&str; 6] = ["PATH", "HOME", "USER", "TMPDIR", "TZ", "XDG_RUNTIME_DIR"];
+
 const MAX_STDERR: usize = 64 << 10;
 
 /// A child that ended by itself.
@@ -44,9 +47,9 @@ pub(super) async fn run(
     let mut command = Command::new(program);
     command
         .args(args)
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| PASSED_ON.iter().any(|passed| name == passed)))
         .env("LC_ALL", "C")
-        .env_remove("VIRSH_DEBUG")
-        .env_remove("LIBVIRT_DEBUG")
         .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -111,6 +114,15 @@ mod tests {
         assert!(run("cat", &[], None, SOON).await.unwrap().stdout.is_empty());
         // One that does not read what it is given.
         assert!(run("true", &[], Some(&"x".repeat(1 << 20)), SOON).await.unwrap().success);
+    }
+
+    #[tokio::test]
+    async fn a_child_sees_no_more_of_the_environment_than_it_needs() {
+        assert!(std::env::var_os("CARGO_PKG_NAME").is_some(), "there is nothing to hide");
+        let seen = String::from_utf8(run("env", &[], None, SOON).await.unwrap().stdout).unwrap();
+        let names: Vec<_> = seen.lines().filter_map(|line| line.split('=').next()).collect();
+        assert!(names.contains(&"PATH"), "{seen}");
+        assert!(names.iter().all(|name| *name == "LC_ALL" || PASSED_ON.contains(name)), "{seen}");
     }
 
     #[tokio::test]

@@ -48,6 +48,11 @@ pub enum OpenError {
         #[source]
         cause: rusqlite::Error,
     },
+    /// Others could put a state of theirs there.
+    #[error(
+        "others can write into {dir} (mode {mode:04o}): take that right from them (chmod go-w), or set another `state_dir`"
+    )]
+    Exposed { dir: PathBuf, mode: u32 },
     /// There is no key to sign reports with.
     #[error(transparent)]
     Key(#[from] KeyError),

@@ -4,14 +4,14 @@
 //! made under another name and renamed when it is whole, so that what bears the name is always a whole one.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::{self, Read},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use rusqlite::{Connection, OpenFlags, config::DbConfig};
+use rusqlite::{Connection, OpenFlags, config::DbConfig, limits::Limit};
 
 use super::{
     error::{OpenError, is_damage},
@@ -23,20 +23,43 @@ use super::{
 const PAGE_BYTES: i32 = 8192;
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const BUSY: Duration = Duration::from_secs(5);
+/// The most bytes of one value, or one row.
+const MAX_VALUE: i32 = 64 << 20;
 
-/// Makes the directory for its owner alone, if it is not there.
+/// Makes the directory for its owner alone, if it is not there. One into which others can write is refused: they could
+/// put a state of theirs in place of ours.
 pub(super) fn make_dir(dir: &Path) -> Result<(), OpenError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|cause| OpenError::Io {
-        what: "create the state directory",
-        path: dir.to_owned(),
-        cause,
-    })
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(io_error("create the state directory", dir))?;
+    let mode = fs::metadata(dir).map_err(io_error("look at", dir))?.mode() & 0o7777;
+    if mode & 0o022 == 0 { Ok(()) } else { Err(OpenError::Exposed { dir: dir.to_owned(), mode }) }
+}
+
+/// Takes the rights of others away from a database that a copy or a restore gave them.
+fn make_private(file: &Path) -> Result<(), OpenError> {
+    for file in [file.to_owned(), sibling(file, "-wal"), sibling(file, "-shm")] {
+        let mode = match fs::metadata(&file) {
+            Ok(meta) => meta.mode() & 0o777,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(cause) => return Err(io_error("look at", &file)(cause)),
+        };
+        if mode & 0o077 != 0 {
+            tracing::warn!(file = %file.display(), mode = format!("{mode:o}"), "others could read the state: not any more");
+            fs::set_permissions(&file, Permissions::from_mode(0o600))
+                .map_err(io_error("set the mode of", &file))?;
+        }
+    }
+    Ok(())
 }
 
 /// Opens the database for writing; makes it if there is none, and upgrades it if it is older.
 pub(super) fn open(file: &Path, upgrades: &[Upgrade]) -> Result<Connection, OpenError> {
     if file.try_exists().map_err(io_error("look at", file))? {
         look(file, schema::newest(upgrades))?;
+        make_private(file)?;
     } else {
         create(file, upgrades)?;
     }
@@ -93,6 +116,8 @@ fn flags(access: OpenFlags) -> OpenFlags {
 
 fn settle(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY)?;
+    // Nothing that warmd keeps comes near: a damaged file cannot make it ask for more memory than that.
+    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_prepared_statement_cache_capacity(64);

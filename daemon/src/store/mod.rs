@@ -10,6 +10,7 @@
 mod check;
 mod disks;
 mod error;
+pub mod exercise;
 mod file;
 mod journal;
 mod latencies;

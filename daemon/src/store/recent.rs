@@ -84,6 +84,15 @@ impl<'a> Piece<'a> {
     }
 }
 
+/// Takes `bytes` for a row, its bounds in front; whether it is one. See [`super::exercise`].
+pub(super) fn exercise(bytes: &[u8]) -> bool {
+    let Some((bounds, body)) = bytes.split_first_chunk::<16>() else { return false };
+    let (halves, _) = bounds.as_chunks::<8>();
+    let [first, last] = halves else { return false };
+    let range = i64::from_le_bytes(*first)..=i64::from_le_bytes(*last);
+    Piece::read(0, &range, body).is_ok_and(|piece| piece.entries().count() > 0)
+}
+
 /// Adds hashes, in block order, none twice, on the disk.
 pub(super) fn append(
     db: &Connection,

@@ -1,0 +1,75 @@
+//! What each fuzz target does with its bytes: shared with the test that replays the corpus without a fuzzer.
+//!
+//! Rule: whatever comes from outside does no harm: no panic, no allocation beyond what was allowed, and what was taken
+//! for good can be used.
+
+use warmd_daemon::{
+    api, config,
+    libvirt::{BackupJob, Checkpoint, DomainXml},
+    nbd, seal, store,
+};
+
+/// The targets by name; each has a folder in `corpus/`.
+pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+    ("nbd_reply", nbd_reply),
+    ("libvirt_xml", libvirt_xml),
+    ("config", config),
+    ("store", store),
+    ("api", api),
+    ("report", report),
+];
+
+/// Whatever an NBD server sends. The first byte says who listens: 0 and 1 the transmission phase without and with
+/// structured replies, 2 the handshake, 3 a request for the list of exports.
+pub fn nbd_reply(bytes: &[u8]) {
+    use nbd::exercise;
+    let Some((mode, bytes)) = bytes.split_first() else { return };
+    match mode % 4 {
+        mode @ (0 | 1) => {
+            let replayed = exercise::replies(bytes, mode == 1);
+            assert!(replayed.data.iter().all(|read| read.len() == exercise::LENGTH as usize));
+        }
+        2 => drop(exercise::handshake(bytes)),
+        _ => drop(exercise::list(bytes)),
+    }
+}
+
+/// What libvirt prints: a domain, a checkpoint, a backup job.
+pub fn libvirt_xml(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(domain) = DomainXml::read(text) {
+        for disk in &domain.disks {
+            assert!(disk.target.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{:?}", disk.target);
+            disk.untracked();
+        }
+    }
+    Checkpoint::read(text).ok();
+    BackupJob::read(text).ok();
+}
+
+/// A plan file or a configuration file, as a person wrote it.
+pub fn config(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(plan) = config::load_plan(text, "plan.toml") {
+        assert!(plan.problems().is_empty());
+    }
+    config::Config::parse(text, "warmd.toml").ok();
+}
+
+/// What lies in SQLite; the first byte says in which column.
+pub fn store(bytes: &[u8]) {
+    let Some((kind, bytes)) = bytes.split_first() else { return };
+    store::exercise::saved(*kind, bytes);
+}
+
+/// A message of a client; the first byte says which.
+pub fn api(bytes: &[u8]) {
+    let Some((kind, bytes)) = bytes.split_first() else { return };
+    api::exercise::message(*kind, bytes);
+}
+
+/// A report that somebody hands over to be checked.
+pub fn report(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    seal::verify(text, None).ok();
+}
