@@ -17,6 +17,7 @@ use super::{
 use crate::{
     clock, crash,
     model::{
+        id::DiskKey,
         machine::PowerState,
         phase::Phase,
         plan::VerifyMode,
@@ -80,6 +81,7 @@ async fn last_delta(context: &Context, stop: &StopSignal) -> Result<Option<Strin
     // Remembered before anything is stopped: an undo restores this, and a target stays off whose source was off.
     let power = context.source.power(&context.vm).await?;
     context.remember(|cutover| cutover.was_running = Some(power == PowerState::Running)).await?;
+    same_disks(context).await?;
     drained(pass::run(context, PassKind::Delta, stop, None).await?)?;
     Ok(None)
 }
@@ -107,6 +109,7 @@ async fn final_delta(context: &Context, stop: &StopSignal) -> Result<Option<Stri
     // A crash may have left it started for reading only; that is ended, not taken for somebody's start.
     context.source.end_snapshot(&context.vm, context.id).await?;
     fence(context).await?;
+    same_disks(context).await?;
     drained(pass::run(context, PassKind::Final, stop, None).await?)?;
     Ok(None)
 }
@@ -338,6 +341,22 @@ async fn fence(context: &Context) -> Result<(), WorkError> {
              starts it (autostart, high availability, a person), then cut over again",
         )),
     }
+}
+
+/// A disk that the VM got since the migration began is in no ledger: without it nothing may be handed over.
+async fn same_disks(context: &Context) -> Result<(), WorkError> {
+    let now = context.source.describe(&context.vm.0).await?;
+    let is_known = |key: &DiskKey| context.machine.disks.iter().any(|disk| disk.key == *key);
+    let added: Vec<_> =
+        now.disks.iter().filter(|disk| !is_known(&disk.key)).map(|disk| disk.key.to_string()).collect();
+    if added.is_empty() {
+        return Ok(());
+    }
+    Err(WorkError::operator(format!(
+        "the source VM has got disks since the migration began, and they are not copied: {}; detach them, or cancel \
+         and apply the plan again",
+        added.join(", ")
+    )))
 }
 
 /// The ledger's fourth rule, asked of what the store holds.

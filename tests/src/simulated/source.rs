@@ -27,6 +27,7 @@ use super::{
 
 /// The name of the one VM.
 pub const VM: &str = "guest";
+const ID: &str = "0001";
 
 /// A source in memory.
 #[derive(Clone, Debug)]
@@ -69,7 +70,7 @@ impl Source for SimulatedSource {
     }
 
     async fn describe(&self, vm: &str) -> Result<Machine, SourceError> {
-        if vm != VM {
+        if ![VM, ID].contains(&vm) {
             return Err(SourceError::new(SourceErrorKind::NotFound, format!("VM {vm}"), "there is none"));
         }
         let disks = self.0.with(|truth| {
@@ -86,7 +87,7 @@ impl Source for SimulatedSource {
                 .collect()
         });
         Ok(Machine {
-            id: VmId("0001".to_owned()),
+            id: VmId(ID.to_owned()),
             name: VM.to_owned(),
             uuid: "00000000-0000-0000-0000-000000000001".to_owned(),
             firmware: Firmware::Bios,
