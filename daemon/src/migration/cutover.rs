@@ -257,6 +257,7 @@ async fn watch(context: &Context) -> Result<Option<String>, WorkError> {
 async fn release(context: &Context) -> Result<Option<String>, WorkError> {
     context.source.end_snapshot(&context.vm, context.id).await?;
     context.source.release_marks(&context.vm, context.id, &[]).await?;
+    context.target.note_pass(context.id, None).await?;
     Ok(None)
 }
 

@@ -17,11 +17,13 @@ use std::{
 use chrono::Utc;
 use futures::future::{join_all, try_join_all};
 use warmd_cbt::{
+    disk::WriteDisk,
     ledger::Ledger,
     mark::{ChangeMark, Changed},
     stop::StopSignal,
     store::PassFigures,
     transfer::{LatencyBaseline, PassJob, PassProgress, run_pass},
+    units::Extent,
 };
 
 use super::{
@@ -40,6 +42,7 @@ use crate::{
     },
     sources::{Snapshot, SnapshotRequest, SourceErrorKind},
     store::{DiskRow, NewDiskPass},
+    targets::{DiskSpec, TargetErrorKind},
 };
 
 /// How a pass that did not fail ended.
@@ -79,6 +82,7 @@ pub async fn run(
     let account = account(context, kind);
     let rows = context.store.disks(context.id).await?;
     let ledgers = try_join_all(rows.iter().map(|row| context.ledger(row.id))).await?;
+    distrust_if_older(context, &ledgers).await?;
     let request = SnapshotRequest {
         owner: context.id,
         vm: context.vm.clone(),
@@ -124,6 +128,7 @@ async fn copy(
     let advanced = advance_all(context, snapshot, rows, ledgers).await?;
     crash::point("advance.committed");
     let (number, pass, mut disks) = record(context, kind, started, advanced).await?;
+    context.target.note_pass(context.id, Some(number)).await?;
     account.watch(disks.iter().map(|disk| (disk.row.key.clone(), Arc::clone(&disk.progress))));
     let result = audit_all(context, kind, snapshot, &mut disks, stop).await;
     let telemetry = Arc::new(PassTelemetry::new(context, pass, disks.iter().filter_map(measured).collect()));
@@ -152,6 +157,24 @@ async fn copy(
     finish_view(context, &mut disks, number, kind, started, error);
     let marks = disks.iter().filter_map(|disk| disk.ledger.anchor()).collect();
     Ok((result?, marks))
+}
+
+/// A state that was put back from an older copy, or lost its last commits, knows neither what the passes since then
+/// wrote nor what it was: where its manifest agrees with the source, the target may hold something else.
+async fn distrust_if_older(context: &Context, ledgers: &[Arc<Ledger>]) -> Result<(), WorkError> {
+    let known = context.store.last_pass(context.id).await?.map_or(0, |pass| pass.view.number);
+    let Some(noted) = context.target.noted_pass(context.id).await?.filter(|noted| *noted > known) else {
+        return Ok(());
+    };
+    for ledger in ledgers {
+        ledger.distrust(&Extent::whole(ledger.size()).into_iter().collect::<Vec<_>>()).await?;
+    }
+    let text = format!(
+        "warmd's state is older than the target: it knows of {known} passes, and pass {noted} was copied. Was it put \
+         back from a copy? Nothing that it says of the target is trusted, and all disks are copied again"
+    );
+    context.note("warning", text).await;
+    Ok(())
 }
 
 /// Advances every ledger to the snapshot, each in a transaction of its own.
@@ -304,7 +327,8 @@ async fn drain_all(
     let keys: Vec<DiskKey> = disks.iter().map(|disk| disk.row.key.clone()).collect();
     let specs = disks.iter().map(|disk| spec(&disk.row)).collect::<Vec<_>>();
     let sources = try_join_all(keys.iter().map(|key| snapshot.open(key))).await?;
-    let targets = try_join_all(specs.iter().map(|spec| context.target.open(context.id, spec))).await?;
+    let targets =
+        try_join_all(disks.iter().zip(&specs).map(|(disk, spec)| open(context, disk, spec))).await?;
     let followed = disks
         .iter()
         .map(|disk| Followed {
@@ -343,6 +367,24 @@ async fn drain_all(
         }
     }
     Ok(end)
+}
+
+/// The target's disk for writing. One that is away, of another size or in somebody else's hands may come back as
+/// something else: what it held is not known any more.
+async fn open(context: &Context, disk: &PassDisk, spec: &DiskSpec) -> Result<Arc<dyn WriteDisk>, WorkError> {
+    let error = match context.target.open(context.id, spec).await {
+        Ok(disk) => return Ok(disk),
+        Err(error) => error,
+    };
+    if matches!(error.kind, TargetErrorKind::NotFound | TargetErrorKind::Conflict) {
+        disk.ledger.distrust(&Extent::whole(disk.row.size).into_iter().collect::<Vec<_>>()).await?;
+        let text = format!(
+            "disk {}: its volume is not as it was left; all of it will be copied again",
+            disk.row.key
+        );
+        context.note("warning", text).await;
+    }
+    Err(error.into())
 }
 
 /// Says for which disks reads were held back.

@@ -87,6 +87,17 @@ pub trait Target: Send + Sync {
 
     /// Removes the disks. Refuses while the machine exists. None there is success.
     async fn discard_disks(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<(), TargetError>;
+
+    /// Keeps beside the disks, durably, which pass is about to write to them; `None` when no more will. It is how a
+    /// state that was put back from an older copy is noticed: the disks know of passes that it does not.
+    async fn note_pass(&self, _owner: MigrationId, _pass: Option<u32>) -> Result<(), TargetError> {
+        Ok(())
+    }
+
+    /// The last pass that was noted; `None` if there is none, or the target keeps no such notes.
+    async fn noted_pass(&self, _owner: MigrationId) -> Result<Option<u32>, TargetError> {
+        Ok(None)
+    }
 }
 
 /// A disk to be made.

@@ -134,4 +134,12 @@ impl Target for DiskTarget {
         }
         self.storage.discard(owner, disks, &[]).await
     }
+
+    async fn note_pass(&self, owner: MigrationId, pass: Option<u32>) -> Result<(), TargetError> {
+        self.storage.note_pass(owner, pass).await
+    }
+
+    async fn noted_pass(&self, owner: MigrationId) -> Result<Option<u32>, TargetError> {
+        self.storage.noted_pass(owner).await
+    }
 }

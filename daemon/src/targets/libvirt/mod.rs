@@ -239,6 +239,14 @@ impl Target for LibvirtTarget {
         }
         self.storage().await?.discard(owner, disks, &[CONSOLE]).await
     }
+
+    async fn note_pass(&self, owner: MigrationId, pass: Option<u32>) -> Result<(), TargetError> {
+        self.storage().await?.note_pass(owner, pass).await
+    }
+
+    async fn noted_pass(&self, owner: MigrationId) -> Result<Option<u32>, TargetError> {
+        self.storage().await?.noted_pass(owner).await
+    }
 }
 
 /// The path of a pool whose volumes are files in a directory.

@@ -25,6 +25,9 @@ use super::{
 };
 use crate::model::id::{DiskKey, MigrationId};
 
+/// In a migration's folder: the number of the last pass that wrote to its disks.
+const LAST_PASS: &str = "last-pass";
+
 /// For each look at, making or removing of a file.
 const DEADLINE: Duration = Duration::from_mins(1);
 
@@ -212,10 +215,35 @@ impl Storage {
         }
         let folder = self.folder(owner);
         blocking(format!("discarding the folder {}", folder.display()), move || {
-            for name in beside {
+            for name in beside.iter().chain(&[LAST_PASS]) {
                 volume::remove_file(&folder.join(name))?;
             }
             volume::remove_directory(&folder)
+        })
+        .await
+    }
+
+    /// See [`super::Target::note_pass`].
+    pub async fn note_pass(&self, owner: MigrationId, pass: Option<u32>) -> Result<(), TargetError> {
+        let path = self.folder(owner).join(LAST_PASS);
+        blocking(format!("noting the pass in {}", path.display()), move || match pass {
+            Some(pass) => volume::write_file(&path, format!("{pass}\n").as_bytes()),
+            None => volume::remove_file(&path),
+        })
+        .await
+    }
+
+    /// See [`super::Target::noted_pass`].
+    pub async fn noted_pass(&self, owner: MigrationId) -> Result<Option<u32>, TargetError> {
+        let path = self.folder(owner).join(LAST_PASS);
+        blocking(format!("looking for the pass in {}", path.display()), move || {
+            match std::fs::read_to_string(&path) {
+                // What nobody can read counts as the latest there is: then all is copied again.
+                Ok(text) => Ok(Some(text.trim().parse().unwrap_or(u32::MAX))),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Ok(Some(u32::MAX)),
+                Err(error) => Err(VolumeError::io("reading", &path, error)),
+            }
         })
         .await
     }
