@@ -27,6 +27,7 @@ pub struct Daemon {
     config: PathBuf,
     socket: PathBuf,
     log: PathBuf,
+    env: Vec<(String, String)>,
     child: Option<Child>,
 }
 
@@ -35,7 +36,19 @@ impl Daemon {
     pub fn configure(dir: &TestDir, socket: impl Into<PathBuf>, config: &str) -> Result<Self> {
         let path = dir.join("warmd.toml");
         std::fs::write(&path, config)?;
-        Ok(Self { config: path, socket: socket.into(), log: dir.join("warmd.log"), child: None })
+        Ok(Self {
+            config: path,
+            socket: socket.into(),
+            log: dir.join("warmd.log"),
+            env: Vec::new(),
+            child: None,
+        })
+    }
+
+    /// With these environment variables beside its own.
+    pub fn with_env(mut self, env: Vec<(String, String)>) -> Self {
+        self.env = env;
+        self
     }
 
     /// Starts it and waits until its socket answers.
@@ -135,6 +148,7 @@ impl Daemon {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(program("warmd")?);
         command.arg("serve").arg("--config").arg(&self.config).env_remove("WARMD_CRASH_AT");
+        command.envs(self.env.iter().cloned());
         if let Some(point) = crash_at {
             command.env("WARMD_CRASH_AT", point);
         }

@@ -80,6 +80,8 @@ pub struct GuestSpec {
     pub churn_mib: u64,
     /// Ignore the power button.
     pub noacpi: bool,
+    /// What libvirt runs as QEMU, if not its own choice.
+    pub emulator: Option<PathBuf>,
 }
 
 impl GuestSpec {
@@ -98,6 +100,7 @@ impl GuestSpec {
             churn_kib_s: 256,
             churn_mib: 32,
             noacpi: false,
+            emulator: None,
         }
     }
 }

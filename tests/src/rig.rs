@@ -31,6 +31,10 @@ pub struct RigSpec {
     pub audit: &'static str,
     /// The target's directory; made in the test's own if absent.
     pub volumes: Option<PathBuf>,
+    /// Where each disk goes, if not there: the target is then one of disks alone, and makes no machine.
+    pub places: Vec<(&'static str, String)>,
+    /// Of the daemon.
+    pub env: Vec<(String, String)>,
 }
 
 impl RigSpec {
@@ -41,7 +45,8 @@ impl RigSpec {
             disk.noise_mib = noise_mib;
         }
         let cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\"";
-        Self { guest, cutover, verify: "compare", audit: "1%", volumes: None }
+        let (audit, verify) = ("1%", "compare");
+        Self { guest, cutover, verify, audit, volumes: None, places: Vec::new(), env: Vec::new() }
     }
 }
 
@@ -58,6 +63,7 @@ pub struct Rig {
     plan: PathBuf,
     verify: &'static str,
     audit: &'static str,
+    places: Vec<(&'static str, String)>,
 }
 
 /// What the passes of a migration did, in bytes over all disks.
@@ -90,9 +96,11 @@ impl Rig {
         let volumes = spec.volumes.clone().unwrap_or_else(|| dir.join("volumes"));
         std::fs::create_dir_all(&volumes)?;
         let socket = dir.join("api/warmd.sock");
-        let daemon = Daemon::configure(dir, socket, &config(dir, &old, &new, &volumes))?;
+        let config = config(dir, &old, &new, &volumes, !spec.places.is_empty());
+        let daemon = Daemon::configure(dir, socket, &config)?.with_env(spec.env.clone());
         let plan = dir.join("plan.toml");
-        let rig = Self { daemon, guest, old, new, volumes, plan, verify: spec.verify, audit: spec.audit };
+        let (verify, audit, places) = (spec.verify, spec.audit, spec.places.clone());
+        let rig = Self { daemon, guest, old, new, volumes, plan, verify, audit, places };
         rig.write_plan(spec.cutover)?;
         Ok(rig)
     }
@@ -100,10 +108,14 @@ impl Rig {
     /// Writes the plan file anew, with these lines of `[cutover]`.
     pub fn write_plan(&self, cutover: &str) -> Result<()> {
         let (name, mode, audit) = (&self.guest.name, self.verify, self.audit);
-        let text = format!(
+        let mut text = format!(
             "name = \"move\"\nsource = \"old\"\ntarget = \"new\"\nvms = [\"{name}\"]\n\n[schedule]\n\
              interval = \"1h\"\n\n[cutover]\n{cutover}\n\n[verify]\nmode = \"{mode}\"\naudit = \"{audit}\"\n"
         );
+        if !self.places.is_empty() {
+            let places = self.places.iter().map(|(key, place)| format!("{key} = \"{place}\"\n"));
+            text.push_str(&format!("\n[vm.\"{name}\".disks]\n{}", places.collect::<String>()));
+        }
         Ok(std::fs::write(&self.plan, text)?)
     }
 
@@ -221,7 +233,7 @@ impl Rig {
         self.assert_one_runs()
     }
 
-    fn target_console(&self) -> Result<Console> {
+    pub fn target_console(&self) -> Result<Console> {
         wait_until("the target guest's console", BOOT, || {
             for entry in std::fs::read_dir(&self.volumes)? {
                 let log = entry?.path().join("console.log");
@@ -265,17 +277,21 @@ fn pass(view: &Value) -> Result<Pass> {
     })
 }
 
-fn config(dir: &TestDir, old: &Libvirt, new: &Libvirt, volumes: &Path) -> String {
+fn config(dir: &TestDir, old: &Libvirt, new: &Libvirt, volumes: &Path, disks_alone: bool) -> String {
     let here = dir.path().display();
+    let target = if disks_alone {
+        "kind = \"disk\"\n".to_owned()
+    } else {
+        format!("kind = \"libvirt\"\nuri = \"{}\"\ndomain_type = \"qemu\"\n", new.uri())
+    };
     format!(
         "state_dir = \"{here}/state\"\n\n[listen]\nsocket = \"{here}/api/warmd.sock\"\n\n\
          [metrics]\nlisten = \"127.0.0.1:0\"\n\n[engine]\nbuffers = 8\nchunk = \"64KiB\"\nreads_in_flight = 2\nwrites_in_flight = 2\n\
          batch_bytes = \"1MiB\"\nbatch_time = \"100ms\"\n\n\
          [[source]]\nname = \"old\"\nkind = \"libvirt\"\nuri = \"{}\"\nruntime_dir = \"{here}/run\"\n\
          scratch_dir = \"{here}/scratch\"\nscratch_reserve_mib = 64\n\n\
-         [[target]]\nname = \"new\"\nkind = \"libvirt\"\nuri = \"{}\"\ndirectory = \"{}\"\ndomain_type = \"qemu\"\n",
+         [[target]]\nname = \"new\"\ndirectory = \"{}\"\n{target}",
         old.uri(),
-        new.uri(),
         volumes.display()
     )
 }

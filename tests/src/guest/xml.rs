@@ -22,6 +22,9 @@ pub(super) fn domain(spec: &GuestSpec, disks: &[PathBuf], console: &Path) -> Res
     };
     let uuid = spec.uuid.as_ref().map_or_else(String::new, |u| format!("<uuid>{u}</uuid>"));
     let mut devices = String::new();
+    if let Some(emulator) = &spec.emulator {
+        writeln!(devices, "<emulator>{}</emulator>", emulator.display())?;
+    }
     for (n, (disk, path)) in spec.disks.iter().zip(disks).enumerate() {
         let prefix = match disk.bus {
             "virtio" => "vd",

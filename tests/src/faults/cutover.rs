@@ -1,0 +1,224 @@
+//! Cutovers that fail, hang or are taken back, with a guest that writes: before the point of no return the source is on
+//! again and the copied target is kept; after it there is only forward. Never do both run.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use warmd_daemon::model::{
+    phase::Phase,
+    plan::VerifyMode,
+    request::{Request, Verdict},
+    state::State,
+};
+
+use super::{
+    Row, row,
+    stage::{Ends, Stage},
+};
+use crate::{Rig, rig::WORK, simulated, wait_until};
+
+#[rustfmt::skip]
+pub(super) const ROWS: &[Row] = &[
+    row("cutover", "each-phase", "in memory: each phase is refused, hangs past its deadline, is taken back", true, each_phase),
+    row("cutover", "vm-not-created", "the target refuses to create the VM: its name is taken", true, not_created),
+    row("cutover", "vm-not-started", "the target refuses to start the VM; then its start hangs past the deadline", false, not_started),
+    row("cutover", "vm-dies", "the target VM dies within the watch time: only forward", false, dies),
+    row("cutover", "aborted", "the operator takes the cutover back, in each of its phases", false, aborted),
+];
+
+const PLAN: &str =
+    "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"4s\"\ncreate_deadline = \"8s\"";
+
+/// A cutover that must end undone, for a reason with that word: the same guest goes on writing.
+fn undone(rig: &Rig, word: &str) -> Result<()> {
+    let out = rig.try_verb("cutover", &[])?;
+    ensure!(out.code == Some(1), "the cutover ended with {:?}: {}{}", out.code, out.stdout, out.stderr);
+    as_before(rig, word)
+}
+
+fn as_before(rig: &Rig, word: &str) -> Result<()> {
+    let view = rig.wait_for("synced")?;
+    let failure = view["cutover"]["failure"].as_str().unwrap_or_default();
+    ensure!(failure.contains(word), "the reason does not say {word:?}: {failure}");
+    rig.assert_one_runs()?;
+    let state = rig.guest.state(&rig.old)?;
+    ensure!(state == "running", "the source is {state:?}");
+    let acked = rig.guest.console.acked()?;
+    rig.guest.console.wait_for_acked(acked + 5, Duration::from_mins(3))?;
+    for disk in view["disks"].as_array().context("no disks")? {
+        let location = disk["location"].as_str().unwrap_or_default();
+        ensure!(std::path::Path::new(location).exists(), "the target's disk {location} is gone");
+    }
+    Ok(())
+}
+
+fn not_created(stage: &mut Stage<'_>) -> Result<()> {
+    stage.running(16, |_| {})?;
+    stage.seed()?;
+    let rig = stage.rig()?;
+    let xml = stage.dir.join("taken.xml");
+    std::fs::write(
+        &xml,
+        "<domain type='qemu'><name>guest</name><memory unit='MiB'>64</memory>\
+         <os><type arch='x86_64' machine='q35'>hvm</type></os></domain>",
+    )?;
+    rig.new.virsh(["define", &xml.to_string_lossy()])?;
+    undone(rig, "is here already")?;
+    rig.new.virsh(["undefine", "guest"])?;
+    rig.verb("cutover")
+}
+
+/// A hook of the target's libvirt that does what a file says when a VM is started.
+fn hooked(stage: &mut Stage<'_>) -> Result<std::path::PathBuf> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (hooks, orders) = (stage.dir.join("new/etc/hooks"), stage.dir.join("orders"));
+    std::fs::create_dir_all(&hooks)?;
+    let hook = hooks.join("qemu");
+    std::fs::write(
+        &hook,
+        format!(
+            "#!/bin/bash\n\
+             orders=$(cat {orders} 2>/dev/null)\n\
+             case \"$orders/$2\" in\n\
+             refuse/prepare) echo 'not today' >&2; exit 1 ;;\n\
+             hang/prepare) for ((n = 0; n < 20; n++)); do sleep 1; done ;;\n\
+             esac\nexit 0\n",
+            orders = orders.display()
+        ),
+    )?;
+    std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755))?;
+    Ok(orders)
+}
+
+fn not_started(stage: &mut Stage<'_>) -> Result<()> {
+    let orders = hooked(stage)?;
+    stage.running(16, |spec| spec.cutover = PLAN)?;
+    stage.seed()?;
+    std::fs::write(&orders, "refuse")?;
+    undone(stage.rig()?, "not today")?;
+    std::fs::write(&orders, "hang")?;
+    undone(stage.rig()?, "deadline")?;
+    std::fs::write(&orders, "")?;
+    // It may have run for a moment: all of it is looked at again.
+    stage.sync()?;
+    stage.rig()?.verb("cutover")
+}
+
+fn dies(stage: &mut Stage<'_>) -> Result<()> {
+    stage.running(16, |spec| {
+        spec.cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"1m\""
+    })?;
+    stage.seed()?;
+    let rig = stage.rig()?;
+    rig.try_verb("cutover", &["--no-wait"])?;
+    wait_until("the target VM to run", WORK, || {
+        Ok(rig.new.virsh(["list", "--state-running", "--name"])?.contains("guest").then_some(()))
+    })?;
+    stage.wait_for_view("the watch", WORK, |view| {
+        let phases = view["cutover"]["phases"].as_array().cloned().unwrap_or_default();
+        phases.iter().any(|phase| phase["phase"] == "watch")
+    })?;
+    rig.new.virsh(["destroy", "guest"])?;
+    stage.wait_for_failure("look at it on the target")?;
+    let rig = stage.rig()?;
+    let state = rig.guest.state(&rig.old)?;
+    ensure!(state == "shut off", "past the point of no return the source is {state:?}");
+    for verb in [&["cutover", "--abort"][..], &["cancel"], &["cutover"]] {
+        let out = rig.try_verb(verb.first().context("no verb")?, &[&verb[1..], &["--no-wait"]].concat())?;
+        ensure!(out.code != Some(0), "{verb:?} was accepted: {}", out.stdout);
+    }
+    rig.new.virsh(["start", "guest"])?;
+    rig.write_plan("graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\"")?;
+    rig.apply()?;
+    rig.try_verb("resume", &[])?;
+    rig.wait_for("done").map(drop)
+}
+
+fn aborted(stage: &mut Stage<'_>) -> Result<()> {
+    stage.running(16, |_| {})?;
+    stage.seed()?;
+    for phase in [Phase::LastDelta, Phase::StopSource, Phase::FinalDelta, Phase::Verify, Phase::CreateVm] {
+        let rig = stage.rig()?;
+        rig.try_verb("cutover", &["--no-wait"])?;
+        let view = stage.wait_for_view(&format!("{phase}"), WORK, |view| {
+            let phases = view["cutover"]["phases"].as_array().cloned().unwrap_or_default();
+            phases.iter().any(|seen| seen["phase"] == phase.name()) || view["state"] == "done"
+        })?;
+        ensure!(view["state"] != "done", "it was done before it was aborted");
+        let out = rig.try_verb("cutover", &["--abort"])?;
+        if out.stderr.contains("only forward") || out.stderr.contains("being started") {
+            // Too late, and so it must go through.
+            return rig.wait_for("done").map(drop);
+        }
+        as_before(rig, "aborted")?;
+    }
+    stage.rig()?.verb("cutover")
+}
+
+const BLOCK: u64 = 64 * 1024;
+const DISKS: [(&str, u64); 2] = [("vda", 40 * BLOCK), ("vdb", 10 * BLOCK + 512)];
+
+/// What strikes each phase. `start-vm` cannot be taken back by a person.
+const STRUCK: [(&str, Phase); 8] = [
+    ("source.snapshot", Phase::LastDelta),
+    ("source.shut-down", Phase::StopSource),
+    ("source.final-snapshot", Phase::FinalDelta),
+    ("target-disk.write", Phase::FinalDelta),
+    ("target-disk.flush", Phase::FinalDelta),
+    ("target-disk.read", Phase::Verify),
+    ("target.create", Phase::CreateVm),
+    ("target.start", Phase::StartVm),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blow {
+    Refused,
+    Hangs,
+    TakenBack,
+}
+
+fn each_phase(stage: &mut Stage<'_>) -> Result<()> {
+    stage.ends = Ends::Elsewhere;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    for (call, phase) in STRUCK {
+        for blow in [Blow::Refused, Blow::Hangs, Blow::TakenBack] {
+            if blow == Blow::TakenBack && phase == Phase::StartVm {
+                continue;
+            }
+            // A last delta that hangs waits longer than anybody has time for here.
+            if blow == Blow::Hangs && (phase == Phase::StopSource || stage.short && call.contains("disk.")) {
+                continue;
+            }
+            runtime.block_on(one_phase(call, phase, blow));
+        }
+    }
+    Ok(())
+}
+
+async fn one_phase(call: &str, phase: Phase, blow: Blow) {
+    let world = simulated::World::new(&DISKS);
+    world.guest_writes("vda", 3 * BLOCK, &[3; 90_000]);
+    world.guest_writes("vdb", 100, &[4; 20_000]);
+    let rig = simulated::Rig::start(world).await;
+    rig.seed(simulated::Rig::plan(VerifyMode::Readback)).await;
+    rig.world.guest_writes("vda", 9 * BLOCK, &[5; 30_000]);
+    let fault = if blow == Blow::Refused { simulated::Fault::Refused } else { simulated::Fault::Hang };
+    rig.world.faults.set(call, fault);
+    rig.ask(Request::Cutover).await;
+    if blow == Blow::TakenBack {
+        // A write or a flush is struck in the last delta already.
+        let there = |view: &State| matches!(view, State::CuttingOver { phase: now } if *now == phase || call.contains("disk."));
+        rig.until(call, |view| there(&view.state)).await;
+        assert_eq!(rig.request(Request::AbortCutover).await, Verdict::Accepted, "{call}");
+        rig.world.faults.clear();
+    }
+    let view = rig.until("undone", |view| view.state == State::Synced).await;
+    assert!(view.cutover.is_some_and(|cutover| cutover.failure.is_some()), "{call} {blow:?}: no reason");
+    rig.world.assert_undone();
+    rig.world.faults.clear();
+    rig.world.guest_writes("vda", 20 * BLOCK, &[6; 30_000]);
+    let view = rig.cutover().await;
+    assert_eq!(view.state, State::Done, "{call} {blow:?}:\n{}", rig.journal().await);
+    rig.world.assert_moved();
+    rig.manager.finish().await;
+}

@@ -1,0 +1,51 @@
+//! The daemon itself: stopped, and its clock set.
+
+use anyhow::{Context as _, ensure};
+use rand::RngExt as _;
+
+use super::{Row, row, shim::Strike, stage::Stage};
+use crate::rig::{WORK, assert_nothing_twice};
+
+#[rustfmt::skip]
+pub(super) const ROWS: &[Row] = &[
+    row("daemon", "sigterm", "SIGTERM in the middle of a pass: it drains, and ends within its deadline", true, sigterm),
+    row("daemon", "clock-forward", "the clock jumps a day ahead in a pass, and while it waits", false, |stage| clock(stage, 86_400)),
+    row("daemon", "clock-back", "the clock jumps a day back in a pass, and while it waits", true, |stage| clock(stage, -86_400)),
+];
+
+fn sigterm(stage: &mut Stage<'_>) -> anyhow::Result<()> {
+    stage.off(48, |_| {})?;
+    let some = stage.random.random_range(2..16_u64) << 20;
+    stage.freeze(some)?;
+    let rig = stage.rig_mut()?;
+    rig.daemon.thaw()?;
+    let status = rig.daemon.stop()?;
+    ensure!(status.code() == Some(0), "warmd ended with {status}");
+    rig.daemon.start()?;
+    rig.wait_for("synced")?;
+    let passes = rig.passes()?;
+    let first = passes.first().context("no passes")?;
+    ensure!(first.error.is_some() && first.drained >= some, "it was not stopped, or kept nothing: {first:?}");
+    assert_nothing_twice(&passes)
+}
+
+fn clock(stage: &mut Stage<'_>, seconds: i64) -> anyhow::Result<()> {
+    let shim = stage.off_with_shim(48)?;
+    stage.freeze(2 << 20)?;
+    shim.set(&[Strike::all("clock", "-", seconds)])?;
+    stage.thaw()?;
+    stage.rig()?.wait_for("synced")?;
+    stage.scribble(4)?;
+    shim.set(&[Strike::all("clock", "-", 2 * seconds)])?;
+    if seconds < 0 {
+        stage.rig()?.verb("sync")?;
+    } else {
+        // The interval of an hour is long over, once it looks.
+        stage.rig_mut()?.daemon.stop()?;
+        stage.rig_mut()?.daemon.start()?;
+        stage.wait_for_view("the delta that is due", WORK, |view| {
+            view["state"] == "synced" && view["pass"]["number"].as_u64() >= Some(2)
+        })?;
+    }
+    shim.clear()
+}

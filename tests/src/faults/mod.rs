@@ -1,0 +1,118 @@
+//! Faults, each a row: what fails where, a function that lets it happen to a real migration, and one end that all rows
+//! have in common (`end.rs`). `tests/faults` runs them and prints the table.
+//!
+//! Rule: a row that cannot show that its fault happened has failed.
+//!
+//! To add a fault: one line in the `ROWS` of its place.
+
+mod cutover;
+mod daemon;
+mod domain;
+mod end;
+mod kills;
+mod network;
+mod proxy;
+mod shim;
+mod source;
+mod sqlite;
+mod stage;
+mod target;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use rand::{SeedableRng as _, rngs::StdRng};
+
+pub use end::Lost;
+pub use stage::{Ends, Stage};
+
+use crate::TestDir;
+
+/// One fault.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The part of the table.
+    pub place: &'static str,
+    pub name: &'static str,
+    /// What happens, for people.
+    pub fault: &'static str,
+    /// Whether it is in the short form.
+    pub short: bool,
+    pub run: fn(&mut Stage<'_>) -> Result<()>,
+}
+
+const fn row(
+    place: &'static str,
+    name: &'static str,
+    fault: &'static str,
+    short: bool,
+    run: fn(&mut Stage<'_>) -> Result<()>,
+) -> Row {
+    Row { place, name, fault, short, run }
+}
+
+/// All rows, in the table's order.
+pub fn rows() -> Vec<Row> {
+    [
+        daemon::ROWS,
+        kills::ROWS,
+        sqlite::ROWS,
+        source::ROWS,
+        domain::ROWS,
+        target::ROWS,
+        network::ROWS,
+        cutover::ROWS,
+    ]
+    .concat()
+}
+
+/// What became of one run of a row.
+#[derive(Debug)]
+pub struct Outcome {
+    pub took: Duration,
+    pub result: Result<()>,
+}
+
+impl Outcome {
+    /// Whether bytes or records were lost, or two VMs ran.
+    pub fn lost(&self) -> bool {
+        self.result.as_ref().is_err_and(|error| error.downcast_ref::<Lost>().is_some())
+    }
+}
+
+/// Runs a row once, with the chances that follow from `seed`; what it leaves after a failure is kept and named.
+pub fn run(row: &Row, seed: u64, short: bool) -> Outcome {
+    let begun = Instant::now();
+    let result = TestDir::new().and_then(|dir| {
+        let attempt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut stage = Stage::new(&dir, StdRng::seed_from_u64(seed), short);
+            (row.run)(&mut stage)?;
+            end::check(&mut stage)
+        }));
+        let result = attempt.unwrap_or_else(|panic| Err(anyhow!("it panicked: {}", words(&*panic))));
+        if result.is_err() {
+            eprintln!("---- {} kept for a look: {}", row.name, dir.keep().display());
+        }
+        result
+    });
+    Outcome { took: begun.elapsed(), result }
+}
+
+fn words(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without words")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_have_names_of_their_own() {
+        let mut names: Vec<_> = rows().iter().map(|row| row.name).collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+}

@@ -1,0 +1,96 @@
+//! The network between the daemon and the server of a target's disks: a proxy of the test's own, as Debian's cloud
+//! kernels and many others have no `netem`.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::{Row, proxy::Proxy, row, stage::Stage};
+use crate::scratch::NbdServer;
+
+#[rustfmt::skip]
+pub(super) const ROWS: &[Row] = &[
+    row("network", "cut", "every connection is cut, again and again", true, cut),
+    row("network", "half-open", "nothing arrives any more and nobody is told, longer than a request may take", false, half_open),
+    row("network", "loss", "5 % of all packets are lost", false, |stage| weather(stage, |net| net.loss(50))),
+    row("network", "latency", "200 ms of latency", false, |stage| weather(stage, |net| net.delay(Duration::from_millis(100)))),
+    row("network", "slow", "1 MB/s", false, |stage| weather(stage, |net| net.rate(1_000_000))),
+    row("network", "garbled", "a byte of an answer is changed, some times", true, garbled),
+];
+
+const NOISE: u64 = 16;
+
+/// A rig whose second disk goes to an NBD server far away.
+fn far_away(stage: &mut Stage<'_>) -> Result<std::sync::Arc<Proxy>> {
+    let server = NbdServer::qemu(stage.dir, "far", 256 << 20)?;
+    let net = std::sync::Arc::new(Proxy::tcp(&stage.dir.join("far.sock"))?);
+    let place = format!("nbd://{}/", net.address());
+    stage.keep(server);
+    stage.keep(std::sync::Arc::clone(&net));
+    let near = stage.dir.join("near.raw");
+    std::fs::File::create(&near)?.set_len(256 << 20)?;
+    stage.off(NOISE, |spec| {
+        spec.places = vec![("vda", near.display().to_string()), ("vdb", place.clone())];
+    })?;
+    Ok(net)
+}
+
+fn weather(stage: &mut Stage<'_>, set: impl Fn(&Proxy)) -> Result<()> {
+    let net = far_away(stage)?;
+    set(&net);
+    stage.seed()?;
+    stage.scribble(3)?;
+    stage.sync()?;
+    ensure!(net.made() > 0, "nobody came over the network");
+    net.delay(Duration::ZERO);
+    net.loss(0);
+    net.rate(0);
+    Ok(())
+}
+
+fn cut(stage: &mut Stage<'_>) -> Result<()> {
+    let net = far_away(stage)?;
+    // Slow enough to be cut in the middle of things.
+    net.rate(8_000_000);
+    stage.begin()?;
+    for _ in 0..4 {
+        stage.rig()?.show()?;
+        net.cut();
+    }
+    net.rate(0);
+    stage.rig()?.wait_for("synced")?;
+    stage.scribble(3)?;
+    stage.rig()?.try_verb("sync", &["--no-wait"])?;
+    net.cut();
+    stage.rig()?.wait_for("synced").map(drop)
+}
+
+fn half_open(stage: &mut Stage<'_>) -> Result<()> {
+    let net = far_away(stage)?;
+    net.rate(8_000_000);
+    stage.freeze(2 << 20)?;
+    net.silence(true);
+    stage.thaw()?;
+    stage.wait_for_words(&["failure", "within"])?;
+    net.silence(false);
+    net.rate(0);
+    stage.rig()?.wait_for("synced")?;
+    stage.scribble(3)?;
+    stage.sync().map(drop)
+}
+
+fn garbled(stage: &mut Stage<'_>) -> Result<()> {
+    let net = far_away(stage)?;
+    net.rate(8_000_000);
+    stage.begin()?;
+    for _ in 0..3 {
+        net.garble(1);
+        crate::wait_until("a garbled answer", Duration::from_secs(30), || {
+            Ok(net.has_garbled().then_some(()))
+        })?;
+    }
+    net.rate(0);
+    stage.rig()?.wait_for("synced")?;
+    stage.scribble(3)?;
+    stage.sync().map(drop)
+}

@@ -1,0 +1,273 @@
+//! A network between the daemon and a server of disks: it delays, loses, throttles, cuts, falls silent or lies.
+//!
+//! Rule: it works on the stream, below any protocol. A lost packet is what the stream sees of one: everything behind it
+//! waits until it was sent again.
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+/// The most bytes that go at once: what one packet in a hundred is lost of must be small.
+const PACKET: usize = 16 << 10;
+/// How long it takes until a lost packet is sent again.
+const SENT_AGAIN: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(2);
+
+/// What the network does now.
+#[derive(Debug, Default)]
+struct Weather {
+    delay_ms: AtomicU64,
+    /// Bytes a second; 0: no limit.
+    rate: AtomicU64,
+    /// Lost packets in a thousand.
+    loss: AtomicU64,
+    /// Nothing arrives any more, and nobody is told.
+    silent: AtomicBool,
+    /// So many of the next packets towards the daemon have a byte changed.
+    garble: AtomicU64,
+    /// Connections of an older age are cut.
+    age: AtomicU64,
+    closed: AtomicBool,
+    /// Connections that were made.
+    made: AtomicU64,
+}
+
+/// A network with one server at its far end.
+#[derive(Debug)]
+pub(super) struct Proxy {
+    weather: Arc<Weather>,
+    address: String,
+}
+
+trait Stream: Read + Write + Send + Sized + 'static {
+    fn twin(&self) -> std::io::Result<Self>;
+    fn end(&self);
+}
+
+impl Stream for TcpStream {
+    fn twin(&self) -> std::io::Result<Self> {
+        self.try_clone()
+    }
+    fn end(&self) {
+        self.shutdown(Shutdown::Both).ok();
+    }
+}
+
+impl Stream for UnixStream {
+    fn twin(&self) -> std::io::Result<Self> {
+        self.try_clone()
+    }
+    fn end(&self) {
+        self.shutdown(Shutdown::Both).ok();
+    }
+}
+
+impl Proxy {
+    /// A TCP port of this host in front of a server on a Unix socket.
+    pub(super) fn tcp(server: &Path) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?.to_string();
+        let weather = Arc::new(Weather::default());
+        listener.set_nonblocking(true)?;
+        let (server, sky) = (server.to_owned(), Arc::clone(&weather));
+        let accept = move || {
+            let (stream, _) = listener.accept()?;
+            stream.set_nonblocking(false)?;
+            stream.set_nodelay(true)?;
+            Ok(stream)
+        };
+        thread::spawn(move || serve(accept, &server, &sky));
+        Ok(Self { weather, address })
+    }
+
+    /// In front of every server whose socket appears below `folder` with the ending `.real`, at the name without it.
+    pub(super) fn below(folder: PathBuf) -> Self {
+        let weather = Arc::new(Weather::default());
+        let (sky, address) = (Arc::clone(&weather), folder.display().to_string());
+        thread::spawn(move || {
+            let mut known = Vec::new();
+            while !sky.closed.load(Relaxed) {
+                for real in sockets(&folder) {
+                    if !known.contains(&real) {
+                        known.push(real.clone());
+                        open_door(&real, &sky);
+                    }
+                }
+                pause(LOOK);
+            }
+        });
+        Self { weather, address }
+    }
+
+    /// `HOST:PORT`, or the folder.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(super) fn delay(&self, delay: Duration) {
+        self.weather.delay_ms.store(delay.as_millis() as u64, Relaxed);
+    }
+
+    pub(super) fn rate(&self, bytes_per_second: u64) {
+        self.weather.rate.store(bytes_per_second, Relaxed);
+    }
+
+    pub(super) fn loss(&self, per_thousand: u64) {
+        self.weather.loss.store(per_thousand, Relaxed);
+    }
+
+    pub(super) fn silence(&self, silent: bool) {
+        self.weather.silent.store(silent, Relaxed);
+    }
+
+    pub(super) fn garble(&self, packets: u64) {
+        self.weather.garble.store(packets, Relaxed);
+    }
+
+    /// Whether all that was to be garbled has been.
+    pub(super) fn has_garbled(&self) -> bool {
+        self.weather.garble.load(Relaxed) == 0
+    }
+
+    /// Cuts every connection; new ones are welcome.
+    pub(super) fn cut(&self) {
+        self.weather.age.fetch_add(1, Relaxed);
+    }
+
+    /// Connections made so far.
+    pub(super) fn made(&self) -> u64 {
+        self.weather.made.load(Relaxed)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.weather.closed.store(true, Relaxed);
+        self.cut();
+    }
+}
+
+fn sockets(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let paths = entries.flatten().map(|entry| entry.path());
+    paths
+        .flat_map(|path| if path.is_dir() { sockets(&path) } else { vec![path] })
+        .filter(|path| path.extension().is_some_and(|ending| ending == "real"))
+        .collect()
+}
+
+fn open_door(real: &Path, weather: &Arc<Weather>) {
+    let door = real.with_extension("");
+    let Ok(listener) = UnixListener::bind(&door) else { return };
+    if listener.set_nonblocking(true).is_err() {
+        return;
+    }
+    let (real, weather) = (real.to_owned(), Arc::clone(weather));
+    let accept = move || {
+        // With its socket the door is gone too.
+        if !door.exists() {
+            return Err(std::io::ErrorKind::NotConnected.into());
+        }
+        let (stream, _) = listener.accept()?;
+        stream.set_nonblocking(false)?;
+        Ok(stream)
+    };
+    thread::spawn(move || serve(accept, &real, &weather));
+}
+
+fn serve<S: Stream>(accept: impl Fn() -> std::io::Result<S>, server: &Path, weather: &Arc<Weather>) {
+    while !weather.closed.load(Relaxed) {
+        match accept() {
+            Ok(near) => {
+                if let Ok(far) = UnixStream::connect(server) {
+                    weather.made.fetch_add(1, Relaxed);
+                    join(near, far, weather).ok();
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => pause(LOOK),
+            Err(_) => return,
+        }
+    }
+}
+
+fn join<S: Stream>(near: S, far: UnixStream, weather: &Arc<Weather>) -> Result<()> {
+    let age = weather.age.load(Relaxed);
+    one_way(near.twin()?, far.twin()?, weather, false).context("no thread")?;
+    one_way(far.twin()?, near.twin()?, weather, true).context("no thread")?;
+    let weather = Arc::clone(weather);
+    thread::spawn(move || {
+        while weather.age.load(Relaxed) == age {
+            pause(LOOK);
+        }
+        near.end();
+        far.end();
+    });
+    Ok(())
+}
+
+/// From one end to the other: a thread takes what comes, another lets it arrive when it is due.
+fn one_way(mut from: impl Stream, to: impl Stream, weather: &Arc<Weather>, home: bool) -> Result<()> {
+    let (queue, due): (SyncSender<(Instant, Vec<u8>)>, _) = sync_channel(1024);
+    let sky = Arc::clone(weather);
+    thread::Builder::new().spawn(move || arrive(&due, to, &sky))?;
+    let sky = Arc::clone(weather);
+    thread::Builder::new().spawn(move || {
+        let mut packet = vec![0; PACKET];
+        while let Ok(len) = from.read(&mut packet) {
+            if len == 0 {
+                break;
+            }
+            let mut bytes = packet.get(..len).unwrap_or_default().to_vec();
+            if home
+                && sky.garble.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok()
+                && let Some(first) = bytes.first_mut()
+            {
+                *first ^= 0xff;
+            }
+            let mut delay = Duration::from_millis(sky.delay_ms.load(Relaxed));
+            if rand::random_range(0..1000) < sky.loss.load(Relaxed) {
+                delay += SENT_AGAIN;
+            }
+            if queue.send((Instant::now() + delay, bytes)).is_err() {
+                break;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn arrive(due: &Receiver<(Instant, Vec<u8>)>, mut to: impl Stream, weather: &Weather) {
+    while let Ok((when, bytes)) = due.recv() {
+        pause(when.saturating_duration_since(Instant::now()));
+        while weather.silent.load(Relaxed) && !weather.closed.load(Relaxed) {
+            pause(LOOK);
+        }
+        let rate = weather.rate.load(Relaxed);
+        if rate > 0 {
+            pause(Duration::from_secs_f64(bytes.len() as f64 / rate as f64));
+        }
+        if to.write_all(&bytes).is_err() {
+            break;
+        }
+    }
+    to.end();
+}
+
+#[allow(clippy::disallowed_methods, reason = "a thread of its own, and time is what it makes")]
+fn pause(time: Duration) {
+    if !time.is_zero() {
+        thread::sleep(time);
+    }
+}

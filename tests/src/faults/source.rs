@@ -1,0 +1,159 @@
+//! The source's disks and their server.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Result, ensure};
+use rand::RngExt as _;
+
+use super::{
+    Row,
+    proxy::Proxy,
+    row,
+    shim::{EIO, Shim, Strike},
+    stage::Stage,
+};
+use crate::{tool, wait_until};
+
+#[rustfmt::skip]
+pub(super) const ROWS: &[Row] = &[
+    row("source", "server-dies", "the NBD server ends in a pass", true, server_dies),
+    row("source", "server-hangs", "the NBD server answers no read, longer than its deadline, and then does", false, server_hangs),
+    row("source", "bad-sector-passing", "EIO for a range of the source, for a while", false, |stage| bad_sector(stage, false)),
+    row("source", "bad-sector", "EIO for a range of the source for ever: told with its extent, never called clean", true, |stage| bad_sector(stage, true)),
+    row("source", "garbage", "the NBD server answers garbage", true, garbage),
+    row("source", "bitmap-lost", "a disk's bitmap is removed between two passes", true, bitmap_lost),
+    row("source", "libvirtd-restarted", "libvirtd is killed and started again in a pass", true, libvirtd),
+    row("source", "libvirtd-away", "libvirtd is away when a delta is due, and comes back", false, libvirtd_away),
+];
+
+fn server_dies(stage: &mut Stage<'_>) -> Result<()> {
+    stage.off(48, |_| {})?;
+    stage.freeze(4 << 20)?;
+    let rig = stage.rig()?;
+    let stop = rig.old.virsh(["qemu-monitor-command", "guest", r#"{"execute":"nbd-server-stop"}"#]);
+    stage.thaw()?;
+    ensure!(stop?.contains("return"), "QEMU goes on serving its disks");
+    rig.wait_for("synced")?;
+    let passes = rig.passes()?;
+    ensure!(passes.first().is_some_and(|pass| pass.error.is_some()), "nothing was interrupted: {passes:#?}");
+    crate::rig::assert_nothing_twice(&passes)
+}
+
+/// A rig whose QEMU on the source is struck.
+fn struck_source(stage: &mut Stage<'_>) -> Result<Shim> {
+    let shim = stage.shim()?;
+    let emulator = shim.emulator()?;
+    stage.off(24, |spec| spec.guest.emulator = Some(emulator.clone()))?;
+    Ok(shim)
+}
+
+fn server_hangs(stage: &mut Stage<'_>) -> Result<()> {
+    let shim = struck_source(stage)?;
+    stage.freeze(2 << 20)?;
+    shim.set(&[Strike::all("read", "disk1.qcow2", "hang")])?;
+    stage.thaw()?;
+    shim.wait_for(1)?;
+    stage.wait_for_words(&["failure"])?;
+    shim.clear()?;
+    stage.rig()?.wait_for("synced").map(drop)
+}
+
+fn bad_sector(stage: &mut Stage<'_>, for_ever: bool) -> Result<()> {
+    let shim = struck_source(stage)?;
+    // In the middle of the noise, wherever the image keeps it.
+    let at = stage.random.random_range(8..16_u64) << 20;
+    shim.set(&[Strike::all("read", "disk1.qcow2", EIO).within(at, at + 4096)])?;
+    stage.begin()?;
+    stage.wait_for_words(&["failure", "read of", "bytes", "vdb"])?;
+    shim.must_have_struck()?;
+    if for_ever {
+        let view = stage.rig()?.show()?;
+        ensure!(view["state"] == "seeding", "with a bad sector it is {}", view["state"]);
+        let vdb = view["disks"][1]["pending_bytes"].as_u64().unwrap_or_default();
+        ensure!(vdb > 0, "a disk with a bad sector is called clean: {view}");
+        for verb in ["cutover", "verify"] {
+            let out = stage.rig()?.try_verb(verb, &["--no-wait"])?;
+            ensure!(out.code != Some(0), "{verb} of a disk with a bad sector was accepted: {}", out.stdout);
+        }
+    }
+    shim.clear()?;
+    stage.rig()?.wait_for("synced").map(drop)
+}
+
+fn garbage(stage: &mut Stage<'_>) -> Result<()> {
+    let (proxy, path) = proxied_virsh(stage)?;
+    stage.off(24, |spec| spec.env = vec![("PATH".to_owned(), path.clone())])?;
+    stage.freeze(2 << 20)?;
+    proxy.garble(3);
+    stage.thaw()?;
+    stage.rig()?.wait_for("synced")?;
+    ensure!(proxy.has_garbled(), "nothing was garbled");
+    let passes = stage.rig()?.passes()?;
+    ensure!(passes.iter().any(|pass| pass.error.is_some()), "garbage was taken for an answer: {passes:#?}");
+    Ok(())
+}
+
+/// A `virsh` that puts a proxy in front of QEMU's sockets; what PATH must be for it to be found.
+fn proxied_virsh(stage: &mut Stage<'_>) -> Result<(std::sync::Arc<Proxy>, String)> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = stage.dir.join("bin");
+    std::fs::create_dir(&folder)?;
+    let script = folder.join("virsh");
+    let real = tool::call("sh", ["-c", "command -v virsh"])?;
+    std::fs::write(
+        &script,
+        format!(
+            "#!/bin/bash\n\
+             # The socket that a backup job is to serve at gets the ending .real; who waits there makes the other.\n\
+             for word; do case $word in */backup.xml) xml=$word;; esac; done\n\
+             if [[ -z $xml ]]; then exec {real} \"$@\"; fi\n\
+             socket=$(sed -n \"s/.*socket='\\([^']*\\)'.*/\\1/p\" \"$xml\")\n\
+             sed -i \"s|socket='[^']*'|socket='$socket.real'|\" \"$xml\"\n\
+             {real} \"$@\" || exit\n\
+             for ((n = 0; n < 500; n++)); do [[ -S $socket ]] && exit; sleep 0.01; done\n\
+             exit 1\n",
+            real = real.trim()
+        ),
+    )?;
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
+    let proxy = std::sync::Arc::new(Proxy::below(stage.dir.join("run")));
+    stage.keep(std::sync::Arc::clone(&proxy));
+    Ok((proxy, format!("{}:{}", folder.display(), std::env::var("PATH")?)))
+}
+
+fn bitmap_lost(stage: &mut Stage<'_>) -> Result<()> {
+    stage.off(24, |_| {})?;
+    stage.seed()?;
+    stage.scribble(3)?;
+    let rig = stage.rig()?;
+    let marks = rig.old.virsh(["checkpoint-list", "guest", "--name"])?;
+    let image = rig.guest.disks.last().map_or(Path::new(""), |image| image);
+    tool::call("qemu-img", ["bitmap", "--remove", &image.to_string_lossy(), marks.trim()])?;
+    let since = stage.sync()?;
+    ensure!(since.iter().any(|pass| pass.unknown), "a lost bitmap went unnoticed: {since:#?}");
+    Ok(())
+}
+
+fn libvirtd(stage: &mut Stage<'_>) -> Result<()> {
+    stage.off(48, |_| {})?;
+    stage.freeze(4 << 20)?;
+    stage.rig_mut()?.old.kill()?;
+    stage.thaw()?;
+    stage.rig_mut()?.old.resume()?;
+    stage.rig()?.wait_for("synced").map(drop)
+}
+
+fn libvirtd_away(stage: &mut Stage<'_>) -> Result<()> {
+    stage.off(24, |_| {})?;
+    stage.seed()?;
+    stage.scribble(3)?;
+    let rig = stage.rig_mut()?;
+    rig.old.suspend()?;
+    rig.try_verb("sync", &["--no-wait"])?;
+    wait_until("the failure to be told", Duration::from_mins(1), || {
+        Ok(rig.ctl().text(&["events"])?.contains("failure").then_some(()))
+    })?;
+    rig.old.resume()?;
+    rig.wait_for("synced")?;
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! The state's SQLite file: no room, no right to write, errors, a torn log, an older copy in its place.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use rand::RngExt as _;
+
+use super::{
+    Row, row,
+    shim::{EIO, ENOSPC, EROFS, Strike},
+    stage::Stage,
+};
+use crate::scratch::Mount;
+
+#[rustfmt::skip]
+pub(super) const ROWS: &[Row] = &[
+    row("sqlite", "db-full", "the state's file system is full in a pass; later there is room", true, full),
+    row("sqlite", "db-no-space", "ENOSPC on writes of the state", false, |stage| errors(stage, "write", ENOSPC)),
+    row("sqlite", "db-read-only", "the state cannot be written: EROFS", false, |stage| errors(stage, "write", EROFS)),
+    row("sqlite", "db-write-eio", "EIO on writes of the state", true, |stage| errors(stage, "write", EIO)),
+    row("sqlite", "db-fsync-eio", "EIO on fsync of the state", true, |stage| errors(stage, "sync", EIO)),
+    row("sqlite", "db-wal-cut", "the log of a killed daemon loses its end", true, |stage| torn(stage, false)),
+    row("sqlite", "db-wal-garbled", "the log of a killed daemon has garbage in it", false, |stage| torn(stage, true)),
+    row("sqlite", "db-restored", "the state is put back from an older copy, and the guest's data goes back too", true, |stage| restored(stage, false)),
+    row("sqlite", "db-restored-untracked", "the same, with a disk whose changes nobody tracks", true, |stage| restored(stage, true)),
+];
+
+fn full(stage: &mut Stage<'_>) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mount = Mount::tmpfs(stage.dir, "state", 4 << 20)?;
+    fs::set_permissions(mount.path(), fs::Permissions::from_mode(0o700))?;
+    let filler = mount.join("lost+found");
+    stage.keep(mount);
+    stage.off(48, |_| {})?;
+    stage.freeze(2 << 20)?;
+    // As much as there is.
+    fs::write(&filler, vec![7; 8 << 20]).err().context("8 MiB fit into 4")?;
+    stage.rig()?.daemon.thaw()?;
+    wait_for_trouble(stage, "full")?;
+    fs::remove_file(&filler)?;
+    go_on(stage)
+}
+
+/// What the daemon says of it, wherever it can still say it.
+fn wait_for_trouble(stage: &Stage<'_>, word: &str) -> Result<()> {
+    crate::wait_until("the trouble to be told", crate::rig::WORK, || {
+        let log = stage.rig()?.daemon.log()?;
+        Ok((log.lines().any(|line| line.contains("ERROR") && line.contains(word)) || failed(stage)?)
+            .then_some(()))
+    })
+}
+
+fn failed(stage: &Stage<'_>) -> Result<bool> {
+    Ok(stage.rig()?.show()?["state"] == "failed")
+}
+
+/// By itself, or once it is resumed.
+fn go_on(stage: &mut Stage<'_>) -> Result<()> {
+    stage.lift()?;
+    let view = stage.wait_for_view("its rest", crate::rig::WORK, |view| {
+        matches!(view["state"].as_str(), Some("synced" | "failed"))
+    })?;
+    if view["state"] == "failed" {
+        stage.resume()?;
+    }
+    stage.scribble(3)?;
+    stage.sync().map(drop)
+}
+
+fn errors(stage: &mut Stage<'_>, call: &'static str, errno: i32) -> Result<()> {
+    let shim = stage.off_with_shim(24)?;
+    stage.freeze(2 << 20)?;
+    shim.set(&[Strike::all(call, "state/warmd.db", errno).times(6)])?;
+    stage.rig()?.daemon.thaw()?;
+    shim.wait_for(2)?;
+    shim.clear()?;
+    go_on(stage)
+}
+
+/// The log of a killed daemon, damaged in its second half: SQLite takes what is whole, and the commits after are gone.
+fn torn(stage: &mut Stage<'_>, garble: bool) -> Result<()> {
+    stage.off(24, |_| {})?;
+    stage.seed()?;
+    for round in 0..if stage.short { 2 } else { 5 } {
+        stage.scribble(4)?;
+        let done_before = stage.rig()?.passes()?.len();
+        stage.sync()?;
+        ensure!(stage.rig()?.passes()?.len() > done_before, "no pass in round {round}");
+        stage.rig_mut()?.daemon.kill()?;
+        let wal = stage.dir.join("state/warmd.db-wal");
+        let len = fs::metadata(&wal).context("a killed daemon leaves a log")?.len();
+        // From all of the last commits to only the end of the very last one.
+        let at = stage.random.random_range(len / 4..len);
+        let file = fs::File::options().write(true).open(&wal)?;
+        if garble {
+            use std::os::unix::fs::FileExt as _;
+            let mut noise = vec![0; 4096];
+            stage.random.fill(&mut noise[..]);
+            file.write_all_at(&noise, at)?;
+        } else {
+            file.set_len(at)?;
+        }
+        // What a lost commit drained may go back to what an older one knew.
+        stage.rig_mut()?.daemon.start()?;
+        go_on(stage)?;
+    }
+    Ok(())
+}
+
+/// The state of an earlier pass, after the guest has gone on, and back.
+fn restored(stage: &mut Stage<'_>, untracked: bool) -> Result<()> {
+    stage.off(24, |spec| {
+        if untracked && let Some(disk) = spec.guest.disks.last_mut() {
+            disk.format = crate::Format::Raw;
+        }
+    })?;
+    let places: Vec<u64> =
+        (0..6).map(|nth| (200 + nth * 8 + stage.random.random_range(0..8)) << 20).collect();
+    let fill = |byte: u8| places.iter().map(|at| format!("write -P {byte} {at} 64k")).collect::<Vec<_>>();
+    let zero: Vec<String> = places.iter().map(|at| format!("write -z {at} 64k")).collect();
+    stage.seed()?;
+    stage.rig_mut()?.daemon.stop()?;
+    let copy = stage.dir.join("copy");
+    copy_state(&stage.dir.join("state"), &copy)?;
+    // Two passes that the copy knows nothing of, and then what it does know again.
+    for round in 0..2 {
+        stage.disk_io(1, &fill(round + 1))?;
+        stage.rig_mut()?.daemon.start()?;
+        stage.sync()?;
+        stage.rig_mut()?.daemon.stop()?;
+    }
+    stage.disk_io(1, &zero)?;
+    copy_state(&copy, &stage.dir.join("state"))?;
+    stage.rig_mut()?.daemon.start()?;
+    let since = stage.sync()?;
+    ensure!(
+        since.iter().any(|pass| pass.unknown),
+        "an older state was taken for the present one: {since:#?}"
+    );
+    let journal = stage.rig()?.ctl().text(&["events"])?;
+    ensure!(journal.contains("older"), "nobody was told: {journal}");
+    Ok(())
+}
+
+fn copy_state(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    let names = |folder: &Path| -> Result<Vec<PathBuf>> {
+        fs::read_dir(folder)?
+            .map(|entry| Ok(entry?.path()))
+            .filter(|path| path.as_ref().is_ok_and(|p| p.is_file()))
+            .collect()
+    };
+    for path in names(to)? {
+        fs::remove_file(path)?;
+    }
+    for path in names(from)? {
+        fs::copy(&path, to.join(path.file_name().context("no name")?))?;
+    }
+    Ok(())
+}

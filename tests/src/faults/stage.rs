@@ -1,0 +1,232 @@
+//! What a row has at hand: the rig, chances, and the ways to bring the migration to the moment that it wants.
+
+use std::{path::PathBuf, process::Command, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use rand::{RngExt as _, rngs::StdRng};
+use serde_json::Value;
+
+use super::shim::Shim;
+use crate::{Rig, RigSpec, TestDir, rig::WORK, tool, wait_until};
+
+/// The plan's `[cutover]`, where a row has no wishes.
+pub const CUTOVER: &str = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\"";
+
+/// How a row's migration ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ends {
+    /// Done, after a cutover that the end makes if the row did not.
+    #[default]
+    Moved,
+    /// Given up: nothing of it is left.
+    Cancelled,
+    /// There was none: the row did without a rig, and has checked by itself.
+    Elsewhere,
+}
+
+/// The place of one run of a row.
+#[derive(Debug)]
+pub struct Stage<'a> {
+    pub dir: &'a TestDir,
+    pub random: StdRng,
+    /// The short form: few of what could be many.
+    pub short: bool,
+    pub ends: Ends,
+    /// The source VM is there no more, or is another one.
+    pub source_gone: bool,
+    rig: Option<Rig>,
+    /// What the rig lies in: goes after it.
+    kept: Vec<Box<dyn std::any::Any>>,
+    shim: Option<Shim>,
+}
+
+impl<'a> Stage<'a> {
+    pub fn new(dir: &'a TestDir, random: StdRng, short: bool) -> Self {
+        let (ends, kept) = (Ends::default(), Vec::new());
+        Self { dir, random, short, ends, source_gone: false, rig: None, kept, shim: None }
+    }
+
+    /// A rig whose guest is off, with so much noise on each disk; `wish` may want it otherwise. It verifies nothing by
+    /// itself: what is wrong on the target must show in the end.
+    pub fn off(&mut self, noise_mib: u64, wish: impl FnOnce(&mut RigSpec)) -> Result<()> {
+        let wish = |spec: &mut RigSpec| {
+            spec.verify = "none";
+            wish(spec);
+        };
+        self.make(noise_mib, wish, Rig::off)
+    }
+
+    /// A rig whose guest runs and writes.
+    pub fn running(&mut self, noise_mib: u64, wish: impl FnOnce(&mut RigSpec)) -> Result<()> {
+        self.make(noise_mib, wish, Rig::running)
+    }
+
+    fn make(
+        &mut self,
+        noise_mib: u64,
+        wish: impl FnOnce(&mut RigSpec),
+        how: fn(&TestDir, &RigSpec) -> Result<Rig>,
+    ) -> Result<()> {
+        let mut spec = RigSpec::new("guest", noise_mib);
+        wish(&mut spec);
+        self.rig = Some(how(self.dir, &spec)?);
+        Ok(())
+    }
+
+    /// The library of faults; `set` in a row's `wish`, it strikes the daemon.
+    pub(super) fn shim(&mut self) -> Result<Shim> {
+        if self.shim.is_none() {
+            self.shim = Some(Shim::build(self.dir, "shim")?);
+        }
+        self.shim.clone().context("no shim")
+    }
+
+    /// A rig with an off guest whose daemon is struck by [`Stage::shim`].
+    pub(super) fn off_with_shim(&mut self, noise_mib: u64) -> Result<Shim> {
+        let shim = self.shim()?;
+        self.off(noise_mib, |spec| spec.env = shim.env())?;
+        Ok(shim)
+    }
+
+    /// Keeps something that the rig needs for as long as it is there.
+    pub fn keep(&mut self, thing: impl std::any::Any) {
+        self.kept.push(Box::new(thing));
+    }
+
+    pub fn rig(&self) -> Result<&Rig> {
+        self.rig.as_ref().context("the row made no rig")
+    }
+
+    pub fn rig_mut(&mut self) -> Result<&mut Rig> {
+        self.rig.as_mut().context("the row made no rig")
+    }
+
+    /// Starts the daemon and applies the plan.
+    pub fn begin(&mut self) -> Result<()> {
+        let rig = self.rig_mut()?;
+        rig.daemon.start()?;
+        rig.apply()
+    }
+
+    /// The same, up to the end of the full pass.
+    pub fn seed(&mut self) -> Result<()> {
+        self.begin()?;
+        self.rig()?.wait_for("synced").map(drop)
+    }
+
+    /// Begins, and leaves the daemon frozen in the full pass once it has committed so many bytes.
+    pub fn freeze(&mut self, bytes: u64) -> Result<()> {
+        // Slow enough not to be over before anybody looks.
+        self.rig()?.write_plan(&format!("{CUTOVER}\n[limits]\nrate = \"8MiB/s\""))?;
+        self.begin()?;
+        self.rig()?.write_plan(CUTOVER)?;
+        self.rig()?.freeze_in_pass(1, bytes)
+    }
+
+    /// Lets it go on, as fast as it can.
+    pub fn thaw(&self) -> Result<()> {
+        self.rig()?.daemon.thaw()?;
+        self.lift()
+    }
+
+    /// Lifts the limit by which a pass is slow enough to be frozen.
+    pub fn lift(&self) -> Result<()> {
+        let rig = self.rig()?;
+        let scope = format!("migration/{}", rig.guest.name);
+        rig.ctl().text(&["limit", "set", &scope, "--rate", "none"]).map(drop)
+    }
+
+    /// Changes the disks of a guest that is off, `count` times, as its own writes would: bitmaps in the images note it.
+    pub fn scribble(&mut self, count: u32) -> Result<()> {
+        let images = self.rig()?.guest.disks.clone();
+        for (at, image) in images.iter().enumerate() {
+            let mut commands = Vec::new();
+            for _ in 0..count {
+                // Beyond what the guest itself needs to boot.
+                let place = self.random.random_range(200..255_u64) << 20;
+                let len = self.random.random_range(1..128_u64) * 4096;
+                let byte = self.random.random_range(1..=255_u8);
+                commands.push(if self.random.random_bool(0.2) {
+                    format!("write -z {place} {len}")
+                } else {
+                    format!("write -P {byte} {place} {len}")
+                });
+            }
+            self.disk_io(at, &commands).with_context(|| image.display().to_string())?;
+        }
+        Ok(())
+    }
+
+    /// `qemu-io` on a disk of a guest that is off.
+    pub fn disk_io(&self, disk: usize, commands: &[String]) -> Result<()> {
+        let image = self.rig()?.guest.disks.get(disk).context("no such disk")?;
+        let mut qemu_io = Command::new("qemu-io");
+        qemu_io.args(["-f", if image.extension().is_some_and(|e| e == "raw") { "raw" } else { "qcow2" }]);
+        for command in commands {
+            qemu_io.args(["-c", command]);
+        }
+        let out = tool::output(qemu_io.arg(image), tool::DEADLINE)?;
+        ensure!(out.matches("wrote ").count() == commands.len(), "qemu-io: {out}");
+        Ok(())
+    }
+
+    /// Waits until the migration has failed for a reason with that word, in a way that can be resumed.
+    pub fn wait_for_failure(&self, word: &str) -> Result<String> {
+        let rig = self.rig()?;
+        let view = wait_until("the fault to be noticed", WORK, || {
+            let view = rig.show()?;
+            Ok((view["state"] == "failed").then_some(view))
+        })?;
+        let reason = view["reason"].as_str().unwrap_or_default().to_owned();
+        ensure!(view["resumable"] == true, "it cannot be resumed: {view}");
+        ensure!(reason.contains(word), "the reason does not say {word:?}: {reason}");
+        Ok(reason)
+    }
+
+    /// Waits until the journal has a line with all of these words.
+    pub fn wait_for_words(&self, words: &[&str]) -> Result<()> {
+        let rig = self.rig()?;
+        let mut last = String::new();
+        wait_until(&format!("the journal to say {words:?}"), WORK, || {
+            last = rig.ctl().text(&["events"])?;
+            Ok(last.lines().any(|line| words.iter().all(|word| line.contains(word))).then_some(()))
+        })
+        .with_context(|| format!("the journal: {last}"))
+    }
+
+    /// `resume`, up to synced.
+    pub fn resume(&self) -> Result<()> {
+        self.rig()?.verb("resume")?;
+        self.rig()?.wait_for("synced").map(drop)
+    }
+
+    /// Asks for a delta and waits for its end; the passes before it and since.
+    pub fn sync(&self) -> Result<Vec<crate::rig::Pass>> {
+        let before = self.rig()?.passes()?.len();
+        self.rig()?.verb("sync")?;
+        Ok(self.rig()?.passes()?.split_off(before))
+    }
+
+    /// The migration, once it is so.
+    pub fn wait_for_view(
+        &self,
+        what: &str,
+        deadline: Duration,
+        is_so: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
+        let rig = self.rig()?;
+        let mut last = Value::Null;
+        wait_until(what, deadline, || {
+            last = rig.show()?;
+            Ok(is_so(&last).then(|| last.clone()))
+        })
+        .with_context(|| format!("it is {last}"))
+    }
+
+    /// Where the target's disks are, in the guest's order.
+    pub fn volumes(&self) -> Result<Vec<PathBuf>> {
+        let view = self.rig()?.show()?;
+        let disks = view["disks"].as_array().context("no disks")?;
+        disks.iter().map(|disk| Ok(disk["location"].as_str().context("no location")?.into())).collect()
+    }
+}
