@@ -1,0 +1,316 @@
+//! Hundreds of migrations in one daemon, for minutes: at random paused, synced, verified, cut over, taken back, while
+//! their guests write and the daemon is stopped and crashes. See `tests/soak`.
+//!
+//! Rule: every migration ends right, and the process does not grow: of the samples that are taken whenever the daemon has
+//! come up, the median of the last third may be above that of the middle third by a tenth and 8 MiB of memory, and by 8
+//! open files.
+
+use std::{
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+use warmd_cbt::{buffer::BufferPool, limit::Limit, transfer::TransferSettings};
+use warmd_daemon::{
+    metrics::Metrics,
+    migration::{
+        context::Engine,
+        control::{Control as _, Endpoint},
+        manager::{Endpoints, Manager, Opened},
+    },
+    model::{id::MigrationId, plan::Plan, request::Request, state::State, view::MigrationView},
+    store::Store,
+};
+use warmd_tests::{
+    interrupt,
+    simulated::{SimulatedSource, SimulatedTarget, VM, World},
+};
+
+const FLEET: usize = 200;
+const BLOCK: u64 = 64 * 1024;
+/// Of each VM; one with a short last block.
+const DISKS: [(&str, u64); 2] = [("vda", 2 * BLOCK), ("vdb", BLOCK + 512)];
+/// How long the daemon lives between two starts.
+const LIFE: Duration = Duration::from_secs(4);
+/// For all migrations to come to their end when nothing disturbs them any more.
+const END: Duration = Duration::from_mins(4);
+const CHUNK: usize = 64 * 1024;
+
+fn main() -> ExitCode {
+    match arguments().and_then(|(minutes, seed)| soak(minutes, seed)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("soak: FAILED: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn arguments() -> Result<(u64, u64)> {
+    let (mut minutes, mut seed) = (10, rand::random());
+    let mut given = std::env::args().skip(1);
+    while let Some(name) = given.next() {
+        let value = given.next().with_context(|| format!("{name} needs a number"))?;
+        match name.as_str() {
+            "--minutes" => minutes = value.parse()?,
+            "--seed" => seed = value.parse()?,
+            _ => bail!("{name} is no option of mine"),
+        }
+    }
+    Ok((minutes, seed))
+}
+
+/// A VM and its migration.
+struct Move {
+    world: World,
+    id: Option<MigrationId>,
+    /// How often it was moved.
+    moved: u32,
+}
+
+/// A daemon without its API, in a runtime of its own, so that it can be dropped in the middle of everything.
+struct Life {
+    runtime: Runtime,
+    store: Store,
+    manager: Arc<Manager>,
+    shutdown: CancellationToken,
+}
+
+struct Sample {
+    memory: u64,
+    files: u64,
+}
+
+fn soak(minutes: u64, seed: u64) -> Result<()> {
+    interrupt::catch()?;
+    println!("{FLEET} migrations with {} disks each, for {minutes} min, seed {seed}", DISKS.len());
+    let mut random = StdRng::seed_from_u64(seed);
+    let dir = TempDir::new()?;
+    let new = |_| Move { world: World::new(&DISKS), id: None, moved: 0 };
+    let mut fleet: Vec<Move> = (0..FLEET).map(new).collect();
+    let (begun, whole) = (Instant::now(), Duration::from_mins(minutes));
+    let (mut samples, mut asked, mut crashes) = (Vec::new(), 0, 0);
+    while begun.elapsed() < whole {
+        interrupt::check()?;
+        let life = Life::begin(&dir, &fleet)?;
+        asked += life.disturb(&mut fleet, &mut random)?;
+        let sample = Sample::now()?;
+        println!(
+            "{:>5.0} s  memory {:>7} KiB  open files {:>4}  requests {asked:>7}  moved {:>5}  crashes {crashes}",
+            begun.elapsed().as_secs_f64(),
+            sample.memory / 1024,
+            sample.files,
+            fleet.iter().map(|one| one.moved).sum::<u32>(),
+        );
+        samples.push(sample);
+        if random.random_bool(0.6) {
+            crashes += 1;
+            life.crash();
+        } else {
+            life.stop()?;
+        }
+    }
+    let life = Life::begin(&dir, &fleet)?;
+    life.finish(&mut fleet)?;
+    life.stop()?;
+    ensure!(crashes > 0, "the daemon never crashed: give it more time");
+    judge(&samples)?;
+    let moved: u32 = fleet.iter().map(|one| one.moved).sum();
+    println!("all right: {moved} moves, {asked} requests, {crashes} crashes; replay with --seed {seed}");
+    Ok(())
+}
+
+impl Life {
+    fn begin(dir: &TempDir, fleet: &[Move]) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let store = Store::open(dir.path())?;
+        let shutdown = CancellationToken::new();
+        let mut endpoints = Endpoints::default();
+        for (at, one) in fleet.iter().enumerate() {
+            let endpoint =
+                |name: String| Endpoint { name, kind: "simulated".to_owned(), place: "memory".to_owned() };
+            let (source, target) = (format!("s{at}"), format!("t{at}"));
+            let limit = Limit::default();
+            let handle = Arc::new(SimulatedSource(one.world.clone())) as _;
+            let opened = Opened { endpoint: endpoint(source.clone()), limit, handle };
+            endpoints.sources.insert(source, opened);
+            let handle = Arc::new(SimulatedTarget(one.world.clone())) as _;
+            let opened = Opened { endpoint: endpoint(target.clone()), limit, handle };
+            endpoints.targets.insert(target, opened);
+        }
+        let settings = TransferSettings { chunk: CHUNK, ..TransferSettings::default() };
+        let engine = Engine {
+            pool: BufferPool::new(32, CHUNK),
+            settings,
+            limit: Limit::default(),
+            metrics: Metrics::default(),
+        };
+        let starting = Manager::start(store.clone(), endpoints, engine, shutdown.clone());
+        let manager = runtime.block_on(starting).map_err(|error| anyhow::anyhow!("{error}"))?;
+        Ok(Self { runtime, store, manager, shutdown })
+    }
+
+    /// Lets people ask for this and that, and guests write, for a while; the number of requests.
+    fn disturb(&self, fleet: &mut [Move], random: &mut StdRng) -> Result<u64> {
+        let begun = Instant::now();
+        let mut asked = 0;
+        while begun.elapsed() < LIFE {
+            let at = random.random_range(0..fleet.len());
+            let Some(one) = fleet.get_mut(at) else { continue };
+            scribble(&one.world, random);
+            match self.view(one)? {
+                None => self.plan(at, one)?,
+                Some(view) if view.state == State::Done => self.moved(one)?,
+                Some(view) if view.state == State::Cancelled => one.renew(),
+                Some(view) => {
+                    let request = match random.random_range(0..12) {
+                        0..4 => Request::Sync,
+                        4 => Request::Pause,
+                        5 | 6 => Request::Resume,
+                        7 => Request::Verify,
+                        8 => Request::AbortCutover,
+                        9 if random.random_bool(0.1) => Request::Cancel,
+                        _ => Request::Cutover,
+                    };
+                    let asking = self.manager.request(view.id, request, "soak");
+                    self.runtime.block_on(asking).map_err(|error| anyhow::anyhow!("{error}"))?;
+                    asked += 1;
+                }
+            }
+        }
+        Ok(asked)
+    }
+
+    fn view(&self, one: &Move) -> Result<Option<MigrationView>> {
+        let Some(id) = one.id else { return Ok(None) };
+        let view = self.runtime.block_on(self.manager.migration(&id.to_string()));
+        Ok(Some(view.map_err(|error| anyhow::anyhow!("{error}"))?))
+    }
+
+    fn plan(&self, at: usize, one: &mut Move) -> Result<()> {
+        let text = format!(
+            "name = \"p{at}-{}\"\nsource = \"s{at}\"\ntarget = \"t{at}\"\nvms = [\"{VM}\"]\n\
+             [schedule]\ninterval = \"2s\"\n[cutover]\ngraceful_shutdown = \"5s\"\nwatch = \"20ms\"\n",
+            one.moved
+        );
+        let plan: Plan = toml::from_str(&text)?;
+        let applied = self.runtime.block_on(self.manager.apply_plan(plan, "soak"));
+        let applied = applied.map_err(|error| anyhow::anyhow!("{error}"))?;
+        let id = applied.started.first().or(applied.kept.first()).context("no migration was begun")?;
+        one.id = Some(*id);
+        Ok(())
+    }
+
+    /// Looks at what was moved, and has the VM moved again.
+    fn moved(&self, one: &mut Move) -> Result<()> {
+        one.world.assert_moved();
+        one.moved += 1;
+        one.renew();
+        Ok(())
+    }
+
+    /// Everything to its end, undisturbed.
+    fn finish(&self, fleet: &mut [Move]) -> Result<()> {
+        let begun = Instant::now();
+        for (at, one) in fleet.iter_mut().enumerate() {
+            if one.id.is_none() {
+                self.plan(at, one)?;
+            }
+        }
+        loop {
+            let mut left = Vec::new();
+            for one in fleet.iter_mut() {
+                let Some(view) = self.view(one)? else { continue };
+                match view.state {
+                    State::Done => {
+                        self.moved(one)?;
+                        one.id = None;
+                        continue;
+                    }
+                    State::Cancelled => {
+                        one.id = None;
+                        continue;
+                    }
+                    State::Synced => self.ask(view.id, Request::Cutover)?,
+                    State::Paused { .. } | State::Failed { .. } => self.ask(view.id, Request::Resume)?,
+                    _ => {}
+                }
+                left.push(view);
+            }
+            if left.is_empty() {
+                return Ok(());
+            }
+            interrupt::check()?;
+            if begun.elapsed() > END {
+                let some: Vec<_> = left.iter().take(5).map(|view| view.state.to_string()).collect();
+                bail!("{} migrations have not ended, such as {some:?}", left.len());
+            }
+        }
+    }
+
+    fn ask(&self, id: MigrationId, request: Request) -> Result<()> {
+        let asked = self.runtime.block_on(self.manager.request(id, request, "soak"));
+        asked.map(drop).map_err(|error| anyhow::anyhow!("{error}"))
+    }
+
+    /// Drops everything where it stands.
+    fn crash(self) {
+        self.runtime.shutdown_timeout(Duration::from_secs(30));
+    }
+
+    fn stop(self) -> Result<()> {
+        self.shutdown.cancel();
+        self.runtime.block_on(self.manager.finish());
+        self.runtime.block_on(self.store.close())?;
+        Ok(())
+    }
+}
+
+impl Move {
+    /// A VM as new, where a moved one was.
+    fn renew(&mut self) {
+        self.world = World::new(&DISKS);
+        self.id = None;
+    }
+}
+
+fn scribble(world: &World, random: &mut StdRng) {
+    let (disk, size) = DISKS[random.random_range(0..DISKS.len())];
+    let len = random.random_range(1..9000).min(size);
+    let at = random.random_range(0..=size - len);
+    let fill = if random.random_bool(0.2) { 0 } else { random.random() };
+    world.guest_writes(disk, at, &vec![fill; len as usize]);
+}
+
+impl Sample {
+    fn now() -> Result<Self> {
+        let statm = std::fs::read_to_string("/proc/self/statm")?;
+        let pages: u64 = statm.split(' ').nth(1).context("no resident pages")?.parse()?;
+        let memory = pages * rustix::param::page_size() as u64;
+        Ok(Self { memory, files: std::fs::read_dir("/proc/self/fd")?.count() as u64 })
+    }
+}
+
+fn judge(samples: &[Sample]) -> Result<()> {
+    let third = samples.len() / 3;
+    ensure!(third > 0, "only {} samples", samples.len());
+    let median = |samples: &[Sample], of: fn(&Sample) -> u64| {
+        let mut values: Vec<u64> = samples.iter().map(of).collect();
+        values.sort_unstable();
+        values.get(values.len() / 2).copied().unwrap_or_default()
+    };
+    let (middle, last) = (&samples[third..samples.len() - third], &samples[samples.len() - third..]);
+    let (before, after) = (median(middle, |one| one.memory), median(last, |one| one.memory));
+    println!("memory: median {} KiB in the middle third, {} KiB in the last", before / 1024, after / 1024);
+    ensure!(after <= before + before / 10 + (8 << 20), "memory grows");
+    let (before, after) = (median(middle, |one| one.files), median(last, |one| one.files));
+    println!("open files: median {before} in the middle third, {after} in the last");
+    ensure!(after <= before + 8, "open files grow");
+    Ok(())
+}
