@@ -114,7 +114,7 @@ impl Rig {
         );
         if !self.places.is_empty() {
             let places = self.places.iter().map(|(key, place)| format!("{key} = \"{place}\"\n"));
-            text.push_str(&format!("\n[vm.\"{name}\".disks]\n{}", places.collect::<String>()));
+            text.extend([format!("\n[vm.\"{name}\".disks]\n")].into_iter().chain(places));
         }
         Ok(std::fs::write(&self.plan, text)?)
     }

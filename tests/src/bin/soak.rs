@@ -166,7 +166,7 @@ impl Life {
             scribble(&one.world, random);
             match self.view(one)? {
                 None => self.plan(at, one)?,
-                Some(view) if view.state == State::Done => self.moved(one)?,
+                Some(view) if view.state == State::Done => one.arrived(),
                 Some(view) if view.state == State::Cancelled => one.renew(),
                 Some(view) => {
                     let request = match random.random_range(0..12) {
@@ -207,14 +207,6 @@ impl Life {
         Ok(())
     }
 
-    /// Looks at what was moved, and has the VM moved again.
-    fn moved(&self, one: &mut Move) -> Result<()> {
-        one.world.assert_moved();
-        one.moved += 1;
-        one.renew();
-        Ok(())
-    }
-
     /// Everything to its end, undisturbed.
     fn finish(&self, fleet: &mut [Move]) -> Result<()> {
         let begun = Instant::now();
@@ -229,7 +221,7 @@ impl Life {
                 let Some(view) = self.view(one)? else { continue };
                 match view.state {
                     State::Done => {
-                        self.moved(one)?;
+                        one.arrived();
                         one.id = None;
                         continue;
                     }
@@ -273,6 +265,13 @@ impl Life {
 }
 
 impl Move {
+    /// Looks at what was moved, and has the VM moved again.
+    fn arrived(&mut self) {
+        self.world.assert_moved();
+        self.moved += 1;
+        self.renew();
+    }
+
     /// A VM as new, where a moved one was.
     fn renew(&mut self) {
         self.world = World::new(&DISKS);

@@ -106,7 +106,7 @@ fn not_started(stage: &mut Stage<'_>) -> Result<()> {
 
 fn dies(stage: &mut Stage<'_>) -> Result<()> {
     stage.running(16, |spec| {
-        spec.cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"1m\""
+        spec.cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"1m\"";
     })?;
     stage.seed()?;
     let rig = stage.rig()?;
@@ -197,11 +197,11 @@ fn each_phase(stage: &mut Stage<'_>) -> Result<()> {
 
 async fn one_phase(call: &str, phase: Phase, blow: Blow) {
     let world = simulated::World::new(&DISKS);
-    world.guest_writes("vda", 3 * BLOCK, &[3; 90_000]);
-    world.guest_writes("vdb", 100, &[4; 20_000]);
+    world.guest_writes("vda", 3 * BLOCK, &vec![3; 90_000]);
+    world.guest_writes("vdb", 100, &vec![4; 20_000]);
     let rig = simulated::Rig::start(world).await;
     rig.seed(simulated::Rig::plan(VerifyMode::Readback)).await;
-    rig.world.guest_writes("vda", 9 * BLOCK, &[5; 30_000]);
+    rig.world.guest_writes("vda", 9 * BLOCK, &vec![5; 30_000]);
     let fault = if blow == Blow::Refused { simulated::Fault::Refused } else { simulated::Fault::Hang };
     rig.world.faults.set(call, fault);
     rig.ask(Request::Cutover).await;
@@ -216,7 +216,7 @@ async fn one_phase(call: &str, phase: Phase, blow: Blow) {
     assert!(view.cutover.is_some_and(|cutover| cutover.failure.is_some()), "{call} {blow:?}: no reason");
     rig.world.assert_undone();
     rig.world.faults.clear();
-    rig.world.guest_writes("vda", 20 * BLOCK, &[6; 30_000]);
+    rig.world.guest_writes("vda", 20 * BLOCK, &vec![6; 30_000]);
     let view = rig.cutover().await;
     assert_eq!(view.state, State::Done, "{call} {blow:?}:\n{}", rig.journal().await);
     rig.world.assert_moved();

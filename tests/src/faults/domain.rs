@@ -8,7 +8,7 @@ use super::{
     Row, row,
     stage::{Ends, Stage},
 };
-use crate::tool;
+use crate::{Rig, tool};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
@@ -129,14 +129,30 @@ fn new_image(stage: &Stage<'_>, name: &str) -> Result<String> {
     Ok(path)
 }
 
+fn attach(rig: &Rig, image: &str, disk: &str) -> Result<()> {
+    rig.old
+        .virsh([
+            "attach-disk",
+            "guest",
+            image,
+            disk,
+            "--targetbus",
+            "virtio",
+            "--driver",
+            "qemu",
+            "--subdriver",
+            "qcow2",
+            "--config",
+        ])
+        .map(drop)
+}
+
 fn disk_added(stage: &mut Stage<'_>) -> Result<()> {
     stage.off(16, |_| {})?;
     stage.seed()?;
     let image = new_image(stage, "added.qcow2")?;
     let rig = stage.rig()?;
-    let args = ["--targetbus", "virtio", "--driver", "qemu", "--subdriver", "qcow2", "--config"];
-    let [a, b, c, d, e, f, g] = args;
-    rig.old.virsh(["attach-disk", "guest", &image, "vdc", a, b, c, d, e, f, g])?;
+    attach(rig, &image, "vdc")?;
     // Nobody's data is left behind without a word.
     let out = rig.try_verb("cutover", &[])?;
     ensure!(out.code == Some(1), "a disk was left behind: {}{}", out.stdout, out.stderr);
@@ -163,9 +179,7 @@ fn disk_removed(stage: &mut Stage<'_>) -> Result<()> {
     stage.wait_for_failure("vdb")?;
     // It was a mistake.
     let image = stage.rig()?.guest.disks.last().context("no disks")?.display().to_string();
-    let args = ["--targetbus", "virtio", "--driver", "qemu", "--subdriver", "qcow2", "--config"];
-    let [a, b, c, d, e, f, g] = args;
-    stage.rig()?.old.virsh(["attach-disk", "guest", &image, "vdb", a, b, c, d, e, f, g])?;
+    attach(stage.rig()?, &image, "vdb")?;
     stage.scribble(3)?;
     stage.resume()
 }

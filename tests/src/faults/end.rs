@@ -135,7 +135,8 @@ fn nothing_left(rig: &Rig, kept: &[String], source_gone: bool) -> Result<()> {
         let job = rig.old.try_virsh(["domjobinfo", &rig.guest.name])?;
         ensure!(!job.stdout.contains("Backup"), "a backup job: {}", job.stdout);
     }
-    for image in rig.guest.disks.iter().filter(|image| image.exists()) {
+    // Without its domain an image is out of reach; bitmaps of nobody's are what an operator removes.
+    for image in rig.guest.disks.iter().filter(|image| !source_gone && image.exists()) {
         let args = ["info", "-U", "--output=json"].map(Path::new);
         let info: Value =
             serde_json::from_str(&tool::call("qemu-img", args.into_iter().chain([image.as_path()]))?)?;
@@ -166,9 +167,12 @@ fn nothing_left(rig: &Rig, kept: &[String], source_gone: bool) -> Result<()> {
 
 /// Nothing of the daemon itself but its state.
 fn at_home(stage: &Stage<'_>) -> Result<()> {
-    for (folder, allowed) in
-        [("run", &[][..]), ("scratch", &[]), ("api", &[]), ("state", &["warmd.db", "lock", "lost+found"])]
-    {
+    for (folder, allowed) in [
+        ("run", &[][..]),
+        ("scratch", &[]),
+        ("api", &[]),
+        ("state", &["warmd.db", "lock", "report.key", "lost+found"]),
+    ] {
         let path = stage.dir.join(folder);
         let found: Vec<_> = files(&path)?
             .into_iter()

@@ -31,7 +31,7 @@ pub(super) struct Strike {
 
 impl Strike {
     /// All such calls, on every byte.
-    pub(super) fn all(call: &'static str, part: impl Into<String>, action: impl ToString) -> Self {
+    pub(super) fn all(call: &'static str, part: impl Into<String>, action: impl std::fmt::Display) -> Self {
         let (part, action) = (part.into(), action.to_string());
         Self { call, part, from: 0, to: i64::MAX as u64, after: 0, count: -1, action }
     }

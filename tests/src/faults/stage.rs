@@ -10,7 +10,7 @@ use super::shim::Shim;
 use crate::{Rig, RigSpec, TestDir, rig::WORK, tool, wait_until};
 
 /// The plan's `[cutover]`, where a row has no wishes.
-pub const CUTOVER: &str = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\"";
+const CUTOVER: &str = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\"";
 
 /// How a row's migration ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
