@@ -20,6 +20,7 @@ use warmd_cbt::{buffer::BufferPool, limit::Limit, transfer::TransferSettings};
 use warmd_daemon::{
     metrics::Metrics,
     migration::{
+        audit::AuditBudget,
         context::Engine,
         control::{Control as _, Endpoint},
         manager::{Endpoints, Manager, Opened},
@@ -149,6 +150,7 @@ impl Life {
             pool: BufferPool::new(32, CHUNK),
             settings,
             limit: Limit::default(),
+            audit: AuditBudget::default(),
             metrics: Metrics::default(),
         };
         let starting = Manager::start(store.clone(), endpoints, engine, shutdown.clone());
