@@ -1,4 +1,5 @@
 //! Verification in all scopes, and the audit of change tracking, over simulated endpoints.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by them")]
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +29,7 @@ fn world() -> World {
     for block in 0..60 {
         world.guest_writes("vda", block * BLOCK, &[block as u8 + 1; 4096]);
     }
-    world.guest_writes("vdb", 0, &[9; 100_000]);
+    world.guest_writes("vdb", 0, &vec![9; 100_000]);
     world
 }
 

@@ -102,7 +102,7 @@ pub(super) async fn run(
     };
     let deadline = if kind == PassKind::Final { FINAL_DEADLINE } else { DEADLINE };
     let (view, next) = match within(deadline, audit(job), &halt, stop).await {
-        Ok(found) => viewed(row, found, deadline, stop),
+        Ok(found) => viewed(row, &found, deadline, stop),
         Err(error) => {
             // The pass reads the same disk, and knows better what its failures mean.
             context.note("warning", format!("disk {}: change tracking not audited: {error}", row.key)).await;
@@ -139,7 +139,7 @@ async fn within(
     audit.await
 }
 
-fn viewed(row: &DiskRow, found: AuditOutcome, deadline: Duration, stop: &StopSignal) -> (AuditView, Offset) {
+fn viewed(row: &DiskRow, found: &AuditOutcome, deadline: Duration, stop: &StopSignal) -> (AuditView, Offset) {
     let error = match (found.finished, stop.is_stopped()) {
         (true, _) => None,
         (false, true) => Some("the pass was stopped".to_owned()),

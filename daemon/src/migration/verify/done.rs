@@ -58,15 +58,13 @@ pub(super) async fn open(
     order: &VerifyOrder,
     row: &DiskRow,
 ) -> Result<Arc<dyn ReadDisk>, WorkError> {
-    match order.images.get(&row.key.0) {
-        Some(place) => image(place, row.size).await.map_err(|why| {
+    if let Some(place) = order.images.get(&row.key.0) {
+        return image(place, row.size).await.map_err(|why| {
             WorkError::operator(format!("the image {place:?} of disk {} cannot be read: {why}", row.key))
-        }),
-        None => {
-            let disk = context.target.open(context.id, &spec(row)).await?;
-            Ok(disk)
-        }
+        });
     }
+    let disk = context.target.open(context.id, &spec(row)).await?;
+    Ok(disk)
 }
 
 async fn image(place: &str, size: Length) -> Result<Arc<dyn ReadDisk>, String> {
