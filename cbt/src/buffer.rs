@@ -94,6 +94,16 @@ impl Buffer {
         self.memory.len() - ALIGNMENT
     }
 
+    /// Puts its bytes into other memory. That before is never used again, nor freed: for who cannot tell whether
+    /// somebody else still reads it.
+    pub fn move_away(&mut self) {
+        let mut memory = vec![0; self.memory.len()];
+        let start = memory.as_ptr().align_offset(ALIGNMENT);
+        memory[start..start + self.len].copy_from_slice(self);
+        std::mem::forget(std::mem::replace(&mut self.memory, memory));
+        self.start = start;
+    }
+
     /// Changes its length; bytes past the old length hold old contents.
     ///
     /// # Panics
@@ -150,5 +160,19 @@ mod tests {
         assert!(third.is_err(), "a third buffer came out of a pool of two");
         drop(first);
         assert_eq!(pool.take(7).await.len(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_buffer_that_moved_away_is_as_it_was_and_comes_back() {
+        let pool = BufferPool::new(1, 5000);
+        let mut buffer = pool.take(4500).await;
+        buffer.fill(3);
+        let before = buffer.as_ptr();
+        buffer.move_away();
+        assert_ne!(buffer.as_ptr(), before);
+        assert_eq!(buffer.as_ptr() as usize % ALIGNMENT, 0);
+        assert_eq!((buffer.to_vec(), buffer.capacity()), (vec![3; 4500], 5000));
+        drop(buffer);
+        assert_eq!(pool.available(), 1);
     }
 }

@@ -12,7 +12,9 @@ fn wrong_limits_are_told_by_their_place() {
         let good = format!(
             "state_dir = \"{here}/state\"\n[listen]\nsocket = \"{here}/warmd.sock\"\n[limits]\nrate = \"100MiB/s\"\n\
              [[source]]\nname = \"old\"\nkind = \"libvirt\"\nuri = \"qemu:///system?socket={here}/none\"\n\
-             runtime_dir = \"{here}/run\"\nscratch_dir = \"{here}/scratch\"\nlimits = {{ requests = 4 }}\n"
+             runtime_dir = \"{here}/run\"\nscratch_dir = \"{here}/scratch\"\nlimits = {{ requests = 4 }}\n\
+             [[target]]\nname = \"new\"\nkind = \"disk\"\ndirectory = \"{here}\"\n\
+             limits = {{ rate = \"30MiB/s\", requests = 9 }}\n"
         );
         let path = dir.join("bad.toml");
         for (old, new, wanted) in [
@@ -52,6 +54,8 @@ fn wrong_limits_are_told_by_their_place() {
         let rate = limits["limits"][0]["rate_bytes_per_second"].as_u64();
         ensure!(rate == Some(100 << 20) && limits["limits"][1]["requests"] == 4, "{limits}");
         ensure!(limits["limits"][0]["set_by"].is_null(), "something was set: {limits}");
+        let target = &limits["limits"][2];
+        ensure!(target["rate_bytes_per_second"] == 30 << 20 && target["requests"] == 9, "{limits}");
 
         // A restart is no word; a changed configuration is.
         daemon.ctl().text(&["limit", "set", "global", "--rate", "5MiB/s", "--requests", "7"])?;

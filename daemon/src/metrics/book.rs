@@ -115,9 +115,12 @@ impl Book {
         }
         let kind = kind_name(pass.name.kind);
         *self.ended.passes.entry((pass.name.plan, kind, outcome)).or_default() += 1;
-        // A clock that was set back meanwhile makes it nothing.
-        let took = (clock::now() - pass.started).as_seconds_f64().max(0.0);
-        self.ended.spans.entry(kind).or_default().add(took);
+        // One that got no snapshot says nothing of how long passes take.
+        if !pass.disks.is_empty() {
+            // A clock that was set back meanwhile makes it nothing.
+            let took = (clock::now() - pass.started).as_seconds_f64().max(0.0);
+            self.ended.spans.entry(kind).or_default().add(took);
+        }
         if outcome == PassOutcome::Drained {
             self.ended.held.insert(pass.name.migration, pass.started);
         }

@@ -55,7 +55,7 @@ impl Exposition {
         let spans = self.passes.spans.iter();
         to.histogram(
             "warmd_pass_duration_seconds",
-            "How long ended passes took, from asking for the snapshot on.",
+            "How long ended passes that got a snapshot took, from asking for it on.",
             spans.map(|(kind, spans)| (vec![("kind", (*kind).to_owned())], spans.buckets())),
         )?;
         let bytes: [(&str, &str, Of); 7] = [

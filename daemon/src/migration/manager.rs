@@ -31,7 +31,7 @@ use crate::{
 /// Requests that may wait for one migration's owner.
 const INBOX: usize = 16;
 /// What is said of a pass that has no end of its own.
-const CUT_PASS: &str = "the daemon ended in it; what it had drained stays drained";
+const CUT_PASS: &str = "it was cut off; what it had drained stays drained";
 /// Changes that a slow watcher may lie behind before it misses some.
 const CHANGES: usize = 1024;
 
@@ -125,7 +125,10 @@ impl Manager {
             Ok(target) => Arc::clone(target),
             Err(_) => Arc::new(targets::absent::Absent { name: row.target.clone() }),
         };
-        self.store.end_cut_passes(row.id, CUT_PASS).await.map_err(internal)?;
+        if let Err(error) = self.store.end_cut_passes(row.id, CUT_PASS).await {
+            // It only informs; a source that is off must not wait for it.
+            tracing::error!(migration = %row.id, %error, "the end of a pass that was cut off is not stored");
+        }
         let view = restore::view(&self.store, &row).await.map_err(internal)?;
         let disks: Vec<_> = row.machine.disks.iter().map(|disk| disk.key.clone()).collect();
         let mut shares = BTreeMap::new();

@@ -131,7 +131,8 @@ async fn copy(
     context.target.note_pass(context.id, Some(number)).await?;
     account.watch(disks.iter().map(|disk| (disk.row.key.clone(), Arc::clone(&disk.progress))));
     let result = audit_all(context, kind, snapshot, &mut disks, stop).await;
-    let telemetry = Arc::new(PassTelemetry::new(context, pass, disks.iter().filter_map(measured).collect()));
+    let measured = disks.iter().filter_map(|disk| measured(disk, kind)).collect();
+    let telemetry = Arc::new(PassTelemetry::new(context, pass, measured));
     let keeper = telemetry.keep();
     let result = match result {
         Ok(()) => drain_all(context, kind, snapshot, &disks, stop).await,
@@ -280,13 +281,14 @@ fn account(context: &Context, kind: PassKind) -> PassAccount {
     context.engine.metrics.begin_pass(name, clock::now())
 }
 
-fn measured(disk: &PassDisk) -> Option<MeasuredDisk> {
+fn measured(disk: &PassDisk, kind: PassKind) -> Option<MeasuredDisk> {
     Some(MeasuredDisk {
         key: disk.row.key.clone(),
         disk: disk.row.id,
         record: disk.record?,
         progress: Arc::clone(&disk.progress),
-        baseline: Arc::clone(&disk.baseline),
+        // Without the guard nothing is learnt.
+        baseline: (kind != PassKind::Final).then(|| Arc::clone(&disk.baseline)),
     })
 }
 
@@ -359,7 +361,9 @@ async fn drain_all(
     });
     let results = join_all(passes).await;
     drop(follower);
-    tell_strain(context, disks).await;
+    for disk in disks {
+        tell_strain(context, &disk.row.key, disk.progress.view().held_back).await;
+    }
     let mut end = PassEnd::Drained;
     for result in results {
         if !result?.finished {
@@ -387,19 +391,16 @@ async fn open(context: &Context, disk: &PassDisk, spec: &DiskSpec) -> Result<Arc
     Err(error.into())
 }
 
-/// Says for which disks reads were held back.
-async fn tell_strain(context: &Context, disks: &[PassDisk]) {
-    for disk in disks {
-        let held_back = Duration::from_millis(disk.progress.view().held_back);
-        if !held_back.is_zero() {
-            let text = format!(
-                "disk {}: reads took much longer than they used to: to spare the source, they were held back for {}",
-                disk.row.key,
-                humantime::format_duration(held_back)
-            );
-            context.note("warning", text).await;
-        }
+/// Says for how many milliseconds reads of a disk were held back, if they were.
+pub(super) async fn tell_strain(context: &Context, disk: &DiskKey, held_back: u64) {
+    if held_back == 0 {
+        return;
     }
+    let text = format!(
+        "disk {disk}: reads took much longer than they used to: to spare the source, they were held back for {}",
+        humantime::format_duration(Duration::from_millis(held_back))
+    );
+    context.note("warning", text).await;
 }
 
 fn finish_view(

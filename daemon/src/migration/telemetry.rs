@@ -39,8 +39,8 @@ pub struct MeasuredDisk {
     /// Its row in the store.
     pub record: i64,
     pub progress: Arc<PassProgress>,
-    /// What the pass learns of the source.
-    pub baseline: Arc<Mutex<LatencyBaseline>>,
+    /// What the pass learns of the source, if it does.
+    pub baseline: Option<Arc<Mutex<LatencyBaseline>>>,
 }
 
 /// A pass at one moment.
@@ -136,6 +136,7 @@ impl PassTelemetry {
             tracing::warn!(pass = self.pass, %error, "telemetry not stored");
         }
         for MeasuredDisk { disk, baseline, .. } in &self.disks {
+            let Some(baseline) = baseline else { continue };
             let baseline = baseline.lock().unwrap_or_else(PoisonError::into_inner).clone();
             if let Err(error) = self.store.save_baseline(*disk, &baseline).await {
                 tracing::warn!(pass = self.pass, %error, "the source's latencies not stored");

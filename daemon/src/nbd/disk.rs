@@ -178,8 +178,9 @@ impl NbdDisk {
         !self.export().flags.has(ExportFlags::WRITE_ZEROES) || self.refused_zeroing.load(Relaxed)
     }
 
-    pub(super) fn zeroing_was_refused(&self) {
-        self.refused_zeroing.store(true, Relaxed);
+    /// Some range or other may be refused by a server that zeroes all others: the last answer counts.
+    pub(super) fn zeroing_was_refused(&self, refused: bool) {
+        self.refused_zeroing.store(refused, Relaxed);
     }
 
     /// Makes the range read as zeroes by writing every byte of it.

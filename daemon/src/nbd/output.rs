@@ -39,7 +39,15 @@ const LEAST: usize = 32 << 10;
 #[derive(Debug)]
 pub(super) enum Output {
     Tcp(tcp::OwnedWriteHalf),
-    Unix(unix::OwnedWriteHalf, Option<Pipe>),
+    Unix(unix::OwnedWriteHalf, Lending),
+}
+
+/// Whether a Unix socket gets data by reference. Found out at the first write: most connections only read.
+#[derive(Debug)]
+pub(super) enum Lending {
+    Untried,
+    By(Pipe),
+    Never,
 }
 
 /// Through which pages go to a socket. Empty whenever nothing is being sent.
@@ -51,8 +59,7 @@ pub(super) struct Pipe {
 
 impl Output {
     pub(super) fn unix(socket: unix::OwnedWriteHalf) -> Self {
-        let pipe = widen(socket.as_ref()).then(Pipe::open).and_then(Result::ok);
-        Self::Unix(socket, pipe)
+        Self::Unix(socket, Lending::Untried)
     }
 
     /// Sends `headers`, then a range of `payload`, whose memory must stay as it is until the server has acknowledged it.
@@ -64,16 +71,20 @@ impl Output {
     ) -> io::Result<()> {
         let data = payload.bytes(range);
         let whole = data.len() / ALIGNMENT * ALIGNMENT;
-        let Self::Unix(socket, place @ Some(_)) = self else { return self.copy(headers, data).await };
-        let Some(pipe) = place.as_ref().filter(|_| whole >= LEAST && is_at_page(data)) else {
+        let Self::Unix(socket, lending) = self else { return self.copy(headers, data).await };
+        if whole < LEAST || !is_at_page(data) {
             return self.copy(headers, data).await;
-        };
+        }
+        if matches!(lending, Lending::Untried) {
+            *lending = Pipe::for_socket(socket.as_ref()).map_or(Lending::Never, Lending::By);
+        }
+        let Lending::By(pipe) = lending else { return self.copy(headers, data).await };
         payload.lend();
         socket.write_all(headers).await?;
         let lent = pipe.lend(socket.as_ref(), &data[..whole]).await?;
         if lent < whole {
             tracing::debug!("the kernel lends no memory to this socket: from now on it is copied");
-            *place = None;
+            *lending = Lending::Never;
         }
         socket.write_all(&data[lent..]).await
     }
@@ -93,11 +104,15 @@ impl Output {
 }
 
 impl Pipe {
-    fn open() -> io::Result<Self> {
-        let (output, input) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        // Refused to an unprivileged user with many pipes: the smaller one works too.
-        let _ = fcntl_setpipe_size(&input, PIPE);
-        Ok(Self { input, output })
+    /// None if lending would not pay, or not work.
+    fn for_socket(socket: &UnixStream) -> Option<Self> {
+        if !widen(socket) {
+            return None;
+        }
+        let (output, input) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+        // An unprivileged user with many pipes gets small ones, through which data goes in too many pieces.
+        fcntl_setpipe_size(&input, PIPE).ok()?;
+        Some(Self { input, output })
     }
 
     /// Hands whole pages on to the socket; gives the bytes that it took, fewer only if the kernel cannot do that. Then,

@@ -12,7 +12,10 @@ use std::{
     },
 };
 
-use rustix::mm::{Advice, madvise};
+use rustix::{
+    mm::{Advice, madvise},
+    param::page_size,
+};
 use warmd_cbt::buffer::{ALIGNMENT, Buffer};
 
 /// A write's data.
@@ -74,6 +77,10 @@ impl Drop for Payload {
 pub(super) fn can_part() -> bool {
     static CAN: OnceLock<bool> = OnceLock::new();
     *CAN.get_or_init(|| {
+        // Buffers begin and end where pages of this size do; larger ones reach into other memory.
+        if page_size() != ALIGNMENT {
+            return false;
+        }
         let mut page = Buffer::unpooled(ALIGNMENT);
         page.fill(0xa5);
         forget_pages(&mut page) && page.iter().all(|byte| *byte == 0)
@@ -83,23 +90,24 @@ pub(super) fn can_part() -> bool {
 /// Puts the bytes on other pages; those before stay as they are with whoever holds them.
 fn part(buffer: &mut Buffer) {
     let bytes = buffer.to_vec();
-    if !forget_pages(buffer) {
-        // Tried once before anything was lent. Rather a leak than a disk with the wrong bytes.
+    if forget_pages(buffer) {
+        buffer.copy_from_slice(&bytes);
+    } else {
+        // It was tried before anything was lent. Rather a leak than a disk with the wrong bytes.
         tracing::error!(
             "memory cannot be parted from a lost connection's: {} bytes are given up",
             bytes.len()
         );
-        std::mem::forget(std::mem::replace(buffer, Buffer::unpooled(bytes.len())));
+        buffer.move_away();
     }
-    buffer.copy_from_slice(&bytes);
 }
 
 /// The buffer's whole pages are given back to the kernel, and read as zeroes. Only whole pages are ever lent.
 #[allow(unsafe_code)]
 fn forget_pages(buffer: &mut Buffer) -> bool {
     let whole = buffer.len() / ALIGNMENT * ALIGNMENT;
-    // SAFETY: the pages are inside the buffer, which nobody else can reach during `&mut`; as memory of the allocator
-    // they are private and anonymous, so that they read as zeroes afterwards, which are valid bytes.
+    // SAFETY: the buffer begins at a page, as large as `can_part` has seen to, so that whole pages inside it are meant,
+    // which nobody else can reach during `&mut`; as memory of the allocator they are private and anonymous, so that they read as zeroes afterwards, which are valid bytes.
     unsafe { madvise(buffer.as_mut_ptr().cast(), whole, Advice::LinuxDontNeed) }.is_ok()
 }
 

@@ -76,10 +76,15 @@ impl WriteDisk for NbdDisk {
         };
         let zeroed = match zeroed {
             Err(error) if cannot_zero(&error) => {
-                self.zeroing_was_refused();
+                self.zeroing_was_refused(true);
                 self.write_zero_data(extent).await
             }
-            other => other,
+            other => {
+                if other.is_ok() {
+                    self.zeroing_was_refused(false);
+                }
+                other
+            }
         };
         zeroed.map_err(|error| self.failed(Operation::WriteZeroes, Some(extent), error))
     }

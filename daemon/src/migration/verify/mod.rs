@@ -8,7 +8,7 @@ mod part;
 mod shown;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -157,7 +157,10 @@ async fn run(
                 None => readback(job, target).await?,
                 Some(snapshot) => {
                     let outcome = compare(job, snapshot.open(&row.key).await?, target).await?;
-                    context.keep_baseline(row.id).await;
+                    if spares_source {
+                        context.keep_baseline(row.id).await;
+                        pass::tell_strain(context, &row.key, progress.held_back.load(Relaxed)).await;
+                    }
                     outcome
                 }
             })
