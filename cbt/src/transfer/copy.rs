@@ -45,7 +45,6 @@ pub(super) struct Finished {
 }
 
 /// A piece of work with what it needs.
-#[expect(clippy::large_enum_variant, reason = "a piece is moved once, into its task")]
 pub(super) enum Piece {
     Skip(Extent),
     Zero { extent: Extent, budget: Budget },

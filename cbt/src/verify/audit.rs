@@ -5,10 +5,10 @@
 //!
 //! The walk over the disk goes on where the last one ended, and wraps. A block that the source calls a hole, and that
 //! the manifest knows as zeroes, need not be read: it changed neither way, unless the hole lies. So of such blocks one in
-//! [`HOLES`] is read all the same, another one each round. A hole where the manifest knows data is read like data: it is
+//! [`HOLES`] is read all the same, others from round to round. A hole where the manifest knows data is read like data: it is
 //! a change that was not told.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, atomic::Ordering::Relaxed};
 
 use super::{VerifyError, VerifyJob, VerifyProgress, hashes, holes::hole_run, part::Part, scan::Scan};
 use crate::{
@@ -110,13 +110,26 @@ pub async fn audit(job: AuditJob) -> Result<AuditOutcome, VerifyError> {
     };
     let found = scan(&verify, &job.source).await.map_err(of_source)?;
     let finished = found.finished && !cut;
+    // Blocks are read in the disk's order: if it has not gone round, all before this were.
+    let read_to = verify.progress.sure_to.load(Relaxed).min(chosen.next.0);
+    let cut_at = if chosen.next > start { start.max(Offset(read_to)) } else { start };
     Ok(AuditOutcome {
         holes: Length(chosen.holes),
         finished,
         // What was chosen and not read comes first the next time.
-        next: if finished { Offset(chosen.next.0 % size.0.max(1)) } else { start },
+        next: if finished { Offset(chosen.next.0 % size.0.max(1)) } else { cut_at },
         ..found
     })
+}
+
+/// Whether this hole is read in this round: one in [`HOLES`], others from round to round. Which is mixed (by the
+/// finalizer of SplitMix64) and not counted up: rounds are numbers of passes, of which a disk among several has only
+/// every so manieth.
+fn looks_into(block: u64, round: u64) -> bool {
+    let mut mixed = round.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    block.wrapping_add(mixed ^ (mixed >> 31)).is_multiple_of(HOLES)
 }
 
 /// The blocks that will be read.
@@ -152,7 +165,7 @@ impl Chosen {
                     let hash = known.get((number - part.blocks().start) as usize);
                     self.step(
                         block,
-                        told.zero && hash == Some(&BlockHash::ZERO) && number % HOLES != job.round % HOLES,
+                        told.zero && hash == Some(&BlockHash::ZERO) && !looks_into(number, job.round),
                     );
                 }
                 at = told.extent.end();

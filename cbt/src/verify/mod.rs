@@ -13,7 +13,9 @@ mod part;
 mod sample;
 mod scan;
 
-use std::sync::{Arc, Mutex, atomic::AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
+
+use tokio::sync::Notify;
 
 use self::scan::Scan;
 pub use self::{
@@ -70,6 +72,33 @@ pub struct VerifyProgress {
     pub held_back: AtomicU64,
     /// Everything before this byte that was to be checked was checked, and is equal: where a later run may go on.
     pub sure_to: AtomicU64,
+    wrong: Mutex<Vec<Extent>>,
+    found: Notify,
+}
+
+impl VerifyProgress {
+    /// Waits until blocks were found that differ. They are told while the verification still runs, so that they are
+    /// not forgotten should it never come to its end.
+    pub async fn found(&self) {
+        self.found.notified().await;
+    }
+
+    /// The blocks that differ and were not taken before; all of a disk of `size` bytes if they are too many to list.
+    pub fn take_wrong(&self, size: Length) -> Vec<Extent> {
+        let wrong = std::mem::take(&mut *self.wrong.lock().unwrap_or_else(PoisonError::into_inner));
+        if wrong.len() > MOST_MISMATCHES { Extent::whole(size).into_iter().collect() } else { wrong }
+    }
+
+    fn tell(&self, wrong: &[Extent]) {
+        if wrong.is_empty() {
+            return;
+        }
+        let mut told = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = (MOST_MISMATCHES + 1).saturating_sub(told.len());
+        told.extend(wrong.iter().take(room));
+        drop(told);
+        self.found.notify_one();
+    }
 }
 
 /// What a verification found.
@@ -81,7 +110,7 @@ pub struct VerifyOutcome {
     pub mismatched: Vec<Extent>,
     /// Bytes of all blocks that differ.
     pub mismatched_bytes: Length,
-    /// The manifest's root.
+    /// The manifest's root; empty if it was stopped before the whole manifest was read.
     pub root: String,
     /// Whether all that was to be checked was; false after a stop.
     pub finished: bool,
@@ -162,7 +191,8 @@ async fn verify(
         let hashes = Arc::new(hashes);
         for run in job.part.runs(part) {
             if !scan.run(run, &hashes, part.blocks().start).await? {
-                return Ok(scan.outcome(manifest_root(&**store, disk, size).await?, false));
+                // Nobody wants the root of what was not checked to its end.
+                return Ok(scan.outcome(String::new(), false));
             }
         }
     }

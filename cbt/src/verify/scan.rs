@@ -206,6 +206,7 @@ impl Scan {
         if let Some(depth) = &self.pieces.depth {
             self.progress.held_back.store(depth.held_back().as_millis() as u64, Relaxed);
         }
+        self.progress.tell(&found.wrong);
         let bytes = found.piece.len().0;
         self.checked += bytes;
         self.progress.checked.fetch_add(bytes, Relaxed);

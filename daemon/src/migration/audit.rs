@@ -30,6 +30,8 @@ const IN_FLIGHT: usize = 4;
 /// How long an audit may take: in a delta, and in the final delta, where the VM is down meanwhile.
 const DEADLINE: Duration = Duration::from_mins(5);
 const FINAL_DEADLINE: Duration = Duration::from_secs(10);
+/// How long its last reads are waited for after that.
+const GRACE: Duration = Duration::from_secs(3);
 /// Mismatched extents that are listed.
 const LISTED: usize = 100;
 
@@ -106,7 +108,7 @@ pub(super) async fn run(
         Err(error) => {
             // The pass reads the same disk, and knows better what its failures mean.
             context.note("warning", format!("disk {}: change tracking not audited: {error}", row.key)).await;
-            (AuditView { error: Some(error.to_string()), ..AuditView::default() }, row.audited_to)
+            (AuditView { error: Some(error), ..AuditView::default() }, row.audited_to)
         }
     };
     let fault = (view.mismatched_bytes > 0).then(|| describe(&view));
@@ -127,7 +129,8 @@ async fn within(
     audit: impl Future<Output = Result<AuditOutcome, VerifyError>>,
     halt: &StopSignal,
     stop: &StopSignal,
-) -> Result<AuditOutcome, VerifyError> {
+) -> Result<AuditOutcome, String> {
+    let audit = async { audit.await.map_err(|error| error.to_string()) };
     tokio::pin!(audit);
     tokio::select! {
         biased;
@@ -136,7 +139,7 @@ async fn within(
         () = tokio::time::sleep(deadline) => {}
     }
     halt.stop();
-    audit.await
+    tokio::time::timeout(GRACE, audit).await.unwrap_or_else(|_| Err("the source does not answer".to_owned()))
 }
 
 fn viewed(row: &DiskRow, found: &AuditOutcome, deadline: Duration, stop: &StopSignal) -> (AuditView, Offset) {

@@ -233,6 +233,9 @@ impl Driver {
     async fn grant(&mut self, command: Command) -> bool {
         let is_verify = command.request == Request::Verify;
         let verdict = match judge(&self.state, command.request) {
+            Verdict::Accepted if is_verify && self.verify_asked.is_some() => {
+                Verdict::Refused("a verification waits already; ask again when it runs".to_owned())
+            }
             Verdict::Accepted if is_verify => {
                 command.order.refusal(&self.state).map_or(Verdict::Accepted, Verdict::Refused)
             }
@@ -295,6 +298,11 @@ impl Driver {
         tracing::info!(migration = %self.context.id, vm = %self.context.machine.name, by, "{text}");
         let before = std::mem::replace(&mut self.state, state);
         self.show(&before);
+        // It was judged in another state: in this one it may do harm.
+        if let Some(order) = self.verify_asked.take() {
+            let text = format!("{} that waited is dropped: it is {} now; ask again", order.mode, self.state);
+            self.context.note("verification", text).await;
+        }
         self.refresh().await;
         crash::point(&format!("state.{}", self.state.name()));
     }

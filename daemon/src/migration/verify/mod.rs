@@ -15,7 +15,8 @@ use std::{
 use warmd_cbt::{
     ledger::Ledger,
     stop::StopSignal,
-    units::{Extent, Length},
+    store::DiskId,
+    units::Length,
     verify::{VerifyJob, VerifyOutcome, VerifyProgress, compare, readback},
 };
 
@@ -40,6 +41,8 @@ use crate::{
 
 /// Mismatched extents that a verdict lists.
 const LISTED: usize = 100;
+/// How often it is tried, a second apart, to make pending what differs.
+const DISTRUST_ATTEMPTS: u32 = 5;
 /// How often it is kept how far a verification is.
 const KEEP_EVERY: Duration = Duration::from_secs(5);
 
@@ -62,6 +65,10 @@ pub async fn alone(
 ) -> Result<Option<Verdict>, WorkError> {
     if order.mode != VerifyMode::Compare {
         return run_readback(context, order, stop).await;
+    }
+    // A pass belongs to it, which writes to the target.
+    if context.live.view().state != State::Synced {
+        return Err(WorkError::operator("a comparison needs a migration that is synced".to_owned()));
     }
     let compare = CompareSnapshot::new(context, order, stop, true);
     match pass::run(context, PassKind::Delta, stop, Some(&compare)).await? {
@@ -132,7 +139,7 @@ async fn run(
         jobs.push((row, ledger, part, cursor));
     }
     let mut disks = Vec::new();
-    let mut found: Vec<(Arc<Ledger>, VerifyOutcome)> = Vec::new();
+    let mut found: Vec<(DiskId, VerifyOutcome)> = Vec::new();
     let sizes: Vec<Length> = jobs.iter().map(|(row, ..)| row.size).collect();
     for (row, ledger, part, cursor) in jobs {
         let progress = Arc::new(VerifyProgress::default());
@@ -165,7 +172,7 @@ async fn run(
                 }
             })
         };
-        let outcome = keeping(context, &parts, &cursor, &progress, checking).await?;
+        let outcome = keeping(context, (&parts, &cursor), &ledger, &progress, checking).await?;
         if !outcome.finished {
             return Ok(None);
         }
@@ -178,7 +185,7 @@ async fn run(
             mismatches: mismatches.map(|extent| (extent.start().0, extent.len().0)).collect(),
             root: outcome.root.clone(),
         });
-        found.push((ledger, outcome));
+        found.push((ledger.disk(), outcome));
     }
     let verdict = Verdict {
         mode: order.mode,
@@ -190,17 +197,15 @@ async fn run(
     };
     keep(context, order, &parts, &verdict, &found).await?;
     shown.end(&verdict);
-    if context.live.view().state != State::Done {
-        distrust(&found).await?;
-    }
     Ok(Some(verdict))
 }
 
-/// Lets `checking` run, and keeps from time to time and at an early end how far it is.
+/// Lets `checking` run, and keeps from time to time and at an early end how far it is. What differs is pending as soon
+/// as it is found, whatever becomes of the verification: another one may never look there.
 async fn keeping(
     context: &Context,
-    parts: &Parts,
-    cursor: &VerifyCursor,
+    (parts, cursor): (&Parts, &VerifyCursor),
+    ledger: &Ledger,
     progress: &VerifyProgress,
     checking: impl Future<Output = Result<VerifyOutcome, WorkError>>,
 ) -> Result<VerifyOutcome, WorkError> {
@@ -209,6 +214,10 @@ async fn keeping(
         tokio::select! {
             biased;
             result = &mut checking => break result,
+            () = progress.found() => {
+                distrust(context, ledger, progress).await?;
+                continue;
+            }
             () = tokio::time::sleep(KEEP_EVERY) => {}
         }
         // A little of the work is done again if it cannot be kept; that is all.
@@ -216,20 +225,25 @@ async fn keeping(
             tracing::warn!(migration = %context.id, %error, "how far the verification is was not kept");
         }
     };
+    distrust(context, ledger, progress).await?;
     parts.keep(context, cursor, progress).await?;
     result
 }
 
-/// What differs is copied again by the next pass.
-async fn distrust(found: &[(Arc<Ledger>, VerifyOutcome)]) -> Result<(), WorkError> {
-    for (ledger, outcome) in found {
-        let listed: Length = outcome.mismatched.iter().map(Extent::len).sum();
-        if listed == outcome.mismatched_bytes {
-            ledger.distrust(&outcome.mismatched).await?;
-        } else {
-            // More than the engine lists: nothing of this disk is trusted any more.
-            ledger.distrust(&Extent::whole(ledger.size()).into_iter().collect::<Vec<_>>()).await?;
+/// What differs is copied again by the next pass. After the hand-over there is none: the target's disks are its own.
+async fn distrust(context: &Context, ledger: &Ledger, progress: &VerifyProgress) -> Result<(), WorkError> {
+    let wrong = progress.take_wrong(ledger.size());
+    if wrong.is_empty() || context.live.view().state == State::Done {
+        return Ok(());
+    }
+    let mut attempts = 1;
+    while let Err(error) = ledger.distrust(&wrong).await {
+        if attempts == DISTRUST_ATTEMPTS {
+            return Err(error.into());
         }
+        attempts += 1;
+        tracing::error!(migration = %context.id, %error, "what differs is not noted; trying again");
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
     Ok(())
 }
@@ -240,9 +254,9 @@ async fn keep(
     order: &VerifyOrder,
     parts: &Parts,
     verdict: &Verdict,
-    found: &[(Arc<Ledger>, VerifyOutcome)],
+    found: &[(DiskId, VerifyOutcome)],
 ) -> Result<(), WorkError> {
-    let equal = found.iter().filter(|(_, outcome)| outcome.is_equal()).map(|(ledger, _)| ledger.disk());
+    let equal = found.iter().filter(|(_, outcome)| outcome.is_equal()).map(|(disk, _)| *disk);
     let proven = if part::proves_changes(order) { equal.collect() } else { Vec::new() };
     context.store.end_verification(context.id, &parts.what, verdict, proven).await?;
     let checked: u64 = verdict.disks.iter().map(|disk| disk.checked).sum();
