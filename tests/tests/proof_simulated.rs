@@ -139,7 +139,7 @@ async fn a_sample_can_be_drawn_again_and_says_what_it_may_miss() {
 
 /// What the short last block lacks, if it was drawn.
 fn short(verdict: &Verdict) -> u64 {
-    if verdict.disks[1].checked % BLOCK == 0 { 0 } else { BLOCK - 512 }
+    if verdict.disks[1].checked.is_multiple_of(BLOCK) { 0 } else { BLOCK - 512 }
 }
 
 #[tokio::test]

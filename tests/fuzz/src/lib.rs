@@ -9,8 +9,11 @@ use warmd_daemon::{
     nbd, seal, store,
 };
 
+/// What takes any bytes at all and must not panic.
+pub type Target = fn(&[u8]);
+
 /// The targets by name; each has a folder in `corpus/`.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("nbd_reply", nbd_reply),
     ("libvirt_xml", libvirt_xml),
     ("config", config),
