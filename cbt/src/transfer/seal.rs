@@ -87,7 +87,8 @@ impl Sealer {
             if self.is_due() {
                 self.seal();
             }
-            let waits = !self.batch.is_empty() && self.sealing.is_none();
+            // After a failure no batch is due any more, and a time that has passed would be waited for again and again.
+            let waits = !self.batch.is_empty() && self.sealing.is_none() && self.failure.is_none();
             tokio::select! {
                 biased;
                 Some(sealed) = sealed(&mut self.sealing) => self.finish(sealed),
