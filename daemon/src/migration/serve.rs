@@ -265,10 +265,12 @@ impl Manager {
             events: vec![line],
         };
         match self.store.create_migration(new).await.map_err(internal)? {
-            Created::Exists(row) => Ok(row.id),
-            Created::New(row) => {
+            // One whose making failed, and was durable all the same, has nobody yet who drives it.
+            Created::New(row) | Created::Exists(row) => {
                 let id = row.id;
-                self.take_up(row, plan.clone()).await?;
+                if self.handle(id).is_err() {
+                    self.take_up(row, plan.clone()).await?;
+                }
                 Ok(id)
             }
         }
