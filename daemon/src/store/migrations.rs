@@ -197,6 +197,13 @@ fn set_cutover(db: &Connection, id: MigrationId, cutover: &Cutover) -> Result<()
 fn apply(db: &Connection, id: MigrationId, change: &Change) -> Result<(), Fault> {
     let key = id.to_string();
     let json = to_json(TABLE, &key, &change.state)?;
+    // A commit that failed may be durable all the same: the same step again is told once.
+    let again: bool = db
+        .prepare_cached("SELECT count(*) FROM migrations WHERE id = ? AND state = ? AND since = ?")?
+        .query_row(params![key, json, micros(change.at)], |row| row.get(0))?;
+    if again {
+        return Ok(());
+    }
     let found = db
         .prepare_cached(
             "UPDATE migrations SET since = iif(state = ?2, since, ?3), state = ?2, state_name = ?1 WHERE id = ?4",
