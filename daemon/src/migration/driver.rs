@@ -26,7 +26,7 @@ use crate::{
         state::State,
         transition::{Event, Work, next, work},
         verify::VerifyOrder,
-        view::{CutoverView, PassKind, PhaseView},
+        view::{CutoverView, EventView, PassKind, PhaseView},
     },
     store::{Change, Cutover},
 };
@@ -88,7 +88,7 @@ impl Driver {
     pub async fn run(mut self) {
         self.refresh().await;
         if let Ok(state) = next(&self.state, &Event::Restarted) {
-            self.enter(state, &Event::Restarted, "warmd").await;
+            self.enter(state, &Event::Restarted, "warmd", Vec::new()).await;
         }
         if !self.state.is_final() && !self.state.is_busy() {
             self.sweep().await;
@@ -98,7 +98,9 @@ impl Driver {
                 Happened::ShutDown => return,
                 Happened::Granted => {}
                 Happened::Event(event, by) => match next(&self.state, &event) {
-                    Ok(state) => self.enter(state, &event, &by).await,
+                    Ok(state) => {
+                        self.enter(state, &event, &by, Vec::new()).await;
+                    }
                     Err(step) => tracing::error!(migration = %self.context.id, %step, "ignored"),
                 },
             }
@@ -252,44 +254,64 @@ impl Driver {
             Verdict::Refused(why) => why.clone(),
         };
         let line = self.context.line(&command.by, "request", text);
-        if let Err(error) = self.context.store.append_events(vec![line]).await {
-            tracing::error!(migration = %self.context.id, %error, "journal not written");
+        let event = Event::Request(command.request);
+        let saved = match next(&self.state, &event) {
+            Ok(state) if accepted && state != self.state => {
+                self.enter(state, &event, &command.by, vec![line]).await
+            }
+            _ => self.journal(line, accepted).await,
+        };
+        if accepted && !saved {
+            // The daemon is shutting down; who asked is told so by getting no verdict.
+            return false;
         }
         if accepted && is_verify {
             self.verify_asked = Some(command.order);
-        } else if accepted {
-            let event = Event::Request(command.request);
-            match next(&self.state, &event) {
-                Ok(state) => self.enter(state, &event, &command.by).await,
-                Err(step) => tracing::error!(migration = %self.context.id, %step, "ignored"),
-            }
         }
         // Whoever asked may have gone away.
         command.answer.send(verdict).ok();
         accepted
     }
 
-    /// Saves the new state with its journal line, then lets it be seen. Without the save nothing goes on.
-    async fn enter(&mut self, state: State, event: &Event, by: &str) {
+    /// Writes a line of the journal; one that `must` be there is tried until it is. Whether it is there.
+    async fn journal(&self, line: EventView, must: bool) -> bool {
+        let mut retry = Retry::forever();
+        while let Err(error) = self.context.store.append_events(vec![line.clone()]).await {
+            tracing::error!(migration = %self.context.id, %error, "journal not written");
+            if !must || !self.pause(&mut retry).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Waits for the next try; false if the daemon shuts down.
+    async fn pause(&self, retry: &mut Retry) -> bool {
+        tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => false,
+            _ = retry.pause() => true,
+        }
+    }
+
+    /// Saves the new state with its journal lines, then lets it be seen. Without the save nothing goes on; false if the
+    /// daemon was shut down before.
+    async fn enter(&mut self, state: State, event: &Event, by: &str, mut lines: Vec<EventView>) -> bool {
         if state == self.state {
-            return;
+            return true;
         }
         let text = format!("{} → {state}{}", self.state, because(event));
         let begins = *event == Event::Request(Request::Cutover);
         let cutover =
             begins.then(|| Cutover { attempt: self.context.cutover().attempt + 1, ..Cutover::default() });
-        let step = Change {
-            cutover: cutover.clone(),
-            events: vec![self.context.line(by, "state", text.clone())],
-            ..Change::to(state.clone(), clock::now())
-        };
+        lines.push(self.context.line(by, "state", text.clone()));
+        let step =
+            Change { cutover: cutover.clone(), events: lines, ..Change::to(state.clone(), clock::now()) };
         let mut retry = Retry::forever();
         while let Err(error) = self.context.store.save_state(self.context.id, step.clone()).await {
             tracing::error!(migration = %self.context.id, %error, "state not saved; nothing goes on until it is");
-            tokio::select! {
-                biased;
-                () = self.shutdown.cancelled() => return,
-                _ = retry.pause() => {}
+            if !self.pause(&mut retry).await {
+                return false;
             }
         }
         if let Some(cutover) = cutover {
@@ -305,6 +327,7 @@ impl Driver {
         }
         self.refresh().await;
         crash::point(&format!("state.{}", self.state.name()));
+        true
     }
 
     fn show(&self, before: &State) {
