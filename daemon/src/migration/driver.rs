@@ -325,7 +325,10 @@ impl Driver {
             let text = format!("{} that waited is dropped: it is {} now; ask again", order.mode, self.state);
             self.context.note("verification", text).await;
         }
-        self.refresh().await;
+        if !self.state.is_busy() {
+            // All passes are looked at for it: once when work has come to its end, not at each of its steps.
+            self.refresh().await;
+        }
         crash::point(&format!("state.{}", self.state.name()));
         true
     }
