@@ -56,7 +56,7 @@ impl Drop for Mount {
 
 #[test]
 fn a_read_only_directory_is_a_clear_error() {
-    let mount = Mount::new("ro,size=1m");
+    let mount = Mount::new("ro,size=1m,mode=700");
     for dir in [mount.path().to_owned(), mount.path().join("state")] {
         let error = Store::open(&dir).unwrap_err();
         assert!(matches!(error, OpenError::Io { .. }), "{error}");
