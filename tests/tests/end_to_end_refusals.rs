@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use warmd_tests::{
     Daemon, TestDir,
     daemon::program,
@@ -72,7 +72,8 @@ fn a_state_that_is_not_ours_stays_as_it_is() {
         let mut daemon = Daemon::configure(dir, dir.join("warmd.sock"), &config(dir))?;
         daemon.start()?;
         daemon.stop()?;
-        let ours = contents(&dir.join("state"))?;
+        let mut ours = contents(&dir.join("state"))?;
+        let key = ours.remove("report.key").context("the key that signs reports is not there")?;
         ensure!(ours.len() == 1, "a daemon that ended leaves {:?}", ours.keys());
         for (name, bytes) in ours {
             let path = dir.join("state").join(&name);
@@ -96,7 +97,7 @@ fn a_state_that_is_not_ours_stays_as_it_is() {
                 ensure!(out.stderr.contains(word), "{what}: it does not say {word:?}: {}", out.stderr);
                 let left = contents(&dir.join("state"))?;
                 ensure!(
-                    left == BTreeMap::from([(name.clone(), content)]),
+                    left == BTreeMap::from([(name.clone(), content), ("report.key".to_owned(), key.clone())]),
                     "{what}: touched: {:?}",
                     left.keys()
                 );
