@@ -18,6 +18,7 @@ use crate::{
     clock, crash, human,
     metrics::AuditName,
     model::{
+        state::State,
         verify::Amount,
         view::{AuditView, PassKind},
     },
@@ -27,9 +28,9 @@ use crate::{
 
 /// Reads at once: a little beside what else the source does.
 const IN_FLIGHT: usize = 4;
-/// How long an audit may take: in a delta, and in the final delta, where the VM is down meanwhile.
+/// How long an audit may take: in a delta, and in a cutover, where it uses up the phases' time and the VM may be down.
 const DEADLINE: Duration = Duration::from_mins(5);
-const FINAL_DEADLINE: Duration = Duration::from_secs(10);
+const CUTOVER_DEADLINE: Duration = Duration::from_secs(10);
 /// How long its last reads are waited for after that.
 const GRACE: Duration = Duration::from_secs(3);
 /// Mismatched extents that are listed.
@@ -102,7 +103,8 @@ pub(super) async fn run(
         limits: context.shares(&row.key),
         stop: halt.clone(),
     };
-    let deadline = if kind == PassKind::Final { FINAL_DEADLINE } else { DEADLINE };
+    let cuts_over = matches!(context.live.view().state, State::CuttingOver { .. });
+    let deadline = if cuts_over { CUTOVER_DEADLINE } else { DEADLINE };
     let (view, next) = match within(deadline, audit(job), &halt, stop).await {
         Ok(found) => viewed(row, &found, deadline, stop),
         Err(error) => {

@@ -6,16 +6,18 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use warmd_cbt::stop::StopSignal;
 
 use super::{
+    command::Command,
     context::Context,
     cutover,
     failure::{Remedy, WorkError},
     forecast, pass, prepare,
     retry::Retry,
+    sweep::sweep,
     verify,
 };
 use crate::{
@@ -41,17 +43,6 @@ const LONG: Duration = Duration::from_mins(5);
 
 /// How the outcome of a phase begins that failed.
 pub(super) const PHASE_FAILED: &str = "failed: ";
-
-/// A request with the place for its answer.
-#[derive(Debug)]
-pub struct Command {
-    pub request: Request,
-    /// Which verification, if that is asked for.
-    pub order: VerifyOrder,
-    /// Who asks, for the journal.
-    pub by: String,
-    pub answer: oneshot::Sender<Verdict>,
-}
 
 /// A migration's owner.
 #[derive(Debug)]
@@ -91,7 +82,7 @@ impl Driver {
             self.enter(state, &Event::Restarted, "warmd", Vec::new()).await;
         }
         if !self.state.is_final() && !self.state.is_busy() {
-            self.sweep().await;
+            sweep(&self.context).await;
         }
         while !self.state.is_final() {
             match self.wait().await {
@@ -208,25 +199,12 @@ impl Driver {
                     if self.grant(command).await && self.state != before {
                         stopper.stop();
                         if tokio::time::timeout(STOP_DEADLINE, job).await.is_err() {
-                            self.sweep().await;
+                            sweep(&self.context).await;
                         }
                         return Attended::Granted;
                     }
                 }
             }
-        }
-    }
-
-    /// Ends a snapshot that work which was cut off may have left open: no production VM lives on one while nothing is
-    /// copied. What cannot be ended now is ended by the next pass.
-    async fn sweep(&self) {
-        let ending = self.context.source.end_snapshot(&self.context.vm, self.context.id);
-        match tokio::time::timeout(STOP_DEADLINE, ending).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                self.context.note("warning", format!("a snapshot may be left open: {error}")).await;
-            }
-            Err(_) => self.context.note("warning", "a snapshot may be left open: no answer".to_owned()).await,
         }
     }
 
@@ -246,8 +224,7 @@ impl Driver {
         let accepted = verdict == Verdict::Accepted;
         let text = match &verdict {
             Verdict::Accepted if is_verify => {
-                let VerifyOrder { mode, scope, .. } = command.order;
-                format!("verify accepted: {mode}, {scope}")
+                format!("verify accepted: {}, {}", command.order.mode, command.order.scope)
             }
             Verdict::Accepted => format!("{} accepted", command.request.name()),
             Verdict::AlreadySo => format!("{}: already so", command.request.name()),

@@ -12,9 +12,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use warmd_cbt::limit::Limit;
 
 use super::{
+    command::Command,
     context::{Context, Engine, Parts},
     control::{ControlError, ControlErrorKind, Endpoint},
-    driver::{Command, Driver},
+    driver::Driver,
     limits::{Member, Registry, Word},
     live::Live,
     restore,

@@ -3,6 +3,7 @@
 //! Rule: one task owns a migration. Everybody else asks through [`control::Control`] and looks at views.
 
 pub mod audit;
+pub mod command;
 pub mod context;
 pub mod control;
 pub mod cutover;
@@ -20,5 +21,6 @@ pub mod restore;
 pub mod retry;
 pub mod serve;
 mod set_limit;
+mod sweep;
 pub mod telemetry;
 pub mod verify;

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use tokio::sync::{broadcast, oneshot};
 
 use super::{
+    command::Command,
     control::{Applied, Control, ControlError, ControlErrorKind, Endpoint, Finding},
-    driver::Command,
     manager::{Manager, internal},
     plans, report,
 };
