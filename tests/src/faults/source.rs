@@ -16,13 +16,13 @@ use crate::{tool, wait_until};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
-    row("source", "server-dies", "the NBD server ends in a pass", true, server_dies),
+    row("source", "server-dies", "the NBD server ends in a pass", false, server_dies),
     row("source", "server-hangs", "the NBD server answers no read, longer than its deadline, and then does", false, server_hangs),
     row("source", "bad-sector-passing", "EIO for a range of the source, for a while", false, |stage| bad_sector(stage, false)),
     row("source", "bad-sector", "EIO for a range of the source for ever: told with its extent, never called clean", true, |stage| bad_sector(stage, true)),
     row("source", "garbage", "the NBD server answers garbage", true, garbage),
-    row("source", "bitmap-lost", "a disk's bitmap is removed between two passes", true, bitmap_lost),
-    row("source", "libvirtd-restarted", "libvirtd is killed and started again in a pass", true, libvirtd),
+    row("source", "bitmap-lost", "a disk's bitmap is removed between two passes", false, bitmap_lost),
+    row("source", "libvirtd-restarted", "libvirtd is killed and started again in a pass", false, libvirtd),
     row("source", "libvirtd-away", "libvirtd is away when a delta is due, and comes back", false, libvirtd_away),
 ];
 

@@ -17,15 +17,15 @@ use crate::scratch::Mount;
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
-    row("sqlite", "db-full", "the state's file system is full in a pass; later there is room", true, full),
+    row("sqlite", "db-full", "the state's file system is full in a pass; later there is room", false, full),
     row("sqlite", "db-no-space", "ENOSPC on writes of the state", false, |stage| errors(stage, "write", ENOSPC)),
     row("sqlite", "db-read-only", "the state cannot be written: EROFS", false, |stage| errors(stage, "write", EROFS)),
-    row("sqlite", "db-write-eio", "EIO on writes of the state", true, |stage| errors(stage, "write", EIO)),
+    row("sqlite", "db-write-eio", "EIO on writes of the state", false, |stage| errors(stage, "write", EIO)),
     row("sqlite", "db-fsync-eio", "EIO on fsync of the state", true, |stage| errors(stage, "sync", EIO)),
-    row("sqlite", "db-wal-cut", "the log of a killed daemon loses its end", true, |stage| torn(stage, false)),
+    row("sqlite", "db-wal-cut", "the log of a killed daemon loses its end", false, |stage| torn(stage, false)),
     row("sqlite", "db-wal-garbled", "the log of a killed daemon has garbage in it", false, |stage| torn(stage, true)),
     row("sqlite", "db-restored", "the state is put back from an older copy, and the guest's data goes back too", true, |stage| restored(stage, false)),
-    row("sqlite", "db-restored-untracked", "the same, with a disk whose changes nobody tracks", true, |stage| restored(stage, true)),
+    row("sqlite", "db-restored-untracked", "the same, with a disk whose changes nobody tracks", false, |stage| restored(stage, true)),
 ];
 
 fn full(stage: &mut Stage<'_>) -> Result<()> {
