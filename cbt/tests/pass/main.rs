@@ -15,7 +15,7 @@ use warmd_cbt::{
     mark::{ChangeMark, Changed},
     stop::StopSignal,
     store::{ChunkRow, DiskId, LedgerStore, StoreErrorKind},
-    testing::{Event, Fault, Faults, MemoryDisk, MemoryStore},
+    testing::{Event, Fault, Faults, MemoryDisk, MemoryStore, SlowDisk},
     transfer::{PassError, PassJob, PassOutcome, PassProgress, TransferSettings, run_pass},
     units::{BLOCK, Extent, Length, Offset},
     verify::{Part, VerifyError, VerifyJob, compare, readback},
@@ -125,6 +125,23 @@ async fn holes_are_written_over_an_unknown_target() {
     let figures = bench.pass().await.figures;
     assert_eq!((figures.zeroed, figures.skipped), (48 * BLOCK, 0));
     assert_eq!(bench.source.contents(), bench.target.contents());
+}
+
+/// On a clock that only goes on when nobody is busy: it came to no end when the wait for a batch was due again and again.
+#[tokio::test(start_paused = true)]
+async fn a_failed_pass_sleeps_while_its_last_writes_take_their_time() {
+    let bench = Bench::new(false).await;
+    bench.source.set_knows_holes(false);
+    for block in 0..4 {
+        bench.source.set_fill(block, 0);
+    }
+    bench.faults.add(Event::Read, 4, Fault::Fail);
+    let (target, write) = (MemoryDisk::new("target", SIZE, bench.faults.clone(), 2), Duration::from_mins(1));
+    let target = Arc::new(SlowDisk { write, ..SlowDisk::new(target) });
+    let begun = tokio::time::Instant::now();
+    let failure = run_pass(PassJob { target, ..bench.job() }).await.unwrap_err();
+    assert!(matches!(failure, PassError::Source(_)), "{failure}");
+    assert!(begun.elapsed() >= write, "nothing was in flight when it failed");
 }
 
 #[tokio::test]
