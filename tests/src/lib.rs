@@ -18,6 +18,7 @@ pub mod rig;
 pub mod scrape;
 pub mod scratch;
 pub mod simulated;
+pub mod simulation;
 pub mod tool;
 pub mod wait;
 pub mod warmctl;

@@ -1,0 +1,358 @@
+//! The daemon's durable state as the simulation sees it: looked at after every commit.
+//!
+//! Rule: it looks with a connection of its own, so what it sees is what a daemon would find that starts now.
+
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+
+use rusqlite::{Connection, OpenFlags, ffi};
+use warmd_cbt::chunk::ChunkBits;
+use warmd_daemon::{
+    clock,
+    model::{
+        id::MigrationId,
+        phase::Phase,
+        state::{Resting, State},
+    },
+};
+
+use super::world::{LedgerSeen, Truth, World, delta};
+
+/// A line of the journal.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    pub(super) by: String,
+    pub(super) kind: String,
+    pub(super) text: String,
+}
+
+/// The state's watcher. It also keeps the database in being while there is no daemon.
+#[derive(Debug)]
+pub(super) struct Durable {
+    db: Connection,
+    states: BTreeMap<String, String>,
+    disks: BTreeMap<i64, (MigrationId, String)>,
+    seen: BTreeMap<(MigrationId, String), Row>,
+    last_line: i64,
+    /// The journal so far, of all migrations.
+    pub(super) journal: Vec<(Option<String>, Line)>,
+}
+
+/// A state with its version around it.
+#[derive(serde::Deserialize)]
+struct Saved {
+    is: State,
+}
+
+/// A disk's ledger as it is stored.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Row {
+    anchor: Option<String>,
+    chunk: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Durable {
+    /// Makes the database, with nothing in it.
+    pub(super) fn new(name: &str) -> rusqlite::Result<Self> {
+        let access =
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_URI;
+        let db = Connection::open_with_flags(name, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        let (states, disks, seen) = Default::default();
+        Ok(Self { db, states, disks, seen, last_line: 0, journal: Vec::new() })
+    }
+
+    /// Lets a transaction be made durable, or not; looks at what it changed.
+    pub(super) fn commit(
+        &mut self,
+        world: &World,
+        commit: &mut dyn FnMut() -> rusqlite::Result<()>,
+    ) -> rusqlite::Result<()> {
+        let error = |code: i32, why: &str| {
+            Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some(why.to_owned())))
+        };
+        if world.step() {
+            return error(ffi::SQLITE_IOERR, "the daemon is dead");
+        }
+        let (fault, durable) = {
+            let mut truth = world.truth();
+            let often = truth.store_faults;
+            (truth.chance.happens(often), truth.chance.happens(500))
+        };
+        if fault {
+            let mut truth = world.truth();
+            truth.counts.add("store faults");
+            truth.note(format_args!("a commit fails; durable: {durable}"));
+        }
+        if fault && !durable {
+            return error(ffi::SQLITE_FULL, "a fault of the simulation");
+        }
+        commit()?;
+        if let Err(cause) = self.look(&mut world.truth()) {
+            world.truth().violated(format!("the durable state cannot be read: {cause}"));
+        }
+        if world.step() || fault {
+            return error(ffi::SQLITE_IOERR_FSYNC, "a fault of the simulation");
+        }
+        Ok(())
+    }
+
+    /// Looks at all that may have changed.
+    fn look(&mut self, truth: &mut Truth) -> rusqlite::Result<()> {
+        self.look_at_ledgers(truth)?;
+        let lines = self.new_lines()?;
+        let moved = self.look_at_states(truth)?;
+        for (id, before, now) in &moved {
+            let told = lines.iter().any(|(of, line)| {
+                let begins = before.as_ref().map(|before| format!("{before} → {now}"));
+                of.as_deref() == Some(id)
+                    && line.kind == "state"
+                    && begins.is_some_and(|text| line.text.starts_with(&text))
+            });
+            if before.is_some() && !told {
+                truth.violated(format!("the journal does not tell how a migration became {now}"));
+            }
+        }
+        let told = lines.iter().filter(|(_, line)| line.kind == "state").count();
+        if told > moved.len() {
+            truth.violated(format!("the journal tells {told} steps, and there were {}", moved.len()));
+        }
+        self.journal.extend(lines);
+        Ok(())
+    }
+
+    fn new_lines(&mut self) -> rusqlite::Result<Vec<(Option<String>, Line)>> {
+        let mut select = self
+            .db
+            .prepare_cached("SELECT id, migration, by, kind, text FROM events WHERE id > ? ORDER BY id")?;
+        let mut rows = select.query([self.last_line])?;
+        let mut lines = Vec::new();
+        while let Some(row) = rows.next()? {
+            self.last_line = row.get(0)?;
+            lines.push((row.get(1)?, Line { by: row.get(2)?, kind: row.get(3)?, text: row.get(4)? }));
+        }
+        Ok(lines)
+    }
+
+    fn look_at_states(&mut self, truth: &mut Truth) -> rusqlite::Result<Vec<(String, Option<State>, State)>> {
+        let mut select =
+            self.db.prepare_cached("SELECT id, vm, state FROM migrations ORDER BY created, id")?;
+        let mut rows = select.query([])?;
+        let mut moved = Vec::new();
+        while let Some(row) = rows.next()? {
+            let (id, json): (String, String) = (row.get(0)?, row.get(2)?);
+            let before = self.states.get(&id);
+            if before == Some(&json) {
+                continue;
+            }
+            let parse =
+                |json: &String| serde_json::from_str::<Saved>(json).expect("the daemon's own state").is;
+            let (before, now) = (before.map(parse), parse(&json));
+            let owner: MigrationId = id.parse().expect("the daemon's own id");
+            truth.stepped(owner, &row.get::<_, String>(1)?, before.as_ref(), &now);
+            self.states.insert(id.clone(), json);
+            moved.push((id, before, now));
+        }
+        Ok(moved)
+    }
+
+    fn look_at_ledgers(&mut self, truth: &mut Truth) -> rusqlite::Result<()> {
+        let mut select = self.db.prepare_cached(
+            "SELECT disks.id, migration, disks.key, disks.anchor, pending, trusted, vm FROM disks
+             JOIN migrations ON migrations.id = migration LEFT JOIN chunks ON chunks.key = disks.id << 32",
+        )?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            let disk: i64 = row.get(0)?;
+            let key = match self.disks.entry(disk) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    let owner: String = row.get(1)?;
+                    new.insert((owner.parse().expect("the daemon's own id"), row.get(2)?))
+                }
+            };
+            let key = &*key;
+            let chunk: Option<Vec<u8>> = row.get(4)?;
+            let chunk = chunk.map(|pending| Ok::<_, rusqlite::Error>((pending, row.get(5)?))).transpose()?;
+            let now = Row { anchor: row.get(3)?, chunk };
+            if self.seen.get(key) == Some(&now) {
+                continue;
+            }
+            let bits = |bytes: &[u8]| blocks(&ChunkBits::decode(bytes).expect("the daemon's own bits"));
+            let (pending, trusted) = match &now.chunk {
+                None => Default::default(),
+                Some((pending, trusted)) if trusted == &[0] => (bits(pending), bits(pending)),
+                Some((pending, trusted)) => (bits(pending), bits(trusted)),
+            };
+            let ledger = LedgerSeen { vm: row.get(6)?, anchor: now.anchor.clone(), pending, trusted };
+            truth.ledgers.insert(key.clone(), ledger);
+            truth.check_disk(key.0, &key.1);
+            self.seen.insert(key.clone(), now);
+        }
+        Ok(())
+    }
+}
+
+fn blocks(bits: &ChunkBits) -> BTreeSet<usize> {
+    bits.runs().flatten().collect()
+}
+
+/// Whether the diagram of the design has this step.
+fn is_legal(before: &State, now: &State) -> bool {
+    use State as S;
+    let abandons = matches!(now, S::Cancelling);
+    match (before, now) {
+        (S::Defined, S::Preparing) | (S::Preparing, S::Seeding) | (S::Seeding | S::Syncing, S::Synced) => {
+            true
+        }
+        (S::Defined | S::Preparing, S::Failed { from: Resting::Preparing, .. }) => true,
+        (S::Seeding, S::Failed { from: Resting::Seeding, .. } | S::Paused { from: Resting::Seeding }) => true,
+        (S::Synced, S::Syncing | S::Paused { from: Resting::Synced }) => true,
+        (S::Syncing, S::Failed { from: Resting::Synced, .. } | S::Paused { from: Resting::Synced }) => true,
+        (S::Synced | S::Syncing, S::CuttingOver { phase: Phase::LastDelta }) => true,
+        (S::CuttingOver { phase }, S::CuttingOver { phase: then }) => {
+            // Nobody watched the source while there was no daemon: it takes the final delta again.
+            let again = matches!(phase, Phase::Verify | Phase::CreateVm) && *then == Phase::FinalDelta;
+            phase.next() == Some(*then) || again
+        }
+        (S::CuttingOver { phase: Phase::Release }, S::Done) => true,
+        (S::CuttingOver { phase: Phase::Watch }, S::Failed { from: Resting::Watch, .. }) => true,
+        (S::CuttingOver { phase: Phase::Release }, S::Failed { from: Resting::Release, .. }) => true,
+        (S::CuttingOver { phase }, S::Undoing { phase: of, .. }) => phase == of && *phase <= Phase::StartVm,
+        (S::Undoing { .. }, S::Synced) => true,
+        (S::Paused { from } | S::Failed { from, .. }, now) => match (from, now) {
+            (Resting::Preparing, S::Preparing)
+            | (Resting::Seeding, S::Seeding)
+            | (Resting::Synced, S::Syncing)
+            | (Resting::Watch, S::CuttingOver { phase: Phase::Watch })
+            | (Resting::Release, S::CuttingOver { phase: Phase::Release }) => true,
+            (Resting::Watch | Resting::Release, _) => false,
+            _ => abandons,
+        },
+        (S::Defined | S::Preparing | S::Seeding | S::Synced | S::Syncing, S::Cancelling) => true,
+        (S::Cancelling, S::Cancelled) => true,
+        _ => false,
+    }
+}
+
+impl Truth {
+    /// A migration came into another state, durably.
+    fn stepped(&mut self, owner: MigrationId, vm: &str, before: Option<&State>, now: &State) {
+        self.states.insert(owner, now.clone());
+        let name = self.name(owner);
+        self.note(format_args!("{name} of {vm} is {now}"));
+        self.counts.add(match now {
+            State::Undoing { .. } => "undone cutovers",
+            State::Failed { .. } => "failures",
+            State::Paused { .. } => "pauses",
+            State::Syncing => "deltas",
+            State::CuttingOver { phase: Phase::LastDelta } => "cutovers",
+            State::Done => "done",
+            State::Cancelled => "cancelled",
+            _ => "other steps",
+        });
+        match before {
+            None if *now == State::Defined => {}
+            None => self.violated(format!("a migration begins as {now}")),
+            Some(before) if !is_legal(before, now) => self.violated(format!("{before} → {now} cannot be")),
+            Some(_) => {}
+        }
+        let begins = matches!(now, State::CuttingOver { phase: Phase::LastDelta });
+        let undone = matches!((before, now), (Some(State::Undoing { .. }), State::Synced));
+        let Some(found) = self.vms.get_mut(vm) else { return };
+        if begins {
+            (found.ran_before, found.meddled) = (found.runs, false);
+        }
+        found.phase = match now {
+            State::CuttingOver { phase } | State::Undoing { phase, .. } => Some(*phase),
+            _ => None,
+        };
+        if matches!(now, State::CuttingOver { phase: Phase::FinalDelta | Phase::Verify })
+            && self.meddling
+            && self.chance.happens(100)
+        {
+            found.comes_on = Some(clock::now() + delta(self.chance.millis(0, 500)));
+        }
+        if found.phase.is_some() && found.phase == self.dies_in {
+            self.dies_in = None;
+            self.dies_at = Some(self.steps + self.chance.magnitude(60));
+        }
+        let (ran, off) = (found.ran_before && !found.meddled, !found.runs);
+        let snapshot = found.snapshot.as_ref().is_some_and(|open| open.owner == owner);
+        let goes_off = found.goes_off.is_some();
+        if undone && ran && (off || goes_off) {
+            self.violated(format!("{vm} is off, or about to go off, after its cutover was undone"));
+        }
+        if *now == State::Cancelled && ran && off {
+            self.violated(format!("{vm} was given up, and is off"));
+        }
+        if *now == State::Synced && snapshot {
+            self.violated(format!("{vm} lives on a snapshot, and nothing is copied"));
+        }
+        match now {
+            State::Done => self.check_done(owner, vm),
+            State::Cancelled => self.check_cancelled(owner, vm),
+            _ => {}
+        }
+    }
+
+    fn check_done(&mut self, owner: MigrationId, vm: &str) {
+        self.check_left(owner, vm);
+        let (Some(source), Some(made)) = (self.vms.get(vm), self.targets.get(&owner)) else {
+            return self.violated(format!("{vm} is done, and nothing of it is on the target"));
+        };
+        let mut wrong = Vec::new();
+        if source.runs {
+            wrong.push(format!("{vm} is done, and its source runs"));
+        }
+        if !made.exists {
+            wrong.push(format!("{vm} is done, and has no machine on the target"));
+        }
+        if made.noted.is_some() {
+            wrong.push(format!("{vm} is done, and the note of its passes is left on the target"));
+        }
+        for what in wrong {
+            self.violated(what);
+        }
+        self.check_copy(owner, "is done");
+    }
+
+    /// The target holds, durably, what the guest wrote last: whatever a ledger says.
+    pub(super) fn check_copy(&mut self, owner: MigrationId, now: &str) {
+        let Some(made) = self.targets.get(&owner) else { return };
+        let source = made.vm.as_ref().and_then(|vm| self.vms.get(vm));
+        let Some(source) = source else {
+            return self.violated(format!("a target VM {now}, and no source knows it"));
+        };
+        let mut wrong = Vec::new();
+        for (key, pages) in &source.disks {
+            let differing = made.disks.get(key).map(|disk| {
+                let mut blocks = pages.differing(&disk.durable);
+                blocks.extend(pages.differing(&disk.seen));
+                blocks
+            });
+            if differing.as_ref().is_none_or(|blocks| !blocks.is_empty()) {
+                wrong.push(format!("lost: {} {now}, and {key} differs at blocks {differing:?}", source.name));
+            }
+        }
+        for what in wrong {
+            self.violated(what);
+        }
+    }
+
+    fn check_cancelled(&mut self, owner: MigrationId, vm: &str) {
+        self.check_left(owner, vm);
+        if self.targets.get(&owner).is_some_and(|made| made.exists || !made.disks.is_empty()) {
+            self.violated(format!("{vm} was given up, and something of it is left on the target"));
+        }
+    }
+
+    /// Nothing is left behind on the source.
+    fn check_left(&mut self, owner: MigrationId, vm: &str) {
+        let Some(found) = self.vms.get(vm) else { return };
+        let marks: Vec<_> =
+            found.marks.iter().filter(|(_, mark)| mark.owner == owner).map(|(at, _)| at).collect();
+        if !marks.is_empty() || found.snapshot.as_ref().is_some_and(|open| open.owner == owner) {
+            let what = format!("left on the source of {vm}: marks {marks:?}, snapshot {:?}", found.snapshot);
+            self.violated(what);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! One life of the daemon: from its start on what is durable to its death, its shutdown or the end of the simulation.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use tokio_util::sync::CancellationToken;
+use warmd_cbt::{buffer::BufferPool, limit::Limit};
+use warmd_daemon::{
+    clock,
+    metrics::Metrics,
+    migration::{
+        context::Engine,
+        control::Endpoint,
+        manager::{Endpoints, Manager, Opened},
+    },
+    store::Store,
+};
+
+use super::{
+    chance::Chance, durable::Durable, people, scenario::Scenario, source::SimulatedSource,
+    target::SimulatedTarget, world::World,
+};
+
+/// How long owners may take to come to rest after the daemon was asked to end.
+const REST: Duration = Duration::from_mins(10);
+
+/// How a life ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Died,
+    ShutDown,
+    /// Everything is done.
+    Over,
+}
+
+/// What outlives the daemon.
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub(super) scenario: Scenario,
+    pub(super) world: Arc<World>,
+    pub(super) durable: Arc<Mutex<Durable>>,
+    pub(super) database: String,
+    /// When things cease to go wrong.
+    pub(super) calm_from: DateTime<Utc>,
+    /// Decides what people do.
+    pub(super) people: Mutex<Chance>,
+}
+
+/// Runs one life on a clock of its own that begins at `now`, and gives the time at its end.
+pub(super) fn run(stage: &Stage, now: DateTime<Utc>) -> (End, DateTime<Utc>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without threads and sockets");
+    let ended = runtime.block_on(async {
+        clock::set(Some(now));
+        let end = live(stage).await;
+        (end, clock::now())
+    });
+    // Whatever ran is gone in the middle of what it did.
+    drop(runtime);
+    clock::set(None);
+    ended
+}
+
+async fn live(stage: &Stage) -> End {
+    let (world, durable) = (Arc::clone(&stage.world), Arc::clone(&stage.durable));
+    let store = Store::simulated(&stage.database, move |commit| {
+        durable.lock().unwrap_or_else(PoisonError::into_inner).commit(&world, commit)
+    })
+    .expect("the database in memory opens");
+    let shutdown = CancellationToken::new();
+    let started = tokio::select! {
+        biased;
+        () = stage.world.died.notified() => return End::Died,
+        started = Manager::start(store.clone(), endpoints(stage), engine(stage), shutdown.clone()) => started,
+    };
+    let Ok(manager) = started else {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        return End::ShutDown;
+    };
+    let end = tokio::select! {
+        biased;
+        () = stage.world.died.notified() => return End::Died,
+        end = people::act(stage, &manager) => end,
+    };
+    stage.world.truth().note(format_args!("==== the daemon ends: {end:?}"));
+    shutdown.cancel();
+    tokio::select! {
+        biased;
+        () = stage.world.died.notified() => return End::Died,
+        rested = tokio::time::timeout(REST, manager.finish()) => if rested.is_err() {
+            let late = manager.late();
+            stage.world.truth().violated(format!("{late} owners do not come to rest"));
+        }
+    }
+    drop((manager, store));
+    // The writer ends by itself.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    end
+}
+
+fn endpoints(stage: &Stage) -> Endpoints {
+    let endpoint = |name: &str| Endpoint {
+        name: name.to_owned(),
+        kind: "simulated".to_owned(),
+        place: "memory".to_owned(),
+    };
+    let mut endpoints = Endpoints::default();
+    let source = Opened {
+        endpoint: endpoint("s"),
+        limit: Limit::default(),
+        handle: Arc::new(SimulatedSource(Arc::clone(&stage.world))) as _,
+    };
+    let target = Opened {
+        endpoint: endpoint("t"),
+        limit: Limit::default(),
+        handle: Arc::new(SimulatedTarget(Arc::clone(&stage.world))) as _,
+    };
+    endpoints.sources.insert("s".to_owned(), source);
+    endpoints.targets.insert("t".to_owned(), target);
+    endpoints
+}
+
+fn engine(stage: &Stage) -> Engine {
+    Engine {
+        pool: BufferPool::new(stage.scenario.buffers, stage.scenario.settings.chunk),
+        settings: stage.scenario.settings,
+        limit: Limit::default(),
+        audit: stage.scenario.audit,
+        metrics: Metrics::default(),
+    }
+}

@@ -1,0 +1,168 @@
+//! The deterministic simulation: the real driver, ledger, engine and store on a virtual clock, between a simulated source and
+//! target, with everything that can go wrong drawn from a seed.
+//!
+//! Rule: a seed means one run. Nothing of it depends on the machine, its clock or its threads; two runs of a seed leave the
+//! same trace. What must never be is looked for at every step, not at the end.
+//!
+//! ```text
+//! people ─▶ Manager ─▶ Driver ─▶ pass, cutover, verify ─▶ gate ─▶ world: VMs, marks, target disks
+//!                        │                                 │ takes its time, fails, loses the answer, hangs, dies
+//!                        ▼                                 ▼
+//!                      Store ─▶ commit ─▶ durable: is the ledger true? the step legal? the journal complete?
+//! ```
+
+#![allow(clippy::expect_used, reason = "how a test fails")]
+
+mod chance;
+mod durable;
+mod life;
+mod pages;
+mod panics;
+mod people;
+mod scenario;
+mod source;
+mod target;
+mod trace;
+mod world;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, Utc};
+use warmd_daemon::model::phase::Phase;
+
+pub use self::world::Counts;
+use self::{
+    chance::Chance,
+    durable::Durable,
+    life::{End, Stage},
+    pages::Pages,
+    scenario::Scenario,
+    trace::Trace,
+    world::{Truth, Vm, World},
+};
+
+/// What came of a seed.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub seed: u64,
+    /// Of all that happened.
+    pub hash: u64,
+    pub steps: u64,
+    /// Real time.
+    pub took: Duration,
+    pub counts: Counts,
+    /// What must never be, and was.
+    pub violations: Vec<String>,
+}
+
+/// Runs a simulation; all that happens is printed if it `tells`.
+pub fn run(seed: u64, tells: bool) -> Outcome {
+    static DATABASES: AtomicU64 = AtomicU64::new(0);
+    panics::watch();
+    let begun = Instant::now();
+    let mut chance = Chance::new(seed);
+    let scenario = Scenario::new(&mut chance);
+    let database = format!("file:/simulation-{}?vfs=memdb", DATABASES.fetch_add(1, Relaxed));
+    let mut now = DateTime::<Utc>::UNIX_EPOCH;
+    let mut crashes = chance.split();
+    let people = chance.split();
+    let truth = truth(&scenario, &mut chance, tells);
+    let stage = Stage {
+        calm_from: now + world::delta(scenario.chaos),
+        world: World::new(truth),
+        durable: Arc::new(Mutex::new(Durable::new(&database).expect("a database in memory"))),
+        database,
+        people: Mutex::new(people),
+        scenario,
+    };
+    let mut left = stage.scenario.crashes;
+    loop {
+        {
+            let mut truth = stage.world.between_lives();
+            truth.dead = false;
+            if stage.scenario.meddling && now < stage.calm_from && crashes.happens(900) {
+                people::run_unwatched(&mut truth, &mut crashes);
+            }
+            (truth.dies_at, truth.dies_in) = (None, None);
+            if left > 0 && now < stage.calm_from {
+                if crashes.happens(400) {
+                    truth.dies_in = Some(crashes.one_of(&Phase::ALL));
+                } else {
+                    truth.dies_at = Some(truth.steps + crashes.magnitude(1500));
+                }
+            }
+            left = left.saturating_sub(1);
+        }
+        let (end, then) = life::run(&stage, now);
+        now = then;
+        if end == End::Over || !stage.world.between_lives().violations.is_empty() {
+            break;
+        }
+    }
+    let mut truth = stage.world.between_lives();
+    truth.violations.extend(panics::taken());
+    Outcome {
+        seed,
+        hash: truth.trace.hash(),
+        steps: truth.steps,
+        took: begun.elapsed(),
+        counts: truth.counts.clone(),
+        violations: std::mem::take(&mut truth.violations),
+    }
+}
+
+fn truth(scenario: &Scenario, chance: &mut Chance, tells: bool) -> Truth {
+    let vms = scenario.vms.iter().map(|scene| {
+        let disks = scene.disks.iter().map(|(key, size)| {
+            let mut pages = Pages::filled(*size, 0);
+            for _ in 0..chance.below(12) {
+                let len = chance.magnitude((512 << 10).min(*size));
+                let at = chance.below(size - len + 1);
+                pages.fill(at, len, chance.between(0, 3) as u8);
+            }
+            (key.clone(), pages)
+        });
+        let vm = Vm {
+            name: scene.name.clone(),
+            runs: true,
+            heeds_shutdown: scene.heeds_shutdown,
+            goes_off: None,
+            disks: disks.collect(),
+            marks: BTreeMap::new(),
+            marks_made: 0,
+            snapshot: None,
+            images: BTreeMap::new(),
+            ran_before: true,
+            meddled: false,
+            phase: None,
+            comes_on: None,
+        };
+        (scene.name.clone(), vm)
+    });
+    let vms = vms.collect();
+    Truth {
+        chance: chance.split(),
+        faults: scenario.faults,
+        store_faults: scenario.store_faults,
+        steps: 0,
+        dies_at: None,
+        dies_in: None,
+        meddling: scenario.meddling,
+        dead: false,
+        reads_zero: scenario.reads_zero,
+        vms,
+        targets: BTreeMap::new(),
+        ledgers: BTreeMap::new(),
+        states: BTreeMap::new(),
+        counts: Counts::default(),
+        trace: Trace::new(tells),
+        violations: Vec::new(),
+    }
+}

@@ -1,0 +1,115 @@
+//! What a simulated disk holds: blocks that copies share until one of them is written.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use warmd_cbt::units::BLOCK;
+
+const BYTES: usize = BLOCK as usize;
+/// Given to every page that is made, so that equal numbers mean equal bytes, and higher ones later.
+static VERSIONS: AtomicU64 = AtomicU64::new(1);
+
+/// One block; the last one of a disk may be short.
+#[derive(Clone, Debug)]
+struct Page {
+    version: u64,
+    bytes: Arc<Vec<u8>>,
+}
+
+/// A disk's contents.
+#[derive(Clone, Debug)]
+pub(super) struct Pages {
+    size: u64,
+    pages: Vec<Page>,
+}
+
+impl Pages {
+    /// A disk of `size` bytes that holds `byte` everywhere.
+    pub(super) fn filled(size: u64, byte: u8) -> Self {
+        let page = |len| Page { version: VERSIONS.fetch_add(1, Relaxed), bytes: Arc::new(vec![byte; len]) };
+        let (whole, tail) = (size as usize / BYTES, size as usize % BYTES);
+        let full = page(BYTES);
+        let mut pages = vec![full; whole];
+        if tail > 0 {
+            pages.push(page(tail));
+        }
+        Self { size, pages }
+    }
+
+    /// In bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// How many blocks it has.
+    pub(super) fn blocks(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// Fills `into` from `at`.
+    pub(super) fn read(&self, at: u64, into: &mut [u8]) {
+        let mut done = 0;
+        while done < into.len() {
+            let place = at as usize + done;
+            let bytes = &self.pages[place / BYTES].bytes[place % BYTES..];
+            let len = bytes.len().min(into.len() - done);
+            into[done..done + len].copy_from_slice(&bytes[..len]);
+            done += len;
+        }
+    }
+
+    /// Puts `bytes` at `at`.
+    pub(super) fn write(&mut self, at: u64, bytes: &[u8]) {
+        self.change(at, bytes.len(), |page, from| page.copy_from_slice(&bytes[from..from + page.len()]));
+    }
+
+    /// Puts `len` times `byte` at `at`.
+    pub(super) fn fill(&mut self, at: u64, len: u64, byte: u8) {
+        self.change(at, len as usize, |page, _| page.fill(byte));
+    }
+
+    fn change(&mut self, at: u64, len: usize, mut change: impl FnMut(&mut [u8], usize)) {
+        let mut done = 0;
+        while done < len {
+            let place = at as usize + done;
+            let page = &mut self.pages[place / BYTES];
+            page.version = VERSIONS.fetch_add(1, Relaxed);
+            let bytes = Arc::make_mut(&mut page.bytes);
+            let from = place % BYTES;
+            let until = bytes.len().min(from + len - done);
+            change(&mut bytes[from..until], done);
+            done += until - from;
+        }
+    }
+
+    /// Whether a block is all zero.
+    pub(super) fn is_zero(&self, block: usize) -> bool {
+        self.pages[block].bytes.first() == Some(&0) && blank(&self.pages[block].bytes)
+    }
+
+    /// Whether both hold the same in a block.
+    pub(super) fn same(&self, other: &Self, block: usize) -> bool {
+        let (one, two) = (&self.pages[block], &other.pages[block]);
+        one.version == two.version || one.bytes == two.bytes
+    }
+
+    /// The blocks in which they differ.
+    pub(super) fn differing(&self, other: &Self) -> Vec<usize> {
+        (0..self.blocks()).filter(|block| !self.same(other, *block)).collect()
+    }
+
+    /// Takes over each block of `other` that is newer than its own.
+    pub(super) fn take_newer(&mut self, other: &Self) {
+        for (own, theirs) in self.pages.iter_mut().zip(&other.pages) {
+            if theirs.version > own.version {
+                own.clone_from(theirs);
+            }
+        }
+    }
+}
+
+fn blank(bytes: &[u8]) -> bool {
+    bytes[..bytes.len() - 1] == bytes[1..]
+}

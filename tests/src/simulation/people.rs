@@ -1,0 +1,318 @@
+//! Who acts in a simulation beside the daemon: guests, the operator, and others who meddle.
+
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use warmd_daemon::{
+    clock,
+    migration::{control::Control, manager::Manager},
+    model::{
+        phase::Phase,
+        request::{Request, Verdict},
+        state::{Resting, State},
+        view::MigrationView,
+    },
+};
+
+use super::{
+    chance::Chance,
+    life::{End, Stage},
+    scenario::VmScene,
+    target,
+    world::Truth,
+};
+
+/// Virtual time within which all must have come to its end once nothing goes wrong any more.
+const PATIENCE: Duration = Duration::from_hours(6);
+/// What guests write: few values, so that contents come back that were there before.
+const BYTES: [u8; 4] = [0, 1, 2, 3];
+
+/// Acts until everything is done, or the daemon is to be shut down.
+pub(super) async fn act(stage: &Stage, manager: &Arc<Manager>) -> End {
+    let mut chance = stage.people.lock().unwrap_or_else(PoisonError::into_inner).split();
+    let (guests, others) = (chance.split(), chance.split());
+    tokio::select! {
+        biased;
+        end = operate(stage, manager, chance) => end,
+        () = write(stage, guests) => End::Over,
+        () = meddle(stage, others) => End::Over,
+    }
+}
+
+async fn write(stage: &Stage, mut chance: Chance) {
+    loop {
+        tokio::time::sleep(chance.millis(1, stage.scenario.guest_pause)).await;
+        let vm = &stage.scenario.vms[chance.below(stage.scenario.vms.len() as u64) as usize];
+        let (disk, size) = &vm.disks[chance.below(vm.disks.len() as u64) as usize];
+        let len = chance.magnitude((200 << 10).min(*size));
+        let at = chance.below(size - len + 1);
+        // Whole blocks too, so that a hash that was there before comes back.
+        let block = warmd_cbt::units::BLOCK;
+        let (at, len) = if chance.happens(500) {
+            let at = at / block * block;
+            (at, (len.div_ceil(block) * block).min(size - at))
+        } else {
+            (at, len)
+        };
+        stage.world.truth().guest_writes(&vm.name, disk, at, len, chance.one_of(&BYTES));
+    }
+}
+
+async fn operate(stage: &Stage, manager: &Arc<Manager>, mut chance: Chance) -> End {
+    let ends = chance.happens(300).then(|| clock::now() + super::world::delta(chance.millis(1000, 60_000)));
+    let mut asked = 0;
+    while clock::now() < stage.calm_from {
+        tokio::time::sleep(chance.millis(50, 8000)).await;
+        if ends.is_some_and(|ends| clock::now() > ends) {
+            return End::ShutDown;
+        }
+        let Some(view) = pick(manager, &mut chance).await else {
+            apply(stage, manager).await;
+            continue;
+        };
+        let request = chance.weighted(&[
+            (4, Request::Sync),
+            (5, Request::Cutover),
+            (2, Request::AbortCutover),
+            (2, Request::Pause),
+            (5, Request::Resume),
+            (2, Request::Verify),
+            (1, Request::Cancel),
+        ]);
+        if request == Request::Cancel && chance.happens(800) {
+            continue;
+        }
+        asked += 1;
+        ask(stage, manager, &view, request, asked).await;
+        if chance.happens(100) {
+            apply(stage, manager).await;
+        }
+    }
+    finish(stage, manager, asked).await;
+    End::Over
+}
+
+/// Nothing goes wrong any more: everything must come to its end.
+async fn finish(stage: &Stage, manager: &Arc<Manager>, mut asked: u32) {
+    {
+        let mut truth = stage.world.truth();
+        (truth.faults, truth.store_faults, truth.meddling) = (0, 0, false);
+        (truth.dies_at, truth.dies_in) = (None, None);
+        truth.note(format_args!("==== nothing goes wrong any more"));
+    }
+    let until = clock::now() + super::world::delta(PATIENCE);
+    loop {
+        let views = manager.migrations(None).await.unwrap_or_default();
+        let mut open = 0;
+        for scene in &stage.scenario.vms {
+            let last = views.iter().rfind(|view| view.vm_name == scene.name);
+            let Some(view) = last else {
+                open += 1;
+                apply(stage, manager).await;
+                continue;
+            };
+            if view.state.is_final() {
+                // One that was given up in the middle is moved in the end.
+                if view.state == State::Cancelled && !scene.give_up {
+                    open += 1;
+                    apply(stage, manager).await;
+                }
+                continue;
+            }
+            open += 1;
+            if let Some(request) = wanted(stage, scene, view) {
+                asked += 1;
+                ask(stage, manager, view, request, asked).await;
+            }
+        }
+        if open == 0 {
+            break;
+        }
+        if clock::now() > until {
+            let states: Vec<_> =
+                views.iter().map(|view| format!("{} {}", view.vm_name, view.state)).collect();
+            stage.world.truth().violated(format!("not done in {PATIENCE:?}: {}", states.join(", ")));
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    }
+}
+
+/// What brings a migration on to its end.
+fn wanted(stage: &Stage, scene: &VmScene, view: &MigrationView) -> Option<Request> {
+    match &view.state {
+        State::Failed { from: Resting::Watch, .. } => {
+            // As the failure asks: it is started there by hand.
+            target::start(&mut stage.world.truth(), view.id).ok();
+            Some(Request::Resume)
+        }
+        State::Paused { .. } | State::Failed { .. } if !scene.give_up => Some(Request::Resume),
+        State::Paused { .. }
+        | State::Failed { from: Resting::Preparing | Resting::Seeding | Resting::Synced, .. } => {
+            Some(Request::Cancel)
+        }
+        State::Failed { .. } => Some(Request::Resume),
+        State::Synced => {
+            // Who does not heed a request to shut down is stopped by hand.
+            if let Some(vm) = stage.world.truth().vms.get_mut(&scene.name) {
+                vm.heeds_shutdown = true;
+            }
+            Some(if scene.give_up { Request::Cancel } else { Request::Cutover })
+        }
+        _ => None,
+    }
+}
+
+async fn pick(manager: &Arc<Manager>, chance: &mut Chance) -> Option<MigrationView> {
+    let views = manager.migrations(None).await.unwrap_or_default();
+    let at = chance.below(views.len() as u64) as usize;
+    views.into_iter().nth(at)
+}
+
+async fn apply(stage: &Stage, manager: &Arc<Manager>) {
+    let applied = manager.apply_plan(stage.scenario.plan.clone(), "planner").await;
+    let mut truth = stage.world.truth();
+    match applied {
+        Ok(applied) => {
+            let (started, kept) = (applied.started.len(), applied.kept.len());
+            truth.note(format_args!("plan applied: {started} started, {kept} kept"));
+        }
+        Err(error) => truth.note(format_args!("plan not applied: {error}")),
+    }
+}
+
+async fn ask(stage: &Stage, manager: &Arc<Manager>, view: &MigrationView, request: Request, asked: u32) {
+    let by = format!("operator {} of {asked}", clock::now().timestamp_micros());
+    let before = stage.world.truth().counts.0.get("store faults").copied();
+    let Ok(verdict) = manager.request(view.id, request, &by).await else { return };
+    let mut truth = stage.world.truth();
+    let name = truth.name(view.id);
+    truth.note(format_args!("{} of {name}: {verdict:?}", request.name()));
+    let durable = stage.durable.lock().unwrap_or_else(PoisonError::into_inner);
+    let lines: Vec<_> = durable.journal.iter().map(|(_, line)| line).filter(|line| line.by == by).collect();
+    let asked = lines.iter().any(|line| line.kind == "request");
+    let moved = lines.iter().any(|line| line.kind == "state");
+    // What was refused while the journal could not be written changed nothing.
+    let excused = before != truth.counts.0.get("store faults").copied() && verdict != Verdict::Accepted;
+    if !asked && !excused {
+        truth.violated(format!("the journal does not tell of {} ({verdict:?})", request.name()));
+    }
+    if verdict == Verdict::Accepted && request != Request::Verify && !moved {
+        truth.violated(format!("{} was accepted, and nothing of it is durable", request.name()));
+    }
+}
+
+/// Others change what they should not, while things go wrong.
+async fn meddle(stage: &Stage, mut chance: Chance) {
+    loop {
+        tokio::time::sleep(chance.millis(1000, 15_000)).await;
+        if !stage.scenario.meddling || clock::now() >= stage.calm_from {
+            break;
+        }
+        let name = stage.scenario.vms[chance.below(stage.scenario.vms.len() as u64) as usize].name.clone();
+        match chance.below(5) {
+            0 => lose_marks(stage, &name),
+            1 | 2 => change_power(stage, &name),
+            3 => cut_target(stage, &mut chance),
+            _ => write_to_target(stage, &mut chance),
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
+fn lose_marks(stage: &Stage, name: &str) {
+    let mut truth = stage.world.truth();
+    let Some(vm) = truth.vms.get_mut(name) else { return };
+    vm.marks.clear();
+    truth.counts.add("marks lost");
+    truth.note(format_args!("{name} loses its marks"));
+}
+
+/// Somebody powers a VM off or on; not where no daemon could hinder that both run.
+fn change_power(stage: &Stage, name: &str) {
+    let mut truth = stage.world.truth();
+    let of_vm = |truth: &Truth| -> Vec<State> {
+        let theirs = truth.ledgers.iter().filter(|(_, ledger)| ledger.vm == name).map(|((id, _), _)| *id);
+        theirs.filter_map(|id| truth.states.get(&id).cloned()).collect()
+    };
+    let states = of_vm(&truth);
+    let cuts = states.iter().any(|state| matches!(state, State::CuttingOver { .. } | State::Undoing { .. }));
+    let late = states.iter().any(|state| match state {
+        State::CuttingOver { phase } | State::Undoing { phase, .. } => *phase >= Phase::CreateVm,
+        State::Failed { from, .. } => from.past_no_return(),
+        State::Done => true,
+        _ => false,
+    });
+    let Some(vm) = truth.vms.get_mut(name) else { return };
+    if late || (vm.runs && cuts) {
+        return;
+    }
+    (vm.runs, vm.meddled, vm.goes_off) = (!vm.runs, true, None);
+    let runs = vm.runs;
+    if runs {
+        vm.spoil();
+    }
+    truth.counts.add("power changes");
+    truth.note(format_args!("somebody changes the power of {name}: runs {runs}"));
+    truth.check_power();
+}
+
+/// While there is no daemon somebody starts a VM that a cutover has stopped, lets it write, and stops it again.
+pub(super) fn run_unwatched(truth: &mut Truth, chance: &mut Chance) {
+    let stopped = truth.ledgers.iter().find_map(|((id, _), ledger)| {
+        // From the target's start on nobody could hinder that both run.
+        let early = match truth.states.get(id) {
+            Some(State::CuttingOver { phase }) => *phase <= Phase::CreateVm,
+            _ => false,
+        };
+        let vm = truth.vms.get(&ledger.vm).filter(|vm| early && !vm.runs && vm.goes_off.is_none())?;
+        Some((vm.name.clone(), vm.disks.iter().map(|(key, pages)| (key.clone(), pages.size())).next()?))
+    });
+    let Some((name, (disk, size))) = stopped else { return };
+    let runs = |truth: &mut Truth, runs| truth.vms.get_mut(&name).map(|vm| vm.runs = runs);
+    runs(truth, true);
+    truth.guest_writes(&name, &disk, 0, size.min(70_000), chance.one_of(&BYTES));
+    runs(truth, false);
+    truth.counts.add("runs that nobody saw");
+}
+
+/// The target's host loses power, and with it whatever was not flushed; it is up again at once.
+fn cut_target(stage: &Stage, chance: &mut Chance) {
+    let mut truth = stage.world.truth();
+    let count = truth.targets.len() as u64;
+    let Some(made) = truth.targets.values_mut().nth(chance.below(count) as usize).filter(|made| !made.runs)
+    else {
+        return;
+    };
+    for disk in made.disks.values_mut() {
+        disk.seen = disk.durable.clone();
+        disk.generation += 1;
+    }
+    truth.counts.add("target power cuts");
+    truth.note(format_args!("the target loses what was not flushed"));
+}
+
+/// Somebody writes to a target's disk; a verification must find it.
+fn write_to_target(stage: &Stage, chance: &mut Chance) {
+    use warmd_daemon::model::plan::VerifyMode;
+    let mut truth = stage.world.truth();
+    let count = truth.targets.len() as u64;
+    let Some(id) = truth.targets.keys().nth(chance.below(count) as usize).copied() else { return };
+    // From the verification on there is nobody who would look.
+    let early = matches!(truth.states.get(&id), Some(State::Synced | State::Syncing | State::Paused { .. }));
+    if stage.scenario.plan.verify.mode == VerifyMode::None || !early {
+        return;
+    }
+    let Some(made) = truth.targets.get_mut(&id) else { return };
+    let disks = made.disks.len() as u64;
+    let Some(disk) = made.disks.values_mut().nth(chance.below(disks) as usize) else { return };
+    let (block, byte) = (chance.below(disk.seen.blocks() as u64), chance.one_of(&BYTES));
+    let at = block * warmd_cbt::units::BLOCK;
+    disk.seen.fill(at, 100, byte);
+    disk.durable.fill(at, 100, byte);
+    disk.tainted.insert(block as usize);
+    truth.counts.add("writes to targets");
+    truth.note(format_args!("somebody writes to block {block} of a target's disk"));
+}

@@ -1,0 +1,361 @@
+//! The simulated target.
+
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use warmd_cbt::{
+    buffer::Buffer,
+    disk::{Allocation, DiskError, ErrorKind, Operation, ReadDisk, WriteDisk},
+    units::{BLOCK, Extent, Length, Offset},
+};
+use warmd_daemon::{
+    clock,
+    model::id::MigrationId,
+    targets::{CreateMachine, DiskSpec, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind},
+};
+
+use super::{
+    pages::Pages,
+    world::{Fate, TargetDisk, Truth, World, delta},
+};
+
+/// A target in the world.
+#[derive(Clone, Debug)]
+pub(super) struct SimulatedTarget(pub Arc<World>);
+
+fn failed(call: &'static str, kind: TargetErrorKind) -> TargetError {
+    TargetError::new(kind, call, "a fault of the simulation")
+}
+
+impl SimulatedTarget {
+    /// Goes through the gate; whether the answer is to be lost.
+    async fn begin(&self, call: &'static str) -> Result<bool, TargetError> {
+        match self.0.gate(call).await {
+            Fate::Done => Ok(false),
+            Fate::Lost => Ok(true),
+            Fate::Hung if self.0.truth().chance.happens(500) => Ok(true),
+            Fate::Hung => Err(failed(call, TargetErrorKind::Timeout)),
+            Fate::Failed => {
+                use TargetErrorKind as K;
+                let kinds = [(4, K::Failed), (4, K::Unreachable), (1, K::Refused), (1, K::NoSpace)];
+                Err(failed(call, self.0.truth().chance.weighted(&kinds)))
+            }
+        }
+    }
+
+    async fn end<T>(&self, call: &'static str, lost: bool, answer: T) -> Result<T, TargetError> {
+        self.0.leave().await;
+        if lost { Err(failed(call, TargetErrorKind::Timeout)) } else { Ok(answer) }
+    }
+}
+
+#[async_trait]
+impl Target for SimulatedTarget {
+    async fn check(&self) -> Result<String, TargetError> {
+        let lost = self.begin("target.check").await?;
+        self.end("target.check", lost, "simulated".to_owned()).await
+    }
+
+    async fn prepare(
+        &self,
+        owner: MigrationId,
+        disks: &[DiskSpec],
+    ) -> Result<Vec<PreparedDisk>, TargetError> {
+        let lost = self.begin("target.prepare").await?;
+        let made = {
+            let mut truth = self.0.truth();
+            let zero = truth.reads_zero;
+            let known = &mut truth.targets.entry(owner).or_default().disks;
+            let made = disks.iter().map(|disk| {
+                let found = known.entry(disk.key.0.clone()).or_insert_with(|| {
+                    // One that is not known to read as zeroes holds what somebody left.
+                    let pages = Pages::filled(disk.size.0, if zero { 0 } else { 2 });
+                    let durable = pages.clone();
+                    TargetDisk { seen: pages, durable, generation: 0, tainted: [].into(), fresh: true }
+                });
+                let reads_zero = zero && found.fresh;
+                PreparedDisk { key: disk.key.clone(), location: format!("memory:{}", disk.key), reads_zero }
+            });
+            let made: Vec<_> = made.collect();
+            truth.note(format_args!("{} disks are prepared", made.len()));
+            made
+        };
+        self.end("target.prepare", lost, made).await
+    }
+
+    async fn open(&self, owner: MigrationId, disk: &DiskSpec) -> Result<Arc<dyn WriteDisk>, TargetError> {
+        let lost = self.begin("target.open").await?;
+        let generation = {
+            let truth = self.0.truth();
+            let found = truth.targets.get(&owner).and_then(|made| made.disks.get(&disk.key.0));
+            found.ok_or_else(|| failed("target.open", TargetErrorKind::NotFound))?.generation
+        };
+        let generation = Mutex::new(generation);
+        let writer = Writer {
+            world: Arc::clone(&self.0),
+            owner,
+            key: disk.key.0.clone(),
+            size: disk.size,
+            generation,
+        };
+        self.end("target.open", lost, Arc::new(writer) as _).await
+    }
+
+    async fn create(&self, request: &CreateMachine) -> Result<(), TargetError> {
+        let lost = self.begin("target.create").await?;
+        {
+            let mut truth = self.0.truth();
+            let made = truth.targets.entry(request.owner).or_default();
+            let missing = request.disks.iter().any(|disk| !made.disks.contains_key(&disk.key.0));
+            (made.exists, made.vm) = (true, Some(request.machine.id.0.clone()));
+            if missing {
+                truth.violated("the machine is created without all of its disks".to_owned());
+            }
+            truth.note(format_args!("{} is created on the target", request.name));
+        }
+        self.end("target.create", lost, ()).await
+    }
+
+    async fn start(&self, owner: MigrationId) -> Result<(), TargetError> {
+        let lost = self.begin("target.start").await?;
+        start(&mut self.0.truth(), owner)?;
+        self.end("target.start", lost, ()).await
+    }
+
+    async fn look(&self, owner: MigrationId) -> Result<MachineState, TargetError> {
+        let lost = self.begin("target.look").await?;
+        let state = {
+            let truth = self.0.truth();
+            match truth.targets.get(&owner) {
+                None => MachineState::Absent,
+                Some(made) if !made.exists => MachineState::Absent,
+                Some(made) if !made.runs => MachineState::Stopped,
+                Some(made) if made.comes_up.is_some_and(|at| at > clock::now()) => MachineState::Starting,
+                Some(_) => MachineState::Running,
+            }
+        };
+        self.end("target.look", lost, state).await
+    }
+
+    async fn discard_machine(&self, owner: MigrationId) -> Result<(), TargetError> {
+        let lost = self.begin("target.discard-machine").await?;
+        {
+            let mut truth = self.0.truth();
+            if let Some(made) = truth.targets.get_mut(&owner) {
+                (made.exists, made.runs, made.dies) = (false, false, None);
+            }
+            truth.note(format_args!("the machine is discarded"));
+        }
+        self.end("target.discard-machine", lost, ()).await
+    }
+
+    async fn discard_disks(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<(), TargetError> {
+        let lost = self.begin("target.discard-disks").await?;
+        {
+            let mut truth = self.0.truth();
+            if let Some(made) = truth.targets.get_mut(&owner) {
+                if made.exists {
+                    return Err(failed("target.discard-disks", TargetErrorKind::Refused));
+                }
+                made.disks.retain(|key, _| !disks.iter().any(|disk| disk.key.0 == *key));
+                made.noted = None;
+            }
+            truth.note(format_args!("the disks are discarded"));
+        }
+        self.end("target.discard-disks", lost, ()).await
+    }
+
+    async fn note_pass(&self, owner: MigrationId, pass: Option<u32>) -> Result<(), TargetError> {
+        let lost = self.begin("target.note-pass").await?;
+        self.0.truth().targets.entry(owner).or_default().noted = pass;
+        self.end("target.note-pass", lost, ()).await
+    }
+
+    async fn noted_pass(&self, owner: MigrationId) -> Result<Option<u32>, TargetError> {
+        let lost = self.begin("target.noted-pass").await?;
+        let noted = self.0.truth().targets.get(&owner).and_then(|made| made.noted);
+        self.end("target.noted-pass", lost, noted).await
+    }
+}
+
+/// Starts the machine, as the daemon asks, or as a person does.
+pub(super) fn start(truth: &mut Truth, owner: MigrationId) -> Result<(), TargetError> {
+    let (up, dies) = (truth.chance.millis(0, 3000), truth.chance.millis(0, 20_000));
+    let dies = (truth.faults > 0 && truth.chance.happens(50)).then_some(dies);
+    let now = clock::now();
+    let made = truth.targets.get_mut(&owner).filter(|made| made.exists);
+    let made = made.ok_or_else(|| failed("target.start", TargetErrorKind::NotFound))?;
+    if !made.runs {
+        made.runs = true;
+        made.comes_up = Some(now + delta(up));
+        made.dies = dies.map(|span| now + delta(span));
+        truth.note(format_args!("a target VM starts"));
+        truth.check_copy(owner, "starts");
+    }
+    truth.check_power();
+    Ok(())
+}
+
+/// A handle on a target's disk.
+struct Writer {
+    world: Arc<World>,
+    owner: MigrationId,
+    key: String,
+    size: Length,
+    /// The power cut before which everything written by this handle is known to be flushed.
+    generation: Mutex<u64>,
+}
+
+impl Writer {
+    fn fail<T>(&self, kind: ErrorKind, operation: Operation, extent: Option<Extent>) -> Result<T, DiskError> {
+        Err(DiskError::new(kind, operation, &self.key, extent, "a fault of the simulation"))
+    }
+
+    async fn begin(&self, operation: Operation, extent: Option<Extent>) -> Result<bool, DiskError> {
+        let call = match operation {
+            Operation::Write | Operation::WriteZeroes => "target.write",
+            Operation::Flush => "target.flush",
+            _ => "target.read",
+        };
+        match self.world.gate(call).await {
+            Fate::Done => Ok(false),
+            Fate::Lost => Ok(true),
+            Fate::Hung if self.world.truth().chance.happens(500) => Ok(true),
+            Fate::Hung => self.fail(ErrorKind::Timeout, operation, extent),
+            Fate::Failed => {
+                use ErrorKind as K;
+                let kinds =
+                    [(4, K::Connection), (4, K::Media), (1, K::Protocol), (1, K::Refused), (1, K::NoSpace)];
+                let kind = self.world.truth().chance.weighted(&kinds);
+                self.fail(kind, operation, extent)
+            }
+        }
+    }
+
+    /// Changes the disk, if it is there, and may be written where it is.
+    fn write_now(
+        &self,
+        operation: Operation,
+        extent: Extent,
+        change: impl FnOnce(&mut Pages),
+    ) -> Result<(), DiskError> {
+        let mut truth = self.world.truth();
+        let key = (self.owner, self.key.clone());
+        let wrong = truth.ledgers.get(&key).and_then(|ledger| {
+            let blocks = || extent.blocks().map(|block| block as usize);
+            let settled = blocks().find(|block| !ledger.pending.contains(block));
+            let trusted = blocks().find(|block| ledger.trusted.contains(block));
+            settled.map(|block| (block, "not pending")).or(trusted.map(|block| (block, "trusted")))
+        });
+        if let Some((block, why)) = wrong {
+            truth.violated(format!("block {block} of {} is written, and is {why}", self.key));
+        }
+        let Some(made) = truth.targets.get_mut(&self.owner) else {
+            return self.fail(ErrorKind::Connection, operation, Some(extent));
+        };
+        let runs = made.runs;
+        let Some(disk) = made.disks.get_mut(&self.key) else {
+            return self.fail(ErrorKind::Connection, operation, Some(extent));
+        };
+        change(&mut disk.seen);
+        disk.fresh = false;
+        // A whole block that is written is as it should be again.
+        for block in extent.blocks() {
+            disk.tainted.remove(&(block as usize));
+        }
+        if runs {
+            truth.violated(format!("{} is written while the target VM runs", self.key));
+        }
+        Ok(())
+    }
+
+    async fn end<T>(&self, operation: Operation, lost: bool, answer: T) -> Result<T, DiskError> {
+        self.world.leave().await;
+        if lost { self.fail(ErrorKind::Timeout, operation, None) } else { Ok(answer) }
+    }
+}
+
+#[async_trait]
+impl ReadDisk for Writer {
+    fn size(&self) -> Length {
+        self.size
+    }
+
+    async fn read(&self, at: Offset, mut buffer: Buffer) -> Result<Buffer, DiskError> {
+        let extent = Extent::new(at, Length(buffer.len() as u64));
+        let lost = self.begin(Operation::Read, extent).await?;
+        {
+            let truth = self.world.truth();
+            let found = truth.targets.get(&self.owner).and_then(|made| made.disks.get(&self.key));
+            let Some(disk) = found else { return self.fail(ErrorKind::Connection, Operation::Read, extent) };
+            disk.seen.read(at.0, &mut buffer);
+        }
+        self.end(Operation::Read, lost, buffer).await
+    }
+
+    async fn allocation(&self, extent: Extent) -> Result<Vec<Allocation>, DiskError> {
+        let lost = self.begin(Operation::Allocation, Some(extent)).await?;
+        let answer = {
+            let mut truth = self.world.truth();
+            let knows = truth.chance.happens(700);
+            let found = truth.targets.get(&self.owner).and_then(|made| made.disks.get(&self.key));
+            let Some(disk) = found else {
+                return self.fail(ErrorKind::Connection, Operation::Allocation, Some(extent));
+            };
+            let start = extent.start();
+            let end = ((start.0 / BLOCK + 1) * BLOCK).min(extent.end().0);
+            let zero = knows && disk.seen.is_zero((start.0 / BLOCK) as usize);
+            let part = Extent::new(start, Length(end - start.0));
+            part.into_iter().map(|extent| Allocation { extent, zero }).collect()
+        };
+        self.end(Operation::Allocation, lost, answer).await
+    }
+}
+
+#[async_trait]
+impl WriteDisk for Writer {
+    async fn write(&self, at: Offset, buffer: Buffer, range: Range<usize>) -> Result<Buffer, DiskError> {
+        let extent = Extent::new(at, Length(range.len() as u64));
+        let lost = self.begin(Operation::Write, extent).await?;
+        if let Some(extent) = extent {
+            self.write_now(Operation::Write, extent, |pages| pages.write(at.0, &buffer[range]))?;
+        }
+        self.end(Operation::Write, lost, buffer).await
+    }
+
+    async fn write_zeroes(&self, extent: Extent) -> Result<(), DiskError> {
+        let lost = self.begin(Operation::WriteZeroes, Some(extent)).await?;
+        self.write_now(Operation::WriteZeroes, extent, |pages| {
+            pages.fill(extent.start().0, extent.len().0, 0);
+        })?;
+        self.end(Operation::WriteZeroes, lost, ()).await
+    }
+
+    async fn flush(&self) -> Result<(), DiskError> {
+        // Only what was written before the call is made durable.
+        let before = {
+            let truth = self.world.truth();
+            let found = truth.targets.get(&self.owner).and_then(|made| made.disks.get(&self.key));
+            found.map(|disk| (disk.seen.clone(), disk.generation))
+        };
+        let lost = self.begin(Operation::Flush, None).await?;
+        {
+            let mut truth = self.world.truth();
+            let found = truth.targets.get_mut(&self.owner).and_then(|made| made.disks.get_mut(&self.key));
+            let (Some(disk), Some((seen, generation))) = (found, before) else {
+                return self.fail(ErrorKind::Connection, Operation::Flush, None);
+            };
+            let mut known = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
+            if *known != disk.generation || generation != disk.generation {
+                *known = disk.generation;
+                return self.fail(ErrorKind::Connection, Operation::Flush, None);
+            }
+            disk.durable.take_newer(&seen);
+            truth.check_disk(self.owner, &self.key);
+        }
+        self.end(Operation::Flush, lost, ()).await
+    }
+}

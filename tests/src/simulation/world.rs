@@ -1,0 +1,351 @@
+//! What is true in a simulation, of both sides and of the daemon's durable state, and the gate that every call goes through.
+//!
+//! Rule: it outlives the daemon. Whatever a call does happens at one moment, and only while the daemon lives: once it is
+//! dead, nothing of it has an effect any more, and no call of it returns.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::Notify;
+use warmd_daemon::{
+    clock,
+    model::{id::MigrationId, phase::Phase},
+};
+
+use super::{chance::Chance, pages::Pages, trace::Trace};
+
+/// The granule of the simulated change tracking, in bytes.
+pub(super) const TRACKED: u64 = 4096;
+
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It does what it should.
+    Done,
+    /// It does what it should, and then says that it failed.
+    Lost,
+    /// It fails; how is drawn by who is called.
+    Failed,
+    /// It says nothing until its deadline, and then that it failed; it does what it should in every second case.
+    Hung,
+}
+
+/// One VM, its source's and its targets' side.
+#[derive(Debug)]
+pub(super) struct Vm {
+    pub(super) name: String,
+    pub(super) runs: bool,
+    pub(super) heeds_shutdown: bool,
+    /// It was asked to shut down, and is off from then on.
+    pub(super) goes_off: Option<DateTime<Utc>>,
+    pub(super) disks: BTreeMap<String, Pages>,
+    pub(super) marks: BTreeMap<u64, Mark>,
+    pub(super) marks_made: u64,
+    pub(super) snapshot: Option<Open>,
+    /// Contents of all snapshots that ever were, by mark.
+    pub(super) images: BTreeMap<u64, BTreeMap<String, Pages>>,
+    /// Whether it ran when the last cutover began.
+    pub(super) ran_before: bool,
+    /// Others have changed its power since.
+    pub(super) meddled: bool,
+    /// Where its cutover is, if one runs.
+    pub(super) phase: Option<Phase>,
+    /// Somebody starts it then, if its cutover has not come too far.
+    pub(super) comes_on: Option<DateTime<Utc>>,
+}
+
+/// A point in time since which changes are kept.
+#[derive(Debug)]
+pub(super) struct Mark {
+    pub(super) owner: MigrationId,
+    pub(super) changed: BTreeSet<(String, u64)>,
+}
+
+/// A snapshot that is open.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) owner: MigrationId,
+    pub(super) mark: u64,
+    pub(super) is_final: bool,
+    /// The VM ran while its final state was read.
+    pub(super) spoiled: bool,
+}
+
+/// What a migration has on the target.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    /// Of which VM the machine was created.
+    pub(super) vm: Option<String>,
+    pub(super) exists: bool,
+    pub(super) runs: bool,
+    pub(super) comes_up: Option<DateTime<Utc>>,
+    pub(super) dies: Option<DateTime<Utc>>,
+    pub(super) noted: Option<u32>,
+    pub(super) disks: BTreeMap<String, TargetDisk>,
+}
+
+/// A disk on the target.
+#[derive(Debug)]
+pub(super) struct TargetDisk {
+    pub(super) seen: Pages,
+    /// What is left of it after a power cut.
+    pub(super) durable: Pages,
+    /// Counts the power cuts.
+    pub(super) generation: u64,
+    /// Blocks that others wrote to.
+    pub(super) tainted: BTreeSet<usize>,
+    pub(super) fresh: bool,
+}
+
+/// What the durable state says of a disk's ledger.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LedgerSeen {
+    pub(super) vm: String,
+    pub(super) anchor: Option<String>,
+    pub(super) pending: BTreeSet<usize>,
+    pub(super) trusted: BTreeSet<usize>,
+}
+
+/// What happened how often.
+#[derive(Clone, Debug, Default)]
+pub struct Counts(pub BTreeMap<&'static str, u64>);
+
+impl Counts {
+    /// Counts one more.
+    pub(super) fn add(&mut self, what: &'static str) {
+        *self.0.entry(what).or_default() += 1;
+    }
+}
+
+/// The truth.
+#[derive(Debug)]
+pub(super) struct Truth {
+    pub(super) chance: Chance,
+    /// How often calls fail, in 1000.
+    pub(super) faults: u64,
+    pub(super) store_faults: u64,
+    pub(super) steps: u64,
+    /// The step at which the daemon dies.
+    pub(super) dies_at: Option<u64>,
+    /// The phase of a cutover in which it dies.
+    pub(super) dies_in: Option<Phase>,
+    pub(super) dead: bool,
+    /// Others change what they should not.
+    pub(super) meddling: bool,
+    pub(super) reads_zero: bool,
+    pub(super) vms: BTreeMap<String, Vm>,
+    pub(super) targets: BTreeMap<MigrationId, Made>,
+    pub(super) ledgers: BTreeMap<(MigrationId, String), LedgerSeen>,
+    /// Names of the states that the durable state has migrations in.
+    pub(super) states: BTreeMap<MigrationId, warmd_daemon::model::state::State>,
+    pub(super) counts: Counts,
+    pub(super) trace: Trace,
+    /// What must never be, and was.
+    pub(super) violations: Vec<String>,
+}
+
+/// The world; everybody shares it.
+#[derive(Debug)]
+pub(super) struct World {
+    truth: Mutex<Truth>,
+    pub(super) died: Notify,
+}
+
+impl World {
+    /// A world in which `truth` is true.
+    pub(super) fn new(truth: Truth) -> Arc<Self> {
+        Arc::new(Self { truth: Mutex::new(truth), died: Notify::new() })
+    }
+
+    /// Looks at the truth, or changes it.
+    pub(super) fn truth(&self) -> MutexGuard<'_, Truth> {
+        let mut truth = self.between_lives();
+        truth.settle();
+        truth
+    }
+
+    /// Looks at the truth while no clock runs.
+    pub(super) fn between_lives(&self) -> MutexGuard<'_, Truth> {
+        self.truth.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The beginning of a call: it takes its time, and then its fate is known. Never returns once the daemon is dead.
+    pub(super) async fn gate(&self, call: &'static str) -> Fate {
+        let (fate, span) = {
+            let mut truth = self.truth();
+            let faults = truth.faults;
+            let chance = &mut truth.chance;
+            let mut span = match chance.below(100) {
+                0..60 => Duration::ZERO,
+                60..97 => chance.millis(1, 20),
+                _ => chance.millis(20, 400),
+            };
+            let fate = if chance.happens(faults) {
+                chance.weighted(&[(5, Fate::Failed), (3, Fate::Lost), (2, Fate::Hung)])
+            } else {
+                Fate::Done
+            };
+            if fate == Fate::Hung {
+                span = chance.millis(1000, 8000);
+            }
+            (fate, span)
+        };
+        if !span.is_zero() {
+            tokio::time::sleep(span).await;
+        }
+        if self.step() {
+            std::future::pending::<()>().await;
+        }
+        if fate != Fate::Done {
+            let mut truth = self.truth();
+            truth.counts.add("faults");
+            truth.note(format_args!("{call}: {fate:?}"));
+        }
+        fate
+    }
+
+    /// The end of a call, after its effect.
+    pub(super) async fn leave(&self) {
+        if self.step() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// One step of the daemon; true if it is dead now.
+    pub(super) fn step(&self) -> bool {
+        let mut truth = self.truth();
+        truth.steps += 1;
+        if !truth.dead && truth.dies_at.is_some_and(|at| truth.steps >= at) {
+            truth.die();
+            self.died.notify_one();
+        }
+        truth.dead
+    }
+}
+
+impl Vm {
+    /// It runs while its final state is read, if it is.
+    pub(super) fn spoil(&mut self) {
+        if let Some(open) = &mut self.snapshot {
+            open.spoiled = true;
+        }
+    }
+}
+
+impl Truth {
+    /// The daemon dies.
+    pub(super) fn die(&mut self) {
+        self.dead = true;
+        self.dies_at = None;
+        self.counts.add("crashes");
+        self.note(format_args!("==== the daemon dies"));
+    }
+
+    /// A line of the trace.
+    pub(super) fn note(&mut self, line: std::fmt::Arguments<'_>) {
+        self.trace.note(clock::now(), line);
+    }
+
+    /// Something that must never be.
+    pub(super) fn violated(&mut self, what: String) {
+        self.note(format_args!("VIOLATED: {what}"));
+        self.violations.push(what);
+    }
+
+    /// Brings about what time has brought about.
+    fn settle(&mut self) {
+        let now = clock::now();
+        for vm in self.vms.values_mut() {
+            if vm.goes_off.is_some_and(|at| at <= now) {
+                vm.goes_off = None;
+                vm.runs = false;
+                self.trace.note(now, format_args!("{} went off", vm.name));
+            }
+            if vm.comes_on.is_some_and(|at| at <= now) {
+                vm.comes_on = None;
+                // From here on nobody could hinder that both run.
+                let late = vm.phase.is_none_or(|phase| phase >= Phase::CreateVm);
+                if self.meddling && !late && !vm.runs && vm.goes_off.is_none() {
+                    (vm.runs, vm.meddled) = (true, true);
+                    vm.spoil();
+                    self.counts.add("starts in a cutover");
+                    self.trace.note(now, format_args!("somebody starts {}", vm.name));
+                }
+            }
+        }
+        for made in self.targets.values_mut() {
+            if made.dies.is_some_and(|at| at <= now) {
+                (made.dies, made.runs) = (None, false);
+                self.counts.add("target VMs died");
+                self.trace.note(now, format_args!("a target VM died"));
+            }
+        }
+    }
+
+    /// Both VMs never run.
+    pub(super) fn check_power(&mut self) {
+        let both = self.targets.values().filter(|made| made.runs).filter_map(|made| made.vm.as_ref());
+        let both: Vec<_> = both.filter(|vm| self.vms.get(*vm).is_some_and(|vm| vm.runs)).cloned().collect();
+        for vm in both {
+            self.violated(format!("both run: {vm} on the source and on the target"));
+        }
+    }
+
+    /// The name of a migration in the trace: by its age, not by its id, which differs from run to run.
+    pub(super) fn name(&self, id: MigrationId) -> String {
+        let older = self.states.keys().filter(|other| **other < id).count();
+        format!("m{older}")
+    }
+
+    /// The guest writes, if it runs.
+    pub(super) fn guest_writes(&mut self, vm: &str, disk: &str, at: u64, len: u64, byte: u8) {
+        let Some(vm) = self.vms.get_mut(vm).filter(|vm| vm.runs) else { return };
+        let Some(pages) = vm.disks.get_mut(disk) else { return };
+        pages.fill(at, len, byte);
+        for mark in vm.marks.values_mut() {
+            for granule in at / TRACKED..(at + len).div_ceil(TRACKED) {
+                mark.changed.insert((disk.to_owned(), granule));
+            }
+        }
+        let name = vm.name.clone();
+        self.counts.add("guest writes");
+        self.note(format_args!("{name} writes {len} times {byte} at {at} of {disk}"));
+    }
+
+    /// Compares what the durable state says of a disk with what the target holds, now and after a power cut.
+    pub(super) fn check_disk(&mut self, owner: MigrationId, disk: &str) {
+        let key = (owner, disk.to_owned());
+        let (Some(ledger), Some(made)) = (self.ledgers.get(&key), self.targets.get(&owner)) else { return };
+        let Some(anchor) = ledger.anchor.as_ref().and_then(|anchor| anchor.parse::<u64>().ok()) else {
+            return;
+        };
+        let Some(image) =
+            self.vms.get(&ledger.vm).and_then(|vm| vm.images.get(&anchor)).and_then(|image| image.get(disk))
+        else {
+            self.violated(format!("{disk} is anchored at mark {anchor}, which no snapshot gave"));
+            return;
+        };
+        // The target VM writes what it likes.
+        let Some(target) = made.disks.get(disk).filter(|_| !made.runs) else { return };
+        let wrong = (0..image.blocks()).find(|block| {
+            let known = !ledger.pending.contains(block) && !target.tainted.contains(block);
+            known && !(image.same(&target.seen, *block) && image.same(&target.durable, *block))
+        });
+        if let Some(block) = wrong {
+            let durable = image.same(&target.durable, block);
+            self.violated(format!(
+                "lost: block {block} of {disk} is not pending, and its target does not hold what mark {anchor} had \
+                 (durably: {durable})"
+            ));
+        }
+    }
+}
+
+/// A span of virtual time.
+pub(super) fn delta(span: Duration) -> TimeDelta {
+    TimeDelta::from_std(span).unwrap_or_default()
+}
