@@ -1,7 +1,36 @@
-//! warmd's time rules: what is due, and when.
+//! warmd's time rules: what is due, when, and how much of it at a time.
 //!
-//! Rule: pure. The caller passes the time in; nothing here reads a clock.
+//! Rule: pure. The caller passes the time in; nothing here reads a clock, a file or the network, and the same facts give
+//! the same answer. Every answer can say why in words.
+//!
+//! | module | job |
+//! | --- | --- |
+//! | [`schedule`] | a plan's `[schedule]` as people write it, and what is wrong with it |
+//! | [`rules`] | may a pass start now, and if not, when? |
+//! | [`adaptive`], [`rhythm`] | spacing passes by the change rates that were learned |
+//! | [`cron`], [`window`], [`calendar`], [`zone`] | times of the wall clock, also when clocks are put forward or back |
+//! | [`budget`] | how much may be done, by the time of day |
+//! | [`arbiter`] | whose pass is next where many want to run |
+//! | [`forecast`] | how long a VM will be down, and whether that fits |
+//! | [`explain`] | the next decisions and their reasons |
 #![forbid(unsafe_code)]
+
+pub mod adaptive;
+pub mod arbiter;
+pub mod budget;
+pub mod calendar;
+pub mod cron;
+pub mod error;
+pub mod explain;
+pub mod forecast;
+pub mod rhythm;
+pub mod rules;
+pub mod schedule;
+pub mod text;
+pub mod window;
+pub mod zone;
+
+pub use schedule::Schedule;
 
 use std::time::Duration;
 

@@ -1,0 +1,116 @@
+//! What wants to run, and what it needs.
+//!
+//! Rule: a job names every scope that it touches, each with the disks that it touches there.
+
+use std::{fmt, ops::RangeInclusive};
+
+/// What is limited together.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// The whole daemon.
+    Global,
+    /// A source or a target of the configuration.
+    Endpoint(String),
+    /// A hypervisor's host.
+    Host(String),
+    /// Where the source keeps disks.
+    Datastore(String),
+    Plan(String),
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Global => f.write_str("all of warmd"),
+            Self::Endpoint(name) => write!(f, "endpoint {name}"),
+            Self::Host(name) => write!(f, "host {name}"),
+            Self::Datastore(name) => write!(f, "datastore {name}"),
+            Self::Plan(name) => write!(f, "plan {name}"),
+        }
+    }
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Passes,
+    Snapshots,
+    Disks,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Passes => "passes",
+            Self::Snapshots => "snapshots",
+            Self::Disks => "disks",
+        })
+    }
+}
+
+/// So much of a kind, in a scope.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Need {
+    pub scope: Scope,
+    pub kind: Kind,
+    pub amount: u32,
+}
+
+/// Why it wants to run. Cutovers go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    Cutover,
+    PreCopy,
+}
+
+/// Priorities that a plan may have: one of 10 gets ten times as much as one of 1.
+pub const PRIORITIES: RangeInclusive<u32> = 1..=10;
+
+/// A pass, or a cutover, that wants to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// The caller's number for it.
+    pub id: u64,
+    pub plan: String,
+    pub(crate) priority: u32,
+    pub class: Class,
+    pub(crate) needs: Vec<Need>,
+    disks: u32,
+}
+
+impl Job {
+    /// A pass over `disks` of a VM of `plan`: one pass, one snapshot and its disks, globally and of its plan.
+    pub fn pass(id: u64, plan: &str, disks: u32) -> Self {
+        let job =
+            Self { id, plan: plan.to_owned(), priority: 1, class: Class::PreCopy, needs: Vec::new(), disks };
+        job.on(&Scope::Global, disks).on(&Scope::Plan(plan.to_owned()), disks)
+    }
+
+    /// Also touches `scope`, with so many of its disks.
+    #[must_use]
+    pub fn on(mut self, scope: &Scope, disks: u32) -> Self {
+        for (kind, amount) in [(Kind::Passes, 1), (Kind::Snapshots, 1), (Kind::Disks, disks)] {
+            self.needs.push(Need { scope: scope.clone(), kind, amount });
+        }
+        self
+    }
+
+    /// Belongs to a cutover.
+    #[must_use]
+    pub fn of_cutover(mut self) -> Self {
+        self.class = Class::Cutover;
+        self
+    }
+
+    /// Its plan's priority; brought into [`PRIORITIES`]. That of the plan's latest job counts.
+    #[must_use]
+    pub fn with_priority(mut self, priority: u32) -> Self {
+        self.priority = priority.clamp(*PRIORITIES.start(), *PRIORITIES.end());
+        self
+    }
+
+    /// What its plan pays for it.
+    pub(crate) fn cost(&self) -> u32 {
+        self.disks.max(1)
+    }
+}

@@ -1,0 +1,231 @@
+//! Whose pass is next, where many want to run and little may run at a time.
+//!
+//! Rule, in this order:
+//! 1. Nothing is admitted beyond a limit, in any scope that the job touches. A job that needs more than a whole limit
+//!    (a VM with more disks than may be copied at a time) counts as needing all of it: it runs alone.
+//! 2. Cutovers go before pre-copies. One that has to wait reserves what it needs.
+//! 3. Plans share by their priorities: the next job is of the plan that had least for its priority so far (start-time
+//!    fair queueing; a job costs its disks). A plan that had nothing to do saves nothing up.
+//! 4. Within a plan, first come first served.
+//! 5. A job that does not fit lets others go past: [`PATIENCE`] of them. Then it reserves what it needs, so that what
+//!    becomes free is kept for it. So everything is admitted some day, as long as jobs end and cutovers are not
+//!    without number.
+//!
+//! The same calls give the same answers. A look costs a step for each need of each waiting job that is looked at;
+//! where a limit is full that all waiting jobs need, none is looked at ([`Arbiter::steps`] counts).
+
+mod job;
+mod queue;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use self::job::{Class, Job, Kind, Need, PRIORITIES, Scope};
+use self::queue::{Queues, Waiting};
+use crate::budget::Allowance;
+
+/// How many admissions of others a job that does not fit lets go past.
+pub const PATIENCE: u64 = 16;
+
+/// Jobs that wait and jobs that run, and what limits them.
+#[derive(Clone, Debug, Default)]
+pub struct Arbiter {
+    names: BTreeMap<(Scope, Kind), usize>,
+    slots: Vec<Slot>,
+    queues: Queues,
+    waiting: BTreeMap<u64, (String, Class)>,
+    running: BTreeMap<u64, Vec<(usize, u32)>>,
+    admitted: u64,
+    steps: u64,
+}
+
+/// What one kind of work may use in one scope.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    limit: Option<u32>,
+    used: u32,
+    /// In this look, for jobs that have lost patience.
+    reserved: u32,
+    /// How many waiting jobs need it.
+    wanted_by: usize,
+}
+
+impl Slot {
+    /// Of `amount`, what is needed at most.
+    fn share(&self, amount: u32) -> u32 {
+        self.limit.map_or(amount, |limit| amount.min(limit))
+    }
+
+    fn free(&self) -> u32 {
+        self.limit.map_or(u32::MAX, |limit| limit.saturating_sub(self.used.saturating_add(self.reserved)))
+    }
+}
+
+impl Arbiter {
+    /// Nothing waits, nothing runs, nothing is limited.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What may run in `scope` from now on. What runs already goes on, also if it is more.
+    pub fn set_limit(&mut self, scope: &Scope, allowance: Allowance) {
+        let kinds = [
+            (Kind::Passes, allowance.passes),
+            (Kind::Snapshots, allowance.snapshots),
+            (Kind::Disks, allowance.disks),
+        ];
+        for (kind, limit) in kinds {
+            let slot = self.slot(scope, kind);
+            self.slots[slot].limit = limit.map(std::num::NonZeroU32::get);
+        }
+    }
+
+    /// Lets a job wait; `false` if one of its number waits or runs already.
+    pub fn submit(&mut self, job: Job) -> bool {
+        if self.waiting.contains_key(&job.id) || self.running.contains_key(&job.id) {
+            return false;
+        }
+        let cost = job.cost();
+        let Job { id, plan, priority, class, needs: named, .. } = job;
+        let mut needs = BTreeMap::<usize, u32>::new();
+        for Need { scope, kind, amount } in named {
+            let slot = self.slot(&scope, kind);
+            let sum = needs.entry(slot).or_default();
+            *sum = sum.saturating_add(amount);
+        }
+        let needs: Vec<_> = needs.into_iter().filter(|(_, amount)| *amount > 0).collect();
+        for (slot, _) in &needs {
+            self.slots[*slot].wanted_by += 1;
+        }
+        self.queues.push(&plan, priority, class, Waiting { id, needs, cost, refused: None });
+        self.waiting.insert(id, (plan, class));
+        true
+    }
+
+    /// A job does not want to run any more, or has ended; `false` if it is not known.
+    pub fn remove(&mut self, id: u64) -> bool {
+        if let Some(used) = self.running.remove(&id) {
+            for (slot, amount) in used {
+                let slot = &mut self.slots[slot];
+                slot.used = slot.used.saturating_sub(amount);
+            }
+            return true;
+        }
+        let Some((plan, class)) = self.waiting.remove(&id) else { return false };
+        for (slot, _) in self.queues.remove(&plan, class, id).map_or_else(Vec::new, |waiting| waiting.needs) {
+            self.slots[slot].wanted_by -= 1;
+        }
+        true
+    }
+
+    /// The jobs that start now, in order. To be called after jobs came, ended, or limits changed.
+    pub fn admit(&mut self) -> Vec<u64> {
+        // What all need now, those need who are left at any time in this look.
+        let mut needed_by_all = Vec::new();
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            slot.reserved = 0;
+            if slot.wanted_by == self.waiting.len() {
+                needed_by_all.push(at);
+            }
+        }
+        self.steps += self.slots.len() as u64;
+        let mut admitted = Vec::new();
+        for class in [Class::Cutover, Class::PreCopy] {
+            let mut round = self.queues.round(class);
+            while needed_by_all.iter().all(|slot| self.slots[*slot].free() > 0) {
+                self.steps += 1 + needed_by_all.len() as u64;
+                let Some(mut turn) = self.queues.next(&mut round) else { break };
+                if self.fits(&turn.job.needs) {
+                    self.start(&turn.job);
+                    admitted.push(turn.job.id);
+                    self.queues.admitted(&mut round, turn);
+                } else {
+                    let refused = *turn.job.refused.get_or_insert(self.admitted);
+                    if class == Class::Cutover || self.admitted - refused >= PATIENCE {
+                        self.reserve(&turn.job.needs);
+                    }
+                    self.queues.refused(&mut round, turn);
+                }
+            }
+            self.queues.end(round);
+        }
+        admitted
+    }
+
+    /// Why a job waits, in words; `None` if it does not wait.
+    pub fn why(&self, id: u64) -> Option<String> {
+        let (plan, class) = self.waiting.get(&id)?;
+        let waiting = self.queues.get(plan, *class, id)?;
+        let full = waiting.needs.iter().find_map(|(slot, amount)| {
+            let Slot { limit, used, .. } = self.slots[*slot];
+            let limit = limit.filter(|limit| used.saturating_add(*amount.min(limit)) > *limit)?;
+            let (scope, kind) = self.names.iter().find(|(_, at)| *at == slot)?.0;
+            let alone = if *amount > limit {
+                format!(", and it needs all as it has {amount}")
+            } else {
+                String::new()
+            };
+            Some(format!("{scope}: {used} of {limit} {kind} are in use{alone}"))
+        });
+        Some(full.unwrap_or_else(|| "others come before it".to_owned()))
+    }
+
+    /// What is in use of a kind in a scope.
+    pub fn used(&self, scope: &Scope, kind: Kind) -> u32 {
+        self.names.get(&(scope.clone(), kind)).map_or(0, |slot| self.slots[*slot].used)
+    }
+
+    /// Jobs that wait.
+    pub fn waiting(&self) -> impl Iterator<Item = u64> {
+        self.waiting.keys().copied()
+    }
+
+    /// Jobs that run.
+    pub fn running(&self) -> BTreeSet<u64> {
+        self.running.keys().copied().collect()
+    }
+
+    /// What all looks have cost so far: needs, jobs and limits that were looked at.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    fn slot(&mut self, scope: &Scope, kind: Kind) -> usize {
+        let next = self.slots.len();
+        let slot = *self.names.entry((scope.clone(), kind)).or_insert(next);
+        if slot == next {
+            self.slots.push(Slot::default());
+        }
+        slot
+    }
+
+    fn fits(&mut self, needs: &[(usize, u32)]) -> bool {
+        for (slot, amount) in needs {
+            self.steps += 1;
+            let slot = &self.slots[*slot];
+            if slot.share(*amount) > slot.free() {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn start(&mut self, job: &Waiting) {
+        for (slot, amount) in &job.needs {
+            self.steps += 1;
+            let slot = &mut self.slots[*slot];
+            slot.used = slot.used.saturating_add(*amount);
+            slot.wanted_by -= 1;
+        }
+        self.waiting.remove(&job.id);
+        self.running.insert(job.id, job.needs.clone());
+        self.admitted += 1;
+    }
+
+    fn reserve(&mut self, needs: &[(usize, u32)]) {
+        for (slot, amount) in needs {
+            self.steps += 1;
+            let slot = &mut self.slots[*slot];
+            slot.reserved = slot.reserved.saturating_add(slot.share(*amount));
+        }
+    }
+}

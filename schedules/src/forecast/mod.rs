@@ -1,0 +1,122 @@
+//! How long the VM will be down if it is cut over, and how much the final delta will be.
+//!
+//! Rule: pure. What was measured comes in; what has not been measured comes as an expectation with its deadline. Rates and
+//! whether passes converge are measured and judged by `cbt::convergence`; here this becomes a range and a reason.
+//!
+//! The downtime is the sum of its steps: shutdown, snapshot, final delta, verification, conversion, hooks, creation, boot.
+//! Each is a [`Range`] ([`spread`]), the sum takes them as independent, and what earlier forecasts missed by widens or
+//! narrows it ([`past`]).
+
+mod judge;
+pub mod past;
+pub mod spread;
+
+use std::fmt;
+
+pub use self::{
+    judge::{Blame, Ceiling, Fit, GoNoGo, blame, fit, judge},
+    past::{Past, calibrate},
+    spread::{Prior, Range, predict},
+};
+
+/// A step between the source's stop and the target's start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    Shutdown,
+    Snapshot,
+    FinalDelta,
+    Verify,
+    Convert,
+    Hooks,
+    Create,
+    Boot,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Shutdown => "shutdown",
+            Self::Snapshot => "snapshot",
+            Self::FinalDelta => "final delta",
+            Self::Verify => "verification",
+            Self::Convert => "conversion",
+            Self::Hooks => "hooks",
+            Self::Create => "creation",
+            Self::Boot => "boot",
+        })
+    }
+}
+
+/// A step that does not depend on what has changed.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured<'a> {
+    pub step: Step,
+    /// What it took before, in seconds, the oldest first: in rehearsals, undone cutovers, those of other VMs of the plan.
+    pub seconds: &'a [f64],
+    /// Of it, in seconds.
+    pub prior: Prior,
+}
+
+/// What the final delta will be made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Delta<'a> {
+    /// Bytes that are pending already.
+    pub pending: f64,
+    /// Bytes expected to change from the last snapshot to the source's stop: [`crate::rhythm::Change::between`].
+    pub change: f64,
+    /// Of earlier deltas: bytes that changed ÷ bytes that were expected; the oldest first.
+    pub change_ratios: &'a [f64],
+    /// Bytes per second drained by the last passes together, as `cbt::convergence` says.
+    pub throughput: f64,
+    /// Of single passes: bytes per second; the oldest first.
+    pub throughputs: &'a [f64],
+    /// The plan's deadline for it, in seconds; infinite if it has none.
+    pub deadline: f64,
+}
+
+/// A downtime forecast.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Forecast {
+    /// Bytes.
+    pub final_delta: Range,
+    /// Seconds, not calibrated: to be kept as [`Past`] when the cutover is over.
+    pub raw: Range,
+    /// Seconds, calibrated: what is told.
+    pub downtime: Range,
+    /// Each step's part of it, in seconds.
+    pub steps: Vec<(Step, Range)>,
+    /// Steps of which nothing has been measured.
+    pub assumed: Vec<Step>,
+}
+
+/// How far change may be off while no delta has told.
+const CHANGE_PRIOR: Prior = Prior::new(1.0, 3.0);
+/// Likewise a single pass's throughput from that of all.
+const THROUGHPUT_SPREAD: f64 = 1.5;
+
+/// The forecast from what was measured; `None` without a throughput.
+pub fn forecast(delta: &Delta, measured: &[Measured], past: &[Past]) -> Option<Forecast> {
+    if !(delta.throughput.is_finite() && delta.throughput > 0.0) {
+        return None;
+    }
+    let ratio = predict(delta.change_ratios, CHANGE_PRIOR);
+    let of = |ratio: f64| delta.pending.max(0.0) + delta.change.max(0.0) * ratio;
+    // The point stays that of the rates: ratios only tell how far it may be off.
+    let final_delta = Range { low: of(ratio.low.min(1.0)), expected: of(1.0), high: of(ratio.high.max(1.0)) };
+    let prior = Prior::new(delta.throughput, delta.throughput * THROUGHPUT_SPREAD);
+    let rate = predict(delta.throughputs, prior);
+    let copy = Range {
+        low: final_delta.low / rate.high.max(delta.throughput),
+        expected: final_delta.expected / delta.throughput,
+        high: final_delta.high / rate.low.min(delta.throughput),
+    };
+    let cap = |seconds: f64| seconds.min(delta.deadline);
+    let copy = Range { low: cap(copy.low), expected: cap(copy.expected), high: cap(copy.high) };
+    let mut steps: Vec<_> =
+        measured.iter().map(|each| (each.step, predict(each.seconds, each.prior))).collect();
+    steps.push((Step::FinalDelta, copy));
+    steps.sort_by_key(|(step, _)| *step);
+    let assumed = measured.iter().filter(|each| each.seconds.is_empty()).map(|each| each.step).collect();
+    let raw = Range::sum(steps.iter().map(|(_, range)| *range));
+    Some(Forecast { final_delta, raw, downtime: calibrate(raw, past), steps, assumed })
+}

@@ -1,0 +1,242 @@
+//! A schedule ready to be asked: may a pass start now, and if not, when, and why?
+//!
+//! Rule: everything comes in ([`Facts`] and the time), and every answer says why. A pass is due by the schedule's
+//! cadence, or earlier, so that it ends just before a cutover may begin; it starts when it is due and copying is allowed.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use chrono_tz::Tz;
+
+use crate::{
+    adaptive::Adaptive,
+    budget::Budgets,
+    calendar::{Answer, Calendar},
+    cron::Cron,
+    rhythm::Change,
+    text::about_span,
+    zone::moment,
+};
+
+/// When passes are due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cadence {
+    /// So long after the end of the last one.
+    Every(Duration),
+    /// At these times; one that was missed comes as soon as it may.
+    Cron(Box<Cron>),
+    /// As learned from the passes before.
+    Adaptive(Adaptive),
+}
+
+/// The last pass that is over. One that broke off counts too, so that it is not repeated at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastPass {
+    /// When its snapshot was taken.
+    pub snapshot: DateTime<Utc>,
+    /// When it ended.
+    pub ended: DateTime<Utc>,
+}
+
+/// What is known of a migration.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    pub last: Option<LastPass>,
+    /// What its disks change, by the hour.
+    pub change: Change,
+    /// Bytes that its passes drain in a second, as `cbt::convergence` measures them; `None` before a pass.
+    pub drained_per_second: Option<f64>,
+    /// What a pass takes beside copying: its snapshot, flushes, commits.
+    pub overhead: Duration,
+    /// When somebody asked a cutover to begin.
+    pub cutover_at: Option<DateTime<Utc>>,
+}
+
+impl Facts {
+    /// Of a migration that has just begun.
+    pub fn unknown(zone: Tz) -> Self {
+        let change = Change::of([], zone);
+        Self { last: None, change, drained_per_second: None, overhead: Duration::ZERO, cutover_at: None }
+    }
+
+    pub(crate) fn throughput(&self) -> Option<f64> {
+        self.drained_per_second.filter(|rate| rate.is_finite() && *rate > 0.0)
+    }
+
+    /// Seconds that a pass takes whose snapshot is taken at `at`; as long as the last one, while nothing is learned.
+    pub fn pass_takes(&self, at: DateTime<Utc>) -> f64 {
+        let Some(last) = self.last else { return self.overhead.as_secs_f64() };
+        let copying = match self.throughput() {
+            Some(throughput) if self.change.known => self.change.between(last.snapshot, at) / throughput,
+            _ => (last.ended - last.snapshot).as_seconds_f64().max(0.0),
+        };
+        self.overhead.as_secs_f64() + copying
+    }
+}
+
+/// When a pass is due, and why then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Due {
+    pub at: DateTime<Utc>,
+    pub why: String,
+}
+
+/// Whether a pass may start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Now.
+    Start { why: String },
+    /// Not before `until`: ask again then, or when a fact changes.
+    Wait { until: DateTime<Utc>, why: String },
+    /// Not any more, as the schedule stands.
+    Never { why: String },
+}
+
+/// A schedule with its zones known and its problems excluded: see [`crate::Schedule::rules`].
+#[derive(Clone, Debug)]
+pub struct Rules {
+    pub cadence: Cadence,
+    /// When data may be copied: also a pass that runs is held outside it.
+    pub copy: Calendar,
+    /// When a cutover may begin.
+    pub cutover: Calendar,
+    pub budgets: Budgets,
+    /// In which times are told.
+    pub zone: Tz,
+}
+
+/// How the reason of a pass begins that comes earlier than its schedule asks for.
+pub(crate) const PULLED: &str = "pulled forward";
+/// A pass before a cutover is planned to take so many times what is expected,
+const LEAD: f64 = 1.5;
+/// and so many seconds more,
+const SPARE: f64 = 10.0;
+/// and is left out if the last snapshot is not older, when it would start, than so many times its length
+const FRESH: f64 = 2.0;
+/// or so many seconds.
+const FRESH_SECONDS: f64 = 60.0;
+/// Openings of a calendar that are looked at before a cutover.
+const OPENINGS: usize = 1000;
+
+impl Rules {
+    /// Whether a pass may start at `now`.
+    pub fn pass(&self, facts: &Facts, now: DateTime<Utc>) -> Verdict {
+        let due = self.due(facts, now);
+        let open = match self.copy.next_open(due.at.max(now)) {
+            Ok(open) => open,
+            Err(never) => return Verdict::Never { why: never.to_string() },
+        };
+        if open.at <= now {
+            return Verdict::Start { why: due.why };
+        }
+        let why = if open.at <= due.at {
+            format!("due at {}: {}", moment(self.zone, due.at), due.why)
+        } else {
+            let because = self.copy.state(due.at.max(now)).1;
+            format!("blocked until {}, because {because}", moment(self.zone, open.at))
+        };
+        Verdict::Wait { until: open.at, why }
+    }
+
+    /// When the next pass is due, whether copying is allowed then or not.
+    pub fn due(&self, facts: &Facts, now: DateTime<Utc>) -> Due {
+        let Some(last) = facts.last else { return Due { at: now, why: "no pass has run yet".to_owned() } };
+        // A clock that was set back does not hold the next pass up.
+        let last = LastPass { snapshot: last.snapshot.min(now), ended: last.ended.min(now) };
+        let pulled = self.pulled_forward(last, facts, now);
+        let regular = match &self.cadence {
+            Cadence::Every(interval) => Due {
+                at: later(last.ended, interval.as_secs_f64()),
+                why: format!("every {}", about_span(interval.as_secs_f64())),
+            },
+            Cadence::Cron(cron) => {
+                let at = cron.after(last.snapshot).unwrap_or(DateTime::<Utc>::MAX_UTC);
+                Due { at, why: format!("cron {cron}") }
+            }
+            Cadence::Adaptive(adaptive) => {
+                let approaching = self.opening(facts, now).is_some_and(|opening| {
+                    later(now, Self::lead(last, facts, opening.at) * (1.0 + FRESH) + FRESH_SECONDS)
+                        >= opening.at
+                });
+                let near = approaching || !self.cutover.has_windows() || self.cutover.is_open(now);
+                adaptive.due(last, facts, near)
+            }
+        };
+        pulled.filter(|pulled| pulled.at < regular.at).unwrap_or(regular)
+    }
+
+    /// How long data may be copied without a break from `now` on: until when, and why not longer; `None` is for ever.
+    pub fn copy_until(&self, now: DateTime<Utc>) -> Option<Answer> {
+        self.copy.next_close(now)
+    }
+
+    /// When the next cutover may begin that is not possible now.
+    fn opening(&self, facts: &Facts, now: DateTime<Utc>) -> Option<Answer> {
+        let asked = facts.cutover_at.filter(|at| *at > now);
+        let asked = asked.map(|at| Answer { at, because: crate::calendar::Because::Unbound });
+        let has_opening = self.cutover.has_windows() && !self.cutover.is_open(now);
+        let opens = if has_opening { self.cutover.next_open(now).ok() } else { None };
+        asked.into_iter().chain(opens).min_by_key(|answer| answer.at)
+    }
+
+    /// Seconds before `opening` at which a pass has to start that is to have ended by then.
+    fn lead(last: LastPass, facts: &Facts, opening: DateTime<Utc>) -> f64 {
+        let facts = Facts { last: Some(last), ..facts.clone() };
+        LEAD * facts.pass_takes(opening) + SPARE
+    }
+
+    /// A pass that ends just before the next cutover may begin, so that little is left for the final delta.
+    ///
+    /// What changes during that pass may be worth one more, and so on: each is shorter, until the last snapshot is
+    /// fresh enough.
+    fn pulled_forward(&self, last: LastPass, facts: &Facts, now: DateTime<Utc>) -> Option<Due> {
+        let opening = self.opening(facts, now)?;
+        let lead = Self::lead(last, facts, opening.at);
+        let (start, end) = self.last_stretch(now, opening.at)?;
+        let at = sooner(end, lead).max(start);
+        // Before a delta is measured, the lead comes from a full pass: one delta is worth it, however near the opening.
+        let is_measured = facts.change.known && facts.throughput().is_some();
+        let fresh = if is_measured { FRESH * lead } else { (last.ended - last.snapshot).as_seconds_f64() };
+        if (at.max(now) - last.snapshot).as_seconds_f64() <= fresh.max(FRESH_SECONDS) {
+            return None;
+        }
+        let what = match &opening.because {
+            crate::calendar::Because::Window(window) => format!("cutover window {window} opens"),
+            _ => "a cutover may begin".to_owned(),
+        };
+        let takes = about_span((lead - SPARE) / LEAD);
+        let why =
+            format!("{PULLED}: {what} at {}, the pass takes about {takes}", moment(self.zone, opening.at));
+        Some(Due { at, why })
+    }
+
+    /// The last time before `end` in which data may be copied without a break.
+    fn last_stretch(&self, now: DateTime<Utc>, end: DateTime<Utc>) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
+        let mut found = None;
+        let mut at = now;
+        for _ in 0..OPENINGS {
+            let Ok(open) = self.copy.next_open(at) else { break };
+            if open.at >= end {
+                break;
+            }
+            let close = self.copy.next_close(open.at).map_or(end, |answer| answer.at.min(end));
+            found = Some((open.at, close));
+            at = close;
+        }
+        found
+    }
+}
+
+/// `seconds` after `at`, or the end of time.
+pub(crate) fn later(at: DateTime<Utc>, seconds: f64) -> DateTime<Utc> {
+    let span =
+        Duration::try_from_secs_f64(seconds.max(0.0)).ok().and_then(|span| TimeDelta::from_std(span).ok());
+    span.and_then(|span| at.checked_add_signed(span)).unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
+/// `seconds` before `at`, or the beginning of time.
+fn sooner(at: DateTime<Utc>, seconds: f64) -> DateTime<Utc> {
+    let span =
+        Duration::try_from_secs_f64(seconds.max(0.0)).ok().and_then(|span| TimeDelta::from_std(span).ok());
+    span.and_then(|span| at.checked_sub_signed(span)).unwrap_or(DateTime::<Utc>::MIN_UTC)
+}

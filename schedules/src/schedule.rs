@@ -1,0 +1,202 @@
+//! A plan's `[schedule]` as people write it.
+//!
+//! Rule: unknown keys are refused, a window or an expression that cannot be understood is told where it stands, and
+//! whatever can be judged without a clock is judged in [`Schedule::problems`].
+
+use std::{fmt, time::Duration};
+
+use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    adaptive::Adaptive,
+    budget::{Budget, Budgets},
+    calendar::Calendar,
+    cron::Cron,
+    rules::{Cadence, Rules},
+    text::optional_duration,
+    window::{Holidays, Window},
+    zone::optional_zone,
+};
+
+/// When passes run, when cutovers may begin, and how much may be done at a time.
+///
+/// Passes come by `every`, `cron` or `adaptive`; every 15 minutes if none is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Schedule {
+    /// Of all windows and expressions that name none.
+    #[serde(with = "optional_zone", skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Tz>,
+    /// From the end of one pass to the start of the next.
+    #[serde(alias = "interval", with = "optional_duration", skip_serializing_if = "Option::is_none")]
+    pub every: Option<Duration>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cron: Option<Cron>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adaptive: Option<Adaptive>,
+    /// Of which windows may speak.
+    #[serde(skip_serializing_if = "Holidays::is_empty")]
+    pub holidays: Holidays,
+    /// When data may be copied.
+    #[serde(skip_serializing_if = "Times::is_empty")]
+    pub copy: Times,
+    /// When a cutover may begin.
+    #[serde(skip_serializing_if = "Times::is_empty")]
+    pub cutover: Times,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub budgets: Vec<Budget>,
+}
+
+/// Windows in which something may be done (any time, if there are none) and blackouts in which it may not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Times {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<Window>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub blackouts: Vec<Window>,
+}
+
+impl Times {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn calendar(&self, zone: Option<Tz>, holidays: &Holidays) -> Calendar {
+        let all = |windows: &[Window]| windows.iter().cloned().map(|window| window.or_in(zone)).collect();
+        Calendar::new(all(&self.windows), all(&self.blackouts), holidays.clone())
+    }
+}
+
+/// What is wrong with a schedule; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problems(pub Vec<String>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Unless the plan says otherwise.
+pub const DEFAULT_INTERVAL: Duration = Duration::from_mins(15);
+/// In each list: more is a mistake, and would cost time at each look.
+const MOST_WINDOWS: usize = 100;
+/// Likewise.
+const MOST_HOLIDAYS: usize = 1000;
+
+impl Schedule {
+    /// What is wrong with it, each beginning with its key in backquotes and ending with what to do.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = self.cadence_problems();
+        for (list, windows) in [
+            ("copy.windows", &self.copy.windows),
+            ("copy.blackouts", &self.copy.blackouts),
+            ("cutover.windows", &self.cutover.windows),
+            ("cutover.blackouts", &self.cutover.blackouts),
+        ] {
+            if windows.len() > MOST_WINDOWS {
+                problems.push(format!("`schedule.{list}` has more than {MOST_WINDOWS} entries: use ranges"));
+            }
+            for (at, window) in windows.iter().enumerate() {
+                self.judge(window, &format!("schedule.{list}[{at}]"), &mut problems);
+            }
+        }
+        if self.holidays.0.len() > MOST_HOLIDAYS {
+            problems.push(format!("`schedule.holidays` has more than {MOST_HOLIDAYS} entries: use ranges"));
+        }
+        if self.budgets.len() > MOST_WINDOWS {
+            problems.push(format!("`schedule.budgets` has more than {MOST_WINDOWS} entries: remove some"));
+        }
+        for (at, budget) in self.budgets.iter().enumerate() {
+            if let Some(problem) = budget.problem() {
+                problems.push(format!("`schedule.budgets[{at}]` {problem}"));
+            }
+            if let Some(window) = &budget.window {
+                self.judge(window, &format!("schedule.budgets[{at}].window"), &mut problems);
+            }
+        }
+        problems
+    }
+
+    fn judge(&self, window: &Window, key: &str, problems: &mut Vec<String>) {
+        if window.clone().or_in(self.zone).zone().is_none() {
+            let example = "for example Europe/Berlin";
+            problems.push(format!(
+                "`{key}` is {:?}, in no time zone: add one to it, {example}, or set `schedule.zone`",
+                window.to_string()
+            ));
+        }
+        if window.needs_holidays() && self.holidays.is_empty() {
+            problems.push(format!(
+                "`{key}` speaks of holidays, but none is listed: set `schedule.holidays = [\"2026-12-25\", …]`"
+            ));
+        }
+    }
+
+    fn cadence_problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let given: Vec<_> = [
+            self.every.map(|_| "every"),
+            self.cron.as_ref().map(|_| "cron"),
+            self.adaptive.map(|_| "adaptive"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if let [first, second, ..] = given.as_slice() {
+            problems.push(format!("`schedule.{second}` stands beside `{first}`: keep one of them"));
+        }
+        if self.every.is_some_and(|every| every < Duration::from_secs(1)) {
+            problems.push("`schedule.every` is under 1s: passes would never end".to_owned());
+        }
+        if let Some(cron) = &self.cron
+            && cron.clone().or_in(self.zone).zone().is_none()
+        {
+            problems.push(format!(
+                "`schedule.cron` is \"{cron}\", in no time zone: add one to it, for example Europe/Berlin, or set \
+                 `schedule.zone`"
+            ));
+        }
+        for (key, problem) in self.adaptive.iter().flat_map(Adaptive::problems) {
+            problems.push(format!("`schedule.adaptive{key}` {problem}"));
+        }
+        problems
+    }
+
+    /// The schedule, ready to be asked.
+    pub fn rules(&self) -> Result<Rules, Problems> {
+        let problems = self.problems();
+        if !problems.is_empty() {
+            return Err(Problems(problems));
+        }
+        let cadence = match (&self.cron, self.adaptive) {
+            (Some(cron), _) => Cadence::Cron(Box::new(cron.clone().or_in(self.zone))),
+            (None, Some(adaptive)) => Cadence::Adaptive(adaptive),
+            (None, None) => Cadence::Every(self.every.unwrap_or(DEFAULT_INTERVAL)),
+        };
+        let copy = self.copy.calendar(self.zone, &self.holidays);
+        let cutover = self.cutover.calendar(self.zone, &self.holidays);
+        let of_cron = self.cron.as_ref().and_then(Cron::zone);
+        let of_budgets = self.budgets.iter().find_map(|budget| budget.window.as_ref()?.zone());
+        let zone = self.zone.or(copy.zone()).or(cutover.zone()).or(of_cron).or(of_budgets).unwrap_or(Tz::UTC);
+        let budgets = Budgets::new(&self.budgets, self.holidays.clone(), self.zone);
+        Ok(Rules { cadence, copy, cutover, budgets, zone })
+    }
+}
+
+impl Rules {
+    /// What can never happen from `now` on, each beginning with its key in backquotes.
+    pub fn dead_ends(&self, now: DateTime<Utc>) -> Vec<String> {
+        let of = |key: &str, calendar: &Calendar| {
+            let never = calendar.next_open(now).err()?;
+            Some(format!("`schedule.{key}` never opens: {never}"))
+        };
+        [of("copy", &self.copy), of("cutover", &self.cutover)].into_iter().flatten().collect()
+    }
+}

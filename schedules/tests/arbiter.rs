@@ -1,0 +1,340 @@
+//! The arbiter's promises, held under random work.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
+
+mod common;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
+};
+
+use common::Random;
+use warmd_schedules::{
+    arbiter::{Arbiter, Class, Job, Kind, PATIENCE, Scope},
+    budget::Allowance,
+};
+
+fn limit(passes: u32, disks: u32, snapshots: u32) -> Allowance {
+    let [passes, disks, snapshots] = [passes, disks, snapshots].map(NonZeroU32::new);
+    Allowance { bytes_per_second: None, disks, snapshots, passes }
+}
+
+fn endpoint(name: &str) -> Scope {
+    Scope::Endpoint(name.to_owned())
+}
+
+#[test]
+fn limits_hold_in_every_scope() {
+    let mut arbiter = Arbiter::new();
+    arbiter.set_limit(&Scope::Global, limit(3, 0, 0));
+    arbiter.set_limit(&endpoint("old"), limit(0, 4, 0));
+    for id in 0..5 {
+        assert!(arbiter.submit(Job::pass(id, "shop", 2).on(&endpoint("old"), 2)));
+    }
+    assert!(!arbiter.submit(Job::pass(0, "shop", 2)), "it waits already");
+    assert_eq!(arbiter.admit(), [0, 1]);
+    assert_eq!(arbiter.why(2).as_deref(), Some("endpoint old: 4 of 4 disks are in use"));
+    assert!(arbiter.submit(Job::pass(9, "mail", 7)));
+    assert_eq!(arbiter.admit(), [9], "it needs nothing of what is full");
+    assert_eq!(arbiter.why(2).as_deref(), Some("all of warmd: 3 of 3 passes are in use"));
+    assert!(arbiter.remove(0) && !arbiter.remove(0) && !arbiter.submit(Job::pass(1, "shop", 2)));
+    assert_eq!(arbiter.admit(), [2]);
+    assert!(arbiter.remove(3), "one that waits");
+    assert!(arbiter.remove(1));
+    assert_eq!((arbiter.admit(), arbiter.why(4)), (vec![4], None));
+}
+
+#[test]
+fn a_vm_with_more_disks_than_the_limit_runs_alone() {
+    let mut arbiter = Arbiter::new();
+    arbiter.set_limit(&Scope::Global, limit(0, 4, 0));
+    arbiter.submit(Job::pass(1, "shop", 1));
+    arbiter.submit(Job::pass(2, "shop", 9));
+    assert_eq!(arbiter.admit(), [1]);
+    assert_eq!(
+        arbiter.why(2).as_deref(),
+        Some("all of warmd: 1 of 4 disks are in use, and it needs all as it has 9")
+    );
+    arbiter.remove(1);
+    assert_eq!(arbiter.admit(), [2]);
+    arbiter.submit(Job::pass(3, "shop", 1));
+    assert!(arbiter.admit().is_empty());
+}
+
+#[test]
+fn a_large_vm_is_not_passed_by_for_ever() {
+    let mut arbiter = Arbiter::new();
+    arbiter.set_limit(&Scope::Global, limit(0, 4, 0));
+    let mut next = 100;
+    for _ in 0..4 {
+        arbiter.submit(Job::pass(next, "small", 1));
+        next += 1;
+    }
+    let mut running: Vec<_> = arbiter.admit();
+    arbiter.submit(Job::pass(1, "large", 8));
+    // Small ones without end, of other plans: one ends, two come.
+    let mut others = 0;
+    loop {
+        arbiter.remove(running.remove(0));
+        for plan in ["small", "tiny"] {
+            arbiter.submit(Job::pass(next, plan, 1));
+            next += 1;
+        }
+        let admitted = arbiter.admit();
+        if admitted.contains(&1) {
+            break;
+        }
+        others += admitted.len() as u64;
+        running.extend(admitted);
+        assert!(others <= PATIENCE + 4, "{others} went past");
+    }
+    assert!(others >= PATIENCE, "others may use what it cannot: {others}");
+}
+
+#[test]
+fn cutovers_go_first_and_are_waited_for() {
+    let mut arbiter = Arbiter::new();
+    arbiter.set_limit(&Scope::Global, limit(2, 0, 0));
+    arbiter.set_limit(&endpoint("old"), limit(0, 2, 0));
+    for id in 0..4 {
+        arbiter.submit(Job::pass(id, "a", 1).on(&endpoint("old"), 1));
+    }
+    assert_eq!(arbiter.admit(), [0, 1]);
+    arbiter.submit(Job::pass(9, "z", 2).on(&endpoint("old"), 2).of_cutover());
+    arbiter.remove(0);
+    assert!(arbiter.admit().is_empty(), "what is free is kept for the cutover");
+    arbiter.remove(1);
+    assert_eq!(arbiter.admit(), [9]);
+    arbiter.remove(9);
+    assert_eq!(arbiter.admit(), [2, 3]);
+}
+
+#[test]
+fn plans_share_by_their_priorities() {
+    for (priorities, wanted) in [([1, 1], 1.0), ([3, 1], 3.0), ([10, 1], 10.0)] {
+        let mut arbiter = Arbiter::new();
+        arbiter.set_limit(&Scope::Global, limit(2, 0, 0));
+        let mut next = 0;
+        let mut plan_of = BTreeMap::new();
+        let mut had = [0_u32; 2];
+        let mut running = Vec::new();
+        for _ in 0..2000 {
+            for (plan, name) in ["big", "small"].iter().enumerate() {
+                // Jobs of the one cost three times as much.
+                let disks = [3, 1][plan];
+                while plan_of.values().filter(|(of, _)| *of == plan).count() < 4 {
+                    arbiter.submit(Job::pass(next, name, disks).with_priority(priorities[plan]));
+                    plan_of.insert(next, (plan, disks));
+                    next += 1;
+                }
+            }
+            running.extend(arbiter.admit());
+            let id = running.remove(0);
+            arbiter.remove(id);
+            let (plan, disks) = plan_of.remove(&id).unwrap();
+            had[plan] += disks;
+        }
+        let share = f64::from(had[0]) / f64::from(had[1]) / wanted;
+        assert!((0.95..1.05).contains(&share), "{priorities:?}: {had:?}");
+    }
+}
+
+#[test]
+fn a_plan_that_was_idle_saves_nothing_up() {
+    let mut arbiter = Arbiter::new();
+    arbiter.set_limit(&Scope::Global, limit(1, 0, 0));
+    let mut next = 0;
+    for _ in 0..100 {
+        arbiter.submit(Job::pass(next, "busy", 1));
+        assert_eq!(arbiter.admit(), [next]);
+        arbiter.remove(next);
+        next += 1;
+    }
+    for _ in 0..20 {
+        arbiter.submit(Job::pass(next, "busy", 1));
+        arbiter.submit(Job::pass(1000 + next, "idle", 1));
+        next += 1;
+    }
+    let mut order = Vec::new();
+    while let [id] = arbiter.admit()[..] {
+        order.push(id >= 1000);
+        arbiter.remove(id);
+    }
+    let first = order[..10].iter().filter(|idle| **idle).count();
+    assert!((4..=6).contains(&first), "they take turns: {order:?}");
+}
+
+/// A job as the test knows it.
+#[derive(Clone)]
+struct Known {
+    class: Class,
+    needs: Vec<(Scope, Kind, u32)>,
+    since: u64,
+}
+
+#[test]
+fn the_promises_hold_under_random_work() {
+    let mut random = Random::seeded();
+    for round in 0..25 {
+        let mut arbiter = Arbiter::new();
+        let mut twin;
+        let scopes =
+            [endpoint("old"), endpoint("new"), Scope::Host("h1".into()), Scope::Datastore("d1".into())];
+        let mut limits = BTreeMap::new();
+        let mut jobs: BTreeMap<u64, Known> = BTreeMap::new();
+        let mut running: BTreeSet<u64> = BTreeSet::new();
+        let (mut next, mut admissions, mut longest) = (0, 0, 0);
+        for step in 0..400 {
+            if step % 50 == 0 {
+                for scope in scopes.iter().chain([&Scope::Global]) {
+                    let [passes, disks, snapshots] = [8, 12, 6].map(|most| random.below(most) as u32);
+                    arbiter.set_limit(scope, limit(passes, disks, snapshots));
+                    for (kind, most) in
+                        [(Kind::Passes, passes), (Kind::Disks, disks), (Kind::Snapshots, snapshots)]
+                    {
+                        limits.insert((scope.clone(), kind), most);
+                    }
+                }
+            }
+            // No new ones at the end: everybody must get a turn.
+            for _ in 0..if step < 250 { random.below(4) } else { 0 } {
+                let plan = *random.pick(&["a", "b", "c"]);
+                let most = if random.below(10) == 0 { 20 } else { 3 };
+                let disks = 1 + random.below(most) as u32;
+                let mut job = Job::pass(next, plan, disks).with_priority(1 + random.below(10) as u32);
+                let mut needs = vec![(Scope::Global, disks), (Scope::Plan(plan.to_owned()), disks)];
+                for scope in &scopes {
+                    if random.below(2) == 0 {
+                        job = job.on(scope, disks);
+                        needs.push((scope.clone(), disks));
+                    }
+                }
+                let cutover = random.below(12) == 0;
+                if cutover {
+                    job = job.of_cutover();
+                }
+                let needs = needs.into_iter().flat_map(|(scope, disks)| {
+                    [(Kind::Passes, 1), (Kind::Snapshots, 1), (Kind::Disks, disks)]
+                        .map(|(kind, n)| (scope.clone(), kind, n))
+                });
+                let class = if cutover { Class::Cutover } else { Class::PreCopy };
+                jobs.insert(next, Known { class, needs: needs.collect(), since: admissions });
+                assert!(arbiter.submit(job));
+                next += 1;
+            }
+            for id in running.clone() {
+                if random.below(6) == 0 {
+                    assert!(arbiter.remove(id));
+                    running.remove(&id);
+                    jobs.remove(&id);
+                }
+            }
+            let used_before: BTreeMap<_, _> = limits
+                .keys()
+                .map(|(scope, kind)| ((scope.clone(), *kind), arbiter.used(scope, *kind)))
+                .collect();
+            twin = arbiter.clone();
+            let admitted = arbiter.admit();
+            assert_eq!(twin.admit(), admitted, "round {round}: the same twice");
+            let what = format!("round {round}, step {step}: {admitted:?}");
+            // 1. No limit is exceeded by what is admitted, but by a job that is alone.
+            for ((scope, kind), most) in limits.iter().filter(|(_, most)| **most > 0) {
+                let newly: Vec<_> = admitted
+                    .iter()
+                    .flat_map(|id| &jobs[id].needs)
+                    .filter(|(s, k, _)| (s, k) == (scope, kind))
+                    .collect();
+                let used = arbiter.used(scope, *kind);
+                let alone = newly.len() == 1 && used_before[&(scope.clone(), *kind)] == 0;
+                assert!(
+                    newly.is_empty() || used <= *most || alone,
+                    "{what}: {scope} {kind}: {used} of {most}"
+                );
+            }
+            admissions += admitted.len() as u64;
+            for id in &admitted {
+                longest = longest.max(admissions - jobs[id].since);
+                running.insert(*id);
+            }
+            let fits = |known: &Known| {
+                known.needs.iter().all(|(scope, kind, amount)| {
+                    let most = limits.get(&(scope.clone(), *kind)).copied().unwrap_or(0);
+                    most == 0 || arbiter.used(scope, *kind) + (*amount).min(most) <= most
+                })
+            };
+            let waiting: Vec<_> = arbiter.waiting().collect();
+            assert_eq!(arbiter.running(), running, "{what}");
+            assert_eq!(waiting.len() + running.len(), jobs.len(), "{what}");
+            // 2. A cutover waits for what is in use, or for other cutovers, never for pre-copies that want to run.
+            for id in waiting.iter().filter(|id| jobs[id].class == Class::Cutover) {
+                assert!(
+                    !fits(&jobs[id])
+                        || waiting.iter().any(|other| other != id && jobs[other].class == Class::Cutover),
+                    "{what}: cutover {id} waits for nothing"
+                );
+            }
+            // 3. If nobody has lost patience, nothing is left idle.
+            let patient = waiting
+                .iter()
+                .all(|id| jobs[id].class == Class::PreCopy && admissions - jobs[id].since < PATIENCE);
+            for id in waiting.iter().filter(|_| patient) {
+                assert!(!fits(&jobs[id]), "{what}: {id} could run");
+            }
+            assert!(waiting.iter().all(|id| arbiter.why(*id).is_some()), "{what}");
+        }
+        // 4. When no new ones come, all get their turn.
+        for _ in 0..2000 {
+            for id in std::mem::take(&mut running) {
+                arbiter.remove(id);
+            }
+            running.extend(arbiter.admit());
+        }
+        assert_eq!(arbiter.waiting().count(), 0, "round {round}");
+    }
+}
+
+#[test]
+fn two_thousand_disks_cost_few_steps() {
+    let mut arbiter = Arbiter::new();
+    arbiter.set_limit(&Scope::Global, limit(0, 40, 0));
+    let mut disks = 0;
+    for id in 0..500 {
+        let (plan, host, store) = (format!("p{}", id % 10), format!("h{}", id % 16), format!("d{}", id % 8));
+        let job = Job::pass(id, &plan, 4)
+            .on(&endpoint("old"), 4)
+            .on(&endpoint("new"), 4)
+            .on(&Scope::Host(host.clone()), 4)
+            .on(&Scope::Datastore(store.clone()), 4);
+        arbiter.set_limit(&Scope::Host(host), limit(1, 0, 0));
+        arbiter.set_limit(&Scope::Datastore(store), limit(0, 16, 0));
+        arbiter.submit(job);
+        disks += 4;
+    }
+    assert_eq!(disks, 2000);
+    let before = arbiter.steps();
+    let mut running = arbiter.admit();
+    assert_eq!(running.len(), 10);
+    let first = arbiter.steps() - before;
+    let (mut looks, mut most) = (0, 0);
+    while let Some(id) = running.first().copied() {
+        running.remove(0);
+        arbiter.remove(id);
+        let before = arbiter.steps();
+        running.extend(arbiter.admit());
+        most = most.max(arbiter.steps() - before);
+        looks += 1;
+    }
+    println!("steps: first look {first}, most of the {looks} others {most}");
+    assert_eq!(looks, 500);
+    assert!(first < 12_000 && most < 12_000, "first look {first}, others up to {most}");
+    // Nothing new: nobody is looked at.
+    arbiter.set_limit(&Scope::Global, limit(1, 0, 0));
+    for id in 0..500 {
+        arbiter.submit(Job::pass(1000 + id, "p", 4));
+    }
+    arbiter.admit();
+    let before = arbiter.steps();
+    arbiter.admit();
+    assert!(arbiter.steps() - before < 300, "{}", arbiter.steps() - before);
+}
