@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The manifest root of a raw image, from what daemon/REPORT.md says and nothing of warmd's.
+"""The manifest root of a raw image or a block device, from what daemon/REPORT.md says and nothing of warmd's.
 
 usage: root.py FILE [BYTES]      needs b3sum
 """
@@ -30,19 +30,27 @@ def hashes(blocks):
 
 
 def root(path, size=None):
-    size = os.stat(path).st_size if size is None else size
-    manifest = b"warmd manifest 1\n" + size.to_bytes(8, "little") + BLOCK.to_bytes(8, "little")
+    manifest = bytearray()
     with open(path, "rb") as disk:
+        # Also of a block device, of which `stat` says nothing.
+        held = disk.seek(0, os.SEEK_END)
+        size = held if size is None else size
+        if size > held:
+            sys.exit(f"{path} has {held} bytes, fewer than {size}")
+        disk.seek(0)
+        manifest += b"warmd manifest 1\n" + size.to_bytes(8, "little") + BLOCK.to_bytes(8, "little")
         left = size
         while left:
             blocks = []
             while left and len(blocks) < AT_ONCE:
                 block = disk.read(min(BLOCK, left))
                 if len(block) != min(BLOCK, left):
-                    sys.exit(f"{path} ends {left} bytes early")
+                    sys.exit(f"{path} was cut off while it was read: {left} bytes are missing")
                 blocks.append(block)
                 left -= len(block)
             manifest += hashes(blocks)
+        if disk.seek(0, os.SEEK_END) != held:
+            sys.exit(f"{path} was changed while it was read")
     return b3sum(["--no-names"], manifest)[0].decode()
 
 

@@ -1,7 +1,7 @@
 //! `warmd`: the daemon's command line.
 
 use std::{
-    io::IsTerminal,
+    io::{IsTerminal, Write as _},
     num::NonZero,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -74,14 +74,24 @@ fn main() -> ExitCode {
         }
     };
     if !run {
-        println!("{}: all right", path.display());
-        return ExitCode::SUCCESS;
+        return say(&format!("{}: all right", path.display()));
     }
     config.log.start();
     match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("warmd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints an answer; one that nobody gets is a failure.
+fn say(text: &str) -> ExitCode {
+    match writeln!(std::io::stdout(), "{text}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("warmd: cannot print {text:?}: {error}");
             ExitCode::FAILURE
         }
     }
@@ -97,10 +107,7 @@ fn root(file: &Path, size: Option<u64>, threads: Option<NonZero<usize>>) -> Exit
         follow(&image, threads.min(MOST_THREADS))
     });
     match computed {
-        Ok(root) => {
-            println!("{root}  {}", file.display());
-            ExitCode::SUCCESS
-        }
+        Ok(root) => say(&format!("{root}  {}", file.display())),
         Err(error) => {
             eprintln!("warmd: {error}");
             ExitCode::FAILURE
