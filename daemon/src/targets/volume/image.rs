@@ -65,10 +65,10 @@ impl ImageFile {
 fn open(path: &Path, size: Length) -> Result<File, VolumeError> {
     let failed = |doing, error| VolumeError::io(doing, path, error);
     let wrong = |what| VolumeError::NotAVolume { path: path.to_owned(), what };
-    // Asked before it is opened: opening a pipe would wait for its other end.
     let before = std::fs::metadata(path).map_err(|error| failed("looking at", error))?;
     let identity = Identity::of(&before).map_err(wrong)?;
-    let flags = OFlags::CLOEXEC.bits().cast_signed();
+    // A pipe that was put there meanwhile would wait for its other end.
+    let flags = (OFlags::CLOEXEC | OFlags::NONBLOCK).bits().cast_signed();
     let file = std::fs::OpenOptions::new()
         .read(true)
         .custom_flags(flags)
@@ -78,27 +78,20 @@ fn open(path: &Path, size: Length) -> Result<File, VolumeError> {
     if Identity::of(&opened) != Ok(identity) {
         return Err(failed("opening", io::Error::other("it was replaced at this moment")));
     }
-    if let Some(line) = in_use::range_lock(path).map_err(|error| failed("looking for locks of", error))? {
-        let by = format!(
-            "a program has locked byte ranges of it, as QEMU does with the disks of a VM that runs ({line})"
-        );
+    if let Some(by) = in_use::range_locked(path).map_err(|error| failed("looking for locks of", error))? {
         return Err(VolumeError::InUse { path: path.to_owned(), by });
     }
     let is = size_of(&file, identity.kind).map_err(|error| failed("measuring", error))?;
+    let mut head = [0; 8];
+    let read = file.read_at(&mut head, 0).map_err(|error| failed("reading", error))?;
+    let head = head.get(..read).unwrap_or_default();
+    // Also where its length is the disk's: that proves nothing.
+    if let Some((_, name)) = FORMATS.iter().find(|(magic, _)| head.starts_with(magic)) {
+        let what = format!("it is {name}, not a raw image: offer it by qemu-nbd, and give its nbd:// URI");
+        return Err(failed("opening", io::Error::other(what)));
+    }
     if is != size {
-        let mut head = [0; 8];
-        let read = file.read_at(&mut head, 0).map_err(|error| failed("reading", error))?;
-        let format =
-            FORMATS.iter().find(|(magic, _)| head.get(..read.min(8)).unwrap_or_default().starts_with(magic));
-        return Err(match format {
-            Some((_, name)) => failed(
-                "opening",
-                io::Error::other(format!(
-                    "it is {name}, not a raw image: offer it by qemu-nbd, and give its nbd:// URI"
-                )),
-            ),
-            None => VolumeError::WrongSize { path: path.to_owned(), is, wanted: size },
-        });
+        return Err(VolumeError::WrongSize { path: path.to_owned(), is, wanted: size });
     }
     Ok(file)
 }
@@ -163,7 +156,14 @@ mod tests {
 
         let qcow2 = dir.path().join("qcow2");
         std::fs::write(&qcow2, b"QFI\xfb\0\0\0\x03").unwrap();
-        let error = ImageFile::open(&qcow2, Length(4096)).await.unwrap_err();
-        assert!(std::error::Error::source(&error).unwrap().to_string().contains("qcow2"), "{error:?}");
+        for size in [4096, 8] {
+            let error = ImageFile::open(&qcow2, Length(size)).await.unwrap_err();
+            let why = std::error::Error::source(&error).unwrap().to_string();
+            assert!(why.contains("qcow2"), "also if its length is right: {error:?}");
+        }
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let error = ImageFile::open(&pipe, Length(4096)).await.unwrap_err();
+        assert!(matches!(error, VolumeError::NotAVolume { .. }), "{error}");
     }
 }

@@ -19,16 +19,24 @@ pub(super) fn lock(file: &File, path: &Path) -> Result<(), LockError> {
         }
         Err(error) => return Err(LockError::Io(error.into())),
     }
-    match range_lock(path).map_err(LockError::Io)? {
-        Some(line) => Err(LockError::Held(format!(
-            "a program has locked byte ranges of it, as QEMU does with the disks of a VM that runs ({line})"
-        ))),
+    match range_locked(path).map_err(LockError::Io)? {
+        Some(by) => Err(LockError::Held(by)),
         None => Ok(()),
     }
 }
 
+/// Who holds a lock of byte ranges on the file, in words.
+pub(super) fn range_locked(path: &Path) -> io::Result<Option<String>> {
+    let by = |line| {
+        format!(
+            "a program has locked byte ranges of it, as QEMU does with the disks of a VM that runs ({line})"
+        )
+    };
+    Ok(range_lock(path)?.map(by))
+}
+
 /// A lock of byte ranges that somebody holds on the file, as the kernel lists it.
-pub(super) fn range_lock(path: &Path) -> io::Result<Option<String>> {
+fn range_lock(path: &Path) -> io::Result<Option<String>> {
     // On btrfs and overlayfs the listed device number may differ from stat's: such locks are not seen.
     let metadata = std::fs::metadata(path)?;
     let listed = std::fs::read_to_string("/proc/locks").unwrap_or_default();

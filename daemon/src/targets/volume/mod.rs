@@ -12,6 +12,7 @@
 //!         ├─ identity.rs  is it still the same thing, of the same size
 //!         └─ in_use.rs    does somebody else hold it open
 //! image.rs: what is only read, and never was warmd's
+//! witness.rs: was it used while it was read
 //! make.rs: files that do not exist yet
 //! ```
 
@@ -23,6 +24,7 @@ mod identity;
 mod image;
 mod in_use;
 mod make;
+mod witness;
 mod zeroes;
 
 #[cfg(test)]
@@ -37,4 +39,5 @@ pub use self::{
         Found, find, make_directory, make_file, remove_directory, remove_file, remove_unused, sync_directory,
         write_file,
     },
+    witness::Witness,
 };
