@@ -38,13 +38,10 @@ impl Live {
 
     /// Changes the view and tells the watchers.
     pub fn update(&self, change: impl FnOnce(&mut MigrationView)) {
-        let view = {
-            let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
-            change(&mut view);
-            view.clone()
-        };
-        // Nobody watching is fine.
-        self.changes.send(view).ok();
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut view);
+        // Within the lock: watchers must not be left with what was overtaken. Nobody watching is fine.
+        self.changes.send(view.clone()).ok();
     }
 
     /// Changes the view without telling the watchers.
@@ -136,9 +133,54 @@ impl Rate {
     }
 }
 
+/// A view to begin with, of a migration that rests.
+#[cfg(test)]
+pub(super) fn resting() -> MigrationView {
+    MigrationView {
+        id: crate::model::id::MigrationId::generate(),
+        plan: "plan".to_owned(),
+        vm: crate::model::id::VmId("1".to_owned()),
+        vm_name: "web".to_owned(),
+        target_name: "web".to_owned(),
+        state: crate::model::state::State::Synced,
+        since: crate::clock::now(),
+        disks: Vec::new(),
+        pass: None,
+        next_pass: None,
+        downtime_forecast: None,
+        warnings: Vec::new(),
+        cutover: None,
+        verification: None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn watchers_are_never_left_with_what_was_overtaken() {
+        let (changes, mut seen) = broadcast::channel(1 << 16);
+        let live = Live::new(resting(), changes);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..5000 {
+                        live.update(|view| {
+                            view.downtime_forecast = Some(view.downtime_forecast.unwrap_or(0.0) + 1.0);
+                        });
+                    }
+                });
+            }
+        });
+        let mut last = 0.0;
+        while let Ok(view) = seen.try_recv() {
+            let now = view.downtime_forecast.unwrap();
+            assert!(now > last, "{now} was told after {last}");
+            last = now;
+        }
+        assert!((last - 20_000.0).abs() < 0.5, "{last}");
+    }
 
     #[test]
     fn the_rate_forgets_what_is_long_past() {
