@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, atomic::Ordering::Relaxed};
 use async_trait::async_trait;
 use warmd_cbt::{
     buffer::{Buffer, BufferPool},
-    disk::{Allocation, DiskError, ReadDisk},
+    disk::{Allocation, DiskError, ErrorKind, Operation, ReadDisk},
     extents::ExtentSet,
     ledger::Ledger,
     limit::DiskShares,
@@ -104,7 +104,7 @@ impl Bench {
     }
 
     async fn audited(&self, budget: u64, from: u64) -> AuditOutcome {
-        audit(self.audit(budget, from)).await.unwrap()
+        audit(self.audit(budget, from)).await
     }
 }
 
@@ -230,19 +230,22 @@ async fn the_walk_goes_over_the_whole_disk_within_its_budget_and_wraps() {
 async fn holes_cost_little_and_one_in_sixteen_is_read_others_from_round_to_round() {
     let bench = Bench::drained(0..BLOCKS).await;
     bench.advance(&Changed::Known(set(&[]))).await;
-    let mut read = ExtentSet::new(SIZE);
-    // As passes are numbered for the first of two disks.
-    for round in (0..128).step_by(2) {
-        let source = Arc::new(Liar {
-            disk: Arc::clone(&bench.source),
-            holes: blocks(0, BLOCKS),
-            seen: Mutex::default(),
-        });
-        let found = audit(AuditJob { round, source: source.clone(), ..bench.audit(4, 0) }).await.unwrap();
-        assert_eq!((found.checked.0.div_ceil(BLOCK), found.mismatched), (4, vec![]));
-        source.seen.lock().unwrap().iter().for_each(|extent| read.insert(*extent));
+    // As passes are numbered for each of so many disks.
+    for (disks, disk) in (1..=5).flat_map(|disks| (0..disks).map(move |disk| (disks, disk))) {
+        let mut read = ExtentSet::new(SIZE);
+        for round in (disk..disk + 64 * disks).step_by(disks as usize) {
+            let source = Arc::new(Liar {
+                disk: Arc::clone(&bench.source),
+                holes: blocks(0, BLOCKS),
+                seen: Mutex::default(),
+            });
+            let found = audit(AuditJob { round, source: source.clone(), ..bench.audit(4, 0) }).await;
+            assert_eq!((found.checked.0.div_ceil(BLOCK), found.mismatched), (4, vec![]));
+            source.seen.lock().unwrap().iter().for_each(|extent| read.insert(*extent));
+        }
+        let rest = BLOCKS - read.bytes().0.div_ceil(BLOCK);
+        assert!(rest <= BLOCKS / 8, "disk {disk} of {disks}: {rest} holes were never read");
     }
-    assert_eq!(read, ExtentSet::full(SIZE), "some rounds read every hole");
 }
 
 #[tokio::test]
@@ -254,8 +257,7 @@ async fn a_hole_that_lies_is_found() {
         Arc::new(Liar { disk: Arc::clone(&bench.source), holes: blocks(16, 16), seen: Mutex::default() });
     let mut found = Vec::new();
     for round in (0..128).step_by(2) {
-        let outcome =
-            audit(AuditJob { round, source: liar.clone(), ..bench.audit(BLOCKS, 0) }).await.unwrap();
+        let outcome = audit(AuditJob { round, source: liar.clone(), ..bench.audit(BLOCKS, 0) }).await;
         found.extend(outcome.mismatched);
     }
     assert!(!found.is_empty() && found.iter().all(|extent| *extent == blocks(19, 1)), "{found:?}");
@@ -266,12 +268,123 @@ async fn an_audit_that_cannot_read_or_is_stopped_says_nothing_of_tracking() {
     let bench = Bench::drained(0..0).await;
     bench.advance(&Changed::Known(set(&[]))).await;
     bench.faults.add(Event::Read, 1, Fault::Fail);
-    let error = audit(bench.audit(8, 0)).await.unwrap_err();
-    assert!(matches!(error, VerifyError::Source(_)), "{error}");
+    let found = audit(bench.audit(8, 0)).await;
+    assert!(matches!(found.failed, Some(VerifyError::Source(_))) && !found.finished, "{found:?}");
+    assert_eq!(found.mismatched, []);
     let job = bench.audit(8, 3);
     job.stop.stop();
-    let found = audit(job).await.unwrap();
+    let found = audit(job).await;
     assert_eq!((found.finished, found.next, found.mismatched), (false, Offset(3 * BLOCK), vec![]));
+}
+
+#[tokio::test]
+async fn a_bad_sector_is_stepped_over_and_what_was_found_before_it_counts() {
+    let bench = Bench::drained(0..0).await;
+    bench.advance(&Changed::Known(set(&[]))).await;
+    bench.source.set_fill(50, 4711);
+    bench.source.set_fill(21, 4711);
+    // The walk wraps: block 50 lies before these sectors in it, block 21 behind.
+    for at in [53, 10] {
+        let source = Arc::new(Bad { disk: Arc::clone(&bench.source), at: Some(blocks(at, 1)) });
+        let job = AuditJob { source: source.clone(), in_flight: 1, ..bench.audit(BLOCKS, 48) };
+        let found = audit(job).await;
+        assert!(matches!(found.failed, Some(VerifyError::Source(_))) && !found.finished, "{found:?}");
+        assert_eq!(found.mismatched, [blocks(50, 1)], "sector {at}");
+        assert!(found.next > Offset(at * BLOCK) && found.next < Offset((at + 8) * BLOCK), "{found:?}");
+        let job = AuditJob { source, in_flight: 1, ..bench.audit(4, found.next.0 / BLOCK) };
+        let next = audit(job).await;
+        assert!(next.failed.is_none() && next.finished, "it hangs at sector {at}: {next:?}");
+    }
+    // So it is where the source would not even tell what is a hole, and what is chosen already is read.
+    let source = Arc::new(Bad { disk: Arc::clone(&bench.source), at: None });
+    let found = audit(AuditJob { source, ..bench.audit(BLOCKS, 40) }).await;
+    assert!(matches!(found.failed, Some(VerifyError::Source(_))), "{found:?}");
+    assert_eq!(found.mismatched, [blocks(50, 1)]);
+    assert_eq!(found.next, Offset(4 * BLOCK), "a chunk past the place");
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_a_read_that_hangs_and_forgets_nothing() {
+    let bench = Bench::drained(0..0).await;
+    bench.advance(&Changed::Known(set(&[]))).await;
+    bench.source.set_fill(50, 4711);
+    let source = Arc::new(Hanging { disk: Arc::clone(&bench.source), at: blocks(58, 1) });
+    let job = AuditJob { source, in_flight: 1, ..bench.audit(BLOCKS, 48) };
+    let stop = job.stop.clone();
+    let auditing = tokio::spawn(audit(job));
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    stop.stop();
+    let found = tokio::time::timeout(std::time::Duration::from_secs(20), auditing).await.unwrap().unwrap();
+    assert_eq!((found.finished, found.mismatched), (false, vec![blocks(50, 1)]));
+    // What differs is not gone past: whoever goes on finds it again.
+    assert_eq!(found.next, Offset(50 * BLOCK));
+}
+
+#[tokio::test]
+async fn a_compare_tells_which_blocks_the_source_kept_to_itself() {
+    let bench = Bench::drained(20..30).await;
+    bench.source.set_fill(7, 4711);
+    bench.target.set_fill(9, 4711);
+    let job = bench.verify(Part::default());
+    let progress = Arc::clone(&job.progress);
+    let found = compare(job, bench.source.clone(), bench.target.clone()).await.unwrap();
+    assert_eq!(found.mismatched, [blocks(7, 1), blocks(9, 1)]);
+    assert_eq!(progress.take_untold(), [blocks(7, 1)], "block 9 is the target's own");
+    assert_eq!(progress.take_wrong(SIZE).len(), 2);
+    let job = bench.verify(Part::default());
+    let progress = Arc::clone(&job.progress);
+    readback(job, bench.target.clone()).await.unwrap();
+    assert_eq!((progress.take_untold(), progress.take_wrong(SIZE)), (vec![], vec![blocks(9, 1)]));
+}
+
+/// Cannot read what lies at one place; nor tell what is a hole in the disk's first block if there is none.
+struct Bad {
+    disk: Arc<MemoryDisk>,
+    at: Option<Extent>,
+}
+
+#[async_trait]
+impl ReadDisk for Bad {
+    fn size(&self) -> Length {
+        self.disk.size()
+    }
+
+    async fn read(&self, at: Offset, buffer: Buffer) -> Result<Buffer, DiskError> {
+        let extent = Extent::new(at, Length(buffer.len() as u64));
+        if extent.zip(self.at).is_some_and(|(read, bad)| read.intersect(&bad).is_some()) {
+            return Err(DiskError::new(ErrorKind::Media, Operation::Read, "bad", extent, "a bad sector"));
+        }
+        self.disk.read(at, buffer).await
+    }
+
+    async fn allocation(&self, extent: Extent) -> Result<Vec<Allocation>, DiskError> {
+        if self.at.is_none() && extent.start() == Offset(0) {
+            let cause = "a bad sector";
+            return Err(DiskError::new(ErrorKind::Media, Operation::Allocation, "bad", Some(extent), cause));
+        }
+        Ok(vec![Allocation { extent, zero: false }])
+    }
+}
+
+/// Never answers at one place.
+struct Hanging {
+    disk: Arc<MemoryDisk>,
+    at: Extent,
+}
+
+#[async_trait]
+impl ReadDisk for Hanging {
+    fn size(&self) -> Length {
+        self.disk.size()
+    }
+
+    async fn read(&self, at: Offset, buffer: Buffer) -> Result<Buffer, DiskError> {
+        if Extent::new(at, Length(buffer.len() as u64)).is_some_and(|read| read.intersect(&self.at).is_some())
+        {
+            std::future::pending::<()>().await;
+        }
+        self.disk.read(at, buffer).await
+    }
 }
 
 /// Calls these blocks holes whatever they hold, and all others data; remembers what was read.

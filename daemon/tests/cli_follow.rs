@@ -23,7 +23,7 @@ use warmd_daemon::model::{
     request::Request,
     state::{Resting, State},
     verify::{Escape, VerifyOrder},
-    view::MigrationView,
+    view::{MigrationView, VerificationView},
 };
 
 const WEB: &str = "019351aa-0000-7000-8000-5eed00000001";
@@ -233,13 +233,16 @@ so many bad blocks are missed with a chance of at most: 1 by 99.50 %, 1000 by 0.
 ";
     assert!(ran.out(0).ends_with(expected), "{ran:#?}");
     let images = [("vda", "/snap/vda"), ("vdb", "nbd://h/b")];
+    let ordered = served.control.ordered();
+    assert!(!ordered[0].id.is_empty());
     let order = VerifyOrder {
+        id: ordered[0].id.clone(),
         mode: VerifyMode::Readback,
         scope: "sample=0.5%".parse().unwrap(),
         seed: Some(7),
         images: images.map(|(disk, place)| (disk.to_owned(), place.to_owned())).into(),
     };
-    assert_eq!(served.control.ordered(), [order]);
+    assert_eq!(ordered, [order]);
 
     let ran = served.warmctl(&["migration", "verify", WEB, "--mode", "compare"]).await;
     assert!(ran.err(5).contains("snapshot"), "{ran:#?}");
@@ -253,7 +256,7 @@ so many bad blocks are missed with a chance of at most: 1 by 99.50 %, 1000 by 0.
 async fn an_old_verdict_is_not_taken_for_a_new_one() {
     let with = |verification| MigrationView { verification: Some(verification), ..synced() };
     let mut old = cases::verification(Some(65536));
-    old.started = cases::at(500);
+    (old.started, old.id) = (cases::at(500), "old".to_owned());
     let steps = [with(old.clone()), with(cases::verification(None)), with(cases::verification(Some(0)))];
     let served = Served::start(FakeControl::new([with(old.clone())]).script(Request::Verify, steps)).await;
     let ran = served.warmctl(&["migration", "verify", "web-1"]).await;
@@ -267,6 +270,34 @@ async fn an_old_verdict_is_not_taken_for_a_new_one() {
     let served = Served::start(FakeControl::new([with(old)]).script(Request::Cutover, [end])).await;
     let ran = served.warmctl(&["migration", "cutover", "web-1"]).await;
     assert!(ran.out(0).contains("verification  none made\n"), "{ran:#?}");
+}
+
+#[tokio::test]
+async fn a_verification_that_ran_before_is_not_taken_for_the_one_that_waits() {
+    let with = |verification| MigrationView { verification: Some(verification), ..synced() };
+    let others = |wrong| VerificationView { id: "another's".to_owned(), ..cases::verification(wrong) };
+    // It was asked for while another one ran, which then fails.
+    let steps = [
+        with(others(None)),
+        with(others(Some(65536))),
+        with(cases::verification(None)),
+        with(cases::verification(Some(0))),
+    ];
+    let fake = FakeControl::new([with(others(None))]).script(Request::Verify, steps);
+    let served = Served::start(fake).await;
+    let ran = served.warmctl(&["migration", "verify", "web-1"]).await;
+    assert!(ran.out(0).ends_with("verification  passed (readback, 42.0 GiB compared)\n"), "{ran:#?}");
+
+    // A cutover begins: what ran is stopped, and what waited never runs.
+    let cutting = MigrationView {
+        since: cases::at(4000),
+        verification: Some(others(None)),
+        ..phases(Phase::LastDelta).swap_remove(0)
+    };
+    let fake = FakeControl::new([with(others(None))]).script(Request::Verify, [with(others(None)), cutting]);
+    let served = Served::start(fake).await;
+    let ran = served.warmctl(&["migration", "verify", "web-1"]).await;
+    assert!(ran.err(1).contains("dropped before its turn"), "{ran:#?}");
 }
 
 #[tokio::test]

@@ -312,6 +312,7 @@ async fn states_with_something_to_say() {
     assert_eq!(
         shown["verification"],
         json!({
+            "id": "",
             "mode": "readback",
             "scope": "full",
             "seed": null,
@@ -376,4 +377,52 @@ async fn the_journal_and_the_report() {
     let digest = report["seal"]["digest"].as_str().unwrap();
     assert!(markdown.out(0).contains(&format!("| Sealed JSON form (BLAKE3) | `{digest}` |")));
     assert_eq!(json_of(&served, &["report", "key"], 0).await["key"], report["seal"]["key"]);
+}
+
+#[tokio::test]
+async fn a_report_is_saved_in_both_forms_or_not_at_all() {
+    let served = Served::start(FakeControl::new([cases::synced(1, "web-1")])).await;
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().join("web");
+    let save =
+        async || served.warmctl(&["migration", "report", "web-1", "--save", base.to_str().unwrap()]).await;
+    let there = || {
+        let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    std::fs::write(dir.path().join("web.md"), "mine").unwrap();
+    let ran = save().await;
+    assert!(ran.err(1).contains("web.md"), "{ran:#?}");
+    assert_eq!(there(), ["web.md"], "half a pair was left, or a draft");
+    assert_eq!(std::fs::read_to_string(dir.path().join("web.md")).unwrap(), "mine");
+    std::fs::remove_file(dir.path().join("web.md")).unwrap();
+    assert!(save().await.out(0).contains("web.json"));
+    assert_eq!(there(), ["web.json", "web.md"]);
+    assert!(save().await.err(1).contains("web.json"), "what is there stays");
+}
+
+#[tokio::test]
+async fn a_key_that_was_lost_is_told_beside_the_key() {
+    let served = Served::start(FakeControl::new([])).await;
+    let ran = served.warmctl(&["report", "key"]).await;
+    let lost = "1f".repeat(32);
+    assert_eq!(ran.out(0).trim(), cases::report_key().public().to_string(), "scripts take it from there");
+    assert!(ran.stderr.contains(&lost), "{ran:#?}");
+    assert_eq!(json_of(&served, &["report", "key"], 0).await["earlier"][0]["key"], lost);
+}
+
+#[test]
+fn a_root_that_nobody_reads_is_a_failure_in_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk");
+    std::fs::write(&path, [7; 1000]).unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_warmd"));
+    let ran = command.arg("root").arg(&path).stdout(writer).output().unwrap();
+    let told = String::from_utf8_lossy(&ran.stderr);
+    assert_eq!(ran.status.code(), Some(1), "{told}");
+    assert!(told.contains("cannot print") && !told.contains("panicked"), "{told}");
 }

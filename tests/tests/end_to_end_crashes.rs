@@ -5,6 +5,7 @@ use std::{path::Path, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use warmd_daemon::seal::ReportKey;
 use warmd_tests::{
     Rig, RigSpec,
     daemon::program,
@@ -143,8 +144,16 @@ fn proven_by_report(rig: &Rig, dir: &Path, roots: &[String]) -> Result<()> {
     rig.ctl().text(&["migration", "report", &rig.guest.name, "--save", base])?;
     let text = std::fs::read_to_string(format!("{base}.json"))?;
     let report: Value = serde_json::from_str(&text)?;
-    for (disk, root) in report["disks"].as_array().context("no disks")?.iter().zip(roots) {
+    let disks = report["disks"].as_array().context("no disks")?;
+    ensure!(
+        disks.len() == roots.len(),
+        "{} disks are in the report, and {} were copied",
+        disks.len(),
+        roots.len()
+    );
+    for (disk, root) in disks.iter().zip(roots) {
         ensure!(disk["manifest_root"] == root.as_str() && disk["sealed"].is_string(), "not {root}: {disk}");
+        ensure!(disk["proved_by"] == "readback full" || disk["proved_by"] == "compare full", "{disk}");
     }
     let asked = report["requests"].as_array().context("no requests")?;
     let cutover =
@@ -169,8 +178,10 @@ fn proven_by_report(rig: &Rig, dir: &Path, roots: &[String]) -> Result<()> {
     std::fs::write(&forged, text.replacen("cutover accepted", "cutover Accepted", 1))?;
     let bad = offline(&[&forged])?;
     ensure!(bad.code == Some(1) && bad.stderr.contains("NOT VALID"), "{bad:?}");
-    let other = "11".repeat(32);
+    let other = ReportKey::from_secret(&[9; 32]).public().to_string();
     let wrong = offline(&[&format!("{base}.json"), "--key", &other])?;
-    ensure!(wrong.code == Some(1) || wrong.code == Some(2), "{wrong:?}");
+    ensure!(wrong.code == Some(1) && wrong.stderr.contains("signed by another key"), "{wrong:?}");
+    let none = offline(&[&format!("{base}.json"), "--key", &"11".repeat(30)])?;
+    ensure!(none.code == Some(2), "{none:?}");
     Ok(())
 }

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use warmd_cbt::{
     manifest::BlockHash,
     store::{LedgerCommit, LedgerStore},
-    units::BlockIndex,
+    units::{BlockIndex, Length},
+    verify::manifest_root,
 };
 use warmd_daemon::{
     migration::control::Control,
@@ -67,11 +68,14 @@ async fn the_roots_are_those_of_the_raw_disks_and_stay_what_was_sealed() {
         let mut rig = Rig::start(world()).await;
         rig.seed(Rig::plan(verify)).await;
         let (before, _) = sealed(&rig).await;
-        assert!(before.disks.iter().all(|disk| disk.sealed.is_none()));
+        assert!(before.disks.iter().all(|disk| disk.sealed.is_none() && disk.proved_by.is_none()));
         rig.world.guest_writes("vda", 200 * BLOCK, &[9; 9000]);
         assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
         let (done, _) = sealed(&rig).await;
-        assert!(done.disks.iter().all(|disk| disk.sealed.is_some()));
+        let proof = if verify == VerifyMode::None { "none" } else { "compare full" };
+        for disk in &done.disks {
+            assert_eq!((disk.sealed.is_some(), disk.proved_by.as_deref()), (true, Some(proof)));
+        }
         assert_ne!(roots(&before)[0], roots(&done)[0]);
         for (at, (key, _)) in DISKS.iter().enumerate() {
             let held = rig.world.with(|truth| truth.target_disks[*key].durable());
@@ -83,9 +87,33 @@ async fn the_roots_are_those_of_the_raw_disks_and_stay_what_was_sealed() {
         let disk = rig.store().disks(done.migration).await.unwrap()[0].id;
         let hashes = vec![(BlockIndex(5), BlockHash([5; 16]))];
         rig.store().commit(disk, LedgerCommit { hashes, ..LedgerCommit::default() }).await.unwrap();
+        let now = manifest_root(rig.store(), disk, Length(DISKS[0].1)).await.unwrap();
+        assert_ne!(now, roots(&done)[0], "the manifest is another one");
         rig.restart().await;
         let (later, _) = sealed(&rig).await;
         assert_eq!((roots(&later), &later.disks[0].sealed), (roots(&done), &done.disks[0].sealed));
+    }
+}
+
+#[tokio::test]
+async fn a_seal_says_what_proved_it() {
+    for (mode, scope, proof) in [
+        (VerifyMode::Readback, "full", "readback full"),
+        (VerifyMode::Readback, "changed", "readback changed"),
+        (VerifyMode::Compare, "sample=10%", "compare sample=10%, seed "),
+    ] {
+        let rig = Rig::start(world()).await;
+        let mut plan = Rig::plan(mode);
+        plan.verify.scope = scope.parse().unwrap();
+        rig.seed(plan).await;
+        assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
+        let (report, sealed) = sealed(&rig).await;
+        let said = report.disks[0].proved_by.clone().unwrap();
+        assert!(
+            said.starts_with(proof) && (said == proof) == report.verdict.unwrap().seed.is_none(),
+            "{said}"
+        );
+        assert!(sealed.json.contains(&format!("\"proved_by\": \"{said}\"")));
     }
 }
 
@@ -96,7 +124,11 @@ async fn an_undone_cutovers_seal_is_not_shown() {
     rig.world.faults.set("target.create", Fault::Refused);
     assert_eq!(rig.cutover().await.state, State::Synced);
     let (undone, _) = sealed(&rig).await;
-    assert!(undone.disks.iter().all(|disk| disk.sealed.is_none()), "{:?}", undone.disks);
+    let stored = rig.store().seals(undone.migration).await.unwrap();
+    assert_eq!(stored.len(), DISKS.len(), "it was sealed before it was undone");
+    for disk in &undone.disks {
+        assert_eq!((disk.sealed, disk.proved_by.as_deref()), (None, None));
+    }
     rig.world.faults.clear();
     rig.world.guest_writes("vda", 0, &[77; 10]);
     assert_eq!(rig.cutover().await.state, State::Done);

@@ -7,24 +7,25 @@
 //! the manifest knows as zeroes, need not be read: it changed neither way, unless the hole lies. So of such blocks one in
 //! [`HOLES`] is read all the same, others from round to round. A hole where the manifest knows data is read like data: it is
 //! a change that was not told.
+//!
+//! What cannot be read ends an audit, and is stepped over by the next one; what was found before that counts.
 
 use std::sync::{Arc, Mutex, atomic::Ordering::Relaxed};
 
-use super::{VerifyError, VerifyJob, VerifyProgress, hashes, holes::hole_run, part::Part, scan::Scan};
+use super::{
+    MOST_MISMATCHES, VerifyError, VerifyJob, VerifyOutcome, VerifyProgress, chosen::Chosen, hashes,
+    part::Part, scan::Scan,
+};
 use crate::{
     buffer::BufferPool,
     disk::ReadDisk,
     extents::{CHUNK_BYTES, ExtentSet},
     ledger::Ledger,
     limit::DiskShares,
-    manifest::BlockHash,
     stop::StopSignal,
     transfer::LatencyBaseline,
-    units::{BLOCK, Extent, Length, Offset},
+    units::{Extent, Length, Offset},
 };
-
-/// Of so many blocks in holes one is read; and the walk passes over at most so many times the budget.
-const HOLES: u64 = 16;
 
 /// What to audit, and how.
 #[derive(Clone)]
@@ -55,7 +56,7 @@ pub struct AuditJob {
 }
 
 /// What an audit found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct AuditOutcome {
     /// Bytes read and compared.
     pub checked: Length,
@@ -65,38 +66,66 @@ pub struct AuditOutcome {
     pub mismatched: Vec<Extent>,
     /// Bytes of all such blocks.
     pub mismatched_bytes: Length,
-    /// Where the next audit goes on.
+    /// Where the next audit goes on: after a stop, with the first that was not read; after a failure, past what failed.
     pub next: Offset,
-    /// Whether all that was chosen was read; false after a stop.
+    /// Whether all that was chosen was read; false after a stop, and after a failure.
     pub finished: bool,
+    /// Why it ended early, if it failed. Of what was not read nothing is said.
+    pub failed: Option<VerifyError>,
 }
 
-/// Reads settled blocks from the snapshot and compares them with the manifest, as far as the budget goes.
-///
-/// # Errors
-/// [`VerifyError::Source`] if the snapshot cannot be read: then nothing is said of the source's tracking.
-pub async fn audit(job: AuditJob) -> Result<AuditOutcome, VerifyError> {
+/// Reads settled blocks from the snapshot and compares them with the manifest, as far as the budget goes. A stop ends it
+/// at once.
+pub async fn audit(job: AuditJob) -> AuditOutcome {
     let size = job.ledger.size();
-    let mut chosen = Chosen {
-        blocks: ExtentSet::new(size),
-        left: job.budget.0.div_ceil(BLOCK),
-        steps: job.budget.0.div_ceil(BLOCK).saturating_mul(HOLES),
-        holes: 0,
-        next: job.from.min(Offset(size.0)),
+    let mut chosen = Chosen::new(&job);
+    let start = chosen.next();
+    let walked = tokio::select! {
+        biased;
+        () = job.stop.stopped() => Ok(false),
+        walked = chosen.walk(&job) => walked.map(|()| true),
     };
-    let settled = job.ledger.settled();
-    let start = chosen.next;
-    let mut cut = false;
+    let mut outcome = AuditOutcome {
+        checked: Length(0),
+        holes: chosen.holes(),
+        mismatched: Vec::new(),
+        mismatched_bytes: Length(0),
+        next: if matches!(walked, Ok(false)) { start } else { chosen.next() },
+        finished: matches!(walked, Ok(true)),
+        failed: walked.err(),
+    };
+    // In the order of the walk, so that what was read when it is cut short is known from where that was.
     let rounds = [Extent::between(start, Offset(size.0)), Extent::between(Offset(0), start)];
-    for part in rounds.into_iter().flatten().flat_map(|round| round.split(CHUNK_BYTES)) {
-        cut = job.stop.is_stopped();
-        if cut || !chosen.walk(&job, &settled, part).await? {
+    for round in rounds.into_iter().flatten() {
+        let read = read(&job, chosen.blocks(), round).await;
+        outcome.checked += read.found.checked;
+        outcome.mismatched_bytes += read.found.mismatched_bytes;
+        outcome.mismatched.extend(read.found.mismatched);
+        if !read.found.finished {
+            (outcome.finished, outcome.next) = (false, read.next);
+            outcome.failed = outcome.failed.or(read.failed);
             break;
         }
     }
+    outcome.mismatched.sort_unstable();
+    outcome.mismatched.truncate(MOST_MISMATCHES);
+    outcome.next = Offset(outcome.next.0 % size.0.max(1));
+    outcome
+}
+
+/// What came of reading the blocks of one round.
+struct Read {
+    found: VerifyOutcome,
+    next: Offset,
+    failed: Option<VerifyError>,
+}
+
+async fn read(job: &AuditJob, blocks: &ExtentSet, round: Extent) -> Read {
+    let mut of_round = ExtentSet::of(blocks.size(), [round]);
+    of_round.intersect(blocks);
     let verify = VerifyJob {
         ledger: Arc::clone(&job.ledger),
-        part: Part::only(chosen.blocks.clone()),
+        part: Part { only: Some(Arc::new(of_round)), from: round.start() },
         pool: job.pool.clone(),
         chunk: job.chunk,
         in_flight: job.in_flight,
@@ -108,109 +137,52 @@ pub async fn audit(job: AuditJob) -> Result<AuditOutcome, VerifyError> {
         limits: DiskShares { readbacks: job.limits.reads.clone(), ..DiskShares::default() },
         stop: job.stop.clone(),
     };
-    let found = scan(&verify, &job.source).await.map_err(of_source)?;
-    let finished = found.finished && !cut;
-    // Blocks are read in the disk's order: if it has not gone round, all before this were.
-    let read_to = verify.progress.sure_to.load(Relaxed).min(chosen.next.0);
-    let cut_at = if chosen.next > start { start.max(Offset(read_to)) } else { start };
-    Ok(AuditOutcome {
-        holes: Length(chosen.holes),
-        finished,
-        // What was chosen and not read comes first the next time.
-        next: if finished { Offset(chosen.next.0 % size.0.max(1)) } else { cut_at },
-        ..found
-    })
-}
-
-/// Whether this hole is read in this round: one in [`HOLES`], others from round to round. Which is mixed (by the
-/// finalizer of SplitMix64) and not counted up: rounds are numbers of passes, of which a disk among several has only
-/// every so manieth.
-fn looks_into(block: u64, round: u64) -> bool {
-    let mut mixed = round.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    block.wrapping_add(mixed ^ (mixed >> 31)).is_multiple_of(HOLES)
-}
-
-/// The blocks that will be read.
-struct Chosen {
-    blocks: ExtentSet,
-    /// Blocks that may still be chosen, and that may still be passed.
-    left: u64,
-    steps: u64,
-    holes: u64,
-    next: Offset,
-}
-
-impl Chosen {
-    /// Chooses from one part of the disk; false when there is enough.
-    async fn walk(&mut self, job: &AuditJob, settled: &ExtentSet, part: Extent) -> Result<bool, VerifyError> {
-        let mut hashes_of_part = None;
-        let runs = settled.extents_from(part.start());
-        for run in runs.map_while(|run| run.intersect(&part)) {
-            if hashes_of_part.is_none() {
-                let aligned = part.align_out(BLOCK, job.ledger.size()).unwrap_or(part);
-                hashes_of_part = Some(hashes(&**job.ledger.store(), job.ledger.disk(), aligned).await?);
-            }
-            let known = hashes_of_part.as_deref().unwrap_or_default();
-            let mut at = run.start();
-            while let Some(rest) = Extent::between(at, run.end()) {
-                let told = hole_run(&*job.source, rest).await.map_err(VerifyError::Source)?;
-                for block in told.extent.split(BLOCK) {
-                    if self.left == 0 || self.steps == 0 {
-                        self.next = block.start();
-                        return Ok(false);
-                    }
-                    let number = block.blocks().start;
-                    let hash = known.get((number - part.blocks().start) as usize);
-                    self.step(
-                        block,
-                        told.zero && hash == Some(&BlockHash::ZERO) && !looks_into(number, job.round),
-                    );
-                }
-                at = told.extent.end();
-            }
+    let mut scan = match Scan::of_source(&verify, Arc::clone(&job.source)) {
+        Ok(scan) => scan,
+        Err(error) => {
+            return Read {
+                found: VerifyOutcome::none(),
+                next: round.start(),
+                failed: Some(of_source(error)),
+            };
         }
-        self.next = part.end();
-        Ok(true)
-    }
-
-    fn step(&mut self, block: Extent, is_hole: bool) {
-        self.steps -= 1;
-        if is_hole {
-            self.holes += block.len().0;
-        } else {
-            self.blocks.insert(block);
-            self.left -= 1;
+    };
+    let scanned = tokio::select! {
+        biased;
+        () = job.stop.stopped() => Ok(false),
+        scanned = scan_all(&mut scan, &verify, round) => scanned,
+    };
+    if scanned.is_err() {
+        tokio::select! {
+            biased;
+            () = job.stop.stopped() => {}
+            () = scan.settle() => {}
         }
     }
+    let next = match &scanned {
+        Ok(_) => Offset(verify.progress.sure_to.load(Relaxed)),
+        Err(_) => scan.reached(),
+    };
+    let found = scan.outcome(String::new(), matches!(scanned, Ok(true)));
+    Read { found, next, failed: scanned.err().map(of_source) }
 }
 
-async fn scan(verify: &VerifyJob, source: &Arc<dyn ReadDisk>) -> Result<AuditOutcome, VerifyError> {
-    let mut scan = Scan::of_source(verify, Arc::clone(source))?;
+async fn scan_all(scan: &mut Scan, verify: &VerifyJob, round: Extent) -> Result<bool, VerifyError> {
     let (store, disk) = (verify.ledger.store(), verify.ledger.disk());
-    let parts = Extent::whole(verify.ledger.size()).into_iter().flat_map(|whole| whole.split(CHUNK_BYTES));
-    let mut goes_on = true;
-    for part in parts {
+    let whole = Extent::whole(verify.ledger.size()).into_iter().flat_map(|whole| whole.split(CHUNK_BYTES));
+    for part in whole.filter(|part| part.intersect(&round).is_some()) {
         let mut runs = verify.part.runs(part).peekable();
-        if !goes_on || runs.peek().is_none() {
+        if runs.peek().is_none() {
             continue;
         }
         let hashes = Arc::new(hashes(&**store, disk, part).await?);
         for run in runs {
-            goes_on = goes_on && scan.run(run, &hashes, part.blocks().start).await?;
+            if !scan.run(run, &hashes, part.blocks().start).await? {
+                return Ok(false);
+            }
         }
     }
-    let finished = scan.finish().await? && goes_on;
-    let found = scan.outcome(String::new(), finished);
-    Ok(AuditOutcome {
-        checked: found.checked,
-        holes: Length(0),
-        mismatched: found.mismatched,
-        mismatched_bytes: found.mismatched_bytes,
-        next: Offset(0),
-        finished,
-    })
+    scan.finish().await
 }
 
 fn of_source(error: VerifyError) -> VerifyError {

@@ -8,6 +8,7 @@
 //! changed, and compares that with the manifest.
 
 mod audit;
+mod chosen;
 mod holes;
 mod part;
 mod sample;
@@ -73,6 +74,7 @@ pub struct VerifyProgress {
     /// Everything before this byte that was to be checked was checked, and is equal: where a later run may go on.
     pub sure_to: AtomicU64,
     wrong: Mutex<Vec<Extent>>,
+    untold: Mutex<Vec<Extent>>,
     found: Notify,
 }
 
@@ -89,14 +91,21 @@ impl VerifyProgress {
         if wrong.len() > MOST_MISMATCHES { Extent::whole(size).into_iter().collect() } else { wrong }
     }
 
-    fn tell(&self, wrong: &[Extent]) {
+    /// Those of the blocks that differ of which the source holds something else than the manifest says: a change that
+    /// the source did not tell of. Not taken before, and not all if they are very many.
+    pub fn take_untold(&self) -> Vec<Extent> {
+        std::mem::take(&mut *self.untold.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn tell(&self, wrong: &[Extent], untold: &[Extent]) {
         if wrong.is_empty() {
             return;
         }
-        let mut told = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = (MOST_MISMATCHES + 1).saturating_sub(told.len());
-        told.extend(wrong.iter().take(room));
-        drop(told);
+        for (told, new) in [(&self.untold, untold), (&self.wrong, wrong)] {
+            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+            let room = (MOST_MISMATCHES + 1).saturating_sub(told.len());
+            told.extend(new.iter().take(room));
+        }
         self.found.notify_one();
     }
 }
@@ -117,6 +126,17 @@ pub struct VerifyOutcome {
 }
 
 impl VerifyOutcome {
+    /// Nothing was looked at.
+    fn none() -> Self {
+        Self {
+            checked: Length(0),
+            mismatched: Vec::new(),
+            mismatched_bytes: Length(0),
+            root: String::new(),
+            finished: false,
+        }
+    }
+
     /// Whether all that was to be checked was, and nothing differs.
     pub fn is_equal(&self) -> bool {
         self.finished && self.mismatched_bytes == Length(0)

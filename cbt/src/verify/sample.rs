@@ -11,6 +11,9 @@ use crate::{
     units::{BLOCK, Extent, Length, Offset, blocks_in},
 };
 
+/// Blocks drawn before others get their turn: about a millisecond's work.
+const AT_ONCE: u64 = 1 << 13;
+
 /// Which blocks of a disk are sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
@@ -33,10 +36,18 @@ impl Sample {
         self.blocks
     }
 
-    /// The sampled blocks.
-    pub fn set(&self) -> ExtentSet {
-        let block = |number| Extent::new(Offset(number * BLOCK), Length(BLOCK));
-        ExtentSet::of(self.size, (0..self.blocks).map(|stratum| self.pick(stratum)).filter_map(block))
+    /// The sampled blocks. They may be millions: it lets others of its thread work from time to time.
+    pub async fn set(self) -> ExtentSet {
+        let mut set = ExtentSet::new(self.size);
+        for stratum in 0..self.blocks {
+            if stratum % AT_ONCE == AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
+            if let Some(block) = Extent::new(Offset(self.pick(stratum) * BLOCK), Length(BLOCK)) {
+                set.insert(block);
+            }
+        }
+        set
     }
 
     /// The most likely that bad blocks, `bad` of them wherever they lie, are all missed: `(1 − 1/s)^bad` where s is the
@@ -75,12 +86,16 @@ mod tests {
 
     use super::*;
 
+    fn set(sample: Sample) -> ExtentSet {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(sample.set())
+    }
+
     proptest! {
         #[test]
         fn every_stratum_gives_one_block(all in 1_u64..5000, bytes in 0_u64..5000 * BLOCK, seed: u64, short in 0..BLOCK) {
             let size = Length(all * BLOCK - short);
             let sample = Sample::new(size, Length(bytes), seed);
-            let set = sample.set();
+            let set = set(sample);
             let picked: Vec<_> = (0..all).filter(|block| set.contains(*block)).collect();
             prop_assert_eq!(picked.len() as u64, sample.blocks());
             prop_assert_eq!(sample.blocks(), bytes.div_ceil(BLOCK).clamp(1, all));
@@ -88,7 +103,7 @@ mod tests {
                 let border = |at: usize| at as u64 * all / sample.blocks();
                 prop_assert!((border(stratum)..border(stratum + 1)).contains(block));
             }
-            prop_assert_eq!(Sample::new(size, Length(bytes), seed).set(), set);
+            prop_assert_eq!(self::set(Sample::new(size, Length(bytes), seed)), set);
         }
     }
 
@@ -97,7 +112,26 @@ mod tests {
         let sample = Sample::new(Length(1000 * BLOCK), Length(5 * BLOCK), 42);
         let picked: Vec<_> = (0..5).map(|stratum| sample.pick(stratum)).collect();
         assert_eq!(picked, PICKED);
-        assert_ne!(sample.set(), Sample { seed: 43, ..sample }.set());
+        assert_ne!(set(sample), set(Sample { seed: 43, ..sample }));
+    }
+
+    #[tokio::test]
+    async fn drawing_millions_of_blocks_keeps_nobody_waiting() {
+        let turns = std::rc::Rc::new(std::cell::Cell::new(0_u64));
+        let counted = turns.clone();
+        let others = async move {
+            loop {
+                counted.set(counted.get() + 1);
+                tokio::task::yield_now().await;
+            }
+        };
+        let size = Length(1 << 40);
+        let drawn = tokio::select! {
+            drawn = Sample::new(size, Length(1 << 36), 1).set() => drawn,
+            () = others => unreachable!("it has no end"),
+        };
+        assert_eq!(drawn.bytes(), Length(1 << 36));
+        assert!(turns.get() > 100, "others had {} turns", turns.get());
     }
 
     /// Computed by the definition above with another program.
@@ -110,7 +144,7 @@ mod tests {
         for bad in [vec![7], vec![0, 1], vec![0, 50], (0..100).step_by(9).collect(), (5..9).collect()] {
             let seeds = 4000;
             let missed = (0..seeds).filter(|seed| {
-                let set = Sample::new(size, Length(20 * BLOCK), *seed).set();
+                let set = set(Sample::new(size, Length(20 * BLOCK), *seed));
                 !bad.iter().any(|block| set.contains(*block))
             });
             let (missed, bound) = (

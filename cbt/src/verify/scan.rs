@@ -16,7 +16,7 @@ use crate::{
     manifest::BlockHash,
     stop::StopSignal,
     transfer::{Depth, ReadSlot, digest},
-    units::{BLOCK, Extent, Length},
+    units::{BLOCK, Extent, Length, Offset},
 };
 
 /// The pieces in flight, and what they found.
@@ -50,6 +50,8 @@ struct Pieces {
 struct Found {
     piece: Extent,
     wrong: Vec<Extent>,
+    /// Those of them that the source holds otherwise than the manifest says.
+    untold: Vec<Extent>,
 }
 
 impl Scan {
@@ -129,7 +131,7 @@ impl Scan {
                 let count = piece.blocks().count();
                 if run.zero && hashes[first..first + count].iter().all(|hash| *hash == BlockHash::ZERO) {
                     self.begin(piece);
-                    self.take(Found { piece, wrong: Vec::new() });
+                    self.take(Found { piece, wrong: Vec::new(), untold: Vec::new() });
                 } else if !self.start(piece, Arc::clone(hashes), first).await? {
                     return Ok(false);
                 }
@@ -206,7 +208,7 @@ impl Scan {
         if let Some(depth) = &self.pieces.depth {
             self.progress.held_back.store(depth.held_back().as_millis() as u64, Relaxed);
         }
-        self.progress.tell(&found.wrong);
+        self.progress.tell(&found.wrong, &found.untold);
         let bytes = found.piece.len().0;
         self.checked += bytes;
         self.progress.checked.fetch_add(bytes, Relaxed);
@@ -224,6 +226,18 @@ impl Scan {
             self.wrong.sort_unstable();
             self.wrong.truncate(8 * MOST_MISMATCHES);
         }
+    }
+
+    /// Lets what is in flight come to its end after a failure: what it found counts. Further failures say nothing new.
+    pub(super) async fn settle(&mut self) {
+        while let Some(joined) = self.running.join_next().await {
+            self.joined(joined).ok();
+        }
+    }
+
+    /// How far pieces were begun, or need not be.
+    pub(super) fn reached(&self) -> Offset {
+        Offset(self.reached)
     }
 
     pub(super) async fn finish(&mut self) -> Result<bool, VerifyError> {
@@ -285,6 +299,7 @@ impl Pieces {
         drop(permit);
         let held = digest(&buffer).await;
         let mut wrong: Vec<bool> = held.iter().zip(hashes).map(|(held, wanted)| held != wanted).collect();
+        let mut untold = Vec::new();
         if let Some(source) = &self.source {
             let permit = self.limits.reads.take(0).await;
             budget.spend(piece.len().0);
@@ -298,8 +313,11 @@ impl Pieces {
             for (wrong, (held, read)) in wrong.iter_mut().zip(held.iter().zip(&read)) {
                 *wrong |= held != read;
             }
+            let differ = |(_, (wanted, read)): &(Extent, (&BlockHash, &BlockHash))| wanted != read;
+            let blocks = piece.split(BLOCK).zip(hashes.iter().zip(&read)).filter(differ);
+            untold.extend(blocks.map(|(block, _)| block));
         }
         let blocks = piece.split(BLOCK).zip(&wrong).filter(|(_, wrong)| **wrong).map(|(block, _)| block);
-        Ok(Found { piece, wrong: blocks.collect() })
+        Ok(Found { piece, wrong: blocks.collect(), untold })
     }
 }

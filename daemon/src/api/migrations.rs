@@ -68,7 +68,8 @@ fn order(message: MigrationsVerifyRequest) -> Result<(String, VerifyOrder), Stat
         Some(scope) => scope.parse().map_err(|why: String| invalid(&why))?,
     };
     let images = message.images.into_iter().collect();
-    Ok((message.migration, VerifyOrder { mode, scope, seed: message.seed, images }))
+    let id = uuid::Uuid::now_v7().to_string();
+    Ok((message.migration, VerifyOrder { id, mode, scope, seed: message.seed, images }))
 }
 
 /// A handler for one request that is judged now and done later.
@@ -172,13 +173,15 @@ impl Migrations for Api {
     ) -> Result<Response<MigrationsVerifyResponse>, Status> {
         let (_, from, message) = request.into_parts();
         let (key, order) = order(message)?;
+        let verification = order.id.clone();
         let asked = async {
             let view = self.control.migration(&key).await?;
             let verdict = self.control.verify(view.id, order, &peer::by(&from)).await?;
             answered(verdict, view)
         };
         let (answer, migration) = asked.await.map_err(|error| status(&error))?;
-        Ok(Response::new(MigrationsVerifyResponse { answer: answer.into(), migration: Some(migration) }))
+        let migration = Some(migration);
+        Ok(Response::new(MigrationsVerifyResponse { answer: answer.into(), migration, verification }))
     }
 
     async fn report(
@@ -199,7 +202,10 @@ impl Migrations for Api {
         _: Request<MigrationsReportKeyRequest>,
     ) -> Result<Response<MigrationsReportKeyResponse>, Status> {
         let key = self.control.report_key();
-        Ok(Response::new(MigrationsReportKeyResponse { key: key.to_string(), pem: key.to_pem() }))
+        let mut keys = self.control.report_keys().await.map_err(|error| status(&error))?;
+        keys.pop_if(|last| last.key == key.to_string());
+        let earlier = keys.into_iter().map(convert::key_since).collect();
+        Ok(Response::new(MigrationsReportKeyResponse { key: key.to_string(), pem: key.to_pem(), earlier }))
     }
 
     async fn events(

@@ -117,6 +117,7 @@ fn disks(report: &Report) -> String {
         "Last change mark",
         "Manifest root (BLAKE3)",
         "Sealed (UTC)",
+        "Proved by",
     ]);
     for disk in &report.disks {
         table.row([
@@ -127,6 +128,7 @@ fn disks(report: &Report) -> String {
             disk.mark.as_deref().map_or_else(|| "-".into(), code),
             disk.manifest_root.as_deref().map_or_else(|| "-".into(), code),
             disk.sealed.map_or_else(|| "-".into(), moment),
+            disk.proved_by.as_deref().map_or_else(|| "-".into(), inline),
         ]);
     }
     table.finish()

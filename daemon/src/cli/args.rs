@@ -202,6 +202,9 @@ pub(super) enum ReportCommand {
         key: Option<String>,
     },
     /// The public key with which this daemon's reports are checked
+    ///
+    /// Keys that signed reports before, because one was lost or replaced, are named on standard error (with `-o json`,
+    /// under `earlier`).
     Key {
         /// In PEM, as OpenSSL reads it
         #[arg(long)]

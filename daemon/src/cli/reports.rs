@@ -1,11 +1,15 @@
 //! `report …`: sealed reports, checked without a daemon; and how they are saved.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     path::{Path, PathBuf},
 };
 
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
+};
 use serde::Serialize;
 use serde_json::Value;
 use warmd_proto::v1::{MigrationsReportKeyRequest, MigrationsReportResponse};
@@ -14,7 +18,8 @@ use super::{
     args::ReportCommand,
     client::{Client, asked},
     failure::{Exit, Failure},
-    out::Out,
+    out::{Out, complain},
+    words,
 };
 use crate::seal::{self, PublicKey, Verified};
 
@@ -32,29 +37,84 @@ pub(super) async fn run(socket: &Path, out: &Out, command: ReportCommand) -> Res
             if out.is_json() {
                 out.json(&answer)
             } else {
-                out.text(if pem { &answer.pem } else { &answer.key })
+                out.text(if pem { &answer.pem } else { &answer.key })?;
+                for earlier in &answer.earlier {
+                    let since = words::moment(earlier.since.as_ref());
+                    // Not among what scripts take for the key.
+                    complain(&format!(
+                        "reports were signed by another key before, from {since} on: {}; was it lost? Reports of then are \
+                         checked with that one",
+                        earlier.key
+                    ));
+                }
+                Ok(())
             }
         }
     }
 }
 
-/// Writes both forms of a report beside each other; what is there already stays.
+/// Writes both forms of a report beside each other, both or none; what is there already stays.
 pub(super) fn save(out: &Out, base: &Path, report: &MigrationsReportResponse) -> Result<(), Failure> {
-    for (ending, text) in [("json", &report.json), ("md", &report.markdown)] {
+    let named = |ending: &str| {
         let mut name = base.as_os_str().to_owned();
-        name.push(format!(".{ending}"));
-        let path = PathBuf::from(name);
+        name.push(ending);
+        PathBuf::from(name)
+    };
+    let forms = [("json", &report.json), ("md", &report.markdown)].map(|(ending, text)| Form {
+        path: named(&format!(".{ending}")),
+        // Another of this name is the rest of one that was killed, or of one that runs.
+        draft: named(&format!(".{ending}.{}.new", std::process::id())),
+        text,
+    });
+    let saved = save_all(&forms);
+    for form in &forms {
+        // There is none where all went well.
+        fs::remove_file(&form.draft).ok();
+    }
+    saved.map_err(|(path, error)| failed(format!("cannot write {}: {error}", path.display())))?;
+    if !out.is_json() {
+        forms.iter().try_for_each(|form| out.text(&format!("wrote {}", form.path.display())))?;
+    }
+    Ok(())
+}
+
+struct Form<'a> {
+    path: PathBuf,
+    draft: PathBuf,
+    text: &'a str,
+}
+
+fn save_all<'a>(forms: &'a [Form]) -> Result<(), (&'a Path, io::Error)> {
+    for form in forms {
         let written = OpenOptions::new()
             .write(true)
             .create_new(true)
-            .open(&path)
-            .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
-        written.map_err(|error| failed(format!("cannot write {}: {error}", path.display())))?;
-        if !out.is_json() {
-            out.text(&format!("wrote {}", path.display()))?;
+            .open(&form.draft)
+            .and_then(|mut file| file.write_all(form.text.as_bytes()).and_then(|()| file.sync_all()));
+        written.map_err(|error| (form.path.as_path(), error))?;
+    }
+    for (nth, form) in forms.iter().enumerate() {
+        if let Err(error) = rename_new(&form.draft, &form.path) {
+            forms.iter().take(nth).for_each(|done| drop(fs::remove_file(&done.path)));
+            return Err((&form.path, error));
         }
     }
     Ok(())
+}
+
+/// Renames a file to a name that nothing has.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // The file system cannot do it in one.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            if to.symlink_metadata().is_ok() {
+                Err(Errno::EXIST.into())
+            } else {
+                fs::rename(from, to)
+            }
+        }
+        result => Ok(result?),
+    }
 }
 
 #[derive(Serialize)]
@@ -107,8 +167,13 @@ fn told(out: &Out, verified: &Verified, checked: bool) -> Result<(), Failure> {
     for disk in report.get("disks").and_then(Value::as_array).into_iter().flatten() {
         let of = |name: &str| field(disk, name);
         let root = of("manifest_root").unwrap_or_else(|| "none: the disk was not drained".to_owned());
-        let sealed =
-            of("sealed").map_or_else(|| "not sealed by a cutover".to_owned(), |at| format!("sealed {at}"));
+        let proof = match of("proved_by").as_deref() {
+            None => "an older warmd does not say what proved it".to_owned(),
+            Some("none") => "NOT verified, as its plan wanted".to_owned(),
+            Some(proof) => format!("proved by {proof}"),
+        };
+        let sealed = of("sealed")
+            .map_or_else(|| "not sealed by a cutover".to_owned(), |at| format!("sealed {at}, {proof}"));
         pairs.push(("Root", format!("{root} {} ({sealed})", of("key").unwrap_or_else(|| "?".to_owned()))));
     }
     out.pairs(&pairs)
@@ -138,7 +203,7 @@ fn read_report(file: &Path) -> Result<String, Failure> {
 
 /// A key in hexadecimal, or from a file.
 fn read_key(key: &str) -> Result<PublicKey, Failure> {
-    if let Some(key) = PublicKey::from_hex(key) {
+    if let Some(key) = PublicKey::from_text(key) {
         return Ok(key);
     }
     let usage = |what: String| Failure::new(Exit::Usage, what);

@@ -6,11 +6,12 @@
 use std::{sync::Arc, time::Duration};
 
 use warmd_cbt::{
+    extents::coalesce,
     ledger::Ledger,
     mark::Changed,
     stop::StopSignal,
-    units::{Length, Offset},
-    verify::{AuditJob, AuditOutcome, VerifyError, audit},
+    units::{Extent, Length, Offset},
+    verify::{AuditJob, AuditOutcome, audit},
 };
 
 use super::{context::Context, failure::WorkError};
@@ -31,7 +32,7 @@ const IN_FLIGHT: usize = 4;
 /// How long an audit may take: in a delta, and in a cutover, where it uses up the phases' time and the VM may be down.
 const DEADLINE: Duration = Duration::from_mins(5);
 const CUTOVER_DEADLINE: Duration = Duration::from_secs(10);
-/// How long its last reads are waited for after that.
+/// How long its end is waited for after that.
 const GRACE: Duration = Duration::from_secs(3);
 /// Mismatched extents that are listed.
 const LISTED: usize = 100;
@@ -105,15 +106,21 @@ pub(super) async fn run(
     };
     let cuts_over = matches!(context.live.view().state, State::CuttingOver { .. });
     let deadline = if cuts_over { CUTOVER_DEADLINE } else { DEADLINE };
-    let (view, next) = match within(deadline, audit(job), &halt, stop).await {
-        Ok(found) => viewed(row, &found, deadline, stop),
-        Err(error) => {
+    let (view, next) = if let Some(found) = within(deadline, audit(job), &halt, stop).await {
+        if let Some(error) = &found.failed {
             // The pass reads the same disk, and knows better what its failures mean.
-            context.note("warning", format!("disk {}: change tracking not audited: {error}", row.key)).await;
-            (AuditView { error: Some(error), ..AuditView::default() }, row.audited_to)
+            let text = format!("disk {}: change tracking not audited to the end: {error}", row.key);
+            context.note("warning", text).await;
         }
+        viewed(&found, deadline, stop)
+    } else {
+        let error = Some("the state does not answer".to_owned());
+        (AuditView { error, ..AuditView::default() }, row.audited_to)
     };
-    let fault = (view.mismatched_bytes > 0).then(|| describe(&view));
+    let fault = (view.mismatched_bytes > 0).then(|| {
+        let what = format!("{} bytes that the source called unchanged had changed", view.mismatched_bytes);
+        describe(&what, &view.mismatches)
+    });
     context.store.put_audit(row.id, disk.disk_pass, &view, next, fault.clone()).await?;
     crash::point("audit.committed");
     let name = AuditName { plan: plan.name.clone(), vm: context.machine.name.clone(), disk: row.key.clone() };
@@ -128,27 +135,29 @@ pub(super) async fn run(
 /// Ends the audit when its time is over or the pass is to stop; what it had read until then counts.
 async fn within(
     deadline: Duration,
-    audit: impl Future<Output = Result<AuditOutcome, VerifyError>>,
+    audit: impl Future<Output = AuditOutcome>,
     halt: &StopSignal,
     stop: &StopSignal,
-) -> Result<AuditOutcome, String> {
-    let audit = async { audit.await.map_err(|error| error.to_string()) };
+) -> Option<AuditOutcome> {
     tokio::pin!(audit);
     tokio::select! {
         biased;
-        result = &mut audit => return result,
+        found = &mut audit => return Some(found),
         () = stop.stopped() => {}
         () = tokio::time::sleep(deadline) => {}
     }
     halt.stop();
-    tokio::time::timeout(GRACE, audit).await.unwrap_or_else(|_| Err("the source does not answer".to_owned()))
+    tokio::time::timeout(GRACE, audit).await.ok()
 }
 
-fn viewed(row: &DiskRow, found: &AuditOutcome, deadline: Duration, stop: &StopSignal) -> (AuditView, Offset) {
-    let error = match (found.finished, stop.is_stopped()) {
-        (true, _) => None,
-        (false, true) => Some("the pass was stopped".to_owned()),
-        (false, false) => Some(format!("more than {} was not granted", human::span(deadline.as_secs_f64()))),
+fn viewed(found: &AuditOutcome, deadline: Duration, stop: &StopSignal) -> (AuditView, Offset) {
+    let error = match (&found.failed, found.finished, stop.is_stopped()) {
+        (Some(failed), ..) => Some(failed.to_string()),
+        (None, true, _) => None,
+        (None, false, true) => Some("the pass was stopped".to_owned()),
+        (None, false, false) => {
+            Some(format!("more than {} was not granted", human::span(deadline.as_secs_f64())))
+        }
     };
     let listed = found.mismatched.iter().take(LISTED);
     let view = AuditView {
@@ -158,18 +167,35 @@ fn viewed(row: &DiskRow, found: &AuditOutcome, deadline: Duration, stop: &StopSi
         mismatches: listed.map(|extent| (extent.start().0, extent.len().0)).collect(),
         error,
     };
-    (view, if found.next.0 < row.size.0 { found.next } else { Offset(0) })
+    (view, found.next)
 }
 
-fn describe(view: &AuditView) -> String {
-    let first: Vec<_> = view.mismatches.iter().take(8).map(|(at, len)| format!("{at}+{len}")).collect();
-    let more = if view.mismatches.len() > first.len() { ", …" } else { "" };
-    format!(
-        "on {} UTC, {} bytes that the source called unchanged had changed, at {}{more}",
-        human::moment(clock::now()),
-        view.mismatched_bytes,
-        first.join(", ")
-    )
+/// When what was found where, the first places of it.
+fn describe(what: &str, places: &[(u64, u64)]) -> String {
+    let first: Vec<_> = places.iter().take(8).map(|(at, len)| format!("{at}+{len}")).collect();
+    let more = if places.len() > first.len() { ", …" } else { "" };
+    format!("on {} UTC, {what}, at {}{more}", human::moment(clock::now()), first.join(", "))
+}
+
+/// Takes note that a comparison found blocks of an open snapshot, drained to the target, that hold something else than
+/// change tracking had warmd copy.
+pub(super) async fn found_out(context: &Context, row: &DiskRow, untold: &[Extent]) -> Result<(), WorkError> {
+    let mut untold = untold.to_vec();
+    // Pieces of a comparison end in any order.
+    untold.sort_unstable();
+    let bytes: u64 = untold.iter().map(|extent| extent.len().0).sum();
+    let places: Vec<_> = coalesce(untold, 0).map(|extent| (extent.start().0, extent.len().0)).collect();
+    let fault = describe(
+        &format!("a comparison found {bytes} bytes that had changed without the source having said so"),
+        &places,
+    );
+    if context.store.put_tracking_fault(row.id, fault.clone()).await? {
+        tell(context, row, &fault).await;
+    }
+    let plan = context.plan().name.clone();
+    let name = AuditName { plan, vm: context.machine.name.clone(), disk: row.key.clone() };
+    context.engine.metrics.audited(name, 0, bytes);
+    Ok(())
 }
 
 /// Says it wherever somebody may look.

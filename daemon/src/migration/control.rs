@@ -11,7 +11,7 @@ use crate::{
         limit::{LimitChange, LimitView},
         machine::VmSummary,
         plan::Plan,
-        report::Report,
+        report::{KeySince, Report},
         request::{Request, Verdict},
         verify::VerifyOrder,
         view::{self, EventView, MigrationView},
@@ -64,6 +64,9 @@ pub trait Control: Send + Sync {
     fn seal(&self, report: &Report) -> Result<Sealed, ControlError>;
     /// What checks the signatures of this daemon's reports.
     fn report_key(&self) -> PublicKey;
+
+    /// The keys that signed reports so far, oldest first, that one last.
+    async fn report_keys(&self) -> Result<Vec<KeySince>, ControlError>;
     /// All limits with what goes through them: global, sources, targets, and the migrations that are not finished,
     /// each followed by its disks; or only one scope, a migration with its disks.
     async fn limits(&self, scope: Option<&str>) -> Result<Vec<LimitView>, ControlError>;

@@ -151,6 +151,7 @@ async fn prove(context: &Context, stop: &StopSignal) -> Result<Option<String>, W
 /// of the copy.
 async fn seal(context: &Context, verdict: Option<&Verdict>) -> Result<(), WorkError> {
     let (at, attempt) = (clock::now(), context.cutover().attempt);
+    let proved_by = verdict.map_or_else(|| VerifyMode::None.to_string(), Verdict::what);
     let mut seals = Vec::new();
     for row in context.store.disks(context.id).await? {
         // The verification has just computed it of the same manifest.
@@ -159,7 +160,7 @@ async fn seal(context: &Context, verdict: Option<&Verdict>) -> Result<(), WorkEr
             Some(disk) => disk.root.clone(),
             None => manifest_root(&context.store, row.id, row.size).await?,
         };
-        seals.push(SealRow { disk: row.id, attempt, root, at });
+        seals.push(SealRow { disk: row.id, attempt, root, proved_by: Some(proved_by.clone()), at });
     }
     context.store.put_seals(seals).await?;
     crash::point("root.sealed");

@@ -223,9 +223,7 @@ impl Driver {
         };
         let accepted = verdict == Verdict::Accepted;
         let text = match &verdict {
-            Verdict::Accepted if is_verify => {
-                format!("verify accepted: {}, {}", command.order.mode, command.order.scope)
-            }
+            Verdict::Accepted if is_verify => format!("verify accepted: {}", command.order),
             Verdict::Accepted => format!("{} accepted", command.request.name()),
             Verdict::AlreadySo => format!("{}: already so", command.request.name()),
             Verdict::Refused(why) => why.clone(),

@@ -2,6 +2,10 @@
 //!
 //! Rule: applying is repeatable: what is there already is kept, and a plan with an error changes nothing at all.
 
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
 use super::{
     control::{ControlError, ControlErrorKind, Finding, Severity},
     manager::Manager,
@@ -116,6 +120,28 @@ fn judge_machine(judged: &mut Judged, plan: &Plan, vm: &str, machine: &Machine) 
                 format!("`[vm.{vm:?}.disks]` names {key}, which it has not; it has {}", disks.join(", "));
             judged.add(Severity::Error, &subject, message);
         }
+    }
+}
+
+/// What applying a plan again means for a migration that it moves: what of it is another than before, from what to what.
+pub fn applied_again(before: &Plan, now: &Plan) -> String {
+    let fields = |plan: &Plan| match serde_json::to_value(plan) {
+        Ok(Value::Object(fields)) => fields,
+        // A plan that cannot be written could not have been saved either.
+        _ => serde_json::Map::new(),
+    };
+    let (before, now, name) = (fields(before), fields(now), &now.name);
+    let names: BTreeSet<_> = before.keys().chain(now.keys()).collect();
+    let shown = |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), Value::to_string);
+    let changes: Vec<_> = names
+        .into_iter()
+        .map(|field| (field, before.get(field), now.get(field)))
+        .filter(|(_, before, now)| before != now)
+        .map(|(field, before, now)| format!("{field} was {} and is {}", shown(before), shown(now)))
+        .collect();
+    match changes.as_slice() {
+        [] => format!("plan {name} applied again, unchanged"),
+        changes => format!("plan {name} applied again: {}", changes.join("; ")),
     }
 }
 

@@ -46,6 +46,7 @@ pub async fn report(context: &Context, ends: Ends) -> Result<Report, WorkError> 
                 None => root_of_now(context, &row, &ledger).await?,
             },
             sealed: seal.map(|seal| seal.at),
+            proved_by: seal.and_then(|seal| seal.proved_by.clone()),
             audit,
             key: row.key.0,
             size: row.size.0,
@@ -57,8 +58,7 @@ pub async fn report(context: &Context, ends: Ends) -> Result<Report, WorkError> 
     let cutover = context.store.phases(context.id).await?;
     let verdicts = context.store.verdicts(context.id).await?;
     let plan = context.plan();
-    let journal = context.store.events(Some(context.id), JOURNAL).await?;
-    let lines = context.store.count_events(context.id).await?;
+    let journal = context.store.journal(context.id, JOURNAL).await?;
     Ok(Report {
         format: FORMAT,
         warmd: env!("CARGO_PKG_VERSION").to_owned(),
@@ -80,9 +80,9 @@ pub async fn report(context: &Context, ends: Ends) -> Result<Report, WorkError> 
         cutover,
         verdict: verdicts.last().cloned(),
         verdicts,
-        requests: context.store.requests(context.id, JOURNAL).await?,
-        journal_left_out: lines.saturating_sub(journal.len() as u64),
-        journal,
+        requests: journal.requests,
+        journal_left_out: journal.left_out,
+        journal: journal.lines,
     })
 }
 

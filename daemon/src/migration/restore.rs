@@ -46,6 +46,7 @@ pub async fn view(store: &Store, row: &MigrationRow) -> Result<MigrationView, Wo
     let verification = store.verdict(row.id).await?.map(|verdict| {
         let checked = verdict.disks.iter().map(|disk| disk.checked).sum();
         VerificationView {
+            id: String::new(),
             mode: verdict.mode,
             scope: verdict.scope,
             seed: verdict.seed,

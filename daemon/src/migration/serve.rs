@@ -18,7 +18,7 @@ use crate::{
         limit::{LimitChange, LimitView},
         machine::{Machine, VmSummary},
         plan::Plan,
-        report::Report,
+        report::{KeySince, Report},
         request::{Request, Verdict},
         state::State,
         verify::VerifyOrder,
@@ -69,8 +69,15 @@ impl Control for Manager {
                 None => fresh.push((vm, machine)),
             }
         }
-        self.store.put_plan(&plan, clock::now()).await.map_err(internal)?;
-        for handle in self.handles().iter().filter(|handle| handle.context.plan().name == plan.name) {
+        let theirs: Vec<_> =
+            self.handles().into_iter().filter(|handle| handle.context.plan().name == plan.name).collect();
+        let lines =
+            theirs.iter().filter(|handle| !handle.context.live.view().state.is_final()).map(|handle| {
+                let text = plans::applied_again(&handle.context.plan(), &plan);
+                handle.context.line(by, "request", text)
+            });
+        self.store.put_plan(&plan, clock::now(), lines.collect()).await.map_err(internal)?;
+        for handle in theirs {
             handle.context.set_plan(plan.clone());
         }
         self.say_plan(&plan).await?;
@@ -161,6 +168,10 @@ impl Control for Manager {
 
     fn report_key(&self) -> PublicKey {
         self.store.report_key().public()
+    }
+
+    async fn report_keys(&self) -> Result<Vec<KeySince>, ControlError> {
+        self.store.report_keys().await.map_err(internal)
     }
 
     async fn limits(&self, scope: Option<&str>) -> Result<Vec<LimitView>, ControlError> {

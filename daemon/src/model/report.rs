@@ -63,8 +63,12 @@ pub struct DiskReport {
     /// The manifest's root in hexadecimal, as `REPORT.md` defines it: the sealed one, or else that of now. `None` while
     /// the disk is not drained: then the manifest speaks of no moment.
     pub manifest_root: Option<String>,
-    /// When the cutover had verified the copy and sealed that root, before anything touched it.
+    /// When the cutover sealed that root, after what its plan wanted verified and before anything touched the copy.
     pub sealed: Option<DateTime<Utc>>,
+    /// What had proven by then that the target holds it: `none`, `readback full`, `compare sample=1%, seed 7`. `None` if it
+    /// is not sealed, or an older warmd sealed it.
+    #[serde(default)]
+    pub proved_by: Option<String>,
     /// Whether change tracking told the truth, as far as was looked.
     #[serde(default)]
     pub audit: Option<AuditReport>,
@@ -81,4 +85,13 @@ pub struct AuditReport {
     pub mismatched_bytes: u64,
     /// How the source's tracking was found not to tell the truth, if it was.
     pub tracking_fault: Option<String>,
+}
+
+/// A key that signs or signed reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeySince {
+    /// The public key, in hexadecimal.
+    pub key: String,
+    /// Since when.
+    pub since: DateTime<Utc>,
 }

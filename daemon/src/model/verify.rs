@@ -122,6 +122,8 @@ impl fmt::Display for VerifyScope {
 /// A verification that somebody asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifyOrder {
+    /// By this whoever asked finds it again; empty if nobody did.
+    pub id: String,
     pub mode: VerifyMode,
     pub scope: VerifyScope,
     /// Of a sample; drawn if there is none.
@@ -132,7 +134,24 @@ pub struct VerifyOrder {
 
 impl Default for VerifyOrder {
     fn default() -> Self {
-        Self { mode: VerifyMode::Readback, scope: VerifyScope::Full, seed: None, images: BTreeMap::new() }
+        Self {
+            id: String::new(),
+            mode: VerifyMode::Readback,
+            scope: VerifyScope::Full,
+            seed: None,
+            images: BTreeMap::new(),
+        }
+    }
+}
+
+/// What was asked for: `readback, sample=1%, seed 7, image vda=/snapshots/web`.
+impl fmt::Display for VerifyOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}", self.mode, self.scope)?;
+        if let Some(seed) = self.seed {
+            write!(f, ", seed {seed}")?;
+        }
+        self.images.iter().try_for_each(|(disk, place)| write!(f, ", image {disk}={place}"))
     }
 }
 
@@ -227,6 +246,16 @@ mod tests {
         assert_eq!(Amount::Share(10_000).of(1 << 40), 10_995_116_278);
         assert_eq!(Amount::Share(1_000_000).of(u64::MAX), u64::MAX);
         assert_eq!((Amount::Share(1).of(5), Amount::Bytes(9).of(5)), (1, 5));
+    }
+
+    #[test]
+    fn an_order_says_all_that_was_asked_for() {
+        let order = VerifyOrder::default();
+        assert_eq!(order.to_string(), "readback, full");
+        let images = [("vda", "/x"), ("vdb", "nbd://h/b")].map(|(disk, at)| (disk.to_owned(), at.to_owned()));
+        let scope = VerifyScope::Sample(Amount::Share(10_000));
+        let order = VerifyOrder { scope, seed: Some(7), images: images.into(), ..order };
+        assert_eq!(order.to_string(), "readback, sample=1%, seed 7, image vda=/x, image vdb=nbd://h/b");
     }
 
     #[test]

@@ -144,6 +144,12 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// What was verified, in words: `readback full`, `compare sample=1%, seed 7`.
+    pub fn what(&self) -> String {
+        let seed = self.seed.map(|seed| format!(", seed {seed}")).unwrap_or_default();
+        format!("{} {}{seed}", self.mode, self.scope)
+    }
+
     /// Whether all that was compared is right.
     pub fn passed(&self) -> bool {
         self.disks.iter().all(|disk| disk.mismatched_bytes == 0)
@@ -169,6 +175,9 @@ pub struct DiskVerdict {
 /// A verification as it goes or went.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VerificationView {
+    /// By this whoever asked for it finds it again; empty if nobody did, or an earlier daemon ran it.
+    #[serde(default)]
+    pub id: String,
     pub mode: VerifyMode,
     #[serde(default)]
     pub scope: VerifyScope,

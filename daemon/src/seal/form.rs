@@ -216,6 +216,12 @@ mod tests {
             let error = with(&|v| v["seal"][field] = json!("00"));
             assert!(matches!(error, Unsound::Broken(_) | Unsound::Signature), "{field}: {error}");
         }
+        // Another spelling of the same bytes: a report has one form.
+        for field in ["key", "digest", "signature"] {
+            let shouted = value["seal"][field].as_str().unwrap().to_ascii_uppercase();
+            let error = with(&|v| v["seal"][field] = json!(shouted));
+            assert!(matches!(error, Unsound::Broken(_)), "{field}: {error}");
+        }
         let twice = sealed.json.replacen("\"format\": 2", "\"format\": 9, \"format\": 2", 1);
         assert!(matches!(verify(&twice, None), Err(Unsound::NotAReport(_))));
         for text in ["", "[]", "7", "{}", "{\"seal\":{}}"] {

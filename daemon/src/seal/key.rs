@@ -57,13 +57,15 @@ pub enum KeyError {
 }
 
 impl ReportKey {
-    /// The key in `dir`; made, durably and for its owner alone, if there is none. The caller holds the directory's lock.
-    pub fn load_or_make(dir: &Path) -> Result<Self, KeyError> {
-        let path = dir.join(KEY_FILE);
-        match read(&path)? {
-            Some(key) => Ok(key),
-            None => make(dir, &path),
-        }
+    /// The key in `dir`, if there is one. The caller holds the directory's lock.
+    pub fn load(dir: &Path) -> Result<Option<Self>, KeyError> {
+        read(&dir.join(KEY_FILE))
+    }
+
+    /// Makes the key in `dir`, where there is none, durably and for its owner alone. The caller holds the directory's
+    /// lock.
+    pub fn make(dir: &Path) -> Result<Self, KeyError> {
+        make(dir, &dir.join(KEY_FILE))
     }
 
     /// A key from its secret.
@@ -88,17 +90,19 @@ impl fmt::Debug for ReportKey {
 }
 
 impl PublicKey {
-    /// From 64 hexadecimal digits; `None` if they are no key.
+    /// From 64 lower-case hexadecimal digits; `None` if they are no key.
     pub fn from_hex(text: &str) -> Option<Self> {
         let key = VerifyingKey::from_bytes(&hex::decode(text)?).ok()?;
         // Under a weak key a signature fits more than one message.
         (!key.is_weak()).then_some(Self(key))
     }
 
-    /// From a text that holds it in hexadecimal or in PEM.
+    /// From a text that a person gives, which holds it in hexadecimal of either case or in PEM.
     pub fn from_text(text: &str) -> Option<Self> {
         let text = text.trim();
-        let Some(body) = text.strip_prefix("-----BEGIN PUBLIC KEY-----") else { return Self::from_hex(text) };
+        let Some(body) = text.strip_prefix("-----BEGIN PUBLIC KEY-----") else {
+            return Self::from_hex(&text.to_ascii_lowercase());
+        };
         let body: String = body.strip_suffix("-----END PUBLIC KEY-----")?.split_whitespace().collect();
         let der = STANDARD.decode(body).ok()?;
         Self::from_hex(&hex::encode(der.strip_prefix(&SPKI)?))
@@ -196,18 +200,22 @@ mod tests {
 
     use super::*;
 
+    fn load_or_make(dir: &Path) -> Result<ReportKey, KeyError> {
+        ReportKey::load(dir)?.map_or_else(|| ReportKey::make(dir), Ok)
+    }
+
     #[test]
     fn it_is_made_once_for_its_owner_alone() {
         let dir = tempfile::tempdir().unwrap();
         // What a crash in the middle of making one leaves.
         fs::write(dir.path().join("report.key.new"), "warmd-re").unwrap();
-        let made = ReportKey::load_or_make(dir.path()).unwrap();
+        let made = load_or_make(dir.path()).unwrap();
         let mode = fs::metadata(dir.path().join(KEY_FILE)).unwrap().mode() & 0o7777;
         assert_eq!(mode, 0o600);
-        assert_eq!(ReportKey::load_or_make(dir.path()).unwrap().public(), made.public());
+        assert_eq!(load_or_make(dir.path()).unwrap().public(), made.public());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         let other = tempfile::tempdir().unwrap();
-        assert_ne!(ReportKey::load_or_make(other.path()).unwrap().public(), made.public());
+        assert_ne!(load_or_make(other.path()).unwrap().public(), made.public());
         assert!(!format!("{made:?}").contains(&hex::encode(made.0.as_bytes())));
     }
 
@@ -215,9 +223,9 @@ mod tests {
     fn a_key_that_others_can_read_or_that_is_broken_is_refused_and_left() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(KEY_FILE);
-        ReportKey::load_or_make(dir.path()).unwrap();
+        load_or_make(dir.path()).unwrap();
         let whole = fs::read(&path).unwrap();
-        let refused = || ReportKey::load_or_make(dir.path()).unwrap_err().to_string();
+        let refused = || load_or_make(dir.path()).unwrap_err().to_string();
         for mode in [0o640, 0o604, 0o660, 0o610, 0o601] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             assert!(refused().contains(&format!("mode 0{mode:o}")), "{}", refused());
@@ -243,6 +251,8 @@ mod tests {
         let key = ReportKey::from_secret(&[7; 32]).public();
         assert_eq!(PublicKey::from_text(&format!("{key}\n")), Some(key));
         assert_eq!(PublicKey::from_text(&key.to_pem()), Some(key));
+        let shouted = key.to_string().to_ascii_uppercase();
+        assert_eq!((PublicKey::from_text(&shouted), PublicKey::from_hex(&shouted)), (Some(key), None));
         for wrong in ["", "00", &"0".repeat(64), &key.to_pem().replace("MCowBQ", "MCowBR")] {
             assert_eq!(PublicKey::from_text(wrong), None, "{wrong}");
         }

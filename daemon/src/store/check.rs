@@ -20,6 +20,7 @@ impl Store {
                     "SELECT name || ' ' || (key >> 32) FROM (SELECT 'chunks of disk' AS name, key FROM chunks
                      UNION ALL SELECT 'pages of disk', key FROM pages
                      UNION ALL SELECT 'changes of disk', key FROM touched
+                     UNION ALL SELECT 'changes of disk', key FROM uncompared
                      UNION ALL SELECT 'recent hashes of disk', key FROM recent)
                      WHERE key >> 32 NOT IN (SELECT id FROM disks) GROUP BY name, key >> 32 LIMIT 100",
                 )?

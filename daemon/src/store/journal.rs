@@ -9,30 +9,39 @@ use super::{
 };
 use crate::model::{id::MigrationId, view::EventView};
 
+/// The end of a migration's journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalEnd {
+    /// Oldest first.
+    pub lines: Vec<EventView>,
+    /// Older lines.
+    pub left_out: u64,
+    /// The requests among all of them, oldest first.
+    pub requests: Vec<EventView>,
+}
+
 impl Store {
     /// Adds lines, in order.
     pub async fn append_events(&self, events: Vec<EventView>) -> Result<(), StoreError> {
         self.write("writing the journal", move |db| append(db, &events)).await
     }
 
-    /// How many lines one migration's journal has.
-    pub async fn count_events(&self, id: MigrationId) -> Result<u64, StoreError> {
-        self.read("counting the journal", move |db| {
-            let count: i64 = db
+    /// The end of one migration's journal, all of the same moment: at most `most` lines, and as many requests.
+    pub async fn journal(&self, id: MigrationId, most: u32) -> Result<JournalEnd, StoreError> {
+        self.read(format!("reading the journal of migration {id}"), move |db| {
+            let id = id.to_string();
+            let last = |condition: &str| -> Result<Vec<EventView>, Fault> {
+                let mut lines = select(db, condition, params![id, most])?;
+                lines.reverse();
+                Ok(lines)
+            };
+            let lines = last("WHERE migration = ?1")?;
+            let requests = last("WHERE migration = ?1 AND kind = 'request'")?;
+            let all: i64 = db
                 .prepare_cached("SELECT count(*) FROM events WHERE migration = ?")?
-                .query_row([id.to_string()], |row| row.get(0))?;
-            unsigned("events", id, count)
-        })
-        .await
-    }
-
-    /// The requests among its lines, oldest first, at most the last `limit`.
-    pub async fn requests(&self, id: MigrationId, limit: u32) -> Result<Vec<EventView>, StoreError> {
-        self.read("reading the requests of the journal", move |db| {
-            let mut lines =
-                select(db, "WHERE migration = ?1 AND kind = 'request'", params![id.to_string(), limit])?;
-            lines.reverse();
-            Ok(lines)
+                .query_row([&id], |row| row.get(0))?;
+            let all: u64 = unsigned("events", &id, all)?;
+            Ok(JournalEnd { left_out: all.saturating_sub(lines.len() as u64), lines, requests })
         })
         .await
     }

@@ -13,6 +13,7 @@ mod error;
 pub mod exercise;
 mod file;
 mod journal;
+mod keys;
 mod latencies;
 mod ledger;
 mod limits;
@@ -47,6 +48,7 @@ use warmd_cbt::telemetry::{Counts, Histogram};
 pub use self::{
     disks::{DiskRow, NewDisk},
     error::{OpenError, StoreError, StoreErrorKind},
+    journal::JournalEnd,
     limits::SavedLimits,
     migrations::{Change, Created, Cutover, MigrationRow, NewMigration},
     passes::{NewDiskPass, PassRow},
@@ -96,8 +98,16 @@ impl Store {
         file::make_dir(dir)?;
         let lock = StateLock::take(dir)?;
         let file = dir.join(FILE_NAME);
-        let connection = file::open(&file, upgrades)?;
-        let key = ReportKey::load_or_make(dir)?;
+        // One that cannot be used must be told before anything is upgraded; one is made beside a whole database.
+        let found = ReportKey::load(dir)?;
+        let mut connection = file::open(&file, upgrades)?;
+        let was_there = found.is_some();
+        let key = found.map_or_else(|| ReportKey::make(dir), Ok)?;
+        keys::note(&mut connection, key.public(), was_there).map_err(|cause| OpenError::Database {
+            what: "note the report key in",
+            file: file.clone(),
+            cause,
+        })?;
         let commits = Arc::new(Histogram::default());
         let writer =
             Writer { connection, commits: Arc::clone(&commits), commit: Box::new(|commit| commit()) };
@@ -216,6 +226,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::model::plan::VerifyMode;
 
     const OWNER: Upgrade = |transaction| {
         transaction.execute_batch("ALTER TABLE plans ADD COLUMN owner TEXT NOT NULL DEFAULT 'nobody'")
@@ -285,8 +296,39 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let size = warmd_cbt::units::Length(3_221_291_008);
         let full = warmd_cbt::extents::ExtentSet::full(size);
-        assert_eq!(store.touched(DiskId(1)).await.unwrap(), full, "three GiB and a block");
-        assert!(store.touched(DiskId(2)).await.unwrap().is_empty(), "it was never copied");
+        for mode in [VerifyMode::Readback, VerifyMode::Compare] {
+            assert_eq!(store.touched(DiskId(1), mode).await.unwrap(), full, "three GiB and a block");
+            assert!(store.touched(DiskId(2), mode).await.unwrap().is_empty(), "it was never copied");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_readback_had_settled_before_the_upgrade_is_still_to_be_compared() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = Store::open_with(dir.path(), &UPGRADES[..8]).unwrap();
+        let raw = Connection::open(old.file()).unwrap();
+        let insert = "PRAGMA foreign_keys = OFF;
+             INSERT INTO disks (id, migration, key, size, location, reads_zero, anchor)
+             VALUES (1, 'ID', 'vda', 3221291008, '/x', 1, 'mark')";
+        raw.execute_batch(&insert.replace("ID", "01890a5d-ac96-774b-bcce-b302099a8057")).unwrap();
+        drop((raw, old));
+        let store = Store::open(dir.path()).unwrap();
+        let full = warmd_cbt::extents::ExtentSet::full(warmd_cbt::units::Length(3_221_291_008));
+        assert_eq!(store.touched(DiskId(1), VerifyMode::Compare).await.unwrap(), full);
+        assert!(store.touched(DiskId(1), VerifyMode::Readback).await.unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_used_keeps_the_file_from_being_upgraded() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        drop(Store::open(dir.path()).unwrap());
+        let open_to_all = std::fs::Permissions::from_mode(0o644);
+        std::fs::set_permissions(dir.path().join("report.key"), open_to_all).unwrap();
+        let error = Store::open_with(dir.path(), &then(OWNER)).unwrap_err();
+        assert!(matches!(error, OpenError::Key(_)), "{error}");
+        let raw = Connection::open(dir.path().join(FILE_NAME)).unwrap();
+        assert_eq!(schema::version(&raw).unwrap(), newest());
     }
 
     #[test]

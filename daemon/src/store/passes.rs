@@ -63,6 +63,7 @@ impl Store {
             )?
             .execute(params![id.to_string(), to_word(TABLE, &kind)?, micros(started)])?;
             let pass = db.last_insert_rowid();
+            proof::forget_cursors(db, id)?;
             for disk in &disks {
                 insert(db, pass, disk)?;
             }

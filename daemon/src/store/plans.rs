@@ -4,14 +4,19 @@ use chrono::{DateTime, Utc};
 use rusqlite::{OptionalExtension, params};
 
 use super::{
-    Store, StoreError,
+    Store, StoreError, journal,
     row::{from_json, micros, to_json},
 };
-use crate::model::plan::Plan;
+use crate::model::{plan::Plan, view::EventView};
 
 impl Store {
-    /// Keeps the plan under its name, in place of an earlier one.
-    pub async fn put_plan(&self, plan: &Plan, at: DateTime<Utc>) -> Result<(), StoreError> {
+    /// Keeps the plan under its name, in place of an earlier one, with lines for the journals of those whom it concerns.
+    pub async fn put_plan(
+        &self,
+        plan: &Plan,
+        at: DateTime<Utc>,
+        events: Vec<EventView>,
+    ) -> Result<(), StoreError> {
         let plan = plan.clone();
         self.write(format!("saving plan {}", plan.name), move |db| {
             db.prepare_cached(
@@ -19,7 +24,7 @@ impl Store {
                  ON CONFLICT (name) DO UPDATE SET body = excluded.body, changed = excluded.changed",
             )?
             .execute(params![plan.name, to_json("plans", &plan.name, &plan)?, micros(at)])?;
-            Ok(())
+            journal::append(db, &events)
         })
         .await
     }

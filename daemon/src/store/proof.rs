@@ -1,7 +1,7 @@
 //! What verifications and audits must not forget: what they have still to look at, how far they are, what they found.
 //!
 //! Rule: what is kept as touched may be too much, never too little. It is given up only in the transaction that keeps
-//! the verdict for it.
+//! the verdict for it; and a verdict of a readback, which never asked the source, settles nothing for a comparison.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use warmd_cbt::{chunk::ChunkBits, extents::ExtentSet, store::DiskId, units::Offset};
@@ -14,10 +14,12 @@ use super::{
 };
 use crate::model::{
     id::MigrationId,
+    plan::VerifyMode,
     view::{AuditView, Verdict},
 };
 
-const TOUCHED: &str = "touched";
+/// What neither a readback nor a comparison has looked at since, and what no comparison has.
+const TOUCHED: [&str; 2] = ["touched", "uncompared"];
 /// Verdicts that a report carries at the most.
 const VERDICTS: u32 = 100;
 
@@ -36,17 +38,22 @@ pub struct VerifyCursor {
 }
 
 impl Store {
-    /// The blocks that became pending again after they had been drained, since a verification of them passed.
-    pub async fn touched(&self, disk: DiskId) -> Result<ExtentSet, StoreError> {
+    /// The blocks that became pending again after they had been drained, since a verification of them passed that proves
+    /// what one in `mode` does.
+    pub async fn touched(&self, disk: DiskId, mode: VerifyMode) -> Result<ExtentSet, StoreError> {
+        let [read, compared] = TOUCHED;
+        let table = if mode == VerifyMode::Compare { compared } else { read };
         self.read(format!("reading what changed on disk {}", disk.0), move |db| {
             let mut set = ExtentSet::new(disks::get(db, disk)?.size);
-            let mut select =
-                db.prepare_cached("SELECT key, blocks FROM touched WHERE key BETWEEN ? AND ? ORDER BY key")?;
+            let mut select = db.prepare_cached(&format!(
+                "SELECT key, blocks FROM {table} WHERE key BETWEEN ? AND ? ORDER BY key"
+            ))?;
             let mut rows = select.query([ledger::key(disk, 0), ledger::key(disk, u32::MAX)])?;
             while let Some(row) = rows.next()? {
                 let key: i64 = row.get(0)?;
-                let chunk: u32 = unsigned(TOUCHED, key, key & i64::from(u32::MAX))?;
-                set.put_chunk(chunk, decode(key, row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?)?);
+                let chunk: u32 = unsigned(table, key, key & i64::from(u32::MAX))?;
+                let blocks = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
+                set.put_chunk(chunk, decode(table, key, blocks)?);
             }
             Ok(set)
         })
@@ -105,7 +112,7 @@ impl Store {
     }
 
     /// Keeps the verdict of the verification called `what`, forgets how far it was, and gives up what was touched of
-    /// the disks in `proven`; all at once.
+    /// the disks in `proven`, as far as the verdict's mode proves it; all at once.
     pub async fn end_verification(
         &self,
         id: MigrationId,
@@ -120,9 +127,14 @@ impl Store {
                 "DELETE FROM verifications WHERE what = ? AND disk IN (SELECT id FROM disks WHERE migration = ?)",
             )?
             .execute(params![what, id.to_string()])?;
-            let mut forget = db.prepare_cached("DELETE FROM touched WHERE key BETWEEN ? AND ?")?;
-            for disk in proven {
-                forget.execute([ledger::key(disk, 0), ledger::key(disk, u32::MAX)])?;
+            let [read, compared] = TOUCHED;
+            let settled = if verdict.mode == VerifyMode::Compare { vec![read, compared] } else { vec![read] };
+            for table in settled {
+                let mut forget =
+                    db.prepare_cached(&format!("DELETE FROM {table} WHERE key BETWEEN ? AND ?"))?;
+                for disk in &proven {
+                    forget.execute([ledger::key(*disk, 0), ledger::key(*disk, u32::MAX)])?;
+                }
             }
             Ok(())
         })
@@ -190,22 +202,39 @@ impl Store {
         })
         .await
     }
+
+    /// Keeps how change tracking of the disk was found not to tell the truth; whether it is the first such fault, which
+    /// stays.
+    pub async fn put_tracking_fault(&self, disk: DiskId, fault: String) -> Result<bool, StoreError> {
+        self.write(format!("saving a fault of the change tracking of disk {}", disk.0), move |db| {
+            let found = db
+                .prepare_cached(
+                    "UPDATE disks SET tracking_fault = ? WHERE id = ? AND tracking_fault IS NULL",
+                )?
+                .execute(params![fault, disk.0])?;
+            Ok(found > 0)
+        })
+        .await
+    }
 }
 
 /// Adds blocks to what was touched, in the transaction that makes them pending.
-pub(super) fn touch(db: &Connection, disk: DiskId, touched: Vec<(u32, ChunkBits)>) -> Result<(), Fault> {
-    let mut select = db.prepare_cached("SELECT blocks FROM touched WHERE key = ?")?;
-    let mut put = db.prepare_cached(
-        "INSERT INTO touched (key, blocks) VALUES (?, ?)
-         ON CONFLICT (key) DO UPDATE SET blocks = excluded.blocks",
-    )?;
-    for (chunk, mut blocks) in touched {
-        let key = ledger::key(disk, chunk);
-        let before: Option<Vec<u8>> = select.query_row([key], |row| row.get(0)).optional()?;
-        if let Some(before) = before {
-            blocks.union(&decode(key, &before)?);
+pub(super) fn touch(db: &Connection, disk: DiskId, touched: &[(u32, ChunkBits)]) -> Result<(), Fault> {
+    for table in TOUCHED {
+        let mut select = db.prepare_cached(&format!("SELECT blocks FROM {table} WHERE key = ?"))?;
+        let mut put = db.prepare_cached(&format!(
+            "INSERT INTO {table} (key, blocks) VALUES (?, ?)
+             ON CONFLICT (key) DO UPDATE SET blocks = excluded.blocks"
+        ))?;
+        for (chunk, blocks) in touched {
+            let key = ledger::key(disk, *chunk);
+            let before: Option<Vec<u8>> = select.query_row([key], |row| row.get(0)).optional()?;
+            let mut blocks = blocks.clone();
+            if let Some(before) = before {
+                blocks.union(&decode(table, key, &before)?);
+            }
+            put.execute(params![key, blocks.encode()])?;
         }
-        put.execute(params![key, blocks.encode()])?;
     }
     Ok(())
 }
@@ -217,8 +246,15 @@ pub(super) fn audit(db: &Connection, disk_pass: i64) -> Result<Option<AuditView>
     body.map(|body| from_json("audits", disk_pass, &body)).transpose()
 }
 
-fn decode(key: i64, bytes: &[u8]) -> Result<ChunkBits, Fault> {
-    ChunkBits::decode(bytes).ok_or_else(|| Fault::bad(TOUCHED, key, "these bits cannot be"))
+/// Forgets how far verifications are: what they read is about to be written again.
+pub(super) fn forget_cursors(db: &Connection, id: MigrationId) -> Result<(), Fault> {
+    db.prepare_cached("DELETE FROM verifications WHERE disk IN (SELECT id FROM disks WHERE migration = ?)")?
+        .execute([id.to_string()])?;
+    Ok(())
+}
+
+fn decode(table: &'static str, key: i64, bytes: &[u8]) -> Result<ChunkBits, Fault> {
+    ChunkBits::decode(bytes).ok_or_else(|| Fault::bad(table, key, "these bits cannot be"))
 }
 
 fn insert_verdict(db: &Connection, id: MigrationId, verdict: &Verdict) -> Result<(), Fault> {

@@ -21,6 +21,7 @@ pub(super) const UPGRADES: &[Upgrade] = &[
     |transaction| transaction.execute_batch(include_str!("schema_v6.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v7.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v8.sql")),
+    |transaction| transaction.execute_batch(include_str!("schema_v9.sql")),
 ];
 
 /// The version that the steps lead to.
@@ -113,7 +114,7 @@ mod tests {
         assert_eq!(
             names.join(" "),
             "audits chunks disk_passes disks events latencies limits migrations pages passes phases plans recent recent_counts \
-             recent_hashes seals stages touched verdicts verifications waits"
+             recent_hashes report_keys seals stages touched uncompared verdicts verifications waits"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Sealed roots: what the target's disks held when a cutover had verified them.
+//! Sealed roots: what the target's disks held when a cutover had verified them, or had not, as its plan wanted it.
 
 use chrono::{DateTime, Utc};
 use rusqlite::params;
@@ -20,6 +20,8 @@ pub struct SealRow {
     pub attempt: u32,
     /// In hexadecimal.
     pub root: String,
+    /// What had proven the copy: `none`, `readback full`, `compare sample=1%, seed 7`; `None` if an older warmd sealed it.
+    pub proved_by: Option<String>,
     pub at: DateTime<Utc>,
 }
 
@@ -29,9 +31,9 @@ impl Store {
         self.write("sealing the manifests' roots", move |db| {
             for seal in &seals {
                 db.prepare_cached(
-                    "INSERT OR REPLACE INTO seals (disk, attempt, root, at) VALUES (?, ?, ?, ?)",
+                    "INSERT OR REPLACE INTO seals (disk, attempt, root, proved_by, at) VALUES (?, ?, ?, ?, ?)",
                 )?
-                .execute(params![seal.disk.0, seal.attempt, seal.root, micros(seal.at)])?;
+                .execute(params![seal.disk.0, seal.attempt, seal.root, seal.proved_by, micros(seal.at)])?;
             }
             Ok(())
         })
@@ -42,7 +44,7 @@ impl Store {
     pub async fn seals(&self, id: MigrationId) -> Result<Vec<SealRow>, StoreError> {
         self.read(format!("reading the sealed roots of migration {id}"), move |db| {
             let mut select = db.prepare_cached(
-                "SELECT disk, attempt, root, at FROM seals JOIN disks ON disks.id = disk WHERE migration = ? \
+                "SELECT disk, attempt, root, proved_by, at FROM seals JOIN disks ON disks.id = disk WHERE migration = ? \
                  ORDER BY disk",
             )?;
             let mut rows = select.query([id.to_string()])?;
@@ -53,6 +55,7 @@ impl Store {
                     disk: DiskId(disk),
                     attempt: unsigned(TABLE, disk, row.get("attempt")?)?,
                     root: row.get("root")?,
+                    proved_by: row.get("proved_by")?,
                     at: moment(TABLE, disk, row.get("at")?)?,
                 });
             }

@@ -223,6 +223,7 @@ pub fn verdict(wrong: u64) -> Verdict {
 pub fn verification(wrong: Option<u64>) -> VerificationView {
     let ended = wrong.is_some();
     VerificationView {
+        id: String::new(),
         mode: VerifyMode::Readback,
         scope: VerifyScope::Full,
         seed: None,
@@ -298,6 +299,7 @@ pub fn report(view: &MigrationView) -> Report {
             pending: 0,
             manifest_root: Some("5f".repeat(32)),
             sealed: Some(at(1010)),
+            proved_by: Some("readback full".to_owned()),
             audit: None,
         }],
         passes: vec![pass(1, true), pass(2, true), pass(3, false)],

@@ -16,7 +16,7 @@ use warmd_daemon::{
         limit::{LimitChange, LimitView, SetBy},
         machine::VmSummary,
         plan::Plan,
-        report::Report,
+        report::{KeySince, Report},
         request::{Request, Verdict, judge},
         verify::VerifyOrder,
         view::{self, EventView, MigrationView},
@@ -234,7 +234,15 @@ impl Control for FakeControl {
         if let Some(why) = order.refusal(&view.state) {
             return Ok(Verdict::Refused(why));
         }
-        self.lock().ordered.push(order);
+        // What the script does not call another one is the one that was ordered.
+        {
+            let mut inner = self.lock();
+            let steps = inner.scripts.get_mut(&Request::Verify).into_iter().flatten();
+            for run in steps.filter_map(|step| step.verification.as_mut()).filter(|run| run.id.is_empty()) {
+                run.id.clone_from(&order.id);
+            }
+            inner.ordered.push(order);
+        }
         self.request(id, Request::Verify, by).await
     }
 
@@ -248,6 +256,11 @@ impl Control for FakeControl {
 
     fn report_key(&self) -> PublicKey {
         cases::report_key().public()
+    }
+
+    async fn report_keys(&self) -> Result<Vec<KeySince>, ControlError> {
+        let lost = KeySince { key: "1f".repeat(32), since: cases::at(10) };
+        Ok(vec![lost, KeySince { key: self.report_key().to_string(), since: cases::at(500) }])
     }
 
     async fn report(&self, id: MigrationId) -> Result<Report, ControlError> {

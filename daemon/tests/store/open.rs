@@ -14,13 +14,17 @@ use warmd_daemon::store::{FILE_NAME, OpenError, Store};
 
 use super::{Fixture, disk, migration};
 
-/// Every file of the directory but the lock: bytes and time of change.
+/// Every file of the directory but the lock: bytes and time of change. Of SQLite's shared memory only that it is there:
+/// the system writes it out when it likes.
 fn contents(dir: &Path) -> BTreeMap<String, (Vec<u8>, SystemTime)> {
     let entries = fs::read_dir(dir).unwrap().map(Result::unwrap);
     entries
         .filter(|entry| entry.file_name() != "lock")
         .map(|entry| {
             let name = entry.file_name().into_string().unwrap();
+            if name.ends_with("-shm") {
+                return (name, (Vec::new(), SystemTime::UNIX_EPOCH));
+            }
             let changed = entry.metadata().unwrap().modified().unwrap();
             (name, (fs::read(entry.path()).unwrap(), changed))
         })
@@ -112,6 +116,47 @@ fn a_key_that_others_can_read_keeps_the_state_closed() {
     assert!(matches!(error, OpenError::Key(_)) && error.to_string().contains("mode 0644"), "{error}");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(Store::open(dir.path()).unwrap().report_key().public(), key);
+}
+
+#[tokio::test]
+async fn a_key_that_was_lost_is_told_where_people_look() {
+    let fixture = Fixture::new();
+    let key = |store: &Store| store.report_key().public().to_string();
+    let warned = async |store: &Store| {
+        let lines = store.events(None, 10).await.unwrap();
+        lines.into_iter().filter(|line| line.kind == "warning").map(|line| line.text).collect::<Vec<_>>()
+    };
+    let first = key(&fixture.store);
+    migration(&fixture.store, "web").await;
+    let fixture = fixture.reopen().await;
+    assert_eq!(warned(&fixture.store).await, Vec::<String>::new(), "it is the same");
+
+    let file = fixture.dir.path().join("report.key");
+    fs::rename(&file, fixture.dir.path().join("away")).unwrap();
+    let fixture = fixture.reopen().await;
+    let second = key(&fixture.store);
+    let told = warned(&fixture.store).await;
+    assert!(told.len() == 1 && told[0].contains(&first) && told[0].contains(&second), "{told:?}");
+    let keys: Vec<_> = fixture.store.report_keys().await.unwrap().into_iter().map(|row| row.key).collect();
+    assert_eq!(keys, [first.clone(), second]);
+
+    // The backup is found.
+    fs::rename(fixture.dir.path().join("away"), &file).unwrap();
+    let fixture = fixture.reopen().await;
+    assert_eq!((key(&fixture.store), warned(&fixture.store).await.len()), (first, 2));
+    assert_eq!(warned(&fixture.reopen().await.store).await.len(), 2, "told once");
+}
+
+#[tokio::test]
+async fn a_key_that_is_missing_beside_migrations_is_told_though_nobody_noted_it() {
+    let fixture = Fixture::new();
+    migration(&fixture.store, "web").await;
+    fixture.store.close().await.unwrap();
+    Connection::open(fixture.store.file()).unwrap().execute_batch("DELETE FROM report_keys").unwrap();
+    fs::remove_file(fixture.dir.path().join("report.key")).unwrap();
+    let store = Store::open(fixture.dir.path()).unwrap();
+    let lines = store.events(None, 10).await.unwrap();
+    assert!(lines.iter().any(|line| line.text.contains("THERE WAS NO report.key")), "{lines:?}");
 }
 
 #[test]

@@ -68,7 +68,7 @@ async fn what_becomes_pending_again_is_touched_until_it_is_proven() {
     // Half of the full pass; then what changes in the other half is of the full pass still.
     drain(&ledger, &[blocks(0, 20_000)]).await;
     advance(&ledger, "2", &[blocks(5, 1), blocks(30_000, 9)]).await;
-    assert_eq!(fixture.store.touched(disk).await.unwrap(), set(&[blocks(5, 1)]));
+    assert_eq!(fixture.store.touched(disk, VerifyMode::Readback).await.unwrap(), set(&[blocks(5, 1)]));
     drain(&ledger, &[blocks(0, 3 * GIB / BLOCK)]).await;
     advance(&ledger, "3", &[blocks(16_383, 2)]).await;
     drain(&ledger, &[blocks(16_383, 2)]).await;
@@ -77,14 +77,21 @@ async fn what_becomes_pending_again_is_touched_until_it_is_proven() {
     let all = set(&[blocks(5, 1), blocks(16_383, 2), blocks(40_000, 1)]);
 
     let fixture = fixture.reopen().await;
-    assert_eq!(fixture.store.touched(disk).await.unwrap(), all);
-    assert!(fixture.store.touched(other).await.unwrap().is_empty());
+    assert_eq!(fixture.store.touched(disk, VerifyMode::Readback).await.unwrap(), all);
+    assert!(fixture.store.touched(other, VerifyMode::Readback).await.unwrap().is_empty());
     fixture.store.put_verdict(id, &verdict()).await.unwrap();
     fixture.store.end_verification(id, "readback changed", &verdict(), vec![other]).await.unwrap();
-    assert_eq!(fixture.store.touched(disk).await.unwrap(), all, "it was not proven");
+    assert_eq!(fixture.store.touched(disk, VerifyMode::Readback).await.unwrap(), all, "it was not proven");
     fixture.store.end_verification(id, "readback changed", &verdict(), vec![disk]).await.unwrap();
-    assert!(fixture.store.touched(disk).await.unwrap().is_empty());
-    assert_eq!(fixture.store.verdicts(id).await.unwrap().len(), 3);
+    assert!(fixture.store.touched(disk, VerifyMode::Readback).await.unwrap().is_empty());
+    // It never asked the source: that is still to be compared.
+    assert_eq!(fixture.store.touched(disk, VerifyMode::Compare).await.unwrap(), all);
+    let compared = Verdict { mode: VerifyMode::Compare, ..verdict() };
+    fixture.store.end_verification(id, "compare changed", &compared, vec![disk]).await.unwrap();
+    for mode in [VerifyMode::Readback, VerifyMode::Compare] {
+        assert!(fixture.store.touched(disk, mode).await.unwrap().is_empty(), "a comparison settles both");
+    }
+    assert_eq!(fixture.store.verdicts(id).await.unwrap().len(), 4);
     assert_eq!(fixture.store.integrity().await.unwrap(), Vec::<String>::new());
 }
 
@@ -96,7 +103,10 @@ async fn when_the_source_cannot_say_everything_is_touched() {
     advance(&ledger, "1", &[]).await;
     drain(&ledger, &[blocks(0, 3 * GIB / BLOCK)]).await;
     ledger.advance(ChangeMark("2".to_owned()), &Changed::Unknown("lost".to_owned())).await.unwrap();
-    assert_eq!(fixture.store.touched(disk).await.unwrap(), ExtentSet::full(Length(3 * GIB)));
+    assert_eq!(
+        fixture.store.touched(disk, VerifyMode::Readback).await.unwrap(),
+        ExtentSet::full(Length(3 * GIB))
+    );
 }
 
 #[tokio::test]
@@ -129,6 +139,24 @@ async fn how_far_a_verification_is_belongs_to_what_it_is_and_to_its_ledger() {
 }
 
 #[tokio::test]
+async fn a_pass_that_begins_forgets_how_far_verifications_are() {
+    let fixture = Fixture::new();
+    let rows = disks(&fixture).await;
+    let id = rows[0].migration;
+    let cursor = VerifyCursor {
+        disk: rows[0].id,
+        what: "a".to_owned(),
+        seed: Some(7),
+        ledger: "1".to_owned(),
+        sure_to: Offset(BLOCK),
+    };
+    fixture.store.put_verify_cursor(cursor).await.unwrap();
+    assert_eq!(fixture.store.verify_cursors(id, "a").await.unwrap().len(), 1);
+    fixture.store.begin_pass(id, PassKind::Delta, at(1), Vec::new()).await.unwrap();
+    assert_eq!(fixture.store.verify_cursors(id, "a").await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn the_first_fault_of_change_tracking_stays_for_ever() {
     let fixture = Fixture::new();
     let rows = disks(&fixture).await;
@@ -153,9 +181,12 @@ async fn the_first_fault_of_change_tracking_stays_for_ever() {
     put(20, Some("it lied")).await.unwrap();
     put(30, Some("again")).await.unwrap();
     put(40, None).await.unwrap();
+    assert!(!fixture.store.put_tracking_fault(disk, "a third one".to_owned()).await.unwrap());
     let fixture = fixture.reopen().await;
     let rows = fixture.store.disks(id).await.unwrap();
     assert_eq!((rows[0].tracking_fault.as_deref(), rows[0].audited_to), (Some("it lied"), Offset(40)));
     assert_eq!((rows[1].tracking_fault.as_deref(), rows[1].audited_to), (None, Offset(0)));
     assert_eq!(fixture.store.passes(id).await.unwrap()[0].view.disks[0].audit, Some(found));
+    assert!(fixture.store.put_tracking_fault(rows[1].id, "compared".to_owned()).await.unwrap());
+    assert_eq!(fixture.store.disks(id).await.unwrap()[1].tracking_fault.as_deref(), Some("compared"));
 }

@@ -18,7 +18,7 @@ use warmd_daemon::{
         plan::{Plan, VerifyMode},
         state::{Resting, State},
         verify::{Escape, VerifyScope},
-        view::{DiskVerdict, PassKind, Verdict},
+        view::{DiskVerdict, EventView, PassKind, Verdict},
     },
     store::{Change, Created, Cutover, NewDiskPass},
 };
@@ -43,11 +43,11 @@ fn plan(name: &str) -> Plan {
 #[tokio::test]
 async fn plans_are_kept_replaced_and_forgotten() {
     let fixture = Fixture::new();
-    fixture.store.put_plan(&plan("b"), at(0)).await.unwrap();
-    fixture.store.put_plan(&plan("a"), at(0)).await.unwrap();
+    fixture.store.put_plan(&plan("b"), at(0), Vec::new()).await.unwrap();
+    fixture.store.put_plan(&plan("a"), at(0), Vec::new()).await.unwrap();
     let mut changed = plan("b");
     changed.vms.push("mail".to_owned());
-    fixture.store.put_plan(&changed, at(1)).await.unwrap();
+    fixture.store.put_plan(&changed, at(1), Vec::new()).await.unwrap();
 
     let fixture = fixture.reopen().await;
     assert_eq!(fixture.store.plans().await.unwrap(), [plan("a"), changed.clone()]);
@@ -248,6 +248,33 @@ async fn the_journal_only_grows() {
         let error = raw.execute(attempt, []).unwrap_err().to_string();
         assert!(error.contains("append-only"), "{attempt}: {error}");
     }
+}
+
+#[tokio::test]
+async fn the_end_of_a_journal_is_that_of_one_moment() {
+    let fixture = Fixture::new();
+    let id = migration(&fixture.store, "web").await;
+    let line = move |n: u64| EventView {
+        kind: if n.is_multiple_of(10) { "request" } else { "state" }.to_owned(),
+        ..event(Some(id), &n.to_string())
+    };
+    fixture.store.append_events((0..20).map(line).collect()).await.unwrap();
+    let store = fixture.store.clone();
+    let writing = tokio::spawn(async move {
+        for n in 20..600 {
+            store.append_events(vec![line(n)]).await.unwrap();
+        }
+    });
+    let mut looks = 0;
+    while !writing.is_finished() || looks == 0 {
+        let end = fixture.store.journal(id, 7).await.unwrap();
+        let last: u64 = end.lines.last().unwrap().text.parse().unwrap();
+        assert_eq!((end.lines.len(), end.left_out), (7, last + 1 - 7));
+        let asked: u64 = end.requests.last().unwrap().text.parse().unwrap();
+        assert_eq!(asked, last / 10 * 10, "requests of another moment");
+        looks += 1;
+    }
+    writing.await.unwrap();
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ mod verify;
 
 use chrono::{DateTime, Utc};
 use prost_types::{Duration, Timestamp};
+use warmd_proto::v1;
 
 pub(super) use self::{
     events::event,
@@ -20,6 +21,11 @@ pub(super) use self::{
     migration::migration,
     plan::{endpoint, finding, plan, vm_summary},
 };
+use crate::model::report::KeySince;
+
+pub(super) fn key_since(key: KeySince) -> v1::EarlierKey {
+    v1::EarlierKey { key: key.key, since: Some(timestamp(key.since)) }
+}
 
 fn timestamp(at: DateTime<Utc>) -> Timestamp {
     Timestamp::from(std::time::SystemTime::from(at))

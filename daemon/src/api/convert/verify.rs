@@ -26,6 +26,7 @@ fn phase(phase: PhaseView) -> v1::PhaseRun {
 
 pub(super) fn verification(verification: VerificationView) -> v1::Verification {
     v1::Verification {
+        id: verification.id,
         mode: enums::verify_mode(verification.mode).into(),
         started: Some(timestamp(verification.started)),
         ended: verification.ended.map(timestamp),

@@ -12,7 +12,7 @@ use warmd_proto::v1::{Answer, Migration, MigrationsVerifyRequest};
 
 pub(super) use self::tracker::Task;
 use self::{
-    request::ask,
+    request::{Asked, ask},
     tracker::{Ending, Tracker, cut_off},
 };
 use super::{
@@ -45,16 +45,16 @@ pub(super) async fn run(
 ) -> Result<(), Failure> {
     let client = Client::connect(socket).await?;
     if !wait {
-        let (answer, migration) = ask(&client, &key, task, order).await?;
+        let Asked { answer, migration, .. } = ask(&client, &key, task, order).await?;
         return begun(out, task, answer, &migration);
     }
     // What is done can still be verified.
     let until_final = task != Task::Verify;
     let mut feed = Feed::open(&client, socket.to_owned(), Some(key.clone()), until_final).await?;
-    let (answer, before) = ask(&client, &key, task, order).await?;
+    let Asked { answer, migration: before, verification } = ask(&client, &key, task, order).await?;
 
     let mut screen = Screen::new(out, false);
-    let mut tracker = Tracker::new(task, &before);
+    let mut tracker = Tracker::new(task, &before, verification);
     let mut phases = Phases::after(&before);
     if !out.is_json() {
         screen.say(&format!("{} of {}: {}", task.name(), words::who(&before), words::answer(answer)))?;
@@ -79,7 +79,11 @@ pub(super) async fn run(
                 }
             }
             News::Lost(why) => screen.aside(&why)?,
-            News::Back => screen.aside("the daemon is back")?,
+            News::Back => {
+                tracker.was_away();
+                screen.aside("the daemon is back")?;
+                continue;
+            }
             // The last state is final: if that is no end for the tracker, nothing else will be.
             News::Ended => break tracker.look(&last).unwrap_or_else(|| cut_off(&last)),
         }

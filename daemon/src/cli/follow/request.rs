@@ -13,15 +13,25 @@ use super::{
     Task,
 };
 
-/// Asks `task` of the migration that `key` names: the answer, and how it stood then.
+/// What came of asking.
+pub(super) struct Asked {
+    pub(super) answer: Answer,
+    /// How it stood then.
+    pub(super) migration: Migration,
+    /// By this a verification that was asked for is known.
+    pub(super) verification: String,
+}
+
+/// Asks `task` of the migration that `key` names.
 pub(super) async fn ask(
     client: &Client,
     key: &str,
     task: Task,
     order: MigrationsVerifyRequest,
-) -> Result<(Answer, Migration), Failure> {
+) -> Result<Asked, Failure> {
     let mut migrations = client.migrations();
     let migration = key.to_owned();
+    let mut verification = String::new();
     let (answer, migration) = match task {
         Task::Sync => {
             let answer = migrations.sync(asked(MigrationsSyncRequest { migration })).await?.into_inner();
@@ -40,8 +50,9 @@ pub(super) async fn ask(
         Task::Verify => {
             let answer =
                 migrations.verify(asked(MigrationsVerifyRequest { migration, ..order })).await?.into_inner();
+            verification.clone_from(&answer.verification);
             (answer.answer(), answer.migration)
         }
     };
-    Ok((answer, migration.unwrap_or_default()))
+    Ok(Asked { answer, migration: migration.unwrap_or_default(), verification })
 }

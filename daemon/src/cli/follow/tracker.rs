@@ -4,7 +4,7 @@
 //! is therefore never taken for its end.
 
 use prost_types::Timestamp;
-use warmd_proto::v1::{Migration, MigrationState as State};
+use warmd_proto::v1::{Migration, MigrationState as State, Verification};
 
 use super::super::words;
 
@@ -45,27 +45,36 @@ pub(super) struct Tracker {
     task: Task,
     /// The pass that a sync waits for.
     pass: u32,
-    /// The cutover and the verification that were over before.
+    /// The cutover that was over before.
     old_cutover: Option<Timestamp>,
-    old_verification: Option<Timestamp>,
+    /// By which the verification that was asked for is known.
+    verification: String,
+    /// Since when the state was the one in which it was asked.
+    since: Option<Timestamp>,
     /// Whether what was asked for was seen at work.
     seen: bool,
+    /// Whether it was seen, since then, in a state in which a verification may wait or run.
+    rested: bool,
+    /// The daemon was away meanwhile.
+    was_away: bool,
     /// Why the cutover was undone, as the undoing said.
     undone: Option<String>,
 }
 
 impl Tracker {
-    pub(super) fn new(task: Task, before: &Migration) -> Self {
+    pub(super) fn new(task: Task, before: &Migration, verification: String) -> Self {
         let runs = matches!(before.state(), State::Seeding | State::Syncing);
         let last = before.pass.as_ref().map_or(0, |pass| pass.number);
         let over = before.cutover.as_ref().filter(|cutover| cutover.ended.is_some());
-        let verified = before.verification.as_ref().filter(|verification| verification.ended.is_some());
         let mut tracker = Self {
             task,
             pass: if runs { last.max(1) } else { last + 1 },
             old_cutover: over.and_then(|cutover| cutover.started),
-            old_verification: verified.and_then(|verification| verification.started),
+            verification,
+            since: before.since,
             seen: false,
+            rested: false,
+            was_away: false,
             undone: None,
         };
         tracker.notice(before);
@@ -84,13 +93,20 @@ impl Tracker {
         }
     }
 
+    /// The daemon is there again. What waited or ran in another run of it is not there any more.
+    pub(super) fn was_away(&mut self) {
+        self.was_away = true;
+    }
+
     fn notice(&mut self, now: &Migration) {
         let at_work = match self.task {
             Task::Cutover => matches!(now.state(), State::CuttingOver | State::Undoing),
             Task::Cancel => now.state() == State::Cancelling,
-            Task::Sync | Task::AbortCutover | Task::Verify => false,
+            Task::Verify => self.is_ours(now.verification.as_ref()),
+            Task::Sync | Task::AbortCutover => false,
         };
         self.seen |= at_work;
+        self.rested |= !self.is_older(now) && matches!(now.state(), State::Synced | State::Done);
         if now.state() == State::Undoing && now.reason.is_some() {
             self.undone.clone_from(&now.reason);
         }
@@ -152,10 +168,20 @@ impl Tracker {
         }
     }
 
+    fn is_ours(&self, run: Option<&Verification>) -> bool {
+        run.is_some_and(|run| !self.verification.is_empty() && run.id == self.verification)
+    }
+
+    /// Whether this look is from before the request.
+    fn is_older(&self, now: &Migration) -> bool {
+        let moment = |at: &Timestamp| (at.seconds, at.nanos);
+        now.since.as_ref().map(moment) < self.since.as_ref().map(moment)
+    }
+
     fn verify(&self, now: &Migration) -> Option<Ending> {
-        let ours =
-            now.verification.as_ref().filter(|verification| verification.started != self.old_verification);
-        if let Some(run) = ours.filter(|verification| verification.ended.is_some()) {
+        let run = now.verification.as_ref();
+        let ours = run.filter(|run| self.is_ours(Some(run)));
+        if let Some(run) = ours.filter(|run| run.ended.is_some()) {
             let failure = match (&run.error, &run.verdict) {
                 (Some(error), _) => Some(error.clone()),
                 (None, Some(verdict)) if verdict.passed => None,
@@ -164,9 +190,23 @@ impl Tracker {
             };
             return Some(Ending { failure, has_verdict: run.verdict.is_some() });
         }
+        if self.is_older(now) {
+            return None;
+        }
         match now.state() {
             State::Failed => Some(failed(now.reason())),
             State::Cancelling | State::Cancelled => Some(failed("it was given up")),
+            State::Synced | State::Done if ours.is_none() => {
+                let others = run.is_some_and(|run| run.ended.is_none());
+                // It waits for the one that runs, unless its own turn was over.
+                let gone = self.seen || self.was_away && !others;
+                gone.then(|| failed("it is not known how it ended; see `warmctl events`, or ask again"))
+            }
+            State::Synced | State::Done => None,
+            // One that runs still tells how it ends.
+            _ if ours.is_none() && self.rested => {
+                Some(failed("it was dropped before its turn came, as something else began; ask again"))
+            }
             _ => None,
         }
     }

@@ -1,7 +1,8 @@
 //! Reading disks back after the cutover, when the target VM may have them.
 //!
 //! Rule: a disk that somebody uses, or that the VM may have written to, is not read: what it holds says nothing of the
-//! copy. A snapshot of it, taken before, may be given instead.
+//! copy. Whether that came to be while it was read is asked again before there is a verdict. A snapshot of it, taken
+//! before, may be given instead.
 
 use std::{path::Path, sync::Arc};
 
@@ -12,10 +13,13 @@ use super::super::{
     failure::WorkError,
 };
 use crate::{
-    model::{state::State, verify::VerifyOrder},
+    model::{id::DiskKey, state::State, verify::VerifyOrder},
     nbd::{NbdDisk, NbdOptions, NbdUri},
     store::DiskRow,
-    targets::{MachineState, volume::ImageFile},
+    targets::{
+        MachineState,
+        volume::{ImageFile, Witness},
+    },
 };
 
 const INSTEAD: &str = "give a snapshot of each volume that was taken before with --image DISK=PLACE";
@@ -52,19 +56,60 @@ pub(super) async fn check(context: &Context, order: &VerifyOrder) -> Result<(), 
     Err(WorkError::operator(format!("{why}, so its disks are not what was copied any more: {INSTEAD}")))
 }
 
-/// What is read in the disk's place: the target's disk, or the image that is given for it.
-pub(super) async fn open(
+/// What is read in a disk's place.
+pub(super) struct Opened {
+    pub(super) disk: Arc<dyn ReadDisk>,
+    /// Shows at the end whether somebody used it meanwhile, if the target's VM may.
+    witness: Option<(DiskKey, Witness)>,
+}
+
+impl Opened {
+    /// The disk, and what shows at the end whether somebody used it.
+    pub(super) fn into_parts(self) -> (Arc<dyn ReadDisk>, Option<(DiskKey, Witness)>) {
+        (self.disk, self.witness)
+    }
+}
+
+/// The target's disk, or the image that is given for it.
+pub(super) async fn open(context: &Context, order: &VerifyOrder, row: &DiskRow) -> Result<Opened, WorkError> {
+    let given = order.images.get(&row.key.0);
+    let unreadable = |why: String| {
+        WorkError::operator(match given {
+            Some(place) => format!("the image {place:?} of disk {} cannot be read: {why}", row.key),
+            None => format!("disk {} cannot be read: {why}", row.key),
+        })
+    };
+    let place = Path::new(given.map_or(row.location.as_str(), String::as_str));
+    // Until the hand-over nobody else has any business there.
+    let watched = context.live.view().state == State::Done && place.is_absolute();
+    // Before it is opened: what is written from then on is seen.
+    let witness = if watched {
+        Some(Witness::of(place).await.map_err(|error| unreadable(error.to_string()))?)
+    } else {
+        None
+    };
+    let disk = match given {
+        Some(place) => image(place, row.size).await.map_err(unreadable)?,
+        None => context.target.open(context.id, &spec(row)).await? as _,
+    };
+    Ok(Opened { disk, witness: witness.map(|witness| (row.key.clone(), witness)) })
+}
+
+/// Refuses what was read of disks that somebody used while they were read.
+pub(super) async fn check_again(
     context: &Context,
     order: &VerifyOrder,
-    row: &DiskRow,
-) -> Result<Arc<dyn ReadDisk>, WorkError> {
-    if let Some(place) = order.images.get(&row.key.0) {
-        return image(place, row.size).await.map_err(|why| {
-            WorkError::operator(format!("the image {place:?} of disk {} cannot be read: {why}", row.key))
-        });
+    witnesses: &[(DiskKey, Witness)],
+) -> Result<(), WorkError> {
+    check(context, order).await?;
+    for (key, witness) in witnesses {
+        witness.check().await.map_err(|error| {
+            WorkError::operator(format!(
+                "disk {key} was used while it was read, so that proves nothing: {error}"
+            ))
+        })?;
     }
-    let disk = context.target.open(context.id, &spec(row)).await?;
-    Ok(disk)
+    Ok(())
 }
 
 async fn image(place: &str, size: Length) -> Result<Arc<dyn ReadDisk>, String> {

@@ -23,6 +23,7 @@ use warmd_cbt::{
 pub use self::shown::show;
 use self::{part::Parts, shown::Shown};
 use super::{
+    audit,
     context::Context,
     failure::WorkError,
     pass::{self, OnDrained, PassEnd},
@@ -36,7 +37,7 @@ use crate::{
         view::{DiskVerdict, PassKind, Verdict},
     },
     sources::Snapshot,
-    store::VerifyCursor,
+    store::{DiskRow, VerifyCursor},
 };
 
 /// Mismatched extents that a verdict lists.
@@ -126,13 +127,16 @@ async fn run(
     stop: &StopSignal,
     spares_source: bool,
 ) -> Result<Option<Verdict>, WorkError> {
-    let rows = done::disks(context, order).await?;
-    let parts = Parts::load(context, order).await?;
+    let mut rows = Vec::new();
+    for row in done::disks(context, order).await? {
+        let ledger = context.ledger(row.id).await?;
+        rows.push((row, ledger));
+    }
+    let parts = Parts::load(context, order, &rows).await?;
     let shown = Shown::start(context, order, parts.seed);
     let mut jobs = Vec::new();
     let mut total = 0;
-    for row in rows {
-        let ledger = context.ledger(row.id).await?;
+    for (row, ledger) in rows {
         let (part, cursor) = parts.of(context, order, &row, &ledger).await?;
         total += part.only.as_ref().map_or(row.size, |only| only.bytes()).0;
         shown.total(total);
@@ -140,6 +144,7 @@ async fn run(
     }
     let mut disks = Vec::new();
     let mut found: Vec<(DiskId, VerifyOutcome)> = Vec::new();
+    let mut witnesses = Vec::new();
     let sizes: Vec<Length> = jobs.iter().map(|(row, ..)| row.size).collect();
     for (row, ledger, part, cursor) in jobs {
         let progress = Arc::new(VerifyProgress::default());
@@ -157,7 +162,8 @@ async fn run(
             limits: context.shares(&row.key),
             stop: stop.clone(),
         };
-        let target = done::open(context, order, &row).await?;
+        let (target, witness) = done::open(context, order, &row).await?.into_parts();
+        witnesses.extend(witness);
         shown.disk(&progress);
         let checking = async {
             Ok::<_, WorkError>(match snapshot {
@@ -172,7 +178,7 @@ async fn run(
                 }
             })
         };
-        let outcome = keeping(context, (&parts, &cursor), &ledger, &progress, checking).await?;
+        let outcome = keeping(context, (&parts, &cursor), (&row, &ledger), &progress, checking).await?;
         if !outcome.finished {
             return Ok(None);
         }
@@ -186,6 +192,9 @@ async fn run(
             root: outcome.root.clone(),
         });
         found.push((ledger.disk(), outcome));
+    }
+    if context.live.view().state == State::Done {
+        done::check_again(context, order, &witnesses).await?;
     }
     let verdict = Verdict {
         mode: order.mode,
@@ -205,7 +214,7 @@ async fn run(
 async fn keeping(
     context: &Context,
     (parts, cursor): (&Parts, &VerifyCursor),
-    ledger: &Ledger,
+    disk: (&DiskRow, &Ledger),
     progress: &VerifyProgress,
     checking: impl Future<Output = Result<VerifyOutcome, WorkError>>,
 ) -> Result<VerifyOutcome, WorkError> {
@@ -215,7 +224,7 @@ async fn keeping(
             biased;
             result = &mut checking => break result,
             () = progress.found() => {
-                distrust(context, ledger, progress).await?;
+                distrust(context, disk, progress).await?;
                 continue;
             }
             () = tokio::time::sleep(KEEP_EVERY) => {}
@@ -225,27 +234,38 @@ async fn keeping(
             tracing::warn!(migration = %context.id, %error, "how far the verification is was not kept");
         }
     };
-    distrust(context, ledger, progress).await?;
+    distrust(context, disk, progress).await?;
     parts.keep(context, cursor, progress).await?;
     result
 }
 
-/// What differs is copied again by the next pass. After the hand-over there is none: the target's disks are its own.
-async fn distrust(context: &Context, ledger: &Ledger, progress: &VerifyProgress) -> Result<(), WorkError> {
-    let wrong = progress.take_wrong(ledger.size());
+/// What differs is copied again by the next pass; and a source that kept a change to itself is not trusted any more.
+/// After the hand-over there is no pass: the target's disks are its own.
+async fn distrust(
+    context: &Context,
+    (row, ledger): (&DiskRow, &Ledger),
+    progress: &VerifyProgress,
+) -> Result<(), WorkError> {
+    let (untold, wrong) = (progress.take_untold(), progress.take_wrong(ledger.size()));
     if wrong.is_empty() || context.live.view().state == State::Done {
         return Ok(());
     }
     let mut attempts = 1;
-    while let Err(error) = ledger.distrust(&wrong).await {
+    loop {
+        let noted = async {
+            if !untold.is_empty() {
+                audit::found_out(context, row, &untold).await?;
+            }
+            Ok::<_, WorkError>(ledger.distrust(&wrong).await?)
+        };
+        let Err(error) = noted.await else { return Ok(()) };
         if attempts == DISTRUST_ATTEMPTS {
-            return Err(error.into());
+            return Err(error);
         }
         attempts += 1;
         tracing::error!(migration = %context.id, %error, "what differs is not noted; trying again");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    Ok(())
 }
 
 /// Saves the verdict, with what it settles, and writes it into the journal.

@@ -14,7 +14,11 @@ use warmd_cbt::{
 use super::super::{context::Context, failure::WorkError};
 use crate::{
     clock,
-    model::verify::{Escape, MAX_SEED, VerifyOrder, VerifyScope},
+    model::{
+        plan::VerifyMode,
+        state::State,
+        verify::{Escape, MAX_SEED, VerifyOrder, VerifyScope},
+    },
     store::{DiskRow, VerifyCursor},
 };
 
@@ -27,6 +31,7 @@ pub(super) struct Parts {
     /// Mode and scope in words: the key of what is kept.
     pub(super) what: String,
     pub(super) seed: Option<u64>,
+    /// Of this state of the ledgers.
     cursors: Vec<VerifyCursor>,
     /// Whether what is read is the target's own disk, so that it can be gone on with.
     goes_on: bool,
@@ -34,11 +39,25 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    pub(super) async fn load(context: &Context, order: &VerifyOrder) -> Result<Self, WorkError> {
+    pub(super) async fn load(
+        context: &Context,
+        order: &VerifyOrder,
+        disks: &[(DiskRow, Arc<Ledger>)],
+    ) -> Result<Self, WorkError> {
         let what = format!("{} {}", order.mode, order.scope);
-        let goes_on = order.images.is_empty();
-        let cursors =
+        // A comparison has a pass of its own, after which it begins anew; and a disk that was handed over may have been
+        // written to since.
+        let goes_on = order.images.is_empty()
+            && order.mode == VerifyMode::Readback
+            && context.live.view().state != State::Done;
+        let last_pass = context.store.last_pass(context.id).await?.map_or(0, |pass| pass.id);
+        let mut cursors =
             if goes_on { context.store.verify_cursors(context.id, &what).await? } else { Vec::new() };
+        cursors.retain(|cursor| {
+            disks
+                .iter()
+                .any(|(row, disk)| row.id == cursor.disk && cursor.ledger == state_of(disk, last_pass))
+        });
         let seed = match order.scope {
             VerifyScope::Full | VerifyScope::Changed => None,
             VerifyScope::Sample(_) => {
@@ -46,7 +65,6 @@ impl Parts {
                 Some(order.seed.or_else(earlier).unwrap_or_else(|| drawn(context)))
             }
         };
-        let last_pass = context.store.last_pass(context.id).await?.map_or(0, |pass| pass.id);
         Ok(Self { what, seed, cursors, goes_on, last_pass })
     }
 
@@ -58,26 +76,24 @@ impl Parts {
         row: &DiskRow,
         ledger: &Ledger,
     ) -> Result<(Part, VerifyCursor), WorkError> {
-        let mark = ledger.anchor().map(|mark| mark.0).unwrap_or_default();
         let mut cursor = VerifyCursor {
             disk: row.id,
             what: self.what.clone(),
             seed: self.seed,
-            ledger: format!("{mark}@{}", self.last_pass),
+            ledger: state_of(ledger, self.last_pass),
             sure_to: Offset(0),
         };
-        let earlier = self.cursors.iter().find(|earlier| {
-            earlier.disk == cursor.disk && earlier.ledger == cursor.ledger && earlier.seed == cursor.seed
-        });
+        let earlier =
+            self.cursors.iter().find(|earlier| earlier.disk == cursor.disk && earlier.seed == cursor.seed);
         if let Some(earlier) = earlier {
             cursor.sure_to = earlier.sure_to;
         }
-        let only = match order.scope {
-            VerifyScope::Full => None,
-            VerifyScope::Changed => Some(Arc::new(context.store.touched(row.id).await?)),
-            VerifyScope::Sample(_) => self.sample(order, row.size).map(|sample| Arc::new(sample.set())),
+        let only = match (order.scope, self.sample(order, row.size)) {
+            (VerifyScope::Changed, _) => Some(context.store.touched(row.id, order.mode).await?),
+            (_, Some(sample)) => Some(sample.set().await),
+            (_, None) => None,
         };
-        Ok((Part { only, from: cursor.sure_to }, cursor))
+        Ok((Part { only: only.map(Arc::new), from: cursor.sure_to }, cursor))
     }
 
     /// Keeps how far it is.
@@ -108,6 +124,11 @@ impl Parts {
         let VerifyScope::Sample(amount) = order.scope else { return None };
         Some(Sample::new(size, Length(amount.of(size.0)), self.seed.unwrap_or(0)))
     }
+}
+
+/// The state of a ledger in which a verification is gone on with.
+fn state_of(ledger: &Ledger, last_pass: i64) -> String {
+    format!("{}@{last_pass}", ledger.anchor().map(|mark| mark.0).unwrap_or_default())
 }
 
 /// What was touched is proven right only for the disks of which all was read.

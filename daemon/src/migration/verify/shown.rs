@@ -1,10 +1,7 @@
 //! What a verification shows of itself while it runs.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -28,6 +25,7 @@ pub fn show(context: &Context, order: &VerifyOrder) {
 
 fn begun(order: &VerifyOrder, started: DateTime<Utc>) -> VerificationView {
     VerificationView {
+        id: order.id.clone(),
         mode: order.mode,
         scope: order.scope,
         seed: order.seed,
@@ -42,67 +40,135 @@ fn begun(order: &VerifyOrder, started: DateTime<Utc>) -> VerificationView {
 
 /// A verification that runs; its last figures stay when it is dropped.
 pub(super) struct Shown {
-    view: Arc<Mutex<VerificationView>>,
-    /// Bytes checked on disks that are finished, and the one that is not.
-    before: Arc<AtomicU64>,
-    now: Arc<Mutex<Arc<VerifyProgress>>>,
-    live: Arc<Live>,
+    shared: Arc<Shared>,
     ticker: tokio::task::JoinHandle<()>,
+}
+
+struct Shared {
+    live: Arc<Live>,
+    now: Mutex<Now>,
+}
+
+struct Now {
+    view: VerificationView,
+    /// Bytes checked on disks that are finished, and the one that is not.
+    before: u64,
+    progress: Arc<VerifyProgress>,
+    /// From then on what is shown is others' to change.
+    over: bool,
 }
 
 impl Shown {
     pub(super) fn start(context: &Context, order: &VerifyOrder, seed: Option<u64>) -> Self {
-        let mut view = begun(order, clock::now());
-        view.seed = seed;
-        let view = Arc::new(Mutex::new(view));
-        let before = Arc::new(AtomicU64::new(0));
-        let now = Arc::new(Mutex::new(Arc::new(VerifyProgress::default())));
-        let live = Arc::clone(&context.live);
+        let shown = context.live.view().verification;
+        // One that was asked for is shown already.
+        let shown = shown.filter(|shown| !order.id.is_empty() && shown.id == order.id);
+        let started = shown.map_or_else(clock::now, |shown| shown.started);
+        let view = VerificationView { seed, ..begun(order, started) };
+        let now = Now { view, before: 0, progress: Arc::default(), over: false };
+        let shared = Arc::new(Shared { live: Arc::clone(&context.live), now: Mutex::new(now) });
         let ticker = tokio::spawn({
-            let (view, before, now, live) =
-                (Arc::clone(&view), Arc::clone(&before), Arc::clone(&now), Arc::clone(&live));
+            let shared = Arc::clone(&shared);
             async move {
                 let mut ticks = tokio::time::interval(Duration::from_millis(500));
                 loop {
                     ticks.tick().await;
-                    let mut shown = locked(&view).clone();
-                    let checked = before.load(Relaxed) + locked(&now).checked.load(Relaxed);
-                    shown.checked = checked.min(shown.total);
-                    live.update(|live| live.verification = Some(shown));
+                    shared.tick();
                 }
             }
         });
-        Self { view, before, now, live, ticker }
+        Self { shared, ticker }
     }
 
     /// So many bytes are to be checked in all.
     pub(super) fn total(&self, bytes: u64) {
-        locked(&self.view).total = bytes;
+        self.shared.now().view.total = bytes;
     }
 
     /// The next disk begins, and has this progress.
     pub(super) fn disk(&self, progress: &Arc<VerifyProgress>) {
-        let mut now = locked(&self.now);
-        self.before.fetch_add(now.checked.load(Relaxed), Relaxed);
-        *now = Arc::clone(progress);
+        let mut now = self.shared.now();
+        now.before += now.progress.checked.load(Relaxed);
+        now.progress = Arc::clone(progress);
     }
 
     pub(super) fn end(self, verdict: &Verdict) {
-        self.ticker.abort();
-        let mut view = locked(&self.view).clone();
-        view.ended = Some(verdict.at);
-        view.checked = view.total;
-        view.verdict = Some(verdict.clone());
+        self.shared.end(verdict);
+    }
+}
+
+impl Shared {
+    /// Both ways of showing hold the same lock until what they show is shown: a tick that was overtaken by the end
+    /// would show for ever that it runs.
+    fn tick(&self) {
+        let mut now = self.now();
+        if !now.over {
+            let checked = now.before + now.progress.checked.load(Relaxed);
+            now.view.checked = checked.min(now.view.total);
+            let view = now.view.clone();
+            self.live.update(|live| live.verification = Some(view));
+        }
+    }
+
+    fn end(&self, verdict: &Verdict) {
+        let mut now = self.now();
+        now.over = true;
+        let mut view = now.view.clone();
+        (view.ended, view.checked, view.verdict) = (Some(verdict.at), view.total, Some(verdict.clone()));
         self.live.update(|live| live.verification = Some(view));
+    }
+
+    fn now(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Shown {
     fn drop(&mut self) {
+        self.shared.now().over = true;
         self.ticker.abort();
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+#[cfg(test)]
+mod tests {
+    use tokio::sync::broadcast;
+
+    use super::*;
+    use crate::migration::live::resting;
+
+    fn shared() -> Shared {
+        let live = Live::new(resting(), broadcast::Sender::new(16));
+        let view = VerificationView { total: 10, ..begun(&VerifyOrder::default(), clock::now()) };
+        Shared { live, now: Mutex::new(Now { view, before: 0, progress: Arc::default(), over: false }) }
+    }
+
+    #[test]
+    fn a_tick_that_comes_after_the_end_changes_nothing() {
+        let shared = shared();
+        shared.tick();
+        assert!(shared.live.view().verification.is_some_and(|run| run.ended.is_none()));
+        let order = VerifyOrder::default();
+        let verdict = Verdict {
+            mode: order.mode,
+            at: clock::now(),
+            disks: Vec::new(),
+            scope: order.scope,
+            seed: None,
+            escapes: Vec::new(),
+        };
+        shared.end(&verdict);
+        shared.tick();
+        let run = shared.live.view().verification.unwrap();
+        assert_eq!((run.ended, run.verdict, run.checked), (Some(verdict.at), Some(verdict), 10));
+    }
+
+    #[tokio::test]
+    async fn nor_does_one_that_comes_after_it_was_given_up() {
+        let shared = Arc::new(shared());
+        drop(Shown { shared: Arc::clone(&shared), ticker: tokio::spawn(async {}) });
+        shared.live.update(|view| view.verification = None);
+        shared.tick();
+        assert_eq!(shared.live.view().verification, None);
+    }
 }

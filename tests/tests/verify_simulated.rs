@@ -1,0 +1,281 @@
+//! Verifications that meet something else: what was proven by whom, lies that a comparison finds, requests that wait, a
+//! target that comes to life.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by them")]
+
+use warmd_daemon::{
+    migration::control::Control,
+    model::{
+        plan::VerifyMode,
+        request::{Request, Verdict as Answer},
+        state::State,
+        verify::{Amount, VerifyOrder, VerifyScope},
+        view::{Verdict, VerificationView},
+    },
+};
+use warmd_tests::simulated::{Fault, Rig, World};
+
+const BLOCK: u64 = 64 * 1024;
+/// Three disks, one with a short last block.
+const DISKS: [(&str, u64); 3] = [("vda", 60 * BLOCK), ("vdb", 10 * BLOCK + 512), ("vdc", 40 * BLOCK)];
+
+fn world() -> World {
+    let world = World::new(&DISKS);
+    for (disk, size) in DISKS {
+        for block in 0..size / BLOCK {
+            world.guest_writes(disk, block * BLOCK, &[block as u8 + 1; 4096]);
+        }
+    }
+    world
+}
+
+async fn seeded(verify: VerifyMode, audit: Amount) -> Rig {
+    let rig = Rig::start(world()).await;
+    let mut plan = Rig::plan(verify);
+    plan.verify.audit = Some(audit);
+    rig.seed(plan).await;
+    rig
+}
+
+const UNAUDITED: Amount = Amount::Share(0);
+
+fn order(mode: VerifyMode, scope: &str) -> VerifyOrder {
+    VerifyOrder { mode, scope: scope.parse().unwrap(), ..VerifyOrder::default() }
+}
+
+async fn ask(rig: &Rig, order: VerifyOrder) -> Answer {
+    rig.manager.verify(rig.view().await.id, order, "test").await.unwrap()
+}
+
+/// Waits for the end of the verification that was asked for as `id`.
+async fn ended(rig: &Rig, id: &str) -> VerificationView {
+    let view = rig.until("the verification's end", |view| {
+        view.verification.as_ref().is_some_and(|run| run.id == id && run.ended.is_some())
+    });
+    view.await.verification.unwrap()
+}
+
+async fn verdict(rig: &Rig, order: VerifyOrder) -> Verdict {
+    let id = format!("{order}, after {:?}", rig.view().await.verification.map(|run| run.id));
+    assert_eq!(ask(rig, VerifyOrder { id: id.clone(), ..order }).await, Answer::Accepted);
+    let run = ended(rig, &id).await;
+    run.verdict.unwrap_or_else(|| panic!("no verdict: {:?}", run.error))
+}
+
+fn checked(verdict: &Verdict) -> u64 {
+    verdict.disks.iter().map(|disk| disk.checked).sum()
+}
+
+#[tokio::test]
+async fn what_a_readback_settled_is_still_to_be_compared() {
+    let mut rig = seeded(VerifyMode::None, UNAUDITED).await;
+    let changed = |mode| order(mode, "changed");
+    for block in [3, 40] {
+        rig.world.guest_writes("vda", block * BLOCK, &[200; 10]);
+        rig.sync().await;
+    }
+    assert_eq!(checked(&verdict(&rig, changed(VerifyMode::Readback)).await), 2 * BLOCK);
+    assert_eq!(checked(&verdict(&rig, order(VerifyMode::Readback, "full")).await), 110 * BLOCK + 512);
+    assert_eq!(checked(&verdict(&rig, changed(VerifyMode::Readback)).await), 0);
+    // What the source had changed has been seen by nobody who asked the source. So it is after a restart.
+    rig.restart().await;
+    rig.world.guest_writes("vda", 7 * BLOCK, &[201; 10]);
+    assert_eq!(checked(&verdict(&rig, changed(VerifyMode::Compare)).await), 3 * BLOCK);
+    assert_eq!(checked(&verdict(&rig, changed(VerifyMode::Compare)).await), 0);
+    assert_eq!(checked(&verdict(&rig, changed(VerifyMode::Readback)).await), 0, "a comparison settles both");
+}
+
+#[tokio::test]
+async fn a_lie_that_a_comparison_finds_is_never_forgotten() {
+    let mut rig = seeded(VerifyMode::None, UNAUDITED).await;
+    rig.world.changes_untold("vdb", 4 * BLOCK, b"nobody was told");
+    let found = verdict(&rig, order(VerifyMode::Compare, "full")).await;
+    assert_eq!(found.disks[1].mismatches, [(4 * BLOCK, BLOCK)]);
+    let view = rig.view().await;
+    let fault = view.disks[1].tracking_fault.clone().expect("its change tracking lied");
+    assert!(fault.contains(&(4 * BLOCK).to_string()), "{fault}");
+    assert!(view.disks[0].tracking_fault.is_none() && view.disks[2].tracking_fault.is_none());
+    assert!(rig.journal().await.contains("CHANGE TRACKING OF DISK vdb CANNOT BE TRUSTED"));
+    let scraped = rig.metrics.render(&(rig.manager.present())()).unwrap();
+    let untold = format!("warmd_untold_bytes_total{{plan=\"plan\",vm=\"guest\",disk=\"vdb\"}} {BLOCK}");
+    assert!(scraped.contains(&untold), "{scraped}");
+
+    // As after an audit: from now on all of it is compared, and a cutover proves it though its plan asks for nothing.
+    rig.restart().await;
+    rig.world.changes_untold("vdb", 5 * BLOCK, b"nor of this");
+    rig.sync().await;
+    assert_eq!(rig.view().await.pass.unwrap().disks[1].figures.read, 10 * BLOCK + 512);
+    let view = rig.cutover().await;
+    assert_eq!(view.state, State::Done, "{}", rig.journal().await);
+    let found = view.verification.unwrap().verdict.unwrap();
+    assert_eq!((found.mode, found.scope, found.passed()), (VerifyMode::Compare, VerifyScope::Full, true));
+    rig.world.assert_moved();
+    let report = rig.manager.report(view.id).await.unwrap();
+    assert_eq!(report.disks[1].audit.clone().unwrap().tracking_fault, Some(fault));
+    assert!(report.disks.iter().all(|disk| disk.proved_by.as_deref() == Some("compare full")));
+}
+
+#[tokio::test]
+async fn a_target_that_differs_by_itself_is_not_the_sources_lie() {
+    let rig = seeded(VerifyMode::None, UNAUDITED).await;
+    rig.world.with(|truth| truth.target_disks["vda"].clone()).corrupt((9 * BLOCK) as usize, b"bad");
+    let found = verdict(&rig, order(VerifyMode::Compare, "full")).await;
+    assert_eq!(found.disks[0].mismatches, [(9 * BLOCK, BLOCK)]);
+    assert!(rig.view().await.disks.iter().all(|disk| disk.tracking_fault.is_none()));
+}
+
+#[tokio::test]
+async fn a_lie_that_comes_out_in_the_cutovers_own_proof_stops_it_and_the_next_one_is_right() {
+    let rig = seeded(VerifyMode::Compare, UNAUDITED).await;
+    rig.world.changes_when_off("vda", 20 * BLOCK, b"after the guest had stopped");
+    let view = rig.cutover().await;
+    assert_eq!(view.state, State::Synced, "{}", rig.journal().await);
+    assert!(view.disks[0].tracking_fault.is_some(), "{}", rig.journal().await);
+    rig.world.assert_undone();
+    let view = rig.cutover().await;
+    assert_eq!(view.state, State::Done, "{}", rig.journal().await);
+    rig.world.assert_moved();
+}
+
+#[tokio::test]
+async fn audits_go_round_each_of_several_disks_by_itself() {
+    let mut rig = seeded(VerifyMode::None, "10%".parse().unwrap()).await;
+    rig.world.changes_untold("vdb", 10 * BLOCK, b"its last block");
+    rig.world.changes_untold("vdc", 39 * BLOCK, b"its last block");
+    for pass in 1..=10 {
+        if pass == 4 {
+            rig.restart().await;
+        }
+        rig.sync().await;
+        let view = rig.view().await;
+        let audits: Vec<_> = view.pass.unwrap().disks.into_iter().map(|disk| disk.audit).collect();
+        assert_eq!(audits[0].as_ref().unwrap().checked, 6 * BLOCK, "pass {pass}");
+        assert_eq!(audits[2].as_ref().unwrap().checked, 4 * BLOCK, "pass {pass}");
+        let faults: Vec<_> = view.disks.iter().map(|disk| disk.tracking_fault.is_some()).collect();
+        // Two blocks a pass are a tenth of the second one, rounded up.
+        assert_eq!(faults, [false, pass >= 6, pass == 10], "pass {pass}");
+    }
+}
+
+#[tokio::test]
+async fn an_audit_steps_over_what_it_cannot_read() {
+    let rig = seeded(VerifyMode::None, "10%".parse().unwrap()).await;
+    rig.world.changes_untold("vda", 30 * BLOCK, b"behind it");
+    // Nothing has changed that would have to be read to be copied.
+    rig.world.faults.set("source-disk.read", Fault::Refused);
+    for _ in 0..5 {
+        rig.sync().await;
+        let audit = rig.view().await.pass.unwrap().disks[0].audit.clone().unwrap();
+        assert!(audit.error.is_some() && audit.checked == 0, "{audit:?}");
+    }
+    rig.world.faults.clear();
+    assert!(rig.view().await.disks.iter().all(|disk| disk.tracking_fault.is_none()));
+    rig.sync().await;
+    assert!(rig.view().await.disks[0].tracking_fault.is_some(), "it stood still meanwhile");
+}
+
+/// A verification that runs and cannot come to its end, and another one that waits for it.
+async fn one_runs_and_one_waits(rig: &Rig) {
+    rig.world.faults.set("target-disk.read", Fault::Hang);
+    let named = |id: &str| VerifyOrder { id: id.to_owned(), ..order(VerifyMode::Readback, "full") };
+    assert_eq!(ask(rig, named("first")).await, Answer::Accepted);
+    let runs = |view: &warmd_daemon::model::view::MigrationView| {
+        view.verification.as_ref().is_some_and(|run| run.id == "first" && run.total > 0)
+    };
+    rig.until("the first one runs", runs).await;
+    assert_eq!(ask(rig, named("second")).await, Answer::Accepted);
+    assert!(matches!(ask(rig, named("third")).await, Answer::Refused(why) if why.contains("waits already")));
+}
+
+#[tokio::test]
+async fn a_cutover_ends_a_verification_and_drops_the_one_that_waits() {
+    let rig = seeded(VerifyMode::Readback, UNAUDITED).await;
+    one_runs_and_one_waits(&rig).await;
+    rig.ask(Request::Cutover).await;
+    rig.world.faults.clear();
+    let view = rig.until("done", |view| view.state == State::Done).await;
+    rig.world.assert_moved();
+    // The last word is the cutover's own: neither of the others came to a verdict after it.
+    let run = view.verification.unwrap();
+    assert_eq!((run.id.as_str(), run.verdict.is_some_and(|found| found.passed())), ("", true));
+    let journal = rig.journal().await;
+    assert!(journal.contains("no verdict: it was stopped before its end"), "{journal}");
+    assert!(journal.contains("readback that waited is dropped"), "{journal}");
+    assert_eq!(journal.matches("readback passed").count(), 1, "{journal}");
+}
+
+#[tokio::test]
+async fn a_cancel_ends_a_verification_and_drops_the_one_that_waits() {
+    let rig = seeded(VerifyMode::Readback, UNAUDITED).await;
+    one_runs_and_one_waits(&rig).await;
+    rig.ask(Request::Cancel).await;
+    rig.world.faults.clear();
+    rig.until("cancelled", |view| view.state == State::Cancelled).await;
+    let journal = rig.journal().await;
+    assert!(journal.contains("readback that waited is dropped") && !journal.contains("passed"), "{journal}");
+    assert!(rig.world.with(|truth| truth.target_disks.is_empty() && truth.source_runs));
+}
+
+#[tokio::test]
+async fn one_that_waits_has_its_turn_when_the_first_one_has_ended() {
+    let rig = seeded(VerifyMode::Readback, UNAUDITED).await;
+    one_runs_and_one_waits(&rig).await;
+    rig.world.faults.clear();
+    assert!(ended(&rig, "second").await.verdict.unwrap().passed());
+}
+
+#[tokio::test]
+async fn a_target_vm_that_starts_while_its_disks_are_read_takes_the_proof_away() {
+    let world = world();
+    world.with(|truth| truth.source_runs = false);
+    let rig = Rig::start(world).await;
+    let mut plan = Rig::plan(VerifyMode::None);
+    plan.verify.audit = Some(UNAUDITED);
+    rig.seed(plan).await;
+    assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
+    rig.world.faults.set("target-disk.read", Fault::Hang);
+    let named = VerifyOrder { id: "asked".to_owned(), ..order(VerifyMode::Readback, "full") };
+    assert_eq!(ask(&rig, named).await, Answer::Accepted);
+    rig.until("it reads", |view| view.verification.as_ref().is_some_and(|run| run.total > 0)).await;
+    rig.world.with(|truth| truth.target_runs = true);
+    rig.world.faults.clear();
+    let run = ended(&rig, "asked").await;
+    assert!(run.verdict.is_none() && run.error.as_ref().is_some_and(|why| why.contains("runs")), "{run:?}");
+}
+
+#[tokio::test]
+async fn a_sample_goes_on_with_its_seed_only_where_nothing_was_copied_since() {
+    let rig = seeded(VerifyMode::None, UNAUDITED).await;
+    let vdc = rig.world.with(|truth| truth.target_disks["vdc"].clone());
+    let cut_off = async || {
+        vdc.break_reads(true);
+        let id = format!("{:?}", std::time::Instant::now());
+        let named = VerifyOrder { id: id.clone(), ..order(VerifyMode::Readback, "sample=50%") };
+        assert_eq!(ask(&rig, named).await, Answer::Accepted);
+        let run = ended(&rig, &id).await;
+        vdc.break_reads(false);
+        assert!(run.verdict.is_none(), "{run:?}");
+        run.seed.expect("a sample has a seed")
+    };
+    let first = cut_off().await;
+    assert_eq!(cut_off().await, first, "it goes on");
+    rig.sync().await;
+    let found = verdict(&rig, order(VerifyMode::Readback, "sample=50%")).await;
+    assert_ne!(found.seed, Some(first), "of another state of the disks another sample is drawn");
+}
+
+#[tokio::test]
+async fn what_is_asked_for_stands_whole_in_the_journal_and_in_reports() {
+    let rig = seeded(VerifyMode::None, UNAUDITED).await;
+    let sample = VerifyOrder { seed: Some(7), ..order(VerifyMode::Readback, "sample=10%") };
+    verdict(&rig, sample).await;
+    let mut plan = Rig::plan(VerifyMode::Compare);
+    plan.verify.audit = Some(UNAUDITED);
+    rig.manager_applies(plan.clone()).await;
+    rig.manager_applies(plan).await;
+    let report = rig.manager.report(rig.view().await.id).await.unwrap();
+    let asked: Vec<_> = report.requests.iter().map(|line| line.text.as_str()).collect();
+    assert!(asked.contains(&"verify accepted: readback, sample=10%, seed 7"), "{asked:?}");
+    let again = asked.iter().find(|line| line.starts_with("plan plan applied again: verify was")).unwrap();
+    assert!(again.contains("none") && again.contains("compare"), "{again}");
+    assert_eq!(asked.last(), Some(&"plan plan applied again, unchanged"));
+}
