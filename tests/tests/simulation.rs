@@ -23,10 +23,11 @@ const REGRESSIONS: &[(u64, &str)] = &[
         "step-told-twice: a step whose commit failed and was durable all the same was told twice in the journal",
     ),
     (104, "request-not-told: the journal did not tell of an accepted request"),
+    (506, "migration-orphaned: one whose making failed and was durable all the same was driven by nobody"),
 ];
 
 /// Real time after which a seed is stuck: it takes some hundredths of a second.
-const STUCK: Duration = Duration::from_mins(2);
+const STUCK: Duration = Duration::from_secs(30);
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
