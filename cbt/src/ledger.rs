@@ -38,8 +38,9 @@ use crate::{
     chunk::ChunkBits,
     extents::{ExtentSet, block_pieces},
     mark::{ChangeMark, Changed},
+    mutant::mutant,
     store::{ChunkRow, DiskId, LedgerCommit, LedgerStore, StoreError, StoreErrorKind, StoredLedger},
-    units::{Extent, Length, MAX_DISK},
+    units::{Extent, Length, MAX_DISK, Offset},
 };
 
 /// One disk's ledger. Load one for each disk and keep it as long as anything may still write to the target: it is what
@@ -136,8 +137,15 @@ impl Ledger {
                 let cause = format!("they are of {} bytes, the ledger is of {}", blocks.size(), self.size());
                 return Err(self.inner.error(StoreErrorKind::Corrupt, "changes of another disk", cause));
             }
+            Changed::Unknown(_) if self.anchor().is_some() && mutant("unknown-is-nothing") => {
+                ExtentSet::new(self.size())
+            }
             Changed::Unknown(_) => ExtentSet::full(self.size()),
         };
+        if mutant("extent-dropped") {
+            let last = fresh.extents_from(Offset(0)).last();
+            fresh.subtract(&ExtentSet::of(self.size(), last));
+        }
         self.change(|sets| {
             fresh.subtract(&sets.pending);
             let rows = fresh.chunks().map(|(chunk, fresh)| {
@@ -155,6 +163,9 @@ impl Ledger {
 
     /// Gives up the trust in these blocks, durably. Must be waited for before the first write to any of them.
     pub async fn claim(&self, extents: &[Extent]) -> Result<(), StoreError> {
+        if mutant("trust-not-claimed") {
+            return Ok(());
+        }
         self.edit(extents, &[], |row, blocks| row.trusted.set(blocks, false)).await
     }
 
@@ -171,7 +182,12 @@ impl Ledger {
     /// Takes a batch out of `pending`, with its hashes and figures, in one transaction. Only what is durable on the
     /// target, because it was flushed or never had to be written, may be in the batch.
     pub async fn drain(&self, batch: Batch, pass: Option<i64>) -> Result<(), StoreError> {
-        let (extents, hashes, figures) = batch.into_parts();
+        let (extents, mut hashes, figures) = batch.into_parts();
+        if mutant("hash-of-wrong-block") {
+            for (block, _) in &mut hashes {
+                block.0 = block.0.saturating_sub(1);
+            }
+        }
         self.change(|sets| {
             let covered = extents.iter().map(|extent| extent.covered_blocks(self.size()));
             let chunks = sets.edited(covered, |row, blocks| {

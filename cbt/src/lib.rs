@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod limit;
 pub mod manifest;
 pub mod mark;
+pub mod mutant;
 mod plan;
 pub mod stop;
 pub mod store;

@@ -18,6 +18,7 @@ use crate::{
     batch::Batch,
     disk::{ErrorKind, Operation},
     ledger::Ledger,
+    mutant::mutant,
     stop::StopSignal,
     store::PassFigures,
     telemetry::Stage,
@@ -141,9 +142,17 @@ impl Sealer {
         let (ledger, sides, pass) = (Arc::clone(&self.ledger), Arc::clone(&self.sides), self.pass);
         self.sealing = Some(Box::pin(async move {
             let figures = PassFigures { batches: 1, ..batch.figures() };
+            if mutant("commit-before-flush") {
+                ledger.drain(batch, pass).await?;
+                sides.target.flush().await.map_err(PassError::Target)?;
+                return Ok((figures, moved));
+            }
             if figures.written + figures.zeroed > 0 {
                 let flush = sides.progress.meter.stage(Stage::Flush).begin();
-                sides.target.flush().await.map_err(PassError::Target)?;
+                let flushed = sides.target.flush().await.map_err(PassError::Target);
+                if !mutant("flush-error-ignored") {
+                    flushed?;
+                }
                 flush.done(figures.written + figures.zeroed);
             }
             let commit = sides.progress.meter.stage(Stage::Commit).begin();

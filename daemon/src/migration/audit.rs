@@ -9,6 +9,7 @@ use warmd_cbt::{
     extents::coalesce,
     ledger::Ledger,
     mark::Changed,
+    mutant::mutant,
     stop::StopSignal,
     units::{Extent, Length, Offset},
     verify::{AuditJob, AuditOutcome, audit},
@@ -76,7 +77,11 @@ pub(super) async fn run(
     stop: &StopSignal,
 ) -> Result<Option<AuditView>, WorkError> {
     let (row, ledger) = (disk.row, disk.ledger);
-    if kind == PassKind::Full || row.tracking_fault.is_some() || ledger.settled().is_empty() {
+    if mutant("audit-skipped")
+        || kind == PassKind::Full
+        || row.tracking_fault.is_some()
+        || ledger.settled().is_empty()
+    {
         return Ok(None);
     }
     let plan = context.plan();

@@ -6,7 +6,7 @@
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
-use warmd_cbt::{stop::StopSignal, units::Extent, verify::manifest_root};
+use warmd_cbt::{mutant::mutant, stop::StopSignal, units::Extent, verify::manifest_root};
 
 use super::{
     context::Context,
@@ -206,6 +206,9 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
         },
     };
     remember_running(context).await?;
+    if mutant("double-start") {
+        context.source.power_on(&context.vm).await?;
+    }
     Ok(outcome)
 }
 
@@ -264,6 +267,9 @@ async fn release(context: &Context) -> Result<Option<String>, WorkError> {
 
 /// Takes a cutover back: the target VM gone, the source as it was before.
 pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
+    if mutant("undo-forgotten") {
+        return Ok(());
+    }
     if from >= Phase::CreateVm {
         context.target.discard_machine(context.id).await?;
         crash::point("undo.discarded");
@@ -336,6 +342,9 @@ pub async fn clean(context: &Context) -> Result<(), WorkError> {
 
 /// The source must be off, and stay off, from the final delta on.
 async fn fence(context: &Context) -> Result<(), WorkError> {
+    if mutant("fence-forgotten") {
+        return Ok(());
+    }
     match context.source.power(&context.vm).await? {
         PowerState::Off => Ok(()),
         PowerState::Running | PowerState::Paused => Err(WorkError::operator(

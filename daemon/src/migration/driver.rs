@@ -8,7 +8,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use warmd_cbt::stop::StopSignal;
+use warmd_cbt::{mutant::mutant, stop::StopSignal};
 
 use super::{
     command::Command,
@@ -232,7 +232,8 @@ impl Driver {
         let event = Event::Request(command.request);
         let saved = match next(&self.state, &event) {
             Ok(state) if accepted && state != self.state => {
-                self.enter(state, &event, &command.by, vec![line]).await
+                let lines = if mutant("request-not-told") { Vec::new() } else { vec![line] };
+                self.enter(state, &event, &command.by, lines).await
             }
             _ => self.journal(line, accepted).await,
         };
@@ -279,7 +280,9 @@ impl Driver {
         let begins = *event == Event::Request(Request::Cutover);
         let cutover =
             begins.then(|| Cutover { attempt: self.context.cutover().attempt + 1, ..Cutover::default() });
-        lines.push(self.context.line(by, "state", text.clone()));
+        if !mutant("step-not-told") {
+            lines.push(self.context.line(by, "state", text.clone()));
+        }
         let step =
             Change { cutover: cutover.clone(), events: lines, ..Change::to(state.clone(), clock::now()) };
         let mut retry = Retry::forever();

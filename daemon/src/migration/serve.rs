@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use tokio::sync::{broadcast, oneshot};
+use warmd_cbt::mutant::mutant;
 
 use super::{
     command::Command,
@@ -276,6 +277,7 @@ impl Manager {
             events: vec![line],
         };
         match self.store.create_migration(new).await.map_err(internal)? {
+            Created::Exists(row) if mutant("migration-orphaned") => Ok(row.id),
             // One whose making failed, and was durable all the same, has nobody yet who drives it.
             Created::New(row) | Created::Exists(row) => {
                 let id = row.id;

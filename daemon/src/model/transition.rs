@@ -9,6 +9,8 @@
 //! Rule: pure, and complete: every pair of state and event is named. A step that cannot be is an [`IllegalStep`],
 //! never a panic. After a restart the daemon does again what [`work`] says of the saved state.
 
+use warmd_cbt::mutant::mutant;
+
 use super::{
     phase::Phase,
     request::{Request, Verdict, judge},
@@ -80,7 +82,7 @@ pub fn work(state: &State) -> Work {
 /// cutover that had its final delta takes it again, unless the target VM may have been started.
 fn restarted(state: &State) -> State {
     match state {
-        State::CuttingOver { phase: Phase::Verify | Phase::CreateVm } => {
+        State::CuttingOver { phase: Phase::Verify | Phase::CreateVm } if !mutant("restart-trusts-source") => {
             State::CuttingOver { phase: Phase::FinalDelta }
         }
         state => state.clone(),

@@ -12,7 +12,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
-use warmd_cbt::{store::DiskId, telemetry::Histogram};
+use warmd_cbt::{mutant::mutant, store::DiskId, telemetry::Histogram};
 
 use super::{
     error::{Fault, StoreError, StoreErrorKind, from_sql, unavailable},
@@ -159,6 +159,11 @@ impl Writer {
             done.push(job);
             let full = done.len() >= QUEUE || began.elapsed() >= GROUP_SPAN || connection.is_autocommit();
             next = if full { None } else { queue.try_recv().ok() };
+        }
+        if mutant("answer-before-commit") {
+            for job in done.drain(..) {
+                job.answer(&Ok(()));
+            }
         }
         let commit = Instant::now();
         let outcome = self.end_transaction().map_err(Arc::new);

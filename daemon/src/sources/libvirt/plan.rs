@@ -5,7 +5,7 @@
 
 use std::{fmt::Write, path::Path};
 
-use warmd_cbt::mark::ChangeMark;
+use warmd_cbt::{mark::ChangeMark, mutant::mutant};
 
 use crate::{
     libvirt::{Checkpoint, Disk, xml::escape},
@@ -107,6 +107,10 @@ fn since(
     if then != image {
         return Err(format!("its image was {then} and is {image} now"));
     }
+    let name = match checkpoints.last() {
+        Some(newest) if mutant("newest-bitmap-asked") => newest.name.clone(),
+        _ => name,
+    };
     let checkpoint = checkpoints.iter().find(|checkpoint| checkpoint.name == name);
     let checkpoint = checkpoint.ok_or_else(|| format!("checkpoint {name} is gone"))?;
     if !checkpoint.disks.contains(&key.0) {
