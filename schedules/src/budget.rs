@@ -14,6 +14,8 @@ use crate::{
     window::{Holidays, Reading, Window, is_beyond},
 };
 
+/// More are a mistake.
+const MOST: usize = 100;
 /// The least rate that still gets anywhere, in bytes per second.
 const LEAST_RATE: u64 = 64 << 10;
 
@@ -88,11 +90,28 @@ impl Budget {
     }
 
     /// What is wrong with it, if anything is.
-    pub(crate) fn problem(&self) -> Option<&'static str> {
+    fn problem(&self) -> Option<&'static str> {
         (self.allowance() == Allowance::default()).then_some(
             "limits nothing: give it `bytes_per_second`, `disks`, `snapshots` or `passes`, or remove it",
         )
     }
+}
+
+/// What is wrong with the budgets that stand at `key` of a file with this zone and these holidays, each with its key in
+/// backquotes. Budgets with problems must not be used: one in no time zone would never hold.
+pub fn problems(key: &str, budgets: &[Budget], zone: Option<Tz>, holidays: &Holidays) -> Vec<String> {
+    let mut problems = Vec::new();
+    if budgets.len() > MOST {
+        problems.push(format!("`{key}` has more than {MOST} entries: remove some"));
+    }
+    for (at, budget) in budgets.iter().enumerate() {
+        problems.extend(budget.problem().map(|problem| format!("`{key}[{at}]` {problem}")));
+        let window = budget.window.iter();
+        problems.extend(
+            window.flat_map(|window| window.problems(&format!("{key}[{at}].window"), zone, holidays)),
+        );
+    }
+    problems
 }
 
 /// The budgets of a plan, an endpoint, a host, a datastore, or of all.
@@ -103,7 +122,7 @@ pub struct Budgets {
 }
 
 impl Budgets {
-    /// Of budgets whose windows name their zones, or `zone` holds for them.
+    /// Of budgets without [`problems`]: their windows name their zones, or `zone` holds for them.
     pub fn new(budgets: &[Budget], holidays: Holidays, zone: Option<Tz>) -> Self {
         let budgets = budgets.iter().cloned().map(|budget| {
             let window = budget.window.map(|window| window.or_in(zone));

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     adaptive::Adaptive,
-    budget::{Budget, Budgets},
+    budget::{self, Budget, Budgets},
     calendar::Calendar,
     cron::Cron,
     rules::{Cadence, Rules},
@@ -104,39 +104,18 @@ impl Schedule {
                 problems.push(format!("`schedule.{list}` has more than {MOST_WINDOWS} entries: use ranges"));
             }
             for (at, window) in windows.iter().enumerate() {
-                self.judge(window, &format!("schedule.{list}[{at}]"), &mut problems);
+                problems.extend(window.problems(
+                    &format!("schedule.{list}[{at}]"),
+                    self.zone,
+                    &self.holidays,
+                ));
             }
         }
         if self.holidays.0.len() > MOST_HOLIDAYS {
             problems.push(format!("`schedule.holidays` has more than {MOST_HOLIDAYS} entries: use ranges"));
         }
-        if self.budgets.len() > MOST_WINDOWS {
-            problems.push(format!("`schedule.budgets` has more than {MOST_WINDOWS} entries: remove some"));
-        }
-        for (at, budget) in self.budgets.iter().enumerate() {
-            if let Some(problem) = budget.problem() {
-                problems.push(format!("`schedule.budgets[{at}]` {problem}"));
-            }
-            if let Some(window) = &budget.window {
-                self.judge(window, &format!("schedule.budgets[{at}].window"), &mut problems);
-            }
-        }
+        problems.extend(budget::problems("schedule.budgets", &self.budgets, self.zone, &self.holidays));
         problems
-    }
-
-    fn judge(&self, window: &Window, key: &str, problems: &mut Vec<String>) {
-        if window.clone().or_in(self.zone).zone().is_none() {
-            let example = "for example Europe/Berlin";
-            problems.push(format!(
-                "`{key}` is {:?}, in no time zone: add one to it, {example}, or set `schedule.zone`",
-                window.to_string()
-            ));
-        }
-        if window.needs_holidays() && self.holidays.is_empty() {
-            problems.push(format!(
-                "`{key}` speaks of holidays, but none is listed: set `schedule.holidays = [\"2026-12-25\", …]`"
-            ));
-        }
     }
 
     fn cadence_problems(&self) -> Vec<String> {

@@ -95,18 +95,35 @@ fn changes_near(at: DateTime<Utc>, zone: Tz) -> bool {
     (-26..=26).any(|hours| offset(hours) != offset(0))
 }
 
+/// When the clocks of `zone` were and will be put forward or back, to the hour.
+fn changes(zone: Tz) -> Vec<DateTime<Utc>> {
+    let offset = |at: DateTime<Utc>| zone::local(zone, at) - at.naive_utc();
+    let hours = (0..50 * 8766).map(|hour| utc("1990-01-01T00:00:00Z") + TimeDelta::hours(hour));
+    let pairs = hours.clone().step_by(24).zip(hours.step_by(24).skip(1));
+    let near = pairs.filter(|(one, next)| offset(*one) != offset(*next));
+    near.filter_map(|(one, _)| {
+        (0..24).map(|hour| one + TimeDelta::hours(hour)).rfind(|at| offset(*at) == offset(one))
+    })
+    .collect()
+}
+
 #[test]
 fn daily_windows_agree_with_the_wall_clock_minute_by_minute() {
     let mut random = Random::seeded();
     for zone in ZONES {
-        for _ in 0..40 {
-            let (from, length) = (random.below(1440) as u32, 1 + random.below(1438) as u32);
+        let changes = changes(zone);
+        for round in 0..40 {
+            let hours = if round % 2 == 0 { 24 } else { 4 };
+            let (from, length) = (random.below(60 * hours) as u32, 1 + random.below(60 * hours - 2) as u32);
             let to = (from + length) % 1440;
             let text = format!("{}–{} {}", clock(from.into()), clock(to.into()), zone.name());
             let calendar = calendar(std::slice::from_ref(&text), &[]);
             let inverse = self::calendar(&[], std::slice::from_ref(&text));
-            for _ in 0..250 {
-                let at = random.moment();
+            for step in 0..250 {
+                let mut at = random.moment();
+                if step % 2 == 0 && !changes.is_empty() {
+                    at = *random.pick(&changes) + TimeDelta::minutes(random.below(300).cast_signed() - 120);
+                }
                 let shown = by_the_clock(at, zone, from, to);
                 if changes_near(at, zone) {
                     // A blackout never lets through what the wall clock shows to be in it.

@@ -80,6 +80,22 @@ impl Window {
         self.days.needs_holidays()
     }
 
+    /// What is missing where it stands, at `key`: the zone and the holidays are those of the file.
+    pub(crate) fn problems(&self, key: &str, zone: Option<Tz>, holidays: &Holidays) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.clone().or_in(zone).zone().is_none() {
+            problems.push(format!(
+                "`{key}` is \"{self}\", in no time zone: add one to it, for example Europe/Berlin, or set `zone` for all"
+            ));
+        }
+        if self.needs_holidays() && holidays.is_empty() {
+            problems.push(format!(
+                "`{key}` speaks of holidays, but none is listed: set `holidays = [\"2026-12-25\", …]`"
+            ));
+        }
+        problems
+    }
+
     fn read(text: &str) -> Result<Self, String> {
         let (spoken, zone) = split_zone(text)?;
         let tokens = tokens(spoken)?;
