@@ -226,6 +226,10 @@ mod tests {
         let since = one(owner, Some(anchor(owner, "/a'<b>")), &good);
         let Tracking::Since(Anchor { checkpoint: name, size }) = since else { panic!("{since:?}") };
         assert_eq!((name, size), (good[0].name.clone(), SIZE));
+        // A newer one is of an advance that was never committed: it knows less than what changed since the anchor.
+        let newer = Checkpoint { name: format!("{}4", marks::prefix(owner)), ..good[0].clone() };
+        let since = one(owner, Some(anchor(owner, "/a'<b>")), &[good[0].clone(), newer]);
+        assert!(matches!(&since, Tracking::Since(since) if since.checkpoint == good[0].name), "{since:?}");
 
         let cases = [
             (None, &good[..], "no earlier mark"),
