@@ -201,6 +201,11 @@ impl Rig {
         passes.iter().map(pass).collect()
     }
 
+    /// Whether the target is one that makes machines, and not of disks alone.
+    pub fn makes_machines(&self) -> bool {
+        self.places.is_empty()
+    }
+
     /// Bytes that the guest's images take on the old host.
     pub fn data(&self) -> Result<u64> {
         self.guest.disks.iter().map(|disk| Ok(std::fs::metadata(disk)?.blocks() * 512)).sum()

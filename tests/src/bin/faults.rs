@@ -35,7 +35,8 @@ fn arguments() -> Result<Arguments> {
     while let Some(argument) = given.next() {
         let mut number = || given.next().with_context(|| format!("{argument} needs a number"));
         match argument.as_str() {
-            "--rounds" => parsed.rounds = number()?.parse()?,
+            // None at all would survive.
+            "--rounds" => parsed.rounds = number()?.parse::<std::num::NonZeroU32>()?.get(),
             "--seed" => parsed.seed = number()?.parse()?,
             "--list" => parsed.list = true,
             "--short" => parsed.short = true,

@@ -1,6 +1,7 @@
 //! The daemon itself: stopped, and its clock set.
 
 use anyhow::{Context as _, ensure};
+use chrono::{DateTime, Utc};
 use rand::RngExt as _;
 
 use super::{Row, row, shim::Strike, stage::Stage};
@@ -35,6 +36,7 @@ fn clock(stage: &mut Stage<'_>, seconds: i64) -> anyhow::Result<()> {
     shim.set(&[Strike::all("clock", "-", seconds)])?;
     stage.thaw()?;
     stage.rig()?.wait_for("synced")?;
+    jumped(stage, "ended", seconds)?;
     stage.scribble(4)?;
     shim.set(&[Strike::all("clock", "-", 2 * seconds)])?;
     if seconds < 0 {
@@ -47,5 +49,16 @@ fn clock(stage: &mut Stage<'_>, seconds: i64) -> anyhow::Result<()> {
             view["state"] == "synced" && view["pass"]["number"].as_u64() >= Some(2)
         })?;
     }
+    jumped(stage, "started", 2 * seconds)?;
     shim.clear()
+}
+
+/// The last pass believes to be at least nearly so many seconds away from here.
+fn jumped(stage: &Stage<'_>, field: &str, seconds: i64) -> anyhow::Result<()> {
+    let report = stage.rig()?.report()?;
+    let pass = report["passes"].as_array().and_then(|passes| passes.last()).context("no passes")?;
+    let at: DateTime<Utc> = pass[field].as_str().context("a pass without times")?.parse()?;
+    let away = (at - Utc::now()).num_seconds();
+    ensure!((away - seconds).abs() < 3600, "the clock did not jump: a pass {field} {away} s from here");
+    Ok(())
 }

@@ -43,16 +43,21 @@ pub(super) fn check(stage: &mut Stage<'_>) -> Result<()> {
     if stage.ends == Ends::Elsewhere {
         return Ok(());
     }
-    let (ends, source_gone) = (stage.ends, stage.source_gone);
+    let (ends, source_gone, as_it_was) = (stage.ends, stage.source_gone, stage.source_state());
     let rig = stage.rig_mut()?;
     if rig.daemon.pid().is_err() {
         rig.daemon.start()?;
     }
     match ends {
-        Ends::Moved => moved(rig)?,
+        Ends::Moved => moved(rig, as_it_was)?,
         Ends::Cancelled => {
             let view = rig.show()?;
             ensure!(view["state"] == "cancelled", "it is {}", view["state"]);
+            if !source_gone {
+                let state = rig.guest.state(&rig.old)?;
+                ensure!(state == as_it_was, "given up, the source guest is {state:?} and not {as_it_was:?}");
+                no_job(rig)?;
+            }
         }
         Ends::Elsewhere => {}
     }
@@ -64,7 +69,7 @@ pub(super) fn check(stage: &mut Stage<'_>) -> Result<()> {
     at_home(stage)
 }
 
-fn moved(rig: &Rig) -> Result<()> {
+fn moved(rig: &Rig, as_it_was: &str) -> Result<()> {
     let view = rig.show()?;
     if view["state"] == "done" {
         let state = rig.guest.state(&rig.old)?;
@@ -75,22 +80,40 @@ fn moved(rig: &Rig) -> Result<()> {
         return bytes(rig);
     }
     ensure!(view["state"] == "synced", "it is {} and not synced: {}", view["state"], view["reason"]);
+    let state = rig.guest.state(&rig.old)?;
+    ensure!(state == as_it_was, "at rest the source guest is {state:?} and not {as_it_was:?}");
+    no_job(rig)?;
     // The target VM of a source that is off is not started: so its disks can be compared byte for byte.
-    if rig.guest.state(&rig.old)? == "running" {
+    if state == "running" {
         rig.guest.shut_down(&rig.old)?;
     }
     rig.verb("cutover")?;
     let view = rig.show()?;
     ensure!(view["state"] == "done", "after the cutover it is {}", view["state"]);
+    let state = rig.guest.state(&rig.old)?;
+    ensure!(state == "shut off", "after the cutover the source guest is {state:?}");
     bytes(rig)
+}
+
+/// No production VM lives on a snapshot while nothing is copied. A domain that is off can have no job.
+fn no_job(rig: &Rig) -> Result<()> {
+    let name = &rig.guest.name;
+    if rig.guest.state(&rig.old)? == "shut off" {
+        return Ok(());
+    }
+    let job = rig.old.try_virsh(["backup-dumpxml", name])?;
+    ensure!(job.code != Some(0), "a backup job is left: {}", job.stdout);
+    let no_job = job.stderr.contains("no domain backup job");
+    ensure!(no_job, "libvirt does not say that there is no job: {}", job.stderr);
+    Ok(())
 }
 
 /// Both sides' disks, by `qemu-img compare`.
 fn bytes(rig: &Rig) -> Result<()> {
-    for (source, target) in rig.guest.disks.iter().zip(volumes(rig)?) {
-        if source.exists() {
-            lost(image::assert_equal(source, Path::new(&target)))?;
-        }
+    let (sources, targets) = (&rig.guest.disks, volumes(rig)?);
+    ensure!(sources.len() == targets.len(), "{} disks became {targets:?}", sources.len());
+    for (source, target) in sources.iter().zip(targets) {
+        lost(image::assert_equal(source, Path::new(&target)))?;
     }
     Ok(())
 }
@@ -109,6 +132,8 @@ fn target_counts_on(rig: &Rig) -> Result<()> {
     let running = rig.new.virsh(["list", "--state-running", "--name"])?;
     rig.new.virsh(["destroy", running.trim()])?;
     let volumes = volumes(rig)?;
+    let disks = rig.guest.disks.len();
+    ensure!(disks == volumes.len(), "{disks} disks became {volumes:?}");
     let log = lost(image::read_log(Path::new(volumes.first().context("no disks")?)))?;
     lost((|| {
         ensure!(log.last >= console.acked()?, "the target's own records are missing: {log:?}");
@@ -157,8 +182,12 @@ fn nothing_left(rig: &Rig, kept: &[String], source_gone: bool) -> Result<()> {
         let marks = rig.old.virsh(["checkpoint-list", &rig.guest.name, "--name"])?;
         let marks: Vec<&str> = marks.split_whitespace().filter(|name| name.starts_with("warmd")).collect();
         ensure!(marks.is_empty(), "checkpoints: {marks:?}");
-        let job = rig.old.try_virsh(["domjobinfo", &rig.guest.name])?;
-        ensure!(!job.stdout.contains("Backup"), "a backup job: {}", job.stdout);
+        let home = rig.guest.console.path().parent().context("a console without a folder")?;
+        let own = |path: &PathBuf| {
+            rig.guest.disks.contains(path) || path.ends_with("console.log") || path.ends_with("domain.xml")
+        };
+        let more: Vec<_> = files(home)?.into_iter().filter(|path| !own(path)).collect();
+        ensure!(more.is_empty(), "beside the guest's disks: {more:?}");
     }
     // Without its domain an image is out of reach; bitmaps of nobody's are what an operator removes.
     for image in rig.guest.disks.iter().filter(|image| !source_gone && image.exists()) {
@@ -172,9 +201,10 @@ fn nothing_left(rig: &Rig, kept: &[String], source_gone: bool) -> Result<()> {
         ensure!(!ours, "bitmaps in {}: {bitmaps:?}", image.display());
     }
     let mut expected: BTreeSet<PathBuf> = kept.iter().map(PathBuf::from).collect();
-    if kept.is_empty() {
-        ensure!(names(&rig.new)?.is_empty(), "domains on the target: {:?}", names(&rig.new)?);
-    }
+    let machines =
+        if kept.is_empty() || !rig.makes_machines() { vec![] } else { vec![rig.guest.name.clone()] };
+    let found = names(&rig.new)?;
+    ensure!(found == machines, "domains on the target: {found:?} and not {machines:?}");
     for folder in kept.iter().filter_map(|volume| Path::new(volume).parent()) {
         expected.extend(["console.log", "machine.json"].map(|name| folder.join(name)));
     }

@@ -12,13 +12,14 @@ use crate::scratch::NbdServer;
 pub(super) const ROWS: &[Row] = &[
     row("network", "cut", "every connection is cut, again and again", true, cut),
     row("network", "half-open", "nothing arrives any more and nobody is told, longer than a request may take", false, half_open),
-    row("network", "loss", "5 % of all packets are lost", false, |stage| weather(stage, |net| net.loss(50))),
-    row("network", "latency", "200 ms of latency", false, |stage| weather(stage, |net| net.delay(Duration::from_millis(100)))),
-    row("network", "slow", "1 MB/s", false, |stage| weather(stage, |net| net.rate(1_000_000))),
+    row("network", "loss", "5 % of all packets are lost", false, |stage| weather(stage, |net| net.loss(50), Proxy::lost)),
+    row("network", "latency", "200 ms of latency", false, |stage| weather(stage, |net| net.delay(Duration::from_millis(100)), Proxy::late)),
+    row("network", "slow", "1 MB/s", false, |stage| weather(stage, |net| net.rate(1_000_000), Proxy::late)),
     row("network", "garbled", "a byte of an answer is changed, some times", false, garbled),
 ];
 
 const NOISE: u64 = 16;
+const MINUTE: Duration = Duration::from_mins(1);
 
 /// A rig whose second disk goes to an NBD server far away.
 fn far_away(stage: &mut Stage<'_>) -> Result<std::sync::Arc<Proxy>> {
@@ -35,13 +36,15 @@ fn far_away(stage: &mut Stage<'_>) -> Result<std::sync::Arc<Proxy>> {
     Ok(net)
 }
 
-fn weather(stage: &mut Stage<'_>, set: impl Fn(&Proxy)) -> Result<()> {
+/// In the full pass and in a delta; `seen` counts what there was of it.
+fn weather(stage: &mut Stage<'_>, set: impl Fn(&Proxy), seen: fn(&Proxy) -> u64) -> Result<()> {
     let net = far_away(stage)?;
     set(&net);
     stage.seed()?;
+    ensure!(net.made() > 0, "nobody came over the network");
+    ensure!(seen(&net) > 0, "the fault was never seen");
     stage.scribble(3)?;
     stage.sync()?;
-    ensure!(net.made() > 0, "nobody came over the network");
     net.delay(Duration::ZERO);
     net.loss(0);
     net.rate(0);
@@ -54,15 +57,25 @@ fn cut(stage: &mut Stage<'_>) -> Result<()> {
     net.rate(8_000_000);
     stage.begin()?;
     for _ in 0..4 {
-        stage.rig()?.show()?;
-        net.cut();
+        cut_once(&net)?;
     }
     net.rate(0);
     stage.rig()?.wait_for("synced")?;
     stage.scribble(3)?;
+    net.rate(1_000_000);
     stage.rig()?.try_verb("sync", &["--no-wait"])?;
-    net.cut();
+    cut_once(&net)?;
+    net.rate(0);
     stage.rig()?.wait_for("synced").map(drop)
+}
+
+/// Cuts as soon as there is something to cut.
+fn cut_once(net: &Proxy) -> Result<()> {
+    let cuts = net.cuts();
+    crate::wait_until("a connection to be cut", MINUTE, || {
+        net.cut();
+        Ok((net.cuts() > cuts).then_some(()))
+    })
 }
 
 fn half_open(stage: &mut Stage<'_>) -> Result<()> {

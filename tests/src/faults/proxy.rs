@@ -40,8 +40,12 @@ struct Weather {
     /// Connections of an older age are cut.
     age: AtomicU64,
     closed: AtomicBool,
-    /// Connections that were made.
+    /// Connections that were made, and that were cut.
     made: AtomicU64,
+    cuts: AtomicU64,
+    /// Packets that were lost, or late, since they had to wait.
+    lost: AtomicU64,
+    late: AtomicU64,
 }
 
 /// A network with one server at its far end.
@@ -146,9 +150,24 @@ impl Proxy {
         self.weather.age.fetch_add(1, Relaxed);
     }
 
+    /// Connections that were cut in their life.
+    pub(super) fn cuts(&self) -> u64 {
+        self.weather.cuts.load(Relaxed)
+    }
+
     /// Connections made so far.
     pub(super) fn made(&self) -> u64 {
         self.weather.made.load(Relaxed)
+    }
+
+    /// Packets that were lost so far.
+    pub(super) fn lost(&self) -> u64 {
+        self.weather.lost.load(Relaxed)
+    }
+
+    /// Packets that the network held back so far.
+    pub(super) fn late(&self) -> u64 {
+        self.weather.late.load(Relaxed)
     }
 }
 
@@ -204,12 +223,17 @@ fn serve<S: Stream>(accept: impl Fn() -> std::io::Result<S>, server: &Path, weat
 
 fn join<S: Stream>(near: S, far: UnixStream, weather: &Arc<Weather>) -> Result<()> {
     let age = weather.age.load(Relaxed);
-    one_way(near.twin()?, far.twin()?, weather, false).context("no thread")?;
-    one_way(far.twin()?, near.twin()?, weather, true).context("no thread")?;
+    let alive = Arc::new(());
+    one_way(near.twin()?, far.twin()?, weather, false, &alive).context("no thread")?;
+    one_way(far.twin()?, near.twin()?, weather, true, &alive).context("no thread")?;
     let weather = Arc::clone(weather);
     thread::spawn(move || {
-        while weather.age.load(Relaxed) == age {
+        // Its threads let go of it when the connection has ended by itself.
+        while weather.age.load(Relaxed) == age && Arc::strong_count(&alive) > 1 {
             pause(LOOK);
+        }
+        if Arc::strong_count(&alive) > 1 {
+            weather.cuts.fetch_add(1, Relaxed);
         }
         near.end();
         far.end();
@@ -218,11 +242,17 @@ fn join<S: Stream>(near: S, far: UnixStream, weather: &Arc<Weather>) -> Result<(
 }
 
 /// From one end to the other: a thread takes what comes, another lets it arrive when it is due.
-fn one_way(mut from: impl Stream, to: impl Stream, weather: &Arc<Weather>, home: bool) -> Result<()> {
+fn one_way(
+    mut from: impl Stream,
+    to: impl Stream,
+    weather: &Arc<Weather>,
+    home: bool,
+    alive: &Arc<()>,
+) -> Result<()> {
     let (queue, due): (SyncSender<(Instant, Vec<u8>)>, _) = sync_channel(1024);
     let sky = Arc::clone(weather);
     thread::Builder::new().spawn(move || arrive(&due, to, &sky))?;
-    let sky = Arc::clone(weather);
+    let (sky, alive) = (Arc::clone(weather), Arc::clone(alive));
     thread::Builder::new().spawn(move || {
         let mut packet = vec![0; PACKET];
         while let Ok(len) = from.read(&mut packet) {
@@ -238,12 +268,17 @@ fn one_way(mut from: impl Stream, to: impl Stream, weather: &Arc<Weather>, home:
             }
             let mut delay = Duration::from_millis(sky.delay_ms.load(Relaxed));
             if rand::random_range(0..1000) < sky.loss.load(Relaxed) {
+                sky.lost.fetch_add(1, Relaxed);
                 delay += SENT_AGAIN;
+            }
+            if !delay.is_zero() {
+                sky.late.fetch_add(1, Relaxed);
             }
             if queue.send((Instant::now() + delay, bytes)).is_err() {
                 break;
             }
         }
+        drop(alive);
     })?;
     Ok(())
 }
@@ -256,6 +291,7 @@ fn arrive(due: &Receiver<(Instant, Vec<u8>)>, mut to: impl Stream, weather: &Wea
         }
         let rate = weather.rate.load(Relaxed);
         if rate > 0 {
+            weather.late.fetch_add(1, Relaxed);
             pause(Duration::from_secs_f64(bytes.len() as f64 / rate as f64));
         }
         if to.write_all(&bytes).is_err() {

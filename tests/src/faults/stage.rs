@@ -35,6 +35,8 @@ pub struct Stage<'a> {
     /// The source VM is there no more, or is another one.
     pub source_gone: bool,
     rig: Option<Rig>,
+    /// The guest was running when the row began.
+    running: bool,
     /// What the rig lies in: goes after it.
     kept: Vec<Box<dyn std::any::Any>>,
     shim: Option<Shim>,
@@ -43,7 +45,7 @@ pub struct Stage<'a> {
 impl<'a> Stage<'a> {
     pub fn new(dir: &'a TestDir, random: StdRng, short: bool) -> Self {
         let (ends, kept) = (Ends::default(), Vec::new());
-        Self { dir, random, short, ends, source_gone: false, rig: None, kept, shim: None }
+        Self { dir, random, short, ends, source_gone: false, rig: None, running: false, kept, shim: None }
     }
 
     /// A rig whose guest is off, with so much noise on each disk; `wish` may want it otherwise. It verifies nothing by
@@ -58,7 +60,13 @@ impl<'a> Stage<'a> {
 
     /// A rig whose guest runs and writes.
     pub fn running(&mut self, noise_mib: u64, wish: impl FnOnce(&mut RigSpec)) -> Result<()> {
+        self.running = true;
         self.make(noise_mib, wish, Rig::running)
+    }
+
+    /// What the source guest must be, in libvirt's words, whenever it is not being moved.
+    pub(super) fn source_state(&self) -> &'static str {
+        if self.running { "running" } else { "shut off" }
     }
 
     fn make(
@@ -200,11 +208,13 @@ impl<'a> Stage<'a> {
         self.rig()?.wait_for("synced").map(drop)
     }
 
-    /// Asks for a delta and waits for its end; the passes before it and since.
+    /// Asks for a delta and waits for its end; the passes since then, of which there is one at the least.
     pub fn sync(&self) -> Result<Vec<crate::rig::Pass>> {
         let before = self.rig()?.passes()?.len();
         self.rig()?.verb("sync")?;
-        Ok(self.rig()?.passes()?.split_off(before))
+        let mut passes = self.rig()?.passes()?;
+        ensure!(passes.len() > before, "after a sync there are {} passes, as before it", passes.len());
+        Ok(passes.split_off(before))
     }
 
     /// The migration, once it is so.

@@ -64,10 +64,12 @@ fn struck(stage: &mut Stage<'_>, strike: Strike) -> Result<()> {
     let shim = stage.off_with_shim(24)?;
     shim.set(std::slice::from_ref(&strike))?;
     stage.seed()?;
+    shim.must_have_struck()?;
     stage.scribble(6)?;
     shim.set(&[strike])?;
+    let before = shim.struck()?.len();
     stage.sync()?;
-    shim.must_have_struck()?;
+    ensure!(shim.struck()?.len() > before, "nothing struck in the delta");
     shim.clear()
 }
 
