@@ -19,6 +19,9 @@ use crate::{
 /// Longest time that any operation on a test's disks may take, on a busy machine.
 pub const WORK: Duration = Duration::from_mins(4);
 
+/// How `warmctl` ends when it does not understand what it is told.
+const USAGE: i32 = 2;
+
 /// What a test may want otherwise.
 #[derive(Debug, Clone)]
 pub struct RigSpec {
@@ -127,10 +130,12 @@ impl Rig {
         self.daemon.ctl()
     }
 
-    /// Runs `warmctl migration VERB GUEST …` to its end, whatever that is.
+    /// Runs `warmctl migration VERB GUEST …` to its end, whatever that is; but it must be a command that there is.
     pub fn try_verb(&self, verb: &str, more: &[&str]) -> Result<Outcome> {
         let args = [&["migration", verb, &self.guest.name], more].concat();
-        self.ctl().outcome(&args, WORK)
+        let out = self.ctl().outcome(&args, WORK)?;
+        ensure!(out.code != Some(USAGE), "{args:?}: {}", out.stderr);
+        Ok(out)
     }
 
     /// The same; it must succeed.
@@ -172,11 +177,9 @@ impl Rig {
     /// Starts the daemon to die at that point; `request` is what leads there, if it does not go there by itself.
     pub fn crash(&mut self, point: &str, request: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         self.daemon.start_to_crash(point)?;
-        if self.daemon.wait_for_socket_or_end()? {
-            // It may die before it answers.
-            request(self).ok();
-        }
-        self.daemon.wait_for_crash(WORK).with_context(|| format!("at {point}"))?;
+        // It may die before it answers.
+        let asked = if self.daemon.wait_for_socket_or_end()? { request(self) } else { Ok(()) };
+        self.daemon.wait_for_crash(WORK).with_context(|| format!("at {point}; asked: {asked:?}"))?;
         self.assert_one_runs().with_context(|| format!("after the crash at {point}"))
     }
 

@@ -140,7 +140,7 @@ fn every_point(stage: &mut Stage<'_>) -> Result<()> {
     }
     for point in of(Way::Pause) {
         rig.daemon.stop()?;
-        rig.crash(&point, |rig| rig.try_verb("pause", &["--no-wait"]).map(drop))?;
+        rig.crash(&point, |rig| rig.try_verb("pause", &[]).map(drop))?;
         rig.daemon.start()?;
         rig.verb("resume")?;
         rig.wait_for("synced")?;
@@ -224,12 +224,18 @@ fn anywhere(stage: &mut Stage<'_>) -> Result<()> {
 
 /// One of the things that people ask; a refusal is an answer.
 fn ask(rig: &Rig, random: &mut StdRng) -> Result<()> {
-    let verbs: [&[&str]; 5] = [&["sync"], &["sync"], &["pause"], &["cutover"], &["cutover", "--abort"]];
+    let verbs: [&[&str]; 5] = [
+        &["sync", "--no-wait"],
+        &["sync", "--no-wait"],
+        &["pause"],
+        &["cutover", "--no-wait"],
+        &["cutover", "--abort", "--no-wait"],
+    ];
     let verb = verbs[random.random_range(0..verbs.len())];
     let (verb, more) = verb.split_first().context("no verb")?;
-    rig.try_verb(verb, &[more, &["--no-wait"]].concat())?;
+    rig.try_verb(verb, more)?;
     if *verb == "pause" {
-        rig.try_verb("resume", &["--no-wait"])?;
+        rig.try_verb("resume", &[])?;
     }
     Ok(())
 }
