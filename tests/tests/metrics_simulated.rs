@@ -147,8 +147,9 @@ async fn a_pass_that_fails_before_its_first_byte_counts() {
 async fn what_is_long_over_is_told_no_more() {
     let served = Served::start().await;
     assert_eq!(served.rig.cutover().await.state, State::Done);
+    let present = (served.rig.manager.present())().await;
     let told = |later: TimeDelta| {
-        let mut now = (served.rig.manager.present())();
+        let mut now = present.clone();
         now.at += later;
         let families = parse(&served.rig.metrics.render(&now).unwrap()).unwrap();
         families.into_iter().map(|family| family.name).collect::<Vec<_>>()

@@ -300,7 +300,7 @@ async fn a_source_that_keeps_a_change_to_itself_is_found_out_and_never_trusted_a
     let source = rig.world.with(|truth| truth.source_disks["vda"].clone());
     let target = rig.world.with(|truth| truth.target_disks["vda"].durable());
     assert!(source == target, "the pass that found it out copies it");
-    let scraped = rig.metrics.render(&(rig.manager.present())()).unwrap();
+    let scraped = rig.metrics.render(&(rig.manager.present())().await).unwrap();
     assert!(scraped.contains("warmd_tracking_fault{plan=\"plan\",vm=\"guest\",disk=\"vda\"} 1"), "{scraped}");
     assert!(
         scraped.contains(&format!(

@@ -95,7 +95,7 @@ async fn a_lie_that_a_comparison_finds_is_never_forgotten() {
     assert!(fault.contains(&(4 * BLOCK).to_string()), "{fault}");
     assert!(view.disks[0].tracking_fault.is_none() && view.disks[2].tracking_fault.is_none());
     assert!(rig.journal().await.contains("CHANGE TRACKING OF DISK vdb CANNOT BE TRUSTED"));
-    let scraped = rig.metrics.render(&(rig.manager.present())()).unwrap();
+    let scraped = rig.metrics.render(&(rig.manager.present())().await).unwrap();
     let untold = format!("warmd_untold_bytes_total{{plan=\"plan\",vm=\"guest\",disk=\"vdb\"}} {BLOCK}");
     assert!(scraped.contains(&untold), "{scraped}");
 

@@ -4,7 +4,7 @@
 //! is split over stages, which the engine judges anew each time, is held at the highest that was ever told.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
@@ -19,7 +19,7 @@ use crate::{
     clock,
     model::{
         id::{DiskKey, MigrationId},
-        view::{MigrationView, PassKind, PassView},
+        view::{PassKind, PassView},
     },
 };
 
@@ -34,6 +34,8 @@ pub struct PassName {
 
 /// A disk's labels: plan, VM, disk.
 pub(super) type DiskName = [String; 3];
+/// Plan and VM.
+type VmName = [String; 2];
 /// Seconds, for each stage.
 pub(super) type Stalls = [f64; Stage::ALL.len()];
 
@@ -72,6 +74,10 @@ pub(super) struct Book {
     next: u64,
     live: BTreeMap<u64, LivePass>,
     ended: Picture,
+    /// Who copied a VM of that name last.
+    last: BTreeMap<VmName, MigrationId>,
+    /// What came to its end, and when.
+    over: VecDeque<(DateTime<Utc>, MigrationId, VmName)>,
 }
 
 struct LivePass {
@@ -89,6 +95,7 @@ struct LiveDisk {
 impl Book {
     pub(super) fn begin(&mut self, name: PassName, started: DateTime<Utc>) -> u64 {
         self.next += 1;
+        self.last.insert([name.plan.clone(), name.vm.clone()], name.migration);
         self.live.insert(self.next, LivePass { started, disks: Vec::new(), name });
         self.next
     }
@@ -133,12 +140,12 @@ impl Book {
     }
 
     pub(super) fn picture(&mut self, now: &Now) -> Picture {
-        for view in &now.views {
+        for view in now.views.iter().filter(|view| !view.state.is_final()) {
             if let Some(pass) = view.pass.as_ref().filter(|pass| has_drained(pass)) {
                 self.ended.held.insert(view.id, pass.started);
             }
         }
-        self.prune(now);
+        self.forget(now.at);
         let mut picture = self.ended.clone();
         for disk in self.live.values_mut().flat_map(|pass| &mut pass.disks) {
             disk.add_to(&mut picture);
@@ -151,16 +158,24 @@ impl Book {
 }
 
 impl Book {
-    /// Forgets the disks, and the snapshots held, of what is long over.
-    fn prune(&mut self, now: &Now) {
-        let told = |view: &&MigrationView| !view.state.is_final() || now.at - view.since <= KEPT;
-        let (mut ids, mut vms) = (BTreeSet::new(), BTreeSet::new());
-        for view in now.views.iter().filter(told) {
-            ids.insert(view.id);
-            vms.insert((view.plan.as_str(), view.vm_name.as_str()));
+    /// A migration has come to its end.
+    pub(super) fn over(&mut self, id: MigrationId, vm: VmName, at: DateTime<Utc>) {
+        self.over.push_back((at, id, vm));
+        // Also where nobody ever scrapes.
+        self.forget(at);
+    }
+
+    /// Forgets the disks, and the snapshots held, of what is long over. A VM of the same name that another migration
+    /// has copied since keeps its counters.
+    fn forget(&mut self, now: DateTime<Utc>) {
+        while self.over.front().is_some_and(|(at, ..)| now - *at > KEPT) {
+            let Some((_, id, vm)) = self.over.pop_front() else { return };
+            self.ended.held.remove(&id);
+            if self.last.get(&vm).is_none_or(|last| *last == id) {
+                self.last.remove(&vm);
+                self.ended.moved.retain(|[plan, name, _], _| vm != [plan.as_str(), name.as_str()]);
+            }
         }
-        self.ended.moved.retain(|[plan, vm, _], _| vms.contains(&(plan.as_str(), vm.as_str())));
-        self.ended.held.retain(|id, _| ids.contains(id));
     }
 }
 

@@ -39,7 +39,10 @@ pub(super) struct Exposition {
 impl Exposition {
     pub(super) fn new(passes: Picture, now: &Now) -> Self {
         let mut states = BTreeMap::new();
-        for view in &now.views {
+        for (plan, state, count) in &now.finished {
+            *states.entry((plan.clone(), *state)).or_default() += count;
+        }
+        for view in now.views.iter().filter(|view| !view.state.is_final()) {
             *states.entry((view.plan.clone(), view.state.name())).or_default() += 1;
         }
         let views = now.views.iter().filter(|view| !view.state.is_final()).cloned().collect();

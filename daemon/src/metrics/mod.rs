@@ -21,6 +21,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use futures::future::BoxFuture;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use warmd_cbt::{telemetry::Counts, transfer::PassProgress};
 
@@ -30,7 +31,7 @@ pub use self::{
     server::{MetricsError, MetricsServer},
 };
 use crate::model::{
-    id::DiskKey,
+    id::{DiskKey, MigrationId},
     view::{MigrationView, PassKind},
 };
 
@@ -60,13 +61,16 @@ pub enum PassOutcome {
 #[derive(Clone, Debug)]
 pub struct Now {
     pub at: DateTime<Utc>,
+    /// Of those that are under way, and of some that are over.
     pub views: Vec<MigrationView>,
+    /// How many are over, by plan and state.
+    pub finished: Vec<(String, &'static str, u64)>,
     /// How long the store's durable commits took.
     pub commits: Counts,
 }
 
 /// Gives the present, when a scrape asks.
-pub type Present = Arc<dyn Fn() -> Now + Send + Sync>;
+pub type Present = Arc<dyn Fn() -> BoxFuture<'static, Now> + Send + Sync>;
 
 impl Metrics {
     /// A pass begins; it counts as failed if the account is dropped before its end is told.
@@ -78,6 +82,11 @@ impl Metrics {
     /// So many bytes of a disk were audited, and so many of them had changed without the source saying so.
     pub fn audited(&self, name: AuditName, checked: u64, mismatched: u64) {
         self.book().audited([name.plan, name.vm, name.disk.0], checked, mismatched);
+    }
+
+    /// A migration is over: its figures are told for a while, and then forgotten.
+    pub fn over(&self, id: MigrationId, plan: &str, vm: &str, at: DateTime<Utc>) {
+        self.book().over(id, [plan.to_owned(), vm.to_owned()], at);
     }
 
     /// All of it as text.

@@ -106,10 +106,8 @@ impl MetricsServer {
 }
 
 async fn talk(stream: TcpStream, metrics: &Metrics, present: &Present) {
-    let service = service_fn(|request| {
-        let response = answer(&request, metrics, present);
-        async move { Ok::<_, Infallible>(response) }
-    });
+    let service =
+        service_fn(|request| async move { Ok::<_, Infallible>(answer(&request, metrics, present).await) });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
@@ -125,11 +123,11 @@ async fn talk(stream: TcpStream, metrics: &Metrics, present: &Present) {
     }
 }
 
-fn answer(request: &Request<Incoming>, metrics: &Metrics, present: &Present) -> Response<Full<Bytes>> {
+async fn answer(request: &Request<Incoming>, metrics: &Metrics, present: &Present) -> Response<Full<Bytes>> {
     let known = matches!(request.uri().path(), "/metrics" | "/healthz");
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/healthz") => response(StatusCode::OK, PLAIN, "ok\n"),
-        (&Method::GET, "/metrics") => match metrics.render(&present()) {
+        (&Method::GET, "/metrics") => match metrics.render(&present().await) {
             Ok(text) => response(StatusCode::OK, OPEN_METRICS, text),
             Err(error) => {
                 tracing::error!(%error, "the metrics cannot be written");

@@ -13,12 +13,11 @@ use warmd_cbt::{mutant::mutant, stop::StopSignal};
 use super::{
     command::Command,
     context::Context,
-    cutover,
-    failure::{Remedy, WorkError},
-    forecast, pass, prepare,
+    doing::{persist, verify_alone},
+    failure::WorkError,
+    forecast,
     retry::Retry,
     sweep::sweep,
-    verify,
 };
 use crate::{
     clock, crash,
@@ -28,7 +27,7 @@ use crate::{
         state::State,
         transition::{Event, Work, next, work},
         verify::VerifyOrder,
-        view::{CutoverView, EventView, PassKind, PhaseView},
+        view::{CutoverView, EventView},
     },
     store::{Change, Cutover},
 };
@@ -36,13 +35,9 @@ use crate::{
 /// How long work that was told to stop may take before it is dropped where it stands.
 const STOP_DEADLINE: Duration = Duration::from_mins(1);
 
-/// How often work that failed in passing is tried again before a person is asked.
-const ATTEMPTS: u32 = 10;
-/// A pass that copied for so long before it failed counts as a new beginning.
-const LONG: Duration = Duration::from_mins(5);
-
-/// How the outcome of a phase begins that failed.
-pub(super) const PHASE_FAILED: &str = "failed: ";
+/// How long the owner of a finished migration stays for more requests, and for those who look at its verification.
+const SOON: Duration = Duration::from_secs(1);
+const LATER: Duration = Duration::from_mins(1);
 
 /// A migration's owner.
 #[derive(Debug)]
@@ -75,8 +70,8 @@ impl Driver {
         Self { context, state, inbox, shutdown, verify_asked: None }
     }
 
-    /// Drives the migration to its end, or until the daemon shuts down.
-    pub async fn run(mut self) {
+    /// Drives the migration to its end, or until the daemon shuts down; whether it is over.
+    pub async fn run(mut self) -> bool {
         self.refresh().await;
         if let Ok(state) = next(&self.state, &Event::Restarted) {
             self.enter(state, &Event::Restarted, "warmd", Vec::new()).await;
@@ -86,7 +81,7 @@ impl Driver {
         }
         while !self.state.is_final() {
             match self.wait().await {
-                Happened::ShutDown => return,
+                Happened::ShutDown => return false,
                 Happened::Granted => {}
                 Happened::Event(event, by) => match next(&self.state, &event) {
                     Ok(state) => {
@@ -96,7 +91,14 @@ impl Driver {
                 },
             }
         }
-        // Requests of a finished migration are still judged: "already so", or why not.
+        self.see_out().await;
+        true
+    }
+
+    /// Requests of a finished migration are still judged: "already so", or why not. Whoever comes when the owner is
+    /// gone gets a new one.
+    async fn see_out(&mut self) {
+        let mut patience = SOON;
         loop {
             if let Some(order) = self.verify_asked.take() {
                 let (context, stop) = (Arc::clone(&self.context), StopSignal::new());
@@ -105,6 +107,7 @@ impl Driver {
                 if let Attended::ShutDown = self.attend(job, &stopper).await {
                     return;
                 }
+                patience = LATER;
                 continue;
             }
             tokio::select! {
@@ -114,6 +117,7 @@ impl Driver {
                     None => return,
                     Some(command) => { self.grant(command).await; }
                 },
+                () = tokio::time::sleep(patience) => return,
             }
         }
     }
@@ -298,6 +302,10 @@ impl Driver {
         tracing::info!(migration = %self.context.id, vm = %self.context.machine.name, by, "{text}");
         let before = std::mem::replace(&mut self.state, state);
         self.show(&before);
+        if self.state.is_final() {
+            let (id, vm) = (self.context.id, &self.context.machine.name);
+            self.context.engine.metrics.over(id, &self.context.plan().name, vm, clock::now());
+        }
         // It was judged in another state: in this one it may do harm.
         if let Some(order) = self.verify_asked.take() {
             let text = format!("{} that waited is dropped: it is {} now; ask again", order.mode, self.state);
@@ -375,120 +383,4 @@ fn because(event: &Event) -> String {
         Event::Restarted => " (after a restart)".to_owned(),
         Event::PassDue => " (a delta is due)".to_owned(),
     }
-}
-
-/// Does `doing`, and again while its failures may pass: undo and clean-up for ever, a phase within its deadline,
-/// everything else a limited number of times.
-async fn persist(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
-    let mut retry = match doing {
-        Work::Undo(_) | Work::Clean => Retry::forever(),
-        Work::Phase(phase) => Retry::until(cutover::deadline(context, phase)),
-        Work::Begin | Work::Prepare | Work::Seed | Work::Sync | Work::Nothing | Work::AwaitSchedule => {
-            Retry::times(ATTEMPTS)
-        }
-    };
-    loop {
-        let begun = tokio::time::Instant::now();
-        let error = match act(context, doing, stop).await {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        if matches!(doing, Work::Seed | Work::Sync) && begun.elapsed() > LONG {
-            // It came a long way: a full pass of days may meet more than ten short failures.
-            retry = Retry::times(ATTEMPTS);
-        }
-        let endless = matches!(doing, Work::Undo(_) | Work::Clean);
-        if error.remedy == Remedy::Operator && !endless || stop.is_stopped() {
-            return Err(error);
-        }
-        context.note("failure", format!("{doing:?}: {error}")).await;
-        tokio::select! {
-            biased;
-            () = stop.stopped() => return Err(error),
-            more = retry.pause() => if !more { return Err(error); },
-        }
-    }
-}
-
-async fn act(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
-    match doing {
-        Work::Nothing | Work::AwaitSchedule | Work::Begin => Ok(()),
-        Work::Prepare => prepare::prepare(context).await,
-        Work::Seed => pass::run(context, PassKind::Full, stop, None).await.and_then(ended),
-        Work::Sync => pass::run(context, PassKind::Delta, stop, None).await.and_then(ended),
-        Work::Phase(phase) => run_phase(context, phase, stop).await,
-        Work::Undo(phase) => cutover::undo(context, phase).await,
-        Work::Clean => cutover::clean(context).await,
-    }
-}
-
-fn ended(end: pass::PassEnd) -> Result<(), WorkError> {
-    match end {
-        pass::PassEnd::Drained => Ok(()),
-        pass::PassEnd::Stopped => Err(WorkError::passing("the pass was stopped before its end")),
-    }
-}
-
-/// One attempt at a phase: within its deadline, recorded from its beginning to its end.
-async fn run_phase(context: &Context, phase: Phase, stop: &StopSignal) -> Result<(), WorkError> {
-    let (attempt, started) = (context.cutover().attempt, clock::now());
-    context.store.begin_phase(context.id, attempt, phase, started).await?;
-    show_phase(context, PhaseView { phase, started, ended: None, outcome: None });
-    let deadline = cutover::deadline(context, phase);
-    let result = match tokio::time::timeout(deadline, cutover::run(context, phase, stop)).await {
-        Ok(result) => result,
-        Err(_) => Err(WorkError::operator(format!(
-            "phase {phase} was not done within its deadline of {}",
-            humantime::format_duration(deadline)
-        ))),
-    };
-    let outcome = match &result {
-        Ok(note) => note.clone().unwrap_or_else(|| "done".to_owned()),
-        Err(error) => format!("{PHASE_FAILED}{error}"),
-    };
-    context.store.end_phase(context.id, attempt, phase, clock::now(), &outcome).await?;
-    let downtime = forecast::measured_downtime(&context.cutover());
-    context.live.update(|view| {
-        if let Some(cutover) = &mut view.cutover {
-            cutover.downtime = downtime;
-            if let Some(last) = cutover.phases.last_mut() {
-                (last.ended, last.outcome) = (Some(clock::now()), Some(outcome));
-            }
-        }
-    });
-    result.map(|_| ())
-}
-
-fn show_phase(context: &Context, phase: PhaseView) {
-    context.live.update(|view| {
-        let started = phase.started;
-        let cutover = view.cutover.get_or_insert_with(|| CutoverView {
-            started,
-            ended: None,
-            phases: Vec::new(),
-            failure: None,
-            downtime: None,
-        });
-        // A phase that is tried again is shown once.
-        cutover.phases.retain(|shown| shown.phase != phase.phase);
-        cutover.phases.push(phase);
-    });
-}
-
-/// A verification that was asked for by itself, beside the waiting for the next pass.
-async fn verify_alone(context: &Context, order: &VerifyOrder, stop: &StopSignal) -> Result<(), WorkError> {
-    verify::show(context, order);
-    let result = verify::alone(context, order, stop).await;
-    let error = match result {
-        Ok(Some(_)) => return Ok(()),
-        Ok(None) => "it was stopped before its end; asked for again, it goes on".to_owned(),
-        Err(error) => error.to_string(),
-    };
-    context.note("verification", format!("no verdict: {error}")).await;
-    context.live.update(|view| {
-        if let Some(verification) = &mut view.verification {
-            (verification.ended, verification.error) = (Some(clock::now()), Some(error));
-        }
-    });
-    Ok(())
 }

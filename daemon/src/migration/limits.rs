@@ -126,6 +126,13 @@ impl Registry {
         DiskShares { reads: way(&source, true), writes: way(&target, false), readbacks: way(&target, true) }
     }
 
+    /// Forgets a migration that is over.
+    pub(super) fn forget(&self, id: MigrationId) {
+        let of_it = |scope: &Scope| matches!(scope, Scope::Migration(of, _) if *of == id);
+        self.entries().retain(|scope, _| !of_it(scope));
+        self.saved().retain(|scope, _| !of_it(scope));
+    }
+
     /// Allows something else, and remembers who wanted it; without that, it is what configuration or plan say.
     pub(super) fn set(&self, scope: &Scope, limit: Limit, set: Option<SetBy>) {
         if let Some(entry) = self.entries().get_mut(scope) {

@@ -1,10 +1,12 @@
 //! All migrations of the daemon: starts their owners, finds them by name, passes requests on.
 //!
 //! Rule: it owns no migration's state. What it answers comes from views and the store; what is asked goes to the owner.
+//! A migration that is over has no owner and nothing in memory: it is in the store, and if something is asked of it, an
+//! owner is there for as long as that takes.
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use tokio::sync::{broadcast, mpsc};
@@ -54,12 +56,14 @@ pub struct Endpoints {
     pub targets: BTreeMap<String, Opened<dyn Target>>,
 }
 
-/// A migration that lives in this daemon.
+/// A migration that has an owner.
 #[derive(Clone, Debug)]
 pub(super) struct Handle {
     pub(super) context: Arc<Context>,
     pub(super) inbox: mpsc::Sender<Command>,
 }
+
+type Handles = Arc<Mutex<BTreeMap<MigrationId, Handle>>>;
 
 /// All migrations.
 pub struct Manager {
@@ -67,12 +71,14 @@ pub struct Manager {
     pub(super) endpoints: Endpoints,
     engine: Engine,
     pub(super) changes: broadcast::Sender<MigrationView>,
-    handles: Mutex<BTreeMap<MigrationId, Handle>>,
+    handles: Handles,
+    /// Held while a finished migration gets an owner again, so that it gets one.
+    pub(super) taking_up: tokio::sync::Mutex<()>,
     /// Held while a plan is applied, so that two at once do not start the same VM twice.
     pub(super) applying: tokio::sync::Mutex<()>,
-    pub(super) limits: Registry,
+    pub(super) limits: Arc<Registry>,
     pub(super) changing_limits: tokio::sync::Mutex<()>,
-    shutdown: CancellationToken,
+    pub(super) shutdown: CancellationToken,
     owners: TaskTracker,
 }
 
@@ -85,14 +91,15 @@ impl Manager {
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, ControlError> {
         let saved = store.limits().await.map_err(internal)?;
-        let limits = Registry::new(saved.limits);
+        let limits = Arc::new(Registry::new(saved.limits));
         let global = engine.limit;
         let manager = Arc::new(Self {
             store,
             endpoints,
             engine,
             changes: broadcast::Sender::new(CHANGES),
-            handles: Mutex::default(),
+            handles: Handles::default(),
+            taking_up: tokio::sync::Mutex::default(),
             applying: tokio::sync::Mutex::default(),
             limits,
             changing_limits: tokio::sync::Mutex::default(),
@@ -101,11 +108,8 @@ impl Manager {
         });
         manager.tell_unreadable(&saved.unreadable).await;
         manager.say_configured(global).await?;
-        for row in manager.store.migrations().await.map_err(internal)? {
-            // The plan of a finished migration may have been deleted; nothing of it is needed any more.
-            let stored = manager.store.plan(&row.plan).await.map_err(internal)?;
-            let plan =
-                stored.unwrap_or_else(|| Plan::stub(&row.plan, &row.source, &row.target, &row.vm_name));
+        for row in manager.store.open_migrations().await.map_err(internal)? {
+            let plan = manager.plan_of(&row).await?;
             let id = row.id;
             if let Err(error) = manager.take_up(row, plan).await {
                 // One damaged ledger must not keep the others' sources off in the middle of their cutovers.
@@ -115,8 +119,43 @@ impl Manager {
         Ok(manager)
     }
 
+    /// The plan by which a migration goes on.
+    pub(super) async fn plan_of(&self, row: &MigrationRow) -> Result<Plan, ControlError> {
+        let stored = self.store.plan(&row.plan).await.map_err(internal)?;
+        // That of a finished migration may have been deleted; nothing of it is needed any more.
+        Ok(stored.unwrap_or_else(|| Plan::stub(&row.plan, &row.source, &row.target, &row.vm_name)))
+    }
+
     /// Starts the owner of a migration that the store holds.
-    pub(super) async fn take_up(&self, row: MigrationRow, plan: Plan) -> Result<(), ControlError> {
+    pub(super) async fn take_up(&self, row: MigrationRow, plan: Plan) -> Result<Handle, ControlError> {
+        if !row.state.is_final()
+            && let Err(error) = self.store.end_cut_passes(row.id, CUT_PASS).await
+        {
+            // It only informs; a source that is off must not wait for it.
+            tracing::error!(migration = %row.id, %error, "the end of a pass that was cut off is not stored");
+        }
+        let (id, state) = (row.id, row.state.clone());
+        let context = self.surroundings(row, plan).await?;
+        let (inbox, requests) = mpsc::channel(INBOX);
+        let driver = Driver::new(Arc::clone(&context), state, requests, self.shutdown.clone());
+        let handle = Handle { context: Arc::clone(&context), inbox };
+        lock(&self.handles).insert(id, handle.clone());
+        let (handles, limits) = (Arc::downgrade(&self.handles), Arc::clone(&self.limits));
+        self.owners.spawn(async move {
+            if driver.run().await {
+                forget(&handles, &context);
+                limits.forget(id);
+            }
+        });
+        Ok(handle)
+    }
+
+    /// All that work on a migration needs.
+    pub(super) async fn surroundings(
+        &self,
+        row: MigrationRow,
+        plan: Plan,
+    ) -> Result<Arc<Context>, ControlError> {
         // The endpoints are those that the migration began with, whatever the plan says now.
         let source: Arc<dyn Source> = match self.source(&row.source) {
             Ok(source) => Arc::clone(source),
@@ -126,10 +165,6 @@ impl Manager {
             Ok(target) => Arc::clone(target),
             Err(_) => Arc::new(targets::absent::Absent { name: row.target.clone() }),
         };
-        if let Err(error) = self.store.end_cut_passes(row.id, CUT_PASS).await {
-            // It only informs; a source that is off must not wait for it.
-            tracing::error!(migration = %row.id, %error, "the end of a pass that was cut off is not stored");
-        }
         let view = restore::view(&self.store, &row).await.map_err(internal)?;
         let disks: Vec<_> = row.machine.disks.iter().map(|disk| disk.key.clone()).collect();
         let mut shares = BTreeMap::new();
@@ -139,7 +174,7 @@ impl Manager {
             let member = Member { id: row.id, source: &row.source, target: &row.target };
             shares = self.limits.shares_of(&member, &disks);
         }
-        let context = Arc::new(Context::new(Parts {
+        Ok(Arc::new(Context::new(Parts {
             id: row.id,
             plan,
             vm: row.vm,
@@ -152,21 +187,26 @@ impl Manager {
             shares,
             live: Live::new(view, self.changes.clone()),
             cutover: row.cutover,
-        }));
-        let (inbox, requests) = mpsc::channel(INBOX);
-        let driver = Driver::new(Arc::clone(&context), row.state, requests, self.shutdown.clone());
-        self.owners.spawn(driver.run());
-        self.lock().insert(row.id, Handle { context, inbox });
-        Ok(())
+        })))
     }
 
     /// What the metrics tell of the moment in which they are asked for.
     pub fn present(self: &Arc<Self>) -> Present {
         let manager = Arc::clone(self);
-        Arc::new(move || Now {
-            at: clock::now(),
-            views: manager.handles().iter().map(|handle| handle.context.live.view()).collect(),
-            commits: manager.store.commits(),
+        Arc::new(move || {
+            let manager = Arc::clone(&manager);
+            Box::pin(async move {
+                let finished = manager.store.count_finished().await.unwrap_or_else(|error| {
+                    tracing::warn!(%error, "what is over is not counted");
+                    Vec::new()
+                });
+                Now {
+                    at: clock::now(),
+                    views: manager.handles().iter().map(|handle| handle.context.live.view()).collect(),
+                    finished,
+                    commits: manager.store.commits(),
+                }
+            })
         })
     }
 
@@ -218,26 +258,31 @@ impl Manager {
     }
 
     pub(super) fn handles(&self) -> Vec<Handle> {
-        self.lock().values().cloned().collect()
+        lock(&self.handles).values().cloned().collect()
     }
 
-    pub(super) fn handle(&self, id: MigrationId) -> Result<Handle, ControlError> {
-        self.lock().get(&id).cloned().ok_or_else(|| {
-            ControlError::new(
-                ControlErrorKind::NotFound,
-                format!("there is no migration {id}: see `migration list`"),
-            )
-        })
+    /// The migration's handle, if it has an owner.
+    pub(super) fn handle(&self, id: MigrationId) -> Option<Handle> {
+        lock(&self.handles).get(&id).cloned()
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<MigrationId, Handle>> {
-        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(handles: &Handles) -> std::sync::MutexGuard<'_, BTreeMap<MigrationId, Handle>> {
+    handles.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An owner has ended: nothing of the migration stays in memory, unless it has got a new one already.
+fn forget(handles: &Weak<Mutex<BTreeMap<MigrationId, Handle>>>, context: &Arc<Context>) {
+    let Some(handles) = handles.upgrade() else { return };
+    let mut handles = lock(&handles);
+    if handles.get(&context.id).is_some_and(|handle| Arc::ptr_eq(&handle.context, context)) {
+        handles.remove(&context.id);
     }
 }
 
 impl std::fmt::Debug for Manager {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Manager").field("migrations", &self.lock().len()).finish_non_exhaustive()
+        f.debug_struct("Manager").field("migrations", &lock(&self.handles).len()).finish_non_exhaustive()
     }
 }
 

@@ -7,6 +7,7 @@ pub mod command;
 pub mod context;
 pub mod control;
 pub mod cutover;
+mod doing;
 pub mod driver;
 pub mod failure;
 pub mod forecast;

@@ -2,7 +2,7 @@
 
 use warmd_cbt::ledger::Ledger;
 
-use super::{driver::PHASE_FAILED, failure::WorkError, forecast};
+use super::{doing::PHASE_FAILED, failure::WorkError, forecast};
 use crate::{
     model::{
         state::State,
@@ -18,6 +18,8 @@ pub async fn view(store: &Store, row: &MigrationRow) -> Result<MigrationView, Wo
     for disk in &row.machine.disks {
         let made = rows.iter().find(|made| made.key == disk.key);
         let pending = match made {
+            // It was handed over with nothing pending.
+            _ if row.state == State::Done => 0,
             Some(made) => Ledger::load(std::sync::Arc::new(store.clone()), made.id).await?.pending_bytes().0,
             None => disk.size.0,
         };

@@ -1,6 +1,6 @@
 //! The manager as the control API sees it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use async_trait::async_trait;
 use tokio::sync::{broadcast, oneshot};
@@ -9,8 +9,8 @@ use warmd_cbt::mutant::mutant;
 use super::{
     command::Command,
     control::{Applied, Control, ControlError, ControlErrorKind, Endpoint, Finding},
-    manager::{Manager, internal},
-    plans, report,
+    manager::{Handle, Manager, internal},
+    plans, report, restore,
 };
 use crate::{
     clock,
@@ -26,8 +26,11 @@ use crate::{
         view::{self, EventView, MigrationView},
     },
     seal::{self, PublicKey, Sealed},
-    store::{Created, NewMigration},
+    store::{Created, MigrationRow, NewMigration},
 };
+
+/// How often an owner that has just ended is asked for anew.
+const ASKED: u32 = 8;
 
 #[async_trait]
 impl Control for Manager {
@@ -65,7 +68,7 @@ impl Control for Manager {
         let mut applied = Applied { findings: judged.findings, ..Applied::default() };
         let mut fresh = Vec::new();
         for (vm, machine) in judged.machines {
-            match self.migration_of(&plan, &machine)? {
+            match self.migration_of(&plan, &machine).await? {
                 Some(id) => applied.kept.push(id),
                 None => fresh.push((vm, machine)),
             }
@@ -125,11 +128,22 @@ impl Control for Manager {
 
     async fn migrations(&self, plan: Option<&str>) -> Result<Vec<MigrationView>, ControlError> {
         let views = self.handles().into_iter().map(|handle| handle.context.live.view());
-        Ok(views.filter(|view| plan.is_none_or(|plan| view.plan == plan)).collect())
+        let views = views.filter(|view| plan.is_none_or(|plan| view.plan == plan));
+        let mut views: BTreeMap<_, _> = views.map(|view| (view.id, view)).collect();
+        for row in self.store.finished_migrations(plan).await.map_err(internal)? {
+            if let Entry::Vacant(place) = views.entry(row.id) {
+                place.insert(restore::view(&self.store, &row).await.map_err(internal)?);
+            }
+        }
+        Ok(views.into_values().collect())
     }
 
     async fn migration(&self, key: &str) -> Result<MigrationView, ControlError> {
-        self.find_migration(key)
+        let id = self.find_migration(key).await?;
+        if let Some(handle) = self.handle(id) {
+            return Ok(handle.context.live.view());
+        }
+        restore::view(&self.store, &self.row(id).await?).await.map_err(internal)
     }
 
     fn watch(&self) -> broadcast::Receiver<MigrationView> {
@@ -145,20 +159,24 @@ impl Control for Manager {
     }
 
     async fn verdict(&self, id: MigrationId) -> Result<Option<view::Verdict>, ControlError> {
-        self.handle(id)?;
+        self.row(id).await?;
         self.store.verdict(id).await.map_err(internal)
     }
 
     async fn report(&self, id: MigrationId) -> Result<Report, ControlError> {
-        let context = self.handle(id)?.context;
-        let gone = || internal(format!("migration {id} is not in the state any more"));
-        let row = self.store.migration(id).await.map_err(internal)?.ok_or_else(gone)?;
+        let row = self.row(id).await?;
         let kind = |endpoint: Result<&Endpoint, ControlError>| endpoint.ok().map(|known| known.kind.clone());
         let ends = report::Ends {
             source_kind: kind(self.source_endpoint(&row.source)),
-            source: row.source,
+            source: row.source.clone(),
             target_kind: kind(self.target_endpoint(&row.target)),
-            target: row.target,
+            target: row.target.clone(),
+        };
+        let context = if let Some(handle) = self.handle(id) {
+            handle.context
+        } else {
+            let plan = self.plan_of(&row).await?;
+            self.surroundings(row, plan).await?
         };
         report::report(&context, ends).await.map_err(internal)
     }
@@ -176,7 +194,7 @@ impl Control for Manager {
     }
 
     async fn limits(&self, scope: Option<&str>) -> Result<Vec<LimitView>, ControlError> {
-        self.limit_views(scope)
+        self.limit_views(scope).await
     }
 
     async fn set_limit(&self, scope: &str, change: LimitChange, by: &str) -> Result<LimitView, ControlError> {
@@ -197,16 +215,67 @@ impl Manager {
         order: VerifyOrder,
         by: &str,
     ) -> Result<Verdict, ControlError> {
-        let (answer, answered) = oneshot::channel();
-        let command = Command { request, order, by: by.to_owned(), answer };
-        let gone = || ControlError::new(ControlErrorKind::Unavailable, "the daemon is shutting down");
-        self.handle(id)?.inbox.send(command).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())
+        for _ in 0..ASKED {
+            let owner = self.owner(id).await?;
+            let (answer, answered) = oneshot::channel();
+            let command = Command { request, order: order.clone(), by: by.to_owned(), answer };
+            if owner.inbox.send(command).await.is_ok()
+                && let Ok(verdict) = answered.await
+            {
+                return Ok(verdict);
+            }
+            // It has just ended, and has not looked at the request: another one will.
+        }
+        Err(self.gone())
     }
 
-    pub(super) fn find_migration(&self, key: &str) -> Result<MigrationView, ControlError> {
-        let views: Vec<_> = self.handles().into_iter().map(|handle| handle.context.live.view()).collect();
-        find(&views, key)
+    /// The migration's owner; a finished one gets it for as long as it is asked for.
+    async fn owner(&self, id: MigrationId) -> Result<Handle, ControlError> {
+        let at_work = || self.handle(id).filter(|handle| !handle.inbox.is_closed());
+        if let Some(handle) = at_work() {
+            return Ok(handle);
+        }
+        let _one_at_a_time = self.taking_up.lock().await;
+        if let Some(handle) = at_work() {
+            return Ok(handle);
+        }
+        let row = self.row(id).await?;
+        if !row.state.is_final() || self.shutdown.is_cancelled() {
+            return Err(self.gone());
+        }
+        let plan = self.plan_of(&row).await?;
+        self.take_up(row, plan).await
+    }
+
+    fn gone(&self) -> ControlError {
+        let why = if self.shutdown.is_cancelled() {
+            "the daemon is shutting down"
+        } else {
+            "nobody drives this migration: see the daemon's log, and restart it"
+        };
+        ControlError::new(ControlErrorKind::Unavailable, why)
+    }
+
+    async fn row(&self, id: MigrationId) -> Result<MigrationRow, ControlError> {
+        self.store.migration(id).await.map_err(internal)?.ok_or_else(|| {
+            let told = format!("there is no migration {id}: see `migration list`");
+            ControlError::new(ControlErrorKind::NotFound, told)
+        })
+    }
+
+    /// Which one `key` names.
+    pub(super) async fn find_migration(&self, key: &str) -> Result<MigrationId, ControlError> {
+        let views = self.handles().into_iter().map(|handle| handle.context.live.view());
+        let named =
+            |view: MigrationView| (view.id, Named { vm_name: view.vm_name, is_final: view.state.is_final() });
+        let mut known: BTreeMap<_, _> = views.map(named).collect();
+        // One that is under way goes before all that are over.
+        if !known.values().any(|named| named.vm_name == key && !named.is_final) {
+            for (id, vm_name) in self.store.finished_like(key).await.map_err(internal)? {
+                known.entry(id).or_insert(Named { vm_name, is_final: true });
+            }
+        }
+        find(&known, key)
     }
 
     /// A plan that moves VMs cannot change where from and where to: their marks and disks are there.
@@ -225,26 +294,28 @@ impl Manager {
         Ok(())
     }
 
-    /// The migration that already moves this machine for this plan.
-    fn migration_of(&self, plan: &Plan, machine: &Machine) -> Result<Option<MigrationId>, ControlError> {
+    /// The migration that already moves, or has moved, this machine for this plan.
+    async fn migration_of(
+        &self,
+        plan: &Plan,
+        machine: &Machine,
+    ) -> Result<Option<MigrationId>, ControlError> {
         for handle in self.handles() {
             let view = handle.context.live.view();
             let theirs = handle.context.plan();
-            if theirs.source != plan.source || view.vm != machine.id || view.state == State::Cancelled {
+            if theirs.source != plan.source || view.vm != machine.id || view.state.is_final() {
                 continue;
             }
             if theirs.name == plan.name {
                 return Ok(Some(view.id));
             }
-            if !view.state.is_final() {
-                let message = format!(
-                    "VM {} is moved by plan {} already (migration {}): remove it from one of the plans",
-                    machine.name, theirs.name, view.id
-                );
-                return Err(ControlError::new(ControlErrorKind::Refused, message));
-            }
+            let message = format!(
+                "VM {} is moved by plan {} already (migration {}): remove it from one of the plans",
+                machine.name, theirs.name, view.id
+            );
+            return Err(ControlError::new(ControlErrorKind::Refused, message));
         }
-        Ok(None)
+        self.store.moved_by(&plan.name, &plan.source, &machine.id.0).await.map_err(internal)
     }
 
     async fn begin(
@@ -281,7 +352,7 @@ impl Manager {
             // One whose making failed, and was durable all the same, has nobody yet who drives it.
             Created::New(row) | Created::Exists(row) => {
                 let id = row.id;
-                if self.handle(id).is_err() {
+                if self.handle(id).is_none() {
                     self.take_up(row, plan.clone()).await?;
                 }
                 Ok(id)
@@ -296,33 +367,39 @@ impl Manager {
     }
 }
 
-/// The one view that `key` names.
-fn find(views: &[MigrationView], key: &str) -> Result<MigrationView, ControlError> {
+/// What a migration is called.
+struct Named {
+    vm_name: String,
+    is_final: bool,
+}
+
+/// The one that `key` names.
+fn find(known: &BTreeMap<MigrationId, Named>, key: &str) -> Result<MigrationId, ControlError> {
     let wanted = key.to_ascii_lowercase();
-    let by_id = |view: &&MigrationView| {
-        let id = view.id.to_string();
+    let by_id = |id: &MigrationId| {
+        let id = id.to_string();
         id == wanted || wanted.len() >= 4 && (id.starts_with(&wanted) || id.ends_with(&wanted))
     };
-    let by_name = |view: &&MigrationView| view.vm_name == key;
-    let mut named: Vec<_> = views.iter().filter(by_name).filter(|view| !view.state.is_final()).collect();
-    if named.is_empty() {
-        named = views.iter().filter(by_name).collect();
+    let by_name = || known.iter().filter(|(_, named)| named.vm_name == key);
+    let mut found: Vec<_> = by_name().filter(|(_, named)| !named.is_final).map(|(id, _)| *id).collect();
+    if found.is_empty() {
+        found = by_name().map(|(id, _)| *id).collect();
     }
-    let mut found = if named.is_empty() { views.iter().filter(by_id).collect() } else { named };
+    if found.is_empty() {
+        found = known.keys().copied().filter(by_id).collect();
+    }
     match (found.pop(), found.pop()) {
         (None, _) => Err(ControlError::new(
             ControlErrorKind::NotFound,
             format!("there is no migration {key:?}: see `migration list` for ids and VM names"),
         )),
-        (Some(view), None) => Ok(view.clone()),
+        (Some(id), None) => Ok(id),
         (Some(one), Some(two)) => {
-            let ids: BTreeSet<_> = [one.id.to_string(), two.id.to_string()].into();
-            let ids: Vec<_> = ids.into_iter().collect();
+            let (one, two) = (one.min(two), one.max(two));
             Err(ControlError::new(
                 ControlErrorKind::Invalid,
                 format!(
-                    "{key:?} names more than one migration, {} among them: give the whole id",
-                    ids.join(" and ")
+                    "{key:?} names more than one migration, {one} and {two} among them: give the whole id"
                 ),
             ))
         }

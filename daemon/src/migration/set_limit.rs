@@ -5,7 +5,7 @@
 use warmd_cbt::limit::Limit;
 
 use super::{
-    control::{ControlError, ControlErrorKind},
+    control::{Control as _, ControlError, ControlErrorKind},
     limits::Word,
     manager::{Manager, internal},
 };
@@ -25,8 +25,11 @@ const DAEMON: &str = "warmd";
 
 impl Manager {
     /// The limits of what is configured and of what is not finished; or of one scope, a migration with its disks.
-    pub(super) fn limit_views(&self, name: Option<&str>) -> Result<Vec<LimitView>, ControlError> {
-        let within = name.map(|name| self.scope(name)).transpose()?;
+    pub(super) async fn limit_views(&self, name: Option<&str>) -> Result<Vec<LimitView>, ControlError> {
+        let within = match name {
+            Some(name) => Some(self.scope(name).await?),
+            None => None,
+        };
         let mut views = self.limits.list();
         views.retain(|view| {
             let below = match (&within, &view.scope) {
@@ -36,7 +39,7 @@ impl Manager {
             };
             let open = match &view.scope {
                 Scope::Migration(id, _) => {
-                    self.handle(*id).is_ok_and(|handle| !handle.context.live.view().state.is_final())
+                    self.handle(*id).is_some_and(|handle| !handle.context.live.view().state.is_final())
                 }
                 Scope::Global | Scope::Source(_) | Scope::Target(_) => true,
             };
@@ -52,7 +55,7 @@ impl Manager {
         change: LimitChange,
         by: &str,
     ) -> Result<LimitView, ControlError> {
-        let scope = self.scope(name)?;
+        let scope = self.scope(name).await?;
         let _one_at_a_time = self.changing_limits.lock().await;
         let unknown = || self.no_such_scope(&scope);
         let before = self.limits.get(&scope).ok_or_else(unknown)?;
@@ -139,13 +142,13 @@ impl Manager {
         }
     }
 
-    fn scope(&self, name: &str) -> Result<Scope, ControlError> {
+    async fn scope(&self, name: &str) -> Result<Scope, ControlError> {
         let scope = match ScopeName::parse(name) {
             Some(ScopeName::Global) => Scope::Global,
             Some(ScopeName::Source(name)) => Scope::Source(self.source(name).map(|_| name.to_owned())?),
             Some(ScopeName::Target(name)) => Scope::Target(self.target(name).map(|_| name.to_owned())?),
             Some(ScopeName::Migration(key, disk)) => {
-                let view = self.find_migration(key)?;
+                let view = self.migration(key).await?;
                 if view.state.is_final() {
                     let told =
                         format!("migration {} is {}: it has nothing left to limit", view.id, view.state);

@@ -228,7 +228,7 @@ fn exists(found: usize, id: MigrationId) -> Result<(), Fault> {
     if found == 0 { Err(Fault::Missing(format!("there is no migration {id}"))) } else { Ok(()) }
 }
 
-fn find(
+pub(super) fn find(
     db: &Connection,
     condition: &str,
     parameters: &[&dyn rusqlite::ToSql],

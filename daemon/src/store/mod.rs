@@ -20,6 +20,7 @@ mod limits;
 mod lock;
 mod manifest;
 mod migrations;
+mod over;
 mod passes;
 mod phases;
 mod plans;

@@ -1,0 +1,153 @@
+//! The work that the states mean, as the owner has it done.
+//!
+//! Rule: all of it may be dropped anywhere and done again from the beginning; the owner alone decides what follows.
+
+use std::time::Duration;
+
+use warmd_cbt::stop::StopSignal;
+
+use super::{
+    context::Context,
+    cutover,
+    failure::{Remedy, WorkError},
+    forecast, pass, prepare,
+    retry::Retry,
+    verify,
+};
+use crate::{
+    clock,
+    model::{
+        phase::Phase,
+        transition::Work,
+        verify::VerifyOrder,
+        view::{CutoverView, PassKind, PhaseView},
+    },
+};
+
+/// How often work that failed in passing is tried again before a person is asked.
+const ATTEMPTS: u32 = 10;
+/// A pass that copied for so long before it failed counts as a new beginning.
+const LONG: Duration = Duration::from_mins(5);
+
+/// How the outcome of a phase begins that failed.
+pub(super) const PHASE_FAILED: &str = "failed: ";
+
+/// Does `doing`, and again while its failures may pass: undo and clean-up for ever, a phase within its deadline,
+/// everything else a limited number of times.
+pub(super) async fn persist(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
+    let mut retry = match doing {
+        Work::Undo(_) | Work::Clean => Retry::forever(),
+        Work::Phase(phase) => Retry::until(cutover::deadline(context, phase)),
+        Work::Begin | Work::Prepare | Work::Seed | Work::Sync | Work::Nothing | Work::AwaitSchedule => {
+            Retry::times(ATTEMPTS)
+        }
+    };
+    loop {
+        let begun = tokio::time::Instant::now();
+        let error = match act(context, doing, stop).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        if matches!(doing, Work::Seed | Work::Sync) && begun.elapsed() > LONG {
+            // It came a long way: a full pass of days may meet more than ten short failures.
+            retry = Retry::times(ATTEMPTS);
+        }
+        let endless = matches!(doing, Work::Undo(_) | Work::Clean);
+        if error.remedy == Remedy::Operator && !endless || stop.is_stopped() {
+            return Err(error);
+        }
+        context.note("failure", format!("{doing:?}: {error}")).await;
+        tokio::select! {
+            biased;
+            () = stop.stopped() => return Err(error),
+            more = retry.pause() => if !more { return Err(error); },
+        }
+    }
+}
+
+async fn act(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
+    match doing {
+        Work::Nothing | Work::AwaitSchedule | Work::Begin => Ok(()),
+        Work::Prepare => prepare::prepare(context).await,
+        Work::Seed => pass::run(context, PassKind::Full, stop, None).await.and_then(ended),
+        Work::Sync => pass::run(context, PassKind::Delta, stop, None).await.and_then(ended),
+        Work::Phase(phase) => run_phase(context, phase, stop).await,
+        Work::Undo(phase) => cutover::undo(context, phase).await,
+        Work::Clean => cutover::clean(context).await,
+    }
+}
+
+fn ended(end: pass::PassEnd) -> Result<(), WorkError> {
+    match end {
+        pass::PassEnd::Drained => Ok(()),
+        pass::PassEnd::Stopped => Err(WorkError::passing("the pass was stopped before its end")),
+    }
+}
+
+/// One attempt at a phase: within its deadline, recorded from its beginning to its end.
+async fn run_phase(context: &Context, phase: Phase, stop: &StopSignal) -> Result<(), WorkError> {
+    let (attempt, started) = (context.cutover().attempt, clock::now());
+    context.store.begin_phase(context.id, attempt, phase, started).await?;
+    show_phase(context, PhaseView { phase, started, ended: None, outcome: None });
+    let deadline = cutover::deadline(context, phase);
+    let result = match tokio::time::timeout(deadline, cutover::run(context, phase, stop)).await {
+        Ok(result) => result,
+        Err(_) => Err(WorkError::operator(format!(
+            "phase {phase} was not done within its deadline of {}",
+            humantime::format_duration(deadline)
+        ))),
+    };
+    let outcome = match &result {
+        Ok(note) => note.clone().unwrap_or_else(|| "done".to_owned()),
+        Err(error) => format!("{PHASE_FAILED}{error}"),
+    };
+    context.store.end_phase(context.id, attempt, phase, clock::now(), &outcome).await?;
+    let downtime = forecast::measured_downtime(&context.cutover());
+    context.live.update(|view| {
+        if let Some(cutover) = &mut view.cutover {
+            cutover.downtime = downtime;
+            if let Some(last) = cutover.phases.last_mut() {
+                (last.ended, last.outcome) = (Some(clock::now()), Some(outcome));
+            }
+        }
+    });
+    result.map(|_| ())
+}
+
+fn show_phase(context: &Context, phase: PhaseView) {
+    context.live.update(|view| {
+        let started = phase.started;
+        let cutover = view.cutover.get_or_insert_with(|| CutoverView {
+            started,
+            ended: None,
+            phases: Vec::new(),
+            failure: None,
+            downtime: None,
+        });
+        // A phase that is tried again is shown once.
+        cutover.phases.retain(|shown| shown.phase != phase.phase);
+        cutover.phases.push(phase);
+    });
+}
+
+/// A verification that was asked for by itself, beside the waiting for the next pass.
+pub(super) async fn verify_alone(
+    context: &Context,
+    order: &VerifyOrder,
+    stop: &StopSignal,
+) -> Result<(), WorkError> {
+    verify::show(context, order);
+    let result = verify::alone(context, order, stop).await;
+    let error = match result {
+        Ok(Some(_)) => return Ok(()),
+        Ok(None) => "it was stopped before its end; asked for again, it goes on".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    context.note("verification", format!("no verdict: {error}")).await;
+    context.live.update(|view| {
+        if let Some(verification) = &mut view.verification {
+            (verification.ended, verification.error) = (Some(clock::now()), Some(error));
+        }
+    });
+    Ok(())
+}
