@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rusqlite::Connection;
 use warmd_daemon::{
     migration::control::{Control, ControlErrorKind},
     model::{
@@ -14,7 +15,7 @@ use warmd_daemon::{
         state::State,
     },
 };
-use warmd_tests::simulated::{Rig, World};
+use warmd_tests::simulated::{Fault, Rig, World};
 
 const BLOCK: u64 = 64 * 1024;
 const DISKS: [(&str, u64); 2] = [("vda", 40 * BLOCK), ("vdb", 10 * BLOCK + 512)];
@@ -34,6 +35,14 @@ async fn nobody_at_work(rig: &Rig) {
         assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", rig.manager);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Rows that ledgers have in the state.
+fn ledger_rows(rig: &Rig) -> i64 {
+    let count =
+        "SELECT (SELECT count(*) FROM chunks) + (SELECT count(*) FROM pages) + (SELECT count(*) FROM recent)
+                 + (SELECT count(*) FROM touched) + (SELECT count(*) FROM disks WHERE anchor IS NOT NULL)";
+    Connection::open(rig.state_file()).unwrap().query_row(count, [], |row| row.get(0)).unwrap()
 }
 
 #[tokio::test]
@@ -89,4 +98,63 @@ async fn requests_of_a_finished_migration_are_answered_however_they_come() {
         tokio::time::sleep(Duration::from_millis(985 + 10 * round)).await;
     }
     nobody_at_work(&rig).await;
+}
+
+#[tokio::test]
+async fn what_is_given_up_leaves_its_report_and_no_ledger() {
+    let mut rig = seeded().await;
+    let id = rig.view().await.id;
+    assert!(ledger_rows(&rig) > 0);
+    rig.ask(Request::Cancel).await;
+    rig.until("given up", |view| view.state == State::Cancelled).await;
+    nobody_at_work(&rig).await;
+    assert_eq!(ledger_rows(&rig), 0);
+    let report = rig.manager.report(id).await.unwrap();
+    assert_eq!((report.passes.len(), report.disks.len()), (1, 2));
+    assert!(report.disks.iter().all(|disk| disk.manifest_root.is_none() && disk.pending == disk.size));
+    assert!(report.journal.iter().any(|line| line.text.contains("cancelled")));
+    let view = rig.view().await;
+    assert!(view.disks.iter().all(|disk| disk.pending == disk.size));
+    // A new one of the same VM and plan goes its own way, beside it.
+    rig.seed(Rig::plan(VerifyMode::Readback)).await;
+    let kept = ledger_rows(&rig);
+    assert!(kept > 0);
+    rig.restart().await;
+    assert_eq!(ledger_rows(&rig), kept);
+    assert_eq!(rig.manager.migrations(None).await.unwrap().len(), 2);
+    let new = rig.view().await.id;
+    assert_ne!(new, id, "one that is under way goes before those that are over");
+    rig.ask(Request::Cutover).await;
+    let begun = Instant::now();
+    while rig.manager.migration(&new.to_string()).await.unwrap().state != State::Done {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it is {}", rig.journal().await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    rig.world.assert_moved();
+    // Now both are over, and the name alone is not enough.
+    let error = rig.manager.migration("guest").await.unwrap_err();
+    assert!(error.message.contains(&id.to_string()) && error.message.contains(&new.to_string()), "{error}");
+}
+
+/// What a daemon that was stopped in the middle of it left is forgotten with the next start.
+#[tokio::test]
+async fn ledgers_that_an_earlier_daemon_left_go_with_the_next_start() {
+    let mut rig = seeded().await;
+    rig.world.faults.set("target.discard-disks", Fault::Refused);
+    rig.ask(Request::Cancel).await;
+    rig.until("being given up", |view| view.state == State::Cancelling).await;
+    assert!(ledger_rows(&rig) > 0);
+    let file = rig.state_file();
+    rig.restart_after(|_| {
+        let db = Connection::open(&file).unwrap();
+        let over = "UPDATE migrations SET state_name = 'cancelled', state = replace(state, 'cancelling', 'cancelled')";
+        assert_eq!(db.execute(over, []).unwrap(), 1);
+    })
+    .await;
+    let begun = Instant::now();
+    while ledger_rows(&rig) > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{} rows are left", ledger_rows(&rig));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(rig.view().await.state, State::Cancelled);
 }

@@ -17,11 +17,13 @@ use super::{
 use crate::{
     clock,
     model::{
+        id::MigrationId,
         phase::Phase,
         transition::Work,
         verify::VerifyOrder,
         view::{CutoverView, PassKind, PhaseView},
     },
+    store::Store,
 };
 
 /// How often work that failed in passing is tried again before a person is asked.
@@ -150,4 +152,12 @@ pub(super) async fn verify_alone(
         }
     });
     Ok(())
+}
+
+/// What a migration that was given up has of a ledger is true of nothing any more; what cannot be forgotten now is with
+/// the next start.
+pub(super) async fn forget_ledgers(store: &Store, id: MigrationId) {
+    if let Err(error) = store.forget_ledgers(id).await {
+        tracing::warn!(migration = %id, %error, "its ledgers stay until the next start");
+    }
 }

@@ -13,7 +13,7 @@ use warmd_cbt::{mutant::mutant, stop::StopSignal};
 use super::{
     command::Command,
     context::Context,
-    doing::{persist, verify_alone},
+    doing::{forget_ledgers, persist, verify_alone},
     failure::WorkError,
     forecast,
     retry::Retry,
@@ -98,6 +98,9 @@ impl Driver {
     /// Requests of a finished migration are still judged: "already so", or why not. Whoever comes when the owner is
     /// gone gets a new one.
     async fn see_out(&mut self) {
+        if self.state == State::Cancelled {
+            forget_ledgers(&self.context.store, self.context.id).await;
+        }
         let mut patience = SOON;
         loop {
             if let Some(order) = self.verify_asked.take() {

@@ -17,6 +17,7 @@ use super::{
     command::Command,
     context::{Context, Engine, Parts},
     control::{ControlError, ControlErrorKind, Endpoint},
+    doing::forget_ledgers,
     driver::Driver,
     limits::{Member, Registry, Word},
     live::Live,
@@ -116,6 +117,7 @@ impl Manager {
                 tracing::error!(migration = %id, %error, "not taken up: the state holds it, and nothing drives it");
             }
         }
+        manager.owners.spawn(forget_needless(manager.store.clone()));
         Ok(manager)
     }
 
@@ -277,6 +279,18 @@ fn forget(handles: &Weak<Mutex<BTreeMap<MigrationId, Handle>>>, context: &Arc<Co
     let mut handles = lock(&handles);
     if handles.get(&context.id).is_some_and(|handle| Arc::ptr_eq(&handle.context, context)) {
         handles.remove(&context.id);
+    }
+}
+
+/// What was given up before ledgers went with that, or when the daemon was stopped in the middle of it.
+async fn forget_needless(store: Store) {
+    match store.with_needless_ledgers().await {
+        Ok(ids) => {
+            for id in ids {
+                forget_ledgers(&store, id).await;
+            }
+        }
+        Err(error) => tracing::warn!(%error, "ledgers that nobody needs stay until the next start"),
     }
 }
 

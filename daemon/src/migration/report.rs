@@ -9,6 +9,7 @@ use crate::{
     clock,
     model::{
         report::{AuditReport, DiskReport, Report},
+        state::State,
         view::PassView,
     },
     store::{DiskRow, SealRow},
@@ -39,10 +40,13 @@ pub async fn report(context: &Context, ends: Ends) -> Result<Report, WorkError> 
     for row in context.store.disks(context.id).await? {
         let seal = seals.iter().find(|seal| seal.disk == row.id && seal.attempt == attempt);
         let ledger = context.ledger(row.id).await?;
+        // Then the ledger is on its way out, or gone, and says nothing of any disk.
+        let given_up = view.state == State::Cancelled;
         let audit = Some(audits(&passes, &row));
         disks.push(DiskReport {
             manifest_root: match seal {
                 Some(SealRow { root, .. }) => Some(root.clone()),
+                None if given_up => None,
                 None => root_of_now(context, &row, &ledger).await?,
             },
             sealed: seal.map(|seal| seal.at),
@@ -51,8 +55,8 @@ pub async fn report(context: &Context, ends: Ends) -> Result<Report, WorkError> 
             key: row.key.0,
             size: row.size.0,
             location: row.location,
-            mark: ledger.anchor().map(|mark| mark.0),
-            pending: ledger.pending_bytes().0,
+            mark: ledger.anchor().filter(|_| !given_up).map(|mark| mark.0),
+            pending: if given_up { row.size.0 } else { ledger.pending_bytes().0 },
         });
     }
     let cutover = context.store.phases(context.id).await?;

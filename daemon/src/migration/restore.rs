@@ -18,8 +18,9 @@ pub async fn view(store: &Store, row: &MigrationRow) -> Result<MigrationView, Wo
     for disk in &row.machine.disks {
         let made = rows.iter().find(|made| made.key == disk.key);
         let pending = match made {
-            // It was handed over with nothing pending.
+            // The one has nothing pending, and of the other nothing is left.
             _ if row.state == State::Done => 0,
+            _ if row.state == State::Cancelled => disk.size.0,
             Some(made) => Ledger::load(std::sync::Arc::new(store.clone()), made.id).await?.pending_bytes().0,
             None => disk.size.0,
         };

@@ -1,11 +1,15 @@
 //! Migrations that are over: looked up when somebody asks, and held in nobody's memory.
 //!
-//! Rule: evidence stays for ever.
+//! Rule: evidence stays for ever; the ledger of one that was given up goes, as its target's disks are gone, and
+//! whatever it says is true of nothing.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     Store, StoreError,
+    disks::find as find_disks,
+    error::Fault,
+    ledger::key,
     migrations::{self, MigrationRow},
     row::{migration_id, unsigned},
 };
@@ -13,6 +17,10 @@ use crate::model::{id::MigrationId, state::State};
 
 const TABLE: &str = "migrations";
 const IS_OVER: &str = "state_name IN ('done', 'cancelled')";
+/// Rows of a ledger that go in one transaction, so that no other write waits long: some MiB of them.
+const STEP: u32 = 2048;
+/// The same, of rows with up to 80 KiB each.
+const WIDE_STEP: u32 = 64;
 /// The shortest part of an id that means it.
 const PART: u32 = 4;
 /// Migrations that one look for a name answers with at the most.
@@ -91,4 +99,68 @@ impl Store {
         })
         .await
     }
+
+    /// Those that were given up and still have something of a ledger.
+    pub async fn with_needless_ledgers(&self) -> Result<Vec<MigrationId>, StoreError> {
+        self.read("looking for ledgers that nobody needs", |db| {
+            let mut select = db.prepare_cached(
+                "SELECT DISTINCT migration FROM disks JOIN migrations ON migrations.id = migration
+                 WHERE state_name = 'cancelled' AND (anchor IS NOT NULL OR EXISTS (
+                     SELECT 1 FROM chunks WHERE key BETWEEN disks.id << 32 AND (disks.id << 32) | 4294967295))",
+            )?;
+            let mut rows = select.query([])?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                let id: String = row.get(0)?;
+                found.push(migration_id("disks", &id, &id)?);
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Forgets what the ledgers of a migration that was given up say, in short transactions; passes, verdicts and
+    /// journal stay. May be cut off anywhere, and be done again. One that is not given up is left as it is, and the
+    /// answer is [`super::StoreErrorKind::NotFound`].
+    pub async fn forget_ledgers(&self, id: MigrationId) -> Result<(), StoreError> {
+        while self
+            .write(format!("forgetting the ledgers of migration {id}"), move |db| forget(db, id))
+            .await?
+        {}
+        Ok(())
+    }
+}
+
+/// Takes a step; false when nothing is left.
+fn forget(db: &Connection, id: MigrationId) -> Result<bool, Fault> {
+    let given_up = db
+        .prepare_cached("SELECT 1 FROM migrations WHERE id = ? AND state_name = 'cancelled'")?
+        .exists([id.to_string()])?;
+    if !given_up {
+        return Err(Fault::Missing(format!("migration {id} is not one that was given up")));
+    }
+    for disk in find_disks(db, id)? {
+        let range = [key(disk.id, 0), key(disk.id, u32::MAX)];
+        // Without its count no disk is folded.
+        db.prepare_cached("DELETE FROM recent_counts WHERE disk = ?")?.execute([disk.id.0])?;
+        // Each row of the one has its row in the other.
+        let oldest =
+            format!("SELECT key FROM recent WHERE key BETWEEN ?1 AND ?2 ORDER BY key LIMIT {WIDE_STEP}");
+        db.prepare_cached(&format!("DELETE FROM recent_hashes WHERE key IN ({oldest})"))?.execute(range)?;
+        if db.prepare_cached(&format!("DELETE FROM recent WHERE key IN ({oldest})"))?.execute(range)? > 0 {
+            return Ok(true);
+        }
+        for table in ["pages", "touched", "chunks"] {
+            let some = format!("SELECT key FROM {table} WHERE key BETWEEN ?1 AND ?2 LIMIT {STEP}");
+            if db.prepare_cached(&format!("DELETE FROM {table} WHERE key IN ({some})"))?.execute(range)? > 0 {
+                return Ok(true);
+            }
+        }
+        for table in ["verifications", "latencies"] {
+            db.prepare_cached(&format!("DELETE FROM {table} WHERE disk = ?"))?.execute([disk.id.0])?;
+        }
+        // Last: it tells that there may be something left.
+        db.prepare_cached("UPDATE disks SET anchor = NULL WHERE id = ?")?.execute([disk.id.0])?;
+    }
+    Ok(false)
 }

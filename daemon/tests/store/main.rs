@@ -7,6 +7,7 @@ mod faults;
 mod folding;
 mod ledger;
 mod open;
+mod over;
 mod proof;
 mod records;
 mod telemetry;
