@@ -20,6 +20,7 @@ use crate::{Rig, rig::WORK, simulated, wait_until};
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
     row("cutover", "each-phase", "in memory: each phase is refused, hangs past its deadline, is taken back", false, each_phase),
+    row("cutover", "release-fails", "in memory: the source does not give up its marks when the target VM runs: only forward", false, release_fails),
     row("cutover", "vm-not-created", "the target refuses to create the VM: its name is taken", false, not_created),
     row("cutover", "vm-not-started", "the target refuses to start the VM; then its start hangs past the deadline", false, not_started),
     row("cutover", "vm-dies", "the target VM dies within the watch time: only forward", false, dies),
@@ -195,6 +196,36 @@ fn each_phase(stage: &mut Stage<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn release_fails(stage: &mut Stage<'_>) -> Result<()> {
+    stage.ends = Ends::Elsewhere;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(past_no_return());
+    Ok(())
+}
+
+async fn past_no_return() {
+    let world = simulated::World::new(&DISKS);
+    world.guest_writes("vda", 3 * BLOCK, &vec![3; 90_000]);
+    let rig = simulated::Rig::start(world).await;
+    let mut plan = simulated::Rig::plan(VerifyMode::Readback);
+    plan.cutover.watch = Duration::from_secs(1);
+    rig.seed(plan).await;
+    rig.ask(Request::Cutover).await;
+    rig.until("watch", |view| view.state == State::CuttingOver { phase: Phase::Watch }).await;
+    let (call, before) = ("source.release-marks", rig.world.faults.struck("source.release-marks"));
+    rig.world.faults.set(call, simulated::Fault::Refused);
+    rig.until("a failure", |view| matches!(view.state, State::Failed { resumable: true, .. })).await;
+    assert!(rig.world.faults.struck(call) > before, "the fault was never seen");
+    for request in [Request::AbortCutover, Request::Cancel, Request::Cutover] {
+        assert!(matches!(rig.request(request).await, Verdict::Refused(_)), "{request:?} was granted");
+    }
+    rig.world.with(|truth| assert!(truth.target_runs && !truth.source_runs, "{:?}", truth.calls));
+    rig.world.faults.clear();
+    rig.ask(Request::Resume).await;
+    rig.until("done", |view| view.state == State::Done).await;
+    rig.world.assert_moved();
 }
 
 async fn one_phase(call: &str, phase: Phase, blow: Blow) {

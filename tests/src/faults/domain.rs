@@ -19,6 +19,7 @@ pub(super) const ROWS: &[Row] = &[
     row("source", "vm-back", "the domain is undefined, and defined again as it was", false, back),
     row("source", "vm-replaced", "another domain of the same name is in its place", false, replaced),
     row("source", "disk-added", "a disk is added", true, disk_added),
+    row("source", "disk-hot-added", "a disk is added to the running VM", false, disk_hot_added),
     row("source", "disk-grown", "a disk grows", false, disk_grown),
     row("source", "disk-removed", "a disk is taken out", false, disk_removed),
     row("source", "disk-replaced", "a disk's image is replaced by another of the same size", false, disk_replaced),
@@ -129,21 +130,11 @@ fn new_image(stage: &Stage<'_>, name: &str) -> Result<String> {
     Ok(path)
 }
 
-fn attach(rig: &Rig, image: &str, disk: &str) -> Result<()> {
+/// `how`: `--config` or `--live`.
+fn attach(rig: &Rig, image: &str, disk: &str, how: &str) -> Result<()> {
+    let format = "--subdriver=qcow2";
     rig.old
-        .virsh([
-            "attach-disk",
-            "guest",
-            image,
-            disk,
-            "--targetbus",
-            "virtio",
-            "--driver",
-            "qemu",
-            "--subdriver",
-            "qcow2",
-            "--config",
-        ])
+        .virsh(["attach-disk", "guest", image, disk, "--driver=qemu", format, "--targetbus=virtio", how])
         .map(drop)
 }
 
@@ -152,13 +143,33 @@ fn disk_added(stage: &mut Stage<'_>) -> Result<()> {
     stage.seed()?;
     let image = new_image(stage, "added.qcow2")?;
     let rig = stage.rig()?;
-    attach(rig, &image, "vdc")?;
-    // Nobody's data is left behind without a word.
+    attach(rig, &image, "vdc", "--config")?;
+    not_left_behind(rig)?;
+    stage.rig()?.old.virsh(["detach-disk", "guest", "vdc", "--config"])?;
+    stage.sync().map(drop)
+}
+
+/// Nobody's data is left behind without a word.
+fn not_left_behind(rig: &Rig) -> Result<()> {
     let out = rig.try_verb("cutover", &[])?;
     ensure!(out.code == Some(1), "a disk was left behind: {}{}", out.stdout, out.stderr);
     ensure!(out.stderr.contains("vdc"), "the disk is not named: {}", out.stderr);
-    stage.rig()?.wait_for("synced")?;
-    stage.rig()?.old.virsh(["detach-disk", "guest", "vdc", "--config"])?;
+    rig.wait_for("synced").map(drop)
+}
+
+fn disk_hot_added(stage: &mut Stage<'_>) -> Result<()> {
+    // On its bus there is room for more, as on that of most VMs.
+    stage.running(16, |spec| spec.guest.machine = "pc")?;
+    stage.seed()?;
+    let image = new_image(stage, "added.qcow2")?;
+    let rig = stage.rig()?;
+    attach(rig, &image, "vdc", "--live")?;
+    not_left_behind(rig)?;
+    let state = rig.guest.state(&rig.old)?;
+    ensure!(state == "running", "after the refused cutover the source is {state:?}");
+    // With the VM's life its presence ends.
+    rig.guest.shut_down(&rig.old)?;
+    rig.guest.power_on(&rig.old)?;
     stage.sync().map(drop)
 }
 
@@ -179,7 +190,7 @@ fn disk_removed(stage: &mut Stage<'_>) -> Result<()> {
     stage.wait_for_failure("vdb")?;
     // It was a mistake.
     let image = stage.rig()?.guest.disks.last().context("no disks")?.display().to_string();
-    attach(stage.rig()?, &image, "vdb")?;
+    attach(stage.rig()?, &image, "vdb", "--config")?;
     stage.scribble(3)?;
     stage.resume()
 }
