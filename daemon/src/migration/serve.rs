@@ -269,8 +269,11 @@ impl Manager {
         let named =
             |view: MigrationView| (view.id, Named { vm_name: view.vm_name, is_final: view.state.is_final() });
         let mut known: BTreeMap<_, _> = views.map(named).collect();
-        // One that is under way goes before all that are over.
-        if !known.values().any(|named| named.vm_name == key && !named.is_final) {
+        // One that is under way goes before all that are over, and a whole id means one alone.
+        let is_meant = |id: &MigrationId, named: &Named| {
+            named.vm_name == key && !named.is_final || id.to_string().eq_ignore_ascii_case(key)
+        };
+        if !known.iter().any(|(id, named)| is_meant(id, named)) {
             for (id, vm_name) in self.store.finished_like(key).await.map_err(internal)? {
                 known.entry(id).or_insert(Named { vm_name, is_final: true });
             }
