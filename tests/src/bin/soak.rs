@@ -1,9 +1,10 @@
 //! Hundreds of migrations in one daemon, for minutes: at random paused, synced, verified, cut over, taken back, while
 //! their guests write and the daemon is stopped and crashes. See `tests/soak`.
 //!
-//! Rule: every migration ends right, and the process does not grow: of the samples that are taken whenever the daemon has
-//! come up, the median of the last third may be above that of the middle third by a tenth and 8 MiB of memory, and by 8
-//! open files.
+//! Rule: every migration ends right, and the process does not grow. A sample is taken at the end of each of the daemon's
+//! lives, and the median of the last third of them is compared with that of the middle third, when everything that there
+//! ever will be is in memory. It may be above it by what the allocator and chance make of equal loads: 3 % and 2 MiB of
+//! memory, and 4 open files. A single MigrationView for each VM that was moved would be more.
 
 use std::{
     process::ExitCode,
@@ -95,6 +96,10 @@ fn soak(minutes: u64, seed: u64) -> Result<()> {
     let dir = TempDir::new()?;
     let new = |_| Move { world: World::new(&DISKS), id: None, moved: 0 };
     let mut fleet: Vec<Move> = (0..FLEET).map(new).collect();
+    // All that will be in memory is there before it is measured.
+    let life = Life::begin(&dir, &fleet)?;
+    life.seed(&mut fleet, &mut random)?;
+    life.stop()?;
     let (begun, whole) = (Instant::now(), Duration::from_mins(minutes));
     let (mut samples, mut asked, mut crashes) = (Vec::new(), 0, 0);
     while begun.elapsed() < whole {
@@ -158,6 +163,28 @@ impl Life {
         Ok(Self { runtime, store, manager, shutdown })
     }
 
+    /// Begins every migration, of disks that are full, and waits for their full passes.
+    fn seed(&self, fleet: &mut [Move], random: &mut StdRng) -> Result<()> {
+        for (at, one) in fleet.iter_mut().enumerate() {
+            for (disk, size) in DISKS {
+                let mut noise = vec![0; size as usize];
+                random.fill(&mut noise[..]);
+                one.world.guest_writes(disk, 0, &noise);
+            }
+            self.plan(at, one)?;
+        }
+        let begun = Instant::now();
+        loop {
+            let mut views = fleet.iter().map(|one| self.view(one));
+            let seeded = |view: &MigrationView| matches!(view.state, State::Synced | State::Syncing);
+            if views.all(|view| view.is_ok_and(|view| view.as_ref().is_some_and(seeded))) {
+                return Ok(());
+            }
+            interrupt::check()?;
+            ensure!(begun.elapsed() < END, "the full passes have not ended within {END:?}");
+        }
+    }
+
     /// Lets people ask for this and that, and guests write, for a while; the number of requests.
     fn disturb(&self, fleet: &mut [Move], random: &mut StdRng) -> Result<u64> {
         let begun = Instant::now();
@@ -166,6 +193,8 @@ impl Life {
             let at = random.random_range(0..fleet.len());
             let Some(one) = fleet.get_mut(at) else { continue };
             scribble(&one.world, random);
+            // What the world remembers of calls is of no use here, and must not be taken for the daemon's growth.
+            one.world.with(|truth| truth.calls.clear());
             match self.view(one)? {
                 None => self.plan(at, one)?,
                 Some(view) if view.state == State::Done => one.arrived(),
@@ -314,9 +343,9 @@ fn judge(samples: &[Sample]) -> Result<()> {
     let (middle, last) = (&samples[third..samples.len() - third], &samples[samples.len() - third..]);
     let (before, after) = (median(middle, |one| one.memory), median(last, |one| one.memory));
     println!("memory: median {} KiB in the middle third, {} KiB in the last", before / 1024, after / 1024);
-    ensure!(after <= before + before / 10 + (8 << 20), "memory grows");
+    ensure!(after <= before + before * 3 / 100 + (2 << 20), "memory grows");
     let (before, after) = (median(middle, |one| one.files), median(last, |one| one.files));
     println!("open files: median {before} in the middle third, {after} in the last");
-    ensure!(after <= before + 8, "open files grow");
+    ensure!(after <= before + 4, "open files grow");
     Ok(())
 }
