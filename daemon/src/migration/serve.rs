@@ -26,7 +26,7 @@ use crate::{
         view::{self, EventView, MigrationView},
     },
     seal::{self, PublicKey, Sealed},
-    store::{Created, MigrationRow, NewMigration},
+    store::{Created, Finished, MigrationRow, NewMigration},
 };
 
 /// How often an owner that has just ended is asked for anew.
@@ -267,15 +267,16 @@ impl Manager {
     pub(super) async fn find_migration(&self, key: &str) -> Result<MigrationId, ControlError> {
         let views = self.handles().into_iter().map(|handle| handle.context.live.view());
         let named =
-            |view: MigrationView| (view.id, Named { vm_name: view.vm_name, is_final: view.state.is_final() });
+            |view: MigrationView| (view.id, Named { vm_name: view.vm_name, rank: Rank::of(&view.state) });
         let mut known: BTreeMap<_, _> = views.map(named).collect();
         // One that is under way goes before all that are over, and a whole id means one alone.
         let is_meant = |id: &MigrationId, named: &Named| {
-            named.vm_name == key && !named.is_final || id.to_string().eq_ignore_ascii_case(key)
+            named.vm_name == key && named.rank == Rank::UnderWay || id.to_string().eq_ignore_ascii_case(key)
         };
         if !known.iter().any(|(id, named)| is_meant(id, named)) {
-            for (id, vm_name) in self.store.finished_like(key).await.map_err(internal)? {
-                known.entry(id).or_insert(Named { vm_name, is_final: true });
+            for Finished { id, vm_name, is_done } in self.store.finished_like(key).await.map_err(internal)? {
+                let rank = if is_done { Rank::Done } else { Rank::GivenUp };
+                known.entry(id).or_insert(Named { vm_name, rank });
             }
         }
         find(&known, key)
@@ -373,7 +374,25 @@ impl Manager {
 /// What a migration is called.
 struct Named {
     vm_name: String,
-    is_final: bool,
+    rank: Rank,
+}
+
+/// Which of several migrations of a VM its name means: the first of these that there is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    UnderWay,
+    Done,
+    GivenUp,
+}
+
+impl Rank {
+    fn of(state: &State) -> Self {
+        match state {
+            State::Done => Self::Done,
+            State::Cancelled => Self::GivenUp,
+            _ => Self::UnderWay,
+        }
+    }
 }
 
 /// The one that `key` names.
@@ -384,10 +403,9 @@ fn find(known: &BTreeMap<MigrationId, Named>, key: &str) -> Result<MigrationId, 
         id == wanted || wanted.len() >= 4 && (id.starts_with(&wanted) || id.ends_with(&wanted))
     };
     let by_name = || known.iter().filter(|(_, named)| named.vm_name == key);
-    let mut found: Vec<_> = by_name().filter(|(_, named)| !named.is_final).map(|(id, _)| *id).collect();
-    if found.is_empty() {
-        found = by_name().map(|(id, _)| *id).collect();
-    }
+    let first = by_name().map(|(_, named)| named.rank).min();
+    let mut found: Vec<_> =
+        by_name().filter(|(_, named)| Some(named.rank) == first).map(|(id, _)| *id).collect();
     if found.is_empty() {
         found = known.keys().copied().filter(by_id).collect();
     }

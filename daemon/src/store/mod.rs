@@ -52,6 +52,7 @@ pub use self::{
     journal::JournalEnd,
     limits::SavedLimits,
     migrations::{Change, Created, Cutover, MigrationRow, NewMigration},
+    over::Finished,
     passes::{NewDiskPass, PassRow},
     proof::VerifyCursor,
     seals::SealRow,

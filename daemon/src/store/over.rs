@@ -26,6 +26,15 @@ const PART: u32 = 4;
 /// Migrations that one look for a name answers with at the most.
 const NAMED: u32 = 100;
 
+/// A migration that is over, as it may be named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    pub id: MigrationId,
+    pub vm_name: String,
+    /// Not given up.
+    pub is_done: bool,
+}
+
 impl Store {
     /// The migrations that are not over, oldest first.
     pub async fn open_migrations(&self) -> Result<Vec<MigrationRow>, StoreError> {
@@ -61,12 +70,12 @@ impl Store {
         .await
     }
 
-    /// Id and VM's name of those that are over and that `key` may mean: the VM's name, the id, its beginning or its end.
-    pub async fn finished_like(&self, key: &str) -> Result<Vec<(MigrationId, String)>, StoreError> {
+    /// Those that are over and that `key` may mean: the VM's name, the id, its beginning or its end.
+    pub async fn finished_like(&self, key: &str) -> Result<Vec<Finished>, StoreError> {
         let key = key.to_owned();
         self.read("looking for a finished migration", move |db| {
             let mut select = db.prepare_cached(&format!(
-                "SELECT id, vm_name FROM migrations WHERE {IS_OVER} AND (vm_name = ?1
+                "SELECT id, vm_name, state_name = 'done' FROM migrations WHERE {IS_OVER} AND (vm_name = ?1
                  OR length(?2) >= {PART} AND (substr(id, 1, length(?2)) = ?2 OR substr(id, -length(?2)) = ?2))
                  ORDER BY created DESC LIMIT {NAMED}"
             ))?;
@@ -74,7 +83,8 @@ impl Store {
             let mut found = Vec::new();
             while let Some(row) = rows.next()? {
                 let id: String = row.get(0)?;
-                found.push((migration_id(TABLE, &id, &id)?, row.get(1)?));
+                let id = migration_id(TABLE, &id, &id)?;
+                found.push(Finished { id, vm_name: row.get(1)?, is_done: row.get(2)? });
             }
             Ok(found)
         })

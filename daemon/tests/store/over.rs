@@ -125,7 +125,7 @@ async fn what_is_over_is_found_by_all_of_its_names() {
     let store = &fixture.store;
     let like = async |key: &str| -> Vec<MigrationId> {
         let mut found: Vec<_> =
-            store.finished_like(key).await.unwrap().into_iter().map(|(id, _)| id).collect();
+            store.finished_like(key).await.unwrap().into_iter().map(|one| one.id).collect();
         found.sort();
         found
     };
