@@ -51,6 +51,15 @@ pub(super) struct Stage {
 
 /// Runs one life on a clock of its own that begins at `now`, and gives the time at its end.
 pub(super) fn run(stage: &Stage, now: DateTime<Utc>) -> (End, DateTime<Utc>) {
+    on_a_clock(now, async { (live(stage).await, clock::now()) })
+}
+
+/// What happens while there is no daemon, at the moment `now`.
+pub(super) fn between(now: DateTime<Utc>, happens: impl FnOnce()) {
+    on_a_clock(now, async { happens() });
+}
+
+fn on_a_clock<T>(now: DateTime<Utc>, what: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -58,8 +67,7 @@ pub(super) fn run(stage: &Stage, now: DateTime<Utc>) -> (End, DateTime<Utc>) {
         .expect("a runtime without threads and sockets");
     let ended = runtime.block_on(async {
         clock::set(Some(now));
-        let end = live(stage).await;
-        (end, clock::now())
+        what.await
     });
     // Whatever ran is gone in the middle of what it did.
     drop(runtime);

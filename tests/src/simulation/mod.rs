@@ -88,7 +88,7 @@ pub fn run(seed: u64, tells: bool) -> Outcome {
             let mut truth = stage.world.between_lives();
             truth.dead = false;
             if stage.scenario.meddling && now < stage.calm_from && crashes.happens(900) {
-                people::run_unwatched(&mut truth, &mut crashes);
+                life::between(now, || people::run_unwatched(&mut truth, &mut crashes));
             }
             (truth.dies_at, truth.dies_in) = (None, None);
             if left > 0 && now < stage.calm_from {
