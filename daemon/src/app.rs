@@ -19,10 +19,14 @@ use crate::{
         manager::{Endpoints, Manager, Opened},
     },
     store::Store,
+    systemd,
 };
 
 /// How long passes get to commit what they have when the daemon is told to stop.
 const DRAIN: Duration = Duration::from_secs(90);
+
+/// What closing the state and threads that hang may take after that.
+const CLOSE: Duration = Duration::from_secs(20);
 
 /// Runs the daemon with this configuration until it is told to stop.
 pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -44,17 +48,23 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         tracing::info!(address = %scrapes.address(), "metrics");
         tokio::spawn(scrapes.serve(metrics, manager.present(), shutdown.clone()));
     }
+    let end = CancellationToken::new();
+    let alive = tokio::spawn(systemd::live(store.clone(), end.clone()));
+    systemd::ready();
     tracing::info!(state_dir = %config.state_dir.display(), "ready");
     let served = bound.serve(Arc::clone(&manager) as _, shutdown.clone()).await;
 
     // Also when the API failed: nobody could steer any more.
     shutdown.cancel();
+    systemd::stopping(DRAIN + CLOSE);
     if tokio::time::timeout(DRAIN, manager.finish()).await.is_err() {
         tracing::error!(
             late = manager.late(),
             "migrations did not come to rest in time; they go on at the next start"
         );
     }
+    end.cancel();
+    alive.await.ok();
     store.close().await?;
     tracing::info!("stopped");
     Ok(served?)

@@ -21,4 +21,5 @@ pub mod root;
 pub mod seal;
 pub mod sources;
 pub mod store;
+mod systemd;
 pub mod targets;

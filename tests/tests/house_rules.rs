@@ -14,7 +14,7 @@ use syn::{
 };
 
 /// Who may import whom in the daemon; each layer also knows those below it, and itself.
-const LAYERS: [(&str, u32); 20] = [
+const LAYERS: [(&str, u32); 21] = [
     ("model", 0),
     ("crash", 0),
     ("clock", 0),
@@ -26,6 +26,7 @@ const LAYERS: [(&str, u32); 20] = [
     ("libvirt", 1),
     ("store", 1),
     ("metrics", 1),
+    ("systemd", 2),
     ("sources", 2),
     ("targets", 2),
     ("migration", 3),

@@ -71,6 +71,8 @@ pub(super) enum Command {
     /// VMs on their way
     #[command(subcommand)]
     Migration(MigrationCommand),
+    /// All migrations on one screen, with keys to steer them
+    Top,
     /// How fast warmd may go
     #[command(subcommand)]
     Limit(LimitCommand),

@@ -9,7 +9,7 @@ use super::{
     failure::Failure,
     limits, migrations,
     out::Out,
-    plans, reports,
+    plans, reports, top,
 };
 
 /// Does what the command line says.
@@ -34,6 +34,7 @@ pub(super) async fn run(args: Args, out: &Out) -> Result<(), Failure> {
         }
         Command::Plan(command) => plans::run(&socket, out, command).await,
         Command::Migration(command) => migrations::run(&socket, out, command).await,
+        Command::Top => top::run(&socket, out).await,
         Command::Limit(command) => limits::run(&socket, out, command).await,
         Command::Report(command) => reports::run(&socket, out, command).await,
         Command::Events { id, limit } => events::list(&Client::connect(&socket).await?, out, id, limit).await,

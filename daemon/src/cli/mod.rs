@@ -18,6 +18,7 @@ mod plans;
 mod reports;
 mod screen;
 mod show;
+mod top;
 mod words;
 
 use std::process::ExitCode;

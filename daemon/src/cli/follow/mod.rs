@@ -10,11 +10,11 @@ use std::path::Path;
 use serde::Serialize;
 use warmd_proto::v1::{Answer, Migration, MigrationsVerifyRequest};
 
-pub(super) use self::tracker::Task;
 use self::{
-    request::{Asked, ask},
+    request::Asked,
     tracker::{Ending, Tracker, cut_off},
 };
+pub(super) use self::{request::ask, tracker::Task};
 use super::{
     client::Client,
     failure::{Exit, Failure},

@@ -14,16 +14,16 @@ use super::{
 };
 
 /// What came of asking.
-pub(super) struct Asked {
-    pub(super) answer: Answer,
+pub(in crate::cli) struct Asked {
+    pub(in crate::cli) answer: Answer,
     /// How it stood then.
-    pub(super) migration: Migration,
+    pub(in crate::cli) migration: Migration,
     /// By this a verification that was asked for is known.
-    pub(super) verification: String,
+    pub(in crate::cli) verification: String,
 }
 
 /// Asks `task` of the migration that `key` names.
-pub(super) async fn ask(
+pub(in crate::cli) async fn ask(
     client: &Client,
     key: &str,
     task: Task,

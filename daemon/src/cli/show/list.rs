@@ -32,7 +32,7 @@ fn row(migration: &Migration) -> [String; 9] {
 }
 
 /// The pass's number, and how far it is if it runs.
-fn pass(migration: &Migration) -> String {
+pub(in crate::cli) fn pass(migration: &Migration) -> String {
     let Some(pass) = &migration.pass else {
         return "-".to_owned();
     };

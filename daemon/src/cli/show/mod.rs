@@ -9,7 +9,7 @@ mod telemetry;
 pub(super) use self::{
     details::details,
     frame::{frame, line, progress},
-    list::list,
+    list::{list, pass},
     phases::Phases,
 };
 

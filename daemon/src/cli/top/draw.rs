@@ -1,0 +1,159 @@
+//! The screen: a head, the table, the chosen migration, and a line for keys and answers. It fits 80×24.
+
+use chrono::{DateTime, Utc};
+use ratatui::{
+    Frame,
+    layout::{Constraint, Layout, Rect},
+    style::{Color, Modifier, Style},
+    text::Line,
+    widgets::{Block, Borders, Cell, Paragraph, Row, Table, TableState, Wrap},
+};
+use warmd_proto::v1::{Migration, MigrationState};
+
+use super::{
+    super::{out::one_line, show, words},
+    board::{Board, alarms},
+};
+use crate::human;
+
+const KEYS: &str = "↑↓ choose  ⏎ details  s sync  p pause  r resume  c cutover  a abort  q quit";
+
+/// Lines of the chosen migration below the table.
+const BELOW: u16 = 8;
+
+/// Draws all of it.
+pub(super) fn screen(frame: &mut Frame<'_>, board: &mut Board, now: DateTime<Utc>) {
+    let whole = Layout::vertical([
+        Constraint::Length(1),
+        Constraint::Min(3),
+        Constraint::Length(if board.details { 0 } else { BELOW }),
+        Constraint::Length(1),
+        Constraint::Length(1),
+    ]);
+    let [head, middle, below, said, keys] = whole.areas(frame.area());
+    frame.render_widget(Line::styled(summary(board, now), Style::new().add_modifier(Modifier::BOLD)), head);
+    if board.details {
+        details(frame, board, middle);
+    } else {
+        table(frame, board, middle, now);
+        details(frame, board, below);
+    }
+    let style = if board.asks() { Style::new().fg(Color::Black).bg(Color::Yellow) } else { Style::new() };
+    frame.render_widget(Line::styled(one_line(&board.line()), style), said);
+    frame.render_widget(Line::styled(KEYS, Style::new().fg(Color::DarkGray)), keys);
+}
+
+fn summary(board: &Board, now: DateTime<Utc>) -> String {
+    let rows = board.rows();
+    let count = |test: &dyn Fn(&Migration) -> bool| rows.iter().filter(|row| test(row)).count();
+    let rate: f64 = rows.iter().map(|row| rate_of(row)).sum();
+    let mut parts = vec![
+        words::count(rows.len(), "migration"),
+        format!("{} copying", count(&show::is_copying)),
+        format!("{} synced", count(&|row| row.state() == MigrationState::Synced)),
+        human::rate(rate),
+        format!("{} done", count(&|row| row.state() == MigrationState::Done)),
+    ];
+    let alarms = count(&alarms);
+    if alarms > 0 {
+        parts.insert(1, format!("{alarms} TO LOOK AT"));
+    }
+    format!("warmd  {}  {}", now.format("%H:%M:%S UTC"), parts.join("  "))
+}
+
+fn table(frame: &mut Frame<'_>, board: &Board, area: Rect, now: DateTime<Utc>) {
+    let rows = board.rows();
+    let widths = [
+        Constraint::Fill(3),
+        Constraint::Fill(2),
+        Constraint::Length(20),
+        Constraint::Length(9),
+        Constraint::Length(11),
+        Constraint::Length(8),
+        Constraint::Length(8),
+    ];
+    let lines = rows.iter().map(|migration| {
+        let cells = [
+            migration.vm_name.clone(),
+            migration.plan.clone(),
+            words::state(migration),
+            show::pass(migration),
+            if show::is_copying(migration) { human::rate(rate_of(migration)) } else { "-".to_owned() },
+            board.lag(migration, now).map_or_else(|| "-".to_owned(), human::span),
+            words::span(migration.downtime_forecast.as_ref()),
+        ];
+        Row::new(cells.map(|cell| Cell::from(one_line(&cell)))).style(colour(migration))
+    });
+    let heads = Row::new(["VM", "PLAN", "STATE", "PASS", "RATE", "LAG", "DOWNTIME"])
+        .style(Style::new().add_modifier(Modifier::UNDERLINED));
+    let table = Table::new(lines, widths)
+        .header(heads)
+        .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
+    let mut state = TableState::new().with_selected((!rows.is_empty()).then(|| board.at()));
+    frame.render_stateful_widget(table, area, &mut state);
+    if rows.is_empty() {
+        let none = "No migrations: `warmctl plan apply -f PLAN.toml` begins them.";
+        frame.render_widget(Line::raw(none), area.centered_vertically(Constraint::Length(1)));
+    }
+}
+
+/// All that is to be known at a glance of the chosen one.
+fn details(frame: &mut Frame<'_>, board: &Board, area: Rect) {
+    let Some(migration) = board.chosen() else {
+        return;
+    };
+    let mut lines = show::frame([migration]);
+    let mut add = |name: &str, text: String| lines.push(one_line(&format!("{name}: {text}")));
+    for disk in &migration.disks {
+        if let Some(fault) = &disk.tracking_fault {
+            add(&disk.key, format!("CHANGE TRACKING CANNOT BE TRUSTED: {fault}"));
+        }
+    }
+    for warning in &migration.warnings {
+        add("warning", warning.clone());
+    }
+    if !show::is_copying(migration) {
+        for disk in &migration.disks {
+            let (size, pending) = (human::bytes(disk.size_bytes), human::bytes(disk.pending_bytes));
+            add(&disk.key, format!("{size}, {pending} pending, {}", disk.location));
+        }
+    }
+    if let Some(verdict) = migration.verification.as_ref().and_then(|run| run.verdict.as_ref()) {
+        add("verification", show::verdict(verdict));
+    }
+    if let Some(line) = migration.pass.as_ref().and_then(bottleneck) {
+        add("waits for", line);
+    }
+    add("id", migration.id.clone());
+    let block = Block::new().borders(Borders::TOP);
+    let text: Vec<_> = lines.into_iter().map(Line::raw).collect();
+    frame.render_widget(Paragraph::new(text).block(block).wrap(Wrap { trim: false }), area);
+}
+
+fn bottleneck(pass: &warmd_proto::v1::Pass) -> Option<String> {
+    let of = |disk: &warmd_proto::v1::DiskPass| {
+        Some(format!("{} {}", disk.key, disk.telemetry.as_ref()?.bottleneck_text.as_ref()?))
+    };
+    let all: Vec<_> = pass.disks.iter().filter_map(of).collect();
+    (!all.is_empty()).then(|| all.join("; "))
+}
+
+fn rate_of(migration: &Migration) -> f64 {
+    if !show::is_copying(migration) {
+        return 0.0;
+    }
+    migration.disks.iter().map(|disk| disk.rate_bytes_per_second).sum()
+}
+
+fn colour(migration: &Migration) -> Style {
+    match migration.state() {
+        _ if alarms(migration) => Style::new().fg(Color::Red),
+        MigrationState::CuttingOver => Style::new().fg(Color::Yellow),
+        MigrationState::Done => Style::new().fg(Color::Green),
+        MigrationState::Cancelled | MigrationState::Paused => Style::new().fg(Color::DarkGray),
+        _ => Style::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

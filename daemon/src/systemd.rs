@@ -1,0 +1,60 @@
+//! What systemd is told: that the daemon is ready, that it stops, and that it lives.
+//!
+//! Rule: it is said to live only as long as its state can be read. Without systemd (`NOTIFY_SOCKET` is not set) nothing
+//! is told, and a systemd that cannot be told changes nothing for the migrations.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::store::Store;
+
+/// At the least, so that a wrong setting does not make a busy loop.
+const SHORTEST: Duration = Duration::from_millis(50);
+
+/// The daemon answers, and works.
+pub(crate) fn ready() {
+    tell(&[NotifyState::Ready]);
+}
+
+/// It was told to stop, and passes commit what they have; that takes `at_most`.
+pub(crate) fn stopping(at_most: Duration) {
+    let micros = u32::try_from(at_most.as_micros()).unwrap_or(u32::MAX);
+    tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros)]);
+}
+
+/// Tells that the daemon lives, three times within the unit's `WatchdogSec=`, until `end`; nothing if it has none.
+///
+/// The end of the state's last drain is awaited, too: `end` is to be cancelled when the state is closed.
+pub(crate) async fn live(store: Store, end: CancellationToken) {
+    let Some(within) = sd_notify::watchdog_enabled() else {
+        return;
+    };
+    let every = (within / 3).max(SHORTEST);
+    let mut tick = interval(every);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = end.cancelled() => return,
+        }
+        let asked = Instant::now();
+        // No plan has no name: what counts is that there is an answer.
+        match timeout(within, store.plan("")).await {
+            Ok(Ok(_)) => tell(&[NotifyState::Watchdog]),
+            Ok(Err(error)) => tracing::error!(%error, "the state cannot be read: the watchdog is not fed"),
+            Err(_) => tracing::error!(
+                waited = ?asked.elapsed(),
+                "the state does not answer: the watchdog is not fed"
+            ),
+        }
+    }
+}
+
+fn tell(what: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(what) {
+        tracing::warn!(%error, "systemd cannot be told");
+    }
+}

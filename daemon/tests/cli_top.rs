@@ -1,0 +1,78 @@
+//! `warmctl top` on a real terminal: a pseudo-terminal of util-linux's `script`.
+
+mod api_common;
+
+use std::{process::Stdio, time::Duration};
+
+use api_common::{cases, fake_control::FakeControl, served::Served};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    process::{ChildStdout, Command},
+    time::timeout,
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a person sees: only what changed is drawn, so that no text need ever pass as a whole.
+struct Screen {
+    output: ChildStdout,
+    terminal: vt100::Parser,
+}
+
+impl Screen {
+    /// Reads until the terminal is as it should be.
+    async fn until(&mut self, what: &str, holds: impl Fn(&vt100::Screen) -> bool) {
+        let read = async {
+            let mut bytes = [0; 4096];
+            while !holds(self.terminal.screen()) {
+                let read = self.output.read(&mut bytes).await.unwrap_or_default();
+                assert!(read > 0, "it ended without {what:?}");
+                self.terminal.process(&bytes[..read]);
+            }
+        };
+        let done = timeout(PATIENCE, read).await;
+        assert!(done.is_ok(), "no {what:?} on\n{}", self.terminal.screen().contents());
+    }
+
+    async fn shows(&mut self, what: &str) {
+        self.until(what, |screen| screen.contents().contains(what)).await;
+    }
+}
+
+#[tokio::test]
+async fn it_shows_asks_and_leaves_the_terminal_as_it_was() {
+    let served =
+        Served::start(FakeControl::new([cases::synced(1, "web-1"), cases::syncing(2, "web-2")])).await;
+    let warmctl = env!("CARGO_BIN_EXE_warmctl");
+    let command = format!("stty rows 24 cols 80; '{warmctl}' --socket '{}' top", served.socket.display());
+    let mut script = Command::new("script")
+        .args(["--quiet", "--return", "--flush", "--command", &command, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("`script` of bsdutils");
+    let mut keys = script.stdin.take().unwrap();
+    let mut screen =
+        Screen { output: script.stdout.take().unwrap(), terminal: vt100::Parser::new(24, 80, 0) };
+    screen.shows("web-1").await;
+    screen.until("another screen", vt100::Screen::alternate_screen).await;
+    keys.write_all(b"Gc").await.unwrap();
+    screen.shows("press y to go on").await;
+    keys.write_all(b"k").await.unwrap();
+    screen.shows("no cutover").await;
+    keys.write_all(b"s").await.unwrap();
+    screen.shows("sync of").await;
+    keys.write_all(b"q").await.unwrap();
+    screen.until("the first screen", |screen| !screen.alternate_screen() && !screen.hide_cursor()).await;
+    let ended = timeout(PATIENCE, script.wait()).await.expect("it ends").unwrap();
+    assert!(ended.success(), "{ended}");
+}
+
+#[tokio::test]
+async fn without_a_terminal_it_says_what_to_use() {
+    let served = Served::start(FakeControl::new([cases::synced(1, "web-1")])).await;
+    let refused = served.warmctl(&["top"]).await;
+    assert!(refused.err(2).contains("`migration watch`"));
+}
