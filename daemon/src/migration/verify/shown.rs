@@ -67,6 +67,8 @@ impl Shown {
         let view = VerificationView { seed, ..begun(order, started) };
         let now = Now { view, before: 0, progress: Arc::default(), over: false };
         let shared = Arc::new(Shared { live: Arc::clone(&context.live), now: Mutex::new(now) });
+        // At once: what fails before the first tick has a seed, too.
+        shared.tick();
         let ticker = tokio::spawn({
             let shared = Arc::clone(&shared);
             async move {
