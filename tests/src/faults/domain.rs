@@ -205,6 +205,7 @@ fn disk_replaced(stage: &mut Stage<'_>) -> Result<()> {
     let old = rig.guest.disks.pop().context("no disks")?;
     rig.guest.disks.push(image.clone().into());
     define(stage, &xml.replace(&*old.to_string_lossy(), &image))?;
+    fs::remove_file(old)?;
     unknown(stage)
 }
 
