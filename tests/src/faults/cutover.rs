@@ -241,8 +241,11 @@ async fn one_phase(call: &str, phase: Phase, blow: Blow) {
     rig.ask(Request::Cutover).await;
     if blow == Blow::TakenBack {
         // A write or a flush is struck in the last delta already.
-        let there = |view: &State| matches!(view, State::CuttingOver { phase: now } if *now == phase || call.contains("disk."));
-        rig.until(call, |view| there(&view.state)).await;
+        let there = |state: &State| match state {
+            State::CuttingOver { phase: now } => *now == phase || call.contains("disk."),
+            _ => false,
+        };
+        rig.until(call, |view| there(&view.state) && rig.world.faults.struck(call) > before).await;
         assert_eq!(rig.request(Request::AbortCutover).await, Verdict::Accepted, "{call}");
         rig.world.faults.clear();
     }
