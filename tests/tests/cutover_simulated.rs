@@ -393,6 +393,34 @@ async fn a_source_that_ran_while_the_daemon_was_down_is_copied_to_its_last_write
     rig.world.assert_moved();
 }
 
+/// Whether the target VM's start was asked for or not: a source that ran unseen is never left behind.
+#[tokio::test]
+async fn a_source_that_ran_while_nobody_started_the_target_is_copied_to_its_last_write() {
+    for (call, asked) in [("target.look", false), ("target.start", true)] {
+        let mut rig = Rig::start(world()).await;
+        rig.seed(Rig::plan(VerifyMode::Readback)).await;
+        rig.world.faults.set(call, Fault::Hang);
+        rig.ask(Request::Cutover).await;
+        rig.until("start", |view| view.state == State::CuttingOver { phase: Phase::StartVm }).await;
+        let faults = rig.world.faults.clone();
+        rig.until(call, |_| faults.struck(call) > 0).await;
+        rig.restart_after(|world| {
+            world.with(|truth| truth.source_runs = true);
+            world.guest_writes("vda", 7 * BLOCK, &[0xee; 9000]);
+            world.with(|truth| truth.source_runs = false);
+            world.faults.clear();
+        })
+        .await;
+        let view = rig.until("the end", |view| matches!(view.state, State::Done | State::Synced)).await;
+        assert_eq!(view.state == State::Synced, asked, "{call}:\n{}", rig.journal().await);
+        if asked {
+            rig.world.assert_undone();
+            assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
+        }
+        rig.world.assert_moved();
+    }
+}
+
 #[tokio::test]
 async fn a_deleted_plan_keeps_no_daemon_from_starting() {
     let mut rig = Rig::start(world()).await;

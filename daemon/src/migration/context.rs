@@ -60,6 +60,8 @@ pub struct Context {
     baselines: tokio::sync::Mutex<BTreeMap<DiskId, Arc<Mutex<LatencyBaseline>>>>,
     /// Whether the target VM may have run: then its disks are not what the ledgers say.
     pub may_have_started: AtomicBool,
+    /// Whether an earlier daemon ended between asking for the target VM's start and seeing it run.
+    pub taken_up_starting: AtomicBool,
 }
 
 /// The parts of a [`Context`].
@@ -98,13 +100,17 @@ impl Context {
             live,
             cutover,
         } = parts;
+        let asked = cutover.start_asked.is_some();
         let (plan, cutover) = (Mutex::new(Arc::new(plan)), Mutex::new(cutover));
         let ledgers = tokio::sync::Mutex::default();
-        // After a restart in these nobody knows; before them it surely has not run.
-        let may_have_started = AtomicBool::new(match live.view().state {
-            State::CuttingOver { phase } | State::Undoing { phase, .. } => phase >= Phase::StartVm,
+        // After a restart in these nobody knows, if it was asked; before them it surely has not run.
+        let state = live.view().state;
+        let may_have_started = AtomicBool::new(match &state {
+            State::CuttingOver { phase } | State::Undoing { phase, .. } => *phase >= Phase::StartVm && asked,
             _ => false,
         });
+        let starting = state == State::CuttingOver { phase: Phase::StartVm } && asked;
+        let taken_up_starting = AtomicBool::new(starting);
         Self {
             id,
             plan,
@@ -121,6 +127,7 @@ impl Context {
             ledgers,
             baselines: tokio::sync::Mutex::default(),
             may_have_started,
+            taken_up_starting,
         }
     }
 

@@ -189,9 +189,24 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
         remember_running(context).await?;
         return Ok(Some("it ran already".to_owned()));
     }
+    // The daemon died while it was being started, and it does not run. Whether it did is not known, and neither whether the
+    // source did: it is not handed over like that.
+    if context.taken_up_starting.load(Relaxed) {
+        return Err(WorkError::operator(
+            "the daemon ended while the target VM was being started, and the target VM does not run now: nobody \
+             watched the source meanwhile, so nothing is handed over; cut over again",
+        ));
+    }
     fence(context).await?;
     done_by_ledger(context).await?;
     crash::point("target.start");
+    // Kept before it is asked: a daemon that finds nothing here knows that the target VM never ran.
+    context
+        .remember(|cutover| {
+            cutover.start_asked.get_or_insert_with(clock::now);
+        })
+        .await?;
+    crash::point("target.start-asked");
     let before = context.may_have_started.swap(true, Relaxed);
     let outcome = match context.target.start(context.id).await {
         Ok(()) => None,
@@ -281,6 +296,7 @@ pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
             ledger.distrust(&Extent::whole(row.size).into_iter().collect::<Vec<_>>()).await?;
         }
         context.may_have_started.store(false, Relaxed);
+        context.taken_up_starting.store(false, Relaxed);
         let text = "the target VM may have run: its disks are copied again, whole, in the next pass";
         context.note("warning", text.to_owned()).await;
     }

@@ -73,8 +73,9 @@ impl Driver {
     /// Drives the migration to its end, or until the daemon shuts down; whether it is over.
     pub async fn run(mut self) -> bool {
         self.refresh().await;
-        if let Ok(state) = next(&self.state, &Event::Restarted) {
-            self.enter(state, &Event::Restarted, "warmd", Vec::new()).await;
+        let restarted = Event::Restarted { start_asked: self.context.cutover().start_asked.is_some() };
+        if let Ok(state) = next(&self.state, &restarted) {
+            self.enter(state, &restarted, "warmd", Vec::new()).await;
         }
         if !self.state.is_final() && !self.state.is_busy() {
             sweep(&self.context).await;
@@ -383,7 +384,7 @@ fn because(event: &Event) -> String {
         Event::Request(request) => format!(" ({} asked)", request.name()),
         Event::WorkFailed { reason, .. } => format!(" because {reason}"),
         Event::WorkDone => String::new(),
-        Event::Restarted => " (after a restart)".to_owned(),
+        Event::Restarted { .. } => " (after a restart)".to_owned(),
         Event::PassDue => " (a delta is due)".to_owned(),
     }
 }

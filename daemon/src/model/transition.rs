@@ -28,8 +28,8 @@ pub enum Event {
     WorkFailed { reason: String, resumable: bool },
     /// The schedule says that a delta is due.
     PassDue,
-    /// The daemon came up and found the migration in its saved state.
-    Restarted,
+    /// The daemon came up and found the migration in its saved state, and whether the target VM's start had been asked for.
+    Restarted { start_asked: bool },
 }
 
 /// What is to be done in a state.
@@ -80,13 +80,16 @@ pub fn work(state: &State) -> Work {
 
 /// Nobody watched the source meanwhile, and it may have run and be off again: a
 /// cutover that had its final delta takes it again, unless the target VM may have been started.
-fn restarted(state: &State) -> State {
-    match state {
-        State::CuttingOver { phase: Phase::Verify | Phase::CreateVm } if !mutant("restart-trusts-source") => {
-            State::CuttingOver { phase: Phase::FinalDelta }
-        }
-        state => state.clone(),
+fn restarted(state: &State, start_asked: bool) -> State {
+    let again = match state {
+        State::CuttingOver { phase: Phase::Verify | Phase::CreateVm } => true,
+        State::CuttingOver { phase: Phase::StartVm } => !start_asked,
+        _ => false,
+    };
+    if again && !mutant("restart-trusts-source") {
+        return State::CuttingOver { phase: Phase::FinalDelta };
     }
+    state.clone()
 }
 
 /// The state after `event`.
@@ -96,7 +99,7 @@ pub fn next(state: &State, event: &Event) -> Result<State, IllegalStep> {
         Event::Request(request) => requested(state, *request).ok_or_else(illegal),
         Event::WorkDone => done(state).ok_or_else(illegal),
         Event::WorkFailed { reason, resumable } => failed(state, reason, *resumable).ok_or_else(illegal),
-        Event::Restarted => Ok(restarted(state)),
+        Event::Restarted { start_asked } => Ok(restarted(state, *start_asked)),
         Event::PassDue => match state {
             State::Synced => Ok(State::Syncing),
             _ => Err(illegal()),
@@ -186,7 +189,7 @@ mod tests {
             4 => Just(Event::WorkDone),
             1 => any::<bool>().prop_map(|resumable| Event::WorkFailed { reason: "x".to_owned(), resumable }),
             1 => Just(Event::PassDue),
-            1 => Just(Event::Restarted),
+            1 => any::<bool>().prop_map(|start_asked| Event::Restarted { start_asked }),
             3 => prop::sample::select(REQUESTS.to_vec()).prop_map(Event::Request),
         ]
     }

@@ -19,7 +19,7 @@ use crate::model::{
 
 const TABLE: &str = "migrations";
 const COLUMNS: &str = "id, plan, source, target, vm, vm_name, target_name, machine, state, since, created, warnings, \
-                       attempt, was_running, source_stopped, target_running";
+                       attempt, was_running, source_stopped, start_asked, target_running";
 
 /// A migration to be made.
 #[derive(Clone, Debug)]
@@ -76,6 +76,8 @@ pub struct Cutover {
     pub was_running: Option<bool>,
     /// When the source VM was found off.
     pub source_stopped: Option<DateTime<Utc>>,
+    /// When the target VM's start was asked for: from then on it may have run.
+    pub start_asked: Option<DateTime<Utc>>,
     /// When the target VM was found running.
     pub target_running: Option<DateTime<Utc>>,
 }
@@ -183,12 +185,14 @@ impl Store {
 fn set_cutover(db: &Connection, id: MigrationId, cutover: &Cutover) -> Result<(), Fault> {
     let found = db
         .prepare_cached(
-            "UPDATE migrations SET attempt = ?, was_running = ?, source_stopped = ?, target_running = ? WHERE id = ?",
+            "UPDATE migrations SET attempt = ?, was_running = ?, source_stopped = ?, start_asked = ?, target_running = ? \
+             WHERE id = ?",
         )?
         .execute(params![
             cutover.attempt,
             cutover.was_running,
             cutover.source_stopped.map(micros),
+            cutover.start_asked.map(micros),
             cutover.target_running.map(micros),
             id.to_string()
         ])?;
@@ -268,6 +272,7 @@ fn read(row: &Row) -> Result<MigrationRow, Fault> {
             attempt: unsigned(TABLE, &key, row.get("attempt")?)?,
             was_running: row.get("was_running")?,
             source_stopped: maybe("source_stopped")?,
+            start_asked: maybe("start_asked")?,
             target_running: maybe("target_running")?,
         },
     })

@@ -22,6 +22,7 @@ pub(super) const UPGRADES: &[Upgrade] = &[
     |transaction| transaction.execute_batch(include_str!("schema_v7.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v8.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v9.sql")),
+    |transaction| transaction.execute_batch(include_str!("schema_v10.sql")),
 ];
 
 /// The version that the steps lead to.

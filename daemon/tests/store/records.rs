@@ -178,8 +178,13 @@ async fn a_migration_comes_back_as_it_was_saved() {
     let mut described = machine("web");
     described.nics.clear();
     fixture.store.save_machine(new.id, &described).await.unwrap();
-    let cutover =
-        Cutover { attempt: 2, was_running: Some(true), source_stopped: Some(at(5)), target_running: None };
+    let cutover = Cutover {
+        attempt: 2,
+        was_running: Some(true),
+        source_stopped: Some(at(5)),
+        start_asked: Some(at(6)),
+        target_running: None,
+    };
     let state = State::Failed { reason: "\"no\" room\n".to_owned(), resumable: true, from: Resting::Seeding };
     let change = Change {
         cutover: Some(cutover.clone()),

@@ -263,8 +263,9 @@ fn change_power(stage: &Stage, name: &str) {
 pub(super) fn run_unwatched(truth: &mut Truth, chance: &mut Chance) {
     let stopped = truth.ledgers.iter().find_map(|((id, _), ledger)| {
         // From the target's start on nobody could hinder that both run.
+        let ran = truth.targets.get(id).is_some_and(|made| made.ran);
         let early = match truth.states.get(id) {
-            Some(State::CuttingOver { phase }) => *phase <= Phase::CreateVm,
+            Some(State::CuttingOver { phase }) => *phase <= Phase::StartVm && !ran,
             _ => false,
         };
         let vm = truth.vms.get(&ledger.vm).filter(|vm| early && !vm.runs && vm.goes_off.is_none())?;

@@ -110,6 +110,7 @@ impl Target for SimulatedTarget {
             let mut truth = self.0.truth();
             let made = truth.targets.entry(request.owner).or_default();
             let missing = request.disks.iter().any(|disk| !made.disks.contains_key(&disk.key.0));
+            made.ran &= made.exists;
             (made.exists, made.vm) = (true, Some(request.machine.id.0.clone()));
             if missing {
                 truth.violated("the machine is created without all of its disks".to_owned());
@@ -189,7 +190,7 @@ pub(super) fn start(truth: &mut Truth, owner: MigrationId) -> Result<(), TargetE
     let made = truth.targets.get_mut(&owner).filter(|made| made.exists);
     let made = made.ok_or_else(|| failed("target.start", TargetErrorKind::NotFound))?;
     if !made.runs {
-        made.runs = true;
+        (made.runs, made.ran) = (true, true);
         made.comes_up = Some(now + delta(up));
         made.dies = dies.map(|span| now + delta(span));
         truth.note(format_args!("a target VM starts"));

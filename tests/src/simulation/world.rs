@@ -82,6 +82,8 @@ pub(super) struct Made {
     pub(super) vm: Option<String>,
     pub(super) exists: bool,
     pub(super) runs: bool,
+    /// Since it was created.
+    pub(super) ran: bool,
     pub(super) comes_up: Option<DateTime<Utc>>,
     pub(super) dies: Option<DateTime<Utc>>,
     pub(super) noted: Option<u32>,
