@@ -206,7 +206,6 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
             cutover.start_asked.get_or_insert_with(clock::now);
         })
         .await?;
-    crash::point("target.start-asked");
     let before = context.may_have_started.swap(true, Relaxed);
     let outcome = match context.target.start(context.id).await {
         Ok(()) => None,

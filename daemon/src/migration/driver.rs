@@ -17,7 +17,7 @@ use super::{
     failure::WorkError,
     forecast,
     retry::Retry,
-    sweep::sweep,
+    sweep::{keep_swept, sweep},
 };
 use crate::{
     clock, crash,
@@ -165,6 +165,14 @@ impl Driver {
 
     /// Waits for a request, or for the schedule.
     async fn idle(&mut self, due: Option<DateTime<Utc>>) -> Happened {
+        let context = Arc::clone(&self.context);
+        // Paused or failed, no pass will come by itself and end what is left.
+        let mut clearing = Box::pin(async move {
+            match due {
+                Some(_) => std::future::pending().await,
+                None => keep_swept(&context).await,
+            }
+        });
         loop {
             let clock = async {
                 match due {
@@ -178,6 +186,7 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return Happened::ShutDown,
+                () = &mut clearing => {}
                 () = clock => return Happened::Event(Event::PassDue, "schedule".to_owned()),
                 command = self.inbox.recv() => {
                     let Some(command) = command else { return Happened::ShutDown };

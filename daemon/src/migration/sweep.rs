@@ -5,16 +5,47 @@
 use std::time::Duration;
 
 use super::context::Context;
+use crate::sources::SourceErrorKind;
 
 /// How long the source may take for it.
 const DEADLINE: Duration = Duration::from_mins(1);
 
+/// How long after a failure it is tried again.
+const AGAIN: Duration = Duration::from_mins(1);
+
 /// Ends a snapshot that work which was cut off may have left open. What cannot be ended now is ended by the next pass.
 pub(super) async fn sweep(context: &Context) {
+    if let Err(why) = end(context).await {
+        context.note("warning", format!("a snapshot may be left open: {why}")).await;
+    }
+}
+
+/// The same where no pass will come by itself: until it is ended, and then for ever. A stop in between does no harm.
+pub(super) async fn keep_swept(context: &Context) {
+    let mut told = false;
+    while let Err(why) = end(context).await {
+        if told {
+            tracing::warn!(migration = %context.id, why, "a snapshot may still be left open");
+        } else {
+            let text = format!("a snapshot may be left open, trying again every minute: {why}");
+            context.note("warning", text).await;
+            told = true;
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+    if told {
+        context.note("warning", "no snapshot is left open".to_owned()).await;
+    }
+    std::future::pending::<()>().await;
+}
+
+async fn end(context: &Context) -> Result<(), String> {
     let ending = context.source.end_snapshot(&context.vm, context.id);
     match tokio::time::timeout(DEADLINE, ending).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => context.note("warning", format!("a snapshot may be left open: {error}")).await,
-        Err(_) => context.note("warning", "a snapshot may be left open: no answer".to_owned()).await,
+        Ok(Ok(())) => Ok(()),
+        // Without a VM there is nothing to end.
+        Ok(Err(error)) if error.kind == SourceErrorKind::NotFound => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("the source does not answer".to_owned()),
     }
 }

@@ -210,7 +210,8 @@ fn is_legal(before: &State, now: &State) -> bool {
         (S::Synced | S::Syncing, S::CuttingOver { phase: Phase::LastDelta }) => true,
         (S::CuttingOver { phase }, S::CuttingOver { phase: then }) => {
             // Nobody watched the source while there was no daemon: it takes the final delta again.
-            let again = matches!(phase, Phase::Verify | Phase::CreateVm) && *then == Phase::FinalDelta;
+            let again = matches!(phase, Phase::Verify | Phase::CreateVm | Phase::StartVm)
+                && *then == Phase::FinalDelta;
             phase.next() == Some(*then) || again
         }
         (S::CuttingOver { phase: Phase::Release }, S::Done) => true,
@@ -255,6 +256,10 @@ impl Truth {
             Some(before) if !is_legal(before, now) => self.violated(format!("{before} → {now} cannot be")),
             Some(_) => {}
         }
+        let copies = matches!(now, State::CuttingOver { phase: Phase::FinalDelta });
+        if copies && self.targets.get(&owner).is_some_and(|made| made.exists && made.ran) {
+            self.violated(format!("{vm} takes its final delta into a target VM that ran"));
+        }
         let begins = matches!(now, State::CuttingOver { phase: Phase::LastDelta });
         let undone = matches!((before, now), (Some(State::Undoing { .. }), State::Synced));
         let Some(found) = self.vms.get_mut(vm) else { return };
@@ -265,6 +270,7 @@ impl Truth {
             State::CuttingOver { phase } | State::Undoing { phase, .. } => Some(*phase),
             _ => None,
         };
+        found.rests = matches!(now, State::Paused { .. } | State::Failed { .. }).then(clock::now);
         if matches!(now, State::CuttingOver { phase: Phase::FinalDelta | Phase::Verify })
             && self.meddling
             && self.chance.happens(100)

@@ -143,6 +143,7 @@ fn truth(scenario: &Scenario, chance: &mut Chance, tells: bool) -> Truth {
             meddled: false,
             phase: None,
             comes_on: None,
+            rests: None,
         };
         (scene.name.clone(), vm)
     });

@@ -34,6 +34,9 @@ pub(super) enum Fate {
     Hung,
 }
 
+/// A snapshot that is left open so long while nothing is copied was forgotten.
+const FORGOTTEN: chrono::TimeDelta = chrono::TimeDelta::minutes(10);
+
 /// One VM, its source's and its targets' side.
 #[derive(Debug)]
 pub(super) struct Vm {
@@ -56,6 +59,8 @@ pub(super) struct Vm {
     pub(super) phase: Option<Phase>,
     /// Somebody starts it then, if its cutover has not come too far.
     pub(super) comes_on: Option<DateTime<Utc>>,
+    /// Since when its migration is paused or has failed, if it is.
+    pub(super) rests: Option<DateTime<Utc>>,
 }
 
 /// A point in time since which changes are kept.
@@ -261,7 +266,13 @@ impl Truth {
     /// Brings about what time has brought about.
     fn settle(&mut self) {
         let now = clock::now();
+        let mut forgotten = Vec::new();
         for vm in self.vms.values_mut() {
+            if vm.snapshot.is_some() && vm.rests.is_some_and(|since| now - since > FORGOTTEN) {
+                // Once is enough.
+                vm.rests = None;
+                forgotten.push(vm.name.clone());
+            }
             if vm.goes_off.is_some_and(|at| at <= now) {
                 vm.goes_off = None;
                 vm.runs = false;
@@ -278,6 +289,9 @@ impl Truth {
                     self.trace.note(now, format_args!("somebody starts {}", vm.name));
                 }
             }
+        }
+        for name in forgotten {
+            self.violated(format!("{name} lives on a snapshot while its migration rests"));
         }
         for made in self.targets.values_mut() {
             if made.dies.is_some_and(|at| at <= now) {
