@@ -7,6 +7,9 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::wait::wait_until;
 
+/// The lines of the console that are told when a wait was in vain.
+const LAST_WORDS: usize = 8;
+
 /// A serial console that is logged to a file, over all boots of a guest.
 #[derive(Debug, Clone)]
 pub struct Console {
@@ -65,6 +68,7 @@ impl Console {
         wait_until(&format!("record {n} on {}", self.path.display()), deadline, || {
             Ok(Some(self.acked()?).filter(|&acked| acked >= n))
         })
+        .with_context(|| self.last_words())
     }
 
     /// Waits until the `n`th boot seen here (from 1) has acknowledged a record.
@@ -72,6 +76,14 @@ impl Console {
         wait_until(&format!("boot {n} on {}", self.path.display()), deadline, || {
             Ok(self.boots()?.into_iter().nth(n.saturating_sub(1)).filter(|b| b.acked > 0))
         })
+        .with_context(|| self.last_words())
+    }
+
+    /// How far the guest came, for whoever waited in vain.
+    fn last_words(&self) -> String {
+        let text = self.text().unwrap_or_default();
+        let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        format!("its console ends with {:?}", &lines[lines.len().saturating_sub(LAST_WORDS)..])
     }
 }
 
