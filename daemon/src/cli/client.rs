@@ -14,6 +14,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use warmd_proto::v1::{
+    MigrationsPauseRequest, MigrationsPauseResponse, MigrationsResumeRequest, MigrationsResumeResponse,
     limits_client::LimitsClient, migrations_client::MigrationsClient, plans_client::PlansClient,
     sources_client::SourcesClient, targets_client::TargetsClient,
 };
@@ -65,6 +66,16 @@ impl Client {
 
     pub(super) fn migrations(&self) -> MigrationsClient<Channel> {
         MigrationsClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    pub(super) async fn pause(&self, migration: String) -> Result<MigrationsPauseResponse, Failure> {
+        let request = asked(MigrationsPauseRequest { migration });
+        Ok(self.migrations().pause(request).await?.into_inner())
+    }
+
+    pub(super) async fn resume(&self, migration: String) -> Result<MigrationsResumeResponse, Failure> {
+        let request = asked(MigrationsResumeRequest { migration });
+        Ok(self.migrations().resume(request).await?.into_inner())
     }
 }
 

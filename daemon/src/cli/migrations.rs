@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use warmd_proto::v1::{
-    Answer, Migration, MigrationsGetRequest, MigrationsListRequest, MigrationsPauseRequest,
-    MigrationsReportRequest, MigrationsResumeRequest, MigrationsVerifyRequest, VerifyMode,
+    Answer, Migration, MigrationsGetRequest, MigrationsListRequest, MigrationsReportRequest,
+    MigrationsVerifyRequest, VerifyMode,
 };
 
 use super::{
@@ -37,16 +37,12 @@ pub(super) async fn run(socket: &Path, out: &Out, command: MigrationCommand) -> 
             follow::run(socket, out, id, just(Task::Sync), !wait.no_wait).await
         }
         MigrationCommand::Pause { id } => {
-            let client = Client::connect(socket).await?;
-            let request = asked(MigrationsPauseRequest { migration: id });
-            let answer = client.migrations().pause(request).await?.into_inner();
+            let answer = Client::connect(socket).await?.pause(id).await?;
             let what = answer.answer();
             if out.is_json() { out.json(&answer) } else { answered(out, "pause", what, answer.migration) }
         }
         MigrationCommand::Resume { id } => {
-            let client = Client::connect(socket).await?;
-            let request = asked(MigrationsResumeRequest { migration: id });
-            let answer = client.migrations().resume(request).await?.into_inner();
+            let answer = Client::connect(socket).await?.resume(id).await?;
             let what = answer.answer();
             if out.is_json() { out.json(&answer) } else { answered(out, "resume", what, answer.migration) }
         }

@@ -14,16 +14,14 @@ use crossterm::event::{Event, EventStream};
 use futures::StreamExt as _;
 use ratatui::DefaultTerminal;
 use tokio::time::{MissedTickBehavior, interval};
-use warmd_proto::v1::{
-    Answer, Migration, MigrationsPauseRequest, MigrationsResumeRequest, MigrationsVerifyRequest,
-};
+use warmd_proto::v1::{Answer, Migration, MigrationsVerifyRequest};
 
 use self::{
     board::Board,
     keys::{Act, Key},
 };
 use super::{
-    client::{Client, asked},
+    client::Client,
     failure::{Exit, Failure},
     feed::{Feed, News},
     follow::{self, Task},
@@ -99,8 +97,10 @@ async fn show(
 /// Asks the daemon for what a key means; what it answered, or why it did not, in words.
 async fn ask(client: &Client, key: Key, id: String) -> String {
     let answered = match key {
-        Key::Pause => pause(client, id).await,
-        Key::Resume => resume(client, id).await,
+        Key::Pause => client.pause(id).await.map(|said| (said.answer(), said.migration.unwrap_or_default())),
+        Key::Resume => {
+            client.resume(id).await.map(|said| (said.answer(), said.migration.unwrap_or_default()))
+        }
         Key::Sync => task(client, Task::Sync, id).await,
         Key::Cutover => task(client, Task::Cutover, id).await,
         Key::Abort => task(client, Task::AbortCutover, id).await,
@@ -117,14 +117,4 @@ async fn ask(client: &Client, key: Key, id: String) -> String {
 async fn task(client: &Client, task: Task, id: String) -> Result<(Answer, Migration), Failure> {
     let asked = follow::ask(client, &id, task, MigrationsVerifyRequest::default()).await?;
     Ok((asked.answer, asked.migration))
-}
-
-async fn pause(client: &Client, migration: String) -> Result<(Answer, Migration), Failure> {
-    let answer = client.migrations().pause(asked(MigrationsPauseRequest { migration })).await?.into_inner();
-    Ok((answer.answer(), answer.migration.unwrap_or_default()))
-}
-
-async fn resume(client: &Client, migration: String) -> Result<(Answer, Migration), Failure> {
-    let answer = client.migrations().resume(asked(MigrationsResumeRequest { migration })).await?.into_inner();
-    Ok((answer.answer(), answer.migration.unwrap_or_default()))
 }
