@@ -12,6 +12,7 @@ use self::table::{Table, code, inline};
 use crate::{
     human::{between, bytes, chance, moment, rate_of, seconds_between, span},
     model::{
+        hook::HookView,
         report::Report,
         verify::VerifyScope,
         view::{DiskPassView, EventView, PassKind, PassView, Verdict},
@@ -209,6 +210,7 @@ fn cutover(report: &Report) -> String {
         ]);
     }
     let mut out = table.finish();
+    out.push_str(&hooks(&report.hooks));
     if let Some(downtime) = report.downtime {
         out.extend([
             "\nDowntime, from the source stopped to the target running: **",
@@ -217,6 +219,23 @@ fn cutover(report: &Report) -> String {
         ]);
     }
     out
+}
+
+fn hooks(hooks: &[HookView]) -> String {
+    if hooks.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(["Hook", "Command", "Started (UTC)", "Took", "Outcome"]);
+    for hook in hooks {
+        table.row([
+            format!("{} {}", hook.when, hook.phase),
+            code(&hook.command.join(" ")),
+            hook.started.format("%Y-%m-%d %H:%M:%S%.3f").to_string(),
+            took(hook.started, hook.ended),
+            inline(hook.outcome.as_deref().unwrap_or("")),
+        ]);
+    }
+    format!("\n{}", table.finish())
 }
 
 fn verification(verdict: Option<&Verdict>) -> String {

@@ -65,7 +65,13 @@ fn place_of(document: &DeTable, problem: &str) -> Option<Range<usize>> {
         place = Some(value.span());
         match (value.get_ref(), index) {
             (DeValue::Table(inner), _) => table = inner,
-            (DeValue::Array(array), Some(index)) => place = array.get(index).map(Spanned::span).or(place),
+            (DeValue::Array(array), Some(index)) => {
+                let element = array.get(index)?;
+                place = Some(element.span());
+                if let DeValue::Table(inner) = element.get_ref() {
+                    table = inner;
+                }
+            }
             _ => {}
         }
     }
@@ -77,6 +83,7 @@ mod tests {
     use std::num::{NonZeroU32, NonZeroU64};
 
     use super::*;
+    use crate::model::hook::OnFailure;
 
     const GOOD: &str = r#"name = "wave-1"
 source = "lab"
@@ -101,6 +108,19 @@ name = "web2"
 [limits]
 rate = "50MiB/s"
 disk_requests = 4
+
+[[hooks]]
+phase = "stop-source"
+when = "before"
+command = ["/usr/local/bin/drain", "web"]
+
+[[hooks]]
+phase = "watch"
+when = "after"
+command = ["/bin/true"]
+timeout = "10s"
+retries = 2
+on_failure = "warn"
 "#;
 
     fn complaint(text: &str) -> String {
@@ -113,6 +133,9 @@ disk_requests = 4
         assert_eq!((plan.name.as_str(), plan.vms.len(), plan.target_name("web")), ("wave-1", 2, "web2"));
         assert_eq!(plan.limits.migration().rate.map(NonZeroU64::get), Some(50 << 20));
         assert_eq!(plan.limits.disk().requests.map(NonZeroU32::get), Some(4));
+        let (drain, done) = (&plan.hooks[0], &plan.hooks[1]);
+        assert_eq!((drain.timeout.as_secs(), drain.retries, drain.on_failure), (60, 0, OnFailure::Abort));
+        assert_eq!((done.timeout.as_secs(), done.retries, done.on_failure), (10, 2, OnFailure::Warn));
         let written = toml::to_string(&plan).unwrap();
         assert!(written.contains("rate = \"50MiB/s\""), "{written}");
         assert_eq!(load_plan(&written, "again").unwrap(), plan);
@@ -135,6 +158,18 @@ disk_requests = 4
             ("[networks]", "[networks", "plan.toml:15:10: "),
             ("\"50MiB/s\"", "\"50\"", "plan.toml:22:8: \"50\" is no rate such as \"200MiB/s\""),
             ("disk_requests = 4", "disk_requests = 0", "plan.toml:23:17: no requests at all would stop"),
+            (
+                "\"stop-source\"",
+                "\"stop\"",
+                "plan.toml:26:9: unknown value `stop`, expected one of `last-delta`, `stop-source`, `final-delta`, \
+                 `verify`, `create-vm`, `start-vm`, `watch`, `release`",
+            ),
+            ("when = \"before\"\n", "", "missing key `when`"),
+            ("\"/usr/local", "\"usr/local", "plan.toml:28:11: `hooks[0].command` is [\"usr/local"),
+            ("[\"/bin/true\"]", "\"/bin/true\"", "plan.toml:33:11: invalid type: string"),
+            ("[\"/bin/true\"]", "[]", "plan.toml:33:11: `hooks[1].command` is []"),
+            ("\"10s\"", "\"0s\"", "plan.toml:34:11: `hooks[1].timeout` must be more than nothing"),
+            ("retries = 2", "retries = 1000", "plan.toml:35:11: `hooks[1].retries` is more than 100"),
             ("disk_requests = 4", "disks = 4", "plan.toml:23:1: unknown key `disks`"),
             ("source = \"lab\"", "source = \"lab\"\nsource = \"lab\"", "plan.toml:3:1: duplicate key"),
         ];

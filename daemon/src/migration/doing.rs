@@ -10,13 +10,14 @@ use super::{
     context::Context,
     cutover,
     failure::{Remedy, WorkError},
-    forecast, pass, prepare,
+    forecast, hooks, pass, prepare,
     retry::Retry,
     verify,
 };
 use crate::{
     clock,
     model::{
+        hook::When,
         id::MigrationId,
         phase::Phase,
         transition::Work,
@@ -37,6 +38,33 @@ pub(super) const PHASE_FAILED: &str = "failed: ";
 /// Does `doing`, and again while its failures may pass: undo and clean-up for ever, a phase within its deadline,
 /// everything else a limited number of times.
 pub(super) async fn persist(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
+    let Work::Phase(phase) = doing else { return attempts(context, doing, stop).await };
+    // Outside the phase's deadline: each hook has its own.
+    with_hooks(context, phase, When::Before, stop).await?;
+    attempts(context, doing, stop).await?;
+    with_hooks(context, phase, When::After, stop).await
+}
+
+/// The hooks on one side of a phase; what fails there is the phase's failure.
+async fn with_hooks(context: &Context, phase: Phase, when: When, stop: &StopSignal) -> Result<(), WorkError> {
+    let mut retry = Retry::times(ATTEMPTS);
+    let error = loop {
+        let Err(error) = hooks::run(context, phase, when, stop).await else { return Ok(()) };
+        if error.remedy == Remedy::Operator || stop.is_stopped() || !retry.pause().await {
+            break error;
+        }
+    };
+    let (attempt, now) = (context.cutover().attempt, clock::now());
+    let outcome = format!("{PHASE_FAILED}{error}");
+    if when == When::Before {
+        context.store.begin_phase(context.id, attempt, phase, now).await?;
+        show_phase(context, PhaseView { phase, started: now, ended: None, outcome: None });
+    }
+    end_phase(context, attempt, phase, outcome).await?;
+    Err(error)
+}
+
+async fn attempts(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
     let mut retry = match doing {
         Work::Undo(_) | Work::Clean => Retry::forever(),
         Work::Phase(phase) => Retry::until(cutover::deadline(context, phase)),
@@ -103,6 +131,11 @@ async fn run_phase(context: &Context, phase: Phase, stop: &StopSignal) -> Result
         Ok(note) => note.clone().unwrap_or_else(|| "done".to_owned()),
         Err(error) => format!("{PHASE_FAILED}{error}"),
     };
+    end_phase(context, attempt, phase, outcome).await?;
+    result.map(|_| ())
+}
+
+async fn end_phase(context: &Context, attempt: u32, phase: Phase, outcome: String) -> Result<(), WorkError> {
     context.store.end_phase(context.id, attempt, phase, clock::now(), &outcome).await?;
     let downtime = forecast::measured_downtime(&context.cutover());
     context.live.update(|view| {
@@ -113,7 +146,7 @@ async fn run_phase(context: &Context, phase: Phase, stop: &StopSignal) -> Result
             }
         }
     });
-    result.map(|_| ())
+    Ok(())
 }
 
 fn show_phase(context: &Context, phase: PhaseView) {

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::{
     control::{ControlError, ControlErrorKind, Finding, Severity},
     manager::Manager,
+    program,
 };
 use crate::{
     model::{
@@ -50,6 +51,7 @@ pub async fn judge(manager: &Manager, plan: &Plan) -> Result<Judged, ControlErro
     for problem in plan.problems() {
         judged.add(Severity::Error, format!("plan {}", plan.name), problem);
     }
+    judge_hooks(&mut judged, plan);
     if let Err(error) = manager.target(&plan.target) {
         judged.add(Severity::Error, format!("target {}", plan.target), error.message);
     } else if let Err(error) = manager.target(&plan.target)?.check().await {
@@ -81,6 +83,19 @@ pub async fn judge(manager: &Manager, plan: &Plan) -> Result<Judged, ControlErro
         }
     }
     Ok(judged)
+}
+
+/// Programs are on the daemon's host: only the daemon can look.
+fn judge_hooks(judged: &mut Judged, plan: &Plan) {
+    for (at, hook) in plan.hooks.iter().enumerate() {
+        if let Err(why) = program::is_executable(hook.program()) {
+            judged.add(
+                Severity::Error,
+                format!("plan {}", plan.name),
+                format!("`hooks[{at}].command`: {why}"),
+            );
+        }
+    }
 }
 
 fn judge_machine(judged: &mut Judged, plan: &Plan, vm: &str, machine: &Machine) {

@@ -60,6 +60,7 @@ pub async fn report(context: &Context, ends: Ends) -> Result<Report, WorkError> 
         });
     }
     let cutover = context.store.phases(context.id).await?;
+    let hooks = context.store.hooks(context.id, attempt).await?;
     let verdicts = context.store.verdicts(context.id).await?;
     let plan = context.plan();
     let journal = context.store.journal(context.id, JOURNAL).await?;
@@ -82,6 +83,7 @@ pub async fn report(context: &Context, ends: Ends) -> Result<Report, WorkError> 
         passes,
         downtime: forecast::measured_downtime(&context.cutover()),
         cutover,
+        hooks,
         verdict: verdicts.last().cloned(),
         verdicts,
         requests: journal.requests,

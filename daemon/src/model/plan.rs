@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use warmd_cbt::limit::Limit;
 
 use super::{
+    hook::Hook,
     limit::{rate, requests},
     verify::{Amount, VerifyScope},
 };
@@ -42,6 +43,9 @@ pub struct Plan {
     /// VM → what differs for it.
     #[serde(default)]
     pub vm: BTreeMap<String, VmOverride>,
+    /// Programs that are run before and after the phases of a cutover, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<Hook>,
 }
 
 /// When deltas are copied.
@@ -190,6 +194,7 @@ impl Plan {
             limits: PlanLimits::default(),
             networks: BTreeMap::new(),
             vm: BTreeMap::new(),
+            hooks: Vec::new(),
         }
     }
 
@@ -233,6 +238,9 @@ impl Plan {
         }
         if self.schedule.interval < Duration::from_secs(1) {
             problems.push("`schedule.interval` is under 1s: passes would never end".to_owned());
+        }
+        for (at, hook) in self.hooks.iter().enumerate() {
+            problems.extend(hook.problems(&format!("hooks[{at}]")));
         }
         problems
     }

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    hook::HookView,
     id::{MigrationId, VmId},
     machine::Machine,
     state::State,
@@ -34,6 +35,9 @@ pub struct Report {
     pub passes: Vec<PassView>,
     /// The phases of the last cutover.
     pub cutover: Vec<PhaseView>,
+    /// The hooks of the last cutover, in the order in which they were begun.
+    #[serde(default)]
+    pub hooks: Vec<HookView>,
     /// Seconds from the source stopped to the target running.
     pub downtime: Option<f64>,
     /// The last one.

@@ -12,6 +12,7 @@ mod disks;
 mod error;
 pub mod exercise;
 mod file;
+mod hooks;
 mod journal;
 mod keys;
 mod latencies;
@@ -49,6 +50,7 @@ use warmd_cbt::telemetry::{Counts, Histogram};
 pub use self::{
     disks::{DiskRow, NewDisk},
     error::{OpenError, StoreError, StoreErrorKind},
+    hooks::{HookKey, HookStanding},
     journal::JournalEnd,
     limits::SavedLimits,
     migrations::{Change, Created, Cutover, MigrationRow, NewMigration},

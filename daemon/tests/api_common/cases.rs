@@ -11,6 +11,7 @@ use warmd_cbt::{
     units::Length,
 };
 use warmd_daemon::model::{
+    hook::{HookView, When},
     id::{DiskKey, MigrationId, VmId},
     limit::{LimitView, Scope, SetBy},
     machine::{CpuTopology, Firmware, Machine, MachineDisk, Nic, PowerState, VmSummary},
@@ -303,6 +304,14 @@ pub fn report(view: &MigrationView) -> Report {
             audit: None,
         }],
         passes: vec![pass(1, true), pass(2, true), pass(3, false)],
+        hooks: vec![HookView {
+            phase: Phase::StopSource,
+            when: When::Before,
+            command: vec!["/usr/local/bin/drain".to_owned(), "web|1".to_owned()],
+            started: at(950),
+            ended: Some(at(952)),
+            outcome: Some("done".to_owned()),
+        }],
         cutover: vec![phase(Phase::LastDelta, 1000, Some(4)), phase(Phase::StopSource, 1004, Some(2))],
         downtime: Some(14.25),
         verdict: Some(verdict(0)),

@@ -1,0 +1,186 @@
+//! The hooks of a phase, before it and after it.
+//!
+//! Rule: noted before it is begun and when it has ended, durably: in one cutover a hook is begun again only if nobody saw
+//! it end. Once the target VM was started no failure of a hook takes the cutover back.
+
+use serde::Serialize;
+use warmd_cbt::stop::StopSignal;
+
+use super::{context::Context, failure::WorkError, forecast, program, retry::Retry};
+use crate::{
+    clock, crash,
+    human::{seconds_between, span},
+    model::{
+        hook::{Hook, OnFailure, When},
+        id::{DiskKey, MigrationId, VmId},
+        machine::Machine,
+        phase::Phase,
+    },
+    store::{HookKey, HookStanding},
+};
+
+/// Version of what a hook reads.
+const FACTS: u32 = 1;
+
+/// What a hook reads from its standard input, as JSON: `HOOKS.md` has it. Fields are added, never changed.
+#[derive(Debug, Serialize)]
+struct Facts<'a> {
+    version: u32,
+    hook: Moment<'a>,
+    migration: MigrationId,
+    plan: &'a str,
+    source: &'a str,
+    target: &'a str,
+    vm: Vm<'a>,
+    cutover: Going,
+    disks: Vec<Disk>,
+    machine: &'a Machine,
+}
+
+#[derive(Debug, Serialize)]
+struct Moment<'a> {
+    phase: Phase,
+    when: When,
+    command: &'a [String],
+    /// Counted from 1.
+    attempt: u32,
+    /// An earlier daemon ended while it ran.
+    again: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Vm<'a> {
+    id: &'a VmId,
+    name: &'a str,
+    target_name: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct Going {
+    attempt: u32,
+    was_running: Option<bool>,
+    source_stopped: Option<chrono::DateTime<chrono::Utc>>,
+    target_running: Option<chrono::DateTime<chrono::Utc>>,
+    downtime_forecast: Option<f64>,
+    downtime: Option<f64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Disk {
+    key: DiskKey,
+    size: u64,
+    location: String,
+}
+
+/// Runs the plan's hooks of this moment, in the plan's order.
+pub(super) async fn run(
+    context: &Context,
+    phase: Phase,
+    when: When,
+    stop: &StopSignal,
+) -> Result<(), WorkError> {
+    let plan = context.plan();
+    for (position, hook) in (0..).zip(&plan.hooks) {
+        if (hook.phase, hook.when) == (phase, when) {
+            one(context, position, hook, stop).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn one(context: &Context, position: u32, hook: &Hook, stop: &StopSignal) -> Result<(), WorkError> {
+    let key = HookKey { migration: context.id, attempt: context.cutover().attempt, position };
+    let (place, program) = (hook.place(), hook.program());
+    let begun = clock::now();
+    let again = match context.store.begin_hook(key, hook.clone(), begun).await? {
+        HookStanding::Ended => return Ok(()),
+        HookStanding::CutOff => {
+            let text = format!("{place}: {program} ran when the daemon ended, and is run again");
+            context.note("hook", text).await;
+            true
+        }
+        HookStanding::New => {
+            context.note("hook", format!("{place}: {program} begins")).await;
+            false
+        }
+    };
+    crash::point("hook.begun");
+    let fault = tokio::select! {
+        biased;
+        () = stop.stopped() => {
+            context.note("hook", format!("{place}: {program} was stopped")).await;
+            return Err(WorkError::passing(format!("hook {place} was stopped on request")));
+        }
+        fault = attempts(context, hook, again) => fault?,
+    };
+    crash::point("hook.done");
+    let ended = clock::now();
+    let took = span(seconds_between(begun, ended));
+    let outcome = fault.as_ref().map_or_else(|| "done".to_owned(), |fault| format!("failed: {fault}"));
+    context.store.end_hook(key, ended, &outcome).await?;
+    let Some(fault) = fault else {
+        context.note("hook", format!("{place}: {program} ended well after {took}")).await;
+        return Ok(());
+    };
+    let text = format!("hook {place} failed: {program}: {fault}");
+    match hook.on_failure {
+        OnFailure::Abort if !hook.past_no_return() => return Err(WorkError::operator(text)),
+        OnFailure::Abort => {
+            let told = format!(
+                "{text}; the plan would abort for it, but the target VM was started and nothing is taken back: \
+                 do by hand what the hook did not"
+            );
+            tracing::error!(migration = %context.id, vm = %context.machine.name, "{told}");
+            context.warn(told).await;
+        }
+        OnFailure::Warn => context.warn(text).await,
+    }
+    Ok(())
+}
+
+/// Tries it until it ends well, or often enough; what went wrong in the end, if it did.
+async fn attempts(context: &Context, hook: &Hook, again: bool) -> Result<Option<String>, WorkError> {
+    let mut retry = Retry::times(hook.retries);
+    let mut attempt = 1;
+    loop {
+        let input = facts(context, hook, attempt, again).await?;
+        let ended = program::run(&hook.command, input.as_bytes(), hook.timeout).await;
+        if !ended.said.is_empty() {
+            context.note("hook", format!("{}: {} says:\n{}", hook.place(), hook.program(), ended.said)).await;
+        }
+        let Some(fault) = ended.fault else { return Ok(None) };
+        if hook.retries > 0 {
+            let text = format!("{}: {} failed (try {attempt}): {fault}", hook.place(), hook.program());
+            context.note("hook", text).await;
+        }
+        if !retry.pause().await {
+            return Ok(Some(fault));
+        }
+        attempt += 1;
+    }
+}
+
+async fn facts(context: &Context, hook: &Hook, attempt: u32, again: bool) -> Result<String, WorkError> {
+    let (plan, cutover) = (context.plan(), context.cutover());
+    let disks = context.store.disks(context.id).await?.into_iter();
+    let facts = Facts {
+        version: FACTS,
+        hook: Moment { phase: hook.phase, when: hook.when, command: &hook.command, attempt, again },
+        migration: context.id,
+        plan: &plan.name,
+        source: &plan.source,
+        target: &plan.target,
+        vm: Vm { id: &context.vm, name: &context.machine.name, target_name: &context.target_name },
+        cutover: Going {
+            attempt: cutover.attempt,
+            was_running: cutover.was_running,
+            source_stopped: cutover.source_stopped,
+            target_running: cutover.target_running,
+            downtime_forecast: context.live.view().downtime_forecast,
+            downtime: forecast::measured_downtime(&cutover),
+        },
+        disks: disks.map(|row| Disk { key: row.key, size: row.size.0, location: row.location }).collect(),
+        machine: &context.mapped_machine(),
+    };
+    serde_json::to_string(&facts).map_err(|error| WorkError::operator(error.to_string()))
+}

@@ -1,0 +1,311 @@
+//! A program of the operator's, run on the daemon's host.
+//!
+//! Rule: never by a shell. It sees nothing of the daemon's environment but where to find things, and so no secret; what is
+//! kept of what it says is bounded; and however the wait for it ends, nothing of its process group is left.
+
+use std::{collections::VecDeque, fs, io, pin::pin, process::Stdio, time::Duration};
+
+use rustix::{
+    fs::{Access, access},
+    process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::unix::pipe::Receiver,
+    process::{Child, Command},
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
+
+/// What a program sees of the daemon's environment.
+const PASSED_ON: [&str; 5] = ["PATH", "HOME", "USER", "TMPDIR", "TZ"];
+
+/// What is kept of what it says: so many bytes of its beginning, and of its end.
+const HEAD: usize = 1 << 10;
+const TAIL: usize = 3 << 10;
+
+/// How long after its end what it has said is read, should somebody else hold its output open.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether it has ended, should nothing tell of it.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// How a program ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    /// What went wrong, if it did.
+    pub(super) fault: Option<String>,
+    /// What it said on both outputs, or the beginning and the end of it.
+    pub(super) said: String,
+}
+
+/// Whether the daemon may run the program at `path`; if not, why and what to do.
+pub(super) fn is_executable(path: &str) -> Result<(), String> {
+    let here = "on the daemon's host: install it there, or correct its path";
+    match fs::metadata(path) {
+        Err(error) => Err(format!("{path:?} cannot be found {here}: {error}")),
+        Ok(found) if !found.is_file() => Err(format!("{path:?} is no file {here}")),
+        Ok(_) => access(path, Access::EXEC_OK)
+            .map_err(|error| format!("{path:?} cannot be run by the daemon: {error}: make it executable")),
+    }
+}
+
+/// Runs `command`, a program's absolute path and its arguments, which reads `input`. Dropping the future kills it.
+pub(super) async fn run(command: &[String], input: &[u8], deadline: Duration) -> Ended {
+    let mut said = Said::default();
+    let fault = match timeout(deadline, attend(command, input, &mut said)).await {
+        Ok(Ok(fault)) => fault,
+        Ok(Err(error)) => Some(format!("it cannot be run: {error}")),
+        Err(_) => {
+            Some(format!("it did not end within {} and was killed", humantime::format_duration(deadline)))
+        }
+    };
+    Ended { fault, said: said.text() }
+}
+
+async fn attend(command: &[String], input: &[u8], said: &mut Said) -> io::Result<Option<String>> {
+    let (mut group, output) = Group::start(command)?;
+    let mut stdin = group.child.stdin.take();
+    let mut feed = pin!(async {
+        if let Some(stdin) = &mut stdin {
+            // One that does not want to read it says by its exit code how it went.
+            stdin.write_all(input).await.ok();
+        }
+        drop(stdin.take());
+    });
+    let mut listen = pin!(said.listen(output));
+    let (mut fed, mut silent) = (false, false);
+    loop {
+        tokio::select! {
+            () = &mut feed, if !fed => fed = true,
+            () = &mut listen, if !silent => silent = true,
+            ended = group.ended() => {
+                ended?;
+                break;
+            }
+        }
+    }
+    // What it started and did not wait for would hold its output open, and outlive the phase that it belongs to.
+    group.kill();
+    if !silent {
+        timeout(GRACE, listen).await.ok();
+    }
+    let status = group.child.wait().await?;
+    group.reaped = true;
+    Ok((!status.success()).then(|| format!("it ended with {status}")))
+}
+
+/// A child with all that it starts.
+struct Group {
+    child: Child,
+    pid: Pid,
+    /// Tells that some child of the daemon has ended.
+    endings: tokio::signal::unix::Signal,
+    reaped: bool,
+}
+
+impl Group {
+    fn start(command: &[String]) -> io::Result<(Self, Receiver)> {
+        let (program, arguments) =
+            command.split_first().ok_or_else(|| io::Error::other("there is no command"))?;
+        let (output, says) = io::pipe()?;
+        let output = Receiver::from_owned_fd(output.into())?;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| PASSED_ON.iter().any(|passed| name == passed)))
+            .env("LC_ALL", "C.UTF-8")
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(says.try_clone()?)
+            .stderr(says)
+            .process_group(0)
+            .kill_on_drop(true);
+        let endings = signal(SignalKind::child())?;
+        let child = command.spawn()?;
+        let gone = || io::Error::other("it has no process");
+        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(gone)?;
+        Ok((Self { child, pid, endings, reaped: false }, output))
+    }
+
+    /// Waits until the child has ended, and leaves it to be reaped: until then its number is nobody else's.
+    async fn ended(&mut self) -> io::Result<()> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        while waitid(WaitId::Pid(self.pid), options)?.is_none() {
+            timeout(LOOK_EVERY, self.endings.recv()).await.ok();
+        }
+        Ok(())
+    }
+
+    fn kill(&self) {
+        kill_process_group(self.pid, Signal::KILL).ok();
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if !self.reaped {
+            self.kill();
+        }
+    }
+}
+
+/// What was said, without its middle if it is long.
+#[derive(Debug, Default)]
+struct Said {
+    head: Vec<u8>,
+    tail: VecDeque<u8>,
+    left_out: u64,
+}
+
+impl Said {
+    async fn listen(&mut self, mut output: Receiver) {
+        let mut buffer = [0; 4096];
+        while let Ok(read @ 1..) = output.read(&mut buffer).await {
+            self.add(buffer.get(..read).unwrap_or_default());
+        }
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        let (head, rest) = bytes.split_at(bytes.len().min(HEAD - self.head.len()));
+        self.head.extend(head);
+        self.tail.extend(rest);
+        let over = self.tail.len().saturating_sub(TAIL);
+        self.tail.drain(..over);
+        self.left_out += over as u64;
+    }
+
+    /// As text that steers no terminal.
+    fn text(self) -> String {
+        let (head, tail) = (self.head, Vec::from(self.tail));
+        let text = if self.left_out == 0 {
+            String::from_utf8_lossy(&[head, tail].concat()).into_owned()
+        } else {
+            let (head, tail) = (String::from_utf8_lossy(&head), String::from_utf8_lossy(&tail));
+            format!("{head}\n[{} bytes are left out]\n{tail}", self.left_out)
+        };
+        let plain = text.replace("\r\n", "\n");
+        let plain = plain.chars().map(|char| match char {
+            '\n' | '\t' => char,
+            char if char.is_control() => char::REPLACEMENT_CHARACTER,
+            char => char,
+        });
+        plain.collect::<String>().trim_end().to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    fn shell(script: &str) -> Vec<String> {
+        ["/bin/sh", "-c", script].map(str::to_owned).to_vec()
+    }
+
+    async fn well(script: &str, input: &str) -> String {
+        let ended = run(&shell(script), input.as_bytes(), SOON).await;
+        assert_eq!(ended.fault, None, "{}", ended.said);
+        ended.said
+    }
+
+    #[tokio::test]
+    async fn it_reads_its_input_and_both_outputs_are_kept_in_order() {
+        assert_eq!(well("cat; echo two >&2; echo three", "one\n").await, "one\ntwo\nthree");
+        // One that does not read what it is given.
+        assert_eq!(well("exec <&-; echo deaf", &"x".repeat(1 << 20)).await, "deaf");
+        let ended = run(&shell("echo why; exit 3"), b"", SOON).await;
+        assert_eq!(
+            ended,
+            Ended { fault: Some("it ended with exit status: 3".to_owned()), said: "why".to_owned() }
+        );
+        let killed = run(&shell("kill -TERM $$"), b"", SOON).await.fault.unwrap();
+        assert!(killed.contains("signal: 15"), "{killed}");
+    }
+
+    #[tokio::test]
+    async fn no_shell_reads_the_arguments_and_a_missing_program_is_told() {
+        let echo = ["/bin/echo", "$HOME;`id`", "a b"].map(str::to_owned);
+        assert_eq!(run(&echo, b"", SOON).await.said, "$HOME;`id` a b");
+        let missing = run(&["/nowhere/warmd".to_owned()], b"", SOON).await.fault.unwrap();
+        assert!(missing.contains("cannot be run"), "{missing}");
+    }
+
+    #[tokio::test]
+    async fn it_sees_no_more_of_the_environment_than_it_needs() {
+        assert!(std::env::var_os("CARGO_PKG_NAME").is_some(), "there is nothing to hide");
+        let seen = run(&["/usr/bin/env".to_owned()], b"", SOON).await.said;
+        let names: Vec<_> = seen.lines().filter_map(|line| line.split('=').next()).collect();
+        assert!(names.contains(&"PATH"), "{seen}");
+        assert!(names.iter().all(|name| *name == "LC_ALL" || PASSED_ON.contains(name)), "{seen}");
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_is_bounded_and_steers_no_terminal() {
+        let said = well("echo first; head -c 5000000 /dev/zero | tr '\\0' x; echo; echo last", "").await;
+        assert!(said.len() < HEAD + TAIL + 64, "{} bytes are kept", said.len());
+        assert!(said.starts_with("first\nxxx") && said.ends_with("xxx\nlast"), "{said}");
+        assert!(said.contains("bytes are left out"), "{said}");
+        assert_eq!(well("printf 'a\\033[2Jb\\377'", "").await, "a\u{fffd}[2Jb\u{fffd}");
+    }
+
+    /// Whether the process of that number executes; one that waits to be reaped does not.
+    fn lives(pid: &str) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+        state.is_some_and(|state| state != 'Z' && state != 'X')
+    }
+
+    async fn until_dead(pid: &str) {
+        let begun = Instant::now();
+        while lives(pid) {
+            assert!(begun.elapsed() < SOON, "process {pid} lives on");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn at_the_deadline_all_of_its_group_is_killed() {
+        let begun = Instant::now();
+        let script = "sleep 1000 & echo $!; echo $$; trap '' TERM; wait";
+        let ended = run(&shell(script), b"", Duration::from_millis(700)).await;
+        assert!(ended.fault.unwrap().contains("did not end within 700ms"));
+        assert_eq!(ended.said.lines().count(), 2, "{}", ended.said);
+        for pid in ended.said.lines() {
+            until_dead(pid).await;
+        }
+        assert!(begun.elapsed() < SOON);
+    }
+
+    #[tokio::test]
+    async fn what_it_leaves_behind_ends_with_it_and_holds_nobody_up() {
+        let begun = Instant::now();
+        let left = well("sleep 1000 & echo $!", "").await;
+        until_dead(&left).await;
+        // One that has left the group lives on, and its hold on the output is not waited for.
+        let away = well("setsid sleep 30 & echo $!", "").await;
+        assert!(begun.elapsed() < SOON, "it was waited for");
+        drop(away);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_wait_kills_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pid");
+        let command = shell(&format!("echo $$ > {0}.new; mv {0}.new {0}; sleep 1000", file.display()));
+        let waiting = tokio::spawn(async move { run(&command, b"", SOON).await });
+        let begun = Instant::now();
+        while !file.exists() {
+            assert!(begun.elapsed() < SOON, "it never began");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        waiting.abort();
+        waiting.await.unwrap_err();
+        until_dead(&fs::read_to_string(&file).unwrap()).await;
+    }
+}

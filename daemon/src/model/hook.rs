@@ -1,0 +1,134 @@
+//! Hooks: programs that a plan has run before and after the phases of a cutover.
+//!
+//! Rule: a hook is a program and its arguments, never a line for a shell. `HOOKS.md` says what it is given.
+
+use std::{fmt, time::Duration};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{phase::Phase, plan::duration};
+
+/// The longest that a hook may be given.
+const LONGEST: Duration = Duration::from_hours(24);
+/// The most tries after the first.
+const MOST_RETRIES: u32 = 100;
+
+/// A hook as a plan has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hook {
+    pub phase: Phase,
+    pub when: When,
+    /// The program's absolute path, then its arguments.
+    pub command: Vec<String>,
+    /// How long each try may take.
+    #[serde(with = "duration", default = "a_minute")]
+    pub timeout: Duration,
+    /// How often it is tried again.
+    #[serde(default)]
+    pub retries: u32,
+    #[serde(default)]
+    pub on_failure: OnFailure,
+}
+
+fn a_minute() -> Duration {
+    Duration::from_mins(1)
+}
+
+/// On which side of its phase a hook is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum When {
+    Before,
+    After,
+}
+
+/// What follows when a hook fails for good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFailure {
+    /// The cutover is taken back; once the target VM was started, which nothing takes back, it is told as a warning.
+    #[default]
+    Abort,
+    /// It is told as a warning.
+    Warn,
+}
+
+impl Hook {
+    /// Where it is run, in words: `before stop-source`.
+    pub fn place(&self) -> String {
+        format!("{} {}", self.when, self.phase)
+    }
+
+    /// The program.
+    pub fn program(&self) -> &str {
+        self.command.first().map_or("", String::as_str)
+    }
+
+    /// Whether the target VM has been started when it is run: then no failure of it takes the cutover back.
+    pub fn past_no_return(&self) -> bool {
+        self.phase.past_no_return() || self.phase == Phase::StartVm && self.when == When::After
+    }
+
+    /// What is wrong with it as written; `name` is what the plan calls it.
+    pub(super) fn problems(&self, name: &str) -> Vec<String> {
+        let mut problems = Vec::new();
+        if !self.program().starts_with('/') {
+            problems.push(format!(
+                "`{name}.command` is {:?}: begin it with the absolute path of a program; no shell reads it",
+                self.command
+            ));
+        }
+        if self.command.iter().any(|part| part.contains('\0')) {
+            problems.push(format!("`{name}.command` has a null character: no program can be given one"));
+        }
+        if self.timeout.is_zero() || self.timeout > LONGEST {
+            problems.push(format!("`{name}.timeout` must be more than nothing and at most 24h"));
+        }
+        if self.retries > MOST_RETRIES {
+            problems.push(format!("`{name}.retries` is more than {MOST_RETRIES}"));
+        }
+        problems
+    }
+}
+
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Before => "before",
+            Self::After => "after",
+        })
+    }
+}
+
+/// A hook as it went in a cutover.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookView {
+    pub phase: Phase,
+    pub when: When,
+    pub command: Vec<String>,
+    /// When it was first begun.
+    pub started: DateTime<Utc>,
+    /// `None` if it was not waited for to its end.
+    pub ended: Option<DateTime<Utc>>,
+    /// How it ended, in words.
+    pub outcome: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_return_begins_after_the_start_itself() {
+        let hook = |phase, when| {
+            let (retries, on_failure) = (0, OnFailure::Abort);
+            Hook { phase, when, command: Vec::new(), timeout: a_minute(), retries, on_failure }
+        };
+        for phase in Phase::ALL {
+            assert_eq!(hook(phase, When::Before).past_no_return(), phase > Phase::StartVm, "{phase}");
+            assert_eq!(hook(phase, When::After).past_no_return(), phase >= Phase::StartVm, "{phase}");
+        }
+    }
+}
