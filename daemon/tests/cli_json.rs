@@ -184,6 +184,7 @@ fn syncing() -> Value {
             "daemon_cpu": "1.500s",
         },
         "next_pass": null,
+        "next_pass_why": null,
         "downtime_forecast": "12.500s",
         "warnings": [],
         "cutover": null,

@@ -61,7 +61,7 @@ fn place_of(document: &DeTable, problem: &str) -> Option<Range<usize>> {
             Some((key, index)) => (key, index.strip_suffix(']').and_then(|index| index.parse().ok())),
             None => (part, None::<usize>),
         };
-        let value = table.get(key)?;
+        let value = table.get(key).or_else(|| table.get(former_name(key)?))?;
         place = Some(value.span());
         match (value.get_ref(), index) {
             (DeValue::Table(inner), _) => table = inner,
@@ -76,6 +76,11 @@ fn place_of(document: &DeTable, problem: &str) -> Option<Range<usize>> {
         }
     }
     place
+}
+
+/// What a key was called before, where the old name is still understood.
+fn former_name(key: &str) -> Option<&'static str> {
+    (key == "every").then_some("interval")
 }
 
 #[cfg(test)]
@@ -145,9 +150,13 @@ on_failure = "warn"
     fn every_mistake_has_its_place() {
         let cases = [
             ("vms = [\"web\", \"db\"]", "vms = [\"web\", 7]", "plan.toml:4:15: invalid type: integer `7`"),
-            ("interval", "intervall", "plan.toml:7:1: unknown key `intervall`, expected `interval`"),
-            ("\"10m\"", "\"soon\"", "plan.toml:7:12: \"soon\" is no duration"),
-            ("\"10m\"", "\"0s\"", "plan.toml:7:12: `schedule.interval` is under 1s"),
+            (
+                "interval",
+                "intervall",
+                "plan.toml:7:1: unknown key `intervall`, expected one of `zone`, `every`",
+            ),
+            ("\"10m\"", "\"soon\"", "plan.toml:7:12: \"soon\" is not a length of time"),
+            ("\"10m\"", "\"0s\"", "plan.toml:7:12: `schedule.every` is under 1s"),
             ("force_power_off = true", "force_power_off = \"yes\"", "plan.toml:10:19: invalid type: string"),
             ("\"compare\"", "\"hope\"", "plan.toml:13:8: unknown value `hope`, expected one of"),
             ("\"wave-1\"", "\"wave 1\"", "plan.toml:1:8: `name` is \"wave 1\": use 1 to 63"),
@@ -177,6 +186,56 @@ on_failure = "warn"
             assert!(GOOD.contains(old), "{old}");
             let message = complaint(&GOOD.replacen(old, new, 1));
             assert!(message.contains(wanted), "{new}: {message}\n   {wanted}");
+        }
+    }
+
+    #[test]
+    fn a_schedule_is_written_as_a_whole() {
+        let text = GOOD.replacen(
+            "interval = \"10m\"",
+            "zone = \"Europe/Berlin\"\ncron = \"30 22 * * *\"\n[schedule.copy]\nwindows = [\"daily 22:00–05:00\"]\n\
+             blackouts = [\"2026-12-24\"]",
+            1,
+        );
+        let plan = load_plan(&text, "plan.toml").unwrap();
+        assert_eq!(plan.schedule.every, None);
+        let written = toml::to_string(&plan).unwrap();
+        for part in ["Europe/Berlin", "30 22 * * *", "22:00–05:00", "2026-12-24"] {
+            assert!(written.contains(part), "{part}: {written}");
+        }
+        assert_eq!(load_plan(&written, "again").unwrap(), plan);
+    }
+
+    #[test]
+    fn without_a_cadence_it_is_the_default_and_shown() {
+        let plan = load_plan(&GOOD.replacen("interval = \"10m\"", "", 1), "plan.toml").unwrap();
+        assert!(toml::to_string(&plan).unwrap().contains("every = \"15m\""));
+        let windows = "[schedule.copy]\nwindows = [\"daily 22:00–05:00 Europe/Berlin\"]";
+        let plan = load_plan(&GOOD.replacen("interval = \"10m\"", windows, 1), "plan.toml").unwrap();
+        assert_eq!(plan.schedule.every, Some(std::time::Duration::from_mins(15)));
+        let none = GOOD.replacen("[schedule]\ninterval = \"10m\"\n", "", 1);
+        assert_eq!(load_plan(&none, "p").unwrap().schedule.every, Some(std::time::Duration::from_mins(15)));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_schedule_or_not_enforced_has_its_place() {
+        let cases = [
+            (
+                "every = \"1h\"\ncron = \"0 * * * * UTC\"",
+                "plan.toml:8:8: `schedule.cron` stands beside `every`",
+            ),
+            ("cron = \"0 * * * *\"", "plan.toml:7:8: `schedule.cron` is \"0 * * * *\", in no time zone"),
+            ("copy.windows = [\"daily 22:00–05:00\"]", "plan.toml:7:17: `schedule.copy.windows[0]`"),
+            ("adaptive = { rpo = \"1h\" }", "plan.toml:7:12: `schedule.adaptive` is not enforced yet"),
+            (
+                "zone = \"UTC\"\ncutover.windows = [\"daily 22:00–05:00\"]",
+                "`schedule.cutover` is not enforced yet",
+            ),
+            ("[[schedule.budgets]]\npasses = 3", "`schedule.budgets` is not enforced yet"),
+        ];
+        for (schedule, wanted) in cases {
+            let message = complaint(&GOOD.replacen("interval = \"10m\"", schedule, 1));
+            assert!(message.contains(wanted), "{schedule}: {message}\n   {wanted}");
         }
     }
 

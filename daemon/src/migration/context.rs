@@ -46,6 +46,7 @@ pub struct Engine {
 pub struct Context {
     pub id: MigrationId,
     plan: Mutex<Arc<Plan>>,
+    plan_changed: tokio::sync::Notify,
     pub vm: VmId,
     pub target_name: String,
     pub machine: Machine,
@@ -114,6 +115,7 @@ impl Context {
         Self {
             id,
             plan,
+            plan_changed: tokio::sync::Notify::new(),
             vm,
             target_name,
             machine,
@@ -136,9 +138,15 @@ impl Context {
         Arc::clone(&self.plan.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Puts a newly applied plan in force; work that runs keeps the one it began with.
+    /// Comes back when another plan was put in force since it last did.
+    pub async fn plan_changed(&self) {
+        self.plan_changed.notified().await;
+    }
+
+    /// Puts a newly applied plan in force; work that runs keeps the one it began with, all but its copy windows.
     pub fn set_plan(&self, plan: Plan) {
         *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(plan);
+        self.plan_changed.notify_one();
     }
 
     /// What is remembered of the last cutover.

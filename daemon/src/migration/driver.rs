@@ -5,10 +5,11 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use warmd_cbt::{mutant::mutant, stop::StopSignal};
+use warmd_schedules::rules::LastPass;
 
 use super::{
     command::Command,
@@ -18,6 +19,7 @@ use super::{
     forecast,
     retry::Retry,
     sweep::{keep_swept, sweep},
+    timing::{self, Wait},
 };
 use crate::{
     clock, crash,
@@ -29,11 +31,14 @@ use crate::{
         verify::VerifyOrder,
         view::{CutoverView, EventView},
     },
-    store::{Change, Cutover},
+    store::{Change, Cutover, PassRow},
 };
 
 /// How long work that was told to stop may take before it is dropped where it stands.
 const STOP_DEADLINE: Duration = Duration::from_mins(1);
+
+/// A wait that is longer is a rest: what is left open on the source does not stay for it.
+const REST: TimeDelta = TimeDelta::hours(1);
 
 /// How long the owner of a finished migration stays for more requests, and for those who look at its verification.
 const SOON: Duration = Duration::from_secs(1);
@@ -47,12 +52,16 @@ pub struct Driver {
     inbox: mpsc::Receiver<Command>,
     shutdown: CancellationToken,
     verify_asked: Option<VerifyOrder>,
+    /// Whether a person asked for the pass: then it is not held outside the copy windows.
+    sync_asked: bool,
+    /// Whether a pass that is begun waits for a copy window.
+    is_held: bool,
 }
 
 /// What ended the waiting.
 enum Happened {
     Event(Event, String),
-    /// A request was carried out: the state is a new one, or the same with something more to do.
+    /// The state is a new one, or the same with something more to do, or the schedule is to be asked again.
     Granted,
     ShutDown,
 }
@@ -67,7 +76,7 @@ impl Driver {
         inbox: mpsc::Receiver<Command>,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { context, state, inbox, shutdown, verify_asked: None }
+        Self { context, state, inbox, shutdown, verify_asked: None, sync_asked: false, is_held: false }
     }
 
     /// Drives the migration to its end, or until the daemon shuts down; whether it is over.
@@ -108,7 +117,7 @@ impl Driver {
                 let (context, stop) = (Arc::clone(&self.context), StopSignal::new());
                 let stopper = stop.clone();
                 let job = Box::pin(async move { verify_alone(&context, &order, &stop).await });
-                if let Attended::ShutDown = self.attend(job, &stopper).await {
+                if let Attended::ShutDown = self.attend(job, &stopper, false).await {
                     return;
                 }
                 patience = LATER;
@@ -133,61 +142,80 @@ impl Driver {
         let stop = StopSignal::new();
         let stopper = stop.clone();
         match doing {
-            Work::Nothing => self.idle(None).await,
+            Work::Nothing => self.idle(std::future::pending(), true).await,
             Work::AwaitSchedule if let Some(order) = self.verify_asked.take() => {
+                self.show_next_pass(None, None);
                 let job = Box::pin(async move { verify_alone(&context, &order, &stop).await });
-                match self.attend(job, &stopper).await {
-                    Attended::Job(_) | Attended::Granted => Happened::Granted,
+                match self.attend(job, &stopper, false).await {
+                    Attended::Job(_) | Attended::Granted | Attended::Held => Happened::Granted,
                     Attended::ShutDown => Happened::ShutDown,
                 }
             }
             Work::AwaitSchedule => {
-                let due = self.due().await;
-                self.context.live.update(|view| view.next_pass = Some(due));
-                let happened = self.idle(Some(due)).await;
-                self.context.live.update(|view| view.next_pass = None);
+                let last = self.last_pass().await;
+                match timing::next_pass(&context.plan(), last, clock::now()) {
+                    None if self.shutdown.is_cancelled() => Happened::ShutDown,
+                    None => Happened::Event(Event::PassDue, "schedule".to_owned()),
+                    Some(wait) => self.wait_for(&context, wait).await,
+                }
+            }
+            Work::Seed | Work::Sync if let Some(wait) = self.held() => {
+                self.is_held = true;
+                let happened = self.wait_for(&context, wait).await;
+                self.is_held = false;
                 happened
             }
             _ => {
+                self.show_next_pass(None, None);
+                let in_windows = matches!(doing, Work::Seed | Work::Sync) && !self.sync_asked;
                 let job: Job<'_> = Box::pin(async move { persist(&context, doing, &stop).await });
-                match self.attend(job, &stopper).await {
+                match self.attend(job, &stopper, in_windows).await {
                     Attended::Job(Ok(())) => Happened::Event(Event::WorkDone, "warmd".to_owned()),
                     Attended::Job(Err(error)) => {
                         let event = Event::WorkFailed { reason: error.to_string(), resumable: true };
                         Happened::Event(event, "warmd".to_owned())
                     }
-                    Attended::Granted => Happened::Granted,
+                    Attended::Granted | Attended::Held => Happened::Granted,
                     Attended::ShutDown => Happened::ShutDown,
                 }
             }
         }
     }
 
-    /// Waits for a request, or for the schedule.
-    async fn idle(&mut self, due: Option<DateTime<Utc>>) -> Happened {
+    /// Waits for a request, or until the schedule is worth asking again.
+    async fn wait_for(&mut self, context: &Context, wait: Wait) -> Happened {
+        let until = wait.until;
+        self.show_next_pass(until, Some(wait.why));
+        let is_rest = until.is_none_or(|until| until - clock::now() > REST);
+        self.idle(timing::until(context, until), is_rest).await
+    }
+
+    fn show_next_pass(&self, next_pass: Option<DateTime<Utc>>, why: Option<String>) {
+        let view = self.context.live.view();
+        if (view.next_pass, &view.next_pass_why) != (next_pass, &why) {
+            self.context.live.update(|view| (view.next_pass, view.next_pass_why) = (next_pass, why));
+        }
+    }
+
+    /// What holds the pass that is begun, unless a person asked for it.
+    fn held(&self) -> Option<Wait> {
+        if self.sync_asked { None } else { timing::held(&self.context.plan(), clock::now()) }
+    }
+
+    /// Waits for a request, or for `clock`.
+    async fn idle(&mut self, clock: impl Future<Output = ()>, is_rest: bool) -> Happened {
+        let mut clock = std::pin::pin!(clock);
         let context = Arc::clone(&self.context);
-        // Paused or failed, no pass will come by itself and end what is left.
+        // Where no pass comes soon by itself, nothing else ends what is left.
         let mut clearing = Box::pin(async move {
-            match due {
-                Some(_) => std::future::pending().await,
-                None => keep_swept(&context).await,
-            }
+            if is_rest { keep_swept(&context).await } else { std::future::pending().await }
         });
         loop {
-            let clock = async {
-                match due {
-                    Some(due) => {
-                        let left = (due - clock::now()).to_std().unwrap_or_default();
-                        tokio::time::sleep(left).await;
-                    }
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return Happened::ShutDown,
                 () = &mut clearing => {}
-                () = clock => return Happened::Event(Event::PassDue, "schedule".to_owned()),
+                () = &mut clock => return Happened::Granted,
                 command = self.inbox.recv() => {
                     let Some(command) = command else { return Happened::ShutDown };
                     if self.grant(command).await {
@@ -200,7 +228,12 @@ impl Driver {
 
     /// Lets `job` run and answers requests meanwhile. A request that changes the state then ends the job, before the new
     /// state's work begins: whatever it drained stays drained, and nothing of it runs on.
-    async fn attend(&mut self, mut job: Job<'_>, stopper: &StopSignal) -> Attended {
+    /// So does the end of the copy windows, for a job that keeps to them.
+    async fn attend(&mut self, mut job: Job<'_>, stopper: &StopSignal, in_windows: bool) -> Attended {
+        let context = Arc::clone(&self.context);
+        let closed =
+            async { if in_windows { timing::closed(&context).await } else { std::future::pending().await } };
+        let mut closed = std::pin::pin!(closed);
         loop {
             tokio::select! {
                 biased;
@@ -209,6 +242,17 @@ impl Driver {
                     stopper.stop();
                     tokio::time::timeout(STOP_DEADLINE, job).await.ok();
                     return Attended::ShutDown;
+                }
+                () = &mut closed => {
+                    stopper.stop();
+                    match tokio::time::timeout(STOP_DEADLINE, job).await {
+                        Ok(Ok(())) => return Attended::Job(Ok(())),
+                        Ok(Err(_)) => {}
+                        Err(_) => sweep(&self.context).await,
+                    }
+                    let why = self.held().map_or_else(String::new, |wait| wait.why);
+                    self.context.note("schedule", format!("pass held: {why}")).await;
+                    return Attended::Held;
                 }
                 command = self.inbox.recv() => {
                     let Some(command) = command else { return Attended::ShutDown };
@@ -236,6 +280,8 @@ impl Driver {
             Verdict::Accepted if is_verify => {
                 command.order.refusal(&self.state).map_or(Verdict::Accepted, Verdict::Refused)
             }
+            // It goes on at once, whatever the schedule says.
+            Verdict::AlreadySo if command.request == Request::Sync && self.is_held => Verdict::Accepted,
             verdict => verdict,
         };
         let accepted = verdict == Verdict::Accepted;
@@ -260,6 +306,9 @@ impl Driver {
         }
         if accepted && is_verify {
             self.verify_asked = Some(command.order);
+        }
+        if accepted && command.request == Request::Sync {
+            self.sync_asked = true;
         }
         // Whoever asked may have gone away.
         command.answer.send(verdict).ok();
@@ -314,6 +363,7 @@ impl Driver {
         }
         tracing::info!(migration = %self.context.id, vm = %self.context.machine.name, by, "{text}");
         let before = std::mem::replace(&mut self.state, state);
+        self.sync_asked &= matches!(self.state, State::Seeding | State::Syncing);
         self.show(&before);
         if self.state.is_final() {
             let (id, vm) = (self.context.id, &self.context.machine.name);
@@ -336,6 +386,7 @@ impl Driver {
         let state = self.state.clone();
         self.context.live.update(|view| {
             view.since = clock::now();
+            (view.next_pass, view.next_pass_why) = (None, None);
             let begins = matches!(state, State::CuttingOver { phase: Phase::LastDelta });
             if begins && !matches!(before, State::CuttingOver { .. }) {
                 let (phases, started) = (Vec::new(), clock::now());
@@ -368,23 +419,27 @@ impl Driver {
         }
     }
 
-    /// When the next delta is due: an interval after the last pass ended.
-    async fn due(&self) -> DateTime<Utc> {
-        let last = match self.context.store.last_pass(self.context.id).await {
+    /// The last pass, however it ended.
+    async fn last_pass(&self) -> Option<LastPass> {
+        match self.context.store.last_pass(self.context.id).await {
             // One that was cut off has no end: it counts from its start, so that it is not repeated at once.
-            Ok(pass) => pass.map(|pass| pass.view.ended.unwrap_or(pass.view.started)),
+            Ok(pass) => pass.map(|PassRow { view, .. }| LastPass {
+                snapshot: view.started,
+                ended: view.ended.unwrap_or(view.started),
+            }),
             Err(error) => {
                 tracing::error!(migration = %self.context.id, %error, "passes not read");
                 None
             }
-        };
-        warmd_schedules::next_due(last, self.context.plan().schedule.interval, clock::now())
+        }
     }
 }
 
 enum Attended {
     Job(Result<(), WorkError>),
     Granted,
+    /// Told to stop because data may no longer be copied.
+    Held,
     ShutDown,
 }
 

@@ -147,6 +147,7 @@ pub(super) fn resting() -> MigrationView {
         disks: Vec::new(),
         pass: None,
         next_pass: None,
+        next_pass_why: None,
         downtime_forecast: None,
         warnings: Vec::new(),
         cutover: None,

@@ -26,4 +26,5 @@ pub mod serve;
 mod set_limit;
 mod sweep;
 pub mod telemetry;
+mod timing;
 pub mod verify;

@@ -12,6 +12,7 @@ use super::{
     program,
 };
 use crate::{
+    clock,
     model::{
         machine::{Machine, PowerState},
         plan::Plan,
@@ -52,6 +53,11 @@ pub async fn judge(manager: &Manager, plan: &Plan) -> Result<Judged, ControlErro
         judged.add(Severity::Error, format!("plan {}", plan.name), problem);
     }
     judge_hooks(&mut judged, plan);
+    if let Ok(rules) = plan.rules() {
+        for dead_end in rules.dead_ends(clock::now()) {
+            judged.add(Severity::Warning, format!("plan {}", plan.name), dead_end);
+        }
+    }
     if let Err(error) = manager.target(&plan.target) {
         judged.add(Severity::Error, format!("target {}", plan.target), error.message);
     } else if let Err(error) = manager.target(&plan.target)?.check().await {

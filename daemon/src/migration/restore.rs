@@ -72,6 +72,7 @@ pub async fn view(store: &Store, row: &MigrationRow) -> Result<MigrationView, Wo
         disks,
         pass: store.last_pass(row.id).await?.map(|pass| pass.view),
         next_pass: None,
+        next_pass_why: None,
         downtime_forecast: None,
         warnings: row.warnings.clone(),
         cutover,

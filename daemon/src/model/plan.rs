@@ -9,8 +9,13 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use warmd_cbt::limit::Limit;
+use warmd_schedules::{
+    Schedule,
+    rules::Rules,
+    schedule::{DEFAULT_INTERVAL, Problems},
+};
 
 use super::{
     hook::Hook,
@@ -29,7 +34,7 @@ pub struct Plan {
     pub target: String,
     /// Names or ids of VMs on the source.
     pub vms: Vec<String>,
-    #[serde(default)]
+    #[serde(default = "every_default", deserialize_with = "with_cadence")]
     pub schedule: Schedule,
     #[serde(default)]
     pub cutover: CutoverPolicy,
@@ -46,21 +51,6 @@ pub struct Plan {
     /// Programs that are run before and after the phases of a cutover, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<Hook>,
-}
-
-/// When deltas are copied.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Schedule {
-    /// From the end of one pass to the start of the next.
-    #[serde(with = "duration")]
-    pub interval: Duration,
-}
-
-impl Default for Schedule {
-    fn default() -> Self {
-        Self { interval: Duration::from_mins(15) }
-    }
 }
 
 /// How the VM is moved. Times are deadlines.
@@ -188,7 +178,7 @@ impl Plan {
             source: source.to_owned(),
             target: target.to_owned(),
             vms: vec![vm.to_owned()],
-            schedule: Schedule::default(),
+            schedule: every_default(),
             cutover: CutoverPolicy::default(),
             verify: VerifyPolicy::default(),
             limits: PlanLimits::default(),
@@ -236,14 +226,42 @@ impl Plan {
                 ));
             }
         }
-        if self.schedule.interval < Duration::from_secs(1) {
-            problems.push("`schedule.interval` is under 1s: passes would never end".to_owned());
-        }
         for (at, hook) in self.hooks.iter().enumerate() {
             problems.extend(hook.problems(&format!("hooks[{at}]")));
         }
+        problems.extend(self.schedule.problems());
+        problems.extend(self.unenforced());
         problems
     }
+
+    /// What the schedule asks for and nothing does yet: accepted, it would be a promise that nobody keeps.
+    fn unenforced(&self) -> impl Iterator<Item = String> {
+        let Schedule { adaptive, cutover, budgets, .. } = &self.schedule;
+        let asked = [
+            ("adaptive", adaptive.is_some(), "use `every` or `cron`"),
+            ("cutover", !cutover.is_empty(), "leave it out, and ask for cutovers at the right time"),
+            ("budgets", !budgets.is_empty(), "leave it out, and use `[limits]`"),
+        ];
+        let asked = asked.into_iter().filter(|(_, is_asked, _)| *is_asked);
+        asked.map(|(key, _, instead)| format!("`schedule.{key}` is not enforced yet: {instead}"))
+    }
+
+    /// Its schedule, ready to be asked.
+    pub fn rules(&self) -> Result<Rules, Problems> {
+        self.schedule.rules()
+    }
+}
+
+/// A schedule that says nothing.
+fn every_default() -> Schedule {
+    Schedule { every: Some(DEFAULT_INTERVAL), ..Schedule::default() }
+}
+
+/// A schedule with its default cadence filled in, so that whoever reads the plan sees it.
+fn with_cadence<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Schedule, D::Error> {
+    let schedule = Schedule::deserialize(deserializer)?;
+    let has_cadence = schedule.every.is_some() || schedule.cron.is_some() || schedule.adaptive.is_some();
+    Ok(if has_cadence { schedule } else { Schedule { every: Some(DEFAULT_INTERVAL), ..schedule } })
 }
 
 /// Whether a machine may be called so on the target.

@@ -25,8 +25,11 @@ pub struct MigrationView {
     pub disks: Vec<DiskView>,
     /// The pass that runs, or else the last one.
     pub pass: Option<PassView>,
-    /// When the next pass is due, while it is synced.
+    /// When the next pass is due or a held one goes on.
     pub next_pass: Option<DateTime<Utc>>,
+    /// Why not before.
+    #[serde(default)]
+    pub next_pass_why: Option<String>,
     /// Seconds that the VM would be down if cut over now; `None` before there is anything to tell from.
     pub downtime_forecast: Option<f64>,
     /// Things that a person should know, such as a disk that cannot be tracked.

@@ -135,6 +135,8 @@ mod tests {
     fn what_version_1_wrote_is_read_for_ever() {
         let plan: Plan = from_json("plans", "p", PLAN_1).unwrap();
         assert_eq!((plan.target_name("a"), plan.networks["x"].as_str()), ("b", "y"));
+        assert_eq!(plan.schedule.every, Some(std::time::Duration::from_mins(15)));
+        assert!(plan.problems().is_empty(), "{:?}", plan.problems());
         let machine: Machine = from_json("migrations", "m", MACHINE_1).unwrap();
         assert_eq!((machine.cpu.vcpus(), machine.memory.0, machine.disks[0].size.0), (6, 4096, 65_536));
         let verdict: Verdict = from_json("verdicts", 1, VERDICT_1).unwrap();

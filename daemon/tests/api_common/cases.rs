@@ -87,6 +87,7 @@ pub fn synced(number: u64, vm: &str) -> MigrationView {
         disks: vec![disk("vda", 32 * GIB), disk("vdb", 10 * GIB)],
         pass: Some(pass(2, true)),
         next_pass: Some(at(960)),
+        next_pass_why: Some("due at 2026-11-22 10:16 UTC: every 15m".to_owned()),
         downtime_forecast: Some(12.5),
         warnings: Vec::new(),
         cutover: None,
@@ -98,6 +99,7 @@ pub fn synced(number: u64, vm: &str) -> MigrationView {
 pub fn syncing(number: u64, vm: &str) -> MigrationView {
     let mut view = MigrationView { state: State::Syncing, since: at(960), ..synced(number, vm) };
     view.next_pass = None;
+    view.next_pass_why = None;
     view.pass = Some(pass(3, false));
     view.disks[0].pending = 600 * MIB;
     view.disks[0].pass_total = 1200 * MIB;

@@ -26,6 +26,7 @@ pub(in crate::api) fn migration(view: MigrationView) -> v1::Migration {
         disks: view.disks.into_iter().map(disk).collect(),
         pass: view.pass.map(pass),
         next_pass: view.next_pass.map(timestamp),
+        next_pass_why: view.next_pass_why,
         downtime_forecast: view.downtime_forecast.and_then(seconds),
         warnings: view.warnings,
         cutover: view.cutover.map(verify::cutover),

@@ -38,7 +38,7 @@ pub(in crate::api) fn plan(plan: &Plan) -> Result<v1::Plan, ControlError> {
         source: plan.source.clone(),
         target: plan.target.clone(),
         vms: plan.vms.clone(),
-        interval: prost_types::Duration::try_from(plan.schedule.interval).ok(),
+        interval: plan.schedule.every.and_then(|every| prost_types::Duration::try_from(every).ok()),
         verify: enums::verify_mode(plan.verify.mode).into(),
         verify_scope: plan.verify.scope.to_string(),
         toml,

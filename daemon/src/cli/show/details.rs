@@ -64,6 +64,9 @@ fn head(migration: &Migration) -> Vec<(&'static str, String)> {
     if migration.next_pass.is_some() {
         pairs.push(("Next pass (UTC)", words::moment(migration.next_pass.as_ref())));
     }
+    if let Some(why) = &migration.next_pass_why {
+        pairs.push(("Waits because", why.clone()));
+    }
     pairs.push(("Downtime if cut over now", words::span(migration.downtime_forecast.as_ref())));
     pairs
 }

@@ -1,0 +1,161 @@
+//! When a migration's passes may run, by the schedule of its plan.
+//!
+//! Rule: the schedule decides and says why; an explicit request of a person goes before it. A plan whose schedule cannot
+//! be asked copies nothing until it is applied again.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use warmd_schedules::{
+    rules::{Facts, LastPass, Rules, Verdict},
+    zone::moment,
+};
+
+use super::context::Context;
+use crate::{clock, model::plan::Plan};
+
+/// How long a timer runs before the clock on the wall is looked at again, which may have been set.
+const LOOK: Duration = Duration::from_mins(1);
+
+/// No pass may run, for how long, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wait {
+    /// `None`: not before the plan is another.
+    pub(super) until: Option<DateTime<Utc>>,
+    pub(super) why: String,
+}
+
+/// What keeps the next delta waiting, whose last pass is `last`; `None` if it may start.
+pub(super) fn next_pass(plan: &Plan, last: Option<LastPass>, now: DateTime<Utc>) -> Option<Wait> {
+    let rules = match asked(plan) {
+        Ok(rules) => rules,
+        Err(wait) => return Some(wait),
+    };
+    match rules.pass(&Facts { last, ..Facts::unknown(rules.zone) }, now) {
+        Verdict::Start { .. } => None,
+        Verdict::Wait { until, why } => Some(Wait { until: Some(until), why }),
+        Verdict::Never { why } => Some(Wait { until: None, why }),
+    }
+}
+
+/// What holds a pass that is begun already; `None` if data may be copied now.
+pub(super) fn held(plan: &Plan, now: DateTime<Utc>) -> Option<Wait> {
+    let rules = match asked(plan) {
+        Ok(rules) => rules,
+        Err(wait) => return Some(wait),
+    };
+    let (open, because) = rules.copy.state(now);
+    if open {
+        return None;
+    }
+    Some(match rules.copy.next_open(now) {
+        Ok(open) => Wait {
+            until: Some(open.at),
+            why: format!("blocked until {}, because {because}", moment(rules.zone, open.at)),
+        },
+        Err(never) => Wait { until: None, why: never.to_string() },
+    })
+}
+
+/// Comes back when data may no longer be copied.
+pub(super) async fn closed(context: &Context) {
+    loop {
+        let (plan, now) = (context.plan(), clock::now());
+        if held(&plan, now).is_some() {
+            return;
+        }
+        let closes = plan.rules().ok().and_then(|rules| rules.copy_until(now)).map(|answer| answer.at);
+        until(context, closes).await;
+    }
+}
+
+/// Comes back at `at`, or before: when the plan is another, or the clock on the wall was set back.
+pub(super) async fn until(context: &Context, at: Option<DateTime<Utc>>) {
+    let timer = async {
+        let Some(at) = at else { return std::future::pending().await };
+        let mut before = clock::now();
+        while before < at {
+            tokio::time::sleep((at - before).to_std().unwrap_or_default().min(LOOK)).await;
+            let now = clock::now();
+            if now < before {
+                return;
+            }
+            before = now;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = context.plan_changed() => {}
+        () = timer => {}
+    }
+}
+
+fn asked(plan: &Plan) -> Result<Rules, Wait> {
+    plan.rules().map_err(|problems| Wait {
+        until: None,
+        why: format!("the schedule of plan {} is wrong, apply it again: {problems}", plan.name),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(schedule: &str) -> Plan {
+        let text =
+            format!("name = \"p\"\nsource = \"s\"\ntarget = \"t\"\nvms = [\"v\"]\n[schedule]\n{schedule}\n");
+        toml::from_str(&text).unwrap()
+    }
+
+    fn at(text: &str) -> DateTime<Utc> {
+        DateTime::parse_from_rfc3339(text).unwrap().to_utc()
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "as it is passed on")]
+    fn last(ended: &str) -> Option<LastPass> {
+        Some(LastPass { snapshot: at(ended), ended: at(ended) })
+    }
+
+    #[test]
+    fn an_interval_and_cron_say_when_and_why() {
+        let every = plan("interval = \"1h\"");
+        assert_eq!(next_pass(&every, None, at("2026-11-22T10:00:00Z")), None);
+        assert_eq!(next_pass(&every, last("2026-11-22T10:00:00Z"), at("2026-11-22T11:00:00Z")), None);
+        let wait = next_pass(&every, last("2026-11-22T10:00:00Z"), at("2026-11-22T10:59:59Z")).unwrap();
+        assert_eq!(wait.until, Some(at("2026-11-22T11:00:00Z")));
+        assert!(wait.why.contains("every 1h"), "{}", wait.why);
+
+        let cron = plan("cron = \"30 22 * * * Europe/Berlin\"");
+        let wait = next_pass(&cron, last("2026-11-22T10:00:00Z"), at("2026-11-22T10:00:01Z")).unwrap();
+        assert_eq!(wait.until, Some(at("2026-11-22T21:30:00Z")));
+        assert!(wait.why.contains("cron 30 22"), "{}", wait.why);
+    }
+
+    #[test]
+    fn outside_the_copy_windows_passes_wait_and_are_held() {
+        let nights = plan("every = \"1h\"\n[schedule.copy]\nwindows = [\"daily 22:00–05:00 Europe/Berlin\"]");
+        let (noon, night) = (at("2026-11-22T12:00:00Z"), at("2026-11-22T23:00:00Z"));
+        let opens = Some(at("2026-11-22T21:00:00Z"));
+        let wait = next_pass(&nights, last("2026-11-22T04:00:00Z"), noon).unwrap();
+        assert_eq!((wait.until, wait.why.starts_with("blocked until 2026-11-22 22:00 CET")), (opens, true));
+        let wait = held(&nights, noon).unwrap();
+        assert_eq!((wait.until, wait.why.starts_with("blocked until 2026-11-22 22:00 CET")), (opens, true));
+        assert_eq!(held(&nights, night), None);
+        assert_eq!(next_pass(&nights, last("2026-11-22T04:00:00Z"), night), None);
+    }
+
+    #[test]
+    fn what_never_opens_again_waits_for_another_plan() {
+        let over = plan("every = \"1h\"\n[schedule.copy]\nwindows = [\"2020-01-01 UTC\"]");
+        let now = at("2026-11-22T12:00:00Z");
+        assert_eq!(held(&over, now).unwrap().until, None);
+        assert_eq!(next_pass(&over, last("2026-11-22T04:00:00Z"), now).unwrap().until, None);
+    }
+
+    #[test]
+    fn a_schedule_that_cannot_be_asked_copies_nothing() {
+        let wrong = plan("every = \"1h\"\ncron = \"* * * * * UTC\"");
+        let wait = held(&wrong, at("2026-11-22T12:00:00Z")).unwrap();
+        assert!(wait.until.is_none() && wait.why.contains("apply it again"), "{}", wait.why);
+    }
+}

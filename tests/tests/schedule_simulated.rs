@@ -1,0 +1,125 @@
+//! Schedules over simulated endpoints: passes keep to the copy windows of their plan, and a person goes before them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
+
+use std::num::NonZeroU64;
+
+use chrono::{Days, Utc};
+use warmd_daemon::{
+    migration::control::Control,
+    model::{
+        limit::LimitChange,
+        plan::{Plan, VerifyMode},
+        request::{Request, Verdict},
+        state::State,
+        view::MigrationView,
+    },
+};
+use warmd_tests::simulated::{Rig, VM, World};
+
+const MIB: u64 = 1 << 20;
+const SIZE: u64 = 32 * MIB;
+/// At which a pass takes a minute.
+const SLOW: u64 = MIB / 2;
+
+fn world() -> World {
+    let world = World::new(&[("vda", SIZE)]);
+    world.guest_writes("vda", 0, &vec![7; SIZE as usize]);
+    world
+}
+
+/// A plan that copies always, or never for a month.
+fn plan(blackout: bool) -> Plan {
+    let mut plan = Rig::plan(VerifyMode::None);
+    if blackout {
+        let (from, to) = (Utc::now() - Days::new(2), Utc::now() + Days::new(30));
+        let (from, to) = (from.format("%Y-%m-%d"), to.format("%Y-%m-%d"));
+        let schedule = format!("every = \"1h\"\n[copy]\nblackouts = [\"{from}–{to} UTC\"]\n");
+        plan.schedule = toml::from_str(&schedule).expect("the test's own schedule");
+    }
+    plan
+}
+
+fn is_held(view: &MigrationView) -> bool {
+    view.next_pass_why.as_ref().is_some_and(|why| why.contains("because blackout"))
+}
+
+async fn set_rate(rig: &Rig, bytes: u64) {
+    let change = LimitChange::To { rate: Some(NonZeroU64::new(bytes)), requests: None };
+    rig.manager.set_limit("global", change, "test").await.expect("it is there");
+}
+
+fn drained(view: &MigrationView) -> u64 {
+    view.disks.iter().map(|disk| disk.pass_drained).sum()
+}
+
+#[tokio::test]
+async fn outside_the_copy_windows_the_full_pass_waits_and_a_person_goes_before() {
+    let rig = Rig::start(world()).await;
+    rig.manager_applies(plan(true)).await;
+    let view = rig.until("held", is_held).await;
+    assert_eq!((&view.state, rig.passes().await), (&State::Seeding, 0));
+    rig.ask(Request::Sync).await;
+    let view = rig.until("synced", |view| view.state == State::Synced && is_held(view)).await;
+    assert_eq!(view.pass.as_ref().map(|pass| pass.number), Some(1));
+    // The next one is asked for as well, and goes.
+    rig.world.guest_writes("vda", 5 * MIB, &[9; 4096]);
+    rig.sync().await;
+    rig.until("held again", is_held).await;
+    // So does a cutover.
+    assert_eq!(rig.cutover().await.state, State::Done);
+    rig.world.assert_moved();
+}
+
+#[tokio::test]
+async fn a_pass_is_stopped_when_copying_ends_and_goes_on_when_it_may() {
+    let rig = Rig::start(world()).await;
+    set_rate(&rig, SLOW).await;
+    rig.manager_applies(plan(false)).await;
+    rig.until("something drained", |view| drained(view) >= MIB).await;
+    rig.manager_applies(plan(true)).await;
+    let view = rig.until("held", is_held).await;
+    assert_eq!(view.state, State::Seeding);
+    let journal = rig.journal().await;
+    assert!(journal.contains("pass held: blocked"), "{journal}");
+
+    set_rate(&rig, 0).await;
+    rig.manager_applies(plan(false)).await;
+    let view = rig.until("synced", |view| view.state == State::Synced).await;
+    let pass = view.pass.expect("it ran");
+    let begun_with: u64 = pass.disks.iter().map(|disk| disk.pending).sum();
+    assert!(pass.number == 2 && begun_with < SIZE, "what was drained stays drained: {pass:?}");
+    assert_eq!(rig.cutover().await.state, State::Done);
+    rig.world.assert_moved();
+}
+
+#[tokio::test]
+async fn a_pass_that_a_person_asked_for_is_not_stopped_and_one_after_a_restart_is() {
+    let mut rig = Rig::start(world()).await;
+    rig.manager_applies(plan(true)).await;
+    rig.until("held", is_held).await;
+    set_rate(&rig, SLOW).await;
+    rig.ask(Request::Sync).await;
+    rig.until("something drained", |view| drained(view) >= MIB).await;
+    assert_eq!(rig.request(Request::Sync).await, Verdict::AlreadySo);
+    rig.restart().await;
+    let view = rig.until("held", is_held).await;
+    assert_eq!((view.state, view.vm_name.as_str()), (State::Seeding, VM));
+}
+
+#[tokio::test]
+async fn what_is_not_enforced_is_refused_and_a_dead_end_is_told() {
+    let rig = Rig::start(world()).await;
+    let mut unenforced = plan(false);
+    unenforced.schedule = toml::from_str("adaptive = { rpo = \"1h\" }").expect("the test's own schedule");
+    let refused = rig.manager.apply_plan(unenforced, "test").await.unwrap_err();
+    assert!(refused.message.contains("`schedule.adaptive` is not enforced yet"), "{refused}");
+    let mut over = plan(false);
+    let schedule = "every = \"1h\"\n[copy]\nwindows = [\"2020-01-01 UTC\"]\n";
+    over.schedule = toml::from_str(schedule).expect("the test's own schedule");
+    let findings = rig.manager.validate_plan(&over).await.expect("it is judged");
+    assert!(
+        findings.iter().any(|finding| finding.message.contains("`schedule.copy` never opens")),
+        "{findings:?}"
+    );
+}
