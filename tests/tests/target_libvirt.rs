@@ -9,7 +9,7 @@ use warmd_daemon::{
         machine::{CpuTopology, Machine, Nic},
     },
     targets::{
-        CreateMachine, DiskSpec, MachineState, Target, TargetErrorKind as Kind,
+        CreateMachine, DiskSpec, GuestSign, MachineState, Target, TargetErrorKind as Kind,
         libvirt::{DiskBus, DomainType, LibvirtTarget, Settings},
     },
 };
@@ -105,6 +105,39 @@ fn the_source_in_the_same_libvirt_is_safe() {
             target.discard_machine(owner).await?;
             ensure!(domains(&libvirt)? == ["source"], "{:?}", domains(&libvirt));
             ensure!(libvirt.virsh(["dumpxml", "source"])? == before, "the source's definition was changed");
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn signs_of_life_are_those_of_this_machine() {
+    run(|dir| {
+        let libvirt = Libvirt::start(dir)?;
+        let settings = settings(dir, &libvirt)?;
+        let target = LibvirtTarget::new(&settings)?;
+        let directory = settings.directory.context("no directory")?;
+        asynchronous(async {
+            let owner = MigrationId::generate();
+            let machine = machine("moved", []);
+            let request = CreateMachine { owner, name: "moved".to_owned(), machine, disks: Vec::new() };
+            let serial = GuestSign::Serial("login:".to_owned());
+            let console = directory.join(owner.to_string()).join("console.log");
+            target.prepare(owner, &[]).await?;
+            for time in 0..2 {
+                target.create(&request).await?;
+                target.start(owner).await?;
+                ensure!(target.sign(owner, &serial).await.is_err(), "seen in console {time}, which is new");
+                // There is a channel, and nobody at its other end.
+                let agent = target.sign(owner, &GuestSign::Agent).await.err().context("an agent answers")?;
+                ensure!(agent.to_string().contains("not connected"), "{agent}");
+                let before = std::fs::read_to_string(&console)?;
+                std::fs::write(&console, before + "web login: ")?;
+                target.sign(owner, &serial).await?;
+                target.discard_machine(owner).await?;
+            }
+            target.discard_disks(owner, &[]).await?;
+            ensure!(!directory.join(owner.to_string()).exists(), "the consoles are left");
             Ok(())
         })
     });

@@ -101,6 +101,9 @@ interval = "10m"
 [cutover]
 force_power_off = true
 
+[cutover.boot_check]
+serial = "login:"
+
 [verify]
 mode = "compare"
 
@@ -149,6 +152,17 @@ on_failure = "warn"
     #[test]
     fn every_mistake_has_its_place() {
         let cases = [
+            (
+                "serial = \"login:\"",
+                "serial = \"\"",
+                "plan.toml:13:10: `cutover.boot_check.serial` must be 1 to 256",
+            ),
+            ("serial =", "ping =", "plan.toml:13:1: unknown key `ping`"),
+            (
+                "serial = \"login:\"",
+                "tcp = \"web\"",
+                "plan.toml:13:7: `cutover.boot_check.tcp` is \"web\": write HOST:PORT",
+            ),
             ("vms = [\"web\", \"db\"]", "vms = [\"web\", 7]", "plan.toml:4:15: invalid type: integer `7`"),
             (
                 "interval",
@@ -158,28 +172,28 @@ on_failure = "warn"
             ("\"10m\"", "\"soon\"", "plan.toml:7:12: \"soon\" is not a length of time"),
             ("\"10m\"", "\"0s\"", "plan.toml:7:12: `schedule.every` is under 1s"),
             ("force_power_off = true", "force_power_off = \"yes\"", "plan.toml:10:19: invalid type: string"),
-            ("\"compare\"", "\"hope\"", "plan.toml:13:8: unknown value `hope`, expected one of"),
+            ("\"compare\"", "\"hope\"", "plan.toml:16:8: unknown value `hope`, expected one of"),
             ("\"wave-1\"", "\"wave 1\"", "plan.toml:1:8: `name` is \"wave 1\": use 1 to 63"),
             ("\"db\"]", "\"\"]", "plan.toml:4:15: `vms[1]` is \"\""),
-            ("[vm.\"web\"]", "[vm.\"wep\"]", "plan.toml:18:5: `[vm.\"wep\"]` is no VM of this plan"),
-            ("name = \"web2\"", "name = \"web2\"\nport = 1", "plan.toml:20:1: unknown key `port`"),
+            ("[vm.\"web\"]", "[vm.\"wep\"]", "plan.toml:21:5: `[vm.\"wep\"]` is no VM of this plan"),
+            ("name = \"web2\"", "name = \"web2\"\nport = 1", "plan.toml:23:1: unknown key `port`"),
             ("source = \"lab\"", "", "missing key `source`"),
-            ("[networks]", "[networks", "plan.toml:15:10: "),
-            ("\"50MiB/s\"", "\"50\"", "plan.toml:22:8: \"50\" is no rate such as \"200MiB/s\""),
-            ("disk_requests = 4", "disk_requests = 0", "plan.toml:23:17: no requests at all would stop"),
+            ("[networks]", "[networks", "plan.toml:18:10: "),
+            ("\"50MiB/s\"", "\"50\"", "plan.toml:25:8: \"50\" is no rate such as \"200MiB/s\""),
+            ("disk_requests = 4", "disk_requests = 0", "plan.toml:26:17: no requests at all would stop"),
             (
                 "\"stop-source\"",
                 "\"stop\"",
-                "plan.toml:26:9: unknown value `stop`, expected one of `last-delta`, `stop-source`, `final-delta`, \
+                "plan.toml:29:9: unknown value `stop`, expected one of `last-delta`, `stop-source`, `final-delta`, \
                  `verify`, `create-vm`, `start-vm`, `watch`, `release`",
             ),
             ("when = \"before\"\n", "", "missing key `when`"),
-            ("\"/usr/local", "\"usr/local", "plan.toml:28:11: `hooks[0].command` is [\"usr/local"),
-            ("[\"/bin/true\"]", "\"/bin/true\"", "plan.toml:33:11: invalid type: string"),
-            ("[\"/bin/true\"]", "[]", "plan.toml:33:11: `hooks[1].command` is []"),
-            ("\"10s\"", "\"0s\"", "plan.toml:34:11: `hooks[1].timeout` must be more than nothing"),
-            ("retries = 2", "retries = 1000", "plan.toml:35:11: `hooks[1].retries` is more than 100"),
-            ("disk_requests = 4", "disks = 4", "plan.toml:23:1: unknown key `disks`"),
+            ("\"/usr/local", "\"usr/local", "plan.toml:31:11: `hooks[0].command` is [\"usr/local"),
+            ("[\"/bin/true\"]", "\"/bin/true\"", "plan.toml:36:11: invalid type: string"),
+            ("[\"/bin/true\"]", "[]", "plan.toml:36:11: `hooks[1].command` is []"),
+            ("\"10s\"", "\"0s\"", "plan.toml:37:11: `hooks[1].timeout` must be more than nothing"),
+            ("retries = 2", "retries = 1000", "plan.toml:38:11: `hooks[1].retries` is more than 100"),
+            ("disk_requests = 4", "disks = 4", "plan.toml:26:1: unknown key `disks`"),
             ("source = \"lab\"", "source = \"lab\"\nsource = \"lab\"", "plan.toml:3:1: duplicate key"),
         ];
         for (old, new, wanted) in cases {

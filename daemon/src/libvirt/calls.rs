@@ -205,6 +205,12 @@ impl Libvirt {
         already(self.about("metadata", domain, &args).await, LibvirtErrorKind::NoSuchMetadata)
     }
 
+    /// Whether the guest's QEMU agent answers within five seconds; an error if it does not, or the domain has no channel to it.
+    pub async fn ping_agent(&self, domain: DomainId) -> Result<(), LibvirtError> {
+        let args = [r#"{"execute":"guest-ping"}"#, "--timeout", "5"];
+        self.about("qemu-agent-command", domain, &args).await.map(drop)
+    }
+
     /// Removes a domain's definition, its NVRAM and its snapshots' and checkpoints' metadata, never its disks; not
     /// there is success.
     pub async fn undefine(&self, domain: DomainId) -> Result<(), LibvirtError> {

@@ -18,6 +18,7 @@ use crate::{
     clock,
     metrics::Metrics,
     model::{
+        boot::BootCheck,
         id::{DiskKey, MigrationId, VmId},
         machine::Machine,
         phase::Phase,
@@ -249,6 +250,13 @@ impl Context {
                 place: places.and_then(|places| places.get(&disk.key.0)).cloned(),
             })
             .collect()
+    }
+
+    /// What the plan wants to see of the target VM.
+    pub fn boot_check(&self) -> BootCheck {
+        let plan = self.plan();
+        let over = plan.vm.get(&self.machine.name).or_else(|| plan.vm.get(&self.vm.0));
+        over.and_then(|over| over.boot_check.clone()).unwrap_or_else(|| plan.cutover.boot_check.clone())
     }
 
     /// The machine with the target's networks.

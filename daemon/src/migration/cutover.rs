@@ -9,6 +9,7 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 use warmd_cbt::{mutant::mutant, stop::StopSignal, units::Extent, verify::manifest_root};
 
 use super::{
+    boot_check::BootChecks,
     context::Context,
     failure::WorkError,
     pass::{self, PassEnd},
@@ -32,6 +33,8 @@ use crate::{
 const POWER_MARGIN: Duration = Duration::from_mins(1);
 /// What releasing the source's remains may take.
 const RELEASE_DEADLINE: Duration = Duration::from_mins(5);
+/// What the last looks of a boot check may take.
+const BOOT_MARGIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How long `phase` may take.
@@ -43,7 +46,7 @@ pub fn deadline(context: &Context, phase: Phase) -> Duration {
         Phase::StopSource => policy.graceful_shutdown + POWER_MARGIN,
         Phase::Verify => policy.verify_deadline,
         Phase::CreateVm | Phase::StartVm => policy.create_deadline,
-        Phase::Watch => policy.watch + policy.create_deadline,
+        Phase::Watch => policy.watch + policy.create_deadline + context.boot_check().deadline + BOOT_MARGIN,
         Phase::Release => RELEASE_DEADLINE,
     }
 }
@@ -241,15 +244,25 @@ async fn watch(context: &Context) -> Result<Option<String>, WorkError> {
     }
     let mut running_since = None;
     let begun = tokio::time::Instant::now();
+    let wanted = context.boot_check();
+    let mut checks = BootChecks::new(&wanted);
     loop {
         match context.target.look(context.id).await {
             Ok(MachineState::NotManaged) => return Ok(Some("somebody else starts the machine".to_owned())),
             Ok(MachineState::Running) => {
                 let since = *running_since.get_or_insert_with(tokio::time::Instant::now);
-                if since.elapsed() >= context.plan().cutover.watch {
-                    return Ok(Some(format!(
-                        "ran for {}",
-                        humantime::format_duration(context.plan().cutover.watch)
+                checks.look(context).await;
+                if checks.all_seen() {
+                    if since.elapsed() >= context.plan().cutover.watch {
+                        let span = humantime::format_duration(context.plan().cutover.watch);
+                        return Ok(Some(checks.seen(format!("ran for {span}"))));
+                    }
+                } else if begun.elapsed() >= wanted.deadline {
+                    return Err(WorkError::operator(format!(
+                        "the boot check failed: {} within {}; the target VM runs and the source stays off: look at it \
+                         there, then resume, which checks again",
+                        checks.missing(),
+                        humantime::format_duration(wanted.deadline)
                     )));
                 }
             }

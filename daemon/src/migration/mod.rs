@@ -3,6 +3,7 @@
 //! Rule: one task owns a migration. Everybody else asks through [`control::Control`] and looks at views.
 
 pub mod audit;
+mod boot_check;
 pub mod command;
 pub mod context;
 pub mod control;

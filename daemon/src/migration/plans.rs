@@ -14,11 +14,12 @@ use super::{
 use crate::{
     clock,
     model::{
+        boot::BootCheck,
         machine::{Machine, PowerState},
         plan::Plan,
     },
     sources::{SourceError, SourceErrorKind},
-    targets::{TargetError, TargetErrorKind},
+    targets::{Target, TargetError, TargetErrorKind},
 };
 
 /// What judging a plan found, and the machines that it saw.
@@ -60,8 +61,12 @@ pub async fn judge(manager: &Manager, plan: &Plan) -> Result<Judged, ControlErro
     }
     if let Err(error) = manager.target(&plan.target) {
         judged.add(Severity::Error, format!("target {}", plan.target), error.message);
-    } else if let Err(error) = manager.target(&plan.target)?.check().await {
-        judged.add(Severity::Error, format!("target {}", plan.target), error.to_string());
+    } else {
+        let target = manager.target(&plan.target)?;
+        judge_boot_checks(&mut judged, plan, target.as_ref());
+        if let Err(error) = target.check().await {
+            judged.add(Severity::Error, format!("target {}", plan.target), error.to_string());
+        }
     }
     let source = match manager.source(&plan.source) {
         Ok(source) => source,
@@ -101,6 +106,14 @@ fn judge_hooks(judged: &mut Judged, plan: &Plan) {
                 format!("`hooks[{at}].command`: {why}"),
             );
         }
+    }
+}
+
+fn judge_boot_checks(judged: &mut Judged, plan: &Plan, target: &dyn Target) {
+    let overs = plan.vm.values().filter_map(|over| over.boot_check.as_ref());
+    if !target.sees_guests() && overs.chain([&plan.cutover.boot_check]).any(BootCheck::needs_target) {
+        let message = "cannot look into guests: remove `serial` and `guest_agent` from the boot check";
+        judged.add(Severity::Error, format!("target {}", plan.target), message);
     }
 }
 

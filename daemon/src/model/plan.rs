@@ -18,6 +18,7 @@ use warmd_schedules::{
 };
 
 use super::{
+    boot::BootCheck,
     hook::Hook,
     limit::{rate, requests},
     verify::{Amount, VerifyScope},
@@ -74,6 +75,9 @@ pub struct CutoverPolicy {
     /// How long the target VM must run before the source's remains are released.
     #[serde(with = "duration")]
     pub watch: Duration,
+    /// What must be seen of it meanwhile.
+    #[serde(skip_serializing_if = "BootCheck::is_default")]
+    pub boot_check: BootCheck,
 }
 
 impl Default for CutoverPolicy {
@@ -85,6 +89,7 @@ impl Default for CutoverPolicy {
             verify_deadline: Duration::from_hours(1),
             create_deadline: Duration::from_mins(2),
             watch: Duration::from_secs(10),
+            boot_check: BootCheck::default(),
         }
     }
 }
@@ -168,6 +173,9 @@ pub struct VmOverride {
     pub name: Option<String>,
     /// Disk → where it goes on the target: a path or an NBD URI.
     pub disks: BTreeMap<String, String>,
+    /// What must be seen of it in place of what `[cutover.boot_check]` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot_check: Option<BootCheck>,
 }
 
 impl Plan {
@@ -225,6 +233,18 @@ impl Plan {
                     "`[vm.{vm:?}] name` cannot be used: use 1 to 63 letters, digits, dots, dashes and underscores"
                 ));
             }
+            if let Some(check) = &over.boot_check {
+                problems.extend(check.problems(&format!("[vm.{vm:?}] boot_check")));
+            }
+        }
+        let check = &self.cutover.boot_check;
+        problems.extend(check.problems("cutover.boot_check"));
+        if check.tcp.is_some() && self.vms.len() > 1 {
+            problems.push(
+                "`cutover.boot_check.tcp` is one address for all VMs of the plan: say it for each in \
+                 `[vm.\"NAME\".boot_check]`"
+                    .to_owned(),
+            );
         }
         for (at, hook) in self.hooks.iter().enumerate() {
             problems.extend(hook.problems(&format!("hooks[{at}]")));

@@ -82,6 +82,21 @@ pub trait Target: Send + Sync {
     /// How the machine is.
     async fn look(&self, owner: MigrationId) -> Result<MachineState, TargetError>;
 
+    /// Whether [`Target::sign`] can be asked.
+    fn sees_guests(&self) -> bool {
+        false
+    }
+
+    /// Succeeds if the running machine's guest has given this sign of life; else says why not, or what it lacks.
+    async fn sign(&self, owner: MigrationId, sign: &GuestSign) -> Result<(), TargetError> {
+        let context = format!("looking for {sign:?} of the machine of migration {owner}");
+        Err(TargetError::new(
+            TargetErrorKind::Refused,
+            context,
+            "this kind of target cannot look into guests",
+        ))
+    }
+
     /// Stops and removes the machine; the disks stay. None there is success.
     async fn discard_machine(&self, owner: MigrationId) -> Result<(), TargetError>;
 
@@ -136,6 +151,15 @@ impl CreateMachine {
         let disk = self.machine.disks.iter().find(|disk| disk.key == *key);
         disk.map_or(u32::MAX, |disk| disk.boot_order)
     }
+}
+
+/// A sign that a guest has come up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GuestSign {
+    /// It has written this text to its first serial port since the machine was created.
+    Serial(String),
+    /// Its QEMU guest agent answers.
+    Agent,
 }
 
 /// How a machine on the target is.

@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use warmd_cbt::disk::WriteDisk;
 use warmd_daemon::{
     model::id::MigrationId,
-    targets::{CreateMachine, DiskSpec, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind},
+    targets::{
+        CreateMachine, DiskSpec, GuestSign, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind,
+    },
 };
 
 use super::{disk::MemoryDisk, world::World};
@@ -98,6 +100,19 @@ impl Target for SimulatedTarget {
                 (true, true) => MachineState::Running,
             }
         }))
+    }
+
+    fn sees_guests(&self) -> bool {
+        true
+    }
+
+    async fn sign(&self, _owner: MigrationId, sign: &GuestSign) -> Result<(), TargetError> {
+        self.strike("sign").await?;
+        let seen = self.0.with(|truth| match sign {
+            GuestSign::Serial(text) => truth.console.contains(text),
+            GuestSign::Agent => truth.agent_answers,
+        });
+        if seen { Ok(()) } else { Err(TargetError::new(TargetErrorKind::Failed, "sign", "there is none")) }
     }
 
     async fn discard_machine(&self, _owner: MigrationId) -> Result<(), TargetError> {

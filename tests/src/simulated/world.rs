@@ -31,6 +31,10 @@ pub struct Truth {
     pub target_runs: bool,
     /// The target VM dies as soon as it is looked at.
     pub target_dies: bool,
+    /// What the target's guest has written to its console.
+    pub console: String,
+    /// The target's guest agent answers.
+    pub agent_answers: bool,
     /// The source's disks by key.
     pub source_disks: BTreeMap<String, Vec<u8>>,
     /// The target's disks by key.

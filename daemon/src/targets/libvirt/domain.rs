@@ -23,6 +23,9 @@ use crate::{
 /// The file in the migration's folder that takes what the guest writes to its first serial port.
 pub(super) const CONSOLE: &str = "console.log";
 
+/// The same of the machine before it, if a cutover was taken back.
+pub(super) const OLDER_CONSOLE: &str = "console.log.1";
+
 /// What the target adds to the request.
 pub(super) struct Domain<'a> {
     pub(super) request: &'a CreateMachine,
@@ -125,10 +128,19 @@ impl Domain<'_> {
             .attr("type", "pty")
             .with(Element::new("log").attr("file", self.folder.join(CONSOLE).display()).attr("append", "on"))
             .with(Element::new("target").attr("port", 0));
+        // libvirt makes the socket. A guest without the agent never looks at its end of it.
+        let agent = Element::new("channel")
+            .attr("type", "unix")
+            .with(Element::new("target").attr("type", "virtio").attr("name", "org.qemu.guest_agent.0"));
         let random = Element::new("rng")
             .attr("model", "virtio")
             .with(Element::of("backend", "/dev/urandom").attr("model", "random"));
-        Ok(Element::new("devices").with_all(self.disks()?).with_all(nics).with(serial).with(random))
+        Ok(Element::new("devices")
+            .with_all(self.disks()?)
+            .with_all(nics)
+            .with(serial)
+            .with(agent)
+            .with(random))
     }
 
     fn disks(&self) -> Result<Vec<Element>, Misfit> {

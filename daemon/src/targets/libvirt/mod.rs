@@ -4,6 +4,7 @@
 //! storage. "It surely does not run" is said only after libvirt answered and the domain was seen off.
 
 mod domain;
+mod guest;
 mod networks;
 mod owned;
 mod settings;
@@ -18,13 +19,14 @@ use warmd_cbt::disk::WriteDisk;
 
 pub use self::settings::{DiskBus, DomainType, Settings};
 use self::{
-    domain::{CONSOLE, Domain},
+    domain::{CONSOLE, Domain, OLDER_CONSOLE},
     networks::Networks,
     owned::Finder,
 };
 use super::{
-    CreateMachine, DiskSpec, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind,
-    storage::Storage,
+    CreateMachine, DiskSpec, GuestSign, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind,
+    storage::{Storage, blocking},
+    volume::VolumeError,
 };
 use crate::{
     libvirt::{DomainId, Libvirt, LibvirtError, LibvirtErrorKind, RunState, xml as read},
@@ -167,6 +169,11 @@ impl Target for LibvirtTarget {
         let kind = self.domain_type(&request.machine.architecture).await.map_err(failed(&doing))?;
         // The console's file needs it, also if every disk has a place of its own.
         let folder = storage.make_folder(request.owner).await?;
+        let (console, older) = (folder.join(CONSOLE), folder.join(OLDER_CONSOLE));
+        blocking(format!("putting {} aside", console.display()), move || {
+            guest::set_aside(&console, &older).map_err(|error| VolumeError::io("renaming", &console, error))
+        })
+        .await?;
         let disk_bus = self.settings.disk_bus;
         let domain = Domain { request, id, kind, disks: &disks, disk_bus, links: &links, folder: &folder };
         let xml = domain.xml().map_err(|why| refused(why.to_string()))?;
@@ -200,6 +207,29 @@ impl Target for LibvirtTarget {
             Ok(standing) => Ok(state::of(&standing)),
             Err(error) if error.kind == LibvirtErrorKind::NoSuchDomain => Ok(MachineState::Absent),
             Err(error) => Err(failed(&doing)(error)),
+        }
+    }
+
+    fn sees_guests(&self) -> bool {
+        true
+    }
+
+    async fn sign(&self, owner: MigrationId, sign: &GuestSign) -> Result<(), TargetError> {
+        let doing = format!("looking for a sign of life of the guest of migration {owner}");
+        let not_yet = |why: String| Err(TargetError::new(TargetErrorKind::Failed, doing.clone(), why));
+        match sign {
+            GuestSign::Serial(text) => {
+                let console = self.storage().await?.folder(owner).join(CONSOLE);
+                let (text, file) = (text.clone(), console.clone());
+                let says = blocking(doing.clone(), move || {
+                    guest::says(&file, &text).map_err(|error| VolumeError::io("reading", &file, error))
+                });
+                if says.await? { Ok(()) } else { not_yet(format!("it is not in {}", console.display())) }
+            }
+            GuestSign::Agent => match self.find(&doing, owner).await? {
+                None => not_yet("there is no such domain".to_owned()),
+                Some(id) => self.libvirt.ping_agent(id).await.map_err(failed(&doing)),
+            },
         }
     }
 
@@ -237,7 +267,7 @@ impl Target for LibvirtTarget {
                 "its domain exists: discard the machine first",
             ));
         }
-        self.storage().await?.discard(owner, disks, &[CONSOLE]).await
+        self.storage().await?.discard(owner, disks, &[CONSOLE, OLDER_CONSOLE]).await
     }
 
     async fn note_pass(&self, owner: MigrationId, pass: Option<u32>) -> Result<(), TargetError> {

@@ -1,0 +1,86 @@
+//! What must be seen of the target VM before it is handed over.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::plan::duration;
+
+/// The longest text that is looked for.
+const MAX_SERIAL: usize = 256;
+
+/// What must be seen of the target VM, beside that it goes on running. All of it must.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BootCheck {
+    /// `HOST:PORT` that takes a connection from the daemon's host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<String>,
+    /// A text that the guest writes to its first serial port after the start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Whether the QEMU guest agent must answer.
+    pub guest_agent: bool,
+    /// How long after the start it may take until all of it was seen.
+    #[serde(with = "duration")]
+    pub deadline: Duration,
+}
+
+impl Default for BootCheck {
+    fn default() -> Self {
+        Self { tcp: None, serial: None, guest_agent: false, deadline: Duration::from_mins(5) }
+    }
+}
+
+impl BootCheck {
+    /// Whether it is as if nothing had been said.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether the target must look into the guest for it.
+    pub fn needs_target(&self) -> bool {
+        self.serial.is_some() || self.guest_agent
+    }
+
+    /// What is wrong with it as written; `name` is what the plan calls it.
+    pub(super) fn problems(&self, name: &str) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.tcp.as_ref().is_some_and(|tcp| !is_address(tcp)) {
+            problems.push(format!(
+                "`{name}.tcp` is {:?}: write HOST:PORT",
+                self.tcp.as_deref().unwrap_or_default()
+            ));
+        }
+        if self.serial.as_ref().is_some_and(|text| text.is_empty() || text.len() > MAX_SERIAL) {
+            problems.push(format!("`{name}.serial` must be 1 to {MAX_SERIAL} bytes long"));
+        }
+        if self.deadline.is_zero() {
+            problems.push(format!("`{name}.deadline` is 0: no guest boots at once"));
+        }
+        problems
+    }
+}
+
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty()
+            && !host.contains(char::is_whitespace)
+            && port.parse::<u16>().is_ok_and(|port| port > 0)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_have_a_host_and_a_port() {
+        for good in ["web:22", "10.0.0.1:443", "[fe80::1]:22", "localhost:65535"] {
+            assert!(is_address(good), "{good}");
+        }
+        for bad in ["web", ":22", "web:", "web:0", "web:65536", "we b:22", ""] {
+            assert!(!is_address(bad), "{bad}");
+        }
+    }
+}
