@@ -1,5 +1,7 @@
 //! `warmctl top` on a real terminal: a pseudo-terminal of util-linux's `script`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
 mod api_common;
 
 use std::{process::Stdio, time::Duration};
@@ -7,7 +9,7 @@ use std::{process::Stdio, time::Duration};
 use api_common::{cases, fake_control::FakeControl, served::Served};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    process::{ChildStdout, Command},
+    process::{Child, ChildStdin, ChildStdout, Command},
     time::timeout,
 };
 
@@ -39,10 +41,8 @@ impl Screen {
     }
 }
 
-#[tokio::test]
-async fn it_shows_asks_and_leaves_the_terminal_as_it_was() {
-    let served =
-        Served::start(FakeControl::new([cases::synced(1, "web-1"), cases::syncing(2, "web-2")])).await;
+/// `warmctl top` against this daemon, in a terminal of 80×24; and its keyboard.
+fn top(served: &Served) -> (Child, ChildStdin, Screen) {
     let warmctl = env!("CARGO_BIN_EXE_warmctl");
     let command = format!("stty rows 24 cols 80; '{warmctl}' --socket '{}' top", served.socket.display());
     let mut script = Command::new("script")
@@ -53,9 +53,16 @@ async fn it_shows_asks_and_leaves_the_terminal_as_it_was() {
         .kill_on_drop(true)
         .spawn()
         .expect("`script` of bsdutils");
-    let mut keys = script.stdin.take().unwrap();
-    let mut screen =
-        Screen { output: script.stdout.take().unwrap(), terminal: vt100::Parser::new(24, 80, 0) };
+    let keys = script.stdin.take().unwrap();
+    let screen = Screen { output: script.stdout.take().unwrap(), terminal: vt100::Parser::new(24, 80, 0) };
+    (script, keys, screen)
+}
+
+#[tokio::test]
+async fn it_shows_asks_and_leaves_the_terminal_as_it_was() {
+    let served =
+        Served::start(FakeControl::new([cases::synced(1, "web-1"), cases::syncing(2, "web-2")])).await;
+    let (mut script, mut keys, mut screen) = top(&served);
     screen.shows("web-1").await;
     screen.until("another screen", vt100::Screen::alternate_screen).await;
     keys.write_all(b"Gc").await.unwrap();
@@ -68,6 +75,21 @@ async fn it_shows_asks_and_leaves_the_terminal_as_it_was() {
     screen.until("the first screen", |screen| !screen.alternate_screen() && !screen.hide_cursor()).await;
     let ended = timeout(PATIENCE, script.wait()).await.expect("it ends").unwrap();
     assert!(ended.success(), "{ended}");
+}
+
+#[tokio::test]
+async fn a_daemon_that_comes_back_is_watched_and_asked_again() {
+    let served = Served::start(FakeControl::new([cases::synced(1, "web-1")])).await;
+    let (_script, mut keys, mut screen) = top(&served);
+    screen.shows("web-1").await;
+    let (dir, control) = served.stop().await;
+    screen.shows("lost the daemon").await;
+    // Away for longer than the screen is drawn and the daemon tried.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    let _served = Served::start_in(dir, control).await;
+    screen.shows("the daemon is back").await;
+    keys.write_all(b"s").await.unwrap();
+    screen.shows("sync of").await;
 }
 
 #[tokio::test]

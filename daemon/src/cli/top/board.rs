@@ -126,9 +126,9 @@ pub(super) fn alarms(migration: &Migration) -> bool {
 
 fn rank(migration: &Migration) -> u8 {
     match migration.state() {
-        MigrationState::Failed | MigrationState::Undoing => 0,
-        MigrationState::CuttingOver => 1,
         MigrationState::Done | MigrationState::Cancelled => 4,
+        _ if alarms(migration) => 0,
+        MigrationState::CuttingOver => 1,
         _ if show::is_busy(migration) => 2,
         _ => 3,
     }

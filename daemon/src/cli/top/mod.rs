@@ -13,7 +13,11 @@ use chrono::Utc;
 use crossterm::event::{Event, EventStream};
 use futures::StreamExt as _;
 use ratatui::DefaultTerminal;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::task::AbortOnDropHandle;
 use warmd_proto::v1::{Answer, Migration, MigrationsVerifyRequest};
 
 use self::{
@@ -32,6 +36,9 @@ use super::{
 /// How often the screen is drawn anew, changes or not: lags and clocks go on.
 const EVERY: Duration = Duration::from_millis(500);
 
+/// News that wait while the screen is drawn.
+const WAITING: usize = 64;
+
 /// Shows the screen until it is left.
 pub(super) async fn run(socket: &Path, out: &Out) -> Result<(), Failure> {
     if out.is_json() || !out.is_terminal() {
@@ -41,16 +48,28 @@ pub(super) async fn run(socket: &Path, out: &Out) -> Result<(), Failure> {
     }
     let client = Client::connect(socket).await?;
     let feed = Feed::open(&client, socket.to_owned(), None, false).await?;
+    let (sender, news) = mpsc::channel(WAITING);
+    // By itself: a feed that is dropped in the middle of waiting begins anew, and the screen is drawn often.
+    let _feeding = AbortOnDropHandle::new(tokio::spawn(pass_on(feed, sender)));
     let terminal = ratatui::try_init()?;
-    let ended = show(terminal, client, feed, socket).await;
+    let ended = show(terminal, news, socket).await;
     ratatui::try_restore()?;
     ended
 }
 
+async fn pass_on(mut feed: Feed, to: mpsc::Sender<Result<News, Failure>>) {
+    loop {
+        let news = feed.next().await;
+        let is_last = matches!(news, Ok(News::Ended) | Err(_));
+        if to.send(news).await.is_err() || is_last {
+            return;
+        }
+    }
+}
+
 async fn show(
     mut terminal: DefaultTerminal,
-    mut client: Client,
-    mut feed: Feed,
+    mut feed: mpsc::Receiver<Result<News, Failure>>,
     socket: &Path,
 ) -> Result<(), Failure> {
     let mut board = Board::default();
@@ -62,14 +81,11 @@ async fn show(
             _ = tick.tick() => {
                 terminal.draw(|frame| draw::screen(frame, &mut board, Utc::now()))?;
             }
-            news = feed.next() => match news? {
-                News::Migration(migration) => board.take(*migration),
-                News::Lost(why) => board.say(why),
-                News::Back => {
-                    client = Client::connect(socket).await?;
-                    board.say("the daemon is back");
-                }
-                News::Ended => return Ok(()),
+            news = feed.recv() => match news.transpose()? {
+                Some(News::Migration(migration)) => board.take(*migration),
+                Some(News::Lost(why)) => board.say(why),
+                Some(News::Back) => board.say("the daemon is back"),
+                Some(News::Ended) | None => return Ok(()),
             },
             event = events.next() => match event {
                 Some(Ok(Event::Key(event))) => {
@@ -78,7 +94,7 @@ async fn show(
                         Act::None => {}
                         Act::Leave => return Ok(()),
                         Act::Ask(key, id) => {
-                            let answer = ask(&client, key, id).await;
+                            let answer = ask(socket, key, id).await;
                             board.say(answer);
                         }
                     }
@@ -95,18 +111,8 @@ async fn show(
 }
 
 /// Asks the daemon for what a key means; what it answered, or why it did not, in words.
-async fn ask(client: &Client, key: Key, id: String) -> String {
-    let answered = match key {
-        Key::Pause => client.pause(id).await.map(|said| (said.answer(), said.migration.unwrap_or_default())),
-        Key::Resume => {
-            client.resume(id).await.map(|said| (said.answer(), said.migration.unwrap_or_default()))
-        }
-        Key::Sync => task(client, Task::Sync, id).await,
-        Key::Cutover => task(client, Task::Cutover, id).await,
-        Key::Abort => task(client, Task::AbortCutover, id).await,
-        _ => return String::new(),
-    };
-    match answered {
+async fn ask(socket: &Path, key: Key, id: String) -> String {
+    match answer(socket, key, id).await {
         Ok((answer, migration)) => {
             format!("{} of {}: {}", key.word(), words::who(&migration), words::answer(answer))
         }
@@ -114,7 +120,22 @@ async fn ask(client: &Client, key: Key, id: String) -> String {
     }
 }
 
-async fn task(client: &Client, task: Task, id: String) -> Result<(Answer, Migration), Failure> {
-    let asked = follow::ask(client, &id, task, MigrationsVerifyRequest::default()).await?;
+async fn answer(socket: &Path, key: Key, id: String) -> Result<(Answer, Migration), Failure> {
+    let client = Client::connect(socket).await?;
+    let task = match key {
+        Key::Pause => {
+            let said = client.pause(id).await?;
+            return Ok((said.answer(), said.migration.unwrap_or_default()));
+        }
+        Key::Resume => {
+            let said = client.resume(id).await?;
+            return Ok((said.answer(), said.migration.unwrap_or_default()));
+        }
+        Key::Sync => Task::Sync,
+        Key::Cutover => Task::Cutover,
+        Key::Abort => Task::AbortCutover,
+        _ => return Err(Failure::new(Exit::Usage, "the daemon is asked for nothing")),
+    };
+    let asked = follow::ask(&client, &id, task, MigrationsVerifyRequest::default()).await?;
     Ok((asked.answer, asked.migration))
 }
