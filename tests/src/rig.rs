@@ -64,6 +64,7 @@ pub struct Rig {
     /// The target's directory.
     pub volumes: PathBuf,
     plan: PathBuf,
+    cutover: &'static str,
     verify: &'static str,
     audit: &'static str,
     places: Vec<(&'static str, String)>,
@@ -102,9 +103,10 @@ impl Rig {
         let config = config(dir, &old, &new, &volumes, !spec.places.is_empty());
         let daemon = Daemon::configure(dir, socket, &config)?.with_env(spec.env.clone());
         let plan = dir.join("plan.toml");
-        let (verify, audit, places) = (spec.verify, spec.audit, spec.places.clone());
-        let rig = Self { daemon, guest, old, new, volumes, plan, verify, audit, places };
-        rig.write_plan(spec.cutover)?;
+        let (cutover, verify, audit) = (spec.cutover, spec.verify, spec.audit);
+        let places = spec.places.clone();
+        let rig = Self { daemon, guest, old, new, volumes, plan, cutover, verify, audit, places };
+        rig.write_plan(cutover)?;
         Ok(rig)
     }
 
@@ -163,7 +165,7 @@ impl Rig {
     }
 
     /// Waits until the pass of that number has committed so many bytes, and leaves the daemon frozen in it.
-    pub fn freeze_in_pass(&self, number: u64, bytes: u64) -> Result<()> {
+    fn freeze_in_pass(&self, number: u64, bytes: u64) -> Result<()> {
         wait_until(&format!("{bytes} bytes of pass {number}"), WORK, || {
             let view = self.show()?;
             ensure!(view["state"] != "failed" && view["state"] != "synced", "too late: {view}");
@@ -172,6 +174,35 @@ impl Rig {
             Ok((view["pass"]["number"] == number && drained >= bytes).then_some(()))
         })?;
         self.daemon.freeze()
+    }
+
+    /// Begins, and leaves the daemon frozen in the full pass once it has committed so many bytes.
+    pub fn freeze(&mut self, bytes: u64) -> Result<()> {
+        // Slow enough not to be over before anybody looks.
+        self.write_plan(&format!("{}\n[limits]\nrate = \"8MiB/s\"", self.cutover))?;
+        self.daemon.start()?;
+        self.apply()?;
+        self.write_plan(self.cutover)?;
+        self.freeze_in_pass(1, bytes)
+    }
+
+    /// Lets it go on, as fast as it can.
+    pub fn thaw(&self) -> Result<()> {
+        self.daemon.thaw()?;
+        self.lift()
+    }
+
+    /// Lifts the limit by which a pass is slow enough to be frozen.
+    pub fn lift(&self) -> Result<()> {
+        let scope = format!("migration/{}", self.guest.name);
+        self.ctl().text(&["limit", "set", &scope, "--rate", "none"]).map(drop)
+    }
+
+    /// Where the target's disks are, in the guest's order.
+    pub fn locations(&self) -> Result<Vec<PathBuf>> {
+        let view = self.show()?;
+        let disks = view["disks"].as_array().context("no disks")?;
+        disks.iter().map(|disk| Ok(disk["location"].as_str().context("no location")?.into())).collect()
     }
 
     /// Starts the daemon to die at that point; `request` is what leads there, if it does not go there by itself.

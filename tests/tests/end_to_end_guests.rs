@@ -16,12 +16,9 @@ fn a_guest_that_is_hurt_on_its_way_arrives_whole() {
         // Little enough that a comparison finds most of the disk unchanged.
         spec.guest.churn_kib_s = 32;
         let mut rig = Rig::running(dir, &spec)?;
-        rig.daemon.start()?;
-        rig.apply()?;
-
-        rig.freeze_in_pass(1, SOME)?;
+        rig.freeze(SOME)?;
         let stop = rig.old.virsh(["qemu-monitor-command", "hurt", r#"{"execute":"nbd-server-stop"}"#]);
-        rig.daemon.thaw()?;
+        rig.thaw()?;
         ensure!(stop?.contains("return"), "QEMU goes on serving its disks");
         rig.wait_for("synced")?;
         let full = rig.passes()?;

@@ -56,13 +56,12 @@ fn missing(reason: &str) -> Option<u64> {
 fn asked_to_stop_in_a_pass_it_keeps_what_is_drained() {
     run(|dir| {
         let mut rig = Rig::off(dir, &RigSpec::new("calm", 64))?;
-        rig.daemon.start()?;
-        rig.apply()?;
-        rig.freeze_in_pass(1, SOME)?;
+        rig.freeze(SOME)?;
         rig.daemon.thaw()?;
         let status = rig.daemon.stop()?;
         ensure!(status.code() == Some(0), "warmd ended with {status}");
         rig.daemon.start()?;
+        rig.lift()?;
         rig.wait_for("synced")?;
         let passes = rig.passes()?;
         let first = passes.first().context("no passes")?;

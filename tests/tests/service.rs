@@ -32,7 +32,7 @@ fn the_service_manager_is_told_of_start_life_and_end() -> Result<()> {
     manager.set_read_timeout(Some(PATIENCE))?;
     let env = vec![
         ("NOTIFY_SOCKET".to_owned(), socket.display().to_string()),
-        ("WATCHDOG_USEC".to_owned(), "300000".to_owned()),
+        ("WATCHDOG_USEC".to_owned(), "3000000".to_owned()),
     ];
     let here = dir.path().display();
     let config = format!("state_dir = \"{here}/state\"\n\n[listen]\nsocket = \"{here}/warmd.sock\"\n");

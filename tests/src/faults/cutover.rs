@@ -12,7 +12,9 @@ use warmd_daemon::model::{
 };
 
 use super::{
-    Row, row,
+    Row,
+    kills::TAKEN,
+    row,
     stage::{Ends, Stage},
 };
 use crate::{Rig, rig::WORK, simulated, wait_until};
@@ -29,6 +31,8 @@ pub(super) const ROWS: &[Row] = &[
 
 const PLAN: &str =
     "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"4s\"\ncreate_deadline = \"8s\"";
+
+const IN_ORDER: &str = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\"";
 
 /// A cutover that must end undone, for a reason with that word: the same guest goes on writing.
 fn undone(rig: &Rig, word: &str) -> Result<()> {
@@ -58,11 +62,7 @@ fn not_created(stage: &mut Stage<'_>) -> Result<()> {
     stage.seed()?;
     let rig = stage.rig()?;
     let xml = stage.dir.join("taken.xml");
-    std::fs::write(
-        &xml,
-        "<domain type='qemu'><name>guest</name><memory unit='MiB'>64</memory>\
-         <os><type arch='x86_64' machine='q35'>hvm</type></os></domain>",
-    )?;
+    std::fs::write(&xml, TAKEN)?;
     rig.new.virsh(["define", &xml.to_string_lossy()])?;
     undone(rig, "is here already")?;
     rig.new.virsh(["undefine", "guest"])?;
@@ -100,6 +100,10 @@ fn not_started(stage: &mut Stage<'_>) -> Result<()> {
     std::fs::write(&orders, "hang")?;
     undone(stage.rig()?, "deadline")?;
     std::fs::write(&orders, "")?;
+    // The deadline was for what hangs.
+    let rig = stage.rig()?;
+    rig.write_plan(IN_ORDER)?;
+    rig.apply()?;
     // It may have run for a moment: all of it is looked at again.
     stage.sync()?;
     stage.rig()?.verb("cutover")
@@ -129,14 +133,18 @@ fn dies(stage: &mut Stage<'_>) -> Result<()> {
         ensure!(out.code != Some(0), "{verb:?} was accepted: {}", out.stdout);
     }
     rig.new.virsh(["start", "guest"])?;
-    rig.write_plan("graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\"")?;
+    rig.write_plan(IN_ORDER)?;
     rig.apply()?;
     rig.try_verb("resume", &[])?;
     rig.wait_for("done").map(drop)
 }
 
 fn aborted(stage: &mut Stage<'_>) -> Result<()> {
-    stage.running(16, |_| {})?;
+    stage.running(16, |spec| {
+        // Its verification takes some seconds: time enough to take it back there.
+        spec.cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\"\n\
+                        [limits]\nrate = \"16MiB/s\"";
+    })?;
     stage.seed()?;
     let phases = [Phase::LastDelta, Phase::StopSource, Phase::FinalDelta, Phase::Verify, Phase::CreateVm];
     for (taken_back, phase) in phases.into_iter().enumerate() {
@@ -210,12 +218,15 @@ async fn past_no_return() {
     world.guest_writes("vda", 3 * BLOCK, &vec![3; 90_000]);
     let rig = simulated::Rig::start(world).await;
     let mut plan = simulated::Rig::plan(VerifyMode::Readback);
-    plan.cutover.watch = Duration::from_secs(1);
-    rig.seed(plan).await;
+    plan.cutover.watch = Duration::from_mins(10);
+    rig.seed(plan.clone()).await;
     rig.ask(Request::Cutover).await;
     rig.until("watch", |view| view.state == State::CuttingOver { phase: Phase::Watch }).await;
     let (call, before) = ("source.release-marks", rig.world.faults.struck("source.release-marks"));
     rig.world.faults.set(call, simulated::Fault::Refused);
+    // The watch looks at the plan each time that it looks at the VM.
+    plan.cutover.watch = Duration::from_millis(50);
+    rig.manager_applies(plan).await;
     rig.until("a failure", |view| matches!(view.state, State::Failed { resumable: true, .. })).await;
     assert!(rig.world.faults.struck(call) > before, "the fault was never seen");
     for request in [Request::AbortCutover, Request::Cancel, Request::Cutover] {

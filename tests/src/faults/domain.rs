@@ -1,6 +1,6 @@
 //! The source VM: crashed, paused, taken away, changed, used by other tools.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -8,7 +8,7 @@ use super::{
     Row, row,
     stage::{Ends, Stage},
 };
-use crate::{Rig, tool};
+use crate::{Rig, rig::WORK, tool};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
@@ -27,8 +27,6 @@ pub(super) const ROWS: &[Row] = &[
     row("source", "foreign-backup", "another tool's backup job runs when a delta is due", false, foreign_backup),
     row("source", "foreign-checkpoint", "another tool makes checkpoints between two passes, and deletes them", false, foreign_checkpoint),
 ];
-
-const MINUTE: Duration = Duration::from_mins(1);
 
 fn crashed(stage: &mut Stage<'_>) -> Result<()> {
     stage.running(48, |_| {})?;
@@ -61,9 +59,7 @@ fn paused(stage: &mut Stage<'_>) -> Result<()> {
     stage.seed()?;
     let rig = stage.rig()?;
     rig.old.virsh(["suspend", "guest"])?;
-    let out = rig.try_verb("sync", &[])?;
-    ensure!(out.code == Some(1), "the sync of a paused VM ended with {:?}: {}", out.code, out.stdout);
-    stage.wait_for_failure("virsh resume")?;
+    stage.sync_fails("virsh resume")?;
     let state = stage.rig()?.guest.state(&stage.rig()?.old)?;
     ensure!(state == "paused", "somebody else's paused VM is {state:?} now");
     stage.rig()?.old.virsh(["resume", "guest"])?;
@@ -81,9 +77,7 @@ fn gone(stage: &mut Stage<'_>) -> Result<()> {
 
 /// The next delta fails with that word, and the migration is cancelled.
 fn give_up(stage: &mut Stage<'_>, word: &str) -> Result<()> {
-    let out = stage.rig()?.try_verb("sync", &[])?;
-    ensure!(out.code == Some(1), "the sync ended with {:?}: {}{}", out.code, out.stdout, out.stderr);
-    let reason = stage.wait_for_failure(word)?;
+    let reason = stage.sync_fails(word)?;
     ensure!(reason.contains("cancel"), "the reason does not say what to do: {reason}");
     stage.rig()?.verb("cancel")?;
     stage.ends = Ends::Cancelled;
@@ -96,9 +90,7 @@ fn back(stage: &mut Stage<'_>) -> Result<()> {
     let rig = stage.rig()?;
     let xml = rig.old.virsh(["dumpxml", "guest"])?;
     rig.old.virsh(["undefine", "guest", "--checkpoints-metadata"])?;
-    let out = rig.try_verb("sync", &[])?;
-    ensure!(out.code == Some(1), "the sync ended with {:?}", out.code);
-    stage.wait_for_failure("removed from the source")?;
+    stage.sync_fails("removed from the source")?;
     stage.scribble(3)?;
     define(stage, &xml)?;
     stage.resume()
@@ -186,9 +178,7 @@ fn disk_removed(stage: &mut Stage<'_>) -> Result<()> {
     stage.off(16, |_| {})?;
     stage.seed()?;
     stage.rig()?.old.virsh(["detach-disk", "guest", "vdb", "--config"])?;
-    let out = stage.rig()?.try_verb("sync", &[])?;
-    ensure!(out.code == Some(1), "the sync ended with {:?}: {}{}", out.code, out.stdout, out.stderr);
-    stage.wait_for_failure("vdb")?;
+    stage.sync_fails("vdb")?;
     // It was a mistake.
     let image = stage.rig()?.guest.disks.last().context("no disks")?.display().to_string();
     attach(stage.rig()?, &image, "vdb", "--config")?;
@@ -241,13 +231,11 @@ fn foreign_backup(stage: &mut Stage<'_>) -> Result<()> {
     )?;
     let rig = stage.rig()?;
     rig.old.virsh(["backup-begin", "guest", &xml.to_string_lossy()])?;
-    let out = rig.try_verb("sync", &[])?;
-    ensure!(out.code == Some(1), "the sync ended with {:?}: {}{}", out.code, out.stdout, out.stderr);
-    stage.wait_for_failure("not warmd's")?;
+    stage.sync_fails("not warmd's")?;
     let job = stage.rig()?.old.virsh(["backup-dumpxml", "guest"])?;
     ensure!(job.contains(&format!("{at}/sock")), "somebody else's job was ended: {job}");
     stage.rig()?.old.virsh(["domjobabort", "guest"])?;
-    crate::wait_until("their job to end", MINUTE, || {
+    crate::wait_until("their job to end", WORK, || {
         Ok((stage.rig()?.old.try_virsh(["backup-dumpxml", "guest"])?.code != Some(0)).then_some(()))
     })?;
     stage.resume()

@@ -62,7 +62,7 @@ pub(super) fn check(stage: &mut Stage<'_>) -> Result<()> {
         Ends::Elsewhere => {}
     }
     lost(rig.assert_one_runs())?;
-    let kept = if ends == Ends::Moved { volumes(rig)? } else { Vec::new() };
+    let kept = if ends == Ends::Moved { rig.locations()? } else { Vec::new() };
     let status = rig.daemon.stop()?;
     ensure!(status.code() == Some(0), "warmd ended with {status}");
     nothing_left(rig, &kept, source_gone).context("left behind")?;
@@ -110,10 +110,10 @@ fn no_job(rig: &Rig) -> Result<()> {
 
 /// Both sides' disks, by `qemu-img compare`.
 fn bytes(rig: &Rig) -> Result<()> {
-    let (sources, targets) = (&rig.guest.disks, volumes(rig)?);
+    let (sources, targets) = (&rig.guest.disks, rig.locations()?);
     ensure!(sources.len() == targets.len(), "{} disks became {targets:?}", sources.len());
     for (source, target) in sources.iter().zip(targets) {
-        lost(image::assert_equal(source, Path::new(&target)))?;
+        lost(image::assert_equal(source, &target))?;
     }
     Ok(())
 }
@@ -131,10 +131,10 @@ fn target_counts_on(rig: &Rig) -> Result<()> {
     })())?;
     let running = rig.new.virsh(["list", "--state-running", "--name"])?;
     rig.new.virsh(["destroy", running.trim()])?;
-    let volumes = volumes(rig)?;
+    let volumes = rig.locations()?;
     let disks = rig.guest.disks.len();
     ensure!(disks == volumes.len(), "{disks} disks became {volumes:?}");
-    let log = lost(image::read_log(Path::new(volumes.first().context("no disks")?)))?;
+    let log = lost(image::read_log(volumes.first().context("no disks")?))?;
     lost((|| {
         ensure!(log.last >= console.acked()?, "the target's own records are missing: {log:?}");
         Ok(())
@@ -145,7 +145,7 @@ fn target_counts_on(rig: &Rig) -> Result<()> {
         unheard.extend(boot.log.and_then(Result::ok));
     }
     for volume in volumes.iter().skip(1) {
-        lost(ring(Path::new(volume), log.last, &unheard))?;
+        lost(ring(volume, log.last, &unheard))?;
     }
     Ok(())
 }
@@ -163,13 +163,7 @@ fn ring(volume: &Path, last: u64, unheard: &BTreeSet<u64>) -> Result<()> {
     Ok(())
 }
 
-fn volumes(rig: &Rig) -> Result<Vec<String>> {
-    let view = rig.show()?;
-    let disks = view["disks"].as_array().context("no disks")?;
-    disks.iter().map(|disk| Ok(disk["location"].as_str().context("no location")?.to_owned())).collect()
-}
-
-fn nothing_left(rig: &Rig, kept: &[String], source_gone: bool) -> Result<()> {
+fn nothing_left(rig: &Rig, kept: &[PathBuf], source_gone: bool) -> Result<()> {
     let names = |host: &crate::Libvirt| -> Result<Vec<String>> {
         Ok(host.virsh(["list", "--all", "--name"])?.split_whitespace().map(str::to_owned).collect())
     };
@@ -200,12 +194,12 @@ fn nothing_left(rig: &Rig, kept: &[String], source_gone: bool) -> Result<()> {
             .any(|bitmap| bitmap["name"].as_str().is_some_and(|name| name.starts_with("warmd")));
         ensure!(!ours, "bitmaps in {}: {bitmaps:?}", image.display());
     }
-    let mut expected: BTreeSet<PathBuf> = kept.iter().map(PathBuf::from).collect();
+    let mut expected: BTreeSet<PathBuf> = kept.iter().cloned().collect();
     let machines =
         if kept.is_empty() || !rig.makes_machines() { vec![] } else { vec![rig.guest.name.clone()] };
     let found = names(&rig.new)?;
     ensure!(found == machines, "domains on the target: {found:?} and not {machines:?}");
-    for folder in kept.iter().filter_map(|volume| Path::new(volume).parent()) {
+    for folder in kept.iter().filter_map(|volume| volume.parent()) {
         expected.extend(["console.log", "machine.json"].map(|name| folder.join(name)));
     }
     let found: Vec<_> = files(&rig.volumes)?

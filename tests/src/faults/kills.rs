@@ -180,7 +180,7 @@ fn every_point(stage: &mut Stage<'_>) -> Result<()> {
 }
 
 /// A VM of somebody else's that has the guest's name on the target: because of it the guest's is not made.
-const TAKEN: &str = "<domain type='qemu'><name>guest</name><memory unit='MiB'>64</memory>\
+pub(super) const TAKEN: &str = "<domain type='qemu'><name>guest</name><memory unit='MiB'>64</memory>\
                      <os><type arch='x86_64' machine='q35'>hvm</type></os></domain>";
 
 /// Up again and at rest.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::{Row, proxy::Proxy, row, stage::Stage};
-use crate::scratch::NbdServer;
+use crate::{rig::WORK, scratch::NbdServer};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
@@ -19,7 +19,6 @@ pub(super) const ROWS: &[Row] = &[
 ];
 
 const NOISE: u64 = 16;
-const MINUTE: Duration = Duration::from_mins(1);
 
 /// A rig whose second disk goes to an NBD server far away.
 fn far_away(stage: &mut Stage<'_>) -> Result<std::sync::Arc<Proxy>> {
@@ -45,6 +44,7 @@ fn weather(stage: &mut Stage<'_>, set: impl Fn(&Proxy), seen: fn(&Proxy) -> u64)
     ensure!(seen(&net) > 0, "the fault was never seen");
     stage.scribble(3)?;
     stage.sync()?;
+    // A delta has too few packets for some of them to be lost for sure.
     net.delay(Duration::ZERO);
     net.loss(0);
     net.rate(0);
@@ -54,7 +54,7 @@ fn weather(stage: &mut Stage<'_>, set: impl Fn(&Proxy), seen: fn(&Proxy) -> u64)
 fn cut(stage: &mut Stage<'_>) -> Result<()> {
     let net = far_away(stage)?;
     // Slow enough to be cut in the middle of things.
-    net.rate(8_000_000);
+    net.rate(1_000_000);
     stage.begin()?;
     for _ in 0..4 {
         cut_once(&net)?;
@@ -73,7 +73,7 @@ fn cut(stage: &mut Stage<'_>) -> Result<()> {
 /// Cuts as soon as there is something to cut.
 fn cut_once(net: &Proxy) -> Result<()> {
     let cuts = net.cuts();
-    crate::wait_until("a connection to be cut", MINUTE, || {
+    crate::wait_until("a connection to be cut", WORK, || {
         net.cut();
         Ok((net.cuts() > cuts).then_some(()))
     })
@@ -99,9 +99,7 @@ fn garbled(stage: &mut Stage<'_>) -> Result<()> {
     stage.begin()?;
     for _ in 0..3 {
         net.garble(1);
-        crate::wait_until("a garbled answer", Duration::from_secs(30), || {
-            Ok(net.has_garbled().then_some(()))
-        })?;
+        crate::wait_until("a garbled answer", WORK, || Ok(net.has_garbled().then_some(())))?;
     }
     net.rate(0);
     stage.rig()?.wait_for("synced")?;

@@ -1,13 +1,10 @@
 //! The library that lets system calls fail (`shim.c`), built here and told what to do by a file.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 
-use crate::{TestDir, tool, wait_until};
+use crate::{TestDir, rig::WORK, tool, wait_until};
 
 /// Faults of the system calls of those programs that were started with [`Shim::env`].
 #[derive(Clone, Debug)]
@@ -56,12 +53,12 @@ pub(super) const EOPNOTSUPP: i32 = 95;
 
 impl Shim {
     /// Builds it in the test's directory.
-    pub(super) fn build(dir: &TestDir, name: &str) -> Result<Self> {
+    pub(super) fn build(dir: &TestDir) -> Result<Self> {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/faults/shim.c");
-        let library = dir.join(format!("{name}.so"));
+        let library = dir.join("shim.so");
         let args = ["-O2", "-fPIC", "-shared", "-o"].map(Path::new);
         tool::call("gcc", args.into_iter().chain([&*library, &source, Path::new("-ldl")]))?;
-        Ok(Self { library, rules: dir.join(format!("{name}.rules")) })
+        Ok(Self { library, rules: dir.join("shim.rules") })
     }
 
     /// What a program needs in its environment to be struck.
@@ -111,7 +108,7 @@ impl Shim {
 
     /// Waits until there were so many.
     pub(super) fn wait_for(&self, count: usize) -> Result<()> {
-        wait_until(&format!("{count} faults to strike"), Duration::from_mins(1), || {
+        wait_until(&format!("{count} faults to strike"), WORK, || {
             Ok((self.struck()?.len() >= count).then_some(()))
         })
     }

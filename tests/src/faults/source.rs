@@ -1,6 +1,6 @@
 //! The source's disks and their server.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 use anyhow::{Result, ensure};
 use rand::RngExt as _;
@@ -12,7 +12,7 @@ use super::{
     shim::{EIO, Shim, Strike},
     stage::Stage,
 };
-use crate::{tool, wait_until};
+use crate::tool;
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
@@ -147,13 +147,9 @@ fn libvirtd_away(stage: &mut Stage<'_>) -> Result<()> {
     stage.off(24, |_| {})?;
     stage.seed()?;
     stage.scribble(3)?;
-    let rig = stage.rig_mut()?;
-    rig.old.suspend()?;
-    rig.try_verb("sync", &["--no-wait"])?;
-    wait_until("the failure to be told", Duration::from_mins(1), || {
-        Ok(rig.ctl().text(&["events"])?.contains("failure").then_some(()))
-    })?;
-    rig.old.resume()?;
-    rig.wait_for("synced")?;
-    Ok(())
+    stage.rig_mut()?.old.suspend()?;
+    stage.rig()?.try_verb("sync", &["--no-wait"])?;
+    stage.wait_for_words(&["failure"])?;
+    stage.rig_mut()?.old.resume()?;
+    stage.rig()?.wait_for("synced").map(drop)
 }

@@ -58,7 +58,7 @@ fn wait_for_trouble(stage: &Stage<'_>, word: &str) -> Result<()> {
 
 /// By itself, or once it is resumed.
 fn go_on(stage: &mut Stage<'_>) -> Result<()> {
-    stage.lift()?;
+    stage.rig()?.lift()?;
     let view = stage.wait_for_view("its rest", crate::rig::WORK, |view| {
         matches!(view["state"].as_str(), Some("synced" | "failed"))
     })?;

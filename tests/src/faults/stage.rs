@@ -1,6 +1,6 @@
 //! What a row has at hand: the rig, chances, and the ways to bring the migration to the moment that it wants.
 
-use std::{path::PathBuf, process::Command, time::Duration};
+use std::{process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use rand::{RngExt as _, rngs::StdRng};
@@ -8,9 +8,6 @@ use serde_json::Value;
 
 use super::shim::Shim;
 use crate::{Rig, RigSpec, TestDir, rig::WORK, tool, wait_until};
-
-/// The plan's `[cutover]`, where a row has no wishes.
-const CUTOVER: &str = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\"";
 
 /// How a row's migration ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,13 +36,12 @@ pub struct Stage<'a> {
     running: bool,
     /// What the rig lies in: goes after it.
     kept: Vec<Box<dyn std::any::Any>>,
-    shim: Option<Shim>,
 }
 
 impl<'a> Stage<'a> {
     pub fn new(dir: &'a TestDir, random: StdRng, short: bool) -> Self {
         let (ends, kept) = (Ends::default(), Vec::new());
-        Self { dir, random, short, ends, source_gone: false, rig: None, running: false, kept, shim: None }
+        Self { dir, random, short, ends, source_gone: false, rig: None, running: false, kept }
     }
 
     /// A rig whose guest is off, with so much noise on each disk; `wish` may want it otherwise. It verifies nothing by
@@ -81,12 +77,9 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// The library of faults; `set` in a row's `wish`, it strikes the daemon.
-    pub(super) fn shim(&mut self) -> Result<Shim> {
-        if self.shim.is_none() {
-            self.shim = Some(Shim::build(self.dir, "shim")?);
-        }
-        self.shim.clone().context("no shim")
+    /// The library of faults; its environment set in a row's `wish`, it strikes the daemon.
+    pub(super) fn shim(&self) -> Result<Shim> {
+        Shim::build(self.dir)
     }
 
     /// A rig with an off guest whose daemon is struck by [`Stage::shim`].
@@ -122,26 +115,14 @@ impl<'a> Stage<'a> {
         self.rig()?.wait_for("synced").map(drop)
     }
 
-    /// Begins, and leaves the daemon frozen in the full pass once it has committed so many bytes.
+    /// [`Rig::freeze`].
     pub fn freeze(&mut self, bytes: u64) -> Result<()> {
-        // Slow enough not to be over before anybody looks.
-        self.rig()?.write_plan(&format!("{CUTOVER}\n[limits]\nrate = \"8MiB/s\""))?;
-        self.begin()?;
-        self.rig()?.write_plan(CUTOVER)?;
-        self.rig()?.freeze_in_pass(1, bytes)
+        self.rig_mut()?.freeze(bytes)
     }
 
-    /// Lets it go on, as fast as it can.
+    /// [`Rig::thaw`].
     pub fn thaw(&self) -> Result<()> {
-        self.rig()?.daemon.thaw()?;
-        self.lift()
-    }
-
-    /// Lifts the limit by which a pass is slow enough to be frozen.
-    pub fn lift(&self) -> Result<()> {
-        let rig = self.rig()?;
-        let scope = format!("migration/{}", rig.guest.name);
-        rig.ctl().text(&["limit", "set", &scope, "--rate", "none"]).map(drop)
+        self.rig()?.thaw()
     }
 
     /// Changes the disks of a guest that is off, `count` times, as its own writes would: bitmaps in the images note it.
@@ -202,6 +183,13 @@ impl<'a> Stage<'a> {
         .with_context(|| format!("the journal: {last}"))
     }
 
+    /// A delta that must fail, for a reason with that word.
+    pub fn sync_fails(&self, word: &str) -> Result<String> {
+        let out = self.rig()?.try_verb("sync", &[])?;
+        ensure!(out.code == Some(1), "the sync ended with {:?}: {}{}", out.code, out.stdout, out.stderr);
+        self.wait_for_failure(word)
+    }
+
     /// `resume`, up to synced.
     pub fn resume(&self) -> Result<()> {
         self.rig()?.verb("resume")?;
@@ -231,12 +219,5 @@ impl<'a> Stage<'a> {
             Ok(is_so(&last).then(|| last.clone()))
         })
         .with_context(|| format!("it is {last}"))
-    }
-
-    /// Where the target's disks are, in the guest's order.
-    pub fn volumes(&self) -> Result<Vec<PathBuf>> {
-        let view = self.rig()?.show()?;
-        let disks = view["disks"].as_array().context("no disks")?;
-        disks.iter().map(|disk| Ok(disk["location"].as_str().context("no location")?.into())).collect()
     }
 }

@@ -114,7 +114,7 @@ fn punch(stage: &mut Stage<'_>, works: u32) -> Result<()> {
 fn shrunk(stage: &mut Stage<'_>) -> Result<()> {
     stage.off(24, |_| {})?;
     stage.seed()?;
-    let volume = stage.volumes()?.pop().context("no volumes")?;
+    let volume = stage.rig()?.locations()?.pop().context("no volumes")?;
     let size = volume.metadata()?.len();
     // Something to lose there.
     stage.disk_io(1, &["write -P 9 255M 1M".to_owned()])?;
@@ -122,9 +122,7 @@ fn shrunk(stage: &mut Stage<'_>) -> Result<()> {
     let file = std::fs::File::options().write(true).open(&volume)?;
     file.set_len(size - MIB)?;
     stage.scribble(2)?;
-    let out = stage.rig()?.try_verb("sync", &[])?;
-    ensure!(out.code == Some(1), "the sync ended with {:?}: {}{}", out.code, out.stdout, out.stderr);
-    stage.wait_for_failure("bytes long")?;
+    stage.sync_fails("bytes long")?;
     file.set_len(size)?;
     drop(file);
     stage.resume()
@@ -133,15 +131,13 @@ fn shrunk(stage: &mut Stage<'_>) -> Result<()> {
 fn older(stage: &mut Stage<'_>) -> Result<()> {
     stage.off(24, |_| {})?;
     stage.seed()?;
-    let volume = stage.volumes()?.pop().context("no volumes")?;
+    let volume = stage.rig()?.locations()?.pop().context("no volumes")?;
     let copy = stage.dir.join("older.raw");
     tool::call("cp", [Path::new("--sparse=always"), &volume, &copy])?;
     stage.scribble(4)?;
     stage.sync()?;
     std::fs::remove_file(&volume)?;
-    let out = stage.rig()?.try_verb("sync", &[])?;
-    ensure!(out.code == Some(1), "the sync ended with {:?}: {}{}", out.code, out.stdout, out.stderr);
-    stage.wait_for_failure("is not there")?;
+    stage.sync_fails("is not there")?;
     tool::call("cp", [Path::new("--sparse=always"), &copy, &volume])?;
     std::fs::remove_file(&copy)?;
     stage.resume()
@@ -150,7 +146,7 @@ fn older(stage: &mut Stage<'_>) -> Result<()> {
 fn replaced(stage: &mut Stage<'_>) -> Result<()> {
     stage.off(24, |_| {})?;
     stage.seed()?;
-    let volume = stage.volumes()?.pop().context("no volumes")?;
+    let volume = stage.rig()?.locations()?.pop().context("no volumes")?;
     let size = volume.metadata()?.len();
     std::fs::remove_file(&volume)?;
     std::fs::File::create(&volume)?.set_len(size)?;
@@ -160,11 +156,9 @@ fn replaced(stage: &mut Stage<'_>) -> Result<()> {
 fn gone(stage: &mut Stage<'_>) -> Result<()> {
     stage.off(24, |_| {})?;
     stage.seed()?;
-    let volume = stage.volumes()?.pop().context("no volumes")?;
+    let volume = stage.rig()?.locations()?.pop().context("no volumes")?;
     std::fs::remove_file(&volume)?;
-    let out = stage.rig()?.try_verb("sync", &[])?;
-    ensure!(out.code == Some(1), "the sync ended with {:?}: {}{}", out.code, out.stdout, out.stderr);
-    stage.wait_for_failure("is not there")?;
+    stage.sync_fails("is not there")?;
     stage.rig()?.verb("cancel")?;
     stage.ends = super::Ends::Cancelled;
     Ok(())
@@ -173,7 +167,7 @@ fn gone(stage: &mut Stage<'_>) -> Result<()> {
 fn foreign(stage: &mut Stage<'_>) -> Result<()> {
     stage.off(24, |_| {})?;
     stage.seed()?;
-    let volume = stage.volumes()?.pop().context("no volumes")?;
+    let volume = stage.rig()?.locations()?.pop().context("no volumes")?;
     let at = stage.random.random_range(0..255_u64) << 20;
     let mut bytes = vec![0; 4096];
     stage.random.fill(&mut bytes[..]);
