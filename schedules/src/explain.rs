@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
 use crate::{
+    calendar::Calendar,
     rules::{Facts, LastPass, PULLED, Rules, Verdict, later},
     text::about_span,
     zone::moment,
@@ -211,30 +212,27 @@ impl Story<'_> {
     }
 
     fn copying(&mut self, at: DateTime<Utc>) {
-        let (open, because) = self.rules.copy.state(at);
-        if open {
-            let until = self.rules.copy.next_close(at).map(|close| close.at);
-            self.tell(at, What::PassAllowed, format!("{because}{}", self.until(until)));
-        } else {
-            let why = match self.rules.copy.next_open(at) {
-                Ok(open) => format!("blocked until {}, because {because}", moment(self.rules.zone, open.at)),
-                Err(never) => format!("blocked for ever, because {never}"),
-            };
-            self.tell(at, What::PassBlocked, why);
-        }
+        let rules = self.rules;
+        self.stands(at, &rules.copy, What::PassAllowed, What::PassBlocked);
     }
 
     fn cutover(&mut self, at: DateTime<Utc>) {
-        let (open, because) = self.rules.cutover.state(at);
-        if open {
-            let until = self.rules.cutover.next_close(at).map(|close| close.at);
-            self.tell(at, What::CutoverAllowed, format!("{because}{}", self.until(until)));
+        let rules = self.rules;
+        self.stands(at, &rules.cutover, What::CutoverAllowed, What::CutoverBlocked);
+    }
+
+    /// How `calendar` stands at that moment, and until when.
+    fn stands(&mut self, at: DateTime<Utc>, calendar: &Calendar, open: What, closed: What) {
+        let (is_open, because) = calendar.state(at);
+        if is_open {
+            let until = calendar.next_close(at).map(|close| close.at);
+            self.tell(at, open, format!("{because}{}", self.until(until)));
         } else {
-            let why = match self.rules.cutover.next_open(at) {
+            let why = match calendar.next_open(at) {
                 Ok(open) => format!("blocked until {}, because {because}", moment(self.rules.zone, open.at)),
                 Err(never) => format!("blocked for ever, because {never}"),
             };
-            self.tell(at, What::CutoverBlocked, why);
+            self.tell(at, closed, why);
         }
     }
 

@@ -143,7 +143,7 @@ impl Rules {
         let Some(last) = facts.last else { return Due { at: now, why: "no pass has run yet".to_owned() } };
         // A clock that was set back does not hold the next pass up.
         let last = LastPass { snapshot: last.snapshot.min(now), ended: last.ended.min(now) };
-        let pulled = self.pulled_forward(last, facts, now);
+        let opening = self.opening(facts, now);
         let regular = match &self.cadence {
             Cadence::Every(interval) => Due {
                 at: later(last.ended, interval.as_secs_f64()),
@@ -154,7 +154,7 @@ impl Rules {
                 Due { at, why: format!("cron {cron}") }
             }
             Cadence::Adaptive(adaptive) => {
-                let approaching = self.opening(facts, now).is_some_and(|opening| {
+                let approaching = opening.as_ref().is_some_and(|opening| {
                     later(now, Self::lead(last, facts, opening.at) * (1.0 + FRESH) + FRESH_SECONDS)
                         >= opening.at
                 });
@@ -162,6 +162,11 @@ impl Rules {
                 adaptive.due(last, facts, near)
             }
         };
+        // None is pulled forward to a moment before now.
+        if regular.at <= now {
+            return regular;
+        }
+        let pulled = opening.and_then(|opening| self.pulled_forward(&opening, last, facts, now));
         pulled.filter(|pulled| pulled.at < regular.at).unwrap_or(regular)
     }
 
@@ -189,8 +194,13 @@ impl Rules {
     ///
     /// What changes during that pass may be worth one more, and so on: each is shorter, until the last snapshot is
     /// fresh enough.
-    fn pulled_forward(&self, last: LastPass, facts: &Facts, now: DateTime<Utc>) -> Option<Due> {
-        let opening = self.opening(facts, now)?;
+    fn pulled_forward(
+        &self,
+        opening: &Answer,
+        last: LastPass,
+        facts: &Facts,
+        now: DateTime<Utc>,
+    ) -> Option<Due> {
         let lead = Self::lead(last, facts, opening.at);
         let (start, end) = self.last_stretch(now, opening.at)?;
         let at = sooner(end, lead).max(start);
