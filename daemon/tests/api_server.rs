@@ -171,10 +171,22 @@ async fn refusals_carry_code_kind_and_reason() {
     assert_eq!((status.code(), kind(&status).as_str()), (Code::Unavailable, "unavailable"));
 
     let mut migrations = MigrationsClient::new(served.channel().await);
-    let abort = MigrationsCutoverRequest { migration: "web-1".to_owned(), abort: true };
+    let abort = MigrationsCutoverRequest { migration: "web-1".to_owned(), abort: true, ..Default::default() };
     let status = migrations.cutover(abort).await.unwrap_err();
     assert_eq!((status.code(), kind(&status).as_str()), (Code::FailedPrecondition, "refused"));
     assert_eq!(status.message(), "abort-cutover is refused while the migration is synced: no cutover runs");
+
+    // A time that nobody understands, and two words at once.
+    let cutover = MigrationsCutoverRequest { migration: "web-1".to_owned(), ..Default::default() };
+    for (request, wanted) in [
+        (MigrationsCutoverRequest { at: "soon".to_owned(), ..cutover.clone() }, "\"soon\" is not a time"),
+        (MigrationsCutoverRequest { hold: true, abort: true, ..cutover.clone() }, "give one of"),
+        (MigrationsCutoverRequest { hold: true, force: true, ..cutover.clone() }, "leave force out"),
+    ] {
+        let status = migrations.cutover(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains(wanted), "{status}");
+    }
 
     let both =
         MigrationsWatchRequest { migration: "web-1".to_owned(), plan: "web".to_owned(), until_final: false };

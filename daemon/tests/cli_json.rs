@@ -185,6 +185,7 @@ fn syncing() -> Value {
         },
         "next_pass": null,
         "next_pass_why": null,
+        "awaited_cutover": null,
         "downtime_forecast": "12.500s",
         "warnings": [],
         "cutover": null,

@@ -7,7 +7,10 @@ use api_common::{
     fake_control::FakeControl,
     served::{Served, run, warmctl},
 };
-use warmd_daemon::model::state::{Resting, State};
+use warmd_daemon::model::{
+    appointment::When,
+    state::{Resting, State},
+};
 
 async fn served() -> Served {
     let mut failed = cases::synced(3, "db");
@@ -194,6 +197,45 @@ plan web: it can be applied, with 1 warning
 }
 
 #[tokio::test]
+async fn a_cutover_for_later_is_not_followed_and_is_shown() {
+    let served = served().await;
+    let cutover = |args: &'static [&'static str]| {
+        let served = &served;
+        async move { served.warmctl(&[&["migration", "cutover", "web-1"], args].concat()).await }
+    };
+    let said = cutover(&["--at", "2099-11-28 22:00 Europe/Berlin"]).await;
+    let wanted =
+        "cutover of web-1 (5eed00000001): accepted; at 2099-11-28 21:00:00 (UTC): asked for by operator uid=";
+    assert!(said.out(0).starts_with(wanted), "{said:?}");
+    let list = served.warmctl(&["migration", "list"]).await;
+    assert!(list.out(0).contains("2026-11-22 10:16:00  2099-11-28 21:00:00\n"), "{list:?}");
+    let show = served.warmctl(&["migration", "show", "web-1"]).await;
+    assert!(
+        show.out(0).contains("Cutover:                   at 2099-11-28 21:00:00 (UTC): asked"),
+        "{show:?}"
+    );
+    let said = cutover(&["--hold"]).await;
+    assert!(said.out(0).ends_with(": accepted; held: held by a person\n"), "{said:?}");
+    let json = served.warmctl(&["-o", "json", "migration", "show", "web-1"]).await;
+    let json: serde_json::Value = serde_json::from_str(json.out(0)).unwrap();
+    assert_eq!(json["awaited_cutover"]["mode"], "hold");
+    let list = served.warmctl(&["migration", "list"]).await;
+    assert!(list.out(0).contains("2026-11-22 10:16:00  held\n"), "{list:?}");
+    let said = cutover(&["--release"]).await;
+    assert!(said.out(0).ends_with(": accepted; none is waited for\n"), "{said:?}");
+    assert!(cutover(&["--force", "--no-wait"]).await.out(0).contains("cutover of web-1"));
+    let orders: Vec<_> = served.control.cutovers().iter().map(|order| (order.when, order.force)).collect();
+    let at = "2099-11-28T21:00:00Z".parse().unwrap();
+    let wanted = [(When::At(at), false), (When::Hold, false), (When::Release, false), (When::Now, true)];
+    assert_eq!(orders, wanted);
+    for wrong in [&["--hold", "--at", "22:00"][..], &["--force", "--hold"], &["--abort", "--release"]] {
+        let said = served.warmctl(&[&["migration", "cutover", "web-1"], wrong].concat()).await;
+        assert!(said.err(2).contains("cannot be used with"), "{said:?}");
+    }
+    assert!(cutover(&["--at", "soon"]).await.err(5).contains("write it like"));
+}
+
+#[tokio::test]
 async fn what_is_no_plan_file_is_a_usage_error() {
     let served = served().await;
     let file = served.dir.path().join("plan.toml");
@@ -211,10 +253,10 @@ async fn migrations() {
     assert_eq!(
         served.warmctl(&["migration", "list"]).await.out(0),
         "\
-ID            VM     PLAN  STATE                  SIZE  PENDING      PASS  FORECAST  NEXT PASS (UTC)
-5eed00000001  web-1  web   synced             42.0 GiB      0 B         2      13 s  2026-11-22 10:16:00
-5eed00000002  web-2  web   syncing            42.0 GiB  600 MiB  3 (50 %)      13 s  -
-5eed00000003  db     web   failed, resumable  42.0 GiB      0 B         2         -  -
+ID            VM     PLAN  STATE                  SIZE  PENDING      PASS  FORECAST  NEXT PASS (UTC)      CUTOVER (UTC)
+5eed00000001  web-1  web   synced             42.0 GiB      0 B         2      13 s  2026-11-22 10:16:00  -
+5eed00000002  web-2  web   syncing            42.0 GiB  600 MiB  3 (50 %)      13 s  -                    -
+5eed00000003  db     web   failed, resumable  42.0 GiB      0 B         2         -  -                    -
 "
     );
     assert_eq!(served.warmctl(&["migration", "list", "--plan", "none"]).await.out(0).lines().count(), 1);

@@ -8,7 +8,7 @@
 //! | [`schedule`] | a plan's `[schedule]` as people write it, and what is wrong with it |
 //! | [`rules`] | may a pass start now, and if not, when? |
 //! | [`adaptive`], [`rhythm`] | spacing passes by the change rates that were learned |
-//! | [`cron`], [`window`], [`calendar`], [`zone`] | times of the wall clock, also when clocks are put forward or back |
+//! | [`cron`], [`window`], [`calendar`], [`zone`], [`when`] | times of the wall clock, also when clocks are put forward or back |
 //! | [`budget`] | how much may be done, by the time of day |
 //! | [`arbiter`] | whose pass is next where many want to run |
 //! | [`forecast`] | how long a VM will be down, and whether that fits |
@@ -27,9 +27,11 @@ pub mod rhythm;
 pub mod rules;
 pub mod schedule;
 pub mod text;
+pub mod when;
 pub mod window;
 pub mod zone;
 
+pub use chrono_tz::Tz;
 pub use schedule::Schedule;
 
 use std::time::Duration;

@@ -13,6 +13,7 @@ use warmd_proto::v1::{
     MigrationsSyncRequest, MigrationsSyncResponse, MigrationsVerifyRequest, MigrationsVerifyResponse,
     MigrationsWatchRequest, MigrationsWatchResponse, migrations_server::Migrations,
 };
+use warmd_schedules::{Tz, when::parse_when};
 
 use super::{
     convert, peer,
@@ -22,8 +23,10 @@ use super::{
     watch::{Scope, Watcher},
 };
 use crate::{
+    clock,
     migration::control::{ControlError, ControlErrorKind},
     model::{
+        appointment::{CutoverOrder, When},
         plan::VerifyMode,
         request::{self, Verdict},
         verify::{VerifyOrder, VerifyScope},
@@ -45,6 +48,31 @@ impl Api {
     ) -> Result<(Answer, Migration), ControlError> {
         let view = self.control.migration(key).await?;
         answered(self.control.request(view.id, what, &peer::by(from)).await?, view)
+    }
+
+    /// What is asked of a cutover, told in the time zone of its plan.
+    async fn cutover_order(
+        &self,
+        message: &MigrationsCutoverRequest,
+        plan: &str,
+    ) -> Result<CutoverOrder, ControlError> {
+        let invalid = |why: &str| ControlError::new(ControlErrorKind::Invalid, why);
+        let when = match (given(&message.at), message.hold, message.release, message.abort) {
+            (None, false, false, false) => When::Now,
+            (None, true, false, false) => When::Hold,
+            (None, false, true, false) => When::Release,
+            (Some(at), false, false, false) => {
+                // Of a migration that is over the plan may be gone, and the request is refused anyway.
+                let rules = self.control.plan(plan).await.ok().and_then(|plan| plan.rules().ok());
+                let zone = rules.map_or(Tz::UTC, |rules| rules.zone);
+                When::At(parse_when(at, zone, clock::now()).map_err(|error| invalid(&error.to_string()))?)
+            }
+            _ => return Err(invalid("give one of abort, at, hold and release, and force with none but at")),
+        };
+        if message.force && matches!(when, When::Hold | When::Release) {
+            return Err(invalid("a cutover that is not asked for cannot be forced: leave force out"));
+        }
+        Ok(CutoverOrder { when, force: message.force })
     }
 }
 
@@ -154,10 +182,32 @@ impl Migrations for Api {
         &self,
         request: Request<MigrationsCutoverRequest>,
     ) -> Result<Response<MigrationsCutoverResponse>, Status> {
-        let what = |message: &MigrationsCutoverRequest| {
-            if message.abort { request::Request::AbortCutover } else { request::Request::Cutover }
+        let (_, from, message) = request.into_parts();
+        if message.abort && message.at.is_empty() && !message.hold && !message.release && !message.force {
+            let (answer, migration) = self
+                .ask(&from, &message.migration, request::Request::AbortCutover)
+                .await
+                .map_err(|error| status(&error))?;
+            return Ok(Response::new(MigrationsCutoverResponse {
+                answer: answer.into(),
+                migration: Some(migration),
+            }));
+        }
+        let asked = async {
+            let view = self.control.migration(&message.migration).await?;
+            let order = self.cutover_order(&message, &view.plan).await?;
+            let verdict = self.control.cut_over(view.id, order, &peer::by(&from)).await?;
+            // What waits is shown as it waits now.
+            let view = match order.when {
+                When::Now => view,
+                When::At(_) | When::Hold | When::Release => {
+                    self.control.migration(&view.id.to_string()).await?
+                }
+            };
+            answered(verdict, view)
         };
-        ask!(self, request, what, MigrationsCutoverResponse)
+        let (answer, migration) = asked.await.map_err(|error| status(&error))?;
+        Ok(Response::new(MigrationsCutoverResponse { answer: answer.into(), migration: Some(migration) }))
     }
 
     async fn cancel(

@@ -155,12 +155,15 @@ pub(super) enum MigrationCommand {
     Pause { id: String },
     /// Goes on after a pause or a failure
     Resume { id: String },
-    /// Moves the VM now, and follows to the end
+    /// Moves the VM now, and follows to the end; or later
+    #[command(after_help = CUTOVERS)]
     Cutover {
         id: String,
-        /// Take back a cutover that has not passed the point of no return
-        #[arg(long)]
-        abort: bool,
+        #[command(flatten)]
+        when: CutoverWhen,
+        /// Also outside the plan's cutover windows
+        #[arg(long, conflicts_with_all = ["abort", "hold", "release"])]
+        force: bool,
         #[command(flatten)]
         wait: Wait,
     },
@@ -189,6 +192,30 @@ pub(super) enum MigrationCommand {
         #[arg(long, value_name = "FILE", conflicts_with = "format")]
         save: Option<PathBuf>,
     },
+}
+
+const CUTOVERS: &str = "\
+A cutover begins inside the windows of `schedule.cutover` of its plan. TIME is \"2026-11-28 22:00\" or \"22:00\" in the time \
+zone of the plan's schedule, the same with a zone behind it (\"22:00 Europe/Berlin\"), \"+2h\", or RFC 3339. What is asked \
+for holds over a restart of the daemon. One that could not begin until its window closed (or for an hour, without \
+windows) is missed, and held.";
+
+/// When a cutover begins, if not now.
+#[derive(Debug, ClapArgs)]
+#[group(multiple = false)]
+pub(super) struct CutoverWhen {
+    /// Take back a cutover that has not passed the point of no return, or that waits
+    #[arg(long)]
+    pub(super) abort: bool,
+    /// Begin at this time; a delta is copied just before
+    #[arg(long, value_name = "TIME")]
+    pub(super) at: Option<String>,
+    /// Stay synced, and begin none until another word, also where the plan would
+    #[arg(long)]
+    pub(super) hold: bool,
+    /// Hold no longer: as the plan says
+    #[arg(long)]
+    pub(super) release: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,16 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use warmd_proto::v1::{
-    Answer, Migration, MigrationsGetRequest, MigrationsListRequest, MigrationsReportRequest,
-    MigrationsVerifyRequest, VerifyMode,
+    Answer, Migration, MigrationsCutoverRequest, MigrationsGetRequest, MigrationsListRequest,
+    MigrationsReportRequest, MigrationsVerifyRequest, VerifyMode,
 };
 
 use super::{
-    args::{MigrationCommand, Mode, ReportFormat, VerifyWhat},
+    args::{CutoverWhen, MigrationCommand, Mode, ReportFormat, VerifyWhat},
     client::{Client, asked},
     failure::{Exit, Failure},
     feed::{Feed, News},
-    follow::{self, Task},
+    follow::{self, Order, Task},
     out::Out,
     reports,
     screen::{Screen, interrupted},
@@ -46,9 +46,18 @@ pub(super) async fn run(socket: &Path, out: &Out, command: MigrationCommand) -> 
             let what = answer.answer();
             if out.is_json() { out.json(&answer) } else { answered(out, "resume", what, answer.migration) }
         }
-        MigrationCommand::Cutover { id, abort, wait } => {
-            let task = if abort { Task::AbortCutover } else { Task::Cutover };
-            follow::run(socket, out, id, just(task), !wait.no_wait).await
+        MigrationCommand::Cutover { id, when, force, .. }
+            if when.at.is_some() || when.hold || when.release =>
+        {
+            let CutoverWhen { at, hold, release, .. } = when;
+            let at = at.unwrap_or_default();
+            let request = MigrationsCutoverRequest { migration: id, abort: false, at, hold, release, force };
+            arrange(socket, out, request).await
+        }
+        MigrationCommand::Cutover { id, when, force, wait } => {
+            let task = if when.abort { Task::AbortCutover } else { Task::Cutover };
+            let order = Order { force, ..Order::default() };
+            follow::run(socket, out, id, (task, order), !wait.no_wait).await
         }
         MigrationCommand::Cancel { id, wait } => {
             follow::run(socket, out, id, just(Task::Cancel), !wait.no_wait).await
@@ -61,22 +70,39 @@ pub(super) async fn run(socket: &Path, out: &Out, command: MigrationCommand) -> 
     }
 }
 
-fn just(task: Task) -> (Task, MigrationsVerifyRequest) {
-    (task, MigrationsVerifyRequest::default())
+fn just(task: Task) -> (Task, Order) {
+    (task, Order::default())
 }
 
-fn asked_for(what: VerifyWhat) -> MigrationsVerifyRequest {
+/// A cutover for later: there is nothing to follow yet.
+async fn arrange(socket: &Path, out: &Out, request: MigrationsCutoverRequest) -> Result<(), Failure> {
+    let client = Client::connect(socket).await?;
+    let answer = client.migrations().cutover(asked(request)).await?.into_inner();
+    if out.is_json() {
+        return out.json(&answer);
+    }
+    let what = answer.answer();
+    let migration = answer.migration.unwrap_or_default();
+    let waits = match &migration.awaited_cutover {
+        Some(awaited) => show::awaited(awaited),
+        None => "none is waited for".to_owned(),
+    };
+    out.text(&format!("cutover of {}: {}; {waits}", words::who(&migration), words::answer(what)))
+}
+
+fn asked_for(what: VerifyWhat) -> Order {
     let mode = match what.mode {
         Mode::Readback => VerifyMode::Readback,
         Mode::Compare => VerifyMode::Compare,
     };
-    MigrationsVerifyRequest {
+    let verify = MigrationsVerifyRequest {
         migration: String::new(),
         mode: mode.into(),
         scope: what.scope.to_string(),
         seed: what.seed,
         images: what.image.into_iter().collect(),
-    }
+    };
+    Order { verify, ..Order::default() }
 }
 
 fn answered(out: &Out, what: &str, answer: Answer, migration: Option<Migration>) -> Result<(), Failure> {

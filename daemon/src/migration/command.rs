@@ -3,6 +3,7 @@
 use tokio::sync::oneshot;
 
 use crate::model::{
+    appointment::CutoverOrder,
     request::{Request, Verdict},
     verify::VerifyOrder,
 };
@@ -13,6 +14,8 @@ pub struct Command {
     pub request: Request,
     /// Which verification, if that is asked for.
     pub order: VerifyOrder,
+    /// When, and whether at any time, if a cutover is asked for.
+    pub cutover: CutoverOrder,
     /// Who asks, for the journal.
     pub by: String,
     pub answer: oneshot::Sender<Verdict>,

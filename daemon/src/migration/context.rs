@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
 };
 
+use tokio::sync::watch;
 use warmd_cbt::{
     buffer::BufferPool,
     ledger::Ledger,
@@ -46,8 +47,7 @@ pub struct Engine {
 /// One migration's surroundings.
 pub struct Context {
     pub id: MigrationId,
-    plan: Mutex<Arc<Plan>>,
-    plan_changed: tokio::sync::Notify,
+    plan: watch::Sender<Arc<Plan>>,
     pub vm: VmId,
     pub target_name: String,
     pub machine: Machine,
@@ -103,7 +103,7 @@ impl Context {
             cutover,
         } = parts;
         let asked = cutover.start_asked.is_some();
-        let (plan, cutover) = (Mutex::new(Arc::new(plan)), Mutex::new(cutover));
+        let (plan, cutover) = (watch::Sender::new(Arc::new(plan)), Mutex::new(cutover));
         let ledgers = tokio::sync::Mutex::default();
         // After a restart in these nobody knows, if it was asked; before them it surely has not run.
         let state = live.view().state;
@@ -116,7 +116,6 @@ impl Context {
         Self {
             id,
             plan,
-            plan_changed: tokio::sync::Notify::new(),
             vm,
             target_name,
             machine,
@@ -136,18 +135,17 @@ impl Context {
 
     /// The plan as last applied.
     pub fn plan(&self) -> Arc<Plan> {
-        Arc::clone(&self.plan.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.plan.borrow())
     }
 
-    /// Comes back when another plan was put in force since it last did.
-    pub async fn plan_changed(&self) {
-        self.plan_changed.notified().await;
+    /// Tells when another plan than the present one is put in force.
+    pub fn plans(&self) -> watch::Receiver<Arc<Plan>> {
+        self.plan.subscribe()
     }
 
     /// Puts a newly applied plan in force; work that runs keeps the one it began with, all but its copy windows.
     pub fn set_plan(&self, plan: Plan) {
-        *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(plan);
-        self.plan_changed.notify_one();
+        self.plan.send_replace(Arc::new(plan));
     }
 
     /// What is remembered of the last cutover.

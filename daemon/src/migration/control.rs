@@ -7,6 +7,7 @@ use tokio::sync::broadcast;
 
 use crate::{
     model::{
+        appointment::CutoverOrder,
         id::MigrationId,
         limit::{LimitChange, LimitView},
         machine::VmSummary,
@@ -54,6 +55,9 @@ pub trait Control: Send + Sync {
     fn watch(&self) -> broadcast::Receiver<MigrationView>;
     /// Asks something of a migration. Accepted means begun, not finished: watch it.
     async fn request(&self, id: MigrationId, request: Request, by: &str) -> Result<Verdict, ControlError>;
+    /// Asks for a cutover, now or later; [`Request::Cutover`] asks for one now.
+    async fn cut_over(&self, id: MigrationId, order: CutoverOrder, by: &str)
+    -> Result<Verdict, ControlError>;
     /// Asks for a verification; [`Request::Verify`] asks for a readback of everything.
     async fn verify(&self, id: MigrationId, order: VerifyOrder, by: &str) -> Result<Verdict, ControlError>;
     /// The last verification's verdict.

@@ -3,14 +3,16 @@
 //! Rule: saved before acted. The state in the store is never behind what was done, so a restart only does the saved
 //! state's work again, from the beginning, and all work bears that. Nobody else writes a migration's state.
 
+mod cutovers;
+mod passes;
+
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use warmd_cbt::{mutant::mutant, stop::StopSignal};
-use warmd_schedules::rules::LastPass;
 
+use self::cutovers::told;
 use super::{
     command::Command,
     context::Context,
@@ -19,11 +21,12 @@ use super::{
     forecast,
     retry::Retry,
     sweep::{keep_swept, sweep},
-    timing::{self, Wait},
+    timing,
 };
 use crate::{
     clock, crash,
     model::{
+        appointment::Appointment,
         phase::Phase,
         request::{Request, Verdict, judge},
         state::State,
@@ -31,14 +34,11 @@ use crate::{
         verify::VerifyOrder,
         view::{CutoverView, EventView},
     },
-    store::{Change, Cutover, PassRow},
+    store::{Change, Cutover},
 };
 
 /// How long work that was told to stop may take before it is dropped where it stands.
 const STOP_DEADLINE: Duration = Duration::from_mins(1);
-
-/// A wait that is longer is a rest: what is left open on the source does not stay for it.
-const REST: TimeDelta = TimeDelta::hours(1);
 
 /// How long the owner of a finished migration stays for more requests, and for those who look at its verification.
 const SOON: Duration = Duration::from_secs(1);
@@ -49,6 +49,8 @@ const LATER: Duration = Duration::from_mins(1);
 pub struct Driver {
     context: Arc<Context>,
     state: State,
+    /// A cutover that is to begin later, or is held.
+    appointment: Option<Appointment>,
     inbox: mpsc::Receiver<Command>,
     shutdown: CancellationToken,
     verify_asked: Option<VerifyOrder>,
@@ -69,14 +71,23 @@ enum Happened {
 type Job<'a> = Pin<Box<dyn Future<Output = Result<(), WorkError>> + Send + 'a>>;
 
 impl Driver {
-    /// An owner of the migration in `context`, which the store has in `state`.
+    /// An owner of the migration in `context`, which the store has in `state`, with what was asked of its cutover.
     pub fn new(
         context: Arc<Context>,
-        state: State,
+        (state, appointment): (State, Option<Appointment>),
         inbox: mpsc::Receiver<Command>,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { context, state, inbox, shutdown, verify_asked: None, sync_asked: false, is_held: false }
+        Self {
+            context,
+            state,
+            appointment,
+            inbox,
+            shutdown,
+            verify_asked: None,
+            sync_asked: false,
+            is_held: false,
+        }
     }
 
     /// Drives the migration to its end, or until the daemon shuts down; whether it is over.
@@ -137,6 +148,9 @@ impl Driver {
 
     /// Does what the state means until something happens.
     async fn wait(&mut self) -> Happened {
+        if let Some(happened) = self.take_turn().await {
+            return happened;
+        }
         let context = Arc::clone(&self.context);
         let doing = work(&self.state);
         let stop = StopSignal::new();
@@ -152,16 +166,17 @@ impl Driver {
                 }
             }
             Work::AwaitSchedule => {
+                let plans = context.plans();
                 let last = self.last_pass().await;
-                match timing::next_pass(&context.plan(), last, clock::now()) {
+                match timing::next_pass(&context.plan(), last, self.cutover_at(), clock::now()) {
                     None if self.shutdown.is_cancelled() => Happened::ShutDown,
                     None => Happened::Event(Event::PassDue, "schedule".to_owned()),
-                    Some(wait) => self.wait_for(&context, wait).await,
+                    Some(wait) => self.wait_for(plans, wait).await,
                 }
             }
-            Work::Seed | Work::Sync if let Some(wait) = self.held() => {
+            Work::Seed | Work::Sync if let Some((plans, wait)) = self.held() => {
                 self.is_held = true;
-                let happened = self.wait_for(&context, wait).await;
+                let happened = self.wait_for(plans, wait).await;
                 self.is_held = false;
                 happened
             }
@@ -182,29 +197,10 @@ impl Driver {
         }
     }
 
-    /// Waits for a request, or until the schedule is worth asking again.
-    async fn wait_for(&mut self, context: &Context, wait: Wait) -> Happened {
-        let until = wait.until;
-        self.show_next_pass(until, Some(wait.why));
-        let is_rest = until.is_none_or(|until| until - clock::now() > REST);
-        self.idle(timing::until(context, until), is_rest).await
-    }
-
-    fn show_next_pass(&self, next_pass: Option<DateTime<Utc>>, why: Option<String>) {
-        let view = self.context.live.view();
-        if (view.next_pass, &view.next_pass_why) != (next_pass, &why) {
-            self.context.live.update(|view| (view.next_pass, view.next_pass_why) = (next_pass, why));
-        }
-    }
-
-    /// What holds the pass that is begun, unless a person asked for it.
-    fn held(&self) -> Option<Wait> {
-        if self.sync_asked { None } else { timing::held(&self.context.plan(), clock::now()) }
-    }
-
-    /// Waits for a request, or for `clock`.
+    /// Waits for a request, the time of a cutover, or `clock`.
     async fn idle(&mut self, clock: impl Future<Output = ()>, is_rest: bool) -> Happened {
         let mut clock = std::pin::pin!(clock);
+        let mut turns = self.turns();
         let context = Arc::clone(&self.context);
         // Where no pass comes soon by itself, nothing else ends what is left.
         let mut clearing = Box::pin(async move {
@@ -215,6 +211,7 @@ impl Driver {
                 biased;
                 () = self.shutdown.cancelled() => return Happened::ShutDown,
                 () = &mut clearing => {}
+                () = &mut turns => return Happened::Granted,
                 () = &mut clock => return Happened::Granted,
                 command = self.inbox.recv() => {
                     let Some(command) = command else { return Happened::ShutDown };
@@ -228,12 +225,13 @@ impl Driver {
 
     /// Lets `job` run and answers requests meanwhile. A request that changes the state then ends the job, before the new
     /// state's work begins: whatever it drained stays drained, and nothing of it runs on.
-    /// So does the end of the copy windows, for a job that keeps to them.
+    /// So does the time of a cutover, and the end of the copy windows for a job that keeps to them.
     async fn attend(&mut self, mut job: Job<'_>, stopper: &StopSignal, in_windows: bool) -> Attended {
         let context = Arc::clone(&self.context);
         let closed =
             async { if in_windows { timing::closed(&context).await } else { std::future::pending().await } };
         let mut closed = std::pin::pin!(closed);
+        let mut turns = self.turns();
         loop {
             tokio::select! {
                 biased;
@@ -243,6 +241,18 @@ impl Driver {
                     tokio::time::timeout(STOP_DEADLINE, job).await.ok();
                     return Attended::ShutDown;
                 }
+                () = &mut turns => {
+                    if self.is_turn().await {
+                        stopper.stop();
+                        match tokio::time::timeout(STOP_DEADLINE, job).await {
+                            Ok(Ok(())) => return Attended::Job(Ok(())),
+                            Ok(Err(_)) => {}
+                            Err(_) => sweep(&self.context).await,
+                        }
+                        return Attended::Granted;
+                    }
+                    turns = self.turns();
+                }
                 () = &mut closed => {
                     stopper.stop();
                     match tokio::time::timeout(STOP_DEADLINE, job).await {
@@ -250,7 +260,7 @@ impl Driver {
                         Ok(Err(_)) => {}
                         Err(_) => sweep(&self.context).await,
                     }
-                    let why = self.held().map_or_else(String::new, |wait| wait.why);
+                    let why = self.held().map_or_else(String::new, |(_, wait)| wait.why);
                     self.context.note("schedule", format!("pass held: {why}")).await;
                     return Attended::Held;
                 }
@@ -264,6 +274,7 @@ impl Driver {
                         }
                         return Attended::Granted;
                     }
+                    turns = self.turns();
                 }
             }
         }
@@ -284,10 +295,11 @@ impl Driver {
             Verdict::AlreadySo if command.request == Request::Sync && self.is_held => Verdict::Accepted,
             verdict => verdict,
         };
+        let (verdict, arranged) = self.arranged(&command, verdict);
         let accepted = verdict == Verdict::Accepted;
         let text = match &verdict {
             Verdict::Accepted if is_verify => format!("verify accepted: {}", command.order),
-            Verdict::Accepted => format!("{} accepted", command.request.name()),
+            Verdict::Accepted => format!("{} accepted{}", command.request.name(), told(arranged.as_ref())),
             Verdict::AlreadySo => format!("{}: already so", command.request.name()),
             Verdict::Refused(why) => why.clone(),
         };
@@ -298,7 +310,10 @@ impl Driver {
                 let lines = if mutant("request-not-told") { Vec::new() } else { vec![line] };
                 self.enter(state, &event, &command.by, lines).await
             }
-            _ => self.journal(line, accepted).await,
+            _ => match arranged {
+                Some(appointment) if accepted => self.appoint(appointment, line).await,
+                _ => self.journal(line, accepted).await,
+            },
         };
         if accepted && !saved {
             // The daemon is shutting down; who asked is told so by getting no verdict.
@@ -349,8 +364,13 @@ impl Driver {
         if !mutant("step-not-told") {
             lines.push(self.context.line(by, "state", text.clone()));
         }
-        let step =
-            Change { cutover: cutover.clone(), events: lines, ..Change::to(state.clone(), clock::now()) };
+        let appointment = self.appointment_in(&state);
+        let step = Change {
+            cutover: cutover.clone(),
+            appointment: appointment.clone(),
+            events: lines,
+            ..Change::to(state.clone(), clock::now())
+        };
         let mut retry = Retry::forever();
         while let Err(error) = self.context.store.save_state(self.context.id, step.clone()).await {
             tracing::error!(migration = %self.context.id, %error, "state not saved; nothing goes on until it is");
@@ -360,6 +380,9 @@ impl Driver {
         }
         if let Some(cutover) = cutover {
             self.context.set_cutover(cutover);
+        }
+        if let Some(appointment) = appointment {
+            self.appointment = appointment;
         }
         tracing::info!(migration = %self.context.id, vm = %self.context.machine.name, by, "{text}");
         let before = std::mem::replace(&mut self.state, state);
@@ -386,7 +409,7 @@ impl Driver {
         let state = self.state.clone();
         self.context.live.update(|view| {
             view.since = clock::now();
-            (view.next_pass, view.next_pass_why) = (None, None);
+            (view.next_pass, view.next_pass_why, view.awaited_cutover) = (None, None, None);
             let begins = matches!(state, State::CuttingOver { phase: Phase::LastDelta });
             if begins && !matches!(before, State::CuttingOver { .. }) {
                 let (phases, started) = (Vec::new(), clock::now());
@@ -416,21 +439,6 @@ impl Driver {
         match forecast::downtime(&self.context).await {
             Ok(forecast) => self.context.live.update(|view| view.downtime_forecast = forecast),
             Err(error) => tracing::warn!(migration = %self.context.id, %error, "no forecast"),
-        }
-    }
-
-    /// The last pass, however it ended.
-    async fn last_pass(&self) -> Option<LastPass> {
-        match self.context.store.last_pass(self.context.id).await {
-            // One that was cut off has no end: it counts from its start, so that it is not repeated at once.
-            Ok(pass) => pass.map(|PassRow { view, .. }| LastPass {
-                snapshot: view.started,
-                ended: view.ended.unwrap_or(view.started),
-            }),
-            Err(error) => {
-                tracing::error!(migration = %self.context.id, %error, "passes not read");
-                None
-            }
         }
     }
 }

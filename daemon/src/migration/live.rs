@@ -148,6 +148,7 @@ pub(super) fn resting() -> MigrationView {
         pass: None,
         next_pass: None,
         next_pass_why: None,
+        awaited_cutover: None,
         downtime_forecast: None,
         warnings: Vec::new(),
         cutover: None,

@@ -136,10 +136,10 @@ impl Manager {
             // It only informs; a source that is off must not wait for it.
             tracing::error!(migration = %row.id, %error, "the end of a pass that was cut off is not stored");
         }
-        let (id, state) = (row.id, row.state.clone());
+        let (id, state, appointment) = (row.id, row.state.clone(), row.appointment.clone());
         let context = self.surroundings(row, plan).await?;
         let (inbox, requests) = mpsc::channel(INBOX);
-        let driver = Driver::new(Arc::clone(&context), state, requests, self.shutdown.clone());
+        let driver = Driver::new(Arc::clone(&context), (state, appointment), requests, self.shutdown.clone());
         let handle = Handle { context: Arc::clone(&context), inbox };
         lock(&self.handles).insert(id, handle.clone());
         let (handles, limits) = (Arc::downgrade(&self.handles), Arc::clone(&self.limits));

@@ -73,6 +73,7 @@ pub async fn view(store: &Store, row: &MigrationRow) -> Result<MigrationView, Wo
         pass: store.last_pass(row.id).await?.map(|pass| pass.view),
         next_pass: None,
         next_pass_why: None,
+        awaited_cutover: None,
         downtime_forecast: None,
         warnings: row.warnings.clone(),
         cutover,

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     clock,
     model::{
+        appointment::CutoverOrder,
         id::MigrationId,
         limit::{LimitChange, LimitView},
         machine::{Machine, VmSummary},
@@ -151,11 +152,20 @@ impl Control for Manager {
     }
 
     async fn request(&self, id: MigrationId, request: Request, by: &str) -> Result<Verdict, ControlError> {
-        self.command(id, request, VerifyOrder::default(), by).await
+        self.command(id, request, (VerifyOrder::default(), CutoverOrder::default()), by).await
+    }
+
+    async fn cut_over(
+        &self,
+        id: MigrationId,
+        order: CutoverOrder,
+        by: &str,
+    ) -> Result<Verdict, ControlError> {
+        self.command(id, order.request(), (VerifyOrder::default(), order), by).await
     }
 
     async fn verify(&self, id: MigrationId, order: VerifyOrder, by: &str) -> Result<Verdict, ControlError> {
-        self.command(id, Request::Verify, order, by).await
+        self.command(id, Request::Verify, (order, CutoverOrder::default()), by).await
     }
 
     async fn verdict(&self, id: MigrationId) -> Result<Option<view::Verdict>, ControlError> {
@@ -212,13 +222,14 @@ impl Manager {
         &self,
         id: MigrationId,
         request: Request,
-        order: VerifyOrder,
+        (order, cutover): (VerifyOrder, CutoverOrder),
         by: &str,
     ) -> Result<Verdict, ControlError> {
         for _ in 0..ASKED {
             let owner = self.owner(id).await?;
             let (answer, answered) = oneshot::channel();
-            let command = Command { request, order: order.clone(), by: by.to_owned(), answer };
+            let order = order.clone();
+            let command = Command { request, order, cutover, by: by.to_owned(), answer };
             if owner.inbox.send(command).await.is_ok()
                 && let Ok(verdict) = answered.await
             {

@@ -3,9 +3,10 @@
 //! Rule: the schedule decides and says why; an explicit request of a person goes before it. A plan whose schedule cannot
 //! be asked copies nothing until it is applied again.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
+use tokio::sync::watch;
 use warmd_schedules::{
     rules::{Facts, LastPass, Rules, Verdict},
     zone::moment,
@@ -25,13 +26,19 @@ pub(super) struct Wait {
     pub(super) why: String,
 }
 
-/// What keeps the next delta waiting, whose last pass is `last`; `None` if it may start.
-pub(super) fn next_pass(plan: &Plan, last: Option<LastPass>, now: DateTime<Utc>) -> Option<Wait> {
+/// What keeps the next delta waiting, whose last pass is `last` and whose cutover is asked for at `cutover_at`; `None` if it
+/// may start.
+pub(super) fn next_pass(
+    plan: &Plan,
+    last: Option<LastPass>,
+    cutover_at: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Option<Wait> {
     let rules = match asked(plan) {
         Ok(rules) => rules,
         Err(wait) => return Some(wait),
     };
-    match rules.pass(&Facts { last, ..Facts::unknown(rules.zone) }, now) {
+    match rules.pass(&Facts { last, cutover_at, ..Facts::unknown(rules.zone) }, now) {
         Verdict::Start { .. } => None,
         Verdict::Wait { until, why } => Some(Wait { until: Some(until), why }),
         Verdict::Never { why } => Some(Wait { until: None, why }),
@@ -59,18 +66,20 @@ pub(super) fn held(plan: &Plan, now: DateTime<Utc>) -> Option<Wait> {
 
 /// Comes back when data may no longer be copied.
 pub(super) async fn closed(context: &Context) {
+    let mut plans = context.plans();
     loop {
         let (plan, now) = (context.plan(), clock::now());
         if held(&plan, now).is_some() {
             return;
         }
         let closes = plan.rules().ok().and_then(|rules| rules.copy_until(now)).map(|answer| answer.at);
-        until(context, closes).await;
+        until(&mut plans, closes).await;
     }
 }
 
-/// Comes back at `at`, or before: when the plan is another, or the clock on the wall was set back.
-pub(super) async fn until(context: &Context, at: Option<DateTime<Utc>>) {
+/// Comes back at `at`, or before: when the plan is another than when `plans` last looked, or the clock on the wall was set
+/// back.
+pub(super) async fn until(plans: &mut watch::Receiver<Arc<Plan>>, at: Option<DateTime<Utc>>) {
     let timer = async {
         let Some(at) = at else { return std::future::pending().await };
         let mut before = clock::now();
@@ -85,7 +94,7 @@ pub(super) async fn until(context: &Context, at: Option<DateTime<Utc>>) {
     };
     tokio::select! {
         biased;
-        () = context.plan_changed() => {}
+        Ok(()) = plans.changed() => {}
         () = timer => {}
     }
 }
@@ -119,14 +128,14 @@ mod tests {
     #[test]
     fn an_interval_and_cron_say_when_and_why() {
         let every = plan("interval = \"1h\"");
-        assert_eq!(next_pass(&every, None, at("2026-11-22T10:00:00Z")), None);
-        assert_eq!(next_pass(&every, last("2026-11-22T10:00:00Z"), at("2026-11-22T11:00:00Z")), None);
-        let wait = next_pass(&every, last("2026-11-22T10:00:00Z"), at("2026-11-22T10:59:59Z")).unwrap();
+        assert_eq!(next_pass(&every, None, None, at("2026-11-22T10:00:00Z")), None);
+        assert_eq!(next_pass(&every, last("2026-11-22T10:00:00Z"), None, at("2026-11-22T11:00:00Z")), None);
+        let wait = next_pass(&every, last("2026-11-22T10:00:00Z"), None, at("2026-11-22T10:59:59Z")).unwrap();
         assert_eq!(wait.until, Some(at("2026-11-22T11:00:00Z")));
         assert!(wait.why.contains("every 1h"), "{}", wait.why);
 
         let cron = plan("cron = \"30 22 * * * Europe/Berlin\"");
-        let wait = next_pass(&cron, last("2026-11-22T10:00:00Z"), at("2026-11-22T10:00:01Z")).unwrap();
+        let wait = next_pass(&cron, last("2026-11-22T10:00:00Z"), None, at("2026-11-22T10:00:01Z")).unwrap();
         assert_eq!(wait.until, Some(at("2026-11-22T21:30:00Z")));
         assert!(wait.why.contains("cron 30 22"), "{}", wait.why);
     }
@@ -136,12 +145,31 @@ mod tests {
         let nights = plan("every = \"1h\"\n[schedule.copy]\nwindows = [\"daily 22:00–05:00 Europe/Berlin\"]");
         let (noon, night) = (at("2026-11-22T12:00:00Z"), at("2026-11-22T23:00:00Z"));
         let opens = Some(at("2026-11-22T21:00:00Z"));
-        let wait = next_pass(&nights, last("2026-11-22T04:00:00Z"), noon).unwrap();
+        let wait = next_pass(&nights, last("2026-11-22T04:00:00Z"), None, noon).unwrap();
         assert_eq!((wait.until, wait.why.starts_with("blocked until 2026-11-22 22:00 CET")), (opens, true));
         let wait = held(&nights, noon).unwrap();
         assert_eq!((wait.until, wait.why.starts_with("blocked until 2026-11-22 22:00 CET")), (opens, true));
         assert_eq!(held(&nights, night), None);
-        assert_eq!(next_pass(&nights, last("2026-11-22T04:00:00Z"), night), None);
+        assert_eq!(next_pass(&nights, last("2026-11-22T04:00:00Z"), None, night), None);
+    }
+
+    #[test]
+    fn a_pass_is_pulled_forward_before_a_cutover() {
+        let daily = plan("every = \"24h\"\n[schedule.cutover]\nwindows = [\"daily 22:00–04:00 UTC\"]");
+        // The last one took ten minutes.
+        let last = Some(LastPass { snapshot: at("2026-11-22T09:50:00Z"), ended: at("2026-11-22T10:00:00Z") });
+        let wait = next_pass(&daily, last, None, at("2026-11-22T12:00:00Z")).unwrap();
+        assert!(
+            wait.until.unwrap() < at("2026-11-22T21:50:00Z") && wait.why.contains("pulled forward"),
+            "{wait:?}"
+        );
+        let any = plan("every = \"24h\"");
+        let asked = Some(at("2026-11-22T14:00:00Z"));
+        let wait = next_pass(&any, last, asked, at("2026-11-22T12:00:00Z")).unwrap();
+        assert_eq!(wait.until, Some(at("2026-11-22T13:44:50Z")));
+        assert_eq!(next_pass(&any, last, asked, at("2026-11-22T13:44:50Z")), None);
+        let none = next_pass(&any, last, None, at("2026-11-22T12:00:00Z")).unwrap();
+        assert_eq!(none.until, Some(at("2026-11-23T10:00:00Z")));
     }
 
     #[test]
@@ -149,7 +177,7 @@ mod tests {
         let over = plan("every = \"1h\"\n[schedule.copy]\nwindows = [\"2020-01-01 UTC\"]");
         let now = at("2026-11-22T12:00:00Z");
         assert_eq!(held(&over, now).unwrap().until, None);
-        assert_eq!(next_pass(&over, last("2026-11-22T04:00:00Z"), now).unwrap().until, None);
+        assert_eq!(next_pass(&over, last("2026-11-22T04:00:00Z"), None, now).unwrap().until, None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Rule: nothing here waits, reads a clock, or touches a disk, a socket or a database.
 
+pub mod appointment;
 pub mod boot;
 pub mod hook;
 pub mod id;

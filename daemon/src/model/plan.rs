@@ -58,6 +58,8 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CutoverPolicy {
+    /// Who begins it.
+    pub mode: CutoverMode,
     /// How long the guest gets to shut down by itself.
     #[serde(with = "duration")]
     pub graceful_shutdown: Duration,
@@ -83,6 +85,7 @@ pub struct CutoverPolicy {
 impl Default for CutoverPolicy {
     fn default() -> Self {
         Self {
+            mode: CutoverMode::Manual,
             graceful_shutdown: Duration::from_mins(2),
             force_power_off: false,
             delta_deadline: Duration::from_mins(30),
@@ -92,6 +95,17 @@ impl Default for CutoverPolicy {
             boot_check: BootCheck::default(),
         }
     }
+}
+
+/// Who begins a cutover.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CutoverMode {
+    /// A person.
+    #[default]
+    Manual,
+    /// warmd, as soon as the VM is synced and `schedule.cutover` allows it.
+    Auto,
 }
 
 /// What must be proven before the VM is created on the target.
@@ -256,10 +270,9 @@ impl Plan {
 
     /// What the schedule asks for and nothing does yet: accepted, it would be a promise that nobody keeps.
     fn unenforced(&self) -> impl Iterator<Item = String> {
-        let Schedule { adaptive, cutover, budgets, .. } = &self.schedule;
+        let Schedule { adaptive, budgets, .. } = &self.schedule;
         let asked = [
             ("adaptive", adaptive.is_some(), "use `every` or `cron`"),
-            ("cutover", !cutover.is_empty(), "leave it out, and ask for cutovers at the right time"),
             ("budgets", !budgets.is_empty(), "leave it out, and use `[limits]`"),
         ];
         let asked = asked.into_iter().filter(|(_, is_asked, _)| *is_asked);

@@ -16,6 +16,8 @@ pub enum Request {
     Resume,
     /// Move the VM now.
     Cutover,
+    /// Move it later, or not until another word.
+    ArrangeCutover,
     /// Take back a cutover that has not passed the point of no return.
     AbortCutover,
     /// Give the migration up.
@@ -32,6 +34,7 @@ impl Request {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Cutover => "cutover",
+            Self::ArrangeCutover => "arrange-cutover",
             Self::AbortCutover => "abort-cutover",
             Self::Cancel => "cancel",
             Self::Verify => "verify",
@@ -113,6 +116,27 @@ pub fn judge(state: &State, request: Request) -> Verdict {
         }
         (R::Cutover, S::Paused { .. } | S::Failed { .. }) => {
             refused("resume it first, then wait until it is synced")
+        }
+
+        // When it begins, the clock and the plan's windows say.
+        (
+            R::ArrangeCutover,
+            S::Defined
+            | S::Preparing
+            | S::Seeding
+            | S::Synced
+            | S::Syncing
+            | S::Paused { .. }
+            | S::Failed { resumable: true, .. },
+        ) => Accepted,
+        (R::ArrangeCutover, S::Failed { .. }) => {
+            refused("its failure cannot be resumed; cancel it, or see `migration show`")
+        }
+        (R::ArrangeCutover, S::CuttingOver { .. }) => {
+            refused("a cutover runs; abort it with `cutover --abort`")
+        }
+        (R::ArrangeCutover, S::Undoing { .. }) => {
+            refused("the last cutover is being undone; try again when it is synced")
         }
 
         (R::AbortCutover, S::CuttingOver { phase }) if phase.past_no_return() => {

@@ -123,8 +123,8 @@ fn requested(state: &State, request: Request) -> Option<State> {
             State::Undoing { phase: *phase, reason: "aborted by the operator".to_owned() }
         }
         (Request::Cancel, _) => State::Cancelling,
-        // Verification reads beside the waiting for the schedule; it does not change the state.
-        (Request::Verify, _) => state.clone(),
+        // Verification reads beside the waiting for the schedule, and a cutover is waited for in any state.
+        (Request::Verify | Request::ArrangeCutover, _) => state.clone(),
         (Request::Resume | Request::AbortCutover, _) => return None,
     })
 }
@@ -174,11 +174,12 @@ mod tests {
 
     use super::*;
 
-    const REQUESTS: [Request; 7] = [
+    const REQUESTS: [Request; 8] = [
         Request::Sync,
         Request::Pause,
         Request::Resume,
         Request::Cutover,
+        Request::ArrangeCutover,
         Request::AbortCutover,
         Request::Cancel,
         Request::Verify,

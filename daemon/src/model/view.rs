@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use warmd_cbt::{store::PassFigures, telemetry::Telemetry};
 
 use super::{
+    appointment::AwaitedCutover,
     id::{DiskKey, MigrationId, VmId},
     phase::Phase,
     plan::VerifyMode,
@@ -34,6 +35,9 @@ pub struct MigrationView {
     pub downtime_forecast: Option<f64>,
     /// Things that a person should know, such as a disk that cannot be tracked.
     pub warnings: Vec<String>,
+    /// A cutover that is to begin later, or is held.
+    #[serde(default)]
+    pub awaited_cutover: Option<AwaitedCutover>,
     /// The cutover that runs, or else the last one.
     #[serde(default)]
     pub cutover: Option<CutoverView>,

@@ -11,6 +11,7 @@ use super::{
     row::{from_json, micros, migration_id, moment, to_json, unsigned},
 };
 use crate::model::{
+    appointment::Appointment,
     id::{MigrationId, VmId},
     machine::Machine,
     state::State,
@@ -19,7 +20,7 @@ use crate::model::{
 
 const TABLE: &str = "migrations";
 const COLUMNS: &str = "id, plan, source, target, vm, vm_name, target_name, machine, state, since, created, warnings, \
-                       attempt, was_running, source_stopped, start_asked, target_running";
+                       attempt, was_running, source_stopped, start_asked, target_running, appointment";
 
 /// A migration to be made.
 #[derive(Clone, Debug)]
@@ -65,6 +66,8 @@ pub struct MigrationRow {
     pub created: DateTime<Utc>,
     pub warnings: Vec<String>,
     pub cutover: Cutover,
+    /// A cutover that is to begin later, or is held.
+    pub appointment: Option<Appointment>,
 }
 
 /// What must be remembered of the last cutover, to undo it or to report it.
@@ -90,6 +93,8 @@ pub struct Change {
     pub at: DateTime<Utc>,
     /// `None` leaves it as it is.
     pub cutover: Option<Cutover>,
+    /// `None` leaves it as it is, `Some(None)` forgets it.
+    pub appointment: Option<Option<Appointment>>,
     /// `None` leaves them as they are.
     pub warnings: Option<Vec<String>>,
     /// Lines for the journal.
@@ -99,7 +104,7 @@ pub struct Change {
 impl Change {
     /// To `state`, and nothing else.
     pub fn to(state: State, at: DateTime<Utc>) -> Self {
-        Self { state, at, cutover: None, warnings: None, events: Vec::new() }
+        Self { state, at, cutover: None, appointment: None, warnings: None, events: Vec::new() }
     }
 }
 
@@ -168,6 +173,20 @@ impl Store {
             .await
     }
 
+    /// Saves when a cutover is to begin, or that none is, with its lines in the journal.
+    pub async fn save_appointment(
+        &self,
+        id: MigrationId,
+        appointment: Option<Appointment>,
+        events: Vec<EventView>,
+    ) -> Result<(), StoreError> {
+        self.write(format!("saving the appointment of migration {id}"), move |db| {
+            set_appointment(db, id, appointment.as_ref())?;
+            journal::append(db, &events)
+        })
+        .await
+    }
+
     /// Saves what the source says of the machine now.
     pub async fn save_machine(&self, id: MigrationId, machine: &Machine) -> Result<(), StoreError> {
         let machine = machine.clone();
@@ -199,6 +218,14 @@ fn set_cutover(db: &Connection, id: MigrationId, cutover: &Cutover) -> Result<()
     exists(found, id)
 }
 
+fn set_appointment(db: &Connection, id: MigrationId, appointment: Option<&Appointment>) -> Result<(), Fault> {
+    let json = appointment.map(|appointment| to_json(TABLE, id, appointment)).transpose()?;
+    let found = db
+        .prepare_cached("UPDATE migrations SET appointment = ? WHERE id = ?")?
+        .execute(params![json, id.to_string()])?;
+    exists(found, id)
+}
+
 fn apply(db: &Connection, id: MigrationId, change: &Change) -> Result<(), Fault> {
     let key = id.to_string();
     let json = to_json(TABLE, &key, &change.state)?;
@@ -217,6 +244,9 @@ fn apply(db: &Connection, id: MigrationId, change: &Change) -> Result<(), Fault>
     exists(found, id)?;
     if let Some(cutover) = &change.cutover {
         set_cutover(db, id, cutover)?;
+    }
+    if let Some(appointment) = &change.appointment {
+        set_appointment(db, id, appointment.as_ref())?;
     }
     if let Some(warnings) = &change.warnings {
         db.prepare_cached("UPDATE migrations SET warnings = ? WHERE id = ?")?
@@ -275,5 +305,9 @@ fn read(row: &Row) -> Result<MigrationRow, Fault> {
             start_asked: maybe("start_asked")?,
             target_running: maybe("target_running")?,
         },
+        appointment: row
+            .get::<_, Option<String>>("appointment")?
+            .map(|text| from_json(TABLE, &key, &text))
+            .transpose()?,
     })
 }

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use super::error::Fault;
 use crate::model::{
+    appointment::Appointment,
     id::MigrationId,
     machine::Machine,
     plan::Plan,
@@ -37,6 +38,7 @@ impl Saved for Plan {}
 impl Saved for State {}
 impl Saved for Verdict {}
 impl Saved for AuditView {}
+impl Saved for Appointment {}
 impl Saved for Vec<String> {}
 
 /// Why a saved value cannot be read.
@@ -130,6 +132,16 @@ mod tests {
     const PLAN_1: &str = r#"{"v":1,"is":{"name":"p","source":"s","target":"t","vms":["a"],"schedule":{"interval":"15m"},"cutover":{"graceful_shutdown":"2m","force_power_off":false,"delta_deadline":"30m","verify_deadline":"1h","create_deadline":"2m","watch":"10s"},"verify":{"mode":"readback"},"networks":{"x":"y"},"vm":{"a":{"name":"b","disks":{"vda":"/dev/x"}}}}}"#;
     const MACHINE_1: &str = r#"{"v":1,"is":{"id":"i","name":"n","uuid":"u","firmware":"uefi-secure","machine_type":"q35","architecture":"x86_64","cpu":{"sockets":1,"cores":2,"threads":3},"memory":4096,"disks":[{"key":"vda","size":65536,"bus":"virtio","boot_order":0,"location":"/x","untracked":null}],"nics":[{"mac":"52:54:00:00:00:01","network":"default","model":"virtio"}]}}"#;
     const VERDICT_1: &str = r#"{"v":1,"is":{"mode":"compare","at":"2026-01-02T03:04:05Z","disks":[{"key":"vda","checked":9,"mismatched_bytes":2,"mismatches":[[1,2]],"root":"ab"}]}}"#;
+
+    #[test]
+    fn appointments_of_version_1_are_read_for_ever() {
+        let at = r#"{"v":1,"is":{"at":{"at":"2026-11-28T21:00:00Z","force":false,"by":"operator uid=0"}}}"#;
+        let hold = r#"{"v":1,"is":{"hold":{"why":"held by operator uid=0"}}}"#;
+        for text in [at, hold] {
+            let read: Appointment = from_json("migrations", "m", text).unwrap();
+            assert_eq!(to_json("migrations", "m", &read).unwrap(), text);
+        }
+    }
 
     #[test]
     fn what_version_1_wrote_is_read_for_ever() {

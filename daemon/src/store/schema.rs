@@ -24,6 +24,7 @@ pub(super) const UPGRADES: &[Upgrade] = &[
     |transaction| transaction.execute_batch(include_str!("schema_v9.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v10.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v11.sql")),
+    |transaction| transaction.execute_batch(include_str!("schema_v12.sql")),
 ];
 
 /// The version that the steps lead to.

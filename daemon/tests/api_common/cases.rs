@@ -88,6 +88,7 @@ pub fn synced(number: u64, vm: &str) -> MigrationView {
         pass: Some(pass(2, true)),
         next_pass: Some(at(960)),
         next_pass_why: Some("due at 2026-11-22 10:16 UTC: every 15m".to_owned()),
+        awaited_cutover: None,
         downtime_forecast: Some(12.5),
         warnings: Vec::new(),
         cutover: None,

@@ -12,6 +12,7 @@ use warmd_daemon::{
         Applied, Control, ControlError, ControlErrorKind as Kind, Endpoint, Finding, Severity,
     },
     model::{
+        appointment::{AwaitedCutover, AwaitedMode, CutoverOrder, When},
         id::MigrationId,
         limit::{LimitChange, LimitView, SetBy},
         machine::VmSummary,
@@ -43,6 +44,7 @@ struct Inner {
     scripts: HashMap<Request, Vec<MigrationView>>,
     asked: Vec<(MigrationId, Request, String)>,
     ordered: Vec<VerifyOrder>,
+    cutovers: Vec<CutoverOrder>,
 }
 
 impl FakeControl {
@@ -78,6 +80,11 @@ impl FakeControl {
     /// Which verifications were accepted.
     pub fn ordered(&self) -> Vec<VerifyOrder> {
         self.lock().ordered.clone()
+    }
+
+    /// Which cutovers were asked for, granted or not.
+    pub fn cutovers(&self) -> Vec<CutoverOrder> {
+        self.lock().cutovers.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -226,6 +233,29 @@ impl Control for FakeControl {
                 }
             });
         }
+        Ok(verdict)
+    }
+
+    async fn cut_over(
+        &self,
+        id: MigrationId,
+        order: CutoverOrder,
+        by: &str,
+    ) -> Result<Verdict, ControlError> {
+        let awaited = match order.when {
+            When::Now | When::Release => None,
+            When::At(at) => Some((AwaitedMode::At, Some(at), format!("asked for by {by}"))),
+            When::Hold => Some((AwaitedMode::Hold, None, "held by a person".to_owned())),
+        };
+        let verdict = self.request(id, order.request(), by).await?;
+        if let Some(view) = self.lock().migrations.get_mut(&id)
+            && verdict == Verdict::Accepted
+            && order.when != When::Now
+        {
+            view.awaited_cutover =
+                awaited.map(|(mode, begins, why)| AwaitedCutover { mode, begins, why, force: order.force });
+        }
+        self.lock().cutovers.push(order);
         Ok(verdict)
     }
 

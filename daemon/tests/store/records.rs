@@ -12,6 +12,7 @@ use warmd_cbt::{
 };
 use warmd_daemon::{
     model::{
+        appointment::Appointment,
         id::{DiskKey, MigrationId},
         limit::{SavedLimit, Scope, SetBy},
         phase::Phase,
@@ -204,6 +205,32 @@ async fn a_migration_comes_back_as_it_was_saved() {
     let texts: Vec<_> =
         fixture.store.events(Some(new.id), 10).await.unwrap().into_iter().map(|line| line.text).collect();
     assert_eq!(texts, ["made", "failed"]);
+}
+
+#[tokio::test]
+async fn an_appointment_is_kept_with_its_line_until_a_step_forgets_it() {
+    let fixture = Fixture::new();
+    let id = migration(&fixture.store, "web").await;
+    let asked = Appointment::At { at: at(100), force: true, by: "operator".to_owned() };
+    let lines = vec![event(Some(id), "asked")];
+    fixture.store.save_appointment(id, Some(asked.clone()), lines).await.unwrap();
+    let kept = async |fixture: &Fixture| fixture.store.migration(id).await.unwrap().unwrap().appointment;
+    let fixture = fixture.reopen().await;
+    assert_eq!(kept(&fixture).await, Some(asked.clone()));
+    let texts: Vec<_> =
+        fixture.store.events(Some(id), 10).await.unwrap().into_iter().map(|line| line.text).collect();
+    assert_eq!(texts.last().map(String::as_str), Some("asked"));
+    fixture.store.save_state(id, Change::to(State::Synced, at(2))).await.unwrap();
+    assert_eq!(kept(&fixture).await, Some(asked), "a step that says nothing leaves it");
+    let held = Appointment::Hold { why: "it failed".to_owned() };
+    let change = Change { appointment: Some(Some(held.clone())), ..Change::to(State::Syncing, at(3)) };
+    fixture.store.save_state(id, change).await.unwrap();
+    assert_eq!(kept(&fixture).await, Some(held));
+    let change = Change { appointment: Some(None), ..Change::to(State::Synced, at(4)) };
+    fixture.store.save_state(id, change).await.unwrap();
+    assert_eq!(kept(&fixture).await, None);
+    let missing = fixture.store.save_appointment(MigrationId::generate(), None, Vec::new()).await;
+    assert_eq!(missing.unwrap_err().kind, StoreErrorKind::NotFound);
 }
 
 #[tokio::test]

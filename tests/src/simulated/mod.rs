@@ -14,7 +14,7 @@ mod world;
 
 pub use disk::MemoryDisk;
 pub use faults::{Fault, Faults};
-pub use rig::Rig;
+pub use rig::{Rig, on_a_clock};
 pub use source::{SimulatedSource, VM};
 pub use target::SimulatedTarget;
 pub use world::World;

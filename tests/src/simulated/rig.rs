@@ -2,7 +2,10 @@
 
 use std::{
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -10,6 +13,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use warmd_cbt::{buffer::BufferPool, limit::Limit, transfer::TransferSettings};
 use warmd_daemon::{
+    clock,
     metrics::Metrics,
     migration::{
         audit::AuditBudget,
@@ -35,11 +39,19 @@ use super::{
 /// How long a state may take to come: longer than any deadline of the daemon's that a test lets pass.
 const DEADLINE: Duration = Duration::from_secs(90);
 
+/// Where the daemon's state is.
+#[derive(Debug)]
+enum Place {
+    Folder(TempDir),
+    /// In memory, for as long as this connection is open.
+    Memory(String, #[expect(dead_code, reason = "it keeps the database in being")] rusqlite::Connection),
+}
+
 /// A daemon without its API.
 #[derive(Debug)]
 pub struct Rig {
     pub world: World,
-    dir: TempDir,
+    place: Place,
     store: Store,
     shutdown: CancellationToken,
     pub manager: Arc<Manager>,
@@ -50,9 +62,20 @@ pub struct Rig {
 impl Rig {
     /// Starts it over `world`, with nothing planned.
     pub async fn start(world: World) -> Self {
-        let dir = TempDir::new().expect("a temporary folder");
-        let (store, manager, shutdown, metrics) = open(&dir, &world).await;
-        Self { world, dir, store, shutdown, manager, metrics }
+        Self::start_in(Place::Folder(TempDir::new().expect("a temporary folder")), world).await
+    }
+
+    /// The same with all of its state in memory and without threads, for [`on_a_clock`].
+    pub async fn start_on_a_clock(world: World) -> Self {
+        static DATABASES: AtomicU64 = AtomicU64::new(0);
+        let name = format!("file:/rig-{}?vfs=memdb", DATABASES.fetch_add(1, Relaxed));
+        let connection = rusqlite::Connection::open(&name).expect("a database in memory");
+        Self::start_in(Place::Memory(name, connection), world).await
+    }
+
+    async fn start_in(place: Place, world: World) -> Self {
+        let (store, manager, shutdown, metrics) = open(&place, &world).await;
+        Self { world, place, store, shutdown, manager, metrics }
     }
 
     /// A plan that only copies when asked, with short deadlines.
@@ -159,16 +182,45 @@ impl Rig {
 
     /// Stops the daemon, lets something happen to the world while there is none, and starts it again.
     pub async fn restart_after(&mut self, meanwhile: impl FnOnce(&World)) {
+        self.stop().await;
+        meanwhile(&self.world);
+        self.go_on().await;
+    }
+
+    /// Stops the daemon.
+    pub async fn stop(&self) {
         self.shutdown.cancel();
         self.manager.finish().await;
-        self.store.close().await.expect("the store closes");
-        meanwhile(&self.world);
-        (self.store, self.manager, self.shutdown, self.metrics) = open(&self.dir, &self.world).await;
+        if let Place::Folder(_) = self.place {
+            self.store.close().await.expect("the store closes");
+        }
+    }
+
+    /// Starts it again on the same state.
+    pub async fn go_on(&mut self) {
+        (self.store, self.manager, self.shutdown, self.metrics) = open(&self.place, &self.world).await;
     }
 }
 
-async fn open(dir: &TempDir, world: &World) -> (Store, Arc<Manager>, CancellationToken, Metrics) {
-    let store = Store::open(dir.path()).expect("the store opens");
+/// Runs a test at `now` on a clock that stands still while there is work, and leaps to the next timer: it is for
+/// [`Rig::start_on_a_clock`].
+pub fn on_a_clock<T>(now: &str, test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.expect("a runtime without threads and sockets");
+    let ended = runtime.block_on(async {
+        clock::set(Some(now.parse().expect("the test's own time")));
+        test.await
+    });
+    clock::set(None);
+    ended
+}
+
+async fn open(place: &Place, world: &World) -> (Store, Arc<Manager>, CancellationToken, Metrics) {
+    let store = match place {
+        Place::Folder(dir) => Store::open(dir.path()),
+        Place::Memory(name, _) => Store::simulated(name, |commit| commit()),
+    };
+    let store = store.expect("the store opens");
     let shutdown = CancellationToken::new();
     let endpoint = |name: &str| Endpoint {
         name: name.to_owned(),

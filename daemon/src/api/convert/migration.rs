@@ -2,7 +2,7 @@
 
 use warmd_proto::v1;
 
-use super::{enums, pass::pass, seconds, timestamp, verify};
+use super::{awaited::awaited, enums, pass::pass, seconds, timestamp, verify};
 use crate::model::{
     state::State,
     view::{DiskView, MigrationView},
@@ -29,6 +29,7 @@ pub(in crate::api) fn migration(view: MigrationView) -> v1::Migration {
         next_pass_why: view.next_pass_why,
         downtime_forecast: view.downtime_forecast.and_then(seconds),
         warnings: view.warnings,
+        awaited_cutover: view.awaited_cutover.map(awaited),
         cutover: view.cutover.map(verify::cutover),
         verification: view.verification.map(verify::verification),
     }

@@ -2,6 +2,7 @@
 //!
 //! Rule: every match names every variant, so that a new one cannot be forgotten here.
 
+mod awaited;
 mod enums;
 mod events;
 mod limit;

@@ -8,13 +8,16 @@ mod tracker;
 use std::path::Path;
 
 use serde::Serialize;
-use warmd_proto::v1::{Answer, Migration, MigrationsVerifyRequest};
+use warmd_proto::v1::{Answer, Migration};
 
 use self::{
     request::Asked,
     tracker::{Ending, Tracker, cut_off},
 };
-pub(super) use self::{request::ask, tracker::Task};
+pub(super) use self::{
+    request::{Order, ask},
+    tracker::Task,
+};
 use super::{
     client::Client,
     failure::{Exit, Failure},
@@ -35,12 +38,12 @@ struct Followed<'a> {
     migration: &'a Migration,
 }
 
-/// Asks `task` of the migration that `key` names and, if `wait`, follows it. `order` says which verification.
+/// Asks `task` of the migration that `key` names and, if `wait`, follows it. `order` says how.
 pub(super) async fn run(
     socket: &Path,
     out: &Out,
     key: String,
-    (task, order): (Task, MigrationsVerifyRequest),
+    (task, order): (Task, Order),
     wait: bool,
 ) -> Result<(), Failure> {
     let client = Client::connect(socket).await?;

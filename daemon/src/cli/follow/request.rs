@@ -22,12 +22,21 @@ pub(in crate::cli) struct Asked {
     pub(in crate::cli) verification: String,
 }
 
+/// How a task is to be done, where there are several ways.
+#[derive(Clone, Debug, Default)]
+pub(in crate::cli) struct Order {
+    /// Which verification.
+    pub(in crate::cli) verify: MigrationsVerifyRequest,
+    /// Whether a cutover begins outside its windows too.
+    pub(in crate::cli) force: bool,
+}
+
 /// Asks `task` of the migration that `key` names.
 pub(in crate::cli) async fn ask(
     client: &Client,
     key: &str,
     task: Task,
-    order: MigrationsVerifyRequest,
+    order: Order,
 ) -> Result<Asked, Failure> {
     let mut migrations = client.migrations();
     let migration = key.to_owned();
@@ -39,7 +48,9 @@ pub(in crate::cli) async fn ask(
         }
         Task::Cutover | Task::AbortCutover => {
             let abort = task == Task::AbortCutover;
-            let request = asked(MigrationsCutoverRequest { migration, abort });
+            let force = order.force;
+            let request = MigrationsCutoverRequest { migration, abort, force, ..Default::default() };
+            let request = asked(request);
             let answer = migrations.cutover(request).await?.into_inner();
             (answer.answer(), answer.migration)
         }
@@ -48,8 +59,8 @@ pub(in crate::cli) async fn ask(
             (answer.answer(), answer.migration)
         }
         Task::Verify => {
-            let answer =
-                migrations.verify(asked(MigrationsVerifyRequest { migration, ..order })).await?.into_inner();
+            let request = asked(MigrationsVerifyRequest { migration, ..order.verify });
+            let answer = migrations.verify(request).await?.into_inner();
             verification.clone_from(&answer.verification);
             (answer.answer(), answer.migration)
         }

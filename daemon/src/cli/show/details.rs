@@ -67,6 +67,9 @@ fn head(migration: &Migration) -> Vec<(&'static str, String)> {
     if let Some(why) = &migration.next_pass_why {
         pairs.push(("Waits because", why.clone()));
     }
+    if let Some(awaited) = &migration.awaited_cutover {
+        pairs.push(("Cutover", super::awaited(awaited)));
+    }
     pairs.push(("Downtime if cut over now", words::span(migration.downtime_forecast.as_ref())));
     pairs
 }

@@ -1,6 +1,6 @@
 //! The table of migrations.
 
-use warmd_proto::v1::{Migration, MigrationsListResponse};
+use warmd_proto::v1::{AwaitedMode, Migration, MigrationsListResponse};
 
 use super::{
     super::{failure::Failure, out::Out, words},
@@ -13,11 +13,22 @@ pub(in crate::cli) fn list(out: &Out, answer: &MigrationsListResponse) -> Result
     if out.is_json() {
         return out.json(answer);
     }
-    let heads = ["ID", "VM", "PLAN", "STATE", ">SIZE", ">PENDING", ">PASS", ">FORECAST", "NEXT PASS (UTC)"];
+    let heads = [
+        "ID",
+        "VM",
+        "PLAN",
+        "STATE",
+        ">SIZE",
+        ">PENDING",
+        ">PASS",
+        ">FORECAST",
+        "NEXT PASS (UTC)",
+        "CUTOVER (UTC)",
+    ];
     out.table(heads, answer.migrations.iter().map(row))
 }
 
-fn row(migration: &Migration) -> [String; 9] {
+fn row(migration: &Migration) -> [String; 10] {
     [
         words::short(&migration.id).to_owned(),
         migration.vm_name.clone(),
@@ -28,7 +39,18 @@ fn row(migration: &Migration) -> [String; 9] {
         pass(migration),
         words::span(migration.downtime_forecast.as_ref()),
         words::moment(migration.next_pass.as_ref()),
+        cutover(migration),
     ]
+}
+
+/// When a cutover is to begin.
+fn cutover(migration: &Migration) -> String {
+    let Some(awaited) = &migration.awaited_cutover else { return "-".to_owned() };
+    match (awaited.mode(), &awaited.begins) {
+        (AwaitedMode::Hold, _) => "held".to_owned(),
+        (_, Some(begins)) => words::moment(Some(begins)),
+        (_, None) => "when it can".to_owned(),
+    }
 }
 
 /// The pass's number, and how far it is if it runs.

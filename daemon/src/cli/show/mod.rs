@@ -13,9 +13,11 @@ pub(super) use self::{
     phases::Phases,
 };
 
-use warmd_proto::v1::{Disk, DiskPass, Escape, Migration, MigrationState, Verdict};
+use warmd_proto::v1::{
+    AwaitedCutover, AwaitedMode, Disk, DiskPass, Escape, Migration, MigrationState, Verdict,
+};
 
-use super::words;
+use super::{out::one_line, words};
 use crate::human;
 
 /// Whether warmd is at work on it.
@@ -61,6 +63,18 @@ pub(super) fn verdict(verdict: &Verdict) -> String {
     } else {
         format!("FAILED ({mode}, {} of {checked} differ)", human::bytes(wrong))
     }
+}
+
+/// A cutover that is waited for: `at 2026-11-28 21:00:00 (UTC), asked for at …`.
+pub(super) fn awaited(awaited: &AwaitedCutover) -> String {
+    let when = match (awaited.mode(), &awaited.begins) {
+        (AwaitedMode::Hold, _) => "held".to_owned(),
+        (AwaitedMode::Auto, None) => "by itself".to_owned(),
+        (AwaitedMode::Auto, Some(begins)) => format!("by itself at {} (UTC)", words::moment(Some(begins))),
+        (_, begins) => format!("at {} (UTC)", words::moment(begins.as_ref())),
+    };
+    let forced = if awaited.force { ", also outside the windows" } else { "" };
+    format!("{when}{forced}: {}", one_line(&awaited.why))
 }
 
 /// How likely a sample misses bad blocks: a line, if it was a sample.

@@ -18,7 +18,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::task::AbortOnDropHandle;
-use warmd_proto::v1::{Answer, Migration, MigrationsVerifyRequest};
+use warmd_proto::v1::{Answer, Migration};
 
 use self::{
     board::Board,
@@ -28,7 +28,7 @@ use super::{
     client::Client,
     failure::{Exit, Failure},
     feed::{Feed, News},
-    follow::{self, Task},
+    follow::{self, Order, Task},
     out::Out,
     words,
 };
@@ -136,6 +136,6 @@ async fn answer(socket: &Path, key: Key, id: String) -> Result<(Answer, Migratio
         Key::Abort => Task::AbortCutover,
         _ => return Err(Failure::new(Exit::Usage, "the daemon is asked for nothing")),
     };
-    let asked = follow::ask(&client, &id, task, MigrationsVerifyRequest::default()).await?;
+    let asked = follow::ask(&client, &id, task, Order::default()).await?;
     Ok((asked.answer, asked.migration))
 }

@@ -1,0 +1,321 @@
+//! When a cutover that was asked for begins, by the plan's windows.
+//!
+//! Rule: pure, but for [`turns`]. A cutover begins inside the plan's cutover windows, or outside if it was forced. One that
+//! was asked for at a time and could not begin until its window closed, or for an hour where there is none, is
+//! missed: it is held, and does not begin in the daytime because the daemon was down at night.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::watch;
+use warmd_schedules::{rules::Rules, zone::moment};
+
+use super::{context::Context, timing};
+use crate::{
+    clock,
+    model::{
+        appointment::{Appointment, AwaitedCutover, AwaitedMode, CutoverOrder, When},
+        plan::{CutoverMode, Plan},
+        state::State,
+    },
+};
+
+/// How much later than asked for a cutover may begin where no window says it.
+const LATE: TimeDelta = TimeDelta::hours(1);
+
+/// How things stand with a cutover that has not begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Nobody asked for one.
+    None,
+    /// It begins now: in whose name, and why.
+    Begin { by: String, why: String },
+    /// It cannot begin any more.
+    Missed { why: String },
+    /// Not yet. To be looked at again at `until`, or when the state, the plan or the appointment is another.
+    Wait { shown: AwaitedCutover, until: Option<DateTime<Utc>> },
+}
+
+/// Whether a cutover can begin in `state`, if nothing else is in its way.
+pub(super) fn is_ready(state: &State) -> bool {
+    matches!(state, State::Synced | State::Syncing)
+}
+
+/// Whether one may be awaited in `state`.
+pub(super) fn is_before(state: &State) -> bool {
+    !matches!(
+        state,
+        State::CuttingOver { .. }
+            | State::Undoing { .. }
+            | State::Cancelling
+            | State::Cancelled
+            | State::Done
+    )
+}
+
+/// How things stand in `state` at `now`.
+pub(super) fn step(
+    plan: &Plan,
+    appointment: Option<&Appointment>,
+    state: &State,
+    now: DateTime<Utc>,
+) -> Step {
+    if !is_before(state) {
+        return Step::None;
+    }
+    let rules = plan.rules();
+    match (appointment, rules) {
+        (None, _) if plan.cutover.mode == CutoverMode::Manual => Step::None,
+        (Some(Appointment::Hold { why }), _) => {
+            let shown =
+                AwaitedCutover { mode: AwaitedMode::Hold, begins: None, why: why.clone(), force: false };
+            Step::Wait { shown, until: None }
+        }
+        (Some(Appointment::At { at, force, by }), Ok(rules)) => {
+            at_a_time(&rules, (*at, *force, by), state, now)
+        }
+        (None, Ok(rules)) => by_itself(plan, &rules, state, now),
+        (_, Err(problems)) => {
+            let mode = if appointment.is_some() { AwaitedMode::At } else { AwaitedMode::Auto };
+            let why = format!("the schedule of plan {} is wrong, apply it again: {problems}", plan.name);
+            Step::Wait { shown: AwaitedCutover { mode, begins: None, why, force: false }, until: None }
+        }
+    }
+}
+
+fn at_a_time(rules: &Rules, asked: (DateTime<Utc>, bool, &str), state: &State, now: DateTime<Utc>) -> Step {
+    let (at, force, by) = asked;
+    let told = moment(rules.zone, at);
+    let wait = |begins, why, until| {
+        let shown = AwaitedCutover { mode: AwaitedMode::At, begins: Some(begins), why, force };
+        Step::Wait { shown, until: Some(until) }
+    };
+    if now < at {
+        return wait(at, format!("asked for at {told} by {by}"), at);
+    }
+    if !force && !rules.cutover.is_open(at) {
+        let why = closed(rules, at).unwrap_or_default();
+        return Step::Missed { why: format!("the cutover asked for at {told} did not begin: {why}") };
+    }
+    let closes = rules.cutover.next_close(at).map(|close| close.at).filter(|_| !force);
+    let late = at + LATE;
+    let end = if rules.cutover.has_windows() {
+        closes.unwrap_or(late)
+    } else {
+        closes.map_or(late, |at| at.min(late))
+    };
+    if now >= end {
+        let why =
+            format!("the cutover asked for at {told} could not begin until {}", moment(rules.zone, end));
+        return Step::Missed {
+            why: format!("{why}: the migration was not synced, or the daemon did not run"),
+        };
+    }
+    if is_ready(state) {
+        return Step::Begin { by: by.to_owned(), why: format!("a cutover was asked for at {told}") };
+    }
+    let last = moment(rules.zone, end);
+    wait(now, format!("asked for at {told} by {by}: it is {state}, and must be synced before {last}"), end)
+}
+
+fn by_itself(plan: &Plan, rules: &Rules, state: &State, now: DateTime<Utc>) -> Step {
+    let wait = |begins, why, until| {
+        let shown = AwaitedCutover { mode: AwaitedMode::Auto, begins, why, force: false };
+        Step::Wait { shown, until }
+    };
+    let (open, because) = rules.cutover.state(now);
+    if !open {
+        return match rules.cutover.next_open(now) {
+            Ok(open) => wait(
+                Some(open.at),
+                format!("blocked until {}, because {because}", moment(rules.zone, open.at)),
+                Some(open.at),
+            ),
+            Err(never) => wait(None, never.to_string(), None),
+        };
+    }
+    if is_ready(state) {
+        let why = format!("plan {} cuts over by itself: {because}", plan.name);
+        return Step::Begin { by: format!("plan {}", plan.name), why };
+    }
+    let closes = rules.cutover.next_close(now).map(|close| close.at);
+    wait(None, format!("as soon as it is synced: {because}"), closes)
+}
+
+/// Why no cutover may begin at `at`, and when the next may.
+fn closed(rules: &Rules, at: DateTime<Utc>) -> Option<String> {
+    let (open, because) = rules.cutover.state(at);
+    if open {
+        return None;
+    }
+    Some(match rules.cutover.next_open(at) {
+        Ok(open) => format!("{because}; a cutover may begin from {} on", moment(rules.zone, open.at)),
+        Err(never) => format!("{because}, and {never}"),
+    })
+}
+
+/// Why what `order` asks for is not granted, as far as the clock and the plan say.
+pub(super) fn refusal(plan: &Plan, order: CutoverOrder, now: DateTime<Utc>) -> Option<String> {
+    let (at, when) = match order.when {
+        When::Now => (now, "now".to_owned()),
+        When::At(at) => (at, format!("at {}", moment(plan.rules().ok()?.zone, at))),
+        When::Hold | When::Release => return None,
+    };
+    if at < now {
+        return Some(format!(
+            "a cutover {when} is refused: that is past; leave the time out to cut over now"
+        ));
+    }
+    if order.force {
+        return None;
+    }
+    let why = match plan.rules() {
+        Ok(rules) => closed(&rules, at)?,
+        Err(problems) => format!("the schedule of plan {} is wrong, apply it again: {problems}", plan.name),
+    };
+    Some(format!("a cutover {when} is refused: {why}; ask for it then with --at, or use --force"))
+}
+
+/// Shows a waiting cutover, and comes back when something is to be done about it, or its plan is another.
+pub(super) async fn turns(context: &Context, appointment: Option<Appointment>, state: State) {
+    let mut plans: watch::Receiver<_> = context.plans();
+    loop {
+        let plan = context.plan();
+        let found = step(&plan, appointment.as_ref(), &state, clock::now());
+        show(context, &found);
+        match found {
+            Step::Begin { .. } | Step::Missed { .. } => return,
+            Step::None => timing::until(&mut plans, None).await,
+            Step::Wait { until, .. } => timing::until(&mut plans, until).await,
+        }
+    }
+}
+
+/// Lets it be seen.
+pub(super) fn show(context: &Context, step: &Step) {
+    let shown = if let Step::Wait { shown, .. } = step { Some(shown.clone()) } else { None };
+    if context.live.view().awaited_cutover != shown {
+        context.live.update(|view| view.awaited_cutover = shown);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::state::Resting;
+
+    const BY: &str = "operator";
+
+    fn plan(cutover: &str) -> Plan {
+        let text = format!("name = \"p\"\nsource = \"s\"\ntarget = \"t\"\nvms = [\"v\"]\n{cutover}\n");
+        toml::from_str(&text).unwrap()
+    }
+
+    fn nights(mode: &str) -> Plan {
+        plan(&format!(
+            "[cutover]\nmode = \"{mode}\"\n[schedule.cutover]\nwindows = [\"daily 22:00–04:00 Europe/Berlin\"]"
+        ))
+    }
+
+    fn at(text: &str) -> DateTime<Utc> {
+        format!("2026-11-{text}:00Z").parse().unwrap()
+    }
+
+    fn asked(time: &str, force: bool) -> Appointment {
+        Appointment::At { at: at(time), force, by: BY.to_owned() }
+    }
+
+    fn missed(step: Step) -> String {
+        match step {
+            Step::Missed { why } => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn without_a_word_nothing_begins() {
+        assert_eq!(step(&nights("manual"), None, &State::Synced, at("22T22:00")), Step::None);
+    }
+
+    #[test]
+    fn a_time_is_waited_for_and_then_it_begins() {
+        let (plan, order) = (nights("manual"), asked("22T22:30", false));
+        let Step::Wait { shown, until } = step(&plan, Some(&order), &State::Synced, at("22T22:29")) else {
+            panic!("it waits")
+        };
+        assert_eq!((shown.mode, shown.begins, until), (AwaitedMode::At, until, Some(at("22T22:30"))));
+        assert_eq!(shown.why, "asked for at 2026-11-22 23:30 CET by operator");
+        for state in [State::Synced, State::Syncing] {
+            let begins = step(&plan, Some(&order), &state, at("22T22:30"));
+            assert!(matches!(begins, Step::Begin { ref by, .. } if by == BY), "{begins:?}");
+        }
+        let paused = State::Paused { from: Resting::Synced };
+        for state in [State::Seeding, paused] {
+            let Step::Wait { shown, until } = step(&plan, Some(&order), &state, at("22T22:30")) else {
+                panic!("it waits")
+            };
+            assert_eq!(until, Some(at("23T03:00")), "the window's end");
+            assert!(shown.why.ends_with("must be synced before 2026-11-23 04:00 CET"), "{}", shown.why);
+        }
+    }
+
+    #[test]
+    fn what_could_not_begin_in_its_window_is_missed() {
+        let order = asked("22T22:30", false);
+        let late = step(&nights("manual"), Some(&order), &State::Synced, at("23T03:00"));
+        assert!(missed(late).contains("could not begin until 2026-11-23 04:00 CET"));
+        // Without windows an hour.
+        let any = plan("");
+        let just = step(&any, Some(&order), &State::Synced, at("22T23:29"));
+        assert!(matches!(just, Step::Begin { .. }), "{just:?}");
+        assert!(
+            missed(step(&any, Some(&order), &State::Synced, at("22T23:30"))).contains("2026-11-22 23:30 UTC")
+        );
+        // The plan was changed meanwhile.
+        let day = asked("22T12:00", false);
+        let closed = missed(step(&nights("manual"), Some(&day), &State::Synced, at("22T12:00")));
+        assert!(
+            closed.contains("no window is open; a cutover may begin from 2026-11-22 22:00 CET on"),
+            "{closed}"
+        );
+        let forced = asked("22T12:00", true);
+        let begins = step(&nights("manual"), Some(&forced), &State::Synced, at("22T12:00"));
+        assert!(matches!(begins, Step::Begin { .. }), "{begins:?}");
+    }
+
+    #[test]
+    fn a_plan_that_cuts_over_by_itself_does_so_in_its_windows_unless_held() {
+        let plan = nights("auto");
+        let Step::Wait { shown, until } = step(&plan, None, &State::Synced, at("22T12:00")) else {
+            panic!("it waits")
+        };
+        assert_eq!((shown.mode, until), (AwaitedMode::Auto, Some(at("22T21:00"))));
+        assert!(shown.why.starts_with("blocked until 2026-11-22 22:00 CET, because"), "{}", shown.why);
+        assert!(matches!(step(&plan, None, &State::Synced, at("22T21:00")), Step::Begin { .. }));
+        let waits = step(&plan, None, &State::Seeding, at("22T21:00"));
+        assert!(matches!(waits, Step::Wait { until, .. } if until == Some(at("23T03:00"))), "{waits:?}");
+        let held = Appointment::Hold { why: "held by operator".to_owned() };
+        let waits = step(&plan, Some(&held), &State::Synced, at("22T21:00"));
+        assert!(matches!(waits, Step::Wait { until: None, .. }), "{waits:?}");
+        assert_eq!(step(&plan, None, &State::Done, at("22T21:00")), Step::None);
+    }
+
+    #[test]
+    fn outside_its_windows_a_cutover_is_refused_with_the_next_one_named() {
+        let plan = nights("manual");
+        let order = |when, force| CutoverOrder { when, force };
+        let noon = at("22T12:00");
+        let why = refusal(&plan, order(When::Now, false), noon).unwrap();
+        assert!(why.contains("a cutover may begin from 2026-11-22 22:00 CET on; ask"), "{why}");
+        assert_eq!(refusal(&plan, order(When::Now, true), noon), None);
+        assert_eq!(refusal(&plan, order(When::Now, false), at("22T22:00")), None);
+        assert_eq!(refusal(&plan, order(When::At(at("22T22:00")), false), noon), None);
+        let why = refusal(&plan, order(When::At(at("23T12:00")), false), noon).unwrap();
+        assert!(
+            why.contains("at 2026-11-23 13:00 CET is refused") && why.contains("from 2026-11-23 22:00 CET"),
+            "{why}"
+        );
+        let why = refusal(&plan, order(When::At(at("21T22:00")), true), noon).unwrap();
+        assert!(why.contains("that is past"), "{why}");
+        assert_eq!(refusal(&plan, order(When::Hold, false), noon), None);
+        assert_eq!(refusal(&self::plan(""), order(When::Now, false), noon), None);
+    }
+}

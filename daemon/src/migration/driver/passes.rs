@@ -1,0 +1,57 @@
+//! When the owner lets a pass run.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::watch;
+use warmd_schedules::rules::LastPass;
+
+use super::{
+    super::timing::{self, Wait},
+    Driver, Happened,
+};
+use crate::{clock, model::plan::Plan, store::PassRow};
+
+/// A wait that is longer is a rest: what is left open on the source does not stay for it.
+const REST: TimeDelta = TimeDelta::hours(1);
+
+impl Driver {
+    /// Waits for a request, or until the schedule is worth asking again.
+    pub(super) async fn wait_for(&mut self, mut plans: watch::Receiver<Arc<Plan>>, wait: Wait) -> Happened {
+        let until = wait.until;
+        self.show_next_pass(until, Some(wait.why));
+        let is_rest = until.is_none_or(|until| until - clock::now() > REST);
+        self.idle(async move { timing::until(&mut plans, until).await }, is_rest).await
+    }
+
+    pub(super) fn show_next_pass(&self, next_pass: Option<DateTime<Utc>>, why: Option<String>) {
+        let view = self.context.live.view();
+        if (view.next_pass, &view.next_pass_why) != (next_pass, &why) {
+            self.context.live.update(|view| (view.next_pass, view.next_pass_why) = (next_pass, why));
+        }
+    }
+
+    /// What holds the pass that is begun, unless a person asked for it; and what tells of other plans than that.
+    pub(super) fn held(&self) -> Option<(watch::Receiver<Arc<Plan>>, Wait)> {
+        if self.sync_asked {
+            return None;
+        }
+        let plans = self.context.plans();
+        timing::held(&self.context.plan(), clock::now()).map(|wait| (plans, wait))
+    }
+
+    /// The last pass, however it ended.
+    pub(super) async fn last_pass(&self) -> Option<LastPass> {
+        match self.context.store.last_pass(self.context.id).await {
+            // One that was cut off has no end: it counts from its start, so that it is not repeated at once.
+            Ok(pass) => pass.map(|PassRow { view, .. }| LastPass {
+                snapshot: view.started,
+                ended: view.ended.unwrap_or(view.started),
+            }),
+            Err(error) => {
+                tracing::error!(migration = %self.context.id, %error, "passes not read");
+                None
+            }
+        }
+    }
+}
