@@ -236,6 +236,32 @@ async fn a_cutover_for_later_is_not_followed_and_is_shown() {
 }
 
 #[tokio::test]
+async fn a_schedule_is_explained_in_words() {
+    let served = served().await;
+    let file = served.dir.path().join("plan.toml");
+    let schedule = "[schedule]\nzone = \"Europe/Berlin\"\nevery = \"1h\"\n[schedule.copy]\nwindows = [\"daily 22:00–05:00\"]\n";
+    std::fs::write(&file, format!("{}{schedule}", cases::PLAN)).unwrap();
+    let told = served.warmctl(&["schedule", "explain", "-f", file.to_str().unwrap(), "--count", "4"]).await;
+    assert_eq!(
+        told.out(0),
+        "\
+for a migration that has just begun, in Europe/Berlin:
+2026-11-22 11:00 CET  pass blocked     blocked until 2026-11-22 22:00 CET, because no window is open
+2026-11-22 22:00 CET  pass allowed     window daily 22:00–05:00 Europe/Berlin is open, until 2026-11-23 05:00 CET
+2026-11-22 22:00 CET  pass starts      no pass has run yet
+2026-11-22 23:00 CET  pass starts      every 1h
+"
+    );
+    let told = served.warmctl(&["schedule", "explain", "web", "--migration", "web-2"]).await;
+    assert!(told.out(0).starts_with("for web-2 (5eed00000002), in UTC:\n"), "{told:?}");
+    let json = served.warmctl(&["-o", "json", "schedule", "explain", "web"]).await;
+    let json: serde_json::Value = serde_json::from_str(json.out(0)).unwrap();
+    assert_eq!((&json["zone"], &json["decisions"][0]["kind"]), (&"UTC".into(), &"pass-allowed".into()));
+    assert!(served.warmctl(&["schedule", "explain", "none"]).await.err(4).contains("no plan \"none\""));
+    assert!(served.warmctl(&["schedule", "explain"]).await.err(2).contains("required arguments"));
+}
+
+#[tokio::test]
 async fn what_is_no_plan_file_is_a_usage_error() {
     let served = served().await;
     let file = served.dir.path().join("plan.toml");

@@ -15,6 +15,7 @@ use warmd_daemon::{
         view::MigrationView,
     },
 };
+use warmd_schedules::explain::What;
 use warmd_tests::simulated::{Rig, VM, World};
 
 const MIB: u64 = 1 << 20;
@@ -122,4 +123,22 @@ async fn what_is_not_enforced_is_refused_and_a_dead_end_is_told() {
         findings.iter().any(|finding| finding.message.contains("`schedule.copy` never opens")),
         "{findings:?}"
     );
+}
+
+#[tokio::test]
+async fn what_comes_next_is_explained_for_a_migration_and_for_a_plan() {
+    let rig = Rig::start(world()).await;
+    let told = rig.manager.explain(&plan(false), None, 20).await.expect("it is explained");
+    assert_eq!(told.migration, None, "none has begun");
+    assert!(told.decisions.iter().any(|decision| decision.why == "no pass has run yet"), "{told:?}");
+    rig.seed(plan(false)).await;
+    let view = rig.view().await;
+    let told = rig.manager.explain(&plan(false), None, 20).await.expect("it is explained");
+    assert_eq!(told.migration, Some((view.id, VM.to_owned())));
+    let first = told.decisions.iter().find(|decision| decision.what == What::Pass).expect("a pass comes");
+    // Its own schedule, and another that is not applied.
+    assert_eq!((Some(first.at), first.why.starts_with("every 1h")), (view.next_pass, true));
+    let told = rig.manager.explain(&plan(true), Some(VM), 2).await.expect("it is explained");
+    assert_eq!(told.decisions[0].what, What::PassBlocked, "{told:?}");
+    assert!(rig.manager.explain(&plan(true), Some("nobody"), 2).await.is_err());
 }

@@ -2,10 +2,11 @@
 
 use tonic::{Request, Response, Status};
 use warmd_proto::v1::{
-    PlansApplyRequest, PlansApplyResponse, PlansDeleteRequest, PlansDeleteResponse, PlansGetRequest,
-    PlansGetResponse, PlansListRequest, PlansListResponse, PlansValidateRequest, PlansValidateResponse,
-    plans_server::Plans,
+    PlansApplyRequest, PlansApplyResponse, PlansDeleteRequest, PlansDeleteResponse, PlansExplainRequest,
+    PlansExplainResponse, PlansGetRequest, PlansGetResponse, PlansListRequest, PlansListResponse,
+    PlansValidateRequest, PlansValidateResponse, plans_server::Plans,
 };
+use warmd_schedules::explain::DECISIONS;
 
 use super::{
     convert, peer,
@@ -16,6 +17,9 @@ use crate::model::plan::Plan;
 
 /// Above this, a parser's message quotes lines that nobody reads to the end.
 const READABLE: usize = 2 << 10;
+
+/// The most that one answer tells.
+const MOST_DECISIONS: u32 = 1000;
 
 #[tonic::async_trait]
 impl Plans for Api {
@@ -55,6 +59,22 @@ impl Plans for Api {
         let name = request.into_inner().name;
         self.control.delete_plan(&name, &by).await.map_err(|error| status(&error))?;
         Ok(Response::new(PlansDeleteResponse {}))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<PlansExplainRequest>,
+    ) -> Result<Response<PlansExplainResponse>, Status> {
+        let PlansExplainRequest { name, toml, migration, count } = request.into_inner();
+        let plan = match (name.is_empty(), toml.is_empty()) {
+            (false, true) => self.control.plan(&name).await.map_err(|error| status(&error))?,
+            (true, false) => parsed(&toml)?,
+            _ => return Err(invalid("give either the plan's name or its text")),
+        };
+        let migration = (!migration.is_empty()).then_some(migration.as_str());
+        let count = if count == 0 { DECISIONS } else { count.min(MOST_DECISIONS) as usize };
+        let explained = self.control.explain(&plan, migration, count).await;
+        Ok(Response::new(convert::explained(explained.map_err(|error| status(&error))?)))
     }
 
     async fn validate(

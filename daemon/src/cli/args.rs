@@ -68,6 +68,9 @@ pub(super) enum Command {
     /// Which VMs move, and how
     #[command(subcommand)]
     Plan(PlanCommand),
+    /// When passes and cutovers come, and why
+    #[command(subcommand)]
+    Schedule(ScheduleCommand),
     /// VMs on their way
     #[command(subcommand)]
     Migration(MigrationCommand),
@@ -124,6 +127,25 @@ pub(super) enum PlanCommand {
     Validate(PlanFile),
     /// Forgets a plan whose migrations are all finished or cancelled
     Delete { name: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ScheduleCommand {
+    /// The next decisions of a plan's schedule in words, and why, if nothing new is learnt meanwhile
+    Explain {
+        /// The plan's name
+        #[arg(required_unless_present = "file", conflicts_with = "file")]
+        plan: Option<String>,
+        /// A plan file instead, applied or not; - is standard input
+        #[arg(short, long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// For this migration, and not the plan's whose last pass is the longest ago
+        #[arg(long, value_name = "ID")]
+        migration: Option<String>,
+        /// At most so many decisions
+        #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        count: u32,
+    },
 }
 
 #[derive(Debug, ClapArgs)]

@@ -9,7 +9,7 @@ use super::{
     failure::Failure,
     limits, migrations,
     out::Out,
-    plans, reports, top,
+    plans, reports, schedules, top,
 };
 
 /// Does what the command line says.
@@ -33,6 +33,7 @@ pub(super) async fn run(args: Args, out: &Out) -> Result<(), Failure> {
             }
         }
         Command::Plan(command) => plans::run(&socket, out, command).await,
+        Command::Schedule(command) => schedules::run(&socket, out, command).await,
         Command::Migration(command) => migrations::run(&socket, out, command).await,
         Command::Top => top::run(&socket, out).await,
         Command::Limit(command) => limits::run(&socket, out, command).await,

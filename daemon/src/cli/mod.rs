@@ -16,6 +16,7 @@ mod migrations;
 mod out;
 mod plans;
 mod reports;
+mod schedules;
 mod screen;
 mod show;
 mod top;

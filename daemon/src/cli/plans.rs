@@ -110,7 +110,7 @@ async fn delete(client: &Client, out: &Out, name: String) -> Result<(), Failure>
 
 /// The plan file's text, never more of it than the daemon would take. A person gets every mistake with its place in
 /// the file; scripts get the daemon's findings.
-fn read(file: &Path, out: &Out) -> Result<String, Failure> {
+pub(super) fn read(file: &Path, out: &Out) -> Result<String, Failure> {
     let from: &mut dyn Read = if file == Path::new("-") {
         &mut io::stdin()
     } else {
@@ -134,7 +134,7 @@ fn unreadable(file: &Path, error: &io::Error) -> Failure {
 }
 
 /// The daemon knows line and column, but not the file.
-fn in_file(file: &Path, status: Status) -> Failure {
+pub(super) fn in_file(file: &Path, status: Status) -> Failure {
     let about_the_text = status.code() == Code::InvalidArgument;
     let mut failure = Failure::from(status);
     if about_the_text {

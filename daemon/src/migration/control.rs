@@ -5,6 +5,7 @@
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 
+use super::explained::Explanation;
 use crate::{
     model::{
         appointment::CutoverOrder,
@@ -43,6 +44,14 @@ pub trait Control: Send + Sync {
     async fn plans(&self) -> Result<Vec<Plan>, ControlError>;
     /// One plan.
     async fn plan(&self, name: &str) -> Result<Plan, ControlError>;
+    /// What the plan's schedule will decide next, at most `count` decisions: for the migration that is named, or the plan's
+    /// whose last pass is the longest ago, or one that has just begun if it has none.
+    async fn explain(
+        &self,
+        plan: &Plan,
+        migration: Option<&str>,
+        count: usize,
+    ) -> Result<Explanation, ControlError>;
     /// Forgets a plan whose migrations are all finished or cancelled.
     async fn delete_plan(&self, name: &str, by: &str) -> Result<(), ControlError>;
 

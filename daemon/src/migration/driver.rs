@@ -167,8 +167,8 @@ impl Driver {
             }
             Work::AwaitSchedule => {
                 let plans = context.plans();
-                let last = self.last_pass().await;
-                match timing::next_pass(&context.plan(), last, self.cutover_at(), clock::now()) {
+                let facts = self.facts().await;
+                match timing::next_pass(&context.plan(), &facts, clock::now()) {
                     None if self.shutdown.is_cancelled() => Happened::ShutDown,
                     None => Happened::Event(Event::PassDue, "schedule".to_owned()),
                     Some(wait) => self.wait_for(plans, wait).await,

@@ -11,6 +11,8 @@ pub mod control;
 pub mod cutover;
 mod doing;
 pub mod driver;
+pub mod explained;
+mod facts;
 pub mod failure;
 pub mod forecast;
 mod hooks;

@@ -9,6 +9,7 @@ use warmd_cbt::mutant::mutant;
 use super::{
     command::Command,
     control::{Applied, Control, ControlError, ControlErrorKind, Endpoint, Finding},
+    explained::{self, Explanation},
     manager::{Handle, Manager, internal},
     plans, report, restore,
 };
@@ -106,6 +107,15 @@ impl Control for Manager {
                 format!("there is no plan {name:?}: see `plan list`"),
             )
         })
+    }
+
+    async fn explain(
+        &self,
+        plan: &Plan,
+        migration: Option<&str>,
+        count: usize,
+    ) -> Result<Explanation, ControlError> {
+        explained::explained(self, plan, migration, count).await
     }
 
     async fn delete_plan(&self, name: &str, by: &str) -> Result<(), ControlError> {

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 use warmd_schedules::{
-    rules::{Facts, LastPass, Rules, Verdict},
+    rules::{Facts, Rules, Verdict},
     zone::moment,
 };
 
@@ -26,19 +26,13 @@ pub(super) struct Wait {
     pub(super) why: String,
 }
 
-/// What keeps the next delta waiting, whose last pass is `last` and whose cutover is asked for at `cutover_at`; `None` if it
-/// may start.
-pub(super) fn next_pass(
-    plan: &Plan,
-    last: Option<LastPass>,
-    cutover_at: Option<DateTime<Utc>>,
-    now: DateTime<Utc>,
-) -> Option<Wait> {
+/// What keeps the next delta waiting, by what is known of the migration; `None` if it may start.
+pub(super) fn next_pass(plan: &Plan, facts: &Facts, now: DateTime<Utc>) -> Option<Wait> {
     let rules = match asked(plan) {
         Ok(rules) => rules,
         Err(wait) => return Some(wait),
     };
-    match rules.pass(&Facts { last, cutover_at, ..Facts::unknown(rules.zone) }, now) {
+    match rules.pass(facts, now) {
         Verdict::Start { .. } => None,
         Verdict::Wait { until, why } => Some(Wait { until: Some(until), why }),
         Verdict::Never { why } => Some(Wait { until: None, why }),
@@ -108,7 +102,9 @@ fn asked(plan: &Plan) -> Result<Rules, Wait> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use warmd_schedules::{Tz, rules::LastPass};
+
+    use super::{next_pass as next_pass_by, *};
 
     fn plan(schedule: &str) -> Plan {
         let text =
@@ -118,6 +114,15 @@ mod tests {
 
     fn at(text: &str) -> DateTime<Utc> {
         DateTime::parse_from_rfc3339(text).unwrap().to_utc()
+    }
+
+    fn next_pass(
+        plan: &Plan,
+        last: Option<LastPass>,
+        cutover_at: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+    ) -> Option<Wait> {
+        next_pass_by(plan, &Facts { last, cutover_at, ..Facts::unknown(Tz::UTC) }, now)
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "as it is passed on")]

@@ -60,6 +60,13 @@ pub struct AwaitedCutover {
     pub force: bool,
 }
 
+impl AwaitedCutover {
+    /// The time at which a person asked it to begin.
+    pub fn asked_for(&self) -> Option<DateTime<Utc>> {
+        self.begins.filter(|_| self.mode == AwaitedMode::At)
+    }
+}
+
 /// Why a cutover is awaited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

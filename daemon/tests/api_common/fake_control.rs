@@ -8,8 +8,9 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 use warmd_daemon::{
-    migration::control::{
-        Applied, Control, ControlError, ControlErrorKind as Kind, Endpoint, Finding, Severity,
+    migration::{
+        control::{Applied, Control, ControlError, ControlErrorKind as Kind, Endpoint, Finding, Severity},
+        explained::Explanation,
     },
     model::{
         appointment::{AwaitedCutover, AwaitedMode, CutoverOrder, When},
@@ -24,6 +25,7 @@ use warmd_daemon::{
     },
     seal::{self, PublicKey, Sealed},
 };
+use warmd_schedules::{explain::explain, rules::Facts};
 
 use super::{cases, served::until};
 
@@ -182,6 +184,23 @@ impl Control for FakeControl {
     async fn plan(&self, name: &str) -> Result<Plan, ControlError> {
         let plan = self.lock().plans.get(name).cloned();
         plan.ok_or_else(|| ControlError::new(Kind::NotFound, format!("no plan {name:?}; see `plan list`")))
+    }
+
+    async fn explain(
+        &self,
+        plan: &Plan,
+        migration: Option<&str>,
+        count: usize,
+    ) -> Result<Explanation, ControlError> {
+        let rules = plan.rules().map_err(|wrong| ControlError::new(Kind::Invalid, wrong.to_string()))?;
+        let now = cases::at(0);
+        let decisions = explain(&rules, &Facts::unknown(rules.zone), now, count);
+        let view = match migration {
+            Some(key) => Some(self.migration(key).await?),
+            None => None,
+        };
+        let migration = view.map(|view| (view.id, view.vm_name));
+        Ok(Explanation { zone: rules.zone, migration, decisions })
     }
 
     async fn delete_plan(&self, name: &str, _by: &str) -> Result<(), ControlError> {

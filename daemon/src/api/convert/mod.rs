@@ -5,6 +5,7 @@
 mod awaited;
 mod enums;
 mod events;
+mod explained;
 mod limit;
 mod migration;
 mod pass;
@@ -18,6 +19,7 @@ use warmd_proto::v1;
 
 pub(super) use self::{
     events::event,
+    explained::explained,
     limit::limit,
     migration::migration,
     plan::{endpoint, finding, plan, vm_summary},

@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
-use warmd_schedules::rules::LastPass;
+use warmd_schedules::{Tz, rules::Facts};
 
 use super::{
-    super::timing::{self, Wait},
+    super::{
+        facts::facts,
+        timing::{self, Wait},
+    },
     Driver, Happened,
 };
-use crate::{clock, model::plan::Plan, store::PassRow};
+use crate::{clock, model::plan::Plan};
 
 /// A wait that is longer is a rest: what is left open on the source does not stay for it.
 const REST: TimeDelta = TimeDelta::hours(1);
@@ -40,18 +43,12 @@ impl Driver {
         timing::held(&self.context.plan(), clock::now()).map(|wait| (plans, wait))
     }
 
-    /// The last pass, however it ended.
-    pub(super) async fn last_pass(&self) -> Option<LastPass> {
-        match self.context.store.last_pass(self.context.id).await {
-            // One that was cut off has no end: it counts from its start, so that it is not repeated at once.
-            Ok(pass) => pass.map(|PassRow { view, .. }| LastPass {
-                snapshot: view.started,
-                ended: view.ended.unwrap_or(view.started),
-            }),
-            Err(error) => {
-                tracing::error!(migration = %self.context.id, %error, "passes not read");
-                None
-            }
-        }
+    /// What is known of the migration; nothing, if that cannot be read.
+    pub(super) async fn facts(&self) -> Facts {
+        let zone = self.context.plan().rules().map_or(Tz::UTC, |rules| rules.zone);
+        facts(&self.context.store, self.context.id, zone, self.cutover_at()).await.unwrap_or_else(|error| {
+            tracing::error!(migration = %self.context.id, %error, "what its schedule asks for is not read");
+            Facts::unknown(zone)
+        })
     }
 }

@@ -1,0 +1,34 @@
+//! What a schedule will decide next.
+
+use warmd_proto::v1;
+use warmd_schedules::explain::{Decision, What};
+
+use super::timestamp;
+use crate::migration::explained::Explanation;
+
+/// The decisions in words, and for which migration.
+pub(in crate::api) fn explained(explanation: Explanation) -> v1::PlansExplainResponse {
+    let Explanation { zone, migration, decisions } = explanation;
+    let (migration_id, vm_name) =
+        migration.map_or_else(Default::default, |(id, vm_name)| (id.to_string(), vm_name));
+    v1::PlansExplainResponse {
+        zone: zone.name().to_owned(),
+        migration_id,
+        vm_name,
+        decisions: decisions.into_iter().map(decision).collect(),
+    }
+}
+
+fn decision(decision: Decision) -> v1::Decision {
+    let kind = match decision.what {
+        What::PassAllowed => v1::DecisionKind::PassAllowed,
+        What::PassBlocked => v1::DecisionKind::PassBlocked,
+        What::Pass => v1::DecisionKind::Pass,
+        What::Passes => v1::DecisionKind::Passes,
+        What::CutoverAllowed => v1::DecisionKind::CutoverAllowed,
+        What::CutoverBlocked => v1::DecisionKind::CutoverBlocked,
+        What::Limits => v1::DecisionKind::Limits,
+    };
+    let text = decision.to_string();
+    v1::Decision { at: Some(timestamp(decision.at)), kind: kind.into(), why: decision.why, text }
+}
