@@ -11,6 +11,7 @@ use super::{
     error::Fault,
     ledger::key,
     migrations::{self, MigrationRow},
+    proof::TOUCHED,
     row::{migration_id, unsigned},
 };
 use crate::model::{id::MigrationId, state::State};
@@ -116,7 +117,9 @@ impl Store {
             let mut select = db.prepare_cached(
                 "SELECT DISTINCT migration FROM disks JOIN migrations ON migrations.id = migration
                  WHERE state_name = 'cancelled' AND (anchor IS NOT NULL OR EXISTS (
-                     SELECT 1 FROM chunks WHERE key BETWEEN disks.id << 32 AND (disks.id << 32) | 4294967295))",
+                     SELECT 1 FROM chunks WHERE key BETWEEN disks.id << 32 AND (disks.id << 32) | 4294967295)
+                 OR EXISTS (
+                     SELECT 1 FROM uncompared WHERE key BETWEEN disks.id << 32 AND (disks.id << 32) | 4294967295))",
             )?;
             let mut rows = select.query([])?;
             let mut found = Vec::new();
@@ -160,7 +163,7 @@ fn forget(db: &Connection, id: MigrationId) -> Result<bool, Fault> {
         if db.prepare_cached(&format!("DELETE FROM recent WHERE key IN ({oldest})"))?.execute(range)? > 0 {
             return Ok(true);
         }
-        for table in ["pages", "touched", "chunks"] {
+        for table in ["pages", "chunks"].into_iter().chain(TOUCHED) {
             let some = format!("SELECT key FROM {table} WHERE key BETWEEN ?1 AND ?2 LIMIT {STEP}");
             if db.prepare_cached(&format!("DELETE FROM {table} WHERE key IN ({some})"))?.execute(range)? > 0 {
                 return Ok(true);

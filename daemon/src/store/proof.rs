@@ -19,7 +19,7 @@ use crate::model::{
 };
 
 /// What neither a readback nor a comparison has looked at since, and what no comparison has.
-const TOUCHED: [&str; 2] = ["touched", "uncompared"];
+pub(super) const TOUCHED: [&str; 2] = ["touched", "uncompared"];
 /// Verdicts that a report carries at the most.
 const VERDICTS: u32 = 100;
 

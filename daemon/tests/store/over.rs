@@ -19,10 +19,11 @@ use warmd_daemon::{
 use super::{Fixture, at, new_disk, new_migration};
 
 /// Tables of ledgers, by the condition of a disk's rows.
-const LEDGER: [(&str, &str); 8] = [
+const LEDGER: [(&str, &str); 9] = [
     ("chunks", "key >> 32"),
     ("pages", "key >> 32"),
     ("touched", "key >> 32"),
+    ("uncompared", "key >> 32"),
     ("recent", "key >> 32"),
     ("recent_hashes", "key >> 32"),
     ("recent_counts", "disk"),
