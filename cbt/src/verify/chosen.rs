@@ -67,11 +67,6 @@ impl Chosen {
         let mut hashes_of_part = None;
         let runs = settled.extents_from(part.start());
         for run in runs.map_while(|run| run.intersect(&part)) {
-            if hashes_of_part.is_none() {
-                let aligned = part.align_out(BLOCK, job.ledger.size()).unwrap_or(part);
-                hashes_of_part = Some(hashes(&**job.ledger.store(), job.ledger.disk(), aligned).await?);
-            }
-            let known = hashes_of_part.as_deref().unwrap_or_default();
             let mut at = run.start();
             while let Some(rest) = Extent::between(at, run.end()) {
                 let told = hole_run(&*job.source, rest).await.map_err(|cause| {
@@ -79,6 +74,12 @@ impl Chosen {
                     self.next = Offset(past).min(part.end());
                     VerifyError::Source(cause)
                 })?;
+                // They decide on holes alone.
+                if told.zero && hashes_of_part.is_none() {
+                    let aligned = part.align_out(BLOCK, job.ledger.size()).unwrap_or(part);
+                    hashes_of_part = Some(hashes(&**job.ledger.store(), job.ledger.disk(), aligned).await?);
+                }
+                let known = hashes_of_part.as_deref().unwrap_or_default();
                 for block in told.extent.split(BLOCK) {
                     if self.left == 0 || self.steps == 0 {
                         self.next = block.start();

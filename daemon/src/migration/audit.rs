@@ -128,8 +128,7 @@ pub(super) async fn run(
     });
     context.store.put_audit(row.id, disk.disk_pass, &view, next, fault.clone()).await?;
     crash::point("audit.committed");
-    let name = AuditName { plan: plan.name.clone(), vm: context.machine.name.clone(), disk: row.key.clone() };
-    context.engine.metrics.audited(name, view.checked, view.mismatched_bytes);
+    count(context, row, view.checked, view.mismatched_bytes);
     if let Some(fault) = fault {
         tell(context, row, &fault).await;
         compare_all(ledger, &fault).await?;
@@ -197,10 +196,14 @@ pub(super) async fn found_out(context: &Context, row: &DiskRow, untold: &[Extent
     if context.store.put_tracking_fault(row.id, fault.clone()).await? {
         tell(context, row, &fault).await;
     }
+    Ok(())
+}
+
+/// Counts bytes that were looked at, and those of which the source had not told.
+pub(super) fn count(context: &Context, row: &DiskRow, checked: u64, untold: u64) {
     let plan = context.plan().name.clone();
     let name = AuditName { plan, vm: context.machine.name.clone(), disk: row.key.clone() };
-    context.engine.metrics.audited(name, 0, bytes);
-    Ok(())
+    context.engine.metrics.audited(name, checked, untold);
 }
 
 /// Says it wherever somebody may look.

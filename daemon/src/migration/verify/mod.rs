@@ -27,6 +27,7 @@ use super::{
     context::Context,
     failure::WorkError,
     pass::{self, OnDrained, PassEnd},
+    retry::Retry,
 };
 use crate::{
     clock, human,
@@ -42,8 +43,8 @@ use crate::{
 
 /// Mismatched extents that a verdict lists.
 const LISTED: usize = 100;
-/// How often it is tried, a second apart, to make pending what differs.
-const DISTRUST_ATTEMPTS: u32 = 5;
+/// How often it is tried again to make pending what differs.
+const DISTRUST_RETRIES: u32 = 4;
 /// How often it is kept how far a verification is.
 const KEEP_EVERY: Duration = Duration::from_secs(5);
 
@@ -250,7 +251,7 @@ async fn distrust(
     if wrong.is_empty() || context.live.view().state == State::Done {
         return Ok(());
     }
-    let mut attempts = 1;
+    let mut retry = Retry::times(DISTRUST_RETRIES);
     loop {
         let noted = async {
             if !untold.is_empty() {
@@ -258,14 +259,16 @@ async fn distrust(
             }
             Ok::<_, WorkError>(ledger.distrust(&wrong).await?)
         };
-        let Err(error) = noted.await else { return Ok(()) };
-        if attempts == DISTRUST_ATTEMPTS {
+        let Err(error) = noted.await else { break };
+        tracing::error!(migration = %context.id, %error, "what differs is not noted");
+        if !retry.pause().await {
             return Err(error);
         }
-        attempts += 1;
-        tracing::error!(migration = %context.id, %error, "what differs is not noted; trying again");
-        tokio::time::sleep(Duration::from_secs(1)).await;
     }
+    if !untold.is_empty() {
+        audit::count(context, row, 0, untold.iter().map(|extent| extent.len().0).sum());
+    }
+    Ok(())
 }
 
 /// Saves the verdict, with what it settles, and writes it into the journal.
