@@ -1,5 +1,7 @@
 //! Cutovers over simulated endpoints: every phase fails, hangs and is aborted; never do both VMs run.
 
+use std::time::Duration;
+
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use warmd_daemon::migration::control::Control;
 use warmd_daemon::model::{
@@ -419,6 +421,28 @@ async fn a_source_that_ran_while_nobody_started_the_target_is_copied_to_its_last
         }
         rig.world.assert_moved();
     }
+}
+
+/// The daemon ends when the target VM is known to run and the next phase is not saved yet; then the target goes off.
+#[tokio::test]
+async fn a_target_that_was_seen_to_run_is_never_taken_back() {
+    let mut rig = Rig::start(world()).await;
+    let mut plan = Rig::plan(VerifyMode::Readback);
+    plan.cutover.watch = Duration::from_mins(10);
+    rig.seed(plan).await;
+    rig.ask(Request::Cutover).await;
+    rig.until("watch", |view| view.state == State::CuttingOver { phase: Phase::Watch }).await;
+    let file = rig.state_file();
+    rig.restart_after(|world| {
+        let earlier = "UPDATE migrations SET state = replace(state, 'watch', 'start-vm')";
+        let changed = rusqlite::Connection::open(file).unwrap().execute(earlier, []).unwrap();
+        assert_eq!(changed, 1);
+        world.with(|truth| truth.target_runs = false);
+    })
+    .await;
+    let view = rig.until("a failure", |view| matches!(view.state, State::Failed { .. })).await;
+    assert!(matches!(view.state, State::Failed { resumable: true, .. }), "{}", view.state);
+    rig.world.with(|truth| assert!(truth.target_exists && !truth.source_runs, "{:?}", truth.calls));
 }
 
 #[tokio::test]

@@ -141,6 +141,23 @@ async fn one_that_fails_when_the_target_runs_is_told_and_takes_nothing_back() {
     }
 }
 
+/// Not even if what it did cannot be noted down.
+#[tokio::test]
+async fn when_the_target_runs_a_hook_is_run_where_nothing_leads_back() {
+    let dir = TempDir::new().unwrap();
+    let (file, script) = told(&dir);
+    let release = dir.path().join("release");
+    let waits = format!("{script}; while ! test -e {}; do sleep 0.05; done", release.display());
+    let rig = Rig::start(world()).await;
+    rig.seed(plan(vec![hook(Phase::StartVm, When::After, &waits)])).await;
+    rig.ask(Request::Cutover).await;
+    let view = rig.until("the hook", |_| lines(&file).len() == 1).await;
+    assert_eq!(view.state, State::CuttingOver { phase: Phase::Watch });
+    fs::write(&release, "").unwrap();
+    rig.until("done", |view| view.state == State::Done).await;
+    rig.world.assert_moved();
+}
+
 #[tokio::test]
 async fn one_that_only_warns_and_one_that_is_tried_again_hold_nothing_up() {
     let dir = TempDir::new().unwrap();

@@ -2,9 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+    sync::{Arc, Mutex, PoisonError},
 };
 
+use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 use warmd_cbt::{
     buffer::BufferPool,
@@ -22,9 +23,7 @@ use crate::{
         boot::BootCheck,
         id::{DiskKey, MigrationId, VmId},
         machine::Machine,
-        phase::Phase,
         plan::Plan,
-        state::State,
         view::EventView,
     },
     sources::Source,
@@ -60,10 +59,8 @@ pub struct Context {
     cutover: Mutex<Cutover>,
     ledgers: tokio::sync::Mutex<BTreeMap<DiskId, Arc<Ledger>>>,
     baselines: tokio::sync::Mutex<BTreeMap<DiskId, Arc<Mutex<LatencyBaseline>>>>,
-    /// Whether the target VM may have run: then its disks are not what the ledgers say.
-    pub may_have_started: AtomicBool,
-    /// Whether an earlier daemon ended between asking for the target VM's start and seeing it run.
-    pub taken_up_starting: AtomicBool,
+    /// When an earlier daemon asked for the target VM's start, if it did in the cutover that was taken up.
+    pub found_asked: Option<DateTime<Utc>>,
 }
 
 /// The parts of a [`Context`].
@@ -102,17 +99,9 @@ impl Context {
             live,
             cutover,
         } = parts;
-        let asked = cutover.start_asked.is_some();
+        let found_asked = cutover.start_asked;
         let (plan, cutover) = (watch::Sender::new(Arc::new(plan)), Mutex::new(cutover));
         let ledgers = tokio::sync::Mutex::default();
-        // After a restart in these nobody knows, if it was asked; before them it surely has not run.
-        let state = live.view().state;
-        let may_have_started = AtomicBool::new(match &state {
-            State::CuttingOver { phase } | State::Undoing { phase, .. } => *phase >= Phase::StartVm && asked,
-            _ => false,
-        });
-        let starting = state == State::CuttingOver { phase: Phase::StartVm } && asked;
-        let taken_up_starting = AtomicBool::new(starting);
         Self {
             id,
             plan,
@@ -128,8 +117,7 @@ impl Context {
             cutover,
             ledgers,
             baselines: tokio::sync::Mutex::default(),
-            may_have_started,
-            taken_up_starting,
+            found_asked,
         }
     }
 

@@ -4,7 +4,7 @@
 //! any failure leads to [`undo`]: first the target VM is gone for sure, only then is the source powered on. Never do
 //! both VMs run.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::time::Duration;
 
 use warmd_cbt::{mutant::mutant, stop::StopSignal, units::Extent, verify::manifest_root};
 
@@ -187,6 +187,10 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
     if !was_running(context) {
         return Ok(Some("not started: the source was off when the cutover began".to_owned()));
     }
+    // It was seen to run before a restart: the watch tells what has become of it since, and there is only forward.
+    if context.cutover().target_running.is_some() {
+        return Ok(Some("it ran already".to_owned()));
+    }
     // After a restart it may run already: then there is only forward, whatever else is found.
     if matches!(context.target.look(context.id).await?, MachineState::Running | MachineState::Starting) {
         remember_running(context).await?;
@@ -194,7 +198,8 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
     }
     // The daemon died while it was being started, and it does not run. Whether it did is not known, and neither whether the
     // source did: it is not handed over like that.
-    if context.taken_up_starting.load(Relaxed) {
+    let asked = context.cutover().start_asked;
+    if asked.is_some() && asked == context.found_asked {
         return Err(WorkError::operator(
             "the daemon ended while the target VM was being started, and the target VM does not run now: nobody \
              watched the source meanwhile, so nothing is handed over; cut over again",
@@ -209,11 +214,10 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
             cutover.start_asked.get_or_insert_with(clock::now);
         })
         .await?;
-    let before = context.may_have_started.swap(true, Relaxed);
     let outcome = match context.target.start(context.id).await {
         Ok(()) => None,
         Err(error) if error.kind == TargetErrorKind::Refused => {
-            context.may_have_started.store(before, Relaxed);
+            context.remember(|cutover| cutover.start_asked = asked).await?;
             return Err(error.into());
         }
         // Whether it runs decides between forward and undo, so the answer of `start` alone is not enough.
@@ -301,14 +305,13 @@ pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
         context.target.discard_machine(context.id).await?;
         crash::point("undo.discarded");
     }
-    if context.may_have_started.load(Relaxed) {
+    if context.cutover().start_asked.is_some() {
         // What the target VM wrote while it ran is in no ledger: all of its disks are copied again.
         for row in context.store.disks(context.id).await? {
             let ledger = context.ledger(row.id).await?;
             ledger.distrust(&Extent::whole(row.size).into_iter().collect::<Vec<_>>()).await?;
         }
-        context.may_have_started.store(false, Relaxed);
-        context.taken_up_starting.store(false, Relaxed);
+        context.remember(|cutover| cutover.start_asked = None).await?;
         let text = "the target VM may have run: its disks are copied again, whole, in the next pass";
         context.note("warning", text.to_owned()).await;
     }

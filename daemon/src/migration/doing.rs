@@ -40,13 +40,25 @@ pub(super) const PHASE_FAILED: &str = "failed: ";
 pub(super) async fn persist(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
     let Work::Phase(phase) = doing else { return attempts(context, doing, stop).await };
     // Outside the phase's deadline: each hook has its own.
-    with_hooks(context, phase, When::Before, stop).await?;
+    if phase == Phase::Watch {
+        // Where nothing leads back any more: before that the target VM runs, and a failure would be an undo.
+        with_hooks(context, (Phase::StartVm, When::After), phase, stop).await?;
+    }
+    with_hooks(context, (phase, When::Before), phase, stop).await?;
     attempts(context, doing, stop).await?;
-    with_hooks(context, phase, When::After, stop).await
+    if phase == Phase::StartVm {
+        return Ok(());
+    }
+    with_hooks(context, (phase, When::After), phase, stop).await
 }
 
-/// The hooks on one side of a phase; what fails there is the phase's failure.
-async fn with_hooks(context: &Context, phase: Phase, when: When, stop: &StopSignal) -> Result<(), WorkError> {
+/// The hooks of a moment, which are run in the phase `within`; what fails there is that phase's failure.
+async fn with_hooks(
+    context: &Context,
+    (phase, when): (Phase, When),
+    within: Phase,
+    stop: &StopSignal,
+) -> Result<(), WorkError> {
     let mut retry = Retry::times(ATTEMPTS);
     let error = loop {
         let Err(error) = hooks::run(context, phase, when, stop).await else { return Ok(()) };
@@ -56,11 +68,11 @@ async fn with_hooks(context: &Context, phase: Phase, when: When, stop: &StopSign
     };
     let (attempt, now) = (context.cutover().attempt, clock::now());
     let outcome = format!("{PHASE_FAILED}{error}");
-    if when == When::Before {
-        context.store.begin_phase(context.id, attempt, phase, now).await?;
-        show_phase(context, PhaseView { phase, started: now, ended: None, outcome: None });
+    if when == When::Before || within != phase {
+        context.store.begin_phase(context.id, attempt, within, now).await?;
+        show_phase(context, PhaseView { phase: within, started: now, ended: None, outcome: None });
     }
-    end_phase(context, attempt, phase, outcome).await?;
+    end_phase(context, attempt, within, outcome).await?;
     Err(error)
 }
 

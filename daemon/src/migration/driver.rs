@@ -97,7 +97,8 @@ impl Driver {
         if let Ok(state) = next(&self.state, &restarted) {
             self.enter(state, &restarted, "warmd", Vec::new()).await;
         }
-        if !self.state.is_final() && !self.state.is_busy() {
+        // Paused or failed, it is done for as long as it takes.
+        if self.state == State::Synced {
             sweep(&self.context).await;
         }
         while !self.state.is_final() {
@@ -120,7 +121,9 @@ impl Driver {
     /// gone gets a new one.
     async fn see_out(&mut self) {
         if self.state == State::Cancelled {
-            forget_ledgers(&self.context.store, self.context.id).await;
+            // May be cut off anywhere: the next start goes on with it.
+            let forgetting = forget_ledgers(&self.context.store, self.context.id);
+            self.shutdown.run_until_cancelled(forgetting).await;
         }
         let mut patience = SOON;
         loop {
@@ -269,9 +272,8 @@ impl Driver {
                     let before = self.state.clone();
                     if self.grant(command).await && self.state != before {
                         stopper.stop();
-                        if tokio::time::timeout(STOP_DEADLINE, job).await.is_err() {
-                            sweep(&self.context).await;
-                        }
+                        // Should it be dropped where it stands: whatever follows begins with clearing away.
+                        tokio::time::timeout(STOP_DEADLINE, job).await.ok();
                         return Attended::Granted;
                     }
                     turns = self.turns();

@@ -72,6 +72,9 @@ struct Disk {
     location: String,
 }
 
+/// How often the end of a hook is tried to be kept.
+const NOTED: u32 = 10;
+
 /// Runs the plan's hooks of this moment, in the plan's order.
 pub(super) async fn run(
     context: &Context,
@@ -117,7 +120,13 @@ async fn one(context: &Context, position: u32, hook: &Hook, stop: &StopSignal) -
     let ended = clock::now();
     let took = span(seconds_between(begun, ended));
     let outcome = fault.as_ref().map_or_else(|| "done".to_owned(), |fault| format!("failed: {fault}"));
-    context.store.end_hook(key, ended, &outcome).await?;
+    // Tried by itself: who tried all of it again would run the hook again.
+    let mut retry = Retry::times(NOTED);
+    while let Err(error) = context.store.end_hook(key, ended, &outcome).await {
+        if !retry.pause().await {
+            return Err(error.into());
+        }
+    }
     let Some(fault) = fault else {
         context.note("hook", format!("{place}: {program} ended well after {took}")).await;
         return Ok(());
