@@ -169,6 +169,12 @@ impl Ledger {
         self.edit(extents, &[], |row, blocks| row.trusted.set(blocks, false)).await
     }
 
+    /// Gives up the trust in all blocks, durably: those that are pending are written, whatever their hashes.
+    pub async fn claim_all(&self) -> Result<(), StoreError> {
+        let trusted: Vec<_> = self.look(|_, trusted| trusted.extents_from(Offset(0)).collect());
+        self.claim(&trusted).await
+    }
+
     /// Makes these blocks pending, and untrusted, whatever was known of them: a verification found that the target
     /// does not hold what it must.
     pub async fn distrust(&self, extents: &[Extent]) -> Result<(), StoreError> {

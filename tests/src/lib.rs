@@ -7,6 +7,7 @@ pub mod console;
 pub mod contract;
 pub mod daemon;
 pub mod dir;
+mod endpoints;
 pub mod faults;
 pub mod guest;
 pub mod image;

@@ -26,7 +26,11 @@ use super::{
 use crate::{
     clock,
     metrics::{Now, Present},
-    model::{id::MigrationId, plan::Plan, view::MigrationView},
+    model::{
+        id::MigrationId,
+        plan::Plan,
+        view::{MigrationView, PassView},
+    },
     sources::{self, Source},
     store::{MigrationRow, Store},
     targets::{self, Target},
@@ -298,6 +302,11 @@ impl std::fmt::Debug for Manager {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Manager").field("migrations", &lock(&self.handles).len()).finish_non_exhaustive()
     }
+}
+
+/// Whether a pass was given its end after the daemon that ran it was gone.
+pub(super) fn was_cut(pass: &PassView) -> bool {
+    pass.error.as_deref() == Some(CUT_PASS)
 }
 
 /// A failure of the daemon itself, with its whole cause.

@@ -32,6 +32,7 @@ use super::{
     context::{Context, spec},
     failure::WorkError,
     live::{Followed, Follower},
+    manager::was_cut,
     telemetry::{MeasuredDisk, PassTelemetry, figures},
 };
 use crate::{
@@ -83,7 +84,7 @@ pub async fn run(
     let account = account(context, kind);
     let rows = context.store.disks(context.id).await?;
     let ledgers = try_join_all(rows.iter().map(|row| context.ledger(row.id))).await?;
-    distrust_if_older(context, &ledgers).await?;
+    distrust(context, &ledgers).await?;
     let request = SnapshotRequest {
         owner: context.id,
         vm: context.vm.clone(),
@@ -171,17 +172,34 @@ async fn copy(
 
 /// A state that was put back from an older copy, or lost its last commits, knows neither what the passes since then
 /// wrote nor what it was: where its manifest agrees with the source, the target may hold something else.
-async fn distrust_if_older(context: &Context, ledgers: &[Arc<Ledger>]) -> Result<(), WorkError> {
-    let known = context.store.last_pass(context.id).await?.map_or(0, |pass| pass.view.number);
-    let Some(noted) = context.target.noted_pass(context.id).await?.filter(|noted| *noted > known) else {
+///
+/// The target tells of it by the last pass that it took note of. Where that is the one that the state knows as its last,
+/// and it came to its end, the state is as new as the target. Where it did not come to its end, the state may be a copy
+/// from the middle of it: what was pending then may have been written since.
+async fn distrust(context: &Context, ledgers: &[Arc<Ledger>]) -> Result<(), WorkError> {
+    let last = context.store.last_pass(context.id).await?.map(|pass| pass.view);
+    let known = last.as_ref().map_or(0, |pass| pass.number);
+    let ended = last.as_ref().is_none_or(|pass| pass.ended.is_some() && !was_cut(pass));
+    let noted = context.target.noted_pass(context.id).await?;
+    // One that came to its end was noted before, and one that was not noted wrote nothing.
+    let as_new = noted.unwrap_or(0) == known || !ended && noted.unwrap_or(0) < known;
+    if as_new && (ended || mutant("cut-pass-trusted")) || mutant("older-copy-trusted") {
         return Ok(());
-    };
+    }
+    if as_new {
+        for ledger in ledgers {
+            ledger.claim_all().await?;
+        }
+        return Ok(());
+    }
     for ledger in ledgers {
         ledger.distrust(&Extent::whole(ledger.size()).into_iter().collect::<Vec<_>>()).await?;
     }
+    let noted = noted.map_or("no note of any".to_owned(), |noted| format!("a note of pass {noted}"));
     let text = format!(
-        "warmd's state is older than the target: it knows of {known} passes, and pass {noted} was copied. Was it put \
-         back from a copy? Nothing that it says of the target is trusted, and all disks are copied again"
+        "warmd's state and the target are not of the same time: the state knows of {known} passes, and beside the disks \
+         is {noted}. Was one of them put back from a copy? Nothing that the state says of the target is trusted, and all \
+         disks are copied again"
     );
     context.note("warning", text).await;
     Ok(())

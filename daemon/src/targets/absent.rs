@@ -61,4 +61,12 @@ impl Target for Absent {
     async fn discard_disks(&self, _owner: MigrationId, _disks: &[DiskSpec]) -> Result<(), TargetError> {
         self.refuse()
     }
+
+    async fn note_pass(&self, _owner: MigrationId, _pass: Option<u32>) -> Result<(), TargetError> {
+        self.refuse()
+    }
+
+    async fn noted_pass(&self, _owner: MigrationId) -> Result<Option<u32>, TargetError> {
+        self.refuse()
+    }
 }

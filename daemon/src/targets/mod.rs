@@ -105,14 +105,10 @@ pub trait Target: Send + Sync {
 
     /// Keeps beside the disks, durably, which pass is about to write to them; `None` when no more will. It is how a
     /// state that was put back from an older copy is noticed: the disks know of passes that it does not.
-    async fn note_pass(&self, _owner: MigrationId, _pass: Option<u32>) -> Result<(), TargetError> {
-        Ok(())
-    }
+    async fn note_pass(&self, owner: MigrationId, pass: Option<u32>) -> Result<(), TargetError>;
 
-    /// The last pass that was noted; `None` if there is none, or the target keeps no such notes.
-    async fn noted_pass(&self, _owner: MigrationId) -> Result<Option<u32>, TargetError> {
-        Ok(None)
-    }
+    /// The last pass that was noted; `None` if there is none.
+    async fn noted_pass(&self, owner: MigrationId) -> Result<Option<u32>, TargetError>;
 }
 
 /// A disk to be made.

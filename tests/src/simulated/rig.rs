@@ -15,12 +15,7 @@ use warmd_cbt::{buffer::BufferPool, limit::Limit, transfer::TransferSettings};
 use warmd_daemon::{
     clock,
     metrics::Metrics,
-    migration::{
-        audit::AuditBudget,
-        context::Engine,
-        control::{Control, Endpoint},
-        manager::{Endpoints, Manager, Opened},
-    },
+    migration::{audit::AuditBudget, context::Engine, control::Control, manager::Manager},
     model::{
         plan::{Plan, VerifyMode},
         request::{Request, Verdict},
@@ -35,6 +30,7 @@ use super::{
     target::SimulatedTarget,
     world::World,
 };
+use crate::endpoints::endpoints;
 
 /// How long a state may take to come: longer than any deadline of the daemon's that a test lets pass.
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -132,6 +128,15 @@ impl Rig {
         .await;
     }
 
+    /// Copies a delta, and gives of each disk how much of it was audited and whether its tracking has been caught lying.
+    pub async fn audit(&self) -> Vec<(u64, bool)> {
+        self.sync().await;
+        let view = self.view().await;
+        let audits = view.pass.expect("a pass has ended").disks;
+        let audits = audits.iter().map(|disk| disk.audit.as_ref().map_or(0, |audit| audit.checked));
+        audits.zip(view.disks.iter().map(|disk| disk.tracking_fault.is_some())).collect()
+    }
+
     /// Passes so far.
     pub async fn passes(&self) -> u32 {
         self.view().await.pass.map_or(0, |pass| pass.number)
@@ -222,24 +227,6 @@ async fn open(place: &Place, world: &World) -> (Store, Arc<Manager>, Cancellatio
     };
     let store = store.expect("the store opens");
     let shutdown = CancellationToken::new();
-    let endpoint = |name: &str| Endpoint {
-        name: name.to_owned(),
-        kind: "simulated".to_owned(),
-        place: "memory".to_owned(),
-    };
-    let mut endpoints = Endpoints::default();
-    let source = Opened {
-        endpoint: endpoint("s"),
-        limit: Limit::default(),
-        handle: Arc::new(SimulatedSource(world.clone())) as _,
-    };
-    let target = Opened {
-        endpoint: endpoint("t"),
-        limit: Limit::default(),
-        handle: Arc::new(SimulatedTarget(world.clone())) as _,
-    };
-    endpoints.sources.insert("s".to_owned(), source);
-    endpoints.targets.insert("t".to_owned(), target);
     let settings = TransferSettings::default();
     let metrics = Metrics::default();
     let engine = Engine {
@@ -249,6 +236,8 @@ async fn open(place: &Place, world: &World) -> (Store, Arc<Manager>, Cancellatio
         audit: AuditBudget::default(),
         metrics: metrics.clone(),
     };
+    let endpoints =
+        endpoints(Arc::new(SimulatedSource(world.clone())), Arc::new(SimulatedTarget(world.clone())));
     let manager =
         Manager::start(store.clone(), endpoints, engine, shutdown.clone()).await.expect("it starts");
     (store, manager, shutdown, metrics)

@@ -12,7 +12,7 @@ use warmd_cbt::{
 use warmd_daemon::{
     model::{
         id::{DiskKey, MigrationId, VmId},
-        machine::{CpuTopology, Firmware, Machine, MachineDisk, PowerState, VmSummary},
+        machine::{Machine, PowerState, VmSummary},
     },
     sources::{
         HowStopped, ShutdownPolicy, Snapshot, SnapshotDisk, SnapshotRequest, Source, SourceError,
@@ -24,6 +24,7 @@ use super::{
     disk::MemoryDisk,
     world::{TRACKED, World},
 };
+use crate::endpoints::machine;
 
 /// The name of the one VM.
 pub const VM: &str = "guest";
@@ -73,31 +74,10 @@ impl Source for SimulatedSource {
         if ![VM, ID].contains(&vm) {
             return Err(SourceError::new(SourceErrorKind::NotFound, format!("VM {vm}"), "there is none"));
         }
-        let disks = self.0.with(|truth| {
-            let sizes = truth.source_disks.iter().enumerate();
-            sizes
-                .map(|(order, (key, contents))| MachineDisk {
-                    key: DiskKey(key.clone()),
-                    size: Length(contents.len() as u64),
-                    bus: "virtio".to_owned(),
-                    boot_order: order as u32,
-                    location: format!("memory:{key}"),
-                    untracked: None,
-                })
-                .collect()
+        let sizes: Vec<_> = self.0.with(|truth| {
+            truth.source_disks.iter().map(|(key, contents)| (key.clone(), contents.len() as u64)).collect()
         });
-        Ok(Machine {
-            id: VmId(ID.to_owned()),
-            name: VM.to_owned(),
-            uuid: "00000000-0000-0000-0000-000000000001".to_owned(),
-            firmware: Firmware::Bios,
-            machine_type: "q35".to_owned(),
-            architecture: "x86_64".to_owned(),
-            cpu: CpuTopology { sockets: 1, cores: 1, threads: 1 },
-            memory: Length(1 << 28),
-            disks,
-            nics: Vec::new(),
-        })
+        Ok(machine(ID, VM, sizes.into_iter()))
     }
 
     async fn power(&self, _vm: &VmId) -> Result<PowerState, SourceError> {

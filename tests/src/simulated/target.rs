@@ -126,7 +126,19 @@ impl Target for SimulatedTarget {
 
     async fn discard_disks(&self, _owner: MigrationId, _disks: &[DiskSpec]) -> Result<(), TargetError> {
         let lost = self.strike("discard-disks").await?;
-        self.0.with(|truth| truth.target_disks.clear());
+        self.0.with(|truth| {
+            truth.target_disks.clear();
+            truth.noted = None;
+        });
         Self::answered(lost, "discard-disks")
+    }
+
+    async fn note_pass(&self, _owner: MigrationId, pass: Option<u32>) -> Result<(), TargetError> {
+        self.0.with(|truth| truth.noted = pass);
+        Ok(())
+    }
+
+    async fn noted_pass(&self, _owner: MigrationId) -> Result<Option<u32>, TargetError> {
+        Ok(self.0.with(|truth| truth.noted))
     }
 }

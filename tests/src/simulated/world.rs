@@ -35,6 +35,8 @@ pub struct Truth {
     pub console: String,
     /// The target's guest agent answers.
     pub agent_answers: bool,
+    /// The pass that the target has a note of.
+    pub noted: Option<u32>,
     /// The source's disks by key.
     pub source_disks: BTreeMap<String, Vec<u8>>,
     /// The target's disks by key.

@@ -15,7 +15,10 @@ use warmd_daemon::{
     },
 };
 
-use super::world::{LedgerSeen, Truth, World, delta};
+use super::{
+    restored::Copy,
+    world::{LedgerSeen, Truth, World, delta},
+};
 
 /// A line of the journal.
 #[derive(Clone, Debug)]
@@ -28,11 +31,13 @@ pub(super) struct Line {
 /// The state's watcher. It also keeps the database in being while there is no daemon.
 #[derive(Debug)]
 pub(super) struct Durable {
-    db: Connection,
-    states: BTreeMap<String, String>,
-    disks: BTreeMap<i64, (MigrationId, String)>,
-    seen: BTreeMap<(MigrationId, String), Row>,
-    last_line: i64,
+    pub(super) name: String,
+    pub(super) db: Connection,
+    pub(super) copy: Option<Copy>,
+    pub(super) states: BTreeMap<String, String>,
+    pub(super) disks: BTreeMap<i64, (MigrationId, String)>,
+    pub(super) seen: BTreeMap<(MigrationId, String), Row>,
+    pub(super) last_line: i64,
     /// The journal so far, of all migrations.
     pub(super) journal: Vec<(Option<String>, Line)>,
 }
@@ -45,19 +50,17 @@ struct Saved {
 
 /// A disk's ledger as it is stored.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Row {
+pub(super) struct Row {
     anchor: Option<String>,
     chunk: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Durable {
     /// Makes the database, with nothing in it.
-    pub(super) fn new(name: &str) -> rusqlite::Result<Self> {
-        let access =
-            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_URI;
-        let db = Connection::open_with_flags(name, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    pub(super) fn new(name: String) -> rusqlite::Result<Self> {
+        let db = open(&name)?;
         let (states, disks, seen) = Default::default();
-        Ok(Self { db, states, disks, seen, last_line: 0, journal: Vec::new() })
+        Ok(Self { name, db, copy: None, states, disks, seen, last_line: 0, journal: Vec::new() })
     }
 
     /// Lets a transaction be made durable, or not; looks at what it changed.
@@ -116,6 +119,9 @@ impl Durable {
             truth.violated(format!("the journal tells {told} steps, and there were {}", moved.len()));
         }
         self.journal.extend(lines);
+        if truth.copy_at.is_some_and(|at| truth.steps >= at) {
+            self.copy(truth)?;
+        }
         Ok(())
     }
 
@@ -132,6 +138,16 @@ impl Durable {
         Ok(lines)
     }
 
+    /// All migrations as they are saved, with their VMs.
+    pub(super) fn saved_states(&self) -> rusqlite::Result<Vec<(MigrationId, String, State, String)>> {
+        let mut select = self.db.prepare("SELECT id, vm, state FROM migrations ORDER BY created, id")?;
+        let saved = select.query_map([], |row| {
+            let (id, json): (String, String) = (row.get(0)?, row.get(2)?);
+            Ok((id.parse().expect("the daemon's own id"), row.get(1)?, parse(&json), json))
+        })?;
+        saved.collect()
+    }
+
     fn look_at_states(&mut self, truth: &mut Truth) -> rusqlite::Result<Vec<(String, Option<State>, State)>> {
         let mut select =
             self.db.prepare_cached("SELECT id, vm, state FROM migrations ORDER BY created, id")?;
@@ -143,9 +159,7 @@ impl Durable {
             if before == Some(&json) {
                 continue;
             }
-            let parse =
-                |json: &String| serde_json::from_str::<Saved>(json).expect("the daemon's own state").is;
-            let (before, now) = (before.map(parse), parse(&json));
+            let (before, now) = (before.map(|json| parse(json)), parse(&json));
             let owner: MigrationId = id.parse().expect("the daemon's own id");
             truth.stepped(owner, &row.get::<_, String>(1)?, before.as_ref(), &now);
             self.states.insert(id.clone(), json);
@@ -154,7 +168,7 @@ impl Durable {
         Ok(moved)
     }
 
-    fn look_at_ledgers(&mut self, truth: &mut Truth) -> rusqlite::Result<()> {
+    pub(super) fn look_at_ledgers(&mut self, truth: &mut Truth) -> rusqlite::Result<()> {
         let mut select = self.db.prepare_cached(
             "SELECT disks.id, migration, disks.key, disks.anchor, pending, trusted, vm FROM disks
              JOIN migrations ON migrations.id = migration LEFT JOIN chunks ON chunks.key = disks.id << 32",
@@ -176,6 +190,9 @@ impl Durable {
             if self.seen.get(key) == Some(&now) {
                 continue;
             }
+            if self.seen.get(key).is_some_and(|before| before.anchor != now.anchor) {
+                truth.stale.remove(key);
+            }
             let bits = |bytes: &[u8]| blocks(&ChunkBits::decode(bytes).expect("the daemon's own bits"));
             let (pending, trusted) = match &now.chunk {
                 None => Default::default(),
@@ -189,6 +206,17 @@ impl Durable {
         }
         Ok(())
     }
+}
+
+/// Opens a database in memory, which is there as long as a connection to it.
+pub(super) fn open(name: &str) -> rusqlite::Result<Connection> {
+    let access =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_URI;
+    Connection::open_with_flags(name, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+}
+
+fn parse(json: &str) -> State {
+    serde_json::from_str::<Saved>(json).expect("the daemon's own state").is
 }
 
 fn blocks(bits: &ChunkBits) -> BTreeSet<usize> {
@@ -266,11 +294,7 @@ impl Truth {
         if begins {
             (found.ran_before, found.meddled) = (found.runs, false);
         }
-        found.phase = match now {
-            State::CuttingOver { phase } | State::Undoing { phase, .. } => Some(*phase),
-            _ => None,
-        };
-        found.rests = matches!(now, State::Paused { .. } | State::Failed { .. }).then(clock::now);
+        found.is_in(now);
         if matches!(now, State::CuttingOver { phase: Phase::FinalDelta | Phase::Verify })
             && self.meddling
             && self.chance.happens(100)

@@ -11,11 +11,7 @@ use warmd_cbt::{buffer::BufferPool, limit::Limit};
 use warmd_daemon::{
     clock,
     metrics::Metrics,
-    migration::{
-        context::Engine,
-        control::Endpoint,
-        manager::{Endpoints, Manager, Opened},
-    },
+    migration::{context::Engine, manager::Manager},
     store::Store,
 };
 
@@ -23,6 +19,7 @@ use super::{
     chance::Chance, durable::Durable, people, scenario::Scenario, source::SimulatedSource,
     target::SimulatedTarget, world::World,
 };
+use crate::endpoints::endpoints;
 
 /// How long owners may take to come to rest after the daemon was asked to end.
 const REST: Duration = Duration::from_mins(10);
@@ -42,7 +39,6 @@ pub(super) struct Stage {
     pub(super) scenario: Scenario,
     pub(super) world: Arc<World>,
     pub(super) durable: Arc<Mutex<Durable>>,
-    pub(super) database: String,
     /// When things cease to go wrong.
     pub(super) calm_from: DateTime<Utc>,
     /// Decides what people do.
@@ -76,16 +72,20 @@ fn on_a_clock<T>(now: DateTime<Utc>, what: impl Future<Output = T>) -> T {
 }
 
 async fn live(stage: &Stage) -> End {
-    let (world, durable) = (Arc::clone(&stage.world), Arc::clone(&stage.durable));
-    let store = Store::simulated(&stage.database, move |commit| {
-        durable.lock().unwrap_or_else(PoisonError::into_inner).commit(&world, commit)
+    let (world, durable) = (&stage.world, Arc::clone(&stage.durable));
+    let committed = Arc::clone(world);
+    let database = durable.lock().unwrap_or_else(PoisonError::into_inner).name.clone();
+    let store = Store::simulated(&database, move |commit| {
+        durable.lock().unwrap_or_else(PoisonError::into_inner).commit(&committed, commit)
     })
     .expect("the database in memory opens");
     let shutdown = CancellationToken::new();
+    let endpoints =
+        endpoints(Arc::new(SimulatedSource(Arc::clone(world))), Arc::new(SimulatedTarget(Arc::clone(world))));
     let started = tokio::select! {
         biased;
         () = stage.world.died.notified() => return End::Died,
-        started = Manager::start(store.clone(), endpoints(stage), engine(stage), shutdown.clone()) => started,
+        started = Manager::start(store.clone(), endpoints, engine(stage), shutdown.clone()) => started,
     };
     let Ok(manager) = started else {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -110,28 +110,6 @@ async fn live(stage: &Stage) -> End {
     // The writer ends by itself.
     tokio::time::sleep(Duration::from_millis(1)).await;
     end
-}
-
-fn endpoints(stage: &Stage) -> Endpoints {
-    let endpoint = |name: &str| Endpoint {
-        name: name.to_owned(),
-        kind: "simulated".to_owned(),
-        place: "memory".to_owned(),
-    };
-    let mut endpoints = Endpoints::default();
-    let source = Opened {
-        endpoint: endpoint("s"),
-        limit: Limit::default(),
-        handle: Arc::new(SimulatedSource(Arc::clone(&stage.world))) as _,
-    };
-    let target = Opened {
-        endpoint: endpoint("t"),
-        limit: Limit::default(),
-        handle: Arc::new(SimulatedTarget(Arc::clone(&stage.world))) as _,
-    };
-    endpoints.sources.insert("s".to_owned(), source);
-    endpoints.targets.insert("t".to_owned(), target);
-    endpoints
 }
 
 fn engine(stage: &Stage) -> Engine {

@@ -19,6 +19,7 @@ mod life;
 mod pages;
 mod panics;
 mod people;
+mod restored;
 mod scenario;
 mod source;
 mod target;
@@ -28,7 +29,7 @@ mod world;
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -77,8 +78,7 @@ pub fn run(seed: u64, tells: bool) -> Outcome {
     let stage = Stage {
         calm_from: now + world::delta(scenario.chaos),
         world: World::new(truth),
-        durable: Arc::new(Mutex::new(Durable::new(&database).expect("a database in memory"))),
-        database,
+        durable: Arc::new(Mutex::new(Durable::new(database).expect("a database in memory"))),
         people: Mutex::new(people),
         scenario,
     };
@@ -90,12 +90,22 @@ pub fn run(seed: u64, tells: bool) -> Outcome {
             if stage.scenario.meddling && now < stage.calm_from && crashes.happens(900) {
                 life::between(now, || people::run_unwatched(&mut truth, &mut crashes));
             }
-            (truth.dies_at, truth.dies_in) = (None, None);
+            if stage.scenario.restores && now < stage.calm_from && crashes.happens(800) {
+                let mut durable = stage.durable.lock().unwrap_or_else(PoisonError::into_inner);
+                life::between(now, || durable.restore(&mut truth).expect("the copy is whole"));
+            }
+            (truth.dies_at, truth.dies_in, truth.copy_at) = (None, None, None);
             if left > 0 && now < stage.calm_from {
                 if crashes.happens(400) {
                     truth.dies_in = Some(crashes.one_of(&Phase::ALL));
                 } else {
                     truth.dies_at = Some(truth.steps + crashes.magnitude(1500));
+                }
+            }
+            if stage.scenario.restores {
+                truth.copy_at = Some(truth.steps + crashes.magnitude(1500));
+                if left > 0 && crashes.happens(700) {
+                    truth.dies_at = truth.copy_at.map(|at| at + crashes.magnitude(200));
                 }
             }
             left = left.saturating_sub(1);
@@ -155,6 +165,8 @@ fn truth(scenario: &Scenario, chance: &mut Chance, tells: bool) -> Truth {
         steps: 0,
         dies_at: None,
         dies_in: None,
+        copy_at: None,
+        stale: [].into(),
         meddling: scenario.meddling,
         dead: false,
         reads_zero: scenario.reads_zero,

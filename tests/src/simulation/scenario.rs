@@ -41,6 +41,8 @@ pub(super) struct Scenario {
     pub(super) store_faults: u64,
     /// How often the daemon dies.
     pub(super) crashes: u32,
+    /// Whether the durable state is put back from an older copy between two lives of the daemon.
+    pub(super) restores: bool,
     /// How long things go wrong before they are left to come to their end.
     pub(super) chaos: Duration,
     /// Whether others meddle: power, marks, the target's disks and its host.
@@ -93,6 +95,7 @@ impl Scenario {
             crashes: chance.weighted(&[(3, 0), (3, 1), (2, 2), (1, 4)]),
             chaos: chance.millis(5000, 60_000),
             meddling: chance.happens(400),
+            restores: chance.happens(300),
             guest_pause: chance.one_of(&[300, 3000, 15_000]),
         }
     }

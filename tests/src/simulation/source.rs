@@ -14,7 +14,7 @@ use warmd_daemon::{
     clock,
     model::{
         id::{DiskKey, MigrationId, VmId},
-        machine::{CpuTopology, Firmware, Machine, MachineDisk, PowerState, VmSummary},
+        machine::{Machine, PowerState, VmSummary},
     },
     sources::{
         HowStopped, ShutdownPolicy, Snapshot, SnapshotDisk, SnapshotRequest, Source, SourceError,
@@ -26,6 +26,7 @@ use super::{
     pages::Pages,
     world::{Fate, Mark, Open, TRACKED, Truth, Vm, World, delta},
 };
+use crate::endpoints::machine;
 
 /// A source of the world's VMs; a VM's id is its name.
 #[derive(Clone, Debug)]
@@ -38,17 +39,9 @@ fn failed(call: &'static str, kind: SourceErrorKind) -> SourceError {
 impl SimulatedSource {
     /// Goes through the gate; whether the answer is to be lost.
     async fn begin(&self, call: &'static str) -> Result<bool, SourceError> {
-        match self.0.gate(call).await {
-            Fate::Done => Ok(false),
-            Fate::Lost => Ok(true),
-            Fate::Hung if self.0.truth().chance.happens(500) => Ok(true),
-            Fate::Hung => Err(failed(call, SourceErrorKind::Timeout)),
-            Fate::Failed => {
-                use SourceErrorKind as K;
-                let kinds = [(4, K::Failed), (4, K::Unreachable), (1, K::Refused)];
-                Err(failed(call, self.0.truth().chance.weighted(&kinds)))
-            }
-        }
+        use SourceErrorKind as K;
+        let kinds = [(4, K::Failed), (4, K::Unreachable), (1, K::Refused)];
+        self.0.call(call, K::Timeout, &kinds).await.map_err(|kind| failed(call, kind))
     }
 
     async fn end<T>(&self, call: &'static str, lost: bool, answer: T) -> Result<T, SourceError> {
@@ -76,7 +69,11 @@ impl Source for SimulatedSource {
 
     async fn describe(&self, vm: &str) -> Result<Machine, SourceError> {
         let lost = self.begin("source.describe").await?;
-        let machine = describe(find(&mut self.0.truth(), vm)?);
+        let machine = {
+            let mut truth = self.0.truth();
+            let vm = find(&mut truth, vm)?;
+            machine(&vm.name, &vm.name, vm.disks.iter().map(|(key, pages)| (key.clone(), pages.size())))
+        };
         self.end("source.describe", lost, machine).await
     }
 
@@ -229,29 +226,6 @@ impl SimulatedSource {
         let (views, parts): (Vec<_>, Vec<_>) =
             disks.into_iter().map(|(disk, pages, changed)| (disk, (pages, changed))).unzip();
         Ok(SimulatedSnapshot { world, vm, owner, mark, disks: views, parts })
-    }
-}
-
-fn describe(vm: &Vm) -> Machine {
-    let disks = vm.disks.iter().enumerate().map(|(order, (key, pages))| MachineDisk {
-        key: DiskKey(key.clone()),
-        size: Length(pages.size()),
-        bus: "virtio".to_owned(),
-        boot_order: order as u32,
-        location: format!("memory:{key}"),
-        untracked: None,
-    });
-    Machine {
-        id: VmId(vm.name.clone()),
-        name: vm.name.clone(),
-        uuid: "00000000-0000-0000-0000-000000000001".to_owned(),
-        firmware: Firmware::Bios,
-        machine_type: "q35".to_owned(),
-        architecture: "x86_64".to_owned(),
-        cpu: CpuTopology { sockets: 1, cores: 1, threads: 1 },
-        memory: Length(1 << 28),
-        disks: disks.collect(),
-        nics: Vec::new(),
     }
 }
 

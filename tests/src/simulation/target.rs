@@ -19,7 +19,7 @@ use warmd_daemon::{
 
 use super::{
     pages::Pages,
-    world::{Fate, TargetDisk, Truth, World, delta},
+    world::{TargetDisk, Truth, World, delta},
 };
 
 /// A target in the world.
@@ -33,17 +33,9 @@ fn failed(call: &'static str, kind: TargetErrorKind) -> TargetError {
 impl SimulatedTarget {
     /// Goes through the gate; whether the answer is to be lost.
     async fn begin(&self, call: &'static str) -> Result<bool, TargetError> {
-        match self.0.gate(call).await {
-            Fate::Done => Ok(false),
-            Fate::Lost => Ok(true),
-            Fate::Hung if self.0.truth().chance.happens(500) => Ok(true),
-            Fate::Hung => Err(failed(call, TargetErrorKind::Timeout)),
-            Fate::Failed => {
-                use TargetErrorKind as K;
-                let kinds = [(4, K::Failed), (4, K::Unreachable), (1, K::Refused), (1, K::NoSpace)];
-                Err(failed(call, self.0.truth().chance.weighted(&kinds)))
-            }
-        }
+        use TargetErrorKind as K;
+        let kinds = [(4, K::Failed), (4, K::Unreachable), (1, K::Refused), (1, K::NoSpace)];
+        self.0.call(call, K::Timeout, &kinds).await.map_err(|kind| failed(call, kind))
     }
 
     async fn end<T>(&self, call: &'static str, lost: bool, answer: T) -> Result<T, TargetError> {
@@ -221,18 +213,11 @@ impl Writer {
             Operation::Flush => "target.flush",
             _ => "target.read",
         };
-        match self.world.gate(call).await {
-            Fate::Done => Ok(false),
-            Fate::Lost => Ok(true),
-            Fate::Hung if self.world.truth().chance.happens(500) => Ok(true),
-            Fate::Hung => self.fail(ErrorKind::Timeout, operation, extent),
-            Fate::Failed => {
-                use ErrorKind as K;
-                let kinds =
-                    [(4, K::Connection), (4, K::Media), (1, K::Protocol), (1, K::Refused), (1, K::NoSpace)];
-                let kind = self.world.truth().chance.weighted(&kinds);
-                self.fail(kind, operation, extent)
-            }
+        use ErrorKind as K;
+        let kinds = [(4, K::Connection), (4, K::Media), (1, K::Protocol), (1, K::Refused), (1, K::NoSpace)];
+        match self.world.call(call, K::Timeout, &kinds).await {
+            Ok(lost) => Ok(lost),
+            Err(kind) => self.fail(kind, operation, extent),
         }
     }
 

@@ -13,7 +13,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::Notify;
 use warmd_daemon::{
     clock,
-    model::{id::MigrationId, phase::Phase},
+    model::{id::MigrationId, phase::Phase, state::State},
 };
 
 use super::{chance::Chance, pages::Pages, trace::Trace};
@@ -140,6 +140,10 @@ pub(super) struct Truth {
     pub(super) dies_at: Option<u64>,
     /// The phase of a cutover in which it dies.
     pub(super) dies_in: Option<Phase>,
+    /// The step from which on the durable state is copied.
+    pub(super) copy_at: Option<u64>,
+    /// Ledgers of a state that was put back, which need not be true before the next pass.
+    pub(super) stale: BTreeSet<(MigrationId, String)>,
     pub(super) dead: bool,
     /// Others change what they should not.
     pub(super) meddling: bool,
@@ -148,7 +152,7 @@ pub(super) struct Truth {
     pub(super) targets: BTreeMap<MigrationId, Made>,
     pub(super) ledgers: BTreeMap<(MigrationId, String), LedgerSeen>,
     /// Names of the states that the durable state has migrations in.
-    pub(super) states: BTreeMap<MigrationId, warmd_daemon::model::state::State>,
+    pub(super) states: BTreeMap<MigrationId, State>,
     pub(super) counts: Counts,
     pub(super) trace: Trace,
     /// What must never be, and was.
@@ -215,6 +219,23 @@ impl World {
         fate
     }
 
+    /// The same for a call whose effect is still to come: whether its answer is to be lost, or else the kind of its
+    /// failure, `late` if that is its deadline.
+    pub(super) async fn call<K: Copy>(
+        &self,
+        call: &'static str,
+        late: K,
+        kinds: &[(u64, K)],
+    ) -> Result<bool, K> {
+        match self.gate(call).await {
+            Fate::Done => Ok(false),
+            Fate::Lost => Ok(true),
+            Fate::Hung if self.truth().chance.happens(500) => Ok(true),
+            Fate::Hung => Err(late),
+            Fate::Failed => Err(self.truth().chance.weighted(kinds)),
+        }
+    }
+
     /// The end of a call, after its effect.
     pub(super) async fn leave(&self) {
         if self.step() {
@@ -235,6 +256,15 @@ impl World {
 }
 
 impl Vm {
+    /// Its migration is in this state, durably.
+    pub(super) fn is_in(&mut self, state: &State) {
+        self.phase = match state {
+            State::CuttingOver { phase } | State::Undoing { phase, .. } => Some(*phase),
+            _ => None,
+        };
+        self.rests = matches!(state, State::Paused { .. } | State::Failed { .. }).then(clock::now);
+    }
+
     /// It runs while its final state is read, if it is.
     pub(super) fn spoil(&mut self) {
         if let Some(open) = &mut self.snapshot {
@@ -336,6 +366,9 @@ impl Truth {
     pub(super) fn check_disk(&mut self, owner: MigrationId, disk: &str) {
         let key = (owner, disk.to_owned());
         let (Some(ledger), Some(made)) = (self.ledgers.get(&key), self.targets.get(&owner)) else { return };
+        if self.stale.contains(&key) {
+            return;
+        }
         let Some(anchor) = ledger.anchor.as_ref().and_then(|anchor| anchor.parse::<u64>().ok()) else {
             return;
         };

@@ -1,0 +1,56 @@
+//! What endpoints in memory are to a daemon, whatever they do.
+
+use std::sync::Arc;
+
+use warmd_cbt::{limit::Limit, units::Length};
+use warmd_daemon::{
+    migration::{
+        control::Endpoint,
+        manager::{Endpoints, Opened},
+    },
+    model::{
+        id::{DiskKey, VmId},
+        machine::{CpuTopology, Firmware, Machine, MachineDisk},
+    },
+    sources::Source,
+    targets::Target,
+};
+
+/// One source `s` and one target `t`.
+pub(crate) fn endpoints(source: Arc<dyn Source>, target: Arc<dyn Target>) -> Endpoints {
+    let endpoint = |name: &str| Endpoint {
+        name: name.to_owned(),
+        kind: "simulated".to_owned(),
+        place: "memory".to_owned(),
+    };
+    let mut endpoints = Endpoints::default();
+    let source = Opened { endpoint: endpoint("s"), limit: Limit::default(), handle: source };
+    let target = Opened { endpoint: endpoint("t"), limit: Limit::default(), handle: target };
+    endpoints.sources.insert("s".to_owned(), source);
+    endpoints.targets.insert("t".to_owned(), target);
+    endpoints
+}
+
+/// A machine with disks of these keys and sizes in bytes.
+pub(crate) fn machine(id: &str, name: &str, disks: impl Iterator<Item = (String, u64)>) -> Machine {
+    let disks = disks.enumerate().map(|(order, (key, size))| MachineDisk {
+        size: Length(size),
+        bus: "virtio".to_owned(),
+        boot_order: order as u32,
+        location: format!("memory:{key}"),
+        untracked: None,
+        key: DiskKey(key),
+    });
+    Machine {
+        id: VmId(id.to_owned()),
+        name: name.to_owned(),
+        uuid: "00000000-0000-0000-0000-000000000001".to_owned(),
+        firmware: Firmware::Bios,
+        machine_type: "q35".to_owned(),
+        architecture: "x86_64".to_owned(),
+        cpu: CpuTopology { sockets: 1, cores: 1, threads: 1 },
+        memory: Length(1 << 28),
+        disks: disks.collect(),
+        nics: Vec::new(),
+    }
+}

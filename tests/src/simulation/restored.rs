@@ -1,0 +1,67 @@
+//! The durable state put back from an older copy of it, as a person does who knows no better.
+
+use rusqlite::Connection;
+use warmd_daemon::model::state::State;
+
+use super::{
+    durable::{Durable, open},
+    world::Truth,
+};
+
+/// A copy of the durable state.
+#[derive(Debug)]
+pub(super) struct Copy {
+    name: String,
+    db: Connection,
+}
+
+impl Durable {
+    /// Makes a copy as it is now; only the first is kept.
+    pub(super) fn copy(&mut self, truth: &mut Truth) -> rusqlite::Result<()> {
+        truth.copy_at = None;
+        if self.copy.is_none() {
+            let name = self.name.replace('?', "c?");
+            let db = open(&name)?;
+            self.db.execute("VACUUM INTO ?", [&name])?;
+            self.copy = Some(Copy { name, db });
+            truth.note(format_args!("==== the state is copied"));
+        }
+        Ok(())
+    }
+
+    /// Puts the copy in place of the state, if that can go well at all.
+    pub(super) fn restore(&mut self, truth: &mut Truth) -> rusqlite::Result<()> {
+        let Some(copy) = self.copy.take() else { return Ok(()) };
+        let count: i64 = copy.db.query_row("SELECT count(*) FROM migrations", [], |row| row.get(0))?;
+        // Nobody can know any more what a machine has written or where given up disks are.
+        let too_late = |state: &State| {
+            matches!(state, State::Done | State::Cancelling | State::Cancelled)
+                || matches!(state, State::Failed { from, .. } if from.past_no_return())
+        };
+        let ran = truth.targets.values().any(|made| made.ran);
+        if ran || count != truth.states.len() as i64 || truth.states.values().any(too_late) {
+            return Ok(());
+        }
+        (self.name, self.db) = (copy.name, copy.db);
+        self.last_line =
+            self.db.query_row("SELECT coalesce(max(id), 0) FROM events", [], |row| row.get(0))?;
+        self.seen.clear();
+        self.disks.clear();
+        // True again only when the daemon has taken notice.
+        truth.stale = truth.ledgers.keys().cloned().collect();
+        truth.ledgers.clear();
+        self.look_at_ledgers(truth)?;
+        for (id, vm, state, json) in self.saved_states()? {
+            self.states.insert(id.to_string(), json);
+            if let Some(found) = truth.vms.get_mut(&vm) {
+                found.is_in(&state);
+                // Whom the state has forgotten to have stopped it does not start.
+                found.meddled = true;
+            }
+            truth.states.insert(id, state);
+        }
+        truth.counts.add("restores");
+        truth.note(format_args!("==== the state is put back from its copy"));
+        Ok(())
+    }
+}
