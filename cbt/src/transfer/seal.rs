@@ -149,7 +149,11 @@ impl Sealer {
             }
             if figures.written + figures.zeroed > 0 {
                 let flush = sides.progress.meter.stage(Stage::Flush).begin();
-                let flushed = sides.target.flush().await.map_err(PassError::Target);
+                let mut flushed = sides.target.flush().await;
+                if flushed.is_err() && mutant("flush-retried") {
+                    flushed = sides.target.flush().await;
+                }
+                let flushed = flushed.map_err(PassError::Target);
                 if !mutant("flush-error-ignored") {
                     flushed?;
                 }

@@ -80,6 +80,7 @@ async fn live(stage: &Stage) -> End {
     })
     .expect("the database in memory opens");
     let shutdown = CancellationToken::new();
+    let before = world.truth().counts.of("store faults");
     let endpoints =
         endpoints(Arc::new(SimulatedSource(Arc::clone(world))), Arc::new(SimulatedTarget(Arc::clone(world))));
     let started = tokio::select! {
@@ -87,7 +88,7 @@ async fn live(stage: &Stage) -> End {
         () = stage.world.died.notified() => return End::Died,
         started = Manager::start(store.clone(), endpoints, engine(stage), shutdown.clone()) => started,
     };
-    let Ok(manager) = started else {
+    let Ok(manager) = started.inspect_err(|error| stage.world.truth().not_started(before, error)) else {
         tokio::time::sleep(Duration::from_secs(1)).await;
         return End::ShutDown;
     };

@@ -103,10 +103,7 @@ pub fn run(seed: u64, tells: bool) -> Outcome {
                 }
             }
             if stage.scenario.restores {
-                truth.copy_at = Some(truth.steps + crashes.magnitude(1500));
-                if left > 0 && crashes.happens(700) {
-                    truth.dies_at = truth.copy_at.map(|at| at + crashes.magnitude(200));
-                }
+                truth.copy_at = Some(truth.steps + crashes.magnitude(600));
             }
             left = left.saturating_sub(1);
         }
@@ -149,8 +146,7 @@ fn truth(scenario: &Scenario, chance: &mut Chance, tells: bool) -> Truth {
             marks_made: 0,
             snapshot: None,
             images: BTreeMap::new(),
-            ran_before: true,
-            meddled: false,
+            wanted: Some(true),
             phase: None,
             comes_on: None,
             rests: None,

@@ -5,7 +5,10 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use warmd_cbt::units::BLOCK;
+use warmd_cbt::{
+    manifest::{BlockHash, RootHasher},
+    units::{BLOCK, Length},
+};
 
 const BYTES: usize = BLOCK as usize;
 /// Given to every page that is made, so that equal numbers mean equal bytes, and higher ones later.
@@ -100,13 +103,42 @@ impl Pages {
         (0..self.blocks()).filter(|block| !self.same(other, *block)).collect()
     }
 
-    /// Takes over each block of `other` that is newer than its own.
-    pub(super) fn take_newer(&mut self, other: &Self) {
-        for (own, theirs) in self.pages.iter_mut().zip(&other.pages) {
-            if theirs.version > own.version {
-                own.clone_from(theirs);
+    /// The blocks, with their versions, in which this is newer than `other`.
+    pub(super) fn newer_than(&self, other: &Self) -> Vec<(usize, u64)> {
+        let both = self.pages.iter().zip(&other.pages).enumerate();
+        both.filter(|(_, (own, theirs))| own.version > theirs.version)
+            .map(|(block, (own, _))| (block, own.version))
+            .collect()
+    }
+
+    /// Takes over each block of `other` that is newer than its own, unless its number and version are to be skipped.
+    pub(super) fn take_newer(&mut self, other: &Self, skips: impl Fn(usize, u64) -> bool) {
+        for (block, version) in other.newer_than(self) {
+            if !skips(block, version) {
+                self.take(other, block);
             }
         }
+    }
+
+    /// Takes over a block of `other`.
+    pub(super) fn take(&mut self, other: &Self, block: usize) {
+        self.pages[block].clone_from(&other.pages[block]);
+    }
+
+    /// Takes over the first `len` bytes of a block of `other`.
+    pub(super) fn take_some(&mut self, other: &Self, block: usize, len: u64) {
+        let theirs = &other.pages[block].bytes;
+        let some = &theirs[..theirs.len().min(len as usize)];
+        self.write((block * BYTES) as u64, some);
+    }
+
+    /// The manifest's root, as anybody can compute it.
+    pub(super) fn root(&self) -> Option<String> {
+        let mut root = RootHasher::new(Length(self.size));
+        for page in &self.pages {
+            root.update(&BlockHash::of_blocks(&page.bytes));
+        }
+        root.finish()
     }
 }
 

@@ -56,7 +56,13 @@ async fn write(stage: &Stage, mut chance: Chance) {
         } else {
             (at, len)
         };
-        stage.world.truth().guest_writes(&vm.name, disk, at, len, chance.one_of(&BYTES));
+        let byte = chance.one_of(&BYTES);
+        let mut truth = stage.world.truth();
+        truth.guest_writes(&vm.name, disk, at, len, byte);
+        let moved = truth.targets.iter().find(|(_, made)| made.vm.as_ref() == Some(&vm.name) && made.runs);
+        if let Some(id) = moved.map(|(id, _)| *id) {
+            truth.target_writes(id, disk, at, len, byte);
+        }
     }
 }
 
@@ -172,11 +178,16 @@ async fn pick(manager: &Arc<Manager>, chance: &mut Chance) -> Option<MigrationVi
 }
 
 async fn apply(stage: &Stage, manager: &Arc<Manager>) {
-    let applied = manager.apply_plan(stage.scenario.plan.clone(), "planner").await;
+    let by = format!("planner {}", clock::now().timestamp_micros());
+    let applied = manager.apply_plan(stage.scenario.plan.clone(), &by).await;
     let mut truth = stage.world.truth();
     match applied {
         Ok(applied) => {
             let (started, kept) = (applied.started.len(), applied.kept.len());
+            let durable = stage.durable.lock().unwrap_or_else(PoisonError::into_inner);
+            if !durable.journal.iter().any(|(_, line)| line.by == by && line.kind == "plan") {
+                truth.violated("the journal does not tell of an applied plan".to_owned());
+            }
             truth.note(format_args!("plan applied: {started} started, {kept} kept"));
         }
         Err(error) => truth.note(format_args!("plan not applied: {error}")),
@@ -185,7 +196,7 @@ async fn apply(stage: &Stage, manager: &Arc<Manager>) {
 
 async fn ask(stage: &Stage, manager: &Arc<Manager>, view: &MigrationView, request: Request, asked: u32) {
     let by = format!("operator {} of {asked}", clock::now().timestamp_micros());
-    let before = stage.world.truth().counts.0.get("store faults").copied();
+    let before = stage.world.truth().counts.of("store faults");
     let Ok(verdict) = manager.request(view.id, request, &by).await else { return };
     let mut truth = stage.world.truth();
     let name = truth.name(view.id);
@@ -195,7 +206,7 @@ async fn ask(stage: &Stage, manager: &Arc<Manager>, view: &MigrationView, reques
     let asked = lines.iter().any(|line| line.kind == "request");
     let moved = lines.iter().any(|line| line.kind == "state");
     // What was refused while the journal could not be written changed nothing.
-    let excused = before != truth.counts.0.get("store faults").copied() && verdict != Verdict::Accepted;
+    let excused = before != truth.counts.of("store faults") && verdict != Verdict::Accepted;
     if !asked && !excused {
         truth.violated(format!("the journal does not tell of {} ({verdict:?})", request.name()));
     }
@@ -249,7 +260,7 @@ fn change_power(stage: &Stage, name: &str) {
     if late || (vm.runs && cuts) {
         return;
     }
-    (vm.runs, vm.meddled, vm.goes_off) = (!vm.runs, true, None);
+    (vm.runs, vm.wanted, vm.goes_off) = (!vm.runs, Some(!vm.runs), None);
     let runs = vm.runs;
     if runs {
         vm.spoil();
@@ -288,8 +299,7 @@ fn cut_target(stage: &Stage, chance: &mut Chance) {
         return;
     };
     for disk in made.disks.values_mut() {
-        disk.seen = disk.durable.clone();
-        disk.generation += 1;
+        disk.cut(chance);
     }
     truth.counts.add("target power cuts");
     truth.note(format_args!("the target loses what was not flushed"));

@@ -24,6 +24,9 @@ impl Durable {
             let db = open(&name)?;
             self.db.execute("VACUUM INTO ?", [&name])?;
             self.copy = Some(Copy { name, db });
+            if truth.chance.happens(700) {
+                truth.dies_at = Some(truth.steps + truth.chance.magnitude(100));
+            }
             truth.note(format_args!("==== the state is copied"));
         }
         Ok(())
@@ -32,14 +35,14 @@ impl Durable {
     /// Puts the copy in place of the state, if that can go well at all.
     pub(super) fn restore(&mut self, truth: &mut Truth) -> rusqlite::Result<()> {
         let Some(copy) = self.copy.take() else { return Ok(()) };
-        let count: i64 = copy.db.query_row("SELECT count(*) FROM migrations", [], |row| row.get(0))?;
+        let count: u32 = copy.db.query_row("SELECT count(*) FROM migrations", [], |row| row.get(0))?;
         // Nobody can know any more what a machine has written or where given up disks are.
         let too_late = |state: &State| {
             matches!(state, State::Done | State::Cancelling | State::Cancelled)
                 || matches!(state, State::Failed { from, .. } if from.past_no_return())
         };
         let ran = truth.targets.values().any(|made| made.ran);
-        if ran || count != truth.states.len() as i64 || truth.states.values().any(too_late) {
+        if ran || count != truth.states.len() as u32 || truth.states.values().any(too_late) {
             return Ok(());
         }
         (self.name, self.db) = (copy.name, copy.db);
@@ -56,9 +59,18 @@ impl Durable {
             if let Some(found) = truth.vms.get_mut(&vm) {
                 found.is_in(&state);
                 // Whom the state has forgotten to have stopped it does not start.
-                found.meddled = true;
+                found.wanted = None;
             }
             truth.states.insert(id, state);
+        }
+        // What the copy believes to be on the target is what the guest likes best.
+        let trusted = truth.ledgers.iter().flat_map(|((_, disk), ledger)| {
+            ledger.trusted.iter().map(|block| (ledger.vm.clone(), disk.clone(), *block))
+        });
+        for (vm, disk, block) in trusted.collect::<Vec<_>>() {
+            if truth.chance.happens(500) {
+                truth.guest_reverts(&vm, &disk, block);
+            }
         }
         truth.counts.add("restores");
         truth.note(format_args!("==== the state is put back from its copy"));

@@ -65,8 +65,7 @@ impl Target for SimulatedTarget {
                 let found = known.entry(disk.key.0.clone()).or_insert_with(|| {
                     // One that is not known to read as zeroes holds what somebody left.
                     let pages = Pages::filled(disk.size.0, if zero { 0 } else { 2 });
-                    let durable = pages.clone();
-                    TargetDisk { seen: pages, durable, generation: 0, tainted: [].into(), fresh: true }
+                    TargetDisk::of(pages)
                 });
                 let reads_zero = zero && found.fresh;
                 PreparedDisk { key: disk.key.clone(), location: format!("memory:{}", disk.key), reads_zero }
@@ -182,11 +181,14 @@ pub(super) fn start(truth: &mut Truth, owner: MigrationId) -> Result<(), TargetE
     let made = truth.targets.get_mut(&owner).filter(|made| made.exists);
     let made = made.ok_or_else(|| failed("target.start", TargetErrorKind::NotFound))?;
     if !made.runs {
-        (made.runs, made.ran) = (true, true);
+        let again = made.ran;
+        (made.runs, made.ran, made.died) = (true, true, false);
         made.comes_up = Some(now + delta(up));
         made.dies = dies.map(|span| now + delta(span));
         truth.note(format_args!("a target VM starts"));
-        truth.check_copy(owner, "starts");
+        if !again {
+            truth.check_copy(owner, "starts");
+        }
     }
     truth.check_power();
     Ok(())
@@ -208,12 +210,12 @@ impl Writer {
     }
 
     async fn begin(&self, operation: Operation, extent: Option<Extent>) -> Result<bool, DiskError> {
+        use ErrorKind as K;
         let call = match operation {
             Operation::Write | Operation::WriteZeroes => "target.write",
             Operation::Flush => "target.flush",
             _ => "target.read",
         };
-        use ErrorKind as K;
         let kinds = [(4, K::Connection), (4, K::Media), (1, K::Protocol), (1, K::Refused), (1, K::NoSpace)];
         match self.world.call(call, K::Timeout, &kinds).await {
             Ok(lost) => Ok(lost),
@@ -242,7 +244,7 @@ impl Writer {
         let Some(made) = truth.targets.get_mut(&self.owner) else {
             return self.fail(ErrorKind::Connection, operation, Some(extent));
         };
-        let runs = made.runs;
+        let is_its = made.exists && made.ran;
         let Some(disk) = made.disks.get_mut(&self.key) else {
             return self.fail(ErrorKind::Connection, operation, Some(extent));
         };
@@ -251,11 +253,37 @@ impl Writer {
         // A whole block that is written is as it should be again.
         for block in extent.blocks() {
             disk.tainted.remove(&(block as usize));
+            disk.used.remove(&(block as usize));
         }
-        if runs {
-            truth.violated(format!("{} is written while the target VM runs", self.key));
+        if is_its {
+            truth.violated(format!("{} is written, and it is the target VM's own by now", self.key));
         }
         Ok(())
+    }
+
+    /// How many bytes of a write are done: all, or of one that fails any number.
+    fn part(&self, begun: &Result<bool, DiskError>, extent: Extent) -> usize {
+        let len = extent.len().0;
+        match begun {
+            Ok(_) => len as usize,
+            Err(_) => (self.world.truth().chance.between(0, len / 512) * 512) as usize,
+        }
+    }
+
+    /// A flush failed: what was not durable may be so now, or is given up, and no later flush tries it again.
+    fn lose(&self) {
+        let mut truth = self.world.truth();
+        let Truth { targets, chance, .. } = &mut *truth;
+        let found = targets.get_mut(&self.owner).and_then(|made| made.disks.get_mut(&self.key));
+        let Some(disk) = found else { return };
+        for (block, version) in disk.seen.newer_than(&disk.durable) {
+            if chance.happens(300) {
+                disk.durable.take(&disk.seen, block);
+            } else {
+                disk.given_up.insert(block, version);
+            }
+        }
+        truth.counts.add("failed flushes");
     }
 
     async fn end<T>(&self, operation: Operation, lost: bool, answer: T) -> Result<T, DiskError> {
@@ -305,18 +333,21 @@ impl ReadDisk for Writer {
 impl WriteDisk for Writer {
     async fn write(&self, at: Offset, buffer: Buffer, range: Range<usize>) -> Result<Buffer, DiskError> {
         let extent = Extent::new(at, Length(range.len() as u64));
-        let lost = self.begin(Operation::Write, extent).await?;
-        if let Some(extent) = extent {
-            self.write_now(Operation::Write, extent, |pages| pages.write(at.0, &buffer[range]))?;
-        }
+        let Some(extent) = extent else { return Ok(buffer) };
+        let begun = self.begin(Operation::Write, Some(extent)).await;
+        let part = &buffer[range][..self.part(&begun, extent)];
+        self.write_now(Operation::Write, extent, |pages| pages.write(at.0, part))?;
+        let lost = begun?;
         self.end(Operation::Write, lost, buffer).await
     }
 
     async fn write_zeroes(&self, extent: Extent) -> Result<(), DiskError> {
-        let lost = self.begin(Operation::WriteZeroes, Some(extent)).await?;
+        let begun = self.begin(Operation::WriteZeroes, Some(extent)).await;
+        let part = self.part(&begun, extent);
         self.write_now(Operation::WriteZeroes, extent, |pages| {
-            pages.fill(extent.start().0, extent.len().0, 0);
+            pages.fill(extent.start().0, part as u64, 0);
         })?;
+        let lost = begun?;
         self.end(Operation::WriteZeroes, lost, ()).await
     }
 
@@ -327,7 +358,11 @@ impl WriteDisk for Writer {
             let found = truth.targets.get(&self.owner).and_then(|made| made.disks.get(&self.key));
             found.map(|disk| (disk.seen.clone(), disk.generation))
         };
-        let lost = self.begin(Operation::Flush, None).await?;
+        let begun = self.begin(Operation::Flush, None).await;
+        if begun.is_err() {
+            self.lose();
+        }
+        let lost = begun?;
         {
             let mut truth = self.world.truth();
             let found = truth.targets.get_mut(&self.owner).and_then(|made| made.disks.get_mut(&self.key));
@@ -339,7 +374,8 @@ impl WriteDisk for Writer {
                 *known = disk.generation;
                 return self.fail(ErrorKind::Connection, Operation::Flush, None);
             }
-            disk.durable.take_newer(&seen);
+            let given_up = &disk.given_up;
+            disk.durable.take_newer(&seen, |block, version| given_up.get(&block) == Some(&version));
             truth.check_disk(self.owner, &self.key);
         }
         self.end(Operation::Flush, lost, ()).await

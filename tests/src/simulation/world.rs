@@ -11,6 +11,7 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::Notify;
+use warmd_cbt::units::BLOCK;
 use warmd_daemon::{
     clock,
     model::{id::MigrationId, phase::Phase, state::State},
@@ -51,10 +52,9 @@ pub(super) struct Vm {
     pub(super) snapshot: Option<Open>,
     /// Contents of all snapshots that ever were, by mark.
     pub(super) images: BTreeMap<u64, BTreeMap<String, Pages>>,
-    /// Whether it ran when the last cutover began.
-    pub(super) ran_before: bool,
-    /// Others have changed its power since.
-    pub(super) meddled: bool,
+    /// Whether it is to run, on one side or the other, as far as people want it. Not known for a while once the state was put
+    /// back from a copy.
+    pub(super) wanted: Option<bool>,
     /// Where its cutover is, if one runs.
     pub(super) phase: Option<Phase>,
     /// Somebody starts it then, if its cutover has not come too far.
@@ -89,6 +89,8 @@ pub(super) struct Made {
     pub(super) runs: bool,
     /// Since it was created.
     pub(super) ran: bool,
+    /// It went off by itself when it was started last.
+    pub(super) died: bool,
     pub(super) comes_up: Option<DateTime<Utc>>,
     pub(super) dies: Option<DateTime<Utc>>,
     pub(super) noted: Option<u32>,
@@ -105,7 +107,32 @@ pub(super) struct TargetDisk {
     pub(super) generation: u64,
     /// Blocks that others wrote to.
     pub(super) tainted: BTreeSet<usize>,
+    /// Blocks of a version that a failed flush has given up: no other makes it durable.
+    pub(super) given_up: BTreeMap<usize, u64>,
+    /// Blocks that the target's own guest wrote to.
+    pub(super) used: BTreeSet<usize>,
     pub(super) fresh: bool,
+}
+
+impl TargetDisk {
+    /// A new one that holds `pages`.
+    pub(super) fn of(pages: Pages) -> Self {
+        let (tainted, given_up, used) = Default::default();
+        Self { durable: pages.clone(), seen: pages, generation: 0, tainted, given_up, used, fresh: true }
+    }
+
+    /// Power fails: of what was not flushed some is there, some is not, and some is half there.
+    pub(super) fn cut(&mut self, chance: &mut Chance) {
+        for (block, _) in self.seen.newer_than(&self.durable) {
+            match chance.below(3) {
+                0 => {}
+                1 => self.durable.take(&self.seen, block),
+                _ => self.durable.take_some(&self.seen, block, 512 * chance.between(1, 127)),
+            }
+        }
+        self.seen = self.durable.clone();
+        self.generation += 1;
+    }
 }
 
 /// What the durable state says of a disk's ledger.
@@ -125,6 +152,11 @@ impl Counts {
     /// Counts one more.
     pub(super) fn add(&mut self, what: &'static str) {
         *self.0.entry(what).or_default() += 1;
+    }
+
+    /// How often it happened so far.
+    pub(super) fn of(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or_default()
     }
 }
 
@@ -282,6 +314,13 @@ impl Truth {
         self.note(format_args!("==== the daemon dies"));
     }
 
+    /// The daemon did not start; only a store that fails excuses it, of which there were `faults` before.
+    pub(super) fn not_started(&mut self, faults: u64, why: &impl std::fmt::Display) {
+        if self.counts.of("store faults") == faults {
+            self.violated(format!("the daemon does not start: {why}"));
+        }
+    }
+
     /// A line of the trace.
     pub(super) fn note(&mut self, line: std::fmt::Arguments<'_>) {
         self.trace.note(clock::now(), line);
@@ -313,7 +352,7 @@ impl Truth {
                 // From here on nobody could hinder that both run.
                 let late = vm.phase.is_none_or(|phase| phase >= Phase::CreateVm);
                 if self.meddling && !late && !vm.runs && vm.goes_off.is_none() {
-                    (vm.runs, vm.meddled) = (true, true);
+                    (vm.runs, vm.wanted) = (true, Some(true));
                     vm.spoil();
                     self.counts.add("starts in a cutover");
                     self.trace.note(now, format_args!("somebody starts {}", vm.name));
@@ -325,7 +364,7 @@ impl Truth {
         }
         for made in self.targets.values_mut() {
             if made.dies.is_some_and(|at| at <= now) {
-                (made.dies, made.runs) = (None, false);
+                (made.dies, made.runs, made.died) = (None, false, true);
                 self.counts.add("target VMs died");
                 self.trace.note(now, format_args!("a target VM died"));
             }
@@ -349,17 +388,53 @@ impl Truth {
 
     /// The guest writes, if it runs.
     pub(super) fn guest_writes(&mut self, vm: &str, disk: &str, at: u64, len: u64, byte: u8) {
-        let Some(vm) = self.vms.get_mut(vm).filter(|vm| vm.runs) else { return };
-        let Some(pages) = vm.disks.get_mut(disk) else { return };
-        pages.fill(at, len, byte);
+        if self.changes(vm, disk, at, len, |pages, at| pages.fill(at, len, byte)) {
+            self.note(format_args!("{vm} writes {len} times {byte} at {at} of {disk}"));
+        }
+    }
+
+    /// The guest changes its disk, if it runs.
+    fn changes(
+        &mut self,
+        vm: &str,
+        disk: &str,
+        at: u64,
+        len: u64,
+        change: impl FnOnce(&mut Pages, u64),
+    ) -> bool {
+        let Some(vm) = self.vms.get_mut(vm).filter(|vm| vm.runs) else { return false };
+        let Some(pages) = vm.disks.get_mut(disk) else { return false };
+        change(pages, at);
         for mark in vm.marks.values_mut() {
             for granule in at / TRACKED..(at + len).div_ceil(TRACKED) {
                 mark.changed.insert((disk.to_owned(), granule));
             }
         }
-        let name = vm.name.clone();
         self.counts.add("guest writes");
-        self.note(format_args!("{name} writes {len} times {byte} at {at} of {disk}"));
+        true
+    }
+
+    /// The guest writes again what a block held before its last snapshot, if it runs.
+    pub(super) fn guest_reverts(&mut self, vm: &str, disk: &str, block: usize) {
+        let Some(found) = self.vms.get(vm) else { return };
+        let Some(before) = found.images.values().rev().nth(1).and_then(|image| image.get(disk)) else {
+            return;
+        };
+        let mut bytes = vec![0; (before.size() - block as u64 * BLOCK).min(BLOCK) as usize];
+        before.read(block as u64 * BLOCK, &mut bytes);
+        let len = bytes.len() as u64;
+        self.changes(vm, disk, block as u64 * BLOCK, len, |pages, at| pages.write(at, &bytes));
+    }
+
+    /// A target's guest writes, if it runs.
+    pub(super) fn target_writes(&mut self, id: MigrationId, disk: &str, at: u64, len: u64, byte: u8) {
+        let Some(made) = self.targets.get_mut(&id).filter(|made| made.runs) else { return };
+        let Some(disk) = made.disks.get_mut(disk) else { return };
+        disk.seen.fill(at, len, byte);
+        let blocks = at / BLOCK..(at + len).div_ceil(BLOCK);
+        disk.used.extend(blocks.map(|block| block as usize));
+        self.counts.add("target guest writes");
+        self.note(format_args!("a target VM writes {len} times {byte} at {at}"));
     }
 
     /// Compares what the durable state says of a disk with what the target holds, now and after a power cut.
@@ -378,10 +453,16 @@ impl Truth {
             self.violated(format!("{disk} is anchored at mark {anchor}, which no snapshot gave"));
             return;
         };
-        // The target VM writes what it likes.
-        let Some(target) = made.disks.get(disk).filter(|_| !made.runs) else { return };
+        let Some(target) = made.disks.get(disk) else { return };
+        // The target VM writes what it likes, until its cutover was taken back.
+        let is_its = made.ran
+            && !matches!(
+                self.states.get(&owner),
+                Some(State::Synced | State::Syncing | State::Paused { .. })
+            );
         let wrong = (0..image.blocks()).find(|block| {
-            let known = !ledger.pending.contains(block) && !target.tainted.contains(block);
+            let excused = target.tainted.contains(block) || (is_its && target.used.contains(block));
+            let known = !ledger.pending.contains(block) && !excused;
             known && !(image.same(&target.seen, *block) && image.same(&target.durable, *block))
         });
         if let Some(block) = wrong {
