@@ -240,7 +240,7 @@ on_failure = "warn"
             ),
             ("cron = \"0 * * * *\"", "plan.toml:7:8: `schedule.cron` is \"0 * * * *\", in no time zone"),
             ("copy.windows = [\"daily 22:00–05:00\"]", "plan.toml:7:17: `schedule.copy.windows[0]`"),
-            ("adaptive = { rpo = \"1h\" }", "plan.toml:7:12: `schedule.adaptive` is not enforced yet"),
+            ("adaptive = { shortest = \"1m\" }", "plan.toml:7:12: `schedule.adaptive` has no target"),
             ("[[schedule.budgets]]\npasses = 3", "`schedule.budgets` is not enforced yet"),
         ];
         for (schedule, wanted) in cases {

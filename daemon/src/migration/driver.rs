@@ -370,6 +370,7 @@ impl Driver {
         let step = Change {
             cutover: cutover.clone(),
             appointment: appointment.clone(),
+            learned: self.learned_in(&state).await,
             events: lines,
             ..Change::to(state.clone(), clock::now())
         };

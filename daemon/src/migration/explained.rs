@@ -8,7 +8,7 @@ use warmd_schedules::{
 
 use super::{
     control::{ControlError, ControlErrorKind},
-    facts::facts,
+    facts::known,
     manager::{Handle, Manager, internal},
 };
 use crate::{
@@ -56,7 +56,7 @@ pub(super) async fn explained(
             continue;
         }
         let at = view.awaited_cutover.and_then(|awaited| awaited.asked_for());
-        let found = facts(&handle.context.store, view.id, rules.zone, at).await.map_err(internal)?;
+        let found = known(&handle.context.store, view.id, rules.zone, at).await.map_err(internal)?.facts;
         let snapshot = |facts: &Facts| facts.last.map(|last| last.snapshot);
         if next.as_ref().is_none_or(|(_, facts)| snapshot(&found) < snapshot(facts)) {
             next = Some((handle, found));

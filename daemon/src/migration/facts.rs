@@ -1,27 +1,173 @@
-//! What a schedule is asked with: what is known of a migration.
+//! What a schedule is asked with: what passes taught of a migration.
+//!
+//! Rule: everything comes from passes that the store holds. What their disks changed is learnt once, in their order, and
+//! kept with the state that they led to: a restart forgets nothing, and counts nothing twice.
+
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use warmd_schedules::{
     Tz,
+    rhythm::Change,
     rules::{Facts, LastPass},
 };
 
 use crate::{
-    model::id::MigrationId,
-    store::{PassRow, Store, StoreError},
+    model::{
+        id::MigrationId,
+        view::{PassKind, PassView},
+    },
+    store::{Learned, PassRow, Store, StoreError},
 };
 
+/// Passes that tell how fast is copied.
+const RECENT: u32 = 16;
+/// Passes that are learnt from at most, where none was yet: an older warmd made them, or the zone is another.
+const FAR: u32 = 500;
+/// What a pass's rate counts against that of the next one.
+const FADING: f64 = 0.8;
+
+/// What is known of a migration.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) facts: Facts,
+    pub(super) learned: Learned,
+    /// Whether that is more than the store holds.
+    pub(super) is_new: bool,
+}
+
 /// What is known of the migration, told in `zone`, whose cutover is asked for at `cutover_at`.
-pub(super) async fn facts(
+pub(super) async fn known(
     store: &Store,
     id: MigrationId,
     zone: Tz,
     cutover_at: Option<DateTime<Utc>>,
-) -> Result<Facts, StoreError> {
+) -> Result<Known, StoreError> {
+    let stored = store.learned(id).await?.filter(|learned| learned.zone == zone.name());
+    let mut learned =
+        stored.unwrap_or_else(|| Learned { zone: zone.name().to_owned(), ..Learned::default() });
+    let before = learned.passes;
+    let mut passes = store.recent_passes(id, RECENT).await?;
+    if passes.first().is_some_and(|first| first.view.number > learned.passes.max(1)) {
+        passes = store.recent_passes(id, FAR).await?;
+    }
+    learn(&mut learned, &passes, zone);
+    let recent = &passes[passes.len().saturating_sub(RECENT as usize)..];
+    let (drained_per_second, overhead) = speed(recent.iter().map(|pass| &pass.view));
     // One that was cut off has no end: it counts from its start, so that it is not repeated at once.
-    let last = store.last_pass(id).await?.map(|PassRow { view, .. }| LastPass {
+    let last = passes.last().map(|PassRow { view, .. }| LastPass {
         snapshot: view.started,
         ended: view.ended.unwrap_or(view.started),
     });
-    Ok(Facts { last, cutover_at, ..Facts::unknown(zone) })
+    let change = Change::of(learned.disks.values(), zone);
+    let facts = Facts { last, change, drained_per_second, overhead, cutover_at };
+    Ok(Known { facts, is_new: learned.passes > before, learned })
+}
+
+/// Learns what changed from one snapshot to the next. What the source could not say is no change.
+fn learn(learned: &mut Learned, passes: &[PassRow], zone: Tz) {
+    for pair in passes.windows(2) {
+        let [before, pass] = pair else { continue };
+        let (before, pass) = (&before.view, &pass.view);
+        if pass.number <= learned.passes {
+            continue;
+        }
+        for disk in pass.disks.iter().filter(|disk| disk.unknown.is_none()) {
+            let rhythm = learned.disks.entry(disk.key.clone()).or_default();
+            rhythm.observe(disk.changed, before.started, pass.started, zone);
+        }
+        learned.passes = pass.number;
+    }
+}
+
+/// Bytes that passes drain in a second, and what they take beside that. Large passes tell the rate, as small ones take
+/// the least time that any takes; those show it.
+fn speed<'a>(passes: impl DoubleEndedIterator<Item = &'a PassView>) -> (Option<f64>, Duration) {
+    let ended = passes.rev().filter(|pass| pass.error.is_none() && pass.kind != PassKind::Final);
+    let measured: Vec<_> = ended
+        .filter_map(|pass| {
+            let took = (pass.ended? - pass.started).as_seconds_f64();
+            let bytes: u64 = pass.disks.iter().map(|disk| disk.pending).sum();
+            (took > 0.0).then_some((bytes as f64, took))
+        })
+        .collect();
+    let (mut rates, mut weights, mut age) = (0.0, 0.0, 1.0);
+    for (bytes, took) in &measured {
+        rates += age * bytes * bytes / took;
+        weights += age * bytes;
+        age *= FADING;
+    }
+    if weights <= 0.0 {
+        return (None, Duration::ZERO);
+    }
+    let rate = rates / weights;
+    let extra: f64 = measured.iter().map(|(bytes, took)| (took - bytes / rate).max(0.0)).sum();
+    let overhead = Duration::try_from_secs_f64(extra / measured.len() as f64).unwrap_or_default();
+    (Some(rate), overhead)
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+    use crate::model::{id::DiskKey, view::DiskPassView};
+
+    const MIB: u64 = 1 << 20;
+
+    fn pass(number: u32, minute: i64, took: i64, changed: u64, unknown: bool) -> PassRow {
+        let started = DateTime::from_timestamp(minute * 60, 0).unwrap();
+        let disk = DiskPassView {
+            key: DiskKey("vda".to_owned()),
+            pending: changed,
+            changed,
+            extents: 1,
+            unknown: unknown.then(|| "lost".to_owned()),
+            mark: String::new(),
+            figures: warmd_cbt::store::PassFigures::default(),
+            telemetry: None,
+            audit: None,
+        };
+        let view = PassView {
+            number,
+            kind: if number == 1 { PassKind::Full } else { PassKind::Delta },
+            started,
+            ended: Some(started + TimeDelta::seconds(took)),
+            error: None,
+            cpu: None,
+            disks: vec![disk],
+        };
+        PassRow { id: 0, disks: Vec::new(), view }
+    }
+
+    #[test]
+    fn what_changed_is_learnt_once_and_what_is_not_known_is_not() {
+        let passes = [
+            pass(1, 0, 100, 6000 * MIB, true),
+            pass(2, 10, 1, 600 * MIB, false),
+            pass(3, 20, 100, 6000 * MIB, true),
+            pass(4, 30, 1, 600 * MIB, false),
+        ];
+        let mut learned = Learned::default();
+        learn(&mut learned, &passes[..2], Tz::UTC);
+        let once = learned.clone();
+        learn(&mut learned, &passes[..2], Tz::UTC);
+        assert_eq!(learned, once);
+        learn(&mut learned, &passes, Tz::UTC);
+        assert_eq!(learned.passes, 4);
+        let change = Change::of(learned.disks.values(), Tz::UTC);
+        let rate = change.rate(passes[3].view.started) / MIB as f64;
+        assert!((0.99..1.01).contains(&rate), "{rate} MiB/s");
+    }
+
+    #[test]
+    fn large_passes_tell_the_rate_and_small_ones_what_comes_beside() {
+        let passes =
+            [pass(1, 0, 100, 10_000 * MIB, true), pass(2, 10, 2, MIB, false), pass(3, 20, 2, 2 * MIB, false)];
+        let (rate, overhead) = speed(passes.iter().map(|pass| &pass.view));
+        let rate = rate.unwrap() / MIB as f64;
+        assert!((95.0..101.0).contains(&rate), "{rate}");
+        assert!((1.0..2.0).contains(&overhead.as_secs_f64()), "{overhead:?}");
+        assert_eq!(speed([].iter()), (None, Duration::ZERO));
+    }
 }

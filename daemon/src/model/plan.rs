@@ -270,11 +270,8 @@ impl Plan {
 
     /// What the schedule asks for and nothing does yet: accepted, it would be a promise that nobody keeps.
     fn unenforced(&self) -> impl Iterator<Item = String> {
-        let Schedule { adaptive, budgets, .. } = &self.schedule;
-        let asked = [
-            ("adaptive", adaptive.is_some(), "use `every` or `cron`"),
-            ("budgets", !budgets.is_empty(), "leave it out, and use `[limits]`"),
-        ];
+        let Schedule { budgets, .. } = &self.schedule;
+        let asked = [("budgets", !budgets.is_empty(), "leave it out, and use `[limits]`")];
         let asked = asked.into_iter().filter(|(_, is_asked, _)| *is_asked);
         asked.map(|(key, _, instead)| format!("`schedule.{key}` is not enforced yet: {instead}"))
     }

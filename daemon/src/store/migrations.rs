@@ -7,7 +7,9 @@ use warmd_cbt::mutant::mutant;
 use super::{
     Store, StoreError,
     error::Fault,
-    journal, limits,
+    journal,
+    learned::{self, Learned},
+    limits,
     row::{from_json, micros, migration_id, moment, to_json, unsigned},
 };
 use crate::model::{
@@ -95,6 +97,8 @@ pub struct Change {
     pub cutover: Option<Cutover>,
     /// `None` leaves it as it is, `Some(None)` forgets it.
     pub appointment: Option<Option<Appointment>>,
+    /// `None` leaves it as it is.
+    pub learned: Option<Learned>,
     /// `None` leaves them as they are.
     pub warnings: Option<Vec<String>>,
     /// Lines for the journal.
@@ -104,7 +108,15 @@ pub struct Change {
 impl Change {
     /// To `state`, and nothing else.
     pub fn to(state: State, at: DateTime<Utc>) -> Self {
-        Self { state, at, cutover: None, appointment: None, warnings: None, events: Vec::new() }
+        Self {
+            state,
+            at,
+            cutover: None,
+            appointment: None,
+            learned: None,
+            warnings: None,
+            events: Vec::new(),
+        }
     }
 }
 
@@ -247,6 +259,9 @@ fn apply(db: &Connection, id: MigrationId, change: &Change) -> Result<(), Fault>
     }
     if let Some(appointment) = &change.appointment {
         set_appointment(db, id, appointment.as_ref())?;
+    }
+    if let Some(learned) = &change.learned {
+        learned::set(db, id, learned)?;
     }
     if let Some(warnings) = &change.warnings {
         db.prepare_cached("UPDATE migrations SET warnings = ? WHERE id = ?")?

@@ -16,6 +16,7 @@ mod hooks;
 mod journal;
 mod keys;
 mod latencies;
+mod learned;
 mod ledger;
 mod limits;
 mod lock;
@@ -52,6 +53,7 @@ pub use self::{
     error::{OpenError, StoreError, StoreErrorKind},
     hooks::{HookKey, HookStanding},
     journal::JournalEnd,
+    learned::Learned,
     limits::SavedLimits,
     migrations::{Change, Created, Cutover, MigrationRow, NewMigration},
     over::Finished,

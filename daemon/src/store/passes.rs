@@ -112,6 +112,16 @@ impl Store {
         .await
     }
 
+    /// The migration's last passes, at most `count`, oldest first.
+    pub async fn recent_passes(&self, id: MigrationId, count: u32) -> Result<Vec<PassRow>, StoreError> {
+        self.read(format!("reading the last passes of migration {id}"), move |db| {
+            let condition =
+                "migration = ?1 AND number > (SELECT max(number) FROM passes WHERE migration = ?1) - ?2";
+            find(db, condition, &[&id.to_string(), &count])
+        })
+        .await
+    }
+
     /// The last pass; its `ended` is `None` if it still runs, or ran when the daemon went down.
     pub async fn last_pass(&self, id: MigrationId) -> Result<Option<PassRow>, StoreError> {
         self.read(format!("reading the last pass of migration {id}"), move |db| {

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use super::error::Fault;
+use super::{error::Fault, learned::Learned};
 use crate::model::{
     appointment::Appointment,
     id::MigrationId,
@@ -39,6 +39,7 @@ impl Saved for State {}
 impl Saved for Verdict {}
 impl Saved for AuditView {}
 impl Saved for Appointment {}
+impl Saved for Learned {}
 impl Saved for Vec<String> {}
 
 /// Why a saved value cannot be read.
@@ -141,6 +142,17 @@ mod tests {
             let read: Appointment = from_json("migrations", "m", text).unwrap();
             assert_eq!(to_json("migrations", "m", &read).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn what_was_learnt_in_version_1_is_read_for_ever() {
+        let hours = vec![r#"{"rate":0.5,"weight":2.0}"#; 24].join(",");
+        let rhythm = format!(r#"{{"mean":{{"rate":1.5,"weight":3.0}},"hours":[{hours}]}}"#);
+        let text =
+            format!(r#"{{"v":1,"is":{{"zone":"Europe/Berlin","passes":7,"disks":{{"vda":{rhythm}}}}}}}"#);
+        let read: Learned = from_json("migrations", "m", &text).unwrap();
+        assert!(read.disks[&crate::model::id::DiskKey("vda".to_owned())].knows());
+        assert_eq!(to_json("migrations", "m", &read).unwrap(), text);
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub(super) const UPGRADES: &[Upgrade] = &[
     |transaction| transaction.execute_batch(include_str!("schema_v10.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v11.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v12.sql")),
+    |transaction| transaction.execute_batch(include_str!("schema_v13.sql")),
 ];
 
 /// The version that the steps lead to.

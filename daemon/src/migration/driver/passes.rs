@@ -8,12 +8,16 @@ use warmd_schedules::{Tz, rules::Facts};
 
 use super::{
     super::{
-        facts::facts,
+        facts::{Known, known},
         timing::{self, Wait},
     },
     Driver, Happened,
 };
-use crate::{clock, model::plan::Plan};
+use crate::{
+    clock,
+    model::{plan::Plan, state::State},
+    store::Learned,
+};
 
 /// A wait that is longer is a rest: what is left open on the source does not stay for it.
 const REST: TimeDelta = TimeDelta::hours(1);
@@ -45,10 +49,29 @@ impl Driver {
 
     /// What is known of the migration; nothing, if that cannot be read.
     pub(super) async fn facts(&self) -> Facts {
-        let zone = self.context.plan().rules().map_or(Tz::UTC, |rules| rules.zone);
-        facts(&self.context.store, self.context.id, zone, self.cutover_at()).await.unwrap_or_else(|error| {
-            tracing::error!(migration = %self.context.id, %error, "what its schedule asks for is not read");
-            Facts::unknown(zone)
-        })
+        let zone = self.zone();
+        self.known(zone).await.map_or_else(|| Facts::unknown(zone), |known| known.facts)
+    }
+
+    /// What the passes taught that ended in the step to `state`, to be saved with it.
+    pub(super) async fn learned_in(&self, state: &State) -> Option<Learned> {
+        if state.is_busy() || !self.state.is_busy() {
+            return None;
+        }
+        self.known(self.zone()).await.filter(|known| known.is_new).map(|known| known.learned)
+    }
+
+    fn zone(&self) -> Tz {
+        self.context.plan().rules().map_or(Tz::UTC, |rules| rules.zone)
+    }
+
+    async fn known(&self, zone: Tz) -> Option<Known> {
+        match known(&self.context.store, self.context.id, zone, self.cutover_at()).await {
+            Ok(known) => Some(known),
+            Err(error) => {
+                tracing::error!(migration = %self.context.id, %error, "what its passes taught is not read");
+                None
+            }
+        }
     }
 }
