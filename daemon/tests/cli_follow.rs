@@ -312,6 +312,20 @@ async fn a_cancel_is_followed_even_from_a_failure() {
 }
 
 #[tokio::test]
+async fn a_rollback_wants_a_yes_and_is_followed_until_it_rests() {
+    let step = |state| MigrationView { state, ..synced() };
+    let rests = State::Paused { from: Resting::Synced };
+    let steps = [step(State::Done), step(State::RollingBack), step(rests)];
+    let served = Served::start(FakeControl::new([step(State::Done)]).script(Request::Rollback, steps)).await;
+    let ran = served.warmctl(&["migration", "rollback", "web-1"]).await;
+    assert!(ran.err(2).contains("is lost; say --yes if that is wanted"), "{ran:#?}");
+    let ran = served.warmctl(&["migration", "rollback", "web-1", "--yes"]).await;
+    assert!(ran.out(0).contains("web-1 is back on the source; its target VM is removed"), "{ran:#?}");
+    let ran = served.warmctl(&["migration", "rollback", "web-1", "--yes"]).await;
+    assert!(ran.err(5).contains("nothing to go back from"), "{ran:#?}");
+}
+
+#[tokio::test]
 async fn without_waiting_it_has_only_begun() {
     let served = Served::start(FakeControl::new([synced()])).await;
     let ran = served.warmctl(&["migration", "cutover", "web-1", "--no-wait"]).await;

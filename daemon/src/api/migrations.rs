@@ -10,8 +10,9 @@ use warmd_proto::v1::{
     MigrationsGetResponse, MigrationsListRequest, MigrationsListResponse, MigrationsPauseRequest,
     MigrationsPauseResponse, MigrationsReportKeyRequest, MigrationsReportKeyResponse,
     MigrationsReportRequest, MigrationsReportResponse, MigrationsResumeRequest, MigrationsResumeResponse,
-    MigrationsSyncRequest, MigrationsSyncResponse, MigrationsVerifyRequest, MigrationsVerifyResponse,
-    MigrationsWatchRequest, MigrationsWatchResponse, migrations_server::Migrations,
+    MigrationsRollbackRequest, MigrationsRollbackResponse, MigrationsSyncRequest, MigrationsSyncResponse,
+    MigrationsVerifyRequest, MigrationsVerifyResponse, MigrationsWatchRequest, MigrationsWatchResponse,
+    migrations_server::Migrations,
 };
 use warmd_schedules::{Tz, when::parse_when};
 
@@ -208,6 +209,16 @@ impl Migrations for Api {
         };
         let (answer, migration) = asked.await.map_err(|error| status(&error))?;
         Ok(Response::new(MigrationsCutoverResponse { answer: answer.into(), migration: Some(migration) }))
+    }
+
+    async fn rollback(
+        &self,
+        request: Request<MigrationsRollbackRequest>,
+    ) -> Result<Response<MigrationsRollbackResponse>, Status> {
+        if !request.get_ref().accept_loss {
+            return Err(invalid("a rollback loses what the target VM wrote: say so with `accept_loss`"));
+        }
+        ask!(self, request, |_: &_| request::Request::Rollback, MigrationsRollbackResponse)
     }
 
     async fn cancel(

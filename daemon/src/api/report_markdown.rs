@@ -50,6 +50,10 @@ fn summary(report: &Report, sealed: &Sealed) -> String {
     table.row(["Outcome".into(), inline(&report.state.to_string())]);
     table.row(["Verdict".into(), inline(&verdict_line(report.verdict.as_ref()))]);
     table.row(["Downtime".into(), report.downtime.map_or_else(|| "none yet".into(), span)]);
+    if let Some(at) = report.rolled_back {
+        let told = format!("asked for at {} UTC; what the target VM wrote is lost", moment(at));
+        table.row(["Rolled back".into(), told]);
+    }
     table.row([
         "From".into(),
         format!(

@@ -189,6 +189,16 @@ pub(super) enum MigrationCommand {
         #[command(flatten)]
         wait: Wait,
     },
+    /// Goes back to the source after the target VM was started, and loses what that wrote
+    #[command(after_help = ROLLBACK)]
+    Rollback {
+        id: String,
+        /// Lose what the VM wrote on the target, without being asked
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Gives the migration up, and removes what it left
     Cancel {
         id: String,
@@ -262,6 +272,13 @@ pub(super) enum ReportCommand {
         pem: bool,
     },
 }
+
+const ROLLBACK: &str = "\
+The target VM is stopped and removed for sure, then the source VM is started if it ran before the cutover. Whatever was \
+written on the target since it was started there is lost. The target's disks are kept as they are while the migration is \
+paused, which it is then; when it is resumed all of them is copied again. Refused where warmd cannot stop the target VM \
+(a target `disk` without provisioner, a target that does not answer), and when the source VM or a disk of it is gone. What \
+a cutover's last phase gives up (the source's change marks) is not needed for it.";
 
 const PROOFS: &str = "\
 Scopes: full, changed (what was copied again since a full or changed verification passed, else since the full pass), \

@@ -1,6 +1,9 @@
 //! `migration …`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::{self, IsTerminal},
+    path::{Path, PathBuf},
+};
 
 use warmd_proto::v1::{
     Answer, Migration, MigrationsCutoverRequest, MigrationsGetRequest, MigrationsListRequest,
@@ -13,7 +16,7 @@ use super::{
     failure::{Exit, Failure},
     feed::{Feed, News},
     follow::{self, Order, Task},
-    out::Out,
+    out::{Out, one_line},
     reports,
     screen::{Screen, interrupted},
     show, words,
@@ -59,6 +62,12 @@ pub(super) async fn run(socket: &Path, out: &Out, command: MigrationCommand) -> 
             let order = Order { force, ..Order::default() };
             follow::run(socket, out, id, (task, order), !wait.no_wait).await
         }
+        MigrationCommand::Rollback { id, yes, wait } => {
+            if !yes {
+                accept_loss(socket, &id).await?;
+            }
+            follow::run(socket, out, id, just(Task::Rollback), !wait.no_wait).await
+        }
         MigrationCommand::Cancel { id, wait } => {
             follow::run(socket, out, id, just(Task::Cancel), !wait.no_wait).await
         }
@@ -68,6 +77,28 @@ pub(super) async fn run(socket: &Path, out: &Out, command: MigrationCommand) -> 
         }
         MigrationCommand::Report { id, format, save } => report(socket, out, id, format, save).await,
     }
+}
+
+/// Nobody loses data by a slip of the fingers.
+async fn accept_loss(socket: &Path, id: &str) -> Result<(), Failure> {
+    let client = Client::connect(socket).await?;
+    let request = asked(MigrationsGetRequest { migration: id.to_owned() });
+    let migration = client.migrations().get(request).await?.into_inner().migration.unwrap_or_default();
+    let what = format!(
+        "rollback of {}: all that {} wrote on the target since it was started there is lost",
+        words::who(&migration),
+        one_line(&migration.target_name)
+    );
+    if !io::stdin().is_terminal() {
+        return Err(Failure::new(Exit::Usage, format!("{what}; say --yes if that is wanted")));
+    }
+    eprint!("{what}. Type \"yes\" to go on: ");
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+    if answer.trim() == "yes" {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Usage, "nothing was done"))
 }
 
 fn just(task: Task) -> (Task, Order) {

@@ -165,6 +165,11 @@ impl Book {
         self.forget(at);
     }
 
+    /// A migration that was over goes on, and keeps its counters.
+    pub(super) fn again(&mut self, id: MigrationId) {
+        self.over.retain(|(_, of, _)| *of != id);
+    }
+
     /// Forgets the disks, and the snapshots held, of what is long over. A VM of the same name that another migration
     /// has copied since keeps its counters.
     fn forget(&mut self, now: DateTime<Utc>) {

@@ -89,6 +89,11 @@ impl Metrics {
         self.book().over(id, [plan.to_owned(), vm.to_owned()], at);
     }
 
+    /// A migration that was over goes on.
+    pub fn again(&self, id: MigrationId) {
+        self.book().again(id);
+    }
+
     /// All of it as text.
     pub fn render(&self, now: &Now) -> Result<String, fmt::Error> {
         let exposition = Exposition::new(self.book().picture(now), now);

@@ -69,7 +69,7 @@ pub async fn run(context: &Context, phase: Phase, stop: &StopSignal) -> Result<O
 }
 
 /// Cuts waiting short that bears being cut off anywhere.
-async fn unless_stopped<T>(
+pub(super) async fn unless_stopped<T>(
     stop: &StopSignal,
     waiting: impl Future<Output = Result<T, WorkError>>,
 ) -> Result<T, WorkError> {
@@ -264,7 +264,7 @@ async fn watch(context: &Context) -> Result<Option<String>, WorkError> {
                 } else if begun.elapsed() >= wanted.deadline {
                     return Err(WorkError::operator(format!(
                         "the boot check failed: {} within {}; the target VM runs and the source stays off: look at it \
-                         there, then resume, which checks again",
+                         there, then resume, which checks again, or go back to the source with `rollback`",
                         checks.missing(),
                         humantime::format_duration(wanted.deadline)
                     )));
@@ -274,7 +274,7 @@ async fn watch(context: &Context) -> Result<Option<String>, WorkError> {
             Ok(state @ (MachineState::Absent | MachineState::Stopped | MachineState::Failed(_))) => {
                 return Err(WorkError::operator(format!(
                     "the target VM was started and is {state:?} now; look at it on the target, start it there, \
-                     then resume; the source stays off"
+                     then resume; the source stays off, unless you go back to it with `rollback`"
                 )));
             }
             Err(error)

@@ -12,7 +12,7 @@ use super::{
     failure::{Remedy, WorkError},
     forecast, hooks, pass, prepare,
     retry::Retry,
-    verify,
+    rollback, verify,
 };
 use crate::{
     clock,
@@ -35,7 +35,7 @@ const LONG: Duration = Duration::from_mins(5);
 /// How the outcome of a phase begins that failed.
 pub(super) const PHASE_FAILED: &str = "failed: ";
 
-/// Does `doing`, and again while its failures may pass: undo and clean-up for ever, a phase within its deadline,
+/// Does `doing`, and again while its failures may pass: undo, rollback and clean-up for ever, a phase within its deadline,
 /// everything else a limited number of times.
 pub(super) async fn persist(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
     let Work::Phase(phase) = doing else { return attempts(context, doing, stop).await };
@@ -78,7 +78,7 @@ async fn with_hooks(
 
 async fn attempts(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
     let mut retry = match doing {
-        Work::Undo(_) | Work::Clean => Retry::forever(),
+        Work::Undo(_) | Work::RollBack | Work::Clean => Retry::forever(),
         Work::Phase(phase) => Retry::until(cutover::deadline(context, phase)),
         Work::Begin | Work::Prepare | Work::Seed | Work::Sync | Work::Nothing | Work::AwaitSchedule => {
             Retry::times(ATTEMPTS)
@@ -94,7 +94,7 @@ async fn attempts(context: &Context, doing: Work, stop: &StopSignal) -> Result<(
             // It came a long way: a full pass of days may meet more than ten short failures.
             retry = Retry::times(ATTEMPTS);
         }
-        let endless = matches!(doing, Work::Undo(_) | Work::Clean);
+        let endless = matches!(doing, Work::Undo(_) | Work::RollBack | Work::Clean);
         if error.remedy == Remedy::Operator && !endless || stop.is_stopped() {
             return Err(error);
         }
@@ -115,6 +115,7 @@ async fn act(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), Wo
         Work::Sync => pass::run(context, PassKind::Delta, stop, None).await.and_then(ended),
         Work::Phase(phase) => run_phase(context, phase, stop).await,
         Work::Undo(phase) => cutover::undo(context, phase).await,
+        Work::RollBack => cutover::unless_stopped(stop, rollback::roll_back(context)).await,
         Work::Clean => cutover::clean(context).await,
     }
 }

@@ -20,6 +20,7 @@ use super::{
     failure::WorkError,
     forecast,
     retry::Retry,
+    rollback,
     sweep::{keep_swept, sweep},
     timing,
 };
@@ -101,23 +102,27 @@ impl Driver {
         if self.state == State::Synced {
             sweep(&self.context).await;
         }
-        while !self.state.is_final() {
-            match self.wait().await {
-                Happened::ShutDown => return false,
-                Happened::Granted => {}
-                Happened::Event(event, by) => match next(&self.state, &event) {
-                    Ok(state) => {
-                        self.enter(state, &event, &by, Vec::new()).await;
-                    }
-                    Err(step) => tracing::error!(migration = %self.context.id, %step, "ignored"),
-                },
+        loop {
+            while !self.state.is_final() {
+                match self.wait().await {
+                    Happened::ShutDown => return false,
+                    Happened::Granted => {}
+                    Happened::Event(event, by) => match next(&self.state, &event) {
+                        Ok(state) => {
+                            self.enter(state, &event, &by, Vec::new()).await;
+                        }
+                        Err(step) => tracing::error!(migration = %self.context.id, %step, "ignored"),
+                    },
+                }
+            }
+            self.see_out().await;
+            if self.state.is_final() {
+                return true;
             }
         }
-        self.see_out().await;
-        true
     }
 
-    /// Requests of a finished migration are still judged: "already so", or why not. Whoever comes when the owner is
+    /// Requests of a finished migration are still judged: "already so", or why not; one leads back out. Whoever comes when the owner is
     /// gone gets a new one.
     async fn see_out(&mut self) {
         if self.state == State::Cancelled {
@@ -126,7 +131,7 @@ impl Driver {
             self.shutdown.run_until_cancelled(forgetting).await;
         }
         let mut patience = SOON;
-        loop {
+        while self.state.is_final() {
             if let Some(order) = self.verify_asked.take() {
                 let (context, stop) = (Arc::clone(&self.context), StopSignal::new());
                 let stopper = stop.clone();
@@ -295,12 +300,18 @@ impl Driver {
             }
             // It goes on at once, whatever the schedule says.
             Verdict::AlreadySo if command.request == Request::Sync && self.is_held => Verdict::Accepted,
+            Verdict::Accepted if command.request == Request::Rollback => {
+                rollback::obstacle(&self.context).await.map_or(Verdict::Accepted, Verdict::Refused)
+            }
             verdict => verdict,
         };
         let (verdict, arranged) = self.arranged(&command, verdict);
         let accepted = verdict == Verdict::Accepted;
         let text = match &verdict {
             Verdict::Accepted if is_verify => format!("verify accepted: {}", command.order),
+            Verdict::Accepted if command.request == Request::Rollback => {
+                format!("rollback accepted: {}", rollback::loss(&self.context))
+            }
             Verdict::Accepted => format!("{} accepted{}", command.request.name(), told(arranged.as_ref())),
             Verdict::AlreadySo => format!("{}: already so", command.request.name()),
             Verdict::Refused(why) => why.clone(),
@@ -360,9 +371,14 @@ impl Driver {
             return true;
         }
         let text = format!("{} → {state}{}", self.state, because(event));
-        let begins = *event == Event::Request(Request::Cutover);
-        let cutover =
-            begins.then(|| Cutover { attempt: self.context.cutover().attempt + 1, ..Cutover::default() });
+        let known = self.context.cutover();
+        let cutover = match event {
+            Event::Request(Request::Cutover) => {
+                Some(Cutover { attempt: known.attempt + 1, ..Cutover::default() })
+            }
+            Event::Request(Request::Rollback) => Some(Cutover { rolled_back: Some(clock::now()), ..known }),
+            _ => None,
+        };
         if !mutant("step-not-told") {
             lines.push(self.context.line(by, "state", text.clone()));
         }
@@ -394,6 +410,8 @@ impl Driver {
         if self.state.is_final() {
             let (id, vm) = (self.context.id, &self.context.machine.name);
             self.context.engine.metrics.over(id, &self.context.plan().name, vm, clock::now());
+        } else if before.is_final() {
+            self.context.engine.metrics.again(self.context.id);
         }
         // It was judged in another state: in this one it may do harm.
         if let Some(order) = self.verify_asked.take() {
@@ -410,6 +428,7 @@ impl Driver {
 
     fn show(&self, before: &State) {
         let state = self.state.clone();
+        let lost = rollback::loss(&self.context);
         self.context.live.update(|view| {
             view.since = clock::now();
             (view.next_pass, view.next_pass_why, view.awaited_cutover) = (None, None, None);
@@ -427,7 +446,10 @@ impl Driver {
                     ) => {
                         cutover.failure = Some(reason.clone());
                     }
-                    (State::Done, _) | (State::Synced, State::Undoing { .. }) => {
+                    (State::RollingBack, _) => cutover.failure = Some(format!("rolled back: {lost}")),
+                    (State::Done, _)
+                    | (State::Synced, State::Undoing { .. })
+                    | (State::Paused { .. }, State::RollingBack) => {
                         cutover.ended = Some(clock::now());
                     }
                     _ => {}

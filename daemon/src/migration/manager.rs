@@ -141,7 +141,7 @@ impl Manager {
             tracing::error!(migration = %row.id, %error, "the end of a pass that was cut off is not stored");
         }
         let (id, state, appointment) = (row.id, row.state.clone(), row.appointment.clone());
-        let context = self.surroundings(row, plan).await?;
+        let context = self.surroundings(row, plan, true).await?;
         let (inbox, requests) = mpsc::channel(INBOX);
         let driver = Driver::new(Arc::clone(&context), (state, appointment), requests, self.shutdown.clone());
         let handle = Handle { context: Arc::clone(&context), inbox };
@@ -156,11 +156,12 @@ impl Manager {
         Ok(handle)
     }
 
-    /// All that work on a migration needs.
+    /// All that work on a migration needs; only one that works takes from the limits.
     pub(super) async fn surroundings(
         &self,
         row: MigrationRow,
         plan: Plan,
+        works: bool,
     ) -> Result<Arc<Context>, ControlError> {
         // The endpoints are those that the migration began with, whatever the plan says now.
         let source: Arc<dyn Source> = match self.source(&row.source) {
@@ -174,7 +175,7 @@ impl Manager {
         let view = restore::view(&self.store, &row).await.map_err(internal)?;
         let disks: Vec<_> = row.machine.disks.iter().map(|disk| disk.key.clone()).collect();
         let mut shares = BTreeMap::new();
-        if !row.state.is_final() {
+        if works {
             let words = Word::of_plan(row.id, &row.machine.name, disks.iter(), &plan.limits);
             self.say(words, &format!("plan {}", plan.name)).await?;
             let member = Member { id: row.id, source: &row.source, target: &row.target };

@@ -26,6 +26,7 @@ mod program;
 pub mod report;
 pub mod restore;
 pub mod retry;
+mod rollback;
 pub mod serve;
 mod set_limit;
 mod sweep;

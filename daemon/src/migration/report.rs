@@ -83,6 +83,7 @@ pub async fn report(context: &Context, ends: Ends) -> Result<Report, WorkError> 
         passes,
         downtime: forecast::measured_downtime(&context.cutover()),
         cutover,
+        rolled_back: context.cutover().rolled_back,
         hooks,
         verdict: verdicts.last().cloned(),
         verdicts,

@@ -4,6 +4,7 @@ use warmd_cbt::ledger::Ledger;
 
 use super::{doing::PHASE_FAILED, failure::WorkError, forecast};
 use crate::{
+    human::moment,
     model::{
         state::State,
         view::{CutoverView, DiskView, MigrationView, PhaseView, VerificationView},
@@ -39,11 +40,11 @@ pub async fn view(store: &Store, row: &MigrationRow) -> Result<MigrationView, Wo
     let phases = store.phases(row.id).await?;
     let cutover = phases.first().map(|first| CutoverView {
         started: first.started,
-        ended: matches!(row.state, State::Done | State::Synced)
+        ended: (matches!(row.state, State::Done | State::Synced) || row.cutover.rolled_back.is_some())
             .then(|| phases.last().and_then(|last| last.ended))
             .flatten(),
         downtime: forecast::measured_downtime(&row.cutover),
-        failure: failure(&row.state, phases.last()),
+        failure: failure(row, phases.last()),
         phases: phases.clone(),
     });
     let verification = store.verdict(row.id).await?.map(|verdict| {
@@ -82,8 +83,14 @@ pub async fn view(store: &Store, row: &MigrationRow) -> Result<MigrationView, Wo
 }
 
 /// Why the last cutover was undone or stopped. An undone one is told of until the next begins, also after a restart.
-fn failure(state: &State, last: Option<&PhaseView>) -> Option<String> {
-    if let State::Undoing { reason, .. } = state {
+fn failure(row: &MigrationRow, last: Option<&PhaseView>) -> Option<String> {
+    if let Some(at) = row.cutover.rolled_back {
+        return Some(format!(
+            "rolled back, as was asked for at {} UTC: what the target VM wrote is lost",
+            moment(at)
+        ));
+    }
+    if let State::Undoing { reason, .. } = &row.state {
         return Some(reason.clone());
     }
     last?.outcome.as_deref()?.strip_prefix(PHASE_FAILED).map(str::to_owned)

@@ -196,7 +196,7 @@ impl Control for Manager {
             handle.context
         } else {
             let plan = self.plan_of(&row).await?;
-            self.surroundings(row, plan).await?
+            self.surroundings(row, plan, false).await?
         };
         report::report(&context, ends).await.map_err(internal)
     }
@@ -235,6 +235,12 @@ impl Manager {
         (order, cutover): (VerifyOrder, CutoverOrder),
         by: &str,
     ) -> Result<Verdict, ControlError> {
+        // While a source VM gets its migration back, no plan begins another one for it.
+        let _one_at_a_time =
+            if request == Request::Rollback { Some(self.applying.lock().await) } else { None };
+        if request == Request::Rollback {
+            self.check_moved_by_nobody_else(id).await?;
+        }
         for _ in 0..ASKED {
             let owner = self.owner(id).await?;
             let (answer, answered) = oneshot::channel();
@@ -248,6 +254,22 @@ impl Manager {
             // It has just ended, and has not looked at the request: another one will.
         }
         Err(self.gone())
+    }
+
+    /// A source VM that another migration moves by now cannot have this one back.
+    async fn check_moved_by_nobody_else(&self, id: MigrationId) -> Result<(), ControlError> {
+        let row = self.row(id).await?;
+        let open = self.store.open_migrations().await.map_err(internal)?;
+        match open.iter().find(|other| other.id != id && other.source == row.source && other.vm == row.vm) {
+            None => Ok(()),
+            Some(other) => {
+                let message = format!(
+                    "rollback is refused: the source VM is moved by migration {} of plan {} by now: cancel that first",
+                    other.id, other.plan
+                );
+                Err(ControlError::new(ControlErrorKind::Refused, message))
+            }
+        }
     }
 
     /// The migration's owner; a finished one gets it for as long as it is asked for.

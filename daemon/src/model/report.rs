@@ -35,6 +35,10 @@ pub struct Report {
     pub passes: Vec<PassView>,
     /// The phases of the last cutover.
     pub cutover: Vec<PhaseView>,
+    /// When a person asked to go back to the source after that cutover: then what the target VM wrote is lost, and the
+    /// seals are of a copy that is not used.
+    #[serde(default)]
+    pub rolled_back: Option<DateTime<Utc>>,
     /// The hooks of the last cutover, in the order in which they were begun.
     #[serde(default)]
     pub hooks: Vec<HookView>,

@@ -20,6 +20,8 @@ pub enum Request {
     ArrangeCutover,
     /// Take back a cutover that has not passed the point of no return.
     AbortCutover,
+    /// Go back to the source after the target VM was started: what that wrote is lost.
+    Rollback,
     /// Give the migration up.
     Cancel,
     /// Read the target again and compare it with the manifest, or with the source.
@@ -36,6 +38,7 @@ impl Request {
             Self::Cutover => "cutover",
             Self::ArrangeCutover => "arrange-cutover",
             Self::AbortCutover => "abort-cutover",
+            Self::Rollback => "rollback",
             Self::Cancel => "cancel",
             Self::Verify => "verify",
         }
@@ -64,11 +67,34 @@ pub fn judge(state: &State, request: Request) -> Verdict {
     match (request, state) {
         // What there is to say against it, the target knows.
         (R::Verify, S::Done) => Accepted,
+        (R::Rollback, S::Done) => Accepted,
         (_, S::Done) if request != R::Cutover => refused("it is finished, and stays as it is"),
         (R::Cutover, S::Done) | (R::Cancel, S::Cancelled | S::Cancelling) => AlreadySo,
         (_, S::Cancelled | S::Cancelling) => {
             refused("it was given up; apply the plan again for a new migration")
         }
+
+        (R::Rollback, S::CuttingOver { phase }) if phase.past_no_return() => Accepted,
+        (R::Rollback, S::Failed { from, .. }) if from.past_no_return() => Accepted,
+        (R::Rollback | R::Resume, S::RollingBack) => AlreadySo,
+        (R::Rollback, S::CuttingOver { .. }) => {
+            refused("the target VM was not started yet; abort the cutover with `cutover --abort`")
+        }
+        (R::Rollback, S::Undoing { .. }) => refused("the cutover is being undone already"),
+        (
+            R::Rollback,
+            S::Defined
+            | S::Preparing
+            | S::Seeding
+            | S::Synced
+            | S::Syncing
+            | S::Paused { .. }
+            | S::Failed { .. },
+        ) => refused("no target VM was started, so there is nothing to go back from"),
+        (
+            R::Sync | R::Pause | R::Cutover | R::ArrangeCutover | R::AbortCutover | R::Cancel | R::Verify,
+            S::RollingBack,
+        ) => refused("it goes back to the source; wait until it is paused, then resume or cancel it"),
 
         (R::Sync, S::Synced) => Accepted,
         (R::Sync, S::Seeding | S::Syncing) => AlreadySo,
@@ -140,7 +166,7 @@ pub fn judge(state: &State, request: Request) -> Verdict {
         }
 
         (R::AbortCutover, S::CuttingOver { phase }) if phase.past_no_return() => {
-            refused("the target VM was started, and there is only forward")
+            refused("the target VM was started; to go back, and lose what it wrote since, use `rollback`")
         }
         (R::AbortCutover, S::CuttingOver { phase: Phase::StartVm }) => {
             refused("the target VM is being started; if that fails, the cutover is undone by itself")
@@ -162,7 +188,7 @@ pub fn judge(state: &State, request: Request) -> Verdict {
             refused("a cutover runs; abort it with `cutover --abort`, then cancel")
         }
         (R::Cancel, S::Failed { from, .. }) if from.past_no_return() => {
-            refused("the target VM was started; only resume goes on from here")
+            refused("the target VM was started; resume goes on from here, and `rollback` back to the source")
         }
         (
             R::Cancel,

@@ -24,6 +24,9 @@ pub enum State {
     CuttingOver { phase: Phase },
     /// A cutover failed or was aborted, and is being undone: the target VM removed, the source powered on again.
     Undoing { phase: Phase, reason: String },
+    /// A person wants the source back after the target VM was started: the target VM is being removed, then the source
+    /// powered on.
+    RollingBack,
     /// Stopped by a person; goes on where it was.
     Paused { from: Resting },
     /// Stopped by a failure.
@@ -70,6 +73,7 @@ impl State {
             Self::Syncing => "syncing",
             Self::CuttingOver { .. } => "cutting-over",
             Self::Undoing { .. } => "undoing",
+            Self::RollingBack => "rolling-back",
             Self::Paused { .. } => "paused",
             Self::Failed { .. } => "failed",
             Self::Cancelling => "cancelling",
@@ -90,12 +94,13 @@ impl State {
             | Self::Synced
             | Self::Syncing
             | Self::Undoing { .. }
+            | Self::RollingBack
             | Self::Cancelling
             | Self::Cancelled => false,
         }
     }
 
-    /// Whether nothing will ever happen to it again.
+    /// Whether nothing happens to it any more by itself; only a rollback leads out of `Done`.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Done | Self::Cancelled)
     }
@@ -108,6 +113,7 @@ impl State {
             | Self::Syncing
             | Self::CuttingOver { .. }
             | Self::Undoing { .. }
+            | Self::RollingBack
             | Self::Cancelling => true,
             Self::Defined
             | Self::Synced

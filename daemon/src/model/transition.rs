@@ -4,6 +4,7 @@
 //! Defined → Preparing → Seeding → Synced ⇄ Syncing → CuttingOver(phase …) → Done
 //!                                   ▲                      │ before the point of no return
 //!                                   └────── Undoing ◀──────┘
+//! Paused ◀── RollingBack ◀── Done, or past the point of no return: only if a person asks for it
 //! ```
 //!
 //! Rule: pure, and complete: every pair of state and event is named. A step that cannot be is an [`IllegalStep`],
@@ -51,6 +52,8 @@ pub enum Work {
     Phase(Phase),
     /// Take a cutover back that was in this phase.
     Undo(Phase),
+    /// Go back to the source after the target VM was started.
+    RollBack,
     /// Remove everything that the migration left on the source and the target.
     Clean,
 }
@@ -73,6 +76,7 @@ pub fn work(state: &State) -> Work {
         State::Syncing => Work::Sync,
         State::CuttingOver { phase } => Work::Phase(*phase),
         State::Undoing { phase, .. } => Work::Undo(*phase),
+        State::RollingBack => Work::RollBack,
         State::Cancelling => Work::Clean,
         State::Paused { .. } | State::Failed { .. } | State::Done | State::Cancelled => Work::Nothing,
     }
@@ -122,6 +126,7 @@ fn requested(state: &State, request: Request) -> Option<State> {
         (Request::AbortCutover, State::CuttingOver { phase }) => {
             State::Undoing { phase: *phase, reason: "aborted by the operator".to_owned() }
         }
+        (Request::Rollback, _) => State::RollingBack,
         (Request::Cancel, _) => State::Cancelling,
         // Verification reads beside the waiting for the schedule, and a cutover is waited for in any state.
         (Request::Verify | Request::ArrangeCutover, _) => state.clone(),
@@ -149,6 +154,8 @@ fn done(state: &State) -> Option<State> {
             Some(phase.next().map_or(State::Done, |phase| State::CuttingOver { phase }))
         }
         State::Cancelling => Some(State::Cancelled),
+        // Nothing overwrites what the target VM left, and nothing is read from the source, until a person says so.
+        State::RollingBack => Some(State::Paused { from: Resting::Synced }),
         State::Synced | State::Paused { .. } | State::Failed { .. } | State::Done | State::Cancelled => None,
     }
 }
@@ -162,8 +169,8 @@ fn failed(state: &State, reason: &str, resumable: bool) -> Option<State> {
         State::CuttingOver { phase: Phase::Watch } => fail(Resting::Watch),
         State::CuttingOver { phase: Phase::Release } => fail(Resting::Release),
         State::CuttingOver { phase } => Some(State::Undoing { phase: *phase, reason: reason.to_owned() }),
-        // An undo and a clean-up are tried until they succeed: giving up could leave the source off, or two VMs.
-        State::Undoing { .. } | State::Cancelling => None,
+        // These are tried until they succeed: giving up could leave the source off, or two VMs.
+        State::Undoing { .. } | State::RollingBack | State::Cancelling => None,
         State::Synced | State::Paused { .. } | State::Failed { .. } | State::Done | State::Cancelled => None,
     }
 }
@@ -174,13 +181,14 @@ mod tests {
 
     use super::*;
 
-    const REQUESTS: [Request; 8] = [
+    const REQUESTS: [Request; 9] = [
         Request::Sync,
         Request::Pause,
         Request::Resume,
         Request::Cutover,
         Request::ArrangeCutover,
         Request::AbortCutover,
+        Request::Rollback,
         Request::Cancel,
         Request::Verify,
     ];
@@ -241,11 +249,34 @@ mod tests {
         let undoing = State::Undoing { phase: Phase::Verify, reason: String::new() };
         assert!(next(&undoing, &failure).is_err());
         assert!(next(&State::Cancelling, &failure).is_err());
+        assert!(next(&State::RollingBack, &failure).is_err());
+    }
+
+    #[test]
+    fn a_rollback_leads_to_rest_and_only_from_where_the_target_vm_was_started() {
+        let request = Event::Request(Request::Rollback);
+        let failed = |from| State::Failed { reason: "x".to_owned(), resumable: true, from };
+        let over = |phase| State::CuttingOver { phase };
+        let (watch, release) = (Phase::Watch, Phase::Release);
+        for from in
+            [State::Done, over(watch), over(release), failed(Resting::Watch), failed(Resting::Release)]
+        {
+            assert_eq!(next(&from, &request), Ok(State::RollingBack), "{from}");
+        }
+        let undoing = State::Undoing { phase: Phase::StartVm, reason: "x".to_owned() };
+        for from in [State::Synced, over(Phase::StartVm), undoing, failed(Resting::Synced), State::Cancelled]
+        {
+            assert!(next(&from, &request).is_err(), "{from}");
+        }
+        let rest = State::Paused { from: Resting::Synced };
+        assert_eq!(next(&State::RollingBack, &Event::WorkDone), Ok(rest));
+        let restarted = Event::Restarted { start_asked: true };
+        assert_eq!(next(&State::RollingBack, &restarted), Ok(State::RollingBack));
     }
 
     proptest! {
-        /// Whatever happens in whatever order: past the point of no return there is only forward, a final state
-        /// stays, and a refused request leaves no new state.
+        /// Whatever happens in whatever order: past the point of no return there is only forward, unless a person asks
+        /// for a rollback; a final state stays else, and a refused request leaves no new state.
         #[test]
         fn no_way_leads_back_over_the_point_of_no_return(events in prop::collection::vec(event(), 1..60)) {
             let mut state = State::Defined;
@@ -256,10 +287,13 @@ mod tests {
                     }
                     continue;
                 };
-                if past_no_return(&state) {
+                let rolls_back = event == Event::Request(Request::Rollback) && new == State::RollingBack;
+                if rolls_back {
+                    prop_assert!(past_no_return(&state) || state == State::RollingBack, "{state} → {new}");
+                } else if past_no_return(&state) {
                     prop_assert!(past_no_return(&new), "{state} → {new}");
                 }
-                if state.is_final() {
+                if state.is_final() && !rolls_back {
                     prop_assert_eq!(&state, &new);
                 }
                 // The source is only ever stopped inside a cutover, which begins from a synced target.

@@ -22,7 +22,8 @@ use crate::model::{
 
 const TABLE: &str = "migrations";
 const COLUMNS: &str = "id, plan, source, target, vm, vm_name, target_name, machine, state, since, created, warnings, \
-                       attempt, was_running, source_stopped, start_asked, target_running, appointment";
+                       attempt, was_running, source_stopped, start_asked, target_running, appointment, \
+                       rolled_back";
 
 /// A migration to be made.
 #[derive(Clone, Debug)]
@@ -85,6 +86,8 @@ pub struct Cutover {
     pub start_asked: Option<DateTime<Utc>>,
     /// When the target VM was found running.
     pub target_running: Option<DateTime<Utc>>,
+    /// When a person asked to go back to the source after that.
+    pub rolled_back: Option<DateTime<Utc>>,
 }
 
 /// A step of a migration: all of it is saved in one transaction.
@@ -216,7 +219,8 @@ impl Store {
 fn set_cutover(db: &Connection, id: MigrationId, cutover: &Cutover) -> Result<(), Fault> {
     let found = db
         .prepare_cached(
-            "UPDATE migrations SET attempt = ?, was_running = ?, source_stopped = ?, start_asked = ?, target_running = ? \
+            "UPDATE migrations SET attempt = ?, was_running = ?, source_stopped = ?, start_asked = ?, target_running = ?, \
+             rolled_back = ? \
              WHERE id = ?",
         )?
         .execute(params![
@@ -225,6 +229,7 @@ fn set_cutover(db: &Connection, id: MigrationId, cutover: &Cutover) -> Result<()
             cutover.source_stopped.map(micros),
             cutover.start_asked.map(micros),
             cutover.target_running.map(micros),
+            cutover.rolled_back.map(micros),
             id.to_string()
         ])?;
     exists(found, id)
@@ -319,6 +324,7 @@ fn read(row: &Row) -> Result<MigrationRow, Fault> {
             source_stopped: maybe("source_stopped")?,
             start_asked: maybe("start_asked")?,
             target_running: maybe("target_running")?,
+            rolled_back: maybe("rolled_back")?,
         },
         appointment: row
             .get::<_, Option<String>>("appointment")?

@@ -191,6 +191,7 @@ mod tests {
                 r#"{"name":"failed","reason":"r","resumable":true,"from":"watch"}"#,
                 State::Failed { reason: "r".to_owned(), resumable: true, from: Resting::Watch },
             ),
+            (r#"{"name":"rolling-back"}"#, State::RollingBack),
             (r#"{"name":"cancelling"}"#, State::Cancelling),
             (r#"{"name":"done"}"#, State::Done),
             (r#"{"name":"cancelled"}"#, State::Cancelled),

@@ -26,6 +26,7 @@ pub(super) const UPGRADES: &[Upgrade] = &[
     |transaction| transaction.execute_batch(include_str!("schema_v11.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v12.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v13.sql")),
+    |transaction| transaction.execute_batch(include_str!("schema_v14.sql")),
 ];
 
 /// The version that the steps lead to.

@@ -307,6 +307,7 @@ pub fn report(view: &MigrationView) -> Report {
             audit: None,
         }],
         passes: vec![pass(1, true), pass(2, true), pass(3, false)],
+        rolled_back: None,
         hooks: vec![HookView {
             phase: Phase::StopSource,
             when: When::Before,

@@ -185,6 +185,7 @@ async fn a_migration_comes_back_as_it_was_saved() {
         source_stopped: Some(at(5)),
         start_asked: Some(at(6)),
         target_running: None,
+        rolled_back: Some(at(14)),
     };
     let state = State::Failed { reason: "\"no\" room\n".to_owned(), resumable: true, from: Resting::Seeding };
     let change = Change {

@@ -71,6 +71,7 @@ impl Source for SimulatedSource {
     }
 
     async fn describe(&self, vm: &str) -> Result<Machine, SourceError> {
+        self.strike("describe").await?;
         if ![VM, ID].contains(&vm) {
             return Err(SourceError::new(SourceErrorKind::NotFound, format!("VM {vm}"), "there is none"));
         }

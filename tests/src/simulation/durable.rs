@@ -274,12 +274,15 @@ fn is_legal(before: &State, now: &State) -> bool {
         (S::CuttingOver { phase: Phase::Release }, S::Failed { from: Resting::Release, .. }) => true,
         (S::CuttingOver { phase }, S::Undoing { phase: of, .. }) => phase == of && *phase <= Phase::StartVm,
         (S::Undoing { .. }, S::Synced) => true,
+        (S::Done | S::CuttingOver { phase: Phase::Watch | Phase::Release }, S::RollingBack) => true,
+        (S::RollingBack, S::Paused { from: Resting::Synced }) => true,
         (S::Paused { from } | S::Failed { from, .. }, now) => match (from, now) {
             (Resting::Preparing, S::Preparing)
             | (Resting::Seeding, S::Seeding)
             | (Resting::Synced, S::Syncing)
             | (Resting::Watch, S::CuttingOver { phase: Phase::Watch })
             | (Resting::Release, S::CuttingOver { phase: Phase::Release }) => true,
+            (Resting::Watch | Resting::Release, S::RollingBack) => true,
             (Resting::Watch | Resting::Release, _) => false,
             _ => abandons,
         },
@@ -297,6 +300,7 @@ impl Truth {
         self.note(format_args!("{name} of {vm} is {now}"));
         self.counts.add(match now {
             State::Undoing { .. } => "undone cutovers",
+            State::RollingBack => "rollbacks",
             State::Failed { .. } => "failures",
             State::Paused { .. } => "pauses",
             State::Syncing => "deltas",
@@ -316,7 +320,15 @@ impl Truth {
             self.violated(format!("{vm} takes its final delta into a target VM that ran"));
         }
         let begins = matches!(now, State::CuttingOver { phase: Phase::LastDelta });
-        let undone = matches!((before, now), (Some(State::Undoing { .. }), State::Synced));
+        let undone = matches!(
+            (before, now),
+            (Some(State::Undoing { .. }), State::Synced) | (Some(State::RollingBack), State::Paused { .. })
+        );
+        if matches!(before, Some(State::RollingBack))
+            && self.targets.get(&owner).is_some_and(|made| made.exists)
+        {
+            self.violated(format!("{vm} is rolled back, and its target VM is there"));
+        }
         let Some(found) = self.vms.get_mut(vm) else { return };
         if begins && found.wanted.is_none() {
             found.wanted = found.goes_off.is_none().then_some(found.runs);

@@ -82,6 +82,7 @@ async fn operate(stage: &Stage, manager: &Arc<Manager>, mut chance: Chance) -> E
             (4, Request::Sync),
             (5, Request::Cutover),
             (2, Request::AbortCutover),
+            (2, Request::Rollback),
             (2, Request::Pause),
             (5, Request::Resume),
             (2, Request::Verify),
@@ -253,7 +254,7 @@ fn change_power(stage: &Stage, name: &str) {
     let late = states.iter().any(|state| match state {
         State::CuttingOver { phase } | State::Undoing { phase, .. } => *phase >= Phase::CreateVm,
         State::Failed { from, .. } => from.past_no_return(),
-        State::Done => true,
+        State::Done | State::RollingBack => true,
         _ => false,
     });
     let Some(vm) = truth.vms.get_mut(name) else { return };

@@ -138,6 +138,13 @@ impl Target for SimulatedTarget {
             let mut truth = self.0.truth();
             if let Some(made) = truth.targets.get_mut(&owner) {
                 (made.exists, made.runs, made.dies) = (false, false, None);
+                if std::mem::take(&mut made.ran) {
+                    // What it wrote while it ran comes to light when it is stopped.
+                    for disk in made.disks.values_mut() {
+                        disk.seen.fill(0, 100, 0xee);
+                        disk.durable.fill(0, 100, 0xee);
+                    }
+                }
             }
             truth.note(format_args!("the machine is discarded"));
         }

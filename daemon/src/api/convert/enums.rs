@@ -22,6 +22,7 @@ pub(super) fn state(state: &State) -> v1::MigrationState {
         State::Syncing => v1::MigrationState::Syncing,
         State::CuttingOver { .. } => v1::MigrationState::CuttingOver,
         State::Undoing { .. } => v1::MigrationState::Undoing,
+        State::RollingBack => v1::MigrationState::RollingBack,
         State::Paused { .. } => v1::MigrationState::Paused,
         State::Failed { .. } => v1::MigrationState::Failed,
         State::Cancelling => v1::MigrationState::Cancelling,

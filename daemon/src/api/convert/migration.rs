@@ -62,6 +62,7 @@ fn place(state: &State) -> Place<'_> {
         | State::Seeding
         | State::Synced
         | State::Syncing
+        | State::RollingBack
         | State::Cancelling
         | State::Done
         | State::Cancelled => Place::default(),

@@ -51,8 +51,8 @@ pub(super) async fn run(
         let Asked { answer, migration, .. } = ask(&client, &key, task, order).await?;
         return begun(out, task, answer, &migration);
     }
-    // What is done can still be verified.
-    let until_final = task != Task::Verify;
+    // What is done can still be verified, and rolled back.
+    let until_final = !matches!(task, Task::Verify | Task::Rollback);
     let mut feed = Feed::open(&client, socket.to_owned(), Some(key.clone()), until_final).await?;
     let Asked { answer, migration: before, verification } = ask(&client, &key, task, order).await?;
 
@@ -170,11 +170,22 @@ fn ending_lines(task: Task, last: &Migration, ending: &Ending) -> Vec<String> {
         (Task::AbortCutover, true) => {
             lines.push(format!("the cutover of {} is taken back; it runs on the source", last.vm_name));
         }
+        (Task::Rollback, true) => {
+            lines.push(format!("{} is back on the source; its target VM is removed", last.vm_name));
+            lines.push(format!(
+                "the target's disks are kept; resumed, the migration copies all of them again: \
+                 `warmctl migration resume {}`",
+                words::short(&last.id)
+            ));
+        }
         (Task::Cancel, true) => {
             lines.push(format!("{} is given up; the VM stays on the source", words::who(last)));
         }
         (Task::Sync, true) => lines.push(format!("{} is synced", words::who(last))),
-        (Task::Cutover | Task::Verify | Task::AbortCutover | Task::Cancel | Task::Sync, _) => {}
+        (
+            Task::Cutover | Task::Verify | Task::AbortCutover | Task::Rollback | Task::Cancel | Task::Sync,
+            _,
+        ) => {}
     }
     lines
 }

@@ -1,8 +1,8 @@
 //! One request of the API for each task.
 
 use warmd_proto::v1::{
-    Answer, Migration, MigrationsCancelRequest, MigrationsCutoverRequest, MigrationsSyncRequest,
-    MigrationsVerifyRequest,
+    Answer, Migration, MigrationsCancelRequest, MigrationsCutoverRequest, MigrationsRollbackRequest,
+    MigrationsSyncRequest, MigrationsVerifyRequest,
 };
 
 use super::{
@@ -52,6 +52,11 @@ pub(in crate::cli) async fn ask(
             let request = MigrationsCutoverRequest { migration, abort, force, ..Default::default() };
             let request = asked(request);
             let answer = migrations.cutover(request).await?.into_inner();
+            (answer.answer(), answer.migration)
+        }
+        Task::Rollback => {
+            let request = asked(MigrationsRollbackRequest { migration, accept_loss: true });
+            let answer = migrations.rollback(request).await?.into_inner();
             (answer.answer(), answer.migration)
         }
         Task::Cancel => {

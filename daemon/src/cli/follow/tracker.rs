@@ -14,6 +14,7 @@ pub(in crate::cli) enum Task {
     Sync,
     Cutover,
     AbortCutover,
+    Rollback,
     Cancel,
     Verify,
 }
@@ -24,6 +25,7 @@ impl Task {
             Self::Sync => "sync",
             Self::Cutover => "cutover",
             Self::AbortCutover => "abort of the cutover",
+            Self::Rollback => "rollback",
             Self::Cancel => "cancel",
             Self::Verify => "verification",
         }
@@ -88,6 +90,7 @@ impl Tracker {
             Task::Sync => self.sync(now),
             Task::Cutover => self.cutover(now),
             Task::AbortCutover => abort(now),
+            Task::Rollback => self.rollback(now),
             Task::Cancel => self.cancel(now),
             Task::Verify => self.verify(now),
         }
@@ -101,6 +104,7 @@ impl Tracker {
     fn notice(&mut self, now: &Migration) {
         let at_work = match self.task {
             Task::Cutover => matches!(now.state(), State::CuttingOver | State::Undoing),
+            Task::Rollback => now.state() == State::RollingBack,
             Task::Cancel => now.state() == State::Cancelling,
             Task::Verify => self.is_ours(now.verification.as_ref()),
             Task::Sync | Task::AbortCutover => false,
@@ -116,7 +120,7 @@ impl Tracker {
         match now.state() {
             State::Failed => return Some(failed(now.reason())),
             State::Paused => return Some(failed("it was paused")),
-            State::CuttingOver | State::Undoing => {
+            State::CuttingOver | State::Undoing | State::RollingBack => {
                 return Some(failed("a cutover began, which copies what changed by itself"));
             }
             State::Cancelling | State::Cancelled => return Some(failed("it was given up")),
@@ -139,6 +143,7 @@ impl Tracker {
         match now.state() {
             State::CuttingOver | State::Undoing => None,
             State::Done => Some(done()),
+            State::RollingBack => Some(failed("somebody asked to go back to the source")),
             State::Failed => Some(failed(now.reason())),
             State::Cancelling | State::Cancelled => Some(failed("it was given up")),
             State::Unspecified
@@ -156,6 +161,22 @@ impl Tracker {
                 (self.seen || over).then(|| failed(format!("undone: {why}")))
             }
         }
+    }
+
+    fn rollback(&self, now: &Migration) -> Option<Ending> {
+        match now.state() {
+            State::RollingBack | State::Unspecified => None,
+            // Looks from before it was asked.
+            State::Done | State::CuttingOver | State::Failed if !self.seen && self.is_older_or_same(now) => {
+                None
+            }
+            _ => Some(done()),
+        }
+    }
+
+    /// Whether this look shows the state in which it was asked, or one before.
+    fn is_older_or_same(&self, now: &Migration) -> bool {
+        self.is_older(now) || now.since == self.since
     }
 
     fn cancel(&self, now: &Migration) -> Option<Ending> {
@@ -216,6 +237,7 @@ fn abort(now: &Migration) -> Option<Ending> {
     match now.state() {
         State::CuttingOver | State::Undoing => None,
         State::Done => Some(failed("it was too late: the VM runs on the target")),
+        State::RollingBack => Some(failed("it was too late, and goes back to the source by a rollback")),
         State::Failed => Some(failed(now.reason())),
         State::Unspecified
         | State::Defined

@@ -68,6 +68,7 @@ fn status(migration: &Migration) -> String {
         migration.state(),
         MigrationState::CuttingOver
             | MigrationState::Undoing
+            | MigrationState::RollingBack
             | MigrationState::Done
             | MigrationState::Cancelling
             | MigrationState::Cancelled

@@ -29,6 +29,7 @@ pub(super) fn is_busy(migration: &Migration) -> bool {
             | MigrationState::Syncing
             | MigrationState::CuttingOver
             | MigrationState::Undoing
+            | MigrationState::RollingBack
             | MigrationState::Cancelling
     ) || is_verifying(migration)
 }

@@ -120,8 +120,10 @@ impl Board {
 
 /// Whether a person should look.
 pub(super) fn alarms(migration: &Migration) -> bool {
-    matches!(migration.state(), MigrationState::Failed | MigrationState::Undoing)
-        || migration.disks.iter().any(|disk| disk.tracking_fault.is_some())
+    matches!(
+        migration.state(),
+        MigrationState::Failed | MigrationState::Undoing | MigrationState::RollingBack
+    ) || migration.disks.iter().any(|disk| disk.tracking_fault.is_some())
 }
 
 fn rank(migration: &Migration) -> u8 {

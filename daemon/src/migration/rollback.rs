@@ -1,0 +1,123 @@
+//! Going back to the source after the target VM was started, as a person asked for it.
+//!
+//! Rule: what the target VM wrote is in no ledger, so before all else no ledger claims anything of its disks. Then the target
+//! VM is gone for sure, and only then is the source powered on. Each step bears being done again, and none is given up:
+//! never do both VMs run.
+
+use std::time::Duration;
+
+use warmd_cbt::{mutant::mutant, units::Extent};
+
+use super::{context::Context, failure::WorkError};
+use crate::{
+    crash,
+    human::moment,
+    model::machine::PowerState,
+    sources::{SourceError, SourceErrorKind},
+    targets::MachineState,
+};
+
+/// How long source and target may take to say whether it can be done.
+const ANSWER: Duration = Duration::from_secs(45);
+
+/// What is in the way of a rollback, and what to do, if anything is.
+pub(super) async fn obstacle(context: &Context) -> Option<String> {
+    let found = tokio::time::timeout(ANSWER, look(context)).await;
+    let why =
+        found.unwrap_or_else(|_| Err("source or target does not answer; try again when both do".to_owned()));
+    why.err().map(|why| format!("rollback is refused: {why}"))
+}
+
+async fn look(context: &Context) -> Result<(), String> {
+    match context.target.look(context.id).await {
+        Ok(MachineState::NotManaged) => {
+            return Err("the target only keeps disks, and warmd cannot stop what somebody else starts from them: stop \
+                        the VM there, then start the source VM by hand"
+                .to_owned());
+        }
+        Ok(_) => {}
+        Err(error) => return Err(format!("it is not known whether the target VM can be stopped: {error}")),
+    }
+    let now = context.source.describe(&context.vm.0).await.map_err(|error| match error.kind {
+        SourceErrorKind::NotFound => format!("the source VM is not there any more: {error}"),
+        _ => format!("it is not known whether the source VM can be started: {error}"),
+    })?;
+    let same = |disk: &&crate::model::machine::MachineDisk| {
+        now.disks.iter().any(|other| other.key == disk.key && other.size == disk.size)
+    };
+    let lost: Vec<_> =
+        context.machine.disks.iter().filter(|disk| !same(disk)).map(|disk| disk.key.to_string()).collect();
+    if lost.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "disks of the source VM were removed, or have another size, since the cutover: {}; put them back",
+        lost.join(", ")
+    ))
+}
+
+/// What a rollback costs, in words.
+pub(super) fn loss(context: &Context) -> String {
+    let name = &context.machine.name;
+    match context.cutover().target_running {
+        Some(at) => format!("what {name} wrote on the target since {} UTC is lost", moment(at)),
+        None => format!("{name} was not seen running on the target; whatever it wrote there is lost"),
+    }
+}
+
+/// Goes back: the target VM gone, the source as it was before the cutover.
+pub(super) async fn roll_back(context: &Context) -> Result<(), WorkError> {
+    let mut pending = Vec::new();
+    for row in context.store.disks(context.id).await? {
+        let ledger = context.ledger(row.id).await?;
+        if !mutant("rollback-trusts-target") {
+            ledger.distrust(&Extent::whole(row.size).into_iter().collect::<Vec<_>>()).await?;
+        }
+        pending.push((row.key, ledger.pending_bytes().0));
+    }
+    context.live.update(|view| {
+        for disk in &mut view.disks {
+            if let Some((_, bytes)) = pending.iter().find(|(key, _)| *key == disk.key) {
+                disk.pending = *bytes;
+            }
+        }
+    });
+    crash::point("rollback.distrusted");
+    if mutant("rollback-source-first") {
+        source_back(context).await?;
+    }
+    context.target.discard_machine(context.id).await?;
+    let state = context.target.look(context.id).await?;
+    if state != MachineState::Absent {
+        return Err(WorkError::passing(format!("the target VM was removed, and is {state:?}")));
+    }
+    crash::point("rollback.discarded");
+    let source = match source_back(context).await {
+        Err(error) if error.kind == SourceErrorKind::NotFound => {
+            context.note("warning", format!("there is no source VM to power on: {error}")).await;
+            "is not there"
+        }
+        result => result?,
+    };
+    crash::point("rollback.powered-on");
+    let text = format!(
+        "rolled back: the target VM is removed, the source VM {source}; {}. The target's disks stay as the target VM left \
+         them until the migration is resumed: then they are copied again, whole",
+        loss(context)
+    );
+    context.note("rollback", text).await;
+    Ok(())
+}
+
+/// The source as it was before the cutover; how that is, in words.
+async fn source_back(context: &Context) -> Result<&'static str, SourceError> {
+    context.source.end_snapshot(&context.vm, context.id).await?;
+    if context.cutover().was_running == Some(true) {
+        context.source.power_on(&context.vm).await?;
+        return Ok("is started");
+    }
+    Ok(match context.source.power(&context.vm).await? {
+        PowerState::Off => "stays off, as it was before the cutover",
+        PowerState::Running | PowerState::Paused => "was started by somebody else",
+    })
+}
