@@ -48,8 +48,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         tracing::info!(address = %scrapes.address(), "metrics");
         tokio::spawn(scrapes.serve(metrics, manager.present(), shutdown.clone()));
     }
-    let end = CancellationToken::new();
-    let alive = tokio::spawn(systemd::live(store.clone(), end.clone()));
+    let alive = tokio::spawn(systemd::live(store.clone()));
     systemd::ready();
     tracing::info!(state_dir = %config.state_dir.display(), "ready");
     let served = bound.serve(Arc::clone(&manager) as _, shutdown.clone()).await;
@@ -63,8 +62,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
             "migrations did not come to rest in time; they go on at the next start"
         );
     }
-    end.cancel();
-    alive.await.ok();
+    alive.abort();
     store.close().await?;
     tracing::info!("stopped");
     Ok(served?)

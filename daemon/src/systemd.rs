@@ -6,8 +6,7 @@
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::store::Store;
 
@@ -25,10 +24,9 @@ pub(crate) fn stopping(at_most: Duration) {
     tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros)]);
 }
 
-/// Tells that the daemon lives, three times within the unit's `WatchdogSec=`, until `end`; nothing if it has none.
-///
-/// The end of the state's last drain is awaited, too: `end` is to be cancelled when the state is closed.
-pub(crate) async fn live(store: Store, end: CancellationToken) {
+/// Tells that the daemon lives, three times within the unit's `WatchdogSec=`, for as long as it is let; nothing if it has
+/// none.
+pub(crate) async fn live(store: Store) {
     let Some(within) = sd_notify::watchdog_enabled() else {
         return;
     };
@@ -36,19 +34,11 @@ pub(crate) async fn live(store: Store, end: CancellationToken) {
     let mut tick = interval(every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            _ = tick.tick() => {}
-            () = end.cancelled() => return,
-        }
-        let asked = Instant::now();
-        // No plan has no name: what counts is that there is an answer.
-        match timeout(within, store.plan("")).await {
-            Ok(Ok(_)) => tell(&[NotifyState::Watchdog]),
+        tick.tick().await;
+        match timeout(within, store.answers()).await {
+            Ok(Ok(())) => tell(&[NotifyState::Watchdog]),
             Ok(Err(error)) => tracing::error!(%error, "the state cannot be read: the watchdog is not fed"),
-            Err(_) => tracing::error!(
-                waited = ?asked.elapsed(),
-                "the state does not answer: the watchdog is not fed"
-            ),
+            Err(_) => tracing::error!("the state does not answer: the watchdog is not fed"),
         }
     }
 }

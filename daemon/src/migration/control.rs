@@ -16,7 +16,7 @@ use crate::{
         report::{KeySince, Report},
         request::{Request, Verdict},
         verify::VerifyOrder,
-        view::{self, EventView, MigrationView},
+        view::{EventView, MigrationView},
     },
     seal::{PublicKey, Sealed},
 };
@@ -69,8 +69,6 @@ pub trait Control: Send + Sync {
     -> Result<Verdict, ControlError>;
     /// Asks for a verification; [`Request::Verify`] asks for a readback of everything.
     async fn verify(&self, id: MigrationId, order: VerifyOrder, by: &str) -> Result<Verdict, ControlError>;
-    /// The last verification's verdict.
-    async fn verdict(&self, id: MigrationId) -> Result<Option<view::Verdict>, ControlError>;
     /// The evidence.
     async fn report(&self, id: MigrationId) -> Result<Report, ControlError>;
     /// The same in the form that can be checked later, signed.

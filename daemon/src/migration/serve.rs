@@ -25,7 +25,7 @@ use crate::{
         request::{Request, Verdict},
         state::State,
         verify::VerifyOrder,
-        view::{self, EventView, MigrationView},
+        view::{EventView, MigrationView},
     },
     seal::{self, PublicKey, Sealed},
     store::{Created, Finished, MigrationRow, NewMigration},
@@ -176,11 +176,6 @@ impl Control for Manager {
 
     async fn verify(&self, id: MigrationId, order: VerifyOrder, by: &str) -> Result<Verdict, ControlError> {
         self.command(id, Request::Verify, (order, CutoverOrder::default()), by).await
-    }
-
-    async fn verdict(&self, id: MigrationId) -> Result<Option<view::Verdict>, ControlError> {
-        self.row(id).await?;
-        self.store.verdict(id).await.map_err(internal)
     }
 
     async fn report(&self, id: MigrationId) -> Result<Report, ControlError> {

@@ -132,6 +132,11 @@ impl Store {
         })))
     }
 
+    /// Whether it can be read.
+    pub async fn answers(&self) -> Result<(), StoreError> {
+        self.read("asking whether the state answers", |db| Ok(schema::version(db).map(drop)?)).await
+    }
+
     /// The database file.
     pub fn file(&self) -> &Path {
         &self.0.file

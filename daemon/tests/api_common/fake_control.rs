@@ -21,7 +21,7 @@ use warmd_daemon::{
         report::{KeySince, Report},
         request::{Request, Verdict, judge},
         verify::VerifyOrder,
-        view::{self, EventView, MigrationView},
+        view::{EventView, MigrationView},
     },
     seal::{self, PublicKey, Sealed},
 };
@@ -293,10 +293,6 @@ impl Control for FakeControl {
             inner.ordered.push(order);
         }
         self.request(id, Request::Verify, by).await
-    }
-
-    async fn verdict(&self, id: MigrationId) -> Result<Option<view::Verdict>, ControlError> {
-        Ok(self.migration(&id.to_string()).await?.verification.and_then(|run| run.verdict))
     }
 
     fn seal(&self, report: &Report) -> Result<Sealed, ControlError> {
