@@ -305,6 +305,25 @@ fn one_that_was_undone_is_not_begun_again_by_itself() {
 }
 
 #[test]
+fn one_that_was_rolled_back_is_not_begun_again_by_itself() {
+    on_a_clock(NOON, async {
+        let rig = Rig::start_on_a_clock(world()).await;
+        rig.seed(nights(CutoverMode::Auto)).await;
+        until(at("22T22:00")).await;
+        done(&rig).await;
+        rig.ask(Request::Rollback).await;
+        rig.until("at rest", |view| matches!(view.state, State::Paused { .. })).await;
+        rig.ask(Request::Resume).await;
+        rig.until("synced", |view| view.state == State::Synced).await;
+        is_held(&rig, "it was rolled back").await;
+        until(at("24T23:00")).await;
+        is_held(&rig, "it was rolled back").await;
+        ask(&rig, When::Release).await;
+        done(&rig).await;
+    });
+}
+
+#[test]
 fn a_paused_one_begins_when_it_is_resumed_in_time() {
     on_a_clock(NOON, async {
         let rig = Rig::start_on_a_clock(world()).await;

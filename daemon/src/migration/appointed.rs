@@ -45,6 +45,7 @@ pub(super) fn is_before(state: &State) -> bool {
         state,
         State::CuttingOver { .. }
             | State::Undoing { .. }
+            | State::RollingBack
             | State::Cancelling
             | State::Cancelled
             | State::Done

@@ -164,6 +164,10 @@ impl Driver {
                 let why = format!("the last cutover was undone: {reason}");
                 Some(Some(Appointment::Hold { why }))
             }
+            // Who went back wants to know why before it goes forward again.
+            State::RollingBack if self.context.plan().cutover.mode == CutoverMode::Auto => {
+                Some(Some(Appointment::Hold { why: "it was rolled back".to_owned() }))
+            }
             State::CuttingOver { .. } | State::Cancelling if was_before && self.appointment.is_some() => {
                 Some(None)
             }
