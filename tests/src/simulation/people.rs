@@ -10,8 +10,10 @@ use warmd_daemon::{
     migration::{control::Control, manager::Manager},
     model::{
         phase::Phase,
+        plan::VerifyMode,
         request::{Request, Verdict},
         state::{Resting, State},
+        verify::{Amount, VerifyOrder, VerifyScope},
         view::MigrationView,
     },
 };
@@ -92,7 +94,8 @@ async fn operate(stage: &Stage, manager: &Arc<Manager>, mut chance: Chance) -> E
             continue;
         }
         asked += 1;
-        ask(stage, manager, &view, request, asked).await;
+        let order = (request == Request::Verify && chance.happens(700)).then(|| order(&mut chance));
+        ask_for(stage, manager, &view, request, order, asked).await;
         if chance.happens(100) {
             apply(stage, manager).await;
         }
@@ -196,9 +199,35 @@ async fn apply(stage: &Stage, manager: &Arc<Manager>) {
 }
 
 async fn ask(stage: &Stage, manager: &Arc<Manager>, view: &MigrationView, request: Request, asked: u32) {
+    ask_for(stage, manager, view, request, None, asked).await;
+}
+
+/// A verification of some of the disks, in either way.
+fn order(chance: &mut Chance) -> VerifyOrder {
+    let mode = chance.one_of(&[VerifyMode::Readback, VerifyMode::Compare]);
+    let scope = match chance.below(3) {
+        0 => VerifyScope::Full,
+        1 => VerifyScope::Changed,
+        _ => VerifyScope::Sample(Amount::Share(chance.magnitude(1_000_000) as u32)),
+    };
+    VerifyOrder { mode, scope, ..VerifyOrder::default() }
+}
+
+async fn ask_for(
+    stage: &Stage,
+    manager: &Arc<Manager>,
+    view: &MigrationView,
+    request: Request,
+    order: Option<VerifyOrder>,
+    asked: u32,
+) {
     let by = format!("operator {} of {asked}", clock::now().timestamp_micros());
     let before = stage.world.truth().counts.of("store faults");
-    let Ok(verdict) = manager.request(view.id, request, &by).await else { return };
+    let answer = match order {
+        Some(order) => manager.verify(view.id, order, &by).await,
+        None => manager.request(view.id, request, &by).await,
+    };
+    let Ok(verdict) = answer else { return };
     let mut truth = stage.world.truth();
     let name = truth.name(view.id);
     truth.note(format_args!("{} of {name}: {verdict:?}", request.name()));
@@ -308,7 +337,6 @@ fn cut_target(stage: &Stage, chance: &mut Chance) {
 
 /// Somebody writes to a target's disk; a verification must find it.
 fn write_to_target(stage: &Stage, chance: &mut Chance) {
-    use warmd_daemon::model::plan::VerifyMode;
     let mut truth = stage.world.truth();
     let count = truth.targets.len() as u64;
     let Some(id) = truth.targets.keys().nth(chance.below(count) as usize).copied() else { return };

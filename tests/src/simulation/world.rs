@@ -233,7 +233,12 @@ impl World {
                 Fate::Done
             };
             if fate == Fate::Hung {
-                span = chance.millis(1000, 8000);
+                // Now and then longer than a phase of a cutover may take, or work that was told to stop.
+                span = if chance.happens(150) {
+                    chance.millis(20_000, 150_000)
+                } else {
+                    chance.millis(1000, 8000)
+                };
             }
             (fate, span)
         };
@@ -453,7 +458,15 @@ impl Truth {
             self.violated(format!("{disk} is anchored at mark {anchor}, which no snapshot gave"));
             return;
         };
-        let Some(target) = made.disks.get(disk) else { return };
+        let Some(target) = made.disks.get(disk) else {
+            let is_given_up = matches!(self.states.get(&owner), Some(State::Cancelling | State::Cancelled));
+            if !is_given_up && ledger.pending.len() < image.blocks() {
+                self.violated(format!(
+                    "lost: {disk} is not on the target, and its ledger says that something is"
+                ));
+            }
+            return;
+        };
         // The target VM writes what it likes, until its cutover was taken back.
         let is_its = made.ran
             && !matches!(
