@@ -186,6 +186,7 @@ fn syncing() -> Value {
         "next_pass": null,
         "next_pass_why": null,
         "awaited_cutover": null,
+        "forecast": null,
         "downtime_forecast": "12.500s",
         "warnings": [],
         "cutover": null,

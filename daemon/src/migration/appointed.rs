@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 use warmd_schedules::{rules::Rules, zone::moment};
 
-use super::{context::Context, timing};
+use super::{context::Context, forecast, timing};
 use crate::{
     clock,
     model::{
@@ -20,6 +20,8 @@ use crate::{
 
 /// How much later than asked for a cutover may begin where no window says it.
 const LATE: TimeDelta = TimeDelta::hours(1);
+/// After which a forecast that speaks against it is asked again.
+const AGAIN: TimeDelta = TimeDelta::minutes(1);
 
 /// How things stand with a cutover that has not begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,7 +109,7 @@ fn at_a_time(rules: &Rules, asked: (DateTime<Utc>, bool, &str), state: &State, n
         let why =
             format!("the cutover asked for at {told} could not begin until {}", moment(rules.zone, end));
         return Step::Missed {
-            why: format!("{why}: the migration was not synced, or the daemon did not run"),
+            why: format!("{why}: it was not synced, its forecast did not fit, or the daemon did not run"),
         };
     }
     if is_ready(state) {
@@ -175,12 +177,31 @@ pub(super) fn refusal(plan: &Plan, order: CutoverOrder, now: DateTime<Utc>) -> O
     Some(format!("a cutover {when} is refused: {why}; ask for it then with --at, or use --force"))
 }
 
+/// The same, and if one would begin, the forecast is asked too, unless it was forced.
+pub(super) async fn judged(context: &Context, appointment: Option<&Appointment>, state: &State) -> Step {
+    let now = clock::now();
+    let found = step(&context.plan(), appointment, state, now);
+    let (force, mode) = match appointment {
+        Some(Appointment::At { force, .. }) => (*force, AwaitedMode::At),
+        Some(Appointment::Hold { .. }) | None => (false, AwaitedMode::Auto),
+    };
+    if force || !matches!(found, Step::Begin { .. }) {
+        return found;
+    }
+    match forecast::veto(context).await {
+        None => found,
+        Some(why) => {
+            let shown = AwaitedCutover { mode, begins: None, why, force };
+            Step::Wait { shown, until: Some(now + AGAIN) }
+        }
+    }
+}
+
 /// Shows a waiting cutover, and comes back when something is to be done about it, or its plan is another.
 pub(super) async fn turns(context: &Context, appointment: Option<Appointment>, state: State) {
     let mut plans: watch::Receiver<_> = context.plans();
     loop {
-        let plan = context.plan();
-        let found = step(&plan, appointment.as_ref(), &state, clock::now());
+        let found = judged(context, appointment.as_ref(), &state).await;
         show(context, &found);
         match found {
             Step::Begin { .. } | Step::Missed { .. } => return,

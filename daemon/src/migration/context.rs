@@ -14,8 +14,13 @@ use warmd_cbt::{
     store::DiskId,
     transfer::{LatencyBaseline, TransferSettings},
 };
+use warmd_schedules::forecast::Ceiling;
 
-use super::{audit::AuditBudget, live::Live};
+use super::{
+    audit::AuditBudget,
+    limits::{Member, Registry},
+    live::Live,
+};
 use crate::{
     clock,
     metrics::Metrics,
@@ -55,6 +60,9 @@ pub struct Context {
     pub target: Arc<dyn Target>,
     pub engine: Engine,
     shares: BTreeMap<DiskKey, DiskShares>,
+    limits: Arc<Registry>,
+    /// The names of the endpoints that it began with.
+    ends: (String, String),
     pub live: Arc<Live>,
     cutover: Mutex<Cutover>,
     ledgers: tokio::sync::Mutex<BTreeMap<DiskId, Arc<Ledger>>>,
@@ -77,6 +85,9 @@ pub struct Parts {
     pub engine: Engine,
     /// What the work on each disk takes from.
     pub shares: BTreeMap<DiskKey, DiskShares>,
+    pub limits: Arc<Registry>,
+    /// The names of the source and the target.
+    pub ends: (String, String),
     pub live: Arc<Live>,
     /// As the store has it.
     pub cutover: Cutover,
@@ -96,6 +107,8 @@ impl Context {
             target,
             engine,
             shares,
+            limits,
+            ends,
             live,
             cutover,
         } = parts;
@@ -113,6 +126,8 @@ impl Context {
             target,
             engine,
             shares,
+            limits,
+            ends,
             live,
             cutover,
             ledgers,
@@ -192,6 +207,11 @@ impl Context {
     /// What the work on a disk takes from.
     pub fn shares(&self, disk: &DiskKey) -> DiskShares {
         self.shares.get(disk).cloned().unwrap_or_default()
+    }
+
+    /// What bounds the rate of its passes now.
+    pub fn ceilings(&self) -> Vec<Ceiling> {
+        self.limits.ceilings(&Member { id: self.id, source: &self.ends.0, target: &self.ends.1 })
     }
 
     /// A line of this migration's journal.

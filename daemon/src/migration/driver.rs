@@ -305,7 +305,7 @@ impl Driver {
             }
             verdict => verdict,
         };
-        let (verdict, arranged) = self.arranged(&command, verdict);
+        let (verdict, arranged) = self.arranged(&command, verdict).await;
         let accepted = verdict == Verdict::Accepted;
         let text = match &verdict {
             Verdict::Accepted if is_verify => format!("verify accepted: {}", command.order),
@@ -371,7 +371,7 @@ impl Driver {
             return true;
         }
         let text = format!("{} → {state}{}", self.state, because(event));
-        let known = self.context.cutover();
+        let (begins, known) = (*event == Event::Request(Request::Cutover), self.context.cutover());
         let cutover = match event {
             Event::Request(Request::Cutover) => {
                 Some(Cutover { attempt: known.attempt + 1, ..Cutover::default() })
@@ -387,6 +387,7 @@ impl Driver {
             cutover: cutover.clone(),
             appointment: appointment.clone(),
             learned: self.learned_in(&state).await,
+            forecast: if begins { Some(self.forecast().await) } else { None },
             events: lines,
             ..Change::to(state.clone(), clock::now())
         };
@@ -461,8 +462,11 @@ impl Driver {
 
     /// Brings what the view says of the past up to date.
     async fn refresh(&self) {
-        match forecast::downtime(&self.context).await {
-            Ok(forecast) => self.context.live.update(|view| view.downtime_forecast = forecast),
+        match forecast::told(&self.context).await {
+            Ok(told) => self.context.live.update(|view| {
+                view.forecast = told.map(|told| told.view);
+                view.downtime_forecast = view.forecast.as_ref().map(|forecast| forecast.downtime.expected);
+            }),
             Err(error) => tracing::warn!(migration = %self.context.id, %error, "no forecast"),
         }
     }

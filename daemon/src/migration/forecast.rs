@@ -1,68 +1,157 @@
-//! How long the VM would be down: measured after a cutover, estimated before.
+//! How long the VM would be down: measured after a cutover, expected before.
 //!
-//! Rule: an estimate rests on measured passes of this migration; before there is a delta there is none.
+//! Rule: what is expected rests on measured passes of this migration and on measured cutovers of all; before there is a
+//! delta there is no forecast. Where nothing was measured, the plan's deadline bounds what is assumed, and it is told.
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use warmd_cbt::convergence::{self, MeasuredPass};
-
-use super::{context::Context, failure::WorkError};
-use crate::{
-    model::{
-        phase::Phase,
-        plan::VerifyMode,
-        view::{PassKind, PassView, PhaseView},
-    },
-    store::Cutover,
+use chrono::{DateTime, TimeDelta, Utc};
+use warmd_schedules::{
+    forecast::{self as model, Delta, GoNoGo, Measured, Prior, Step, blame, judge},
+    rules::{Facts, Rules},
 };
 
-/// What shutting down takes until a cutover of this migration has measured it, in seconds.
-const SHUTDOWN: f64 = 5.0;
-/// What opening the final snapshot takes beside copying, likewise.
-const SNAPSHOT: f64 = 2.0;
-/// What creating and starting the VM on the target takes, likewise.
-const CREATE_AND_START: f64 = 3.0;
+use super::{context::Context, facts::known};
+use crate::{
+    clock,
+    model::{
+        forecast::{ForecastView, Range},
+        phase::Phase,
+        plan::{Plan, VerifyMode},
+    },
+    store::{Cutover, MeasuredCutovers, StoreError},
+};
+
 /// What is taken for granted of the rate at which a target is read back, in bytes per second.
 const VERIFY_RATE: f64 = 500e6;
+/// Of a pass that is pulled forward before a window opens: how old its snapshot is then.
+const FRESH: TimeDelta = TimeDelta::minutes(1);
 
-/// Seconds that the VM would be down if cut over now; `None` before a delta has been measured.
+/// A forecast, and what is kept of it when the cutover begins.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Told {
+    pub(super) view: ForecastView,
+    /// The downtime before earlier forecasts' errors were looked at, in seconds.
+    pub(super) raw: Range,
+}
+
+/// What is expected of a cutover; `None` before a delta has been measured.
 ///
 /// A last live delta comes first, so what the final one has to copy is what the guest changes while that one runs.
-pub async fn downtime(context: &Context) -> Result<Option<f64>, WorkError> {
-    let passes = context.store.passes(context.id).await?;
-    let measured = measure(passes.iter().map(|pass| &pass.view));
-    let Some(last) = measured.last().filter(|last| last.since_last.is_some()) else { return Ok(None) };
-    let Some(forecast) = convergence::forecast(&measured, 0, last.took) else { return Ok(None) };
+pub(super) async fn told(context: &Context) -> Result<Option<Told>, StoreError> {
+    let (plan, now) = (context.plan(), clock::now());
+    let Ok(rules) = plan.rules() else { return Ok(None) };
+    let facts = known(&context.store, context.id, rules.zone, None).await?.facts;
+    let Some(throughput) = facts.drained_per_second.filter(|_| facts.change.known) else { return Ok(None) };
+    let measured = context.store.measured_cutovers(context.id).await?;
     let bytes = context.machine.disks.iter().map(|disk| disk.size.0).sum::<u64>() as f64;
-    let verify = match context.plan().verify.mode {
-        VerifyMode::None => 0.0,
-        VerifyMode::Readback | VerifyMode::Compare => bytes / VERIFY_RATE,
+
+    let at = rules.cutover.next_open(now).map_or(now, |open| open.at);
+    let live = live_delta(&facts, at, now, throughput);
+    let change = facts.change.between(at, at + TimeDelta::milliseconds((live * 1e3) as i64));
+    let delta = Delta {
+        pending: 0.0,
+        change,
+        change_ratios: &[],
+        throughput,
+        throughputs: &[],
+        deadline: plan.cutover.delta_deadline.as_secs_f64(),
     };
-    let phases = context.store.phases(context.id).await?;
-    let shutdown = seconds(&phases, Phase::StopSource).unwrap_or(SHUTDOWN);
-    Ok(Some(shutdown + SNAPSHOT + forecast.copy.as_secs_f64() + verify + CREATE_AND_START))
+    let steps = steps(&plan, &measured, bytes);
+    let Some(forecast) = model::forecast(&delta, &steps, &measured.past) else { return Ok(None) };
+    let GoNoGo { against, remarks } = judged(&forecast, live, &plan, &rules, at);
+    let overhead = facts.overhead.as_secs_f64();
+    let blame = blame(facts.change.rate(now), throughput, overhead, &context.ceilings());
+    let range = |range: model::Range| Range { low: range.low, expected: range.expected, high: range.high };
+    let view = ForecastView {
+        at,
+        final_delta: range(forecast.final_delta),
+        downtime: range(forecast.downtime),
+        against,
+        remarks,
+        converges: blame.settles_at.is_some(),
+        convergence: blame.words,
+    };
+    Ok(Some(Told { view, raw: range(forecast.raw) }))
 }
 
-/// The passes that came to their end. A final one belongs to a cutover that was undone, and tells nothing.
-fn measure<'a>(passes: impl Iterator<Item = &'a PassView>) -> Vec<MeasuredPass> {
-    let mut before: Option<DateTime<Utc>> = None;
-    let mut measured = Vec::new();
-    for pass in passes.filter(|pass| pass.error.is_none() && pass.kind != PassKind::Final) {
-        let Some(took) = pass.ended.and_then(|ended| span(pass.started, ended)) else { continue };
-        measured.push(MeasuredPass {
-            pending: pass.disks.iter().map(|disk| disk.pending).sum(),
-            took,
-            since_last: before.and_then(|before| span(before, pass.started)),
-        });
-        before = Some(pass.started);
+/// Seconds of the last delta while the VM still runs.
+fn live_delta(facts: &Facts, at: DateTime<Utc>, now: DateTime<Utc>, throughput: f64) -> f64 {
+    if at <= now {
+        return facts.pass_takes(now);
     }
-    measured
+    facts.overhead.as_secs_f64() + facts.change.between(at - FRESH, at) / throughput
 }
 
-/// `None` if the clock was set back between them.
-fn span(from: DateTime<Utc>, to: DateTime<Utc>) -> Option<Duration> {
-    (to - from).to_std().ok()
+fn judged(forecast: &model::Forecast, live: f64, plan: &Plan, rules: &Rules, at: DateTime<Utc>) -> GoNoGo {
+    let most = plan.cutover.max_downtime.map(|most| most.as_secs_f64());
+    let ends = rules.cutover.next_close(at).map(|close| close.at);
+    judge(forecast, live, most, ends, at, rules.zone)
+}
+
+/// The steps between the source's stop and the target's start, but the final delta's copying.
+fn steps<'a>(plan: &Plan, measured: &'a MeasuredCutovers, bytes: f64) -> Vec<Measured<'a>> {
+    let policy = &plan.cutover;
+    let until = |typical, worst, most: Duration| Prior::until(typical, worst, most.as_secs_f64());
+    let mut steps = vec![
+        Measured {
+            step: Step::Shutdown,
+            seconds: &measured.shutdown,
+            prior: until(5.0, 30.0, policy.graceful_shutdown),
+        },
+        Measured {
+            step: Step::Snapshot,
+            seconds: &measured.snapshot,
+            prior: until(2.0, 10.0, policy.delta_deadline),
+        },
+        Measured {
+            step: Step::Create,
+            seconds: &measured.create,
+            prior: until(1.5, 10.0, policy.create_deadline),
+        },
+        Measured {
+            step: Step::Boot,
+            seconds: &measured.start,
+            prior: until(1.5, 10.0, policy.create_deadline),
+        },
+    ];
+    if plan.verify.mode != VerifyMode::None {
+        let typical = bytes / VERIFY_RATE;
+        let prior = until(typical, 4.0 * typical, policy.verify_deadline);
+        steps.push(Measured { step: Step::Verify, seconds: &measured.verify, prior });
+    }
+    let down = plan.hooks.iter().filter(|hook| (Phase::StopSource..=Phase::StartVm).contains(&hook.phase));
+    let longest: f64 =
+        down.clone().map(|hook| hook.timeout.as_secs_f64() * f64::from(hook.retries + 1)).sum();
+    let count = down.count() as f64;
+    if count > 0.0 {
+        let prior = Prior::until(count, 10.0 * count, longest);
+        steps.push(Measured { step: Step::Hooks, seconds: &measured.hooks, prior });
+    }
+    steps
+}
+
+/// Why no cutover is to begin now, if the plan promises something that the forecast does not keep.
+pub(super) async fn veto(context: &Context) -> Option<String> {
+    let (plan, now) = (context.plan(), clock::now());
+    let most = plan.cutover.max_downtime;
+    if most.is_none() && plan.rules().is_ok_and(|rules| rules.cutover.next_close(now).is_none()) {
+        return None;
+    }
+    match told(context).await {
+        Ok(Some(told)) if told.view.against.is_empty() => None,
+        Ok(Some(told)) => Some(told.view.against.join("; ")),
+        Ok(None) => most.map(|most| {
+            let most = humantime::format_duration(most);
+            format!(
+                "no delta has been measured yet, so nobody knows whether the VM is down for less than {most}"
+            )
+        }),
+        Err(error) => {
+            tracing::error!(migration = %context.id, %error, "no forecast");
+            most.map(|_| format!("the downtime cannot be foretold: {error}"))
+        }
+    }
 }
 
 /// Seconds from the source stopped to the target running; `None` until both have happened.
@@ -70,58 +159,9 @@ pub fn measured_downtime(cutover: &Cutover) -> Option<f64> {
     Some((cutover.target_running? - cutover.source_stopped?).as_seconds_f64())
 }
 
-fn seconds(phases: &[PhaseView], phase: Phase) -> Option<f64> {
-    let view = phases.iter().find(|view| view.phase == phase)?;
-    Some((view.ended? - view.started).as_seconds_f64())
-}
-
 #[cfg(test)]
 mod tests {
-    use chrono::TimeDelta;
-
     use super::*;
-    use crate::model::{
-        id::DiskKey,
-        view::{DiskPassView, PassView},
-    };
-
-    fn pass(kind: PassKind, starts: i64, took: i64, pending: u64, error: Option<&str>) -> PassView {
-        let started = DateTime::from_timestamp(starts, 0).unwrap();
-        PassView {
-            number: 1,
-            kind,
-            started,
-            ended: Some(started + TimeDelta::seconds(took)),
-            error: error.map(str::to_owned),
-            cpu: None,
-            disks: vec![DiskPassView {
-                key: DiskKey("vda".to_owned()),
-                pending,
-                changed: pending,
-                extents: 1,
-                unknown: None,
-                mark: String::new(),
-                figures: warmd_cbt::store::PassFigures::default(),
-                telemetry: None,
-                audit: None,
-            }],
-        }
-    }
-
-    #[test]
-    fn only_passes_that_ended_well_count() {
-        let passes = [
-            pass(PassKind::Full, 0, 100, 1000, None),
-            pass(PassKind::Delta, 200, 1, 1, Some("broken")),
-            pass(PassKind::Delta, 300, 10, 50, None),
-            pass(PassKind::Final, 400, 1, 1, None),
-        ];
-        let measured = measure(passes.iter());
-        assert_eq!(measured.len(), 2);
-        assert_eq!(measured[0].since_last, None);
-        assert_eq!(measured[1].since_last, Some(Duration::from_mins(5)));
-        assert_eq!((measured[1].pending, measured[1].took), (50, Duration::from_secs(10)));
-    }
 
     #[test]
     fn the_downtime_runs_from_stop_to_start() {
@@ -130,5 +170,22 @@ mod tests {
         assert_eq!(measured_downtime(&cutover), None);
         cutover.target_running = at(17);
         assert_eq!(measured_downtime(&cutover), Some(7.0));
+    }
+
+    #[test]
+    fn hooks_and_verification_count_if_there_are_any() {
+        let text = "name = \"p\"\nsource = \"s\"\ntarget = \"t\"\nvms = [\"v\"]\n[verify]\nmode = \"none\"\n";
+        let hook = "[[hooks]]\nphase = \"verify\"\nwhen = \"after\"\ncommand = [\"/x\"]\n";
+        let early = hook.replace("verify", "last-delta");
+        let of = |text: &str| {
+            let plan: Plan = toml::from_str(text).unwrap();
+            let told: Vec<_> =
+                steps(&plan, &MeasuredCutovers::default(), 1e9).iter().map(|each| each.step).collect();
+            told
+        };
+        let always = vec![Step::Shutdown, Step::Snapshot, Step::Create, Step::Boot];
+        assert_eq!(of(&format!("{text}{early}")), always);
+        assert_eq!(of(&format!("{text}{hook}")), [always.clone(), vec![Step::Hooks]].concat());
+        assert_eq!(of(&text.replace("none", "readback")), [always, vec![Step::Verify]].concat());
     }
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use warmd_cbt::limit::{Arbiter, DiskShares, Limit, Limiter};
+use warmd_schedules::forecast::Ceiling;
 
 use crate::model::{
     id::{DiskKey, MigrationId},
@@ -154,6 +155,33 @@ impl Registry {
     /// All limits as they are now: global, sources, targets, and each migration with its disks.
     pub fn list(&self) -> Vec<LimitView> {
         self.entries().iter().map(|(scope, entry)| view(scope, entry)).collect()
+    }
+
+    /// What bounds the rate of a migration's passes now.
+    pub(super) fn ceilings(&self, member: &Member) -> Vec<Ceiling> {
+        let scopes = [
+            Scope::Global,
+            Scope::Source(member.source.to_owned()),
+            Scope::Target(member.target.to_owned()),
+            Scope::Migration(member.id, None),
+        ];
+        let entries = self.entries();
+        let bound = |scope: &Scope| entries.get(scope)?.limiter.limit().rate;
+        let of = |scope: &Scope| {
+            let bytes_per_second = bound(scope)?.get() as f64;
+            Some(Ceiling { name: format!("the limit {scope}"), bytes_per_second })
+        };
+        let mut ceilings: Vec<_> = scopes.iter().filter_map(of).collect();
+        let disks = entries.range(Scope::Migration(member.id, None)..);
+        let disks =
+            disks.take_while(|(scope, _)| matches!(scope, Scope::Migration(id, _) if *id == member.id));
+        let disks = disks.filter(|(scope, _)| matches!(scope, Scope::Migration(_, Some(_))));
+        let rates: Option<Vec<_>> = disks.map(|(scope, _)| bound(scope)).collect();
+        if let Some(rates) = rates.filter(|rates| !rates.is_empty()) {
+            let bytes_per_second = rates.iter().map(|rate| rate.get() as f64).sum();
+            ceilings.push(Ceiling { name: "the limits of its disks together".to_owned(), bytes_per_second });
+        }
+        ceilings
     }
 
     fn saved(&self) -> MutexGuard<'_, BTreeMap<Scope, SavedLimit>> {

@@ -150,6 +150,7 @@ pub(super) fn resting() -> MigrationView {
         next_pass_why: None,
         awaited_cutover: None,
         downtime_forecast: None,
+        forecast: None,
         warnings: Vec::new(),
         cutover: None,
         verification: None,

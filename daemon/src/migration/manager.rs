@@ -192,6 +192,8 @@ impl Manager {
             target,
             engine: self.engine.clone(),
             shares,
+            limits: Arc::clone(&self.limits),
+            ends: (row.source, row.target),
             live: Live::new(view, self.changes.clone()),
             cutover: row.cutover,
         })))

@@ -76,6 +76,7 @@ pub async fn view(store: &Store, row: &MigrationRow) -> Result<MigrationView, Wo
         next_pass_why: None,
         awaited_cutover: None,
         downtime_forecast: None,
+        forecast: None,
         warnings: row.warnings.clone(),
         cutover,
         verification,

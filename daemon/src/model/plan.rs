@@ -15,6 +15,7 @@ use warmd_schedules::{
     Schedule,
     rules::Rules,
     schedule::{DEFAULT_INTERVAL, Problems},
+    text::optional_duration,
 };
 
 use super::{
@@ -60,6 +61,9 @@ pub struct Plan {
 pub struct CutoverPolicy {
     /// Who begins it.
     pub mode: CutoverMode,
+    /// A cutover does not begin whose forecast says that the VM may be down for longer, unless it is forced.
+    #[serde(with = "optional_duration", skip_serializing_if = "Option::is_none")]
+    pub max_downtime: Option<Duration>,
     /// How long the guest gets to shut down by itself.
     #[serde(with = "duration")]
     pub graceful_shutdown: Duration,
@@ -86,6 +90,7 @@ impl Default for CutoverPolicy {
     fn default() -> Self {
         Self {
             mode: CutoverMode::Manual,
+            max_downtime: None,
             graceful_shutdown: Duration::from_mins(2),
             force_power_off: false,
             delta_deadline: Duration::from_mins(30),
@@ -262,6 +267,9 @@ impl Plan {
         }
         for (at, hook) in self.hooks.iter().enumerate() {
             problems.extend(hook.problems(&format!("hooks[{at}]")));
+        }
+        if self.cutover.max_downtime.is_some_and(|most| most < Duration::from_secs(1)) {
+            problems.push("`cutover.max_downtime` is under 1s: no cutover would ever begin".to_owned());
         }
         problems.extend(self.schedule.problems());
         problems.extend(self.unenforced());

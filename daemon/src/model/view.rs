@@ -6,6 +6,7 @@ use warmd_cbt::{store::PassFigures, telemetry::Telemetry};
 
 use super::{
     appointment::AwaitedCutover,
+    forecast::ForecastView,
     id::{DiskKey, MigrationId, VmId},
     phase::Phase,
     plan::VerifyMode,
@@ -33,6 +34,9 @@ pub struct MigrationView {
     pub next_pass_why: Option<String>,
     /// Seconds that the VM would be down if cut over now; `None` before there is anything to tell from.
     pub downtime_forecast: Option<f64>,
+    /// What is expected of a cutover; `None` before a delta has been measured.
+    #[serde(default)]
+    pub forecast: Option<ForecastView>,
     /// Things that a person should know, such as a disk that cannot be tracked.
     pub warnings: Vec<String>,
     /// A cutover that is to begin later, or is held.

@@ -5,7 +5,7 @@ use rusqlite::{Connection, Row, params};
 use warmd_cbt::mutant::mutant;
 
 use super::{
-    Store, StoreError,
+    Store, StoreError, cutovers,
     error::Fault,
     journal,
     learned::{self, Learned},
@@ -14,6 +14,7 @@ use super::{
 };
 use crate::model::{
     appointment::Appointment,
+    forecast::Range,
     id::{MigrationId, VmId},
     machine::Machine,
     state::State,
@@ -100,6 +101,8 @@ pub struct Change {
     pub cutover: Option<Cutover>,
     /// `None` leaves it as it is, `Some(None)` forgets it.
     pub appointment: Option<Option<Appointment>>,
+    /// What the cutover that begins is expected to take, in seconds, if anybody can tell; `None` leaves it as it is.
+    pub forecast: Option<Option<Range>>,
     /// `None` leaves it as it is.
     pub learned: Option<Learned>,
     /// `None` leaves them as they are.
@@ -116,6 +119,7 @@ impl Change {
             at,
             cutover: None,
             appointment: None,
+            forecast: None,
             learned: None,
             warnings: None,
             events: Vec::new(),
@@ -264,6 +268,9 @@ fn apply(db: &Connection, id: MigrationId, change: &Change) -> Result<(), Fault>
     }
     if let Some(appointment) = &change.appointment {
         set_appointment(db, id, appointment.as_ref())?;
+    }
+    if let Some(forecast) = &change.forecast {
+        cutovers::set_forecast(db, id, forecast.as_ref())?;
     }
     if let Some(learned) = &change.learned {
         learned::set(db, id, learned)?;

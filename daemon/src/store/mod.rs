@@ -8,6 +8,7 @@
 //! ```
 
 mod check;
+mod cutovers;
 mod disks;
 mod error;
 pub mod exercise;
@@ -49,6 +50,7 @@ use tokio::sync::oneshot;
 use warmd_cbt::telemetry::{Counts, Histogram};
 
 pub use self::{
+    cutovers::MeasuredCutovers,
     disks::{DiskRow, NewDisk},
     error::{OpenError, StoreError, StoreErrorKind},
     hooks::{HookKey, HookStanding},

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use super::{error::Fault, learned::Learned};
 use crate::model::{
     appointment::Appointment,
+    forecast::Range,
     id::MigrationId,
     machine::Machine,
     plan::Plan,
@@ -40,6 +41,7 @@ impl Saved for Verdict {}
 impl Saved for AuditView {}
 impl Saved for Appointment {}
 impl Saved for Learned {}
+impl Saved for Range {}
 impl Saved for Vec<String> {}
 
 /// Why a saved value cannot be read.

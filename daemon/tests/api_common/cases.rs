@@ -90,6 +90,7 @@ pub fn synced(number: u64, vm: &str) -> MigrationView {
         next_pass_why: Some("due at 2026-11-22 10:16 UTC: every 15m".to_owned()),
         awaited_cutover: None,
         downtime_forecast: Some(12.5),
+        forecast: None,
         warnings: Vec::new(),
         cutover: None,
         verification: None,

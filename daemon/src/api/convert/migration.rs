@@ -2,7 +2,7 @@
 
 use warmd_proto::v1;
 
-use super::{awaited::awaited, enums, pass::pass, seconds, timestamp, verify};
+use super::{awaited::awaited, enums, forecast::forecast, pass::pass, seconds, timestamp, verify};
 use crate::model::{
     state::State,
     view::{DiskView, MigrationView},
@@ -28,6 +28,7 @@ pub(in crate::api) fn migration(view: MigrationView) -> v1::Migration {
         next_pass: view.next_pass.map(timestamp),
         next_pass_why: view.next_pass_why,
         downtime_forecast: view.downtime_forecast.and_then(seconds),
+        forecast: view.forecast.map(forecast),
         warnings: view.warnings,
         awaited_cutover: view.awaited_cutover.map(awaited),
         cutover: view.cutover.map(verify::cutover),

@@ -6,6 +6,7 @@ mod awaited;
 mod enums;
 mod events;
 mod explained;
+mod forecast;
 mod limit;
 mod migration;
 mod pass;

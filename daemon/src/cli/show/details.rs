@@ -70,7 +70,30 @@ fn head(migration: &Migration) -> Vec<(&'static str, String)> {
     if let Some(awaited) = &migration.awaited_cutover {
         pairs.push(("Cutover", super::awaited(awaited)));
     }
-    pairs.push(("Downtime if cut over now", words::span(migration.downtime_forecast.as_ref())));
+    let Some(forecast) = &migration.forecast else {
+        pairs.push(("Downtime if cut over now", words::span(migration.downtime_forecast.as_ref())));
+        return pairs;
+    };
+    let range = |low, expected, high| format!("about {expected} ({low} to {high} in nine of ten)");
+    let span = |length: &Option<prost_types::Duration>| words::span(length.as_ref());
+    let downtime = [&forecast.downtime_low, &forecast.downtime_expected, &forecast.downtime_high].map(span);
+    let [low, expected, high] = downtime;
+    let begins = words::moment(forecast.at.as_ref());
+    pairs.push(("Downtime", format!("{}, from {begins} (UTC)", range(low, expected, high))));
+    let [low, expected, high] = [
+        forecast.final_delta_low_bytes,
+        forecast.final_delta_expected_bytes,
+        forecast.final_delta_high_bytes,
+    ]
+    .map(human::bytes);
+    pairs.push(("Final delta", range(low, expected, high)));
+    pairs.push(("Passes", one_line(&forecast.convergence)));
+    for why in &forecast.against {
+        pairs.push(("AGAINST A CUTOVER", one_line(why)));
+    }
+    for remark in &forecast.remarks {
+        pairs.push(("Remark", one_line(remark)));
+    }
     pairs
 }
 

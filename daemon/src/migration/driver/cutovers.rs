@@ -11,6 +11,7 @@ use super::{
     super::{
         appointed::{self, Step},
         command::Command,
+        forecast,
         retry::Retry,
     },
     Driver, Happened,
@@ -18,7 +19,8 @@ use super::{
 use crate::{
     clock,
     model::{
-        appointment::{Appointment, When},
+        appointment::{Appointment, CutoverOrder, When},
+        forecast::Range,
         plan::CutoverMode,
         request::{Request, Verdict},
         state::State,
@@ -31,7 +33,7 @@ impl Driver {
     /// Begins a cutover whose time has come, and holds one whose time is over.
     pub(super) async fn take_turn(&mut self) -> Option<Happened> {
         loop {
-            let step = self.step();
+            let step = self.step().await;
             appointed::show(&self.context, &step);
             match step {
                 Step::Begin { .. } | Step::Missed { .. } if self.shutdown.is_cancelled() => {
@@ -49,7 +51,7 @@ impl Driver {
 
     /// Whether a cutover is to begin now, for which the work that runs is stopped; one that was missed is held.
     pub(super) async fn is_turn(&mut self) -> bool {
-        match self.step() {
+        match self.step().await {
             Step::Begin { .. } => true,
             Step::Missed { why } => {
                 self.miss(why).await;
@@ -74,9 +76,13 @@ impl Driver {
         }
     }
 
-    fn step(&self) -> Step {
-        let plan = self.context.plan();
-        appointed::step(&plan, self.appointment.as_ref(), &self.state, clock::now())
+    async fn step(&self) -> Step {
+        appointed::judged(&self.context, self.appointment.as_ref(), &self.state).await
+    }
+
+    /// What the cutover that begins is expected to take, in seconds.
+    pub(super) async fn forecast(&self) -> Option<Range> {
+        forecast::told(&self.context).await.ok().flatten().map(|told| told.raw)
     }
 
     async fn miss(&mut self, why: String) {
@@ -87,8 +93,7 @@ impl Driver {
 
     /// Judges what is asked of a cutover by the clock, the plan and what was asked before, and says what is to be
     /// saved of it.
-    #[expect(clippy::option_option, reason = "nothing, or that there is none, is to be saved")]
-    pub(super) fn arranged(
+    pub(super) async fn arranged(
         &self,
         command: &Command,
         verdict: Verdict,
@@ -98,6 +103,13 @@ impl Driver {
         match (command.request, &verdict) {
             (Request::Cutover | Request::ArrangeCutover, Verdict::Accepted) => {
                 if let Some(why) = appointed::refusal(&plan, order, clock::now()) {
+                    return (Verdict::Refused(why), None);
+                }
+                if order == CutoverOrder::default()
+                    && let Some(why) = forecast::veto(&self.context).await
+                {
+                    let why =
+                        format!("a cutover now is refused: {why}; wait for another pass, or use --force");
                     return (Verdict::Refused(why), None);
                 }
             }
@@ -149,7 +161,7 @@ impl Driver {
             }
         }
         self.appointment = appointment;
-        appointed::show(&self.context, &self.step());
+        appointed::show(&self.context, &self.step().await);
         true
     }
 
