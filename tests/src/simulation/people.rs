@@ -210,7 +210,12 @@ fn order(chance: &mut Chance) -> VerifyOrder {
         1 => VerifyScope::Changed,
         _ => VerifyScope::Sample(Amount::Share(chance.magnitude(1_000_000) as u32)),
     };
-    VerifyOrder { mode, scope, ..VerifyOrder::default() }
+    // Without one the daemon draws it, and not from the chance of this seed.
+    let seed = match scope {
+        VerifyScope::Sample(Amount::Share(share)) => Some(u64::from(share)),
+        _ => None,
+    };
+    VerifyOrder { mode, scope, seed, ..VerifyOrder::default() }
 }
 
 async fn ask_for(
