@@ -26,7 +26,7 @@ use crate::{
     },
     sources::{ShutdownPolicy, SourceError, SourceErrorKind},
     store::SealRow,
-    targets::{CreateMachine, MachineState, TargetErrorKind},
+    targets::{CreateMachine, MachineState, TargetErrorKind, Writer},
 };
 
 /// What powering the source off or on may take beside what the plan grants the guest.
@@ -214,9 +214,13 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
             cutover.start_asked.get_or_insert_with(clock::now);
         })
         .await?;
+    // From here on the disks may be what the target VM makes of them, and no state that is put back from a copy knows.
+    let noted = context.target.noted_writer(context.id).await?;
+    context.target.note_writer(context.id, Some(Writer::Other)).await?;
     let outcome = match context.target.start(context.id).await {
         Ok(()) => None,
         Err(error) if error.kind == TargetErrorKind::Refused => {
+            context.target.note_writer(context.id, noted).await?;
             context.remember(|cutover| cutover.start_asked = asked).await?;
             return Err(error.into());
         }
@@ -292,7 +296,8 @@ async fn watch(context: &Context) -> Result<Option<String>, WorkError> {
 async fn release(context: &Context) -> Result<Option<String>, WorkError> {
     context.source.end_snapshot(&context.vm, context.id).await?;
     context.source.release_marks(&context.vm, context.id, &[]).await?;
-    context.target.note_pass(context.id, None).await?;
+    // Also the disks of a VM that was off, and was not started: whoever starts it does not ask.
+    context.target.note_writer(context.id, Some(Writer::Other)).await?;
     Ok(None)
 }
 

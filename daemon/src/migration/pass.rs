@@ -44,7 +44,7 @@ use crate::{
     },
     sources::{Snapshot, SnapshotRequest, SourceErrorKind},
     store::{DiskRow, NewDiskPass},
-    targets::{DiskSpec, TargetErrorKind},
+    targets::{DiskSpec, TargetErrorKind, Writer},
 };
 
 /// How a pass that did not fail ended.
@@ -134,7 +134,7 @@ async fn copy(
     let advanced = advance_all(context, snapshot, rows, ledgers).await?;
     crash::point("advance.committed");
     let (number, pass, mut disks) = record(context, kind, started, advanced).await?;
-    context.target.note_pass(context.id, Some(number)).await?;
+    context.target.note_writer(context.id, Some(Writer::Pass(number))).await?;
     account.watch(disks.iter().map(|disk| (disk.row.key.clone(), Arc::clone(&disk.progress))));
     // Where a comparison follows while the VM is down, that finds what an audit might.
     let result = match then {
@@ -180,9 +180,13 @@ async fn distrust(context: &Context, ledgers: &[Arc<Ledger>]) -> Result<(), Work
     let last = context.store.last_pass(context.id).await?.map(|pass| pass.view);
     let known = last.as_ref().map_or(0, |pass| pass.number);
     let ended = last.as_ref().is_none_or(|pass| pass.ended.is_some() && !was_cut(pass));
-    let noted = context.target.noted_pass(context.id).await?;
-    // One that came to its end was noted before, and one that was not noted wrote nothing.
-    let as_new = noted.unwrap_or(0) == known || !ended && noted.unwrap_or(0) < known;
+    let noted = context.target.noted_writer(context.id).await?;
+    let as_new = match noted {
+        None => known == 0 || known == 1 && !ended,
+        // One that came to its end was noted before, and one that was not noted wrote nothing.
+        Some(Writer::Pass(noted)) => noted == known || !ended && noted < known,
+        Some(Writer::Other) => false,
+    };
     if as_new && (ended || mutant("cut-pass-trusted")) || mutant("older-copy-trusted") {
         return Ok(());
     }
@@ -192,10 +196,19 @@ async fn distrust(context: &Context, ledgers: &[Arc<Ledger>]) -> Result<(), Work
         }
         return Ok(());
     }
+    // After a target VM that may have run the state knows that already.
+    let is_news = ledgers.iter().any(|ledger| ledger.pending_bytes() < ledger.size());
     for ledger in ledgers {
         ledger.distrust(&Extent::whole(ledger.size()).into_iter().collect::<Vec<_>>()).await?;
     }
-    let noted = noted.map_or("no note of any".to_owned(), |noted| format!("a note of pass {noted}"));
+    if !is_news {
+        return Ok(());
+    }
+    let noted = match noted {
+        None => "no note of any".to_owned(),
+        Some(Writer::Pass(noted)) => format!("a note of pass {noted}"),
+        Some(Writer::Other) => "a note of another writer".to_owned(),
+    };
     let text = format!(
         "warmd's state and the target are not of the same time: the state knows of {known} passes, and beside the disks \
          is {noted}. Was one of them put back from a copy? Nothing that the state says of the target is trusted, and all \

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use warmd_cbt::disk::WriteDisk;
 
-use super::{CreateMachine, DiskSpec, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind};
+use super::{
+    CreateMachine, DiskSpec, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind, Writer,
+};
 use crate::model::id::MigrationId;
 
 /// The target that is not there.
@@ -62,11 +64,11 @@ impl Target for Absent {
         self.refuse()
     }
 
-    async fn note_pass(&self, _owner: MigrationId, _pass: Option<u32>) -> Result<(), TargetError> {
+    async fn note_writer(&self, _owner: MigrationId, _writer: Option<Writer>) -> Result<(), TargetError> {
         self.refuse()
     }
 
-    async fn noted_pass(&self, _owner: MigrationId) -> Result<Option<u32>, TargetError> {
+    async fn noted_writer(&self, _owner: MigrationId) -> Result<Option<Writer>, TargetError> {
         self.refuse()
     }
 }

@@ -103,12 +103,21 @@ pub trait Target: Send + Sync {
     /// Removes the disks. Refuses while the machine exists. None there is success.
     async fn discard_disks(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<(), TargetError>;
 
-    /// Keeps beside the disks, durably, which pass is about to write to them; `None` when no more will. It is how a
-    /// state that was put back from an older copy is noticed: the disks know of passes that it does not.
-    async fn note_pass(&self, owner: MigrationId, pass: Option<u32>) -> Result<(), TargetError>;
+    /// Keeps beside the disks, durably, who is about to write to them; `None` for nobody. It is how a state that was put
+    /// back from an older copy is noticed: the disks know of writers that it does not. It stays when they are handed over.
+    async fn note_writer(&self, owner: MigrationId, writer: Option<Writer>) -> Result<(), TargetError>;
 
-    /// The last pass that was noted; `None` if there is none.
-    async fn noted_pass(&self, owner: MigrationId) -> Result<Option<u32>, TargetError>;
+    /// The last writer that was noted; `None` if there is none.
+    async fn noted_writer(&self, owner: MigrationId) -> Result<Option<Writer>, TargetError>;
+}
+
+/// Who wrote to a target's disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer {
+    /// The pass of this number.
+    Pass(u32),
+    /// Somebody whose writes are in no ledger: the target VM, or whoever left a note that says nothing.
+    Other,
 }
 
 /// A disk to be made.

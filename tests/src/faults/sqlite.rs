@@ -147,7 +147,7 @@ fn restored(stage: &mut Stage<'_>, untracked: bool) -> Result<()> {
         "an older state was taken for the present one: {since:#?}"
     );
     let journal = stage.rig()?.ctl().text(&["events"])?;
-    ensure!(journal.contains("older"), "nobody was told: {journal}");
+    ensure!(journal.contains("put back from a copy"), "nobody was told: {journal}");
     Ok(())
 }
 

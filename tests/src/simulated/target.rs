@@ -8,6 +8,7 @@ use warmd_daemon::{
     model::id::MigrationId,
     targets::{
         CreateMachine, DiskSpec, GuestSign, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind,
+        Writer,
     },
 };
 
@@ -133,12 +134,12 @@ impl Target for SimulatedTarget {
         Self::answered(lost, "discard-disks")
     }
 
-    async fn note_pass(&self, _owner: MigrationId, pass: Option<u32>) -> Result<(), TargetError> {
-        self.0.with(|truth| truth.noted = pass);
+    async fn note_writer(&self, _owner: MigrationId, writer: Option<Writer>) -> Result<(), TargetError> {
+        self.0.with(|truth| truth.noted = writer);
         Ok(())
     }
 
-    async fn noted_pass(&self, _owner: MigrationId) -> Result<Option<u32>, TargetError> {
+    async fn noted_writer(&self, _owner: MigrationId) -> Result<Option<Writer>, TargetError> {
         Ok(self.0.with(|truth| truth.noted))
     }
 }

@@ -5,6 +5,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use warmd_daemon::targets::Writer;
+
 use super::{disk::MemoryDisk, faults::Faults};
 
 /// The granule of the simulated change tracking, in bytes.
@@ -36,7 +38,7 @@ pub struct Truth {
     /// The target's guest agent answers.
     pub agent_answers: bool,
     /// The pass that the target has a note of.
-    pub noted: Option<u32>,
+    pub noted: Option<Writer>,
     /// The source's disks by key.
     pub source_disks: BTreeMap<String, Vec<u8>>,
     /// The target's disks by key.

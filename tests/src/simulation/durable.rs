@@ -13,6 +13,7 @@ use warmd_daemon::{
         phase::Phase,
         state::{Resting, State},
     },
+    targets::Writer,
 };
 
 use super::{
@@ -382,8 +383,8 @@ impl Truth {
         if !made.exists {
             wrong.push(format!("{vm} is done, and has no machine on the target"));
         }
-        if made.noted.is_some() {
-            wrong.push(format!("{vm} is done, and the note of its passes is left on the target"));
+        if made.noted != Some(Writer::Other) {
+            wrong.push(format!("{vm} is done, and its disks are not noted as the target VM's"));
         }
         for what in wrong {
             self.violated(what);

@@ -154,9 +154,9 @@ async fn finish(stage: &Stage, manager: &Arc<Manager>, mut asked: u32) {
 fn wanted(stage: &Stage, scene: &VmScene, view: &MigrationView) -> Option<Request> {
     match &view.state {
         State::Failed { from: Resting::Watch, .. } => {
-            // As the failure asks: it is started there by hand.
-            target::start(&mut stage.world.truth(), view.id).ok();
-            Some(Request::Resume)
+            // As the failure asks: it is started there by hand, or if there is nothing to start, gone back from.
+            let started = target::start(&mut stage.world.truth(), view.id);
+            Some(if started.is_ok() { Request::Resume } else { Request::Rollback })
         }
         State::Paused { .. } | State::Failed { .. } if !scene.give_up => Some(Request::Resume),
         State::Paused { .. }

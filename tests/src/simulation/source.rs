@@ -373,7 +373,11 @@ impl Truth {
     fn check_release(&mut self, owner: MigrationId, keep: &BTreeSet<u64>) {
         use warmd_daemon::model::{phase::Phase, state::State};
         let state = self.states.get(&owner);
-        let gone = matches!(state, Some(State::CuttingOver { phase: Phase::Release } | State::Cancelling));
+        // What was asked for in a release may come late, and after a rollback all is copied anyway.
+        let gone = matches!(
+            state,
+            Some(State::CuttingOver { phase: Phase::Release } | State::Cancelling | State::RollingBack)
+        );
         let needed = self.ledgers.iter().filter(|((theirs, _), _)| *theirs == owner);
         let needed = needed.filter_map(|(_, ledger)| ledger.anchor.as_ref()?.parse::<u64>().ok());
         let released: BTreeSet<_> = needed.filter(|anchor| !keep.contains(anchor)).collect();

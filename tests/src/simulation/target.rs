@@ -14,7 +14,9 @@ use warmd_cbt::{
 use warmd_daemon::{
     clock,
     model::id::MigrationId,
-    targets::{CreateMachine, DiskSpec, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind},
+    targets::{
+        CreateMachine, DiskSpec, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind, Writer,
+    },
 };
 
 use super::{
@@ -85,7 +87,7 @@ impl Target for SimulatedTarget {
             found.ok_or_else(|| failed("target.open", TargetErrorKind::NotFound))?.generation
         };
         let generation = Mutex::new(generation);
-        let writer = Writer {
+        let writer = DiskHandle {
             world: Arc::clone(&self.0),
             owner,
             key: disk.key.0.clone(),
@@ -137,7 +139,7 @@ impl Target for SimulatedTarget {
         {
             let mut truth = self.0.truth();
             if let Some(made) = truth.targets.get_mut(&owner) {
-                (made.exists, made.runs, made.dies) = (false, false, None);
+                (made.exists, made.runs, made.died, made.dies) = (false, false, false, None);
                 if std::mem::take(&mut made.ran) {
                     // What it wrote while it ran comes to light when it is stopped.
                     for disk in made.disks.values_mut() {
@@ -167,16 +169,16 @@ impl Target for SimulatedTarget {
         self.end("target.discard-disks", lost, ()).await
     }
 
-    async fn note_pass(&self, owner: MigrationId, pass: Option<u32>) -> Result<(), TargetError> {
-        let lost = self.begin("target.note-pass").await?;
-        self.0.truth().targets.entry(owner).or_default().noted = pass;
-        self.end("target.note-pass", lost, ()).await
+    async fn note_writer(&self, owner: MigrationId, writer: Option<Writer>) -> Result<(), TargetError> {
+        let lost = self.begin("target.note-writer").await?;
+        self.0.truth().targets.entry(owner).or_default().noted = writer;
+        self.end("target.note-writer", lost, ()).await
     }
 
-    async fn noted_pass(&self, owner: MigrationId) -> Result<Option<u32>, TargetError> {
-        let lost = self.begin("target.noted-pass").await?;
+    async fn noted_writer(&self, owner: MigrationId) -> Result<Option<Writer>, TargetError> {
+        let lost = self.begin("target.noted-writer").await?;
         let noted = self.0.truth().targets.get(&owner).and_then(|made| made.noted);
-        self.end("target.noted-pass", lost, noted).await
+        self.end("target.noted-writer", lost, noted).await
     }
 }
 
@@ -202,7 +204,7 @@ pub(super) fn start(truth: &mut Truth, owner: MigrationId) -> Result<(), TargetE
 }
 
 /// A handle on a target's disk.
-struct Writer {
+struct DiskHandle {
     world: Arc<World>,
     owner: MigrationId,
     key: String,
@@ -211,7 +213,7 @@ struct Writer {
     generation: Mutex<u64>,
 }
 
-impl Writer {
+impl DiskHandle {
     fn fail<T>(&self, kind: ErrorKind, operation: Operation, extent: Option<Extent>) -> Result<T, DiskError> {
         Err(DiskError::new(kind, operation, &self.key, extent, "a fault of the simulation"))
     }
@@ -300,7 +302,7 @@ impl Writer {
 }
 
 #[async_trait]
-impl ReadDisk for Writer {
+impl ReadDisk for DiskHandle {
     fn size(&self) -> Length {
         self.size
     }
@@ -337,7 +339,7 @@ impl ReadDisk for Writer {
 }
 
 #[async_trait]
-impl WriteDisk for Writer {
+impl WriteDisk for DiskHandle {
     async fn write(&self, at: Offset, buffer: Buffer, range: Range<usize>) -> Result<Buffer, DiskError> {
         let extent = Extent::new(at, Length(range.len() as u64));
         let Some(extent) = extent else { return Ok(buffer) };

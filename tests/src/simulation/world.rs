@@ -15,6 +15,7 @@ use warmd_cbt::units::BLOCK;
 use warmd_daemon::{
     clock,
     model::{id::MigrationId, phase::Phase, state::State},
+    targets::Writer,
 };
 
 use super::{chance::Chance, pages::Pages, trace::Trace};
@@ -93,7 +94,7 @@ pub(super) struct Made {
     pub(super) died: bool,
     pub(super) comes_up: Option<DateTime<Utc>>,
     pub(super) dies: Option<DateTime<Utc>>,
-    pub(super) noted: Option<u32>,
+    pub(super) noted: Option<Writer>,
     pub(super) disks: BTreeMap<String, TargetDisk>,
 }
 

@@ -16,7 +16,7 @@ use warmd_cbt::disk::WriteDisk;
 pub use self::settings::{ProvisionerSettings, Settings};
 use self::{description::DESCRIPTION, provisioner::Provisioner};
 use super::{
-    CreateMachine, DiskSpec, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind,
+    CreateMachine, DiskSpec, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind, Writer,
     storage::{Storage, blocking},
     volume,
 };
@@ -135,11 +135,11 @@ impl Target for DiskTarget {
         self.storage.discard(owner, disks, &[]).await
     }
 
-    async fn note_pass(&self, owner: MigrationId, pass: Option<u32>) -> Result<(), TargetError> {
-        self.storage.note_pass(owner, pass).await
+    async fn note_writer(&self, owner: MigrationId, writer: Option<Writer>) -> Result<(), TargetError> {
+        self.storage.note_writer(owner, writer).await
     }
 
-    async fn noted_pass(&self, owner: MigrationId) -> Result<Option<u32>, TargetError> {
-        self.storage.noted_pass(owner).await
+    async fn noted_writer(&self, owner: MigrationId) -> Result<Option<Writer>, TargetError> {
+        self.storage.noted_writer(owner).await
     }
 }

@@ -25,6 +25,7 @@ use self::{
 };
 use super::{
     CreateMachine, DiskSpec, GuestSign, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind,
+    Writer,
     storage::{Storage, blocking},
     volume::VolumeError,
 };
@@ -270,12 +271,12 @@ impl Target for LibvirtTarget {
         self.storage().await?.discard(owner, disks, &[CONSOLE, OLDER_CONSOLE]).await
     }
 
-    async fn note_pass(&self, owner: MigrationId, pass: Option<u32>) -> Result<(), TargetError> {
-        self.storage().await?.note_pass(owner, pass).await
+    async fn note_writer(&self, owner: MigrationId, writer: Option<Writer>) -> Result<(), TargetError> {
+        self.storage().await?.note_writer(owner, writer).await
     }
 
-    async fn noted_pass(&self, owner: MigrationId) -> Result<Option<u32>, TargetError> {
-        self.storage().await?.noted_pass(owner).await
+    async fn noted_writer(&self, owner: MigrationId) -> Result<Option<Writer>, TargetError> {
+        self.storage().await?.noted_writer(owner).await
     }
 }
 

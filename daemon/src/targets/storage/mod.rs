@@ -20,13 +20,13 @@ use warmd_cbt::{disk::WriteDisk, units::Length};
 pub use self::place::{Place, safe_name};
 use self::{claims::Claims, place::Where};
 use super::{
-    DiskSpec, PreparedDisk, TargetError, TargetErrorKind,
+    DiskSpec, PreparedDisk, TargetError, TargetErrorKind, Writer,
     volume::{self, FileDisk, VolumeError, VolumeKind, VolumeOptions},
 };
 use crate::model::id::{DiskKey, MigrationId};
 
-/// In a migration's folder: the number of the last pass that wrote to its disks.
-const LAST_PASS: &str = "last-pass";
+/// In a migration's folder: who wrote to its disks last, a pass by its number.
+const LAST_WRITER: &str = "last-pass";
 
 /// For each look at, making or removing of a file.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -215,7 +215,7 @@ impl Storage {
         }
         let folder = self.folder(owner);
         blocking(format!("discarding the folder {}", folder.display()), move || {
-            for name in beside.iter().chain(&[LAST_PASS]) {
+            for name in beside.iter().chain(&[LAST_WRITER]) {
                 volume::remove_file(&folder.join(name))?;
             }
             volume::remove_directory(&folder)
@@ -223,25 +223,26 @@ impl Storage {
         .await
     }
 
-    /// See [`super::Target::note_pass`].
-    pub async fn note_pass(&self, owner: MigrationId, pass: Option<u32>) -> Result<(), TargetError> {
-        let path = self.folder(owner).join(LAST_PASS);
-        blocking(format!("noting the pass in {}", path.display()), move || match pass {
-            Some(pass) => volume::write_file(&path, format!("{pass}\n").as_bytes()),
+    /// See [`super::Target::note_writer`].
+    pub async fn note_writer(&self, owner: MigrationId, writer: Option<Writer>) -> Result<(), TargetError> {
+        let path = self.folder(owner).join(LAST_WRITER);
+        blocking(format!("noting the writer in {}", path.display()), move || match writer {
+            Some(Writer::Pass(pass)) => volume::write_file(&path, format!("{pass}\n").as_bytes()),
+            Some(Writer::Other) => volume::write_file(&path, b"the target VM\n"),
             None => volume::remove_file(&path),
         })
         .await
     }
 
-    /// See [`super::Target::noted_pass`].
-    pub async fn noted_pass(&self, owner: MigrationId) -> Result<Option<u32>, TargetError> {
-        let path = self.folder(owner).join(LAST_PASS);
-        blocking(format!("looking for the pass in {}", path.display()), move || {
+    /// See [`super::Target::noted_writer`].
+    pub async fn noted_writer(&self, owner: MigrationId) -> Result<Option<Writer>, TargetError> {
+        let path = self.folder(owner).join(LAST_WRITER);
+        blocking(format!("looking for the last writer in {}", path.display()), move || {
             match std::fs::read_to_string(&path) {
-                // What nobody can read counts as the latest there is: then all is copied again.
-                Ok(text) => Ok(Some(text.trim().parse().unwrap_or(u32::MAX))),
+                // After what is no number all is copied again.
+                Ok(text) => Ok(Some(text.trim().parse().map_or(Writer::Other, Writer::Pass))),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Ok(Some(u32::MAX)),
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Ok(Some(Writer::Other)),
                 Err(error) => Err(VolumeError::io("reading", &path, error)),
             }
         })
