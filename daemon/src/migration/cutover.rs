@@ -24,7 +24,7 @@ use crate::{
         plan::VerifyMode,
         view::{PassKind, Verdict},
     },
-    sources::{ShutdownPolicy, SourceError, SourceErrorKind},
+    sources::{HowStopped, ShutdownPolicy, SourceError, SourceErrorKind},
     store::SealRow,
     targets::{CreateMachine, MachineState, TargetErrorKind, Writer},
 };
@@ -94,11 +94,16 @@ async fn stop_source(context: &Context) -> Result<Option<String>, WorkError> {
         graceful: context.plan().cutover.graceful_shutdown,
         force: context.plan().cutover.force_power_off,
     };
-    // It may have been started since the cutover began; then it is this that an undo restores.
-    if context.source.power(&context.vm).await? == PowerState::Running {
+    // It may have been started since the cutover began; then it is this that an undo restores. One that is off is not asked:
+    // whoever starts it from now on starts it behind warmd's back, and the fence sees that.
+    let power = context.source.power(&context.vm).await?;
+    if power == PowerState::Running {
         context.remember(|cutover| cutover.was_running = Some(true)).await?;
     }
-    let how = context.source.shut_down(&context.vm, policy).await?;
+    let how = match power {
+        PowerState::Off => HowStopped::WasOff,
+        PowerState::Running | PowerState::Paused => context.source.shut_down(&context.vm, policy).await?,
+    };
     // Kept from the first time, should the phase be run again after a restart.
     context
         .remember(|cutover| {

@@ -182,10 +182,10 @@ async fn distrust(context: &Context, ledgers: &[Arc<Ledger>]) -> Result<(), Work
     let ended = last.as_ref().is_none_or(|pass| pass.ended.is_some() && !was_cut(pass));
     let noted = context.target.noted_writer(context.id).await?;
     let as_new = match noted {
-        None => known == 0 || known == 1 && !ended,
+        None => known == 0 || !ended,
         // One that came to its end was noted before, and one that was not noted wrote nothing.
         Some(Writer::Pass(noted)) => noted == known || !ended && noted < known,
-        Some(Writer::Other) => false,
+        Some(Writer::Other) => mutant("rollback-trusts-target"),
     };
     if as_new && (ended || mutant("cut-pass-trusted")) || mutant("older-copy-trusted") {
         return Ok(());

@@ -1,7 +1,7 @@
 //! The durable state put back from an older copy of it, as a person does who knows no better.
 
 use rusqlite::Connection;
-use warmd_daemon::model::state::State;
+use warmd_daemon::model::{id::MigrationId, state::State};
 
 use super::{
     durable::{Durable, open},
@@ -13,6 +13,8 @@ use super::{
 pub(super) struct Copy {
     name: String,
     db: Connection,
+    /// Blocks that it trusts; the daemon dies when one of them was written.
+    awaited: Vec<((MigrationId, String), usize)>,
 }
 
 impl Durable {
@@ -23,13 +25,29 @@ impl Durable {
             let name = self.name.replace('?', "c?");
             let db = open(&name)?;
             self.db.execute("VACUUM INTO ?", [&name])?;
-            self.copy = Some(Copy { name, db });
-            if truth.chance.happens(700) {
+            let mut awaited = Vec::new();
+            if truth.chance.happens(500) {
+                let trusted = truth.ledgers.iter().map(|(key, ledger)| (key, &ledger.trusted));
+                awaited.extend(trusted.flat_map(|(key, of)| of.iter().map(|block| (key.clone(), *block))));
+            } else if truth.chance.happens(700) {
                 truth.dies_at = Some(truth.steps + truth.chance.magnitude(100));
             }
+            self.copy = Some(Copy { name, db, awaited });
             truth.note(format_args!("==== the state is copied"));
         }
         Ok(())
+    }
+
+    /// Lets the daemon die when what the copy trusts is not what the target holds any more.
+    pub(super) fn outdate(&mut self, truth: &mut Truth) {
+        let Some(copy) = &mut self.copy else { return };
+        let pending = |(key, block): &(_, usize)| {
+            truth.ledgers.get(key).is_none_or(|ledger| ledger.pending.contains(block))
+        };
+        if !copy.awaited.iter().all(pending) {
+            copy.awaited.clear();
+            truth.dies_at = Some(truth.steps + truth.chance.magnitude(16));
+        }
     }
 
     /// Puts the copy in place of the state, if that can go well at all.
