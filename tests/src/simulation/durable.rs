@@ -130,7 +130,7 @@ impl Durable {
         let late = |at: u64| {
             let trusts = truth.ledgers.iter().any(|((owner, _), ledger)| {
                 let is_delta = truth.states.get(owner) != Some(&State::Seeding);
-                !ledger.trusted.is_empty() && (is_delta || at % 2 == 0)
+                !ledger.trusted.is_empty() && (is_delta || at.is_multiple_of(2))
             });
             truth.steps >= at + if trusts { 0 } else { 200 + at % 2 * 800 }
         };
