@@ -200,15 +200,17 @@ fn nothing_left(rig: &Rig, kept: &[PathBuf], source_gone: bool) -> Result<()> {
     let found = names(&rig.new)?;
     ensure!(found == machines, "domains on the target: {found:?} and not {machines:?}");
     for folder in kept.iter().filter_map(|volume| volume.parent()) {
-        expected.extend(["console.log", "machine.json"].map(|name| folder.join(name)));
+        expected.extend(["console.log", "last-pass", "machine.json"].map(|name| folder.join(name)));
     }
     let found: Vec<_> = files(&rig.volumes)?
         .into_iter()
         .filter(|path| {
             !expected.contains(path) && !path.components().any(|part| part.as_os_str() == ".claims")
         })
-        // A target of disks alone keeps the machine's description in a folder that no disk is in.
-        .filter(|path| kept.is_empty() || path.file_name().is_none_or(|name| name != "machine.json"))
+        // A target of disks alone keeps the machine's description, and who wrote last, in a folder that no disk is in.
+        .filter(|path| {
+            kept.is_empty() || !["last-pass", "machine.json"].iter().any(|name| path.ends_with(name))
+        })
         .collect();
     ensure!(found.is_empty(), "files on the target: {found:?}");
     Ok(())
