@@ -4,7 +4,7 @@
 
 mod api_common;
 
-use std::process::Stdio;
+use std::{process::Stdio, time::Duration};
 
 use api_common::{
     cases,
@@ -23,7 +23,7 @@ use warmd_daemon::model::{
     request::Request,
     state::{Resting, State},
     verify::{Escape, VerifyOrder},
-    view::{MigrationView, VerificationView},
+    view::{EventView, MigrationView, VerificationView},
 };
 
 const WEB: &str = "019351aa-0000-7000-8000-5eed00000001";
@@ -395,6 +395,16 @@ impl Running {
         found.await.ok().flatten().unwrap_or_else(|| panic!("no line with {text:?}"))
     }
 
+    async fn line(&mut self) -> String {
+        self.line_with("").await
+    }
+
+    /// As Ctrl-C does.
+    fn interrupt(&self) {
+        let pid = rustix::process::Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    }
+
     async fn end(self) -> (Option<i32>, String) {
         let output = timeout(DEADLINE, self.child.wait_with_output()).await.expect("it ends").unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
@@ -455,13 +465,60 @@ async fn a_daemon_that_comes_back_is_watched_on() {
 }
 
 #[tokio::test]
+async fn the_journal_is_followed_over_restarts_with_no_line_missed_or_told_twice() {
+    let line = |n: u32| {
+        let text = format!("line {n}\u{1b}[2J");
+        EventView { text, kind: "warning".to_owned(), ..cases::events().remove(3) }
+    };
+    let served = Served::start(FakeControl::new([synced()])).await;
+    let mut all = Running::start(&served, &["events", "--follow", "--limit", "1"]);
+    let mut theirs = Running::start(&served, &["-o", "json", "events", "-f", WEB]);
+    assert_eq!(all.line().await.split_whitespace().next(), Some("AT"));
+    assert!(all.line().await.ends_with("5eed00000002  schedule                    state     synced"));
+    assert!(theirs.line().await.contains("plan web applied"));
+    assert!(theirs.line().await.contains("pass 1 (full) ended"));
+
+    served.control.edit_journal(|lines| lines.push(line(1)));
+    assert!(all.line().await.ends_with("warning   line 1 [2J"), "escapes do nothing");
+    let (dir, control) = served.stop().await;
+    control.edit_journal(|lines| lines.push(line(2)));
+    // Longer than between two questions: one of them finds nobody.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let served = Served::start_in(dir, control).await;
+    assert!(all.line().await.ends_with("line 2 [2J"));
+    // Put back from a copy that is older by three lines.
+    served.control.edit_journal(|lines| lines.truncate(3));
+    let mut number = 3;
+    let told = loop {
+        served.control.edit_journal(|lines| lines.push(line(number)));
+        number += 1;
+        if let Ok(told) = timeout(Duration::from_secs(1), all.line()).await {
+            break told;
+        }
+    };
+    assert!(told.contains("line "), "{told}");
+    served
+        .control
+        .edit_journal(|lines| lines.push(EventView { text: "mine".to_owned(), ..cases::events().remove(1) }));
+    assert!(theirs.line().await.contains("mine"), "it is asked for one migration");
+    all.interrupt();
+    let (code, stderr) = all.end().await;
+    assert_eq!(code, Some(0));
+    let told =
+        ["lost the daemon; trying again for 60 s", "the daemon is back", "put back from an older copy"];
+    let mut rest = stderr.as_str();
+    for part in told {
+        rest = rest.split_once(part).unwrap_or_else(|| panic!("no {part:?} in {stderr}")).1;
+    }
+}
+
+#[tokio::test]
 async fn ctrl_c_leaves_the_operation_to_the_daemon() {
     let fake = FakeControl::new([synced()]).script(Request::Cutover, phases(Phase::LastDelta));
     let served = Served::start(fake).await;
     let mut cutover = Running::start(&served, &["migration", "cutover", "web-1"]);
     cutover.line_with("cutting-over").await;
-    let pid = rustix::process::Pid::from_raw(cutover.child.id().unwrap().cast_signed()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    cutover.interrupt();
     let (code, stderr) = cutover.end().await;
     assert_eq!(code, Some(130));
     assert!(stderr.contains("the cutover of web-1 (5eed00000001) goes on in the daemon"), "{stderr}");

@@ -365,7 +365,7 @@ async fn the_journal_and_the_report() {
             "by": "schedule",
             "kind": "state",
             "text": "synced",
-        }]})
+        }], "cursor": 4})
     );
     assert_eq!(json_of(&served, &["events"], 0).await["events"][0]["migration_id"], Value::Null);
 

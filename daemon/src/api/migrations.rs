@@ -279,9 +279,9 @@ impl Migrations for Api {
             None => None,
         };
         let limit = if message.limit == 0 { EVENTS } else { message.limit.min(MAX_EVENTS) };
-        let events = self.control.events(id, limit).await.map_err(|error| status(&error))?;
-        let events = events.into_iter().map(convert::event).collect();
-        Ok(Response::new(MigrationsEventsResponse { events }))
+        let page = self.control.events(id, message.after, limit).await.map_err(|error| status(&error))?;
+        let events = page.lines.into_iter().map(convert::event).collect();
+        Ok(Response::new(MigrationsEventsResponse { events, cursor: page.cursor }))
     }
 }
 

@@ -89,6 +89,9 @@ pub(super) enum Command {
         /// At most so many lines, the last ones
         #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
+        /// Then each new line as it is written, until Ctrl-C; a daemon that is restarted is waited for, and none is missed
+        #[arg(long, short)]
+        follow: bool,
     },
     /// Prints a completion script for a shell
     Completions {

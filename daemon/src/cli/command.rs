@@ -38,7 +38,10 @@ pub(super) async fn run(args: Args, out: &Out) -> Result<(), Failure> {
         Command::Top => top::run(&socket, out).await,
         Command::Limit(command) => limits::run(&socket, out, command).await,
         Command::Report(command) => reports::run(&socket, out, command).await,
-        Command::Events { id, limit } => events::list(&Client::connect(&socket).await?, out, id, limit).await,
+        Command::Events { id, limit, follow: false } => {
+            events::list(&Client::connect(&socket).await?, out, id, limit).await
+        }
+        Command::Events { id, limit, follow: true } => events::follow(&socket, out, id, limit).await,
     }
 }
 

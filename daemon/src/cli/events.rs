@@ -1,23 +1,116 @@
 //! `events`.
+//!
+//! Rule: who follows misses no line and sees none twice, also over restarts of the daemon.
 
-use warmd_proto::v1::MigrationsEventsRequest;
+use std::{path::Path, time::Duration};
+
+use tokio::time::{Instant, sleep};
+use warmd_proto::v1::{Event, MigrationsEventsRequest, MigrationsEventsResponse};
 
 use super::{
     client::{Client, asked},
-    failure::Failure,
-    out::Out,
+    failure::{Exit, Failure},
+    out::{Out, complain, one_line},
+    screen::interrupted,
     words,
 };
 
+/// How often new lines are asked for, and how long a daemon that went away is waited for.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Lines of one answer while following.
+const PAGE: u32 = 1000;
+
 pub(super) async fn list(client: &Client, out: &Out, id: Option<String>, limit: u32) -> Result<(), Failure> {
-    let request = asked(MigrationsEventsRequest { migration: id.unwrap_or_default(), limit });
-    let answer = client.migrations().events(request).await?.into_inner();
+    let answer = page(client, id.unwrap_or_default(), None, limit).await?;
     if out.is_json() {
         return out.json(&answer);
     }
-    let rows = answer.events.into_iter().map(|event| {
-        let migration = event.migration_id.as_deref().map_or("-", words::short).to_owned();
-        [words::moment(event.at.as_ref()), migration, event.by, event.kind, event.text]
-    });
-    out.table(["AT (UTC)", "MIGRATION", "BY", "KIND", "WHAT"], rows)
+    out.table(HEADS, answer.events.into_iter().map(cells))
+}
+
+/// Prints the last `limit` lines, and then each that is written, one JSON object a line if JSON is asked for.
+pub(super) async fn follow(socket: &Path, out: &Out, id: Option<String>, limit: u32) -> Result<(), Failure> {
+    tokio::select! {
+        result = go_on(socket, out, id.unwrap_or_default(), limit) => result,
+        () = interrupted() => Ok(()),
+    }
+}
+
+async fn go_on(socket: &Path, out: &Out, id: String, limit: u32) -> Result<(), Failure> {
+    let client = Client::connect(socket).await?;
+    let mut answer = page(&client, id.clone(), None, limit).await?;
+    if !out.is_json() {
+        out.text(&line(HEADS.map(str::to_owned)))?;
+    }
+    loop {
+        let is_full = answer.events.len() == PAGE as usize;
+        for event in answer.events {
+            if out.is_json() {
+                out.json_line(&event)?;
+            } else {
+                out.text(&line(cells(event)))?;
+            }
+        }
+        let after = answer.cursor;
+        if !is_full {
+            sleep(ASK_EVERY).await;
+        }
+        answer = next(socket, &client, &id, after).await?;
+        if answer.cursor < after {
+            complain("warmd's state was put back from an older copy: going on at the end of its journal");
+        }
+    }
+}
+
+/// What came after a cursor; a daemon that does not answer is waited for, for a while, and both are told.
+async fn next(
+    socket: &Path,
+    client: &Client,
+    id: &str,
+    after: u64,
+) -> Result<MigrationsEventsResponse, Failure> {
+    let mut failure = match page(client, id.to_owned(), Some(after), PAGE).await {
+        Err(failure) if failure.exit == Exit::Unreachable => failure,
+        result => return result,
+    };
+    let lost = Instant::now();
+    complain(&format!("lost the daemon; trying again for {} s", PATIENCE.as_secs()));
+    while lost.elapsed() < PATIENCE {
+        sleep(ASK_EVERY).await;
+        let again = async { page(&Client::connect(socket).await?, id.to_owned(), Some(after), PAGE).await };
+        failure = match again.await {
+            Err(failure) if failure.exit == Exit::Unreachable => failure,
+            result => {
+                complain("the daemon is back");
+                return result;
+            }
+        };
+    }
+    let message = format!("the daemon went away and did not come back: {failure}");
+    Err(Failure::new(Exit::Unreachable, message))
+}
+
+async fn page(
+    client: &Client,
+    migration: String,
+    after: Option<u64>,
+    limit: u32,
+) -> Result<MigrationsEventsResponse, Failure> {
+    let request = asked(MigrationsEventsRequest { migration, limit, after });
+    Ok(client.migrations().events(request).await?.into_inner())
+}
+
+const HEADS: [&str; 5] = ["AT (UTC)", "MIGRATION", "BY", "KIND", "WHAT"];
+
+fn cells(event: Event) -> [String; 5] {
+    let migration = event.migration_id.as_deref().map_or("-", words::short).to_owned();
+    [words::moment(event.at.as_ref()), migration, event.by, event.kind, event.text]
+}
+
+/// A row of a table of which nobody knows yet how wide it gets.
+fn line(cells: [String; 5]) -> String {
+    let [at, migration, by, kind, what] = cells.map(|cell| one_line(&cell));
+    format!("{at:<19}  {migration:<12}  {by:<26}  {kind:<8}  {what}")
 }

@@ -16,9 +16,10 @@ use crate::{
         report::{KeySince, Report},
         request::{Request, Verdict},
         verify::VerifyOrder,
-        view::{EventView, MigrationView},
+        view::MigrationView,
     },
     seal::{PublicKey, Sealed},
+    store::JournalPage,
 };
 
 /// Everything that the control API offers.
@@ -84,8 +85,13 @@ pub trait Control: Send + Sync {
     /// Changes the limit of a scope (`global`, `source/NAME`, `target/NAME`, `migration/KEY`, `migration/KEY/DISK`) at
     /// once, and until something else is said of it.
     async fn set_limit(&self, scope: &str, change: LimitChange, by: &str) -> Result<LimitView, ControlError>;
-    /// The journal, of one migration or of all, oldest first, at most the last `limit` lines.
-    async fn events(&self, id: Option<MigrationId>, limit: u32) -> Result<Vec<EventView>, ControlError>;
+    /// The journal, of one migration or of all: at most `limit` lines, the last ones, or the first ones after a cursor.
+    async fn events(
+        &self,
+        id: Option<MigrationId>,
+        after: Option<u64>,
+        limit: u32,
+    ) -> Result<JournalPage, ControlError>;
 }
 
 /// A configured source or target.

@@ -28,7 +28,7 @@ use crate::{
         view::{EventView, MigrationView},
     },
     seal::{self, PublicKey, Sealed},
-    store::{Created, Finished, MigrationRow, NewMigration},
+    store::{Created, Finished, JournalPage, MigrationRow, NewMigration},
 };
 
 /// How often an owner that has just ended is asked for anew.
@@ -216,8 +216,13 @@ impl Control for Manager {
         self.change_limit(scope, change, by).await
     }
 
-    async fn events(&self, id: Option<MigrationId>, limit: u32) -> Result<Vec<EventView>, ControlError> {
-        self.store.events(id, limit).await.map_err(internal)
+    async fn events(
+        &self,
+        id: Option<MigrationId>,
+        after: Option<u64>,
+        limit: u32,
+    ) -> Result<JournalPage, ControlError> {
+        self.store.events(id, after, limit).await.map_err(internal)
     }
 }
 

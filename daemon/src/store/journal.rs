@@ -20,6 +20,15 @@ pub struct JournalEnd {
     pub requests: Vec<EventView>,
 }
 
+/// Some lines of the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalPage {
+    /// Oldest first.
+    pub lines: Vec<EventView>,
+    /// What comes later comes after this. Smaller than where the page was to begin if the journal is not as long.
+    pub cursor: u64,
+}
+
 impl Store {
     /// Adds lines, in order.
     pub async fn append_events(&self, events: Vec<EventView>) -> Result<(), StoreError> {
@@ -31,9 +40,8 @@ impl Store {
         self.read(format!("reading the journal of migration {id}"), move |db| {
             let id = id.to_string();
             let last = |condition: &str| -> Result<Vec<EventView>, Fault> {
-                let mut lines = select(db, condition, params![id, most])?;
-                lines.reverse();
-                Ok(lines)
+                let lines = select(db, condition, Order::NewestFirst, params![id, most])?;
+                Ok(lines.into_iter().rev().map(|(_, line)| line).collect())
             };
             let lines = last("WHERE migration = ?1")?;
             let requests = last("WHERE migration = ?1 AND kind = 'request'")?;
@@ -46,15 +54,35 @@ impl Store {
         .await
     }
 
-    /// The last `limit` lines of one migration's journal, or of all, oldest first.
-    pub async fn events(&self, id: Option<MigrationId>, limit: u32) -> Result<Vec<EventView>, StoreError> {
+    /// At most `limit` lines of one migration's journal, or of all: the last ones, or the first ones after a cursor.
+    pub async fn events(
+        &self,
+        id: Option<MigrationId>,
+        after: Option<u64>,
+        limit: u32,
+    ) -> Result<JournalPage, StoreError> {
         self.read("reading the journal", move |db| {
-            let mut lines = match id {
-                Some(id) => select(db, "WHERE migration = ?1", params![id.to_string(), limit])?,
-                None => select(db, "", params![limit])?,
+            let id = id.map(|id| id.to_string());
+            let last: i64 = db
+                .prepare_cached("SELECT coalesce(max(id), 0) FROM events")?
+                .query_row([], |row| row.get(0))?;
+            let last = unsigned("events", &last, last)?;
+            let from = i64::try_from(after.unwrap_or_default()).unwrap_or(i64::MAX);
+            let condition = match id {
+                Some(_) => "WHERE id > ?1 AND migration = ?2",
+                None => "WHERE id > ?1 AND ?2 IS NULL",
             };
-            lines.reverse();
-            Ok(lines)
+            let order = if after.is_some() { Order::OldestFirst } else { Order::NewestFirst };
+            let mut found = select(db, condition, order, params![from, id, limit])?;
+            if after.is_none() {
+                found.reverse();
+            }
+            // A full page ends at its last line, any other at the end of the journal.
+            let cursor = match found.last() {
+                Some((number, _)) if after.is_some() && found.len() == limit as usize => *number,
+                _ => last,
+            };
+            Ok(JournalPage { lines: found.into_iter().map(|(_, line)| line).collect(), cursor })
         })
         .await
     }
@@ -70,13 +98,25 @@ pub(super) fn append(db: &Connection, events: &[EventView]) -> Result<(), Fault>
     Ok(())
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Order {
+    OldestFirst,
+    NewestFirst,
+}
+
+/// Lines with their numbers. The last of the parameters is how many.
 fn select(
     db: &Connection,
     condition: &str,
+    order: Order,
     parameters: &[&dyn rusqlite::ToSql],
-) -> Result<Vec<EventView>, Fault> {
+) -> Result<Vec<(u64, EventView)>, Fault> {
+    let order = match order {
+        Order::OldestFirst => "ASC",
+        Order::NewestFirst => "DESC",
+    };
     let mut select = db.prepare_cached(&format!(
-        "SELECT id, at, migration, by, kind, text FROM events {condition} ORDER BY id DESC LIMIT ?{}",
+        "SELECT id, at, migration, by, kind, text FROM events {condition} ORDER BY id {order} LIMIT ?{}",
         parameters.len()
     ))?;
     let mut rows = select.query(parameters)?;
@@ -84,13 +124,14 @@ fn select(
     while let Some(row) = rows.next()? {
         let id: i64 = row.get(0)?;
         let migration: Option<String> = row.get(2)?;
-        lines.push(EventView {
+        let line = EventView {
             at: moment("events", id, row.get(1)?)?,
             migration: migration.map(|text| migration_id("events", id, &text)).transpose()?,
             by: row.get(3)?,
             kind: row.get(4)?,
             text: row.get(5)?,
-        });
+        };
+        lines.push((unsigned("events", &id, id)?, line));
     }
     Ok(lines)
 }

@@ -54,7 +54,7 @@ pub use self::{
     disks::{DiskRow, NewDisk},
     error::{OpenError, StoreError, StoreErrorKind},
     hooks::{HookKey, HookStanding},
-    journal::JournalEnd,
+    journal::{JournalEnd, JournalPage},
     learned::Learned,
     limits::SavedLimits,
     migrations::{Change, Created, Cutover, MigrationRow, NewMigration},

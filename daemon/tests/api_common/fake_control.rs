@@ -24,6 +24,7 @@ use warmd_daemon::{
         view::{EventView, MigrationView},
     },
     seal::{self, PublicKey, Sealed},
+    store::JournalPage,
 };
 use warmd_schedules::{explain::explain, rules::Facts};
 
@@ -47,13 +48,15 @@ struct Inner {
     asked: Vec<(MigrationId, Request, String)>,
     ordered: Vec<VerifyOrder>,
     cutovers: Vec<CutoverOrder>,
+    journal: Vec<EventView>,
 }
 
 impl FakeControl {
     pub fn new(migrations: impl IntoIterator<Item = MigrationView>) -> Self {
         let migrations = migrations.into_iter().map(|view| (view.id, view)).collect();
         let plans = BTreeMap::from([("web".to_owned(), cases::plan())]);
-        let inner = Arc::new(Mutex::new(Inner { plans, migrations, ..Inner::default() }));
+        let inner =
+            Arc::new(Mutex::new(Inner { plans, migrations, journal: cases::events(), ..Inner::default() }));
         Self { inner, changes: broadcast::channel(WAITING).0 }
     }
 
@@ -67,6 +70,11 @@ impl FakeControl {
     pub fn change(&self, view: MigrationView) {
         self.lock().migrations.insert(view.id, view.clone());
         self.changes.send(view).ok();
+    }
+
+    /// Changes the journal.
+    pub fn edit_journal(&self, edit: impl FnOnce(&mut Vec<EventView>)) {
+        edit(&mut self.lock().journal);
     }
 
     /// Readers of changes.
@@ -331,9 +339,17 @@ impl Control for FakeControl {
         Ok(limit)
     }
 
-    async fn events(&self, id: Option<MigrationId>, limit: u32) -> Result<Vec<EventView>, ControlError> {
-        let all: Vec<_> =
-            cases::events().into_iter().filter(|event| id.is_none() || event.migration == id).collect();
-        Ok(all[all.len().saturating_sub(limit as usize)..].to_vec())
+    async fn events(
+        &self,
+        id: Option<MigrationId>,
+        after: Option<u64>,
+        limit: u32,
+    ) -> Result<JournalPage, ControlError> {
+        let all = self.lock().journal.clone();
+        let cursor = all.len() as u64;
+        let new = all.into_iter().skip(after.unwrap_or_default() as usize);
+        let new: Vec<_> = new.filter(|event| id.is_none() || event.migration == id).collect();
+        let skipped = if after.is_some() { 0 } else { new.len().saturating_sub(limit as usize) };
+        Ok(JournalPage { lines: new[skipped..].to_vec(), cursor })
     }
 }

@@ -123,7 +123,7 @@ async fn a_key_that_was_lost_is_told_where_people_look() {
     let fixture = Fixture::new();
     let key = |store: &Store| store.report_key().public().to_string();
     let warned = async |store: &Store| {
-        let lines = store.events(None, 10).await.unwrap();
+        let lines = store.events(None, None, 10).await.unwrap().lines;
         lines.into_iter().filter(|line| line.kind == "warning").map(|line| line.text).collect::<Vec<_>>()
     };
     let first = key(&fixture.store);
@@ -155,7 +155,7 @@ async fn a_key_that_is_missing_beside_migrations_is_told_though_nobody_noted_it(
     Connection::open(fixture.store.file()).unwrap().execute_batch("DELETE FROM report_keys").unwrap();
     fs::remove_file(fixture.dir.path().join("report.key")).unwrap();
     let store = Store::open(fixture.dir.path()).unwrap();
-    let lines = store.events(None, 10).await.unwrap();
+    let lines = store.events(None, None, 10).await.unwrap().lines;
     assert!(lines.iter().any(|line| line.text.contains("THERE WAS NO report.key")), "{lines:?}");
 }
 

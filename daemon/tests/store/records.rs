@@ -21,7 +21,7 @@ use warmd_daemon::{
         verify::{Escape, VerifyScope},
         view::{DiskVerdict, EventView, PassKind, Verdict},
     },
-    store::{Change, Created, Cutover, NewDiskPass},
+    store::{Change, Created, Cutover, JournalPage, NewDiskPass},
 };
 
 use super::{Fixture, at, disk, event, machine, migration, new_disk, new_migration};
@@ -87,7 +87,7 @@ async fn limits_that_were_set_are_kept_with_who_set_them() {
     ];
     assert_eq!(kept, wanted);
     let lines: Vec<_> =
-        fixture.store.events(None, 10).await.unwrap().into_iter().map(|line| line.text).collect();
+        fixture.store.events(None, None, 10).await.unwrap().lines.into_iter().map(|line| line.text).collect();
     assert_eq!(lines, ["set", "set", "set", "set", "again", "reset"]);
 }
 
@@ -203,8 +203,15 @@ async fn a_migration_comes_back_as_it_was_saved() {
     assert_eq!((row.machine, row.state, row.since, row.created), (described, state, at(6), at(0)));
     assert_eq!((row.warnings, row.cutover), (vec!["slow".to_owned()], cutover));
     assert_eq!((row.vm_name.as_str(), row.target_name.as_str()), ("web", "web-moved"));
-    let texts: Vec<_> =
-        fixture.store.events(Some(new.id), 10).await.unwrap().into_iter().map(|line| line.text).collect();
+    let texts: Vec<_> = fixture
+        .store
+        .events(Some(new.id), None, 10)
+        .await
+        .unwrap()
+        .lines
+        .into_iter()
+        .map(|line| line.text)
+        .collect();
     assert_eq!(texts, ["made", "failed"]);
 }
 
@@ -218,8 +225,15 @@ async fn an_appointment_is_kept_with_its_line_until_a_step_forgets_it() {
     let kept = async |fixture: &Fixture| fixture.store.migration(id).await.unwrap().unwrap().appointment;
     let fixture = fixture.reopen().await;
     assert_eq!(kept(&fixture).await, Some(asked.clone()));
-    let texts: Vec<_> =
-        fixture.store.events(Some(id), 10).await.unwrap().into_iter().map(|line| line.text).collect();
+    let texts: Vec<_> = fixture
+        .store
+        .events(Some(id), None, 10)
+        .await
+        .unwrap()
+        .lines
+        .into_iter()
+        .map(|line| line.text)
+        .collect();
     assert_eq!(texts.last().map(String::as_str), Some("asked"));
     fixture.store.save_state(id, Change::to(State::Synced, at(2))).await.unwrap();
     assert_eq!(kept(&fixture).await, Some(asked), "a step that says nothing leaves it");
@@ -272,8 +286,17 @@ async fn the_journal_only_grows() {
     let id = migration(&fixture.store, "web").await;
     let lines: Vec<_> = (0..5).map(|n| event((n % 2 == 0).then_some(id), &format!("line {n}"))).collect();
     fixture.store.append_events(lines.clone()).await.unwrap();
-    assert_eq!(fixture.store.events(None, 3).await.unwrap(), lines[2..]);
-    assert_eq!(fixture.store.events(Some(id), 2).await.unwrap(), [lines[2].clone(), lines[4].clone()]);
+    let store = &fixture.store;
+    let page = async |id, after, limit| store.events(id, after, limit).await.unwrap();
+    assert_eq!(page(None, None, 3).await, JournalPage { lines: lines[2..].to_vec(), cursor: 5 });
+    let theirs = [lines[2].clone(), lines[4].clone()];
+    assert_eq!(page(Some(id), None, 2).await, JournalPage { lines: theirs.to_vec(), cursor: 5 });
+    // Page after page, nothing is left out and nothing comes twice.
+    assert_eq!(page(None, Some(0), 2).await, JournalPage { lines: lines[..2].to_vec(), cursor: 2 });
+    assert_eq!(page(None, Some(2), 9).await, JournalPage { lines: lines[2..].to_vec(), cursor: 5 });
+    assert_eq!(page(Some(id), Some(1), 1).await, JournalPage { lines: vec![lines[2].clone()], cursor: 3 });
+    assert_eq!(page(None, Some(5), 9).await, JournalPage { lines: vec![], cursor: 5 });
+    assert_eq!(page(None, Some(u64::MAX), 9).await, JournalPage { lines: vec![], cursor: 5 }, "put back");
     fixture.store.close().await.unwrap();
 
     let raw = rusqlite::Connection::open(fixture.store.file()).unwrap();

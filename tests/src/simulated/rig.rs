@@ -169,7 +169,7 @@ impl Rig {
 
     /// The journal in lines.
     pub async fn journal(&self) -> String {
-        let events = self.manager.events(None, 1000).await.expect("the journal is read");
+        let events = self.manager.events(None, None, 1000).await.expect("the journal is read").lines;
         let lines: Vec<_> =
             events.iter().map(|event| format!("{} {}: {}", event.by, event.kind, event.text)).collect();
         lines.join("\n")
