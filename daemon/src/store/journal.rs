@@ -66,7 +66,7 @@ impl Store {
             let last: i64 = db
                 .prepare_cached("SELECT coalesce(max(id), 0) FROM events")?
                 .query_row([], |row| row.get(0))?;
-            let last = unsigned("events", &last, last)?;
+            let last = unsigned("events", last, last)?;
             let from = i64::try_from(after.unwrap_or_default()).unwrap_or(i64::MAX);
             let condition = match id {
                 Some(_) => "WHERE id > ?1 AND migration = ?2",
@@ -131,7 +131,7 @@ fn select(
             kind: row.get(4)?,
             text: row.get(5)?,
         };
-        lines.push((unsigned("events", &id, id)?, line));
+        lines.push((unsigned("events", id, id)?, line));
     }
     Ok(lines)
 }
