@@ -175,6 +175,11 @@ impl Ledger {
         self.claim(&trusted).await
     }
 
+    /// Makes all blocks pending, and untrusted: nobody knows what the target holds.
+    pub async fn distrust_all(&self) -> Result<(), StoreError> {
+        self.distrust(&Extent::whole(self.size()).into_iter().collect::<Vec<_>>()).await
+    }
+
     /// Makes these blocks pending, and untrusted, whatever was known of them: a verification found that the target
     /// does not hold what it must.
     pub async fn distrust(&self, extents: &[Extent]) -> Result<(), StoreError> {

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use chrono::{DateTime, Utc};
@@ -69,6 +72,8 @@ pub struct Context {
     baselines: tokio::sync::Mutex<BTreeMap<DiskId, Arc<Mutex<LatencyBaseline>>>>,
     /// When an earlier daemon asked for the target VM's start, if it did in the cutover that was taken up.
     pub found_asked: Option<DateTime<Utc>>,
+    /// Whether the last writer to the target's disks was looked at, and is one that the state knows.
+    knows_writer: AtomicBool,
 }
 
 /// The parts of a [`Context`].
@@ -133,7 +138,18 @@ impl Context {
             ledgers,
             baselines: tokio::sync::Mutex::default(),
             found_asked,
+            knows_writer: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the target was found to be no further than the state, since the daemon came up.
+    pub(super) fn is_known_of(&self) -> bool {
+        self.knows_writer.load(Ordering::Relaxed)
+    }
+
+    /// It was found so.
+    pub(super) fn known_of(&self) {
+        self.knows_writer.store(true, Ordering::Relaxed);
     }
 
     /// The plan as last applied.

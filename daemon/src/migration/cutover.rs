@@ -6,12 +6,13 @@
 
 use std::time::Duration;
 
-use warmd_cbt::{mutant::mutant, stop::StopSignal, units::Extent, verify::manifest_root};
+use warmd_cbt::{mutant::mutant, stop::StopSignal, verify::manifest_root};
 
 use super::{
     boot_check::BootChecks,
     context::Context,
     failure::WorkError,
+    overtaken,
     pass::{self, PassEnd},
     verify::{self, CompareSnapshot},
 };
@@ -22,6 +23,7 @@ use crate::{
         machine::PowerState,
         phase::Phase,
         plan::VerifyMode,
+        transition::Work,
         view::{PassKind, Verdict},
     },
     sources::{HowStopped, ShutdownPolicy, SourceError, SourceErrorKind},
@@ -213,6 +215,8 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
     fence(context).await?;
     done_by_ledger(context).await?;
     crash::point("target.start");
+    let noted = context.target.noted_writer(context.id).await?;
+    let given_over = context.cutover().given_over;
     // Kept before it is asked: a daemon that finds nothing here knows that the target VM never ran.
     context
         .remember(|cutover| {
@@ -220,13 +224,14 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
         })
         .await?;
     // From here on the disks may be what the target VM makes of them, and no state that is put back from a copy knows.
-    let noted = context.target.noted_writer(context.id).await?;
-    context.target.note_writer(context.id, Some(Writer::Other)).await?;
+    give_over(context, false).await?;
     let outcome = match context.target.start(context.id).await {
         Ok(()) => None,
         Err(error) if error.kind == TargetErrorKind::Refused => {
             context.target.note_writer(context.id, noted).await?;
-            context.remember(|cutover| cutover.start_asked = asked).await?;
+            context
+                .remember(|cutover| (cutover.start_asked, cutover.given_over) = (asked, given_over))
+                .await?;
             return Err(error.into());
         }
         // Whether it runs decides between forward and undo, so the answer of `start` alone is not enough.
@@ -242,6 +247,20 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
     Ok(outcome)
 }
 
+/// Notes beside the disks that they are the target VM's in this cutover, after the state knows of it; and whether that has
+/// gone too far for any state that does not know of it to take it back.
+async fn give_over(context: &Context, over: bool) -> Result<(), WorkError> {
+    context
+        .remember(|cutover| {
+            cutover.given_over.get_or_insert_with(overtaken::moment);
+        })
+        .await?;
+    if let Some(since) = context.cutover().given_over {
+        context.target.note_writer(context.id, Some(Writer::Machine { since, over })).await?;
+    }
+    Ok(())
+}
+
 async fn remember_running(context: &Context) -> Result<(), WorkError> {
     context
         .remember(|cutover| {
@@ -255,6 +274,7 @@ async fn watch(context: &Context) -> Result<Option<String>, WorkError> {
     if !was_running(context) {
         return Ok(None);
     }
+    give_over(context, true).await?;
     let mut running_since = None;
     let begun = tokio::time::Instant::now();
     let wanted = context.boot_check();
@@ -302,7 +322,7 @@ async fn release(context: &Context) -> Result<Option<String>, WorkError> {
     context.source.end_snapshot(&context.vm, context.id).await?;
     context.source.release_marks(&context.vm, context.id, &[]).await?;
     // Also the disks of a VM that was off, and was not started: whoever starts it does not ask.
-    context.target.note_writer(context.id, Some(Writer::Other)).await?;
+    give_over(context, true).await?;
     Ok(None)
 }
 
@@ -318,10 +338,11 @@ pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
     if context.cutover().start_asked.is_some() {
         // What the target VM wrote while it ran is in no ledger: all of its disks are copied again.
         for row in context.store.disks(context.id).await? {
-            let ledger = context.ledger(row.id).await?;
-            ledger.distrust(&Extent::whole(row.size).into_iter().collect::<Vec<_>>()).await?;
+            context.ledger(row.id).await?.distrust_all().await?;
         }
-        context.remember(|cutover| cutover.start_asked = None).await?;
+        context
+            .remember(|cutover| (cutover.start_asked, cutover.taken_back) = (None, cutover.given_over))
+            .await?;
         let text = "the target VM may have run: its disks are copied again, whole, in the next pass";
         context.note("warning", text.to_owned()).await;
     }
@@ -372,6 +393,13 @@ pub async fn clean(context: &Context) -> Result<(), WorkError> {
             }
             result => result?,
         }
+    }
+    let noted = context.target.noted_writer(context.id).await?;
+    if !overtaken::is_known(&context.cutover(), Work::Clean, noted) {
+        let text = "a cutover that warmd's state does not know of gave the target's disks to the target VM: it and its disks \
+                    are left as they are, and are nobody's but its own";
+        context.note("warning", text.to_owned()).await;
+        return Ok(());
     }
     context.target.discard_machine(context.id).await?;
     let made = context.made_disks().await?;

@@ -10,7 +10,7 @@ use super::{
     context::Context,
     cutover,
     failure::{Remedy, WorkError},
-    forecast, hooks, pass, prepare,
+    forecast, hooks, overtaken, pass, prepare,
     retry::Retry,
     rollback, verify,
 };
@@ -38,6 +38,7 @@ pub(super) const PHASE_FAILED: &str = "failed: ";
 /// Does `doing`, and again while its failures may pass: undo, rollback and clean-up for ever, a phase within its deadline,
 /// everything else a limited number of times.
 pub(super) async fn persist(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
+    look_first(context, doing, stop).await?;
     let Work::Phase(phase) = doing else { return attempts(context, doing, stop).await };
     // Outside the phase's deadline: each hook has its own.
     if phase == Phase::Watch {
@@ -50,6 +51,21 @@ pub(super) async fn persist(context: &Context, doing: Work, stop: &StopSignal) -
         return Ok(());
     }
     with_hooks(context, (phase, When::After), phase, stop).await
+}
+
+/// Nothing is done by a state that the target has overtaken.
+async fn look_first(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
+    let mut retry = patience(context, doing);
+    loop {
+        let Err(error) = overtaken::check(context, doing).await else { return Ok(()) };
+        if is_final(&error, doing) {
+            return Err(error);
+        }
+        tracing::warn!(migration = %context.id, %error, "not known yet who wrote to the target last");
+        if !pause(&mut retry, stop).await {
+            return Err(error);
+        }
+    }
 }
 
 /// The hooks of a moment, which are run in the phase `within`; what fails there is that phase's failure.
@@ -77,13 +93,7 @@ async fn with_hooks(
 }
 
 async fn attempts(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
-    let mut retry = match doing {
-        Work::Undo(_) | Work::RollBack | Work::Clean => Retry::forever(),
-        Work::Phase(phase) => Retry::until(cutover::deadline(context, phase)),
-        Work::Begin | Work::Prepare | Work::Seed | Work::Sync | Work::Nothing | Work::AwaitSchedule => {
-            Retry::times(ATTEMPTS)
-        }
-    };
+    let mut retry = patience(context, doing);
     loop {
         let begun = tokio::time::Instant::now();
         let error = match act(context, doing, stop).await {
@@ -94,16 +104,41 @@ async fn attempts(context: &Context, doing: Work, stop: &StopSignal) -> Result<(
             // It came a long way: a full pass of days may meet more than ten short failures.
             retry = Retry::times(ATTEMPTS);
         }
-        let endless = matches!(doing, Work::Undo(_) | Work::RollBack | Work::Clean);
-        if error.remedy == Remedy::Operator && !endless || stop.is_stopped() {
+        if is_final(&error, doing) || stop.is_stopped() {
             return Err(error);
         }
         context.note("failure", format!("{doing:?}: {error}")).await;
-        tokio::select! {
-            biased;
-            () = stop.stopped() => return Err(error),
-            more = retry.pause() => if !more { return Err(error); },
+        if !pause(&mut retry, stop).await {
+            return Err(error);
         }
+    }
+}
+
+fn patience(context: &Context, doing: Work) -> Retry {
+    match doing {
+        Work::Undo(_) | Work::RollBack | Work::Clean => Retry::forever(),
+        Work::Phase(phase) => Retry::until(cutover::deadline(context, phase)),
+        Work::Begin | Work::Prepare | Work::Seed | Work::Sync | Work::Nothing | Work::AwaitSchedule => {
+            Retry::times(ATTEMPTS)
+        }
+    }
+}
+
+/// Whether trying again is of no use.
+fn is_final(error: &WorkError, doing: Work) -> bool {
+    match error.remedy {
+        Remedy::Decide => true,
+        Remedy::Operator => !matches!(doing, Work::Undo(_) | Work::RollBack | Work::Clean),
+        Remedy::Retry => false,
+    }
+}
+
+/// Waits for the next try; false if there is to be none.
+async fn pause(retry: &mut Retry, stop: &StopSignal) -> bool {
+    tokio::select! {
+        biased;
+        () = stop.stopped() => false,
+        more = retry.pause() => more,
     }
 }
 

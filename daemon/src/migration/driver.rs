@@ -8,6 +8,7 @@ mod passes;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use warmd_cbt::{mutant::mutant, stop::StopSignal};
@@ -17,7 +18,7 @@ use super::{
     command::Command,
     context::Context,
     doing::{forget_ledgers, persist, verify_alone},
-    failure::WorkError,
+    failure::{Remedy, WorkError},
     forecast,
     retry::Retry,
     rollback,
@@ -35,7 +36,7 @@ use crate::{
         verify::VerifyOrder,
         view::{CutoverView, EventView},
     },
-    store::{Change, Cutover},
+    store::Change,
 };
 
 /// How long work that was told to stop may take before it is dropped where it stands.
@@ -59,6 +60,8 @@ pub struct Driver {
     sync_asked: bool,
     /// Whether a pass that is begun waits for a copy window.
     is_held: bool,
+    /// Since when the target VM has its disks from which a person wants to go back.
+    goes_back_from: Option<DateTime<Utc>>,
 }
 
 /// What ended the waiting.
@@ -88,6 +91,7 @@ impl Driver {
             verify_asked: None,
             sync_asked: false,
             is_held: false,
+            goes_back_from: None,
         }
     }
 
@@ -195,7 +199,11 @@ impl Driver {
                 match self.attend(job, &stopper, in_windows).await {
                     Attended::Job(Ok(())) => Happened::Event(Event::WorkDone, "warmd".to_owned()),
                     Attended::Job(Err(error)) => {
-                        let event = Event::WorkFailed { reason: error.to_string(), resumable: true };
+                        let reason = error.to_string();
+                        let event = match error.remedy {
+                            Remedy::Decide => Event::Overtaken { reason },
+                            Remedy::Retry | Remedy::Operator => Event::WorkFailed { reason, resumable: true },
+                        };
                         Happened::Event(event, "warmd".to_owned())
                     }
                     Attended::Granted | Attended::Held => Happened::Granted,
@@ -301,7 +309,13 @@ impl Driver {
             // It goes on at once, whatever the schedule says.
             Verdict::AlreadySo if command.request == Request::Sync && self.is_held => Verdict::Accepted,
             Verdict::Accepted if command.request == Request::Rollback => {
-                rollback::obstacle(&self.context).await.map_or(Verdict::Accepted, Verdict::Refused)
+                match rollback::judged(&self.context).await {
+                    Ok(since) => {
+                        self.goes_back_from = since;
+                        Verdict::Accepted
+                    }
+                    Err(why) => Verdict::Refused(why),
+                }
             }
             verdict => verdict,
         };
@@ -371,14 +385,8 @@ impl Driver {
             return true;
         }
         let text = format!("{} → {state}{}", self.state, because(event));
-        let (begins, known) = (*event == Event::Request(Request::Cutover), self.context.cutover());
-        let cutover = match event {
-            Event::Request(Request::Cutover) => {
-                Some(Cutover { attempt: known.attempt + 1, ..Cutover::default() })
-            }
-            Event::Request(Request::Rollback) => Some(Cutover { rolled_back: Some(clock::now()), ..known }),
-            _ => None,
-        };
+        let begins = *event == Event::Request(Request::Cutover);
+        let cutover = self.remembered(event);
         if !mutant("step-not-told") {
             lines.push(self.context.line(by, "state", text.clone()));
         }
@@ -483,7 +491,7 @@ enum Attended {
 fn because(event: &Event) -> String {
     match event {
         Event::Request(request) => format!(" ({} asked)", request.name()),
-        Event::WorkFailed { reason, .. } => format!(" because {reason}"),
+        Event::WorkFailed { reason, .. } | Event::Overtaken { reason } => format!(" because {reason}"),
         Event::WorkDone => String::new(),
         Event::Restarted { .. } => " (after a restart)".to_owned(),
         Event::PassDue => " (a delta is due)".to_owned(),

@@ -21,6 +21,8 @@ pub enum Remedy {
     Retry,
     /// Somebody's doing, then `resume`.
     Operator,
+    /// A person's word for the source VM or for the target VM; until then nothing is done, and nothing is undone.
+    Decide,
 }
 
 /// Why a migration's work did not succeed.

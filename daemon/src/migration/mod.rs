@@ -19,6 +19,7 @@ mod hooks;
 pub mod limits;
 pub mod live;
 pub mod manager;
+mod overtaken;
 pub mod pass;
 pub mod plans;
 pub mod prepare;

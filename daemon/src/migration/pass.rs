@@ -24,7 +24,6 @@ use warmd_cbt::{
     stop::StopSignal,
     store::PassFigures,
     transfer::{LatencyBaseline, PassJob, PassProgress, run_pass},
-    units::Extent,
 };
 
 use super::{
@@ -83,8 +82,14 @@ pub async fn run(
     // Counts as failed, whatever it fails at, unless its end is told.
     let account = account(context, kind);
     let rows = context.store.disks(context.id).await?;
+    if rows.is_empty() && !context.machine.disks.is_empty() {
+        // With nothing to copy all of it would be called copied.
+        return Err(WorkError::operator(
+            "the state knows of no disk on the target: cancel, and apply the plan again",
+        ));
+    }
     let ledgers = try_join_all(rows.iter().map(|row| context.ledger(row.id))).await?;
-    distrust(context, &ledgers).await?;
+    distrust(context, &rows, &ledgers).await?;
     let request = SnapshotRequest {
         owner: context.id,
         vm: context.vm.clone(),
@@ -134,12 +139,21 @@ async fn copy(
     let advanced = advance_all(context, snapshot, rows, ledgers).await?;
     crash::point("advance.committed");
     let (number, pass, mut disks) = record(context, kind, started, advanced).await?;
-    context.target.note_writer(context.id, Some(Writer::Pass(number))).await?;
+    let faults = rows_at_fault(disks.iter().map(|disk| &disk.row));
+    context.target.note_writer(context.id, Some(Writer::Pass { number, faults })).await?;
     account.watch(disks.iter().map(|disk| (disk.row.key.clone(), Arc::clone(&disk.progress))));
     // Where a comparison follows while the VM is down, that finds what an audit might.
     let result = match then {
-        Some(_) if kind == PassKind::Final => Ok(()),
+        Some(_) if kind == PassKind::Final => Ok(0),
         _ => audit_all(context, kind, snapshot, &mut disks, stop).await,
+    };
+    let result = match result {
+        // Before anything of what it found is copied: a state from before its verdict knows nothing of that.
+        Ok(found @ 1..) => {
+            let writer = Writer::Pass { number, faults: faults + found };
+            context.target.note_writer(context.id, Some(writer)).await.map_err(WorkError::from)
+        }
+        result => result.map(|_| ()),
     };
     let measured = disks.iter().filter_map(|disk| measured(disk, kind)).collect();
     let telemetry = Arc::new(PassTelemetry::new(context, pass, measured));
@@ -175,8 +189,9 @@ async fn copy(
 ///
 /// The target tells of it by the last pass that it took note of. Where that is the one that the state knows as its last,
 /// and it came to its end, the state is as new as the target. Where it did not come to its end, the state may be a copy
-/// from the middle of it: what was pending then may have been written since.
-async fn distrust(context: &Context, ledgers: &[Arc<Ledger>]) -> Result<(), WorkError> {
+/// from the middle of it: what was pending then may have been written since, and if its audit found out a source that
+/// the state still believes, so may anything. What a target VM that was taken back may have written is pending already.
+async fn distrust(context: &Context, rows: &[DiskRow], ledgers: &[Arc<Ledger>]) -> Result<(), WorkError> {
     let last = context.store.last_pass(context.id).await?.map(|pass| pass.view);
     let known = last.as_ref().map_or(0, |pass| pass.number);
     let ended = last.as_ref().is_none_or(|pass| pass.ended.is_some() && !was_cut(pass));
@@ -184,8 +199,11 @@ async fn distrust(context: &Context, ledgers: &[Arc<Ledger>]) -> Result<(), Work
     let as_new = match noted {
         None => known == 0 || !ended,
         // One that came to its end was noted before, and one that was not noted wrote nothing.
-        Some(Writer::Pass(noted)) => noted == known || !ended && noted < known,
-        Some(Writer::Other) => mutant("rollback-trusts-target"),
+        Some(Writer::Pass { number, faults }) => {
+            (number == known || !ended && number < known)
+                && (faults <= rows_at_fault(rows) || mutant("audit-of-lost-pass-forgotten"))
+        }
+        Some(Writer::Machine { .. } | Writer::Unknown) => mutant("rollback-trusts-target"),
     };
     if as_new && (ended || mutant("cut-pass-trusted")) || mutant("older-copy-trusted") {
         return Ok(());
@@ -199,16 +217,12 @@ async fn distrust(context: &Context, ledgers: &[Arc<Ledger>]) -> Result<(), Work
     // After a target VM that may have run the state knows that already.
     let is_news = ledgers.iter().any(|ledger| ledger.pending_bytes() < ledger.size());
     for ledger in ledgers {
-        ledger.distrust(&Extent::whole(ledger.size()).into_iter().collect::<Vec<_>>()).await?;
+        ledger.distrust_all().await?;
     }
     if !is_news {
         return Ok(());
     }
-    let noted = match noted {
-        None => "no note of any".to_owned(),
-        Some(Writer::Pass(noted)) => format!("a note of pass {noted}"),
-        Some(Writer::Other) => "a note of another writer".to_owned(),
-    };
+    let noted = noted.map_or("no note of any".to_owned(), |noted| format!("a note of {noted}"));
     let text = format!(
         "warmd's state and the target are not of the same time: the state knows of {known} passes, and beside the disks \
          is {noted}. Was one of them put back from a copy? Nothing that the state says of the target is trusted, and all \
@@ -332,22 +346,30 @@ fn measured(disk: &PassDisk, kind: PassKind) -> Option<MeasuredDisk> {
     })
 }
 
-/// Audits all disks at the same time, before anything is copied: what is found out counts for this pass already.
+/// On how many disks change tracking is known not to tell the truth.
+fn rows_at_fault<'a>(rows: impl IntoIterator<Item = &'a DiskRow>) -> u32 {
+    rows.into_iter().filter(|row| row.tracking_fault.is_some()).map(|_| 1).sum()
+}
+
+/// Audits all disks at the same time, before anything is copied: what is found out counts for this pass already. On how
+/// many disks change tracking was found not to tell the truth.
 async fn audit_all(
     context: &Context,
     kind: PassKind,
     snapshot: &dyn Snapshot,
     disks: &mut [PassDisk],
     stop: &StopSignal,
-) -> Result<(), WorkError> {
+) -> Result<u32, WorkError> {
     let audits = disks.iter().map(|disk| async {
         let Some(disk_pass) = disk.record else { return Ok(None) };
         let audited = Audited { row: &disk.row, ledger: &disk.ledger, disk_pass };
         audit::run(context, kind, snapshot, &audited, stop).await
     });
     let audits = join_all(audits).await;
+    let mut found = 0;
     for (disk, audit) in disks.iter_mut().zip(audits) {
         disk.view.audit = audit?;
+        found += u32::from(disk.view.audit.as_ref().is_some_and(|audit| audit.mismatched_bytes > 0));
         disk.view.pending = disk.ledger.pending_bytes().0;
     }
     context.live.update(|live| {
@@ -355,7 +377,7 @@ async fn audit_all(
             pass.disks = disks.iter().map(|disk| disk.view.clone()).collect();
         }
     });
-    Ok(())
+    Ok(found)
 }
 
 /// Drains all disks at the same time. One disk's failure lets the others come to their end: what they drain counts.
@@ -421,7 +443,7 @@ async fn open(context: &Context, disk: &PassDisk, spec: &DiskSpec) -> Result<Arc
         Err(error) => error,
     };
     if matches!(error.kind, TargetErrorKind::NotFound | TargetErrorKind::Conflict) {
-        disk.ledger.distrust(&Extent::whole(disk.row.size).into_iter().collect::<Vec<_>>()).await?;
+        disk.ledger.distrust_all().await?;
         let text = format!(
             "disk {}: its volume is not as it was left; all of it will be copied again",
             disk.row.key

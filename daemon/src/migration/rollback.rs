@@ -6,29 +6,31 @@
 
 use std::time::Duration;
 
-use warmd_cbt::{mutant::mutant, units::Extent};
+use chrono::{DateTime, Utc};
+use warmd_cbt::mutant::mutant;
 
-use super::{context::Context, failure::WorkError};
+use super::{context::Context, failure::WorkError, overtaken, prepare};
 use crate::{
     crash,
     human::moment,
     model::machine::PowerState,
     sources::{SourceError, SourceErrorKind},
-    targets::MachineState,
+    targets::{MachineState, Writer},
 };
 
 /// How long source and target may take to say whether it can be done.
 const ANSWER: Duration = Duration::from_secs(45);
 
-/// What is in the way of a rollback, and what to do, if anything is.
-pub(super) async fn obstacle(context: &Context) -> Option<String> {
+/// Since when the target VM that is to be gone back from has its disks, if it is noted beside them; or what is in the way
+/// of a rollback, and what to do.
+pub(super) async fn judged(context: &Context) -> Result<Option<DateTime<Utc>>, String> {
     let found = tokio::time::timeout(ANSWER, look(context)).await;
-    let why =
+    let found =
         found.unwrap_or_else(|_| Err("source or target does not answer; try again when both do".to_owned()));
-    why.err().map(|why| format!("rollback is refused: {why}"))
+    found.map_err(|why| format!("rollback is refused: {why}"))
 }
 
-async fn look(context: &Context) -> Result<(), String> {
+async fn look(context: &Context) -> Result<Option<DateTime<Utc>>, String> {
     match context.target.look(context.id).await {
         Ok(MachineState::NotManaged) => {
             return Err("the target only keeps disks, and warmd cannot stop what somebody else starts from them: stop \
@@ -47,13 +49,17 @@ async fn look(context: &Context) -> Result<(), String> {
     };
     let lost: Vec<_> =
         context.machine.disks.iter().filter(|disk| !same(disk)).map(|disk| disk.key.to_string()).collect();
-    if lost.is_empty() {
-        return Ok(());
+    if !lost.is_empty() {
+        return Err(format!(
+            "disks of the source VM were removed, or have another size, since the cutover: {}; put them back",
+            lost.join(", ")
+        ));
     }
-    Err(format!(
-        "disks of the source VM were removed, or have another size, since the cutover: {}; put them back",
-        lost.join(", ")
-    ))
+    match context.target.noted_writer(context.id).await {
+        Ok(Some(Writer::Machine { since, .. })) => Ok(Some(since)),
+        Ok(None | Some(Writer::Pass { .. } | Writer::Unknown)) => Ok(None),
+        Err(error) => Err(format!("it is not known who wrote to the target's disks last: {error}")),
+    }
 }
 
 /// What a rollback costs, in words.
@@ -67,21 +73,7 @@ pub(super) fn loss(context: &Context) -> String {
 
 /// Goes back: the target VM gone, the source as it was before the cutover.
 pub(super) async fn roll_back(context: &Context) -> Result<(), WorkError> {
-    let mut pending = Vec::new();
-    for row in context.store.disks(context.id).await? {
-        let ledger = context.ledger(row.id).await?;
-        if !mutant("rollback-trusts-target") {
-            ledger.distrust(&Extent::whole(row.size).into_iter().collect::<Vec<_>>()).await?;
-        }
-        pending.push((row.key, ledger.pending_bytes().0));
-    }
-    context.live.update(|view| {
-        for disk in &mut view.disks {
-            if let Some((_, bytes)) = pending.iter().find(|(key, _)| *key == disk.key) {
-                disk.pending = *bytes;
-            }
-        }
-    });
+    distrust(context).await?;
     crash::point("rollback.distrusted");
     if mutant("rollback-source-first") {
         source_back(context).await?;
@@ -92,6 +84,12 @@ pub(super) async fn roll_back(context: &Context) -> Result<(), WorkError> {
         return Err(WorkError::passing(format!("the target VM was removed, and is {state:?}")));
     }
     crash::point("rollback.discarded");
+    if context.store.disks(context.id).await?.is_empty() {
+        // A state from before they were made, which was put back: it is resumed to copy, and copies what it knows.
+        prepare::prepare(context).await?;
+        distrust(context).await?;
+    }
+    take_back(context).await?;
     let source = match source_back(context).await {
         Err(error) if error.kind == SourceErrorKind::NotFound => {
             context.note("warning", format!("there is no source VM to power on: {error}")).await;
@@ -106,6 +104,40 @@ pub(super) async fn roll_back(context: &Context) -> Result<(), WorkError> {
         loss(context)
     );
     context.note("rollback", text).await;
+    Ok(())
+}
+
+/// No ledger claims anything of the target's disks from here on.
+async fn distrust(context: &Context) -> Result<(), WorkError> {
+    let mut pending = Vec::new();
+    for row in context.store.disks(context.id).await? {
+        let ledger = context.ledger(row.id).await?;
+        if !mutant("rollback-trusts-target") {
+            ledger.distrust_all().await?;
+        }
+        pending.push((row.key, ledger.pending_bytes().0));
+    }
+    context.live.update(|view| {
+        for disk in &mut view.disks {
+            if let Some((_, bytes)) = pending.iter().find(|(key, _)| *key == disk.key) {
+                disk.pending = *bytes;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Remembers that nothing of what the target VM wrote is trusted, and that this is the VM that is noted beside the disks.
+async fn take_back(context: &Context) -> Result<(), WorkError> {
+    context
+        .remember(|cutover| {
+            let since = *cutover.given_over.get_or_insert_with(overtaken::moment);
+            cutover.taken_back = Some(since);
+        })
+        .await?;
+    if let Some(since) = context.cutover().given_over {
+        context.target.note_writer(context.id, Some(Writer::Machine { since, over: true })).await?;
+    }
     Ok(())
 }
 

@@ -4,7 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{phase::Phase, state::State};
+use super::{
+    phase::Phase,
+    state::{Resting, State},
+};
 
 /// Something asked of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -76,6 +79,7 @@ pub fn judge(state: &State, request: Request) -> Verdict {
 
         (R::Rollback, S::CuttingOver { phase }) if phase.past_no_return() => Accepted,
         (R::Rollback, S::Failed { from, .. }) if from.past_no_return() => Accepted,
+        (R::Rollback, S::Failed { from: Resting::Overtaken, .. }) => Accepted,
         (R::Rollback | R::Resume, S::RollingBack) => AlreadySo,
         (R::Rollback, S::CuttingOver { .. }) => {
             refused("the target VM was not started yet; abort the cutover with `cutover --abort`")

@@ -50,6 +50,9 @@ pub enum Resting {
     Watch,
     /// Past the point of no return: only forward.
     Release,
+    /// The target's disks are the target VM's by a cutover that this state does not know of. A person decides whether that
+    /// VM counts, or the source.
+    Overtaken,
 }
 
 impl Resting {
@@ -57,7 +60,7 @@ impl Resting {
     pub fn past_no_return(self) -> bool {
         match self {
             Self::Watch | Self::Release => true,
-            Self::Preparing | Self::Seeding | Self::Synced => false,
+            Self::Preparing | Self::Seeding | Self::Synced | Self::Overtaken => false,
         }
     }
 }
@@ -87,7 +90,9 @@ impl State {
         match self {
             Self::Done => true,
             Self::CuttingOver { phase } => *phase > Phase::Verify,
-            Self::Paused { from } | Self::Failed { from, .. } => from.past_no_return(),
+            Self::Paused { from } | Self::Failed { from, .. } => {
+                from.past_no_return() || *from == Resting::Overtaken
+            }
             Self::Defined
             | Self::Preparing
             | Self::Seeding

@@ -27,6 +27,8 @@ pub enum Event {
     WorkDone,
     /// The work of the present state failed, and trying again by itself will not help.
     WorkFailed { reason: String, resumable: bool },
+    /// The target was found to be the target VM's by a cutover that this state does not know of.
+    Overtaken { reason: String },
     /// The schedule says that a delta is due.
     PassDue,
     /// The daemon came up and found the migration in its saved state, and whether the target VM's start had been asked for.
@@ -103,6 +105,7 @@ pub fn next(state: &State, event: &Event) -> Result<State, IllegalStep> {
         Event::Request(request) => requested(state, *request).ok_or_else(illegal),
         Event::WorkDone => done(state).ok_or_else(illegal),
         Event::WorkFailed { reason, resumable } => failed(state, reason, *resumable).ok_or_else(illegal),
+        Event::Overtaken { reason } => overtaken(state, reason).ok_or_else(illegal),
         Event::Restarted { start_asked } => Ok(restarted(state, *start_asked)),
         Event::PassDue => match state {
             State::Synced => Ok(State::Syncing),
@@ -139,7 +142,8 @@ fn resumed(from: Resting) -> State {
     match from {
         Resting::Preparing => State::Preparing,
         Resting::Seeding => State::Seeding,
-        Resting::Synced => State::Syncing,
+        // It looks again whether it is so.
+        Resting::Synced | Resting::Overtaken => State::Syncing,
         Resting::Watch => State::CuttingOver { phase: Phase::Watch },
         Resting::Release => State::CuttingOver { phase: Phase::Release },
     }
@@ -175,6 +179,25 @@ fn failed(state: &State, reason: &str, resumable: bool) -> Option<State> {
     }
 }
 
+/// Nothing goes on, and nothing is taken back: not even an undo, which would start the source.
+fn overtaken(state: &State, reason: &str) -> Option<State> {
+    let rests = State::Failed { reason: reason.to_owned(), resumable: true, from: Resting::Overtaken };
+    match state {
+        State::Preparing | State::Seeding | State::Syncing | State::Undoing { .. } | State::RollingBack => {
+            Some(rests)
+        }
+        State::CuttingOver { phase } if !phase.past_no_return() => Some(rests),
+        State::CuttingOver { .. }
+        | State::Defined
+        | State::Synced
+        | State::Cancelling
+        | State::Paused { .. }
+        | State::Failed { .. }
+        | State::Done
+        | State::Cancelled => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -197,6 +220,7 @@ mod tests {
         prop_oneof![
             4 => Just(Event::WorkDone),
             1 => any::<bool>().prop_map(|resumable| Event::WorkFailed { reason: "x".to_owned(), resumable }),
+            1 => Just(Event::Overtaken { reason: "x".to_owned() }),
             1 => Just(Event::PassDue),
             1 => any::<bool>().prop_map(|start_asked| Event::Restarted { start_asked }),
             3 => prop::sample::select(REQUESTS.to_vec()).prop_map(Event::Request),
@@ -274,6 +298,32 @@ mod tests {
         assert_eq!(next(&State::RollingBack, &restarted), Ok(State::RollingBack));
     }
 
+    #[test]
+    fn what_was_overtaken_stands_still_until_a_person_decides() {
+        let event = Event::Overtaken { reason: "x".to_owned() };
+        let reason = String::new();
+        for from in [
+            State::Preparing,
+            State::Syncing,
+            State::CuttingOver { phase: Phase::StartVm },
+            State::Undoing { phase: Phase::CreateVm, reason },
+            State::RollingBack,
+        ] {
+            let state = next(&from, &event).unwrap();
+            assert!(matches!(state, State::Failed { from: Resting::Overtaken, .. }), "{from}: {state}");
+            assert!(state.is_handed_over());
+            assert_eq!(work(&state), Work::Nothing);
+            assert_eq!(next(&state, &Event::Request(Request::Rollback)), Ok(State::RollingBack));
+            assert_eq!(next(&state, &Event::Request(Request::Cancel)), Ok(State::Cancelling));
+            assert_eq!(next(&state, &Event::Request(Request::Resume)), Ok(State::Syncing));
+            assert!(next(&state, &Event::Request(Request::Cutover)).is_err());
+            assert!(next(&state, &Event::PassDue).is_err());
+        }
+        for from in [State::Synced, State::Done, State::CuttingOver { phase: Phase::Watch }] {
+            assert!(next(&from, &event).is_err(), "{from}");
+        }
+    }
+
     proptest! {
         /// Whatever happens in whatever order: past the point of no return there is only forward, unless a person asks
         /// for a rollback; a final state stays else, and a refused request leaves no new state.
@@ -289,7 +339,11 @@ mod tests {
                 };
                 let rolls_back = event == Event::Request(Request::Rollback) && new == State::RollingBack;
                 if rolls_back {
-                    prop_assert!(past_no_return(&state) || state == State::RollingBack, "{state} → {new}");
+                    let decided = matches!(state, State::Failed { from: Resting::Overtaken, .. });
+                    prop_assert!(
+                        decided || past_no_return(&state) || state == State::RollingBack,
+                        "{state} → {new}"
+                    );
                 } else if past_no_return(&state) {
                     prop_assert!(past_no_return(&new), "{state} → {new}");
                 }

@@ -24,7 +24,7 @@ use crate::model::{
 const TABLE: &str = "migrations";
 const COLUMNS: &str = "id, plan, source, target, vm, vm_name, target_name, machine, state, since, created, warnings, \
                        attempt, was_running, source_stopped, start_asked, target_running, appointment, \
-                       rolled_back";
+                       rolled_back, given_over, taken_back";
 
 /// A migration to be made.
 #[derive(Clone, Debug)]
@@ -89,6 +89,11 @@ pub struct Cutover {
     pub target_running: Option<DateTime<Utc>>,
     /// When a person asked to go back to the source after that.
     pub rolled_back: Option<DateTime<Utc>>,
+    /// When the target's disks were given to the target VM, to the microsecond: which note beside them is its own.
+    pub given_over: Option<DateTime<Utc>>,
+    /// By which of these moments they were given to the target VM from which they were taken back last, in whichever
+    /// cutover that was. Nothing that it wrote is trusted.
+    pub taken_back: Option<DateTime<Utc>>,
 }
 
 /// A step of a migration: all of it is saved in one transaction.
@@ -224,8 +229,7 @@ fn set_cutover(db: &Connection, id: MigrationId, cutover: &Cutover) -> Result<()
     let found = db
         .prepare_cached(
             "UPDATE migrations SET attempt = ?, was_running = ?, source_stopped = ?, start_asked = ?, target_running = ?, \
-             rolled_back = ? \
-             WHERE id = ?",
+             rolled_back = ?, given_over = ?, taken_back = ? WHERE id = ?",
         )?
         .execute(params![
             cutover.attempt,
@@ -234,6 +238,8 @@ fn set_cutover(db: &Connection, id: MigrationId, cutover: &Cutover) -> Result<()
             cutover.start_asked.map(micros),
             cutover.target_running.map(micros),
             cutover.rolled_back.map(micros),
+            cutover.given_over.map(micros),
+            cutover.taken_back.map(micros),
             id.to_string()
         ])?;
     exists(found, id)
@@ -332,6 +338,8 @@ fn read(row: &Row) -> Result<MigrationRow, Fault> {
             start_asked: maybe("start_asked")?,
             target_running: maybe("target_running")?,
             rolled_back: maybe("rolled_back")?,
+            given_over: maybe("given_over")?,
+            taken_back: maybe("taken_back")?,
         },
         appointment: row
             .get::<_, Option<String>>("appointment")?

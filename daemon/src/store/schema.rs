@@ -28,6 +28,7 @@ pub(super) const UPGRADES: &[Upgrade] = &[
     |transaction| transaction.execute_batch(include_str!("schema_v13.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v14.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v15.sql")),
+    |transaction| transaction.execute_batch(include_str!("schema_v16.sql")),
 ];
 
 /// The version that the steps lead to.

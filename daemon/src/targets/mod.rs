@@ -8,6 +8,7 @@ pub mod disk;
 pub mod libvirt;
 pub mod storage;
 pub mod volume;
+mod writer;
 
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use warmd_cbt::{disk::WriteDisk, units::Length};
 
+pub use self::writer::Writer;
 use crate::model::{
     id::{DiskKey, MigrationId},
     machine::Machine,
@@ -109,15 +111,6 @@ pub trait Target: Send + Sync {
 
     /// The last writer that was noted; `None` if there is none.
     async fn noted_writer(&self, owner: MigrationId) -> Result<Option<Writer>, TargetError>;
-}
-
-/// Who wrote to a target's disks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Writer {
-    /// The pass of this number.
-    Pass(u32),
-    /// Somebody whose writes are in no ledger: the target VM, or whoever left a note that says nothing.
-    Other,
 }
 
 /// A disk to be made.

@@ -186,6 +186,8 @@ async fn a_migration_comes_back_as_it_was_saved() {
         start_asked: Some(at(6)),
         target_running: None,
         rolled_back: Some(at(14)),
+        given_over: Some(at(7)),
+        taken_back: Some(at(3)),
     };
     let state = State::Failed { reason: "\"no\" room\n".to_owned(), resumable: true, from: Resting::Seeding };
     let change = Change {

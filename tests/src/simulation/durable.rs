@@ -283,6 +283,16 @@ fn is_legal(before: &State, now: &State) -> bool {
         (S::CuttingOver { phase: Phase::Release }, S::Failed { from: Resting::Release, .. }) => true,
         (S::CuttingOver { phase }, S::Undoing { phase: of, .. }) => phase == of && *phase <= Phase::StartVm,
         (S::Undoing { .. }, S::Synced) => true,
+        // The state was put back from an older copy.
+        (
+            S::Preparing
+            | S::Seeding
+            | S::Syncing
+            | S::CuttingOver { .. }
+            | S::Undoing { .. }
+            | S::RollingBack,
+            S::Failed { from: Resting::Overtaken, .. },
+        ) => true,
         (S::Done | S::CuttingOver { phase: Phase::Watch | Phase::Release }, S::RollingBack) => true,
         (S::RollingBack, S::Paused { from: Resting::Synced }) => true,
         (S::Paused { from } | S::Failed { from, .. }, now) => match (from, now) {
@@ -291,7 +301,8 @@ fn is_legal(before: &State, now: &State) -> bool {
             | (Resting::Synced, S::Syncing)
             | (Resting::Watch, S::CuttingOver { phase: Phase::Watch })
             | (Resting::Release, S::CuttingOver { phase: Phase::Release }) => true,
-            (Resting::Watch | Resting::Release, S::RollingBack) => true,
+            (Resting::Watch | Resting::Release | Resting::Overtaken, S::RollingBack) => true,
+            (Resting::Overtaken, S::Syncing) => true,
             (Resting::Watch | Resting::Release, _) => false,
             _ => abandons,
         },
@@ -310,6 +321,7 @@ impl Truth {
         self.counts.add(match now {
             State::Undoing { .. } => "undone cutovers",
             State::RollingBack => "rollbacks",
+            State::Failed { from: Resting::Overtaken, .. } => "overtaken states",
             State::Failed { .. } => "failures",
             State::Paused { .. } => "pauses",
             State::Syncing => "deltas",
@@ -325,7 +337,9 @@ impl Truth {
             Some(_) => {}
         }
         let copies = matches!(now, State::CuttingOver { phase: Phase::FinalDelta });
-        if copies && self.targets.get(&owner).is_some_and(|made| made.exists && made.ran) {
+        // One that was put back finds out in the phase itself.
+        let stale = self.stale.iter().any(|(of, _)| *of == owner);
+        if copies && !stale && self.targets.get(&owner).is_some_and(|made| made.exists && made.ran) {
             self.violated(format!("{vm} takes its final delta into a target VM that ran"));
         }
         let begins = matches!(now, State::CuttingOver { phase: Phase::LastDelta });
@@ -391,7 +405,7 @@ impl Truth {
         if !made.exists {
             wrong.push(format!("{vm} is done, and has no machine on the target"));
         }
-        if made.noted != Some(Writer::Other) {
+        if !matches!(made.noted, Some(Writer::Machine { over: true, .. })) {
             wrong.push(format!("{vm} is done, and its disks are not noted as the target VM's"));
         }
         for what in wrong {

@@ -93,6 +93,11 @@ async fn operate(stage: &Stage, manager: &Arc<Manager>, mut chance: Chance) -> E
         if request == Request::Cancel && chance.happens(800) {
             continue;
         }
+        // Its VM and its disks would be left, and both are this operator's own.
+        if request == Request::Cancel && matches!(view.state, State::Failed { from: Resting::Overtaken, .. })
+        {
+            continue;
+        }
         asked += 1;
         let order = (request == Request::Verify && chance.happens(700)).then(|| order(&mut chance));
         ask_for(stage, manager, &view, request, order, asked).await;
@@ -158,6 +163,8 @@ fn wanted(stage: &Stage, scene: &VmScene, view: &MigrationView) -> Option<Reques
             let started = target::start(&mut stage.world.truth(), view.id);
             Some(if started.is_ok() { Request::Resume } else { Request::Rollback })
         }
+        // The operator knows that the state was put back, and wants the source.
+        State::Failed { from: Resting::Overtaken, .. } => Some(Request::Rollback),
         State::Paused { .. } | State::Failed { .. } if !scene.give_up => Some(Request::Resume),
         State::Paused { .. }
         | State::Failed { from: Resting::Preparing | Resting::Seeding | Resting::Synced, .. } => {
@@ -287,7 +294,7 @@ fn change_power(stage: &Stage, name: &str) {
     let cuts = states.iter().any(|state| matches!(state, State::CuttingOver { .. } | State::Undoing { .. }));
     let late = states.iter().any(|state| match state {
         State::CuttingOver { phase } | State::Undoing { phase, .. } => *phase >= Phase::CreateVm,
-        State::Failed { from, .. } => from.past_no_return(),
+        State::Failed { from, .. } => from.past_no_return() || *from == Resting::Overtaken,
         State::Done | State::RollingBack => true,
         _ => false,
     });

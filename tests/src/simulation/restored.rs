@@ -54,13 +54,9 @@ impl Durable {
     pub(super) fn restore(&mut self, truth: &mut Truth) -> rusqlite::Result<()> {
         let Some(copy) = self.copy.take() else { return Ok(()) };
         let count: u32 = copy.db.query_row("SELECT count(*) FROM migrations", [], |row| row.get(0))?;
-        // Nobody can know any more what a machine has written or where given up disks are.
-        let too_late = |state: &State| {
-            matches!(state, State::Done | State::Cancelling | State::Cancelled)
-                || matches!(state, State::Failed { from, .. } if from.past_no_return())
-        };
-        let ran = truth.targets.values().any(|made| made.ran);
-        if ran || count != truth.states.len() as u32 || truth.states.values().any(too_late) {
+        // Nobody can know any more where given up disks are.
+        let too_late = |state: &State| matches!(state, State::Cancelling | State::Cancelled);
+        if count != truth.states.len() as u32 || truth.states.values().any(too_late) {
             return Ok(());
         }
         (self.name, self.db) = (copy.name, copy.db);

@@ -13,7 +13,7 @@ use warmd_cbt::{
 };
 use warmd_daemon::{
     clock,
-    model::id::MigrationId,
+    model::{id::MigrationId, state::State},
     targets::{
         CreateMachine, DiskSpec, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind, Writer,
     },
@@ -138,7 +138,10 @@ impl Target for SimulatedTarget {
         let lost = self.begin("target.discard-machine").await?;
         {
             let mut truth = self.0.truth();
+            let goes_back = truth.states.get(&owner) == Some(&State::RollingBack);
+            let mut is_its_own = false;
             if let Some(made) = truth.targets.get_mut(&owner) {
+                is_its_own = made.exists && matches!(made.noted, Some(Writer::Machine { over: true, .. }));
                 (made.exists, made.runs, made.died, made.dies) = (false, false, false, None);
                 if std::mem::take(&mut made.ran) {
                     // What it wrote while it ran comes to light when it is stopped.
@@ -147,6 +150,11 @@ impl Target for SimulatedTarget {
                         disk.durable.fill(0, 100, 0xee);
                     }
                 }
+            }
+            if is_its_own && !goes_back {
+                truth.violated(
+                    "a target VM is removed that was handed over, and nobody wants to go back".to_owned(),
+                );
             }
             truth.note(format_args!("the machine is discarded"));
         }

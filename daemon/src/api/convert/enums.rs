@@ -38,6 +38,7 @@ pub(super) fn resting(resting: Resting) -> v1::Resting {
         Resting::Synced => v1::Resting::Synced,
         Resting::Watch => v1::Resting::Watch,
         Resting::Release => v1::Resting::Release,
+        Resting::Overtaken => v1::Resting::Overtaken,
     }
 }
 

@@ -27,6 +27,7 @@ use crate::{
         transition::Event,
         view::EventView,
     },
+    store::Cutover,
 };
 
 impl Driver {
@@ -163,6 +164,20 @@ impl Driver {
         self.appointment = appointment;
         appointed::show(&self.context, &self.step().await);
         true
+    }
+
+    /// What is remembered of the last cutover from `event` on; `None` if it stays as it is.
+    pub(super) fn remembered(&self, event: &Event) -> Option<Cutover> {
+        let known = self.context.cutover();
+        let (attempt, taken_back) = (known.attempt + 1, known.taken_back);
+        match event {
+            Event::Request(Request::Cutover) => Some(Cutover { attempt, taken_back, ..Cutover::default() }),
+            Event::Request(Request::Rollback) => {
+                let given_over = self.goes_back_from.or(known.given_over);
+                Some(Cutover { rolled_back: Some(clock::now()), given_over, ..known })
+            }
+            _ => None,
+        }
     }
 
     /// What becomes of it in the step to `state`; `None` if it stays as it is.

@@ -227,8 +227,7 @@ impl Storage {
     pub async fn note_writer(&self, owner: MigrationId, writer: Option<Writer>) -> Result<(), TargetError> {
         let path = self.folder(owner).join(LAST_WRITER);
         blocking(format!("noting the writer in {}", path.display()), move || match writer {
-            Some(Writer::Pass(pass)) => volume::write_file(&path, format!("{pass}\n").as_bytes()),
-            Some(Writer::Other) => volume::write_file(&path, b"the target VM\n"),
+            Some(writer) => volume::write_file(&path, writer.to_text().as_bytes()),
             None => volume::remove_file(&path),
         })
         .await
@@ -239,10 +238,9 @@ impl Storage {
         let path = self.folder(owner).join(LAST_WRITER);
         blocking(format!("looking for the last writer in {}", path.display()), move || {
             match std::fs::read_to_string(&path) {
-                // After what is no number all is copied again.
-                Ok(text) => Ok(Some(text.trim().parse().map_or(Writer::Other, Writer::Pass))),
+                Ok(text) => Ok(Some(Writer::of_text(&text))),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Ok(Some(Writer::Other)),
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Ok(Some(Writer::Unknown)),
                 Err(error) => Err(VolumeError::io("reading", &path, error)),
             }
         })

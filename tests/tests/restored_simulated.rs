@@ -1,0 +1,228 @@
+//! The daemon's state put back from an older copy over simulated endpoints: what a cutover that this state does not know of
+//! gave to the target VM is left alone, on both sides, until a person decides which VM counts.
+
+#![allow(clippy::unwrap_used, reason = "how a test fails")]
+
+use std::path::Path;
+
+use warmd_cbt::units::BLOCK;
+use warmd_daemon::{
+    model::{
+        plan::VerifyMode,
+        request::{Request, Verdict},
+        state::{Resting, State},
+        view::MigrationView,
+    },
+    targets::Writer,
+};
+use warmd_tests::simulated::{Fault, Rig, World};
+
+const SIZE: u64 = 40 * BLOCK;
+
+fn world() -> World {
+    let world = World::new(&[("vda", SIZE)]);
+    world.guest_writes("vda", 3 * BLOCK, &vec![7; 5 * BLOCK as usize]);
+    world
+}
+
+/// All files of the state, as a person copies them while no daemon runs.
+fn copied(file: &Path) -> tempfile::TempDir {
+    let kept = tempfile::TempDir::new().unwrap();
+    for entry in file.parent().unwrap().read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, kept.path().join(path.file_name().unwrap())).unwrap();
+    }
+    kept
+}
+
+fn put_back(file: &Path, kept: &Path) {
+    for entry in file.parent().unwrap().read_dir().unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    for entry in kept.read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, file.parent().unwrap().join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+fn is_overtaken(view: &MigrationView) -> bool {
+    matches!(view.state, State::Failed { resumable: true, from: Resting::Overtaken, .. })
+}
+
+/// Moves the VM, lets it write on the target, stops it there, and puts the state back to before the cutover.
+async fn moved_and_put_back() -> Rig {
+    let mut rig = Rig::start(world()).await;
+    rig.seed(Rig::plan(VerifyMode::Readback)).await;
+    let file = rig.state_file();
+    rig.stop().await;
+    let kept = copied(&file);
+    rig.go_on().await;
+    assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
+    rig.stop().await;
+    rig.world.with(|truth| {
+        assert!(truth.target_runs && !truth.source_runs);
+        truth.target_runs = false;
+        truth.target_disks.get_mut("vda").unwrap().corrupt(4 * BLOCK as usize + 5, &[0xee; 3000]);
+        truth.calls.clear();
+    });
+    put_back(&file, kept.path());
+    rig.go_on().await;
+    assert_eq!(rig.view().await.state, State::Synced);
+    rig
+}
+
+/// Nothing was copied, started, stopped or removed.
+fn assert_left_alone(rig: &Rig) {
+    rig.world.with(|truth| {
+        assert!(truth.violations.is_empty(), "{:?}", truth.violations);
+        assert!(truth.target_exists && !truth.source_runs && !truth.target_runs, "{truth:?}");
+        assert_eq!(truth.target_disks["vda"].durable()[4 * BLOCK as usize + 5], 0xee, "it was copied over");
+        assert!(!truth.snapshot_open);
+    });
+}
+
+#[tokio::test]
+async fn the_next_pass_asks_which_vm_counts_and_leaves_both_alone() {
+    for request in [Request::Sync, Request::Cutover] {
+        let rig = moved_and_put_back().await;
+        rig.ask(request).await;
+        let view = rig.until("the question", is_overtaken).await;
+        assert_left_alone(&rig);
+        let State::Failed { reason, .. } = &view.state else { unreachable!() };
+        assert!(reason.contains("does not know of") && reason.contains("`cancel`"), "{reason}");
+        assert!(reason.contains("`rollback`") && reason.contains("put back from an older copy"), "{reason}");
+        for refused in [Request::Sync, Request::Cutover, Request::Verify] {
+            assert!(matches!(rig.request(refused).await, Verdict::Refused(_)), "{refused:?}");
+        }
+        // It looks again, and finds the same.
+        rig.ask(Request::Resume).await;
+        rig.until("the same again", is_overtaken).await;
+        assert_left_alone(&rig);
+    }
+}
+
+#[tokio::test]
+async fn if_the_target_vm_counts_it_is_left_with_its_disks() {
+    let mut rig = moved_and_put_back().await;
+    rig.ask(Request::Sync).await;
+    rig.until("the question", is_overtaken).await;
+    rig.restart().await;
+    assert!(is_overtaken(&rig.view().await));
+    rig.ask(Request::Cancel).await;
+    rig.until("the end", |view| view.state == State::Cancelled).await;
+    assert_left_alone(&rig);
+    rig.world.with(|truth| assert!(truth.marks.is_empty(), "left on the source: {:?}", truth.marks.keys()));
+    let journal = rig.journal().await;
+    assert!(journal.contains("it and its disks are left as they are"), "{journal}");
+}
+
+/// Also one that is given up before anybody looked.
+#[tokio::test]
+async fn giving_it_up_unseen_leaves_the_target_vm_with_its_disks() {
+    let rig = moved_and_put_back().await;
+    rig.ask(Request::Cancel).await;
+    rig.until("the end", |view| view.state == State::Cancelled).await;
+    assert_left_alone(&rig);
+}
+
+#[tokio::test]
+async fn if_the_source_counts_it_is_gone_back_to_and_moved_again() {
+    let mut rig = moved_and_put_back().await;
+    rig.ask(Request::Sync).await;
+    rig.until("the question", is_overtaken).await;
+    rig.world.faults.set("target.discard", Fault::Passing(2));
+    rig.ask(Request::Rollback).await;
+    rig.restart().await;
+    rig.until("rest", |view| view.state == State::Paused { from: Resting::Synced }).await;
+    rig.world.with(|truth| {
+        assert!(!truth.target_exists && !truth.target_runs, "{truth:?}");
+        // Whether it ran before that cutover this state does not know.
+        assert!(!truth.source_runs);
+        truth.source_runs = true;
+    });
+    rig.world.guest_writes("vda", 9 * BLOCK, &[9; 100]);
+    rig.ask(Request::Resume).await;
+    rig.until("synced", |view| view.state == State::Synced).await;
+    assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
+    rig.world.assert_moved();
+}
+
+/// A copy from the middle of a cutover would undo it, and an undo removes the target VM and starts the source.
+#[tokio::test]
+async fn an_undo_by_a_state_from_before_the_start_is_not_begun() {
+    let mut rig = Rig::start(world()).await;
+    rig.seed(Rig::plan(VerifyMode::Readback)).await;
+    let file = rig.state_file();
+    rig.world.faults.set("target.create", Fault::Passing(u32::MAX));
+    rig.ask(Request::Cutover).await;
+    rig.until("the VM's making", |view| {
+        view.cutover
+            .as_ref()
+            .is_some_and(|cutover| cutover.phases.iter().any(|at| at.phase.to_string() == "create-vm"))
+    })
+    .await;
+    rig.stop().await;
+    let kept = copied(&file);
+    rig.world.faults.clear();
+    rig.go_on().await;
+    let ended = rig.until("the end of it", |view| matches!(view.state, State::Done | State::Synced)).await;
+    if ended.state == State::Synced {
+        assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
+    }
+    rig.stop().await;
+    rig.world.with(|truth| {
+        truth.target_runs = false;
+        truth.target_disks.get_mut("vda").unwrap().corrupt(4 * BLOCK as usize + 5, &[0xee; 3000]);
+    });
+    put_back(&file, kept.path());
+    rig.go_on().await;
+    rig.until("the question", is_overtaken).await;
+    assert_left_alone(&rig);
+}
+
+/// A note that nobody can read may be the target VM's.
+#[tokio::test]
+async fn an_unreadable_note_is_a_question_too() {
+    let mut rig = Rig::start(world()).await;
+    rig.seed(Rig::plan(VerifyMode::Readback)).await;
+    rig.restart_after(|world| world.with(|truth| truth.noted = Some(Writer::Unknown))).await;
+    rig.ask(Request::Sync).await;
+    rig.until("the question", is_overtaken).await;
+    rig.ask(Request::Rollback).await;
+    rig.until("rest", |view| view.state == State::Paused { from: Resting::Synced }).await;
+    rig.ask(Request::Resume).await;
+    rig.until("synced", |view| view.state == State::Synced).await;
+    assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
+    rig.world.assert_moved();
+}
+
+/// A copy from between a pass's record and its audit's verdict believes the source, and knows nothing of what was copied
+/// because of it: a block that is changed back then is not left out as one that the target has.
+#[tokio::test]
+async fn a_state_from_before_an_audits_verdict_trusts_nothing() {
+    let mut rig = Rig::start(world()).await;
+    let mut plan = Rig::plan(VerifyMode::None);
+    plan.verify.audit = Some(warmd_daemon::model::verify::Amount::Share(1_000_000));
+    rig.seed(plan).await;
+    let old = vec![7; BLOCK as usize];
+    rig.world.changes_untold("vda", 4 * BLOCK, &vec![8; BLOCK as usize]);
+    let (file, reads) = (rig.state_file(), rig.world.faults.struck("source-disk.read"));
+    // What the state is at the moment of the snapshot's first read: recorded, and not yet judged.
+    rig.world.faults.set("source-disk.read", Fault::Hang);
+    rig.ask(Request::Sync).await;
+    rig.until("the pass", |view| view.pass.as_ref().is_some_and(|pass| pass.number == 2)).await;
+    rig.until("its first read", |_| rig.world.faults.struck("source-disk.read") > reads).await;
+    let kept = copied(&file);
+    rig.world.faults.clear();
+    rig.until("the verdict", |view| view.disks[0].tracking_fault.is_some() && view.state == State::Synced)
+        .await;
+    rig.stop().await;
+    rig.world.with(|truth| assert_eq!(truth.target_disks["vda"].durable()[4 * BLOCK as usize], 8));
+    put_back(&file, kept.path());
+    rig.world.guest_writes("vda", 4 * BLOCK, &old);
+    rig.go_on().await;
+    rig.until("synced", |view| view.state == State::Synced).await;
+    rig.world.with(|truth| {
+        assert!(truth.target_disks["vda"].durable() == truth.source_disks["vda"], "the block was left out");
+    });
+}
