@@ -259,22 +259,14 @@ impl Driver {
                 }
                 () = &mut turns => {
                     if self.is_turn().await {
-                        stopper.stop();
-                        match tokio::time::timeout(STOP_DEADLINE, job).await {
-                            Ok(Ok(())) => return Attended::Job(Ok(())),
-                            Ok(Err(_)) => {}
-                            Err(_) => sweep(&self.context).await,
-                        }
-                        return Attended::Granted;
+                        let is_done = self.stopped(job, stopper).await;
+                        return if is_done { Attended::Job(Ok(())) } else { Attended::Granted };
                     }
                     turns = self.turns();
                 }
                 () = &mut closed => {
-                    stopper.stop();
-                    match tokio::time::timeout(STOP_DEADLINE, job).await {
-                        Ok(Ok(())) => return Attended::Job(Ok(())),
-                        Ok(Err(_)) => {}
-                        Err(_) => sweep(&self.context).await,
+                    if self.stopped(job, stopper).await {
+                        return Attended::Job(Ok(()));
                     }
                     let why = self.held().map_or_else(String::new, |(_, wait)| wait.why);
                     self.context.note("schedule", format!("pass held: {why}")).await;
@@ -293,6 +285,17 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Tells `job` to stop; whether it was done all the same. One that does not stop in time is dropped where it stands, and
+    /// what it left is cleared away.
+    async fn stopped(&self, job: Job<'_>, stopper: &StopSignal) -> bool {
+        stopper.stop();
+        if let Ok(result) = tokio::time::timeout(STOP_DEADLINE, job).await {
+            return result.is_ok();
+        }
+        sweep(&self.context).await;
+        false
     }
 
     /// Judges and journals a request, and if it is accepted takes it into the state; only then is it answered, so that
