@@ -64,8 +64,7 @@ pub(super) fn step(
     if !is_before(state) {
         return Step::None;
     }
-    let rules = plan.rules();
-    match (appointment, rules) {
+    match (appointment, timing::asked(plan)) {
         (None, _) if plan.cutover.mode == CutoverMode::Manual => Step::None,
         (Some(Appointment::Hold { why }), _) => {
             let shown =
@@ -76,10 +75,10 @@ pub(super) fn step(
             at_a_time(&rules, (*at, *force, by), state, now)
         }
         (None, Ok(rules)) => by_itself(plan, &rules, state, now),
-        (_, Err(problems)) => {
+        (_, Err(wait)) => {
             let mode = if appointment.is_some() { AwaitedMode::At } else { AwaitedMode::Auto };
-            let why = format!("the schedule of plan {} is wrong, apply it again: {problems}", plan.name);
-            Step::Wait { shown: AwaitedCutover { mode, begins: None, why, force: false }, until: None }
+            let shown = AwaitedCutover { mode, begins: None, why: wait.why, force: false };
+            Step::Wait { shown, until: wait.until }
         }
     }
 }
@@ -170,9 +169,9 @@ pub(super) fn refusal(plan: &Plan, order: CutoverOrder, now: DateTime<Utc>) -> O
     if order.force {
         return None;
     }
-    let why = match plan.rules() {
+    let why = match timing::asked(plan) {
         Ok(rules) => closed(&rules, at)?,
-        Err(problems) => format!("the schedule of plan {} is wrong, apply it again: {problems}", plan.name),
+        Err(wait) => wait.why,
     };
     Some(format!("a cutover {when} is refused: {why}; ask for it then with --at, or use --force"))
 }

@@ -93,7 +93,8 @@ pub(super) async fn until(plans: &mut watch::Receiver<Arc<Plan>>, at: Option<Dat
     }
 }
 
-fn asked(plan: &Plan) -> Result<Rules, Wait> {
+/// The rules of `plan`, or what people are told for as long as it has none.
+pub(super) fn asked(plan: &Plan) -> Result<Rules, Wait> {
     plan.rules().map_err(|problems| Wait {
         until: None,
         why: format!("the schedule of plan {} is wrong, apply it again: {problems}", plan.name),
