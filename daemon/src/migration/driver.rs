@@ -440,7 +440,8 @@ impl Driver {
 
     fn show(&self, before: &State) {
         let state = self.state.clone();
-        let lost = rollback::loss(&self.context);
+        let rolled_back =
+            (state == State::RollingBack).then(|| format!("rolled back: {}", rollback::loss(&self.context)));
         self.context.live.update(|view| {
             view.since = clock::now();
             (view.next_pass, view.next_pass_why, view.awaited_cutover) = (None, None, None);
@@ -458,7 +459,7 @@ impl Driver {
                     ) => {
                         cutover.failure = Some(reason.clone());
                     }
-                    (State::RollingBack, _) => cutover.failure = Some(format!("rolled back: {lost}")),
+                    (State::RollingBack, _) => cutover.failure = rolled_back,
                     (State::Done, _)
                     | (State::Synced, State::Undoing { .. })
                     | (State::Paused { .. }, State::RollingBack) => {
