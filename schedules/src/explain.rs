@@ -11,7 +11,7 @@ use chrono_tz::Tz;
 
 use crate::{
     calendar::Calendar,
-    rules::{Facts, LastPass, PULLED, Rules, Verdict, later},
+    rules::{Facts, LastPass, PULLED, Rules, Verdict, Wait, later},
     text::about_span,
     zone::moment,
 };
@@ -223,16 +223,15 @@ impl Story<'_> {
 
     /// How `calendar` stands at that moment, and until when.
     fn stands(&mut self, at: DateTime<Utc>, calendar: &Calendar, open: What, closed: What) {
-        let (is_open, because) = calendar.state(at);
-        if is_open {
-            let until = calendar.next_close(at).map(|close| close.at);
-            self.tell(at, open, format!("{because}{}", self.until(until)));
-        } else {
-            let why = match calendar.next_open(at) {
-                Ok(open) => format!("blocked until {}, because {because}", moment(self.rules.zone, open.at)),
-                Err(never) => format!("blocked for ever, because {never}"),
-            };
-            self.tell(at, closed, why);
+        match self.rules.shut(calendar, at) {
+            None => {
+                let (because, until) = (calendar.state(at).1, calendar.next_close(at).map(|close| close.at));
+                self.tell(at, open, format!("{because}{}", self.until(until)));
+            }
+            Some(Wait { until: Some(_), why }) => self.tell(at, closed, why),
+            Some(Wait { until: None, why }) => {
+                self.tell(at, closed, format!("blocked for ever, because {why}"));
+            }
         }
     }
 

@@ -92,6 +92,14 @@ pub enum Verdict {
     Never { why: String },
 }
 
+/// Something may not be done yet: for how long, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// `None`: not any more, as the schedule stands.
+    pub until: Option<DateTime<Utc>>,
+    pub why: String,
+}
+
 /// A schedule with its zones known and its problems excluded: see [`crate::Schedule::rules`].
 #[derive(Clone, Debug)]
 pub struct Rules {
@@ -122,20 +130,30 @@ impl Rules {
     /// Whether a pass may start at `now`.
     pub fn pass(&self, facts: &Facts, now: DateTime<Utc>) -> Verdict {
         let due = self.due(facts, now);
-        let open = match self.copy.next_open(due.at.max(now)) {
-            Ok(open) => open,
-            Err(never) => return Verdict::Never { why: never.to_string() },
-        };
-        if open.at <= now {
-            return Verdict::Start { why: due.why };
+        match self.shut(&self.copy, due.at.max(now)) {
+            Some(Wait { until: Some(until), why }) => Verdict::Wait { until, why },
+            Some(Wait { until: None, why }) => Verdict::Never { why },
+            None if due.at <= now => Verdict::Start { why: due.why },
+            None => {
+                let why = format!("due at {}: {}", moment(self.zone, due.at), due.why);
+                Verdict::Wait { until: due.at, why }
+            }
         }
-        let why = if open.at <= due.at {
-            format!("due at {}: {}", moment(self.zone, due.at), due.why)
-        } else {
-            let because = self.copy.state(due.at.max(now)).1;
-            format!("blocked until {}, because {because}", moment(self.zone, open.at))
-        };
-        Verdict::Wait { until: open.at, why }
+    }
+
+    /// What is in the way at `at` of something that keeps to `calendar`, one of these rules; `None` if it may be done.
+    pub fn shut(&self, calendar: &Calendar, at: DateTime<Utc>) -> Option<Wait> {
+        let (is_open, because) = calendar.state(at);
+        if is_open {
+            return None;
+        }
+        Some(match calendar.next_open(at) {
+            Ok(open) => {
+                let why = format!("blocked until {}, because {because}", moment(self.zone, open.at));
+                Wait { until: Some(open.at), why }
+            }
+            Err(never) => Wait { until: None, why: never.to_string() },
+        })
     }
 
     /// When the next pass is due, whether copying is allowed then or not.

@@ -123,17 +123,10 @@ fn by_itself(plan: &Plan, rules: &Rules, state: &State, now: DateTime<Utc>) -> S
         let shown = AwaitedCutover { mode: AwaitedMode::Auto, begins, why, force: false };
         Step::Wait { shown, until }
     };
-    let (open, because) = rules.cutover.state(now);
-    if !open {
-        return match rules.cutover.next_open(now) {
-            Ok(open) => wait(
-                Some(open.at),
-                format!("blocked until {}, because {because}", moment(rules.zone, open.at)),
-                Some(open.at),
-            ),
-            Err(never) => wait(None, never.to_string(), None),
-        };
+    if let Some(shut) = rules.shut(&rules.cutover, now) {
+        return wait(shut.until, shut.why, shut.until);
     }
+    let because = rules.cutover.state(now).1;
     if is_ready(state) {
         let why = format!("plan {} cuts over by itself: {because}", plan.name);
         return Step::Begin { by: format!("plan {}", plan.name), why };

@@ -7,24 +7,13 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
-use warmd_schedules::{
-    rules::{Facts, Rules, Verdict},
-    zone::moment,
-};
+use warmd_schedules::rules::{Facts, Rules, Verdict, Wait};
 
 use super::context::Context;
 use crate::{clock, model::plan::Plan};
 
 /// How long a timer runs before the clock on the wall is looked at again, which may have been set.
 const LOOK: Duration = Duration::from_mins(1);
-
-/// No pass may run, for how long, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wait {
-    /// `None`: not before the plan is another.
-    pub(super) until: Option<DateTime<Utc>>,
-    pub(super) why: String,
-}
 
 /// What keeps the next delta waiting, by what is known of the migration; `None` if it may start.
 pub(super) fn next_pass(plan: &Plan, facts: &Facts, now: DateTime<Utc>) -> Option<Wait> {
@@ -41,21 +30,10 @@ pub(super) fn next_pass(plan: &Plan, facts: &Facts, now: DateTime<Utc>) -> Optio
 
 /// What holds a pass that is begun already; `None` if data may be copied now.
 pub(super) fn held(plan: &Plan, now: DateTime<Utc>) -> Option<Wait> {
-    let rules = match asked(plan) {
-        Ok(rules) => rules,
-        Err(wait) => return Some(wait),
-    };
-    let (open, because) = rules.copy.state(now);
-    if open {
-        return None;
+    match asked(plan) {
+        Ok(rules) => rules.shut(&rules.copy, now),
+        Err(wait) => Some(wait),
     }
-    Some(match rules.copy.next_open(now) {
-        Ok(open) => Wait {
-            until: Some(open.at),
-            why: format!("blocked until {}, because {because}", moment(rules.zone, open.at)),
-        },
-        Err(never) => Wait { until: None, why: never.to_string() },
-    })
 }
 
 /// Comes back when data may no longer be copied.

@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
-use warmd_schedules::{Tz, rules::Facts};
+use warmd_schedules::{
+    Tz,
+    rules::{Facts, Wait},
+};
 
 use super::{
     super::{
         facts::{Known, known},
-        timing::{self, Wait},
+        timing,
     },
     Driver, Happened,
 };
