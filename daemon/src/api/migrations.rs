@@ -51,14 +51,15 @@ impl Api {
         answered(self.control.request(view.id, what, &peer::by(from)).await?, view)
     }
 
-    /// What is asked of a cutover, told in the time zone of its plan.
+    /// What is asked of a cutover, told in the time zone of its plan; `None` is that it be taken back.
     async fn cutover_order(
         &self,
         message: &MigrationsCutoverRequest,
         plan: &str,
-    ) -> Result<CutoverOrder, ControlError> {
+    ) -> Result<Option<CutoverOrder>, ControlError> {
         let invalid = |why: &str| ControlError::new(ControlErrorKind::Invalid, why);
         let when = match (given(&message.at), message.hold, message.release, message.abort) {
+            (None, false, false, true) if !message.force => return Ok(None),
             (None, false, false, false) => When::Now,
             (None, true, false, false) => When::Hold,
             (None, false, true, false) => When::Release,
@@ -73,7 +74,27 @@ impl Api {
         if message.force && matches!(when, When::Hold | When::Release) {
             return Err(invalid("a cutover that is not asked for cannot be forced: leave force out"));
         }
-        Ok(CutoverOrder { when, force: message.force })
+        Ok(Some(CutoverOrder { when, force: message.force }))
+    }
+
+    /// Asks of a cutover what `message` says: the answer, and how the migration stands with it.
+    async fn ask_cutover(
+        &self,
+        from: &Extensions,
+        message: &MigrationsCutoverRequest,
+    ) -> Result<(Answer, Migration), ControlError> {
+        let (view, by) = (self.control.migration(&message.migration).await?, peer::by(from));
+        let Some(order) = self.cutover_order(message, &view.plan).await? else {
+            let verdict = self.control.request(view.id, request::Request::AbortCutover, &by).await?;
+            return answered(verdict, view);
+        };
+        let verdict = self.control.cut_over(view.id, order, &by).await?;
+        // What waits is shown as it waits now.
+        let view = match order.when {
+            When::Now => view,
+            When::At(_) | When::Hold | When::Release => self.control.migration(&view.id.to_string()).await?,
+        };
+        answered(verdict, view)
     }
 }
 
@@ -184,30 +205,7 @@ impl Migrations for Api {
         request: Request<MigrationsCutoverRequest>,
     ) -> Result<Response<MigrationsCutoverResponse>, Status> {
         let (_, from, message) = request.into_parts();
-        if message.abort && message.at.is_empty() && !message.hold && !message.release && !message.force {
-            let (answer, migration) = self
-                .ask(&from, &message.migration, request::Request::AbortCutover)
-                .await
-                .map_err(|error| status(&error))?;
-            return Ok(Response::new(MigrationsCutoverResponse {
-                answer: answer.into(),
-                migration: Some(migration),
-            }));
-        }
-        let asked = async {
-            let view = self.control.migration(&message.migration).await?;
-            let order = self.cutover_order(&message, &view.plan).await?;
-            let verdict = self.control.cut_over(view.id, order, &peer::by(&from)).await?;
-            // What waits is shown as it waits now.
-            let view = match order.when {
-                When::Now => view,
-                When::At(_) | When::Hold | When::Release => {
-                    self.control.migration(&view.id.to_string()).await?
-                }
-            };
-            answered(verdict, view)
-        };
-        let (answer, migration) = asked.await.map_err(|error| status(&error))?;
+        let (answer, migration) = self.ask_cutover(&from, &message).await.map_err(|error| status(&error))?;
         Ok(Response::new(MigrationsCutoverResponse { answer: answer.into(), migration: Some(migration) }))
     }
 
