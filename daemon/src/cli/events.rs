@@ -10,14 +10,14 @@ use warmd_proto::v1::{Event, MigrationsEventsRequest, MigrationsEventsResponse};
 use super::{
     client::{Client, asked},
     failure::{Exit, Failure},
+    feed::{PATIENCE, TRY_EVERY},
     out::{Out, complain, one_line},
     screen::interrupted,
     words,
 };
 
-/// How often new lines are asked for, and how long a daemon that went away is waited for.
+/// How often new lines are asked for.
 const ASK_EVERY: Duration = Duration::from_millis(500);
-const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Lines of one answer while following.
 const PAGE: u32 = 1000;
@@ -78,7 +78,7 @@ async fn next(
     let lost = Instant::now();
     complain(&format!("lost the daemon; trying again for {} s", PATIENCE.as_secs()));
     while lost.elapsed() < PATIENCE {
-        sleep(ASK_EVERY).await;
+        sleep(TRY_EVERY).await;
         let again = async { page(&Client::connect(socket).await?, id.to_owned(), Some(after), PAGE).await };
         failure = match again.await {
             Err(failure) if failure.exit == Exit::Unreachable => failure,

@@ -17,8 +17,8 @@ use super::{
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// How long a daemon that went away is waited for, and how often it is tried.
-const PATIENCE: Duration = Duration::from_mins(1);
-const TRY_EVERY: Duration = Duration::from_millis(500);
+pub(super) const PATIENCE: Duration = Duration::from_mins(1);
+pub(super) const TRY_EVERY: Duration = Duration::from_millis(500);
 
 /// What comes out of a feed.
 #[derive(Debug)]
