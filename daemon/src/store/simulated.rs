@@ -3,7 +3,7 @@
 //! Rule: nothing of it waits for another thread, which a clock that stands still while there is work would not wait for.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
@@ -19,6 +19,11 @@ use super::{
 use crate::seal::ReportKey;
 
 impl Store {
+    /// Makes the tables in the database `name`, as [`Store::simulated`] would.
+    pub fn lay_out(name: &str) -> Result<(), OpenError> {
+        file::open_in_memory(Path::new(name), UPGRADES).map(drop)
+    }
+
     /// Opens the database `name`, a URI of SQLite such as `file:/x?vfs=memdb`, which lives as long as a connection to it. It is not
     /// locked. Each transaction is handed to `commit`, which makes it durable by calling what it is given, or does not.
     /// Must be called within a tokio runtime.

@@ -1,5 +1,4 @@
 //! Migrations that are over: out of the daemon's memory, and there whenever somebody asks.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by failing")]
 
 use std::{
     sync::Arc,

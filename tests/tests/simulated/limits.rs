@@ -1,7 +1,5 @@
 //! Limits over simulated endpoints: they hold, they change under what runs, and the last word counts.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
-
 use std::{
     num::{NonZeroU32, NonZeroU64},
     time::{Duration, Instant},

@@ -1,6 +1,5 @@
 //! Verifications that meet something else: what was proven by whom, lies that a comparison finds, requests that wait, a
 //! target that comes to life.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by them")]
 
 use warmd_daemon::{
     migration::control::Control,

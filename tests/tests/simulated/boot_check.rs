@@ -1,7 +1,5 @@
 //! Boot checks over simulated endpoints: what must be seen of the target VM before the source's remains are given up.
 
-#![allow(clippy::unwrap_used, reason = "how a test fails")]
-
 use std::time::Duration;
 
 use tokio::net::TcpListener;

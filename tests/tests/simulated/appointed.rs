@@ -1,7 +1,5 @@
 //! Cutovers for later over simulated endpoints, on a virtual clock: at a time, in windows, by themselves, held.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
-
 use std::{num::NonZeroU64, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};

@@ -1,8 +1,6 @@
 //! Hooks of cutovers, real programs over simulated endpoints: when they are run, what they are told, and what follows when
 //! they fail, hang, or are cut off with the daemon.
 
-#![allow(clippy::unwrap_used, reason = "how a test fails")]
-
 use std::{
     fs,
     path::{Path, PathBuf},

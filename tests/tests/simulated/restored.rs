@@ -1,8 +1,6 @@
 //! The daemon's state put back from an older copy over simulated endpoints: what a cutover that this state does not know of
 //! gave to the target VM is left alone, on both sides, until a person decides which VM counts.
 
-#![allow(clippy::unwrap_used, reason = "how a test fails")]
-
 use std::path::Path;
 
 use warmd_cbt::units::BLOCK;

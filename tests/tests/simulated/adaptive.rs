@@ -1,7 +1,5 @@
 //! Passes that are spaced by what is learnt, over simulated endpoints on a virtual clock.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
-
 use std::{num::NonZeroU64, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};

@@ -1,7 +1,5 @@
 //! Schedules over simulated endpoints: passes keep to the copy windows of their plan, and a person goes before them.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
-
 use std::num::NonZeroU64;
 
 use chrono::{Days, Utc};

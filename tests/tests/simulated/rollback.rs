@@ -1,8 +1,6 @@
 //! Rollbacks over simulated endpoints: back to the source after the target VM was started, whatever fails or is cut off on
 //! the way; never do both VMs run, and what the target VM wrote is never taken for a copy.
 
-#![allow(clippy::unwrap_used, reason = "how a test fails")]
-
 use std::time::Duration;
 
 use warmd_daemon::{

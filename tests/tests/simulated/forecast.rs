@@ -1,7 +1,5 @@
 //! What is expected of a cutover, and what it is for, over simulated endpoints on a virtual clock.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
-
 use std::{num::NonZeroU64, time::Duration};
 
 use warmd_daemon::{

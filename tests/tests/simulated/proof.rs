@@ -1,5 +1,4 @@
 //! Verification in all scopes, and the audit of change tracking, over simulated endpoints.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by them")]
 
 use std::{
     collections::BTreeMap,

@@ -1,0 +1,10 @@
+//! The real programs, a real libvirtd and real guests, from a plan to a VM that was moved, and what gets in the way.
+
+mod audit;
+mod crashes;
+mod guests;
+mod limits;
+mod passes;
+mod refusals;
+mod rollback;
+mod telemetry;

@@ -1,0 +1,20 @@
+//! The daemon's migrations over simulated endpoints: each file a part of what it does.
+//!
+//! Rule: one program for all of them, as linking the daemon into each takes longer than most of them run.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
+
+mod adaptive;
+mod appointed;
+mod boot_check;
+mod cutover;
+mod finished;
+mod forecast;
+mod hooks;
+mod limits;
+mod metrics;
+mod proof;
+mod restored;
+mod rollback;
+mod schedule;
+mod verify;
