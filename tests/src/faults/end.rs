@@ -200,7 +200,9 @@ fn nothing_left(rig: &Rig, kept: &[PathBuf], source_gone: bool) -> Result<()> {
     let found = names(&rig.new)?;
     ensure!(found == machines, "domains on the target: {found:?} and not {machines:?}");
     for folder in kept.iter().filter_map(|volume| volume.parent()) {
-        expected.extend(["console.log", "last-pass", "machine.json"].map(|name| folder.join(name)));
+        // libvirt turns the console's file over when a second VM is made of the disks.
+        let names = ["console.log", "console.log.1", "last-pass", "machine.json"];
+        expected.extend(names.map(|name| folder.join(name)));
     }
     let found: Vec<_> = files(&rig.volumes)?
         .into_iter()

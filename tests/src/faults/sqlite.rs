@@ -13,7 +13,7 @@ use super::{
     shim::{EIO, ENOSPC, EROFS, Strike},
     stage::Stage,
 };
-use crate::scratch::Mount;
+use crate::{guest::BOOT, rig::WORK, scratch::Mount};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
@@ -26,6 +26,7 @@ pub(super) const ROWS: &[Row] = &[
     row("sqlite", "db-wal-garbled", "the log of a killed daemon has garbage in it", false, |stage| torn(stage, true)),
     row("sqlite", "db-restored", "the state is put back from an older copy, and the guest's data goes back too", true, |stage| restored(stage, false)),
     row("sqlite", "db-restored-untracked", "the same, with a disk whose changes nobody tracks", false, |stage| restored(stage, true)),
+    row("sqlite", "db-overtaken", "the state is put back to before a cutover; the target VM has written since, and is off", false, overtaken),
 ];
 
 fn full(stage: &mut Stage<'_>) -> Result<()> {
@@ -149,6 +150,45 @@ fn restored(stage: &mut Stage<'_>, untracked: bool) -> Result<()> {
     let journal = stage.rig()?.ctl().text(&["events"])?;
     ensure!(journal.contains("put back from a copy"), "nobody was told: {journal}");
     Ok(())
+}
+
+/// The state of before a cutover, by which the target's disks would only be a copy.
+fn overtaken(stage: &mut Stage<'_>) -> Result<()> {
+    stage.running(16, |spec| {
+        spec.cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\""
+    })?;
+    stage.seed()?;
+    stage.rig_mut()?.daemon.stop()?;
+    let copy = stage.dir.join("copy");
+    copy_state(&stage.dir.join("state"), &copy)?;
+    stage.rig_mut()?.daemon.start()?;
+    let rig = stage.rig_mut()?;
+    rig.verb("cutover")?;
+    rig.target_console()?.wait_for_boot(1, BOOT)?;
+    let acked = rig.target_console()?.acked()?;
+    rig.target_console()?.wait_for_acked(acked + 5, WORK)?;
+    rig.new.virsh(["destroy", "guest"])?;
+    let volumes = rig.locations()?;
+    let contents =
+        || volumes.iter().map(|path| Ok(blake3::hash(&fs::read(path)?))).collect::<Result<Vec<_>>>();
+    let left = contents()?;
+    rig.daemon.stop()?;
+    copy_state(&copy, &stage.dir.join("state"))?;
+    let rig = stage.rig_mut()?;
+    rig.daemon.start()?;
+    let told = stage.sync_fails("put back from an older copy")?;
+    ensure!(told.contains("`cancel`") && told.contains("`rollback`"), "no way out is told: {told}");
+    let rig = stage.rig()?;
+    ensure!(contents()? == left, "the target's disks were written");
+    let (source, target) = (rig.guest.state(&rig.old)?, rig.guest.state(&rig.new)?);
+    ensure!(source == "shut off" && target == "shut off", "the source is {source:?}, the target {target:?}");
+    // The person decides for the source, and starts it, as the state does not know that it ran before the cutover.
+    let out = rig.try_verb("rollback", &["--yes"])?;
+    ensure!(out.code == Some(0), "the rollback ended with {:?}: {}{}", out.code, out.stdout, out.stderr);
+    rig.wait_for("paused")?;
+    rig.guest.power_on(&rig.old)?;
+    stage.resume()?;
+    stage.sync().map(drop)
 }
 
 fn copy_state(from: &Path, to: &Path) -> Result<()> {
