@@ -95,7 +95,7 @@ async fn a_cutover_is_followed_to_its_end() {
     for line in told {
         assert!(rest.any(|have| *have == line), "{line:?} is missing or out of order in {lines:#?}");
     }
-    assert_eq!(lines.iter().filter(|line| line.contains("ended after")).count(), 8, "{lines:#?}");
+    assert_eq!(lines.iter().filter(|line| line.contains("ended after")).count(), 9, "{lines:#?}");
 
     // It is done: to ask again is granted at once.
     let again = served.warmctl(&["migration", "cutover", WEB]).await;
@@ -364,7 +364,7 @@ async fn on_a_terminal_progress_is_redrawn_and_phases_stay() {
     let ran = run(command, "").await;
     let out = ran.out(0);
     assert!(out.contains("\u{1b}["), "nothing was redrawn: {out:?}");
-    assert_eq!(out.matches(" ended after 4.0 s").count(), 8, "{out}");
+    assert_eq!(out.matches(" ended after 4.0 s").count(), 9, "{out}");
     assert!(out.ends_with("web-1 runs on the target as web-1-new\r\n"), "{out}");
 }
 

@@ -260,6 +260,7 @@ async fn states_with_something_to_say() {
     let mut view = cases::synced(1, "web-1");
     view.cutover = Some(cases::cutover(&[Phase::LastDelta, Phase::StopSource], true));
     view.cutover.as_mut().unwrap().failure = Some("the guest did not shut down".to_owned());
+    view.cutover.as_mut().unwrap().progress = Some("41 %".to_owned());
     view.verification = Some(cases::verification(Some(65536)));
     let served = Served::start(FakeControl::new([])).await;
     let states = [
@@ -293,6 +294,7 @@ async fn states_with_something_to_say() {
         json!({
             "started": "2026-11-22T10:16:40Z",
             "ended": null,
+            "progress": "41 %",
             "phases": [
                 {
                     "phase": "last-delta",

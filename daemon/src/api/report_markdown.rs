@@ -12,6 +12,7 @@ use self::table::{Table, code, inline};
 use crate::{
     human::{between, bytes, chance, moment, rate_of, seconds_between, span},
     model::{
+        conversion::ConversionView,
         hook::HookView,
         report::Report,
         verify::VerifyScope,
@@ -214,6 +215,7 @@ fn cutover(report: &Report) -> String {
         ]);
     }
     let mut out = table.finish();
+    out.push_str(&conversion(report.conversion.as_ref()));
     out.push_str(&hooks(&report.hooks));
     if let Some(downtime) = report.downtime {
         out.extend([
@@ -223,6 +225,22 @@ fn cutover(report: &Report) -> String {
         ]);
     }
     out
+}
+
+fn conversion(conversion: Option<&ConversionView>) -> String {
+    let Some(conversion) = conversion else { return String::new() };
+    let mut table = Table::new(["Disk", "Changed by the conversion"]);
+    for disk in &conversion.disks {
+        table.row([code(&disk.key.0), bytes(disk.changed)]);
+    }
+    let machine = if conversion.machine.is_some() { ", and handed back another machine" } else { "" };
+    format!(
+        "\nAfter the copy was verified and sealed the disks were converted by {}, from {} UTC{machine}: they hold what that \
+         made of the copy.\n\n{}",
+        code(&conversion.command.join(" ")),
+        moment(conversion.started),
+        table.finish()
+    )
 }
 
 fn hooks(hooks: &[HookView]) -> String {

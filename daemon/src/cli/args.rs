@@ -233,7 +233,10 @@ const CUTOVERS: &str = "\
 A cutover begins inside the windows of `schedule.cutover` of its plan. TIME is \"2026-11-28 22:00\" or \"22:00\" in the time \
 zone of the plan's schedule, the same with a zone behind it (\"22:00 Europe/Berlin\"), \"+2h\", or RFC 3339. What is asked \
 for holds over a restart of the daemon. One that could not begin until its window closed (or for an hour, without \
-windows) is missed, and held.";
+windows) is missed, and held.
+
+Where the plan names a conversion, its command works on overlays of the target's disks, before the VM is created from \
+them; `migration show` tells how far it is, and until the target VM is started --abort takes that back too.";
 
 /// When a cutover begins, if not now.
 #[derive(Debug, ClapArgs)]
@@ -296,7 +299,8 @@ What differs is copied again by the next pass. A verification that was cut off g
 for again, unless a pass ran meanwhile; a compare begins anew, as its snapshot is another.
 
 After the cutover, readback works until the target VM is started. Later, give snapshots of its volumes that were taken \
-before that: raw images, block devices, or NBD URIs. They are only read. A disk that is in use is refused.";
+before that: raw images, block devices, or NBD URIs. They are only read. A disk that is in use is refused, and so is one \
+that the cutover had converted: give an image of it from before the conversion.";
 
 /// What is verified.
 #[derive(Debug, ClapArgs)]

@@ -129,6 +129,9 @@ command = ["/bin/true"]
 timeout = "10s"
 retries = 2
 on_failure = "warn"
+
+[conversion]
+command = ["/usr/local/bin/convert"]
 "#;
 
     fn complaint(text: &str) -> String {
@@ -144,9 +147,19 @@ on_failure = "warn"
         let (drain, done) = (&plan.hooks[0], &plan.hooks[1]);
         assert_eq!((drain.timeout.as_secs(), drain.retries, drain.on_failure), (60, 0, OnFailure::Abort));
         assert_eq!((done.timeout.as_secs(), done.retries, done.on_failure), (10, 2, OnFailure::Warn));
+        assert_eq!(plan.conversion.converter().map(|each| each.timeout.as_secs()), Some(3600));
         let written = toml::to_string(&plan).unwrap();
         assert!(written.contains("rate = \"50MiB/s\""), "{written}");
         assert_eq!(load_plan(&written, "again").unwrap(), plan);
+    }
+
+    #[test]
+    fn the_example_of_a_conversion_is_a_good_plan() {
+        let text = include_str!("../../examples/conversion/plan.toml");
+        let plan = load_plan(text, "plan.toml").unwrap();
+        assert!(!plan.conversion.is_none());
+        assert_eq!(plan.vm["shop-db"].conversion, Some(crate::model::conversion::Conversion::None));
+        assert_eq!(load_plan(&toml::to_string(&plan).unwrap(), "again").unwrap(), plan);
     }
 
     #[test]
@@ -185,7 +198,7 @@ on_failure = "warn"
                 "\"stop-source\"",
                 "\"stop\"",
                 "plan.toml:29:9: unknown value `stop`, expected one of `last-delta`, `stop-source`, `final-delta`, \
-                 `verify`, `create-vm`, `start-vm`, `watch`, `release`",
+                 `verify`, `convert`, `create-vm`, `start-vm`, `watch`, `release`",
             ),
             ("when = \"before\"\n", "", "missing key `when`"),
             ("\"/usr/local", "\"usr/local", "plan.toml:31:11: `hooks[0].command` is [\"usr/local"),
@@ -193,6 +206,12 @@ on_failure = "warn"
             ("[\"/bin/true\"]", "[]", "plan.toml:36:11: `hooks[1].command` is []"),
             ("\"10s\"", "\"0s\"", "plan.toml:37:11: `hooks[1].timeout` must be more than nothing"),
             ("retries = 2", "retries = 1000", "plan.toml:38:11: `hooks[1].retries` is more than 100"),
+            ("bin/convert\"]", "bin/convert\"]\nretries = 1", "plan.toml:43:1: unknown key `retries`"),
+            (
+                "[\"/usr/local/bin/convert",
+                "[\"convert",
+                "plan.toml:42:11: `conversion.command` is [\"convert",
+            ),
             ("disk_requests = 4", "disks = 4", "plan.toml:26:1: unknown key `disks`"),
             ("source = \"lab\"", "source = \"lab\"\nsource = \"lab\"", "plan.toml:3:1: duplicate key"),
         ];

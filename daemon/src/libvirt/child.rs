@@ -1,6 +1,6 @@
 //! A child process that cannot outlive its deadline, fed from memory, its output bounded.
 
-use std::{io, process::Stdio, time::Duration};
+use std::{fs::File, io, process::Stdio, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
@@ -31,10 +31,19 @@ pub(super) enum ChildError {
     Missing(String),
     #[error("no answer within {} s, given up", .0.as_secs_f32())]
     Timeout(Duration),
-    #[error("the answer is above {MAX_OUTPUT} bytes")]
-    TooLong,
+    #[error("the answer is above {0} bytes")]
+    TooLong(usize),
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+/// What a child has as its stdin.
+#[derive(Debug)]
+pub(super) enum Input<'a> {
+    Nothing,
+    Text(&'a str),
+    /// Not to be read: it is only held open, and with it its locks, for as long as the child lives.
+    Held(File),
 }
 
 /// Runs `program`, in the C locale. Without `input` its stdin is empty. However this future ends, so does the child.
@@ -44,19 +53,36 @@ pub(super) async fn run(
     input: Option<&str>,
     deadline: Duration,
 ) -> Result<Finished, ChildError> {
+    let input = input.map_or(Input::Nothing, Input::Text);
+    run_with(program, args, input, deadline, MAX_OUTPUT).await
+}
+
+/// The same, with another stdin, and an answer of at most `most` bytes.
+pub(super) async fn run_with(
+    program: &str,
+    args: &[&str],
+    input: Input<'_>,
+    deadline: Duration,
+    most: usize,
+) -> Result<Finished, ChildError> {
+    let (stdin, input) = match input {
+        Input::Nothing => (Stdio::null(), None),
+        Input::Text(text) => (Stdio::piped(), Some(text)),
+        Input::Held(file) => (Stdio::from(file), None),
+    };
     let mut command = Command::new(program);
     command
         .args(args)
         .env_clear()
         .envs(std::env::vars_os().filter(|(name, _)| PASSED_ON.iter().any(|passed| name == passed)))
         .env("LC_ALL", "C")
-        .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         // A Ctrl-C for the daemon is not one for a call that it is in the middle of.
         .process_group(0)
         .kill_on_drop(true);
-    timeout(deadline, finish(command, input)).await.map_err(|_| ChildError::Timeout(deadline))?.map_err(
+    timeout(deadline, finish(command, input, most)).await.map_err(|_| ChildError::Timeout(deadline))?.map_err(
         |error| match error {
             ChildError::Io(error) if error.kind() == io::ErrorKind::NotFound => {
                 ChildError::Missing(program.to_owned())
@@ -66,7 +92,7 @@ pub(super) async fn run(
     )
 }
 
-async fn finish(mut command: Command, input: Option<&str>) -> Result<Finished, ChildError> {
+async fn finish(mut command: Command, input: Option<&str>, most: usize) -> Result<Finished, ChildError> {
     let mut child = command.spawn()?;
     let stdin = child.stdin.take();
     let feed = async {
@@ -76,9 +102,9 @@ async fn finish(mut command: Command, input: Option<&str>) -> Result<Finished, C
         }
     };
     let ((), stdout, stderr) =
-        tokio::join!(feed, read(child.stdout.take(), MAX_OUTPUT), read(child.stderr.take(), MAX_STDERR));
+        tokio::join!(feed, read(child.stdout.take(), most), read(child.stderr.take(), MAX_STDERR));
     // Dropping the child kills it.
-    let stdout = stdout?.ok_or(ChildError::TooLong)?;
+    let stdout = stdout?.ok_or(ChildError::TooLong(most))?;
     let stderr = stderr?.unwrap_or_else(|| b"error: (a very long error)".to_vec());
     let success = child.wait().await?.success();
     Ok(Finished { success, stdout, stderr: String::from_utf8_lossy(&stderr).into_owned() })
@@ -104,7 +130,7 @@ mod tests {
         assert_eq!(read(Some(&[7_u8; 10][..]), 10).await.unwrap(), Some(vec![7; 10]));
         assert_eq!(read(Some(&[7_u8; 11][..]), 10).await.unwrap(), None);
         let endless = run("cat", &["/dev/zero"], None, SOON).await;
-        assert!(matches!(endless, Err(ChildError::TooLong)), "{endless:?}");
+        assert!(matches!(endless, Err(ChildError::TooLong(MAX_OUTPUT))), "{endless:?}");
     }
 
     #[tokio::test]

@@ -35,11 +35,18 @@ async fn qemu_img(args: &[&str]) -> Result<String, LibvirtError> {
         Ok(done) => done,
         Err(error) => return Err(of_child(call, error)),
     };
+    answer(call, done)
+}
+
+/// What a `qemu-img` that ended has answered.
+pub(super) fn answer(call: String, done: child::Finished) -> Result<String, LibvirtError> {
     if done.success {
         return String::from_utf8(done.stdout).map_err(|error| LibvirtError::malformed(call, error));
     }
     let kind = if done.stderr.contains("Failed to get") && done.stderr.contains("lock") {
         LibvirtErrorKind::Busy
+    } else if done.stderr.contains("No space left on device") {
+        LibvirtErrorKind::NoSpace
     } else if done.stderr.contains("No such file or directory") {
         LibvirtErrorKind::NoSuchImage
     } else {

@@ -11,6 +11,7 @@ mod disk;
 mod domain;
 mod error;
 pub mod image;
+pub mod overlay;
 mod virsh;
 pub mod xml;
 

@@ -52,7 +52,7 @@ pub(super) fn of_child(call: String, error: ChildError) -> LibvirtError {
     let kind = match &error {
         ChildError::Missing(_) => LibvirtErrorKind::MissingTool,
         ChildError::Timeout(_) => LibvirtErrorKind::Timeout,
-        ChildError::TooLong => LibvirtErrorKind::Malformed,
+        ChildError::TooLong(_) => LibvirtErrorKind::Malformed,
         ChildError::Io(_) => LibvirtErrorKind::Failed,
     };
     LibvirtError::new(kind, call, error)

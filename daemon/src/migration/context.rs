@@ -29,6 +29,7 @@ use crate::{
     metrics::Metrics,
     model::{
         boot::BootCheck,
+        conversion::Conversion,
         id::{DiskKey, MigrationId, VmId},
         machine::Machine,
         plan::Plan,
@@ -279,6 +280,13 @@ impl Context {
         let plan = self.plan();
         let over = plan.vm.get(&self.machine.name).or_else(|| plan.vm.get(&self.vm.0));
         over.and_then(|over| over.boot_check.clone()).unwrap_or_else(|| plan.cutover.boot_check.clone())
+    }
+
+    /// What is done to its disks before the VM is created from them.
+    pub fn conversion(&self) -> Conversion {
+        let plan = self.plan();
+        let over = plan.vm.get(&self.machine.name).or_else(|| plan.vm.get(&self.vm.0));
+        over.and_then(|over| over.conversion.clone()).unwrap_or_else(|| plan.conversion.clone())
     }
 
     /// The machine with the target's networks.

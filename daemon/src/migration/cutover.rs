@@ -11,6 +11,7 @@ use warmd_cbt::{mutant::mutant, stop::StopSignal, verify::manifest_root};
 use super::{
     boot_check::BootChecks,
     context::Context,
+    conversion,
     failure::WorkError,
     overtaken,
     pass::{self, PassEnd},
@@ -19,6 +20,7 @@ use super::{
 use crate::{
     clock, crash,
     model::{
+        conversion::ConversionView,
         id::DiskKey,
         machine::PowerState,
         phase::Phase,
@@ -47,6 +49,7 @@ pub fn deadline(context: &Context, phase: Phase) -> Duration {
         Phase::LastDelta | Phase::FinalDelta => policy.delta_deadline,
         Phase::StopSource => policy.graceful_shutdown + POWER_MARGIN,
         Phase::Verify => policy.verify_deadline,
+        Phase::Convert => conversion::deadline(context),
         Phase::CreateVm | Phase::StartVm => policy.create_deadline,
         Phase::Watch => policy.watch + policy.create_deadline + context.boot_check().deadline + BOOT_MARGIN,
         Phase::Release => RELEASE_DEADLINE,
@@ -61,6 +64,7 @@ pub async fn run(context: &Context, phase: Phase, stop: &StopSignal) -> Result<O
         Phase::StopSource => unless_stopped(stop, stop_source(context)).await,
         Phase::FinalDelta => final_delta(context, stop).await,
         Phase::Verify => prove(context, stop).await,
+        Phase::Convert => Box::pin(conversion::run(context, stop)).await,
         Phase::CreateVm => create(context).await,
         Phase::StartVm => start(context).await,
         Phase::Watch => unless_stopped(stop, watch(context)).await,
@@ -87,6 +91,7 @@ async fn last_delta(context: &Context, stop: &StopSignal) -> Result<Option<Strin
     let power = context.source.power(&context.vm).await?;
     context.remember(|cutover| cutover.was_running = Some(power == PowerState::Running)).await?;
     same_disks(context).await?;
+    conversion::check(context).await?;
     drained(pass::run(context, PassKind::Delta, stop, None).await?)?;
     Ok(None)
 }
@@ -120,6 +125,8 @@ async fn final_delta(context: &Context, stop: &StopSignal) -> Result<Option<Stri
     context.source.end_snapshot(&context.vm, context.id).await?;
     fence(context).await?;
     same_disks(context).await?;
+    // One that a crash cut off.
+    conversion::lower(context).await?;
     drained(pass::run(context, PassKind::Final, stop, None).await?)?;
     Ok(None)
 }
@@ -180,10 +187,11 @@ async fn seal(context: &Context, verdict: Option<&Verdict>) -> Result<(), WorkEr
 async fn create(context: &Context) -> Result<Option<String>, WorkError> {
     fence(context).await?;
     done_by_ledger(context).await?;
+    let converted = conversion::in_force(context).await?.and_then(|conversion| conversion.machine);
     let request = CreateMachine {
         owner: context.id,
         name: context.target_name.clone(),
-        machine: context.mapped_machine(),
+        machine: converted.unwrap_or_else(|| context.mapped_machine()),
         disks: context.made_disks().await?,
     };
     context.target.create(&request).await?;
@@ -353,6 +361,9 @@ pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
         result => result?,
     }
     crash::point("undo.powered-on");
+    if from >= Phase::FinalDelta {
+        conversion::give_up(context).await?;
+    }
     Ok(())
 }
 
@@ -410,7 +421,7 @@ pub async fn clean(context: &Context) -> Result<(), WorkError> {
 }
 
 /// The source must be off, and stay off, from the final delta on.
-async fn fence(context: &Context) -> Result<(), WorkError> {
+pub(super) async fn fence(context: &Context) -> Result<(), WorkError> {
     if mutant("fence-forgotten") {
         return Ok(());
     }
@@ -439,11 +450,20 @@ async fn same_disks(context: &Context) -> Result<(), WorkError> {
     )))
 }
 
-/// The ledger's fourth rule, asked of what the store holds.
+/// The ledger's fourth rule, asked of what the store holds. What a conversion changed on purpose is pending.
 async fn done_by_ledger(context: &Context) -> Result<(), WorkError> {
+    drained_by_ledger(context, conversion::in_force(context).await?.as_ref()).await
+}
+
+/// The same, of disks with that conversion on them.
+pub(super) async fn drained_by_ledger(
+    context: &Context,
+    converted: Option<&ConversionView>,
+) -> Result<(), WorkError> {
     for row in context.store.disks(context.id).await? {
         let ledger = context.ledger(row.id).await?;
-        if !ledger.is_done() {
+        let changed = converted.map_or(0, |converted| converted.changed(&row.key));
+        if ledger.anchor().is_none() || ledger.pending_bytes().0 != changed {
             return Err(WorkError::operator(format!(
                 "disk {} has {} bytes pending: the target must not be used yet; cut over again",
                 row.key,

@@ -188,7 +188,7 @@ async fn end_phase(context: &Context, attempt: u32, phase: Phase, outcome: Strin
     let downtime = forecast::measured_downtime(&context.cutover());
     context.live.update(|view| {
         if let Some(cutover) = &mut view.cutover {
-            cutover.downtime = downtime;
+            (cutover.downtime, cutover.progress) = (downtime, None);
             if let Some(last) = cutover.phases.last_mut() {
                 (last.ended, last.outcome) = (Some(clock::now()), Some(outcome));
             }
@@ -206,6 +206,7 @@ fn show_phase(context: &Context, phase: PhaseView) {
             phases: Vec::new(),
             failure: None,
             downtime: None,
+            progress: None,
         });
         // A phase that is tried again is shown once.
         cutover.phases.retain(|shown| shown.phase != phase.phase);

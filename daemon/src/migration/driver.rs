@@ -448,8 +448,14 @@ impl Driver {
             let begins = matches!(state, State::CuttingOver { phase: Phase::LastDelta });
             if begins && !matches!(before, State::CuttingOver { .. }) {
                 let (phases, started) = (Vec::new(), clock::now());
-                view.cutover =
-                    Some(CutoverView { started, ended: None, phases, failure: None, downtime: None });
+                view.cutover = Some(CutoverView {
+                    started,
+                    ended: None,
+                    phases,
+                    failure: None,
+                    downtime: None,
+                    progress: None,
+                });
             }
             if let Some(cutover) = &mut view.cutover {
                 match (&state, before) {

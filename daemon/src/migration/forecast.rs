@@ -15,6 +15,7 @@ use super::{context::Context, facts::known};
 use crate::{
     clock,
     model::{
+        conversion::Conversion,
         forecast::{ForecastView, Range},
         phase::Phase,
         plan::{Plan, VerifyMode},
@@ -57,7 +58,7 @@ pub(super) async fn told(context: &Context) -> Result<Option<Told>, StoreError> 
         throughputs: &[],
         deadline: plan.cutover.delta_deadline.as_secs_f64(),
     };
-    let steps = steps(&plan, &measured, bytes);
+    let steps = steps((&plan, &context.conversion()), &measured, bytes);
     let Some(forecast) = model::forecast(&delta, &steps, &measured.past) else { return Ok(None) };
     let GoNoGo { against, remarks } = judged(&forecast, live, &plan, &rules, at);
     let overhead = facts.overhead.as_secs_f64();
@@ -90,7 +91,11 @@ fn judged(forecast: &model::Forecast, live: f64, plan: &Plan, rules: &Rules, at:
 }
 
 /// The steps between the source's stop and the target's start, but the final delta's copying.
-fn steps<'a>(plan: &Plan, measured: &'a MeasuredCutovers, bytes: f64) -> Vec<Measured<'a>> {
+fn steps<'a>(
+    (plan, conversion): (&Plan, &Conversion),
+    measured: &'a MeasuredCutovers,
+    bytes: f64,
+) -> Vec<Measured<'a>> {
     let policy = &plan.cutover;
     let until = |typical, worst, most: Duration| Prior::until(typical, worst, most.as_secs_f64());
     let mut steps = vec![
@@ -119,6 +124,11 @@ fn steps<'a>(plan: &Plan, measured: &'a MeasuredCutovers, bytes: f64) -> Vec<Mea
         let typical = bytes / VERIFY_RATE;
         let prior = until(typical, 4.0 * typical, policy.verify_deadline);
         steps.push(Measured { step: Step::Verify, seconds: &measured.verify, prior });
+    }
+    if let Some(converter) = conversion.converter() {
+        // What it does is its own affair: without a measured one nobody knows but the plan's deadline.
+        let prior = until(60.0, converter.timeout.as_secs_f64(), converter.timeout);
+        steps.push(Measured { step: Step::Convert, seconds: &measured.convert, prior });
     }
     let down = plan.hooks.iter().filter(|hook| (Phase::StopSource..=Phase::StartVm).contains(&hook.phase));
     let longest: f64 =
@@ -173,19 +183,23 @@ mod tests {
     }
 
     #[test]
-    fn hooks_and_verification_count_if_there_are_any() {
+    fn hooks_verification_and_conversion_count_if_there_are_any() {
         let text = "name = \"p\"\nsource = \"s\"\ntarget = \"t\"\nvms = [\"v\"]\n[verify]\nmode = \"none\"\n";
         let hook = "[[hooks]]\nphase = \"verify\"\nwhen = \"after\"\ncommand = [\"/x\"]\n";
         let early = hook.replace("verify", "last-delta");
         let of = |text: &str| {
             let plan: Plan = toml::from_str(text).unwrap();
-            let told: Vec<_> =
-                steps(&plan, &MeasuredCutovers::default(), 1e9).iter().map(|each| each.step).collect();
+            let told: Vec<_> = steps((&plan, &plan.conversion), &MeasuredCutovers::default(), 1e9)
+                .iter()
+                .map(|each| each.step)
+                .collect();
             told
         };
         let always = vec![Step::Shutdown, Step::Snapshot, Step::Create, Step::Boot];
         assert_eq!(of(&format!("{text}{early}")), always);
         assert_eq!(of(&format!("{text}{hook}")), [always.clone(), vec![Step::Hooks]].concat());
-        assert_eq!(of(&text.replace("none", "readback")), [always, vec![Step::Verify]].concat());
+        assert_eq!(of(&text.replace("none", "readback")), [always.clone(), vec![Step::Verify]].concat());
+        let converted = format!("{text}[conversion]\ncommand = [\"/x\"]\n");
+        assert_eq!(of(&converted), [always, vec![Step::Convert]].concat());
     }
 }

@@ -8,6 +8,7 @@ mod boot_check;
 pub mod command;
 pub mod context;
 pub mod control;
+mod conversion;
 pub mod cutover;
 mod doing;
 pub mod driver;

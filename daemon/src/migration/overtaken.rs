@@ -50,10 +50,10 @@ pub(super) fn is_known(cutover: &Cutover, doing: Work, noted: Option<Writer>) ->
     }
     match (noted, doing) {
         // The machine is warmd's to look after, and a pass came after it: it was gone back from.
-        (Some(Writer::Pass { .. }), Work::Phase(Phase::Watch | Phase::Release)) => {
+        (Some(Writer::Pass { .. } | Writer::Conversion(_)), Work::Phase(Phase::Watch | Phase::Release)) => {
             cutover.target_running.is_none()
         }
-        (None | Some(Writer::Pass { .. }), _) => true,
+        (None | Some(Writer::Pass { .. } | Writer::Conversion(_)), _) => true,
         // A person has decided about whoever it is.
         (Some(Writer::Unknown), Work::RollBack) => true,
         (Some(Writer::Unknown), _) => false,
@@ -68,9 +68,9 @@ pub(super) fn is_known(cutover: &Cutover, doing: Work, noted: Option<Writer>) ->
 }
 
 fn why(noted: Option<Writer>, doing: Work) -> WorkError {
-    if let (Some(Writer::Pass { .. }), Work::Phase(_)) = (noted, doing) {
+    if let (Some(Writer::Pass { .. } | Writer::Conversion(_)), Work::Phase(_)) = (noted, doing) {
         return WorkError::operator(
-            "warmd's state says that the target VM was started, and the target that a pass wrote to it since: was the \
+            "warmd's state says that the target VM was started, and the target that it was copied to since: was the \
              state put back from an older copy? If the source VM is the one that counts, go back to it with `rollback`",
         );
     }

@@ -29,6 +29,7 @@ use warmd_cbt::{
 use super::{
     audit::{self, Audited},
     context::{Context, spec},
+    conversion,
     failure::WorkError,
     live::{Followed, Follower},
     manager::was_cut,
@@ -203,6 +204,9 @@ async fn distrust(context: &Context, rows: &[DiskRow], ledgers: &[Arc<Ledger>]) 
             (number == known || !ended && number < known)
                 && (faults <= rows_at_fault(rows) || mutant("audit-of-lost-pass-forgotten"))
         }
+        Some(Writer::Conversion(noted)) => conversion::after_pass(context, noted)
+            .await?
+            .is_some_and(|pass| pass == known || !ended && pass < known),
         Some(Writer::Machine { .. } | Writer::Unknown) => mutant("rollback-trusts-target"),
     };
     if as_new && (ended || mutant("cut-pass-trusted")) || mutant("older-copy-trusted") {

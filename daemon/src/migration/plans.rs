@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
+use warmd_cbt::units::Length;
 
 use super::{
     control::{ControlError, ControlErrorKind, Finding, Severity},
@@ -15,11 +16,12 @@ use crate::{
     clock,
     model::{
         boot::BootCheck,
+        id::DiskKey,
         machine::{Machine, PowerState},
         plan::Plan,
     },
     sources::{SourceError, SourceErrorKind},
-    targets::{Target, TargetError, TargetErrorKind},
+    targets::{DiskSpec, Target, TargetError, TargetErrorKind},
 };
 
 /// What judging a plan found, and the machines that it saw.
@@ -64,6 +66,7 @@ pub async fn judge(manager: &Manager, plan: &Plan) -> Result<Judged, ControlErro
     } else {
         let target = manager.target(&plan.target)?;
         judge_boot_checks(&mut judged, plan, target.as_ref());
+        judge_conversions(&mut judged, plan, target.as_ref()).await;
         if let Err(error) = target.check().await {
             judged.add(Severity::Error, format!("target {}", plan.target), error.to_string());
         }
@@ -114,6 +117,47 @@ fn judge_boot_checks(judged: &mut Judged, plan: &Plan, target: &dyn Target) {
     if !target.sees_guests() && overs.chain([&plan.cutover.boot_check]).any(BootCheck::needs_target) {
         let message = "cannot look into guests: remove `serial` and `guest_agent` from the boot check";
         judged.add(Severity::Error, format!("target {}", plan.target), message);
+    }
+}
+
+/// Whether what is to be converted can be: the program is on the daemon's host, and the target keeps its writes apart.
+async fn judge_conversions(judged: &mut Judged, plan: &Plan, target: &dyn Target) {
+    let overs = || plan.vm.iter().filter_map(|(vm, over)| Some((vm, over.conversion.as_ref()?)));
+    let all = overs().map(|(vm, conversion)| (format!("[vm.{vm:?}] conversion"), conversion));
+    let all = [("conversion".to_owned(), &plan.conversion)].into_iter().chain(all);
+    let all: Vec<_> = all.filter_map(|(name, conversion)| Some((name, conversion.converter()?))).collect();
+    for (name, converter) in &all {
+        if let Err(why) = program::is_executable(converter.program()) {
+            let subject = format!("plan {}", plan.name);
+            judged.add(Severity::Error, subject, format!("`{name}.command`: {why}"));
+        }
+    }
+    if all.is_empty() {
+        return;
+    }
+    let subject = format!("target {}", plan.target);
+    let guard = match target.guard().await {
+        Ok(Some(guard)) => guard,
+        Ok(None) => {
+            let message = "cannot keep a conversion's writes apart: set `conversion = \"none\"`";
+            return judged.add(Severity::Error, subject, message);
+        }
+        Err(error) => return judged.add(Severity::Error, subject, error.to_string()),
+    };
+    if let Err(error) = guard.check().await {
+        judged.add(Severity::Error, subject, format!("a conversion needs qemu-img: {error}"));
+    }
+    for (vm, over) in &plan.vm {
+        if over.conversion.as_ref().unwrap_or(&plan.conversion).is_none() {
+            continue;
+        }
+        for (key, place) in &over.disks {
+            let (key, place) = (DiskKey(key.clone()), Some(place.clone()));
+            let refusal = guard.refusal(&DiskSpec { key: key.clone(), size: Length(0), place });
+            if let Some(why) = refusal {
+                judged.add(Severity::Error, format!("VM {vm}"), format!("disk {key}: {why}"));
+            }
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Rule: never by a shell. It sees nothing of the daemon's environment but where to find things, and so no secret; what is
 //! kept of what it says is bounded; and however the wait for it ends, nothing of its process group is left.
 
-use std::{collections::VecDeque, fs, io, pin::pin, process::Stdio, time::Duration};
+use std::{collections::VecDeque, ffi::OsStr, fs, io, pin::pin, process::Stdio, time::Duration};
 
 use rustix::{
     fs::{Access, access},
@@ -23,6 +23,9 @@ const PASSED_ON: [&str; 5] = ["PATH", "HOME", "USER", "TMPDIR", "TZ"];
 /// What is kept of what it says: so many bytes of its beginning, and of its end.
 const HEAD: usize = 1 << 10;
 const TAIL: usize = 3 << 10;
+
+/// Of a line that is told while the program runs: so many bytes of its beginning.
+const LINE: usize = 200;
 
 /// How long after its end what it has said is read, should somebody else hold its output open.
 const GRACE: Duration = Duration::from_secs(1);
@@ -50,10 +53,28 @@ pub(super) fn is_executable(path: &str) -> Result<(), String> {
     }
 }
 
+/// A program to be run.
+pub(super) struct Order<'a> {
+    /// Its absolute path, and its arguments.
+    pub(super) command: &'a [String],
+    /// What it reads.
+    pub(super) input: &'a [u8],
+    /// What it sees of an environment besides what all see.
+    pub(super) variables: &'a [(&'a str, &'a OsStr)],
+    pub(super) deadline: Duration,
+}
+
 /// Runs `command`, a program's absolute path and its arguments, which reads `input`. Dropping the future kills it.
 pub(super) async fn run(command: &[String], input: &[u8], deadline: Duration) -> Ended {
-    let mut said = Said::default();
-    let fault = match timeout(deadline, attend(command, input, &mut said)).await {
+    run_told(&Order { command, input, variables: &[], deadline }, &mut |_| {}).await
+}
+
+/// Runs a program, and tells each line that it says on either output, as text that steers no terminal. A line ends also
+/// where the cursor goes back to its beginning. Dropping the future kills it.
+pub(super) async fn run_told(order: &Order<'_>, tell: &mut (dyn FnMut(&str) + Send)) -> Ended {
+    let deadline = order.deadline;
+    let mut said = Said { head: Vec::new(), tail: VecDeque::new(), left_out: 0, line: Vec::new(), tell };
+    let fault = match timeout(deadline, attend(order, &mut said)).await {
         Ok(Ok(fault)) => fault,
         Ok(Err(error)) => Some(format!("it cannot be run: {error}")),
         Err(_) => {
@@ -63,13 +84,13 @@ pub(super) async fn run(command: &[String], input: &[u8], deadline: Duration) ->
     Ended { fault, said: said.text() }
 }
 
-async fn attend(command: &[String], input: &[u8], said: &mut Said) -> io::Result<Option<String>> {
-    let (mut group, output) = Group::start(command)?;
+async fn attend(order: &Order<'_>, said: &mut Said<'_>) -> io::Result<Option<String>> {
+    let (mut group, output) = Group::start(order.command, order.variables)?;
     let mut stdin = group.child.stdin.take();
     let mut feed = pin!(async {
         if let Some(stdin) = &mut stdin {
             // One that does not want to read it says by its exit code how it went.
-            stdin.write_all(input).await.ok();
+            stdin.write_all(order.input).await.ok();
         }
         drop(stdin.take());
     });
@@ -105,7 +126,7 @@ struct Group {
 }
 
 impl Group {
-    fn start(command: &[String]) -> io::Result<(Self, Receiver)> {
+    fn start(command: &[String], variables: &[(&str, &OsStr)]) -> io::Result<(Self, Receiver)> {
         let (program, arguments) =
             command.split_first().ok_or_else(|| io::Error::other("there is no command"))?;
         let (output, says) = io::pipe()?;
@@ -116,6 +137,7 @@ impl Group {
             .env_clear()
             .envs(std::env::vars_os().filter(|(name, _)| PASSED_ON.iter().any(|passed| name == passed)))
             .env("LC_ALL", "C.UTF-8")
+            .envs(variables.iter().copied())
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(says.try_clone()?)
@@ -153,14 +175,16 @@ impl Drop for Group {
 }
 
 /// What was said, without its middle if it is long.
-#[derive(Debug, Default)]
-struct Said {
+struct Said<'a> {
     head: Vec<u8>,
     tail: VecDeque<u8>,
     left_out: u64,
+    /// What came of the line that is not at its end.
+    line: Vec<u8>,
+    tell: &'a mut (dyn FnMut(&str) + Send),
 }
 
-impl Said {
+impl Said<'_> {
     async fn listen(&mut self, mut output: Receiver) {
         let mut buffer = [0; 4096];
         while let Ok(read @ 1..) = output.read(&mut buffer).await {
@@ -169,6 +193,13 @@ impl Said {
     }
 
     fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            match byte {
+                b'\n' | b'\r' => self.end_line(),
+                byte if self.line.len() < LINE => self.line.push(*byte),
+                _ => {}
+            }
+        }
         let (head, rest) = bytes.split_at(bytes.len().min(HEAD - self.head.len()));
         self.head.extend(head);
         self.tail.extend(rest);
@@ -177,8 +208,18 @@ impl Said {
         self.left_out += over as u64;
     }
 
+    fn end_line(&mut self) {
+        let line = plain(&String::from_utf8_lossy(&self.line));
+        let line = line.trim();
+        if !line.is_empty() {
+            (self.tell)(line);
+        }
+        self.line.clear();
+    }
+
     /// As text that steers no terminal.
-    fn text(self) -> String {
+    fn text(mut self) -> String {
+        self.end_line();
         let (head, tail) = (self.head, Vec::from(self.tail));
         let text = if self.left_out == 0 {
             String::from_utf8_lossy(&[head, tail].concat()).into_owned()
@@ -186,14 +227,17 @@ impl Said {
             let (head, tail) = (String::from_utf8_lossy(&head), String::from_utf8_lossy(&tail));
             format!("{head}\n[{} bytes are left out]\n{tail}", self.left_out)
         };
-        let plain = text.replace("\r\n", "\n");
-        let plain = plain.chars().map(|char| match char {
-            '\n' | '\t' => char,
-            char if char.is_control() => char::REPLACEMENT_CHARACTER,
-            char => char,
-        });
-        plain.collect::<String>().trim_end().to_owned()
+        plain(&text.replace("\r\n", "\n")).trim_end().to_owned()
     }
+}
+
+fn plain(text: &str) -> String {
+    let plain = text.chars().map(|char| match char {
+        '\n' | '\t' => char,
+        char if char.is_control() => char::REPLACEMENT_CHARACTER,
+        char => char,
+    });
+    plain.collect()
 }
 
 #[cfg(test)]
@@ -252,6 +296,18 @@ mod tests {
         assert!(said.starts_with("first\nxxx") && said.ends_with("xxx\nlast"), "{said}");
         assert!(said.contains("bytes are left out"), "{said}");
         assert_eq!(well("printf 'a\\033[2Jb\\377'", "").await, "a\u{fffd}[2Jb\u{fffd}");
+    }
+
+    #[tokio::test]
+    async fn each_line_is_told_while_it_runs_and_variables_are_given() {
+        let command =
+            shell("printf 'a\\rb\\n\\n\\033[2J'; echo $GIVEN >&2; yes x | head -c 1000 | tr -d '\\n'");
+        let variables = [("GIVEN", OsStr::new("c d"))];
+        let order = Order { command: &command, input: b"", variables: &variables, deadline: SOON };
+        let mut lines = Vec::new();
+        let ended = run_told(&order, &mut |line| lines.push(line.to_owned())).await;
+        assert_eq!(ended.fault, None);
+        assert_eq!(lines, ["a", "b", "\u{fffd}[2Jc d", &"x".repeat(LINE)]);
     }
 
     /// Whether the process of that number executes; one that waits to be reaped does not.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use warmd_cbt::{ledger::Ledger, verify::manifest_root};
 
-use super::{context::Context, failure::WorkError, forecast};
+use super::{context::Context, conversion, failure::WorkError, forecast};
 use crate::{
     clock,
     model::{
@@ -35,6 +35,8 @@ pub async fn report(context: &Context, ends: Ends) -> Result<Report, WorkError> 
     // Sealed roots of a cutover that was undone are history: the disks went on.
     let seals = if view.state.is_handed_over() { context.store.seals(context.id).await? } else { Vec::new() };
     let attempt = context.cutover().attempt;
+    let is_over = view.state.is_handed_over() || context.cutover().rolled_back.is_some();
+    let conversion = if is_over { conversion::in_force(context).await? } else { None };
     let mut disks = Vec::new();
     let passes: Vec<_> = context.store.passes(context.id).await?.into_iter().map(|pass| pass.view).collect();
     for row in context.store.disks(context.id).await? {
@@ -43,6 +45,14 @@ pub async fn report(context: &Context, ends: Ends) -> Result<Report, WorkError> 
         // Then the ledger is on its way out, or gone, and says nothing of any disk.
         let given_up = view.state == State::Cancelled;
         let audit = Some(audits(&passes, &row));
+        let pending = match &conversion {
+            _ if given_up => row.size.0,
+            // What was changed on purpose is not missing.
+            Some(conversion) if view.state.is_handed_over() => {
+                ledger.pending_bytes().0.saturating_sub(conversion.changed(&row.key))
+            }
+            _ => ledger.pending_bytes().0,
+        };
         disks.push(DiskReport {
             manifest_root: match seal {
                 Some(SealRow { root, .. }) => Some(root.clone()),
@@ -56,7 +66,7 @@ pub async fn report(context: &Context, ends: Ends) -> Result<Report, WorkError> 
             size: row.size.0,
             location: row.location,
             mark: ledger.anchor().filter(|_| !given_up).map(|mark| mark.0),
-            pending: if given_up { row.size.0 } else { ledger.pending_bytes().0 },
+            pending,
         });
     }
     let cutover = context.store.phases(context.id).await?;
@@ -84,6 +94,7 @@ pub async fn report(context: &Context, ends: Ends) -> Result<Report, WorkError> 
         downtime: forecast::measured_downtime(&context.cutover()),
         cutover,
         rolled_back: context.cutover().rolled_back,
+        conversion,
         hooks,
         verdict: verdicts.last().cloned(),
         verdicts,

@@ -46,6 +46,7 @@ pub async fn view(store: &Store, row: &MigrationRow) -> Result<MigrationView, Wo
         downtime: forecast::measured_downtime(&row.cutover),
         failure: failure(row, phases.last()),
         phases: phases.clone(),
+        progress: None,
     });
     let verification = store.verdict(row.id).await?.map(|verdict| {
         let checked = verdict.disks.iter().map(|disk| disk.checked).sum();

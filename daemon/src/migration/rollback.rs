@@ -57,7 +57,7 @@ async fn look(context: &Context) -> Result<Option<DateTime<Utc>>, String> {
     }
     match context.target.noted_writer(context.id).await {
         Ok(Some(Writer::Machine { since, .. })) => Ok(Some(since)),
-        Ok(None | Some(Writer::Pass { .. } | Writer::Unknown)) => Ok(None),
+        Ok(None | Some(Writer::Pass { .. } | Writer::Conversion(_) | Writer::Unknown)) => Ok(None),
         Err(error) => Err(format!("it is not known who wrote to the target's disks last: {error}")),
     }
 }

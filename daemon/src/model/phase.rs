@@ -16,6 +16,8 @@ pub enum Phase {
     FinalDelta,
     /// The target is proven to hold what the source held.
     Verify,
+    /// The target's disks are converted, if the plan wants that.
+    Convert,
     /// The VM is created on the target, stopped.
     CreateVm,
     /// The VM is started on the target: **the point of no return** lies at the end of this phase.
@@ -28,11 +30,12 @@ pub enum Phase {
 
 impl Phase {
     /// All phases in order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::LastDelta,
         Self::StopSource,
         Self::FinalDelta,
         Self::Verify,
+        Self::Convert,
         Self::CreateVm,
         Self::StartVm,
         Self::Watch,
@@ -61,6 +64,7 @@ impl Phase {
             Self::StopSource => "stop-source",
             Self::FinalDelta => "final-delta",
             Self::Verify => "verify",
+            Self::Convert => "convert",
             Self::CreateVm => "create-vm",
             Self::StartVm => "start-vm",
             Self::Watch => "watch",

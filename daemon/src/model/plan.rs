@@ -20,6 +20,7 @@ use warmd_schedules::{
 
 use super::{
     boot::BootCheck,
+    conversion::Conversion,
     hook::Hook,
     limit::{rate, requests},
     verify::{Amount, VerifyScope},
@@ -50,6 +51,9 @@ pub struct Plan {
     /// VM → what differs for it.
     #[serde(default)]
     pub vm: BTreeMap<String, VmOverride>,
+    /// What is done to the target's disks before the VM is created from them.
+    #[serde(default, skip_serializing_if = "Conversion::is_none")]
+    pub conversion: Conversion,
     /// Programs that are run before and after the phases of a cutover, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<Hook>,
@@ -195,6 +199,9 @@ pub struct VmOverride {
     /// What must be seen of it in place of what `[cutover.boot_check]` says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot_check: Option<BootCheck>,
+    /// What is done to its disks in place of what `conversion` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conversion: Option<Conversion>,
 }
 
 impl Plan {
@@ -211,6 +218,7 @@ impl Plan {
             limits: PlanLimits::default(),
             networks: BTreeMap::new(),
             vm: BTreeMap::new(),
+            conversion: Conversion::None,
             hooks: Vec::new(),
         }
     }
@@ -255,6 +263,9 @@ impl Plan {
             if let Some(check) = &over.boot_check {
                 problems.extend(check.problems(&format!("[vm.{vm:?}] boot_check")));
             }
+            if let Some(conversion) = &over.conversion {
+                problems.extend(conversion.problems(&format!("[vm.{vm:?}] conversion")));
+            }
         }
         let check = &self.cutover.boot_check;
         problems.extend(check.problems("cutover.boot_check"));
@@ -265,6 +276,7 @@ impl Plan {
                     .to_owned(),
             );
         }
+        problems.extend(self.conversion.problems("conversion"));
         for (at, hook) in self.hooks.iter().enumerate() {
             problems.extend(hook.problems(&format!("hooks[{at}]")));
         }

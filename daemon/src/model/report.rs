@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    conversion::ConversionView,
     hook::HookView,
     id::{MigrationId, VmId},
     machine::Machine,
@@ -39,6 +40,9 @@ pub struct Report {
     /// seals are of a copy that is not used.
     #[serde(default)]
     pub rolled_back: Option<DateTime<Utc>>,
+    /// What was done to the target's disks in that cutover after they were verified and sealed; `None` if nothing was.
+    #[serde(default)]
+    pub conversion: Option<ConversionView>,
     /// The hooks of the last cutover, in the order in which they were begun.
     #[serde(default)]
     pub hooks: Vec<HookView>,

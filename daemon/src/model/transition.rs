@@ -88,7 +88,7 @@ pub fn work(state: &State) -> Work {
 /// cutover that had its final delta takes it again, unless the target VM may have been started.
 fn restarted(state: &State, start_asked: bool) -> State {
     let again = match state {
-        State::CuttingOver { phase: Phase::Verify | Phase::CreateVm } => true,
+        State::CuttingOver { phase: Phase::Verify | Phase::Convert | Phase::CreateVm } => true,
         State::CuttingOver { phase: Phase::StartVm } => !start_asked,
         _ => false,
     };

@@ -220,6 +220,9 @@ pub struct CutoverView {
     pub failure: Option<String>,
     /// Seconds from the source stopped to the target running; `None` until then.
     pub downtime: Option<f64>,
+    /// What the running phase, a conversion, said of itself last.
+    #[serde(default)]
+    pub progress: Option<String>,
 }
 
 /// A phase of a cutover as it went.

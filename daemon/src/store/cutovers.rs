@@ -12,6 +12,9 @@ use crate::model::{forecast::Range, id::MigrationId};
 
 /// Measurements of a kind that count.
 const RECENT: u32 = 32;
+/// How the phase ends in which nothing is to be converted; such a one teaches nothing.
+pub const NO_CONVERSION: &str = "the plan asks for none";
+
 /// Cutovers whose forecasts are looked at.
 const PAST: u32 = 100;
 
@@ -23,6 +26,8 @@ pub struct MeasuredCutovers {
     pub snapshot: Vec<f64>,
     /// Of this migration alone: it depends on the size.
     pub verify: Vec<f64>,
+    /// Of all migrations of its plan, where something was converted.
+    pub convert: Vec<f64>,
     pub create: Vec<f64>,
     pub start: Vec<f64>,
     /// All hooks of a cutover while the VM is down.
@@ -47,12 +52,18 @@ impl Store {
                     &[],
                 )?,
                 verify: phases(db, "phase = 'verify' AND migration = ?1", &[&id])?,
+                convert: phases(
+                    db,
+                    "phase = 'convert' AND outcome <> ?2 AND migration IN (SELECT id FROM migrations
+                     WHERE plan = (SELECT plan FROM migrations WHERE id = ?1))",
+                    &[&id, &NO_CONVERSION],
+                )?,
                 create: phase("create-vm")?,
                 start: phase("start-vm")?,
                 hooks: seconds(
                     db,
                     "SELECT sum(ended - started) FROM hooks WHERE ended IS NOT NULL
-                     AND phase IN ('stop-source', 'final-delta', 'verify', 'create-vm', 'start-vm')
+                     AND phase IN ('stop-source', 'final-delta', 'verify', 'convert', 'create-vm', 'start-vm')
                      GROUP BY migration, attempt ORDER BY max(ended) DESC LIMIT 32",
                     &[],
                 )?,

@@ -8,6 +8,7 @@
 //! ```
 
 mod check;
+mod conversions;
 mod cutovers;
 mod disks;
 mod error;
@@ -50,7 +51,8 @@ use tokio::sync::oneshot;
 use warmd_cbt::telemetry::{Counts, Histogram};
 
 pub use self::{
-    cutovers::MeasuredCutovers,
+    conversions::ConversionRow,
+    cutovers::{MeasuredCutovers, NO_CONVERSION},
     disks::{DiskRow, NewDisk},
     error::{OpenError, StoreError, StoreErrorKind},
     hooks::{HookKey, HookStanding},

@@ -22,7 +22,7 @@ impl Store {
         self.write(format!("beginning phase {phase} of migration {id}"), move |db| {
             db.prepare_cached(
                 "INSERT INTO phases (migration, attempt, position, phase, started) VALUES (?, ?, ?, ?, ?)
-                 ON CONFLICT (migration, attempt, phase) DO UPDATE SET ended = NULL, outcome = NULL",
+                 ON CONFLICT (migration, attempt, phase) DO UPDATE SET position = excluded.position, ended = NULL, outcome = NULL",
             )?
             .execute(params![
                 id.to_string(),

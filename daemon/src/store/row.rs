@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use super::{error::Fault, learned::Learned};
 use crate::model::{
     appointment::Appointment,
+    conversion::ConversionView,
     forecast::Range,
     id::MigrationId,
     machine::Machine,
@@ -42,6 +43,7 @@ impl Saved for AuditView {}
 impl Saved for Appointment {}
 impl Saved for Learned {}
 impl Saved for Range {}
+impl Saved for ConversionView {}
 impl Saved for Vec<String> {}
 
 /// Why a saved value cannot be read.

@@ -5,6 +5,7 @@
 
 pub mod absent;
 pub mod disk;
+pub mod guard;
 pub mod libvirt;
 pub mod storage;
 pub mod volume;
@@ -16,6 +17,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use warmd_cbt::{disk::WriteDisk, units::Length};
 
+use self::guard::Guard;
 pub use self::writer::Writer;
 use crate::model::{
     id::{DiskKey, MigrationId},
@@ -104,6 +106,11 @@ pub trait Target: Send + Sync {
 
     /// Removes the disks. Refuses while the machine exists. None there is success.
     async fn discard_disks(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<(), TargetError>;
+
+    /// What keeps a conversion's writes apart from the disks; `None` if nothing can.
+    async fn guard(&self) -> Result<Option<&dyn Guard>, TargetError> {
+        Ok(None)
+    }
 
     /// Keeps beside the disks, durably, who is about to write to them; `None` for nobody. It is how a state that was put
     /// back from an older copy is noticed: the disks know of writers that it does not. It stays when they are handed over.

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
 /// Who wrote to a target's disks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub enum Writer {
         /// On how many disks change tracking was known not to tell the truth by then.
         faults: u32,
     },
+    /// The conversion of this id.
+    Conversion(Uuid),
     /// The target VM, to which a cutover gave the disks. What it writes is in no ledger.
     Machine {
         /// Which cutover, by the moment; to the microsecond.
@@ -27,6 +30,7 @@ pub enum Writer {
     Unknown,
 }
 
+const CONVERSION: &str = "conversion ";
 const MACHINE: &str = "target VM since ";
 const OVER: &str = ", handed over";
 
@@ -36,6 +40,7 @@ impl Writer {
         match self {
             Self::Pass { number, faults: 0 } => format!("{number}\n"),
             Self::Pass { number, faults } => format!("{number} {faults}\n"),
+            Self::Conversion(id) => format!("{CONVERSION}{id}\n"),
             Self::Machine { since, over } => {
                 let over = if over { OVER } else { "" };
                 format!("{MACHINE}{}{over}\n", since.timestamp_micros())
@@ -47,6 +52,9 @@ impl Writer {
     /// What a note says.
     pub fn of_text(text: &str) -> Self {
         let text = text.trim();
+        if let Some(id) = text.strip_prefix(CONVERSION) {
+            return id.parse().map_or(Self::Unknown, Self::Conversion);
+        }
         if let Some(rest) = text.strip_prefix(MACHINE) {
             let (since, over) = rest.strip_suffix(OVER).map_or((rest, false), |since| (since, true));
             let since = since.parse().ok().and_then(DateTime::from_timestamp_micros);
@@ -64,6 +72,7 @@ impl fmt::Display for Writer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pass { number, .. } => write!(f, "pass {number}"),
+            Self::Conversion(_) => f.write_str("a conversion"),
             Self::Machine { since, .. } => {
                 write!(f, "the target VM since {} UTC", since.format("%Y-%m-%d %H:%M:%S"))
             }
@@ -82,6 +91,7 @@ mod tests {
         for writer in [
             Writer::Pass { number: 1, faults: 0 },
             Writer::Pass { number: u32::MAX, faults: 3 },
+            Writer::Conversion(Uuid::nil()),
             Writer::Machine { since, over: false },
             Writer::Machine { since, over: true },
             Writer::Unknown,

@@ -203,7 +203,7 @@ pub fn cutover(phases: &[Phase], open: bool) -> CutoverView {
     if open && let Some(last) = phases.last_mut() {
         last.ended = None;
     }
-    CutoverView { started: at(1000), ended: None, phases, failure: None, downtime: None }
+    CutoverView { started: at(1000), ended: None, phases, failure: None, downtime: None, progress: None }
 }
 
 pub fn verdict(wrong: u64) -> Verdict {
@@ -309,6 +309,7 @@ pub fn report(view: &MigrationView) -> Report {
         }],
         passes: vec![pass(1, true), pass(2, true), pass(3, false)],
         rolled_back: None,
+        conversion: None,
         hooks: vec![HookView {
             phase: Phase::StopSource,
             when: When::Before,

@@ -3,6 +3,7 @@
 #![allow(clippy::single_range_in_vec_init, reason = "hashes are asked for by spans, often by a single one")]
 
 mod chunks;
+mod conversions;
 mod faults;
 mod folding;
 mod ledger;

@@ -95,9 +95,10 @@ fn way(point: &str) -> Way {
     }
 }
 
-/// Points that no good migration passes: never entered from outside, or only by a failure.
+/// Points that no good migration passes: never entered from outside, or only by a failure. Those of a conversion have
+/// their own test, `end_to_end_conversion`: no migration here has one.
 fn is_unreachable(point: &str) -> bool {
-    matches!(point, "state.defined" | "state.failed")
+    matches!(point, "state.defined" | "state.failed") || point.starts_with("conversion.")
 }
 
 fn every_point(stage: &mut Stage<'_>) -> Result<()> {
@@ -163,7 +164,7 @@ fn every_point(stage: &mut Stage<'_>) -> Result<()> {
             (Some(phase), _) => 2 * phase + 1 + usize::from(point.ends_with("end")),
             (None, "state.cutting-over") => 0,
             (None, "root.sealed") => 7,
-            (None, "target.start") => 11,
+            (None, "target.start") => 13,
             (None, _) => 99,
         }
     });

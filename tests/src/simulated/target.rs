@@ -8,7 +8,7 @@ use warmd_daemon::{
     model::id::MigrationId,
     targets::{
         CreateMachine, DiskSpec, GuestSign, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind,
-        Writer,
+        Writer, guard::Guard,
     },
 };
 
@@ -44,10 +44,15 @@ impl Target for SimulatedTarget {
 
     async fn prepare(
         &self,
-        _owner: MigrationId,
+        owner: MigrationId,
         disks: &[DiskSpec],
     ) -> Result<Vec<PreparedDisk>, TargetError> {
         let lost = self.strike("prepare").await?;
+        if let Some(files) = &self.0.files {
+            let made = files.prepare(owner, disks).await?;
+            Self::answered(lost, "prepare")?;
+            return Ok(made);
+        }
         let made = self.0.with(|truth| {
             let made = disks.iter().map(|disk| {
                 let reads_zero = !truth.target_disks.contains_key(&disk.key.0);
@@ -62,8 +67,11 @@ impl Target for SimulatedTarget {
         Ok(made)
     }
 
-    async fn open(&self, _owner: MigrationId, disk: &DiskSpec) -> Result<Arc<dyn WriteDisk>, TargetError> {
+    async fn open(&self, owner: MigrationId, disk: &DiskSpec) -> Result<Arc<dyn WriteDisk>, TargetError> {
         self.strike("open").await?;
+        if let Some(files) = &self.0.files {
+            return files.open(owner, disk).await;
+        }
         let found = self.0.with(|truth| truth.target_disks.get(&disk.key.0).cloned());
         let found = found.ok_or_else(|| {
             TargetError::new(TargetErrorKind::NotFound, format!("disk {}", disk.key), "there is none")
@@ -71,11 +79,12 @@ impl Target for SimulatedTarget {
         Ok(Arc::new(found))
     }
 
-    async fn create(&self, _request: &CreateMachine) -> Result<(), TargetError> {
+    async fn create(&self, request: &CreateMachine) -> Result<(), TargetError> {
         let lost = self.strike("create").await?;
         self.0.with(|truth| {
             truth.calls.push("target created".to_owned());
             truth.target_exists = true;
+            truth.created = Some(request.machine.clone());
         });
         Self::answered(lost, "create")
     }
@@ -125,8 +134,11 @@ impl Target for SimulatedTarget {
         Self::answered(lost, "discard")
     }
 
-    async fn discard_disks(&self, _owner: MigrationId, _disks: &[DiskSpec]) -> Result<(), TargetError> {
+    async fn discard_disks(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<(), TargetError> {
         let lost = self.strike("discard-disks").await?;
+        if let Some(files) = &self.0.files {
+            files.discard_disks(owner, disks).await?;
+        }
         self.0.with(|truth| {
             truth.target_disks.clear();
             truth.noted = None;
@@ -134,12 +146,25 @@ impl Target for SimulatedTarget {
         Self::answered(lost, "discard-disks")
     }
 
-    async fn note_writer(&self, _owner: MigrationId, writer: Option<Writer>) -> Result<(), TargetError> {
+    async fn guard(&self) -> Result<Option<&dyn Guard>, TargetError> {
+        match &self.0.files {
+            Some(files) => files.guard().await,
+            None => Ok(None),
+        }
+    }
+
+    async fn note_writer(&self, owner: MigrationId, writer: Option<Writer>) -> Result<(), TargetError> {
+        if let Some(files) = &self.0.files {
+            return files.note_writer(owner, writer).await;
+        }
         self.0.with(|truth| truth.noted = writer);
         Ok(())
     }
 
-    async fn noted_writer(&self, _owner: MigrationId) -> Result<Option<Writer>, TargetError> {
+    async fn noted_writer(&self, owner: MigrationId) -> Result<Option<Writer>, TargetError> {
+        if let Some(files) = &self.0.files {
+            return files.noted_writer(owner).await;
+        }
         Ok(self.0.with(|truth| truth.noted))
     }
 }

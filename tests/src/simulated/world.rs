@@ -2,10 +2,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use warmd_daemon::targets::Writer;
+use warmd_daemon::{
+    model::machine::Machine,
+    targets::{
+        Writer,
+        disk::{self, DiskTarget},
+    },
+};
 
 use super::{disk::MemoryDisk, faults::Faults};
 
@@ -18,6 +25,8 @@ pub struct World {
     state: Arc<Mutex<Truth>>,
     /// Faults of both endpoints.
     pub faults: Faults,
+    /// Where the target's disks are if not in memory.
+    pub(super) files: Option<Arc<DiskTarget>>,
 }
 
 /// The truth. Only the simulated endpoints and the test change it.
@@ -29,6 +38,8 @@ pub struct Truth {
     pub ignores_shutdown: bool,
     /// The target VM exists.
     pub target_exists: bool,
+    /// What the target VM was made of when it was created last.
+    pub created: Option<Machine>,
     /// The target VM executes instructions.
     pub target_runs: bool,
     /// The target VM dies as soon as it is looked at.
@@ -76,7 +87,14 @@ impl World {
                 .collect(),
             ..Truth::default()
         };
-        Self { state: Arc::new(Mutex::new(truth)), faults: Faults::default() }
+        Self { state: Arc::new(Mutex::new(truth)), faults: Faults::default(), files: None }
+    }
+
+    /// The same, with the target's disks in files of this directory.
+    #[must_use]
+    pub fn with_files(self, directory: &Path) -> Self {
+        let settings = disk::Settings { directory: directory.to_owned(), provisioner: None };
+        Self { files: Some(Arc::new(DiskTarget::new(&settings).expect("an absolute directory"))), ..self }
     }
 
     /// Looks at the truth, or changes it; afterwards it is checked that not both VMs run.

@@ -291,7 +291,7 @@ fn is_legal(before: &State, now: &State) -> bool {
         (S::Synced | S::Syncing, S::CuttingOver { phase: Phase::LastDelta }) => true,
         (S::CuttingOver { phase }, S::CuttingOver { phase: then }) => {
             // Nobody watched the source while there was no daemon: it takes the final delta again.
-            let again = matches!(phase, Phase::Verify | Phase::CreateVm | Phase::StartVm)
+            let again = matches!(phase, Phase::Verify | Phase::Convert | Phase::CreateVm | Phase::StartVm)
                 && *then == Phase::FinalDelta;
             phase.next() == Some(*then) || again
         }

@@ -36,7 +36,7 @@ const DELTA: [&str; 7] = [
 ];
 
 /// A whole cutover; a target that was started and not saved as such is found running.
-const CUTOVER: [&str; 19] = [
+const CUTOVER: [&str; 21] = [
     "phase.last-delta.begin",
     "phase.last-delta.end",
     "phase.stop-source.begin",
@@ -47,6 +47,8 @@ const CUTOVER: [&str; 19] = [
     "phase.verify.begin",
     "root.sealed",
     "phase.verify.end",
+    "phase.convert.begin",
+    "phase.convert.end",
     "phase.create-vm.begin",
     "phase.create-vm.end",
     "phase.start-vm.begin",

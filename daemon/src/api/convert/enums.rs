@@ -48,6 +48,7 @@ pub(super) fn phase(phase: Phase) -> v1::Phase {
         Phase::StopSource => v1::Phase::StopSource,
         Phase::FinalDelta => v1::Phase::FinalDelta,
         Phase::Verify => v1::Phase::Verify,
+        Phase::Convert => v1::Phase::Convert,
         Phase::CreateVm => v1::Phase::CreateVm,
         Phase::StartVm => v1::Phase::StartVm,
         Phase::Watch => v1::Phase::Watch,

@@ -12,6 +12,7 @@ pub(super) fn cutover(cutover: CutoverView) -> v1::Cutover {
         phases: cutover.phases.into_iter().map(phase).collect(),
         failure: cutover.failure,
         downtime: cutover.downtime.and_then(seconds),
+        progress: cutover.progress,
     }
 }
 

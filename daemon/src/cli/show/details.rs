@@ -156,7 +156,14 @@ fn audited(audit: &Audit) -> String {
 
 fn cutover(out: &Out, cutover: &Cutover) -> Result<(), Failure> {
     out.text(&format!("CUTOVER  {}", words::moment(cutover.started.as_ref())))?;
-    let rows = cutover.phases.iter().map(phases::row);
+    let rows = cutover.phases.iter().map(|phase| {
+        let mut row = phases::row(phase);
+        // What a running one says of itself stands where its outcome will be.
+        if let (None, Some(progress)) = (&phase.ended, &cutover.progress) {
+            row[3] = one_line(progress);
+        }
+        row
+    });
     out.table(["STARTED", "PHASE", ">TOOK", "OUTCOME"], rows)?;
     if let Some(failure) = &cutover.failure {
         out.text(&format!("not done: {}", one_line(failure)))?;

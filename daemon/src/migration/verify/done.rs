@@ -10,9 +10,11 @@ use warmd_cbt::{disk::ReadDisk, units::Length};
 
 use super::super::{
     context::{Context, spec},
+    conversion,
     failure::WorkError,
 };
 use crate::{
+    human::bytes,
     model::{id::DiskKey, state::State, verify::VerifyOrder},
     nbd::{NbdDisk, NbdOptions, NbdUri},
     store::DiskRow,
@@ -42,6 +44,19 @@ pub(super) async fn disks(context: &Context, order: &VerifyOrder) -> Result<Vec<
 pub(super) async fn check(context: &Context, order: &VerifyOrder) -> Result<(), WorkError> {
     if context.live.view().state != State::Done || !order.images.is_empty() {
         return Ok(());
+    }
+    if let Some(conversion) = conversion::in_force(context).await? {
+        let disks = conversion.disks.iter().filter(|disk| disk.changed > 0);
+        let disks: Vec<_> =
+            disks.map(|disk| format!("{} of disk {}", bytes(disk.changed), disk.key)).collect();
+        if !disks.is_empty() {
+            return Err(WorkError::operator(format!(
+                "the cutover had the disks converted after it had verified them: {} changed {}, so they are not what was \
+                 copied any more, and comparing them with it says nothing; for the copy itself, {INSTEAD}",
+                conversion.program(),
+                disks.join(", ")
+            )));
+        }
     }
     let started = context.cutover().target_running;
     let why = match (context.target.look(context.id).await?, started) {

@@ -25,6 +25,7 @@ use self::{part::Parts, shown::Shown};
 use super::{
     audit,
     context::Context,
+    conversion,
     failure::WorkError,
     pass::{self, OnDrained, PassEnd},
     retry::Retry,
@@ -287,7 +288,13 @@ async fn keep(
     let text = if verdict.passed() {
         format!("{what} passed: {} on the target are right{}", human::bytes(checked), escape(verdict))
     } else if context.live.view().state == State::Done {
-        format!("{what} FAILED: {}; it was done already, so nothing is copied again", mismatches(verdict))
+        let converted = if conversion::in_force(context).await?.is_some() {
+            "; an image that was taken after the conversion differs where that changed it"
+        } else {
+            ""
+        };
+        let wrong = mismatches(verdict);
+        format!("{what} FAILED: {wrong}; it was done already, so nothing is copied again{converted}")
     } else {
         format!("{what} FAILED: {}; these extents will be copied again", mismatches(verdict))
     };

@@ -17,6 +17,7 @@ pub use self::settings::{ProvisionerSettings, Settings};
 use self::{description::DESCRIPTION, provisioner::Provisioner};
 use super::{
     CreateMachine, DiskSpec, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind, Writer,
+    guard::Guard,
     storage::{Storage, blocking},
     volume,
 };
@@ -133,6 +134,10 @@ impl Target for DiskTarget {
             ));
         }
         self.storage.discard(owner, disks, &[]).await
+    }
+
+    async fn guard(&self) -> Result<Option<&dyn Guard>, TargetError> {
+        Ok(Some(&self.storage))
     }
 
     async fn note_writer(&self, owner: MigrationId, writer: Option<Writer>) -> Result<(), TargetError> {

@@ -26,6 +26,7 @@ use self::{
 use super::{
     CreateMachine, DiskSpec, GuestSign, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind,
     Writer,
+    guard::Guard,
     storage::{Storage, blocking},
     volume::VolumeError,
 };
@@ -269,6 +270,10 @@ impl Target for LibvirtTarget {
             ));
         }
         self.storage().await?.discard(owner, disks, &[CONSOLE, OLDER_CONSOLE]).await
+    }
+
+    async fn guard(&self) -> Result<Option<&dyn Guard>, TargetError> {
+        Ok(Some(self.storage().await?))
     }
 
     async fn note_writer(&self, owner: MigrationId, writer: Option<Writer>) -> Result<(), TargetError> {

@@ -7,6 +7,7 @@
 
 mod claims;
 mod export;
+mod guard;
 mod place;
 
 use std::{
@@ -218,6 +219,7 @@ impl Storage {
             for name in beside.iter().chain(&[LAST_WRITER]) {
                 volume::remove_file(&folder.join(name))?;
             }
+            volume::remove_tree(&folder.join(guard::FOLDER))?;
             volume::remove_directory(&folder)
         })
         .await

@@ -97,6 +97,25 @@ pub fn make_directory(path: &Path, mode: u32) -> Result<(), VolumeError> {
     }
 }
 
+/// Makes the directory `path`, where nothing may be, for its owner only. Its parent must be there. Blocks.
+pub fn make_own_directory(path: &Path) -> Result<(), VolumeError> {
+    let failed = |error| VolumeError::io("making the directory", path, error);
+    DirBuilder::new().mode(0o700).create(path).map_err(failed)?;
+    sync_directory_of(path).map_err(failed)
+}
+
+/// Removes a directory with all that is in it, durably, and follows no link; none there is success. Blocks.
+pub fn remove_tree(path: &Path) -> Result<(), VolumeError> {
+    let failed = |error| VolumeError::io("removing", path, error);
+    match fs::symlink_metadata(path) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    }
+    fs::remove_dir_all(path).map_err(failed)?;
+    sync_directory_of(path).map_err(failed)
+}
+
 /// Removes a file, and what an interrupted call left of it, durably; none there is success. Blocks.
 pub fn remove_file(path: &Path) -> Result<(), VolumeError> {
     let failed = |error| VolumeError::io("removing", path, error);

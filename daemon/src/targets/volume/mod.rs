@@ -11,6 +11,7 @@
 //!         ├─ zeroes.rs    holes, or zeroes written, and the proof
 //!         ├─ identity.rs  is it still the same thing, of the same size
 //!         └─ in_use.rs    does somebody else hold it open
+//! held.rs: kept from everybody else while a program of QEMU's writes to it
 //! image.rs: what is only read, and never was warmd's
 //! witness.rs: was it used while it was read
 //! make.rs: files that do not exist yet
@@ -20,6 +21,7 @@ mod body;
 mod calls;
 mod disk;
 mod error;
+mod held;
 mod identity;
 mod image;
 mod in_use;
@@ -33,11 +35,12 @@ mod tests;
 pub use self::{
     disk::{FileDisk, VolumeOptions},
     error::{NoRoom, VolumeError},
+    held::Held,
     identity::VolumeKind,
     image::ImageFile,
     make::{
-        Found, find, make_directory, make_file, remove_directory, remove_file, remove_unused, sync_directory,
-        write_file,
+        Found, find, make_directory, make_file, make_own_directory, remove_directory, remove_file,
+        remove_tree, remove_unused, sync_directory, write_file,
     },
     witness::Witness,
 };
