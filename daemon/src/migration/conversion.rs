@@ -306,7 +306,9 @@ async fn write(
     let pass = context.store.last_pass(context.id).await?.map_or(0, |pass| pass.view.number);
     let (id, attempt) = (Uuid::now_v7(), context.cutover().attempt);
     context.store.begin_conversion(context.id, ConversionRow { id, attempt, pass, view }).await?;
-    context.target.note_writer(context.id, Some(Writer::Conversion(id))).await?;
+    if !mutant("conversion-not-noted") {
+        context.target.note_writer(context.id, Some(Writer::Conversion(id))).await?;
+    }
     crash::point("conversion.noted");
     guard.commit(context.id, disks, context.plan().cutover.delta_deadline).await?;
     crash::point("conversion.written");

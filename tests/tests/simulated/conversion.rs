@@ -288,21 +288,27 @@ async fn a_cutover_that_fails_after_it_brings_the_sources_blocks_back_and_no_mor
 #[tokio::test]
 async fn a_state_from_before_the_conversion_trusts_nothing_of_the_disks() {
     let mut setting = Setting::new().await;
-    setting.seed(WRITES).await;
-    setting.rig.stop().await;
-    let (state, copy) = (setting.rig.state_file(), setting.file("copy"));
-    fs::copy(&state, &copy).unwrap();
-    setting.rig.go_on().await;
+    let state = setting.rig.state_file();
+    let (wal, shm) = (state.with_extension("db-wal"), state.with_extension("db-shm"));
+    // A copy of the state after the last pass, when the daemon has nothing to write.
+    let copies = format!("sleep 0.5; cp {} {} $DIR/ || exit 8; ", state.display(), wal.display());
+    setting.seed(&format!("{copies}{WRITES}")).await;
     setting.rig.world.faults.set("target.create", Fault::Refused);
     let view = setting.rig.cutover().await;
     setting.assert_undone(&view, "create").await;
     setting.rig.world.faults.clear();
+    assert!(setting.held().await == converted(setting.wanted()), "it was not written");
     setting.rig.stop().await;
-    fs::copy(&copy, &state).unwrap();
+    fs::copy(setting.file("warmd.db"), &state).unwrap();
+    fs::copy(setting.file("warmd.db-wal"), &wal).unwrap();
+    fs::remove_file(&shm).ok();
     setting.rig.go_on().await;
+    // It knows of the cutover, and not that it was undone.
+    let view = setting.rig.until("synced", |view| view.state == State::Synced).await;
+    setting.assert_undone(&view, "the source VM was started again").await;
     setting.rig.sync().await;
     let journal = setting.rig.journal().await;
-    assert!(journal.contains("beside the disks is a note of"), "{journal}");
+    assert!(journal.contains("beside the disks is a note of a conversion"), "{journal}");
     assert!(setting.held().await == setting.wanted(), "the source's blocks did not come back");
 }
 
