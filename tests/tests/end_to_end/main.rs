@@ -1,6 +1,7 @@
 //! The real programs, a real libvirtd and real guests, from a plan to a VM that was moved, and what gets in the way.
 
 mod audit;
+mod conversion;
 mod crashes;
 mod guests;
 mod limits;
