@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     adaptive::Adaptive,
+    arbiter::PRIORITIES,
     budget::{self, Budget, Budgets},
     calendar::Calendar,
     cron::Cron,
@@ -47,6 +48,10 @@ pub struct Schedule {
     pub cutover: Times,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub budgets: Vec<Budget>,
+    /// 1 to 10: what the plan gets where several share a budget. One of 10 gets ten times as much as one of 1; 1 if
+    /// absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u32>,
 }
 
 /// Windows in which something may be done (any time, if there are none) and blackouts in which it may not.
@@ -113,6 +118,9 @@ impl Schedule {
         }
         if self.holidays.0.len() > MOST_HOLIDAYS {
             problems.push(format!("`schedule.holidays` has more than {MOST_HOLIDAYS} entries: use ranges"));
+        }
+        if let Some(priority) = self.priority.filter(|priority| !PRIORITIES.contains(priority)) {
+            problems.push(format!("`schedule.priority` is {priority}: use 1 to 10"));
         }
         problems.extend(budget::problems("schedule.budgets", &self.budgets, self.zone, &self.holidays));
         problems

@@ -21,7 +21,7 @@ fn limit(passes: u32, disks: u32, snapshots: u32) -> Allowance {
 }
 
 fn endpoint(name: &str) -> Scope {
-    Scope::Endpoint(name.to_owned())
+    Scope::Source(name.to_owned())
 }
 
 #[test]
@@ -34,7 +34,7 @@ fn limits_hold_in_every_scope() {
     }
     assert!(!arbiter.submit(Job::pass(0, "shop", 2)), "it waits already");
     assert_eq!(arbiter.admit(), [0, 1]);
-    assert_eq!(arbiter.why(2).as_deref(), Some("endpoint old: 4 of 4 disks are in use"));
+    assert_eq!(arbiter.why(2).as_deref(), Some("source old: 4 of 4 disks are in use"));
     assert!(arbiter.submit(Job::pass(9, "mail", 7)));
     assert_eq!(arbiter.admit(), [9], "it needs nothing of what is full");
     assert_eq!(arbiter.why(2).as_deref(), Some("all of warmd: 3 of 3 passes are in use"));
@@ -108,6 +108,49 @@ fn cutovers_go_first_and_are_waited_for() {
     assert_eq!(arbiter.admit(), [9]);
     arbiter.remove(9);
     assert_eq!(arbiter.admit(), [2, 3]);
+}
+
+#[test]
+fn pre_copies_are_recalled_for_a_cutover_and_none_in_vain() {
+    let mut arbiter = Arbiter::new();
+    arbiter.set_limit(&Scope::Global, limit(3, 0, 0));
+    arbiter.set_limit(&endpoint("old"), limit(0, 2, 0));
+    arbiter.submit(Job::pass(1, "a", 1).on(&endpoint("old"), 1));
+    arbiter.submit(Job::pass(2, "a", 1).on(&endpoint("old"), 1));
+    arbiter.submit(Job::pass(3, "a", 1).that_stays());
+    assert_eq!(arbiter.admit(), [1, 2, 3]);
+    assert!(!arbiter.keeps_cutovers_waiting() && arbiter.in_the_way(&BTreeSet::new()).is_empty());
+    arbiter.submit(Job::pass(9, "b", 1).on(&endpoint("old"), 1).of_cutover());
+    assert!(arbiter.admit().is_empty() && arbiter.keeps_cutovers_waiting());
+    assert_eq!(arbiter.in_the_way(&BTreeSet::new()), [2], "the youngest that is of use, and no more");
+    assert!(arbiter.in_the_way(&BTreeSet::from([2])).is_empty(), "it is ending");
+    arbiter.submit(Job::pass(10, "b", 1).on(&endpoint("old"), 1).of_cutover());
+    assert_eq!(arbiter.in_the_way(&BTreeSet::from([2])), [1]);
+    arbiter.submit(Job::pass(11, "b", 1).of_cutover());
+    assert_eq!(arbiter.in_the_way(&BTreeSet::from([1, 2])), [0_u64; 0], "what stays, stays");
+    arbiter.remove(2);
+    assert_eq!(arbiter.admit(), [9]);
+    assert!(arbiter.in_the_way(&BTreeSet::from([1])).is_empty());
+}
+
+#[test]
+fn what_cannot_wait_runs_at_once_and_counts() {
+    let mut arbiter = Arbiter::new();
+    arbiter.set_limit(&Scope::Global, limit(1, 0, 0));
+    arbiter.submit(Job::pass(1, "a", 1));
+    assert_eq!(arbiter.admit(), [1]);
+    assert!(arbiter.start_at_once(Job::pass(2, "a", 3).of_cutover()));
+    assert!(!arbiter.start_at_once(Job::pass(2, "a", 3).of_cutover()), "it runs already");
+    assert_eq!(
+        (arbiter.used(&Scope::Global, Kind::Passes), arbiter.used(&Scope::Global, Kind::Disks)),
+        (2, 4)
+    );
+    arbiter.submit(Job::pass(3, "a", 1));
+    arbiter.remove(1);
+    assert!(arbiter.admit().is_empty(), "the other one counts");
+    assert_eq!(arbiter.waiting_in(&Scope::Global), 1);
+    arbiter.remove(2);
+    assert_eq!(arbiter.admit(), [3]);
 }
 
 #[test]

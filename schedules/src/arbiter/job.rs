@@ -9,8 +9,10 @@ use std::{fmt, ops::RangeInclusive};
 pub enum Scope {
     /// The whole daemon.
     Global,
-    /// A source or a target of the configuration.
-    Endpoint(String),
+    /// A source of the configuration.
+    Source(String),
+    /// A target of the configuration.
+    Target(String),
     /// A hypervisor's host.
     Host(String),
     /// Where the source keeps disks.
@@ -22,11 +24,27 @@ impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Global => f.write_str("all of warmd"),
-            Self::Endpoint(name) => write!(f, "endpoint {name}"),
+            Self::Source(name) => write!(f, "source {name}"),
+            Self::Target(name) => write!(f, "target {name}"),
             Self::Host(name) => write!(f, "host {name}"),
             Self::Datastore(name) => write!(f, "datastore {name}"),
             Self::Plan(name) => write!(f, "plan {name}"),
         }
+    }
+}
+
+impl Scope {
+    /// As a path, by which people name it: `global`, `source/old`.
+    pub fn path(&self) -> String {
+        let (sort, name) = match self {
+            Self::Global => return "global".to_owned(),
+            Self::Source(name) => ("source", name),
+            Self::Target(name) => ("target", name),
+            Self::Host(name) => ("host", name),
+            Self::Datastore(name) => ("datastore", name),
+            Self::Plan(name) => ("plan", name),
+        };
+        format!("{sort}/{name}")
     }
 }
 
@@ -75,14 +93,22 @@ pub struct Job {
     pub(crate) priority: u32,
     pub class: Class,
     pub(crate) needs: Vec<Need>,
+    pub(crate) stays: bool,
     disks: u32,
 }
 
 impl Job {
     /// A pass over `disks` of a VM of `plan`: one pass, one snapshot and its disks, globally and of its plan.
     pub fn pass(id: u64, plan: &str, disks: u32) -> Self {
-        let job =
-            Self { id, plan: plan.to_owned(), priority: 1, class: Class::PreCopy, needs: Vec::new(), disks };
+        let job = Self {
+            id,
+            plan: plan.to_owned(),
+            priority: 1,
+            class: Class::PreCopy,
+            needs: Vec::new(),
+            stays: false,
+            disks,
+        };
         job.on(&Scope::Global, disks).on(&Scope::Plan(plan.to_owned()), disks)
     }
 
@@ -99,6 +125,13 @@ impl Job {
     #[must_use]
     pub fn of_cutover(mut self) -> Self {
         self.class = Class::Cutover;
+        self
+    }
+
+    /// Once it runs, it cannot be stopped for a cutover.
+    #[must_use]
+    pub fn that_stays(mut self) -> Self {
+        self.stays = true;
         self
     }
 

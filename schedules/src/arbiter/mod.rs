@@ -10,12 +10,16 @@
 //! 5. A job that does not fit lets others go past: [`PATIENCE`] of them. Then it reserves what it needs, so that what
 //!    becomes free is kept for it. So everything is admitted some day, as long as jobs end and cutovers are not
 //!    without number.
+//! 6. What cannot wait (a final delta whose VM is off already) starts at once, is counted, and is held by no limit.
+//! 7. Where running pre-copies alone keep a cutover waiting, [`Arbiter::in_the_way`] names those whose end lets it
+//!    start, the youngest first.
 //!
 //! The same calls give the same answers. A look costs a step for each need of each waiting job that is looked at;
 //! where a limit is full that all waiting jobs need, none is looked at ([`Arbiter::steps`] counts).
 
 mod job;
 mod queue;
+mod recall;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,9 +37,19 @@ pub struct Arbiter {
     slots: Vec<Slot>,
     queues: Queues,
     waiting: BTreeMap<u64, (String, Class)>,
-    running: BTreeMap<u64, Vec<(usize, u32)>>,
+    running: BTreeMap<u64, Running>,
     admitted: u64,
     steps: u64,
+}
+
+/// A job that runs.
+#[derive(Clone, Debug)]
+struct Running {
+    class: Class,
+    stays: bool,
+    /// Higher than those of all that were admitted before.
+    number: u64,
+    needs: Vec<(usize, u32)>,
 }
 
 /// What one kind of work may use in one scope.
@@ -85,26 +99,31 @@ impl Arbiter {
             return false;
         }
         let cost = job.cost();
-        let Job { id, plan, priority, class, needs: named, .. } = job;
-        let mut needs = BTreeMap::<usize, u32>::new();
-        for Need { scope, kind, amount } in named {
-            let slot = self.slot(&scope, kind);
-            let sum = needs.entry(slot).or_default();
-            *sum = sum.saturating_add(amount);
-        }
-        let needs: Vec<_> = needs.into_iter().filter(|(_, amount)| *amount > 0).collect();
+        let Job { id, plan, priority, class, needs, stays, .. } = job;
+        let needs = self.summed(needs);
         for (slot, _) in &needs {
             self.slots[*slot].wanted_by += 1;
         }
-        self.queues.push(&plan, priority, class, Waiting { id, needs, cost, refused: None });
+        self.queues.push(&plan, priority, class, Waiting { id, needs, cost, stays, refused: None });
         self.waiting.insert(id, (plan, class));
+        true
+    }
+
+    /// Lets a job run at once, whatever the limits say; `false` if one of its number waits or runs already.
+    pub fn start_at_once(&mut self, job: Job) -> bool {
+        if self.waiting.contains_key(&job.id) || self.running.contains_key(&job.id) {
+            return false;
+        }
+        let (id, class, stays) = (job.id, job.class, job.stays);
+        let needs = self.summed(job.needs);
+        self.run(id, class, stays, needs);
         true
     }
 
     /// A job does not want to run any more, or has ended; `false` if it is not known.
     pub fn remove(&mut self, id: u64) -> bool {
         if let Some(used) = self.running.remove(&id) {
-            for (slot, amount) in used {
+            for (slot, amount) in used.needs {
                 let slot = &mut self.slots[slot];
                 slot.used = slot.used.saturating_sub(amount);
             }
@@ -135,7 +154,7 @@ impl Arbiter {
                 self.steps += 1 + needed_by_all.len() as u64;
                 let Some(mut turn) = self.queues.next(&mut round) else { break };
                 if self.fits(&turn.job.needs) {
-                    self.start(&turn.job);
+                    self.start(class, &turn.job);
                     admitted.push(turn.job.id);
                     self.queues.admitted(&mut round, turn);
                 } else {
@@ -174,6 +193,11 @@ impl Arbiter {
         self.names.get(&(scope.clone(), kind)).map_or(0, |slot| self.slots[*slot].used)
     }
 
+    /// Jobs that wait and need something of `scope`.
+    pub fn waiting_in(&self, scope: &Scope) -> usize {
+        self.names.get(&(scope.clone(), Kind::Passes)).map_or(0, |slot| self.slots[*slot].wanted_by)
+    }
+
     /// Jobs that wait.
     pub fn waiting(&self) -> impl Iterator<Item = u64> {
         self.waiting.keys().copied()
@@ -209,16 +233,33 @@ impl Arbiter {
         true
     }
 
-    fn start(&mut self, job: &Waiting) {
-        for (slot, amount) in &job.needs {
+    fn start(&mut self, class: Class, job: &Waiting) {
+        for (slot, _) in &job.needs {
+            self.slots[*slot].wanted_by -= 1;
+        }
+        self.waiting.remove(&job.id);
+        self.run(job.id, class, job.stays, job.needs.clone());
+    }
+
+    fn run(&mut self, id: u64, class: Class, stays: bool, needs: Vec<(usize, u32)>) {
+        for (slot, amount) in &needs {
             self.steps += 1;
             let slot = &mut self.slots[*slot];
             slot.used = slot.used.saturating_add(*amount);
-            slot.wanted_by -= 1;
         }
-        self.waiting.remove(&job.id);
-        self.running.insert(job.id, job.needs.clone());
         self.admitted += 1;
+        self.running.insert(id, Running { class, stays, number: self.admitted, needs });
+    }
+
+    /// What is needed of each slot.
+    fn summed(&mut self, named: Vec<Need>) -> Vec<(usize, u32)> {
+        let mut needs = BTreeMap::<usize, u32>::new();
+        for Need { scope, kind, amount } in named {
+            let slot = self.slot(&scope, kind);
+            let sum = needs.entry(slot).or_default();
+            *sum = sum.saturating_add(amount);
+        }
+        needs.into_iter().filter(|(_, amount)| *amount > 0).collect()
     }
 
     fn reserve(&mut self, needs: &[(usize, u32)]) {

@@ -19,6 +19,7 @@ pub(super) struct Waiting {
     pub(super) id: u64,
     pub(super) needs: Vec<(usize, u32)>,
     pub(super) cost: u32,
+    pub(super) stays: bool,
     /// How many had been admitted when it first did not fit.
     pub(super) refused: Option<u64>,
 }
@@ -96,6 +97,14 @@ impl Queues {
         let job = jobs.remove(at);
         self.tidy();
         job
+    }
+
+    /// All of a class, in the order in which their turn would come.
+    pub(super) fn in_order(&self, class: Class) -> Vec<&Waiting> {
+        let mut queues: Vec<_> =
+            self.plans.iter().filter(|(_, queue)| !queue.all(class).is_empty()).collect();
+        queues.sort_by_key(|(name, queue)| (queue.time, *name));
+        queues.into_iter().flat_map(|(_, queue)| queue.all(class)).collect()
     }
 
     pub(super) fn round(&self, class: Class) -> Round {
