@@ -2,7 +2,7 @@
 //!
 //! Rule: bad settings stop before anything is opened, and the state is opened before any port is.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
@@ -69,7 +69,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
 }
 
 fn open_endpoints(config: &Config) -> anyhow::Result<Endpoints> {
-    let mut endpoints = Endpoints { sources: BTreeMap::new(), targets: BTreeMap::new() };
+    let mut endpoints = Endpoints { budgets: config.budgets.clone(), ..Endpoints::default() };
     for (name, config::Endpoint { settings, limits }) in &config.sources {
         let handle = settings.open(name).with_context(|| format!("source {name:?} cannot be set up"))?;
         endpoints.sources.insert(

@@ -1,7 +1,8 @@
 //! Whose turn it is: a tree of flows, in which at each fork the one that had least goes first.
 //!
 //! Rule: a flow that was idle, or that other limits held back, has no claim for what it did not take: it begins at
-//! what the others have had by now. So nobody starves, and nobody is paid for the past.
+//! what the others have had by now. So nobody starves, and nobody is paid for the past. What a flow of weight 3 has
+//! counts a third.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -42,8 +43,9 @@ impl Waiter {
         latest
     }
 
-    fn turn(&self) -> u64 {
-        self.bytes.max(LEAST)
+    /// What its turn counts at the fork of so many keys.
+    fn turn(&self, depth: usize) -> u64 {
+        self.bytes.max(LEAST) / self.way.nodes.get(depth).map_or(1, |node| node.weight())
     }
 }
 
@@ -120,7 +122,8 @@ impl Flow {
     }
 
     /// Takes out the next one who may go now. If there is none, `wake` is made no later than when there may be one.
-    pub(super) fn next(&mut self, now: u64, wake: &mut Option<u64>) -> Option<Waiter> {
+    /// It is the fork that lies so many keys deep.
+    pub(super) fn next(&mut self, now: u64, depth: usize, wake: &mut Option<u64>) -> Option<Waiter> {
         for queue in [&mut self.paid, &mut self.unpaid] {
             match queue.front().map(|waiter| waiter.ready(now)) {
                 Some(Ready::Now) => return queue.pop_front(),
@@ -130,14 +133,14 @@ impl Flow {
         }
         let children = &mut self.children;
         let (had, key, waiter) = self.active.iter().find_map(|(had, key)| {
-            let waiter = children.get_mut(key)?.next(now, wake)?;
+            let waiter = children.get_mut(key)?.next(now, depth + 1, wake)?;
             Some((*had, *key, waiter))
         })?;
         self.active.remove(&(had, key));
         // Whatever it did not take in the past, it has had no less than the others.
         self.level = self.level.max(had);
         if let Some(child) = self.children.get_mut(&key) {
-            child.had = self.level + waiter.turn();
+            child.had = self.level + waiter.turn(depth);
             if !child.is_idle() {
                 self.active.insert((child.had, key));
             }

@@ -105,6 +105,12 @@ impl Limiter {
         self.shared.set(&self.node, limit);
     }
 
+    /// Lets what goes through it have `weight` times as much as others beside it where they share, from now on; 1 at
+    /// first.
+    pub fn set_weight(&self, weight: u32) {
+        self.node.set_weight(weight);
+    }
+
     /// What goes through it now.
     pub fn load(&self) -> Load {
         self.node.load(self.shared.now())

@@ -22,6 +22,8 @@ pub(super) struct Node {
     requests: AtomicU32,
     in_flight: AtomicU64,
     waiting: AtomicU64,
+    /// How many times as much it gets as another where they share; 0 is 1.
+    weight: AtomicU32,
     meter: Meter,
     open: AtomicU64,
     /// When it last began to have a rate; what went before was not paid for.
@@ -49,6 +51,14 @@ impl Node {
 
     pub(super) fn limit(&self) -> Limit {
         Limit { rate: self.rate(), requests: NonZeroU32::new(self.requests.load(SeqCst)) }
+    }
+
+    pub(super) fn weight(&self) -> u64 {
+        u64::from(self.weight.load(Relaxed).max(1))
+    }
+
+    pub(super) fn set_weight(&self, weight: u32) {
+        self.weight.store(weight, Relaxed);
     }
 
     pub(super) fn limits_requests(&self) -> bool {

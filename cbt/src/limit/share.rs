@@ -19,21 +19,29 @@ pub(super) struct Way {
     shared: Arc<Shared>,
     pub(super) keys: Box<[u64]>,
     pub(super) counted: Box<[Arc<Node>]>,
+    /// Those of the keys but the last, which is its own.
+    pub(super) nodes: Box<[Arc<Node>]>,
 }
 
 impl Limits {
     pub(super) fn new(shared: &Arc<Shared>, way: impl Iterator<Item = (Arc<Node>, bool)>) -> Self {
         let mut keys = Vec::new();
-        let mut counted = Vec::new();
+        let (mut counted, mut nodes) = (Vec::new(), Vec::new());
         for (node, counts) in way {
             keys.push(node.id);
             if counts {
-                counted.push(node);
+                counted.push(Arc::clone(&node));
             }
+            nodes.push(node);
         }
         keys.push(shared.id());
         shared.open(&keys);
-        Self(Some(Arc::new(Way { shared: Arc::clone(shared), keys: keys.into(), counted: counted.into() })))
+        Self(Some(Arc::new(Way {
+            shared: Arc::clone(shared),
+            keys: keys.into(),
+            counted: counted.into(),
+            nodes: nodes.into(),
+        })))
     }
 
     /// Waits until one request of so many bytes may go; of none, it waits for no rate. The permit is to be held while

@@ -145,7 +145,7 @@ impl Shared {
         let before = state.wake.take();
         let mut wake = None;
         let mut served = Vec::new();
-        while let Some(waiter) = state.root.next(now, &mut wake) {
+        while let Some(waiter) = state.root.next(now, 0, &mut wake) {
             for node in &waiter.way.counted {
                 node.end_wait();
                 node.pay(waiter.bytes, now);

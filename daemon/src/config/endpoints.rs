@@ -1,4 +1,4 @@
-//! `[[source]]` and `[[target]]`: a name, limits, a kind, and what that kind needs.
+//! `[[source]]` and `[[target]]`: a name, limits, budgets, a kind, and what that kind needs.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,10 @@ use toml::{
     de::{DeArray, DeTable, DeValue},
 };
 
+use warmd_schedules::arbiter::Scope;
+
 use super::{
+    budgets::Taker,
     name,
     text::{Text, TextError},
 };
@@ -25,7 +28,8 @@ pub struct Endpoint<S> {
 pub(super) fn take<T: DeserializeOwned>(
     text: Text,
     document: &mut DeTable,
-    sort: &str,
+    (sort, scope): (&str, fn(String) -> Scope),
+    budgets: &mut Taker,
 ) -> Result<BTreeMap<String, Endpoint<T>>, TextError> {
     let mut endpoints = BTreeMap::new();
     let Some(value) = document.get_mut(sort) else { return Ok(endpoints) };
@@ -42,6 +46,7 @@ pub(super) fn take<T: DeserializeOwned>(
         let mut table = Spanned::new(span, table);
         let (name, place) = take_name(text, &mut table)?;
         let limits = take_limits(text, &mut table)?;
+        budgets.take(table.get_mut(), scope(name.clone()))?;
         let settings = text.read_buffered(&table)?;
         if endpoints.insert(name.clone(), Endpoint { settings, limits }).is_some() {
             return Err(text.wrong(Some(place), format!("there is another {sort} {name:?}: rename one")));

@@ -3,6 +3,7 @@
 //! Rule: unknown keys and relative paths are refused, every complaint says where it is and what to do, and nothing is
 //! opened or changed by reading. Secrets are named here and never written here.
 
+mod budgets;
 mod culprit;
 mod endpoints;
 mod engine;
@@ -22,7 +23,9 @@ use std::{
 
 use serde::{Deserialize, de::DeserializeOwned, de::IgnoredAny};
 use toml::Spanned;
+use warmd_schedules::arbiter::Scope;
 
+use self::{budgets::Taker, listen::ListenTable, metrics::MetricsTable, text::Text};
 pub use self::{
     endpoints::Endpoint,
     engine::{EngineSettings, LogFormat, LogSettings},
@@ -30,8 +33,12 @@ pub use self::{
     secret::{Secret, SecretError, SecretRef},
     text::{Position, TextError},
 };
-use self::{listen::ListenTable, metrics::MetricsTable, text::Text};
-use crate::{api::Listen, model::limit::LimitTable, sources::SourceSettings, targets::TargetSettings};
+use crate::{
+    api::Listen,
+    model::{budget::ConfiguredBudgets, limit::LimitTable},
+    sources::SourceSettings,
+    targets::TargetSettings,
+};
 
 /// `warmd.toml`.
 pub type Config = Settings<SourceSettings, TargetSettings>;
@@ -48,6 +55,8 @@ pub struct Settings<S, T> {
     pub log: LogSettings,
     /// Of all that the daemon does.
     pub limits: LimitTable,
+    /// By the time of day: of all, of endpoints, hosts and datastores.
+    pub budgets: ConfiguredBudgets,
     /// By name.
     pub sources: BTreeMap<String, Endpoint<S>>,
     /// By name.
@@ -78,10 +87,21 @@ struct Document {
     log: Option<Spanned<LogSettings>>,
     #[serde(default)]
     limits: LimitTable,
+    // Those that were taken out before are named here, so that an unknown key is told of all.
+    #[serde(default, rename = "budgets")]
+    _budgets: IgnoredAny,
     #[serde(default, rename = "source")]
     _source: IgnoredAny,
     #[serde(default, rename = "target")]
     _target: IgnoredAny,
+    #[serde(default, rename = "host")]
+    _host: IgnoredAny,
+    #[serde(default, rename = "datastore")]
+    _datastore: IgnoredAny,
+    #[serde(default, rename = "zone")]
+    _zone: IgnoredAny,
+    #[serde(default, rename = "holidays")]
+    _holidays: IgnoredAny,
 }
 
 const STATE_DIR: &str = "/var/lib/warmd";
@@ -98,8 +118,11 @@ impl<S: DeserializeOwned, T: DeserializeOwned> Settings<S, T> {
     pub fn parse(text: &str, file: &str) -> Result<Self, TextError> {
         let text = Text { file, text };
         let mut table = text.parse()?;
-        let sources = endpoints::take(text, table.get_mut(), "source")?;
-        let targets = endpoints::take(text, table.get_mut(), "target")?;
+        let mut budgets = Taker::begin(text, table.get_mut())?;
+        budgets.take(table.get_mut(), Scope::Global)?;
+        let sources = endpoints::take(text, table.get_mut(), ("source", Scope::Source), &mut budgets)?;
+        let targets = endpoints::take(text, table.get_mut(), ("target", Scope::Target), &mut budgets)?;
+        budgets.places(table.get_mut(), &sources.keys().cloned().collect())?;
         let document: Document = text.read(table.clone())?;
         let state_dir = match document.state_dir {
             Some(path) => listen::absolute(path, text)?,
@@ -118,7 +141,8 @@ impl<S: DeserializeOwned, T: DeserializeOwned> Settings<S, T> {
         }
         let (listen, limits) = (document.listen.judge(text)?, document.limits);
         let metrics = document.metrics.map(|table| table.judge(text)).transpose()?;
-        Ok(Self { state_dir, listen, metrics, engine, log, limits, sources, targets })
+        let budgets = budgets.end();
+        Ok(Self { state_dir, listen, metrics, engine, log, limits, budgets, sources, targets })
     }
 }
 

@@ -251,7 +251,7 @@ command = ["/usr/local/bin/convert"]
     }
 
     #[test]
-    fn what_is_wrong_with_a_schedule_or_not_enforced_has_its_place() {
+    fn what_is_wrong_with_a_schedule_has_its_place() {
         let cases = [
             (
                 "every = \"1h\"\ncron = \"0 * * * * UTC\"",
@@ -260,7 +260,16 @@ command = ["/usr/local/bin/convert"]
             ("cron = \"0 * * * *\"", "plan.toml:7:8: `schedule.cron` is \"0 * * * *\", in no time zone"),
             ("copy.windows = [\"daily 22:00–05:00\"]", "plan.toml:7:17: `schedule.copy.windows[0]`"),
             ("adaptive = { shortest = \"1m\" }", "plan.toml:7:12: `schedule.adaptive` has no target"),
-            ("[[schedule.budgets]]\npasses = 3", "`schedule.budgets` is not enforced yet"),
+            ("[[schedule.budgets]]\npasses = 0", "plan.toml:8:10: invalid value: integer `0`"),
+            (
+                "[[schedule.budgets]]\nwindow = \"daily UTC\"",
+                "plan.toml:7:1: `schedule.budgets[0]` limits nothing",
+            ),
+            (
+                "budgets = [{ passes = 1 }, { window = \"Sat\", disks = 2 }]",
+                "plan.toml:7:39: `schedule.budgets[1].window` is \"Sat\", in no time zone",
+            ),
+            ("priority = 11", "plan.toml:7:12: `schedule.priority` is 11: use 1 to 10"),
         ];
         for (schedule, wanted) in cases {
             let message = complaint(&GOOD.replacen("interval = \"10m\"", schedule, 1));

@@ -20,6 +20,7 @@ use warmd_cbt::{
 use warmd_schedules::forecast::Ceiling;
 
 use super::{
+    admission::Admissions,
     audit::AuditBudget,
     limits::{Member, Registry},
     live::Live,
@@ -63,6 +64,7 @@ pub struct Context {
     pub source: Arc<dyn Source>,
     pub target: Arc<dyn Target>,
     pub engine: Engine,
+    pub admissions: Admissions,
     shares: BTreeMap<DiskKey, DiskShares>,
     limits: Arc<Registry>,
     /// The names of the endpoints that it began with.
@@ -89,6 +91,7 @@ pub struct Parts {
     pub source: Arc<dyn Source>,
     pub target: Arc<dyn Target>,
     pub engine: Engine,
+    pub admissions: Admissions,
     /// What the work on each disk takes from.
     pub shares: BTreeMap<DiskKey, DiskShares>,
     pub limits: Arc<Registry>,
@@ -112,6 +115,7 @@ impl Context {
             source,
             target,
             engine,
+            admissions,
             shares,
             limits,
             ends,
@@ -131,6 +135,7 @@ impl Context {
             source,
             target,
             engine,
+            admissions,
             shares,
             limits,
             ends,
@@ -228,7 +233,11 @@ impl Context {
 
     /// What bounds the rate of its passes now.
     pub fn ceilings(&self) -> Vec<Ceiling> {
-        self.limits.ceilings(&Member { id: self.id, source: &self.ends.0, target: &self.ends.1 })
+        let mut ceilings =
+            self.limits.ceilings(&Member { id: self.id, source: &self.ends.0, target: &self.ends.1 });
+        let budgets = self.admissions.ceilings(&self.plan().name).into_iter();
+        ceilings.extend(budgets.map(|(name, rate)| Ceiling { name, bytes_per_second: rate.get() as f64 }));
+        ceilings
     }
 
     /// A line of this migration's journal.

@@ -9,12 +9,13 @@ use std::time::Duration;
 use warmd_cbt::{mutant::mutant, stop::StopSignal, verify::manifest_root};
 
 use super::{
+    admission,
     boot_check::BootChecks,
     context::Context,
     conversion,
     failure::WorkError,
     overtaken,
-    pass::{self, PassEnd},
+    pass::PassEnd,
     verify::{self, CompareSnapshot},
 };
 use crate::{
@@ -92,7 +93,7 @@ async fn last_delta(context: &Context, stop: &StopSignal) -> Result<Option<Strin
     context.remember(|cutover| cutover.was_running = Some(power == PowerState::Running)).await?;
     same_disks(context).await?;
     conversion::check(context).await?;
-    drained(pass::run(context, PassKind::Delta, stop, None).await?)?;
+    drained(admission::pass(context, PassKind::Delta, stop, None).await?)?;
     Ok(None)
 }
 
@@ -127,7 +128,7 @@ async fn final_delta(context: &Context, stop: &StopSignal) -> Result<Option<Stri
     same_disks(context).await?;
     // One that a crash cut off.
     conversion::lower(context).await?;
-    drained(pass::run(context, PassKind::Final, stop, None).await?)?;
+    drained(admission::pass(context, PassKind::Final, stop, None).await?)?;
     Ok(None)
 }
 
@@ -147,7 +148,7 @@ async fn prove(context: &Context, stop: &StopSignal) -> Result<Option<String>, W
         }
         VerifyMode::Compare => {
             let compare = CompareSnapshot::new(context, &order, stop, false);
-            drained(pass::run(context, PassKind::Final, stop, Some(&compare)).await?)?;
+            drained(admission::pass(context, PassKind::Final, stop, Some(&compare)).await?)?;
             compare.into_verdict()
         }
     };

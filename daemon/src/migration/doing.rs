@@ -7,6 +7,7 @@ use std::time::Duration;
 use warmd_cbt::stop::StopSignal;
 
 use super::{
+    admission,
     context::Context,
     cutover,
     failure::{Remedy, WorkError},
@@ -39,6 +40,7 @@ pub(super) const PHASE_FAILED: &str = "failed: ";
 /// everything else a limited number of times.
 pub(super) async fn persist(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
     look_first(context, doing, stop).await?;
+    admission::enter(context, doing, stop).await?;
     let Work::Phase(phase) = doing else { return attempts(context, doing, stop).await };
     // Outside the phase's deadline: each hook has its own.
     if phase == Phase::Watch {
@@ -95,12 +97,13 @@ async fn with_hooks(
 async fn attempts(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
     let mut retry = patience(context, doing);
     loop {
-        let begun = tokio::time::Instant::now();
+        let (begun, waited) = (tokio::time::Instant::now(), context.admissions.waited());
         let error = match act(context, doing, stop).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        if matches!(doing, Work::Seed | Work::Sync) && begun.elapsed() > LONG {
+        let copied = begun.elapsed().saturating_sub(context.admissions.waited().saturating_sub(waited));
+        if matches!(doing, Work::Seed | Work::Sync) && copied > LONG {
             // It came a long way: a full pass of days may meet more than ten short failures.
             retry = Retry::times(ATTEMPTS);
         }
@@ -146,8 +149,8 @@ async fn act(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), Wo
     match doing {
         Work::Nothing | Work::AwaitSchedule | Work::Begin => Ok(()),
         Work::Prepare => prepare::prepare(context).await,
-        Work::Seed => pass::run(context, PassKind::Full, stop, None).await.and_then(ended),
-        Work::Sync => pass::run(context, PassKind::Delta, stop, None).await.and_then(ended),
+        Work::Seed => admission::pass(context, PassKind::Full, stop, None).await.and_then(ended),
+        Work::Sync => admission::pass(context, PassKind::Delta, stop, None).await.and_then(ended),
         Work::Phase(phase) => run_phase(context, phase, stop).await,
         Work::Undo(phase) => cutover::undo(context, phase).await,
         Work::RollBack => cutover::unless_stopped(stop, rollback::roll_back(context)).await,

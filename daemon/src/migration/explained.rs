@@ -1,12 +1,16 @@
 //! What a plan's schedule will decide next, for one of its migrations.
 
+use chrono::{DateTime, Utc};
 use warmd_schedules::{
     Tz,
-    explain::{Decision, explain},
+    arbiter::Scope,
+    budget::{Allowance, Budgets},
+    explain::{Decision, What, explain},
     rules::Facts,
 };
 
 use super::{
+    admission::Places,
     control::{ControlError, ControlErrorKind},
     facts::known,
     manager::{Handle, Manager, internal},
@@ -63,7 +67,49 @@ pub(super) async fn explained(
         }
     }
     let facts = next.as_ref().map_or_else(|| Facts::unknown(rules.zone), |(_, facts)| facts.clone());
-    let decisions = explain(&rules, &facts, clock::now(), count);
+    let now = clock::now();
+    let decisions = explain(&rules, &facts, now, count);
+    let (budgets, waits) = match &next {
+        Some((handle, _)) => {
+            let admissions = &handle.context.admissions;
+            (manager.gate.budgets_over(&admissions.places), admissions.why())
+        }
+        None => (manager.gate.budgets_over(&Places::ends(&plan.source, &plan.target)), None),
+    };
+    let mut extra = limits(&budgets, &decisions, (rules.zone, now, count));
+    let waits = waits.map(|why| Decision { at: now, zone: rules.zone, what: What::PassBlocked, why });
+    extra.extend(waits);
+    let decisions = merged(extra, decisions, count);
     let migration = next.map(|(handle, _)| (handle.context.id, handle.context.machine.name.clone()));
     Ok(Explanation { zone: rules.zone, migration, decisions })
+}
+
+/// What the configured budgets allow, as far as is told.
+fn limits(
+    budgets: &[(Scope, Budgets)],
+    told: &[Decision],
+    (zone, now, count): (Tz, DateTime<Utc>, usize),
+) -> Vec<Decision> {
+    let end = told.last().filter(|_| told.len() >= count).map_or(DateTime::<Utc>::MAX_UTC, |last| last.at);
+    let mut limits = Vec::new();
+    for (scope, budgets) in budgets {
+        let mut next = Some(now);
+        for _ in 0..count {
+            let Some(at) = next.filter(|at| *at <= end) else { break };
+            if at > now || budgets.at(at) != Allowance::default() {
+                let why = format!("{scope}: {}: {}", budgets.at(at).in_words(), budgets.why(at));
+                limits.push(Decision { at, zone, what: What::Limits, why });
+            }
+            next = budgets.next_change(at);
+        }
+    }
+    limits
+}
+
+/// In the order of their times; what limits stands before what allows.
+fn merged(limits: Vec<Decision>, decisions: Vec<Decision>, count: usize) -> Vec<Decision> {
+    let mut all: Vec<_> = limits.into_iter().chain(decisions).collect();
+    all.sort_by_key(|decision| decision.at);
+    all.truncate(count);
+    all
 }

@@ -12,6 +12,7 @@ use std::{
 use warmd_cbt::limit::{Arbiter, DiskShares, Limit, Limiter};
 use warmd_schedules::forecast::Ceiling;
 
+use super::admission::Nodes;
 use crate::model::{
     id::{DiskKey, MigrationId},
     limit::{LimitView, SavedLimit, Scope, SetBy},
@@ -103,13 +104,24 @@ impl Registry {
     }
 
     /// What the work on each disk of a migration takes from, of which its plan has spoken.
-    pub(super) fn shares_of(&self, member: &Member, disks: &[DiskKey]) -> BTreeMap<DiskKey, DiskShares> {
-        disks.iter().map(|disk| (disk.clone(), self.shares(member, disk))).collect()
+    /// Beside that the budgets hold it by their own nodes.
+    pub(super) fn shares_of(
+        &self,
+        member: &Member,
+        disks: &[DiskKey],
+        nodes: impl Fn(&DiskKey) -> Nodes,
+    ) -> BTreeMap<DiskKey, DiskShares> {
+        disks.iter().map(|disk| (disk.clone(), self.shares(member, disk, &nodes(disk)))).collect()
+    }
+
+    /// What holds all limits together.
+    pub(super) fn arbiter(&self) -> Arbiter {
+        self.arbiter.clone()
     }
 
     /// What the work on a disk takes from. The endpoints are those that the migration began with; one that is not
     /// configured any more has no limits, and is not read either.
-    fn shares(&self, member: &Member, disk: &DiskKey) -> DiskShares {
+    fn shares(&self, member: &Member, disk: &DiskKey, budgets: &Nodes) -> DiskShares {
         let entries = self.entries();
         let of = |scope: &Scope| {
             let entry = entries.get(scope);
@@ -120,11 +132,18 @@ impl Registry {
         let target = of(&Scope::Target(member.target.to_owned()));
         let migration = of(&Scope::Migration(member.id, None));
         let disk = of(&Scope::Migration(member.id, Some(disk.clone())));
-        let way = |endpoint: &Limiter, counts| {
-            let rest = [(&migration, counts), (&disk, counts)];
-            self.arbiter.limits([(&global, counts), (endpoint, true)].into_iter().chain(rest))
+        let way = |endpoint: &Limiter, budget: Option<&Limiter>, others: &[Limiter], counts| {
+            let all = std::iter::once(&global).chain(&budgets.global).map(|node| (node, counts));
+            let endpoint = std::iter::once(endpoint).chain(budget).map(|node| (node, true));
+            // Hosts and datastores have no part in whose turn it is: behind the disk nothing forks.
+            let rest = [&budgets.plan, &migration, &disk].into_iter().chain(others);
+            self.arbiter.limits(all.chain(endpoint).chain(rest.map(|node| (node, counts))))
         };
-        DiskShares { reads: way(&source, true), writes: way(&target, false), readbacks: way(&target, true) }
+        DiskShares {
+            reads: way(&source, budgets.source.as_ref(), &budgets.others, true),
+            writes: way(&target, budgets.target.as_ref(), &[], false),
+            readbacks: way(&target, budgets.target.as_ref(), &[], true),
+        }
     }
 
     /// Forgets a migration that is over.

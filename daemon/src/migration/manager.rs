@@ -14,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use warmd_cbt::limit::Limit;
 
 use super::{
+    admission::{Admissions, Gate},
     command::Command,
     context::{Context, Engine, Parts},
     control::{ControlError, ControlErrorKind, Endpoint},
@@ -27,6 +28,7 @@ use crate::{
     clock,
     metrics::{Now, Present},
     model::{
+        budget::ConfiguredBudgets,
         id::MigrationId,
         plan::Plan,
         view::{MigrationView, PassView},
@@ -59,6 +61,8 @@ pub struct Opened<E: ?Sized> {
 pub struct Endpoints {
     pub sources: BTreeMap<String, Opened<dyn Source>>,
     pub targets: BTreeMap<String, Opened<dyn Target>>,
+    /// What may be done with them at a time.
+    pub budgets: ConfiguredBudgets,
 }
 
 /// A migration that has an owner.
@@ -66,6 +70,17 @@ pub struct Endpoints {
 pub(super) struct Handle {
     pub(super) context: Arc<Context>,
     pub(super) inbox: mpsc::Sender<Command>,
+}
+
+impl Handle {
+    /// How it is now; what it waits for may be something else than when it began to wait.
+    pub(super) fn view(&self) -> MigrationView {
+        let mut view = self.context.live.view();
+        if let Some(why) = self.context.admissions.why() {
+            view.next_pass_why = Some(why);
+        }
+        view
+    }
 }
 
 type Handles = Arc<Mutex<BTreeMap<MigrationId, Handle>>>;
@@ -82,6 +97,8 @@ pub struct Manager {
     /// Held while a plan is applied, so that two at once do not start the same VM twice.
     pub(super) applying: tokio::sync::Mutex<()>,
     pub(super) limits: Arc<Registry>,
+    /// Who may copy now.
+    pub gate: Arc<Gate>,
     pub(super) changing_limits: tokio::sync::Mutex<()>,
     pub(super) shutdown: CancellationToken,
     owners: TaskTracker,
@@ -98,6 +115,7 @@ impl Manager {
         let saved = store.limits().await.map_err(internal)?;
         let limits = Arc::new(Registry::new(saved.limits));
         let global = engine.limit;
+        let gate = Gate::new(limits.arbiter(), &endpoints.budgets, shutdown.clone());
         let manager = Arc::new(Self {
             store,
             endpoints,
@@ -107,6 +125,7 @@ impl Manager {
             taking_up: tokio::sync::Mutex::default(),
             applying: tokio::sync::Mutex::default(),
             limits,
+            gate,
             changing_limits: tokio::sync::Mutex::default(),
             shutdown,
             owners: TaskTracker::new(),
@@ -121,6 +140,7 @@ impl Manager {
                 tracing::error!(migration = %id, %error, "not taken up: the state holds it, and nothing drives it");
             }
         }
+        manager.owners.spawn(Arc::clone(&manager.gate).keep_time());
         manager.owners.spawn(forget_needless(manager.store.clone()));
         Ok(manager)
     }
@@ -175,11 +195,14 @@ impl Manager {
         let view = restore::view(&self.store, &row).await.map_err(internal)?;
         let disks: Vec<_> = row.machine.disks.iter().map(|disk| disk.key.clone()).collect();
         let mut shares = BTreeMap::new();
+        let places = self.gate.places((&row.source, source.as_ref()), &row.target, &row.machine);
         if works {
+            self.gate.say_plan(&plan);
             let words = Word::of_plan(row.id, &row.machine.name, disks.iter(), &plan.limits);
             self.say(words, &format!("plan {}", plan.name)).await?;
             let member = Member { id: row.id, source: &row.source, target: &row.target };
-            shares = self.limits.shares_of(&member, &disks);
+            shares =
+                self.limits.shares_of(&member, &disks, |disk| self.gate.nodes(&places, &plan.name, disk));
         }
         Ok(Arc::new(Context::new(Parts {
             id: row.id,
@@ -191,6 +214,7 @@ impl Manager {
             source,
             target,
             engine: self.engine.clone(),
+            admissions: Admissions::new(Arc::clone(&self.gate), places),
             shares,
             limits: Arc::clone(&self.limits),
             ends: (row.source, row.target),

@@ -2,6 +2,7 @@
 //!
 //! Rule: one task owns a migration. Everybody else asks through [`control::Control`] and looks at views.
 
+pub mod admission;
 mod appointed;
 pub mod audit;
 mod boot_check;

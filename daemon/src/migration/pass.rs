@@ -27,6 +27,7 @@ use warmd_cbt::{
 };
 
 use super::{
+    admission::Admission,
     audit::{self, Audited},
     context::{Context, spec},
     conversion,
@@ -73,9 +74,10 @@ pub trait OnDrained: Send + Sync {
     async fn run(&self, snapshot: &dyn Snapshot) -> Result<(), WorkError>;
 }
 
-/// Runs one pass. `then` sees the snapshot while it is open and drained.
+/// Runs one pass, which is admitted. `then` sees the snapshot while it is open and drained.
 pub async fn run(
     context: &Context,
+    _admitted: &Admission,
     kind: PassKind,
     stop: &StopSignal,
     then: Option<&dyn OnDrained>,

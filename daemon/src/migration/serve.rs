@@ -134,11 +134,12 @@ impl Control for Manager {
             return Err(ControlError::new(ControlErrorKind::Refused, message));
         }
         self.store.delete_plan(name).await.map_err(internal)?;
+        self.gate.forget_plan(name);
         self.journal(by, "plan", format!("plan {name} deleted")).await
     }
 
     async fn migrations(&self, plan: Option<&str>) -> Result<Vec<MigrationView>, ControlError> {
-        let views = self.handles().into_iter().map(|handle| handle.context.live.view());
+        let views = self.handles().into_iter().map(|handle| handle.view());
         let views = views.filter(|view| plan.is_none_or(|plan| view.plan == plan));
         let mut views: BTreeMap<_, _> = views.map(|view| (view.id, view)).collect();
         for row in self.store.finished_migrations(plan).await.map_err(internal)? {
@@ -152,7 +153,7 @@ impl Control for Manager {
     async fn migration(&self, key: &str) -> Result<MigrationView, ControlError> {
         let id = self.find_migration(key).await?;
         if let Some(handle) = self.handle(id) {
-            return Ok(handle.context.live.view());
+            return Ok(handle.view());
         }
         restore::view(&self.store, &self.row(id).await?).await.map_err(internal)
     }

@@ -94,6 +94,7 @@ impl Manager {
     /// What a plan says of the migrations that it moves, at once.
     pub(super) async fn say_plan(&self, plan: &Plan) -> Result<(), ControlError> {
         let _one_at_a_time = self.changing_limits.lock().await;
+        self.gate.say_plan(plan);
         let mut words = Vec::new();
         for handle in self.handles() {
             let context = &handle.context;

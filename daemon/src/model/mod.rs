@@ -4,6 +4,7 @@
 
 pub mod appointment;
 pub mod boot;
+pub mod budget;
 pub mod conversion;
 pub mod forecast;
 pub mod hook;

@@ -284,16 +284,7 @@ impl Plan {
             problems.push("`cutover.max_downtime` is under 1s: no cutover would ever begin".to_owned());
         }
         problems.extend(self.schedule.problems());
-        problems.extend(self.unenforced());
         problems
-    }
-
-    /// What the schedule asks for and nothing does yet: accepted, it would be a promise that nobody keeps.
-    fn unenforced(&self) -> impl Iterator<Item = String> {
-        let Schedule { budgets, .. } = &self.schedule;
-        let asked = [("budgets", !budgets.is_empty(), "leave it out, and use `[limits]`")];
-        let asked = asked.into_iter().filter(|(_, is_asked, _)| *is_asked);
-        asked.map(|(key, _, instead)| format!("`schedule.{key}` is not enforced yet: {instead}"))
     }
 
     /// Its schedule, ready to be asked.

@@ -18,7 +18,7 @@ use warmd_cbt::{
 
 use crate::model::{
     id::{DiskKey, MigrationId, VmId},
-    machine::{Machine, PowerState, VmSummary},
+    machine::{Machine, MachineDisk, PowerState, VmSummary},
 };
 
 /// A source's settings, as in the daemon's configuration: `kind` and what that kind needs.
@@ -93,6 +93,18 @@ pub trait Source: Send + Sync {
 
     /// Starts the VM; running already is success.
     async fn power_on(&self, vm: &VmId) -> Result<(), SourceError>;
+
+    /// The hypervisor's host that reads the machine's disks, by the name that budgets have for it; `None` if the source
+    /// knows of no hosts.
+    fn host(&self, _machine: &Machine) -> Option<String> {
+        None
+    }
+
+    /// Where the disk lies together with others, by the name that budgets have for it; `None` if the source knows of
+    /// nothing such.
+    fn datastore(&self, _disk: &MachineDisk) -> Option<String> {
+        None
+    }
 }
 
 /// What to take a snapshot of.

@@ -7,6 +7,8 @@
 
 mod disk;
 mod faults;
+mod fleet;
+mod fleet_rig;
 mod rig;
 mod source;
 mod target;
@@ -14,6 +16,8 @@ mod world;
 
 pub use disk::MemoryDisk;
 pub use faults::{Fault, Faults};
+pub use fleet::{Fleet, FleetSource, FleetTarget, FleetVm, Taken};
+pub use fleet_rig::FleetRig;
 pub use rig::{Rig, on_a_clock};
 pub use source::{SimulatedSource, VM};
 pub use target::SimulatedTarget;

@@ -7,6 +7,7 @@
 mod adaptive;
 mod appointed;
 mod boot_check;
+mod budgets;
 mod conversion;
 mod cutover;
 mod finished;

@@ -23,7 +23,7 @@ use warmd_cbt::{
 pub use self::shown::show;
 use self::{part::Parts, shown::Shown};
 use super::{
-    audit,
+    admission, audit,
     context::Context,
     conversion,
     failure::WorkError,
@@ -74,7 +74,7 @@ pub async fn alone(
         return Err(WorkError::operator("a comparison needs a migration that is synced".to_owned()));
     }
     let compare = CompareSnapshot::new(context, order, stop, true);
-    match pass::run(context, PassKind::Delta, stop, Some(&compare)).await? {
+    match admission::pass(context, PassKind::Delta, stop, Some(&compare)).await? {
         PassEnd::Drained => Ok(compare.into_verdict()),
         PassEnd::Stopped => Ok(None),
     }

@@ -21,6 +21,7 @@ mod guard;
 mod leftovers;
 mod marks;
 mod nook;
+mod place;
 mod plan;
 mod power;
 mod settings;
@@ -37,7 +38,7 @@ use crate::{
     libvirt::{DomainId, Libvirt},
     model::{
         id::{MigrationId, VmId},
-        machine::{Machine, PowerState, VmSummary},
+        machine::{Machine, MachineDisk, PowerState, VmSummary},
     },
     sources::{HowStopped, ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceError, SourceErrorKind},
 };
@@ -145,5 +146,13 @@ impl Source for LibvirtSource {
 
     async fn power_on(&self, vm: &VmId) -> Result<(), SourceError> {
         self.start(domain_id(vm)?).await
+    }
+
+    fn host(&self, _machine: &Machine) -> Option<String> {
+        place::this_host()
+    }
+
+    fn datastore(&self, disk: &MachineDisk) -> Option<String> {
+        place::datastore(&disk.location)
     }
 }

@@ -1,0 +1,142 @@
+//! A daemon without its API that moves a fleet, with its state in memory, for [`super::on_a_clock`].
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+use warmd_cbt::{buffer::BufferPool, limit::Limit, transfer::TransferSettings};
+use warmd_daemon::{
+    metrics::Metrics,
+    migration::{
+        audit::AuditBudget,
+        context::Engine,
+        control::{Control, Endpoint},
+        manager::{Endpoints, Manager, Opened},
+    },
+    model::{
+        budget::ConfiguredBudgets,
+        plan::Plan,
+        request::{Request, Verdict},
+        view::MigrationView,
+    },
+    store::Store,
+};
+
+use super::{Fleet, FleetSource, FleetTarget};
+
+/// How long something may take to come, on the virtual clock.
+const DEADLINE: Duration = Duration::from_hours(48);
+
+/// The daemon over a fleet.
+#[derive(Debug)]
+pub struct FleetRig {
+    pub fleet: Fleet,
+    budgets: ConfiguredBudgets,
+    database: String,
+    /// Keeps the database in being.
+    _connection: rusqlite::Connection,
+    shutdown: CancellationToken,
+    pub manager: Arc<Manager>,
+    pub metrics: Metrics,
+}
+
+impl FleetRig {
+    /// Starts it with these budgets, with nothing planned. The sources are those that the VMs name, the target is `t`.
+    pub async fn start(fleet: Fleet, budgets: ConfiguredBudgets) -> Self {
+        static DATABASES: AtomicU64 = AtomicU64::new(0);
+        let database = format!("file:/fleet-{}?vfs=memdb", DATABASES.fetch_add(1, Relaxed));
+        let connection = rusqlite::Connection::open(&database).expect("a database in memory");
+        let (manager, shutdown, metrics) = open(&database, &fleet, &budgets).await;
+        Self { fleet, budgets, database, _connection: connection, shutdown, manager, metrics }
+    }
+
+    /// Applies the plan, which must be good.
+    pub async fn apply(&self, plan: Plan) {
+        self.manager.apply_plan(plan, "test").await.expect("the plan is good");
+    }
+
+    /// The migration of a VM.
+    pub async fn view(&self, vm: &str) -> MigrationView {
+        self.manager.migration(vm).await.expect("it has one migration")
+    }
+
+    /// Asks.
+    pub async fn request(&self, vm: &str, request: Request) -> Verdict {
+        let id = self.view(vm).await.id;
+        self.manager.request(id, request, "test").await.expect("the owner answers")
+    }
+
+    /// Waits until the migrations are as told.
+    pub async fn until(&self, what: &str, is_so: impl Fn(&[MigrationView]) -> bool) {
+        let begun = tokio::time::Instant::now();
+        loop {
+            let views = self.manager.migrations(None).await.expect("they are there");
+            if is_so(&views) {
+                return;
+            }
+            if begun.elapsed() > DEADLINE {
+                let told: Vec<_> = views
+                    .iter()
+                    .map(|view| format!("{} {} {:?}", view.vm_name, view.state, view.next_pass_why))
+                    .collect();
+                panic!("{what} did not come within {DEADLINE:?}:\n{}", told.join("\n"));
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// Checks that nothing is in use and nobody waits.
+    pub fn assert_all_given_back(&self) {
+        for view in self.manager.gate.views() {
+            let used = (view.passes, view.snapshots, view.disks, view.waiting);
+            assert_eq!(used, (0, 0, 0, 0), "{}", view.scope);
+        }
+    }
+
+    /// Stops the daemon.
+    pub async fn stop(&self) {
+        self.shutdown.cancel();
+        self.manager.finish().await;
+    }
+
+    /// Starts it again on the same state.
+    pub async fn go_on(&mut self) {
+        (self.manager, self.shutdown, self.metrics) = open(&self.database, &self.fleet, &self.budgets).await;
+    }
+}
+
+async fn open(
+    database: &str,
+    fleet: &Fleet,
+    budgets: &ConfiguredBudgets,
+) -> (Arc<Manager>, CancellationToken, Metrics) {
+    let store = Store::simulated(database, |commit| commit()).expect("the store opens");
+    let (shutdown, metrics) = (CancellationToken::new(), Metrics::default());
+    let settings = TransferSettings { chunk: 1 << 16, ..TransferSettings::default() };
+    let engine = Engine {
+        pool: BufferPool::new(64, settings.chunk),
+        settings,
+        limit: Limit::default(),
+        audit: AuditBudget::default(),
+        metrics: metrics.clone(),
+    };
+    let endpoint =
+        |name: &str| Endpoint { name: name.to_owned(), kind: "simulated".to_owned(), place: String::new() };
+    let mut endpoints = Endpoints { budgets: budgets.clone(), ..Endpoints::default() };
+    let limit = Limit::default();
+    let names: BTreeSet<String> = fleet.sources();
+    for name in names {
+        let handle = Arc::new(FleetSource(fleet.clone(), name.clone())) as _;
+        endpoints.sources.insert(name.clone(), Opened { endpoint: endpoint(&name), limit, handle });
+    }
+    let handle = Arc::new(FleetTarget(fleet.clone())) as _;
+    endpoints.targets.insert("t".to_owned(), Opened { endpoint: endpoint("t"), limit, handle });
+    let manager = Manager::start(store, endpoints, engine, shutdown.clone()).await.expect("it starts");
+    (manager, shutdown, metrics)
+}

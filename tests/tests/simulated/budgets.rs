@@ -1,0 +1,485 @@
+//! Budgets over a simulated fleet, on a virtual clock: nothing beyond them, fair shares, cutovers first, nothing kept.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
+
+use std::{collections::BTreeMap, time::Duration};
+
+use chrono::{DateTime, Utc};
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use warmd_daemon::{
+    clock,
+    migration::control::Control,
+    model::{
+        budget::ConfiguredBudgets,
+        plan::Plan,
+        request::{Request, Verdict},
+        state::State,
+        view::MigrationView,
+    },
+};
+use warmd_schedules::{arbiter::Scope, budget::Budget};
+use warmd_tests::simulated::{Fault, Fleet, FleetRig, FleetVm, on_a_clock};
+
+const KIB: u64 = 1 << 10;
+const NOON: &str = "2026-11-22T12:00:00Z";
+
+fn budget(text: &str) -> Budget {
+    toml::from_str(text).unwrap()
+}
+
+fn configured(budgets: &[(Scope, &str)]) -> ConfiguredBudgets {
+    let scopes = budgets.iter().map(|(scope, text)| (scope.clone(), vec![budget(text)])).collect();
+    ConfiguredBudgets { scopes, ..ConfiguredBudgets::default() }
+}
+
+fn vm(name: &str, plan: &str, disks: u64, size: u64) -> FleetVm {
+    let disks = (0..disks).map(|at| (format!("vd{}", (b'a' + at as u8) as char), size, "fast".to_owned()));
+    FleetVm {
+        name: name.to_owned(),
+        plan: plan.to_owned(),
+        source: "s".to_owned(),
+        host: "h".to_owned(),
+        disks: disks.collect(),
+    }
+}
+
+fn plan(name: &str, source: &str, vms: &[String], schedule: &str) -> Plan {
+    let vms = vms.iter().map(|vm| format!("{vm:?}")).collect::<Vec<_>>().join(", ");
+    let text = format!(
+        "name = {name:?}\nsource = {source:?}\ntarget = \"t\"\nvms = [{vms}]\n[schedule]\n{schedule}\n[cutover]\n\
+         graceful_shutdown = \"1s\"\nwatch = \"1s\"\n[verify]\nmode = \"readback\"\n[limits]\nrate = \"64KiB/s\"\n"
+    );
+    toml::from_str(&text).unwrap()
+}
+
+fn names(plan: &str, count: usize) -> Vec<String> {
+    (0..count).map(|at| format!("{plan}-{at}")).collect()
+}
+
+fn all_synced(views: &[MigrationView]) -> bool {
+    views.iter().all(|view| view.state == State::Synced)
+}
+
+async fn sleep(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+fn seconds_since(at: DateTime<Utc>) -> f64 {
+    (clock::now() - at).as_seconds_f64()
+}
+
+#[test]
+fn who_waits_says_for_what_and_all_come_to_their_turn() {
+    on_a_clock(NOON, async {
+        let vms = names("a", 5);
+        let fleet = Fleet::new(vms.iter().map(|name| vm(name, "a", 1, 256 * KIB)));
+        fleet.allow("source/s", 2, 0);
+        let rig =
+            FleetRig::start(fleet, configured(&[(Scope::Source("s".to_owned()), "snapshots = 2")])).await;
+        rig.apply(plan("a", "s", &vms, "every = \"1h\"")).await;
+        let waits = |view: &MigrationView| {
+            let why = "waits for its turn: source s: 2 of 2 snapshots are in use";
+            view.state == State::Seeding && view.next_pass_why.as_deref() == Some(why)
+        };
+        rig.until("three wait", |views| views.iter().filter(|view| waits(view)).count() == 3).await;
+        let [budget] = rig.manager.gate.views().try_into().unwrap();
+        assert_eq!((budget.snapshots, budget.passes, budget.disks, budget.waiting), (2, 2, 2, 3));
+        assert_eq!((budget.scope.path().as_str(), budget.why.as_str()), ("source/s", "always"));
+        rig.until("all synced", all_synced).await;
+        assert_eq!((rig.fleet.most("source/s"), rig.fleet.taken().len()), (2, 5));
+        assert_eq!(rig.fleet.violations(), [""; 0]);
+        rig.assert_all_given_back();
+        for name in &vms {
+            rig.fleet.assert_same(name);
+            assert!(!rig.view(name).await.next_pass_why.unwrap().contains("turn"));
+        }
+    });
+}
+
+#[test]
+fn what_waits_for_budgets_is_explained() {
+    on_a_clock(NOON, async {
+        let vms = names("a", 2);
+        let fleet = Fleet::new(vms.iter().map(|name| vm(name, "a", 1, 1 << 20)));
+        let budgets = configured(&[
+            (Scope::Global, "passes = 1"),
+            (
+                Scope::Datastore("fast".to_owned()),
+                "window = \"daily 13:00–14:00 UTC\"\nbytes_per_second = \"1MiB\"",
+            ),
+        ]);
+        let rig = FleetRig::start(fleet, budgets).await;
+        let plan = plan("a", "s", &vms, "every = \"1h\"\n");
+        let told = |count| rig.manager.explain(&plan, None, count);
+        let first = told(20).await.unwrap().decisions[0].to_string();
+        assert_eq!(first, "2026-11-22 12:00 UTC  limits           all of warmd: 1 pass: always");
+        rig.apply(plan.clone()).await;
+        sleep(1).await;
+        let waits = vms.iter().find(|name| !rig.fleet.open().contains(*name)).unwrap();
+        let told = rig.manager.explain(&plan, Some(waits), 5).await.unwrap().decisions;
+        let lines: Vec<_> = told.iter().map(|decision| decision.to_string()).collect();
+        assert_eq!(lines.len(), 5);
+        for line in [
+            "2026-11-22 12:00:01 UTC  pass blocked     waits for its turn: all of warmd: 1 of 1 passes are in use",
+            "2026-11-22 13:00 UTC  limits           datastore fast: 1MiB/s: window daily 13:00–14:00 UTC",
+        ] {
+            assert!(lines.iter().any(|told| told == line), "{line}: {lines:#?}");
+        }
+    });
+}
+
+#[test]
+fn plans_share_by_their_priorities() {
+    on_a_clock(NOON, async {
+        let (ours, theirs) = (names("a", 10), names("b", 10));
+        let vms = ours.iter().map(|name| vm(name, "a", 1, 128 * KIB));
+        let fleet = Fleet::new(vms.chain(theirs.iter().map(|name| vm(name, "b", 1, 128 * KIB))));
+        let rig = FleetRig::start(fleet, configured(&[(Scope::Global, "passes = 2")])).await;
+        rig.apply(plan("a", "s", &ours, "every = \"1s\"\npriority = 3")).await;
+        rig.apply(plan("b", "s", &theirs, "every = \"1s\"")).await;
+        rig.until("all synced once", |views| views.iter().all(|view| view.pass.is_some())).await;
+        let before = rig.fleet.taken().len();
+        // Something to copy for each: a pass takes a second.
+        while rig.fleet.taken().len() < before + 400 {
+            for name in ours.iter().chain(&theirs) {
+                rig.fleet.world(name).guest_writes("vda", 0, &vec![rig.fleet.taken().len() as u8; 128 << 10]);
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        let taken = rig.fleet.taken();
+        let of = |plan: &str| taken[before..].iter().filter(|taken| taken.plan == plan).count() as f64;
+        let ratio = of("a") / of("b");
+        assert!((2.5..3.5).contains(&ratio), "{ratio}: {} and {}", of("a"), of("b"));
+        assert_eq!(rig.fleet.most("global"), 2);
+        // Within a plan nobody is forgotten.
+        for name in ours.iter().chain(&theirs) {
+            let count = taken[before..].iter().filter(|taken| taken.vm == *name).count();
+            assert!(count >= 5, "{name}: {count}");
+        }
+    });
+}
+
+#[test]
+fn a_vm_with_more_disks_than_the_limit_gets_its_turn() {
+    on_a_clock(NOON, async {
+        let small = names("small", 12);
+        let vms = small.iter().map(|name| vm(name, "small", 1, 64 * KIB));
+        let fleet = Fleet::new(vms.chain([vm("large", "large", 9, 64 * KIB)]));
+        fleet.allow("datastore/fast", 0, 4);
+        let budgets = configured(&[(Scope::Datastore("fast".to_owned()), "disks = 4")]);
+        let rig = FleetRig::start(fleet, budgets).await;
+        rig.apply(plan("small", "s", &small, "every = \"1s\"")).await;
+        sleep(5).await;
+        rig.apply(plan("large", "s", &["large".to_owned()], "every = \"1h\"")).await;
+        let why = "waits for its turn: datastore fast: 4 of 4 disks are in use, and it needs all as it has 9";
+        let begun = clock::now();
+        let large = || rig.view("large");
+        while large().await.state != State::Synced {
+            let view = large().await;
+            if let Some(told) = view.next_pass_why.filter(|told| told.contains("needs all")) {
+                assert_eq!(told.split(": ").next(), why.split(": ").next());
+            }
+            sleep(1).await;
+            assert!(seconds_since(begun) < 600.0, "it never comes to its turn");
+        }
+        assert_eq!(rig.fleet.violations(), [""; 0]);
+        rig.fleet.assert_same("large");
+    });
+}
+
+#[test]
+fn a_cutover_goes_before_pre_copies_also_before_those_that_run() {
+    on_a_clock(NOON, async {
+        let vms = ["web".to_owned(), "huge".to_owned(), "next".to_owned()];
+        let fleet = Fleet::new([
+            vm("web", "a", 1, 64 * KIB),
+            vm("huge", "a", 1, 4 << 20),
+            vm("next", "a", 1, 4 << 20),
+        ]);
+        fleet.allow("global", 1, 0);
+        let rig = FleetRig::start(fleet, configured(&[(Scope::Global, "passes = 1\nsnapshots = 1")])).await;
+        rig.apply(plan("a", "s", &vms[..1], "every = \"1h\"")).await;
+        rig.until("synced", all_synced).await;
+        rig.apply(plan("a", "s", &vms, "every = \"1h\"")).await;
+        let syncing = |views: &[MigrationView]| views.iter().any(|view| drained(view) > 256 * KIB);
+        rig.until("one copies for long", syncing).await;
+        let begun = clock::now();
+        rig.fleet.world("web").guest_writes("vda", 0, &[9; 5000]);
+        assert_eq!(rig.request("web", Request::Cutover).await, Verdict::Accepted);
+        rig.until("moved", |views| views.iter().any(|view| view.state == State::Done)).await;
+        assert!(seconds_since(begun) < 60.0, "it took {} s", seconds_since(begun));
+        rig.fleet.assert_same("web");
+        let journal = rig.manager.events(None, None, 1000).await.unwrap().lines;
+        assert!(journal.iter().any(|line| line.text.contains("pass put off: a cutover needs its place")));
+        // What it had drained stays drained; nobody is asked to do anything.
+        let others = |views: &[MigrationView]| {
+            views.iter().all(|view| matches!(view.state, State::Synced | State::Done))
+        };
+        rig.until("the others come to their end", others).await;
+        let cut = rig.fleet.taken().iter().filter(|taken| taken.vm != "web").count();
+        assert_eq!((cut, rig.fleet.most("global")), (3, 1), "one was begun again");
+        let finals = rig.fleet.taken().iter().filter(|taken| taken.is_final).count();
+        assert_eq!((finals, rig.fleet.violations()), (1, Vec::new()));
+        rig.fleet.assert_same("huge");
+        rig.fleet.assert_same("next");
+        rig.assert_all_given_back();
+    });
+}
+
+fn drained(view: &MigrationView) -> u64 {
+    view.disks.iter().map(|disk| disk.pass_drained).sum()
+}
+
+#[test]
+fn an_edge_changes_the_rate_in_mid_pass_and_who_may_start() {
+    on_a_clock("2026-11-22T12:05:00Z", async {
+        let vms = names("a", 2);
+        let fleet = Fleet::new(vms.iter().map(|name| vm(name, "a", 1, 96 << 20)));
+        let mut budgets = configured(&[
+            (Scope::Global, "window = \"daily 12:10–12:20 UTC\"\nbytes_per_second = \"64KiB\""),
+            (Scope::Host("h".to_owned()), "passes = 1\nwindow = \"daily 12:00–12:20 UTC\""),
+        ]);
+        budgets.scopes[0].1.push(budget("bytes_per_second = \"128KiB\""));
+        let rig = FleetRig::start(fleet, budgets).await;
+        let mut plan = plan("a", "s", &vms, "every = \"1h\"");
+        plan.limits = Default::default();
+        rig.apply(plan).await;
+        let sum =
+            || async { rig.manager.migrations(None).await.unwrap().iter().map(drained).sum::<u64>() as f64 };
+        let rate = |from: f64, to: f64, seconds: f64| (to - from) / seconds / KIB as f64;
+        sleep(60).await;
+        let first = sum().await;
+        sleep(200).await;
+        let second = sum().await;
+        assert!((115.0..141.0).contains(&rate(first, second, 200.0)), "{}", rate(first, second, 200.0));
+        assert_eq!(rig.fleet.open().len(), 1);
+        let edge = rig.manager.gate.views()[0].clone();
+        assert_eq!(edge.next_change.map(|at| at.to_rfc3339()).as_deref(), Some("2026-11-22T12:10:00+00:00"));
+        sleep(60).await;
+        let third = sum().await;
+        sleep(400).await;
+        let fourth = sum().await;
+        assert!((58.0..70.0).contains(&rate(third, fourth, 400.0)), "{}", rate(third, fourth, 400.0));
+        // 12:17; from 12:20 on both run, at the old rate.
+        sleep(240).await;
+        let fifth = sum().await;
+        sleep(100).await;
+        let sixth = sum().await;
+        assert!((110.0..146.0).contains(&rate(fifth, sixth, 100.0)), "{}", rate(fifth, sixth, 100.0));
+        assert_eq!(rig.fleet.open().len(), 2);
+    });
+}
+
+#[test]
+fn a_plan_that_is_applied_again_has_its_new_budgets_at_once() {
+    on_a_clock(NOON, async {
+        let vms = names("a", 3);
+        let fleet = Fleet::new(vms.iter().map(|name| vm(name, "a", 1, 1 << 20)));
+        let rig = FleetRig::start(fleet, ConfiguredBudgets::default()).await;
+        rig.apply(plan("a", "s", &vms, "every = \"1h\"\nbudgets = [{ passes = 1 }]")).await;
+        sleep(3).await;
+        assert_eq!(rig.fleet.open().len(), 1);
+        let view = rig.manager.gate.views();
+        assert_eq!((view.len(), view[0].scope.path().as_str(), view[0].waiting), (1, "plan/a", 2));
+        rig.apply(plan("a", "s", &vms, "every = \"1h\"")).await;
+        sleep(1).await;
+        assert_eq!((rig.fleet.open().len(), rig.manager.gate.views().len()), (3, 0));
+    });
+}
+
+#[test]
+fn a_wait_is_ended_by_a_pause_a_cutover_and_the_daemons_end() {
+    on_a_clock(NOON, async {
+        let vms = names("a", 3);
+        let fleet = Fleet::new(vms.iter().map(|name| vm(name, "a", 1, 256 * KIB)));
+        fleet.allow("global", 1, 0);
+        let mut rig = FleetRig::start(fleet, configured(&[(Scope::Global, "passes = 1")])).await;
+        rig.apply(plan("a", "s", &vms, "every = \"1h\"")).await;
+        sleep(1).await;
+        let [runs] = rig.fleet.open().try_into().unwrap();
+        let [first, second]: [&String; 2] =
+            vms.iter().filter(|name| **name != runs).collect::<Vec<_>>().try_into().unwrap();
+        assert_eq!(rig.request(first, Request::Pause).await, Verdict::Accepted);
+        assert!(matches!(rig.view(first).await.state, State::Paused { .. }));
+        assert_eq!(rig.manager.gate.views()[0].waiting, 1);
+        // One that runs is paused, and the next one comes to its turn.
+        assert_eq!(rig.request(&runs, Request::Pause).await, Verdict::Accepted);
+        sleep(1).await;
+        assert_eq!(rig.fleet.open(), [second.clone()]);
+        for name in [first, &runs] {
+            assert_eq!(rig.request(name, Request::Resume).await, Verdict::Accepted);
+        }
+        sleep(1).await;
+        assert_eq!(rig.manager.gate.views()[0].waiting, 2);
+        rig.stop().await;
+        assert_eq!((rig.fleet.open(), rig.manager.gate.views()[0].passes), (Vec::new(), 0));
+        let before = rig.fleet.taken().len();
+        assert_eq!(before, 2, "nobody is begun because the others end");
+        rig.go_on().await;
+        rig.until("all synced", all_synced).await;
+        assert_eq!((rig.fleet.most("global"), rig.fleet.violations()), (1, Vec::new()));
+        rig.assert_all_given_back();
+        // A delta that waits makes way for its own cutover.
+        for name in &vms {
+            rig.fleet.world(name).guest_writes("vda", 0, &vec![3; 128 << 10]);
+            assert_eq!(rig.request(name, Request::Sync).await, Verdict::Accepted);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let waits = vms.iter().find(|name| !rig.fleet.open().contains(*name)).unwrap();
+        assert_eq!(rig.request(waits, Request::Cutover).await, Verdict::Accepted);
+        rig.until("moved", |views| views.iter().any(|view| view.state == State::Done)).await;
+        rig.fleet.assert_same(waits);
+    });
+}
+
+#[test]
+fn five_hundred_that_are_due_after_a_restart_keep_to_the_budgets() {
+    on_a_clock(NOON, async {
+        let vms = names("a", 500);
+        let fleet = Fleet::new(vms.iter().map(|name| vm(name, "a", 4, 64 * KIB)));
+        fleet.allow("target/t", 8, 20);
+        let budgets = configured(&[(Scope::Target("t".to_owned()), "snapshots = 8\ndisks = 20")]);
+        let mut rig = FleetRig::start(fleet, budgets).await;
+        rig.apply(plan("a", "s", &vms, "every = \"1h\"")).await;
+        sleep(10).await;
+        rig.stop().await;
+        rig.go_on().await;
+        sleep(1).await;
+        let view = rig.manager.gate.views()[0].clone();
+        assert!((view.snapshots, view.disks) == (5, 20) && view.waiting > 450, "{view:?}");
+        rig.until("all synced", all_synced).await;
+        assert_eq!((rig.fleet.most("target/t"), rig.fleet.violations()), (5, Vec::new()));
+        rig.assert_all_given_back();
+    });
+}
+
+/// What the fleets of the random test consist of.
+struct Chance(StdRng);
+
+impl Chance {
+    fn of<T: Copy>(&mut self, among: &[T]) -> T {
+        *among.choose(&mut self.0).unwrap()
+    }
+
+    fn to(&mut self, most: u32) -> u32 {
+        self.0.random_range(1..=most)
+    }
+}
+
+#[test]
+fn random_work_keeps_to_all_budgets_and_keeps_nothing() {
+    let seeds = match std::env::var("BUDGET_SEED") {
+        Ok(seed) => vec![seed.parse().unwrap()],
+        Err(_) => (0..8).collect::<Vec<u64>>(),
+    };
+    for seed in seeds {
+        let ended = std::panic::catch_unwind(|| on_a_clock(NOON, random(seed)));
+        assert!(ended.is_ok(), "seed {seed}: replay with BUDGET_SEED={seed}");
+    }
+}
+
+async fn random(seed: u64) {
+    let mut chance = Chance(StdRng::seed_from_u64(seed));
+    let plans = ["a", "b", "c"];
+    // A plan has one source.
+    let source = BTreeMap::from([("a", "s"), ("b", "s"), ("c", "z")]);
+    let mut vms = BTreeMap::new();
+    for at in 0..24 {
+        let (plan, host) = (chance.of(&plans), chance.of(&["h1", "h2"]));
+        let disks = (0..chance.to(5)).map(|disk| {
+            (format!("vd{disk}"), u64::from(chance.to(4)) * 64 * KIB, chance.of(&["fast", "slow"]).to_owned())
+        });
+        let disks: Vec<_> = disks.collect();
+        let (name, source) = (format!("{plan}-{at}"), source[plan].to_owned());
+        let it = FleetVm { name: name.clone(), plan: plan.to_owned(), source, host: host.to_owned(), disks };
+        vms.insert(name, it);
+    }
+    let fleet = Fleet::new(vms.values().cloned());
+    let (mut budgets, mut of_plan) = (ConfiguredBudgets::default(), BTreeMap::new());
+    let named = |name: &str| name.to_owned();
+    let scopes = [
+        Scope::Global,
+        Scope::Source(named("s")),
+        Scope::Target(named("t")),
+        Scope::Host(named("h1")),
+        Scope::Datastore(named("fast")),
+        Scope::Plan(named("a")),
+        Scope::Plan(named("b")),
+    ];
+    for scope in scopes {
+        let (snapshots, disks, passes) = (chance.to(6), chance.to(8), chance.to(6));
+        fleet.allow(&scope.path(), snapshots.min(passes) as usize, disks as usize);
+        let text = format!("snapshots = {snapshots}\ndisks = {disks}\npasses = {passes}");
+        match scope {
+            Scope::Plan(name) => {
+                of_plan.insert(name, format!("budgets = [{{ {} }}]", text.replace('\n', ", ")));
+            }
+            scope => budgets.scopes.push((scope, vec![budget(&text)])),
+        }
+    }
+    let mut rig = FleetRig::start(fleet, budgets).await;
+    for name in plans {
+        let members: Vec<_> = vms.values().filter(|vm| vm.plan == name).map(|vm| vm.name.clone()).collect();
+        if members.is_empty() {
+            continue;
+        }
+        let (priority, own) = (chance.to(10), of_plan.remove(name).unwrap_or_default());
+        let schedule = format!("every = \"20s\"\npriority = {priority}\n{own}");
+        rig.apply(plan(name, source[name], &members, &schedule)).await;
+    }
+    for step in 0..150_u32 {
+        tokio::time::sleep(Duration::from_millis(chance.0.random_range(1..4000))).await;
+        let names: Vec<_> = vms.keys().collect();
+        let name = *names.choose(&mut chance.0).unwrap();
+        let world = rig.fleet.world(name);
+        match chance.to(20) {
+            1..=8 => world.guest_writes("vd0", 0, &vec![step as u8; 60 << 10]),
+            9..=10 => drop(ask(&rig, name, Request::Sync).await),
+            11..=12 => drop(ask(&rig, name, Request::Pause).await),
+            13..=14 => drop(ask(&rig, name, Request::Resume).await),
+            15 => drop(ask(&rig, name, Request::Cutover).await),
+            16 => drop(ask(&rig, name, Request::AbortCutover).await),
+            17 => world.faults.set("source.snapshot", Fault::Passing(chance.to(2))),
+            18 => world.faults.set("source-disk.read", Fault::Passing(1)),
+            19 => world.faults.set("source.changed", Fault::Passing(1)),
+            _ if chance.to(4) == 1 => {
+                rig.stop().await;
+                rig.go_on().await;
+            }
+            _ => {}
+        }
+    }
+    for name in vms.keys() {
+        rig.fleet.world(name).faults.clear();
+    }
+    let begun = clock::now();
+    loop {
+        let views = rig.manager.migrations(None).await.unwrap();
+        for view in &views {
+            if matches!(view.state, State::Paused { .. } | State::Failed { .. }) {
+                ask(&rig, &view.vm_name, Request::Resume).await;
+            }
+        }
+        let rests = |view: &MigrationView| {
+            view.pass.is_some() && matches!(view.state, State::Synced | State::Syncing | State::Done)
+        };
+        if views.iter().all(rests) {
+            break;
+        }
+        assert!(seconds_since(begun) < 36_000.0, "they do not come to rest: {views:#?}");
+        sleep(1).await;
+    }
+    for name in vms.keys() {
+        ask(&rig, name, Request::Pause).await;
+    }
+    sleep(1).await;
+    assert_eq!(rig.fleet.violations(), [""; 0]);
+    assert_eq!(rig.fleet.open(), [""; 0]);
+    rig.assert_all_given_back();
+    rig.stop().await;
+}
+
+async fn ask(rig: &FleetRig, vm: &str, request: Request) -> Option<Verdict> {
+    let view = rig.manager.migration(vm).await.ok()?;
+    rig.manager.request(view.id, request, "test").await.ok()
+}
