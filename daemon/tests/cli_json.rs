@@ -357,6 +357,28 @@ async fn states_with_something_to_say() {
 }
 
 #[tokio::test]
+async fn budgets() {
+    let served = served().await;
+    assert_eq!(
+        json_of(&served, &["budget", "show", "datastore//srv"], 0).await,
+        json!({"budgets": [{
+            "scope": "datastore//srv",
+            "rate_bytes_per_second": null,
+            "passes": null,
+            "snapshots": null,
+            "disks": 6,
+            "why": "window daily 08:00–18:00 UTC",
+            "next_change": "2026-11-22T18:00:00Z",
+            "now_bytes_per_second": 50.2 * cases::MIB as f64,
+            "passes_used": 2,
+            "snapshots_used": 2,
+            "disks_used": 5,
+            "waiting": 0,
+        }]})
+    );
+}
+
+#[tokio::test]
 async fn the_journal_and_the_report() {
     let served = served().await;
     assert_eq!(

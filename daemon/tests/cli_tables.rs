@@ -115,6 +115,22 @@ migration/5eed00000002/vda  web-2      none         4  50.2 MiB/s          4    
 }
 
 #[tokio::test]
+async fn budgets() {
+    let served = served().await;
+    assert_eq!(
+        served.warmctl(&["budget", "show"]).await.out(0),
+        "\
+SCOPE               RATE         NOW  PASSES  SNAPSHOTS   DISKS  WAITING  NEXT CHANGE (UTC)    HOLDS
+global          200MiB/s  50.2 MiB/s  2 of 2          2       5        3  -                    always
+datastore//srv      none  50.2 MiB/s       2          2  5 of 6        0  2026-11-22 18:00:00  window daily 08:00–18:00 UTC
+"
+    );
+    assert_eq!(served.warmctl(&["budget", "show", "datastore//srv"]).await.out(0).lines().count(), 2);
+    let help = served.warmctl(&["budget", "show", "--help"]).await;
+    assert!(help.out(0).contains("cutovers go first"), "{help:?}");
+}
+
+#[tokio::test]
 async fn plans() {
     let served = served().await;
     let file = served.dir.path().join("plan.toml");

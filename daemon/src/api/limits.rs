@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 
 use tonic::{Request, Response, Status};
 use warmd_proto::v1::{
-    self, LimitsGetRequest, LimitsGetResponse, LimitsSetRequest, LimitsSetResponse, limits_server::Limits,
-    limits_set_request,
+    self, LimitsBudgetsRequest, LimitsBudgetsResponse, LimitsGetRequest, LimitsGetResponse, LimitsSetRequest,
+    LimitsSetResponse, limits_server::Limits, limits_set_request,
 };
 
 use super::{
@@ -22,6 +22,16 @@ impl Limits for Api {
         let limits = self.control.limits(Some(scope.as_str()).filter(|scope| !scope.is_empty())).await;
         let limits = limits.map_err(|error| status(&error))?.into_iter().map(convert::limit).collect();
         Ok(Response::new(LimitsGetResponse { limits }))
+    }
+
+    async fn budgets(
+        &self,
+        request: Request<LimitsBudgetsRequest>,
+    ) -> Result<Response<LimitsBudgetsResponse>, Status> {
+        let scope = request.into_inner().scope;
+        let budgets = self.control.budgets(Some(scope.as_str()).filter(|scope| !scope.is_empty())).await;
+        let budgets = budgets.map_err(|error| status(&error))?.into_iter().map(convert::budget).collect();
+        Ok(Response::new(LimitsBudgetsResponse { budgets }))
     }
 
     async fn set(&self, request: Request<LimitsSetRequest>) -> Result<Response<LimitsSetResponse>, Status> {

@@ -79,6 +79,9 @@ pub(super) enum Command {
     /// How fast warmd may go
     #[command(subcommand)]
     Limit(LimitCommand),
+    /// How much may be done at a time, by the time of day
+    #[command(subcommand)]
+    Budget(BudgetCommand),
     /// Sealed reports: who signed them, and whether they are as they were signed
     #[command(subcommand)]
     Report(ReportCommand),
@@ -361,6 +364,22 @@ pub(super) enum LimitCommand {
         scope: String,
         #[command(flatten)]
         to: LimitTo,
+    },
+}
+
+const BUDGETS: &str = "\
+Scopes: global, source/NAME, target/NAME, host/NAME, datastore/NAME and plan/NAME; a host or datastore of one source is \
+called SOURCE:NAME. A pass keeps to the budgets of every scope that it touches; plans that share one get by their \
+priorities, and cutovers go first. Budgets are written in plans (`[[schedule.budgets]]`) and in the daemon's \
+configuration; scopes without any are not shown.";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BudgetCommand {
+    /// What the budgets allow now, what of it is in use, who waits, and when something else is allowed
+    #[command(after_help = BUDGETS)]
+    Show {
+        /// Only this one
+        scope: Option<String>,
     },
 }
 

@@ -4,6 +4,7 @@ use clap::CommandFactory;
 
 use super::{
     args::{Args, Command, SourceCommand, TargetCommand},
+    budgets,
     client::Client,
     endpoints, events,
     failure::Failure,
@@ -37,6 +38,7 @@ pub(super) async fn run(args: Args, out: &Out) -> Result<(), Failure> {
         Command::Migration(command) => migrations::run(&socket, out, command).await,
         Command::Top => top::run(&socket, out).await,
         Command::Limit(command) => limits::run(&socket, out, command).await,
+        Command::Budget(command) => budgets::run(&socket, out, command).await,
         Command::Report(command) => reports::run(&socket, out, command).await,
         Command::Events { id, limit, follow: false } => {
             events::list(&Client::connect(&socket).await?, out, id, limit).await

@@ -4,6 +4,7 @@
 //! came, and the exit code tells what became of what was asked.
 
 mod args;
+mod budgets;
 mod client;
 mod command;
 mod endpoints;

@@ -16,12 +16,15 @@ use super::{
     Now,
     book::{DiskName, Moved, Picture},
     buckets::{Buckets, latencies},
-    outcome_name,
+    budgets, outcome_name,
 };
-use crate::{model::view::MigrationView, process};
+use crate::{
+    model::{budget::BudgetView, view::MigrationView},
+    process,
+};
 
 /// Name and value of each label.
-type Labels = Vec<(&'static str, String)>;
+pub(super) type Labels = Vec<(&'static str, String)>;
 /// One figure of several.
 type Of = fn(&Moved) -> u64;
 
@@ -33,6 +36,7 @@ pub(super) struct Exposition {
     /// Those that are not done or cancelled.
     views: Vec<MigrationView>,
     states: BTreeMap<(String, &'static str), u64>,
+    budgets: Vec<BudgetView>,
     commits: Buckets,
 }
 
@@ -46,7 +50,8 @@ impl Exposition {
             *states.entry((view.plan.clone(), view.state.name())).or_default() += 1;
         }
         let views = now.views.iter().filter(|view| !view.state.is_final()).cloned().collect();
-        Self { passes, at: now.at, views, states, commits: latencies(&now.commits) }
+        let (budgets, commits) = (now.budgets.clone(), latencies(&now.commits));
+        Self { passes, at: now.at, views, states, budgets, commits }
     }
 
     fn of_passes(&self, to: &mut Sink) -> fmt::Result {
@@ -176,12 +181,13 @@ impl Collector for Exposition {
         let mut to = Sink(encoder);
         self.of_passes(&mut to)?;
         self.of_migrations(&mut to)?;
+        budgets::encode(&self.budgets, &mut to)?;
         self.of_the_daemon(&mut to)
     }
 }
 
 /// Writes families; one without samples is left out.
-struct Sink<'a>(DescriptorEncoder<'a>);
+pub(super) struct Sink<'a>(DescriptorEncoder<'a>);
 
 impl Sink<'_> {
     fn counter<V: EncodeCounterValue>(
@@ -195,7 +201,7 @@ impl Sink<'_> {
         })
     }
 
-    fn gauge<V: EncodeGaugeValue>(
+    pub(super) fn gauge<V: EncodeGaugeValue>(
         &mut self,
         name: &str,
         help: &str,

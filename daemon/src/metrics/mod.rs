@@ -12,6 +12,7 @@
 
 mod book;
 mod buckets;
+mod budgets;
 mod exposition;
 mod server;
 
@@ -31,6 +32,7 @@ pub use self::{
     server::{MetricsError, MetricsServer},
 };
 use crate::model::{
+    budget::BudgetView,
     id::{DiskKey, MigrationId},
     view::{MigrationView, PassKind},
 };
@@ -65,6 +67,8 @@ pub struct Now {
     pub views: Vec<MigrationView>,
     /// How many are over, by plan and state.
     pub finished: Vec<(String, &'static str, u64)>,
+    /// What budgets allow, and what of it is in use.
+    pub budgets: Vec<BudgetView>,
     /// How long the store's durable commits took.
     pub commits: Counts,
 }

@@ -9,6 +9,7 @@ use super::explained::Explanation;
 use crate::{
     model::{
         appointment::CutoverOrder,
+        budget::BudgetView,
         id::MigrationId,
         limit::{LimitChange, LimitView},
         machine::VmSummary,
@@ -85,6 +86,8 @@ pub trait Control: Send + Sync {
     /// Changes the limit of a scope (`global`, `source/NAME`, `target/NAME`, `migration/KEY`, `migration/KEY/DISK`) at
     /// once, and until something else is said of it.
     async fn set_limit(&self, scope: &str, change: LimitChange, by: &str) -> Result<LimitView, ControlError>;
+    /// The budgets of all scopes that have some, or of the scope that is named.
+    async fn budgets(&self, scope: Option<&str>) -> Result<Vec<BudgetView>, ControlError>;
     /// The journal, of one migration or of all: at most `limit` lines, the last ones, or the first ones after a cursor.
     async fn events(
         &self,

@@ -237,6 +237,7 @@ impl Manager {
                     at: clock::now(),
                     views: manager.handles().iter().map(|handle| handle.context.live.view()).collect(),
                     finished,
+                    budgets: manager.gate.views(),
                     commits: manager.store.commits(),
                 }
             })

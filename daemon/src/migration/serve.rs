@@ -17,6 +17,7 @@ use crate::{
     clock,
     model::{
         appointment::CutoverOrder,
+        budget::BudgetView,
         id::MigrationId,
         limit::{LimitChange, LimitView},
         machine::{Machine, VmSummary},
@@ -215,6 +216,19 @@ impl Control for Manager {
 
     async fn set_limit(&self, scope: &str, change: LimitChange, by: &str) -> Result<LimitView, ControlError> {
         self.change_limit(scope, change, by).await
+    }
+
+    async fn budgets(&self, scope: Option<&str>) -> Result<Vec<BudgetView>, ControlError> {
+        let mut views = self.gate.views();
+        let Some(scope) = scope else { return Ok(views) };
+        let known: Vec<_> = views.iter().map(|view| view.scope.path()).collect();
+        views.retain(|view| view.scope.path() == scope);
+        if views.is_empty() {
+            let known = if known.is_empty() { "there are none".to_owned() } else { known.join(", ") };
+            let told = format!("there are no budgets of {scope:?}; there are those of: {known}");
+            return Err(ControlError::new(ControlErrorKind::NotFound, told));
+        }
+        Ok(views)
     }
 
     async fn events(

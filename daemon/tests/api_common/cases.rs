@@ -11,6 +11,7 @@ use warmd_cbt::{
     units::Length,
 };
 use warmd_daemon::model::{
+    budget::BudgetView,
     hook::{HookView, When},
     id::{DiskKey, MigrationId, VmId},
     limit::{LimitView, Scope, SetBy},
@@ -26,6 +27,11 @@ use warmd_daemon::model::{
     },
 };
 use warmd_daemon::seal::ReportKey;
+use warmd_schedules::{
+    arbiter,
+    budget::{Budget, Budgets},
+    window::Holidays,
+};
 
 pub const GIB: u64 = 1 << 30;
 pub const MIB: u64 = 1 << 20;
@@ -258,6 +264,32 @@ pub fn limits() -> Vec<LimitView> {
     ];
     limits[3].set = Some(SetBy { by: "operator uid=0 pid=42".to_owned(), at: at(5) });
     limits
+}
+
+pub fn budgets() -> Vec<BudgetView> {
+    let budget = |scope, written: &str, waiting| {
+        let budget: Budget = toml::from_str(written).unwrap();
+        let budgets = Budgets::new(&[budget], Holidays::default(), None);
+        BudgetView {
+            scope,
+            allowance: budgets.at(at(0)),
+            why: budgets.why(at(0)),
+            next_change: budgets.next_change(at(0)),
+            passes: 2,
+            snapshots: 2,
+            disks: 5,
+            rate: 50.2 * MIB as f64,
+            waiting,
+        }
+    };
+    vec![
+        budget(arbiter::Scope::Global, "passes = 2\nbytes_per_second = \"200MiB\"", 3),
+        budget(
+            arbiter::Scope::Datastore("/srv".to_owned()),
+            "window = \"daily 08:00–18:00 UTC\"\ndisks = 6",
+            0,
+        ),
+    ]
 }
 
 pub fn events() -> Vec<EventView> {

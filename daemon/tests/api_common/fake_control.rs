@@ -14,6 +14,7 @@ use warmd_daemon::{
     },
     model::{
         appointment::{AwaitedCutover, AwaitedMode, CutoverOrder, When},
+        budget::BudgetView,
         id::MigrationId,
         limit::{LimitChange, LimitView, SetBy},
         machine::VmSummary,
@@ -323,6 +324,11 @@ impl Control for FakeControl {
     async fn limits(&self, scope: Option<&str>) -> Result<Vec<LimitView>, ControlError> {
         let limits = cases::limits().into_iter();
         Ok(limits.filter(|limit| scope.is_none_or(|scope| limit.scope.to_string() == scope)).collect())
+    }
+
+    async fn budgets(&self, scope: Option<&str>) -> Result<Vec<BudgetView>, ControlError> {
+        let budgets = cases::budgets().into_iter();
+        Ok(budgets.filter(|budget| scope.is_none_or(|scope| budget.scope.path() == scope)).collect())
     }
 
     async fn set_limit(&self, scope: &str, change: LimitChange, by: &str) -> Result<LimitView, ControlError> {

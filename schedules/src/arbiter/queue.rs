@@ -99,6 +99,11 @@ impl Queues {
         job
     }
 
+    /// Whether somebody waits in a class.
+    pub(super) fn has(&self, class: Class) -> bool {
+        self.plans.values().any(|queue| !queue.all(class).is_empty())
+    }
+
     /// All of a class, in the order in which their turn would come.
     pub(super) fn in_order(&self, class: Class) -> Vec<&Waiting> {
         let mut queues: Vec<_> =

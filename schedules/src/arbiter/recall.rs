@@ -10,7 +10,7 @@ use super::{Arbiter, Class, Running};
 impl Arbiter {
     /// Whether a cutover waits.
     pub fn keeps_cutovers_waiting(&self) -> bool {
-        self.waiting.values().any(|(_, class)| *class == Class::Cutover)
+        self.queues.has(Class::Cutover)
     }
 
     /// The running pre-copies that are to end so that cutovers may start; without those of `recalled`, which are

@@ -11,7 +11,7 @@ use warmd_daemon::{
     migration::control::Control,
     model::{
         budget::ConfiguredBudgets,
-        plan::Plan,
+        plan::{Plan, PlanLimits},
         request::{Request, Verdict},
         state::State,
         view::MigrationView,
@@ -85,6 +85,16 @@ fn who_waits_says_for_what_and_all_come_to_their_turn() {
         let [budget] = rig.manager.gate.views().try_into().unwrap();
         assert_eq!((budget.snapshots, budget.passes, budget.disks, budget.waiting), (2, 2, 2, 3));
         assert_eq!((budget.scope.path().as_str(), budget.why.as_str()), ("source/s", "always"));
+        let told = rig.metrics.render(&rig.manager.present()().await).unwrap();
+        for line in [
+            "warmd_budget_allowed{scope=\"source/s\",kind=\"snapshots\"} 2.0",
+            "warmd_budget_used{scope=\"source/s\",kind=\"snapshots\"} 2.0",
+            "warmd_budget_used{scope=\"source/s\",kind=\"passes\"} 2.0",
+            "warmd_budget_waiting_passes{scope=\"source/s\"} 3.0",
+        ] {
+            assert!(told.lines().any(|told| told == line), "{line}: {told}");
+        }
+        assert!(!told.contains("warmd_budget_allowed_bytes_per_second"));
         rig.until("all synced", all_synced).await;
         assert_eq!((rig.fleet.most("source/s"), rig.fleet.taken().len()), (2, 5));
         assert_eq!(rig.fleet.violations(), [""; 0]);
@@ -117,7 +127,7 @@ fn what_waits_for_budgets_is_explained() {
         sleep(1).await;
         let waits = vms.iter().find(|name| !rig.fleet.open().contains(*name)).unwrap();
         let told = rig.manager.explain(&plan, Some(waits), 5).await.unwrap().decisions;
-        let lines: Vec<_> = told.iter().map(|decision| decision.to_string()).collect();
+        let lines: Vec<_> = told.iter().map(ToString::to_string).collect();
         assert_eq!(lines.len(), 5);
         for line in [
             "2026-11-22 12:00:01 UTC  pass blocked     waits for its turn: all of warmd: 1 of 1 passes are in use",
@@ -242,7 +252,7 @@ fn an_edge_changes_the_rate_in_mid_pass_and_who_may_start() {
         budgets.scopes[0].1.push(budget("bytes_per_second = \"128KiB\""));
         let rig = FleetRig::start(fleet, budgets).await;
         let mut plan = plan("a", "s", &vms, "every = \"1h\"");
-        plan.limits = Default::default();
+        plan.limits = PlanLimits::default();
         rig.apply(plan).await;
         let sum =
             || async { rig.manager.migrations(None).await.unwrap().iter().map(drained).sum::<u64>() as f64 };
@@ -305,7 +315,7 @@ fn a_wait_is_ended_by_a_pause_a_cutover_and_the_daemons_end() {
         // One that runs is paused, and the next one comes to its turn.
         assert_eq!(rig.request(&runs, Request::Pause).await, Verdict::Accepted);
         sleep(1).await;
-        assert_eq!(rig.fleet.open(), [second.clone()]);
+        assert_eq!(rig.fleet.open().join(" "), *second);
         for name in [first, &runs] {
             assert_eq!(rig.request(name, Request::Resume).await, Verdict::Accepted);
         }

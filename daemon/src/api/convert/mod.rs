@@ -3,6 +3,7 @@
 //! Rule: every match names every variant, so that a new one cannot be forgotten here.
 
 mod awaited;
+mod budget;
 mod enums;
 mod events;
 mod explained;
@@ -19,6 +20,7 @@ use prost_types::{Duration, Timestamp};
 use warmd_proto::v1;
 
 pub(super) use self::{
+    budget::budget,
     events::event,
     explained::explained,
     limit::limit,
