@@ -166,6 +166,26 @@ async fn migrations_share_an_endpoint_whatever_their_disks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn shares_are_by_weight_and_what_one_does_not_take_is_not_kept_for_it() {
+    let world = World::new();
+    world.source.set(rate(64 * MIB));
+    let [heavy, light] = [world.limiter(), world.limiter()];
+    heavy.set_weight(3);
+    let loads = [(&heavy, 2), (&light, 16)]
+        .map(|(migration, depth)| Load::start(&world.disk(migration).1, depth, 512 * KIB, MS));
+    let moved = during(WINDOW, &loads).await;
+    assert_near("the heavy one", moved[0], 480 * MIB, 3, 0);
+    assert_near("the light one", moved[1], 160 * MIB, 3, 0);
+    heavy.set_weight(1);
+    let moved = during(WINDOW, &loads).await;
+    assert_near("heavy no more", moved[0], 320 * MIB, 3, 0);
+    heavy.set_weight(10);
+    heavy.set(rate(MIB));
+    let moved = during(WINDOW, &loads).await;
+    assert_near("what is left to the light one", moved[1], 630 * MIB, 3, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_one_may_not_take_is_left_to_the_others() {
     let world = World::new();
     world.global.set(rate(100 * MIB));

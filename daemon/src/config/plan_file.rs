@@ -223,6 +223,19 @@ command = ["/usr/local/bin/convert"]
     }
 
     #[test]
+    fn the_examples_are_good_plans() {
+        for (name, text) in [
+            ("always-on", include_str!("../../../schedules/examples/always-on.toml")),
+            ("business-hours", include_str!("../../../schedules/examples/business-hours.toml")),
+            ("nightly", include_str!("../../../schedules/examples/nightly.toml")),
+            ("weekend-wave", include_str!("../../../schedules/examples/weekend-wave.toml")),
+        ] {
+            let plan = load_plan(text, name).unwrap_or_else(|errors| panic!("{errors}"));
+            assert_eq!(load_plan(&toml::to_string(&plan).unwrap(), name).unwrap(), plan);
+        }
+    }
+
+    #[test]
     fn a_schedule_is_written_as_a_whole() {
         let text = GOOD.replacen(
             "interval = \"10m\"",

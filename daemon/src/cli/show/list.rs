@@ -38,9 +38,17 @@ fn row(migration: &Migration) -> [String; 10] {
         human::bytes(migration.disks.iter().map(|disk| disk.pending_bytes).sum()),
         pass(migration),
         words::span(migration.downtime_forecast.as_ref()),
-        words::moment(migration.next_pass.as_ref()),
+        next_pass(migration),
         cutover(migration),
     ]
+}
+
+/// When it comes; one that is held up by others has no time.
+fn next_pass(migration: &Migration) -> String {
+    match (&migration.next_pass, &migration.next_pass_why) {
+        (None, Some(_)) => "waits".to_owned(),
+        (next, _) => words::moment(next.as_ref()),
+    }
 }
 
 /// When a cutover is to begin.
@@ -64,4 +72,19 @@ pub(in crate::cli) fn pass(migration: &Migration) -> String {
     let total = migration.disks.iter().map(|disk| disk.pass_total_bytes).sum();
     let drained = migration.disks.iter().map(|disk| disk.pass_drained_bytes).sum();
     format!("{} ({} %)", pass.number, human::percent(drained, total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_up_by_others_has_no_time_and_says_so() {
+        let mut migration = Migration::default();
+        assert_eq!(next_pass(&migration), "-");
+        migration.next_pass_why = Some("waits for its turn: plan web: 2 of 2 passes are in use".to_owned());
+        assert_eq!(next_pass(&migration), "waits");
+        migration.next_pass = Some(prost_types::Timestamp { seconds: 1_795_342_560, nanos: 0 });
+        assert_eq!(next_pass(&migration), "2026-11-22 10:16:00");
+    }
 }

@@ -109,6 +109,9 @@ fn details(frame: &mut Frame<'_>, board: &Board, area: Rect) {
             add(&disk.key, format!("CHANGE TRACKING CANNOT BE TRUSTED: {fault}"));
         }
     }
+    if let Some(why) = migration.next_pass_why.as_ref().filter(|_| migration.next_pass.is_none()) {
+        add("waits because", why.clone());
+    }
     for warning in &migration.warnings {
         add("warning", warning.clone());
     }

@@ -12,6 +12,8 @@
 
 mod of_one;
 mod scopes;
+#[cfg(test)]
+mod tests;
 mod turn;
 
 use std::{

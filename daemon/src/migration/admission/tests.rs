@@ -1,0 +1,70 @@
+//! The gate by itself.
+
+use warmd_schedules::budget::Budget;
+
+use super::*;
+
+fn gate(budgets: &[(Scope, &str)]) -> (Arc<Gate>, CancellationToken) {
+    let read = |text: &str| vec![toml::from_str::<Budget>(text).unwrap()];
+    let scopes = budgets.iter().map(|(scope, text)| (scope.clone(), read(text))).collect();
+    let configured = ConfiguredBudgets { scopes, ..ConfiguredBudgets::default() };
+    let shutdown = CancellationToken::new();
+    (Gate::new(Rates::new(), &configured, shutdown.clone()), shutdown)
+}
+
+fn store(number: u64) -> Scope {
+    Scope::Datastore(format!("store {number}"))
+}
+
+#[tokio::test]
+async fn who_stops_waiting_or_ends_lets_the_next_one_in() {
+    let (gate, shutdown) = gate(&[(Scope::Global, "passes = 1")]);
+    let ask = || gate.ask(|id| Job::pass(id, "p", 1));
+    let mut first = ask();
+    let (mut second, mut third, mut fourth) = (ask(), ask(), ask());
+    assert!(first.is_granted() && !second.is_granted() && !third.is_granted());
+    let id = second.admission.id;
+    assert_eq!(gate.why(id).as_deref(), Some("all of warmd: 1 of 1 passes are in use"));
+    drop(second);
+    drop(first);
+    assert!(third.is_granted() && !fourth.is_granted());
+    // One that cannot wait counts, and does not wait.
+    let forced = gate.let_in(|id| Job::pass(id, "p", 1));
+    drop(third);
+    assert!(!fourth.is_granted());
+    drop(forced);
+    let granted = tokio::time::timeout(std::time::Duration::from_secs(9), fourth.granted()).await.unwrap();
+    let mut fifth = ask();
+    shutdown.cancel();
+    drop(granted);
+    assert!(!fifth.is_granted(), "the daemon ends: nothing is begun");
+    drop(fifth);
+    assert!(gate.lock().waiting.is_empty() && gate.lock().recalls.is_empty());
+}
+
+/// What one end and one new pass cost where five hundred wait at forty datastores that are all full, in steps of the arbiter.
+#[test]
+fn five_hundred_that_wait_cost_little() {
+    const STORES: u64 = 40;
+    const WAITING: u64 = 500;
+    let budgets: Vec<_> = (0..STORES).map(|number| (store(number), "snapshots = 2")).collect();
+    let (gate, _shutdown) = gate(&budgets);
+    let ask = |number: u64| {
+        let plan = format!("plan {}", number % 10);
+        gate.ask(|id| Job::pass(id, &plan, 4).on(&store(number % STORES), 4))
+    };
+    let mut asked: Vec<_> = (0..WAITING).map(ask).collect();
+    let mut running: Vec<_> = asked.extract_if(.., |one| one.is_granted()).collect();
+    assert_eq!(running.len() as u64, 2 * STORES);
+    let (begun, before) = (std::time::Instant::now(), gate.lock().arbiter.steps());
+    for number in 0..WAITING {
+        drop(running.remove(0));
+        asked.push(ask(number));
+        let admitted: Vec<_> = asked.extract_if(.., |one| one.is_granted()).collect();
+        assert_eq!(admitted.len(), 1, "one ends, and one is woken");
+        running.extend(admitted);
+    }
+    let steps = (gate.lock().arbiter.steps() - before) / WAITING;
+    println!("{steps} steps and {:?} for each, unoptimised", begun.elapsed() / WAITING as u32);
+    assert!(steps < 30 * WAITING, "{steps} steps");
+}
