@@ -5,6 +5,7 @@
 
 mod cutovers;
 mod passes;
+mod shown;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -19,7 +20,6 @@ use super::{
     context::Context,
     doing::{forget_ledgers, persist, verify_alone},
     failure::{Remedy, WorkError},
-    forecast,
     retry::Retry,
     rollback,
     sweep::{keep_swept, sweep},
@@ -29,12 +29,11 @@ use crate::{
     clock, crash,
     model::{
         appointment::Appointment,
-        phase::Phase,
         request::{Request, Verdict, judge},
         state::State,
         transition::{Event, Work, next, work},
         verify::VerifyOrder,
-        view::{CutoverView, EventView},
+        view::EventView,
     },
     store::Change,
 };
@@ -436,57 +435,6 @@ impl Driver {
         }
         crash::point(&format!("state.{}", self.state.name()));
         true
-    }
-
-    fn show(&self, before: &State) {
-        let state = self.state.clone();
-        let rolled_back =
-            (state == State::RollingBack).then(|| format!("rolled back: {}", rollback::loss(&self.context)));
-        self.context.live.update(|view| {
-            view.since = clock::now();
-            (view.next_pass, view.next_pass_why, view.awaited_cutover) = (None, None, None);
-            let begins = matches!(state, State::CuttingOver { phase: Phase::LastDelta });
-            if begins && !matches!(before, State::CuttingOver { .. }) {
-                let (phases, started) = (Vec::new(), clock::now());
-                view.cutover = Some(CutoverView {
-                    started,
-                    ended: None,
-                    phases,
-                    failure: None,
-                    downtime: None,
-                    progress: None,
-                });
-            }
-            if let Some(cutover) = &mut view.cutover {
-                match (&state, before) {
-                    (
-                        State::Undoing { reason, .. } | State::Failed { reason, .. },
-                        State::CuttingOver { .. },
-                    ) => {
-                        cutover.failure = Some(reason.clone());
-                    }
-                    (State::RollingBack, _) => cutover.failure = rolled_back,
-                    (State::Done, _)
-                    | (State::Synced, State::Undoing { .. })
-                    | (State::Paused { .. }, State::RollingBack) => {
-                        cutover.ended = Some(clock::now());
-                    }
-                    _ => {}
-                }
-            }
-            view.state = state;
-        });
-    }
-
-    /// Brings what the view says of the past up to date.
-    async fn refresh(&self) {
-        match forecast::told(&self.context).await {
-            Ok(told) => self.context.live.update(|view| {
-                view.forecast = told.map(|told| told.view);
-                view.downtime_forecast = view.forecast.as_ref().map(|forecast| forecast.downtime.expected);
-            }),
-            Err(error) => tracing::warn!(migration = %self.context.id, %error, "no forecast"),
-        }
     }
 }
 

@@ -155,7 +155,7 @@ fn restored(stage: &mut Stage<'_>, untracked: bool) -> Result<()> {
 /// The state of before a cutover, by which the target's disks would only be a copy.
 fn overtaken(stage: &mut Stage<'_>) -> Result<()> {
     stage.running(16, |spec| {
-        spec.cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\""
+        spec.cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\"";
     })?;
     stage.seed()?;
     stage.rig_mut()?.daemon.stop()?;

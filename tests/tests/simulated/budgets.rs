@@ -1,7 +1,5 @@
 //! Budgets over a simulated fleet, on a virtual clock: nothing beyond them, fair shares, cutovers first, nothing kept.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
-
 use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};

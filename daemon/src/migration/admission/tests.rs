@@ -54,13 +54,13 @@ fn five_hundred_that_wait_cost_little() {
         gate.ask(|id| Job::pass(id, &plan, 4).on(&store(number % STORES), 4))
     };
     let mut asked: Vec<_> = (0..WAITING).map(ask).collect();
-    let mut running: Vec<_> = asked.extract_if(.., |one| one.is_granted()).collect();
+    let mut running: Vec<_> = asked.extract_if(.., Asked::is_granted).collect();
     assert_eq!(running.len() as u64, 2 * STORES);
     let (begun, before) = (std::time::Instant::now(), gate.lock().arbiter.steps());
     for number in 0..WAITING {
         drop(running.remove(0));
         asked.push(ask(number));
-        let admitted: Vec<_> = asked.extract_if(.., |one| one.is_granted()).collect();
+        let admitted: Vec<_> = asked.extract_if(.., Asked::is_granted).collect();
         assert_eq!(admitted.len(), 1, "one ends, and one is woken");
         running.extend(admitted);
     }
