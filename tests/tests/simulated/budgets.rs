@@ -234,6 +234,38 @@ fn a_cutover_goes_before_pre_copies_also_before_those_that_run() {
     });
 }
 
+#[test]
+fn a_cutover_does_not_wait_past_its_window() {
+    on_a_clock(NOON, async {
+        let fleet = Fleet::new([vm("busy", "a", 1, 32 << 20), vm("late", "a", 1, 64 * KIB)]);
+        let rig = FleetRig::start(fleet, ConfiguredBudgets::default()).await;
+        let vms = ["busy".to_owned(), "late".to_owned()];
+        let schedule =
+            "every = \"5h\"\ncutover = { windows = [\"daily 13:00–13:05 UTC\"] }\nbudgets = [{ passes = 1 }]";
+        rig.apply(plan("a", "s", &vms, schedule)).await;
+        rig.until("synced", all_synced).await;
+        let opens: DateTime<Utc> = "2026-11-22T13:00:01Z".parse().unwrap();
+        tokio::time::sleep((opens - clock::now()).to_std().unwrap()).await;
+        rig.fleet.world("busy").guest_writes("vda", 0, &vec![7; 32 << 20]);
+        assert_eq!(rig.request("busy", Request::Cutover).await, Verdict::Accepted);
+        sleep(2).await;
+        let of_late = || rig.fleet.taken().iter().filter(|taken| taken.vm == "late").count();
+        let before = of_late();
+        assert_eq!(rig.request("late", Request::Cutover).await, Verdict::Accepted);
+        sleep(200).await;
+        let waits = rig.view("late").await;
+        assert!(waits.next_pass_why.is_some_and(|why| why.contains("plan a: 1 of 1 passes")));
+        sleep(200).await;
+        let undone = rig.view("late").await;
+        assert_eq!(undone.state, State::Synced);
+        assert!(undone.cutover.unwrap().failure.unwrap().contains("window closed while the cutover waited"));
+        assert!(rig.fleet.world("late").with(|truth| truth.source_runs));
+        rig.until("moved", |views| views.iter().any(|view| view.state == State::Done)).await;
+        assert_eq!(of_late(), before, "no snapshot was taken for it");
+        rig.assert_all_given_back();
+    });
+}
+
 fn drained(view: &MigrationView) -> u64 {
     view.disks.iter().map(|disk| disk.pass_drained).sum()
 }

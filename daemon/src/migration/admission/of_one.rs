@@ -1,7 +1,7 @@
 //! What one migration asks of the gate.
 //!
 //! Rule: a cutover keeps its admission from before its first delta until its last is copied, and whatever ends it
-//! gives it back. One that is taken up with its VM off already waits for nobody.
+//! gives it back. It waits no longer than its window is open. One that is taken up with its VM off already waits for nobody.
 
 use std::{
     num::NonZeroU64,
@@ -18,7 +18,8 @@ use warmd_schedules::arbiter::{Job, Scope};
 
 use super::{Admission, Gate, Places};
 use crate::{
-    migration::{context::Context, failure::WorkError},
+    clock,
+    migration::{context::Context, failure::WorkError, timing},
     model::{phase::Phase, plan::VerifyMode, transition::Work},
 };
 
@@ -152,6 +153,20 @@ impl Drop for Waits<'_> {
     }
 }
 
+/// Comes back when the cutover window that is open now has closed; never, if none is.
+async fn window_closed(context: &Context) {
+    let mut plans = context.plans();
+    let open = |now| context.plan().rules().ok().filter(|rules| rules.cutover.state(now).0);
+    while let Some(rules) = open(clock::now()) {
+        let closes = rules.cutover.next_close(clock::now()).map(|answer| answer.at);
+        timing::until(&mut plans, closes).await;
+        if open(clock::now()).is_none() {
+            return;
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
 /// What comes before any work: a cutover waits for its turn while its VM still runs, keeps it as long as it copies, and
 /// everything else gives it back.
 pub(in super::super) async fn enter(
@@ -163,7 +178,15 @@ pub(in super::super) async fn enter(
     let is_held = admissions.held().is_some();
     match doing {
         Work::Phase(Phase::LastDelta) if !is_held => {
-            admissions.hold(Some(wait(context, For::Cutover, stop).await?));
+            let admission = tokio::select! {
+                biased;
+                admission = wait(context, For::Cutover, stop) => admission?,
+                () = window_closed(context) => {
+                    let why = "the cutover window closed while the cutover waited for its turn by the budgets";
+                    return Err(WorkError::operator(why));
+                }
+            };
+            admissions.hold(Some(admission));
         }
         Work::Phase(Phase::StopSource | Phase::FinalDelta) if !is_held => {
             admissions.hold(Some(at_once(context)));
