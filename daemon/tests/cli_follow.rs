@@ -4,26 +4,22 @@
 
 mod api_common;
 
-use std::{process::Stdio, time::Duration};
+use std::process::Stdio;
 
 use api_common::{
     cases,
     fake_control::FakeControl,
-    served::{DEADLINE, Served, run, until},
+    running::Running,
+    served::{Served, run},
 };
 use serde_json::Value;
-use tokio::{
-    io::{AsyncBufReadExt, BufReader, Lines},
-    process::{Child, ChildStdout},
-    time::timeout,
-};
 use warmd_daemon::model::{
     phase::Phase,
     plan::VerifyMode,
     request::Request,
     state::{Resting, State},
     verify::{Escape, VerifyOrder},
-    view::{EventView, MigrationView, VerificationView},
+    view::{MigrationView, VerificationView},
 };
 
 const WEB: &str = "019351aa-0000-7000-8000-5eed00000001";
@@ -44,15 +40,7 @@ fn phases(last: Phase) -> Vec<MigrationView> {
 }
 
 fn done() -> MigrationView {
-    let mut cutover = cases::cutover(&Phase::ALL, false);
-    cutover.ended = Some(cases::at(1032));
-    cutover.downtime = Some(14.25);
-    MigrationView {
-        state: State::Done,
-        cutover: Some(cutover),
-        verification: Some(cases::verification(Some(0))),
-        ..synced()
-    }
+    cases::done(1, "web-1")
 }
 
 fn undone() -> Vec<MigrationView> {
@@ -368,150 +356,6 @@ async fn on_a_terminal_progress_is_redrawn_and_phases_stay() {
     assert!(out.ends_with("web-1 runs on the target as web-1-new\r\n"), "{out}");
 }
 
-/// A command that runs while the test does something else.
-struct Running {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Running {
-    fn start(served: &Served, args: &[&str]) -> Self {
-        let mut command = served.command(args);
-        command.stdin(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, lines }
-    }
-
-    async fn line_with(&mut self, text: &str) -> String {
-        let found = timeout(DEADLINE, async {
-            while let Some(line) = self.lines.next_line().await.unwrap() {
-                if line.contains(text) {
-                    return Some(line);
-                }
-            }
-            None
-        });
-        found.await.ok().flatten().unwrap_or_else(|| panic!("no line with {text:?}"))
-    }
-
-    async fn line(&mut self) -> String {
-        self.line_with("").await
-    }
-
-    /// As Ctrl-C does.
-    fn interrupt(&self) {
-        let pid = rustix::process::Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    }
-
-    async fn end(self) -> (Option<i32>, String) {
-        let output = timeout(DEADLINE, self.child.wait_with_output()).await.expect("it ends").unwrap();
-        (output.status.code(), String::from_utf8(output.stderr).unwrap())
-    }
-}
-
-#[tokio::test]
-async fn a_watch_tells_each_change_and_ends_with_the_migration() {
-    let served = Served::start(FakeControl::new([synced()])).await;
-    let mut watch = Running::start(&served, &["-o", "json", "migration", "watch", "web-1"]);
-    let state = |line: String| serde_json::from_str::<Value>(&line).unwrap()["state"].clone();
-    assert_eq!(state(watch.line_with("state").await), "synced");
-    served.control.change(cases::syncing(1, "web-1"));
-    assert_eq!(state(watch.line_with("state").await), "syncing");
-    served.control.change(done());
-    assert_eq!(state(watch.line_with("state").await), "done");
-    assert_eq!(watch.end().await, (Some(0), String::new()));
-}
-
-#[tokio::test]
-async fn progress_in_a_pipe_is_told_once_a_second_and_stages_at_once() {
-    let served = Served::start(FakeControl::new([synced()])).await;
-    let mut watch = Running::start(&served, &["migration", "watch"]);
-    watch.line_with("web-1 (5eed00000001)  synced").await;
-    // Far more changes than anybody reads, in much less than a second; the last is another stage.
-    let mut step = cases::syncing(1, "web-1");
-    for drained in 0..500 {
-        step.disks[0].pass_drained = drained;
-        served.control.change(step.clone());
-        tokio::task::yield_now().await;
-    }
-    served.control.change(MigrationView { state: State::Paused { from: Resting::Synced }, ..synced() });
-    let mut told = 0;
-    loop {
-        let line = watch.line_with("web-1").await;
-        if line.contains("paused (synced)") {
-            break;
-        }
-        told += 1;
-    }
-    assert!(told < 50, "{told} lines for one second of progress");
-}
-
-#[tokio::test]
-async fn a_daemon_that_comes_back_is_watched_on() {
-    let served = Served::start(FakeControl::new([synced()])).await;
-    let mut watch = Running::start(&served, &["migration", "watch", "web-1"]);
-    watch.line_with("synced").await;
-    let (dir, control) = served.stop().await;
-    let served = Served::start_in(dir, control).await;
-    until("it watches again", || served.control.watchers() > 0).await;
-    served.control.change(done());
-    watch.line_with("done").await;
-    let (code, stderr) = watch.end().await;
-    assert_eq!(code, Some(0));
-    assert!(stderr.starts_with("warmctl: lost the daemon: "), "{stderr}");
-    assert!(stderr.ends_with("warmctl: the daemon is back\n"), "{stderr}");
-}
-
-#[tokio::test]
-async fn the_journal_is_followed_over_restarts_with_no_line_missed_or_told_twice() {
-    let line = |n: u32| {
-        let text = format!("line {n}\u{1b}[2J");
-        EventView { text, kind: "warning".to_owned(), ..cases::events().remove(3) }
-    };
-    let served = Served::start(FakeControl::new([synced()])).await;
-    let mut all = Running::start(&served, &["events", "--follow", "--limit", "1"]);
-    let mut theirs = Running::start(&served, &["-o", "json", "events", "-f", WEB]);
-    assert_eq!(all.line().await.split_whitespace().next(), Some("AT"));
-    assert!(all.line().await.ends_with("5eed00000002  schedule                    state     synced"));
-    assert!(theirs.line().await.contains("plan web applied"));
-    assert!(theirs.line().await.contains("pass 1 (full) ended"));
-
-    served.control.edit_journal(|lines| lines.push(line(1)));
-    assert!(all.line().await.ends_with("warning   line 1 [2J"), "escapes do nothing");
-    let (dir, control) = served.stop().await;
-    control.edit_journal(|lines| lines.push(line(2)));
-    // Longer than between two questions: one of them finds nobody.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    let served = Served::start_in(dir, control).await;
-    assert!(all.line().await.ends_with("line 2 [2J"));
-    // Put back from a copy that is older by three lines.
-    served.control.edit_journal(|lines| lines.truncate(3));
-    let mut number = 3;
-    let told = loop {
-        served.control.edit_journal(|lines| lines.push(line(number)));
-        number += 1;
-        if let Ok(told) = timeout(Duration::from_secs(1), all.line()).await {
-            break told;
-        }
-    };
-    assert!(told.contains("line "), "{told}");
-    served
-        .control
-        .edit_journal(|lines| lines.push(EventView { text: "mine".to_owned(), ..cases::events().remove(1) }));
-    assert!(theirs.line().await.contains("mine"), "it is asked for one migration");
-    all.interrupt();
-    let (code, stderr) = all.end().await;
-    assert_eq!(code, Some(0));
-    let told =
-        ["lost the daemon; trying again for 60 s", "the daemon is back", "put back from an older copy"];
-    let mut rest = stderr.as_str();
-    for part in told {
-        rest = rest.split_once(part).unwrap_or_else(|| panic!("no {part:?} in {stderr}")).1;
-    }
-}
-
 #[tokio::test]
 async fn ctrl_c_leaves_the_operation_to_the_daemon() {
     let fake = FakeControl::new([synced()]).script(Request::Cutover, phases(Phase::LastDelta));
@@ -523,15 +367,4 @@ async fn ctrl_c_leaves_the_operation_to_the_daemon() {
     assert_eq!(code, Some(130));
     assert!(stderr.contains("the cutover of web-1 (5eed00000001) goes on in the daemon"), "{stderr}");
     assert!(stderr.contains("cutover --abort"), "{stderr}");
-}
-
-#[tokio::test]
-async fn a_watch_whose_reader_leaves_ends_in_peace() {
-    let served = Served::start(FakeControl::new([synced()])).await;
-    let mut command = served.command(&["migration", "watch"]);
-    let (reader, writer) = std::io::pipe().unwrap();
-    drop(reader);
-    command.stdout(writer);
-    let ran = run(command, "").await;
-    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
 }

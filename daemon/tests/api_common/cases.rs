@@ -117,6 +117,19 @@ pub fn syncing(number: u64, vm: &str) -> MigrationView {
     view
 }
 
+/// The same after a cutover that was verified.
+pub fn done(number: u64, vm: &str) -> MigrationView {
+    let mut cutover = cutover(&Phase::ALL, false);
+    cutover.ended = Some(at(1032));
+    cutover.downtime = Some(14.25);
+    MigrationView {
+        state: State::Done,
+        cutover: Some(cutover),
+        verification: Some(verification(Some(0))),
+        ..synced(number, vm)
+    }
+}
+
 pub fn disk(key: &str, size: u64) -> DiskView {
     DiskView {
         key: DiskKey(key.to_owned()),

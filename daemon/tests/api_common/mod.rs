@@ -4,4 +4,5 @@
 
 pub mod cases;
 pub mod fake_control;
+pub mod running;
 pub mod served;
