@@ -21,7 +21,7 @@ use warmd_daemon::{
         verify::{Escape, VerifyScope},
         view::{DiskVerdict, EventView, PassKind, Verdict},
     },
-    store::{Change, Created, Cutover, JournalPage, NewDiskPass},
+    store::{Change, Created, Cutover, JournalPage, NewDiskPass, Store},
 };
 
 use super::{Fixture, at, disk, event, machine, migration, new_disk, new_migration};
@@ -39,6 +39,12 @@ fn plan(name: &str) -> Plan {
         "#
     ))
     .unwrap()
+}
+
+/// What the last lines of the journal say, of one migration or of all.
+async fn texts(store: &Store, id: Option<MigrationId>) -> Vec<String> {
+    let lines = store.events(id, None, 10).await.unwrap().lines;
+    lines.into_iter().map(|line| line.text).collect()
 }
 
 #[tokio::test]
@@ -86,8 +92,7 @@ async fn limits_that_were_set_are_kept_with_who_set_them() {
         (scopes[3].clone(), saved(70_000, 8, "a")),
     ];
     assert_eq!(kept, wanted);
-    let lines: Vec<_> =
-        fixture.store.events(None, None, 10).await.unwrap().lines.into_iter().map(|line| line.text).collect();
+    let lines = texts(&fixture.store, None).await;
     assert_eq!(lines, ["set", "set", "set", "set", "again", "reset"]);
 }
 
@@ -205,15 +210,7 @@ async fn a_migration_comes_back_as_it_was_saved() {
     assert_eq!((row.machine, row.state, row.since, row.created), (described, state, at(6), at(0)));
     assert_eq!((row.warnings, row.cutover), (vec!["slow".to_owned()], cutover));
     assert_eq!((row.vm_name.as_str(), row.target_name.as_str()), ("web", "web-moved"));
-    let texts: Vec<_> = fixture
-        .store
-        .events(Some(new.id), None, 10)
-        .await
-        .unwrap()
-        .lines
-        .into_iter()
-        .map(|line| line.text)
-        .collect();
+    let texts = texts(&fixture.store, Some(new.id)).await;
     assert_eq!(texts, ["made", "failed"]);
 }
 
@@ -227,15 +224,7 @@ async fn an_appointment_is_kept_with_its_line_until_a_step_forgets_it() {
     let kept = async |fixture: &Fixture| fixture.store.migration(id).await.unwrap().unwrap().appointment;
     let fixture = fixture.reopen().await;
     assert_eq!(kept(&fixture).await, Some(asked.clone()));
-    let texts: Vec<_> = fixture
-        .store
-        .events(Some(id), None, 10)
-        .await
-        .unwrap()
-        .lines
-        .into_iter()
-        .map(|line| line.text)
-        .collect();
+    let texts = texts(&fixture.store, Some(id)).await;
     assert_eq!(texts.last().map(String::as_str), Some("asked"));
     fixture.store.save_state(id, Change::to(State::Synced, at(2))).await.unwrap();
     assert_eq!(kept(&fixture).await, Some(asked), "a step that says nothing leaves it");
