@@ -12,6 +12,7 @@ use tokio::{
     process::{Child, ChildStdin, ChildStdout, Command},
     time::timeout,
 };
+use warmd_daemon::model::request::Request;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -90,6 +91,30 @@ async fn a_daemon_that_comes_back_is_watched_and_asked_again() {
     screen.shows("the daemon is back").await;
     keys.write_all(b"s").await.unwrap();
     screen.shows("sync of").await;
+}
+
+#[tokio::test]
+async fn the_screen_goes_on_while_the_daemon_takes_its_time_to_answer() {
+    let served = Served::start(FakeControl::new([cases::synced(1, "web-1")])).await;
+    let (_script, mut keys, mut screen) = top(&served);
+    screen.shows("web-1").await;
+    served.control.answer(false);
+    keys.write_all(b"s").await.unwrap();
+    screen.shows("sync: asked, no answer yet").await;
+    served.control.change(cases::syncing(2, "web-2"));
+    screen.shows("web-2").await;
+    keys.write_all(b"p").await.unwrap();
+    screen.shows("pause: not asked, sync has no answer yet").await;
+    served.control.answer(true);
+    screen.shows("sync of web-1 (5eed00000001): accepted").await;
+    keys.write_all(b"p").await.unwrap();
+    screen.shows("pause of").await;
+    let asked: Vec<_> = served.control.asked().into_iter().map(|(_, request, _)| request).collect();
+    assert_eq!(asked, [Request::Sync, Request::Pause]);
+
+    served.control.answer(false);
+    keys.write_all(b"rq").await.unwrap();
+    screen.until("the first screen", |screen| !screen.alternate_screen()).await;
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use warmd_daemon::{
     migration::{
         control::{Applied, Control, ControlError, ControlErrorKind as Kind, Endpoint, Finding, Severity},
@@ -39,6 +39,8 @@ const WAITING: usize = 8;
 pub struct FakeControl {
     inner: Arc<Mutex<Inner>>,
     changes: broadcast::Sender<MigrationView>,
+    /// Whether requests are answered.
+    answers: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -58,7 +60,7 @@ impl FakeControl {
         let plans = BTreeMap::from([("web".to_owned(), cases::plan())]);
         let inner =
             Arc::new(Mutex::new(Inner { plans, migrations, journal: cases::events(), ..Inner::default() }));
-        Self { inner, changes: broadcast::channel(WAITING).0 }
+        Self { inner, changes: broadcast::channel(WAITING).0, answers: watch::Sender::new(true) }
     }
 
     /// What happens, step by step, after `request` is accepted.
@@ -71,6 +73,11 @@ impl FakeControl {
     pub fn change(&self, view: MigrationView) {
         self.lock().migrations.insert(view.id, view.clone());
         self.changes.send(view).ok();
+    }
+
+    /// Lets requests wait for their answer, or answers them.
+    pub fn answer(&self, now: bool) {
+        self.answers.send_replace(now);
     }
 
     /// Changes the journal.
@@ -244,6 +251,8 @@ impl Control for FakeControl {
     }
 
     async fn request(&self, id: MigrationId, request: Request, by: &str) -> Result<Verdict, ControlError> {
+        let mut answers = self.answers.subscribe();
+        answers.wait_for(|now| *now).await.unwrap();
         let view = self.migration(&id.to_string()).await?;
         let verdict = judge(&view.state, request);
         if verdict == Verdict::Accepted {

@@ -1,8 +1,9 @@
 //! `top`: all migrations on one screen, and keys to steer them.
 //!
 //! Rule: the terminal is put back whatever happens. What cannot be taken back is asked twice, and a key asks for what the
-//! command of the same name asks for, no more.
+//! command of the same name asks for, no more. Nothing keeps the screen from going on.
 
+mod asking;
 mod board;
 mod draw;
 mod keys;
@@ -18,19 +19,13 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::task::AbortOnDropHandle;
-use warmd_proto::v1::{Answer, Migration};
 
-use self::{
-    board::Board,
-    keys::{Act, Key},
-};
+use self::{asking::Asking, board::Board, keys::Act};
 use super::{
     client::Client,
     failure::{Exit, Failure},
     feed::{Feed, News},
-    follow::{self, Order, Task},
     out::Out,
-    words,
 };
 
 /// How often the screen is drawn anew, changes or not: lags and clocks go on.
@@ -73,6 +68,7 @@ async fn show(
     socket: &Path,
 ) -> Result<(), Failure> {
     let mut board = Board::default();
+    let mut asking = Asking::new(socket.to_owned());
     let mut events = EventStream::new();
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -87,16 +83,17 @@ async fn show(
                 Some(News::Back) => board.say("the daemon is back"),
                 Some(News::Ended) | None => return Ok(()),
             },
+            answer = asking.answer() => {
+                board.say(answer);
+                terminal.draw(|frame| draw::screen(frame, &mut board, Utc::now()))?;
+            }
             event = events.next() => match event {
                 Some(Ok(Event::Key(event))) => {
                     let Some(key) = keys::key(&event) else { continue };
                     match board.press(key) {
                         Act::None => {}
                         Act::Leave => return Ok(()),
-                        Act::Ask(key, id) => {
-                            let answer = ask(socket, key, id).await;
-                            board.say(answer);
-                        }
+                        Act::Ask(key, id) => board.say(asking.ask(key, id)),
                     }
                     terminal.draw(|frame| draw::screen(frame, &mut board, Utc::now()))?;
                 }
@@ -108,34 +105,4 @@ async fn show(
             },
         }
     }
-}
-
-/// Asks the daemon for what a key means; what it answered, or why it did not, in words.
-async fn ask(socket: &Path, key: Key, id: String) -> String {
-    match answer(socket, key, id).await {
-        Ok((answer, migration)) => {
-            format!("{} of {}: {}", key.word(), words::who(&migration), words::answer(answer))
-        }
-        Err(failure) => format!("{}: {failure}", key.word()),
-    }
-}
-
-async fn answer(socket: &Path, key: Key, id: String) -> Result<(Answer, Migration), Failure> {
-    let client = Client::connect(socket).await?;
-    let task = match key {
-        Key::Pause => {
-            let said = client.pause(id).await?;
-            return Ok((said.answer(), said.migration.unwrap_or_default()));
-        }
-        Key::Resume => {
-            let said = client.resume(id).await?;
-            return Ok((said.answer(), said.migration.unwrap_or_default()));
-        }
-        Key::Sync => Task::Sync,
-        Key::Cutover => Task::Cutover,
-        Key::Abort => Task::AbortCutover,
-        _ => return Err(Failure::new(Exit::Usage, "the daemon is asked for nothing")),
-    };
-    let asked = follow::ask(&client, &id, task, Order::default()).await?;
-    Ok((asked.answer, asked.migration))
 }

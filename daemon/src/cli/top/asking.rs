@@ -1,0 +1,86 @@
+//! The question to the daemon that is under way while the screen goes on.
+//!
+//! Rule: one at a time. A key that is pressed meanwhile asks for nothing: nothing begins minutes later because it waited
+//! behind a question that the daemon was slow to answer.
+
+use std::{
+    future::pending,
+    path::{Path, PathBuf},
+};
+
+use tokio_util::task::AbortOnDropHandle;
+use warmd_proto::v1::{Answer, Migration};
+
+use super::{
+    super::{
+        client::Client,
+        failure::{Exit, Failure},
+        follow::{self, Order, Task},
+        words,
+    },
+    keys::Key,
+};
+
+/// Whoever is asked, and what is under way.
+#[derive(Debug)]
+pub(super) struct Asking {
+    socket: PathBuf,
+    under_way: Option<(Key, AbortOnDropHandle<String>)>,
+}
+
+impl Asking {
+    pub(super) fn new(socket: PathBuf) -> Self {
+        Self { socket, under_way: None }
+    }
+
+    /// Begins to ask for what `key` means, of the migration `id`; what people are told until there is an answer. Like that
+    /// of any command, it comes within the deadlines of [`Client`], if only to say that the daemon did not answer.
+    pub(super) fn ask(&mut self, key: Key, id: String) -> String {
+        if let Some((before, _)) = &self.under_way {
+            return format!("{}: not asked, {} has no answer yet", key.word(), before.word());
+        }
+        let socket = self.socket.clone();
+        let question = tokio::spawn(async move { in_words(&socket, key, id).await });
+        self.under_way = Some((key, AbortOnDropHandle::new(question)));
+        format!("{}: asked, no answer yet", key.word())
+    }
+
+    /// The answer, once; without a question it never comes. May be dropped and called again.
+    pub(super) async fn answer(&mut self) -> String {
+        let Some((key, question)) = &mut self.under_way else { return pending().await };
+        let key = *key;
+        let answer = question.await;
+        self.under_way = None;
+        answer.unwrap_or_else(|error| format!("{}: {error}", key.word()))
+    }
+}
+
+/// Asks the daemon for what a key means; what it answered, or why it did not, in words.
+async fn in_words(socket: &Path, key: Key, id: String) -> String {
+    match answer(socket, key, id).await {
+        Ok((answer, migration)) => {
+            format!("{} of {}: {}", key.word(), words::who(&migration), words::answer(answer))
+        }
+        Err(failure) => format!("{}: {failure}", key.word()),
+    }
+}
+
+async fn answer(socket: &Path, key: Key, id: String) -> Result<(Answer, Migration), Failure> {
+    let client = Client::connect(socket).await?;
+    let task = match key {
+        Key::Pause => {
+            let said = client.pause(id).await?;
+            return Ok((said.answer(), said.migration.unwrap_or_default()));
+        }
+        Key::Resume => {
+            let said = client.resume(id).await?;
+            return Ok((said.answer(), said.migration.unwrap_or_default()));
+        }
+        Key::Sync => Task::Sync,
+        Key::Cutover => Task::Cutover,
+        Key::Abort => Task::AbortCutover,
+        _ => return Err(Failure::new(Exit::Usage, "the daemon is asked for nothing")),
+    };
+    let asked = follow::ask(&client, &id, task, Order::default()).await?;
+    Ok((asked.answer, asked.migration))
+}
