@@ -126,7 +126,7 @@ async fn what_comes_next_is_explained_for_a_migration_and_for_a_plan() {
     assert_eq!(told.migration, None, "none has begun");
     assert!(told.decisions.iter().any(|decision| decision.why == "no pass has run yet"), "{told:?}");
     rig.seed(plan(false)).await;
-    let view = rig.view().await;
+    let view = rig.until("the next pass", |view| view.next_pass.is_some()).await;
     let told = rig.manager.explain(&plan(false), None, 20).await.expect("it is explained");
     assert_eq!(told.migration, Some((view.id, VM.to_owned())));
     let first = told.decisions.iter().find(|decision| decision.what == What::Pass).expect("a pass comes");

@@ -1,6 +1,6 @@
 //! The table of migrations.
 
-use warmd_proto::v1::{AwaitedMode, Migration, MigrationsListResponse};
+use warmd_proto::v1::{AwaitedMode, Migration, MigrationState, MigrationsListResponse};
 
 use super::{
     super::{failure::Failure, out::Out, words},
@@ -45,8 +45,12 @@ fn row(migration: &Migration) -> [String; 10] {
 
 /// When it comes; one that is held up by others has no time.
 fn next_pass(migration: &Migration) -> String {
+    let begun = matches!(
+        migration.state(),
+        MigrationState::Seeding | MigrationState::Syncing | MigrationState::CuttingOver
+    );
     match (&migration.next_pass, &migration.next_pass_why) {
-        (None, Some(_)) => "waits".to_owned(),
+        (None, Some(_)) if begun => "waits".to_owned(),
         (next, _) => words::moment(next.as_ref()),
     }
 }
@@ -83,6 +87,8 @@ mod tests {
         let mut migration = Migration::default();
         assert_eq!(next_pass(&migration), "-");
         migration.next_pass_why = Some("waits for its turn: plan web: 2 of 2 passes are in use".to_owned());
+        assert_eq!(next_pass(&migration), "-", "it has not begun");
+        migration.set_state(MigrationState::Syncing);
         assert_eq!(next_pass(&migration), "waits");
         migration.next_pass = Some(prost_types::Timestamp { seconds: 1_795_342_560, nanos: 0 });
         assert_eq!(next_pass(&migration), "2026-11-22 10:16:00");
