@@ -99,7 +99,11 @@ struct Disk<'a> {
 /// How long the phase may take; nearly nothing where nothing is converted.
 pub(super) fn deadline(context: &Context) -> Duration {
     match context.conversion().converter() {
-        Some(converter) => converter.timeout + context.plan().cutover.delta_deadline + MARGIN,
+        Some(converter) => {
+            // Of each disk, once to write it and once to flush it.
+            let times = 2 * u32::try_from(context.machine.disks.len()).unwrap_or(u32::MAX / 2).max(1);
+            converter.timeout + context.plan().cutover.delta_deadline.saturating_mul(times) + MARGIN
+        }
         None => MARGIN,
     }
 }

@@ -31,11 +31,14 @@ pub(super) async fn check(context: &Context, doing: Work) -> Result<(), WorkErro
         return Ok(());
     }
     let noted = context.target.noted_writer(context.id).await?;
-    if !is_known(&context.cutover(), doing, noted) {
-        return Err(why(noted, doing));
-    }
+    refuse(context, doing, noted)?;
     context.known_of();
     Ok(())
+}
+
+/// Fails if the state does not know of the last writer that is noted.
+pub(super) fn refuse(context: &Context, doing: Work, noted: Option<Writer>) -> Result<(), WorkError> {
+    if is_known(&context.cutover(), doing, noted) { Ok(()) } else { Err(why(noted, doing)) }
 }
 
 /// The moment by which disks are given to a target VM, as precisely as it is kept.
@@ -54,8 +57,8 @@ pub(super) fn is_known(cutover: &Cutover, doing: Work, noted: Option<Writer>) ->
             cutover.target_running.is_none()
         }
         (None | Some(Writer::Pass { .. } | Writer::Conversion(_)), _) => true,
-        // A person has decided about whoever it is.
-        (Some(Writer::Unknown), Work::RollBack) => true,
+        // A person has decided about whoever it is; or there is only forward.
+        (Some(Writer::Unknown), Work::RollBack | Work::Phase(Phase::Watch | Phase::Release)) => true,
         (Some(Writer::Unknown), _) => false,
         // There is only forward, or it was decided about this one.
         (Some(Writer::Machine { since, .. }), Work::RollBack) => cutover.given_over == Some(since),
@@ -129,6 +132,7 @@ mod tests {
             (&seen, Work::RollBack, machine(1, true), true),
             (&seen, Work::RollBack, machine(3, true), false),
             (&never, Work::RollBack, Some(Writer::Unknown), true),
+            (&seen, Work::Phase(Phase::Watch), Some(Writer::Unknown), true),
         ] {
             assert_eq!(is_known(cutover, doing, noted), known, "{cutover:?} {doing:?} {noted:?}");
         }

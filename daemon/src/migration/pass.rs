@@ -34,6 +34,7 @@ use super::{
     failure::WorkError,
     live::{Followed, Follower},
     manager::was_cut,
+    overtaken,
     telemetry::{MeasuredDisk, PassTelemetry, figures},
 };
 use crate::{
@@ -41,6 +42,7 @@ use crate::{
     metrics::{PassAccount, PassName, PassOutcome},
     model::{
         id::DiskKey,
+        transition::Work,
         view::{DiskPassView, PassKind, PassView},
     },
     sources::{Snapshot, SnapshotRequest, SourceErrorKind},
@@ -87,9 +89,8 @@ pub async fn run(
     let rows = context.store.disks(context.id).await?;
     if rows.is_empty() && !context.machine.disks.is_empty() {
         // With nothing to copy all of it would be called copied.
-        return Err(WorkError::operator(
-            "the state knows of no disk on the target: cancel, and apply the plan again",
-        ));
+        let why = "the state knows of no disk on the target: cancel, and apply the plan again";
+        return Err(WorkError::operator(why));
     }
     let ledgers = try_join_all(rows.iter().map(|row| context.ledger(row.id))).await?;
     distrust(context, &rows, &ledgers).await?;
@@ -199,6 +200,8 @@ async fn distrust(context: &Context, rows: &[DiskRow], ledgers: &[Arc<Ledger>]) 
     let known = last.as_ref().map_or(0, |pass| pass.number);
     let ended = last.as_ref().is_none_or(|pass| pass.ended.is_some() && !was_cut(pass));
     let noted = context.target.noted_writer(context.id).await?;
+    // Also of a pass that is no work of a state, as for a comparison: before anything is noted.
+    overtaken::refuse(context, Work::Sync, noted)?;
     let as_new = match noted {
         None => known == 0 || !ended,
         // One that came to its end was noted before, and one that was not noted wrote nothing.

@@ -149,6 +149,9 @@ async fn source_back(context: &Context) -> Result<&'static str, SourceError> {
         return Ok("is started");
     }
     Ok(match context.source.power(&context.vm).await? {
+        PowerState::Off if context.cutover().was_running.is_none() => {
+            "is off, and whether it ran before the cutover is not known: start it by hand if it did"
+        }
         PowerState::Off => "stays off, as it was before the cutover",
         PowerState::Running | PowerState::Paused => "was started by somebody else",
     })

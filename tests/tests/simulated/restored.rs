@@ -5,10 +5,12 @@ use std::path::Path;
 
 use warmd_cbt::units::BLOCK;
 use warmd_daemon::{
+    migration::control::Control,
     model::{
         plan::VerifyMode,
         request::{Request, Verdict},
         state::{Resting, State},
+        verify::VerifyOrder,
         view::MigrationView,
     },
     targets::Writer,
@@ -97,6 +99,26 @@ async fn the_next_pass_asks_which_vm_counts_and_leaves_both_alone() {
         rig.until("the same again", is_overtaken).await;
         assert_left_alone(&rig);
     }
+}
+
+/// It takes a snapshot and copies a delta, and is no work of the state.
+#[tokio::test]
+async fn a_comparison_copies_over_nothing_either() {
+    let rig = moved_and_put_back().await;
+    let id = rig.view().await.id;
+    let order = VerifyOrder { mode: VerifyMode::Compare, ..VerifyOrder::default() };
+    assert_eq!(rig.manager.verify(id, order, "test").await.unwrap(), Verdict::Accepted);
+    let view = rig
+        .until("the comparison's end", |view| {
+            view.verification.as_ref().is_some_and(|verification| verification.error.is_some())
+        })
+        .await;
+    let error = view.verification.unwrap().error.unwrap();
+    assert!(error.contains("does not know of"), "{error}");
+    assert_left_alone(&rig);
+    rig.ask(Request::Sync).await;
+    rig.until("the question", is_overtaken).await;
+    assert_left_alone(&rig);
 }
 
 #[tokio::test]
