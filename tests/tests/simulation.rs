@@ -19,6 +19,10 @@ use warmd_tests::simulation::{Outcome, run};
 /// they are to be chosen anew: `tests/mutants NAME` tells a seed.
 const REGRESSIONS: &[(u64, &str)] = &[
     (
+        24222,
+        "a step whose commit failed, and was durable, was entered once more in the daemon's end, and told twice",
+    ),
+    (
         29,
         "step-told-twice: a step whose commit failed and was durable all the same was told twice in the journal",
     ),

@@ -112,7 +112,10 @@ impl Driver {
                     Happened::Granted => {}
                     Happened::Event(event, by) => match next(&self.state, &event) {
                         Ok(state) => {
-                            self.enter(state, &event, &by, Vec::new()).await;
+                            if !self.enter(state, &event, &by, Vec::new()).await {
+                                // Whether it is saved nobody knows: entered once more it might be told twice.
+                                return false;
+                            }
                         }
                         Err(step) => tracing::error!(migration = %self.context.id, %step, "ignored"),
                     },

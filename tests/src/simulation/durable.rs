@@ -136,9 +136,12 @@ impl Durable {
                 truth.violated(format!("the journal does not tell how a migration became {now}"));
             }
         }
-        let told = lines.iter().filter(|(_, line)| line.kind == "state").count();
-        if told > moved.len() {
-            truth.violated(format!("the journal tells {told} steps, and there were {}", moved.len()));
+        let told: Vec<_> = lines.iter().filter(|(_, line)| line.kind == "state").collect();
+        if told.len() > moved.len() {
+            let (steps, texts) = (moved.len(), told.iter().map(|(_, line)| line.text.as_str()));
+            let texts = texts.collect::<Vec<_>>().join("; ");
+            truth
+                .violated(format!("the journal tells {} steps, and there were {steps}: {texts}", told.len()));
         }
         self.journal.extend(lines);
         self.outdate(truth);
