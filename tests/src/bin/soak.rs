@@ -311,6 +311,8 @@ impl Move {
             truth.target_disks.clear();
             truth.marks.clear();
             truth.calls.clear();
+            // It belongs to the migration that ended.
+            truth.noted = None;
             (truth.target_exists, truth.target_runs, truth.source_runs) = (false, false, true);
         });
         self.id = None;
