@@ -95,6 +95,8 @@ async fn plans() {
             "severity": "error",
             "subject": "plan",
             "message": "`vms` names \"web-1\" twice: remove one",
+            "rule": "plan-wrong",
+            "help": "correct the plan's file",
         }])
     );
     let empty = Served::start(FakeControl::new([])).await;

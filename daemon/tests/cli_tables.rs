@@ -202,8 +202,8 @@ async fn what_the_daemon_finds_is_a_table() {
     assert_eq!(
         ran.out(0),
         "\
-SEVERITY  SUBJECT  FOUND
-warning   old-db   a raw disk is compared whole after a restart of the VM
+SEVERITY  RULE         SUBJECT  FOUND                                                   WHAT TO DO
+warning   tracking-on  old-db   a raw disk is compared whole after a restart of the VM  convert it to qcow2
 plan web: it can be applied, with 1 warning
 "
     );

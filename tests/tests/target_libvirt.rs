@@ -6,10 +6,11 @@ use warmd_daemon::{
     libvirt::{DomainXml, LoaderFirmware},
     model::{
         id::{DiskKey, MigrationId},
-        machine::{CpuTopology, Machine, Nic},
+        machine::{CpuTopology, Firmware, Machine, Nic},
+        rule::Rule,
     },
     targets::{
-        CreateMachine, DiskSpec, GuestSign, MachineState, Target, TargetErrorKind as Kind,
+        CreateMachine, DiskSpec, GuestSign, Incoming, MachineState, Target, TargetErrorKind as Kind,
         libvirt::{DiskBus, DomainType, LibvirtTarget, Settings},
     },
 };
@@ -237,6 +238,91 @@ fn a_network_that_is_not_there_is_refused() {
             let error = target.create(&request).await.err().context("it was created")?;
             ensure!(error.kind == Kind::Refused && error.to_string().contains("prod-17"), "{error}");
             ensure!(domains(&libvirt)?.is_empty(), "a domain was made");
+            Ok(())
+        })
+    });
+}
+
+/// The rules that the target names for one machine, in order, with what it says.
+async fn objections(target: &LibvirtTarget, incoming: &Incoming) -> Result<(Vec<Rule>, String)> {
+    let found = target.objections(std::slice::from_ref(incoming)).await?;
+    let mut rules: Vec<_> = found.iter().map(|(_, objection)| objection.rule).collect();
+    rules.sort_unstable();
+    Ok((rules, format!("{found:?}")))
+}
+
+#[test]
+fn what_is_in_the_way_of_a_machine_is_told_and_nothing_is_made() {
+    run(|dir| {
+        let libvirt = Libvirt::start(dir)?;
+        let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
+        foreign(&libvirt, dir, "there")?;
+        let there = DomainXml::read(&libvirt.virsh(["dumpxml", "there"])?)?;
+        asynchronous(async {
+            let size = Length(1 << 20);
+            let disk = |place: Option<String>| DiskSpec { key: DiskKey("vda".to_owned()), size, place };
+            let good = Incoming {
+                owner: None,
+                name: "free".to_owned(),
+                machine: machine("free", [("vda", size)]),
+                disks: vec![disk(None)],
+            };
+            let (rules, told) = objections(&target, &good).await?;
+            ensure!(rules.is_empty(), "{told}");
+
+            let mut taken = Incoming { name: "there".to_owned(), ..good.clone() };
+            let (rules, told) = objections(&target, &taken).await?;
+            ensure!(rules == [Rule::NameTaken], "{told}");
+            for nic in &there.nics {
+                taken.machine.nics.push(Nic { mac: nic.mac.to_uppercase(), ..good.machine.nics[0].clone() });
+            }
+            let (rules, told) = objections(&target, &taken).await?;
+            ensure!(
+                rules.len() == 1 + there.nics.len()
+                    && rules.iter().skip(1).all(|rule| *rule == Rule::MacTaken),
+                "{told}"
+            );
+
+            let mut odd = good.clone();
+            odd.machine.nics[0].network = "prod-17".to_owned();
+            let (rules, told) = objections(&target, &odd).await?;
+            ensure!(rules == [Rule::NetworkUnknown] && told.contains("prod-17"), "{told}");
+            for (architecture, machine_type, firmware) in [
+                ("vax", "q35", Firmware::Bios),
+                ("x86_64", "bigbox", Firmware::Bios),
+                ("x86_64", "pc", Firmware::UefiSecure),
+            ] {
+                let mut odd = good.clone();
+                odd.machine.architecture = architecture.to_owned();
+                odd.machine.machine_type = machine_type.to_owned();
+                odd.machine.firmware = firmware;
+                let (rules, told) = objections(&target, &odd).await?;
+                ensure!(rules == [Rule::HardwareUnmapped], "{architecture} {machine_type}: {told}");
+            }
+
+            let mut huge = good.clone();
+            huge.disks[0].size = Length(1 << 50);
+            let (rules, told) = objections(&target, &huge).await?;
+            ensure!(rules == [Rule::Capacity] && told.contains("1.00 PiB"), "{told}");
+            let small = dir.join("small");
+            std::fs::File::create(&small)?.set_len(size.0 - 512)?;
+            for place in [small, dir.join("none")] {
+                let odd = Incoming { disks: vec![disk(Some(place.display().to_string()))], ..good.clone() };
+                let (rules, told) = objections(&target, &odd).await?;
+                ensure!(rules == [Rule::PlaceUnusable], "{told}");
+            }
+            ensure!(domains(&libvirt)? == ["there"], "a domain was made");
+            ensure!(std::fs::read_dir(dir.join("disks"))?.next().is_none(), "something was made");
+
+            // A migration's own domain and disks are in nobody's way.
+            let owner = MigrationId::generate();
+            target.prepare(owner, &good.disks).await?;
+            let (name, machine, disks) = (good.name.clone(), good.machine.clone(), good.disks.clone());
+            target.create(&CreateMachine { owner, name, machine, disks }).await?;
+            let (rules, told) = objections(&target, &good).await?;
+            ensure!(rules.contains(&Rule::NameTaken), "{told}");
+            let (rules, told) = objections(&target, &Incoming { owner: Some(owner), ..good }).await?;
+            ensure!(rules.is_empty(), "{told}");
             Ok(())
         })
     });

@@ -129,11 +129,16 @@ pub(super) enum PlanCommand {
     List,
     /// One plan, as TOML
     Show { name: String },
-    /// Judges a plan and changes nothing
+    /// Judges a plan by the pre-flight rules, and changes nothing
+    #[command(after_help = RULES)]
     Validate(PlanFile),
     /// Forgets a plan whose migrations are all finished or cancelled
     Delete { name: String },
 }
+
+const RULES: &str = "\
+Each finding names its rule by an id that does not change (tracking-on, name-taken), what was found, and what to do. Errors \
+keep the plan from being applied, warnings do not. daemon/PREFLIGHT.md has all rules.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ScheduleCommand {

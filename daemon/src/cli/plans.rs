@@ -79,9 +79,10 @@ fn findings(out: &Out, findings: &[Finding]) -> Result<(), Failure> {
         return Ok(());
     }
     let row = |finding: &Finding| {
-        [words::name(finding.severity()), finding.subject.clone(), finding.message.clone()]
+        let Finding { rule, subject, message, help, .. } = finding.clone();
+        [words::name(finding.severity()), words::or_dash(&rule), subject, message, words::or_dash(&help)]
     };
-    out.table(["SEVERITY", "SUBJECT", "FOUND"], findings.iter().map(row))
+    out.table(["SEVERITY", "RULE", "SUBJECT", "FOUND", "WHAT TO DO"], findings.iter().map(row))
 }
 
 async fn list(client: &Client, out: &Out) -> Result<(), Failure> {

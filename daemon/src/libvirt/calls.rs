@@ -161,6 +161,17 @@ impl Libvirt {
         Ok((says("Persistent:")?, says("Managed save:")?))
     }
 
+    /// The names of its snapshots; none where the driver has no snapshots.
+    pub async fn snapshot_names(&self, domain: DomainId) -> Result<Vec<String>, LibvirtError> {
+        match self.about("snapshot-list", domain, &["--name"]).await {
+            Ok(list) => {
+                Ok(list.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+            }
+            Err(error) if error.kind == LibvirtErrorKind::Unsupported => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Defines a domain, or changes its persistent definition.
     pub async fn define(&self, xml: &str) -> Result<(), LibvirtError> {
         self.call_with(&["define", "/dev/stdin"], xml).await.map(drop)

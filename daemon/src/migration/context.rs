@@ -300,14 +300,7 @@ impl Context {
 
     /// The machine with the target's networks.
     pub fn mapped_machine(&self) -> Machine {
-        let plan = self.plan();
-        let mut machine = self.machine.clone();
-        for nic in &mut machine.nics {
-            if let Some(network) = plan.networks.get(&nic.network) {
-                nic.network.clone_from(network);
-            }
-        }
-        machine
+        self.plan().mapped(self.machine.clone())
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
         plan::Plan,
         report::{KeySince, Report},
         request::{Request, Verdict},
+        rule::Rule,
         verify::VerifyOrder,
         view::MigrationView,
     },
@@ -110,18 +111,13 @@ pub struct Endpoint {
 /// Something that was found when a plan was judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    pub severity: Severity,
+    pub rule: Rule,
     /// Which VM, field or endpoint.
     pub subject: String,
-    /// What was found, and what to do.
+    /// What was found.
     pub message: String,
-}
-
-/// Whether a finding stands in the way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Severity {
-    Error,
-    Warning,
+    /// What to do.
+    pub help: String,
 }
 
 /// What applying a plan did.

@@ -30,6 +30,7 @@ pub mod report;
 pub mod restore;
 pub mod retry;
 mod rollback;
+mod rules;
 pub mod serve;
 mod set_limit;
 mod sweep;

@@ -12,6 +12,7 @@ use super::{
     explained::{self, Explanation},
     manager::{Handle, Manager, internal},
     plans, report, restore,
+    rules::{self, Subject},
 };
 use crate::{
     clock,
@@ -58,20 +59,19 @@ impl Control for Manager {
     }
 
     async fn validate_plan(&self, plan: &Plan) -> Result<Vec<Finding>, ControlError> {
-        Ok(plans::judge(self, plan).await?.findings)
+        Ok(rules::judge(self, plan).await?.findings)
     }
 
     async fn apply_plan(&self, plan: Plan, by: &str) -> Result<Applied, ControlError> {
         let _one_at_a_time = self.applying.lock().await;
-        let judged = plans::judge(self, &plan).await?;
+        let judged = rules::judge(self, &plan).await?;
         if let Some(errors) = judged.errors() {
             return Err(ControlError::new(ControlErrorKind::Invalid, errors));
         }
-        self.check_endpoints_stay(&plan)?;
         let mut applied = Applied { findings: judged.findings, ..Applied::default() };
         let mut fresh = Vec::new();
-        for (vm, machine) in judged.machines {
-            match self.migration_of(&plan, &machine).await? {
+        for Subject { vm, machine, migration } in judged.machines {
+            match migration {
                 Some(id) => applied.kept.push(id),
                 None => fresh.push((vm, machine)),
             }
@@ -340,24 +340,8 @@ impl Manager {
         find(&known, key)
     }
 
-    /// A plan that moves VMs cannot change where from and where to: their marks and disks are there.
-    fn check_endpoints_stay(&self, plan: &Plan) -> Result<(), ControlError> {
-        for handle in self.handles() {
-            let old = handle.context.plan();
-            let open = !handle.context.live.view().state.is_final();
-            if open && old.name == plan.name && (old.source != plan.source || old.target != plan.target) {
-                let message = format!(
-                    "plan {} moves VM {} from {} to {} now: cancel that before its source or target is changed",
-                    plan.name, handle.context.machine.name, old.source, old.target
-                );
-                return Err(ControlError::new(ControlErrorKind::Refused, message));
-            }
-        }
-        Ok(())
-    }
-
     /// The migration that already moves, or has moved, this machine for this plan.
-    async fn migration_of(
+    pub(super) async fn migration_of(
         &self,
         plan: &Plan,
         machine: &Machine,
@@ -372,7 +356,7 @@ impl Manager {
                 return Ok(Some(view.id));
             }
             let message = format!(
-                "VM {} is moved by plan {} already (migration {}): remove it from one of the plans",
+                "VM {} is moved by plan {} already (migration {})",
                 machine.name, theirs.name, view.id
             );
             return Err(ControlError::new(ControlErrorKind::Refused, message));

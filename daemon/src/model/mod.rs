@@ -15,6 +15,7 @@ pub mod phase;
 pub mod plan;
 pub mod report;
 pub mod request;
+pub mod rule;
 pub mod state;
 pub mod transition;
 pub mod verify;

@@ -23,6 +23,7 @@ use super::{
     conversion::Conversion,
     hook::Hook,
     limit::{rate, requests},
+    machine::Machine,
     verify::{Amount, VerifyScope},
 };
 
@@ -226,6 +227,16 @@ impl Plan {
     /// The name of `vm` on the target.
     pub fn target_name<'a>(&'a self, vm: &'a str) -> &'a str {
         self.vm.get(vm).and_then(|over| over.name.as_deref()).unwrap_or(vm)
+    }
+
+    /// The machine with the target's networks.
+    pub fn mapped(&self, mut machine: Machine) -> Machine {
+        for nic in &mut machine.nics {
+            if let Some(network) = self.networks.get(&nic.network) {
+                nic.network.clone_from(network);
+            }
+        }
+        machine
     }
 
     /// What is wrong with the plan as written, each with what to do; empty if nothing is.

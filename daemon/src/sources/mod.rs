@@ -19,6 +19,7 @@ use warmd_cbt::{
 use crate::model::{
     id::{DiskKey, MigrationId, VmId},
     machine::{Machine, MachineDisk, PowerState, VmSummary},
+    rule::Objection,
 };
 
 /// A source's settings, as in the daemon's configuration: `kind` and what that kind needs.
@@ -67,6 +68,12 @@ pub trait Source: Send + Sync {
 
     /// One VM's hardware, by id, or by name if that names exactly one.
     async fn describe(&self, vm: &str) -> Result<Machine, SourceError>;
+
+    /// What stands in the way of moving the VM, or is to be known before, beside what its description and its power say.
+    /// Changes nothing.
+    async fn objections(&self, _vm: &VmId) -> Result<Vec<Objection>, SourceError> {
+        Ok(Vec::new())
+    }
 
     /// Whether the VM runs. A VM that is gone is [`SourceErrorKind::NotFound`].
     async fn power(&self, vm: &VmId) -> Result<PowerState, SourceError>;

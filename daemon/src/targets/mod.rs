@@ -22,6 +22,7 @@ pub use self::writer::Writer;
 use crate::model::{
     id::{DiskKey, MigrationId},
     machine::Machine,
+    rule::Objection,
 };
 
 /// A target's settings, as in the daemon's configuration: `kind` and what that kind needs.
@@ -68,6 +69,15 @@ impl TargetSettings {
 pub trait Target: Send + Sync {
     /// Reaches the endpoint and says what it is: product, version, room left, what it lacks.
     async fn check(&self) -> Result<String, TargetError>;
+
+    /// What it has against machines that are to come, or wants to be known before: each with the machine's place in the
+    /// list, none if it is of all of them. Changes nothing.
+    async fn objections(
+        &self,
+        _machines: &[Incoming],
+    ) -> Result<Vec<(Option<usize>, Objection)>, TargetError> {
+        Ok(Vec::new())
+    }
 
     /// Makes the migration's disks, or finds those that an earlier call made. A disk that is there with another size
     /// is [`TargetErrorKind::Conflict`], never resized or overwritten.
@@ -143,6 +153,18 @@ pub struct PreparedDisk {
 #[derive(Clone, Debug)]
 pub struct CreateMachine {
     pub owner: MigrationId,
+    /// The name on the target; the machine's own is the source's.
+    pub name: String,
+    /// With networks already mapped to the target's.
+    pub machine: Machine,
+    pub disks: Vec<DiskSpec>,
+}
+
+/// A machine that is to come, before anything of it is here.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    /// The migration that moves it; none if it has not begun.
+    pub owner: Option<MigrationId>,
     /// The name on the target; the machine's own is the source's.
     pub name: String,
     /// With networks already mapped to the target's.

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use tokio::sync::{broadcast, watch};
 use warmd_daemon::{
     migration::{
-        control::{Applied, Control, ControlError, ControlErrorKind as Kind, Endpoint, Finding, Severity},
+        control::{Applied, Control, ControlError, ControlErrorKind as Kind, Endpoint, Finding},
         explained::Explanation,
     },
     model::{
@@ -21,6 +21,7 @@ use warmd_daemon::{
         plan::Plan,
         report::{KeySince, Report},
         request::{Request, Verdict, judge},
+        rule::Rule,
         verify::VerifyOrder,
         view::{EventView, MigrationView},
     },
@@ -159,14 +160,16 @@ impl Control for FakeControl {
     async fn validate_plan(&self, plan: &Plan) -> Result<Vec<Finding>, ControlError> {
         known(&plan.source, &["old", "far"], "source")?;
         let problems = plan.problems().into_iter().map(|message| Finding {
-            severity: Severity::Error,
+            rule: Rule::PlanWrong,
             subject: "plan".to_owned(),
             message,
+            help: "correct the plan's file".to_owned(),
         });
         let lost = plan.vms.iter().filter(|vm| vm.starts_with("old-")).map(|vm| Finding {
-            severity: Severity::Warning,
+            rule: Rule::TrackingOn,
             subject: vm.clone(),
             message: "a raw disk is compared whole after a restart of the VM".to_owned(),
+            help: "convert it to qcow2".to_owned(),
         });
         Ok(problems.chain(lost).collect())
     }

@@ -13,6 +13,7 @@ use warmd_daemon::{
     model::{
         id::{DiskKey, MigrationId, VmId},
         machine::{Machine, PowerState, VmSummary},
+        rule::Objection,
     },
     sources::{
         HowStopped, ShutdownPolicy, Snapshot, SnapshotDisk, SnapshotRequest, Source, SourceError,
@@ -79,6 +80,11 @@ impl Source for SimulatedSource {
             truth.source_disks.iter().map(|(key, contents)| (key.clone(), contents.len() as u64)).collect()
         });
         Ok(machine(ID, VM, sizes.into_iter()))
+    }
+
+    async fn objections(&self, _vm: &VmId) -> Result<Vec<Objection>, SourceError> {
+        self.strike("objections").await?;
+        Ok(self.0.with(|truth| truth.source_objects.clone()))
     }
 
     async fn power(&self, _vm: &VmId) -> Result<PowerState, SourceError> {

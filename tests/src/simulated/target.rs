@@ -5,10 +5,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use warmd_cbt::disk::WriteDisk;
 use warmd_daemon::{
-    model::id::MigrationId,
+    model::{id::MigrationId, rule::Objection},
     targets::{
-        CreateMachine, DiskSpec, GuestSign, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind,
-        Writer, guard::Guard,
+        CreateMachine, DiskSpec, GuestSign, Incoming, MachineState, PreparedDisk, Target, TargetError,
+        TargetErrorKind, Writer, guard::Guard,
     },
 };
 
@@ -40,6 +40,15 @@ impl Target for SimulatedTarget {
     async fn check(&self) -> Result<String, TargetError> {
         self.strike("check").await?;
         Ok("simulated".to_owned())
+    }
+
+    async fn objections(
+        &self,
+        machines: &[Incoming],
+    ) -> Result<Vec<(Option<usize>, Objection)>, TargetError> {
+        self.strike("objections").await?;
+        let objections = self.0.with(|truth| truth.target_objects.clone());
+        Ok(objections.into_iter().map(|objection| (machines.len().checked_sub(1), objection)).collect())
     }
 
     async fn prepare(

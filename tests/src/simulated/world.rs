@@ -7,7 +7,7 @@ use std::{
 };
 
 use warmd_daemon::{
-    model::machine::Machine,
+    model::{machine::Machine, rule::Objection},
     targets::{
         Writer,
         disk::{self, DiskTarget},
@@ -64,6 +64,10 @@ pub struct Truth {
     pub violations: Vec<String>,
     /// Changes that come when the source VM is shut down, and are not tracked.
     pub when_off: Vec<(String, u64, Vec<u8>)>,
+    /// What the source has against moving the VM.
+    pub source_objects: Vec<Objection>,
+    /// What the target has against its coming.
+    pub target_objects: Vec<Objection>,
     /// Calls that changed something, in order.
     pub calls: Vec<String>,
 }

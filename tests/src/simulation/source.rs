@@ -58,8 +58,8 @@ fn find<'a>(truth: &'a mut Truth, vm: &str) -> Result<&'a mut Vm, SourceError> {
 #[async_trait]
 impl Source for SimulatedSource {
     async fn check(&self) -> Result<String, SourceError> {
-        let lost = self.begin("source.check").await?;
-        self.end("source.check", lost, "simulated".to_owned()).await
+        // It is asked when a plan is applied, and takes no chance: the runs of the known seeds stay as they are.
+        Ok("simulated".to_owned())
     }
 
     async fn vms(&self) -> Result<Vec<VmSummary>, SourceError> {

@@ -10,12 +10,13 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 use warmd_daemon::{
-    migration::control::{Control, Severity},
+    migration::control::Control,
     model::{
         conversion::{Conversion, Converter},
         phase::Phase,
         plan::{Plan, VerifyMode, VmOverride},
         request::Request,
+        rule::Severity,
         state::State,
         verify::VerifyOrder,
         view::MigrationView,
@@ -316,8 +317,8 @@ async fn a_state_from_before_the_conversion_trusts_nothing_of_the_disks() {
 async fn what_cannot_be_converted_is_told_when_the_plan_is_judged() {
     let judged = async |rig: &Rig, plan: Plan| {
         let findings = rig.manager.validate_plan(&plan).await.unwrap();
-        let errors = findings.into_iter().filter(|finding| finding.severity == Severity::Error);
-        errors.map(|error| format!("{}: {}", error.subject, error.message)).collect::<Vec<_>>()
+        let errors = findings.into_iter().filter(|finding| finding.rule.severity() == Severity::Error);
+        errors.map(|error| format!("{} {}", error.rule.id(), error.message)).collect::<Vec<_>>()
     };
     let setting = Setting::new().await;
     let plan = setting.plan("", Duration::from_secs(1));
@@ -329,7 +330,8 @@ async fn what_cannot_be_converted_is_told_when_the_plan_is_judged() {
     });
     let errors = judged(&setting.rig, missing.clone()).await;
     assert!(
-        errors.len() == 1 && errors[0].contains("`conversion.command`: \"/nowhere/convert\""),
+        errors.len() == 1
+            && errors[0].starts_with("conversion-missing `conversion.command`: \"/nowhere/convert\""),
         "{errors:?}"
     );
     let mut exported = plan.clone();
@@ -337,13 +339,15 @@ async fn what_cannot_be_converted_is_told_when_the_plan_is_judged() {
         VmOverride { disks: [("vda".to_owned(), "nbd://host/x".to_owned())].into(), ..VmOverride::default() };
     exported.vm.insert(VM.to_owned(), over.clone());
     let errors = judged(&setting.rig, exported.clone()).await;
-    assert!(errors.len() == 1 && errors[0].contains("cannot be kept apart from nbd://host/x"), "{errors:?}");
+    let place = "conversion-place disk vda: ";
+    assert!(errors.len() == 1 && errors[0].starts_with(place), "{errors:?}");
+    assert!(errors[0].contains("cannot be kept apart from nbd://host/x"), "{errors:?}");
     // One that is not converted may go there.
     exported.vm.insert(VM.to_owned(), VmOverride { conversion: Some(Conversion::None), ..over });
     assert!(judged(&setting.rig, exported).await.is_empty());
     let memory = Rig::start(World::new(&[("vda", SIZE)])).await;
     let errors = judged(&memory, plan).await;
-    assert!(errors.len() == 1 && errors[0].contains("cannot keep a conversion's writes apart"), "{errors:?}");
+    assert!(errors.len() == 1 && errors[0].starts_with("conversion-unguarded "), "{errors:?}");
 
     // A program that is gone when its time comes is noticed before anything is stopped.
     let script = setting.file("convert");

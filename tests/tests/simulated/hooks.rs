@@ -10,12 +10,13 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 use warmd_daemon::{
-    migration::control::{Control, Severity},
+    migration::control::Control,
     model::{
         hook::{Hook, OnFailure, When},
         phase::Phase,
         plan::{Plan, VerifyMode},
         request::Request,
+        rule::Severity,
         state::State,
     },
 };
@@ -254,7 +255,7 @@ async fn a_plan_whose_programs_cannot_be_run_is_refused() {
         let findings = rig.manager.validate_plan(&wrong).await.unwrap();
         let found = findings
             .iter()
-            .any(|finding| finding.severity == Severity::Error && finding.message.contains(wanted));
+            .any(|finding| finding.rule.severity() == Severity::Error && finding.message.contains(wanted));
         assert!(found, "{program}: {findings:?}");
         assert!(rig.manager.apply_plan(wrong, "test").await.is_err(), "{program}");
     }

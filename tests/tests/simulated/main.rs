@@ -15,6 +15,7 @@ mod forecast;
 mod hooks;
 mod limits;
 mod metrics;
+mod plans;
 mod proof;
 mod restored;
 mod rollback;

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use warmd_cbt::units::Length;
 use warmd_daemon::model::machine::{Firmware, PowerState};
+use warmd_daemon::model::rule::Rule;
 use warmd_daemon::sources::{Source, SourceSettings};
 
 use super::bench::{Bench, MIB, UUID, block_on};
@@ -68,4 +69,31 @@ fn a_source_is_opened_by_its_settings() -> Result<()> {
         ensure!(toml::from_str::<SourceSettings>(wrong).is_err(), "{wrong}");
     }
     Ok(())
+}
+
+#[test]
+fn what_is_in_the_way_is_found_by_its_rule() {
+    block_on(async |dir| {
+        let bench = Bench::new(dir, &[("qcow2", 8), ("qcow2", 4)])?;
+        ensure!(bench.source.objections(&bench.vm).await?.is_empty(), "a plain VM has something in its way");
+        bench.virsh(["snapshot-create-as", UUID, "before --now"])?;
+        // Only raw images can be shared.
+        let image = bench.disks[1].path.display();
+        let text = bench
+            .xml("<filesystem type='mount'><source dir='/tmp'/><target dir='t'/></filesystem>")
+            .replace("<target dev='vdb' bus='virtio'/>", "<target dev='vdb' bus='virtio'/><shareable/>")
+            .replace(
+                &format!("type='qcow2' discard='unmap'/><source file='{image}'"),
+                &format!("type='raw'/><source file='{image}'"),
+            );
+        let path = dir.join("odd.xml");
+        std::fs::write(&path, text)?;
+        bench.virsh(["define", &path.to_string_lossy()])?;
+        let found = bench.source.objections(&bench.vm).await?;
+        let mut rules: Vec<_> = found.iter().map(|objection| objection.rule).collect();
+        rules.sort_unstable();
+        ensure!(rules == [Rule::DiskShared, Rule::SnapshotsThere, Rule::DeviceUnmapped], "{found:?}");
+        ensure!(found.iter().any(|objection| objection.found.contains("before --now")), "{found:?}");
+        Ok(())
+    });
 }

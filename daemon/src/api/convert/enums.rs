@@ -2,15 +2,13 @@
 
 use warmd_proto::v1;
 
-use crate::{
-    migration::control::Severity,
-    model::{
-        machine::PowerState,
-        phase::Phase,
-        plan::VerifyMode,
-        state::{Resting, State},
-        view::PassKind,
-    },
+use crate::model::{
+    machine::PowerState,
+    phase::Phase,
+    plan::VerifyMode,
+    rule::Severity,
+    state::{Resting, State},
+    view::PassKind,
 };
 
 pub(super) fn state(state: &State) -> v1::MigrationState {

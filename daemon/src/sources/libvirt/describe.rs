@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use warmd_cbt::units::Length;
 
 use crate::{
-    libvirt::{CurrentJob, DomainId, DomainXml, LoaderFirmware, RunState},
+    libvirt::{CurrentJob, DomainId, DomainXml, LoaderFirmware, RunState, Standing},
     model::{
         id::{DiskKey, VmId},
         machine::{CpuTopology, Firmware, Machine, MachineDisk, Nic, PowerState, VmSummary},
+        rule::{Objection, Rule},
     },
     sources::{SourceError, SourceErrorKind},
 };
@@ -74,43 +75,13 @@ impl LibvirtSource {
         let xml = self.libvirt.domain(domain).await.context(doing)?;
         let sizes = self.libvirt.disk_sizes(domain).await.context(doing)?;
         let standing = self.libvirt.state(domain).await.context(doing)?;
-        let (persistent, saved) = self.libvirt.persistent_and_saved(domain).await.context(doing)?;
-        let checkpoints = self.libvirt.checkpoint_names(domain).await.context(doing)?;
-        let job = match standing.state {
-            RunState::Off => CurrentJob::None,
-            RunState::Running | RunState::Paused => self.libvirt.job(domain).await.context(doing)?,
-        };
-
-        let ours = xml.tagged(TAG).is_some();
-        let power = match standing.state {
-            RunState::Running => PowerState::Running,
-            RunState::Off => PowerState::Off,
-            RunState::Paused if ours => PowerState::Off,
-            RunState::Paused => PowerState::Paused,
-        };
-        let mut warnings = hardware_warnings(&xml, &sizes);
-        if !persistent {
-            warnings.push("it is transient: it cannot be tracked, and is gone once it is off".to_owned());
-        }
-        if saved {
-            warnings.push("it has a saved memory image: start it, or remove the image".to_owned());
-        }
+        let power = power(&standing, &xml);
+        let mut warnings = disk_warnings(&xml, &sizes);
         if power == PowerState::Paused {
             warnings.push(format!("it is {}: no snapshot is taken until it runs or is off", standing.text));
         }
-        let foreign = checkpoints.iter().filter(|name| !name.starts_with("warmd-")).count();
-        if foreign > 0 {
-            warnings.push(format!("it has {foreign} checkpoints of another tool: if that tool deletes checkpoints below its own, a pass must compare everything"));
-        }
-        match job {
-            CurrentJob::Backup(job)
-                if !job.socket.as_ref().is_some_and(|socket| self.is_below_runtime(socket)) =>
-            {
-                warnings.push("a backup job of another tool runs on it".to_owned());
-            }
-            CurrentJob::Other(job) => warnings.push(format!("a job runs on it: {job}")),
-            CurrentJob::Backup(_) | CurrentJob::None => {}
-        }
+        let objections = self.object(domain, &xml, standing.state).await?;
+        warnings.extend(objections.into_iter().map(|objection| objection.found));
         let disks: Vec<_> = xml.disks.iter().filter(|disk| is_disk(disk)).collect();
         Ok(VmSummary {
             id: VmId(domain.to_string()),
@@ -120,6 +91,66 @@ impl LibvirtSource {
             bytes: disks.iter().filter_map(|disk| sizes.get(&disk.target).copied().map(Length)).sum(),
             warnings,
         })
+    }
+
+    /// See [`crate::sources::Source::objections`].
+    pub(super) async fn objections_to(&self, domain: DomainId) -> Result<Vec<Objection>, SourceError> {
+        let doing = || format!("VM {domain}: looking for what is in its way");
+        let xml = self.libvirt.domain(domain).await.context(doing)?;
+        let standing = self.libvirt.state(domain).await.context(doing)?;
+        self.object(domain, &xml, standing.state).await
+    }
+
+    async fn object(
+        &self,
+        domain: DomainId,
+        xml: &DomainXml,
+        state: RunState,
+    ) -> Result<Vec<Objection>, SourceError> {
+        let doing = || format!("VM {domain}: looking for what is in its way");
+        let (persistent, saved) = self.libvirt.persistent_and_saved(domain).await.context(doing)?;
+        let checkpoints = self.libvirt.checkpoint_names(domain).await.context(doing)?;
+        let snapshots = self.libvirt.snapshot_names(domain).await.context(doing)?;
+        let job = match state {
+            RunState::Off => CurrentJob::None,
+            RunState::Running | RunState::Paused => self.libvirt.job(domain).await.context(doing)?,
+        };
+        let mut objections = of_hardware(xml);
+        let mut object = |rule, found: String| objections.push(Objection::new(rule, found));
+        if !persistent {
+            object(
+                Rule::VmTransient,
+                "it is transient: it cannot be tracked, and is gone once it is off".to_owned(),
+            );
+        }
+        if saved {
+            object(Rule::VmSaved, "it has a saved memory image: start it, or remove the image".to_owned());
+        }
+        if let [first, ..] = snapshots.as_slice() {
+            object(
+                Rule::SnapshotsThere,
+                format!("it has {} snapshots, {first:?} among them", snapshots.len()),
+            );
+        }
+        let foreign = checkpoints.iter().filter(|name| !name.starts_with("warmd-")).count();
+        if foreign > 0 {
+            object(
+                Rule::CheckpointsThere,
+                format!(
+                    "it has {foreign} checkpoints of another tool: if that tool deletes checkpoints below its own, a pass must compare everything"
+                ),
+            );
+        }
+        match job {
+            CurrentJob::Backup(job)
+                if !job.socket.as_ref().is_some_and(|socket| self.is_below_runtime(socket)) =>
+            {
+                object(Rule::VmBusy, "a backup job of another tool runs on it".to_owned());
+            }
+            CurrentJob::Other(job) => object(Rule::VmBusy, format!("a job runs on it: {job}")),
+            CurrentJob::Backup(_) | CurrentJob::None => {}
+        }
+        Ok(objections)
     }
 
     fn is_below_runtime(&self, socket: &str) -> bool {
@@ -191,15 +222,26 @@ fn family(machine: &str) -> String {
     .to_owned()
 }
 
-fn hardware_warnings(xml: &DomainXml, sizes: &BTreeMap<String, u64>) -> Vec<String> {
+/// A domain that warmd keeps paused to read its disks is off to everybody else.
+fn power(standing: &Standing, xml: &DomainXml) -> PowerState {
+    match standing.state {
+        RunState::Running => PowerState::Running,
+        RunState::Off => PowerState::Off,
+        RunState::Paused if xml.tagged(TAG).is_some() => PowerState::Off,
+        RunState::Paused => PowerState::Paused,
+    }
+}
+
+/// What its disks' description says too.
+fn disk_warnings(xml: &DomainXml, sizes: &BTreeMap<String, u64>) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut has_disk = false;
     for disk in xml.disks.iter().filter(|disk| is_disk(disk)) {
         has_disk = true;
         let name = &disk.target;
-        if disk.device == "lun" {
-            warnings.push(format!("disk {name} is a LUN passed through: it cannot be copied"));
-        } else if let Some(reason) = disk.untracked() {
+        if disk.device != "lun"
+            && let Some(reason) = disk.untracked()
+        {
             warnings.push(format!("disk {name} cannot be tracked, each pass compares all of it: {reason}"));
         }
         if !sizes.contains_key(name) {
@@ -209,13 +251,29 @@ fn hardware_warnings(xml: &DomainXml, sizes: &BTreeMap<String, u64>) -> Vec<Stri
     if !has_disk {
         warnings.push("it has no disk".to_owned());
     }
+    warnings
+}
+
+fn of_hardware(xml: &DomainXml) -> Vec<Objection> {
+    let mut objections = Vec::new();
+    for disk in xml.disks.iter().filter(|disk| is_disk(disk)) {
+        let name = &disk.target;
+        if disk.device == "lun" {
+            let found = format!("disk {name} is a LUN passed through: it cannot be copied");
+            objections.push(Objection::new(Rule::DiskUnsupported, found));
+        } else if disk.shareable {
+            objections.push(Objection::new(Rule::DiskShared, format!("disk {name} is shareable")));
+        }
+    }
     if !xml.bound.is_empty() {
-        warnings.push(format!("it has devices that stay behind: {}", xml.bound.join(", ")));
+        let found = format!("it has devices that stay behind: {}", xml.bound.join(", "));
+        objections.push(Objection::new(Rule::DeviceUnmapped, found));
     }
     if xml.firmware != LoaderFirmware::Bios {
-        warnings.push("its UEFI variables (boot entries, keys) are not moved".to_owned());
+        let found = "its UEFI variables (boot entries, keys) are not moved";
+        objections.push(Objection::new(Rule::FirmwareState, found));
     }
-    warnings
+    objections
 }
 
 #[cfg(test)]
@@ -288,11 +346,14 @@ mod tests {
             "q35",
         );
         let sizes = ["vda", "vdb", "sda"].map(|name| (name.to_owned(), 512)).into();
-        let warnings = hardware_warnings(&xml, &sizes);
-        for (warning, word) in warnings.iter().zip(["vdb", "sda", "hostdev, tpm"]) {
-            assert!(warning.contains(word), "{warnings:?}");
-        }
-        assert_eq!(warnings.len(), 3, "{warnings:?}");
-        assert_eq!(hardware_warnings(&read("", "q35"), &BTreeMap::new()), ["it has no disk"]);
+        let disks = disk_warnings(&xml, &sizes);
+        assert!(disks.len() == 1 && disks[0].contains("vdb"), "{disks:?}");
+        let objections = of_hardware(&xml);
+        let rules: Vec<_> = objections.iter().map(|objection| objection.rule).collect();
+        assert_eq!(rules, [Rule::DiskUnsupported, Rule::DeviceUnmapped], "{objections:?}");
+        assert!(objections[0].found.contains("sda") && objections[1].found.contains("hostdev, tpm"));
+        let shared = "<disk type='file'><driver type='qcow2'/><source file='/x'/><target dev='vda'/><shareable/></disk>";
+        assert_eq!(of_hardware(&read(shared, "q35"))[0].rule, Rule::DiskShared);
+        assert_eq!(disk_warnings(&read("", "q35"), &BTreeMap::new()), ["it has no disk"]);
     }
 }

@@ -39,6 +39,7 @@ use crate::{
     model::{
         id::{MigrationId, VmId},
         machine::{Machine, MachineDisk, PowerState, VmSummary},
+        rule::Objection,
     },
     sources::{HowStopped, ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceError, SourceErrorKind},
 };
@@ -115,6 +116,10 @@ impl Source for LibvirtSource {
 
     async fn describe(&self, vm: &str) -> Result<Machine, SourceError> {
         self.machine(self.find(vm).await?).await
+    }
+
+    async fn objections(&self, vm: &VmId) -> Result<Vec<Objection>, SourceError> {
+        self.objections_to(domain_id(vm)?).await
     }
 
     async fn power(&self, vm: &VmId) -> Result<PowerState, SourceError> {

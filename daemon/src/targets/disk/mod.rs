@@ -16,12 +16,13 @@ use warmd_cbt::disk::WriteDisk;
 pub use self::settings::{ProvisionerSettings, Settings};
 use self::{description::DESCRIPTION, provisioner::Provisioner};
 use super::{
-    CreateMachine, DiskSpec, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind, Writer,
+    CreateMachine, DiskSpec, Incoming, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind,
+    Writer,
     guard::Guard,
     storage::{Storage, blocking},
     volume,
 };
-use crate::model::id::MigrationId;
+use crate::model::{id::MigrationId, rule::Objection};
 
 /// Folders that only warmd's user enters.
 const FOLDER_MODE: u32 = 0o700;
@@ -67,6 +68,13 @@ impl Target for DiskTarget {
             None => format!("no provisioner: machines are described in {DESCRIPTION}"),
         };
         Ok(format!("disks of this host, {} GiB free; {machines}", room.0 >> 30))
+    }
+
+    async fn objections(
+        &self,
+        machines: &[Incoming],
+    ) -> Result<Vec<(Option<usize>, Objection)>, TargetError> {
+        self.storage.objections(machines).await
     }
 
     async fn prepare(

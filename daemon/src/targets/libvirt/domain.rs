@@ -220,7 +220,7 @@ fn features(machine: &Machine) -> Element {
 }
 
 /// The family's newest machine of the target: versions differ from host to host.
-fn family(machine_type: &str) -> &str {
+pub(super) fn family(machine_type: &str) -> &str {
     if machine_type.contains("q35") {
         "q35"
     } else if machine_type == "pc" || machine_type.starts_with("pc-") {

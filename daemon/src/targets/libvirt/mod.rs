@@ -7,6 +7,7 @@ mod domain;
 mod guest;
 mod networks;
 mod owned;
+mod preflight;
 mod settings;
 mod state;
 mod xml;
@@ -24,15 +25,15 @@ use self::{
     owned::Finder,
 };
 use super::{
-    CreateMachine, DiskSpec, GuestSign, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind,
-    Writer,
+    CreateMachine, DiskSpec, GuestSign, Incoming, MachineState, PreparedDisk, Target, TargetError,
+    TargetErrorKind, Writer,
     guard::Guard,
     storage::{Storage, blocking},
     volume::VolumeError,
 };
 use crate::{
     libvirt::{DomainId, Libvirt, LibvirtError, LibvirtErrorKind, RunState, xml as read},
-    model::id::MigrationId,
+    model::{id::MigrationId, rule::Objection},
 };
 
 /// Folders that QEMU's user may enter to reach its disks, and nobody but warmd's user may list.
@@ -142,6 +143,13 @@ impl Target for LibvirtTarget {
             room.0 >> 30,
             networks.known()
         ))
+    }
+
+    async fn objections(
+        &self,
+        machines: &[Incoming],
+    ) -> Result<Vec<(Option<usize>, Objection)>, TargetError> {
+        self.object(machines).await
     }
 
     async fn prepare(

@@ -14,7 +14,7 @@ use crate::{
     model::id::MigrationId,
 };
 
-const ELEMENT: &str = "target";
+pub(super) const ELEMENT: &str = "target";
 
 /// The metadata element of a migration's domain.
 pub(super) fn tag(owner: MigrationId, id: DomainId) -> Element {

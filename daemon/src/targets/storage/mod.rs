@@ -9,6 +9,7 @@ mod claims;
 mod export;
 mod guard;
 mod place;
+mod preflight;
 
 use std::{
     path::{Path, PathBuf},

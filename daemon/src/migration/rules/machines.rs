@@ -1,0 +1,119 @@
+//! The plan's VMs as the source has them.
+
+use futures::{StreamExt, stream};
+
+use super::{Judged, Subject, vm_of};
+use crate::{
+    migration::{
+        control::{ControlError, ControlErrorKind},
+        manager::Manager,
+    },
+    model::{
+        machine::{Machine, PowerState},
+        plan::Plan,
+        rule::{Objection, Rule},
+    },
+    sources::{Source, SourceError, SourceErrorKind},
+};
+
+/// VMs that the source is asked about at the same time.
+const PARALLEL: usize = 8;
+
+/// What the source says of one VM.
+struct Answer {
+    machine: Machine,
+    power: Result<PowerState, SourceError>,
+    objections: Result<Vec<Objection>, SourceError>,
+}
+
+/// Asks for each VM of the plan, and keeps the machines that are there.
+pub(super) async fn judge(
+    judged: &mut Judged,
+    manager: &Manager,
+    plan: &Plan,
+    source: &dyn Source,
+) -> Result<(), ControlError> {
+    let mut answers = stream::iter(plan.vms.iter().cloned())
+        .map(|vm| async move {
+            let answer = ask(source, &vm).await;
+            (vm, answer)
+        })
+        .buffered(PARALLEL);
+    while let Some((vm, answer)) = answers.next().await {
+        let subject = vm_of(&vm);
+        let machine = match answer {
+            Ok(answer) => of_machine(judged, plan, &vm, answer),
+            Err(error) => {
+                judged.find(rule_of(&error), subject, error.to_string());
+                continue;
+            }
+        };
+        let migration = match manager.migration_of(plan, &machine).await {
+            Ok(migration) => migration,
+            Err(error) if error.kind == ControlErrorKind::Refused => {
+                judged.find(Rule::VmTaken, subject, error.message);
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        judged.machines.push(Subject { vm, machine, migration });
+    }
+    Ok(())
+}
+
+async fn ask(source: &dyn Source, vm: &str) -> Result<Answer, SourceError> {
+    let machine = source.describe(vm).await?;
+    let power = source.power(&machine.id).await;
+    let objections = source.objections(&machine.id).await;
+    Ok(Answer { machine, power, objections })
+}
+
+fn rule_of(error: &SourceError) -> Rule {
+    match error.kind {
+        SourceErrorKind::NotFound | SourceErrorKind::Refused => Rule::VmUnknown,
+        SourceErrorKind::Unreachable | SourceErrorKind::Timeout => Rule::SourceUnreachable,
+        SourceErrorKind::Failed | SourceErrorKind::StillRunning => Rule::VmUnreadable,
+    }
+}
+
+fn of_machine(judged: &mut Judged, plan: &Plan, vm: &str, answer: Answer) -> Machine {
+    let Answer { machine, power, objections } = answer;
+    let subject = vm_of(vm);
+    if machine.disks.is_empty() {
+        judged.find(Rule::DiskNone, &subject, "it has no disk");
+    }
+    for disk in &machine.disks {
+        if let Some(why) = &disk.untracked {
+            judged.find(Rule::TrackingOn, &subject, format!("disk {}: {why}", disk.key));
+        }
+        if disk.size.0 == 0 {
+            judged.find(Rule::DiskUnsupported, &subject, format!("disk {} has no bytes", disk.key));
+        }
+    }
+    match power {
+        Ok(PowerState::Paused) => judged.find(Rule::VmPaused, &subject, "it is paused on the source"),
+        Ok(PowerState::Running | PowerState::Off) => {}
+        Err(error) => judged.find(Rule::VmUnreadable, &subject, error.to_string()),
+    }
+    match objections {
+        Ok(objections) => {
+            for Objection { rule, found } in objections {
+                judged.find(rule, &subject, found);
+            }
+        }
+        Err(error) => judged.find(Rule::VmUnreadable, &subject, error.to_string()),
+    }
+    let twice = judged.machines.iter().find(|other| other.machine.id == machine.id);
+    if let Some(other) = twice.map(|other| other.vm.clone()) {
+        judged.find(Rule::VmTwice, &subject, format!("it is the same VM as {other}"));
+    }
+    if let Some(over) = plan.vm.get(vm) {
+        for key in over.disks.keys().filter(|key| !machine.disks.iter().any(|disk| disk.key.0 == **key)) {
+            let disks: Vec<_> = machine.disks.iter().map(|disk| disk.key.0.as_str()).collect();
+            let message =
+                format!("`[vm.{vm:?}.disks]` names {key}, which it has not; it has {}", disks.join(", "));
+            judged.find(Rule::DiskUnknown, &subject, message);
+        }
+    }
+    machine
+}

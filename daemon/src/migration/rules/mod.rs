@@ -1,0 +1,88 @@
+//! The pre-flight rules, applied to a plan: what its text, its endpoints, its VMs and its target have against it.
+//!
+//! Rule: judging changes nothing anywhere. A check asks, and says what it found under the name of its rule
+//! ([`crate::model::rule`]); whether that stands in the way is said there and nowhere else. What cannot be asked is a finding
+//! too, never silence.
+
+mod conversions;
+mod ends;
+mod incoming;
+mod machines;
+mod names;
+mod text;
+mod windows;
+
+use super::{
+    control::{ControlError, Finding},
+    manager::Manager,
+};
+use crate::model::{
+    id::MigrationId,
+    machine::Machine,
+    plan::Plan,
+    rule::{Rule, Severity},
+};
+
+/// What judging a plan found, and the machines that it saw.
+#[derive(Debug, Default)]
+pub(super) struct Judged {
+    pub(super) findings: Vec<Finding>,
+    pub(super) machines: Vec<Subject>,
+}
+
+/// A VM of the plan that the source described.
+#[derive(Clone, Debug)]
+pub(super) struct Subject {
+    /// What the plan calls it.
+    pub(super) vm: String,
+    pub(super) machine: Machine,
+    /// The migration that moves it for this plan, or has moved it.
+    pub(super) migration: Option<MigrationId>,
+}
+
+impl Judged {
+    fn find(&mut self, rule: Rule, subject: impl Into<String>, message: impl Into<String>) {
+        let help = rule.facts().help.to_owned();
+        self.findings.push(Finding { rule, subject: subject.into(), message: message.into(), help });
+    }
+
+    /// The errors in one text; `None` if there are none.
+    pub(super) fn errors(&self) -> Option<String> {
+        let errors: Vec<_> = self
+            .findings
+            .iter()
+            .filter(|finding| finding.rule.severity() == Severity::Error)
+            .map(|Finding { rule, subject, message, help }| {
+                format!("{subject}: {message} ({}): {help}", rule.id())
+            })
+            .collect();
+        (!errors.is_empty()).then(|| errors.join("\n"))
+    }
+}
+
+/// Judges a plan by itself and against its endpoints.
+pub(super) async fn judge(manager: &Manager, plan: &Plan) -> Result<Judged, ControlError> {
+    let mut judged = Judged::default();
+    text::judge(&mut judged, plan);
+    ends::judge_changed(&mut judged, manager, plan);
+    let target = ends::target(&mut judged, manager, plan).await;
+    if let Some(source) = ends::source(&mut judged, manager, plan).await {
+        machines::judge(&mut judged, manager, plan, source).await?;
+    }
+    names::judge(&mut judged, manager, plan);
+    windows::judge(&mut judged, manager, plan);
+    if let Some(target) = target {
+        incoming::judge(&mut judged, plan, target).await;
+    }
+    Ok(judged)
+}
+
+/// How a finding names the plan.
+fn plan_of(plan: &Plan) -> String {
+    format!("plan {}", plan.name)
+}
+
+/// How a finding names a VM.
+fn vm_of(vm: &str) -> String {
+    format!("VM {vm}")
+}

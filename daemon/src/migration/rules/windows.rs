@@ -1,0 +1,79 @@
+//! Whether a cutover ever fits into its windows.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use warmd_schedules::calendar::Calendar;
+
+use super::{Judged, plan_of, vm_of};
+use crate::{
+    clock, human,
+    migration::manager::Manager,
+    model::{plan::Plan, rule::Rule},
+};
+
+/// How far it is looked ahead.
+const AHEAD: TimeDelta = TimeDelta::days(366);
+/// Windows that are looked at: those of a year, one a day.
+const MOST: usize = 400;
+
+pub(super) fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) {
+    let Ok(rules) = plan.rules() else { return };
+    let Some(longest) = longest(&rules.cutover, clock::now()) else { return };
+    let longest = longest.as_seconds_f64();
+    let window = format!("the longest window for cutovers of the coming year has {}", human::span(longest));
+    if let Some(most) = plan.cutover.max_downtime.filter(|most| most.as_secs_f64() > longest) {
+        let most = human::span(most.as_secs_f64());
+        judged.find(
+            Rule::WindowNeverFits,
+            plan_of(plan),
+            format!("{window}, and `cutover.max_downtime` is {most}"),
+        );
+    }
+    for subject in &judged.machines.clone() {
+        let Some(handle) = subject.migration.and_then(|id| manager.handle(id)) else { continue };
+        let Some(forecast) = handle.context.live.view().forecast else { continue };
+        if forecast.downtime.expected > longest {
+            let expected = human::span(forecast.downtime.expected);
+            let found = format!("{window}, and it is expected to be down for {expected}");
+            judged.find(Rule::WindowNeverFits, vm_of(&subject.vm), found);
+        }
+    }
+}
+
+/// The longest time for which the calendar is open in the coming year; `None` if it does not close, or never opens.
+fn longest(calendar: &Calendar, now: DateTime<Utc>) -> Option<TimeDelta> {
+    let mut longest = None;
+    let mut at = now;
+    for _ in 0..MOST {
+        let Ok(open) = calendar.next_open(at) else { break };
+        if open.at > now + AHEAD {
+            break;
+        }
+        let close = calendar.next_close(open.at)?;
+        longest = longest.max(Some(close.at - open.at));
+        at = close.at;
+    }
+    longest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hours(schedule: &str) -> Option<i64> {
+        let plan = format!("name = \"p\"\nsource = \"s\"\ntarget = \"t\"\nvms = [\"v\"]\n{schedule}");
+        let plan: Plan = toml::from_str(&plan).unwrap();
+        let now = DateTime::parse_from_rfc3339("2026-11-25T12:00:00Z").unwrap().to_utc();
+        longest(&plan.rules().unwrap().cutover, now).map(|longest| longest.num_hours())
+    }
+
+    #[test]
+    fn the_longest_window_is_found() {
+        assert_eq!(hours(""), None);
+        assert_eq!(hours("[schedule.cutover]\nwindows = [\"daily 22:00–23:00 UTC\"]"), Some(1));
+        let two = "[schedule.cutover]\nwindows = [\"Wed 01:00–02:00 UTC\", \"Sat 22:00–Sun 04:00 UTC\"]";
+        assert_eq!(hours(two), Some(6));
+        let cut = format!("{two}\nblackouts = [\"Sun UTC\"]");
+        assert_eq!(hours(&cut), Some(2));
+        assert_eq!(hours("[schedule.cutover]\nwindows = [\"2020-01-01 UTC\"]"), None);
+    }
+}

@@ -1,0 +1,410 @@
+//! The pre-flight rules: what is looked at before a plan is applied, each under a name that does not change.
+//!
+//! Rule: an id is for ever, scripts and people filter by it. One that was released is never given another meaning; a rule
+//! that is dropped takes its id along. `daemon/PREFLIGHT.md` has the table, and a test compares it with this file.
+
+use serde::{Deserialize, Serialize};
+
+/// Whether what a rule found stands in the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// The plan is not applied.
+    Error,
+    /// It is told, and the plan is applied.
+    Warning,
+}
+
+/// A rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    PlanWrong,
+    HookMissing,
+    BootCheckBlind,
+    ConversionMissing,
+    ConversionUnguarded,
+    ConversionPlace,
+    ScheduleDeadEnd,
+    WindowNeverFits,
+    SourceUnknown,
+    SourceUnreachable,
+    TargetUnknown,
+    TargetUnreachable,
+    EndpointFixed,
+    VmUnknown,
+    VmUnreadable,
+    VmTwice,
+    VmTaken,
+    VmPaused,
+    VmTransient,
+    VmSaved,
+    VmBusy,
+    DiskNone,
+    DiskUnknown,
+    DiskUnsupported,
+    DiskShared,
+    TrackingOn,
+    SnapshotsThere,
+    CheckpointsThere,
+    DeviceUnmapped,
+    FirmwareState,
+    HardwareUnmapped,
+    NameUnusable,
+    NameTwice,
+    NameTaken,
+    MacTaken,
+    NetworkUnknown,
+    Capacity,
+    PlaceUnusable,
+}
+
+/// What is documented of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    pub id: &'static str,
+    pub severity: Severity,
+    /// What it finds.
+    pub finds: &'static str,
+    /// What to do then.
+    pub help: &'static str,
+}
+
+/// Something that an endpoint has against moving a VM, or wants to be known before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Objection {
+    pub rule: Rule,
+    /// What was found, with its names and figures.
+    pub found: String,
+}
+
+impl Objection {
+    /// Of `rule`.
+    pub fn new(rule: Rule, found: impl Into<String>) -> Self {
+        Self { rule, found: found.into() }
+    }
+}
+
+impl Rule {
+    /// All rules, in the order of the table.
+    pub const ALL: [Self; 38] = [
+        Self::PlanWrong,
+        Self::HookMissing,
+        Self::BootCheckBlind,
+        Self::ConversionMissing,
+        Self::ConversionUnguarded,
+        Self::ConversionPlace,
+        Self::ScheduleDeadEnd,
+        Self::WindowNeverFits,
+        Self::SourceUnknown,
+        Self::SourceUnreachable,
+        Self::TargetUnknown,
+        Self::TargetUnreachable,
+        Self::EndpointFixed,
+        Self::VmUnknown,
+        Self::VmUnreadable,
+        Self::VmTwice,
+        Self::VmTaken,
+        Self::VmPaused,
+        Self::VmTransient,
+        Self::VmSaved,
+        Self::VmBusy,
+        Self::DiskNone,
+        Self::DiskUnknown,
+        Self::DiskUnsupported,
+        Self::DiskShared,
+        Self::TrackingOn,
+        Self::SnapshotsThere,
+        Self::CheckpointsThere,
+        Self::DeviceUnmapped,
+        Self::FirmwareState,
+        Self::HardwareUnmapped,
+        Self::NameUnusable,
+        Self::NameTwice,
+        Self::NameTaken,
+        Self::MacTaken,
+        Self::NetworkUnknown,
+        Self::Capacity,
+        Self::PlaceUnusable,
+    ];
+
+    /// Its unchanging name.
+    pub fn id(self) -> &'static str {
+        self.facts().id
+    }
+
+    /// Whether what it finds stands in the way.
+    pub fn severity(self) -> Severity {
+        self.facts().severity
+    }
+
+    /// What is documented of it.
+    pub fn facts(self) -> Facts {
+        use Severity::{Error, Warning};
+        let (id, severity, finds, help) = match self {
+            Self::PlanWrong => (
+                "plan-wrong",
+                Error,
+                "something in the plan is wrong as it is written",
+                "correct the plan's file",
+            ),
+            Self::HookMissing => (
+                "hook-missing",
+                Error,
+                "a hook's program is not on the daemon's host, or cannot be run",
+                "install it there, make it executable, or correct `command`",
+            ),
+            Self::BootCheckBlind => (
+                "boot-check-blind",
+                Error,
+                "the boot check asks for signs of life that this target cannot see",
+                "remove `serial` and `guest_agent` from the boot check, or use `tcp`",
+            ),
+            Self::ConversionMissing => (
+                "conversion-missing",
+                Error,
+                "a conversion's program is not on the daemon's host, or cannot be run",
+                "install it there, make it executable, or correct `command`",
+            ),
+            Self::ConversionUnguarded => (
+                "conversion-unguarded",
+                Error,
+                "the target cannot keep a conversion's writes apart from the disks, or lacks what that needs",
+                "set `conversion = \"none\"`, or see that `qemu-img` is there and the target answers",
+            ),
+            Self::ConversionPlace => (
+                "conversion-place",
+                Error,
+                "nothing can be kept apart from the place that the plan gives a disk that is to be converted",
+                "give the disk another place in `[vm.NAME.disks]`, or set `conversion = \"none\"` for the VM",
+            ),
+            Self::ScheduleDeadEnd => (
+                "schedule-dead-end",
+                Warning,
+                "by its windows and blackouts, data is never copied, or no cutover ever begins",
+                "correct the windows or the blackouts",
+            ),
+            Self::WindowNeverFits => (
+                "window-never-fits",
+                Warning,
+                "no window for cutovers of the coming year is as long as `max_downtime`, or as the downtime that is \
+                 expected of a migration",
+                "widen the windows of `schedule.cutover`, or make the downtime shorter",
+            ),
+            Self::SourceUnknown => (
+                "source-unknown",
+                Error,
+                "the source is not in the daemon's configuration",
+                "add it there and restart the daemon, or correct `source`",
+            ),
+            Self::SourceUnreachable => (
+                "source-unreachable",
+                Error,
+                "the source does not answer, or the daemon lacks there what every snapshot needs",
+                "see `warmctl source check NAME`",
+            ),
+            Self::TargetUnknown => (
+                "target-unknown",
+                Error,
+                "the target is not in the daemon's configuration",
+                "add it there and restart the daemon, or correct `target`",
+            ),
+            Self::TargetUnreachable => (
+                "target-unreachable",
+                Error,
+                "the target does not answer, or the daemon cannot write there",
+                "see `warmctl target check NAME`",
+            ),
+            Self::EndpointFixed => (
+                "endpoint-fixed",
+                Error,
+                "the plan has another source or target than the one by which it moves VMs now",
+                "cancel those migrations first, or give the plan another name",
+            ),
+            Self::VmUnknown => (
+                "vm-unknown",
+                Error,
+                "the source has no such VM, or more than one of that name",
+                "correct `vms`, or name the VM by its id: see `warmctl source vms NAME`",
+            ),
+            Self::VmUnreadable => (
+                "vm-unreadable",
+                Error,
+                "the source cannot describe the VM",
+                "see that its disks' images are there and can be read",
+            ),
+            Self::VmTwice => {
+                ("vm-twice", Error, "two names in the plan mean one VM", "remove one of them from `vms`")
+            }
+            Self::VmTaken => (
+                "vm-taken",
+                Error,
+                "another plan moves the VM already",
+                "remove it from one of the plans, or cancel its migration",
+            ),
+            Self::VmPaused => (
+                "vm-paused",
+                Warning,
+                "the VM is paused: no snapshot can be taken of it",
+                "resume it, or shut it down",
+            ),
+            Self::VmTransient => (
+                "vm-transient",
+                Error,
+                "the VM is transient: it is gone for good when it is off, and a cutover would end it",
+                "define it (`virsh define`)",
+            ),
+            Self::VmSaved => (
+                "vm-saved",
+                Error,
+                "the VM is off with a saved memory image: its disks are in the middle of something",
+                "start it, and shut it down if it is to be off",
+            ),
+            Self::VmBusy => (
+                "vm-busy",
+                Warning,
+                "a job of another tool runs on the VM: no snapshot is taken meanwhile",
+                "wait for its end, or end it",
+            ),
+            Self::DiskNone => {
+                ("disk-none", Error, "the VM has no disks that can be copied", "remove it from the plan")
+            }
+            Self::DiskUnknown => (
+                "disk-unknown",
+                Error,
+                "`[vm.NAME.disks]` names a disk that the VM has not",
+                "correct the disk's name",
+            ),
+            Self::DiskUnsupported => (
+                "disk-unsupported",
+                Error,
+                "a disk cannot be copied: a LUN passed through, or one without bytes",
+                "make it an ordinary disk, or detach it",
+            ),
+            Self::DiskShared => (
+                "disk-shared",
+                Warning,
+                "a disk is shareable: another VM may write to it while it is copied, and after the cutover",
+                "stop the others that have it before the cutover, and move all of them in one go",
+            ),
+            Self::TrackingOn => (
+                "tracking-on",
+                Warning,
+                "the source cannot track a disk's changes: every pass compares the whole disk",
+                "convert it to qcow2, or give the passes the time",
+            ),
+            Self::SnapshotsThere => (
+                "snapshots-there",
+                Warning,
+                "the VM has snapshots: they are not moved, and it cannot be reverted to them while it is",
+                "delete them, or keep the source VM for as long as they are needed",
+            ),
+            Self::CheckpointsThere => (
+                "checkpoints-there",
+                Warning,
+                "the VM has checkpoints of another tool, which may delete warmd's along with its own",
+                "stop that tool's backups of this VM for the time, or expect passes that compare everything",
+            ),
+            Self::DeviceUnmapped => (
+                "device-unmapped",
+                Warning,
+                "the VM has devices that stay behind: passed through, TPMs, shared folders",
+                "see that the guest can do without, or attach such devices on the target",
+            ),
+            Self::FirmwareState => (
+                "firmware-state",
+                Warning,
+                "the VM boots by UEFI: its variables (boot entries, keys) are not moved",
+                "see that it boots by the default path, or enter them anew on the target",
+            ),
+            Self::HardwareUnmapped => (
+                "hardware-unmapped",
+                Error,
+                "the target cannot make such a machine: architecture, chipset, firmware, disks or MACs",
+                "change the VM, or prepare the target for it",
+            ),
+            Self::NameUnusable => (
+                "name-unusable",
+                Error,
+                "the VM's name cannot be used on the target",
+                "set `name` in its `[vm.NAME]` to 1 to 63 letters, digits, dots, dashes and underscores",
+            ),
+            Self::NameTwice => (
+                "name-twice",
+                Error,
+                "two VMs that move to this target would get the same name",
+                "set `name` in the `[vm.NAME]` of one of them",
+            ),
+            Self::NameTaken => (
+                "name-taken",
+                Error,
+                "the target has a VM of that name already",
+                "set another `name` in the VM's `[vm.NAME]`, or rename the one on the target",
+            ),
+            Self::MacTaken => (
+                "mac-taken",
+                Warning,
+                "another VM that moves, or one on the target, has the same MAC address",
+                "see that the two are never on one network at the same time, or change one",
+            ),
+            Self::NetworkUnknown => (
+                "network-unknown",
+                Error,
+                "the target has no such network, or it is not active",
+                "map it in `[networks]`, or make or start it on the target",
+            ),
+            Self::Capacity => (
+                "capacity",
+                Warning,
+                "the disks, when they are full, are larger than the room left on the target; they begin sparse",
+                "make room, or give some disks places of their own in `[vm.NAME.disks]`",
+            ),
+            Self::PlaceUnusable => (
+                "place-unusable",
+                Error,
+                "the place that the plan gives a disk is not there, not of its size, or somebody else's",
+                "correct it in `[vm.NAME.disks]`, or make a volume of exactly the disk's size there",
+            ),
+        };
+        Facts { id, severity, finds, help }
+    }
+
+    /// The table of all rules, in Markdown.
+    pub fn table() -> String {
+        let row = |rule: Self| {
+            let Facts { id, severity, finds, help } = rule.facts();
+            let severity = match severity {
+                Severity::Error => "error",
+                Severity::Warning => "warning",
+            };
+            format!("| `{id}` | {severity} | {finds} | {help} |\n")
+        };
+        let head = "| rule | severity | what is found | what to do |\n| --- | --- | --- | --- |\n";
+        Self::ALL.into_iter().map(row).fold(head.to_owned(), |table, row| table + &row)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What serde says that there is: it cannot miss one.
+    fn variants() -> Vec<String> {
+        let error = serde_json::from_str::<Rule>("\"none\"").unwrap_err().to_string();
+        let known = error.split("expected one of ").nth(1).unwrap();
+        known.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn all_rules_are_in_the_list_under_their_names() {
+        let listed: Vec<_> = Rule::ALL.into_iter().map(Rule::id).collect();
+        assert_eq!(listed, variants());
+    }
+
+    #[test]
+    fn the_documented_table_is_that_of_the_code() {
+        let documented = include_str!("../../PREFLIGHT.md");
+        let rows: Vec<_> = documented.lines().filter(|line| line.starts_with('|')).collect();
+        let table = Rule::table();
+        assert_eq!(rows, table.lines().collect::<Vec<_>>(), "PREFLIGHT.md is to hold:\n{table}");
+    }
+}

@@ -1,0 +1,209 @@
+//! What a libvirt has against machines that are to come: names, addresses, networks, and hardware that it cannot make.
+//!
+//! Rule: it only asks. A domain that is the migration's own, or the source VM itself under the same libvirt, is in nobody's
+//! way but by its name.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::{LibvirtTarget, domain::Domain, failed, networks::Networks, owned, reached};
+use crate::{
+    libvirt::{DomainId, DomainXml, LibvirtError, LibvirtErrorKind, xml as read},
+    model::{
+        id::MigrationId,
+        machine::{Firmware, Machine},
+        rule::{Objection, Rule},
+    },
+    targets::{
+        CreateMachine, Incoming, TargetError,
+        storage::{Located, Place},
+    },
+};
+
+/// Domains that are asked about at the same time.
+const PARALLEL: usize = 8;
+
+impl LibvirtTarget {
+    /// See [`crate::targets::Target::objections`].
+    pub(super) async fn object(
+        &self,
+        machines: &[Incoming],
+    ) -> Result<Vec<(Option<usize>, Objection)>, TargetError> {
+        let doing = format!("asking {} about what is to come", self.settings.uri);
+        let mut objections = self.storage().await?.objections(machines).await?;
+        let domains = self.all_domains().await.map_err(failed(&doing))?;
+        let networks = Networks::list(&self.libvirt).await.map_err(failed(&doing))?;
+        let mut capabilities = BTreeMap::new();
+        for (at, incoming) in machines.iter().enumerate() {
+            let mut object = |rule, found: String| {
+                objections.push((Some(at), Objection::new(rule, found)));
+            };
+            for (id, domain) in &domains {
+                if is_owned(domain, incoming.owner) {
+                    continue;
+                }
+                if domain.name == incoming.name {
+                    object(Rule::NameTaken, format!("the domain {:?} ({id}) is there already", domain.name));
+                }
+                if *id == incoming.machine.uuid {
+                    continue;
+                }
+                let theirs = |mac: &str| domain.nics.iter().any(|nic| nic.mac.eq_ignore_ascii_case(mac));
+                for nic in incoming.machine.nics.iter().filter(|nic| theirs(&nic.mac)) {
+                    let found = format!("the domain {:?} ({id}) has {} too", domain.name, nic.mac);
+                    object(Rule::MacTaken, found);
+                }
+            }
+            let mut links = Vec::new();
+            for nic in &incoming.machine.nics {
+                match networks.link(nic) {
+                    Ok(link) => links.push(link),
+                    Err(why) => object(Rule::NetworkUnknown, why.to_string()),
+                }
+            }
+            if links.len() == incoming.machine.nics.len() {
+                let disks: Vec<_> = located(incoming).collect();
+                let request = request(incoming);
+                let domain = Domain {
+                    request: &request,
+                    id: super::domain::substitute(request.owner),
+                    kind: "qemu",
+                    disks: &disks,
+                    disk_bus: self.settings.disk_bus,
+                    links: &links,
+                    folder: "/".as_ref(),
+                };
+                if let Err(misfit) = domain.xml() {
+                    object(Rule::HardwareUnmapped, misfit.to_string());
+                }
+            }
+            let machine = &incoming.machine;
+            let key = (machine.architecture.clone(), super::domain::family(&machine.machine_type).to_owned());
+            if !capabilities.contains_key(&key) {
+                let known = self.capabilities(&key.0, &key.1).await.map_err(failed(&doing))?;
+                capabilities.insert(key.clone(), known);
+            }
+            if let Some(why) = capabilities.get(&key).and_then(|known| misfit(machine, known)) {
+                object(Rule::HardwareUnmapped, why);
+            }
+        }
+        Ok(objections)
+    }
+
+    async fn all_domains(&self) -> Result<Vec<(String, DomainXml)>, LibvirtError> {
+        let domains = self.libvirt.domains().await?;
+        stream::iter(domains)
+            .map(|(id, _): (DomainId, String)| async move {
+                match self.libvirt.domain(id).await {
+                    Ok(domain) => Ok(Some((id.to_string(), domain))),
+                    // Gone since it was listed.
+                    Err(error) if error.kind == LibvirtErrorKind::NoSuchDomain => Ok(None),
+                    Err(error) => Err(error),
+                }
+            })
+            .buffered(PARALLEL)
+            .try_filter_map(|domain| std::future::ready(Ok(domain)))
+            .try_collect()
+            .await
+    }
+
+    /// What the hypervisor says of such machines; `Err` with its words if it makes none.
+    async fn capabilities(
+        &self,
+        architecture: &str,
+        family: &str,
+    ) -> Result<Result<Capabilities, String>, LibvirtError> {
+        let kind = self.domain_type(architecture).await?;
+        let args = ["domcapabilities", "--virttype", kind, "--arch", architecture, "--machine", family];
+        match self.libvirt.call(&args).await {
+            Ok(text) => Ok(Ok(Capabilities::read(&text))),
+            Err(error) if reached(&error) => Ok(Err(error.to_string())),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The firmwares that a hypervisor has.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Capabilities {
+    uefi: bool,
+    secure: bool,
+}
+
+impl Capabilities {
+    /// Reads what `virsh domcapabilities` prints; what it does not say is not there.
+    fn read(text: &str) -> Self {
+        let Ok(document) = read::parse(text, "domainCapabilities") else { return Self::default() };
+        let Some(os) = read::child(document.root_element(), "os") else { return Self::default() };
+        let has = |node, name: &str, value: &str| {
+            read::children(node, "enum")
+                .filter(|each| each.attribute("name") == Some(name))
+                .any(|each| read::children(each, "value").any(|each| each.text() == Some(value)))
+        };
+        let secure = read::child(os, "loader").is_some_and(|loader| has(loader, "secure", "yes"));
+        Self { uefi: has(os, "firmware", "efi"), secure }
+    }
+}
+
+fn misfit(machine: &Machine, known: &Result<Capabilities, String>) -> Option<String> {
+    let Machine { architecture, machine_type, firmware, .. } = machine;
+    match known {
+        Err(why) => Some(format!("it makes no {architecture} machines of type {machine_type}: {why}")),
+        Ok(known) => match firmware {
+            Firmware::Uefi if !known.uefi => Some("it has no UEFI firmware for this machine".to_owned()),
+            Firmware::UefiSecure if !(known.uefi && known.secure) => {
+                Some("it has no UEFI firmware with secure boot for this machine".to_owned())
+            }
+            Firmware::Bios | Firmware::Uefi | Firmware::UefiSecure => None,
+        },
+    }
+}
+
+fn is_owned(domain: &DomainXml, owner: Option<MigrationId>) -> bool {
+    owner.is_some_and(|owner| domain.tagged(owned::ELEMENT) == Some(owner.to_string().as_str()))
+}
+
+/// The machine as it would be asked for.
+fn request(incoming: &Incoming) -> CreateMachine {
+    CreateMachine {
+        owner: incoming.owner.unwrap_or(MigrationId(uuid::Uuid::nil())),
+        name: incoming.name.clone(),
+        machine: incoming.machine.clone(),
+        disks: incoming.disks.clone(),
+    }
+}
+
+/// Its disks, as if they were there: only their kind matters.
+fn located(incoming: &Incoming) -> impl Iterator<Item = Located> {
+    incoming.disks.iter().map(|spec| {
+        let place = match spec.place.as_deref() {
+            Some(uri) if uri.starts_with("nbd") => Place::Nbd(uri.to_owned()),
+            place => Place::File(place.unwrap_or("/").into()),
+        };
+        Located { key: spec.key.clone(), size: spec.size, place }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn firmwares_are_those_that_are_named() {
+        let of = |os: &str| {
+            Capabilities::read(&format!(
+                "<domainCapabilities><os supported='yes'>{os}</os></domainCapabilities>"
+            ))
+        };
+        let efi = "<enum name='firmware'><value>bios</value><value>efi</value></enum>";
+        let secure = |value| format!("<loader><enum name='secure'><value>no</value>{value}</enum></loader>");
+        assert_eq!(of(""), Capabilities::default());
+        assert_eq!(of(&efi.replace("efi", "x")), Capabilities::default());
+        assert_eq!(of(efi), Capabilities { uefi: true, secure: false });
+        assert_eq!(of(&format!("{efi}{}", secure(""))), Capabilities { uefi: true, secure: false });
+        let both = of(&format!("{efi}{}", secure("<value>yes</value>")));
+        assert_eq!(both, Capabilities { uefi: true, secure: true });
+        assert_eq!(Capabilities::read("noise"), Capabilities::default());
+    }
+}

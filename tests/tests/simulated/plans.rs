@@ -1,0 +1,131 @@
+//! Plans over simulated endpoints: what the pre-flight rules find, and what applying does and refuses.
+
+use warmd_daemon::{
+    migration::control::{Control, Finding},
+    model::{
+        plan::{Plan, VerifyMode},
+        rule::{Objection, Rule, Severity},
+    },
+};
+use warmd_tests::simulated::{Fault, Rig, VM, World};
+
+const BLOCK: u64 = 64 * 1024;
+
+async fn rig() -> Rig {
+    let world = World::new(&[("vda", 8 * BLOCK), ("vdb", 2 * BLOCK)]);
+    Rig::start(world).await
+}
+
+fn plan() -> Plan {
+    Rig::plan(VerifyMode::None)
+}
+
+fn with(text: &str) -> Plan {
+    let plan = toml::to_string(&plan()).unwrap();
+    toml::from_str(&format!("{plan}\n{text}")).unwrap_or_else(|error| panic!("{error}: {plan}\n{text}"))
+}
+
+async fn findings(rig: &Rig, plan: &Plan) -> Vec<Finding> {
+    rig.manager.validate_plan(plan).await.expect("it is judged")
+}
+
+/// That this rule finds something about `subject` in which `word` is, and that a plan with an error is not applied.
+async fn assert_finds(rig: &Rig, plan: &Plan, rule: Rule, subject: &str, word: &str) {
+    let found = findings(rig, plan).await;
+    let is_it = |finding: &Finding| finding.rule == rule && finding.subject == subject;
+    let finding = found.iter().find(|finding| is_it(finding));
+    let finding = finding.unwrap_or_else(|| panic!("no {} of {subject}: {found:#?}", rule.id()));
+    assert!(finding.message.contains(word) && !finding.help.is_empty(), "{finding:#?}");
+    if rule.severity() == Severity::Error {
+        let refused = rig.manager.apply_plan(plan.clone(), "test").await.unwrap_err();
+        assert!(refused.message.contains(rule.id()) && refused.message.contains(word), "{refused}");
+        assert!(rig.manager.plans().await.unwrap().is_empty(), "something of it is kept");
+    }
+}
+
+#[tokio::test]
+async fn a_good_plan_has_no_findings() {
+    let rig = rig().await;
+    assert_eq!(findings(&rig, &plan()).await, []);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_found_by_its_rule() {
+    let rig = rig().await;
+    let guest = format!("VM {VM}");
+    let mut wrong = plan();
+    wrong.vms = vec!["nobody".to_owned()];
+    assert_finds(&rig, &wrong, Rule::VmUnknown, "VM nobody", "there is none").await;
+    wrong.vms = vec![VM.to_owned(), "0001".to_owned()];
+    assert_finds(&rig, &wrong, Rule::VmTwice, "VM 0001", VM).await;
+    wrong = Plan { source: "x".to_owned(), ..plan() };
+    assert_finds(&rig, &wrong, Rule::SourceUnknown, "source x", "\"x\"").await;
+    wrong = Plan { target: "x".to_owned(), ..plan() };
+    assert_finds(&rig, &wrong, Rule::TargetUnknown, "target x", "\"x\"").await;
+    wrong = Plan { vms: Vec::new(), ..plan() };
+    assert_finds(&rig, &wrong, Rule::PlanWrong, "plan plan", "`vms` is empty").await;
+    wrong = with(&format!("[vm.{VM}.disks]\nvdz = \"/x\""));
+    assert_finds(&rig, &wrong, Rule::DiskUnknown, &guest, "vdz").await;
+    wrong = with("[[hooks]]\nphase = \"watch\"\nwhen = \"after\"\ncommand = [\"/none/such\"]");
+    assert_finds(&rig, &wrong, Rule::HookMissing, "plan plan", "/none/such").await;
+
+    for (call, rule, subject) in [
+        ("source.check", Rule::SourceUnreachable, "source s"),
+        ("target.check", Rule::TargetUnreachable, "target t"),
+        ("target.objections", Rule::TargetUnreachable, "target t"),
+        ("source.objections", Rule::VmUnreadable, guest.as_str()),
+        ("source.power", Rule::VmUnreadable, guest.as_str()),
+    ] {
+        rig.world.faults.set(call, Fault::Refused);
+        assert_finds(&rig, &plan(), rule, subject, "a fault of the test").await;
+        rig.world.faults.clear();
+    }
+}
+
+#[tokio::test]
+async fn what_endpoints_object_to_is_told_and_errors_are_refused() {
+    let rig = rig().await;
+    let guest = format!("VM {VM}");
+    rig.world.with(|truth| truth.source_objects = vec![Objection::new(Rule::VmTransient, "it is transient")]);
+    assert_finds(&rig, &plan(), Rule::VmTransient, &guest, "transient").await;
+    rig.world.with(|truth| {
+        truth.source_objects = vec![Objection::new(Rule::SnapshotsThere, "3 of them")];
+        truth.target_objects = vec![Objection::new(Rule::NameTaken, "domain 17 has it")];
+    });
+    assert_finds(&rig, &plan(), Rule::NameTaken, &guest, "domain 17").await;
+    // Only warnings are left: it is applied, and they are told.
+    rig.world.with(|truth| truth.target_objects = vec![Objection::new(Rule::Capacity, "too small")]);
+    let applied = rig.manager.apply_plan(plan(), "test").await.expect("warnings do not stand in the way");
+    let rules: Vec<_> = applied.findings.iter().map(|finding| finding.rule).collect();
+    assert_eq!(rules, [Rule::SnapshotsThere, Rule::Capacity]);
+}
+
+#[tokio::test]
+async fn a_window_that_is_too_short_and_one_that_never_opens_are_told() {
+    let rig = rig().await;
+    let window = |window: &str| {
+        let mut plan = with(&format!("[schedule.cutover]\nwindows = [\"{window}\"]"));
+        plan.cutover.max_downtime = Some(std::time::Duration::from_hours(2));
+        plan
+    };
+    let short = window("daily 22:00–23:00 UTC");
+    assert_finds(&rig, &short, Rule::WindowNeverFits, "plan plan", "`cutover.max_downtime` is 2h").await;
+    let over = window("2020-01-01 UTC");
+    assert_finds(&rig, &over, Rule::ScheduleDeadEnd, "plan plan", "`schedule.cutover` never opens").await;
+    assert_eq!(findings(&rig, &window("daily 22:00–02:00 UTC")).await, []);
+}
+
+#[tokio::test]
+async fn a_vm_that_another_plan_moves_and_a_name_that_is_on_its_way_are_refused() {
+    let rig = rig().await;
+    rig.seed(plan()).await;
+    let other = Plan { name: "other".to_owned(), ..plan() };
+    let found = findings(&rig, &other).await;
+    let rules: Vec<_> = found.iter().map(|finding| finding.rule).collect();
+    assert_eq!(rules, [Rule::VmTaken, Rule::NameTwice], "{found:#?}");
+    let mut moved = plan();
+    moved.source = "elsewhere".to_owned();
+    let found = findings(&rig, &moved).await;
+    assert!(found.iter().any(|finding| finding.rule == Rule::EndpointFixed), "{found:#?}");
+    assert_eq!(findings(&rig, &plan()).await, [], "its own migration is in nobody's way");
+}
