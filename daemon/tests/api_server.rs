@@ -151,7 +151,7 @@ async fn a_wrong_plan_is_refused_with_line_and_column() {
     let status = plans.validate(PlansValidateRequest { toml: toml.clone() }).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().starts_with("TOML parse error at line 3, column 3\n"), "{}", status.message());
-    let applied = plans.apply(PlansApplyRequest { toml }).await.unwrap_err();
+    let applied = plans.apply(PlansApplyRequest { toml, dry_run: false }).await.unwrap_err();
     assert_eq!(applied.message(), status.message());
 }
 

@@ -86,6 +86,21 @@ async fn plans() {
             "started": [],
             "kept": ["019351aa-0000-7000-8000-5eed00000001", "019351aa-0000-7000-8000-5eed00000002"],
             "findings": [],
+            "changes": [
+                {
+                    "kind": "keep",
+                    "vm": "web-1",
+                    "migration": "019351aa-0000-7000-8000-5eed00000001",
+                    "text": "VM web-1, synced",
+                },
+                {
+                    "kind": "keep",
+                    "vm": "web-2",
+                    "migration": "019351aa-0000-7000-8000-5eed00000002",
+                    "text": "VM web-2, synced",
+                },
+            ],
+            "dry_run": false,
         })
     );
     std::fs::write(&file, cases::PLAN.replace("vms = [", "vms = [\"web-1\", ")).unwrap();

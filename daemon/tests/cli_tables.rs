@@ -150,8 +150,18 @@ web   old     new       2       15m  readback
         served.warmctl(&["plan", "apply", "-f", path]).await.out(0),
         "\
 plan web: 1 migration started, 1 there already
-  started 019351aa-0000-7000-8000-5eed00000004
-  kept    019351aa-0000-7000-8000-5eed00000001
+  kept     019351aa-0000-7000-8000-5eed00000001  VM web-1, synced
+  started  019351aa-0000-7000-8000-5eed00000004  VM web-9, to new as web-9
+"
+    );
+    let dry = served.warmctl(&["plan", "apply", "--dry-run", "-f", path]).await;
+    assert_eq!(
+        dry.out(0),
+        "\
+plan web, not applied: 2 migrations would be started, 0 there already
+  setting  schedule.every was \"15m\" and is \"5m\"
+  start    VM web-1, to new as web-1
+  start    VM web-9, to new as web-9
 "
     );
     // What is shown can be applied as it is.
@@ -169,6 +179,18 @@ async fn a_plan_without_migrations_is_forgotten() {
     let served = Served::start(FakeControl::new([])).await;
     assert_eq!(served.warmctl(&["plan", "delete", "web"]).await.out(0), "plan web is forgotten\n");
     assert_eq!(served.warmctl(&["plan", "delete", "web"]).await.code, Some(4));
+}
+
+#[tokio::test]
+async fn a_dry_run_of_a_plan_that_would_be_refused_says_so() {
+    let served = served().await;
+    let file = served.dir.path().join("plan.toml");
+    std::fs::write(&file, cases::PLAN.replace("vms = [", "vms = [\"web-1\", ")).unwrap();
+    let path = file.to_str().unwrap();
+    let ran = served.warmctl(&["plan", "apply", "--dry-run", "-o", "json", "-f", path]).await;
+    let told = ran.json(5);
+    assert_eq!((&told["dry_run"], &told["findings"][0]["rule"]), (&true.into(), &"plan-wrong".into()));
+    assert_eq!(told["changes"][0]["kind"], "setting");
 }
 
 #[tokio::test]

@@ -28,14 +28,22 @@ impl Plans for Api {
         request: Request<PlansApplyRequest>,
     ) -> Result<Response<PlansApplyResponse>, Status> {
         let by = peer::by(request.extensions());
-        let plan = parsed(&request.into_inner().toml)?;
+        let PlansApplyRequest { toml, dry_run } = request.into_inner();
+        let plan = parsed(&toml)?;
         let name = plan.name.clone();
-        let applied = self.control.apply_plan(plan, &by).await.map_err(|error| status(&error))?;
+        let applied = if dry_run {
+            self.control.preview_plan(&plan).await
+        } else {
+            self.control.apply_plan(plan, &by).await
+        };
+        let applied = applied.map_err(|error| status(&error))?;
         Ok(Response::new(PlansApplyResponse {
             plan: name,
             started: applied.started.iter().map(ToString::to_string).collect(),
             kept: applied.kept.iter().map(ToString::to_string).collect(),
             findings: applied.findings.into_iter().map(convert::finding).collect(),
+            changes: applied.changes.into_iter().map(convert::plan_change).collect(),
+            dry_run,
         }))
     }
 

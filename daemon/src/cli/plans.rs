@@ -8,8 +8,8 @@ use std::{
 
 use tonic::{Code, Status};
 use warmd_proto::v1::{
-    Finding, PlansApplyRequest, PlansDeleteRequest, PlansGetRequest, PlansListRequest, PlansValidateRequest,
-    Severity,
+    Finding, PlanChangeKind, PlansApplyRequest, PlansApplyResponse, PlansDeleteRequest, PlansGetRequest,
+    PlansListRequest, PlansValidateRequest, Severity,
 };
 
 use super::{
@@ -23,9 +23,9 @@ use crate::{api::MAX_REQUEST, config::load_plan};
 
 pub(super) async fn run(socket: &Path, out: &Out, command: PlanCommand) -> Result<(), Failure> {
     match command {
-        PlanCommand::Apply(plan) => {
-            let toml = read(&plan.file, out)?;
-            apply(&Client::connect(socket).await?, out, &plan.file, toml).await
+        PlanCommand::Apply { plan, dry_run } => {
+            let request = PlansApplyRequest { toml: read(&plan.file, out)?, dry_run };
+            apply(&Client::connect(socket).await?, out, &plan.file, request).await
         }
         PlanCommand::Validate(plan) => {
             let toml = read(&plan.file, out)?;
@@ -37,22 +37,39 @@ pub(super) async fn run(socket: &Path, out: &Out, command: PlanCommand) -> Resul
     }
 }
 
-async fn apply(client: &Client, out: &Out, file: &Path, toml: String) -> Result<(), Failure> {
-    let request = asked(PlansApplyRequest { toml });
-    let answer = client.plans().apply(request).await.map_err(|status| in_file(file, status))?.into_inner();
+async fn apply(client: &Client, out: &Out, file: &Path, request: PlansApplyRequest) -> Result<(), Failure> {
+    let answer =
+        client.plans().apply(asked(request)).await.map_err(|status| in_file(file, status))?.into_inner();
+    let is_refused = answer.findings.iter().any(|finding| finding.severity() == Severity::Error);
     if out.is_json() {
-        return out.json(&answer);
+        out.json(&answer)?;
+    } else {
+        findings(out, &answer.findings)?;
+        out.text(&headline(&answer, is_refused))?;
+        for change in &answer.changes {
+            let word = match (change.kind(), answer.dry_run) {
+                (PlanChangeKind::Start, false) => "started".to_owned(),
+                (PlanChangeKind::Keep, false) => "kept".to_owned(),
+                (kind, _) => words::name(kind),
+            };
+            let rest = [change.migration.as_str(), change.text.as_str()];
+            let rest: Vec<_> = rest.into_iter().filter(|part| !part.is_empty()).collect();
+            out.text(&format!("  {word:<7}  {}", rest.join("  ")))?;
+        }
     }
-    findings(out, &answer.findings)?;
-    let started = words::count(answer.started.len(), "migration");
-    out.text(&format!("plan {}: {started} started, {} there already", answer.plan, answer.kept.len()))?;
-    for id in &answer.started {
-        out.text(&format!("  started {id}"))?;
+    if answer.dry_run && is_refused { Err(Failure::told(Exit::Refused)) } else { Ok(()) }
+}
+
+fn headline(answer: &PlansApplyResponse, is_refused: bool) -> String {
+    let PlansApplyResponse { plan, started, kept, changes, dry_run, .. } = answer;
+    if !dry_run {
+        let started = words::count(started.len(), "migration");
+        return format!("plan {plan}: {started} started, {} there already", kept.len());
     }
-    for id in &answer.kept {
-        out.text(&format!("  kept    {id}"))?;
-    }
-    Ok(())
+    let starts = changes.iter().filter(|change| change.kind() == PlanChangeKind::Start).count();
+    let (starts, kept) = (words::count(starts, "migration"), kept.len());
+    let refused = if is_refused { ", but it would be refused" } else { "" };
+    format!("plan {plan}, not applied: {starts} would be started, {kept} there already{refused}")
 }
 
 async fn validate(client: &Client, out: &Out, file: &Path, toml: String) -> Result<(), Failure> {

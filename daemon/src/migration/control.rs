@@ -43,6 +43,8 @@ pub trait Control: Send + Sync {
     async fn validate_plan(&self, plan: &Plan) -> Result<Vec<Finding>, ControlError>;
     /// Makes the plan so: a migration starts for every VM that has none. Applying the same plan again changes nothing.
     async fn apply_plan(&self, plan: Plan, by: &str) -> Result<Applied, ControlError>;
+    /// What [`Control::apply_plan`] would do and find, errors too; changes nothing.
+    async fn preview_plan(&self, plan: &Plan) -> Result<Applied, ControlError>;
     /// All plans.
     async fn plans(&self) -> Result<Vec<Plan>, ControlError>;
     /// One plan.
@@ -128,6 +130,34 @@ pub struct Applied {
     /// Migrations that were there already.
     pub kept: Vec<MigrationId>,
     pub findings: Vec<Finding>,
+    /// All of it in words, and what of the plan is another than before.
+    pub changes: Vec<PlanChange>,
+}
+
+/// Something that applying a plan changes, or keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanChange {
+    pub kind: PlanChangeKind,
+    /// What the plan calls the VM, if it is about one.
+    pub vm: Option<String>,
+    /// Its migration, if it has begun.
+    pub migration: Option<MigrationId>,
+    pub text: String,
+}
+
+/// What kind of change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanChangeKind {
+    /// There was no plan of this name.
+    New,
+    /// A key of the plan has another value.
+    Setting,
+    /// A migration starts.
+    Start,
+    /// A migration stays as it is.
+    Keep,
+    /// A migration's VM is not named any more; it goes on.
+    Leave,
 }
 
 /// Why the daemon did not do it.

@@ -3,9 +3,11 @@
 //! Rule: one task owns a migration. Everybody else asks through [`control::Control`] and looks at views.
 
 pub mod admission;
+mod applying;
 mod appointed;
 pub mod audit;
 mod boot_check;
+mod changes;
 pub mod command;
 pub mod context;
 pub mod control;
@@ -23,9 +25,9 @@ pub mod live;
 pub mod manager;
 mod overtaken;
 pub mod pass;
-pub mod plans;
 pub mod prepare;
 mod program;
+mod refusal;
 pub mod report;
 pub mod restore;
 pub mod retry;

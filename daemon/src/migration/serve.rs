@@ -4,15 +4,13 @@ use std::collections::{BTreeMap, btree_map::Entry};
 
 use async_trait::async_trait;
 use tokio::sync::{broadcast, oneshot};
-use warmd_cbt::mutant::mutant;
 
 use super::{
     command::Command,
     control::{Applied, Control, ControlError, ControlErrorKind, Endpoint, Finding},
     explained::{self, Explanation},
     manager::{Handle, Manager, internal},
-    plans, report, restore,
-    rules::{self, Subject},
+    report, restore, rules,
 };
 use crate::{
     clock,
@@ -30,7 +28,7 @@ use crate::{
         view::{EventView, MigrationView},
     },
     seal::{self, PublicKey, Sealed},
-    store::{Created, Finished, JournalPage, MigrationRow, NewMigration},
+    store::{Finished, JournalPage, MigrationRow},
 };
 
 /// How often an owner that has just ended is asked for anew.
@@ -63,38 +61,11 @@ impl Control for Manager {
     }
 
     async fn apply_plan(&self, plan: Plan, by: &str) -> Result<Applied, ControlError> {
-        let _one_at_a_time = self.applying.lock().await;
-        let judged = rules::judge(self, &plan).await?;
-        if let Some(errors) = judged.errors() {
-            return Err(ControlError::new(ControlErrorKind::Invalid, errors));
-        }
-        let mut applied = Applied { findings: judged.findings, ..Applied::default() };
-        let mut fresh = Vec::new();
-        for Subject { vm, machine, migration } in judged.machines {
-            match migration {
-                Some(id) => applied.kept.push(id),
-                None => fresh.push((vm, machine)),
-            }
-        }
-        let theirs: Vec<_> =
-            self.handles().into_iter().filter(|handle| handle.context.plan().name == plan.name).collect();
-        let lines =
-            theirs.iter().filter(|handle| !handle.context.live.view().state.is_final()).map(|handle| {
-                let text = plans::applied_again(&handle.context.plan(), &plan);
-                handle.context.line(by, "request", text)
-            });
-        self.store.put_plan(&plan, clock::now(), lines.collect()).await.map_err(internal)?;
-        for handle in theirs {
-            handle.context.set_plan(plan.clone());
-        }
-        self.say_plan(&plan).await?;
-        for (vm, machine) in fresh {
-            applied.started.push(self.begin(&plan, &vm, machine, by).await?);
-        }
-        let text =
-            format!("plan {}: {} started, {} kept", plan.name, applied.started.len(), applied.kept.len());
-        self.journal(by, "plan", text).await?;
-        Ok(applied)
+        self.apply(plan, by).await
+    }
+
+    async fn preview_plan(&self, plan: &Plan) -> Result<Applied, ControlError> {
+        self.preview(plan).await
     }
 
     async fn plans(&self) -> Result<Vec<Plan>, ControlError> {
@@ -364,49 +335,7 @@ impl Manager {
         self.store.moved_by(&plan.name, &plan.source, &machine.id.0).await.map_err(internal)
     }
 
-    async fn begin(
-        &self,
-        plan: &Plan,
-        vm: &str,
-        machine: Machine,
-        by: &str,
-    ) -> Result<MigrationId, ControlError> {
-        let (id, created) = (MigrationId::generate(), clock::now());
-        let line = EventView {
-            at: created,
-            migration: Some(id),
-            by: by.to_owned(),
-            kind: "request".to_owned(),
-            text: format!("begun by applying plan {}", plan.name),
-        };
-        let new = NewMigration {
-            id,
-            plan: plan.name.clone(),
-            source: plan.source.clone(),
-            target: plan.target.clone(),
-            vm: machine.id.clone(),
-            vm_name: machine.name.clone(),
-            target_name: plan.target_name(vm).to_owned(),
-            machine,
-            state: State::Defined,
-            created,
-            warnings: Vec::new(),
-            events: vec![line],
-        };
-        match self.store.create_migration(new).await.map_err(internal)? {
-            Created::Exists(row) if mutant("migration-orphaned") => Ok(row.id),
-            // One whose making failed, and was durable all the same, has nobody yet who drives it.
-            Created::New(row) | Created::Exists(row) => {
-                let id = row.id;
-                if self.handle(id).is_none() {
-                    self.take_up(row, plan.clone()).await?;
-                }
-                Ok(id)
-            }
-        }
-    }
-
-    async fn journal(&self, by: &str, kind: &str, text: String) -> Result<(), ControlError> {
+    pub(super) async fn journal(&self, by: &str, kind: &str, text: String) -> Result<(), ControlError> {
         let (by, kind) = (by.to_owned(), kind.to_owned());
         let line = EventView { at: clock::now(), migration: None, by, kind, text };
         self.store.append_events(vec![line]).await.map_err(internal)

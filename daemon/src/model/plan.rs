@@ -224,9 +224,15 @@ impl Plan {
         }
     }
 
-    /// The name of `vm` on the target.
-    pub fn target_name<'a>(&'a self, vm: &'a str) -> &'a str {
-        self.vm.get(vm).and_then(|over| over.name.as_deref()).unwrap_or(vm)
+    /// What differs for the machine, which the plan calls `vm`: by that, by its name, or by its id.
+    pub fn over(&self, vm: &str, machine: &Machine) -> Option<&VmOverride> {
+        [vm, &machine.name, &machine.id.0].into_iter().find_map(|key| self.vm.get(key))
+    }
+
+    /// The name on the target of the machine, which the plan calls `vm`.
+    pub fn target_name(&self, vm: &str, machine: &Machine) -> String {
+        let chosen = self.over(vm, machine).and_then(|over| over.name.clone());
+        chosen.unwrap_or_else(|| machine.name.clone())
     }
 
     /// The machine with the target's networks.

@@ -35,6 +35,7 @@ pub enum Rule {
     VmUnreadable,
     VmTwice,
     VmTaken,
+    VmFixed,
     VmPaused,
     VmTransient,
     VmSaved,
@@ -86,7 +87,7 @@ impl Objection {
 
 impl Rule {
     /// All rules, in the order of the table.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::PlanWrong,
         Self::HookMissing,
         Self::BootCheckBlind,
@@ -104,6 +105,7 @@ impl Rule {
         Self::VmUnreadable,
         Self::VmTwice,
         Self::VmTaken,
+        Self::VmFixed,
         Self::VmPaused,
         Self::VmTransient,
         Self::VmSaved,
@@ -240,6 +242,12 @@ impl Rule {
                 Error,
                 "another plan moves the VM already",
                 "remove it from one of the plans, or cancel its migration",
+            ),
+            Self::VmFixed => (
+                "vm-fixed",
+                Error,
+                "the plan changes the name or a disk's place of a VM whose migration has begun",
+                "leave it as it was, or cancel that migration first",
             ),
             Self::VmPaused => (
                 "vm-paused",

@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn what_version_1_wrote_is_read_for_ever() {
         let plan: Plan = from_json("plans", "p", PLAN_1).unwrap();
-        assert_eq!((plan.target_name("a"), plan.networks["x"].as_str()), ("b", "y"));
+        assert_eq!((plan.vm["a"].name.as_deref(), plan.networks["x"].as_str()), (Some("b"), "y"));
         assert_eq!(plan.schedule.every, Some(std::time::Duration::from_mins(15)));
         assert!(plan.problems().is_empty(), "{:?}", plan.problems());
         let machine: Machine = from_json("migrations", "m", MACHINE_1).unwrap();

@@ -9,7 +9,10 @@ use async_trait::async_trait;
 use tokio::sync::{broadcast, watch};
 use warmd_daemon::{
     migration::{
-        control::{Applied, Control, ControlError, ControlErrorKind as Kind, Endpoint, Finding},
+        control::{
+            Applied, Control, ControlError, ControlErrorKind as Kind, Endpoint, Finding, PlanChange,
+            PlanChangeKind,
+        },
         explained::Explanation,
     },
     model::{
@@ -184,16 +187,37 @@ impl Control for FakeControl {
         let mut applied = Applied::default();
         for vm in &plan.vms {
             let old = inner.migrations.values().find(|view| view.vm_name == *vm).map(|view| view.id);
+            let mut tell = |kind, id, text| {
+                let (vm, migration) = (Some(vm.clone()), Some(id));
+                applied.changes.push(PlanChange { kind, vm, migration, text });
+            };
             if let Some(id) = old {
+                tell(PlanChangeKind::Keep, id, format!("VM {vm}, synced"));
                 applied.kept.push(id);
                 continue;
             }
             let number = 1 + inner.migrations.len() as u64;
             inner.migrations.insert(cases::id(number), cases::synced(number, vm));
+            tell(PlanChangeKind::Start, cases::id(number), format!("VM {vm}, to new as {vm}"));
             applied.started.push(cases::id(number));
         }
         inner.plans.insert(plan.name.clone(), plan);
         Ok(applied)
+    }
+
+    async fn preview_plan(&self, plan: &Plan) -> Result<Applied, ControlError> {
+        let change = |kind, vm: Option<&String>, text: String| PlanChange {
+            kind,
+            vm: vm.cloned(),
+            migration: None,
+            text,
+        };
+        let every = "schedule.every was \"15m\" and is \"5m\"";
+        let mut changes = vec![change(PlanChangeKind::Setting, None, every.to_owned())];
+        let starts =
+            |vm: &String| change(PlanChangeKind::Start, Some(vm), format!("VM {vm}, to new as {vm}"));
+        changes.extend(plan.vms.iter().map(starts));
+        Ok(Applied { findings: self.validate_plan(plan).await?, changes, ..Applied::default() })
     }
 
     async fn plans(&self) -> Result<Vec<Plan>, ControlError> {

@@ -1,10 +1,11 @@
 //! Plans over simulated endpoints: what the pre-flight rules find, and what applying does and refuses.
 
 use warmd_daemon::{
-    migration::control::{Control, Finding},
+    migration::control::{Applied, Control, Finding, PlanChangeKind},
     model::{
         plan::{Plan, VerifyMode},
         rule::{Objection, Rule, Severity},
+        state::State,
     },
 };
 use warmd_tests::simulated::{Fault, Rig, VM, World};
@@ -128,4 +129,86 @@ async fn a_vm_that_another_plan_moves_and_a_name_that_is_on_its_way_are_refused(
     let found = findings(&rig, &moved).await;
     assert!(found.iter().any(|finding| finding.rule == Rule::EndpointFixed), "{found:#?}");
     assert_eq!(findings(&rig, &plan()).await, [], "its own migration is in nobody's way");
+}
+
+/// Each change as a line.
+fn told(applied: &Applied) -> Vec<String> {
+    applied.changes.iter().map(|change| format!("{:?} {}", change.kind, change.text)).collect()
+}
+
+/// What is stored: rows of each table, plans, and the journal.
+async fn state(rig: &Rig) -> String {
+    let db = rusqlite::Connection::open(rig.state_file()).unwrap();
+    let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name";
+    let tables: Vec<String> =
+        db.prepare(tables).unwrap().query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    let count = |table: &String| -> i64 {
+        db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+    };
+    let rows: Vec<_> = tables.iter().map(|table| format!("{table} {}", count(table))).collect();
+    format!("{:?} {rows:?} {}", rig.manager.plans().await.unwrap(), rig.journal().await)
+}
+
+#[tokio::test]
+async fn a_dry_run_says_what_applying_does_in_the_same_words_and_changes_nothing() {
+    let rig = rig().await;
+    let before = state(&rig).await;
+    let dry = rig.manager.preview_plan(&plan()).await.unwrap();
+    assert_eq!(told(&dry), ["New plan plan is new", "Start VM guest, to t as guest"]);
+    assert!(dry.started.is_empty() && dry.kept.is_empty());
+    assert_eq!(state(&rig).await, before);
+    let done = rig.manager.apply_plan(plan(), "test").await.unwrap();
+    assert_eq!(told(&done), told(&dry));
+    let started = done.changes.iter().find(|change| change.kind == PlanChangeKind::Start).unwrap();
+    assert_eq!(started.migration.as_ref(), done.started.first());
+
+    rig.until("synced", |view| view.state == State::Synced).await;
+    let mut again = plan();
+    again.schedule.every = Some(std::time::Duration::from_mins(5));
+    let before = state(&rig).await;
+    let dry = rig.manager.preview_plan(&again).await.unwrap();
+    assert_eq!(told(&dry), ["Setting schedule.every was \"1h\" and is \"5m\"", "Keep VM guest, synced"]);
+    assert_eq!(state(&rig).await, before);
+    assert_eq!(told(&rig.manager.apply_plan(again.clone(), "test").await.unwrap()), told(&dry));
+    assert!(rig.journal().await.contains("applied again: schedule.every was \"1h\" and is \"5m\""));
+    assert_eq!(told(&rig.manager.preview_plan(&again).await.unwrap()), ["Keep VM guest, synced"]);
+}
+
+#[tokio::test]
+async fn what_cannot_change_is_refused_while_a_migration_is_under_way() {
+    let rig = rig().await;
+    let placed = with(&format!("[vm.{VM}.disks]\nvdb = \"/place\""));
+    rig.seed(placed.clone()).await;
+    let guest = format!("VM {VM}");
+    let mut renamed = placed.clone();
+    renamed.vm.get_mut(VM).unwrap().name = Some("other".to_owned());
+    for (changed, word) in [
+        (renamed, "\"other\""),
+        (plan(), "disk vdb is to be at a place of the target's choice, and was made at /place"),
+        (with(&format!("[vm.{VM}.disks]\nvdb = \"/elsewhere\"")), "/elsewhere"),
+        (with(&format!("[vm.{VM}.disks]\nvda = \"/new\"\nvdb = \"/place\"")), "disk vda is to be at /new"),
+    ] {
+        let before = state(&rig).await;
+        let dry = rig.manager.preview_plan(&changed).await.unwrap();
+        let found = dry.findings.iter().find(|finding| finding.rule == Rule::VmFixed);
+        let found = found.unwrap_or_else(|| panic!("{word}: {:#?}", dry.findings));
+        assert!(found.subject == guest && found.message.contains(word), "{found:#?}");
+        let refused = rig.manager.apply_plan(changed, "test").await.unwrap_err();
+        assert!(refused.message.contains("vm-fixed") && refused.message.contains(word), "{refused}");
+        assert_eq!(state(&rig).await, before);
+    }
+    // By its id it is the same VM, and has the same name.
+    let by_id = Plan { vms: vec!["0001".to_owned()], vm: placed.vm.clone(), ..placed };
+    let errors = findings(&rig, &by_id).await;
+    assert!(errors.iter().all(|finding| finding.rule == Rule::PlanWrong), "{errors:#?}");
+}
+
+#[tokio::test]
+async fn a_vm_that_is_not_named_any_more_goes_on_and_is_told() {
+    let rig = rig().await;
+    rig.seed(plan()).await;
+    let other = Plan { vms: vec!["nobody".to_owned()], ..plan() };
+    let dry = rig.manager.preview_plan(&other).await.unwrap();
+    let left: Vec<_> = told(&dry).into_iter().filter(|line| line.starts_with("Leave")).collect();
+    assert_eq!(left, ["Leave VM guest, synced: not named any more, and it goes on until it is cancelled"]);
 }

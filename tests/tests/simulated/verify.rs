@@ -270,7 +270,7 @@ async fn what_is_asked_for_stands_whole_in_the_journal_and_in_reports() {
     let report = rig.manager.report(rig.view().await.id).await.unwrap();
     let asked: Vec<_> = report.requests.iter().map(|line| line.text.as_str()).collect();
     assert!(asked.contains(&"verify accepted: readback, sample=10%, seed 7"), "{asked:?}");
-    let again = asked.iter().find(|line| line.starts_with("plan plan applied again: verify was")).unwrap();
+    let again = asked.iter().find(|line| line.starts_with("plan plan applied again: verify")).unwrap();
     assert!(again.contains("none") && again.contains("compare"), "{again}");
     assert_eq!(asked.last(), Some(&"plan plan applied again, unchanged"));
 }

@@ -2,13 +2,16 @@
 
 use warmd_proto::v1;
 
-use crate::model::{
-    machine::PowerState,
-    phase::Phase,
-    plan::VerifyMode,
-    rule::Severity,
-    state::{Resting, State},
-    view::PassKind,
+use crate::{
+    migration::control::PlanChangeKind,
+    model::{
+        machine::PowerState,
+        phase::Phase,
+        plan::VerifyMode,
+        rule::Severity,
+        state::{Resting, State},
+        view::PassKind,
+    },
 };
 
 pub(super) fn state(state: &State) -> v1::MigrationState {
@@ -82,5 +85,15 @@ pub(super) fn severity(severity: Severity) -> v1::Severity {
     match severity {
         Severity::Warning => v1::Severity::Warning,
         Severity::Error => v1::Severity::Error,
+    }
+}
+
+pub(super) fn plan_change_kind(kind: PlanChangeKind) -> v1::PlanChangeKind {
+    match kind {
+        PlanChangeKind::New => v1::PlanChangeKind::New,
+        PlanChangeKind::Setting => v1::PlanChangeKind::Setting,
+        PlanChangeKind::Start => v1::PlanChangeKind::Start,
+        PlanChangeKind::Keep => v1::PlanChangeKind::Keep,
+        PlanChangeKind::Leave => v1::PlanChangeKind::Leave,
     }
 }

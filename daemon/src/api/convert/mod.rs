@@ -25,7 +25,7 @@ pub(super) use self::{
     explained::explained,
     limit::limit,
     migration::migration,
-    plan::{endpoint, finding, plan, vm_summary},
+    plan::{endpoint, finding, plan, plan_change, vm_summary},
 };
 use crate::model::report::KeySince;
 

@@ -4,7 +4,7 @@ use warmd_proto::v1;
 
 use super::enums;
 use crate::{
-    migration::control::{ControlError, ControlErrorKind, Endpoint, Finding},
+    migration::control::{ControlError, ControlErrorKind, Endpoint, Finding, PlanChange},
     model::{machine::VmSummary, plan::Plan},
 };
 
@@ -53,5 +53,15 @@ pub(in crate::api) fn finding(finding: Finding) -> v1::Finding {
         message: finding.message,
         rule: finding.rule.id().to_owned(),
         help: finding.help,
+    }
+}
+
+/// Something that applying a plan changes, or keeps.
+pub(in crate::api) fn plan_change(change: PlanChange) -> v1::PlanChange {
+    v1::PlanChange {
+        kind: enums::plan_change_kind(change.kind).into(),
+        vm: change.vm.unwrap_or_default(),
+        migration: change.migration.map(|id| id.to_string()).unwrap_or_default(),
+        text: change.text,
     }
 }

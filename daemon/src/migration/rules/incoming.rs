@@ -14,7 +14,7 @@ pub(super) async fn judge(judged: &mut Judged, plan: &Plan, target: &dyn Target)
         .machines
         .iter()
         .map(|subject| {
-            let places = plan.vm.get(&subject.vm).map(|over| &over.disks);
+            let places = plan.over(&subject.vm, &subject.machine).map(|over| &over.disks);
             let disks = subject.machine.disks.iter().map(|disk| DiskSpec {
                 key: disk.key.clone(),
                 size: disk.size,
@@ -22,7 +22,7 @@ pub(super) async fn judge(judged: &mut Judged, plan: &Plan, target: &dyn Target)
             });
             Incoming {
                 owner: subject.migration,
-                name: plan.target_name(&subject.vm).to_owned(),
+                name: subject.name.clone(),
                 disks: disks.collect(),
                 machine: plan.mapped(subject.machine.clone()),
             }

@@ -56,7 +56,11 @@ pub(super) async fn judge(
             }
             Err(error) => return Err(error),
         };
-        judged.machines.push(Subject { vm, machine, migration });
+        let name = match migration.and_then(|id| manager.handle(id)) {
+            Some(handle) => handle.context.target_name.clone(),
+            None => plan.target_name(&vm, &machine),
+        };
+        judged.machines.push(Subject { vm, machine, name, migration });
     }
     Ok(())
 }
@@ -107,7 +111,7 @@ fn of_machine(judged: &mut Judged, plan: &Plan, vm: &str, answer: Answer) -> Mac
     if let Some(other) = twice.map(|other| other.vm.clone()) {
         judged.find(Rule::VmTwice, &subject, format!("it is the same VM as {other}"));
     }
-    if let Some(over) = plan.vm.get(vm) {
+    if let Some(over) = plan.over(vm, &machine) {
         for key in over.disks.keys().filter(|key| !machine.disks.iter().any(|disk| disk.key.0 == **key)) {
             let disks: Vec<_> = machine.disks.iter().map(|disk| disk.key.0.as_str()).collect();
             let message =

@@ -6,6 +6,7 @@
 
 mod conversions;
 mod ends;
+mod fixed;
 mod incoming;
 mod machines;
 mod names;
@@ -36,6 +37,8 @@ pub(super) struct Subject {
     /// What the plan calls it.
     pub(super) vm: String,
     pub(super) machine: Machine,
+    /// Its name on the target.
+    pub(super) name: String,
     /// The migration that moves it for this plan, or has moved it.
     pub(super) migration: Option<MigrationId>,
 }
@@ -69,6 +72,7 @@ pub(super) async fn judge(manager: &Manager, plan: &Plan) -> Result<Judged, Cont
     if let Some(source) = ends::source(&mut judged, manager, plan).await {
         machines::judge(&mut judged, manager, plan, source).await?;
     }
+    fixed::judge(&mut judged, manager, plan).await?;
     names::judge(&mut judged, manager, plan);
     windows::judge(&mut judged, manager, plan);
     if let Some(target) = target {

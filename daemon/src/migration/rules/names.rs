@@ -28,11 +28,11 @@ pub(super) fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) {
         names.insert(view.target_name, who);
     }
     for subject in &subjects {
-        let (vm, name) = (&subject.vm, plan.target_name(&subject.vm));
+        let (vm, name) = (&subject.vm, &subject.name);
         if !is_target_name(name) {
             judged.find(Rule::NameUnusable, vm_of(vm), format!("it would be called {name:?} on the target"));
         }
-        if let Some(other) = names.insert(name.to_owned(), vm_of(vm)) {
+        if let Some(other) = names.insert(name.clone(), vm_of(vm)) {
             judged.find(Rule::NameTwice, vm_of(vm), format!("{other} gets the name {name:?} too"));
         }
         for nic in &subject.machine.nics {

@@ -1,0 +1,39 @@
+//! What a migration that has begun cannot change: its VM's name on the target, and where its disks are.
+
+use super::{Judged, vm_of};
+use crate::{
+    migration::{
+        control::ControlError,
+        manager::{Manager, internal},
+    },
+    model::{plan::Plan, rule::Rule},
+};
+
+pub(super) async fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) -> Result<(), ControlError> {
+    for subject in judged.machines.clone() {
+        let Some(handle) = subject.migration.and_then(|id| manager.handle(id)) else { continue };
+        let context = handle.context;
+        if context.live.view().state.is_final() {
+            continue;
+        }
+        // By the machine that it began with: a VM that was renamed on the source keeps its name on the target.
+        let name = plan.target_name(&subject.vm, &context.machine);
+        if name != context.target_name {
+            let found = format!("it is to be called {name:?}, and moves as {:?} now", context.target_name);
+            judged.find(Rule::VmFixed, vm_of(&subject.vm), found);
+        }
+        let over = plan.over(&subject.vm, &context.machine);
+        for disk in context.made_disks().await.map_err(internal)? {
+            let wanted = over.and_then(|over| over.disks.get(&disk.key.0));
+            if wanted != disk.place.as_ref() {
+                let said = |place: Option<&String>| {
+                    place.map_or_else(|| "a place of the target's choice".to_owned(), Clone::clone)
+                };
+                let (wanted, is) = (said(wanted), said(disk.place.as_ref()));
+                let found = format!("disk {} is to be at {wanted}, and was made at {is}", disk.key);
+                judged.find(Rule::VmFixed, vm_of(&subject.vm), found);
+            }
+        }
+    }
+    Ok(())
+}
