@@ -66,6 +66,9 @@ impl DomainXml {
     /// migration's id.
     pub const TAG_NAMESPACE: &str = "urn:warmd:domain:1";
 
+    /// The element in that namespace which marks a domain that warmd made.
+    pub const MOVED_HERE: &str = "target";
+
     /// Reads what `virsh dumpxml` prints.
     pub fn read(text: &str) -> Result<Self, XmlError> {
         let document = xml::parse(text, "domain")?;

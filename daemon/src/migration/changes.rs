@@ -25,12 +25,13 @@ pub(super) fn of(
             settings(before, now).into_iter().map(|text| line(PlanChangeKind::Setting, text)).collect()
         }
     };
-    for Subject { vm, name, migration, .. } in subjects {
+    for Subject { vm, name, migration, pattern, .. } in subjects {
+        let by = pattern.as_ref().map_or_else(String::new, |pattern| format!(" (by {pattern:?})"));
         let (kind, text) = match migration {
-            None => (PlanChangeKind::Start, format!("VM {vm}, to {} as {name}", now.target)),
+            None => (PlanChangeKind::Start, format!("VM {vm}{by}, to {} as {name}", now.target)),
             Some(id) => match manager.handle(*id).map(|handle| handle.context.live.view().state) {
-                Some(state) if !state.is_final() => (PlanChangeKind::Keep, format!("VM {vm}, {state}")),
-                _ => (PlanChangeKind::Keep, format!("VM {vm}, moved already")),
+                Some(state) if !state.is_final() => (PlanChangeKind::Keep, format!("VM {vm}{by}, {state}")),
+                _ => (PlanChangeKind::Keep, format!("VM {vm}{by}, moved already")),
             },
         };
         changes.push(PlanChange { kind, vm: Some(vm.clone()), migration: *migration, text });

@@ -16,6 +16,7 @@ pub mod plan;
 pub mod report;
 pub mod request;
 pub mod rule;
+pub mod selection;
 pub mod state;
 pub mod transition;
 pub mod verify;

@@ -24,6 +24,7 @@ use super::{
     hook::Hook,
     limit::{rate, requests},
     machine::Machine,
+    selection::{is_pattern, may_mean},
     verify::{Amount, VerifyScope},
 };
 
@@ -36,7 +37,8 @@ pub struct Plan {
     pub source: String,
     /// A target of the daemon's configuration.
     pub target: String,
-    /// Names or ids of VMs on the source.
+    /// Names or ids of VMs on the source, patterns (`web-*`), and what is left out of them (`!web-test`): see
+    /// [`super::selection`].
     pub vms: Vec<String>,
     #[serde(default = "every_default", deserialize_with = "with_cadence")]
     pub schedule: Schedule,
@@ -49,6 +51,9 @@ pub struct Plan {
     /// Source network → target network. A network that is not named keeps its name.
     #[serde(default)]
     pub networks: BTreeMap<String, String>,
+    /// What VMs are called on the target that the plan gives no name.
+    #[serde(default, skip_serializing_if = "Names::is_default")]
+    pub names: Names,
     /// VM → what differs for it.
     #[serde(default)]
     pub vm: BTreeMap<String, VmOverride>,
@@ -189,6 +194,38 @@ impl PlanLimits {
     }
 }
 
+/// What VMs are called on the target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Names {
+    /// Whether names are made such as DNS and Kubernetes take (RFC 1123 labels); else they stay as they are.
+    pub sanitise: bool,
+}
+
+impl Names {
+    /// Whether it says nothing.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What a VM of this name is called on the target.
+    pub fn of(self, name: &str) -> String {
+        if self.sanitise { sanitised(name) } else { name.to_owned() }
+    }
+}
+
+/// The name as an RFC 1123 label: lower-case letters, digits and dashes, these not at its ends, at most 63. What is left of
+/// some names is empty.
+fn sanitised(name: &str) -> String {
+    let label: String = name
+        .chars()
+        .map(|each| if each.is_ascii_alphanumeric() { each.to_ascii_lowercase() } else { '-' })
+        .skip_while(|each| *each == '-')
+        .take(63)
+        .collect();
+    label.trim_end_matches('-').to_owned()
+}
+
 /// What differs for one VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -218,6 +255,7 @@ impl Plan {
             verify: VerifyPolicy::default(),
             limits: PlanLimits::default(),
             networks: BTreeMap::new(),
+            names: Names::default(),
             vm: BTreeMap::new(),
             conversion: Conversion::None,
             hooks: Vec::new(),
@@ -232,7 +270,7 @@ impl Plan {
     /// The name on the target of the machine, which the plan calls `vm`.
     pub fn target_name(&self, vm: &str, machine: &Machine) -> String {
         let chosen = self.over(vm, machine).and_then(|over| over.name.clone());
-        chosen.unwrap_or_else(|| machine.name.clone())
+        chosen.unwrap_or_else(|| self.names.of(&machine.name))
     }
 
     /// The machine with the target's networks.
@@ -257,6 +295,8 @@ impl Plan {
         }
         if self.vms.is_empty() {
             problems.push("`vms` is empty: name at least one VM".to_owned());
+        } else if self.vms.iter().all(|vm| vm.starts_with('!')) {
+            problems.push("`vms` only leaves VMs out: name some, or write \"*\"".to_owned());
         }
         for (at, vm) in self.vms.iter().enumerate() {
             if vm.is_empty() || vm.chars().any(char::is_control) {
@@ -267,7 +307,7 @@ impl Plan {
             }
         }
         for (vm, over) in &self.vm {
-            if !self.vms.contains(vm) {
+            if !self.vms.iter().any(|entry| may_mean(entry, vm)) {
                 problems.push(format!(
                     "`[vm.{vm:?}]` is no VM of this plan: add it to `vms` or remove the section"
                 ));
@@ -286,7 +326,7 @@ impl Plan {
         }
         let check = &self.cutover.boot_check;
         problems.extend(check.problems("cutover.boot_check"));
-        if check.tcp.is_some() && self.vms.len() > 1 {
+        if check.tcp.is_some() && (self.vms.len() > 1 || self.vms.iter().any(|vm| is_pattern(vm))) {
             problems.push(
                 "`cutover.boot_check.tcp` is one address for all VMs of the plan: say it for each in \
                  `[vm.\"NAME\".boot_check]`"
@@ -329,6 +369,41 @@ pub fn is_target_name(name: &str) -> bool {
 
 fn is_plain(character: char) -> bool {
     character.is_ascii_alphanumeric() || matches!(character, '.' | '-' | '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn names_become_labels() {
+        let names = Names { sanitise: true };
+        for (name, label) in [
+            ("web-1", "web-1"),
+            ("Web_1.lan", "web-1-lan"),
+            ("--help", "help"),
+            ("ä b", "b"),
+            ("grün", "gr-n"),
+            ("__", ""),
+        ] {
+            assert_eq!(names.of(name), label);
+            assert_eq!(Names::default().of(name), name);
+        }
+        assert_eq!(names.of(&format!("{}-x", "a".repeat(62))), "a".repeat(62));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sanitised_is_a_label_and_stays_one(name in ".{0,80}") {
+            let label = sanitised(&name);
+            let inner = |each: char| each.is_ascii_lowercase() || each.is_ascii_digit() || each == '-';
+            prop_assert!(label.len() <= 63 && label.chars().all(inner));
+            prop_assert!(!label.starts_with('-') && !label.ends_with('-'));
+            prop_assert_eq!(sanitised(&label), label);
+        }
+    }
 }
 
 /// Durations as people write them: `90s`, `15m`, `1h 30m`.

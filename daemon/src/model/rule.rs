@@ -31,6 +31,9 @@ pub enum Rule {
     TargetUnknown,
     TargetUnreachable,
     EndpointFixed,
+    VmNone,
+    VmIdlePattern,
+    VmMovedHere,
     VmUnknown,
     VmUnreadable,
     VmTwice,
@@ -87,7 +90,7 @@ impl Objection {
 
 impl Rule {
     /// All rules, in the order of the table.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 42] = [
         Self::PlanWrong,
         Self::HookMissing,
         Self::BootCheckBlind,
@@ -101,6 +104,9 @@ impl Rule {
         Self::TargetUnknown,
         Self::TargetUnreachable,
         Self::EndpointFixed,
+        Self::VmNone,
+        Self::VmIdlePattern,
+        Self::VmMovedHere,
         Self::VmUnknown,
         Self::VmUnreadable,
         Self::VmTwice,
@@ -222,6 +228,24 @@ impl Rule {
                 "the plan has another source or target than the one by which it moves VMs now",
                 "cancel those migrations first, or give the plan another name",
             ),
+            Self::VmNone => (
+                "vm-none",
+                Error,
+                "`vms` chooses no VM of the source",
+                "correct the patterns: see `warmctl source vms NAME`",
+            ),
+            Self::VmIdlePattern => (
+                "vm-idle-pattern",
+                Warning,
+                "a pattern or an exclusion of `vms` matches no VM of the source",
+                "correct it, or leave it for VMs that are to come",
+            ),
+            Self::VmMovedHere => (
+                "vm-moved-here",
+                Warning,
+                "the VM was moved here by warmd; a pattern does not choose it",
+                "name it in full in `vms` if it is to move again",
+            ),
             Self::VmUnknown => (
                 "vm-unknown",
                 Error,
@@ -334,7 +358,7 @@ impl Rule {
                 "name-unusable",
                 Error,
                 "the VM's name cannot be used on the target",
-                "set `name` in its `[vm.NAME]` to 1 to 63 letters, digits, dots, dashes and underscores",
+                "set `name` in its `[vm.NAME]`, or `sanitise = true` in `[names]`",
             ),
             Self::NameTwice => (
                 "name-twice",

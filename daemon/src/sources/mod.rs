@@ -66,6 +66,11 @@ pub trait Source: Send + Sync {
     /// All VMs that it has.
     async fn vms(&self) -> Result<Vec<VmSummary>, SourceError>;
 
+    /// Ids and names of all VMs that it has.
+    async fn names(&self) -> Result<Vec<(VmId, String)>, SourceError> {
+        Ok(self.vms().await?.into_iter().map(|vm| (vm.id, vm.name)).collect())
+    }
+
     /// One VM's hardware, by id, or by name if that names exactly one.
     async fn describe(&self, vm: &str) -> Result<Machine, SourceError>;
 

@@ -212,3 +212,48 @@ async fn a_vm_that_is_not_named_any_more_goes_on_and_is_told() {
     let left: Vec<_> = told(&dry).into_iter().filter(|line| line.starts_with("Leave")).collect();
     assert_eq!(left, ["Leave VM guest, synced: not named any more, and it goes on until it is cancelled"]);
 }
+
+#[tokio::test]
+async fn vms_are_chosen_by_patterns_at_each_apply() {
+    let rig = rig().await;
+    let choosing = |vms: &[&str]| Plan { vms: vms.iter().map(|vm| (*vm).to_owned()).collect(), ..plan() };
+    let none = choosing(&["web-*"]);
+    assert_finds(&rig, &none, Rule::VmIdlePattern, "plan plan", "there are: guest").await;
+    assert_finds(&rig, &none, Rule::VmNone, "plan plan", "there are: guest").await;
+    assert_finds(&rig, &choosing(&["g*", "!guest"]), Rule::VmNone, "plan plan", "no VM is chosen").await;
+    assert_finds(&rig, &choosing(&["!guest"]), Rule::PlanWrong, "plan plan", "only leaves VMs out").await;
+
+    rig.world
+        .with(|truth| truth.source_objects = vec![Objection::new(Rule::VmMovedHere, "it was made here")]);
+    let here = findings(&rig, &choosing(&["g*"])).await;
+    let rules: Vec<_> = here.iter().map(|finding| finding.rule).collect();
+    assert_eq!(rules, [Rule::VmMovedHere], "{here:#?}");
+    assert_eq!(told(&rig.manager.preview_plan(&choosing(&["g*"])).await.unwrap()), ["New plan plan is new"]);
+    rig.world.with(|truth| truth.source_objects.clear());
+
+    let by = choosing(&["g?est", "x-*"]);
+    let applied = rig.manager.apply_plan(by.clone(), "test").await.unwrap();
+    assert_eq!(told(&applied), ["New plan plan is new", "Start VM guest (by \"g?est\"), to t as guest"]);
+    assert_eq!(
+        applied.findings.iter().map(|finding| finding.rule).collect::<Vec<_>>(),
+        [Rule::VmIdlePattern]
+    );
+    rig.until("synced", |view| view.state == State::Synced).await;
+    assert_eq!(told(&rig.manager.preview_plan(&by).await.unwrap()), ["Keep VM guest (by \"g?est\"), synced"]);
+    let without = rig.manager.preview_plan(&choosing(&["*", "!g*"])).await.unwrap();
+    assert!(told(&without).iter().any(|line| line.starts_with("Leave VM guest")), "{without:#?}");
+}
+
+#[tokio::test]
+async fn names_are_made_fit_for_the_target_where_that_is_asked_for() {
+    let rig = rig().await;
+    let named = with(&format!("[vm.{VM}]\nname = \"Web_1\"\n[names]\nsanitise = true"));
+    let started = told(&rig.manager.preview_plan(&named).await.unwrap());
+    assert!(started[1].ends_with("as Web_1"), "what a person says stays: {started:?}");
+    rig.seed(plan()).await;
+    // Another migration on its way to this target has the name that this one would get.
+    let other = Plan { name: "other".to_owned(), ..with("[names]\nsanitise = true") };
+    assert!(findings(&rig, &other).await.iter().any(|finding| {
+        finding.rule == Rule::NameTwice && finding.message.contains("\"guest\" on the target too")
+    }));
+}

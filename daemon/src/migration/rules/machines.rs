@@ -2,7 +2,7 @@
 
 use futures::{StreamExt, stream};
 
-use super::{Judged, Subject, vm_of};
+use super::{Judged, Subject, plan_of, vm_of};
 use crate::{
     migration::{
         control::{ControlError, ControlErrorKind},
@@ -12,12 +12,16 @@ use crate::{
         machine::{Machine, PowerState},
         plan::Plan,
         rule::{Objection, Rule},
+        selection::{Chosen, is_pattern, select},
     },
     sources::{Source, SourceError, SourceErrorKind},
 };
 
 /// VMs that the source is asked about at the same time.
 const PARALLEL: usize = 8;
+
+/// VMs that are named to somebody whose pattern matches none.
+const SHOWN: usize = 10;
 
 /// What the source says of one VM.
 struct Answer {
@@ -33,14 +37,22 @@ pub(super) async fn judge(
     plan: &Plan,
     source: &dyn Source,
 ) -> Result<(), ControlError> {
-    let mut answers = stream::iter(plan.vms.iter().cloned())
-        .map(|vm| async move {
-            let answer = ask(source, &vm).await;
-            (vm, answer)
+    let mut answers = stream::iter(chosen(judged, plan, source).await)
+        .map(|chosen| async move {
+            let answer = ask(source, &chosen.vm).await;
+            (chosen, answer)
         })
         .buffered(PARALLEL);
-    while let Some((vm, answer)) = answers.next().await {
+    while let Some((Chosen { vm, pattern }, answer)) = answers.next().await {
         let subject = vm_of(&vm);
+        // Where source and target are one host, a pattern would move on what has just been moved.
+        if let (Some(pattern), Ok(Answer { objections: Ok(objections), .. })) = (&pattern, &answer)
+            && let Some(moved) = objections.iter().find(|objection| objection.rule == Rule::VmMovedHere)
+        {
+            let found = format!("{}; {pattern:?} does not choose it", moved.found);
+            judged.find(Rule::VmMovedHere, subject, found);
+            continue;
+        }
         let machine = match answer {
             Ok(answer) => of_machine(judged, plan, &vm, answer),
             Err(error) => {
@@ -60,9 +72,37 @@ pub(super) async fn judge(
             Some(handle) => handle.context.target_name.clone(),
             None => plan.target_name(&vm, &machine),
         };
-        judged.machines.push(Subject { vm, machine, name, migration });
+        judged.machines.push(Subject { vm, pattern, machine, name, migration });
     }
     Ok(())
+}
+
+/// Whom `vms` means; with nothing but names, only who is asked for each can tell.
+async fn chosen(judged: &mut Judged, plan: &Plan, source: &dyn Source) -> Vec<Chosen> {
+    if !plan.vms.iter().any(|entry| is_pattern(entry)) {
+        return plan.vms.iter().map(|vm| Chosen { vm: vm.clone(), pattern: None }).collect();
+    }
+    let known: Vec<_> = match source.names().await {
+        Ok(known) => known.into_iter().map(|(id, name)| (id.0, name)).collect(),
+        Err(error) => {
+            judged.find(Rule::SourceUnreachable, format!("source {}", plan.source), error.to_string());
+            return Vec::new();
+        }
+    };
+    let selection = select(&plan.vms, &known);
+    let mut there: Vec<_> = known.iter().take(SHOWN).map(|(_, name)| name.as_str()).collect();
+    if known.len() > SHOWN {
+        there.push("…");
+    }
+    let there = if there.is_empty() { "no VM".to_owned() } else { there.join(", ") };
+    for idle in &selection.idle {
+        let found = format!("{idle:?} matches nothing; there are: {there}");
+        judged.find(Rule::VmIdlePattern, plan_of(plan), found);
+    }
+    if selection.chosen.is_empty() {
+        judged.find(Rule::VmNone, plan_of(plan), format!("no VM is chosen; there are: {there}"));
+    }
+    selection.chosen
 }
 
 async fn ask(source: &dyn Source, vm: &str) -> Result<Answer, SourceError> {

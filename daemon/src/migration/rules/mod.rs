@@ -36,6 +36,8 @@ pub(super) struct Judged {
 pub(super) struct Subject {
     /// What the plan calls it.
     pub(super) vm: String,
+    /// The pattern that chose it, if it is not named.
+    pub(super) pattern: Option<String>,
     pub(super) machine: Machine,
     /// Its name on the target.
     pub(super) name: String,

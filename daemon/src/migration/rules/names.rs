@@ -33,7 +33,11 @@ pub(super) fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) {
             judged.find(Rule::NameUnusable, vm_of(vm), format!("it would be called {name:?} on the target"));
         }
         if let Some(other) = names.insert(name.clone(), vm_of(vm)) {
-            judged.find(Rule::NameTwice, vm_of(vm), format!("{other} gets the name {name:?} too"));
+            judged.find(
+                Rule::NameTwice,
+                vm_of(vm),
+                format!("{other} gets the name {name:?} on the target too"),
+            );
         }
         for nic in &subject.machine.nics {
             match macs.insert(nic.mac.to_ascii_lowercase(), vm_of(vm)) {

@@ -116,6 +116,10 @@ impl LibvirtSource {
             RunState::Running | RunState::Paused => self.libvirt.job(domain).await.context(doing)?,
         };
         let mut objections = of_hardware(xml);
+        if let Some(owner) = xml.tagged(DomainXml::MOVED_HERE) {
+            let found = format!("migration {owner} made it here");
+            objections.push(Objection::new(Rule::VmMovedHere, found));
+        }
         let mut object = |rule, found: String| objections.push(Objection::new(rule, found));
         if !persistent {
             object(

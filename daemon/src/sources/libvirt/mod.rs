@@ -114,6 +114,11 @@ impl Source for LibvirtSource {
             .await)
     }
 
+    async fn names(&self) -> Result<Vec<(VmId, String)>, SourceError> {
+        let domains = self.libvirt.domains().await.context(|| "listing VMs".to_owned())?;
+        Ok(domains.into_iter().map(|(domain, name)| (VmId(domain.to_string()), name)).collect())
+    }
+
     async fn describe(&self, vm: &str) -> Result<Machine, SourceError> {
         self.machine(self.find(vm).await?).await
     }

@@ -14,7 +14,7 @@ use crate::{
     model::id::MigrationId,
 };
 
-pub(super) const ELEMENT: &str = "target";
+pub(super) const ELEMENT: &str = DomainXml::MOVED_HERE;
 
 /// The metadata element of a migration's domain.
 pub(super) fn tag(owner: MigrationId, id: DomainId) -> Element {
