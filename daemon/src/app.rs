@@ -48,6 +48,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         tracing::info!(address = %scrapes.address(), "metrics");
         tokio::spawn(scrapes.serve(metrics, manager.present(), shutdown.clone()));
     }
+    let polling = tokio::spawn(Arc::clone(&manager).poll_inventories());
     let alive = tokio::spawn(systemd::live(store.clone()));
     systemd::ready();
     tracing::info!(state_dir = %config.state_dir.display(), "ready");
@@ -63,6 +64,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         );
     }
     alive.abort();
+    polling.abort();
     store.close().await?;
     tracing::info!("stopped");
     Ok(served?)

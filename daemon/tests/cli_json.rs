@@ -49,6 +49,8 @@ async fn endpoints() {
             "disks": 1,
             "size_bytes": 107_374_182_400_u64,
             "warnings": ["vda is raw: its changes are not tracked over a restart"],
+            "tracked": 0,
+            "snapshots": 3,
         })
     );
 }

@@ -36,14 +36,37 @@ far   libvirt  qemu+ssh://far/system
 "
     );
     assert_eq!(served.warmctl(&["target", "list"]).await.out(0), "NAME  KIND  PLACE\nnew   disk  /srv/vms\n");
-    assert_eq!(
-        served.warmctl(&["source", "vms", "old"]).await.out(0),
-        "\
-NAME    POWER    DISKS      SIZE  ID                                    WARNINGS
-web-1   running      2  42.0 GiB  6c9f5b7e-0000-4000-8000-000000000001  -
-old-db  paused       1   100 GiB  6c9f5b7e-0000-4000-8000-000000000002  vda is raw: its changes are not tracked over a restart
-"
+    let vms = served.warmctl(&["source", "vms", "old"]).await;
+    let vms = vms.out(0);
+    assert!(
+        vms.starts_with(
+            "\
+NAME    POWER    DISKS      SIZE  TRACKED  SNAPSHOTS  ID                                    WARNINGS
+web-1   running      2  42.0 GiB        2          0  6c9f5b7e-0000-4000-8000-000000000001  -
+old-db  paused       1   100 GiB        0          3  6c9f5b7e-0000-4000-8000-000000000002  vda is raw: its changes are not tracked over a restart
+as of 2026-11-22 10:00:00 UTC, "
+        ),
+        "{vms}"
     );
+    assert!(vms.ends_with(" ago (--refresh asks again); it was not seen anew: it did not answer\n"), "{vms}");
+    let anew = served.warmctl(&["source", "vms", "old", "--refresh"]).await;
+    assert!(anew.out(0).ends_with(" ago (--refresh asks again)\n"), "{anew:?}");
+    for (filter, seen) in [
+        (&["--name", "web-*"][..], &["web-1"][..]),
+        (&["--name", "old-db"], &["old-db"]),
+        (&["--name", "web"], &[]),
+        (&["--state", "running"], &["web-1"]),
+        (&["--state", "off"], &[]),
+        (&["--tracking", "all"], &["web-1"]),
+        (&["--tracking", "none"], &["old-db"]),
+        (&["--tracking", "some"], &[]),
+        (&["--tracking", "none", "--state", "running"], &[]),
+    ] {
+        let told = served.warmctl(&[&["-o", "json", "source", "vms", "old"], filter].concat()).await.json(0);
+        let names: Vec<_> =
+            told["vms"].as_array().unwrap().iter().filter_map(|vm| vm["name"].as_str()).collect();
+        assert_eq!(names, seen, "{filter:?}");
+    }
 }
 
 #[tokio::test]
@@ -213,6 +236,37 @@ async fn a_wrong_plan_is_refused_with_file_line_and_column() {
     std::fs::write(&file, cases::PLAN.replace("\"web-1\", ", "")).unwrap();
     let ran = served.warmctl(&["plan", "apply", "-f", path]).await;
     assert!(ran.err(5).starts_with(&format!("warmctl: {path}:6:5: `[vm.\"web-1\"]` is no VM")), "{ran:#?}");
+}
+
+#[tokio::test]
+async fn a_new_plan_is_printed_that_is_valid() {
+    let served = served().await;
+    let new = |more: &'static [&'static str]| {
+        let served = &served;
+        async move { served.warmctl(&[&["plan", "new", "--source", "old"], more].concat()).await }
+    };
+    let ran = new(&["--vms", "web-*", "old-db", "--name", "wave"]).await;
+    let printed = ran.out(0).to_owned();
+    for line in [
+        "# 2 VMs, 142 GiB. Check it",
+        "name = \"wave\"\nsource = \"old\"\ntarget = \"new\"\n",
+        "    \"old-db\",  # paused, 1 disk, 100 GiB, 0 tracked\n    #   vda is raw",
+        "    \"web-1\",  # running, 2 disks, 42.0 GiB, tracked\n",
+    ] {
+        assert!(printed.contains(line), "{line}: {printed}");
+    }
+    let valid = run(served.command(&["plan", "validate", "-f", "-"]), &printed).await;
+    assert!(valid.out(0).contains("plan wave: it can be applied, with 1 warning"), "{valid:?}");
+    assert!(new(&["--vms", "*", "!old-*"]).await.out(0).contains("# 1 VM, 42.0 GiB"));
+    for (vms, wanted) in [
+        (&["--vms", "app-*"][..], "source old has nothing for \"app-*\""),
+        (&["--vms", "web-1", "app"], "nothing for \"app\""),
+        (&["--vms", "*", "!*"], "a VM that is not left out"),
+        (&["--vms", "*", "--target", "x"], "no target \"x\"; there are: new"),
+    ] {
+        let ran = new(vms).await;
+        assert!(ran.err(4).contains(wanted), "{vms:?}: {ran:?}");
+    }
 }
 
 #[tokio::test]

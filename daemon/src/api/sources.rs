@@ -31,8 +31,8 @@ impl Sources for Api {
         &self,
         request: Request<SourcesListVmsRequest>,
     ) -> Result<Response<SourcesListVmsResponse>, Status> {
-        let name = request.into_inner().name;
-        let vms = self.control.source_vms(&name).await.map_err(|error| status(&error))?;
-        Ok(Response::new(SourcesListVmsResponse { vms: vms.into_iter().map(convert::vm_summary).collect() }))
+        let SourcesListVmsRequest { name, anew } = request.into_inner();
+        let inventory = self.control.source_vms(&name, anew).await.map_err(|error| status(&error))?;
+        Ok(Response::new(convert::inventory(inventory)))
     }
 }

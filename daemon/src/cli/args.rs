@@ -110,7 +110,47 @@ pub(super) enum SourceCommand {
     /// Reaches one source, or all
     Check { name: Option<String> },
     /// The VMs that a source has
-    Vms { name: String },
+    ///
+    /// As the source said lately: the daemon asks each of them every five minutes, and when it has not. The line below the table
+    /// says from when it is.
+    Vms {
+        name: String,
+        #[command(flatten)]
+        filter: VmFilter,
+        /// Ask the source now
+        #[arg(long)]
+        refresh: bool,
+    },
+}
+
+/// Which of a source's VMs are listed: those that all that is given holds for.
+#[derive(Debug, Default, ClapArgs)]
+pub(super) struct VmFilter {
+    /// Only names that are so: * stands for any characters, ? for one
+    #[arg(long = "name", value_name = "GLOB")]
+    pub(super) glob: Option<String>,
+    /// Only VMs in this state
+    #[arg(long, value_enum)]
+    pub(super) state: Option<Power>,
+    /// Only VMs of whose disks so many can be tracked
+    #[arg(long, value_enum)]
+    pub(super) tracking: Option<Tracking>,
+}
+
+/// Whether a VM runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Power {
+    Running,
+    Paused,
+    Off,
+}
+
+/// Of how many of a VM's disks the source can track changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Tracking {
+    All,
+    Some,
+    None,
 }
 
 #[derive(Debug, Subcommand)]
@@ -134,6 +174,21 @@ pub(super) enum PlanCommand {
         /// Only say what would be done, changed and refused
         #[arg(long)]
         dry_run: bool,
+    },
+    /// Prints a plan file with comments for VMs of a source, to be edited and applied
+    New {
+        /// Where the VMs come from
+        #[arg(long, value_name = "NAME")]
+        source: String,
+        /// Where they go to; may be left out if there is one target
+        #[arg(long, value_name = "NAME")]
+        target: Option<String>,
+        /// The VMs as in a plan's `vms`: names, ids, patterns such as 'web-*', and '!web-test' to leave out
+        #[arg(long, value_name = "VM", required = true, num_args = 1..)]
+        vms: Vec<String>,
+        /// The plan's name
+        #[arg(long, default_value = "new-plan")]
+        name: String,
     },
     /// All plans
     List,

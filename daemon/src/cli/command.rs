@@ -10,7 +10,7 @@ use super::{
     failure::Failure,
     limits, migrations,
     out::Out,
-    plans, reports, schedules, top,
+    plans, reports, schedules, top, vms,
 };
 
 /// Does what the command line says.
@@ -23,7 +23,9 @@ pub(super) async fn run(args: Args, out: &Out) -> Result<(), Failure> {
             match command {
                 SourceCommand::List => endpoints::list_sources(&client, out).await,
                 SourceCommand::Check { name } => endpoints::check_sources(&client, out, name).await,
-                SourceCommand::Vms { name } => endpoints::list_vms(&client, out, name).await,
+                SourceCommand::Vms { name, filter, refresh } => {
+                    vms::list(&client, out, name, &filter, refresh).await
+                }
             }
         }
         Command::Target(command) => {

@@ -3,17 +3,14 @@
 use serde::Serialize;
 use tonic::{Code, Status};
 use warmd_proto::v1::{
-    Endpoint, SourcesCheckRequest, SourcesListRequest, SourcesListVmsRequest, TargetsCheckRequest,
-    TargetsListRequest,
+    Endpoint, SourcesCheckRequest, SourcesListRequest, TargetsCheckRequest, TargetsListRequest,
 };
 
 use super::{
     client::{Client, asked},
     failure::{Exit, Failure, is_connection},
     out::Out,
-    words,
 };
-use crate::human;
 
 /// What came of reaching one endpoint.
 #[derive(Debug, Serialize)]
@@ -103,17 +100,4 @@ async fn check(
         out.table(["NAME", "RESULT", "WHAT IT SAYS"], checks.into_iter().map(row))?;
     }
     if failed { Err(Failure::told(Exit::Failed)) } else { Ok(()) }
-}
-
-pub(super) async fn list_vms(client: &Client, out: &Out, name: String) -> Result<(), Failure> {
-    let answer = client.sources().list_vms(asked(SourcesListVmsRequest { name })).await?.into_inner();
-    if out.is_json() {
-        return out.json(&answer);
-    }
-    let rows = answer.vms.into_iter().map(|vm| {
-        let warnings = words::or_dash(&vm.warnings.join("; "));
-        let power = words::name(vm.power());
-        [vm.name, power, vm.disks.to_string(), human::bytes(vm.size_bytes), vm.id, warnings]
-    });
-    out.table(["NAME", "POWER", ">DISKS", ">SIZE", "ID", "WARNINGS"], rows)
 }

@@ -14,6 +14,7 @@ mod feed;
 mod follow;
 mod limits;
 mod migrations;
+mod new_plan;
 mod out;
 mod plans;
 mod reports;
@@ -21,6 +22,7 @@ mod schedules;
 mod screen;
 mod show;
 mod top;
+mod vms;
 mod words;
 
 use std::process::ExitCode;

@@ -16,6 +16,7 @@ use super::{
     args::PlanCommand,
     client::{Client, asked},
     failure::{Exit, Failure},
+    new_plan::{self, NewPlan},
     out::Out,
     words,
 };
@@ -30,6 +31,10 @@ pub(super) async fn run(socket: &Path, out: &Out, command: PlanCommand) -> Resul
         PlanCommand::Validate(plan) => {
             let toml = read(&plan.file, out)?;
             validate(&Client::connect(socket).await?, out, &plan.file, toml).await
+        }
+        PlanCommand::New { source, target, vms, name } => {
+            let new = NewPlan { name, source, target, vms };
+            new_plan::print(&Client::connect(socket).await?, out, new).await
         }
         PlanCommand::List => list(&Client::connect(socket).await?, out).await,
         PlanCommand::Show { name } => show(&Client::connect(socket).await?, out, name).await,

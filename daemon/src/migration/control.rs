@@ -12,7 +12,7 @@ use crate::{
         budget::BudgetView,
         id::MigrationId,
         limit::{LimitChange, LimitView},
-        machine::VmSummary,
+        machine::Inventory,
         plan::Plan,
         report::{KeySince, Report},
         request::{Request, Verdict},
@@ -31,8 +31,8 @@ pub trait Control: Send + Sync {
     async fn sources(&self) -> Vec<Endpoint>;
     /// Reaches a source; what it says of itself.
     async fn check_source(&self, name: &str) -> Result<String, ControlError>;
-    /// A source's VMs.
-    async fn source_vms(&self, name: &str) -> Result<Vec<VmSummary>, ControlError>;
+    /// A source's VMs, as they were seen lately, or are seen now if they are wanted `anew`.
+    async fn source_vms(&self, name: &str, anew: bool) -> Result<Inventory, ControlError>;
 
     /// The configured targets.
     async fn targets(&self) -> Vec<Endpoint>;

@@ -20,6 +20,7 @@ mod facts;
 pub mod failure;
 pub mod forecast;
 mod hooks;
+pub mod inventory;
 pub mod limits;
 pub mod live;
 pub mod manager;

@@ -19,7 +19,7 @@ use crate::{
         budget::BudgetView,
         id::MigrationId,
         limit::{LimitChange, LimitView},
-        machine::{Machine, VmSummary},
+        machine::{Inventory, Machine},
         plan::Plan,
         report::{KeySince, Report},
         request::{Request, Verdict},
@@ -44,8 +44,8 @@ impl Control for Manager {
         Ok(self.source(name)?.check().await?)
     }
 
-    async fn source_vms(&self, name: &str) -> Result<Vec<VmSummary>, ControlError> {
-        Ok(self.source(name)?.vms().await?)
+    async fn source_vms(&self, name: &str, anew: bool) -> Result<Inventory, ControlError> {
+        self.inventory(name, anew).await
     }
 
     async fn targets(&self) -> Vec<Endpoint> {

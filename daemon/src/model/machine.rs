@@ -2,6 +2,7 @@
 //!
 //! Rule: what a source describes and a target creates meet here, and neither knows the other.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use warmd_cbt::units::Length;
 
@@ -86,6 +87,15 @@ pub enum PowerState {
     Off,
 }
 
+/// What a source has, as it was seen at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inventory {
+    pub vms: Vec<VmSummary>,
+    pub seen: DateTime<Utc>,
+    /// Why it could not be seen anew, if it is older than it should be.
+    pub stale: Option<String>,
+}
+
 /// A line in the list of a source's VMs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmSummary {
@@ -95,6 +105,10 @@ pub struct VmSummary {
     pub disks: u32,
     /// Sum of the disks' sizes.
     pub bytes: Length,
+    /// Of the disks, those whose changes the source can track.
+    pub tracked: u32,
+    /// Snapshots that it has.
+    pub snapshots: u32,
     /// What stands in the way of a warm migration, in words; empty if nothing does.
     pub warnings: Vec<String>,
 }

@@ -15,6 +15,7 @@ mod error;
 pub mod exercise;
 mod file;
 mod hooks;
+mod inventories;
 mod journal;
 mod keys;
 mod latencies;

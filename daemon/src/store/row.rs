@@ -15,7 +15,7 @@ use crate::model::{
     conversion::ConversionView,
     forecast::Range,
     id::MigrationId,
-    machine::Machine,
+    machine::{Machine, VmSummary},
     plan::Plan,
     state::State,
     view::{AuditView, Verdict},
@@ -45,6 +45,7 @@ impl Saved for Learned {}
 impl Saved for Range {}
 impl Saved for ConversionView {}
 impl Saved for Vec<String> {}
+impl Saved for Vec<VmSummary> {}
 
 /// Why a saved value cannot be read.
 #[derive(Debug, thiserror::Error)]

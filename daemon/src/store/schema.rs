@@ -30,6 +30,7 @@ pub(super) const UPGRADES: &[Upgrade] = &[
     |transaction| transaction.execute_batch(include_str!("schema_v15.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v16.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v17.sql")),
+    |transaction| transaction.execute_batch(include_str!("schema_v18.sql")),
 ];
 
 /// The version that the steps lead to.
@@ -121,7 +122,7 @@ mod tests {
         let names: Vec<String> = names.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
         assert_eq!(
             names.join(" "),
-            "audits chunks conversions disk_passes disks events hooks latencies limits migrations pages passes phases plans recent recent_counts \
+            "audits chunks conversions disk_passes disks events hooks inventories latencies limits migrations pages passes phases plans recent recent_counts \
              recent_hashes report_keys seals stages touched uncompared verdicts verifications waits"
         );
     }

@@ -67,6 +67,8 @@ pub fn vms() -> Vec<VmSummary> {
             power: PowerState::Running,
             disks: 2,
             bytes: Length(42 * GIB),
+            tracked: 2,
+            snapshots: 0,
             warnings: Vec::new(),
         },
         VmSummary {
@@ -75,6 +77,8 @@ pub fn vms() -> Vec<VmSummary> {
             power: PowerState::Paused,
             disks: 1,
             bytes: Length(100 * GIB),
+            tracked: 0,
+            snapshots: 3,
             warnings: vec!["vda is raw: its changes are not tracked over a restart".to_owned()],
         },
     ]

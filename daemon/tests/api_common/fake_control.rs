@@ -20,7 +20,7 @@ use warmd_daemon::{
         budget::BudgetView,
         id::MigrationId,
         limit::{LimitChange, LimitView, SetBy},
-        machine::VmSummary,
+        machine::Inventory,
         plan::Plan,
         report::{KeySince, Report},
         request::{Request, Verdict, judge},
@@ -146,9 +146,10 @@ impl Control for FakeControl {
         Ok("libvirt 9.0.0, QEMU 7.2.0".to_owned())
     }
 
-    async fn source_vms(&self, name: &str) -> Result<Vec<VmSummary>, ControlError> {
+    async fn source_vms(&self, name: &str, anew: bool) -> Result<Inventory, ControlError> {
         self.check_source(name).await?;
-        Ok(cases::vms())
+        let stale = (!anew).then(|| "it did not answer".to_owned());
+        Ok(Inventory { vms: cases::vms(), seen: cases::at(0), stale })
     }
 
     async fn targets(&self) -> Vec<Endpoint> {

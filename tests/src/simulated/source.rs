@@ -60,6 +60,7 @@ impl Source for SimulatedSource {
     }
 
     async fn vms(&self) -> Result<Vec<VmSummary>, SourceError> {
+        self.strike("vms").await?;
         let machine = self.describe(VM).await?;
         Ok(vec![VmSummary {
             id: machine.id.clone(),
@@ -67,6 +68,8 @@ impl Source for SimulatedSource {
             power: self.power(&machine.id).await?,
             disks: machine.disks.len() as u32,
             bytes: machine.disks.iter().map(|disk| disk.size).sum(),
+            tracked: machine.disks.len() as u32,
+            snapshots: 0,
             warnings: Vec::new(),
         }])
     }

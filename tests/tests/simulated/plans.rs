@@ -257,3 +257,26 @@ async fn names_are_made_fit_for_the_target_where_that_is_asked_for() {
         finding.rule == Rule::NameTwice && finding.message.contains("\"guest\" on the target too")
     }));
 }
+
+#[tokio::test]
+async fn what_a_source_has_is_kept_with_its_age_and_over_a_restart() {
+    let mut rig = rig().await;
+    let first = rig.manager.source_vms("s", false).await.unwrap();
+    assert_eq!((first.vms.len(), first.vms[0].name.as_str(), &first.stale), (1, VM, &None));
+    assert_eq!(rig.world.faults.struck("source.vms"), 1);
+    rig.restart().await;
+    let kept = rig.manager.source_vms("s", false).await.unwrap();
+    assert_eq!((kept.vms, kept.stale), (first.vms, None));
+    assert_eq!(kept.seen.timestamp_micros(), first.seen.timestamp_micros(), "it is asked again");
+    assert_eq!(rig.world.faults.struck("source.vms"), 1);
+    let anew = rig.manager.source_vms("s", true).await.unwrap();
+    assert!(anew.seen > first.seen && rig.world.faults.struck("source.vms") == 2, "{anew:?}");
+    // Too old, and nobody answers: what is known, and why it is old.
+    rig.world.faults.set("source.vms", Fault::Refused);
+    let db = rusqlite::Connection::open(rig.state_file()).unwrap();
+    db.execute("UPDATE inventories SET seen = seen - 3600000000", []).unwrap();
+    let old = rig.manager.source_vms("s", false).await.unwrap();
+    assert!(old.vms == anew.vms && old.stale.unwrap().contains("a fault of the test"));
+    assert!(rig.manager.source_vms("s", true).await.is_err(), "what is wanted anew is not told from before");
+    assert!(rig.manager.source_vms("x", false).await.is_err());
+}

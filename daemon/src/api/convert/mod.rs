@@ -25,7 +25,7 @@ pub(super) use self::{
     explained::explained,
     limit::limit,
     migration::migration,
-    plan::{endpoint, finding, plan, plan_change, vm_summary},
+    plan::{endpoint, finding, inventory, plan, plan_change},
 };
 use crate::model::report::KeySince;
 

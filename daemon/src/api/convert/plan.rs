@@ -5,7 +5,10 @@ use warmd_proto::v1;
 use super::enums;
 use crate::{
     migration::control::{ControlError, ControlErrorKind, Endpoint, Finding, PlanChange},
-    model::{machine::VmSummary, plan::Plan},
+    model::{
+        machine::{Inventory, VmSummary},
+        plan::Plan,
+    },
 };
 
 /// A source or a target.
@@ -13,8 +16,17 @@ pub(in crate::api) fn endpoint(endpoint: Endpoint) -> v1::Endpoint {
     v1::Endpoint { name: endpoint.name, kind: endpoint.kind, place: endpoint.place }
 }
 
+/// What a source has.
+pub(in crate::api) fn inventory(inventory: Inventory) -> v1::SourcesListVmsResponse {
+    v1::SourcesListVmsResponse {
+        vms: inventory.vms.into_iter().map(vm_summary).collect(),
+        seen: Some(super::timestamp(inventory.seen)),
+        stale: inventory.stale,
+    }
+}
+
 /// A VM of a source.
-pub(in crate::api) fn vm_summary(vm: VmSummary) -> v1::VmSummary {
+fn vm_summary(vm: VmSummary) -> v1::VmSummary {
     v1::VmSummary {
         id: vm.id.0,
         name: vm.name,
@@ -22,6 +34,8 @@ pub(in crate::api) fn vm_summary(vm: VmSummary) -> v1::VmSummary {
         disks: vm.disks,
         size_bytes: vm.bytes.0,
         warnings: vm.warnings,
+        tracked: vm.tracked,
+        snapshots: vm.snapshots,
     }
 }
 

@@ -65,6 +65,8 @@ impl LibvirtSource {
                 power: PowerState::Off,
                 disks: 0,
                 bytes: Length(0),
+                tracked: 0,
+                snapshots: 0,
                 warnings: vec![format!("it cannot be read: {error}")],
             }),
         }
@@ -80,6 +82,7 @@ impl LibvirtSource {
         if power == PowerState::Paused {
             warnings.push(format!("it is {}: no snapshot is taken until it runs or is off", standing.text));
         }
+        let snapshots = self.libvirt.snapshot_names(domain).await.context(doing)?;
         let objections = self.object(domain, &xml, standing.state).await?;
         warnings.extend(objections.into_iter().map(|objection| objection.found));
         let disks: Vec<_> = xml.disks.iter().filter(|disk| is_disk(disk)).collect();
@@ -87,8 +90,10 @@ impl LibvirtSource {
             id: VmId(domain.to_string()),
             name: name.to_owned(),
             power,
-            disks: u32::try_from(disks.len()).unwrap_or(u32::MAX),
+            disks: count(disks.iter()),
             bytes: disks.iter().filter_map(|disk| sizes.get(&disk.target).copied().map(Length)).sum(),
+            tracked: count(disks.iter().filter(|disk| disk.device != "lun" && disk.untracked().is_none())),
+            snapshots: count(snapshots.iter()),
             warnings,
         })
     }
@@ -224,6 +229,10 @@ fn family(machine: &str) -> String {
         _ => machine,
     }
     .to_owned()
+}
+
+fn count<T>(of: impl Iterator<Item = T>) -> u32 {
+    u32::try_from(of.count()).unwrap_or(u32::MAX)
 }
 
 /// A domain that warmd keeps paused to read its disks is off to everybody else.
