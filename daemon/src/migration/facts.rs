@@ -13,11 +13,8 @@ use warmd_schedules::{
 };
 
 use crate::{
-    model::{
-        id::MigrationId,
-        view::{PassKind, PassView},
-    },
-    store::{Learned, PassRow, Store, StoreError},
+    model::{id::MigrationId, view::PassKind},
+    store::{Learned, PassFacts, Store, StoreError},
 };
 
 /// Passes that tell how fast is copied.
@@ -48,33 +45,32 @@ pub(super) async fn known(
         stored.unwrap_or_else(|| Learned { zone: zone.name().to_owned(), ..Learned::default() });
     let before = learned.passes;
     let mut passes = store.recent_passes(id, RECENT).await?;
-    if passes.first().is_some_and(|first| first.view.number > learned.passes.max(1)) {
+    if passes.first().is_some_and(|first| first.number > learned.passes.max(1)) {
         passes = store.recent_passes(id, FAR).await?;
     }
     learn(&mut learned, &passes, zone);
     let recent = &passes[passes.len().saturating_sub(RECENT as usize)..];
-    let (drained_per_second, overhead) = speed(recent.iter().map(|pass| &pass.view));
+    let (drained_per_second, overhead) = speed(recent);
     // One that was cut off has no end: it counts from its start, so that it is not repeated at once.
-    let last = passes.last().map(|PassRow { view, .. }| LastPass {
-        snapshot: view.started,
-        ended: view.ended.unwrap_or(view.started),
-    });
+    let last = passes
+        .last()
+        .map(|pass| LastPass { snapshot: pass.started, ended: pass.ended.unwrap_or(pass.started) });
     let change = Change::of(learned.disks.values(), zone);
     let facts = Facts { last, change, drained_per_second, overhead, cutover_at };
     Ok(Known { facts, is_new: learned.passes > before, learned })
 }
 
 /// Learns what changed from one snapshot to the next. What the source could not say is no change.
-fn learn(learned: &mut Learned, passes: &[PassRow], zone: Tz) {
+fn learn(learned: &mut Learned, passes: &[PassFacts], zone: Tz) {
     for pair in passes.windows(2) {
         let [before, pass] = pair else { continue };
-        let (before, pass) = (&before.view, &pass.view);
         if pass.number <= learned.passes {
             continue;
         }
-        for disk in pass.disks.iter().filter(|disk| disk.unknown.is_none()) {
+        for disk in &pass.disks {
+            let Some(changed) = disk.changed else { continue };
             let rhythm = learned.disks.entry(disk.key.clone()).or_default();
-            rhythm.observe(disk.changed, before.started, pass.started, zone);
+            rhythm.observe(changed, before.started, pass.started, zone);
         }
         learned.passes = pass.number;
     }
@@ -82,8 +78,8 @@ fn learn(learned: &mut Learned, passes: &[PassRow], zone: Tz) {
 
 /// Bytes that passes drain in a second, and what they take beside that. Large passes tell the rate, as small ones take
 /// the least time that any takes; those show it.
-fn speed<'a>(passes: impl DoubleEndedIterator<Item = &'a PassView>) -> (Option<f64>, Duration) {
-    let ended = passes.rev().filter(|pass| pass.error.is_none() && pass.kind != PassKind::Final);
+fn speed(passes: &[PassFacts]) -> (Option<f64>, Duration) {
+    let ended = passes.iter().rev().filter(|pass| !pass.failed && pass.kind != PassKind::Final);
     let measured: Vec<_> = ended
         .filter_map(|pass| {
             let took = (pass.ended? - pass.started).as_seconds_f64();
@@ -111,33 +107,21 @@ mod tests {
     use chrono::TimeDelta;
 
     use super::*;
-    use crate::model::{id::DiskKey, view::DiskPassView};
+    use crate::{model::id::DiskKey, store::DiskFacts};
 
     const MIB: u64 = 1 << 20;
 
-    fn pass(number: u32, minute: i64, took: i64, changed: u64, unknown: bool) -> PassRow {
+    fn pass(number: u32, minute: i64, took: i64, pending: u64, unknown: bool) -> PassFacts {
         let started = DateTime::from_timestamp(minute * 60, 0).unwrap();
-        let disk = DiskPassView {
-            key: DiskKey("vda".to_owned()),
-            pending: changed,
-            changed,
-            extents: 1,
-            unknown: unknown.then(|| "lost".to_owned()),
-            mark: String::new(),
-            figures: warmd_cbt::store::PassFigures::default(),
-            telemetry: None,
-            audit: None,
-        };
-        let view = PassView {
+        let changed = (!unknown).then_some(pending);
+        PassFacts {
             number,
             kind: if number == 1 { PassKind::Full } else { PassKind::Delta },
             started,
             ended: Some(started + TimeDelta::seconds(took)),
-            error: None,
-            cpu: None,
-            disks: vec![disk],
-        };
-        PassRow { id: 0, disks: Vec::new(), view }
+            failed: false,
+            disks: vec![DiskFacts { key: DiskKey("vda".to_owned()), pending, changed }],
+        }
     }
 
     #[test]
@@ -156,7 +140,7 @@ mod tests {
         learn(&mut learned, &passes, Tz::UTC);
         assert_eq!(learned.passes, 4);
         let change = Change::of(learned.disks.values(), Tz::UTC);
-        let rate = change.rate(passes[3].view.started) / MIB as f64;
+        let rate = change.rate(passes[3].started) / MIB as f64;
         assert!((0.99..1.01).contains(&rate), "{rate} MiB/s");
     }
 
@@ -164,10 +148,10 @@ mod tests {
     fn large_passes_tell_the_rate_and_small_ones_what_comes_beside() {
         let passes =
             [pass(1, 0, 100, 10_000 * MIB, true), pass(2, 10, 2, MIB, false), pass(3, 20, 2, 2 * MIB, false)];
-        let (rate, overhead) = speed(passes.iter().map(|pass| &pass.view));
+        let (rate, overhead) = speed(&passes);
         let rate = rate.unwrap() / MIB as f64;
         assert!((95.0..101.0).contains(&rate), "{rate}");
         assert!((1.0..2.0).contains(&overhead.as_secs_f64()), "{overhead:?}");
-        assert_eq!(speed([].iter()), (None, Duration::ZERO));
+        assert_eq!(speed(&[]), (None, Duration::ZERO));
     }
 }

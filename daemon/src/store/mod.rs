@@ -62,7 +62,7 @@ pub use self::{
     limits::SavedLimits,
     migrations::{Change, Created, Cutover, MigrationRow, NewMigration},
     over::Finished,
-    passes::{NewDiskPass, PassRow},
+    passes::{DiskFacts, NewDiskPass, PassFacts, PassRow},
     proof::VerifyCursor,
     seals::SealRow,
 };
@@ -230,6 +230,11 @@ impl Drop for Inner {
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Begins or ends something; planned once for a connection, as every read and every write says it.
+fn say(connection: &Connection, what: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(what)?.execute([]).map(drop)
 }
 
 #[cfg(test)]

@@ -37,6 +37,28 @@ pub struct NewDiskPass {
     pub mark: ChangeMark,
 }
 
+/// What a schedule learns from a pass.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PassFacts {
+    pub number: u32,
+    pub kind: PassKind,
+    pub started: DateTime<Utc>,
+    /// `None` if it runs, or was cut off.
+    pub ended: Option<DateTime<Utc>>,
+    pub failed: bool,
+    pub disks: Vec<DiskFacts>,
+}
+
+/// What a schedule learns from one disk of a pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskFacts {
+    pub key: DiskKey,
+    /// Pending when it began, in bytes.
+    pub pending: u64,
+    /// What the source said had changed, in bytes; `None` if it could not say.
+    pub changed: Option<u64>,
+}
+
 /// A pass as it is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PassRow {
@@ -112,12 +134,43 @@ impl Store {
         .await
     }
 
-    /// The migration's last passes, at most `count`, oldest first.
-    pub async fn recent_passes(&self, id: MigrationId, count: u32) -> Result<Vec<PassRow>, StoreError> {
+    /// What the migration's last passes teach, at most `count` of them, oldest first. Schedules and forecasts ask for
+    /// it again and again, so it is one statement.
+    pub async fn recent_passes(&self, id: MigrationId, count: u32) -> Result<Vec<PassFacts>, StoreError> {
         self.read(format!("reading the last passes of migration {id}"), move |db| {
-            let condition =
-                "migration = ?1 AND number > (SELECT max(number) FROM passes WHERE migration = ?1) - ?2";
-            find(db, condition, &[&id.to_string(), &count])
+            let mut select = db.prepare_cached(
+                "SELECT passes.id, number, kind, started, ended, error IS NOT NULL, disks.key, pending, changed,
+                 unknown IS NOT NULL FROM passes LEFT JOIN disk_passes ON pass = passes.id
+                 LEFT JOIN disks ON disks.id = disk
+                 WHERE passes.migration = ?1
+                 AND number > (SELECT max(number) FROM passes WHERE migration = ?1) - ?2
+                 ORDER BY number, disk_passes.id",
+            )?;
+            let mut rows = select.query(params![id.to_string(), count])?;
+            let mut passes: Vec<PassFacts> = Vec::new();
+            while let Some(row) = rows.next()? {
+                let pass: i64 = row.get(0)?;
+                let number = unsigned(TABLE, pass, row.get(1)?)?;
+                if passes.last().is_none_or(|last| last.number != number) {
+                    passes.push(PassFacts {
+                        number,
+                        kind: from_word(TABLE, pass, row.get(2)?)?,
+                        started: moment(TABLE, pass, row.get(3)?)?,
+                        ended: row.get::<_, Option<i64>>(4)?.map(|at| moment(TABLE, pass, at)).transpose()?,
+                        failed: row.get(5)?,
+                        disks: Vec::new(),
+                    });
+                }
+                let (Some(last), Some(key)) = (passes.last_mut(), row.get(6)?) else { continue };
+                let changed = unsigned(DISKS, pass, row.get(8)?)?;
+                let unknown: bool = row.get(9)?;
+                last.disks.push(DiskFacts {
+                    key: DiskKey(key),
+                    pending: unsigned(DISKS, pass, row.get(7)?)?,
+                    changed: (!unknown).then_some(changed),
+                });
+            }
+            Ok(passes)
         })
         .await
     }

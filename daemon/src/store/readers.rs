@@ -7,13 +7,13 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
 use super::{
     TURN,
     error::{Fault, StoreError, unavailable},
-    file, locked,
+    file, locked, say,
 };
 
 /// Reads at the same time.
@@ -67,11 +67,10 @@ impl Readers {
     fn work<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {
         let idle = locked(&self.idle).pop();
         let connection = idle.map_or_else(|| file::open_reader(&self.file), Ok)?;
-        let result = {
-            let moment = Transaction::new_unchecked(&connection, TransactionBehavior::Deferred)?;
-            work(&moment)
-        };
-        if !self.turns.is_closed() {
+        say(&connection, "BEGIN")?;
+        let result = work(&connection);
+        let is_over = say(&connection, "ROLLBACK").is_ok();
+        if is_over && !self.turns.is_closed() {
             locked(&self.idle).push(connection);
         }
         result

@@ -18,6 +18,7 @@ use super::{
     error::{Fault, StoreError, StoreErrorKind, from_sql, unavailable},
     lock::StateLock,
     recent::{self, Due},
+    say,
 };
 
 /// Pieces of work that may wait; a caller beyond that waits for a place.
@@ -74,10 +75,10 @@ fn in_savepoint<T>(
     connection: &Connection,
     work: impl FnOnce(&Connection) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
-    connection.execute_batch("SAVEPOINT job")?;
+    say(connection, "SAVEPOINT job")?;
     let result = work(connection);
     let ended = match &result {
-        Ok(_) => connection.execute_batch("RELEASE job"),
+        Ok(_) => say(connection, "RELEASE job"),
         // SQLite itself undoes the whole transaction after some errors, such as a full disk.
         Err(_) if connection.is_autocommit() => Ok(()),
         Err(_) => connection.execute_batch("ROLLBACK TO job; RELEASE job"),
@@ -147,7 +148,7 @@ impl Writer {
 
     fn run_group(&self, first: Box<dyn Job>, queue: &mut mpsc::Receiver<Box<dyn Job>>) {
         let connection = &self.connection;
-        if let Err(error) = connection.execute_batch("BEGIN IMMEDIATE") {
+        if let Err(error) = say(connection, "BEGIN IMMEDIATE") {
             first.answer(&Err(Arc::new(error)));
             return;
         }
@@ -182,8 +183,7 @@ impl Writer {
                 Some("a write beside it failed and took it along".to_owned()),
             ));
         }
-        (self.commit)(&mut || self.connection.execute_batch("COMMIT"))
-            .inspect_err(|_| roll_back(&self.connection))
+        (self.commit)(&mut || say(&self.connection, "COMMIT")).inspect_err(|_| roll_back(&self.connection))
     }
 }
 
@@ -207,7 +207,7 @@ impl Folding {
     fn step(&mut self, writer: &Writer, now: Due) -> Option<Due> {
         let connection = &writer.connection;
         let step = || -> Result<(), Fault> {
-            connection.execute_batch("BEGIN IMMEDIATE")?;
+            say(connection, "BEGIN IMMEDIATE")?;
             recent::fold(connection, now.disk)?;
             Ok(writer.end_transaction()?)
         };

@@ -21,7 +21,7 @@ use warmd_daemon::{
         verify::{Escape, VerifyScope},
         view::{DiskVerdict, EventView, PassKind, Verdict},
     },
-    store::{Change, Created, Cutover, JournalPage, NewDiskPass, Store},
+    store::{Change, Created, Cutover, DiskFacts, JournalPage, NewDiskPass, Store},
 };
 
 use super::{Fixture, at, disk, event, machine, migration, new_disk, new_migration};
@@ -389,6 +389,39 @@ async fn figures_of_a_pass_grow_with_the_drains() {
     assert_eq!(fixture.store.last_pass(other).await.unwrap().unwrap().view.number, 1);
     let error = fixture.store.end_pass(999, at(2), None).await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn the_last_passes_teach_what_all_their_disks_changed() {
+    let fixture = Fixture::new();
+    let id = migration(&fixture.store, "web").await;
+    let disks = vec![new_disk("vda", 1 << 30, false), new_disk("vdb", 1 << 20, false)];
+    let disks = fixture.store.save_disks(id, disks).await.unwrap();
+    let new = |at: usize, changed, unknown: bool| NewDiskPass {
+        disk: disks[at].id,
+        pending: 9,
+        changed,
+        extents: 1,
+        unknown: unknown.then(|| "lost".to_owned()),
+        mark: ChangeMark("cp".to_owned()),
+    };
+    let first = vec![new(0, 1, true), new(1, 2, true)];
+    let second = vec![new(0, 3, false), new(1, 4, true)];
+    for (pass, kind) in [(first, PassKind::Full), (second, PassKind::Delta), (Vec::new(), PassKind::Delta)] {
+        let begun = fixture.store.begin_pass(id, kind, at(1), pass).await.unwrap();
+        let error = (begun.view.number == 2).then(|| "cut".to_owned());
+        fixture.store.end_pass(begun.id, at(begun.view.number.into()), error).await.unwrap();
+    }
+    fixture.store.begin_pass(id, PassKind::Final, at(9), vec![new(0, 5, false)]).await.unwrap();
+
+    let passes = fixture.store.recent_passes(id, 3).await.unwrap();
+    let ended: Vec<_> = passes.iter().map(|pass| (pass.number, pass.ended, pass.failed)).collect();
+    assert_eq!(ended, [(2, Some(at(2)), true), (3, Some(at(3)), false), (4, None, false)]);
+    assert_eq!((passes[0].kind, passes[2].kind), (PassKind::Delta, PassKind::Final));
+    let seen = |key: &str, changed| DiskFacts { key: DiskKey(key.to_owned()), pending: 9, changed };
+    assert_eq!(passes[0].disks, [seen("vda", Some(3)), seen("vdb", None)]);
+    assert_eq!((passes[1].disks.len(), &passes[2].disks), (0, &vec![seen("vda", Some(5))]));
+    assert_eq!(fixture.store.recent_passes(id, 100).await.unwrap().len(), 4);
 }
 
 #[tokio::test]
