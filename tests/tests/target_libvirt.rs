@@ -213,9 +213,15 @@ fn the_machine_stays_what_it_was() {
                 libvirt.virsh(["dominfo", &machine.uuid])?.contains("Persistent:     yes"),
                 "not persistent"
             );
-            // Another handle on the same target, as after a restart, knows it too.
+            // Another handle on the same target, as after a restart, knows it too. What it is asked for then may be what
+            // another conversion made of it.
             let again = LibvirtTarget::new(&settings)?;
-            again.create(&request).await?;
+            let cpu = CpuTopology { sockets: 1, cores: 1, threads: 2 };
+            let other = CreateMachine { machine: Machine { cpu, ..machine.clone() }, ..request.clone() };
+            again.create(&other).await?;
+            let made = DomainXml::read(&libvirt.virsh(["dumpxml", &machine.uuid])?)?;
+            ensure!(made.topology == Some((1, 1, 2)) && made.uuid == machine.uuid, "{made:?}");
+            ensure!(domains(&libvirt)?.len() == 1, "{:?}", domains(&libvirt));
             ensure!(again.look(owner).await? == MachineState::Stopped, "it is not there");
             again.discard_machine(owner).await?;
             again.discard_disks(owner, &disks).await?;

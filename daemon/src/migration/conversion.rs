@@ -145,13 +145,13 @@ pub(super) async fn run(context: &Context, stop: &StopSignal) -> Result<Option<S
     let command = converter.command.clone();
     let view = ConversionView { command, started, committed: None, machine, disks: Vec::new() };
     // Not tried again: the command would be run twice in one cutover, or on disks that are half converted.
-    let told = unless_stopped(stop, write(context, guard, &disks, view)).await.map_err(|error| {
-        WorkError::operator(format!("what the conversion changed is not all on the disks: {error}"))
-    })?;
+    let told =
+        unless_stopped(stop, write(context, guard, (&disks, guarded), view)).await.map_err(|error| {
+            WorkError::operator(format!("what the conversion changed is not all on the disks: {error}"))
+        })?;
     // All is on the disks: what is left over is not worth a cutover.
     if let Err(error) = guard.lower(context.id, &disks).await {
-        let folder = guarded.folder.display();
-        context.warn(format!("what the conversion worked on is not removed: {error}; remove {folder}")).await;
+        context.warn(format!("what the conversion worked on is not removed: {error}")).await;
     }
     crash::point("conversion.lowered");
     Ok(Some(told))
@@ -287,11 +287,13 @@ async fn read(path: &Path) -> io::Result<Vec<u8>> {
 async fn write(
     context: &Context,
     guard: &dyn Guard,
-    disks: &[DiskSpec],
+    (disks, guarded): (&[DiskSpec], Guarded),
     mut view: ConversionView,
 ) -> Result<String, WorkError> {
     cutover::fence(context).await?;
-    let changed = guard.changed(context.id, disks).await?;
+    // From here on it is ours alone, also if the command left a program behind.
+    let guarded = guard.close(context.id, guarded).await?;
+    let changed = guard.changed(context.id, disks, &guarded).await?;
     for row in context.store.disks(context.id).await? {
         let ledger = context.ledger(row.id).await?;
         let extents = changed.iter().find(|(key, _)| *key == row.key);
@@ -314,7 +316,7 @@ async fn write(
         context.target.note_writer(context.id, Some(Writer::Conversion(id))).await?;
     }
     crash::point("conversion.noted");
-    guard.commit(context.id, disks, context.plan().cutover.delta_deadline).await?;
+    guard.commit(context.id, disks, &guarded, context.plan().cutover.delta_deadline).await?;
     crash::point("conversion.written");
     context.store.commit_conversion(context.id, id, clock::now()).await?;
     crash::point("conversion.committed");

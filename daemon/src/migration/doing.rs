@@ -33,6 +33,11 @@ const ATTEMPTS: u32 = 10;
 /// A pass that copied for so long before it failed counts as a new beginning.
 const LONG: Duration = Duration::from_mins(5);
 
+/// How often a daemon may be gone in the middle of a phase of one cutover, and the phase is begun again.
+const MOST_CUT: u32 = 5;
+/// The same of a conversion, which runs a program of somebody else on what may be large disks.
+const MOST_CUT_CONVERTING: u32 = 1;
+
 /// How the outcome of a phase begins that failed.
 pub(super) const PHASE_FAILED: &str = "failed: ";
 
@@ -168,10 +173,14 @@ fn ended(end: pass::PassEnd) -> Result<(), WorkError> {
 /// One attempt at a phase: within its deadline, recorded from its beginning to its end.
 async fn run_phase(context: &Context, phase: Phase, stop: &StopSignal) -> Result<(), WorkError> {
     let (attempt, started) = (context.cutover().attempt, clock::now());
-    context.store.begin_phase(context.id, attempt, phase, started).await?;
+    let cut = context.store.begin_phase(context.id, attempt, phase, started).await?;
     show_phase(context, PhaseView { phase, started, ended: None, outcome: None });
     let deadline = cutover::deadline(context, phase);
-    let result = match tokio::time::timeout(deadline, cutover::run(context, phase, stop)).await {
+    let running = async {
+        enough(phase, cut)?;
+        cutover::run(context, phase, stop).await
+    };
+    let result = match tokio::time::timeout(deadline, running).await {
         Ok(result) => result,
         Err(_) => Err(WorkError::operator(format!(
             "phase {phase} was not done within its deadline of {}",
@@ -184,6 +193,19 @@ async fn run_phase(context: &Context, phase: Phase, stop: &StopSignal) -> Result
     };
     end_phase(context, attempt, phase, outcome).await?;
     result.map(|_| ())
+}
+
+/// Fails if what the phase does seems to end the daemon, as with a program that takes all memory: the source would stay off
+/// for as long as somebody starts the daemon again. Where the target VM may run nothing is taken back for that.
+fn enough(phase: Phase, cut: u32) -> Result<(), WorkError> {
+    let most = if phase == Phase::Convert { MOST_CUT_CONVERTING } else { MOST_CUT };
+    if !phase.source_may_be_off() || phase >= Phase::StartVm || cut <= most {
+        return Ok(());
+    }
+    Err(WorkError::operator(format!(
+        "the daemon ended {cut} times in the middle of phase {phase}, which is not begun again: look into its log and the \
+         system's why it ended (out of memory?), then cut over again"
+    )))
 }
 
 async fn end_phase(context: &Context, attempt: u32, phase: Phase, outcome: String) -> Result<(), WorkError> {

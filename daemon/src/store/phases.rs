@@ -11,27 +11,29 @@ use super::{
 use crate::model::{id::MigrationId, phase::Phase, view::PhaseView};
 
 impl Store {
-    /// Notes that the phase began. Beginning it again in the same attempt (after a restart) keeps when it first began.
+    /// Notes that the phase began. Beginning it again in the same attempt (after a restart) keeps when it first began. The
+    /// answer is how often in this attempt the daemon was gone before the phase had ended.
     pub async fn begin_phase(
         &self,
         id: MigrationId,
         attempt: u32,
         phase: Phase,
         started: DateTime<Utc>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<u32, StoreError> {
         self.write(format!("beginning phase {phase} of migration {id}"), move |db| {
-            db.prepare_cached(
+            let mut insert = db.prepare_cached(
                 "INSERT INTO phases (migration, attempt, position, phase, started) VALUES (?, ?, ?, ?, ?)
-                 ON CONFLICT (migration, attempt, phase) DO UPDATE SET position = excluded.position, ended = NULL, outcome = NULL",
-            )?
-            .execute(params![
+                 ON CONFLICT (migration, attempt, phase) DO UPDATE SET position = excluded.position,
+                 cut = cut + (ended IS NULL), ended = NULL, outcome = NULL RETURNING cut",
+            )?;
+            let values = params![
                 id.to_string(),
                 attempt,
                 position(phase),
                 to_word("phases", &phase)?,
                 micros(started)
-            ])?;
-            Ok(())
+            ];
+            Ok(insert.query_row(values, |row| row.get(0))?)
         })
         .await
     }

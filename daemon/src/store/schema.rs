@@ -31,6 +31,7 @@ pub(super) const UPGRADES: &[Upgrade] = &[
     |transaction| transaction.execute_batch(include_str!("schema_v16.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v17.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v18.sql")),
+    |transaction| transaction.execute_batch(include_str!("schema_v19.sql")),
 ];
 
 /// The version that the steps lead to.

@@ -4,7 +4,10 @@
 //! disks as they were before. From the first byte that `commit` writes a disk is no longer what was copied in the blocks
 //! that [`Guard::changed`] tells, so the caller has it noted durably before.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use warmd_cbt::units::Extent;
@@ -22,14 +25,20 @@ pub trait Guard: Send + Sync {
     /// Fails if something is missing that will be needed.
     async fn check(&self) -> Result<(), TargetError>;
 
-    /// Makes guarded places for the disks, anew: those of an earlier conversion are removed with what is in them.
+    /// Makes guarded places for the disks, anew and where none ever were: those of an earlier conversion are removed with what is
+    /// in them, and its programs, should any have outlived their daemon, know other paths.
     async fn raise(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<Guarded, TargetError>;
+
+    /// Takes the places away from who was told of them: what is left of a conversion's programs finds nothing there any
+    /// more, and what it has open still is seen by [`Guard::changed`]. The places as they are from now on.
+    async fn close(&self, owner: MigrationId, guarded: Guarded) -> Result<Guarded, TargetError>;
 
     /// Where the guarded places now differ from their disks; none of them may be in use.
     async fn changed(
         &self,
         owner: MigrationId,
         disks: &[DiskSpec],
+        guarded: &Guarded,
     ) -> Result<Vec<(DiskKey, Vec<Extent>)>, TargetError>;
 
     /// Writes what is in the guarded places into the disks, durably. `deadline` is for each disk.
@@ -37,6 +46,7 @@ pub trait Guard: Send + Sync {
         &self,
         owner: MigrationId,
         disks: &[DiskSpec],
+        guarded: &Guarded,
         deadline: Duration,
     ) -> Result<(), TargetError>;
 
@@ -50,6 +60,13 @@ pub struct Guarded {
     /// A folder beside them that goes with them, and that nobody else may enter.
     pub folder: PathBuf,
     pub disks: Vec<GuardedDisk>,
+}
+
+impl Guarded {
+    /// Where the disk is kept apart.
+    pub fn path(&self, disk: &DiskKey) -> Option<&Path> {
+        self.disks.iter().find(|guarded| guarded.key == *disk).map(|guarded| guarded.path.as_path())
+    }
 }
 
 /// Where a conversion finds a disk, and writes to it.

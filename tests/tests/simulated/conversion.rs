@@ -150,7 +150,8 @@ async fn what_it_makes_of_the_copy_is_handed_over_with_its_machine() {
     );
     assert_eq!((&facts["disks"][0]["key"], &facts["disks"][0]["size"]), (&"vda".into(), &SIZE.into()));
     assert_eq!((&facts["disks"][0]["format"], &facts["machine"]["name"]), (&"qcow2".into(), &VM.into()));
-    assert!(facts["answer"].as_str().unwrap().ends_with("/conversion/machine.json"), "{facts}");
+    let answer = facts["answer"].as_str().unwrap();
+    assert!(answer.contains("/conversion/") && answer.ends_with("/machine.json"), "{facts}");
 
     // The manifest is of the copy, and the report tells what became of it.
     let report = setting.rig.manager.report(view.id).await.unwrap();
@@ -233,6 +234,60 @@ async fn one_that_dies_with_the_daemon_is_begun_anew_on_the_copy() {
     setting.assert_nothing_left().await;
     // Nothing was taken for an older state.
     assert!(!setting.rig.journal().await.contains("not of the same time"), "{view:?}");
+}
+
+#[tokio::test]
+async fn one_that_ends_the_daemon_each_time_is_not_begun_for_ever() {
+    let mut setting = Setting::new().await;
+    setting.seed(&format!("{WRITES} echo $$ >> $DIR/pids; echo $$ > $DIR/pid; sleep 1000")).await;
+    setting.rig.ask(Request::Cutover).await;
+    for _ in 0..2 {
+        setting.until_there("pid").await;
+        remove(&setting.file("pid"));
+        setting.rig.stop().await;
+        // One that is killed does not note that the phase ended.
+        let state = rusqlite::Connection::open(setting.rig.state_file()).unwrap();
+        let cut = "UPDATE phases SET ended = NULL, outcome = NULL WHERE phase = 'convert'";
+        assert_eq!(state.execute(cut, []).unwrap(), 1);
+        drop(state);
+        setting.rig.go_on().await;
+    }
+    let view = setting.rig.until("synced", |view| view.state == State::Synced).await;
+    setting.assert_undone(&view, "the daemon ended 2 times in the middle of phase convert").await;
+    assert_eq!(fs::read_to_string(setting.file("pids")).unwrap().lines().count(), 2);
+    assert!(setting.held().await == setting.wanted(), "the replica was touched");
+    // The next cutover is another one.
+    setting.rig.ask(Request::Cutover).await;
+    setting.until_there("pid").await;
+    setting.rig.ask(Request::AbortCutover).await;
+    setting.rig.until("synced", |view| view.state == State::Synced).await;
+    setting.assert_moves_plainly().await;
+}
+
+#[tokio::test]
+async fn what_a_command_leaves_behind_does_not_find_the_next_ones_disks() {
+    let mut setting = Setting::new().await;
+    // In a session of its own it is not among those that are killed with the command.
+    let stays = "setsid sh -c \"echo \\$\\$ > $DIR/left; until test -e $DIR/go; do sleep 0.05; done; \
+                 qemu-io -f qcow2 -c 'write -P 0xee 0 512' $at; touch $DIR/went; sleep 1000\" > $DIR/said 2>&1 < /dev/null & ";
+    let script = format!(
+        "{WRITES} test -e $DIR/left || {{ {stays} sleep 1000; }}; touch $DIR/go; \
+                          until test -e $DIR/went; do sleep 0.05; done"
+    );
+    setting.seed(&script).await;
+    setting.rig.ask(Request::Cutover).await;
+    setting.until_there("left").await;
+    setting.rig.restart().await;
+    let view = setting.rig.until("done", |view| view.state == State::Done).await;
+    let left: i32 = fs::read_to_string(setting.file("left")).unwrap().trim().parse().unwrap();
+    let said = fs::read_to_string(setting.file("said")).unwrap();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(left).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+    assert!(said.contains("No such file"), "it wrote: {said}\n{view:?}");
+    assert!(setting.held().await == converted(setting.wanted()), "the target is not the converted copy");
 }
 
 #[tokio::test]

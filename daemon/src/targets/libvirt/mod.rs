@@ -169,10 +169,17 @@ impl Target for LibvirtTarget {
         let refused = |why| TargetError::new(TargetErrorKind::Refused, doing.clone(), why);
         let storage = self.storage().await?;
         let disks = storage.locate(request.owner, &request.disks).await?;
-        if self.find(&doing, request.owner).await?.is_some() {
-            return Ok(());
-        }
-        let id = self.free_id(&doing, request).await?;
+        let id = match self.find(&doing, request.owner).await? {
+            // Defined again while it is off, it is what is asked for now: another conversion may have made another machine.
+            Some(id)
+                if state::of(&self.libvirt.state(id).await.map_err(failed(&doing))?)
+                    != MachineState::Stopped =>
+            {
+                return Ok(());
+            }
+            Some(id) => id,
+            None => self.free_id(&doing, request).await?,
+        };
         let networks = Networks::list(&self.libvirt).await.map_err(failed(&doing))?;
         let links = request.machine.nics.iter().map(|nic| networks.link(nic)).collect::<Result<Vec<_>, _>>();
         let links = links.map_err(|why| refused(why.to_string()))?;

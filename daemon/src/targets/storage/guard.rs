@@ -1,15 +1,17 @@
 //! Guarded places of this host: a qcow2 overlay over each disk, in a folder of the migration's own folder.
 //!
-//! Rule: the folder is made anew for each conversion, for warmd's user only, so nothing in it was there before and no name
-//! in it leads elsewhere; all of it is removed together. While overlays are committed the volume's own lock is held by
+//! Rule: each conversion has a folder of its own, for warmd's user only, by a name that none had before: so nothing in it was
+//! there before, no name in it leads elsewhere, and nobody who outlived an earlier one knows it; all of them are removed together. While overlays are committed the volume's own lock is held by
 //! the program that writes, so not even a later daemon opens the disk before that one has ended.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use async_trait::async_trait;
+use uuid::Uuid;
 use warmd_cbt::units::Extent;
 
 use super::{Storage, Where, blocking, doing, operator, place, safe_name};
@@ -33,8 +35,16 @@ impl Storage {
         self.folder(owner).join(FOLDER)
     }
 
-    fn overlay(&self, owner: MigrationId, spec: &DiskSpec) -> PathBuf {
-        self.guarded(owner).join(format!("{}.{FORMAT}", safe_name(&spec.key.0)))
+    /// A disk's overlay, and the volume under it.
+    fn layers<'a>(
+        &self,
+        owner: MigrationId,
+        spec: &DiskSpec,
+        guarded: &'a Guarded,
+        doing: &str,
+    ) -> Result<(&'a Path, PathBuf), TargetError> {
+        let missing = || TargetError::new(TargetErrorKind::NotFound, doing, "it is not kept apart");
+        Ok((guarded.path(&spec.key).ok_or_else(missing)?, self.backing(owner, spec, doing)?))
     }
 
     /// The volume under an overlay.
@@ -44,6 +54,10 @@ impl Storage {
             Where::Nbd(uri) => Err(TargetError::new(TargetErrorKind::Refused, doing, no_guard(&uri))),
         }
     }
+}
+
+fn overlay_name(spec: &DiskSpec) -> String {
+    format!("{}.{FORMAT}", safe_name(&spec.key.0))
 }
 
 fn no_guard(uri: &str) -> String {
@@ -72,31 +86,52 @@ impl Guard for Storage {
         // Also that they are this migration's and of their sizes.
         self.locate(owner, disks).await?;
         self.make_folder(owner).await?;
-        let folder = self.guarded(owner);
-        let made = folder.clone();
-        let making = format!("making the folder {}", folder.display());
-        blocking(making, move || volume::make_own_directory(&made)).await.map_err(operator)?;
+        let all = self.guarded(owner);
+        let folder = all.join(Uuid::now_v7().to_string());
+        let (made, making) = (folder.clone(), format!("making the folder {}", folder.display()));
+        let make = move || {
+            volume::make_own_directory(&all)?;
+            volume::make_own_directory(&made)
+        };
+        blocking(making, make).await.map_err(operator)?;
         let mut guarded = Vec::with_capacity(disks.len());
         for spec in disks {
             let doing = doing("guarding", owner, spec);
-            let (path, backing) = (self.overlay(owner, spec), self.backing(owner, spec, &doing)?);
+            let path = folder.join(overlay_name(spec));
+            let backing = self.backing(owner, spec, &doing)?;
             overlay::make(&path, &backing, spec.size).await.map_err(failed(&doing))?;
             guarded.push(GuardedDisk { key: spec.key.clone(), path, format: FORMAT });
         }
         Ok(Guarded { folder, disks: guarded })
     }
 
+    async fn close(&self, owner: MigrationId, guarded: Guarded) -> Result<Guarded, TargetError> {
+        let folder = self.guarded(owner).join(Uuid::now_v7().to_string());
+        let (from, to) = (guarded.folder, folder.clone());
+        let doing = format!("renaming {}", from.display());
+        let rename =
+            move || fs::rename(&from, &to).map_err(|error| VolumeError::io("renaming", &from, error));
+        blocking(doing, rename).await?;
+        let moved = |disk: GuardedDisk| {
+            let name = disk.path.file_name().map(ToOwned::to_owned).unwrap_or_default();
+            GuardedDisk { path: folder.join(name), ..disk }
+        };
+        let disks = guarded.disks.into_iter().map(moved).collect();
+        Ok(Guarded { folder, disks })
+    }
+
     async fn changed(
         &self,
         owner: MigrationId,
         disks: &[DiskSpec],
+        guarded: &Guarded,
     ) -> Result<Vec<(DiskKey, Vec<Extent>)>, TargetError> {
         let mut all = Vec::with_capacity(disks.len());
         for spec in disks {
             let doing = doing("looking at the conversion of", owner, spec);
-            let (path, backing) = (self.overlay(owner, spec), self.backing(owner, spec, &doing)?);
-            overlay::check(&path, &backing, spec.size).await.map_err(failed(&doing))?;
-            let changed = overlay::changed(&path, spec.size).await.map_err(failed(&doing))?;
+            let (path, backing) = self.layers(owner, spec, guarded, &doing)?;
+            overlay::check(path, &backing, spec.size).await.map_err(failed(&doing))?;
+            let changed = overlay::changed(path, spec.size).await.map_err(failed(&doing))?;
             all.push((spec.key.clone(), changed));
         }
         Ok(all)
@@ -106,16 +141,17 @@ impl Guard for Storage {
         &self,
         owner: MigrationId,
         disks: &[DiskSpec],
+        guarded: &Guarded,
         deadline: Duration,
     ) -> Result<(), TargetError> {
         for spec in disks {
             let doing = doing("writing the conversion into", owner, spec);
-            let (path, backing) = (self.overlay(owner, spec), self.backing(owner, spec, &doing)?);
+            let (path, backing) = self.layers(owner, spec, guarded, &doing)?;
             let (volume, size) = (backing.clone(), spec.size);
             let held = blocking(doing.clone(), move || Held::open(&volume, size)).await?;
-            overlay::check(&path, &backing, spec.size).await.map_err(failed(&doing))?;
+            overlay::check(path, &backing, spec.size).await.map_err(failed(&doing))?;
             let handle = held.handle().map_err(|error| error.for_target(&doing))?;
-            overlay::commit(&path, handle, deadline).await.map_err(failed(&doing))?;
+            overlay::commit(path, handle, deadline).await.map_err(failed(&doing))?;
             blocking_within(doing, deadline, move || held.sync()).await?;
         }
         Ok(())
@@ -177,7 +213,6 @@ fn failed(doing: &str) -> impl FnOnce(LibvirtError) -> TargetError {
 #[cfg(test)]
 mod tests {
     use std::{
-        fs,
         os::unix::fs::{PermissionsExt, symlink},
         process::{Command, Stdio},
     };
@@ -214,18 +249,40 @@ mod tests {
         let mode = fs::metadata(&guarded.folder).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
         qemu_io(&guarded.disks[1].path, "write -P 9 0 512");
-        let changed = storage.changed(owner, &specs()).await.unwrap();
+        let changed = storage.changed(owner, &specs(), &guarded).await.unwrap();
         assert_eq!((changed[0].1.len(), changed[1].1.len()), (0, 1));
         assert!(volumes.iter().all(|volume| fs::read(volume).unwrap().iter().all(|byte| *byte == 0)));
-        storage.commit(owner, &specs(), SOON).await.unwrap();
+        storage.commit(owner, &specs(), &guarded, SOON).await.unwrap();
         assert!(fs::read(&volumes[0]).unwrap().iter().all(|byte| *byte == 0));
         assert!(fs::read(&volumes[1]).unwrap()[..512].iter().all(|byte| *byte == 9));
         // Nothing of it is in the next one, nor left when the disks are discarded.
         let again = storage.raise(owner, &specs()).await.unwrap();
-        assert!(storage.changed(owner, &specs()).await.unwrap().iter().all(|(_, runs)| runs.is_empty()));
+        assert!(
+            storage.changed(owner, &specs(), &again).await.unwrap().iter().all(|(_, runs)| runs.is_empty())
+        );
         storage.discard(owner, &specs(), &[]).await.unwrap();
         assert!(!again.folder.exists() && !storage.folder(owner).exists());
         storage.lower(owner, &specs()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nobody_finds_the_places_who_was_told_of_them_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let (storage, owner, _) = storage(&dir).await;
+        let first = storage.raise(owner, &specs()).await.unwrap();
+        let second = storage.raise(owner, &specs()).await.unwrap();
+        assert!(first.disks.iter().all(|disk| !disk.path.exists()) && !first.folder.exists());
+        qemu_io(&second.disks[0].path, "write -P 9 0 512");
+        let closed = storage.close(owner, second.clone()).await.unwrap();
+        for (before, now) in second.disks.iter().zip(&closed.disks) {
+            assert!(!before.path.exists() && now.path.exists(), "{before:?} {now:?}");
+        }
+        let changed = storage.changed(owner, &specs(), &closed).await.unwrap();
+        assert_eq!((changed[0].1.len(), changed[1].1.len()), (1, 0));
+        let error = storage.changed(owner, &specs(), &second).await.unwrap_err();
+        assert!(error.to_string().contains("No such file"), "{error}");
+        storage.lower(owner, &specs()).await.unwrap();
+        assert!(!storage.guarded(owner).exists());
     }
 
     #[tokio::test]
@@ -237,7 +294,7 @@ mod tests {
         fs::write(victim.join("vda.qcow2"), "mine").unwrap();
         symlink(&victim, storage.guarded(owner)).unwrap();
         let guarded = storage.raise(owner, &specs()).await.unwrap();
-        assert!(!guarded.folder.is_symlink());
+        assert!(!storage.guarded(owner).is_symlink());
         symlink(&victim, guarded.folder.join("out")).unwrap();
         storage.lower(owner, &specs()).await.unwrap();
         assert_eq!(fs::read_to_string(victim.join("vda.qcow2")).unwrap(), "mine");
@@ -279,9 +336,9 @@ mod tests {
             assert!(begun.elapsed() < SOON, "qemu-io does not write");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let error = storage.changed(owner, &specs()).await.unwrap_err();
+        let error = storage.changed(owner, &specs(), &guarded).await.unwrap_err();
         assert_eq!(error.kind, TargetErrorKind::Conflict, "{error}");
-        let error = storage.commit(owner, &specs(), SOON).await.unwrap_err();
+        let error = storage.commit(owner, &specs(), &guarded, SOON).await.unwrap_err();
         assert_eq!(error.kind, TargetErrorKind::Conflict, "{error}");
         program.kill().unwrap();
         program.wait().unwrap();

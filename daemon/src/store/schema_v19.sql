@@ -1,0 +1,2 @@
+-- How often the phase was begun again without having ended before, as its daemon was gone.
+ALTER TABLE phases ADD COLUMN cut INTEGER NOT NULL DEFAULT 0;
