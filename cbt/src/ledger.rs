@@ -32,6 +32,7 @@ use std::{
 };
 
 use tokio::sync::OwnedMutexGuard;
+use tracing::Instrument as _;
 
 use crate::{
     batch::Batch,
@@ -268,11 +269,12 @@ impl Ledger {
         let commit = build(&self.inner.sets());
         let inner = Arc::clone(&self.inner);
         // A task of its own: a caller that goes away must not leave a commit behind that nobody puts into memory.
-        let task = tokio::spawn(async move {
+        let commit = async move {
             let result = inner.commit(commit).await;
             drop(turn);
             result
-        });
+        };
+        let task = tokio::spawn(commit.in_current_span());
         let ended = |cause| Err(self.inner.error(StoreErrorKind::Unavailable, "committing", cause));
         task.await.unwrap_or_else(ended)
     }

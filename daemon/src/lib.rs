@@ -20,6 +20,7 @@ pub mod process;
 pub mod root;
 pub mod seal;
 pub mod sources;
+mod span;
 pub mod store;
 mod systemd;
 pub mod targets;

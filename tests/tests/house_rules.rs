@@ -14,7 +14,7 @@ use syn::{
 };
 
 /// Who may import whom in the daemon; each layer also knows those below it, and itself.
-const LAYERS: [(&str, u32); 21] = [
+const LAYERS: [(&str, u32); 22] = [
     ("model", 0),
     ("crash", 0),
     ("clock", 0),
@@ -22,6 +22,7 @@ const LAYERS: [(&str, u32); 21] = [
     ("process", 0),
     ("root", 0),
     ("seal", 0),
+    ("span", 0),
     ("nbd", 1),
     ("libvirt", 1),
     ("store", 1),

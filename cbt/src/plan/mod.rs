@@ -11,6 +11,7 @@ mod window;
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
 use self::{holes::Holes, window::Slice};
 use crate::{
@@ -113,14 +114,15 @@ impl Planner {
         self.window = (self.window * WINDOW_GROWTH).min(self.settings.window);
         let (ledger, settings, gate) = (Arc::clone(&self.ledger), self.settings, Arc::clone(&self.gate));
         let progress = Arc::clone(&self.progress);
-        self.ahead = Some(tokio::spawn(async move {
+        let preparing = async move {
             let request = progress.meter().stage(Stage::Plan).begin();
             let bytes = slice.extents.iter().map(|extent| extent.len().0).sum();
             let prepared = prepare(&ledger, holes, slice, settings).await?;
             request.done(bytes);
             drop(gate);
             Ok(prepared)
-        }));
+        };
+        self.ahead = Some(tokio::spawn(preparing.in_current_span()));
     }
 }
 

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tracing::Instrument as _;
 
 use super::{
     PassError, TransferSettings,
@@ -140,14 +141,15 @@ impl Issuer {
 
     fn spawn(&self, piece: Piece, slots: Slots) {
         let (sides, gate, answers) = (Arc::clone(&self.sides), Arc::clone(&self.gate), self.answers.clone());
-        tokio::spawn(async move {
+        let running = async move {
             let answer = sides.run(piece, || answers.is_closed()).await;
             drop((gate, slots));
             if let Some(answer) = answer.transpose() {
                 // Fails only if nobody waits for the answer.
                 let _ = answers.send(answer).await;
             }
-        });
+        };
+        tokio::spawn(running.in_current_span());
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use tokio::task::{JoinError, JoinSet};
+use tracing::Instrument as _;
 
 use super::{MOST_MISMATCHES, VerifyError, VerifyJob, VerifyOutcome, VerifyProgress, holes::hole_run};
 use crate::{
@@ -175,7 +176,8 @@ impl Scan {
             ready = pieces.ready(piece.len().0, &self.pool) => ready,
         };
         self.begin(piece);
-        self.running.spawn(async move { pieces.check(piece, &hashes[first..], (slot, turns), buffer).await });
+        let checking = async move { pieces.check(piece, &hashes[first..], (slot, turns), buffer).await };
+        self.running.spawn(checking.in_current_span());
         Ok(true)
     }
 

@@ -3,7 +3,8 @@
 use std::{io::IsTerminal, time::Duration};
 
 use serde::{Deserialize, Deserializer, de::Error};
-use tracing_subscriber::EnvFilter;
+use tracing::Subscriber;
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter, util::SubscriberInitExt as _};
 use warmd_cbt::{transfer::TransferSettings, units::BLOCK};
 
 use crate::{
@@ -145,15 +146,22 @@ impl Default for LogSettings {
 impl LogSettings {
     /// Sends what is traced to standard error from now on. Only the first call of a process counts.
     pub fn start(&self) {
-        let log = tracing_subscriber::fmt()
-            .with_env_filter(EnvFilter::try_new(&self.level).unwrap_or_default())
-            .with_writer(std::io::stderr);
-        let started = match self.format {
-            LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
-            LogFormat::Json => log.json().try_init(),
-        };
-        if let Err(error) = started {
-            tracing::debug!(error, "the log was started before");
+        if let Err(error) = self.to(std::io::stderr, std::io::stderr().is_terminal()).try_init() {
+            tracing::debug!(%error, "the log was started before");
+        }
+    }
+
+    /// What writes lines to `writer`.
+    pub fn to<W>(&self, writer: W, colours: bool) -> Box<dyn Subscriber + Send + Sync>
+    where
+        W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+    {
+        let filter = EnvFilter::try_new(&self.level).unwrap_or_default();
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+        match self.format {
+            LogFormat::Text => Box::new(log.with_ansi(colours).finish()),
+            // The innermost span is that of the migration; there is none around it.
+            LogFormat::Json => Box::new(log.json().with_span_list(false).finish()),
         }
     }
 
@@ -169,7 +177,30 @@ impl LogSettings {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+
+    /// Also for those who want errors alone, and in both forms.
+    #[test]
+    fn an_error_says_whose_it_is() {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let written = tempfile::NamedTempFile::new().unwrap();
+            let to = Arc::new(written.reopen().unwrap());
+            let settings = LogSettings { format, level: "error".to_owned() };
+            tracing::subscriber::with_default(settings.to(to, false), || {
+                crate::span::of("0193-5eed", "web").in_scope(|| tracing::error!("no room"));
+            });
+            let line = std::fs::read_to_string(written.path()).unwrap();
+            let told = match format {
+                LogFormat::Text => "ERROR migration{migration=0193-5eed vm=\"web\"}: ",
+                LogFormat::Json => {
+                    "\"span\":{\"migration\":\"0193-5eed\",\"vm\":\"web\",\"name\":\"migration\"}"
+                }
+            };
+            assert!(line.contains(told) && line.contains("no room"), "{line}");
+        }
+    }
 
     #[test]
     fn the_defaults_are_the_engines_and_within_bounds() {

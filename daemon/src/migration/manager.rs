@@ -11,6 +11,7 @@ use std::{
 
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
 use warmd_cbt::limit::Limit;
 
 use super::{
@@ -34,6 +35,7 @@ use crate::{
         view::{MigrationView, PassView},
     },
     sources::{self, Source},
+    span,
     store::{MigrationRow, Store},
     targets::{self, Target},
 };
@@ -134,10 +136,12 @@ impl Manager {
         manager.say_configured(global).await?;
         for row in manager.store.open_migrations().await.map_err(internal)? {
             let plan = manager.plan_of(&row).await?;
-            let id = row.id;
+            let span = span::of(row.id, &row.vm_name);
             if let Err(error) = manager.take_up(row, plan).await {
                 // One damaged ledger must not keep the others' sources off in the middle of their cutovers.
-                tracing::error!(migration = %id, %error, "not taken up: the state holds it, and nothing drives it");
+                span.in_scope(|| {
+                    tracing::error!(%error, "not taken up: the state holds it, and nothing drives it");
+                });
             }
         }
         manager.owners.spawn(Arc::clone(&manager.gate).keep_time());
@@ -154,6 +158,11 @@ impl Manager {
 
     /// Starts the owner of a migration that the store holds.
     pub(super) async fn take_up(&self, row: MigrationRow, plan: Plan) -> Result<Handle, ControlError> {
+        let span = span::of(row.id, &row.vm_name);
+        self.taken_up(row, plan).instrument(span).await
+    }
+
+    async fn taken_up(&self, row: MigrationRow, plan: Plan) -> Result<Handle, ControlError> {
         if !row.state.is_final()
             && let Err(error) = self.store.end_cut_passes(row.id, CUT_PASS).await
         {
@@ -167,12 +176,13 @@ impl Manager {
         let handle = Handle { context: Arc::clone(&context), inbox };
         lock(&self.handles).insert(id, handle.clone());
         let (handles, limits) = (Arc::downgrade(&self.handles), Arc::clone(&self.limits));
-        self.owners.spawn(async move {
+        let owner = async move {
             if driver.run().await {
                 forget(&handles, &context);
                 limits.forget(id);
             }
-        });
+        };
+        self.owners.spawn(owner.in_current_span());
         Ok(handle)
     }
 

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use tracing::Instrument as _;
 use warmd_cbt::{
     store::{DiskId, PassFigures},
     telemetry::Telemetry,
@@ -80,7 +81,7 @@ impl PassTelemetry {
     /// Shows and stores it every few seconds until the guard is dropped.
     pub fn keep(self: &Arc<Self>) -> Keeper {
         let telemetry = Arc::clone(self);
-        Keeper(tokio::spawn(async move {
+        let keeping = async move {
             let mut ticks = tokio::time::interval(SHOWN);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             for tick in 0_u64.. {
@@ -91,7 +92,8 @@ impl PassTelemetry {
                     telemetry.store(picture).await;
                 }
             }
-        }))
+        };
+        Keeper(tokio::spawn(keeping.in_current_span()))
     }
 
     /// Shows and stores the last of it.

@@ -14,6 +14,7 @@ use tokio::{
     task::JoinHandle,
     time::Instant,
 };
+use tracing::Instrument as _;
 use warmd_cbt::buffer::Buffer;
 
 use super::{
@@ -60,7 +61,7 @@ impl Connection {
             permits: Arc::clone(&permits),
             durability: Arc::clone(durability),
         };
-        let task = tokio::spawn(transmit(receiver, output, outgoing, ending, timeout));
+        let task = tokio::spawn(transmit(receiver, output, outgoing, ending, timeout).in_current_span());
         Self { export, table, permits, queue, task: Mutex::new(Some(task)) }
     }
 

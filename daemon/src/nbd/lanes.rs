@@ -14,6 +14,7 @@ use std::{
 };
 
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::{
     call::{Answer, Call, Failed},
@@ -209,12 +210,13 @@ impl Lanes {
         backoff.revive_at = Some(now + LONGEST_WAIT);
         drop(backoff);
         let lanes = Arc::clone(self);
-        tokio::spawn(async move {
+        let reopening = async move {
             match lanes.reopen(lane, &hurried(&lanes.options)).await {
                 Ok(_) => lanes.gate.lock().await.revive_at = None,
                 Err(error) => tracing::debug!(%error, lane, "NBD connection not reopened"),
             }
-        });
+        };
+        tokio::spawn(reopening.in_current_span());
     }
 }
 

@@ -46,6 +46,7 @@ impl Faults {
     /// Waits out or reports the fault that strikes this call: `Err(true)` if it may pass, `Err(false)` if not. After
     /// `Ok(true)` the call is to be done, and its answer lost.
     pub async fn strike(&self, name: &str) -> Result<bool, bool> {
+        tracing::trace!(call = name, "asked");
         *self.calls.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default() += 1;
         loop {
             {

@@ -14,6 +14,7 @@ mod finished;
 mod forecast;
 mod hooks;
 mod limits;
+mod log;
 mod metrics;
 mod plans;
 mod proof;

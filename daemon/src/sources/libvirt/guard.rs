@@ -9,11 +9,13 @@ use std::{
 };
 
 use tokio::{task::JoinHandle, time::sleep};
+use tracing::Instrument as _;
 
 use crate::{
     libvirt::{DomainId, Libvirt},
     model::id::MigrationId,
     sources::SourceError,
+    span,
 };
 
 use super::{
@@ -38,7 +40,7 @@ impl Guard {
         dir: PathBuf,
         reserve: u64,
     ) -> Self {
-        let task = tokio::spawn(async move {
+        let looking = async move {
             loop {
                 sleep(LOOK).await;
                 let Ok(free) = free(dir.clone()).await else { continue };
@@ -61,8 +63,8 @@ impl Guard {
                     }
                 }
             }
-        });
-        Self { task }
+        };
+        Self { task: tokio::spawn(looking.in_current_span()) }
     }
 }
 
@@ -92,7 +94,7 @@ pub(super) async fn check_room(dir: &Path, reserve: u64) -> Result<(), SourceErr
 }
 
 async fn free(dir: PathBuf) -> std::io::Result<u64> {
-    tokio::task::spawn_blocking(move || {
+    span::blocking(move || {
         let room = rustix::fs::statvfs(&dir)?;
         Ok(room.f_bavail.saturating_mul(room.f_frsize))
     })

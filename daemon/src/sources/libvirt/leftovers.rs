@@ -11,6 +11,7 @@ use crate::{
     libvirt::{BackupJob, Checkpoint, CurrentJob, DomainId, LibvirtError, LibvirtErrorKind, RunState, image},
     model::id::MigrationId,
     sources::{SourceError, SourceErrorKind},
+    span,
 };
 
 use super::{
@@ -83,9 +84,7 @@ impl LibvirtSource {
         act: impl FnOnce(Nook) -> std::io::Result<T> + Send + 'static,
     ) -> std::io::Result<T> {
         let settings = Arc::clone(&self.settings);
-        tokio::task::spawn_blocking(move || act(Nook::new(&settings, owner)))
-            .await
-            .map_err(std::io::Error::other)?
+        span::blocking(move || act(Nook::new(&settings, owner))).await.map_err(std::io::Error::other)?
     }
 
     /// The migration's checkpoints, each after its parent.

@@ -18,6 +18,7 @@ use super::{Storage, Where, blocking, doing, operator, place, safe_name};
 use crate::{
     libvirt::{LibvirtError, LibvirtErrorKind, overlay},
     model::id::{DiskKey, MigrationId},
+    span,
     targets::{
         DiskSpec, TargetError, TargetErrorKind,
         guard::{Guard, Guarded, GuardedDisk},
@@ -189,7 +190,7 @@ async fn blocking_within(
     deadline: Duration,
     work: impl FnOnce() -> Result<(), VolumeError> + Send + 'static,
 ) -> Result<(), TargetError> {
-    match tokio::time::timeout(deadline, tokio::task::spawn_blocking(work)).await {
+    match tokio::time::timeout(deadline, span::blocking(work)).await {
         Ok(Ok(answer)) => answer.map_err(|error| error.for_target(doing)),
         Ok(Err(join)) => Err(TargetError::new(TargetErrorKind::Failed, doing, join)),
         Err(late) => Err(TargetError::new(TargetErrorKind::Timeout, doing, late)),

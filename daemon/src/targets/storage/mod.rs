@@ -25,7 +25,10 @@ use super::{
     DiskSpec, PreparedDisk, TargetError, TargetErrorKind, Writer,
     volume::{self, FileDisk, VolumeError, VolumeKind, VolumeOptions},
 };
-use crate::model::id::{DiskKey, MigrationId};
+use crate::{
+    model::id::{DiskKey, MigrationId},
+    span,
+};
 
 /// In a migration's folder: who wrote to its disks last, a pass by its number.
 const LAST_WRITER: &str = "last-pass";
@@ -304,7 +307,7 @@ pub async fn blocking<T: Send + 'static>(
     doing: String,
     work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
 ) -> Result<T, TargetError> {
-    match tokio::time::timeout(DEADLINE, tokio::task::spawn_blocking(work)).await {
+    match tokio::time::timeout(DEADLINE, span::blocking(work)).await {
         Ok(Ok(answer)) => answer.map_err(|error| error.for_target(doing)),
         Ok(Err(join)) => Err(TargetError::new(TargetErrorKind::Failed, doing, join)),
         Err(late) => Err(TargetError::new(TargetErrorKind::Timeout, doing, late)),

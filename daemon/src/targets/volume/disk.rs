@@ -13,6 +13,8 @@ use warmd_cbt::{
     units::{Extent, Length, Offset},
 };
 
+use crate::span;
+
 use super::{
     body::Volume,
     calls::{Calls, Kernel},
@@ -72,8 +74,7 @@ impl FileDisk {
         let started = tokio::time::Instant::now();
         loop {
             let (place, calls) = (path.to_owned(), calls());
-            let opening =
-                tokio::task::spawn_blocking(move || Volume::open(&place, size, options.direct, calls));
+            let opening = span::blocking(move || Volume::open(&place, size, options.direct, calls));
             let answer = match timeout(options.deadline, opening).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(join)) => Err(VolumeError::io("opening", path, std::io::Error::other(join))),
@@ -113,7 +114,7 @@ impl FileDisk {
         // It may have broken while this call waited.
         self.admit(operation, extent)?;
         let volume = Arc::clone(&self.volume);
-        let task = tokio::task::spawn_blocking(move || {
+        let task = span::blocking(move || {
             let answer = work(&volume);
             drop(volume);
             drop(thread);

@@ -22,6 +22,8 @@ use warmd_cbt::{
     units::{Extent, Length, Offset},
 };
 
+use crate::span;
+
 use super::{error::VolumeError, identity::Identity, identity::size_of, in_use};
 
 /// For each call.
@@ -44,7 +46,7 @@ impl ImageFile {
     /// Opens the image at `path`, which must be `size` bytes long.
     pub async fn open(path: &Path, size: Length) -> Result<Self, VolumeError> {
         let place = path.to_owned();
-        let opening = tokio::task::spawn_blocking(move || open(&place, size));
+        let opening = span::blocking(move || open(&place, size));
         let late = || VolumeError::io("opening", path, io::ErrorKind::TimedOut.into());
         let file = match timeout(DEADLINE, opening).await {
             Ok(joined) => {
@@ -111,7 +113,7 @@ impl ReadDisk for ImageFile {
         let reading = async {
             let thread = Arc::clone(&self.threads).acquire_owned().await.map_err(io::Error::other)?;
             let file = Arc::clone(&self.file);
-            let reading = tokio::task::spawn_blocking(move || {
+            let reading = span::blocking(move || {
                 let read = file.read_exact_at(&mut buffer, at.0).map(|()| buffer);
                 drop(thread);
                 read

@@ -11,6 +11,8 @@ use std::{
 
 use tokio::time::timeout;
 
+use crate::span;
+
 use super::{VolumeKind, error::VolumeError, identity::Identity, in_use};
 
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -72,7 +74,7 @@ async fn within<T: Send + 'static>(
     work: impl FnOnce(&Path) -> Result<T, VolumeError> + Send + 'static,
 ) -> Result<T, VolumeError> {
     let owned = path.to_owned();
-    match timeout(DEADLINE, tokio::task::spawn_blocking(move || work(&owned))).await {
+    match timeout(DEADLINE, span::blocking(move || work(&owned))).await {
         Ok(joined) => joined.map_err(|join| failed(path, io::Error::other(join)))?,
         Err(_) => Err(failed(path, io::ErrorKind::TimedOut.into())),
     }

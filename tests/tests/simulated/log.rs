@@ -1,0 +1,85 @@
+//! Whose each line of the log is.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
+use serde_json::Value;
+use warmd_daemon::{
+    config::{LogFormat, LogSettings},
+    model::{plan::VerifyMode, request::Request, state::State},
+};
+use warmd_tests::simulated::{Rig, VM, World};
+
+/// What was written.
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Written {
+    /// The lines, of which each must be an object of JSON.
+    fn lines(&self) -> Vec<Value> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// What is everybody's, and no migration's.
+const ALL: [&str; 2] = ["warmd_daemon::store::schema", "warmd_daemon::seal::key"];
+/// What is asked of endpoints for no migration: when a plan is judged.
+const FOR_PLANS: [&str; 5] =
+    ["source.check", "source.describe", "source.power", "source.vms", "target.check"];
+
+#[tokio::test]
+async fn every_line_that_is_written_for_a_migration_has_its_id() {
+    let written = Written::default();
+    let settings = LogSettings { format: LogFormat::Json, level: "trace".to_owned() };
+    let to = written.clone();
+    // Of this thread, which runs all tasks.
+    let _log = tracing::subscriber::set_default(settings.to(move || to.clone(), false));
+
+    let mut rig = Rig::start(World::new(&[("vda", 1 << 20), ("vdb", 100 << 10)])).await;
+    rig.world.guest_writes("vda", 0, &[7; 300_000]);
+    rig.seed(Rig::plan(VerifyMode::Compare)).await;
+    rig.world.guest_writes("vdb", 4096, &[9; 5000]);
+    rig.sync().await;
+    rig.restart().await;
+    rig.until("synced again", |view| view.state == State::Synced).await;
+    rig.ask(Request::Verify).await;
+    rig.until("a verdict", |view| view.verification.as_ref().is_some_and(|run| run.verdict.is_some())).await;
+    assert_eq!(rig.cutover().await.state, State::Done);
+    let id = rig.view().await.id.to_string();
+
+    let mut calls = std::collections::BTreeMap::<String, usize>::new();
+    for line in written.lines() {
+        let call = line["fields"]["call"].as_str();
+        let target = line["target"].as_str().unwrap();
+        let is_ours = target.starts_with("warmd") && !ALL.contains(&target);
+        if !is_ours || call.is_some_and(|call| FOR_PLANS.contains(&call)) {
+            continue;
+        }
+        assert_eq!(line["span"]["migration"], id.as_str(), "{line}");
+        assert_eq!(line["span"]["vm"], VM, "{line}");
+        assert_eq!(line["spans"], Value::Null, "the id is in one place: {line}");
+        let what = call.unwrap_or(target).to_owned();
+        *calls.entry(what).or_default() += 1;
+    }
+    // Also what is done in tasks that the engine begins, and by the cutover.
+    for call in
+        ["source.snapshot", "source-disk.read", "target-disk.write", "target-disk.flush", "target.start"]
+    {
+        assert!(calls.contains_key(call), "{call} is not in {calls:?}");
+    }
+    assert!(calls.contains_key("warmd_daemon::migration::driver"), "{calls:?}");
+}
