@@ -35,7 +35,7 @@ pub struct PassName {
 /// A disk's labels: plan, VM, disk.
 pub(super) type DiskName = [String; 3];
 /// Plan and VM.
-type VmName = [String; 2];
+pub(super) type VmName = [String; 2];
 /// Seconds, for each stage.
 pub(super) type Stalls = [f64; Stage::ALL.len()];
 
@@ -67,6 +67,8 @@ pub(super) struct Picture {
     pub(super) spans: BTreeMap<&'static str, Spans>,
     /// When the newest snapshot was begun that the target holds whole.
     pub(super) held: BTreeMap<MigrationId, DateTime<Utc>>,
+    /// When passes began that hold a snapshot open.
+    pub(super) open: BTreeMap<VmName, DateTime<Utc>>,
 }
 
 #[derive(Default)]
@@ -147,6 +149,11 @@ impl Book {
         }
         self.forget(now.at);
         let mut picture = self.ended.clone();
+        for pass in self.live.values().filter(|pass| !pass.disks.is_empty()) {
+            let began = picture.open.entry([pass.name.plan.clone(), pass.name.vm.clone()]);
+            let oldest = began.or_insert(pass.started);
+            *oldest = pass.started.min(*oldest);
+        }
         for disk in self.live.values_mut().flat_map(|pass| &mut pass.disks) {
             disk.add_to(&mut picture);
             let meter = disk.progress.meter();

@@ -13,10 +13,10 @@ use prometheus_client::{
 use warmd_cbt::telemetry::Stage;
 
 use super::{
-    Now,
+    Now, PromiseView, WindowView,
     book::{DiskName, Moved, Picture},
     buckets::{Buckets, latencies},
-    budgets, outcome_name,
+    budgets, outcome_name, windows,
 };
 use crate::{
     model::{budget::BudgetView, view::MigrationView},
@@ -37,6 +37,7 @@ pub(super) struct Exposition {
     views: Vec<MigrationView>,
     states: BTreeMap<(String, &'static str), u64>,
     budgets: Vec<BudgetView>,
+    windows: (Vec<WindowView>, Vec<PromiseView>),
     commits: Buckets,
 }
 
@@ -51,7 +52,8 @@ impl Exposition {
         }
         let views = now.views.iter().filter(|view| !view.state.is_final()).cloned().collect();
         let (budgets, commits) = (now.budgets.clone(), latencies(&now.commits));
-        Self { passes, at: now.at, views, states, budgets, commits }
+        let windows = (now.windows.clone(), now.promises.clone());
+        Self { passes, at: now.at, views, states, budgets, windows, commits }
     }
 
     fn of_passes(&self, to: &mut Sink) -> fmt::Result {
@@ -115,7 +117,9 @@ impl Exposition {
         let mut pending: BTreeMap<DiskName, u64> = BTreeMap::new();
         let mut faults: BTreeMap<DiskName, bool> = BTreeMap::new();
         let mut forecasts: BTreeMap<[String; 2], f64> = BTreeMap::new();
+        let mut worst: BTreeMap<[String; 2], f64> = BTreeMap::new();
         let mut ages: BTreeMap<[String; 2], f64> = BTreeMap::new();
+        let mut against: BTreeMap<[String; 2], f64> = BTreeMap::new();
         for view in &self.views {
             let name = [view.plan.clone(), view.vm_name.clone()];
             for disk in &view.disks {
@@ -126,6 +130,10 @@ impl Exposition {
             }
             if let Some(forecast) = view.downtime_forecast {
                 raise(&mut forecasts, name.clone(), forecast);
+            }
+            if let Some(forecast) = &view.forecast {
+                raise(&mut worst, name.clone(), forecast.downtime.high);
+                raise(&mut against, name.clone(), f64::from(u8::from(!forecast.against.is_empty())));
             }
             if let Some(held) = self.passes.held.get(&view.id) {
                 raise(&mut ages, name, (self.at - held).as_seconds_f64().max(0.0));
@@ -145,6 +153,24 @@ impl Exposition {
             "warmd_downtime_forecast_seconds",
             "How long the VM would be down if cut over now.",
             forecasts.into_iter().map(|(vm, seconds)| (vm_labels(vm), seconds)),
+        )?;
+        to.gauge(
+            "warmd_downtime_forecast_high_seconds",
+            "What the downtime does not exceed in nineteen of twenty times.",
+            worst.into_iter().map(|(vm, seconds)| (vm_labels(vm), seconds)),
+        )?;
+        to.gauge(
+            "warmd_cutover_refused",
+            "1 if the forecast speaks against a cutover: the plan's downtime, or the window, would not be kept.",
+            against.into_iter().map(|(vm, is_against)| (vm_labels(vm), is_against)),
+        )?;
+        to.gauge(
+            "warmd_open_snapshot_age_seconds",
+            "Age of the snapshot that a pass holds open on the source.",
+            self.passes
+                .open
+                .iter()
+                .map(|(vm, began)| (vm_labels(vm.clone()), (self.at - *began).as_seconds_f64().max(0.0))),
         )?;
         to.gauge(
             "warmd_snapshot_age_seconds",
@@ -182,6 +208,7 @@ impl Collector for Exposition {
         self.of_passes(&mut to)?;
         self.of_migrations(&mut to)?;
         budgets::encode(&self.budgets, &mut to)?;
+        windows::encode(&self.windows.0, &self.windows.1, &mut to)?;
         self.of_the_daemon(&mut to)
     }
 }

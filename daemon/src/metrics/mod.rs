@@ -15,6 +15,7 @@ mod buckets;
 mod budgets;
 mod exposition;
 mod server;
+mod windows;
 
 use std::{
     fmt,
@@ -30,6 +31,7 @@ use self::{book::Book, exposition::Exposition};
 pub use self::{
     book::PassName,
     server::{MetricsError, MetricsServer},
+    windows::{PromiseView, WindowView},
 };
 use crate::model::{
     budget::BudgetView,
@@ -69,6 +71,9 @@ pub struct Now {
     pub finished: Vec<(String, &'static str, u64)>,
     /// What budgets allow, and what of it is in use.
     pub budgets: Vec<BudgetView>,
+    /// Of the plans of those that are under way.
+    pub windows: Vec<WindowView>,
+    pub promises: Vec<PromiseView>,
     /// How long the store's durable commits took.
     pub commits: Counts,
 }

@@ -23,7 +23,7 @@ use super::{
     driver::Driver,
     limits::{Member, Registry, Word},
     live::Live,
-    restore,
+    restore, windows,
 };
 use crate::{
     clock,
@@ -243,11 +243,15 @@ impl Manager {
                     tracing::warn!(%error, "what is over is not counted");
                     Vec::new()
                 });
+                let (at, handles) = (clock::now(), manager.handles());
+                let (windows, promises) = windows::views(handles.iter().map(|each| each.context.plan()), at);
                 Now {
-                    at: clock::now(),
-                    views: manager.handles().iter().map(|handle| handle.context.live.view()).collect(),
+                    at,
+                    views: handles.iter().map(|handle| handle.context.live.view()).collect(),
                     finished,
                     budgets: manager.gate.views(),
+                    windows,
+                    promises,
                     commits: manager.store.commits(),
                 }
             })

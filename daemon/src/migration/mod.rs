@@ -40,3 +40,4 @@ mod sweep;
 pub mod telemetry;
 mod timing;
 pub mod verify;
+mod windows;

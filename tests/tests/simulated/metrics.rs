@@ -15,10 +15,14 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use warmd_daemon::{
     metrics::{MetricsError, MetricsServer},
-    model::{plan::VerifyMode, request::Request, state::State},
+    model::{
+        plan::{Plan, VerifyMode},
+        request::Request,
+        state::State,
+    },
 };
 use warmd_tests::{
-    openmetrics::{Family, Kind, parse},
+    openmetrics::{Family, Kind, Sample, parse},
     scrape::{Answer, get, say, scrape},
     simulated::{Fault, Rig, World},
 };
@@ -90,9 +94,7 @@ async fn what_passes_did_is_told_and_never_goes_back() {
             continue;
         }
         for sample in &before.samples {
-            let same = |now: &&warmd_tests::openmetrics::Sample| {
-                (&now.name, &now.labels) == (&sample.name, &sample.labels)
-            };
+            let same = |now: &&Sample| (&now.name, &now.labels) == (&sample.name, &sample.labels);
             let now = second[name].samples.iter().find(same).map(|now| now.value);
             assert!(now.is_some_and(|now| now >= sample.value), "{sample:?} became {now:?}");
         }
@@ -198,27 +200,35 @@ async fn slow_clients_have_their_time_and_no_more() {
 }
 
 /// Every metric that there is, as the README lists them.
-const NAMES: [&str; 22] = [
+const NAMES: [&str; 30] = [
     "process_cpu_seconds",
     "process_open_fds",
     "process_resident_memory_bytes",
     "warmd_audited_bytes",
     "warmd_build",
+    "warmd_cutover_refused",
+    "warmd_downtime_allowed_seconds",
+    "warmd_downtime_forecast_high_seconds",
     "warmd_downtime_forecast_seconds",
     "warmd_drained_bytes",
     "warmd_migrations",
+    "warmd_open_snapshot_age_seconds",
     "warmd_pass_duration_seconds",
     "warmd_passes",
     "warmd_pending_bytes",
     "warmd_read_bytes",
     "warmd_request_duration_seconds",
     "warmd_requests_in_flight",
+    "warmd_rpo_target_seconds",
     "warmd_skipped_bytes",
     "warmd_snapshot_age_seconds",
     "warmd_stall_seconds",
     "warmd_store_commit_duration_seconds",
     "warmd_tracking_fault",
     "warmd_untold_bytes",
+    "warmd_window_closes_in_seconds",
+    "warmd_window_open",
+    "warmd_window_opens_in_seconds",
     "warmd_written_bytes",
     "warmd_zeroed_bytes",
 ];
@@ -230,6 +240,7 @@ async fn names_are_those_of_the_conventions_and_of_the_readme() {
         served.rig.world.guest_writes("vda", round * BLOCK, &[9; 100]);
         served.rig.sync().await;
     }
+    served.rig.manager_applies(bound_plan()).await;
     served.rig.world.guest_writes("vda", 0, &[7; 100]);
     served.rig.world.faults.set("target-disk.flush", Fault::Hang);
     served.rig.ask(Request::Sync).await;
@@ -322,4 +333,82 @@ async fn it_listens_on_loopback_alone() {
     let error = MetricsServer::bind(first.address()).await.unwrap_err();
     assert!(matches!(error, MetricsError::Bind { .. }), "{error}");
     assert!(error.to_string().contains(&first.address().to_string()), "{error}");
+}
+
+/// With a window for cutovers in two hours, on the hour, in which nothing is copied, and promises.
+fn bound_plan() -> Plan {
+    let opens = chrono::Utc::now() + TimeDelta::hours(2);
+    let [day, hour] = ["%Y-%m-%d", "%H"].map(|form| opens.format(form).to_string());
+    let window = format!("{day} {hour}:00–{hour}:59 Etc/UTC");
+    let mut plan = Rig::plan(VerifyMode::None);
+    let schedule = format!(
+        "adaptive = {{ rpo = \"3h\", shortest = \"1h\" }}\n[cutover]\nwindows = [\"{window}\"]\n[copy]\n\
+         blackouts = [\"{window}\"]\n"
+    );
+    plan.schedule = toml::from_str(&schedule).unwrap();
+    plan.cutover.max_downtime = Some(Duration::from_secs(40));
+    plan
+}
+
+#[tokio::test]
+async fn windows_and_what_the_plan_promises_are_told() {
+    let served = Served::start().await;
+    let told = |now: &BTreeMap<String, Family>, name: &str, kind: &str| {
+        let of = |sample: &&Sample| sample.labels.get("kind").is_some_and(|have| have == kind);
+        now.get(name)?.samples.iter().find(of).map(|sample| sample.value)
+    };
+    let unbound = served.scrape().await;
+    for kind in ["copy", "cutover"] {
+        assert_eq!(told(&unbound, "warmd_window_open", kind), Some(1.0));
+        assert_eq!(told(&unbound, "warmd_window_opens_in_seconds", kind), None);
+        assert_eq!(told(&unbound, "warmd_window_closes_in_seconds", kind), None, "it never closes");
+    }
+    assert!(!unbound.contains_key("warmd_rpo_target_seconds"));
+    assert!(!unbound.contains_key("warmd_downtime_allowed_seconds"));
+    assert!(!unbound.contains_key("warmd_open_snapshot_age_seconds"), "no pass runs");
+
+    served.rig.manager_applies(bound_plan()).await;
+    let bound = served.scrape().await;
+    assert_eq!(told(&bound, "warmd_window_open", "copy"), Some(1.0));
+    assert_eq!(told(&bound, "warmd_window_open", "cutover"), Some(0.0));
+    let until_it_opens = told(&bound, "warmd_window_opens_in_seconds", "cutover").unwrap();
+    let until_copying_ends = told(&bound, "warmd_window_closes_in_seconds", "copy").unwrap();
+    assert!((3500.0..7200.0).contains(&until_it_opens), "{until_it_opens}");
+    assert!((until_it_opens - until_copying_ends).abs() < 1.0, "{until_copying_ends}");
+    assert_eq!(told(&bound, "warmd_window_closes_in_seconds", "cutover"), None);
+    assert_eq!(bound["warmd_rpo_target_seconds"].sum("", &[("plan", "plan")]), 10_800.0);
+    assert_eq!(bound["warmd_downtime_allowed_seconds"].sum("", &[("plan", "plan")]), 40.0);
+}
+
+#[tokio::test]
+async fn an_open_snapshot_and_what_speaks_against_a_cutover_are_told() {
+    let served = Served::start().await;
+    served.rig.world.guest_writes("vda", 5 * BLOCK, &[9; 100]);
+    // A second delta knows what changed between the two.
+    served.rig.sync().await;
+    let mut plan = Rig::plan(VerifyMode::None);
+    plan.cutover.max_downtime = Some(Duration::from_secs(1));
+    served.rig.manager_applies(plan).await;
+    served.rig.world.guest_writes("vda", 6 * BLOCK, &[9; 100]);
+    served.rig.sync().await;
+    let now = served.scrape().await;
+    assert_eq!(now["warmd_cutover_refused"].sum("", &[("vm", "guest")]), 1.0);
+    let expected = now["warmd_downtime_forecast_seconds"].sum("", &[]);
+    assert!(now["warmd_downtime_forecast_high_seconds"].sum("", &[]) > expected);
+
+    served.rig.world.guest_writes("vda", 7 * BLOCK, &[9; 100]);
+    served.rig.world.faults.set("source-disk.read", Fault::Hang);
+    served.rig.ask(Request::Sync).await;
+    served.rig.until("a pass that hangs", |view| view.state == State::Syncing).await;
+    let until = std::time::Instant::now() + Duration::from_secs(30);
+    while !served.scrape().await.contains_key("warmd_open_snapshot_age_seconds") {
+        assert!(std::time::Instant::now() < until, "no open snapshot is told of");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let held = served.scrape().await["warmd_snapshot_age_seconds"].sum("", &[]);
+    let open = served.scrape().await["warmd_open_snapshot_age_seconds"].sum("", &[("vm", "guest")]);
+    assert!((0.0..=30.0).contains(&open) && held > 0.0, "{open} {held}");
+    served.rig.world.faults.clear();
+    served.rig.until("the end of the pass", |view| view.state == State::Synced).await;
+    assert!(!served.scrape().await.contains_key("warmd_open_snapshot_age_seconds"));
 }

@@ -1,0 +1,66 @@
+//! Plans' windows as metrics, and what plans promise.
+
+use std::fmt;
+
+use super::exposition::{Labels, Sink};
+
+/// The windows of a plan for one of the two, at the moment of asking.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WindowView {
+    pub plan: String,
+    /// `copy` or `cutover`.
+    pub kind: &'static str,
+    pub is_open: bool,
+    /// Seconds until it closes if it is open, or opens if it is not; `None` if that does not come within ten years.
+    pub changes_in: Option<f64>,
+}
+
+/// What a plan promises.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromiseView {
+    pub plan: String,
+    /// How old a target may be, in seconds.
+    pub rpo: Option<f64>,
+    /// How long a VM may be down, in seconds.
+    pub max_downtime: Option<f64>,
+}
+
+pub(super) fn encode(windows: &[WindowView], promises: &[PromiseView], to: &mut Sink) -> fmt::Result {
+    let labels = |window: &WindowView| -> Labels {
+        vec![("plan", window.plan.clone()), ("kind", window.kind.to_owned())]
+    };
+    to.gauge(
+        "warmd_window_open",
+        "1 if the plan's windows let data be copied, or a cutover begin, now.",
+        windows.iter().map(|window| (labels(window), f64::from(u8::from(window.is_open)))),
+    )?;
+    let until = |opens: bool| {
+        let those = windows.iter().filter(move |window| window.is_open != opens);
+        those.filter_map(move |window| Some((labels(window), window.changes_in?)))
+    };
+    to.gauge(
+        "warmd_window_opens_in_seconds",
+        "Until the plan's windows open; absent while they are open, and if they do not open any more.",
+        until(true),
+    )?;
+    to.gauge(
+        "warmd_window_closes_in_seconds",
+        "Until the plan's windows close; absent while they are closed, and if they do not close.",
+        until(false),
+    )?;
+    let of = |promised: fn(&PromiseView) -> Option<f64>| {
+        promises
+            .iter()
+            .filter_map(move |promise| Some((vec![("plan", promise.plan.clone())], promised(promise)?)))
+    };
+    to.gauge(
+        "warmd_rpo_target_seconds",
+        "How old the plan lets a target be; absent if it says nothing of that.",
+        of(|promise| promise.rpo),
+    )?;
+    to.gauge(
+        "warmd_downtime_allowed_seconds",
+        "How long the plan lets a VM be down; absent if it says nothing of that.",
+        of(|promise| promise.max_downtime),
+    )
+}
