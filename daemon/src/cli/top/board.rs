@@ -70,9 +70,16 @@ impl Board {
         self.rows().iter().position(|row| Some(row.id.as_str()) == chosen).unwrap_or_default()
     }
 
-    /// The chosen migration.
+    /// The chosen migration; none before any was drawn.
     pub(super) fn chosen(&self) -> Option<&Migration> {
-        self.rows().get(self.at()).copied()
+        self.migrations.get(self.chosen.as_ref()?)
+    }
+
+    /// What is drawn is chosen: a key means the VM that was seen as chosen, wherever its row goes meanwhile.
+    pub(super) fn drawn(&mut self) {
+        if self.chosen.is_none() {
+            self.choose(0);
+        }
     }
 
     /// How far the target lies behind the source, in seconds; none before the first pass has ended, or when it is over.

@@ -8,7 +8,7 @@ use ratatui::{
     text::Line,
     widgets::{Block, Borders, Cell, Paragraph, Row, Table, TableState, Wrap},
 };
-use warmd_proto::v1::{Migration, MigrationState};
+use warmd_proto::v1::{Forecast, Migration, MigrationState};
 
 use super::{
     super::{out::one_line, show, words},
@@ -23,6 +23,7 @@ const BELOW: u16 = 8;
 
 /// Draws all of it.
 pub(super) fn screen(frame: &mut Frame<'_>, board: &mut Board, now: DateTime<Utc>) {
+    board.drawn();
     let whole = Layout::vertical([
         Constraint::Length(1),
         Constraint::Min(3),
@@ -33,10 +34,10 @@ pub(super) fn screen(frame: &mut Frame<'_>, board: &mut Board, now: DateTime<Utc
     let [head, middle, below, said, keys] = whole.areas(frame.area());
     frame.render_widget(Line::styled(summary(board, now), Style::new().add_modifier(Modifier::BOLD)), head);
     if board.details {
-        details(frame, board, middle);
+        details(frame, board, middle, now);
     } else {
         table(frame, board, middle, now);
-        details(frame, board, below);
+        details(frame, board, below, now);
     }
     let style = if board.asks() { Style::new().fg(Color::Black).bg(Color::Yellow) } else { Style::new() };
     frame.render_widget(Line::styled(one_line(&board.line()), style), said);
@@ -66,11 +67,12 @@ fn table(frame: &mut Frame<'_>, board: &Board, area: Rect, now: DateTime<Utc>) {
     let widths = [
         Constraint::Fill(3),
         Constraint::Fill(2),
-        Constraint::Length(20),
-        Constraint::Length(9),
-        Constraint::Length(11),
+        Constraint::Length(17),
         Constraint::Length(8),
+        Constraint::Length(10),
+        Constraint::Length(7),
         Constraint::Length(8),
+        Constraint::Length(7),
     ];
     let lines = rows.iter().map(|migration| {
         let cells = [
@@ -80,11 +82,12 @@ fn table(frame: &mut Frame<'_>, board: &Board, area: Rect, now: DateTime<Utc>) {
             show::pass(migration),
             if show::is_copying(migration) { human::rate(rate_of(migration)) } else { "-".to_owned() },
             board.lag(migration, now).map_or_else(|| "-".to_owned(), human::span),
-            words::span(migration.downtime_forecast.as_ref()),
+            downtime(migration),
+            window(migration, now),
         ];
         Row::new(cells.map(|cell| Cell::from(one_line(&cell)))).style(colour(migration))
     });
-    let heads = Row::new(["VM", "PLAN", "STATE", "PASS", "RATE", "LAG", "DOWNTIME"])
+    let heads = Row::new(["VM", "PLAN", "STATE", "PASS", "RATE", "LAG", "DOWNTIME", "WINDOW"])
         .style(Style::new().add_modifier(Modifier::UNDERLINED));
     let table = Table::new(lines, widths)
         .header(heads)
@@ -98,7 +101,7 @@ fn table(frame: &mut Frame<'_>, board: &Board, area: Rect, now: DateTime<Utc>) {
 }
 
 /// All that is to be known at a glance of the chosen one.
-fn details(frame: &mut Frame<'_>, board: &Board, area: Rect) {
+fn details(frame: &mut Frame<'_>, board: &Board, area: Rect, now: DateTime<Utc>) {
     let Some(migration) = board.chosen() else {
         return;
     };
@@ -111,6 +114,12 @@ fn details(frame: &mut Frame<'_>, board: &Board, area: Rect) {
     }
     if let Some(why) = migration.next_pass_why.as_ref().filter(|_| migration.next_pass.is_none()) {
         add("waits because", why.clone());
+    }
+    if let Some(awaited) = &migration.awaited_cutover {
+        add("cutover", show::awaited(awaited));
+    }
+    if let Some(forecast) = migration.forecast.as_ref().filter(|_| is_before(migration)) {
+        add("forecast", foretold(forecast, now));
     }
     for warning in &migration.warnings {
         add("warning", warning.clone());
@@ -131,6 +140,45 @@ fn details(frame: &mut Frame<'_>, board: &Board, area: Rect) {
     let block = Block::new().borders(Borders::TOP);
     let text: Vec<_> = lines.into_iter().map(Line::raw).collect();
     frame.render_widget(Paragraph::new(text).block(block).wrap(Wrap { trim: false }), area);
+}
+
+/// Whether a cutover may still come.
+fn is_before(migration: &Migration) -> bool {
+    use MigrationState as S;
+    matches!(migration.state(), S::Defined | S::Seeding | S::Synced | S::Syncing | S::Paused | S::Failed)
+}
+
+/// How long it is down; a mark says that the plan, or the window, would not be kept.
+fn downtime(migration: &Migration) -> String {
+    let expected = words::span(migration.downtime_forecast.as_ref());
+    let is_against = migration.forecast.as_ref().is_some_and(|forecast| !forecast.against.is_empty());
+    if is_against && is_before(migration) { format!("{expected}!") } else { expected }
+}
+
+/// Whether a cutover may begin now, or in how long.
+fn window(migration: &Migration, now: DateTime<Utc>) -> String {
+    let forecast = migration.forecast.as_ref().filter(|_| is_before(migration));
+    match forecast.and_then(|forecast| words::at(forecast.at.as_ref())) {
+        None => "-".to_owned(),
+        Some(opens) if opens <= now => "open".to_owned(),
+        Some(opens) => human::span((opens - now).as_seconds_f64()),
+    }
+}
+
+/// `down for 8.0 s to 20 s from now on, fits`.
+fn foretold(forecast: &Forecast, now: DateTime<Utc>) -> String {
+    let [low, high] =
+        [&forecast.downtime_low, &forecast.downtime_high].map(|span| words::span(span.as_ref()));
+    let from = match words::at(forecast.at.as_ref()) {
+        Some(opens) if opens > now => format!("from {} (UTC) on", words::moment(forecast.at.as_ref())),
+        _ => "from now on".to_owned(),
+    };
+    let fits = if forecast.against.is_empty() {
+        "fits".to_owned()
+    } else {
+        format!("DOES NOT FIT: {}", forecast.against.join("; "))
+    };
+    format!("down for {low} to {high} {from}, {fits}")
 }
 
 fn bottleneck(pass: &warmd_proto::v1::Pass) -> Option<String> {

@@ -1,7 +1,7 @@
 //! What is drawn on a screen of 80×24, and what keys do to it.
 
 use ratatui::{Terminal, backend::TestBackend};
-use warmd_proto::v1::{Disk, DiskPass, Pass, PassKind};
+use warmd_proto::v1::{Disk, DiskPass, Forecast, Pass, PassKind};
 
 use super::*;
 use crate::cli::top::keys::{Act, Key};
@@ -78,10 +78,10 @@ fn all_is_seen_in_80_by_24() {
         lines[..5],
         [
             "warmd  11:07:41 UTC  3 migrations  1 TO LOOK AT  1 copying  1 synced  100 MiB/s",
-            "VM          PLAN    STATE                PASS      RATE        LAG      DOWNTIME",
-            "db [2J      nightly failed, resumable    -         -           -        12 s",
-            "web-2       nightly syncing              3 (25 %)  100 MiB/s   -        12 s",
-            "web-1       nightly synced               7         -           1m 1s    12 s",
+            "VM         PLAN   STATE             PASS     RATE       LAG     DOWNTIME WINDOW",
+            "db [2J     nightl failed, resumable -        -          -       12 s     -",
+            "web-2      nightl syncing           3 (25 %) 100 MiB/s  -       12 s     -",
+            "web-1      nightl synced            7        -          1m 1s   12 s     -",
         ],
         "{lines:#?}"
     );
@@ -97,6 +97,59 @@ fn what_a_pass_waits_for_is_seen() {
     board.take(Migration { next_pass_why: Some(why), ..migration(1, "web", MigrationState::Syncing) });
     let lines = drawn(&mut board);
     assert!(lines.iter().any(|line| line.contains("waits for its turn: plan nightly")), "{lines:#?}");
+}
+
+/// With a downtime of 8 to 20 s, in a window that opens in so many seconds.
+fn foretold(number: usize, name: &str, opens_in: i64, against: &[&str]) -> Migration {
+    let span = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    let forecast = Forecast {
+        at: Some(at(61 + opens_in)),
+        downtime_low: span(8),
+        downtime_expected: span(12),
+        downtime_high: span(20),
+        against: against.iter().map(|why| (*why).to_owned()).collect(),
+        ..Forecast::default()
+    };
+    Migration { forecast: Some(forecast), ..synced(number, name) }
+}
+
+#[test]
+fn the_next_window_and_whether_the_cutover_fits_are_seen() {
+    let mut board = Board::default();
+    board.take(foretold(1, "web-1", 0, &[]));
+    board.take(foretold(
+        2,
+        "web-2",
+        5 * 86_400 + 3 * 3600,
+        &["downtime of about 12 s exceeds the 10 s allowed"],
+    ));
+    let lines = drawn(&mut board);
+    assert!(lines[2].ends_with("12 s     open"), "{lines:#?}");
+    assert!(lines[3].ends_with("12 s!    5d 3h"), "{lines:#?}");
+    let all = lines.join(" ");
+    assert!(all.contains("forecast: down for 8.0 s to 20 s from now on, fits"), "{lines:#?}");
+    board.press(Key::Last);
+    let all = drawn(&mut board).join(" ");
+    assert!(all.contains("from 2026-11-23 14:07:41 (UTC) on, DOES NOT FIT: downtime of about 12 s"), "{all}");
+    // What is over has nothing before it.
+    let done = Migration { state: MigrationState::Done.into(), ..foretold(1, "web-1", 0, &["no"]) };
+    board.take(done);
+    let lines = drawn(&mut board);
+    assert!(lines[3].starts_with("web-1") && lines[3].ends_with("12 s     -"), "{lines:#?}");
+}
+
+#[test]
+fn a_key_means_the_vm_that_was_drawn_as_chosen() {
+    let mut board = Board::default();
+    assert_eq!(board.press(Key::Sync), Act::None, "nothing was drawn");
+    board.take(synced(1, "web-1"));
+    assert_eq!(board.press(Key::Sync), Act::None, "it was not drawn yet");
+    drawn(&mut board);
+    // It goes before all others, and nobody has chosen it.
+    board.take(failed(3, "db"));
+    assert_eq!(board.press(Key::Sync), Act::Ask(Key::Sync, synced(1, "web-1").id));
+    let lines = drawn(&mut board);
+    assert!(lines[2].starts_with("db") && lines[15].starts_with("web-1"), "{lines:#?}");
 }
 
 #[test]
