@@ -26,6 +26,7 @@ pub mod loops;
 pub mod measure;
 pub mod pairs;
 pub mod report;
+pub mod scale;
 pub mod servers;
 pub mod side;
 pub mod sides;

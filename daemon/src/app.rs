@@ -31,6 +31,15 @@ const CLOSE: Duration = Duration::from_secs(20);
 /// Runs the daemon with this configuration until it is told to stop.
 pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let endpoints = open_endpoints(&config)?;
+    serve_over(config, endpoints, shutdown).await
+}
+
+/// The same over endpoints that are opened already, whatever they are.
+pub async fn serve_over(
+    config: Config,
+    endpoints: Endpoints,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let state_dir = config.state_dir.clone();
     let store = tokio::task::spawn_blocking(move || Store::open(&state_dir)).await??;
     let bound = api::Bound::bind(config.listen.clone()).await?;

@@ -17,6 +17,7 @@ use warmd_daemon::{
 };
 
 /// One source `s` and one target `t`.
+#[cfg_attr(not(debug_assertions), expect(dead_code, reason = "its rig is of debug builds alone"))]
 pub(crate) fn endpoints(source: Arc<dyn Source>, target: Arc<dyn Target>) -> Endpoints {
     let endpoint = |name: &str| Endpoint {
         name: name.to_owned(),

@@ -8,6 +8,8 @@ pub mod contract;
 pub mod daemon;
 pub mod dir;
 mod endpoints;
+// Crash points, the virtual clock and the store in memory are of debug builds alone; so is whatever needs them.
+#[cfg(debug_assertions)]
 pub mod faults;
 pub mod guest;
 pub mod image;
@@ -19,6 +21,7 @@ pub mod rig;
 pub mod scrape;
 pub mod scratch;
 pub mod simulated;
+#[cfg(debug_assertions)]
 pub mod simulation;
 pub mod tool;
 pub mod wait;

@@ -8,7 +8,9 @@
 mod disk;
 mod faults;
 mod fleet;
+#[cfg(debug_assertions)]
 mod fleet_rig;
+#[cfg(debug_assertions)]
 mod rig;
 mod source;
 mod target;
@@ -17,7 +19,9 @@ mod world;
 pub use disk::MemoryDisk;
 pub use faults::{Fault, Faults};
 pub use fleet::{Fleet, FleetSource, FleetTarget, FleetVm, Taken};
+#[cfg(debug_assertions)]
 pub use fleet_rig::FleetRig;
+#[cfg(debug_assertions)]
 pub use rig::{Rig, on_a_clock};
 pub use source::{SimulatedSource, VM};
 pub use target::SimulatedTarget;

@@ -1,0 +1,211 @@
+//! Hundreds of VMs in one plan, thousands of disks in one daemon: what that costs, how soon it answers, and how soon it is
+//! back after a restart. See `benches/scale`.
+//!
+//! Rule: the daemon is a process of its own ([`serve`]), with everything of warmd's but its `main` and the endpoints, which
+//! are simulated and in its memory; it is asked through the Unix socket, by the `warmctl` that people use and by a client
+//! that stays connected. Before anything is measured each migration has a history: passes that ran, and guests that wrote.
+
+mod asking;
+mod child;
+pub mod plan;
+pub mod serve;
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Serialize;
+use warmd_tests::TestDir;
+
+use self::{
+    asking::{Asker, Latency},
+    child::Child,
+};
+use crate::bars::{Bar, Limit};
+
+/// The case's name.
+const NAME: &str = "scale";
+/// For anything that the daemon is to come to.
+const PATIENCE: Duration = Duration::from_mins(10);
+
+/// How much of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    pub vms: usize,
+    /// Of each VM.
+    pub disks: usize,
+    /// Passes that each migration has behind it.
+    pub passes: u32,
+    /// Seconds from one pass of a migration to the next while passes are measured.
+    pub every: u64,
+    /// For which the CPU's time is measured.
+    pub minute: Duration,
+    /// Answers by a client that stays connected.
+    pub calls: usize,
+    /// Runs of `warmctl`.
+    pub runs: usize,
+    pub restarts: usize,
+}
+
+impl Size {
+    /// That of which something is promised.
+    pub const FULL: Self = Self {
+        vms: 500,
+        disks: 4,
+        passes: 8,
+        every: 60,
+        minute: Duration::from_mins(1),
+        calls: 300,
+        runs: 100,
+        restarts: 5,
+    };
+    /// Only to see that all of it works.
+    pub const QUICK: Self = Self {
+        vms: 20,
+        disks: 2,
+        passes: 2,
+        every: 1,
+        minute: Duration::from_secs(1),
+        calls: 5,
+        runs: 2,
+        restarts: 1,
+    };
+}
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+pub struct Figures {
+    pub vms: usize,
+    pub disks: usize,
+    pub passes_before: u32,
+    /// From `plan apply` to the last full pass, in seconds.
+    pub seeded_s: f64,
+    /// Of one core, in per cent, while every pass lies ahead.
+    pub waiting_cpu: f64,
+    /// The same while every migration has a pass once a minute that finds nothing to copy.
+    pub passing_cpu: f64,
+    /// Such passes in a minute.
+    pub passes_a_minute: f64,
+    /// Milliseconds.
+    pub answers: Vec<Latency>,
+    /// Seconds from a process's start until it says that it is ready, one for each restart.
+    pub ready_s: Vec<f64>,
+    /// The same of `warmd serve` itself, which has no endpoints: it takes all up, and finds the endpoints missing.
+    pub ready_warmd_s: Vec<f64>,
+    /// The same when the process before was killed in the midst of passes.
+    pub ready_killed_s: f64,
+    /// Until `migration list` has been answered in full.
+    pub listed_s: Vec<f64>,
+    pub rss_mib: f64,
+}
+
+/// Measures all of it; prints as it goes.
+pub fn run(size: Size, programs: &Path) -> Result<(Figures, Vec<Bar>)> {
+    let dir = TestDir::new()?;
+    let asker = Asker::new(dir.join("warmd.sock"), programs)?;
+    let mut daemon = Child::start(&dir, programs, size)?;
+    println!("{} VMs in a plan, {} disks", size.vms, size.vms * size.disks);
+
+    let begun = std::time::Instant::now();
+    asker.apply(&plan::often(size, size.every.min(5)))?;
+    asker.until_passed(size.vms, 1, PATIENCE)?;
+    let seeded_s = begun.elapsed().as_secs_f64();
+    println!("  from `plan apply` to the end of all full passes: {seeded_s:.1} s");
+    daemon.say("write")?;
+    asker.until_passed(size.vms, size.passes, PATIENCE)?;
+    asker.apply(&plan::rare(size))?;
+    asker.until_at_rest(size.vms, PATIENCE)?;
+
+    let mut answers = asker.latencies("waiting", size)?;
+    // Whoever was asked has folded and forgotten what there was to fold.
+    let before = asker.passes()?;
+    let waiting_cpu = daemon.cpu_per_cent(size.minute)?;
+    ensure!(asker.passes()? == before, "a pass ran in the minute in which none was due");
+    println!("  CPU while every pass lies ahead: {waiting_cpu:.3} % of one core");
+
+    daemon.say("rest")?;
+    asker.apply(&plan::often(size, size.every))?;
+    // So that the passes are spread as they come, and not as the plan was applied.
+    asker.until_passed(size.vms, size.passes + 1, PATIENCE)?;
+    let before = asker.passes()?;
+    let passing_cpu = daemon.cpu_per_cent(size.minute)?;
+    let passes_a_minute = (asker.passes()? - before) as f64 / size.minute.as_secs_f64() * 60.0;
+    println!(
+        "  CPU with {passes_a_minute:.0} passes a minute that find nothing to copy: {passing_cpu:.2} % of one core"
+    );
+    answers.extend(asker.latencies("passing", size)?);
+    let rss_mib = daemon.rss_mib()?;
+
+    // From here on nothing is to be due: a daemon that is started again finds simulated disks that are new.
+    asker.apply(&plan::rare(size))?;
+    asker.until_at_rest(size.vms, PATIENCE)?;
+    let (mut ready_s, mut listed_s, mut ready_warmd_s) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..size.restarts {
+        daemon.stop()?;
+        daemon = Child::start(&dir, programs, size)?;
+        ready_s.push(daemon.ready_s);
+        ensure!(asker.listed()? == size.vms, "not all migrations are there after a restart");
+        listed_s.push(daemon.since_start_s());
+    }
+    daemon.stop()?;
+    for _ in 0..size.restarts {
+        let mut warmd = Child::warmd(&dir, programs)?;
+        ready_warmd_s.push(warmd.ready_s);
+        ensure!(asker.listed()? == size.vms, "not all migrations are there after a restart of warmd");
+        warmd.stop()?;
+    }
+    let ready_killed_s = killed(size, programs)?;
+    println!(
+        "  ready after a restart: {} s; after a kill: {ready_killed_s:.2} s; `warmd serve` without endpoints: {} s",
+        list(&ready_s),
+        list(&ready_warmd_s)
+    );
+    let figures = Figures {
+        vms: size.vms,
+        disks: size.vms * size.disks,
+        passes_before: size.passes,
+        seeded_s,
+        waiting_cpu,
+        passing_cpu,
+        passes_a_minute,
+        answers,
+        ready_s,
+        ready_warmd_s,
+        ready_killed_s,
+        listed_s,
+        rss_mib,
+    };
+    let bars = bars(&figures)?;
+    Ok((figures, bars))
+}
+
+/// Seconds until a daemon is ready whose forerunner was killed in the midst of passes.
+fn killed(size: Size, programs: &Path) -> Result<f64> {
+    let dir = TestDir::new()?;
+    let asker = Asker::new(dir.join("warmd.sock"), programs)?;
+    let mut daemon = Child::start(&dir, programs, size)?;
+    daemon.say("write")?;
+    asker.apply(&plan::often(size, 1))?;
+    asker.until_passed(size.vms, 3, PATIENCE)?;
+    daemon.kill()?;
+    Ok(Child::start(&dir, programs, size)?.ready_s)
+}
+
+fn bars(figures: &Figures) -> Result<Vec<Bar>> {
+    let most = |values: &[f64]| values.iter().copied().max_by(f64::total_cmp).context("nothing was measured");
+    let bar = |what: &str, value, limit| Bar::new(NAME, what, value, Limit::AtMost(limit));
+    let mut bars = vec![
+        bar("scheduling, no pass due: per cent of one core", figures.waiting_cpu, 5.0),
+        bar("restart until ready, the slowest: s", most(&figures.ready_s)?, 5.0),
+        bar("restart of `warmd serve` until ready, the slowest: s", most(&figures.ready_warmd_s)?, 5.0),
+        bar("restart after a kill until ready: s", figures.ready_killed_s, 5.0),
+    ];
+    for answer in figures.answers.iter().filter(|answer| answer.counts) {
+        bars.push(bar(&format!("{}: ms, 99th percentile", answer.name()), answer.p99_ms, 100.0));
+    }
+    Ok(bars)
+}
+
+fn list(values: &[f64]) -> String {
+    let values: Vec<_> = values.iter().map(|value| format!("{value:.2}")).collect();
+    values.join(", ")
+}

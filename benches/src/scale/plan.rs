@@ -1,0 +1,60 @@
+//! The VMs, and the plan that moves them.
+
+use std::fmt::Write as _;
+
+use warmd_tests::simulated::FleetVm;
+
+use super::Size;
+
+/// The plan's name.
+pub const PLAN: &str = "wave";
+/// Of each disk. What a pass and a restart cost is not a matter of how large a disk is, but of how much has changed.
+const DISK: u64 = 64 << 10;
+const HOSTS: usize = 16;
+const STORES: usize = 8;
+
+/// Of `size`, spread over hosts and datastores.
+pub fn vms(size: Size) -> Vec<FleetVm> {
+    let vm = |at: usize| FleetVm {
+        name: name(at),
+        plan: PLAN.to_owned(),
+        source: "s".to_owned(),
+        host: format!("host-{}", at % HOSTS),
+        disks: (0..size.disks)
+            .map(|disk| (format!("vd{disk}"), DISK, format!("store-{}", (at + disk) % STORES)))
+            .collect(),
+    };
+    (0..size.vms).map(vm).collect()
+}
+
+/// With passes as often as that, in seconds.
+pub fn often(size: Size, seconds: u64) -> String {
+    text(size, &format!("interval = \"{seconds}s\""), "")
+}
+
+/// With all that a plan may say of times, and no pass soon.
+pub fn rare(size: Size) -> String {
+    let times = "adaptive = { rpo = \"20h\", shortest = \"10h\", longest = \"20h\" }\nzone = \"Europe/Berlin\"\n\
+                 holidays = [\"12-25\", \"01-01\"]\n\
+                 [schedule.copy]\nblackouts = [\"Mon-Fri except holidays 03:00–03:01\"]\n\
+                 [schedule.cutover]\nwindows = [\"1999-01-01\", \"2099-01-01\"]\nblackouts = [\"holidays\"]\n\
+                 [[schedule.budgets]]\nwindow = \"Mon-Fri 06:00–20:00\"\nbytes_per_second = \"1GiB\"\n\
+                 [[schedule.budgets]]\npasses = 64";
+    text(size, times, "mode = \"auto\"\nmax_downtime = \"5m\"")
+}
+
+fn text(size: Size, schedule: &str, cutover: &str) -> String {
+    let names: Vec<_> = (0..size.vms).map(|at| format!("\"{}\"", name(at))).collect();
+    let mut text = String::new();
+    write!(
+        text,
+        "name = \"{PLAN}\"\nsource = \"s\"\ntarget = \"t\"\nvms = [{}]\n[schedule]\n{schedule}\n[cutover]\n{cutover}\n",
+        names.join(", ")
+    )
+    .ok();
+    text
+}
+
+fn name(at: usize) -> String {
+    format!("vm-{at:04}")
+}

@@ -1,0 +1,94 @@
+//! The daemon that is measured: warmd's own, over simulated endpoints in its memory.
+//!
+//! Rule: whoever started it says by its standard input whether the guests write, and ends it by closing that.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use tokio_util::sync::CancellationToken;
+use warmd_cbt::limit::Limit;
+use warmd_daemon::{
+    app,
+    config::Config,
+    migration::{
+        control::Endpoint,
+        manager::{Endpoints, Opened},
+    },
+};
+use warmd_tests::simulated::{Fleet, FleetSource, FleetTarget};
+
+use super::{Size, plan};
+
+/// How often some of the guests write, and which part of them at a time.
+const BEAT: Duration = Duration::from_millis(250);
+const PART: usize = 20;
+
+/// Its configuration.
+pub fn config(dir: &Path) -> String {
+    let dir = dir.display();
+    format!(
+        "state_dir = \"{dir}/state\"\n[listen]\nsocket = \"{dir}/warmd.sock\"\n[log]\nlevel = \"warn\"\n\
+         [engine]\nchunk = \"64KiB\"\n"
+    )
+}
+
+/// Serves until standard input is closed.
+pub fn serve(dir: &Path, size: Size) -> Result<()> {
+    let config = Config::parse(&config(dir), "benches/scale")?;
+    config.log.start();
+    let vms = plan::vms(size);
+    let names: Vec<_> = vms.iter().map(|vm| vm.name.clone()).collect();
+    let fleet = Fleet::new(vms);
+    let endpoint = |name: &str| Endpoint {
+        name: name.to_owned(),
+        kind: "simulated".to_owned(),
+        place: "memory".to_owned(),
+    };
+    let limit = Limit::default();
+    let mut endpoints = Endpoints::default();
+    let handle = Arc::new(FleetSource(fleet.clone(), "s".to_owned())) as _;
+    endpoints.sources.insert("s".to_owned(), Opened { endpoint: endpoint("s"), limit, handle });
+    let handle = Arc::new(FleetTarget(fleet.clone())) as _;
+    endpoints.targets.insert("t".to_owned(), Opened { endpoint: endpoint("t"), limit, handle });
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime
+        .block_on(async {
+            let (shutdown, writing) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
+            tokio::spawn(guests(fleet, names, size.disks, Arc::clone(&writing)));
+            let stop = shutdown.clone();
+            std::thread::Builder::new().name("orders".to_owned()).spawn(move || orders(&writing, &stop))?;
+            app::serve_over(config, endpoints, shutdown).await
+        })
+        .context("the daemon")
+}
+
+/// Does as it is told, line by line.
+fn orders(writing: &AtomicBool, shutdown: &CancellationToken) {
+    for line in std::io::stdin().lines().map_while(Result::ok) {
+        writing.store(line == "write", Relaxed);
+    }
+    shutdown.cancel();
+}
+
+/// Lets the guests write in turn, each to one of its disks.
+async fn guests(fleet: Fleet, names: Vec<String>, disks: usize, writing: Arc<AtomicBool>) {
+    let mut beat = tokio::time::interval(BEAT);
+    for at in 0_usize.. {
+        beat.tick().await;
+        if !writing.load(Relaxed) {
+            continue;
+        }
+        for name in names.iter().skip(at % PART).step_by(PART) {
+            let (disk, page) = (at / PART % disks, at as u64 % 16);
+            fleet.world(name).guest_writes(&format!("vd{disk}"), page << 12, &[at as u8; 512]);
+        }
+    }
+}
