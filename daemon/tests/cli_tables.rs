@@ -9,7 +9,9 @@ use api_common::{
 };
 use warmd_daemon::model::{
     appointment::When,
+    forecast::{ForecastView, Range},
     state::{Resting, State},
+    view::MigrationView,
 };
 
 async fn served() -> Served {
@@ -521,4 +523,55 @@ async fn outside_text_cannot_steer_the_terminal() {
     let served = Served::start(FakeControl::new([view])).await;
     let shown = served.warmctl(&["migration", "show", "web-1"]).await;
     assert!(shown.out(0).ends_with("WARNINGS\n- evil  [2J line\n"), "{shown:#?}");
+}
+
+/// With a forecast of a cutover in a window, and what speaks against it.
+#[expect(clippy::expect_used, reason = "the test's own time")]
+fn foretold(against: &[&str]) -> MigrationView {
+    let range = |low, expected, high| Range { low, expected, high };
+    let forecast = ForecastView {
+        at: "2026-11-28T21:00:00Z".parse().expect("a time"),
+        final_delta: range(1024.0 * 1024.0, 4.0 * 1024.0 * 1024.0, 16.0 * 1024.0 * 1024.0),
+        downtime: range(8.0, 12.5, 75.0),
+        against: against.iter().map(|why| (*why).to_owned()).collect(),
+        remarks: vec!["never measured, so taken from the plan: boot".to_owned()],
+        converges: true,
+        convergence: "the guest changes 1.0 MiB/s, passes copy 80 MiB/s: deltas shrink, to passes of 2s"
+            .to_owned(),
+    };
+    MigrationView { forecast: Some(forecast), ..cases::synced(1, "web-1") }
+}
+
+#[tokio::test]
+async fn a_forecast_and_what_speaks_against_a_cutover() {
+    let against = "downtime of about 12s (8s to 1m 15s) exceeds the 30s allowed";
+    let served = Served::start(FakeControl::new([foretold(&[against])])).await;
+    let shown = served.warmctl(&["migration", "show", "web-1"]).await;
+    let shown = shown.out(0);
+    let line = |name: &str| {
+        let found = shown.lines().find(|line| line.starts_with(name));
+        found
+            .unwrap_or_else(|| panic!("no {name:?} in {shown}"))
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(
+        line("Downtime"),
+        "Downtime: about 13 s (8.0 s to 1m 15s in nine of ten), from 2026-11-28 21:00:00 (UTC)"
+    );
+    assert_eq!(line("Final delta"), "Final delta: about 4.00 MiB (1.00 MiB to 16.0 MiB in nine of ten)");
+    assert!(line("Passes").contains("deltas shrink, to passes of 2s"));
+    assert_eq!(line("AGAINST A CUTOVER"), format!("AGAINST A CUTOVER: {against}"));
+    assert_eq!(line("Remark"), "Remark: never measured, so taken from the plan: boot");
+    assert!(!shown.contains("Downtime if cut over now"));
+    assert!(served.warmctl(&["migration", "list"]).await.out(0).contains("13 s"));
+
+    let served = Served::start(FakeControl::new([foretold(&[])])).await;
+    assert!(!served.warmctl(&["migration", "show", "web-1"]).await.out(0).contains("AGAINST"));
+    // Before a delta was measured there is but the point, or nothing.
+    let served = Served::start(FakeControl::new([cases::synced(1, "web-1")])).await;
+    let shown = served.warmctl(&["migration", "show", "web-1"]).await;
+    let shown = shown.out(0);
+    assert!(shown.contains("Downtime if cut over now") && !shown.contains("Final delta"), "{shown}");
 }

@@ -21,6 +21,12 @@ use crate::{
 const RECENT: u32 = 16;
 /// Passes that are learnt from at most, where none was yet: an older warmd made them, or the zone is another.
 const FAR: u32 = 500;
+/// Deltas whose ratio is kept.
+const RATIOS: usize = 32;
+/// A delta of which less was expected tells nothing by its ratio, in bytes.
+const TELLING: f64 = 65_536.0;
+/// Ratios beyond this are not told apart: one pass in which nothing changed says not that nothing ever will.
+const FAR_OFF: f64 = 10.0;
 /// What a pass's rate counts against that of the next one.
 const FADING: f64 = 0.8;
 
@@ -29,6 +35,8 @@ const FADING: f64 = 0.8;
 pub(super) struct Known {
     pub(super) facts: Facts,
     pub(super) learned: Learned,
+    /// Of single passes, bytes per second; the oldest first.
+    pub(super) throughputs: Vec<f64>,
     /// Whether that is more than the store holds.
     pub(super) is_new: bool,
 }
@@ -50,14 +58,14 @@ pub(super) async fn known(
     }
     learn(&mut learned, &passes, zone);
     let recent = &passes[passes.len().saturating_sub(RECENT as usize)..];
-    let (drained_per_second, overhead) = speed(recent);
+    let Speed { drained_per_second, overhead, throughputs } = speed(recent);
     // One that was cut off has no end: it counts from its start, so that it is not repeated at once.
     let last = passes
         .last()
         .map(|pass| LastPass { snapshot: pass.started, ended: pass.ended.unwrap_or(pass.started) });
     let change = Change::of(learned.disks.values(), zone);
     let facts = Facts { last, change, drained_per_second, overhead, cutover_at };
-    Ok(Known { facts, is_new: learned.passes > before, learned })
+    Ok(Known { facts, is_new: learned.passes > before, learned, throughputs })
 }
 
 /// Learns what changed from one snapshot to the next. What the source could not say is no change.
@@ -66,6 +74,11 @@ fn learn(learned: &mut Learned, passes: &[PassFacts], zone: Tz) {
         let [before, pass] = pair else { continue };
         if pass.number <= learned.passes {
             continue;
+        }
+        if let Some(ratio) = ratio(learned, before, pass, zone) {
+            learned.ratios.push(ratio);
+            let over = learned.ratios.len().saturating_sub(RATIOS);
+            learned.ratios.drain(..over);
         }
         for disk in &pass.disks {
             let Some(changed) = disk.changed else { continue };
@@ -76,9 +89,29 @@ fn learn(learned: &mut Learned, passes: &[PassFacts], zone: Tz) {
     }
 }
 
+/// What changed in a delta ÷ what was expected of it by all passes before.
+fn ratio(learned: &Learned, before: &PassFacts, pass: &PassFacts, zone: Tz) -> Option<f64> {
+    let told = || pass.disks.iter().filter(|disk| disk.changed.is_some());
+    let rhythms: Option<Vec<_>> =
+        told().map(|disk| learned.disks.get(&disk.key).filter(|rhythm| rhythm.knows())).collect();
+    let expected = Change::of(rhythms?, zone).between(before.started, pass.started);
+    let changed: u64 = told().filter_map(|disk| disk.changed).sum();
+    (expected >= TELLING).then(|| (changed as f64 / expected).clamp(1.0 / FAR_OFF, FAR_OFF))
+}
+
+/// What passes tell of how fast is copied.
+#[derive(Debug, Default, PartialEq)]
+struct Speed {
+    drained_per_second: Option<f64>,
+    overhead: Duration,
+    throughputs: Vec<f64>,
+}
+
 /// Bytes that passes drain in a second, and what they take beside that. Large passes tell the rate, as small ones take
 /// the least time that any takes; those show it.
-fn speed(passes: &[PassFacts]) -> (Option<f64>, Duration) {
+///
+/// The rate of a single one is told if at least half of its time was copying.
+fn speed(passes: &[PassFacts]) -> Speed {
     let ended = passes.iter().rev().filter(|pass| !pass.failed && pass.kind != PassKind::Final);
     let measured: Vec<_> = ended
         .filter_map(|pass| {
@@ -94,12 +127,15 @@ fn speed(passes: &[PassFacts]) -> (Option<f64>, Duration) {
         age *= FADING;
     }
     if weights <= 0.0 {
-        return (None, Duration::ZERO);
+        return Speed::default();
     }
     let rate = rates / weights;
     let extra: f64 = measured.iter().map(|(bytes, took)| (took - bytes / rate).max(0.0)).sum();
-    let overhead = Duration::try_from_secs_f64(extra / measured.len() as f64).unwrap_or_default();
-    (Some(rate), overhead)
+    let extra = extra / measured.len() as f64;
+    let overhead = Duration::try_from_secs_f64(extra).unwrap_or_default();
+    let copying = measured.iter().rev().filter(|(bytes, took)| bytes / rate >= extra && *took > extra);
+    let throughputs = copying.map(|(bytes, took)| bytes / (took - extra)).collect();
+    Speed { drained_per_second: Some(rate), overhead, throughputs }
 }
 
 #[cfg(test)]
@@ -139,6 +175,9 @@ mod tests {
         assert_eq!(learned, once);
         learn(&mut learned, &passes, Tz::UTC);
         assert_eq!(learned.passes, 4);
+        // The second one tells how far the first one was right: the third, of which nothing is known, is left out.
+        let [ratio] = learned.ratios[..] else { panic!("{:?}", learned.ratios) };
+        assert!((0.9..1.1).contains(&ratio), "{ratio}");
         let change = Change::of(learned.disks.values(), Tz::UTC);
         let rate = change.rate(passes[3].started) / MIB as f64;
         assert!((0.99..1.01).contains(&rate), "{rate} MiB/s");
@@ -148,10 +187,13 @@ mod tests {
     fn large_passes_tell_the_rate_and_small_ones_what_comes_beside() {
         let passes =
             [pass(1, 0, 100, 10_000 * MIB, true), pass(2, 10, 2, MIB, false), pass(3, 20, 2, 2 * MIB, false)];
-        let (rate, overhead) = speed(&passes);
-        let rate = rate.unwrap() / MIB as f64;
+        let Speed { drained_per_second, overhead, throughputs } = speed(&passes);
+        let rate = drained_per_second.unwrap() / MIB as f64;
         assert!((95.0..101.0).contains(&rate), "{rate}");
         assert!((1.0..2.0).contains(&overhead.as_secs_f64()), "{overhead:?}");
-        assert_eq!(speed(&[]), (None, Duration::ZERO));
+        // The small ones say nothing of it.
+        let [full] = throughputs[..] else { panic!("{throughputs:?}") };
+        assert!((95.0..105.0).contains(&(full / MIB as f64)), "{full}");
+        assert_eq!(speed(&[]), Speed::default());
     }
 }

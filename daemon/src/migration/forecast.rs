@@ -11,7 +11,10 @@ use warmd_schedules::{
     rules::{Facts, Rules},
 };
 
-use super::{context::Context, facts::known};
+use super::{
+    context::Context,
+    facts::{Known, known},
+};
 use crate::{
     clock,
     model::{
@@ -42,7 +45,8 @@ pub(super) struct Told {
 pub(super) async fn told(context: &Context) -> Result<Option<Told>, StoreError> {
     let (plan, now) = (context.plan(), clock::now());
     let Ok(rules) = plan.rules() else { return Ok(None) };
-    let facts = known(&context.store, context.id, rules.zone, None).await?.facts;
+    let Known { facts, learned, throughputs, .. } =
+        known(&context.store, context.id, rules.zone, None).await?;
     let Some(throughput) = facts.drained_per_second.filter(|_| facts.change.known) else { return Ok(None) };
     let measured = context.store.measured_cutovers(context.id).await?;
     let bytes = context.machine.disks.iter().map(|disk| disk.size.0).sum::<u64>() as f64;
@@ -53,9 +57,9 @@ pub(super) async fn told(context: &Context) -> Result<Option<Told>, StoreError> 
     let delta = Delta {
         pending: 0.0,
         change,
-        change_ratios: &[],
+        change_ratios: &learned.ratios,
         throughput,
-        throughputs: &[],
+        throughputs: &throughputs,
         deadline: plan.cutover.delta_deadline.as_secs_f64(),
     };
     let steps = steps((&plan, &context.conversion()), &measured, bytes);
@@ -102,22 +106,22 @@ fn steps<'a>(
         Measured {
             step: Step::Shutdown,
             seconds: &measured.shutdown,
-            prior: until(5.0, 30.0, policy.graceful_shutdown),
+            prior: until(3.0, 30.0, policy.graceful_shutdown),
         },
         Measured {
             step: Step::Snapshot,
             seconds: &measured.snapshot,
-            prior: until(2.0, 10.0, policy.delta_deadline),
+            prior: until(1.0, 10.0, policy.delta_deadline),
         },
         Measured {
             step: Step::Create,
             seconds: &measured.create,
-            prior: until(1.5, 10.0, policy.create_deadline),
+            prior: until(1.0, 10.0, policy.create_deadline),
         },
         Measured {
             step: Step::Boot,
             seconds: &measured.start,
-            prior: until(1.5, 10.0, policy.create_deadline),
+            prior: until(1.0, 10.0, policy.create_deadline),
         },
     ];
     if plan.verify.mode != VerifyMode::None {

@@ -22,6 +22,9 @@ pub struct Learned {
     /// The number of the last pass that was learnt from.
     pub passes: u32,
     pub disks: BTreeMap<DiskKey, Rhythm>,
+    /// Of the last deltas: bytes that changed ÷ bytes that were expected by what was learnt before; the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ratios: Vec<f64>,
 }
 
 impl Store {

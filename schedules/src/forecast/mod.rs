@@ -4,8 +4,9 @@
 //! whether passes converge are measured and judged by `cbt::convergence`; here this becomes a range and a reason.
 //!
 //! The downtime is the sum of its steps: shutdown, snapshot, final delta, verification, conversion, hooks, creation, boot.
-//! Each is a [`Range`] ([`spread`]), the sum takes them as independent, and what earlier forecasts missed by widens or
-//! narrows it ([`past`]).
+//! Each is a [`Range`] ([`spread`]), the sum takes those that were measured as partly independent, and what earlier
+//! forecasts missed by widens or narrows it ([`past`]). Those of which nothing was measured are off together: where one of them is
+//! faster than anybody expected, the machine is, or the guest, and so are the others.
 
 mod judge;
 pub mod past;
@@ -94,6 +95,10 @@ const CHANGE_PRIOR: Prior = Prior::new(1.0, 3.0);
 /// Likewise a single pass's throughput from that of all.
 const THROUGHPUT_SPREAD: f64 = 1.5;
 
+/// Of what steps miss their expectations by, the part (of the variance) that is common to all of a cutover: a busy host
+/// is slow in each.
+const COMMON: f64 = 0.5;
+
 /// The forecast from what was measured; `None` without a throughput.
 pub fn forecast(delta: &Delta, measured: &[Measured], past: &[Past]) -> Option<Forecast> {
     if !(delta.throughput.is_finite() && delta.throughput > 0.0) {
@@ -116,7 +121,10 @@ pub fn forecast(delta: &Delta, measured: &[Measured], past: &[Past]) -> Option<F
         measured.iter().map(|each| (each.step, predict(each.seconds, each.prior))).collect();
     steps.push((Step::FinalDelta, copy));
     steps.sort_by_key(|(step, _)| *step);
-    let assumed = measured.iter().filter(|each| each.seconds.is_empty()).map(|each| each.step).collect();
-    let raw = Range::sum(steps.iter().map(|(_, range)| *range));
+    let assumed: Vec<_> =
+        measured.iter().filter(|each| each.seconds.is_empty()).map(|each| each.step).collect();
+    let (unknown, known): (Vec<_>, Vec<_>) = steps.iter().partition(|(step, _)| assumed.contains(step));
+    let of = |steps: Vec<(Step, Range)>| steps.into_iter().map(|(_, range)| range);
+    let raw = Range::partly(of(known).chain([Range::along(of(unknown))]), COMMON);
     Some(Forecast { final_delta, raw, downtime: calibrate(raw, past), steps, assumed })
 }

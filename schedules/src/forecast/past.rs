@@ -37,7 +37,9 @@ pub fn calibrate(range: Range, past: &[Past]) -> Range {
     }
     scores.sort_by(f64::total_cmp);
     let rank = ((scores.len() as f64 + 1.0) * 0.9).ceil() as usize;
-    let by = scores[rank.min(scores.len()) - 1].exp();
+    let score = scores[rank.min(scores.len()) - 1];
+    // The forecasts before knew less, and were wider than this one is: not all of what they had to spare is spare in it.
+    let by = (if score < 0.0 { score / 2.0 } else { score }).exp();
     let (low, high) = (range.low / by, range.high * by);
     Range { low: low.min(range.expected), high: high.max(range.expected), ..range }
 }
@@ -71,7 +73,9 @@ mod tests {
         let wider = calibrate(RANGE, &[past(40.0); ENOUGH]);
         assert!((wider.high - 40.0).abs() < 1e-9 && (wider.low - 2.5).abs() < 1e-9, "{wider:?}");
         let narrower = calibrate(RANGE, &[past(10.0); ENOUGH]);
-        assert!((narrower.high - 10.0).abs() < 1e-9 && (narrower.low - 10.0).abs() < 1e-9, "{narrower:?}");
+        let half = 2_f64.sqrt();
+        assert!((narrower.high - 20.0 / half).abs() < 1e-9, "{narrower:?}");
+        assert!((narrower.low - 5.0 * half).abs() < 1e-9, "{narrower:?}");
         // One in ten may be off by anything.
         let mut mixed = vec![past(20.0); 18];
         mixed.push(past(1e6));

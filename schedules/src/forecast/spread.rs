@@ -58,6 +58,33 @@ impl Range {
         }
         Self { low: (expected - f64::sqrt(below)).max(0.0), expected, high: expected + f64::sqrt(above) }
     }
+
+    /// The sum of quantities that share this part of the variance of what they miss their expectations by.
+    pub fn partly(ranges: impl IntoIterator<Item = Self>, common: f64) -> Self {
+        let (mut apart, mut along) = (Vec::new(), Self::default());
+        for range in ranges {
+            along = Self::along([along, range]);
+            apart.push(range);
+        }
+        let apart = Self::sum(apart);
+        let between =
+            |apart: f64, along: f64| f64::sqrt((1.0 - common) * apart.powi(2) + common * along.powi(2));
+        let expected = along.expected;
+        Self {
+            low: (expected - between(expected - apart.low, expected - along.low)).max(0.0),
+            expected,
+            high: expected + between(apart.high - expected, along.high - expected),
+        }
+    }
+
+    /// The sum of quantities that miss their expectations together.
+    pub fn along(ranges: impl IntoIterator<Item = Self>) -> Self {
+        ranges.into_iter().fold(Self::default(), |sum, range| Self {
+            low: sum.low + range.low,
+            expected: sum.expected + range.expected,
+            high: sum.high + range.high,
+        })
+    }
 }
 
 /// Measurements that count; older ones mislead.
