@@ -50,7 +50,7 @@ async fn every_line_that_is_written_for_a_migration_has_its_id() {
     let _log = tracing::subscriber::set_default(settings.to(move || to.clone(), false));
 
     let mut rig = Rig::start(World::new(&[("vda", 1 << 20), ("vdb", 100 << 10)])).await;
-    rig.world.guest_writes("vda", 0, &[7; 300_000]);
+    rig.world.guest_writes("vda", 0, &vec![7; 300_000]);
     rig.seed(Rig::plan(VerifyMode::Compare)).await;
     rig.world.guest_writes("vdb", 4096, &[9; 5000]);
     rig.sync().await;
