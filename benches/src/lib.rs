@@ -17,6 +17,7 @@ pub mod client;
 pub mod compare;
 pub mod daemon;
 pub mod delta;
+pub mod downtime;
 pub mod engine;
 pub mod fixture;
 pub mod grounds;
