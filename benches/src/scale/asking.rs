@@ -71,7 +71,7 @@ impl Asker {
     /// Applies a plan.
     pub(super) fn apply(&self, toml: &str) -> Result<()> {
         let mut plans = PlansClient::new(self.channel()?).max_decoding_message_size(MOST);
-        let request = PlansApplyRequest { toml: toml.to_owned() };
+        let request = PlansApplyRequest { toml: toml.to_owned(), dry_run: false };
         self.runtime.block_on(plans.apply(request)).context("plan apply").map(drop)
     }
 
