@@ -111,7 +111,9 @@ impl<'a> Taker<'a> {
                 let budgets = table.remove_entry("budgets");
                 let Place { name, source } = self.text.read(Spanned::new(span.clone(), table))?;
                 let place = name.span();
-                let name = name.into_inner();
+                let mut name = name.into_inner();
+                // Datastores of directories are told without it.
+                name.truncate(name.trim_end_matches('/').len().max(1));
                 if name.is_empty() || name.len() > LONGEST || name.contains(char::is_control) {
                     let told = format!("the name {name:?} cannot be that of a {sort}");
                     return Err(self.text.wrong(Some(place), told));
@@ -125,7 +127,9 @@ impl<'a> Taker<'a> {
                     let told = format!("there is another {sort} {name:?}: put its budgets into one");
                     return Err(self.text.wrong(Some(place), told));
                 }
-                let Some((key, value)) = budgets else {
+                let none =
+                    |value: &Spanned<DeValue>| value.get_ref().as_array().is_some_and(|list| list.is_empty());
+                let Some((key, value)) = budgets.filter(|(_, value)| !none(value)) else {
                     return Err(self
                         .text
                         .wrong(Some(span), format!("it has no budgets: add `[[{sort}.budgets]]`")));
@@ -197,7 +201,7 @@ disks = 6
 
 [[datastore]]
 source = "lab"
-name = "/srv/images"
+name = "/srv/images/"
 budgets = [{ snapshots = 2 }]
 "#;
 
@@ -234,6 +238,11 @@ budgets = [{ snapshots = 2 }]
             ("name = \"kvm1\"", "", "warmd.toml:25:1: missing key `name`"),
             ("name = \"kvm1\"", "nam = \"kvm1\"", "warmd.toml:26:1: unknown key `nam`"),
             ("[[host.budgets]]\ndisks = 6", "", "warmd.toml:25:1: it has no budgets: add `[[host.budgets]]`"),
+            (
+                "budgets = [{ snapshots = 2 }]",
+                "budgets = []",
+                "warmd.toml:31:1: it has no budgets: add `[[datas",
+            ),
             ("source = \"lab\"", "source = \"lap\"", "warmd.toml:32:10: there is no source \"lap\""),
             ("[[host]]", "[host]", "warmd.toml:25:1: "),
             ("\"/srv/images\"\n", "\"/srv\"\nspeed = 1\n", "warmd.toml:34:1: unknown key `speed`"),

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use warmd_cbt::stop::StopSignal;
 
 use super::{
@@ -17,6 +18,7 @@ use super::{
 };
 use crate::{
     clock,
+    human::moment,
     model::{
         hook::When,
         id::MigrationId,
@@ -33,10 +35,8 @@ const ATTEMPTS: u32 = 10;
 /// A pass that copied for so long before it failed counts as a new beginning.
 const LONG: Duration = Duration::from_mins(5);
 
-/// How often a daemon may be gone in the middle of a phase of one cutover, and the phase is begun again.
-const MOST_CUT: u32 = 5;
-/// The same of a conversion, which runs a program of somebody else on what may be large disks.
-const MOST_CUT_CONVERTING: u32 = 1;
+/// How often a daemon may be gone in the middle of a phase of one cutover, and the phase is begun again, within its deadline.
+const MOST_CUT: u32 = 20;
 
 /// How the outcome of a phase begins that failed.
 pub(super) const PHASE_FAILED: &str = "failed: ";
@@ -173,11 +173,11 @@ fn ended(end: pass::PassEnd) -> Result<(), WorkError> {
 /// One attempt at a phase: within its deadline, recorded from its beginning to its end.
 async fn run_phase(context: &Context, phase: Phase, stop: &StopSignal) -> Result<(), WorkError> {
     let (attempt, started) = (context.cutover().attempt, clock::now());
-    let cut = context.store.begin_phase(context.id, attempt, phase, started).await?;
+    let begun = context.store.begin_phase(context.id, attempt, phase, started).await?;
     show_phase(context, PhaseView { phase, started, ended: None, outcome: None });
     let deadline = cutover::deadline(context, phase);
     let running = async {
-        enough(phase, cut)?;
+        in_time(phase, begun, started, deadline)?;
         cutover::run(context, phase, stop).await
     };
     let result = match tokio::time::timeout(deadline, running).await {
@@ -195,16 +195,25 @@ async fn run_phase(context: &Context, phase: Phase, stop: &StopSignal) -> Result
     result.map(|_| ())
 }
 
-/// Fails if what the phase does seems to end the daemon, as with a program that takes all memory: the source would stay off
-/// for as long as somebody starts the daemon again. Where the target VM may run nothing is taken back for that.
-fn enough(phase: Phase, cut: u32) -> Result<(), WorkError> {
-    let most = if phase == Phase::Convert { MOST_CUT_CONVERTING } else { MOST_CUT };
-    if !phase.source_may_be_off() || phase >= Phase::StartVm || cut <= most {
+/// Fails if a phase that a daemon did not survive is not to be begun again: its deadline is over, counted from its first
+/// beginning, or that has happened too often, as with a program that takes all memory. The source would stay off for as long
+/// as somebody starts the daemon again. Where the target VM may run nothing is taken back for that.
+fn in_time(
+    phase: Phase,
+    (began, cut): (DateTime<Utc>, u32),
+    now: DateTime<Utc>,
+    deadline: Duration,
+) -> Result<(), WorkError> {
+    let is_late = (now - began).to_std().is_ok_and(|since| since > deadline);
+    if cut == 0 || !(is_late || cut > MOST_CUT) || !phase.source_may_be_off() || phase >= Phase::StartVm {
         return Ok(());
     }
+    let times = if cut == 1 { "once".to_owned() } else { format!("{cut} times") };
     Err(WorkError::operator(format!(
-        "the daemon ended {cut} times in the middle of phase {phase}, which is not begun again: look into its log and the \
-         system's why it ended (out of memory?), then cut over again"
+        "the daemon ended {times} in the middle of phase {phase}, which began at {} UTC and has a deadline of {}: look into \
+         its log and the system's why it ended (out of memory?), then cut over again",
+        moment(began),
+        humantime::format_duration(deadline)
     )))
 }
 
@@ -225,14 +234,7 @@ async fn end_phase(context: &Context, attempt: u32, phase: Phase, outcome: Strin
 fn show_phase(context: &Context, phase: PhaseView) {
     context.live.update(|view| {
         let started = phase.started;
-        let cutover = view.cutover.get_or_insert_with(|| CutoverView {
-            started,
-            ended: None,
-            phases: Vec::new(),
-            failure: None,
-            downtime: None,
-            progress: None,
-        });
+        let cutover = view.cutover.get_or_insert_with(|| CutoverView::begun(started));
         // A phase that is tried again is shown once.
         cutover.phases.retain(|shown| shown.phase != phase.phase);
         cutover.phases.push(phase);
@@ -266,5 +268,32 @@ pub(super) async fn verify_alone(
 pub(super) async fn forget_ledgers(store: &Store, id: MigrationId) {
     if let Err(error) = store.forget_ledgers(id).await {
         tracing::warn!(migration = %id, %error, "its ledgers stay until the next start");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phase_that_ends_the_daemon_is_not_begun_for_ever() {
+        let began = DateTime::from_timestamp(1_000, 0).unwrap();
+        let at = |second| DateTime::from_timestamp(second, 0).unwrap();
+        for (phase, cut, now, goes_on) in [
+            (Phase::Convert, 0, 9_000, true),
+            (Phase::Convert, 1, 1_060, true),
+            (Phase::Convert, 1, 1_061, false),
+            (Phase::FinalDelta, MOST_CUT, 1_001, true),
+            (Phase::FinalDelta, MOST_CUT + 1, 1_001, false),
+            // A clock that was set back is nobody's fault.
+            (Phase::FinalDelta, 1, 1, true),
+            // The source runs, or the target VM may.
+            (Phase::LastDelta, 99, 9_000, true),
+            (Phase::StartVm, 99, 9_000, true),
+            (Phase::Watch, 99, 9_000, true),
+        ] {
+            let judged = in_time(phase, (began, cut), at(now), Duration::from_mins(1));
+            assert_eq!(judged.is_ok(), goes_on, "{phase} {cut} {now}");
+        }
     }
 }

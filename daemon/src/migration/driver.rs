@@ -61,6 +61,8 @@ pub struct Driver {
     is_held: bool,
     /// Since when the target VM has its disks from which a person wants to go back.
     goes_back_from: Option<DateTime<Utc>>,
+    /// Whether the cutover that is being granted is forced; `None` for one whose time has come.
+    is_forced: Option<bool>,
 }
 
 /// What ended the waiting.
@@ -91,6 +93,7 @@ impl Driver {
             sync_asked: false,
             is_held: false,
             goes_back_from: None,
+            is_forced: None,
         }
     }
 
@@ -340,7 +343,10 @@ impl Driver {
         let saved = match next(&self.state, &event) {
             Ok(state) if accepted && state != self.state => {
                 let lines = if mutant("request-not-told") { Vec::new() } else { vec![line] };
-                self.enter(state, &event, &command.by, lines).await
+                self.is_forced = Some(command.cutover.force);
+                let saved = self.enter(state, &event, &command.by, lines).await;
+                self.is_forced = None;
+                saved
             }
             _ => match arranged {
                 Some(appointment) if accepted => self.appoint(appointment, line).await,

@@ -225,6 +225,13 @@ pub struct CutoverView {
     pub progress: Option<String>,
 }
 
+impl CutoverView {
+    /// One that began then, and has no phase yet.
+    pub fn begun(started: DateTime<Utc>) -> Self {
+        Self { started, ended: None, phases: Vec::new(), failure: None, downtime: None, progress: None }
+    }
+}
+
 /// A phase of a cutover as it went.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PhaseView {

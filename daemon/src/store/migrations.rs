@@ -24,7 +24,7 @@ use crate::model::{
 const TABLE: &str = "migrations";
 const COLUMNS: &str = "id, plan, source, target, vm, vm_name, target_name, machine, state, since, created, warnings, \
                        attempt, was_running, source_stopped, start_asked, target_running, appointment, \
-                       rolled_back, given_over, taken_back";
+                       rolled_back, given_over, taken_back, forced";
 
 /// A migration to be made.
 #[derive(Clone, Debug)]
@@ -94,6 +94,8 @@ pub struct Cutover {
     /// By which of these moments they were given to the target VM from which they were taken back last, in whichever
     /// cutover that was. Nothing that it wrote is trusted.
     pub taken_back: Option<DateTime<Utc>>,
+    /// Who asked for it wanted it whatever windows and forecasts say.
+    pub forced: bool,
 }
 
 /// A step of a migration: all of it is saved in one transaction.
@@ -229,7 +231,7 @@ fn set_cutover(db: &Connection, id: MigrationId, cutover: &Cutover) -> Result<()
     let found = db
         .prepare_cached(
             "UPDATE migrations SET attempt = ?, was_running = ?, source_stopped = ?, start_asked = ?, target_running = ?, \
-             rolled_back = ?, given_over = ?, taken_back = ? WHERE id = ?",
+             rolled_back = ?, given_over = ?, taken_back = ?, forced = ? WHERE id = ?",
         )?
         .execute(params![
             cutover.attempt,
@@ -240,6 +242,7 @@ fn set_cutover(db: &Connection, id: MigrationId, cutover: &Cutover) -> Result<()
             cutover.rolled_back.map(micros),
             cutover.given_over.map(micros),
             cutover.taken_back.map(micros),
+            cutover.forced,
             id.to_string()
         ])?;
     exists(found, id)
@@ -340,6 +343,7 @@ fn read(row: &Row) -> Result<MigrationRow, Fault> {
             rolled_back: maybe("rolled_back")?,
             given_over: maybe("given_over")?,
             taken_back: maybe("taken_back")?,
+            forced: row.get("forced")?,
         },
         appointment: row
             .get::<_, Option<String>>("appointment")?

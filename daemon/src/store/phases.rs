@@ -12,19 +12,19 @@ use crate::model::{id::MigrationId, phase::Phase, view::PhaseView};
 
 impl Store {
     /// Notes that the phase began. Beginning it again in the same attempt (after a restart) keeps when it first began. The
-    /// answer is how often in this attempt the daemon was gone before the phase had ended.
+    /// answer is when that was, and how often in this attempt the daemon was gone before the phase had ended.
     pub async fn begin_phase(
         &self,
         id: MigrationId,
         attempt: u32,
         phase: Phase,
         started: DateTime<Utc>,
-    ) -> Result<u32, StoreError> {
+    ) -> Result<(DateTime<Utc>, u32), StoreError> {
         self.write(format!("beginning phase {phase} of migration {id}"), move |db| {
             let mut insert = db.prepare_cached(
                 "INSERT INTO phases (migration, attempt, position, phase, started) VALUES (?, ?, ?, ?, ?)
                  ON CONFLICT (migration, attempt, phase) DO UPDATE SET position = excluded.position,
-                 cut = cut + (ended IS NULL), ended = NULL, outcome = NULL RETURNING cut",
+                 cut = cut + (ended IS NULL), ended = NULL, outcome = NULL RETURNING started, cut",
             )?;
             let values = params![
                 id.to_string(),
@@ -33,7 +33,8 @@ impl Store {
                 to_word("phases", &phase)?,
                 micros(started)
             ];
-            Ok(insert.query_row(values, |row| row.get(0))?)
+            let (began, cut) = insert.query_row(values, |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok((moment("phases", id, began)?, cut))
         })
         .await
     }

@@ -185,6 +185,7 @@ async fn a_migration_comes_back_as_it_was_saved() {
     described.nics.clear();
     fixture.store.save_machine(new.id, &described).await.unwrap();
     let cutover = Cutover {
+        forced: true,
         attempt: 2,
         was_running: Some(true),
         source_stopped: Some(at(5)),

@@ -241,14 +241,16 @@ async fn one_that_ends_the_daemon_each_time_is_not_begun_for_ever() {
     let mut setting = Setting::new().await;
     setting.seed(&format!("{WRITES} echo $$ >> $DIR/pids; echo $$ > $DIR/pid; sleep 1000")).await;
     setting.rig.ask(Request::Cutover).await;
-    for _ in 0..2 {
+    let day = 86_400_000_000_i64;
+    for since in [0, day] {
         setting.until_there("pid").await;
         remove(&setting.file("pid"));
         setting.rig.stop().await;
-        // One that is killed does not note that the phase ended.
+        // One that is killed does not note that the phase ended; and the second time it was begun long ago.
         let state = rusqlite::Connection::open(setting.rig.state_file()).unwrap();
-        let cut = "UPDATE phases SET ended = NULL, outcome = NULL WHERE phase = 'convert'";
-        assert_eq!(state.execute(cut, []).unwrap(), 1);
+        let cut =
+            "UPDATE phases SET ended = NULL, outcome = NULL, started = started - ?1 WHERE phase = 'convert'";
+        assert_eq!(state.execute(cut, [since]).unwrap(), 1);
         drop(state);
         setting.rig.go_on().await;
     }

@@ -38,8 +38,15 @@ impl Written {
 /// What is everybody's, and no migration's.
 const ALL: [&str; 2] = ["warmd_daemon::store::schema", "warmd_daemon::seal::key"];
 /// What is asked of endpoints for no migration: when a plan is judged.
-const FOR_PLANS: [&str; 5] =
-    ["source.check", "source.describe", "source.power", "source.vms", "target.check"];
+const FOR_PLANS: [&str; 7] = [
+    "source.check",
+    "source.describe",
+    "source.objections",
+    "source.power",
+    "source.vms",
+    "target.check",
+    "target.objections",
+];
 
 #[tokio::test]
 async fn every_line_that_is_written_for_a_migration_has_its_id() {

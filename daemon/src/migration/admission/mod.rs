@@ -29,7 +29,7 @@ use warmd_schedules::arbiter::{Arbiter, Job, Scope};
 pub use self::of_one::Admissions;
 use self::scopes::Scoped;
 pub(super) use self::{
-    of_one::enter,
+    of_one::{WINDOW_CLOSED, enter},
     scopes::{Nodes, Places},
     turn::pass,
 };

@@ -1,7 +1,7 @@
 //! What one migration asks of the gate.
 //!
 //! Rule: a cutover keeps its admission from before its first delta until its last is copied, and whatever ends it
-//! gives it back. It waits no longer than its window is open. One that is taken up with its VM off already waits for nobody.
+//! gives it back. It waits no longer than its window is open, unless it was forced. One that is taken up with its VM off already waits for nobody.
 
 use std::{
     num::NonZeroU64,
@@ -153,16 +153,21 @@ impl Drop for Waits<'_> {
     }
 }
 
-/// Comes back when the cutover window that is open now has closed; never, if none is.
+/// Why a cutover ends that has not had its turn when its window closes.
+pub(in super::super) const WINDOW_CLOSED: &str =
+    "the cutover window closed while the cutover waited for its turn by the budgets";
+
+/// Comes back when no cutover window is open, also if it closed while there was no daemon; never for one that is forced.
 async fn window_closed(context: &Context) {
     let mut plans = context.plans();
-    let open = |now| context.plan().rules().ok().filter(|rules| rules.cutover.state(now).0);
-    while let Some(rules) = open(clock::now()) {
-        let closes = rules.cutover.next_close(clock::now()).map(|answer| answer.at);
-        timing::until(&mut plans, closes).await;
-        if open(clock::now()).is_none() {
+    while !context.cutover().forced
+        && let Ok(rules) = context.plan().rules()
+    {
+        let now = clock::now();
+        if !rules.cutover.is_open(now) {
             return;
         }
+        timing::until(&mut plans, rules.cutover.next_close(now).map(|answer| answer.at)).await;
     }
     std::future::pending::<()>().await;
 }
@@ -181,10 +186,7 @@ pub(in super::super) async fn enter(
             let admission = tokio::select! {
                 biased;
                 admission = wait(context, For::Cutover, stop) => admission?,
-                () = window_closed(context) => {
-                    let why = "the cutover window closed while the cutover waited for its turn by the budgets";
-                    return Err(WorkError::operator(why));
-                }
+                () = window_closed(context) => return Err(WorkError::operator(WINDOW_CLOSED)),
             };
             admissions.hold(Some(admission));
         }

@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     super::{
+        admission::WINDOW_CLOSED,
         appointed::{self, Step},
         command::Command,
         forecast,
@@ -171,7 +172,11 @@ impl Driver {
         let known = self.context.cutover();
         let (attempt, taken_back) = (known.attempt + 1, known.taken_back);
         match event {
-            Event::Request(Request::Cutover) => Some(Cutover { attempt, taken_back, ..Cutover::default() }),
+            Event::Request(Request::Cutover) => {
+                let arranged = matches!(self.appointment, Some(Appointment::At { force: true, .. }));
+                let forced = self.is_forced.unwrap_or(arranged);
+                Some(Cutover { attempt, taken_back, forced, ..Cutover::default() })
+            }
             Event::Request(Request::Rollback) => {
                 let given_over = self.goes_back_from.or(known.given_over);
                 Some(Cutover { rolled_back: Some(clock::now()), given_over, ..known })
@@ -185,6 +190,8 @@ impl Driver {
     pub(super) fn appointment_in(&self, state: &State) -> Option<Option<Appointment>> {
         let was_before = appointed::is_before(&self.state);
         match state {
+            // Nothing was stopped yet, and the plan says when: the next window is as good.
+            State::Undoing { reason, .. } if reason == WINDOW_CLOSED => None,
             State::Undoing { reason, .. }
                 if !was_before && self.context.plan().cutover.mode == CutoverMode::Auto =>
             {

@@ -21,15 +21,11 @@ impl Driver {
             (view.next_pass, view.next_pass_why, view.awaited_cutover) = (None, None, None);
             let begins = matches!(state, State::CuttingOver { phase: Phase::LastDelta });
             if begins && !matches!(before, State::CuttingOver { .. }) {
-                let (phases, started) = (Vec::new(), clock::now());
-                view.cutover = Some(CutoverView {
-                    started,
-                    ended: None,
-                    phases,
-                    failure: None,
-                    downtime: None,
-                    progress: None,
-                });
+                view.cutover = Some(CutoverView::begun(clock::now()));
+            }
+            // One that waited for its turn over a restart has no phase yet that would tell of it.
+            if view.cutover.is_none() && matches!(state, State::Undoing { .. }) {
+                view.cutover = Some(CutoverView::begun(clock::now()));
             }
             if let Some(cutover) = &mut view.cutover {
                 match (&state, before) {
