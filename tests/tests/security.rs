@@ -138,7 +138,7 @@ fn names_from_the_source_do_no_harm() {
         let before: BTreeSet<PathBuf> =
             fs::read_dir(dir.path())?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
         rig.daemon.start()?;
-        // By their ids: a plan refuses most of these names as names.
+        // By their ids, and made fit for the target: a plan refuses most of these names as names.
         let seen = rig.ctl().json(&["source", "vms", "old"])?;
         let seen = seen["vms"].as_array().context("no VMs")?;
         let known: Vec<&Value> =
@@ -146,7 +146,17 @@ fn names_from_the_source_do_no_harm() {
         ensure!(known.len() == taken.len(), "of {taken:?} the source shows only {known:?}");
         let vms: Vec<String> = known.iter().filter_map(|vm| vm["id"].as_str()).map(str::to_owned).collect();
         let plan = plan(dir, "odd", &vms)?;
-        rig.ctl().text(&["plan", "apply", "-f", plan.to_str().context("no UTF-8")?])?;
+        let apply = ["plan", "apply", "-f", plan.to_str().context("no UTF-8")?];
+        let out = rig.ctl().outcome(&apply, WORK)?;
+        ensure!(
+            out.code == Some(5) && out.stderr.contains("--help\" on the target (name-unusable)"),
+            "{}",
+            out.stderr
+        );
+        ensure!(!out.stderr.chars().any(steers), "a refusal steers the terminal");
+        let fit = fs::read_to_string(&plan)? + "[names]\nsanitise = true\n";
+        fs::write(&plan, fit)?;
+        rig.ctl().text(&apply)?;
         let ids = wait_for_all(&rig, "synced")?;
         ensure!(ids.len() == taken.len(), "{} of {} VMs are moved", ids.len(), taken.len());
         for id in &ids {
