@@ -245,7 +245,7 @@ budgets = [{ snapshots = 2 }]
             ),
             ("source = \"lab\"", "source = \"lap\"", "warmd.toml:32:10: there is no source \"lap\""),
             ("[[host]]", "[host]", "warmd.toml:25:1: "),
-            ("\"/srv/images\"\n", "\"/srv\"\nspeed = 1\n", "warmd.toml:34:1: unknown key `speed`"),
+            ("\"/srv/images/\"\n", "\"/srv\"\nspeed = 1\n", "warmd.toml:34:1: unknown key `speed`"),
             (
                 "budgets = [{ snapshots = 2 }]\n",
                 "budgets = [{ snapshots = 2 }]\n[[datastore]]\nname = \"lab:/srv/images\"\n",
