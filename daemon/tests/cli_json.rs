@@ -55,6 +55,61 @@ async fn endpoints() {
     );
 }
 
+/// A plan of two VMs that move together.
+fn grouped() -> String {
+    format!("{}\n[[cutover.tiers]]\nvms = [\"web-1\"]\n[[cutover.tiers]]\nvms = [\"*\"]\n", cases::PLAN)
+}
+
+#[tokio::test]
+async fn a_cutover_of_vms_together() {
+    let served = served().await;
+    let file = served.dir.path().join("plan.toml");
+    std::fs::write(&file, grouped()).unwrap();
+    json_of(&served, &["plan", "apply", "-f", file.to_str().unwrap()], 0).await;
+    let begun = json_of(&served, &["plan", "cutover", "web", "--no-wait"], 0).await;
+    assert_eq!(begun["members"][1]["standing"], "waiting", "{begun}");
+    let ended = json_of(&served, &["plan", "cutover", "web"], 1).await;
+    let member = |number, vm: &str, tier, standing: &str, why: &str| json!({"migration_id": cases::id(number).to_string(), "vm_name": vm, "tier": tier, "standing": standing, "why": why});
+    assert_eq!(
+        ended,
+        json!({
+            "plan": "web",
+            "by": "operator",
+            "forced": false,
+            "all_or_nothing": false,
+            "begun": "2026-11-22T10:00:00Z",
+            "ended": "2026-11-22T10:01:30Z",
+            "broken": "VM web-2: the source VM was started again",
+            "outcome": "not all of it moved; on the target: web-1; on the source: web-2",
+            "members": [
+                member(1, "web-1", 1, "passed", ""),
+                member(2, "web-2", 2, "failed", "the source VM was started again"),
+            ],
+            "done": false,
+        })
+    );
+    let told = served.warmctl(&["plan", "cutover", "web"]).await;
+    let (out, err) = (told.out(1), told.err(1));
+    assert!(out.contains("web-2  tier 2, failed: the source VM was started again"), "{out}");
+    assert!(err.contains("cutover of plan web failed: VM web-2: the source VM was started again"), "{err}");
+    let shown = served.warmctl(&["plan", "show", "web"]).await;
+    let shown = shown.out(0);
+    assert!(shown.contains("# tier 1  web-1  passed"), "{shown}");
+    assert!(toml::from_str::<warmd_daemon::model::plan::Plan>(shown).is_ok(), "{shown}");
+}
+
+#[tokio::test]
+async fn a_cutover_of_each_vm_of_a_plan() {
+    let served = served().await;
+    let file = served.dir.path().join("plan.toml");
+    std::fs::write(&file, cases::PLAN.replace("\"web-2\"", "\"web-2\", \"web-3\"")).unwrap();
+    json_of(&served, &["plan", "apply", "-f", file.to_str().unwrap()], 0).await;
+    let held = json_of(&served, &["plan", "cutover", "web", "--hold"], 0).await;
+    assert!(held["migrations"].as_array().unwrap().iter().all(|each| each["answer"] == "accepted"), "{held}");
+    let unknown = served.warmctl(&["plan", "cutover", "none", "--abort"]).await;
+    assert!(unknown.err(4).contains("no plan \"none\""), "{unknown:?}");
+}
+
 #[tokio::test]
 async fn plans() {
     let served = served().await;

@@ -52,7 +52,7 @@ impl Api {
     }
 
     /// What is asked of a cutover, told in the time zone of its plan; `None` is that it be taken back.
-    async fn cutover_order(
+    pub(super) async fn cutover_order(
         &self,
         message: &MigrationsCutoverRequest,
         plan: &str,
@@ -74,7 +74,7 @@ impl Api {
         if message.force && matches!(when, When::Hold | When::Release) {
             return Err(invalid("a cutover that is not asked for cannot be forced: leave force out"));
         }
-        Ok(Some(CutoverOrder { when, force: message.force }))
+        Ok(Some(CutoverOrder { when, force: message.force, ..CutoverOrder::default() }))
     }
 
     /// Asks of a cutover what `message` says: the answer, and how the migration stands with it.

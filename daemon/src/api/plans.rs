@@ -2,9 +2,10 @@
 
 use tonic::{Request, Response, Status};
 use warmd_proto::v1::{
-    PlansApplyRequest, PlansApplyResponse, PlansDeleteRequest, PlansDeleteResponse, PlansExplainRequest,
-    PlansExplainResponse, PlansGetRequest, PlansGetResponse, PlansListRequest, PlansListResponse,
-    PlansValidateRequest, PlansValidateResponse, plans_server::Plans,
+    MigrationsCutoverRequest, PlansApplyRequest, PlansApplyResponse, PlansCutoverRequest,
+    PlansCutoverResponse, PlansDeleteRequest, PlansDeleteResponse, PlansExplainRequest, PlansExplainResponse,
+    PlansGetRequest, PlansGetResponse, PlansListRequest, PlansListResponse, PlansValidateRequest,
+    PlansValidateResponse, plans_server::Plans,
 };
 use warmd_schedules::explain::DECISIONS;
 
@@ -50,7 +51,21 @@ impl Plans for Api {
     async fn get(&self, request: Request<PlansGetRequest>) -> Result<Response<PlansGetResponse>, Status> {
         let name = request.into_inner().name;
         let plan = self.control.plan(&name).await.and_then(|plan| convert::plan(&plan));
-        Ok(Response::new(PlansGetResponse { plan: Some(plan.map_err(|error| status(&error))?) }))
+        let plan = Some(plan.map_err(|error| status(&error))?);
+        let group = self.control.group(&name).await.map_err(|error| status(&error))?;
+        Ok(Response::new(PlansGetResponse { plan, group: group.map(convert::group) }))
+    }
+
+    async fn cutover(
+        &self,
+        request: Request<PlansCutoverRequest>,
+    ) -> Result<Response<PlansCutoverResponse>, Status> {
+        let by = peer::by(request.extensions());
+        let PlansCutoverRequest { name, abort, at, hold, release, force } = request.into_inner();
+        let asked = MigrationsCutoverRequest { migration: String::new(), abort, at, hold, release, force };
+        let order = self.cutover_order(&asked, &name).await.map_err(|error| status(&error))?;
+        let asked = self.control.cut_over_plan(&name, order, &by).await.map_err(|error| status(&error))?;
+        Ok(Response::new(convert::plan_cutover(asked)))
     }
 
     async fn list(&self, _request: Request<PlansListRequest>) -> Result<Response<PlansListResponse>, Status> {

@@ -1,9 +1,12 @@
 //! The command line.
 
+mod plan;
+
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+pub(super) use self::plan::{CutoverWhen, PlanCommand};
 use crate::model::{
     limit::{rate, requests},
     verify::VerifyScope,
@@ -162,50 +165,6 @@ pub(super) enum TargetCommand {
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum PlanCommand {
-    /// Makes the plan so: a migration starts for every VM that has none
-    ///
-    /// What is under way is not disturbed: schedule, limits, windows, hooks and the cutover policy of a plan that is applied
-    /// again count from then on, VMs that are added start, and VMs that are not named any more go on until they are
-    /// cancelled. Source, target, and a VM's name and disks' places cannot change while its migration is under way.
-    Apply {
-        #[command(flatten)]
-        plan: PlanFile,
-        /// Only say what would be done, changed and refused
-        #[arg(long)]
-        dry_run: bool,
-    },
-    /// Prints a plan file with comments for VMs of a source, to be edited and applied
-    New {
-        /// Where the VMs come from
-        #[arg(long, value_name = "NAME")]
-        source: String,
-        /// Where they go to; may be left out if there is one target
-        #[arg(long, value_name = "NAME")]
-        target: Option<String>,
-        /// The VMs as in a plan's `vms`: names, ids, patterns such as 'web-*', and '!web-test' to leave out
-        #[arg(long, value_name = "VM", required = true, num_args = 1..)]
-        vms: Vec<String>,
-        /// The plan's name
-        #[arg(long, default_value = "new-plan")]
-        name: String,
-    },
-    /// All plans
-    List,
-    /// One plan, as TOML
-    Show { name: String },
-    /// Judges a plan by the pre-flight rules, and changes nothing
-    #[command(after_help = RULES)]
-    Validate(PlanFile),
-    /// Forgets a plan whose migrations are all finished or cancelled
-    Delete { name: String },
-}
-
-const RULES: &str = "\
-Each finding names its rule by an id that does not change (tracking-on, name-taken), what was found, and what to do. Errors \
-keep the plan from being applied, warnings do not. daemon/PREFLIGHT.md has all rules.";
-
-#[derive(Debug, Subcommand)]
 pub(super) enum ScheduleCommand {
     /// The next decisions of a plan's schedule in words, and why, if nothing new is learnt meanwhile
     Explain {
@@ -222,13 +181,6 @@ pub(super) enum ScheduleCommand {
         #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
         count: u32,
     },
-}
-
-#[derive(Debug, ClapArgs)]
-pub(super) struct PlanFile {
-    /// The plan's TOML file; - is standard input
-    #[arg(short, long, value_name = "FILE")]
-    pub(super) file: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
@@ -310,24 +262,6 @@ windows) is missed, and held.
 
 Where the plan names a conversion, its command works on overlays of the target's disks, before the VM is created from \
 them; `migration show` tells how far it is, and until the target VM is started --abort takes that back too.";
-
-/// When a cutover begins, if not now.
-#[derive(Debug, ClapArgs)]
-#[group(multiple = false)]
-pub(super) struct CutoverWhen {
-    /// Take back a cutover that has not passed the point of no return, or that waits
-    #[arg(long)]
-    pub(super) abort: bool,
-    /// Begin at this time; a delta is copied just before
-    #[arg(long, value_name = "TIME")]
-    pub(super) at: Option<String>,
-    /// Stay synced, and begin none until another word, also where the plan would
-    #[arg(long)]
-    pub(super) hold: bool,
-    /// Hold no longer: as the plan says
-    #[arg(long)]
-    pub(super) release: bool,
-}
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ReportCommand {

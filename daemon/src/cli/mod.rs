@@ -12,6 +12,7 @@ mod events;
 mod failure;
 mod feed;
 mod follow;
+mod groups;
 mod limits;
 mod migrations;
 mod new_plan;

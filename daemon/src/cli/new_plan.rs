@@ -137,6 +137,8 @@ force_power_off = false         # cut the power after that? if not, the cutover 
 watch = \"10s\"                 # how long the target VM must run before the source's remains are released
 # [cutover.boot_check]
 # serial = \"login:\"           # what must be seen of it meanwhile
+# [[cutover.tiers]]             # VMs that `plan cutover` moves together, tier by tier
+# vms = [\"*\"]
 
 [verify]
 mode = \"readback\"             # target against manifest; \"compare\": source against target; \"none\"

@@ -8,14 +8,15 @@ use std::{
 
 use tonic::{Code, Status};
 use warmd_proto::v1::{
-    Finding, PlanChangeKind, PlansApplyRequest, PlansApplyResponse, PlansDeleteRequest, PlansGetRequest,
-    PlansListRequest, PlansValidateRequest, Severity,
+    Finding, PlanChangeKind, PlansApplyRequest, PlansApplyResponse, PlansCutoverRequest, PlansDeleteRequest,
+    PlansGetRequest, PlansListRequest, PlansValidateRequest, Severity,
 };
 
 use super::{
-    args::PlanCommand,
+    args::{CutoverWhen, PlanCommand},
     client::{Client, asked},
     failure::{Exit, Failure},
+    groups,
     new_plan::{self, NewPlan},
     out::Out,
     words,
@@ -38,6 +39,12 @@ pub(super) async fn run(socket: &Path, out: &Out, command: PlanCommand) -> Resul
         }
         PlanCommand::List => list(&Client::connect(socket).await?, out).await,
         PlanCommand::Show { name } => show(&Client::connect(socket).await?, out, name).await,
+        PlanCommand::Cutover { name, when, force, wait } => {
+            let CutoverWhen { abort, at, hold, release } = when;
+            let at = at.unwrap_or_default();
+            let request = PlansCutoverRequest { name, abort, at, hold, release, force };
+            groups::cut_over(socket, out, request, !wait.no_wait).await
+        }
         PlanCommand::Delete { name } => delete(&Client::connect(socket).await?, out, name).await,
     }
 }
@@ -122,8 +129,12 @@ async fn list(client: &Client, out: &Out) -> Result<(), Failure> {
 
 async fn show(client: &Client, out: &Out, name: String) -> Result<(), Failure> {
     let answer = client.plans().get(asked(PlansGetRequest { name })).await?.into_inner();
-    let plan = answer.plan.unwrap_or_default();
-    if out.is_json() { out.json(&plan) } else { out.text(&plan.toml) }
+    if out.is_json() {
+        return out.json(&answer.plan.unwrap_or_default());
+    }
+    out.text(&answer.plan.unwrap_or_default().toml)?;
+    // In comments, so that all of it can be applied.
+    answer.group.iter().flat_map(groups::lines).try_for_each(|line| out.text(&format!("# {line}")))
 }
 
 async fn delete(client: &Client, out: &Out, name: String) -> Result<(), Failure> {

@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 use warmd_schedules::{rules::Rules, zone::moment};
 
-use super::{context::Context, forecast, timing};
+use super::{context::Context, forecast, groups::Ready, timing};
 use crate::{
     clock,
     model::{
@@ -169,9 +169,46 @@ pub(super) fn refusal(plan: &Plan, order: CutoverOrder, now: DateTime<Utc>) -> O
     Some(format!("a cutover {when} is refused: {why}; ask for it then with --at, or use --force"))
 }
 
-/// The same, and if one would begin, the forecast is asked too, unless it was forced.
+/// The same, and if one would begin, the forecast is asked too, unless it was forced. Where the plan's VMs move together, it is
+/// for their group to begin.
 pub(super) async fn judged(context: &Context, appointment: Option<&Appointment>, state: &State) -> Step {
     let now = clock::now();
+    let mode = match appointment {
+        Some(Appointment::At { .. }) => AwaitedMode::At,
+        Some(Appointment::Hold { .. }) | None => AwaitedMode::Auto,
+    };
+    let wait = |why| {
+        let shown = AwaitedCutover { mode, begins: None, why, force: false };
+        Step::Wait { shown, until: Some(now + AGAIN) }
+    };
+    if let Some(why) = context.groups.keeps(context.id).filter(|_| is_before(state)) {
+        context.groups.say_ready(context.id, None);
+        return wait(why);
+    }
+    let found = by_itself_judged(context, appointment, state, now).await;
+    let plan = context.plan();
+    match found {
+        Step::Begin { by, .. } if plan.is_grouped() => {
+            let force = matches!(appointment, Some(Appointment::At { force: true, .. }));
+            context.groups.say_ready(context.id, Some(Ready { plan: plan.name.clone(), by, force }));
+            wait(
+                "it is ready, and begins together with the other VMs of its plan, when all of them are"
+                    .to_owned(),
+            )
+        }
+        found => {
+            context.groups.say_ready(context.id, None);
+            found
+        }
+    }
+}
+
+async fn by_itself_judged(
+    context: &Context,
+    appointment: Option<&Appointment>,
+    state: &State,
+    now: DateTime<Utc>,
+) -> Step {
     let found = step(&context.plan(), appointment, state, now);
     let (force, mode) = match appointment {
         Some(Appointment::At { force, .. }) => (*force, AwaitedMode::At),
@@ -192,13 +229,19 @@ pub(super) async fn judged(context: &Context, appointment: Option<&Appointment>,
 /// Shows a waiting cutover, and comes back when something is to be done about it, or its plan is another.
 pub(super) async fn turns(context: &Context, appointment: Option<Appointment>, state: State) {
     let mut plans: watch::Receiver<_> = context.plans();
+    let mut groups = context.groups.turns();
     loop {
         let found = judged(context, appointment.as_ref(), &state).await;
         show(context, &found);
         match found {
             Step::Begin { .. } | Step::Missed { .. } => return,
-            Step::None => timing::until(&mut plans, None).await,
-            Step::Wait { until, .. } => timing::until(&mut plans, until).await,
+            Step::None | Step::Wait { .. } => {
+                let until = if let Step::Wait { until, .. } = found { until } else { None };
+                tokio::select! {
+                    () = timing::until(&mut plans, until) => {}
+                    _ = groups.changed() => {}
+                }
+            }
         }
     }
 }
@@ -315,7 +358,7 @@ mod tests {
     #[test]
     fn outside_its_windows_a_cutover_is_refused_with_the_next_one_named() {
         let plan = nights("manual");
-        let order = |when, force| CutoverOrder { when, force };
+        let order = |when, force| CutoverOrder { when, force, ..CutoverOrder::default() };
         let noon = at("22T12:00");
         let why = refusal(&plan, order(When::Now, false), noon).unwrap();
         assert!(why.contains("a cutover may begin from 2026-11-22 22:00 CET on; ask"), "{why}");

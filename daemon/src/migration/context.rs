@@ -22,6 +22,7 @@ use warmd_schedules::forecast::Ceiling;
 use super::{
     admission::Admissions,
     audit::AuditBudget,
+    groups::Groups,
     limits::{Member, Registry},
     live::Live,
 };
@@ -67,6 +68,8 @@ pub struct Context {
     pub admissions: Admissions,
     shares: BTreeMap<DiskKey, DiskShares>,
     limits: Arc<Registry>,
+    /// With whom it may cut over together.
+    pub groups: Arc<Groups>,
     /// The names of the endpoints that it began with.
     ends: (String, String),
     pub live: Arc<Live>,
@@ -95,6 +98,7 @@ pub struct Parts {
     /// What the work on each disk takes from.
     pub shares: BTreeMap<DiskKey, DiskShares>,
     pub limits: Arc<Registry>,
+    pub groups: Arc<Groups>,
     /// The names of the source and the target.
     pub ends: (String, String),
     pub live: Arc<Live>,
@@ -118,6 +122,7 @@ impl Context {
             admissions,
             shares,
             limits,
+            groups,
             ends,
             live,
             cutover,
@@ -138,6 +143,7 @@ impl Context {
             admissions,
             shares,
             limits,
+            groups,
             ends,
             live,
             cutover,

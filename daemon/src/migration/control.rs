@@ -5,11 +5,12 @@
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 
-use super::explained::Explanation;
+use super::{explained::Explanation, groups::PlanCutover};
 use crate::{
     model::{
         appointment::CutoverOrder,
         budget::BudgetView,
+        group::GroupView,
         id::MigrationId,
         limit::{LimitChange, LimitView},
         machine::Inventory,
@@ -49,6 +50,16 @@ pub trait Control: Send + Sync {
     async fn plans(&self) -> Result<Vec<Plan>, ControlError>;
     /// One plan.
     async fn plan(&self, name: &str) -> Result<Plan, ControlError>;
+    /// Asks for the cutovers of all VMs of a plan that are on their way, together where the plan says so; `None` takes back
+    /// those that wait or run.
+    async fn cut_over_plan(
+        &self,
+        name: &str,
+        order: Option<CutoverOrder>,
+        by: &str,
+    ) -> Result<PlanCutover, ControlError>;
+    /// How the plan's last cutover of VMs together goes, or went; `None` if there was none.
+    async fn group(&self, name: &str) -> Result<Option<GroupView>, ControlError>;
     /// What the plan's schedule will decide next, at most `count` decisions: for the migration that is named, or the plan's
     /// whose last pass is the longest ago, or one that has just begun if it has none.
     async fn explain(

@@ -12,7 +12,7 @@ use super::{
     context::Context,
     cutover,
     failure::{Remedy, WorkError},
-    forecast, hooks, overtaken, pass, prepare,
+    forecast, groups, hooks, overtaken, pass, prepare,
     retry::Retry,
     rollback, verify,
 };
@@ -57,7 +57,12 @@ pub(super) async fn persist(context: &Context, doing: Work, stop: &StopSignal) -
     if phase == Phase::StartVm {
         return Ok(());
     }
-    with_hooks(context, (phase, When::After), phase, stop).await
+    with_hooks(context, (phase, When::After), phase, stop).await?;
+    if phase == Phase::CreateVm {
+        // Outside its deadline: how long it takes is up to others.
+        groups::pass(context, stop).await?;
+    }
+    Ok(())
 }
 
 /// Nothing is done by a state that the target has overtaken.
@@ -180,13 +185,23 @@ async fn run_phase(context: &Context, phase: Phase, stop: &StopSignal) -> Result
         in_time(phase, begun, started, deadline)?;
         cutover::run(context, phase, stop).await
     };
-    let result = match tokio::time::timeout(deadline, running).await {
-        Ok(result) => result,
-        Err(_) => Err(WorkError::operator(format!(
+    let mut running = std::pin::pin!(tokio::time::timeout(deadline, running));
+    let result = tokio::select! {
+        biased;
+        result = &mut running => result,
+        why = context.groups.broken(context.id), if phase < Phase::StartVm => {
+            stop.stop();
+            // What it had begun comes to a clean end, or is cut off where its deadline is.
+            running.await.ok();
+            Ok(Err(WorkError::operator(why)))
+        }
+    };
+    let result = result.unwrap_or_else(|_| {
+        Err(WorkError::operator(format!(
             "phase {phase} was not done within its deadline of {}",
             humantime::format_duration(deadline)
-        ))),
-    };
+        )))
+    });
     let outcome = match &result {
         Ok(note) => note.clone().unwrap_or_else(|| "done".to_owned()),
         Err(error) => format!("{PHASE_FAILED}{error}"),

@@ -425,6 +425,9 @@ impl Driver {
         }
         tracing::info!(migration = %self.context.id, vm = %self.context.machine.name, by, "{text}");
         let before = std::mem::replace(&mut self.state, state);
+        if let State::Undoing { reason, .. } = &self.state {
+            self.context.groups.say_failed(self.context.id, reason);
+        }
         self.sync_asked &= matches!(self.state, State::Seeding | State::Syncing);
         self.show(&before);
         if self.state.is_final() {

@@ -21,6 +21,7 @@ use super::{
     control::{ControlError, ControlErrorKind, Endpoint},
     doing::forget_ledgers,
     driver::Driver,
+    groups::Groups,
     limits::{Member, Registry, Word},
     live::Live,
     restore, windows,
@@ -103,7 +104,11 @@ pub struct Manager {
     pub gate: Arc<Gate>,
     pub(super) changing_limits: tokio::sync::Mutex<()>,
     pub(super) shutdown: CancellationToken,
-    owners: TaskTracker,
+    pub(super) owners: TaskTracker,
+    /// VMs that cut over together.
+    pub(super) groups: Arc<Groups>,
+    /// For the tasks that it starts.
+    pub(super) me: Weak<Self>,
 }
 
 impl Manager {
@@ -118,7 +123,7 @@ impl Manager {
         let limits = Arc::new(Registry::new(saved.limits));
         let global = engine.limit;
         let gate = Gate::new(limits.arbiter(), &endpoints.budgets, shutdown.clone());
-        let manager = Arc::new(Self {
+        let manager = Arc::new_cyclic(|me| Self {
             store,
             endpoints,
             engine,
@@ -131,9 +136,12 @@ impl Manager {
             changing_limits: tokio::sync::Mutex::default(),
             shutdown,
             owners: TaskTracker::new(),
+            groups: Arc::default(),
+            me: me.clone(),
         });
         manager.tell_unreadable(&saved.unreadable).await;
         manager.say_configured(global).await?;
+        manager.know_groups().await?;
         for row in manager.store.open_migrations().await.map_err(internal)? {
             let plan = manager.plan_of(&row).await?;
             let span = span::of(row.id, &row.vm_name);
@@ -146,6 +154,7 @@ impl Manager {
         }
         manager.owners.spawn(Arc::clone(&manager.gate).keep_time());
         manager.owners.spawn(forget_needless(manager.store.clone()));
+        manager.keep_groups();
         Ok(manager)
     }
 
@@ -227,6 +236,7 @@ impl Manager {
             admissions: Admissions::new(Arc::clone(&self.gate), places),
             shares,
             limits: Arc::clone(&self.limits),
+            groups: Arc::clone(&self.groups),
             ends: (row.source, row.target),
             live: Live::new(view, self.changes.clone()),
             cutover: row.cutover,

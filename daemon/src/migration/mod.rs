@@ -19,6 +19,7 @@ pub mod explained;
 mod facts;
 pub mod failure;
 pub mod forecast;
+pub mod groups;
 mod hooks;
 pub mod inventory;
 pub mod limits;

@@ -9,6 +9,7 @@ use super::{
     command::Command,
     control::{Applied, Control, ControlError, ControlErrorKind, Endpoint, Finding},
     explained::{self, Explanation},
+    groups::PlanCutover,
     manager::{Handle, Manager, internal},
     report, restore, rules,
 };
@@ -17,6 +18,7 @@ use crate::{
     model::{
         appointment::CutoverOrder,
         budget::BudgetView,
+        group::GroupView,
         id::MigrationId,
         limit::{LimitChange, LimitView},
         machine::{Inventory, Machine},
@@ -79,6 +81,19 @@ impl Control for Manager {
                 format!("there is no plan {name:?}: see `plan list`"),
             )
         })
+    }
+
+    async fn cut_over_plan(
+        &self,
+        name: &str,
+        order: Option<CutoverOrder>,
+        by: &str,
+    ) -> Result<PlanCutover, ControlError> {
+        self.ask_plan(&self.plan(name).await?, order, by).await
+    }
+
+    async fn group(&self, name: &str) -> Result<Option<GroupView>, ControlError> {
+        self.group_view(&self.plan(name).await?).await
     }
 
     async fn explain(

@@ -26,6 +26,8 @@ pub struct CutoverOrder {
     pub when: When,
     /// Also outside the plan's windows.
     pub force: bool,
+    /// The VMs of its plan that move together are asked too: never said by a person.
+    pub in_group: bool,
 }
 
 impl CutoverOrder {

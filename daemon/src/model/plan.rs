@@ -25,6 +25,7 @@ use super::{
     limit::{rate, requests},
     machine::Machine,
     selection::{is_pattern, may_mean},
+    tier::{self, Tier},
     verify::{Amount, VerifyScope},
 };
 
@@ -94,6 +95,22 @@ pub struct CutoverPolicy {
     /// What must be seen of it meanwhile.
     #[serde(skip_serializing_if = "BootCheck::is_default")]
     pub boot_check: BootCheck,
+    /// Whether all VMs of the plan move together, or none.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub all_or_nothing: bool,
+    /// How long a VM waits, off, for the others of its group.
+    #[serde(with = "duration", skip_serializing_if = "is_default_barrier")]
+    pub barrier: Duration,
+    /// Which VMs move together, and which before which; each by itself if there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tiers: Vec<Tier>,
+}
+
+/// How long a VM waits for its group, if the plan does not say.
+const BARRIER: Duration = Duration::from_hours(1);
+
+fn is_default_barrier(barrier: &Duration) -> bool {
+    *barrier == BARRIER
 }
 
 impl Default for CutoverPolicy {
@@ -108,6 +125,9 @@ impl Default for CutoverPolicy {
             create_deadline: Duration::from_mins(2),
             watch: Duration::from_secs(10),
             boot_check: BootCheck::default(),
+            all_or_nothing: false,
+            barrier: BARRIER,
+            tiers: Vec::new(),
         }
     }
 }
@@ -333,6 +353,7 @@ impl Plan {
                     .to_owned(),
             );
         }
+        problems.extend(tier::problems(&self.cutover.tiers));
         problems.extend(self.conversion.problems("conversion"));
         for (at, hook) in self.hooks.iter().enumerate() {
             problems.extend(hook.problems(&format!("hooks[{at}]")));

@@ -26,6 +26,8 @@ pub enum Rule {
     ConversionPlace,
     ScheduleDeadEnd,
     WindowNeverFits,
+    TierMissing,
+    TierIdle,
     SourceUnknown,
     SourceUnreachable,
     TargetUnknown,
@@ -90,7 +92,7 @@ impl Objection {
 
 impl Rule {
     /// All rules, in the order of the table.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 44] = [
         Self::PlanWrong,
         Self::HookMissing,
         Self::BootCheckBlind,
@@ -99,6 +101,8 @@ impl Rule {
         Self::ConversionPlace,
         Self::ScheduleDeadEnd,
         Self::WindowNeverFits,
+        Self::TierMissing,
+        Self::TierIdle,
         Self::SourceUnknown,
         Self::SourceUnreachable,
         Self::TargetUnknown,
@@ -197,6 +201,18 @@ impl Rule {
                 "no window for cutovers of the coming year is as long as `max_downtime`, or as the downtime that is \
                  expected of a migration",
                 "widen the windows of `schedule.cutover`, or make the downtime shorter",
+            ),
+            Self::TierMissing => (
+                "tier-missing",
+                Error,
+                "the plan has tiers, and the VM is in none of them",
+                "name it in the `vms` of a `[[cutover.tiers]]`, or add a last tier with `vms = [\"*\"]`",
+            ),
+            Self::TierIdle => (
+                "tier-idle",
+                Warning,
+                "no VM of the plan is in the tier, or the tiers before it have taken them",
+                "correct its `vms`, or leave it for VMs that are to come",
             ),
             Self::SourceUnknown => (
                 "source-unknown",

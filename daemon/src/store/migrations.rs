@@ -1,5 +1,7 @@
 //! Migrations and where each of them stands.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row, params};
 use warmd_cbt::mutant::mutant;
@@ -24,7 +26,7 @@ use crate::model::{
 const TABLE: &str = "migrations";
 const COLUMNS: &str = "id, plan, source, target, vm, vm_name, target_name, machine, state, since, created, warnings, \
                        attempt, was_running, source_stopped, start_asked, target_running, appointment, \
-                       rolled_back, given_over, taken_back, forced";
+                       rolled_back, given_over, taken_back, forced, waited";
 
 /// A migration to be made.
 #[derive(Clone, Debug)]
@@ -96,6 +98,8 @@ pub struct Cutover {
     pub taken_back: Option<DateTime<Utc>>,
     /// Who asked for it wanted it whatever windows and forecasts say.
     pub forced: bool,
+    /// How long the VM waited, off, for the others of its group; to the microsecond.
+    pub waited: Duration,
 }
 
 /// A step of a migration: all of it is saved in one transaction.
@@ -231,7 +235,7 @@ fn set_cutover(db: &Connection, id: MigrationId, cutover: &Cutover) -> Result<()
     let found = db
         .prepare_cached(
             "UPDATE migrations SET attempt = ?, was_running = ?, source_stopped = ?, start_asked = ?, target_running = ?, \
-             rolled_back = ?, given_over = ?, taken_back = ?, forced = ? WHERE id = ?",
+             rolled_back = ?, given_over = ?, taken_back = ?, forced = ?, waited = ? WHERE id = ?",
         )?
         .execute(params![
             cutover.attempt,
@@ -243,6 +247,7 @@ fn set_cutover(db: &Connection, id: MigrationId, cutover: &Cutover) -> Result<()
             cutover.given_over.map(micros),
             cutover.taken_back.map(micros),
             cutover.forced,
+            i64::try_from(cutover.waited.as_micros()).unwrap_or(i64::MAX),
             id.to_string()
         ])?;
     exists(found, id)
@@ -344,6 +349,7 @@ fn read(row: &Row) -> Result<MigrationRow, Fault> {
             given_over: maybe("given_over")?,
             taken_back: maybe("taken_back")?,
             forced: row.get("forced")?,
+            waited: Duration::from_micros(unsigned(TABLE, &key, row.get("waited")?)?),
         },
         appointment: row
             .get::<_, Option<String>>("appointment")?

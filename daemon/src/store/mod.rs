@@ -14,6 +14,7 @@ mod disks;
 mod error;
 pub mod exercise;
 mod file;
+mod groups;
 mod hooks;
 mod inventories;
 mod journal;
@@ -56,6 +57,7 @@ pub use self::{
     cutovers::{MeasuredCutovers, NO_CONVERSION},
     disks::{DiskRow, NewDisk},
     error::{OpenError, StoreError, StoreErrorKind},
+    groups::{MemberFacts, NewGroup},
     hooks::{HookKey, HookStanding},
     journal::{JournalEnd, JournalPage},
     learned::Learned,

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::{OptionalExtension, params};
 
 use super::{
-    Store, StoreError, journal,
+    Store, StoreError, groups, journal,
     row::{from_json, micros, to_json},
 };
 use crate::model::{plan::Plan, view::EventView};
@@ -61,6 +61,7 @@ impl Store {
     pub async fn delete_plan(&self, name: &str) -> Result<bool, StoreError> {
         let name = name.to_owned();
         self.write(format!("deleting plan {name}"), move |db| {
+            groups::forget(db, &name)?;
             Ok(db.prepare_cached("DELETE FROM plans WHERE name = ?")?.execute([&name])? > 0)
         })
         .await

@@ -12,6 +12,8 @@ use warmd_cbt::{
 };
 use warmd_daemon::model::{
     budget::BudgetView,
+    coordination::Standing,
+    group::{Group, GroupView, Member},
     hook::{HookView, When},
     id::{DiskKey, MigrationId, VmId},
     limit::{LimitView, Scope, SetBy},
@@ -57,6 +59,33 @@ pub fn id(number: u64) -> MigrationId {
 
 pub fn plan() -> Plan {
     toml::from_str(PLAN).unwrap()
+}
+
+/// A cutover of two VMs together that has just begun.
+pub fn group(plan: &str, by: &str) -> GroupView {
+    let member =
+        |number, vm: &str, tier| Member { migration: id(number), vm: vm.to_owned(), tier, attempt: 0 };
+    let group = Group {
+        id: 1,
+        plan: plan.to_owned(),
+        by: by.to_owned(),
+        forced: false,
+        all_or_nothing: false,
+        begun: at(0),
+        broken: None,
+        ended: None,
+        members: vec![member(1, "web-1", 0), member(2, "web-2", 1)],
+    };
+    GroupView { group, standings: vec![Standing::Moving, Standing::Waiting] }
+}
+
+/// The same when it has failed.
+pub fn ended_group(plan: &str) -> GroupView {
+    let mut view = group(plan, "operator");
+    view.group.broken = Some("VM web-2: the source VM was started again".to_owned());
+    view.group.ended = Some(at(90));
+    view.standings = vec![Standing::Passed, Standing::Failed("the source VM was started again".to_owned())];
+    view
 }
 
 pub fn vms() -> Vec<VmSummary> {

@@ -14,10 +14,12 @@ use warmd_daemon::{
             PlanChangeKind,
         },
         explained::Explanation,
+        groups::{PlanCutover, PlanVerdict},
     },
     model::{
         appointment::{AwaitedCutover, AwaitedMode, CutoverOrder, When},
         budget::BudgetView,
+        group::GroupView,
         id::MigrationId,
         limit::{LimitChange, LimitView, SetBy},
         machine::Inventory,
@@ -56,6 +58,8 @@ struct Inner {
     ordered: Vec<VerifyOrder>,
     cutovers: Vec<CutoverOrder>,
     journal: Vec<EventView>,
+    /// Whether a cutover of VMs together was asked for.
+    group_asked: bool,
 }
 
 impl FakeControl {
@@ -228,6 +232,35 @@ impl Control for FakeControl {
     async fn plan(&self, name: &str) -> Result<Plan, ControlError> {
         let plan = self.lock().plans.get(name).cloned();
         plan.ok_or_else(|| ControlError::new(Kind::NotFound, format!("no plan {name:?}; see `plan list`")))
+    }
+
+    async fn cut_over_plan(
+        &self,
+        name: &str,
+        order: Option<CutoverOrder>,
+        by: &str,
+    ) -> Result<PlanCutover, ControlError> {
+        let plan = self.plan(name).await?;
+        if plan.is_grouped() {
+            let already = std::mem::replace(&mut self.lock().group_asked, true);
+            return Ok(PlanCutover { verdicts: Vec::new(), group: Some(cases::group(name, by)), already });
+        }
+        let theirs: Vec<_> =
+            self.lock().migrations.values().filter(|view| view.plan == name).cloned().collect();
+        let mut verdicts = Vec::new();
+        for view in theirs {
+            let verdict = match order {
+                Some(order) => self.cut_over(view.id, order, by).await?,
+                None => self.request(view.id, Request::AbortCutover, by).await?,
+            };
+            verdicts.push(PlanVerdict { migration: view.id, vm: view.vm_name, verdict });
+        }
+        Ok(PlanCutover { verdicts, group: None, already: false })
+    }
+
+    async fn group(&self, name: &str) -> Result<Option<GroupView>, ControlError> {
+        let asked = self.lock().group_asked;
+        Ok(asked.then(|| cases::ended_group(name)))
     }
 
     async fn explain(

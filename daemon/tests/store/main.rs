@@ -6,6 +6,7 @@ mod chunks;
 mod conversions;
 mod faults;
 mod folding;
+mod groups;
 mod ledger;
 mod open;
 mod over;

@@ -95,6 +95,13 @@ impl Fleet {
         self.seen().vms[vm].1.clone()
     }
 
+    /// The world of its target side, once a snapshot was taken of it; of its last migration.
+    pub fn target(&self, vm: &str) -> World {
+        let seen = self.seen();
+        let owner = seen.owners.iter().rev().find(|(_, name)| *name == vm).map(|(owner, _)| owner);
+        seen.targets[owner.expect("a snapshot was taken of it")].clone()
+    }
+
     /// Snapshots so far, in their order.
     pub fn taken(&self) -> Vec<Taken> {
         self.seen().taken.clone()
@@ -119,10 +126,8 @@ impl Fleet {
 
     /// Checks that the target of a VM holds, durably, what its source holds.
     pub fn assert_same(&self, vm: &str) {
-        let seen = self.seen();
-        let owner = seen.owners.iter().rev().find(|(_, name)| *name == vm).map(|(owner, _)| owner);
-        let target = &seen.targets[owner.expect("a snapshot was taken of it")];
-        let source = seen.vms[vm].1.with(|truth| truth.source_disks.clone());
+        let target = self.target(vm);
+        let source = self.world(vm).with(|truth| truth.source_disks.clone());
         for (key, contents) in source {
             let held = target.with(|truth| truth.target_disks[&key].durable());
             assert!(held == contents, "disk {key} of {vm} differs");

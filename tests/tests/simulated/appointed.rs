@@ -49,7 +49,7 @@ fn any_time() -> Plan {
 
 async fn order(rig: &Rig, when: When, force: bool) -> Verdict {
     let id = rig.view().await.id;
-    rig.manager.cut_over(id, CutoverOrder { when, force }, "test").await.unwrap()
+    rig.manager.cut_over(id, CutoverOrder { when, force, ..CutoverOrder::default() }, "test").await.unwrap()
 }
 
 async fn ask(rig: &Rig, when: When) {

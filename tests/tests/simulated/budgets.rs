@@ -7,7 +7,7 @@ use warmd_daemon::{
     clock,
     migration::control::Control,
     model::{
-        appointment::{AwaitedMode, CutoverOrder, When},
+        appointment::{AwaitedMode, CutoverOrder},
         budget::ConfiguredBudgets,
         phase::Phase,
         plan::{CutoverMode, Plan, PlanLimits},
@@ -255,7 +255,7 @@ fn a_cutover_does_not_wait_past_its_window() {
         let of_late = || rig.fleet.taken().iter().filter(|taken| taken.vm == "late").count();
         let before = of_late();
         assert_eq!(rig.request("late", Request::Cutover).await, Verdict::Accepted);
-        let order = CutoverOrder { when: When::Now, force: true };
+        let order = CutoverOrder { force: true, ..CutoverOrder::default() };
         let forced = rig.manager.cut_over(rig.view("forced").await.id, order, "test").await.unwrap();
         assert_eq!(forced, Verdict::Accepted);
         sleep(200).await;

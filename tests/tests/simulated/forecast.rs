@@ -5,7 +5,7 @@ use std::{num::NonZeroU64, time::Duration};
 use warmd_daemon::{
     migration::control::Control,
     model::{
-        appointment::{AwaitedMode, CutoverOrder, When},
+        appointment::{AwaitedMode, CutoverOrder},
         forecast::ForecastView,
         limit::LimitChange,
         plan::{CutoverMode, Plan, VerifyMode},
@@ -56,7 +56,7 @@ async fn forecast(rig: &Rig) -> ForecastView {
 
 async fn now(rig: &Rig, force: bool) -> Verdict {
     let id = rig.view().await.id;
-    rig.manager.cut_over(id, CutoverOrder { when: When::Now, force }, "test").await.unwrap()
+    rig.manager.cut_over(id, CutoverOrder { force, ..CutoverOrder::default() }, "test").await.unwrap()
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod conversion;
 mod cutover;
 mod finished;
 mod forecast;
+mod groups;
 mod hooks;
 mod limits;
 mod log;

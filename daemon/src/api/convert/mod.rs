@@ -8,6 +8,7 @@ mod enums;
 mod events;
 mod explained;
 mod forecast;
+mod group;
 mod limit;
 mod migration;
 mod pass;
@@ -23,6 +24,7 @@ pub(super) use self::{
     budget::budget,
     events::event,
     explained::explained,
+    group::{group, plan_cutover},
     limit::limit,
     migration::migration,
     plan::{endpoint, finding, inventory, plan, plan_change},

@@ -103,17 +103,27 @@ impl Driver {
         let (plan, order, by) = (self.context.plan(), command.cutover, &command.by);
         let is_auto = plan.cutover.mode == CutoverMode::Auto;
         match (command.request, &verdict) {
+            (Request::Cutover, Verdict::Accepted) if let Some(why) = self.left_to_group(order) => {
+                return (Verdict::Refused(why), None);
+            }
             (Request::Cutover | Request::ArrangeCutover, Verdict::Accepted) => {
                 if let Some(why) = appointed::refusal(&plan, order, clock::now()) {
                     return (Verdict::Refused(why), None);
                 }
-                if order == CutoverOrder::default()
+                if order.when == When::Now
+                    && !order.force
                     && let Some(why) = forecast::veto(&self.context).await
                 {
                     let why =
                         format!("a cutover now is refused: {why}; wait for another pass, or use --force");
                     return (Verdict::Refused(why), None);
                 }
+            }
+            (Request::AbortCutover, Verdict::Accepted) => {
+                return match self.context.groups.leave(self.context.id, by) {
+                    Ok(()) => (verdict, None),
+                    Err(why) => (Verdict::Refused(why), None),
+                };
             }
             // There is none to be undone, but there may be one to be taken back.
             (Request::AbortCutover, Verdict::Refused(_)) if appointed::is_before(&self.state) => {
@@ -150,6 +160,27 @@ impl Driver {
                 (Verdict::Refused(why.to_owned()), None)
             }
         }
+    }
+
+    /// Why a cutover of this VM alone is not granted, if those of its plan move together.
+    fn left_to_group(&self, order: CutoverOrder) -> Option<String> {
+        let plan = &self.context.plan();
+        if order.in_group {
+            return None;
+        }
+        if let Some(why) = self.context.groups.keeps(self.context.id) {
+            return Some(format!(
+                "{why}: see `plan show {}`, or take it back with `plan cutover {} --abort`",
+                plan.name, plan.name
+            ));
+        }
+        let is_alone = !plan.is_grouped() || order.force;
+        (!is_alone).then(|| {
+            format!(
+                "the VMs of plan {} move together: use `plan cutover {}`, or --force to move this one alone",
+                plan.name, plan.name
+            )
+        })
     }
 
     /// Saves what was asked of the cutover, with a line of the journal; whether it is saved.
@@ -191,7 +222,7 @@ impl Driver {
         let was_before = appointed::is_before(&self.state);
         match state {
             // Nothing was stopped yet, and the plan says when: the next window is as good.
-            State::Undoing { reason, .. } if reason == WINDOW_CLOSED => None,
+            State::Undoing { reason, .. } if reason.ends_with(WINDOW_CLOSED) => None,
             State::Undoing { reason, .. }
                 if !was_before && self.context.plan().cutover.mode == CutoverMode::Auto =>
             {

@@ -11,6 +11,7 @@ mod incoming;
 mod machines;
 mod names;
 mod text;
+mod tiers;
 mod windows;
 
 use super::{
@@ -77,6 +78,7 @@ pub(super) async fn judge(manager: &Manager, plan: &Plan) -> Result<Judged, Cont
     fixed::judge(&mut judged, manager, plan).await?;
     names::judge(&mut judged, manager, plan);
     windows::judge(&mut judged, manager, plan);
+    tiers::judge(&mut judged, plan);
     if let Some(target) = target {
         incoming::judge(&mut judged, plan, target).await;
     }

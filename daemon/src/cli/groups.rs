@@ -1,0 +1,235 @@
+//! `plan cutover`, and how VMs that move together stand.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use chrono::{DateTime, Utc};
+use tokio::time::interval;
+use warmd_proto::v1::{
+    Answer, Group, GroupStanding, Migration, PlanCutoverAnswer, PlansCutoverRequest, PlansCutoverResponse,
+    PlansGetRequest,
+};
+
+use super::{
+    client::{Client, asked},
+    failure::{Exit, Failure, is_connection},
+    feed::{Feed, News},
+    out::{Out, one_line},
+    screen::{Screen, interrupted},
+    show::Phases,
+    words,
+};
+
+/// How often the group is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Asks for the cutovers of a plan and, if they go together and it is to `wait`, follows them to the end.
+pub(super) async fn cut_over(
+    socket: &Path,
+    out: &Out,
+    request: PlansCutoverRequest,
+    wait: bool,
+) -> Result<(), Failure> {
+    let client = Client::connect(socket).await?;
+    let (plan, abort) = (request.name.clone(), request.abort);
+    let is_later = !request.at.is_empty() || request.hold || request.release;
+    // Before it is asked, so that nothing is missed.
+    let feed = Feed::open(&client, socket.to_owned(), None, false).await?;
+    let PlansCutoverResponse { answer, migrations, group } =
+        client.plans().cutover(asked(request.clone())).await?.into_inner();
+    let what = words::answer(Answer::try_from(answer).unwrap_or(Answer::Unspecified));
+    let Some(group) = group else {
+        return asked_each(out, &plan, migrations);
+    };
+    if !wait || is_later {
+        return if out.is_json() { out.json(&group) } else { told(out, &group) };
+    }
+    if !out.is_json() {
+        let asked = if abort { "abort of the cutover" } else { "cutover" };
+        out.text(&format!("{asked} of plan {plan}: {what}"))?;
+    }
+    let mut follower = Follower::new(&group);
+    let mut screen = Screen::new(out, true);
+    let mut looks = interval(LOOK_EVERY);
+    // Not dropped between looks: it may be about to find the daemon again.
+    let mut coming = Box::pin(next(feed));
+    let group = loop {
+        tokio::select! {
+            (feed, news) = &mut coming => {
+                coming.set(next(feed));
+                match news? {
+                    News::Migration(now) if !out.is_json() => {
+                        for line in follower.phases(&now) {
+                            screen.say(&line)?;
+                        }
+                    }
+                    News::Lost(why) => screen.aside(&why)?,
+                    News::Back => screen.aside("the daemon is back")?,
+                    News::Migration(_) | News::Ended => {}
+                }
+            }
+            _ = looks.tick() => match look(socket, &plan).await {
+                Ok(group) => {
+                    if !out.is_json() {
+                        for line in follower.news(&group) {
+                            screen.say(&line)?;
+                        }
+                    }
+                    if group.ended.is_some() {
+                        break group;
+                    }
+                }
+                // The feed waits for it, and gives up.
+                Err(failure) if failure.exit == Exit::Unreachable => {}
+                Err(failure) => return Err(failure),
+            },
+            () = interrupted() => {
+                screen.finish(false)?;
+                let told = format!(
+                    "interrupted: the cutover of plan {plan} goes on in the daemon; see `warmctl plan show {plan}`, or stop \
+                     it with `warmctl plan cutover {plan} --abort`"
+                );
+                return Err(Failure::new(Exit::Interrupted, told));
+            }
+        }
+    };
+    screen.finish(true)?;
+    ended(out, &group, abort)
+}
+
+async fn next(mut feed: Feed) -> (Feed, Result<News, Failure>) {
+    let news = feed.next().await;
+    (feed, news)
+}
+
+async fn look(socket: &Path, plan: &str) -> Result<Group, Failure> {
+    let client = Client::connect(socket).await?;
+    let request = asked(PlansGetRequest { name: plan.to_owned() });
+    match client.plans().get(request).await {
+        Ok(answer) => Ok(answer.into_inner().group.unwrap_or_default()),
+        Err(status) if is_connection(&status) => Err(Failure::new(Exit::Unreachable, status.message())),
+        Err(status) => Err(status.into()),
+    }
+}
+
+fn ended(out: &Out, group: &Group, abort: bool) -> Result<(), Failure> {
+    if out.is_json() {
+        out.json(group)?;
+    } else {
+        out.text(&format!("cutover of plan {}: {}", group.plan, one_line(&group.outcome)))?;
+    }
+    if group.done || abort {
+        return Ok(());
+    }
+    if out.is_json() {
+        return Err(Failure::told(Exit::Failed));
+    }
+    let why = if group.broken.is_empty() { "not all of it moved" } else { &group.broken };
+    Err(Failure::new(Exit::Failed, format!("cutover of plan {} failed: {}", group.plan, one_line(why))))
+}
+
+/// Those who move each by itself.
+fn asked_each(out: &Out, plan: &str, answers: Vec<PlanCutoverAnswer>) -> Result<(), Failure> {
+    let refused = answers.iter().filter(|each| !each.refusal.is_empty()).count();
+    if out.is_json() {
+        out.json(&PlansCutoverResponse { migrations: answers, ..PlansCutoverResponse::default() })?;
+    } else {
+        for each in &answers {
+            let answer = if each.refusal.is_empty() {
+                words::answer(each.answer()).to_owned()
+            } else {
+                format!("refused: {}", one_line(&each.refusal))
+            };
+            out.text(&format!(
+                "cutover of {} ({}): {answer}",
+                each.vm_name,
+                words::short(&each.migration_id)
+            ))?;
+        }
+        out.text(&format!("follow them with `warmctl migration list --plan {plan}` or `warmctl top`"))?;
+    }
+    if refused == 0 { Ok(()) } else { Err(Failure::told(Exit::Refused)) }
+}
+
+fn told(out: &Out, group: &Group) -> Result<(), Failure> {
+    lines(group).try_for_each(|line| out.text(&line))
+}
+
+/// How it stands, a line for all of it and one for each VM.
+pub(super) fn lines(group: &Group) -> impl Iterator<Item = String> {
+    let begun = words::moment(group.begun.as_ref());
+    let how = if group.ended.is_some() {
+        one_line(&group.outcome)
+    } else if group.broken.is_empty() {
+        "goes on".to_owned()
+    } else {
+        format!("goes no further: {}", one_line(&group.broken))
+    };
+    let first = format!("cutover begun {begun} UTC by {}: {how}", one_line(&group.by));
+    let rest: Vec<_> = group
+        .members
+        .iter()
+        .map(|member| {
+            let standing = words::name(member.standing());
+            let why =
+                if member.why.is_empty() { String::new() } else { format!(": {}", one_line(&member.why)) };
+            format!("tier {}  {}  {standing}{why}", member.tier, one_line(&member.vm_name))
+        })
+        .collect();
+    std::iter::once(first).chain(rest)
+}
+
+/// What was told of a group.
+struct Follower {
+    /// By migration, with the VM's name.
+    phases: BTreeMap<String, (String, Phases)>,
+    standings: BTreeMap<String, GroupStanding>,
+    begun: Option<DateTime<Utc>>,
+    broken: bool,
+}
+
+impl Follower {
+    fn new(group: &Group) -> Self {
+        let each = |member: &warmd_proto::v1::GroupMember| {
+            (member.migration_id.clone(), (member.vm_name.clone(), Phases::default()))
+        };
+        let phases = group.members.iter().map(each).collect();
+        let begun = words::at(group.begun.as_ref());
+        Self { phases, standings: BTreeMap::new(), begun, broken: false }
+    }
+
+    /// Lines for phases that have ended, of a member's cutover in this group.
+    fn phases(&mut self, now: &Migration) -> Vec<String> {
+        let Some((vm, phases)) = self.phases.get_mut(&now.id) else { return Vec::new() };
+        let started = now.cutover.as_ref().and_then(|cutover| words::at(cutover.started.as_ref()));
+        if started < self.begun {
+            return Vec::new();
+        }
+        phases.news(now).into_iter().map(|line| format!("{vm}  {line}")).collect()
+    }
+
+    /// Lines for what is new.
+    fn news(&mut self, group: &Group) -> Vec<String> {
+        let mut lines = Vec::new();
+        if !group.broken.is_empty() && !self.broken {
+            self.broken = true;
+            lines.push(format!("goes no further: {}", one_line(&group.broken)));
+        }
+        for member in &group.members {
+            let standing = member.standing();
+            if self.standings.insert(member.migration_id.clone(), standing) != Some(standing) {
+                let why = if member.why.is_empty() {
+                    String::new()
+                } else {
+                    format!(": {}", one_line(&member.why))
+                };
+                lines.push(format!(
+                    "{}  tier {}, {}{why}",
+                    member.vm_name,
+                    member.tier,
+                    words::name(standing)
+                ));
+            }
+        }
+        lines
+    }
+}

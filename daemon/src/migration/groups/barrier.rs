@@ -1,0 +1,119 @@
+//! The barrier, as a member of a group meets it.
+//!
+//! Rule: who waits here has its source off, and keeps looking that it is. It waits no longer than its plan says.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use warmd_cbt::{mutant::mutant, stop::StopSignal};
+
+use super::{Board, Groups};
+use crate::{
+    migration::{context::Context, cutover::fence, failure::WorkError},
+    model::{group::Member, id::MigrationId},
+};
+
+/// How often the source is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Waits, copied and verified, until all that are to be started together are as far, if the migration is in a group.
+pub(in crate::migration) async fn pass(context: &Context, stop: &StopSignal) -> Result<(), WorkError> {
+    let Some((running, member)) = context.groups.of(context.id) else { return Ok(()) };
+    let (id, since) = (context.id, Instant::now());
+    let patience = context.plan().cutover.barrier;
+    let mut board = running.board.subscribe();
+    running.board.send_modify(|board| {
+        board.arrived.insert(id);
+    });
+    let told = format!("waits at the barrier for the others of plan {}", running.group.plan);
+    context.live.update(|view| {
+        if let Some(cutover) = &mut view.cutover {
+            cutover.progress = Some(told);
+        }
+    });
+    let waiting = async {
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        loop {
+            match standing(&board.borrow_and_update(), id) {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(why)) => return Err(WorkError::operator(why)),
+                None => {}
+            }
+            tokio::select! {
+                biased;
+                () = stop.stopped() => return Err(WorkError::passing("it was stopped at the barrier")),
+                changed = board.changed() => {
+                    if changed.is_err() {
+                        return Err(WorkError::passing("its group is gone"));
+                    }
+                }
+                _ = looks.tick() => fence(context).await?,
+            }
+        }
+    };
+    let result = match tokio::time::timeout(patience, waiting).await {
+        Ok(result) => result,
+        Err(_) => Err(WorkError::operator(format!(
+            "it waited for {} at the barrier, which is what the plan's `cutover.barrier` grants: {}",
+            humantime::format_duration(patience),
+            missing(&running.board.borrow(), &running.group.members, member.tier)
+        ))),
+    };
+    if result.is_err() {
+        // Unless it was opened at this very moment: then the start says what becomes of it.
+        let mut is_open = false;
+        running.board.send_modify(|board| {
+            is_open = board.open.contains(&id);
+            board.arrived.remove(&id);
+        });
+        if !is_open {
+            return result;
+        }
+    }
+    let waited = since.elapsed();
+    context.remember(|cutover| cutover.waited = Duration::from_micros(micros(waited))).await?;
+    Ok(())
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Whether it may go on, or why it may not; `None` if that is open.
+fn standing(board: &Board, id: MigrationId) -> Option<Result<(), String>> {
+    if board.open.contains(&id) {
+        return Some(Ok(()));
+    }
+    board.broken.clone().filter(|_| !mutant("group-forgets-failure")).map(Err)
+}
+
+/// Who is not at the barrier, in words.
+fn missing(board: &Board, members: &[Member], tier: usize) -> String {
+    let absent: Vec<_> = members
+        .iter()
+        .filter(|member| {
+            !board.arrived.contains(&member.migration) && !board.open.contains(&member.migration)
+        })
+        .map(|member| member.vm.as_str())
+        .collect();
+    if absent.is_empty() {
+        return format!("the tiers before tier {} have not come up", tier + 1);
+    }
+    format!("not there are {}", absent.join(", "))
+}
+
+impl Groups {
+    /// Comes back with the reason when the group of the migration goes no further, unless the barrier was opened for it.
+    pub(in crate::migration) async fn broken(&self, id: MigrationId) -> String {
+        let Some((running, _)) = self.of(id) else { return std::future::pending().await };
+        let mut board = running.board.subscribe();
+        loop {
+            if let Some(Err(why)) = standing(&board.borrow_and_update(), id) {
+                return why;
+            }
+            if board.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+}

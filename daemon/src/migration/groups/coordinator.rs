@@ -1,0 +1,254 @@
+//! The one task that drives a group: it looks how the members stand, asks what is to be done, notes it, and does it.
+//!
+//! Rule: what it knows of the members is what the store says and who came to the barrier in this life of the daemon. That a
+//! group is broken is saved before anybody is told; that the barrier is open is not: after a crash nobody goes through it
+//! for what was only in memory.
+
+use std::{sync::Arc, time::Duration};
+
+use warmd_cbt::mutant::mutant;
+
+use super::{Board, Running};
+use crate::{
+    clock,
+    migration::{control::Control as _, manager::Manager, retry::Retry},
+    model::{
+        appointment::{CutoverOrder, When},
+        coordination::{Decision, Seat, Standing, decide},
+        group::{Group, GroupView, Member},
+        phase::Phase,
+        request::Verdict,
+        state::{Resting, State},
+        view::EventView,
+    },
+    store::{MemberFacts, StoreError},
+};
+
+/// How often the members are looked at where nobody says that something is new.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Drives the group to its end, or until the daemon shuts down.
+pub(super) async fn run(manager: Arc<Manager>, running: Arc<Running>) {
+    let mut board = running.board.subscribe();
+    let mut is_told = running.group.broken.is_some();
+    loop {
+        match step(&manager, &running, &mut is_told).await {
+            Ok(true) => {
+                manager.groups.remove(running.group.id);
+                return;
+            }
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(plan = running.group.plan, %error, "the group stands still until its state is saved");
+                Retry::forever().pause().await;
+            }
+        }
+        tokio::select! {
+            biased;
+            () = manager.shutdown.cancelled() => return,
+            _ = board.changed() => {}
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+}
+
+/// Looks once, and does what is to be done; whether the group is over.
+async fn step(manager: &Manager, running: &Running, is_told: &mut bool) -> Result<bool, StoreError> {
+    let group = &running.group;
+    let board = running.board.borrow().clone();
+    if let (Some(why), false) = (&board.broken, *is_told) {
+        // Who aborts it says so on the board alone.
+        note_broken(manager, group, why).await?;
+        *is_told = true;
+    }
+    let facts = manager.store.member_facts(group.id).await?;
+    let standings = standings(&group.members, &facts, &board);
+    let Decision { begin, open, broken, is_over } =
+        decide(group.all_or_nothing, board.broken.is_some(), &seats(&group.members, &standings));
+    if let Some(why) = broken {
+        note_broken(manager, group, &why).await?;
+        *is_told = true;
+        running.board.send_modify(|board| {
+            board.broken.get_or_insert(why);
+        });
+        return Ok(false);
+    }
+    let opened: Vec<_> = open.iter().map(|at| group.members[*at].migration).collect();
+    if !opened.is_empty() {
+        let told = line(group, "state", &format!("the barrier opens for {}", names(&group.members, &open)));
+        manager.store.append_events(vec![told]).await?;
+        running.board.send_if_modified(|board| {
+            // Who left meanwhile is not let through, and neither are those who would go with it.
+            let is_whole = opened.iter().all(|id| board.arrived.contains(id));
+            let opens = board.broken.is_none() && is_whole;
+            if opens {
+                board.open.extend(opened);
+            }
+            opens
+        });
+    }
+    for at in begin {
+        let member = &group.members[at];
+        match begun(manager, group, member).await {
+            Some(Verdict::Accepted) | None => {}
+            Some(Verdict::Refused(why)) => running.say_failed(member.migration, &why),
+            Some(Verdict::AlreadySo) => {
+                running.say_failed(member.migration, "it is being cut over by itself");
+            }
+        }
+    }
+    if is_over {
+        let view = GroupView { group: group.clone(), standings };
+        manager.store.end_group(group.id, clock::now(), line(group, "state", &outcome(&view))).await?;
+    }
+    Ok(is_over)
+}
+
+async fn note_broken(manager: &Manager, group: &Group, why: &str) -> Result<(), StoreError> {
+    let told = line(group, "warning", &format!("goes no further: {why}"));
+    manager.store.break_group(group.id, why, told).await
+}
+
+/// Asks the member's owner to begin; `None` if the daemon is shutting down.
+async fn begun(manager: &Manager, group: &Group, member: &Member) -> Option<Verdict> {
+    let order = CutoverOrder { when: When::Now, force: group.forced, in_group: true };
+    let by = format!("{} (with the VMs of plan {})", group.by, group.plan);
+    let asked = manager.cut_over(member.migration, order, &by);
+    match manager.shutdown.run_until_cancelled(asked).await? {
+        Ok(verdict) => Some(verdict),
+        Err(_) if manager.shutdown.is_cancelled() => None,
+        Err(error) => Some(Verdict::Refused(error.to_string())),
+    }
+}
+
+fn seats(members: &[Member], standings: &[Standing]) -> Vec<Seat> {
+    let each = members.iter().zip(standings);
+    each.map(|(member, standing)| Seat {
+        vm: member.vm.clone(),
+        tier: member.tier,
+        standing: standing.clone(),
+    })
+    .collect()
+}
+
+/// How each of the members stands.
+pub(super) fn standings(members: &[Member], facts: &[MemberFacts], board: &Board) -> Vec<Standing> {
+    let each = members.iter().zip(facts);
+    each.map(|(member, facts)| {
+        let id = member.migration;
+        let passed = (board.arrived.contains(&id), board.open.contains(&id));
+        standing(member.attempt, facts, passed, board.failed.get(&id))
+    })
+    .collect()
+}
+
+/// How one stands that had `before` cutovers before its group, and has come to the barrier, or through it, in this life of
+/// the daemon. Why it did not begin, or was taken back, is told if it is `known`.
+fn standing(
+    before: u32,
+    facts: &MemberFacts,
+    (has_arrived, is_open): (bool, bool),
+    known: Option<&String>,
+) -> Standing {
+    let stays = |why: &str| Standing::Failed(why.to_owned());
+    // The state of an earlier life may say that it is being started when nobody has asked for that: it goes back.
+    let is_gone = is_open || facts.start_asked || mutant("restart-opens-barrier");
+    match &facts.state {
+        State::Done => Standing::Passed,
+        _ if facts.attempt == before => known.map_or(Standing::Waiting, |why| Standing::Failed(why.clone())),
+        State::CuttingOver { phase: Phase::Release } => Standing::Passed,
+        State::CuttingOver { phase: Phase::Watch } => Standing::Starting,
+        State::CuttingOver { phase: Phase::CreateVm | Phase::StartVm } if is_gone => Standing::Starting,
+        State::CuttingOver { .. } if facts.start_asked => Standing::Starting,
+        State::CuttingOver { phase: Phase::CreateVm } if has_arrived => Standing::Arrived,
+        State::CuttingOver { .. } => Standing::Moving,
+        State::Undoing { reason, .. } => Standing::Undoing(reason.clone()),
+        State::Failed { from: Resting::Release, .. } => Standing::Passed,
+        State::Failed { reason, from: Resting::Watch | Resting::Overtaken, .. } => {
+            Standing::Stuck(reason.clone())
+        }
+        State::Failed { reason, .. } => Standing::Failed(reason.clone()),
+        State::RollingBack => stays("it goes back to the source"),
+        State::Cancelling | State::Cancelled => stays("it was given up"),
+        State::Defined
+        | State::Preparing
+        | State::Seeding
+        | State::Synced
+        | State::Syncing
+        | State::Paused { .. } => stays(known.map_or("its cutover was undone", String::as_str)),
+    }
+}
+
+fn names(members: &[Member], which: &[usize]) -> String {
+    let names: Vec<_> = which.iter().map(|at| members[*at].vm.as_str()).collect();
+    names.join(", ")
+}
+
+/// How it ended, in words.
+pub(super) fn outcome(view: &GroupView) -> String {
+    let of = |is: &dyn Fn(&Standing) -> bool| -> Vec<usize> {
+        view.standings.iter().enumerate().filter(|(_, standing)| is(standing)).map(|(at, _)| at).collect()
+    };
+    let moved = of(&|standing| *standing == Standing::Passed);
+    if moved.len() == view.standings.len() {
+        return format!("all of it runs on the target: {}", names(&view.group.members, &moved));
+    }
+    let parts = [
+        ("on the target", moved),
+        ("on the target, and not right", of(&|standing| matches!(standing, Standing::Stuck(_)))),
+        ("on the source", of(&|standing| !matches!(standing, Standing::Passed | Standing::Stuck(_)))),
+    ];
+    let told = parts.iter().filter(|(_, who)| !who.is_empty());
+    let told: Vec<_> =
+        told.map(|(what, who)| format!("{what}: {}", names(&view.group.members, who))).collect();
+    format!("not all of it moved; {}", told.join("; "))
+}
+
+/// A line of the daemon's journal about the group.
+fn line(group: &Group, kind: &str, text: &str) -> EventView {
+    let text = format!("the cutover of plan {}: {text}", group.plan);
+    EventView { at: clock::now(), migration: None, by: "warmd".to_owned(), kind: kind.to_owned(), text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(state: State, attempt: u32, start_asked: bool) -> MemberFacts {
+        MemberFacts { state, attempt, start_asked }
+    }
+
+    #[test]
+    fn how_a_member_stands() {
+        let over = |phase| State::CuttingOver { phase };
+        let failed = |from| State::Failed { reason: "x".to_owned(), resumable: true, from };
+        let why = || "x".to_owned();
+        let undoing = State::Undoing { phase: Phase::Verify, reason: why() };
+        let (no, here, open) = ((false, false), (true, false), (true, true));
+        for (facts, board, expected) in [
+            (facts(State::Synced, 2, false), no, Standing::Waiting),
+            (facts(State::Paused { from: Resting::Synced }, 2, false), no, Standing::Waiting),
+            (facts(over(Phase::LastDelta), 3, false), no, Standing::Moving),
+            (facts(over(Phase::CreateVm), 3, false), no, Standing::Moving),
+            (facts(over(Phase::CreateVm), 3, false), here, Standing::Arrived),
+            (facts(over(Phase::CreateVm), 3, false), open, Standing::Starting),
+            (facts(over(Phase::StartVm), 3, false), open, Standing::Starting),
+            // Of an earlier life: it was let through, and nobody has asked for its start.
+            (facts(over(Phase::StartVm), 3, false), no, Standing::Moving),
+            (facts(over(Phase::StartVm), 3, true), no, Standing::Starting),
+            (facts(over(Phase::Watch), 3, true), no, Standing::Starting),
+            (facts(over(Phase::Release), 3, true), no, Standing::Passed),
+            (facts(State::Done, 3, true), no, Standing::Passed),
+            (facts(undoing, 3, false), no, Standing::Undoing(why())),
+            (facts(failed(Resting::Watch), 3, true), no, Standing::Stuck(why())),
+            (facts(failed(Resting::Synced), 3, false), no, Standing::Failed(why())),
+        ] {
+            let shown = format!("{facts:?} {board:?}");
+            assert_eq!(standing(2, &facts, board, None), expected, "{shown}");
+        }
+        let undone = standing(2, &facts(State::Synced, 3, false), no, None);
+        assert!(matches!(undone, Standing::Failed(_)), "{undone}");
+        let refused = standing(2, &facts(State::Synced, 2, false), no, Some(&why()));
+        assert_eq!(refused, Standing::Failed(why()));
+    }
+}

@@ -1,0 +1,227 @@
+//! What a group of VMs that cut over together does next: pure, asked with how each of them stands.
+//!
+//! Rule: nobody of a tier is started on the target before all of it stand at the barrier, copied and verified; a tier begins
+//! when the tiers before it have passed their boot checks. With `all_or_nothing` all tiers begin at once, and nobody at all is
+//! started before all of them stand at the barrier. If one fails, nobody else begins or is started: who has not been started
+//! is taken back. Who was started goes on: only a person takes a target VM back that may have written.
+//!
+//! ```text
+//! waiting ─ begin ─▶ moving ─▶ arrived ─ open ─▶ starting ─▶ passed
+//!                       └── undoing ◀──┘ (broken)     └─▶ stuck
+//! ```
+
+use warmd_cbt::mutant::mutant;
+
+/// How a VM of the group stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Its cutover has not begun.
+    Waiting,
+    /// Its cutover runs, and has not come to the barrier.
+    Moving,
+    /// It is copied, verified and created on the target, and waits to be started.
+    Arrived,
+    /// The barrier was opened for it, or its start was asked for.
+    Starting,
+    /// It runs on the target, and its boot checks have passed; or it was off, and was not to be started.
+    Passed,
+    /// It is being taken back, and why.
+    Undoing(String),
+    /// It stays on the source, and why.
+    Failed(String),
+    /// It was started on the target and is not right there, and why.
+    Stuck(String),
+}
+
+impl Standing {
+    /// Whether it can come to pass that it runs, or ran, on the target.
+    fn is_gone(&self) -> bool {
+        matches!(self, Self::Starting | Self::Passed | Self::Stuck(_))
+    }
+
+    /// Whether nothing happens to it by itself any more.
+    fn rests(&self) -> bool {
+        !matches!(self, Self::Moving | Self::Arrived | Self::Starting | Self::Undoing(_))
+    }
+}
+
+impl std::fmt::Display for Standing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Waiting => f.write_str("waits for its tier"),
+            Self::Moving => f.write_str("is copied"),
+            Self::Arrived => f.write_str("waits at the barrier"),
+            Self::Starting => f.write_str("is started"),
+            Self::Passed => f.write_str("runs on the target"),
+            Self::Undoing(why) => write!(f, "is taken back: {why}"),
+            Self::Failed(why) => write!(f, "stays on the source: {why}"),
+            Self::Stuck(why) => write!(f, "is on the target, and not right: {why}"),
+        }
+    }
+}
+
+/// A VM of the group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// Its name, for reasons.
+    pub vm: String,
+    /// From 0.
+    pub tier: usize,
+    pub standing: Standing,
+}
+
+/// What is to be done. Indices are those of the seats.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// Whose cutovers begin.
+    pub begin: Vec<usize>,
+    /// For whom the barrier opens.
+    pub open: Vec<usize>,
+    /// Why the group goes no further from now on.
+    pub broken: Option<String>,
+    /// Nothing will happen any more.
+    pub is_over: bool,
+}
+
+/// What a group does next; `is_broken` if it was broken before.
+pub fn decide(all_or_nothing: bool, is_broken: bool, seats: &[Seat]) -> Decision {
+    let failure = seats.iter().find_map(|seat| match &seat.standing {
+        Standing::Undoing(why) | Standing::Failed(why) => Some(format!("VM {}: {why}", seat.vm)),
+        Standing::Stuck(why) => Some(format!("VM {} on the target: {why}", seat.vm)),
+        _ => None,
+    });
+    if is_broken || failure.is_some() {
+        let is_over = seats.iter().all(|seat| seat.standing.rests());
+        let broken = if is_broken { None } else { failure };
+        return Decision { broken, is_over, ..Decision::default() };
+    }
+    let passed_before = |tier: usize| {
+        seats.iter().filter(|seat| seat.tier < tier).all(|seat| seat.standing == Standing::Passed)
+    };
+    let may_begin = |seat: &Seat| all_or_nothing || passed_before(seat.tier);
+    let may_start = |seat: &Seat| {
+        let with = |other: &&Seat| all_or_nothing || other.tier == seat.tier;
+        let mut together = seats.iter().filter(with);
+        let all_here =
+            together.clone().all(|other| other.standing == Standing::Arrived || other.standing.is_gone());
+        // Somebody may run on the target already, in an earlier life of the daemon: there is only forward, but nobody
+        // goes who has not arrived.
+        let is_committed = together.any(|other| other.standing.is_gone());
+        (all_here || is_committed || mutant("barrier-ignored")) && passed_before(seat.tier)
+    };
+    let of = |standing: &Standing, may: &dyn Fn(&Seat) -> bool| -> Vec<usize> {
+        let those = seats.iter().enumerate().filter(|(_, seat)| seat.standing == *standing && may(seat));
+        those.map(|(at, _)| at).collect()
+    };
+    Decision {
+        begin: of(&Standing::Waiting, &may_begin),
+        open: of(&Standing::Arrived, &may_start),
+        broken: None,
+        is_over: seats.iter().all(|seat| seat.standing == Standing::Passed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn seats(of: &[(usize, Standing)]) -> Vec<Seat> {
+        let seat = |(at, (tier, standing)): (usize, &(usize, Standing))| Seat {
+            vm: format!("vm{at}"),
+            tier: *tier,
+            standing: standing.clone(),
+        };
+        of.iter().enumerate().map(seat).collect()
+    }
+
+    #[test]
+    fn each_step_of_a_group() {
+        use Standing::{Arrived, Failed, Moving, Passed, Starting, Stuck, Undoing, Waiting};
+        let why = || "x".to_owned();
+        // (all or nothing, how they stand, who begins, for whom it opens, whether it is broken, whether it is over)
+        for (all, standings, begin, open, broken, over) in [
+            (false, vec![(0, Waiting), (0, Waiting), (1, Waiting)], vec![0, 1], vec![], false, false),
+            (true, vec![(0, Waiting), (1, Waiting)], vec![0, 1], vec![], false, false),
+            (false, vec![(0, Arrived), (0, Moving), (1, Waiting)], vec![], vec![], false, false),
+            (false, vec![(0, Arrived), (0, Arrived), (1, Waiting)], vec![], vec![0, 1], false, false),
+            (true, vec![(0, Arrived), (0, Arrived), (1, Moving)], vec![], vec![], false, false),
+            (true, vec![(0, Arrived), (1, Arrived)], vec![], vec![0], false, false),
+            (true, vec![(0, Starting), (1, Arrived)], vec![], vec![], false, false),
+            (true, vec![(0, Passed), (1, Arrived)], vec![], vec![1], false, false),
+            (false, vec![(0, Starting), (1, Waiting)], vec![], vec![], false, false),
+            (false, vec![(0, Passed), (1, Waiting)], vec![1], vec![], false, false),
+            // After a crash in which one of them was being started.
+            (true, vec![(0, Starting), (0, Moving), (1, Moving)], vec![], vec![], false, false),
+            (true, vec![(0, Starting), (0, Arrived), (1, Moving)], vec![], vec![1], false, false),
+            (false, vec![(0, Arrived), (0, Failed(why())), (1, Waiting)], vec![], vec![], true, false),
+            (false, vec![(0, Undoing(why())), (0, Failed(why()))], vec![], vec![], true, false),
+            (false, vec![(0, Failed(why())), (1, Waiting)], vec![], vec![], true, true),
+            (true, vec![(0, Stuck(why())), (1, Arrived)], vec![], vec![], true, false),
+            (false, vec![(0, Passed), (1, Stuck(why())), (2, Waiting)], vec![], vec![], true, true),
+            (false, vec![(0, Passed), (1, Passed)], vec![], vec![], false, true),
+        ] {
+            let decision = decide(all, false, &seats(&standings));
+            let found = (decision.begin, decision.open, decision.broken.is_some(), decision.is_over);
+            assert_eq!(found, (begin, open, broken, over), "{all} {standings:?}");
+        }
+    }
+
+    #[test]
+    fn a_broken_group_begins_and_starts_nobody() {
+        let standings = [(0, Standing::Arrived), (0, Standing::Waiting)];
+        let decision = decide(false, true, &seats(&standings));
+        assert_eq!(decision, Decision::default());
+        assert!(decide(false, true, &seats(&standings[1..])).is_over);
+    }
+
+    proptest! {
+        /// Any group, whatever becomes of its VMs and in whatever order: the barrier holds.
+        #[test]
+        fn the_barrier_holds(
+            tiers in prop::collection::vec(0..3_usize, 1..6),
+            all in any::<bool>(),
+            happens in prop::collection::vec((0..6_usize, 0..10_u8), 0..60),
+        ) {
+            let mut seats = seats(&tiers.iter().map(|tier| (*tier, Standing::Waiting)).collect::<Vec<_>>());
+            let (mut broken, mut arrived) = (false, vec![false; seats.len()]);
+            for (who, what) in happens {
+                let decision = decide(all, broken, &seats);
+                broken |= decision.broken.is_some();
+                prop_assert!(!broken || decision.begin.is_empty() && decision.open.is_empty());
+                for at in &decision.begin {
+                    let tier = seats[*at].tier;
+                    prop_assert!(all || seats.iter().all(|seat| seat.tier >= tier || seat.standing == Standing::Passed));
+                }
+                for at in &decision.open {
+                    let tier = seats[*at].tier;
+                    for (other, has_arrived) in seats.iter().zip(&arrived) {
+                        prop_assert!(other.tier != tier && !all || *has_arrived, "{seats:?}");
+                        prop_assert!(other.tier >= tier || other.standing == Standing::Passed, "{seats:?}");
+                    }
+                }
+                for at in decision.begin {
+                    seats[at].standing = Standing::Moving;
+                }
+                for at in decision.open {
+                    seats[at].standing = Standing::Starting;
+                }
+                let who = who % seats.len();
+                let seat = &mut seats[who];
+                seat.standing = match (seat.standing.clone(), what) {
+                    (Standing::Moving, 0..7) => {
+                        arrived[who] = true;
+                        Standing::Arrived
+                    }
+                    (Standing::Moving | Standing::Arrived, 9) => Standing::Undoing("x".to_owned()),
+                    (Standing::Undoing(why), _) => Standing::Failed(why),
+                    (Standing::Starting, 0..8) => Standing::Passed,
+                    (Standing::Starting, 8) => Standing::Undoing("x".to_owned()),
+                    (Standing::Starting, _) => Standing::Stuck("x".to_owned()),
+                    (standing, _) => standing,
+                };
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Cutovers of VMs together, and how each of the VMs stands.
+
+use chrono::{DateTime, Utc};
+use rusqlite::{Connection, Row, params};
+
+use super::{
+    Store, StoreError,
+    error::Fault,
+    journal,
+    row::{from_json, micros, migration_id, moment, unsigned},
+};
+use crate::model::{
+    group::{Group, Member},
+    state::State,
+    view::EventView,
+};
+
+const TABLE: &str = "groups";
+
+/// A group to be begun.
+#[derive(Clone, Debug)]
+pub struct NewGroup {
+    pub plan: String,
+    pub by: String,
+    pub forced: bool,
+    pub all_or_nothing: bool,
+    pub begun: DateTime<Utc>,
+    pub members: Vec<Member>,
+}
+
+/// What of a migration says how it stands in its group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberFacts {
+    pub state: State,
+    /// Of its last cutover.
+    pub attempt: u32,
+    /// Whether the target VM's start was asked for in it.
+    pub start_asked: bool,
+}
+
+impl Store {
+    /// Begins a group, with its line in the journal, unless one of the plan runs already: then it is that one.
+    pub async fn begin_group(&self, new: NewGroup, event: EventView) -> Result<(Group, bool), StoreError> {
+        self.write(format!("beginning the group cutover of plan {}", new.plan), move |db| {
+            if let Some(running) = find(db, "plan = ?1 AND ended IS NULL", &[&new.plan])?.pop() {
+                return Ok((running, false));
+            }
+            db.prepare_cached(
+                "INSERT INTO groups (plan, asked_by, forced, all_or_nothing, begun) VALUES (?, ?, ?, ?, ?)",
+            )?
+            .execute(params![
+                new.plan,
+                new.by,
+                new.forced,
+                new.all_or_nothing,
+                micros(new.begun)
+            ])?;
+            let id = db.last_insert_rowid();
+            for Member { migration, tier, attempt, .. } in &new.members {
+                db.prepare_cached(
+                    "INSERT INTO group_members (group_id, migration, tier, attempt) VALUES (?, ?, ?, ?)",
+                )?
+                .execute(params![
+                    id,
+                    migration.to_string(),
+                    i64::try_from(*tier).unwrap_or(i64::MAX),
+                    attempt
+                ])?;
+            }
+            journal::append(db, std::slice::from_ref(&event))?;
+            let begun = find(db, "id = ?1", &[&id])?.pop();
+            begun.map(|group| (group, true)).ok_or_else(|| Fault::Missing(format!("there is no group {id}")))
+        })
+        .await
+    }
+
+    /// The groups that have not ended, the oldest first.
+    pub async fn running_groups(&self) -> Result<Vec<Group>, StoreError> {
+        self.read("reading the groups", |db| find(db, "ended IS NULL", &[])).await
+    }
+
+    /// The group of a plan that was begun last.
+    pub async fn last_group(&self, plan: &str) -> Result<Option<Group>, StoreError> {
+        let plan = plan.to_owned();
+        self.read(format!("reading the group of plan {plan}"), move |db| {
+            let newest = "id = (SELECT max(id) FROM groups WHERE plan = ?1)";
+            Ok(find(db, newest, &[&plan])?.pop())
+        })
+        .await
+    }
+
+    /// Notes why a group goes no further, unless that was noted before, with its line in the journal.
+    pub async fn break_group(&self, id: u64, why: &str, event: EventView) -> Result<(), StoreError> {
+        self.change_group(id, "broken", why.to_owned(), event).await
+    }
+
+    /// Notes that nothing of a group happens any more, unless that was noted before, with its line in the journal.
+    pub async fn end_group(&self, id: u64, at: DateTime<Utc>, event: EventView) -> Result<(), StoreError> {
+        self.change_group(id, "ended", micros(at), event).await
+    }
+
+    async fn change_group(
+        &self,
+        id: u64,
+        column: &'static str,
+        value: impl rusqlite::ToSql + Send + 'static,
+        event: EventView,
+    ) -> Result<(), StoreError> {
+        self.write(format!("saving group {id}"), move |db| {
+            let sql = format!("UPDATE groups SET {column} = ?1 WHERE id = ?2 AND {column} IS NULL");
+            let changed = db.prepare_cached(&sql)?.execute(params![value, key(id)])? > 0;
+            // A commit that failed may be durable all the same: it is told once.
+            if changed { journal::append(db, std::slice::from_ref(&event)) } else { Ok(()) }
+        })
+        .await
+    }
+
+    /// How the members of a group stand, in their order.
+    pub async fn member_facts(&self, id: u64) -> Result<Vec<MemberFacts>, StoreError> {
+        self.read(format!("reading how group {id} stands"), move |db| {
+            let mut select = db.prepare_cached(
+                "SELECT m.id, m.state, m.attempt, m.start_asked IS NOT NULL FROM group_members g
+                 JOIN migrations m ON m.id = g.migration WHERE g.group_id = ? ORDER BY g.tier, m.created, m.id",
+            )?;
+            let mut rows = select.query([key(id)])?;
+            let mut facts = Vec::new();
+            while let Some(row) = rows.next()? {
+                let migration: String = row.get(0)?;
+                facts.push(MemberFacts {
+                    state: from_json("migrations", &migration, &row.get::<_, String>(1)?)?,
+                    attempt: unsigned("migrations", &migration, row.get(2)?)?,
+                    start_asked: row.get(3)?,
+                });
+            }
+            Ok(facts)
+        })
+        .await
+    }
+}
+
+/// What the plan's groups were is forgotten with it.
+pub(super) fn forget(db: &Connection, plan: &str) -> Result<(), Fault> {
+    db.prepare_cached("DELETE FROM groups WHERE plan = ?")?.execute([plan])?;
+    Ok(())
+}
+
+fn find(db: &Connection, condition: &str, parameters: &[&dyn rusqlite::ToSql]) -> Result<Vec<Group>, Fault> {
+    let mut select = db.prepare_cached(&format!(
+        "SELECT id, plan, asked_by, forced, all_or_nothing, begun, broken, ended FROM groups WHERE {condition} ORDER BY id"
+    ))?;
+    let mut rows = select.query(parameters)?;
+    let mut groups = Vec::new();
+    while let Some(row) = rows.next()? {
+        groups.push(read(db, row)?);
+    }
+    Ok(groups)
+}
+
+fn read(db: &Connection, row: &Row) -> Result<Group, Fault> {
+    let id: i64 = row.get("id")?;
+    let ended: Option<i64> = row.get("ended")?;
+    Ok(Group {
+        id: u64::try_from(id).map_err(|error| Fault::bad(TABLE, id, error))?,
+        plan: row.get("plan")?,
+        by: row.get("asked_by")?,
+        forced: row.get("forced")?,
+        all_or_nothing: row.get("all_or_nothing")?,
+        begun: moment(TABLE, id, row.get("begun")?)?,
+        broken: row.get("broken")?,
+        ended: ended.map(|at| moment(TABLE, id, at)).transpose()?,
+        members: members(db, id)?,
+    })
+}
+
+fn members(db: &Connection, id: i64) -> Result<Vec<Member>, Fault> {
+    let mut select = db.prepare_cached(
+        "SELECT m.id, m.vm_name, g.tier, g.attempt FROM group_members g JOIN migrations m ON m.id = g.migration
+         WHERE g.group_id = ? ORDER BY g.tier, m.created, m.id",
+    )?;
+    let mut rows = select.query([id])?;
+    let mut members = Vec::new();
+    while let Some(row) = rows.next()? {
+        let tier: i64 = row.get(2)?;
+        members.push(Member {
+            migration: migration_id("group_members", id, &row.get::<_, String>(0)?)?,
+            vm: row.get(1)?,
+            tier: usize::try_from(tier).map_err(|error| Fault::bad("group_members", id, error))?,
+            attempt: unsigned("group_members", id, row.get(3)?)?,
+        });
+    }
+    Ok(members)
+}
+
+/// As SQLite keeps it; none has the number that does not fit.
+fn key(id: u64) -> i64 {
+    i64::try_from(id).unwrap_or(-1)
+}

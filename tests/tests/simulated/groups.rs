@@ -1,0 +1,495 @@
+//! VMs that cut over together, over a simulated fleet on a virtual clock: nobody is started before the barrier lets all of a
+//! tier, tiers follow each other, and one that fails takes back whoever was not started.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use warmd_daemon::{
+    migration::{control::Control, groups::PlanCutover},
+    model::{
+        appointment::{AwaitedMode, CutoverOrder, When},
+        budget::ConfiguredBudgets,
+        coordination::Standing,
+        group::GroupView,
+        phase::Phase,
+        plan::Plan,
+        request::{Request, Verdict},
+        rule::Rule,
+        state::State,
+        view::MigrationView,
+    },
+};
+use warmd_tests::simulated::{Fault, Fleet, FleetRig, FleetVm, on_a_clock};
+
+const NOON: &str = "2026-11-22T12:00:00Z";
+const VMS: [&str; 4] = ["db-1", "db-2", "web-1", "web-2"];
+const TIERS: &str = "[[cutover.tiers]]\nvms = [\"db-*\"]\n[[cutover.tiers]]\nvms = [\"*\"]\n";
+
+fn fleet() -> Fleet {
+    Fleet::new(VMS.map(|name| FleetVm {
+        name: name.to_owned(),
+        plan: "shop".to_owned(),
+        source: "s".to_owned(),
+        host: "h".to_owned(),
+        disks: vec![("vda".to_owned(), 256 << 10, "fast".to_owned())],
+    }))
+}
+
+/// The four VMs, with `cutover` before the tiers.
+fn plan(cutover: &str, tiers: &str) -> Plan {
+    let text = format!(
+        "name = \"shop\"\nsource = \"s\"\ntarget = \"t\"\nvms = {VMS:?}\n[schedule]\nevery = \"6h\"\n[cutover]\n\
+         graceful_shutdown = \"1h\"\ncreate_deadline = \"1m\"\nwatch = \"10s\"\n{cutover}\n{tiers}"
+    );
+    toml::from_str(&text).unwrap()
+}
+
+/// All of them synced.
+async fn synced(plan: Plan) -> FleetRig {
+    let rig = FleetRig::start(fleet(), ConfiguredBudgets::default()).await;
+    rig.apply(plan).await;
+    all_are(&rig, &State::Synced).await;
+    rig
+}
+
+async fn all_are(rig: &FleetRig, state: &State) {
+    rig.until("all are so", |views| {
+        views.len() == VMS.len() && views.iter().all(|view| view.state == *state)
+    })
+    .await;
+}
+
+async fn sleep(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+async fn ask(rig: &FleetRig, when: Option<When>) -> PlanCutover {
+    let order = when.map(|when| CutoverOrder { when, ..CutoverOrder::default() });
+    rig.manager.cut_over_plan("shop", order, "test").await.unwrap()
+}
+
+async fn begin(rig: &FleetRig) {
+    let asked = ask(rig, Some(When::Now)).await;
+    assert!(!asked.already && asked.group.is_some(), "{asked:?}");
+}
+
+async fn group(rig: &FleetRig) -> GroupView {
+    rig.manager.group("shop").await.unwrap().expect("one was begun")
+}
+
+/// Waits until it has ended.
+async fn ended(rig: &FleetRig) -> GroupView {
+    for _ in 0..36_000 {
+        let view = group(rig).await;
+        if view.group.ended.is_some() {
+            return view;
+        }
+        sleep(1).await;
+    }
+    panic!("it does not end: {:?}\n{}", group(rig).await, journal(rig).await);
+}
+
+async fn journal(rig: &FleetRig) -> String {
+    let events = rig.manager.events(None, None, 1000).await.unwrap().lines;
+    let lines: Vec<_> =
+        events.iter().map(|event| format!("{} {}: {}", event.by, event.kind, event.text)).collect();
+    lines.join("\n")
+}
+
+fn phase(view: &MigrationView, phase: Phase) -> (DateTime<Utc>, DateTime<Utc>) {
+    let phases = &view.cutover.as_ref().expect("it was cut over").phases;
+    let run =
+        phases.iter().find(|run| run.phase == phase).unwrap_or_else(|| panic!("no {phase}: {phases:?}"));
+    (run.started, run.ended.expect("it ended"))
+}
+
+/// Which VMs run on the target; none of them runs on the source too.
+fn on_target(rig: &FleetRig) -> Vec<&'static str> {
+    assert!(rig.fleet.violations().is_empty(), "{:?}", rig.fleet.violations());
+    VMS.into_iter()
+        .filter(|vm| {
+            let target = rig.fleet.target(vm).with(|truth| truth.target_runs);
+            let source = rig.fleet.world(vm).with(|truth| truth.source_runs);
+            assert!(!(source && target), "{vm} runs on both sides");
+            target
+        })
+        .collect()
+}
+
+fn assert_back(rig: &FleetRig, vms: &[&str]) {
+    for vm in vms {
+        assert!(rig.fleet.world(vm).with(|truth| truth.source_runs), "the source of {vm} is off");
+        let exists = rig.fleet.target(vm).with(|truth| truth.target_exists);
+        assert!(!exists, "the target VM of {vm} is left");
+    }
+}
+
+fn assert_moved(rig: &FleetRig, vms: &[&'static str]) {
+    assert_eq!(on_target(rig), vms);
+    for vm in vms {
+        rig.fleet.assert_same(vm);
+    }
+}
+
+#[test]
+fn a_tier_starts_together_and_after_the_one_before_it() {
+    on_a_clock(NOON, async {
+        let rig = synced(plan("", TIERS)).await;
+        rig.fleet.world("db-2").faults.set("source.shut-down", Fault::Hang);
+        begin(&rig).await;
+        sleep(600).await;
+        // The first one is copied, and waits at the barrier.
+        assert_eq!(on_target(&rig), Vec::<&str>::new());
+        let standings = group(&rig).await.standings;
+        assert_eq!(
+            standings,
+            [Standing::Arrived, Standing::Moving, Standing::Waiting, Standing::Waiting],
+            "{}",
+            journal(&rig).await
+        );
+        assert!(!rig.fleet.world("db-1").with(|truth| truth.source_runs));
+        assert_back(&rig, &VMS[2..]);
+        let waits = rig.view("db-1").await.cutover.unwrap().progress;
+        assert!(waits.is_some_and(|told| told.contains("waits at the barrier")));
+        let waits = rig.view("web-1").await.awaited_cutover.expect("it waits");
+        assert!(waits.why.contains("it is of tier 2"), "{waits:?}");
+
+        rig.fleet.world("db-2").faults.clear();
+        let view = ended(&rig).await;
+        assert!(view.is_done(), "{view:?}");
+        all_are(&rig, &State::Done).await;
+        assert_moved(&rig, &VMS);
+        let mut views = Vec::new();
+        for vm in VMS {
+            views.push(rig.view(vm).await);
+        }
+        for tier in [&views[..2], &views[2..]] {
+            let verified = tier.iter().map(|view| phase(view, Phase::Verify).1).max();
+            assert!(tier.iter().map(|view| phase(view, Phase::StartVm).0).min() >= verified);
+        }
+        let passed = views[..2].iter().map(|view| phase(view, Phase::Watch).1).max();
+        assert!(views[2..].iter().map(|view| phase(view, Phase::LastDelta).0).min() >= passed);
+        let told = journal(&rig).await;
+        for line in [
+            "the cutover of plan shop begins, asked for by test: db-1, db-2, web-1, web-2",
+            "the barrier opens for db-1, db-2",
+            "the barrier opens for web-1, web-2",
+            "all of it runs on the target",
+        ] {
+            assert_eq!(told.matches(line).count(), 1, "{line}:\n{told}");
+        }
+        // Nothing is left to do.
+        let none =
+            rig.manager.cut_over_plan("shop", Some(CutoverOrder::default()), "test").await.unwrap_err();
+        assert!(none.message.contains("no VM that is on its way"), "{none}");
+    });
+}
+
+#[test]
+fn one_that_fails_takes_its_tier_back_and_the_rest_moves_when_asked_again() {
+    on_a_clock(NOON, async {
+        let rig = synced(plan("", TIERS)).await;
+        rig.fleet.target("db-2").faults.set("target.create", Fault::Refused);
+        begin(&rig).await;
+        let view = ended(&rig).await;
+        assert!(view.group.broken.as_ref().is_some_and(|why| why.contains("VM db-2: ")), "{view:?}");
+        all_are(&rig, &State::Synced).await;
+        assert_back(&rig, &VMS);
+        let failure = rig.view("db-1").await.cutover.unwrap().failure.unwrap();
+        assert!(failure.contains("VM db-2: "), "{failure}");
+        assert_eq!(rig.fleet.world("web-1").faults.struck("source.shut-down"), 0, "its tier did not begin");
+        assert!(view.outcome().unwrap().contains("on the source: db-1, db-2, web-1, web-2"), "{view:?}");
+
+        // Then the second tier fails, and the first stays.
+        rig.fleet.target("db-2").faults.clear();
+        rig.fleet.world("web-2").faults.set("source.shut-down", Fault::Refused);
+        begin(&rig).await;
+        let view = ended(&rig).await;
+        assert!(view.outcome().unwrap().contains("on the target: db-1, db-2; on the source: web-1, web-2"));
+        assert_moved(&rig, &VMS[..2]);
+        rig.until("back", |views| views[2..].iter().all(|view| view.state == State::Synced)).await;
+        assert_back(&rig, &VMS[2..]);
+        rig.fleet.world("web-2").faults.clear();
+        begin(&rig).await;
+        let view = ended(&rig).await;
+        assert!(view.is_done() && view.group.members.len() == 2, "{view:?}");
+        assert_moved(&rig, &VMS);
+    });
+}
+
+#[test]
+fn all_or_nothing_begins_at_once_and_starts_nobody_before_all_are_there() {
+    on_a_clock(NOON, async {
+        let rig = synced(plan("all_or_nothing = true", TIERS)).await;
+        rig.fleet.world("web-2").faults.set("source.shut-down", Fault::Hang);
+        begin(&rig).await;
+        sleep(600).await;
+        assert_eq!(on_target(&rig), Vec::<&str>::new());
+        assert_eq!(
+            group(&rig).await.standings,
+            [Standing::Arrived, Standing::Arrived, Standing::Arrived, Standing::Moving]
+        );
+        rig.fleet.world("web-2").faults.clear();
+        assert!(ended(&rig).await.is_done());
+        all_are(&rig, &State::Done).await;
+        assert_moved(&rig, &VMS);
+        // The tiers still follow each other.
+        let watched = phase(&rig.view("db-1").await, Phase::Watch).1;
+        assert!(phase(&rig.view("web-1").await, Phase::StartVm).0 >= watched);
+
+        let rig = synced(plan("all_or_nothing = true", "")).await;
+        rig.fleet.target("web-1").faults.set("target.create", Fault::Refused);
+        begin(&rig).await;
+        assert!(!ended(&rig).await.is_done());
+        all_are(&rig, &State::Synced).await;
+        assert_back(&rig, &VMS);
+        assert!(VMS.iter().all(|vm| rig.fleet.target(vm).faults.struck("target.start") == 0));
+    });
+}
+
+#[test]
+fn one_that_is_not_right_on_the_target_keeps_the_next_tier_where_it_is() {
+    on_a_clock(NOON, async {
+        for all in ["", "all_or_nothing = true"] {
+            let rig = synced(plan(all, TIERS)).await;
+            rig.fleet.target("db-1").with(|truth| truth.target_dies = true);
+            begin(&rig).await;
+            let view = ended(&rig).await;
+            assert!(matches!(view.standings[0], Standing::Stuck(_)), "{view:?}");
+            rig.until("at rest", |views| views[2..].iter().all(|view| view.state == State::Synced)).await;
+            assert_back(&rig, &VMS[2..]);
+            let told = view.outcome().unwrap();
+            let expected =
+                "on the target: db-2; on the target, and not right: db-1; on the source: web-1, web-2";
+            assert!(told.contains(expected), "{told}");
+        }
+    });
+}
+
+#[test]
+fn nobody_moves_alone_unless_forced() {
+    on_a_clock(NOON, async {
+        let rig = synced(plan("", TIERS)).await;
+        let Verdict::Refused(why) = rig.request("db-1", Request::Cutover).await else {
+            panic!("it was granted")
+        };
+        assert!(why.contains("use `plan cutover shop`"), "{why}");
+        let id = rig.view("web-2").await.id;
+        let order = CutoverOrder { force: true, ..CutoverOrder::default() };
+        assert_eq!(rig.manager.cut_over(id, order, "test").await.unwrap(), Verdict::Accepted);
+        rig.until("moved", |views| views[3].state == State::Done).await;
+        rig.fleet.world("db-2").faults.set("source.shut-down", Fault::Hang);
+        begin(&rig).await;
+        assert!(ask(&rig, Some(When::Now)).await.already);
+        sleep(60).await;
+        let id = rig.view("web-1").await.id;
+        let Verdict::Refused(why) = rig.manager.cut_over(id, order, "test").await.unwrap() else {
+            panic!("it was granted")
+        };
+        assert!(why.contains("are being cut over together"), "{why}");
+        rig.fleet.world("db-2").faults.clear();
+        assert!(ended(&rig).await.is_done());
+        assert_moved(&rig, &VMS);
+    });
+}
+
+#[test]
+fn it_can_be_aborted_until_the_barrier_opens() {
+    on_a_clock(NOON, async {
+        for by_one in [false, true] {
+            let rig = synced(plan("all_or_nothing = true", TIERS)).await;
+            rig.fleet.world("web-2").faults.set("source.shut-down", Fault::Hang);
+            begin(&rig).await;
+            sleep(600).await;
+            rig.fleet.world("web-2").faults.clear();
+            if by_one {
+                assert_eq!(rig.request("db-1", Request::AbortCutover).await, Verdict::Accepted);
+            } else {
+                assert!(!ask(&rig, None).await.already);
+            }
+            let view = ended(&rig).await;
+            assert!(view.group.broken.clone().unwrap().contains("aborted by test"), "{view:?}");
+            all_are(&rig, &State::Synced).await;
+            assert_back(&rig, &VMS);
+            assert!(VMS.iter().all(|vm| rig.fleet.target(vm).faults.struck("target.start") == 0));
+        }
+        // Past the barrier one alone cannot be taken back, and those of later tiers can.
+        let mut slow = plan("all_or_nothing = true", TIERS);
+        slow.cutover.watch = Duration::from_mins(10);
+        let rig = synced(slow).await;
+        begin(&rig).await;
+        rig.until("the first tier is watched", |views| {
+            views[..2].iter().all(|view| view.state == State::CuttingOver { phase: Phase::Watch })
+        })
+        .await;
+        ask(&rig, None).await;
+        let view = ended(&rig).await;
+        assert!(view.group.broken.clone().unwrap().contains("aborted by test"), "{view:?}");
+        rig.until("at rest", |views| views[2..].iter().all(|view| view.state == State::Synced)).await;
+        assert_moved(&rig, &VMS[..2]);
+        assert_back(&rig, &VMS[2..]);
+    });
+}
+
+#[test]
+fn a_source_that_is_started_at_the_barrier_is_noticed() {
+    on_a_clock(NOON, async {
+        let rig = synced(plan("", TIERS)).await;
+        rig.fleet.world("db-2").faults.set("source.shut-down", Fault::Hang);
+        begin(&rig).await;
+        sleep(600).await;
+        rig.fleet.world("db-1").with(|truth| truth.source_runs = true);
+        sleep(10).await;
+        rig.fleet.world("db-2").faults.clear();
+        let view = ended(&rig).await;
+        let why = view.group.broken.unwrap();
+        assert!(why.contains("VM db-1: the source VM was started again"), "{why}");
+        all_are(&rig, &State::Synced).await;
+        assert_back(&rig, &VMS);
+    });
+}
+
+#[test]
+fn who_waits_too_long_at_the_barrier_is_taken_back() {
+    on_a_clock(NOON, async {
+        let rig = synced(plan("barrier = \"5m\"", TIERS)).await;
+        rig.fleet.world("db-2").faults.set("source.shut-down", Fault::Hang);
+        begin(&rig).await;
+        sleep(240).await;
+        assert_eq!(group(&rig).await.standings[0], Standing::Arrived);
+        sleep(120).await;
+        rig.fleet.world("db-2").faults.clear();
+        let view = ended(&rig).await;
+        let why = view.group.broken.unwrap();
+        assert!(
+            why.contains("it waited for 5m at the barrier") && why.contains("not there are db-2"),
+            "{why}"
+        );
+        all_are(&rig, &State::Synced).await;
+        assert_back(&rig, &VMS);
+    });
+}
+
+#[test]
+fn a_restart_at_the_barrier_lets_nobody_through() {
+    on_a_clock(NOON, async {
+        let mut rig = synced(plan("", TIERS)).await;
+        rig.fleet.world("db-2").faults.set("source.shut-down", Fault::Hang);
+        begin(&rig).await;
+        sleep(600).await;
+        assert_eq!(group(&rig).await.standings[0], Standing::Arrived);
+        rig.stop().await;
+        rig.go_on().await;
+        sleep(60).await;
+        assert_eq!(on_target(&rig), Vec::<&str>::new());
+        // It takes its final delta again: nobody watched its source meanwhile.
+        rig.until("there again", |views| {
+            matches!(views[0].state, State::CuttingOver { phase: Phase::CreateVm })
+        })
+        .await;
+        sleep(60).await;
+        assert_eq!(group(&rig).await.standings[..2], [Standing::Arrived, Standing::Moving]);
+        rig.fleet.world("db-2").faults.clear();
+        assert!(ended(&rig).await.is_done());
+        assert_moved(&rig, &VMS);
+
+        // While all that began are taken back, too.
+        let mut rig = synced(plan("", TIERS)).await;
+        rig.fleet.world("db-2").faults.set("source.shut-down", Fault::Refused);
+        rig.fleet.world("db-1").faults.set("source.power-on", Fault::Hang);
+        begin(&rig).await;
+        sleep(60).await;
+        assert!(group(&rig).await.group.broken.is_some());
+        rig.stop().await;
+        rig.fleet.world("db-1").faults.clear();
+        rig.go_on().await;
+        assert!(!ended(&rig).await.is_done());
+        all_are(&rig, &State::Synced).await;
+        assert_back(&rig, &VMS);
+    });
+}
+
+#[test]
+fn by_itself_it_begins_when_all_of_it_would() {
+    on_a_clock(NOON, async {
+        let mut nights = plan("mode = \"auto\"", TIERS);
+        nights.schedule =
+            toml::from_str("every = \"6h\"\n[cutover]\nwindows = [\"daily 22:00–04:00 UTC\"]\n").unwrap();
+        let rig = synced(nights).await;
+        let hold = CutoverOrder { when: When::Hold, ..CutoverOrder::default() };
+        let held = rig.view("web-1").await.id;
+        assert_eq!(rig.manager.cut_over(held, hold, "test").await.unwrap(), Verdict::Accepted);
+        // In the window: all but one would begin.
+        sleep(11 * 3600).await;
+        assert!(rig.manager.group("shop").await.unwrap().is_none());
+        assert_back(&rig, &VMS[..0]);
+        let waits = rig.view("db-1").await.awaited_cutover.expect("it waits");
+        assert!(
+            waits.mode == AwaitedMode::Auto && waits.why.contains("together with the other VMs"),
+            "{waits:?}"
+        );
+        let release = CutoverOrder { when: When::Release, ..CutoverOrder::default() };
+        assert_eq!(rig.manager.cut_over(held, release, "test").await.unwrap(), Verdict::Accepted);
+        all_are(&rig, &State::Done).await;
+        assert_moved(&rig, &VMS);
+        assert_eq!(group(&rig).await.group.by, "plan shop");
+    });
+}
+
+#[test]
+fn at_a_time_it_begins_together() {
+    on_a_clock(NOON, async {
+        let rig = synced(plan("", TIERS)).await;
+        let at: DateTime<Utc> = "2026-11-22T17:00:00Z".parse().unwrap();
+        let asked = ask(&rig, Some(When::At(at))).await;
+        assert!(
+            asked.verdicts.len() == 4 && asked.verdicts.iter().all(|each| each.verdict == Verdict::Accepted)
+        );
+        sleep(4 * 3600 + 3500).await;
+        assert!(rig.manager.group("shop").await.unwrap().is_none());
+        all_are(&rig, &State::Done).await;
+        let view = group(&rig).await;
+        assert!(view.group.begun >= at && view.group.begun < at + chrono::TimeDelta::minutes(2), "{view:?}");
+        assert_moved(&rig, &VMS);
+    });
+}
+
+#[test]
+fn what_stands_in_the_way_of_one_is_in_the_way_of_all() {
+    on_a_clock(NOON, async {
+        let rig = synced(plan("", TIERS)).await;
+        assert_eq!(rig.request("web-2", Request::Pause).await, Verdict::Accepted);
+        rig.until("paused", |views| matches!(views[3].state, State::Paused { .. })).await;
+        let refused =
+            rig.manager.cut_over_plan("shop", Some(CutoverOrder::default()), "test").await.unwrap_err();
+        assert!(
+            refused
+                .message
+                .contains("VM web-2: cutover is refused while the migration is paused: resume it first"),
+            "{refused}"
+        );
+        sleep(60).await;
+        assert!(VMS.iter().all(|vm| rig.fleet.world(vm).faults.struck("source.shut-down") == 0));
+        // A plan without tiers asks each of them.
+        rig.apply(plan("", "")).await;
+        let asked = ask(&rig, Some(When::Now)).await;
+        let refused = asked.verdicts.iter().filter(|each| matches!(each.verdict, Verdict::Refused(_)));
+        assert_eq!(refused.map(|each| each.vm.as_str()).collect::<Vec<_>>(), ["web-2"]);
+        rig.until("moved", |views| views[..3].iter().all(|view| view.state == State::Done)).await;
+    });
+}
+
+#[test]
+fn a_vm_in_no_tier_is_an_error_and_an_empty_tier_a_warning() {
+    on_a_clock(NOON, async {
+        let rig = FleetRig::start(fleet(), ConfiguredBudgets::default()).await;
+        let tiers = "[[cutover.tiers]]\nvms = [\"db-*\", \"!db-2\"]\n[[cutover.tiers]]\nvms = [\"cache\"]\n";
+        let found = rig.manager.validate_plan(&plan("", tiers)).await.unwrap();
+        let of = |rule| -> Vec<_> {
+            let those = found.iter().filter(|finding| finding.rule == rule);
+            those.map(|finding| finding.subject.as_str()).collect()
+        };
+        assert_eq!(of(Rule::TierMissing), ["VM db-2", "VM web-1", "VM web-2"]);
+        assert_eq!(of(Rule::TierIdle), ["plan shop"]);
+    });
+}
