@@ -3,6 +3,8 @@
 //! Rule: a plan with an error changes nothing at all. What is there already is kept as it is: passes that run are not
 //! disturbed. A dry run says the same as applying, from the same findings, and stores nothing.
 
+use std::sync::Arc;
+
 use warmd_cbt::mutant::mutant;
 
 use super::{
@@ -44,8 +46,9 @@ impl Manager {
                 handle.context.line(by, "request", text)
             });
         self.store.put_plan(&plan, clock::now(), lines.collect()).await.map_err(internal)?;
+        let plan = Arc::new(plan);
         for handle in theirs {
-            handle.context.set_plan(plan.clone());
+            handle.context.set_plan(Arc::clone(&plan));
         }
         self.say_plan(&plan).await?;
         let mut applied = Applied { findings: judged.findings, ..Applied::default() };
@@ -71,7 +74,7 @@ impl Manager {
         Ok(applied)
     }
 
-    async fn begin(&self, plan: &Plan, subject: Subject, by: &str) -> Result<MigrationId, ControlError> {
+    async fn begin(&self, plan: &Arc<Plan>, subject: Subject, by: &str) -> Result<MigrationId, ControlError> {
         let Subject { name: target_name, machine, .. } = subject;
         let (id, created) = (MigrationId::generate(), clock::now());
         let line = EventView {
@@ -101,7 +104,7 @@ impl Manager {
             Created::New(row) | Created::Exists(row) => {
                 let id = row.id;
                 if self.handle(id).is_none() {
-                    self.take_up(row, plan.clone()).await?;
+                    self.take_up(row, Arc::clone(plan)).await?;
                 }
                 Ok(id)
             }

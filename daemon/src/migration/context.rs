@@ -86,7 +86,7 @@ pub struct Context {
 #[expect(missing_debug_implementations, reason = "it is taken apart at once")]
 pub struct Parts {
     pub id: MigrationId,
-    pub plan: Plan,
+    pub plan: Arc<Plan>,
     pub vm: VmId,
     pub target_name: String,
     pub machine: Machine,
@@ -128,7 +128,7 @@ impl Context {
             cutover,
         } = parts;
         let found_asked = cutover.start_asked;
-        let (plan, cutover) = (watch::Sender::new(Arc::new(plan)), Mutex::new(cutover));
+        let (plan, cutover) = (watch::Sender::new(plan), Mutex::new(cutover));
         let ledgers = tokio::sync::Mutex::default();
         Self {
             id,
@@ -175,8 +175,8 @@ impl Context {
     }
 
     /// Puts a newly applied plan in force; work that runs keeps the one it began with, all but its copy windows.
-    pub fn set_plan(&self, plan: Plan) {
-        self.plan.send_replace(Arc::new(plan));
+    pub fn set_plan(&self, plan: Arc<Plan>) {
+        self.plan.send_replace(plan);
     }
 
     /// What is remembered of the last cutover.

@@ -107,6 +107,8 @@ pub struct Manager {
     pub(super) owners: TaskTracker,
     /// VMs that cut over together.
     pub(super) groups: Arc<Groups>,
+    /// All that were under way when the daemon came up are known.
+    all_here: CancellationToken,
     /// For the tasks that it starts.
     pub(super) me: Weak<Self>,
 }
@@ -137,13 +139,25 @@ impl Manager {
             shutdown,
             owners: TaskTracker::new(),
             groups: Arc::default(),
+            all_here: CancellationToken::new(),
             me: me.clone(),
         });
         manager.tell_unreadable(&saved.unreadable).await;
         manager.say_configured(global).await?;
         manager.know_groups().await?;
+        // None works before all are there, in whichever way this ends: they would be in each other's way.
+        let _begin = manager.all_here.clone().drop_guard();
+        if let Err(error) = manager.store.end_cut_passes(CUT_PASS).await {
+            // It only informs; a source that is off must not wait for it.
+            tracing::error!(%error, "the ends of passes that were cut off are not stored");
+        }
+        let mut plans = BTreeMap::new();
         for row in manager.store.open_migrations().await.map_err(internal)? {
-            let plan = manager.plan_of(&row).await?;
+            let plan = match plans.get(&row.plan) {
+                Some(plan) => Arc::clone(plan),
+                None => manager.plan_of(&row).await?,
+            };
+            plans.insert(row.plan.clone(), Arc::clone(&plan));
             let span = span::of(row.id, &row.vm_name);
             if let Err(error) = manager.take_up(row, plan).await {
                 // One damaged ledger must not keep the others' sources off in the middle of their cutovers.
@@ -159,25 +173,20 @@ impl Manager {
     }
 
     /// The plan by which a migration goes on.
-    pub(super) async fn plan_of(&self, row: &MigrationRow) -> Result<Plan, ControlError> {
+    pub(super) async fn plan_of(&self, row: &MigrationRow) -> Result<Arc<Plan>, ControlError> {
         let stored = self.store.plan(&row.plan).await.map_err(internal)?;
         // That of a finished migration may have been deleted; nothing of it is needed any more.
-        Ok(stored.unwrap_or_else(|| Plan::stub(&row.plan, &row.source, &row.target, &row.vm_name)))
+        let stub = || Plan::stub(&row.plan, &row.source, &row.target, &row.vm_name);
+        Ok(Arc::new(stored.unwrap_or_else(stub)))
     }
 
     /// Starts the owner of a migration that the store holds.
-    pub(super) async fn take_up(&self, row: MigrationRow, plan: Plan) -> Result<Handle, ControlError> {
+    pub(super) async fn take_up(&self, row: MigrationRow, plan: Arc<Plan>) -> Result<Handle, ControlError> {
         let span = span::of(row.id, &row.vm_name);
         self.taken_up(row, plan).instrument(span).await
     }
 
-    async fn taken_up(&self, row: MigrationRow, plan: Plan) -> Result<Handle, ControlError> {
-        if !row.state.is_final()
-            && let Err(error) = self.store.end_cut_passes(row.id, CUT_PASS).await
-        {
-            // It only informs; a source that is off must not wait for it.
-            tracing::error!(migration = %row.id, %error, "the end of a pass that was cut off is not stored");
-        }
+    async fn taken_up(&self, row: MigrationRow, plan: Arc<Plan>) -> Result<Handle, ControlError> {
         let (id, state, appointment) = (row.id, row.state.clone(), row.appointment.clone());
         let context = self.surroundings(row, plan, true).await?;
         let (inbox, requests) = mpsc::channel(INBOX);
@@ -185,7 +194,9 @@ impl Manager {
         let handle = Handle { context: Arc::clone(&context), inbox };
         lock(&self.handles).insert(id, handle.clone());
         let (handles, limits) = (Arc::downgrade(&self.handles), Arc::clone(&self.limits));
+        let all_here = self.all_here.clone();
         let owner = async move {
+            all_here.cancelled().await;
             if driver.run().await {
                 forget(&handles, &context);
                 limits.forget(id);
@@ -199,7 +210,7 @@ impl Manager {
     pub(super) async fn surroundings(
         &self,
         row: MigrationRow,
-        plan: Plan,
+        plan: Arc<Plan>,
         works: bool,
     ) -> Result<Arc<Context>, ControlError> {
         // The endpoints are those that the migration began with, whatever the plan says now.

@@ -110,17 +110,18 @@ impl Store {
         .await
     }
 
-    /// Ends the migration's passes that have no end, which nobody runs any more: with `error`, and at the last moment
-    /// that is known of them.
-    pub async fn end_cut_passes(&self, id: MigrationId, error: &str) -> Result<(), StoreError> {
+    /// Ends all passes that have no end, which nobody runs any more: with `error`, and at the last moment that is known of
+    /// them. Those of migrations that are over stay as they are.
+    pub async fn end_cut_passes(&self, error: &str) -> Result<(), StoreError> {
         let error = error.to_owned();
-        self.write(format!("ending the cut passes of migration {id}"), move |db| {
+        self.write("ending passes that were cut off", move |db| {
             db.prepare_cached(
                 "UPDATE passes SET error = ?, ended = started +
                      coalesce((SELECT max(elapsed) FROM disk_passes WHERE pass = passes.id), 0) / 1000
-                 WHERE migration = ? AND ended IS NULL",
+                 WHERE ended IS NULL AND migration IN
+                     (SELECT id FROM migrations WHERE state_name NOT IN ('done', 'cancelled'))",
             )?
-            .execute(params![error, id.to_string()])?;
+            .execute([error])?;
             Ok(())
         })
         .await

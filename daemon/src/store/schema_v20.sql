@@ -21,3 +21,5 @@ CREATE TABLE group_members (
 ) STRICT, WITHOUT ROWID;
 -- How long the VM of the last cutover waited, off, for the others of its group, in microseconds.
 ALTER TABLE migrations ADD COLUMN waited INTEGER NOT NULL DEFAULT 0;
+-- After a crash those that it cut off are found without looking at all that ever were.
+CREATE INDEX passes_open ON passes (migration) WHERE ended IS NULL;

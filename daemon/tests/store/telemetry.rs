@@ -7,8 +7,8 @@ use warmd_cbt::{
     telemetry::{Latency, Stage, StageView, Telemetry, Wait, WaitView},
 };
 use warmd_daemon::{
-    model::view::PassKind,
-    store::{FILE_NAME, NewDiskPass, Store},
+    model::{state::State, view::PassKind},
+    store::{Change, FILE_NAME, NewDiskPass, Store},
 };
 
 use super::{Fixture, at, disk};
@@ -73,14 +73,15 @@ async fn a_pass_that_was_cut_gets_an_end_when_it_was_last_seen() {
     fixture.store.save_telemetry(seen.id, None, vec![(seen.disks[0].1, telemetry(4))]).await.unwrap();
     fixture.store.begin_pass(id, PassKind::Delta, at(20), vec![new(vda)]).await.unwrap();
     fixture.store.begin_pass(other, PassKind::Full, at(30), vec![new(vdb)]).await.unwrap();
+    fixture.store.save_state(other, Change::to(State::Cancelled, at(31))).await.unwrap();
     for why in ["cut", "again"] {
-        fixture.store.end_cut_passes(id, why).await.unwrap();
+        fixture.store.end_cut_passes(why).await.unwrap();
     }
     let passes = fixture.store.passes(id).await.unwrap();
     let ends: Vec<_> = passes.iter().map(|pass| (pass.view.ended, pass.view.error.as_deref())).collect();
     assert_eq!(ends, [(Some(at(2)), None), (Some(at(16)), Some("cut")), (Some(at(20)), Some("cut"))]);
     assert_eq!(passes[1].view.disks[0].telemetry, Some(telemetry(4)));
-    assert_eq!(fixture.store.last_pass(other).await.unwrap().unwrap().view.ended, None, "another's runs");
+    assert_eq!(fixture.store.last_pass(other).await.unwrap().unwrap().view.ended, None, "it is over");
 }
 
 #[tokio::test]
