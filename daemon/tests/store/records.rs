@@ -194,6 +194,7 @@ async fn a_migration_comes_back_as_it_was_saved() {
         rolled_back: Some(at(14)),
         given_over: Some(at(7)),
         taken_back: Some(at(3)),
+        waited: std::time::Duration::from_micros(7_000_001),
     };
     let state = State::Failed { reason: "\"no\" room\n".to_owned(), resumable: true, from: Resting::Seeding };
     let change = Change {

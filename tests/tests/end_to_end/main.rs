@@ -3,6 +3,7 @@
 mod audit;
 mod conversion;
 mod crashes;
+mod groups;
 mod guests;
 mod limits;
 mod passes;

@@ -6,8 +6,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use warmd_cbt::mutant::mutant;
-
 use super::{Board, Running};
 use crate::{
     clock,
@@ -152,7 +150,7 @@ fn standing(
 ) -> Standing {
     let stays = |why: &str| Standing::Failed(why.to_owned());
     // The state of an earlier life may say that it is being started when nobody has asked for that: it goes back.
-    let is_gone = is_open || facts.start_asked || mutant("restart-opens-barrier");
+    let is_gone = is_open || facts.start_asked;
     match &facts.state {
         State::Done => Standing::Passed,
         _ if facts.attempt == before => known.map_or(Standing::Waiting, |why| Standing::Failed(why.clone())),
