@@ -348,6 +348,20 @@ for a migration that has just begun, in Europe/Berlin:
     );
     let told = served.warmctl(&["schedule", "explain", "web", "--migration", "web-2"]).await;
     assert!(told.out(0).starts_with("for web-2 (5eed00000002), in UTC:\n"), "{told:?}");
+    let own = "[vm.\"web-1\".schedule]\nevery = \"6h\"\n[vm.\"web-1\".schedule.copy]\nwindows = []\n";
+    std::fs::write(&file, format!("{}{schedule}{own}", cases::PLAN)).unwrap();
+    let explain = ["schedule", "explain", "-f", file.to_str().unwrap(), "--vm", "web-1", "--count", "3"];
+    assert_eq!(
+        served.warmctl(&explain).await.out(0),
+        "\
+for web-1, as if its migration had just begun, in Europe/Berlin:
+2026-11-22 11:00 CET  pass allowed     no window or blackout forbids it
+2026-11-22 11:00 CET  pass starts      no pass has run yet
+2026-11-22 17:00 CET  pass starts      every 6h
+"
+    );
+    let both = served.warmctl(&["schedule", "explain", "web", "--vm", "web-1", "--migration", "web-1"]).await;
+    assert!(both.err(2).contains("cannot be used with"), "{both:?}");
     let json = served.warmctl(&["-o", "json", "schedule", "explain", "web"]).await;
     let json: serde_json::Value = serde_json::from_str(json.out(0)).unwrap();
     assert_eq!((&json["zone"], &json["decisions"][0]["kind"]), (&"UTC".into(), &"pass-allowed".into()));

@@ -6,6 +6,7 @@
 //! | module | job |
 //! | --- | --- |
 //! | [`schedule`] | a plan's `[schedule]` as people write it, and what is wrong with it |
+//! | [`over`] | what one VM's schedule has in place of its plan's |
 //! | [`rules`] | may a pass start now, and if not, when? |
 //! | [`adaptive`], [`rhythm`] | spacing passes by the change rates that were learned |
 //! | [`cron`], [`window`], [`calendar`], [`zone`], [`when`] | times of the wall clock, also when clocks are put forward or back |
@@ -23,6 +24,7 @@ pub mod cron;
 pub mod error;
 pub mod explain;
 pub mod forecast;
+pub mod over;
 pub mod rhythm;
 pub mod rules;
 pub mod schedule;

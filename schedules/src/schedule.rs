@@ -98,7 +98,14 @@ const MOST_HOLIDAYS: usize = 1000;
 impl Schedule {
     /// What is wrong with it, each beginning with its key in backquotes and ending with what to do.
     pub fn problems(&self) -> Vec<String> {
-        let mut problems = self.cadence_problems();
+        let mut problems = self.problems_at("schedule.");
+        problems.extend(self.budget_problems());
+        problems
+    }
+
+    /// The same but for the budgets, with `at` before each key.
+    pub(crate) fn problems_at(&self, at: &str) -> Vec<String> {
+        let mut problems = self.cadence_problems(at);
         for (list, windows) in [
             ("copy.windows", &self.copy.windows),
             ("copy.blackouts", &self.copy.blackouts),
@@ -106,27 +113,27 @@ impl Schedule {
             ("cutover.blackouts", &self.cutover.blackouts),
         ] {
             if windows.len() > MOST_WINDOWS {
-                problems.push(format!("`schedule.{list}` has more than {MOST_WINDOWS} entries: use ranges"));
+                problems.push(format!("`{at}{list}` has more than {MOST_WINDOWS} entries: use ranges"));
             }
-            for (at, window) in windows.iter().enumerate() {
-                problems.extend(window.problems(
-                    &format!("schedule.{list}[{at}]"),
-                    self.zone,
-                    &self.holidays,
-                ));
+            for (index, window) in windows.iter().enumerate() {
+                let key = format!("{at}{list}[{index}]");
+                problems.extend(window.problems(&key, self.zone, &self.holidays));
             }
         }
         if self.holidays.0.len() > MOST_HOLIDAYS {
-            problems.push(format!("`schedule.holidays` has more than {MOST_HOLIDAYS} entries: use ranges"));
+            problems.push(format!("`{at}holidays` has more than {MOST_HOLIDAYS} entries: use ranges"));
         }
         if let Some(priority) = self.priority.filter(|priority| !PRIORITIES.contains(priority)) {
-            problems.push(format!("`schedule.priority` is {priority}: use 1 to 10"));
+            problems.push(format!("`{at}priority` is {priority}: use 1 to 10"));
         }
-        problems.extend(budget::problems("schedule.budgets", &self.budgets, self.zone, &self.holidays));
         problems
     }
 
-    fn cadence_problems(&self) -> Vec<String> {
+    pub(crate) fn budget_problems(&self) -> Vec<String> {
+        budget::problems("schedule.budgets", &self.budgets, self.zone, &self.holidays)
+    }
+
+    fn cadence_problems(&self, at: &str) -> Vec<String> {
         let mut problems = Vec::new();
         let given: Vec<_> = [
             self.every.map(|_| "every"),
@@ -137,21 +144,21 @@ impl Schedule {
         .flatten()
         .collect();
         if let [first, second, ..] = given.as_slice() {
-            problems.push(format!("`schedule.{second}` stands beside `{first}`: keep one of them"));
+            problems.push(format!("`{at}{second}` stands beside `{first}`: keep one of them"));
         }
         if self.every.is_some_and(|every| every < Duration::from_secs(1)) {
-            problems.push("`schedule.every` is under 1s: passes would never end".to_owned());
+            problems.push(format!("`{at}every` is under 1s: passes would never end"));
         }
         if let Some(cron) = &self.cron
             && cron.clone().or_in(self.zone).zone().is_none()
         {
             problems.push(format!(
-                "`schedule.cron` is \"{cron}\", in no time zone: add one to it, for example Europe/Berlin, or set \
-                 `schedule.zone`"
+                "`{at}cron` is \"{cron}\", in no time zone: add one to it, for example Europe/Berlin, or set \
+                 `{at}zone`"
             ));
         }
         for (key, problem) in self.adaptive.iter().flat_map(Adaptive::problems) {
-            problems.push(format!("`schedule.adaptive{key}` {problem}"));
+            problems.push(format!("`{at}adaptive{key}` {problem}"));
         }
         problems
     }
@@ -159,9 +166,11 @@ impl Schedule {
     /// The schedule, ready to be asked.
     pub fn rules(&self) -> Result<Rules, Problems> {
         let problems = self.problems();
-        if !problems.is_empty() {
-            return Err(Problems(problems));
-        }
+        if problems.is_empty() { Ok(self.ready(self)) } else { Err(Problems(problems)) }
+    }
+
+    /// The schedule with the budgets of `shared`; neither has problems.
+    pub(crate) fn ready(&self, shared: &Self) -> Rules {
         let cadence = match (&self.cron, self.adaptive) {
             (Some(cron), _) => Cadence::Cron(Box::new(cron.clone().or_in(self.zone))),
             (None, Some(adaptive)) => Cadence::Adaptive(adaptive),
@@ -170,19 +179,19 @@ impl Schedule {
         let copy = self.copy.calendar(self.zone, &self.holidays);
         let cutover = self.cutover.calendar(self.zone, &self.holidays);
         let of_cron = self.cron.as_ref().and_then(Cron::zone);
-        let of_budgets = self.budgets.iter().find_map(|budget| budget.window.as_ref()?.zone());
+        let of_budgets = shared.budgets.iter().find_map(|budget| budget.window.as_ref()?.zone());
         let zone = self.zone.or(copy.zone()).or(cutover.zone()).or(of_cron).or(of_budgets).unwrap_or(Tz::UTC);
-        let budgets = Budgets::new(&self.budgets, self.holidays.clone(), self.zone);
-        Ok(Rules { cadence, copy, cutover, budgets, zone })
+        let budgets = Budgets::new(&shared.budgets, shared.holidays.clone(), shared.zone);
+        Rules { cadence, copy, cutover, budgets, zone }
     }
 }
 
 impl Rules {
-    /// What can never happen from `now` on, each beginning with its key in backquotes.
-    pub fn dead_ends(&self, now: DateTime<Utc>) -> Vec<String> {
+    /// What can never happen from `now` on, each beginning with its key in backquotes, and `at` before it.
+    pub fn dead_ends(&self, at: &str, now: DateTime<Utc>) -> Vec<String> {
         let of = |key: &str, calendar: &Calendar| {
             let never = calendar.next_open(now).err()?;
-            Some(format!("`schedule.{key}` never opens: {never}"))
+            Some(format!("`{at}{key}` never opens: {never}"))
         };
         [of("copy", &self.copy), of("cutover", &self.cutover)].into_iter().flatten().collect()
     }

@@ -46,7 +46,7 @@ fn every_example_is_sound() {
         let plan = example(&name);
         assert_eq!(plan.schedule.problems(), [""; 0], "{name}");
         let rules = plan.schedule.rules().unwrap();
-        assert_eq!(rules.dead_ends(utc("2026-11-22T12:00:00Z")), [""; 0], "{name}");
+        assert_eq!(rules.dead_ends("schedule.", utc("2026-11-22T12:00:00Z")), [""; 0], "{name}");
         let written = toml::to_string(&plan).unwrap();
         assert_eq!(toml::from_str::<Plan>(&written).unwrap(), plan, "{name}: {written}");
     }
@@ -139,6 +139,6 @@ fn mistakes_are_told_where_they_stand() {
         assert!(schedule.rules().unwrap_err().to_string().contains(wanted));
     }
     let rules = plan("cutover = { windows = [\"2026-01-01 UTC\"] }").unwrap().schedule.rules().unwrap();
-    let dead = rules.dead_ends(utc("2026-11-22T12:00:00Z"));
+    let dead = rules.dead_ends("schedule.", utc("2026-11-22T12:00:00Z"));
     assert!(dead.len() == 1 && dead[0].starts_with("`schedule.cutover` never opens"), "{dead:?}");
 }

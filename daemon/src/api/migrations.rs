@@ -51,11 +51,13 @@ impl Api {
         answered(self.control.request(view.id, what, &peer::by(from)).await?, view)
     }
 
-    /// What is asked of a cutover, told in the time zone of its plan; `None` is that it be taken back.
+    /// What is asked of a cutover, told in the time zone of its schedule: that of the plan, or of its VM; `None` is that it be
+    /// taken back.
     pub(super) async fn cutover_order(
         &self,
         message: &MigrationsCutoverRequest,
         plan: &str,
+        vm: Option<&MigrationView>,
     ) -> Result<Option<CutoverOrder>, ControlError> {
         let invalid = |why: &str| ControlError::new(ControlErrorKind::Invalid, why);
         let when = match (given(&message.at), message.hold, message.release, message.abort) {
@@ -65,7 +67,11 @@ impl Api {
             (None, false, true, false) => When::Release,
             (Some(at), false, false, false) => {
                 // Of a migration that is over the plan may be gone, and the request is refused anyway.
-                let rules = self.control.plan(plan).await.ok().and_then(|plan| plan.rules().ok());
+                let plan = self.control.plan(plan).await.ok();
+                let rules = plan.and_then(|plan| match vm {
+                    Some(vm) => plan.rules_of(&vm.vm_name, &vm.vm).ok(),
+                    None => plan.rules().ok(),
+                });
                 let zone = rules.map_or(Tz::UTC, |rules| rules.zone);
                 When::At(parse_when(at, zone, clock::now()).map_err(|error| invalid(&error.to_string()))?)
             }
@@ -84,7 +90,7 @@ impl Api {
         message: &MigrationsCutoverRequest,
     ) -> Result<(Answer, Migration), ControlError> {
         let (view, by) = (self.control.migration(&message.migration).await?, peer::by(from));
-        let Some(order) = self.cutover_order(message, &view.plan).await? else {
+        let Some(order) = self.cutover_order(message, &view.plan, Some(&view)).await? else {
             let verdict = self.control.request(view.id, request::Request::AbortCutover, &by).await?;
             return answered(verdict, view);
         };

@@ -14,7 +14,7 @@ use super::{
     service::Api,
     status::{invalid, status},
 };
-use crate::model::plan::Plan;
+use crate::{migration::control::Whose, model::plan::Plan};
 
 /// Above this, a parser's message quotes lines that nobody reads to the end.
 const READABLE: usize = 2 << 10;
@@ -63,7 +63,7 @@ impl Plans for Api {
         let by = peer::by(request.extensions());
         let PlansCutoverRequest { name, abort, at, hold, release, force } = request.into_inner();
         let asked = MigrationsCutoverRequest { migration: String::new(), abort, at, hold, release, force };
-        let order = self.cutover_order(&asked, &name).await.map_err(|error| status(&error))?;
+        let order = self.cutover_order(&asked, &name, None).await.map_err(|error| status(&error))?;
         let asked = self.control.cut_over_plan(&name, order, &by).await.map_err(|error| status(&error))?;
         Ok(Response::new(convert::plan_cutover(asked)))
     }
@@ -88,15 +88,20 @@ impl Plans for Api {
         &self,
         request: Request<PlansExplainRequest>,
     ) -> Result<Response<PlansExplainResponse>, Status> {
-        let PlansExplainRequest { name, toml, migration, count } = request.into_inner();
+        let PlansExplainRequest { name, toml, migration, count, vm } = request.into_inner();
         let plan = match (name.is_empty(), toml.is_empty()) {
             (false, true) => self.control.plan(&name).await.map_err(|error| status(&error))?,
             (true, false) => parsed(&toml)?,
             _ => return Err(invalid("give either the plan's name or its text")),
         };
-        let migration = (!migration.is_empty()).then_some(migration.as_str());
+        let whose = match (migration.as_str(), vm.as_str()) {
+            ("", "") => Whose::Oldest,
+            (migration, "") => Whose::Migration(migration),
+            ("", vm) => Whose::Vm(vm),
+            _ => return Err(invalid("give either a migration or a VM of the plan")),
+        };
         let count = if count == 0 { DECISIONS } else { count.min(MOST_DECISIONS) as usize };
-        let explained = self.control.explain(&plan, migration, count).await;
+        let explained = self.control.explain(&plan, whose, count).await;
         Ok(Response::new(convert::explained(explained.map_err(|error| status(&error))?)))
     }
 

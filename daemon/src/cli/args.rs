@@ -175,8 +175,11 @@ pub(super) enum ScheduleCommand {
         #[arg(short, long, value_name = "FILE")]
         file: Option<PathBuf>,
         /// For this migration, and not the plan's whose last pass is the longest ago
-        #[arg(long, value_name = "ID")]
+        #[arg(long, value_name = "ID", conflicts_with = "vm")]
         migration: Option<String>,
+        /// For this VM of the plan, by name or id, also if its migration has not begun: some have schedules of their own
+        #[arg(long, value_name = "VM")]
+        vm: Option<String>,
         /// At most so many decisions
         #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
         count: u32,
@@ -256,7 +259,7 @@ pub(super) enum MigrationCommand {
 
 const CUTOVERS: &str = "\
 A cutover begins inside the windows of `schedule.cutover` of its plan. TIME is \"2026-11-28 22:00\" or \"22:00\" in the time \
-zone of the plan's schedule, the same with a zone behind it (\"22:00 Europe/Berlin\"), \"+2h\", or RFC 3339. What is asked \
+zone of its schedule, the same with a zone behind it (\"22:00 Europe/Berlin\"), \"+2h\", or RFC 3339. What is asked \
 for holds over a restart of the daemon. One that could not begin until its window closed (or for an hour, without \
 windows) is missed, and held.
 

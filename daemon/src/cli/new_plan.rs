@@ -158,7 +158,7 @@ sanitise = false                # true: names on the target as DNS takes them
         target = quoted(target),
         example = vms.first().map_or_else(String::new, |(vm, _)| {
             let vm = quoted(vm);
-            format!("\n# [vm.{vm}]                 # what differs for one VM\n# name = \"another\"              # its name on the target\n")
+            format!("\n# [vm.{vm}]                 # what differs for one VM\n# name = \"another\"              # its name on the target\n# schedule.every = \"1h\"         # in place of that of [schedule]\n")
         }),
     )
 }
@@ -211,5 +211,6 @@ mod tests {
         let full = load_plan(&uncommented, "p").unwrap_or_else(|error| panic!("{error}\n{uncommented}"));
         assert_ne!(full.schedule, plain.schedule);
         assert_eq!(full.vm["web"].name.as_deref(), Some("another"));
+        assert!(!full.vm["web"].schedule.is_empty());
     }
 }

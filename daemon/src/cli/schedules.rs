@@ -13,10 +13,11 @@ use super::{
 };
 
 pub(super) async fn run(socket: &Path, out: &Out, command: ScheduleCommand) -> Result<(), Failure> {
-    let ScheduleCommand::Explain { plan, file, migration, count } = command;
+    let ScheduleCommand::Explain { plan, file, migration, vm, count } = command;
     let toml = file.as_deref().map(|file| plans::read(file, out)).transpose()?.unwrap_or_default();
     let (name, migration) = (plan.unwrap_or_default(), migration.unwrap_or_default());
-    let request = asked(PlansExplainRequest { name, toml, migration, count });
+    let vm = vm.unwrap_or_default();
+    let request = asked(PlansExplainRequest { name, toml, migration, count, vm });
     let answer = Client::connect(socket).await?.plans().explain(request).await;
     let answer = match &file {
         Some(file) => answer.map_err(|status| plans::in_file(file, status)),
@@ -26,10 +27,10 @@ pub(super) async fn run(socket: &Path, out: &Out, command: ScheduleCommand) -> R
     if out.is_json() {
         return out.json(&answer);
     }
-    let whose = if answer.migration_id.is_empty() {
-        "a migration that has just begun".to_owned()
-    } else {
-        format!("{} ({})", answer.vm_name, words::short(&answer.migration_id))
+    let whose = match (answer.vm_name.as_str(), answer.migration_id.as_str()) {
+        ("", "") => "a migration that has just begun".to_owned(),
+        (vm, "") => format!("{vm}, as if its migration had just begun"),
+        (vm, id) => format!("{vm} ({})", words::short(id)),
     };
     out.text(&format!("for {}, in {}:", one_line(&whose), one_line(&answer.zone)))?;
     for decision in &answer.decisions {

@@ -48,12 +48,23 @@ pub fn load_plan(text: &str, name: &str) -> Result<Plan, PlanErrors> {
 /// Where the key is that a problem names first, in backquotes: `a.b`, `list[3]`, `[vm."name"]`.
 fn place_of(document: &DeTable, problem: &str) -> Option<Range<usize>> {
     if let Some(DeValue::Table(vms)) = document.get("vm").map(Spanned::get_ref) {
-        let named = |(key, _): &(&Spanned<_>, _)| problem.starts_with(&format!("`[vm.{:?}]", key.get_ref()));
-        if let Some((key, _)) = vms.iter().find(named) {
-            return Some(key.span());
+        for (key, value) in vms {
+            let Some(rest) = problem.strip_prefix(&format!("`[vm.{:?}", key.get_ref())) else { continue };
+            if rest.starts_with(']') {
+                return Some(key.span());
+            }
+            // `.schedule] cron`
+            let within = rest.split('`').next().and_then(|rest| rest.strip_prefix('.'));
+            if let (Some(within), DeValue::Table(table)) = (within, value.get_ref()) {
+                return place_in(table, &within.replacen("] ", ".", 1)).or_else(|| Some(key.span()));
+            }
         }
     }
-    let path = problem.strip_prefix('`')?.split('`').next()?;
+    place_in(document, problem.strip_prefix('`')?.split('`').next()?)
+}
+
+/// Where the key is that a path names from a table on, or as much of it as there is.
+fn place_in(document: &DeTable, path: &str) -> Option<Range<usize>> {
     let mut table = document;
     let mut place = None;
     for part in path.split('.') {
@@ -61,12 +72,12 @@ fn place_of(document: &DeTable, problem: &str) -> Option<Range<usize>> {
             Some((key, index)) => (key, index.strip_suffix(']').and_then(|index| index.parse().ok())),
             None => (part, None::<usize>),
         };
-        let value = table.get(key).or_else(|| table.get(former_name(key)?))?;
+        let Some(value) = table.get(key).or_else(|| table.get(former_name(key)?)) else { break };
         place = Some(value.span());
         match (value.get_ref(), index) {
             (DeValue::Table(inner), _) => table = inner,
             (DeValue::Array(array), Some(index)) => {
-                let element = array.get(index)?;
+                let Some(element) = array.get(index) else { break };
                 place = Some(element.span());
                 if let DeValue::Table(inner) = element.get_ref() {
                     table = inner;
@@ -289,6 +300,67 @@ command = ["/usr/local/bin/convert"]
             let message = complaint(&GOOD.replacen("interval = \"10m\"", schedule, 1));
             assert!(message.contains(wanted), "{schedule}: {message}\n   {wanted}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_vms_own_schedule_has_its_place() {
+        let cases = [
+            (
+                "[vm.\"web\".schedule]\nevery = \"0s\"",
+                "plan.toml:25:9: `[vm.\"web\".schedule] every` is under 1s",
+            ),
+            (
+                "schedule = { interval = \"0s\" }",
+                "plan.toml:24:25: `[vm.\"web\".schedule] every` is under 1s",
+            ),
+            (
+                "[vm.\"web\".schedule]\nbudgets = [{ passes = 1 }]",
+                "plan.toml:25:11: `[vm.\"web\".schedule] budgets` is shared by the VMs of a plan",
+            ),
+            (
+                "[vm.\"web\".schedule.copy]\nwindows = [\"daily UTC\", \"Sat\"]",
+                "plan.toml:25:25: `[vm.\"web\".schedule] copy.windows[1]` is \"Sat\", in no time zone",
+            ),
+            ("[vm.\"web\".schedule]\npace = 1", "plan.toml:25:1: unknown key `pace`"),
+        ];
+        for (own, wanted) in cases {
+            let message =
+                complaint(&GOOD.replacen("name = \"web2\"\n", &format!("name = \"web2\"\n\n{own}\n"), 1));
+            assert!(message.contains(wanted), "{own}: {message}\n   {wanted}");
+        }
+        // What is written in the plan and wrong only for the VM is told at its section.
+        let text = GOOD.replacen(
+            "[schedule]",
+            "[schedule]\nholidays = [\"12-24\"]\ncopy.blackouts = [\"holidays UTC\"]",
+            1,
+        );
+        let text = text.replacen("name = \"web2\"", "schedule.holidays = []", 1);
+        let message = complaint(&text);
+        assert!(
+            message
+                .starts_with("plan.toml:24:1: `[vm.\"web\".schedule] copy.blackouts[0]` speaks of holidays"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_vms_own_schedule_is_kept_as_it_is_written() {
+        let own = "name = \"web2\"\n\n[vm.\"web\".schedule]\nevery = \"1h\"\n[vm.\"web\".schedule.copy]\nwindows = []";
+        let plan = load_plan(&GOOD.replacen("name = \"web2\"", own, 1), "plan.toml").unwrap();
+        let written = toml::to_string(&plan).unwrap();
+        assert!(written.contains("[vm.web.schedule]\nevery = \"1h\""), "{written}");
+        assert_eq!(load_plan(&written, "again").unwrap(), plan);
+        let every =
+            |vm: &str| match plan.rules_of(vm, &crate::model::id::VmId("7".to_owned())).unwrap().cadence {
+                warmd_schedules::rules::Cadence::Every(every) => every.as_secs(),
+                other => panic!("{other:?}"),
+            };
+        assert_eq!((every("web"), every("db")), (3600, 600));
+        let by_id = GOOD.replacen("[vm.\"web\"]\nname = \"web2\"", "[vm.\"7\"]\nschedule.every = \"2h\"", 1);
+        let by_id = by_id.replacen("\"web\", \"db\"", "\"7\"", 1);
+        let plan = load_plan(&by_id, "plan.toml").unwrap();
+        let every = plan.rules_of("web", &crate::model::id::VmId("7".to_owned())).unwrap().cadence;
+        assert_eq!(every, warmd_schedules::rules::Cadence::Every(std::time::Duration::from_hours(2)));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Plans' windows as metrics, and what plans promise.
+//! Plans' windows as metrics, and what plans promise; also those of VMs that have a schedule of their own.
 
 use std::fmt;
 
@@ -8,6 +8,8 @@ use super::exposition::{Labels, Sink};
 #[derive(Clone, Debug, PartialEq)]
 pub struct WindowView {
     pub plan: String,
+    /// If they are the windows of this VM alone.
+    pub vm: Option<String>,
     /// `copy` or `cutover`.
     pub kind: &'static str,
     pub is_open: bool,
@@ -19,6 +21,8 @@ pub struct WindowView {
 #[derive(Clone, Debug, PartialEq)]
 pub struct PromiseView {
     pub plan: String,
+    /// If it is promised of this VM alone.
+    pub vm: Option<String>,
     /// How old a target may be, in seconds.
     pub rpo: Option<f64>,
     /// How long a VM may be down, in seconds.
@@ -26,8 +30,14 @@ pub struct PromiseView {
 }
 
 pub(super) fn encode(windows: &[WindowView], promises: &[PromiseView], to: &mut Sink) -> fmt::Result {
+    let of_whom = |plan: &str, vm: &Option<String>| -> Labels {
+        let plan = ("plan", plan.to_owned());
+        std::iter::once(plan).chain(vm.clone().map(|vm| ("vm", vm))).collect()
+    };
     let labels = |window: &WindowView| -> Labels {
-        vec![("plan", window.plan.clone()), ("kind", window.kind.to_owned())]
+        let mut labels = of_whom(&window.plan, &window.vm);
+        labels.push(("kind", window.kind.to_owned()));
+        labels
     };
     to.gauge(
         "warmd_window_open",
@@ -51,7 +61,7 @@ pub(super) fn encode(windows: &[WindowView], promises: &[PromiseView], to: &mut 
     let of = |promised: fn(&PromiseView) -> Option<f64>| {
         promises
             .iter()
-            .filter_map(move |promise| Some((vec![("plan", promise.plan.clone())], promised(promise)?)))
+            .filter_map(move |promise| Some((of_whom(&promise.plan, &promise.vm), promised(promise)?)))
     };
     to.gauge(
         "warmd_rpo_target_seconds",

@@ -1,12 +1,15 @@
-//! When a cutover that was asked for begins, by the plan's windows.
+//! When a cutover that was asked for begins, by the windows that the plan gives its VM.
 //!
-//! Rule: pure, but for [`turns`]. A cutover begins inside the plan's cutover windows, or outside if it was forced. One that
+//! Rule: pure, but for [`turns`]. A cutover begins inside these windows, or outside if it was forced. One that
 //! was asked for at a time and could not begin until its window closed, or for an hour where there is none, is
 //! missed: it is held, and does not begin in the daytime because the daemon was down at night.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
-use warmd_schedules::{rules::Rules, zone::moment};
+use warmd_schedules::{
+    rules::{Rules, Wait},
+    zone::moment,
+};
 
 use super::{context::Context, forecast, groups::Ready, timing};
 use crate::{
@@ -54,9 +57,10 @@ pub(super) fn is_before(state: &State) -> bool {
     )
 }
 
-/// How things stand in `state` at `now`.
-pub(super) fn step(
+/// How things stand in `state` at `now`, by the VM's own rules.
+fn step(
     plan: &Plan,
+    rules: Result<&Rules, &Wait>,
     appointment: Option<&Appointment>,
     state: &State,
     now: DateTime<Utc>,
@@ -64,7 +68,7 @@ pub(super) fn step(
     if !is_before(state) {
         return Step::None;
     }
-    match (appointment, timing::asked(plan)) {
+    match (appointment, rules) {
         (None, _) if plan.cutover.mode == CutoverMode::Manual => Step::None,
         (Some(Appointment::Hold { why }), _) => {
             let shown =
@@ -72,12 +76,12 @@ pub(super) fn step(
             Step::Wait { shown, until: None }
         }
         (Some(Appointment::At { at, force, by }), Ok(rules)) => {
-            at_a_time(&rules, (*at, *force, by), state, now)
+            at_a_time(rules, (*at, *force, by), state, now)
         }
-        (None, Ok(rules)) => by_itself(plan, &rules, state, now),
+        (None, Ok(rules)) => by_itself(plan, rules, state, now),
         (_, Err(wait)) => {
             let mode = if appointment.is_some() { AwaitedMode::At } else { AwaitedMode::Auto };
-            let shown = AwaitedCutover { mode, begins: None, why: wait.why, force: false };
+            let shown = AwaitedCutover { mode, begins: None, why: wait.why.clone(), force: false };
             Step::Wait { shown, until: wait.until }
         }
     }
@@ -147,11 +151,15 @@ fn closed(rules: &Rules, at: DateTime<Utc>) -> Option<String> {
     })
 }
 
-/// Why what `order` asks for is not granted, as far as the clock and the plan say.
-pub(super) fn refusal(plan: &Plan, order: CutoverOrder, now: DateTime<Utc>) -> Option<String> {
+/// Why what `order` asks for is not granted, as far as the clock and the VM's rules say.
+pub(super) fn refusal(
+    rules: Result<&Rules, &Wait>,
+    order: CutoverOrder,
+    now: DateTime<Utc>,
+) -> Option<String> {
     let (at, when) = match order.when {
         When::Now => (now, "now".to_owned()),
-        When::At(at) => (at, format!("at {}", moment(plan.rules().ok()?.zone, at))),
+        When::At(at) => (at, format!("at {}", moment(rules.ok()?.zone, at))),
         When::Hold | When::Release => return None,
     };
     if at < now {
@@ -162,9 +170,9 @@ pub(super) fn refusal(plan: &Plan, order: CutoverOrder, now: DateTime<Utc>) -> O
     if order.force {
         return None;
     }
-    let why = match timing::asked(plan) {
-        Ok(rules) => closed(&rules, at)?,
-        Err(wait) => wait.why,
+    let why = match rules {
+        Ok(rules) => closed(rules, at)?,
+        Err(wait) => wait.why.clone(),
     };
     Some(format!("a cutover {when} is refused: {why}; ask for it then with --at, or use --force"))
 }
@@ -209,7 +217,8 @@ async fn by_itself_judged(
     state: &State,
     now: DateTime<Utc>,
 ) -> Step {
-    let found = step(&context.plan(), appointment, state, now);
+    let rules = timing::asked(context);
+    let found = step(&context.plan(), rules.as_ref(), appointment, state, now);
     let (force, mode) = match appointment {
         Some(Appointment::At { force, .. }) => (*force, AwaitedMode::At),
         Some(Appointment::Hold { .. }) | None => (false, AwaitedMode::Auto),
@@ -256,8 +265,16 @@ pub(super) fn show(context: &Context, step: &Step) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{refusal as refusal_by, step as step_by, *};
     use crate::model::state::Resting;
+
+    fn step(plan: &Plan, appointment: Option<&Appointment>, state: &State, now: DateTime<Utc>) -> Step {
+        step_by(plan, Ok(&plan.rules().unwrap()), appointment, state, now)
+    }
+
+    fn refusal(plan: &Plan, order: CutoverOrder, now: DateTime<Utc>) -> Option<String> {
+        refusal_by(Ok(&plan.rules().unwrap()), order, now)
+    }
 
     const BY: &str = "operator";
 

@@ -69,21 +69,36 @@ fn settings(before: &Plan, now: &Plan) -> Vec<String> {
     changes.extend(had.difference(&has).map(|vm| format!("vms has {vm:?} no more")));
     let (before, now) = (leaves(before), leaves(now));
     let keys: BTreeSet<_> = before.keys().chain(now.keys()).collect();
-    let shown = |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), Value::to_string);
+    let shown = |key: &str, value: Option<&Value>| match value {
+        Some(value) => value.to_string(),
+        None if key.starts_with(OF_VM) => "the plan's".to_owned(),
+        None => "nothing".to_owned(),
+    };
     changes.extend(
         keys.into_iter()
             .map(|key| (key, before.get(key), now.get(key)))
             .filter(|(_, before, now)| before != now)
-            .map(|(key, before, now)| format!("{key} was {} and is {}", shown(before), shown(now))),
+            .map(|(key, before, now)| format!("{key} was {} and is {}", shown(key, before), shown(key, now))),
     );
     changes
 }
 
+/// How a key of a VM's own schedule begins: `schedule of VM web-1: every`.
+const OF_VM: &str = "schedule of VM ";
+
 /// Each value of the plan by its key in the file, `cutover.max_downtime`; `vms` apart.
 fn leaves(plan: &Plan) -> BTreeMap<String, Value> {
     let mut leaves = BTreeMap::new();
+    let mut plan = plan.clone();
+    for (vm, over) in &mut plan.vm {
+        if let Ok(Value::Object(fields)) = serde_json::to_value(std::mem::take(&mut over.schedule)) {
+            for (key, value) in fields {
+                gather(format!("{OF_VM}{vm}: {key}"), value, &mut leaves);
+            }
+        }
+    }
     // A plan that cannot be written could not have been saved either.
-    if let Ok(Value::Object(fields)) = serde_json::to_value(plan) {
+    if let Ok(Value::Object(fields)) = serde_json::to_value(&plan) {
         for (key, value) in fields.into_iter().filter(|(key, _)| key != "vms") {
             gather(key, value, &mut leaves);
         }
@@ -131,5 +146,21 @@ mod tests {
         let reordered =
             plan("vms = [\"b\", \"a\"]\n[schedule]\nevery = \"15m\"\n[networks]\n\"lan 1\" = \"x\"");
         assert_eq!(applied_again(&before, &reordered), "plan p applied again, unchanged");
+    }
+
+    #[test]
+    fn a_vms_own_schedule_is_told_by_its_name() {
+        let before = plan(
+            "vms = [\"a\"]\n[vm.\"a\".schedule]\nevery = \"1h\"\n[vm.\"a\".schedule.copy]\nwindows = []",
+        );
+        let now = plan("vms = [\"a\"]\n[vm.\"a\"]\nname = \"b\"\n[vm.\"a\".schedule]\nevery = \"2h\"");
+        assert_eq!(
+            settings(&before, &now),
+            [
+                "schedule of VM a: copy.windows was [] and is the plan's",
+                "schedule of VM a: every was \"1h\" and is \"2h\"",
+                "vm.a.name was nothing and is \"b\"",
+            ]
+        );
     }
 }

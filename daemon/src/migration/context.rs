@@ -17,7 +17,7 @@ use warmd_cbt::{
     store::DiskId,
     transfer::{LatencyBaseline, TransferSettings},
 };
-use warmd_schedules::forecast::Ceiling;
+use warmd_schedules::{forecast::Ceiling, rules::Rules, schedule::Problems};
 
 use super::{
     admission::Admissions,
@@ -268,6 +268,11 @@ impl Context {
         }
     }
 
+    /// Its schedule as last applied, ready to be asked: whatever is decided for this VM alone is decided by it.
+    pub fn rules(&self) -> Result<Rules, Problems> {
+        self.plan().rules_of(&self.machine.name, &self.vm)
+    }
+
     /// The disks that were made on the target, where they were made, whatever the plan says now.
     pub async fn made_disks(&self) -> Result<Vec<DiskSpec>, StoreError> {
         Ok(self.store.disks(self.id).await?.iter().map(spec).collect())
@@ -276,8 +281,7 @@ impl Context {
     /// The disks to make on the target.
     pub fn disk_specs(&self) -> Vec<DiskSpec> {
         let plan = self.plan();
-        // The plan may name the VM by its name or by its id.
-        let over = plan.vm.get(&self.machine.name).or_else(|| plan.vm.get(&self.vm.0));
+        let over = plan.over_of(&self.machine.name, &self.vm);
         let places = over.map(|over| &over.disks);
         self.machine
             .disks
@@ -293,14 +297,14 @@ impl Context {
     /// What the plan wants to see of the target VM.
     pub fn boot_check(&self) -> BootCheck {
         let plan = self.plan();
-        let over = plan.vm.get(&self.machine.name).or_else(|| plan.vm.get(&self.vm.0));
+        let over = plan.over_of(&self.machine.name, &self.vm);
         over.and_then(|over| over.boot_check.clone()).unwrap_or_else(|| plan.cutover.boot_check.clone())
     }
 
     /// What is done to its disks before the VM is created from them.
     pub fn conversion(&self) -> Conversion {
         let plan = self.plan();
-        let over = plan.vm.get(&self.machine.name).or_else(|| plan.vm.get(&self.vm.0));
+        let over = plan.over_of(&self.machine.name, &self.vm);
         over.and_then(|over| over.conversion.clone()).unwrap_or_else(|| plan.conversion.clone())
     }
 

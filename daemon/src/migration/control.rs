@@ -60,14 +60,9 @@ pub trait Control: Send + Sync {
     ) -> Result<PlanCutover, ControlError>;
     /// How the plan's last cutover of VMs together goes, or went; `None` if there was none.
     async fn group(&self, name: &str) -> Result<Option<GroupView>, ControlError>;
-    /// What the plan's schedule will decide next, at most `count` decisions: for the migration that is named, or the plan's
-    /// whose last pass is the longest ago, or one that has just begun if it has none.
-    async fn explain(
-        &self,
-        plan: &Plan,
-        migration: Option<&str>,
-        count: usize,
-    ) -> Result<Explanation, ControlError>;
+    /// What the plan's schedule will decide next, at most `count` decisions.
+    async fn explain(&self, plan: &Plan, whose: Whose<'_>, count: usize)
+    -> Result<Explanation, ControlError>;
     /// Forgets a plan whose migrations are all finished or cancelled.
     async fn delete_plan(&self, name: &str, by: &str) -> Result<(), ControlError>;
 
@@ -109,6 +104,17 @@ pub trait Control: Send + Sync {
         after: Option<u64>,
         limit: u32,
     ) -> Result<JournalPage, ControlError>;
+}
+
+/// For which migration a plan's schedule is explained, by the schedule of its VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose<'a> {
+    /// The plan's whose last pass is the longest ago, or one that has just begun if it has none.
+    Oldest,
+    /// The one that this key names, whatever its plan.
+    Migration(&'a str),
+    /// That of the plan's VM of this name or id, or one that has just begun.
+    Vm(&'a str),
 }
 
 /// A configured source or target.

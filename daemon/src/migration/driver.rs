@@ -185,7 +185,7 @@ impl Driver {
             Work::AwaitSchedule => {
                 let plans = context.plans();
                 let facts = self.facts().await;
-                match timing::next_pass(&context.plan(), &facts, clock::now()) {
+                match timing::next_pass(&context, &facts, clock::now()) {
                     None if self.shutdown.is_cancelled() => Happened::ShutDown,
                     None => Happened::Event(Event::PassDue, "schedule".to_owned()),
                     Some(wait) => self.wait_for(plans, wait).await,

@@ -44,7 +44,7 @@ pub(super) struct Told {
 /// A last live delta comes first, so what the final one has to copy is what the guest changes while that one runs.
 pub(super) async fn told(context: &Context) -> Result<Option<Told>, StoreError> {
     let (plan, now) = (context.plan(), clock::now());
-    let Ok(rules) = plan.rules() else { return Ok(None) };
+    let Ok(rules) = context.rules() else { return Ok(None) };
     let Known { facts, learned, throughputs, .. } =
         known(&context.store, context.id, rules.zone, None).await?;
     let Some(throughput) = facts.drained_per_second.filter(|_| facts.change.known) else { return Ok(None) };
@@ -149,7 +149,7 @@ fn steps<'a>(
 pub(super) async fn veto(context: &Context) -> Option<String> {
     let (plan, now) = (context.plan(), clock::now());
     let most = plan.cutover.max_downtime;
-    if most.is_none() && plan.rules().is_ok_and(|rules| rules.cutover.next_close(now).is_none()) {
+    if most.is_none() && context.rules().is_ok_and(|rules| rules.cutover.next_close(now).is_none()) {
         return None;
     }
     match told(context).await {

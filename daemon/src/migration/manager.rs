@@ -265,7 +265,7 @@ impl Manager {
                     Vec::new()
                 });
                 let (at, handles) = (clock::now(), manager.handles());
-                let (windows, promises) = windows::views(handles.iter().map(|each| each.context.plan()), at);
+                let (windows, promises) = windows::views(handles.iter().map(|each| &*each.context), at);
                 Now {
                     at,
                     views: handles.iter().map(|handle| handle.context.live.view()).collect(),

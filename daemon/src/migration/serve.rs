@@ -7,7 +7,7 @@ use tokio::sync::{broadcast, oneshot};
 
 use super::{
     command::Command,
-    control::{Applied, Control, ControlError, ControlErrorKind, Endpoint, Finding},
+    control::{Applied, Control, ControlError, ControlErrorKind, Endpoint, Finding, Whose},
     explained::{self, Explanation},
     groups::PlanCutover,
     manager::{Handle, Manager, internal},
@@ -99,10 +99,10 @@ impl Control for Manager {
     async fn explain(
         &self,
         plan: &Plan,
-        migration: Option<&str>,
+        whose: Whose<'_>,
         count: usize,
     ) -> Result<Explanation, ControlError> {
-        explained::explained(self, plan, migration, count).await
+        explained::explained(self, plan, whose, count).await
     }
 
     async fn delete_plan(&self, name: &str, by: &str) -> Result<(), ControlError> {

@@ -1,4 +1,4 @@
-//! When a migration's passes may run, by the schedule of its plan.
+//! When a migration's passes may run, by the schedule that its plan gives its VM.
 //!
 //! Rule: the schedule decides and says why; an explicit request of a person goes before it. A plan whose schedule cannot
 //! be asked copies nothing until it is applied again.
@@ -7,7 +7,10 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
-use warmd_schedules::rules::{Facts, Rules, Verdict, Wait};
+use warmd_schedules::{
+    rules::{Facts, Rules, Verdict, Wait},
+    schedule::Problems,
+};
 
 use super::context::Context;
 use crate::{clock, model::plan::Plan};
@@ -16,8 +19,12 @@ use crate::{clock, model::plan::Plan};
 const LOOK: Duration = Duration::from_mins(1);
 
 /// What keeps the next delta waiting, by what is known of the migration; `None` if it may start.
-pub(super) fn next_pass(plan: &Plan, facts: &Facts, now: DateTime<Utc>) -> Option<Wait> {
-    let rules = match asked(plan) {
+pub(super) fn next_pass(context: &Context, facts: &Facts, now: DateTime<Utc>) -> Option<Wait> {
+    next_pass_by(asked(context), facts, now)
+}
+
+fn next_pass_by(rules: Result<Rules, Wait>, facts: &Facts, now: DateTime<Utc>) -> Option<Wait> {
+    let rules = match rules {
         Ok(rules) => rules,
         Err(wait) => return Some(wait),
     };
@@ -29,8 +36,12 @@ pub(super) fn next_pass(plan: &Plan, facts: &Facts, now: DateTime<Utc>) -> Optio
 }
 
 /// What holds a pass that is begun already; `None` if data may be copied now.
-pub(super) fn held(plan: &Plan, now: DateTime<Utc>) -> Option<Wait> {
-    match asked(plan) {
+pub(super) fn held(context: &Context, now: DateTime<Utc>) -> Option<Wait> {
+    held_by(asked(context), now)
+}
+
+fn held_by(rules: Result<Rules, Wait>, now: DateTime<Utc>) -> Option<Wait> {
+    match rules {
         Ok(rules) => rules.shut(&rules.copy, now),
         Err(wait) => Some(wait),
     }
@@ -40,11 +51,11 @@ pub(super) fn held(plan: &Plan, now: DateTime<Utc>) -> Option<Wait> {
 pub(super) async fn closed(context: &Context) {
     let mut plans = context.plans();
     loop {
-        let (plan, now) = (context.plan(), clock::now());
-        if held(&plan, now).is_some() {
+        let now = clock::now();
+        if held(context, now).is_some() {
             return;
         }
-        let closes = plan.rules().ok().and_then(|rules| rules.copy_until(now)).map(|answer| answer.at);
+        let closes = context.rules().ok().and_then(|rules| rules.copy_until(now)).map(|answer| answer.at);
         until(&mut plans, closes).await;
     }
 }
@@ -71,19 +82,29 @@ pub(super) async fn until(plans: &mut watch::Receiver<Arc<Plan>>, at: Option<Dat
     }
 }
 
-/// The rules of `plan`, or what people are told for as long as it has none.
-pub(super) fn asked(plan: &Plan) -> Result<Rules, Wait> {
-    plan.rules().map_err(|problems| Wait {
-        until: None,
-        why: format!("the schedule of plan {} is wrong, apply it again: {problems}", plan.name),
-    })
+/// The rules of a migration, or what people are told for as long as its plan has none.
+pub(super) fn asked(context: &Context) -> Result<Rules, Wait> {
+    context.rules().map_err(|problems| unasked(&context.plan().name, &problems))
+}
+
+/// What people are told of a plan whose schedule cannot be asked.
+pub(super) fn unasked(plan: &str, problems: &Problems) -> Wait {
+    Wait { until: None, why: format!("the schedule of plan {plan} is wrong, apply it again: {problems}") }
 }
 
 #[cfg(test)]
 mod tests {
     use warmd_schedules::{Tz, rules::LastPass};
 
-    use super::{next_pass as next_pass_by, *};
+    use super::*;
+
+    fn rules(plan: &Plan) -> Result<Rules, Wait> {
+        plan.rules().map_err(|problems| unasked(&plan.name, &problems))
+    }
+
+    fn held(plan: &Plan, now: DateTime<Utc>) -> Option<Wait> {
+        held_by(rules(plan), now)
+    }
 
     fn plan(schedule: &str) -> Plan {
         let text =
@@ -101,7 +122,7 @@ mod tests {
         cutover_at: Option<DateTime<Utc>>,
         now: DateTime<Utc>,
     ) -> Option<Wait> {
-        next_pass_by(plan, &Facts { last, cutover_at, ..Facts::unknown(Tz::UTC) }, now)
+        next_pass_by(rules(plan), &Facts { last, cutover_at, ..Facts::unknown(Tz::UTC) }, now)
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "as it is passed on")]

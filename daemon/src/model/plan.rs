@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use warmd_cbt::limit::Limit;
 use warmd_schedules::{
     Schedule,
+    over::ScheduleOver,
     rules::Rules,
     schedule::{DEFAULT_INTERVAL, Problems},
     text::optional_duration,
@@ -22,6 +23,7 @@ use super::{
     boot::BootCheck,
     conversion::Conversion,
     hook::Hook,
+    id::VmId,
     limit::{rate, requests},
     machine::Machine,
     selection::{is_pattern, may_mean},
@@ -260,6 +262,14 @@ pub struct VmOverride {
     /// What is done to its disks in place of what `conversion` says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conversion: Option<Conversion>,
+    /// What its schedule has in place of the plan's.
+    #[serde(skip_serializing_if = "ScheduleOver::is_empty")]
+    pub schedule: ScheduleOver,
+}
+
+/// How the schedule of a VM's section is named before a key of it: `[vm."web".schedule] cron`.
+pub fn schedule_of(vm: &str) -> String {
+    format!("[vm.{vm:?}.schedule] ")
 }
 
 impl Plan {
@@ -285,6 +295,11 @@ impl Plan {
     /// What differs for the machine, which the plan calls `vm`: by that, by its name, or by its id.
     pub fn over(&self, vm: &str, machine: &Machine) -> Option<&VmOverride> {
         [vm, &machine.name, &machine.id.0].into_iter().find_map(|key| self.vm.get(key))
+    }
+
+    /// What differs for the VM of this name and this id.
+    pub fn over_of(&self, name: &str, id: &VmId) -> Option<&VmOverride> {
+        self.vm.get(name).or_else(|| self.vm.get(&id.0))
     }
 
     /// The name on the target of the machine, which the plan calls `vm`.
@@ -343,6 +358,7 @@ impl Plan {
             if let Some(conversion) = &over.conversion {
                 problems.extend(conversion.problems(&format!("[vm.{vm:?}] conversion")));
             }
+            problems.extend(over.schedule.problems(&self.schedule, &schedule_of(vm)));
         }
         let check = &self.cutover.boot_check;
         problems.extend(check.problems("cutover.boot_check"));
@@ -365,9 +381,25 @@ impl Plan {
         problems
     }
 
-    /// Its schedule, ready to be asked.
+    /// Its schedule, ready to be asked. Of one of its VMs [`Plan::rules_of`] decides.
     pub fn rules(&self) -> Result<Rules, Problems> {
         self.schedule.rules()
+    }
+
+    /// The schedule of the VM of this name and this id, ready to be asked: the plan's, but for what its section says.
+    pub fn rules_of(&self, name: &str, id: &VmId) -> Result<Rules, Problems> {
+        match self.over_of(name, id) {
+            Some(over) => self.schedule.rules_with(&over.schedule),
+            None => self.rules(),
+        }
+    }
+
+    /// How old the target of the VM of this name and this id may be, if its schedule says so.
+    pub fn rpo_of(&self, name: &str, id: &VmId) -> Option<Duration> {
+        match self.over_of(name, id) {
+            Some(over) => over.schedule.rpo(&self.schedule),
+            None => self.schedule.adaptive.and_then(|adaptive| adaptive.rpo),
+        }
     }
 }
 

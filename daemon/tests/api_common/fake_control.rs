@@ -11,7 +11,7 @@ use warmd_daemon::{
     migration::{
         control::{
             Applied, Control, ControlError, ControlErrorKind as Kind, Endpoint, Finding, PlanChange,
-            PlanChangeKind,
+            PlanChangeKind, Whose,
         },
         explained::Explanation,
         groups::{PlanCutover, PlanVerdict},
@@ -20,7 +20,7 @@ use warmd_daemon::{
         appointment::{AwaitedCutover, AwaitedMode, CutoverOrder, When},
         budget::BudgetView,
         group::GroupView,
-        id::MigrationId,
+        id::{MigrationId, VmId},
         limit::{LimitChange, LimitView, SetBy},
         machine::Inventory,
         plan::Plan,
@@ -266,18 +266,26 @@ impl Control for FakeControl {
     async fn explain(
         &self,
         plan: &Plan,
-        migration: Option<&str>,
+        whose: Whose<'_>,
         count: usize,
     ) -> Result<Explanation, ControlError> {
-        let rules = plan.rules().map_err(|wrong| ControlError::new(Kind::Invalid, wrong.to_string()))?;
+        let view = match whose {
+            Whose::Migration(key) => Some(self.migration(key).await?),
+            Whose::Oldest | Whose::Vm(_) => None,
+        };
+        let vm = match (&view, whose) {
+            (Some(view), _) => Some(view.vm_name.clone()),
+            (None, Whose::Vm(vm)) => Some(vm.to_owned()),
+            (None, _) => None,
+        };
+        let rules = match &vm {
+            Some(vm) => plan.rules_of(vm, &VmId(vm.clone())),
+            None => plan.rules(),
+        };
+        let rules = rules.map_err(|wrong| ControlError::new(Kind::Invalid, wrong.to_string()))?;
         let now = cases::at(0);
         let decisions = explain(&rules, &Facts::unknown(rules.zone), now, count);
-        let view = match migration {
-            Some(key) => Some(self.migration(key).await?),
-            None => None,
-        };
-        let migration = view.map(|view| (view.id, view.vm_name));
-        Ok(Explanation { zone: rules.zone, migration, decisions })
+        Ok(Explanation { zone: rules.zone, migration: view.map(|view| view.id), vm, decisions })
     }
 
     async fn delete_plan(&self, name: &str, _by: &str) -> Result<(), ControlError> {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use chrono::{DateTime, Utc};
 use warmd_daemon::{
     clock,
-    migration::control::Control,
+    migration::control::{Control, Whose},
     model::{
         appointment::{AwaitedMode, CutoverOrder},
         budget::ConfiguredBudgets,
@@ -121,13 +121,13 @@ fn what_waits_for_budgets_is_explained() {
         ]);
         let rig = FleetRig::start(fleet, budgets).await;
         let plan = plan("a", "s", &vms, "every = \"1h\"\n");
-        let told = |count| rig.manager.explain(&plan, None, count);
+        let told = |count| rig.manager.explain(&plan, Whose::Oldest, count);
         let first = told(20).await.unwrap().decisions[0].to_string();
         assert_eq!(first, "2026-11-22 12:00 UTC  limits           all of warmd: 1 pass: always");
         rig.apply(plan.clone()).await;
         sleep(1).await;
         let waits = vms.iter().find(|name| !rig.fleet.open().contains(*name)).unwrap();
-        let told = rig.manager.explain(&plan, Some(waits), 5).await.unwrap().decisions;
+        let told = rig.manager.explain(&plan, Whose::Migration(waits), 5).await.unwrap().decisions;
         let lines: Vec<_> = told.iter().map(ToString::to_string).collect();
         assert_eq!(lines.len(), 5);
         for line in [

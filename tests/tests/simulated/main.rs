@@ -23,3 +23,4 @@ mod restored;
 mod rollback;
 mod schedule;
 mod verify;
+mod vm_schedules;

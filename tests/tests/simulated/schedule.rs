@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 
 use chrono::{Days, Utc};
 use warmd_daemon::{
-    migration::control::Control,
+    migration::control::{Control, Whose},
     model::{
         limit::LimitChange,
         plan::{Plan, VerifyMode},
@@ -122,17 +122,17 @@ async fn a_dead_end_is_told() {
 #[tokio::test]
 async fn what_comes_next_is_explained_for_a_migration_and_for_a_plan() {
     let rig = Rig::start(world()).await;
-    let told = rig.manager.explain(&plan(false), None, 20).await.expect("it is explained");
+    let told = rig.manager.explain(&plan(false), Whose::Oldest, 20).await.expect("it is explained");
     assert_eq!(told.migration, None, "none has begun");
     assert!(told.decisions.iter().any(|decision| decision.why == "no pass has run yet"), "{told:?}");
     rig.seed(plan(false)).await;
     let view = rig.until("the next pass", |view| view.next_pass.is_some()).await;
-    let told = rig.manager.explain(&plan(false), None, 20).await.expect("it is explained");
-    assert_eq!(told.migration, Some((view.id, VM.to_owned())));
+    let told = rig.manager.explain(&plan(false), Whose::Oldest, 20).await.expect("it is explained");
+    assert_eq!((told.migration, told.vm.as_deref()), (Some(view.id), Some(VM)));
     let first = told.decisions.iter().find(|decision| decision.what == What::Pass).expect("a pass comes");
     // Its own schedule, and another that is not applied.
     assert_eq!((Some(first.at), first.why.starts_with("every 1h")), (view.next_pass, true));
-    let told = rig.manager.explain(&plan(true), Some(VM), 2).await.expect("it is explained");
+    let told = rig.manager.explain(&plan(true), Whose::Migration(VM), 2).await.expect("it is explained");
     assert_eq!(told.decisions[0].what, What::PassBlocked, "{told:?}");
-    assert!(rig.manager.explain(&plan(true), Some("nobody"), 2).await.is_err());
+    assert!(rig.manager.explain(&plan(true), Whose::Migration("nobody"), 2).await.is_err());
 }

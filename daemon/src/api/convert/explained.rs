@@ -8,13 +8,11 @@ use crate::migration::explained::Explanation;
 
 /// The decisions in words, and for which migration.
 pub(in crate::api) fn explained(explanation: Explanation) -> v1::PlansExplainResponse {
-    let Explanation { zone, migration, decisions } = explanation;
-    let (migration_id, vm_name) =
-        migration.map_or_else(Default::default, |(id, vm_name)| (id.to_string(), vm_name));
+    let Explanation { zone, migration, vm, decisions } = explanation;
     v1::PlansExplainResponse {
         zone: zone.name().to_owned(),
-        migration_id,
-        vm_name,
+        migration_id: migration.map_or_else(String::new, |id| id.to_string()),
+        vm_name: vm.unwrap_or_default(),
         decisions: decisions.into_iter().map(decision).collect(),
     }
 }

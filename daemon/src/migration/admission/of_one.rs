@@ -161,7 +161,7 @@ pub(in super::super) const WINDOW_CLOSED: &str =
 async fn window_closed(context: &Context) {
     let mut plans = context.plans();
     while !context.cutover().forced
-        && let Ok(rules) = context.plan().rules()
+        && let Ok(rules) = context.rules()
     {
         let now = clock::now();
         if !rules.cutover.is_open(now) {

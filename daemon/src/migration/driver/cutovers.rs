@@ -14,6 +14,7 @@ use super::{
         command::Command,
         forecast,
         retry::Retry,
+        timing,
     },
     Driver, Happened,
 };
@@ -107,7 +108,8 @@ impl Driver {
                 return (Verdict::Refused(why), None);
             }
             (Request::Cutover | Request::ArrangeCutover, Verdict::Accepted) => {
-                if let Some(why) = appointed::refusal(&plan, order, clock::now()) {
+                let rules = timing::asked(&self.context);
+                if let Some(why) = appointed::refusal(rules.as_ref(), order, clock::now()) {
                     return (Verdict::Refused(why), None);
                 }
                 if order.when == When::Now

@@ -47,7 +47,7 @@ impl Driver {
             return None;
         }
         let plans = self.context.plans();
-        timing::held(&self.context.plan(), clock::now()).map(|wait| (plans, wait))
+        timing::held(&self.context, clock::now()).map(|wait| (plans, wait))
     }
 
     /// What is known of the migration; nothing, if that cannot be read.
@@ -65,7 +65,7 @@ impl Driver {
     }
 
     fn zone(&self) -> Tz {
-        self.context.plan().rules().map_or(Tz::UTC, |rules| rules.zone)
+        self.context.rules().map_or(Tz::UTC, |rules| rules.zone)
     }
 
     async fn known(&self, zone: Tz) -> Option<Known> {

@@ -10,6 +10,7 @@ use crate::{
         control::{Control as _, ControlError, ControlErrorKind},
         forecast,
         manager::{Handle, Manager, internal},
+        timing,
     },
     model::{
         appointment::{CutoverOrder, When},
@@ -215,7 +216,7 @@ async fn against_one(handle: &Handle, forced: bool) -> Option<String> {
         Verdict::AlreadySo => return Some("it is being cut over by itself".to_owned()),
         Verdict::Refused(why) => return Some(why),
     }
-    if let Some(why) = appointed::refusal(&context.plan(), order, clock::now()) {
+    if let Some(why) = appointed::refusal(timing::asked(context).as_ref(), order, clock::now()) {
         return Some(why);
     }
     if forced { None } else { forecast::veto(context).await }

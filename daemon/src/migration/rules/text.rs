@@ -1,10 +1,13 @@
 //! What the plan says, and what the daemon's host has of it.
 
-use super::{Judged, plan_of};
+use super::{Judged, plan_of, vm_of};
 use crate::{
     clock,
     migration::program,
-    model::{plan::Plan, rule::Rule},
+    model::{
+        plan::{Plan, schedule_of},
+        rule::Rule,
+    },
 };
 
 pub(super) fn judge(judged: &mut Judged, plan: &Plan) {
@@ -17,9 +20,22 @@ pub(super) fn judge(judged: &mut Judged, plan: &Plan) {
             judged.find(Rule::HookMissing, plan_of(plan), format!("`hooks[{at}].command`: {why}"));
         }
     }
-    if let Ok(rules) = plan.rules() {
-        for dead_end in rules.dead_ends(clock::now()) {
-            judged.find(Rule::ScheduleDeadEnd, plan_of(plan), dead_end);
+    dead_ends(judged, plan);
+}
+
+fn dead_ends(judged: &mut Judged, plan: &Plan) {
+    let Ok(rules) = plan.rules() else { return };
+    let now = clock::now();
+    let of_plan = rules.dead_ends("", now);
+    for dead_end in rules.dead_ends("schedule.", now) {
+        judged.find(Rule::ScheduleDeadEnd, plan_of(plan), dead_end);
+    }
+    for (vm, over) in plan.vm.iter().filter(|(_, over)| !over.schedule.is_empty()) {
+        let Ok(rules) = plan.schedule.rules_with(&over.schedule) else { continue };
+        let told = rules.dead_ends("", now).into_iter().zip(rules.dead_ends(&schedule_of(vm), now));
+        // What is the plan's is told of the plan.
+        for (_, dead_end) in told.filter(|(bare, _)| !of_plan.contains(bare)) {
+            judged.find(Rule::ScheduleDeadEnd, vm_of(vm), dead_end);
         }
     }
 }

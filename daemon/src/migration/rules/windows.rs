@@ -1,9 +1,11 @@
 //! Whether a cutover ever fits into its windows.
 
-use chrono::{DateTime, TimeDelta, Utc};
-use warmd_schedules::calendar::Calendar;
+use std::collections::BTreeMap;
 
-use super::{Judged, plan_of, vm_of};
+use chrono::{DateTime, TimeDelta, Utc};
+use warmd_schedules::{calendar::Calendar, rules::Rules};
+
+use super::{Judged, Subject, plan_of, vm_of};
 use crate::{
     clock, human,
     migration::manager::Manager,
@@ -17,26 +19,40 @@ const MOST: usize = 400;
 
 pub(super) fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) {
     let Ok(rules) = plan.rules() else { return };
-    let Some(longest) = longest(&rules.cutover, clock::now()) else { return };
-    let longest = longest.as_seconds_f64();
-    let window = format!("the longest window for cutovers of the coming year has {}", human::span(longest));
-    if let Some(most) = plan.cutover.max_downtime.filter(|most| most.as_secs_f64() > longest) {
-        let most = human::span(most.as_secs_f64());
-        judged.find(
-            Rule::WindowNeverFits,
-            plan_of(plan),
-            format!("{window}, and `cutover.max_downtime` is {most}"),
-        );
+    let of = |rules: &Rules| longest(&rules.cutover, clock::now()).map(TimeDelta::as_seconds_f64);
+    let of_plan = of(&rules);
+    promised(judged, plan, (plan_of(plan), of_plan));
+    let mut of_vms = BTreeMap::new();
+    for (vm, over) in plan.vm.iter().filter(|(_, over)| over.schedule.moves_windows()) {
+        let Ok(rules) = plan.schedule.rules_with(&over.schedule) else { continue };
+        of_vms.insert(vm.as_str(), of(&rules));
+        promised(judged, plan, (vm_of(vm), of_vms[vm.as_str()]));
     }
-    for subject in &judged.machines.clone() {
-        let Some(handle) = subject.migration.and_then(|id| manager.handle(id)) else { continue };
+    for Subject { vm, machine, migration, .. } in &judged.machines.clone() {
+        let own = [&machine.name, &machine.id.0].into_iter().find(|key| plan.vm.contains_key(*key));
+        let longest = own.and_then(|key| of_vms.get(key.as_str())).copied().unwrap_or(of_plan);
+        let Some(handle) = migration.and_then(|id| manager.handle(id)) else { continue };
         let Some(forecast) = handle.context.live.view().forecast else { continue };
-        if forecast.downtime.expected > longest {
+        if let Some(longest) = longest.filter(|longest| forecast.downtime.expected > *longest) {
             let expected = human::span(forecast.downtime.expected);
-            let found = format!("{window}, and it is expected to be down for {expected}");
-            judged.find(Rule::WindowNeverFits, vm_of(&subject.vm), found);
+            let found = format!("{}, and it is expected to be down for {expected}", told(longest));
+            judged.find(Rule::WindowNeverFits, vm_of(vm), found);
         }
     }
+}
+
+/// Whether what the plan promises fits into the longest window of the plan, or of a VM.
+fn promised(judged: &mut Judged, plan: &Plan, (subject, longest): (String, Option<f64>)) {
+    let Some(longest) = longest else { return };
+    if let Some(most) = plan.cutover.max_downtime.filter(|most| most.as_secs_f64() > longest) {
+        let most = human::span(most.as_secs_f64());
+        let found = format!("{}, and `cutover.max_downtime` is {most}", told(longest));
+        judged.find(Rule::WindowNeverFits, subject, found);
+    }
+}
+
+fn told(longest: f64) -> String {
+    format!("the longest window for cutovers of the coming year has {}", human::span(longest))
 }
 
 /// The longest time for which the calendar is open in the coming year; `None` if it does not close, or never opens.
