@@ -34,6 +34,8 @@ pub struct RigSpec {
     pub audit: &'static str,
     /// The target's directory; made in the test's own if absent.
     pub volumes: Option<PathBuf>,
+    /// Other storages of the target, made in the test's own directory.
+    pub storages: Vec<&'static str>,
     /// Where each disk goes, if not there: the target is then one of disks alone, and makes no machine.
     pub places: Vec<(&'static str, String)>,
     /// Of the daemon.
@@ -49,7 +51,8 @@ impl RigSpec {
         }
         let cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\"";
         let (audit, verify) = ("1%", "compare");
-        Self { guest, cutover, verify, audit, volumes: None, places: Vec::new(), env: Vec::new() }
+        let (storages, places, env) = (Vec::new(), Vec::new(), Vec::new());
+        Self { guest, cutover, verify, audit, volumes: None, storages, places, env }
     }
 }
 
@@ -100,7 +103,15 @@ impl Rig {
         let volumes = spec.volumes.clone().unwrap_or_else(|| dir.join("volumes"));
         std::fs::create_dir_all(&volumes)?;
         let socket = dir.join("api/warmd.sock");
-        let config = config(dir, &old, &new, &volumes, !spec.places.is_empty());
+        let mut config = config(dir, &old, &new, &volumes, !spec.places.is_empty());
+        if !spec.storages.is_empty() {
+            config.push_str("[target.storages]\n");
+        }
+        for name in &spec.storages {
+            let storage = dir.join(name);
+            std::fs::create_dir_all(&storage)?;
+            config.push_str(&[*name, " = \"", &storage.to_string_lossy(), "\"\n"].concat());
+        }
         let daemon = Daemon::configure(dir, socket, &config)?.with_env(spec.env.clone());
         let plan = dir.join("plan.toml");
         let (cutover, verify, audit) = (spec.cutover, spec.verify, spec.audit);

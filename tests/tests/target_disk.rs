@@ -1,6 +1,6 @@
 //! Target `disk` keeps the contract of targets: on files, block devices and NBD exports, with and without a provisioner.
 
-use std::{path::Path, process::Child, time::Duration};
+use std::{collections::BTreeMap, path::Path, process::Child, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use warmd_cbt::units::Length;
@@ -22,7 +22,7 @@ use warmd_tests::{
 fn settings(dir: &TestDir) -> Result<Settings> {
     let directory = dir.join("disks");
     std::fs::create_dir_all(&directory)?;
-    Ok(Settings { directory, provisioner: None })
+    Ok(Settings { directory, storages: BTreeMap::new(), provisioner: None })
 }
 
 fn asynchronous(test: impl Future<Output = Result<()>>) -> Result<()> {
@@ -105,6 +105,24 @@ fn on_nbd_exports() {
 }
 
 #[test]
+fn in_two_storages() {
+    run(|dir| {
+        let storages = ["fast", "slow"].map(|name| (name.to_owned(), dir.join(name)));
+        for (_, directory) in &storages {
+            std::fs::create_dir_all(directory)?;
+        }
+        let settings = Settings { storages: BTreeMap::from(storages.clone()), ..settings(dir)? };
+        let bench = unmanaged("storages", ODD).in_storages(["fast", "slow"]);
+        asynchronous(async { keeps_the_contract(&settings, &bench).await })?;
+        for (_, directory) in &storages {
+            let left = left(directory)?;
+            ensure!(left.is_empty(), "left behind: {left:?}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn an_export_that_cannot_flush_is_refused() {
     run(|dir| {
         let settings = settings(dir)?;
@@ -160,7 +178,7 @@ fn the_machine_is_described_beside_its_disks() {
 #[test]
 fn a_directory_that_is_not_there_is_refused() {
     run(|dir| {
-        let settings = Settings { directory: dir.join("not mounted"), provisioner: None };
+        let settings = Settings { directory: dir.join("not mounted"), ..settings(dir)? };
         asynchronous(async {
             let target = DiskTarget::new(&settings)?;
             fails_with(Kind::Refused, "check", target.check().await)?;

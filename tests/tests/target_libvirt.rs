@@ -1,5 +1,7 @@
 //! Target `libvirt` keeps the contract of targets, and touches nothing of anybody else's.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result, ensure};
 use warmd_cbt::units::Length;
 use warmd_daemon::{
@@ -30,6 +32,7 @@ fn settings(dir: &TestDir, libvirt: &Libvirt) -> Result<Settings> {
         uri: libvirt.uri().to_owned(),
         directory: Some(directory),
         pool: None,
+        storages: BTreeMap::new(),
         domain_type: DomainType::Qemu,
         disk_bus: DiskBus::Virtio,
     })
@@ -54,6 +57,26 @@ fn on_files() {
         let left: Vec<_> =
             std::fs::read_dir(dir.join("disks"))?.flatten().map(|entry| entry.path()).collect();
         ensure!(left.is_empty(), "left behind: {left:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn in_two_storages() {
+    run(|dir| {
+        let libvirt = Libvirt::start(dir)?;
+        let storages = ["fast", "slow"].map(|name| (name.to_owned(), dir.join(name)));
+        for (_, directory) in &storages {
+            std::fs::create_dir_all(directory)?;
+        }
+        let settings = Settings { storages: BTreeMap::from(storages.clone()), ..settings(dir, &libvirt)? };
+        let target = LibvirtTarget::new(&settings)?;
+        let bench = Bench::new("moved", EVEN).in_storages(["fast", "slow"]);
+        asynchronous(async { target_contract(&target, &bench).await })?;
+        for (_, directory) in &storages {
+            let left: Vec<_> = std::fs::read_dir(directory)?.collect();
+            ensure!(left.is_empty(), "left behind: {left:?}");
+        }
         Ok(())
     });
 }

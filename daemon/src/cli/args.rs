@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub(super) use self::plan::{CutoverWhen, PlanCommand};
+use super::schedules::ScheduleCommand;
 use crate::model::{
     limit::{rate, requests},
     verify::VerifyScope,
@@ -162,28 +163,6 @@ pub(super) enum TargetCommand {
     List,
     /// Reaches one target, or all
     Check { name: Option<String> },
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum ScheduleCommand {
-    /// The next decisions of a plan's schedule in words, and why, if nothing new is learnt meanwhile
-    Explain {
-        /// The plan's name
-        #[arg(required_unless_present = "file", conflicts_with = "file")]
-        plan: Option<String>,
-        /// A plan file instead, applied or not; - is standard input
-        #[arg(short, long, value_name = "FILE")]
-        file: Option<PathBuf>,
-        /// For this migration, and not the plan's whose last pass is the longest ago
-        #[arg(long, value_name = "ID", conflicts_with = "vm")]
-        migration: Option<String>,
-        /// For this VM of the plan, by name or id, also if its migration has not begun: some have schedules of their own
-        #[arg(long, value_name = "VM")]
-        vm: Option<String>,
-        /// At most so many decisions
-        #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-        count: u32,
-    },
 }
 
 #[derive(Debug, Subcommand)]

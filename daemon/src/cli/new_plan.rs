@@ -149,6 +149,11 @@ scope = \"full\"
 
 [networks]                      # source network = target network; others keep their name
 # default = \"br0\"
+# \"*\" = \"br1\"                 # unless this says where all others go
+
+[storage]                       # where disks lie on the source = a storage of the target; others go to its default
+# \"/var/lib/libvirt/images\" = \"fast\"
+# \"*\" = \"slow\"                # unless this says where all others go
 
 [names]
 sanitise = false                # true: names on the target as DNS takes them
@@ -212,5 +217,6 @@ mod tests {
         assert_ne!(full.schedule, plain.schedule);
         assert_eq!(full.vm["web"].name.as_deref(), Some("another"));
         assert!(!full.vm["web"].schedule.is_empty());
+        assert_eq!((full.networks.len(), full.storage.len()), (2, 2));
     }
 }

@@ -282,14 +282,13 @@ impl Context {
     pub fn disk_specs(&self) -> Vec<DiskSpec> {
         let plan = self.plan();
         let over = plan.over_of(&self.machine.name, &self.vm);
-        let places = over.map(|over| &over.disks);
         self.machine
             .disks
             .iter()
             .map(|disk| DiskSpec {
                 key: disk.key.clone(),
                 size: disk.size,
-                place: places.and_then(|places| places.get(&disk.key.0)).cloned(),
+                place: plan.place_of(over, &disk.key, self.source.datastore(disk).as_deref()),
             })
             .collect()
     }

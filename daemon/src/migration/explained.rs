@@ -53,17 +53,16 @@ pub(super) async fn explained(
     count: usize,
 ) -> Result<Explanation, ControlError> {
     let subject = subject(manager, plan, whose).await?;
-    let (rules, facts) = match &subject {
-        Some(subject) => (subject.rules.clone(), subject.facts.clone()),
-        None => {
-            let rules = match whose {
-                Whose::Vm(vm) => plan.rules_of(vm, &VmId(vm.to_owned())),
-                Whose::Oldest | Whose::Migration(_) => plan.rules(),
-            };
-            let rules = rules.map_err(|problems| wrong(&problems))?;
-            let facts = Facts::unknown(rules.zone);
-            (rules, facts)
-        }
+    let (rules, facts) = if let Some(subject) = &subject {
+        (subject.rules.clone(), subject.facts.clone())
+    } else {
+        let rules = match whose {
+            Whose::Vm(vm) => plan.rules_of(vm, &VmId(vm.to_owned())),
+            Whose::Oldest | Whose::Migration(_) => plan.rules(),
+        };
+        let rules = rules.map_err(|problems| wrong(&problems))?;
+        let facts = Facts::unknown(rules.zone);
+        (rules, facts)
     };
     let now = clock::now();
     let decisions = explain(&rules, &facts, now, count);

@@ -1,6 +1,7 @@
 //! Preparing: the target's disks and the ledgers come into being.
 //!
-//! Rule: repeatable. Disks that are there are found again, and a ledger that exists is never made anew.
+//! Rule: repeatable. Disks that are there are found again, and a ledger that exists is never made anew. Where a disk goes is
+//! decided once: when it was made, it is where it was made.
 
 use super::{context::Context, failure::WorkError};
 use crate::store::NewDisk;
@@ -22,7 +23,16 @@ pub async fn prepare(context: &Context) -> Result<(), WorkError> {
             context.warn(text).await;
         }
     }
-    let specs = context.disk_specs();
+    let made = context.made_disks().await?;
+    if made.is_empty() && !context.plan().storage.is_empty() && !context.source.is_configured() {
+        return Err(WorkError::operator(
+            "the source is not in the daemon's configuration, so nobody knows where its disks lie and to which storage of \
+             the target each goes: add it there again and restart the daemon",
+        ));
+    }
+    let specs = context.disk_specs().into_iter();
+    let specs: Vec<_> =
+        specs.map(|spec| made.iter().find(|made| made.key == spec.key).cloned().unwrap_or(spec)).collect();
     let prepared = context.target.prepare(context.id, &specs).await?;
     crate::crash::point("disks.prepared");
     let rows = specs

@@ -20,6 +20,7 @@ pub mod request;
 pub mod rule;
 pub mod selection;
 pub mod state;
+pub mod storage;
 pub mod tier;
 pub mod transition;
 pub mod verify;

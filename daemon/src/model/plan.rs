@@ -23,10 +23,11 @@ use super::{
     boot::BootCheck,
     conversion::Conversion,
     hook::Hook,
-    id::VmId,
+    id::{DiskKey, VmId},
     limit::{rate, requests},
     machine::Machine,
     selection::{is_pattern, may_mean},
+    storage,
     tier::{self, Tier},
     verify::{Amount, VerifyScope},
 };
@@ -51,9 +52,13 @@ pub struct Plan {
     pub verify: VerifyPolicy,
     #[serde(default, skip_serializing_if = "PlanLimits::is_none")]
     pub limits: PlanLimits,
-    /// Source network → target network. A network that is not named keeps its name.
+    /// Source network → target network, [`ANY`] for those that are not named. Without it they keep their names.
     #[serde(default)]
     pub networks: BTreeMap<String, String>,
+    /// Where a disk lies on the source, as budgets spell it → the target's storage that it goes to, [`ANY`] for those that
+    /// are not named. Without it they go to [`storage::DEFAULT`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub storage: BTreeMap<String, String>,
     /// What VMs are called on the target that the plan gives no name.
     #[serde(default, skip_serializing_if = "Names::is_default")]
     pub names: Names,
@@ -67,6 +72,9 @@ pub struct Plan {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<Hook>,
 }
+
+/// In a map of the plan: whatever it does not name.
+pub const ANY: &str = "*";
 
 /// How the VM is moved. Times are deadlines.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -285,6 +293,7 @@ impl Plan {
             verify: VerifyPolicy::default(),
             limits: PlanLimits::default(),
             networks: BTreeMap::new(),
+            storage: BTreeMap::new(),
             names: Names::default(),
             vm: BTreeMap::new(),
             conversion: Conversion::None,
@@ -311,11 +320,27 @@ impl Plan {
     /// The machine with the target's networks.
     pub fn mapped(&self, mut machine: Machine) -> Machine {
         for nic in &mut machine.nics {
-            if let Some(network) = self.networks.get(&nic.network) {
+            if let Some(network) = self.networks.get(&nic.network).or_else(|| self.networks.get(ANY)) {
                 nic.network.clone_from(network);
             }
         }
         machine
+    }
+
+    /// Where a disk of the machine goes, if the plan says so: its own place, or else the storage that its datastore is
+    /// mapped to.
+    pub fn place_of(
+        &self,
+        over: Option<&VmOverride>,
+        disk: &DiskKey,
+        datastore: Option<&str>,
+    ) -> Option<String> {
+        if let Some(place) = over.and_then(|over| over.disks.get(&disk.0)) {
+            return Some(place.clone()).filter(|place| *place != storage::place(storage::DEFAULT));
+        }
+        let named = datastore.and_then(|datastore| self.storage.get(datastore));
+        let storage = named.or_else(|| self.storage.get(ANY))?;
+        (storage != storage::DEFAULT).then(|| storage::place(storage))
     }
 
     /// What is wrong with the plan as written, each with what to do; empty if nothing is.
@@ -359,6 +384,12 @@ impl Plan {
                 problems.extend(conversion.problems(&format!("[vm.{vm:?}] conversion")));
             }
             problems.extend(over.schedule.problems(&self.schedule, &schedule_of(vm)));
+        }
+        for (key, storage) in self.storage.iter().filter(|(_, storage)| !is_target_name(storage)) {
+            problems.push(format!(
+                "`storage.{key:?}` is {storage:?}: name one of the target's storages, of 1 to 63 letters, digits, dots, \
+                 dashes and underscores"
+            ));
         }
         let check = &self.cutover.boot_check;
         problems.extend(check.problems("cutover.boot_check"));
@@ -445,6 +476,71 @@ mod tests {
             assert_eq!(Names::default().of(name), name);
         }
         assert_eq!(names.of(&format!("{}-x", "a".repeat(62))), "a".repeat(62));
+    }
+
+    fn plan(rest: &str) -> Plan {
+        let text = format!("name = \"p\"\nsource = \"s\"\ntarget = \"t\"\nvms = [\"v\"]\n{rest}");
+        toml::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    #[test]
+    fn a_disk_goes_where_it_is_sent_or_where_its_datastore_is() {
+        let maps = "[storage]\n\"/srv/ssd\" = \"fast\"\n\"rbd:vms\" = \"default\"\n";
+        let own = "[vm.v.disks]\nvda = \"/dev/x\"\nvdb = \"storage:slow\"\nvdc = \"storage:default\"\n";
+        let of = |plan: &Plan, disk: &str, datastore: Option<&str>| {
+            plan.place_of(plan.vm.get("v"), &DiskKey(disk.to_owned()), datastore)
+        };
+        let place = |place: &str| Some(place.to_owned());
+        let named = plan(maps);
+        assert_eq!(of(&named, "vda", Some("/srv/ssd")), place("storage:fast"));
+        assert_eq!(of(&named, "vda", Some("rbd:vms")), None);
+        for unnamed in [Some("/srv"), Some("/srv/ssd/"), Some("*"), None] {
+            assert_eq!(of(&named, "vda", unnamed), None, "{unnamed:?}");
+        }
+        let any = plan(&format!("{maps}\"*\" = \"slow\"\n{own}"));
+        assert_eq!(of(&any, "vdz", Some("/srv/ssd")), place("storage:fast"));
+        assert_eq!(of(&any, "vdz", Some("rbd:vms")), None, "named as the default");
+        for unnamed in [Some("/srv"), None] {
+            assert_eq!(of(&any, "vdz", unnamed), place("storage:slow"));
+        }
+        assert_eq!(of(&any, "vda", Some("/srv/ssd")), place("/dev/x"));
+        assert_eq!(of(&any, "vdb", Some("/srv/ssd")), place("storage:slow"));
+        assert_eq!(of(&any, "vdc", Some("/srv/ssd")), None);
+        assert_eq!(any.problems(), [""; 0]);
+        let wrong = plan("[storage]\n\"/srv\" = \"/srv/fast\"").problems();
+        assert!(wrong.len() == 1 && wrong[0].starts_with("`storage.\"/srv\"` is \"/srv/fast\""), "{wrong:?}");
+    }
+
+    #[test]
+    fn networks_that_are_not_named_go_where_the_star_says() {
+        let of = |maps: &str, network: &str| {
+            let nic = crate::model::machine::Nic {
+                mac: String::new(),
+                network: network.to_owned(),
+                model: String::new(),
+            };
+            let machine = crate::model::machine::Machine { nics: vec![nic], ..machine() };
+            plan(maps).mapped(machine).nics[0].network.clone()
+        };
+        let named = "[networks]\nlan = \"br0\"\n";
+        assert_eq!((of(named, "lan"), of(named, "dmz")), ("br0".to_owned(), "dmz".to_owned()));
+        let any = format!("{named}\"*\" = \"br1\"");
+        assert_eq!((of(&any, "lan"), of(&any, "dmz")), ("br0".to_owned(), "br1".to_owned()));
+    }
+
+    fn machine() -> Machine {
+        Machine {
+            id: VmId("1".to_owned()),
+            name: "v".to_owned(),
+            uuid: String::new(),
+            firmware: crate::model::machine::Firmware::Bios,
+            machine_type: "q35".to_owned(),
+            architecture: "x86_64".to_owned(),
+            cpu: crate::model::machine::CpuTopology { sockets: 1, cores: 1, threads: 1 },
+            memory: warmd_cbt::units::Length(1 << 20),
+            disks: Vec::new(),
+            nics: Vec::new(),
+        }
     }
 
     proptest! {

@@ -60,6 +60,8 @@ pub enum Rule {
     NameTaken,
     MacTaken,
     NetworkUnknown,
+    StorageUnknown,
+    StorageIdle,
     Capacity,
     PlaceUnusable,
 }
@@ -135,6 +137,8 @@ impl Rule {
         Self::NameTaken,
         Self::MacTaken,
         Self::NetworkUnknown,
+        Self::StorageUnknown,
+        Self::StorageIdle,
         Self::Capacity,
         Self::PlaceUnusable,
     ];
@@ -399,6 +403,18 @@ impl Rule {
                 Error,
                 "the target has no such network, or it is not active",
                 "map it in `[networks]`, or make or start it on the target",
+            ),
+            Self::StorageUnknown => (
+                "storage-unknown",
+                Error,
+                "the target has no storage of that name, or it cannot be written to",
+                "correct `[storage]`, or add the storage to the target in the daemon's configuration and see that it is mounted",
+            ),
+            Self::StorageIdle => (
+                "storage-idle",
+                Warning,
+                "`[storage]` maps a datastore that no disk of the plan's VMs lies in",
+                "correct its name, or leave it for VMs that are to come",
             ),
             Self::Capacity => (
                 "capacity",

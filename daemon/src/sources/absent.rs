@@ -27,6 +27,10 @@ impl Absent {
 
 #[async_trait]
 impl Source for Absent {
+    fn is_configured(&self) -> bool {
+        false
+    }
+
     async fn check(&self) -> Result<String, SourceError> {
         self.refuse()
     }

@@ -117,6 +117,11 @@ pub trait Source: Send + Sync {
     fn datastore(&self, _disk: &MachineDisk) -> Option<String> {
         None
     }
+
+    /// Whether it is in the daemon's configuration: only then [`Source::datastore`] can tell.
+    fn is_configured(&self) -> bool {
+        true
+    }
 }
 
 /// What to take a snapshot of.

@@ -135,7 +135,8 @@ pub trait Target: Send + Sync {
 pub struct DiskSpec {
     pub key: DiskKey,
     pub size: Length,
-    /// Where this disk goes, if the plan says so: a block device, a pool's path, an NBD URI; else the target chooses.
+    /// Where this disk goes, if the plan says so: a block device, a pool's path, an NBD URI, or a storage of the target
+    /// ([`crate::model::storage`]); else the target chooses.
     pub place: Option<String>,
 }
 
@@ -277,6 +278,12 @@ mod tests {
                 "qemu:///session",
             ),
             ("[target]\nkind = 'disk'\ndirectory = '/d'", "disk", "/d"),
+            ("[target]\nkind = 'disk'\ndirectory = '/d'\nstorages = { fast = '/f' }", "disk", "/d"),
+            (
+                "[target]\nkind = 'libvirt'\ndirectory = '/d'\n[target.storages]\nfast = '/f'\nslow = '/s'",
+                "libvirt",
+                "qemu:///system",
+            ),
             (
                 "[target]\nkind = 'disk'\ndirectory = '/d'\n\
                  [target.provisioner]\naddress = 'unix:/p'\ndeadline = '90s'",

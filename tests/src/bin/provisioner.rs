@@ -43,6 +43,7 @@ async fn serve(mut args: impl Iterator<Item = String>) -> Result<()> {
         uri: "qemu:///system".to_owned(),
         directory: None,
         pool: None,
+        storages: std::collections::BTreeMap::new(),
         domain_type: DomainType::Auto,
         disk_bus: DiskBus::Virtio,
     };

@@ -14,6 +14,7 @@ use warmd_daemon::{
     model::{
         id::{DiskKey, MigrationId, VmId},
         machine::{CpuTopology, Firmware, Machine, MachineDisk, Nic},
+        storage,
     },
     targets::{
         CreateMachine, DiskSpec, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind as Kind,
@@ -57,6 +58,14 @@ impl Bench {
             locks: true,
             removes: true,
         }
+    }
+
+    /// The same, with the disks in these storages of the target.
+    pub fn in_storages<const N: usize>(mut self, storages: [&str; N]) -> Self {
+        for (disk, name) in self.disks.iter_mut().zip(storages) {
+            disk.place = Some(storage::place(name));
+        }
+        self
     }
 
     /// The same, with the disks at these places.
@@ -187,7 +196,8 @@ async fn disks_hold_what_was_written(target: &dyn Target, owner: MigrationId, be
 
 async fn another_migration_meets_nothing(target: &dyn Target, bench: &Bench) -> Result<()> {
     let other = MigrationId::generate();
-    if bench.disks[0].place.is_some() {
+    let own = |place: &str| storage::named(place).is_none();
+    if bench.disks[0].place.as_deref().is_some_and(own) {
         fails_with(Kind::Conflict, "the same place", target.prepare(other, &bench.disks).await)?;
         fails_with(Kind::Conflict, "opening the same place", target.open(other, &bench.disks[0]).await)?;
     } else {

@@ -12,7 +12,7 @@ use warmd_cbt::{
 use warmd_daemon::{
     model::{
         id::{DiskKey, MigrationId, VmId},
-        machine::{Machine, PowerState, VmSummary},
+        machine::{Machine, MachineDisk, PowerState, VmSummary},
         rule::Objection,
     },
     sources::{
@@ -93,6 +93,10 @@ impl Source for SimulatedSource {
     async fn power(&self, _vm: &VmId) -> Result<PowerState, SourceError> {
         self.strike("power").await?;
         Ok(self.0.with(|truth| if truth.source_runs { PowerState::Running } else { PowerState::Off }))
+    }
+
+    fn datastore(&self, disk: &MachineDisk) -> Option<String> {
+        self.0.with(|truth| truth.datastores.get(&disk.key.0).cloned())
     }
 
     async fn snapshot(&self, request: &SnapshotRequest) -> Result<Box<dyn Snapshot>, SourceError> {

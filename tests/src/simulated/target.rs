@@ -48,7 +48,12 @@ impl Target for SimulatedTarget {
     ) -> Result<Vec<(Option<usize>, Objection)>, TargetError> {
         self.strike("objections").await?;
         let objections = self.0.with(|truth| truth.target_objects.clone());
-        Ok(objections.into_iter().map(|objection| (machines.len().checked_sub(1), objection)).collect())
+        let mut objections: Vec<_> =
+            objections.into_iter().map(|objection| (machines.len().checked_sub(1), objection)).collect();
+        if let Some(files) = &self.0.files {
+            objections.extend(files.objections(machines).await?);
+        }
+        Ok(objections)
     }
 
     async fn prepare(

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -65,6 +65,8 @@ pub struct Truth {
     /// Changes that come when the source VM is shut down, and are not tracked.
     pub when_off: Vec<(String, u64, Vec<u8>)>,
     /// What the source has against moving the VM.
+    /// Where the source's disks lie.
+    pub datastores: BTreeMap<String, String>,
     pub source_objects: Vec<Objection>,
     /// What the target has against its coming.
     pub target_objects: Vec<Objection>,
@@ -97,7 +99,13 @@ impl World {
     /// The same, with the target's disks in files of this directory.
     #[must_use]
     pub fn with_files(self, directory: &Path) -> Self {
-        let settings = disk::Settings { directory: directory.to_owned(), provisioner: None };
+        self.with_storages(directory, BTreeMap::new())
+    }
+
+    /// The same, with other storages beside it.
+    #[must_use]
+    pub fn with_storages(self, directory: &Path, storages: BTreeMap<String, PathBuf>) -> Self {
+        let settings = disk::Settings { directory: directory.to_owned(), storages, provisioner: None };
         Self { files: Some(Arc::new(DiskTarget::new(&settings).expect("an absolute directory"))), ..self }
     }
 

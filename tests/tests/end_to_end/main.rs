@@ -9,4 +9,5 @@ mod limits;
 mod passes;
 mod refusals;
 mod rollback;
+mod storages;
 mod telemetry;

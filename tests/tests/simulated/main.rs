@@ -22,5 +22,6 @@ mod proof;
 mod restored;
 mod rollback;
 mod schedule;
+mod storages;
 mod verify;
 mod vm_schedules;

@@ -6,7 +6,7 @@ use crate::{
         control::ControlError,
         manager::{Manager, internal},
     },
-    model::{plan::Plan, rule::Rule},
+    model::{plan::Plan, rule::Rule, storage::in_words},
 };
 
 pub(super) async fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) -> Result<(), ControlError> {
@@ -24,12 +24,12 @@ pub(super) async fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) -
         }
         let over = plan.over(&subject.vm, &context.machine);
         for disk in context.made_disks().await.map_err(internal)? {
-            let wanted = over.and_then(|over| over.disks.get(&disk.key.0));
-            if wanted != disk.place.as_ref() {
-                let said = |place: Option<&String>| {
-                    place.map_or_else(|| "a place of the target's choice".to_owned(), Clone::clone)
-                };
-                let (wanted, is) = (said(wanted), said(disk.place.as_ref()));
+            // By where it lay on the source then.
+            let began = context.machine.disks.iter().find(|began| began.key == disk.key);
+            let datastore = began.and_then(|began| context.source.datastore(began));
+            let wanted = plan.place_of(over, &disk.key, datastore.as_deref());
+            if wanted != disk.place {
+                let (wanted, is) = (in_words(wanted.as_deref()), in_words(disk.place.as_deref()));
                 let found = format!("disk {} is to be at {wanted}, and was made at {is}", disk.key);
                 judged.find(Rule::VmFixed, vm_of(&subject.vm), found);
             }

@@ -2,6 +2,7 @@
 
 use super::{Judged, vm_of};
 use crate::{
+    migration::manager::Manager,
     model::{
         plan::Plan,
         rule::{Objection, Rule},
@@ -9,16 +10,21 @@ use crate::{
     targets::{DiskSpec, Incoming, Target},
 };
 
-pub(super) async fn judge(judged: &mut Judged, plan: &Plan, target: &dyn Target) {
+pub(super) async fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan, target: &dyn Target) {
+    let source = manager.source(&plan.source).ok();
     let incoming: Vec<_> = judged
         .machines
         .iter()
         .map(|subject| {
-            let places = plan.over(&subject.vm, &subject.machine).map(|over| &over.disks);
-            let disks = subject.machine.disks.iter().map(|disk| DiskSpec {
-                key: disk.key.clone(),
-                size: disk.size,
-                place: places.and_then(|places| places.get(&disk.key.0)).cloned(),
+            let over = plan.over(&subject.vm, &subject.machine);
+            let handle = subject.migration.and_then(|id| manager.handle(id));
+            // A disk that was moved on the source meanwhile stays where it was made.
+            let began = handle.as_ref().map_or(&subject.machine, |handle| &handle.context.machine);
+            let disks = subject.machine.disks.iter().map(|disk| {
+                let lay = began.disks.iter().find(|began| began.key == disk.key).unwrap_or(disk);
+                let datastore = source.and_then(|source| source.datastore(lay));
+                let place = plan.place_of(over, &disk.key, datastore.as_deref());
+                DiskSpec { key: disk.key.clone(), size: disk.size, place }
             });
             Incoming {
                 owner: subject.migration,

@@ -10,6 +10,7 @@ mod fixed;
 mod incoming;
 mod machines;
 mod names;
+mod storages;
 mod text;
 mod tiers;
 mod windows;
@@ -77,10 +78,11 @@ pub(super) async fn judge(manager: &Manager, plan: &Plan) -> Result<Judged, Cont
     }
     fixed::judge(&mut judged, manager, plan).await?;
     names::judge(&mut judged, manager, plan);
+    storages::judge(&mut judged, manager, plan);
     windows::judge(&mut judged, manager, plan);
     tiers::judge(&mut judged, plan);
     if let Some(target) = target {
-        incoming::judge(&mut judged, plan, target).await;
+        incoming::judge(&mut judged, manager, plan, target).await;
     }
     Ok(judged)
 }

@@ -38,7 +38,7 @@ impl DiskTarget {
     /// Judges the settings; reaches nothing.
     pub fn new(settings: &Settings) -> Result<Self, TargetError> {
         Ok(Self {
-            storage: Storage::new(&settings.directory, FOLDER_MODE)?,
+            storage: Storage::new(&settings.directory, FOLDER_MODE)?.with(&settings.storages)?,
             provisioner: settings.provisioner.as_ref().map(Provisioner::new).transpose()?,
         })
     }
@@ -67,7 +67,8 @@ impl Target for DiskTarget {
             }
             None => format!("no provisioner: machines are described in {DESCRIPTION}"),
         };
-        Ok(format!("disks of this host, {} GiB free; {machines}", room.0 >> 30))
+        let storages = self.storage.others_in_words().await;
+        Ok(format!("disks of this host, {} GiB free{storages}; {machines}", room.0 >> 30))
     }
 
     async fn objections(

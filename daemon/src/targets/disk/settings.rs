@@ -1,6 +1,6 @@
 //! What an operator may say of a target `disk`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
@@ -12,6 +12,9 @@ use crate::model::plan::duration;
 pub struct Settings {
     /// Where disks without a place of their own are kept: one folder for each migration. It must be there.
     pub directory: PathBuf,
+    /// Other directories for disks, by the names that a plan's `[storage]` uses. They must be there.
+    #[serde(default)]
+    pub storages: BTreeMap<String, PathBuf>,
     /// Who creates the machines; without it they are described in a file.
     #[serde(default)]
     pub provisioner: Option<ProvisionerSettings>,

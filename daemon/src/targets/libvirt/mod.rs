@@ -55,8 +55,14 @@ impl LibvirtTarget {
     /// Judges the settings; reaches nothing.
     pub fn new(settings: &Settings) -> Result<Self, TargetError> {
         let storage = match (&settings.directory, &settings.pool) {
-            (Some(directory), None) => OnceCell::new_with(Some(Storage::new(directory, FOLDER_MODE)?)),
-            (None, Some(_)) => OnceCell::new(),
+            (Some(directory), None) => {
+                OnceCell::new_with(Some(Storage::new(directory, FOLDER_MODE)?.with(&settings.storages)?))
+            }
+            (None, Some(_)) => {
+                // The pool's path is not known yet; what else is wrong is told now.
+                Storage::new("/".as_ref(), FOLDER_MODE)?.with(&settings.storages)?;
+                OnceCell::new()
+            }
             _ => {
                 let why = "say either `directory` or `pool`, where disks are kept";
                 return Err(TargetError::new(TargetErrorKind::Refused, settings.uri.clone(), why));
@@ -80,7 +86,7 @@ impl LibvirtTarget {
                 let text = text.map_err(failed(&doing))?;
                 let path =
                     pool_path(&text).map_err(|why| TargetError::new(TargetErrorKind::Refused, doing, why))?;
-                Storage::new(&path, FOLDER_MODE)
+                Storage::new(&path, FOLDER_MODE)?.with(&self.settings.storages)
             })
             .await
     }
@@ -137,9 +143,10 @@ impl Target for LibvirtTarget {
         let version = self.libvirt.version().await.map_err(failed(&doing))?;
         let kind = self.domain_type(std::env::consts::ARCH).await.map_err(failed(&doing))?;
         let networks = Networks::list(&self.libvirt).await.map_err(failed(&doing))?;
-        let room = self.storage().await?.room().await?;
+        let storage = self.storage().await?;
+        let (room, storages) = (storage.room().await?, storage.others_in_words().await);
         Ok(format!(
-            "{version}; domains of type {kind}; {} GiB free; active networks: {}",
+            "{version}; domains of type {kind}; {} GiB free{storages}; active networks: {}",
             room.0 >> 30,
             networks.known()
         ))
@@ -353,6 +360,8 @@ fn failed(doing: &str) -> impl FnOnce(LibvirtError) -> TargetError {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -370,6 +379,7 @@ mod tests {
             uri: "test:///default".to_owned(),
             directory: directory.map(PathBuf::from),
             pool: pool.map(str::to_owned),
+            storages: BTreeMap::new(),
             domain_type: DomainType::Auto,
             disk_bus: DiskBus::Virtio,
         };
@@ -377,6 +387,16 @@ mod tests {
         assert!(LibvirtTarget::new(&settings(None, Some("p"))).is_ok());
         for wrong in [settings(None, None), settings(Some("/d"), Some("p")), settings(Some("d"), None)] {
             assert_eq!(LibvirtTarget::new(&wrong).unwrap_err().kind, TargetErrorKind::Refused);
+        }
+        for (name, place) in [("fast", "srv/fast"), ("default", "/srv/fast"), ("a b", "/srv"), ("", "/srv")] {
+            for good in [settings(Some("/d"), None), settings(None, Some("p"))] {
+                let storages = BTreeMap::from([(name.to_owned(), PathBuf::from(place))]);
+                let error = LibvirtTarget::new(&Settings { storages, ..good }).unwrap_err();
+                assert!(
+                    error.kind == TargetErrorKind::Refused && error.to_string().contains(place),
+                    "{error}"
+                );
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What an operator may say of a target `libvirt`.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::Deserialize;
 
@@ -18,6 +18,9 @@ pub struct Settings {
     /// The same by the name of a storage pool of kind `dir`, `fs` or `netfs`.
     #[serde(default)]
     pub pool: Option<String>,
+    /// Other directories for disks, by the names that a plan's `[storage]` uses. They must be there.
+    #[serde(default)]
+    pub storages: BTreeMap<String, PathBuf>,
     #[serde(default)]
     pub domain_type: DomainType,
     #[serde(default)]

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 use warmd_cbt::units::Extent;
 
-use super::{Storage, Where, blocking, doing, operator, place, safe_name};
+use super::{Storage, Where, blocking, doing, operator, safe_name};
 use crate::{
     libvirt::{LibvirtError, LibvirtErrorKind, overlay},
     model::id::{DiskKey, MigrationId},
@@ -71,7 +71,7 @@ fn no_guard(uri: &str) -> String {
 #[async_trait]
 impl Guard for Storage {
     fn refusal(&self, disk: &DiskSpec) -> Option<String> {
-        match place::of(Path::new("/"), disk) {
+        match self.place(MigrationId(Uuid::nil()), disk) {
             Ok(Where::Own(_) | Where::Path(_)) => None,
             Ok(Where::Nbd(uri)) => Some(no_guard(&uri)),
             Err(error) => Some(error.to_string()),

@@ -1,7 +1,8 @@
-//! Where a migration's disks are kept on this host: files of its own in the target's directory, or the places that the
-//! plan names. Shared by the kinds of target that write to this host.
+//! Where a migration's disks are kept on this host: files of its own in the target's directory or in one of its other
+//! storages, or the places that the plan names. Shared by the kinds of target that write to this host.
 //!
-//! Rule: a file of warmd's own lies in the folder named after the migration, so no two migrations meet. A place that
+//! Rule: a file of warmd's own lies in the folder named after the migration, in whatever storage, so no two migrations meet.
+//! What is about a migration as a whole (who wrote last, overlays, the console) lies in the folder in the target's directory. A place that
 //! a plan names (`place.rs`) belongs to the first migration that claims it (`claims.rs`) until that one discards it.
 //! What comes from outside (a disk's key) never chooses a path.
 
@@ -10,8 +11,12 @@ mod export;
 mod guard;
 mod place;
 mod preflight;
+mod rooms;
+#[cfg(test)]
+mod tests;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -26,7 +31,11 @@ use super::{
     volume::{self, FileDisk, VolumeError, VolumeKind, VolumeOptions},
 };
 use crate::{
-    model::id::{DiskKey, MigrationId},
+    model::{
+        id::{DiskKey, MigrationId},
+        plan::is_target_name,
+        storage,
+    },
     span,
 };
 
@@ -40,6 +49,8 @@ const DEADLINE: Duration = Duration::from_mins(1);
 #[derive(Clone, Debug)]
 pub struct Storage {
     directory: PathBuf,
+    /// Other directories for disks, by the names that plans use.
+    others: BTreeMap<String, PathBuf>,
     folder_mode: u32,
     claims: Claims,
 }
@@ -60,7 +71,26 @@ impl Storage {
             return Err(TargetError::new(TargetErrorKind::Refused, directory.display().to_string(), why));
         }
         let claims = Claims::new(directory.join(".claims"));
-        Ok(Self { directory: directory.to_owned(), folder_mode, claims })
+        Ok(Self { directory: directory.to_owned(), others: BTreeMap::new(), folder_mode, claims })
+    }
+
+    /// The same, with other storages beside the directory.
+    pub fn with(mut self, others: &BTreeMap<String, PathBuf>) -> Result<Self, TargetError> {
+        for (name, directory) in others {
+            let wrong = if name == storage::DEFAULT {
+                "`default` is the storage of the disks that no plan sends elsewhere: call this one otherwise"
+            } else if !is_target_name(name) {
+                "the name of a storage has 1 to 63 letters, digits, dots, dashes and underscores"
+            } else if !directory.is_absolute() {
+                "a storage must be an absolute path, such as /srv/fast"
+            } else {
+                continue;
+            };
+            let doing = format!("`storages` has {name:?} = {:?}", directory.display().to_string());
+            return Err(TargetError::new(TargetErrorKind::Refused, doing, wrong));
+        }
+        self.others.clone_from(others);
+        Ok(self)
     }
 
     /// The migration's own folder, whether it is there or not.
@@ -70,8 +100,12 @@ impl Storage {
 
     /// Makes the migration's folder, or finds it.
     pub async fn make_folder(&self, owner: MigrationId) -> Result<PathBuf, TargetError> {
-        let (directory, folder, mode) = (self.directory.clone(), self.folder(owner), self.folder_mode);
-        let made = folder.clone();
+        self.make_folder_in(&self.directory, owner).await
+    }
+
+    async fn make_folder_in(&self, directory: &Path, owner: MigrationId) -> Result<PathBuf, TargetError> {
+        let (folder, mode) = (directory.join(owner.to_string()), self.folder_mode);
+        let (directory, made) = (directory.to_owned(), folder.clone());
         let doing = format!("preparing the folder {}", folder.display());
         blocking(doing, move || {
             // The directory itself is never made: where a mount is missing, the root's file system would fill up.
@@ -82,24 +116,6 @@ impl Storage {
         .await
         .map_err(operator)?;
         Ok(folder)
-    }
-
-    /// Room left in the directory, which must be there and writable.
-    pub async fn room(&self) -> Result<Length, TargetError> {
-        let directory = self.directory.clone();
-        blocking(format!("looking at the directory {}", directory.display()), move || {
-            let failed = |error| VolumeError::io("looking at", &directory, error);
-            if !std::fs::metadata(&directory).map_err(failed)?.is_dir() {
-                return Err(failed(std::io::ErrorKind::NotADirectory.into()));
-            }
-            let rights =
-                rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
-            rustix::fs::access(&directory, rights).map_err(|error| failed(error.into()))?;
-            let system = rustix::fs::statvfs(&directory).map_err(|error| failed(error.into()))?;
-            Ok(Length(system.f_bavail.saturating_mul(system.f_frsize)))
-        })
-        .await
-        .map_err(operator)
     }
 
     /// Makes or finds all of the disks; see [`super::Target::prepare`].
@@ -132,7 +148,13 @@ impl Storage {
     ) -> Result<(PreparedDisk, Whereabouts), TargetError> {
         let size = spec.size;
         let (path, own) = match self.place(owner, spec)? {
-            Where::Own(path) => (path, true),
+            Where::Own(path) => {
+                self.check_elsewhere(owner, spec, &path, doing).await?;
+                if let Some(directory) = spec.place.as_deref().and_then(|place| self.directory_of(place)) {
+                    self.make_folder_in(directory, owner).await?;
+                }
+                (path, true)
+            }
             Where::Path(path) => (path, false),
             Where::Nbd(uri) => {
                 export::open(&uri, size, doing).await?.close().await;
@@ -151,6 +173,34 @@ impl Storage {
         }
         let disk = PreparedDisk { key: spec.key.clone(), location, reads_zero: found.reads_zero };
         Ok((disk, Whereabouts::Volume(found.number)))
+    }
+
+    /// Fails if the disk lies in another storage: then another plan put it there, and what is in it may be all that there is.
+    async fn check_elsewhere(
+        &self,
+        owner: MigrationId,
+        spec: &DiskSpec,
+        path: &Path,
+        doing: &str,
+    ) -> Result<(), TargetError> {
+        let others: Vec<_> = self.own_places(owner, &spec.key).filter(|(_, other)| other != path).collect();
+        let found = blocking(doing.to_owned(), move || {
+            for (name, other) in others {
+                let is_there =
+                    other.try_exists().map_err(|error| VolumeError::io("looking for", &other, error))?;
+                if is_there {
+                    return Ok(Some((name, other)));
+                }
+            }
+            Ok(None)
+        })
+        .await?;
+        let Some((name, other)) = found else { return Ok(()) };
+        let why = format!(
+            "it is in storage {name} already, as {}: let the plan send it there, or cancel this migration",
+            other.display()
+        );
+        Err(TargetError::new(TargetErrorKind::Conflict, doing, why))
     }
 
     /// A writer for a prepared disk; see [`super::Target::open`].
@@ -218,6 +268,18 @@ impl Storage {
                 Where::Nbd(uri) => self.give_up(owner, &uri, &doing).await?,
             }
         }
+        // Also what was made by another plan, or of a disk that has got another place: by its name it is nobody else's.
+        for (spec, (_, path)) in
+            disks.iter().flat_map(|spec| self.own_places(owner, &spec.key).map(move |place| (spec, place)))
+        {
+            let doing = doing("discarding", owner, spec);
+            blocking(doing, move || volume::remove_unused(&path)).await?;
+        }
+        for directory in self.others.values() {
+            let folder = directory.join(owner.to_string());
+            let doing = format!("discarding the folder {}", folder.display());
+            blocking(doing, move || volume::remove_directory(&folder)).await?;
+        }
         let folder = self.folder(owner);
         blocking(format!("discarding the folder {}", folder.display()), move || {
             for name in beside.iter().chain(&[LAST_WRITER]) {
@@ -254,7 +316,43 @@ impl Storage {
     }
 
     fn place(&self, owner: MigrationId, spec: &DiskSpec) -> Result<Where, TargetError> {
-        place::of(&self.folder(owner), spec)
+        let Some(place) = spec.place.as_deref().filter(|place| storage::named(place).is_some()) else {
+            return place::of(&self.folder(owner), spec);
+        };
+        if let Some(directory) = self.directory_of(place) {
+            return Ok(Where::Own(place::own(&directory.join(owner.to_string()), &spec.key)));
+        }
+        let doing = format!("disk {} is to go to {}", spec.key, storage::in_words(Some(place)));
+        Err(TargetError::new(TargetErrorKind::Refused, doing, self.none_such()))
+    }
+
+    /// The directory of the storage that a place names, if the target has it.
+    fn directory_of(&self, place: &str) -> Option<&Path> {
+        match storage::named(place)? {
+            storage::DEFAULT => Some(&self.directory),
+            name => self.others.get(name).map(PathBuf::as_path),
+        }
+    }
+
+    /// Where a disk may lie that has no place of its own, by storage.
+    fn own_places<'a>(
+        &'a self,
+        owner: MigrationId,
+        key: &'a DiskKey,
+    ) -> impl Iterator<Item = (String, PathBuf)> + 'a {
+        let default = (storage::DEFAULT, self.directory.as_path());
+        let others = self.others.iter().map(|(name, directory)| (name.as_str(), directory.as_path()));
+        let all = std::iter::once(default).chain(others);
+        all.map(move |(name, directory)| {
+            (name.to_owned(), place::own(&directory.join(owner.to_string()), key))
+        })
+    }
+
+    /// What is said to somebody who names a storage that is not there.
+    fn none_such(&self) -> String {
+        let names: Vec<_> =
+            std::iter::once(storage::DEFAULT).chain(self.others.keys().map(String::as_str)).collect();
+        format!("the target has no such storage, it has: {}", names.join(", "))
     }
 
     async fn claim(&self, owner: MigrationId, place: &str, doing: &str) -> Result<(), TargetError> {

@@ -4,7 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::targets::{DiskSpec, TargetError, TargetErrorKind};
+use crate::{
+    model::id::DiskKey,
+    targets::{DiskSpec, TargetError, TargetErrorKind},
+};
 
 /// Names longer than this are shortened; file systems take 255 bytes, and something may be appended.
 const LONGEST: usize = 200;
@@ -39,10 +42,15 @@ pub(super) enum Where {
     Nbd(String),
 }
 
-/// Where `spec` goes; `folder` is its migration's own.
+/// The file of warmd's own for a disk; `folder` is its migration's.
+pub(super) fn own(folder: &Path, key: &DiskKey) -> PathBuf {
+    folder.join(format!("{}.raw", safe_name(&key.0)))
+}
+
+/// Where `spec` goes, unless that is a storage; `folder` is its migration's own.
 pub(super) fn of(folder: &Path, spec: &DiskSpec) -> Result<Where, TargetError> {
     let Some(place) = spec.place.as_deref() else {
-        return Ok(Where::Own(folder.join(format!("{}.raw", safe_name(&spec.key.0)))));
+        return Ok(Where::Own(own(folder, &spec.key)));
     };
     if place.starts_with("nbd://") || place.starts_with("nbd+unix://") {
         return Ok(Where::Nbd(place.to_owned()));
@@ -54,7 +62,8 @@ pub(super) fn of(folder: &Path, spec: &DiskSpec) -> Result<Where, TargetError> {
     Err(TargetError::new(
         TargetErrorKind::Refused,
         format!("the place {place:?} of disk {}", spec.key),
-        "neither an absolute path of a file or block device nor nbd://HOST/EXPORT nor nbd+unix:///EXPORT?socket=PATH",
+        "neither an absolute path of a file or block device nor nbd://HOST/EXPORT nor nbd+unix:///EXPORT?socket=PATH nor \
+         storage:NAME",
     ))
 }
 
@@ -89,7 +98,6 @@ mod tests {
     use warmd_cbt::units::Length;
 
     use super::*;
-    use crate::model::id::DiskKey;
 
     fn spec(key: &str, place: Option<&str>) -> DiskSpec {
         DiskSpec { key: DiskKey(key.to_owned()), size: Length(512), place: place.map(str::to_owned) }

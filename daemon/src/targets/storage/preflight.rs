@@ -8,10 +8,10 @@ use uuid::Uuid;
 
 use super::{Storage, blocking, claims::NotOurs, doing, export, place::Where, volume};
 use crate::{
-    human,
     model::{
         id::MigrationId,
         rule::{Objection, Rule},
+        storage,
     },
     targets::{DiskSpec, Incoming, TargetError},
 };
@@ -23,38 +23,42 @@ impl Storage {
         machines: &[Incoming],
     ) -> Result<Vec<(Option<usize>, Objection)>, TargetError> {
         let mut objections = Vec::new();
-        let mut needed: u64 = 0;
+        let mut needed = BTreeMap::<_, u64>::new();
         let mut places: BTreeMap<&str, String> = BTreeMap::new();
         for (at, machine) in machines.iter().enumerate() {
             for spec in &machine.disks {
-                let mut object = |found: String| {
+                let mut object = |rule, found: String| {
                     let found = format!("disk {}: {found}", spec.key);
-                    objections.push((Some(at), Objection::new(Rule::PlaceUnusable, found)));
+                    objections.push((Some(at), Objection::new(rule, found)));
                 };
-                if let Some(place) = spec.place.as_deref() {
+                let place = spec.place.as_deref();
+                if let Some(misfit) = self.misfit(place).await {
+                    object(Rule::StorageUnknown, misfit);
+                    continue;
+                }
+                if let Some(place) = place.filter(|place| storage::named(place).is_none()) {
                     let who = format!("disk {} of {}", spec.key, machine.name);
                     if let Some(other) = places.insert(place, who) {
-                        object(format!("{place} is where {other} goes too"));
+                        object(Rule::PlaceUnusable, format!("{place} is where {other} goes too"));
                     }
                 }
                 match self.room_for(machine.owner, spec).await {
-                    Ok(bytes) => needed = needed.saturating_add(bytes),
-                    Err(error) => object(error.to_string()),
+                    Ok(bytes) => {
+                        let directory = place.and_then(|place| self.directory_of(place));
+                        let sum: &mut u64 =
+                            needed.entry(directory.unwrap_or(&self.directory).to_owned()).or_default();
+                        *sum = sum.saturating_add(bytes);
+                    }
+                    Err(error) => object(Rule::PlaceUnusable, error.to_string()),
                 }
             }
         }
-        if needed > 0 {
-            let room = self.room().await?.0;
-            if needed > room {
-                let (needed, room) = (human::bytes(needed), human::bytes(room));
-                let found = format!("the disks take up to {needed}, and {room} are free");
-                objections.push((None, Objection::new(Rule::Capacity, found)));
-            }
-        }
+        let too_small = self.too_small(needed).await?.into_iter();
+        objections.extend(too_small.map(|objection| (None, objection)));
         Ok(objections)
     }
 
-    /// Bytes that the disk may yet take of the target's directory. Fails if its place will not do.
+    /// Bytes that the disk may yet take of its storage. Fails if its place will not do.
     async fn room_for(&self, owner: Option<MigrationId>, spec: &DiskSpec) -> Result<u64, TargetError> {
         let is_new = owner.is_none();
         let owner = owner.unwrap_or(MigrationId(Uuid::nil()));

@@ -1,0 +1,199 @@
+//! Storages beside the target's directory: disks lie there, and nothing is left there.
+
+use std::{
+    collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command, time::Duration,
+};
+
+use tempfile::TempDir;
+use warmd_cbt::units::Length;
+
+use super::Storage;
+use crate::{
+    model::{
+        id::{DiskKey, MigrationId, VmId},
+        machine::{CpuTopology, Firmware, Machine},
+        rule::Rule,
+    },
+    targets::{DiskSpec, Incoming, TargetErrorKind as Kind, Writer, guard::Guard},
+};
+
+const SIZE: u64 = 1 << 20;
+const MODE: u32 = 0o711;
+
+fn spec(key: &str, place: Option<&str>) -> DiskSpec {
+    DiskSpec { key: DiskKey(key.to_owned()), size: Length(SIZE), place: place.map(str::to_owned) }
+}
+
+/// One in each storage; the third in the target's directory.
+fn specs() -> Vec<DiskSpec> {
+    vec![spec("vda", Some("storage:fast")), spec("../b", Some("storage:slow")), spec("vdc", None)]
+}
+
+fn storage(dir: &TempDir) -> Storage {
+    let place = |name: &str| -> PathBuf {
+        let place = dir.path().join(name);
+        fs::create_dir_all(&place).unwrap();
+        place
+    };
+    let others = ["fast", "slow"].map(|name| (name.to_owned(), place(name)));
+    Storage::new(&place("default"), MODE).unwrap().with(&BTreeMap::from(others)).unwrap()
+}
+
+/// Every file and folder in the storages.
+fn all(dir: &TempDir) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut folders = vec![dir.path().to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            all.push(path.strip_prefix(dir.path()).unwrap().display().to_string());
+            if path.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    all.sort();
+    all
+}
+
+#[tokio::test]
+async fn each_disk_lies_in_its_storage_and_all_of_it_goes() {
+    let (dir, owner) = (tempfile::tempdir().unwrap(), MigrationId::generate());
+    let storage = storage(&dir);
+    let made = storage.prepare(owner, &specs()).await.unwrap();
+    let wanted = [
+        format!("fast/{owner}/vda.raw"),
+        format!("slow/{owner}/%2E.%2Fb.raw"),
+        format!("default/{owner}/vdc.raw"),
+    ]
+    .map(|path| dir.path().join(path));
+    let at: Vec<_> = made.iter().map(|disk| PathBuf::from(&disk.location)).collect();
+    assert_eq!(at, wanted);
+    for path in &at {
+        let mode = fs::metadata(path.parent().unwrap()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, MODE, "{}", path.display());
+    }
+    assert_eq!(storage.prepare(owner, &specs()).await.unwrap(), made);
+    let located: Vec<_> =
+        storage.locate(owner, &specs()).await.unwrap().iter().map(|disk| disk.place.location()).collect();
+    assert_eq!(located, made.iter().map(|disk| disk.location.clone()).collect::<Vec<_>>());
+    for spec in &specs() {
+        assert_eq!(storage.open(owner, spec).await.unwrap().size(), spec.size);
+    }
+    storage.note_writer(owner, Some(Writer::Pass { number: 7, faults: 0 })).await.unwrap();
+    // Another migration has nothing of it.
+    let other = MigrationId::generate();
+    assert_eq!(storage.open(other, &specs()[0]).await.err().unwrap().kind, Kind::NotFound);
+    storage.discard(other, &specs(), &[]).await.unwrap();
+    assert_eq!(storage.noted_writer(owner).await.unwrap(), Some(Writer::Pass { number: 7, faults: 0 }));
+    storage.discard(owner, &specs(), &[]).await.unwrap();
+    assert_eq!(all(&dir), ["default", "fast", "slow"]);
+    storage.discard(owner, &specs(), &[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_disk_that_lies_in_another_storage_is_neither_made_again_nor_left() {
+    let (dir, owner) = (tempfile::tempdir().unwrap(), MigrationId::generate());
+    let storage = storage(&dir);
+    let made = storage.prepare(owner, &specs()[..1]).await.unwrap();
+    fs::write(&made[0].location, vec![7; SIZE as usize]).unwrap();
+    for place in [None, Some("storage:slow"), Some("storage:default")] {
+        let error = storage.prepare(owner, &[spec("vda", place)]).await.unwrap_err();
+        assert_eq!(error.kind, Kind::Conflict);
+        assert!(error.to_string().contains("it is in storage fast already"), "{error}");
+    }
+    assert_eq!(fs::read(&made[0].location).unwrap(), vec![7; SIZE as usize]);
+    assert!(!dir.path().join(format!("slow/{owner}/vda.raw")).exists());
+    // Given up by a plan that sends it elsewhere, it goes all the same.
+    storage.discard(owner, &[spec("vda", None)], &[]).await.unwrap();
+    assert_eq!(all(&dir), ["default", "fast", "slow"]);
+}
+
+#[tokio::test]
+async fn a_storage_that_is_not_there_is_refused_by_name() {
+    let (dir, owner) = (tempfile::tempdir().unwrap(), MigrationId::generate());
+    let storage = storage(&dir);
+    let error = storage.prepare(owner, &[spec("vda", Some("storage:tape"))]).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Refused);
+    let told =
+        "disk vda is to go to storage tape: the target has no such storage, it has: default, fast, slow";
+    assert_eq!(error.to_string(), told);
+    // One that is not mounted is not made.
+    fs::remove_dir(dir.path().join("slow")).unwrap();
+    let error = storage.prepare(owner, &[spec("vda", Some("storage:slow"))]).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Refused, "{error}");
+    assert!(!dir.path().join("slow").exists());
+    let words = storage.others_in_words().await;
+    assert!(
+        words.contains("; storage fast: ") && words.contains("; storage slow: cannot be used"),
+        "{words}"
+    );
+}
+
+fn incoming(name: &str, disks: Vec<DiskSpec>) -> Incoming {
+    let machine = Machine {
+        id: VmId(name.to_owned()),
+        name: name.to_owned(),
+        uuid: String::new(),
+        firmware: Firmware::Bios,
+        machine_type: "q35".to_owned(),
+        architecture: "x86_64".to_owned(),
+        cpu: CpuTopology { sockets: 1, cores: 1, threads: 1 },
+        memory: Length(1 << 20),
+        disks: Vec::new(),
+        nics: Vec::new(),
+    };
+    Incoming { owner: None, name: name.to_owned(), machine, disks }
+}
+
+#[tokio::test]
+async fn what_is_to_come_is_judged_by_its_storage() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = storage(&dir);
+    let found = async |disks: Vec<DiskSpec>| -> Vec<(Rule, String)> {
+        let objections = storage.objections(&[incoming("web", disks)]).await.unwrap();
+        objections.into_iter().map(|(_, objection)| (objection.rule, objection.found)).collect()
+    };
+    assert_eq!(found(specs()).await, []);
+    // Two disks in one storage are not at one place.
+    assert_eq!(found(vec![spec("a", Some("storage:fast")), spec("b", Some("storage:fast"))]).await, []);
+    let [(rule, told)] = found(vec![spec("vda", Some("storage:tape"))]).await.try_into().unwrap();
+    assert_eq!(rule, Rule::StorageUnknown);
+    assert_eq!(told, "disk vda: storage tape: the target has no such storage, it has: default, fast, slow");
+    // No single one is larger than the file system that all three are on, but together they are.
+    let room = storage.room().await.unwrap().0;
+    let half = Length(room / 2);
+    let large = || specs().into_iter().map(|spec| DiskSpec { size: half, ..spec }).collect::<Vec<_>>();
+    assert_eq!(found(large()[..1].to_vec()).await, []);
+    let [(rule, told)] = found(large()).await.try_into().unwrap();
+    assert_eq!(rule, Rule::Capacity);
+    assert!(told.starts_with("the disks in storage default and fast and slow take up to"), "{told}");
+    fs::remove_dir(dir.path().join("fast")).unwrap();
+    let [(rule, told)] = found(specs()).await.try_into().unwrap();
+    assert!(rule == Rule::StorageUnknown && told.starts_with("disk vda: storage fast: looking at"), "{told}");
+    assert_eq!(all(&dir), ["default", "slow"], "judging made something");
+}
+
+#[tokio::test]
+async fn a_conversion_writes_into_the_disk_wherever_it_lies() {
+    let (dir, owner) = (tempfile::tempdir().unwrap(), MigrationId::generate());
+    let storage = storage(&dir);
+    let made = storage.prepare(owner, &specs()).await.unwrap();
+    assert!(specs().iter().all(|spec| storage.refusal(spec).is_none()));
+    assert!(storage.refusal(&spec("vda", Some("storage:tape"))).unwrap().contains("it has: default"));
+    let guarded = storage.raise(owner, &specs()).await.unwrap();
+    for disk in &guarded.disks {
+        let mut program = Command::new("qemu-io");
+        let done = program.args(["-f", "qcow2", "-c", "write -P 9 0 512"]).arg(&disk.path).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+    }
+    let changed = storage.changed(owner, &specs(), &guarded).await.unwrap();
+    assert!(changed.len() == 3 && changed.iter().all(|(_, extents)| !extents.is_empty()), "{changed:?}");
+    let first = |nth: usize| fs::read(&made[nth].location).unwrap()[0];
+    assert_eq!((first(0), first(1), first(2)), (0, 0, 0));
+    storage.commit(owner, &specs(), &guarded, Duration::from_secs(30)).await.unwrap();
+    assert_eq!((first(0), first(1), first(2)), (9, 9, 9));
+    storage.lower(owner, &specs()).await.unwrap();
+    storage.discard(owner, &specs(), &[]).await.unwrap();
+    assert_eq!(all(&dir), ["default", "fast", "slow"]);
+}
