@@ -94,7 +94,7 @@ impl Objection {
 
 impl Rule {
     /// All rules, in the order of the table.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 46] = [
         Self::PlanWrong,
         Self::HookMissing,
         Self::BootCheckBlind,

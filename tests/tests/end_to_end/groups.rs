@@ -27,7 +27,7 @@ impl Pair {
         spec.guest.disks.truncate(1);
         let rig = Rig::running(dir, &spec)?;
         let mut web = GuestSpec { mac: "52:54:00:77:61:02".to_owned(), ..spec.guest.clone() };
-        web.name = "web".to_owned();
+        "web".clone_into(&mut web.name);
         let web = Guest::start(&rig.old, dir, &web)?;
         let plan = dir.join("shop.toml");
         Ok(Self { rig, web, plan })

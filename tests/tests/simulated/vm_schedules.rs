@@ -132,12 +132,13 @@ fn a_cutover_keeps_to_the_vms_own_window() {
         rig.until("synced", all_synced).await;
         let why = refused(cut_over(&rig, "slow", CutoverOrder::default()).await);
         assert!(why.contains("a cutover may begin from 2026-11-22 22:00 CET on"), "{why}");
-        let early = CutoverOrder { when: When::At(at("22T20:00")), force: false };
+        let early = CutoverOrder { when: When::At(at("22T20:00")), force: false, ..CutoverOrder::default() };
         assert!(refused(cut_over(&rig, "slow", early).await).contains("at 2026-11-22 21:00 CET is refused"));
         assert_eq!(rig.request("quick", Request::Cutover).await, Verdict::Accepted);
         rig.until("one is moved", |views| views.iter().any(|view| view.state == State::Done)).await;
 
-        let evening = CutoverOrder { when: When::At(at("22T21:30")), force: false };
+        let evening =
+            CutoverOrder { when: When::At(at("22T21:30")), force: false, ..CutoverOrder::default() };
         assert_eq!(cut_over(&rig, "slow", evening).await, Verdict::Accepted);
         until(at("22T21:29")).await;
         assert_eq!(rig.view("slow").await.state, State::Synced);
