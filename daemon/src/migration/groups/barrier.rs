@@ -9,7 +9,11 @@ use warmd_cbt::{mutant::mutant, stop::StopSignal};
 
 use super::{Board, Groups};
 use crate::{
-    migration::{context::Context, cutover::fence, failure::WorkError},
+    migration::{
+        context::Context,
+        cutover::fence,
+        failure::{Remedy, WorkError},
+    },
     model::{group::Member, id::MigrationId},
 };
 
@@ -25,14 +29,16 @@ pub(in crate::migration) async fn pass(context: &Context, stop: &StopSignal) -> 
     running.board.send_modify(|board| {
         board.arrived.insert(id);
     });
-    let told = format!("waits at the barrier for the others of plan {}", running.group.plan);
-    context.live.update(|view| {
-        if let Some(cutover) = &mut view.cutover {
-            cutover.progress = Some(told);
-        }
-    });
+    let show = |told| {
+        context.live.update(|view| {
+            if let Some(cutover) = &mut view.cutover {
+                cutover.progress = told;
+            }
+        });
+    };
+    show(Some(format!("waits at the barrier for the others of plan {}", running.group.plan)));
+    let mut looking = std::pin::pin!(started(context));
     let waiting = async {
-        let mut looks = tokio::time::interval(LOOK_EVERY);
         loop {
             match standing(&board.borrow_and_update(), id) {
                 Some(Ok(())) => return Ok(()),
@@ -47,7 +53,7 @@ pub(in crate::migration) async fn pass(context: &Context, stop: &StopSignal) -> 
                         return Err(WorkError::passing("its group is gone"));
                     }
                 }
-                _ = looks.tick() => fence(context).await?,
+                found = &mut looking => return Err(found),
             }
         }
     };
@@ -59,6 +65,7 @@ pub(in crate::migration) async fn pass(context: &Context, stop: &StopSignal) -> 
             missing(&running.board.borrow(), &running.group.members, member.tier)
         ))),
     };
+    show(None);
     if result.is_err() {
         // Unless it was opened at this very moment: then the start says what becomes of it.
         let mut is_open = false;
@@ -71,8 +78,28 @@ pub(in crate::migration) async fn pass(context: &Context, stop: &StopSignal) -> 
         }
     }
     let waited = since.elapsed();
-    context.remember(|cutover| cutover.waited = Duration::from_micros(micros(waited))).await?;
+    if let Err(error) =
+        context.remember(|cutover| cutover.waited = Duration::from_micros(micros(waited))).await
+    {
+        // Only forecasts ask for it, and others may run on the target already.
+        tracing::warn!(migration = %id, %error, "how long it waited at the barrier is not stored");
+    }
     Ok(())
+}
+
+/// Comes back when the source was started. That it cannot be asked is no reason to take a whole group back: it is asked
+/// again before the start.
+async fn started(context: &Context) -> WorkError {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        match fence(context).await {
+            Ok(()) => {}
+            Err(error) if error.remedy != Remedy::Retry => return error,
+            Err(error) => {
+                tracing::warn!(migration = %context.id, %error, "the source is not seen from the barrier");
+            }
+        }
+    }
 }
 
 fn micros(span: Duration) -> u64 {
