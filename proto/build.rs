@@ -8,7 +8,8 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 use prost_types::field_descriptor_proto::{Label, Type};
 
-const FILES: [&str; 2] = ["warmd/v1/warmd.proto", "warmd/provisioner/v1/provisioner.proto"];
+const FILES: [&str; 3] =
+    ["warmd/v1/warmd.proto", "warmd/provisioner/v1/provisioner.proto", "warmd/hooks/v1/hooks.proto"];
 const CONTROL: &str = "warmd.v1";
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -1,4 +1,5 @@
-//! warmd's gRPC contracts, generated from `proto/`: the control API and the provisioner that a platform implements.
+//! warmd's gRPC contracts, generated from `proto/`: the control API, the provisioner that a platform implements, and the hooks
+//! that an operator's service does.
 //!
 //! Rule: nothing but generated code, its descriptors and its JSON form; meaning lives in the daemon.
 
@@ -14,6 +15,14 @@ pub mod provisioner {
     /// First version of the provisioner contract.
     pub mod v1 {
         tonic::include_proto!("warmd.provisioner.v1");
+    }
+}
+
+/// What an operator's service is told around the phases of a cutover, `warmd.hooks.v1`.
+pub mod hooks {
+    /// First version of the hooks contract.
+    pub mod v1 {
+        tonic::include_proto!("warmd.hooks.v1");
     }
 }
 

@@ -14,8 +14,9 @@ use syn::{
 };
 
 /// Who may import whom in the daemon; each layer also knows those below it, and itself.
-const LAYERS: [(&str, u32); 22] = [
+const LAYERS: [(&str, u32); 23] = [
     ("model", 0),
+    ("channel", 0),
     ("crash", 0),
     ("clock", 0),
     ("human", 0),

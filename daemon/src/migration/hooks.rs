@@ -6,7 +6,7 @@
 use serde::Serialize;
 use warmd_cbt::stop::StopSignal;
 
-use super::{context::Context, failure::WorkError, forecast, program, retry::Retry};
+use super::{context::Context, failure::WorkError, forecast, hook_call, program, retry::Retry};
 use crate::{
     clock, crash,
     human::{seconds_between, span},
@@ -42,6 +42,8 @@ struct Moment<'a> {
     phase: Phase,
     when: When,
     command: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grpc: Option<&'a str>,
     /// Counted from 1.
     attempt: u32,
     /// An earlier daemon ended while it ran.
@@ -153,7 +155,10 @@ async fn attempts(context: &Context, hook: &Hook, again: bool) -> Result<Option<
     let mut attempt = 1;
     loop {
         let input = facts(context, hook, attempt, again).await?;
-        let ended = program::run(&hook.command, input.as_bytes(), hook.timeout).await;
+        let ended = match &hook.grpc {
+            Some(address) => hook_call::run(address, hook, context.id, input).await,
+            None => program::run(&hook.command, input.as_bytes(), hook.timeout).await,
+        };
         if !ended.said.is_empty() {
             context.note("hook", format!("{}: {} says:\n{}", hook.place(), hook.program(), ended.said)).await;
         }
@@ -174,7 +179,14 @@ async fn facts(context: &Context, hook: &Hook, attempt: u32, again: bool) -> Res
     let disks = context.store.disks(context.id).await?.into_iter();
     let facts = Facts {
         version: FACTS,
-        hook: Moment { phase: hook.phase, when: hook.when, command: &hook.command, attempt, again },
+        hook: Moment {
+            phase: hook.phase,
+            when: hook.when,
+            command: &hook.command,
+            grpc: hook.grpc.as_deref(),
+            attempt,
+            again,
+        },
         migration: context.id,
         plan: &plan.name,
         source: &plan.source,

@@ -20,6 +20,7 @@ mod facts;
 pub mod failure;
 pub mod forecast;
 pub mod groups;
+mod hook_call;
 mod hooks;
 pub mod inventory;
 pub mod limits;

@@ -231,6 +231,15 @@ impl Said<'_> {
     }
 }
 
+/// What somebody else than a program says, without its middle if it is long, and as text that steers no terminal.
+pub(super) fn shortened(text: &str) -> String {
+    let mut tell = |_: &str| {};
+    let mut said =
+        Said { head: Vec::new(), tail: VecDeque::new(), left_out: 0, line: Vec::new(), tell: &mut tell };
+    said.add(text.as_bytes());
+    said.text()
+}
+
 fn plain(text: &str) -> String {
     let plain = text.chars().map(|char| match char {
         '\n' | '\t' => char,

@@ -1,6 +1,6 @@
-//! Hooks: programs that a plan has run before and after the phases of a cutover.
+//! Hooks: programs that a plan has run, and services that it has called, before and after the phases of a cutover.
 //!
-//! Rule: a hook is a program and its arguments, never a line for a shell. `HOOKS.md` says what it is given.
+//! Rule: a program is run with its arguments, never by a line for a shell; a service is one on the daemon's host. `HOOKS.md` says what it is given.
 
 use std::{fmt, time::Duration};
 
@@ -20,8 +20,13 @@ const MOST_RETRIES: u32 = 100;
 pub struct Hook {
     pub phase: Phase,
     pub when: When,
-    /// The program's absolute path, then its arguments.
+    /// The program's absolute path, then its arguments; empty if it is a service.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
+    /// Where the service of `warmd.hooks.v1` is that is called in place of a program: `unix:/path/of/socket` or
+    /// `http://127.0.0.1:PORT`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<String>,
     /// How long each try may take.
     #[serde(with = "duration", default = "a_minute")]
     pub timeout: Duration,
@@ -61,9 +66,14 @@ impl Hook {
         format!("{} {}", self.when, self.phase)
     }
 
-    /// The program.
+    /// The program, or the service's address.
     pub fn program(&self) -> &str {
-        self.command.first().map_or("", String::as_str)
+        self.grpc.as_ref().or_else(|| self.command.first()).map_or("", String::as_str)
+    }
+
+    /// What is run, or called, in words.
+    pub fn words(&self) -> Vec<String> {
+        self.grpc.as_ref().map_or_else(|| self.command.clone(), |address| vec![address.clone()])
     }
 
     /// Whether the target VM has been started when it is run: then no failure of it takes the cutover back.
@@ -74,7 +84,17 @@ impl Hook {
     /// What is wrong with it as written; `name` is what the plan calls it.
     pub(super) fn problems(&self, name: &str) -> Vec<String> {
         let mut problems = Vec::new();
-        if !self.program().starts_with('/') {
+        if self.grpc.is_some() && !self.command.is_empty() {
+            problems
+                .push(format!("`{name}` has a `command` and `grpc`: it is one of them, remove the other"));
+        }
+        if let Some(address) = &self.grpc {
+            if !address.starts_with("unix:/") && !address.starts_with("http://") {
+                problems.push(format!(
+                    "`{name}.grpc` is {address:?}: write unix:/path/of/socket or http://127.0.0.1:PORT"
+                ));
+            }
+        } else if !self.program().starts_with('/') {
             problems.push(format!(
                 "`{name}.command` is {:?}: begin it with the absolute path of a program; no shell reads it",
                 self.command
@@ -124,7 +144,7 @@ mod tests {
     fn no_return_begins_after_the_start_itself() {
         let hook = |phase, when| {
             let (retries, on_failure) = (0, OnFailure::Abort);
-            Hook { phase, when, command: Vec::new(), timeout: a_minute(), retries, on_failure }
+            Hook { phase, when, command: Vec::new(), grpc: None, timeout: a_minute(), retries, on_failure }
         };
         for phase in Phase::ALL {
             assert_eq!(hook(phase, When::Before).past_no_return(), phase > Phase::StartVm, "{phase}");

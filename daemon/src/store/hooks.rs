@@ -46,7 +46,7 @@ impl Store {
         self.write(format!("beginning a hook of migration {}", key.migration), move |db| {
             let id = key.migration.to_string();
             let bad = |error| Fault::bad(TABLE, &id, error);
-            let command = serde_json::to_string(&hook.command).map_err(bad)?;
+            let command = serde_json::to_string(&hook.words()).map_err(bad)?;
             let (phase, side) = (to_word(TABLE, &hook.phase)?, to_word(TABLE, &hook.when)?);
             let ended: Option<bool> = db
                 .prepare_cached(

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use warmd_cbt::disk::WriteDisk;
 use warmd_daemon::{
-    model::{id::MigrationId, rule::Objection},
+    model::{
+        id::MigrationId,
+        rule::{Objection, Rule},
+    },
     targets::{
         CreateMachine, DiskSpec, GuestSign, Incoming, MachineState, PreparedDisk, Target, TargetError,
         TargetErrorKind, Writer, guard::Guard,
@@ -51,7 +54,9 @@ impl Target for SimulatedTarget {
         let mut objections: Vec<_> =
             objections.into_iter().map(|objection| (machines.len().checked_sub(1), objection)).collect();
         if let Some(files) = &self.0.files {
-            objections.extend(files.objections(machines).await?);
+            // A place outside is the test's own affair.
+            let of_storages = files.objections(machines).await?.into_iter();
+            objections.extend(of_storages.filter(|(_, it)| it.rule == Rule::StorageUnknown));
         }
         Ok(objections)
     }

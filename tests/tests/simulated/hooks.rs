@@ -32,7 +32,8 @@ fn world() -> World {
 
 fn hook(phase: Phase, when: When, script: &str) -> Hook {
     let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
-    Hook { phase, when, command, timeout: Duration::from_secs(20), retries: 0, on_failure: OnFailure::Abort }
+    let timeout = Duration::from_secs(20);
+    Hook { phase, when, command, grpc: None, timeout, retries: 0, on_failure: OnFailure::Abort }
 }
 
 fn plan(hooks: Vec<Hook>) -> Plan {

@@ -13,6 +13,7 @@ mod cutover;
 mod finished;
 mod forecast;
 mod groups;
+mod hook_services;
 mod hooks;
 mod limits;
 mod log;

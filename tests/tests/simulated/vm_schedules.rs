@@ -132,13 +132,12 @@ fn a_cutover_keeps_to_the_vms_own_window() {
         rig.until("synced", all_synced).await;
         let why = refused(cut_over(&rig, "slow", CutoverOrder::default()).await);
         assert!(why.contains("a cutover may begin from 2026-11-22 22:00 CET on"), "{why}");
-        let early = CutoverOrder { when: When::At(at("22T20:00")), force: false, ..CutoverOrder::default() };
+        let early = CutoverOrder { when: When::At(at("22T20:00")), ..CutoverOrder::default() };
         assert!(refused(cut_over(&rig, "slow", early).await).contains("at 2026-11-22 21:00 CET is refused"));
         assert_eq!(rig.request("quick", Request::Cutover).await, Verdict::Accepted);
         rig.until("one is moved", |views| views.iter().any(|view| view.state == State::Done)).await;
 
-        let evening =
-            CutoverOrder { when: When::At(at("22T21:30")), force: false, ..CutoverOrder::default() };
+        let evening = CutoverOrder { when: When::At(at("22T21:30")), ..CutoverOrder::default() };
         assert_eq!(cut_over(&rig, "slow", evening).await, Verdict::Accepted);
         until(at("22T21:29")).await;
         assert_eq!(rig.view("slow").await.state, State::Synced);
@@ -167,6 +166,24 @@ fn a_plan_that_cuts_over_by_itself_takes_each_vm_in_its_own_window() {
         until(at("24T02:30")).await;
         let cutover = rig.view("slow").await.cutover.unwrap();
         assert!(cutover.started >= at("24T02:00"), "{}", cutover.started);
+        rig.stop().await;
+    });
+}
+
+#[test]
+fn vms_that_move_together_wait_for_the_window_of_each() {
+    on_a_clock(NOON, async {
+        let rig = rig().await;
+        let own = "all_or_nothing = true\n[vm.slow.schedule.cutover]\nwindows = [\"daily 22:00–23:00 UTC\"]";
+        rig.apply(plan(own)).await;
+        rig.until("synced", all_synced).await;
+        let error = rig.manager.cut_over_plan("p", Some(CutoverOrder::default()), "test").await.unwrap_err();
+        let told = error.to_string();
+        assert!(told.contains("VM slow: ") && told.contains("from 2026-11-22 22:00 UTC on"), "{told}");
+        assert!(!told.contains("VM quick"), "{told}");
+        until(at("22T22:01")).await;
+        rig.manager.cut_over_plan("p", Some(CutoverOrder::default()), "test").await.unwrap();
+        rig.until("both are moved", |views| views.iter().all(|view| view.state == State::Done)).await;
         rig.stop().await;
     });
 }

@@ -2,7 +2,7 @@
 
 use super::{Judged, plan_of, vm_of};
 use crate::{
-    clock,
+    channel, clock,
     migration::program,
     model::{
         plan::{Plan, schedule_of},
@@ -16,6 +16,16 @@ pub(super) fn judge(judged: &mut Judged, plan: &Plan) {
     }
     // Programs are on the daemon's host: only the daemon can look.
     for (at, hook) in plan.hooks.iter().enumerate() {
+        if let Some(address) = &hook.grpc {
+            if let Err(why) = channel::open(address, hook.timeout) {
+                judged.find(
+                    Rule::PlanWrong,
+                    plan_of(plan),
+                    format!("`hooks[{at}].grpc` is {address:?}: {why}"),
+                );
+            }
+            continue;
+        }
         if let Err(why) = program::is_executable(hook.program()) {
             judged.find(Rule::HookMissing, plan_of(plan), format!("`hooks[{at}].command`: {why}"));
         }

@@ -4,14 +4,9 @@
 //! migration's id. Only a refusal in an answer to StartVm says that the machine surely does not run: a gRPC error says
 //! nothing about what an earlier call did.
 
-use std::{future::Future, path::PathBuf, time::Duration};
+use std::{future::Future, time::Duration};
 
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
-use tonic::{
-    Code, Request, Response, Status,
-    transport::{Channel, Endpoint, Uri},
-};
+use tonic::{Code, Request, Response, Status, transport::Channel};
 use warmd_proto::provisioner::v1::{
     self as wire, PowerState, RefusalReason, create_vm_response, provisioner_client::ProvisionerClient,
     start_vm_response,
@@ -19,6 +14,7 @@ use warmd_proto::provisioner::v1::{
 
 use super::{convert, settings::ProvisionerSettings};
 use crate::{
+    channel,
     model::id::MigrationId,
     targets::{CreateMachine, MachineState, TargetError, TargetErrorKind, storage::Located},
 };
@@ -41,28 +37,7 @@ impl Provisioner {
         if settings.deadline.is_zero() {
             return Err(refused("its `deadline` is 0: no call could ever succeed".to_owned()));
         }
-        let channel = if let Some(path) = address.strip_prefix("unix:") {
-            let path = PathBuf::from(path);
-            if !path.is_absolute() {
-                return Err(refused("write unix:/absolute/path/of/socket".to_owned()));
-            }
-            // The name is never looked up: the connector knows the socket.
-            let endpoint = Endpoint::from_static("http://provisioner").connect_timeout(settings.deadline);
-            endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-                let path = path.clone();
-                async move { UnixStream::connect(path).await.map(TokioIo::new) }
-            }))
-        } else {
-            let uri: Uri = address.parse().map_err(|error| refused(format!("{error}")))?;
-            if uri.scheme_str() != Some("http") || !uri.host().is_some_and(is_this_host) {
-                return Err(refused(
-                    "write unix:/path/of/socket or http://127.0.0.1:PORT; without TLS a provisioner is only called on \
-                     this host, so put a TLS tunnel before one that is elsewhere"
-                        .to_owned(),
-                ));
-            }
-            Endpoint::from(uri).connect_timeout(settings.deadline).connect_lazy()
-        };
+        let channel = channel::open(&address, settings.deadline).map_err(refused)?;
         Ok(Self { address, deadline: settings.deadline, channel })
     }
 
@@ -160,11 +135,6 @@ impl Provisioner {
             Err(late) => Err(TargetError::new(TargetErrorKind::Timeout, doing, late)),
         }
     }
-}
-
-fn is_this_host(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare == "localhost" || bare.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
 }
 
 /// The status's code. A connection that broke under the call is [`Code::Unknown`] with a cause in tonic; what the
