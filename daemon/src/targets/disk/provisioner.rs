@@ -137,12 +137,12 @@ impl Provisioner {
     }
 }
 
-/// The status's code. A connection that broke under the call is [`Code::Unknown`] with a cause in tonic; what the
-/// provisioner itself calls unknown has none.
+/// The status's code. A connection that broke under the call is [`Code::Unknown`] or [`Code::Cancelled`] with a cause in
+/// tonic; what the provisioner itself calls so has none.
 fn code_of(status: &Status) -> Code {
     use std::error::Error as _;
     match status.code() {
-        Code::Unknown if status.source().is_some() => Code::Unavailable,
+        Code::Unknown | Code::Cancelled if status.source().is_some() => Code::Unavailable,
         code => code,
     }
 }
