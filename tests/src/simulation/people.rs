@@ -298,8 +298,10 @@ fn change_power(stage: &Stage, name: &str) {
         State::Done | State::RollingBack => true,
         _ => false,
     });
+    // A state that was put back may not know of the target VM.
+    let target_runs = truth.targets.values().any(|made| made.runs && made.vm.as_deref() == Some(name));
     let Some(vm) = truth.vms.get_mut(name) else { return };
-    if late || (vm.runs && cuts) {
+    if late || target_runs || (vm.runs && cuts) {
         return;
     }
     (vm.runs, vm.wanted, vm.goes_off) = (!vm.runs, Some(!vm.runs), None);
