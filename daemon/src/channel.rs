@@ -3,11 +3,14 @@
 //! Rule: without TLS nobody elsewhere is called. Nothing is connected before the first call, and a connection that is lost is
 //! made again at the next.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{error::Error, net::IpAddr, path::PathBuf, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{
+    Code, Status, TimeoutExpired,
+    transport::{Channel, Endpoint, Uri},
+};
 
 /// A channel to `address`: `unix:/path/of/socket` or `http://127.0.0.1:PORT`; else what to write. Connecting may take as long
 /// as `connect`.
@@ -33,6 +36,23 @@ pub(crate) fn open(address: &str, connect: Duration) -> Result<Channel, String> 
     Ok(Endpoint::from(uri).connect_timeout(connect).connect_lazy())
 }
 
+/// Whether a call was ended by its own deadline, here or at the other end. tonic calls that cancelled; so is a connection that
+/// broke under the call, but with another cause.
+pub(crate) fn is_late(status: &Status) -> bool {
+    match (status.code(), status.source()) {
+        (Code::DeadlineExceeded, _) | (Code::Cancelled, None) => true,
+        (_, mut cause) => {
+            while let Some(error) = cause {
+                if error.is::<TimeoutExpired>() {
+                    return true;
+                }
+                cause = error.source();
+            }
+            false
+        }
+    }
+}
+
 fn is_this_host(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     bare == "localhost" || bare.parse().is_ok_and(|address: IpAddr| address.is_loopback())
@@ -40,7 +60,24 @@ fn is_this_host(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
+
+    #[test]
+    fn a_deadline_is_not_a_broken_connection() {
+        let late = Status::from_error(Box::new(TimeoutExpired(())));
+        let broken = Status::from_error(Box::new(io::Error::from(io::ErrorKind::BrokenPipe)));
+        for (status, expected) in [
+            (late, true),
+            (Status::deadline_exceeded("x"), true),
+            (Status::cancelled("x"), true),
+            (broken, false),
+            (Status::unavailable("x"), false),
+        ] {
+            assert_eq!(is_late(&status), expected, "{status:?}");
+        }
+    }
 
     #[tokio::test]
     async fn only_this_host_is_called() {

@@ -2,9 +2,9 @@
 //!
 //! Rule: one call, one try, one deadline. Whatever is not a plain "it went well" is a failure, and told in words.
 
-use std::{error::Error as _, time::Duration};
+use std::time::Duration;
 
-use tonic::{Code, Request};
+use tonic::Request;
 use warmd_proto::hooks::v1::{RunRequest, RunResponse, hooks_client::HooksClient};
 
 use super::program::{Ended, shortened};
@@ -33,11 +33,7 @@ async fn call(address: &str, hook: &Hook, id: MigrationId, facts: String) -> Res
     request.set_timeout(hook.timeout);
     match HooksClient::new(channel).run(request).await {
         Ok(answer) => Ok(answer.into_inner()),
-        Err(status) if status.code() == Code::DeadlineExceeded => Err(late(hook.timeout)),
-        // Without a cause it is not the connection: the call's own deadline.
-        Err(status) if status.code() == Code::Cancelled && status.source().is_none() => {
-            Err(late(hook.timeout))
-        }
+        Err(status) if channel::is_late(&status) => Err(late(hook.timeout)),
         Err(status) => Err(format!("it failed with {:?}: {}", status.code(), shortened(status.message()))),
     }
 }

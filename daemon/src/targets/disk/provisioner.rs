@@ -142,6 +142,7 @@ impl Provisioner {
 fn code_of(status: &Status) -> Code {
     use std::error::Error as _;
     match status.code() {
+        _ if channel::is_late(status) => Code::DeadlineExceeded,
         Code::Unknown | Code::Cancelled if status.source().is_some() => Code::Unavailable,
         code => code,
     }
@@ -151,7 +152,7 @@ fn code_of(status: &Status) -> Code {
 fn by_code(code: Code) -> TargetErrorKind {
     match code {
         Code::Unavailable => TargetErrorKind::Unreachable,
-        Code::DeadlineExceeded | Code::Cancelled => TargetErrorKind::Timeout,
+        Code::DeadlineExceeded => TargetErrorKind::Timeout,
         Code::NotFound => TargetErrorKind::NotFound,
         Code::AlreadyExists => TargetErrorKind::Conflict,
         Code::InvalidArgument
@@ -162,6 +163,7 @@ fn by_code(code: Code) -> TargetErrorKind {
         | Code::Unimplemented => TargetErrorKind::Refused,
         Code::Ok
         | Code::Unknown
+        | Code::Cancelled
         | Code::ResourceExhausted
         | Code::Aborted
         | Code::Internal
