@@ -168,6 +168,21 @@ impl Calendar {
     }
 }
 
+/// The first moment from `at` on, but before `end`, at which all of the calendars are open.
+pub fn meet(calendars: &[&Calendar], at: DateTime<Utc>, end: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let mut now = at;
+    while now < end {
+        // Nobody is open before, so nothing is passed over.
+        let opens = calendars.iter().map(|each| each.next_open(now).ok().map(|open| open.at));
+        let latest = opens.collect::<Option<Vec<_>>>()?.into_iter().max().unwrap_or(now);
+        if latest == now {
+            return Some(now);
+        }
+        now = latest;
+    }
+    None
+}
+
 /// Of the windows that are open, the one that stays open longest.
 fn longest<'a>(
     windows: &'a [Window],

@@ -26,6 +26,7 @@ pub enum Rule {
     ConversionPlace,
     ScheduleDeadEnd,
     WindowNeverFits,
+    WindowsNeverMeet,
     TierMissing,
     TierIdle,
     SourceUnknown,
@@ -94,7 +95,7 @@ impl Objection {
 
 impl Rule {
     /// All rules, in the order of the table.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 47] = [
         Self::PlanWrong,
         Self::HookMissing,
         Self::BootCheckBlind,
@@ -103,6 +104,7 @@ impl Rule {
         Self::ConversionPlace,
         Self::ScheduleDeadEnd,
         Self::WindowNeverFits,
+        Self::WindowsNeverMeet,
         Self::TierMissing,
         Self::TierIdle,
         Self::SourceUnknown,
@@ -205,6 +207,12 @@ impl Rule {
                 "no window for cutovers of the coming year is as long as `max_downtime`, or as the downtime that is \
                  expected of a migration",
                 "widen the windows of `schedule.cutover`, or make the downtime shorter",
+            ),
+            Self::WindowsNeverMeet => (
+                "windows-never-meet",
+                Warning,
+                "the VMs move together, and at no time of the coming year the windows for cutovers of all of them are open",
+                "give them windows that overlap, or begin their cutover with `--force`",
             ),
             Self::TierMissing => (
                 "tier-missing",

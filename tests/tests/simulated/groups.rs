@@ -484,6 +484,29 @@ fn what_stands_in_the_way_of_one_is_in_the_way_of_all() {
 }
 
 #[test]
+fn windows_that_never_meet_are_told() {
+    on_a_clock(NOON, async {
+        let rig = FleetRig::start(fleet(), ConfiguredBudgets::default()).await;
+        let windows = |of_one: &str| {
+            let own = |vm, window| format!("[vm.{vm}.schedule.cutover]\nwindows = [\"{window} UTC\"]\n");
+            own("db-1", "daily 22:00–23:00") + &own("web-2", of_one)
+        };
+        let found = async |cutover: &str, rest: &str| -> Vec<String> {
+            let found = rig.manager.validate_plan(&plan(cutover, rest)).await.unwrap();
+            let those = found.into_iter().filter(|finding| finding.rule == Rule::WindowsNeverMeet);
+            those.map(|finding| format!("{}: {}", finding.subject, finding.message)).collect()
+        };
+        let told = ["plan shop: windows of their own have db-1, web-2"];
+        let apart = windows("daily 23:00–23:30");
+        assert_eq!(found("all_or_nothing = true", &apart).await, told);
+        assert_eq!(found("", &(TIERS.to_owned() + &apart)).await, told);
+        assert!(found("", &apart).await.is_empty(), "each moves by itself");
+        let meet = windows("Sun 22:30–23:30");
+        assert!(found("all_or_nothing = true", &meet).await.is_empty());
+    });
+}
+
+#[test]
 fn a_vm_in_no_tier_is_an_error_and_an_empty_tier_a_warning() {
     on_a_clock(NOON, async {
         let rig = FleetRig::start(fleet(), ConfiguredBudgets::default()).await;

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// How far it is looked ahead.
-const AHEAD: TimeDelta = TimeDelta::days(366);
+pub(super) const AHEAD: TimeDelta = TimeDelta::days(366);
 /// Windows that are looked at: those of a year, one a day.
 const MOST: usize = 400;
 
