@@ -122,6 +122,7 @@ impl Durable {
         self.look_at_ledgers(truth)?;
         let lines = self.new_lines()?;
         let moved = self.look_at_states(truth)?;
+        self.look_at_groups(truth)?;
         for (id, before, now) in &moved {
             if matches!(now, State::CuttingOver { phase: Phase::CreateVm }) {
                 self.look_at_seals(truth, id)?;
@@ -136,7 +137,7 @@ impl Durable {
                 truth.violated(format!("the journal does not tell how a migration became {now}"));
             }
         }
-        let told: Vec<_> = lines.iter().filter(|(_, line)| line.kind == "state").collect();
+        let told: Vec<_> = lines.iter().filter(|(of, line)| of.is_some() && line.kind == "state").collect();
         if told.len() > moved.len() {
             let (steps, texts) = (moved.len(), told.iter().map(|(_, line)| line.text.as_str()));
             let texts = texts.collect::<Vec<_>>().join("; ");
@@ -336,6 +337,7 @@ impl Truth {
     /// A migration came into another state, durably.
     fn stepped(&mut self, owner: MigrationId, vm: &str, before: Option<&State>, now: &State) {
         self.states.insert(owner, now.clone());
+        self.stands(owner, now);
         let name = self.name(owner);
         self.note(format_args!("{name} of {vm} is {now}"));
         self.counts.add(match now {

@@ -43,6 +43,8 @@ pub(super) struct Stage {
     pub(super) calm_from: DateTime<Utc>,
     /// Decides what people do.
     pub(super) people: Mutex<Chance>,
+    /// Decides what they ask of VMs together, and for later.
+    pub(super) together: Mutex<Chance>,
 }
 
 /// Runs one life on a clock of its own that begins at `now`, and gives the time at its end.

@@ -15,6 +15,7 @@
 
 mod chance;
 mod durable;
+mod groups;
 mod life;
 mod pages;
 mod panics;
@@ -42,6 +43,7 @@ pub use self::world::Counts;
 use self::{
     chance::Chance,
     durable::Durable,
+    groups::GroupSeen,
     life::{End, Stage},
     pages::Pages,
     scenario::Scenario,
@@ -69,7 +71,9 @@ pub fn run(seed: u64, tells: bool) -> Outcome {
     panics::watch();
     let begun = Instant::now();
     let mut chance = Chance::new(seed);
-    let scenario = Scenario::new(&mut chance);
+    // A stream of its own: what one VM by itself meets in a seed is what it was before there were groups.
+    let mut together = Chance::new(seed ^ 0x0067_726f_7570_7364);
+    let scenario = Scenario::new(&mut chance, &mut together);
     let database = format!("file:/simulation-{}?vfs=memdb", DATABASES.fetch_add(1, Relaxed));
     let mut now = DateTime::<Utc>::UNIX_EPOCH;
     let mut crashes = chance.split();
@@ -80,6 +84,7 @@ pub fn run(seed: u64, tells: bool) -> Outcome {
         world: World::new(truth),
         durable: Arc::new(Mutex::new(Durable::new(database).expect("a database in memory"))),
         people: Mutex::new(people),
+        together: Mutex::new(together),
         scenario,
     };
     let mut left = stage.scenario.crashes;
@@ -87,6 +92,7 @@ pub fn run(seed: u64, tells: bool) -> Outcome {
         {
             let mut truth = stage.world.between_lives();
             truth.dead = false;
+            truth.close_barrier();
             if stage.scenario.meddling && now < stage.calm_from && crashes.happens(900) {
                 life::between(now, || people::run_unwatched(&mut truth, &mut crashes));
             }
@@ -169,6 +175,7 @@ fn truth(scenario: &Scenario, chance: &mut Chance, tells: bool) -> Truth {
         vms,
         targets: BTreeMap::new(),
         ledgers: BTreeMap::new(),
+        group: scenario.plan.is_grouped().then(GroupSeen::default),
         states: BTreeMap::new(),
         counts: Counts::default(),
         trace: Trace::new(tells),

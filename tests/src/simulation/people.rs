@@ -9,6 +9,7 @@ use warmd_daemon::{
     clock,
     migration::{control::Control, manager::Manager},
     model::{
+        appointment::{CutoverOrder, When},
         phase::Phase,
         plan::VerifyMode,
         request::{Request, Verdict},
@@ -20,6 +21,7 @@ use warmd_daemon::{
 
 use super::{
     chance::Chance,
+    groups,
     life::{End, Stage},
     scenario::VmScene,
     target,
@@ -35,9 +37,10 @@ const BYTES: [u8; 4] = [0, 1, 2, 3];
 pub(super) async fn act(stage: &Stage, manager: &Arc<Manager>) -> End {
     let mut chance = stage.people.lock().unwrap_or_else(PoisonError::into_inner).split();
     let (guests, others) = (chance.split(), chance.split());
+    let together = stage.together.lock().unwrap_or_else(PoisonError::into_inner).split();
     tokio::select! {
         biased;
-        end = operate(stage, manager, chance) => end,
+        end = operate(stage, manager, chance, together) => end,
         () = write(stage, guests) => End::Over,
         () = meddle(stage, others) => End::Over,
     }
@@ -68,7 +71,7 @@ async fn write(stage: &Stage, mut chance: Chance) {
     }
 }
 
-async fn operate(stage: &Stage, manager: &Arc<Manager>, mut chance: Chance) -> End {
+async fn operate(stage: &Stage, manager: &Arc<Manager>, mut chance: Chance, mut together: Chance) -> End {
     let ends = chance.happens(300).then(|| clock::now() + super::world::delta(chance.millis(1000, 60_000)));
     let mut asked = 0;
     while clock::now() < stage.calm_from {
@@ -99,6 +102,16 @@ async fn operate(stage: &Stage, manager: &Arc<Manager>, mut chance: Chance) -> E
             continue;
         }
         asked += 1;
+        let begins = request == Request::Cutover;
+        if begins && together.happens(150) {
+            arrange(stage, manager, &view, &mut together).await;
+            continue;
+        }
+        let of_all = begins || request == Request::AbortCutover;
+        if stage.scenario.plan.is_grouped() && of_all && together.happens(700) {
+            groups::ask(stage, manager, begins).await;
+            continue;
+        }
         let order = (request == Request::Verify && chance.happens(700)).then(|| order(&mut chance));
         ask_for(stage, manager, &view, request, order, asked).await;
         if chance.happens(100) {
@@ -120,7 +133,7 @@ async fn finish(stage: &Stage, manager: &Arc<Manager>, mut asked: u32) {
     let until = clock::now() + super::world::delta(PATIENCE);
     loop {
         let views = manager.migrations(None).await.unwrap_or_default();
-        let mut open = 0;
+        let (mut open, mut together) = (0, false);
         for scene in &stage.scenario.vms {
             let last = views.iter().rfind(|view| view.vm_name == scene.name);
             let Some(view) = last else {
@@ -138,9 +151,16 @@ async fn finish(stage: &Stage, manager: &Arc<Manager>, mut asked: u32) {
             }
             open += 1;
             if let Some(request) = wanted(stage, scene, view) {
+                if request == Request::Cutover && stage.scenario.plan.is_grouped() {
+                    together = true;
+                    continue;
+                }
                 asked += 1;
                 ask(stage, manager, view, request, asked).await;
             }
+        }
+        if together {
+            groups::ask(stage, manager, true).await;
         }
         if open == 0 {
             break;
@@ -205,6 +225,19 @@ async fn apply(stage: &Stage, manager: &Arc<Manager>) {
     }
 }
 
+/// Asks for a cutover later, or for none before another word; in a group now and then for one VM alone, all the same.
+async fn arrange(stage: &Stage, manager: &Arc<Manager>, view: &MigrationView, chance: &mut Chance) {
+    let later = When::At(clock::now() + super::world::delta(chance.millis(0, 20_000)));
+    let when = chance.one_of(&[later, When::Hold, When::Release, When::Now]);
+    let order = CutoverOrder { when, force: chance.happens(300), ..CutoverOrder::default() };
+    let by = format!("operator {}", clock::now().timestamp_micros());
+    let answer = manager.cut_over(view.id, order, &by).await;
+    let mut truth = stage.world.truth();
+    let name = truth.name(view.id);
+    truth.counts.add("arranged cutovers");
+    truth.note(format_args!("{order:?} of {name}: {:?}", answer.ok()));
+}
+
 async fn ask(stage: &Stage, manager: &Arc<Manager>, view: &MigrationView, request: Request, asked: u32) {
     ask_for(stage, manager, view, request, None, asked).await;
 }
@@ -252,7 +285,13 @@ async fn ask_for(
     if !asked && !excused {
         truth.violated(format!("the journal does not tell of {} ({verdict:?})", request.name()));
     }
-    if verdict == Verdict::Accepted && request != Request::Verify && !moved {
+    // One that was only arranged is in no state of its own.
+    let is_step = match request {
+        Request::Verify => false,
+        Request::AbortCutover => matches!(view.state, State::CuttingOver { .. }),
+        _ => true,
+    };
+    if verdict == Verdict::Accepted && is_step && !moved {
         truth.violated(format!("{} was accepted, and nothing of it is durable", request.name()));
     }
 }

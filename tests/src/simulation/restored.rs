@@ -5,6 +5,7 @@ use warmd_daemon::model::{id::MigrationId, state::State};
 
 use super::{
     durable::{Durable, open},
+    groups::GroupSeen,
     world::Truth,
 };
 
@@ -68,6 +69,8 @@ impl Durable {
         truth.stale = truth.ledgers.keys().cloned().collect();
         truth.ledgers.clear();
         self.look_at_ledgers(truth)?;
+        truth.group = truth.group.take().map(|_| GroupSeen::default());
+        self.look_at_groups(truth)?;
         for (id, vm, state, json) in self.saved_states()? {
             self.states.insert(id.to_string(), json);
             if let Some(found) = truth.vms.get_mut(&vm) {

@@ -11,7 +11,7 @@ use warmd_daemon::{
     },
 };
 
-use super::chance::Chance;
+use super::{chance::Chance, groups};
 
 /// One VM to be moved.
 #[derive(Clone, Debug)]
@@ -52,15 +52,16 @@ pub(super) struct Scenario {
 }
 
 impl Scenario {
-    /// What `chance` makes.
-    pub(super) fn new(chance: &mut Chance) -> Self {
+    /// What `chance` makes, and `together` of VMs that move together.
+    pub(super) fn new(chance: &mut Chance, together: &mut Chance) -> Self {
         let vms: Vec<_> = (0..chance.weighted(&[(6, 1), (2, 2), (1, 3)])).map(|at| vm(at, chance)).collect();
         let verify = chance.one_of(&[VerifyMode::None, VerifyMode::Readback, VerifyMode::Compare]);
         let names: Vec<_> = vms.iter().map(|vm| format!("{:?}", vm.name)).collect();
+        let (keys, tiers) = groups::keys(&names, together).unwrap_or_default();
         let text = format!(
             "name = \"plan\"\nsource = \"s\"\ntarget = \"t\"\nvms = [{}]\n[schedule]\ninterval = \"{}s\"\n[cutover]\n\
              graceful_shutdown = \"2s\"\nforce_power_off = {}\ndelta_deadline = \"{}s\"\nverify_deadline = \"60s\"\n\
-             create_deadline = \"30s\"\nwatch = \"{}s\"\n",
+             create_deadline = \"30s\"\nwatch = \"{}s\"\n{keys}{tiers}",
             names.join(", "),
             chance.between(5, 90),
             chance.happens(500),

@@ -205,6 +205,7 @@ pub(super) fn start(truth: &mut Truth, owner: MigrationId) -> Result<(), TargetE
         truth.note(format_args!("a target VM starts"));
         if !again {
             truth.check_copy(owner, "starts");
+            truth.check_barrier(owner);
         }
     }
     truth.check_power();

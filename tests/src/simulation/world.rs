@@ -18,7 +18,7 @@ use warmd_daemon::{
     targets::Writer,
 };
 
-use super::{chance::Chance, pages::Pages, trace::Trace};
+use super::{chance::Chance, groups::GroupSeen, pages::Pages, trace::Trace};
 
 /// The granule of the simulated change tracking, in bytes.
 pub(super) const TRACKED: u64 = 4096;
@@ -184,6 +184,8 @@ pub(super) struct Truth {
     pub(super) vms: BTreeMap<String, Vm>,
     pub(super) targets: BTreeMap<MigrationId, Made>,
     pub(super) ledgers: BTreeMap<(MigrationId, String), LedgerSeen>,
+    /// The group that runs, where VMs move together.
+    pub(super) group: Option<GroupSeen>,
     /// Names of the states that the durable state has migrations in.
     pub(super) states: BTreeMap<MigrationId, State>,
     pub(super) counts: Counts,

@@ -1,0 +1,158 @@
+//! VMs that cut over together in a simulation: what people ask of all of them, and what must never be.
+//!
+//! Rule: who is started on the target in a group comes after all that are to be there before it, in the truth of the
+//! durable state, whatever anybody remembers.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, PoisonError},
+};
+
+use warmd_daemon::{
+    clock,
+    migration::{control::Control, manager::Manager},
+    model::{
+        appointment::{CutoverOrder, When},
+        id::MigrationId,
+        phase::Phase,
+        state::{Resting, State},
+    },
+};
+
+use super::{chance::Chance, durable::Durable, life::Stage, world::Truth};
+
+/// The group that runs, as the durable state has it.
+#[derive(Debug, Default)]
+pub(super) struct GroupSeen {
+    id: i64,
+    all_or_nothing: bool,
+    seats: Vec<Seat>,
+    /// Who was let through the barrier in this life of the daemon.
+    through: BTreeSet<MigrationId>,
+    /// Who has passed its boot checks.
+    came_up: BTreeSet<MigrationId>,
+}
+
+/// A VM of the group.
+#[derive(Debug)]
+struct Seat {
+    owner: MigrationId,
+    tier: i64,
+    /// The start of its target VM was asked for in this group.
+    start_asked: bool,
+}
+
+/// How VMs of a plan move together: the keys of its `[cutover]`, and the tiers after it. Nothing if each moves by itself.
+pub(super) fn keys(vms: &[String], chance: &mut Chance) -> Option<(String, String)> {
+    if vms.len() < 2 || chance.happens(500) {
+        return None;
+    }
+    let all = chance.happens(400);
+    let barrier = chance.one_of(&[20, 90, 1200]);
+    let tiers = if all && chance.happens(500) { 0 } else { chance.between(1, 2) };
+    let first = chance.between(1, vms.len() as u64 - 1) as usize;
+    let tier = |vms: &[String]| format!("[[cutover.tiers]]\nvms = [{}]\n", vms.join(", "));
+    let tiers = match tiers {
+        0 => String::new(),
+        1 => tier(vms),
+        _ => tier(&vms[..first]) + &tier(&vms[first..]),
+    };
+    Some((format!("all_or_nothing = {all}\nbarrier = \"{barrier}s\"\n"), tiers))
+}
+
+/// Asks for the cutovers of all VMs of the plan, or takes them back.
+pub(super) async fn ask(stage: &Stage, manager: &Arc<Manager>, begins: bool) {
+    let by = format!("planner {}", clock::now().timestamp_micros());
+    let order = begins.then(|| CutoverOrder { when: When::Now, ..CutoverOrder::default() });
+    let answer = manager.cut_over_plan(&stage.scenario.plan.name, order, &by).await;
+    let mut truth = stage.world.truth();
+    let what = if begins { "the cutover" } else { "no cutover" };
+    match answer {
+        Ok(answer) => {
+            let durable = stage.durable.lock().unwrap_or_else(PoisonError::into_inner);
+            let told = durable.journal.iter().any(|(_, line)| line.by == by && line.kind == "request");
+            if begins && !answer.already && !told {
+                truth.violated("the journal does not tell of a group's cutover".to_owned());
+            }
+            if begins && !answer.already {
+                truth.counts.add("groups");
+            }
+            truth.note(format_args!("{what} of the plan is asked for; already so: {}", answer.already));
+        }
+        Err(error) => truth.note(format_args!("{what} of the plan is refused: {error}")),
+    }
+}
+
+impl Durable {
+    /// Looks which group runs, where VMs move together.
+    pub(super) fn look_at_groups(&mut self, truth: &mut Truth) -> rusqlite::Result<()> {
+        let Some(before) = truth.group.take() else { return Ok(()) };
+        let mut select = self.db.prepare_cached(
+            "SELECT groups.id, all_or_nothing, m.id, tier, m.attempt > g.attempt AND start_asked IS NOT NULL
+             FROM groups JOIN group_members g ON g.group_id = groups.id JOIN migrations m ON m.id = g.migration
+             WHERE ended IS NULL",
+        )?;
+        let mut rows = select.query([])?;
+        let mut now = GroupSeen::default();
+        while let Some(row) = rows.next()? {
+            (now.id, now.all_or_nothing) = (row.get(0)?, row.get(1)?);
+            let owner: String = row.get(2)?;
+            let owner = owner.parse().expect("the daemon's own id");
+            now.seats.push(Seat { owner, tier: row.get(3)?, start_asked: row.get(4)? });
+        }
+        if now.id == before.id {
+            (now.through, now.came_up) = (before.through, before.came_up);
+        }
+        truth.group = Some(now);
+        Ok(())
+    }
+}
+
+impl Truth {
+    /// A new daemon lets everybody come to the barrier again.
+    pub(super) fn close_barrier(&mut self) {
+        if let Some(group) = &mut self.group {
+            group.through.clear();
+        }
+    }
+
+    /// A migration is in this state, durably.
+    pub(super) fn stands(&mut self, owner: MigrationId, now: &State) {
+        let Some(group) = &mut self.group else { return };
+        match now {
+            State::CuttingOver { phase: Phase::StartVm } => drop(group.through.insert(owner)),
+            State::CuttingOver { phase: Phase::Release } | State::Done => drop(group.came_up.insert(owner)),
+            _ => {}
+        }
+    }
+
+    /// A target VM is started: nobody is missing at its barrier.
+    pub(super) fn check_barrier(&mut self, owner: MigrationId) {
+        let Some(group) = &self.group else { return };
+        let Some(own) = group.seats.iter().find(|seat| seat.owner == owner && seat.start_asked) else {
+            return;
+        };
+        let others = || group.seats.iter().filter(|seat| seat.owner != owner);
+        let together = || others().filter(|seat| group.all_or_nothing || seat.tier == own.tier);
+        let is_there = |seat: &Seat| {
+            matches!(
+                self.states.get(&seat.owner),
+                Some(
+                    State::CuttingOver {
+                        phase: Phase::CreateVm | Phase::StartVm | Phase::Watch | Phase::Release
+                    } | State::Done
+                        | State::Failed { from: Resting::Watch | Resting::Release, .. }
+                )
+            )
+        };
+        // Once one was let through there is only forward.
+        let is_committed = together().any(|seat| seat.start_asked || group.through.contains(&seat.owner));
+        let absent = together().find(|seat| !is_committed && !is_there(seat));
+        let early = others().find(|seat| seat.tier < own.tier && !group.came_up.contains(&seat.owner));
+        if let Some(seat) = absent.or(early) {
+            let state = self.states.get(&seat.owner).map(ToString::to_string).unwrap_or_default();
+            let (own, other) = (self.name(owner), self.name(seat.owner));
+            self.violated(format!("{own} is started on the target, and {other} of its group is {state}"));
+        }
+    }
+}
