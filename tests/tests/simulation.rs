@@ -113,7 +113,7 @@ fn seeds_that_failed_once_hold() {
 
 #[test]
 fn a_seed_means_one_run() {
-    let seeds: Vec<_> = (1000..1048).collect();
+    let seeds: Vec<_> = (1000..1000 + number("SIM_SEEDS").unwrap_or(48)).collect();
     let [mut first, mut second] = [BTreeMap::new(), BTreeMap::new()];
     run_all(&seeds, |outcome| {
         first.insert(outcome.seed, (outcome.hash, outcome.steps));
@@ -121,7 +121,9 @@ fn a_seed_means_one_run() {
     run_all(&seeds, |outcome| {
         second.insert(outcome.seed, (outcome.hash, outcome.steps));
     });
-    assert_eq!(first, second);
+    for (seed, once) in &first {
+        assert_eq!(once, &second[seed], "seed {seed} was another run: {}", how_to_replay(*seed));
+    }
     let hashes: std::collections::BTreeSet<_> = first.values().map(|(hash, _)| hash).collect();
     assert_eq!(hashes.len(), seeds.len(), "different seeds are the same run");
 }
@@ -154,7 +156,8 @@ fn many_seeds_hold() {
     );
     failures.truncate(20);
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
-    if count >= 500 {
+    // Of fewer the rarest events show nothing: a dozen of them in thousands of seeds.
+    if count >= 2000 {
         for (what, least) in EVENTS {
             let often = counts.get(what).copied().unwrap_or_default();
             assert!(

@@ -247,8 +247,9 @@ pub(super) async fn turns(context: &Context, appointment: Option<Appointment>, s
             Step::None | Step::Wait { .. } => {
                 let until = if let Step::Wait { until, .. } = found { until } else { None };
                 tokio::select! {
+                    biased;
                     () = timing::until(&mut plans, until) => {}
-                    _ = groups.changed() => {}
+                    () = groups.changed() => {}
                 }
             }
         }

@@ -99,7 +99,7 @@ impl Manager {
         running: &super::Running,
         by: &str,
     ) -> Result<PlanCutover, ControlError> {
-        let already = running.board.borrow().broken.is_some();
+        let already = running.board.look(|board| board.broken.is_some());
         let members = &running.group.members;
         let why = format!("aborted by {by}");
         running
@@ -196,7 +196,7 @@ impl Manager {
         let Some(mut group) = self.store.last_group(&plan.name).await.map_err(internal)? else {
             return Ok(None);
         };
-        let board = self.groups.of_plan(&plan.name).map(|running| running.board.borrow().clone());
+        let board = self.groups.of_plan(&plan.name).map(|running| running.board.look(super::Board::clone));
         let board = board.unwrap_or_default();
         if group.broken.is_none() {
             group.broken.clone_from(&board.broken);

@@ -25,10 +25,8 @@ pub(in crate::migration) async fn pass(context: &Context, stop: &StopSignal) -> 
     let Some((running, member)) = context.groups.of(context.id) else { return Ok(()) };
     let (id, since) = (context.id, Instant::now());
     let patience = context.plan().cutover.barrier;
-    let mut board = running.board.subscribe();
-    running.board.send_modify(|board| {
-        board.arrived.insert(id);
-    });
+    let mut board = running.board.listen();
+    running.board.change(|board| board.arrived.insert(id));
     let show = |told| {
         context.live.update(|view| {
             if let Some(cutover) = &mut view.cutover {
@@ -40,7 +38,7 @@ pub(in crate::migration) async fn pass(context: &Context, stop: &StopSignal) -> 
     let mut looking = std::pin::pin!(started(context));
     let waiting = async {
         loop {
-            match standing(&board.borrow_and_update(), id) {
+            match board.look(|board| standing(board, id)) {
                 Some(Ok(())) => return Ok(()),
                 Some(Err(why)) => return Err(WorkError::operator(why)),
                 None => {}
@@ -48,11 +46,7 @@ pub(in crate::migration) async fn pass(context: &Context, stop: &StopSignal) -> 
             tokio::select! {
                 biased;
                 () = stop.stopped() => return Err(WorkError::passing("it was stopped at the barrier")),
-                changed = board.changed() => {
-                    if changed.is_err() {
-                        return Err(WorkError::passing("its group is gone"));
-                    }
-                }
+                () = board.changed() => {}
                 found = &mut looking => return Err(found),
             }
         }
@@ -62,16 +56,15 @@ pub(in crate::migration) async fn pass(context: &Context, stop: &StopSignal) -> 
         Err(_) => Err(WorkError::operator(format!(
             "it waited for {} at the barrier, which is what the plan's `cutover.barrier` grants: {}",
             humantime::format_duration(patience),
-            missing(&running.board.borrow(), &running.group.members, member.tier)
+            running.board.look(|board| missing(board, &running.group.members, member.tier))
         ))),
     };
     show(None);
     if result.is_err() {
         // Unless it was opened at this very moment: then the start says what becomes of it.
-        let mut is_open = false;
-        running.board.send_modify(|board| {
-            is_open = board.open.contains(&id);
+        let is_open = running.board.change(|board| {
             board.arrived.remove(&id);
+            board.open.contains(&id)
         });
         if !is_open {
             return result;
@@ -133,14 +126,12 @@ impl Groups {
     /// Comes back with the reason when the group of the migration goes no further, unless the barrier was opened for it.
     pub(in crate::migration) async fn broken(&self, id: MigrationId) -> String {
         let Some((running, _)) = self.of(id) else { return std::future::pending().await };
-        let mut board = running.board.subscribe();
+        let mut board = running.board.listen();
         loop {
-            if let Some(Err(why)) = standing(&board.borrow_and_update(), id) {
+            if let Some(Err(why)) = board.look(|board| standing(board, id)) {
                 return why;
             }
-            if board.changed().await.is_err() {
-                return std::future::pending().await;
-            }
+            board.changed().await;
         }
     }
 }

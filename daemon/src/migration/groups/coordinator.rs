@@ -27,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Drives the group to its end, or until the daemon shuts down.
 pub(super) async fn run(manager: Arc<Manager>, running: Arc<Running>) {
-    let mut board = running.board.subscribe();
+    let mut board = running.board.listen();
     let mut is_told = running.group.broken.is_some();
     loop {
         match step(&manager, &running, &mut is_told).await {
@@ -44,7 +44,7 @@ pub(super) async fn run(manager: Arc<Manager>, running: Arc<Running>) {
         tokio::select! {
             biased;
             () = manager.shutdown.cancelled() => return,
-            _ = board.changed() => {}
+            () = board.changed() => {}
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
     }
@@ -53,7 +53,7 @@ pub(super) async fn run(manager: Arc<Manager>, running: Arc<Running>) {
 /// Looks once, and does what is to be done; whether the group is over.
 async fn step(manager: &Manager, running: &Running, is_told: &mut bool) -> Result<bool, StoreError> {
     let group = &running.group;
-    let board = running.board.borrow().clone();
+    let board = running.board.look(Board::clone);
     if let (Some(why), false) = (&board.broken, *is_told) {
         // Who aborts it says so on the board alone.
         note_broken(manager, group, why).await?;
@@ -66,7 +66,7 @@ async fn step(manager: &Manager, running: &Running, is_told: &mut bool) -> Resul
     if let Some(why) = broken {
         note_broken(manager, group, &why).await?;
         *is_told = true;
-        running.board.send_modify(|board| {
+        running.board.change(|board| {
             board.broken.get_or_insert(why);
         });
         return Ok(false);
@@ -75,14 +75,12 @@ async fn step(manager: &Manager, running: &Running, is_told: &mut bool) -> Resul
     if !opened.is_empty() {
         let told = line(group, "state", &format!("the barrier opens for {}", names(&group.members, &open)));
         manager.store.append_events(vec![told]).await?;
-        running.board.send_if_modified(|board| {
+        running.board.change(|board| {
             // Who left meanwhile is not let through, and neither are those who would go with it.
             let is_whole = opened.iter().all(|id| board.arrived.contains(id));
-            let opens = board.broken.is_none() && is_whole;
-            if opens {
+            if board.broken.is_none() && is_whole {
                 board.open.extend(opened);
             }
-            opens
         });
     }
     for at in begin {

@@ -12,16 +12,18 @@ mod ask;
 mod barrier;
 mod coordinator;
 mod keeper;
+mod told;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 pub use self::ask::{PlanCutover, PlanVerdict};
 pub(super) use self::barrier::pass;
+use self::told::{Listener, Told};
 use crate::model::{
     group::{Group, Member},
     id::MigrationId,
@@ -34,7 +36,7 @@ pub struct Groups {
     /// Somebody is ready who was not.
     became_ready: Notify,
     /// Groups that began and ended so far.
-    turns: watch::Sender<u64>,
+    turns: Told<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -58,7 +60,7 @@ pub(super) struct Ready {
 #[derive(Debug)]
 struct Running {
     group: Group,
-    board: watch::Sender<Board>,
+    board: Told<Board>,
 }
 
 /// What its members and its coordinator tell each other.
@@ -78,20 +80,20 @@ impl Groups {
     /// Lets a group run; what it was broken by before stays.
     fn add(&self, group: Group) -> Arc<Running> {
         let board = Board { broken: group.broken.clone(), ..Board::default() };
-        let running = Arc::new(Running { group, board: watch::Sender::new(board) });
+        let running = Arc::new(Running { group, board: Told::new(board) });
         self.lock().running.insert(running.group.id, Arc::clone(&running));
-        self.turns.send_modify(|turns| *turns += 1);
+        self.turns.change(|turns| *turns += 1);
         running
     }
 
     fn remove(&self, id: u64) {
         self.lock().running.remove(&id);
-        self.turns.send_modify(|turns| *turns += 1);
+        self.turns.change(|turns| *turns += 1);
     }
 
     /// Tells when a group begins or ends.
-    pub(super) fn turns(&self) -> watch::Receiver<u64> {
-        self.turns.subscribe()
+    pub(super) fn turns(&self) -> Listener<u64> {
+        self.turns.listen()
     }
 
     /// Notes why a migration is taken back or failed, if it is in a group that runs.
@@ -166,21 +168,17 @@ impl Groups {
 
 impl Running {
     fn say_failed(&self, id: MigrationId, why: &str) {
-        self.board.send_modify(|board| {
-            board.failed.insert(id, why.to_owned());
-        });
+        self.board.change(|board| drop(board.failed.insert(id, why.to_owned())));
     }
 
     /// Breaks the group, unless that comes too late for those for whom it `is_late`.
     fn abort(&self, why: String, is_late: impl FnOnce(&BTreeSet<MigrationId>) -> bool) -> Result<(), String> {
-        let mut late = false;
-        self.board.send_if_modified(|board| {
-            late = is_late(&board.open);
-            if late || board.broken.is_some() {
-                return false;
+        let late = self.board.change(|board| {
+            let late = is_late(&board.open);
+            if !late {
+                board.broken.get_or_insert(why);
             }
-            board.broken = Some(why);
-            true
+            late
         });
         if late {
             return Err(
