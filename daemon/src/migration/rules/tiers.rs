@@ -47,12 +47,12 @@ fn windows_meet(judged: &mut Judged, plan: &Plan) {
         found.filter(|(_, over)| over.schedule.moves_windows()).map(|(vm, _)| vm.as_str())
     };
     let whose: BTreeSet<_> = judged.machines.iter().map(own).collect();
-    let of = |vm: &Option<&str>| match vm.and_then(|vm| plan.vm.get(vm)) {
+    let of = |vm: Option<&str>| match vm.and_then(|vm| plan.vm.get(vm)) {
         Some(over) => plan.schedule.rules_with(&over.schedule),
         None => plan.rules(),
     };
     // What is wrong with one of them by itself is told of that one.
-    let Ok(rules) = whose.iter().map(of).collect::<Result<Vec<_>, _>>() else { return };
+    let Ok(rules) = whose.iter().copied().map(of).collect::<Result<Vec<_>, _>>() else { return };
     let calendars: Vec<&Calendar> = rules.iter().map(|rules| &rules.cutover).collect();
     let now = clock::now();
     if calendars.iter().any(|each| each.next_open(now).is_err()) {
