@@ -189,12 +189,17 @@ impl Rig {
 
     /// Begins, and leaves the daemon frozen in the full pass once it has committed so many bytes.
     pub fn freeze(&mut self, bytes: u64) -> Result<()> {
-        // Slow enough not to be over before anybody looks.
-        self.write_plan(&format!("{}\n[limits]\nrate = \"8MiB/s\"", self.cutover))?;
+        self.begin_slowly()?;
+        self.freeze_in_pass(1, bytes)
+    }
+
+    /// Starts the daemon and applies the plan, with a limit by which the full pass is not over before a test looks at it,
+    /// on a busy machine too.
+    pub fn begin_slowly(&mut self) -> Result<()> {
+        self.write_plan(&format!("{}\n[limits]\nrate = \"6MiB/s\"", self.cutover))?;
         self.daemon.start()?;
         self.apply()?;
-        self.write_plan(self.cutover)?;
-        self.freeze_in_pass(1, bytes)
+        self.write_plan(self.cutover)
     }
 
     /// Lets it go on, as fast as it can.

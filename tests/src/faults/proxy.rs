@@ -6,8 +6,8 @@
 use std::{
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
-    os::unix::net::{UnixListener, UnixStream},
-    path::{Path, PathBuf},
+    os::unix::net::UnixStream,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -99,26 +99,7 @@ impl Proxy {
         Ok(Self { weather, address })
     }
 
-    /// In front of every server whose socket appears below `folder` with the ending `.real`, at the name without it.
-    pub(super) fn below(folder: PathBuf) -> Self {
-        let weather = Arc::new(Weather::default());
-        let (sky, address) = (Arc::clone(&weather), folder.display().to_string());
-        thread::spawn(move || {
-            let mut known = Vec::new();
-            while !sky.closed.load(Relaxed) {
-                for real in sockets(&folder) {
-                    if !known.contains(&real) {
-                        known.push(real.clone());
-                        open_door(&real, &sky);
-                    }
-                }
-                pause(LOOK);
-            }
-        });
-        Self { weather, address }
-    }
-
-    /// `HOST:PORT`, or the folder.
+    /// `HOST:PORT`.
     pub(super) fn address(&self) -> &str {
         &self.address
     }
@@ -179,34 +160,6 @@ impl Drop for Proxy {
         self.weather.closed.store(true, Relaxed);
         self.cut();
     }
-}
-
-fn sockets(folder: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let paths = entries.flatten().map(|entry| entry.path());
-    paths
-        .flat_map(|path| if path.is_dir() { sockets(&path) } else { vec![path] })
-        .filter(|path| path.extension().is_some_and(|ending| ending == "real"))
-        .collect()
-}
-
-fn open_door(real: &Path, weather: &Arc<Weather>) {
-    let door = real.with_extension("");
-    let Ok(listener) = UnixListener::bind(&door) else { return };
-    if listener.set_nonblocking(true).is_err() {
-        return;
-    }
-    let (real, weather) = (real.to_owned(), Arc::clone(weather));
-    let accept = move || {
-        // With its socket the door is gone too.
-        if !door.exists() {
-            return Err(std::io::ErrorKind::NotConnected.into());
-        }
-        let (stream, _) = listener.accept()?;
-        stream.set_nonblocking(false)?;
-        Ok(stream)
-    };
-    thread::spawn(move || serve(accept, &real, &weather));
 }
 
 fn serve<S: Stream>(accept: impl Fn() -> std::io::Result<S>, server: &Path, weather: &Arc<Weather>) {

@@ -4,12 +4,13 @@
 //
 // FILE is replaced as a whole, by rename, while the program runs; a file that is not there means no faults. Each line is
 //     CALL PART FROM TO AFTER COUNT ACTION
-// CALL: read, write, sync, punch or clock. PART: what the file's path must contain. FROM, TO: the bytes that the call must
-// touch. AFTER: so many such calls go well first. COUNT: so many are struck then; -1 all. ACTION: an errno; or
+// CALL: read, write, sync, punch, send or clock. PART: what the file's path, or the sending socket's, must contain. FROM, TO:
+// the bytes that the call must touch. send is the sending of one answer of an NBD server. AFTER: so many such calls go well first. COUNT: so many are struck then; -1 all. ACTION: an errno; or
 //     short    half of it is done, and said so
 //     hang     nothing happens until FILE is replaced
-//     garbage  what was read is changed
-//     lose     of sync: fails with EIO, and what was written since the last sync is lost, as after a write-back error
+//     garbage  what was read is changed; of send: the answer's first byte is
+//     lose     of sync: fails with EIO, and what was written since the last sync is lost, as after a write-back error. A sync
+//              of a file that was not written since its last one is not counted: nothing could be lost
 // A clock line's ACTION is how many seconds CLOCK_REALTIME is ahead. Each strike appends its line to FILE.struck.
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -19,9 +20,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -68,10 +71,35 @@ static void tell(const struct rule *r, const char *path, off_t at, size_t len) {
     close(fd);
 }
 
+// Whether the file was written since its last sync. Called with the lock held.
+static int dirty(int fd) {
+    struct stat file;
+    if (fstat(fd, &file)) return 0;
+    for (unsigned long i = 0; i < WRITES; i++) {
+        if (writes[i].len && writes[i].dev == file.st_dev && writes[i].ino == file.st_ino) return 1;
+    }
+    return 0;
+}
+
+// The path of an open file, or of the socket that a server accepts on; 0 if there is none.
+static int path_of(int fd, char *path, size_t len) {
+    char link[64];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, path, len - 1);
+    if (n <= 0) return 0;
+    path[n] = 0;
+    if (strncmp(path, "socket:", 7)) return 1;
+    struct sockaddr_un own = { 0 };
+    socklen_t size = sizeof own - 1;
+    if (getsockname(fd, (struct sockaddr *)&own, &size) || own.sun_family != AF_UNIX) return 0;
+    snprintf(path, len, "%s", own.sun_path);
+    return path[0] != 0;
+}
+
 // What strikes this call; 0 if nothing does.
 static long strike(const char *call, int fd, off_t at, size_t len) {
     if (!getenv("WARMD_FAULTS")) return 0;
-    char link[64], path[512];
+    char path[512];
     long what = 0;
     int kept = errno;
     pthread_mutex_lock(&lock);
@@ -79,11 +107,8 @@ static long strike(const char *call, int fd, off_t at, size_t len) {
     for (int i = 0; i < known && !what; i++) {
         struct rule *r = &rules[i];
         if (strcmp(r->call, call) || r->count == 0 || at >= r->to || (off_t)(at + len) <= r->from) continue;
-        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-        ssize_t n = readlink(link, path, sizeof path - 1);
-        if (n <= 0) continue;
-        path[n] = 0;
-        if (!strstr(path, r->part)) continue;
+        if (!path_of(fd, path, sizeof path) || !strstr(path, r->part)) continue;
+        if (r->what == LOSE && !dirty(fd)) continue;
         if (r->after > 0) { r->after--; continue; }
         if (r->count > 0) r->count--;
         tell(r, path, at, len);
@@ -195,6 +220,23 @@ static int allocate(int fd, int mode, off_t at, off_t len) {
 }
 int fallocate(int fd, int mode, off_t at, off_t len) { return allocate(fd, mode, at, len); }
 int fallocate64(int fd, int mode, off64_t at, off64_t len) { return allocate(fd, mode, at, len); }
+
+// What an answer of NBD begins with: a simple reply, or a chunk of a structured one.
+static int is_answer(const struct msghdr *message) {
+    static const unsigned char simple[4] = { 0x67, 0x44, 0x66, 0x98 }, chunk[4] = { 0x66, 0x8e, 0x33, 0xef };
+    if (!message->msg_iovlen || message->msg_iov[0].iov_len < sizeof simple) return 0;
+    const void *start = message->msg_iov[0].iov_base;
+    return !memcmp(start, simple, sizeof simple) || !memcmp(start, chunk, sizeof chunk);
+}
+
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
+    if (!is_answer(message) || strike("send", fd, 0, 1) != GARBAGE) return REAL(sendmsg)(fd, message, flags);
+    // The sender's own memory stays as it is: the byte is sent from here, and the rest of the answer by the next calls.
+    unsigned char first = *(unsigned char *)message->msg_iov[0].iov_base ^ 0xff;
+    struct iovec part = { &first, 1 };
+    struct msghdr changed = { .msg_iov = &part, .msg_iovlen = 1 };
+    return REAL(sendmsg)(fd, &changed, flags);
+}
 
 int clock_gettime(clockid_t clock, struct timespec *now) {
     int done = syscall(SYS_clock_gettime, clock, now);

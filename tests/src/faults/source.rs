@@ -7,7 +7,6 @@ use rand::RngExt as _;
 
 use super::{
     Row,
-    proxy::Proxy,
     row,
     shim::{EIO, Shim, Strike},
     stage::Stage,
@@ -81,44 +80,15 @@ fn bad_sector(stage: &mut Stage<'_>, for_ever: bool) -> Result<()> {
 }
 
 fn garbage(stage: &mut Stage<'_>) -> Result<()> {
-    let (proxy, path) = proxied_virsh(stage)?;
-    stage.off(24, |spec| spec.env = vec![("PATH".to_owned(), path.clone())])?;
+    let shim = struck_source(stage)?;
     stage.freeze(2 << 20)?;
-    proxy.garble(3);
+    shim.set(&[Strike::all("send", "/run/", "garbage").times(3)])?;
     stage.thaw()?;
     stage.rig()?.wait_for("synced")?;
-    ensure!(proxy.has_garbled(), "nothing was garbled");
+    shim.must_have_struck()?;
     let passes = stage.rig()?.passes()?;
     ensure!(passes.iter().any(|pass| pass.error.is_some()), "garbage was taken for an answer: {passes:#?}");
     Ok(())
-}
-
-/// A `virsh` that puts a proxy in front of QEMU's sockets; what PATH must be for it to be found.
-fn proxied_virsh(stage: &mut Stage<'_>) -> Result<(std::sync::Arc<Proxy>, String)> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let folder = stage.dir.join("bin");
-    std::fs::create_dir(&folder)?;
-    let script = folder.join("virsh");
-    let real = tool::call("sh", ["-c", "command -v virsh"])?;
-    std::fs::write(
-        &script,
-        format!(
-            "#!/bin/bash\n\
-             # The socket that a backup job is to serve at gets the ending .real; who waits there makes the other.\n\
-             for word; do case $word in */backup.xml) xml=$word;; esac; done\n\
-             if [[ -z $xml ]]; then exec {real} \"$@\"; fi\n\
-             socket=$(sed -n \"s/.*socket='\\([^']*\\)'.*/\\1/p\" \"$xml\")\n\
-             sed -i \"s|socket='[^']*'|socket='$socket.real'|\" \"$xml\"\n\
-             {real} \"$@\" || exit\n\
-             for ((n = 0; n < 500; n++)); do [[ -S $socket ]] && exit; sleep 0.01; done\n\
-             exit 1\n",
-            real = real.trim()
-        ),
-    )?;
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
-    let proxy = std::sync::Arc::new(Proxy::below(stage.dir.join("run")));
-    stage.keep(std::sync::Arc::clone(&proxy));
-    Ok((proxy, format!("{}:{}", folder.display(), std::env::var("PATH")?)))
 }
 
 fn bitmap_lost(stage: &mut Stage<'_>) -> Result<()> {

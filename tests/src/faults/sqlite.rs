@@ -85,7 +85,7 @@ fn torn(stage: &mut Stage<'_>, garble: bool) -> Result<()> {
     stage.off(24, |_| {})?;
     stage.seed()?;
     let mut forgot = 0;
-    for _ in 0..if stage.short { 2 } else { 5 } {
+    for round in 0..if stage.short { 2 } else { 5 } {
         stage.scribble(4)?;
         // From here on the log has nothing else in it, and all of it counts.
         stage.rig_mut()?.daemon.stop()?;
@@ -95,8 +95,9 @@ fn torn(stage: &mut Stage<'_>, garble: bool) -> Result<()> {
         stage.rig_mut()?.daemon.kill()?;
         let wal = stage.dir.join("state/warmd.db-wal");
         let len = fs::metadata(&wal).context("a killed daemon leaves a log")?.len();
-        // From all of the last commits to only the end of the very last one.
-        let at = stage.random.random_range(len / 4..len);
+        // From all of the last commits to only the end of the very last one; the first time most of them for sure.
+        let most = if round == 0 { len / 2 } else { len };
+        let at = stage.random.random_range(len / 4..most);
         let file = fs::File::options().write(true).open(&wal)?;
         if garble {
             use std::os::unix::fs::FileExt as _;

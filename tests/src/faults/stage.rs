@@ -115,6 +115,13 @@ impl<'a> Stage<'a> {
         self.rig()?.wait_for("synced").map(drop)
     }
 
+    /// The same, slowly enough for many batches in the pass, on a fast machine too.
+    pub fn seed_slowly(&mut self) -> Result<()> {
+        self.rig_mut()?.begin_slowly()?;
+        self.rig()?.wait_for("synced")?;
+        self.rig()?.lift()
+    }
+
     /// [`Rig::freeze`].
     pub fn freeze(&mut self, bytes: u64) -> Result<()> {
         self.rig_mut()?.freeze(bytes)
@@ -130,12 +137,13 @@ impl<'a> Stage<'a> {
         let images = self.rig()?.guest.disks.clone();
         for (at, image) in images.iter().enumerate() {
             let mut commands = Vec::new();
-            for _ in 0..count {
+            for nth in 0..count {
                 // Beyond what the guest itself needs to boot.
                 let place = self.random.random_range(200..255_u64) << 20;
                 let len = self.random.random_range(1..128_u64) * 4096;
                 let byte = self.random.random_range(1..=255_u8);
-                commands.push(if self.random.random_bool(0.2) {
+                // Never zeroes alone, which may be there already and change nothing.
+                commands.push(if nth > 0 && self.random.random_bool(0.2) {
                     format!("write -z {place} {len}")
                 } else {
                     format!("write -P {byte} {place} {len}")

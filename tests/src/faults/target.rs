@@ -47,7 +47,8 @@ fn enospc(stage: &mut Stage<'_>) -> Result<()> {
 fn passing(stage: &mut Stage<'_>, strike: Strike) -> Result<()> {
     let shim = stage.off_with_shim(24)?;
     shim.set(std::slice::from_ref(&strike))?;
-    stage.seed()?;
+    // Slow enough for batches before the fault, in it and after it: a fast pass has one or two.
+    stage.seed_slowly()?;
     shim.must_have_struck()?;
     let passes = stage.rig()?.passes()?;
     ensure!(passes.iter().any(|pass| pass.error.is_some()), "no pass failed: {passes:#?}");
@@ -74,7 +75,7 @@ fn struck(stage: &mut Stage<'_>, strike: Strike) -> Result<()> {
 }
 
 fn fsync_eio(stage: &mut Stage<'_>) -> Result<()> {
-    passing(stage, Strike::all("sync", "vdb.raw", "lose").after(2).times(1))?;
+    passing(stage, Strike::all("sync", "vdb.raw", "lose").after(1).times(1))?;
     let passes = stage.rig()?.passes()?;
     for (failed, next) in passes.iter().zip(passes.iter().skip(1)).filter(|(pass, _)| pass.error.is_some()) {
         let left = failed.pending - failed.drained;
