@@ -82,10 +82,12 @@ fn bad_sector(stage: &mut Stage<'_>, for_ever: bool) -> Result<()> {
 fn garbage(stage: &mut Stage<'_>) -> Result<()> {
     let shim = struck_source(stage)?;
     stage.freeze(2 << 20)?;
-    shim.set(&[Strike::all("send", "/run/", "garbage").times(3)])?;
+    shim.set(&[Strike::all("send", "/run/", "garbage").times(1)])?;
     stage.thaw()?;
+    // Each pass of a VM that is off has a QEMU of its own, and each of them would be struck anew.
+    shim.wait_for(1)?;
+    shim.clear()?;
     stage.rig()?.wait_for("synced")?;
-    shim.must_have_struck()?;
     let passes = stage.rig()?.passes()?;
     ensure!(passes.iter().any(|pass| pass.error.is_some()), "garbage was taken for an answer: {passes:#?}");
     Ok(())
