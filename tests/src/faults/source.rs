@@ -6,8 +6,7 @@ use anyhow::{Result, ensure};
 use rand::RngExt as _;
 
 use super::{
-    Row,
-    row,
+    Row, row,
     shim::{EIO, Shim, Strike},
     stage::Stage,
 };
