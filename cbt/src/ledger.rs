@@ -216,6 +216,13 @@ impl Ledger {
         &self.inner.store
     }
 
+    /// Waits until no write of an earlier pass is in flight, also of one whose future was dropped. Before another ledger of
+    /// the disk is loaded.
+    pub async fn quiet(&self) {
+        drop(self.gate.lock().await);
+        drop(self.inner.turn.lock().await);
+    }
+
     /// Waits until every write and commit of an earlier pass has ended, also of one whose future was dropped.
     pub(crate) async fn enter(&self) -> Result<Gate, StoreError> {
         let gate = Arc::new(Arc::clone(&self.gate).lock_owned().await);

@@ -25,6 +25,9 @@ use crate::{
 /// How long passes get to commit what they have when the daemon is told to stop.
 const DRAIN: Duration = Duration::from_secs(90);
 
+/// The same when the daemon itself must not go on: what stands still waits for the next start.
+const DRAIN_FATAL: Duration = Duration::from_secs(15);
+
 /// What closing the state and threads that hang may take after that.
 const CLOSE: Duration = Duration::from_secs(20);
 
@@ -57,6 +60,14 @@ pub async fn serve_over(
         tracing::info!(address = %scrapes.address(), "metrics");
         tokio::spawn(scrapes.serve(metrics, manager.present(), shutdown.clone()));
     }
+    let watched = {
+        let (manager, shutdown) = (Arc::clone(&manager), shutdown.clone());
+        tokio::spawn(async move {
+            let why = manager.fatal().await;
+            shutdown.cancel();
+            why
+        })
+    };
     let polling = tokio::spawn(Arc::clone(&manager).poll_inventories());
     let alive = tokio::spawn(systemd::live(store.clone()));
     systemd::ready();
@@ -66,7 +77,8 @@ pub async fn serve_over(
     // Also when the API failed: nobody could steer any more.
     shutdown.cancel();
     systemd::stopping(DRAIN + CLOSE);
-    if tokio::time::timeout(DRAIN, manager.finish()).await.is_err() {
+    let drain = if watched.is_finished() { DRAIN_FATAL } else { DRAIN };
+    if tokio::time::timeout(drain, manager.finish()).await.is_err() {
         tracing::error!(
             late = manager.late(),
             "migrations did not come to rest in time; they go on at the next start"
@@ -75,6 +87,14 @@ pub async fn serve_over(
     alive.abort();
     polling.abort();
     store.close().await?;
+    if watched.is_finished() {
+        // A source VM may be off: whoever starts it again finds in the state what is to be done.
+        anyhow::bail!(
+            "{}: start it again (the service manager does), it goes on where it was",
+            watched.await?
+        );
+    }
+    watched.abort();
     tracing::info!("stopped");
     Ok(served?)
 }

@@ -1,6 +1,6 @@
 //! What systemd is told: that the daemon is ready, that it stops, and that it lives.
 //!
-//! Rule: it is said to live only as long as its state can be read. Without systemd (`NOTIFY_SOCKET` is not set) nothing
+//! Rule: it is said to live only after its state was written durably. Without systemd (`NOTIFY_SOCKET` is not set) nothing
 //! is told, and a systemd that cannot be told changes nothing for the migrations.
 
 use std::time::Duration;
@@ -35,9 +35,9 @@ pub(crate) async fn live(store: Store) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        match timeout(within, store.answers()).await {
+        match timeout(within, store.beat()).await {
             Ok(Ok(())) => tell(&[NotifyState::Watchdog]),
-            Ok(Err(error)) => tracing::error!(%error, "the state cannot be read: the watchdog is not fed"),
+            Ok(Err(error)) => tracing::error!(%error, "the state cannot be written: the watchdog is not fed"),
             Err(_) => tracing::error!("the state does not answer: the watchdog is not fed"),
         }
     }

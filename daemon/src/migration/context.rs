@@ -210,6 +210,14 @@ impl Context {
         Ok(ledger)
     }
 
+    /// Waits until nothing that was begun writes to the target any more.
+    pub(super) async fn quiet(&self) {
+        let ledgers: Vec<_> = self.ledgers.lock().await.values().cloned().collect();
+        for ledger in ledgers {
+            ledger.quiet().await;
+        }
+    }
+
     /// What the disk's reads take when all is well, as far as its passes have seen. That it cannot be read is logged,
     /// and learnt anew.
     pub async fn baseline(&self, disk: DiskId) -> Arc<Mutex<LatencyBaseline>> {

@@ -24,7 +24,9 @@ use super::{
     groups::Groups,
     limits::{Member, Registry, Word},
     live::Live,
-    restore, windows,
+    restore,
+    supervised::{Supervision, caught},
+    windows,
 };
 use crate::{
     clock,
@@ -109,6 +111,7 @@ pub struct Manager {
     pub(super) groups: Arc<Groups>,
     /// All that were under way when the daemon came up are known.
     all_here: CancellationToken,
+    pub(super) supervision: Supervision,
     /// For the tasks that it starts.
     pub(super) me: Weak<Self>,
 }
@@ -140,6 +143,7 @@ impl Manager {
             owners: TaskTracker::new(),
             groups: Arc::default(),
             all_here: CancellationToken::new(),
+            supervision: Supervision::default(),
             me: me.clone(),
         });
         manager.tell_unreadable(&saved.unreadable).await;
@@ -166,8 +170,9 @@ impl Manager {
                 });
             }
         }
-        manager.owners.spawn(Arc::clone(&manager.gate).keep_time());
-        manager.owners.spawn(forget_needless(manager.store.clone()));
+        manager.watch_store();
+        manager.supervise("the keeper of the budgets", Arc::clone(&manager.gate).keep_time());
+        manager.supervise("forgetting ledgers", forget_needless(manager.store.clone()));
         manager.keep_groups();
         Ok(manager)
     }
@@ -194,12 +199,20 @@ impl Manager {
         let handle = Handle { context: Arc::clone(&context), inbox };
         lock(&self.handles).insert(id, handle.clone());
         let (handles, limits) = (Arc::downgrade(&self.handles), Arc::clone(&self.limits));
-        let all_here = self.all_here.clone();
+        let (all_here, me) = (self.all_here.clone(), self.me.clone());
         let owner = async move {
             all_here.cancelled().await;
-            if driver.run().await {
-                forget(&handles, &context);
-                limits.forget(id);
+            match caught(driver.run()).await {
+                Ok(true) => {
+                    forget(&handles, &context);
+                    limits.forget(id);
+                }
+                Ok(false) => {}
+                Err(panic) => {
+                    if let Some(manager) = me.upgrade() {
+                        manager.take_up_again(context, panic).await;
+                    }
+                }
             }
         };
         self.owners.spawn(owner.in_current_span());

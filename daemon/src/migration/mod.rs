@@ -38,6 +38,7 @@ mod rollback;
 mod rules;
 pub mod serve;
 mod set_limit;
+mod supervised;
 mod sweep;
 pub mod telemetry;
 mod timing;

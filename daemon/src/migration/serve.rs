@@ -300,7 +300,7 @@ impl Manager {
         ControlError::new(ControlErrorKind::Unavailable, why)
     }
 
-    async fn row(&self, id: MigrationId) -> Result<MigrationRow, ControlError> {
+    pub(super) async fn row(&self, id: MigrationId) -> Result<MigrationRow, ControlError> {
         self.store.migration(id).await.map_err(internal)?.ok_or_else(|| {
             let told = format!("there is no migration {id}: see `migration list`");
             ControlError::new(ControlErrorKind::NotFound, told)

@@ -50,6 +50,7 @@ use std::{
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 use warmd_cbt::telemetry::{Counts, Histogram};
 
 pub use self::{
@@ -97,6 +98,8 @@ struct Inner {
     readers: Arc<Readers>,
     /// How long transactions took to become durable.
     commits: Arc<Histogram>,
+    /// The writer is gone, and nobody closed the state.
+    lost: CancellationToken,
     key: ReportKey,
 }
 
@@ -124,7 +127,8 @@ impl Store {
         let commits = Arc::new(Histogram::default());
         let writer =
             Writer { connection, commits: Arc::clone(&commits), commit: Box::new(|commit| commit()) };
-        let (queue, thread) = writer::spawn(writer, lock).map_err(|cause| OpenError::Io {
+        let lost = CancellationToken::new();
+        let (queue, thread) = writer::spawn(writer, lock, lost.clone()).map_err(|cause| OpenError::Io {
             what: "start the writer's thread for",
             path: file.clone(),
             cause,
@@ -135,6 +139,7 @@ impl Store {
             queue: Mutex::new(Some(queue)),
             thread: Mutex::new(Some(thread)),
             commits,
+            lost,
             key,
         })))
     }
@@ -142,6 +147,21 @@ impl Store {
     /// Whether it can be read.
     pub async fn answers(&self) -> Result<(), StoreError> {
         self.read("asking whether the state answers", |db| Ok(schema::version(db).map(drop)?)).await
+    }
+
+    /// Writes something that nobody reads, durably: whoever waits for it knows that the state can be written.
+    pub async fn beat(&self) -> Result<(), StoreError> {
+        let at = row::micros(crate::clock::now());
+        self.write("writing to the state for the watchdog", move |db| {
+            db.prepare_cached("INSERT OR REPLACE INTO heartbeat (id, at) VALUES (1, ?)")?.execute([at])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Resolves when the thread that writes has ended though nobody closed the state: nothing is saved any more.
+    pub async fn lost(&self) {
+        self.0.lost.cancelled().await;
     }
 
     /// The database file.
@@ -262,6 +282,23 @@ mod tests {
 
     fn newest() -> i32 {
         schema::newest(UPGRADES)
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_panics_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.beat().await.unwrap();
+        let wait = |for_a| tokio::time::timeout(Duration::from_millis(for_a), store.lost());
+        assert!(wait(50).await.is_err(), "it lives");
+        let work = |_: &Connection| -> Result<(), Fault> { panic!("a defect") };
+        assert_eq!(store.write("failing", work).await.unwrap_err().kind, StoreErrorKind::Unavailable);
+        wait(5000).await.unwrap();
+        assert_eq!(store.beat().await.unwrap_err().kind, StoreErrorKind::Unavailable, "no watchdog is fed");
+        let other = tempfile::tempdir().unwrap();
+        let closed = Store::open(other.path()).unwrap();
+        closed.close().await.unwrap();
+        assert!(!closed.0.lost.is_cancelled(), "that is no loss");
     }
 
     #[test]

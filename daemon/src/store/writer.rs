@@ -12,6 +12,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 use warmd_cbt::{mutant::mutant, store::DiskId, telemetry::Histogram};
 
 use super::{
@@ -93,11 +94,18 @@ fn in_savepoint<T>(
 }
 
 /// Starts the thread. It ends when the queue's senders are gone, then empties the write-ahead log and gives up the lock.
-pub(super) fn spawn(writer: Writer, lock: StateLock) -> std::io::Result<(Queue, WriterThread)> {
+pub(super) fn spawn(
+    writer: Writer,
+    lock: StateLock,
+    lost: CancellationToken,
+) -> std::io::Result<(Queue, WriterThread)> {
     let (sender, queue) = mpsc::channel(QUEUE);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
+        // A panic drops it on its way.
+        let lost = lost.drop_guard();
         let closed = runtime.block_on(writer.run(queue));
+        lost.disarm();
         drop(lock);
         closed
     })?;

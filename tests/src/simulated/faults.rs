@@ -16,6 +16,8 @@ pub enum Fault {
     Hang,
     /// It does what it should, and then says that it failed in a way that may pass, once.
     LostAnswer,
+    /// The caller's task panics in it, this many times.
+    Panic(u32),
 }
 
 /// The faults of one world, shared by its endpoints.
@@ -65,6 +67,15 @@ impl Faults {
                             faults.insert(name.to_owned(), Fault::Passing(left - 1));
                         }
                         return Err(true);
+                    }
+                    Some(Fault::Panic(left)) => {
+                        if left <= 1 {
+                            faults.remove(name);
+                        } else {
+                            faults.insert(name.to_owned(), Fault::Panic(left - 1));
+                        }
+                        drop(faults);
+                        panic!("a panic of the test in {name}");
                     }
                     Some(Fault::Hang) => {}
                 }

@@ -24,5 +24,6 @@ mod restored;
 mod rollback;
 mod schedule;
 mod storages;
+mod supervised;
 mod verify;
 mod vm_schedules;

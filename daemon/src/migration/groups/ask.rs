@@ -182,7 +182,7 @@ impl Manager {
         if is_new || self.groups.of_plan(&plan.name).is_none() {
             let running = self.groups.add(group.clone());
             if let Some(me) = self.me.upgrade() {
-                self.owners.spawn(coordinator::run(me, running));
+                me.coordinate(running);
             }
         }
         Ok(group)

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{Ready, coordinator};
+use super::{Ready, Running, coordinator};
 use crate::{
     migration::{
         control::ControlError,
@@ -29,10 +29,19 @@ impl Manager {
     pub(in crate::migration) fn keep_groups(self: &Arc<Self>) {
         let running: Vec<_> = self.groups.lock().running.values().cloned().collect();
         for running in running {
-            self.owners.spawn(coordinator::run(Arc::clone(self), running));
+            self.coordinate(running);
         }
         let manager = Arc::clone(self);
-        self.owners.spawn(async move { manager.begin_groups().await });
+        self.supervise("the keeper of the groups", async move { manager.begin_groups().await });
+    }
+
+    /// Drives a group that runs.
+    pub(super) fn coordinate(self: &Arc<Self>, running: Arc<Running>) {
+        let manager = Arc::clone(self);
+        self.owners.spawn(async move {
+            let work = || coordinator::run(Arc::clone(&manager), Arc::clone(&running));
+            manager.once_again(running.group.id, &running.group.plan, work).await;
+        });
     }
 
     async fn begin_groups(self: Arc<Self>) {

@@ -1,0 +1,51 @@
+//! Tasks that end in a panic over simulated endpoints: never unnoticed with a source off.
+
+use std::time::Duration;
+
+use warmd_cbt::units::BLOCK;
+use warmd_daemon::{
+    migration::control::Control,
+    model::{plan::VerifyMode, request::Request, state::State},
+};
+use warmd_tests::simulated::{Fault, Rig, World};
+
+fn world() -> World {
+    let world = World::new(&[("vda", 40 * BLOCK)]);
+    world.guest_writes("vda", 3 * BLOCK, &vec![7; 5 * BLOCK as usize]);
+    world
+}
+
+#[tokio::test]
+async fn an_owner_that_panics_with_the_source_off_is_taken_up_again_from_the_state() {
+    let rig = Rig::start(world()).await;
+    rig.seed(Rig::plan(VerifyMode::Readback)).await;
+    rig.world.faults.set("target.create", Fault::Panic(1));
+    let view = rig.cutover().await;
+    assert_eq!(view.state, State::Done, "{}", rig.journal().await);
+    let journal = rig.journal().await;
+    let told = journal.lines().filter(|line| line.contains("ended in a panic")).count();
+    assert!(told == 1 && journal.contains("a panic of the test in target.create"), "{journal}");
+    rig.world.with(|truth| {
+        assert!(truth.violations.is_empty(), "{:?}", truth.violations);
+        assert!(truth.target_runs && !truth.source_runs);
+    });
+    // It has an owner as before.
+    rig.request(Request::Verify).await;
+}
+
+#[tokio::test]
+async fn a_second_panic_of_the_same_migration_ends_the_daemon_and_the_next_one_goes_on() {
+    let mut rig = Rig::start(world()).await;
+    rig.seed(Rig::plan(VerifyMode::Readback)).await;
+    rig.world.faults.set("target.create", Fault::Panic(2));
+    rig.ask(Request::Cutover).await;
+    let why =
+        tokio::time::timeout(Duration::from_secs(30), rig.manager.fatal()).await.expect("it is noticed");
+    assert!(why.contains("second time") && why.contains("target.create"), "{why}");
+    rig.restart().await;
+    let view = rig.until("its end", |view| matches!(view.state, State::Done | State::Synced)).await;
+    assert_eq!(view.state, State::Done, "{}", rig.journal().await);
+    let events = rig.manager.events(None, None, 1000).await.expect("the journal").lines;
+    let told = events.iter().filter(|line| line.kind == "failure" && line.text.contains("panic")).count();
+    assert_eq!(told, 2, "both are told of");
+}
