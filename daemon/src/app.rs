@@ -11,6 +11,7 @@ use warmd_cbt::buffer::BufferPool;
 use crate::{
     api,
     config::{self, Config},
+    host,
     metrics::{Metrics, MetricsServer},
     migration::{
         audit::AuditBudget,
@@ -45,6 +46,8 @@ pub async fn serve_over(
 ) -> anyhow::Result<()> {
     let state_dir = config.state_dir.clone();
     let store = tokio::task::spawn_blocking(move || Store::open(&state_dir)).await??;
+    let host = host::open(&config, store.clone());
+    endpoints.targets.values().for_each(|target| target.handle.on(&host));
     let bound = api::Bound::bind(config.listen.clone()).await?;
     let scrapes = match config.metrics {
         Some(address) => Some(MetricsServer::bind(address).await?),

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod crash;
+pub mod host;
 pub mod human;
 pub mod libvirt;
 pub mod metrics;

@@ -433,7 +433,7 @@ impl Rule {
             Self::PlaceUnusable => (
                 "place-unusable",
                 Error,
-                "the place that the plan gives a disk is not there, not of its size, or somebody else's",
+                "the place that the plan gives a disk is not there, not of its size, in use, or somebody else's",
                 "correct it in `[vm.NAME.disks]`, or make a volume of exactly the disk's size there",
             ),
         };

@@ -29,6 +29,7 @@ mod migrations;
 mod over;
 mod passes;
 mod phases;
+mod places;
 mod plans;
 mod proof;
 mod readers;

@@ -70,6 +70,9 @@ pub trait Target: Send + Sync {
     /// Reaches the endpoint and says what it is: product, version, room left, what it lacks.
     async fn check(&self) -> Result<String, TargetError>;
 
+    /// Takes what else is known of this host, before anything else is asked of it. Of use to those that write to it.
+    fn on(&self, _host: &Arc<dyn storage::Host>) {}
+
     /// What it has against machines that are to come, or wants to be known before: each with the machine's place in the
     /// list, none if it is of all of them. Changes nothing.
     async fn objections(

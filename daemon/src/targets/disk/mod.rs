@@ -19,7 +19,7 @@ use super::{
     CreateMachine, DiskSpec, Incoming, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind,
     Writer,
     guard::Guard,
-    storage::{Storage, blocking},
+    storage::{Host, Storage, blocking},
     volume,
 };
 use crate::model::{id::MigrationId, rule::Objection};
@@ -58,6 +58,10 @@ impl DiskTarget {
 
 #[async_trait]
 impl Target for DiskTarget {
+    fn on(&self, host: &Arc<dyn Host>) {
+        self.storage.on(host);
+    }
+
     async fn check(&self) -> Result<String, TargetError> {
         let room = self.storage.room().await?;
         let machines = match &self.provisioner {

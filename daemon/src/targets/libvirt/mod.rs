@@ -12,7 +12,10 @@ mod settings;
 mod state;
 mod xml;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use async_trait::async_trait;
 use tokio::sync::OnceCell;
@@ -28,7 +31,7 @@ use super::{
     CreateMachine, DiskSpec, GuestSign, Incoming, MachineState, PreparedDisk, Target, TargetError,
     TargetErrorKind, Writer,
     guard::Guard,
-    storage::{Storage, blocking},
+    storage::{Host, Storage, blocking},
     volume::VolumeError,
 };
 use crate::{
@@ -48,6 +51,7 @@ pub struct LibvirtTarget {
     settings: Settings,
     libvirt: Libvirt,
     storage: OnceCell<Storage>,
+    host: OnceLock<Arc<dyn Host>>,
     finder: Finder,
 }
 
@@ -72,6 +76,7 @@ impl LibvirtTarget {
             settings: settings.clone(),
             libvirt: Libvirt::new(&settings.uri),
             storage,
+            host: OnceLock::new(),
             finder: Finder::default(),
         })
     }
@@ -86,7 +91,11 @@ impl LibvirtTarget {
                 let text = text.map_err(failed(&doing))?;
                 let path =
                     pool_path(&text).map_err(|why| TargetError::new(TargetErrorKind::Refused, doing, why))?;
-                Storage::new(&path, FOLDER_MODE)?.with(&self.settings.storages)
+                let storage = Storage::new(&path, FOLDER_MODE)?.with(&self.settings.storages)?;
+                if let Some(host) = self.host.get() {
+                    storage.on(host);
+                }
+                Ok(storage)
             })
             .await
     }
@@ -138,6 +147,13 @@ impl LibvirtTarget {
 
 #[async_trait]
 impl Target for LibvirtTarget {
+    fn on(&self, host: &Arc<dyn Host>) {
+        self.host.set(Arc::clone(host)).ok();
+        if let Some(storage) = self.storage.get() {
+            storage.on(host);
+        }
+    }
+
     async fn check(&self) -> Result<String, TargetError> {
         let doing = format!("asking {}", self.settings.uri);
         let version = self.libvirt.version().await.map_err(failed(&doing))?;

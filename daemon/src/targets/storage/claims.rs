@@ -66,7 +66,7 @@ impl Claims {
         }
     }
 
-    fn link(&self, place: &str) -> PathBuf {
+    pub(super) fn link(&self, place: &str) -> PathBuf {
         self.directory.join(safe_name(place))
     }
 }

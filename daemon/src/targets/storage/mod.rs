@@ -3,12 +3,15 @@
 //!
 //! Rule: a file of warmd's own lies in the folder named after the migration, in whatever storage, so no two migrations meet.
 //! What is about a migration as a whole (who wrote last, overlays, the console) lies in the folder in the target's directory. A place that
-//! a plan names (`place.rs`) belongs to the first migration that claims it (`claims.rs`) until that one discards it.
+//! a plan names (`place.rs`) belongs to the first migration that claims it (`claims.rs`, and by its identity `neighbours.rs`) until that one
+//! discards it.
 //! What comes from outside (a disk's key) never chooses a path.
 
 mod claims;
 mod export;
 mod guard;
+mod host;
+mod neighbours;
 mod place;
 mod preflight;
 mod rooms;
@@ -18,17 +21,20 @@ mod tests;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use warmd_cbt::{disk::WriteDisk, units::Length};
 
-pub use self::place::{Place, safe_name};
+pub use self::{
+    host::{Host, PlaceClaim, VmDisk},
+    place::{Place, safe_name},
+};
 use self::{claims::Claims, place::Where};
 use super::{
     DiskSpec, PreparedDisk, TargetError, TargetErrorKind, Writer,
-    volume::{self, FileDisk, VolumeError, VolumeKind, VolumeOptions},
+    volume::{self, FileDisk, Uses, VolumeError, VolumeKind, VolumeOptions},
 };
 use crate::{
     model::{
@@ -53,6 +59,8 @@ pub struct Storage {
     others: BTreeMap<String, PathBuf>,
     folder_mode: u32,
     claims: Claims,
+    /// What else is known of this host; none until the daemon has its state, and in tools.
+    host: Arc<OnceLock<Arc<dyn Host>>>,
 }
 
 /// A disk that is there, of the right size, and this migration's.
@@ -71,7 +79,7 @@ impl Storage {
             return Err(TargetError::new(TargetErrorKind::Refused, directory.display().to_string(), why));
         }
         let claims = Claims::new(directory.join(".claims"));
-        Ok(Self { directory: directory.to_owned(), others: BTreeMap::new(), folder_mode, claims })
+        Ok(Self { directory: directory.to_owned(), others: BTreeMap::new(), folder_mode, claims, host: Arc::default() })
     }
 
     /// The same, with other storages beside the directory.
@@ -91,6 +99,11 @@ impl Storage {
         }
         self.others.clone_from(others);
         Ok(self)
+    }
+
+    /// Takes what else is known of this host; only the first one counts.
+    pub fn on(&self, host: &Arc<dyn Host>) {
+        self.host.set(Arc::clone(host)).ok();
     }
 
     /// The migration's own folder, whether it is there or not.
@@ -158,16 +171,21 @@ impl Storage {
             Where::Path(path) => (path, false),
             Where::Nbd(uri) => {
                 export::open(&uri, size, doing).await?.close().await;
+                self.check_free(owner, &uri).await?;
+                self.take_export(owner, spec, &uri, doing).await?;
                 self.claim(owner, &uri, doing).await?;
                 let disk = PreparedDisk { key: spec.key.clone(), location: uri.clone(), reads_zero: false };
                 return Ok((disk, Whereabouts::Export(uri)));
             }
         };
         let location = path.display().to_string();
+        let there = path.clone();
         let found = blocking(doing.to_owned(), move || {
-            if own { volume::make_file(&path, size) } else { volume::find(&path, size) }
+            if own { volume::make_file(&there, size) } else { volume::find(&there, size) }
         })
         .await?;
+        let is_new = !own && self.check_free(owner, &location).await?;
+        self.take(owner, spec, &path, if is_new { Uses::All } else { Uses::Writing }, doing).await?;
         if !own {
             self.claim(owner, &location, doing).await?;
         }
@@ -214,9 +232,12 @@ impl Storage {
             }
             Where::Nbd(uri) => {
                 self.check_claim(owner, &uri, &doing).await?;
+                self.take_export(owner, spec, &uri, &doing).await?;
                 return Ok(Arc::new(export::open(&uri, spec.size, &doing).await?));
             }
         };
+        self.claim_identity(owner, spec, &path, &doing).await?;
+        self.check_vms(owner, &path, &doing).await?;
         match FileDisk::open(&path, spec.size, VolumeOptions::default()).await {
             Ok(disk) => Ok(Arc::new(disk)),
             Err(error) => Err(error.for_target(doing)),
@@ -267,6 +288,9 @@ impl Storage {
                 Where::Path(path) => self.give_up(owner, &path.display().to_string(), &doing).await?,
                 Where::Nbd(uri) => self.give_up(owner, &uri, &doing).await?,
             }
+        }
+        for spec in disks {
+            self.give_up_identity(owner, spec).await?;
         }
         // Also what was made by another plan, or of a disk that has got another place: by its name it is nobody else's.
         for (spec, (_, path)) in

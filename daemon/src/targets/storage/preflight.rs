@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::{Storage, blocking, claims::NotOurs, doing, export, place::Where, volume};
+use super::{Storage, blocking, claims::NotOurs, doing, export, neighbours, place::Where, volume};
 use crate::{
     model::{
         id::MigrationId,
@@ -24,7 +24,7 @@ impl Storage {
     ) -> Result<Vec<(Option<usize>, Objection)>, TargetError> {
         let mut objections = Vec::new();
         let mut needed = BTreeMap::<_, u64>::new();
-        let mut places: BTreeMap<&str, String> = BTreeMap::new();
+        let mut places: BTreeMap<String, String> = BTreeMap::new();
         for (at, machine) in machines.iter().enumerate() {
             for spec in &machine.disks {
                 let mut object = |rule, found: String| {
@@ -38,7 +38,8 @@ impl Storage {
                 }
                 if let Some(place) = place.filter(|place| storage::named(place).is_none()) {
                     let who = format!("disk {} of {}", spec.key, machine.name);
-                    if let Some(other) = places.insert(place, who) {
+                    let identity = self.identity_of(machine.owner, spec).await?;
+                    if let Some(other) = places.insert(identity, who) {
                         object(Rule::PlaceUnusable, format!("{place} is where {other} goes too"));
                     }
                 }
@@ -75,6 +76,8 @@ impl Storage {
             }
             Where::Nbd(uri) => {
                 self.check_free(owner, &uri).await?;
+                let identity = neighbours::export_name(&uri).await;
+                self.check_held(owner, &uri, &identity, &format!("looking at {uri}")).await?;
                 if is_new {
                     export::open(&uri, size, &format!("looking at {uri}")).await?.close().await;
                 }
@@ -83,17 +86,31 @@ impl Storage {
         };
         let Some(place) = place else { return Ok(size.0) };
         self.check_free(owner, &place).await?;
-        blocking(format!("looking at {place}"), move || volume::find(&path, size)).await?;
+        let (doing, there) = (format!("looking at {place}"), path.clone());
+        blocking(doing.clone(), move || volume::find(&there, size)).await?;
+        self.check_neighbours(Some(owner).filter(|_| !is_new), &path, &doing).await?;
         Ok(0)
     }
 
-    /// Whether the place is nobody else's.
-    async fn check_free(&self, owner: MigrationId, place: &str) -> Result<(), TargetError> {
+    /// A place by what it is, so that two names of one are the same; a name that leads nowhere is itself.
+    async fn identity_of(&self, owner: Option<MigrationId>, spec: &DiskSpec) -> Result<String, TargetError> {
+        let doing = format!("looking at the place of disk {}", spec.key);
+        let kin = match self.place(owner.unwrap_or(MigrationId(Uuid::nil())), spec) {
+            Ok(Where::Own(path) | Where::Path(path)) => neighbours::kin(&path, &doing).await?,
+            Ok(Where::Nbd(uri)) => return Ok(neighbours::export_name(&uri).await),
+            Err(_) => None,
+        };
+        Ok(kin.map_or_else(|| spec.place.clone().unwrap_or_default(), |kin| kin.name()))
+    }
+
+    /// Fails if the place is somebody else's by its name; says whether it is nobody's yet.
+    pub(super) async fn check_free(&self, owner: MigrationId, place: &str) -> Result<bool, TargetError> {
         let (claims, of) = (self.claims.clone(), place.to_owned());
         let doing = format!("looking at {place}");
         match blocking(doing.clone(), move || claims.check(owner, &of)).await? {
-            Err(taken @ NotOurs::Taken { .. }) => super::answer(&doing, Err(taken)),
-            Ok(()) | Err(NotOurs::Unclaimed { .. }) => Ok(()),
+            Err(taken @ NotOurs::Taken { .. }) => super::answer(&doing, Err(taken)).map(|()| false),
+            Ok(()) => Ok(false),
+            Err(NotOurs::Unclaimed { .. }) => Ok(true),
         }
     }
 }

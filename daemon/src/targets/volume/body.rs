@@ -30,7 +30,9 @@ use super::{
     calls::Calls,
     error::{NoRoom, VolumeError},
     identity::{Identity, VolumeKind, size_of, still_whole},
-    in_use::{self, LockError},
+    in_use,
+    own::{self, Own, Standing},
+    users::{Kin, Uses},
     zeroes,
 };
 
@@ -45,6 +47,8 @@ pub(super) struct Volume {
     path: PathBuf,
     size: Length,
     identity: Identity,
+    /// Before the lock: once that is free, the next one notes itself.
+    own: Own,
     /// Through the page cache; holds the lock.
     cached: File,
     /// Past the page cache, where the file system takes it.
@@ -81,9 +85,15 @@ impl Volume {
             VolumeKind::BlockDevice => OFlags::EXCL,
         };
         let cached = open_with(path, exclusive).map_err(|error| match error.kind() {
+            // A device that this process has open refuses it too.
+            io::ErrorKind::ResourceBusy if own::standing(identity.number()) == Standing::Hangs => {
+                VolumeError::Hangs { path: path.to_owned() }
+            }
             io::ErrorKind::ResourceBusy => VolumeError::InUse {
                 path: path.to_owned(),
-                by: "the device is mounted, or part of another device".to_owned(),
+                by: Kin::of(identity)
+                    .user(Uses::Writing)
+                    .unwrap_or_else(|| "the device is mounted, or part of another device".to_owned()),
             },
             _ => failed("opening", error),
         })?;
@@ -91,13 +101,15 @@ impl Volume {
         if Identity::of(&opened) != Ok(identity) {
             return Err(failed("opening", io::Error::other("it was replaced at this moment")));
         }
-        in_use::lock(&cached, path).map_err(|error| match error {
-            LockError::Held(by) => VolumeError::InUse { path: path.to_owned(), by },
-            LockError::Io(error) => failed("locking", error),
-        })?;
+        in_use::lock(&cached, path, identity.number()).map_err(|error| error.of(path))?;
+        let own = Own::note(identity.number());
         let is = size_of(&cached, identity.kind).map_err(|error| failed("measuring", error))?;
         if is != size {
             return Err(VolumeError::WrongSize { path: path.to_owned(), is, wanted: size });
+        }
+        // After the lock: whoever of warmd's comes later sees that.
+        if let Some(by) = Kin::of(identity).user(Uses::Writing) {
+            return Err(VolumeError::InUse { path: path.to_owned(), by });
         }
         let direct = if direct { open_with(path, OFlags::DIRECT).ok() } else { None };
         // The path could have been given to another file between the two openings.
@@ -112,6 +124,7 @@ impl Volume {
             direct_works: AtomicBool::new(true),
             punches: AtomicBool::new(true),
             broken: OnceLock::new(),
+            own,
             calls,
         })
     }
@@ -130,6 +143,11 @@ impl Volume {
 
     pub(super) fn file(&self) -> &File {
         &self.cached
+    }
+
+    /// Its disk was given up; a call of it may still run.
+    pub(super) fn leave(&self) {
+        self.own.left();
     }
 
     /// What broke it, if something did.

@@ -29,7 +29,7 @@ const ZERO_STEP: u64 = 256 << 20;
 pub struct VolumeOptions {
     /// Blocking calls at once; the others wait.
     pub in_flight: usize,
-    /// How long opening waits for a lock that somebody holds for a moment.
+    /// How long opening waits for whoever holds or uses it for a moment, as udev does, and for calls of its own.
     pub lock_wait: Duration,
     /// For each read, write and step of zeroing.
     pub deadline: Duration,
@@ -85,7 +85,7 @@ impl FileDisk {
                     let threads = Arc::new(Semaphore::new(options.in_flight.max(1)));
                     return Ok(Self { volume: Arc::new(volume), threads, options });
                 }
-                Err(VolumeError::InUse { .. }) if started.elapsed() < options.lock_wait => {
+                Err(VolumeError::InUse { .. } | VolumeError::Hangs { .. }) if started.elapsed() < options.lock_wait => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 Err(error) => return Err(error),
@@ -253,6 +253,12 @@ impl WriteDisk for FileDisk {
 
     async fn flush(&self) -> Result<(), DiskError> {
         self.run(Operation::Flush, None, true, Volume::sync).await
+    }
+}
+
+impl Drop for FileDisk {
+    fn drop(&mut self) {
+        self.volume.leave();
     }
 }
 

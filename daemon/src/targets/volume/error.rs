@@ -24,6 +24,11 @@ pub enum VolumeError {
     WrongSize { path: PathBuf, is: Length, wanted: Length },
     #[error("{} is in use: {by}", path.display())]
     InUse { path: PathBuf, by: String },
+    #[error(
+        "{} cannot be opened yet: an earlier call of warmd's own to it still hangs, and holds its lock; does its storage answer?",
+        path.display()
+    )]
+    Hangs { path: PathBuf },
     #[error("no room for {}", path.display())]
     NoSpace { path: PathBuf, source: io::Error },
     #[error("{doing} {} failed", path.display())]
@@ -49,6 +54,7 @@ impl VolumeError {
             Self::NotFound { .. } => TargetErrorKind::NotFound,
             Self::NotAVolume { .. } => TargetErrorKind::Refused,
             Self::WrongSize { .. } | Self::InUse { .. } => TargetErrorKind::Conflict,
+            Self::Hangs { .. } => TargetErrorKind::Timeout,
             Self::NoSpace { .. } => TargetErrorKind::NoSpace,
             Self::Io { source, .. } => match DiskError::kind_of(source) {
                 ErrorKind::NoSpace => TargetErrorKind::NoSpace,

@@ -1,21 +1,30 @@
 //! Whether somebody else holds a volume open: another warmd by `flock`, QEMU and whoever else locks byte ranges by
 //! what the kernel lists in `/proc/locks`.
 //!
-//! Rule: this refuses politely what can be seen. It does not keep away a program that takes no locks.
+//! Rule: this refuses politely what can be seen. It does not keep away a program that takes no locks (`users.rs`), and
+//! never takes a lock of this process for another's (`own.rs`).
 
 use std::{fs::File, io, os::unix::fs::MetadataExt, path::Path};
 
 use rustix::fs::FlockOperation;
 
+use super::{
+    error::VolumeError,
+    own::{self, Standing},
+};
+
 /// Takes the lock that keeps other daemons away, for as long as `file` is open. `Err` says who has it.
-pub(super) fn lock(file: &File, path: &Path) -> Result<(), LockError> {
+pub(super) fn lock(file: &File, path: &Path, number: (u64, u64)) -> Result<(), LockError> {
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(error) if error == rustix::io::Errno::WOULDBLOCK => {
-            return Err(LockError::Held(
-                "another warmd, an operation of this one that hangs, or another program holds its lock"
-                    .to_owned(),
-            ));
+            return Err(match own::standing(number) {
+                Standing::Hangs => LockError::Hangs,
+                Standing::Open => LockError::Held("another operation of this daemon".to_owned()),
+                Standing::Closed => {
+                    LockError::Held("another warmd or another program holds its lock".to_owned())
+                }
+            });
         }
         Err(error) => return Err(LockError::Io(error.into())),
     }
@@ -46,7 +55,21 @@ fn range_lock(path: &Path) -> io::Result<Option<String>> {
 /// Why the lock was not taken.
 pub(super) enum LockError {
     Held(String),
+    /// By a call of this process that was given up and has not ended.
+    Hangs,
     Io(io::Error),
+}
+
+impl LockError {
+    /// As the error of the volume at `path`.
+    pub(super) fn of(self, path: &Path) -> VolumeError {
+        let path = path.to_owned();
+        match self {
+            Self::Held(by) => VolumeError::InUse { path, by },
+            Self::Hangs => VolumeError::Hangs { path },
+            Self::Io(error) => VolumeError::io("locking", path, error),
+        }
+    }
 }
 
 /// The first POSIX or OFD lock on the file in the text of `/proc/locks`. warmd itself takes only `flock`s.

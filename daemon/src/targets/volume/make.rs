@@ -6,7 +6,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -19,7 +19,7 @@ use warmd_cbt::units::Length;
 use super::{
     error::VolumeError,
     identity::{Identity, VolumeKind, size_of},
-    in_use::{self, LockError},
+    in_use,
 };
 
 /// A volume that is there, of the size that was wanted.
@@ -133,10 +133,11 @@ pub fn remove_file(path: &Path) -> Result<(), VolumeError> {
 /// Removes a volume's file that nobody holds open, durably; none there is success. Blocks.
 pub fn remove_unused(path: &Path) -> Result<(), VolumeError> {
     match File::open(path) {
-        Ok(file) => in_use::lock(&file, path).map_err(|error| match error {
-            LockError::Held(by) => VolumeError::InUse { path: path.to_owned(), by },
-            LockError::Io(error) => VolumeError::io("locking", path, error),
-        })?,
+        Ok(file) => {
+            let metadata = file.metadata().map_err(|error| VolumeError::io("looking at", path, error))?;
+            let number = (metadata.dev(), metadata.ino());
+            in_use::lock(&file, path, number).map_err(|error| error.of(path))?;
+        }
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
         Err(error) => return Err(VolumeError::io("opening", path, error)),
     }

@@ -10,7 +10,9 @@
 //!         ├─ calls.rs     the system calls; faults are implementations of it
 //!         ├─ zeroes.rs    holes, or zeroes written, and the proof
 //!         ├─ identity.rs  is it still the same thing, of the same size
-//!         └─ in_use.rs    does somebody else hold it open
+//!         ├─ in_use.rs    does somebody else hold its lock
+//!         ├─ users.rs     does somebody else use it, by whatever name, without a lock
+//!         └─ own.rs       what this process has open itself
 //! held.rs: kept from everybody else while a program of QEMU's writes to it
 //! image.rs: what is only read, and never was warmd's
 //! witness.rs: was it used while it was read
@@ -26,6 +28,8 @@ mod identity;
 mod image;
 mod in_use;
 mod make;
+mod own;
+mod users;
 mod witness;
 mod zeroes;
 
@@ -42,5 +46,6 @@ pub use self::{
         Found, find, make_directory, make_file, make_own_directory, remove_directory, remove_file,
         remove_tree, remove_unused, sync_directory, write_file,
     },
+    users::{Kin, Uses},
     witness::Witness,
 };

@@ -1,0 +1,98 @@
+//! Which migration's disk has which place, by what the place is.
+//!
+//! Rule: the identity is unique for the whole host, whatever targets and names lead to it. Taken and given up in one
+//! transaction each, so of two that ask at once one is refused.
+
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use super::{Store, StoreError, error::Fault, row::migration_id};
+use crate::{
+    model::id::{DiskKey, MigrationId},
+    targets::storage::PlaceClaim,
+};
+
+const TABLE: &str = "places";
+
+const SELECT: &str = "SELECT identity, migration, disk, place, link, vm_name, state_name IN ('done', 'cancelled')
+                      FROM places JOIN migrations ON id = migration";
+
+impl Store {
+    /// Takes the identity for the disk in the claim, and gives up any other of that disk; having it already is success.
+    /// Else whose it is.
+    pub async fn claim_place(&self, claim: PlaceClaim) -> Result<Option<PlaceClaim>, StoreError> {
+        self.write(format!("claiming {}", claim.place), move |db| {
+            if let Some(holder) = holder(db, &claim.identity)?
+                && (holder.owner, &holder.disk) != (claim.owner, &claim.disk)
+            {
+                return Ok(Some(holder));
+            }
+            give_up(db, claim.owner, &claim.disk)?;
+            let link = claim.link.as_ref().map(|link| link.display().to_string());
+            db.prepare_cached("INSERT INTO places VALUES (?, ?, ?, ?, ?)")?.execute(params![
+                claim.identity,
+                claim.owner.to_string(),
+                claim.disk.0,
+                claim.place,
+                link
+            ])?;
+            Ok(None)
+        })
+        .await
+    }
+
+    /// The places of all migrations but this one.
+    pub async fn places_of_others(&self, owner: MigrationId) -> Result<Vec<PlaceClaim>, StoreError> {
+        self.read("reading the places of migrations", move |db| {
+            let mut select =
+                db.prepare_cached(&format!("{SELECT} WHERE migration <> ? ORDER BY identity"))?;
+            let mut rows = select.query([owner.to_string()])?;
+            let mut claims = Vec::new();
+            while let Some(row) = rows.next()? {
+                claims.push(read(row)?);
+            }
+            Ok(claims)
+        })
+        .await
+    }
+
+    /// Gives up what a migration's disk has.
+    pub async fn give_up_place(&self, owner: MigrationId, disk: DiskKey) -> Result<(), StoreError> {
+        self.write(format!("giving up the place of disk {disk}"), move |db| give_up(db, owner, &disk)).await
+    }
+
+    /// Forgets a claim, unless it is another one by now.
+    pub async fn forget_place(&self, claim: PlaceClaim) -> Result<(), StoreError> {
+        self.write(format!("forgetting the claim of {}", claim.place), move |db| {
+            db.prepare_cached("DELETE FROM places WHERE identity = ? AND migration = ? AND place = ?")?
+                .execute(params![claim.identity, claim.owner.to_string(), claim.place])?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn give_up(db: &Connection, owner: MigrationId, disk: &DiskKey) -> Result<(), Fault> {
+    db.prepare_cached("DELETE FROM places WHERE migration = ? AND disk = ?")?
+        .execute(params![owner.to_string(), disk.0])?;
+    Ok(())
+}
+
+fn holder(db: &Connection, identity: &str) -> Result<Option<PlaceClaim>, Fault> {
+    let mut select = db.prepare_cached(&format!("{SELECT} WHERE identity = ?"))?;
+    let found = select.query_row([identity], |row| Ok(read(row))).optional()?;
+    found.transpose()
+}
+
+fn read(row: &Row) -> Result<PlaceClaim, Fault> {
+    let (identity, migration): (String, String) = (row.get(0)?, row.get(1)?);
+    let link: Option<String> = row.get(4)?;
+    Ok(PlaceClaim {
+        owner: migration_id(TABLE, &identity, &migration)?,
+        identity,
+        disk: DiskKey(row.get(2)?),
+        place: row.get(3)?,
+        link: link.map(Into::into),
+        vm: row.get(5)?,
+        over: row.get(6)?,
+    })
+}

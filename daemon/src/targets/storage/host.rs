@@ -1,0 +1,59 @@
+//! What a target asks of the host that it writes to: which VMs have which disks, and which migration has which place.
+//!
+//! Rule: a target knows no sources, no other targets and no state. The daemon's root knows them all, and answers here.
+
+use std::{fmt, path::PathBuf};
+
+use async_trait::async_trait;
+
+use crate::{
+    model::id::{DiskKey, MigrationId},
+    targets::TargetError,
+};
+
+/// What is known of this host beyond one target.
+#[async_trait]
+pub trait Host: fmt::Debug + Send + Sync {
+    /// The disks, and the images under them, of all VMs of this host's endpoints, whether they run or not. An endpoint that does not
+    /// answer is left out: the processes of its VMs are seen all the same.
+    async fn vm_disks(&self) -> Vec<VmDisk>;
+
+    /// Takes the identity for a migration's disk, which gives up any other that it had; having it already is success. Else whose it is.
+    async fn claim(&self, claim: &PlaceClaim) -> Result<Option<PlaceClaim>, TargetError>;
+
+    /// The claims of all other migrations.
+    async fn claims_of_others(&self, owner: MigrationId) -> Result<Vec<PlaceClaim>, TargetError>;
+
+    /// Takes a claim away that holds no more.
+    async fn forget(&self, claim: &PlaceClaim) -> Result<(), TargetError>;
+
+    /// Gives up what a migration's disk has.
+    async fn give_up(&self, owner: MigrationId, disk: &DiskKey) -> Result<(), TargetError>;
+}
+
+/// A file or device that a VM has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmDisk {
+    pub path: PathBuf,
+    /// `VM web1 of qemu:///system`.
+    pub vm: String,
+    /// The migration that made the VM, if one did.
+    pub moved_by: Option<String>,
+}
+
+/// A place that a migration's disk has, by what it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlaceClaim {
+    /// The same for all names of the place, and for no other place.
+    pub identity: String,
+    pub owner: MigrationId,
+    pub disk: DiskKey,
+    /// As the plan has it: a path or an NBD URI.
+    pub place: String,
+    /// The claim beside the disks, if there is one.
+    pub link: Option<PathBuf>,
+    /// The owner's name, for people; only in answers.
+    pub vm: String,
+    /// Whether the migration is done or cancelled; only in answers.
+    pub over: bool,
+}

@@ -1,0 +1,318 @@
+//! Whether a place is anybody else's, by what it is and not by its name: another migration's, a VM's, a process's.
+//!
+//! Rule: asked before each opening for writing, so before a byte is written. An identity is claimed before the place's own
+//! claim; a claim of which the place is another thing by now (numbers of devices change when the host starts) holds no more. One of a migration
+//! that is over holds for as long as its disk, or the claim beside the disks, is there.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use super::{Host, PlaceClaim, Storage, VmDisk, blocking};
+use crate::{
+    model::id::MigrationId,
+    nbd::{NbdAddress, NbdUri},
+    span,
+    targets::{
+        DiskSpec, TargetError, TargetErrorKind,
+        volume::{Kin, Uses, VolumeError},
+    },
+};
+
+/// How long whoever uses a volume for a moment, as udev does, is waited for.
+const MOMENT: Duration = Duration::from_secs(5);
+
+/// How long a name server may take.
+const RESOLVE: Duration = Duration::from_secs(10);
+
+impl Storage {
+    /// Claims the volume for the migration's disk. Fails if it is anybody else's.
+    pub(super) async fn take(
+        &self,
+        owner: MigrationId,
+        spec: &DiskSpec,
+        path: &Path,
+        uses: Uses,
+        doing: &str,
+    ) -> Result<(), TargetError> {
+        self.check_unused(path, uses, doing).await?;
+        self.check_vms(owner, path, doing).await?;
+        self.claim_identity(owner, spec, path, doing).await
+    }
+
+    /// Claims the export for the migration's disk.
+    pub(super) async fn take_export(
+        &self,
+        owner: MigrationId,
+        spec: &DiskSpec,
+        uri: &str,
+        doing: &str,
+    ) -> Result<(), TargetError> {
+        let Some(host) = self.host.get() else { return Ok(()) };
+        let identity = export_name(uri).await;
+        self.claim_as(host.as_ref(), owner, spec, identity, uri.to_owned(), doing).await
+    }
+
+    pub(super) async fn claim_identity(
+        &self,
+        owner: MigrationId,
+        spec: &DiskSpec,
+        path: &Path,
+        doing: &str,
+    ) -> Result<(), TargetError> {
+        let Some(host) = self.host.get() else { return Ok(()) };
+        let Some(kin) = kin(path, doing).await? else { return Ok(()) };
+        self.claim_as(host.as_ref(), owner, spec, kin.name(), path.display().to_string(), doing).await
+    }
+
+    async fn claim_as(
+        &self,
+        host: &dyn Host,
+        owner: MigrationId,
+        spec: &DiskSpec,
+        identity: String,
+        place: String,
+        doing: &str,
+    ) -> Result<(), TargetError> {
+        if let Some(other) = self.holder(host, owner, &place, &identity, doing).await? {
+            return Err(taken(&place, &other, doing));
+        }
+        let link = spec.place.as_ref().map(|_| self.claims.link(&place)).filter(|_| !self.is_own(spec));
+        let (disk, vm) = (spec.key.clone(), String::new());
+        let claim = PlaceClaim { identity, owner, disk, place, link, vm, over: false };
+        match host.claim(&claim).await? {
+            None => Ok(()),
+            Some(other) => Err(taken(&claim.place, &other, doing)),
+        }
+    }
+
+    pub(super) async fn give_up_identity(
+        &self,
+        owner: MigrationId,
+        spec: &DiskSpec,
+    ) -> Result<(), TargetError> {
+        match self.host.get() {
+            Some(host) => host.give_up(owner, &spec.key).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The other migration that has the place now. Claims that hold no more are forgotten.
+    async fn holder(
+        &self,
+        host: &dyn Host,
+        owner: MigrationId,
+        place: &str,
+        identity: &str,
+        doing: &str,
+    ) -> Result<Option<PlaceClaim>, TargetError> {
+        let others = host.claims_of_others(owner).await?;
+        // A whole device and its partition are two identities, and share bytes.
+        let own = if place.starts_with('/') { kin(Path::new(place), doing).await? } else { None };
+        let same = identity.to_owned();
+        let (held, stale) = blocking(doing.to_owned(), move || {
+            let mut stale = Vec::new();
+            for other in others {
+                let is = is_now(&other, own.as_ref(), &same);
+                let gone = other.over && other.link.as_ref().is_some_and(|link| !link.is_symlink());
+                match is {
+                    Is::Same if !gone => return Ok((Some(other), stale)),
+                    Is::Unknown if other.identity == same && !other.over => return Ok((Some(other), stale)),
+                    Is::Other if other.identity != same => {}
+                    Is::Unknown if other.identity != same => {}
+                    Is::Same | Is::Other | Is::Unknown => stale.push(other),
+                }
+            }
+            Ok((None, stale))
+        })
+        .await?;
+        for claim in stale {
+            host.forget(&claim).await?;
+        }
+        Ok(held)
+    }
+
+    /// Fails if a process, a mount or another device uses the volume, also after a moment.
+    async fn check_unused(&self, path: &Path, uses: Uses, doing: &str) -> Result<(), TargetError> {
+        let there = path.to_owned();
+        blocking(doing.to_owned(), move || {
+            let Some(kin) = Kin::at(&there) else { return Ok(()) };
+            let begun = Instant::now();
+            while let Some(by) = kin.user(uses) {
+                if begun.elapsed() > MOMENT {
+                    return Err(VolumeError::InUse { path: there, by });
+                }
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Fails if the volume is a disk of a VM, or lies under one; but for the VM that the migration made of it.
+    pub(super) async fn check_vms(
+        &self,
+        owner: MigrationId,
+        path: &Path,
+        doing: &str,
+    ) -> Result<(), TargetError> {
+        let Some(host) = self.host.get() else { return Ok(()) };
+        let Some(kin) = kin(path, doing).await? else { return Ok(()) };
+        let (disks, owner, there) = (host.vm_disks().await, owner.to_string(), path.to_owned());
+        blocking(doing.to_owned(), move || {
+            let others = |disk: &&VmDisk| disk.moved_by.as_deref() != Some(owner.as_str());
+            match disks.iter().filter(others).find(|disk| kin.has(&disk.path)) {
+                Some(disk) => {
+                    let by = format!("it is a disk of the {}, as {}", disk.vm, disk.path.display());
+                    Err(VolumeError::InUse { path: there, by })
+                }
+                None => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// What is against a place that has not been taken yet; nothing is changed.
+    pub(super) async fn check_neighbours(
+        &self,
+        owner: Option<MigrationId>,
+        path: &Path,
+        doing: &str,
+    ) -> Result<(), TargetError> {
+        let uses = if owner.is_none() { Uses::All } else { Uses::Writing };
+        let nobody = owner.unwrap_or(MigrationId(uuid::Uuid::nil()));
+        self.check_vms(nobody, path, doing).await?;
+        let Some(kin) = kin(path, doing).await? else { return Ok(()) };
+        self.check_held(nobody, &path.display().to_string(), &kin.name(), doing).await?;
+        self.check_unused(path, uses, doing).await
+    }
+
+    /// Whether the identity is another migration's.
+    pub(super) async fn check_held(
+        &self,
+        owner: MigrationId,
+        place: &str,
+        identity: &str,
+        doing: &str,
+    ) -> Result<(), TargetError> {
+        let Some(host) = self.host.get() else { return Ok(()) };
+        match self.holder(host.as_ref(), owner, place, identity, doing).await? {
+            Some(other) => Err(taken(place, &other, doing)),
+            None => Ok(()),
+        }
+    }
+
+    fn is_own(&self, spec: &DiskSpec) -> bool {
+        spec.place.as_deref().is_none_or(|place| crate::model::storage::named(place).is_some())
+    }
+}
+
+/// What a claimed place is now, compared with the one that is asked for.
+enum Is {
+    Same,
+    Other,
+    Unknown,
+}
+
+fn is_now(claim: &PlaceClaim, own: Option<&Kin>, identity: &str) -> Is {
+    if !claim.place.starts_with('/') {
+        return if claim.identity == identity { Is::Same } else { Is::Other };
+    }
+    let there = if claim.identity == identity || claim.place.starts_with("/dev/") {
+        Kin::at(&PathBuf::from(&claim.place))
+    } else {
+        // Files keep their numbers, and a look at them might hang.
+        return Is::Other;
+    };
+    match (there, own) {
+        (Some(there), Some(own)) if there.meets(own) => Is::Same,
+        (Some(_), _) => Is::Other,
+        (None, _) => Is::Unknown,
+    }
+}
+
+fn taken(place: &str, by: &PlaceClaim, doing: &str) -> TargetError {
+    let remove = match &by.link {
+        Some(link) if by.over => {
+            format!(", or, if nothing on it is needed any more, remove the link {}", link.display())
+        }
+        _ => String::new(),
+    };
+    let why = format!(
+        "{place} is disk {} of migration {} ({}) already, which calls it {}: name another place{remove}",
+        by.disk, by.owner, by.vm, by.place
+    );
+    TargetError::new(TargetErrorKind::Conflict, doing, why)
+}
+
+pub(super) async fn kin(path: &Path, doing: &str) -> Result<Option<Kin>, TargetError> {
+    let path = path.to_owned();
+    blocking(doing.to_owned(), move || Ok(Kin::at(&path))).await
+}
+
+/// An NBD export, the same for all names of its server: this host by any of its addresses is `localhost`.
+pub(super) async fn export_name(uri: &str) -> String {
+    let Ok(NbdUri { address, export }) = uri.parse() else { return uri.to_owned() };
+    match address {
+        NbdAddress::Tcp { host, port } => format!("nbd {} {port} {export}", host_name(&host, port).await),
+        NbdAddress::Unix(path) => {
+            let there = path.clone();
+            match span::blocking(move || socket_name(&there)).await {
+                Ok(Ok(name)) => format!("nbd socket {name} {export}"),
+                _ => format!("nbd socket {} {export}", path.display()),
+            }
+        }
+    }
+}
+
+/// A socket by its directory and its name there: a server that starts again makes another file.
+fn socket_name(path: &Path) -> std::io::Result<String> {
+    let path = path.canonicalize()?;
+    let directory = path.parent().unwrap_or(Path::new("/")).metadata()?;
+    let name = path.file_name().unwrap_or_default().display();
+    Ok(format!("{}:{} {name}", directory.dev(), directory.ino()))
+}
+
+async fn host_name(host: &str, port: u16) -> String {
+    let found = tokio::time::timeout(RESOLVE, tokio::net::lookup_host((host, port))).await;
+    let mut addresses: Vec<IpAddr> = match found {
+        Ok(Ok(found)) => found.map(|found| found.ip().to_canonical()).collect(),
+        _ => return host.to_ascii_lowercase(),
+    };
+    addresses.sort();
+    if addresses.iter().any(|address| is_here(*address)) {
+        return "localhost".to_owned();
+    }
+    addresses.first().map_or_else(|| host.to_ascii_lowercase(), ToString::to_string)
+}
+
+/// Whether the address is this host's: only then a socket can be bound to it.
+fn is_here(address: IpAddr) -> bool {
+    let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    address.is_loopback() || any.contains(&address) || UdpSocket::bind((address, 0)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_export_has_one_name() {
+        let name = export_name("nbd://localhost/vm").await;
+        for same in ["nbd://127.0.0.1/vm", "nbd://[::1]/vm", "nbd://127.0.0.1:10809/vm", "nbd://127.9.9.9/vm"] {
+            assert_eq!(export_name(same).await, name, "{same}");
+        }
+        for other in ["nbd://localhost/vm2", "nbd://localhost:10810/vm", "nbd://192.0.2.1/vm"] {
+            assert_ne!(export_name(other).await, name, "{other}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (socket, link) = (dir.path().join("s"), dir.path().join("l"));
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        std::os::unix::fs::symlink(&socket, &link).unwrap();
+        let uri = |path: &Path| format!("nbd+unix:///vm?socket={}", path.display());
+        assert_eq!(export_name(&uri(&socket)).await, export_name(&uri(&link)).await);
+    }
+}

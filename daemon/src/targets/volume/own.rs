@@ -1,0 +1,57 @@
+//! The volumes that this process has open: so that it knows its own locks.
+//!
+//! Rule: a call that hangs keeps its volume open, and locked, after the disk was given up. A lock of that kind passes
+//! with the call: it is never taken for another program's.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// Open volumes by their numbers; whether each one's disk was given up.
+static OPEN: Mutex<BTreeMap<(u64, u64), bool>> = Mutex::new(BTreeMap::new());
+
+/// How a volume stands in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Closed,
+    /// A disk of it is in use.
+    Open,
+    /// Its disk was given up, and a call of it has not ended yet.
+    Hangs,
+}
+
+/// How the volume of this number stands.
+pub(super) fn standing(number: (u64, u64)) -> Standing {
+    match open().get(&number) {
+        None => Standing::Closed,
+        Some(false) => Standing::Open,
+        Some(true) => Standing::Hangs,
+    }
+}
+
+/// The note of an open, locked volume, for as long as it is open. The lock lets only one be at a time.
+#[derive(Debug)]
+pub(super) struct Own((u64, u64));
+
+impl Own {
+    pub(super) fn note(number: (u64, u64)) -> Self {
+        open().insert(number, false);
+        Self(number)
+    }
+
+    /// Its disk was given up: it is open only until its last call ends.
+    pub(super) fn left(&self) {
+        open().insert(self.0, true);
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        open().remove(&self.0);
+    }
+}
+
+fn open() -> MutexGuard<'static, BTreeMap<(u64, u64), bool>> {
+    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
