@@ -33,6 +33,16 @@ impl Libvirt {
 
     /// Like [`Self::start`], with a directory of the caller's: an absolute path of less than 80 bytes.
     pub fn start_at(dir: PathBuf) -> Result<Self> {
+        Self::launch(dir, None)
+    }
+
+    /// Like [`Self::start_at`], where each QEMU has a mount namespace with a `/dev` of its own, as by libvirt's default.
+    /// Guests without devices of the host need none, and nodes that a test makes later are not seen in it.
+    pub fn start_with_namespaces(dir: PathBuf) -> Result<Self> {
+        Self::launch(dir, Some("mount"))
+    }
+
+    fn launch(dir: PathBuf, namespaces: Option<&str>) -> Result<Self> {
         ensure!(rustix::process::geteuid().is_root(), "guests under a private libvirtd need root");
         std::fs::create_dir_all(&dir)?;
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("libvirt/namespace");
@@ -41,6 +51,7 @@ impl Libvirt {
             .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
             .arg(script)
             .arg(&dir)
+            .args(namespaces)
             .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -38,6 +38,8 @@ pub struct RigSpec {
     pub storages: Vec<&'static str>,
     /// Where each disk goes, if not there: the target is then one of disks alone, and makes no machine.
     pub places: Vec<(&'static str, String)>,
+    /// Whether QEMU has a `/dev` of its own on the old host, as by libvirt's default.
+    pub namespaces: bool,
     /// Of the daemon.
     pub env: Vec<(String, String)>,
 }
@@ -52,7 +54,8 @@ impl RigSpec {
         let cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\"";
         let (audit, verify) = ("1%", "compare");
         let (storages, places, env) = (Vec::new(), Vec::new(), Vec::new());
-        Self { guest, cutover, verify, audit, volumes: None, storages, places, env }
+        let (volumes, namespaces) = (None, false);
+        Self { guest, cutover, verify, audit, volumes, storages, places, namespaces, env }
     }
 }
 
@@ -97,7 +100,10 @@ impl Rig {
 
     /// The same, with the guest defined and shut off.
     pub fn off(dir: &TestDir, spec: &RigSpec) -> Result<Self> {
-        let old = Libvirt::start_at(dir.join("old"))?;
+        let old = match spec.namespaces {
+            true => Libvirt::start_with_namespaces(dir.join("old"))?,
+            false => Libvirt::start_at(dir.join("old"))?,
+        };
         let new = Libvirt::start_at(dir.join("new"))?;
         let guest = Guest::define(&old, dir, &spec.guest)?;
         let volumes = spec.volumes.clone().unwrap_or_else(|| dir.join("volumes"));

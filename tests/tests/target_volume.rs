@@ -187,6 +187,37 @@ fn what_others_use_is_refused() {
     });
 }
 
+/// Another name of the same device, and the file under it: locks do not meet there.
+#[test]
+fn what_others_use_by_another_name_is_refused() {
+    run(|dir| {
+        let backing = dir.join("backing");
+        let device = Loop::new(&backing, 4 * MIB)?;
+        let node = dir.join("other-node");
+        let number = tool::call("stat", [Path::new("--format=%Hr %Lr"), device.path()])?;
+        let (major, minor) = number.trim().split_once(' ').context("no number")?;
+        tool::call("mknod", [node.to_string_lossy().as_ref(), "b", major, minor])?;
+        let in_use = async |path: &Path, word: &str| -> Result<()> {
+            match open(path, 4, hasty()).await {
+                Err(VolumeError::InUse { by, .. }) => ensure!(by.contains(word), "{by}"),
+                other => anyhow::bail!("{}: {other:?}", path.display()),
+            }
+            Ok(())
+        };
+        asynchronous(async {
+            in_use(&backing, &device.place()).await?;
+            let holder = std::fs::File::options().read(true).write(true).open(&node)?;
+            let mut sleeper = std::process::Command::new("sleep").arg("60").stdin(holder).spawn()?;
+            let found = in_use(device.path(), "(sleep)").await;
+            sleeper.kill()?;
+            sleeper.wait()?;
+            found?;
+            open(device.path(), 4, VolumeOptions::default()).await?;
+            Ok(())
+        })
+    });
+}
+
 #[test]
 fn reading_back_does_not_come_from_the_page_cache() {
     run(|dir| {

@@ -10,6 +10,7 @@ mod groups;
 mod ledger;
 mod open;
 mod over;
+mod places;
 mod proof;
 mod records;
 mod telemetry;

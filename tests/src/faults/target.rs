@@ -21,6 +21,7 @@ pub(super) const ROWS: &[Row] = &[
     row("target", "fsync-eio", "EIO on fsync only, and what was written since the last one is gone", true, fsync_eio),
     row("target", "short-writes", "writes do half of what they were asked for", false, |stage| struck(stage, Strike::all("write", "volumes/", "short").times(200))),
     row("target", "hang", "writes hang, and go on later", false, hang),
+    row("target", "stall", "writes hang longer than a disk is waited for: warmd knows its own lock", false, stall),
     row("target", "punch-refused", "hole punching is refused from the first time on", false, |stage| punch(stage, 0)),
     row("target", "punch-refused-later", "hole punching works once and is refused from then on", true, |stage| punch(stage, 1)),
     row("target", "volume-shrunk", "a volume loses its last MiB, and is made as long again", true, shrunk),
@@ -91,6 +92,20 @@ fn hang(stage: &mut Stage<'_>) -> Result<()> {
     stage.wait_for_words(&["failure", "the system did not answer"])?;
     shim.clear()?;
     stage.rig()?.wait_for("synced")?;
+    shim.must_have_struck()
+}
+
+/// The retry finds the lock that the hung write holds: it passes, and what was copied stays trusted.
+fn stall(stage: &mut Stage<'_>) -> Result<()> {
+    let shim = stage.off_with_shim(24)?;
+    shim.set(&[Strike::all("write", "volumes/", "hang").after(9)])?;
+    stage.begin()?;
+    stage.wait_for_words(&["failure", "the system did not answer"])?;
+    stage.wait_for_words(&["failure", "an earlier call of warmd's own"])?;
+    shim.clear()?;
+    stage.rig()?.wait_for("synced")?;
+    let log = stage.rig()?.daemon.log()?;
+    ensure!(!log.contains("all of it will be copied again"), "copied again: {log}");
     shim.must_have_struck()
 }
 

@@ -7,6 +7,7 @@ mod groups;
 mod guests;
 mod limits;
 mod passes;
+mod places;
 mod refusals;
 mod rollback;
 mod storages;

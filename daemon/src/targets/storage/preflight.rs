@@ -87,8 +87,9 @@ impl Storage {
         let Some(place) = place else { return Ok(size.0) };
         self.check_free(owner, &place).await?;
         let (doing, there) = (format!("looking at {place}"), path.clone());
-        blocking(doing.clone(), move || volume::find(&there, size)).await?;
+        // First: a place that is in use is never mended by another size.
         self.check_neighbours(Some(owner).filter(|_| !is_new), &path, &doing).await?;
+        blocking(doing, move || volume::find(&there, size)).await?;
         Ok(0)
     }
 

@@ -1,20 +1,27 @@
 //! Storages beside the target's directory: disks lie there, and nothing is left there.
 
 use std::{
-    collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command, time::Duration,
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
+use async_trait::async_trait;
 use tempfile::TempDir;
 use warmd_cbt::units::Length;
 
-use super::Storage;
+use super::{Host, PlaceClaim, Storage, VmDisk};
 use crate::{
     model::{
         id::{DiskKey, MigrationId, VmId},
         machine::{CpuTopology, Firmware, Machine},
         rule::Rule,
     },
-    targets::{DiskSpec, Incoming, TargetErrorKind as Kind, Writer, guard::Guard},
+    targets::{DiskSpec, Incoming, TargetError, TargetErrorKind as Kind, Writer, guard::Guard},
 };
 
 const SIZE: u64 = 1 << 20;
@@ -196,4 +203,99 @@ async fn a_conversion_writes_into_the_disk_wherever_it_lies() {
     storage.lower(owner, &specs()).await.unwrap();
     storage.discard(owner, &specs(), &[]).await.unwrap();
     assert_eq!(all(&dir), ["default", "fast", "slow"]);
+}
+
+/// A host in memory.
+#[derive(Debug, Default)]
+struct Town {
+    claims: Mutex<Vec<PlaceClaim>>,
+    disks: Vec<VmDisk>,
+}
+
+#[async_trait]
+impl Host for Town {
+    async fn vm_disks(&self) -> Vec<VmDisk> {
+        self.disks.clone()
+    }
+
+    async fn claim(&self, claim: &PlaceClaim) -> Result<Option<PlaceClaim>, TargetError> {
+        let mut claims = self.claims.lock().unwrap();
+        let holder = claims.iter().find(|other| other.identity == claim.identity).cloned();
+        if let Some(holder) = holder {
+            return Ok(Some(holder).filter(|other| (other.owner, &other.disk) != (claim.owner, &claim.disk)));
+        }
+        claims.push(claim.clone());
+        Ok(None)
+    }
+
+    async fn claims_of_others(&self, owner: MigrationId) -> Result<Vec<PlaceClaim>, TargetError> {
+        Ok(self.claims.lock().unwrap().iter().filter(|claim| claim.owner != owner).cloned().collect())
+    }
+
+    async fn forget(&self, claim: &PlaceClaim) -> Result<(), TargetError> {
+        self.claims.lock().unwrap().retain(|other| other.identity != claim.identity);
+        Ok(())
+    }
+
+    async fn give_up(&self, owner: MigrationId, disk: &DiskKey) -> Result<(), TargetError> {
+        self.claims.lock().unwrap().retain(|claim| (claim.owner, &claim.disk) != (owner, disk));
+        Ok(())
+    }
+}
+
+fn place_of(dir: &TempDir, name: &str) -> PathBuf {
+    let path = dir.path().join(name);
+    fs::File::create(&path).unwrap().set_len(SIZE).unwrap();
+    path
+}
+
+fn at(path: &Path) -> Vec<DiskSpec> {
+    vec![spec("vda", Some(path.to_str().unwrap()))]
+}
+
+#[tokio::test]
+async fn a_place_has_one_owner_whatever_target_and_name_lead_to_it() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let (one, two) = (storage(&dirs[0]), storage(&dirs[1]));
+    let town: Arc<dyn Host> = Arc::new(Town::default());
+    one.on(&town);
+    two.on(&town);
+    let (first, second) = (MigrationId::generate(), MigrationId::generate());
+    let (path, link) = (place_of(&dirs[0], "lv"), dirs[0].path().join("by-id"));
+    fs::hard_link(&path, &link).unwrap();
+    for _ in 0..2 {
+        one.prepare(first, &at(&path)).await.unwrap();
+    }
+    let error = two.prepare(second, &at(&link)).await.unwrap_err();
+    assert!(error.kind == Kind::Conflict && error.to_string().contains(&first.to_string()), "{error}");
+    // A disk of warmd's own has an owner as well.
+    let own = one.prepare(first, &[spec("vdb", None)]).await.unwrap().remove(0).location;
+    assert_eq!(two.prepare(second, &at(own.as_ref())).await.unwrap_err().kind, Kind::Conflict);
+    one.discard(first, &at(&path), &[]).await.unwrap();
+    two.prepare(second, &at(&link)).await.unwrap();
+    two.open(second, &at(&link)[0]).await.unwrap();
+    let error = one.prepare(first, &at(&path)).await.unwrap_err();
+    assert!(error.to_string().contains(&second.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn a_disk_of_a_vm_is_no_place_but_for_the_vm_that_was_made_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, link) = (place_of(&dir, "image"), dir.path().join("link"));
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let owner = MigrationId::generate();
+    let town = |moved_by: Option<String>| -> Arc<dyn Host> {
+        let disk = VmDisk { path: link.clone(), vm: "VM web1 of x".to_owned(), moved_by };
+        Arc::new(Town { disks: vec![disk], ..Town::default() })
+    };
+    let theirs = storage(&dir);
+    theirs.on(&town(None));
+    let error = theirs.prepare(owner, &at(&path)).await.unwrap_err();
+    assert!(error.kind == Kind::Conflict && error.to_string().contains("web1"), "{error}");
+    let ours = storage(&dir);
+    ours.on(&town(Some(owner.to_string())));
+    ours.prepare(owner, &at(&path)).await.unwrap();
+    ours.open(owner, &at(&path)[0]).await.unwrap();
+    let error = theirs.open(owner, &at(&path)[0]).await.err().unwrap();
+    assert!(error.to_string().contains("web1"), "{error}");
 }
