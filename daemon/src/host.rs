@@ -78,8 +78,13 @@ impl Host for Known {
             let answer = tokio::time::timeout(DEADLINE, disks_at(libvirt)).await;
             match answer {
                 Ok(Ok(found)) => disks.extend(found),
-                Ok(Err(error)) => tracing::warn!(uri = libvirt.uri(), %error, "which disks its VMs have is not known"),
-                Err(_) => tracing::warn!(uri = libvirt.uri(), "which disks its VMs have is not known: no answer in time"),
+                Ok(Err(error)) => {
+                    tracing::warn!(uri = libvirt.uri(), %error, "which disks its VMs have is not known")
+                }
+                Err(_) => tracing::warn!(
+                    uri = libvirt.uri(),
+                    "which disks its VMs have is not known: no answer in time"
+                ),
             }
         }
         *seen = Some((Instant::now(), disks.clone()));
@@ -193,7 +198,10 @@ mod tests {
         read("qemu:///system", text, &mut disks, &mut volumes);
         let paths: Vec<_> = disks.iter().map(|disk| disk.path.display().to_string()).collect();
         assert_eq!(paths, ["/a", "/dev/b"]);
-        assert_eq!((disks[0].vm.as_str(), disks[0].moved_by.as_deref()), ("VM web1 of qemu:///system", Some("m")));
+        assert_eq!(
+            (disks[0].vm.as_str(), disks[0].moved_by.as_deref()),
+            ("VM web1 of qemu:///system", Some("m"))
+        );
         assert!(volumes.contains_key(&("p".to_owned(), "v".to_owned())));
         let clone = text.replace("<uuid>u<", "<uuid>other<");
         read("x", &clone, &mut disks, &mut volumes);

@@ -13,7 +13,8 @@ use crate::{
 
 const TABLE: &str = "places";
 
-const SELECT: &str = "SELECT identity, migration, disk, place, link, vm_name, state_name IN ('done', 'cancelled')
+const SELECT: &str =
+    "SELECT identity, migration, disk, place, link, vm_name, state_name IN ('done', 'cancelled')
                       FROM places JOIN migrations ON id = migration";
 
 impl Store {

@@ -27,11 +27,11 @@ use std::{
 
 use warmd_cbt::{disk::WriteDisk, units::Length};
 
+use self::{claims::Claims, place::Where};
 pub use self::{
     host::{Host, PlaceClaim, VmDisk},
     place::{Place, safe_name},
 };
-use self::{claims::Claims, place::Where};
 use super::{
     DiskSpec, PreparedDisk, TargetError, TargetErrorKind, Writer,
     volume::{self, FileDisk, Uses, VolumeError, VolumeKind, VolumeOptions},
@@ -79,7 +79,13 @@ impl Storage {
             return Err(TargetError::new(TargetErrorKind::Refused, directory.display().to_string(), why));
         }
         let claims = Claims::new(directory.join(".claims"));
-        Ok(Self { directory: directory.to_owned(), others: BTreeMap::new(), folder_mode, claims, host: Arc::default() })
+        Ok(Self {
+            directory: directory.to_owned(),
+            others: BTreeMap::new(),
+            folder_mode,
+            claims,
+            host: Arc::default(),
+        })
     }
 
     /// The same, with other storages beside the directory.

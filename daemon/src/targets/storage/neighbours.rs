@@ -302,7 +302,8 @@ mod tests {
     #[tokio::test]
     async fn an_export_has_one_name() {
         let name = export_name("nbd://localhost/vm").await;
-        for same in ["nbd://127.0.0.1/vm", "nbd://[::1]/vm", "nbd://127.0.0.1:10809/vm", "nbd://127.9.9.9/vm"] {
+        for same in ["nbd://127.0.0.1/vm", "nbd://[::1]/vm", "nbd://127.0.0.1:10809/vm", "nbd://127.9.9.9/vm"]
+        {
             assert_eq!(export_name(same).await, name, "{same}");
         }
         for other in ["nbd://localhost/vm2", "nbd://localhost:10810/vm", "nbd://192.0.2.1/vm"] {

@@ -85,7 +85,9 @@ impl FileDisk {
                     let threads = Arc::new(Semaphore::new(options.in_flight.max(1)));
                     return Ok(Self { volume: Arc::new(volume), threads, options });
                 }
-                Err(VolumeError::InUse { .. } | VolumeError::Hangs { .. }) if started.elapsed() < options.lock_wait => {
+                Err(VolumeError::InUse { .. } | VolumeError::Hangs { .. })
+                    if started.elapsed() < options.lock_wait =>
+                {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 Err(error) => return Err(error),

@@ -92,7 +92,8 @@ impl Kin {
                 continue;
             }
             let name = handle.file_name();
-            let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", name.display())).unwrap_or_default();
+            let info =
+                fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", name.display())).unwrap_or_default();
             let writes = writes(&info);
             if writes || uses == Uses::All {
                 return Some(writes);
@@ -262,7 +263,8 @@ mod tests {
 
     #[test]
     fn mounts_guests_and_flags_are_read() {
-        let mounts = "25 1 254:1 / / rw - ext4 /dev/none rw\n30 25 7:3 / /mnt/a rw,x shared:2 - ext4 none rw\n";
+        let mounts =
+            "25 1 254:1 / / rw - ext4 /dev/none rw\n30 25 7:3 / /mnt/a rw,x shared:2 - ext4 none rw\n";
         assert_eq!(mounted_at(mounts, "7:3", makedev(7, 3)), Some("/mnt/a"));
         assert_eq!(mounted_at(mounts, "7:30", makedev(7, 30)), None);
         assert_eq!(guest("qemu\0-name\0guest=web1,debug-threads=on\0-S"), Some("web1"));
