@@ -187,6 +187,7 @@ pub async fn verify(state: &Path, pairs: &[(String, String)], compare: bool, kno
             read_latency_factor: knobs.transfer.read_latency_factor,
             baseline: Arc::default(),
             trust_holes: true,
+            round: 0,
             progress: Arc::new(VerifyProgress::default()),
             limits: DiskShares::default(),
             stop: StopSignal::new(),

@@ -1,12 +1,15 @@
 //! Parts of a verification, going on with one, and the audit of change tracking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by them")]
 
-use std::sync::{Arc, Mutex, atomic::Ordering::Relaxed};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use async_trait::async_trait;
 use warmd_cbt::{
     buffer::{Buffer, BufferPool},
-    disk::{Allocation, DiskError, ErrorKind, Operation, ReadDisk},
+    disk::{Allocation, DiskError, ErrorKind, Operation, ReadDisk, WriteDisk},
     extents::ExtentSet,
     ledger::Ledger,
     limit::DiskShares,
@@ -80,6 +83,7 @@ impl Bench {
             read_latency_factor: None,
             baseline: Arc::default(),
             trust_holes: true,
+            round: 0,
             progress: Arc::default(),
             limits: DiskShares::default(),
             stop: StopSignal::new(),
@@ -408,5 +412,174 @@ impl ReadDisk for Liar {
     async fn allocation(&self, extent: Extent) -> Result<Vec<Allocation>, DiskError> {
         let first = extent.split(BLOCK).next().unwrap();
         Ok(vec![Allocation { extent: first, zero: first.intersect(&self.holes).is_some() }])
+    }
+}
+
+/// A disk of nothing but holes and a few blocks of data, which counts what it is asked. It answers like NBD: 4 GiB at a
+/// time at the most.
+struct Thin {
+    size: Length,
+    data: Vec<u64>,
+    /// Blocks that it calls holes, and that hold something.
+    lies: Vec<u64>,
+    questions: AtomicU64,
+    read: AtomicU64,
+}
+
+impl Thin {
+    const ANSWER: u64 = 4 << 30;
+
+    fn new(size: Length, data: &[u64], lies: &[u64]) -> Arc<Self> {
+        let (data, lies) = (data.to_vec(), lies.to_vec());
+        Arc::new(Self { size, data, lies, questions: AtomicU64::new(0), read: AtomicU64::new(0) })
+    }
+
+    fn asked(&self) -> (u64, u64) {
+        (self.questions.load(Relaxed), self.read.load(Relaxed))
+    }
+}
+
+#[async_trait]
+impl ReadDisk for Thin {
+    fn size(&self) -> Length {
+        self.size
+    }
+
+    async fn read(&self, at: Offset, mut buffer: Buffer) -> Result<Buffer, DiskError> {
+        let extent = Extent::new(at, Length(buffer.len() as u64)).unwrap();
+        self.read.fetch_add(extent.len().0, Relaxed);
+        for (block, bytes) in extent.blocks().zip(buffer.chunks_mut(BLOCK as usize)) {
+            bytes.fill(u8::from(self.data.contains(&block) || self.lies.contains(&block)));
+        }
+        Ok(buffer)
+    }
+
+    async fn allocation(&self, extent: Extent) -> Result<Vec<Allocation>, DiskError> {
+        self.questions.fetch_add(1, Relaxed);
+        let extent = extent.clip(Length(extent.start().0 + Self::ANSWER)).unwrap();
+        let mut runs = Vec::new();
+        let mut at = extent.start();
+        for data in self.data.iter().filter_map(|block| blocks_of(*block, 1).intersect(&extent)) {
+            runs.extend(Extent::between(at, data.start()).map(|extent| Allocation { extent, zero: true }));
+            runs.push(Allocation { extent: data, zero: false });
+            at = data.end();
+        }
+        runs.extend(Extent::between(at, extent.end()).map(|extent| Allocation { extent, zero: true }));
+        Ok(runs)
+    }
+}
+
+#[async_trait]
+impl WriteDisk for Thin {
+    async fn write(&self, _: Offset, buffer: Buffer, _: std::ops::Range<usize>) -> Result<Buffer, DiskError> {
+        Ok(buffer)
+    }
+
+    async fn write_zeroes(&self, _: Extent) -> Result<(), DiskError> {
+        Ok(())
+    }
+
+    async fn flush(&self) -> Result<(), DiskError> {
+        Ok(())
+    }
+}
+
+fn blocks_of(first: u64, count: u64) -> Extent {
+    Extent::new(Offset(first * BLOCK), Length(count * BLOCK)).unwrap()
+}
+
+/// A terabyte with three blocks of data, drained to the target; and the job that verifies it.
+async fn thin(source: &Arc<Thin>, target: &Arc<Thin>) -> VerifyJob {
+    let size = source.size;
+    let store = Arc::new(MemoryStore::new(Faults::default(), 3));
+    store.create(DISK, size, &Ledger::initial_rows(size, true));
+    let ledger = Arc::new(Ledger::load(store, DISK).await.unwrap());
+    ledger.advance(ChangeMark("mark".into()), &Changed::Unknown("first".into())).await.unwrap();
+    let pool = BufferPool::new(8, 8 * BLOCK as usize);
+    let pass = PassJob {
+        ledger: Arc::clone(&ledger),
+        source: source.clone(),
+        target: target.clone(),
+        pool: pool.clone(),
+        settings: TransferSettings::default(),
+        pass: None,
+        progress: Arc::new(PassProgress::default()),
+        limits: DiskShares::default(),
+        baseline: Arc::default(),
+        stop: StopSignal::new(),
+    };
+    assert!(run_pass(pass).await.unwrap().finished);
+    for side in [source, target] {
+        side.questions.store(0, Relaxed);
+        side.read.store(0, Relaxed);
+    }
+    VerifyJob {
+        ledger,
+        part: Part::default(),
+        pool,
+        chunk: 8 * BLOCK as usize,
+        in_flight: 16,
+        read_latency_factor: None,
+        baseline: Arc::default(),
+        trust_holes: true,
+        round: 0,
+        progress: Arc::default(),
+        limits: DiskShares::default(),
+        stop: StopSignal::new(),
+    }
+}
+
+const THIN: Length = Length(1 << 40);
+const DATA: [u64; 3] = [0, 1 << 20, (1 << 24) - 1];
+
+#[tokio::test]
+async fn holes_of_both_sides_cost_a_few_questions_and_next_to_no_reads() {
+    let (source, target) = (Thin::new(THIN, &DATA, &[]), Thin::new(THIN, &DATA, &[]));
+    let job = thin(&source, &target).await;
+    let most = THIN.0 / Thin::ANSWER + 2;
+    let read = readback(job.clone(), target.clone()).await.unwrap();
+    assert!(read.is_equal() && read.checked == THIN, "{read:?}");
+    let (questions, bytes) = target.asked();
+    assert!(questions <= most && bytes == 3 * BLOCK, "{questions} questions, {bytes} bytes read");
+
+    let job = VerifyJob { progress: Arc::default(), ..job };
+    let compared = compare(job, source.clone(), target.clone()).await.unwrap();
+    assert!(compared.is_equal() && compared.checked == THIN, "{compared:?}");
+    // One block of each GiB is looked into.
+    let looks = (THIN.0 >> 30) * BLOCK + 3 * BLOCK;
+    for (side, before) in [(&source, (0, 0)), (&target, (questions, bytes))] {
+        let (questions, bytes) = side.asked();
+        let (questions, bytes) = (questions - before.0, bytes - before.1);
+        assert!(questions <= most && bytes <= looks, "{questions} questions, {bytes} bytes read");
+        assert!(bytes > looks / 2, "hardly a hole was looked into: {bytes}");
+    }
+}
+
+#[tokio::test]
+async fn a_source_is_not_read_where_it_has_a_hole_and_the_target_tells_of_none() {
+    let size = Length(64 << 20);
+    let (source, target) = (Thin::new(size, &[3], &[]), Thin::new(size, &(0..1024).collect::<Vec<_>>(), &[]));
+    let zeroes = Thin::new(size, &[3], &[]);
+    let job = thin(&source, &zeroes).await;
+    let compared = compare(job, source.clone(), target).await.unwrap();
+    assert_eq!(compared.mismatched_bytes.0, 1023 * BLOCK, "what the target holds too much");
+    assert!(source.asked().1 <= 2 * 8 * BLOCK, "{} bytes read of it", source.asked().1);
+}
+
+#[tokio::test]
+async fn a_side_that_calls_data_holes_is_found_out_by_looks_into_them() {
+    let size = Length(4 << 30);
+    // All of one GiB: wherever the comparison looks into it, it must see that.
+    let lies: Vec<u64> = (1 << 14..2 << 14).collect();
+    let (honest, lying) = (Thin::new(size, &DATA[..1], &[]), Thin::new(size, &DATA[..1], &lies));
+    for (source, target) in [(&honest, &lying), (&lying, &honest)] {
+        let job = thin(source, target).await;
+        for round in 0..4 {
+            let job = VerifyJob { round, progress: Arc::default(), ..job.clone() };
+            let progress = Arc::clone(&job.progress);
+            let compared = compare(job, source.clone(), target.clone()).await.unwrap();
+            assert_eq!(compared.mismatched_bytes.0, BLOCK, "{compared:?}");
+            assert_eq!(progress.take_untold().is_empty(), Arc::ptr_eq(target, &lying));
+        }
     }
 }

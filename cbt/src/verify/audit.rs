@@ -132,6 +132,7 @@ async fn read(job: &AuditJob, blocks: &ExtentSet, round: Extent) -> Read {
         read_latency_factor: job.read_latency_factor,
         baseline: Arc::clone(&job.baseline),
         trust_holes: false,
+        round: job.round,
         progress: Arc::new(VerifyProgress::default()),
         // The source stands where else the target does.
         limits: DiskShares { readbacks: job.limits.reads.clone(), ..DiskShares::default() },

@@ -2,7 +2,9 @@
 //!
 //! Rule: a block is passed over only if source and manifest agree that it is zeroes, and not in every round.
 
-use super::{VerifyError, audit::AuditJob, hashes, holes::hole_run};
+use std::sync::Arc;
+
+use super::{VerifyError, audit::AuditJob, hashes, holes::Holes};
 use crate::{
     extents::{CHUNK_BYTES, ExtentSet},
     manifest::BlockHash,
@@ -53,9 +55,10 @@ impl Chosen {
     /// place of which the source would not tell.
     pub(super) async fn walk(&mut self, job: &AuditJob) -> Result<(), VerifyError> {
         let (settled, start) = (job.ledger.settled(), self.next);
+        let mut holes = Holes::new(Arc::clone(&job.source), false);
         let rounds = [Extent::between(start, Offset(settled.size().0)), Extent::between(Offset(0), start)];
         for part in rounds.into_iter().flatten().flat_map(|round| round.split(CHUNK_BYTES)) {
-            if !self.part(job, &settled, part).await? {
+            if !self.part(job, &mut holes, &settled, part).await? {
                 break;
             }
         }
@@ -63,13 +66,19 @@ impl Chosen {
     }
 
     /// Chooses from one part of the disk; false when there is enough.
-    async fn part(&mut self, job: &AuditJob, settled: &ExtentSet, part: Extent) -> Result<bool, VerifyError> {
+    async fn part(
+        &mut self,
+        job: &AuditJob,
+        holes: &mut Holes,
+        settled: &ExtentSet,
+        part: Extent,
+    ) -> Result<bool, VerifyError> {
         let mut hashes_of_part = None;
         let runs = settled.extents_from(part.start());
         for run in runs.map_while(|run| run.intersect(&part)) {
             let mut at = run.start();
             while let Some(rest) = Extent::between(at, run.end()) {
-                let told = hole_run(&*job.source, rest).await.map_err(|cause| {
+                let told = holes.run(rest).await.map_err(|cause| {
                     let past = at.0 + (job.chunk as u64 / BLOCK).max(1) * BLOCK;
                     self.next = Offset(past).min(part.end());
                     VerifyError::Source(cause)
@@ -110,12 +119,16 @@ impl Chosen {
     }
 }
 
-/// Whether this hole is read in this round: one in [`HOLES`], others from round to round. Which is mixed (by the
-/// finalizer of SplitMix64) and not counted up: rounds are numbers of passes, of which a disk among several has only
+/// Whether this hole is read in this round: one in [`HOLES`], others from round to round. Which is [`mixed`] and not counted up: rounds are numbers of passes, of which a disk among several has only
 /// every so manieth.
 fn looks_into(block: u64, round: u64) -> bool {
+    block.wrapping_add(mixed(round)).is_multiple_of(HOLES)
+}
+
+/// The finalizer of SplitMix64.
+pub(super) fn mixed(round: u64) -> u64 {
     let mut mixed = round.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    block.wrapping_add(mixed ^ (mixed >> 31)).is_multiple_of(HOLES)
+    mixed ^ (mixed >> 31)
 }

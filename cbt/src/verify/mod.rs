@@ -54,8 +54,11 @@ pub struct VerifyJob {
     pub read_latency_factor: Option<f64>,
     /// What the source's reads take when all is well; the one of the disk's passes.
     pub baseline: Arc<Mutex<LatencyBaseline>>,
-    /// Whether a range that the target calls a hole need not be read to count as zero.
+    /// Whether a range need not be read to count as zero that each side which is read calls a hole, and the manifest knows
+    /// as zeroes.
     pub trust_holes: bool,
+    /// Which verification of the disk it is: decides on the blocks in holes that a comparison reads all the same.
+    pub round: u64,
     pub progress: Arc<VerifyProgress>,
     /// What reads of the target, and of the source, take from.
     pub limits: DiskShares,

@@ -1,4 +1,8 @@
 //! The pieces of a verification: issued in the disk's order, checked many at once.
+//!
+//! Rule: a stretch that each side calls a hole, and that the manifest knows as zeroes, is passed over in one step, however
+//! long it is. A comparison reads of each [`CHUNK_BLOCKS`] one block of such a stretch all the same, from both sides and
+//! others from round to round: a side whose answers about holes are wrong is found out.
 
 use std::{
     collections::BTreeSet,
@@ -8,10 +12,13 @@ use std::{
 use tokio::task::{JoinError, JoinSet};
 use tracing::Instrument as _;
 
-use super::{MOST_MISMATCHES, VerifyError, VerifyJob, VerifyOutcome, VerifyProgress, holes::hole_run};
+use super::{
+    MOST_MISMATCHES, VerifyError, VerifyJob, VerifyOutcome, VerifyProgress, chosen::mixed, holes::Holes,
+};
 use crate::{
     buffer::{Buffer, BufferPool},
-    disk::{Allocation, DiskError, ErrorKind, Operation, ReadDisk},
+    chunk::CHUNK_BLOCKS,
+    disk::{DiskError, ErrorKind, Operation, ReadDisk},
     extents::coalesce,
     limit::{Budget, DiskShares, Permit},
     manifest::BlockHash,
@@ -26,7 +33,8 @@ pub(super) struct Scan {
     pool: BufferPool,
     chunk: u64,
     in_flight: usize,
-    trust_holes: bool,
+    holes: Option<SidesHoles>,
+    round: u64,
     progress: Arc<VerifyProgress>,
     stop: StopSignal,
     running: JoinSet<Result<Found, VerifyError>>,
@@ -38,6 +46,20 @@ pub(super) struct Scan {
     checked: u64,
     wrong: Vec<Extent>,
     wrong_bytes: u64,
+}
+
+/// What each side says of its holes.
+struct SidesHoles {
+    target: Holes,
+    source: Option<Holes>,
+}
+
+/// A run of which each side says one thing.
+struct Told {
+    extent: Extent,
+    /// Known to be zero on the target, and on the source if there is one.
+    target_zero: bool,
+    source_zero: bool,
 }
 
 struct Pieces {
@@ -93,13 +115,19 @@ impl Scan {
         job.progress.total.store(total, Relaxed);
         job.progress.checked.store(before, Relaxed);
         job.progress.sure_to.store(job.part.from.0, Relaxed);
+        let far = job.part.only.is_none();
+        let holes = job.trust_holes.then(|| SidesHoles {
+            target: Holes::new(Arc::clone(&target), far),
+            source: source.as_ref().map(|source| Holes::new(Arc::clone(source), far)),
+        });
         Ok(Self {
             // Pieces that the source has answered are still digested when their slots are free again.
             in_flight: if depth.is_some() { 2 * in_flight } else { in_flight },
             pieces: Arc::new(Pieces { target, source, limits: job.limits.clone(), depth }),
             pool: job.pool.clone(),
             chunk,
-            trust_holes: job.trust_holes,
+            holes,
+            round: job.round,
             progress: Arc::clone(&job.progress),
             stop: job.stop.clone(),
             running: JoinSet::new(),
@@ -122,46 +150,76 @@ impl Scan {
     ) -> Result<bool, VerifyError> {
         let mut at = whole.start();
         while let Some(rest) = Extent::between(at, whole.end()) {
-            let run = self.ask(rest).await?;
-            at = run.extent.end();
-            for piece in run.extent.split(self.chunk) {
+            let told = self.ask(rest).await?;
+            at = told.extent.end();
+            for (stretch, is_known) in self.stretches(&told, hashes, base) {
                 if self.stop.is_stopped() {
                     return Ok(false);
                 }
-                let first = (piece.blocks().start - base) as usize;
-                let count = piece.blocks().count();
-                if run.zero && hashes[first..first + count].iter().all(|hash| *hash == BlockHash::ZERO) {
-                    self.begin(piece);
-                    self.take(Found { piece, wrong: Vec::new(), untold: Vec::new() });
-                } else if !self.start(piece, Arc::clone(hashes), first).await? {
-                    return Ok(false);
+                if is_known && told.target_zero {
+                    self.begin(stretch);
+                    self.take(Found { piece: stretch, wrong: Vec::new(), untold: Vec::new() });
+                    continue;
+                }
+                for piece in stretch.split(self.chunk) {
+                    let hashes = (Arc::clone(hashes), (piece.blocks().start - base) as usize);
+                    if !self.start(piece, hashes, !is_known).await? {
+                        return Ok(false);
+                    }
                 }
             }
         }
         Ok(true)
     }
 
-    /// The first run of `rest` that both sides call a hole, or do not; its end is a block's.
-    async fn ask(&self, rest: Extent) -> Result<Allocation, VerifyError> {
-        let data = Allocation { extent: rest, zero: false };
-        if !self.trust_holes {
-            return Ok(data);
+    /// What both sides say from the start of `rest` on, as far as neither says something else; its end is a block's.
+    async fn ask(&mut self, rest: Extent) -> Result<Told, VerifyError> {
+        let Some(holes) = &mut self.holes else {
+            return Ok(Told { extent: rest, target_zero: false, source_zero: false });
+        };
+        let target = holes.target.run(rest).await.map_err(VerifyError::Target)?;
+        let told = Told { extent: target.extent, target_zero: target.zero, source_zero: target.zero };
+        let Some(source) = &mut holes.source else { return Ok(told) };
+        let source = source.run(target.extent).await.map_err(VerifyError::Source)?;
+        Ok(Told { extent: source.extent, source_zero: source.zero, ..told })
+    }
+
+    /// The run cut into stretches that are known to be zero, by the source where there is one and by the manifest, and
+    /// into others.
+    fn stretches(&self, told: &Told, hashes: &[BlockHash], base: u64) -> Vec<(Extent, bool)> {
+        if !told.source_zero {
+            return vec![(told.extent, false)];
         }
-        let target = hole_run(&*self.pieces.target, rest).await.map_err(VerifyError::Target)?;
-        match &self.pieces.source {
-            Some(source) if target.zero => {
-                let both = hole_run(&**source, target.extent).await.map_err(VerifyError::Source)?;
-                Ok(both)
-            }
-            _ => Ok(target),
+        let blocks = told.extent.blocks();
+        let probe = self.probed(blocks.start);
+        let is_known =
+            |block: u64| hashes[(block - base) as usize] == BlockHash::ZERO && probe != Some(block);
+        let mut stretches = Vec::new();
+        let mut first = blocks.start;
+        while first < blocks.end {
+            let known = is_known(first);
+            let end = (first + 1..blocks.end).find(|block| is_known(*block) != known).unwrap_or(blocks.end);
+            let end_of = Offset(end * BLOCK).min(told.extent.end());
+            stretches.extend(Extent::between(Offset(first * BLOCK), end_of).map(|run| (run, known)));
+            first = end;
         }
+        stretches
+    }
+
+    /// The block of this one's chunk that a comparison reads even where it is a hole. A run is within one chunk.
+    fn probed(&self, block: u64) -> Option<u64> {
+        let chunk = block / CHUNK_BLOCKS;
+        self.pieces
+            .source
+            .is_some()
+            .then(|| chunk * CHUNK_BLOCKS + mixed(mixed(self.round) ^ chunk) % CHUNK_BLOCKS)
     }
 
     async fn start(
         &mut self,
         piece: Extent,
-        hashes: Arc<Vec<BlockHash>>,
-        first: usize,
+        (hashes, first): (Arc<Vec<BlockHash>>, usize),
+        asks_source: bool,
     ) -> Result<bool, VerifyError> {
         while let Some(joined) = self.running.try_join_next() {
             self.joined(joined)?;
@@ -173,10 +231,13 @@ impl Scan {
         let (slot, turns, buffer) = tokio::select! {
             biased;
             () = self.stop.stopped() => return Ok(false),
-            ready = pieces.ready(piece.len().0, &self.pool) => ready,
+            ready = pieces.ready(piece.len().0, &self.pool, asks_source) => ready,
         };
         self.begin(piece);
-        let checking = async move { pieces.check(piece, &hashes[first..], (slot, turns), buffer).await };
+        let checking = async move {
+            let held = (slot, turns);
+            pieces.check(piece, &hashes[first..], held, buffer, asks_source).await
+        };
         self.running.spawn(checking.in_current_span());
         Ok(true)
     }
@@ -268,8 +329,15 @@ impl Scan {
 impl Pieces {
     /// Both sides' rates before a buffer is held: the source's bytes are read later, but paid for here. The turn comes
     /// after the buffer: who holds one must never wait for memory, which may be held by those who wait for a turn.
-    async fn ready(&self, bytes: u64, pool: &BufferPool) -> (Option<ReadSlot>, (Permit, Budget), Buffer) {
-        let slot = match &self.depth {
+    async fn ready(
+        &self,
+        bytes: u64,
+        pool: &BufferPool,
+        asks_source: bool,
+    ) -> (Option<ReadSlot>, (Permit, Budget), Buffer) {
+        let asks_source = asks_source && self.source.is_some();
+        let depth = self.depth.as_ref().filter(|_| asks_source || self.source.is_none());
+        let slot = match depth {
             Some(depth) => {
                 let slot = depth.enter().await;
                 depth.calm().await;
@@ -277,7 +345,7 @@ impl Pieces {
             }
             None => None,
         };
-        let reads = self.limits.reads.budget(if self.source.is_some() { bytes } else { 0 }).await;
+        let reads = self.limits.reads.budget(if asks_source { bytes } else { 0 }).await;
         let readback = self.limits.readbacks.budget(bytes).await;
         let buffer = pool.take(bytes as usize).await;
         let permit = self.limits.readbacks.take(0).await;
@@ -285,13 +353,15 @@ impl Pieces {
         (slot, (permit, reads), buffer)
     }
 
-    /// Reads the piece, one side after the other through the same buffer, and finds the blocks that differ.
+    /// Reads the piece, one side after the other through the same buffer, and finds the blocks that differ. A source that
+    /// is known to hold what the manifest says is not asked.
     async fn check(
         &self,
         piece: Extent,
         hashes: &[BlockHash],
         (mut slot, (permit, budget)): (Option<ReadSlot>, (Permit, Budget)),
         buffer: Buffer,
+        asks_source: bool,
     ) -> Result<Found, VerifyError> {
         let begun = if self.source.is_none() { slot.take().map(ReadSlot::begun) } else { None };
         let buffer = self.target.read(piece.start(), buffer).await.map_err(VerifyError::Target)?;
@@ -302,7 +372,7 @@ impl Pieces {
         let held = digest(&buffer).await;
         let mut wrong: Vec<bool> = held.iter().zip(hashes).map(|(held, wanted)| held != wanted).collect();
         let mut untold = Vec::new();
-        if let Some(source) = &self.source {
+        if let Some(source) = self.source.as_ref().filter(|_| asks_source) {
             let permit = self.limits.reads.take(0).await;
             budget.spend(piece.len().0);
             let begun = slot.map(ReadSlot::begun);

@@ -355,6 +355,7 @@ impl World {
             read_latency_factor: None,
             baseline: Arc::default(),
             trust_holes,
+            round: 0,
             progress: Arc::default(),
             limits: DiskShares::default(),
             stop: StopSignal::new(),

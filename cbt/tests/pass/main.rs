@@ -88,6 +88,7 @@ impl Bench {
             read_latency_factor: None,
             baseline: Arc::default(),
             trust_holes: true,
+            round: 0,
             progress: Arc::default(),
             limits: DiskShares::default(),
             stop: StopSignal::new(),

@@ -158,8 +158,9 @@ async fn run(
             in_flight: context.engine.settings.reads_in_flight,
             read_latency_factor: context.engine.settings.read_latency_factor.filter(|_| spares_source),
             baseline: context.baseline(row.id).await,
-            // A comparison is asked for where nothing shall be taken on trust.
-            trust_holes: snapshot.is_none(),
+            // Of a source that was found not to tell the truth nothing is believed, not what it calls holes either.
+            trust_holes: snapshot.is_none() || row.tracking_fault.is_none(),
+            round: parts.round(),
             progress: Arc::clone(&progress),
             limits: context.shares(&row.key),
             stop: stop.clone(),

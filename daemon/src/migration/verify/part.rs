@@ -96,6 +96,11 @@ impl Parts {
         Ok((Part { only: only.map(Arc::new), from: cursor.sure_to }, cursor))
     }
 
+    /// Which verification it is, as far as that must not be the same each time.
+    pub(super) fn round(&self) -> u64 {
+        self.last_pass.unsigned_abs()
+    }
+
     /// Keeps how far it is.
     pub(super) async fn keep(
         &self,
