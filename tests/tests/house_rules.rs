@@ -14,7 +14,7 @@ use syn::{
 };
 
 /// Who may import whom in the daemon; each layer also knows those below it, and itself.
-const LAYERS: [(&str, u32); 23] = [
+const LAYERS: [(&str, u32); 24] = [
     ("model", 0),
     ("channel", 0),
     ("crash", 0),
@@ -36,8 +36,9 @@ const LAYERS: [(&str, u32); 23] = [
     ("config", 6),
     ("api", 5),
     ("cli", 7),
-    ("app", 7),
-    ("bin", 8),
+    ("host", 7),
+    ("app", 8),
+    ("bin", 9),
 ];
 
 fn root() -> PathBuf {

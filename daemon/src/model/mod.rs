@@ -14,6 +14,7 @@ pub mod id;
 pub mod limit;
 pub mod machine;
 pub mod phase;
+pub mod place;
 pub mod plan;
 pub mod report;
 pub mod request;

@@ -6,9 +6,9 @@
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::{Store, StoreError, error::Fault, row::migration_id};
-use crate::{
-    model::id::{DiskKey, MigrationId},
-    targets::storage::PlaceClaim,
+use crate::model::{
+    id::{DiskKey, MigrationId},
+    place::PlaceClaim,
 };
 
 const TABLE: &str = "places";

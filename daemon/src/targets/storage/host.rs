@@ -6,6 +6,7 @@ use std::{fmt, path::PathBuf};
 
 use async_trait::async_trait;
 
+pub use crate::model::place::PlaceClaim;
 use crate::{
     model::id::{DiskKey, MigrationId},
     targets::TargetError,
@@ -39,21 +40,4 @@ pub struct VmDisk {
     pub vm: String,
     /// The migration that made the VM, if one did.
     pub moved_by: Option<String>,
-}
-
-/// A place that a migration's disk has, by what it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlaceClaim {
-    /// The same for all names of the place, and for no other place.
-    pub identity: String,
-    pub owner: MigrationId,
-    pub disk: DiskKey,
-    /// As the plan has it: a path or an NBD URI.
-    pub place: String,
-    /// The claim beside the disks, if there is one.
-    pub link: Option<PathBuf>,
-    /// The owner's name, for people; only in answers.
-    pub vm: String,
-    /// Whether the migration is done or cancelled; only in answers.
-    pub over: bool,
 }

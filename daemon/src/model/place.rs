@@ -1,0 +1,24 @@
+//! The places that disks have on the host that is written to.
+//!
+//! Rule: a place is known by what it is, not by its name.
+
+use std::path::PathBuf;
+
+use super::id::{DiskKey, MigrationId};
+
+/// A place that a migration's disk has, by what it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlaceClaim {
+    /// The same for all names of the place, and for no other place.
+    pub identity: String,
+    pub owner: MigrationId,
+    pub disk: DiskKey,
+    /// As the plan has it: a path or an NBD URI.
+    pub place: String,
+    /// The claim beside the disks, if there is one.
+    pub link: Option<PathBuf>,
+    /// The owner's name, for people; only in answers.
+    pub vm: String,
+    /// Whether the migration is done or cancelled; only in answers.
+    pub over: bool,
+}
