@@ -55,10 +55,8 @@ impl Manager {
         }
         match order {
             Some(CutoverOrder { when: When::Now, force, .. }) if plan.is_grouped() => {
-                let already = self.groups.of_plan(&plan.name).is_some();
-                if !already {
-                    self.begin_group(plan, force, by).await?;
-                }
+                let running = self.groups.of_plan(&plan.name).is_some();
+                let already = running || !self.begin_group(plan, force, by).await?;
                 Ok(PlanCutover { verdicts: Vec::new(), group: self.group_view(plan).await?, already })
             }
             order => {
@@ -140,13 +138,14 @@ impl Manager {
         members
     }
 
-    /// Begins the cutover of the plan's VMs together.
+    /// Begins the cutover of the plan's VMs together. Returns whether this call began one: `false` if one was durable
+    /// already, by an asker who was told of a failure; the journal names that asker.
     pub(super) async fn begin_group(
         &self,
         plan: &Plan,
         forced: bool,
         by: &str,
-    ) -> Result<Group, ControlError> {
+    ) -> Result<bool, ControlError> {
         let _one_at_a_time = self.applying.lock().await;
         let members = self.members_of(plan);
         if members.is_empty() {
@@ -180,12 +179,12 @@ impl Manager {
         let (group, is_new) = self.store.begin_group(new, line).await.map_err(internal)?;
         // One whose making failed, and was durable all the same, has nobody yet who drives it.
         if is_new || self.groups.of_plan(&plan.name).is_none() {
-            let running = self.groups.add(group.clone());
+            let running = self.groups.add(group);
             if let Some(me) = self.me.upgrade() {
                 me.coordinate(running);
             }
         }
-        Ok(group)
+        Ok(is_new)
     }
 
     /// How the plan's last cutover together goes, or went.
