@@ -53,5 +53,6 @@ pub(crate) fn machine(id: &str, name: &str, disks: impl Iterator<Item = (String,
         memory: Length(1 << 28),
         disks: disks.collect(),
         nics: Vec::new(),
+        hardware: None,
     }
 }

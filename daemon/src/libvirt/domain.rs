@@ -33,7 +33,7 @@ pub struct DomainXml {
     pub memory: u64,
     pub disks: Vec<Disk>,
     pub nics: Vec<NetworkInterface>,
-    /// Kinds of devices whose state or hardware stays behind: `hostdev`, `tpm`, `filesystem` and the like.
+    /// Kinds of devices whose state or hardware stays behind: `hostdev`, `filesystem` and the like.
     pub bound: Vec<String>,
     /// What happens when the guest powers off: `destroy`, `restart`, …
     pub on_poweroff: String,
@@ -96,7 +96,7 @@ impl DomainXml {
             memory: memory(root)?,
             disks: xml::children(devices, "disk").map(Disk::read).collect::<Result<_, _>>()?,
             nics: xml::children(devices, "interface").map(nic).collect::<Result<_, _>>()?,
-            bound: bound(root, devices),
+            bound: bound(devices),
             on_poweroff: xml::text(root, "on_poweroff").unwrap_or("destroy").to_owned(),
             runs_as: runs_as(root),
             tags: tags(root),
@@ -194,17 +194,14 @@ fn nic(node: Node<'_, '_>) -> Result<NetworkInterface, XmlError> {
     })
 }
 
-fn bound(root: Node<'_, '_>, devices: Node<'_, '_>) -> Vec<String> {
-    let mut found: Vec<String> = ["hostdev", "tpm", "filesystem", "redirdev", "shmem", "smartcard"]
+fn bound(devices: Node<'_, '_>) -> Vec<String> {
+    let mut found: Vec<String> = ["hostdev", "filesystem", "redirdev", "shmem", "smartcard"]
         .into_iter()
         .filter(|name| xml::child(devices, name).is_some())
         .map(str::to_owned)
         .collect();
     if xml::children(devices, "interface").any(|nic| nic.attribute("type") == Some("hostdev")) {
         found.push("hostdev interface".to_owned());
-    }
-    if xml::child(root, "launchSecurity").is_some() {
-        found.push("launchSecurity".to_owned());
     }
     found
 }

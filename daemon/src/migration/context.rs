@@ -78,6 +78,10 @@ pub struct Context {
     baselines: tokio::sync::Mutex<BTreeMap<DiskId, Arc<Mutex<LatencyBaseline>>>>,
     /// When an earlier daemon asked for the target VM's start, if it did in the cutover that was taken up.
     pub found_asked: Option<DateTime<Utc>>,
+    /// The machine as the source described it last; [`Context::machine`] is as it was when the daemon took it up.
+    latest: Mutex<Machine>,
+    /// Where its definitions were last seen to differ.
+    differences: Mutex<Vec<String>>,
     /// Whether the last writer to the target's disks was looked at, and is one that the state knows.
     knows_writer: AtomicBool,
 }
@@ -130,6 +134,7 @@ impl Context {
         let found_asked = cutover.start_asked;
         let (plan, cutover) = (watch::Sender::new(plan), Mutex::new(cutover));
         let ledgers = tokio::sync::Mutex::default();
+        let latest = Mutex::new(machine.clone());
         Self {
             id,
             plan,
@@ -150,6 +155,8 @@ impl Context {
             ledgers,
             baselines: tokio::sync::Mutex::default(),
             found_asked,
+            latest,
+            differences: Mutex::default(),
             knows_writer: AtomicBool::new(false),
         }
     }
@@ -315,9 +322,25 @@ impl Context {
         over.and_then(|over| over.conversion.clone()).unwrap_or_else(|| plan.conversion.clone())
     }
 
-    /// The machine with the target's networks.
+    /// The machine as the source described it last.
+    pub fn latest_machine(&self) -> Machine {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The source describes it so now.
+    pub(super) fn set_latest_machine(&self, machine: Machine) {
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = machine;
+    }
+
+    /// Remembers where its definitions differ; where they did before, if that was elsewhere.
+    pub(super) fn tell_differences(&self, now: &[String]) -> Option<Vec<String>> {
+        let mut known = self.differences.lock().unwrap_or_else(PoisonError::into_inner);
+        (*known != now).then(|| std::mem::replace(&mut *known, now.to_vec()))
+    }
+
+    /// The machine as it was described last, with the target's networks.
     pub fn mapped_machine(&self) -> Machine {
-        self.plan().mapped(self.machine.clone())
+        self.plan().mapped(self.latest_machine())
     }
 }
 

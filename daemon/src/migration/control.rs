@@ -17,7 +17,7 @@ use crate::{
         plan::Plan,
         report::{KeySince, Report},
         request::{Request, Verdict},
-        rule::Rule,
+        rule::{Rule, Severity},
         verify::VerifyOrder,
         view::MigrationView,
     },
@@ -131,6 +131,8 @@ pub struct Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     pub rule: Rule,
+    /// The rule's, unless the plan accepts what it found.
+    pub severity: Severity,
     /// Which VM, field or endpoint.
     pub subject: String,
     /// What was found.

@@ -14,7 +14,7 @@ use super::{
     context::Context,
     conversion,
     failure::WorkError,
-    overtaken,
+    machine_changes, overtaken,
     pass::PassEnd,
     verify::{self, CompareSnapshot},
 };
@@ -92,6 +92,7 @@ async fn last_delta(context: &Context, stop: &StopSignal) -> Result<Option<Strin
     let power = context.source.power(&context.vm).await?;
     context.remember(|cutover| cutover.was_running = Some(power == PowerState::Running)).await?;
     same_disks(context).await?;
+    machine_changes::before_stop(context).await?;
     conversion::check(context).await?;
     drained(admission::pass(context, PassKind::Delta, stop, None).await?)?;
     Ok(None)

@@ -25,6 +25,7 @@ mod hooks;
 pub mod inventory;
 pub mod limits;
 pub mod live;
+mod machine_changes;
 pub mod manager;
 mod overtaken;
 pub mod pass;

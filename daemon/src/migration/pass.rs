@@ -33,6 +33,7 @@ use super::{
     conversion,
     failure::WorkError,
     live::{Followed, Follower},
+    machine_changes,
     manager::was_cut,
     overtaken,
     telemetry::{MeasuredDisk, PassTelemetry, figures},
@@ -91,6 +92,9 @@ pub async fn run(
         // With nothing to copy all of it would be called copied.
         let why = "the state knows of no disk on the target: cancel, and apply the plan again";
         return Err(WorkError::operator(why));
+    }
+    if kind != PassKind::Final {
+        machine_changes::look(context).await;
     }
     let ledgers = try_join_all(rows.iter().map(|row| context.ledger(row.id))).await?;
     distrust(context, &rows, &ledgers).await?;

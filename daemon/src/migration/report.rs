@@ -88,7 +88,7 @@ pub async fn report(context: &Context, ends: Ends) -> Result<Report, WorkError> 
         target_name: context.target_name.clone(),
         state: view.state,
         made: clock::now(),
-        machine: context.machine.clone(),
+        machine: context.latest_machine(),
         disks,
         passes,
         downtime: forecast::measured_downtime(&context.cutover()),

@@ -184,6 +184,8 @@ pub fn machine_back(given: &Machine, json: &[u8]) -> Result<Machine, String> {
         disk.location.clone_from(&was.location);
         disk.untracked.clone_from(&was.untracked);
     }
+    // Nor what the platform-neutral fields have no words for.
+    back.hardware.clone_from(&given.hardware);
     problem(&back).map_or(Ok(back), Err)
 }
 

@@ -6,7 +6,10 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use warmd_cbt::units::Length;
 
-use super::id::{DiskKey, VmId};
+use super::{
+    hardware::Part,
+    id::{DiskKey, VmId},
+};
 
 /// A VM's hardware.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +29,9 @@ pub struct Machine {
     pub memory: Length,
     pub disks: Vec<MachineDisk>,
     pub nics: Vec<Nic>,
+    /// What the other fields have no words for, in libvirt's, if the source speaks them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<Part>,
 }
 
 /// What the machine boots by.

@@ -9,6 +9,7 @@ pub mod conversion;
 pub mod coordination;
 pub mod forecast;
 pub mod group;
+pub mod hardware;
 pub mod hook;
 pub mod id;
 pub mod limit;

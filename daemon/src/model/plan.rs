@@ -22,10 +22,12 @@ use warmd_schedules::{
 use super::{
     boot::BootCheck,
     conversion::Conversion,
+    hardware::Part,
     hook::Hook,
     id::{DiskKey, VmId},
     limit::{rate, requests},
     machine::Machine,
+    rule::Rule,
     selection::{is_pattern, may_mean},
     storage,
     tier::{self, Tier},
@@ -44,6 +46,9 @@ pub struct Plan {
     /// Names or ids of VMs on the source, patterns (`web-*`), and what is left out of them (`!web-test`): see
     /// [`super::selection`].
     pub vms: Vec<String>,
+    /// Pre-flight rules whose finding does not stand in the way of any VM of the plan, of those that can be accepted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accept: Vec<Rule>,
     #[serde(default = "every_default", deserialize_with = "with_cadence")]
     pub schedule: Schedule,
     #[serde(default)]
@@ -262,6 +267,9 @@ fn sanitised(name: &str) -> String {
 pub struct VmOverride {
     /// Its name on the target; its own if absent.
     pub name: Option<String>,
+    /// What is accepted for this VM beside what the plan accepts for all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub accept: Vec<Rule>,
     /// Disk → where it goes on the target: a path or an NBD URI.
     pub disks: BTreeMap<String, String>,
     /// What must be seen of it in place of what `[cutover.boot_check]` says.
@@ -288,6 +296,7 @@ impl Plan {
             source: source.to_owned(),
             target: target.to_owned(),
             vms: vec![vm.to_owned()],
+            accept: Vec::new(),
             schedule: every_default(),
             cutover: CutoverPolicy::default(),
             verify: VerifyPolicy::default(),
@@ -317,12 +326,21 @@ impl Plan {
         chosen.unwrap_or_else(|| self.names.of(&machine.name))
     }
 
-    /// The machine with the target's networks.
+    /// Whether what the rule finds of the VM, for which this differs, does not stand in the way.
+    pub fn accepts(&self, over: Option<&VmOverride>, rule: Rule) -> bool {
+        self.accept.contains(&rule) || over.is_some_and(|over| over.accept.contains(&rule))
+    }
+
+    /// The machine with the target's networks, and with the consent to lose its isolation if the plan gives that.
     pub fn mapped(&self, mut machine: Machine) -> Machine {
         for nic in &mut machine.nics {
             if let Some(network) = self.networks.get(&nic.network).or_else(|| self.networks.get(ANY)) {
                 nic.network.clone_from(network);
             }
+        }
+        let waives = self.accepts(self.over_of(&machine.name, &machine.id), Rule::IsolationLost);
+        if let Some(hardware) = machine.hardware.as_mut().filter(|_| waives) {
+            hardware.attributes.push((Part::WAIVED.to_owned(), Rule::IsolationLost.id().to_owned()));
         }
         machine
     }
@@ -384,6 +402,18 @@ impl Plan {
                 problems.extend(conversion.problems(&format!("[vm.{vm:?}] conversion")));
             }
             problems.extend(over.schedule.problems(&self.schedule, &schedule_of(vm)));
+        }
+        let sections = self.vm.iter().map(|(vm, over)| (format!("`[vm.{vm:?}] accept`"), &over.accept));
+        for (place, rules) in sections.chain([("`accept`".to_owned(), &self.accept)]) {
+            for rule in rules.iter().filter(|rule| !rule.can_be_accepted()) {
+                let can = Rule::ALL.into_iter().filter(|rule| rule.can_be_accepted());
+                let can: Vec<_> = can.map(Rule::id).collect();
+                problems.push(format!(
+                    "{place} names {:?}, which cannot be accepted: it can be {}",
+                    rule.id(),
+                    can.join(", ")
+                ));
+            }
         }
         for (key, storage) in self.storage.iter().filter(|(_, storage)| !is_target_name(storage)) {
             problems.push(format!(
@@ -540,6 +570,7 @@ mod tests {
             memory: warmd_cbt::units::Length(1 << 20),
             disks: Vec::new(),
             nics: Vec::new(),
+            hardware: None,
         }
     }
 

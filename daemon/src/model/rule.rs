@@ -56,6 +56,16 @@ pub enum Rule {
     DeviceUnmapped,
     FirmwareState,
     HardwareUnmapped,
+    HardwareChanged,
+    HardwareUnclassified,
+    MediumBehind,
+    DefinitionsDiffer,
+    DiskInOneDefinition,
+    BootLost,
+    TpmState,
+    ProtectionLost,
+    EncryptionLost,
+    IsolationLost,
     NameUnusable,
     NameTwice,
     NameTaken,
@@ -134,6 +144,16 @@ impl Rule {
         Self::DeviceUnmapped,
         Self::FirmwareState,
         Self::HardwareUnmapped,
+        Self::HardwareChanged,
+        Self::HardwareUnclassified,
+        Self::MediumBehind,
+        Self::DefinitionsDiffer,
+        Self::DiskInOneDefinition,
+        Self::BootLost,
+        Self::TpmState,
+        Self::ProtectionLost,
+        Self::EncryptionLost,
+        Self::IsolationLost,
         Self::NameUnusable,
         Self::NameTwice,
         Self::NameTaken,
@@ -153,6 +173,18 @@ impl Rule {
     /// Whether what it finds stands in the way.
     pub fn severity(self) -> Severity {
         self.facts().severity
+    }
+
+    /// Whether a plan may say, by name, that what it finds does not stand in the way.
+    pub fn can_be_accepted(self) -> bool {
+        matches!(
+            self,
+            Self::BootLost
+                | Self::TpmState
+                | Self::ProtectionLost
+                | Self::EncryptionLost
+                | Self::IsolationLost
+        )
     }
 
     /// What is documented of it.
@@ -381,6 +413,66 @@ impl Rule {
                 Error,
                 "the target cannot make such a machine: architecture, chipset, firmware, disks or MACs",
                 "change the VM, or prepare the target for it",
+            ),
+            Self::HardwareChanged => (
+                "hardware-changed",
+                Warning,
+                "a device or a setting of the VM is not carried over, or is another one on the target",
+                "see that the guest can do without, or set it on the target after the move",
+            ),
+            Self::HardwareUnclassified => (
+                "hardware-unclassified",
+                Warning,
+                "the VM has an element or attribute that warmd does not know: it is not carried over",
+                "find out what it is for, and set it on the target after the move if the VM needs it",
+            ),
+            Self::MediumBehind => (
+                "medium-behind",
+                Warning,
+                "the medium in a CD-ROM or floppy drive stays behind: the drive comes up empty",
+                "eject it, or copy the image and insert it on the target after the move",
+            ),
+            Self::DefinitionsDiffer => (
+                "definitions-differ",
+                Warning,
+                "the running VM is not what its definition says: the target is made by the definition",
+                "restart the VM on the source, or make the two agree (`virsh edit`, `--live --config`)",
+            ),
+            Self::DiskInOneDefinition => (
+                "disk-in-one-definition",
+                Error,
+                "the running VM has a disk that its definition has not, or the other way round: it would be lost, or cannot be copied",
+                "attach or detach it both live and in the definition (`--live --config`), or restart the VM",
+            ),
+            Self::BootLost => (
+                "boot-lost",
+                Error,
+                "what the VM boots by stays on the source: it would not boot on the target",
+                "install a boot loader in the guest, or accept it (`accept` in the plan) if it can boot from its disk",
+            ),
+            Self::TpmState => (
+                "tpm-state",
+                Error,
+                "the VM has a TPM, whose state is not moved: what is sealed by it cannot be opened",
+                "have the recovery keys at hand or suspend BitLocker, then accept it (`accept` in the plan)",
+            ),
+            Self::ProtectionLost => (
+                "protection-lost",
+                Error,
+                "the VM is protected from its host (SEV, TDX, wrapped keys), and would not be on the target",
+                "keep it where it is, or accept it (`accept` in the plan)",
+            ),
+            Self::EncryptionLost => (
+                "encryption-lost",
+                Error,
+                "a disk is encrypted on the source, and would lie in plain text on the target",
+                "put the target on encrypted storage, then accept it (`accept` in the plan)",
+            ),
+            Self::IsolationLost => (
+                "isolation-lost",
+                Error,
+                "what keeps a network interface apart (filter, VLAN, isolated or virtual port, link down) cannot be kept by the target",
+                "make the filter or network on the target, or accept it (`accept` in the plan)",
             ),
             Self::NameUnusable => (
                 "name-unusable",

@@ -104,6 +104,7 @@ pub fn machine<const N: usize>(name: &str, disks: [(&str, Length); N]) -> Machin
             network: "user".to_owned(),
             model: "virtio".to_owned(),
         }],
+        hardware: None,
     }
 }
 

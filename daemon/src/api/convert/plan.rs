@@ -62,7 +62,7 @@ pub(in crate::api) fn plan(plan: &Plan) -> Result<v1::Plan, ControlError> {
 /// Something found when a plan was judged.
 pub(in crate::api) fn finding(finding: Finding) -> v1::Finding {
     v1::Finding {
-        severity: enums::severity(finding.rule.severity()).into(),
+        severity: enums::severity(finding.severity).into(),
         subject: finding.subject,
         message: finding.message,
         rule: finding.rule.id().to_owned(),

@@ -50,7 +50,20 @@ pub(super) struct Subject {
 impl Judged {
     fn find(&mut self, rule: Rule, subject: impl Into<String>, message: impl Into<String>) {
         let help = rule.facts().help.to_owned();
-        self.findings.push(Finding { rule, subject: subject.into(), message: message.into(), help });
+        let (subject, message) = (subject.into(), message.into());
+        self.findings.push(Finding { rule, severity: rule.severity(), subject, message, help });
+    }
+
+    /// Makes warnings of the errors that the plan accepts.
+    fn accept(&mut self, plan: &Plan) {
+        for finding in &mut self.findings {
+            let of = self.machines.iter().find(|subject| vm_of(&subject.vm) == finding.subject);
+            let over = of.and_then(|subject| plan.over(&subject.vm, &subject.machine));
+            if finding.rule.can_be_accepted() && plan.accepts(over, finding.rule) {
+                finding.severity = Severity::Warning;
+                "the plan accepts it".clone_into(&mut finding.help);
+            }
+        }
     }
 
     /// The errors in one text; `None` if there are none.
@@ -58,8 +71,8 @@ impl Judged {
         let errors: Vec<_> = self
             .findings
             .iter()
-            .filter(|finding| finding.rule.severity() == Severity::Error)
-            .map(|Finding { rule, subject, message, help }| {
+            .filter(|finding| finding.severity == Severity::Error)
+            .map(|Finding { rule, subject, message, help, .. }| {
                 format!("{subject}: {message} ({}): {help}", rule.id())
             })
             .collect();
@@ -84,6 +97,7 @@ pub(super) async fn judge(manager: &Manager, plan: &Plan) -> Result<Judged, Cont
     if let Some(target) = target {
         incoming::judge(&mut judged, manager, plan, target).await;
     }
+    judged.accept(plan);
     Ok(judged)
 }
 

@@ -1,6 +1,6 @@
 //! Machines, as libvirt describes them, said without libvirt's words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use warmd_cbt::units::Length;
 
@@ -14,7 +14,7 @@ use crate::{
     sources::{SourceError, SourceErrorKind},
 };
 
-use super::{LibvirtSource, error::Context, plan::is_disk, tag::TAG};
+use super::{LibvirtSource, definitions::Definitions, error::Context, plan::is_disk, tag::TAG};
 
 impl LibvirtSource {
     /// The domain that `vm` names: a UUID, or the name of exactly one.
@@ -45,9 +45,9 @@ impl LibvirtSource {
 
     pub(super) async fn machine(&self, domain: DomainId) -> Result<Machine, SourceError> {
         let doing = || format!("VM {domain}: reading its hardware");
-        let xml = self.libvirt.domain(domain).await.context(doing)?;
+        let definitions = self.definitions(domain).await.context(doing)?;
         let sizes = self.libvirt.disk_sizes(domain).await.context(doing)?;
-        machine(domain, &xml, &sizes)
+        machine(domain, &definitions, &sizes)
             .map_err(|disk| {
                 format!("libvirt cannot tell the size of disk {disk}: is its image there, and readable?")
             })
@@ -74,16 +74,17 @@ impl LibvirtSource {
 
     async fn try_summary(&self, domain: DomainId, name: &str) -> Result<VmSummary, SourceError> {
         let doing = || format!("VM {domain}: reading its hardware");
-        let xml = self.libvirt.domain(domain).await.context(doing)?;
+        let definitions = self.definitions(domain).await.context(doing)?;
+        let xml = &definitions.live;
         let sizes = self.libvirt.disk_sizes(domain).await.context(doing)?;
         let standing = self.libvirt.state(domain).await.context(doing)?;
-        let power = power(&standing, &xml);
-        let mut warnings = disk_warnings(&xml, &sizes);
+        let power = power(&standing, xml);
+        let mut warnings = disk_warnings(xml, &sizes);
         if power == PowerState::Paused {
             warnings.push(format!("it is {}: no snapshot is taken until it runs or is off", standing.text));
         }
         let snapshots = self.libvirt.snapshot_names(domain).await.context(doing)?;
-        let objections = self.object(domain, &xml, standing.state).await?;
+        let objections = self.object(domain, &definitions, standing.state).await?;
         warnings.extend(objections.into_iter().map(|objection| objection.found));
         let disks: Vec<_> = xml.disks.iter().filter(|disk| is_disk(disk)).collect();
         Ok(VmSummary {
@@ -101,15 +102,15 @@ impl LibvirtSource {
     /// See [`crate::sources::Source::objections`].
     pub(super) async fn objections_to(&self, domain: DomainId) -> Result<Vec<Objection>, SourceError> {
         let doing = || format!("VM {domain}: looking for what is in its way");
-        let xml = self.libvirt.domain(domain).await.context(doing)?;
+        let definitions = self.definitions(domain).await.context(doing)?;
         let standing = self.libvirt.state(domain).await.context(doing)?;
-        self.object(domain, &xml, standing.state).await
+        self.object(domain, &definitions, standing.state).await
     }
 
     async fn object(
         &self,
         domain: DomainId,
-        xml: &DomainXml,
+        definitions: &Definitions,
         state: RunState,
     ) -> Result<Vec<Objection>, SourceError> {
         let doing = || format!("VM {domain}: looking for what is in its way");
@@ -120,7 +121,9 @@ impl LibvirtSource {
             RunState::Off => CurrentJob::None,
             RunState::Running | RunState::Paused => self.libvirt.job(domain).await.context(doing)?,
         };
-        let mut objections = of_hardware(xml);
+        let xml = &definitions.live;
+        let mut objections = of_hardware(xml, &definitions.persistent);
+        objections.extend(definitions.objections());
         if let Some(owner) = xml.tagged(DomainXml::MOVED_HERE) {
             let found = format!("migration {owner} made it here");
             objections.push(Objection::new(Rule::VmMovedHere, found));
@@ -168,9 +171,15 @@ impl LibvirtSource {
 }
 
 /// The machine; `Err` names a disk whose size is not known.
-fn machine(domain: DomainId, xml: &DomainXml, sizes: &BTreeMap<String, u64>) -> Result<Machine, String> {
-    let order = boot_order(xml);
-    let disks = xml
+fn machine(
+    domain: DomainId,
+    definitions: &Definitions,
+    sizes: &BTreeMap<String, u64>,
+) -> Result<Machine, String> {
+    // What is copied is what runs; what is made of it is what the VM would be at its next start.
+    let (live, xml) = (&definitions.live, &definitions.persistent);
+    let order = boot_order(live);
+    let disks = live
         .disks
         .iter()
         .filter(|disk| is_disk(disk))
@@ -206,6 +215,7 @@ fn machine(domain: DomainId, xml: &DomainXml, sizes: &BTreeMap<String, u64>) -> 
             .iter()
             .map(|nic| Nic { mac: nic.mac.clone(), network: nic.network.clone(), model: nic.model.clone() })
             .collect(),
+        hardware: Some(definitions.hardware.carried.clone()),
     })
 }
 
@@ -267,7 +277,7 @@ fn disk_warnings(xml: &DomainXml, sizes: &BTreeMap<String, u64>) -> Vec<String> 
     warnings
 }
 
-fn of_hardware(xml: &DomainXml) -> Vec<Objection> {
+fn of_hardware(xml: &DomainXml, persistent: &DomainXml) -> Vec<Objection> {
     let mut objections = Vec::new();
     for disk in xml.disks.iter().filter(|disk| is_disk(disk)) {
         let name = &disk.target;
@@ -278,8 +288,10 @@ fn of_hardware(xml: &DomainXml) -> Vec<Objection> {
             objections.push(Objection::new(Rule::DiskShared, format!("disk {name} is shareable")));
         }
     }
-    if !xml.bound.is_empty() {
-        let found = format!("it has devices that stay behind: {}", xml.bound.join(", "));
+    let bound: BTreeSet<_> = xml.bound.iter().chain(&persistent.bound).map(String::as_str).collect();
+    if !bound.is_empty() {
+        let bound: Vec<_> = bound.into_iter().collect();
+        let found = format!("it has devices that stay behind: {}", bound.join(", "));
         objections.push(Objection::new(Rule::DeviceUnmapped, found));
     }
     if xml.firmware != LoaderFirmware::Bios {
@@ -291,7 +303,7 @@ fn of_hardware(xml: &DomainXml) -> Vec<Objection> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::hardware::Hardware, *};
 
     fn read(devices: &str, machine: &str) -> DomainXml {
         let text = format!(
@@ -299,6 +311,10 @@ mod tests {
              <os><type arch='x86_64' machine='{machine}'>hvm</type></os><devices>{devices}</devices></domain>"
         );
         DomainXml::read(&text).unwrap()
+    }
+
+    fn one(xml: DomainXml) -> Definitions {
+        Definitions { live: xml.clone(), persistent: xml, hardware: Hardware::default() }
     }
 
     fn id() -> DomainId {
@@ -319,7 +335,7 @@ mod tests {
         ];
         let xml = read(&devices.concat(), "pc-q35-7.2");
         let sizes = ["vda", "vdb", "vdc", "vdd"].map(|name| (name.to_owned(), 512)).into();
-        let machine = machine(id(), &xml, &sizes).unwrap();
+        let machine = machine(id(), &one(xml), &sizes).unwrap();
         let order: Vec<_> = machine.disks.iter().map(|disk| (disk.key.0.as_str(), disk.boot_order)).collect();
         assert_eq!(order, [("vda", 2), ("vdb", 1), ("vdc", 0), ("vdd", 3)]);
         assert_eq!(
@@ -331,7 +347,7 @@ mod tests {
     #[test]
     fn a_disk_of_unknown_size_is_named() {
         let xml = read("<disk><source file='/x'/><target dev='vda'/></disk>", "pc");
-        assert_eq!(machine(id(), &xml, &BTreeMap::new()).unwrap_err(), "vda");
+        assert_eq!(machine(id(), &one(xml), &BTreeMap::new()).unwrap_err(), "vda");
     }
 
     #[test]
@@ -355,18 +371,19 @@ mod tests {
             "<disk><driver type='qcow2'/><source file='/x'/><target dev='vda'/></disk>\
              <disk><driver type='raw'/><source file='/x'/><target dev='vdb'/></disk>\
              <disk type='block' device='lun'><source dev='/x'/><target dev='sda'/></disk>\
-             <hostdev/><tpm/>",
+             <hostdev/><shmem/>",
             "q35",
         );
         let sizes = ["vda", "vdb", "sda"].map(|name| (name.to_owned(), 512)).into();
         let disks = disk_warnings(&xml, &sizes);
         assert!(disks.len() == 1 && disks[0].contains("vdb"), "{disks:?}");
-        let objections = of_hardware(&xml);
+        let objections = of_hardware(&xml, &xml);
         let rules: Vec<_> = objections.iter().map(|objection| objection.rule).collect();
         assert_eq!(rules, [Rule::DiskUnsupported, Rule::DeviceUnmapped], "{objections:?}");
-        assert!(objections[0].found.contains("sda") && objections[1].found.contains("hostdev, tpm"));
+        assert!(objections[0].found.contains("sda") && objections[1].found.contains("hostdev, shmem"));
         let shared = "<disk type='file'><driver type='qcow2'/><source file='/x'/><target dev='vda'/><shareable/></disk>";
-        assert_eq!(of_hardware(&read(shared, "q35"))[0].rule, Rule::DiskShared);
+        let shared = read(shared, "q35");
+        assert_eq!(of_hardware(&shared, &shared)[0].rule, Rule::DiskShared);
         assert_eq!(disk_warnings(&read("", "q35"), &BTreeMap::new()), ["it has no disk"]);
     }
 }

@@ -15,9 +15,11 @@
 //!            └──────────────────────────────────────────────┘
 //! ```
 
+mod definitions;
 mod describe;
 mod error;
 mod guard;
+mod hardware;
 mod leftovers;
 mod marks;
 mod nook;

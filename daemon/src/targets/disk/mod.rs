@@ -22,7 +22,11 @@ use super::{
     storage::{Host, Storage, blocking},
     volume,
 };
-use crate::model::{id::MigrationId, rule::Objection};
+use crate::model::{
+    id::MigrationId,
+    machine::Machine,
+    rule::{Objection, Rule},
+};
 
 /// Folders that only warmd's user enters.
 const FOLDER_MODE: u32 = 0o700;
@@ -56,6 +60,26 @@ impl DiskTarget {
     }
 }
 
+/// What of the machine's hardware has words in its source's platform alone: who makes the machine here does not read them.
+fn lost(machine: &Machine) -> Vec<Objection> {
+    let Some(hardware) = &machine.hardware else { return Vec::new() };
+    let mut objections = Vec::new();
+    for nic in &machine.nics {
+        let isolation = hardware.nic(&nic.mac).map(|part| part.isolation()).unwrap_or_default();
+        if !isolation.is_empty() {
+            let found = format!("interface {}: {}", nic.mac, isolation.join(", "));
+            objections.push(Objection::new(Rule::IsolationLost, found));
+        }
+    }
+    let summary = hardware.summary();
+    if !summary.is_empty() {
+        let found =
+            format!("only a target of kind `libvirt` makes these as they were: {}", summary.join(", "));
+        objections.push(Objection::new(Rule::HardwareChanged, found));
+    }
+    objections
+}
+
 #[async_trait]
 impl Target for DiskTarget {
     fn on(&self, host: &Arc<dyn Host>) {
@@ -79,7 +103,11 @@ impl Target for DiskTarget {
         &self,
         machines: &[Incoming],
     ) -> Result<Vec<(Option<usize>, Objection)>, TargetError> {
-        self.storage.objections(machines).await
+        let mut objections = self.storage.objections(machines).await?;
+        for (at, incoming) in machines.iter().enumerate() {
+            objections.extend(lost(&incoming.machine).into_iter().map(|lost| (Some(at), lost)));
+        }
+        Ok(objections)
     }
 
     async fn prepare(

@@ -1,16 +1,22 @@
 //! A platform-neutral machine as libvirt's domain XML. Pure.
 //!
 //! Rule: what the guest sees stays as it was (UUID if it is free, firmware, chipset family, topology, memory, MACs); what
-//! carries it is the target's own.
+//! carries it is the target's own. What the source's words carry besides (`carried.rs`) is kept.
 
 use std::path::Path;
 
 use warmd_cbt::buffer::ALIGNMENT;
 
-use super::{owned, settings::DiskBus, xml::Element};
+use super::{
+    carried::{AGENT, Carried},
+    owned,
+    settings::DiskBus,
+    xml::Element,
+};
 use crate::{
     libvirt::DomainId,
     model::{
+        hardware::Part,
         id::MigrationId,
         machine::{CpuTopology, Firmware, Machine, Nic},
     },
@@ -80,28 +86,49 @@ impl Domain<'_> {
     pub(super) fn xml(&self) -> Result<String, Misfit> {
         let machine = &self.request.machine;
         let vcpus = vcpus(machine.cpu).filter(|_| machine.memory.0 > 0).ok_or(Misfit::Empty)?;
+        let carried = self.carried();
+        let on = |event: &str, default| carried.and_then(|carried| carried.on(event)).unwrap_or(default);
         let domain = Element::new("domain")
             .attr("type", self.kind)
             .with(Element::of("name", &self.request.name))
             .with(Element::of("uuid", self.id))
             .with(Element::of("description", self.description()))
-            .with(Element::new("metadata").with(owned::tag(self.request.owner, self.id)))
+            .with(self.metadata())
             .with(Element::of("memory", machine.memory.0.div_ceil(1024)).attr("unit", "KiB"))
             .with(Element::of("vcpu", vcpus))
-            .with(os(machine))
-            .with(features(machine))
+            .with(os(machine).with_all(carried.map(Carried::os).unwrap_or_default()))
+            .with(carried.map_or_else(|| features(machine), |carried| carried.features(machine.firmware)))
             .with(self.cpu())
-            .with(Element::new("clock").attr("offset", "utc"))
-            .with(Element::of("on_poweroff", "destroy"))
-            .with(Element::of("on_reboot", "restart"))
-            .with(Element::of("on_crash", "destroy"))
+            .with(
+                carried
+                    .and_then(Carried::clock)
+                    .unwrap_or_else(|| Element::new("clock").attr("offset", "utc")),
+            )
+            .with(Element::of("on_poweroff", on("on_poweroff", "destroy")))
+            .with(Element::of("on_reboot", on("on_reboot", "restart")))
+            .with(Element::of("on_crash", on("on_crash", "destroy")))
+            .with_all(carried.map(Carried::whole).unwrap_or_default())
             .with(self.devices()?);
         Ok(domain.to_string())
+    }
+
+    fn carried(&self) -> Option<Carried<'_>> {
+        Carried::of(&self.request.machine, self.kind)
+    }
+
+    fn metadata(&self) -> Element {
+        let metadata = Element::new("metadata").with(owned::tag(self.request.owner, self.id));
+        metadata.with_all(self.carried().map(Carried::metadata).unwrap_or_default())
     }
 
     fn description(&self) -> String {
         let machine = &self.request.machine;
         let moved = format!("moved here by warmd, migration {}", self.request.owner);
+        let moved = match self.carried().and_then(Carried::description) {
+            // Of a domain that moves on, only the last move is told.
+            Some(own) if !own.starts_with("moved here by warmd") => format!("{own}\n{moved}"),
+            _ => moved,
+        };
         if machine.uuid.parse() == Ok(self.id) {
             moved
         } else {
@@ -111,52 +138,111 @@ impl Domain<'_> {
 
     fn cpu(&self) -> Element {
         let CpuTopology { sockets, cores, threads } = self.request.machine.cpu;
-        let cpu = match self.kind {
-            "kvm" => Element::new("cpu").attr("mode", "host-model"),
+        let cpu = match self.carried().and_then(Carried::cpu) {
+            Some(cpu) => cpu,
+            None if self.kind == "kvm" => Element::new("cpu").attr("mode", "host-model"),
             // Emulation has a model of its own, which every guest takes.
-            _ => Element::new("cpu"),
+            None => Element::new("cpu"),
         };
         let topology = Element::new("topology").attr("sockets", sockets).attr("cores", cores);
         cpu.with(topology.attr("threads", threads))
     }
 
     fn devices(&self) -> Result<Element, Misfit> {
-        let nics = self.request.machine.nics.iter().zip(self.links).map(|(nic, link)| interface(nic, link));
+        let carried = self.carried();
+        let order = self.boot_order();
+        let nics = self.request.machine.nics.iter().zip(self.links).map(|(nic, link)| {
+            let interface = interface(nic, link, carried)?;
+            Ok(match order.iter().position(|device| *device == Boots::Nic(&nic.mac)) {
+                Some(at) => interface.with(Element::new("boot").attr("order", at + 1)),
+                None => interface,
+            })
+        });
         let nics = nics.collect::<Result<Vec<_>, _>>()?;
+        let (port, ports) = carried.map(Carried::serials).unwrap_or_default();
         // People look at it with `virsh console`, and later in the file.
         let serial = Element::new("serial")
             .attr("type", "pty")
             .with(Element::new("log").attr("file", self.folder.join(CONSOLE).display()).attr("append", "on"))
-            .with(Element::new("target").attr("port", 0));
+            .with(port.unwrap_or_else(|| Element::new("target").attr("port", 0)));
         // libvirt makes the socket. A guest without the agent never looks at its end of it.
         let agent = Element::new("channel")
             .attr("type", "unix")
-            .with(Element::new("target").attr("type", "virtio").attr("name", "org.qemu.guest_agent.0"));
-        let random = Element::new("rng")
-            .attr("model", "virtio")
-            .with(Element::of("backend", "/dev/urandom").attr("model", "random"));
+            .with(Element::new("target").attr("type", "virtio").attr("name", AGENT));
+        let others = match carried {
+            Some(carried) => [carried.controllers("usb").collect(), ports, carried.devices()].concat(),
+            None => {
+                let random = Element::of("backend", "/dev/urandom").attr("model", "random");
+                vec![Element::new("rng").attr("model", "virtio").with(random)]
+            }
+        };
         Ok(Element::new("devices")
-            .with_all(self.disks()?)
+            .with_all(self.disks(&order)?)
             .with_all(nics)
             .with(serial)
             .with(agent)
-            .with(random))
+            .with_all(others))
     }
 
-    fn disks(&self) -> Result<Vec<Element>, Misfit> {
-        // The order of attaching is the order of booting, so that the guest's names stay with virtio as they were.
+    /// The disks in the order of booting.
+    fn in_order(&self) -> Vec<&Located> {
         let mut disks: Vec<&Located> = self.disks.iter().collect();
         disks.sort_by_key(|disk| self.request.boot_order(&disk.key));
-        let mut elements = Vec::with_capacity(disks.len() + 1);
-        let mut used: Vec<&str> = Vec::new();
-        for (order, disk) in disks.into_iter().enumerate() {
-            let (bus, prefix) = self.bus(disk);
-            let nth = used.iter().filter(|other| **other == prefix).count();
-            let letters = letters(nth).ok_or(Misfit::TooManyDisks(self.disks.len()))?;
-            if bus == "scsi" && !used.contains(&"sd") {
-                elements.push(Element::new("controller").attr("type", "scsi").attr("model", "virtio-scsi"));
+        disks
+    }
+
+    /// All that boots, the first one first: disks as the machine says, and between them what the source's words name.
+    fn boot_order(&self) -> Vec<Boots<'_>> {
+        let disks = self.in_order();
+        let Some(carried) = self.carried() else {
+            return disks.into_iter().map(|disk| Boots::Disk(&disk.key.0)).collect();
+        };
+        let rank =
+            |key: &str| carried.part.disk(key).and_then(|disk| carried.boot_rank(disk)).unwrap_or(u32::MAX);
+        // A conversion may have put them in another order: then they take each other's places.
+        let mut ranks: Vec<_> = disks.iter().map(|disk| rank(&disk.key.0)).collect();
+        ranks.sort_unstable();
+        let mut order: Vec<_> =
+            ranks.into_iter().zip(disks.into_iter().map(|disk| Boots::Disk(&disk.key.0))).collect();
+        for drive in carried.drives() {
+            order.extend(carried.boot_rank(drive).zip(drive.target().map(Boots::Drive)));
+        }
+        for nic in &self.request.machine.nics {
+            let rank = carried.part.nic(&nic.mac).and_then(|part| carried.boot_rank(part));
+            order.extend(rank.map(|rank| (rank, Boots::Nic(nic.mac.as_str()))));
+        }
+        order.sort_by_key(|(rank, _)| *rank);
+        order.into_iter().map(|(_, device)| device).collect()
+    }
+
+    fn disks(&self, boots: &[Boots<'_>]) -> Result<Vec<Element>, Misfit> {
+        // The order of attaching is the order of booting, so that the guest's names stay with virtio as they were.
+        let disks = self.in_order();
+        let carried = self.carried();
+        let boot = |device: Boots<'_>| {
+            let at = boots.iter().position(|known| *known == device);
+            at.map(|at| Element::new("boot").attr("order", at + 1))
+        };
+        let mut elements: Vec<_> =
+            carried.into_iter().flat_map(|carried| carried.controllers("scsi")).collect();
+        let mut has_scsi = !elements.is_empty();
+        let mut names = Names::default();
+        if carried.is_some() {
+            for disk in &disks {
+                names.keep(&disk.key.0, self.bus(disk).1);
             }
-            used.push(prefix);
+        }
+        for drive in carried.into_iter().flat_map(Carried::drives) {
+            names.keep(drive.target().unwrap_or_default(), self.drive_bus(drive).1);
+        }
+        for disk in disks {
+            let (bus, prefix) = self.bus(disk);
+            let name = names.take(&disk.key.0, prefix).ok_or(Misfit::TooManyDisks(self.disks.len()))?;
+            if bus == "scsi" && !has_scsi {
+                elements.push(Element::new("controller").attr("type", "scsi").attr("model", "virtio-scsi"));
+                has_scsi = true;
+            }
+            let is_same_bus = self.had_bus(disk) == Some(bus);
             let (kind, source) = match &disk.place {
                 Place::File(path) => ("file", Element::new("source").attr("file", path.display())),
                 Place::Device(path) => ("block", Element::new("source").attr("dev", path.display())),
@@ -169,23 +255,113 @@ impl Domain<'_> {
                 .attr("type", "raw")
                 .attr("cache", cache)
                 .attr("discard", "unmap");
-            let target = Element::new("target").attr("dev", format!("{prefix}{letters}")).attr("bus", bus);
-            let boot = Element::new("boot").attr("order", order + 1);
-            let element = Element::new("disk").attr("type", kind).attr("device", "disk");
-            elements.push(element.with(driver).with(source).with(target).with(boot));
+            let mut target = Element::new("target").attr("dev", name).attr("bus", bus);
+            let mut element = Element::new("disk").attr("type", kind).attr("device", "disk");
+            let (mut driver, mut rest) = (driver, Vec::new());
+            if let Some(carried) = carried {
+                driver = carried.disk_driver(&disk.key.0, is_same_bus, cache, driver);
+                rest = carried.disk(&disk.key.0, is_same_bus);
+                if let Some(had) = carried.part.disk(&disk.key.0).filter(|_| is_same_bus) {
+                    element =
+                        had.attribute("model").map_or(element.clone(), |model| element.attr("model", model));
+                    for (name, value) in had.part("target").into_iter().flat_map(|target| &target.attributes)
+                    {
+                        if matches!(name.as_str(), "removable" | "rotation_rate") {
+                            target = target.set(name, value);
+                        }
+                    }
+                }
+            }
+            let boot = boot(Boots::Disk(&disk.key.0));
+            elements.push(element.with(driver).with(source).with(target).with_all(boot).with_all(rest));
+        }
+        for drive in carried.into_iter().flat_map(Carried::drives) {
+            let (bus, prefix) = self.drive_bus(drive);
+            let own = drive.target().unwrap_or_default();
+            let name = names.take(own, prefix).ok_or(Misfit::TooManyDisks(self.disks.len()))?;
+            if bus == "scsi" && !has_scsi {
+                elements.push(Element::new("controller").attr("type", "scsi").attr("model", "virtio-scsi"));
+                has_scsi = true;
+            }
+            let element = Element::new("disk").attr("type", "file");
+            let element = element.attr("device", drive.attribute("device").unwrap_or("cdrom"));
+            let driver = Element::new("driver").attr("name", "qemu").attr("type", "raw");
+            let target = Element::new("target").attr("dev", name).attr("bus", bus);
+            let readonly = drive.part("readonly").map(Element::carried);
+            let serial = drive.part("serial").map(Element::carried);
+            let boot = boot(Boots::Drive(own));
+            elements
+                .push(element.with(driver).with(target).with_all(boot).with_all(readonly).with_all(serial));
         }
         Ok(elements)
     }
 
-    fn bus(&self, disk: &Located) -> (&'static str, &'static str) {
+    /// The bus that the disk had on the source.
+    fn had_bus(&self, disk: &Located) -> Option<&str> {
         let had = self.request.machine.disks.iter().find(|known| known.key == disk.key);
-        match (self.disk_bus, had.map(|disk| disk.bus.as_str())) {
+        had.map(|disk| disk.bus.as_str())
+    }
+
+    fn drive_bus(&self, drive: &Part) -> (&'static str, &'static str) {
+        let bus = drive.part("target").and_then(|target| target.attribute("bus"));
+        match (bus, family(&self.request.machine.machine_type)) {
+            _ if drive.attribute("device") == Some("floppy") => ("fdc", "fd"),
+            (Some("scsi"), _) => ("scsi", "sd"),
+            (Some("usb"), _) => ("usb", "sd"),
+            (Some("ide"), "pc") => ("ide", "hd"),
+            _ => ("sata", "sd"),
+        }
+    }
+
+    fn bus(&self, disk: &Located) -> (&'static str, &'static str) {
+        match (self.disk_bus, self.had_bus(disk)) {
             (DiskBus::Keep, Some("scsi")) => ("scsi", "sd"),
             (DiskBus::Keep, Some("sata")) => ("sata", "sd"),
             (DiskBus::Keep, Some("usb")) => ("usb", "sd"),
             (DiskBus::Keep, Some("ide")) => ("ide", "hd"),
             _ => ("virtio", "vd"),
         }
+    }
+}
+
+/// A device that takes part in booting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Boots<'a> {
+    Disk(&'a str),
+    /// A drive of a removable medium, by its name on the source.
+    Drive(&'a str),
+    Nic(&'a str),
+}
+
+/// The names of disks and drives: their own where the bus allows, else the next that is free.
+#[derive(Debug, Default)]
+struct Names {
+    kept: Vec<String>,
+    taken: Vec<String>,
+}
+
+impl Names {
+    /// Keeps a name for whom it is the own one.
+    fn keep(&mut self, name: &str, prefix: &str) {
+        let letters = name.strip_prefix(prefix).unwrap_or_default();
+        let fits = (1..=2).contains(&letters.len()) && letters.bytes().all(|byte| byte.is_ascii_lowercase());
+        if fits && !self.kept.iter().any(|kept| kept == name) {
+            self.kept.push(name.to_owned());
+        }
+    }
+
+    fn take(&mut self, own: &str, prefix: &str) -> Option<String> {
+        let is_taken = |name: &String| self.taken.contains(name);
+        let name = match self.kept.iter().find(|kept| *kept == own && kept.starts_with(prefix)) {
+            Some(kept) if !is_taken(kept) => kept.clone(),
+            _ => {
+                let mut names =
+                    (0..MAX_DISKS).filter_map(letters).map(|letters| format!("{prefix}{letters}"));
+                names.find(|name| !is_taken(name) && !self.kept.contains(name))?
+            }
+        };
+        self.taken.push(name.clone());
+        Some(name)
     }
 }
 
@@ -230,7 +406,7 @@ pub(super) fn family(machine_type: &str) -> &str {
     }
 }
 
-fn interface(nic: &Nic, link: &Link) -> Result<Element, Misfit> {
+fn interface(nic: &Nic, link: &Link, carried: Option<Carried<'_>>) -> Result<Element, Misfit> {
     let is_byte = |byte: &str| byte.len() == 2 && byte.bytes().all(|digit| digit.is_ascii_hexdigit());
     if nic.mac.split(':').count() != 6 || !nic.mac.split(':').all(is_byte) {
         return Err(Misfit::Mac { mac: nic.mac.clone() });
@@ -238,7 +414,13 @@ fn interface(nic: &Nic, link: &Link) -> Result<Element, Misfit> {
     let interface = Element::new("interface");
     let interface = match link {
         Link::Network(name) => {
-            interface.attr("type", "network").with(Element::new("source").attr("network", name))
+            let source = Element::new("source").attr("network", name);
+            let group = carried.and_then(|carried| carried.port_group(nic));
+            let source = match group {
+                Some(group) => source.attr("portgroup", group),
+                None => source,
+            };
+            interface.attr("type", "network").with(source)
         }
         Link::Bridge(name) => {
             interface.attr("type", "bridge").with(Element::new("source").attr("bridge", name))
@@ -246,7 +428,14 @@ fn interface(nic: &Nic, link: &Link) -> Result<Element, Misfit> {
         Link::User => interface.attr("type", "user"),
     };
     let mac = Element::new("mac").attr("address", &nic.mac);
-    Ok(interface.with(mac).with(Element::new("model").attr("type", "virtio")))
+    let interface = interface.with(mac);
+    Ok(match carried {
+        None => interface.with(Element::new("model").attr("type", "virtio")),
+        Some(carried) if nic.model == "default" => carried.nic(nic, link, interface),
+        Some(carried) => {
+            carried.nic(nic, link, interface.with(Element::new("model").attr("type", &nic.model)))
+        }
+    })
 }
 
 /// `a` to `z`, then `aa` to `zz`.
@@ -297,6 +486,7 @@ mod tests {
                 network: "x".to_owned(),
                 model: "e1000".to_owned(),
             }],
+            hardware: None,
         };
         CreateMachine {
             owner: MigrationId::generate(),

@@ -3,8 +3,10 @@
 //! Rule: only the domain that carries the migration's id is ever touched (`owned.rs`), and removing it never removes
 //! storage. "It surely does not run" is said only after libvirt answered and the domain was seen off.
 
+mod carried;
 mod domain;
 mod guest;
+mod isolation;
 mod networks;
 mod owned;
 mod preflight;
@@ -36,7 +38,7 @@ use super::{
 };
 use crate::{
     libvirt::{DomainId, Libvirt, LibvirtError, LibvirtErrorKind, RunState, xml as read},
-    model::{id::MigrationId, rule::Objection},
+    model::{hardware::Part, id::MigrationId, rule::Objection},
 };
 
 /// Folders that QEMU's user may enter to reach its disks, and nobody but warmd's user may list.
@@ -206,6 +208,14 @@ impl Target for LibvirtTarget {
         let networks = Networks::list(&self.libvirt).await.map_err(failed(&doing))?;
         let links = request.machine.nics.iter().map(|nic| networks.link(nic)).collect::<Result<Vec<_>, _>>();
         let links = links.map_err(|why| refused(why.to_string()))?;
+        let lacks =
+            isolation::lacks(&self.libvirt, &request.machine, &links).await.map_err(failed(&doing))?;
+        let waived = request.machine.hardware.as_ref().is_some_and(Part::waives_isolation);
+        if let Some(lack) = lacks.first().filter(|_| !waived) {
+            return Err(refused(format!("{}: the plan does not accept `isolation-lost`", lack.found)));
+        }
+        let machine = isolation::without(request.machine.clone(), &lacks);
+        let request = &CreateMachine { machine, ..request.clone() };
         let kind = self.domain_type(&request.machine.architecture).await.map_err(failed(&doing))?;
         // The console's file needs it, also if every disk has a place of its own.
         let folder = storage.make_folder(request.owner).await?;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{LibvirtTarget, domain::Domain, failed, networks::Networks, owned, reached};
+use super::{DiskBus, LibvirtTarget, domain::Domain, failed, isolation, networks::Networks, owned, reached};
 use crate::{
     libvirt::{DomainId, DomainXml, LibvirtError, LibvirtErrorKind, xml as read},
     model::{
@@ -63,6 +63,10 @@ impl LibvirtTarget {
                 }
             }
             if links.len() == incoming.machine.nics.len() {
+                let lacks = isolation::lacks(&self.libvirt, &incoming.machine, &links).await;
+                for lack in lacks.map_err(failed(&doing))? {
+                    object(Rule::IsolationLost, lack.found);
+                }
                 let disks: Vec<_> = located(incoming).collect();
                 let request = request(incoming);
                 let domain = Domain {
@@ -84,8 +88,14 @@ impl LibvirtTarget {
                 let known = self.capabilities(&key.0, &key.1).await.map_err(failed(&doing))?;
                 capabilities.insert(key.clone(), known);
             }
-            if let Some(why) = capabilities.get(&key).and_then(|known| misfit(machine, known)) {
+            let known = capabilities.get(&key);
+            if let Some(why) = known.and_then(|known| misfit(machine, known)) {
                 object(Rule::HardwareUnmapped, why);
+            }
+            if let Some(Ok(known)) = known {
+                for (rule, found) in changes(machine, known, self.settings.disk_bus) {
+                    object(rule, found);
+                }
             }
         }
         Ok(objections)
@@ -117,18 +127,23 @@ impl LibvirtTarget {
         let kind = self.domain_type(architecture).await?;
         let args = ["domcapabilities", "--virttype", kind, "--arch", architecture, "--machine", family];
         match self.libvirt.call(&args).await {
-            Ok(text) => Ok(Ok(Capabilities::read(&text))),
+            Ok(text) => Ok(Ok(Capabilities { kind, ..Capabilities::read(&text) })),
             Err(error) if reached(&error) => Ok(Err(error.to_string())),
             Err(error) => Err(error),
         }
     }
 }
 
-/// The firmwares that a hypervisor has.
+/// What a hypervisor has for a kind of machine.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Capabilities {
     uefi: bool,
     secure: bool,
+    /// `kvm` or `qemu`.
+    kind: &'static str,
+    /// Screens and display devices that it names; none if it does not say.
+    graphics: Vec<String>,
+    videos: Vec<String>,
 }
 
 impl Capabilities {
@@ -142,8 +157,44 @@ impl Capabilities {
                 .any(|each| read::children(each, "value").any(|each| each.text() == Some(value)))
         };
         let secure = read::child(os, "loader").is_some_and(|loader| has(loader, "secure", "yes"));
-        Self { uefi: has(os, "firmware", "efi"), secure }
+        let named = |device: &str, of: &str| -> Vec<String> {
+            let device = read::descend(document.root_element(), &["devices", device]);
+            let all = device.into_iter().flat_map(|device| read::children(device, "enum"));
+            let all = all.filter(|each| each.attribute("name") == Some(of));
+            let values = all.flat_map(|each| read::children(each, "value"));
+            values.filter_map(|value| value.text().map(str::to_owned)).collect()
+        };
+        let (graphics, videos) = (named("graphics", "type"), named("video", "modelType"));
+        Self { uefi: has(os, "firmware", "efi"), secure, kind: "", graphics, videos }
     }
+}
+
+/// What the machine gets otherwise than its source had it.
+fn changes(machine: &Machine, known: &Capabilities, disk_bus: DiskBus) -> Vec<(Rule, String)> {
+    let Some(hardware) = &machine.hardware else { return Vec::new() };
+    let mut found = Vec::new();
+    if let Some(kind) = hardware.attribute("type").filter(|kind| *kind != known.kind) {
+        let why = format!(
+            "it is a {kind} domain, and one of {} here: its processor model, and features and timers of the \
+             hypervisor's, are not carried over",
+            known.kind
+        );
+        found.push((Rule::HardwareChanged, why));
+    }
+    for disk in machine.disks.iter().filter(|disk| disk_bus == DiskBus::Virtio && disk.bus != "virtio") {
+        let why = format!("disk {} is on {} and comes to virtio: `disk_bus` says so", disk.key, disk.bus);
+        found.push((Rule::HardwareChanged, why));
+    }
+    let lacks = |all: &[String], one: &str| !all.is_empty() && !all.iter().any(|known| known == one);
+    let graphics = hardware.devices("graphics").filter_map(|graphics| graphics.attribute("type"));
+    for kind in graphics.filter(|kind| lacks(&known.graphics, kind)) {
+        found.push((Rule::HardwareUnmapped, format!("it has no {kind} graphics here")));
+    }
+    let videos = hardware.devices("video").filter_map(|video| video.part("model")?.attribute("type"));
+    for kind in videos.filter(|kind| lacks(&known.videos, kind)) {
+        found.push((Rule::HardwareUnmapped, format!("it has no {kind} video here")));
+    }
+    found
 }
 
 fn misfit(machine: &Machine, known: &Result<Capabilities, String>) -> Option<String> {
@@ -200,10 +251,13 @@ mod tests {
         let secure = |value| format!("<loader><enum name='secure'><value>no</value>{value}</enum></loader>");
         assert_eq!(of(""), Capabilities::default());
         assert_eq!(of(&efi.replace("efi", "x")), Capabilities::default());
-        assert_eq!(of(efi), Capabilities { uefi: true, secure: false });
-        assert_eq!(of(&format!("{efi}{}", secure(""))), Capabilities { uefi: true, secure: false });
+        assert_eq!(of(efi), Capabilities { uefi: true, ..Capabilities::default() });
+        assert_eq!(
+            of(&format!("{efi}{}", secure(""))),
+            Capabilities { uefi: true, ..Capabilities::default() }
+        );
         let both = of(&format!("{efi}{}", secure("<value>yes</value>")));
-        assert_eq!(both, Capabilities { uefi: true, secure: true });
+        assert_eq!(both, Capabilities { uefi: true, secure: true, ..Capabilities::default() });
         assert_eq!(Capabilities::read("noise"), Capabilities::default());
     }
 }

@@ -44,9 +44,9 @@ pub enum DomainType {
 #[serde(rename_all = "kebab-case")]
 pub enum DiskBus {
     /// By virtio, whatever the source had.
-    #[default]
     Virtio,
-    /// As on the source, for guests without virtio drivers.
+    /// As on the source; guests boot without virtio drivers.
+    #[default]
     Keep,
 }
 

@@ -1,16 +1,16 @@
 //! A small tree of XML to be written.
 //!
-//! Rule: names are the code's own; every text and every attribute is escaped, wherever it comes from.
+//! Rule: names are the code's own, or plain ones of what a source carries; every text and every attribute is escaped, wherever it comes from.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
-use crate::libvirt::xml::escape;
+use crate::{libvirt::xml::escape, model::hardware::Part};
 
 /// An element with attributes and either children or a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Element {
-    name: &'static str,
-    attributes: Vec<(&'static str, String)>,
+    name: Cow<'static, str>,
+    attributes: Vec<(Cow<'static, str>, String)>,
     text: String,
     children: Vec<Element>,
 }
@@ -18,7 +18,7 @@ pub(super) struct Element {
 #[allow(clippy::needless_pass_by_value, reason = "numbers and temporaries read best by value")]
 impl Element {
     pub(super) fn new(name: &'static str) -> Self {
-        Self { name, attributes: Vec::new(), text: String::new(), children: Vec::new() }
+        Self { name: name.into(), attributes: Vec::new(), text: String::new(), children: Vec::new() }
     }
 
     /// An element that holds nothing but a text.
@@ -27,7 +27,27 @@ impl Element {
     }
 
     pub(super) fn attr(mut self, name: &'static str, value: impl ToString) -> Self {
-        self.attributes.push((name, value.to_string()));
+        self.attributes.push((name.into(), value.to_string()));
+        self
+    }
+
+    /// What a source carries, with all that is in it; what has no plain name is left out.
+    pub(super) fn carried(part: &Part) -> Self {
+        let attributes = part.attributes.iter().filter(|(name, _)| is_plain(name));
+        Self {
+            name: if is_plain(&part.name) { part.name.clone().into() } else { "unnamed".into() },
+            attributes: attributes.map(|(name, value)| (name.clone().into(), value.clone())).collect(),
+            text: part.text.clone(),
+            children: part.parts.iter().filter(|part| is_plain(&part.name)).map(Self::carried).collect(),
+        }
+    }
+
+    /// With that attribute, in place of one of that name.
+    pub(super) fn set(mut self, name: &str, value: &str) -> Self {
+        if is_plain(name) {
+            self.attributes.retain(|(known, _)| known != name);
+            self.attributes.push((name.to_owned().into(), value.to_owned()));
+        }
         self
     }
 
@@ -40,6 +60,12 @@ impl Element {
         self.children.extend(children);
         self
     }
+}
+
+/// Whether it is a name that an element or attribute may have.
+fn is_plain(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
 impl fmt::Display for Element {

@@ -149,6 +149,7 @@ fn incoming(name: &str, disks: Vec<DiskSpec>) -> Incoming {
         memory: Length(1 << 20),
         disks: Vec::new(),
         nics: Vec::new(),
+        hardware: None,
     };
     Incoming { owner: None, name: name.to_owned(), machine, disks }
 }

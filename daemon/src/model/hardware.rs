@@ -1,0 +1,135 @@
+//! Hardware that the platform-neutral machine has no words for, as a small tree in the words of its source.
+//!
+//! Rule: it holds only what the source's table of hardware carries (never a raw text), and whoever writes it escapes it.
+//! A target that does not speak these words says what it loses.
+
+use serde::{Deserialize, Serialize};
+
+/// An element with attributes, a text and children; of the kind `libvirt`, whose root is `domain`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Part {
+    pub name: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub attributes: Vec<(String, String)>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub text: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
+}
+
+impl Part {
+    /// The attribute of the whole under which the plan's consent to lose isolation is kept for the target.
+    pub const WAIVED: &str = "waived";
+
+    /// Whether a network interface may come up without what keeps it apart.
+    pub fn waives_isolation(&self) -> bool {
+        self.attribute(Self::WAIVED) == Some("isolation-lost")
+    }
+
+    /// The first child of that name.
+    pub fn part(&self, name: &str) -> Option<&Self> {
+        self.parts(name).next()
+    }
+
+    /// All children of that name.
+    pub fn parts<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Self> {
+        self.parts.iter().filter(move |part| part.name == name)
+    }
+
+    /// An attribute's value.
+    pub fn attribute(&self, name: &str) -> Option<&str> {
+        self.attributes.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The children of its `devices` that have that name.
+    pub fn devices<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Self> {
+        self.part("devices").into_iter().flat_map(move |devices| devices.parts(name))
+    }
+
+    /// The disk, CD-ROM or floppy with that name on the machine.
+    pub fn disk(&self, target: &str) -> Option<&Self> {
+        self.devices("disk").find(|disk| disk.target() == Some(target))
+    }
+
+    /// The network interface with that address.
+    pub fn nic(&self, mac: &str) -> Option<&Self> {
+        self.devices("interface").find(|nic| {
+            let own = nic.part("mac").and_then(|own| own.attribute("address"));
+            own.is_some_and(|own| own.eq_ignore_ascii_case(mac))
+        })
+    }
+
+    /// Of a disk: its name on the machine.
+    pub fn target(&self) -> Option<&str> {
+        self.part("target")?.attribute("dev")
+    }
+
+    /// What keeps this network interface apart from others, in words; empty if nothing does.
+    pub fn isolation(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        if let Some(filter) = self.part("filterref").and_then(|filter| filter.attribute("filter")) {
+            found.push(format!("the network filter {filter:?}"));
+        }
+        if self.part("vlan").is_some() {
+            found.push("a VLAN".to_owned());
+        }
+        if self.part("port").and_then(|port| port.attribute("isolated")) == Some("yes") {
+            found.push("an isolated port".to_owned());
+        }
+        if self.part("virtualport").is_some() {
+            found.push("a virtual port".to_owned());
+        }
+        if self.part("link").and_then(|link| link.attribute("state")) == Some("down") {
+            found.push("a link that is down".to_owned());
+        }
+        if let Some(group) = self.part("source").and_then(|source| source.attribute("portgroup")) {
+            found.push(format!("the port group {group:?}"));
+        }
+        found
+    }
+
+    /// What it holds beside disks' and interfaces' own places, for somebody who loses it: one line each device and setting.
+    pub fn summary(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for part in self.parts.iter().filter(|part| part.name != "metadata") {
+            if part.name == "devices" {
+                found.extend(part.parts.iter().filter_map(Self::device_in_words));
+            } else {
+                found.push(part.name.clone());
+            }
+        }
+        found.dedup();
+        found
+    }
+
+    fn device_in_words(&self) -> Option<String> {
+        let of = |part: &str, attribute: &str| self.part(part).and_then(|part| part.attribute(attribute));
+        let name = match self.name.as_str() {
+            "disk" => of("target", "dev"),
+            "interface" => of("mac", "address"),
+            "video" => of("model", "type"),
+            _ => self.attribute("model").or_else(|| self.attribute("type")),
+        };
+        let own: Vec<_> = self
+            .parts
+            .iter()
+            .map(|part| part.name.as_str())
+            .filter(|part| !matches!(*part, "target" | "mac" | "source" | "model" | "driver"))
+            .collect();
+        let is_plain = matches!(self.name.as_str(), "disk" | "interface") && own.is_empty();
+        // A drive without a medium is a device that goes missing all the same.
+        if is_plain && matches!(self.attribute("device"), None | Some("disk" | "lun")) {
+            return None;
+        }
+        let mut words =
+            self.attribute("device").filter(|device| *device != "disk").unwrap_or(&self.name).to_owned();
+        if let Some(name) = name {
+            words = format!("{words} {name}");
+        }
+        if matches!(self.name.as_str(), "disk" | "interface") && !own.is_empty() {
+            words = format!("{words} ({})", own.join(", "));
+        }
+        Some(words)
+    }
+}

@@ -1,0 +1,286 @@
+//! A domain with all sorts of hardware is the same one after it was moved from libvirt to libvirt.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use warmd_daemon::{
+    model::{id::MigrationId, machine::Machine, rule::Rule},
+    sources::{Source, libvirt as source},
+    targets::{
+        CreateMachine, DiskSpec, Incoming, MachineState, Target, TargetErrorKind as Kind,
+        libvirt::{DiskBus, DomainType, LibvirtTarget, Settings},
+    },
+};
+use warmd_tests::{Libvirt, TestDir, contract::target::fails_with, run};
+
+const UUID: &str = "11111111-2222-4333-8444-555555555555";
+
+/// Every part of a device that the test looks for on the target, as libvirt prints it.
+const KEPT: [&str; 30] = [
+    "<title>billing</title>",
+    "ask the billing team",
+    "http://debian.org/debian/12",
+    "<clock offset='localtime'>",
+    "<timer name='rtc' tickpolicy='catchup'/>",
+    "<bootmenu enable='yes' timeout='3000'/>",
+    "<entry name='manufacturer'>Acme</entry>",
+    "<smbios mode='sysinfo'/>",
+    "<on_reboot>destroy</on_reboot>",
+    "<currentMemory unit='KiB'>65536</currentMemory>",
+    "<vmcoreinfo state='on'/>",
+    "<iothreads>1</iothreads>",
+    "<serial>SN-1</serial>",
+    "<wwn>5000c50015ea71ad</wwn>",
+    "<vendor>ACME</vendor>",
+    "<total_iops_sec>300</total_iops_sec>",
+    "<target dev='sda' bus='scsi'/>",
+    "<target dev='vdb' bus='virtio'/>",
+    "model='lsilogic'",
+    "model='qemu-xhci'",
+    "<model type='e1000'/>",
+    "<link state='down'/>",
+    "<filterref filter='warmd-test'>",
+    "<parameter name='IP' value='10.0.0.7'/>",
+    "<port isolated='yes'/>",
+    "<watchdog model='i6300esb' action='poweroff'/>",
+    "<model type='vga' vram='16384' heads='1' primary='yes'/>",
+    "<input type='tablet' bus='usb'>",
+    "<sound model='ich6'>",
+    "name='org.example.port'",
+];
+
+fn xml(dir: &TestDir) -> String {
+    let dir = dir.join("");
+    let dir = dir.display();
+    format!(
+        "<domain type='qemu'><name>rich</name><uuid>{UUID}</uuid><title>billing</title>
+<description>ask the billing team</description>
+<metadata><libosinfo:libosinfo xmlns:libosinfo='http://libosinfo.org/xmlns/libvirt/domain/1.0'>
+  <libosinfo:os id='http://debian.org/debian/12'/></libosinfo:libosinfo></metadata>
+<memory unit='KiB'>131072</memory><currentMemory unit='KiB'>65536</currentMemory><vcpu>2</vcpu><iothreads>1</iothreads>
+<sysinfo type='smbios'><system><entry name='manufacturer'>Acme</entry><entry name='uuid'>{UUID}</entry></system></sysinfo>
+<os><type arch='x86_64' machine='pc'>hvm</type><boot dev='cdrom'/><boot dev='hd'/>
+  <bootmenu enable='yes' timeout='3000'/><smbios mode='sysinfo'/></os>
+<features><acpi/><vmcoreinfo state='on'/></features>
+<clock offset='localtime'><timer name='rtc' tickpolicy='catchup'/></clock>
+<on_reboot>destroy</on_reboot>
+<devices>
+  <disk type='file' device='disk'><driver name='qemu' type='qcow2' discard='ignore'/><source file='{dir}a.qcow2'/>
+    <target dev='sda' bus='scsi'/><serial>SN-1</serial><wwn>5000c50015ea71ad</wwn><vendor>ACME</vendor>
+    <iotune><total_iops_sec>300</total_iops_sec></iotune></disk>
+  <disk type='file' device='disk'><driver name='qemu' type='qcow2' iothread='1'/><source file='{dir}b.qcow2'/>
+    <target dev='vdb' bus='virtio'/><readonly/></disk>
+  <disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='{dir}seed.iso'/>
+    <target dev='hdc' bus='ide'/><readonly/></disk>
+  <disk type='file' device='floppy'><target dev='fda' bus='fdc'/></disk>
+  <controller type='scsi' index='0' model='lsilogic'/>
+  <controller type='usb' index='0' model='qemu-xhci'/>
+  <interface type='bridge'><mac address='52:54:00:00:00:01'/><source bridge='BRIDGE'/><model type='e1000'/>
+    <filterref filter='warmd-test'><parameter name='IP' value='10.0.0.7'/></filterref><port isolated='yes'/><link state='down'/></interface>
+  <serial type='pty'><target port='0'/></serial>
+  <channel type='unix'><target type='virtio' name='org.example.port'/></channel>
+  <input type='tablet' bus='usb'/>
+  <graphics type='vnc' port='5907' autoport='no' listen='0.0.0.0' passwd='geheim'/>
+  <sound model='ich6'/><watchdog model='i6300esb' action='poweroff'/>
+  <video><model type='vga' vram='16384' heads='1' primary='yes'/></video>
+</devices></domain>"
+    )
+}
+
+fn settings(dir: &TestDir, libvirt: &Libvirt) -> Result<Settings> {
+    let directory = dir.join("disks");
+    std::fs::create_dir_all(&directory)?;
+    Ok(Settings {
+        uri: libvirt.uri().to_owned(),
+        directory: Some(directory),
+        pool: None,
+        storages: BTreeMap::new(),
+        domain_type: DomainType::Qemu,
+        disk_bus: DiskBus::Keep,
+    })
+}
+
+fn source(dir: &TestDir, libvirt: &Libvirt) -> Result<source::LibvirtSource> {
+    let (runtime_dir, scratch_dir) = (dir.join("runtime"), dir.join("scratch"));
+    std::fs::create_dir_all(&scratch_dir)?;
+    let uri = libvirt.uri().to_owned();
+    let settings = source::Settings { uri, runtime_dir, scratch_dir, ..source::Settings::default() };
+    Ok(source::LibvirtSource::new(&settings)?)
+}
+
+/// Defines what the domain needs and the domain, and reads it.
+fn define(dir: &TestDir, libvirt: &Libvirt, xml: &str) -> Result<()> {
+    for image in ["a.qcow2", "b.qcow2"] {
+        let path = dir.join(image);
+        let done = std::process::Command::new("qemu-img")
+            .args(["create", "-q", "-f", "qcow2"])
+            .arg(&path)
+            .arg("1M")
+            .status()?;
+        ensure!(done.success(), "qemu-img failed");
+    }
+    std::fs::write(dir.join("seed.iso"), [0; 2048])?;
+    std::fs::write(dir.join("rich.xml"), xml)?;
+    libvirt.virsh(["define", &dir.join("rich.xml").to_string_lossy()])?;
+    Ok(())
+}
+
+fn filter(dir: &TestDir, libvirt: &Libvirt) -> Result<()> {
+    std::fs::write(dir.join("filter.xml"), "<filter name='warmd-test' chain='root'/>")?;
+    libvirt.virsh(["nwfilter-define", &dir.join("filter.xml").to_string_lossy()])?;
+    Ok(())
+}
+
+fn request(owner: MigrationId, machine: &Machine) -> CreateMachine {
+    let disks = machine.disks.iter();
+    let disks = disks.map(|disk| DiskSpec { key: disk.key.clone(), size: disk.size, place: None }).collect();
+    CreateMachine { owner, name: "moved".to_owned(), machine: machine.clone(), disks }
+}
+
+fn asynchronous(test: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(test)
+}
+
+#[test]
+fn a_rich_domain_stays_the_same() {
+    run(|dir| {
+        let libvirt = Libvirt::start(dir)?;
+        filter(dir, &libvirt)?;
+        network(dir, &libvirt)?;
+        define(dir, &libvirt, &xml(dir))?;
+        let (source, target) = (source(dir, &libvirt)?, LibvirtTarget::new(&settings(dir, &libvirt)?)?);
+        asynchronous(async {
+            let machine = source.describe("rich").await?;
+            let told = source.objections(&machine.id).await?;
+            let found = |rule: Rule| {
+                let found = told.iter().filter(|objection| objection.rule == rule);
+                found.map(|objection| objection.found.clone()).collect::<Vec<_>>().join("; ")
+            };
+            ensure!(found(Rule::MediumBehind).contains("cdrom hdc"), "{told:?}");
+            ensure!(found(Rule::HardwareChanged).contains("@passwd"), "{told:?}");
+            ensure!(found(Rule::HardwareUnclassified).is_empty(), "{told:?}");
+            let owner = MigrationId::generate();
+            let mut request = request(owner, &machine);
+            // Nor is the bridge there, nor its network's: the domain is defined, never started.
+            "lan".clone_into(&mut request.machine.nics[0].network);
+            target.prepare(owner, &request.disks).await?;
+            target.create(&request).await?;
+            let made = libvirt.virsh(["dumpxml", "--inactive", "--security-info", "moved"])?;
+            for part in KEPT {
+                ensure!(made.contains(part), "{part} is not in {made}");
+            }
+            ensure!(made.matches("<readonly/>").count() == 2, "read-only disk and CD-ROM: {made}");
+            for lost in ["geheim", "seed.iso", "0.0.0.0", "5907"] {
+                ensure!(!made.contains(lost), "{lost} is in {made}");
+            }
+            ensure!(made.contains("<address type='drive'") && made.contains("device='floppy'"), "{made}");
+            let order = |device: &str| {
+                let rest = made.split(&format!("<target dev='{device}'")).nth(1)?;
+                rest.split("</disk>").next()?.split("<boot order='").nth(1)?.chars().next()
+            };
+            ensure!(
+                (order("hdc"), order("sda"), order("vdb")) == (Some('1'), Some('2'), Some('3')),
+                "{made}"
+            );
+            // Moved on, it is still the same.
+            let again = source.describe("moved").await?;
+            let kept =
+                |machine: &Machine| machine.hardware.as_ref().map(|hardware| hardware.disk("sda").cloned());
+            let serial = kept(&again).flatten().and_then(|disk| disk.part("serial").cloned());
+            ensure!(serial.context("no serial")?.text == "SN-1");
+            target.discard_machine(owner).await?;
+            target.discard_disks(owner, &request.disks).await?;
+            Ok(())
+        })
+    });
+}
+
+/// An active network over a bridge, which nobody asks for before a start.
+fn network(dir: &TestDir, libvirt: &Libvirt) -> Result<()> {
+    let xml = "<network><name>lan</name><forward mode='bridge'/><bridge name='warmd-none'/></network>";
+    std::fs::write(dir.join("lan.xml"), xml)?;
+    libvirt.virsh(["net-define", &dir.join("lan.xml").to_string_lossy()])?;
+    libvirt.virsh(["net-start", "lan"])?;
+    Ok(())
+}
+
+#[test]
+fn isolation_is_never_lost_without_consent() {
+    run(|dir| {
+        let libvirt = Libvirt::start(dir)?;
+        filter(dir, &libvirt)?;
+        define(dir, &libvirt, &xml(dir))?;
+        let (source, target) = (source(dir, &libvirt)?, LibvirtTarget::new(&settings(dir, &libvirt)?)?);
+        asynchronous(async {
+            let owner = MigrationId::generate();
+            let mut request = request(owner, &source.describe("rich").await?);
+            "user".clone_into(&mut request.machine.nics[0].network);
+            let incoming = Incoming {
+                owner: None,
+                name: request.name.clone(),
+                machine: request.machine.clone(),
+                disks: request.disks.clone(),
+            };
+            let told = target.objections(&[incoming]).await?;
+            let found: Vec<_> = told.iter().filter(|(_, it)| it.rule == Rule::IsolationLost).collect();
+            ensure!(found.len() == 2 && found[0].1.found.contains("filterref"), "{told:?}");
+            target.prepare(owner, &request.disks).await?;
+            fails_with(Kind::Refused, "without consent", target.create(&request).await)?;
+            ensure!(target.look(owner).await? == MachineState::Absent, "it was made all the same");
+            let plan: warmd_daemon::model::plan::Plan = toml::from_str(
+                "name = 'p'\nsource = 's'\ntarget = 't'\nvms = ['rich']\naccept = ['isolation-lost']",
+            )?;
+            request.machine = plan.mapped(request.machine);
+            target.create(&request).await?;
+            let made = libvirt.virsh(["dumpxml", "moved"])?;
+            ensure!(!made.contains("filterref") && made.contains("<link state='down'/>"), "{made}");
+            target.start(owner).await?;
+            target.discard_machine(owner).await.context("discarding")
+        })
+    });
+}
+
+#[test]
+fn a_disk_of_one_definition_alone_is_told() {
+    run(|dir| {
+        let libvirt = Libvirt::start(dir)?;
+        let plain = format!(
+            "<domain type='qemu'><name>rich</name><uuid>{UUID}</uuid><memory unit='MiB'>64</memory><vcpu>1</vcpu>
+<os><type arch='x86_64' machine='q35'>hvm</type></os><devices>
+<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{}'/><target dev='vda' bus='virtio'/></disk>
+</devices><seclabel type='none'/></domain>",
+            dir.join("a.qcow2").display()
+        );
+        define(dir, &libvirt, &plain)?;
+        let source = source(dir, &libvirt)?;
+        libvirt.virsh(["start", "rich"])?;
+        let rules =
+            |told: &[warmd_daemon::model::rule::Objection]| told.iter().map(|it| it.rule).collect::<Vec<_>>();
+        asynchronous(async {
+            let vm = source.describe("rich").await?.id;
+            ensure!(source.objections(&vm).await?.is_empty(), "{:?}", source.objections(&vm).await?);
+            let image = dir.join("b.qcow2").to_string_lossy().into_owned();
+            libvirt.virsh([
+                "attach-disk",
+                "rich",
+                &image,
+                "vdb",
+                "--driver",
+                "qemu",
+                "--subdriver",
+                "qcow2",
+                "--config",
+            ])?;
+            libvirt.virsh(["setmaxmem", "rich", "131072", "--config"])?;
+            let told = source.objections(&vm).await?;
+            ensure!(rules(&told) == [Rule::DiskInOneDefinition, Rule::DefinitionsDiffer], "{told:?}");
+            ensure!(told[0].found.contains("vdb") && told[1].found.contains("128 MiB"), "{told:?}");
+            let machine = source.describe("rich").await?;
+            ensure!(machine.disks.len() == 1, "what is not there is to be copied: {machine:?}");
+            ensure!(machine.memory.0 == 128 << 20, "the target is not made by the definition: {machine:?}");
+            libvirt.virsh(["destroy", "rich"])?;
+            ensure!(source.objections(&vm).await?.is_empty(), "it differs while it is off");
+            Ok(())
+        })
+    });
+}
