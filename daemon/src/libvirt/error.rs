@@ -71,7 +71,7 @@ impl LibvirtError {
     }
 
     /// An answer that cannot be.
-    pub(super) fn malformed(
+    pub fn malformed(
         call: impl Into<String>,
         cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {

@@ -29,7 +29,7 @@ impl Part {
 
     /// The first child of that name.
     pub fn part(&self, name: &str) -> Option<&Self> {
-        self.parts(name).next()
+        self.parts.iter().find(|part| part.name == name)
     }
 
     /// All children of that name.

@@ -10,7 +10,7 @@ use super::{
     tag::TAG,
 };
 use crate::{
-    libvirt::{Disk, DomainId, DomainXml, LibvirtError, XmlForm},
+    libvirt::{Disk, DomainId, DomainXml, LibvirtError, XmlForm, xml::XmlError},
     model::rule::{Objection, Rule},
 };
 
@@ -28,7 +28,8 @@ impl LibvirtSource {
     pub(super) async fn definitions(&self, domain: DomainId) -> Result<Definitions, LibvirtError> {
         let live = self.libvirt.domain(domain).await?;
         let text = self.libvirt.dump_xml(domain, XmlForm::Persistent).await?;
-        let malformed = |error| LibvirtError::malformed(format!("dumpxml --inactive {domain}"), error);
+        let malformed =
+            |error: XmlError| LibvirtError::malformed(format!("dumpxml --inactive {domain}"), error);
         let persistent = DomainXml::read(&text).map_err(malformed)?;
         let hardware = hardware::sort(&text).map_err(malformed)?;
         Ok(Definitions { live, persistent, hardware })

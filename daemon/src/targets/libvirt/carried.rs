@@ -232,7 +232,9 @@ impl<'a> Carried<'a> {
     /// Where each comes in booting, by what it is: the source's own order of devices, or that of their kinds.
     pub(super) fn boot_rank(self, device: &Part) -> Option<u32> {
         let own = |part: &Part| {
-            part.part("boot").and_then(|boot| boot.attribute("order")).and_then(|order| order.parse().ok())
+            part.part("boot")
+                .and_then(|boot| boot.attribute("order"))
+                .and_then(|order| order.parse::<u32>().ok())
         };
         if self.part.devices("disk").chain(self.part.devices("interface")).any(|part| own(part).is_some()) {
             return own(device);

@@ -153,7 +153,7 @@ impl Domain<'_> {
         let order = self.boot_order();
         let nics = self.request.machine.nics.iter().zip(self.links).map(|(nic, link)| {
             let interface = interface(nic, link, carried)?;
-            Ok(match order.iter().position(|device| *device == Boots::Nic(&nic.mac)) {
+            Ok::<_, Misfit>(match order.iter().position(|device| *device == Boots::Nic(&nic.mac)) {
                 Some(at) => interface.with(Element::new("boot").attr("order", at + 1)),
                 None => interface,
             })
