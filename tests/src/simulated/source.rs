@@ -82,7 +82,11 @@ impl Source for SimulatedSource {
         let sizes: Vec<_> = self.0.with(|truth| {
             truth.source_disks.iter().map(|(key, contents)| (key.clone(), contents.len() as u64)).collect()
         });
-        Ok(machine(ID, VM, sizes.into_iter()))
+        let mut machine = machine(ID, VM, sizes.into_iter());
+        if let Some(memory) = self.0.with(|truth| truth.memory) {
+            machine.memory.0 = memory;
+        }
+        Ok(machine)
     }
 
     async fn objections(&self, _vm: &VmId) -> Result<Vec<Objection>, SourceError> {

@@ -64,6 +64,8 @@ pub struct Truth {
     pub violations: Vec<String>,
     /// Changes that come when the source VM is shut down, and are not tracked.
     pub when_off: Vec<(String, u64, Vec<u8>)>,
+    /// The source VM's memory in bytes, if it is not what it was.
+    pub memory: Option<u64>,
     /// What the source has against moving the VM.
     /// Where the source's disks lie.
     pub datastores: BTreeMap<String, String>,

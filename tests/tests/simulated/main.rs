@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
+mod accepted;
 mod adaptive;
 mod appointed;
 mod boot_check;
