@@ -105,7 +105,7 @@ impl Objection {
 
 impl Rule {
     /// All rules, in the order of the table.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 57] = [
         Self::PlanWrong,
         Self::HookMissing,
         Self::BootCheckBlind,
