@@ -429,5 +429,6 @@ fn machine(view: &MigrationView) -> Machine {
             network: "prod|blue".to_owned(),
             model: "virtio".to_owned(),
         }],
+        hardware: None,
     }
 }

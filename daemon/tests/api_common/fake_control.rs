@@ -169,12 +169,14 @@ impl Control for FakeControl {
         known(&plan.source, &["old", "far"], "source")?;
         let problems = plan.problems().into_iter().map(|message| Finding {
             rule: Rule::PlanWrong,
+            severity: Rule::PlanWrong.severity(),
             subject: "plan".to_owned(),
             message,
             help: "correct the plan's file".to_owned(),
         });
         let lost = plan.vms.iter().filter(|vm| vm.starts_with("old-")).map(|vm| Finding {
             rule: Rule::TrackingOn,
+            severity: Rule::TrackingOn.severity(),
             subject: vm.clone(),
             message: "a raw disk is compared whole after a restart of the VM".to_owned(),
             help: "convert it to qcow2".to_owned(),
