@@ -83,6 +83,7 @@ pub async fn init(state: &Path, sizes: &[u64], reads_zero: bool) -> Result<()> {
         memory: Length(0),
         disks: Vec::new(),
         nics: Vec::new(),
+        hardware: None,
     };
     let new = NewMigration {
         id: MigrationId::generate(),

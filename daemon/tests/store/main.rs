@@ -72,6 +72,7 @@ fn machine(name: &str) -> Machine {
             location: "/images/a.qcow2".to_owned(),
             untracked: None,
         }],
+        hardware: None,
         nics: vec![Nic {
             mac: "52:54:00:12:34:56".to_owned(),
             network: "default".to_owned(),
