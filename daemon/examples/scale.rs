@@ -157,6 +157,7 @@ impl Bench {
             memory: Length(1 << 28),
             disks: Vec::new(),
             nics: Vec::new(),
+            hardware: None,
         };
         let new = NewMigration {
             id: MigrationId::generate(),
