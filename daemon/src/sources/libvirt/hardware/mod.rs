@@ -92,7 +92,10 @@ impl<'a, 'i> Sorter<'a, 'i> {
     fn class(&self, attribute: Option<(&str, &str)>) -> Class {
         let line = TABLE.iter().find(|(pattern, _)| matches(pattern, &self.path, attribute));
         line.map_or(
-            Class::Find(Rule::HardwareUnclassified, "warmd does not know it: it is not carried over"),
+            Class::Find(
+                Rule::HardwareUnclassified,
+                "unclassified: warmd does not know it, and does not carry it over",
+            ),
             |line| line.1,
         )
     }
