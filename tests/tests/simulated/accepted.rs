@@ -1,5 +1,6 @@
 //! What a move would take away from the VM: accepted by name, else the source is not stopped.
 
+use warmd_daemon::migration::control::Control;
 use warmd_daemon::model::{
     plan::{Plan, VerifyMode},
     rule::{Objection, Rule},
