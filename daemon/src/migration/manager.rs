@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicU64},
 };
 
 use tokio::sync::{broadcast, mpsc};
@@ -39,7 +39,7 @@ use crate::{
     },
     sources::{self, Source},
     span,
-    store::{MigrationRow, Store},
+    store::{MigrationRow, Store, Unreadable},
     targets::{self, Target},
 };
 
@@ -99,8 +99,10 @@ pub struct Manager {
     handles: Handles,
     /// Held while a finished migration gets an owner again, so that it gets one.
     pub(super) taking_up: tokio::sync::Mutex<()>,
-    /// Held while a plan is applied, so that two at once do not start the same VM twice.
+    /// Held while what a judged plan asks for is made so, so that two at once do not start the same VM twice.
     pub(super) applying: tokio::sync::Mutex<()>,
+    /// Of what plans are judged by: how often that was held to change it.
+    pub(super) revision: AtomicU64,
     pub(super) limits: Arc<Registry>,
     /// Who may copy now.
     pub gate: Arc<Gate>,
@@ -112,6 +114,8 @@ pub struct Manager {
     /// All that were under way when the daemon came up are known.
     all_here: CancellationToken,
     pub(super) supervision: Supervision,
+    /// What the state holds and cannot be read.
+    pub(super) unreadable: Mutex<BTreeMap<MigrationId, Unreadable>>,
     /// For the tasks that it starts.
     pub(super) me: Weak<Self>,
 }
@@ -136,6 +140,7 @@ impl Manager {
             handles: Handles::default(),
             taking_up: tokio::sync::Mutex::default(),
             applying: tokio::sync::Mutex::default(),
+            revision: AtomicU64::default(),
             limits,
             gate,
             changing_limits: tokio::sync::Mutex::default(),
@@ -144,6 +149,7 @@ impl Manager {
             groups: Arc::default(),
             all_here: CancellationToken::new(),
             supervision: Supervision::default(),
+            unreadable: Mutex::default(),
             me: me.clone(),
         });
         manager.tell_unreadable(&saved.unreadable).await;
@@ -156,18 +162,35 @@ impl Manager {
             tracing::error!(%error, "the ends of passes that were cut off are not stored");
         }
         let mut plans = BTreeMap::new();
-        for row in manager.store.open_migrations().await.map_err(internal)? {
+        // What cannot be read must not keep the others' sources off in the middle of their cutovers.
+        for (name, error) in manager.store.plans_each().await.map_err(internal)?.1 {
+            let text = format!("plan {name} cannot be read: apply it again, or restore the state ({error})");
+            manager.tell_of_garbage(text).await;
+        }
+        let found = manager.store.open_each().await.map_err(internal)?;
+        for unreadable in found.unreadable {
+            manager.know_unreadable(unreadable).await;
+        }
+        for row in found.rows {
             let plan = match plans.get(&row.plan) {
-                Some(plan) => Arc::clone(plan),
-                None => manager.plan_of(&row).await?,
+                Some(plan) => Ok(Arc::clone(plan)),
+                None => manager.plan_of(&row).await,
+            };
+            let plan = match plan {
+                Ok(plan) => plan,
+                Err(error) => {
+                    let why = format!("its plan cannot be read: apply plan {} again ({error})", row.plan);
+                    manager.know_unreadable(Unreadable::of(&row, why)).await;
+                    continue;
+                }
             };
             plans.insert(row.plan.clone(), Arc::clone(&plan));
             let span = span::of(row.id, &row.vm_name);
-            if let Err(error) = manager.take_up(row, plan).await {
-                // One damaged ledger must not keep the others' sources off in the middle of their cutovers.
+            if let Err(error) = manager.take_up(row.clone(), plan).await {
                 span.in_scope(|| {
                     tracing::error!(%error, "not taken up: the state holds it, and nothing drives it");
                 });
+                manager.know_unreadable(Unreadable::of(&row, error)).await;
             }
         }
         manager.watch_store();
@@ -281,7 +304,10 @@ impl Manager {
                 let (windows, promises) = windows::views(handles.iter().map(|each| &*each.context), at);
                 Now {
                     at,
-                    views: handles.iter().map(|handle| handle.context.live.view()).collect(),
+                    views: {
+                        let views = handles.iter().map(|handle| handle.context.live.view());
+                        views.chain(manager.all_unreadable().iter().map(Unreadable::view)).collect()
+                    },
                     finished,
                     budgets: manager.gate.views(),
                     windows,

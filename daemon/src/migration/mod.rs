@@ -43,5 +43,6 @@ mod supervised;
 mod sweep;
 pub mod telemetry;
 mod timing;
+mod unreadable;
 pub mod verify;
 mod windows;

@@ -30,7 +30,7 @@ use crate::{
         view::{EventView, MigrationView},
     },
     seal::{self, PublicKey, Sealed},
-    store::{Finished, JournalPage, MigrationRow},
+    store::{Finished, JournalPage, MigrationRow, Unreadable},
 };
 
 /// How often an owner that has just ended is asked for anew.
@@ -71,7 +71,8 @@ impl Control for Manager {
     }
 
     async fn plans(&self) -> Result<Vec<Plan>, ControlError> {
-        self.store.plans().await.map_err(internal)
+        // Of the others the journal tells, and whoever asks for one by its name.
+        Ok(self.store.plans_each().await.map_err(internal)?.0)
     }
 
     async fn plan(&self, name: &str) -> Result<Plan, ControlError> {
@@ -106,8 +107,17 @@ impl Control for Manager {
     }
 
     async fn delete_plan(&self, name: &str, by: &str) -> Result<(), ControlError> {
-        let _one_at_a_time = self.applying.lock().await;
+        let _one_at_a_time = self.change_alone().await;
         self.plan(name).await?;
+        if let Some(open) = self.all_unreadable().iter().find(|each| each.plan == name) {
+            let message = format!(
+                "plan {name} still has migration {} of VM {}: {}",
+                open.id,
+                open.vm_name,
+                open.reason()
+            );
+            return Err(ControlError::new(ControlErrorKind::Refused, message));
+        }
         let open = self
             .handles()
             .into_iter()
@@ -129,9 +139,15 @@ impl Control for Manager {
         let views = self.handles().into_iter().map(|handle| handle.view());
         let views = views.filter(|view| plan.is_none_or(|plan| view.plan == plan));
         let mut views: BTreeMap<_, _> = views.map(|view| (view.id, view)).collect();
-        for row in self.store.finished_migrations(plan).await.map_err(internal)? {
+        let found = self.store.finished_each(plan).await.map_err(internal)?;
+        let open = self.all_unreadable().into_iter().filter(|each| plan.is_none_or(|plan| each.plan == plan));
+        for each in open.chain(found.unreadable) {
+            views.entry(each.id).or_insert_with(|| each.view());
+        }
+        for row in found.rows {
             if let Entry::Vacant(place) = views.entry(row.id) {
-                place.insert(restore::view(&self.store, &row).await.map_err(internal)?);
+                let view = restore::view(&self.store, &row).await;
+                place.insert(view.unwrap_or_else(|error| Unreadable::of(&row, error).view()));
             }
         }
         Ok(views.into_values().collect())
@@ -141,6 +157,9 @@ impl Control for Manager {
         let id = self.find_migration(key).await?;
         if let Some(handle) = self.handle(id) {
             return Ok(handle.view());
+        }
+        if let Some(unreadable) = self.unreadable(id) {
+            return Ok(unreadable.view());
         }
         restore::view(&self.store, &self.row(id).await?).await.map_err(internal)
     }
@@ -167,6 +186,7 @@ impl Control for Manager {
     }
 
     async fn report(&self, id: MigrationId) -> Result<Report, ControlError> {
+        self.check_readable(id)?;
         let row = self.row(id).await?;
         let kind = |endpoint: Result<&Endpoint, ControlError>| endpoint.ok().map(|known| known.kind.clone());
         let ends = report::Ends {
@@ -236,9 +256,10 @@ impl Manager {
         (order, cutover): (VerifyOrder, CutoverOrder),
         by: &str,
     ) -> Result<Verdict, ControlError> {
+        self.check_readable(id)?;
         // While a source VM gets its migration back, no plan begins another one for it.
         let _one_at_a_time =
-            if request == Request::Rollback { Some(self.applying.lock().await) } else { None };
+            if request == Request::Rollback { Some(self.change_alone().await) } else { None };
         if request == Request::Rollback {
             self.check_moved_by_nobody_else(id).await?;
         }
@@ -260,7 +281,15 @@ impl Manager {
     /// A source VM that another migration moves by now cannot have this one back.
     async fn check_moved_by_nobody_else(&self, id: MigrationId) -> Result<(), ControlError> {
         let row = self.row(id).await?;
-        let open = self.store.open_migrations().await.map_err(internal)?;
+        if let Some(other) = self.unreadable_of(&row.source, &row.vm) {
+            let message = format!(
+                "rollback is refused: migration {} moves the source VM, and is {}",
+                other.id,
+                other.reason()
+            );
+            return Err(ControlError::new(ControlErrorKind::Refused, message));
+        }
+        let open = self.store.open_each().await.map_err(internal)?.rows;
         match open.iter().find(|other| other.id != id && other.source == row.source && other.vm == row.vm) {
             None => Ok(()),
             Some(other) => {
@@ -313,6 +342,11 @@ impl Manager {
         let named =
             |view: MigrationView| (view.id, Named { vm_name: view.vm_name, rank: Rank::of(&view.state) });
         let mut known: BTreeMap<_, _> = views.map(named).collect();
+        known.extend(
+            self.all_unreadable()
+                .into_iter()
+                .map(|each| (each.id, Named { vm_name: each.vm_name, rank: Rank::UnderWay })),
+        );
         // One that is under way goes before all that are over, and a whole id means one alone.
         let is_meant = |id: &MigrationId, named: &Named| {
             named.vm_name == key && named.rank == Rank::UnderWay || id.to_string().eq_ignore_ascii_case(key)
@@ -344,6 +378,19 @@ impl Manager {
             let message = format!(
                 "VM {} is moved by plan {} already (migration {})",
                 machine.name, theirs.name, view.id
+            );
+            return Err(ControlError::new(ControlErrorKind::Refused, message));
+        }
+        if let Some(it) = self.unreadable_of(&plan.source, &machine.id) {
+            if it.plan == plan.name {
+                return Ok(Some(it.id));
+            }
+            let message = format!(
+                "VM {} is moved by migration {} of plan {}, which is {}",
+                machine.name,
+                it.id,
+                it.plan,
+                it.reason()
             );
             return Err(ControlError::new(ControlErrorKind::Refused, message));
         }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::model::{
     group::{Group, Member},
-    state::State,
+    state::{Resting, State},
     view::EventView,
 };
 
@@ -74,9 +74,22 @@ impl Store {
         .await
     }
 
-    /// The groups that have not ended, the oldest first.
+    /// The groups that have not ended, the oldest first. One that cannot be read as a whole is a broken one of those of its
+    /// members that can: nobody of it is let through, and all go back.
     pub async fn running_groups(&self) -> Result<Vec<Group>, StoreError> {
-        self.read("reading the groups", |db| find(db, "ended IS NULL", &[])).await
+        self.read("reading the groups", |db| {
+            let mut select = db.prepare_cached(
+                "SELECT id, plan, asked_by, forced, all_or_nothing, begun, broken, ended FROM groups
+                 WHERE ended IS NULL ORDER BY id",
+            )?;
+            let mut rows = select.query([])?;
+            let mut groups = Vec::new();
+            while let Some(row) = rows.next()? {
+                groups.push(read(db, row).or_else(|fault| salvaged(db, row, fault))?);
+            }
+            Ok(groups)
+        })
+        .await
     }
 
     /// The group of a plan that was begun last.
@@ -126,11 +139,18 @@ impl Store {
             let mut facts = Vec::new();
             while let Some(row) = rows.next()? {
                 let migration: String = row.get(0)?;
-                facts.push(MemberFacts {
-                    state: from_json("migrations", &migration, &row.get::<_, String>(1)?)?,
-                    attempt: unsigned("migrations", &migration, row.get(2)?)?,
-                    start_asked: row.get(3)?,
+                let start_asked = row.get(3)?;
+                let read = || -> Result<_, Fault> {
+                    let state = from_json("migrations", &migration, &row.get::<_, String>(1)?)?;
+                    Ok((state, unsigned("migrations", &migration, row.get(2)?)?))
+                };
+                // Nothing of that one goes on; the others need not stand still for it.
+                let (state, attempt) = read().unwrap_or_else(|fault| {
+                    let reason = fault.into_error("reading it from the state").to_string();
+                    let from = if start_asked { Resting::Watch } else { Resting::Synced };
+                    (State::Failed { reason, resumable: false, from }, u32::MAX)
                 });
+                facts.push(MemberFacts { state, attempt, start_asked });
             }
             Ok(facts)
         })
@@ -169,6 +189,37 @@ fn read(db: &Connection, row: &Row) -> Result<Group, Fault> {
         broken: row.get("broken")?,
         ended: ended.map(|at| moment(TABLE, id, at)).transpose()?,
         members: members(db, id)?,
+    })
+}
+
+/// What of a group can be read, and broken.
+fn salvaged(db: &Connection, row: &Row<'_>, fault: Fault) -> Result<Group, Fault> {
+    let id: i64 = row.get("id")?;
+    let why = fault.into_error("reading the group from the state").to_string();
+    tracing::error!(group = id, why, "the group is not let through its barrier");
+    let text = |column: &str| row.get::<_, String>(column).unwrap_or_else(|_| "?".to_owned());
+    let mut select = db.prepare_cached(
+        "SELECT m.id, m.vm_name, max(g.tier, 0), max(g.attempt, 0) FROM group_members g
+         JOIN migrations m ON m.id = g.migration WHERE g.group_id = ? ORDER BY g.tier, m.created, m.id",
+    )?;
+    let mut rows = select.query([id])?;
+    let mut members = Vec::new();
+    while let Some(member) = rows.next()? {
+        let Ok(migration) = migration_id("group_members", id, &member.get::<_, String>(0)?) else { continue };
+        let tier = usize::try_from(member.get::<_, i64>(2)?).unwrap_or_default();
+        let attempt = u32::try_from(member.get::<_, i64>(3)?).unwrap_or_default();
+        members.push(Member { migration, vm: member.get(1)?, tier, attempt });
+    }
+    Ok(Group {
+        id: u64::try_from(id).map_err(|error| Fault::bad(TABLE, id, error))?,
+        plan: text("plan"),
+        by: text("asked_by"),
+        forced: false,
+        all_or_nothing: true,
+        begun: DateTime::default(),
+        broken: Some(why),
+        ended: None,
+        members,
     })
 }
 

@@ -13,6 +13,7 @@ use super::{
     learned::{self, Learned},
     limits,
     row::{from_json, micros, migration_id, moment, to_json, unsigned},
+    unreadable::{Found, Unreadable},
 };
 use crate::model::{
     appointment::Appointment,
@@ -141,40 +142,8 @@ impl Change {
 impl Store {
     /// Makes a migration, unless one that is not finished moves the same VM.
     pub async fn create_migration(&self, new: NewMigration) -> Result<Created, StoreError> {
-        self.write(format!("creating migration {} of VM {}", new.id, new.vm_name), move |db| {
-            if let Some(row) = find(
-                db,
-                "id = ?1 OR (source = ?2 AND vm = ?3 AND state_name NOT IN ('done', 'cancelled'))",
-                &[&new.id.to_string(), &new.source, &new.vm.0],
-            )?
-            .pop()
-            {
-                return Ok(Created::Exists(row));
-            }
-            let id = new.id.to_string();
-            db.prepare_cached(
-                "INSERT INTO migrations (id, plan, source, target, vm, vm_name, target_name, machine, state_name, state, \
-                 since, created, warnings) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12)",
-            )?
-            .execute(params![
-                id,
-                new.plan,
-                new.source,
-                new.target,
-                new.vm.0,
-                new.vm_name,
-                new.target_name,
-                to_json(TABLE, &id, &new.machine)?,
-                new.state.name(),
-                to_json(TABLE, &id, &new.state)?,
-                micros(new.created),
-                to_json(TABLE, &id, &new.warnings)?,
-            ])?;
-            journal::append(db, &new.events)?;
-            let made = find(db, "id = ?1", &[&id])?.pop();
-            made.map(Created::New).ok_or_else(|| Fault::Missing(id))
-        })
-        .await
+        self.write(format!("creating migration {} of VM {}", new.id, new.vm_name), move |db| create(db, new))
+            .await
     }
 
     /// All migrations, oldest first.
@@ -229,6 +198,40 @@ impl Store {
         })
         .await
     }
+}
+
+pub(super) fn create(db: &Connection, new: NewMigration) -> Result<Created, Fault> {
+    if let Some(row) = find(
+        db,
+        "id = ?1 OR (source = ?2 AND vm = ?3 AND state_name NOT IN ('done', 'cancelled'))",
+        &[&new.id.to_string(), &new.source, &new.vm.0],
+    )?
+    .pop()
+    {
+        return Ok(Created::Exists(row));
+    }
+    let id = new.id.to_string();
+    db.prepare_cached(
+        "INSERT INTO migrations (id, plan, source, target, vm, vm_name, target_name, machine, state_name, state, \
+         since, created, warnings) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12)",
+    )?
+    .execute(params![
+        id,
+        new.plan,
+        new.source,
+        new.target,
+        new.vm.0,
+        new.vm_name,
+        new.target_name,
+        to_json(TABLE, &id, &new.machine)?,
+        new.state.name(),
+        to_json(TABLE, &id, &new.state)?,
+        micros(new.created),
+        to_json(TABLE, &id, &new.warnings)?,
+    ])?;
+    journal::append(db, &new.events)?;
+    let made = find(db, "id = ?1", &[&id])?.pop();
+    made.map(Created::New).ok_or_else(|| Fault::Missing(id))
 }
 
 fn set_cutover(db: &Connection, id: MigrationId, cutover: &Cutover) -> Result<(), Fault> {
@@ -301,6 +304,26 @@ fn apply(db: &Connection, id: MigrationId, change: &Change) -> Result<(), Fault>
 
 fn exists(found: usize, id: MigrationId) -> Result<(), Fault> {
     if found == 0 { Err(Fault::Missing(format!("there is no migration {id}"))) } else { Ok(()) }
+}
+
+/// Those that can be read, and what is known of the others.
+pub(super) fn find_each(
+    db: &Connection,
+    condition: &str,
+    parameters: &[&dyn rusqlite::ToSql],
+) -> Result<Found, Fault> {
+    let mut select = db.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM migrations WHERE {condition} ORDER BY created, id"
+    ))?;
+    let mut rows = select.query(parameters)?;
+    let mut found = Found::default();
+    while let Some(row) = rows.next()? {
+        match read(row) {
+            Ok(read) => found.rows.push(read),
+            Err(fault) => found.unreadable.push(Unreadable::salvaged(row, fault)?),
+        }
+    }
+    Ok(found)
 }
 
 pub(super) fn find(

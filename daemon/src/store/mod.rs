@@ -40,6 +40,7 @@ mod seals;
 #[cfg(all(feature = "simulation", debug_assertions))]
 mod simulated;
 mod telemetry;
+mod unreadable;
 mod writer;
 
 use std::{
@@ -69,6 +70,7 @@ pub use self::{
     passes::{DiskFacts, NewDiskPass, PassFacts, PassRow},
     proof::VerifyCursor,
     seals::SealRow,
+    unreadable::{Found, Unreadable},
 };
 use self::{
     error::{Fault, unavailable},

@@ -6,7 +6,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    Store, StoreError,
+    Found, Store, StoreError,
     disks::find as find_disks,
     error::Fault,
     ledger::key,
@@ -41,6 +41,23 @@ impl Store {
     pub async fn open_migrations(&self) -> Result<Vec<MigrationRow>, StoreError> {
         self.read("reading the open migrations", |db| migrations::find(db, &format!("NOT {IS_OVER}"), &[]))
             .await
+    }
+
+    /// The same, with those that cannot be read.
+    pub async fn open_each(&self) -> Result<Found, StoreError> {
+        self.read("reading the open migrations", |db| {
+            migrations::find_each(db, &format!("NOT {IS_OVER}"), &[])
+        })
+        .await
+    }
+
+    /// Those that are over, of one plan or all, with those that cannot be read.
+    pub async fn finished_each(&self, plan: Option<&str>) -> Result<Found, StoreError> {
+        let plan = plan.map(str::to_owned);
+        self.read("reading the finished migrations", move |db| {
+            migrations::find_each(db, &format!("{IS_OVER} AND (?1 IS NULL OR plan = ?1)"), &[&plan])
+        })
+        .await
     }
 
     /// Those that are over, of one plan or all, oldest first.

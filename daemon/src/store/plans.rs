@@ -1,10 +1,12 @@
 //! Plans, as they were applied.
 
 use chrono::{DateTime, Utc};
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    Store, StoreError, groups, journal,
+    Created, NewMigration, Store, StoreError,
+    error::Fault,
+    groups, journal, migrations,
     row::{from_json, micros, to_json},
 };
 use crate::model::{plan::Plan, view::EventView};
@@ -18,13 +20,21 @@ impl Store {
         events: Vec<EventView>,
     ) -> Result<(), StoreError> {
         let plan = plan.clone();
-        self.write(format!("saving plan {}", plan.name), move |db| {
-            db.prepare_cached(
-                "INSERT INTO plans (name, body, created, changed) VALUES (?1, ?2, ?3, ?3)
-                 ON CONFLICT (name) DO UPDATE SET body = excluded.body, changed = excluded.changed",
-            )?
-            .execute(params![plan.name, to_json("plans", &plan.name, &plan)?, micros(at)])?;
-            journal::append(db, &events)
+        self.write(format!("saving plan {}", plan.name), move |db| put(db, &plan, at, &events)).await
+    }
+
+    /// The same, and makes its `new` migrations, unless others move those VMs: all of it or nothing.
+    pub async fn apply_plan(
+        &self,
+        plan: &Plan,
+        at: DateTime<Utc>,
+        events: Vec<EventView>,
+        new: Vec<NewMigration>,
+    ) -> Result<Vec<Created>, StoreError> {
+        let plan = plan.clone();
+        self.write(format!("applying plan {}", plan.name), move |db| {
+            put(db, &plan, at, &events)?;
+            new.into_iter().map(|new| migrations::create(db, new)).collect()
         })
         .await
     }
@@ -40,6 +50,27 @@ impl Store {
                 plans.push(from_json("plans", name, &body)?);
             }
             Ok(plans)
+        })
+        .await
+    }
+
+    /// Those that can be read, and of the others the names and why they cannot.
+    pub async fn plans_each(&self) -> Result<(Vec<Plan>, Vec<(String, StoreError)>), StoreError> {
+        self.read("reading the plans", |db| {
+            let mut select = db.prepare_cached("SELECT name, body FROM plans ORDER BY name")?;
+            let mut rows = select.query([])?;
+            let (mut plans, mut unreadable) = (Vec::new(), Vec::new());
+            while let Some(row) = rows.next()? {
+                let (name, body): (String, String) = (row.get(0)?, row.get(1)?);
+                match from_json("plans", &name, &body) {
+                    Ok(plan) => plans.push(plan),
+                    Err(fault) => {
+                        let error = fault.into_error(&format!("reading plan {name}"));
+                        unreadable.push((name, error));
+                    }
+                }
+            }
+            Ok((plans, unreadable))
         })
         .await
     }
@@ -66,4 +97,13 @@ impl Store {
         })
         .await
     }
+}
+
+fn put(db: &Connection, plan: &Plan, at: DateTime<Utc>, events: &[EventView]) -> Result<(), Fault> {
+    db.prepare_cached(
+        "INSERT INTO plans (name, body, created, changed) VALUES (?1, ?2, ?3, ?3)
+         ON CONFLICT (name) DO UPDATE SET body = excluded.body, changed = excluded.changed",
+    )?
+    .execute(params![plan.name, to_json("plans", &plan.name, plan)?, micros(at)])?;
+    journal::append(db, events)
 }

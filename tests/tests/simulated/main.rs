@@ -26,5 +26,6 @@ mod rollback;
 mod schedule;
 mod storages;
 mod supervised;
+mod unreadable;
 mod verify;
 mod vm_schedules;

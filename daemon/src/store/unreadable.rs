@@ -1,0 +1,113 @@
+//! Rows that cannot be read, beside those that can.
+//!
+//! Rule: one row that is garbage is the misfortune of its own migration or group, never of the others.
+
+use chrono::{DateTime, Utc};
+use rusqlite::Row;
+
+use super::{
+    StoreError,
+    error::Fault,
+    migrations::MigrationRow,
+    row::{migration_id, moment},
+};
+use crate::model::{
+    id::{MigrationId, VmId},
+    state::{Resting, State},
+    view::MigrationView,
+};
+
+const TABLE: &str = "migrations";
+
+/// Migrations, as far as they can be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    pub rows: Vec<MigrationRow>,
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A migration that the state holds and that cannot be read: nothing of it is run, and nothing of it is deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Its own, or one that stands for it if that is garbage too.
+    pub id: MigrationId,
+    pub plan: String,
+    pub source: String,
+    pub vm: VmId,
+    pub vm_name: String,
+    pub target_name: String,
+    pub since: DateTime<Utc>,
+    /// What cannot be read, and why.
+    pub why: String,
+}
+
+impl Unreadable {
+    /// One whose row can be read, and not what belongs to it.
+    pub fn of(row: &MigrationRow, why: impl ToString) -> Self {
+        Self {
+            id: row.id,
+            plan: row.plan.clone(),
+            source: row.source.clone(),
+            vm: row.vm.clone(),
+            vm_name: row.vm_name.clone(),
+            target_name: row.target_name.clone(),
+            since: row.since,
+            why: why.to_string(),
+        }
+    }
+
+    /// What of a row can be read that `fault` keeps from being read as a whole.
+    pub(super) fn salvaged(row: &Row<'_>, fault: Fault) -> Result<Self, Fault> {
+        let text = |column: &str| row.get::<_, String>(column).unwrap_or_else(|_| "?".to_owned());
+        let key = text("id");
+        let stand_in = || {
+            let hex = blake3::hash(key.as_bytes()).to_hex();
+            migration_id(TABLE, &key, &hex.as_str()[..32])
+        };
+        let id = migration_id(TABLE, &key, &key).or_else(|_| stand_in())?;
+        let since = row.get("since").map_err(Fault::from).and_then(|at| moment(TABLE, &key, at));
+        let error: StoreError = fault.into_error("reading it from the state");
+        Ok(Self {
+            id,
+            plan: text("plan"),
+            source: text("source"),
+            vm: VmId(text("vm")),
+            vm_name: text("vm_name"),
+            target_name: text("target_name"),
+            since: since.unwrap_or_default(),
+            why: error.to_string(),
+        })
+    }
+
+    /// In words, with what to do.
+    pub fn reason(&self) -> String {
+        format!(
+            "unreadable: {}; nothing of it is run or deleted, and its VMs stay as they are: look at both sides, stop \
+             warmd, and restore the state from a backup (`warmd state check` tells all that is wrong)",
+            self.why
+        )
+    }
+
+    /// How it is shown.
+    pub fn view(&self) -> MigrationView {
+        MigrationView {
+            id: self.id,
+            plan: self.plan.clone(),
+            vm: self.vm.clone(),
+            vm_name: self.vm_name.clone(),
+            target_name: self.target_name.clone(),
+            state: State::Failed { reason: self.reason(), resumable: false, from: Resting::Synced },
+            since: self.since,
+            disks: Vec::new(),
+            pass: None,
+            next_pass: None,
+            next_pass_why: None,
+            awaited_cutover: None,
+            downtime_forecast: None,
+            forecast: None,
+            warnings: Vec::new(),
+            cutover: None,
+            verification: None,
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! A state with garbage in some rows over simulated endpoints: what can be read goes on.
+
+use warmd_cbt::units::BLOCK;
+use warmd_daemon::{
+    migration::control::{Control, ControlErrorKind},
+    model::{plan::VerifyMode, request::Request, state::State},
+};
+use warmd_tests::simulated::{Rig, World};
+
+/// Seeds, puts garbage into the state, and starts again.
+async fn with_garbage(sql: &str) -> Rig {
+    let world = World::new(&[("vda", 40 * BLOCK)]);
+    world.guest_writes("vda", 3 * BLOCK, &vec![7; 5 * BLOCK as usize]);
+    let mut rig = Rig::start(world).await;
+    rig.seed(Rig::plan(VerifyMode::Readback)).await;
+    let file = rig.state_file();
+    rig.stop().await;
+    rusqlite::Connection::open(file).unwrap().execute_batch(sql).unwrap();
+    rig.go_on().await;
+    rig
+}
+
+#[tokio::test]
+async fn an_unreadable_migration_is_shown_refused_and_left_alone() {
+    let rig = with_garbage("UPDATE migrations SET state = 'garbage'").await;
+    let view = rig.view().await;
+    assert!(
+        matches!(&view.state, State::Failed { reason, resumable: false, .. }
+        if reason.contains("unreadable") && reason.contains("table migrations")),
+        "{:?}",
+        view.state
+    );
+    assert_eq!(rig.manager.migrations(None).await.unwrap().len(), 1);
+    for request in [Request::Cancel, Request::Sync, Request::Cutover] {
+        let error = rig.manager.request(view.id, request, "test").await.unwrap_err();
+        assert_eq!(error.kind, ControlErrorKind::Refused);
+        assert!(error.message.contains("unreadable"), "{error}");
+    }
+    let error = rig.manager.delete_plan("plan", "test").await.unwrap_err();
+    assert!(error.message.contains("unreadable"), "{error}");
+    // No second migration of the VM.
+    let applied = rig.manager.apply_plan(Rig::plan(VerifyMode::Readback), "test").await.unwrap();
+    assert_eq!((applied.started.len(), applied.kept), (0, vec![view.id]));
+    assert!(rig.journal().await.contains("unreadable"));
+}
+
+#[tokio::test]
+async fn a_plan_that_cannot_be_read_is_applied_again_and_its_migrations_go_on() {
+    let rig = with_garbage("UPDATE plans SET body = 'garbage'").await;
+    let view = rig.view().await;
+    assert!(
+        matches!(&view.state, State::Failed { reason, .. } if reason.contains("plan")),
+        "{:?}",
+        view.state
+    );
+    assert!(rig.manager.plans().await.unwrap().is_empty());
+    rig.manager_applies(Rig::plan(VerifyMode::Readback)).await;
+    assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
+}
