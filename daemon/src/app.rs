@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use warmd_cbt::buffer::BufferPool;
 
 use crate::{
-    api,
+    api, clock,
     config::{self, Config},
     host,
     metrics::{Metrics, MetricsServer},
@@ -28,6 +28,12 @@ const DRAIN: Duration = Duration::from_secs(90);
 
 /// The same when the daemon itself must not go on: what stands still waits for the next start.
 const DRAIN_FATAL: Duration = Duration::from_secs(15);
+
+/// How often a reserve that was given up is made again, if there is room.
+const RESERVE_EVERY: Duration = Duration::from_mins(1);
+
+/// After how many of these the state is thinned out.
+const THIN_EVERY: u32 = 10;
 
 /// What closing the state and threads that hang may take after that.
 const CLOSE: Duration = Duration::from_secs(20);
@@ -48,6 +54,7 @@ pub async fn serve_over(
     let store = tokio::task::spawn_blocking(move || Store::open(&state_dir)).await??;
     let host = host::open(&config, store.clone());
     endpoints.targets.values().for_each(|target| target.handle.on(&host));
+    hold_reserve(&store, config.state.reserve).await;
     let bound = api::Bound::bind(config.listen.clone()).await?;
     let scrapes = match config.metrics {
         Some(address) => Some(MetricsServer::bind(address).await?),
@@ -71,6 +78,21 @@ pub async fn serve_over(
             why
         })
     };
+    let housekeeping = {
+        let (store, keep) = (store.clone(), config.state.clone());
+        tokio::spawn(async move {
+            for round in 0_u32.. {
+                tokio::time::sleep(RESERVE_EVERY).await;
+                hold_reserve(&store, keep.reserve).await;
+                if round % THIN_EVERY != 0 {
+                    continue;
+                }
+                if let Err(error) = store.thin(&keep, clock::now()).await {
+                    tracing::warn!(%error, "the state is not thinned out now");
+                }
+            }
+        })
+    };
     let polling = tokio::spawn(Arc::clone(&manager).poll_inventories());
     let alive = tokio::spawn(systemd::live(store.clone()));
     systemd::ready();
@@ -89,6 +111,7 @@ pub async fn serve_over(
     }
     alive.abort();
     polling.abort();
+    housekeeping.abort();
     store.close().await?;
     if watched.is_finished() {
         // A source VM may be off: whoever starts it again finds in the state what is to be done.
@@ -100,6 +123,14 @@ pub async fn serve_over(
     watched.abort();
     tracing::info!("stopped");
     Ok(served?)
+}
+
+/// Room for what must be saved when there is none.
+async fn hold_reserve(store: &Store, bytes: u64) {
+    let store = store.clone();
+    if let Err(error) = tokio::task::spawn_blocking(move || store.hold_reserve(bytes)).await {
+        tracing::error!(%error, "no room is kept in reserve");
+    }
 }
 
 fn open_endpoints(config: &Config) -> anyhow::Result<Endpoints> {

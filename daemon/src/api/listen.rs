@@ -45,13 +45,31 @@ pub(super) async fn bind_unix(path: &Path) -> Result<(UnixListener, OwnSocket), 
 
 fn make_directory(path: &Path) -> Result<(), ApiError> {
     match path.parent() {
-        Some(directory) if !directory.as_os_str().is_empty() => fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(doing("make the socket's directory", directory)),
+        Some(directory) if !directory.as_os_str().is_empty() => {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)
+                .map_err(doing("make the socket's directory", directory))?;
+            judge_directory(directory)
+        }
         _ => Ok(()),
     }
+}
+
+/// Others who can rename what is in it could put a socket of theirs in place of ours.
+fn judge_directory(directory: &Path) -> Result<(), ApiError> {
+    let meta = fs::metadata(directory).map_err(doing("look at the socket's directory", directory))?;
+    let (mode, me, shown) = (meta.mode() & 0o7777, rustix::process::geteuid().as_raw(), directory.display());
+    let why = if meta.uid() != me && meta.uid() != 0 {
+        format!("it belongs to user {}, and warmd runs as user {me}: chown {me} {shown}", meta.uid())
+    } else if mode & 0o022 != 0 && mode & 0o1000 == 0 {
+        format!("others can write into it (mode {mode:04o}): chmod go-w {shown}")
+    } else {
+        return Ok(());
+    };
+    let cause = io::Error::new(io::ErrorKind::PermissionDenied, why);
+    Err(doing("use the socket's directory", directory)(cause))
 }
 
 /// Removes a socket that nobody listens on.

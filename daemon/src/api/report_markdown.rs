@@ -28,6 +28,7 @@ pub fn markdown(report: &Report, sealed: &Sealed) -> String {
     out.push_str("\n## Disks\n\n");
     out.push_str(&disks(report));
     out.push_str("\n## Passes\n\n");
+    out.push_str(&passes_before(report));
     out.push_str(&passes(&report.passes));
     out.push_str(&performance::performance(&report.passes));
     out.push_str("\n## Cutover\n\n");
@@ -138,6 +139,22 @@ fn disks(report: &Report) -> String {
         ]);
     }
     table.finish()
+}
+
+/// In front of the table of the last ones.
+fn passes_before(report: &Report) -> String {
+    let each = report.passes_before.iter().map(|sums| {
+        format!(
+            "{}: {} passes ({} failed), {} read, {} written",
+            inline(&sums.key),
+            sums.passes,
+            sums.failed,
+            bytes(sums.read),
+            bytes(sums.written)
+        )
+    });
+    let each: Vec<_> = each.collect();
+    if each.is_empty() { String::new() } else { format!("Before these: {}.\n\n", each.join("; ")) }
 }
 
 fn passes(passes: &[PassView]) -> String {

@@ -16,6 +16,7 @@ use warmd_daemon::{
     app,
     config::Config,
     root::{Image, RootError},
+    store,
 };
 
 /// More threads than this read no disk faster.
@@ -45,6 +46,11 @@ enum Command {
         #[arg(long, default_value = "/etc/warmd/warmd.toml")]
         config: PathBuf,
     },
+    /// Look after the state, whether the daemon runs or not; nothing of it is changed.
+    State {
+        #[command(subcommand)]
+        command: StateCommand,
+    },
     /// Compute the manifest root of a raw image or a block device, as reports have it of the disk that was copied there.
     ///
     /// It reads the file and nothing else. daemon/REPORT.md says how the root is defined. Exit codes: 0 done, 1 failed.
@@ -60,11 +66,32 @@ enum Command {
     },
 }
 
+#[derive(Subcommand, Debug)]
+enum StateCommand {
+    /// Copy the state as it is at one moment to a new file, also while the daemon works.
+    ///
+    /// A plain copy (`cp`) of the files of a live state may be torn. Keep `report.key` beside it: it signs the reports.
+    Backup {
+        /// The new file; it must not be there.
+        file: PathBuf,
+        /// The configuration file.
+        #[arg(long, default_value = "/etc/warmd/warmd.toml")]
+        config: PathBuf,
+    },
+    /// Read all of the state, and say what is wrong with it. Exit codes: 0 nothing, 1 something.
+    Check {
+        /// The configuration file.
+        #[arg(long, default_value = "/etc/warmd/warmd.toml")]
+        config: PathBuf,
+    },
+}
+
 fn main() -> ExitCode {
     let (path, run) = match Arguments::parse().command {
         Command::Serve { config } => (config, true),
         Command::CheckConfig { config } => (config, false),
         Command::Root { file, size, threads } => return root(&file, size, threads),
+        Command::State { command } => return state(command),
     };
     let config = match Config::load(&path) {
         Ok(config) => config,
@@ -84,6 +111,37 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn state(command: StateCommand) -> ExitCode {
+    let (StateCommand::Backup { config, .. } | StateCommand::Check { config }) = &command;
+    let dir = match Config::load(config) {
+        Ok(config) => config.state_dir,
+        Err(error) => {
+            eprintln!("warmd: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let done = match command {
+        StateCommand::Backup { file, .. } => store::back_up(&dir, &file).map(|()| {
+            say(&format!(
+                "{}: the state of this moment; keep {} too",
+                file.display(),
+                dir.join("report.key").display()
+            ))
+        }),
+        StateCommand::Check { .. } => store::look_over(&dir).map(|found| {
+            if found.is_empty() {
+                return say(&format!("{}: all right", dir.display()));
+            }
+            say(&found.join("\n"));
+            ExitCode::FAILURE
+        }),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("warmd: {error}");
+        ExitCode::FAILURE
+    })
 }
 
 /// Prints an answer; one that nobody gets is a failure.

@@ -37,6 +37,7 @@ use crate::{
     api::Listen,
     model::{budget::ConfiguredBudgets, limit::LimitTable},
     sources::SourceSettings,
+    store::Keep,
     targets::TargetSettings,
 };
 
@@ -51,6 +52,8 @@ pub struct Settings<S, T> {
     pub listen: Listen,
     /// Where Prometheus may ask: a loopback address. Nowhere if nothing is said.
     pub metrics: Option<SocketAddr>,
+    /// How much of it is kept.
+    pub state: Keep,
     pub engine: EngineSettings,
     pub log: LogSettings,
     /// Of all that the daemon does.
@@ -83,6 +86,8 @@ struct Document {
     #[serde(default)]
     listen: ListenTable,
     metrics: Option<MetricsTable>,
+    #[serde(default)]
+    state: Keep,
     engine: Option<Spanned<EngineSettings>>,
     log: Option<Spanned<LogSettings>>,
     #[serde(default)]
@@ -142,7 +147,8 @@ impl<S: DeserializeOwned, T: DeserializeOwned> Settings<S, T> {
         let (listen, limits) = (document.listen.judge(text)?, document.limits);
         let metrics = document.metrics.map(|table| table.judge(text)).transpose()?;
         let budgets = budgets.end();
-        Ok(Self { state_dir, listen, metrics, engine, log, limits, budgets, sources, targets })
+        let state = document.state;
+        Ok(Self { state_dir, state, listen, metrics, engine, log, limits, budgets, sources, targets })
     }
 }
 

@@ -88,6 +88,10 @@ pub(super) async fn unless_stopped<T>(
 }
 
 async fn last_delta(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
+    // What cannot be saved cannot be finished, and nothing is stopped for that.
+    if let Some(why) = context.store.too_little_room() {
+        return Err(WorkError::operator(why));
+    }
     // Remembered before anything is stopped: an undo restores this, and a target stays off whose source was off.
     let power = context.source.power(&context.vm).await?;
     context.remember(|cutover| cutover.was_running = Some(power == PowerState::Running)).await?;
@@ -367,6 +371,15 @@ pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
         conversion::give_up(context).await?;
     }
     Ok(())
+}
+
+/// The source back, and nothing else, while nothing can be saved: the state still says that the cutover goes on, and whoever
+/// reads that finds a source that runs, and takes the cutover back. Only before the target VM's start was asked for.
+pub(super) async fn source_back_unsaved(context: &Context, from: Phase) -> Result<(), WorkError> {
+    if from >= Phase::CreateVm {
+        context.target.discard_machine(context.id).await?;
+    }
+    Ok(source_back(context, from).await?)
 }
 
 /// The source as it was before the cutover.

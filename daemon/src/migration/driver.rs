@@ -18,6 +18,7 @@ use self::cutovers::told;
 use super::{
     command::Command,
     context::Context,
+    cutover::source_back_unsaved,
     doing::{forget_ledgers, persist, verify_alone},
     failure::{Remedy, WorkError},
     retry::Retry,
@@ -35,11 +36,14 @@ use crate::{
         verify::VerifyOrder,
         view::EventView,
     },
-    store::Change,
+    store::{Change, StoreError},
 };
 
 /// How long work that was told to stop may take before it is dropped where it stands.
 const STOP_DEADLINE: Duration = Duration::from_mins(1);
+
+/// With a source off, and nothing saved for so long, the source is powered on.
+pub(super) const UNSAVED: Duration = Duration::from_mins(3);
 
 /// How long the owner of a finished migration stays for more requests, and for those who look at its verification.
 const SOON: Duration = Duration::from_secs(1);
@@ -63,6 +67,8 @@ pub struct Driver {
     goes_back_from: Option<DateTime<Utc>>,
     /// Whether the cutover that is being granted is forced; `None` for one whose time has come.
     is_forced: Option<bool>,
+    /// Whether the source was powered on though that cannot be saved.
+    is_back: bool,
 }
 
 /// What ended the waiting.
@@ -94,6 +100,7 @@ impl Driver {
             is_held: false,
             goes_back_from: None,
             is_forced: None,
+            is_back: false,
         }
     }
 
@@ -380,6 +387,29 @@ impl Driver {
         true
     }
 
+    /// Powers the source on that a cutover has stopped, when nothing can be saved for long; then what is to be saved
+    /// instead. Never if the target VM may have been started.
+    async fn back_unsaved(&mut self, error: &StoreError) -> Option<(State, Event)> {
+        let State::CuttingOver { phase } = self.state else { return None };
+        let cutover = self.context.cutover();
+        let is_before = cutover.start_asked.is_none() && cutover.target_running.is_none();
+        let is_long = self.context.store.failing_for().is_some_and(|span| span >= UNSAVED);
+        if self.is_back || !phase.source_may_be_off() || !is_before || !is_long || mutant("unsaved-stays-off")
+        {
+            return None;
+        }
+        let reason = format!("the state could not be saved for {} s: {error}", UNSAVED.as_secs());
+        if let Err(error) = source_back_unsaved(&self.context, phase).await {
+            tracing::error!(migration = %self.context.id, %error, "the source is not back yet");
+            return None;
+        }
+        tracing::error!(migration = %self.context.id, reason, "the source is powered on again, unsaved");
+        self.is_back = true;
+        self.context.groups.say_failed(self.context.id, &reason);
+        let event = Event::WorkFailed { reason, resumable: true };
+        next(&self.state, &event).ok().map(|state| (state, event))
+    }
+
     /// Waits for the next try; false if the daemon shuts down.
     async fn pause(&self, retry: &mut Retry) -> bool {
         tokio::select! {
@@ -413,6 +443,12 @@ impl Driver {
         let mut retry = Retry::forever();
         while let Err(error) = self.context.store.save_state(self.context.id, step.clone()).await {
             tracing::error!(migration = %self.context.id, %error, "state not saved; nothing goes on until it is");
+            if let Some((undoing, event)) = self.back_unsaved(&error).await
+                && undoing != state
+            {
+                // Instead of the step that could not be saved; that it is saved is waited for as before.
+                return Box::pin(self.enter(undoing, &event, "warmd", Vec::new())).await;
+            }
             if !self.pause(&mut retry).await {
                 return false;
             }
@@ -424,6 +460,7 @@ impl Driver {
             self.appointment = appointment;
         }
         tracing::info!(migration = %self.context.id, vm = %self.context.machine.name, by, "{text}");
+        self.is_back = false;
         let before = std::mem::replace(&mut self.state, state);
         if let State::Undoing { reason, .. } = &self.state {
             self.context.groups.say_failed(self.context.id, reason);

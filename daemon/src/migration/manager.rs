@@ -114,6 +114,8 @@ pub struct Manager {
     /// All that were under way when the daemon came up are known.
     all_here: CancellationToken,
     pub(super) supervision: Supervision,
+    /// Held while a report is put together.
+    pub(super) reporting: tokio::sync::Mutex<()>,
     /// What the state holds and cannot be read.
     pub(super) unreadable: Mutex<BTreeMap<MigrationId, Unreadable>>,
     /// For the tasks that it starts.
@@ -150,6 +152,7 @@ impl Manager {
             all_here: CancellationToken::new(),
             supervision: Supervision::default(),
             unreadable: Mutex::default(),
+            reporting: tokio::sync::Mutex::default(),
             me: me.clone(),
         });
         manager.tell_unreadable(&saved.unreadable).await;

@@ -17,6 +17,8 @@ use crate::{
 
 /// Version of the report's form.
 const FORMAT: u32 = 2;
+/// Passes that a report carries one by one; of the others it has the sums.
+const PASSES: u32 = 1000;
 /// Journal lines, and requests among them, that a report carries at the most.
 const JOURNAL: u32 = 10_000;
 
@@ -38,13 +40,21 @@ pub async fn report(context: &Context, ends: Ends) -> Result<Report, WorkError> 
     let is_over = view.state.is_handed_over() || context.cutover().rolled_back.is_some();
     let conversion = if is_over { conversion::in_force(context).await? } else { None };
     let mut disks = Vec::new();
-    let passes: Vec<_> = context.store.passes(context.id).await?.into_iter().map(|pass| pass.view).collect();
+    let (passes, passes_before) = context.store.last_passes(context.id, PASSES).await?;
+    let passes: Vec<PassView> = passes.into_iter().map(|pass| pass.view).collect();
+    let audits = context.store.audit_sums(context.id).await?;
     for row in context.store.disks(context.id).await? {
         let seal = seals.iter().find(|seal| seal.disk == row.id && seal.attempt == attempt);
         let ledger = context.ledger(row.id).await?;
         // Then the ledger is on its way out, or gone, and says nothing of any disk.
         let given_up = view.state == State::Cancelled;
-        let audit = Some(audits(&passes, &row));
+        let (audited, checked, mismatched_bytes) = audits.get(&row.key).copied().unwrap_or_default();
+        let audit = Some(AuditReport {
+            passes: audited,
+            checked,
+            mismatched_bytes,
+            tracking_fault: row.tracking_fault.clone(),
+        });
         let pending = match &conversion {
             _ if given_up => row.size.0,
             // What was changed on purpose is not missing.
@@ -91,6 +101,7 @@ pub async fn report(context: &Context, ends: Ends) -> Result<Report, WorkError> 
         machine: context.latest_machine(),
         disks,
         passes,
+        passes_before,
         downtime: forecast::measured_downtime(&context.cutover()),
         cutover,
         rolled_back: context.cutover().rolled_back,
@@ -116,16 +127,4 @@ async fn root_of_now(
     let before = ledger.anchor();
     let root = manifest_root(&context.store, row.id, row.size).await?;
     Ok((ledger.is_done() && ledger.anchor() == before).then_some(root))
-}
-
-/// What the audits of all passes found on a disk.
-fn audits(passes: &[PassView], row: &DiskRow) -> AuditReport {
-    let disks = passes.iter().flat_map(|pass| &pass.disks).filter(|disk| disk.key == row.key);
-    let mut all = AuditReport { tracking_fault: row.tracking_fault.clone(), ..AuditReport::default() };
-    for audit in disks.filter_map(|disk| disk.audit.as_ref()) {
-        all.passes += 1;
-        all.checked += audit.checked;
-        all.mismatched_bytes += audit.mismatched_bytes;
-    }
-    all
 }

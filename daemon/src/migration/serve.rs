@@ -187,6 +187,8 @@ impl Control for Manager {
 
     async fn report(&self, id: MigrationId) -> Result<Report, ControlError> {
         self.check_readable(id)?;
+        // It takes memory while it is put together: one for the whole daemon.
+        let _one_at_a_time = self.reporting.lock().await;
         let row = self.row(id).await?;
         let kind = |endpoint: Result<&Endpoint, ControlError>| endpoint.ok().map(|known| known.kind.clone());
         let ends = report::Ends {

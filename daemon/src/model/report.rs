@@ -33,7 +33,11 @@ pub struct Report {
     pub made: DateTime<Utc>,
     pub machine: Machine,
     pub disks: Vec<DiskReport>,
+    /// The last ones, oldest first.
     pub passes: Vec<PassView>,
+    /// What older ones did that are not among them, disk by disk.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passes_before: Vec<PassSums>,
     /// The phases of the last cutover.
     pub cutover: Vec<PhaseView>,
     /// When a person asked to go back to the source after that cutover: then what the target VM wrote is lost, and the
@@ -59,6 +63,21 @@ pub struct Report {
     pub journal: Vec<EventView>,
     /// Older lines of it that are not in this report.
     pub journal_left_out: u64,
+}
+
+/// What many passes did on a disk, together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassSums {
+    pub key: String,
+    pub passes: u64,
+    pub failed: u64,
+    /// Bytes, as in each pass.
+    pub changed: u64,
+    pub read: u64,
+    pub written: u64,
+    pub zeroed: u64,
+    pub skipped: u64,
+    pub drained: u64,
 }
 
 /// A disk in the report.

@@ -7,38 +7,38 @@ use super::{Store, StoreError, error::Fault};
 impl Store {
     /// What is wrong with the file, as SQLite sees it; empty if nothing is. Reads all of it, without holding up writes.
     pub async fn integrity(&self) -> Result<Vec<String>, StoreError> {
-        self.read("checking the state", |db| {
-            let mut found = lines(db, "PRAGMA integrity_check(100)")?;
-            found.retain(|line| line != "ok");
-            let orphans = lines(db, "SELECT DISTINCT \"table\" FROM pragma_foreign_key_check")?;
-            found.extend(
-                orphans.into_iter().map(|table| format!("table {table} has rows that belong to nothing")),
-            );
-            found.extend(
-                lines(
-                    db,
-                    "SELECT name || ' ' || (key >> 32) FROM (SELECT 'chunks of disk' AS name, key FROM chunks
-                     UNION ALL SELECT 'pages of disk', key FROM pages
-                     UNION ALL SELECT 'changes of disk', key FROM touched
-                     UNION ALL SELECT 'changes of disk', key FROM uncompared
-                     UNION ALL SELECT 'recent hashes of disk', key FROM recent)
-                     WHERE key >> 32 NOT IN (SELECT id FROM disks) GROUP BY name, key >> 32 LIMIT 100",
-                )?
-                .into_iter()
-                .map(|what| format!("{what}, which is not there")),
-            );
-            found.extend(lines(
-                db,
-                "SELECT 'recent hashes of disk ' || (key >> 32) || ' without their ' || lacks FROM (
-                     SELECT key, 'blocks' AS lacks FROM recent_hashes WHERE key NOT IN (SELECT key FROM recent)
-                     UNION ALL
-                     SELECT key, 'hashes' FROM recent WHERE key NOT IN (SELECT key FROM recent_hashes))
-                 GROUP BY lacks, key >> 32 LIMIT 100",
-            )?);
-            Ok(found)
-        })
-        .await
+        self.read("checking the state", all).await
     }
+}
+
+/// The same of any connection.
+pub(super) fn all(db: &Connection) -> Result<Vec<String>, Fault> {
+    let mut found = lines(db, "PRAGMA integrity_check(100)")?;
+    found.retain(|line| line != "ok");
+    let orphans = lines(db, "SELECT DISTINCT \"table\" FROM pragma_foreign_key_check")?;
+    found.extend(orphans.into_iter().map(|table| format!("table {table} has rows that belong to nothing")));
+    found.extend(
+        lines(
+            db,
+            "SELECT name || ' ' || (key >> 32) FROM (SELECT 'chunks of disk' AS name, key FROM chunks
+             UNION ALL SELECT 'pages of disk', key FROM pages
+             UNION ALL SELECT 'changes of disk', key FROM touched
+             UNION ALL SELECT 'changes of disk', key FROM uncompared
+             UNION ALL SELECT 'recent hashes of disk', key FROM recent)
+             WHERE key >> 32 NOT IN (SELECT id FROM disks) GROUP BY name, key >> 32 LIMIT 100",
+        )?
+        .into_iter()
+        .map(|what| format!("{what}, which is not there")),
+    );
+    found.extend(lines(
+        db,
+        "SELECT 'recent hashes of disk ' || (key >> 32) || ' without their ' || lacks FROM (
+             SELECT key, 'blocks' AS lacks FROM recent_hashes WHERE key NOT IN (SELECT key FROM recent)
+             UNION ALL
+             SELECT key, 'hashes' FROM recent WHERE key NOT IN (SELECT key FROM recent_hashes))
+         GROUP BY lacks, key >> 32 LIMIT 100",
+    )?);
+    Ok(found)
 }
 
 fn lines(db: &Connection, sql: &str) -> Result<Vec<String>, Fault> {

@@ -53,6 +53,11 @@ pub enum OpenError {
         "others can write into {dir} (mode {mode:04o}): take that right from them (chmod go-w), or set another `state_dir`"
     )]
     Exposed { dir: PathBuf, mode: u32 },
+    /// It is somebody else's.
+    #[error(
+        "{dir} belongs to user {owner}, and warmd runs as user {me}: give it over (chown {me} {dir}), or set another `state_dir`"
+    )]
+    Foreign { dir: PathBuf, owner: u32, me: u32 },
     /// There is no key to sign reports with.
     #[error(transparent)]
     Key(#[from] KeyError),

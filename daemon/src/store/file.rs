@@ -34,7 +34,12 @@ pub(super) fn make_dir(dir: &Path) -> Result<(), OpenError> {
         .mode(0o700)
         .create(dir)
         .map_err(io_error("create the state directory", dir))?;
-    let mode = fs::metadata(dir).map_err(io_error("look at", dir))?.mode() & 0o7777;
+    let meta = fs::metadata(dir).map_err(io_error("look at", dir))?;
+    let me = rustix::process::geteuid().as_raw();
+    if meta.uid() != me && meta.uid() != 0 {
+        return Err(OpenError::Foreign { dir: dir.to_owned(), owner: meta.uid(), me });
+    }
+    let mode = meta.mode() & 0o7777;
     if mode & 0o022 == 0 { Ok(()) } else { Err(OpenError::Exposed { dir: dir.to_owned(), mode }) }
 }
 
@@ -231,6 +236,8 @@ fn create(file: &Path, upgrades: &[Upgrade]) -> Result<(), OpenError> {
 fn fill(draft: &Path, upgrades: &[Upgrade]) -> rusqlite::Result<()> {
     let mut connection = Connection::open_with_flags(draft, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
     connection.pragma_update(None, "page_size", PAGE_BYTES)?;
+    // Before there is a table: what is thinned out can be given back.
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     schema::upgrade(&mut connection, upgrades).map_err(|(_, error)| error)?;
     connection.close().map_err(|(_, error)| error)
 }

@@ -7,6 +7,7 @@
 //! callers ─▶ queue ─▶ writer thread ─▶ warmd.db (WAL, FULL) ◀─ readers ◀─ callers
 //! ```
 
+mod backup;
 mod check;
 mod conversions;
 mod cutovers;
@@ -34,12 +35,14 @@ mod plans;
 mod proof;
 mod readers;
 mod recent;
+mod reserve;
 mod row;
 mod schema;
 mod seals;
 #[cfg(all(feature = "simulation", debug_assertions))]
 mod simulated;
 mod telemetry;
+mod thin;
 mod unreadable;
 mod writer;
 
@@ -56,6 +59,7 @@ use tokio_util::sync::CancellationToken;
 use warmd_cbt::telemetry::{Counts, Histogram};
 
 pub use self::{
+    backup::{back_up, look_over},
     conversions::ConversionRow,
     cutovers::{MeasuredCutovers, NO_CONVERSION},
     disks::{DiskRow, NewDisk},
@@ -69,7 +73,9 @@ pub use self::{
     over::Finished,
     passes::{DiskFacts, NewDiskPass, PassFacts, PassRow},
     proof::VerifyCursor,
+    reserve::{ENOUGH, RESERVE, RESERVE_NAME},
     seals::SealRow,
+    thin::Keep,
     unreadable::{Found, Unreadable},
 };
 use self::{
@@ -101,6 +107,7 @@ struct Inner {
     readers: Arc<Readers>,
     /// How long transactions took to become durable.
     commits: Arc<Histogram>,
+    failing: reserve::Failing,
     /// The writer is gone, and nobody closed the state.
     lost: CancellationToken,
     key: ReportKey,
@@ -142,6 +149,7 @@ impl Store {
             queue: Mutex::new(Some(queue)),
             thread: Mutex::new(Some(thread)),
             commits,
+            failing: reserve::Failing::default(),
             lost,
             key,
         })))
@@ -210,7 +218,16 @@ impl Store {
         place.send(Box::new(Task { what: what.clone(), work: Some(work), result: None, reply }));
         loop {
             match tokio::time::timeout(SLOW, &mut answer).await {
-                Ok(Ok(answer)) => return answer,
+                Ok(Ok(answer)) => {
+                    // A row that is garbage is no sign of a state that cannot be written.
+                    let failed =
+                        answer.as_ref().is_err_and(|error| error.kind == StoreErrorKind::Unavailable);
+                    self.0.failing.note(failed);
+                    if failed {
+                        self.give_up_reserve();
+                    }
+                    return answer;
+                }
                 Ok(Err(_)) => return Err(unavailable(&what, "the state's writer has ended")),
                 Err(_) => tracing::warn!(what, "a write to the state takes long: is its disk stuck?"),
             }

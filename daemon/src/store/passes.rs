@@ -1,5 +1,7 @@
 //! Passes and their figures, which grow in the same transaction as the drain that they tell of.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row, params};
 use warmd_cbt::{
@@ -16,6 +18,7 @@ use super::{
 };
 use crate::model::{
     id::{DiskKey, MigrationId},
+    report::PassSums,
     view::{DiskPassView, PassKind, PassView},
 };
 
@@ -131,6 +134,77 @@ impl Store {
     pub async fn passes(&self, id: MigrationId) -> Result<Vec<PassRow>, StoreError> {
         self.read(format!("reading the passes of migration {id}"), move |db| {
             find(db, "migration = ?1", &[&id.to_string()])
+        })
+        .await
+    }
+
+    /// The migration's last passes, at most `most` of them, oldest first, and the sums of all that came before them.
+    pub async fn last_passes(
+        &self,
+        id: MigrationId,
+        most: u32,
+    ) -> Result<(Vec<PassRow>, Vec<PassSums>), StoreError> {
+        self.read(format!("reading the last passes of migration {id}"), move |db| {
+            let id = id.to_string();
+            let from = "number > (SELECT max(number) FROM passes WHERE migration = ?1) - ?2";
+            let rows = find(db, &format!("migration = ?1 AND {from}"), &[&id, &most])?;
+            let first = rows.first().map_or(0, |row| row.view.number);
+            let mut select = db.prepare_cached(
+                "SELECT key, sum(passes), sum(failed), sum(changed), sum(read), sum(written), sum(zeroed), sum(skipped),
+                     sum(drained) FROM (
+                 SELECT key, passes, failed, changed, read, written, zeroed, skipped, drained FROM pass_hours
+                     WHERE migration = ?1
+                 UNION ALL
+                 SELECT disks.key, 1, p.error IS NOT NULL, d.changed, d.read, d.written, d.zeroed, d.skipped, d.drained
+                     FROM passes p JOIN disk_passes d ON d.pass = p.id JOIN disks ON disks.id = d.disk
+                     WHERE p.migration = ?1 AND p.number < ?2)
+                 GROUP BY key ORDER BY key",
+            )?;
+            let mut sums = Vec::new();
+            let mut found = select.query(params![id, first])?;
+            while let Some(row) = found.next()? {
+                let number = |at: usize| -> Result<u64, Fault> { unsigned(TABLE, &id, row.get(at)?) };
+                sums.push(PassSums {
+                    key: row.get(0)?,
+                    passes: number(1)?,
+                    failed: number(2)?,
+                    changed: number(3)?,
+                    read: number(4)?,
+                    written: number(5)?,
+                    zeroed: number(6)?,
+                    skipped: number(7)?,
+                    drained: number(8)?,
+                });
+            }
+            Ok((rows, sums))
+        })
+        .await
+    }
+
+    /// What the audits of all passes found together, by disk: how many there were, and the bytes checked and found wrong.
+    pub async fn audit_sums(
+        &self,
+        id: MigrationId,
+    ) -> Result<BTreeMap<DiskKey, (u32, u64, u64)>, StoreError> {
+        self.read(format!("reading the audits of migration {id}"), move |db| {
+            let id = id.to_string();
+            let mut select = db.prepare_cached(
+                "SELECT key, sum(audits), sum(checked), sum(mismatched) FROM (
+                 SELECT key, audits, checked, mismatched FROM pass_hours WHERE migration = ?1
+                 UNION ALL
+                 SELECT disks.key, 1, json_extract(body, '$.is.checked'), json_extract(body, '$.is.mismatched_bytes')
+                     FROM audits JOIN disk_passes d ON d.id = audits.disk_pass JOIN passes p ON p.id = d.pass
+                     JOIN disks ON disks.id = d.disk WHERE p.migration = ?1)
+                 GROUP BY key",
+            )?;
+            let mut rows = select.query([&id])?;
+            let mut sums = BTreeMap::new();
+            while let Some(row) = rows.next()? {
+                let number = |at: usize| -> Result<u64, Fault> { unsigned("audits", &id, row.get(at)?) };
+                let passes = unsigned("audits", &id, row.get(1)?)?;
+                sums.insert(DiskKey(row.get(0)?), (passes, number(2)?, number(3)?));
+            }
+            Ok(sums)
         })
         .await
     }

@@ -35,6 +35,7 @@ pub(super) const UPGRADES: &[Upgrade] = &[
     |transaction| transaction.execute_batch(include_str!("schema_v20.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v21.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v22.sql")),
+    |transaction| transaction.execute_batch(include_str!("schema_v23.sql")),
 ];
 
 /// The version that the steps lead to.
@@ -126,8 +127,8 @@ mod tests {
         let names: Vec<String> = names.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
         assert_eq!(
             names.join(" "),
-            "audits chunks conversions disk_passes disks events group_members groups heartbeat hooks inventories latencies limits migrations pages passes phases places plans recent recent_counts \
-             recent_hashes report_keys seals stages touched uncompared verdicts verifications waits"
+            "audits chunks conversions disk_passes disks events group_members groups heartbeat hooks inventories latencies limits migrations pages pass_hours passes phases places plans recent recent_counts \
+             recent_hashes report_keys seals stages thinning touched uncompared verdicts verifications waits"
         );
     }
 }

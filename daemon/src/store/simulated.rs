@@ -49,6 +49,7 @@ impl Store {
             queue: Mutex::new(Some(queue)),
             thread: Mutex::new(None),
             commits,
+            failing: super::reserve::Failing::default(),
             lost: tokio_util::sync::CancellationToken::new(),
             // The same one in every run of a seed.
             key: ReportKey::from_secret(&[7; 32]),

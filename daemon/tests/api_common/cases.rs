@@ -402,6 +402,7 @@ pub fn report(view: &MigrationView) -> Report {
         requests: events().into_iter().filter(|event| event.kind == "request").collect(),
         verdicts: vec![verdict(0)],
         journal: events(),
+        passes_before: Vec::new(),
         journal_left_out: 0,
     }
 }

@@ -14,6 +14,7 @@ mod places;
 mod proof;
 mod records;
 mod telemetry;
+mod thin;
 mod unreadable;
 
 use chrono::{DateTime, TimeDelta, Utc};

@@ -266,3 +266,14 @@ async fn a_sound_file_has_nothing_wrong_and_a_broken_one_has() {
         ["table disks has rows that belong to nothing", "chunks of disk 1, which is not there"]
     );
 }
+
+#[test]
+fn a_directory_of_another_user_is_refused_with_the_command_that_mends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    if std::os::unix::fs::chown(dir.path(), Some(4242), None).is_err() {
+        // Only root may give a directory away.
+        return;
+    }
+    let error = Store::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("user 4242") && error.contains("chown 0"), "{error}");
+}

@@ -13,7 +13,7 @@ use warmd_daemon::{
 
 use super::{Fixture, at, disk};
 
-fn telemetry(scale: u64) -> Telemetry {
+pub(super) fn telemetry(scale: u64) -> Telemetry {
     let stage = |stage: Stage| {
         let seconds = (stage as u64 * scale) as f64 / 64.0;
         StageView {

@@ -39,6 +39,11 @@ impl Faults {
         self.lock().clear();
     }
 
+    /// Whether any fault is set for `name`.
+    pub fn holds(&self, name: &str) -> bool {
+        self.lock().contains_key(name)
+    }
+
     /// How often the call `name` was made.
     pub fn struck(&self, name: &str) -> u64 {
         let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);

@@ -223,7 +223,14 @@ pub fn on_a_clock<T>(now: &str, test: impl Future<Output = T>) -> T {
 async fn open(place: &Place, world: &World) -> (Store, Arc<Manager>, CancellationToken, Metrics) {
     let store = match place {
         Place::Folder(dir) => Store::open(dir.path()),
-        Place::Memory(name, _) => Store::simulated(name, |commit| commit()),
+        Place::Memory(name, _) => {
+            let faults = world.faults.clone();
+            Store::simulated(name, move |commit| {
+                let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+                let failed = || Err(rusqlite::Error::SqliteFailure(full, None));
+                if faults.holds("store.commit") { failed() } else { commit() }
+            })
+        }
     };
     let store = store.expect("the store opens");
     let shutdown = CancellationToken::new();

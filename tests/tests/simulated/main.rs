@@ -27,5 +27,6 @@ mod schedule;
 mod storages;
 mod supervised;
 mod unreadable;
+mod unsaved;
 mod verify;
 mod vm_schedules;

@@ -49,3 +49,24 @@ async fn a_second_panic_of_the_same_migration_ends_the_daemon_and_the_next_one_g
     let told = events.iter().filter(|line| line.kind == "failure" && line.text.contains("panic")).count();
     assert_eq!(told, 2, "both are told of");
 }
+
+#[tokio::test]
+async fn a_rollback_does_not_wait_for_a_plan_that_is_being_judged() {
+    let rig = Rig::start(world()).await;
+    let plan = Rig::plan(VerifyMode::Readback);
+    rig.seed(plan.clone()).await;
+    assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
+    rig.world.faults.set("source.describe", Fault::Hang);
+    let manager = std::sync::Arc::clone(&rig.manager);
+    let applying = tokio::spawn(async move { manager.apply_plan(plan, "test").await });
+    while rig.world.faults.struck("source.describe") == 0 || applying.is_finished() {
+        assert!(!applying.is_finished(), "it is still judged");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let asked = tokio::time::timeout(Duration::from_secs(5), rig.request(Request::Rollback));
+    asked.await.expect("it is answered while the plan is judged");
+    assert!(!applying.is_finished());
+    rig.world.faults.clear();
+    applying.await.expect("no panic").expect("it is judged again, and applied");
+}

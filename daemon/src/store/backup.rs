@@ -1,0 +1,74 @@
+//! A whole copy of the state while the daemon works, and a look at all of it.
+//!
+//! Rule: neither changes the state. A plain copy of the files of a live state may be torn; this one is of one moment.
+
+use std::{
+    fs::{self, OpenOptions},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    time::Duration,
+};
+
+use rusqlite::{Connection, OpenFlags, backup::Backup};
+
+use super::{FILE_NAME, OpenError, check, error::Fault, file, migrations, row};
+use crate::model::plan::Plan;
+
+/// Pages that are copied at a time, and the pause after them.
+const STEP: i32 = 1024;
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Copies the state in `dir`, whether a daemon runs or not, to the new file `to`.
+pub fn back_up(dir: &Path, to: &Path) -> Result<(), OpenError> {
+    let from = dir.join(FILE_NAME);
+    let database = |what| {
+        let file = from.clone();
+        move |cause| OpenError::Database { what, file, cause }
+    };
+    let source = file::open_reader(&from).map_err(database("read"))?;
+    let io = |cause| OpenError::Io { what: "make", path: to.to_owned(), cause };
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(io)?;
+    let copied = copy(&source, to);
+    if copied.is_err() {
+        fs::remove_file(to).ok();
+    }
+    copied.map_err(database("copy"))?;
+    fs::File::open(to).and_then(|file| file.sync_all()).map_err(io)
+}
+
+fn copy(source: &Connection, to: &Path) -> rusqlite::Result<()> {
+    // One moment of it, which no write of the daemon's begins anew.
+    source.execute_batch("BEGIN")?;
+    source.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))?;
+    let mut target = Connection::open_with_flags(to, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    Backup::new(source, &mut target)?.run_to_completion(STEP, PAUSE, None)?;
+    // One file, which needs no log beside it.
+    target.pragma_update(None, "journal_mode", "DELETE")?;
+    target.close().map_err(|(_, error)| error)
+}
+
+/// What is wrong with the state in `dir`, as SQLite sees it and as warmd would read it; empty if nothing is.
+pub fn look_over(dir: &Path) -> Result<Vec<String>, OpenError> {
+    let from = dir.join(FILE_NAME);
+    let database = |cause| OpenError::Database { what: "read", file: from.clone(), cause };
+    let connection = file::open_reader(&from).map_err(database)?;
+    let looked = || -> Result<Vec<String>, Fault> {
+        let mut found = check::all(&connection)?;
+        let each = migrations::find_each(&connection, "TRUE", &[])?;
+        found.extend(each.unreadable.into_iter().map(|it| format!("VM {}: {}", it.vm_name, it.why)));
+        let mut select = connection.prepare("SELECT name, body FROM plans ORDER BY name")?;
+        let mut rows = select.query([])?;
+        while let Some(columns) = rows.next()? {
+            let (name, body): (String, String) = (columns.get(0)?, columns.get(1)?);
+            if let Err(fault) = row::from_json::<Plan>("plans", &name, &body) {
+                found.push(fault.into_error("reading a plan").to_string());
+            }
+        }
+        Ok(found)
+    };
+    match looked() {
+        Err(Fault::Sql(cause)) => Err(database(cause)),
+        Err(fault) => Ok(vec![fault.into_error("reading the state").to_string()]),
+        Ok(found) => Ok(found),
+    }
+}

@@ -1,0 +1,42 @@
+//! A state that cannot be written while a VM is down, over simulated endpoints.
+
+use std::time::Duration;
+
+use warmd_cbt::units::BLOCK;
+use warmd_daemon::model::{phase::Phase, plan::VerifyMode, request::Request, state::State};
+use warmd_tests::simulated::{Fault, Rig, World, on_a_clock};
+
+#[test]
+fn a_source_that_is_off_comes_back_when_nothing_can_be_saved_for_minutes() {
+    on_a_clock("2026-11-28T10:00:00Z", async {
+        let world = World::new(&[("vda", 40 * BLOCK)]);
+        world.guest_writes("vda", 3 * BLOCK, &vec![7; 5 * BLOCK as usize]);
+        let rig = Rig::start_on_a_clock(world).await;
+        let mut plan = Rig::plan(VerifyMode::Readback);
+        plan.cutover.create_deadline = Duration::from_hours(1);
+        rig.seed(plan).await;
+        rig.world.faults.set("target.create", Fault::Hang);
+        rig.ask(Request::Cutover).await;
+        rig.until("the target VM is made", |view| {
+            view.state == State::CuttingOver { phase: Phase::CreateVm }
+        })
+        .await;
+        rig.world.with(|truth| assert!(!truth.source_runs));
+        rig.world.faults.clear();
+        rig.world.faults.set("store.commit", Fault::Refused);
+        let begun = tokio::time::Instant::now();
+        while !rig.world.with(|truth| truth.source_runs) {
+            assert!(begun.elapsed() < Duration::from_mins(8), "the source stays off");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert!(begun.elapsed() > Duration::from_mins(2), "a short trouble takes nothing back");
+        rig.world.faults.clear();
+        rig.until("its undo", |view| view.state == State::Synced).await;
+        rig.world.with(|truth| {
+            assert!(truth.violations.is_empty(), "{:?}", truth.violations);
+            assert!(truth.source_runs && !truth.target_runs);
+        });
+        assert!(rig.journal().await.contains("could not be saved"), "{}", rig.journal().await);
+        assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
+    });
+}
