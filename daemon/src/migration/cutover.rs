@@ -373,17 +373,8 @@ pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
     Ok(())
 }
 
-/// The source back, and nothing else, while nothing can be saved: the state still says that the cutover goes on, and whoever
-/// reads that finds a source that runs, and takes the cutover back. Only before the target VM's start was asked for.
-pub(super) async fn source_back_unsaved(context: &Context, from: Phase) -> Result<(), WorkError> {
-    if from >= Phase::CreateVm {
-        context.target.discard_machine(context.id).await?;
-    }
-    Ok(source_back(context, from).await?)
-}
-
 /// The source as it was before the cutover.
-async fn source_back(context: &Context, from: Phase) -> Result<(), SourceError> {
+pub(super) async fn source_back(context: &Context, from: Phase) -> Result<(), SourceError> {
     context.source.end_snapshot(&context.vm, context.id).await?;
     if from.source_may_be_off() && was_running(context) {
         if from == Phase::StopSource {

@@ -10,7 +10,8 @@ use warmd_cbt::stop::StopSignal;
 use super::{
     admission,
     context::Context,
-    cutover, driver,
+    cutover,
+    driver::unsaved,
     failure::{Remedy, WorkError},
     forecast, groups, hooks, overtaken, pass, prepare,
     retry::Retry,
@@ -117,10 +118,7 @@ async fn attempts(context: &Context, doing: Work, stop: &StopSignal) -> Result<(
             // It came a long way: a full pass of days may meet more than ten short failures.
             retry = Retry::times(ATTEMPTS);
         }
-        // With the VM down, a state that cannot be written is not waited for until the phase's deadline.
-        let is_unsaved = context.store.failing_for().is_some_and(|span| span >= driver::UNSAVED);
-        let is_down = matches!(doing, Work::Phase(phase) if phase.source_may_be_off());
-        if is_final(&error, doing) || stop.is_stopped() || is_unsaved && is_down {
+        if is_final(&error, doing) || stop.is_stopped() || unsaved::ends(context, doing) {
             return Err(error);
         }
         context.note("failure", format!("{doing:?}: {error}")).await;

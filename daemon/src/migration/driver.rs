@@ -6,6 +6,7 @@
 mod cutovers;
 mod passes;
 mod shown;
+pub(super) mod unsaved;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -18,7 +19,6 @@ use self::cutovers::told;
 use super::{
     command::Command,
     context::Context,
-    cutover::source_back_unsaved,
     doing::{forget_ledgers, persist, verify_alone},
     failure::{Remedy, WorkError},
     retry::Retry,
@@ -36,14 +36,11 @@ use crate::{
         verify::VerifyOrder,
         view::EventView,
     },
-    store::{Change, StoreError},
+    store::Change,
 };
 
 /// How long work that was told to stop may take before it is dropped where it stands.
 const STOP_DEADLINE: Duration = Duration::from_mins(1);
-
-/// With a source off, and nothing saved for so long, the source is powered on.
-pub(super) const UNSAVED: Duration = Duration::from_mins(3);
 
 /// How long the owner of a finished migration stays for more requests, and for those who look at its verification.
 const SOON: Duration = Duration::from_secs(1);
@@ -385,29 +382,6 @@ impl Driver {
             }
         }
         true
-    }
-
-    /// Powers the source on that a cutover has stopped, when nothing can be saved for long; then what is to be saved
-    /// instead. Never if the target VM may have been started.
-    async fn back_unsaved(&mut self, error: &StoreError) -> Option<(State, Event)> {
-        let State::CuttingOver { phase } = self.state else { return None };
-        let cutover = self.context.cutover();
-        let is_before = cutover.start_asked.is_none() && cutover.target_running.is_none();
-        let is_long = self.context.store.failing_for().is_some_and(|span| span >= UNSAVED);
-        if self.is_back || !phase.source_may_be_off() || !is_before || !is_long || mutant("unsaved-stays-off")
-        {
-            return None;
-        }
-        let reason = format!("the state could not be saved for {} s: {error}", UNSAVED.as_secs());
-        if let Err(error) = source_back_unsaved(&self.context, phase).await {
-            tracing::error!(migration = %self.context.id, %error, "the source is not back yet");
-            return None;
-        }
-        tracing::error!(migration = %self.context.id, reason, "the source is powered on again, unsaved");
-        self.is_back = true;
-        self.context.groups.say_failed(self.context.id, &reason);
-        let event = Event::WorkFailed { reason, resumable: true };
-        next(&self.state, &event).ok().map(|state| (state, event))
     }
 
     /// Waits for the next try; false if the daemon shuts down.

@@ -1,0 +1,65 @@
+//! The way back to the source while nothing can be saved.
+//!
+//! Rule: the state still says that the cutover goes on. Whoever reads it after a crash finds a source that runs, and takes
+//! the cutover back (the fence before each later phase sees to that); so it is done only before the target VM's start was
+//! asked for, and what the cutover made on the target is gone before. Never do both VMs run.
+
+use std::time::Duration;
+
+use warmd_cbt::mutant::mutant;
+
+use super::Driver;
+use crate::{
+    migration::{context::Context, cutover::source_back, failure::WorkError},
+    model::{
+        phase::Phase,
+        state::State,
+        transition::{Event, Work, next},
+    },
+    store::StoreError,
+};
+
+/// With a source off, and nothing saved for so long, the source is powered on.
+const UNSAVED: Duration = Duration::from_mins(3);
+
+/// Whether the work of a phase with the source off is to end, as nothing could be saved for long. It would be tried until
+/// the phase's deadline otherwise.
+pub(in crate::migration) fn ends(context: &Context, doing: Work) -> bool {
+    let is_down = matches!(doing, Work::Phase(phase) if phase.source_may_be_off());
+    is_down && may_go_back(context)
+}
+
+fn may_go_back(context: &Context) -> bool {
+    let cutover = context.cutover();
+    let is_before = cutover.start_asked.is_none() && cutover.target_running.is_none();
+    is_before && context.store.failing_for().is_some_and(|span| span >= UNSAVED)
+}
+
+impl Driver {
+    /// Powers the source on that a cutover has stopped, when nothing can be saved for long; then what is to be saved
+    /// instead of the next step.
+    pub(super) async fn back_unsaved(&mut self, error: &StoreError) -> Option<(State, Event)> {
+        let State::CuttingOver { phase } = self.state else { return None };
+        let is_wanted = phase.source_may_be_off() && may_go_back(&self.context);
+        if self.is_back || !is_wanted || mutant("unsaved-stays-off") {
+            return None;
+        }
+        let reason = format!("the state could not be saved for {} s: {error}", UNSAVED.as_secs());
+        if let Err(error) = back(&self.context, phase).await {
+            tracing::error!(migration = %self.context.id, %error, "the source is not back yet");
+            return None;
+        }
+        tracing::error!(migration = %self.context.id, reason, "the source is powered on again, unsaved");
+        self.is_back = true;
+        self.context.groups.say_failed(self.context.id, &reason);
+        let event = Event::WorkFailed { reason, resumable: true };
+        next(&self.state, &event).ok().map(|state| (state, event))
+    }
+}
+
+async fn back(context: &Context, from: Phase) -> Result<(), WorkError> {
+    if from >= Phase::CreateVm {
+        context.target.discard_machine(context.id).await?;
+    }
+    Ok(source_back(context, from).await?)
+}
