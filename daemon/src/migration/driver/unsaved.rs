@@ -6,8 +6,6 @@
 
 use std::time::Duration;
 
-use warmd_cbt::mutant::mutant;
-
 use super::Driver;
 use crate::{
     migration::{context::Context, cutover::source_back, failure::WorkError},
@@ -41,7 +39,7 @@ impl Driver {
     pub(super) async fn back_unsaved(&mut self, error: &StoreError) -> Option<(State, Event)> {
         let State::CuttingOver { phase } = self.state else { return None };
         let is_wanted = phase.source_may_be_off() && may_go_back(&self.context);
-        if self.is_back || !is_wanted || mutant("unsaved-stays-off") {
+        if self.is_back || !is_wanted {
             return None;
         }
         let reason = format!("the state could not be saved for {} s: {error}", UNSAVED.as_secs());
