@@ -171,7 +171,7 @@ fn shrink(db: &Connection) -> Result<bool, Fault> {
     let number = |pragma: &str| db.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
     let (free, pages) = (number("freelist_count")?, number("page_count")?);
     // Some are needed soon again.
-    if number("auto_vacuum")? != 2 || free < 256 || free < pages / 4 {
+    if number("auto_vacuum")? != 2 || free < 32 || free < pages / 4 {
         return Ok(false);
     }
     let mut vacuum = db.prepare("PRAGMA incremental_vacuum(128)")?;
