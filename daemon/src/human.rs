@@ -123,9 +123,37 @@ pub fn percent(part: u64, whole: u64) -> u64 {
     (u128::from(part.min(whole)) * 100 / u128::from(whole)) as u64
 }
 
+/// An error with its causes, outermost first: what a message says already is not said again.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut told = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !told.contains(&text) {
+            told = format!("{told}: {text}");
+        }
+        cause = error.source();
+    }
+    told
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_says_each_cause_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("making /x: {0}")]
+        struct Telling(#[source] std::io::Error);
+        #[derive(Debug, thiserror::Error)]
+        #[error("the daemon cannot start")]
+        struct Silent(#[source] Telling);
+        let exists = || std::io::Error::from_raw_os_error(17);
+        assert_eq!(chain(&Telling(exists())), "making /x: File exists (os error 17)");
+        let all = "the daemon cannot start: making /x: File exists (os error 17)";
+        assert_eq!(chain(&Silent(Telling(exists()))), all);
+    }
 
     #[test]
     fn sizes_with_and_without_units() {

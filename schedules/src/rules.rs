@@ -159,7 +159,7 @@ impl Rules {
     /// When the next pass is due, whether copying is allowed then or not.
     pub fn due(&self, facts: &Facts, now: DateTime<Utc>) -> Due {
         let Some(last) = facts.last else { return Due { at: now, why: "no pass has run yet".to_owned() } };
-        // A clock that was set back does not hold the next pass up.
+        // What is still to come was told before the clock was set back; the caller counts on from there.
         let last = LastPass { snapshot: last.snapshot.min(now), ended: last.ended.min(now) };
         let opening = self.opening(facts, now);
         let regular = match &self.cadence {

@@ -69,7 +69,7 @@ pub struct Rig {
     pub new: Libvirt,
     /// The target's directory.
     pub volumes: PathBuf,
-    plan: PathBuf,
+    pub plan: PathBuf,
     cutover: &'static str,
     verify: &'static str,
     audit: &'static str,

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use warmd_daemon::{
     app,
     config::Config,
+    human,
     root::{Image, RootError},
     store,
 };
@@ -107,7 +108,7 @@ fn main() -> ExitCode {
     match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("warmd: {error:#}");
+            eprintln!("warmd: {}", human::chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -19,8 +19,8 @@ use super::{
 /// In a pipe, progress alone is told no more often than this for one migration.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// What makes a line worth telling at once: the state, the phase, the pass, and whether that runs.
-type Stage = (i32, i32, Option<(u32, bool)>, bool);
+/// What makes a line worth telling at once: the state, the phase, the pass, and whether that runs; and what is waited for.
+type Stage = (i32, i32, Option<(u32, bool)>, bool, Option<String>);
 
 /// A place for progress.
 #[derive(Debug)]
@@ -129,7 +129,8 @@ fn line() -> ProgressBar {
 
 fn stage(migration: &Migration) -> Stage {
     let pass = migration.pass.as_ref().map(|pass| (pass.number, pass.ended.is_some()));
-    (migration.state, migration.phase, pass, show::is_verifying(migration))
+    let waits = migration.waiting.as_ref().map(|waiting| waiting.reason.clone());
+    (migration.state, migration.phase, pass, show::is_verifying(migration), waits)
 }
 
 /// Until Ctrl-C. Where there is no such signal, for ever.

@@ -16,7 +16,13 @@ pub(super) fn name<E: Serialize>(value: E) -> String {
 }
 
 /// A migration's state with what belongs to it: `cutting-over (final-delta)`, `failed, resumable`.
+/// One that is tried again says so: `seeding, waits`.
 pub(super) fn state(migration: &Migration) -> String {
+    let waits = if migration.waiting.is_some() { ", waits" } else { "" };
+    format!("{}{waits}", state_alone(migration))
+}
+
+fn state_alone(migration: &Migration) -> String {
     let state = migration.state();
     let name = name(state);
     match state {
@@ -95,6 +101,11 @@ pub(super) fn took(started: Option<&Timestamp>, ended: Option<&Timestamp>) -> St
 /// Text that may be empty, or a dash.
 pub(super) fn or_dash(text: &str) -> String {
     if text.is_empty() { "-".to_owned() } else { text.to_owned() }
+}
+
+/// `failed once`, `failed 3 times`.
+pub(super) fn tries(tries: u32) -> String {
+    if tries == 1 { "failed once".to_owned() } else { format!("failed {tries} times") }
 }
 
 /// `1 disk`, `2 disks`.

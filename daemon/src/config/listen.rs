@@ -8,6 +8,9 @@ use toml::Spanned;
 use super::text::{Text, TextError};
 use crate::api::{Listen, TlsFiles};
 
+/// What a Unix socket's path holds.
+const MAX_SOCKET: usize = 107;
+
 const SOCKET: &str = "/run/warmd/warmd.sock";
 
 /// `[listen]` as it is written.
@@ -32,7 +35,17 @@ impl ListenTable {
         let path = |path: Spanned<PathBuf>| absolute(path, text);
         match (self.socket, self.tcp, self.tls) {
             (None, None, None) => Ok(Listen::Unix(PathBuf::from(SOCKET))),
-            (Some(socket), None, None) => path(socket).map(Listen::Unix),
+            (Some(socket), None, None) => {
+                let (span, length) = (socket.span(), socket.get_ref().as_os_str().len());
+                let path = path(socket)?;
+                if length > MAX_SOCKET {
+                    let why = format!(
+                        "the path of a Unix socket has at most {MAX_SOCKET} bytes, and this one has {length}: use a shorter one"
+                    );
+                    return Err(text.wrong(Some(span), why));
+                }
+                Ok(Listen::Unix(path))
+            }
             (Some(_), Some(tcp), _) => {
                 Err(text.wrong(Some(tcp.span()), "`socket` and `tcp` exclude each other: remove one"))
             }

@@ -25,6 +25,7 @@ use super::{
     groups::Groups,
     limits::{Member, Registry},
     live::Live,
+    steady::Steady,
 };
 use crate::{
     clock,
@@ -84,6 +85,8 @@ pub struct Context {
     differences: Mutex<Vec<String>>,
     /// Whether the last writer to the target's disks was looked at, and is one that the state knows.
     knows_writer: AtomicBool,
+    /// How long its last pass is past.
+    pub(super) steady: Steady,
 }
 
 /// The parts of a [`Context`].
@@ -158,6 +161,7 @@ impl Context {
             latest,
             differences: Mutex::default(),
             knows_writer: AtomicBool::new(false),
+            steady: Steady::default(),
         }
     }
 

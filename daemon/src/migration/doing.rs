@@ -16,6 +16,7 @@ use super::{
     forecast, groups, hooks, overtaken, pass, prepare,
     retry::Retry,
     rollback, verify,
+    waiting::Waiting,
 };
 use crate::{
     clock,
@@ -42,8 +43,8 @@ const MOST_CUT: u32 = 20;
 /// How the outcome of a phase begins that failed.
 pub(super) const PHASE_FAILED: &str = "failed: ";
 
-/// Does `doing`, and again while its failures may pass: undo, rollback and clean-up for ever, a phase within its deadline,
-/// everything else a limited number of times.
+/// Does `doing`, and again while its failures may pass: undo, rollback and clean-up for ever, a phase within its deadline;
+/// everything else for ever where something stands in its way that time takes away, else a limited number of times.
 pub(super) async fn persist(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
     look_first(context, doing, stop).await?;
     admission::enter(context, doing, stop).await?;
@@ -68,16 +69,17 @@ pub(super) async fn persist(context: &Context, doing: Work, stop: &StopSignal) -
 
 /// Nothing is done by a state that the target has overtaken.
 async fn look_first(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
-    let mut retry = patience(context, doing);
+    let mut patience = Patience::new(context, doing);
     loop {
-        let Err(error) = overtaken::check(context, doing).await else { return Ok(()) };
+        let Err(error) = overtaken::check(context, doing).await else {
+            context.waits_no_more();
+            return Ok(());
+        };
         if is_final(&error, doing) {
             return Err(error);
         }
         tracing::warn!(migration = %context.id, %error, "not known yet who wrote to the target last");
-        if !pause(&mut retry, stop).await {
-            return Err(error);
-        }
+        patience.wait("looking who wrote to the target last", error, stop).await?;
     }
 }
 
@@ -89,12 +91,17 @@ async fn with_hooks(
     stop: &StopSignal,
 ) -> Result<(), WorkError> {
     let mut retry = Retry::times(ATTEMPTS);
+    let mut waiting = Waiting::new(context);
     let error = loop {
         let Err(error) = hooks::run(context, phase, when, stop).await else { return Ok(()) };
-        if error.remedy == Remedy::Operator || stop.is_stopped() || !retry.pause().await {
+        if error.remedy == Remedy::Operator || stop.is_stopped() {
             break error;
         }
+        let Some(pause) = retry.next() else { break error };
+        waiting.told(&format!("the hooks {when:?} {phase}"), &error, pause).await;
+        tokio::time::sleep(pause).await;
     };
+    context.waits_no_more();
     let (attempt, now) = (context.cutover().attempt, clock::now());
     let outcome = format!("{PHASE_FAILED}{error}");
     if when == When::Before || within != phase {
@@ -106,7 +113,7 @@ async fn with_hooks(
 }
 
 async fn attempts(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
-    let mut retry = patience(context, doing);
+    let mut patience = Patience::new(context, doing);
     loop {
         let (begun, waited) = (tokio::time::Instant::now(), context.admissions.waited());
         let error = match act(context, doing, stop).await {
@@ -116,24 +123,55 @@ async fn attempts(context: &Context, doing: Work, stop: &StopSignal) -> Result<(
         let copied = begun.elapsed().saturating_sub(context.admissions.waited().saturating_sub(waited));
         if matches!(doing, Work::Seed | Work::Sync) && copied > LONG {
             // It came a long way: a full pass of days may meet more than ten short failures.
-            retry = Retry::times(ATTEMPTS);
+            patience.begin_anew();
         }
         if is_final(&error, doing) || stop.is_stopped() || unsaved::ends(context, doing) {
             return Err(error);
         }
-        context.note("failure", format!("{doing:?}: {error}")).await;
-        if !pause(&mut retry, stop).await {
-            return Err(error);
-        }
+        patience.wait(&format!("{doing:?}"), error, stop).await?;
     }
 }
 
-fn patience(context: &Context, doing: Work) -> Retry {
-    match doing {
-        Work::Undo(_) | Work::RollBack | Work::Clean => Retry::forever(),
-        Work::Phase(phase) => Retry::until(cutover::deadline(context, phase)),
-        Work::Begin | Work::Prepare | Work::Seed | Work::Sync | Work::Nothing | Work::AwaitSchedule => {
-            Retry::times(ATTEMPTS)
+/// How long work is tried again, by what it failed at.
+struct Patience<'a> {
+    /// For what may pass.
+    limited: Retry,
+    /// For what only has to be waited out; the same, where there is a deadline.
+    endless: Option<Retry>,
+    waiting: Waiting<'a>,
+}
+
+impl<'a> Patience<'a> {
+    fn new(context: &'a Context, doing: Work) -> Self {
+        let (limited, endless) = match doing {
+            Work::Undo(_) | Work::RollBack | Work::Clean => (Retry::forever(), None),
+            Work::Phase(phase) => (Retry::until(cutover::deadline(context, phase)), None),
+            Work::Begin | Work::Prepare | Work::Seed | Work::Sync | Work::Nothing | Work::AwaitSchedule => {
+                (Retry::times(ATTEMPTS), Some(Retry::forever()))
+            }
+        };
+        Self { limited, endless, waiting: Waiting::new(context) }
+    }
+
+    /// What failed before does not count any more.
+    fn begin_anew(&mut self) {
+        self.limited = Retry::times(ATTEMPTS);
+        self.endless = Some(Retry::forever());
+        self.waiting.begin_anew();
+    }
+
+    /// Shows what is waited for, and waits for the next try; the error, if there is to be none.
+    async fn wait(&mut self, doing: &str, error: WorkError, stop: &StopSignal) -> Result<(), WorkError> {
+        let retry = match (&mut self.endless, error.remedy) {
+            (Some(endless), Remedy::Wait) => endless,
+            _ => &mut self.limited,
+        };
+        let Some(pause) = retry.next() else { return Err(error) };
+        self.waiting.told(doing, &error, pause).await;
+        tokio::select! {
+            biased;
+            () = stop.stopped() => Err(error),
+            () = tokio::time::sleep(pause) => Ok(()),
         }
     }
 }
@@ -143,16 +181,7 @@ fn is_final(error: &WorkError, doing: Work) -> bool {
     match error.remedy {
         Remedy::Decide => true,
         Remedy::Operator => !matches!(doing, Work::Undo(_) | Work::RollBack | Work::Clean),
-        Remedy::Retry => false,
-    }
-}
-
-/// Waits for the next try; false if there is to be none.
-async fn pause(retry: &mut Retry, stop: &StopSignal) -> bool {
-    tokio::select! {
-        biased;
-        () = stop.stopped() => false,
-        more = retry.pause() => more,
+        Remedy::Retry | Remedy::Wait => false,
     }
 }
 

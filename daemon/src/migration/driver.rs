@@ -205,13 +205,17 @@ impl Driver {
                 self.show_next_pass(None, None);
                 let in_windows = matches!(doing, Work::Seed | Work::Sync) && !self.sync_asked;
                 let job: Job<'_> = Box::pin(async move { persist(&context, doing, &stop).await });
-                match self.attend(job, &stopper, in_windows).await {
+                let attended = self.attend(job, &stopper, in_windows).await;
+                self.context.waits_no_more();
+                match attended {
                     Attended::Job(Ok(())) => Happened::Event(Event::WorkDone, "warmd".to_owned()),
                     Attended::Job(Err(error)) => {
                         let reason = error.to_string();
                         let event = match error.remedy {
                             Remedy::Decide => Event::Overtaken { reason },
-                            Remedy::Retry | Remedy::Operator => Event::WorkFailed { reason, resumable: true },
+                            Remedy::Retry | Remedy::Wait | Remedy::Operator => {
+                                Event::WorkFailed { reason, resumable: true }
+                            }
                         };
                         Happened::Event(event, "warmd".to_owned())
                     }

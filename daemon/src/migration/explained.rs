@@ -120,7 +120,8 @@ async fn subject(manager: &Manager, plan: &Plan, whose: Whose<'_>) -> Result<Opt
         let Context { machine, vm, id, store, .. } = &*handle.context;
         let rules = plan.rules_of(&machine.name, vm).map_err(|problems| wrong(&problems))?;
         let at = handle.context.live.view().awaited_cutover.and_then(|awaited| awaited.asked_for());
-        let facts = known(store, *id, rules.zone, at).await.map_err(internal)?.facts;
+        let mut facts = known(store, *id, rules.zone, at).await.map_err(internal)?.facts;
+        facts.last = facts.last.map(|last| handle.context.steady.told(last, clock::now()));
         let snapshot = |facts: &Facts| facts.last.map(|last| last.snapshot);
         if next.as_ref().is_none_or(|next| snapshot(&facts) < snapshot(&next.facts)) {
             next = Some(Subject { handle, rules, facts });

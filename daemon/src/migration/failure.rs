@@ -11,14 +11,16 @@ use warmd_cbt::{
 
 use crate::{
     sources::{SourceError, SourceErrorKind},
-    targets::{TargetError, TargetErrorKind},
+    targets::{TargetError, TargetErrorKind, volume::VolumeError},
 };
 
 /// What helps against a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// Trying again.
+    /// Trying again, until it is seen that this does not help.
     Retry,
+    /// Time: something stands in the way, or cannot be reached, and may be gone at the next try, whenever that is.
+    Wait,
     /// Somebody's doing, then `resume`.
     Operator,
     /// A person's word for the source VM or for the target VM; until then nothing is done, and nothing is undone.
@@ -57,9 +59,10 @@ struct Gone {
 impl From<SourceError> for WorkError {
     fn from(error: SourceError) -> Self {
         let remedy = match error.kind {
-            SourceErrorKind::Unreachable | SourceErrorKind::Timeout | SourceErrorKind::Failed => {
-                Remedy::Retry
+            SourceErrorKind::Unreachable | SourceErrorKind::Timeout | SourceErrorKind::Blocked => {
+                Remedy::Wait
             }
+            SourceErrorKind::Failed => Remedy::Retry,
             SourceErrorKind::NotFound => {
                 return Self { remedy: Remedy::Operator, cause: Box::new(Gone { cause: error }) };
             }
@@ -72,9 +75,10 @@ impl From<SourceError> for WorkError {
 impl From<TargetError> for WorkError {
     fn from(error: TargetError) -> Self {
         let remedy = match error.kind {
-            TargetErrorKind::Unreachable | TargetErrorKind::Timeout | TargetErrorKind::Failed => {
-                Remedy::Retry
-            }
+            TargetErrorKind::Unreachable | TargetErrorKind::Timeout => Remedy::Wait,
+            TargetErrorKind::Failed => Remedy::Retry,
+            // Who holds it lets go of it sooner or later; that may be a write of our own that hangs.
+            TargetErrorKind::Conflict if is_in_use(&error) => Remedy::Wait,
             TargetErrorKind::NotFound
             | TargetErrorKind::Conflict
             | TargetErrorKind::NoSpace
@@ -82,6 +86,10 @@ impl From<TargetError> for WorkError {
         };
         Self { remedy, cause: Box::new(error) }
     }
+}
+
+fn is_in_use(error: &TargetError) -> bool {
+    matches!(error.cause.downcast_ref(), Some(VolumeError::InUse { .. }))
 }
 
 impl From<DiskError> for WorkError {
@@ -92,7 +100,8 @@ impl From<DiskError> for WorkError {
 
 fn remedy_of(error: &DiskError) -> Remedy {
     match error.kind {
-        ErrorKind::Connection | ErrorKind::Timeout | ErrorKind::Media | ErrorKind::Protocol => Remedy::Retry,
+        ErrorKind::Connection | ErrorKind::Timeout => Remedy::Wait,
+        ErrorKind::Media | ErrorKind::Protocol => Remedy::Retry,
         ErrorKind::NoSpace | ErrorKind::Refused => Remedy::Operator,
     }
 }
@@ -126,7 +135,7 @@ impl From<StoreError> for WorkError {
 
 fn remedy_of_store(error: &StoreError) -> Remedy {
     match error.kind {
-        StoreErrorKind::Unavailable => Remedy::Retry,
+        StoreErrorKind::Unavailable => Remedy::Wait,
         StoreErrorKind::Corrupt | StoreErrorKind::NotFound => Remedy::Operator,
     }
 }

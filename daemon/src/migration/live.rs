@@ -154,6 +154,8 @@ pub(super) fn resting() -> MigrationView {
         warnings: Vec::new(),
         cutover: None,
         verification: None,
+        waiting: None,
+        left_behind: Vec::new(),
     }
 }
 

@@ -176,6 +176,11 @@ async fn copy(
         (Ok(PassEnd::Drained), Some(then)) => then.run(snapshot).await.map(|()| PassEnd::Drained),
         (result, _) => result,
     };
+    // Not that its readers found nothing any more.
+    let result = match (result, snapshot.given_up()) {
+        (Err(_), Some(why)) => Err(why.into()),
+        (result, _) => result,
+    };
     let error = match &result {
         Ok(PassEnd::Drained) => None,
         Ok(PassEnd::Stopped) => Some("stopped on request; what was drained stays drained".to_owned()),
@@ -329,6 +334,8 @@ async fn record(
         });
     }
     context.live.update(|live| {
+        // What it was waited for is gone.
+        live.waiting = None;
         live.pass = Some(PassView {
             number: begun.view.number,
             kind,

@@ -11,7 +11,9 @@ impl From<SourceError> for ControlError {
         let kind = match error.kind {
             SourceErrorKind::Unreachable | SourceErrorKind::Timeout => ControlErrorKind::Unavailable,
             SourceErrorKind::NotFound => ControlErrorKind::NotFound,
-            SourceErrorKind::Refused | SourceErrorKind::StillRunning => ControlErrorKind::Refused,
+            SourceErrorKind::Blocked | SourceErrorKind::Refused | SourceErrorKind::StillRunning => {
+                ControlErrorKind::Refused
+            }
             SourceErrorKind::Failed => ControlErrorKind::Internal,
         };
         Self::new(kind, error.to_string())

@@ -64,6 +64,8 @@ pub async fn view(store: &Store, row: &MigrationRow) -> Result<MigrationView, Wo
         }
     });
     Ok(MigrationView {
+        waiting: None,
+        left_behind: Vec::new(),
         id: row.id,
         plan: row.plan.clone(),
         vm: row.vm.clone(),

@@ -31,14 +31,21 @@ impl Retry {
         Self { next: FIRST, left: None, until: Some(Instant::now() + span) }
     }
 
-    /// Waits before the next try; false, at once, if there is to be none.
-    pub async fn pause(&mut self) -> bool {
+    /// How long to wait before the next try, decided once; `None` if there is to be none.
+    pub fn next(&mut self) -> Option<Duration> {
         if self.left == Some(0) || self.until.is_some_and(|until| Instant::now() + self.next > until) {
-            return false;
+            return None;
         }
         self.left = self.left.map(|left| left - 1);
-        tokio::time::sleep(self.next).await;
+        let next = self.next;
         self.next = (self.next * 2).min(LONGEST);
+        Some(next)
+    }
+
+    /// Waits before the next try; false, at once, if there is to be none.
+    pub async fn pause(&mut self) -> bool {
+        let Some(next) = self.next() else { return false };
+        tokio::time::sleep(next).await;
         true
     }
 }

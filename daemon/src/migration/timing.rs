@@ -5,8 +5,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use chrono::{DateTime, Utc};
-use tokio::sync::watch;
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::{sync::watch, time::Instant};
 use warmd_schedules::{
     rules::{Facts, Rules, Verdict, Wait},
     schedule::Problems,
@@ -60,19 +60,22 @@ pub(super) async fn closed(context: &Context) {
     }
 }
 
+/// By how much the clock on the wall may go otherwise than the monotonic one, and counts as not set.
+const SLEW: TimeDelta = TimeDelta::seconds(1);
+
 /// Comes back at `at`, or before: when the plan is another than when `plans` last looked, or the clock on the wall was set
 /// back.
 pub(super) async fn until(plans: &mut watch::Receiver<Arc<Plan>>, at: Option<DateTime<Utc>>) {
     let timer = async {
         let Some(at) = at else { return std::future::pending().await };
-        let mut before = clock::now();
+        let (mut before, mut looked) = (clock::now(), Instant::now());
         while before < at {
             tokio::time::sleep((at - before).to_std().unwrap_or_default().min(LOOK)).await;
-            let now = clock::now();
-            if now < before {
+            let (now, passed) = (clock::now(), TimeDelta::from_std(looked.elapsed()).unwrap_or_default());
+            if now - before < passed - SLEW {
                 return;
             }
-            before = now;
+            (before, looked) = (now, Instant::now());
         }
     };
     tokio::select! {

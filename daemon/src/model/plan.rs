@@ -476,6 +476,9 @@ fn with_cadence<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Schedule, 
     Ok(if has_cadence { schedule } else { Schedule { every: Some(DEFAULT_INTERVAL), ..schedule } })
 }
 
+/// What [`is_target_name`] takes, for people.
+pub const TARGET_NAME: &str = "1 to 63 of the characters a-z, A-Z, 0-9, `.`, `-` and `_`, and no `-` at its beginning";
+
 /// Whether a machine may be called so on the target.
 pub fn is_target_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 63 && !name.starts_with('-') && name.chars().all(is_plain)

@@ -37,6 +37,12 @@ pub struct MigrationView {
     /// What is expected of a cutover; `None` before a delta has been measured.
     #[serde(default)]
     pub forecast: Option<ForecastView>,
+    /// What the work that its state means waits for before it is tried again; `None` while it goes on.
+    #[serde(default)]
+    pub waiting: Option<WaitingView>,
+    /// What warmd could not remove from the source or the target yet.
+    #[serde(default)]
+    pub left_behind: Vec<String>,
     /// Things that a person should know, such as a disk that cannot be tracked.
     pub warnings: Vec<String>,
     /// A cutover that is to begin later, or is held.
@@ -48,6 +54,21 @@ pub struct MigrationView {
     /// The verification that runs, or else the last one, in a cutover or asked for by itself.
     #[serde(default)]
     pub verification: Option<VerificationView>,
+}
+
+/// Work that failed, or that something stands in the way of, and that is tried again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingView {
+    /// The error, in words.
+    pub reason: String,
+    /// When it failed first.
+    pub since: DateTime<Utc>,
+    /// When it is tried again; past while it is being tried.
+    pub next_try: Option<DateTime<Utc>>,
+    /// How often it failed since then.
+    pub tries: u32,
+    /// What to do about it.
+    pub advice: String,
 }
 
 /// A disk now.

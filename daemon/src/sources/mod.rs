@@ -147,6 +147,11 @@ pub trait Snapshot: Send + Sync {
     /// A reader of the disk as it was at the snapshot's moment.
     async fn open(&self, disk: &DiskKey) -> Result<Arc<dyn ReadDisk>, SourceError>;
 
+    /// Why the source gave it up before it was released, if it did: readers then only see that it is gone.
+    fn given_up(&self) -> Option<SourceError> {
+        None
+    }
+
     /// Ends it. The marks stay. If this fails, [`Source::end_snapshot`] does it later.
     async fn release(self: Box<Self>) -> Result<(), SourceError>;
 }
@@ -195,7 +200,10 @@ pub enum SourceErrorKind {
     Timeout,
     /// The VM or the disk is not there (any more).
     NotFound,
-    /// The source will not: a foreign backup job, a paused VM, a missing permission. An operator must act.
+    /// Something stands in the way for now: a foreign backup job, a paused VM, a managed save. It passes by itself, or by
+    /// what its owner does; trying again later helps.
+    Blocked,
+    /// The source will not, and time does not mend it: a missing permission, a setting. An operator must act.
     Refused,
     /// The source failed at it; trying again may help.
     Failed,
@@ -226,7 +234,10 @@ impl SourceError {
     /// Whether the same call may succeed later without anybody's doing.
     pub fn may_pass(&self) -> bool {
         match self.kind {
-            SourceErrorKind::Unreachable | SourceErrorKind::Timeout | SourceErrorKind::Failed => true,
+            SourceErrorKind::Unreachable
+            | SourceErrorKind::Timeout
+            | SourceErrorKind::Blocked
+            | SourceErrorKind::Failed => true,
             SourceErrorKind::NotFound | SourceErrorKind::Refused | SourceErrorKind::StillRunning => false,
         }
     }

@@ -133,6 +133,8 @@ pub fn synced(number: u64, vm: &str) -> MigrationView {
         warnings: Vec::new(),
         cutover: None,
         verification: None,
+        waiting: None,
+        left_behind: Vec::new(),
     }
 }
 

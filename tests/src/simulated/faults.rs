@@ -10,6 +10,8 @@ use std::{
 pub enum Fault {
     /// It fails in a way that may pass, this many times.
     Passing(u32),
+    /// Something stands in its way until the fault is taken away.
+    Blocked,
     /// It is refused until the fault is taken away.
     Refused,
     /// It never answers, until the fault is taken away.
@@ -44,6 +46,11 @@ impl Faults {
         self.lock().contains_key(name)
     }
 
+    /// Whether something stands in the way of the call `name`.
+    pub fn is_blocked(&self, name: &str) -> bool {
+        self.lock().get(name) == Some(&Fault::Blocked)
+    }
+
     /// How often the call `name` was made.
     pub fn struck(&self, name: &str) -> u64 {
         let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,6 +67,7 @@ impl Faults {
                 let mut faults = self.lock();
                 match faults.get(name).copied() {
                     None => return Ok(false),
+                    Some(Fault::Blocked) => return Err(true),
                     Some(Fault::Refused) => return Err(false),
                     Some(Fault::LostAnswer) => {
                         faults.remove(name);

@@ -37,8 +37,13 @@ pub struct SimulatedSource(pub World);
 
 impl SimulatedSource {
     async fn strike(&self, call: &str) -> Result<bool, SourceError> {
-        self.0.faults.strike(&format!("source.{call}")).await.map_err(|may_pass| {
-            let kind = if may_pass { SourceErrorKind::Failed } else { SourceErrorKind::Refused };
+        let name = format!("source.{call}");
+        self.0.faults.strike(&name).await.map_err(|may_pass| {
+            let kind = match may_pass {
+                true if self.0.faults.is_blocked(&name) => SourceErrorKind::Blocked,
+                true => SourceErrorKind::Failed,
+                false => SourceErrorKind::Refused,
+            };
             SourceError::new(kind, call, "a fault of the test")
         })
     }

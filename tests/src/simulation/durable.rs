@@ -383,7 +383,7 @@ impl Truth {
             && self.meddling
             && self.chance.happens(100)
         {
-            found.comes_on = Some(clock::now() + delta(self.chance.millis(0, 500)));
+            found.comes_on = Some(clock::steady() + delta(self.chance.millis(0, 500)));
         }
         if found.phase.is_some() && found.phase == self.dies_in {
             self.dies_in = None;

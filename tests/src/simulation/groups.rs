@@ -62,7 +62,7 @@ pub(super) fn keys(vms: &[String], chance: &mut Chance) -> Option<(String, Strin
 
 /// Asks for the cutovers of all VMs of the plan, or takes them back.
 pub(super) async fn ask(stage: &Stage, manager: &Arc<Manager>, begins: bool) {
-    let by = format!("planner {}", clock::now().timestamp_micros());
+    let by = format!("planner {}", clock::steady().timestamp_micros());
     let order = begins.then(|| CutoverOrder { when: When::Now, ..CutoverOrder::default() });
     let answer = manager.cut_over_plan(&stage.scenario.plan.name, order, &by).await;
     let mut truth = stage.world.truth();

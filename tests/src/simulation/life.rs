@@ -45,11 +45,13 @@ pub(super) struct Stage {
     pub(super) people: Mutex<Chance>,
     /// Decides what they ask of VMs together, and for later.
     pub(super) together: Mutex<Chance>,
+    /// Decides when the clock on the wall is set, and by how much.
+    pub(super) clocks: Mutex<Chance>,
 }
 
 /// Runs one life on a clock of its own that begins at `now`, and gives the time at its end.
 pub(super) fn run(stage: &Stage, now: DateTime<Utc>) -> (End, DateTime<Utc>) {
-    on_a_clock(now, async { (live(stage).await, clock::now()) })
+    on_a_clock(now, async { (live(stage).await, clock::steady()) })
 }
 
 /// What happens while there is no daemon, at the moment `now`.

@@ -85,6 +85,8 @@ pub fn run(seed: u64, tells: bool) -> Outcome {
         durable: Arc::new(Mutex::new(Durable::new(database).expect("a database in memory"))),
         people: Mutex::new(people),
         together: Mutex::new(together),
+        // Likewise, for what it was before the clock could be set.
+        clocks: Mutex::new(Chance::new(seed ^ 0x0063_6c6f_636b_7321)),
         scenario,
     };
     let mut left = stage.scenario.crashes;

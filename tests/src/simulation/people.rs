@@ -38,11 +38,13 @@ pub(super) async fn act(stage: &Stage, manager: &Arc<Manager>) -> End {
     let mut chance = stage.people.lock().unwrap_or_else(PoisonError::into_inner).split();
     let (guests, others) = (chance.split(), chance.split());
     let together = stage.together.lock().unwrap_or_else(PoisonError::into_inner).split();
+    let clocks = stage.clocks.lock().unwrap_or_else(PoisonError::into_inner).split();
     tokio::select! {
         biased;
         end = operate(stage, manager, chance, together) => end,
         () = write(stage, guests) => End::Over,
         () = meddle(stage, others) => End::Over,
+        () = turn_clock(stage, clocks) => End::Over,
     }
 }
 
@@ -72,11 +74,11 @@ async fn write(stage: &Stage, mut chance: Chance) {
 }
 
 async fn operate(stage: &Stage, manager: &Arc<Manager>, mut chance: Chance, mut together: Chance) -> End {
-    let ends = chance.happens(300).then(|| clock::now() + super::world::delta(chance.millis(1000, 60_000)));
+    let ends = chance.happens(300).then(|| clock::steady() + super::world::delta(chance.millis(1000, 60_000)));
     let mut asked = 0;
-    while clock::now() < stage.calm_from {
+    while clock::steady() < stage.calm_from {
         tokio::time::sleep(chance.millis(50, 8000)).await;
-        if ends.is_some_and(|ends| clock::now() > ends) {
+        if ends.is_some_and(|ends| clock::steady() > ends) {
             return End::ShutDown;
         }
         let Some(view) = pick(manager, &mut chance).await else {
@@ -130,7 +132,7 @@ async fn finish(stage: &Stage, manager: &Arc<Manager>, mut asked: u32) {
         (truth.dies_at, truth.dies_in) = (None, None);
         truth.note(format_args!("==== nothing goes wrong any more"));
     }
-    let until = clock::now() + super::world::delta(PATIENCE);
+    let until = clock::steady() + super::world::delta(PATIENCE);
     loop {
         let views = manager.migrations(None).await.unwrap_or_default();
         let (mut open, mut together) = (0, false);
@@ -165,7 +167,7 @@ async fn finish(stage: &Stage, manager: &Arc<Manager>, mut asked: u32) {
         if open == 0 {
             break;
         }
-        if clock::now() > until {
+        if clock::steady() > until {
             let states: Vec<_> =
                 views.iter().map(|view| format!("{} {}", view.vm_name, view.state)).collect();
             stage.world.truth().violated(format!("not done in {PATIENCE:?}: {}", states.join(", ")));
@@ -209,7 +211,7 @@ async fn pick(manager: &Arc<Manager>, chance: &mut Chance) -> Option<MigrationVi
 }
 
 async fn apply(stage: &Stage, manager: &Arc<Manager>) {
-    let by = format!("planner {}", clock::now().timestamp_micros());
+    let by = format!("planner {}", clock::steady().timestamp_micros());
     let applied = manager.apply_plan(stage.scenario.plan.clone(), &by).await;
     let mut truth = stage.world.truth();
     match applied {
@@ -230,7 +232,7 @@ async fn arrange(stage: &Stage, manager: &Arc<Manager>, view: &MigrationView, ch
     let later = When::At(clock::now() + super::world::delta(chance.millis(0, 20_000)));
     let when = chance.one_of(&[later, When::Hold, When::Release, When::Now]);
     let order = CutoverOrder { when, force: chance.happens(300), ..CutoverOrder::default() };
-    let by = format!("operator {}", clock::now().timestamp_micros());
+    let by = format!("operator {}", clock::steady().timestamp_micros());
     let answer = manager.cut_over(view.id, order, &by).await;
     let mut truth = stage.world.truth();
     let name = truth.name(view.id);
@@ -266,7 +268,7 @@ async fn ask_for(
     order: Option<VerifyOrder>,
     asked: u32,
 ) {
-    let by = format!("operator {} of {asked}", clock::now().timestamp_micros());
+    let by = format!("operator {} of {asked}", clock::steady().timestamp_micros());
     let before = stage.world.truth().counts.of("store faults");
     let answer = match order {
         Some(order) => manager.verify(view.id, order, &by).await,
@@ -300,7 +302,7 @@ async fn ask_for(
 async fn meddle(stage: &Stage, mut chance: Chance) {
     loop {
         tokio::time::sleep(chance.millis(1000, 15_000)).await;
-        if !stage.scenario.meddling || clock::now() >= stage.calm_from {
+        if !stage.scenario.meddling || clock::steady() >= stage.calm_from {
             break;
         }
         let name = stage.scenario.vms[chance.below(stage.scenario.vms.len() as u64) as usize].name.clone();
@@ -310,6 +312,23 @@ async fn meddle(stage: &Stage, mut chance: Chance) {
             3 => cut_target(stage, &mut chance),
             _ => write_to_target(stage, &mut chance),
         }
+    }
+    std::future::pending::<()>().await;
+}
+
+/// In some lives the clock on the wall is set, forward or back, by seconds or by days. The next life finds it right again.
+async fn turn_clock(stage: &Stage, mut chance: Chance) {
+    while chance.happens(300) {
+        tokio::time::sleep(chance.millis(500, 15_000)).await;
+        if clock::steady() >= stage.calm_from {
+            break;
+        }
+        let span = super::world::delta(Duration::from_secs(chance.magnitude(2 * 86_400)));
+        let span = if chance.happens(500) { span } else { -span };
+        clock::turn(span);
+        let mut truth = stage.world.truth();
+        truth.counts.add("clocks set");
+        truth.note(format_args!("the clock on the wall is set by {span}"));
     }
     std::future::pending::<()>().await;
 }

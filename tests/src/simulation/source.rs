@@ -135,7 +135,7 @@ impl Source for SimulatedSource {
             let span = truth.chance.magnitude(2 * policy.graceful.as_millis() as u64 - 100);
             let vm = find(&mut truth, &vm.0)?;
             if vm.heeds_shutdown {
-                let at = clock::now() + delta(std::time::Duration::from_millis(span));
+                let at = clock::steady() + delta(std::time::Duration::from_millis(span));
                 vm.goes_off = Some(vm.goes_off.map_or(at, |already| already.min(at)));
             }
             let name = vm.name.clone();

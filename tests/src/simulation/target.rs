@@ -127,7 +127,7 @@ impl Target for SimulatedTarget {
                 None => MachineState::Absent,
                 Some(made) if !made.exists => MachineState::Absent,
                 Some(made) if !made.runs => MachineState::Stopped,
-                Some(made) if made.comes_up.is_some_and(|at| at > clock::now()) => MachineState::Starting,
+                Some(made) if made.comes_up.is_some_and(|at| at > clock::steady()) => MachineState::Starting,
                 Some(_) => MachineState::Running,
             }
         };
@@ -194,7 +194,7 @@ impl Target for SimulatedTarget {
 pub(super) fn start(truth: &mut Truth, owner: MigrationId) -> Result<(), TargetError> {
     let (up, dies) = (truth.chance.millis(0, 3000), truth.chance.millis(0, 20_000));
     let dies = (truth.faults > 0 && truth.chance.happens(50)).then_some(dies);
-    let now = clock::now();
+    let now = clock::steady();
     let made = truth.targets.get_mut(&owner).filter(|made| made.exists);
     let made = made.ok_or_else(|| failed("target.start", TargetErrorKind::NotFound))?;
     if !made.runs {

@@ -331,7 +331,7 @@ impl Truth {
 
     /// A line of the trace.
     pub(super) fn note(&mut self, line: std::fmt::Arguments<'_>) {
-        self.trace.note(clock::now(), line);
+        self.trace.note(clock::steady(), line);
     }
 
     /// Something that must never be.
@@ -342,7 +342,7 @@ impl Truth {
 
     /// Brings about what time has brought about.
     fn settle(&mut self) {
-        let now = clock::now();
+        let now = clock::steady();
         let mut forgotten = Vec::new();
         for vm in self.vms.values_mut() {
             if vm.snapshot.is_some() && vm.rests.is_some_and(|since| now - since > FORGOTTEN) {

@@ -30,3 +30,4 @@ mod unreadable;
 mod unsaved;
 mod verify;
 mod vm_schedules;
+mod waiting;

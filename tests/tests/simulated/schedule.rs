@@ -1,9 +1,10 @@
 //! Schedules over simulated endpoints: passes keep to the copy windows of their plan, and a person goes before them.
 
-use std::num::NonZeroU64;
+use std::{num::NonZeroU64, time::Duration};
 
-use chrono::{Days, Utc};
+use chrono::{Days, TimeDelta, Utc};
 use warmd_daemon::{
+    clock,
     migration::control::{Control, Whose},
     model::{
         limit::LimitChange,
@@ -14,7 +15,7 @@ use warmd_daemon::{
     },
 };
 use warmd_schedules::explain::What;
-use warmd_tests::simulated::{Rig, VM, World};
+use warmd_tests::simulated::{Rig, VM, World, on_a_clock};
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 32 * MIB;
@@ -135,4 +136,66 @@ async fn what_comes_next_is_explained_for_a_migration_and_for_a_plan() {
     let told = rig.manager.explain(&plan(true), Whose::Migration(VM), 2).await.expect("it is explained");
     assert_eq!(told.decisions[0].what, What::PassBlocked, "{told:?}");
     assert!(rig.manager.explain(&plan(true), Whose::Migration("nobody"), 2).await.is_err());
+}
+
+const NOON: &str = "2026-11-23T12:00:00Z";
+
+/// Passes until now, on a clock that may be set.
+async fn passes_of(schedule: &str) -> (Rig, u32) {
+    let rig = Rig::start_on_a_clock(World::new(&[("vda", 4 * MIB)])).await;
+    let mut plan = Rig::plan(VerifyMode::None);
+    plan.schedule = toml::from_str(schedule).expect("the test's own schedule");
+    rig.seed(plan).await;
+    tokio::time::sleep(Duration::from_mins(150)).await;
+    let passes = rig.passes().await;
+    (rig, passes)
+}
+
+/// Waits, and says how many passes came meanwhile.
+async fn meanwhile(rig: &Rig, minutes: u64) -> u32 {
+    let before = rig.passes().await;
+    tokio::time::sleep(Duration::from_mins(minutes)).await;
+    rig.passes().await - before
+}
+
+#[test]
+fn a_clock_that_is_set_back_holds_no_pass_up() {
+    for schedule in
+        ["every = \"1h\"", "cron = \"0 * * * * UTC\"", "[adaptive]\nrpo = \"1h\"\nshortest = \"50m\""]
+    {
+        on_a_clock(NOON, async {
+            let (mut rig, _) = passes_of(schedule).await;
+            for back in [TimeDelta::days(2), TimeDelta::minutes(30), TimeDelta::hours(3)] {
+                clock::turn(-back);
+                let passes = meanwhile(&rig, 300).await;
+                assert!((4..=7).contains(&passes), "{schedule}, {back} back: {passes} passes in five hours");
+            }
+            let view = rig.until("waits", |view| view.next_pass.is_some()).await;
+            let told = view.next_pass;
+            tokio::time::sleep(Duration::from_secs(90)).await;
+            let later = rig.view().await.next_pass;
+            assert!(
+                view.pass != rig.view().await.pass || later == told,
+                "{schedule}: {told:?} recedes to {later:?}"
+            );
+            // The daemon that comes up then knows the wall alone.
+            clock::turn(-TimeDelta::days(2));
+            rig.restart().await;
+            let passes = meanwhile(&rig, 300).await;
+            assert!((4..=7).contains(&passes), "{schedule}, after a restart: {passes} passes in five hours");
+        });
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_forward_brings_one_pass_and_no_more() {
+    on_a_clock(NOON, async {
+        let (rig, _) = passes_of("every = \"1h\"").await;
+        clock::turn(TimeDelta::days(2));
+        assert_eq!(meanwhile(&rig, 2).await, 1, "it is as old as the clock says");
+        assert_eq!(meanwhile(&rig, 300).await, 4);
+        clock::turn(-TimeDelta::days(2));
+        let passes = meanwhile(&rig, 300).await;
+        assert!((4..=5).contains(&passes), "{passes} passes in five hours");
+    });
 }

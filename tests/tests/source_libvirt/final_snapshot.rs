@@ -119,7 +119,7 @@ fn a_saved_memory_image_or_a_transient_domain_is_refused() {
     block_on(async |dir| {
         let bench = Bench::started(dir, &DISKS)?;
         bench.virsh(["managedsave", UUID])?;
-        assert_error(bench.snapshot(&Marks::new()).await, SourceErrorKind::Refused, "managedsave-remove")?;
+        assert_error(bench.snapshot(&Marks::new()).await, SourceErrorKind::Blocked, "managedsave-remove")?;
         ensure!(bench.virsh(["domstate", UUID])? == "shut off");
         bench.virsh(["managedsave-remove", UUID])?;
         bench.virsh(["start", UUID])?;

@@ -28,7 +28,7 @@ fn a_foreign_backup_job_is_refused_and_lives() {
             ),
         )?;
         bench.virsh(["backup-begin", UUID, &xml.to_string_lossy()])?;
-        assert_error(bench.snapshot(&Marks::new()).await, SourceErrorKind::Refused, "foreign.sock")?;
+        assert_error(bench.snapshot(&Marks::new()).await, SourceErrorKind::Blocked, "foreign.sock")?;
         bench.source.end_snapshot(&bench.vm, bench.owner).await?;
         bench.source.release_marks(&bench.vm, bench.owner, &[]).await?;
         let job = bench.virsh(["backup-dumpxml", UUID])?;
@@ -50,7 +50,7 @@ fn two_migrations_of_one_vm_do_not_end_each_others_snapshots() {
         let mut bench = Bench::started(dir, &DISK)?;
         let held = bench.snapshot(&Marks::new()).await?;
         bench.owner = MigrationId::generate();
-        assert_error(bench.snapshot(&Marks::new()).await, SourceErrorKind::Refused, "backup job")?;
+        assert_error(bench.snapshot(&Marks::new()).await, SourceErrorKind::Blocked, "backup job")?;
         bench.assert_contents(&*held).await?;
         held.release().await?;
 
@@ -58,7 +58,7 @@ fn two_migrations_of_one_vm_do_not_end_each_others_snapshots() {
         let held = bench.final_snapshot(&Marks::new()).await?;
         let first = std::mem::replace(&mut bench.owner, MigrationId::generate());
         let result = bench.final_snapshot(&Marks::new()).await;
-        assert_error(result, SourceErrorKind::Refused, &first.to_string())?;
+        assert_error(result, SourceErrorKind::Blocked, &first.to_string())?;
         bench.source.end_snapshot(&bench.vm, bench.owner).await?;
         bench.assert_contents(&*held).await?;
         Ok(held.release().await?)
@@ -73,7 +73,7 @@ fn a_paused_vm_is_refused_and_left_as_it_is() {
         ensure!(bench.source.power(&bench.vm).await? == PowerState::Paused);
         for is_final in [false, true] {
             let request = bench.request(&Marks::new(), is_final);
-            assert_error(bench.source.snapshot(&request).await, SourceErrorKind::Refused, "virsh resume")?;
+            assert_error(bench.source.snapshot(&request).await, SourceErrorKind::Blocked, "virsh resume")?;
         }
         assert_error(bench.source.power_on(&bench.vm).await, SourceErrorKind::Refused, "virsh resume")?;
         ensure!(bench.virsh(["domstate", UUID])? == "paused");
@@ -144,7 +144,7 @@ async fn scratch_room(dir: &warmd_tests::TestDir, small: &Path) -> Result<()> {
         settings.scratch_dir = small.into();
         settings.scratch_reserve_mib = 64;
     })?;
-    assert_error(bench.snapshot(&Marks::new()).await, SourceErrorKind::Refused, "scratch_reserve_mib")?;
+    assert_error(bench.snapshot(&Marks::new()).await, SourceErrorKind::Blocked, "scratch_reserve_mib")?;
 
     bench.source = bench.source_with(|settings| {
         settings.scratch_dir = small.into();
@@ -158,6 +158,11 @@ async fn scratch_room(dir: &warmd_tests::TestDir, small: &Path) -> Result<()> {
     // More than would have fitted.
     bench.write(0, 3, 0, 32 * MIB)?;
     let read = super::bench::read_all(held.open(&bench.disks[0].key).await?).await;
+    let why = held.given_up().map(|error| (error.kind, error.to_string()));
+    ensure!(
+        why.as_ref().is_some_and(|(kind, why)| *kind == SourceErrorKind::Blocked && why.contains("scratch files")),
+        "{why:?}"
+    );
     ensure!(read.is_err(), "a snapshot that was given up was read");
     held.release().await?;
     ensure!(std::fs::read_dir(small)?.count() == 0, "scratch files are left");

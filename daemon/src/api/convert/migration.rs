@@ -5,7 +5,7 @@ use warmd_proto::v1;
 use super::{awaited::awaited, enums, forecast::forecast, pass::pass, seconds, timestamp, verify};
 use crate::model::{
     state::State,
-    view::{DiskView, MigrationView},
+    view::{DiskView, MigrationView, WaitingView},
 };
 
 /// A migration at one moment.
@@ -29,10 +29,22 @@ pub(in crate::api) fn migration(view: MigrationView) -> v1::Migration {
         next_pass_why: view.next_pass_why,
         downtime_forecast: view.downtime_forecast.and_then(seconds),
         forecast: view.forecast.map(forecast),
+        waiting: view.waiting.map(waiting),
+        left_behind: view.left_behind,
         warnings: view.warnings,
         awaited_cutover: view.awaited_cutover.map(awaited),
         cutover: view.cutover.map(verify::cutover),
         verification: view.verification.map(verify::verification),
+    }
+}
+
+fn waiting(waiting: WaitingView) -> v1::Waiting {
+    v1::Waiting {
+        reason: waiting.reason,
+        since: Some(timestamp(waiting.since)),
+        next_try: waiting.next_try.map(timestamp),
+        tries: waiting.tries,
+        advice: waiting.advice,
     }
 }
 

@@ -155,7 +155,7 @@ fn ending_lines(task: Task, last: &Migration, ending: &Ending) -> Vec<String> {
             let downtime = cutover.and_then(|cutover| cutover.downtime.as_ref());
             lines.push(format!("downtime      {}", words::span(downtime)));
             lines.push(format!("verification  {verdict}"));
-            lines.push(format!("{} runs on the target as {}", last.vm_name, last.target_name));
+            lines.push(format!("{} {} as {}", last.vm_name, moved(last), last.target_name));
         }
         (Task::Verify, _) if ending.has_verdict => {
             lines.extend(found.map(|found| format!("verification  {}", show::verdict(found))));
@@ -188,6 +188,23 @@ fn ending_lines(task: Task, last: &Migration, ending: &Ending) -> Vec<String> {
         ) => {}
     }
     lines
+}
+
+/// Where the VM of a cutover that is done is now. One that was off is not started, and where the target keeps only disks the
+/// machine is started by others.
+fn moved(last: &Migration) -> &'static str {
+    let phases = last.cutover.iter().flat_map(|cutover| &cutover.phases);
+    let said = |begins: &str| {
+        let mut outcomes = phases.clone().filter_map(|phase| phase.outcome.as_deref());
+        outcomes.any(|outcome| outcome.starts_with(begins))
+    };
+    if said("somebody else starts the machine") {
+        "has its disks on the target, which leaves the machine to be started by others,"
+    } else if said("not started") {
+        "is on the target, off as it was on the source,"
+    } else {
+        "runs on the target"
+    }
 }
 
 fn left(task: Task, last: &Migration) -> Failure {

@@ -40,6 +40,12 @@ pub(in crate::cli) fn details(out: &Out, migration: &Migration) -> Result<(), Fa
             out.text(&line)?;
         }
     }
+    if !migration.left_behind.is_empty() {
+        out.text("\nLEFT BEHIND")?;
+    }
+    for left in &migration.left_behind {
+        out.text(&format!("- {}", one_line(left)))?;
+    }
     if !migration.warnings.is_empty() {
         out.text("\nWARNINGS")?;
     }
@@ -60,6 +66,13 @@ fn head(migration: &Migration) -> Vec<(&'static str, String)> {
     ];
     if let Some(reason) = &migration.reason {
         pairs.push(("Reason", reason.clone()));
+    }
+    if let Some(waiting) = &migration.waiting {
+        pairs.push(("Waits because", one_line(&waiting.reason)));
+        let (since, tries) = (words::moment(waiting.since.as_ref()), words::tries(waiting.tries));
+        pairs.push(("Waits since (UTC)", format!("{since}, {tries}")));
+        pairs.push(("Next try (UTC)", words::moment(waiting.next_try.as_ref())));
+        pairs.push(("What to do", one_line(&waiting.advice)));
     }
     if migration.next_pass.is_some() {
         pairs.push(("Next pass (UTC)", words::moment(migration.next_pass.as_ref())));

@@ -60,6 +60,7 @@ fn status(migration: &Migration) -> String {
         parts.push(format!("pass {} ({})", pass.number, words::pass_kind(pass.kind())));
     }
     parts.extend(migration.reason.clone());
+    parts.extend(super::waiting(migration));
     if migration.state() == MigrationState::Synced && migration.next_pass.is_some() {
         parts.push(format!("next pass {}", words::moment(migration.next_pass.as_ref())));
     }
@@ -159,6 +160,24 @@ mod tests {
                 "  vda    ███░░░░░░░░░  25 % of 4.00 GiB, 95.4 MiB/s, 32 s left, 3.00 GiB changed",
                 "vm-1 (5eed0001)  synced",
             ]
+        );
+    }
+
+    #[test]
+    fn what_is_tried_again_says_why_since_when_and_when_next() {
+        let moment = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+        let waiting = warmd_proto::v1::Waiting {
+            reason: "a backup job\nruns on it".to_owned(),
+            since: moment(1_795_342_560),
+            next_try: moment(1_795_342_620),
+            tries: 3,
+            advice: "nothing".to_owned(),
+        };
+        let waits = Migration { waiting: Some(waiting), ..migration(1, MigrationState::Seeding) };
+        assert_eq!(
+            line(&waits),
+            "vm-1 (5eed0001)  seeding, waits  failed 3 times since 2026-11-22 10:16:00, next try 2026-11-22 10:17:00 \
+             (UTC): a backup job runs on it"
         );
     }
 

@@ -25,7 +25,13 @@ pub(in crate::cli) fn list(out: &Out, answer: &MigrationsListResponse) -> Result
         "NEXT PASS (UTC)",
         "CUTOVER (UTC)",
     ];
-    out.table(heads, answer.migrations.iter().map(row))
+    out.table(heads, answer.migrations.iter().map(row))?;
+    for migration in &answer.migrations {
+        if let Some(waiting) = super::waiting(migration) {
+            out.text(&format!("{}: {waiting}", words::who(migration)))?;
+        }
+    }
+    Ok(())
 }
 
 fn row(migration: &Migration) -> [String; 10] {

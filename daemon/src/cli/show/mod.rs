@@ -78,6 +78,14 @@ pub(super) fn awaited(awaited: &AwaitedCutover) -> String {
     format!("{when}{forced}: {}", one_line(&awaited.why))
 }
 
+/// Why work is tried again: `waits since 2026-11-28 21:00:00 for …; next try 21:01:00 (UTC)`.
+pub(super) fn waiting(migration: &Migration) -> Option<String> {
+    let waiting = migration.waiting.as_ref()?;
+    let (since, next) = (words::moment(waiting.since.as_ref()), words::moment(waiting.next_try.as_ref()));
+    let tries = words::tries(waiting.tries);
+    Some(one_line(&format!("{tries} since {since}, next try {next} (UTC): {}", waiting.reason)))
+}
+
 /// How likely a sample misses bad blocks: a line, if it was a sample.
 pub(super) fn escapes(verdict: &Verdict) -> Option<String> {
     let of = |escape: &Escape| format!("{} by {}", escape.blocks, human::chance(escape.chance));

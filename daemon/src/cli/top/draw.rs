@@ -112,6 +112,10 @@ fn details(frame: &mut Frame<'_>, board: &Board, area: Rect, now: DateTime<Utc>)
             add(&disk.key, format!("CHANGE TRACKING CANNOT BE TRUSTED: {fault}"));
         }
     }
+    if let Some(waiting) = &migration.waiting {
+        add("waits", show::waiting(migration).unwrap_or_default());
+        add("what to do", waiting.advice.clone());
+    }
     if let Some(why) = migration.next_pass_why.as_ref().filter(|_| migration.next_pass.is_none()) {
         add("waits because", why.clone());
     }

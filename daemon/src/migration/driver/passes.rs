@@ -53,7 +53,9 @@ impl Driver {
     /// What is known of the migration; nothing, if that cannot be read.
     pub(super) async fn facts(&self) -> Facts {
         let zone = self.zone();
-        self.known(zone).await.map_or_else(|| Facts::unknown(zone), |known| known.facts)
+        let mut facts = self.known(zone).await.map_or_else(|| Facts::unknown(zone), |known| known.facts);
+        facts.last = facts.last.map(|last| self.context.steady.told(last, clock::now()));
+        facts
     }
 
     /// What the passes taught that ended in the step to `state`, to be saved with it.

@@ -19,6 +19,7 @@ impl Driver {
         self.context.live.update(|view| {
             view.since = clock::now();
             (view.next_pass, view.next_pass_why, view.awaited_cutover) = (None, None, None);
+            view.waiting = None;
             let begins = matches!(state, State::CuttingOver { phase: Phase::LastDelta });
             if begins && !matches!(before, State::CuttingOver { .. }) {
                 view.cutover = Some(CutoverView::begun(clock::now()));

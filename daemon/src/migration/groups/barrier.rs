@@ -87,7 +87,7 @@ async fn started(context: &Context) -> WorkError {
         tokio::time::sleep(LOOK_EVERY).await;
         match fence(context).await {
             Ok(()) => {}
-            Err(error) if error.remedy != Remedy::Retry => return error,
+            Err(error) if !matches!(error.remedy, Remedy::Retry | Remedy::Wait) => return error,
             Err(error) => {
                 tracing::warn!(migration = %context.id, %error, "the source is not seen from the barrier");
             }

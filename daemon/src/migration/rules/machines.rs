@@ -116,7 +116,9 @@ fn rule_of(error: &SourceError) -> Rule {
     match error.kind {
         SourceErrorKind::NotFound | SourceErrorKind::Refused => Rule::VmUnknown,
         SourceErrorKind::Unreachable | SourceErrorKind::Timeout => Rule::SourceUnreachable,
-        SourceErrorKind::Failed | SourceErrorKind::StillRunning => Rule::VmUnreadable,
+        SourceErrorKind::Blocked | SourceErrorKind::Failed | SourceErrorKind::StillRunning => {
+            Rule::VmUnreadable
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::{Judged, vm_of};
 use crate::{
     migration::manager::Manager,
     model::{
-        plan::{Plan, is_target_name},
+        plan::{Plan, TARGET_NAME, is_target_name},
         rule::Rule,
     },
 };
@@ -30,7 +30,13 @@ pub(super) fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) {
     for subject in &subjects {
         let (vm, name) = (&subject.vm, &subject.name);
         if !is_target_name(name) {
-            judged.find(Rule::NameUnusable, vm_of(vm), format!("it would be called {name:?} on the target"));
+            let advice = if plan.names.sanitise {
+                "nothing that can be kept is left of it by `sanitise`: set `name` in its `[vm.NAME]`"
+            } else {
+                "set `name` in its `[vm.NAME]`, or `sanitise = true` in `[names]`"
+            };
+            let why = format!("it would be called {name:?} on the target, and a name has {TARGET_NAME}: {advice}");
+            judged.find(Rule::NameUnusable, vm_of(vm), why);
         }
         if let Some(other) = names.insert(name.clone(), vm_of(vm)) {
             judged.find(

@@ -36,16 +36,21 @@ pub(super) fn refused(context: impl Into<String>, why: impl Into<String>) -> Sou
     SourceError::new(SourceErrorKind::Refused, context, why.into())
 }
 
+/// Something is in the way that its owner, or time, takes away.
+pub(super) fn blocked(context: impl Into<String>, why: impl Into<String>) -> SourceError {
+    SourceError::new(SourceErrorKind::Blocked, context, why.into())
+}
+
 fn kind(error: &LibvirtError) -> SourceErrorKind {
     use LibvirtErrorKind as L;
     match error.kind {
         L::Unreachable => SourceErrorKind::Unreachable,
         L::Timeout => SourceErrorKind::Timeout,
+        L::Busy => SourceErrorKind::Blocked,
         L::NoSuchDomain | L::NoSuchImage => SourceErrorKind::NotFound,
         L::MissingTool | L::Denied | L::Exists | L::Unsupported => SourceErrorKind::Refused,
         L::NotRunning
         | L::AlreadyActive
-        | L::Busy
         | L::NoSuchCheckpoint
         | L::CheckpointExists
         | L::CheckpointInconsistent

@@ -5,6 +5,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -19,7 +20,7 @@ use crate::{
 };
 
 use super::{
-    error::{Context, refused},
+    error::{Context, blocked},
     leftovers::is_own,
 };
 
@@ -29,6 +30,7 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Guard {
     task: JoinHandle<()>,
+    why: Arc<OnceLock<String>>,
 }
 
 impl Guard {
@@ -40,6 +42,8 @@ impl Guard {
         dir: PathBuf,
         reserve: u64,
     ) -> Self {
+        let why = Arc::new(OnceLock::new());
+        let telling = Arc::clone(&why);
         let looking = async move {
             loop {
                 sleep(LOOK).await;
@@ -56,6 +60,16 @@ impl Guard {
                     %domain, free, reserve, dir = %dir.display(),
                     "the snapshot is given up: its scratch files leave too little room, and the guest's writes come first"
                 );
+                telling.get_or_init(|| {
+                    format!(
+                        "the snapshot was given up because its scratch files left {} MiB free in {}, and {} must be: the \
+                         guest's writes come first; make room, set `scratch_dir` to a larger file system, or lower \
+                         `scratch_reserve_mib`",
+                        free >> 20,
+                        dir.display(),
+                        reserve >> 20
+                    )
+                });
                 match libvirt.abort_job(domain).await {
                     Ok(()) => return,
                     Err(error) => {
@@ -64,7 +78,12 @@ impl Guard {
                 }
             }
         };
-        Self { task: tokio::spawn(looking.in_current_span()) }
+        Self { task: tokio::spawn(looking.in_current_span()), why }
+    }
+
+    /// Why the job was aborted, if it was.
+    pub(super) fn why(&self) -> Option<&str> {
+        self.why.get().map(String::as_str)
     }
 }
 
@@ -80,7 +99,8 @@ pub(super) async fn check_room(dir: &Path, reserve: u64) -> Result<(), SourceErr
     let free = free(dir.to_owned()).await.context(doing)?;
     if free < reserve {
         let mib = |bytes: u64| bytes >> 20;
-        return Err(refused(
+        // Room comes back, by itself or by a person's doing.
+        return Err(blocked(
             doing(),
             format!(
                 "{} MiB are free, {} must be: make room, set `scratch_dir` to a larger file system, or lower \

@@ -15,7 +15,7 @@ use crate::{
 
 use super::{
     LibvirtSource,
-    error::{Context, refused},
+    error::{Context, blocked, refused},
     tag::{TAG, tagged},
 };
 
@@ -47,7 +47,7 @@ impl LibvirtSource {
             return Err(refused(doing(), "it is transient: define it (virsh define) first"));
         }
         if saved {
-            return Err(refused(
+            return Err(blocked(
                 doing(),
                 "it has a saved memory image, so its disks are in the middle of something: start it and shut it \
                  down, or drop the image (virsh managedsave-remove)",

@@ -22,7 +22,7 @@ use crate::{
 
 use super::{
     LibvirtSource,
-    error::{Context, refused},
+    error::{Context, blocked, refused},
     guard::{self, Guard},
     leftovers::Ended,
     marks::{self, Mark},
@@ -44,7 +44,7 @@ struct LibvirtSnapshot {
     open: BTreeMap<DiskKey, OpenDisk>,
     /// The VM was off and executes nothing.
     at_rest: bool,
-    _guard: Option<Guard>,
+    guard: Option<Guard>,
 }
 
 #[derive(Debug)]
@@ -98,13 +98,13 @@ impl LibvirtSource {
                         "it is {text}: resume it (virsh resume) once the cause is gone, or shut it down"
                     ),
                 };
-                return Err(refused(doing(), why));
+                return Err(blocked(doing(), why));
             }
         }
         let job = self.libvirt.job(domain).await.context(doing)?;
         match job {
             CurrentJob::None => Ok(false),
-            CurrentJob::Backup(job) => Err(refused(
+            CurrentJob::Backup(job) => Err(blocked(
                 doing(),
                 format!(
                     "a backup job that is not warmd's runs on it{}, and libvirt has one at a time: wait for its \
@@ -112,8 +112,7 @@ impl LibvirtSource {
                     job.socket.map(|socket| format!(", served at {socket}")).unwrap_or_default()
                 ),
             )),
-            CurrentJob::Other(name) => Err(SourceError::new(
-                SourceErrorKind::Failed,
+            CurrentJob::Other(name) => Err(blocked(
                 doing(),
                 format!("another job runs on it: {name}; trying again when it has ended"),
             )),
@@ -153,7 +152,7 @@ impl LibvirtSource {
             disks: Vec::new(),
             open: BTreeMap::new(),
             at_rest,
-            _guard: guard,
+            guard,
         };
         for plan in plans {
             let open = self
@@ -341,8 +340,13 @@ impl Snapshot for LibvirtSnapshot {
         Ok(Arc::clone(&self.disk(key)?.nbd) as Arc<dyn ReadDisk>)
     }
 
+    fn given_up(&self) -> Option<SourceError> {
+        let why = self.guard.as_ref()?.why()?;
+        Some(blocked(format!("VM {}: reading its snapshot", self.domain), why))
+    }
+
     async fn release(self: Box<Self>) -> Result<(), SourceError> {
-        let Self { source, domain, owner, open, at_rest, _guard: guard, .. } = *self;
+        let Self { source, domain, owner, open, at_rest, guard, .. } = *self;
         drop(guard);
         drop(open);
         match source.end(domain, owner).await? {

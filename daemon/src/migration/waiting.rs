@@ -1,0 +1,114 @@
+//! What a migration's work waits for before it is tried again, as it is shown and told.
+//!
+//! Rule: nothing is decided from it. Since when it waits and when it was last told is kept here alone; a reason that stays
+//! the same is journaled once, however often it is met. A copy that becomes older than its plan promises meanwhile is an
+//! event of its own, told once.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::Instant;
+
+use super::{
+    context::Context,
+    failure::{Remedy, WorkError},
+};
+use crate::{clock, human, model::view::WaitingView};
+
+/// Passes that are looked at for the last one that came to its end.
+const RECENT: u32 = 16;
+
+/// One piece of work, from its first failure on.
+#[derive(Debug)]
+pub(super) struct Waiting<'a> {
+    context: &'a Context,
+    begun: Option<Begun>,
+    told: Option<String>,
+    alarmed: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    wall: DateTime<Utc>,
+    at: Instant,
+    tries: u32,
+}
+
+impl<'a> Waiting<'a> {
+    pub(super) fn new(context: &'a Context) -> Self {
+        Self { context, begun: None, told: None, alarmed: false }
+    }
+
+    /// The work went on for so long that a further failure is another story.
+    pub(super) fn begin_anew(&mut self) {
+        self.begun = None;
+    }
+
+    /// Shows and tells that it failed, and is tried again in `pause`.
+    pub(super) async fn told(&mut self, doing: &str, error: &WorkError, pause: Duration) {
+        let now = clock::now();
+        let begun = self.begun.get_or_insert_with(|| Begun { wall: now, at: Instant::now(), tries: 0 });
+        begun.tries += 1;
+        let begun = *begun;
+        let reason = error.to_string();
+        let view = WaitingView {
+            reason: reason.clone(),
+            since: begun.wall,
+            next_try: TimeDelta::from_std(pause).ok().and_then(|pause| now.checked_add_signed(pause)),
+            tries: begun.tries,
+            advice: advice(error.remedy).to_owned(),
+        };
+        self.context.live.update(|live| live.waiting = Some(view));
+        if self.told.as_ref() != Some(&reason) {
+            let text = match error.remedy {
+                Remedy::Wait => format!("{doing} waits: {reason}"),
+                Remedy::Retry | Remedy::Operator | Remedy::Decide => format!("{doing}: {reason}"),
+            };
+            self.context.note("failure", text).await;
+            self.told = Some(reason.clone());
+        }
+        self.alarm(begun, &reason).await;
+    }
+
+    /// Tells once that the copy is older than the plan promises.
+    async fn alarm(&mut self, begun: Begun, reason: &str) {
+        let context = self.context;
+        let Some(rpo) = context.plan().rpo_of(&context.machine.name, &context.vm) else { return };
+        if self.alarmed {
+            return;
+        }
+        let Ok(passes) = context.store.recent_passes(context.id, RECENT).await else { return };
+        let Some(last) = passes.iter().rfind(|pass| pass.ended.is_some() && !pass.failed) else { return };
+        // By the monotonic clock from the first failure on.
+        let before = (begun.wall - last.started).to_std().unwrap_or_default();
+        let age = before + begun.at.elapsed();
+        if age <= rpo {
+            return;
+        }
+        self.alarmed = true;
+        let (rpo, age) = (human::span(rpo.as_secs_f64()), human::span(age.as_secs_f64()));
+        let text =
+            format!("the copy is {age} old, and the plan promises {rpo}: no pass since, because {reason}");
+        tracing::error!(migration = %context.id, vm = %context.machine.name, "{text}");
+        context.note("alarm", text).await;
+    }
+}
+
+impl Context {
+    /// Nothing is waited for any more.
+    pub(super) fn waits_no_more(&self) {
+        if self.live.view().waiting.is_some() {
+            self.live.update(|view| view.waiting = None);
+        }
+    }
+}
+
+fn advice(remedy: Remedy) -> &'static str {
+    match remedy {
+        Remedy::Wait => "nothing, if it passes by itself: it is tried again until it does",
+        Remedy::Retry => "nothing yet: it is tried again; look at the reason if it stays the same",
+        Remedy::Operator | Remedy::Decide => {
+            "remove the cause that the reason names: it is tried again until then"
+        }
+    }
+}
