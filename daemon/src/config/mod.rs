@@ -291,8 +291,7 @@ requests = 256
         assert!(config.sources.is_empty() && config.targets.is_empty());
     }
 
-    const LONG_SOCKET: &str =
-        "socket = \"/0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789";
+    const LONG_SOCKET: &str = "socket = \"/0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789";
 
     #[test]
     fn every_mistake_has_its_place() {
@@ -301,7 +300,11 @@ requests = 256
             ("\"/srv/warmd\"", "7", "warmd.toml:1:13: invalid type: integer `7`"),
             ("\"/srv/warmd\"", "\"srv\"", "warmd.toml:1:13: `srv` is a relative path"),
             ("socket = \"/srv", "socket = \"srv", "warmd.toml:4:10: `srv/warmd.sock` is a relative path"),
-            ("socket = \"/srv", LONG_SOCKET, "warmd.toml:4:10: the path of a Unix socket has at most 107 bytes, and this one has 112"),
+            (
+                "socket = \"/srv",
+                LONG_SOCKET,
+                "warmd.toml:4:10: the path of a Unix socket has at most 107 bytes, and this one has 112",
+            ),
             ("socket", "sock", "warmd.toml:4:1: unknown key `sock`"),
             ("\"1MiB\"", "\"1MB\"", "warmd.toml:7:9: \"1MB\" is no size"),
             ("\"1MiB\"", "true", "warmd.toml:7:9: a size in bytes"),

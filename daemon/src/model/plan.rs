@@ -477,7 +477,8 @@ fn with_cadence<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Schedule, 
 }
 
 /// What [`is_target_name`] takes, for people.
-pub const TARGET_NAME: &str = "1 to 63 of the characters a-z, A-Z, 0-9, `.`, `-` and `_`, and no `-` at its beginning";
+pub const TARGET_NAME: &str =
+    "1 to 63 of the characters a-z, A-Z, 0-9, `.`, `-` and `_`, and no `-` at its beginning";
 
 /// Whether a machine may be called so on the target.
 pub fn is_target_name(name: &str) -> bool {

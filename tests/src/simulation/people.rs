@@ -74,7 +74,8 @@ async fn write(stage: &Stage, mut chance: Chance) {
 }
 
 async fn operate(stage: &Stage, manager: &Arc<Manager>, mut chance: Chance, mut together: Chance) -> End {
-    let ends = chance.happens(300).then(|| clock::steady() + super::world::delta(chance.millis(1000, 60_000)));
+    let ends =
+        chance.happens(300).then(|| clock::steady() + super::world::delta(chance.millis(1000, 60_000)));
     let mut asked = 0;
     while clock::steady() < stage.calm_from {
         tokio::time::sleep(chance.millis(50, 8000)).await;

@@ -160,7 +160,8 @@ async fn scratch_room(dir: &warmd_tests::TestDir, small: &Path) -> Result<()> {
     let read = super::bench::read_all(held.open(&bench.disks[0].key).await?).await;
     let why = held.given_up().map(|error| (error.kind, error.to_string()));
     ensure!(
-        why.as_ref().is_some_and(|(kind, why)| *kind == SourceErrorKind::Blocked && why.contains("scratch files")),
+        why.as_ref()
+            .is_some_and(|(kind, why)| *kind == SourceErrorKind::Blocked && why.contains("scratch files")),
         "{why:?}"
     );
     ensure!(read.is_err(), "a snapshot that was given up was read");

@@ -35,7 +35,8 @@ pub(super) fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) {
             } else {
                 "set `name` in its `[vm.NAME]`, or `sanitise = true` in `[names]`"
             };
-            let why = format!("it would be called {name:?} on the target, and a name has {TARGET_NAME}: {advice}");
+            let why =
+                format!("it would be called {name:?} on the target, and a name has {TARGET_NAME}: {advice}");
             judged.find(Rule::NameUnusable, vm_of(vm), why);
         }
         if let Some(other) = names.insert(name.clone(), vm_of(vm)) {
