@@ -1,4 +1,7 @@
-//! Bitmaps inside of qcow2 images that nobody has open: what libvirt cannot reach while a domain is off.
+//! qcow2 images, as they describe themselves, and the bitmaps in those that nobody has open: what libvirt cannot reach
+//! while a domain is off.
+//!
+//! Rule: an image is only looked at without its lock, never written to.
 
 use serde::Deserialize;
 
@@ -8,25 +11,66 @@ use super::{
     virsh::{CALL_DEADLINE, of_child},
 };
 
-/// Removes all bitmaps whose name begins with `prefix` and is not in `keep` from the qcow2 image at `path`, an
-/// absolute path; answers which. An image that is open elsewhere is [`LibvirtErrorKind::Busy`].
-pub async fn remove_bitmaps(path: &str, prefix: &str, keep: &[&str]) -> Result<Vec<String>, LibvirtError> {
+/// An image as its own header describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    pub path: String,
+    pub format: String,
+    /// Virtual size in bytes.
+    pub size: u64,
+    /// Of qcow2: `0.10` (keeps no bitmaps) or `1.1`.
+    pub compat: Option<String>,
+    pub encrypted: bool,
+    /// Names of the bitmaps that are stored in it.
+    pub bitmaps: Vec<String>,
+}
+
+/// What became of the bitmaps that were to go.
+#[derive(Debug, Default)]
+pub struct Removal {
+    pub removed: Vec<String>,
+    pub left: Vec<Left>,
+}
+
+/// A bitmap that could not be removed.
+#[derive(Debug)]
+pub struct Left {
+    pub image: Image,
+    pub bitmap: String,
+    pub error: LibvirtError,
+}
+
+/// The qcow2 image at `path`, an absolute path, and the images below it, which may be open elsewhere. One that is not
+/// there, or cannot be read, is an error.
+pub async fn chain(path: &str) -> Result<Vec<Image>, LibvirtError> {
     if !path.starts_with('/') {
         let why = "the image's path is not absolute";
         return Err(LibvirtError::new(LibvirtErrorKind::Unsupported, format!("qemu-img info {path}"), why));
     }
-    let info = qemu_img(&["info", "-f", "qcow2", "--output=json", path]).await?;
-    let info: Info = serde_json::from_str(&info)
+    let info = qemu_img(&["info", "-U", "-f", "qcow2", "--backing-chain", "--output=json", path]).await?;
+    let infos: Vec<Info> = serde_json::from_str(&info)
         .map_err(|error| LibvirtError::malformed(format!("qemu-img info {path}"), error))?;
-    let bitmaps = info.format_specific.map(|specific| specific.data.bitmaps).unwrap_or_default();
-    let mut removed = Vec::new();
-    for Bitmap { name } in bitmaps {
-        if name.starts_with(prefix) && !keep.contains(&name.as_str()) {
-            qemu_img(&["bitmap", "--remove", "-f", "qcow2", path, &name]).await?;
-            removed.push(name);
+    Ok(infos.into_iter().map(Image::from).collect())
+}
+
+/// Removes all bitmaps whose name begins with `prefix` and is not in `keep` from the qcow2 image at `path`, an absolute
+/// path, and from the images below it. One that cannot be removed stands in the way of no other.
+pub async fn remove_bitmaps(path: &str, prefix: &str, keep: &[&str]) -> Result<Removal, LibvirtError> {
+    let mut removal = Removal::default();
+    for image in chain(path).await? {
+        for bitmap in &image.bitmaps {
+            if !bitmap.starts_with(prefix) || keep.contains(&bitmap.as_str()) {
+                continue;
+            }
+            match qemu_img(&["bitmap", "--remove", "-f", "qcow2", &image.path, bitmap]).await {
+                Ok(_) => removal.removed.push(bitmap.clone()),
+                Err(error) => {
+                    removal.left.push(Left { image: image.clone(), bitmap: bitmap.clone(), error });
+                }
+            }
         }
     }
-    Ok(removed)
+    Ok(removal)
 }
 
 async fn qemu_img(args: &[&str]) -> Result<String, LibvirtError> {
@@ -57,24 +101,47 @@ pub(super) fn answer(call: String, done: child::Finished) -> Result<String, Libv
 
 #[derive(Deserialize)]
 struct Info {
+    filename: String,
+    format: String,
+    #[serde(rename = "virtual-size")]
+    size: u64,
+    #[serde(default)]
+    encrypted: bool,
     #[serde(rename = "format-specific")]
     format_specific: Option<Specific>,
 }
 
 #[derive(Deserialize)]
 struct Specific {
-    data: Data,
+    data: Option<Data>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Data {
+    compat: Option<String>,
     #[serde(default)]
     bitmaps: Vec<Bitmap>,
+    encrypt: Option<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
 struct Bitmap {
     name: String,
+}
+
+impl From<Info> for Image {
+    fn from(info: Info) -> Self {
+        // Of other formats it has other members, none of which means anything here.
+        let data = info.format_specific.and_then(|specific| specific.data).unwrap_or_default();
+        Self {
+            path: info.filename,
+            format: info.format,
+            size: info.size,
+            compat: data.compat,
+            encrypted: info.encrypted || data.encrypt.is_some(),
+            bitmaps: data.bitmaps.into_iter().map(|bitmap| bitmap.name).collect(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -91,9 +158,42 @@ mod tests {
             qemu_img(&["bitmap", "--add", "-f", "qcow2", path, name]).await.unwrap();
         }
         let removed = remove_bitmaps(path, "warmd-a-", &["warmd-a-2"]).await.unwrap();
-        assert_eq!(removed, ["warmd-a-1"]);
-        assert!(remove_bitmaps(path, "warmd-a-", &["warmd-a-2"]).await.unwrap().is_empty());
-        assert_eq!(remove_bitmaps(path, "", &[]).await.unwrap(), ["warmd-a-2", "warmd-b-1", "other"]);
+        assert_eq!(removed.removed, ["warmd-a-1"]);
+        assert!(remove_bitmaps(path, "warmd-a-", &["warmd-a-2"]).await.unwrap().removed.is_empty());
+        let all = remove_bitmaps(path, "", &[]).await.unwrap();
+        assert_eq!(all.removed, ["warmd-a-2", "warmd-b-1", "other"]);
+    }
+
+    #[tokio::test]
+    async fn bitmaps_below_an_overlay_go_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let [below, path] = ["below.qcow2", "top.qcow2"].map(|name| dir.path().join(name));
+        let (below, path) = (below.to_str().unwrap(), path.to_str().unwrap());
+        qemu_img(&["create", "-f", "qcow2", below, "1M"]).await.unwrap();
+        qemu_img(&["bitmap", "--add", "-f", "qcow2", below, "warmd-a-1"]).await.unwrap();
+        qemu_img(&["create", "-f", "qcow2", "-F", "qcow2", "-b", below, path]).await.unwrap();
+        qemu_img(&["bitmap", "--add", "-f", "qcow2", path, "warmd-a-2"]).await.unwrap();
+        let removal = remove_bitmaps(path, "warmd-a-", &[]).await.unwrap();
+        assert_eq!(removal.removed, ["warmd-a-2", "warmd-a-1"]);
+        assert!(chain(path).await.unwrap().iter().all(|image| image.bitmaps.is_empty()));
+        std::fs::remove_file(below).unwrap();
+        assert_eq!(chain(path).await.unwrap_err().kind, LibvirtErrorKind::NoSuchImage);
+    }
+
+    #[tokio::test]
+    async fn a_bitmap_that_wants_a_key_stays_and_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("locked.qcow2");
+        let path = path.to_str().unwrap();
+        let key = "secret,id=k,data=abc";
+        let luks = "encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=10";
+        qemu_img(&["create", "-f", "qcow2", "--object", key, "-o", luks, path, "1M"]).await.unwrap();
+        let opened = format!("driver=qcow2,encrypt.key-secret=k,file.filename={path}");
+        let add = ["bitmap", "--add", "--object", key, "--image-opts", &opened, "warmd-a-1"];
+        qemu_img(&add).await.unwrap();
+        let removal = remove_bitmaps(path, "warmd-a-", &[]).await.unwrap();
+        let [left] = removal.left.as_slice() else { panic!("{removal:?}") };
+        assert!(left.image.encrypted && left.bitmap == "warmd-a-1", "{left:?}");
     }
 
     #[tokio::test]

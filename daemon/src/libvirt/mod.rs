@@ -11,6 +11,7 @@ mod disk;
 mod domain;
 mod error;
 pub mod image;
+mod needs;
 pub mod overlay;
 mod virsh;
 pub mod xml;
@@ -21,6 +22,7 @@ pub use child::MAX_OUTPUT;
 pub use disk::{Disk, DiskSource};
 pub use domain::{DomainXml, LoaderFirmware, NetworkInterface};
 pub use error::{LibvirtError, LibvirtErrorKind};
+pub use needs::{Volume, went_unanswered};
 pub use virsh::CALL_DEADLINE;
 
 use std::{fmt, str::FromStr};

@@ -29,7 +29,7 @@ use crate::{
         transition::Work,
         view::{PassKind, Verdict},
     },
-    sources::{HowStopped, ShutdownPolicy, SourceError, SourceErrorKind},
+    sources::{HowStopped, Leftover, ShutdownPolicy, SourceError, SourceErrorKind},
     store::SealRow,
     targets::{CreateMachine, MachineState, TargetErrorKind, Writer},
 };
@@ -97,6 +97,9 @@ async fn last_delta(context: &Context, stop: &StopSignal) -> Result<Option<Strin
     context.remember(|cutover| cutover.was_running = Some(power == PowerState::Running)).await?;
     same_disks(context).await?;
     machine_changes::before_stop(context).await?;
+    // What the phases after the stop will need: found missing then, it would be found with the VM off.
+    let disks: Vec<_> = context.machine.disks.iter().map(|disk| disk.key.clone()).collect();
+    context.source.can_finish(&context.vm, &disks).await?;
     conversion::check(context).await?;
     drained(admission::pass(context, PassKind::Delta, stop, None).await?)?;
     Ok(None)
@@ -334,10 +337,18 @@ async fn watch(context: &Context) -> Result<Option<String>, WorkError> {
 
 async fn release(context: &Context) -> Result<Option<String>, WorkError> {
     context.source.end_snapshot(&context.vm, context.id).await?;
-    context.source.release_marks(&context.vm, context.id, &[]).await?;
+    let leftovers = context.source.release_marks(&context.vm, context.id, &[]).await?;
+    tell(context, leftovers).await;
     // Also the disks of a VM that was off, and was not started: whoever starts it does not ask.
     give_over(context, true).await?;
     Ok(None)
+}
+
+/// Names what stays behind on the source for good.
+async fn tell(context: &Context, leftovers: Vec<Leftover>) {
+    for leftover in leftovers {
+        context.note("warning", leftover.to_string()).await;
+    }
 }
 
 /// Takes a cutover back: the target VM gone, the source as it was before.
@@ -400,16 +411,17 @@ async fn await_asked_shutdown(context: &Context) -> Result<(), SourceError> {
 /// Removes everything that the migration holds on the source and the target.
 pub async fn clean(context: &Context) -> Result<(), WorkError> {
     let gone = |error: &SourceError| error.kind == SourceErrorKind::NotFound;
-    for result in [
-        context.source.end_snapshot(&context.vm, context.id).await,
-        context.source.release_marks(&context.vm, context.id, &[]).await,
-    ] {
-        match result {
-            Err(error) if gone(&error) => {
-                context.note("warning", format!("nothing to release: {error}")).await;
-            }
-            result => result?,
+    match context.source.end_snapshot(&context.vm, context.id).await {
+        Err(error) if gone(&error) => {
+            context.note("warning", format!("nothing to release: {error}")).await;
         }
+        result => result?,
+    }
+    match context.source.release_marks(&context.vm, context.id, &[]).await {
+        Err(error) if gone(&error) => {
+            context.note("warning", format!("nothing to release: {error}")).await;
+        }
+        leftovers => tell(context, leftovers?).await,
     }
     let noted = context.target.noted_writer(context.id).await?;
     if !overtaken::is_known(&context.cutover(), Work::Clean, noted) {
@@ -442,10 +454,10 @@ pub(super) async fn fence(context: &Context) -> Result<(), WorkError> {
 
 /// A disk that the VM got since the migration began is in no ledger: without it nothing may be handed over.
 async fn same_disks(context: &Context) -> Result<(), WorkError> {
-    let now = context.source.describe(&context.vm.0).await?;
+    // Only their names: of a VM that is off it may not be known how large they are.
+    let now = context.source.disk_keys(&context.vm).await?;
     let is_known = |key: &DiskKey| context.machine.disks.iter().any(|disk| disk.key == *key);
-    let added: Vec<_> =
-        now.disks.iter().filter(|disk| !is_known(&disk.key)).map(|disk| disk.key.to_string()).collect();
+    let added: Vec<_> = now.iter().filter(|key| !is_known(key)).map(ToString::to_string).collect();
     if added.is_empty() {
         return Ok(());
     }

@@ -127,7 +127,17 @@ pub async fn run(
         }
     }
     let (end, marks) = result?;
-    context.source.release_marks(&context.vm, context.id, &marks).await?;
+    // Housekeeping: what stays behind is tried again with the next snapshot, and the pass is done all the same.
+    match context.source.release_marks(&context.vm, context.id, &marks).await {
+        Ok(leftovers) => {
+            for leftover in leftovers {
+                tracing::warn!(migration = %context.id, %leftover, "trying again after the next pass");
+            }
+        }
+        Err(error) => {
+            tracing::warn!(migration = %context.id, %error, "older marks not given up, trying again after the next pass");
+        }
+    }
     crash::point("marks.released");
     Ok(end)
 }

@@ -43,7 +43,15 @@ impl Control for Manager {
     }
 
     async fn check_source(&self, name: &str) -> Result<String, ControlError> {
-        Ok(self.source(name)?.check().await?)
+        let source = self.source(name)?;
+        let mut said = source.check().await?;
+        // A migration that is over asks for nothing any more: what is there of it stays unless a person removes it.
+        let rows = self.store.migrations().await.map_err(internal)?;
+        let known: Vec<_> = rows.iter().filter(|row| !row.state.is_final()).map(|row| row.id).collect();
+        for leftover in source.leftovers(&known).await? {
+            said.push_str(&format!("\n{leftover}"));
+        }
+        Ok(said)
     }
 
     async fn source_vms(&self, name: &str, anew: bool) -> Result<Inventory, ControlError> {

@@ -5,7 +5,7 @@
 use async_trait::async_trait;
 use warmd_cbt::mark::ChangeMark;
 
-use super::{HowStopped, ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceError, SourceErrorKind};
+use super::{HowStopped, Leftover, ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceError, SourceErrorKind};
 use crate::model::{
     id::{MigrationId, VmId},
     machine::{Machine, PowerState, VmSummary},
@@ -60,7 +60,7 @@ impl Source for Absent {
         _vm: &VmId,
         _owner: MigrationId,
         _keep: &[ChangeMark],
-    ) -> Result<(), SourceError> {
+    ) -> Result<Vec<Leftover>, SourceError> {
         self.refuse()
     }
 

@@ -80,6 +80,17 @@ pub trait Source: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// Fails unless all is there that reading these disks once the VM is off, and starting it again, will need. Asked
+    /// before the VM is stopped; changes nothing.
+    async fn can_finish(&self, _vm: &VmId, _disks: &[DiskKey]) -> Result<(), SourceError> {
+        Ok(())
+    }
+
+    /// The disks that the VM has now. Answered also where a disk's size cannot be told.
+    async fn disk_keys(&self, vm: &VmId) -> Result<Vec<DiskKey>, SourceError> {
+        Ok(self.describe(&vm.0).await?.disks.into_iter().map(|disk| disk.key).collect())
+    }
+
     /// Whether the VM runs. A VM that is gone is [`SourceErrorKind::NotFound`].
     async fn power(&self, vm: &VmId) -> Result<PowerState, SourceError>;
 
@@ -91,13 +102,20 @@ pub trait Source: Send + Sync {
     /// started only to read its disks, it is off afterwards. Nothing to end is success.
     async fn end_snapshot(&self, vm: &VmId, owner: MigrationId) -> Result<(), SourceError>;
 
-    /// Gives up all marks of this migration except `keep`. Marks already gone are success.
+    /// Gives up all marks of this migration except `keep`. Marks already gone are success. What cannot be removed now is
+    /// no failure: it is answered, and tried again by the next such call.
     async fn release_marks(
         &self,
         vm: &VmId,
         owner: MigrationId,
         keep: &[ChangeMark],
-    ) -> Result<(), SourceError>;
+    ) -> Result<Vec<Leftover>, SourceError>;
+
+    /// What warmd's migrations left behind on it and nobody will ask for again: all that is none of the `known`
+    /// migrations'. Changes nothing.
+    async fn leftovers(&self, _known: &[MigrationId]) -> Result<Vec<Leftover>, SourceError> {
+        Ok(Vec::new())
+    }
 
     /// Stops the VM: asks the guest, waits `policy.graceful`, then cuts the power if the policy says so. Off already
     /// is success. The VM's disks are at rest on return.
@@ -121,6 +139,21 @@ pub trait Source: Send + Sync {
     /// Whether it is in the daemon's configuration: only then [`Source::datastore`] can tell.
     fn is_configured(&self) -> bool {
         true
+    }
+}
+
+/// Something of warmd's that stays behind on a source, and how a person removes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    pub what: String,
+    pub why: String,
+    /// A command, or what else to do.
+    pub remedy: String,
+}
+
+impl std::fmt::Display for Leftover {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} stays behind: {}; to remove it: {}", self.what, self.why, self.remedy)
     }
 }
 

@@ -105,6 +105,8 @@ impl Unreadable {
             awaited_cutover: None,
             downtime_forecast: None,
             forecast: None,
+            waiting: None,
+            left_behind: Vec::new(),
             warnings: Vec::new(),
             cutover: None,
             verification: None,

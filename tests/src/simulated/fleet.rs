@@ -20,7 +20,7 @@ use warmd_daemon::{
         id::{DiskKey, MigrationId, VmId},
         machine::{Machine, MachineDisk, PowerState, VmSummary},
     },
-    sources::{HowStopped, ShutdownPolicy, Snapshot, SnapshotDisk, SnapshotRequest, Source, SourceError},
+    sources::{HowStopped, Leftover, ShutdownPolicy, Snapshot, SnapshotDisk, SnapshotRequest, Source, SourceError},
     targets::{CreateMachine, DiskSpec, GuestSign, MachineState, PreparedDisk, Target, TargetError, Writer},
 };
 
@@ -246,7 +246,7 @@ impl Source for FleetSource {
         vm: &VmId,
         owner: MigrationId,
         keep: &[ChangeMark],
-    ) -> Result<(), SourceError> {
+    ) -> Result<Vec<Leftover>, SourceError> {
         self.at(&vm.0)?.release_marks(vm, owner, keep).await
     }
 

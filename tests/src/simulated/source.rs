@@ -16,7 +16,7 @@ use warmd_daemon::{
         rule::Objection,
     },
     sources::{
-        HowStopped, ShutdownPolicy, Snapshot, SnapshotDisk, SnapshotRequest, Source, SourceError,
+        HowStopped, Leftover, ShutdownPolicy, Snapshot, SnapshotDisk, SnapshotRequest, Source, SourceError,
         SourceErrorKind,
     },
 };
@@ -159,13 +159,14 @@ impl Source for SimulatedSource {
         _vm: &VmId,
         _owner: MigrationId,
         keep: &[ChangeMark],
-    ) -> Result<(), SourceError> {
+    ) -> Result<Vec<Leftover>, SourceError> {
         let lost = self.strike("release-marks").await?;
         self.0.with(|truth| {
             truth.calls.push(format!("release marks but {keep:?}"));
             truth.marks.retain(|mark, _| keep.contains(&ChangeMark(mark.to_string())));
         });
-        Self::answered(lost, "release-marks")
+        Self::answered(lost, "release-marks")?;
+        Ok(Vec::new())
     }
 
     async fn shut_down(&self, _vm: &VmId, policy: ShutdownPolicy) -> Result<HowStopped, SourceError> {

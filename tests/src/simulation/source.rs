@@ -17,7 +17,7 @@ use warmd_daemon::{
         machine::{Machine, PowerState, VmSummary},
     },
     sources::{
-        HowStopped, ShutdownPolicy, Snapshot, SnapshotDisk, SnapshotRequest, Source, SourceError,
+        HowStopped, Leftover, ShutdownPolicy, Snapshot, SnapshotDisk, SnapshotRequest, Source, SourceError,
         SourceErrorKind,
     },
 };
@@ -109,7 +109,7 @@ impl Source for SimulatedSource {
         vm: &VmId,
         owner: MigrationId,
         keep: &[ChangeMark],
-    ) -> Result<(), SourceError> {
+    ) -> Result<Vec<Leftover>, SourceError> {
         let lost = self.begin("source.release-marks").await?;
         {
             let mut truth = self.0.truth();
@@ -120,7 +120,7 @@ impl Source for SimulatedSource {
             let name = vm.name.clone();
             truth.note(format_args!("{name}: marks released but {keep:?}"));
         }
-        self.end("source.release-marks", lost, ()).await
+        self.end("source.release-marks", lost, Vec::new()).await
     }
 
     async fn shut_down(&self, vm: &VmId, policy: ShutdownPolicy) -> Result<HowStopped, SourceError> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use warmd_cbt::units::Length;
 
 use crate::{
-    libvirt::{CurrentJob, DomainId, DomainXml, LoaderFirmware, RunState, Standing},
+    libvirt::{CurrentJob, DomainId, DomainXml, LoaderFirmware, RunState},
     model::{
         id::{DiskKey, VmId},
         machine::{CpuTopology, Firmware, Machine, MachineDisk, Nic, PowerState, VmSummary},
@@ -14,7 +14,7 @@ use crate::{
     sources::{SourceError, SourceErrorKind},
 };
 
-use super::{LibvirtSource, definitions::Definitions, error::Context, plan::is_disk, tag::TAG};
+use super::{LibvirtSource, definitions::Definitions, error::Context, plan::is_disk};
 
 impl LibvirtSource {
     /// The domain that `vm` names: a UUID, or the name of exactly one.
@@ -78,7 +78,7 @@ impl LibvirtSource {
         let xml = &definitions.live;
         let sizes = self.libvirt.disk_sizes(domain).await.context(doing)?;
         let standing = self.libvirt.state(domain).await.context(doing)?;
-        let power = power(&standing, xml);
+        let power = self.power_of(domain).await?;
         let mut warnings = disk_warnings(xml, &sizes);
         if power == PowerState::Paused {
             warnings.push(format!("it is {}: no snapshot is taken until it runs or is off", standing.text));
@@ -243,16 +243,6 @@ fn family(machine: &str) -> String {
 
 fn count<T>(of: impl Iterator<Item = T>) -> u32 {
     u32::try_from(of.count()).unwrap_or(u32::MAX)
-}
-
-/// A domain that warmd keeps paused to read its disks is off to everybody else.
-fn power(standing: &Standing, xml: &DomainXml) -> PowerState {
-    match standing.state {
-        RunState::Running => PowerState::Running,
-        RunState::Off => PowerState::Off,
-        RunState::Paused if xml.tagged(TAG).is_some() => PowerState::Off,
-        RunState::Paused => PowerState::Paused,
-    }
 }
 
 /// What its disks' description says too.

@@ -1,14 +1,14 @@
-//! Ends what a migration left running on the hypervisor, and gives up its checkpoints: after each pass as after a crash.
+//! Ends what a migration left running on the hypervisor: after each pass as after a crash.
 //!
 //! Rule: only what carries this migration's id is touched. Somebody else's backup job is never aborted, somebody
-//! else's paused VM never destroyed.
+//! else's paused VM never destroyed: one that warmd started is warmd's only until its guest executes an instruction.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    libvirt::{BackupJob, Checkpoint, CurrentJob, DomainId, LibvirtError, LibvirtErrorKind, RunState, image},
+    libvirt::{BackupJob, Checkpoint, CurrentJob, DomainId, LibvirtError, LibvirtErrorKind, RunState},
     model::id::MigrationId,
     sources::{SourceError, SourceErrorKind},
     span,
@@ -28,8 +28,11 @@ const POLL: Duration = Duration::from_millis(50);
 /// What became of a VM that was started only to read its disks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
+    /// There was no such VM.
     AsItShould,
-    /// Somebody let it run.
+    /// It was there as warmd had started it, its guest never ran, and it is off.
+    AtRest,
+    /// Somebody let it run; it is theirs, also if it stands still again.
     Resumed,
 }
 
@@ -64,17 +67,16 @@ impl LibvirtSource {
             return Ok(Ended::AsItShould);
         }
         match self.libvirt.state(domain).await.context(doing)?.state {
-            RunState::Off => Ok(Ended::AsItShould),
-            RunState::Paused => {
+            RunState::Off => return Ok(Ended::AsItShould),
+            RunState::Paused if self.libvirt.never_ran(domain).await.context(doing)? => {
                 self.libvirt.destroy(domain).await.context(doing)?;
-                Ok(Ended::AsItShould)
+                return Ok(Ended::AtRest);
             }
-            RunState::Running => {
-                // It is theirs now: without the tag it is never taken for ours again.
-                self.libvirt.remove_live_tag(domain).await.context(doing)?;
-                Ok(Ended::Resumed)
-            }
+            RunState::Paused | RunState::Running => {}
         }
+        // It is theirs now: without the tag it is never taken for ours again.
+        self.libvirt.remove_live_tag(domain).await.context(doing)?;
+        Ok(Ended::Resumed)
     }
 
     /// Does something with files, off the runtime's threads.
@@ -133,39 +135,6 @@ impl LibvirtSource {
                 }
                 result => result?,
             }
-        }
-        Ok(())
-    }
-
-    /// Gives up all checkpoints but those in `keep`.
-    pub(super) async fn release(
-        &self,
-        domain: DomainId,
-        owner: MigrationId,
-        keep: &[&str],
-    ) -> Result<(), SourceError> {
-        let doing = || format!("VM {domain}: giving up the marks of migration {owner}");
-        let own = match self.own_checkpoints(domain, owner).await {
-            Err(error) if error.kind == LibvirtErrorKind::NoSuchDomain => return Ok(()),
-            result => result.context(doing)?,
-        };
-        let state = self.libvirt.state(domain).await.context(doing)?.state;
-        if state != RunState::Off {
-            return self.delete_checkpoints(domain, &own, keep).await.context(doing);
-        }
-        // libvirt deletes nothing from a domain that is off. Bitmaps first: while one is left, its checkpoint is
-        // there to tell.
-        let (xml, prefix) = (self.libvirt.domain(domain).await.context(doing)?, marks::prefix(owner));
-        for disk in xml.disks.iter().filter(|disk| disk.untracked().is_none()) {
-            let Some(path) = disk.source.path() else { continue };
-            match image::remove_bitmaps(path, &prefix, keep).await {
-                Ok(_) => {}
-                Err(error) if error.kind == LibvirtErrorKind::NoSuchImage => {}
-                Err(error) => return Err(error).context(doing),
-            }
-        }
-        for Checkpoint { name, .. } in own.iter().rev().filter(|own| !keep.contains(&own.name.as_str())) {
-            self.libvirt.forget_checkpoint(domain, name).await.context(doing)?;
         }
         Ok(())
     }

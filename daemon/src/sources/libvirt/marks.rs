@@ -48,9 +48,12 @@ impl Mark {
     }
 }
 
+/// How the names of all checkpoints of warmd begin.
+pub(super) const PREFIX: &str = "warmd-";
+
 /// How the names of a migration's checkpoints begin.
 pub(super) fn prefix(owner: MigrationId) -> String {
-    format!("warmd-{}-", owner.short())
+    format!("{PREFIX}{}-", owner.short())
 }
 
 /// What a migration's checkpoints have in their description; the name has only a part of the id.

@@ -26,6 +26,7 @@ mod nook;
 mod place;
 mod plan;
 mod power;
+mod release;
 mod settings;
 mod snapshot;
 mod tag;
@@ -43,7 +44,7 @@ use crate::{
         machine::{Machine, MachineDisk, PowerState, VmSummary},
         rule::Objection,
     },
-    sources::{HowStopped, ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceError, SourceErrorKind},
+    sources::{HowStopped, Leftover, ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceError, SourceErrorKind},
 };
 
 pub use settings::Settings;
@@ -146,10 +147,14 @@ impl Source for LibvirtSource {
         vm: &VmId,
         owner: MigrationId,
         keep: &[ChangeMark],
-    ) -> Result<(), SourceError> {
+    ) -> Result<Vec<Leftover>, SourceError> {
         let keep: Vec<Mark> = keep.iter().filter_map(Mark::read).collect();
         let keep: Vec<&str> = keep.iter().filter_map(Mark::checkpoint).collect();
         self.release(domain_id(vm)?, owner, &keep).await
+    }
+
+    async fn leftovers(&self, known: &[MigrationId]) -> Result<Vec<Leftover>, SourceError> {
+        self.remains(known).await
     }
 
     async fn shut_down(&self, vm: &VmId, policy: ShutdownPolicy) -> Result<HowStopped, SourceError> {

@@ -34,9 +34,11 @@ impl LibvirtSource {
         })
     }
 
-    async fn is_tagged(&self, domain: DomainId) -> Result<bool, SourceError> {
+    pub(super) async fn is_tagged(&self, domain: DomainId) -> Result<bool, SourceError> {
         let doing = || format!("VM {domain}: looking who paused it");
-        Ok(self.libvirt.domain(domain).await.context(doing)?.tagged(TAG).is_some())
+        // One that people let run and paused again carries the tag too, and is theirs.
+        Ok(self.libvirt.domain(domain).await.context(doing)?.tagged(TAG).is_some()
+            && self.libvirt.never_ran(domain).await.context(doing)?)
     }
 
     /// Gives a VM that is off power, paused: it executes nothing.

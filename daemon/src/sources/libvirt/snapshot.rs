@@ -90,7 +90,9 @@ impl LibvirtSource {
             }
             RunState::Running => {}
             RunState::Paused => {
-                let why = match self.libvirt.domain(domain).await.context(doing)?.tagged(TAG) {
+                let is_ours = self.is_tagged(domain).await?;
+                let xml = self.libvirt.domain(domain).await.context(doing)?;
+                let why = match xml.tagged(TAG).filter(|_| is_ours) {
                     Some(other) => {
                         format!("it is being read for another migration, {other}: wait for that one")
                     }
@@ -350,11 +352,18 @@ impl Snapshot for LibvirtSnapshot {
         drop(guard);
         drop(open);
         match source.end(domain, owner).await? {
-            Ended::Resumed if at_rest => Err(refused(
+            Ended::AtRest => Ok(()),
+            Ended::AsItShould | Ended::Resumed if !at_rest => Ok(()),
+            Ended::Resumed => Err(refused(
                 format!("VM {domain}: ending the snapshot"),
                 "somebody let the VM run while its disks were read at rest: shut it down before going on",
             )),
-            Ended::Resumed | Ended::AsItShould => Ok(()),
+            // Whether its guest ran before that is not known.
+            Ended::AsItShould => Err(refused(
+                format!("VM {domain}: ending the snapshot"),
+                "somebody ended the VM while its disks were read at rest, and may have let it run before: what was \
+                 read is not taken for its last state; find out who started or stopped it, then go on",
+            )),
         }
     }
 }
