@@ -112,6 +112,9 @@ pub(super) enum SourceCommand {
     /// The configured sources
     List,
     /// Reaches one source, or all
+    ///
+    /// Also lists what migrations that are over, lost, or another warmd's left on its VMs (checkpoints, bitmaps), each with the
+    /// command that removes it.
     Check { name: Option<String> },
     /// The VMs that a source has
     ///

@@ -91,7 +91,8 @@ impl Disk {
 }
 
 impl DiskSource {
-    fn read(node: Node<'_, '_>) -> Self {
+    /// Reads the source of a `<disk>` element.
+    pub fn read(node: Node<'_, '_>) -> Self {
         let kind = node.attribute("type").unwrap_or("file");
         let Some(source) = xml::child(node, "source") else { return Self::Empty };
         let named = |attribute| source.attribute(attribute).unwrap_or_default().to_owned();

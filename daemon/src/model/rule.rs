@@ -46,6 +46,7 @@ pub enum Rule {
     VmTransient,
     VmSaved,
     VmBusy,
+    StartBlocked,
     DiskNone,
     DiskUnknown,
     DiskUnsupported,
@@ -105,7 +106,7 @@ impl Objection {
 
 impl Rule {
     /// All rules, in the order of the table.
-    pub const ALL: [Self; 57] = [
+    pub const ALL: [Self; 58] = [
         Self::PlanWrong,
         Self::HookMissing,
         Self::BootCheckBlind,
@@ -134,6 +135,7 @@ impl Rule {
         Self::VmTransient,
         Self::VmSaved,
         Self::VmBusy,
+        Self::StartBlocked,
         Self::DiskNone,
         Self::DiskUnknown,
         Self::DiskUnsupported,
@@ -357,6 +359,12 @@ impl Rule {
                 "a job of another tool runs on the VM: no snapshot is taken meanwhile",
                 "wait for its end, or end it",
             ),
+            Self::StartBlocked => (
+                "start-blocked",
+                Error,
+                "something that the VM's start needs is missing: once it is off, it could be neither read nor started again",
+                "bring back the file, pool, network or secret, or take the device out of the VM's definition",
+            ),
             Self::DiskNone => {
                 ("disk-none", Error, "the VM has no disks that can be copied", "remove it from the plan")
             }
@@ -382,7 +390,7 @@ impl Rule {
                 "tracking-on",
                 Warning,
                 "the source cannot track a disk's changes: every pass compares the whole disk",
-                "convert it to qcow2, or give the passes the time",
+                "do what the reason says, for a raw image convert it to qcow2, or give the passes the time",
             ),
             Self::SnapshotsThere => (
                 "snapshots-there",

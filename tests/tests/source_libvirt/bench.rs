@@ -192,9 +192,11 @@ impl Bench {
         Ok(marks)
     }
 
-    pub(crate) async fn keep(&self, marks: &Marks) -> Result<(), SourceError> {
+    pub(crate) async fn keep(&self, marks: &Marks) -> Result<()> {
         let keep: Vec<_> = marks.values().cloned().collect();
-        self.source.release_marks(&self.vm, self.owner, &keep).await
+        let left = self.source.release_marks(&self.vm, self.owner, &keep).await?;
+        ensure!(left.is_empty(), "left: {left:?}");
+        Ok(())
     }
 
     pub(crate) fn checkpoints(&self) -> Result<Vec<String>> {

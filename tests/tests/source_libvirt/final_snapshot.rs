@@ -115,6 +115,38 @@ fn a_vm_that_somebody_resumes_is_theirs() {
 }
 
 #[test]
+fn a_vm_that_people_let_run_and_paused_again_is_theirs() {
+    block_on(async |dir| {
+        let bench = Bench::new(dir, &DISKS)?;
+        let held = bench.final_snapshot(&Marks::new()).await?;
+        bench.virsh(["resume", UUID])?;
+        bench.virsh(["suspend", UUID])?;
+        ensure!(bench.source.power(&bench.vm).await? == PowerState::Paused, "its guest ran");
+        let policy = ShutdownPolicy { graceful: std::time::Duration::ZERO, force: false };
+        assert_error(bench.source.shut_down(&bench.vm, policy).await, SourceErrorKind::StillRunning, "")?;
+        assert_error(held.release().await, SourceErrorKind::Refused, "somebody let")?;
+        bench.source.end_snapshot(&bench.vm, bench.owner).await?;
+        ensure!(bench.virsh(["domstate", UUID])? == "paused", "it was ended");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_vm_that_ran_and_ended_between_two_looks_of_a_final_snapshot_is_noticed() {
+    block_on(async |dir| {
+        let bench = Bench::new(dir, &DISKS)?;
+        let held = bench.final_snapshot(&Marks::new()).await?;
+        bench.assert_contents(&*held).await?;
+        bench.virsh(["resume", UUID])?;
+        bench.virsh(["destroy", UUID])?;
+        assert_error(held.release().await, SourceErrorKind::Refused, "somebody ended")?;
+        // The next one is as good as any.
+        let held = bench.final_snapshot(&Marks::new()).await?;
+        Ok(held.release().await?)
+    });
+}
+
+#[test]
 fn a_saved_memory_image_or_a_transient_domain_is_refused() {
     block_on(async |dir| {
         let bench = Bench::started(dir, &DISKS)?;

@@ -6,6 +6,7 @@
 mod bench;
 mod describing;
 mod final_snapshot;
+mod finishing;
 mod guest;
 mod recovery;
 mod refusals;

@@ -160,13 +160,18 @@ fn a_disk_that_was_resized_swapped_or_taken_away_is_noticed() {
 }
 
 #[test]
-fn an_image_of_the_old_version_is_refused_with_the_remedy() {
+fn an_image_of_the_old_version_is_compared_and_the_remedy_is_told() {
     block_on(async |dir| {
         let bench = Bench::new(dir, &[("qcow2", 4)])?;
         let path = bench.disks[0].path.to_string_lossy().into_owned();
         qemu_img(["amend", "-f", "qcow2", "-o", "compat=0.10", &path])?;
         bench.virsh(["start", UUID])?;
-        assert_error(bench.snapshot(&Marks::new()).await, SourceErrorKind::Refused, "qemu-img amend")?;
+        let snapshot = bench.snapshot(&Marks::new()).await?;
+        assert_unknown(&*snapshot, &bench.disks[0].key, "qemu-img amend").await?;
+        bench.assert_contents(&*snapshot).await?;
+        snapshot.release().await?;
+        let warnings = bench.source.vms().await?.remove(0).warnings;
+        ensure!(warnings.iter().any(|warning| warning.contains("qemu-img amend")), "{warnings:?}");
         bench.assert_nothing_runs()
     });
 }

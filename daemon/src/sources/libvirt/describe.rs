@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use warmd_cbt::units::Length;
 
 use crate::{
-    libvirt::{CurrentJob, DomainId, DomainXml, LoaderFirmware, RunState},
+    libvirt::{CurrentJob, Disk, DomainId, DomainXml, LoaderFirmware, RunState},
     model::{
         id::{DiskKey, VmId},
         machine::{CpuTopology, Firmware, Machine, MachineDisk, Nic, PowerState, VmSummary},
@@ -14,7 +14,13 @@ use crate::{
     sources::{SourceError, SourceErrorKind},
 };
 
-use super::{LibvirtSource, definitions::Definitions, error::Context, plan::is_disk};
+use super::{
+    LibvirtSource,
+    definitions::Definitions,
+    error::Context,
+    plan::{Looks, is_disk},
+    sizes::Sizes,
+};
 
 impl LibvirtSource {
     /// The domain that `vm` names: a UUID, or the name of exactly one.
@@ -46,12 +52,17 @@ impl LibvirtSource {
     pub(super) async fn machine(&self, domain: DomainId) -> Result<Machine, SourceError> {
         let doing = || format!("VM {domain}: reading its hardware");
         let definitions = self.definitions(domain).await.context(doing)?;
-        let sizes = self.libvirt.disk_sizes(domain).await.context(doing)?;
-        machine(domain, &definitions, &sizes)
-            .map_err(|disk| {
-                format!("libvirt cannot tell the size of disk {disk}: is its image there, and readable?")
-            })
+        let sizes = self.sizes(domain, &definitions.live).await.context(doing)?;
+        let looks = self.look(&definitions.live.disks).await;
+        machine(domain, &definitions, &sizes, &looks)
             .map_err(|why| SourceError::new(SourceErrorKind::Failed, doing(), why))
+    }
+
+    /// See [`crate::sources::Source::disk_keys`].
+    pub(super) async fn keys(&self, domain: DomainId) -> Result<Vec<DiskKey>, SourceError> {
+        let xml = self.libvirt.domain(domain).await.context(|| format!("VM {domain}: reading its disks"))?;
+        let disks = xml.disks.into_iter().filter(|disk| is_disk(disk));
+        Ok(disks.map(|disk| DiskKey(disk.target)).collect())
     }
 
     pub(super) async fn summary(&self, domain: DomainId, name: String) -> Option<VmSummary> {
@@ -76,10 +87,11 @@ impl LibvirtSource {
         let doing = || format!("VM {domain}: reading its hardware");
         let definitions = self.definitions(domain).await.context(doing)?;
         let xml = &definitions.live;
-        let sizes = self.libvirt.disk_sizes(domain).await.context(doing)?;
+        let sizes = self.sizes(domain, xml).await.context(doing)?;
         let standing = self.libvirt.state(domain).await.context(doing)?;
         let power = self.power_of(domain).await?;
-        let mut warnings = disk_warnings(xml, &sizes);
+        let looks = self.look(&xml.disks).await;
+        let mut warnings = disk_warnings(xml, &sizes, &looks);
         if power == PowerState::Paused {
             warnings.push(format!("it is {}: no snapshot is taken until it runs or is off", standing.text));
         }
@@ -92,8 +104,8 @@ impl LibvirtSource {
             name: name.to_owned(),
             power,
             disks: count(disks.iter()),
-            bytes: disks.iter().filter_map(|disk| sizes.get(&disk.target).copied().map(Length)).sum(),
-            tracked: count(disks.iter().filter(|disk| disk.device != "lun" && disk.untracked().is_none())),
+            bytes: disks.iter().filter_map(|disk| Some(Length(*sizes.get(&disk.target)?.as_ref().ok()?))).sum(),
+            tracked: count(disks.iter().filter(|disk| disk.device != "lun" && untracked(disk, &looks).is_none())),
             snapshots: count(snapshots.iter()),
             warnings,
         })
@@ -124,6 +136,8 @@ impl LibvirtSource {
         let xml = &definitions.live;
         let mut objections = of_hardware(xml, &definitions.persistent);
         objections.extend(definitions.objections());
+        let obstacles = self.obstacles(domain).await.context(doing)?;
+        objections.extend(obstacles.into_iter().map(|found| Objection::new(Rule::StartBlocked, found)));
         if let Some(owner) = xml.tagged(DomainXml::MOVED_HERE) {
             let found = format!("migration {owner} made it here");
             objections.push(Objection::new(Rule::VmMovedHere, found));
@@ -170,11 +184,12 @@ impl LibvirtSource {
     }
 }
 
-/// The machine; `Err` names a disk whose size is not known.
+/// The machine; `Err` says which disk's size is not known, and why.
 fn machine(
     domain: DomainId,
     definitions: &Definitions,
-    sizes: &BTreeMap<String, u64>,
+    sizes: &Sizes,
+    looks: &Looks,
 ) -> Result<Machine, String> {
     // What is copied is what runs; what is made of it is what the VM would be at its next start.
     let (live, xml) = (&definitions.live, &definitions.persistent);
@@ -186,15 +201,14 @@ fn machine(
         .map(|disk| {
             Ok(MachineDisk {
                 key: DiskKey(disk.target.clone()),
-                size: Length(*sizes.get(&disk.target).ok_or(&disk.target)?),
+                size: Length(size(disk, sizes)?),
                 bus: disk.bus.clone(),
                 boot_order: order.get(disk.target.as_str()).copied().unwrap_or(u32::MAX),
                 location: disk.source.to_string(),
-                untracked: disk.untracked(),
+                untracked: untracked(disk, looks),
             })
         })
-        .collect::<Result<_, &String>>()
-        .map_err(Clone::clone)?;
+        .collect::<Result<_, String>>()?;
     let (sockets, cores, threads) = xml.topology.unwrap_or((xml.vcpus, 1, 1));
     Ok(Machine {
         id: VmId(domain.to_string()),
@@ -217,6 +231,18 @@ fn machine(
             .collect(),
         hardware: Some(definitions.hardware.carried.clone()),
     })
+}
+
+fn untracked(disk: &Disk, looks: &Looks) -> Option<String> {
+    disk.untracked().or_else(|| looks.get(&disk.target)?.untracked.clone())
+}
+
+fn size(disk: &Disk, sizes: &Sizes) -> Result<u64, String> {
+    match sizes.get(&disk.target) {
+        Some(Ok(size)) => Ok(*size),
+        Some(Err(why)) => Err(format!("the size of disk {} cannot be told: {why}", disk.target)),
+        None => Err(format!("the size of disk {} cannot be told", disk.target)),
+    }
 }
 
 /// Each disk's place: those with one of their own first, then the others as they stand in the XML.
@@ -246,20 +272,18 @@ fn count<T>(of: impl Iterator<Item = T>) -> u32 {
 }
 
 /// What its disks' description says too.
-fn disk_warnings(xml: &DomainXml, sizes: &BTreeMap<String, u64>) -> Vec<String> {
+fn disk_warnings(xml: &DomainXml, sizes: &Sizes, looks: &Looks) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut has_disk = false;
     for disk in xml.disks.iter().filter(|disk| is_disk(disk)) {
         has_disk = true;
         let name = &disk.target;
         if disk.device != "lun"
-            && let Some(reason) = disk.untracked()
+            && let Some(reason) = untracked(disk, looks)
         {
             warnings.push(format!("disk {name} cannot be tracked, each pass compares all of it: {reason}"));
         }
-        if !sizes.contains_key(name) {
-            warnings.push(format!("disk {name}: libvirt cannot tell its size"));
-        }
+        warnings.extend(size(disk, sizes).err());
     }
     if !has_disk {
         warnings.push("it has no disk".to_owned());
@@ -324,8 +348,8 @@ mod tests {
             disk("vdd", ""),
         ];
         let xml = read(&devices.concat(), "pc-q35-7.2");
-        let sizes = ["vda", "vdb", "vdc", "vdd"].map(|name| (name.to_owned(), 512)).into();
-        let machine = machine(id(), &one(xml), &sizes).unwrap();
+        let sizes = ["vda", "vdb", "vdc", "vdd"].map(|name| (name.to_owned(), Ok(512))).into();
+        let machine = machine(id(), &one(xml), &sizes, &Looks::new()).unwrap();
         let order: Vec<_> = machine.disks.iter().map(|disk| (disk.key.0.as_str(), disk.boot_order)).collect();
         assert_eq!(order, [("vda", 2), ("vdb", 1), ("vdc", 0), ("vdd", 3)]);
         assert_eq!(
@@ -337,7 +361,7 @@ mod tests {
     #[test]
     fn a_disk_of_unknown_size_is_named() {
         let xml = read("<disk><source file='/x'/><target dev='vda'/></disk>", "pc");
-        assert_eq!(machine(id(), &one(xml), &BTreeMap::new()).unwrap_err(), "vda");
+        assert!(machine(id(), &one(xml), &Sizes::new(), &Looks::new()).unwrap_err().contains("disk vda"));
     }
 
     #[test]
@@ -364,8 +388,8 @@ mod tests {
              <hostdev/><shmem/>",
             "q35",
         );
-        let sizes = ["vda", "vdb", "sda"].map(|name| (name.to_owned(), 512)).into();
-        let disks = disk_warnings(&xml, &sizes);
+        let sizes = ["vda", "vdb", "sda"].map(|name| (name.to_owned(), Ok(512))).into();
+        let disks = disk_warnings(&xml, &sizes, &Looks::new());
         assert!(disks.len() == 1 && disks[0].contains("vdb"), "{disks:?}");
         let objections = of_hardware(&xml, &xml);
         let rules: Vec<_> = objections.iter().map(|objection| objection.rule).collect();

@@ -2,8 +2,9 @@
 //! changed since.
 //!
 //! Rule: a mark holds all that must still be so for its answer to be true: the checkpoint, whose name carries the
-//! migration and is never used twice, the disk's size, and the image that it was. A bitmap belongs to its image, so an
-//! image that was put in another's place has none of that name, or its own.
+//! migration and is never used twice, the disk's size, and the image that it was. A bitmap belongs to its image, and the
+//! bitmaps of one moment have one name in all images of a VM: two files that changed places are told apart by what the
+//! file system says of them, not by their paths.
 
 use warmd_cbt::{mark::ChangeMark, units::Length};
 
@@ -13,17 +14,28 @@ use crate::model::id::MigrationId;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Mark {
     /// From here on a checkpoint's bitmap records.
-    Checkpoint { name: String, size: Length, image: String },
+    Checkpoint {
+        name: String,
+        size: Length,
+        image: String,
+        /// What tells its file from another at the same path, where that can be told.
+        identity: Option<String>,
+    },
     /// Nothing records; the number only tells moments apart.
     Untracked { number: u64 },
 }
 
 const UNTRACKED: &str = "untracked-";
+/// Stands around an identity. No image begins so: it is an absolute path, or begins with its kind.
+const IDENTITY: char = '@';
 
 impl Mark {
     pub(super) fn write(&self) -> ChangeMark {
         ChangeMark(match self {
-            Self::Checkpoint { name, size, image } => format!("{name}/{size}/{image}"),
+            Self::Checkpoint { name, size, image, identity: None } => format!("{name}/{size}/{image}"),
+            Self::Checkpoint { name, size, image, identity: Some(identity) } => {
+                format!("{name}/{size}/{IDENTITY}{identity}{IDENTITY}{image}")
+            }
             Self::Untracked { number } => format!("{UNTRACKED}{number}"),
         })
     }
@@ -36,7 +48,11 @@ impl Mark {
         let (name, rest) = mark.0.split_once('/')?;
         let (size, image) = rest.split_once('/')?;
         let size = Length(size.parse().ok()?);
-        Some(Self::Checkpoint { name: name.to_owned(), size, image: image.to_owned() })
+        let (identity, image) = match image.strip_prefix(IDENTITY) {
+            Some(rest) => rest.split_once(IDENTITY).map(|(identity, image)| (Some(identity.to_owned()), image))?,
+            None => (None, image),
+        };
+        Some(Self::Checkpoint { name: name.to_owned(), size, image: image.to_owned(), identity })
     }
 
     /// The checkpoint that it needs.
@@ -84,8 +100,15 @@ mod tests {
     #[test]
     fn marks_read_back() {
         let image = "/a/b c/../d.qcow2".to_owned();
+        let of = |identity: Option<&str>| Mark::Checkpoint {
+            name: "warmd-x-7".to_owned(),
+            size: Length(42),
+            image: image.clone(),
+            identity: identity.map(str::to_owned),
+        };
         let marks = [
-            Mark::Checkpoint { name: "warmd-x-7".to_owned(), size: Length(42), image },
+            of(None),
+            of(Some("5-1f")),
             Mark::Untracked { number: 3 },
         ];
         for mark in marks {
@@ -102,7 +125,7 @@ mod tests {
         let name = |number: u64| format!("{}{number}", prefix(owner));
         assert_eq!(next_number(owner, [], []), 1);
         let (two, five) = (name(2), name(5));
-        let anchor = Mark::Checkpoint { name: five, size: Length(1), image: String::new() };
+        let anchor = Mark::Checkpoint { name: five, size: Length(1), image: String::new(), identity: None };
         assert_eq!(next_number(owner, [two.as_str(), "warmd-other-99", "x"], []), 3);
         assert_eq!(next_number(owner, [two.as_str()], [&anchor]), 6);
         assert_eq!(next_number(owner, [two.as_str()], [&Mark::Untracked { number: 9 }]), 10);

@@ -22,12 +22,14 @@ mod guard;
 mod hardware;
 mod leftovers;
 mod marks;
+mod needs;
 mod nook;
 mod place;
 mod plan;
 mod power;
 mod release;
 mod settings;
+mod sizes;
 mod snapshot;
 mod tag;
 
@@ -40,7 +42,7 @@ use warmd_cbt::mark::ChangeMark;
 use crate::{
     libvirt::{DomainId, Libvirt},
     model::{
-        id::{MigrationId, VmId},
+        id::{DiskKey, MigrationId, VmId},
         machine::{Machine, MachineDisk, PowerState, VmSummary},
         rule::Objection,
     },
@@ -63,13 +65,14 @@ const PARALLEL_VMS: usize = 8;
 pub struct LibvirtSource {
     libvirt: Libvirt,
     settings: Arc<Settings>,
+    seen: sizes::Seen,
 }
 
 impl LibvirtSource {
     /// By these settings, which are judged but not tried.
     pub fn new(settings: &Settings) -> Result<Self, SourceError> {
         settings.judge()?;
-        Ok(Self { libvirt: Libvirt::new(&settings.uri), settings: Arc::new(settings.clone()) })
+        Ok(Self { libvirt: Libvirt::new(&settings.uri), settings: Arc::new(settings.clone()), seen: sizes::Seen::default() })
     }
 }
 
@@ -128,6 +131,14 @@ impl Source for LibvirtSource {
 
     async fn objections(&self, vm: &VmId) -> Result<Vec<Objection>, SourceError> {
         self.objections_to(domain_id(vm)?).await
+    }
+
+    async fn can_finish(&self, vm: &VmId, disks: &[DiskKey]) -> Result<(), SourceError> {
+        self.check_finish(domain_id(vm)?, disks).await
+    }
+
+    async fn disk_keys(&self, vm: &VmId) -> Result<Vec<DiskKey>, SourceError> {
+        self.keys(domain_id(vm)?).await
     }
 
     async fn power(&self, vm: &VmId) -> Result<PowerState, SourceError> {

@@ -3,7 +3,7 @@
 //! Rule: a disk is asked for incrementally only if everything that its anchor promises still holds. Any doubt makes it
 //! [`Tracking::Whole`], with the reason: that costs a comparison, where a wrong answer would cost data.
 
-use std::{fmt::Write, path::Path};
+use std::{collections::BTreeMap, fmt::Write, path::Path};
 
 use warmd_cbt::{mark::ChangeMark, mutant::mutant};
 
@@ -22,8 +22,21 @@ use super::{
 pub(super) struct DiskPlan {
     pub(super) key: DiskKey,
     pub(super) image: String,
+    pub(super) identity: Option<String>,
     pub(super) tracking: Tracking,
 }
+
+/// What a look at a disk's image tells beside the domain's XML.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Looked {
+    /// Tells its file from another at the same path.
+    pub(super) identity: Option<String>,
+    /// Why it keeps no bitmaps.
+    pub(super) untracked: Option<String>,
+}
+
+/// By target name; a disk that could not be looked at is missing.
+pub(super) type Looks = BTreeMap<String, Looked>;
 
 /// How much libvirt can say of a disk's changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +72,7 @@ pub(super) fn plan(
     owner: MigrationId,
     requested: &[(DiskKey, Option<ChangeMark>)],
     disks: &[Disk],
+    looks: &Looks,
     checkpoints: &[Checkpoint],
 ) -> Result<Vec<DiskPlan>, PlanError> {
     requested
@@ -70,14 +84,15 @@ pub(super) fn plan(
                 return Err(PlanError::Lun(key.clone()));
             }
             let image = disk.source.to_string();
-            let tracking = match disk.untracked() {
+            let Looked { identity, untracked } = looks.get(&key.0).cloned().unwrap_or_default();
+            let tracking = match disk.untracked().or(untracked) {
                 Some(reason) => Tracking::Untracked(reason),
-                None => match since(owner, key, anchor.as_ref(), &image, checkpoints) {
+                None => match since(owner, key, anchor.as_ref(), (&image, identity.as_deref()), checkpoints) {
                     Ok(anchor) => Tracking::Since(anchor),
                     Err(reason) => Tracking::Whole(reason),
                 },
             };
-            Ok(DiskPlan { key: key.clone(), image, tracking })
+            Ok(DiskPlan { key: key.clone(), image, identity, tracking })
         })
         .collect()
 }
@@ -91,14 +106,14 @@ fn since(
     owner: MigrationId,
     key: &DiskKey,
     anchor: Option<&ChangeMark>,
-    image: &str,
+    (image, identity): (&str, Option<&str>),
     checkpoints: &[Checkpoint],
 ) -> Result<Anchor, String> {
     let anchor = anchor.ok_or("there is no earlier mark")?;
     let Some(mark) = Mark::read(anchor) else {
         return Err(format!("the mark {anchor} is none of libvirt's"));
     };
-    let Mark::Checkpoint { name, size, image: then } = mark else {
+    let Mark::Checkpoint { name, size, image: then, identity: before } = mark else {
         return Err("it could not be tracked at the last pass".to_owned());
     };
     if !name.starts_with(&marks::prefix(owner)) {
@@ -106,6 +121,9 @@ fn since(
     }
     if then != image {
         return Err(format!("its image was {then} and is {image} now"));
+    }
+    if before.as_deref().zip(identity).is_some_and(|(before, now)| before != now) {
+        return Err(format!("its image {image} is another file than at the last pass"));
     }
     let name = match checkpoints.last() {
         Some(newest) if mutant("newest-bitmap-asked") => newest.name.clone(),
@@ -204,7 +222,7 @@ mod tests {
 
     fn anchor(owner: MigrationId, image: &str) -> ChangeMark {
         let name = format!("{}3", marks::prefix(owner));
-        Mark::Checkpoint { name, size: SIZE, image: image.to_owned() }.write()
+        Mark::Checkpoint { name, size: SIZE, image: image.to_owned(), identity: Some("1".to_owned()) }.write()
     }
 
     fn checkpoint(owner: MigrationId, disks: &[&str]) -> Checkpoint {
@@ -215,8 +233,13 @@ mod tests {
         }
     }
 
+    fn looks(identity: &str) -> Looks {
+        let looked = Looked { identity: Some(identity.to_owned()), untracked: None };
+        [("vda".to_owned(), looked)].into()
+    }
+
     fn one(owner: MigrationId, mark: Option<ChangeMark>, checkpoints: &[Checkpoint]) -> Tracking {
-        plan(owner, &[(key("vda"), mark)], &disks(), checkpoints).unwrap().remove(0).tracking
+        plan(owner, &[(key("vda"), mark)], &disks(), &looks("1"), checkpoints).unwrap().remove(0).tracking
     }
 
     #[test]
@@ -250,9 +273,24 @@ mod tests {
     }
 
     #[test]
+    fn an_image_that_was_exchanged_or_keeps_no_bitmap_is_told_by_looking() {
+        let owner = MigrationId::generate();
+        let good = [checkpoint(owner, &["vda"])];
+        let with = |looks: &Looks| {
+            let requested = [(key("vda"), Some(anchor(owner, "/a'<b>")))];
+            plan(owner, &requested, &disks(), looks, &good).unwrap().remove(0).tracking
+        };
+        assert!(matches!(with(&looks("1")), Tracking::Since(_)));
+        assert!(matches!(with(&Looks::new()), Tracking::Since(_)), "nothing speaks against it");
+        assert!(matches!(with(&looks("2")), Tracking::Whole(reason) if reason.contains("another file")));
+        let old = Looked { identity: None, untracked: Some("old".to_owned()) };
+        assert!(matches!(with(&[("vda".to_owned(), old)].into()), Tracking::Untracked(_)));
+    }
+
+    #[test]
     fn what_is_no_disk_or_cannot_be_read_is_an_error() {
         let owner = MigrationId::generate();
-        let plan = |name| plan(owner, &[(key("vda"), None), (key(name), None)], &disks(), &[]);
+        let plan = |name| plan(owner, &[(key("vda"), None), (key(name), None)], &disks(), &Looks::new(), &[]);
         assert_eq!(plan("vdz").unwrap_err(), PlanError::Missing(key("vdz")));
         assert_eq!(plan("sdb").unwrap_err(), PlanError::Missing(key("sdb")));
         assert_eq!(plan("sda").unwrap_err(), PlanError::Lun(key("sda")));
@@ -265,7 +303,7 @@ mod tests {
         let settings = Settings { scratch_dir: "/s/it's <here>".into(), ..Settings::default() };
         let nook = Nook::new(&settings, owner);
         let requested = [(key("vda"), Some(anchor(owner, "/a'<b>"))), (key("vdc"), None)];
-        let plans = plan(owner, &requested, &disks(), &[checkpoint(owner, &["vda"])]).unwrap();
+        let plans = plan(owner, &requested, &disks(), &looks("1"), &[checkpoint(owner, &["vda"])]).unwrap();
 
         let text = backup_xml(&plans, &disks(), &nook, Path::new("/q/so&ck"));
         let job = BackupJob::read(&text).unwrap();

@@ -162,10 +162,18 @@ impl LibvirtSource {
                 .await
                 .map_err(|error| nbd_error(format!("{}: opening disk {}", doing(), plan.key), error))?;
             let size = Length(open.nbd.len());
+            if let Some(disk) = xml.disks.iter().find(|disk| disk.target == plan.key.0) {
+                self.remember(domain, disk, size.0);
+            }
             let mark = match plan.tracking {
                 Tracking::Untracked(_) => Mark::Untracked { number },
                 Tracking::Whole(_) | Tracking::Since(_) => {
-                    Mark::Checkpoint { name: name.clone(), size, image: plan.image }
+                    Mark::Checkpoint {
+                        name: name.clone(),
+                        size,
+                        image: plan.image,
+                        identity: plan.identity,
+                    }
                 }
             };
             snapshot.disks.push(SnapshotDisk { key: plan.key.clone(), size, mark: mark.write() });
@@ -184,7 +192,8 @@ impl LibvirtSource {
         let doing = || format!("VM {domain}: taking a snapshot");
         let owner = request.owner;
         let own = self.own_checkpoints(domain, owner).await.context(doing)?;
-        let plans = plan::plan(owner, &request.disks, &xml.disks, &own).map_err(|error| {
+        let looks = self.look(&xml.disks).await;
+        let plans = plan::plan(owner, &request.disks, &xml.disks, &looks, &own).map_err(|error| {
             let kind = match error {
                 PlanError::Missing(_) => SourceErrorKind::NotFound,
                 PlanError::Lun(_) => SourceErrorKind::Refused,

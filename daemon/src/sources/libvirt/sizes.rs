@@ -1,0 +1,135 @@
+//! What the disks' images tell: their virtual sizes, of VMs that run and that are off; which file each is; whether it
+//! keeps bitmaps.
+//!
+//! Rule: libvirt is asked first, and one disk that it cannot tell hides no other's size. What was once seen of a disk is
+//! remembered for the time that its VM is off: the running QEMU knows more kinds of disks than libvirt does at rest.
+
+use std::{
+    collections::BTreeMap,
+    io::{Seek, SeekFrom},
+    os::unix::fs::MetadataExt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crate::{
+    libvirt::{Disk, DiskSource, DomainId, DomainXml, LibvirtError, LibvirtErrorKind, image, went_unanswered},
+    span,
+};
+
+use super::{
+    LibvirtSource,
+    plan::{Looked, Looks, is_disk},
+};
+
+/// QEMU serves whole sectors: an image that ends within one reads as padded with zeroes.
+const SECTOR: u64 = 512;
+
+/// Sizes that were seen, by domain, target name and source.
+pub(super) type Seen = Arc<Mutex<BTreeMap<(DomainId, String, String), u64>>>;
+
+/// By target name: the size in bytes, or why it cannot be told.
+pub(super) type Sizes = BTreeMap<String, Result<u64, String>>;
+
+impl LibvirtSource {
+    /// The sizes of all disks that hold data of the machine.
+    pub(super) async fn sizes(&self, domain: DomainId, xml: &DomainXml) -> Result<Sizes, LibvirtError> {
+        let told = match self.libvirt.disk_sizes(domain).await {
+            Err(error) if went_unanswered(&error) || error.kind == LibvirtErrorKind::NoSuchDomain => {
+                return Err(error);
+            }
+            // One disk of a VM that is off, or the medium of a drive, is enough for libvirt to tell nothing of all.
+            Err(_) => BTreeMap::new(),
+            Ok(told) => told,
+        };
+        let mut sizes = Sizes::new();
+        for disk in xml.disks.iter().filter(|disk| is_disk(disk)) {
+            let known = told.get(&disk.target).copied().or_else(|| self.seen(domain, disk));
+            let size = match known {
+                Some(size) => Ok(size),
+                None => self.size_at_rest(disk).await,
+            };
+            let size = size.map(|size| size.next_multiple_of(SECTOR));
+            if let Ok(size) = size {
+                self.remember(domain, disk, size);
+            }
+            sizes.insert(disk.target.clone(), size);
+        }
+        Ok(sizes)
+    }
+
+    /// Looks at the images of all disks. What cannot be looked at now speaks against nothing.
+    pub(super) async fn look(&self, disks: &[Disk]) -> Looks {
+        let mut looks = Looks::new();
+        for disk in disks.iter().filter(|disk| is_disk(disk) && disk.format == "qcow2") {
+            let Ok(Some(path)) = self.path_of(&disk.source).await else { continue };
+            let top = image::chain(&path).await.unwrap_or_default().into_iter().next();
+            let is_old = top.is_some_and(|top| top.compat.as_deref() == Some("0.10"));
+            let untracked = is_old.then(|| {
+                let quoted = path.replace('\'', r"'\''");
+                format!(
+                    "its image is of qcow2's old version, which keeps no bitmaps; while the VM is off, `qemu-img amend \
+                     -f qcow2 -o compat=1.1 '{quoted}'` makes it a new one"
+                )
+            });
+            let identity = span::blocking(move || identity(&path)).await.ok().flatten();
+            looks.insert(disk.target.clone(), Looked { identity, untracked });
+        }
+        looks
+    }
+
+    fn seen(&self, domain: DomainId, disk: &Disk) -> Option<u64> {
+        // Where there is an image to look at, it is looked at.
+        if !matches!(disk.source, DiskSource::Network { .. } | DiskSource::Other(_)) {
+            return None;
+        }
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.get(&(domain, disk.target.clone(), disk.source.to_string())).copied()
+    }
+
+    pub(super) fn remember(&self, domain: DomainId, disk: &Disk, size: u64) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.insert((domain, disk.target.clone(), disk.source.to_string()), size);
+    }
+
+    async fn size_at_rest(&self, disk: &Disk) -> Result<u64, String> {
+        let path = match &disk.source {
+            DiskSource::File(path) | DiskSource::Block(path) => path.clone(),
+            DiskSource::Volume { pool, volume } => {
+                let volume = self.libvirt.volume(pool, volume).await.map_err(|error| error.cause.to_string())?;
+                if !volume.path.starts_with('/') {
+                    return Ok(volume.size);
+                }
+                volume.path
+            }
+            DiskSource::Network { .. } | DiskSource::Other(_) => {
+                return Err(format!(
+                    "its size ({}) can be told only while the VM runs, and was never seen: start the VM, and ask again",
+                    disk.source
+                ));
+            }
+            DiskSource::Empty => return Err("it has no source".to_owned()),
+        };
+        if disk.format == "qcow2" {
+            let chain = image::chain(&path).await.map_err(|error| error.to_string())?;
+            return chain.first().map(|top| top.size).ok_or_else(|| format!("{path} describes no image"));
+        }
+        if disk.format != "raw" {
+            return Err(format!("its image {path} is {}, and libvirt cannot tell its size", disk.format));
+        }
+        let file = path.clone();
+        let end = span::blocking(move || std::fs::File::open(file)?.seek(SeekFrom::End(0))).await;
+        match end {
+            Ok(Ok(end)) => Ok(end),
+            Ok(Err(error)) => Err(format!("its image {path}: {error}")),
+            Err(error) => Err(format!("its image {path}: {error}")),
+        }
+    }
+}
+
+/// What tells a file from another at the same path: device nodes are made anew with each start of the host, and have
+/// none.
+fn identity(path: &str) -> Option<String> {
+    let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
+    let made = metadata.created().ok().and_then(|made| made.duration_since(std::time::UNIX_EPOCH).ok());
+    Some(format!("{:x}-{:x}", metadata.ino(), made.map_or(0, |made| made.as_nanos())))
+}
