@@ -59,8 +59,8 @@ impl Libvirt {
     pub async fn checkpoint_disks(&self, domain: DomainId, name: &str) -> Result<Vec<Disk>, LibvirtError> {
         let text = self.about("checkpoint-dumpxml", domain, &["--checkpointname", name]).await?;
         let call = || format!("checkpoint-dumpxml {domain} {name}");
-        let document = xml::parse(&text, "domaincheckpoint")
-            .map_err(|error| LibvirtError::malformed(call(), error))?;
+        let document =
+            xml::parse(&text, "domaincheckpoint").map_err(|error| LibvirtError::malformed(call(), error))?;
         let Some(devices) = xml::descend(document.root_element(), &["domain", "devices"]) else {
             return Ok(Vec::new());
         };

@@ -5,7 +5,9 @@
 use async_trait::async_trait;
 use warmd_cbt::mark::ChangeMark;
 
-use super::{HowStopped, Leftover, ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceError, SourceErrorKind};
+use super::{
+    HowStopped, Leftover, ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceError, SourceErrorKind,
+};
 use crate::model::{
     id::{MigrationId, VmId},
     machine::{Machine, PowerState, VmSummary},

@@ -20,7 +20,9 @@ use warmd_daemon::{
         id::{DiskKey, MigrationId, VmId},
         machine::{Machine, MachineDisk, PowerState, VmSummary},
     },
-    sources::{HowStopped, Leftover, ShutdownPolicy, Snapshot, SnapshotDisk, SnapshotRequest, Source, SourceError},
+    sources::{
+        HowStopped, Leftover, ShutdownPolicy, Snapshot, SnapshotDisk, SnapshotRequest, Source, SourceError,
+    },
     targets::{CreateMachine, DiskSpec, GuestSign, MachineState, PreparedDisk, Target, TargetError, Writer},
 };
 

@@ -104,8 +104,13 @@ impl LibvirtSource {
             name: name.to_owned(),
             power,
             disks: count(disks.iter()),
-            bytes: disks.iter().filter_map(|disk| Some(Length(*sizes.get(&disk.target)?.as_ref().ok()?))).sum(),
-            tracked: count(disks.iter().filter(|disk| disk.device != "lun" && untracked(disk, &looks).is_none())),
+            bytes: disks
+                .iter()
+                .filter_map(|disk| Some(Length(*sizes.get(&disk.target)?.as_ref().ok()?)))
+                .sum(),
+            tracked: count(
+                disks.iter().filter(|disk| disk.device != "lun" && untracked(disk, &looks).is_none()),
+            ),
             snapshots: count(snapshots.iter()),
             warnings,
         })

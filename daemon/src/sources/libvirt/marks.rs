@@ -49,7 +49,9 @@ impl Mark {
         let (size, image) = rest.split_once('/')?;
         let size = Length(size.parse().ok()?);
         let (identity, image) = match image.strip_prefix(IDENTITY) {
-            Some(rest) => rest.split_once(IDENTITY).map(|(identity, image)| (Some(identity.to_owned()), image))?,
+            Some(rest) => {
+                rest.split_once(IDENTITY).map(|(identity, image)| (Some(identity.to_owned()), image))?
+            }
             None => (None, image),
         };
         Some(Self::Checkpoint { name: name.to_owned(), size, image: image.to_owned(), identity })
@@ -106,11 +108,7 @@ mod tests {
             image: image.clone(),
             identity: identity.map(str::to_owned),
         };
-        let marks = [
-            of(None),
-            of(Some("5-1f")),
-            Mark::Untracked { number: 3 },
-        ];
+        let marks = [of(None), of(Some("5-1f")), Mark::Untracked { number: 3 }];
         for mark in marks {
             assert_eq!(Mark::read(&mark.write()), Some(mark));
         }

@@ -46,7 +46,9 @@ use crate::{
         machine::{Machine, MachineDisk, PowerState, VmSummary},
         rule::Objection,
     },
-    sources::{HowStopped, Leftover, ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceError, SourceErrorKind},
+    sources::{
+        HowStopped, Leftover, ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceError, SourceErrorKind,
+    },
 };
 
 pub use settings::Settings;
@@ -72,7 +74,11 @@ impl LibvirtSource {
     /// By these settings, which are judged but not tried.
     pub fn new(settings: &Settings) -> Result<Self, SourceError> {
         settings.judge()?;
-        Ok(Self { libvirt: Libvirt::new(&settings.uri), settings: Arc::new(settings.clone()), seen: sizes::Seen::default() })
+        Ok(Self {
+            libvirt: Libvirt::new(&settings.uri),
+            settings: Arc::new(settings.clone()),
+            seen: sizes::Seen::default(),
+        })
     }
 }
 

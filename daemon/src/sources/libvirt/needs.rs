@@ -22,11 +22,24 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Need {
     /// A file or device, and what of the VM wants it.
-    File { of: String, path: String },
+    File {
+        of: String,
+        path: String,
+    },
     /// A qcow2 image with all that lies below it.
-    Chain { of: String, path: String },
-    Volume { of: String, pool: String, volume: String },
-    Secret { of: String, uuid: String },
+    Chain {
+        of: String,
+        path: String,
+    },
+    Volume {
+        of: String,
+        pool: String,
+        volume: String,
+    },
+    Secret {
+        of: String,
+        uuid: String,
+    },
     Network(String),
     /// Bytes.
     Memory(u64),
@@ -36,8 +49,9 @@ impl LibvirtSource {
     /// Why the VM could not be started again, once it is off; empty if nothing speaks against it.
     pub(super) async fn obstacles(&self, domain: DomainId) -> Result<Vec<String>, LibvirtError> {
         let text = self.libvirt.dump_xml(domain, XmlForm::Persistent).await?;
-        let needs = needs(&text)
-            .map_err(|error| LibvirtError::new(LibvirtErrorKind::Malformed, format!("dumpxml {domain}"), error))?;
+        let needs = needs(&text).map_err(|error| {
+            LibvirtError::new(LibvirtErrorKind::Malformed, format!("dumpxml {domain}"), error)
+        })?;
         let mut obstacles = Vec::new();
         let mut networks = None;
         for need in needs {
@@ -47,7 +61,11 @@ impl LibvirtSource {
                         networks = self.libvirt.active_networks().await.ok();
                     }
                     let active = networks.as_ref().is_none_or(|active| active.contains(name));
-                    if active { Ok(()) } else { Err(format!("network {name:?} is not active (virsh net-start)")) }
+                    if active {
+                        Ok(())
+                    } else {
+                        Err(format!("network {name:?} is not active (virsh net-start)"))
+                    }
                 }
                 need => self.look_for(need).await?,
             };
@@ -72,9 +90,7 @@ impl LibvirtSource {
                     _ => Ok(Ok(())),
                 },
             },
-            Need::Volume { of, pool, volume } => {
-                told(of, self.libvirt.volume(pool, volume).await.map(drop))
-            }
+            Need::Volume { of, pool, volume } => told(of, self.libvirt.volume(pool, volume).await.map(drop)),
             Need::Secret { of, uuid } => told(of, self.libvirt.check_secret(uuid).await),
             Need::Memory(bytes) => {
                 let text = tokio::fs::read_to_string("/proc/meminfo").await.unwrap_or_default();
@@ -91,14 +107,16 @@ impl LibvirtSource {
 
     /// See [`crate::sources::Source::can_finish`].
     pub(super) async fn check_finish(&self, domain: DomainId, disks: &[DiskKey]) -> Result<(), SourceError> {
-        let doing = || format!("VM {domain}: looking whether it could be read and started again once it is off");
+        let doing =
+            || format!("VM {domain}: looking whether it could be read and started again once it is off");
         let xml = self.libvirt.domain(domain).await.context(doing)?;
         if let Some(gone) = disks.iter().find(|key| xml.disks.iter().all(|disk| disk.target != key.0)) {
             return Err(refused(doing(), format!("it has no disk {gone} (any more)")));
         }
         let obstacles = self.obstacles(domain).await.context(doing)?;
         if !obstacles.is_empty() {
-            let why = format!("libvirt could not start it again: {}; nothing was stopped", obstacles.join("; "));
+            let why =
+                format!("libvirt could not start it again: {}; nothing was stopped", obstacles.join("; "));
             return Err(refused(doing(), why));
         }
         // What the final snapshot makes, under an id that no migration has.

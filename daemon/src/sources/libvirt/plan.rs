@@ -87,10 +87,12 @@ pub(super) fn plan(
             let Looked { identity, untracked } = looks.get(&key.0).cloned().unwrap_or_default();
             let tracking = match disk.untracked().or(untracked) {
                 Some(reason) => Tracking::Untracked(reason),
-                None => match since(owner, key, anchor.as_ref(), (&image, identity.as_deref()), checkpoints) {
-                    Ok(anchor) => Tracking::Since(anchor),
-                    Err(reason) => Tracking::Whole(reason),
-                },
+                None => {
+                    match since(owner, key, anchor.as_ref(), (&image, identity.as_deref()), checkpoints) {
+                        Ok(anchor) => Tracking::Since(anchor),
+                        Err(reason) => Tracking::Whole(reason),
+                    }
+                }
             };
             Ok(DiskPlan { key: key.clone(), image, identity, tracking })
         })

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     libvirt::{
-        Checkpoint, Disk, DiskSource, DomainId, LibvirtError, LibvirtErrorKind, RunState, image, went_unanswered,
+        Checkpoint, Disk, DiskSource, DomainId, LibvirtError, LibvirtErrorKind, RunState, image,
+        went_unanswered,
     },
     model::id::MigrationId,
     sources::{Leftover, SourceError},
@@ -105,7 +106,10 @@ impl LibvirtSource {
             match image::remove_bitmaps(&path, prefix, keep).await {
                 Ok(removal) => {
                     left.extend(
-                        removal.left.into_iter().map(|one| ((one.image.path.clone(), one.bitmap.clone()), one)),
+                        removal
+                            .left
+                            .into_iter()
+                            .map(|one| ((one.image.path.clone(), one.bitmap.clone()), one)),
                     );
                 }
                 // With the image went what was in it.

@@ -12,7 +12,9 @@ use std::{
 };
 
 use crate::{
-    libvirt::{Disk, DiskSource, DomainId, DomainXml, LibvirtError, LibvirtErrorKind, image, went_unanswered},
+    libvirt::{
+        Disk, DiskSource, DomainId, DomainXml, LibvirtError, LibvirtErrorKind, image, went_unanswered,
+    },
     span,
 };
 
@@ -95,7 +97,8 @@ impl LibvirtSource {
         let path = match &disk.source {
             DiskSource::File(path) | DiskSource::Block(path) => path.clone(),
             DiskSource::Volume { pool, volume } => {
-                let volume = self.libvirt.volume(pool, volume).await.map_err(|error| error.cause.to_string())?;
+                let volume =
+                    self.libvirt.volume(pool, volume).await.map_err(|error| error.cause.to_string())?;
                 if !volume.path.starts_with('/') {
                     return Ok(volume.size);
                 }

@@ -168,12 +168,7 @@ impl LibvirtSource {
             let mark = match plan.tracking {
                 Tracking::Untracked(_) => Mark::Untracked { number },
                 Tracking::Whole(_) | Tracking::Since(_) => {
-                    Mark::Checkpoint {
-                        name: name.clone(),
-                        size,
-                        image: plan.image,
-                        identity: plan.identity,
-                    }
+                    Mark::Checkpoint { name: name.clone(), size, image: plan.image, identity: plan.identity }
                 }
             };
             snapshot.disks.push(SnapshotDisk { key: plan.key.clone(), size, mark: mark.write() });
