@@ -88,6 +88,16 @@ impl Libvirt {
         self.tell("kill")
     }
 
+    /// Has libvirtd hang: it keeps its connections, and answers nothing.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.tell("freeze")
+    }
+
+    /// Has it go on.
+    pub fn thaw(&mut self) -> Result<()> {
+        self.tell("thaw")
+    }
+
     /// Starts libvirtd (again) and waits until it answers.
     pub fn resume(&mut self) -> Result<()> {
         self.tell("start")?;

@@ -1,20 +1,25 @@
 //! The calls that sources and targets make, typed.
 //!
-//! Rule: every call bears being repeated; where libvirt says "already so", the call says success.
+//! Rule: every call bears being repeated. "Already so" is success only where the domain was looked at and is so: libvirt has
+//! one number for all that a domain's state does not allow.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration, time::Instant};
 
 use super::{
     DomainId,
     domain::DomainXml,
     error::{LibvirtError, LibvirtErrorKind},
-    virsh::{CALL_DEADLINE, Virsh},
+    events::Happening,
+    ffi::{Connection, Domain, Failure},
+    link::{CALL_DEADLINE, Endpoint, Lane},
+    standing::{RunState, Standing},
+    xml,
 };
 
-/// One libvirt connection. Cloning gives another handle on it; at most eight calls run at the same time.
+/// One libvirt. Cloning gives another handle on the same connections.
 #[derive(Clone, Debug)]
 pub struct Libvirt {
-    virsh: Virsh,
+    endpoint: Arc<Endpoint>,
 }
 
 /// Which of a domain's two definitions.
@@ -26,22 +31,45 @@ pub enum XmlForm {
     Persistent,
 }
 
-/// Whether a domain runs.
+/// Which of a domain's two definitions a change is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RunState {
-    /// It has power and executes, or is about to end.
-    Running,
-    /// It has power and executes nothing: paused, suspended, or crashed and kept.
-    Paused,
-    Off,
+pub enum Affects {
+    /// The running domain alone: gone when it is off.
+    Live,
+    /// The persistent definition alone.
+    Config,
 }
 
-/// A domain's state and libvirt's word on how it came to it.
+/// A network of libvirt's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
-    pub state: RunState,
-    /// As libvirt says it: `paused (user)`.
-    pub text: String,
+pub struct Network {
+    pub name: String,
+    pub active: bool,
+}
+
+/// `virDomainXMLFlags`.
+const XML_SECURE: u32 = 1;
+const XML_INACTIVE: u32 = 2;
+/// `VIR_DOMAIN_START_PAUSED`.
+const START_PAUSED: u32 = 1;
+/// `VIR_DOMAIN_DESTROY_GRACEFUL`.
+const DESTROY_GRACEFUL: u32 = 1;
+/// `VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN`.
+const SHUTDOWN_ACPI: u32 = 1;
+/// Managed save, snapshots' metadata, NVRAM, checkpoints' metadata.
+const UNDEFINE_ALL: u32 = 1 | 2 | 4 | 16;
+/// `virDomainLifecycleAction`, by the words of the domain's XML.
+const ACTIONS: [&str; 6] =
+    ["destroy", "restart", "rename-restart", "preserve", "coredump-destroy", "coredump-restart"];
+
+impl Affects {
+    /// `virDomainModificationImpact`.
+    fn flag(self) -> u32 {
+        match self {
+            Self::Live => 1,
+            Self::Config => 2,
+        }
+    }
 }
 
 impl Libvirt {
@@ -52,68 +80,68 @@ impl Libvirt {
 
     /// The same, with another deadline for each call.
     pub fn with_deadline(uri: &str, deadline: Duration) -> Self {
-        Self { virsh: Virsh::new(uri, deadline) }
+        Self { endpoint: Arc::new(Endpoint::new(uri, deadline)) }
     }
 
     /// The URI that it was opened with.
     pub fn uri(&self) -> &str {
-        self.virsh.uri()
+        self.endpoint.uri()
     }
 
-    /// Any call: `virsh ARGS`. Domains in `args` are to be [`DomainId`]s, paths absolute.
-    pub async fn call(&self, args: &[&str]) -> Result<String, LibvirtError> {
-        self.virsh.run(args, None).await
-    }
-
-    /// Any call that reads `input` from `/dev/stdin`.
-    pub async fn call_with(&self, args: &[&str], input: &str) -> Result<String, LibvirtError> {
-        self.virsh.run(args, Some(input)).await
+    /// A call about libvirt itself.
+    async fn call<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        name: impl Into<String>,
+        ask: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, LibvirtError> {
+        self.endpoint.run(lane, name.into(), ask).await
     }
 
     /// A call about one domain.
-    pub(super) async fn about(
+    pub(super) async fn about<T: Send + 'static>(
         &self,
+        lane: Lane,
         verb: &str,
         domain: DomainId,
-        args: &[&str],
-    ) -> Result<String, LibvirtError> {
-        let domain = domain.to_string();
-        self.call(&[&[verb, domain.as_str()], args].concat()).await
+        ask: impl FnOnce(&Domain<'_>) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, LibvirtError> {
+        self.call(lane, format!("{verb} {domain}"), move |libvirt| ask(&libvirt.domain(domain.0)?)).await
     }
 
     /// What the daemon there says of itself, on one line: `libvirt 9.0.0, QEMU 7.2.22`.
     pub async fn version(&self) -> Result<String, LibvirtError> {
-        let text = self.call(&["version"]).await?;
-        let after = |prefix: &str| text.lines().find_map(|line| line.strip_prefix(prefix)).map(str::trim);
-        match (after("Using library:"), after("Running hypervisor:")) {
-            (Some(library), Some(hypervisor)) => Ok(format!("{library}, {hypervisor}")),
-            (Some(library), None) => Ok(library.to_owned()),
-            _ => Err(LibvirtError::malformed("version", text)),
-        }
+        let (library, hypervisor, kind) = self.call(Lane::Look, "version", Connection::versions).await?;
+        let three =
+            |number: u64| format!("{}.{}.{}", number / 1_000_000, number / 1000 % 1000, number % 1000);
+        Ok(format!("libvirt {}, {kind} {}", three(library), three(hypervisor)))
     }
 
     /// All domains, running or not, with their names.
     pub async fn domains(&self) -> Result<Vec<(DomainId, String)>, LibvirtError> {
-        let list = self.call(&["list", "--all", "--uuid", "--name"]).await?;
-        list.lines()
-            .filter(|line| !line.trim().is_empty())
-            .map(|line| {
-                let (id, name) = line
-                    .split_at_checked(36)
-                    .ok_or_else(|| LibvirtError::malformed("list", format!("{line:?}")))?;
-                let id = id.parse().map_err(|error| LibvirtError::malformed("list", error))?;
-                Ok((id, name.strip_prefix(' ').unwrap_or(name).trim_end().to_owned()))
-            })
-            .collect()
+        self.call(Lane::Look, "list", |libvirt| {
+            let domains = libvirt.domains()?;
+            domains.iter().map(|domain| Ok((DomainId(domain.id()?), domain.name()?))).collect()
+        })
+        .await
+    }
+
+    /// Whether a listing that succeeded lacks the domain: only then it is absent. "No such domain" alone may come from a
+    /// daemon that has not read its definitions yet.
+    pub async fn is_absent(&self, domain: DomainId) -> Result<bool, LibvirtError> {
+        let listed = self.call(Lane::Urgent, "list", |libvirt| {
+            libvirt.domains()?.iter().map(|domain| domain.id()).collect::<Result<Vec<_>, _>>()
+        });
+        Ok(!listed.await?.contains(&domain.0))
     }
 
     /// A domain's XML as text.
     pub async fn dump_xml(&self, domain: DomainId, form: XmlForm) -> Result<String, LibvirtError> {
-        let flags: &[&str] = match form {
-            XmlForm::Current => &[],
-            XmlForm::Persistent => &["--inactive", "--security-info"],
+        let flags = match form {
+            XmlForm::Current => 0,
+            XmlForm::Persistent => XML_INACTIVE | XML_SECURE,
         };
-        self.about("dumpxml", domain, flags).await
+        self.about(Lane::Look, "dumpxml", domain, move |domain| domain.xml(flags)).await
     }
 
     /// A domain's current definition, read.
@@ -122,79 +150,164 @@ impl Libvirt {
         DomainXml::read(&text).map_err(|error| LibvirtError::malformed(format!("dumpxml {domain}"), error))
     }
 
-    /// Whether it runs. A domain that is gone is [`LibvirtErrorKind::NoSuchDomain`].
+    /// Whether it runs. A domain that is gone is [`LibvirtErrorKind::NoSuchDomain`]: see [`Self::is_absent`].
     pub async fn state(&self, domain: DomainId) -> Result<Standing, LibvirtError> {
-        let text = self.about("domstate", domain, &["--reason"]).await?;
-        let text = text.trim().to_owned();
-        let state = match text.split(" (").next().unwrap_or_default() {
-            "running" | "idle" | "blocked" | "in shutdown" | "no state" => RunState::Running,
-            "paused" | "pmsuspended" | "crashed" => RunState::Paused,
-            "shut off" => RunState::Off,
-            _ => return Err(LibvirtError::malformed(format!("domstate {domain}"), text)),
-        };
-        Ok(Standing { state, text })
+        let (state, reason) = self.about(Lane::Urgent, "domstate", domain, |domain| domain.state()).await?;
+        Standing::of(state, reason).ok_or_else(|| {
+            LibvirtError::malformed(format!("domstate {domain}"), format!("the state {state} is not known"))
+        })
     }
 
-    /// Virtual sizes in bytes of its disks, by target name; a drive without a medium is missing.
+    /// Virtual sizes in bytes of its disks, by target name. A drive without a medium is missing, and so is a disk of whose
+    /// image libvirt cannot tell anything.
     pub async fn disk_sizes(&self, domain: DomainId) -> Result<BTreeMap<String, u64>, LibvirtError> {
-        let table = self.about("domblkinfo", domain, &["--all"]).await?;
-        Ok(table
-            .lines()
-            .filter_map(|line| {
-                let mut fields = line.split_whitespace();
-                Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
-            })
-            .collect())
+        self.call(Lane::Look, format!("domblkinfo {domain}"), move |libvirt| {
+            let found = libvirt.domain(domain.0)?;
+            let text = found.xml(0)?;
+            let mut sizes = BTreeMap::new();
+            for (target, volume) in drives(&text).map_err(|error| Failure::Malformed(error.to_string()))? {
+                let size = match (found.disk_size(&target), volume) {
+                    // The driver resolves volumes of pools only while the domain runs.
+                    (Err(Failure::Said { .. }), Some((pool, volume))) => {
+                        libvirt.volume(&pool, &volume).map(|(_, size)| size)
+                    }
+                    (size, _) => size,
+                };
+                match size {
+                    Ok(size) => drop(sizes.insert(target, size)),
+                    Err(failure) => {
+                        let error = LibvirtError::of("domblkinfo", failure.clone());
+                        if matches!(
+                            error.kind,
+                            LibvirtErrorKind::Unreachable | LibvirtErrorKind::NoSuchDomain
+                        ) {
+                            return Err(failure);
+                        }
+                        tracing::debug!(%domain, disk = target, %error, "the size of a disk is not known");
+                    }
+                }
+            }
+            Ok(sizes)
+        })
+        .await
+    }
+
+    /// Path and size of a volume of a storage pool.
+    pub async fn volume(&self, pool: &str, volume: &str) -> Result<(String, u64), LibvirtError> {
+        let (pool, volume) = (pool.to_owned(), volume.to_owned());
+        let name = format!("vol-info {pool}/{volume}");
+        self.call(Lane::Look, name, move |libvirt| libvirt.volume(&pool, &volume)).await
+    }
+
+    /// A storage pool's XML.
+    pub async fn pool_xml(&self, pool: &str) -> Result<String, LibvirtError> {
+        let pool = pool.to_owned();
+        self.call(Lane::Look, format!("pool-dumpxml {pool}"), move |libvirt| libvirt.pool(&pool)).await
+    }
+
+    /// All networks; [`LibvirtErrorKind::Unsupported`] if it has no network driver.
+    pub async fn networks(&self) -> Result<Vec<Network>, LibvirtError> {
+        let networks = self.call(Lane::Look, "net-list", Connection::networks).await?;
+        Ok(networks.into_iter().map(|(name, active)| Network { name, active }).collect())
+    }
+
+    /// What the hypervisor says of machines of type `kind` (`kvm`, `qemu`), as XML.
+    pub async fn domain_capabilities(
+        &self,
+        kind: &str,
+        architecture: &str,
+        machine: Option<&str>,
+    ) -> Result<String, LibvirtError> {
+        let name = format!("domcapabilities {kind} {architecture} {}", machine.unwrap_or_default());
+        let (kind, architecture) = (kind.to_owned(), architecture.to_owned());
+        let machine = machine.map(str::to_owned);
+        self.call(Lane::Look, name.trim_end(), move |libvirt| {
+            libvirt.capabilities(&kind, &architecture, machine.as_deref())
+        })
+        .await
     }
 
     /// Whether it stays defined when it is off, and whether a saved memory image waits for its next start.
     pub async fn persistent_and_saved(&self, domain: DomainId) -> Result<(bool, bool), LibvirtError> {
-        let info = self.about("dominfo", domain, &[]).await?;
-        let says = |key: &str| {
-            info.lines()
-                .find_map(|line| line.strip_prefix(key))
-                .map(|value| value.trim() == "yes")
-                .ok_or_else(|| {
-                    LibvirtError::malformed(format!("dominfo {domain}"), format!("no line {key:?}"))
-                })
-        };
-        Ok((says("Persistent:")?, says("Managed save:")?))
+        self.about(Lane::Look, "dominfo", domain, |domain| Ok((domain.is_persistent()?, domain.is_saved()?)))
+            .await
+    }
+
+    /// Whether libvirt starts it with the host.
+    pub async fn autostart(&self, domain: DomainId) -> Result<bool, LibvirtError> {
+        self.about(Lane::Urgent, "autostart", domain, |domain| domain.autostart()).await
+    }
+
+    /// Says whether libvirt is to start it with the host.
+    pub async fn set_autostart(&self, domain: DomainId, on: bool) -> Result<(), LibvirtError> {
+        let verb = if on { "autostart" } else { "autostart --disable" };
+        self.about(Lane::Urgent, verb, domain, move |domain| domain.set_autostart(on)).await
     }
 
     /// The names of its snapshots; none where the driver has no snapshots.
     pub async fn snapshot_names(&self, domain: DomainId) -> Result<Vec<String>, LibvirtError> {
-        match self.about("snapshot-list", domain, &["--name"]).await {
-            Ok(list) => {
-                Ok(list.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
-            }
+        match self.about(Lane::Look, "snapshot-list", domain, |domain| domain.snapshot_names()).await {
             Err(error) if error.kind == LibvirtErrorKind::Unsupported => Ok(Vec::new()),
-            Err(error) => Err(error),
+            result => result,
         }
     }
 
     /// Defines a domain, or changes its persistent definition.
     pub async fn define(&self, xml: &str) -> Result<(), LibvirtError> {
-        self.call_with(&["define", "/dev/stdin"], xml).await.map(drop)
+        let text = xml.to_owned();
+        match self.call(Lane::Work, "define", move |libvirt| libvirt.define(&text)).await {
+            Err(error) if error.kind == LibvirtErrorKind::Failed && self.is_taken(xml).await => {
+                Err(LibvirtError { kind: LibvirtErrorKind::Exists, ..error })
+            }
+            result => result,
+        }
     }
 
-    /// Starts a defined domain; running already is success.
+    /// Whether another domain has the name or the UUID that the XML names: libvirt has no number of its own for that.
+    async fn is_taken(&self, xml: &str) -> bool {
+        let Ok(document) = xml::parse(xml, "domain") else { return false };
+        let root = document.root_element();
+        let name = xml::child(root, "name").and_then(|name| name.text()).unwrap_or_default();
+        let id = xml::text(root, "uuid").and_then(|id| id.parse::<DomainId>().ok());
+        let Ok(domains) = self.domains().await else { return false };
+        domains.iter().any(|(other, other_name)| (other_name == name) != (Some(*other) == id))
+    }
+
+    /// Starts a defined domain; running already is success, and "already" is looked at: one that has power and executes
+    /// nothing is [`LibvirtErrorKind::AlreadyActive`].
     pub async fn start(&self, domain: DomainId) -> Result<(), LibvirtError> {
-        already(self.about("start", domain, &[]).await, LibvirtErrorKind::AlreadyActive)
+        let Err(error) = self.about(Lane::Urgent, "start", domain, |domain| domain.start()).await else {
+            return Ok(());
+        };
+        if error.kind != LibvirtErrorKind::WrongState {
+            return Err(error);
+        }
+        let Standing { state, text, .. } = self.state(domain).await?;
+        match state {
+            RunState::Running => Ok(()),
+            RunState::Off => Err(error),
+            RunState::Paused => {
+                let why = format!("it is {text} ({})", error.cause);
+                Err(LibvirtError::new(LibvirtErrorKind::AlreadyActive, error.call, why))
+            }
+        }
     }
 
     /// Starts a domain from `xml`, paused: it executes nothing. If a domain of the same UUID is defined and off, it is
     /// that one which starts, and its persistent definition stays what it was.
     pub async fn create_paused(&self, xml: &str) -> Result<(), LibvirtError> {
-        self.call_with(&["create", "--paused", "/dev/stdin"], xml).await.map(drop)
+        let xml = xml.to_owned();
+        self.call(Lane::Urgent, "create --paused", move |libvirt| libvirt.create(&xml, START_PAUSED)).await
     }
 
     /// Cuts the power; off already is success. QEMU gets time to close its images, and is killed only if it hangs.
     pub async fn destroy(&self, domain: DomainId) -> Result<(), LibvirtError> {
         use LibvirtErrorKind as K;
-        match already(self.about("destroy", domain, &["--graceful"]).await, K::NotRunning) {
+        let cut = |flags| self.about(Lane::Urgent, "destroy", domain, move |domain| domain.destroy(flags));
+        match self.unless_off(domain, cut(DESTROY_GRACEFUL).await).await {
             Err(error) if matches!(error.kind, K::Busy | K::Failed) => {
                 tracing::warn!(%domain, %error, "QEMU does not end in good order; killing it");
-                already(self.about("destroy", domain, &[]).await, K::NotRunning)
+                self.unless_off(domain, cut(0).await).await
             }
             result => result,
         }
@@ -202,39 +315,116 @@ impl Libvirt {
 
     /// Presses the power button; off already is success. The guest may take its time, or ignore it.
     pub async fn press_power_button(&self, domain: DomainId) -> Result<(), LibvirtError> {
-        already(self.about("shutdown", domain, &["--mode", "acpi"]).await, LibvirtErrorKind::NotRunning)
+        let pressed = self.about(Lane::Urgent, "shutdown", domain, |domain| domain.shut_down(SHUTDOWN_ACPI));
+        self.unless_off(domain, pressed.await).await
+    }
+
+    /// Success also if the call failed because of the domain's state, and the domain is off.
+    async fn unless_off(
+        &self,
+        domain: DomainId,
+        result: Result<(), LibvirtError>,
+    ) -> Result<(), LibvirtError> {
+        match result {
+            Err(error) if error.kind == LibvirtErrorKind::WrongState => {
+                match self.state(domain).await?.state {
+                    RunState::Off => Ok(()),
+                    RunState::Running | RunState::Paused => Err(error),
+                }
+            }
+            result => result,
+        }
     }
 
     /// Sets what happens when the guest of a running domain powers off: `destroy`, `restart`. Holds until it is off.
     pub async fn set_poweroff_action(&self, domain: DomainId, action: &str) -> Result<(), LibvirtError> {
-        self.about("set-lifecycle-action", domain, &["poweroff", action, "--live"]).await.map(drop)
+        let number = ACTIONS.iter().position(|known| *known == action);
+        let number = number.and_then(|number| u32::try_from(number).ok()).ok_or_else(|| {
+            let why = format!("{action:?} is no action that libvirt knows");
+            LibvirtError::new(LibvirtErrorKind::Unsupported, "set-lifecycle-action", why)
+        })?;
+        self.about(Lane::Urgent, "set-lifecycle-action", domain, move |domain| {
+            domain.set_lifecycle_action(0, number, Affects::Live.flag())
+        })
+        .await
+    }
+
+    /// Sets warmd's metadata element of the namespace `uri`, `<prefix:… xmlns:prefix='uri'>` without the declaration, in
+    /// one of the two definitions, in place of an earlier one.
+    pub async fn set_metadata(
+        &self,
+        domain: DomainId,
+        affects: Affects,
+        uri: &str,
+        prefix: &str,
+        element: &str,
+    ) -> Result<(), LibvirtError> {
+        let (uri, prefix, element) = (uri.to_owned(), prefix.to_owned(), element.to_owned());
+        self.about(Lane::Work, "metadata --set", domain, move |domain| {
+            domain.set_metadata(Some((&prefix, &element)), &uri, affects.flag())
+        })
+        .await
+    }
+
+    /// Removes the metadata element of the namespace `uri` from one of the two definitions; none is success.
+    pub async fn remove_metadata(
+        &self,
+        domain: DomainId,
+        affects: Affects,
+        uri: &str,
+    ) -> Result<(), LibvirtError> {
+        let uri = uri.to_owned();
+        let removed = self.about(Lane::Work, "metadata --remove", domain, move |domain| {
+            domain.set_metadata(None, &uri, affects.flag())
+        });
+        already(removed.await, LibvirtErrorKind::NoSuchMetadata)
     }
 
     /// Removes the running domain's tag of warmd (any element of [`DomainXml::TAG_NAMESPACE`]); none is success.
     pub async fn remove_live_tag(&self, domain: DomainId) -> Result<(), LibvirtError> {
-        let args = [DomainXml::TAG_NAMESPACE, "--live", "--remove"];
-        already(self.about("metadata", domain, &args).await, LibvirtErrorKind::NoSuchMetadata)
+        self.remove_metadata(domain, Affects::Live, DomainXml::TAG_NAMESPACE).await
     }
 
     /// Whether the guest's QEMU agent answers within five seconds; an error if it does not, or the domain has no channel to it.
     pub async fn ping_agent(&self, domain: DomainId) -> Result<(), LibvirtError> {
-        let args = [r#"{"execute":"guest-ping"}"#, "--timeout", "5"];
-        self.about("qemu-agent-command", domain, &args).await.map(drop)
+        let ping = |domain: &Domain<'_>| domain.agent(r#"{"execute":"guest-ping"}"#, 5);
+        self.about(Lane::Work, "qemu-agent-command", domain, ping).await.map(drop)
     }
 
     /// Removes a domain's definition, its NVRAM and its snapshots' and checkpoints' metadata, never its disks; not
     /// there is success.
     pub async fn undefine(&self, domain: DomainId) -> Result<(), LibvirtError> {
-        let flags = ["--managed-save", "--snapshots-metadata", "--checkpoints-metadata", "--nvram"];
-        already(self.about("undefine", domain, &flags).await, LibvirtErrorKind::NoSuchDomain)
+        let gone = self.about(Lane::Urgent, "undefine", domain, |domain| domain.undefine(UNDEFINE_ALL));
+        already(gone.await, LibvirtErrorKind::NoSuchDomain)
+    }
+
+    /// Whether libvirt told of a start or a resumption of the domain since `when`; `None` if nobody can say, because the
+    /// connection was not there all the time. A first call begins the record.
+    pub fn ran_since(&self, domain: DomainId, when: Instant) -> Option<bool> {
+        self.endpoint.record().ran_since(domain.0, when)
+    }
+
+    /// What libvirt told of the domain's power, as far as it is kept, oldest first.
+    pub fn happenings(&self, domain: DomainId) -> Vec<(Instant, Happening)> {
+        self.endpoint.record().of(domain.0)
     }
 }
 
+/// Targets of all drives that have a medium; of those that are volumes of pools also pool and volume.
+fn drives(text: &str) -> Result<Vec<(String, Option<(String, String)>)>, xml::XmlError> {
+    let document = xml::parse(text, "domain")?;
+    let Some(devices) = xml::child(document.root_element(), "devices") else { return Ok(Vec::new()) };
+    let drive = |disk| {
+        let source = xml::child(disk, "source")?;
+        let target = xml::child(disk, "target")?.attribute("dev")?.to_owned();
+        let volume = source.attribute("pool").zip(source.attribute("volume"));
+        Some((target, volume.map(|(pool, volume)| (pool.to_owned(), volume.to_owned()))))
+    };
+    Ok(xml::children(devices, "disk").filter_map(drive).collect())
+}
+
 /// Success also if it failed because it is so already.
-pub(super) fn already(
-    result: Result<String, LibvirtError>,
-    so: LibvirtErrorKind,
-) -> Result<(), LibvirtError> {
+pub(super) fn already<T>(result: Result<T, LibvirtError>, so: LibvirtErrorKind) -> Result<(), LibvirtError> {
     match result {
         Err(error) if error.kind != so => Err(error),
         _ => Ok(()),

@@ -3,12 +3,13 @@
 //! Since libvirt 7 every checkpoint's bitmap records from its creation on, by itself: deleting one never takes anything
 //! from another. Earlier ones merged a deleted bitmap into its parent's, which comes to the same.
 
-use std::path::Path;
-
 use super::{
     DomainId,
     calls::{Libvirt, already},
     error::{LibvirtError, LibvirtErrorKind},
+    ffi::Domain,
+    link::Lane,
+    standing::RunState,
     xml::{self, XmlError},
 };
 
@@ -39,93 +40,146 @@ pub enum CurrentJob {
     Other(String),
 }
 
+/// `VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL`.
+const TOPOLOGICAL: u32 = 2;
+/// `VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN`.
+const NO_DOMAIN: u32 = 2;
+/// `VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY`.
+const METADATA_ONLY: u32 = 2;
+
+/// `virDomainJobOperation`, in words for people.
+const OPERATIONS: [&str; 11] = [
+    "Unknown",
+    "Start",
+    "Save",
+    "Restore",
+    "Incoming migration",
+    "Outgoing migration",
+    "Snapshot",
+    "Snapshot revert",
+    "Dump",
+    "Backup",
+    "Snapshot delete",
+];
+
 impl Libvirt {
-    /// What the domain is busy with.
+    /// What the domain is busy with; nothing if it is off.
     pub async fn job(&self, domain: DomainId) -> Result<CurrentJob, LibvirtError> {
-        // Asked first: the backup's description tells a backup from all else, whatever `domjobinfo` calls it.
-        match self.about("backup-dumpxml", domain, &[]).await {
+        use LibvirtErrorKind as K;
+        // Asked first: the backup's description tells a backup from all else, whatever the job is called.
+        match self.about(Lane::Urgent, "backup-dumpxml", domain, |domain| domain.backup()).await {
             Ok(text) => {
                 return BackupJob::read(&text)
                     .map(CurrentJob::Backup)
                     .map_err(|error| LibvirtError::malformed(format!("backup-dumpxml {domain}"), error));
             }
-            Err(error) if matches!(error.kind, LibvirtErrorKind::NoJob | LibvirtErrorKind::NotRunning) => {}
+            Err(error) if matches!(error.kind, K::NoJob | K::WrongState | K::Unsupported) => {}
             Err(error) => return Err(error),
         }
-        match self.about("domjobinfo", domain, &[]).await {
-            Ok(text) => {
-                let field = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
-                Ok(match field("Job type:") {
-                    None | Some("None") => CurrentJob::None,
-                    Some(kind) => CurrentJob::Other(field("Operation:").unwrap_or(kind).to_owned()),
-                })
+        match self.about(Lane::Urgent, "domjobinfo", domain, |domain| domain.job()).await {
+            Ok((0, _)) => Ok(CurrentJob::None),
+            Ok((_, operation)) => {
+                let name = usize::try_from(operation).ok().and_then(|number| OPERATIONS.get(number));
+                Ok(CurrentJob::Other(
+                    name.map_or_else(|| format!("job {operation}"), |name| (*name).to_owned()),
+                ))
             }
-            Err(error) if matches!(error.kind, LibvirtErrorKind::NoJob | LibvirtErrorKind::NotRunning) => {
-                Ok(CurrentJob::None)
-            }
+            Err(error) if matches!(error.kind, K::NoJob | K::Unsupported) => Ok(CurrentJob::None),
+            // An off domain has none; of one that is on, this would be no answer.
+            Err(error) if error.kind == K::WrongState => match self.state(domain).await?.state {
+                RunState::Off => Ok(CurrentJob::None),
+                RunState::Running | RunState::Paused => Err(error),
+            },
             Err(error) => Err(error),
         }
     }
 
-    /// Begins a backup and, at the same moment, a checkpoint, from two files.
+    /// Begins a backup and, at the same moment, a checkpoint, from their XML.
     pub async fn backup_begin(
         &self,
         domain: DomainId,
-        backup: &Path,
-        checkpoint: Option<&Path>,
+        backup: &str,
+        checkpoint: Option<&str>,
     ) -> Result<(), LibvirtError> {
-        let backup = path_text(backup)?;
-        let mut args = vec!["--backupxml", backup];
-        if let Some(checkpoint) = checkpoint {
-            args.extend(["--checkpointxml", path_text(checkpoint)?]);
+        let (backup, xml) = (backup.to_owned(), checkpoint.map(str::to_owned));
+        let begun = self.about(Lane::Work, "backup-begin", domain, move |domain| {
+            domain.begin_backup(&backup, xml.as_deref())
+        });
+        let Err(error) = begun.await else { return Ok(()) };
+        // libvirt has no number of its own for a name that is taken: the list says it.
+        if error.kind == LibvirtErrorKind::Failed
+            && let Some(name) = checkpoint.and_then(|xml| Checkpoint::read(xml).ok()).map(|new| new.name)
+            && self.checkpoint_names(domain).await.is_ok_and(|names| names.contains(&name))
+        {
+            return Err(LibvirtError { kind: LibvirtErrorKind::CheckpointExists, ..error });
         }
-        self.about("backup-begin", domain, &args).await.map(drop)
+        Err(error)
     }
 
     /// Tells the domain's job to end; none is success. It may still be ending on return: see [`Libvirt::job`].
     pub async fn abort_job(&self, domain: DomainId) -> Result<(), LibvirtError> {
-        match already(self.about("domjobabort", domain, &[]).await, LibvirtErrorKind::NoJob) {
-            Err(error) if error.kind == LibvirtErrorKind::NotRunning => Ok(()),
+        match self.about(Lane::Urgent, "domjobabort", domain, |domain| domain.abort_job()).await {
+            Err(error) if error.kind == LibvirtErrorKind::NoJob => Ok(()),
+            Err(error) if error.kind == LibvirtErrorKind::WrongState => match self.job(domain).await? {
+                CurrentJob::None => Ok(()),
+                CurrentJob::Backup(_) | CurrentJob::Other(_) => Err(error),
+            },
             result => result,
         }
     }
 
-    /// The names of its checkpoints, each after its parent.
+    /// The names of its checkpoints, each after its parent; none where the driver has no checkpoints.
     pub async fn checkpoint_names(&self, domain: DomainId) -> Result<Vec<String>, LibvirtError> {
-        let list = self.about("checkpoint-list", domain, &["--name", "--topological"]).await?;
-        Ok(list.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+        let names = self.about(Lane::Look, "checkpoint-list", domain, |domain| {
+            domain.checkpoints(TOPOLOGICAL)?.iter().map(|checkpoint| checkpoint.name()).collect()
+        });
+        match names.await {
+            Err(error) if error.kind == LibvirtErrorKind::Unsupported => Ok(Vec::new()),
+            result => result,
+        }
     }
 
     /// One checkpoint.
     pub async fn checkpoint(&self, domain: DomainId, name: &str) -> Result<Checkpoint, LibvirtError> {
-        let args = ["--checkpointname", name, "--no-domain"];
-        let text = self.about("checkpoint-dumpxml", domain, &args).await?;
-        Checkpoint::read(&text)
-            .map_err(|error| LibvirtError::malformed(format!("checkpoint-dumpxml {domain} {name}"), error))
+        let call = format!("checkpoint-dumpxml {name}");
+        let name = name.to_owned();
+        let ask = move |domain: &Domain<'_>| domain.checkpoint(&name)?.xml(NO_DOMAIN);
+        let text = self.about(Lane::Look, &call, domain, ask).await?;
+        Checkpoint::read(&text).map_err(|error| LibvirtError::malformed(format!("{call} {domain}"), error))
     }
 
     /// Deletes a checkpoint with its bitmaps; not there is success. The domain must have power.
     pub async fn delete_checkpoint(&self, domain: DomainId, name: &str) -> Result<(), LibvirtError> {
-        let args = ["--checkpointname", name];
-        already(self.about("checkpoint-delete", domain, &args).await, LibvirtErrorKind::NoSuchCheckpoint)
+        match self.delete(domain, name, 0).await {
+            // libvirt has no number for a bitmap that is not there, but its sentence names the bitmap in any language.
+            // QEMU's refusals, which name it too, come with the command that was refused.
+            Err(error)
+                if error.kind == LibvirtErrorKind::Failed
+                    && error.names(name)
+                    && !error.names("transaction") =>
+            {
+                Err(LibvirtError { kind: LibvirtErrorKind::NoSuchBitmap, ..error })
+            }
+            result => already(result, LibvirtErrorKind::NoSuchCheckpoint),
+        }
     }
 
     /// Makes libvirt forget a checkpoint, whatever became of its bitmaps; not there is success.
     pub async fn forget_checkpoint(&self, domain: DomainId, name: &str) -> Result<(), LibvirtError> {
-        let args = ["--checkpointname", name, "--metadata"];
-        already(self.about("checkpoint-delete", domain, &args).await, LibvirtErrorKind::NoSuchCheckpoint)
+        already(self.delete(domain, name, METADATA_ONLY).await, LibvirtErrorKind::NoSuchCheckpoint)
+    }
+
+    async fn delete(&self, domain: DomainId, name: &str, flags: u32) -> Result<(), LibvirtError> {
+        let name = name.to_owned();
+        self.about(Lane::Work, "checkpoint-delete", domain, move |domain| {
+            domain.checkpoint(&name)?.delete(flags)
+        })
+        .await
     }
 }
 
-fn path_text(path: &Path) -> Result<&str, LibvirtError> {
-    path.to_str().ok_or_else(|| {
-        let why = format!("the path {} is not UTF-8", path.display());
-        LibvirtError::new(LibvirtErrorKind::Unsupported, "backup-begin", why)
-    })
-}
-
 impl Checkpoint {
-    /// Reads what `virsh checkpoint-dumpxml` prints.
+    /// Reads a checkpoint's XML.
     pub fn read(text: &str) -> Result<Self, XmlError> {
         let document = xml::parse(text, "domaincheckpoint")?;
         let root = document.root_element();
@@ -144,7 +198,7 @@ impl Checkpoint {
 }
 
 impl BackupJob {
-    /// Reads what `virsh backup-dumpxml` prints.
+    /// Reads a backup job's XML.
     pub fn read(text: &str) -> Result<Self, XmlError> {
         let document = xml::parse(text, "domainbackup")?;
         let root = document.root_element();

@@ -8,6 +8,8 @@ use tokio::{
     time::timeout,
 };
 
+use super::error::{LibvirtError, LibvirtErrorKind};
+
 /// The most bytes that an answer may have.
 pub const MAX_OUTPUT: usize = 4 << 20;
 
@@ -35,6 +37,17 @@ pub(super) enum ChildError {
     TooLong(usize),
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+/// As the error of a call.
+pub(super) fn error_of(call: String, error: ChildError) -> LibvirtError {
+    let kind = match &error {
+        ChildError::Missing(_) => LibvirtErrorKind::MissingTool,
+        ChildError::Timeout(_) => LibvirtErrorKind::Timeout,
+        ChildError::TooLong(_) => LibvirtErrorKind::Malformed,
+        ChildError::Io(_) => LibvirtErrorKind::Failed,
+    };
+    LibvirtError::new(kind, call, error)
 }
 
 /// What a child has as its stdin.

@@ -1,7 +1,11 @@
-//! What went wrong in a call to libvirt, told from what `virsh` printed.
+//! What went wrong in a call to libvirt, told by its error numbers.
 //!
-//! Rule: the texts are those of the C locale, matched outside of quotes, so that a domain or file of a strange name is
-//! not taken for an error's kind. What is not recognised is [`LibvirtErrorKind::Failed`], with the whole text.
+//! Rule: one table, in which the number, the part of libvirt that raised it and an errno decide. libvirt's words are in the
+//! language of its daemon, and are kept for people alone. QEMU's words inside of them are always the same (QEMU has no
+//! translations); three of those are known, because libvirt has no number for them. What is not recognised is
+//! [`LibvirtErrorKind::Failed`], with the whole text.
+
+use super::ffi::Failure;
 
 /// What kind of failure it was, to act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +20,8 @@ pub enum LibvirtErrorKind {
     Denied,
     /// There is no such domain (any more).
     NoSuchDomain,
+    /// The domain's state does not allow it: off where it must run, running where it must be off, no job to abort.
+    WrongState,
     /// The domain is off, and the call needs it to run.
     NotRunning,
     /// The domain runs already.
@@ -78,18 +84,27 @@ impl LibvirtError {
         Self::new(LibvirtErrorKind::Malformed, call, cause)
     }
 
-    /// What `virsh` printed on stderr when it failed.
-    pub(super) fn of_stderr(call: impl Into<String>, stderr: &str) -> Self {
-        let text = stderr.trim();
-        let text = if text.is_empty() { "failed without a word" } else { text };
-        Self::new(classify(text), call, text)
+    /// A call of libvirt's C interface that failed.
+    pub(super) fn of(call: impl Into<String>, failure: Failure) -> Self {
+        match failure {
+            Failure::Missing(why) => Self::new(LibvirtErrorKind::MissingTool, call, why),
+            Failure::Malformed(why) => Self::malformed(call, why),
+            Failure::Said { code, domain, errno, words } => {
+                Self::new(classify(code, domain, errno, &words), call, words)
+            }
+        }
     }
 
-    /// The disk that a [`LibvirtErrorKind::CheckpointInconsistent`] is about, if libvirt named it.
-    pub fn disk(&self) -> Option<String> {
+    /// Whether the cause has this name in it, as a word of its own: names are the same in every language.
+    pub fn names(&self, name: &str) -> bool {
         let text = self.cause.to_string();
-        let (_, rest) = text.rsplit_once("for disk '")?;
-        rest.split_once('\'').map(|(disk, _)| disk.to_owned())
+        let is_part =
+            |side: Option<char>| side.is_some_and(|c| c.is_alphanumeric() || matches!(c, '-' | '_'));
+        !name.is_empty()
+            && text.match_indices(name).any(|(at, _)| {
+                let (before, after) = (&text[..at], &text[at + name.len()..]);
+                !is_part(before.chars().next_back()) && !is_part(after.chars().next())
+            })
     }
 
     /// Whether the same call may succeed later without anybody's doing.
@@ -100,6 +115,7 @@ impl LibvirtError {
             K::MissingTool
             | K::Denied
             | K::NoSuchDomain
+            | K::WrongState
             | K::NotRunning
             | K::AlreadyActive
             | K::Exists
@@ -117,73 +133,80 @@ impl LibvirtError {
     }
 }
 
-/// The first of these that a message holds is its kind; the special stand before the general.
-const PHRASES: [(&str, LibvirtErrorKind); 36] = {
+/// `VIR_FROM_RPC`: raised by the connection, and not by what it leads to.
+const RPC: i32 = 7;
+/// `VIR_FROM_QEMU`.
+const QEMU: i32 = 10;
+const INTERNAL_ERROR: i32 = 1;
+const SYSTEM_ERROR: i32 = 38;
+const ENOSPC: i32 = 28;
+
+/// Numbers (`virErrorNumber`), the part that raised it where that matters (`virErrorDomain`), and the kind. The first that
+/// fits decides.
+const NUMBERS: [(i32, Option<i32>, LibvirtErrorKind); 29] = {
     use LibvirtErrorKind as K;
     [
-        ("authentication failed", K::Denied),
-        ("authentication unavailable", K::Denied),
-        ("access denied", K::Denied),
-        ("operation forbidden", K::Denied),
-        ("failed to connect to the hypervisor", K::Unreachable),
-        ("no connection driver available", K::Unreachable),
-        ("end of file while reading data", K::Unreachable),
-        ("client socket is closed", K::Unreachable),
-        ("cannot recv data", K::Unreachable),
-        ("cannot write data", K::Unreachable),
-        ("missing or broken bitmap", K::CheckpointInconsistent),
-        ("checkpoint inconsistent", K::CheckpointInconsistent),
-        ("not found in backing chain", K::NoSuchBitmap),
-        ("bitmap already exists", K::BitmapExists),
-        ("no domain checkpoint with matching name", K::NoSuchCheckpoint),
-        ("domain checkpoint not found", K::NoSuchCheckpoint),
-        ("for incremental backup of disk", K::NoSuchCheckpoint),
-        ("domain moment", K::CheckpointExists),
-        ("no domain backup job present", K::NoJob),
-        ("no job is active", K::NoJob),
-        ("no current backup job", K::NoJob),
-        ("metadata not found", K::NoSuchMetadata),
-        ("cannot acquire state change lock", K::Busy),
-        ("another backup job is already running", K::Busy),
-        ("has active block job", K::Busy),
-        ("already in active block job", K::Busy),
-        ("no space left on device", K::NoSpace),
-        ("failed to get domain", K::NoSuchDomain),
-        ("domain not found", K::NoSuchDomain),
-        ("no domain with matching", K::NoSuchDomain),
-        ("domain is not running", K::NotRunning),
-        ("already active", K::AlreadyActive),
-        ("already exists with uuid", K::Exists),
-        ("operation not supported", K::Unsupported),
-        ("unsupported configuration", K::Unsupported),
-        ("cannot store dirty bitmaps", K::Unsupported),
+        (INTERNAL_ERROR, Some(RPC), K::Unreachable),
+        (SYSTEM_ERROR, Some(RPC), K::Unreachable),
+        // VIR_ERR_NO_SUPPORT, _UNKNOWN_HOST, _NO_CONNECT, _INVALID_CONN
+        (3, None, K::Unsupported),
+        (4, None, K::Unreachable),
+        (5, None, K::Unreachable),
+        (6, None, K::Unreachable),
+        // VIR_ERR_DOM_EXIST, _OPERATION_DENIED, _RPC, _GNUTLS_ERROR
+        (28, None, K::Exists),
+        (29, None, K::Denied),
+        (39, None, K::Unreachable),
+        (40, None, K::Unreachable),
+        // VIR_ERR_NO_DOMAIN, _AUTH_FAILED, _OPERATION_INVALID, _CONFIG_UNSUPPORTED
+        (42, None, K::NoSuchDomain),
+        (45, None, K::Denied),
+        (55, None, K::WrongState),
+        (67, None, K::Unsupported),
+        // VIR_ERR_OPERATION_TIMEOUT (the domain's lock), _ARGUMENT_UNSUPPORTED, _AUTH_CANCELLED
+        (68, None, K::Busy),
+        (74, None, K::Unsupported),
+        (79, None, K::Denied),
+        // VIR_ERR_NO_DOMAIN_METADATA, _BLOCK_COPY_ACTIVE, _OPERATION_UNSUPPORTED, _SSH, _RESOURCE_BUSY
+        (80, None, K::NoSuchMetadata),
+        (83, None, K::Busy),
+        (84, None, K::Unsupported),
+        (85, None, K::Unreachable),
+        (87, None, K::Busy),
+        // VIR_ERR_ACCESS_DENIED, _AUTH_UNAVAILABLE, _LIBSSH
+        (88, None, K::Denied),
+        (94, None, K::Denied),
+        (98, None, K::Unreachable),
+        // VIR_ERR_NO_DOMAIN_CHECKPOINT, _NO_DOMAIN_BACKUP, _CHECKPOINT_INCONSISTENT
+        (103, None, K::NoSuchCheckpoint),
+        (104, None, K::NoJob),
+        (109, None, K::CheckpointInconsistent),
+        // The connection's own, whatever its number.
+        (9, Some(RPC), K::Unreachable),
     ]
 };
 
-fn classify(text: &str) -> LibvirtErrorKind {
-    let bare = without_quoted(text).to_lowercase();
-    PHRASES
-        .iter()
-        .find(|(phrase, _)| bare.contains(phrase))
-        .map_or(LibvirtErrorKind::Failed, |(_, kind)| *kind)
-}
+/// QEMU's words in an internal error of libvirt's QEMU driver.
+const QEMU_WORDS: [(&str, LibvirtErrorKind); 3] = [
+    ("Bitmap already exists", LibvirtErrorKind::BitmapExists),
+    ("Cannot store dirty bitmaps", LibvirtErrorKind::Unsupported),
+    ("No space left on device", LibvirtErrorKind::NoSpace),
+];
 
-/// The text without what stands between single quotes; the apostrophe in `can't` is none.
-fn without_quoted(text: &str) -> String {
-    let mut bare = String::with_capacity(text.len());
-    let mut quoted = false;
-    let mut before = ' ';
-    let mut rest = text.chars().peekable();
-    while let Some(character) = rest.next() {
-        let after = rest.peek().copied().unwrap_or(' ');
-        if character == '\'' && !(before.is_alphanumeric() && after.is_alphanumeric()) {
-            quoted = !quoted;
-        } else if !quoted {
-            bare.push(character);
-        }
-        before = character;
+fn classify(code: i32, domain: i32, errno: i32, words: &str) -> LibvirtErrorKind {
+    if code == SYSTEM_ERROR && errno == ENOSPC {
+        return LibvirtErrorKind::NoSpace;
     }
-    bare
+    if code == INTERNAL_ERROR
+        && domain == QEMU
+        && let Some((_, kind)) = QEMU_WORDS.iter().find(|(phrase, _)| words.contains(phrase))
+    {
+        return *kind;
+    }
+    NUMBERS
+        .iter()
+        .find(|(number, from, _)| *number == code && from.is_none_or(|from| from == domain))
+        .map_or(LibvirtErrorKind::Failed, |(_, _, kind)| *kind)
 }
 
 #[cfg(test)]
@@ -191,73 +214,58 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kinds_are_told_from_what_virsh_says() {
+    fn kinds_are_told_by_numbers_in_any_language() {
         use LibvirtErrorKind as K;
-        // As printed by virsh 9.0 in the C locale.
         let cases = [
+            (38, 7, 2, "Socket-Verbindung zu '/x' fehlgeschlagen: No such file or directory", K::Unreachable),
+            (38, 7, 5, "End of file while reading data: Input/output error", K::Unreachable),
+            (1, 7, 0, "client socket is closed", K::Unreachable),
+            (42, 10, 0, "Domain nicht gefunden", K::NoSuchDomain),
+            (55, 10, 0, "Angeforderte Operation ist nicht gültig", K::WrongState),
+            (68, 10, 0, "cannot acquire state change lock", K::Busy),
+            (38, 18, 28, "cannot write", K::NoSpace),
+            (38, 18, 2, "cannot open", K::Failed),
             (
-                "error: failed to connect to the hypervisor\nerror: Failed to connect socket to '/x': No such file or directory",
-                K::Unreachable,
-            ),
-            ("error: failed to get domain '11111111-2222-3333-4444-555555555556'", K::NoSuchDomain),
-            (
-                "error: checkpoint inconsistent: missing or broken bitmap 'warmd-a-1' for disk 'vda'",
-                K::CheckpointInconsistent,
-            ),
-            (
-                "error: Failed to delete checkpoint a\nerror: internal error: bitmap 'a' not found in backing chain of 'vda'",
-                K::NoSuchBitmap,
-            ),
-            (
-                "error: internal error: unable to execute QEMU command 'transaction': Bitmap already exists: a",
+                1,
+                10,
+                0,
+                "unable to execute QEMU command 'transaction': Bitmap already exists: a",
                 K::BitmapExists,
             ),
-            ("error: operation failed: domain moment warmd-aaaa-2 already exists", K::CheckpointExists),
-            (
-                "error: Timed out during operation: cannot acquire state change lock (held by monitor=remoteDispatchDomainBackupBegin)",
-                K::Busy,
-            ),
-            ("error: Domain backup job id not found: no domain backup job present", K::NoJob),
-            ("error: Domain is already active", K::AlreadyActive),
-            (
-                "error: operation failed: domain 'x' already exists with uuid 11111111-2222-3333-4444-555555555555",
-                K::Exists,
-            ),
-            (
-                "error: Failed to destroy domain 'x'\nerror: Requested operation is not valid: domain is not running",
-                K::NotRunning,
-            ),
-            (
-                "error: Operation not supported: cannot perform disk backup for inactive domain",
-                K::Unsupported,
-            ),
-            (
-                "error: Domain checkpoint not found: no domain checkpoint with matching name 'x'",
-                K::NoSuchCheckpoint,
-            ),
-            (
-                "error: internal error: unable to execute QEMU command 'transaction': Can't make bitmap 'a' persistent in 'libvirt-2-format': Cannot store dirty bitmaps in qcow2 v2 files",
-                K::Unsupported,
-            ),
-            ("error: metadata not found: Requested metadata element is not present", K::NoSuchMetadata),
-            ("error: something new", K::Failed),
-            ("", K::Failed),
+            (1, 10, 0, "interner Fehler: … Cannot store dirty bitmaps in qcow2 v2 files", K::Unsupported),
+            // The same words from elsewhere, where a name could have them.
+            (9, 20, 0, "domain 'Bitmap already exists' already exists", K::Failed),
+            (103, 10, 0, "", K::NoSuchCheckpoint),
+            (104, 10, 0, "", K::NoJob),
+            (109, 10, 0, "", K::CheckpointInconsistent),
+            (80, 20, 0, "", K::NoSuchMetadata),
+            (84, 10, 0, "", K::Unsupported),
+            (88, 55, 0, "", K::Denied),
         ];
-        for (text, kind) in cases {
-            assert_eq!(LibvirtError::of_stderr("x", text).kind, kind, "{text}");
+        for (code, domain, errno, words, kind) in cases {
+            let error = LibvirtError::of("x", Failure::Said { code, domain, errno, words: words.to_owned() });
+            assert_eq!(error.kind, kind, "{code} {domain} {words}");
+            assert!(error.to_string().contains(words));
         }
     }
 
     #[test]
-    fn a_name_is_not_taken_for_an_error() {
-        let text = "error: Failed to start domain 'failed to connect to the hypervisor'\nerror: Domain is already active";
-        assert_eq!(LibvirtError::of_stderr("start", text).kind, LibvirtErrorKind::AlreadyActive);
+    fn a_number_that_nobody_knows_is_a_failure() {
+        for code in (0..2000).chain([-1, i32::MAX]) {
+            let known = NUMBERS.iter().any(|(number, from, _)| *number == code && from.is_none());
+            assert!(known || classify(code, 0, 0, "") == LibvirtErrorKind::Failed, "{code}");
+        }
+        // None stands twice.
+        for (at, (number, from, _)) in NUMBERS.iter().enumerate() {
+            assert!(NUMBERS[..at].iter().all(|(other, before, _)| (other, before) != (number, from)));
+        }
     }
 
     #[test]
-    fn an_inconsistent_checkpoint_names_its_disk() {
-        let text = "error: checkpoint inconsistent: missing or broken bitmap 'warmd-a-1' for disk 'vdb'";
-        assert_eq!(LibvirtError::of_stderr("backup-begin", text).disk().as_deref(), Some("vdb"));
-        assert_eq!(LibvirtError::of_stderr("backup-begin", "error: no disk").disk(), None);
+    fn names_are_found_as_whole_words() {
+        let error = |words: &str| LibvirtError::new(LibvirtErrorKind::CheckpointInconsistent, "x", words);
+        let english = error("checkpoint inconsistent: missing or broken bitmap 'warmd-vda-1' for disk 'vdb'");
+        assert!(english.names("vdb") && !english.names("vda") && !english.names("vd") && !english.names(""));
+        assert!(error("Bitmap »a« für Platte »vdb« fehlt").names("vdb"));
     }
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{
     child,
     error::{LibvirtError, LibvirtErrorKind},
-    virsh::{CALL_DEADLINE, of_child},
+    link::CALL_DEADLINE,
 };
 
 /// An image as its own header describes it.
@@ -77,7 +77,7 @@ async fn qemu_img(args: &[&str]) -> Result<String, LibvirtError> {
     let call = format!("qemu-img {}", args.join(" "));
     let done = match child::run("qemu-img", args, None, CALL_DEADLINE).await {
         Ok(done) => done,
-        Err(error) => return Err(of_child(call, error)),
+        Err(error) => return Err(child::error_of(call, error)),
     };
     answer(call, done)
 }

@@ -1,8 +1,9 @@
-//! libvirt, driven through its own client `virsh`: sources and targets alike talk to it through this module.
+//! libvirt, through its C interface: sources and targets alike talk to it through this module.
 //!
-//! Rule: one call is one child process with a deadline, an empty or given stdin, and bounded output; the daemon starts
-//! without libvirt, and a libvirtd that hangs costs a killed child. Domains are addressed by UUID alone, so no name,
-//! however odd, is ever an argument. What libvirt says on stderr is kept as the cause, untouched.
+//! Rule: the library (`libvirt.so.0`) is loaded when it is first needed, so the daemon starts without libvirt. One call is
+//! one thread with a deadline, counted per lane ([`link`]); error numbers decide, never sentences ([`error`]). Domains are
+//! addressed by UUID alone. What libvirt says is kept as the cause, untouched. `qemu-img` is a child process with a
+//! deadline, an empty stdin and bounded output ([`child`]).
 
 mod calls;
 mod checkpoint;
@@ -10,20 +11,25 @@ mod child;
 mod disk;
 mod domain;
 mod error;
+mod events;
+mod ffi;
 pub mod image;
+mod link;
 mod needs;
 pub mod overlay;
-mod virsh;
+mod standing;
 pub mod xml;
 
-pub use calls::{Libvirt, RunState, Standing, XmlForm};
+pub use calls::{Affects, Libvirt, Network, XmlForm};
 pub use checkpoint::{BackupJob, Checkpoint, CurrentJob};
 pub use child::MAX_OUTPUT;
 pub use disk::{Disk, DiskSource};
 pub use domain::{DomainXml, LoaderFirmware, NetworkInterface};
 pub use error::{LibvirtError, LibvirtErrorKind};
+pub use events::Happening;
+pub use link::CALL_DEADLINE;
 pub use needs::{Volume, went_unanswered};
-pub use virsh::CALL_DEADLINE;
+pub use standing::{Reason, RunState, Standing};
 
 use std::{fmt, str::FromStr};
 

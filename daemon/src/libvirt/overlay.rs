@@ -17,7 +17,7 @@ use super::{
     child::{self, ChildError, Input},
     error::{LibvirtError, LibvirtErrorKind},
     image,
-    virsh::{CALL_DEADLINE, of_child},
+    link::CALL_DEADLINE,
 };
 
 /// The most bytes of a map of an overlay that are read.
@@ -63,7 +63,7 @@ pub async fn changed(path: &Path, size: Length) -> Result<Vec<Extent>, LibvirtEr
     let done = match child::run_with("qemu-img", &args, Input::Nothing, CALL_DEADLINE, MOST_MAP).await {
         Ok(done) => done,
         Err(ChildError::TooLong(_)) => return Ok(Extent::whole(size).into_iter().collect()),
-        Err(error) => return Err(of_child(call(), error)),
+        Err(error) => return Err(child::error_of(call(), error)),
     };
     let json = image::answer(call(), done)?;
     let runs: Vec<Run> =
@@ -95,7 +95,7 @@ async fn qemu_img(
     let call = || format!("qemu-img {}", args.join(" "));
     match child::run_with("qemu-img", args, input, deadline, most).await {
         Ok(done) => image::answer(call(), done),
-        Err(error) => Err(of_child(call(), error)),
+        Err(error) => Err(child::error_of(call(), error)),
     }
 }
 

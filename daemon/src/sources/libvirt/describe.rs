@@ -184,7 +184,7 @@ impl LibvirtSource {
         Ok(objections)
     }
 
-    fn is_below_runtime(&self, socket: &str) -> bool {
+    pub(super) fn is_below_runtime(&self, socket: &str) -> bool {
         std::path::Path::new(socket).starts_with(&self.settings.runtime_dir)
     }
 }

@@ -49,7 +49,8 @@ fn kind(error: &LibvirtError) -> SourceErrorKind {
         L::Busy => SourceErrorKind::Blocked,
         L::NoSuchDomain | L::NoSuchImage => SourceErrorKind::NotFound,
         L::MissingTool | L::Denied | L::Exists | L::Unsupported => SourceErrorKind::Refused,
-        L::NotRunning
+        L::WrongState
+        | L::NotRunning
         | L::AlreadyActive
         | L::NoSuchCheckpoint
         | L::CheckpointExists

@@ -51,17 +51,7 @@ impl LibvirtSource {
 
     async fn end_on_domain(&self, domain: DomainId, owner: MigrationId) -> Result<Ended, SourceError> {
         let doing = || format!("VM {domain}: ending the snapshot");
-        if is_own(&self.libvirt.job(domain).await.context(doing)?, owner) {
-            self.libvirt.abort_job(domain).await.context(doing)?;
-            let deadline = Instant::now() + JOB_END;
-            while is_own(&self.libvirt.job(domain).await.context(doing)?, owner) {
-                if Instant::now() > deadline {
-                    let why = format!("the backup job has not ended within {} s", JOB_END.as_secs());
-                    return Err(SourceError::new(SourceErrorKind::Timeout, doing(), why));
-                }
-                sleep(POLL).await;
-            }
-        }
+        self.end_own_job(domain, owner).await?;
         let xml = self.libvirt.domain(domain).await.context(doing)?;
         if xml.tagged(TAG) != Some(owner.to_string().as_str()) {
             return Ok(Ended::AsItShould);
@@ -77,6 +67,28 @@ impl LibvirtSource {
         // It is theirs now: without the tag it is never taken for ours again.
         self.libvirt.remove_live_tag(domain).await.context(doing)?;
         Ok(Ended::Resumed)
+    }
+
+    /// Ends a backup job that is this migration's, whoever began it; answers whether there was one.
+    pub(super) async fn end_own_job(
+        &self,
+        domain: DomainId,
+        owner: MigrationId,
+    ) -> Result<bool, SourceError> {
+        let doing = || format!("VM {domain}: ending the snapshot");
+        if !is_own(&self.libvirt.job(domain).await.context(doing)?, owner) {
+            return Ok(false);
+        }
+        self.libvirt.abort_job(domain).await.context(doing)?;
+        let deadline = Instant::now() + JOB_END;
+        while is_own(&self.libvirt.job(domain).await.context(doing)?, owner) {
+            if Instant::now() > deadline {
+                let why = format!("the backup job has not ended within {} s", JOB_END.as_secs());
+                return Err(SourceError::new(SourceErrorKind::Timeout, doing(), why));
+            }
+            sleep(POLL).await;
+        }
+        Ok(true)
     }
 
     /// Does something with files, off the runtime's threads.

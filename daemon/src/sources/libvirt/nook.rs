@@ -1,7 +1,7 @@
-//! A migration's private places on this host: where its socket, its XML and its scratch files are while a snapshot runs.
+//! A migration's private places on this host: where its socket and its scratch files are while a snapshot runs.
 //!
 //! ```text
-//! RUNTIME_DIR/MIGRATION/            warmd's own: the XML that libvirt is given
+//! RUNTIME_DIR/MIGRATION/            warmd's own
 //! RUNTIME_DIR/MIGRATION/q/SOCKET    0700, QEMU's: the NBD socket
 //! SCRATCH_DIR/MIGRATION/N.scratch   0700, QEMU's: old contents of what the guest overwrites
 //! ```
@@ -10,9 +10,9 @@
 //! directory of its. Everything is named by the migration's full id, and goes with the snapshot.
 
 use std::{
-    fs::{self, DirBuilder, File},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -79,17 +79,6 @@ impl Nook {
     pub(super) fn scratch_dir(&self) -> &Path {
         &self.scratch
     }
-
-    /// Writes a file that only warmd can read, in place of an earlier one.
-    pub(super) fn write(&self, name: &str, text: &str) -> io::Result<PathBuf> {
-        let path = self.runtime.join(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        File::options().write(true).create_new(true).mode(0o600).open(&path)?.write_all(text.as_bytes())?;
-        Ok(path)
-    }
 }
 
 /// Whether a path of a running backup job lies in some place of this migration, wherever the settings put it then.
@@ -114,10 +103,7 @@ mod tests {
         let nook = Nook::new(&settings, owner);
         nook.clear().unwrap();
         nook.make(None).unwrap();
-        let xml = nook.write("a.xml", "1").unwrap();
-        nook.write("a.xml", "2").unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!((fs::read_to_string(&xml).unwrap().as_str(), mode(&xml)), ("2", 0o600));
         let socket = nook.socket();
         assert_eq!((mode(socket.parent().unwrap()), mode(nook.scratch_dir())), (0o700, 0o700));
         assert_ne!(socket, nook.socket());

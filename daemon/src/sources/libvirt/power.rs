@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    libvirt::{DomainId, LibvirtErrorKind, RunState, Standing, XmlForm},
+    libvirt::{DomainId, LibvirtErrorKind, Reason, RunState, Standing, XmlForm},
     model::{id::MigrationId, machine::PowerState},
     sources::{HowStopped, ShutdownPolicy, SourceError, SourceErrorKind},
 };
@@ -59,7 +59,7 @@ impl LibvirtSource {
         let xml =
             tagged(&xml, owner).map_err(|error| SourceError::new(SourceErrorKind::Failed, doing(), error))?;
         self.libvirt.create_paused(&xml).await.context(doing)?;
-        let Standing { state, text } = self.libvirt.state(domain).await.context(doing)?;
+        let Standing { state, text, .. } = self.libvirt.state(domain).await.context(doing)?;
         if state == RunState::Paused {
             return Ok(());
         }
@@ -68,7 +68,7 @@ impl LibvirtSource {
 
     pub(super) async fn start(&self, domain: DomainId) -> Result<(), SourceError> {
         let doing = || format!("VM {domain}: starting it");
-        let Standing { state, text } = self.libvirt.state(domain).await.context(doing)?;
+        let Standing { state, text, .. } = self.libvirt.state(domain).await.context(doing)?;
         match state {
             RunState::Running => return Ok(()),
             RunState::Off => {}
@@ -136,9 +136,9 @@ impl LibvirtSource {
         let doing = || format!("VM {domain}: waiting for its shutdown");
         let mut press_at = Instant::now();
         loop {
-            let Standing { state, text } = self.libvirt.state(domain).await.context(doing)?;
+            let Standing { state, reason, .. } = self.libvirt.state(domain).await.context(doing)?;
             if state == RunState::Off {
-                let by_itself = text == "shut off (shutdown)";
+                let by_itself = reason == Reason::Shutdown;
                 return Ok(Some(if by_itself { HowStopped::Gracefully } else { HowStopped::Forced }));
             }
             let now = Instant::now();

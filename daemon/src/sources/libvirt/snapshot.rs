@@ -74,7 +74,7 @@ impl LibvirtSource {
     /// Sees to it that QEMU runs and no other job does; answers whether the guest executes nothing.
     async fn give_power(&self, domain: DomainId, request: &SnapshotRequest) -> Result<bool, SourceError> {
         let doing = || format!("VM {domain}: taking a snapshot");
-        let Standing { state, text } = self.libvirt.state(domain).await.context(doing)?;
+        let Standing { state, text, .. } = self.libvirt.state(domain).await.context(doing)?;
         match state {
             RunState::Off => {
                 self.start_paused(domain, request.owner).await?;
@@ -103,9 +103,22 @@ impl LibvirtSource {
                 return Err(blocked(doing(), why));
             }
         }
+        // A command of a daemon that died may take effect after what it left was ended: that is ended too.
+        if self.end_own_job(domain, request.owner).await? {
+            tracing::info!(%domain, owner = %request.owner, "a backup job of an earlier daemon was ended");
+        }
         let job = self.libvirt.job(domain).await.context(doing)?;
         match job {
             CurrentJob::None => Ok(false),
+            CurrentJob::Backup(job)
+                if job.socket.as_ref().is_some_and(|socket| self.is_below_runtime(socket)) =>
+            {
+                let socket = job.socket.unwrap_or_default();
+                Err(blocked(
+                    doing(),
+                    format!("a backup job of another migration of warmd runs on it, served at {socket}"),
+                ))
+            }
             CurrentJob::Backup(job) => Err(blocked(
                 doing(),
                 format!(
@@ -228,12 +241,7 @@ impl LibvirtSource {
         loop {
             let name = format!("{}{number}", marks::prefix(owner));
             let backup = plan::backup_xml(plans, &xml.disks, nook, socket);
-            let backup = nook.write("backup.xml", &backup).context(doing)?;
             let checkpoint = plan::checkpoint_xml(plans, &xml.disks, owner, &name);
-            let checkpoint = checkpoint
-                .map(|checkpoint| nook.write("checkpoint.xml", &checkpoint))
-                .transpose()
-                .context(doing)?;
             let error = match self.libvirt.backup_begin(domain, &backup, checkpoint.as_deref()).await {
                 Ok(()) => return Ok(name),
                 Err(error) => error,
@@ -241,6 +249,15 @@ impl LibvirtSource {
             attempt += 1;
             match error.kind {
                 _ if attempt >= ATTEMPTS => return Err(error).context(doing),
+                // Whatever it is refused for, a job of this migration's own is in the way of no other.
+                LibvirtErrorKind::WrongState
+                | LibvirtErrorKind::Busy
+                | LibvirtErrorKind::Unsupported
+                | LibvirtErrorKind::Failed
+                    if self.end_own_job(domain, owner).await? =>
+                {
+                    tracing::info!(%domain, %owner, "a backup job of an earlier daemon was in the way and was ended");
+                }
                 LibvirtErrorKind::CheckpointInconsistent | LibvirtErrorKind::NoSuchCheckpoint => {
                     if !forget_anchors(plans, &error) {
                         return Err(error).context(doing);
@@ -287,12 +304,12 @@ impl LibvirtSource {
 
 /// Asks for the disk that the error names whole, or for all if it names none; false if none is left to be doubted.
 fn forget_anchors(plans: &mut [DiskPlan], error: &LibvirtError) -> bool {
-    let named = error.disk();
+    let is_named = plans.iter().any(|plan| error.names(&plan.key.0));
     let mut any = false;
     for plan in plans.iter_mut().filter(|plan| matches!(plan.tracking, Tracking::Since(_))) {
-        if named.as_ref().is_none_or(|named| *named == plan.key.0) {
+        if !is_named || error.names(&plan.key.0) {
             tracing::warn!(disk = %plan.key, %error, "its changes are not known; all of it will be compared");
-            plan.tracking = Tracking::Whole(error.cause.to_string().trim_start_matches("error: ").to_owned());
+            plan.tracking = Tracking::Whole(error.cause.to_string());
             any = true;
         }
     }

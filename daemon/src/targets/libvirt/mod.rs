@@ -89,7 +89,7 @@ impl LibvirtTarget {
             .get_or_try_init(|| async {
                 let pool = self.settings.pool.as_deref().unwrap_or_default();
                 let doing = format!("asking {} for the pool {pool:?}", self.settings.uri);
-                let text = self.libvirt.call(&["pool-dumpxml", "--pool", pool]).await;
+                let text = self.libvirt.pool_xml(pool).await;
                 let text = text.map_err(failed(&doing))?;
                 let path =
                     pool_path(&text).map_err(|why| TargetError::new(TargetErrorKind::Refused, doing, why))?;
@@ -116,14 +116,11 @@ impl LibvirtTarget {
         match self.settings.domain_type {
             DomainType::Kvm => Ok("kvm"),
             DomainType::Qemu => Ok("qemu"),
-            DomainType::Auto => {
-                let args = ["domcapabilities", "--virttype", "kvm", "--arch", architecture];
-                match self.libvirt.call(&args).await {
-                    Ok(_) => Ok("kvm"),
-                    Err(error) if reached(&error) => Ok("qemu"),
-                    Err(error) => Err(error),
-                }
-            }
+            DomainType::Auto => match self.libvirt.domain_capabilities("kvm", architecture, None).await {
+                Ok(_) => Ok("kvm"),
+                Err(error) if reached(&error) => Ok("qemu"),
+                Err(error) => Err(error),
+            },
         }
     }
 
@@ -367,7 +364,8 @@ fn failed(doing: &str) -> impl FnOnce(LibvirtError) -> TargetError {
             K::Exists => TargetErrorKind::Conflict,
             K::NoSpace => TargetErrorKind::NoSpace,
             K::MissingTool | K::Denied | K::Unsupported => TargetErrorKind::Refused,
-            K::NotRunning
+            K::WrongState
+            | K::NotRunning
             | K::AlreadyActive
             | K::Busy
             | K::NoSuchCheckpoint

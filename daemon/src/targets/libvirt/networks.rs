@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::domain::Link;
 use crate::{
-    libvirt::{Libvirt, LibvirtError, LibvirtErrorKind},
+    libvirt::{Libvirt, LibvirtError, LibvirtErrorKind, Network},
     model::machine::Nic,
 };
 
@@ -33,23 +33,13 @@ pub(super) enum NoLink {
 impl Networks {
     /// Asks libvirt; one without a network driver has none.
     pub(super) async fn list(libvirt: &Libvirt) -> Result<Self, LibvirtError> {
-        let list = |which: &'static str| async move {
-            match libvirt.call(&["net-list", which, "--name"]).await {
-                Ok(text) => Ok(text
-                    .lines()
-                    .map(str::trim_end)
-                    .filter(|name| !name.is_empty())
-                    .map(str::to_owned)
-                    .collect()),
-                Err(error) if error.kind == LibvirtErrorKind::Unsupported => Ok(Vec::new()),
-                Err(error) => Err(error),
-            }
+        let networks = match libvirt.networks().await {
+            Err(error) if error.kind == LibvirtErrorKind::Unsupported => Vec::new(),
+            result => result?,
         };
-        // Without a flag `net-list` tells the active ones; `--persistent` narrows nothing that matters here.
-        let all: Vec<String> = list("--all").await?;
-        let inactive: Vec<String> = list("--inactive").await?;
-        let active = all.into_iter().filter(|name| !inactive.contains(name)).collect();
-        Ok(Self { active, inactive })
+        let (active, inactive): (Vec<_>, Vec<_>) = networks.into_iter().partition(|network| network.active);
+        let names = |networks: Vec<Network>| networks.into_iter().map(|network| network.name).collect();
+        Ok(Self { active: names(active), inactive: names(inactive) })
     }
 
     /// The active ones, for people.

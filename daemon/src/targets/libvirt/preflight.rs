@@ -125,8 +125,7 @@ impl LibvirtTarget {
         family: &str,
     ) -> Result<Result<Capabilities, String>, LibvirtError> {
         let kind = self.domain_type(architecture).await?;
-        let args = ["domcapabilities", "--virttype", kind, "--arch", architecture, "--machine", family];
-        match self.libvirt.call(&args).await {
+        match self.libvirt.domain_capabilities(kind, architecture, Some(family)).await {
             Ok(text) => Ok(Ok(Capabilities { kind, ..Capabilities::read(&text) })),
             Err(error) if reached(&error) => Ok(Err(error.to_string())),
             Err(error) => Err(error),
@@ -147,7 +146,7 @@ struct Capabilities {
 }
 
 impl Capabilities {
-    /// Reads what `virsh domcapabilities` prints; what it does not say is not there.
+    /// Reads libvirt's answer; what it does not say is not there.
     fn read(text: &str) -> Self {
         let Ok(document) = read::parse(text, "domainCapabilities") else { return Self::default() };
         let Some(os) = read::child(document.root_element(), "os") else { return Self::default() };

@@ -1,0 +1,132 @@
+//! What libvirt told of domains' starts and stops: a bounded record that can be asked whether a domain ran meanwhile.
+//!
+//! Rule: silence counts as "it did not run" only while the record was kept without a gap; else the answer is that nobody
+//! knows. Times are this host's monotonic clock, at the event's arrival.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Instant,
+};
+
+use uuid::Uuid;
+
+use super::ffi::Connection;
+
+/// Events that are kept.
+const KEPT: usize = 4096;
+
+/// What happened to a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happening {
+    Started,
+    Paused,
+    Resumed,
+    Stopped,
+}
+
+/// The events of one endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Record(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// Whose events they are.
+    connection: Weak<Connection>,
+    /// Since when nothing was missed.
+    since: Option<Instant>,
+    events: VecDeque<(Instant, Uuid, Happening)>,
+}
+
+impl Kept {
+    fn note(&mut self, at: Instant, domain: Uuid, happening: Happening) {
+        if self.events.len() == KEPT
+            && let Some((oldest, ..)) = self.events.pop_front()
+        {
+            self.since = self.since.max(Some(oldest));
+        }
+        self.events.push_back((at, domain, happening));
+    }
+
+    fn ran_since(&self, domain: Uuid, when: Instant, is_alive: bool) -> Option<bool> {
+        let ran = self.events.iter().any(|(at, whose, what)| {
+            *at >= when && *whose == domain && matches!(what, Happening::Started | Happening::Resumed)
+        });
+        if ran {
+            return Some(true);
+        }
+        (is_alive && self.since.is_some_and(|since| since < when)).then_some(false)
+    }
+}
+
+impl Record {
+    /// Keeps the events of a new connection from now on.
+    pub(super) fn follow(self: &Arc<Self>, connection: &Arc<Connection>) {
+        let record = Arc::downgrade(self);
+        let listener = Box::new(move |domain, event, _detail| {
+            let happening = match event {
+                2 => Happening::Started,
+                3 => Happening::Paused,
+                4 => Happening::Resumed,
+                5 | 8 => Happening::Stopped,
+                _ => return,
+            };
+            if let Some(record) = record.upgrade() {
+                record.lock().note(Instant::now(), domain, happening);
+            }
+        });
+        let listens = connection.listen(listener);
+        if let Err(failure) = &listens {
+            tracing::warn!(?failure, "libvirt tells no events; domains are looked at all the same");
+        }
+        let mut kept = self.lock();
+        kept.connection = Arc::downgrade(connection);
+        kept.since = listens.is_ok().then(Instant::now);
+    }
+
+    /// Whether the domain was started or resumed at or after `when`; `None` if nobody can say.
+    pub(super) fn ran_since(&self, domain: Uuid, when: Instant) -> Option<bool> {
+        let kept = self.lock();
+        kept.ran_since(domain, when, kept.connection.upgrade().is_some_and(|open| open.is_alive()))
+    }
+
+    /// The domain's events that are kept, oldest first.
+    pub(super) fn of(&self, domain: Uuid) -> Vec<(Instant, Happening)> {
+        let kept = self.lock();
+        let own = kept.events.iter().filter(|(_, whose, _)| *whose == domain);
+        own.map(|(at, _, what)| (*at, *what)).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn silence_counts_only_without_a_gap() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let mut kept = Kept { since: Some(at(10)), ..Kept::default() };
+        kept.note(at(20), one, Happening::Started);
+        kept.note(at(30), one, Happening::Stopped);
+        assert_eq!(kept.ran_since(one, at(15), true), Some(true));
+        assert_eq!(kept.ran_since(one, at(25), true), Some(false));
+        assert_eq!(kept.ran_since(other, at(15), true), Some(false));
+        // Before the record began, and after the connection broke.
+        assert_eq!(kept.ran_since(other, at(5), true), None);
+        assert_eq!(kept.ran_since(one, at(25), false), None);
+        assert_eq!(kept.ran_since(one, at(15), false), Some(true));
+        for _ in 0..KEPT {
+            kept.note(at(40), other, Happening::Paused);
+        }
+        assert_eq!((kept.events.len(), kept.ran_since(one, at(25), true)), (KEPT, None));
+        assert_eq!(kept.ran_since(one, at(35), true), Some(false));
+    }
+}

@@ -1,0 +1,258 @@
+//! How calls reach libvirt: lanes of long-lived connections, a thread per call, a deadline for the one who waits.
+//!
+//! Rule: a blocking call is on a thread of its own, and the threads are counted: one that hangs keeps its place in its lane
+//! until libvirt lets it go, so at most [`PER_LANE`] hang there, and the next caller is told so. The lanes have connections
+//! of their own: whatever listing or working waits for, an abort, a power cut or a look at the power does not. A call that
+//! nobody waits for any more before it was sent is not sent.
+//!
+//! libvirt looks every few seconds whether the other side lives; after half a minute of silence it closes the connection,
+//! which ends all calls that hang in it. Such calls are [`LibvirtErrorKind::Unreachable`], whatever they say of themselves.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    error::{LibvirtError, LibvirtErrorKind},
+    events::Record,
+    ffi::{Connection, Failure},
+};
+
+/// How long a call may take. libvirt itself waits 30 s for a domain that another job holds.
+pub const CALL_DEADLINE: Duration = Duration::from_mins(1);
+
+/// Calls at the same time in one lane: libvirt's daemon takes five of one connection (`max_client_requests`) and then
+/// stops reading it, also what keeps it alive.
+pub(super) const PER_LANE: usize = 4;
+
+const ALIVE_EVERY: i32 = 5;
+const SILENCES: u32 = 5;
+
+/// What a call is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Lists and descriptions.
+    Look,
+    /// What changes something and may take its time.
+    Work,
+    /// What must not wait: power, the look at it, the end of a job.
+    Urgent,
+}
+
+/// One libvirt, by its URI.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    uri: Box<str>,
+    deadline: Duration,
+    lanes: [LaneState; 3],
+    record: Arc<Record>,
+}
+
+#[derive(Debug)]
+struct LaneState {
+    places: Arc<Semaphore>,
+    /// Locked while it is opened: a daemon that takes a connection and never answers holds those who wait for it, and
+    /// with them their places.
+    connection: Mutex<Option<Arc<Connection>>>,
+}
+
+impl Endpoint {
+    pub(super) fn new(uri: &str, deadline: Duration) -> Self {
+        let lane = || LaneState { places: Arc::new(Semaphore::new(PER_LANE)), connection: Mutex::new(None) };
+        Self { uri: uri.into(), deadline, lanes: [lane(), lane(), lane()], record: Arc::default() }
+    }
+
+    pub(super) fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    pub(super) fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Does `ask` on the lane's connection, which is opened if it is not, and answers within the deadline.
+    pub(super) async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        lane: Lane,
+        call: String,
+        ask: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, LibvirtError> {
+        let deadline = Instant::now() + self.deadline;
+        let places = Arc::clone(&self.lane(lane).places);
+        let place = match timeout_at(deadline, places.acquire_owned()).await {
+            Ok(Ok(place)) => place,
+            Ok(Err(closed)) => return Err(LibvirtError::new(LibvirtErrorKind::Failed, call, closed)),
+            Err(_) => {
+                let why = format!(
+                    "{PER_LANE} earlier calls have not returned within {} s; no more are begun until they do: is \
+                     libvirt's daemon hanging?",
+                    self.deadline.as_secs_f32()
+                );
+                return Err(LibvirtError::new(LibvirtErrorKind::Timeout, call, why));
+            }
+        };
+        let (tell, told) = oneshot::channel();
+        let (endpoint, name) = (Arc::clone(self), call.clone());
+        let thread = std::thread::Builder::new().name("libvirt-call".to_owned());
+        let begun = thread.spawn(move || {
+            let answer = endpoint.ask(lane, &name, &tell, ask);
+            let_go(place);
+            if let Some(answer) = answer {
+                // Nobody waits any more: the answer came after the deadline.
+                tell.send(answer).ok();
+            }
+        });
+        if let Err(error) = begun {
+            let why = format!("no thread for the call: {error}");
+            return Err(LibvirtError::new(LibvirtErrorKind::Failed, call, why));
+        }
+        match timeout_at(deadline, told).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(LibvirtError::new(LibvirtErrorKind::Failed, call, "the call's thread died")),
+            Err(_) => {
+                let why = format!("no answer within {} s, given up", self.deadline.as_secs_f32());
+                Err(LibvirtError::new(LibvirtErrorKind::Timeout, call, why))
+            }
+        }
+    }
+
+    /// The call itself, on its thread; `None` if nobody waits for it any more.
+    fn ask<T>(
+        &self,
+        lane: Lane,
+        call: &str,
+        tell: &oneshot::Sender<Result<T, LibvirtError>>,
+        ask: impl FnOnce(&Connection) -> Result<T, Failure>,
+    ) -> Option<Result<T, LibvirtError>> {
+        let connection = match self.connection(lane, || tell.is_closed()) {
+            Ok(connection) => connection?,
+            Err(failure) => {
+                let error = LibvirtError::of(call, failure);
+                return Some(Err(match error.kind {
+                    LibvirtErrorKind::MissingTool | LibvirtErrorKind::Denied => error,
+                    _ => LibvirtError { kind: LibvirtErrorKind::Unreachable, ..error },
+                }));
+            }
+        };
+        if tell.is_closed() {
+            return None;
+        }
+        Some(ask(&connection).map_err(|failure| {
+            let error = LibvirtError::of(call, failure);
+            // What is said over a connection that broke meanwhile says nothing of libvirt.
+            if connection.is_alive() {
+                error
+            } else {
+                LibvirtError { kind: LibvirtErrorKind::Unreachable, ..error }
+            }
+        }))
+    }
+
+    fn connection(&self, lane: Lane, is_over: impl Fn() -> bool) -> Result<Option<Arc<Connection>>, Failure> {
+        let mut place = self.lane(lane).connection.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_over() {
+            return Ok(None);
+        }
+        if let Some(open) = place.as_ref().filter(|open| open.is_alive()) {
+            return Ok(Some(Arc::clone(open)));
+        }
+        *place = None;
+        let open = Connection::open(&self.uri)?;
+        if let Err(failure) = open.keep_alive(ALIVE_EVERY, SILENCES) {
+            // Of drivers inside this process, which cannot fall silent.
+            tracing::debug!(uri = %self.uri, ?failure, "the connection is not kept alive");
+        }
+        let open = Arc::new(open);
+        if lane == Lane::Urgent {
+            self.record.follow(&open);
+        }
+        *place = Some(Arc::clone(&open));
+        Ok(Some(open))
+    }
+
+    fn lane(&self, lane: Lane) -> &LaneState {
+        let [look, work, urgent] = &self.lanes;
+        match lane {
+            Lane::Look => look,
+            Lane::Work => work,
+            Lane::Urgent => urgent,
+        }
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        // Taking leave is a call too, which may hang.
+        let open: Vec<_> = self
+            .lanes
+            .iter_mut()
+            .filter_map(|lane| lane.connection.get_mut().unwrap_or_else(PoisonError::into_inner).take())
+            .collect();
+        if !open.is_empty() {
+            let leave = std::thread::Builder::new().name("libvirt-leave".to_owned());
+            leave.spawn(move || drop(open)).map(drop).ok();
+        }
+    }
+}
+
+/// Before the answer is told: who asks next finds a place.
+fn let_go(place: OwnedSemaphorePermit) {
+    drop(place);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn domains(connection: &Connection) -> Result<usize, Failure> {
+        Ok(connection.domains()?.len())
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_is_not_there_is_unreachable() {
+        let endpoint = Endpoint::new("qemu:///system?socket=/nonexistent/warmd-test", CALL_DEADLINE);
+        let error = Arc::new(endpoint).run(Lane::Look, "list".to_owned(), domains).await.unwrap_err();
+        assert_eq!(error.kind, LibvirtErrorKind::Unreachable, "{error}");
+        assert!(error.to_string().contains("/nonexistent/warmd-test"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_never_answers_costs_one_deadline_and_so_many_threads() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deaf");
+        let deaf = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let uri = format!("qemu:///system?socket={}", path.display());
+        let endpoint = Arc::new(Endpoint::new(&uri, Duration::from_millis(300)));
+        let ask = |lane| endpoint.run(lane, "list".to_owned(), domains);
+        for _ in 0..PER_LANE {
+            let error = ask(Lane::Look).await.unwrap_err();
+            assert!(error.kind == LibvirtErrorKind::Timeout && error.to_string().contains("no answer"));
+        }
+        // No more threads than places; the error says why. The other lanes are as they were.
+        let error = ask(Lane::Look).await.unwrap_err();
+        assert!(error.to_string().contains("4 earlier calls"), "{error}");
+        assert_eq!(endpoint.lane(Lane::Look).places.available_permits(), 0);
+        assert!(ask(Lane::Urgent).await.unwrap_err().to_string().contains("no answer"));
+        // Those who hang come back when the daemon ends, without having done anything.
+        drop(deaf);
+        while endpoint.lane(Lane::Look).places.available_permits() < PER_LANE {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_kept() {
+        let endpoint = Arc::new(Endpoint::new("test:///default", CALL_DEADLINE));
+        assert_eq!(endpoint.run(Lane::Look, "list".to_owned(), domains).await.unwrap(), 1);
+        let open = || endpoint.lane(Lane::Look).connection.lock().unwrap().clone().unwrap();
+        let before = open();
+        assert_eq!(endpoint.run(Lane::Look, "list".to_owned(), domains).await.unwrap(), 1);
+        assert!(Arc::ptr_eq(&before, &open()));
+    }
+}
