@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 
 use crate::{
     config::Config,
-    libvirt::{DomainXml, Libvirt, LibvirtError, xml},
+    libvirt::{DomainXml, Libvirt, LibvirtError, XmlForm, went_unanswered, xml},
     model::id::{DiskKey, MigrationId},
     sources::SourceSettings,
     store::{Store, StoreError},
@@ -32,9 +32,6 @@ const FRESH: Duration = Duration::from_secs(10);
 
 /// For all that is asked of one libvirt.
 const DEADLINE: Duration = Duration::from_secs(20);
-
-/// Domains asked for in one call, so that the command line bears it.
-const BATCH: usize = 200;
 
 /// The host of a daemon with this configuration.
 pub(crate) fn open(config: &Config, store: Store) -> Arc<dyn Host> {
@@ -117,38 +114,24 @@ async fn disks_at(libvirt: &Libvirt) -> Result<Vec<VmDisk>, LibvirtError> {
     let domains = libvirt.domains().await?;
     let mut disks = Vec::new();
     let mut volumes = BTreeMap::<(String, String), Vec<VmDisk>>::new();
-    for batch in domains.chunks(BATCH) {
-        // One process for all: virsh goes on after a domain that has gone meanwhile.
-        let words = batch.iter().map(|(id, _)| format!("dumpxml {id}; dumpxml --inactive {id}"));
-        let script = words.collect::<Vec<_>>().join("; ");
-        let text = match libvirt.call(&[&script]).await {
-            Ok(text) => text,
-            Err(_) => one_by_one(libvirt, batch).await,
-        };
-        for domain in text.split_inclusive("\n</domain>") {
-            read(libvirt.uri(), domain.trim(), &mut disks, &mut volumes);
+    for (id, _) in domains {
+        for form in [XmlForm::Current, XmlForm::Persistent] {
+            match libvirt.dump_xml(id, form).await {
+                Ok(text) => read(libvirt.uri(), &text, &mut disks, &mut volumes),
+                Err(error) if went_unanswered(&error) => return Err(error),
+                // Gone meanwhile, or without a persistent definition.
+                Err(_) => {}
+            }
         }
     }
     for ((pool, volume), mut of) in volumes {
         // A pool that is not active has no paths, and no VM that runs.
-        if let Ok(path) = libvirt.call(&["vol-path", "--pool", &pool, &volume]).await {
-            of.iter_mut().for_each(|disk| disk.path = PathBuf::from(path.trim()));
+        if let Ok(found) = libvirt.volume(&pool, &volume).await {
+            of.iter_mut().for_each(|disk| disk.path = PathBuf::from(&found.path));
             disks.append(&mut of);
         }
     }
     Ok(disks)
-}
-
-async fn one_by_one(libvirt: &Libvirt, domains: &[(crate::libvirt::DomainId, String)]) -> String {
-    let mut all = String::new();
-    for (id, _) in domains {
-        let id = id.to_string();
-        for args in [&["dumpxml", &id][..], &["dumpxml", "--inactive", &id]] {
-            all.push_str(&libvirt.call(args).await.unwrap_or_default());
-            all.push('\n');
-        }
-    }
-    all
 }
 
 /// Adds the paths in a domain's XML: disks, the images under them, where they are being copied to.

@@ -89,7 +89,7 @@ impl Libvirt {
     }
 
     /// A call about libvirt itself.
-    async fn call<T: Send + 'static>(
+    pub(super) async fn call<T: Send + 'static>(
         &self,
         lane: Lane,
         name: impl Into<String>,
@@ -192,13 +192,6 @@ impl Libvirt {
         .await
     }
 
-    /// Path and size of a volume of a storage pool.
-    pub async fn volume(&self, pool: &str, volume: &str) -> Result<(String, u64), LibvirtError> {
-        let (pool, volume) = (pool.to_owned(), volume.to_owned());
-        let name = format!("vol-info {pool}/{volume}");
-        self.call(Lane::Look, name, move |libvirt| libvirt.volume(&pool, &volume)).await
-    }
-
     /// A storage pool's XML.
     pub async fn pool_xml(&self, pool: &str) -> Result<String, LibvirtError> {
         let pool = pool.to_owned();
@@ -209,6 +202,20 @@ impl Libvirt {
     pub async fn networks(&self) -> Result<Vec<Network>, LibvirtError> {
         let networks = self.call(Lane::Look, "net-list", Connection::networks).await?;
         Ok(networks.into_iter().map(|(name, active)| Network { name, active }).collect())
+    }
+
+    /// A network's XML.
+    pub async fn network_xml(&self, network: &str) -> Result<String, LibvirtError> {
+        let network = network.to_owned();
+        self.call(Lane::Look, format!("net-dumpxml {network}"), move |libvirt| libvirt.network(&network)).await
+    }
+
+    /// The names of all network filters; none where libvirt has no driver for them.
+    pub async fn network_filters(&self) -> Result<Vec<String>, LibvirtError> {
+        match self.call(Lane::Look, "nwfilter-list", Connection::filters).await {
+            Err(error) if error.kind == LibvirtErrorKind::Unsupported => Ok(Vec::new()),
+            result => result,
+        }
     }
 
     /// What the hypervisor says of machines of type `kind` (`kvm`, `qemu`), as XML.

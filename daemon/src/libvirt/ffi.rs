@@ -111,6 +111,14 @@ functions! {
     fn virNetworkGetName(Object) -> *const c_char;
     fn virNetworkIsActive(Object) -> c_int;
     fn virNetworkFree(Object) -> c_int;
+    fn virNetworkLookupByName(Object, *const c_char) -> Object;
+    fn virNetworkGetXMLDesc(Object, c_uint) -> *mut c_char;
+    fn virConnectListAllNWFilters(Object, *mut *mut Object, c_uint) -> c_int;
+    fn virNWFilterGetName(Object) -> *const c_char;
+    fn virNWFilterFree(Object) -> c_int;
+    fn virSecretLookupByUUIDString(Object, *const c_char) -> Object;
+    fn virSecretGetValue(Object, *mut usize, c_uint) -> *mut c_uchar;
+    fn virSecretFree(Object) -> c_int;
     fn virStoragePoolLookupByName(Object, *const c_char) -> Object;
     fn virStoragePoolGetXMLDesc(Object, c_uint) -> *mut c_char;
     fn virStoragePoolFree(Object) -> c_int;
@@ -426,6 +434,53 @@ impl Connection {
         told.collect()
     }
 
+    /// A network's XML.
+    pub(super) fn network(&self, name: &str) -> Answer<String> {
+        let (api, name) = (self.0.api, text(name)?);
+        // SAFETY: the connection is alive, the name lives for the call.
+        let raw = unsafe { (api.virNetworkLookupByName)(self.0.raw(), name.as_ptr()) };
+        let network = Handle::new(api, raw, api.virNetworkFree)?;
+        // SAFETY: the network is alive.
+        owned(api, unsafe { (api.virNetworkGetXMLDesc)(network.raw(), 0) })
+    }
+
+    /// Names of all network filters.
+    pub(super) fn filters(&self) -> Answer<Vec<String>> {
+        let api = self.0.api;
+        // SAFETY: the connection is alive, and the list is taken over by `Handle::list`.
+        let ask = |list| unsafe { (api.virConnectListAllNWFilters)(self.0.raw(), list, 0) };
+        let filters: Vec<Handle<'_>> = Handle::list(api, api.virNWFilterFree, ask)?;
+        let names = filters.iter().map(|filter| {
+            // SAFETY: the filter is alive; its name lives as long, and is copied.
+            copied(unsafe { (api.virNWFilterGetName)(filter.raw()) }).ok_or_else(|| failure(api))
+        });
+        names.collect()
+    }
+
+    /// Fails unless the secret is defined and has a value. A value that may not be told counts as there.
+    pub(super) fn check_secret(&self, uuid: &str) -> Answer<()> {
+        let (api, uuid) = (self.0.api, text(uuid)?);
+        // SAFETY: the connection is alive, the text lives for the call.
+        let raw = unsafe { (api.virSecretLookupByUUIDString)(self.0.raw(), uuid.as_ptr()) };
+        let secret = Handle::new(api, raw, api.virSecretFree)?;
+        let mut size = 0_usize;
+        // SAFETY: the secret is alive, the number is ours.
+        let value = unsafe { (api.virSecretGetValue)(secret.raw(), &raw mut size, 0) };
+        if value.is_null() {
+            // `VIR_ERR_NO_SECRET`; any other refusal is about who may read it.
+            return match failure(api) {
+                none @ Failure::Said { code: 66, .. } => Err(none),
+                _ => Ok(()),
+            };
+        }
+        // SAFETY: libvirt made a value of `size` bytes for the caller, who wipes it and frees it once.
+        unsafe {
+            std::ptr::write_bytes(value, 0, size);
+            release(value.cast());
+        }
+        Ok(())
+    }
+
     /// A storage pool's XML.
     pub(super) fn pool(&self, name: &str) -> Answer<String> {
         let pool = self.find_pool(name)?;
@@ -677,6 +732,17 @@ impl Domain<'_> {
         // SAFETY: the domain is alive, the command lives for the call.
         owned(self.0.api, unsafe { ask(self.0.raw(), command.as_ptr(), seconds, 0) })
     }
+
+    /// QEMU's answer to a command of its monitor. libvirt marks the domain as one that was meddled with, for as long as it
+    /// has power.
+    pub(super) fn monitor(&self, command: &str) -> Answer<String> {
+        let command = text(command)?;
+        let ask = monitor_command()?;
+        let mut answer: *mut c_char = null_mut();
+        // SAFETY: the domain is alive, the command lives for the call, the answer's place is ours.
+        number(self.0.api, unsafe { ask(self.0.raw(), command.as_ptr(), &raw mut answer, 0) })?;
+        owned(self.0.api, answer)
+    }
 }
 
 impl DomainCheckpoint<'_> {
@@ -699,15 +765,26 @@ impl DomainCheckpoint<'_> {
 
 type AgentCommand = unsafe extern "C" fn(Object, *const c_char, c_int, c_uint) -> *mut c_char;
 
-/// The one function of libvirt's library for QEMU alone, which comes in the same package.
-fn agent_command() -> Answer<AgentCommand> {
+type MonitorCommand = unsafe extern "C" fn(Object, *const c_char, *mut *mut c_char, c_uint) -> c_int;
+
+/// libvirt's library for QEMU alone, which comes in the same package.
+fn qemu() -> Answer<&'static Library> {
     static LIBRARY: OnceLock<Result<Library, String>> = OnceLock::new();
     // SAFETY: the library runs no code at loading that this process has to prepare for.
-    let library = LIBRARY
+    LIBRARY
         .get_or_init(|| unsafe { Library::new("libvirt-qemu.so.0") }.map_err(|error| error.to_string()))
         .as_ref()
-        .map_err(|why| Failure::Missing(why.clone()))?;
+        .map_err(|why| Failure::Missing(why.clone()))
+}
+
+fn agent_command() -> Answer<AgentCommand> {
     // SAFETY: the name and the signature are those of libvirt's headers, and the library is never unloaded.
-    let symbol = unsafe { library.get::<AgentCommand>(b"virDomainQemuAgentCommand\0") };
+    let symbol = unsafe { qemu()?.get::<AgentCommand>(b"virDomainQemuAgentCommand\0") };
+    symbol.map(|symbol| *symbol).map_err(|error| Failure::Missing(error.to_string()))
+}
+
+fn monitor_command() -> Answer<MonitorCommand> {
+    // SAFETY: as above.
+    let symbol = unsafe { qemu()?.get::<MonitorCommand>(b"virDomainQemuMonitorCommand\0") };
     symbol.map(|symbol| *symbol).map_err(|error| Failure::Missing(error.to_string()))
 }

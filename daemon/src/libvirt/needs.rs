@@ -7,6 +7,8 @@ use super::{
     DomainId, Libvirt,
     disk::Disk,
     error::{LibvirtError, LibvirtErrorKind},
+    ffi::Domain,
+    link::Lane,
     xml,
 };
 
@@ -22,30 +24,28 @@ pub struct Volume {
 impl Libvirt {
     /// A volume, by its pool's name and its own; an error with libvirt's words if the pool is not active.
     pub async fn volume(&self, pool: &str, name: &str) -> Result<Volume, LibvirtError> {
-        let (pool, vol) = (format!("--pool={pool}"), format!("--vol={name}"));
-        let text = self.call(&["vol-dumpxml", &pool, &vol]).await?;
-        read_volume(&text).ok_or_else(|| LibvirtError::malformed(format!("vol-dumpxml {vol}"), text))
+        let call = format!("vol-info {pool}/{name}");
+        let (pool, name) = (pool.to_owned(), name.to_owned());
+        let (path, size) = self.call(Lane::Look, call, move |libvirt| libvirt.volume(&pool, &name)).await?;
+        Ok(Volume { path, size })
     }
 
     /// The names of the networks that are active.
     pub async fn active_networks(&self) -> Result<Vec<String>, LibvirtError> {
-        let list = self.call(&["net-list", "--name"]).await?;
-        Ok(list.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+        let networks = self.networks().await?;
+        Ok(networks.into_iter().filter(|network| network.active).map(|network| network.name).collect())
     }
 
     /// Fails, with libvirt's words, unless the secret is defined and has a value. What may not be told counts as there.
     pub async fn check_secret(&self, uuid: &str) -> Result<(), LibvirtError> {
-        let secret = format!("--secret={uuid}");
-        self.call(&["secret-dumpxml", &secret]).await?;
-        match self.call(&["secret-get-value", &secret]).await {
-            Err(error) if error.cause.to_string().contains("does not have a value") => Err(error),
-            _ => Ok(()),
-        }
+        let (call, uuid) = (format!("secret {uuid}"), uuid.to_owned());
+        self.call(Lane::Look, call, move |libvirt| libvirt.check_secret(&uuid)).await
     }
 
     /// Whether the guest of a domain that has power and stands still has never executed an instruction.
     pub async fn never_ran(&self, domain: DomainId) -> Result<bool, LibvirtError> {
-        let text = self.about("qemu-monitor-command", domain, &[r#"{"execute":"query-status"}"#]).await?;
+        let ask = |domain: &Domain<'_>| domain.monitor(r#"{"execute":"query-status"}"#);
+        let text = self.about(Lane::Urgent, "query-status", domain, ask).await?;
         let answer: serde_json::Value = serde_json::from_str(&text)
             .map_err(|error| LibvirtError::malformed(format!("query-status {domain}"), error))?;
         match answer.pointer("/return/status").and_then(serde_json::Value::as_str) {
@@ -57,8 +57,10 @@ impl Libvirt {
 
     /// The disks that the domain had when the checkpoint was made.
     pub async fn checkpoint_disks(&self, domain: DomainId, name: &str) -> Result<Vec<Disk>, LibvirtError> {
-        let text = self.about("checkpoint-dumpxml", domain, &["--checkpointname", name]).await?;
         let call = || format!("checkpoint-dumpxml {domain} {name}");
+        let wanted = name.to_owned();
+        let ask = move |domain: &Domain<'_>| domain.checkpoint(&wanted)?.xml(0);
+        let text = self.about(Lane::Look, "checkpoint-dumpxml", domain, ask).await?;
         let document =
             xml::parse(&text, "domaincheckpoint").map_err(|error| LibvirtError::malformed(call(), error))?;
         let Some(devices) = xml::descend(document.root_element(), &["domain", "devices"]) else {
@@ -71,31 +73,10 @@ impl Libvirt {
     }
 }
 
-fn read_volume(text: &str) -> Option<Volume> {
-    let document = xml::parse(text, "volume").ok()?;
-    let root = document.root_element();
-    let size = xml::text(root, "capacity")?.trim().parse().ok()?;
-    let path = xml::descend(root, &["target", "path"])?.text()?.trim().to_owned();
-    Some(Volume { path, size })
-}
-
 /// Whether a failed question tells nothing of what was asked about, as libvirt itself did not answer.
 pub fn went_unanswered(error: &LibvirtError) -> bool {
     matches!(
         error.kind,
         LibvirtErrorKind::Unreachable | LibvirtErrorKind::Timeout | LibvirtErrorKind::MissingTool
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_volume_says_where_it_is_and_how_large() {
-        let text = "<volume type='file'><name>a</name><capacity unit='bytes'>8388608</capacity>\
-            <target><path>/p/a &amp; b</path></target></volume>";
-        assert_eq!(read_volume(text), Some(Volume { path: "/p/a & b".to_owned(), size: 8_388_608 }));
-        assert_eq!(read_volume("<volume><name>a</name></volume>"), None);
-    }
 }

@@ -5,7 +5,7 @@
 
 use super::{carried::ISOLATION, domain::Link};
 use crate::{
-    libvirt::{Libvirt, LibvirtError, LibvirtErrorKind, xml},
+    libvirt::{Libvirt, LibvirtError, xml},
     model::{hardware::Part, machine::Machine},
 };
 
@@ -41,7 +41,7 @@ pub(super) async fn lacks(
         }
         if let Some(name) = part.part("filterref").and_then(|filter| filter.attribute("filter")) {
             if filters.is_none() {
-                filters = Some(all_filters(libvirt).await?);
+                filters = Some(libvirt.network_filters().await?);
             }
             if !filters.iter().flatten().any(|known| known == name) {
                 lack("filterref", &format!("the network filter {name:?} is not here"));
@@ -78,41 +78,11 @@ pub(super) fn without(mut machine: Machine, lacks: &[Lack]) -> Machine {
     machine
 }
 
-async fn all_filters(libvirt: &Libvirt) -> Result<Vec<String>, LibvirtError> {
-    match libvirt.call(&["nwfilter-list"]).await {
-        Ok(text) => Ok(filter_names(&text)),
-        // A libvirt without that driver has none.
-        Err(error) if error.kind == LibvirtErrorKind::Unsupported => Ok(Vec::new()),
-        Err(error) => Err(error),
-    }
-}
-
-/// Of a table with a UUID and a name in each line.
-fn filter_names(text: &str) -> Vec<String> {
-    let name = |line: &str| {
-        let (id, name) = line.trim().split_once(' ')?;
-        id.parse::<crate::libvirt::DomainId>().ok().map(|_| name.trim().to_owned())
-    };
-    text.lines().filter_map(name).collect()
-}
-
 async fn has_port_group(libvirt: &Libvirt, network: &str, group: &str) -> Result<bool, LibvirtError> {
-    let text = libvirt.call(&["net-dumpxml", "--network", network]).await?;
+    let text = libvirt.network_xml(network).await?;
     let document =
         xml::parse(&text, "network").map_err(|error| LibvirtError::malformed("net-dumpxml", error))?;
     let has = xml::children(document.root_element(), "portgroup")
         .any(|known| known.attribute("name") == Some(group));
     Ok(has)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn filters_are_those_of_the_table() {
-        let text = " UUID                                   Name\n------------------\n \
-                    11111111-2222-3333-4444-555555555555   clean-traffic\n";
-        assert_eq!(filter_names(text), ["clean-traffic"]);
-    }
 }
