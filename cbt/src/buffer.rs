@@ -2,11 +2,20 @@
 //!
 //! Rule: memory is bounded by the pool, whatever the disk's size. Whoever wants data in flight first waits for a
 //! buffer; dropping the buffer, on whatever path, gives it back.
+//!
+//! A target gets a share of the pool ([`BufferPool::share`]), so that one that hangs leaves the others theirs, and what is
+//! reserved serves final passes alone, whose VMs are off. The buffer of a call that was given up and may never end is
+//! written off ([`Loan::write_off`]): another takes its place at once, and its memory is freed should the call end. No more
+//! are written off at a time than the pool has: memory is at most doubled.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -18,19 +27,63 @@ pub const ALIGNMENT: usize = 4096;
 #[derive(Clone)]
 pub struct BufferPool {
     shared: Arc<Shared>,
+    quota: Option<[Arc<Semaphore>; 2]>,
+    is_urgent: bool,
 }
 
 struct Shared {
     capacity: usize,
+    count: usize,
     free: Mutex<Vec<Vec<u8>>>,
     permits: Arc<Semaphore>,
+    /// For what is urgent alone.
+    reserve: Arc<Semaphore>,
+    reserved: usize,
+    /// By target: for all, and what the urgent may hold beyond that.
+    quotas: Mutex<BTreeMap<String, [Arc<Semaphore>; 2]>>,
+    written_off: AtomicUsize,
 }
 
 impl BufferPool {
-    /// A pool of `count` buffers of `capacity` bytes each; memory is taken when a buffer is first used.
+    /// A pool of `count` buffers of `capacity` bytes each; memory is taken when a buffer is first used. Nothing of it is
+    /// reserved.
     pub fn new(count: usize, capacity: usize) -> Self {
-        let permits = Arc::new(Semaphore::new(count));
-        Self { shared: Arc::new(Shared { capacity, free: Mutex::new(Vec::with_capacity(count)), permits }) }
+        Self::with_reserve(count, 0, capacity)
+    }
+
+    /// The same, of which `reserve` buffers are for what is urgent alone.
+    pub fn with_reserve(count: usize, reserve: usize, capacity: usize) -> Self {
+        let reserve = reserve.min(count.saturating_sub(1));
+        let reserved = reserve;
+        let [permits, reserve] = [count - reserve, reserve].map(|count| Arc::new(Semaphore::new(count)));
+        let shared = Shared {
+            capacity,
+            count,
+            free: Mutex::new(Vec::with_capacity(count)),
+            permits,
+            reserve,
+            reserved,
+            quotas: Mutex::default(),
+            written_off: AtomicUsize::new(0),
+        };
+        Self { shared: Arc::new(shared), quota: None, is_urgent: false }
+    }
+
+    /// The part of the pool that may be held for `target`: at most three quarters of it at once, the same three quarters
+    /// for all who ask for that target's. What is urgent may hold as much more as is reserved, and takes the reserve too.
+    pub fn share(&self, target: &str, is_urgent: bool) -> Self {
+        let mut quotas = self.shared.quotas.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = (self.shared.count * 3 / 4).max(1);
+        let quota = quotas
+            .entry(target.to_owned())
+            .or_insert_with(|| [most, self.shared.reserved].map(|count| Arc::new(Semaphore::new(count))));
+        Self { shared: Arc::clone(&self.shared), quota: Some(quota.clone()), is_urgent }
+    }
+
+    /// Buffers that one of `disks` disks of a share should hold at the most: with several, one that hangs leaves some.
+    pub fn fair(&self, disks: usize) -> usize {
+        let of_target = (self.shared.count * 3 / 4).max(1);
+        if disks > 1 { (of_target * 3 / 4).max(1) } else { of_target }
     }
 
     /// Bytes that a buffer of this pool can hold.
@@ -38,9 +91,14 @@ impl BufferPool {
         self.shared.capacity
     }
 
-    /// Buffers that nobody holds now.
+    /// Buffers that nobody holds now, and that anybody may take.
     pub fn available(&self) -> usize {
         self.shared.permits.available_permits()
+    }
+
+    /// Buffers in calls that were given up and have not ended; others took their places.
+    pub fn written_off(&self) -> usize {
+        self.shared.written_off.load(SeqCst)
     }
 
     /// Waits for a buffer and gives it the length `len`, at most [`BufferPool::capacity`]. Its contents are whatever
@@ -54,14 +112,39 @@ impl BufferPool {
             "buffer of {len} bytes asked of a pool of {}",
             self.shared.capacity
         );
-        let Ok(permit) = Arc::clone(&self.shared.permits).acquire_owned().await else {
-            unreachable!("the pool's semaphore is never closed");
+        let quota = match &self.quota {
+            Some([common, reserve]) => Some(self.one_of(common, reserve).await),
+            None => None,
         };
+        let permit = self.one_of(&self.shared.permits, &self.shared.reserve).await;
         let recycled = self.shared.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let memory = recycled.unwrap_or_else(|| vec![0; self.shared.capacity + ALIGNMENT]);
         let start = memory.as_ptr().align_offset(ALIGNMENT);
-        Buffer { memory, start, len, home: Some((Arc::clone(&self.shared), permit)) }
+        let home =
+            Loan { shared: Arc::clone(&self.shared), lent: Arc::new(Mutex::new(Lent::Held(permit, quota))) };
+        Buffer { memory, start, len, home: Some(home) }
     }
+}
+
+impl BufferPool {
+    /// A place among all, or, if it is urgent and there is none, a reserved one.
+    async fn one_of(&self, common: &Arc<Semaphore>, reserve: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+        if !self.is_urgent {
+            return permit(common).await;
+        }
+        tokio::select! {
+            biased;
+            permit = permit(common) => permit,
+            permit = permit(reserve) => permit,
+        }
+    }
+}
+
+async fn permit(of: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    let Ok(permit) = Arc::clone(of).acquire_owned().await else {
+        unreachable!("the pool's semaphores are never closed");
+    };
+    permit
 }
 
 impl fmt::Debug for BufferPool {
@@ -69,7 +152,57 @@ impl fmt::Debug for BufferPool {
         f.debug_struct("BufferPool")
             .field("capacity", &self.capacity())
             .field("available", &self.available())
-            .finish()
+            .field("written_off", &self.written_off())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A buffer's place in its pool.
+#[derive(Clone)]
+pub struct Loan {
+    shared: Arc<Shared>,
+    lent: Arc<Mutex<Lent>>,
+}
+
+enum Lent {
+    /// The pool's place, and the share's.
+    Held(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+    WrittenOff,
+    GivenBack,
+}
+
+impl Loan {
+    /// Lets another buffer take this one's place, which may never come back; not if as many as the pool has were written
+    /// off already, or it came back meanwhile. Whether it was.
+    pub fn write_off(&self) -> bool {
+        let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        let one_more = |now: usize| (now < self.shared.count).then_some(now + 1);
+        let counted = matches!(*lent, Lent::Held(..))
+            && self.shared.written_off.fetch_update(SeqCst, SeqCst, one_more).is_ok();
+        if counted {
+            *lent = Lent::WrittenOff;
+        }
+        counted
+    }
+
+    fn give_back(&self, memory: Vec<u8>) {
+        let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *lent, Lent::GivenBack) {
+            Lent::Held(permit, quota) => {
+                self.shared.free.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
+                drop((permit, quota));
+            }
+            Lent::WrittenOff => {
+                self.shared.written_off.fetch_sub(1, SeqCst);
+            }
+            Lent::GivenBack => {}
+        }
+    }
+}
+
+impl fmt::Debug for Loan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loan").finish_non_exhaustive()
     }
 }
 
@@ -78,7 +211,7 @@ pub struct Buffer {
     memory: Vec<u8>,
     start: usize,
     len: usize,
-    home: Option<(Arc<Shared>, OwnedSemaphorePermit)>,
+    home: Option<Loan>,
 }
 
 impl Buffer {
@@ -87,6 +220,11 @@ impl Buffer {
         let memory = vec![0; len + ALIGNMENT];
         let start = memory.as_ptr().align_offset(ALIGNMENT);
         Self { memory, start, len, home: None }
+    }
+
+    /// Its place in its pool, to be written off should its holder never end; `None` outside any pool.
+    pub fn loan(&self) -> Option<Loan> {
+        self.home.clone()
     }
 
     /// Bytes that it could hold.
@@ -129,10 +267,8 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some((shared, permit)) = self.home.take() {
-            let memory = std::mem::take(&mut self.memory);
-            shared.free.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
-            drop(permit);
+        if let Some(loan) = self.home.take() {
+            loan.give_back(std::mem::take(&mut self.memory));
         }
     }
 }
@@ -174,5 +310,48 @@ mod tests {
         assert_eq!((buffer.to_vec(), buffer.capacity()), (vec![3; 4500], 5000));
         drop(buffer);
         assert_eq!(pool.available(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_target_that_hangs_leaves_the_others_theirs_and_the_urgent_the_reserve() {
+        let pool = BufferPool::with_reserve(16, 2, 4096);
+        let [hung, other] = ["hung", "other"].map(|target| pool.share(target, false));
+        let late = Duration::from_millis(20);
+        let mut held = Vec::new();
+        while let Ok(buffer) = tokio::time::timeout(late, hung.take(1)).await {
+            held.push(buffer);
+        }
+        assert_eq!(held.len(), 12, "three quarters");
+        assert!(
+            tokio::time::timeout(late, pool.share("hung", false).take(1)).await.is_err(),
+            "one share for all"
+        );
+        let others = [other.take(1).await, other.take(1).await];
+        assert!(tokio::time::timeout(late, other.take(1)).await.is_err(), "the reserve is not for all");
+        let urgent = pool.share("hung", true);
+        let finals = [urgent.take(1).await, urgent.take(1).await];
+        drop((others, finals));
+        assert_eq!(pool.available(), 2);
+    }
+
+    #[tokio::test]
+    async fn buffers_that_never_come_back_are_replaced_up_to_a_cap() {
+        let pool = BufferPool::new(4, 4096);
+        let mut lost = Vec::new();
+        for _ in 0..4 {
+            let buffer = pool.share("hung", false).take(1).await;
+            let loan = buffer.loan().unwrap();
+            assert!(loan.write_off() && !loan.write_off(), "once");
+            lost.push(buffer);
+        }
+        assert_eq!((pool.written_off(), pool.available()), (4, 4));
+        let beyond = pool.share("hung", false).take(1).await;
+        assert!(!beyond.loan().unwrap().write_off(), "memory is at most doubled");
+        drop(beyond);
+        let loan = lost[0].loan().unwrap();
+        drop(lost);
+        assert_eq!((pool.written_off(), pool.available()), (0, 4), "none is counted twice");
+        assert!(!loan.write_off(), "it came back");
+        assert_eq!((pool.written_off(), pool.available()), (0, 4));
     }
 }

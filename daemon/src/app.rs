@@ -61,7 +61,8 @@ pub async fn serve_over(
         None => None,
     };
     let settings = config.engine.transfer();
-    let pool = BufferPool::new(settings.buffers, settings.chunk);
+    // Some are for final passes alone: their VMs are off, and wait for nobody.
+    let pool = BufferPool::with_reserve(settings.buffers, settings.buffers / 8, settings.chunk);
     let metrics = Metrics::default();
     let audit = AuditBudget { amount: config.engine.audit, at_most: config.engine.audit_max };
     let engine = Engine { pool, settings, limit: config.limits.into(), audit, metrics: metrics.clone() };

@@ -26,3 +26,4 @@ mod span;
 pub mod store;
 mod systemd;
 pub mod targets;
+mod threads;

@@ -2,20 +2,13 @@
 //!
 //! Rule: every line that is written on behalf of a migration has its id, also where whoever writes it knows of none: the
 //! owner's task is in this span, and each task that is begun for it goes on in the span that it was begun in
-//! (`in_current_span`, and [`blocking`] for threads).
+//! (`in_current_span`, and `threads` for calls that may hang).
 
 use std::fmt::Display;
 
-use tokio::task::JoinHandle;
 use tracing::Span;
 
 /// That of a migration. It is of the highest level: whoever wants to see errors alone sees whose they are.
 pub(crate) fn of(id: impl Display, vm: &str) -> Span {
     tracing::error_span!("migration", migration = %id, vm)
-}
-
-/// Runs `work` on a thread that may block, in the span of whoever asks.
-pub(crate) fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-    let span = Span::current();
-    tokio::task::spawn_blocking(move || span.in_scope(work))
 }

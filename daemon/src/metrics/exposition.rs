@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     model::{budget::BudgetView, view::MigrationView},
-    process,
+    process, threads,
 };
 
 /// Name and value of each label.
@@ -186,7 +186,20 @@ impl Exposition {
             [(Labels::new(), self.commits.clone())],
         )?;
         to.info("warmd_build", "Which warmd it is.", &[("version", env!("CARGO_PKG_VERSION"))])?;
+        let hanging = threads::hanging()
+            .into_iter()
+            .map(|(place, calls)| (vec![("place", place.display().to_string())], calls as f64));
+        to.gauge(
+            "warmd_hanging_calls",
+            "Calls that were given up and have not ended, by the file system that does not answer them.",
+            hanging,
+        )?;
         let own = |value: f64| [(Labels::new(), value)];
+        to.counter(
+            "warmd_buffers_written_off",
+            "Buffers of calls that were given up before they ended.",
+            own(threads::buffers_written_off() as f64),
+        )?;
         to.counter(
             "process_cpu_seconds",
             "CPU time of the process, user and system.",

@@ -100,7 +100,7 @@ pub(super) async fn run(
         budget: budget.of(row.size),
         from: row.audited_to,
         round: disk.disk_pass.unsigned_abs(),
-        pool: context.engine.pool.clone(),
+        pool: context.pool(false),
         chunk: context.engine.settings.chunk,
         in_flight: context.engine.settings.reads_in_flight.min(IN_FLIGHT),
         // In the final delta the source is off: sparing it only makes the downtime longer.

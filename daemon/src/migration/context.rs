@@ -256,6 +256,11 @@ impl Context {
         self.shares.get(disk).cloned().unwrap_or_default()
     }
 
+    /// The buffers that its work may hold: its target's share, and for what is urgent the reserve as well.
+    pub fn pool(&self, is_urgent: bool) -> BufferPool {
+        self.engine.pool.share(&self.ends.1, is_urgent)
+    }
+
     /// What bounds the rate of its passes now.
     pub fn ceilings(&self) -> Vec<Ceiling> {
         let mut ceilings =

@@ -437,12 +437,14 @@ async fn drain_all(
         // The source is off: sparing it only makes the downtime longer.
         settings.read_latency_factor = None;
     }
+    let pool = context.pool(kind == PassKind::Final);
+    settings.buffers = settings.buffers.min(pool.fair(disks.len()));
     let passes = disks.iter().zip(sources).zip(targets).map(|((disk, source), target)| {
         run_pass(PassJob {
             ledger: Arc::clone(&disk.ledger),
             source,
             target,
-            pool: context.engine.pool.clone(),
+            pool: pool.clone(),
             settings,
             pass: disk.record,
             progress: Arc::clone(&disk.progress),

@@ -13,8 +13,13 @@ use crate::seal::KeyError;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another daemon has it.
-    #[error("{dir} is in use by another warmd{}: stop that one first, or set another `state_dir`", named(*pid))]
-    Locked { dir: PathBuf, pid: Option<u32> },
+    #[error("{dir} is in use by another warmd{}: {}", named(*pid), advice(dying.as_deref()))]
+    Locked {
+        dir: PathBuf,
+        pid: Option<u32>,
+        /// Why it does not end although it was killed, if that is so.
+        dying: Option<String>,
+    },
     /// The file is something else.
     #[error(
         "{file} is not a warmd database ({why}); it was left as it is: move it away, or set another `state_dir`"
@@ -69,6 +74,16 @@ pub enum OpenError {
         #[source]
         cause: io::Error,
     },
+}
+
+fn advice(dying: Option<&str>) -> String {
+    match dying {
+        None => "stop that one first, or set another `state_dir`".to_owned(),
+        Some(why) => format!(
+            "it was killed and cannot end, as {why}. What it had begun to write may still happen, so its state is not \
+             taken over: let the storage answer again, or detach it (`umount -f`, `umount -l`), or restart the host"
+        ),
+    }
 }
 
 fn named(pid: Option<u32>) -> String {

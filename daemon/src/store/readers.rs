@@ -1,6 +1,7 @@
 //! Read-only connections, opened when first needed.
 //!
-//! Rule: a reader sees one moment of the database and holds up nobody; a long report takes one of a few, not all.
+//! Rule: a reader sees one moment of the database and holds up nobody; a long report takes one of a few, not all. Readers
+//! have threads of their own: whatever else hangs, the state is read.
 
 use std::{
     path::PathBuf,
@@ -15,7 +16,10 @@ use super::{
     error::{Fault, StoreError, unavailable},
     file, locked, say,
 };
+use crate::threads;
 
+/// What its readers' threads are called.
+const THREADS: &str = "the state";
 /// Reads at the same time.
 const READERS: usize = 4;
 
@@ -54,14 +58,16 @@ impl Readers {
             return self.work(work).map_err(|fault| fault.into_error(what));
         }
         let readers = self.clone();
-        tokio::task::spawn_blocking(move || {
+        let reading = move || {
             let result = readers.work(work);
             drop(turn);
             result
-        })
-        .await
-        .map_err(|panic| unavailable(what, panic))?
-        .map_err(|fault| fault.into_error(what))
+        };
+        let lane = threads::named(THREADS.into()).map_err(|error| unavailable(what, error))?;
+        lane.run(reading)
+            .await
+            .map_err(|error| unavailable(what, error))?
+            .map_err(|fault| fault.into_error(what))
     }
 
     fn work<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {

@@ -16,7 +16,7 @@ use crate::{
     libvirt::{DomainId, Libvirt},
     model::id::MigrationId,
     sources::SourceError,
-    span,
+    threads,
 };
 
 use super::{
@@ -25,6 +25,8 @@ use super::{
 };
 
 const LOOK: Duration = Duration::from_secs(1);
+/// A file system that does not tell its room within this time does not answer.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// Looks until it is dropped.
 #[derive(Debug)]
@@ -114,10 +116,12 @@ pub(super) async fn check_room(dir: &Path, reserve: u64) -> Result<(), SourceErr
 }
 
 async fn free(dir: PathBuf) -> std::io::Result<u64> {
-    span::blocking(move || {
+    let looking = threads::on(&dir)?;
+    let looking = looking.run(move || {
         let room = rustix::fs::statvfs(&dir)?;
         Ok(room.f_bavail.saturating_mul(room.f_frsize))
-    })
-    .await
-    .map_err(std::io::Error::other)?
+    });
+    tokio::time::timeout(ANSWER, looking)
+        .await
+        .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??
 }

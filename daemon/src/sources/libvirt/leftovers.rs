@@ -11,7 +11,7 @@ use crate::{
     libvirt::{BackupJob, Checkpoint, CurrentJob, DomainId, LibvirtError, LibvirtErrorKind, RunState},
     model::id::MigrationId,
     sources::{SourceError, SourceErrorKind},
-    span,
+    threads,
 };
 
 use super::{
@@ -23,6 +23,8 @@ use super::{
 };
 
 const JOB_END: Duration = Duration::from_mins(1);
+/// For each act on files.
+const NOOK: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(50);
 
 /// What became of a VM that was started only to read its disks.
@@ -98,7 +100,11 @@ impl LibvirtSource {
         act: impl FnOnce(Nook) -> std::io::Result<T> + Send + 'static,
     ) -> std::io::Result<T> {
         let settings = Arc::clone(&self.settings);
-        span::blocking(move || act(Nook::new(&settings, owner))).await.map_err(std::io::Error::other)?
+        let lane = threads::on(&settings.scratch_dir)?;
+        let acting = lane.run(move || act(Nook::new(&settings, owner)));
+        tokio::time::timeout(NOOK, acting)
+            .await
+            .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??
     }
 
     /// The migration's checkpoints, each after its parent.

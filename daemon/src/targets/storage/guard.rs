@@ -14,11 +14,10 @@ use async_trait::async_trait;
 use uuid::Uuid;
 use warmd_cbt::units::Extent;
 
-use super::{Storage, Where, blocking, doing, operator, safe_name};
+use super::{Storage, Where, blocking, blocking_within, doing, operator, safe_name};
 use crate::{
     libvirt::{LibvirtError, LibvirtErrorKind, overlay},
     model::id::{DiskKey, MigrationId},
-    span,
     targets::{
         DiskSpec, TargetError, TargetErrorKind,
         guard::{Guard, Guarded, GuardedDisk},
@@ -182,18 +181,6 @@ impl Guard for Storage {
             volume::remove_tree(&folder)
         })
         .await
-    }
-}
-
-async fn blocking_within(
-    doing: String,
-    deadline: Duration,
-    work: impl FnOnce() -> Result<(), VolumeError> + Send + 'static,
-) -> Result<(), TargetError> {
-    match tokio::time::timeout(deadline, span::blocking(work)).await {
-        Ok(Ok(answer)) => answer.map_err(|error| error.for_target(doing)),
-        Ok(Err(join)) => Err(TargetError::new(TargetErrorKind::Failed, doing, join)),
-        Err(late) => Err(TargetError::new(TargetErrorKind::Timeout, doing, late)),
     }
 }
 

@@ -42,11 +42,14 @@ use crate::{
         plan::is_target_name,
         storage,
     },
-    span,
+    threads,
 };
 
 /// In a migration's folder: who wrote to its disks last, a pass by its number.
 const LAST_WRITER: &str = "last-pass";
+
+/// What the threads are called on which files are looked at, made and removed.
+const LOOKS: &str = "the targets' files";
 
 /// For each look at, making or removing of a file.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -430,13 +433,29 @@ fn doing(what: &str, owner: MigrationId, spec: &DiskSpec) -> String {
     format!("{what} disk {} of migration {owner}", spec.key)
 }
 
-/// Runs file system calls, which may hang, on a thread of their own.
+/// Runs file system calls, which may hang, on threads that are there for that alone.
 pub async fn blocking<T: Send + 'static>(
     doing: String,
     work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
 ) -> Result<T, TargetError> {
-    match tokio::time::timeout(DEADLINE, span::blocking(work)).await {
+    blocking_within(doing, DEADLINE, work).await
+}
+
+/// The same within a time.
+pub(super) async fn blocking_within<T: Send + 'static>(
+    doing: String,
+    deadline: Duration,
+    work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
+) -> Result<T, TargetError> {
+    let lane = match threads::named(LOOKS.into()) {
+        Ok(lane) => lane,
+        Err(error) => return Err(TargetError::new(TargetErrorKind::Failed, doing, error)),
+    };
+    match tokio::time::timeout(deadline, lane.run(work)).await {
         Ok(Ok(answer)) => answer.map_err(|error| error.for_target(doing)),
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::TimedOut => {
+            Err(TargetError::new(TargetErrorKind::Timeout, doing, error))
+        }
         Ok(Err(join)) => Err(TargetError::new(TargetErrorKind::Failed, doing, join)),
         Err(late) => Err(TargetError::new(TargetErrorKind::Timeout, doing, late)),
     }

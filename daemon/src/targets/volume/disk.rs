@@ -8,12 +8,12 @@ use std::{fmt, ops::Range, path::Path, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use tokio::{sync::Semaphore, time::timeout};
 use warmd_cbt::{
-    buffer::Buffer,
+    buffer::{Buffer, Loan},
     disk::{Allocation, DiskError, DiskLimits, ErrorKind, Operation, ReadDisk, WriteDisk},
     units::{Extent, Length, Offset},
 };
 
-use crate::span;
+use crate::threads::{self, Lane};
 
 use super::{
     body::Volume,
@@ -55,6 +55,8 @@ impl Default for VolumeOptions {
 pub struct FileDisk {
     volume: Arc<Volume>,
     threads: Arc<Semaphore>,
+    /// Of its file system.
+    lane: Arc<Lane>,
     options: VolumeOptions,
 }
 
@@ -72,18 +74,19 @@ impl FileDisk {
     ) -> Result<Self, VolumeError> {
         let hung = || std::io::Error::from(std::io::ErrorKind::TimedOut);
         let started = tokio::time::Instant::now();
+        let lane = threads::on(path).map_err(|error| VolumeError::io("opening", path, error))?;
         loop {
             let (place, calls) = (path.to_owned(), calls());
-            let opening = span::blocking(move || Volume::open(&place, size, options.direct, calls));
+            let opening = lane.run(move || Volume::open(&place, size, options.direct, calls));
             let answer = match timeout(options.deadline, opening).await {
                 Ok(Ok(answer)) => answer,
-                Ok(Err(join)) => Err(VolumeError::io("opening", path, std::io::Error::other(join))),
+                Ok(Err(error)) => Err(VolumeError::io("opening", path, error)),
                 Err(_) => Err(VolumeError::io("opening", path, hung())),
             };
             match answer {
                 Ok(volume) => {
                     let threads = Arc::new(Semaphore::new(options.in_flight.max(1)));
-                    return Ok(Self { volume: Arc::new(volume), threads, options });
+                    return Ok(Self { volume: Arc::new(volume), threads, lane, options });
                 }
                 Err(VolumeError::InUse { .. } | VolumeError::Hangs { .. })
                     if started.elapsed() < options.lock_wait =>
@@ -95,12 +98,20 @@ impl FileDisk {
         }
     }
 
-    /// Runs `work` on a blocking thread. `changes` says that it must not be abandoned unnoticed.
+    /// Puts it on a file system of its own, as far as threads are concerned.
+    #[cfg(test)]
+    pub(super) fn set_lane(&mut self, lane: Arc<Lane>) {
+        self.lane = lane;
+    }
+
+    /// Runs `work` on a thread that may hang. `changes` says that it must not be abandoned unnoticed; `loan` is of the buffer
+    /// that it holds, which is written off if it is.
     async fn run<T: Send + 'static>(
         &self,
         operation: Operation,
         extent: Option<Extent>,
         changes: bool,
+        loan: Option<Loan>,
         work: impl FnOnce(&Volume) -> std::io::Result<T> + Send + 'static,
     ) -> Result<T, DiskError> {
         self.admit(operation, extent)?;
@@ -116,22 +127,27 @@ impl FileDisk {
         // It may have broken while this call waited.
         self.admit(operation, extent)?;
         let volume = Arc::clone(&self.volume);
-        let task = span::blocking(move || {
+        let task = self.lane.run(move || {
             let answer = work(&volume);
             drop(volume);
             drop(thread);
             answer
         });
-        let abandoned = Abandoned(changes.then_some((&self.volume, operation)));
+        let abandoned = Abandoned { change: changes.then_some((&self.volume, operation)), loan };
         let answer = timeout(deadline, task).await;
         match answer {
+            // It was not begun, as too many calls hang there already.
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::TimedOut => {
+                abandoned.ended();
+                Err(self.failed(ErrorKind::Timeout, operation, extent, error))
+            }
             Ok(joined) => {
                 abandoned.ended();
                 let done = joined.unwrap_or_else(|join| {
                     if changes {
                         self.volume.break_off(ErrorKind::Media, format!("a {operation} ended in a panic"));
                     }
-                    Err(std::io::Error::other(join))
+                    Err(join)
                 });
                 done.map_err(|error| {
                     // What was found broken in the call tells more than the call's errno.
@@ -180,18 +196,26 @@ impl FileDisk {
     }
 }
 
-/// Breaks the volume off if the call that it watches is given up before its end.
-struct Abandoned<'a>(Option<(&'a Arc<Volume>, Operation)>);
+/// If the call that it watches is given up before its end, breaks the volume off, and writes the call's buffer off.
+struct Abandoned<'a> {
+    change: Option<(&'a Arc<Volume>, Operation)>,
+    loan: Option<Loan>,
+}
 
 impl Abandoned<'_> {
     fn ended(mut self) {
-        self.0 = None;
+        (self.change, self.loan) = (None, None);
     }
 }
 
 impl Drop for Abandoned<'_> {
     fn drop(&mut self) {
-        if let Some((volume, operation)) = self.0 {
+        if let Some(loan) = self.loan.take() {
+            let replaced = loan.write_off();
+            threads::buffer_written_off();
+            tracing::warn!(replaced, "a call was given up, and its buffer is written off until it ends");
+        }
+        if let Some((volume, operation)) = self.change {
             volume.break_off(ErrorKind::Timeout, format!("a {operation} was given up and may still happen"));
         }
     }
@@ -209,7 +233,8 @@ impl ReadDisk for FileDisk {
 
     async fn read(&self, at: Offset, mut buffer: Buffer) -> Result<Buffer, DiskError> {
         let Some(extent) = self.extent(Operation::Read, at, buffer.len())? else { return Ok(buffer) };
-        self.run(Operation::Read, Some(extent), false, move |volume| {
+        let loan = buffer.loan();
+        self.run(Operation::Read, Some(extent), false, loan, move |volume| {
             volume.read_all(&mut buffer, at)?;
             Ok(buffer)
         })
@@ -217,7 +242,8 @@ impl ReadDisk for FileDisk {
     }
 
     async fn allocation(&self, extent: Extent) -> Result<Vec<Allocation>, DiskError> {
-        self.run(Operation::Allocation, Some(extent), false, move |volume| volume.allocation(extent)).await
+        self.run(Operation::Allocation, Some(extent), false, None, move |volume| volume.allocation(extent))
+            .await
     }
 }
 
@@ -229,7 +255,8 @@ impl WriteDisk for FileDisk {
             return Err(self.failed(ErrorKind::Refused, Operation::Write, None, why));
         }
         let Some(extent) = self.extent(Operation::Write, at, range.len())? else { return Ok(buffer) };
-        self.run(Operation::Write, Some(extent), true, move |volume| {
+        let loan = buffer.loan();
+        self.run(Operation::Write, Some(extent), true, loan, move |volume| {
             volume.still_whole()?;
             volume.write_all(&buffer[range], at)?;
             Ok(buffer)
@@ -240,7 +267,7 @@ impl WriteDisk for FileDisk {
     async fn write_zeroes(&self, extent: Extent) -> Result<(), DiskError> {
         self.admit(Operation::WriteZeroes, Some(extent))?;
         for step in extent.split(ZERO_STEP) {
-            self.run(Operation::WriteZeroes, Some(step), true, move |volume| {
+            self.run(Operation::WriteZeroes, Some(step), true, None, move |volume| {
                 volume.still_whole()?;
                 super::zeroes::make_zero(volume, step)
             })
@@ -254,7 +281,7 @@ impl WriteDisk for FileDisk {
     }
 
     async fn flush(&self) -> Result<(), DiskError> {
-        self.run(Operation::Flush, None, true, Volume::sync).await
+        self.run(Operation::Flush, None, true, None, Volume::sync).await
     }
 }
 

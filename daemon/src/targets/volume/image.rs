@@ -22,7 +22,7 @@ use warmd_cbt::{
     units::{Extent, Length, Offset},
 };
 
-use crate::span;
+use crate::threads::{self, Lane};
 
 use super::{error::VolumeError, identity::Identity, identity::size_of, in_use};
 
@@ -40,22 +40,22 @@ pub struct ImageFile {
     path: PathBuf,
     size: Length,
     threads: Arc<Semaphore>,
+    lane: Arc<Lane>,
 }
 
 impl ImageFile {
     /// Opens the image at `path`, which must be `size` bytes long.
     pub async fn open(path: &Path, size: Length) -> Result<Self, VolumeError> {
         let place = path.to_owned();
-        let opening = span::blocking(move || open(&place, size));
+        let lane = threads::on(path).map_err(|error| VolumeError::io("opening", path, error))?;
+        let opening = lane.run(move || open(&place, size));
         let late = || VolumeError::io("opening", path, io::ErrorKind::TimedOut.into());
         let file = match timeout(DEADLINE, opening).await {
-            Ok(joined) => {
-                joined.map_err(|join| VolumeError::io("opening", path, io::Error::other(join)))??
-            }
+            Ok(opened) => opened.map_err(|error| VolumeError::io("opening", path, error))??,
             Err(_) => return Err(late()),
         };
         let threads = Arc::new(Semaphore::new(IN_FLIGHT));
-        Ok(Self { file: Arc::new(file), path: path.to_owned(), size, threads })
+        Ok(Self { file: Arc::new(file), path: path.to_owned(), size, threads, lane })
     }
 
     fn failed(&self, kind: ErrorKind, extent: Option<Extent>, cause: impl fmt::Display) -> DiskError {
@@ -113,12 +113,12 @@ impl ReadDisk for ImageFile {
         let reading = async {
             let thread = Arc::clone(&self.threads).acquire_owned().await.map_err(io::Error::other)?;
             let file = Arc::clone(&self.file);
-            let reading = span::blocking(move || {
+            let reading = self.lane.run(move || {
                 let read = file.read_exact_at(&mut buffer, at.0).map(|()| buffer);
                 drop(thread);
                 read
             });
-            reading.await.map_err(io::Error::other)?
+            reading.await?
         };
         match timeout(DEADLINE, reading).await {
             Ok(Ok(buffer)) => Ok(buffer),

@@ -21,7 +21,7 @@ use super::{
 use crate::targets::{TargetErrorKind, volume::disk::VolumeOptions};
 use std::{io, sync::Arc, time::Duration};
 use warmd_cbt::{
-    buffer::Buffer,
+    buffer::{Buffer, BufferPool},
     disk::{ErrorKind, Operation, ReadDisk},
     units::{Extent, Length, Offset},
 };
@@ -318,6 +318,53 @@ async fn a_hung_write_is_fenced_off() {
     write(&disk, 0, 4096, 2).await;
     disk.flush().await.unwrap();
     assert_eq!(fs::read(&bench.path).unwrap()[..4096], [2; 4096]);
+}
+
+#[tokio::test]
+async fn disks_on_a_file_system_that_hangs_take_neither_all_buffers_nor_threads() {
+    const DISKS: usize = 5;
+    let faults = Arc::new(Faulty::default());
+    let _opens = Opens(Arc::clone(&faults));
+    let lane = crate::threads::named("disks that hang".into()).unwrap();
+    let pool = BufferPool::with_reserve(96, 8, 4096);
+    let share = pool.share("hung", false);
+    let mut benches = Vec::new();
+    for _ in 0..=DISKS {
+        let bench = Bench::new();
+        let mut disk = bench.try_open(&faults, hasty()).await.unwrap();
+        disk.set_lane(Arc::clone(&lane));
+        benches.push((bench, Arc::new(disk)));
+    }
+    faults.gate.shut();
+    let (_, spare) = benches.pop().unwrap();
+    let mut writes = tokio::task::JoinSet::new();
+    for (_, disk) in &benches {
+        for at in 0..16 {
+            let buffer = share.take(4096);
+            let (disk, buffer) = (Arc::clone(disk), tokio::time::timeout(Duration::from_secs(9), buffer));
+            writes.spawn(async move { disk.write(Offset(at * 4096), buffer.await.unwrap(), 0..4096).await });
+        }
+    }
+    while let Some(write) = writes.join_next().await {
+        assert_eq!(write.unwrap().unwrap_err().kind, ErrorKind::Timeout);
+    }
+    // What was begun hangs, in buffers that are written off, and nothing more is begun.
+    let begun = faults.gate.waiting.load(Ordering::SeqCst);
+    assert!((crate::threads::HANGING..=crate::threads::AT_ONCE).contains(&begun), "{begun}");
+    assert_eq!((pool.written_off(), pool.available()), (begun, 88));
+    let asked = std::time::Instant::now();
+    let error = spare.write(Offset(0), filled(4096, 1), 0..4096).await.unwrap_err();
+    assert!(error.to_string().contains("calls hang on disks that hang"), "{error}");
+    assert!(asked.elapsed() < Duration::from_millis(150), "it waited");
+    assert_eq!(faults.gate.waiting.load(Ordering::SeqCst), begun);
+
+    faults.gate.open();
+    let until = tokio::time::Instant::now() + Duration::from_secs(10);
+    while pool.written_off() > 0 {
+        assert!(tokio::time::Instant::now() < until, "{} never came back", pool.written_off());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    write(&spare, 0, 4096, 1).await;
 }
 
 #[tokio::test]

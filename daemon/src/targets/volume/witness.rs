@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::timeout;
 
-use crate::span;
+use crate::threads;
 
 use super::{VolumeKind, error::VolumeError, identity::Identity, in_use};
 
@@ -74,8 +74,9 @@ async fn within<T: Send + 'static>(
     work: impl FnOnce(&Path) -> Result<T, VolumeError> + Send + 'static,
 ) -> Result<T, VolumeError> {
     let owned = path.to_owned();
-    match timeout(DEADLINE, span::blocking(move || work(&owned))).await {
-        Ok(joined) => joined.map_err(|join| failed(path, io::Error::other(join)))?,
+    let lane = threads::on(path).map_err(|error| failed(path, error))?;
+    match timeout(DEADLINE, lane.run(move || work(&owned))).await {
+        Ok(answer) => answer.map_err(|error| failed(path, error))?,
         Err(_) => Err(failed(path, io::ErrorKind::TimedOut.into())),
     }
 }

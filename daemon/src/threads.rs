@@ -1,0 +1,215 @@
+//! Threads for calls that may hang: those of one mounted file system apart from those of all others, and from the runtime's.
+//!
+//! Rule: a call is counted before it is begun. One that nobody waits for any more, and that has not ended, hangs; while
+//! [`HANGING`] calls hang on a file system, no further one is begun there: it fails at once. So a file system that answers
+//! nothing costs a bounded number of threads and buffers, and no other file system, the API or the state any.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::unix::ffi::OsStringExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
+    },
+};
+
+use tokio::{runtime::Runtime, sync::Semaphore};
+use tracing::Span;
+
+/// Calls at once on one file system; more wait.
+pub(crate) const AT_ONCE: usize = 64;
+/// Hanging calls with which a file system gets no more.
+pub(crate) const HANGING: usize = 32;
+
+static LANES: Mutex<BTreeMap<PathBuf, Arc<Lane>>> = Mutex::new(BTreeMap::new());
+
+/// Buffers of calls that were given up.
+static WRITTEN_OFF: AtomicU64 = AtomicU64::new(0);
+
+/// Counts a buffer of a call that was given up.
+pub(crate) fn buffer_written_off() {
+    WRITTEN_OFF.fetch_add(1, SeqCst);
+}
+
+/// How many there were.
+pub(crate) fn buffers_written_off() -> u64 {
+    WRITTEN_OFF.load(SeqCst)
+}
+
+/// The threads of one file system.
+pub(crate) struct Lane {
+    place: PathBuf,
+    /// Its blocking threads alone are used. Never dropped: that would wait for calls that hang.
+    threads: Runtime,
+    turns: Arc<Semaphore>,
+    hanging: AtomicUsize,
+}
+
+/// The threads for calls on `path`, which need not be there. It is not looked at: that itself may hang.
+pub(crate) fn on(path: &Path) -> io::Result<Arc<Lane>> {
+    let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    named(mount_of(path, &mounts))
+}
+
+/// The threads for calls on the place of that name.
+pub(crate) fn named(place: PathBuf) -> io::Result<Arc<Lane>> {
+    let mut lanes = LANES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(lane) = lanes.get(&place) {
+        return Ok(Arc::clone(lane));
+    }
+    let lane = Arc::new(Lane::new(place.clone())?);
+    lanes.insert(place, Arc::clone(&lane));
+    Ok(lane)
+}
+
+/// How many calls hang, by file system; only those where one does.
+pub(crate) fn hanging() -> Vec<(PathBuf, usize)> {
+    let lanes = LANES.lock().unwrap_or_else(PoisonError::into_inner);
+    let all = lanes.values().map(|lane| (lane.place.clone(), lane.hanging.load(SeqCst)));
+    all.filter(|(_, hanging)| *hanging > 0).collect()
+}
+
+impl Lane {
+    fn new(place: PathBuf) -> io::Result<Self> {
+        let mut threads = tokio::runtime::Builder::new_current_thread();
+        let threads = threads.max_blocking_threads(AT_ONCE).thread_name("may-hang").build()?;
+        let turns = Arc::new(Semaphore::new(AT_ONCE));
+        Ok(Self { place, threads, turns, hanging: AtomicUsize::new(0) })
+    }
+
+    /// Runs `work` on a thread of its own, in the span of whoever asks. Waits for a turn among calls that do not hang. The
+    /// future that is dropped gives the call up.
+    pub(crate) async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        self.admit()?;
+        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(io::Error::other)?;
+        // More may hang by now.
+        self.admit()?;
+        let (span, one_is_gone) = (Span::current(), Arc::new(AtomicBool::new(false)));
+        let end = |of_call| End { lane: Arc::clone(self), of_call, one_is_gone: Arc::clone(&one_is_gone) };
+        let (ours, theirs) = (end(false), end(true));
+        let running = self.threads.spawn_blocking(move || {
+            // Also when it ends in a panic.
+            let _held = (theirs, turn);
+            span.in_scope(work)
+        });
+        let answer = running.await.map_err(io::Error::other);
+        drop(ours);
+        answer
+    }
+
+    fn admit(&self) -> io::Result<()> {
+        let hanging = self.hanging.load(SeqCst);
+        if hanging < HANGING {
+            return Ok(());
+        }
+        let place = self.place.display();
+        let why = format!("{hanging} calls hang on {place}: no more are made until it answers");
+        Err(io::Error::new(io::ErrorKind::TimedOut, why))
+    }
+}
+
+/// One end of a call: the call's own, or that of who waits for it. A waiter that goes first leaves a call that hangs,
+/// which is counted until it ends.
+struct End {
+    lane: Arc<Lane>,
+    of_call: bool,
+    one_is_gone: Arc<AtomicBool>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let is_first = !self.one_is_gone.swap(true, SeqCst);
+        match (self.of_call, is_first) {
+            (false, true) => {
+                self.lane.hanging.fetch_add(1, SeqCst);
+            }
+            (true, false) => {
+                self.lane.hanging.fetch_sub(1, SeqCst);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The mount that `path` is on, by its spelling.
+fn mount_of(path: &Path, mounts: &[u8]) -> PathBuf {
+    let all = mounts.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+    let all = all.map(|mount| PathBuf::from(std::ffi::OsString::from_vec(unescaped(mount))));
+    all.filter(|mount| path.starts_with(mount))
+        .max_by_key(|mount| mount.as_os_str().len())
+        .unwrap_or_else(|| PathBuf::from("/"))
+}
+
+/// `\040` and its like are a space and its like.
+fn unescaped(text: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, after)) = rest.split_first() {
+        let code = after.get(..3).filter(|_| *first == b'\\');
+        let code = code.and_then(|code| u8::from_str_radix(std::str::from_utf8(code).ok()?, 8).ok());
+        bytes.push(code.unwrap_or(*first));
+        rest = if code.is_some() { &after[3..] } else { after };
+    }
+    bytes
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "how a test fails")]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn a_place_is_known_by_the_deepest_mount_above_it() {
+        let mounts = b"22 1 0:20 / / rw - ext4 a rw\n23 22 0:21 / /mnt/nfs\\040one rw - nfs b rw\n24 22 0:22 / /mnt rw - x c rw\n";
+        for (path, mount) in [
+            ("/mnt/nfs one/vm/disk", "/mnt/nfs one"),
+            ("/mnt/nfs onesie", "/mnt"),
+            ("/var/x", "/"),
+            ("relative", "/"),
+        ] {
+            assert_eq!(mount_of(Path::new(path), mounts), PathBuf::from(mount), "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_that_hang_are_counted_bounded_and_harm_no_other_place() {
+        let [lane, other] = ["hung", "well"].map(|name| named(PathBuf::from(name)).unwrap());
+        let (release, gate) = mpsc::channel::<()>();
+        let gate = Arc::new(Mutex::new(gate));
+        let hang = || {
+            let (lane, gate) = (Arc::clone(&lane), Arc::clone(&gate));
+            async move {
+                let call = lane.run(move || gate.lock().unwrap().recv().is_ok());
+                tokio::time::timeout(Duration::from_millis(200), call).await
+            }
+        };
+        // More at once than may hang: those that were begun are, the others fail at once from then on.
+        let calls = futures::future::join_all((0..3 * AT_ONCE).map(|_| hang())).await;
+        assert!(calls.iter().all(|call| !matches!(call, Ok(Ok(_)))));
+        assert_eq!(lane.hanging.load(SeqCst), AT_ONCE);
+        let error = lane.run(|| ()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(error.to_string().contains("64 calls hang on hung"), "{error}");
+        assert!(hanging().contains(&(PathBuf::from("hung"), AT_ONCE)));
+        assert_eq!(other.run(|| 7).await.unwrap(), 7);
+        assert_eq!(tokio::task::spawn_blocking(|| 8).await.unwrap(), 8);
+
+        drop(release);
+        for _ in 0..500 {
+            if lane.hanging.load(SeqCst) == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(lane.run(|| 9).await.unwrap(), 9, "it answers again");
+        let ended = lane.run(|| panic!("in a call")).await.map(|()| ());
+        assert!(ended.is_err() && lane.hanging.load(SeqCst) == 0);
+    }
+}
