@@ -340,9 +340,11 @@ async fn disks_on_a_file_system_that_hangs_take_neither_all_buffers_nor_threads(
     let mut writes = tokio::task::JoinSet::new();
     for (_, disk) in &benches {
         for at in 0..16 {
-            let buffer = share.take(4096);
-            let (disk, buffer) = (Arc::clone(disk), tokio::time::timeout(Duration::from_secs(9), buffer));
-            writes.spawn(async move { disk.write(Offset(at * 4096), buffer.await.unwrap(), 0..4096).await });
+            let (disk, share) = (Arc::clone(disk), share.clone());
+            writes.spawn(async move {
+                let buffer = tokio::time::timeout(Duration::from_secs(9), share.take(4096)).await.unwrap();
+                disk.write(Offset(at * 4096), buffer, 0..4096).await
+            });
         }
     }
     while let Some(write) = writes.join_next().await {
