@@ -42,7 +42,7 @@ const KEPT: [&str; 30] = [
     "<filterref filter='warmd-test'>",
     "<parameter name='IP' value='10.0.0.7'/>",
     "<port isolated='yes'/>",
-    "<watchdog model='i6300esb' action='poweroff'/>",
+    "<watchdog model='i6300esb' action='poweroff'>",
     "<model type='vga' vram='16384' heads='1' primary='yes'/>",
     "<input type='tablet' bus='usb'>",
     "<sound model='ich6'>",
