@@ -251,6 +251,16 @@ impl Libvirt {
         self.about(Lane::Urgent, verb, domain, move |domain| domain.set_autostart(on)).await
     }
 
+    /// Puts the mark of where it went into its persistent definition, in place of an older one.
+    pub async fn set_moved_mark(&self, domain: DomainId, element: &str) -> Result<(), LibvirtError> {
+        self.set_metadata(domain, Affects::Config, DomainXml::MOVED_NAMESPACE, "warmd", element).await
+    }
+
+    /// Removes that mark; none is success.
+    pub async fn remove_moved_mark(&self, domain: DomainId) -> Result<(), LibvirtError> {
+        self.remove_metadata(domain, Affects::Config, DomainXml::MOVED_NAMESPACE).await
+    }
+
     /// The names of its snapshots; none where the driver has no snapshots.
     pub async fn snapshot_names(&self, domain: DomainId) -> Result<Vec<String>, LibvirtError> {
         match self.about(Lane::Look, "snapshot-list", domain, |domain| domain.snapshot_names()).await {

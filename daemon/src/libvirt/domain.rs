@@ -41,6 +41,19 @@ pub struct DomainXml {
     pub runs_as: Option<(u32, u32)>,
     /// What warmd wrote into its metadata: element and `owner`.
     pub tags: Vec<(String, String)>,
+    /// Where it went, if warmd holds it off.
+    pub moved: Option<MovedMark>,
+}
+
+/// What warmd leaves in the persistent definition of a domain that it moved away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MovedMark {
+    /// The migration's id.
+    pub owner: String,
+    /// The target's name.
+    pub to: String,
+    /// It was started with its host before.
+    pub autostart: bool,
 }
 
 /// What the domain boots by.
@@ -68,6 +81,9 @@ impl DomainXml {
 
     /// The element in that namespace which marks a domain that warmd made.
     pub const MOVED_HERE: &str = "target";
+
+    /// The XML namespace of the mark of a domain that was moved away: its own, because libvirt keeps one element of each.
+    pub const MOVED_NAMESPACE: &str = "urn:warmd:moved:1";
 
     /// Reads what `virsh dumpxml` prints.
     pub fn read(text: &str) -> Result<Self, XmlError> {
@@ -100,6 +116,7 @@ impl DomainXml {
             on_poweroff: xml::text(root, "on_poweroff").unwrap_or("destroy").to_owned(),
             runs_as: runs_as(root),
             tags: tags(root),
+            moved: moved(root),
         })
     }
 
@@ -211,6 +228,19 @@ fn runs_as(root: Node<'_, '_>) -> Option<(u32, u32)> {
     let label = xml::children(root, "seclabel").find(|label| label.attribute("model") == Some("dac"))?;
     let (user, group) = xml::text(label, "label")?.split_once(':')?;
     Some((user.trim_start_matches('+').parse().ok()?, group.trim_start_matches('+').parse().ok()?))
+}
+
+fn moved(root: Node<'_, '_>) -> Option<MovedMark> {
+    let metadata = xml::child(root, "metadata")?;
+    let mark = metadata
+        .children()
+        .find(|node| node.is_element() && node.tag_name().namespace() == Some(DomainXml::MOVED_NAMESPACE))?;
+    let text = |name| mark.attribute(name).unwrap_or_default().to_owned();
+    Some(MovedMark {
+        owner: text("owner"),
+        to: text("to"),
+        autostart: mark.attribute("autostart") == Some("yes"),
+    })
 }
 
 fn tags(root: Node<'_, '_>) -> Vec<(String, String)> {

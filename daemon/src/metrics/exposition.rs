@@ -36,6 +36,7 @@ pub(super) struct Exposition {
     /// Those that are not done or cancelled.
     views: Vec<MigrationView>,
     states: BTreeMap<(String, &'static str), u64>,
+    sources_run: Vec<(String, u64)>,
     budgets: Vec<BudgetView>,
     windows: (Vec<WindowView>, Vec<PromiseView>),
     commits: Buckets,
@@ -53,7 +54,8 @@ impl Exposition {
         let views = now.views.iter().filter(|view| !view.state.is_final()).cloned().collect();
         let (budgets, commits) = (now.budgets.clone(), latencies(&now.commits));
         let windows = (now.windows.clone(), now.promises.clone());
-        Self { passes, at: now.at, views, states, budgets, windows, commits }
+        let sources_run = now.sources_run.clone();
+        Self { passes, at: now.at, views, states, sources_run, budgets, windows, commits }
     }
 
     fn of_passes(&self, to: &mut Sink) -> fmt::Result {
@@ -114,6 +116,11 @@ impl Exposition {
             (vec![("plan", plan.clone()), ("state", (*state).to_owned())], *count as f64)
         });
         to.gauge("warmd_migrations", "Migrations, by state.", states)?;
+        to.gauge(
+            "warmd_source_running_after_cutover",
+            "Source VMs that were last seen running after their target VM was started.",
+            self.sources_run.iter().map(|(plan, count)| (vec![("plan", plan.clone())], *count as f64)),
+        )?;
         let mut pending: BTreeMap<DiskName, u64> = BTreeMap::new();
         let mut faults: BTreeMap<DiskName, bool> = BTreeMap::new();
         let mut forecasts: BTreeMap<[String; 2], f64> = BTreeMap::new();

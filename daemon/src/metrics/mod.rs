@@ -69,6 +69,8 @@ pub struct Now {
     pub views: Vec<MigrationView>,
     /// How many are over, by plan and state.
     pub finished: Vec<(String, &'static str, u64)>,
+    /// How many sources run beside their target VMs, as last seen, by plan.
+    pub sources_run: Vec<(String, u64)>,
     /// What budgets allow, and what of it is in use.
     pub budgets: Vec<BudgetView>,
     /// Of the plans of those that are under way.

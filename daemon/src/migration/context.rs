@@ -251,6 +251,11 @@ impl Context {
         }
     }
 
+    /// The target's name.
+    pub fn target_endpoint(&self) -> &str {
+        &self.ends.1
+    }
+
     /// What the work on a disk takes from.
     pub fn shares(&self, disk: &DiskKey) -> DiskShares {
         self.shares.get(disk).cloned().unwrap_or_default()

@@ -6,10 +6,11 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use warmd_cbt::{mutant::mutant, stop::StopSignal, verify::manifest_root};
 
 use super::{
-    admission,
+    admission, afterwards,
     boot_check::BootChecks,
     context::Context,
     conversion,
@@ -29,7 +30,7 @@ use crate::{
         transition::Work,
         view::{PassKind, Verdict},
     },
-    sources::{HowStopped, Leftover, ShutdownPolicy, SourceError, SourceErrorKind},
+    sources::{HowStopped, Leftover, Moved, ShutdownPolicy, SourceError, SourceErrorKind},
     store::SealRow,
     targets::{CreateMachine, MachineState, TargetErrorKind, Writer},
 };
@@ -126,7 +127,71 @@ async fn stop_source(context: &Context) -> Result<Option<String>, WorkError> {
             cutover.source_stopped.get_or_insert_with(clock::now);
         })
         .await?;
+    hold_off(context).await?;
     Ok(Some(how.to_string()))
+}
+
+/// Takes away what could start the source again, which the record knows before. Also of one that was off before.
+async fn hold_off(context: &Context) -> Result<(), WorkError> {
+    if mutant("hold-off-forgotten") {
+        return Ok(());
+    }
+    let was = match context.cutover().held_off {
+        Some(was) => was,
+        None => {
+            let was = context.source.starters(&context.vm, context.id).await?;
+            context.remember(|cutover| cutover.held_off = Some(was.clone())).await?;
+            was
+        }
+    };
+    let moved = Moved { owner: context.id, target: context.target_endpoint().to_owned() };
+    context.source.hold_off(&context.vm, &moved, &was).await?;
+    crash::point("source.held-off");
+    Ok(())
+}
+
+/// Gives back what [`hold_off`] took away. What it was is forgotten only after that.
+pub(super) async fn let_go(context: &Context) -> Result<(), WorkError> {
+    let Some(was) = context.cutover().held_off else { return Ok(()) };
+    match context.source.let_go(&context.vm, context.id, &was).await {
+        // What is not there is not held.
+        Err(error) if error.kind == SourceErrorKind::NotFound => {}
+        result => result?,
+    }
+    context.remember(|cutover| cutover.held_off = None).await?;
+    Ok(())
+}
+
+/// The target VM is gone for sure: the target says that it removed it, and then that it is not there.
+async fn discard_seen(context: &Context) -> Result<(), WorkError> {
+    context.target.discard_machine(context.id).await?;
+    if mutant("discard-trusted") {
+        return Ok(());
+    }
+    match context.target.look(context.id).await? {
+        MachineState::Absent => Ok(()),
+        MachineState::NotManaged => {
+            let text = "the target only keeps disks: whether somebody else runs a VM from them is not known to warmd";
+            context.note("warning", text.to_owned()).await;
+            Ok(())
+        }
+        state => Err(WorkError::passing(format!(
+            "the target said that it removed the VM, and it is {state:?}: the source is not started before it is gone"
+        ))),
+    }
+}
+
+/// Starts the source, and sees it run.
+pub(super) async fn power_on_seen(context: &Context) -> Result<(), SourceError> {
+    context.source.power_on(&context.vm).await?;
+    match context.source.power(&context.vm).await? {
+        PowerState::Running => Ok(()),
+        state => Err(SourceError::new(
+            SourceErrorKind::Failed,
+            format!("starting VM {}", context.machine.name),
+            format!("it was started, and is {state:?}; trying again"),
+        )),
+    }
 }
 
 async fn final_delta(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
@@ -203,6 +268,8 @@ async fn create(context: &Context) -> Result<Option<String>, WorkError> {
         machine: converted.unwrap_or_else(|| context.mapped_machine()),
         disks: context.made_disks().await?,
     };
+    // Kept before it is asked: an undo discards it, in whichever phase it finds the cutover after a restart.
+    context.remember(|cutover| cutover.create_asked = true).await?;
     context.target.create(&request).await?;
     Ok(None)
 }
@@ -297,6 +364,7 @@ async fn watch(context: &Context) -> Result<Option<String>, WorkError> {
     let wanted = context.boot_check();
     let mut checks = BootChecks::new(&wanted);
     loop {
+        afterwards::source_is_off(context).await?;
         match context.target.look(context.id).await {
             Ok(MachineState::NotManaged) => return Ok(Some("somebody else starts the machine".to_owned())),
             Ok(MachineState::Running) => {
@@ -336,6 +404,18 @@ async fn watch(context: &Context) -> Result<Option<String>, WorkError> {
 }
 
 async fn release(context: &Context) -> Result<Option<String>, WorkError> {
+    if !afterwards::source_is_off(context).await? {
+        return Err(WorkError::passing(
+            "its source does not say whether the source VM is off: nothing is released before that is known",
+        ));
+    }
+    afterwards::source_was_off(context).await?;
+    if context.cutover().held_off.is_some_and(|was| was.autostart) {
+        context.target.set_autostart(context.id, true).await?;
+    }
+    let span = TimeDelta::from_std(context.plan().cutover.watch_source).unwrap_or(TimeDelta::MAX);
+    let until = (span > TimeDelta::zero()).then(|| clock::now().checked_add_signed(span)).flatten();
+    context.remember(|cutover| cutover.watch_until = until).await?;
     context.source.end_snapshot(&context.vm, context.id).await?;
     let leftovers = context.source.release_marks(&context.vm, context.id, &[]).await?;
     tell(context, leftovers).await;
@@ -356,8 +436,9 @@ pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
     if mutant("undo-forgotten") {
         return Ok(());
     }
-    if from >= Phase::CreateVm {
-        context.target.discard_machine(context.id).await?;
+    // After a restart the phase is an earlier one again, and the VM is there all the same.
+    if from >= Phase::CreateVm || (context.cutover().create_asked && !mutant("undo-trusts-phase")) {
+        discard_seen(context).await?;
         crash::point("undo.discarded");
     }
     if context.cutover().start_asked.is_some() {
@@ -371,6 +452,7 @@ pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
         let text = "the target VM may have run: its disks are copied again, whole, in the next pass";
         context.note("warning", text.to_owned()).await;
     }
+    let_go(context).await?;
     match source_back(context, from).await {
         Err(error) if error.kind == SourceErrorKind::NotFound => {
             context.note("warning", format!("there is no source VM to power on: {error}")).await;
@@ -391,7 +473,7 @@ pub(super) async fn source_back(context: &Context, from: Phase) -> Result<(), So
         if from == Phase::StopSource {
             await_asked_shutdown(context).await?;
         }
-        context.source.power_on(&context.vm).await?;
+        power_on_seen(context).await?;
     }
     Ok(())
 }
@@ -431,6 +513,7 @@ pub async fn clean(context: &Context) -> Result<(), WorkError> {
         return Ok(());
     }
     context.target.discard_machine(context.id).await?;
+    let_go(context).await?;
     let made = context.made_disks().await?;
     // Without a ledger the disks may have been made all the same, and not noted.
     let disks = if made.is_empty() { context.disk_specs() } else { made };

@@ -30,6 +30,7 @@ use crate::{
     clock, crash,
     model::{
         appointment::Appointment,
+        phase::Phase,
         request::{Request, Verdict, judge},
         state::State,
         transition::{Event, Work, next, work},
@@ -108,8 +109,13 @@ impl Driver {
         if let Ok(state) = next(&self.state, &restarted) {
             self.enter(state, &restarted, "warmd", Vec::new()).await;
         }
-        // Paused or failed, it is done for as long as it takes.
-        if self.state == State::Synced {
+        // Before any wait for a window or an admission: after a crash a snapshot may be open, and nothing guards its scratch
+        // space. Paused or failed, it is done for as long as it takes; where the source is to be on again that comes first.
+        let waits = matches!(
+            self.state,
+            State::Seeding | State::Synced | State::Syncing | State::CuttingOver { phase: Phase::LastDelta }
+        );
+        if waits {
             sweep(&self.context).await;
         }
         loop {

@@ -16,6 +16,7 @@ use warmd_cbt::limit::Limit;
 
 use super::{
     admission::{Admissions, Gate},
+    afterwards,
     command::Command,
     context::{Context, Engine, Parts},
     control::{ControlError, ControlErrorKind, Endpoint},
@@ -199,6 +200,8 @@ impl Manager {
         manager.watch_store();
         manager.supervise("the keeper of the budgets", Arc::clone(&manager.gate).keep_time());
         manager.supervise("forgetting ledgers", forget_needless(manager.store.clone()));
+        let looking = afterwards::keep_looking(manager.me.clone(), manager.shutdown.clone());
+        manager.supervise("looking at sources of finished migrations", looking);
         manager.keep_groups();
         Ok(manager)
     }
@@ -303,6 +306,10 @@ impl Manager {
                     tracing::warn!(%error, "what is over is not counted");
                     Vec::new()
                 });
+                let sources_run = manager.store.sources_that_run().await.unwrap_or_else(|error| {
+                    tracing::warn!(%error, "sources that run after their cutover are not counted");
+                    Vec::new()
+                });
                 let (at, handles) = (clock::now(), manager.handles());
                 let (windows, promises) = windows::views(handles.iter().map(|each| &*each.context), at);
                 Now {
@@ -312,6 +319,7 @@ impl Manager {
                         views.chain(manager.all_unreadable().iter().map(Unreadable::view)).collect()
                     },
                     finished,
+                    sources_run,
                     budgets: manager.gate.views(),
                     windows,
                     promises,

@@ -3,6 +3,7 @@
 //! Rule: one task owns a migration. Everybody else asks through [`control::Control`] and looks at views.
 
 pub mod admission;
+mod afterwards;
 mod applying;
 mod appointed;
 pub mod audit;

@@ -80,10 +80,21 @@ pub async fn view(store: &Store, row: &MigrationRow) -> Result<MigrationView, Wo
         awaited_cutover: None,
         downtime_forecast: None,
         forecast: None,
-        warnings: row.warnings.clone(),
+        warnings: warnings(row),
         cutover,
         verification,
     })
+}
+
+/// Those that it began with, and that its source runs beside the target VM.
+fn warnings(row: &MigrationRow) -> Vec<String> {
+    let runs = row.source_ran.map(|at| {
+        format!(
+            "the source VM was seen running at {} UTC, after the target VM was started: stop it on the source",
+            moment(at)
+        )
+    });
+    row.warnings.iter().cloned().chain(runs).collect()
 }
 
 /// Why the last cutover was undone or stopped. An undone one is told of until the next begins, also after a restart.

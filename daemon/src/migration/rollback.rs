@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use warmd_cbt::mutant::mutant;
 
-use super::{context::Context, failure::WorkError, overtaken, prepare};
+use super::{afterwards, context::Context, cutover, failure::WorkError, overtaken, prepare};
 use crate::{
     crash,
     human::moment,
@@ -90,6 +90,8 @@ pub(super) async fn roll_back(context: &Context) -> Result<(), WorkError> {
         distrust(context).await?;
     }
     take_back(context).await?;
+    cutover::let_go(context).await?;
+    afterwards::source_was_off(context).await?;
     let source = match source_back(context).await {
         Err(error) if error.kind == SourceErrorKind::NotFound => {
             context.note("warning", format!("there is no source VM to power on: {error}")).await;
@@ -145,7 +147,7 @@ async fn take_back(context: &Context) -> Result<(), WorkError> {
 async fn source_back(context: &Context) -> Result<&'static str, SourceError> {
     context.source.end_snapshot(&context.vm, context.id).await?;
     if context.cutover().was_running == Some(true) {
-        context.source.power_on(&context.vm).await?;
+        cutover::power_on_seen(context).await?;
         return Ok("is started");
     }
     Ok(match context.source.power(&context.vm).await? {

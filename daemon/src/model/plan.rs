@@ -107,6 +107,9 @@ pub struct CutoverPolicy {
     /// How long the target VM must run before the source's remains are released.
     #[serde(with = "duration")]
     pub watch: Duration,
+    /// How long the source VM is looked at once the migration is done, every minute; 0 for never.
+    #[serde(with = "duration", skip_serializing_if = "is_default_watch_source")]
+    pub watch_source: Duration,
     /// What must be seen of it meanwhile.
     #[serde(skip_serializing_if = "BootCheck::is_default")]
     pub boot_check: BootCheck,
@@ -124,6 +127,13 @@ pub struct CutoverPolicy {
 /// How long a VM waits for its group, if the plan does not say.
 const BARRIER: Duration = Duration::from_hours(1);
 
+/// How long the source of a finished migration is looked at, if the plan does not say.
+const WATCH_SOURCE: Duration = Duration::from_hours(7 * 24);
+
+fn is_default_watch_source(span: &Duration) -> bool {
+    *span == WATCH_SOURCE
+}
+
 fn is_default_barrier(barrier: &Duration) -> bool {
     *barrier == BARRIER
 }
@@ -139,6 +149,7 @@ impl Default for CutoverPolicy {
             verify_deadline: Duration::from_hours(1),
             create_deadline: Duration::from_mins(2),
             watch: Duration::from_secs(10),
+            watch_source: WATCH_SOURCE,
             boot_check: BootCheck::default(),
             all_or_nothing: false,
             barrier: BARRIER,

@@ -47,6 +47,9 @@ pub enum Rule {
     VmSaved,
     VmBusy,
     StartBlocked,
+    VmElsewhere,
+    VmCrashed,
+    VmAutostart,
     DiskNone,
     DiskUnknown,
     DiskUnsupported,
@@ -106,7 +109,7 @@ impl Objection {
 
 impl Rule {
     /// All rules, in the order of the table.
-    pub const ALL: [Self; 58] = [
+    pub const ALL: [Self; 61] = [
         Self::PlanWrong,
         Self::HookMissing,
         Self::BootCheckBlind,
@@ -136,6 +139,9 @@ impl Rule {
         Self::VmSaved,
         Self::VmBusy,
         Self::StartBlocked,
+        Self::VmElsewhere,
+        Self::VmCrashed,
+        Self::VmAutostart,
         Self::DiskNone,
         Self::DiskUnknown,
         Self::DiskUnsupported,
@@ -364,6 +370,25 @@ impl Rule {
                 Error,
                 "something that the VM's start needs is missing: once it is off, it could be neither read nor started again",
                 "bring back the file, pool, network or secret, or take the device out of the VM's definition",
+            ),
+            Self::VmElsewhere => (
+                "vm-elsewhere",
+                Error,
+                "the VM is off here because libvirt migrated it to another host, where it runs",
+                "move it from the host where it is, or migrate it back first",
+            ),
+            Self::VmCrashed => (
+                "vm-crashed",
+                Warning,
+                "the VM is off because QEMU crashed or could not go on: its disks are as the crash left them",
+                "start it, see that it is well, and shut it down if it is to be off",
+            ),
+            Self::VmAutostart => (
+                "vm-autostart",
+                Warning,
+                "the VM is started together with its host (autostart)",
+                "nothing: a cutover turns that off on the source once the VM is off, and on on the target at its end; an \
+                 undo and a rollback give it back",
             ),
             Self::DiskNone => {
                 ("disk-none", Error, "the VM has no disks that can be copied", "remove it from the plan")

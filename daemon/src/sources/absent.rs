@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use warmd_cbt::mark::ChangeMark;
 
 use super::{
-    HowStopped, Leftover, ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceError, SourceErrorKind,
+    HoldOff, HowStopped, Leftover, Moved, ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceError,
+    SourceErrorKind,
 };
 use crate::model::{
     id::{MigrationId, VmId},
@@ -67,6 +68,18 @@ impl Source for Absent {
     }
 
     async fn shut_down(&self, _vm: &VmId, _policy: ShutdownPolicy) -> Result<HowStopped, SourceError> {
+        self.refuse()
+    }
+
+    async fn starters(&self, _vm: &VmId, _owner: MigrationId) -> Result<HoldOff, SourceError> {
+        self.refuse()
+    }
+
+    async fn hold_off(&self, _vm: &VmId, _moved: &Moved, _was: &HoldOff) -> Result<(), SourceError> {
+        self.refuse()
+    }
+
+    async fn let_go(&self, _vm: &VmId, _owner: MigrationId, _was: &HoldOff) -> Result<(), SourceError> {
         self.refuse()
     }
 

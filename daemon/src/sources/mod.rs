@@ -9,7 +9,7 @@ pub mod libvirt;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use warmd_cbt::{
     disk::ReadDisk,
     mark::{ChangeMark, Changed},
@@ -124,6 +124,23 @@ pub trait Source: Send + Sync {
     /// Starts the VM; running already is success.
     async fn power_on(&self, vm: &VmId) -> Result<(), SourceError>;
 
+    /// What can start the VM again beside warmd, as it was before [`Source::hold_off`] of this migration took it
+    /// away. Changes nothing.
+    async fn starters(&self, _vm: &VmId, _owner: MigrationId) -> Result<HoldOff, SourceError> {
+        Ok(HoldOff::default())
+    }
+
+    /// Takes away what can start the VM beside warmd, and leaves a mark that tells where the VM went and what was taken.
+    /// Done already is success.
+    async fn hold_off(&self, _vm: &VmId, _moved: &Moved, _was: &HoldOff) -> Result<(), SourceError> {
+        Ok(())
+    }
+
+    /// Gives back what [`Source::hold_off`] took away, and removes its mark. Nothing held off is success.
+    async fn let_go(&self, _vm: &VmId, _owner: MigrationId, _was: &HoldOff) -> Result<(), SourceError> {
+        Ok(())
+    }
+
     /// The hypervisor's host that reads the machine's disks, by the name that budgets have for it; `None` if the source
     /// knows of no hosts.
     fn host(&self, _machine: &Machine) -> Option<String> {
@@ -195,6 +212,21 @@ pub struct SnapshotDisk {
     pub key: DiskKey,
     pub size: Length,
     pub mark: ChangeMark,
+}
+
+/// What can start a VM again beside warmd.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldOff {
+    /// The source starts it together with its host, or with its own service.
+    pub autostart: bool,
+}
+
+/// Where a VM went that is held off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    pub owner: MigrationId,
+    /// The target's name.
+    pub target: String,
 }
 
 /// How a VM may be stopped.

@@ -23,11 +23,13 @@ use crate::model::{
     state::State,
     view::EventView,
 };
+use crate::sources::HoldOff;
 
 const TABLE: &str = "migrations";
 const COLUMNS: &str = "id, plan, source, target, vm, vm_name, target_name, machine, state, since, created, warnings, \
                        attempt, was_running, source_stopped, start_asked, target_running, appointment, \
-                       rolled_back, given_over, taken_back, forced, waited";
+                       rolled_back, given_over, taken_back, forced, waited, held_off, create_asked, \
+                       watch_until, source_ran";
 
 /// A migration to be made.
 #[derive(Clone, Debug)]
@@ -75,6 +77,8 @@ pub struct MigrationRow {
     pub cutover: Cutover,
     /// A cutover that is to begin later, or is held.
     pub appointment: Option<Appointment>,
+    /// When the source VM was seen to run after the target VM's start, if it was not seen off since.
+    pub source_ran: Option<DateTime<Utc>>,
 }
 
 /// What must be remembered of the last cutover, to undo it or to report it.
@@ -99,6 +103,12 @@ pub struct Cutover {
     pub taken_back: Option<DateTime<Utc>>,
     /// Who asked for it wanted it whatever windows and forecasts say.
     pub forced: bool,
+    /// What could start the source VM beside warmd, as it was before it was taken away; `None` if it is not held off.
+    pub held_off: Option<HoldOff>,
+    /// The target VM's creation was asked for: from then on it may be there, in whichever phase that is undone.
+    pub create_asked: bool,
+    /// Until when the source VM is looked at once the migration is done.
+    pub watch_until: Option<DateTime<Utc>>,
     /// How long the VM waited, off, for the others of its group; to the microsecond.
     pub waited: Duration,
 }
@@ -186,6 +196,46 @@ impl Store {
         .await
     }
 
+    /// Done migrations whose source VM is still to be looked at, and which no later migration moves.
+    pub async fn sources_to_watch(&self, now: DateTime<Utc>) -> Result<Vec<MigrationRow>, StoreError> {
+        self.read("reading whose source is still looked at", move |db| {
+            let later = "SELECT 1 FROM migrations later WHERE later.source = migrations.source \
+                         AND later.vm = migrations.vm AND later.created > migrations.created";
+            let condition = format!("state_name = 'done' AND watch_until > ?1 AND NOT EXISTS ({later})");
+            find(db, &condition, &[&micros(now)])
+        })
+        .await
+    }
+
+    /// Saves since when the source VM is seen to run beside the target VM, or that it does not, with its lines in the journal.
+    pub async fn save_source_ran(
+        &self,
+        id: MigrationId,
+        since: Option<DateTime<Utc>>,
+        events: Vec<EventView>,
+    ) -> Result<(), StoreError> {
+        self.write(format!("saving what is seen of the source of migration {id}"), move |db| {
+            let found = db
+                .prepare_cached("UPDATE migrations SET source_ran = ? WHERE id = ?")?
+                .execute(params![since.map(micros), id.to_string()])?;
+            exists(found, id)?;
+            journal::append(db, &events)
+        })
+        .await
+    }
+
+    /// How many migrations of each plan have a source VM that was last seen running after the cutover.
+    pub async fn sources_that_run(&self) -> Result<Vec<(String, u64)>, StoreError> {
+        self.read("counting the sources that run after their cutover", |db| {
+            let mut select = db.prepare_cached(
+                "SELECT plan, count(*) FROM migrations WHERE source_ran IS NOT NULL GROUP BY plan ORDER BY plan",
+            )?;
+            let rows = select.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
     /// Saves what the source says of the machine now.
     pub async fn save_machine(&self, id: MigrationId, machine: &Machine) -> Result<(), StoreError> {
         let machine = machine.clone();
@@ -235,10 +285,12 @@ pub(super) fn create(db: &Connection, new: NewMigration) -> Result<Created, Faul
 }
 
 fn set_cutover(db: &Connection, id: MigrationId, cutover: &Cutover) -> Result<(), Fault> {
+    let held_off = cutover.held_off.as_ref().map(|held| to_json(TABLE, id, held)).transpose()?;
     let found = db
         .prepare_cached(
             "UPDATE migrations SET attempt = ?, was_running = ?, source_stopped = ?, start_asked = ?, target_running = ?, \
-             rolled_back = ?, given_over = ?, taken_back = ?, forced = ?, waited = ? WHERE id = ?",
+             rolled_back = ?, given_over = ?, taken_back = ?, forced = ?, waited = ?, held_off = ?, create_asked = ?, \
+             watch_until = ? WHERE id = ?",
         )?
         .execute(params![
             cutover.attempt,
@@ -251,6 +303,9 @@ fn set_cutover(db: &Connection, id: MigrationId, cutover: &Cutover) -> Result<()
             cutover.taken_back.map(micros),
             cutover.forced,
             i64::try_from(cutover.waited.as_micros()).unwrap_or(i64::MAX),
+            held_off,
+            cutover.create_asked,
+            cutover.watch_until.map(micros),
             id.to_string()
         ])?;
     exists(found, id)
@@ -373,7 +428,14 @@ fn read(row: &Row) -> Result<MigrationRow, Fault> {
             taken_back: maybe("taken_back")?,
             forced: row.get("forced")?,
             waited: Duration::from_micros(unsigned(TABLE, &key, row.get("waited")?)?),
+            held_off: row
+                .get::<_, Option<String>>("held_off")?
+                .map(|text| from_json(TABLE, &key, &text))
+                .transpose()?,
+            create_asked: row.get("create_asked")?,
+            watch_until: maybe("watch_until")?,
         },
+        source_ran: maybe("source_ran")?,
         appointment: row
             .get::<_, Option<String>>("appointment")?
             .map(|text| from_json(TABLE, &key, &text))

@@ -36,6 +36,7 @@ pub(super) const UPGRADES: &[Upgrade] = &[
     |transaction| transaction.execute_batch(include_str!("schema_v21.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v22.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v23.sql")),
+    |transaction| transaction.execute_batch(include_str!("schema_v24.sql")),
 ];
 
 /// The version that the steps lead to.

@@ -56,6 +56,10 @@ impl Target for Absent {
         self.refuse()
     }
 
+    async fn set_autostart(&self, _owner: MigrationId, _on: bool) -> Result<(), TargetError> {
+        self.refuse()
+    }
+
     async fn discard_machine(&self, _owner: MigrationId) -> Result<(), TargetError> {
         self.refuse()
     }

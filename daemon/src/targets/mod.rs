@@ -117,6 +117,12 @@ pub trait Target: Send + Sync {
     /// Stops and removes the machine; the disks stay. None there is success.
     async fn discard_machine(&self, owner: MigrationId) -> Result<(), TargetError>;
 
+    /// Whether the machine is started together with its host from now on. Where that is not the target's to say, nothing is
+    /// done, and that is success.
+    async fn set_autostart(&self, _owner: MigrationId, _on: bool) -> Result<(), TargetError> {
+        Ok(())
+    }
+
     /// Removes the disks. Refuses while the machine exists. None there is success.
     async fn discard_disks(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<(), TargetError>;
 

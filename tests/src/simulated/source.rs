@@ -16,8 +16,8 @@ use warmd_daemon::{
         rule::Objection,
     },
     sources::{
-        HowStopped, Leftover, ShutdownPolicy, Snapshot, SnapshotDisk, SnapshotRequest, Source, SourceError,
-        SourceErrorKind,
+        HoldOff, HowStopped, Leftover, Moved, ShutdownPolicy, Snapshot, SnapshotDisk, SnapshotRequest, Source,
+        SourceError, SourceErrorKind,
     },
 };
 
@@ -196,6 +196,23 @@ impl Source for SimulatedSource {
         });
         Self::answered(lost, "shut-down")?;
         Ok(how)
+    }
+
+    async fn starters(&self, _vm: &VmId, _owner: MigrationId) -> Result<HoldOff, SourceError> {
+        self.strike("starters").await?;
+        Ok(self.0.with(|truth| HoldOff { autostart: truth.source_autostart }))
+    }
+
+    async fn hold_off(&self, _vm: &VmId, moved: &Moved, _was: &HoldOff) -> Result<(), SourceError> {
+        let lost = self.strike("hold-off").await?;
+        self.0.with(|truth| (truth.source_autostart, truth.held_off) = (false, Some(moved.target.clone())));
+        Self::answered(lost, "hold-off")
+    }
+
+    async fn let_go(&self, _vm: &VmId, _owner: MigrationId, was: &HoldOff) -> Result<(), SourceError> {
+        let lost = self.strike("let-go").await?;
+        self.0.with(|truth| (truth.source_autostart, truth.held_off) = (was.autostart, None));
+        Self::answered(lost, "let-go")
     }
 
     async fn power_on(&self, _vm: &VmId) -> Result<(), SourceError> {

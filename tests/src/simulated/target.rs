@@ -144,10 +144,21 @@ impl Target for SimulatedTarget {
         if seen { Ok(()) } else { Err(TargetError::new(TargetErrorKind::Failed, "sign", "there is none")) }
     }
 
+    async fn set_autostart(&self, _owner: MigrationId, on: bool) -> Result<(), TargetError> {
+        let lost = self.strike("set-autostart").await?;
+        self.0.with(|truth| truth.target_autostart = on);
+        Self::answered(lost, "set-autostart")
+    }
+
     async fn discard_machine(&self, _owner: MigrationId) -> Result<(), TargetError> {
         let lost = self.strike("discard").await?;
         self.0.with(|truth| {
             truth.calls.push("target discarded".to_owned());
+            if truth.false_discards > 0 {
+                truth.false_discards -= 1;
+                return;
+            }
+            truth.target_autostart = false;
             (truth.target_exists, truth.target_runs) = (false, false);
         });
         Self::answered(lost, "discard")

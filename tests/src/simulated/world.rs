@@ -34,6 +34,16 @@ pub struct World {
 pub struct Truth {
     /// The source VM executes instructions.
     pub source_runs: bool,
+    /// The source starts the VM together with its host.
+    pub source_autostart: bool,
+    /// Where the source VM's mark says that it went.
+    pub held_off: Option<String>,
+    /// The target starts the VM together with its host.
+    pub target_autostart: bool,
+    /// A person has started the source beside the target VM: that both run is not the daemon's doing.
+    pub is_meddled: bool,
+    /// How often the target says that it removed the VM, and did not.
+    pub false_discards: u32,
     /// The source VM does not heed a request to shut down.
     pub ignores_shutdown: bool,
     /// The target VM exists.
@@ -115,7 +125,7 @@ impl World {
     pub fn with<T>(&self, look: impl FnOnce(&mut Truth) -> T) -> T {
         let mut truth = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = look(&mut truth);
-        if truth.source_runs && truth.target_runs {
+        if truth.source_runs && truth.target_runs && !truth.is_meddled {
             let calls = truth.calls.join(", ");
             truth.violations.push(format!("both VMs run after: {calls}"));
         }

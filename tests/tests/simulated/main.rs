@@ -14,6 +14,7 @@ mod cutover;
 mod finished;
 mod forecast;
 mod groups;
+mod hold_off;
 mod hook_services;
 mod hooks;
 mod limits;

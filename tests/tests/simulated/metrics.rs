@@ -222,6 +222,7 @@ const NAMES: [&str; 30] = [
     "warmd_rpo_target_seconds",
     "warmd_skipped_bytes",
     "warmd_snapshot_age_seconds",
+    "warmd_source_running_after_cutover",
     "warmd_stall_seconds",
     "warmd_store_commit_duration_seconds",
     "warmd_tracking_fault",

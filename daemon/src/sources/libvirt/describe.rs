@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use warmd_cbt::units::Length;
 
 use crate::{
-    libvirt::{CurrentJob, Disk, DomainId, DomainXml, LoaderFirmware, RunState},
+    libvirt::{CurrentJob, Disk, DomainId, DomainXml, LoaderFirmware, Reason, RunState, Standing},
     model::{
         id::{DiskKey, VmId},
         machine::{CpuTopology, Firmware, Machine, MachineDisk, Nic, PowerState, VmSummary},
@@ -18,7 +18,9 @@ use super::{
     LibvirtSource,
     definitions::Definitions,
     error::Context,
+    hold_off::held_off,
     plan::{Looks, is_disk},
+    power::ELSEWHERE,
     sizes::Sizes,
 };
 
@@ -96,7 +98,8 @@ impl LibvirtSource {
             warnings.push(format!("it is {}: no snapshot is taken until it runs or is off", standing.text));
         }
         let snapshots = self.libvirt.snapshot_names(domain).await.context(doing)?;
-        let objections = self.object(domain, &definitions, standing.state).await?;
+        let objections = self.object(domain, &definitions, &standing).await?;
+        warnings.extend(held_off(xml));
         warnings.extend(objections.into_iter().map(|objection| objection.found));
         let disks: Vec<_> = xml.disks.iter().filter(|disk| is_disk(disk)).collect();
         Ok(VmSummary {
@@ -121,20 +124,21 @@ impl LibvirtSource {
         let doing = || format!("VM {domain}: looking for what is in its way");
         let definitions = self.definitions(domain).await.context(doing)?;
         let standing = self.libvirt.state(domain).await.context(doing)?;
-        self.object(domain, &definitions, standing.state).await
+        self.object(domain, &definitions, &standing).await
     }
 
     async fn object(
         &self,
         domain: DomainId,
         definitions: &Definitions,
-        state: RunState,
+        standing: &Standing,
     ) -> Result<Vec<Objection>, SourceError> {
         let doing = || format!("VM {domain}: looking for what is in its way");
         let (persistent, saved) = self.libvirt.persistent_and_saved(domain).await.context(doing)?;
         let checkpoints = self.libvirt.checkpoint_names(domain).await.context(doing)?;
         let snapshots = self.libvirt.snapshot_names(domain).await.context(doing)?;
-        let job = match state {
+        let autostart = self.libvirt.autostart(domain).await.context(doing)?;
+        let job = match standing.state {
             RunState::Off => CurrentJob::None,
             RunState::Running | RunState::Paused => self.libvirt.job(domain).await.context(doing)?,
         };
@@ -148,6 +152,17 @@ impl LibvirtSource {
             objections.push(Objection::new(Rule::VmMovedHere, found));
         }
         let mut object = |rule, found: String| objections.push(Objection::new(rule, found));
+        match (standing.state, standing.reason) {
+            (RunState::Off, Reason::Migrated) => object(Rule::VmElsewhere, ELSEWHERE.to_owned()),
+            (RunState::Off, Reason::Crashed | Reason::Failed) => {
+                object(Rule::VmCrashed, format!("it is {}", standing.text));
+            }
+            _ => {}
+        }
+        if autostart {
+            let found = "its autostart is on: a cutover turns it off here once the VM is off, and on on the target at its end";
+            object(Rule::VmAutostart, found.to_owned());
+        }
         if !persistent {
             object(
                 Rule::VmTransient,

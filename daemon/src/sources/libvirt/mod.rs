@@ -20,6 +20,7 @@ mod describe;
 mod error;
 mod guard;
 mod hardware;
+mod hold_off;
 mod leftovers;
 mod marks;
 mod needs;
@@ -47,7 +48,8 @@ use crate::{
         rule::Objection,
     },
     sources::{
-        HowStopped, Leftover, ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceError, SourceErrorKind,
+        HoldOff, HowStopped, Leftover, Moved, ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceError,
+        SourceErrorKind,
     },
 };
 
@@ -180,6 +182,18 @@ impl Source for LibvirtSource {
 
     async fn power_on(&self, vm: &VmId) -> Result<(), SourceError> {
         self.start(domain_id(vm)?).await
+    }
+
+    async fn starters(&self, vm: &VmId, owner: MigrationId) -> Result<HoldOff, SourceError> {
+        self.starters_of(domain_id(vm)?, owner).await
+    }
+
+    async fn hold_off(&self, vm: &VmId, moved: &Moved, was: &HoldOff) -> Result<(), SourceError> {
+        self.take_starters(domain_id(vm)?, moved, was).await
+    }
+
+    async fn let_go(&self, vm: &VmId, owner: MigrationId, was: &HoldOff) -> Result<(), SourceError> {
+        self.give_starters_back(domain_id(vm)?, owner, was).await
     }
 
     fn host(&self, _machine: &Machine) -> Option<String> {

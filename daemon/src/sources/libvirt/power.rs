@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    libvirt::{DomainId, LibvirtErrorKind, Reason, RunState, Standing, XmlForm},
+    libvirt::{DomainId, DomainXml, LibvirtErrorKind, Reason, RunState, Standing, XmlForm},
     model::{id::MigrationId, machine::PowerState},
     sources::{HowStopped, ShutdownPolicy, SourceError, SourceErrorKind},
 };
@@ -19,6 +19,13 @@ use super::{
     tag::{TAG, tagged},
 };
 
+/// What is said of a VM that libvirt itself has moved.
+pub(super) const ELSEWHERE: &str = "libvirt migrated it to another host, and it runs there: it is neither started nor taken \
+                                    for off here; migrate it back, or cancel, and move it from the host where it is";
+/// What a guest's power-off does that is to be stopped.
+const ENDS: &str = "destroy";
+/// How often a VM is looked at and started until it runs.
+const STARTS: usize = 4;
 const POLL: Duration = Duration::from_millis(200);
 /// A guest that is just booting, or whose button handler is slow to start, loses the first press.
 const PRESS_AGAIN: Duration = Duration::from_secs(10);
@@ -26,7 +33,9 @@ const PRESS_AGAIN: Duration = Duration::from_secs(10);
 impl LibvirtSource {
     pub(super) async fn power_of(&self, domain: DomainId) -> Result<PowerState, SourceError> {
         let doing = || format!("VM {domain}: looking whether it runs");
-        Ok(match self.libvirt.state(domain).await.context(doing)?.state {
+        let standing = self.libvirt.state(domain).await.context(doing)?;
+        not_elsewhere(&standing, doing)?;
+        Ok(match standing.state {
             RunState::Running => PowerState::Running,
             RunState::Off => PowerState::Off,
             RunState::Paused if self.is_tagged(domain).await? => PowerState::Off,
@@ -44,6 +53,7 @@ impl LibvirtSource {
     /// Gives a VM that is off power, paused: it executes nothing.
     pub(super) async fn start_paused(&self, domain: DomainId, owner: MigrationId) -> Result<(), SourceError> {
         let doing = || format!("VM {domain}: starting it paused, to read its disks");
+        not_elsewhere(&self.libvirt.state(domain).await.context(doing)?, doing)?;
         let (persistent, saved) = self.libvirt.persistent_and_saved(domain).await.context(doing)?;
         if !persistent {
             return Err(refused(doing(), "it is transient: define it (virsh define) first"));
@@ -68,22 +78,44 @@ impl LibvirtSource {
 
     pub(super) async fn start(&self, domain: DomainId) -> Result<(), SourceError> {
         let doing = || format!("VM {domain}: starting it");
-        let Standing { state, text, .. } = self.libvirt.state(domain).await.context(doing)?;
-        match state {
-            RunState::Running => return Ok(()),
-            RunState::Off => {}
-            RunState::Paused if self.is_tagged(domain).await? => {
-                // It never ran: what the guest needs is a start of its own.
-                self.libvirt.destroy(domain).await.context(doing)?;
-            }
-            RunState::Paused => {
-                return Err(refused(
-                    doing(),
-                    format!("it is {text}: resume it (virsh resume) once the cause is gone"),
-                ));
+        for _ in 0..STARTS {
+            let standing = self.libvirt.state(domain).await.context(doing)?;
+            not_elsewhere(&standing, doing)?;
+            match standing.state {
+                RunState::Running => return self.mend_poweroff(domain).await,
+                // Active already, it may be another's start, or the paused one of an abandoned call: it is looked at again.
+                RunState::Off => self.libvirt.start(domain).await.context(doing)?,
+                RunState::Paused if self.is_tagged(domain).await? => {
+                    // It never ran: what the guest needs is a start of its own.
+                    self.libvirt.destroy(domain).await.context(doing)?;
+                }
+                RunState::Paused => {
+                    let text = standing.text;
+                    let why = format!("it is {text}: resume it (virsh resume) once the cause is gone");
+                    return Err(refused(doing(), why));
+                }
             }
         }
-        self.libvirt.start(domain).await.context(doing)
+        let text = self.libvirt.state(domain).await.context(doing)?.text;
+        let why = format!("it was started, and is {text}: its log on the source's host may tell why");
+        Err(SourceError::new(SourceErrorKind::Failed, doing(), why))
+    }
+
+    /// A stop that was cut off may have left the running VM with a power-off that ends it where its definition has another.
+    async fn mend_poweroff(&self, domain: DomainId) -> Result<(), SourceError> {
+        let doing = || format!("VM {domain}: giving back what its power-off does");
+        let now = self.libvirt.domain(domain).await.context(doing)?.on_poweroff;
+        if now != ENDS {
+            return Ok(());
+        }
+        let text = self.libvirt.dump_xml(domain, XmlForm::Persistent).await.context(doing)?;
+        let defined = DomainXml::read(&text)
+            .map_err(|error| SourceError::new(SourceErrorKind::Failed, doing(), error))?
+            .on_poweroff;
+        if defined != ENDS {
+            self.libvirt.set_poweroff_action(domain, &defined).await.context(doing)?;
+        }
+        Ok(())
     }
 
     pub(super) async fn stop(
@@ -92,7 +124,9 @@ impl LibvirtSource {
         policy: ShutdownPolicy,
     ) -> Result<HowStopped, SourceError> {
         let doing = || format!("VM {domain}: shutting it down");
-        match self.libvirt.state(domain).await.context(doing)?.state {
+        let standing = self.libvirt.state(domain).await.context(doing)?;
+        not_elsewhere(&standing, doing)?;
+        match standing.state {
             RunState::Off => return Ok(HowStopped::WasOff),
             RunState::Paused if self.is_tagged(domain).await? => {
                 self.libvirt.destroy(domain).await.context(doing)?;
@@ -106,19 +140,28 @@ impl LibvirtSource {
             return Err(refused(doing(), why));
         }
         let on_poweroff = self.libvirt.domain(domain).await.context(doing)?.on_poweroff;
-        if on_poweroff != "destroy" {
+        if on_poweroff != ENDS {
             // Else the guest's power-off would start it again.
-            self.libvirt.set_poweroff_action(domain, "destroy").await.context(doing)?;
+            self.libvirt.set_poweroff_action(domain, ENDS).await.context(doing)?;
         }
+        let stopped = self.end_running(domain, policy).await;
+        if stopped.is_err() && on_poweroff != ENDS {
+            // Whatever failed, it is not this; what is not given back here is when the VM is to run again.
+            if let Err(error) = self.libvirt.set_poweroff_action(domain, &on_poweroff).await {
+                tracing::warn!(%domain, %error, on_poweroff, "what its power-off does is not given back yet");
+            }
+        }
+        stopped
+    }
+
+    async fn end_running(&self, domain: DomainId, policy: ShutdownPolicy) -> Result<HowStopped, SourceError> {
+        let doing = || format!("VM {domain}: shutting it down");
         if let Some(how) = self.ask(domain, Instant::now() + policy.graceful).await? {
             return Ok(how);
         }
         if policy.force {
             self.libvirt.destroy(domain).await.context(doing)?;
             return Ok(HowStopped::Forced);
-        }
-        if on_poweroff != "destroy" {
-            self.libvirt.set_poweroff_action(domain, &on_poweroff).await.context(doing)?;
         }
         let text = self.libvirt.state(domain).await.context(doing)?.text;
         let seconds = policy.graceful.as_secs();
@@ -158,4 +201,12 @@ impl LibvirtSource {
             sleep_until(deadline.min(now + POLL)).await;
         }
     }
+}
+
+/// Refuses what is off here because it was migrated: it runs on another host.
+fn not_elsewhere(standing: &Standing, doing: impl FnOnce() -> String) -> Result<(), SourceError> {
+    if standing.state == RunState::Off && standing.reason == Reason::Migrated {
+        return Err(refused(doing(), ELSEWHERE));
+    }
+    Ok(())
 }

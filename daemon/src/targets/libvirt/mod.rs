@@ -306,6 +306,14 @@ impl Target for LibvirtTarget {
         ))
     }
 
+    async fn set_autostart(&self, owner: MigrationId, on: bool) -> Result<(), TargetError> {
+        let doing = format!("setting the autostart of the domain of migration {owner}");
+        let Some(id) = self.find(&doing, owner).await? else {
+            return Err(TargetError::new(TargetErrorKind::NotFound, doing, "there is no such domain"));
+        };
+        self.libvirt.set_autostart(id, on).await.map_err(failed(&doing))
+    }
+
     async fn discard_disks(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<(), TargetError> {
         if self.look(owner).await? != MachineState::Absent {
             return Err(TargetError::new(
