@@ -207,7 +207,8 @@ impl Libvirt {
     /// A network's XML.
     pub async fn network_xml(&self, network: &str) -> Result<String, LibvirtError> {
         let network = network.to_owned();
-        self.call(Lane::Look, format!("net-dumpxml {network}"), move |libvirt| libvirt.network(&network)).await
+        self.call(Lane::Look, format!("net-dumpxml {network}"), move |libvirt| libvirt.network(&network))
+            .await
     }
 
     /// The names of all network filters; none where libvirt has no driver for them.

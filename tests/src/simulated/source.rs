@@ -16,8 +16,8 @@ use warmd_daemon::{
         rule::Objection,
     },
     sources::{
-        HoldOff, HowStopped, Leftover, Moved, ShutdownPolicy, Snapshot, SnapshotDisk, SnapshotRequest, Source,
-        SourceError, SourceErrorKind,
+        HoldOff, HowStopped, Leftover, Moved, ShutdownPolicy, Snapshot, SnapshotDisk, SnapshotRequest,
+        Source, SourceError, SourceErrorKind,
     },
 };
 
