@@ -21,25 +21,37 @@ struct Anchor {
     seen: Instant,
     /// How long it was past when it was seen.
     before: TimeDelta,
+    /// By how much the clock on the wall was set back since it was written down, as last found.
+    back: TimeDelta,
 }
+
+/// What two clocks that are looked at one after the other may differ by, and neither was set.
+const SLEW: TimeDelta = TimeDelta::seconds(1);
 
 impl Steady {
     /// The same pass, at times that are right by the clock on the wall as it stands at `now`.
     pub(super) fn told(&self, last: LastPass, now: DateTime<Utc>) -> LastPass {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let anchor = match *kept {
+        let mut anchor = match *kept {
             Some(anchor) if anchor.ended == last.ended => anchor,
             // One that is still to come was written down before the clock was set back: counted from now, once.
             _ => Anchor {
                 ended: last.ended,
                 seen: Instant::now(),
                 before: (now - last.ended).max(TimeDelta::zero()),
+                back: TimeDelta::zero(),
             },
         };
-        *kept = Some(anchor);
         let elapsed = TimeDelta::from_std(anchor.seen.elapsed()).unwrap_or_default();
         let past = anchor.before.checked_add(&elapsed).unwrap_or(anchor.before);
-        let ended = now.checked_sub_signed(past).unwrap_or(last.ended).min(last.ended);
+        let steady = now.checked_sub_signed(past).unwrap_or(last.ended);
+        let back = (last.ended - steady).max(TimeDelta::zero());
+        // Found once, and kept: else each look would tell another moment by some microseconds.
+        if (back - anchor.back).abs() >= SLEW {
+            anchor.back = back;
+        }
+        *kept = Some(anchor);
+        let ended = last.ended.checked_sub_signed(anchor.back).unwrap_or(steady);
         let took = (last.ended - last.snapshot).max(TimeDelta::zero());
         LastPass { snapshot: ended.checked_sub_signed(took).unwrap_or(ended), ended }
     }
