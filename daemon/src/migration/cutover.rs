@@ -152,18 +152,26 @@ async fn hold_off(context: &Context) -> Result<(), WorkError> {
 
 /// Gives back what [`hold_off`] took away. What it was is forgotten only after that.
 pub(super) async fn let_go(context: &Context) -> Result<(), WorkError> {
-    let Some(was) = context.cutover().held_off else { return Ok(()) };
-    match context.source.let_go(&context.vm, context.id, &was).await {
-        // What is not there is not held.
-        Err(error) if error.kind == SourceErrorKind::NotFound => {}
-        result => result?,
+    if context.cutover().held_off.is_none() {
+        return Ok(());
     }
+    give_starters_back(context).await?;
     context.remember(|cutover| cutover.held_off = None).await?;
     Ok(())
 }
 
+/// The same, while nothing can be saved: the record still says that the source is held off, and a later call repeats this.
+pub(super) async fn give_starters_back(context: &Context) -> Result<(), SourceError> {
+    let Some(was) = context.cutover().held_off else { return Ok(()) };
+    match context.source.let_go(&context.vm, context.id, &was).await {
+        // What is not there is not held.
+        Err(error) if error.kind == SourceErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
 /// The target VM is gone for sure: the target says that it removed it, and then that it is not there.
-async fn discard_seen(context: &Context) -> Result<(), WorkError> {
+pub(super) async fn discard_seen(context: &Context) -> Result<(), WorkError> {
     context.target.discard_machine(context.id).await?;
     if mutant("discard-trusted") {
         return Ok(());

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Driver;
 use crate::{
-    migration::{context::Context, cutover::source_back, failure::WorkError},
+    migration::{context::Context, cutover, failure::WorkError},
     model::{
         phase::Phase,
         state::State,
@@ -56,8 +56,9 @@ impl Driver {
 }
 
 async fn back(context: &Context, from: Phase) -> Result<(), WorkError> {
-    if from >= Phase::CreateVm {
-        context.target.discard_machine(context.id).await?;
+    if from >= Phase::CreateVm || context.cutover().create_asked {
+        cutover::discard_seen(context).await?;
     }
-    Ok(source_back(context, from).await?)
+    cutover::give_starters_back(context).await?;
+    Ok(cutover::source_back(context, from).await?)
 }
