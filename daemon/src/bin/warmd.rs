@@ -54,7 +54,7 @@ enum Command {
     },
     /// Compute the manifest root of a raw image or a block device, as reports have it of the disk that was copied there.
     ///
-    /// It reads the file and nothing else. daemon/REPORT.md says how the root is defined. Exit codes: 0 done, 1 failed.
+    /// It reads the file and nothing else. daemon/docs/report-format.md says how the root is defined. Exit codes: 0 done, 1 failed.
     Root {
         /// A raw image or a block device that nobody writes to meanwhile.
         file: PathBuf,

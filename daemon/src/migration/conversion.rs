@@ -63,7 +63,7 @@ const NOTE_EVERY: Duration = Duration::from_mins(1);
 /// What is granted beside the command and the commit.
 const MARGIN: Duration = Duration::from_mins(2);
 
-/// What the command reads from its standard input, as JSON: `CONVERSION.md` has it. Fields are added, never changed.
+/// What the command reads from its standard input, as JSON: `docs/conversion.md` has it. Fields are added, never changed.
 #[derive(Debug, Serialize)]
 struct Facts<'a> {
     version: u32,

@@ -22,7 +22,7 @@ use crate::{
 /// Version of what a hook reads.
 const FACTS: u32 = 1;
 
-/// What a hook reads from its standard input, as JSON: `HOOKS.md` has it. Fields are added, never changed.
+/// What a hook reads from its standard input, as JSON: `docs/hooks.md` has it. Fields are added, never changed.
 #[derive(Debug, Serialize)]
 struct Facts<'a> {
     version: u32,

@@ -1,6 +1,6 @@
 //! Hooks: programs that a plan has run, and services that it has called, before and after the phases of a cutover.
 //!
-//! Rule: a program is run with its arguments, never by a line for a shell; a service is one on the daemon's host. `HOOKS.md` says what it is given.
+//! Rule: a program is run with its arguments, never by a line for a shell; a service is one on the daemon's host. `docs/hooks.md` says what it is given.
 
 use std::{fmt, time::Duration};
 

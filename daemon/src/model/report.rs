@@ -12,7 +12,7 @@ use super::{
     view::{EventView, PassView, PhaseView, Verdict},
 };
 
-/// The report. Its JSON form is documented in `REPORT.md`; fields are added, never renamed.
+/// The report. Its JSON form is documented in `docs/report-format.md`; fields are added, never renamed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Version of this form.
@@ -91,7 +91,7 @@ pub struct DiskReport {
     pub mark: Option<String>,
     /// Bytes still pending.
     pub pending: u64,
-    /// The manifest's root in hexadecimal, as `REPORT.md` defines it: the sealed one, or else that of now. `None` while
+    /// The manifest's root in hexadecimal, as `docs/report-format.md` defines it: the sealed one, or else that of now. `None` while
     /// the disk is not drained: then the manifest speaks of no moment.
     pub manifest_root: Option<String>,
     /// When the cutover sealed that root, after what its plan wanted verified and before anything touched the copy.

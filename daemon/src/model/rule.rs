@@ -1,7 +1,7 @@
 //! The pre-flight rules: what is looked at before a plan is applied, each under a name that does not change.
 //!
 //! Rule: an id is for ever, scripts and people filter by it. One that was released is never given another meaning; a rule
-//! that is dropped takes its id along. `daemon/PREFLIGHT.md` has the table, and a test compares it with this file.
+//! that is dropped takes its id along. `daemon/docs/preflight.md` has the table, and a test compares it with this file.
 
 use serde::{Deserialize, Serialize};
 
@@ -599,9 +599,9 @@ mod tests {
 
     #[test]
     fn the_documented_table_is_that_of_the_code() {
-        let documented = include_str!("../../PREFLIGHT.md");
+        let documented = include_str!("../../docs/preflight.md");
         let rows: Vec<_> = documented.lines().filter(|line| line.starts_with('|')).collect();
         let table = Rule::table();
-        assert_eq!(rows, table.lines().collect::<Vec<_>>(), "PREFLIGHT.md is to hold:\n{table}");
+        assert_eq!(rows, table.lines().collect::<Vec<_>>(), "docs/preflight.md is to hold:\n{table}");
     }
 }

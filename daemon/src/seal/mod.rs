@@ -3,7 +3,7 @@
 //! Rule: what is signed is carried verbatim beside what is readable, and both must say the same. So a report survives
 //! being printed otherwise or re-encoded, and nothing that a person reads in it can be changed unnoticed.
 //!
-//! `REPORT.md` documents the form for those who check it without warmd.
+//! `docs/report-format.md` documents the form for those who check it without warmd.
 
 mod form;
 mod hex;

@@ -199,7 +199,7 @@ async fn slow_clients_have_their_time_and_no_more() {
     }
 }
 
-/// Every metric that there is, as the README lists them.
+/// Every metric that there is, as daemon/docs/metrics.md lists them.
 const NAMES: [&str; 30] = [
     "process_cpu_seconds",
     "process_open_fds",
@@ -255,7 +255,8 @@ async fn names_are_those_of_the_conventions_and_of_the_readme() {
     }
     served.rig.world.faults.clear();
     assert_eq!(now.keys().map(String::as_str).collect::<Vec<_>>(), NAMES);
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let document =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../daemon/docs/metrics.md")).unwrap();
     for (name, family) in &now {
         let base = name.strip_prefix("warmd_").or_else(|| name.strip_prefix("process_")).unwrap();
         assert!(base.chars().all(|each| each.is_ascii_lowercase() || each == '_'), "{name}");
@@ -285,7 +286,7 @@ async fn names_are_those_of_the_conventions_and_of_the_readme() {
             Kind::Info => format!("{name}_info"),
             Kind::Gauge | Kind::Histogram => name.clone(),
         };
-        assert!(readme.contains(&format!("`{shown}`")), "{shown} is not in the README");
+        assert!(document.contains(&format!("`{shown}`")), "{shown} is not in metrics.md");
     }
 }
 

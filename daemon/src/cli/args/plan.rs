@@ -60,7 +60,7 @@ pub(in crate::cli) enum PlanCommand {
 
 const RULES: &str = "\
 Each finding names its rule by an id that does not change (tracking-on, name-taken), what was found, and what to do. Errors \
-keep the plan from being applied, warnings do not. daemon/PREFLIGHT.md has all rules.";
+keep the plan from being applied, warnings do not. daemon/docs/preflight.md has all rules.";
 
 const GROUPS: &str = "\
 VMs move together where the plan has [[cutover.tiers]] or `all_or_nothing`: none of a tier is started on the target before \
