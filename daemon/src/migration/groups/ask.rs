@@ -14,7 +14,7 @@ use crate::{
     },
     model::{
         appointment::{CutoverOrder, When},
-        group::{Group, GroupView, Member},
+        group::{GroupView, Member},
         id::MigrationId,
         plan::Plan,
         request::{Request, Verdict, judge},

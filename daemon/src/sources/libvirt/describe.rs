@@ -418,6 +418,6 @@ mod tests {
         let shared = "<disk type='file'><driver type='qcow2'/><source file='/x'/><target dev='vda'/><shareable/></disk>";
         let shared = read(shared, "q35");
         assert_eq!(of_hardware(&shared, &shared)[0].rule, Rule::DiskShared);
-        assert_eq!(disk_warnings(&read("", "q35"), &BTreeMap::new()), ["it has no disk"]);
+        assert_eq!(disk_warnings(&read("", "q35"), &BTreeMap::new(), &BTreeMap::new()), ["it has no disk"]);
     }
 }

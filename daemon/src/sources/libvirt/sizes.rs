@@ -6,8 +6,9 @@
 
 use std::{
     collections::BTreeMap,
-    io::{Seek, SeekFrom},
+    io::{self, Seek, SeekFrom},
     os::unix::fs::MetadataExt,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -15,7 +16,7 @@ use crate::{
     libvirt::{
         Disk, DiskSource, DomainId, DomainXml, LibvirtError, LibvirtErrorKind, image, went_unanswered,
     },
-    span,
+    threads,
 };
 
 use super::{
@@ -73,7 +74,7 @@ impl LibvirtSource {
                      -f qcow2 -o compat=1.1 '{quoted}'` makes it a new one"
                 )
             });
-            let identity = span::blocking(move || identity(&path)).await.ok().flatten();
+            let identity = on_its_threads(&path, identity).await.ok().flatten();
             looks.insert(disk.target.clone(), Looked { identity, untracked });
         }
         looks
@@ -119,14 +120,18 @@ impl LibvirtSource {
         if disk.format != "raw" {
             return Err(format!("its image {path} is {}, and libvirt cannot tell its size", disk.format));
         }
-        let file = path.clone();
-        let end = span::blocking(move || std::fs::File::open(file)?.seek(SeekFrom::End(0))).await;
-        match end {
-            Ok(Ok(end)) => Ok(end),
-            Ok(Err(error)) => Err(format!("its image {path}: {error}")),
-            Err(error) => Err(format!("its image {path}: {error}")),
-        }
+        let end = on_its_threads(&path, |path| std::fs::File::open(path)?.seek(SeekFrom::End(0))).await;
+        end.flatten().map_err(|error| format!("its image {path}: {error}"))
     }
+}
+
+/// Asks the file system of `path`, which may hang.
+async fn on_its_threads<T: Send + 'static>(
+    path: &str,
+    work: impl FnOnce(&str) -> T + Send + 'static,
+) -> io::Result<T> {
+    let path = path.to_owned();
+    threads::on(Path::new(&path))?.run(move || work(&path)).await
 }
 
 /// What tells a file from another at the same path: device nodes are made anew with each start of the host, and have

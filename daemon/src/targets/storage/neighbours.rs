@@ -15,7 +15,7 @@ use super::{Host, PlaceClaim, Storage, VmDisk, blocking};
 use crate::{
     model::id::MigrationId,
     nbd::{NbdAddress, NbdUri},
-    span,
+    threads,
     targets::{
         DiskSpec, TargetError, TargetErrorKind,
         volume::{Kin, Uses, VolumeError},
@@ -260,10 +260,12 @@ pub(super) async fn export_name(uri: &str) -> String {
         NbdAddress::Tcp { host, port } => format!("nbd {} {port} {export}", host_name(&host, port).await),
         NbdAddress::Unix(path) => {
             let there = path.clone();
-            match span::blocking(move || socket_name(&there)).await {
-                Ok(Ok(name)) => format!("nbd socket {name} {export}"),
-                _ => format!("nbd socket {} {export}", path.display()),
-            }
+            let name = match threads::on(&path) {
+                Ok(lane) => lane.run(move || socket_name(&there)).await.flatten(),
+                Err(error) => Err(error),
+            };
+            let name = name.unwrap_or_else(|_| path.display().to_string());
+            format!("nbd socket {name} {export}")
         }
     }
 }
