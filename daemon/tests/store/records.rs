@@ -21,6 +21,7 @@ use warmd_daemon::{
         verify::{Escape, VerifyScope},
         view::{DiskVerdict, EventView, PassKind, Verdict},
     },
+    sources::HoldOff,
     store::{Change, Created, Cutover, DiskFacts, JournalPage, NewDiskPass, Store},
 };
 
@@ -195,6 +196,9 @@ async fn a_migration_comes_back_as_it_was_saved() {
         given_over: Some(at(7)),
         taken_back: Some(at(3)),
         waited: std::time::Duration::from_micros(7_000_001),
+        held_off: Some(HoldOff { autostart: true }),
+        create_asked: true,
+        watch_until: Some(at(99)),
     };
     let state = State::Failed { reason: "\"no\" room\n".to_owned(), resumable: true, from: Resting::Seeding };
     let change = Change {
