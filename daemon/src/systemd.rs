@@ -1,6 +1,7 @@
 //! What systemd is told: that the daemon is ready, that it stops, and that it lives.
 //!
-//! Rule: it is said to live only after its state was written durably. Without systemd (`NOTIFY_SOCKET` is not set) nothing
+//! Rule: it is said to live only after the state's writer answered, if only that nothing can be written now: a daemon that
+//! cannot save still has to power sources on, and a new one could save no more. Without systemd (`NOTIFY_SOCKET` is not set) nothing
 //! is told, and a systemd that cannot be told changes nothing for the migrations.
 
 use std::time::Duration;
@@ -37,7 +38,11 @@ pub(crate) async fn live(store: Store) {
         tick.tick().await;
         match timeout(within, store.beat()).await {
             Ok(Ok(())) => tell(&[NotifyState::Watchdog]),
-            Ok(Err(error)) => tracing::error!(%error, "the state cannot be written: the watchdog is not fed"),
+            // The daemon ends by itself where the writer is gone.
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the state cannot be written");
+                tell(&[NotifyState::Watchdog]);
+            }
             Err(_) => tracing::error!("the state does not answer: the watchdog is not fed"),
         }
     }

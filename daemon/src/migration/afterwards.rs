@@ -4,26 +4,30 @@
 //! when it is over. Nothing is done about it: which of the two is to go on only people know.
 
 use std::{
-    sync::{Arc, Weak},
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
 use futures::{StreamExt, stream};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use warmd_cbt::{mutant::mutant, store::StoreError};
 
 use super::{context::Context, failure::WorkError, manager::Manager};
 use crate::{
-    clock,
-    model::{machine::PowerState, state::State, view::EventView},
+    clock, human,
+    model::{id::MigrationId, machine::PowerState, view::EventView},
     sources::SourceErrorKind,
     store::MigrationRow,
 };
 
 /// How often the sources of migrations that are done are looked at.
 const EVERY: Duration = Duration::from_mins(1);
-/// How many of them at a time.
+/// How many of one source at a time: a source that hangs keeps no other from being looked at.
 const PARALLEL: usize = 4;
+/// A source that has not said for so long whether its VM is off is told once.
+const SILENT: Duration = Duration::from_hours(1);
 /// How long one may take to answer.
 const ANSWER: Duration = Duration::from_secs(30);
 
@@ -67,61 +71,99 @@ pub(super) async fn source_was_off(context: &Context) -> Result<(), StoreError> 
     context.store.save_source_ran(context.id, None, Vec::new()).await
 }
 
-/// Looks at the sources of migrations that are done, for as long as their plans wanted, until the daemon ends.
+/// Since when a source has not said whether its VM is off, and whether that was told.
+type Silences = Mutex<BTreeMap<MigrationId, (Instant, bool)>>;
+
+/// Looks at the sources of migrations that are done, for as long as their plans wanted, and of those that failed after
+/// the target VM's start, until the daemon ends.
 pub(super) async fn keep_looking(manager: Weak<Manager>, shutdown: CancellationToken) {
+    let silences = Silences::default();
     loop {
         if shutdown.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_none() {
             return;
         }
         let Some(manager) = manager.upgrade() else { return };
-        if shutdown.run_until_cancelled(look_at_all(&manager)).await.is_none() {
+        if shutdown.run_until_cancelled(look_at_all(&manager, &silences)).await.is_none() {
             return;
         }
     }
 }
 
-async fn look_at_all(manager: &Arc<Manager>) {
+async fn look_at_all(manager: &Arc<Manager>, silences: &Silences) {
     let rows = match manager.store.sources_to_watch(clock::now()).await {
         Ok(rows) => rows,
         Err(error) => return tracing::warn!(%error, "sources of done migrations are not looked at now"),
     };
-    stream::iter(rows)
-        .for_each_concurrent(PARALLEL, |row| async move {
-            if let Err(error) = look_at(manager, &row).await {
+    let mut by_source: BTreeMap<String, Vec<MigrationRow>> = BTreeMap::new();
+    for row in rows {
+        by_source.entry(row.source.clone()).or_default().push(row);
+    }
+    let all = by_source.into_values().map(|rows| {
+        stream::iter(rows).for_each_concurrent(PARALLEL, |row| async move {
+            if let Err(error) = look_at(manager, &row, silences).await {
                 tracing::error!(migration = %row.id, %error, "what is seen of its source is not stored");
             }
         })
-        .await;
+    });
+    futures::future::join_all(all).await;
 }
 
-async fn look_at(manager: &Manager, row: &MigrationRow) -> Result<(), StoreError> {
+/// Remembers whether the source answered; its silence as it is to be told, once.
+fn silence(silences: &Silences, id: MigrationId, has_answered: bool) -> Option<Duration> {
+    let mut silences = silences.lock().unwrap_or_else(PoisonError::into_inner);
+    if has_answered {
+        silences.remove(&id);
+        return None;
+    }
+    let (since, told) = silences.entry(id).or_insert_with(|| (Instant::now(), false));
+    let silent = since.elapsed();
+    (silent >= SILENT && !std::mem::replace(told, silent >= SILENT)).then_some(silent)
+}
+
+async fn look_at(manager: &Manager, row: &MigrationRow, silences: &Silences) -> Result<(), StoreError> {
     let Ok(source) = manager.source(&row.source) else { return Ok(()) };
     let runs = match tokio::time::timeout(ANSWER, source.power(&row.vm)).await {
-        Ok(Ok(PowerState::Running | PowerState::Paused)) => true,
-        Ok(Ok(PowerState::Off)) => false,
-        Ok(Err(error)) if error.kind == SourceErrorKind::NotFound => false,
-        Ok(Err(error)) => {
-            tracing::debug!(migration = %row.id, %error, "not known whether its source VM is off");
-            return Ok(());
+        Ok(Ok(PowerState::Running | PowerState::Paused)) => Ok(true),
+        Ok(Ok(PowerState::Off)) => Ok(false),
+        Ok(Err(error)) if error.kind == SourceErrorKind::NotFound => Ok(false),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("the source does not answer".to_owned()),
+    };
+    let silent = silence(silences, row.id, runs.is_ok());
+    let runs = match runs {
+        Ok(runs) => runs,
+        Err(why) => {
+            tracing::debug!(migration = %row.id, why, "not known whether its source VM is off");
+            let Some(silent) = silent else { return Ok(()) };
+            let text = format!(
+                "whether the source VM of {} is off has not been known for {}: {why}",
+                row.vm_name,
+                human::span(silent.as_secs_f64())
+            );
+            tracing::warn!(migration = %row.id, "{text}");
+            return manager.store.append_events(vec![line(row, "warning", text)]).await;
         }
-        Err(_) => return Ok(()),
     };
     if runs == row.source_ran.is_some() || mutant("source-not-watched") {
         return Ok(());
     }
     // A rollback that began meanwhile may have started it.
     let now = manager.store.migration(row.id).await?;
-    if now.is_none_or(|now| now.state != State::Done) {
+    if now.is_none_or(|now| !now.state.rests_past_no_return()) {
         return Ok(());
     }
     let text = if runs {
-        tracing::error!(migration = %row.id, vm = %row.vm_name, "the source VM runs after its migration is done");
-        format!("the source VM of {} runs, and its migration is done: {BOTH}", row.vm_name)
+        tracing::error!(migration = %row.id, vm = %row.vm_name, "the source VM runs after the target VM was started");
+        format!("the source VM of {} runs, and its migration is {}: {BOTH}", row.vm_name, row.state.name())
     } else {
         format!("the source VM of {} is off again", row.vm_name)
     };
-    let (at, by) = (clock::now(), "warmd".to_owned());
-    let kind = if runs { KIND } else { "warning" }.to_owned();
-    let line = EventView { at, migration: Some(row.id), by, kind, text };
-    manager.store.save_source_ran(row.id, runs.then_some(at), vec![line]).await
+    let line = line(row, if runs { KIND } else { "warning" }, text);
+    manager.store.save_source_ran(row.id, runs.then_some(line.at), vec![line]).await
+}
+
+/// A line of the migration's journal.
+fn line(row: &MigrationRow, kind: &str, text: String) -> EventView {
+    let (by, kind) = ("warmd".to_owned(), kind.to_owned());
+    EventView { at: clock::now(), migration: Some(row.id), by, kind, text }
 }

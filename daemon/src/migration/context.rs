@@ -83,6 +83,10 @@ pub struct Context {
     latest: Mutex<Machine>,
     /// Where its definitions were last seen to differ.
     differences: Mutex<Vec<String>>,
+    /// Whether the target answered, after its VM's start was asked for, that the VM does not run.
+    seen_not_started: AtomicBool,
+    /// Whether what an earlier daemon may have left open on the source was ended.
+    is_swept: AtomicBool,
     /// Whether the last writer to the target's disks was looked at, and is one that the state knows.
     knows_writer: AtomicBool,
     /// How long its last pass is past.
@@ -160,9 +164,32 @@ impl Context {
             found_asked,
             latest,
             differences: Mutex::default(),
+            seen_not_started: AtomicBool::new(false),
+            is_swept: AtomicBool::new(false),
             knows_writer: AtomicBool::new(false),
             steady: Steady::default(),
         }
+    }
+
+    /// Whether the target VM's start was asked for, and the target has not answered since that it does not run. Nothing
+    /// is taken back then: it may run.
+    pub(super) fn may_be_started(&self) -> bool {
+        self.cutover().start_asked.is_some() && !self.seen_not_started.load(Ordering::Relaxed)
+    }
+
+    /// What the target answered; `false` if it is not known any more.
+    pub(super) fn see_not_started(&self, is_seen: bool) {
+        self.seen_not_started.store(is_seen, Ordering::Relaxed);
+    }
+
+    /// Whether what an earlier daemon may have left open on the source was ended since this one came up.
+    pub(super) fn is_swept(&self) -> bool {
+        self.is_swept.load(Ordering::Relaxed)
+    }
+
+    /// It was ended.
+    pub(super) fn swept(&self) {
+        self.is_swept.store(true, Ordering::Relaxed);
     }
 
     /// Whether the target was found to be no further than the state, since the daemon came up.

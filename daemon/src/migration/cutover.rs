@@ -150,19 +150,19 @@ async fn hold_off(context: &Context) -> Result<(), WorkError> {
     Ok(())
 }
 
-/// Gives back what [`hold_off`] took away. What it was is forgotten only after that.
+/// Gives back what [`hold_off`] took away. What it was is forgotten only after that. A state that was put back from an
+/// older copy knows nothing of it: the source's own mark does.
 pub(super) async fn let_go(context: &Context) -> Result<(), WorkError> {
-    if context.cutover().held_off.is_none() {
-        return Ok(());
-    }
     give_starters_back(context).await?;
-    context.remember(|cutover| cutover.held_off = None).await?;
+    if context.cutover().held_off.is_some() {
+        context.remember(|cutover| cutover.held_off = None).await?;
+    }
     Ok(())
 }
 
 /// The same, while nothing can be saved: the record still says that the source is held off, and a later call repeats this.
 pub(super) async fn give_starters_back(context: &Context) -> Result<(), SourceError> {
-    let Some(was) = context.cutover().held_off else { return Ok(()) };
+    let was = context.cutover().held_off.unwrap_or_default();
     match context.source.let_go(&context.vm, context.id, &was).await {
         // What is not there is not held.
         Err(error) if error.kind == SourceErrorKind::NotFound => Ok(()),
@@ -170,19 +170,25 @@ pub(super) async fn give_starters_back(context: &Context) -> Result<(), SourceEr
     }
 }
 
-/// The target VM is gone for sure: the target says that it removed it, and then that it is not there.
+/// The target VM is gone for sure, for a source that is started after that. A target that only keeps disks cannot say so,
+/// which is told.
 pub(super) async fn discard_seen(context: &Context) -> Result<(), WorkError> {
+    if discarded(context).await? == MachineState::NotManaged {
+        let text =
+            "the target only keeps disks: whether somebody else runs a VM from them is not known to warmd";
+        context.note("warning", text.to_owned()).await;
+    }
+    Ok(())
+}
+
+/// Removes the target VM: the target says that it did, and then that none is there, or that it keeps none at all.
+async fn discarded(context: &Context) -> Result<MachineState, WorkError> {
     context.target.discard_machine(context.id).await?;
     if mutant("discard-trusted") {
-        return Ok(());
+        return Ok(MachineState::Absent);
     }
     match context.target.look(context.id).await? {
-        MachineState::Absent => Ok(()),
-        MachineState::NotManaged => {
-            let text = "the target only keeps disks: whether somebody else runs a VM from them is not known to warmd";
-            context.note("warning", text.to_owned()).await;
-            Ok(())
-        }
+        state @ (MachineState::Absent | MachineState::NotManaged) => Ok(state),
         state => Err(WorkError::passing(format!(
             "the target said that it removed the VM, and it is {state:?}: the source is not started before it is gone"
         ))),
@@ -206,6 +212,8 @@ async fn final_delta(context: &Context, stop: &StopSignal) -> Result<Option<Stri
     // A crash may have left it started for reading only; that is ended, not taken for somebody's start.
     context.source.end_snapshot(&context.vm, context.id).await?;
     fence(context).await?;
+    // Again: while nothing could be saved it may have been given back, and what starts the source may have been set anew.
+    hold_off(context).await?;
     same_disks(context).await?;
     // One that a crash cut off.
     conversion::lower(context).await?;
@@ -291,10 +299,12 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
         return Ok(Some("it ran already".to_owned()));
     }
     // After a restart it may run already: then there is only forward, whatever else is found.
+    context.see_not_started(false);
     if matches!(context.target.look(context.id).await?, MachineState::Running | MachineState::Starting) {
         remember_running(context).await?;
         return Ok(Some("it ran already".to_owned()));
     }
+    context.see_not_started(true);
     // The daemon died while it was being started, and it does not run. Whether it did is not known, and neither whether the
     // source did: it is not handed over like that.
     let asked = context.cutover().start_asked;
@@ -305,6 +315,7 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
         ));
     }
     fence(context).await?;
+    hold_off(context).await?;
     done_by_ledger(context).await?;
     crash::point("target.start");
     let noted = context.target.noted_writer(context.id).await?;
@@ -317,6 +328,7 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
         .await?;
     // From here on the disks may be what the target VM makes of them, and no state that is put back from a copy knows.
     give_over(context, false).await?;
+    context.see_not_started(false);
     let outcome = match context.target.start(context.id).await {
         Ok(()) => None,
         Err(error) if error.kind == TargetErrorKind::Refused => {
@@ -329,7 +341,11 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
         // Whether it runs decides between forward and undo, so the answer of `start` alone is not enough.
         Err(error) => match context.target.look(context.id).await {
             Ok(MachineState::Running | MachineState::Starting) => Some(format!("runs, though: {error}")),
-            _ => return Err(error.into()),
+            Ok(_) => {
+                context.see_not_started(true);
+                return Err(error.into());
+            }
+            Err(_) => return Err(error.into()),
         },
     };
     remember_running(context).await?;
@@ -412,15 +428,16 @@ async fn watch(context: &Context) -> Result<Option<String>, WorkError> {
 }
 
 async fn release(context: &Context) -> Result<Option<String>, WorkError> {
+    // First, and whatever becomes of the source's host: the target VM is to come back with its own.
+    if context.cutover().held_off.is_some_and(|was| was.autostart) {
+        context.target.set_autostart(context.id, true).await?;
+    }
     if !afterwards::source_is_off(context).await? {
         return Err(WorkError::passing(
             "its source does not say whether the source VM is off: nothing is released before that is known",
         ));
     }
     afterwards::source_was_off(context).await?;
-    if context.cutover().held_off.is_some_and(|was| was.autostart) {
-        context.target.set_autostart(context.id, true).await?;
-    }
     let span = TimeDelta::from_std(context.plan().cutover.watch_source).unwrap_or(TimeDelta::MAX);
     let until = (span > TimeDelta::zero()).then(|| clock::now().checked_add_signed(span)).flatten();
     context.remember(|cutover| cutover.watch_until = until).await?;
@@ -439,7 +456,8 @@ async fn tell(context: &Context, leftovers: Vec<Leftover>) {
     }
 }
 
-/// Takes a cutover back: the target VM gone, the source as it was before.
+/// Takes a cutover back: the target VM gone, the source as it was before. Between the two nothing is asked that could be
+/// missing, not even the state: what else is to be done is done when the source runs, and is repeated after a crash.
 pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
     if mutant("undo-forgotten") {
         return Ok(());
@@ -449,6 +467,13 @@ pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
         discard_seen(context).await?;
         crash::point("undo.discarded");
     }
+    match source_back(context, from).await {
+        Err(error) if error.kind == SourceErrorKind::NotFound => {
+            context.note("warning", format!("there is no source VM to power on: {error}")).await;
+        }
+        result => result?,
+    }
+    crash::point("undo.powered-on");
     if context.cutover().start_asked.is_some() {
         // What the target VM wrote while it ran is in no ledger: all of its disks are copied again.
         for row in context.store.disks(context.id).await? {
@@ -461,29 +486,22 @@ pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
         context.note("warning", text.to_owned()).await;
     }
     let_go(context).await?;
-    match source_back(context, from).await {
-        Err(error) if error.kind == SourceErrorKind::NotFound => {
-            context.note("warning", format!("there is no source VM to power on: {error}")).await;
-        }
-        result => result?,
-    }
-    crash::point("undo.powered-on");
     if from >= Phase::FinalDelta {
         conversion::give_up(context).await?;
     }
     Ok(())
 }
 
-/// The source as it was before the cutover.
+/// The source as it was before the cutover. It is powered on also where its snapshot cannot be ended now.
 pub(super) async fn source_back(context: &Context, from: Phase) -> Result<(), SourceError> {
-    context.source.end_snapshot(&context.vm, context.id).await?;
+    let ended = context.source.end_snapshot(&context.vm, context.id).await;
     if from.source_may_be_off() && was_running(context) {
         if from == Phase::StopSource {
             await_asked_shutdown(context).await?;
         }
         power_on_seen(context).await?;
     }
-    Ok(())
+    ended
 }
 
 /// A guest that was asked to shut down cannot be asked not to: it gets time to go off, so that powering it on is not
@@ -520,7 +538,14 @@ pub async fn clean(context: &Context) -> Result<(), WorkError> {
         context.note("warning", text.to_owned()).await;
         return Ok(());
     }
-    context.target.discard_machine(context.id).await?;
+    discarded(context).await?;
+    // A cutover that stopped the source, and neither ended nor was undone.
+    if context.cutover().held_off.is_some() {
+        match source_back(context, Phase::FinalDelta).await {
+            Err(error) if gone(&error) => {}
+            result => result?,
+        }
+    }
     let_go(context).await?;
     let made = context.made_disks().await?;
     // Without a ledger the disks may have been made all the same, and not noted.

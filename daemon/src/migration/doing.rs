@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use warmd_cbt::stop::StopSignal;
+use warmd_cbt::{mutant::mutant, stop::StopSignal};
 
 use super::{
     admission,
@@ -15,7 +15,9 @@ use super::{
     failure::{Remedy, WorkError},
     forecast, groups, hooks, overtaken, pass, prepare,
     retry::Retry,
-    rollback, verify,
+    rollback,
+    sweep::sweep_first,
+    verify,
     waiting::Waiting,
 };
 use crate::{
@@ -34,6 +36,8 @@ use crate::{
 
 /// How often work that failed in passing is tried again before a person is asked.
 const ATTEMPTS: u32 = 10;
+/// A try that goes on for so long is shown as work again, and not as waiting.
+const LASTING: Duration = Duration::from_secs(30);
 /// A pass that copied for so long before it failed counts as a new beginning.
 const LONG: Duration = Duration::from_mins(5);
 
@@ -47,6 +51,9 @@ pub(super) const PHASE_FAILED: &str = "failed: ";
 /// everything else for ever where something stands in its way that time takes away, else a limited number of times.
 pub(super) async fn persist(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
     look_first(context, doing, stop).await?;
+    if matches!(doing, Work::Seed | Work::Sync | Work::Phase(Phase::LastDelta)) {
+        sweep_first(context, stop).await?;
+    }
     admission::enter(context, doing, stop).await?;
     let Work::Phase(phase) = doing else { return attempts(context, doing, stop).await };
     // Outside the phase's deadline: each hook has its own.
@@ -79,7 +86,7 @@ async fn look_first(context: &Context, doing: Work, stop: &StopSignal) -> Result
             return Err(error);
         }
         tracing::warn!(migration = %context.id, %error, "not known yet who wrote to the target last");
-        patience.wait("looking who wrote to the target last", error, stop).await?;
+        patience.wait("looking who wrote to the target last", error, false, stop).await?;
     }
 }
 
@@ -116,19 +123,29 @@ async fn attempts(context: &Context, doing: Work, stop: &StopSignal) -> Result<(
     let mut patience = Patience::new(context, doing);
     loop {
         let (begun, waited) = (tokio::time::Instant::now(), context.admissions.waited());
-        let error = match act(context, doing, stop).await {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
+        let mut acting = std::pin::pin!(act(context, doing, stop));
+        let result = match tokio::time::timeout(LASTING, &mut acting).await {
+            Ok(result) => result,
+            Err(_) => {
+                // What it waited for before is past.
+                context.waits_no_more();
+                acting.await
+            }
         };
+        let Err(error) = result else { return Ok(()) };
         let copied = begun.elapsed().saturating_sub(context.admissions.waited().saturating_sub(waited));
         if matches!(doing, Work::Seed | Work::Sync) && copied > LONG {
             // It came a long way: a full pass of days may meet more than ten short failures.
             patience.begin_anew();
         }
-        if is_final(&error, doing) || stop.is_stopped() || unsaved::ends(context, doing) {
+        // Only a target that answers that its VM does not run lets the start be given up: an undo would end a VM that works.
+        let may_run = doing == Work::Phase(Phase::StartVm)
+            && context.may_be_started()
+            && !mutant("start-unknown-is-undone");
+        if stop.is_stopped() || (!may_run && (is_final(&error, doing) || unsaved::ends(context, doing))) {
             return Err(error);
         }
-        patience.wait(&format!("{doing:?}"), error, stop).await?;
+        patience.wait(&format!("{doing:?}"), error, may_run, stop).await?;
     }
 }
 
@@ -138,6 +155,8 @@ struct Patience<'a> {
     limited: Retry,
     /// For what only has to be waited out; the same, where there is a deadline.
     endless: Option<Retry>,
+    /// While the target VM may run.
+    open: Retry,
     waiting: Waiting<'a>,
 }
 
@@ -150,7 +169,7 @@ impl<'a> Patience<'a> {
                 (Retry::times(ATTEMPTS), Some(Retry::forever()))
             }
         };
-        Self { limited, endless, waiting: Waiting::new(context) }
+        Self { limited, endless, open: Retry::forever(), waiting: Waiting::new(context) }
     }
 
     /// What failed before does not count any more.
@@ -160,9 +179,17 @@ impl<'a> Patience<'a> {
         self.waiting.begin_anew();
     }
 
-    /// Shows what is waited for, and waits for the next try; the error, if there is to be none.
-    async fn wait(&mut self, doing: &str, error: WorkError, stop: &StopSignal) -> Result<(), WorkError> {
+    /// Shows what is waited for, and waits for the next try; the error, if there is to be none. There always is one while
+    /// the target VM `may_run`.
+    async fn wait(
+        &mut self,
+        doing: &str,
+        error: WorkError,
+        may_run: bool,
+        stop: &StopSignal,
+    ) -> Result<(), WorkError> {
         let retry = match (&mut self.endless, error.remedy) {
+            _ if may_run => &mut self.open,
             (Some(endless), Remedy::Wait) => endless,
             _ => &mut self.limited,
         };
@@ -189,13 +216,22 @@ async fn act(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), Wo
     match doing {
         Work::Nothing | Work::AwaitSchedule | Work::Begin => Ok(()),
         Work::Prepare => prepare::prepare(context).await,
-        Work::Seed => admission::pass(context, PassKind::Full, stop, None).await.and_then(ended),
-        Work::Sync => admission::pass(context, PassKind::Delta, stop, None).await.and_then(ended),
+        Work::Seed => copy(context, PassKind::Full, stop).await,
+        Work::Sync => copy(context, PassKind::Delta, stop).await,
         Work::Phase(phase) => run_phase(context, phase, stop).await,
         Work::Undo(phase) => cutover::undo(context, phase).await,
         Work::RollBack => cutover::unless_stopped(stop, rollback::roll_back(context)).await,
         Work::Clean => cutover::clean(context).await,
     }
+}
+
+/// A pass outside of a cutover. The source that a cutover stopped, which neither ended nor was undone (its state was
+/// overtaken, and a person decided for the source), is back before that.
+async fn copy(context: &Context, kind: PassKind, stop: &StopSignal) -> Result<(), WorkError> {
+    if context.cutover().held_off.is_some() {
+        cutover::undo(context, Phase::FinalDelta).await?;
+    }
+    admission::pass(context, kind, stop, None).await.and_then(ended)
 }
 
 fn ended(end: pass::PassEnd) -> Result<(), WorkError> {

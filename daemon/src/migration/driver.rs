@@ -239,7 +239,11 @@ impl Driver {
         let context = Arc::clone(&self.context);
         // Where no pass comes soon by itself, nothing else ends what is left.
         let mut clearing = Box::pin(async move {
-            if is_rest { keep_swept(&context).await } else { std::future::pending().await }
+            if is_rest || !context.is_swept() {
+                keep_swept(&context).await
+            } else {
+                std::future::pending().await
+            }
         });
         loop {
             tokio::select! {
@@ -425,7 +429,7 @@ impl Driver {
             ..Change::to(state.clone(), clock::now())
         };
         let mut retry = Retry::forever();
-        while let Err(error) = self.context.store.save_state(self.context.id, step.clone()).await {
+        while let Err(error) = self.saved(step.clone()).await {
             tracing::error!(migration = %self.context.id, %error, "state not saved; nothing goes on until it is");
             if let Some((undoing, event)) = self.back_unsaved(&error).await
                 && undoing != state

@@ -84,14 +84,6 @@ pub(super) async fn roll_back(context: &Context) -> Result<(), WorkError> {
         return Err(WorkError::passing(format!("the target VM was removed, and is {state:?}")));
     }
     crash::point("rollback.discarded");
-    if context.store.disks(context.id).await?.is_empty() {
-        // A state from before they were made, which was put back: it is resumed to copy, and copies what it knows.
-        prepare::prepare(context).await?;
-        distrust(context).await?;
-    }
-    take_back(context).await?;
-    cutover::let_go(context).await?;
-    afterwards::source_was_off(context).await?;
     let source = match source_back(context).await {
         Err(error) if error.kind == SourceErrorKind::NotFound => {
             context.note("warning", format!("there is no source VM to power on: {error}")).await;
@@ -100,6 +92,14 @@ pub(super) async fn roll_back(context: &Context) -> Result<(), WorkError> {
         result => result?,
     };
     crash::point("rollback.powered-on");
+    if context.store.disks(context.id).await?.is_empty() {
+        // A state from before they were made, which was put back: it is resumed to copy, and copies what it knows.
+        prepare::prepare(context).await?;
+        distrust(context).await?;
+    }
+    take_back(context).await?;
+    cutover::let_go(context).await?;
+    afterwards::source_was_off(context).await?;
     let text = format!(
         "rolled back: the target VM is removed, the source VM {source}; {}. The target's disks stay as the target VM left \
          them until the migration is resumed: then they are copied again, whole",
@@ -145,11 +145,12 @@ async fn take_back(context: &Context) -> Result<(), WorkError> {
 
 /// The source as it was before the cutover; how that is, in words.
 async fn source_back(context: &Context) -> Result<&'static str, SourceError> {
-    context.source.end_snapshot(&context.vm, context.id).await?;
+    let ended = context.source.end_snapshot(&context.vm, context.id).await;
     if context.cutover().was_running == Some(true) {
         cutover::power_on_seen(context).await?;
-        return Ok("is started");
+        return ended.map(|()| "is started");
     }
+    ended?;
     Ok(match context.source.power(&context.vm).await? {
         PowerState::Off if context.cutover().was_running.is_none() => {
             "is off, and whether it ran before the cutover is not known: start it by hand if it did"

@@ -4,7 +4,14 @@
 
 use std::time::Duration;
 
-use super::context::Context;
+use warmd_cbt::stop::StopSignal;
+
+use super::{
+    context::Context,
+    failure::{Remedy, WorkError},
+    retry::Retry,
+    waiting::Waiting,
+};
 use crate::sources::SourceErrorKind;
 
 /// How long the source may take for it.
@@ -18,6 +25,25 @@ pub(super) async fn sweep(context: &Context) {
     if let Err(why) = end(context).await {
         context.note("warning", format!("a snapshot may be left open: {why}")).await;
     }
+}
+
+/// The same until it is ended, before work that may wait for long before it looks at the source itself: after a crash a
+/// snapshot may be open, and nothing guards its scratch space.
+pub(super) async fn sweep_first(context: &Context, stop: &StopSignal) -> Result<(), WorkError> {
+    let (mut retry, mut waiting) = (Retry::forever(), Waiting::new(context));
+    while !context.is_swept() {
+        let Err(why) = end(context).await else { break };
+        let error = WorkError { remedy: Remedy::Wait, cause: why.into() };
+        let Some(pause) = retry.next() else { return Err(error) };
+        waiting.told("a snapshot that an earlier daemon may have left open", &error, pause).await;
+        tokio::select! {
+            biased;
+            () = stop.stopped() => return Err(error),
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+    context.waits_no_more();
+    Ok(())
 }
 
 /// The same where no pass will come by itself: until it is ended, and then for ever. A stop in between does no harm.
@@ -41,11 +67,15 @@ pub(super) async fn keep_swept(context: &Context) {
 
 async fn end(context: &Context) -> Result<(), String> {
     let ending = context.source.end_snapshot(&context.vm, context.id);
-    match tokio::time::timeout(DEADLINE, ending).await {
+    let ended = match tokio::time::timeout(DEADLINE, ending).await {
         Ok(Ok(())) => Ok(()),
         // Without a VM there is nothing to end.
         Ok(Err(error)) if error.kind == SourceErrorKind::NotFound => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("the source does not answer".to_owned()),
+    };
+    if ended.is_ok() {
+        context.swept();
     }
+    ended
 }

@@ -85,6 +85,15 @@ impl State {
         }
     }
 
+    /// Whether the target VM was started, and nobody's work goes on for it.
+    pub fn rests_past_no_return(&self) -> bool {
+        match self {
+            Self::Done => true,
+            Self::Failed { from, .. } => from.past_no_return(),
+            _ => false,
+        }
+    }
+
     /// Whether the copy was verified and handed over to the target: from here on its disks may become something else.
     pub fn is_handed_over(&self) -> bool {
         match self {

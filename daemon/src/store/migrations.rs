@@ -196,13 +196,20 @@ impl Store {
         .await
     }
 
-    /// Done migrations whose source VM is still to be looked at, and which no later migration moves.
+    /// Migrations whose target VM was started, whose source VM is still to be looked at, and which no later migration
+    /// moves: done ones for as long as their plans want, and while one is seen to run; failed ones until they are not.
     pub async fn sources_to_watch(&self, now: DateTime<Utc>) -> Result<Vec<MigrationRow>, StoreError> {
         self.read("reading whose source is still looked at", move |db| {
             let later = "SELECT 1 FROM migrations later WHERE later.source = migrations.source \
-                         AND later.vm = migrations.vm AND later.created > migrations.created";
-            let condition = format!("state_name = 'done' AND watch_until > ?1 AND NOT EXISTS ({later})");
-            find(db, &condition, &[&micros(now)])
+                         AND later.vm = migrations.vm AND later.created > migrations.created \
+                         AND later.state_name <> 'cancelled'";
+            let condition = format!(
+                "(state_name = 'failed' OR (state_name = 'done' AND (watch_until > ?1 OR source_ran IS NOT NULL))) \
+                 AND NOT EXISTS ({later})"
+            );
+            // One that cannot be read keeps nobody from looking at the others; it is shown as that.
+            let found = find_each(db, &condition, &[&micros(now)])?;
+            Ok(found.rows.into_iter().filter(|row| row.state.rests_past_no_return()).collect())
         })
         .await
     }

@@ -314,7 +314,7 @@ mod tests {
         let work = |_: &Connection| -> Result<(), Fault> { panic!("a defect") };
         assert_eq!(store.write("failing", work).await.unwrap_err().kind, StoreErrorKind::Unavailable);
         wait(5000).await.unwrap();
-        assert_eq!(store.beat().await.unwrap_err().kind, StoreErrorKind::Unavailable, "no watchdog is fed");
+        assert_eq!(store.beat().await.unwrap_err().kind, StoreErrorKind::Unavailable, "nobody answers");
         let other = tempfile::tempdir().unwrap();
         let closed = Store::open(other.path()).unwrap();
         closed.close().await.unwrap();

@@ -25,6 +25,7 @@ mod proof;
 mod restored;
 mod rollback;
 mod schedule;
+mod started;
 mod storages;
 mod supervised;
 mod unreadable;

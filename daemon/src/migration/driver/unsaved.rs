@@ -14,11 +14,14 @@ use crate::{
         state::State,
         transition::{Event, Work, next},
     },
-    store::StoreError,
+    store::{Change, StoreError, StoreErrorKind},
 };
 
 /// With a source off, and nothing saved for so long, the source is powered on.
 const UNSAVED: Duration = Duration::from_mins(3);
+
+/// How often is looked whether a save that hangs has done so for too long.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Whether the work of a phase with the source off is to end, as nothing could be saved for long. It would be tried until
 /// the phase's deadline otherwise.
@@ -34,6 +37,25 @@ fn may_go_back(context: &Context) -> bool {
 }
 
 impl Driver {
+    /// Saves a step. One that hangs is given up where the source is off for it; whether it is saved is not known then, and
+    /// what is saved after it counts.
+    pub(super) async fn saved(&self, step: Change) -> Result<(), StoreError> {
+        let mut saving = std::pin::pin!(self.context.store.save_state(self.context.id, step));
+        loop {
+            if let Ok(answer) = tokio::time::timeout(LOOK, &mut saving).await {
+                return answer;
+            }
+            let is_down = matches!(self.state, State::CuttingOver { phase } if phase.source_may_be_off());
+            if is_down && !self.is_back && may_go_back(&self.context) {
+                return Err(StoreError {
+                    kind: StoreErrorKind::Unavailable,
+                    context: format!("saving the state of migration {}", self.context.id),
+                    cause: "the state's disk does not answer".into(),
+                });
+            }
+        }
+    }
+
     /// Powers the source on that a cutover has stopped, when nothing can be saved for long; then what is to be saved
     /// instead of the next step.
     pub(super) async fn back_unsaved(&mut self, error: &StoreError) -> Option<(State, Event)> {
@@ -59,6 +81,6 @@ async fn back(context: &Context, from: Phase) -> Result<(), WorkError> {
     if from >= Phase::CreateVm || context.cutover().create_asked {
         cutover::discard_seen(context).await?;
     }
-    cutover::give_starters_back(context).await?;
-    Ok(cutover::source_back(context, from).await?)
+    cutover::source_back(context, from).await?;
+    Ok(cutover::give_starters_back(context).await?)
 }

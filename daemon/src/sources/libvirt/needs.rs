@@ -121,7 +121,9 @@ impl LibvirtSource {
         }
         // What the final snapshot makes, under an id that no migration has.
         self.in_nook(MigrationId::generate(), |nook| {
-            nook.make(None).and_then(|()| std::fs::write(nook.scratch_file(0), "room")).and_then(|()| nook.clear())
+            nook.make(None)
+                .and_then(|()| std::fs::write(nook.scratch_file(0), "room"))
+                .and_then(|()| nook.clear())
         })
         .await
         .context(doing)

@@ -15,11 +15,11 @@ use super::{Host, PlaceClaim, Storage, VmDisk, blocking};
 use crate::{
     model::id::MigrationId,
     nbd::{NbdAddress, NbdUri},
-    threads,
     targets::{
         DiskSpec, TargetError, TargetErrorKind,
         volume::{Kin, Uses, VolumeError},
     },
+    threads,
 };
 
 /// How long whoever uses a volume for a moment, as udev does, is waited for.
