@@ -1,4 +1,4 @@
-//! A child process that cannot outlive its deadline, fed from memory, its output bounded.
+//! A child process that can outlive neither its deadline nor the daemon, fed from memory, its output bounded.
 
 use std::{fs::File, io, process::Stdio, time::Duration};
 
@@ -8,7 +8,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::error::{LibvirtError, LibvirtErrorKind};
+use super::{
+    error::{LibvirtError, LibvirtErrorKind},
+    spawner,
+};
 
 /// The most bytes that an answer may have.
 pub const MAX_OUTPUT: usize = 4 << 20;
@@ -105,8 +108,8 @@ pub(super) async fn run_with(
     )
 }
 
-async fn finish(mut command: Command, input: Option<&str>, most: usize) -> Result<Finished, ChildError> {
-    let mut child = command.spawn()?;
+async fn finish(command: Command, input: Option<&str>, most: usize) -> Result<Finished, ChildError> {
+    let mut child = spawner::spawn(command).await?;
     let stdin = child.stdin.take();
     let feed = async {
         if let (Some(mut stdin), Some(input)) = (stdin, input) {

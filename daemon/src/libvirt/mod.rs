@@ -3,7 +3,7 @@
 //! Rule: the library (`libvirt.so.0`) is loaded when it is first needed, so the daemon starts without libvirt. One call is
 //! one thread with a deadline, counted per lane ([`link`]); error numbers decide, never sentences ([`error`]). Domains are
 //! addressed by UUID alone. What libvirt says is kept as the cause, untouched. `qemu-img` is a child process with a
-//! deadline, an empty stdin and bounded output ([`child`]).
+//! deadline, an empty stdin and bounded output ([`child`]), which ends with the daemon.
 
 mod calls;
 mod checkpoint;
@@ -17,6 +17,7 @@ pub mod image;
 mod link;
 mod needs;
 pub mod overlay;
+mod spawner;
 mod standing;
 pub mod xml;
 
