@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use tokio::task::JoinSet;
 use warmd_daemon::libvirt::{
-    Affects, Libvirt as Client, LibvirtErrorKind as Kind, Reason, RunState, XmlForm,
+    Affects, Lane, Libvirt as Client, LibvirtErrorKind as Kind, Reason, RunState, XmlForm,
 };
 use warmd_tests::{Libvirt, run};
 
@@ -90,9 +90,9 @@ fn power_metadata_and_autostart_are_what_libvirt_has() {
             let error = client.define(&xml("one", 2)).await.err().context("the name is taken")?;
             ensure!(error.kind == Kind::Exists, "{error}");
             let id = client.domains().await?.first().context("no domain")?.0;
-            ensure!(!client.autostart(id).await?);
+            ensure!(!client.autostart(id, Lane::Urgent).await?);
             client.set_autostart(id, true).await?;
-            ensure!(client.autostart(id).await?);
+            ensure!(client.autostart(id, Lane::Urgent).await?);
             let uri = "urn:warmd:test:1";
             client.set_metadata(id, Affects::Config, uri, "t", "<moved to='x'/>").await?;
             ensure!(client.dump_xml(id, XmlForm::Persistent).await?.contains(uri));

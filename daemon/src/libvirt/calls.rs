@@ -58,6 +58,9 @@ const DESTROY_GRACEFUL: u32 = 1;
 const SHUTDOWN_ACPI: u32 = 1;
 /// Managed save, snapshots' metadata, NVRAM, checkpoints' metadata.
 const UNDEFINE_ALL: u32 = 1 | 2 | 4 | 16;
+const SET_METADATA: &str = "metadata --set";
+const REMOVE_METADATA: &str = "metadata --remove";
+const DESTROY: &str = "destroy";
 /// `virDomainLifecycleAction`, by the words of the domain's XML.
 const ACTIONS: [&str; 6] =
     ["destroy", "restart", "rename-restart", "preserve", "coredump-destroy", "coredump-restart"];
@@ -98,7 +101,7 @@ impl Libvirt {
         self.endpoint.run(lane, name.into(), ask).await
     }
 
-    /// A call about one domain.
+    /// A call about one domain. [`LibvirtErrorKind::NoSuchDomain`] is its answer only if a listing lacks the domain too.
     pub(super) async fn about<T: Send + 'static>(
         &self,
         lane: Lane,
@@ -106,7 +109,34 @@ impl Libvirt {
         domain: DomainId,
         ask: impl FnOnce(&Domain<'_>) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, LibvirtError> {
-        self.call(lane, format!("{verb} {domain}"), move |libvirt| ask(&libvirt.domain(domain.0)?)).await
+        let name = format!("{verb} {domain}");
+        let turn = match lane {
+            Lane::Urgent => Some(self.endpoint.turn(domain.0, &name, verb == DESTROY).await?),
+            Lane::Look | Lane::Work | Lane::Power => None,
+        };
+        let answer = self.call(lane, name, move |libvirt| {
+            // Given back when the call has ended, and not when nobody waits for it any more.
+            let _turn = turn;
+            ask(&libvirt.domain(domain.0)?)
+        });
+        self.unless_listed(domain, answer.await).await
+    }
+
+    /// "No such domain" counts only if a listing that succeeded lacks it: else it is a failure like others.
+    async fn unless_listed<T>(
+        &self,
+        domain: DomainId,
+        answer: Result<T, LibvirtError>,
+    ) -> Result<T, LibvirtError> {
+        let error = match answer {
+            Err(error) if error.kind == LibvirtErrorKind::NoSuchDomain => error,
+            answer => return answer,
+        };
+        let kind = kind_of_absence(&self.is_absent(domain).await);
+        if kind != LibvirtErrorKind::NoSuchDomain {
+            tracing::warn!(%domain, %error, ?kind, "libvirt does not find a domain that no listing lacks");
+        }
+        Err(LibvirtError { kind, ..error })
     }
 
     /// What the daemon there says of itself, on one line: `libvirt 9.0.0, QEMU 7.2.22`.
@@ -119,7 +149,7 @@ impl Libvirt {
 
     /// All domains, running or not, with their names.
     pub async fn domains(&self) -> Result<Vec<(DomainId, String)>, LibvirtError> {
-        self.call(Lane::Look, "list", |libvirt| {
+        self.call(Lane::Power, "list", |libvirt| {
             let domains = libvirt.domains()?;
             domains.iter().map(|domain| Ok((DomainId(domain.id()?), domain.name()?))).collect()
         })
@@ -129,7 +159,7 @@ impl Libvirt {
     /// Whether a listing that succeeded lacks the domain: only then it is absent. "No such domain" alone may come from a
     /// daemon that has not read its definitions yet.
     pub async fn is_absent(&self, domain: DomainId) -> Result<bool, LibvirtError> {
-        let listed = self.call(Lane::Urgent, "list", |libvirt| {
+        let listed = self.call(Lane::Power, "list", |libvirt| {
             libvirt.domains()?.iter().map(|domain| domain.id()).collect::<Result<Vec<_>, _>>()
         });
         Ok(!listed.await?.contains(&domain.0))
@@ -150,9 +180,9 @@ impl Libvirt {
         DomainXml::read(&text).map_err(|error| LibvirtError::malformed(format!("dumpxml {domain}"), error))
     }
 
-    /// Whether it runs. A domain that is gone is [`LibvirtErrorKind::NoSuchDomain`]: see [`Self::is_absent`].
+    /// Whether it runs. A domain that is gone is [`LibvirtErrorKind::NoSuchDomain`].
     pub async fn state(&self, domain: DomainId) -> Result<Standing, LibvirtError> {
-        let (state, reason) = self.about(Lane::Urgent, "domstate", domain, |domain| domain.state()).await?;
+        let (state, reason) = self.about(Lane::Power, "domstate", domain, |domain| domain.state()).await?;
         Standing::of(state, reason).ok_or_else(|| {
             LibvirtError::malformed(format!("domstate {domain}"), format!("the state {state} is not known"))
         })
@@ -161,7 +191,7 @@ impl Libvirt {
     /// Virtual sizes in bytes of its disks, by target name. A drive without a medium is missing, and so is a disk of whose
     /// image libvirt cannot tell anything.
     pub async fn disk_sizes(&self, domain: DomainId) -> Result<BTreeMap<String, u64>, LibvirtError> {
-        self.call(Lane::Look, format!("domblkinfo {domain}"), move |libvirt| {
+        let sizes = self.call(Lane::Look, format!("domblkinfo {domain}"), move |libvirt| {
             let found = libvirt.domain(domain.0)?;
             let text = found.xml(0)?;
             let mut sizes = BTreeMap::new();
@@ -188,8 +218,8 @@ impl Libvirt {
                 }
             }
             Ok(sizes)
-        })
-        .await
+        });
+        self.unless_listed(domain, sizes.await).await
     }
 
     /// A storage pool's XML.
@@ -242,8 +272,8 @@ impl Libvirt {
     }
 
     /// Whether libvirt starts it with the host.
-    pub async fn autostart(&self, domain: DomainId) -> Result<bool, LibvirtError> {
-        self.about(Lane::Urgent, "autostart", domain, |domain| domain.autostart()).await
+    pub async fn autostart(&self, domain: DomainId, lane: Lane) -> Result<bool, LibvirtError> {
+        self.about(lane, "autostart", domain, |domain| domain.autostart()).await
     }
 
     /// Says whether libvirt is to start it with the host.
@@ -254,12 +284,15 @@ impl Libvirt {
 
     /// Puts the mark of where it went into its persistent definition, in place of an older one.
     pub async fn set_moved_mark(&self, domain: DomainId, element: &str) -> Result<(), LibvirtError> {
-        self.set_metadata(domain, Affects::Config, DomainXml::MOVED_NAMESPACE, "warmd", element).await
+        let set = set_element(DomainXml::MOVED_NAMESPACE, "warmd", element, Affects::Config);
+        self.about(Lane::Urgent, SET_METADATA, domain, set).await
     }
 
     /// Removes that mark; none is success.
     pub async fn remove_moved_mark(&self, domain: DomainId) -> Result<(), LibvirtError> {
-        self.remove_metadata(domain, Affects::Config, DomainXml::MOVED_NAMESPACE).await
+        let removed = remove_element(DomainXml::MOVED_NAMESPACE, Affects::Config);
+        let removed = self.about(Lane::Urgent, REMOVE_METADATA, domain, removed);
+        already(removed.await, LibvirtErrorKind::NoSuchMetadata)
     }
 
     /// The names of its snapshots; none where the driver has no snapshots.
@@ -321,7 +354,7 @@ impl Libvirt {
     /// Cuts the power; off already is success. QEMU gets time to close its images, and is killed only if it hangs.
     pub async fn destroy(&self, domain: DomainId) -> Result<(), LibvirtError> {
         use LibvirtErrorKind as K;
-        let cut = |flags| self.about(Lane::Urgent, "destroy", domain, move |domain| domain.destroy(flags));
+        let cut = |flags| self.about(Lane::Urgent, DESTROY, domain, move |domain| domain.destroy(flags));
         match self.unless_off(domain, cut(DESTROY_GRACEFUL).await).await {
             Err(error) if matches!(error.kind, K::Busy | K::Failed) => {
                 tracing::warn!(%domain, %error, "QEMU does not end in good order; killing it");
@@ -377,11 +410,8 @@ impl Libvirt {
         prefix: &str,
         element: &str,
     ) -> Result<(), LibvirtError> {
-        let (uri, prefix, element) = (uri.to_owned(), prefix.to_owned(), element.to_owned());
-        self.about(Lane::Work, "metadata --set", domain, move |domain| {
-            domain.set_metadata(Some((&prefix, &element)), &uri, affects.flag())
-        })
-        .await
+        let set = set_element(uri, prefix, element, affects);
+        self.about(Lane::Work, SET_METADATA, domain, set).await
     }
 
     /// Removes the metadata element of the namespace `uri` from one of the two definitions; none is success.
@@ -391,10 +421,7 @@ impl Libvirt {
         affects: Affects,
         uri: &str,
     ) -> Result<(), LibvirtError> {
-        let uri = uri.to_owned();
-        let removed = self.about(Lane::Work, "metadata --remove", domain, move |domain| {
-            domain.set_metadata(None, &uri, affects.flag())
-        });
+        let removed = self.about(Lane::Work, REMOVE_METADATA, domain, remove_element(uri, affects));
         already(removed.await, LibvirtErrorKind::NoSuchMetadata)
     }
 
@@ -419,7 +446,12 @@ impl Libvirt {
     /// Whether libvirt told of a start or a resumption of the domain since `when`; `None` if nobody can say, because the
     /// connection was not there all the time. A first call begins the record.
     pub fn ran_since(&self, domain: DomainId, when: Instant) -> Option<bool> {
-        self.endpoint.record().ran_since(domain.0, when)
+        self.endpoint.record().ran_since(domain.0, when, 0)
+    }
+
+    /// The same of a domain that the caller itself started, paused, since `when`: whether anybody let it run.
+    pub fn was_let_run_since(&self, domain: DomainId, when: Instant) -> Option<bool> {
+        self.endpoint.record().ran_since(domain.0, when, 1)
     }
 
     /// What libvirt told of the domain's power, as far as it is kept, oldest first.
@@ -441,10 +473,68 @@ fn drives(text: &str) -> Result<Vec<(String, Option<(String, String)>)>, xml::Xm
     Ok(xml::children(devices, "disk").filter_map(drive).collect())
 }
 
+/// What "no such domain" means beside what a listing said of the domain's absence.
+fn kind_of_absence(absent: &Result<bool, LibvirtError>) -> LibvirtErrorKind {
+    match absent {
+        Ok(true) => LibvirtErrorKind::NoSuchDomain,
+        Ok(false) => LibvirtErrorKind::Failed,
+        Err(_) => LibvirtErrorKind::Unreachable,
+    }
+}
+
+fn set_element(
+    uri: &str,
+    prefix: &str,
+    element: &str,
+    affects: Affects,
+) -> impl FnOnce(&Domain<'_>) -> Result<(), Failure> + Send + use<> {
+    let (uri, prefix, element) = (uri.to_owned(), prefix.to_owned(), element.to_owned());
+    move |domain| domain.set_metadata(Some((&prefix, &element)), &uri, affects.flag())
+}
+
+fn remove_element(
+    uri: &str,
+    affects: Affects,
+) -> impl FnOnce(&Domain<'_>) -> Result<(), Failure> + Send + use<> {
+    let uri = uri.to_owned();
+    move |domain| domain.set_metadata(None, &uri, affects.flag())
+}
+
 /// Success also if it failed because it is so already.
 pub(super) fn already<T>(result: Result<T, LibvirtError>, so: LibvirtErrorKind) -> Result<(), LibvirtError> {
     match result {
         Err(error) if error.kind != so => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_listing_that_lacks_it_makes_a_domain_absent() {
+        use LibvirtErrorKind as K;
+        assert_eq!(kind_of_absence(&Ok(true)), K::NoSuchDomain);
+        assert_eq!(kind_of_absence(&Ok(false)), K::Failed);
+        for kind in [K::Unreachable, K::Timeout, K::Denied, K::Failed] {
+            assert_eq!(kind_of_absence(&Err(LibvirtError::new(kind, "list", "x"))), K::Unreachable);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_domain_that_is_listed_is_never_said_to_be_gone() {
+        let libvirt = Libvirt::new("test:///default");
+        let (there, _) = libvirt.domains().await.unwrap().remove(0);
+        let gone = DomainId(uuid::Uuid::from_u128(7));
+        let error = libvirt.state(gone).await.unwrap_err();
+        assert_eq!(error.kind, LibvirtErrorKind::NoSuchDomain, "{error}");
+        let says_gone = || {
+            let words = "Domain not found".to_owned();
+            Err::<(), _>(Failure::Said { code: 42, domain: 10, errno: 0, words })
+        };
+        let error = libvirt.about(Lane::Look, "dumpxml", there, move |_| says_gone()).await.unwrap_err();
+        assert_eq!(error.kind, LibvirtErrorKind::Failed, "{error}");
+        assert!(error.to_string().contains("Domain not found"), "{error}");
     }
 }

@@ -64,10 +64,10 @@ const OPERATIONS: [&str; 11] = [
 
 impl Libvirt {
     /// What the domain is busy with; nothing if it is off.
-    pub async fn job(&self, domain: DomainId) -> Result<CurrentJob, LibvirtError> {
+    pub async fn job(&self, domain: DomainId, lane: Lane) -> Result<CurrentJob, LibvirtError> {
         use LibvirtErrorKind as K;
         // Asked first: the backup's description tells a backup from all else, whatever the job is called.
-        match self.about(Lane::Urgent, "backup-dumpxml", domain, |domain| domain.backup()).await {
+        match self.about(lane, "backup-dumpxml", domain, |domain| domain.backup()).await {
             Ok(text) => {
                 return BackupJob::read(&text)
                     .map(CurrentJob::Backup)
@@ -76,7 +76,7 @@ impl Libvirt {
             Err(error) if matches!(error.kind, K::NoJob | K::WrongState | K::Unsupported) => {}
             Err(error) => return Err(error),
         }
-        match self.about(Lane::Urgent, "domjobinfo", domain, |domain| domain.job()).await {
+        match self.about(lane, "domjobinfo", domain, |domain| domain.job()).await {
             Ok((0, _)) => Ok(CurrentJob::None),
             Ok((_, operation)) => {
                 let name = usize::try_from(operation).ok().and_then(|number| OPERATIONS.get(number));
@@ -120,10 +120,12 @@ impl Libvirt {
     pub async fn abort_job(&self, domain: DomainId) -> Result<(), LibvirtError> {
         match self.about(Lane::Urgent, "domjobabort", domain, |domain| domain.abort_job()).await {
             Err(error) if error.kind == LibvirtErrorKind::NoJob => Ok(()),
-            Err(error) if error.kind == LibvirtErrorKind::WrongState => match self.job(domain).await? {
-                CurrentJob::None => Ok(()),
-                CurrentJob::Backup(_) | CurrentJob::Other(_) => Err(error),
-            },
+            Err(error) if error.kind == LibvirtErrorKind::WrongState => {
+                match self.job(domain, Lane::Urgent).await? {
+                    CurrentJob::None => Ok(()),
+                    CurrentJob::Backup(_) | CurrentJob::Other(_) => Err(error),
+                }
+            }
             result => result,
         }
     }

@@ -48,11 +48,11 @@ impl Kept {
         self.events.push_back((at, domain, happening));
     }
 
-    fn ran_since(&self, domain: Uuid, when: Instant, is_alive: bool) -> Option<bool> {
-        let ran = self.events.iter().any(|(at, whose, what)| {
-            *at >= when && *whose == domain && matches!(what, Happening::Started | Happening::Resumed)
-        });
-        if ran {
+    /// Whether it was started more than `own_starts` times, or resumed.
+    fn ran_since(&self, domain: Uuid, when: Instant, own_starts: usize, is_alive: bool) -> Option<bool> {
+        let since = self.events.iter().filter(|(at, whose, _)| *at >= when && *whose == domain);
+        let count = |wanted| since.clone().filter(|(_, _, what)| *what == wanted).count();
+        if count(Happening::Resumed) > 0 || count(Happening::Started) > own_starts {
             return Some(true);
         }
         (is_alive && self.since.is_some_and(|since| since < when)).then_some(false)
@@ -84,10 +84,15 @@ impl Record {
         kept.since = listens.is_ok().then(Instant::now);
     }
 
-    /// Whether the domain was started or resumed at or after `when`; `None` if nobody can say.
-    pub(super) fn ran_since(&self, domain: Uuid, when: Instant) -> Option<bool> {
+    /// Whether the domain was resumed, or started more than `own_starts` times, at or after `when`; `None` if nobody can say.
+    pub(super) fn ran_since(&self, domain: Uuid, when: Instant, own_starts: usize) -> Option<bool> {
         let kept = self.lock();
-        kept.ran_since(domain, when, kept.connection.upgrade().is_some_and(|open| open.is_alive()))
+        kept.ran_since(
+            domain,
+            when,
+            own_starts,
+            kept.connection.upgrade().is_some_and(|open| open.is_alive()),
+        )
     }
 
     /// The domain's events that are kept, oldest first.
@@ -116,17 +121,35 @@ mod tests {
         let mut kept = Kept { since: Some(at(10)), ..Kept::default() };
         kept.note(at(20), one, Happening::Started);
         kept.note(at(30), one, Happening::Stopped);
-        assert_eq!(kept.ran_since(one, at(15), true), Some(true));
-        assert_eq!(kept.ran_since(one, at(25), true), Some(false));
-        assert_eq!(kept.ran_since(other, at(15), true), Some(false));
+        assert_eq!(kept.ran_since(one, at(15), 0, true), Some(true));
+        assert_eq!(kept.ran_since(one, at(25), 0, true), Some(false));
+        assert_eq!(kept.ran_since(other, at(15), 0, true), Some(false));
         // Before the record began, and after the connection broke.
-        assert_eq!(kept.ran_since(other, at(5), true), None);
-        assert_eq!(kept.ran_since(one, at(25), false), None);
-        assert_eq!(kept.ran_since(one, at(15), false), Some(true));
+        assert_eq!(kept.ran_since(other, at(5), 0, true), None);
+        assert_eq!(kept.ran_since(one, at(25), 0, false), None);
+        assert_eq!(kept.ran_since(one, at(15), 0, false), Some(true));
         for _ in 0..KEPT {
             kept.note(at(40), other, Happening::Paused);
         }
-        assert_eq!((kept.events.len(), kept.ran_since(one, at(25), true)), (KEPT, None));
-        assert_eq!(kept.ran_since(one, at(35), true), Some(false));
+        assert_eq!((kept.events.len(), kept.ran_since(one, at(25), 0, true)), (KEPT, None));
+        assert_eq!(kept.ran_since(one, at(35), 0, true), Some(false));
+    }
+
+    #[test]
+    fn a_start_of_ones_own_is_no_run_and_any_other_is() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let domain = Uuid::from_u128(1);
+        let mut kept = Kept { since: Some(at(1)), ..Kept::default() };
+        kept.note(at(10), domain, Happening::Started);
+        kept.note(at(10), domain, Happening::Paused);
+        assert_eq!(kept.ran_since(domain, at(9), 1, true), Some(false));
+        let mut resumed = Kept { events: kept.events.clone(), ..Kept::default() };
+        resumed.note(at(11), domain, Happening::Resumed);
+        assert_eq!(resumed.ran_since(domain, at(9), 1, true), Some(true));
+        // Stopped, and started by somebody else before the next look.
+        kept.note(at(12), domain, Happening::Stopped);
+        kept.note(at(13), domain, Happening::Started);
+        assert_eq!(kept.ran_since(domain, at(9), 1, true), Some(true));
     }
 }

@@ -2,13 +2,15 @@
 //!
 //! Rule: a blocking call is on a thread of its own, and the threads are counted: one that hangs keeps its place in its lane
 //! until libvirt lets it go, so at most [`PER_LANE`] hang there, and the next caller is told so. The lanes have connections
-//! of their own: whatever listing or working waits for, an abort, a power cut or a look at the power does not. A call that
-//! nobody waits for any more before it was sent is not sent.
+//! of their own: whatever describing or working waits for, an abort, a power cut or a look at the power does not. A call that
+//! nobody waits for any more before it was sent is not sent. In the urgent lane a domain has one call at a time, and a power
+//! cut beside it: one QEMU that hangs takes no other domain's place.
 //!
 //! libvirt looks every few seconds whether the other side lives; after half a minute of silence it closes the connection,
 //! which ends all calls that hang in it. Such calls are [`LibvirtErrorKind::Unreachable`], whatever they say of themselves.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -17,6 +19,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     time::{Instant, timeout_at},
 };
+use uuid::Uuid;
 
 use super::{
     error::{LibvirtError, LibvirtErrorKind},
@@ -34,15 +37,21 @@ pub(super) const PER_LANE: usize = 4;
 const ALIVE_EVERY: i32 = 5;
 const SILENCES: u32 = 5;
 
+/// How long a domain's urgent call waits for another one of the same domain.
+const TURN: Duration = Duration::from_secs(1);
+const TURN_POLL: Duration = Duration::from_millis(20);
+
 /// What a call is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lane {
-    /// Lists and descriptions.
+pub enum Lane {
+    /// Descriptions.
     Look,
     /// What changes something and may take its time.
     Work,
-    /// What must not wait: power, the look at it, the end of a job.
+    /// What must not wait, and may have to for the domain's own job or monitor: power, the end of a job, what starts it.
     Urgent,
+    /// What waits for no domain: the list, and the look whether one runs.
+    Power,
 }
 
 /// One libvirt, by its URI.
@@ -50,8 +59,23 @@ pub(super) enum Lane {
 pub(super) struct Endpoint {
     uri: Box<str>,
     deadline: Duration,
-    lanes: [LaneState; 3],
+    lanes: [LaneState; 4],
+    /// Domains with an urgent call, and whether that is a power cut.
+    turns: Arc<Mutex<HashSet<(Uuid, bool)>>>,
     record: Arc<Record>,
+}
+
+/// A domain's place in the urgent lane, for as long as it is held.
+#[derive(Debug)]
+pub(super) struct Turn {
+    turns: Arc<Mutex<HashSet<(Uuid, bool)>>>,
+    whose: (Uuid, bool),
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.whose);
+    }
 }
 
 #[derive(Debug)]
@@ -65,7 +89,13 @@ struct LaneState {
 impl Endpoint {
     pub(super) fn new(uri: &str, deadline: Duration) -> Self {
         let lane = || LaneState { places: Arc::new(Semaphore::new(PER_LANE)), connection: Mutex::new(None) };
-        Self { uri: uri.into(), deadline, lanes: [lane(), lane(), lane()], record: Arc::default() }
+        Self {
+            uri: uri.into(),
+            deadline,
+            lanes: [lane(), lane(), lane(), lane()],
+            turns: Arc::default(),
+            record: Arc::default(),
+        }
     }
 
     pub(super) fn uri(&self) -> &str {
@@ -74,6 +104,27 @@ impl Endpoint {
 
     pub(super) fn record(&self) -> &Record {
         &self.record
+    }
+
+    /// The domain's turn for an urgent call. While another one of it does not come back, [`LibvirtErrorKind::Busy`]: all of
+    /// the lane's places are not for one domain. A power cut has a turn of its own: it is what helps where the others hang.
+    pub(super) async fn turn(
+        &self,
+        domain: Uuid,
+        call: &str,
+        cuts_power: bool,
+    ) -> Result<Turn, LibvirtError> {
+        let whose = (domain, cuts_power);
+        let deadline = Instant::now() + TURN.min(self.deadline);
+        while !self.turns.lock().unwrap_or_else(PoisonError::into_inner).insert(whose) {
+            if Instant::now() >= deadline {
+                let why =
+                    "an earlier call about this domain has not returned; the next one is begun when it has";
+                return Err(LibvirtError::new(LibvirtErrorKind::Busy, call, why));
+            }
+            tokio::time::sleep(TURN_POLL).await;
+        }
+        Ok(Turn { turns: Arc::clone(&self.turns), whose })
     }
 
     /// Does `ask` on the lane's connection, which is opened if it is not, and answers within the deadline.
@@ -169,7 +220,7 @@ impl Endpoint {
             tracing::debug!(uri = %self.uri, ?failure, "the connection is not kept alive");
         }
         let open = Arc::new(open);
-        if lane == Lane::Urgent {
+        if lane == Lane::Power {
             self.record.follow(&open);
         }
         *place = Some(Arc::clone(&open));
@@ -177,11 +228,12 @@ impl Endpoint {
     }
 
     fn lane(&self, lane: Lane) -> &LaneState {
-        let [look, work, urgent] = &self.lanes;
+        let [look, work, urgent, power] = &self.lanes;
         match lane {
             Lane::Look => look,
             Lane::Work => work,
             Lane::Urgent => urgent,
+            Lane::Power => power,
         }
     }
 }
@@ -244,6 +296,20 @@ mod tests {
         while endpoint.lane(Lane::Look).places.available_permits() < PER_LANE {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_domain_that_hangs_takes_one_urgent_place_and_its_power_is_cut_all_the_same() {
+        let endpoint = Endpoint::new("test:///default", Duration::from_millis(100));
+        let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let hangs = endpoint.turn(one, "domjobabort", false).await.unwrap();
+        let error = endpoint.turn(one, "domjobabort", false).await.unwrap_err();
+        assert_eq!(error.kind, LibvirtErrorKind::Busy, "{error}");
+        let cut = endpoint.turn(one, "destroy", true).await.unwrap();
+        assert!(endpoint.turn(one, "destroy", true).await.is_err());
+        endpoint.turn(other, "domjobabort", false).await.unwrap();
+        drop((hangs, cut));
+        endpoint.turn(one, "domjobabort", false).await.unwrap();
     }
 
     #[tokio::test]

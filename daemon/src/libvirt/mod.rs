@@ -28,7 +28,7 @@ pub use disk::{Disk, DiskSource};
 pub use domain::{DomainXml, LoaderFirmware, NetworkInterface};
 pub use error::{LibvirtError, LibvirtErrorKind};
 pub use events::Happening;
-pub use link::CALL_DEADLINE;
+pub use link::{CALL_DEADLINE, Lane};
 pub use needs::{Volume, went_unanswered};
 pub use standing::{Reason, RunState, Standing};
 

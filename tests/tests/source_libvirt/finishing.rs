@@ -3,7 +3,7 @@
 use anyhow::{Context as _, ensure};
 use warmd_daemon::model::machine::PowerState;
 use warmd_daemon::model::rule::Rule;
-use warmd_daemon::sources::{Source, SourceErrorKind};
+use warmd_daemon::sources::{HoldOff, Moved, Source, SourceErrorKind};
 
 use super::bench::{
     Bench, MIB, Marks, UUID, assert_changed, assert_error, assert_unknown, block_on, marks, qemu_img,
@@ -62,6 +62,43 @@ fn a_volume_of_a_pool_is_described_read_and_released_running_and_off() {
         bench.virsh(["pool-destroy", "p"])?;
         let refused = bench.source.can_finish(&bench.vm, &keys(&bench)).await;
         assert_error(refused, SourceErrorKind::Refused, "not active")
+    });
+}
+
+#[test]
+fn what_starts_the_vm_is_found_in_its_mark_where_the_record_lacks_it() {
+    block_on(async |dir| {
+        // It runs: the mark is in its persistent definition alone.
+        let bench = Bench::started(dir, &DISK)?;
+        bench.virsh(["autostart", UUID])?;
+        let autostart = || -> anyhow::Result<bool> {
+            Ok(bench
+                .virsh(["dominfo", UUID])?
+                .lines()
+                .any(|line| line.starts_with("Autostart:") && line.ends_with("enable")))
+        };
+        let (vm, owner) = (&bench.vm, bench.owner);
+        let was = bench.source.starters(vm, owner).await?;
+        ensure!(was.autostart);
+        let moved = Moved { owner, target: "there".to_owned() };
+        bench.source.hold_off(vm, &moved, &was).await?;
+        ensure!(!autostart()?);
+        // Its record was lost, and is made anew: from the mark.
+        ensure!(bench.source.starters(vm, owner).await?.autostart, "the mark was not read");
+        let none = HoldOff { autostart: false };
+        bench.source.hold_off(vm, &moved, &none).await?;
+        ensure!(
+            bench.virsh(["dumpxml", "--inactive", UUID])?.contains("autostart='yes'"),
+            "the mark lost it"
+        );
+        // It comes back by the mark alone, which goes.
+        bench.source.let_go(vm, owner, &none).await?;
+        ensure!(autostart()?, "it is not given back");
+        ensure!(
+            !bench.virsh(["dumpxml", "--inactive", UUID])?.contains("urn:warmd:moved"),
+            "the mark is left"
+        );
+        Ok(())
     });
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use warmd_cbt::units::Length;
 
 use crate::{
-    libvirt::{CurrentJob, Disk, DomainId, DomainXml, LoaderFirmware, Reason, RunState, Standing},
+    libvirt::{CurrentJob, Disk, DomainId, DomainXml, Lane, LoaderFirmware, Reason, RunState, Standing},
     model::{
         id::{DiskKey, VmId},
         machine::{CpuTopology, Firmware, Machine, MachineDisk, Nic, PowerState, VmSummary},
@@ -99,7 +99,7 @@ impl LibvirtSource {
         }
         let snapshots = self.libvirt.snapshot_names(domain).await.context(doing)?;
         let objections = self.object(domain, &definitions, &standing).await?;
-        warnings.extend(held_off(xml));
+        warnings.extend(held_off(&definitions.persistent));
         warnings.extend(objections.into_iter().map(|objection| objection.found));
         let disks: Vec<_> = xml.disks.iter().filter(|disk| is_disk(disk)).collect();
         Ok(VmSummary {
@@ -137,10 +137,12 @@ impl LibvirtSource {
         let (persistent, saved) = self.libvirt.persistent_and_saved(domain).await.context(doing)?;
         let checkpoints = self.libvirt.checkpoint_names(domain).await.context(doing)?;
         let snapshots = self.libvirt.snapshot_names(domain).await.context(doing)?;
-        let autostart = self.libvirt.autostart(domain).await.context(doing)?;
+        let autostart = self.libvirt.autostart(domain, Lane::Look).await.context(doing)?;
         let job = match standing.state {
             RunState::Off => CurrentJob::None,
-            RunState::Running | RunState::Paused => self.libvirt.job(domain).await.context(doing)?,
+            RunState::Running | RunState::Paused => {
+                self.libvirt.job(domain, Lane::Look).await.context(doing)?
+            }
         };
         let xml = &definitions.live;
         let mut objections = of_hardware(xml, &definitions.persistent);

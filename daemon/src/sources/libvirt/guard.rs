@@ -13,7 +13,7 @@ use tokio::{task::JoinHandle, time::sleep};
 use tracing::Instrument as _;
 
 use crate::{
-    libvirt::{DomainId, Libvirt},
+    libvirt::{CurrentJob, DomainId, Lane, Libvirt, LibvirtError},
     model::id::MigrationId,
     sources::SourceError,
     threads,
@@ -53,10 +53,16 @@ impl Guard {
                 if free >= reserve {
                     continue;
                 }
-                // The job may have ended by itself, and the room be somebody else's doing.
-                match libvirt.job(domain).await {
-                    Ok(job) if !is_own(&job, owner) => return,
-                    _ => {}
+                // The job may have ended by itself, and the room be somebody else's doing. What is not seen to be this
+                // migration's job is not ended: it may be another tool's by now.
+                let job = libvirt.job(domain, Lane::Urgent).await;
+                match is_to_end(&job, owner) {
+                    Some(true) => {}
+                    Some(false) => return,
+                    None => {
+                        tracing::warn!(%domain, ?job, "not known whose backup job runs; looking again");
+                        continue;
+                    }
                 }
                 tracing::warn!(
                     %domain, free, reserve, dir = %dir.display(),
@@ -95,6 +101,11 @@ impl Drop for Guard {
     }
 }
 
+/// Whether the job is the migration's, and so may be ended; `None` if nobody can say.
+fn is_to_end(job: &Result<CurrentJob, LibvirtError>, owner: MigrationId) -> Option<bool> {
+    job.as_ref().ok().map(|job| is_own(job, owner))
+}
+
 /// Refuses if less than `reserve` bytes are free where `dir` is.
 pub(super) async fn check_room(dir: &Path, reserve: u64) -> Result<(), SourceError> {
     let doing = || format!("looking for room in {}", dir.display());
@@ -124,4 +135,25 @@ async fn free(dir: PathBuf) -> std::io::Result<u64> {
     tokio::time::timeout(ANSWER, looking)
         .await
         .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::libvirt::{BackupJob, LibvirtErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn only_a_job_that_is_seen_to_be_ones_own_is_ended() {
+        let owner = MigrationId::generate();
+        let job =
+            |socket: String| Ok(CurrentJob::Backup(BackupJob { socket: Some(socket), scratch: Vec::new() }));
+        let own = job(format!("/run/warmd/{owner}/nbd"));
+        assert_eq!(is_to_end(&own, owner), Some(true));
+        assert_eq!(is_to_end(&own, MigrationId::generate()), Some(false));
+        assert_eq!(is_to_end(&job("/run/other".to_owned()), owner), Some(false));
+        assert_eq!(is_to_end(&Ok(CurrentJob::None), owner), Some(false));
+        let unknown = Err(LibvirtError::new(LibvirtErrorKind::Timeout, "backup-dumpxml", "no answer"));
+        assert_eq!(is_to_end(&unknown, owner), None);
+    }
 }

@@ -1,12 +1,13 @@
 //! Holding off: nothing but warmd starts a VM that was stopped to be moved.
 //!
 //! Rule: what is taken away is written into the VM's own mark too, before it is taken: a state that was put back from an older
-//! copy, or was lost, finds there what was.
+//! copy, or was lost, finds there what was. The mark is in the persistent definition alone, and is read from there. What is
+//! set is read back.
 
 use crate::{
-    libvirt::{DomainId, DomainXml, xml::escape},
+    libvirt::{DomainId, DomainXml, Lane, LibvirtError, XmlForm, xml::escape},
     model::id::MigrationId,
-    sources::{HoldOff, Moved, SourceError},
+    sources::{HoldOff, Moved, SourceError, SourceErrorKind},
 };
 
 use super::{LibvirtSource, error::Context};
@@ -18,11 +19,10 @@ impl LibvirtSource {
         owner: MigrationId,
     ) -> Result<HoldOff, SourceError> {
         let doing = || format!("VM {domain}: looking what starts it");
-        let now = self.libvirt.autostart(domain).await.context(doing)?;
-        let mark = self.libvirt.domain(domain).await.context(doing)?.moved;
+        let now = self.libvirt.autostart(domain, Lane::Urgent).await.context(doing)?;
         // Taken away already, by a call whose answer or whose record was lost.
-        let before = mark.is_some_and(|mark| mark.owner == owner.to_string() && mark.autostart);
-        Ok(HoldOff { autostart: now || before })
+        let marked = self.mark_of(domain, owner).await.context(doing)?;
+        Ok(HoldOff { autostart: now || marked == Some(true) })
     }
 
     pub(super) async fn take_starters(
@@ -32,14 +32,16 @@ impl LibvirtSource {
         was: &HoldOff,
     ) -> Result<(), SourceError> {
         let doing = || format!("VM {domain}: holding it off, so that nobody but warmd starts it");
-        let autostart = if was.autostart { "yes" } else { "no" };
+        // The record may be of a moment when it was taken away already.
+        let marked = self.mark_of(domain, moved.owner).await.context(doing)?;
+        let autostart = if was.autostart || marked == Some(true) { "yes" } else { "no" };
         let mark = format!(
             "<moved to='{}' owner='{}' autostart='{autostart}'/>",
             escape(&moved.target),
             moved.owner
         );
         self.libvirt.set_moved_mark(domain, &mark).await.context(doing)?;
-        self.libvirt.set_autostart(domain, false).await.context(doing)
+        self.set_autostart(domain, false, doing).await
     }
 
     pub(super) async fn give_starters_back(
@@ -49,14 +51,37 @@ impl LibvirtSource {
         was: &HoldOff,
     ) -> Result<(), SourceError> {
         let doing = || format!("VM {domain}: giving back what starts it");
-        if was.autostart {
-            self.libvirt.set_autostart(domain, true).await.context(doing)?;
+        let marked = self.mark_of(domain, owner).await.context(doing)?;
+        if was.autostart || marked == Some(true) {
+            self.set_autostart(domain, true, doing).await?;
         }
-        let mark = self.libvirt.domain(domain).await.context(doing)?.moved;
-        if mark.is_some_and(|mark| mark.owner == owner.to_string()) {
+        if marked.is_some() {
             self.libvirt.remove_moved_mark(domain).await.context(doing)?;
         }
         Ok(())
+    }
+
+    /// Whether its autostart was on, by the mark that this migration left in its persistent definition, if there is one.
+    async fn mark_of(&self, domain: DomainId, owner: MigrationId) -> Result<Option<bool>, LibvirtError> {
+        let text = self.libvirt.dump_xml(domain, XmlForm::Persistent).await?;
+        let xml = DomainXml::read(&text)
+            .map_err(|error| LibvirtError::malformed(format!("dumpxml --inactive {domain}"), error))?;
+        let own = xml.moved.filter(|mark| mark.owner == owner.to_string());
+        Ok(own.map(|mark| mark.autostart))
+    }
+
+    async fn set_autostart(
+        &self,
+        domain: DomainId,
+        on: bool,
+        doing: impl Fn() -> String,
+    ) -> Result<(), SourceError> {
+        self.libvirt.set_autostart(domain, on).await.context(&doing)?;
+        if self.libvirt.autostart(domain, Lane::Urgent).await.context(&doing)? == on {
+            return Ok(());
+        }
+        let why = format!("its autostart was set, and is still {}", if on { "off" } else { "on" });
+        Err(SourceError::new(SourceErrorKind::Failed, doing(), why))
     }
 }
 

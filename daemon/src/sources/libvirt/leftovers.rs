@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    libvirt::{BackupJob, Checkpoint, CurrentJob, DomainId, LibvirtError, LibvirtErrorKind, RunState},
+    libvirt::{BackupJob, Checkpoint, CurrentJob, DomainId, Lane, LibvirtError, LibvirtErrorKind, RunState},
     model::id::MigrationId,
     sources::{SourceError, SourceErrorKind},
     threads,
@@ -78,12 +78,12 @@ impl LibvirtSource {
         owner: MigrationId,
     ) -> Result<bool, SourceError> {
         let doing = || format!("VM {domain}: ending the snapshot");
-        if !is_own(&self.libvirt.job(domain).await.context(doing)?, owner) {
+        if !is_own(&self.libvirt.job(domain, Lane::Urgent).await.context(doing)?, owner) {
             return Ok(false);
         }
         self.libvirt.abort_job(domain).await.context(doing)?;
         let deadline = Instant::now() + JOB_END;
-        while is_own(&self.libvirt.job(domain).await.context(doing)?, owner) {
+        while is_own(&self.libvirt.job(domain, Lane::Urgent).await.context(doing)?, owner) {
             if Instant::now() > deadline {
                 let why = format!("the backup job has not ended within {} s", JOB_END.as_secs());
                 return Err(SourceError::new(SourceErrorKind::Timeout, doing(), why));

@@ -3,7 +3,12 @@
 //! Rule: before the new one, what an earlier call left is ended, and checkpoints that no ledger names are deleted.
 //! That loses nothing: the anchor's bitmap is older and has recorded all that theirs have.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use warmd_cbt::{
@@ -14,7 +19,7 @@ use warmd_cbt::{
 };
 
 use crate::{
-    libvirt::{CurrentJob, DomainId, DomainXml, LibvirtError, LibvirtErrorKind, RunState, Standing},
+    libvirt::{CurrentJob, DomainId, DomainXml, Lane, LibvirtError, LibvirtErrorKind, RunState, Standing},
     model::id::{DiskKey, MigrationId},
     nbd::{NbdAddress, NbdDisk, NbdError, NbdOptions},
     sources::{Snapshot, SnapshotDisk, SnapshotRequest, SourceError, SourceErrorKind},
@@ -42,8 +47,8 @@ struct LibvirtSnapshot {
     owner: MigrationId,
     disks: Vec<SnapshotDisk>,
     open: BTreeMap<DiskKey, OpenDisk>,
-    /// The VM was off and executes nothing.
-    at_rest: bool,
+    /// The VM was off and executes nothing, since it was given power after that.
+    at_rest: Option<Instant>,
     guard: Option<Guard>,
 }
 
@@ -59,8 +64,9 @@ impl LibvirtSource {
     pub(super) async fn take(&self, request: &SnapshotRequest) -> Result<Box<dyn Snapshot>, SourceError> {
         let domain = super::domain_id(&request.vm)?;
         self.end(domain, request.owner).await?;
+        let since = Instant::now();
         let at_rest = self.give_power(domain, request).await?;
-        match self.begin(domain, request, at_rest).await {
+        match self.begin(domain, request, at_rest.then_some(since)).await {
             Ok(snapshot) => Ok(Box::new(snapshot)),
             Err(error) => {
                 if let Err(also) = self.end(domain, request.owner).await {
@@ -107,7 +113,7 @@ impl LibvirtSource {
         if self.end_own_job(domain, request.owner).await? {
             tracing::info!(%domain, owner = %request.owner, "a backup job of an earlier daemon was ended");
         }
-        let job = self.libvirt.job(domain).await.context(doing)?;
+        let job = self.libvirt.job(domain, Lane::Urgent).await.context(doing)?;
         match job {
             CurrentJob::None => Ok(false),
             CurrentJob::Backup(job)
@@ -138,7 +144,7 @@ impl LibvirtSource {
         &self,
         domain: DomainId,
         request: &SnapshotRequest,
-        at_rest: bool,
+        at_rest: Option<Instant>,
     ) -> Result<LibvirtSnapshot, SourceError> {
         let doing = || format!("VM {domain}: taking a snapshot");
         let owner = request.owner;
@@ -151,12 +157,12 @@ impl LibvirtSource {
             .await
             .context(|| format!("making private directories for {domain}'s snapshot"))?;
         let reserve = self.settings.scratch_reserve_mib << 20;
-        if !at_rest {
+        if at_rest.is_none() {
             guard::check_room(nook.scratch_dir(), reserve).await?;
         }
         let socket = nook.socket();
         let name = self.begin_job(domain, owner, &xml, &mut plans, number, &nook, &socket).await?;
-        let guard = (!at_rest).then(|| {
+        let guard = at_rest.is_none().then(|| {
             Guard::watch(self.libvirt.clone(), domain, owner, nook.scratch_dir().to_owned(), reserve)
         });
 
@@ -372,9 +378,17 @@ impl Snapshot for LibvirtSnapshot {
         let Self { source, domain, owner, open, at_rest, guard, .. } = *self;
         drop(guard);
         drop(open);
-        match source.end(domain, owner).await? {
+        let ended = source.end(domain, owner).await?;
+        // Seen by nobody who looks at its state: resumed, ended and started once more.
+        let was_let_run = at_rest.and_then(|since| source.libvirt.was_let_run_since(domain, since));
+        match ended {
+            Ended::AtRest if was_let_run == Some(true) => Err(refused(
+                format!("VM {domain}: ending the snapshot"),
+                "libvirt tells that the VM was let run while its disks were read at rest: what was read is not taken for \
+                 its last state; find out who started it, then go on",
+            )),
             Ended::AtRest => Ok(()),
-            Ended::AsItShould | Ended::Resumed if !at_rest => Ok(()),
+            Ended::AsItShould | Ended::Resumed if at_rest.is_none() => Ok(()),
             Ended::Resumed => Err(refused(
                 format!("VM {domain}: ending the snapshot"),
                 "somebody let the VM run while its disks were read at rest: shut it down before going on",

@@ -153,7 +153,8 @@ fn name_of(namespace: Option<&str>, name: &str) -> String {
 /// Another tool's metadata, whole; warmd's own is of this domain alone.
 fn foreign(node: Node<'_, '_>, outer: Option<&str>, depth: usize) -> Option<Part> {
     let namespace = node.tag_name().namespace();
-    if namespace == Some(DomainXml::TAG_NAMESPACE) || depth > DEEPEST {
+    let own = [DomainXml::TAG_NAMESPACE, DomainXml::MOVED_NAMESPACE];
+    if namespace.is_some_and(|namespace| own.contains(&namespace)) || depth > DEEPEST {
         return None;
     }
     let mut part = Part { name: node.tag_name().name().to_owned(), ..Part::default() };

@@ -120,6 +120,17 @@ fn warmds_own_metadata_is_not_carried() {
 }
 
 #[test]
+fn the_mark_of_a_move_is_not_carried_to_where_it_moves() {
+    let text = format!(
+        "<domain type='kvm'><metadata><w:moved xmlns:w='{}' owner='x' to='y'/></metadata></domain>",
+        DomainXml::MOVED_NAMESPACE
+    );
+    let hardware = sort(&text).unwrap();
+    let metadata = hardware.carried.part("metadata").map_or(0, |metadata| metadata.parts.len());
+    assert_eq!(metadata, 0, "{:?}", hardware.carried);
+}
+
+#[test]
 fn an_empty_drive_leaves_nothing_behind() {
     let drive = told("<disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>");
     assert_eq!(drive.findings, []);
