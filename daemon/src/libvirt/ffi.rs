@@ -473,9 +473,13 @@ impl Connection {
                 _ => Ok(()),
             };
         }
-        // SAFETY: libvirt made a value of `size` bytes for the caller, who wipes it and frees it once.
+        // SAFETY: libvirt made a value of `size` bytes for the caller, who wipes it and frees it once. What is freed right
+        // after may be left out by the compiler, unless it is volatile.
         unsafe {
-            std::ptr::write_bytes(value, 0, size);
+            for at in 0..size {
+                std::ptr::write_volatile(value.add(at), 0);
+            }
+            std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
             release(value.cast());
         }
         Ok(())
