@@ -3,7 +3,7 @@
 //! Rule: an interface never comes up without its filter, port group, VLAN or virtual port unless the plan says that it may;
 //! libvirt itself takes a port group that its network lacks for none.
 
-use super::{carried::ISOLATION, domain::Link};
+use super::{carried::ISOLATION, domain::Link, wire::Wire};
 use crate::{
     libvirt::{Libvirt, LibvirtError, xml},
     model::{hardware::Part, machine::Machine},
@@ -33,6 +33,14 @@ pub(super) async fn lacks(
             let found = format!("interface {}: {what}", nic.mac);
             lacks.push(Lack { mac: nic.mac.clone(), element, found });
         };
+        let has = |element: &str| part.part(element).is_some();
+        let wire = match [VLAN, VIRTUAL_PORT, PORT].into_iter().any(has) {
+            true => Wire::of(libvirt, link).await?,
+            false => None,
+        };
+        for (element, what) in wire.iter().flat_map(|wire| unkept(part, wire)) {
+            lack(element, &what);
+        }
         if *link == Link::User {
             for element in ISOLATION.into_iter().filter(|element| part.part(element).is_some()) {
                 lack(element, &format!("QEMU's own network cannot keep its <{element}>"));
@@ -60,6 +68,32 @@ pub(super) async fn lacks(
     Ok(lacks)
 }
 
+const VLAN: &str = "vlan";
+const VIRTUAL_PORT: &str = "virtualport";
+const PORT: &str = "port";
+
+/// What of the interface this end does not keep.
+fn unkept(nic: &Part, wire: &Wire) -> Vec<(&'static str, String)> {
+    let mut found = Vec::new();
+    let mut lack = |element, what: &str| {
+        let network = wire.name();
+        found.push((element, format!("its {what} is not kept: its network here is {network}")));
+    };
+    if nic.part(VLAN).is_some() && !wire.keeps_vlan() {
+        lack(VLAN, "VLAN tag");
+    }
+    if let Some(port) = nic.part(VIRTUAL_PORT)
+        && !wire.keeps_virtual_port(port.attribute("type"))
+    {
+        lack(VIRTUAL_PORT, "virtual port");
+    }
+    let isolated = nic.part(PORT).is_some_and(|port| port.attribute("isolated") == Some("yes"));
+    if isolated && !wire.isolates_ports() {
+        lack(PORT, "isolated port");
+    }
+    found
+}
+
 /// The machine without what the target lacks, which the plan accepts.
 pub(super) fn without(mut machine: Machine, lacks: &[Lack]) -> Machine {
     let devices = machine.hardware.iter_mut().flat_map(|hardware| &mut hardware.parts);
@@ -85,4 +119,38 @@ async fn has_port_group(libvirt: &Libvirt, network: &str, group: &str) -> Result
     let has = xml::children(document.root_element(), "portgroup")
         .any(|known| known.attribute("name") == Some(group));
     Ok(has)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_end_does_not_keep_is_named_once() {
+        let part = |name: &str, attribute: Option<(&str, &str)>| Part {
+            name: name.to_owned(),
+            attributes: attribute
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into_iter()
+                .collect(),
+            ..Part::default()
+        };
+        let nic = |parts: Vec<Part>| Part { parts, ..part("interface", None) };
+        let all = nic(vec![
+            part("vlan", None),
+            part("virtualport", Some(("type", "openvswitch"))),
+            part("port", Some(("isolated", "yes"))),
+        ]);
+        let elements = |nic: &Part, wire: &Wire| -> Vec<_> {
+            unkept(nic, wire).into_iter().map(|(element, _)| element).collect()
+        };
+        assert_eq!(elements(&all, &Wire::Bridge { vlans: false }), ["vlan", "virtualport"]);
+        assert_eq!(elements(&all, &Wire::Bridge { vlans: true }), ["virtualport"]);
+        assert_eq!(elements(&all, &Wire::OpenVSwitch), ["port"]);
+        assert_eq!(elements(&all, &Wire::Direct), ["vlan", "virtualport", "port"]);
+        let open = nic(vec![part("port", Some(("isolated", "no")))]);
+        assert!(
+            elements(&open, &Wire::Direct).is_empty() && elements(&nic(Vec::new()), &Wire::Direct).is_empty()
+        );
+    }
 }

@@ -12,6 +12,7 @@ mod owned;
 mod preflight;
 mod settings;
 mod state;
+mod wire;
 mod xml;
 
 use std::{

@@ -1,0 +1,174 @@
+//! What an interface is plugged into here, and what that can keep apart.
+//!
+//! Rule: libvirt takes a VLAN or a virtual port that the other side cannot make for none, or fails at the start: so only what
+//! is known to keep it counts.
+
+use std::path::Path;
+
+use super::domain::Link;
+use crate::libvirt::{
+    Libvirt, LibvirtError,
+    xml::{self, XmlError},
+};
+
+/// From this libvirt on, bridges of Linux keep VLANs, if they filter them.
+const FILTERS_VLANS: (u32, u32) = (11, 0);
+
+/// The other end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Wire {
+    /// A bridge of Linux, and whether VLANs are kept by it.
+    Bridge {
+        vlans: bool,
+    },
+    OpenVSwitch,
+    /// A function of a network card that becomes the guest's (SR-IOV), or a macvtap device that takes one over.
+    Function,
+    /// Another device straight on a network card: macvtap.
+    Direct,
+}
+
+impl Wire {
+    /// What the link leads to; `None` for QEMU's own network.
+    pub(super) async fn of(libvirt: &Libvirt, link: &Link) -> Result<Option<Self>, LibvirtError> {
+        let known = match link {
+            Link::User => return Ok(None),
+            Link::Bridge(name) => Found::Bridge(Some(name.clone())),
+            Link::Network(name) => {
+                let text = libvirt.network_xml(name).await?;
+                read(&text).map_err(|error| LibvirtError::malformed("net-dumpxml", error))?
+            }
+        };
+        Ok(Some(match known {
+            Found::Is(wire) => wire,
+            Found::Bridge(name) => {
+                let filters = name.is_some_and(|name| filters_vlans(Path::new("/sys/class/net"), &name));
+                Self::Bridge { vlans: filters && is_new(&libvirt.version().await?) }
+            }
+        }))
+    }
+
+    /// Whether it keeps a VLAN tag.
+    pub(super) fn keeps_vlan(&self) -> bool {
+        match self {
+            Self::Bridge { vlans } => *vlans,
+            Self::OpenVSwitch | Self::Function => true,
+            Self::Direct => false,
+        }
+    }
+
+    /// Whether it has virtual ports of that type; an interface that names none takes its network's.
+    pub(super) fn keeps_virtual_port(&self, kind: Option<&str>) -> bool {
+        match self {
+            Self::Bridge { .. } => false,
+            Self::OpenVSwitch => kind.is_none_or(|kind| kind == OPEN_V_SWITCH),
+            Self::Function | Self::Direct => kind.is_some_and(|kind| kind.starts_with("802.1")),
+        }
+    }
+
+    /// Whether its ports can be isolated from each other.
+    pub(super) fn isolates_ports(&self) -> bool {
+        matches!(self, Self::Bridge { .. })
+    }
+
+    /// For people.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Bridge { vlans: true } => "a Linux bridge",
+            Self::Bridge { vlans: false } => "a Linux bridge that filters no VLANs for libvirt",
+            Self::OpenVSwitch => "Open vSwitch",
+            Self::Function => "a network card's function",
+            Self::Direct => "a network card (macvtap)",
+        }
+    }
+}
+
+const OPEN_V_SWITCH: &str = "openvswitch";
+
+/// What a network's definition says.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    Is(Wire),
+    /// A bridge of Linux; which one, if it is known.
+    Bridge(Option<String>),
+}
+
+fn read(text: &str) -> Result<Found, XmlError> {
+    let document = xml::parse(text, "network")?;
+    let root = document.root_element();
+    let attribute =
+        |element: &str, name: &str| xml::child(root, element).and_then(|element| element.attribute(name));
+    if attribute("virtualport", "type") == Some(OPEN_V_SWITCH) {
+        return Ok(Found::Is(Wire::OpenVSwitch));
+    }
+    let bridge = attribute("bridge", "name").map(str::to_owned);
+    Ok(match (attribute("forward", "mode"), bridge) {
+        (Some("hostdev" | "passthrough"), _) => Found::Is(Wire::Function),
+        (Some("bridge" | "private" | "vepa"), None) => Found::Is(Wire::Direct),
+        (_, bridge) => Found::Bridge(bridge),
+    })
+}
+
+/// Whether the bridge filters VLANs, by what the kernel says below `devices`.
+fn filters_vlans(devices: &Path, name: &str) -> bool {
+    !name.contains('/')
+        && std::fs::read_to_string(devices.join(name).join("bridge/vlan_filtering"))
+            .is_ok_and(|on| on.trim() == "1")
+}
+
+/// By `libvirt 11.2.0, QEMU 9.1.0`.
+fn is_new(version: &str) -> bool {
+    let number = version.strip_prefix("libvirt ").and_then(|rest| {
+        let mut parts = rest.split(['.', ',']);
+        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+    });
+    number.is_some_and(|number: (u32, u32)| number >= FILTERS_VLANS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_say_what_they_lead_to() {
+        let of = |inside: &str| read(&format!("<network><name>n</name>{inside}</network>")).unwrap();
+        let bridge = |name: &str| Found::Bridge(Some(name.to_owned()));
+        assert_eq!(of("<forward mode='nat'/><bridge name='virbr0'/>"), bridge("virbr0"));
+        assert_eq!(of("<bridge name='virbr1'/>"), bridge("virbr1"));
+        assert_eq!(of("<forward mode='bridge'/><bridge name='br0'/>"), bridge("br0"));
+        let open = "<forward mode='bridge'/><bridge name='ovs'/><virtualport type='openvswitch'/>";
+        assert_eq!(of(open), Found::Is(Wire::OpenVSwitch));
+        assert_eq!(of("<forward mode='hostdev'><pf dev='eth0'/></forward>"), Found::Is(Wire::Function));
+        let direct = "<forward mode='bridge'><interface dev='eth0'/></forward>";
+        assert_eq!(of(direct), Found::Is(Wire::Direct));
+        assert_eq!(of(""), Found::Bridge(None));
+        assert!(read("noise").is_err());
+    }
+
+    #[test]
+    fn each_keeps_apart_what_it_can() {
+        let (plain, filtering) = (Wire::Bridge { vlans: false }, Wire::Bridge { vlans: true });
+        assert!(!plain.keeps_vlan() && filtering.keeps_vlan() && !Wire::Direct.keeps_vlan());
+        assert!(Wire::OpenVSwitch.keeps_vlan() && Wire::Function.keeps_vlan());
+        let open = Some(OPEN_V_SWITCH);
+        assert!(!filtering.keeps_virtual_port(open) && !filtering.keeps_virtual_port(None));
+        assert!(Wire::OpenVSwitch.keeps_virtual_port(open) && Wire::OpenVSwitch.keeps_virtual_port(None));
+        assert!(Wire::Direct.keeps_virtual_port(Some("802.1Qbg")) && !Wire::Direct.keeps_virtual_port(open));
+        assert!(plain.isolates_ports() && !Wire::OpenVSwitch.isolates_ports());
+    }
+
+    #[test]
+    fn a_bridge_of_linux_keeps_vlans_if_both_it_and_libvirt_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("br0/bridge/vlan_filtering");
+        assert!(!filters_vlans(dir.path(), "br0"));
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "0\n").unwrap();
+        assert!(!filters_vlans(dir.path(), "br0"));
+        std::fs::write(&file, "1\n").unwrap();
+        assert!(filters_vlans(dir.path(), "br0") && !filters_vlans(dir.path(), "../br0"));
+        assert!(
+            is_new("libvirt 11.0.0, QEMU 9.1.0") && !is_new("libvirt 9.0.0, QEMU 7.2.22") && !is_new("x")
+        );
+    }
+}
