@@ -48,7 +48,7 @@ impl Libvirt {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("libvirt/namespace");
         let log = File::create(dir.join("namespace.log"))?;
         let namespace = Command::new("unshare")
-            .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+            .args(["--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc"])
             .arg(script)
             .arg(&dir)
             .args(namespaces)
@@ -76,6 +76,13 @@ impl Libvirt {
     /// Runs `virsh` where its failure is as good an answer.
     pub fn try_virsh<const N: usize>(&self, args: [&str; N]) -> Result<Outcome> {
         tool::outcome(&mut self.command(&args), tool::DEADLINE)
+    }
+
+    /// Has libvirt itself move a running domain to another one, which has the same files, and keep its definition here.
+    pub fn migrate(&self, domain: &str, to: &Self) -> Result<()> {
+        let socket = format!("unix://{}/migration.sock", to.dir.display());
+        let how = ["--live", "--persistent", "--unsafe"];
+        self.virsh(["migrate", domain, how[0], how[1], how[2], to.uri(), "--migrateuri", &socket]).map(drop)
     }
 
     /// Stops libvirtd in good order; guests go on.

@@ -391,6 +391,81 @@ fn what_becomes_of_the_machine_is_told() {
 }
 
 #[test]
+fn a_machine_that_libvirt_moved_to_another_host_is_not_taken_for_off() {
+    run(|dir| {
+        let libvirt = Libvirt::start(dir)?;
+        let other = Libvirt::start_at(dir.join("other"))?;
+        let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
+        asynchronous(async {
+            let owner = MigrationId::generate();
+            let machine = machine("moved", []);
+            let request = CreateMachine { owner, name: "moved".to_owned(), machine, disks: Vec::new() };
+            target.prepare(owner, &[]).await?;
+            target.create(&request).await?;
+            target.start(owner).await?;
+            libvirt.migrate("moved", &other)?;
+            ensure!(libvirt.virsh(["domstate", "--reason", "moved"])? == "shut off (migrated)");
+            let state = target.look(owner).await?;
+            ensure!(
+                matches!(&state, MachineState::Failed(why) if why.contains("it runs there")
+                    && !why.contains("rollback")),
+                "{state:?}"
+            );
+            fails_with(Kind::Refused, "removing it", target.discard_machine(owner).await)?;
+            fails_with(Kind::Refused, "starting it", target.start(owner).await)?;
+            fails_with(Kind::Refused, "creating it", target.create(&request).await)?;
+            ensure!(domains(&libvirt)? == ["moved"], "its definition is gone");
+            ensure!(other.virsh(["domstate", "moved"])? == "running", "it does not run there");
+            // Migrated back, it is as ever.
+            other.migrate("moved", &libvirt)?;
+            ensure!(target.look(owner).await? == MachineState::Running, "it does not run");
+            target.discard_machine(owner).await?;
+            ensure!(target.look(owner).await? == MachineState::Absent, "it is still there");
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn a_domain_that_has_the_disks_without_the_mark_is_never_absent() {
+    run(|dir| {
+        let libvirt = Libvirt::start(dir)?;
+        let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
+        asynchronous(async {
+            let owner = MigrationId::generate();
+            let disks = vec![DiskSpec { key: DiskKey("vda".to_owned()), size: Length(1 << 20), place: None }];
+            target.prepare(owner, &disks).await?;
+            let machine = machine("moved", [("vda", Length(1 << 20))]);
+            let request = CreateMachine { owner, name: "moved".to_owned(), machine, disks: disks.clone() };
+            target.create(&request).await?;
+            // What a tool does that defines domains from its own templates.
+            let text = libvirt.virsh(["dumpxml", "moved"])?;
+            let (before, rest) = text.split_once("<metadata>").context("no metadata")?;
+            let (_, after) = rest.split_once("</metadata>").context("no metadata")?;
+            let define = |text: &str| -> Result<()> {
+                std::fs::write(dir.join("moved.xml"), text)?;
+                libvirt.virsh(["define", &dir.join("moved.xml").to_string_lossy()]).map(drop)
+            };
+            define(&[before, after].concat())?;
+            libvirt.virsh(["start", "moved"])?;
+            let error = target.look(owner).await.err().context("it is taken for absent")?;
+            ensure!(error.kind == Kind::Conflict && error.to_string().contains("moved"), "{error}");
+            fails_with(Kind::Conflict, "removing it", target.discard_machine(owner).await)?;
+            fails_with(Kind::Conflict, "creating another", target.create(&request).await)?;
+            fails_with(Kind::Conflict, "removing its disks", target.discard_disks(owner, &disks).await)?;
+            ensure!(libvirt.virsh(["domstate", "moved"])? == "running", "it was stopped");
+            ensure!(target.look(MigrationId::generate()).await? == MachineState::Absent, "nobody else's");
+            // The mark put back, it is the migration's again.
+            libvirt.virsh(["destroy", "moved"])?;
+            define(&text)?;
+            target.discard_machine(owner).await?;
+            target.discard_disks(owner, &disks).await?;
+            Ok(())
+        })
+    });
+}
+
+#[test]
 fn a_machine_that_cannot_start_surely_does_not_run() {
     run(|dir| {
         let libvirt = Libvirt::start(dir)?;

@@ -53,6 +53,13 @@ pub async fn chain(path: &str) -> Result<Vec<Image>, LibvirtError> {
     Ok(infos.into_iter().map(Image::from).collect())
 }
 
+/// Fails with [`LibvirtErrorKind::Busy`] if a QEMU, here or on another host with the same file system, has the image at
+/// `path`, an absolute path, locked for writing.
+pub async fn check_unlocked(path: &str, format: &str) -> Result<(), LibvirtError> {
+    // Without `-U` it asks for what only nobody's write lock allows.
+    qemu_img(&["info", "-f", format, "--output=json", path]).await.map(drop)
+}
+
 /// Removes all bitmaps whose name begins with `prefix` and is not in `keep` from the qcow2 image at `path`, an absolute
 /// path, and from the images below it. One that cannot be removed stands in the way of no other.
 pub async fn remove_bitmaps(path: &str, prefix: &str, keep: &[&str]) -> Result<Removal, LibvirtError> {
@@ -162,6 +169,32 @@ mod tests {
         assert!(remove_bitmaps(path, "warmd-a-", &["warmd-a-2"]).await.unwrap().removed.is_empty());
         let all = remove_bitmaps(path, "", &[]).await.unwrap();
         assert_eq!(all.removed, ["warmd-a-2", "warmd-b-1", "other"]);
+    }
+
+    #[tokio::test]
+    async fn an_image_that_a_qemu_writes_to_is_locked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.qcow2");
+        let path = path.to_str().unwrap();
+        qemu_img(&["create", "-f", "qcow2", path, "1M"]).await.unwrap();
+        check_unlocked(path, "qcow2").await.unwrap();
+        let mut writer = std::process::Command::new("qemu-io")
+            .args(["-f", "qcow2", path])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let begun = std::time::Instant::now();
+        let locked = loop {
+            match check_unlocked(path, "qcow2").await {
+                Ok(()) if begun.elapsed().as_secs() < 20 => tokio::task::yield_now().await,
+                answer => break answer,
+            }
+        };
+        writer.kill().unwrap();
+        writer.wait().unwrap();
+        assert_eq!(locked.unwrap_err().kind, LibvirtErrorKind::Busy);
+        check_unlocked(path, "qcow2").await.unwrap();
     }
 
     #[tokio::test]

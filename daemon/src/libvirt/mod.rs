@@ -10,6 +10,7 @@ mod checkpoint;
 mod child;
 mod disk;
 mod domain;
+mod doubt;
 mod error;
 mod events;
 mod ffi;

@@ -127,6 +127,17 @@ impl Standing {
         Some(Self::new(state, reason, format!("{name} ({why})")))
     }
 
+    /// Whether it is off here because libvirt moved it to another host, where it runs.
+    pub fn is_elsewhere(&self) -> bool {
+        self.state == RunState::Off && self.reason == Reason::Migrated
+    }
+
+    /// Whether it stands still here in the middle of a move to another host or from one, and may run there the next moment
+    /// or already.
+    pub fn is_on_its_way(&self) -> bool {
+        self.state == RunState::Paused && matches!(self.reason, Reason::Migration | Reason::PostCopy)
+    }
+
     fn new(state: RunState, reason: Reason, text: impl Into<String>) -> Self {
         Self { state, reason, text: text.into() }
     }
@@ -164,6 +175,15 @@ mod tests {
         }
         assert_eq!(of(6, 1), says(RunState::Paused, Reason::Crashed, "crashed (panicked)"));
         assert_eq!(of(7, 0).map(|standing| standing.1), Some(Reason::GuestSuspended));
+        let standing = |state, reason| Standing::of(state, reason).unwrap();
+        assert!(
+            standing(5, 4).is_elsewhere() && !standing(5, 1).is_elsewhere() && !standing(1, 2).is_elsewhere()
+        );
+        assert!(
+            standing(3, 2).is_on_its_way()
+                && standing(3, 12).is_on_its_way()
+                && !standing(3, 1).is_on_its_way()
+        );
         // A state of a later libvirt is an error to the caller, never "off".
         assert_eq!((of(8, 0), of(-1, 0)), (None, None));
     }

@@ -276,6 +276,11 @@ pub enum SourceErrorKind {
     StillRunning,
 }
 
+/// The cause of a failure: the VM runs on another host of the source. With what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Elsewhere(pub String);
+
 /// A source's failure: kind, what was being done to what, what to do, and the cause.
 #[derive(Debug, thiserror::Error)]
 #[error("{context}: {cause}")]
@@ -294,6 +299,12 @@ impl SourceError {
         cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
         Self { kind, context: context.into(), cause: cause.into() }
+    }
+
+    /// Whether it failed because the VM is off here and runs on another host of the source: for whoever looks whether it
+    /// runs, it does.
+    pub fn runs_elsewhere(&self) -> bool {
+        self.cause.is::<Elsewhere>()
     }
 
     /// Whether the same call may succeed later without anybody's doing.

@@ -1,6 +1,6 @@
 //! Snapshots of a VM that is off: it has power as long as it is read, and executes nothing.
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use warmd_daemon::model::machine::PowerState;
 use warmd_daemon::sources::{HowStopped, ShutdownPolicy, Source, SourceErrorKind};
 
@@ -143,6 +143,45 @@ fn a_vm_that_ran_and_ended_between_two_looks_of_a_final_snapshot_is_noticed() {
         // The next one is as good as any.
         let held = bench.final_snapshot(&Marks::new()).await?;
         Ok(held.release().await?)
+    });
+}
+
+#[test]
+fn a_vm_that_ran_and_was_put_back_between_two_looks_of_a_final_snapshot_is_noticed() {
+    block_on(async |dir| {
+        let bench = Bench::new(dir, &DISKS)?;
+        let held = bench.final_snapshot(&Marks::new()).await?;
+        // It ran, and is now as it was: paused, tagged, and has never run since this start.
+        let tagged = dir.join("tagged.xml");
+        std::fs::write(&tagged, bench.virsh(["dumpxml", UUID])?)?;
+        bench.virsh(["resume", UUID])?;
+        bench.virsh(["destroy", UUID])?;
+        bench.virsh(["create", &tagged.to_string_lossy(), "--paused"])?;
+        ensure!(bench.source.power(&bench.vm).await? == PowerState::Off, "it does not look as it was");
+        assert_error(held.release().await, SourceErrorKind::Refused, "was let run")?;
+        let held = bench.final_snapshot(&Marks::new()).await?;
+        Ok(held.release().await?)
+    });
+}
+
+#[test]
+fn a_vm_that_libvirt_moved_to_another_host_is_neither_started_nor_taken_for_off() {
+    block_on(async |dir| {
+        let bench = Bench::started(dir, &DISKS)?;
+        let other = warmd_tests::Libvirt::start_at(dir.join("other"))?;
+        bench.libvirt.migrate(UUID, &other)?;
+        let runs_there = |error: Option<warmd_daemon::sources::SourceError>| {
+            let error = error.context("it is taken for off")?;
+            ensure!(error.runs_elsewhere() && error.kind == SourceErrorKind::Refused, "{error}");
+            Ok(())
+        };
+        let policy = ShutdownPolicy { graceful: std::time::Duration::ZERO, force: true };
+        runs_there(bench.source.power(&bench.vm).await.err())?;
+        runs_there(bench.source.power_on(&bench.vm).await.err())?;
+        runs_there(bench.source.shut_down(&bench.vm, policy).await.err())?;
+        runs_there(bench.final_snapshot(&Marks::new()).await.err())?;
+        ensure!(other.virsh(["domstate", UUID])? == "running");
+        Ok(())
     });
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     libvirt::{LibvirtError, LibvirtErrorKind},
-    sources::{SourceError, SourceErrorKind},
+    sources::{Elsewhere, SourceError, SourceErrorKind},
 };
 
 /// Puts a context to a failed call.
@@ -34,6 +34,11 @@ impl<T> Context<T> for std::io::Result<T> {
 /// A refusal: an operator must act.
 pub(super) fn refused(context: impl Into<String>, why: impl Into<String>) -> SourceError {
     SourceError::new(SourceErrorKind::Refused, context, why.into())
+}
+
+/// A refusal because the VM runs on another host.
+pub(super) fn elsewhere(context: impl Into<String>, why: impl Into<String>) -> SourceError {
+    SourceError::new(SourceErrorKind::Refused, context, Elsewhere(why.into()))
 }
 
 /// Something is in the way that its owner, or time, takes away.

@@ -15,7 +15,7 @@ use crate::{
 
 use super::{
     LibvirtSource,
-    error::{Context, blocked, refused},
+    error::{Context, blocked, elsewhere, refused},
     tag::{TAG, tagged},
 };
 
@@ -53,7 +53,9 @@ impl LibvirtSource {
     /// Gives a VM that is off power, paused: it executes nothing.
     pub(super) async fn start_paused(&self, domain: DomainId, owner: MigrationId) -> Result<(), SourceError> {
         let doing = || format!("VM {domain}: starting it paused, to read its disks");
-        not_elsewhere(&self.libvirt.state(domain).await.context(doing)?, doing)?;
+        let standing = self.libvirt.state(domain).await.context(doing)?;
+        not_elsewhere(&standing, doing)?;
+        self.not_locked_elsewhere(domain, &standing).await?;
         let (persistent, saved) = self.libvirt.persistent_and_saved(domain).await.context(doing)?;
         if !persistent {
             return Err(refused(doing(), "it is transient: define it (virsh define) first"));
@@ -82,9 +84,18 @@ impl LibvirtSource {
             let standing = self.libvirt.state(domain).await.context(doing)?;
             not_elsewhere(&standing, doing)?;
             match standing.state {
-                RunState::Running => return self.mend_poweroff(domain).await,
+                RunState::Running => {
+                    // It runs, whatever becomes of this: who waits for that must not wait for more.
+                    if let Err(error) = self.mend_poweroff(domain).await {
+                        tracing::warn!(%domain, %error, "it runs, and what its power-off does is not given back");
+                    }
+                    return Ok(());
+                }
                 // Active already, it may be another's start, or the paused one of an abandoned call: it is looked at again.
-                RunState::Off => self.libvirt.start(domain).await.context(doing)?,
+                RunState::Off => {
+                    self.not_locked_elsewhere(domain, &standing).await?;
+                    self.libvirt.start(domain).await.context(doing)?;
+                }
                 RunState::Paused if self.is_tagged(domain).await? => {
                     // It never ran: what the guest needs is a start of its own.
                     self.libvirt.destroy(domain).await.context(doing)?;
@@ -161,6 +172,8 @@ impl LibvirtSource {
         }
         if policy.force {
             self.libvirt.destroy(domain).await.context(doing)?;
+            // Off already is success there, also if it went to another host meanwhile.
+            not_elsewhere(&self.libvirt.state(domain).await.context(doing)?, doing)?;
             return Ok(HowStopped::Forced);
         }
         let text = self.libvirt.state(domain).await.context(doing)?.text;
@@ -179,7 +192,9 @@ impl LibvirtSource {
         let doing = || format!("VM {domain}: waiting for its shutdown");
         let mut press_at = Instant::now();
         loop {
-            let Standing { state, reason, .. } = self.libvirt.state(domain).await.context(doing)?;
+            let standing = self.libvirt.state(domain).await.context(doing)?;
+            not_elsewhere(&standing, doing)?;
+            let Standing { state, reason, .. } = standing;
             if state == RunState::Off {
                 let by_itself = reason == Reason::Shutdown;
                 return Ok(Some(if by_itself { HowStopped::Gracefully } else { HowStopped::Forced }));
@@ -203,10 +218,18 @@ impl LibvirtSource {
     }
 }
 
+impl LibvirtSource {
+    /// Refuses what another host has, where libvirt does not say how it came to be off.
+    async fn not_locked_elsewhere(&self, domain: DomainId, standing: &Standing) -> Result<(), SourceError> {
+        let doing = || format!("VM {domain}: looking whether another host has its disks");
+        match self.libvirt.runs_elsewhere(domain, standing).await.context(doing)? {
+            Some(why) => Err(elsewhere(doing(), why)),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Refuses what is off here because it was migrated: it runs on another host.
 fn not_elsewhere(standing: &Standing, doing: impl FnOnce() -> String) -> Result<(), SourceError> {
-    if standing.state == RunState::Off && standing.reason == Reason::Migrated {
-        return Err(refused(doing(), ELSEWHERE));
-    }
-    Ok(())
+    if standing.is_elsewhere() { Err(elsewhere(doing(), ELSEWHERE)) } else { Ok(()) }
 }

@@ -1,12 +1,14 @@
 //! Target `libvirt`: disks on this host, the machine a domain of its libvirt.
 //!
 //! Rule: only the domain that carries the migration's id is ever touched (`owned.rs`), and removing it never removes
-//! storage. "It surely does not run" is said only after libvirt answered and the domain was seen off.
+//! storage. "It surely does not run" is said only after libvirt answered and the domain was seen off, and not because
+//! libvirt moved it to another host. A domain that has its disks without its mark (`lost.rs`) is never taken for absent.
 
 mod carried;
 mod domain;
 mod guest;
 mod isolation;
+mod lost;
 mod networks;
 mod owned;
 mod preflight;
@@ -38,7 +40,9 @@ use super::{
     volume::VolumeError,
 };
 use crate::{
-    libvirt::{DomainId, Libvirt, LibvirtError, LibvirtErrorKind, RunState, xml as read},
+    libvirt::{
+        CurrentJob, DomainId, Lane, Libvirt, LibvirtError, LibvirtErrorKind, Reason, RunState, xml as read,
+    },
     model::{hardware::Part, id::MigrationId, rule::Objection},
 };
 
@@ -109,7 +113,36 @@ impl LibvirtTarget {
     }
 
     async fn find(&self, doing: &str, owner: MigrationId) -> Result<Option<DomainId>, TargetError> {
-        self.finder.find(&self.libvirt, owner).await.map_err(failed(doing))
+        match self.finder.find(&self.libvirt, owner).await.map_err(failed(doing))? {
+            Ok(id) => Ok(Some(id)),
+            Err(others) => {
+                self.check_none_is_lost(doing, owner, others).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Refuses a domain that runs on another host, or may.
+    async fn check_here(&self, doing: &str, id: DomainId) -> Result<(), TargetError> {
+        let standing = match self.libvirt.state(id).await {
+            Err(error) if error.kind == LibvirtErrorKind::NoSuchDomain => return Ok(()),
+            standing => standing.map_err(failed(doing))?,
+        };
+        let refused = |why: String| Err(TargetError::new(TargetErrorKind::Refused, doing, why));
+        if standing.is_elsewhere() {
+            return refused(state::ELSEWHERE.to_owned());
+        }
+        // One that stands still after a migration that failed is here.
+        if standing.is_on_its_way()
+            && (standing.reason == Reason::PostCopy
+                || self.libvirt.job(id, Lane::Urgent).await.map_err(failed(doing))? != CurrentJob::None)
+        {
+            return refused(state::ON_ITS_WAY.to_owned());
+        }
+        match self.libvirt.runs_elsewhere(id, &standing).await.map_err(failed(doing))? {
+            Some(why) => refused(why),
+            None => Ok(()),
+        }
     }
 
     /// `kvm` or `qemu`.
@@ -194,13 +227,14 @@ impl Target for LibvirtTarget {
         let disks = storage.locate(request.owner, &request.disks).await?;
         let id = match self.find(&doing, request.owner).await? {
             // Defined again while it is off, it is what is asked for now: another conversion may have made another machine.
-            Some(id)
-                if state::of(&self.libvirt.state(id).await.map_err(failed(&doing))?)
-                    != MachineState::Stopped =>
-            {
-                return Ok(());
+            Some(id) => {
+                self.check_here(&doing, id).await?;
+                let standing = self.libvirt.state(id).await.map_err(failed(&doing))?;
+                if state::of(&standing) != MachineState::Stopped {
+                    return Ok(());
+                }
+                id
             }
-            Some(id) => id,
             None => self.free_id(&doing, request).await?,
         };
         let networks = Networks::list(&self.libvirt).await.map_err(failed(&doing))?;
@@ -235,6 +269,7 @@ impl Target for LibvirtTarget {
         let Some(id) = self.find(&doing, owner).await? else {
             return Err(TargetError::new(TargetErrorKind::NotFound, doing, "there is no such domain"));
         };
+        self.check_here(&doing, id).await?;
         let Err(error) = self.libvirt.start(id).await else { return Ok(()) };
         // A libvirt that did not answer may still be about to start it.
         if !reached(&error) || error.kind == LibvirtErrorKind::Busy {
@@ -287,10 +322,14 @@ impl Target for LibvirtTarget {
         // A start that nobody waited for any more may still come: undefined while it runs, a domain only loses its
         // definition. So it is gone when libvirt says so, not before.
         for _ in 0..DISCARDS {
+            // Before the power cut, which may come when it runs on the other host already, and after it: what is off by then
+            // need not be off by that.
+            self.check_here(&doing, id).await?;
             match self.libvirt.destroy(id).await {
                 Err(error) if error.kind == LibvirtErrorKind::NoSuchDomain => {}
                 answer => answer.map_err(failed(&doing))?,
             }
+            self.check_here(&doing, id).await?;
             self.libvirt.undefine(id).await.map_err(failed(&doing))?;
             match self.libvirt.state(id).await {
                 Err(error) if error.kind == LibvirtErrorKind::NoSuchDomain => {

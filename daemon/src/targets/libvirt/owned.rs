@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::xml::Element;
+use super::{lost::Other, xml::Element};
 use crate::{
     libvirt::{DomainId, DomainXml, Libvirt, LibvirtError, LibvirtErrorKind, XmlForm, xml},
     model::id::MigrationId,
@@ -32,26 +32,34 @@ pub(super) struct Finder {
 }
 
 impl Finder {
-    /// The migration's domain.
+    /// The migration's domain; `Err` with what all others have, if there is none.
     pub(super) async fn find(
         &self,
         libvirt: &Libvirt,
         owner: MigrationId,
-    ) -> Result<Option<DomainId>, LibvirtError> {
+    ) -> Result<Result<DomainId, Vec<Other>>, LibvirtError> {
         let hint = self.last.lock().unwrap_or_else(PoisonError::into_inner).get(&owner).copied();
         if let Some(id) = hint
-            && is_owned(libvirt, id, owner).await?
+            && let Some(text) = read(libvirt, id).await?
+            && owner_in(&text, id) == Some(owner)
         {
-            return Ok(Some(id));
+            return Ok(Ok(id));
         }
-        for (id, _) in libvirt.domains().await? {
-            if Some(id) != hint && is_owned(libvirt, id, owner).await? {
-                self.remember(owner, id);
-                return Ok(Some(id));
+        let mut others = Vec::new();
+        for (id, name) in libvirt.domains().await? {
+            let Some(text) = read(libvirt, id).await? else { continue };
+            match owner_in(&text, id) {
+                Some(of) if of == owner => {
+                    self.remember(owner, id);
+                    return Ok(Ok(id));
+                }
+                // Another migration's.
+                Some(_) => {}
+                None => others.push(Other::read(name, &text)),
             }
         }
         self.forget(owner);
-        Ok(None)
+        Ok(Err(others))
     }
 
     pub(super) fn remember(&self, owner: MigrationId, id: DomainId) {
@@ -63,25 +71,24 @@ impl Finder {
     }
 }
 
-async fn is_owned(libvirt: &Libvirt, id: DomainId, owner: MigrationId) -> Result<bool, LibvirtError> {
+/// The domain's XML; `None` if it is gone.
+async fn read(libvirt: &Libvirt, id: DomainId) -> Result<Option<String>, LibvirtError> {
     match libvirt.dump_xml(id, XmlForm::Current).await {
-        // A domain of somebody else's that cannot be read is not ours.
-        Ok(text) => Ok(says_owned(&text, id, owner)),
+        Ok(text) => Ok(Some(text)),
         // It went away while we looked.
-        Err(error) if error.kind == LibvirtErrorKind::NoSuchDomain => Ok(false),
+        Err(error) if error.kind == LibvirtErrorKind::NoSuchDomain => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-fn says_owned(text: &str, id: DomainId, owner: MigrationId) -> bool {
-    let Ok(document) = xml::parse(text, "domain") else { return false };
-    let Some(metadata) = xml::child(document.root_element(), "metadata") else { return false };
-    xml::children(metadata, ELEMENT).any(|tag| {
-        let says = |attribute| tag.attribute(attribute);
-        tag.tag_name().namespace() == Some(DomainXml::TAG_NAMESPACE)
-            && says("owner").and_then(|text| text.parse().ok()) == Some(owner)
-            && says("domain").and_then(|text| text.parse().ok()) == Some(id)
-    })
+/// The migration whose domain it says to be. A domain of somebody else's that cannot be read is nobody's.
+fn owner_in(text: &str, id: DomainId) -> Option<MigrationId> {
+    let document = xml::parse(text, "domain").ok()?;
+    let metadata = xml::child(document.root_element(), "metadata")?;
+    xml::children(metadata, ELEMENT)
+        .filter(|tag| tag.tag_name().namespace() == Some(DomainXml::TAG_NAMESPACE))
+        .filter(|tag| tag.attribute("domain").and_then(|text| text.parse().ok()) == Some(id))
+        .find_map(|tag| tag.attribute("owner")?.parse().ok())
 }
 
 #[cfg(test)]
@@ -93,11 +100,11 @@ mod tests {
         let (owner, id) = (MigrationId::generate(), DomainId(uuid::Uuid::from_u128(7)));
         let domain = |tag: &str| format!("<domain><metadata>{tag}</metadata></domain>");
         let tagged = domain(&tag(owner, id).to_string());
-        assert!(says_owned(&tagged, id, owner));
-        assert!(!says_owned(&tagged, DomainId(uuid::Uuid::from_u128(8)), owner), "a clone is not ours");
-        assert!(!says_owned(&tagged, id, MigrationId::generate()));
-        assert!(!says_owned(&tagged.replace("urn:warmd", "urn:other"), id, owner));
-        assert!(!says_owned(&domain(""), id, owner));
-        assert!(!says_owned("", id, owner));
+        assert_eq!(owner_in(&tagged, id), Some(owner));
+        assert_eq!(owner_in(&tagged, DomainId(uuid::Uuid::from_u128(8))), None, "a clone is not ours");
+        assert_ne!(owner_in(&tagged, id), Some(MigrationId::generate()));
+        assert_eq!(owner_in(&tagged.replace("urn:warmd", "urn:other"), id), None);
+        assert_eq!(owner_in(&domain(""), id), None);
+        assert_eq!(owner_in("", id), None);
     }
 }

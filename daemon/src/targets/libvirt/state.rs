@@ -5,6 +5,14 @@ use crate::{
     targets::MachineState,
 };
 
+/// What is said of a domain that libvirt itself has moved. It runs, so nobody may start the source.
+pub(super) const ELSEWHERE: &str =
+    "libvirt migrated it to another host, and it runs there: migrate it back first";
+
+/// What is said of one that stands still in the middle of that.
+pub(super) const ON_ITS_WAY: &str = "libvirt is migrating it, and it may run on the other host already: wait for the end of \
+                                     that, or abort it (virsh domjobabort)";
+
 /// A domain that ran and is off, or has power and executes nothing, will not come up by itself.
 pub(super) fn of(standing: &Standing) -> MachineState {
     match standing.state {
@@ -15,6 +23,7 @@ pub(super) fn of(standing: &Standing) -> MachineState {
             Reason::GuestSuspended => MachineState::Running,
             _ => MachineState::Failed(standing.text.clone()),
         },
+        RunState::Off if standing.is_elsewhere() => MachineState::Failed(ELSEWHERE.to_owned()),
         RunState::Off if standing.reason == Reason::Unknown => MachineState::Stopped,
         RunState::Off => MachineState::Failed(standing.text.clone()),
     }
@@ -23,6 +32,15 @@ pub(super) fn of(standing: &Standing) -> MachineState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_runs_on_another_host_is_not_off() {
+        let standing = |state, reason| Standing { state, reason, text: "shut off (migrated)".to_owned() };
+        let gone = of(&standing(RunState::Off, Reason::Migrated));
+        assert!(matches!(gone, MachineState::Failed(why) if why.contains("runs there")));
+        // It came from there, and runs here.
+        assert_eq!(of(&standing(RunState::Running, Reason::Migrated)), MachineState::Running);
+    }
 
     #[test]
     fn states_are_told_apart() {

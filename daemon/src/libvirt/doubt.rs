@@ -1,0 +1,137 @@
+//! A domain that is off for a reason that nobody knows: libvirt's daemon was started since. It may have been migrated to
+//! another host, and run there.
+//!
+//! Rule: its images are looked at where another host could have them too. One that is locked is in use there: QEMU's locks
+//! are seen through a shared file system. What cannot be looked at is a doubt, which is said, and no obstacle: after each
+//! start of the host all its domains are so.
+
+use std::{path::Path, time::Duration};
+
+use super::{
+    Disk, DiskSource, DomainId, Libvirt, LibvirtError, LibvirtErrorKind, Reason, RunState, Standing, image,
+};
+use crate::threads;
+
+/// A file system that does not tell what it is within this time does not answer.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// File systems that several hosts have at the same time, by `statfs`' numbers: NFS, CIFS, SMB2, Ceph, GFS2, OCFS2, Lustre,
+/// GPFS, 9P, FUSE (Gluster, virtiofs and many others).
+const SHARED: [u32; 10] = [
+    0x6969,
+    0xFF53_4D42,
+    0xFE53_4D42,
+    0x00C3_6400,
+    0x0116_1970,
+    0x7461_636F,
+    0x0BD0_0BD0,
+    0x4750_4653,
+    0x0102_1997,
+    0x6573_5546,
+];
+
+/// Where a disk's bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// This host alone can have it.
+    Local,
+    /// A file that other hosts may have, which can be looked at.
+    SharedFile,
+    /// What other hosts may have, and cannot be looked at.
+    Unseen,
+}
+
+impl Libvirt {
+    /// Why another host surely runs a domain that is off here, if libvirt does not say how it came to that. A mere doubt is
+    /// logged.
+    pub async fn runs_elsewhere(
+        &self,
+        domain: DomainId,
+        standing: &Standing,
+    ) -> Result<Option<String>, LibvirtError> {
+        if (standing.state, standing.reason) != (RunState::Off, Reason::Unknown) {
+            return Ok(None);
+        }
+        let mut doubts = Vec::new();
+        for disk in self.domain(domain).await?.disks {
+            match (&disk.source, reach(&disk).await) {
+                (_, Reach::Local) => {}
+                (DiskSource::File(path), Reach::SharedFile) => {
+                    match image::check_unlocked(path, &disk.format).await {
+                        Ok(()) => {}
+                        Err(error) if error.kind == LibvirtErrorKind::Busy => {
+                            return Ok(Some(in_use(&disk, &error)));
+                        }
+                        Err(error) => doubts.push(format!("{}: {error}", disk.target)),
+                    }
+                }
+                (source, _) => {
+                    doubts.push(format!("{}: whether another host has {source} is not seen", disk.target));
+                }
+            }
+        }
+        if !doubts.is_empty() {
+            tracing::warn!(
+                %domain, doubts = doubts.join("; "),
+                "libvirt does not say how this VM came to be off, as its daemon was started since: if it was migrated, it \
+                 runs on another host"
+            );
+        }
+        Ok(None)
+    }
+}
+
+fn in_use(disk: &Disk, error: &LibvirtError) -> String {
+    format!(
+        "its disk {} ({}) is open on another host, which so runs it: migrate it back, or shut it down there ({})",
+        disk.target, disk.source, error.cause
+    )
+}
+
+async fn reach(disk: &Disk) -> Reach {
+    match &disk.source {
+        // Nobody writes to it, and any number of VMs may have it.
+        _ if disk.readonly => Reach::Local,
+        DiskSource::File(path) if path.starts_with('/') => {
+            // One that does not answer is not seen.
+            match tokio::time::timeout(ANSWER, file_system(path)).await {
+                Ok(kind) => of_file_system(kind.ok()),
+                Err(_) => Reach::Unseen,
+            }
+        }
+        DiskSource::Empty => Reach::Local,
+        DiskSource::File(_)
+        | DiskSource::Block(_)
+        | DiskSource::Volume { .. }
+        | DiskSource::Network { .. }
+        | DiskSource::Other(_) => Reach::Unseen,
+    }
+}
+
+async fn file_system(path: &str) -> std::io::Result<u32> {
+    let (lane, path) = (threads::on(Path::new(path))?, path.to_owned());
+    let kind = lane.run(move || rustix::fs::statfs(&path)).await??.f_type;
+    // It is a signed number that not every file system fills alike.
+    u32::try_from(kind & 0xFFFF_FFFF).map_err(std::io::Error::other)
+}
+
+/// By its number; a file that is not there keeps the start from succeeding.
+fn of_file_system(kind: Option<u32>) -> Reach {
+    match kind {
+        Some(kind) if SHARED.contains(&kind) => Reach::SharedFile,
+        _ => Reach::Local,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_systems_of_several_hosts_are_known() {
+        assert_eq!(of_file_system(Some(0x6969)), Reach::SharedFile);
+        assert_eq!(of_file_system(Some(0xFF53_4D42)), Reach::SharedFile);
+        assert_eq!(of_file_system(Some(0xEF53)), Reach::Local);
+        assert_eq!(of_file_system(None), Reach::Local);
+    }
+}
