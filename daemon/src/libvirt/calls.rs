@@ -12,6 +12,7 @@ use super::{
     events::Happening,
     ffi::{Connection, Domain, Failure},
     link::{CALL_DEADLINE, Endpoint, Lane},
+    metadata::Affects,
     standing::{RunState, Standing},
     xml,
 };
@@ -29,15 +30,6 @@ pub enum XmlForm {
     Current,
     /// The persistent one, with secrets: fit to define or create the domain from.
     Persistent,
-}
-
-/// Which of a domain's two definitions a change is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Affects {
-    /// The running domain alone: gone when it is off.
-    Live,
-    /// The persistent definition alone.
-    Config,
 }
 
 /// A network of libvirt's.
@@ -58,22 +50,10 @@ const DESTROY_GRACEFUL: u32 = 1;
 const SHUTDOWN_ACPI: u32 = 1;
 /// Managed save, snapshots' metadata, NVRAM, checkpoints' metadata.
 const UNDEFINE_ALL: u32 = 1 | 2 | 4 | 16;
-const SET_METADATA: &str = "metadata --set";
-const REMOVE_METADATA: &str = "metadata --remove";
 const DESTROY: &str = "destroy";
 /// `virDomainLifecycleAction`, by the words of the domain's XML.
 const ACTIONS: [&str; 6] =
     ["destroy", "restart", "rename-restart", "preserve", "coredump-destroy", "coredump-restart"];
-
-impl Affects {
-    /// `virDomainModificationImpact`.
-    fn flag(self) -> u32 {
-        match self {
-            Self::Live => 1,
-            Self::Config => 2,
-        }
-    }
-}
 
 impl Libvirt {
     /// A connection by libvirt's URI. Nothing is reached yet.
@@ -101,7 +81,8 @@ impl Libvirt {
         self.endpoint.run(lane, name.into(), ask).await
     }
 
-    /// A call about one domain. [`LibvirtErrorKind::NoSuchDomain`] is its answer only if a listing lacks the domain too.
+    /// A call about one domain. [`LibvirtErrorKind::NoSuchDomain`] is its answer only if a listing lacks the domain
+    /// too.
     pub(super) async fn about<T: Send + 'static>(
         &self,
         lane: Lane,
@@ -271,30 +252,6 @@ impl Libvirt {
             .await
     }
 
-    /// Whether libvirt starts it with the host.
-    pub async fn autostart(&self, domain: DomainId, lane: Lane) -> Result<bool, LibvirtError> {
-        self.about(lane, "autostart", domain, |domain| domain.autostart()).await
-    }
-
-    /// Says whether libvirt is to start it with the host.
-    pub async fn set_autostart(&self, domain: DomainId, on: bool) -> Result<(), LibvirtError> {
-        let verb = if on { "autostart" } else { "autostart --disable" };
-        self.about(Lane::Urgent, verb, domain, move |domain| domain.set_autostart(on)).await
-    }
-
-    /// Puts the mark of where it went into its persistent definition, in place of an older one.
-    pub async fn set_moved_mark(&self, domain: DomainId, element: &str) -> Result<(), LibvirtError> {
-        let set = set_element(DomainXml::MOVED_NAMESPACE, "warmd", element, Affects::Config);
-        self.about(Lane::Urgent, SET_METADATA, domain, set).await
-    }
-
-    /// Removes that mark; none is success.
-    pub async fn remove_moved_mark(&self, domain: DomainId) -> Result<(), LibvirtError> {
-        let removed = remove_element(DomainXml::MOVED_NAMESPACE, Affects::Config);
-        let removed = self.about(Lane::Urgent, REMOVE_METADATA, domain, removed);
-        already(removed.await, LibvirtErrorKind::NoSuchMetadata)
-    }
-
     /// The names of its snapshots; none where the driver has no snapshots.
     pub async fn snapshot_names(&self, domain: DomainId) -> Result<Vec<String>, LibvirtError> {
         match self.about(Lane::Look, "snapshot-list", domain, |domain| domain.snapshot_names()).await {
@@ -400,36 +357,6 @@ impl Libvirt {
         .await
     }
 
-    /// Sets warmd's metadata element of the namespace `uri`, `<prefix:… xmlns:prefix='uri'>` without the declaration, in
-    /// one of the two definitions, in place of an earlier one.
-    pub async fn set_metadata(
-        &self,
-        domain: DomainId,
-        affects: Affects,
-        uri: &str,
-        prefix: &str,
-        element: &str,
-    ) -> Result<(), LibvirtError> {
-        let set = set_element(uri, prefix, element, affects);
-        self.about(Lane::Work, SET_METADATA, domain, set).await
-    }
-
-    /// Removes the metadata element of the namespace `uri` from one of the two definitions; none is success.
-    pub async fn remove_metadata(
-        &self,
-        domain: DomainId,
-        affects: Affects,
-        uri: &str,
-    ) -> Result<(), LibvirtError> {
-        let removed = self.about(Lane::Work, REMOVE_METADATA, domain, remove_element(uri, affects));
-        already(removed.await, LibvirtErrorKind::NoSuchMetadata)
-    }
-
-    /// Removes the running domain's tag of warmd (any element of [`DomainXml::TAG_NAMESPACE`]); none is success.
-    pub async fn remove_live_tag(&self, domain: DomainId) -> Result<(), LibvirtError> {
-        self.remove_metadata(domain, Affects::Live, DomainXml::TAG_NAMESPACE).await
-    }
-
     /// Whether the guest's QEMU agent answers within five seconds; an error if it does not, or the domain has no channel to it.
     pub async fn ping_agent(&self, domain: DomainId) -> Result<(), LibvirtError> {
         let ping = |domain: &Domain<'_>| domain.agent(r#"{"execute":"guest-ping"}"#, 5);
@@ -480,24 +407,6 @@ fn kind_of_absence(absent: &Result<bool, LibvirtError>) -> LibvirtErrorKind {
         Ok(false) => LibvirtErrorKind::Failed,
         Err(_) => LibvirtErrorKind::Unreachable,
     }
-}
-
-fn set_element(
-    uri: &str,
-    prefix: &str,
-    element: &str,
-    affects: Affects,
-) -> impl FnOnce(&Domain<'_>) -> Result<(), Failure> + Send + use<> {
-    let (uri, prefix, element) = (uri.to_owned(), prefix.to_owned(), element.to_owned());
-    move |domain| domain.set_metadata(Some((&prefix, &element)), &uri, affects.flag())
-}
-
-fn remove_element(
-    uri: &str,
-    affects: Affects,
-) -> impl FnOnce(&Domain<'_>) -> Result<(), Failure> + Send + use<> {
-    let uri = uri.to_owned();
-    move |domain| domain.set_metadata(None, &uri, affects.flag())
 }
 
 /// Success also if it failed because it is so already.

@@ -1,9 +1,9 @@
-//! A domain that is off for a reason that nobody knows: libvirt's daemon was started since. It may have been migrated to
-//! another host, and run there.
+//! A domain that is off for a reason that nobody knows: libvirt's daemon was started since. It may have been migrated
+//! to another host, and run there.
 //!
-//! Rule: its images are looked at where another host could have them too. One that is locked is in use there: QEMU's locks
-//! are seen through a shared file system. What cannot be looked at is a doubt, which is said, and no obstacle: after each
-//! start of the host all its domains are so.
+//! Rule: its images are looked at where another host could have them too. One that is locked is in use there: QEMU's
+//! locks are seen through a shared file system. What cannot be looked at is a doubt, which is said, and no obstacle:
+//! after each start of the host all its domains are so.
 
 use std::{path::Path, time::Duration};
 
@@ -15,8 +15,8 @@ use crate::threads;
 /// A file system that does not tell what it is within this time does not answer.
 const ANSWER: Duration = Duration::from_secs(30);
 
-/// File systems that several hosts have at the same time, by `statfs`' numbers: NFS, CIFS, SMB2, Ceph, GFS2, OCFS2, Lustre,
-/// GPFS, 9P, FUSE (Gluster, virtiofs and many others).
+/// File systems that several hosts have at the same time, by `statfs`' numbers: NFS, CIFS, SMB2, Ceph, GFS2, OCFS2,
+/// Lustre, GPFS, 9P, FUSE (Gluster, virtiofs and many others).
 const SHARED: [u32; 10] = [
     0x6969,
     0xFF53_4D42,
@@ -42,8 +42,8 @@ enum Reach {
 }
 
 impl Libvirt {
-    /// Why another host surely runs a domain that is off here, if libvirt does not say how it came to that. A mere doubt is
-    /// logged.
+    /// Why another host surely runs a domain that is off here, if libvirt does not say how it came to that. A mere
+    /// doubt is logged.
     pub async fn runs_elsewhere(
         &self,
         domain: DomainId,

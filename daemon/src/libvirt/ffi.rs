@@ -473,8 +473,8 @@ impl Connection {
                 _ => Ok(()),
             };
         }
-        // SAFETY: libvirt made a value of `size` bytes for the caller, who wipes it and frees it once. What is freed right
-        // after may be left out by the compiler, unless it is volatile.
+        // SAFETY: libvirt made a value of `size` bytes for the caller, who wipes it and frees it once. What is freed
+        // right after may be left out by the compiler, unless it is volatile.
         unsafe {
             for at in 0..size {
                 std::ptr::write_volatile(value.add(at), 0);

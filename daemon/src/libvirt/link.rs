@@ -1,10 +1,10 @@
 //! How calls reach libvirt: lanes of long-lived connections, a thread per call, a deadline for the one who waits.
 //!
-//! Rule: a blocking call is on a thread of its own, and the threads are counted: one that hangs keeps its place in its lane
-//! until libvirt lets it go, so at most [`PER_LANE`] hang there, and the next caller is told so. The lanes have connections
-//! of their own: whatever describing or working waits for, an abort, a power cut or a look at the power does not. A call that
-//! nobody waits for any more before it was sent is not sent. In the urgent lane a domain has one call at a time, and a power
-//! cut beside it: one QEMU that hangs takes no other domain's place.
+//! Rule: a blocking call is on a thread of its own, and the threads are counted: one that hangs keeps its place in its
+//! lane until libvirt lets it go, so at most [`PER_LANE`] hang there, and the next caller is told so. The lanes have
+//! connections of their own: whatever describing or working waits for, an abort, a power cut or a look at the power
+//! does not. A call that nobody waits for any more before it was sent is not sent. In the urgent lane a domain has one
+//! call at a time, and a power cut beside it: one QEMU that hangs takes no other domain's place.
 //!
 //! libvirt looks every few seconds whether the other side lives; after half a minute of silence it closes the connection,
 //! which ends all calls that hang in it. Such calls are [`LibvirtErrorKind::Unreachable`], whatever they say of themselves.
@@ -48,7 +48,8 @@ pub enum Lane {
     Look,
     /// What changes something and may take its time.
     Work,
-    /// What must not wait, and may have to for the domain's own job or monitor: power, the end of a job, what starts it.
+    /// What must not wait, and may have to for the domain's own job or monitor: power, the end of a job, what starts
+    /// it.
     Urgent,
     /// What waits for no domain: the list, and the look whether one runs.
     Power,
@@ -106,8 +107,9 @@ impl Endpoint {
         &self.record
     }
 
-    /// The domain's turn for an urgent call. While another one of it does not come back, [`LibvirtErrorKind::Busy`]: all of
-    /// the lane's places are not for one domain. A power cut has a turn of its own: it is what helps where the others hang.
+    /// The domain's turn for an urgent call. While another one of it does not come back, [`LibvirtErrorKind::Busy`]:
+    /// all of the lane's places are not for one domain. A power cut has a turn of its own: it is what helps where the
+    /// others hang.
     pub(super) async fn turn(
         &self,
         domain: Uuid,

@@ -16,13 +16,14 @@ mod events;
 mod ffi;
 pub mod image;
 mod link;
+mod metadata;
 mod needs;
 pub mod overlay;
 mod spawner;
 mod standing;
 pub mod xml;
 
-pub use calls::{Affects, Libvirt, Network, XmlForm};
+pub use calls::{Libvirt, Network, XmlForm};
 pub use checkpoint::{BackupJob, Checkpoint, CurrentJob};
 pub use child::MAX_OUTPUT;
 pub use disk::{Disk, DiskSource};
@@ -30,6 +31,7 @@ pub use domain::{DomainXml, LoaderFirmware, NetworkInterface};
 pub use error::{LibvirtError, LibvirtErrorKind};
 pub use events::Happening;
 pub use link::{CALL_DEADLINE, Lane};
+pub use metadata::Affects;
 pub use needs::{Volume, went_unanswered};
 pub use standing::{Reason, RunState, Standing};
 

@@ -132,8 +132,8 @@ impl Standing {
         self.state == RunState::Off && self.reason == Reason::Migrated
     }
 
-    /// Whether it stands still here in the middle of a move to another host or from one, and may run there the next moment
-    /// or already.
+    /// Whether it stands still here in the middle of a move to another host or from one, and may run there the next
+    /// moment or already.
     pub fn is_on_its_way(&self) -> bool {
         self.state == RunState::Paused && matches!(self.reason, Reason::Migration | Reason::PostCopy)
     }

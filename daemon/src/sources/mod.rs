@@ -301,8 +301,8 @@ impl SourceError {
         Self { kind, context: context.into(), cause: cause.into() }
     }
 
-    /// Whether it failed because the VM is off here and runs on another host of the source: for whoever looks whether it
-    /// runs, it does.
+    /// Whether it failed because the VM is off here and runs on another host of the source: for whoever looks whether
+    /// it runs, it does.
     pub fn runs_elsewhere(&self) -> bool {
         self.cause.is::<Elsewhere>()
     }

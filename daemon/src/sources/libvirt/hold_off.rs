@@ -1,8 +1,8 @@
 //! Holding off: nothing but warmd starts a VM that was stopped to be moved.
 //!
-//! Rule: what is taken away is written into the VM's own mark too, before it is taken: a state that was put back from an older
-//! copy, or was lost, finds there what was. The mark is in the persistent definition alone, and is read from there. What is
-//! set is read back.
+//! Rule: what is taken away is written into the VM's own mark too, before it is taken: a state that was put back from
+//! an older copy, or was lost, finds there what was. The mark is in the persistent definition alone, and is read from
+//! there. What is set is read back.
 
 use crate::{
     libvirt::{DomainId, DomainXml, Lane, LibvirtError, XmlForm, xml::escape},
@@ -61,7 +61,8 @@ impl LibvirtSource {
         Ok(())
     }
 
-    /// Whether its autostart was on, by the mark that this migration left in its persistent definition, if there is one.
+    /// Whether its autostart was on, by the mark that this migration left in its persistent definition, if there is
+    /// one.
     async fn mark_of(&self, domain: DomainId, owner: MigrationId) -> Result<Option<bool>, LibvirtError> {
         let text = self.libvirt.dump_xml(domain, XmlForm::Persistent).await?;
         let xml = DomainXml::read(&text)

@@ -1,7 +1,7 @@
 //! Domains without a mark of warmd that have a migration's disks: its domain, of which somebody changed the definition.
 //!
-//! Rule: while there is one, the migration's domain is not absent: it may run, and the source must not run beside it. It is
-//! touched by nobody but people.
+//! Rule: while there is one, the migration's domain is not absent: it may run, and the source must not run beside it.
+//! It is touched by nobody but people.
 
 use std::path::{Path, PathBuf};
 

@@ -2,7 +2,8 @@
 //!
 //! Rule: only the domain that carries the migration's id is ever touched (`owned.rs`), and removing it never removes
 //! storage. "It surely does not run" is said only after libvirt answered and the domain was seen off, and not because
-//! libvirt moved it to another host. A domain that has its disks without its mark (`lost.rs`) is never taken for absent.
+//! libvirt moved it to another host. A domain that has its disks without its mark (`lost.rs`) is never taken for
+//! absent.
 
 mod carried;
 mod domain;
@@ -322,8 +323,8 @@ impl Target for LibvirtTarget {
         // A start that nobody waited for any more may still come: undefined while it runs, a domain only loses its
         // definition. So it is gone when libvirt says so, not before.
         for _ in 0..DISCARDS {
-            // Before the power cut, which may come when it runs on the other host already, and after it: what is off by then
-            // need not be off by that.
+            // Before the power cut, which may come when it runs on the other host already, and after it: what is off by
+            // then need not be off by that.
             self.check_here(&doing, id).await?;
             match self.libvirt.destroy(id).await {
                 Err(error) if error.kind == LibvirtErrorKind::NoSuchDomain => {}

@@ -1,7 +1,7 @@
 //! What an interface is plugged into here, and what that can keep apart.
 //!
-//! Rule: libvirt takes a VLAN or a virtual port that the other side cannot make for none, or fails at the start: so only what
-//! is known to keep it counts.
+//! Rule: libvirt takes a VLAN or a virtual port that the other side cannot make for none, or fails at the start: so
+//! only what is known to keep it counts.
 
 use std::path::Path;
 
