@@ -53,7 +53,15 @@ impl Libvirt {
             return Ok(None);
         }
         let mut doubts = Vec::new();
-        for disk in self.domain(domain).await?.disks {
+        let disks = match self.domain(domain).await {
+            // What has disks that are not understood is started and removed all the same.
+            Err(error) if error.kind == LibvirtErrorKind::Malformed => {
+                doubts.push(error.to_string());
+                Vec::new()
+            }
+            xml => xml?.disks,
+        };
+        for disk in disks {
             match (&disk.source, reach(&disk).await) {
                 (_, Reach::Local) => {}
                 (DiskSource::File(path), Reach::SharedFile) => {

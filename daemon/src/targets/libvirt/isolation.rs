@@ -34,9 +34,10 @@ pub(super) async fn lacks(
             lacks.push(Lack { mac: nic.mac.clone(), element, found });
         };
         let has = |element: &str| part.part(element).is_some();
-        let wire = match [VLAN, VIRTUAL_PORT, PORT].into_iter().any(has) {
-            true => Wire::of(libvirt, link).await?,
-            false => None,
+        let wire = if [VLAN, VIRTUAL_PORT, PORT].into_iter().any(has) {
+            Wire::of(libvirt, link).await?
+        } else {
+            None
         };
         for (element, what) in wire.iter().flat_map(|wire| unkept(part, wire)) {
             lack(element, &what);
