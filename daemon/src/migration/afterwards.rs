@@ -17,8 +17,12 @@ use warmd_cbt::{mutant::mutant, store::StoreError};
 use super::{context::Context, failure::WorkError, manager::Manager};
 use crate::{
     clock, human,
-    model::{id::MigrationId, machine::PowerState, view::EventView},
-    sources::SourceErrorKind,
+    model::{
+        id::{MigrationId, VmId},
+        machine::PowerState,
+        view::EventView,
+    },
+    sources::{Source, SourceErrorKind},
     store::MigrationRow,
 };
 
@@ -43,9 +47,9 @@ pub(super) async fn source_is_off(context: &Context) -> Result<bool, WorkError> 
     if mutant("source-not-watched") {
         return Ok(true);
     }
-    match tokio::time::timeout(ANSWER, context.source.power(&context.vm)).await {
-        Ok(Ok(PowerState::Off)) => Ok(true),
-        Ok(Ok(PowerState::Running | PowerState::Paused)) => {
+    match runs(&*context.source, &context.vm).await {
+        Ok(false) => Ok(true),
+        Ok(true) => {
             let text =
                 format!("the source VM runs: {BOTH}; then resume, or go back to the source with `rollback`");
             let line = context.line("warmd", KIND, text.clone());
@@ -53,16 +57,23 @@ pub(super) async fn source_is_off(context: &Context) -> Result<bool, WorkError> 
             context.store.save_source_ran(context.id, Some(clock::now()), vec![line]).await?;
             Err(WorkError::operator(text))
         }
+        Err(why) => {
+            tracing::warn!(migration = %context.id, why, "not known whether the source VM is off");
+            Ok(false)
+        }
+    }
+}
+
+/// Whether the source VM runs, there or on another of the source's hosts; why that is not known.
+async fn runs(source: &dyn Source, vm: &VmId) -> Result<bool, String> {
+    match tokio::time::timeout(ANSWER, source.power(vm)).await {
+        Ok(Ok(PowerState::Running | PowerState::Paused)) => Ok(true),
+        Ok(Ok(PowerState::Off)) => Ok(false),
         // What is not there does not run there.
-        Ok(Err(error)) if error.kind == SourceErrorKind::NotFound => Ok(true),
-        Ok(Err(error)) => {
-            tracing::warn!(migration = %context.id, %error, "not known whether the source VM is off");
-            Ok(false)
-        }
-        Err(_) => {
-            tracing::warn!(migration = %context.id, "not known whether the source VM is off: no answer");
-            Ok(false)
-        }
+        Ok(Err(error)) if error.kind == SourceErrorKind::NotFound => Ok(false),
+        Ok(Err(error)) if error.runs_elsewhere() => Ok(true),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("the source does not answer".to_owned()),
     }
 }
 
@@ -122,13 +133,7 @@ fn silence(silences: &Silences, id: MigrationId, has_answered: bool) -> Option<D
 
 async fn look_at(manager: &Manager, row: &MigrationRow, silences: &Silences) -> Result<(), StoreError> {
     let Ok(source) = manager.source(&row.source) else { return Ok(()) };
-    let runs = match tokio::time::timeout(ANSWER, source.power(&row.vm)).await {
-        Ok(Ok(PowerState::Running | PowerState::Paused)) => Ok(true),
-        Ok(Ok(PowerState::Off)) => Ok(false),
-        Ok(Err(error)) if error.kind == SourceErrorKind::NotFound => Ok(false),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("the source does not answer".to_owned()),
-    };
+    let runs = runs(&*source, &row.vm).await;
     let silent = silence(silences, row.id, runs.is_ok());
     let runs = match runs {
         Ok(runs) => runs,

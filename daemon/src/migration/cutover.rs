@@ -471,6 +471,9 @@ pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
         Err(error) if error.kind == SourceErrorKind::NotFound => {
             context.note("warning", format!("there is no source VM to power on: {error}")).await;
         }
+        Err(error) if error.runs_elsewhere() => {
+            context.note("error", format!("the source VM is not powered on here: {error}")).await;
+        }
         result => result?,
     }
     crash::point("undo.powered-on");

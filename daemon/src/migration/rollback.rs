@@ -89,6 +89,10 @@ pub(super) async fn roll_back(context: &Context) -> Result<(), WorkError> {
             context.note("warning", format!("there is no source VM to power on: {error}")).await;
             "is not there"
         }
+        Err(error) if error.runs_elsewhere() => {
+            context.note("error", format!("the source VM is not powered on here: {error}")).await;
+            "runs on another host"
+        }
         result => result?,
     };
     crash::point("rollback.powered-on");
