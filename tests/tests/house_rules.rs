@@ -14,7 +14,7 @@ use syn::{
 };
 
 /// Who may import whom in the daemon; each layer also knows those below it, and itself.
-const LAYERS: [(&str, u32); 24] = [
+const LAYERS: [(&str, u32); 25] = [
     ("model", 0),
     ("channel", 0),
     ("crash", 0),
@@ -24,6 +24,7 @@ const LAYERS: [(&str, u32); 24] = [
     ("root", 0),
     ("seal", 0),
     ("span", 0),
+    ("threads", 0),
     ("nbd", 1),
     ("libvirt", 1),
     ("store", 1),

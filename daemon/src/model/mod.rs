@@ -10,6 +10,7 @@ pub mod coordination;
 pub mod forecast;
 pub mod group;
 pub mod hardware;
+pub mod hold_off;
 pub mod hook;
 pub mod id;
 pub mod limit;

@@ -9,13 +9,14 @@ pub mod libvirt;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use warmd_cbt::{
     disk::ReadDisk,
     mark::{ChangeMark, Changed},
     units::Length,
 };
 
+pub use crate::model::hold_off::{HoldOff, Moved};
 use crate::model::{
     id::{DiskKey, MigrationId, VmId},
     machine::{Machine, MachineDisk, PowerState, VmSummary},
@@ -212,21 +213,6 @@ pub struct SnapshotDisk {
     pub key: DiskKey,
     pub size: Length,
     pub mark: ChangeMark,
-}
-
-/// What can start a VM again beside warmd.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HoldOff {
-    /// The source starts it together with its host, or with its own service.
-    pub autostart: bool,
-}
-
-/// Where a VM went that is held off.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Moved {
-    pub owner: MigrationId,
-    /// The target's name.
-    pub target: String,
 }
 
 /// How a VM may be stopped.

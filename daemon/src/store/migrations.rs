@@ -18,12 +18,12 @@ use super::{
 use crate::model::{
     appointment::Appointment,
     forecast::Range,
+    hold_off::HoldOff,
     id::{MigrationId, VmId},
     machine::Machine,
     state::State,
     view::EventView,
 };
-use crate::sources::HoldOff;
 
 const TABLE: &str = "migrations";
 const COLUMNS: &str = "id, plan, source, target, vm, vm_name, target_name, machine, state, since, created, warnings, \

@@ -35,7 +35,7 @@ pub(super) trait Saved: Serialize + DeserializeOwned {
     }
 }
 
-impl Saved for crate::sources::HoldOff {}
+impl Saved for crate::model::hold_off::HoldOff {}
 impl Saved for Machine {}
 impl Saved for Plan {}
 impl Saved for State {}
