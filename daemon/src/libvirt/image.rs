@@ -3,6 +3,12 @@
 //!
 //! Rule: an image is only looked at without its lock, never written to.
 
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+};
+
 use serde::Deserialize;
 
 use super::{
@@ -38,6 +44,20 @@ pub struct Left {
     pub image: Image,
     pub bitmap: String,
     pub error: LibvirtError,
+}
+
+/// The version in the header of a qcow2 image that keeps no bitmaps.
+pub const OLD_VERSION: u32 = 2;
+
+/// The version in an image's header; `None` if it is no qcow2 image. Blocks.
+pub fn version(path: &Path) -> io::Result<Option<u32>> {
+    let mut header = [0; 8];
+    match File::open(path)?.read_exact(&mut header) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        read => read?,
+    }
+    let [magic @ .., a, b, c, d] = header;
+    Ok((magic == *b"QFI\xfb").then(|| u32::from_be_bytes([a, b, c, d])))
 }
 
 /// The qcow2 image at `path`, an absolute path, and the images below it, which may be open elsewhere. One that is not
@@ -211,6 +231,24 @@ mod tests {
         assert!(chain(path).await.unwrap().iter().all(|image| image.bitmaps.is_empty()));
         std::fs::remove_file(below).unwrap();
         assert_eq!(chain(path).await.unwrap_err().kind, LibvirtErrorKind::NoSuchImage);
+    }
+
+    #[tokio::test]
+    async fn the_version_is_read_from_the_header() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        for (compat, number) in [("0.10", OLD_VERSION), ("1.1", 3)] {
+            let options = format!("compat={compat}");
+            let text = path.to_str().unwrap();
+            qemu_img(&["create", "-f", "qcow2", "-o", &options, text, "1M"]).await.unwrap();
+            assert_eq!(version(&path).unwrap(), Some(number));
+            assert_eq!(chain(text).await.unwrap()[0].compat.as_deref(), Some(compat));
+        }
+        for other in ["", "QFI", "no qcow2"] {
+            std::fs::write(&path, other).unwrap();
+            assert_eq!(version(&path).unwrap(), None, "{other}");
+        }
+        assert!(version(&dir.path().join("gone")).is_err());
     }
 
     #[tokio::test]

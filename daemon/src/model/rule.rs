@@ -47,6 +47,7 @@ pub enum Rule {
     VmSaved,
     VmBusy,
     StartBlocked,
+    StartDoubtful,
     VmElsewhere,
     VmCrashed,
     VmAutostart,
@@ -109,7 +110,7 @@ impl Objection {
 
 impl Rule {
     /// All rules, in the order of the table.
-    pub const ALL: [Self; 61] = [
+    pub const ALL: [Self; 62] = [
         Self::PlanWrong,
         Self::HookMissing,
         Self::BootCheckBlind,
@@ -139,6 +140,7 @@ impl Rule {
         Self::VmSaved,
         Self::VmBusy,
         Self::StartBlocked,
+        Self::StartDoubtful,
         Self::VmElsewhere,
         Self::VmCrashed,
         Self::VmAutostart,
@@ -371,6 +373,13 @@ impl Rule {
                 "something that the VM's start needs is missing: once it is off, it could be neither read nor started again",
                 "bring back the file, pool, network or secret, or take the device out of the VM's definition",
             ),
+            Self::StartDoubtful => (
+                "start-doubtful",
+                Warning,
+                "whether something that the VM's start needs is there cannot be told: its file system does not answer, or \
+                 warmd may not look",
+                "see that the file system answers, and that the daemon may look there; a VM is not stopped while nothing answers",
+            ),
             Self::VmElsewhere => (
                 "vm-elsewhere",
                 Error,
@@ -474,7 +483,8 @@ impl Rule {
             Self::DiskInOneDefinition => (
                 "disk-in-one-definition",
                 Error,
-                "the running VM has a disk that its definition has not, or the other way round: it would be lost, or cannot be copied",
+                "the running VM has a disk that its definition has not, or has as another image, or the other way round: it would be \
+                 lost, or cannot be copied",
                 "attach or detach it both live and in the definition (`--live --config`), or restart the VM",
             ),
             Self::BootLost => (

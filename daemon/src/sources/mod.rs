@@ -92,6 +92,12 @@ pub trait Source: Send + Sync {
         Ok(self.describe(&vm.0).await?.disks.into_iter().map(|disk| disk.key).collect())
     }
 
+    /// The same, each with its size where that can be told now: whether a VM is the one that it was does not hang on
+    /// it.
+    async fn disk_sizes_if_known(&self, vm: &VmId) -> Result<Vec<(DiskKey, Option<Length>)>, SourceError> {
+        Ok(self.describe(&vm.0).await?.disks.into_iter().map(|disk| (disk.key, Some(disk.size))).collect())
+    }
+
     /// Whether the VM runs. A VM that is gone is [`SourceErrorKind::NotFound`].
     async fn power(&self, vm: &VmId) -> Result<PowerState, SourceError>;
 

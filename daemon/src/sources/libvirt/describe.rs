@@ -19,6 +19,7 @@ use super::{
     definitions::Definitions,
     error::Context,
     hold_off::held_off,
+    needs::Obstacle,
     plan::{Looks, is_disk},
     power::ELSEWHERE,
     sizes::Sizes,
@@ -67,22 +68,46 @@ impl LibvirtSource {
         Ok(disks.map(|disk| DiskKey(disk.target)).collect())
     }
 
-    pub(super) async fn summary(&self, domain: DomainId, name: String) -> Option<VmSummary> {
-        match self.try_summary(domain, &name).await {
-            Ok(summary) => Some(summary),
+    /// See [`crate::sources::Source::disk_sizes_if_known`].
+    pub(super) async fn sizes_if_known(
+        &self,
+        domain: DomainId,
+    ) -> Result<Vec<(DiskKey, Option<Length>)>, SourceError> {
+        let doing = || format!("VM {domain}: reading its disks");
+        let xml = self.libvirt.domain(domain).await.context(doing)?;
+        let sizes = self.sizes(domain, &xml).await.context(doing)?;
+        let disks = xml.disks.iter().filter(|disk| is_disk(disk));
+        let known = |disk: &Disk| size(disk, &sizes).ok().map(Length);
+        Ok(disks.map(|disk| (DiskKey(disk.target.clone()), known(disk))).collect())
+    }
+
+    /// One line of the list of VMs; `None` if the VM is gone. Where nothing answers there is no list: what was seen
+    /// before tells more.
+    pub(super) async fn summary(
+        &self,
+        domain: DomainId,
+        name: String,
+    ) -> Result<Option<VmSummary>, SourceError> {
+        let error = match self.try_summary(domain, &name).await {
+            Ok(summary) => return Ok(Some(summary)),
+            Err(error) => error,
+        };
+        match error.kind {
             // Gone since it was listed.
-            Err(error) if error.kind == SourceErrorKind::NotFound => None,
-            Err(error) => Some(VmSummary {
-                id: VmId(domain.to_string()),
-                name,
-                power: PowerState::Off,
-                disks: 0,
-                bytes: Length(0),
-                tracked: 0,
-                snapshots: 0,
-                warnings: vec![format!("it cannot be read: {error}")],
-            }),
+            SourceErrorKind::NotFound => return Ok(None),
+            SourceErrorKind::Unreachable | SourceErrorKind::Timeout => return Err(error),
+            _ => {}
         }
+        Ok(Some(VmSummary {
+            id: VmId(domain.to_string()),
+            name,
+            power: self.power_of(domain).await.unwrap_or(PowerState::Off),
+            disks: 0,
+            bytes: Length(0),
+            tracked: 0,
+            snapshots: 0,
+            warnings: vec![format!("it cannot be read: {error}")],
+        }))
     }
 
     async fn try_summary(&self, domain: DomainId, name: &str) -> Result<VmSummary, SourceError> {
@@ -91,7 +116,11 @@ impl LibvirtSource {
         let xml = &definitions.live;
         let sizes = self.sizes(domain, xml).await.context(doing)?;
         let standing = self.libvirt.state(domain).await.context(doing)?;
-        let power = self.power_of(domain).await?;
+        let power = match (standing.state, standing.reason) {
+            // That it runs elsewhere is told among what is in the way.
+            (RunState::Off, Reason::Migrated) => PowerState::Off,
+            _ => self.power_of(domain).await?,
+        };
         let looks = self.look(&xml.disks).await;
         let mut warnings = disk_warnings(xml, &sizes, &looks);
         if power == PowerState::Paused {
@@ -124,7 +153,17 @@ impl LibvirtSource {
         let doing = || format!("VM {domain}: looking for what is in its way");
         let definitions = self.definitions(domain).await.context(doing)?;
         let standing = self.libvirt.state(domain).await.context(doing)?;
-        self.object(domain, &definitions, &standing).await
+        let mut objections = self.object(domain, &definitions, &standing).await?;
+        // Not where all VMs are listed: each file that a VM has is looked for.
+        let obstacles = self.obstacles(domain).await.context(doing)?;
+        objections.extend(obstacles.into_iter().map(|obstacle| match obstacle {
+            Obstacle::Missing(found) => Objection::new(Rule::StartBlocked, found),
+            Obstacle::Unanswered(found) | Obstacle::Hidden(found) => Objection::new(
+                Rule::StartDoubtful,
+                format!("whether it can be started again is not known: {found}"),
+            ),
+        }));
+        Ok(objections)
     }
 
     async fn object(
@@ -147,8 +186,6 @@ impl LibvirtSource {
         let xml = &definitions.live;
         let mut objections = of_hardware(xml, &definitions.persistent);
         objections.extend(definitions.objections());
-        let obstacles = self.obstacles(domain).await.context(doing)?;
-        objections.extend(obstacles.into_iter().map(|found| Objection::new(Rule::StartBlocked, found)));
         if let Some(owner) = xml.tagged(DomainXml::MOVED_HERE) {
             let found = format!("migration {owner} made it here");
             objections.push(Objection::new(Rule::VmMovedHere, found));

@@ -18,6 +18,7 @@
 mod definitions;
 mod describe;
 mod error;
+mod files;
 mod guard;
 mod hardware;
 mod hold_off;
@@ -37,8 +38,8 @@ mod tag;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::{StreamExt, stream};
-use warmd_cbt::mark::ChangeMark;
+use futures::{StreamExt, TryStreamExt, stream};
+use warmd_cbt::{mark::ChangeMark, units::Length};
 
 use crate::{
     libvirt::{DomainId, Libvirt},
@@ -120,12 +121,12 @@ impl Source for LibvirtSource {
 
     async fn vms(&self) -> Result<Vec<VmSummary>, SourceError> {
         let domains = self.libvirt.domains().await.context(|| "listing VMs".to_owned())?;
-        Ok(stream::iter(domains)
+        stream::iter(domains)
             .map(|(domain, name)| self.summary(domain, name))
             .buffered(PARALLEL_VMS)
-            .filter_map(std::future::ready)
-            .collect()
-            .await)
+            .try_filter_map(|summary| std::future::ready(Ok(summary)))
+            .try_collect()
+            .await
     }
 
     async fn names(&self) -> Result<Vec<(VmId, String)>, SourceError> {
@@ -147,6 +148,10 @@ impl Source for LibvirtSource {
 
     async fn disk_keys(&self, vm: &VmId) -> Result<Vec<DiskKey>, SourceError> {
         self.keys(domain_id(vm)?).await
+    }
+
+    async fn disk_sizes_if_known(&self, vm: &VmId) -> Result<Vec<(DiskKey, Option<Length>)>, SourceError> {
+        self.sizes_if_known(domain_id(vm)?).await
     }
 
     async fn power(&self, vm: &VmId) -> Result<PowerState, SourceError> {

@@ -1,9 +1,8 @@
 //! What a start of the VM needs beside its disks' bytes: files, devices, pools, networks, secrets, room.
 //!
 //! Rule: it is asked while the VM still runs, of the definition that a start will use. QEMU holds open what it was given
-//! long ago; that says nothing of whether it can be opened again. A doubt is no obstacle: only what is surely missing.
-
-use std::path::Path;
+//! long ago; that says nothing of whether it can be opened again. Only what is surely missing is an obstacle; what may
+//! not be looked at, or does not answer, is a doubt, and told as that.
 
 use roxmltree::Node;
 
@@ -15,7 +14,8 @@ use crate::{
 
 use super::{
     LibvirtSource,
-    error::{Context, refused},
+    error::{Context, blocked, refused},
+    files::{self, Presence},
 };
 
 /// Something that a start needs.
@@ -25,6 +25,12 @@ enum Need {
     File {
         of: String,
         path: String,
+    },
+    /// The file of UEFI variables. A missing one is made from its template; without a template libvirt finds one for
+    /// the loader.
+    Nvram {
+        own: Option<String>,
+        template: Option<String>,
     },
     /// A qcow2 image with all that lies below it.
     Chain {
@@ -45,9 +51,34 @@ enum Need {
     Memory(u64),
 }
 
+/// What speaks against a start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    /// Something is surely missing.
+    Missing(String),
+    /// Whether something is there is not known, because nothing answers for it.
+    Unanswered(String),
+    /// The same, because warmd may not look; libvirt, which starts the VM, may.
+    Hidden(String),
+}
+
+impl Obstacle {
+    /// Of a file that was looked for.
+    fn of(place: &str, presence: Presence) -> Option<Self> {
+        match presence {
+            Presence::There => None,
+            Presence::Missing(error) => Some(Self::Missing(format!("{place}: {error}"))),
+            Presence::Unknown(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                Some(Self::Hidden(format!("{place}: {error}")))
+            }
+            Presence::Unknown(error) => Some(Self::Unanswered(format!("{place}: {error}"))),
+        }
+    }
+}
+
 impl LibvirtSource {
     /// Why the VM could not be started again, once it is off; empty if nothing speaks against it.
-    pub(super) async fn obstacles(&self, domain: DomainId) -> Result<Vec<String>, LibvirtError> {
+    pub(super) async fn obstacles(&self, domain: DomainId) -> Result<Vec<Obstacle>, LibvirtError> {
         let text = self.libvirt.dump_xml(domain, XmlForm::Persistent).await?;
         let needs = needs(&text).map_err(|error| {
             LibvirtError::new(LibvirtErrorKind::Malformed, format!("dumpxml {domain}"), error)
@@ -55,53 +86,43 @@ impl LibvirtSource {
         let mut obstacles = Vec::new();
         let mut networks = None;
         for need in needs {
-            let met = match &need {
+            let obstacle = match &need {
                 Need::Network(name) => {
                     if networks.is_none() {
                         networks = self.libvirt.active_networks().await.ok();
                     }
                     let active = networks.as_ref().is_none_or(|active| active.contains(name));
-                    if active {
-                        Ok(())
-                    } else {
-                        Err(format!("network {name:?} is not active (virsh net-start)"))
-                    }
+                    let missing = || format!("network {name:?} is not active (virsh net-start)");
+                    (!active).then(|| Obstacle::Missing(missing()))
                 }
                 need => self.look_for(need).await?,
             };
-            obstacles.extend(met.err());
+            obstacles.extend(obstacle);
         }
         Ok(obstacles)
     }
 
-    async fn look_for(&self, need: &Need) -> Result<Result<(), String>, LibvirtError> {
-        let told = |of: &str, result: Result<(), LibvirtError>| match result {
-            Err(error) if went_unanswered(&error) => Err(error),
-            Err(error) => Ok(Err(format!("{of}: {}", error.cause.to_string().trim_start_matches("error: ")))),
-            Ok(()) => Ok(Ok(())),
-        };
+    async fn look_for(&self, need: &Need) -> Result<Option<Obstacle>, LibvirtError> {
         match need {
             Need::File { of, path } => Ok(look(of, path).await),
+            Need::Nvram { own, template } => Ok(look_for_nvram(own.as_deref(), template.as_deref()).await),
             Need::Chain { of, path } => match look(of, path).await {
-                Err(why) => Ok(Err(why)),
-                Ok(()) => match image::chain(path).await {
-                    // What is below it is missing; other trouble is for the one who opens it to tell.
-                    Err(error) if error.kind == LibvirtErrorKind::NoSuchImage => told(of, Err(error)),
-                    _ => Ok(Ok(())),
-                },
+                None => Ok(of_chain(of, image::chain(path).await.err())),
+                obstacle => Ok(obstacle),
             },
-            Need::Volume { of, pool, volume } => told(of, self.libvirt.volume(pool, volume).await.map(drop)),
-            Need::Secret { of, uuid } => told(of, self.libvirt.check_secret(uuid).await),
+            Need::Volume { of, pool, volume } => {
+                of_libvirt(of, self.libvirt.volume(pool, volume).await.err())
+            }
+            Need::Secret { of, uuid } => of_libvirt(of, self.libvirt.check_secret(uuid).await.err()),
             Need::Memory(bytes) => {
                 let text = tokio::fs::read_to_string("/proc/meminfo").await.unwrap_or_default();
-                Ok(match total(&text) {
-                    Some(total) if total < *bytes => {
-                        Err(format!("it has {} MiB of memory, and this host {}", bytes >> 20, total >> 20))
-                    }
-                    _ => Ok(()),
-                })
+                let missing = |total: u64| {
+                    format!("it has {} MiB of memory, and this host {}", bytes >> 20, total >> 20)
+                };
+                let total = total(&text).filter(|total| total < bytes);
+                Ok(total.map(|total| Obstacle::Missing(missing(total))))
             }
-            Need::Network(_) => Ok(Ok(())),
+            Need::Network(_) => Ok(None),
         }
     }
 
@@ -113,11 +134,27 @@ impl LibvirtSource {
         if let Some(gone) = disks.iter().find(|key| xml.disks.iter().all(|disk| disk.target != key.0)) {
             return Err(refused(doing(), format!("it has no disk {gone} (any more)")));
         }
-        let obstacles = self.obstacles(domain).await.context(doing)?;
-        if !obstacles.is_empty() {
+        let (mut missing, mut unanswered) = (Vec::new(), Vec::new());
+        for obstacle in self.obstacles(domain).await.context(doing)? {
+            match obstacle {
+                Obstacle::Missing(what) => missing.push(what),
+                Obstacle::Unanswered(what) => unanswered.push(what),
+                Obstacle::Hidden(what) => {
+                    tracing::warn!(%domain, what, "whether a start would find it cannot be seen");
+                }
+            }
+        }
+        if !missing.is_empty() {
             let why =
-                format!("libvirt could not start it again: {}; nothing was stopped", obstacles.join("; "));
+                format!("libvirt could not start it again: {}; nothing was stopped", missing.join("; "));
             return Err(refused(doing(), why));
+        }
+        if !unanswered.is_empty() {
+            let why = format!(
+                "whether libvirt could start it again is not known: {}; nothing was stopped",
+                unanswered.join("; ")
+            );
+            return Err(blocked(doing(), why));
         }
         // What the final snapshot makes, under an id that no migration has.
         self.in_nook(MigrationId::generate(), |nook| {
@@ -130,12 +167,46 @@ impl LibvirtSource {
     }
 }
 
-async fn look(of: &str, path: &str) -> Result<(), String> {
-    // On a file system that does not answer, the caller's deadline ends the waiting.
-    match tokio::fs::metadata(Path::new(path)).await {
-        Err(error) => Err(format!("{of}: {path}: {error}")),
-        Ok(_) => Ok(()),
+async fn look(of: &str, path: &str) -> Option<Obstacle> {
+    Obstacle::of(&format!("{of}: {path}"), files::presence(path).await)
+}
+
+async fn look_for_nvram(own: Option<&str>, template: Option<&str>) -> Option<Obstacle> {
+    if let Some(own) = own {
+        match look("nvram", own).await {
+            Some(Obstacle::Missing(_)) => {}
+            there_or_doubt => return there_or_doubt,
+        }
     }
+    match template {
+        Some(template) => look("nvram template", template).await,
+        None => None,
+    }
+}
+
+/// What is below an image is missing; other trouble is for the one who opens it to tell.
+fn of_chain(of: &str, error: Option<LibvirtError>) -> Option<Obstacle> {
+    let error = error?;
+    let told = format!("{of}: {}", error.cause);
+    match error.kind {
+        LibvirtErrorKind::NoSuchImage => Some(Obstacle::Missing(told)),
+        LibvirtErrorKind::Timeout => Some(Obstacle::Unanswered(told)),
+        _ => None,
+    }
+}
+
+/// What libvirt says of something that it keeps, if it says anything.
+fn of_libvirt(of: &str, error: Option<LibvirtError>) -> Result<Option<Obstacle>, LibvirtError> {
+    let Some(error) = error else { return Ok(None) };
+    if went_unanswered(&error) {
+        return Err(error);
+    }
+    let told = format!("{of}: {}", error.cause.to_string().trim_start_matches("error: "));
+    Ok(Some(match error.kind {
+        LibvirtErrorKind::Busy => Obstacle::Unanswered(told),
+        LibvirtErrorKind::Denied => Obstacle::Hidden(told),
+        _ => Obstacle::Missing(told),
+    }))
 }
 
 fn total(meminfo: &str) -> Option<u64> {
@@ -156,16 +227,10 @@ fn needs(text: &str) -> Result<Vec<Need>, xml::XmlError> {
                 needs.push(file(name, path));
             }
         }
-        // A missing file of variables is made from its template.
         if let Some(nvram) = xml::child(os, "nvram") {
-            let own = nvram.text().map(str::trim).filter(is_path);
-            let template = nvram.attribute("template").filter(is_path);
-            match (own, template) {
-                (Some(own), _) if Path::new(own).exists() => {}
-                (_, Some(template)) => needs.push(file("nvram template", template)),
-                // Without either libvirt finds a template for the loader.
-                _ => {}
-            }
+            let own = nvram.text().map(str::trim).filter(is_path).map(str::to_owned);
+            let template = nvram.attribute("template").filter(is_path).map(str::to_owned);
+            needs.push(Need::Nvram { own, template });
         }
     }
     if let Ok(Some(memory)) = memory(root) {
@@ -255,7 +320,7 @@ mod tests {
                 file("kernel", "/k"),
                 file("initrd", "/i"),
                 file("loader", "/l"),
-                file("nvram template", "/t"),
+                Need::Nvram { own: Some(text_of("/nonexistent/n")), template: Some(text_of("/t")) },
                 Need::Memory(2 << 20),
                 file("emulator", "/e"),
                 Need::Chain { of: text_of("disk vda"), path: text_of("/a") },
@@ -266,6 +331,35 @@ mod tests {
                 file("shared folder", "/f"),
             ]
         );
+    }
+
+    #[tokio::test]
+    async fn a_missing_file_of_variables_is_made_from_its_template() {
+        let (there, gone) = (Some("/proc/self/status"), Some("/nonexistent/n"));
+        for (own, template) in [(there, gone), (gone, there), (gone, None), (None, None)] {
+            assert_eq!(look_for_nvram(own, template).await, None, "{own:?} {template:?}");
+        }
+        let told = look_for_nvram(gone, gone).await;
+        assert!(matches!(&told, Some(Obstacle::Missing(what)) if what.contains("template")), "{told:?}");
+    }
+
+    #[test]
+    fn a_doubt_is_not_taken_for_missing() {
+        use std::io::{Error, ErrorKind};
+        let of = |kind: ErrorKind| Obstacle::of("x", Presence::Unknown(Error::from(kind))).unwrap();
+        assert!(matches!(of(ErrorKind::PermissionDenied), Obstacle::Hidden(_)));
+        assert!(matches!(of(ErrorKind::TimedOut), Obstacle::Unanswered(_)));
+        assert!(matches!(of(ErrorKind::Other), Obstacle::Unanswered(_)));
+        use LibvirtErrorKind as L;
+        let chain = |kind| of_chain("x", Some(LibvirtError::new(kind, "c", "why")));
+        assert!(matches!(chain(L::NoSuchImage), Some(Obstacle::Missing(_))));
+        assert!(matches!(chain(L::Timeout), Some(Obstacle::Unanswered(_))));
+        assert_eq!(chain(L::Failed), None);
+        let kept = |kind| of_libvirt("x", Some(LibvirtError::new(kind, "c", "error: why")));
+        assert_eq!(kept(L::Failed).unwrap(), Some(Obstacle::Missing("x: why".to_owned())));
+        assert!(matches!(kept(L::Denied), Ok(Some(Obstacle::Hidden(_)))));
+        assert!(matches!(kept(L::Busy), Ok(Some(Obstacle::Unanswered(_)))));
+        assert!(kept(L::Timeout).is_err() && kept(L::Unreachable).is_err());
     }
 
     #[test]

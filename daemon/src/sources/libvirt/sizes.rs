@@ -6,21 +6,18 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, Seek, SeekFrom},
+    io::{Seek, SeekFrom},
     os::unix::fs::MetadataExt,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::{
-    libvirt::{
-        Disk, DiskSource, DomainId, DomainXml, LibvirtError, LibvirtErrorKind, image, went_unanswered,
-    },
-    threads,
+use crate::libvirt::{
+    Disk, DiskSource, DomainId, DomainXml, LibvirtError, LibvirtErrorKind, image, went_unanswered,
 };
 
 use super::{
-    LibvirtSource,
+    LibvirtSource, files,
     plan::{Looked, Looks, is_disk},
 };
 
@@ -49,7 +46,7 @@ impl LibvirtSource {
             let known = told.get(&disk.target).copied().or_else(|| self.seen(domain, disk));
             let size = match known {
                 Some(size) => Ok(size),
-                None => self.size_at_rest(disk).await,
+                None => self.size_at_rest(disk, xml.moved.is_some()).await,
             };
             let size = size.map(|size| size.next_multiple_of(SECTOR));
             if let Ok(size) = size {
@@ -60,21 +57,25 @@ impl LibvirtSource {
         Ok(sizes)
     }
 
-    /// Looks at the images of all disks. What cannot be looked at now speaks against nothing.
+    /// Looks at the images of all disks. One that cannot be looked at now is missing.
     pub(super) async fn look(&self, disks: &[Disk]) -> Looks {
         let mut looks = Looks::new();
-        for disk in disks.iter().filter(|disk| is_disk(disk) && disk.format == "qcow2") {
+        for disk in disks.iter().filter(|disk| is_disk(disk)) {
             let Ok(Some(path)) = self.path_of(&disk.source).await else { continue };
-            let top = image::chain(&path).await.unwrap_or_default().into_iter().next();
-            let is_old = top.is_some_and(|top| top.compat.as_deref() == Some("0.10"));
-            let untracked = is_old.then(|| {
+            let is_qcow2 = disk.format == "qcow2";
+            // Its header alone is read: this is done for all VMs again and again.
+            let looked = files::ask(&path, move |path| {
+                let version = if is_qcow2 { image::version(path).ok().flatten() } else { None };
+                (identity(path), version)
+            });
+            let Ok((identity, version)) = looked.await else { continue };
+            let untracked = (version == Some(image::OLD_VERSION)).then(|| {
                 let quoted = path.replace('\'', r"'\''");
                 format!(
                     "its image is of qcow2's old version, which keeps no bitmaps; while the VM is off, `qemu-img amend \
                      -f qcow2 -o compat=1.1 '{quoted}'` makes it a new one"
                 )
             });
-            let identity = on_its_threads(&path, identity).await.ok().flatten();
             looks.insert(disk.target.clone(), Looked { identity, untracked });
         }
         looks
@@ -94,7 +95,7 @@ impl LibvirtSource {
         seen.insert((domain, disk.target.clone(), disk.source.to_string()), size);
     }
 
-    async fn size_at_rest(&self, disk: &Disk) -> Result<u64, String> {
+    async fn size_at_rest(&self, disk: &Disk, is_moved: bool) -> Result<u64, String> {
         let path = match &disk.source {
             DiskSource::File(path) | DiskSource::Block(path) => path.clone(),
             DiskSource::Volume { pool, volume } => {
@@ -106,38 +107,54 @@ impl LibvirtSource {
                 volume.path
             }
             DiskSource::Network { .. } | DiskSource::Other(_) => {
-                return Err(format!(
-                    "its size ({}) can be told only while the VM runs, and was never seen: start the VM, and ask again",
-                    disk.source
-                ));
+                return Err(only_while_it_runs(&disk.source, is_moved));
             }
             DiskSource::Empty => return Err("it has no source".to_owned()),
         };
         if disk.format == "qcow2" {
+            // Where the file system does not answer, no program is sent to wait for it.
+            files::ask(&path, |path| std::fs::metadata(path).map(drop))
+                .await
+                .flatten()
+                .map_err(|error| format!("its image {path}: {error}"))?;
             let chain = image::chain(&path).await.map_err(|error| error.to_string())?;
             return chain.first().map(|top| top.size).ok_or_else(|| format!("{path} describes no image"));
         }
         if disk.format != "raw" {
             return Err(format!("its image {path} is {}, and libvirt cannot tell its size", disk.format));
         }
-        let end = on_its_threads(&path, |path| std::fs::File::open(path)?.seek(SeekFrom::End(0))).await;
+        let end = files::ask(&path, |path| std::fs::File::open(path)?.seek(SeekFrom::End(0))).await;
         end.flatten().map_err(|error| format!("its image {path}: {error}"))
     }
 }
 
-/// Asks the file system of `path`, which may hang.
-async fn on_its_threads<T: Send + 'static>(
-    path: &str,
-    work: impl FnOnce(&str) -> T + Send + 'static,
-) -> io::Result<T> {
-    let path = path.to_owned();
-    threads::on(Path::new(&path))?.run(move || work(&path)).await
+/// A VM that was moved away may run there: nobody is told to start it here.
+fn only_while_it_runs(source: &DiskSource, is_moved: bool) -> String {
+    let advice = if is_moved {
+        "the VM was moved away: do not start it here for that"
+    } else {
+        "start the VM, and ask again"
+    };
+    format!("its size ({source}) can be told only while the VM runs, and was never seen: {advice}")
 }
 
 /// What tells a file from another at the same path: device nodes are made anew with each start of the host, and have
 /// none.
-fn identity(path: &str) -> Option<String> {
+fn identity(path: &Path) -> Option<String> {
     let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
     let made = metadata.created().ok().and_then(|made| made.duration_since(std::time::UNIX_EPOCH).ok());
     Some(format!("{:x}-{:x}", metadata.ino(), made.map_or(0, |made| made.as_nanos())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_told_to_start_a_vm_that_was_moved() {
+        let source = DiskSource::Network { protocol: "rbd".to_owned(), name: "p/i".to_owned() };
+        assert!(only_while_it_runs(&source, false).contains("start the VM"));
+        let moved = only_while_it_runs(&source, true);
+        assert!(moved.contains("do not start it") && !moved.contains("start the VM"), "{moved}");
+    }
 }
