@@ -4,6 +4,7 @@
 //! each byte. What a real guest must do itself (power button, writing all the time) is in `guest.rs`.
 
 mod bench;
+mod definitions;
 mod describing;
 mod final_snapshot;
 mod finishing;

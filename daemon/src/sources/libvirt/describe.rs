@@ -387,7 +387,9 @@ mod tests {
     }
 
     fn one(xml: DomainXml) -> Definitions {
-        Definitions { live: xml.clone(), persistent: xml, hardware: Hardware::default() }
+        let hardware = Hardware::default();
+        let (live, live_hardware) = (xml.clone(), hardware.clone());
+        Definitions { live, persistent: xml, hardware, live_hardware, elsewhere: BTreeSet::new() }
     }
 
     fn id() -> DomainId {

@@ -3,12 +3,14 @@
 //! Rule: nothing is left out without a word. What the table does not name is a finding too. What is carried is a tree of
 //! names and values that the table allows, never the text.
 
+mod compare;
 mod table;
 
 use std::collections::BTreeMap;
 
 use roxmltree::Node;
 
+pub(super) use self::compare::{differences, isolation_of_running_alone};
 use self::table::{Class, TABLE};
 use crate::{
     libvirt::{DomainXml, xml},
