@@ -14,15 +14,44 @@ use crate::model::id::MigrationId;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Mark {
     /// From here on a checkpoint's bitmap records.
-    Checkpoint {
-        name: String,
-        size: Length,
-        image: String,
-        /// What tells its file from another at the same path, where that can be told.
-        identity: Option<String>,
-    },
-    /// Nothing records; the number only tells moments apart.
-    Untracked { number: u64 },
+    Checkpoint { name: String, size: Length, image: Image },
+    /// Nothing records; the number only tells moments apart, and the image what was copied.
+    Untracked { number: u64, image: Option<Image> },
+}
+
+/// The image that a disk was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Image {
+    /// Where it is.
+    pub(super) place: String,
+    /// What tells its file from another at the same path, where that can be told.
+    pub(super) identity: Option<String>,
+}
+
+impl Image {
+    /// Whether this, which is there now, is surely another than `before`.
+    pub(super) fn is_other_than(&self, before: &Self) -> bool {
+        self.place != before.place
+            || self.identity.as_ref().zip(before.identity.as_ref()).is_some_and(|(now, then)| now != then)
+    }
+
+    fn write(&self) -> String {
+        match &self.identity {
+            None => self.place.clone(),
+            Some(identity) => format!("{IDENTITY}{identity}{IDENTITY}{}", self.place),
+        }
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let (identity, place) = match text.strip_prefix(IDENTITY) {
+            Some(rest) => {
+                let (identity, place) = rest.split_once(IDENTITY)?;
+                (Some(identity.to_owned()), place)
+            }
+            None => (None, text),
+        };
+        Some(Self { place: place.to_owned(), identity })
+    }
 }
 
 const UNTRACKED: &str = "untracked-";
@@ -32,29 +61,35 @@ const IDENTITY: char = '@';
 impl Mark {
     pub(super) fn write(&self) -> ChangeMark {
         ChangeMark(match self {
-            Self::Checkpoint { name, size, image, identity: None } => format!("{name}/{size}/{image}"),
-            Self::Checkpoint { name, size, image, identity: Some(identity) } => {
-                format!("{name}/{size}/{IDENTITY}{identity}{IDENTITY}{image}")
+            Self::Checkpoint { name, size, image } => format!("{name}/{size}/{}", image.write()),
+            Self::Untracked { number, image: None } => format!("{UNTRACKED}{number}"),
+            Self::Untracked { number, image: Some(image) } => {
+                format!("{UNTRACKED}{number}/{}", image.write())
             }
-            Self::Untracked { number } => format!("{UNTRACKED}{number}"),
         })
     }
 
     /// `None` if it is none of ours: another version's, or damaged.
     pub(super) fn read(mark: &ChangeMark) -> Option<Self> {
-        if let Some(number) = mark.0.strip_prefix(UNTRACKED) {
-            return number.parse().ok().map(|number| Self::Untracked { number });
+        if let Some(rest) = mark.0.strip_prefix(UNTRACKED) {
+            let (number, image) = match rest.split_once('/') {
+                Some((number, image)) => (number, Some(Image::read(image)?)),
+                None => (rest, None),
+            };
+            return number.parse().ok().map(|number| Self::Untracked { number, image });
         }
         let (name, rest) = mark.0.split_once('/')?;
         let (size, image) = rest.split_once('/')?;
         let size = Length(size.parse().ok()?);
-        let (identity, image) = match image.strip_prefix(IDENTITY) {
-            Some(rest) => {
-                rest.split_once(IDENTITY).map(|(identity, image)| (Some(identity.to_owned()), image))?
-            }
-            None => (None, image),
-        };
-        Some(Self::Checkpoint { name: name.to_owned(), size, image: image.to_owned(), identity })
+        Some(Self::Checkpoint { name: name.to_owned(), size, image: Image::read(image)? })
+    }
+
+    /// The image that the disk was then, where that is known.
+    pub(super) fn image(&self) -> Option<&Image> {
+        match self {
+            Self::Checkpoint { image, .. } => Some(image),
+            Self::Untracked { image, .. } => image.as_ref(),
+        }
     }
 
     /// The checkpoint that it needs.
@@ -90,7 +125,7 @@ pub(super) fn next_number<'a>(
     let used = checkpoints.into_iter().filter_map(of_name);
     let anchored = anchors.into_iter().filter_map(|mark| match mark {
         Mark::Checkpoint { name, .. } => of_name(name),
-        Mark::Untracked { number } => Some(*number),
+        Mark::Untracked { number, .. } => Some(*number),
     });
     used.chain(anchored).max().unwrap_or(0).saturating_add(1)
 }
@@ -101,14 +136,18 @@ mod tests {
 
     #[test]
     fn marks_read_back() {
-        let image = "/a/b c/../d.qcow2".to_owned();
+        let image = |identity: Option<&str>| Image {
+            place: "/a/b c/../d.qcow2".to_owned(),
+            identity: identity.map(str::to_owned),
+        };
         let of = |identity: Option<&str>| Mark::Checkpoint {
             name: "warmd-x-7".to_owned(),
             size: Length(42),
-            image: image.clone(),
-            identity: identity.map(str::to_owned),
+            image: image(identity),
         };
-        let marks = [of(None), of(Some("5-1f")), Mark::Untracked { number: 3 }];
+        let untracked = |image| Mark::Untracked { number: 3, image };
+        let marks = [of(None), of(Some("5-1f")), untracked(None), untracked(Some(image(None)))];
+        let marks = marks.into_iter().chain([untracked(Some(image(Some("5-1f"))))]);
         for mark in marks {
             assert_eq!(Mark::read(&mark.write()), Some(mark));
         }
@@ -123,9 +162,10 @@ mod tests {
         let name = |number: u64| format!("{}{number}", prefix(owner));
         assert_eq!(next_number(owner, [], []), 1);
         let (two, five) = (name(2), name(5));
-        let anchor = Mark::Checkpoint { name: five, size: Length(1), image: String::new(), identity: None };
+        let image = Image { place: String::new(), identity: None };
+        let anchor = Mark::Checkpoint { name: five, size: Length(1), image };
         assert_eq!(next_number(owner, [two.as_str(), "warmd-other-99", "x"], []), 3);
         assert_eq!(next_number(owner, [two.as_str()], [&anchor]), 6);
-        assert_eq!(next_number(owner, [two.as_str()], [&Mark::Untracked { number: 9 }]), 10);
+        assert_eq!(next_number(owner, [two.as_str()], [&Mark::Untracked { number: 9, image: None }]), 10);
     }
 }

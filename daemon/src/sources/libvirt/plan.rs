@@ -13,7 +13,7 @@ use crate::{
 };
 
 use super::{
-    marks::{self, Mark},
+    marks::{self, Image, Mark},
     nook::Nook,
 };
 
@@ -21,8 +21,7 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DiskPlan {
     pub(super) key: DiskKey,
-    pub(super) image: String,
-    pub(super) identity: Option<String>,
+    pub(super) image: Image,
     pub(super) tracking: Tracking,
 }
 
@@ -65,6 +64,11 @@ pub(super) enum PlanError {
         "disk {0} is a LUN passed through, which libvirt cannot take a snapshot of: make it an ordinary disk"
     )]
     Lun(DiskKey),
+    #[error(
+        "disk {disk} is {now} now that the VM is off, and was {then} at the last pass: what was copied of the running VM is \
+         not what it has now; see which of the two is right (`virsh dumpxml --inactive`), run a pass, and begin again"
+    )]
+    OtherImage { disk: DiskKey, then: String, now: String },
 }
 
 /// Plans the requested disks of a domain that has these `disks`, and these `checkpoints` of the owner.
@@ -83,20 +87,40 @@ pub(super) fn plan(
             if disk.device == "lun" {
                 return Err(PlanError::Lun(key.clone()));
             }
-            let image = disk.source.to_string();
             let Looked { identity, untracked } = looks.get(&key.0).cloned().unwrap_or_default();
+            let image = Image { place: disk.source.to_string(), identity };
             let tracking = match disk.untracked().or(untracked) {
                 Some(reason) => Tracking::Untracked(reason),
-                None => {
-                    match since(owner, key, anchor.as_ref(), (&image, identity.as_deref()), checkpoints) {
-                        Ok(anchor) => Tracking::Since(anchor),
-                        Err(reason) => Tracking::Whole(reason),
-                    }
-                }
+                None => match since(owner, key, anchor.as_ref(), &image, checkpoints) {
+                    Ok(anchor) => Tracking::Since(anchor),
+                    Err(reason) => Tracking::Whole(reason),
+                },
             };
-            Ok(DiskPlan { key: key.clone(), image, identity, tracking })
+            Ok(DiskPlan { key: key.clone(), image, tracking })
         })
         .collect()
+}
+
+/// Fails if a disk is surely another image than at the last pass. Once the VM is off that is no change of the guest's:
+/// a comparison would overwrite what was copied of the running VM with something else, and prove it.
+pub(super) fn same_images(
+    requested: &[(DiskKey, Option<ChangeMark>)],
+    plans: &[DiskPlan],
+) -> Result<(), PlanError> {
+    for plan in plans {
+        let anchor =
+            requested.iter().find(|(key, _)| *key == plan.key).and_then(|(_, anchor)| anchor.as_ref());
+        let mark = anchor.and_then(Mark::read);
+        if let Some(then) = mark.as_ref().and_then(Mark::image)
+            && plan.image.is_other_than(then)
+        {
+            let is_there = then.place == plan.image.place;
+            let then = if is_there { "another file at that path" } else { &then.place }.to_owned();
+            let (disk, now) = (plan.key.clone(), plan.image.place.clone());
+            return Err(PlanError::OtherImage { disk, then, now });
+        }
+    }
+    Ok(())
 }
 
 /// Whether it holds data of the machine: CD-ROMs and floppies do not.
@@ -108,24 +132,30 @@ fn since(
     owner: MigrationId,
     key: &DiskKey,
     anchor: Option<&ChangeMark>,
-    (image, identity): (&str, Option<&str>),
+    image: &Image,
     checkpoints: &[Checkpoint],
 ) -> Result<Anchor, String> {
     let anchor = anchor.ok_or("there is no earlier mark")?;
     let Some(mark) = Mark::read(anchor) else {
         return Err(format!("the mark {anchor} is none of libvirt's"));
     };
-    let Mark::Checkpoint { name, size, image: then, identity: before } = mark else {
+    let Mark::Checkpoint { name, size, image: then } = mark else {
         return Err("it could not be tracked at the last pass".to_owned());
     };
     if !name.starts_with(&marks::prefix(owner)) {
         return Err(format!("checkpoint {name} is another migration's"));
     }
-    if then != image {
-        return Err(format!("its image was {then} and is {image} now"));
+    let (was, place) = (&then.place, &image.place);
+    if was != place {
+        return Err(format!("its image was {was} and is {place} now"));
     }
-    if before.as_deref().zip(identity).is_some_and(|(before, now)| before != now) {
-        return Err(format!("its image {image} is another file than at the last pass"));
+    if image.is_other_than(&then) {
+        return Err(format!("its image {place} is another file than at the last pass"));
+    }
+    if then.identity.is_some() && image.identity.is_none() {
+        return Err(format!(
+            "whether its image {place} is the same file as at the last pass cannot be told now"
+        ));
     }
     let name = match checkpoints.last() {
         Some(newest) if mutant("newest-bitmap-asked") => newest.name.clone(),
@@ -224,7 +254,8 @@ mod tests {
 
     fn anchor(owner: MigrationId, image: &str) -> ChangeMark {
         let name = format!("{}3", marks::prefix(owner));
-        Mark::Checkpoint { name, size: SIZE, image: image.to_owned(), identity: Some("1".to_owned()) }.write()
+        let image = Image { place: image.to_owned(), identity: Some("1".to_owned()) };
+        Mark::Checkpoint { name, size: SIZE, image }.write()
     }
 
     fn checkpoint(owner: MigrationId, disks: &[&str]) -> Checkpoint {
@@ -262,7 +293,7 @@ mod tests {
             (Some(anchor(other, "/a'<b>")), &good, "another migration"),
             (Some(anchor(owner, "/a'<b>")), &[], "gone"),
             (Some(anchor(owner, "/a'<b>")), &[checkpoint(owner, &["vdb"])], "no bitmap of vda"),
-            (Some(Mark::Untracked { number: 3 }.write()), &good, "last pass"),
+            (Some(Mark::Untracked { number: 3, image: None }.write()), &good, "last pass"),
             (Some(ChangeMark("52 de ad/9".to_owned())), &good, "none of libvirt's"),
         ];
         for (mark, checkpoints, word) in cases {
@@ -283,10 +314,47 @@ mod tests {
             plan(owner, &requested, &disks(), looks, &good).unwrap().remove(0).tracking
         };
         assert!(matches!(with(&looks("1")), Tracking::Since(_)));
-        assert!(matches!(with(&Looks::new()), Tracking::Since(_)), "nothing speaks against it");
+        assert!(matches!(with(&Looks::new()), Tracking::Whole(reason) if reason.contains("cannot be told")));
         assert!(matches!(with(&looks("2")), Tracking::Whole(reason) if reason.contains("another file")));
         let old = Looked { identity: None, untracked: Some("old".to_owned()) };
         assert!(matches!(with(&[("vda".to_owned(), old)].into()), Tracking::Untracked(_)));
+    }
+
+    #[test]
+    fn an_anchor_that_knows_no_file_holds_without_a_look() {
+        let owner = MigrationId::generate();
+        let good = [checkpoint(owner, &["vda"])];
+        let image = Image { place: "/a'<b>".to_owned(), identity: None };
+        let mark = Mark::Checkpoint { name: good[0].name.clone(), size: SIZE, image }.write();
+        let plans = plan(owner, &[(key("vda"), Some(mark))], &disks(), &Looks::new(), &good).unwrap();
+        assert!(matches!(plans[0].tracking, Tracking::Since(_)), "{plans:?}");
+    }
+
+    #[test]
+    fn another_image_than_at_the_last_pass_is_refused_once_the_vm_is_off() {
+        let owner = MigrationId::generate();
+        let judged = |name: &str, mark: Option<ChangeMark>, looks: &Looks| {
+            let requested = [(key(name), mark)];
+            let plans = plan(owner, &requested, &disks(), looks, &[]).unwrap();
+            same_images(&requested, &plans)
+        };
+        let untracked = |place: &str| {
+            let image = Image { place: place.to_owned(), identity: None };
+            Some(Mark::Untracked { number: 3, image: Some(image) }.write())
+        };
+        let same = || Some(anchor(owner, "/a'<b>"));
+        assert_eq!(judged("vda", same(), &looks("1")), Ok(()));
+        assert_eq!(judged("vda", same(), &Looks::new()), Ok(()), "a doubt costs a comparison");
+        assert_eq!(judged("vda", None, &looks("1")), Ok(()));
+        assert_eq!(judged("vdc", untracked("/d"), &Looks::new()), Ok(()));
+        for (name, mark, looks, word) in [
+            ("vda", Some(anchor(owner, "/x/new")), looks("1"), "/x/new"),
+            ("vda", same(), looks("2"), "another file"),
+            ("vdc", untracked("/x/new"), Looks::new(), "/x/new"),
+        ] {
+            let error = judged(name, mark, &looks).unwrap_err();
+            assert!(error.to_string().contains(word), "{error}");
+        }
     }
 
     #[test]

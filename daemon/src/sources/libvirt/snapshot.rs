@@ -185,9 +185,9 @@ impl LibvirtSource {
                 self.remember(domain, disk, size.0);
             }
             let mark = match plan.tracking {
-                Tracking::Untracked(_) => Mark::Untracked { number },
+                Tracking::Untracked(_) => Mark::Untracked { number, image: Some(plan.image) },
                 Tracking::Whole(_) | Tracking::Since(_) => {
-                    Mark::Checkpoint { name: name.clone(), size, image: plan.image, identity: plan.identity }
+                    Mark::Checkpoint { name: name.clone(), size, image: plan.image }
                 }
             };
             snapshot.disks.push(SnapshotDisk { key: plan.key.clone(), size, mark: mark.write() });
@@ -207,13 +207,17 @@ impl LibvirtSource {
         let owner = request.owner;
         let own = self.own_checkpoints(domain, owner).await.context(doing)?;
         let looks = self.look(&xml.disks).await;
-        let plans = plan::plan(owner, &request.disks, &xml.disks, &looks, &own).map_err(|error| {
+        let wrong = |error: PlanError| {
             let kind = match error {
                 PlanError::Missing(_) => SourceErrorKind::NotFound,
-                PlanError::Lun(_) => SourceErrorKind::Refused,
+                PlanError::Lun(_) | PlanError::OtherImage { .. } => SourceErrorKind::Refused,
             };
             SourceError::new(kind, doing(), error)
-        })?;
+        };
+        let plans = plan::plan(owner, &request.disks, &xml.disks, &looks, &own).map_err(wrong)?;
+        if request.is_final {
+            plan::same_images(&request.disks, &plans).map_err(wrong)?;
+        }
         let anchors: Vec<Mark> =
             request.disks.iter().filter_map(|(_, anchor)| Mark::read(anchor.as_ref()?)).collect();
         let number =
