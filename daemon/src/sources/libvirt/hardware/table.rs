@@ -63,7 +63,10 @@ pub(super) const TABLE: &[(&str, Class)] = &[
     ("os", Read), ("os/@firmware", Read),
     ("os/type", Read), ("os/type/@arch", Read), ("os/type/@machine", Read),
     ("os/firmware", Read), ("os/firmware/**", Read),
-    ("os/loader", Read), ("os/loader/@*", Read),
+    // What libvirt chose for the machine it chooses again at the target; of a file that a person named only a flash's
+    // kind is known.
+    ("os/loader[type=pflash]", Read), ("os[firmware]/loader", Read), ("os/loader/@*", Read),
+    ("os/loader", Find(BootLost, "it boots by a firmware file of the source's host, which stays there")),
     ("os/nvram", TOLD), ("os/nvram/**", TOLD), ("os/varstore", TOLD), ("os/varstore/**", TOLD),
     ("os/boot", Carry), ("os/boot/@dev", Carry),
     ("os/bootmenu", Carry), ("os/bootmenu/@*", Carry),

@@ -110,8 +110,10 @@ fn what_is_lost_is_told_under_its_rule() {
 #[test]
 fn warmds_own_metadata_is_not_carried() {
     let text = format!(
-        "<domain type='kvm'><metadata><w:target xmlns:w='{}' owner='x'/><o:a xmlns:o='urn:o' b='1'><o:c>d</o:c></o:a></metadata></domain>",
-        DomainXml::TAG_NAMESPACE
+        "<domain type='kvm'><metadata><w:target xmlns:w='{}' owner='x'/><m:moved xmlns:m='{}' owner='x'/>\
+         <o:a xmlns:o='urn:o' b='1'><o:c>d</o:c></o:a></metadata></domain>",
+        DomainXml::TAG_NAMESPACE,
+        DomainXml::MOVED_NAMESPACE
     );
     let metadata = sort(&text).unwrap().carried.part("metadata").unwrap().clone();
     assert_eq!(metadata.parts.len(), 1, "{metadata:?}");
@@ -128,6 +130,21 @@ fn the_mark_of_a_move_is_not_carried_to_where_it_moves() {
     let hardware = sort(&text).unwrap();
     let metadata = hardware.carried.part("metadata").map_or(0, |metadata| metadata.parts.len());
     assert_eq!(metadata, 0, "{:?}", hardware.carried);
+}
+
+#[test]
+fn firmware_from_a_file_of_the_host_is_lost_and_told() {
+    let os = |os: &str| {
+        let text = format!("<domain type='kvm'>{os}<devices/></domain>");
+        found(&sort(&text).unwrap(), Rule::BootLost)
+    };
+    let rom = os("<os><loader type='rom'>/usr/share/OVMF/OVMF.fd</loader></os>");
+    assert!(rom.contains("os/loader") && rom.contains("firmware file"), "{rom}");
+    assert!(os("<os><loader>/usr/share/OVMF/OVMF.fd</loader></os>").contains("os/loader"));
+    // By these libvirt's own firmware for the machine is meant, or its kind is known.
+    assert_eq!(os("<os><loader readonly='yes' type='pflash'>/usr/share/OVMF/CODE.fd</loader></os>"), "");
+    assert_eq!(os("<os firmware='efi'><loader secure='no'/></os>"), "");
+    assert_eq!(os("<os firmware='efi'><loader type='rom'>/usr/share/OVMF/OVMF.fd</loader></os>"), "");
 }
 
 #[test]
