@@ -175,6 +175,14 @@ fn marks_of_an_encrypted_image_fail_nothing_and_go_at_the_end() {
         ensure!(listed.iter().filter(|one| one.what.contains(&path)).count() == 2, "{listed:?}");
         ensure!(bench.source.leftovers(&[bench.owner]).await?.is_empty());
 
+        // One that was moved away gets no power, not even to remove marks.
+        let (moved, was) = (Moved { owner: bench.owner, target: "there".to_owned() }, HoldOff::default());
+        bench.source.hold_off(&bench.vm, &moved, &was).await?;
+        let left = bench.source.release_marks(&bench.vm, bench.owner, &[]).await?;
+        ensure!(left.len() == 2 && left.iter().all(|one| one.what.contains(&path)), "{left:?}");
+        ensure!(bench.bitmaps(0)?.len() == 2 && bench.checkpoints()?.len() == 2);
+        bench.source.let_go(&bench.vm, bench.owner, &was).await?;
+
         let left = bench.source.release_marks(&bench.vm, bench.owner, &[]).await?;
         ensure!(left.is_empty(), "{left:?}");
         ensure!(bench.virsh(["domstate", UUID])? == "shut off");

@@ -3,21 +3,21 @@
 //! Rule: only what carries this migration's id is touched. Somebody else's backup job is never aborted, somebody
 //! else's paused VM never destroyed: one that warmd started is warmd's only until its guest executes an instruction.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
 use crate::{
     libvirt::{BackupJob, Checkpoint, CurrentJob, DomainId, Lane, LibvirtError, LibvirtErrorKind, RunState},
     model::id::MigrationId,
-    sources::{SourceError, SourceErrorKind},
+    sources::{Leftover, SourceError, SourceErrorKind},
     threads,
 };
 
 use super::{
     LibvirtSource,
     error::Context,
-    marks,
+    files, marks,
     nook::{self, Nook},
     tag::TAG,
 };
@@ -25,6 +25,10 @@ use super::{
 const JOB_END: Duration = Duration::from_mins(1);
 /// For each act on files.
 const NOOK: Duration = Duration::from_mins(1);
+/// For the files of a snapshot that has ended: a cutover or its undo may wait for it.
+const CLEARING: Duration = Duration::from_secs(10);
+/// Files that are younger may be a snapshot's that is only just begun.
+const YOUNG: Duration = Duration::from_mins(10);
 const POLL: Duration = Duration::from_millis(50);
 
 /// What became of a VM that was started only to read its disks.
@@ -45,9 +49,14 @@ impl LibvirtSource {
             Err(error) if error.kind == SourceErrorKind::NotFound => Ended::AsItShould,
             result => result?,
         };
-        self.in_nook(owner, |nook| nook.clear())
-            .await
-            .context(|| format!("removing the files of migration {owner}'s snapshot"))?;
+        // What held the guest is gone; files are no reason to leave a VM off. The next snapshot removes them first.
+        let clearing = self.in_nook(owner, |nook| nook.clear());
+        let why = match tokio::time::timeout(CLEARING, clearing).await {
+            Ok(Ok(())) => return Ok(ended),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "their file system does not answer".to_owned(),
+        };
+        tracing::warn!(%domain, %owner, why, "the files of a snapshot that has ended are still there");
         Ok(ended)
     }
 
@@ -107,6 +116,32 @@ impl LibvirtSource {
             .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??
     }
 
+    /// The files of snapshots of migrations that are none of these.
+    pub(super) async fn files_left(&self, known: &[MigrationId]) -> Vec<Leftover> {
+        let mut left = Vec::new();
+        for dir in [&self.settings.runtime_dir, &self.settings.scratch_dir] {
+            let known = known.to_vec();
+            let listing = files::ask(&dir.to_string_lossy(), move |dir| strays(dir, &known)).await;
+            match listing.flatten() {
+                Ok(strays) => left.extend(strays.into_iter().map(|path| {
+                    let quoted = path.replace('\'', r"'\''");
+                    Leftover {
+                        what: format!("the files of a snapshot in {path}"),
+                        why: "they are of no migration that this warmd has at work".to_owned(),
+                        remedy: format!("`rm -r '{quoted}'`"),
+                    }
+                })),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => left.push(Leftover {
+                    what: format!("what snapshots left in {}", dir.display()),
+                    why: format!("it cannot be looked at: {error}"),
+                    remedy: "see that its file system answers, and ask again".to_owned(),
+                }),
+            }
+        }
+        left
+    }
+
     /// The migration's checkpoints, each after its parent.
     pub(super) async fn own_checkpoints(
         &self,
@@ -158,6 +193,21 @@ impl LibvirtSource {
     }
 }
 
+/// What lies in `dir` under the id of a migration that is none of these. Blocks.
+fn strays(dir: &Path, known: &[MigrationId]) -> std::io::Result<Vec<String>> {
+    let mut strays = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(Ok(owner)) = name.to_str().map(str::parse::<MigrationId>) else { continue };
+        let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+        if !known.contains(&owner) && age >= YOUNG {
+            strays.push(entry.path().to_string_lossy().into_owned());
+        }
+    }
+    Ok(strays)
+}
+
 /// Whether a job is this migration's.
 pub(super) fn is_own(job: &CurrentJob, owner: MigrationId) -> bool {
     match job {
@@ -165,5 +215,32 @@ pub(super) fn is_own(job: &CurrentJob, owner: MigrationId) -> bool {
             socket.iter().chain(scratch).any(|path| nook::is_of(path, owner))
         }
         CurrentJob::None | CurrentJob::Other(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, time::SystemTime};
+
+    use super::*;
+
+    #[test]
+    fn old_files_of_unknown_migrations_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let [known, old, young] = [0; 3].map(|_| MigrationId::generate());
+        let long_ago = SystemTime::now() - 2 * YOUNG;
+        for (name, age) in [
+            (known.to_string(), long_ago),
+            (old.to_string(), long_ago),
+            (young.to_string(), SystemTime::now()),
+            ("other".to_owned(), long_ago),
+        ] {
+            let path = dir.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            File::open(&path).unwrap().set_modified(age).unwrap();
+        }
+        let found = strays(dir.path(), &[known]).unwrap();
+        assert_eq!(found, [dir.path().join(old.to_string()).to_string_lossy()]);
+        assert!(strays(&dir.path().join("gone"), &[]).is_err());
     }
 }
