@@ -40,6 +40,21 @@ fn a_job_left_by_a_crash_is_ended_by_the_next_snapshot() {
 }
 
 #[test]
+fn files_that_cannot_be_removed_keep_no_job_from_being_ended() {
+    block_on(async |dir| {
+        let bench = Bench::started(dir, &DISK)?;
+        drop(bench.snapshot(&Marks::new()).await?);
+        let scratch = dir.join("scratch").join(bench.owner.to_string());
+        std::fs::remove_dir_all(&scratch)?;
+        std::fs::write(&scratch, "no directory")?;
+        bench.source.end_snapshot(&bench.vm, bench.owner).await?;
+        ensure!(scratch.exists(), "they can be removed");
+        std::fs::remove_file(&scratch)?;
+        bench.assert_nothing_runs()
+    });
+}
+
+#[test]
 fn a_snapshot_outlives_a_restart_of_libvirtd_and_is_ended_after_it() {
     block_on(async |dir| {
         let mut bench = Bench::started(dir, &DISK)?;
