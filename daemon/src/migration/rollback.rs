@@ -40,12 +40,13 @@ async fn look(context: &Context) -> Result<Option<DateTime<Utc>>, String> {
         Ok(_) => {}
         Err(error) => return Err(format!("it is not known whether the target VM can be stopped: {error}")),
     }
-    let now = context.source.describe(&context.vm.0).await.map_err(|error| match error.kind {
+    let now = context.source.disk_sizes_if_known(&context.vm).await.map_err(|error| match error.kind {
         SourceErrorKind::NotFound => format!("the source VM is not there any more: {error}"),
         _ => format!("it is not known whether the source VM can be started: {error}"),
     })?;
+    // The size of a disk that only a running VM can tell speaks against nothing.
     let same = |disk: &&crate::model::machine::MachineDisk| {
-        now.disks.iter().any(|other| other.key == disk.key && other.size == disk.size)
+        now.iter().any(|(key, size)| *key == disk.key && size.is_none_or(|size| size == disk.size))
     };
     let lost: Vec<_> =
         context.machine.disks.iter().filter(|disk| !same(disk)).map(|disk| disk.key.to_string()).collect();
