@@ -1,4 +1,5 @@
-//! Threads for calls that may hang: those of one mounted file system apart from those of all others, and from the runtime's.
+//! Threads for calls that may hang: those of one mounted file system, or of one block device, apart from those of all
+//! others, and from the runtime's.
 //!
 //! Rule: a call is counted before it is begun. One that nobody waits for any more, and that has not ended, hangs; while
 //! [`HANGING`] calls hang on a file system, no further one is begun there: it fails at once. So a file system that answers
@@ -7,21 +8,32 @@
 use std::{
     collections::BTreeMap,
     io,
-    os::unix::ffi::OsStringExt,
-    path::{Path, PathBuf},
+    os::unix::{
+        ffi::OsStringExt,
+        fs::{FileTypeExt as _, MetadataExt as _},
+    },
+    path::{Component, Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
 };
 
-use tokio::{runtime::Runtime, sync::Semaphore};
+use tokio::{
+    runtime::Runtime,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tracing::Span;
 
 /// Calls at once on one file system; more wait.
 pub(crate) const AT_ONCE: usize = 64;
 /// Hanging calls with which a file system gets no more.
 pub(crate) const HANGING: usize = 32;
+
+/// Where devices are. The kernel itself answers for it, and at once.
+const DEV: &str = "/dev";
+/// Links that are followed there.
+const LINKS: u32 = 8;
 
 static LANES: Mutex<BTreeMap<PathBuf, Arc<Lane>>> = Mutex::new(BTreeMap::new());
 
@@ -47,10 +59,29 @@ pub(crate) struct Lane {
     hanging: AtomicUsize,
 }
 
-/// The threads for calls on `path`, which need not be there. It is not looked at: that itself may hang.
+/// The threads for calls on `path`, which need not be there. It is not looked at, which itself may hang, but for
+/// devices in `/dev`: a disk that hangs is no reason for another one to wait.
 pub(crate) fn on(path: &Path) -> io::Result<Arc<Lane>> {
-    let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-    named(mount_of(path, &mounts))
+    let mount = Mounts::now().of(path);
+    match Some(path).filter(|_| mount == Path::new(DEV) || mount == Path::new("/")).and_then(device_at) {
+        Some((major, minor)) => named(format!("device {major}:{minor}").into()),
+        None => named(mount),
+    }
+}
+
+/// What is mounted.
+pub(crate) struct Mounts(Vec<u8>);
+
+impl Mounts {
+    /// As it is now.
+    pub(crate) fn now() -> Self {
+        Self(std::fs::read("/proc/self/mountinfo").unwrap_or_default())
+    }
+
+    /// The mount that `path` is on, by its spelling.
+    pub(crate) fn of(&self, path: &Path) -> PathBuf {
+        mount_of(path, &self.0)
+    }
 }
 
 /// The threads for calls on the place of that name.
@@ -85,16 +116,31 @@ impl Lane {
         self: &Arc<Self>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<T> {
+        let turn = self.turn().await?;
+        self.run_in(turn, work).await
+    }
+
+    /// A turn: the call that has it is begun at once. Until then it has not happened, and cannot happen later.
+    pub(crate) async fn turn(&self) -> io::Result<Turn> {
         self.admit()?;
         let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(io::Error::other)?;
         // More may hang by now.
         self.admit()?;
+        Ok(Turn(turn))
+    }
+
+    /// Runs `work` in its turn.
+    pub(crate) async fn run_in<T: Send + 'static>(
+        self: &Arc<Self>,
+        turn: Turn,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
         let (span, one_is_gone) = (Span::current(), Arc::new(AtomicBool::new(false)));
         let end = |of_call| End { lane: Arc::clone(self), of_call, one_is_gone: Arc::clone(&one_is_gone) };
         let (ours, theirs) = (end(false), end(true));
         let running = self.threads.spawn_blocking(move || {
             // Also when it ends in a panic.
-            let _held = (theirs, turn);
+            let _held = (theirs, turn.0);
             span.in_scope(work)
         });
         let answer = running.await.map_err(io::Error::other);
@@ -112,6 +158,9 @@ impl Lane {
         Err(io::Error::new(io::ErrorKind::TimedOut, why))
     }
 }
+
+/// A call that may be begun.
+pub(crate) struct Turn(OwnedSemaphorePermit);
 
 /// One end of a call: the call's own, or that of who waits for it. A waiter that goes first leaves a call that hangs,
 /// which is counted until it ends.
@@ -134,6 +183,37 @@ impl Drop for End {
             _ => {}
         }
     }
+}
+
+/// The number of the block device at a path below `/dev`. Links are followed there alone: a look elsewhere may hang.
+fn device_at(path: &Path) -> Option<(u32, u32)> {
+    let mut path = spelled_out(path);
+    for _ in 0..LINKS {
+        if !path.starts_with(DEV) {
+            return None;
+        }
+        let found = std::fs::symlink_metadata(&path).ok()?;
+        if found.file_type().is_block_device() {
+            return Some((rustix::fs::major(found.rdev()), rustix::fs::minor(found.rdev())));
+        }
+        path = spelled_out(&path.parent()?.join(std::fs::read_link(&path).ok()?));
+    }
+    None
+}
+
+/// Without `.` and `..`.
+fn spelled_out(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                plain.pop();
+            }
+            Component::CurDir => {}
+            part => plain.push(part),
+        }
+    }
+    plain
 }
 
 /// The mount that `path` is on, by its spelling.
@@ -176,6 +256,39 @@ mod tests {
         ] {
             assert_eq!(mount_of(Path::new(path), mounts), PathBuf::from(mount), "{path}");
         }
+    }
+
+    #[test]
+    fn each_device_has_threads_of_its_own() {
+        let devices = std::fs::read_dir("/dev").unwrap().flatten().map(|entry| entry.path());
+        let devices: Vec<_> = devices.filter_map(|path| Some((device_at(&path)?, path))).collect();
+        for (one, path) in &devices {
+            let lane = on(path).unwrap();
+            assert_eq!(lane.place, PathBuf::from(format!("device {}:{}", one.0, one.1)));
+            let name = path.file_name().unwrap();
+            let otherwise = Path::new("/dev/./none/..").join(name);
+            assert!(Arc::ptr_eq(&lane, &on(&otherwise).unwrap()), "{}", otherwise.display());
+            for (other, path) in &devices {
+                assert_eq!(one == other, Arc::ptr_eq(&lane, &on(path).unwrap()));
+            }
+        }
+        for none in ["/dev/null", "/dev/none", "/dev/../etc/passwd", "/dev/fd/0", "/etc/passwd"] {
+            assert_eq!(device_at(Path::new(none)), None, "{none}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_without_a_turn_is_not_begun_and_does_not_hang() {
+        let lane = named(PathBuf::from("without a turn")).unwrap();
+        let mut turns = Vec::new();
+        for _ in 0..AT_ONCE {
+            turns.push(lane.turn().await.unwrap());
+        }
+        let late = tokio::time::timeout(Duration::from_millis(50), lane.turn()).await;
+        assert!(late.is_err());
+        assert_eq!(lane.hanging.load(SeqCst), 0);
+        assert_eq!(lane.run_in(turns.remove(0), || 7).await.unwrap(), 7);
+        assert!(lane.turn().await.is_ok(), "it was given back");
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@
 
 use std::{
     ffi::OsStr,
-    io,
+    io::{self, Read as _},
     path::Path,
     pin::pin,
     sync::{Mutex, PoisonError},
@@ -20,10 +20,7 @@ use std::{
 };
 
 use serde::Serialize;
-use tokio::{
-    io::AsyncReadExt,
-    time::{Instant, MissedTickBehavior, interval},
-};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use uuid::Uuid;
 use warmd_cbt::{mutant::mutant, stop::StopSignal};
 
@@ -46,6 +43,7 @@ use crate::{
         DiskSpec, Writer,
         guard::{Guard, Guarded},
     },
+    threads,
 };
 
 /// Version of what the command reads.
@@ -266,7 +264,12 @@ async fn shown<T>(
 
 /// What is in the file; nothing if there is none.
 async fn read(path: &Path) -> io::Result<Vec<u8>> {
-    match tokio::fs::symlink_metadata(path).await {
+    let there = path.to_owned();
+    threads::on(path)?.run(move || read_all(&there)).await?
+}
+
+fn read_all(path: &Path) -> io::Result<Vec<u8>> {
+    match std::fs::symlink_metadata(path) {
         // Opening a pipe would wait for its other end.
         Ok(found) if !found.is_file() => {
             return Err(io::Error::other(format!("{} is no file", path.display())));
@@ -276,7 +279,7 @@ async fn read(path: &Path) -> io::Result<Vec<u8>> {
         Err(error) => return Err(error),
     }
     let mut json = Vec::new();
-    tokio::fs::File::open(path).await?.take(MOST_ANSWER + 1).read_to_end(&mut json).await?;
+    std::fs::File::open(path)?.take(MOST_ANSWER + 1).read_to_end(&mut json)?;
     if json.len() as u64 > MOST_ANSWER {
         return Err(io::Error::other(format!("it is longer than {MOST_ANSWER} bytes")));
     }

@@ -55,7 +55,7 @@ impl Default for VolumeOptions {
 pub struct FileDisk {
     volume: Arc<Volume>,
     threads: Arc<Semaphore>,
-    /// Of its file system.
+    /// Of its file system, or of the device that it is.
     lane: Arc<Lane>,
     options: VolumeOptions,
 }
@@ -124,10 +124,16 @@ impl FileDisk {
         let Ok(Ok(thread)) = timeout(deadline, Arc::clone(&self.threads).acquire_owned()).await else {
             return Err(timed_out("no earlier call ended"));
         };
+        // Before the call's own deadline: what never began is not given up, and cannot happen later.
+        let turn = match timeout(deadline, self.lane.turn()).await {
+            Ok(Ok(turn)) => turn,
+            Ok(Err(error)) => return Err(self.failed(ErrorKind::Timeout, operation, extent, error)),
+            Err(_) => return Err(timed_out("it got no turn among the calls to its file system or device")),
+        };
         // It may have broken while this call waited.
         self.admit(operation, extent)?;
         let volume = Arc::clone(&self.volume);
-        let task = self.lane.run(move || {
+        let task = self.lane.run_in(turn, move || {
             let answer = work(&volume);
             drop(volume);
             drop(thread);
@@ -136,11 +142,6 @@ impl FileDisk {
         let abandoned = Abandoned { change: changes.then_some((&self.volume, operation)), loan };
         let answer = timeout(deadline, task).await;
         match answer {
-            // It was not begun, as too many calls hang there already.
-            Ok(Err(error)) if error.kind() == std::io::ErrorKind::TimedOut => {
-                abandoned.ended();
-                Err(self.failed(ErrorKind::Timeout, operation, extent, error))
-            }
             Ok(joined) => {
                 abandoned.ended();
                 let done = joined.unwrap_or_else(|join| {
