@@ -176,6 +176,11 @@ impl Ledger {
         self.claim(&trusted).await
     }
 
+    /// Whether nothing is known of the target: all blocks are pending, and none is trusted.
+    pub fn is_distrusted(&self) -> bool {
+        self.look(|pending, trusted| pending.bytes() == self.size() && trusted.is_empty())
+    }
+
     /// Makes all blocks pending, and untrusted: nobody knows what the target holds.
     pub async fn distrust_all(&self) -> Result<(), StoreError> {
         self.distrust(&Extent::whole(self.size()).into_iter().collect::<Vec<_>>()).await

@@ -1,30 +1,33 @@
 //! What the daemon knows of its host beyond one target, for targets that write to it: all VMs' disks, all places taken.
 //!
 //! Rule: here, at the root, endpoints of all kinds and the state are known together, so that targets need to know neither.
-//! A libvirt that does not answer keeps nobody from writing: the processes of its running VMs are seen without it.
+//! An endpoint that does not answer is told of, and never taken for one without VMs: what a VM that is off has is known
+//! by it alone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
+use futures::future::join_all;
 use roxmltree::Node;
 use tokio::sync::Mutex;
 
 use crate::{
     config::Config,
-    libvirt::{DomainXml, Libvirt, LibvirtError, XmlForm, went_unanswered, xml},
+    libvirt::{DomainXml, Libvirt, LibvirtError, LibvirtErrorKind, XmlForm, went_unanswered, xml},
     model::id::{DiskKey, MigrationId},
     sources::SourceSettings,
     store::{Store, StoreError},
     targets::{
         TargetError, TargetErrorKind, TargetSettings,
-        storage::{Host, PlaceClaim, VmDisk},
+        storage::{Host, PlaceClaim, VmDisk, VmDisks, unseen},
     },
+    threads,
 };
 
 /// How long a list of disks serves: disks are opened in groups, and a VM that is started meanwhile is seen by its process.
@@ -51,7 +54,7 @@ pub(crate) fn open(config: &Config, store: Store) -> Arc<dyn Host> {
 
 struct Known {
     endpoints: Vec<Libvirt>,
-    seen: Mutex<Option<(Instant, Vec<VmDisk>)>>,
+    seen: Mutex<Option<(Instant, VmDisks)>>,
     store: Store,
 }
 
@@ -63,29 +66,41 @@ impl fmt::Debug for Known {
 
 #[async_trait]
 impl Host for Known {
-    async fn vm_disks(&self) -> Vec<VmDisk> {
+    async fn vm_disks(&self) -> VmDisks {
         let mut seen = self.seen.lock().await;
         if let Some((at, disks)) = &*seen
             && at.elapsed() < FRESH
         {
             return disks.clone();
         }
-        let mut disks = Vec::new();
-        for libvirt in &self.endpoints {
-            let answer = tokio::time::timeout(DEADLINE, disks_at(libvirt)).await;
-            match answer {
-                Ok(Ok(found)) => disks.extend(found),
-                Ok(Err(error)) => {
-                    tracing::warn!(uri = libvirt.uri(), %error, "which disks its VMs have is not known")
+        let answers = self.endpoints.iter().map(|libvirt| async move {
+            match tokio::time::timeout(DEADLINE, disks_at(libvirt)).await {
+                Ok(Ok(disks)) => disks,
+                Ok(Err(error)) => unknown(format!("the VMs of {}: {error}", libvirt.uri())),
+                Err(_) => {
+                    let why = format!("the VMs of {}: no answer within {DEADLINE:?}", libvirt.uri());
+                    unknown(why)
                 }
-                Err(_) => tracing::warn!(
-                    uri = libvirt.uri(),
-                    "which disks its VMs have is not known: no answer in time"
-                ),
             }
+        });
+        let mut disks = VmDisks::default();
+        for mut answer in join_all(answers).await {
+            disks.found.append(&mut answer.found);
+            disks.unknown.append(&mut answer.unknown);
+        }
+        for unknown in &disks.unknown {
+            tracing::warn!(unknown, "which disks VMs have is not known");
         }
         *seen = Some((Instant::now(), disks.clone()));
         disks
+    }
+
+    async fn unseen(&self) -> Option<String> {
+        let looked = match threads::on(Path::new("/proc")) {
+            Ok(lane) => lane.run(unseen).await,
+            Err(error) => Err(error),
+        };
+        looked.unwrap_or_else(|error| Some(format!("processes are not looked at: {error}")))
     }
 
     async fn claim(&self, claim: &PlaceClaim) -> Result<Option<PlaceClaim>, TargetError> {
@@ -109,60 +124,81 @@ fn failed(error: StoreError) -> TargetError {
     TargetError::new(TargetErrorKind::Failed, "keeping whose a place is", error)
 }
 
+fn unknown(what: String) -> VmDisks {
+    VmDisks { found: Vec::new(), unknown: vec![what] }
+}
+
 /// The disks of all domains there, by their live and by their persistent definitions.
-async fn disks_at(libvirt: &Libvirt) -> Result<Vec<VmDisk>, LibvirtError> {
+async fn disks_at(libvirt: &Libvirt) -> Result<VmDisks, LibvirtError> {
     let domains = libvirt.domains().await?;
-    let mut disks = Vec::new();
-    let mut volumes = BTreeMap::<(String, String), Vec<VmDisk>>::new();
-    for (id, _) in domains {
+    let mut seen = Seen::default();
+    for (id, name) in domains {
         for form in [XmlForm::Current, XmlForm::Persistent] {
             match libvirt.dump_xml(id, form).await {
-                Ok(text) => read(libvirt.uri(), &text, &mut disks, &mut volumes),
+                Ok(text) => seen.read(libvirt.uri(), &name, &text),
+                // Gone meanwhile.
+                Err(error) if error.kind == LibvirtErrorKind::NoSuchDomain => {}
                 Err(error) if went_unanswered(&error) => return Err(error),
-                // Gone meanwhile, or without a persistent definition.
-                Err(_) => {}
+                Err(error) => seen.disks.unknown.push(format!("VM {name} of {}: {error}", libvirt.uri())),
             }
         }
     }
+    let Seen { mut disks, volumes } = seen;
     for ((pool, volume), mut of) in volumes {
-        // A pool that is not active has no paths, and no VM that runs.
-        if let Ok(found) = libvirt.volume(&pool, &volume).await {
-            of.iter_mut().for_each(|disk| disk.path = PathBuf::from(&found.path));
-            disks.append(&mut of);
+        match libvirt.volume(&pool, &volume).await {
+            Ok(found) => {
+                of.iter_mut().for_each(|disk| disk.path = PathBuf::from(&found.path));
+                disks.found.append(&mut of);
+            }
+            Err(error) if went_unanswered(&error) => return Err(error),
+            // A pool that is not active has no paths, and no VM that runs.
+            Err(_) => {}
         }
     }
     Ok(disks)
 }
 
-/// Adds the paths in a domain's XML: disks, the images under them, where they are being copied to.
-fn read(
-    uri: &str,
-    text: &str,
-    disks: &mut Vec<VmDisk>,
-    volumes: &mut BTreeMap<(String, String), Vec<VmDisk>>,
-) {
-    let Ok(document) = xml::parse(text, "domain") else { return };
-    let root = document.root_element();
-    let name = xml::text(root, "name").unwrap_or("without a name");
-    let is_tag = |node: &Node<'_, '_>| {
-        node.tag_name().namespace() == Some(DomainXml::TAG_NAMESPACE)
-            && node.tag_name().name() == DomainXml::MOVED_HERE
-    };
-    let tag = xml::child(root, "metadata").and_then(|metadata| metadata.children().find(is_tag));
-    // A clone has its original's tag.
-    let tag = tag.filter(|tag| tag.attribute("domain") == xml::text(root, "uuid"));
-    let of = |path: &str| VmDisk {
-        path: path.into(),
-        vm: format!("VM {name} of {uri}"),
-        moved_by: tag.and_then(|tag| tag.attribute("owner")).map(str::to_owned),
-    };
-    let Some(devices) = xml::child(root, "devices") else { return };
-    let sources = xml::children(devices, "disk").flat_map(|disk| disk.descendants());
-    for source in sources.filter(|node| node.tag_name().name() == "source") {
-        if let Some(path) = source.attribute("file").or_else(|| source.attribute("dev")) {
-            disks.push(of(path));
-        } else if let (Some(pool), Some(volume)) = (source.attribute("pool"), source.attribute("volume")) {
-            volumes.entry((pool.to_owned(), volume.to_owned())).or_default().push(of(""));
+/// What was seen in the definitions at one endpoint.
+#[derive(Default)]
+struct Seen {
+    disks: VmDisks,
+    /// Disks without a path yet, by pool and volume.
+    volumes: BTreeMap<(String, String), Vec<VmDisk>>,
+}
+
+impl Seen {
+    /// Adds the paths in a domain's XML: disks, the images under them, where they are being copied to.
+    fn read(&mut self, uri: &str, listed_as: &str, text: &str) {
+        let document = match xml::parse(text, "domain") {
+            Ok(document) => document,
+            Err(error) => {
+                self.disks.unknown.push(format!("VM {listed_as} of {uri}: its definition: {error}"));
+                return;
+            }
+        };
+        let root = document.root_element();
+        let name = xml::text(root, "name").unwrap_or("without a name");
+        let is_tag = |node: &Node<'_, '_>| {
+            node.tag_name().namespace() == Some(DomainXml::TAG_NAMESPACE)
+                && node.tag_name().name() == DomainXml::MOVED_HERE
+        };
+        let tag = xml::child(root, "metadata").and_then(|metadata| metadata.children().find(is_tag));
+        // A clone has its original's tag.
+        let tag = tag.filter(|tag| tag.attribute("domain") == xml::text(root, "uuid"));
+        let of = |path: &str| VmDisk {
+            path: path.into(),
+            vm: format!("VM {name} of {uri}"),
+            moved_by: tag.and_then(|tag| tag.attribute("owner")).map(str::to_owned),
+        };
+        let Some(devices) = xml::child(root, "devices") else { return };
+        let sources = xml::children(devices, "disk").flat_map(|disk| disk.descendants());
+        for source in sources.filter(|node| node.tag_name().name() == "source") {
+            if let Some(path) = source.attribute("file").or_else(|| source.attribute("dev")) {
+                self.disks.found.push(of(path));
+            } else if let (Some(pool), Some(volume)) = (source.attribute("pool"), source.attribute("volume"))
+            {
+                self.volumes.entry((pool.to_owned(), volume.to_owned())).or_default().push(of(""));
+            }
         }
     }
 }
@@ -177,17 +213,40 @@ mod tests {
             <metadata><w:target xmlns:w='urn:warmd:domain:1' owner='m' domain='u'/></metadata>
             <devices><disk><source file='/a'><x/></source><backingStore><source dev='/dev/b'/></backingStore></disk>
             <disk><source pool='p' volume='v'/></disk><interface><source dev='eth0'/></interface></devices></domain>";
-        let (mut disks, mut volumes) = (Vec::new(), BTreeMap::new());
-        read("qemu:///system", text, &mut disks, &mut volumes);
+        let mut seen = Seen::default();
+        seen.read("qemu:///system", "web1", text);
+        let disks = &seen.disks.found;
         let paths: Vec<_> = disks.iter().map(|disk| disk.path.display().to_string()).collect();
         assert_eq!(paths, ["/a", "/dev/b"]);
         assert_eq!(
             (disks[0].vm.as_str(), disks[0].moved_by.as_deref()),
             ("VM web1 of qemu:///system", Some("m"))
         );
-        assert!(volumes.contains_key(&("p".to_owned(), "v".to_owned())));
+        assert!(seen.volumes.contains_key(&("p".to_owned(), "v".to_owned())));
         let clone = text.replace("<uuid>u<", "<uuid>other<");
-        read("x", &clone, &mut disks, &mut volumes);
-        assert_eq!(disks[2].moved_by, None, "a clone is not the migration's");
+        seen.read("x", "web1", &clone);
+        assert_eq!(seen.disks.found[2].moved_by, None, "a clone is not the migration's");
+    }
+
+    #[test]
+    fn a_definition_that_is_no_xml_is_told_of() {
+        let mut seen = Seen::default();
+        seen.read("qemu:///system", "web1", "<domain><name>web1</na");
+        assert!(seen.disks.found.is_empty());
+        assert!(seen.disks.unknown[0].starts_with("VM web1 of qemu:///system: its definition"));
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_does_not_answer_is_not_one_without_vms() {
+        let dir = tempfile::tempdir().unwrap();
+        let nowhere = format!("qemu+unix:///system?socket={}", dir.path().join("none").display());
+        let endpoints = vec![Libvirt::with_deadline(&nowhere, DEADLINE)];
+        let store = Store::open(&dir.path().join("state")).unwrap();
+        let known = Known { endpoints, seen: Mutex::default(), store };
+        for _ in 0..2 {
+            let disks = known.vm_disks().await;
+            assert!(disks.found.is_empty());
+            assert!(disks.unknown[0].contains(&nowhere), "{disks:?}");
+        }
     }
 }

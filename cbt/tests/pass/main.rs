@@ -320,3 +320,18 @@ async fn rows_that_contradict_each_other_are_not_loaded() {
     let store: Arc<dyn LedgerStore> = Arc::new(MemoryStore::new(Faults::default(), 1));
     assert_eq!(Ledger::load(store, DISK).await.unwrap_err().kind, StoreErrorKind::NotFound);
 }
+
+#[tokio::test]
+async fn a_target_of_which_nothing_is_known_is_told_apart_from_one_to_be_compared() {
+    let bench = Bench::new(false).await;
+    assert!(bench.ledger.is_distrusted(), "nothing was copied yet");
+    bench.pass().await;
+    assert!(!bench.ledger.is_distrusted());
+    bench.advance(&Changed::Unknown("lost".into())).await;
+    assert!(!bench.ledger.is_distrusted(), "all of it is pending, and the hashes are trusted");
+    bench.ledger.distrust_all().await.unwrap();
+    // Also after the next snapshot: whoever meets the same again distrusts nothing anew.
+    bench.advance(&Changed::Unknown("lost".into())).await;
+    assert!(bench.ledger.is_distrusted());
+    bench.pass().await;
+}

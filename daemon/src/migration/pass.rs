@@ -158,12 +158,14 @@ async fn copy(
     crash::point("advance.committed");
     let (number, pass, mut disks) = record(context, kind, started, advanced).await?;
     let faults = rows_at_fault(disks.iter().map(|disk| &disk.row));
-    context.target.note_writer(context.id, Some(Writer::Pass { number, faults })).await?;
+    // From here on the pass is recorded: whatever it fails at, its end is recorded too.
+    let noted = context.target.note_writer(context.id, Some(Writer::Pass { number, faults })).await;
     account.watch(disks.iter().map(|disk| (disk.row.key.clone(), Arc::clone(&disk.progress))));
     // Where a comparison follows while the VM is down, that finds what an audit might.
-    let result = match then {
-        Some(_) if kind == PassKind::Final => Ok(0),
-        _ => audit_all(context, kind, snapshot, &mut disks, stop).await,
+    let result = match (noted, then) {
+        (Err(error), _) => Err(WorkError::from(error)),
+        (Ok(()), Some(_)) if kind == PassKind::Final => Ok(0),
+        (Ok(()), _) => audit_all(context, kind, snapshot, &mut disks, stop).await,
     };
     let result = match result {
         // Before anything of what it found is copied: a state from before its verdict knows nothing of that.
@@ -474,7 +476,10 @@ async fn open(context: &Context, disk: &PassDisk, spec: &DiskSpec) -> Result<Arc
         Ok(disk) => return Ok(disk),
         Err(error) => error,
     };
-    if matches!(error.kind, TargetErrorKind::NotFound | TargetErrorKind::Conflict) {
+    // Each try meets the same: it is distrusted, and told, once.
+    if matches!(error.kind, TargetErrorKind::NotFound | TargetErrorKind::Conflict)
+        && !disk.ledger.is_distrusted()
+    {
         disk.ledger.distrust_all().await?;
         let text = format!(
             "disk {}: its volume is not as it was left; all of it will be copied again",

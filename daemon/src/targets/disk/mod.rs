@@ -19,7 +19,7 @@ use super::{
     CreateMachine, DiskSpec, Incoming, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind,
     Writer,
     guard::Guard,
-    storage::{Host, Storage, blocking},
+    storage::{Host, Storage, blocking_on},
     volume,
 };
 use crate::model::{
@@ -53,7 +53,8 @@ impl DiskTarget {
 
     async fn is_described(&self, owner: MigrationId) -> Result<bool, TargetError> {
         let path = self.description(owner);
-        blocking(format!("looking at {}", path.display()), move || {
+        let (doing, there) = (format!("looking at {}", path.display()), path.clone());
+        blocking_on(&there, doing, move || {
             path.try_exists().map_err(|error| volume::VolumeError::io("looking at", &path, error))
         })
         .await
@@ -132,7 +133,8 @@ impl Target for DiskTarget {
         let doing = format!("describing the machine in {}", path.display());
         let text = description::of(request, &disks)
             .map_err(|error| TargetError::new(TargetErrorKind::Failed, doing.clone(), error))?;
-        blocking(doing, move || volume::write_file(&path, text.as_bytes())).await
+        let there = path.clone();
+        blocking_on(&there, doing, move || volume::write_file(&path, text.as_bytes())).await
     }
 
     async fn start(&self, owner: MigrationId) -> Result<(), TargetError> {
@@ -159,7 +161,8 @@ impl Target for DiskTarget {
             return provisioner.discard(owner).await;
         }
         let path = self.description(owner);
-        blocking(format!("removing {}", path.display()), move || volume::remove_file(&path)).await
+        let (doing, there) = (format!("removing {}", path.display()), path.clone());
+        blocking_on(&there, doing, move || volume::remove_file(&path)).await
     }
 
     async fn discard_disks(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<(), TargetError> {

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 use warmd_cbt::units::Extent;
 
-use super::{Storage, Where, blocking, blocking_within, doing, operator, safe_name};
+use super::{Storage, Where, blocking_on, blocking_within, doing, operator, safe_name};
 use crate::{
     libvirt::{LibvirtError, LibvirtErrorKind, overlay},
     model::id::{DiskKey, MigrationId},
@@ -93,7 +93,7 @@ impl Guard for Storage {
             volume::make_own_directory(&all)?;
             volume::make_own_directory(&made)
         };
-        blocking(making, make).await.map_err(operator)?;
+        blocking_on(&self.directory, making, make).await.map_err(operator)?;
         let mut guarded = Vec::with_capacity(disks.len());
         for spec in disks {
             let doing = doing("guarding", owner, spec);
@@ -111,7 +111,7 @@ impl Guard for Storage {
         let doing = format!("renaming {}", from.display());
         let rename =
             move || fs::rename(&from, &to).map_err(|error| VolumeError::io("renaming", &from, error));
-        blocking(doing, rename).await?;
+        blocking_on(&self.directory, doing, rename).await?;
         let moved = |disk: GuardedDisk| {
             let name = disk.path.file_name().map(ToOwned::to_owned).unwrap_or_default();
             GuardedDisk { path: folder.join(name), ..disk }
@@ -148,11 +148,11 @@ impl Guard for Storage {
             let doing = doing("writing the conversion into", owner, spec);
             let (path, backing) = self.layers(owner, spec, guarded, &doing)?;
             let (volume, size) = (backing.clone(), spec.size);
-            let held = blocking(doing.clone(), move || Held::open(&volume, size)).await?;
+            let held = blocking_on(&backing, doing.clone(), move || Held::open(&volume, size)).await?;
             overlay::check(path, &backing, spec.size).await.map_err(failed(&doing))?;
             let handle = held.handle().map_err(|error| error.for_target(&doing))?;
             overlay::commit(path, handle, deadline).await.map_err(failed(&doing))?;
-            blocking_within(doing, deadline, move || held.sync()).await?;
+            blocking_within(&backing, doing, deadline, move || held.sync()).await?;
         }
         Ok(())
     }
@@ -166,21 +166,25 @@ impl Guard for Storage {
                 volumes.push((path, spec.size));
             }
         }
-        blocking(doing, move || {
-            if !folder.is_symlink() && !folder.exists() {
-                return Ok(());
-            }
-            for (path, size) in volumes {
+        let there = folder.clone();
+        let is_there = move || Ok(there.is_symlink() || there.exists());
+        if !blocking_on(&self.directory, doing.clone(), is_there).await? {
+            return Ok(());
+        }
+        for (path, size) in volumes {
+            let there = path.clone();
+            blocking_on(&path, doing.clone(), move || match Held::open(&there, size) {
                 // An earlier daemon's conversion may still be written into it; that comes to its end.
-                // What else may be wrong with it is in nobody's way here.
-                if let Err(error @ VolumeError::InUse { .. }) = Held::open(&path, size) {
+                Err(error @ (VolumeError::InUse { .. } | VolumeError::Hangs { .. })) => {
                     let error = std::io::Error::other(error);
-                    return Err(VolumeError::io("waiting for the end of a conversion of", &path, error));
+                    Err(VolumeError::io("waiting for the end of a conversion of", &there, error))
                 }
-            }
-            volume::remove_tree(&folder)
-        })
-        .await
+                // What else may be wrong with it is in nobody's way here.
+                Err(_) | Ok(_) => Ok(()),
+            })
+            .await?;
+        }
+        blocking_on(&self.directory, doing, move || volume::remove_tree(&folder)).await
     }
 }
 

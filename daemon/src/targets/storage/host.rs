@@ -15,9 +15,11 @@ use crate::{
 /// What is known of this host beyond one target.
 #[async_trait]
 pub trait Host: fmt::Debug + Send + Sync {
-    /// The disks, and the images under them, of all VMs of this host's endpoints, whether they run or not. An endpoint that does not
-    /// answer is left out: the processes of its VMs are seen all the same.
-    async fn vm_disks(&self) -> Vec<VmDisk>;
+    /// The disks, and the images under them, of all VMs of this host's endpoints, whether they run or not.
+    async fn vm_disks(&self) -> VmDisks;
+
+    /// Why processes that may use a volume cannot be seen, in words; `None` if they can.
+    async fn unseen(&self) -> Option<String>;
 
     /// Takes the identity for a migration's disk, which gives up any other that it had; having it already is success. Else whose it is.
     async fn claim(&self, claim: &PlaceClaim) -> Result<Option<PlaceClaim>, TargetError>;
@@ -30,6 +32,14 @@ pub trait Host: fmt::Debug + Send + Sync {
 
     /// Gives up what a migration's disk has.
     async fn give_up(&self, owner: MigrationId, disk: &DiskKey) -> Result<(), TargetError>;
+}
+
+/// What the VMs of this host's endpoints have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VmDisks {
+    pub found: Vec<VmDisk>,
+    /// What else VMs may have, in words: endpoints that did not answer, VMs that could not be read.
+    pub unknown: Vec<String>,
 }
 
 /// A file or device that a VM has.

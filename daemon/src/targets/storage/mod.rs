@@ -29,12 +29,13 @@ use warmd_cbt::{disk::WriteDisk, units::Length};
 
 use self::{claims::Claims, place::Where};
 pub use self::{
-    host::{Host, PlaceClaim, VmDisk},
+    host::{Host, PlaceClaim, VmDisk, VmDisks},
     place::{Place, safe_name},
 };
+pub use super::volume::unseen;
 use super::{
     DiskSpec, PreparedDisk, TargetError, TargetErrorKind, Writer,
-    volume::{self, FileDisk, Uses, VolumeError, VolumeKind, VolumeOptions},
+    volume::{self, FileDisk, VolumeError, VolumeKind, VolumeOptions},
 };
 use crate::{
     model::{
@@ -48,7 +49,7 @@ use crate::{
 /// In a migration's folder: who wrote to its disks last, a pass by its number.
 const LAST_WRITER: &str = "last-pass";
 
-/// What the threads are called on which files are looked at, made and removed.
+/// What the threads are called for calls that say no path.
 const LOOKS: &str = "the targets' files";
 
 /// For each look at, making or removing of a file.
@@ -129,7 +130,7 @@ impl Storage {
         let (folder, mode) = (directory.join(owner.to_string()), self.folder_mode);
         let (directory, made) = (directory.to_owned(), folder.clone());
         let doing = format!("preparing the folder {}", folder.display());
-        blocking(doing, move || {
+        blocking_on(&folder, doing, move || {
             // The directory itself is never made: where a mount is missing, the root's file system would fill up.
             std::fs::metadata(&directory)
                 .map_err(|error| VolumeError::io("looking at", &directory, error))?;
@@ -189,12 +190,12 @@ impl Storage {
         };
         let location = path.display().to_string();
         let there = path.clone();
-        let found = blocking(doing.to_owned(), move || {
+        let found = blocking_on(&path, doing.to_owned(), move || {
             if own { volume::make_file(&there, size) } else { volume::find(&there, size) }
         })
         .await?;
         let is_new = !own && self.check_free(owner, &location).await?;
-        self.take(owner, spec, &path, if is_new { Uses::All } else { Uses::Writing }, doing).await?;
+        self.take(owner, spec, &path, is_new, doing).await?;
         if !own {
             self.claim(owner, &location, doing).await?;
         }
@@ -210,24 +211,21 @@ impl Storage {
         path: &Path,
         doing: &str,
     ) -> Result<(), TargetError> {
-        let others: Vec<_> = self.own_places(owner, &spec.key).filter(|(_, other)| other != path).collect();
-        let found = blocking(doing.to_owned(), move || {
-            for (name, other) in others {
-                let is_there =
-                    other.try_exists().map_err(|error| VolumeError::io("looking for", &other, error))?;
-                if is_there {
-                    return Ok(Some((name, other)));
-                }
+        for (name, other) in self.own_places(owner, &spec.key).filter(|(_, other)| other != path) {
+            let there = other.clone();
+            let is_there = blocking_on(&other, doing.to_owned(), move || {
+                there.try_exists().map_err(|error| VolumeError::io("looking for", &there, error))
+            })
+            .await?;
+            if is_there {
+                let why = format!(
+                    "it is in storage {name} already, as {}: let the plan send it there, or cancel this migration",
+                    other.display()
+                );
+                return Err(TargetError::new(TargetErrorKind::Conflict, doing, why));
             }
-            Ok(None)
-        })
-        .await?;
-        let Some((name, other)) = found else { return Ok(()) };
-        let why = format!(
-            "it is in storage {name} already, as {}: let the plan send it there, or cancel this migration",
-            other.display()
-        );
-        Err(TargetError::new(TargetErrorKind::Conflict, doing, why))
+        }
+        Ok(())
     }
 
     /// A writer for a prepared disk; see [`super::Target::open`].
@@ -246,7 +244,7 @@ impl Storage {
             }
         };
         self.claim_identity(owner, spec, &path, &doing).await?;
-        self.check_vms(owner, &path, &doing).await?;
+        self.check_vms(owner, &path, false, &doing).await?;
         match FileDisk::open(&path, spec.size, VolumeOptions::default()).await {
             Ok(disk) => Ok(Arc::new(disk)),
             Err(error) => Err(error.for_target(doing)),
@@ -272,7 +270,7 @@ impl Storage {
                 }
             };
             let (size, there) = (spec.size, path.clone());
-            let found = blocking(doing, move || volume::find(&there, size)).await?;
+            let found = blocking_on(&path, doing, move || volume::find(&there, size)).await?;
             let place = match found.kind {
                 VolumeKind::File => Place::File(path),
                 VolumeKind::BlockDevice => Place::Device(path),
@@ -293,7 +291,7 @@ impl Storage {
         for spec in disks {
             let doing = doing("discarding", owner, spec);
             match self.place(owner, spec)? {
-                Where::Own(path) => blocking(doing, move || volume::remove_unused(&path)).await?,
+                Where::Own(path) => remove_unused(path, doing).await?,
                 Where::Path(path) => self.give_up(owner, &path.display().to_string(), &doing).await?,
                 Where::Nbd(uri) => self.give_up(owner, &uri, &doing).await?,
             }
@@ -306,15 +304,16 @@ impl Storage {
             disks.iter().flat_map(|spec| self.own_places(owner, &spec.key).map(move |place| (spec, place)))
         {
             let doing = doing("discarding", owner, spec);
-            blocking(doing, move || volume::remove_unused(&path)).await?;
+            remove_unused(path, doing).await?;
         }
         for directory in self.others.values() {
             let folder = directory.join(owner.to_string());
             let doing = format!("discarding the folder {}", folder.display());
-            blocking(doing, move || volume::remove_directory(&folder)).await?;
+            let gone = folder.clone();
+            blocking_on(&folder, doing, move || volume::remove_directory(&gone)).await?;
         }
         let folder = self.folder(owner);
-        blocking(format!("discarding the folder {}", folder.display()), move || {
+        blocking_on(&self.directory, format!("discarding the folder {}", folder.display()), move || {
             for name in beside.iter().chain(&[LAST_WRITER]) {
                 volume::remove_file(&folder.join(name))?;
             }
@@ -327,7 +326,8 @@ impl Storage {
     /// See [`super::Target::note_writer`].
     pub async fn note_writer(&self, owner: MigrationId, writer: Option<Writer>) -> Result<(), TargetError> {
         let path = self.folder(owner).join(LAST_WRITER);
-        blocking(format!("noting the writer in {}", path.display()), move || match writer {
+        let doing = format!("noting the writer in {}", path.display());
+        blocking_on(&self.directory, doing, move || match writer {
             Some(writer) => volume::write_file(&path, writer.to_text().as_bytes()),
             None => volume::remove_file(&path),
         })
@@ -337,13 +337,12 @@ impl Storage {
     /// See [`super::Target::noted_writer`].
     pub async fn noted_writer(&self, owner: MigrationId) -> Result<Option<Writer>, TargetError> {
         let path = self.folder(owner).join(LAST_WRITER);
-        blocking(format!("looking for the last writer in {}", path.display()), move || {
-            match std::fs::read_to_string(&path) {
-                Ok(text) => Ok(Some(Writer::of_text(&text))),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Ok(Some(Writer::Unknown)),
-                Err(error) => Err(VolumeError::io("reading", &path, error)),
-            }
+        let doing = format!("looking for the last writer in {}", path.display());
+        blocking_on(&self.directory, doing, move || match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(Writer::of_text(&text))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Ok(Some(Writer::Unknown)),
+            Err(error) => Err(VolumeError::io("reading", &path, error)),
         })
         .await
     }
@@ -390,17 +389,21 @@ impl Storage {
 
     async fn claim(&self, owner: MigrationId, place: &str, doing: &str) -> Result<(), TargetError> {
         let (claims, place) = (self.claims.clone(), place.to_owned());
-        answer(doing, blocking(doing.to_owned(), move || claims.claim(owner, &place)).await?)
+        let answered =
+            blocking_on(&self.directory, doing.to_owned(), move || claims.claim(owner, &place)).await?;
+        answer(doing, answered)
     }
 
     async fn check_claim(&self, owner: MigrationId, place: &str, doing: &str) -> Result<(), TargetError> {
         let (claims, place) = (self.claims.clone(), place.to_owned());
-        answer(doing, blocking(doing.to_owned(), move || claims.check(owner, &place)).await?)
+        let answered =
+            blocking_on(&self.directory, doing.to_owned(), move || claims.check(owner, &place)).await?;
+        answer(doing, answered)
     }
 
     async fn give_up(&self, owner: MigrationId, place: &str, doing: &str) -> Result<(), TargetError> {
         let (claims, place) = (self.claims.clone(), place.to_owned());
-        blocking(doing.to_owned(), move || claims.give_up(owner, &place)).await
+        blocking_on(&self.directory, doing.to_owned(), move || claims.give_up(owner, &place)).await
     }
 }
 
@@ -433,21 +436,45 @@ fn doing(what: &str, owner: MigrationId, spec: &DiskSpec) -> String {
     format!("{what} disk {} of migration {owner}", spec.key)
 }
 
-/// Runs file system calls, which may hang, on threads that are there for that alone.
-pub async fn blocking<T: Send + 'static>(
+async fn remove_unused(path: PathBuf, doing: String) -> Result<(), TargetError> {
+    let gone = path.clone();
+    blocking_on(&path, doing, move || volume::remove_unused(&gone)).await
+}
+
+/// Runs file system calls, which may hang, on threads of the file system that `path` is on.
+pub async fn blocking_on<T: Send + 'static>(
+    path: &Path,
     doing: String,
     work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
 ) -> Result<T, TargetError> {
-    blocking_within(doing, DEADLINE, work).await
+    blocking_within(path, doing, DEADLINE, work).await
 }
 
 /// The same within a time.
 pub(super) async fn blocking_within<T: Send + 'static>(
+    path: &Path,
     doing: String,
     deadline: Duration,
     work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
 ) -> Result<T, TargetError> {
-    let lane = match threads::named(LOOKS.into()) {
+    run_on(threads::on(path), doing, deadline, work).await
+}
+
+/// The same where no path is known; one file system that hangs keeps all of these from being done.
+pub async fn blocking<T: Send + 'static>(
+    doing: String,
+    work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
+) -> Result<T, TargetError> {
+    run_on(threads::named(LOOKS.into()), doing, DEADLINE, work).await
+}
+
+async fn run_on<T: Send + 'static>(
+    lane: std::io::Result<Arc<threads::Lane>>,
+    doing: String,
+    deadline: Duration,
+    work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
+) -> Result<T, TargetError> {
+    let lane = match lane {
         Ok(lane) => lane,
         Err(error) => return Err(TargetError::new(TargetErrorKind::Failed, doing, error)),
     };

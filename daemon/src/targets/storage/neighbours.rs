@@ -5,13 +5,16 @@
 //! that is over holds for as long as its disk, or the claim beside the disks, is there.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use super::{Host, PlaceClaim, Storage, VmDisk, blocking};
+use futures::future::try_join_all;
+
+use super::{Host, PlaceClaim, Storage, VmDisk, VmDisks, blocking_on};
 use crate::{
     model::id::MigrationId,
     nbd::{NbdAddress, NbdUri},
@@ -25,21 +28,25 @@ use crate::{
 /// How long whoever uses a volume for a moment, as udev does, is waited for.
 const MOMENT: Duration = Duration::from_secs(5);
 
+/// How long a look at the disks of VMs on one file system may take.
+const NEIGHBOUR: Duration = Duration::from_secs(5);
+
 /// How long a name server may take.
 const RESOLVE: Duration = Duration::from_secs(10);
 
 impl Storage {
-    /// Claims the volume for the migration's disk. Fails if it is anybody else's.
+    /// Claims the volume for the migration's disk. Fails if it is anybody else's. `is_new` says that it is a place of
+    /// somebody's making which this migration has not claimed yet.
     pub(super) async fn take(
         &self,
         owner: MigrationId,
         spec: &DiskSpec,
         path: &Path,
-        uses: Uses,
+        is_new: bool,
         doing: &str,
     ) -> Result<(), TargetError> {
-        self.check_unused(path, uses, doing).await?;
-        self.check_vms(owner, path, doing).await?;
+        self.check_unused(path, is_new, doing).await?;
+        self.check_vms(owner, path, is_new, doing).await?;
         self.claim_identity(owner, spec, path, doing).await
     }
 
@@ -113,13 +120,15 @@ impl Storage {
         // A whole device and its partition are two identities, and share bytes.
         let own = if place.starts_with('/') { kin(Path::new(place), doing).await? } else { None };
         let same = identity.to_owned();
-        let (held, stale) = blocking(doing.to_owned(), move || {
+        let on = if place.starts_with('/') { Path::new(place) } else { &self.directory };
+        let (held, stale) = blocking_on(on, doing.to_owned(), move || {
             let mut stale = Vec::new();
+            // Its link may be on another file system: it is looked at only where that matters.
+            let gone = |of: &PlaceClaim| of.over && of.link.as_ref().is_some_and(|link| !link.is_symlink());
             for other in others {
                 let is = is_now(&other, own.as_ref(), &same);
-                let gone = other.over && other.link.as_ref().is_some_and(|link| !link.is_symlink());
                 match is {
-                    Is::Same if !gone => return Ok((Some(other), stale)),
+                    Is::Same if !gone(&other) => return Ok((Some(other), stale)),
                     Is::Unknown if other.identity == same && !other.over => return Ok((Some(other), stale)),
                     Is::Other if other.identity != same => {}
                     Is::Unknown if other.identity != same => {}
@@ -136,14 +145,18 @@ impl Storage {
     }
 
     /// Fails if a process, a mount or another device uses the volume, also after a moment.
-    async fn check_unused(&self, path: &Path, uses: Uses, doing: &str) -> Result<(), TargetError> {
-        let there = path.to_owned();
-        blocking(doing.to_owned(), move || {
+    async fn check_unused(&self, path: &Path, is_new: bool, doing: &str) -> Result<(), TargetError> {
+        if is_new && let Some(unseen) = self.unseen().await {
+            let why = format!("whether a process uses {} is not known: {unseen}", path.display());
+            return Err(TargetError::new(TargetErrorKind::Refused, doing, why));
+        }
+        let (there, uses) = (path.to_owned(), if is_new { Uses::All } else { Uses::Writing });
+        blocking_on(path, doing.to_owned(), move || {
             let Some(kin) = Kin::at(&there) else { return Ok(()) };
             let begun = Instant::now();
             while let Some(by) = kin.user(uses) {
                 if begun.elapsed() > MOMENT {
-                    return Err(VolumeError::InUse { path: there, by });
+                    return Err(VolumeError::InUse { path: there, by, ours: false });
                 }
                 std::thread::sleep(Duration::from_millis(200));
             }
@@ -152,42 +165,59 @@ impl Storage {
         .await
     }
 
-    /// Fails if the volume is a disk of a VM, or lies under one; but for the VM that the migration made of it.
+    /// Why places that a plan names cannot be taken, with what to do.
+    pub(super) async fn unseen(&self) -> Option<String> {
+        let unseen = self.host.get()?.unseen().await?;
+        Some(format!(
+            "{unseen}: let warmd run as root with CAP_SYS_PTRACE and without `hidepid`, as its unit does, or let it \
+             make the disks itself"
+        ))
+    }
+
+    /// Fails if the volume is a disk of a VM, or lies under one; but for the VM that the migration made of it. Of a
+    /// place that the migration has not claimed yet all VMs must be known: what a VM that is off has is seen by nothing
+    /// else.
     pub(super) async fn check_vms(
         &self,
         owner: MigrationId,
         path: &Path,
+        is_new: bool,
         doing: &str,
     ) -> Result<(), TargetError> {
         let Some(host) = self.host.get() else { return Ok(()) };
         let Some(kin) = kin(path, doing).await? else { return Ok(()) };
-        let (disks, owner, there) = (host.vm_disks().await, owner.to_string(), path.to_owned());
-        blocking(doing.to_owned(), move || {
-            let others = |disk: &&VmDisk| disk.moved_by.as_deref() != Some(owner.as_str());
-            match disks.iter().filter(others).find(|disk| kin.has(&disk.path)) {
-                Some(disk) => {
-                    let by = format!("it is a disk of the {}, as {}", disk.vm, disk.path.display());
-                    Err(VolumeError::InUse { path: there, by })
-                }
-                None => Ok(()),
-            }
-        })
-        .await
+        let VmDisks { found, unknown } = host.vm_disks().await;
+        let owner = owner.to_string();
+        let others = found.into_iter().filter(|disk| disk.moved_by.as_deref() != Some(owner.as_str()));
+        let found = first_of(kin, path, others.collect()).await;
+        if let Some(disk) = found.map_err(|error| TargetError::new(TargetErrorKind::Timeout, doing, error))? {
+            let by = format!("it is a disk of the {}, as {}", disk.vm, disk.path.display());
+            let in_use = VolumeError::InUse { path: path.to_owned(), by, ours: false };
+            return Err(in_use.for_target(doing));
+        }
+        if is_new && !unknown.is_empty() {
+            let why = format!(
+                "whether {} is a disk of a VM that is off is not known, and nothing is written to it before that: {}",
+                path.display(),
+                unknown.join("; ")
+            );
+            return Err(TargetError::new(TargetErrorKind::Unreachable, doing, why));
+        }
+        Ok(())
     }
 
-    /// What is against a place that has not been taken yet; nothing is changed.
+    /// What is against a place; nothing is changed. `is_new` says that it has not been taken yet.
     pub(super) async fn check_neighbours(
         &self,
-        owner: Option<MigrationId>,
+        owner: MigrationId,
+        is_new: bool,
         path: &Path,
         doing: &str,
     ) -> Result<(), TargetError> {
-        let uses = if owner.is_none() { Uses::All } else { Uses::Writing };
-        let nobody = owner.unwrap_or(MigrationId(uuid::Uuid::nil()));
-        self.check_vms(nobody, path, doing).await?;
+        self.check_vms(owner, path, is_new, doing).await?;
         let Some(kin) = kin(path, doing).await? else { return Ok(()) };
-        self.check_held(nobody, &path.display().to_string(), &kin.name(), doing).await?;
-        self.check_unused(path, uses, doing).await
+        self.check_held(owner, &path.display().to_string(), &kin.name(), doing).await?;
+        self.check_unused(path, is_new, doing).await
     }
 
     /// Whether the identity is another migration's.
@@ -249,8 +279,40 @@ fn taken(place: &str, by: &PlaceClaim, doing: &str) -> TargetError {
 }
 
 pub(super) async fn kin(path: &Path, doing: &str) -> Result<Option<Kin>, TargetError> {
-    let path = path.to_owned();
-    blocking(doing.to_owned(), move || Ok(Kin::at(&path))).await
+    let there = path.to_owned();
+    blocking_on(path, doing.to_owned(), move || Ok(Kin::at(&there))).await
+}
+
+/// The first of the disks that shares bytes with the volume at `path`. Those of each file system are looked at on its
+/// own threads, and one that does not answer is passed over, unless the volume is on it too.
+async fn first_of(kin: Kin, path: &Path, disks: Vec<VmDisk>) -> std::io::Result<Option<VmDisk>> {
+    let mut places = BTreeMap::<PathBuf, Vec<VmDisk>>::new();
+    let mounts = threads::Mounts::now();
+    let own = mounts.of(path);
+    for disk in disks {
+        places.entry(mounts.of(&disk.path)).or_default().push(disk);
+    }
+    let looks = places.into_iter().map(|(place, disks)| {
+        let (kin, own) = (kin.clone(), &own);
+        async move {
+            let looked = match threads::named(place.clone()) {
+                Ok(lane) => {
+                    let look = lane.run(move || disks.into_iter().find(|disk| kin.has(&disk.path)));
+                    let late = |_| Err(std::io::ErrorKind::TimedOut.into());
+                    tokio::time::timeout(NEIGHBOUR, look).await.unwrap_or_else(late)
+                }
+                Err(error) => Err(error),
+            };
+            match looked {
+                Err(error) if place != *own => {
+                    tracing::warn!(place = %place.display(), %error, "disks of VMs there are not looked at");
+                    Ok(None)
+                }
+                looked => looked,
+            }
+        }
+    });
+    Ok(try_join_all(looks).await?.into_iter().flatten().next())
 }
 
 /// An NBD export, the same for all names of its server: this host by any of its addresses is `localhost`.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::{Storage, blocking, claims::NotOurs, doing, export, neighbours, place::Where, volume};
+use super::{Storage, blocking_on, claims::NotOurs, doing, export, neighbours, place::Where, volume};
 use crate::{
     model::{
         id::MigrationId,
@@ -67,7 +67,8 @@ impl Storage {
         let (path, place) = match self.place(owner, spec)? {
             Where::Own(path) if is_new => (path, None),
             Where::Own(path) => {
-                let there = blocking(doing("looking for", owner, spec), move || Ok(path.exists())).await?;
+                let (doing, there) = (doing("looking for", owner, spec), path.clone());
+                let there = blocking_on(&path, doing, move || Ok(there.exists())).await?;
                 return Ok(if there { 0 } else { size.0 });
             }
             Where::Path(path) => {
@@ -85,11 +86,11 @@ impl Storage {
             }
         };
         let Some(place) = place else { return Ok(size.0) };
-        self.check_free(owner, &place).await?;
+        let is_new = self.check_free(owner, &place).await?;
         let (doing, there) = (format!("looking at {place}"), path.clone());
         // First: a place that is in use is never mended by another size.
-        self.check_neighbours(Some(owner).filter(|_| !is_new), &path, &doing).await?;
-        blocking(doing, move || volume::find(&there, size)).await?;
+        self.check_neighbours(owner, is_new, &path, &doing).await?;
+        blocking_on(&path, doing, move || volume::find(&there, size)).await?;
         Ok(0)
     }
 
@@ -108,7 +109,7 @@ impl Storage {
     pub(super) async fn check_free(&self, owner: MigrationId, place: &str) -> Result<bool, TargetError> {
         let (claims, of) = (self.claims.clone(), place.to_owned());
         let doing = format!("looking at {place}");
-        match blocking(doing.clone(), move || claims.check(owner, &of)).await? {
+        match blocking_on(&self.directory, doing.clone(), move || claims.check(owner, &of)).await? {
             Err(taken @ NotOurs::Taken { .. }) => super::answer(&doing, Err(taken)).map(|()| false),
             Ok(()) => Ok(false),
             Err(NotOurs::Unclaimed { .. }) => Ok(true),

@@ -10,7 +10,7 @@ use std::{
 
 use warmd_cbt::units::Length;
 
-use super::{Storage, blocking, operator};
+use super::{Storage, blocking_on, operator};
 use crate::{
     human,
     model::{
@@ -33,7 +33,8 @@ impl Storage {
         Ok(Length(room_in(&self.directory).await?.free))
     }
 
-    /// The other storages with the room in each, or what is wrong with it: `; storage fast: 7 GiB free`.
+    /// The other storages with the room in each, or what is wrong with it: `; storage fast: 7 GiB free`. Also whether
+    /// places that a plan names cannot be taken.
     pub async fn others_in_words(&self) -> String {
         let mut words = Vec::new();
         for (name, directory) in &self.others {
@@ -42,6 +43,9 @@ impl Storage {
                 Err(error) => format!("cannot be used: {error}"),
             };
             words.push(format!("; storage {name}: {room}"));
+        }
+        if let Some(unseen) = self.unseen().await {
+            words.push(format!("; files and devices that a plan names are refused: {unseen}"));
         }
         words.concat()
     }
@@ -89,8 +93,9 @@ impl Storage {
 }
 
 async fn room_in(directory: &Path) -> Result<Room, TargetError> {
+    let (doing, on) = (format!("looking at the directory {}", directory.display()), directory);
     let directory = directory.to_owned();
-    blocking(format!("looking at the directory {}", directory.display()), move || {
+    blocking_on(on, doing, move || {
         let failed = |error| VolumeError::io("looking at", &directory, error);
         let there = std::fs::metadata(&directory).map_err(failed)?;
         if !there.is_dir() {

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use tempfile::TempDir;
 use warmd_cbt::units::Length;
 
-use super::{Host, PlaceClaim, Storage, VmDisk};
+use super::{Host, PlaceClaim, Storage, VmDisk, VmDisks};
 use crate::{
     model::{
         id::{DiskKey, MigrationId, VmId},
@@ -211,12 +211,18 @@ async fn a_conversion_writes_into_the_disk_wherever_it_lies() {
 struct Town {
     claims: Mutex<Vec<PlaceClaim>>,
     disks: Vec<VmDisk>,
+    unknown: Vec<String>,
+    unseen: Option<String>,
 }
 
 #[async_trait]
 impl Host for Town {
-    async fn vm_disks(&self) -> Vec<VmDisk> {
-        self.disks.clone()
+    async fn vm_disks(&self) -> VmDisks {
+        VmDisks { found: self.disks.clone(), unknown: self.unknown.clone() }
+    }
+
+    async fn unseen(&self) -> Option<String> {
+        self.unseen.clone()
     }
 
     async fn claim(&self, claim: &PlaceClaim) -> Result<Option<PlaceClaim>, TargetError> {
@@ -299,4 +305,76 @@ async fn a_disk_of_a_vm_is_no_place_but_for_the_vm_that_was_made_of_it() {
     ours.open(owner, &at(&path)[0]).await.unwrap();
     let error = theirs.open(owner, &at(&path)[0]).await.err().unwrap();
     assert!(error.to_string().contains("web1"), "{error}");
+}
+
+#[tokio::test]
+async fn a_place_is_first_taken_only_when_all_vms_and_processes_are_seen() {
+    let unknown = || Town { unknown: vec!["the VMs of x: no answer".to_owned()], ..Town::default() };
+    let unseen = || Town { unseen: Some("process 7 cannot be seen".to_owned()), ..Town::default() };
+    for (town, kind, told) in [
+        (unknown(), Kind::Unreachable, "the VMs of x: no answer"),
+        (unseen(), Kind::Refused, "process 7 cannot be seen: let warmd run as root"),
+    ] {
+        let (dir, owner) = (tempfile::tempdir().unwrap(), MigrationId::generate());
+        let path = place_of(&dir, "lv");
+        let blind = storage(&dir);
+        let town: Arc<dyn Host> = Arc::new(town);
+        blind.on(&town);
+        let error = blind.prepare(owner, &at(&path)).await.unwrap_err();
+        assert!(error.kind == kind && error.to_string().contains(told), "{error}");
+        let found = blind.objections(&[incoming("web", at(&path))]).await.unwrap();
+        let [(of, objection)] = <[_; 1]>::try_from(found).unwrap();
+        assert_eq!((of, objection.rule), (Some(0), Rule::PlaceUnusable));
+        assert!(objection.found.contains(told), "{}", objection.found);
+        // What warmd makes is nobody's; and what was taken before goes on.
+        blind.prepare(owner, &[spec("vdb", None)]).await.unwrap();
+        let seeing = storage(&dir);
+        seeing.on(&(Arc::new(Town::default()) as Arc<dyn Host>));
+        seeing.prepare(owner, &at(&path)).await.unwrap();
+        blind.prepare(owner, &at(&path)).await.unwrap();
+        blind.open(owner, &at(&path)[0]).await.unwrap();
+    }
+    let (dir, town) = (tempfile::tempdir().unwrap(), unseen());
+    let storage = storage(&dir);
+    storage.on(&(Arc::new(town) as Arc<dyn Host>));
+    assert!(storage.others_in_words().await.contains("are refused: process 7 cannot be seen"));
+}
+
+#[tokio::test]
+async fn a_place_that_hangs_keeps_no_other_place_from_answering() {
+    // By its spelling on another file system; nothing is looked at there.
+    let hung = Path::new("/sys/hung");
+    let (release, gate) = std::sync::mpsc::channel::<()>();
+    let gate = Arc::new(Mutex::new(gate));
+    let calls = (0..64).map(|_| {
+        let gate = Arc::clone(&gate);
+        let call = super::blocking_on(hung, "looking".to_owned(), move || {
+            gate.lock().unwrap().recv().ok();
+            Ok(())
+        });
+        tokio::time::timeout(Duration::from_millis(200), call)
+    });
+    assert!(futures::future::join_all(calls).await.iter().all(Result::is_err));
+    let (dir, owner) = (tempfile::tempdir().unwrap(), MigrationId::generate());
+    let storage = storage(&dir);
+    storage.prepare(owner, &specs()).await.unwrap();
+    storage.discard(owner, &specs(), &[]).await.unwrap();
+    drop(release);
+}
+
+/// All turns of the place of a VM's disk are taken, as if its file system did not answer.
+#[tokio::test]
+async fn a_disk_of_another_vm_that_does_not_answer_keeps_no_place_from_being_taken() {
+    let (dir, owner) = (tempfile::tempdir().unwrap(), MigrationId::generate());
+    let path = place_of(&dir, "lv");
+    let disk = VmDisk { path: "/proc/hung".into(), vm: "VM web1 of x".to_owned(), moved_by: None };
+    let town: Arc<dyn Host> = Arc::new(Town { disks: vec![disk], ..Town::default() });
+    let storage = storage(&dir);
+    storage.on(&town);
+    let lane = crate::threads::on(Path::new("/proc/hung")).unwrap();
+    let mut turns = Vec::new();
+    while let Ok(Ok(turn)) = tokio::time::timeout(Duration::from_millis(50), lane.turn()).await {
+        turns.push(turn);
+    }
+    tokio::time::timeout(Duration::from_secs(30), storage.prepare(owner, &at(&path))).await.unwrap().unwrap();
 }

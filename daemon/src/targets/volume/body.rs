@@ -84,18 +84,22 @@ impl Volume {
             VolumeKind::File => OFlags::empty(),
             VolumeKind::BlockDevice => OFlags::EXCL,
         };
-        let cached = open_with(path, exclusive).map_err(|error| match error.kind() {
-            // A device that this process has open refuses it too.
-            io::ErrorKind::ResourceBusy if own::standing(identity.number()) == Standing::Hangs => {
-                VolumeError::Hangs { path: path.to_owned() }
+        let cached = open_with(path, exclusive).map_err(|error| {
+            let path = path.to_owned();
+            match (error.kind(), own::standing(identity.number())) {
+                // A device that this process has open refuses it too.
+                (io::ErrorKind::ResourceBusy, Standing::Hangs) => VolumeError::Hangs { path },
+                (io::ErrorKind::ResourceBusy, Standing::Open) => {
+                    VolumeError::InUse { path, by: own::BY_US.to_owned(), ours: true }
+                }
+                (io::ErrorKind::ResourceBusy, Standing::Closed) => {
+                    let user = Kin::of(identity).user(Uses::Writing);
+                    let by =
+                        user.unwrap_or_else(|| "the device is mounted, or part of another device".to_owned());
+                    VolumeError::InUse { path, by, ours: false }
+                }
+                _ => failed("opening", error),
             }
-            io::ErrorKind::ResourceBusy => VolumeError::InUse {
-                path: path.to_owned(),
-                by: Kin::of(identity)
-                    .user(Uses::Writing)
-                    .unwrap_or_else(|| "the device is mounted, or part of another device".to_owned()),
-            },
-            _ => failed("opening", error),
         })?;
         let opened = cached.metadata().map_err(|error| failed("looking at", error))?;
         if Identity::of(&opened) != Ok(identity) {
@@ -109,7 +113,7 @@ impl Volume {
         }
         // After the lock: whoever of warmd's comes later sees that.
         if let Some(by) = Kin::of(identity).user(Uses::Writing) {
-            return Err(VolumeError::InUse { path: path.to_owned(), by });
+            return Err(VolumeError::InUse { path: path.to_owned(), by, ours: false });
         }
         let direct = if direct { open_with(path, OFlags::DIRECT).ok() } else { None };
         // The path could have been given to another file between the two openings.

@@ -23,7 +23,12 @@ pub enum VolumeError {
     )]
     WrongSize { path: PathBuf, is: Length, wanted: Length },
     #[error("{} is in use: {by}", path.display())]
-    InUse { path: PathBuf, by: String },
+    InUse {
+        path: PathBuf,
+        by: String,
+        /// By this daemon itself: that ends, and nobody else has had it.
+        ours: bool,
+    },
     #[error(
         "{} cannot be opened yet: an earlier call of warmd's own to it still hangs, and holds its lock; does its storage answer?",
         path.display()
@@ -53,8 +58,8 @@ impl VolumeError {
         match self {
             Self::NotFound { .. } => TargetErrorKind::NotFound,
             Self::NotAVolume { .. } => TargetErrorKind::Refused,
-            Self::WrongSize { .. } | Self::InUse { .. } => TargetErrorKind::Conflict,
-            Self::Hangs { .. } => TargetErrorKind::Timeout,
+            Self::WrongSize { .. } | Self::InUse { ours: false, .. } => TargetErrorKind::Conflict,
+            Self::Hangs { .. } | Self::InUse { ours: true, .. } => TargetErrorKind::Timeout,
             Self::NoSpace { .. } => TargetErrorKind::NoSpace,
             Self::Io { source, .. } => match DiskError::kind_of(source) {
                 ErrorKind::NoSpace => TargetErrorKind::NoSpace,

@@ -81,7 +81,7 @@ fn open(path: &Path, size: Length) -> Result<File, VolumeError> {
         return Err(failed("opening", io::Error::other("it was replaced at this moment")));
     }
     if let Some(by) = in_use::range_locked(path).map_err(|error| failed("looking for locks of", error))? {
-        return Err(VolumeError::InUse { path: path.to_owned(), by });
+        return Err(VolumeError::InUse { path: path.to_owned(), by, ours: false });
     }
     let is = size_of(&file, identity.kind).map_err(|error| failed("measuring", error))?;
     let mut head = [0; 8];

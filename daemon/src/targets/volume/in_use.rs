@@ -20,7 +20,7 @@ pub(super) fn lock(file: &File, path: &Path, number: (u64, u64)) -> Result<(), L
         Err(error) if error == rustix::io::Errno::WOULDBLOCK => {
             return Err(match own::standing(number) {
                 Standing::Hangs => LockError::Hangs,
-                Standing::Open => LockError::Held("another operation of this daemon".to_owned()),
+                Standing::Open => LockError::Ours,
                 Standing::Closed => {
                     LockError::Held("another warmd or another program holds its lock".to_owned())
                 }
@@ -55,6 +55,8 @@ fn range_lock(path: &Path) -> io::Result<Option<String>> {
 /// Why the lock was not taken.
 pub(super) enum LockError {
     Held(String),
+    /// By this daemon, which uses it.
+    Ours,
     /// By a call of this process that was given up and has not ended.
     Hangs,
     Io(io::Error),
@@ -65,7 +67,8 @@ impl LockError {
     pub(super) fn of(self, path: &Path) -> VolumeError {
         let path = path.to_owned();
         match self {
-            Self::Held(by) => VolumeError::InUse { path, by },
+            Self::Held(by) => VolumeError::InUse { path, by, ours: false },
+            Self::Ours => VolumeError::InUse { path, by: own::BY_US.to_owned(), ours: true },
             Self::Hangs => VolumeError::Hangs { path },
             Self::Io(error) => VolumeError::io("locking", path, error),
         }

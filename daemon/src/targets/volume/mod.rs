@@ -46,6 +46,6 @@ pub use self::{
         Found, find, make_directory, make_file, make_own_directory, remove_directory, remove_file,
         remove_tree, remove_unused, sync_directory, write_file,
     },
-    users::{Kin, Uses},
+    users::{Kin, Uses, unseen},
     witness::Witness,
 };

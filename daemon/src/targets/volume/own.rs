@@ -11,6 +11,9 @@ use std::{
 /// Open volumes by their numbers; whether each one's disk was given up.
 static OPEN: Mutex<BTreeMap<(u64, u64), bool>> = Mutex::new(BTreeMap::new());
 
+/// Who has a volume that stands open.
+pub(super) const BY_US: &str = "another operation of this daemon has it open";
+
 /// How a volume stands in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {

@@ -2,7 +2,8 @@
 //!
 //! Rule: volumes are compared by their numbers and never by their paths, because QEMU has a `/dev` of its own under
 //! libvirt. No look here can hang on the storage: nothing is asked of a file system that has to ask a server. What this process itself has
-//! open does not count. Processes of other users are seen by root alone.
+//! open does not count. Processes that may not be looked into are not taken for ones that use nothing: [`unseen`] tells
+//! of them.
 
 use std::{
     fs,
@@ -100,6 +101,50 @@ impl Kin {
             }
         }
         None
+    }
+}
+
+/// Why processes that may use a volume cannot be seen, in words; `None` if they can.
+///
+/// With the right to look into all processes, one that is closed all the same (to a security module, or in a
+/// container's outside) counts only if it is QEMU by its name.
+pub fn unseen() -> Option<String> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    unseen_in(Path::new("/proc"), may_look(&status))
+}
+
+/// Whether a process may look into all others, by the text of its `status`.
+fn may_look(status: &str) -> bool {
+    const CAP_SYS_PTRACE: u64 = 1 << 19;
+    let held = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let held = held.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    held.is_some_and(|held| held & CAP_SYS_PTRACE != 0)
+}
+
+fn unseen_in(proc: &Path, may_look: bool) -> Option<String> {
+    let Ok(entries) = fs::read_dir(proc) else { return Some(format!("{} cannot be read", proc.display())) };
+    // The first process is there wherever processes are.
+    if fs::symlink_metadata(proc.join("1")).is_err() {
+        return Some(format!("{} hides the processes of others", proc.display()));
+    }
+    let own = std::process::id();
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let closed = pids.filter(|pid| *pid != own).find_map(|pid| {
+        let process = proc.join(pid.to_string());
+        let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+        let counts = !may_look || name.starts_with("qemu");
+        (counts && is_closed(&process.join("fd"))).then(|| (pid, name.trim_end().to_owned()))
+    });
+    closed.map(|(pid, name)| format!("what process {pid} ({name}) has open cannot be seen"))
+}
+
+/// Whether what is in a process's folder of handles may not be seen. One that is gone is not closed.
+fn is_closed(handles: &Path) -> bool {
+    let denied = |error: std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
+    match fs::read_dir(handles) {
+        Err(error) => denied(error),
+        // Some kernels list the handles, and say of none where it leads.
+        Ok(handles) => handles.flatten().any(|handle| fs::read_link(handle.path()).is_err_and(denied)),
     }
 }
 
@@ -259,6 +304,21 @@ mod tests {
         assert!(by.contains(&format!("process {} (sleep)", writer.0.id())) && by.contains("writing"), "{by}");
         drop(writer);
         assert_eq!(kin.user(Uses::All), None);
+    }
+
+    #[test]
+    fn processes_that_cannot_be_looked_into_are_told_of() {
+        assert!(may_look("Name:\tx\nCapEff:\t0000000000080000\n"));
+        assert!(!may_look("CapEff:\t000001fffff7ffff\n") && !may_look(""));
+        let dir = tempfile::tempdir().unwrap();
+        let proc = dir.path();
+        assert!(unseen_in(proc, true).unwrap().contains("hides the processes"));
+        fs::create_dir_all(proc.join("1/fd")).unwrap();
+        fs::write(proc.join("1/comm"), "init\n").unwrap();
+        assert_eq!(unseen_in(proc, false), None);
+        assert!(is_closed(Path::new("/proc/1/fd")) || unseen_in(Path::new("/proc"), true).is_none());
+        // As a folder of handles that its process has taken away with itself.
+        assert!(!is_closed(&proc.join("2/fd")));
     }
 
     #[test]

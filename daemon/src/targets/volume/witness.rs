@@ -44,7 +44,7 @@ impl Witness {
         within(&self.path, move |path| {
             let now = look(path)?;
             if let Some(by) = in_use::range_locked(path).map_err(|error| failed(path, error))? {
-                return Err(VolumeError::InUse { path: path.to_owned(), by });
+                return Err(VolumeError::InUse { path: path.to_owned(), by, ours: false });
             }
             match now {
                 now if now == before => Ok(()),
