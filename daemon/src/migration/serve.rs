@@ -46,8 +46,10 @@ impl Control for Manager {
         let source = self.source(name)?;
         let mut said = source.check().await?;
         // A migration that is over asks for nothing any more: what is there of it stays unless a person removes it.
-        let rows = self.store.migrations().await.map_err(internal)?;
-        let known: Vec<_> = rows.iter().filter(|row| !row.state.is_final()).map(|row| row.id).collect();
+        // What is there of one that cannot be read is no leftover either.
+        let found = self.store.open_each().await.map_err(internal)?;
+        let unreadable = found.unreadable.iter().map(|it| it.id);
+        let known: Vec<_> = found.rows.iter().map(|row| row.id).chain(unreadable).collect();
         for leftover in source.leftovers(&known).await? {
             said.push_str(&format!("\n{leftover}"));
         }

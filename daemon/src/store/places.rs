@@ -3,9 +3,13 @@
 //! Rule: the identity is unique for the whole host, whatever targets and names lead to it. Taken and given up in one
 //! transaction each, so of two that ask at once one is refused.
 
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params, types::ValueRef};
 
-use super::{Store, StoreError, error::Fault, row::migration_id};
+use super::{
+    Store, StoreError,
+    error::Fault,
+    unreadable::{UNKNOWN, id_or_stand_in},
+};
 use crate::model::{
     id::{DiskKey, MigrationId},
     place::PlaceClaim,
@@ -84,16 +88,50 @@ fn holder(db: &Connection, identity: &str) -> Result<Option<PlaceClaim>, Fault> 
     found.transpose()
 }
 
+/// A row, garbage or not: a place whose owner cannot be read is still not free, and keeps nobody from another place.
 fn read(row: &Row) -> Result<PlaceClaim, Fault> {
-    let (identity, migration): (String, String) = (row.get(0)?, row.get(1)?);
-    let link: Option<String> = row.get(4)?;
+    let text = |at: usize| match row.get_ref(at)? {
+        ValueRef::Text(text) => Ok(Some(String::from_utf8_lossy(text).into_owned())),
+        _ => Ok::<_, Fault>(None),
+    };
+    let known = |at: usize| Ok::<_, Fault>(text(at)?.unwrap_or_else(|| UNKNOWN.to_owned()));
     Ok(PlaceClaim {
-        owner: migration_id(TABLE, &identity, &migration)?,
-        identity,
-        disk: DiskKey(row.get(2)?),
-        place: row.get(3)?,
-        link: link.map(Into::into),
-        vm: row.get(5)?,
-        over: row.get(6)?,
+        owner: id_or_stand_in(TABLE, &known(1)?)?,
+        identity: known(0)?,
+        disk: DiskKey(known(2)?),
+        place: known(3)?,
+        link: text(4)?.map(Into::into),
+        vm: known(5)?,
+        // What cannot be read is not over.
+        over: row.get(6).unwrap_or(false),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_place_of_an_owner_that_cannot_be_read_is_taken_and_harms_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let garble = |db: &Connection| {
+            Ok(db.execute_batch(
+                "INSERT INTO migrations (id, plan, source, target, vm, vm_name, target_name, machine, state_name,
+                     state, since, created, warnings)
+                 VALUES ('garbage', 'p', 's', 't', 'v', 'web', 'web', '', 'synced', '', 0, 0, '[]');
+                 INSERT INTO places VALUES ('device 8:0', 'garbage', 'vda', '/dev/sda', NULL)",
+            )?)
+        };
+        store.write("the test's own", garble).await.unwrap();
+        let asker = MigrationId::generate();
+        let others = store.places_of_others(asker).await.unwrap();
+        assert_eq!(
+            (others[0].place.as_str(), others[0].vm.as_str(), others[0].over),
+            ("/dev/sda", "web", false)
+        );
+        let claim = PlaceClaim { owner: asker, ..others[0].clone() };
+        let holder = store.claim_place(claim).await.unwrap().unwrap();
+        assert_eq!(holder.owner, others[0].owner);
+    }
 }

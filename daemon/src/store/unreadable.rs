@@ -19,6 +19,17 @@ use crate::model::{
 
 const TABLE: &str = "migrations";
 
+/// What stands for a text that is garbage.
+pub(super) const UNKNOWN: &str = "?";
+
+/// The migration's id, or one that stands for it if that is garbage.
+pub(super) fn id_or_stand_in(table: &'static str, text: &str) -> Result<MigrationId, Fault> {
+    migration_id(table, text, text).or_else(|_| {
+        let hex = blake3::hash(text.as_bytes()).to_hex();
+        migration_id(table, text, &hex.as_str()[..32])
+    })
+}
+
 /// Migrations, as far as they can be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
@@ -58,13 +69,9 @@ impl Unreadable {
 
     /// What of a row can be read that `fault` keeps from being read as a whole.
     pub(super) fn salvaged(row: &Row<'_>, fault: Fault) -> Result<Self, Fault> {
-        let text = |column: &str| row.get::<_, String>(column).unwrap_or_else(|_| "?".to_owned());
+        let text = |column: &str| row.get::<_, String>(column).unwrap_or_else(|_| UNKNOWN.to_owned());
         let key = text("id");
-        let stand_in = || {
-            let hex = blake3::hash(key.as_bytes()).to_hex();
-            migration_id(TABLE, &key, &hex.as_str()[..32])
-        };
-        let id = migration_id(TABLE, &key, &key).or_else(|_| stand_in())?;
+        let id = id_or_stand_in(TABLE, &key)?;
         let since = row.get("since").map_err(Fault::from).and_then(|at| moment(TABLE, &key, at));
         let error: StoreError = fault.into_error("reading it from the state");
         Ok(Self {
@@ -77,6 +84,11 @@ impl Unreadable {
             since: since.unwrap_or_default(),
             why: error.to_string(),
         })
+    }
+
+    /// Whether it is of that plan, or of one whose name is garbage too.
+    pub fn may_be_of(&self, plan: &str) -> bool {
+        self.plan == plan || self.plan == UNKNOWN
     }
 
     /// In words, with what to do.

@@ -40,7 +40,7 @@ pub struct FleetRig {
     budgets: ConfiguredBudgets,
     database: String,
     /// Keeps the database in being.
-    _connection: rusqlite::Connection,
+    connection: rusqlite::Connection,
     shutdown: CancellationToken,
     pub manager: Arc<Manager>,
     pub metrics: Metrics,
@@ -53,7 +53,7 @@ impl FleetRig {
         let database = format!("file:/fleet-{}?vfs=memdb", DATABASES.fetch_add(1, Relaxed));
         let connection = rusqlite::Connection::open(&database).expect("a database in memory");
         let (manager, shutdown, metrics) = open(&database, &fleet, &budgets).await;
-        Self { fleet, budgets, database, _connection: connection, shutdown, manager, metrics }
+        Self { fleet, budgets, database, connection: connection, shutdown, manager, metrics }
     }
 
     /// Applies the plan, which must be good.
@@ -97,6 +97,11 @@ impl FleetRig {
             let used = (view.passes, view.snapshots, view.disks, view.waiting);
             assert_eq!(used, (0, 0, 0, 0), "{}", view.scope);
         }
+    }
+
+    /// Runs SQL on the state, behind the daemon's back.
+    pub fn garble(&self, sql: &str) {
+        self.connection.execute_batch(sql).expect("the test's own SQL");
     }
 
     /// Stops the daemon.

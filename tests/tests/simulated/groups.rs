@@ -520,3 +520,24 @@ fn a_vm_in_no_tier_is_an_error_and_an_empty_tier_a_warning() {
         assert_eq!(of(Rule::TierIdle), ["plan shop"]);
     });
 }
+
+#[test]
+fn nobody_goes_without_a_member_that_cannot_be_read() {
+    on_a_clock(NOON, async {
+        let mut rig = synced(plan("", TIERS)).await;
+        rig.stop().await;
+        rig.garble("UPDATE migrations SET state = 'garbage' WHERE vm_name = 'db-2'");
+        rig.go_on().await;
+        for force in [false, true] {
+            let order = CutoverOrder { when: When::Now, force, ..CutoverOrder::default() };
+            let refused = rig.manager.cut_over_plan("shop", Some(order), "test").await.unwrap_err();
+            assert!(refused.message.contains("VM db-2: unreadable"), "{}", refused.message);
+        }
+        sleep(600).await;
+        let views = rig.manager.migrations(None).await.unwrap();
+        let others = views.iter().filter(|view| view.vm_name != "db-2");
+        assert!(others.clone().count() == 3 && others.into_iter().all(|view| view.state == State::Synced));
+        // One row harms no check of the source either.
+        rig.manager.check_source("s").await.unwrap();
+    });
+}

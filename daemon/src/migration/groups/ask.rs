@@ -151,7 +151,12 @@ impl Manager {
         if members.is_empty() {
             return Err(none_left(plan));
         }
-        let mut against = Vec::new();
+        // Whoever cannot be read may be a member: the others do not go without it.
+        let unreadable = self.all_unreadable().into_iter();
+        let mut against: Vec<_> = unreadable
+            .filter(|it| it.may_be_of(&plan.name))
+            .map(|it| format!("VM {}: {}", it.vm_name, it.reason()))
+            .collect();
         for member in &members {
             let Some(handle) = self.handle(member.migration) else { continue };
             if let Some(why) = against_one(&handle, forced).await {
