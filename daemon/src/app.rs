@@ -19,7 +19,7 @@ use crate::{
         control::Endpoint,
         manager::{Endpoints, Manager, Opened},
     },
-    store::Store,
+    store::{Keep, Store},
     systemd,
 };
 
@@ -80,21 +80,14 @@ pub async fn serve_over(
         })
     };
     let housekeeping = {
-        let (store, keep) = (store.clone(), config.state.clone());
-        tokio::spawn(async move {
-            for round in 0_u32.. {
-                tokio::time::sleep(RESERVE_EVERY).await;
-                hold_reserve(&store, keep.reserve).await;
-                if round % THIN_EVERY != 0 {
-                    continue;
-                }
-                if let Err(error) = store.thin(&keep, clock::now()).await {
-                    tracing::warn!(%error, "the state is not thinned out now");
-                }
-            }
-        })
+        let (store, keep, shutdown) = (store.clone(), config.state.clone(), shutdown.clone());
+        async move {
+            shutdown.run_until_cancelled(keep_house(&store, &keep)).await;
+        }
     };
-    let polling = tokio::spawn(Arc::clone(&manager).poll_inventories());
+    // Without the one the state grows until nothing can be saved; neither ends unnoticed.
+    manager.supervise("the housekeeping of the state", housekeeping);
+    manager.supervise("the poll of the inventories", Arc::clone(&manager).poll_inventories());
     let alive = tokio::spawn(systemd::live(store.clone()));
     systemd::ready();
     tracing::info!(state_dir = %config.state_dir.display(), "ready");
@@ -111,8 +104,6 @@ pub async fn serve_over(
         );
     }
     alive.abort();
-    polling.abort();
-    housekeeping.abort();
     store.close().await?;
     if watched.is_finished() {
         // A source VM may be off: whoever starts it again finds in the state what is to be done.
@@ -124,6 +115,20 @@ pub async fn serve_over(
     watched.abort();
     tracing::info!("stopped");
     Ok(served?)
+}
+
+/// Keeps the state small, and room for it in reserve; without an end.
+async fn keep_house(store: &Store, keep: &Keep) {
+    for round in (0..THIN_EVERY).cycle() {
+        tokio::time::sleep(RESERVE_EVERY).await;
+        hold_reserve(store, keep.reserve).await;
+        if round != 0 {
+            continue;
+        }
+        if let Err(error) = store.thin(keep, clock::now()).await {
+            tracing::warn!(%error, "the state is not thinned out now");
+        }
+    }
 }
 
 /// Room for what must be saved when there is none.

@@ -61,11 +61,7 @@ impl Manager {
     }
 
     /// Does the `work` of the whole daemon: it ends the process by a panic.
-    pub(super) fn supervise(
-        self: &Arc<Self>,
-        what: &'static str,
-        work: impl Future<Output = ()> + Send + 'static,
-    ) {
+    pub fn supervise(self: &Arc<Self>, what: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let manager = Arc::clone(self);
         self.owners.spawn(async move {
             if let Err(panic) = caught(work).await {
