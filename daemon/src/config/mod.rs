@@ -135,7 +135,10 @@ impl<S: DeserializeOwned, T: DeserializeOwned> Settings<S, T> {
         };
         let engine = document.engine.map(Spanned::into_inner).unwrap_or_default();
         let log = document.log.map(Spanned::into_inner).unwrap_or_default();
-        for (section, problem) in [("engine", engine.problem()), ("log", log.problem())] {
+        let state = document.state;
+        for (section, problem) in
+            [("engine", engine.problem()), ("log", log.problem()), ("state", state.problem())]
+        {
             if let Some((key, problem)) = problem {
                 let place = table.get_ref().get(section).map(|value| {
                     let inner = value.get_ref().as_table();
@@ -147,7 +150,6 @@ impl<S: DeserializeOwned, T: DeserializeOwned> Settings<S, T> {
         let (listen, limits) = (document.listen.judge(text)?, document.limits);
         let metrics = document.metrics.map(|table| table.judge(text)).transpose()?;
         let budgets = budgets.end();
-        let state = document.state;
         Ok(Self { state_dir, state, listen, metrics, engine, log, limits, budgets, sources, targets })
     }
 }

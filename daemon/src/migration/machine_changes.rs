@@ -11,9 +11,9 @@ use crate::{
         hardware::Part,
         id::DiskKey,
         machine::Machine,
-        rule::{Objection, Rule},
+        rule::{Objection, Rule, Severity},
     },
-    sources::SourceError,
+    store::StoreError,
     targets::Incoming,
 };
 
@@ -23,9 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Looks at the VM as a pass begins, and tells what has changed.
 pub(super) async fn look(context: &Context) {
     let asked = async {
-        renew(context, context.source.describe(&context.vm.0).await?).await;
+        renew(context, context.source.describe(&context.vm.0).await?).await?;
         differences(context, &context.source.objections(&context.vm).await?).await;
-        Ok::<_, SourceError>(())
+        Ok::<_, WorkError>(())
     };
     match tokio::time::timeout(PATIENCE, asked).await {
         Ok(Ok(())) => {}
@@ -34,9 +34,18 @@ pub(super) async fn look(context: &Context) {
     }
 }
 
+/// Why the source must not be stopped now: what is to be saved from then on might not be.
+pub(super) async fn room_to_stop(context: &Context) -> Result<(), WorkError> {
+    match context.store.too_little_room_now().await? {
+        Some(why) => Err(WorkError::operator(format!("the source VM was not stopped: {why}"))),
+        None => Ok(()),
+    }
+}
+
 /// Looks once more at what would be lost, while nothing is stopped yet.
 pub(super) async fn before_stop(context: &Context) -> Result<(), WorkError> {
-    renew(context, context.source.describe(&context.vm.0).await?).await;
+    room_to_stop(context).await?;
+    renew(context, context.source.describe(&context.vm.0).await?).await?;
     let mut objections = context.source.objections(&context.vm).await?;
     differences(context, &objections).await;
     let incoming = Incoming {
@@ -49,12 +58,11 @@ pub(super) async fn before_stop(context: &Context) -> Result<(), WorkError> {
         .extend(context.target.objections(&[incoming]).await?.into_iter().map(|(_, objection)| objection));
     let plan = context.plan();
     let over = plan.over_of(&context.machine.name, &context.vm);
-    let stands = |objection: &&Objection| match objection.rule {
-        rule if rule.can_be_accepted() => !plan.accepts(over, rule),
-        rule => matches!(
-            rule,
-            Rule::DiskInOneDefinition | Rule::VmTransient | Rule::HardwareUnmapped | Rule::NetworkUnknown
-        ),
+    // What would keep the plan from being applied keeps the VM from being stopped: the target's refusal would come with
+    // it off.
+    let stands = |objection: &&Objection| {
+        let rule = objection.rule;
+        rule.severity() == Severity::Error && !(rule.can_be_accepted() && plan.accepts(over, rule))
     };
     let standing: Vec<_> = objections
         .iter()
@@ -68,7 +76,7 @@ pub(super) async fn before_stop(context: &Context) -> Result<(), WorkError> {
 }
 
 /// Takes over what the machine is now, and tells what has changed.
-async fn renew(context: &Context, mut now: Machine) {
+async fn renew(context: &Context, mut now: Machine) -> Result<(), StoreError> {
     let before = context.latest_machine();
     let told = changes(&before, &now);
     // By these the plan and the ledgers know it.
@@ -77,11 +85,9 @@ async fn renew(context: &Context, mut now: Machine) {
     let known = |key: &DiskKey| now.disks.iter().find(|disk| disk.key == *key);
     now.disks = before.disks.iter().map(|disk| known(&disk.key).unwrap_or(disk).clone()).collect();
     if now == before {
-        return;
+        return Ok(());
     }
-    if let Err(error) = context.store.save_machine(context.id, &now).await {
-        tracing::error!(migration = %context.id, %error, "machine not saved");
-    }
+    context.store.save_machine(context.id, &now).await?;
     context.set_latest_machine(now);
     if !told.is_empty() {
         let text = format!(
@@ -90,6 +96,7 @@ async fn renew(context: &Context, mut now: Machine) {
         );
         context.note("warning", text).await;
     }
+    Ok(())
 }
 
 /// Tells, once, where its definitions differ.

@@ -15,9 +15,6 @@ use super::{
 };
 use crate::{clock, human, model::view::WaitingView};
 
-/// Passes that are looked at for the last one that came to its end.
-const RECENT: u32 = 16;
-
 /// One piece of work, from its first failure on.
 #[derive(Debug)]
 pub(super) struct Waiting<'a> {
@@ -77,10 +74,9 @@ impl<'a> Waiting<'a> {
         if self.alarmed {
             return;
         }
-        let Ok(passes) = context.store.recent_passes(context.id, RECENT).await else { return };
-        let Some(last) = passes.iter().rfind(|pass| pass.ended.is_some() && !pass.failed) else { return };
+        let Ok(Some(copied)) = context.store.last_copied(context.id).await else { return };
         // By the monotonic clock from the first failure on.
-        let before = (begun.wall - last.started).to_std().unwrap_or_default();
+        let before = (begun.wall - copied).to_std().unwrap_or_default();
         let age = before + begun.at.elapsed();
         if age <= rpo {
             return;

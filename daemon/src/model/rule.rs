@@ -80,6 +80,7 @@ pub enum Rule {
     StorageIdle,
     Capacity,
     PlaceUnusable,
+    StateRoom,
 }
 
 /// What is documented of a rule.
@@ -173,6 +174,7 @@ impl Rule {
         Self::StorageIdle,
         Self::Capacity,
         Self::PlaceUnusable,
+        Self::StateRoom,
     ];
 
     /// Its unchanging name.
@@ -570,6 +572,12 @@ impl Rule {
                 Error,
                 "the place that the plan gives a disk is not there, not of its size, in use, or somebody else's",
                 "correct it in `[vm.NAME.disks]`, or make a volume of exactly the disk's size there",
+            ),
+            Self::StateRoom => (
+                "state-room",
+                Warning,
+                "the file system of the daemon's state has too little room for a cutover: none begins until it has",
+                "make room on the file system of `state_dir`",
             ),
         };
         Facts { id, severity, finds, help }

@@ -6,7 +6,7 @@ use warmd_schedules::forecast::Past;
 use super::{
     Store, StoreError,
     error::Fault,
-    row::{from_json, to_json},
+    row::{from_json, to_json, unsigned},
 };
 use crate::model::{forecast::Range, id::MigrationId};
 
@@ -36,6 +36,16 @@ pub struct MeasuredCutovers {
 }
 
 impl Store {
+    /// Cutovers that are under way, or being undone.
+    pub async fn cutovers_under_way(&self) -> Result<u64, StoreError> {
+        self.read("counting the cutovers under way", |db| {
+            let count = "SELECT count(*) FROM migrations WHERE state_name IN ('cutting-over', 'undoing')";
+            let count: i64 = db.prepare_cached(count)?.query_row([], |row| row.get(0))?;
+            unsigned("migrations", "all", count)
+        })
+        .await
+    }
+
     /// What cutovers took so far, for a forecast of the migration.
     pub async fn measured_cutovers(&self, id: MigrationId) -> Result<MeasuredCutovers, StoreError> {
         self.read("reading what cutovers took", move |db| {

@@ -150,6 +150,12 @@ impl Error for Shared {
     }
 }
 
+/// Whether the file system of the state had no room.
+pub(super) fn is_full(error: &StoreError) -> bool {
+    let shared = error.cause.downcast_ref::<Shared>();
+    shared.is_some_and(|Shared(cause)| cause.sqlite_error_code() == Some(ErrorCode::DiskFull))
+}
+
 pub(super) fn from_sql(error: &Arc<rusqlite::Error>, context: &str) -> StoreError {
     StoreError { kind: kind(error), context: context.to_owned(), cause: Box::new(Shared(error.clone())) }
 }

@@ -47,14 +47,16 @@ mod unreadable;
 mod writer;
 
 use std::{
+    any::TypeId,
     path::{Path, PathBuf},
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::Duration,
 };
 
 use rusqlite::Connection;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 use warmd_cbt::telemetry::{Counts, Histogram};
 
@@ -108,6 +110,7 @@ struct Inner {
     /// How long transactions took to become durable.
     commits: Arc<Histogram>,
     failing: reserve::Failing,
+    thinned: Mutex<thin::Thinned>,
     /// The writer is gone, and nobody closed the state.
     lost: CancellationToken,
     key: ReportKey,
@@ -134,6 +137,11 @@ impl Store {
             file: file.clone(),
             cause,
         })?;
+        let thinned = thin::Thinned::opened(&connection).map_err(|cause| OpenError::Database {
+            what: "read the journal's end in",
+            file: file.clone(),
+            cause,
+        })?;
         let commits = Arc::new(Histogram::default());
         let writer =
             Writer { connection, commits: Arc::clone(&commits), commit: Box::new(|commit| commit()) };
@@ -150,6 +158,7 @@ impl Store {
             thread: Mutex::new(Some(thread)),
             commits,
             failing: reserve::Failing::default(),
+            thinned: Mutex::new(thinned),
             lost,
             key,
         })))
@@ -210,26 +219,46 @@ impl Store {
     {
         let what = what.into();
         let queue = locked(&self.0.queue).clone().ok_or_else(|| unavailable(&what, "the state is closed"))?;
+        // Each kind of write by itself: a small one may succeed where a large one finds no room.
+        let kind = TypeId::of::<F>();
         let (reply, mut answer) = oneshot::channel();
-        let place = tokio::time::timeout(TURN, queue.reserve())
-            .await
-            .map_err(|late| unavailable(&what, late))?
-            .map_err(|_| unavailable(&what, "the state's writer has ended"))?;
+        let (mut place, asked) = (pin!(queue.reserve()), Instant::now());
+        let place = loop {
+            match tokio::time::timeout(SLOW, &mut place).await {
+                Ok(Ok(place)) => break place,
+                Ok(Err(_)) => {
+                    self.0.failing.note(kind, true);
+                    return Err(unavailable(&what, "the state's writer has ended"));
+                }
+                Err(late) => {
+                    self.0.failing.note(kind, true);
+                    if asked.elapsed() >= TURN {
+                        return Err(unavailable(&what, late));
+                    }
+                }
+            }
+        };
         place.send(Box::new(Task { what: what.clone(), work: Some(work), result: None, reply }));
         loop {
             match tokio::time::timeout(SLOW, &mut answer).await {
                 Ok(Ok(answer)) => {
                     // A row that is garbage is no sign of a state that cannot be written.
                     let failed =
-                        answer.as_ref().is_err_and(|error| error.kind == StoreErrorKind::Unavailable);
-                    self.0.failing.note(failed);
-                    if failed {
-                        self.give_up_reserve();
+                        answer.as_ref().err().filter(|error| error.kind == StoreErrorKind::Unavailable);
+                    self.0.failing.note(kind, failed.is_some());
+                    if let Some(error) = failed {
+                        self.give_up_reserve(error);
                     }
                     return answer;
                 }
-                Ok(Err(_)) => return Err(unavailable(&what, "the state's writer has ended")),
-                Err(_) => tracing::warn!(what, "a write to the state takes long: is its disk stuck?"),
+                Ok(Err(_)) => {
+                    self.0.failing.note(kind, true);
+                    return Err(unavailable(&what, "the state's writer has ended"));
+                }
+                Err(_) => {
+                    self.0.failing.note(kind, true);
+                    tracing::warn!(what, "a write to the state takes long: is its disk stuck?");
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use warmd_cbt::{
     mark::ChangeMark,
     store::{DiskId, PassFigures},
@@ -246,6 +246,20 @@ impl Store {
                 });
             }
             Ok(passes)
+        })
+        .await
+    }
+
+    /// When the last pass began that came to its end well: of that moment is the copy, however many have failed since.
+    pub async fn last_copied(&self, id: MigrationId) -> Result<Option<DateTime<Utc>>, StoreError> {
+        self.read(format!("reading the last whole pass of migration {id}"), move |db| {
+            let mut select = db.prepare_cached(
+                "SELECT id, started FROM passes WHERE migration = ? AND ended IS NOT NULL AND error IS NULL
+                 ORDER BY number DESC LIMIT 1",
+            )?;
+            let found: Option<(i64, i64)> =
+                select.query_row([id.to_string()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+            found.map(|(pass, started)| moment(TABLE, pass, started)).transpose()
         })
         .await
     }

@@ -4,6 +4,8 @@
 //! database, which is given up for that, and made again when there is room.
 
 use std::{
+    any::TypeId,
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
@@ -15,7 +17,7 @@ use std::{
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use tokio::time::Instant;
 
-use super::Store;
+use super::{Store, StoreError, error::is_full};
 
 /// The reserve's name in the state directory.
 pub const RESERVE_NAME: &str = "reserve";
@@ -26,26 +28,45 @@ pub const ENOUGH: u64 = 32 << 20;
 /// With less than this the file system counts as full.
 const FULL: u64 = 1 << 20;
 
-/// Since when nothing could be saved.
+/// After which a failure that nobody has tried to mend since counts no more: above the longest pause between two tries.
+const FORGOTTEN: Duration = Duration::from_mins(2);
+
+/// What could not be saved, by the kind of write.
+///
+/// Only a success of the same kind ends its failing: where little room is left, a small write beside it says nothing of
+/// a large one.
 #[derive(Debug, Default)]
-pub(super) struct Failing(Mutex<Option<Instant>>);
+pub(super) struct Failing(Mutex<BTreeMap<TypeId, Failed>>);
+
+/// From the first failure to the last one; no success between them.
+#[derive(Clone, Copy, Debug)]
+struct Failed {
+    since: Instant,
+    last: Instant,
+}
 
 impl Failing {
-    pub(super) fn note(&self, is_failing: bool) {
-        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn note(&self, kind: TypeId, is_failing: bool) {
+        let (mut all, now) = (self.0.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
+        all.retain(|_, failed| failed.last.elapsed() <= FORGOTTEN);
         if is_failing {
-            since.get_or_insert_with(Instant::now);
+            all.entry(kind).or_insert(Failed { since: now, last: now }).last = now;
         } else {
-            *since = None;
+            all.remove(&kind);
         }
+    }
+
+    fn span(&self) -> Option<Duration> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = all.values().filter(|failed| failed.last.elapsed() <= FORGOTTEN);
+        fresh.map(|failed| failed.last - failed.since).max()
     }
 }
 
 impl Store {
-    /// For how long nothing could be saved; `None` if the last save succeeded.
+    /// For how long something could not be saved that was tried again and again, or hangs; `None` if all is saved.
     pub fn failing_for(&self) -> Option<Duration> {
-        let since = *self.0.failing.0.lock().unwrap_or_else(PoisonError::into_inner);
-        since.map(|since| since.elapsed())
+        self.0.failing.span()
     }
 
     /// Bytes that the state may still grow by, the reserve among them; `None` if that cannot be known.
@@ -57,13 +78,26 @@ impl Store {
 
     /// Why there is too little room to begin what must be saved to its end, with what to do.
     pub fn too_little_room(&self) -> Option<String> {
-        let room = self.room()?;
-        (room < ENOUGH).then(|| {
+        self.too_little_for(1)
+    }
+
+    /// The same before a VM is stopped: all cutovers that are under way by the state, this one among them, need room at
+    /// the same time.
+    pub async fn too_little_room_now(&self) -> Result<Option<String>, StoreError> {
+        let under_way = self.cutovers_under_way().await?;
+        Ok(self.too_little_for(under_way.max(1)))
+    }
+
+    fn too_little_for(&self, cutovers: u64) -> Option<String> {
+        let (room, needed) = (self.room()?, ENOUGH.saturating_mul(cutovers));
+        let what =
+            if cutovers == 1 { "a cutover".to_owned() } else { format!("{cutovers} cutovers at once") };
+        (room < needed).then(|| {
             format!(
-                "the file system of the state ({}) has room for {} KiB, and a cutover may need {} MiB: make room there",
+                "the file system of the state ({}) has room for {} KiB, and {what} may need {} MiB: make room there",
                 self.0.file.display(),
                 room >> 10,
-                ENOUGH >> 20
+                needed >> 20
             )
         })
     }
@@ -71,21 +105,25 @@ impl Store {
     /// Makes the reserve, if it is not there and the file system has room for twice as much.
     pub fn hold_reserve(&self, bytes: u64) {
         let Some(dir) = self.0.file.parent() else { return };
-        let path = dir.join(RESERVE_NAME);
-        if bytes == 0 || path.exists() || free(dir).is_none_or(|free| free < bytes.saturating_mul(2)) {
+        let (path, part) = (dir.join(RESERVE_NAME), dir.join(format!("{RESERVE_NAME}.part")));
+        // One that a crash left in the making.
+        fs::remove_file(&part).ok();
+        if bytes == 0 || is_whole(&path) || free(dir).is_none_or(|free| free < bytes.saturating_mul(2)) {
             return;
         }
-        if let Err(error) = make(&path, bytes) {
+        if let Err(error) = make(&part, bytes).and_then(|()| fs::rename(&part, &path)) {
             tracing::warn!(path = %path.display(), %error, "no room is kept in reserve for the state");
-            fs::remove_file(&path).ok();
+            fs::remove_file(&part).ok();
         }
     }
 
-    /// Gives the reserve up, if the file system is full.
-    pub(super) fn give_up_reserve(&self) {
+    /// Gives the reserve up, if the file system is full: by what a write said, which may meet a quota, or by its
+    /// figures.
+    pub(super) fn give_up_reserve(&self, after: &StoreError) {
         let Some(dir) = self.0.file.parent() else { return };
         let path: PathBuf = dir.join(RESERVE_NAME);
-        if free(dir).is_some_and(|free| free < FULL) && path.exists() {
+        let is_full = is_full(after) || free(dir).is_some_and(|free| free < FULL);
+        if is_full && path.exists() {
             match fs::remove_file(&path) {
                 Ok(()) => tracing::error!(
                     path = %path.display(),
@@ -104,6 +142,11 @@ fn free(dir: &Path) -> Option<u64> {
     Some(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
+/// Whether the reserve is there with all its blocks. An empty file keeps no room, and neither does one with holes.
+fn is_whole(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.len() > 0 && meta.blocks() * 512 >= meta.len())
+}
+
 fn make(path: &Path, bytes: u64) -> io::Result<()> {
     let file: File = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     fallocate(&file, FallocateFlags::empty(), 0, bytes)?;
@@ -112,7 +155,14 @@ fn make(path: &Path, bytes: u64) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
+
+    use rusqlite::ffi;
+
+    use super::{
+        super::error::{from_sql, unavailable},
+        *,
+    };
 
     #[test]
     fn the_reserve_is_counted_as_room_and_made_once() {
@@ -125,7 +175,56 @@ mod tests {
         store.hold_reserve(8 << 20);
         assert_eq!(fs::metadata(dir.path().join(RESERVE_NAME)).unwrap().len(), 4 << 20);
         // There is room: it stays.
-        store.give_up_reserve();
+        store.give_up_reserve(&unavailable("saving", "no answer"));
         assert!(dir.path().join(RESERVE_NAME).exists());
+        // A quota is met where the file system has room.
+        let full = rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_FULL), None);
+        store.give_up_reserve(&from_sql(&Arc::new(full), "saving"));
+        assert!(!dir.path().join(RESERVE_NAME).exists());
+    }
+
+    #[test]
+    fn what_a_crash_left_of_a_reserve_is_no_reserve() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let path = dir.path().join(RESERVE_NAME);
+        for hollow in [0, 4 << 20] {
+            File::create(&path).unwrap().set_len(hollow).unwrap();
+            fs::write(dir.path().join("reserve.part"), "x").unwrap();
+            store.hold_reserve(4 << 20);
+            let held = fs::metadata(&path).unwrap();
+            assert!(held.blocks() * 512 >= 4 << 20, "{hollow}: real blocks");
+            assert!(!dir.path().join("reserve.part").exists());
+        }
+    }
+
+    #[test]
+    fn each_cutover_under_way_needs_its_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let room = store.room().unwrap();
+        assert_eq!(store.too_little_for(room / ENOUGH / 2), None);
+        let many = room / ENOUGH * 2 + 1;
+        let told = store.too_little_for(many).unwrap();
+        assert!(told.contains(&format!("{many} cutovers at once")), "{told}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_succeeds_says_nothing_of_another_kind_that_fails() {
+        let (failing, [save, beat]) = (Failing::default(), [TypeId::of::<u8>(), TypeId::of::<u16>()]);
+        for _ in 0..5 {
+            failing.note(save, true);
+            failing.note(beat, false);
+            tokio::time::sleep(Duration::from_mins(1)).await;
+        }
+        assert_eq!(failing.span(), Some(Duration::from_mins(4)));
+        failing.note(save, false);
+        assert_eq!(failing.span(), None);
+        // One that nobody tries again is not failing for ever.
+        failing.note(save, true);
+        tokio::time::sleep(Duration::from_mins(3)).await;
+        assert_eq!(failing.span(), None);
+        failing.note(save, true);
+        assert_eq!(failing.span(), Some(Duration::ZERO));
     }
 }

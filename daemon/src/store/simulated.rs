@@ -33,6 +33,11 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let file = PathBuf::from(name);
         let connection = file::open_in_memory(&file, UPGRADES)?;
+        let thinned = super::thin::Thinned::opened(&connection).map_err(|cause| OpenError::Database {
+            what: "read the journal's end in",
+            file: file.clone(),
+            cause,
+        })?;
         let commits = Arc::new(Histogram::default());
         let writer = Writer { connection, commits: Arc::clone(&commits), commit: Box::new(commit) };
         let (queue, inbox) = mpsc::channel(QUEUE);
@@ -50,6 +55,7 @@ impl Store {
             thread: Mutex::new(None),
             commits,
             failing: super::reserve::Failing::default(),
+            thinned: Mutex::new(thinned),
             lost: tokio_util::sync::CancellationToken::new(),
             // The same one in every run of a seed.
             key: ReportKey::from_secret(&[7; 32]),

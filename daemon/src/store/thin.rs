@@ -1,18 +1,21 @@
 //! Keeping the state small: older passes become hourly sums, their stages and old lines of the journal go.
 //!
-//! Rule: a step is short, so that no other write waits long. What is evidence stays: the first pass, all that was asked for
-//! and warned of, and the sums of what went.
+//! Rule: a step is short, and looks at little more than it takes away, so that no other write waits long. What is
+//! evidence stays: the first pass, all that was asked for and warned of, and the sums of what went.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use chrono::{DateTime, Utc};
-use rusqlite::{Connection, params};
+use chrono::{DateTime, TimeDelta, Utc};
+use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
-use super::{Store, StoreError, error::Fault, proof, row::micros};
+use super::{Store, StoreError, error::Fault, locked, proof, row::micros};
 
-/// Passes, or ten times as many lines, that go in one transaction.
+/// Passes that go in one transaction.
 const STEP: u32 = 50;
+/// Lines of the journal that are looked at in one.
+const LINES: u32 = 1000;
 /// Passes above what is kept, before any go: else each pass would mean work.
 const SLACK: u32 = 20;
 
@@ -57,13 +60,59 @@ impl Default for Keep {
     }
 }
 
+/// The fewest passes that may be kept: the facts of so many are asked for, and the last one's number tells what wrote
+/// to the target last.
+const FEWEST: u32 = 501;
+
+impl Keep {
+    /// What is wrong with it: the key, and why.
+    pub fn problem(&self) -> Option<(&'static str, String)> {
+        let few = self.keep_passes < FEWEST;
+        few.then(|| {
+            let text = format!("`keep_passes` is {}: use {FEWEST} or more", self.keep_passes);
+            ("keep_passes", text)
+        })
+    }
+}
+
+/// How far the state is thinned out. Kept in memory: after a start all is looked at once more.
+#[derive(Clone, Debug)]
+pub(super) struct Thinned {
+    /// The journal's newest line when the state was opened, and when that was.
+    opened: (Option<DateTime<Utc>>, Instant),
+    /// The journal's lines up to this one have gone, or stay for ever.
+    line: i64,
+    /// Of each migration, the pass up to which no stages are left.
+    stages: BTreeMap<String, i64>,
+}
+
+impl Thinned {
+    pub(super) fn opened(db: &Connection) -> rusqlite::Result<Self> {
+        let newest = db.query_row("SELECT at FROM events ORDER BY id DESC LIMIT 1", [], |row| row.get(0));
+        let newest: Option<i64> = newest.optional()?;
+        let newest = newest.and_then(DateTime::from_timestamp_micros);
+        Ok(Self { opened: (newest, Instant::now()), line: 0, stages: BTreeMap::new() })
+    }
+
+    /// The time, which is not trusted alone: a clock that is set forward would take the whole journal away. It is no
+    /// later than what the state's own times and the uptime allow.
+    fn now(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        let (newest, at) = self.opened;
+        let uptime = TimeDelta::from_std(at.elapsed()).unwrap_or(TimeDelta::MAX);
+        let latest = newest.and_then(|newest| newest.checked_add_signed(uptime));
+        latest.map_or(now, |latest| latest.min(now))
+    }
+}
+
 impl Store {
     /// Takes steps until there is nothing more than is to be kept; how many there were.
     pub async fn thin(&self, keep: &Keep, now: DateTime<Utc>) -> Result<u32, StoreError> {
         let mut steps = 0;
         loop {
-            let keep = keep.clone();
-            let more = self.write("thinning the state", move |db| step(db, &keep, now)).await?;
+            let (keep, mut thinned) = (keep.clone(), locked(&self.0.thinned).clone());
+            let work = move |db: &Connection| Ok((step(db, &keep, now, &mut thinned)?, thinned));
+            let (more, thinned) = self.write("thinning the state", work).await?;
+            *locked(&self.0.thinned) = thinned;
             if !more {
                 return Ok(steps);
             }
@@ -75,13 +124,12 @@ impl Store {
 }
 
 /// Whether there was something to do.
-fn step(db: &Connection, keep: &Keep, now: DateTime<Utc>) -> Result<bool, Fault> {
-    Ok(sum_up(db, keep.keep_passes)?
-        || forget_stages(db, keep.keep_stages)?
-        || {
-            let span = chrono::TimeDelta::from_std(keep.keep_journal).unwrap_or(chrono::TimeDelta::MAX);
-            now.checked_sub_signed(span).map_or(Ok(false), |before| forget_lines(db, before))?
-        }
+fn step(db: &Connection, keep: &Keep, now: DateTime<Utc>, thinned: &mut Thinned) -> Result<bool, Fault> {
+    let span = TimeDelta::from_std(keep.keep_journal).unwrap_or(TimeDelta::MAX);
+    let before = thinned.now(now).checked_sub_signed(span);
+    Ok(sum_up(db, keep.keep_passes.max(1))?
+        || forget_stages(db, keep.keep_stages, &mut thinned.stages)?
+        || before.map_or(Ok(false), |before| forget_lines(db, before, &mut thinned.line))?
         || shrink(db)?)
 }
 
@@ -90,14 +138,19 @@ fn ids(db: &Connection, sql: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Ve
     Ok(select.query_map(values, |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
-/// Some passes of a migration that has too many.
+/// Some passes of migrations that have too many. Of those that run none is old: only the last of a migration does. The
+/// last one that came to its end well stays: it says how old the copy is.
 fn sum_up(db: &Connection, keep: u32) -> Result<bool, Fault> {
     let passes = ids(
         db,
         &format!(
-            "SELECT passes.id FROM passes JOIN (SELECT migration AS of, max(number) AS last FROM passes
-                 GROUP BY migration HAVING count(*) > ?1 + {SLACK} LIMIT 1) ON migration = of
-             WHERE number > 1 AND number <= last - ?1 AND ended IS NOT NULL ORDER BY number LIMIT {STEP}"
+            "SELECT p.id FROM passes p JOIN (SELECT migration AS of, max(number) AS last FROM passes
+                 GROUP BY migration HAVING count(*) > ?1 + {SLACK}) ON p.migration = of
+             WHERE p.number > 1 AND p.number <= last - ?1
+                 AND (p.ended IS NULL OR p.error IS NOT NULL OR p.number < (SELECT number FROM passes good
+                     WHERE good.migration = of AND good.ended IS NOT NULL AND good.error IS NULL
+                     ORDER BY good.number DESC LIMIT 1))
+             LIMIT {STEP}"
         ),
         &[&keep],
     )?;
@@ -110,8 +163,8 @@ fn sum_up(db: &Connection, keep: u32) -> Result<bool, Fault> {
             db.prepare_cached(
                 "INSERT INTO pass_hours (migration, hour, key, passes, failed, changed, read, written, zeroed, skipped,
                      drained, requests, audits, checked, mismatched)
-                 SELECT p.migration, p.started / 3600000000, disks.key, 1, p.error IS NOT NULL, d.changed, d.read,
-                     d.written, d.zeroed, d.skipped, d.drained, d.requests, ?2, ?3, ?4
+                 SELECT p.migration, p.started / 3600000000, disks.key, 1, p.error IS NOT NULL OR p.ended IS NULL,
+                     d.changed, d.read, d.written, d.zeroed, d.skipped, d.drained, d.requests, ?2, ?3, ?4
                  FROM disk_passes d JOIN passes p ON p.id = d.pass JOIN disks ON disks.id = d.disk WHERE d.id = ?1
                  ON CONFLICT (migration, hour, key) DO UPDATE SET passes = passes + 1, failed = failed + excluded.failed,
                      changed = changed + excluded.changed, read = read + excluded.read,
@@ -131,38 +184,62 @@ fn sum_up(db: &Connection, keep: u32) -> Result<bool, Fault> {
     Ok(!passes.is_empty())
 }
 
-/// What each stage of some older passes did.
-fn forget_stages(db: &Connection, keep: u32) -> Result<bool, Fault> {
-    let rows = ids(
-        db,
-        &format!(
-            "SELECT d.id FROM passes p JOIN (SELECT migration AS of, max(number) AS last FROM passes GROUP BY migration)
-                 ON p.migration = of JOIN disk_passes d ON d.pass = p.id
-             WHERE p.number <= last - ?1 AND d.elapsed IS NOT NULL AND p.ended IS NOT NULL LIMIT {STEP}"
-        ),
-        &[&keep],
-    )?;
-    for row in &rows {
-        for table in ["stages", "waits"] {
-            db.prepare_cached(&format!("DELETE FROM {table} WHERE disk_pass = ?"))?.execute([row])?;
+/// What each stage of some older passes did, those of one migration.
+fn forget_stages(db: &Connection, keep: u32, done: &mut BTreeMap<String, i64>) -> Result<bool, Fault> {
+    let mut select = db.prepare_cached("SELECT migration, max(number) FROM passes GROUP BY migration")?;
+    let lasts = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let lasts: Vec<(String, i64)> = lasts.collect::<Result<_, _>>()?;
+    done.retain(|of, _| lasts.iter().any(|(migration, _)| migration == of));
+    for (migration, last) in lasts {
+        let (until, from) = (last - i64::from(keep), done.get(&migration).copied().unwrap_or(0));
+        if until <= from {
+            continue;
         }
-        db.prepare_cached("UPDATE disk_passes SET elapsed = NULL WHERE id = ?")?.execute([row])?;
+        let mut select = db.prepare_cached(&format!(
+            "SELECT id, number FROM passes WHERE migration = ?1 AND number > ?2 AND number <= ?3
+             ORDER BY number LIMIT {STEP}"
+        ))?;
+        let passes =
+            select.query_map(params![migration, from, until], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let passes: Vec<(i64, i64)> = passes.collect::<Result<_, _>>()?;
+        for (pass, _) in &passes {
+            let rows =
+                ids(db, "SELECT id FROM disk_passes WHERE pass = ?1 AND elapsed IS NOT NULL", &[pass])?;
+            for row in &rows {
+                for table in ["stages", "waits"] {
+                    db.prepare_cached(&format!("DELETE FROM {table} WHERE disk_pass = ?"))?.execute([row])?;
+                }
+                db.prepare_cached("UPDATE disk_passes SET elapsed = NULL WHERE id = ?")?.execute([row])?;
+            }
+        }
+        done.insert(migration, passes.last().map_or(until, |(_, number)| *number));
+        return Ok(true);
     }
-    Ok(!rows.is_empty())
+    Ok(false)
 }
 
-/// Some lines of the journal from before that moment.
-fn forget_lines(db: &Connection, before: DateTime<Utc>) -> Result<bool, Fault> {
+/// Looks at some lines of the journal, those after `done`, and takes those away that are from before that moment.
+fn forget_lines(db: &Connection, before: DateTime<Utc>, done: &mut i64) -> Result<bool, Fault> {
+    let before = micros(before);
+    let (last, newest): (Option<i64>, Option<i64>) = db
+        .prepare_cached(&format!(
+            "SELECT max(id), max(at) FROM (SELECT id, at FROM events WHERE id > ? ORDER BY id LIMIT {LINES})"
+        ))?
+        .query_row([*done], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let (Some(last), Some(newest)) = (last, newest) else { return Ok(false) };
     // The journal lets no line go but within this.
     db.prepare_cached("INSERT INTO thinning (id) VALUES (1)")?.execute([])?;
     let gone = db
-        .prepare_cached(&format!(
-            "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE at < ?
-                 AND kind NOT IN ('request', 'plan', 'warning') ORDER BY id LIMIT {})",
-            STEP * 10
-        ))?
-        .execute([micros(before)])?;
+        .prepare_cached(
+            "DELETE FROM events WHERE id > ? AND id <= ? AND at < ? AND kind NOT IN ('request', 'plan', 'warning')",
+        )?
+        .execute(params![*done, last, before])?;
     db.prepare_cached("DELETE FROM thinning")?.execute([])?;
+    if newest < before {
+        // What is left of them stays for ever.
+        *done = last;
+        return Ok(true);
+    }
     Ok(gone > 0)
 }
 
@@ -178,4 +255,96 @@ fn shrink(db: &Connection) -> Result<bool, Fault> {
     let mut rows = vacuum.query([])?;
     while rows.next()?.is_some() {}
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(days: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_795_000_000, 0).unwrap() + TimeDelta::days(days)
+    }
+
+    fn open() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        (dir, store)
+    }
+
+    async fn run(store: &Store, sql: &'static str) {
+        store.write("the test's own", move |db| Ok(db.execute_batch(sql)?)).await.unwrap();
+    }
+
+    async fn number(store: &Store, sql: &'static str) -> i64 {
+        store.read("the test's own", move |db| Ok(db.query_row(sql, [], |row| row.get(0))?)).await.unwrap()
+    }
+
+    async fn note(store: &Store, kind: &str, day: i64) {
+        let (kind, by, text) = (kind.to_owned(), "t".to_owned(), "x".to_owned());
+        let line = crate::model::view::EventView { at: at(day), migration: None, by, kind, text };
+        store.append_events(vec![line]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_set_forward_takes_no_history_away() {
+        let (dir, store) = open();
+        for day in 0..200 {
+            note(&store, "state", day).await;
+        }
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        let keep = Keep { keep_journal: Duration::from_hours(24 * 90), ..Keep::default() };
+        // Also when lines have been written by the wrong clock.
+        note(&store, "state", 4000).await;
+        store.thin(&keep, at(4000)).await.unwrap();
+        let left = number(&store, "SELECT count(*) FROM events").await;
+        assert!((91..=93).contains(&left), "{left}");
+    }
+
+    #[tokio::test]
+    async fn lines_that_stay_are_looked_at_once() {
+        let (_dir, store) = open();
+        run(
+            &store,
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3500)
+             INSERT INTO events (at, by, kind, text) SELECT i, 't', iif(i % 2, 'request', 'state'), 'x' FROM n",
+        )
+        .await;
+        let keep = Keep::default();
+        assert_eq!(store.thin(&keep, at(0)).await.unwrap(), 4);
+        assert_eq!(number(&store, "SELECT count(*) FROM events").await, 1750);
+        assert_eq!(locked(&store.0.thinned).line, 3500);
+        assert_eq!(store.thin(&keep, at(0)).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn passes_without_an_end_go_too_and_keep_no_other_migration_from_its_turn() {
+        let (_dir, store) = open();
+        run(
+            &store,
+            "INSERT INTO migrations (id, plan, source, target, vm, vm_name, target_name, machine, state_name, state,
+                 since, created, warnings)
+             SELECT column1, 'p', 's', 't', column1, 'v', 'v', '', 'synced', '', 0, 0, '[]' FROM (VALUES ('a'), ('b'));
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 700)
+             INSERT INTO passes (migration, number, kind, started, ended, error)
+             SELECT 'a', i, 'delta', i, NULL, NULL FROM n
+             UNION ALL SELECT 'b', i, 'delta', i, i, iif(i = 9, NULL, 'failed') FROM n",
+        )
+        .await;
+        store.thin(&Keep { keep_passes: 501, ..Keep::default() }, at(0)).await.unwrap();
+        // The first one, and those that are kept.
+        assert_eq!(number(&store, "SELECT count(*) FROM passes WHERE migration = 'a'").await, 502);
+        // And the last that came to its end well.
+        assert_eq!(number(&store, "SELECT count(*) FROM passes WHERE migration = 'b'").await, 503);
+        assert_eq!(number(&store, "SELECT count(*) FROM passes WHERE number = 9").await, 1);
+    }
+
+    #[test]
+    fn fewer_passes_than_are_asked_for_are_not_kept() {
+        assert_eq!(Keep::default().problem(), None);
+        assert_eq!(Keep { keep_passes: 501, ..Keep::default() }.problem(), None);
+        for few in [0, 500] {
+            assert_eq!(Keep { keep_passes: few, ..Keep::default() }.problem().unwrap().0, "keep_passes");
+        }
+    }
 }

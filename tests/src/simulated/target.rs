@@ -23,8 +23,13 @@ pub struct SimulatedTarget(pub World);
 
 impl SimulatedTarget {
     async fn strike(&self, call: &str) -> Result<bool, TargetError> {
-        self.0.faults.strike(&format!("target.{call}")).await.map_err(|may_pass| {
-            let kind = if may_pass { TargetErrorKind::Failed } else { TargetErrorKind::Refused };
+        let name = format!("target.{call}");
+        self.0.faults.strike(&name).await.map_err(|may_pass| {
+            let kind = match may_pass {
+                true if self.0.faults.is_blocked(&name) => TargetErrorKind::Unreachable,
+                true => TargetErrorKind::Failed,
+                false => TargetErrorKind::Refused,
+            };
             TargetError::new(kind, call, "a fault of the test")
         })
     }

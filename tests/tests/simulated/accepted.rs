@@ -87,3 +87,16 @@ async fn the_target_is_made_of_what_the_vm_is_at_the_cutover() {
     let made = rig.world.with(|truth| truth.created.clone()).unwrap();
     assert_eq!(made.memory.0, 4 << 30);
 }
+
+#[tokio::test]
+async fn what_the_target_would_refuse_is_found_before_the_source_is_stopped() {
+    for rule in [Rule::NameTaken, Rule::NameUnusable, Rule::PlaceUnusable, Rule::StorageUnknown] {
+        let rig = rig(&[]).await;
+        rig.world.with(|truth| truth.target_objects = vec![Objection::new(rule, "not there")]);
+        let view = rig.cutover().await;
+        assert_eq!(view.state, State::Synced, "{}", rig.journal().await);
+        let failure = view.cutover.unwrap().failure.unwrap();
+        assert!(failure.contains(rule.id()) && failure.contains("not stopped"), "{failure}");
+        rig.world.assert_undone();
+    }
+}

@@ -113,3 +113,23 @@ fn a_cancel_and_an_undo_that_are_tried_again_say_why() {
         rig.until("cancelled", |view| view.state == State::Cancelled && !waits(view)).await;
     });
 }
+
+#[test]
+fn a_copy_that_becomes_too_old_is_told_also_after_many_passes_that_failed() {
+    on_a_clock(NOON, async {
+        let rig = rig().await;
+        let mut plan = Rig::plan(VerifyMode::None);
+        plan.schedule =
+            toml::from_str("[adaptive]\nrpo = \"30m\"\nlongest = \"10m\"").expect("the test's own schedule");
+        rig.seed(plan).await;
+        // Each of these tries is a pass that is recorded and fails.
+        rig.world.faults.set("target.open", Fault::Blocked);
+        rig.ask(Request::Sync).await;
+        tokio::time::sleep(Duration::from_hours(5)).await;
+        rig.world.faults.clear();
+        rig.until("synced", |view| view.state == State::Synced).await;
+        assert!(rig.passes().await > 20, "{} passes", rig.passes().await);
+        let journal = rig.journal().await;
+        assert_eq!(journal.lines().filter(|line| line.starts_with("warmd alarm: ")).count(), 1, "{journal}");
+    });
+}

@@ -85,6 +85,9 @@ pub(super) async fn judge(manager: &Manager, plan: &Plan) -> Result<Judged, Cont
     let mut judged = Judged::default();
     text::judge(&mut judged, plan);
     ends::judge_changed(&mut judged, manager, plan);
+    if let Some(why) = manager.store.too_little_room() {
+        judged.find(Rule::StateRoom, "the daemon", why);
+    }
     let target = ends::target(&mut judged, manager, plan).await;
     if let Some(source) = ends::source(&mut judged, manager, plan).await {
         machines::judge(&mut judged, manager, plan, source).await?;
