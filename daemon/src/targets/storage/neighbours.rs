@@ -169,8 +169,7 @@ impl Storage {
     pub(super) async fn unseen(&self) -> Option<String> {
         let unseen = self.host.get()?.unseen().await?;
         Some(format!(
-            "{unseen}: let warmd run as root with CAP_SYS_PTRACE and without `hidepid`, as its unit does, or let it \
-             make the disks itself"
+            "{unseen}: let warmd run as root with CAP_SYS_PTRACE, as its unit does, or let it make the disks itself"
         ))
     }
 

@@ -336,7 +336,7 @@ async fn disks_on_a_file_system_that_hangs_take_neither_all_buffers_nor_threads(
         benches.push((bench, Arc::new(disk)));
     }
     faults.gate.shut();
-    let (_, spare) = benches.pop().unwrap();
+    let (_bench, spare) = benches.pop().unwrap();
     let mut writes = tokio::task::JoinSet::new();
     for (_, disk) in &benches {
         for at in 0..16 {
