@@ -109,14 +109,22 @@ async fn look_at_all(manager: &Arc<Manager>, silences: &Silences) {
     for row in rows {
         by_source.entry(row.source.clone()).or_default().push(row);
     }
-    let all = by_source.into_values().map(|rows| {
-        stream::iter(rows).for_each_concurrent(PARALLEL, |row| async move {
+    let mut looks = Vec::new();
+    for rows in by_source.into_values() {
+        looks.push(look_at_those(manager, rows, silences));
+    }
+    futures::future::join_all(looks).await;
+}
+
+/// Looks at the VMs of one source.
+async fn look_at_those(manager: &Manager, rows: Vec<MigrationRow>, silences: &Silences) {
+    stream::iter(rows)
+        .for_each_concurrent(PARALLEL, |row| async move {
             if let Err(error) = look_at(manager, &row, silences).await {
                 tracing::error!(migration = %row.id, %error, "what is seen of its source is not stored");
             }
         })
-    });
-    futures::future::join_all(all).await;
+        .await;
 }
 
 /// Remembers whether the source answered; its silence as it is to be told, once.
@@ -133,7 +141,7 @@ fn silence(silences: &Silences, id: MigrationId, has_answered: bool) -> Option<D
 
 async fn look_at(manager: &Manager, row: &MigrationRow, silences: &Silences) -> Result<(), StoreError> {
     let Ok(source) = manager.source(&row.source) else { return Ok(()) };
-    let runs = runs(&*source, &row.vm).await;
+    let runs = runs(source.as_ref(), &row.vm).await;
     let silent = silence(silences, row.id, runs.is_ok());
     let runs = match runs {
         Ok(runs) => runs,

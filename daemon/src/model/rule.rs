@@ -111,7 +111,7 @@ impl Objection {
 
 impl Rule {
     /// All rules, in the order of the table.
-    pub const ALL: [Self; 62] = [
+    pub const ALL: [Self; 63] = [
         Self::PlanWrong,
         Self::HookMissing,
         Self::BootCheckBlind,
