@@ -199,19 +199,34 @@ impl Source for SimulatedSource {
     }
 
     async fn starters(&self, _vm: &VmId, _owner: MigrationId) -> Result<HoldOff, SourceError> {
-        self.strike("starters").await?;
-        Ok(self.0.with(|truth| HoldOff { autostart: truth.source_autostart }))
+        let lost = self.strike("starters").await?;
+        // What was taken away already is in the mark.
+        let was = self.0.with(|truth| {
+            let taken = truth.held_off.is_some() && truth.held_autostart;
+            HoldOff { autostart: truth.source_autostart || taken }
+        });
+        Self::answered(lost, "starters")?;
+        Ok(was)
     }
 
-    async fn hold_off(&self, _vm: &VmId, moved: &Moved, _was: &HoldOff) -> Result<(), SourceError> {
+    async fn hold_off(&self, _vm: &VmId, moved: &Moved, was: &HoldOff) -> Result<(), SourceError> {
         let lost = self.strike("hold-off").await?;
-        self.0.with(|truth| (truth.source_autostart, truth.held_off) = (false, Some(moved.target.clone())));
+        self.0.with(|truth| {
+            truth.calls.push("source held off".to_owned());
+            (truth.held_off, truth.held_autostart) = (Some(moved.target.clone()), was.autostart);
+            truth.source_autostart = false;
+        });
         Self::answered(lost, "hold-off")
     }
 
     async fn let_go(&self, _vm: &VmId, _owner: MigrationId, was: &HoldOff) -> Result<(), SourceError> {
         let lost = self.strike("let-go").await?;
-        self.0.with(|truth| (truth.source_autostart, truth.held_off) = (was.autostart, None));
+        self.0.with(|truth| {
+            truth.calls.push("source let go".to_owned());
+            // What was off before is not put on, and not taken away either.
+            truth.source_autostart |= was.autostart || truth.held_autostart;
+            (truth.held_off, truth.held_autostart) = (None, false);
+        });
         Self::answered(lost, "let-go")
     }
 

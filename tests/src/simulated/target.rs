@@ -161,6 +161,7 @@ impl Target for SimulatedTarget {
             truth.calls.push("target discarded".to_owned());
             if truth.false_discards > 0 {
                 truth.false_discards -= 1;
+                truth.target_runs |= truth.starts_late;
                 return;
             }
             truth.target_autostart = false;

@@ -38,12 +38,16 @@ pub struct Truth {
     pub source_autostart: bool,
     /// Where the source VM's mark says that it went.
     pub held_off: Option<String>,
+    /// What that mark says of the autostart that was taken away.
+    pub held_autostart: bool,
     /// The target starts the VM together with its host.
     pub target_autostart: bool,
     /// A person has started the source beside the target VM: that both run is not the daemon's doing.
     pub is_meddled: bool,
     /// How often the target says that it removed the VM, and did not.
     pub false_discards: u32,
+    /// A start that was refused comes about when the target is asked to remove the VM.
+    pub starts_late: bool,
     /// The source VM does not heed a request to shut down.
     pub ignores_shutdown: bool,
     /// The target VM exists.

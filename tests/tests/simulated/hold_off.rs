@@ -8,14 +8,48 @@ use warmd_daemon::model::{
     request::Request,
     state::{Resting, State},
 };
-use warmd_tests::simulated::{Fault, Rig, World};
+use warmd_tests::simulated::{Fault, Rig, World, on_a_clock};
 
 const SIZE: u64 = 10 * 64 * 1024;
+const NOON: &str = "2026-11-22T12:00:00Z";
+const MINUTE: Duration = Duration::from_mins(1);
 
 fn world() -> World {
     let world = World::new(&[("vda", SIZE)]);
     world.with(|truth| truth.source_autostart = true);
     world
+}
+
+/// How many sources of done migrations run, as the metrics tell it.
+async fn sources_run(rig: &Rig) -> f64 {
+    let families = rig.metrics.render(&rig.manager.present()().await).unwrap();
+    let told = families.lines().filter(|line| line.starts_with("warmd_source_running_after_cutover{"));
+    told.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+}
+
+/// Lines of the journal that hold `text`.
+async fn lines(rig: &Rig, text: &str) -> usize {
+    rig.journal().await.lines().filter(|line| line.contains(text)).count()
+}
+
+/// Somebody starts the source, or stops it again.
+fn meddle(rig: &Rig, runs: bool) {
+    rig.world.with(|truth| (truth.is_meddled, truth.source_runs) = (runs, runs));
+}
+
+/// The VM is on the target, with its autostart, and its source is held off.
+fn assert_held_off(rig: &Rig) {
+    rig.world.assert_moved();
+    rig.world.with(|truth| {
+        assert!(!truth.source_autostart && truth.target_autostart, "{truth:?}");
+        assert!(truth.held_off.is_some() && truth.held_autostart, "{truth:?}");
+    });
+}
+
+/// The VM is on the source as before, and so is what starts it there.
+fn assert_let_go(rig: &Rig) {
+    rig.world.assert_undone();
+    rig.world.with(|truth| assert!(truth.source_autostart && truth.held_off.is_none(), "{truth:?}"));
 }
 
 #[tokio::test]
@@ -78,4 +112,140 @@ async fn an_undo_waits_until_the_target_vm_is_seen_gone() {
         assert_eq!(discards, 3, "{:?}", truth.calls);
     });
     rig.world.assert_undone();
+}
+
+#[test]
+fn a_source_that_is_started_when_all_is_done_is_told_once_and_so_is_its_end() {
+    on_a_clock(NOON, async {
+        let mut rig = Rig::start_on_a_clock(world()).await;
+        rig.seed(Rig::plan(VerifyMode::None)).await;
+        assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
+        tokio::time::sleep(3 * MINUTE).await;
+        assert!(sources_run(&rig).await == 0.0, "{}", rig.journal().await);
+        meddle(&rig, true);
+        tokio::time::sleep(2 * MINUTE).await;
+        assert!(sources_run(&rig).await == 1.0, "{}", rig.journal().await);
+        assert_eq!(lines(&rig, "error: the source VM of guest runs").await, 1);
+        // "Cannot be reached" is neither news nor an end; and a restart forgets nothing.
+        rig.world.faults.set("source.power", Fault::Refused);
+        rig.restart().await;
+        tokio::time::sleep(5 * MINUTE).await;
+        rig.world.faults.clear();
+        tokio::time::sleep(2 * MINUTE).await;
+        assert!(sources_run(&rig).await == 1.0, "{}", rig.journal().await);
+        assert_eq!(lines(&rig, "error: the source VM of guest runs").await, 1, "{}", rig.journal().await);
+        assert_eq!(lines(&rig, "is off again").await, 0, "{}", rig.journal().await);
+        meddle(&rig, false);
+        tokio::time::sleep(2 * MINUTE).await;
+        assert!(sources_run(&rig).await == 0.0, "{}", rig.journal().await);
+        assert_eq!(lines(&rig, "is off again").await, 1, "{}", rig.journal().await);
+        rig.world.with(|truth| assert!(truth.violations.is_empty() && truth.target_runs, "{truth:?}"));
+    });
+}
+
+#[tokio::test]
+async fn nothing_is_released_while_the_source_runs() {
+    let rig = Rig::start(world()).await;
+    rig.seed(Rig::plan(VerifyMode::None)).await;
+    rig.world.faults.set("target.set-autostart", Fault::Blocked);
+    rig.ask(Request::Cutover).await;
+    while rig.world.faults.struck("target.set-autostart") == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    meddle(&rig, true);
+    rig.world.faults.clear();
+    let failed = rig.until("the failure", |view| matches!(view.state, State::Failed { .. })).await.state;
+    let State::Failed { from: Resting::Release, reason, .. } = failed else { panic!("{failed}") };
+    assert!(reason.contains("source VM runs"), "{reason}");
+    assert!(sources_run(&rig).await == 1.0, "{}", rig.journal().await);
+    rig.world.with(|truth| assert!(truth.target_runs && !truth.marks.is_empty(), "{truth:?}"));
+    meddle(&rig, false);
+    rig.ask(Request::Resume).await;
+    rig.until("the end", |view| view.state == State::Done).await;
+    assert!(sources_run(&rig).await == 0.0, "{}", rig.journal().await);
+    assert_held_off(&rig);
+}
+
+#[tokio::test]
+async fn an_undo_after_a_restart_removes_the_target_vm_whatever_the_phase_is_then() {
+    let mut rig = Rig::start(world()).await;
+    rig.seed(Rig::plan(VerifyMode::None)).await;
+    // It is made, and its start was not asked for.
+    rig.world.faults.set("target.look", Fault::Hang);
+    rig.ask(Request::Cutover).await;
+    rig.until("the start", |view| view.state == State::CuttingOver { phase: Phase::StartVm }).await;
+    rig.world.with(|truth| assert!(truth.target_exists, "{truth:?}"));
+    rig.restart_after(|world| {
+        world.faults.clear();
+        world.faults.set("source.final-snapshot", Fault::Refused);
+    })
+    .await;
+    rig.until("the undo", |view| view.state == State::Synced).await;
+    assert_let_go(&rig);
+}
+
+#[tokio::test]
+async fn a_target_that_says_that_the_vm_is_gone_while_it_runs_is_not_believed() {
+    let rig = Rig::start(world()).await;
+    rig.seed(Rig::plan(VerifyMode::None)).await;
+    rig.world.with(|truth| (truth.false_discards, truth.starts_late) = (3, true));
+    rig.world.faults.set("target.start", Fault::Refused);
+    rig.cutover().await;
+    assert_let_go(&rig);
+    rig.world.faults.clear();
+
+    // So in a rollback.
+    assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
+    rig.world.with(|truth| truth.false_discards = 3);
+    rig.ask(Request::Rollback).await;
+    rig.until("rest", |view| matches!(view.state, State::Paused { from: Resting::Synced })).await;
+    rig.world.with(|truth| assert_eq!(truth.false_discards, 0));
+    assert_let_go(&rig);
+}
+
+#[tokio::test]
+async fn answers_that_are_lost_on_the_way_to_the_target_change_nothing() {
+    for call in ["source.starters", "source.hold-off", "target.set-autostart"] {
+        let rig = Rig::start(world()).await;
+        rig.seed(Rig::plan(VerifyMode::None)).await;
+        rig.world.faults.set(call, Fault::LostAnswer);
+        assert_eq!(rig.cutover().await.state, State::Done, "{call}: {}", rig.journal().await);
+        assert!(rig.world.faults.struck(call) > 1, "{call}");
+        assert_held_off(&rig);
+    }
+}
+
+#[test]
+fn answers_that_are_lost_on_the_way_back_change_nothing() {
+    for restarted in [false, true] {
+        on_a_clock(NOON, async {
+            let mut rig = Rig::start_on_a_clock(world()).await;
+            rig.seed(Rig::plan(VerifyMode::None)).await;
+            rig.world.faults.set("target.start", Fault::Refused);
+            rig.world.faults.set("source.let-go", if restarted { Fault::Hang } else { Fault::LostAnswer });
+            rig.ask(Request::Cutover).await;
+            if restarted {
+                while rig.world.faults.struck("source.let-go") == 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                rig.restart_after(|world| world.faults.clear()).await;
+            }
+            rig.until("the undo", |view| view.state == State::Synced).await;
+            assert!(rig.world.faults.struck("source.let-go") > 1);
+            assert_let_go(&rig);
+        });
+    }
+}
+
+#[test]
+fn a_source_that_cannot_be_held_off_is_started_again() {
+    on_a_clock(NOON, async {
+        let rig = Rig::start_on_a_clock(world()).await;
+        rig.seed(Rig::plan(VerifyMode::None)).await;
+        rig.world.faults.set("source.hold-off", Fault::Hang);
+        let view = rig.cutover().await;
+        assert_eq!(view.state, State::Synced, "{}", rig.journal().await);
+        assert!(view.cutover.unwrap().failure.unwrap().contains("deadline"));
+        assert_let_go(&rig);
+    });
 }
