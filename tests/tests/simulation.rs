@@ -23,7 +23,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
         "a step whose commit failed, and was durable, was entered once more in the daemon's end, and told twice",
     ),
     (
-        29,
+        21,
         "step-told-twice: a step whose commit failed and was durable all the same was told twice in the journal",
     ),
     (1, "request-not-told: the journal did not tell of an accepted request"),
@@ -169,7 +169,7 @@ fn many_seeds_hold() {
 }
 
 /// How often what must happen at the least in 1,000 seeds, or they show less than they seem to.
-const EVENTS: [(&str, u64); 20] = [
+const EVENTS: [(&str, u64); 25] = [
     ("cancelled", 90),
     ("crashes", 400),
     ("cutovers", 700),
@@ -177,13 +177,18 @@ const EVENTS: [(&str, u64); 20] = [
     ("done", 600),
     ("failed flushes", 30),
     ("failures", 60),
+    ("false discards", 5),
     ("faults", 1500),
     ("guest writes", 30_000),
     ("marks lost", 100),
     ("pauses", 150),
     ("power changes", 200),
+    ("reboots", 150),
     ("restores", 80),
     ("runs that nobody saw", 10),
+    ("sources started after all", 120),
+    ("starts after their end", 3),
+    ("starts beside the target", 120),
     ("starts in a cutover", 5),
     ("store faults", 200),
     ("target guest writes", 10_000),

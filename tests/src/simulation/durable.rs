@@ -123,6 +123,7 @@ impl Durable {
         let lines = self.new_lines()?;
         let moved = self.look_at_states(truth)?;
         self.look_at_groups(truth)?;
+        self.look_at_sources(truth, &lines)?;
         for (id, before, now) in &moved {
             if matches!(now, State::CuttingOver { phase: Phase::CreateVm }) {
                 self.look_at_seals(truth, id)?;
@@ -159,6 +160,28 @@ impl Durable {
             self.copy(truth)?;
         }
         Ok(())
+    }
+
+    /// Whose source is seen to run after its cutover, and whether the journal tells of it.
+    fn look_at_sources(&self, truth: &mut Truth, lines: &[(Option<String>, Line)]) -> rusqlite::Result<()> {
+        let now = self.sources_that_run()?;
+        for id in now.difference(&truth.told.clone()) {
+            let id = id.to_string();
+            if !lines.iter().any(|(of, line)| of.as_ref() == Some(&id) && line.kind == "error") {
+                truth.violated(
+                    "a source is seen to run after its cutover, and the journal does not tell".to_owned(),
+                );
+            }
+        }
+        truth.told = now;
+        Ok(())
+    }
+
+    /// Migrations whose source was last seen to run after their cutover.
+    pub(super) fn sources_that_run(&self) -> rusqlite::Result<BTreeSet<MigrationId>> {
+        let mut select = self.db.prepare_cached("SELECT id FROM migrations WHERE source_ran IS NOT NULL")?;
+        let ids = select.query_map([], |row| row.get::<_, String>(0))?;
+        ids.map(|id| Ok(id?.parse().expect("the daemon's own id"))).collect()
     }
 
     /// What is sealed before the target VM is made is what the final snapshot held.
@@ -369,20 +392,20 @@ impl Truth {
             (before, now),
             (Some(State::Undoing { .. }), State::Synced) | (Some(State::RollingBack), State::Paused { .. })
         );
-        if matches!(before, Some(State::RollingBack))
-            && self.targets.get(&owner).is_some_and(|made| made.exists)
-        {
-            self.violated(format!("{vm} is rolled back, and its target VM is there"));
+        if undone {
+            self.check_back(owner, vm, now);
+        }
+        if begins {
+            self.begins_to_move(owner, vm);
         }
         let Some(found) = self.vms.get_mut(vm) else { return };
         if begins && found.wanted.is_none() {
             found.wanted = found.goes_off.is_none().then_some(found.runs);
         }
         found.is_in(now);
-        if matches!(now, State::CuttingOver { phase: Phase::FinalDelta | Phase::Verify })
-            && self.meddling
-            && self.chance.happens(100)
-        {
+        // High availability does not ask how far a cutover is, or whether it is over.
+        let is_stopped = matches!(now, State::CuttingOver { phase } if *phase >= Phase::FinalDelta);
+        if (is_stopped || *now == State::Done) && self.meddling && self.chance.happens(100) {
             found.comes_on = Some(clock::steady() + delta(self.chance.millis(0, 500)));
         }
         if found.phase.is_some() && found.phase == self.dies_in {
@@ -414,9 +437,6 @@ impl Truth {
             return self.violated(format!("{vm} is done, and nothing of it is on the target"));
         };
         let mut wrong = Vec::new();
-        if source.runs {
-            wrong.push(format!("{vm} is done, and its source runs"));
-        }
         let (ran, started) = (made.ran, made.runs || made.died);
         if source.wanted.is_some_and(|wanted| wanted != started) {
             wrong.push(format!(
@@ -433,8 +453,9 @@ impl Truth {
         for what in wrong {
             self.violated(what);
         }
+        self.check_moved(owner, vm);
         // From its start on it writes what it likes.
-        if !ran {
+        if !ran && !self.strayed_into(owner) {
             self.check_copy(owner, "is done");
         }
     }
@@ -464,6 +485,7 @@ impl Truth {
 
     fn check_cancelled(&mut self, owner: MigrationId, vm: &str) {
         self.check_left(owner, vm);
+        self.check_back(owner, vm, &State::Cancelled);
         if self.targets.get(&owner).is_some_and(|made| made.exists || !made.disks.is_empty()) {
             self.violated(format!("{vm} was given up, and something of it is left on the target"));
         }

@@ -45,6 +45,8 @@ pub(super) struct Stage {
     pub(super) people: Mutex<Chance>,
     /// Decides what they ask of VMs together, and for later.
     pub(super) together: Mutex<Chance>,
+    /// Decides whose source is started after all is done.
+    pub(super) holding: Mutex<Chance>,
     /// Decides when the clock on the wall is set, and by how much.
     pub(super) clocks: Mutex<Chance>,
 }

@@ -13,6 +13,7 @@
 
 #![allow(clippy::expect_used, reason = "how a test fails")]
 
+mod afterwards;
 mod chance;
 mod durable;
 mod groups;
@@ -20,6 +21,7 @@ mod life;
 mod pages;
 mod panics;
 mod people;
+mod power;
 mod restored;
 mod scenario;
 mod source;
@@ -78,7 +80,9 @@ pub fn run(seed: u64, tells: bool) -> Outcome {
     let mut now = DateTime::<Utc>::UNIX_EPOCH;
     let mut crashes = chance.split();
     let people = chance.split();
-    let truth = truth(&scenario, &mut chance, tells);
+    // Likewise, for what starts with its host.
+    let mut holding = Chance::new(seed ^ 0x0068_6f6c_6469_6e67);
+    let truth = truth(&scenario, &mut chance, &mut holding, tells);
     let stage = Stage {
         calm_from: now + world::delta(scenario.chaos),
         world: World::new(truth),
@@ -87,6 +91,7 @@ pub fn run(seed: u64, tells: bool) -> Outcome {
         together: Mutex::new(together),
         // Likewise, for what it was before the clock could be set.
         clocks: Mutex::new(Chance::new(seed ^ 0x0063_6c6f_636b_7321)),
+        holding: Mutex::new(holding),
         scenario,
     };
     let mut left = stage.scenario.crashes;
@@ -97,6 +102,9 @@ pub fn run(seed: u64, tells: bool) -> Outcome {
             truth.close_barrier();
             if stage.scenario.meddling && now < stage.calm_from && crashes.happens(900) {
                 life::between(now, || people::run_unwatched(&mut truth, &mut crashes));
+            }
+            if stage.scenario.meddling && now < stage.calm_from && crashes.happens(300) {
+                life::between(now, || people::start_unwatched(&mut truth, &mut crashes));
             }
             if stage.scenario.restores && now < stage.calm_from && crashes.happens(800) {
                 let mut durable = stage.durable.lock().unwrap_or_else(PoisonError::into_inner);
@@ -133,7 +141,7 @@ pub fn run(seed: u64, tells: bool) -> Outcome {
     }
 }
 
-fn truth(scenario: &Scenario, chance: &mut Chance, tells: bool) -> Truth {
+fn truth(scenario: &Scenario, chance: &mut Chance, holding: &mut Chance, tells: bool) -> Truth {
     let vms = scenario.vms.iter().map(|scene| {
         let disks = scene.disks.iter().map(|(key, size)| {
             let mut pages = Pages::filled(*size, 0);
@@ -155,7 +163,9 @@ fn truth(scenario: &Scenario, chance: &mut Chance, tells: bool) -> Truth {
             snapshot: None,
             images: BTreeMap::new(),
             wanted: Some(true),
+            starters: power::starters(holding),
             phase: None,
+            phase_since: None,
             comes_on: None,
             rests: None,
         };
@@ -177,6 +187,7 @@ fn truth(scenario: &Scenario, chance: &mut Chance, tells: bool) -> Truth {
         vms,
         targets: BTreeMap::new(),
         ledgers: BTreeMap::new(),
+        told: [].into(),
         group: scenario.plan.is_grouped().then(GroupSeen::default),
         states: BTreeMap::new(),
         counts: Counts::default(),

@@ -20,6 +20,7 @@ use warmd_daemon::{
 };
 
 use super::{
+    afterwards,
     chance::Chance,
     groups,
     life::{End, Stage},
@@ -136,6 +137,9 @@ async fn finish(stage: &Stage, manager: &Arc<Manager>, mut asked: u32) {
     let until = clock::steady() + super::world::delta(PATIENCE);
     loop {
         let views = manager.migrations(None).await.unwrap_or_default();
+        if !stage.world.truth().violations.is_empty() {
+            break;
+        }
         let (mut open, mut together) = (0, false);
         for scene in &stage.scenario.vms {
             let last = views.iter().rfind(|view| view.vm_name == scene.name);
@@ -166,6 +170,7 @@ async fn finish(stage: &Stage, manager: &Arc<Manager>, mut asked: u32) {
             groups::ask(stage, manager, true).await;
         }
         if open == 0 {
+            afterwards::look_back(stage, &views).await;
             break;
         }
         if clock::steady() > until {
@@ -180,6 +185,10 @@ async fn finish(stage: &Stage, manager: &Arc<Manager>, mut asked: u32) {
 
 /// What brings a migration on to its end.
 fn wanted(stage: &Stage, scene: &VmScene, view: &MigrationView) -> Option<Request> {
+    if matches!(&view.state, State::Failed { from, .. } if from.past_no_return()) {
+        // As the failure asks: the two must not run beside each other.
+        stage.world.truth().stop_stray(&scene.name);
+    }
     match &view.state {
         State::Failed { from: Resting::Watch, .. } => {
             // As the failure asks: it is started there by hand, or if there is nothing to start, gone back from.
@@ -302,15 +311,17 @@ async fn ask_for(
 /// Others change what they should not, while things go wrong.
 async fn meddle(stage: &Stage, mut chance: Chance) {
     loop {
-        tokio::time::sleep(chance.millis(1000, 15_000)).await;
+        tokio::time::sleep(chance.millis(700, 11_000)).await;
         if !stage.scenario.meddling || clock::steady() >= stage.calm_from {
             break;
         }
         let name = stage.scenario.vms[chance.below(stage.scenario.vms.len() as u64) as usize].name.clone();
-        match chance.below(5) {
+        match chance.below(7) {
             0 => lose_marks(stage, &name),
             1 | 2 => change_power(stage, &name),
             3 => cut_target(stage, &mut chance),
+            4 => stage.world.truth().reboot_source(&name),
+            5 => stage.world.truth().change_autostart(&name),
             _ => write_to_target(stage, &mut chance),
         }
     }
@@ -342,35 +353,26 @@ fn lose_marks(stage: &Stage, name: &str) {
     truth.note(format_args!("{name} loses its marks"));
 }
 
-/// Somebody powers a VM off or on; not where no daemon could hinder that both run.
+/// Somebody powers a VM off or on. What a cutover is about to stop is left to it, and so is what is moved, unless it was
+/// started behind its back.
 fn change_power(stage: &Stage, name: &str) {
     let mut truth = stage.world.truth();
-    let of_vm = |truth: &Truth| -> Vec<State> {
-        let theirs = truth.ledgers.iter().filter(|(_, ledger)| ledger.vm == name).map(|((id, _), _)| *id);
-        theirs.filter_map(|id| truth.states.get(&id).cloned()).collect()
-    };
-    let states = of_vm(&truth);
-    let cuts = states.iter().any(|state| matches!(state, State::CuttingOver { .. } | State::Undoing { .. }));
-    let late = states.iter().any(|state| match state {
-        State::CuttingOver { phase } | State::Undoing { phase, .. } => *phase >= Phase::CreateVm,
-        State::Failed { from, .. } => from.past_no_return() || *from == Resting::Overtaken,
-        State::Done | State::RollingBack => true,
-        _ => false,
-    });
-    // A state that was put back may not know of the target VM.
-    let target_runs = truth.targets.values().any(|made| made.runs && made.vm.as_deref() == Some(name));
+    let truth = &mut *truth;
+    let (cuts, late) = (truth.is_cut_over(name), truth.may_be_moved(name));
+    let handed_over = truth.is_handed_over(name);
     let Some(vm) = truth.vms.get_mut(name) else { return };
-    if late || target_runs || (vm.runs && cuts) {
-        return;
+    if !vm.runs || handed_over || !(cuts || late) {
+        truth.counts.add("power changes");
     }
-    (vm.runs, vm.wanted, vm.goes_off) = (!vm.runs, Some(!vm.runs), None);
-    let runs = vm.runs;
-    if runs {
-        vm.spoil();
+    if !vm.runs {
+        truth.others_start(name, "somebody");
+    } else if handed_over {
+        truth.stop_stray(name);
+    } else if !cuts && !late {
+        (vm.wanted, vm.goes_off) = (Some(false), None);
+        vm.obeys(false);
+        truth.note(format_args!("somebody stops {name}"));
     }
-    truth.counts.add("power changes");
-    truth.note(format_args!("somebody changes the power of {name}: runs {runs}"));
-    truth.check_power();
 }
 
 /// While there is no daemon somebody starts a VM that a cutover has stopped, lets it write, and stops it again.
@@ -388,9 +390,23 @@ pub(super) fn run_unwatched(truth: &mut Truth, chance: &mut Chance) {
     let Some((name, (disk, size))) = stopped else { return };
     let runs = |truth: &mut Truth, runs| truth.vms.get_mut(&name).map(|vm| vm.runs = runs);
     runs(truth, true);
+    if let Some(vm) = truth.vms.get_mut(&name) {
+        vm.starters.strayed = Some(clock::steady());
+    }
     truth.guest_writes(&name, &disk, 0, size.min(70_000), chance.one_of(&BYTES));
     runs(truth, false);
     truth.counts.add("runs that nobody saw");
+}
+
+/// While there is no daemon somebody starts a source, or its host starts anew.
+pub(super) fn start_unwatched(truth: &mut Truth, chance: &mut Chance) {
+    let count = truth.vms.len() as u64;
+    let Some(name) = truth.vms.keys().nth(chance.below(count) as usize).cloned() else { return };
+    if chance.happens(500) {
+        truth.reboot_source(&name);
+    } else {
+        truth.others_start(&name, "somebody");
+    }
 }
 
 /// The target's host loses power, and with it whatever was not flushed; it is up again at once.

@@ -69,6 +69,10 @@ impl Durable {
         truth.stale = truth.ledgers.keys().cloned().collect();
         truth.ledgers.clear();
         self.look_at_ledgers(truth)?;
+        for made in truth.targets.values_mut() {
+            made.forgotten = made.exists;
+        }
+        truth.told = self.sources_that_run()?;
         truth.group = truth.group.take().map(|_| GroupSeen::default());
         self.look_at_groups(truth)?;
         for (id, vm, state, json) in self.saved_states()? {
@@ -76,7 +80,7 @@ impl Durable {
             if let Some(found) = truth.vms.get_mut(&vm) {
                 found.is_in(&state);
                 // Whom the state has forgotten to have stopped it does not start.
-                found.wanted = None;
+                (found.wanted, found.starters.put_back) = (None, true);
             }
             truth.states.insert(id, state);
         }

@@ -17,13 +17,14 @@ use warmd_daemon::{
         machine::{Machine, PowerState, VmSummary},
     },
     sources::{
-        HowStopped, Leftover, ShutdownPolicy, Snapshot, SnapshotDisk, SnapshotRequest, Source, SourceError,
-        SourceErrorKind,
+        HoldOff, HowStopped, Leftover, Moved, ShutdownPolicy, Snapshot, SnapshotDisk, SnapshotRequest,
+        Source, SourceError, SourceErrorKind,
     },
 };
 
 use super::{
     pages::Pages,
+    power,
     world::{Fate, Mark, Open, TRACKED, Truth, Vm, World, delta},
 };
 use crate::endpoints::machine;
@@ -79,7 +80,14 @@ impl Source for SimulatedSource {
 
     async fn power(&self, vm: &VmId) -> Result<PowerState, SourceError> {
         let lost = self.begin("source.power").await?;
-        let runs = find(&mut self.0.truth(), &vm.0)?.runs;
+        let runs = {
+            let mut truth = self.0.truth();
+            let vm = find(&mut truth, &vm.0)?;
+            if !vm.runs {
+                vm.starters.seen_off = Some(clock::steady());
+            }
+            vm.runs
+        };
         self.end("source.power", lost, if runs { PowerState::Running } else { PowerState::Off }).await
     }
 
@@ -156,7 +164,8 @@ impl Source for SimulatedSource {
         {
             let mut truth = self.0.truth();
             let vm = find(&mut truth, &vm.0)?;
-            (vm.runs, vm.goes_off) = (false, None);
+            vm.obeys(false);
+            vm.goes_off = None;
             let name = vm.name.clone();
             truth.note(format_args!("{name} is cut off"));
         }
@@ -168,12 +177,51 @@ impl Source for SimulatedSource {
         {
             let mut truth = self.0.truth();
             let vm = find(&mut truth, &vm.0)?;
-            vm.runs = true;
+            vm.obeys(true);
             let name = vm.name.clone();
             truth.note(format_args!("{name} is powered on"));
-            truth.check_power();
+            truth.check_power_on(&name);
         }
         self.end("source.power-on", lost, ()).await
+    }
+
+    async fn starters(&self, vm: &VmId, owner: MigrationId) -> Result<HoldOff, SourceError> {
+        let lost = self.begin("source.starters").await?;
+        let was = {
+            let mut truth = self.0.truth();
+            let starters = &find(&mut truth, &vm.0)?.starters;
+            // Taken away already, by a call whose answer or whose record was lost.
+            let taken = starters.moved.is_some_and(|moved| moved.owner == owner && moved.autostart);
+            HoldOff { autostart: starters.autostart || taken }
+        };
+        self.end("source.starters", lost, was).await
+    }
+
+    async fn hold_off(&self, vm: &VmId, moved: &Moved, was: &HoldOff) -> Result<(), SourceError> {
+        let lost = self.begin("source.hold-off").await?;
+        {
+            let mut truth = self.0.truth();
+            let mark = power::Moved { owner: moved.owner, autostart: was.autostart };
+            let vm = find(&mut truth, &vm.0)?;
+            (vm.starters.autostart, vm.starters.moved) = (false, Some(mark));
+            let name = vm.name.clone();
+            truth.note(format_args!("{name} is held off, its autostart was {}", was.autostart));
+        }
+        self.end("source.hold-off", lost, ()).await
+    }
+
+    async fn let_go(&self, vm: &VmId, owner: MigrationId, was: &HoldOff) -> Result<(), SourceError> {
+        let lost = self.begin("source.let-go").await?;
+        {
+            let mut truth = self.0.truth();
+            let vm = find(&mut truth, &vm.0)?;
+            // What the mark says was taken away too.
+            let mark = vm.starters.moved.take_if(|moved| moved.owner == owner);
+            vm.starters.autostart |= was.autostart || mark.is_some_and(|mark| mark.autostart);
+            let name = vm.name.clone();
+            truth.note(format_args!("{name} is let go, its autostart was {}", was.autostart));
+        }
+        self.end("source.let-go", lost, ()).await
     }
 }
 

@@ -103,8 +103,14 @@ impl Target for SimulatedTarget {
             let mut truth = self.0.truth();
             let made = truth.targets.entry(request.owner).or_default();
             let missing = request.disks.iter().any(|disk| !made.disks.contains_key(&disk.key.0));
-            made.ran &= made.exists;
+            if !made.exists {
+                (made.ran, made.starts, made.autostart) = (false, None, false);
+            }
+            made.forgotten = false;
             (made.exists, made.vm) = (true, Some(request.machine.id.0.clone()));
+            let source = truth.vms.get(&request.machine.id.0);
+            let seen_off = source.and_then(|vm| vm.starters.seen_off);
+            truth.targets.entry(request.owner).or_default().seen_off = seen_off;
             if missing {
                 truth.violated("the machine is created without all of its disks".to_owned());
             }
@@ -114,9 +120,30 @@ impl Target for SimulatedTarget {
     }
 
     async fn start(&self, owner: MigrationId) -> Result<(), TargetError> {
-        let lost = self.begin("target.start").await?;
+        self.0.truth().check_start(owner);
+        let begun = self.begin("target.start").await;
+        let often = match &begun {
+            Ok(_) => 80,
+            Err(error) if error.kind == TargetErrorKind::Timeout => 500,
+            Err(_) => 0,
+        };
+        if self.0.truth().comes_late(owner, often) {
+            return self.end("target.start", true, ()).await;
+        }
+        let lost = begun?;
         start(&mut self.0.truth(), owner)?;
         self.end("target.start", lost, ()).await
+    }
+
+    async fn set_autostart(&self, owner: MigrationId, on: bool) -> Result<(), TargetError> {
+        let lost = self.begin("target.set-autostart").await?;
+        {
+            let mut truth = self.0.truth();
+            let made = truth.targets.get_mut(&owner).filter(|made| made.exists);
+            made.ok_or_else(|| failed("target.set-autostart", TargetErrorKind::NotFound))?.autostart = on;
+            truth.note(format_args!("the autostart of a target VM is set: {on}"));
+        }
+        self.end("target.set-autostart", lost, ()).await
     }
 
     async fn look(&self, owner: MigrationId) -> Result<MachineState, TargetError> {
@@ -136,6 +163,9 @@ impl Target for SimulatedTarget {
 
     async fn discard_machine(&self, owner: MigrationId) -> Result<(), TargetError> {
         let lost = self.begin("target.discard-machine").await?;
+        if self.0.truth().is_lied_to() {
+            return self.end("target.discard-machine", lost, ()).await;
+        }
         {
             let mut truth = self.0.truth();
             let goes_back = truth.states.get(&owner) == Some(&State::RollingBack);
@@ -143,6 +173,8 @@ impl Target for SimulatedTarget {
             if let Some(made) = truth.targets.get_mut(&owner) {
                 is_its_own = made.exists && matches!(made.noted, Some(Writer::Machine { over: true, .. }));
                 (made.exists, made.runs, made.died, made.dies) = (false, false, false, None);
+                (made.seen_off, made.starts, made.autostart) = (None, None, false);
+                made.forgotten = false;
                 if std::mem::take(&mut made.ran) {
                     // What it wrote while it ran comes to light when it is stopped.
                     for disk in made.disks.values_mut() {
@@ -190,6 +222,30 @@ impl Target for SimulatedTarget {
     }
 }
 
+impl Truth {
+    /// Whether a start is given up, and comes about all the same after that; `often` in 1000.
+    fn comes_late(&mut self, owner: MigrationId, often: u64) -> bool {
+        let (comes, span) = (self.chance.happens(often), self.chance.millis(0, 20_000));
+        let comes = comes && self.faults > 0;
+        let Some(made) = self.targets.get_mut(&owner).filter(|made| made.exists && comes) else {
+            return false;
+        };
+        made.starts = Some(clock::steady() + delta(span));
+        self.note(format_args!("the start of a target VM is given up"));
+        true
+    }
+
+    /// Whether the target says that it removed the machine, and did not.
+    fn is_lied_to(&mut self) -> bool {
+        let lies = self.faults > 0 && self.chance.happens(150);
+        if lies {
+            self.counts.add("false discards");
+            self.note(format_args!("the machine is said to be discarded"));
+        }
+        lies
+    }
+}
+
 /// Starts the machine, as the daemon asks, or as a person does.
 pub(super) fn start(truth: &mut Truth, owner: MigrationId) -> Result<(), TargetError> {
     let (up, dies) = (truth.chance.millis(0, 3000), truth.chance.millis(0, 20_000));
@@ -204,11 +260,12 @@ pub(super) fn start(truth: &mut Truth, owner: MigrationId) -> Result<(), TargetE
         made.dies = dies.map(|span| now + delta(span));
         truth.note(format_args!("a target VM starts"));
         if !again {
-            truth.check_copy(owner, "starts");
+            if !truth.strayed_into(owner) {
+                truth.check_copy(owner, "starts");
+            }
             truth.check_barrier(owner);
         }
     }
-    truth.check_power();
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use warmd_daemon::{
     targets::Writer,
 };
 
-use super::{chance::Chance, groups::GroupSeen, pages::Pages, trace::Trace};
+use super::{chance::Chance, groups::GroupSeen, pages::Pages, power::Starters, target, trace::Trace};
 
 /// The granule of the simulated change tracking, in bytes.
 pub(super) const TRACKED: u64 = 4096;
@@ -56,9 +56,13 @@ pub(super) struct Vm {
     /// Whether it is to run, on one side or the other, as far as people want it. Not known for a while once the state was put
     /// back from a copy.
     pub(super) wanted: Option<bool>,
+    /// What starts it beside the daemon.
+    pub(super) starters: Starters,
     /// Where its cutover is, if one runs.
     pub(super) phase: Option<Phase>,
-    /// Somebody starts it then, if its cutover has not come too far.
+    /// Since when it is there.
+    pub(super) phase_since: Option<DateTime<Utc>>,
+    /// Somebody starts it then.
     pub(super) comes_on: Option<DateTime<Utc>>,
     /// Since when its migration is paused or has failed, if it is.
     pub(super) rests: Option<DateTime<Utc>>,
@@ -93,6 +97,14 @@ pub(super) struct Made {
     /// It went off by itself when it was started last.
     pub(super) died: bool,
     pub(super) comes_up: Option<DateTime<Utc>>,
+    /// When the source was seen off for the last time before its creation or its start was asked for.
+    pub(super) seen_off: Option<DateTime<Utc>>,
+    /// A start that said that it failed comes about then.
+    pub(super) starts: Option<DateTime<Utc>>,
+    /// It starts together with its host.
+    pub(super) autostart: bool,
+    /// It was there when the state was put back from a copy, which may not know of it.
+    pub(super) forgotten: bool,
     pub(super) dies: Option<DateTime<Utc>>,
     pub(super) noted: Option<Writer>,
     pub(super) disks: BTreeMap<String, TargetDisk>,
@@ -186,6 +198,8 @@ pub(super) struct Truth {
     pub(super) ledgers: BTreeMap<(MigrationId, String), LedgerSeen>,
     /// The group that runs, where VMs move together.
     pub(super) group: Option<GroupSeen>,
+    /// Migrations whose source the durable state says to run after their cutover.
+    pub(super) told: BTreeSet<MigrationId>,
     /// Names of the states that the durable state has migrations in.
     pub(super) states: BTreeMap<MigrationId, State>,
     pub(super) counts: Counts,
@@ -302,7 +316,8 @@ impl Vm {
             State::CuttingOver { phase } | State::Undoing { phase, .. } => Some(*phase),
             _ => None,
         };
-        self.rests = matches!(state, State::Paused { .. } | State::Failed { .. }).then(clock::now);
+        self.phase_since = self.phase.map(|_| clock::steady());
+        self.rests = matches!(state, State::Paused { .. } | State::Failed { .. }).then(clock::steady);
     }
 
     /// It runs while its final state is read, if it is.
@@ -343,7 +358,7 @@ impl Truth {
     /// Brings about what time has brought about.
     fn settle(&mut self) {
         let now = clock::steady();
-        let mut forgotten = Vec::new();
+        let (mut forgotten, mut started) = (Vec::new(), Vec::new());
         for vm in self.vms.values_mut() {
             if vm.snapshot.is_some() && vm.rests.is_some_and(|since| now - since > FORGOTTEN) {
                 // Once is enough.
@@ -352,23 +367,33 @@ impl Truth {
             }
             if vm.goes_off.is_some_and(|at| at <= now) {
                 vm.goes_off = None;
-                vm.runs = false;
+                vm.obeys(false);
                 self.trace.note(now, format_args!("{} went off", vm.name));
             }
             if vm.comes_on.is_some_and(|at| at <= now) {
                 vm.comes_on = None;
-                // From here on nobody could hinder that both run.
-                let late = vm.phase.is_none_or(|phase| phase >= Phase::CreateVm);
-                if self.meddling && !late && !vm.runs && vm.goes_off.is_none() {
-                    (vm.runs, vm.wanted) = (true, Some(true));
-                    vm.spoil();
-                    self.counts.add("starts in a cutover");
-                    self.trace.note(now, format_args!("somebody starts {}", vm.name));
+                if self.meddling && !vm.runs && vm.goes_off.is_none() {
+                    started.push(vm.name.clone());
                 }
             }
         }
+        for name in started {
+            if !self.may_be_moved(&name) {
+                self.counts.add("starts in a cutover");
+            }
+            self.others_start(&name, "high availability");
+        }
         for name in forgotten {
             self.violated(format!("{name} lives on a snapshot while its migration rests"));
+        }
+        let mut late = Vec::new();
+        for (id, made) in &mut self.targets {
+            late.extend(made.starts.take_if(|at| *at <= now).map(|_| *id));
+        }
+        for id in late {
+            self.note(format_args!("a start that was given up comes about"));
+            self.counts.add("starts after their end");
+            target::start(self, id).ok();
         }
         for made in self.targets.values_mut() {
             if made.dies.is_some_and(|at| at <= now) {
@@ -376,15 +401,6 @@ impl Truth {
                 self.counts.add("target VMs died");
                 self.trace.note(now, format_args!("a target VM died"));
             }
-        }
-    }
-
-    /// Both VMs never run.
-    pub(super) fn check_power(&mut self) {
-        let both = self.targets.values().filter(|made| made.runs).filter_map(|made| made.vm.as_ref());
-        let both: Vec<_> = both.filter(|vm| self.vms.get(*vm).is_some_and(|vm| vm.runs)).cloned().collect();
-        for vm in both {
-            self.violated(format!("both run: {vm} on the source and on the target"));
         }
     }
 

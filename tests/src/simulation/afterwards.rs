@@ -1,0 +1,61 @@
+//! What people and high availability do to sources in a simulation when all is done, and what must be told of it.
+//!
+//! Rule: nothing goes wrong any more. A source that runs beside its target VM is told within a bounded time, and so is
+//! that it is off again.
+
+use std::{sync::PoisonError, time::Duration};
+
+use warmd_daemon::model::{id::MigrationId, state::State, view::MigrationView};
+
+use super::life::Stage;
+
+/// Within this it is to be told.
+const TOLD: Duration = Duration::from_mins(5);
+
+/// Starts some of the sources of migrations that are done, waits until that is told, and stops them again. Who was left
+/// running before is told too.
+pub(super) async fn look_back(stage: &Stage, views: &[MigrationView]) {
+    let mut chance = stage.holding.lock().unwrap_or_else(PoisonError::into_inner).split();
+    let done = stage.scenario.vms.iter().filter_map(|scene| {
+        let last = views.iter().rfind(|view| view.vm_name == scene.name)?;
+        (last.state == State::Done).then(|| (last.id, scene.name.clone()))
+    });
+    let done: Vec<_> = done.collect();
+    if chance.happens(300) {
+        for (_, name) in &done {
+            if chance.happens(700) {
+                stage.world.truth().others_start(name, "somebody");
+            }
+        }
+    }
+    let runs = |name: &String| stage.world.truth().vms.get(name).is_some_and(|vm| vm.runs);
+    let running: Vec<_> = done.iter().map(|(_, name)| name).filter(|name| runs(name)).collect();
+    until_told(stage, &done).await;
+    for name in &running {
+        let mut truth = stage.world.truth();
+        truth.stop_stray(name);
+        truth.counts.add("sources started after all");
+    }
+    until_told(stage, &done).await;
+}
+
+/// Waits until the durable state says of all these whether their sources run.
+async fn until_told(stage: &Stage, of: &[(MigrationId, String)]) {
+    let begun = tokio::time::Instant::now();
+    for (id, name) in of {
+        loop {
+            {
+                let mut truth = stage.world.truth();
+                let runs = truth.vms.get(name).is_some_and(|vm| vm.runs);
+                if truth.told.contains(id) == runs {
+                    break;
+                }
+                if begun.elapsed() > TOLD {
+                    truth.violated(format!("{name} is done, its source runs: {runs}, and nothing tells"));
+                    return;
+                }
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
