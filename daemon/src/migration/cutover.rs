@@ -431,6 +431,11 @@ async fn release(context: &Context) -> Result<Option<String>, WorkError> {
     // First, and whatever becomes of the source's host: the target VM is to come back with its own.
     if context.cutover().held_off.is_some_and(|was| was.autostart) {
         context.target.set_autostart(context.id, true).await?;
+        if !context.target.keeps_autostart() {
+            let text = "the source VM was started together with its host, and whether the target VM is, the target does not \
+                        keep: set that where it runs";
+            context.note("warning", text.to_owned()).await;
+        }
     }
     if !afterwards::source_is_off(context).await? {
         return Err(WorkError::passing(

@@ -200,8 +200,9 @@ impl Store {
     /// moves: done ones for as long as their plans want, and while one is seen to run; failed ones until they are not.
     pub async fn sources_to_watch(&self, now: DateTime<Utc>) -> Result<Vec<MigrationRow>, StoreError> {
         self.read("reading whose source is still looked at", move |db| {
+            // In the order of their making: clocks are set back.
             let later = "SELECT 1 FROM migrations later WHERE later.source = migrations.source \
-                         AND later.vm = migrations.vm AND later.created > migrations.created \
+                         AND later.vm = migrations.vm AND later.rowid > migrations.rowid \
                          AND later.state_name <> 'cancelled'";
             let condition = format!(
                 "(state_name = 'failed' OR (state_name = 'done' AND (watch_until > ?1 OR source_ran IS NOT NULL))) \

@@ -117,6 +117,11 @@ pub trait Target: Send + Sync {
     /// Stops and removes the machine; the disks stay. None there is success.
     async fn discard_machine(&self, owner: MigrationId) -> Result<(), TargetError>;
 
+    /// Whether [`Target::set_autostart`] is the target's to do.
+    fn keeps_autostart(&self) -> bool {
+        false
+    }
+
     /// Whether the machine is started together with its host from now on. Where that is not the target's to say, nothing is
     /// done, and that is success.
     async fn set_autostart(&self, _owner: MigrationId, _on: bool) -> Result<(), TargetError> {

@@ -149,6 +149,10 @@ impl Target for SimulatedTarget {
         if seen { Ok(()) } else { Err(TargetError::new(TargetErrorKind::Failed, "sign", "there is none")) }
     }
 
+    fn keeps_autostart(&self) -> bool {
+        true
+    }
+
     async fn set_autostart(&self, _owner: MigrationId, on: bool) -> Result<(), TargetError> {
         let lost = self.strike("set-autostart").await?;
         self.0.with(|truth| truth.target_autostart = on);

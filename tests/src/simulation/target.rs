@@ -135,6 +135,10 @@ impl Target for SimulatedTarget {
         self.end("target.start", lost, ()).await
     }
 
+    fn keeps_autostart(&self) -> bool {
+        true
+    }
+
     async fn set_autostart(&self, owner: MigrationId, on: bool) -> Result<(), TargetError> {
         let lost = self.begin("target.set-autostart").await?;
         {

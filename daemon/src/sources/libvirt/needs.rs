@@ -7,7 +7,9 @@
 use roxmltree::Node;
 
 use crate::{
-    libvirt::{DiskSource, DomainId, LibvirtError, LibvirtErrorKind, XmlForm, image, went_unanswered, xml},
+    libvirt::{
+        DiskSource, DomainId, Lane, LibvirtError, LibvirtErrorKind, XmlForm, image, went_unanswered, xml,
+    },
     model::id::{DiskKey, MigrationId},
     sources::SourceError,
 };
@@ -156,6 +158,9 @@ impl LibvirtSource {
             );
             return Err(blocked(doing(), why));
         }
+        // What holds the VM off: to be refused it with the VM off would have stopped it for nothing.
+        let starts = self.libvirt.autostart(domain, Lane::Urgent).await.context(doing)?;
+        self.libvirt.set_autostart(domain, starts).await.context(doing)?;
         // What the final snapshot makes, under an id that no migration has.
         self.in_nook(MigrationId::generate(), |nook| {
             nook.make(None)

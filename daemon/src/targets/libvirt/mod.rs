@@ -347,6 +347,10 @@ impl Target for LibvirtTarget {
         ))
     }
 
+    fn keeps_autostart(&self) -> bool {
+        true
+    }
+
     async fn set_autostart(&self, owner: MigrationId, on: bool) -> Result<(), TargetError> {
         let doing = format!("setting the autostart of the domain of migration {owner}");
         let Some(id) = self.find(&doing, owner).await? else {
