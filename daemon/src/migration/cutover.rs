@@ -107,6 +107,7 @@ async fn last_delta(context: &Context, stop: &StopSignal) -> Result<Option<Strin
 }
 
 async fn stop_source(context: &Context) -> Result<Option<String>, WorkError> {
+    machine_changes::room_to_stop(context).await?;
     let policy = ShutdownPolicy {
         graceful: context.plan().cutover.graceful_shutdown,
         force: context.plan().cutover.force_power_off,

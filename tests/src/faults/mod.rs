@@ -9,6 +9,7 @@ mod cutover;
 mod daemon;
 mod domain;
 mod end;
+mod hold_off;
 mod kills;
 mod network;
 mod proxy;
@@ -62,6 +63,7 @@ pub fn rows() -> Vec<Row> {
         target::ROWS,
         network::ROWS,
         cutover::ROWS,
+        hold_off::ROWS,
     ]
     .concat()
 }

@@ -13,7 +13,7 @@ use crate::{
     model::id::MigrationId,
     targets::{
         TargetError, TargetErrorKind,
-        storage::{PlaceClaim, blocking},
+        storage::{PlaceClaim, blocking_on},
         volume::Kin,
     },
 };
@@ -77,7 +77,9 @@ impl LibvirtTarget {
             None => Vec::new(),
         };
         let places = claims.into_iter().filter(|claim| claim.owner == owner).filter_map(path_of).collect();
-        let found = blocking(doing.to_owned(), move || Ok(lost(others, &folders, places))).await?;
+        let own = self.storage().await?.folder(owner);
+        let looking = blocking_on(&own, doing.to_owned(), move || Ok(lost(others, &folders, places)));
+        let found = looking.await?;
         let Some((name, path)) = found else { return Ok(()) };
         let why = format!(
             "the domain {name:?} uses the disk {} and has lost warmd's mark: stop it by hand and undefine it, or put the \

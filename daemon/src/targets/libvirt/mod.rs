@@ -37,7 +37,7 @@ use super::{
     CreateMachine, DiskSpec, GuestSign, Incoming, MachineState, PreparedDisk, Target, TargetError,
     TargetErrorKind, Writer,
     guard::Guard,
-    storage::{Host, Storage, blocking},
+    storage::{Host, Storage, blocking_on},
     volume::VolumeError,
 };
 use crate::{
@@ -253,7 +253,7 @@ impl Target for LibvirtTarget {
         // The console's file needs it, also if every disk has a place of its own.
         let folder = storage.make_folder(request.owner).await?;
         let (console, older) = (folder.join(CONSOLE), folder.join(OLDER_CONSOLE));
-        blocking(format!("putting {} aside", console.display()), move || {
+        blocking_on(&folder, format!("putting {} aside", console.display()), move || {
             guest::set_aside(&console, &older).map_err(|error| VolumeError::io("renaming", &console, error))
         })
         .await?;
@@ -305,7 +305,7 @@ impl Target for LibvirtTarget {
             GuestSign::Serial(text) => {
                 let console = self.storage().await?.folder(owner).join(CONSOLE);
                 let (text, file) = (text.clone(), console.clone());
-                let says = blocking(doing.clone(), move || {
+                let says = blocking_on(&console, doing.clone(), move || {
                     guest::says(&file, &text).map_err(|error| VolumeError::io("reading", &file, error))
                 });
                 if says.await? { Ok(()) } else { not_yet(format!("it is not in {}", console.display())) }

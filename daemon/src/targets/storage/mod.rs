@@ -49,9 +49,6 @@ use crate::{
 /// In a migration's folder: who wrote to its disks last, a pass by its number.
 const LAST_WRITER: &str = "last-pass";
 
-/// What the threads are called for calls that say no path.
-const LOOKS: &str = "the targets' files";
-
 /// For each look at, making or removing of a file.
 const DEADLINE: Duration = Duration::from_mins(1);
 
@@ -457,24 +454,7 @@ pub(super) async fn blocking_within<T: Send + 'static>(
     deadline: Duration,
     work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
 ) -> Result<T, TargetError> {
-    run_on(threads::on(path), doing, deadline, work).await
-}
-
-/// The same where no path is known; one file system that hangs keeps all of these from being done.
-pub async fn blocking<T: Send + 'static>(
-    doing: String,
-    work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
-) -> Result<T, TargetError> {
-    run_on(threads::named(LOOKS.into()), doing, DEADLINE, work).await
-}
-
-async fn run_on<T: Send + 'static>(
-    lane: std::io::Result<Arc<threads::Lane>>,
-    doing: String,
-    deadline: Duration,
-    work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
-) -> Result<T, TargetError> {
-    let lane = match lane {
+    let lane = match threads::on(path) {
         Ok(lane) => lane,
         Err(error) => return Err(TargetError::new(TargetErrorKind::Failed, doing, error)),
     };

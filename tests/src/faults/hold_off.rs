@@ -1,0 +1,112 @@
+//! What starts the source again beside warmd, with a guest that writes: its autostart at a reboot of its host, a person in
+//! the watch; and a target that does not say whether its VM runs.
+//!
+//! Rule: what people start is theirs, and is seen; warmd itself never has both run.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use super::{Row, kills::TAKEN, row, stage::Stage};
+use crate::{Libvirt, rig::WORK};
+
+#[rustfmt::skip]
+pub(super) const ROWS: &[Row] = &[
+    row("hold-off", "autostart", "the source has autostart: undone, moved, and its host reboots", false, autostart),
+    row("hold-off", "source-started", "somebody starts the source while the target VM is watched", false, started),
+    row("hold-off", "target-silent", "the target's libvirtd hangs while the target VM is started", false, silent),
+];
+
+const WATCH: &str = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"20s\"";
+const SHORT: &str =
+    "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"4s\"\ncreate_deadline = \"8s\"";
+
+fn starts_with_host(libvirt: &Libvirt) -> Result<bool> {
+    let info = libvirt.virsh(["dominfo", "guest"])?;
+    let line = info.lines().find(|line| line.starts_with("Autostart:"));
+    Ok(line.context("dominfo says nothing of autostart")?.contains("enable"))
+}
+
+/// A libvirtd that comes up with its host starts what has autostart: the mark that it did so already goes with the boot.
+fn reboot(libvirt: &mut Libvirt, run: &std::path::Path) -> Result<()> {
+    libvirt.suspend()?;
+    let mut found = false;
+    for mark in [run.join("libvirt/qemu/autostarted"), run.join("qemu/autostarted")] {
+        found |= std::fs::remove_file(mark).is_ok();
+    }
+    ensure!(found, "no libvirtd has noted in {} that it autostarted", run.display());
+    libvirt.resume()
+}
+
+fn autostart(stage: &mut Stage<'_>) -> Result<()> {
+    stage.running(16, |spec| spec.cutover = SHORT)?;
+    stage.rig()?.old.virsh(["autostart", "guest"])?;
+    stage.seed()?;
+    let taken = stage.dir.join("taken.xml");
+    std::fs::write(&taken, TAKEN)?;
+    let rig = stage.rig()?;
+    rig.new.virsh(["define", &taken.to_string_lossy()])?;
+    let out = rig.try_verb("cutover", &[])?;
+    ensure!(out.code == Some(1), "the cutover ended with {:?}: {}{}", out.code, out.stdout, out.stderr);
+    rig.wait_for("synced")?;
+    ensure!(starts_with_host(&rig.old)?, "an undo does not give the autostart back");
+    rig.new.virsh(["undefine", "guest"])?;
+
+    rig.verb("cutover")?;
+    ensure!(!starts_with_host(&rig.old)?, "the source still starts with its host");
+    ensure!(starts_with_host(&rig.new)?, "the target VM does not start with its host");
+    let run = stage.dir.join("old/run");
+    let rig = stage.rig_mut()?;
+    reboot(&mut rig.old, &run)?;
+    rig.assert_one_runs()?;
+    let state = rig.guest.state(&rig.old)?;
+    ensure!(state == "shut off", "the reboot of its host started the source: {state}");
+    Ok(())
+}
+
+fn phase_is_seen(view: &Value, phase: &str) -> bool {
+    let phases = view["cutover"]["phases"].as_array().cloned().unwrap_or_default();
+    phases.iter().any(|seen| seen["phase"] == phase)
+}
+
+fn started(stage: &mut Stage<'_>) -> Result<()> {
+    stage.running(16, |spec| spec.cutover = WATCH)?;
+    stage.seed()?;
+    stage.rig()?.try_verb("cutover", &["--no-wait"])?;
+    stage.wait_for_view("the watch", WORK, |view| phase_is_seen(view, "watch"))?;
+    // Paused, it is as dangerous, and writes nothing of which the end would know no more.
+    stage.rig()?.old.virsh(["start", "guest", "--paused"])?;
+    stage.wait_for_failure("source VM runs")?;
+    let rig = stage.rig()?;
+    ensure!(rig.new.virsh(["domstate", "guest"])? == "running", "the target VM was stopped");
+    rig.old.virsh(["destroy", "guest"])?;
+    rig.verb("resume")?;
+    rig.wait_for("done").map(drop)
+}
+
+fn silent(stage: &mut Stage<'_>) -> Result<()> {
+    stage.running(16, |spec| spec.cutover = SHORT)?;
+    stage.seed()?;
+    stage.rig()?.try_verb("cutover", &["--no-wait"])?;
+    stage.wait_for_view("the VM on the target", WORK, |view| phase_is_seen(view, "create-vm"))?;
+    stage.rig_mut()?.new.freeze()?;
+    // Longer than any deadline of these phases.
+    std::thread::sleep(Duration::from_secs(30));
+    let view = stage.rig()?.show()?;
+    let source = stage.rig()?.guest.state(&stage.rig()?.old)?;
+    stage.rig_mut()?.new.thaw()?;
+    let is_open = phase_is_seen(&view, "start-vm");
+    ensure!(!is_open || source == "shut off", "the target may run, and the source is {source:?}: {view}");
+    let rig = stage.rig()?;
+    let settled = stage.wait_for_view("its end", WORK, |view| {
+        view["state"] == "done" || view["state"] == "synced" && view["cutover"]["failure"].is_string()
+    })?;
+    rig.assert_one_runs()?;
+    if settled["state"] == "synced" {
+        // Where the start was not asked for yet, or did not come about.
+        stage.sync()?;
+        stage.rig()?.verb("cutover")?;
+    }
+    Ok(())
+}
