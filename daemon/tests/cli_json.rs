@@ -257,6 +257,7 @@ fn syncing() -> Value {
             ],
             "daemon_cpu": "1.500s",
         },
+        "left_behind": [],
         "next_pass": null,
         "next_pass_why": null,
         "awaited_cutover": null,

@@ -116,10 +116,13 @@ impl Exposition {
             (vec![("plan", plan.clone()), ("state", (*state).to_owned())], *count as f64)
         });
         to.gauge("warmd_migrations", "Migrations, by state.", states)?;
+        // Also none is told: an alert cannot tell what is not there from a daemon that does not look.
+        let mut run: BTreeMap<_, _> = self.views.iter().map(|view| (view.plan.clone(), 0)).collect();
+        run.extend(self.sources_run.iter().cloned());
         to.gauge(
             "warmd_source_running_after_cutover",
             "Source VMs that were last seen running after their target VM was started.",
-            self.sources_run.iter().map(|(plan, count)| (vec![("plan", plan.clone())], *count as f64)),
+            run.into_iter().map(|(plan, count)| (vec![("plan", plan)], count as f64)),
         )?;
         let mut pending: BTreeMap<DiskName, u64> = BTreeMap::new();
         let mut faults: BTreeMap<DiskName, bool> = BTreeMap::new();

@@ -83,8 +83,8 @@ pub struct Context {
     latest: Mutex<Machine>,
     /// Where its definitions were last seen to differ.
     differences: Mutex<Vec<String>>,
-    /// Whether the target answered, after its VM's start was asked for, that the VM does not run.
-    seen_not_started: AtomicBool,
+    /// Whether the target's VM was seen to run in this cutover, which may not be saved yet.
+    seen_started: AtomicBool,
     /// Whether what an earlier daemon may have left open on the source was ended.
     is_swept: AtomicBool,
     /// Whether the last writer to the target's disks was looked at, and is one that the state knows.
@@ -164,22 +164,21 @@ impl Context {
             found_asked,
             latest,
             differences: Mutex::default(),
-            seen_not_started: AtomicBool::new(false),
+            seen_started: AtomicBool::new(false),
             is_swept: AtomicBool::new(false),
             knows_writer: AtomicBool::new(false),
             steady: Steady::default(),
         }
     }
 
-    /// Whether the target VM's start was asked for, and the target has not answered since that it does not run. Nothing
-    /// is taken back then: it may run.
-    pub(super) fn may_be_started(&self) -> bool {
-        self.cutover().start_asked.is_some() && !self.seen_not_started.load(Ordering::Relaxed)
+    /// Whether the target's VM was seen to run in this cutover, which may not be saved yet.
+    pub(super) fn is_seen_started(&self) -> bool {
+        self.seen_started.load(Ordering::Relaxed)
     }
 
-    /// What the target answered; `false` if it is not known any more.
-    pub(super) fn see_not_started(&self, is_seen: bool) {
-        self.seen_not_started.store(is_seen, Ordering::Relaxed);
+    /// It was seen to run, or a new one is made.
+    pub(super) fn see_started(&self, is_seen: bool) {
+        self.seen_started.store(is_seen, Ordering::Relaxed);
     }
 
     /// Whether what an earlier daemon may have left open on the source was ended since this one came up.

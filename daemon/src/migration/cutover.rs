@@ -1,14 +1,22 @@
-//! The phases of a cutover, and the one place that takes a cutover back.
+//! The phases of a cutover; `back.rs` takes one back, `hold.rs` holds the source off.
 //!
 //! Rule: every phase bears being run again from its beginning. Before the point of no return (the target VM started)
-//! any failure leads to [`undo`]: first the target VM is gone for sure, only then is the source powered on. Never do
-//! both VMs run.
+//! any failure leads to [`undo`]. Never do both VMs run.
+
+mod back;
+mod hold;
 
 use std::time::Duration;
 
 use chrono::TimeDelta;
 use warmd_cbt::{mutant::mutant, stop::StopSignal, verify::manifest_root};
 
+pub use self::back::{clean, undo};
+use self::hold::hold_off;
+pub(super) use self::{
+    back::{discard_seen, power_on_seen, source_back},
+    hold::{give_starters_back, let_go},
+};
 use super::{
     admission, afterwards,
     boot_check::BootChecks,
@@ -27,10 +35,9 @@ use crate::{
         machine::PowerState,
         phase::Phase,
         plan::VerifyMode,
-        transition::Work,
         view::{PassKind, Verdict},
     },
-    sources::{HowStopped, Leftover, Moved, ShutdownPolicy, SourceError, SourceErrorKind},
+    sources::{HowStopped, Leftover, ShutdownPolicy},
     store::SealRow,
     targets::{CreateMachine, MachineState, TargetErrorKind, Writer},
 };
@@ -42,6 +49,8 @@ const RELEASE_DEADLINE: Duration = Duration::from_mins(5);
 /// What the last looks of a boot check may take.
 const BOOT_MARGIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// What the target may take to say whether its VM runs.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// How long `phase` may take.
 pub fn deadline(context: &Context, phase: Phase) -> Duration {
@@ -89,10 +98,6 @@ pub(super) async fn unless_stopped<T>(
 }
 
 async fn last_delta(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
-    // What cannot be saved cannot be finished, and nothing is stopped for that.
-    if let Some(why) = context.store.too_little_room() {
-        return Err(WorkError::operator(why));
-    }
     // Remembered before anything is stopped: an undo restores this, and a target stays off whose source was off.
     let power = context.source.power(&context.vm).await?;
     context.remember(|cutover| cutover.was_running = Some(power == PowerState::Running)).await?;
@@ -130,83 +135,6 @@ async fn stop_source(context: &Context) -> Result<Option<String>, WorkError> {
         .await?;
     hold_off(context).await?;
     Ok(Some(how.to_string()))
-}
-
-/// Takes away what could start the source again, which the record knows before. Also of one that was off before.
-async fn hold_off(context: &Context) -> Result<(), WorkError> {
-    if mutant("hold-off-forgotten") {
-        return Ok(());
-    }
-    let was = match context.cutover().held_off {
-        Some(was) => was,
-        None => {
-            let was = context.source.starters(&context.vm, context.id).await?;
-            context.remember(|cutover| cutover.held_off = Some(was.clone())).await?;
-            was
-        }
-    };
-    let moved = Moved { owner: context.id, target: context.target_endpoint().to_owned() };
-    context.source.hold_off(&context.vm, &moved, &was).await?;
-    crash::point("source.held-off");
-    Ok(())
-}
-
-/// Gives back what [`hold_off`] took away. What it was is forgotten only after that. A state that was put back from an
-/// older copy knows nothing of it: the source's own mark does.
-pub(super) async fn let_go(context: &Context) -> Result<(), WorkError> {
-    give_starters_back(context).await?;
-    if context.cutover().held_off.is_some() {
-        context.remember(|cutover| cutover.held_off = None).await?;
-    }
-    Ok(())
-}
-
-/// The same, while nothing can be saved: the record still says that the source is held off, and a later call repeats this.
-pub(super) async fn give_starters_back(context: &Context) -> Result<(), SourceError> {
-    let was = context.cutover().held_off.unwrap_or_default();
-    match context.source.let_go(&context.vm, context.id, &was).await {
-        // What is not there is not held.
-        Err(error) if error.kind == SourceErrorKind::NotFound => Ok(()),
-        result => result,
-    }
-}
-
-/// The target VM is gone for sure, for a source that is started after that. A target that only keeps disks cannot say so,
-/// which is told.
-pub(super) async fn discard_seen(context: &Context) -> Result<(), WorkError> {
-    if discarded(context).await? == MachineState::NotManaged {
-        let text =
-            "the target only keeps disks: whether somebody else runs a VM from them is not known to warmd";
-        context.note("warning", text.to_owned()).await;
-    }
-    Ok(())
-}
-
-/// Removes the target VM: the target says that it did, and then that none is there, or that it keeps none at all.
-async fn discarded(context: &Context) -> Result<MachineState, WorkError> {
-    context.target.discard_machine(context.id).await?;
-    if mutant("discard-trusted") {
-        return Ok(MachineState::Absent);
-    }
-    match context.target.look(context.id).await? {
-        state @ (MachineState::Absent | MachineState::NotManaged) => Ok(state),
-        state => Err(WorkError::passing(format!(
-            "the target said that it removed the VM, and it is {state:?}: the source is not started before it is gone"
-        ))),
-    }
-}
-
-/// Starts the source, and sees it run.
-pub(super) async fn power_on_seen(context: &Context) -> Result<(), SourceError> {
-    context.source.power_on(&context.vm).await?;
-    match context.source.power(&context.vm).await? {
-        PowerState::Running => Ok(()),
-        state => Err(SourceError::new(
-            SourceErrorKind::Failed,
-            format!("starting VM {}", context.machine.name),
-            format!("it was started, and is {state:?}; trying again"),
-        )),
-    }
 }
 
 async fn final_delta(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
@@ -287,6 +215,7 @@ async fn create(context: &Context) -> Result<Option<String>, WorkError> {
     };
     // Kept before it is asked: an undo discards it, in whichever phase it finds the cutover after a restart.
     context.remember(|cutover| cutover.create_asked = true).await?;
+    context.see_started(false);
     context.target.create(&request).await?;
     Ok(None)
 }
@@ -300,12 +229,10 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
         return Ok(Some("it ran already".to_owned()));
     }
     // After a restart it may run already: then there is only forward, whatever else is found.
-    context.see_not_started(false);
     if matches!(context.target.look(context.id).await?, MachineState::Running | MachineState::Starting) {
         remember_running(context).await?;
         return Ok(Some("it ran already".to_owned()));
     }
-    context.see_not_started(true);
     // The daemon died while it was being started, and it does not run. Whether it did is not known, and neither whether the
     // source did: it is not handed over like that.
     let asked = context.cutover().start_asked;
@@ -329,7 +256,6 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
         .await?;
     // From here on the disks may be what the target VM makes of them, and no state that is put back from a copy knows.
     give_over(context, false).await?;
-    context.see_not_started(false);
     let outcome = match context.target.start(context.id).await {
         Ok(()) => None,
         Err(error) if error.kind == TargetErrorKind::Refused => {
@@ -342,11 +268,7 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
         // Whether it runs decides between forward and undo, so the answer of `start` alone is not enough.
         Err(error) => match context.target.look(context.id).await {
             Ok(MachineState::Running | MachineState::Starting) => Some(format!("runs, though: {error}")),
-            Ok(_) => {
-                context.see_not_started(true);
-                return Err(error.into());
-            }
-            Err(_) => return Err(error.into()),
+            _ => return Err(error.into()),
         },
     };
     remember_running(context).await?;
@@ -354,6 +276,21 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
         context.source.power_on(&context.vm).await?;
     }
     Ok(outcome)
+}
+
+/// Whether the target VM may run, after its start was asked for: it was seen to, or the target does not say that it does
+/// not. Nothing is taken back then.
+pub(super) async fn may_run(context: &Context) -> bool {
+    if context.cutover().start_asked.is_none() || mutant("start-unknown-is-undone") {
+        return false;
+    }
+    if context.is_seen_started() {
+        return true;
+    }
+    match tokio::time::timeout(ANSWER, context.target.look(context.id)).await {
+        Ok(Ok(state)) => matches!(state, MachineState::Running | MachineState::Starting),
+        Ok(Err(_)) | Err(_) => true,
+    }
 }
 
 /// Notes beside the disks that they are the target VM's in this cutover, after the state knows of it; and whether that has
@@ -371,6 +308,7 @@ async fn give_over(context: &Context, over: bool) -> Result<(), WorkError> {
 }
 
 async fn remember_running(context: &Context) -> Result<(), WorkError> {
+    context.see_started(true);
     context
         .remember(|cutover| {
             cutover.target_running.get_or_insert_with(clock::now);
@@ -457,110 +395,11 @@ async fn release(context: &Context) -> Result<Option<String>, WorkError> {
 
 /// Names what stays behind on the source for good.
 async fn tell(context: &Context, leftovers: Vec<Leftover>) {
-    for leftover in leftovers {
-        context.note("warning", leftover.to_string()).await;
+    let left: Vec<_> = leftovers.iter().map(ToString::to_string).collect();
+    context.live.update(|view| view.left_behind.clone_from(&left));
+    for text in left {
+        context.note("warning", text).await;
     }
-}
-
-/// Takes a cutover back: the target VM gone, the source as it was before. Between the two nothing is asked that could be
-/// missing, not even the state: what else is to be done is done when the source runs, and is repeated after a crash.
-pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
-    if mutant("undo-forgotten") {
-        return Ok(());
-    }
-    // After a restart the phase is an earlier one again, and the VM is there all the same.
-    if from >= Phase::CreateVm || (context.cutover().create_asked && !mutant("undo-trusts-phase")) {
-        discard_seen(context).await?;
-        crash::point("undo.discarded");
-    }
-    match source_back(context, from).await {
-        Err(error) if error.kind == SourceErrorKind::NotFound => {
-            context.note("warning", format!("there is no source VM to power on: {error}")).await;
-        }
-        Err(error) if error.runs_elsewhere() => {
-            context.note("error", format!("the source VM is not powered on here: {error}")).await;
-        }
-        result => result?,
-    }
-    crash::point("undo.powered-on");
-    if context.cutover().start_asked.is_some() {
-        // What the target VM wrote while it ran is in no ledger: all of its disks are copied again.
-        for row in context.store.disks(context.id).await? {
-            context.ledger(row.id).await?.distrust_all().await?;
-        }
-        context
-            .remember(|cutover| (cutover.start_asked, cutover.taken_back) = (None, cutover.given_over))
-            .await?;
-        let text = "the target VM may have run: its disks are copied again, whole, in the next pass";
-        context.note("warning", text.to_owned()).await;
-    }
-    let_go(context).await?;
-    if from >= Phase::FinalDelta {
-        conversion::give_up(context).await?;
-    }
-    Ok(())
-}
-
-/// The source as it was before the cutover. It is powered on also where its snapshot cannot be ended now.
-pub(super) async fn source_back(context: &Context, from: Phase) -> Result<(), SourceError> {
-    let ended = context.source.end_snapshot(&context.vm, context.id).await;
-    if from.source_may_be_off() && was_running(context) {
-        if from == Phase::StopSource {
-            await_asked_shutdown(context).await?;
-        }
-        power_on_seen(context).await?;
-    }
-    ended
-}
-
-/// A guest that was asked to shut down cannot be asked not to: it gets time to go off, so that powering it on is not
-/// overtaken by its own shutdown.
-async fn await_asked_shutdown(context: &Context) -> Result<(), SourceError> {
-    let begun = tokio::time::Instant::now();
-    // Twice what the plan grants: a guest that was nearly there when the deadline passed must not go off unseen.
-    let patience = context.plan().cutover.graceful_shutdown * 2;
-    while begun.elapsed() < patience && context.source.power(&context.vm).await? != PowerState::Off {
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-    Ok(())
-}
-
-/// Removes everything that the migration holds on the source and the target.
-pub async fn clean(context: &Context) -> Result<(), WorkError> {
-    let gone = |error: &SourceError| error.kind == SourceErrorKind::NotFound;
-    match context.source.end_snapshot(&context.vm, context.id).await {
-        Err(error) if gone(&error) => {
-            context.note("warning", format!("nothing to release: {error}")).await;
-        }
-        result => result?,
-    }
-    match context.source.release_marks(&context.vm, context.id, &[]).await {
-        Err(error) if gone(&error) => {
-            context.note("warning", format!("nothing to release: {error}")).await;
-        }
-        leftovers => tell(context, leftovers?).await,
-    }
-    let noted = context.target.noted_writer(context.id).await?;
-    if !overtaken::is_known(&context.cutover(), Work::Clean, noted) {
-        let text = "a cutover that warmd's state does not know of gave the target's disks to the target VM: it and its disks \
-                    are left as they are, and are nobody's but its own";
-        context.note("warning", text.to_owned()).await;
-        return Ok(());
-    }
-    discarded(context).await?;
-    // A cutover that stopped the source, and neither ended nor was undone.
-    if context.cutover().held_off.is_some() {
-        match source_back(context, Phase::FinalDelta).await {
-            Err(error) if gone(&error) => {}
-            result => result?,
-        }
-    }
-    let_go(context).await?;
-    let made = context.made_disks().await?;
-    // Without a ledger the disks may have been made all the same, and not noted.
-    let disks = if made.is_empty() { context.disk_specs() } else { made };
-    context.target.discard_disks(context.id, &disks).await?;
-    Ok(())
 }
 
 /// The source must be off, and stay off, from the final delta on.

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use warmd_cbt::{mutant::mutant, stop::StopSignal};
+use warmd_cbt::stop::StopSignal;
 
 use super::{
     admission,
@@ -139,9 +139,7 @@ async fn attempts(context: &Context, doing: Work, stop: &StopSignal) -> Result<(
             patience.begin_anew();
         }
         // Only a target that answers that its VM does not run lets the start be given up: an undo would end a VM that works.
-        let may_run = doing == Work::Phase(Phase::StartVm)
-            && context.may_be_started()
-            && !mutant("start-unknown-is-undone");
+        let may_run = doing == Work::Phase(Phase::StartVm) && cutover::may_run(context).await;
         if stop.is_stopped() || (!may_run && (is_final(&error, doing) || unsaved::ends(context, doing))) {
             return Err(error);
         }

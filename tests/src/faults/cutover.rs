@@ -64,9 +64,25 @@ fn not_created(stage: &mut Stage<'_>) -> Result<()> {
     let xml = stage.dir.join("taken.xml");
     std::fs::write(&xml, TAKEN)?;
     rig.new.virsh(["define", &xml.to_string_lossy()])?;
-    undone(rig, "is here already")?;
+    // Seen in time, nothing is stopped for it.
+    undone(rig, "was not stopped")?;
     rig.new.virsh(["undefine", "guest"])?;
-    rig.verb("cutover")
+    take_name_in_the_cutover(stage)?;
+    as_before(stage.rig()?, "is here already")?;
+    stage.rig()?.new.virsh(["undefine", "guest"])?;
+    stage.rig()?.verb("cutover")
+}
+
+/// Begins a cutover, and gives the target VM's name to another domain once the source is being stopped.
+pub(super) fn take_name_in_the_cutover(stage: &Stage<'_>) -> Result<()> {
+    let xml = stage.dir.join("taken.xml");
+    std::fs::write(&xml, TAKEN)?;
+    stage.rig()?.try_verb("cutover", &["--no-wait"])?;
+    stage.wait_for_view("the stop of the source", WORK, |view| {
+        let phases = view["cutover"]["phases"].as_array().cloned().unwrap_or_default();
+        phases.iter().any(|seen| seen["phase"] == "stop-source")
+    })?;
+    stage.rig()?.new.virsh(["define", &xml.to_string_lossy()]).map(drop)
 }
 
 /// A hook of the target's libvirt that does what a file says when a VM is started.

@@ -224,7 +224,7 @@ fn at_home(stage: &Stage<'_>) -> Result<()> {
         ("run", &[][..]),
         ("scratch", &[]),
         ("api", &[]),
-        ("state", &["warmd.db", "lock", "report.key", "lost+found"]),
+        ("state", &["warmd.db", "lock", "report.key", "reserve", "lost+found"]),
     ] {
         let path = stage.dir.join(folder);
         let found: Vec<_> = files(&path)?

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::{Row, kills::TAKEN, row, stage::Stage};
+use super::{Row, cutover::take_name_in_the_cutover, row, stage::Stage};
 use crate::{Libvirt, rig::WORK};
 
 #[rustfmt::skip]
@@ -43,12 +43,8 @@ fn autostart(stage: &mut Stage<'_>) -> Result<()> {
     stage.running(16, |spec| spec.cutover = SHORT)?;
     stage.rig()?.old.virsh(["autostart", "guest"])?;
     stage.seed()?;
-    let taken = stage.dir.join("taken.xml");
-    std::fs::write(&taken, TAKEN)?;
+    take_name_in_the_cutover(stage)?;
     let rig = stage.rig()?;
-    rig.new.virsh(["define", &taken.to_string_lossy()])?;
-    let out = rig.try_verb("cutover", &[])?;
-    ensure!(out.code == Some(1), "the cutover ended with {:?}: {}{}", out.code, out.stdout, out.stderr);
     rig.wait_for("synced")?;
     ensure!(starts_with_host(&rig.old)?, "an undo does not give the autostart back");
     rig.new.virsh(["undefine", "guest"])?;

@@ -17,6 +17,8 @@ mod afterwards;
 mod chance;
 mod durable;
 mod groups;
+mod guests;
+mod legal;
 mod life;
 mod pages;
 mod panics;

@@ -200,11 +200,12 @@ async fn slow_clients_have_their_time_and_no_more() {
 }
 
 /// Every metric that there is, as daemon/docs/metrics.md lists them.
-const NAMES: [&str; 31] = [
+const NAMES: [&str; 32] = [
     "process_cpu_seconds",
     "process_open_fds",
     "process_resident_memory_bytes",
     "warmd_audited_bytes",
+    "warmd_buffers_written_off",
     "warmd_build",
     "warmd_cutover_refused",
     "warmd_downtime_allowed_seconds",

@@ -56,10 +56,10 @@ async fn a_rollback_does_not_wait_for_a_plan_that_is_being_judged() {
     let plan = Rig::plan(VerifyMode::Readback);
     rig.seed(plan.clone()).await;
     assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
-    rig.world.faults.set("source.describe", Fault::Hang);
+    rig.world.faults.set("target.objections", Fault::Hang);
     let manager = std::sync::Arc::clone(&rig.manager);
     let applying = tokio::spawn(async move { manager.apply_plan(plan, "test").await });
-    while rig.world.faults.struck("source.describe") == 0 || applying.is_finished() {
+    while rig.world.faults.struck("target.objections") == 0 || applying.is_finished() {
         assert!(!applying.is_finished(), "it is still judged");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

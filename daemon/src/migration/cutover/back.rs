@@ -1,0 +1,154 @@
+//! The way back to the source, and the end of what a migration holds.
+//!
+//! Rule: first the target VM is gone for sure, only then is the source powered on; and that before all that may be
+//! missing, the state too. Each step bears being done again. Never do both VMs run.
+
+use warmd_cbt::mutant::mutant;
+
+use super::{LOOK_EVERY, let_go, tell, was_running};
+use crate::{
+    crash,
+    migration::{context::Context, conversion, failure::WorkError, overtaken},
+    model::{machine::PowerState, phase::Phase, transition::Work},
+    sources::{SourceError, SourceErrorKind},
+    targets::MachineState,
+};
+
+/// The target VM is gone for sure, for a source that is started after that. A target that only keeps disks cannot say so,
+/// which is told.
+pub(in crate::migration) async fn discard_seen(context: &Context) -> Result<(), WorkError> {
+    if discarded(context).await? == MachineState::NotManaged {
+        let text =
+            "the target only keeps disks: whether somebody else runs a VM from them is not known to warmd";
+        context.note("warning", text.to_owned()).await;
+    }
+    Ok(())
+}
+
+/// Removes the target VM: the target says that it did, and then that none is there, or that it keeps none at all.
+async fn discarded(context: &Context) -> Result<MachineState, WorkError> {
+    context.target.discard_machine(context.id).await?;
+    if mutant("discard-trusted") {
+        return Ok(MachineState::Absent);
+    }
+    match context.target.look(context.id).await? {
+        state @ (MachineState::Absent | MachineState::NotManaged) => Ok(state),
+        state => Err(WorkError::passing(format!(
+            "the target said that it removed the VM, and it is {state:?}: the source is not started before it is gone"
+        ))),
+    }
+}
+
+/// Starts the source, and sees it run.
+pub(in crate::migration) async fn power_on_seen(context: &Context) -> Result<(), SourceError> {
+    context.source.power_on(&context.vm).await?;
+    match context.source.power(&context.vm).await? {
+        PowerState::Running => Ok(()),
+        state => Err(SourceError::new(
+            SourceErrorKind::Failed,
+            format!("starting VM {}", context.machine.name),
+            format!("it was started, and is {state:?}; trying again"),
+        )),
+    }
+}
+
+/// Takes a cutover back: the target VM gone, the source as it was before. Between the two nothing is asked that could be
+/// missing, not even the state: what else is to be done is done when the source runs, and is repeated after a crash.
+pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
+    if mutant("undo-forgotten") {
+        return Ok(());
+    }
+    // After a restart the phase is an earlier one again, and the VM is there all the same.
+    if from >= Phase::CreateVm || (context.cutover().create_asked && !mutant("undo-trusts-phase")) {
+        discard_seen(context).await?;
+        crash::point("undo.discarded");
+    }
+    match source_back(context, from).await {
+        Err(error) if error.kind == SourceErrorKind::NotFound => {
+            context.note("warning", format!("there is no source VM to power on: {error}")).await;
+        }
+        Err(error) if error.runs_elsewhere() => {
+            context.note("error", format!("the source VM is not powered on here: {error}")).await;
+        }
+        result => result?,
+    }
+    crash::point("undo.powered-on");
+    if context.cutover().start_asked.is_some() {
+        // What the target VM wrote while it ran is in no ledger: all of its disks are copied again.
+        for row in context.store.disks(context.id).await? {
+            context.ledger(row.id).await?.distrust_all().await?;
+        }
+        context
+            .remember(|cutover| (cutover.start_asked, cutover.taken_back) = (None, cutover.given_over))
+            .await?;
+        let text = "the target VM may have run: its disks are copied again, whole, in the next pass";
+        context.note("warning", text.to_owned()).await;
+    }
+    let_go(context).await?;
+    if from >= Phase::FinalDelta {
+        conversion::give_up(context).await?;
+    }
+    Ok(())
+}
+
+/// The source as it was before the cutover. It is powered on also where its snapshot cannot be ended now.
+pub(in crate::migration) async fn source_back(context: &Context, from: Phase) -> Result<(), SourceError> {
+    let ended = context.source.end_snapshot(&context.vm, context.id).await;
+    if from.source_may_be_off() && was_running(context) {
+        if from == Phase::StopSource {
+            await_asked_shutdown(context).await?;
+        }
+        power_on_seen(context).await?;
+    }
+    ended
+}
+
+/// A guest that was asked to shut down cannot be asked not to: it gets time to go off, so that powering it on is not
+/// overtaken by its own shutdown.
+async fn await_asked_shutdown(context: &Context) -> Result<(), SourceError> {
+    let begun = tokio::time::Instant::now();
+    // Twice what the plan grants: a guest that was nearly there when the deadline passed must not go off unseen.
+    let patience = context.plan().cutover.graceful_shutdown * 2;
+    while begun.elapsed() < patience && context.source.power(&context.vm).await? != PowerState::Off {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+/// Removes everything that the migration holds on the source and the target.
+pub async fn clean(context: &Context) -> Result<(), WorkError> {
+    let gone = |error: &SourceError| error.kind == SourceErrorKind::NotFound;
+    match context.source.end_snapshot(&context.vm, context.id).await {
+        Err(error) if gone(&error) => {
+            context.note("warning", format!("nothing to release: {error}")).await;
+        }
+        result => result?,
+    }
+    match context.source.release_marks(&context.vm, context.id, &[]).await {
+        Err(error) if gone(&error) => {
+            context.note("warning", format!("nothing to release: {error}")).await;
+        }
+        leftovers => tell(context, leftovers?).await,
+    }
+    let noted = context.target.noted_writer(context.id).await?;
+    if !overtaken::is_known(&context.cutover(), Work::Clean, noted) {
+        let text = "a cutover that warmd's state does not know of gave the target's disks to the target VM: it and its disks \
+                    are left as they are, and are nobody's but its own";
+        context.note("warning", text.to_owned()).await;
+        return Ok(());
+    }
+    discarded(context).await?;
+    // A cutover that stopped the source, and neither ended nor was undone.
+    if context.cutover().held_off.is_some() {
+        match source_back(context, Phase::FinalDelta).await {
+            Err(error) if gone(&error) => {}
+            result => result?,
+        }
+    }
+    let_go(context).await?;
+    let made = context.made_disks().await?;
+    // Without a ledger the disks may have been made all the same, and not noted.
+    let disks = if made.is_empty() { context.disk_specs() } else { made };
+    context.target.discard_disks(context.id, &disks).await?;
+    Ok(())
+}

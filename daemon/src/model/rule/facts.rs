@@ -1,0 +1,393 @@
+//! What is documented of each rule: its id, its severity, what it finds, and what to do then.
+//!
+//! Rule: these are the texts of the table in `daemon/docs/preflight.md`, word for word; whoever changes one changes both.
+
+use super::{Facts, Rule, Severity};
+
+impl Rule {
+    /// What is documented of it.
+    pub fn facts(self) -> Facts {
+        use Severity::{Error, Warning};
+        let (id, severity, finds, help) = match self {
+            Self::PlanWrong => (
+                "plan-wrong",
+                Error,
+                "something in the plan is wrong as it is written",
+                "correct the plan's file",
+            ),
+            Self::HookMissing => (
+                "hook-missing",
+                Error,
+                "a hook's program is not on the daemon's host, or cannot be run",
+                "install it there, make it executable, or correct `command`",
+            ),
+            Self::BootCheckBlind => (
+                "boot-check-blind",
+                Error,
+                "the boot check asks for signs of life that this target cannot see",
+                "remove `serial` and `guest_agent` from the boot check, or use `tcp`",
+            ),
+            Self::ConversionMissing => (
+                "conversion-missing",
+                Error,
+                "a conversion's program is not on the daemon's host, or cannot be run",
+                "install it there, make it executable, or correct `command`",
+            ),
+            Self::ConversionUnguarded => (
+                "conversion-unguarded",
+                Error,
+                "the target cannot keep a conversion's writes apart from the disks, or lacks what that needs",
+                "set `conversion = \"none\"`, or see that `qemu-img` is there and the target answers",
+            ),
+            Self::ConversionPlace => (
+                "conversion-place",
+                Error,
+                "nothing can be kept apart from the place that the plan gives a disk that is to be converted",
+                "give the disk another place in `[vm.NAME.disks]`, or set `conversion = \"none\"` for the VM",
+            ),
+            Self::ScheduleDeadEnd => (
+                "schedule-dead-end",
+                Warning,
+                "by its windows and blackouts, data is never copied, or no cutover ever begins",
+                "correct the windows or the blackouts",
+            ),
+            Self::WindowNeverFits => (
+                "window-never-fits",
+                Warning,
+                "no window for cutovers of the coming year is as long as `max_downtime`, or as the downtime that is \
+                 expected of a migration",
+                "widen the windows of `schedule.cutover`, or make the downtime shorter",
+            ),
+            Self::WindowsNeverMeet => (
+                "windows-never-meet",
+                Warning,
+                "the VMs move together, and at no time of the coming year the windows for cutovers of all of them are open",
+                "give them windows that overlap, or begin their cutover with `--force`",
+            ),
+            Self::TierMissing => (
+                "tier-missing",
+                Error,
+                "the plan has tiers, and the VM is in none of them",
+                "name it in the `vms` of a `[[cutover.tiers]]`, or add a last tier with `vms = [\"*\"]`",
+            ),
+            Self::TierIdle => (
+                "tier-idle",
+                Warning,
+                "no VM of the plan is in the tier, or the tiers before it have taken them",
+                "correct its `vms`, or leave it for VMs that are to come",
+            ),
+            Self::SourceUnknown => (
+                "source-unknown",
+                Error,
+                "the source is not in the daemon's configuration",
+                "add it there and restart the daemon, or correct `source`",
+            ),
+            Self::SourceUnreachable => (
+                "source-unreachable",
+                Error,
+                "the source does not answer, or the daemon lacks there what every snapshot needs",
+                "see `warmctl source check NAME`",
+            ),
+            Self::TargetUnknown => (
+                "target-unknown",
+                Error,
+                "the target is not in the daemon's configuration",
+                "add it there and restart the daemon, or correct `target`",
+            ),
+            Self::TargetUnreachable => (
+                "target-unreachable",
+                Error,
+                "the target does not answer, or the daemon cannot write there",
+                "see `warmctl target check NAME`",
+            ),
+            Self::EndpointFixed => (
+                "endpoint-fixed",
+                Error,
+                "the plan has another source or target than the one by which it moves VMs now",
+                "cancel those migrations first, or give the plan another name",
+            ),
+            Self::VmNone => (
+                "vm-none",
+                Error,
+                "`vms` chooses no VM of the source",
+                "correct the patterns: see `warmctl source vms NAME`",
+            ),
+            Self::VmIdlePattern => (
+                "vm-idle-pattern",
+                Warning,
+                "a pattern or an exclusion of `vms` matches no VM of the source",
+                "correct it, or leave it for VMs that are to come",
+            ),
+            Self::VmMovedHere => (
+                "vm-moved-here",
+                Warning,
+                "the VM was moved here by warmd; a pattern does not choose it",
+                "name it in full in `vms` if it is to move again",
+            ),
+            Self::VmUnknown => (
+                "vm-unknown",
+                Error,
+                "the source has no such VM, or more than one of that name",
+                "correct `vms`, or name the VM by its id: see `warmctl source vms NAME`",
+            ),
+            Self::VmUnreadable => (
+                "vm-unreadable",
+                Error,
+                "the source cannot describe the VM",
+                "see that its disks' images are there and can be read",
+            ),
+            Self::VmTwice => {
+                ("vm-twice", Error, "two names in the plan mean one VM", "remove one of them from `vms`")
+            }
+            Self::VmTaken => (
+                "vm-taken",
+                Error,
+                "another plan moves the VM already",
+                "remove it from one of the plans, or cancel its migration",
+            ),
+            Self::VmFixed => (
+                "vm-fixed",
+                Error,
+                "the plan changes the name or a disk's place of a VM whose migration has begun",
+                "leave it as it was, or cancel that migration first",
+            ),
+            Self::VmPaused => (
+                "vm-paused",
+                Warning,
+                "the VM is paused: no snapshot can be taken of it",
+                "resume it, or shut it down",
+            ),
+            Self::VmTransient => (
+                "vm-transient",
+                Error,
+                "the VM is transient: it is gone for good when it is off, and a cutover would end it",
+                "define it (`virsh define`)",
+            ),
+            Self::VmSaved => (
+                "vm-saved",
+                Error,
+                "the VM is off with a saved memory image: its disks are in the middle of something",
+                "start it, and shut it down if it is to be off",
+            ),
+            Self::VmBusy => (
+                "vm-busy",
+                Warning,
+                "a job of another tool runs on the VM: no snapshot is taken meanwhile",
+                "wait for its end, or end it",
+            ),
+            Self::StartBlocked => (
+                "start-blocked",
+                Error,
+                "something that the VM's start needs is missing: once it is off, it could be neither read nor started again",
+                "bring back the file, pool, network or secret, or take the device out of the VM's definition",
+            ),
+            Self::StartDoubtful => (
+                "start-doubtful",
+                Warning,
+                "whether something that the VM's start needs is there cannot be told: its file system does not answer, or \
+                 warmd may not look",
+                "see that the file system answers, and that the daemon may look there; a VM is not stopped while nothing answers",
+            ),
+            Self::VmElsewhere => (
+                "vm-elsewhere",
+                Error,
+                "the VM is off here because libvirt migrated it to another host, where it runs",
+                "move it from the host where it is, or migrate it back first",
+            ),
+            Self::VmCrashed => (
+                "vm-crashed",
+                Warning,
+                "the VM is off because QEMU crashed or could not go on: its disks are as the crash left them",
+                "start it, see that it is well, and shut it down if it is to be off",
+            ),
+            Self::VmAutostart => (
+                "vm-autostart",
+                Warning,
+                "the VM is started together with its host (autostart)",
+                "nothing: a cutover turns that off on the source once the VM is off, and on on the target at its end; an \
+                 undo and a rollback give it back",
+            ),
+            Self::DiskNone => {
+                ("disk-none", Error, "the VM has no disks that can be copied", "remove it from the plan")
+            }
+            Self::DiskUnknown => (
+                "disk-unknown",
+                Error,
+                "`[vm.NAME.disks]` names a disk that the VM has not",
+                "correct the disk's name",
+            ),
+            Self::DiskUnsupported => (
+                "disk-unsupported",
+                Error,
+                "a disk cannot be copied: a LUN passed through, or one without bytes",
+                "make it an ordinary disk, or detach it",
+            ),
+            Self::DiskShared => (
+                "disk-shared",
+                Warning,
+                "a disk is shareable: another VM may write to it while it is copied, and after the cutover",
+                "stop the others that have it before the cutover, and move all of them in one go",
+            ),
+            Self::TrackingOn => (
+                "tracking-on",
+                Warning,
+                "the source cannot track a disk's changes: every pass compares the whole disk",
+                "do what the reason says, for a raw image convert it to qcow2, or give the passes the time",
+            ),
+            Self::SnapshotsThere => (
+                "snapshots-there",
+                Warning,
+                "the VM has snapshots: they are not moved, and it cannot be reverted to them while it is",
+                "delete them, or keep the source VM for as long as they are needed",
+            ),
+            Self::CheckpointsThere => (
+                "checkpoints-there",
+                Warning,
+                "the VM has checkpoints of another tool, which may delete warmd's along with its own",
+                "stop that tool's backups of this VM for the time, or expect passes that compare everything",
+            ),
+            Self::DeviceUnmapped => (
+                "device-unmapped",
+                Warning,
+                "the VM has devices that stay behind: passed through, TPMs, shared folders",
+                "see that the guest can do without, or attach such devices on the target",
+            ),
+            Self::FirmwareState => (
+                "firmware-state",
+                Warning,
+                "the VM boots by UEFI: its variables (boot entries, keys) are not moved",
+                "see that it boots by the default path, or enter them anew on the target",
+            ),
+            Self::HardwareUnmapped => (
+                "hardware-unmapped",
+                Error,
+                "the target cannot make such a machine: architecture, chipset, firmware, disks or MACs",
+                "change the VM, or prepare the target for it",
+            ),
+            Self::HardwareChanged => (
+                "hardware-changed",
+                Warning,
+                "a device or a setting of the VM is not carried over, or is another one on the target",
+                "see that the guest can do without, or set it on the target after the move",
+            ),
+            Self::HardwareUnclassified => (
+                "hardware-unclassified",
+                Warning,
+                "the VM has an element or attribute that warmd does not know: it is not carried over",
+                "find out what it is for, and set it on the target after the move if the VM needs it",
+            ),
+            Self::MediumBehind => (
+                "medium-behind",
+                Warning,
+                "the medium in a CD-ROM or floppy drive stays behind: the drive comes up empty",
+                "eject it, or copy the image and insert it on the target after the move",
+            ),
+            Self::DefinitionsDiffer => (
+                "definitions-differ",
+                Warning,
+                "the running VM is not what its definition says: the target is made by the definition",
+                "restart the VM on the source, or make the two agree (`virsh edit`, `--live --config`)",
+            ),
+            Self::DiskInOneDefinition => (
+                "disk-in-one-definition",
+                Error,
+                "the running VM has a disk that its definition has not, or has as another image, or the other way round: it would be \
+                 lost, or cannot be copied",
+                "attach or detach it both live and in the definition (`--live --config`), or restart the VM",
+            ),
+            Self::BootLost => (
+                "boot-lost",
+                Error,
+                "what the VM boots by stays on the source: it would not boot on the target",
+                "install a boot loader in the guest, or accept it (`accept` in the plan) if it can boot from its disk",
+            ),
+            Self::TpmState => (
+                "tpm-state",
+                Error,
+                "the VM has a TPM, whose state is not moved: what is sealed by it cannot be opened",
+                "have the recovery keys at hand or suspend BitLocker, then accept it (`accept` in the plan)",
+            ),
+            Self::ProtectionLost => (
+                "protection-lost",
+                Error,
+                "the VM is protected from its host (SEV, TDX, wrapped keys), and would not be on the target",
+                "keep it where it is, or accept it (`accept` in the plan)",
+            ),
+            Self::EncryptionLost => (
+                "encryption-lost",
+                Error,
+                "a disk is encrypted on the source, and would lie in plain text on the target",
+                "put the target on encrypted storage, then accept it (`accept` in the plan)",
+            ),
+            Self::IsolationLost => (
+                "isolation-lost",
+                Error,
+                "what keeps a network interface apart (filter, VLAN, isolated or virtual port, link down) cannot be kept by \
+                 the target: a VLAN takes Open vSwitch, an SR-IOV pool, or from libvirt 11 on a bridge that filters VLANs; an \
+                 isolated port takes a Linux bridge",
+                "make the filter or network on the target, or accept it (`accept` in the plan)",
+            ),
+            Self::NameUnusable => (
+                "name-unusable",
+                Error,
+                "the VM's name cannot be used on the target",
+                "set `name` in its `[vm.NAME]`, or `sanitise = true` in `[names]`",
+            ),
+            Self::NameTwice => (
+                "name-twice",
+                Error,
+                "two VMs that move to this target would get the same name",
+                "set `name` in the `[vm.NAME]` of one of them",
+            ),
+            Self::NameTaken => (
+                "name-taken",
+                Error,
+                "the target has a VM of that name already",
+                "set another `name` in the VM's `[vm.NAME]`, or rename the one on the target",
+            ),
+            Self::MacTaken => (
+                "mac-taken",
+                Warning,
+                "another VM that moves, or one on the target, has the same MAC address",
+                "see that the two are never on one network at the same time, or change one",
+            ),
+            Self::NetworkUnknown => (
+                "network-unknown",
+                Error,
+                "the target has no such network, or it is not active",
+                "map it in `[networks]`, or make or start it on the target",
+            ),
+            Self::StorageUnknown => (
+                "storage-unknown",
+                Error,
+                "the target has no storage of that name, or it cannot be written to",
+                "correct `[storage]`, or add the storage to the target in the daemon's configuration and see that it is mounted",
+            ),
+            Self::StorageIdle => (
+                "storage-idle",
+                Warning,
+                "`[storage]` maps a datastore that no disk of the plan's VMs lies in",
+                "correct its name, or leave it for VMs that are to come",
+            ),
+            Self::Capacity => (
+                "capacity",
+                Warning,
+                "the disks, when they are full, are larger than the room left on the target; they begin sparse",
+                "make room, or give some disks places of their own in `[vm.NAME.disks]`",
+            ),
+            Self::PlaceUnusable => (
+                "place-unusable",
+                Error,
+                "the place that the plan gives a disk is not there, not of its size, in use, or somebody else's",
+                "correct it in `[vm.NAME.disks]`, or make a volume of exactly the disk's size there",
+            ),
+            Self::StateRoom => (
+                "state-room",
+                Warning,
+                "the file system of the daemon's state has too little room for a cutover: none begins until it has",
+                "make room on the file system of `state_dir`",
+            ),
+        };
+        Facts { id, severity, finds, help }
+    }
+}
