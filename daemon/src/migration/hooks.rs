@@ -85,16 +85,16 @@ pub(super) async fn run(
     stop: &StopSignal,
 ) -> Result<(), WorkError> {
     let plan = context.plan();
-    for (position, hook) in (0..).zip(&plan.hooks) {
-        if (hook.phase, hook.when) == (phase, when) {
-            one(context, position, hook, stop).await?;
-        }
+    let now: Vec<_> = plan.hooks.iter().filter(|hook| (hook.phase, hook.when) == (phase, when)).collect();
+    for (at, hook) in now.iter().enumerate() {
+        let same = now.iter().take(at).filter(|other| other.words() == hook.words()).count();
+        one(context, u32::try_from(same).unwrap_or(u32::MAX), hook, stop).await?;
     }
     Ok(())
 }
 
-async fn one(context: &Context, position: u32, hook: &Hook, stop: &StopSignal) -> Result<(), WorkError> {
-    let key = HookKey { migration: context.id, attempt: context.cutover().attempt, position };
+async fn one(context: &Context, nth: u32, hook: &Hook, stop: &StopSignal) -> Result<(), WorkError> {
+    let key = HookKey { migration: context.id, attempt: context.cutover().attempt, nth };
     let (place, program) = (hook.place(), hook.program());
     let begun = clock::now();
     let again = match context.store.begin_hook(key, hook.clone(), begun).await? {
@@ -124,7 +124,7 @@ async fn one(context: &Context, position: u32, hook: &Hook, stop: &StopSignal) -
     let outcome = fault.as_ref().map_or_else(|| "done".to_owned(), |fault| format!("failed: {fault}"));
     // Tried by itself: who tried all of it again would run the hook again.
     let mut retry = Retry::times(NOTED);
-    while let Err(error) = context.store.end_hook(key, ended, &outcome).await {
+    while let Err(error) = context.store.end_hook(key, hook.clone(), ended, &outcome).await {
         if !retry.pause().await {
             return Err(error.into());
         }

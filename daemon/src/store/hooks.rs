@@ -1,7 +1,10 @@
 //! Hooks of cutovers as they went.
+//!
+//! Rule: a hook is known by its moment and its command, and not by its place in the plan: a plan that is applied again in
+//! the middle of a cutover, with other hooks or in another order, neither runs one again nor passes one over.
 
 use chrono::{DateTime, Utc};
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     Store, StoreError,
@@ -21,8 +24,8 @@ pub struct HookKey {
     pub migration: MigrationId,
     /// Of the cutover.
     pub attempt: u32,
-    /// Among the plan's hooks.
-    pub position: u32,
+    /// Among the plan's hooks of the same moment and command.
+    pub nth: u32,
 }
 
 /// How a hook stood before it was begun.
@@ -36,7 +39,7 @@ pub enum HookStanding {
 }
 
 impl Store {
-    /// Notes that the hook begins, unless it has ended in this cutover. Another hook in its place is a new one.
+    /// Notes that the hook begins, unless it has ended in this cutover.
     pub async fn begin_hook(
         &self,
         key: HookKey,
@@ -44,35 +47,18 @@ impl Store {
         started: DateTime<Utc>,
     ) -> Result<HookStanding, StoreError> {
         self.write(format!("beginning a hook of migration {}", key.migration), move |db| {
-            let id = key.migration.to_string();
-            let bad = |error| Fault::bad(TABLE, &id, error);
-            let command = serde_json::to_string(&hook.words()).map_err(bad)?;
-            let (phase, side) = (to_word(TABLE, &hook.phase)?, to_word(TABLE, &hook.when)?);
-            let ended: Option<bool> = db
-                .prepare_cached(
-                    "SELECT ended IS NOT NULL FROM hooks WHERE migration = ? AND attempt = ? AND position = ?
-                     AND phase = ? AND side = ? AND command = ?",
-                )?
-                .query_row(params![id, key.attempt, key.position, phase, side, command], |row| row.get(0))
-                .optional()?;
-            match ended {
-                Some(true) => return Ok(HookStanding::Ended),
-                Some(false) => return Ok(HookStanding::CutOff),
+            match find(db, key, &hook)? {
+                Some((_, true)) => return Ok(HookStanding::Ended),
+                Some((_, false)) => return Ok(HookStanding::CutOff),
                 None => {}
             }
+            let (id, [phase, side, command]) = (key.migration.to_string(), words(key, &hook)?);
             db.prepare_cached(
-                "INSERT OR REPLACE INTO hooks (migration, attempt, position, phase, side, command, started)
-                 VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO hooks (migration, attempt, position, phase, side, command, started)
+                 SELECT ?1, ?2, coalesce(max(position) + 1, 0), ?3, ?4, ?5, ?6 FROM hooks
+                 WHERE migration = ?1 AND attempt = ?2",
             )?
-            .execute(params![
-                id,
-                key.attempt,
-                key.position,
-                phase,
-                side,
-                command,
-                micros(started)
-            ])?;
+            .execute(params![id, key.attempt, phase, side, command, micros(started)])?;
             Ok(HookStanding::New)
         })
         .await
@@ -82,25 +68,25 @@ impl Store {
     pub async fn end_hook(
         &self,
         key: HookKey,
+        hook: Hook,
         ended: DateTime<Utc>,
         outcome: &str,
     ) -> Result<(), StoreError> {
         let outcome = outcome.to_owned();
         self.write(format!("ending a hook of migration {}", key.migration), move |db| {
-            let found = db
-                .prepare_cached(
-                    "UPDATE hooks SET ended = ?, outcome = ? WHERE migration = ? AND attempt = ? AND position = ?",
-                )?
-                .execute(params![
-                    micros(ended),
-                    outcome,
-                    key.migration.to_string(),
-                    key.attempt,
-                    key.position
-                ])?;
-            if found == 0 {
+            let Some((position, _)) = find(db, key, &hook)? else {
                 return Err(Fault::Missing(format!("{key:?} has not begun")));
-            }
+            };
+            db.prepare_cached(
+                "UPDATE hooks SET ended = ?, outcome = ? WHERE migration = ? AND attempt = ? AND position = ?",
+            )?
+            .execute(params![
+                micros(ended),
+                outcome,
+                key.migration.to_string(),
+                key.attempt,
+                position
+            ])?;
             Ok(())
         })
         .await
@@ -132,4 +118,26 @@ impl Store {
         })
         .await
     }
+}
+
+/// Where the hook's row is, and whether it has ended.
+fn find(db: &Connection, key: HookKey, hook: &Hook) -> Result<Option<(i64, bool)>, Fault> {
+    let [phase, side, command] = words(key, hook)?;
+    let found = db
+        .prepare_cached(
+            "SELECT position, ended IS NOT NULL FROM hooks WHERE migration = ? AND attempt = ?
+             AND phase = ? AND side = ? AND command = ? ORDER BY position LIMIT 1 OFFSET ?",
+        )?
+        .query_row(params![key.migration.to_string(), key.attempt, phase, side, command, key.nth], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .optional()?;
+    Ok(found)
+}
+
+/// What a hook is known by: its phase, its side and its command, as they are kept.
+fn words(key: HookKey, hook: &Hook) -> Result<[String; 3], Fault> {
+    let id = key.migration.to_string();
+    let command = serde_json::to_string(&hook.words()).map_err(|error| Fault::bad(TABLE, &id, error))?;
+    Ok([to_word(TABLE, &hook.phase)?, to_word(TABLE, &hook.when)?, command])
 }

@@ -239,6 +239,24 @@ async fn after_a_restart_only_the_one_that_was_cut_off_is_run_again_and_the_next
 }
 
 #[tokio::test]
+async fn a_plan_applied_again_in_another_order_runs_none_again_and_passes_none_over() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("ran");
+    let ran = || fs::read_to_string(&file).unwrap_or_default();
+    let says =
+        |word: &str| hook(Phase::CreateVm, When::Before, &format!("echo {word} >> {}", file.display()));
+    let mut rig = Rig::start(world()).await;
+    rig.seed(plan(vec![says("a"), says("b"), says("a")])).await;
+    rig.world.faults.set("target.create", Fault::Hang);
+    rig.ask(Request::Cutover).await;
+    rig.until("all hooks", |_| ran() == "a\nb\na\n").await;
+    rig.manager_applies(plan(vec![says("c"), says("b"), says("a"), says("a")])).await;
+    rig.restart_after(|world| world.faults.clear()).await;
+    rig.until("the end", |view| view.state == State::Done).await;
+    assert_eq!(ran(), "a\nb\na\nc\n", "{}", rig.journal().await);
+}
+
+#[tokio::test]
 async fn a_plan_whose_programs_cannot_be_run_is_refused() {
     let dir = TempDir::new().unwrap();
     let plain = dir.path().join("plain");
