@@ -15,7 +15,7 @@ use warmd_cbt::{
     verify::{AuditJob, AuditOutcome, audit},
 };
 
-use super::{context::Context, failure::WorkError};
+use super::{context::Context, failure::WorkError, pass::rows_at_fault};
 use crate::{
     clock, crash, human,
     metrics::AuditName,
@@ -26,6 +26,7 @@ use crate::{
     },
     sources::Snapshot,
     store::DiskRow,
+    targets::Writer,
 };
 
 /// Reads at once: a little beside what else the source does.
@@ -193,10 +194,30 @@ pub(super) async fn found_out(context: &Context, row: &DiskRow, untold: &[Extent
         &format!("a comparison found {bytes} bytes that had changed without the source having said so"),
         &places,
     );
+    note_beside(context, row).await?;
     if context.store.put_tracking_fault(row.id, fault.clone()).await? {
         tell(context, row, &fault).await;
     }
     Ok(())
+}
+
+/// Notes beside the disks that one more is at fault, before the state knows: one that is put back from a copy from before
+/// that believes the source, and is not to be believed.
+async fn note_beside(context: &Context, row: &DiskRow) -> Result<(), WorkError> {
+    // Disks are compared side by side, and each counts from what is noted.
+    static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let rows = context.store.disks(context.id).await?;
+    let is_known = rows.iter().any(|each| each.id == row.id && each.tracking_fault.is_some());
+    if is_known || mutant("comparison-not-noted") {
+        return Ok(());
+    }
+    let Some(Writer::Pass { number, faults }) = context.target.noted_writer(context.id).await? else {
+        // Of what a conversion or a target VM wrote nothing is believed anyway.
+        return Ok(());
+    };
+    let writer = Writer::Pass { number, faults: faults.max(rows_at_fault(&rows)) + 1 };
+    Ok(context.target.note_writer(context.id, Some(writer)).await?)
 }
 
 /// Counts bytes that were looked at, and those of which the source had not told.

@@ -324,7 +324,7 @@ fn measured(disk: &PassDisk, kind: PassKind) -> Option<MeasuredDisk> {
 }
 
 /// On how many disks change tracking is known not to tell the truth.
-fn rows_at_fault<'a>(rows: impl IntoIterator<Item = &'a DiskRow>) -> u32 {
+pub(super) fn rows_at_fault<'a>(rows: impl IntoIterator<Item = &'a DiskRow>) -> u32 {
     rows.into_iter().filter(|row| row.tracking_fault.is_some()).map(|_| 1).sum()
 }
 

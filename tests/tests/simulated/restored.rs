@@ -246,3 +246,33 @@ async fn a_state_from_before_an_audits_verdict_trusts_nothing() {
         assert!(truth.target_disks["vda"].durable() == truth.source_disks["vda"], "the block was left out");
     });
 }
+
+/// Neither does one from before a comparison's finding, which no later pass has noted yet.
+#[tokio::test]
+async fn a_state_from_before_a_comparisons_finding_trusts_nothing() {
+    let mut rig = Rig::start(world()).await;
+    let mut plan = Rig::plan(VerifyMode::None);
+    plan.verify.audit = Some(warmd_daemon::model::verify::Amount::Share(0));
+    rig.seed(plan).await;
+    rig.world.changes_untold("vda", 4 * BLOCK, &vec![8; BLOCK as usize]);
+    let (file, reads) = (rig.state_file(), rig.world.faults.struck("source-disk.read"));
+    rig.world.faults.set("source-disk.read", Fault::Hang);
+    let id = rig.view().await.id;
+    let order = VerifyOrder { mode: VerifyMode::Compare, ..VerifyOrder::default() };
+    assert_eq!(rig.manager.verify(id, order, "test").await.unwrap(), Verdict::Accepted);
+    rig.until("its first read", |_| rig.world.faults.struck("source-disk.read") > reads).await;
+    let kept = copied(&file);
+    rig.world.faults.clear();
+    rig.until("the finding", |view| {
+        let is_over = view.verification.as_ref().is_some_and(|verification| verification.ended.is_some());
+        is_over && view.disks[0].tracking_fault.is_some()
+    })
+    .await;
+    rig.stop().await;
+    put_back(&file, kept.path());
+    rig.go_on().await;
+    rig.sync().await;
+    rig.world.with(|truth| {
+        assert!(truth.target_disks["vda"].durable() == truth.source_disks["vda"], "the source is believed");
+    });
+}
