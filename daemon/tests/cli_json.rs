@@ -263,6 +263,7 @@ fn syncing() -> Value {
         "awaited_cutover": null,
         "forecast": null,
         "downtime_forecast": "12.500s",
+        "waiting": null,
         "warnings": [],
         "cutover": null,
         "verification": null,
