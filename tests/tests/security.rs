@@ -149,7 +149,9 @@ fn names_from_the_source_do_no_harm() {
         let apply = ["plan", "apply", "-f", plan.to_str().context("no UTF-8")?];
         let out = rig.ctl().outcome(&apply, WORK)?;
         ensure!(
-            out.code == Some(5) && out.stderr.contains("--help\" on the target (name-unusable)"),
+            out.code == Some(5)
+                && out.stderr.contains("--help\" on the target")
+                && out.stderr.contains("(name-unusable)"),
             "{}",
             out.stderr
         );

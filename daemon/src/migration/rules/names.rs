@@ -31,12 +31,12 @@ pub(super) fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) {
         let (vm, name) = (&subject.vm, &subject.name);
         if !is_target_name(name) {
             let advice = if plan.names.sanitise {
-                "nothing that can be kept is left of it by `sanitise`: set `name` in its `[vm.NAME]`"
+                "`sanitise` leaves nothing of it that can be kept"
             } else {
-                "set `name` in its `[vm.NAME]`, or `sanitise = true` in `[names]`"
+                "`sanitise = true` in `[names]` makes names fit"
             };
             let why =
-                format!("it would be called {name:?} on the target, and a name has {TARGET_NAME}: {advice}");
+                format!("it would be called {name:?} on the target, and a name has {TARGET_NAME}; {advice}");
             judged.find(Rule::NameUnusable, vm_of(vm), why);
         }
         if let Some(other) = names.insert(name.clone(), vm_of(vm)) {

@@ -331,7 +331,7 @@ impl Rule {
                 "name-unusable",
                 Error,
                 "the VM's name cannot be used on the target",
-                "set `name` in its `[vm.NAME]`, or `sanitise = true` in `[names]`",
+                "set `name` in its `[vm.NAME]`",
             ),
             Self::NameTwice => (
                 "name-twice",
