@@ -147,7 +147,9 @@ async fn disks_at(libvirt: &Libvirt) -> Result<VmDisks, LibvirtError> {
     for ((pool, volume), mut of) in volumes {
         match libvirt.volume(&pool, &volume).await {
             Ok(found) => {
-                of.iter_mut().for_each(|disk| disk.path = PathBuf::from(&found.path));
+                for disk in &mut of {
+                    disk.path = PathBuf::from(&found.path);
+                }
                 disks.found.append(&mut of);
             }
             Err(error) if went_unanswered(&error) => return Err(error),

@@ -100,9 +100,10 @@ impl Rig {
 
     /// The same, with the guest defined and shut off.
     pub fn off(dir: &TestDir, spec: &RigSpec) -> Result<Self> {
-        let old = match spec.namespaces {
-            true => Libvirt::start_with_namespaces(dir.join("old"))?,
-            false => Libvirt::start_at(dir.join("old"))?,
+        let old = if spec.namespaces {
+            Libvirt::start_with_namespaces(dir.join("old"))?
+        } else {
+            Libvirt::start_at(dir.join("old"))?
         };
         let new = Libvirt::start_at(dir.join("new"))?;
         let guest = Guest::define(&old, dir, &spec.guest)?;

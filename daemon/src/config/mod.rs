@@ -150,7 +150,7 @@ impl<S: DeserializeOwned, T: DeserializeOwned> Settings<S, T> {
         let (listen, limits) = (document.listen.judge(text)?, document.limits);
         let metrics = document.metrics.map(|table| table.judge(text)).transpose()?;
         let budgets = budgets.end();
-        Ok(Self { state_dir, state, listen, metrics, engine, log, limits, budgets, sources, targets })
+        Ok(Self { state_dir, listen, metrics, state, engine, log, limits, budgets, sources, targets })
     }
 }
 

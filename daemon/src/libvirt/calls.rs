@@ -3,6 +3,11 @@
 //! Rule: every call bears being repeated. "Already so" is success only where the domain was looked at and is so: libvirt has
 //! one number for all that a domain's state does not allow.
 
+#![allow(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the path of a method is not general enough over the lifetime of its connection"
+)]
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration, time::Instant};
 
 use super::{
@@ -387,8 +392,11 @@ impl Libvirt {
     }
 }
 
-/// Targets of all drives that have a medium; of those that are volumes of pools also pool and volume.
-fn drives(text: &str) -> Result<Vec<(String, Option<(String, String)>)>, xml::XmlError> {
+/// The target of a drive, and pool and volume of its medium if that is a volume of a pool.
+type Drive = (String, Option<(String, String)>);
+
+/// All drives that have a medium.
+fn drives(text: &str) -> Result<Vec<Drive>, xml::XmlError> {
     let document = xml::parse(text, "domain")?;
     let Some(devices) = xml::child(document.root_element(), "devices") else { return Ok(Vec::new()) };
     let drive = |disk| {

@@ -3,6 +3,11 @@
 //! Since libvirt 7 every checkpoint's bitmap records from its creation on, by itself: deleting one never takes anything
 //! from another. Earlier ones merged a deleted bitmap into its parent's, which comes to the same.
 
+#![allow(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the path of a method is not general enough over the lifetime of its connection"
+)]
+
 use super::{
     DomainId,
     calls::{Libvirt, already},

@@ -3,6 +3,11 @@
 //!
 //! Rule: what holds a source off goes by the urgent lane, so that it waits for no work that hangs.
 
+#![allow(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the path of a method is not general enough over the lifetime of its connection"
+)]
+
 use super::{
     DomainId, Libvirt,
     calls::already,

@@ -97,8 +97,8 @@ mod tests {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(daemon.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let child = lines.filter_map(|line| line.strip_prefix("child ").map(str::to_owned)).next().unwrap();
+        let mut lines = BufReader::new(daemon.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let child = lines.find_map(|line| line.strip_prefix("child ").map(str::to_owned)).unwrap();
         let stat = format!("/proc/{child}/stat");
         let runs = || std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
         assert!(runs());
@@ -107,6 +107,7 @@ mod tests {
         let begun = Instant::now();
         while runs() {
             assert!(begun.elapsed() < Duration::from_secs(10), "the child {child} outlives its daemon");
+            #[expect(clippy::disallowed_methods, reason = "a test of its own process")]
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -104,7 +104,7 @@ async fn with_hooks(
         if error.remedy == Remedy::Operator || stop.is_stopped() {
             break error;
         }
-        let Some(pause) = retry.next() else { break error };
+        let Some(pause) = retry.next_pause() else { break error };
         waiting.told(&format!("the hooks {when:?} {phase}"), &error, pause).await;
         tokio::time::sleep(pause).await;
     };
@@ -124,13 +124,12 @@ async fn attempts(context: &Context, doing: Work, stop: &StopSignal) -> Result<(
     loop {
         let (begun, waited) = (tokio::time::Instant::now(), context.admissions.waited());
         let mut acting = std::pin::pin!(act(context, doing, stop));
-        let result = match tokio::time::timeout(LASTING, &mut acting).await {
-            Ok(result) => result,
-            Err(_) => {
-                // What it waited for before is past.
-                context.waits_no_more();
-                acting.await
-            }
+        let result = if let Ok(result) = tokio::time::timeout(LASTING, &mut acting).await {
+            result
+        } else {
+            // What it waited for before is past.
+            context.waits_no_more();
+            acting.await
         };
         let Err(error) = result else { return Ok(()) };
         let copied = begun.elapsed().saturating_sub(context.admissions.waited().saturating_sub(waited));
@@ -191,7 +190,7 @@ impl<'a> Patience<'a> {
             (Some(endless), Remedy::Wait) => endless,
             _ => &mut self.limited,
         };
-        let Some(pause) = retry.next() else { return Err(error) };
+        let Some(pause) = retry.next_pause() else { return Err(error) };
         self.waiting.told(doing, &error, pause).await;
         tokio::select! {
             biased;

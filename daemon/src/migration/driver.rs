@@ -240,9 +240,9 @@ impl Driver {
         // Where no pass comes soon by itself, nothing else ends what is left.
         let mut clearing = Box::pin(async move {
             if is_rest || !context.is_swept() {
-                keep_swept(&context).await
+                keep_swept(&context).await;
             } else {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         });
         loop {

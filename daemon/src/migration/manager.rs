@@ -184,7 +184,7 @@ impl Manager {
                 Ok(plan) => plan,
                 Err(error) => {
                     let why = format!("its plan cannot be read: apply plan {} again ({error})", row.plan);
-                    manager.know_unreadable(Unreadable::of(&row, why)).await;
+                    manager.know_unreadable(Unreadable::of(&row, &why)).await;
                     continue;
                 }
             };
@@ -194,7 +194,7 @@ impl Manager {
                 span.in_scope(|| {
                     tracing::error!(%error, "not taken up: the state holds it, and nothing drives it");
                 });
-                manager.know_unreadable(Unreadable::of(&row, error)).await;
+                manager.know_unreadable(Unreadable::of(&row, &error)).await;
             }
         }
         manager.watch_store();

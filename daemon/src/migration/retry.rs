@@ -32,7 +32,7 @@ impl Retry {
     }
 
     /// How long to wait before the next try, decided once; `None` if there is to be none.
-    pub fn next(&mut self) -> Option<Duration> {
+    pub fn next_pause(&mut self) -> Option<Duration> {
         if self.left == Some(0) || self.until.is_some_and(|until| Instant::now() + self.next > until) {
             return None;
         }
@@ -44,7 +44,7 @@ impl Retry {
 
     /// Waits before the next try; false, at once, if there is to be none.
     pub async fn pause(&mut self) -> bool {
-        let Some(next) = self.next() else { return false };
+        let Some(next) = self.next_pause() else { return false };
         tokio::time::sleep(next).await;
         true
     }

@@ -51,7 +51,8 @@ impl Control for Manager {
         let unreadable = found.unreadable.iter().map(|it| it.id);
         let known: Vec<_> = found.rows.iter().map(|row| row.id).chain(unreadable).collect();
         for leftover in source.leftovers(&known).await? {
-            said.push_str(&format!("\n{leftover}"));
+            said.push('\n');
+            said.push_str(&leftover.to_string());
         }
         Ok(said)
     }
@@ -157,7 +158,7 @@ impl Control for Manager {
         for row in found.rows {
             if let Entry::Vacant(place) = views.entry(row.id) {
                 let view = restore::view(&self.store, &row).await;
-                place.insert(view.unwrap_or_else(|error| Unreadable::of(&row, error).view()));
+                place.insert(view.unwrap_or_else(|error| Unreadable::of(&row, &error).view()));
             }
         }
         Ok(views.into_values().collect())

@@ -152,7 +152,7 @@ impl Change {
 impl Store {
     /// Makes a migration, unless one that is not finished moves the same VM.
     pub async fn create_migration(&self, new: NewMigration) -> Result<Created, StoreError> {
-        self.write(format!("creating migration {} of VM {}", new.id, new.vm_name), move |db| create(db, new))
+        self.write(format!("creating migration {} of VM {}", new.id, new.vm_name), move |db| create(db, &new))
             .await
     }
 
@@ -258,7 +258,7 @@ impl Store {
     }
 }
 
-pub(super) fn create(db: &Connection, new: NewMigration) -> Result<Created, Fault> {
+pub(super) fn create(db: &Connection, new: &NewMigration) -> Result<Created, Fault> {
     if let Some(row) = find(
         db,
         "id = ?1 OR (source = ?2 AND vm = ?3 AND state_name NOT IN ('done', 'cancelled'))",

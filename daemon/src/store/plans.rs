@@ -34,7 +34,7 @@ impl Store {
         let plan = plan.clone();
         self.write(format!("applying plan {}", plan.name), move |db| {
             put(db, &plan, at, &events)?;
-            new.into_iter().map(|new| migrations::create(db, new)).collect()
+            new.iter().map(|new| migrations::create(db, new)).collect()
         })
         .await
     }

@@ -130,7 +130,7 @@ impl Store {
                     "the state's file system is full: the reserve is given up; make room there"
                 ),
                 Err(error) => {
-                    tracing::error!(path = %path.display(), %error, "the reserve cannot be given up")
+                    tracing::error!(path = %path.display(), %error, "the reserve cannot be given up");
                 }
             }
         }

@@ -54,7 +54,7 @@ pub struct Unreadable {
 
 impl Unreadable {
     /// One whose row can be read, and not what belongs to it.
-    pub fn of(row: &MigrationRow, why: impl ToString) -> Self {
+    pub fn of(row: &MigrationRow, why: &impl ToString) -> Self {
         Self {
             id: row.id,
             plan: row.plan.clone(),

@@ -41,7 +41,7 @@ async fn many_passes_become_sums_and_old_lines_go() {
     };
     let (before, pages) = (rows(), count(&raw, "page_count FROM pragma_page_count"));
     let keep =
-        Keep { keep_passes: 50, keep_stages: 10, keep_journal: Duration::from_secs(60), ..Keep::default() };
+        Keep { keep_passes: 50, keep_stages: 10, keep_journal: Duration::from_mins(1), ..Keep::default() };
     let later = at(365 * 86_400);
     assert!(fixture.store.thin(&keep, later).await.unwrap() > 5, "in steps");
     let after = rows();

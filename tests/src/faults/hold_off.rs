@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::{Row, cutover::take_name_in_the_cutover, row, stage::Stage};
-use crate::{Libvirt, rig::WORK};
+use crate::{Libvirt, rig::WORK, wait_until};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
@@ -87,8 +87,10 @@ fn silent(stage: &mut Stage<'_>) -> Result<()> {
     stage.rig()?.try_verb("cutover", &["--no-wait"])?;
     stage.wait_for_view("the VM on the target", WORK, |view| phase_is_seen(view, "create-vm"))?;
     stage.rig_mut()?.new.freeze()?;
+    let begun = std::time::Instant::now();
     // Longer than any deadline of these phases.
-    std::thread::sleep(Duration::from_secs(30));
+    let wait = Duration::from_secs(30);
+    wait_until("the silence to be long enough", WORK, || Ok((begun.elapsed() >= wait).then_some(())))?;
     let view = stage.rig()?.show()?;
     let source = stage.rig()?.guest.state(&stage.rig()?.old)?;
     stage.rig_mut()?.new.thaw()?;

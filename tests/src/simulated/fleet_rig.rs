@@ -53,7 +53,7 @@ impl FleetRig {
         let database = format!("file:/fleet-{}?vfs=memdb", DATABASES.fetch_add(1, Relaxed));
         let connection = rusqlite::Connection::open(&database).expect("a database in memory");
         let (manager, shutdown, metrics) = open(&database, &fleet, &budgets).await;
-        Self { fleet, budgets, database, connection: connection, shutdown, manager, metrics }
+        Self { fleet, budgets, database, connection, shutdown, manager, metrics }
     }
 
     /// Applies the plan, which must be good.

@@ -21,10 +21,11 @@ fn world() -> World {
 }
 
 /// How many sources of done migrations run, as the metrics tell it.
-async fn sources_run(rig: &Rig) -> f64 {
+async fn sources_run(rig: &Rig) -> u64 {
     let families = rig.metrics.render(&rig.manager.present()().await).unwrap();
     let told = families.lines().filter(|line| line.starts_with("warmd_source_running_after_cutover{"));
-    told.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    let count = |line: &str| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64;
+    told.map(count).sum()
 }
 
 /// Lines of the journal that hold `text`.
@@ -121,10 +122,10 @@ fn a_source_that_is_started_when_all_is_done_is_told_once_and_so_is_its_end() {
         rig.seed(Rig::plan(VerifyMode::None)).await;
         assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
         tokio::time::sleep(3 * MINUTE).await;
-        assert!(sources_run(&rig).await == 0.0, "{}", rig.journal().await);
+        assert!(sources_run(&rig).await == 0, "{}", rig.journal().await);
         meddle(&rig, true);
         tokio::time::sleep(2 * MINUTE).await;
-        assert!(sources_run(&rig).await == 1.0, "{}", rig.journal().await);
+        assert!(sources_run(&rig).await == 1, "{}", rig.journal().await);
         assert_eq!(lines(&rig, "error: the source VM of guest runs").await, 1);
         // "Cannot be reached" is neither news nor an end; and a restart forgets nothing.
         rig.world.faults.set("source.power", Fault::Refused);
@@ -132,12 +133,12 @@ fn a_source_that_is_started_when_all_is_done_is_told_once_and_so_is_its_end() {
         tokio::time::sleep(5 * MINUTE).await;
         rig.world.faults.clear();
         tokio::time::sleep(2 * MINUTE).await;
-        assert!(sources_run(&rig).await == 1.0, "{}", rig.journal().await);
+        assert!(sources_run(&rig).await == 1, "{}", rig.journal().await);
         assert_eq!(lines(&rig, "error: the source VM of guest runs").await, 1, "{}", rig.journal().await);
         assert_eq!(lines(&rig, "is off again").await, 0, "{}", rig.journal().await);
         meddle(&rig, false);
         tokio::time::sleep(2 * MINUTE).await;
-        assert!(sources_run(&rig).await == 0.0, "{}", rig.journal().await);
+        assert!(sources_run(&rig).await == 0, "{}", rig.journal().await);
         assert_eq!(lines(&rig, "is off again").await, 1, "{}", rig.journal().await);
         rig.world.with(|truth| assert!(truth.violations.is_empty() && truth.target_runs, "{truth:?}"));
     });
@@ -157,12 +158,12 @@ async fn nothing_is_released_while_the_source_runs() {
     let failed = rig.until("the failure", |view| matches!(view.state, State::Failed { .. })).await.state;
     let State::Failed { from: Resting::Release, reason, .. } = failed else { panic!("{failed}") };
     assert!(reason.contains("source VM runs"), "{reason}");
-    assert!(sources_run(&rig).await == 1.0, "{}", rig.journal().await);
+    assert!(sources_run(&rig).await == 1, "{}", rig.journal().await);
     rig.world.with(|truth| assert!(truth.target_runs && !truth.marks.is_empty(), "{truth:?}"));
     meddle(&rig, false);
     rig.ask(Request::Resume).await;
     rig.until("the end", |view| view.state == State::Done).await;
-    assert!(sources_run(&rig).await == 0.0, "{}", rig.journal().await);
+    assert!(sources_run(&rig).await == 0, "{}", rig.journal().await);
     assert_held_off(&rig);
 }
 

@@ -32,7 +32,7 @@ impl std::fmt::Debug for Handle<'_> {
     }
 }
 
-impl<'a> Handle<'a> {
+impl Handle<'_> {
     pub(super) fn new(
         api: &'static Api,
         raw: Object,

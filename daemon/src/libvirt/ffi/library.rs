@@ -32,6 +32,7 @@ fn load() -> Result<Api, String> {
         return Err("libvirt's library does not start".to_owned());
     }
     let run = api.virEventRunDefaultImpl;
+    #[expect(clippy::disallowed_methods, reason = "on a thread of its own")]
     let events = std::thread::Builder::new().name("libvirt-events".to_owned()).spawn(move || {
         loop {
             // SAFETY: the event loop was registered above, the library is never unloaded, and no other thread runs it.

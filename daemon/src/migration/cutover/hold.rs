@@ -16,13 +16,12 @@ pub(super) async fn hold_off(context: &Context) -> Result<(), WorkError> {
     if mutant("hold-off-forgotten") {
         return Ok(());
     }
-    let was = match context.cutover().held_off {
-        Some(was) => was,
-        None => {
-            let was = context.source.starters(&context.vm, context.id).await?;
-            context.remember(|cutover| cutover.held_off = Some(was.clone())).await?;
-            was
-        }
+    let was = if let Some(was) = context.cutover().held_off {
+        was
+    } else {
+        let was = context.source.starters(&context.vm, context.id).await?;
+        context.remember(|cutover| cutover.held_off = Some(was.clone())).await?;
+        was
     };
     let moved = Moved { owner: context.id, target: context.target_endpoint().to_owned() };
     context.source.hold_off(&context.vm, &moved, &was).await?;

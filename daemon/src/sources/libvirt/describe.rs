@@ -64,7 +64,7 @@ impl LibvirtSource {
     /// See [`crate::sources::Source::disk_keys`].
     pub(super) async fn keys(&self, domain: DomainId) -> Result<Vec<DiskKey>, SourceError> {
         let xml = self.libvirt.domain(domain).await.context(|| format!("VM {domain}: reading its disks"))?;
-        let disks = xml.disks.into_iter().filter(|disk| is_disk(disk));
+        let disks = xml.disks.into_iter().filter(is_disk);
         Ok(disks.map(|disk| DiskKey(disk.target)).collect())
     }
 

@@ -351,11 +351,13 @@ mod tests {
     #[test]
     fn a_doubt_is_not_taken_for_missing() {
         use std::io::{Error, ErrorKind};
+
+        use LibvirtErrorKind as L;
+
         let of = |kind: ErrorKind| Obstacle::of("x", Presence::Unknown(Error::from(kind))).unwrap();
         assert!(matches!(of(ErrorKind::PermissionDenied), Obstacle::Hidden(_)));
         assert!(matches!(of(ErrorKind::TimedOut), Obstacle::Unanswered(_)));
         assert!(matches!(of(ErrorKind::Other), Obstacle::Unanswered(_)));
-        use LibvirtErrorKind as L;
         let chain = |kind| of_chain("x", Some(LibvirtError::new(kind, "c", "why")));
         assert!(matches!(chain(L::NoSuchImage), Some(Obstacle::Missing(_))));
         assert!(matches!(chain(L::Timeout), Some(Obstacle::Unanswered(_))));

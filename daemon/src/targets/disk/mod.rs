@@ -66,7 +66,8 @@ fn lost(machine: &Machine) -> Vec<Objection> {
     let Some(hardware) = &machine.hardware else { return Vec::new() };
     let mut objections = Vec::new();
     for nic in &machine.nics {
-        let isolation = hardware.nic(&nic.mac).map(|part| part.isolation()).unwrap_or_default();
+        let isolation =
+            hardware.nic(&nic.mac).map(crate::model::hardware::Part::isolation).unwrap_or_default();
         if !isolation.is_empty() {
             let found = format!("interface {}: {}", nic.mac, isolation.join(", "));
             objections.push(Objection::new(Rule::IsolationLost, found));

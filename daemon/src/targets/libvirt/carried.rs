@@ -204,7 +204,7 @@ impl<'a> Carried<'a> {
             let target = |attribute: &str| part.part("target").and_then(|target| target.attribute(attribute));
             match part.name.as_str() {
                 "input" | "sound" | "watchdog" | "memballoon" | "video" => {
-                    devices.push(Element::carried(part))
+                    devices.push(Element::carried(part));
                 }
                 "panic" if self.is_same_kind => devices.push(Element::carried(part)),
                 "rng" => {
@@ -221,7 +221,7 @@ impl<'a> Carried<'a> {
                 }
                 "channel" if target("type") != Some("virtio") || target("name") == Some(AGENT) => {}
                 "channel" if part.attribute("type") == Some("unix") || has_spice => {
-                    devices.push(Element::carried(part))
+                    devices.push(Element::carried(part));
                 }
                 _ => {}
             }

@@ -169,12 +169,11 @@ impl Domain<'_> {
         let agent = Element::new("channel")
             .attr("type", "unix")
             .with(Element::new("target").attr("type", "virtio").attr("name", AGENT));
-        let others = match carried {
-            Some(carried) => [carried.controllers("usb").collect(), ports, carried.devices()].concat(),
-            None => {
-                let random = Element::of("backend", "/dev/urandom").attr("model", "random");
-                vec![Element::new("rng").attr("model", "virtio").with(random)]
-            }
+        let others = if let Some(carried) = carried {
+            [carried.controllers("usb").collect(), ports, carried.devices()].concat()
+        } else {
+            let random = Element::of("backend", "/dev/urandom").attr("model", "random");
+            vec![Element::new("rng").attr("model", "virtio").with(random)]
         };
         Ok(Element::new("devices")
             .with_all(self.disks(&order)?)

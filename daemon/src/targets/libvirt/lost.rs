@@ -124,7 +124,7 @@ mod tests {
         let read = || Other::read("web".to_owned(), text);
         assert_eq!(read().paths, [Path::new("/a"), Path::new("/dev/b")]);
         assert_eq!(read().volumes, [("p".to_owned(), "v".to_owned())]);
-        assert_eq!(Other::read("web".to_owned(), "noise").paths, [Path::new("/"); 0]);
+        assert_eq!(Other::read("web".to_owned(), "noise").paths, Vec::<PathBuf>::new());
         let found = |folder: &str, place: &str| lost(vec![read()], &[folder.into()], vec![place.into()]);
         assert_eq!(found("/b", "/c"), None);
         assert_eq!(found("/b", "/dev/b"), Some(("web".to_owned(), "/dev/b".into())));

@@ -87,7 +87,7 @@ impl Storage {
         if let Some(other) = self.holder(host, owner, &place, &identity, doing).await? {
             return Err(taken(&place, &other, doing));
         }
-        let link = spec.place.as_ref().map(|_| self.claims.link(&place)).filter(|_| !self.is_own(spec));
+        let link = spec.place.as_ref().map(|_| self.claims.link(&place)).filter(|_| !Self::is_own(spec));
         let (disk, vm) = (spec.key.clone(), String::new());
         let claim = PlaceClaim { identity, owner, disk, place, link, vm, over: false };
         match host.claim(&claim).await? {
@@ -151,7 +151,8 @@ impl Storage {
             return Err(TargetError::new(TargetErrorKind::Refused, doing, why));
         }
         let (there, uses) = (path.to_owned(), if is_new { Uses::All } else { Uses::Writing });
-        blocking_on(path, doing.to_owned(), move || {
+        #[expect(clippy::disallowed_methods, reason = "on a thread that may block")]
+        let looking = move || {
             let Some(kin) = Kin::at(&there) else { return Ok(()) };
             let begun = Instant::now();
             while let Some(by) = kin.user(uses) {
@@ -161,8 +162,8 @@ impl Storage {
                 std::thread::sleep(Duration::from_millis(200));
             }
             Ok(())
-        })
-        .await
+        };
+        blocking_on(path, doing.to_owned(), looking).await
     }
 
     /// Why places that a plan names cannot be taken, with what to do.
@@ -234,7 +235,7 @@ impl Storage {
         }
     }
 
-    fn is_own(&self, spec: &DiskSpec) -> bool {
+    fn is_own(spec: &DiskSpec) -> bool {
         spec.place.as_deref().is_none_or(|place| crate::model::storage::named(place).is_some())
     }
 }

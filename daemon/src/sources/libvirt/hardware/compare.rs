@@ -44,9 +44,9 @@ pub(crate) fn differences(running: &Part, defined: &Part) -> Vec<Difference> {
                 let of = |part| lines(part).into_iter().filter(is_kept).collect::<Vec<_>>();
                 let (now, then) = (of(now), of(then));
                 let now = if is_on_network(then.as_slice()) { without_given(now, &then) } else { now };
-                push(&place.to_string(), now, then, &mut found);
+                push(&place.to_string(), &now, &then, &mut found);
             }
-            _ => push(&place.to_string(), whole(&now), whole(&then), &mut found),
+            _ => push(&place.to_string(), &whole(&now), &whole(&then), &mut found),
         }
     }
     found
@@ -84,16 +84,16 @@ fn settings(running: &Part, defined: &Part, found: &mut Vec<Difference>) {
         let is_there = |all: &Part| all.part(name).is_some();
         let mark = |all: &Part| if is_there(all) { vec!["there".to_owned()] } else { Vec::new() };
         if is_there(running) == is_there(defined) {
-            push(name, of(running, name), of(defined, name), found);
+            push(name, &of(running, name), &of(defined, name), found);
         } else {
-            push(name, mark(running), mark(defined), found);
+            push(name, &mark(running), &mark(defined), found);
         }
     }
 }
 
 /// Notes what is in one of them alone.
-fn push(what: &str, running: Vec<String>, defined: Vec<String>, found: &mut Vec<Difference>) {
-    let (running, defined) = (without(running.clone(), &defined), without(defined, &running));
+fn push(what: &str, running: &[String], defined: &[String], found: &mut Vec<Difference>) {
+    let (running, defined) = (without(running.to_vec(), defined), without(defined.to_vec(), running));
     if running.is_empty() && defined.is_empty() {
         return;
     }

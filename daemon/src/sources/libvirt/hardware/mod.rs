@@ -67,7 +67,7 @@ impl<'a, 'i> Sorter<'a, 'i> {
         }
         let text: String = node.children().filter(Node::is_text).filter_map(|text| text.text()).collect();
         if class == Class::Carry && !text.trim().is_empty() {
-            part.text = text.trim().to_owned();
+            text.trim().clone_into(&mut part.text);
         }
         if self.path.len() >= DEEPEST {
             self.find(Rule::HardwareUnclassified, "nested too deeply to be understood", None);
@@ -167,7 +167,7 @@ fn foreign(node: Node<'_, '_>, outer: Option<&str>, depth: usize) -> Option<Part
     part.attributes
         .extend(plain.map(|attribute| (attribute.name().to_owned(), attribute.value().to_owned())));
     let text: String = node.children().filter(Node::is_text).filter_map(|text| text.text()).collect();
-    part.text = text.trim().to_owned();
+    text.trim().clone_into(&mut part.text);
     part.parts = node
         .children()
         .filter(Node::is_element)
