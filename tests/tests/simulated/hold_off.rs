@@ -150,9 +150,7 @@ async fn nothing_is_released_while_the_source_runs() {
     rig.seed(Rig::plan(VerifyMode::None)).await;
     rig.world.faults.set("target.set-autostart", Fault::Blocked);
     rig.ask(Request::Cutover).await;
-    while rig.world.faults.struck("target.set-autostart") == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    rig.until("the call", |_| rig.world.faults.struck("target.set-autostart") > 0).await;
     meddle(&rig, true);
     rig.world.faults.clear();
     let failed = rig.until("the failure", |view| matches!(view.state, State::Failed { .. })).await.state;
@@ -226,9 +224,7 @@ fn answers_that_are_lost_on_the_way_back_change_nothing() {
             rig.world.faults.set("source.let-go", if restarted { Fault::Hang } else { Fault::LostAnswer });
             rig.ask(Request::Cutover).await;
             if restarted {
-                while rig.world.faults.struck("source.let-go") == 0 {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
+                rig.until("the call", |_| rig.world.faults.struck("source.let-go") > 0).await;
                 rig.restart_after(|world| world.faults.clear()).await;
             }
             rig.until("the undo", |view| view.state == State::Synced).await;

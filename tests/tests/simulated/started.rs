@@ -18,9 +18,7 @@ async fn hangs_in(name: &str) -> Rig {
     rig.seed(plan).await;
     rig.world.faults.set(name, Fault::Hang);
     rig.ask(Request::Cutover).await;
-    while rig.world.faults.struck(name) == 0 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    rig.until("the call", |_| rig.world.faults.struck(name) > 0).await;
     rig
 }
 
@@ -64,9 +62,7 @@ fn an_undo_powers_the_source_on_though_nothing_can_be_saved() {
         let rig = hangs_in("target.create").await;
         rig.world.faults.set("target.discard", Fault::Hang);
         rig.world.faults.set("target.create", Fault::Refused);
-        while rig.world.faults.struck("target.discard") == 0 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        rig.until("the call", |_| rig.world.faults.struck("target.discard") > 0).await;
         rig.world.faults.clear();
         rig.world.faults.set("store.commit", Fault::Refused);
         tokio::time::sleep(Duration::from_secs(30)).await;
