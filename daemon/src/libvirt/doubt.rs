@@ -1,11 +1,11 @@
-//! A domain that is off for a reason that nobody knows: libvirt's daemon was started since. It may have been migrated
+//! A domain that is off for a reason that is not known: libvirt's daemon was started since. It may have been migrated
 //! to another host, and run there.
 //!
 //! Rule: its images are looked at where another host could have them too. One that is locked is in use there: QEMU's
 //! locks are seen through a shared file system. What cannot be looked at is a doubt, which is said, and no obstacle:
 //! after each start of the host all its domains are so.
 
-use std::{path::Path, time::Duration};
+use std::{io, path::Path, time::Duration};
 
 use super::{
     Disk, DiskSource, DomainId, Libvirt, LibvirtError, LibvirtErrorKind, Reason, RunState, Standing, image,
@@ -98,12 +98,12 @@ fn in_use(disk: &Disk, error: &LibvirtError) -> String {
 
 async fn reach(disk: &Disk) -> Reach {
     match &disk.source {
-        // Nobody writes to it, and any number of VMs may have it.
+        // It is never written to, and any number of VMs may have it.
         _ if disk.readonly => Reach::Local,
         DiskSource::File(path) if path.starts_with('/') => {
             // One that does not answer is not seen.
             match tokio::time::timeout(ANSWER, file_system(path)).await {
-                Ok(kind) => of_file_system(kind.ok()),
+                Ok(kind) => of_file_system(&kind),
                 Err(_) => Reach::Unseen,
             }
         }
@@ -116,18 +116,20 @@ async fn reach(disk: &Disk) -> Reach {
     }
 }
 
-async fn file_system(path: &str) -> std::io::Result<u32> {
+async fn file_system(path: &str) -> io::Result<u32> {
     let (lane, path) = (threads::on(Path::new(path))?, path.to_owned());
     let kind = lane.run(move || rustix::fs::statfs(&path)).await??.f_type;
     // It is a signed number that not every file system fills alike.
-    u32::try_from(kind & 0xFFFF_FFFF).map_err(std::io::Error::other)
+    u32::try_from(kind & 0xFFFF_FFFF).map_err(io::Error::other)
 }
 
-/// By its number; a file that is not there keeps the start from succeeding.
-fn of_file_system(kind: Option<u32>) -> Reach {
+/// By its number. A file that is not there keeps the start from succeeding; of a file system that does not answer
+/// (calls on it hang, so that no more are made) nothing is seen.
+fn of_file_system(kind: &io::Result<u32>) -> Reach {
     match kind {
-        Some(kind) if SHARED.contains(&kind) => Reach::SharedFile,
-        _ => Reach::Local,
+        Ok(kind) if SHARED.contains(kind) => Reach::SharedFile,
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Reach::Unseen,
+        Ok(_) | Err(_) => Reach::Local,
     }
 }
 
@@ -137,9 +139,14 @@ mod tests {
 
     #[test]
     fn file_systems_of_several_hosts_are_known() {
-        assert_eq!(of_file_system(Some(0x6969)), Reach::SharedFile);
-        assert_eq!(of_file_system(Some(0xFF53_4D42)), Reach::SharedFile);
-        assert_eq!(of_file_system(Some(0xEF53)), Reach::Local);
-        assert_eq!(of_file_system(None), Reach::Local);
+        assert_eq!(of_file_system(&Ok(0x6969)), Reach::SharedFile);
+        assert_eq!(of_file_system(&Ok(0xFF53_4D42)), Reach::SharedFile);
+        assert_eq!(of_file_system(&Ok(0xEF53)), Reach::Local);
+        assert_eq!(of_file_system(&Err(io::ErrorKind::NotFound.into())), Reach::Local);
+    }
+
+    #[test]
+    fn a_file_system_that_does_not_answer_is_not_taken_for_local() {
+        assert_eq!(of_file_system(&Err(io::ErrorKind::TimedOut.into())), Reach::Unseen);
     }
 }
