@@ -73,7 +73,7 @@ impl BufferPool {
     /// for all who ask for that target's. What is urgent may hold as much more as is reserved, and takes the reserve too.
     pub fn share(&self, target: &str, is_urgent: bool) -> Self {
         let mut quotas = self.shared.quotas.lock().unwrap_or_else(PoisonError::into_inner);
-        let most = (self.shared.count * 3 / 4).max(1);
+        let most = three_quarters(self.shared.count);
         let quota = quotas
             .entry(target.to_owned())
             .or_insert_with(|| [most, self.shared.reserved].map(|count| Arc::new(Semaphore::new(count))));
@@ -82,8 +82,8 @@ impl BufferPool {
 
     /// Buffers that one of `disks` disks of a share should hold at the most: with several, one that hangs leaves some.
     pub fn fair(&self, disks: usize) -> usize {
-        let of_target = (self.shared.count * 3 / 4).max(1);
-        if disks > 1 { (of_target * 3 / 4).max(1) } else { of_target }
+        let of_target = three_quarters(self.shared.count);
+        if disks > 1 { three_quarters(of_target) } else { of_target }
     }
 
     /// Bytes that a buffer of this pool can hold.
@@ -91,7 +91,7 @@ impl BufferPool {
         self.shared.capacity
     }
 
-    /// Buffers that nobody holds now, and that anybody may take.
+    /// Buffers that are free now and not reserved.
     pub fn available(&self) -> usize {
         self.shared.permits.available_permits()
     }
@@ -124,9 +124,7 @@ impl BufferPool {
             Loan { shared: Arc::clone(&self.shared), lent: Arc::new(Mutex::new(Lent::Held(permit, quota))) };
         Buffer { memory, start, len, home: Some(home) }
     }
-}
 
-impl BufferPool {
     /// A place among all, or, if it is urgent and there is none, a reserved one.
     async fn one_of(&self, common: &Arc<Semaphore>, reserve: &Arc<Semaphore>) -> OwnedSemaphorePermit {
         if !self.is_urgent {
@@ -138,6 +136,11 @@ impl BufferPool {
             permit = permit(reserve) => permit,
         }
     }
+}
+
+/// What one may hold of `count` buffers so that some are left for others; at least one.
+fn three_quarters(count: usize) -> usize {
+    (count * 3 / 4).max(1)
 }
 
 async fn permit(of: &Arc<Semaphore>) -> OwnedSemaphorePermit {

@@ -61,7 +61,7 @@ pub async fn serve_over(
         None => None,
     };
     let settings = config.engine.transfer();
-    // Some are for final passes alone: their VMs are off, and wait for nobody.
+    // Some are for final passes alone: their VMs are off and must not wait.
     let pool = BufferPool::with_reserve(settings.buffers, settings.buffers / 8, settings.chunk);
     let metrics = Metrics::default();
     let audit = AuditBudget { amount: config.engine.audit, at_most: config.engine.audit_max };
@@ -106,7 +106,7 @@ pub async fn serve_over(
     alive.abort();
     store.close().await?;
     if watched.is_finished() {
-        // A source VM may be off: whoever starts it again finds in the state what is to be done.
+        // A source VM may be off: the next start of the daemon finds in the state what is to be done.
         anyhow::bail!(
             "{}: start it again (the service manager does), it goes on where it was",
             watched.await?

@@ -17,6 +17,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
 use tokio::{
@@ -118,6 +119,19 @@ impl Lane {
     ) -> io::Result<T> {
         let turn = self.turn().await?;
         self.run_in(turn, work).await
+    }
+
+    /// The same within `deadline`, which includes the wait for a turn. A call that has not ended by then is given up, with
+    /// [`io::ErrorKind::TimedOut`].
+    pub(crate) async fn run_within<T: Send + 'static>(
+        self: &Arc<Self>,
+        deadline: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        tokio::time::timeout(deadline, self.run(work)).await.unwrap_or_else(|_| {
+            let why = format!("no answer within {} s", deadline.as_secs_f64());
+            Err(io::Error::new(io::ErrorKind::TimedOut, why))
+        })
     }
 
     /// A turn: the call that has it is begun at once. Until then it has not happened, and cannot happen later.
@@ -241,7 +255,7 @@ fn unescaped(text: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "how a test fails")]
 mod tests {
-    use std::{sync::mpsc, time::Duration};
+    use std::sync::mpsc;
 
     use super::*;
 

@@ -11,8 +11,7 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags, backup::Backup};
 
-use super::{FILE_NAME, OpenError, check, error::Fault, file, migrations, row};
-use crate::model::plan::Plan;
+use super::{FILE_NAME, OpenError, check, error::Fault, file, migrations, plans};
 
 /// Pages that are copied at a time, and the pause after them.
 const STEP: i32 = 1024;
@@ -56,14 +55,8 @@ pub fn look_over(dir: &Path) -> Result<Vec<String>, OpenError> {
         let mut found = check::all(&connection)?;
         let each = migrations::find_each(&connection, "TRUE", &[])?;
         found.extend(each.unreadable.into_iter().map(|it| format!("VM {}: {}", it.vm_name, it.why)));
-        let mut select = connection.prepare("SELECT name, body FROM plans ORDER BY name")?;
-        let mut rows = select.query([])?;
-        while let Some(columns) = rows.next()? {
-            let (name, body): (String, String) = (columns.get(0)?, columns.get(1)?);
-            if let Err(fault) = row::from_json::<Plan>("plans", &name, &body) {
-                found.push(fault.into_error("reading a plan").to_string());
-            }
-        }
+        let (_, unreadable) = plans::each(&connection)?;
+        found.extend(unreadable.into_iter().map(|(_, error)| error.to_string()));
         Ok(found)
     };
     match looked() {

@@ -58,7 +58,7 @@ pub enum OpenError {
         "others can write into {dir} (mode {mode:04o}): take that right from them (chmod go-w), or set another `state_dir`"
     )]
     Exposed { dir: PathBuf, mode: u32 },
-    /// It is somebody else's.
+    /// It belongs to another user.
     #[error(
         "{dir} belongs to user {owner}, and warmd runs as user {me}: give it over (chown {me} {dir}), or set another `state_dir`"
     )]

@@ -42,7 +42,7 @@ impl Store {
     /// Begins a group, with its line in the journal, unless one of the plan runs already: then it is that one.
     pub async fn begin_group(&self, new: NewGroup, event: EventView) -> Result<(Group, bool), StoreError> {
         self.write(format!("beginning the group cutover of plan {}", new.plan), move |db| {
-            if let Some(running) = find(db, "plan = ?1 AND ended IS NULL", &[&new.plan])?.pop() {
+            if let Some(running) = find(db, "plan = ?1 AND ended IS NULL", &[&new.plan], read)?.pop() {
                 return Ok((running, false));
             }
             db.prepare_cached(
@@ -68,26 +68,17 @@ impl Store {
                 ])?;
             }
             journal::append(db, std::slice::from_ref(&event))?;
-            let begun = find(db, "id = ?1", &[&id])?.pop();
+            let begun = find(db, "id = ?1", &[&id], read)?.pop();
             begun.map(|group| (group, true)).ok_or_else(|| Fault::Missing(format!("there is no group {id}")))
         })
         .await
     }
 
     /// The groups that have not ended, the oldest first. One that cannot be read as a whole is a broken one of those of its
-    /// members that can: nobody of it is let through, and all go back.
+    /// members that can: none of its members is let through, and all go back.
     pub async fn running_groups(&self) -> Result<Vec<Group>, StoreError> {
         self.read("reading the groups", |db| {
-            let mut select = db.prepare_cached(
-                "SELECT id, plan, asked_by, forced, all_or_nothing, begun, broken, ended FROM groups
-                 WHERE ended IS NULL ORDER BY id",
-            )?;
-            let mut rows = select.query([])?;
-            let mut groups = Vec::new();
-            while let Some(row) = rows.next()? {
-                groups.push(read(db, row).or_else(|fault| salvaged(db, row, fault))?);
-            }
-            Ok(groups)
+            find(db, "ended IS NULL", &[], |db, row| read(db, row).or_else(|fault| salvaged(db, row, fault)))
         })
         .await
     }
@@ -97,7 +88,7 @@ impl Store {
         let plan = plan.to_owned();
         self.read(format!("reading the group of plan {plan}"), move |db| {
             let newest = "id = (SELECT max(id) FROM groups WHERE plan = ?1)";
-            Ok(find(db, newest, &[&plan])?.pop())
+            Ok(find(db, newest, &[&plan], read)?.pop())
         })
         .await
     }
@@ -164,7 +155,12 @@ pub(super) fn forget(db: &Connection, plan: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-fn find(db: &Connection, condition: &str, parameters: &[&dyn rusqlite::ToSql]) -> Result<Vec<Group>, Fault> {
+fn find(
+    db: &Connection,
+    condition: &str,
+    parameters: &[&dyn rusqlite::ToSql],
+    read: impl Fn(&Connection, &Row<'_>) -> Result<Group, Fault>,
+) -> Result<Vec<Group>, Fault> {
     let mut select = db.prepare_cached(&format!(
         "SELECT id, plan, asked_by, forced, all_or_nothing, begun, broken, ended FROM groups WHERE {condition} ORDER BY id"
     ))?;

@@ -47,12 +47,13 @@ impl Store {
         started: DateTime<Utc>,
     ) -> Result<HookStanding, StoreError> {
         self.write(format!("beginning a hook of migration {}", key.migration), move |db| {
-            match find(db, key, &hook)? {
+            let words = words(key, &hook)?;
+            match find(db, key, &words)? {
                 Some((_, true)) => return Ok(HookStanding::Ended),
                 Some((_, false)) => return Ok(HookStanding::CutOff),
                 None => {}
             }
-            let (id, [phase, side, command]) = (key.migration.to_string(), words(key, &hook)?);
+            let (id, [phase, side, command]) = (key.migration.to_string(), words);
             db.prepare_cached(
                 "INSERT INTO hooks (migration, attempt, position, phase, side, command, started)
                  SELECT ?1, ?2, coalesce(max(position) + 1, 0), ?3, ?4, ?5, ?6 FROM hooks
@@ -74,7 +75,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let outcome = outcome.to_owned();
         self.write(format!("ending a hook of migration {}", key.migration), move |db| {
-            let Some((position, _)) = find(db, key, &hook)? else {
+            let Some((position, _)) = find(db, key, &words(key, &hook)?)? else {
                 return Err(Fault::Missing(format!("{key:?} has not begun")));
             };
             db.prepare_cached(
@@ -120,9 +121,12 @@ impl Store {
     }
 }
 
-/// Where the hook's row is, and whether it has ended.
-fn find(db: &Connection, key: HookKey, hook: &Hook) -> Result<Option<(i64, bool)>, Fault> {
-    let [phase, side, command] = words(key, hook)?;
+/// Where the row of the hook with these words is, and whether it has ended.
+fn find(
+    db: &Connection,
+    key: HookKey,
+    [phase, side, command]: &[String; 3],
+) -> Result<Option<(i64, bool)>, Fault> {
     let found = db
         .prepare_cached(
             "SELECT position, ended IS NOT NULL FROM hooks WHERE migration = ? AND attempt = ?

@@ -208,7 +208,7 @@ impl Store {
                 "(state_name = 'failed' OR (state_name = 'done' AND (watch_until > ?1 OR source_ran IS NOT NULL))) \
                  AND NOT EXISTS ({later})"
             );
-            // One that cannot be read keeps nobody from looking at the others; it is shown as that.
+            // One that cannot be read does not stop the look at the others; it is shown as that.
             let found = find_each(db, &condition, &[&micros(now)])?;
             Ok(found.rows.into_iter().filter(|row| row.state.rests_past_no_return()).collect())
         })
@@ -375,17 +375,14 @@ pub(super) fn find_each(
     condition: &str,
     parameters: &[&dyn rusqlite::ToSql],
 ) -> Result<Found, Fault> {
-    let mut select = db.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM migrations WHERE {condition} ORDER BY created, id"
-    ))?;
-    let mut rows = select.query(parameters)?;
     let mut found = Found::default();
-    while let Some(row) = rows.next()? {
+    for_each(db, condition, parameters, |row| {
         match read(row) {
             Ok(read) => found.rows.push(read),
             Err(fault) => found.unreadable.push(Unreadable::salvaged(row, fault)?),
         }
-    }
+        Ok(())
+    })?;
     Ok(found)
 }
 
@@ -394,15 +391,29 @@ pub(super) fn find(
     condition: &str,
     parameters: &[&dyn rusqlite::ToSql],
 ) -> Result<Vec<MigrationRow>, Fault> {
+    let mut found = Vec::new();
+    for_each(db, condition, parameters, |row| {
+        found.push(read(row)?);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Hands the rows to `take`, the oldest first, up to one that it fails on.
+fn for_each(
+    db: &Connection,
+    condition: &str,
+    parameters: &[&dyn rusqlite::ToSql],
+    mut take: impl FnMut(&Row<'_>) -> Result<(), Fault>,
+) -> Result<(), Fault> {
     let mut select = db.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM migrations WHERE {condition} ORDER BY created, id"
     ))?;
     let mut rows = select.query(parameters)?;
-    let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        found.push(read(row)?);
+        take(row)?;
     }
-    Ok(found)
+    Ok(())
 }
 
 fn read(row: &Row) -> Result<MigrationRow, Fault> {

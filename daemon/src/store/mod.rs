@@ -75,7 +75,7 @@ pub use self::{
     over::Finished,
     passes::{DiskFacts, NewDiskPass, PassFacts, PassRow},
     proof::VerifyCursor,
-    reserve::{ENOUGH, RESERVE, RESERVE_NAME},
+    reserve::RESERVE,
     seals::SealRow,
     thin::Keep,
     unreadable::{Found, Unreadable},
@@ -111,7 +111,7 @@ struct Inner {
     commits: Arc<Histogram>,
     failing: reserve::Failing,
     thinned: Mutex<thin::Thinned>,
-    /// The writer is gone, and nobody closed the state.
+    /// The writer is gone although the state was not closed.
     lost: CancellationToken,
     key: ReportKey,
 }
@@ -137,11 +137,7 @@ impl Store {
             file: file.clone(),
             cause,
         })?;
-        let thinned = thin::Thinned::opened(&connection).map_err(|cause| OpenError::Database {
-            what: "read the journal's end in",
-            file: file.clone(),
-            cause,
-        })?;
+        let thinned = thin::Thinned::opened(&connection, &file)?;
         let commits = Arc::new(Histogram::default());
         let writer =
             Writer { connection, commits: Arc::clone(&commits), commit: Box::new(|commit| commit()) };
@@ -164,12 +160,7 @@ impl Store {
         })))
     }
 
-    /// Whether it can be read.
-    pub async fn answers(&self) -> Result<(), StoreError> {
-        self.read("asking whether the state answers", |db| Ok(schema::version(db).map(drop)?)).await
-    }
-
-    /// Writes something that nobody reads, durably: whoever waits for it knows that the state can be written.
+    /// Writes a row that is never read, durably: its success shows that the state can be written.
     pub async fn beat(&self) -> Result<(), StoreError> {
         let at = row::micros(crate::clock::now());
         self.write("writing to the state for the watchdog", move |db| {
@@ -221,15 +212,16 @@ impl Store {
         let queue = locked(&self.0.queue).clone().ok_or_else(|| unavailable(&what, "the state is closed"))?;
         // Each kind of write by itself: a small one may succeed where a large one finds no room.
         let kind = TypeId::of::<F>();
+        let ended = || {
+            self.0.failing.note(kind, true);
+            unavailable(&what, "the state's writer has ended")
+        };
         let (reply, mut answer) = oneshot::channel();
         let (mut place, asked) = (pin!(queue.reserve()), Instant::now());
         let place = loop {
             match tokio::time::timeout(SLOW, &mut place).await {
                 Ok(Ok(place)) => break place,
-                Ok(Err(_)) => {
-                    self.0.failing.note(kind, true);
-                    return Err(unavailable(&what, "the state's writer has ended"));
-                }
+                Ok(Err(_)) => return Err(ended()),
                 Err(late) => {
                     self.0.failing.note(kind, true);
                     if asked.elapsed() >= TURN {
@@ -251,10 +243,7 @@ impl Store {
                     }
                     return answer;
                 }
-                Ok(Err(_)) => {
-                    self.0.failing.note(kind, true);
-                    return Err(unavailable(&what, "the state's writer has ended"));
-                }
+                Ok(Err(_)) => return Err(ended()),
                 Err(_) => {
                     self.0.failing.note(kind, true);
                     tracing::warn!(what, "a write to the state takes long: is its disk stuck?");

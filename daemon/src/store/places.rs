@@ -88,7 +88,7 @@ fn holder(db: &Connection, identity: &str) -> Result<Option<PlaceClaim>, Fault> 
     found.transpose()
 }
 
-/// A row, garbage or not: a place whose owner cannot be read is still not free, and keeps nobody from another place.
+/// A row, garbage or not: a place whose owner cannot be read is still not free, and does not block other places.
 fn read(row: &Row) -> Result<PlaceClaim, Fault> {
     let text = |at: usize| match row.get_ref(at)? {
         ValueRef::Text(text) => Ok(Some(String::from_utf8_lossy(text).into_owned())),

@@ -11,6 +11,9 @@ use super::{
 };
 use crate::model::{plan::Plan, view::EventView};
 
+/// A plan by its name, and why its row cannot be read.
+type Garbage = (String, StoreError);
+
 impl Store {
     /// Keeps the plan under its name, in place of an earlier one, with lines for the journals of those whom it concerns.
     pub async fn put_plan(
@@ -55,24 +58,8 @@ impl Store {
     }
 
     /// Those that can be read, and of the others the names and why they cannot.
-    pub async fn plans_each(&self) -> Result<(Vec<Plan>, Vec<(String, StoreError)>), StoreError> {
-        self.read("reading the plans", |db| {
-            let mut select = db.prepare_cached("SELECT name, body FROM plans ORDER BY name")?;
-            let mut rows = select.query([])?;
-            let (mut plans, mut unreadable) = (Vec::new(), Vec::new());
-            while let Some(row) = rows.next()? {
-                let (name, body): (String, String) = (row.get(0)?, row.get(1)?);
-                match from_json("plans", &name, &body) {
-                    Ok(plan) => plans.push(plan),
-                    Err(fault) => {
-                        let error = fault.into_error(&format!("reading plan {name}"));
-                        unreadable.push((name, error));
-                    }
-                }
-            }
-            Ok((plans, unreadable))
-        })
-        .await
+    pub async fn plans_each(&self) -> Result<(Vec<Plan>, Vec<Garbage>), StoreError> {
+        self.read("reading the plans", each).await
     }
 
     /// The plan of that name, if there is one.
@@ -97,6 +84,24 @@ impl Store {
         })
         .await
     }
+}
+
+/// The plans that can be read, and of the others the names and why they cannot.
+pub(super) fn each(db: &Connection) -> Result<(Vec<Plan>, Vec<Garbage>), Fault> {
+    let mut select = db.prepare_cached("SELECT name, body FROM plans ORDER BY name")?;
+    let mut rows = select.query([])?;
+    let (mut plans, mut unreadable) = (Vec::new(), Vec::new());
+    while let Some(row) = rows.next()? {
+        let (name, body): (String, String) = (row.get(0)?, row.get(1)?);
+        match from_json("plans", &name, &body) {
+            Ok(plan) => plans.push(plan),
+            Err(fault) => {
+                let error = fault.into_error(&format!("reading plan {name}"));
+                unreadable.push((name, error));
+            }
+        }
+    }
+    Ok((plans, unreadable))
 }
 
 fn put(db: &Connection, plan: &Plan, at: DateTime<Utc>, events: &[EventView]) -> Result<(), Fault> {

@@ -1,7 +1,7 @@
 //! Read-only connections, opened when first needed.
 //!
-//! Rule: a reader sees one moment of the database and holds up nobody; a long report takes one of a few, not all. Readers
-//! have threads of their own: whatever else hangs, the state is read.
+//! Rule: a reader sees one moment of the database and blocks no other reader or writer; a long report takes one of a few,
+//! not all. Readers have threads of their own: whatever else hangs, the state is read.
 
 use std::{
     path::PathBuf,

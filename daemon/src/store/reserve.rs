@@ -20,11 +20,11 @@ use tokio::time::Instant;
 use super::{Store, StoreError, error::is_full};
 
 /// The reserve's name in the state directory.
-pub const RESERVE_NAME: &str = "reserve";
+const RESERVE_NAME: &str = "reserve";
 /// What the reserve takes.
 pub const RESERVE: u64 = 64 << 20;
 /// What must be there before a VM is stopped: a cutover's steps, and the ledgers of its last deltas.
-pub const ENOUGH: u64 = 32 << 20;
+const ENOUGH: u64 = 32 << 20;
 /// With less than this the file system counts as full.
 const FULL: u64 = 1 << 20;
 
@@ -70,7 +70,7 @@ impl Store {
     }
 
     /// Bytes that the state may still grow by, the reserve among them; `None` if that cannot be known.
-    pub fn room(&self) -> Option<u64> {
+    fn room(&self) -> Option<u64> {
         let dir = self.0.file.parent()?;
         let held = fs::metadata(dir.join(RESERVE_NAME)).map_or(0, |meta| meta.blocks() * 512);
         Some(free(dir)?.saturating_add(held))

@@ -33,11 +33,7 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let file = PathBuf::from(name);
         let connection = file::open_in_memory(&file, UPGRADES)?;
-        let thinned = super::thin::Thinned::opened(&connection).map_err(|cause| OpenError::Database {
-            what: "read the journal's end in",
-            file: file.clone(),
-            cause,
-        })?;
+        let thinned = super::thin::Thinned::opened(&connection, &file)?;
         let commits = Arc::new(Histogram::default());
         let writer = Writer { connection, commits: Arc::clone(&commits), commit: Box::new(commit) };
         let (queue, inbox) = mpsc::channel(QUEUE);

@@ -3,14 +3,14 @@
 //! Rule: a step is short, and looks at little more than it takes away, so that no other write waits long. What is
 //! evidence stays: the first pass, all that was asked for and warned of, and the sums of what went.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{Store, StoreError, error::Fault, locked, proof, row::micros};
+use super::{OpenError, Store, StoreError, error::Fault, locked, proof, row::micros};
 
 /// Passes that go in one transaction.
 const STEP: u32 = 50;
@@ -28,25 +28,10 @@ pub struct Keep {
     /// The last passes of each migration of which it is kept what each stage did.
     pub keep_stages: u32,
     /// For how long the journal's lines are kept; requests, plans and warnings stay.
-    #[serde(with = "humantime_serde_like")]
+    #[serde(with = "crate::model::plan::duration")]
     pub keep_journal: Duration,
     /// Bytes kept in reserve for the moment in which the file system is full; 0 for none.
     pub reserve: u64,
-}
-
-mod humantime_serde_like {
-    use std::time::Duration;
-
-    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
-
-    pub(super) fn serialize<S: Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(&humantime::format_duration(*span))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(from)?;
-        humantime::parse_duration(&text).map_err(D::Error::custom)
-    }
 }
 
 impl Default for Keep {
@@ -87,9 +72,14 @@ pub(super) struct Thinned {
 }
 
 impl Thinned {
-    pub(super) fn opened(db: &Connection) -> rusqlite::Result<Self> {
+    /// Of the state in `file`, which has just been opened.
+    pub(super) fn opened(db: &Connection, file: &Path) -> Result<Self, OpenError> {
         let newest = db.query_row("SELECT at FROM events ORDER BY id DESC LIMIT 1", [], |row| row.get(0));
-        let newest: Option<i64> = newest.optional()?;
+        let newest: Option<i64> = newest.optional().map_err(|cause| OpenError::Database {
+            what: "read the journal's end in",
+            file: file.to_owned(),
+            cause,
+        })?;
         let newest = newest.and_then(DateTime::from_timestamp_micros);
         Ok(Self { opened: (newest, Instant::now()), line: 0, stages: BTreeMap::new() })
     }

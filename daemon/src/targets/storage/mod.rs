@@ -458,12 +458,11 @@ pub(super) async fn blocking_within<T: Send + 'static>(
         Ok(lane) => lane,
         Err(error) => return Err(TargetError::new(TargetErrorKind::Failed, doing, error)),
     };
-    match tokio::time::timeout(deadline, lane.run(work)).await {
-        Ok(Ok(answer)) => answer.map_err(|error| error.for_target(doing)),
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::TimedOut => {
+    match lane.run_within(deadline, work).await {
+        Ok(answer) => answer.map_err(|error| error.for_target(doing)),
+        Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
             Err(TargetError::new(TargetErrorKind::Timeout, doing, error))
         }
-        Ok(Err(join)) => Err(TargetError::new(TargetErrorKind::Failed, doing, join)),
-        Err(late) => Err(TargetError::new(TargetErrorKind::Timeout, doing, late)),
+        Err(join) => Err(TargetError::new(TargetErrorKind::Failed, doing, join)),
     }
 }

@@ -1,4 +1,4 @@
-//! Whether a place is anybody else's, by what it is and not by its name: another migration's, a VM's, a process's.
+//! Whether a place is taken, by what it is and not by its name: by another migration, a VM or a process.
 //!
 //! Rule: asked before each opening for writing, so before a byte is written. An identity is claimed before the place's own
 //! claim; a claim of which the place is another thing by now (numbers of devices change when the host starts) holds no more. One of a migration
@@ -25,7 +25,7 @@ use crate::{
     threads,
 };
 
-/// How long whoever uses a volume for a moment, as udev does, is waited for.
+/// How long a program that uses a volume for a moment, as udev does, is waited for.
 const MOMENT: Duration = Duration::from_secs(5);
 
 /// How long a look at the disks of VMs on one file system may take.
@@ -35,8 +35,8 @@ const NEIGHBOUR: Duration = Duration::from_secs(5);
 const RESOLVE: Duration = Duration::from_secs(10);
 
 impl Storage {
-    /// Claims the volume for the migration's disk. Fails if it is anybody else's. `is_new` says that it is a place of
-    /// somebody's making which this migration has not claimed yet.
+    /// Claims the volume for the migration's disk. Fails if another migration, a VM or a process has it. `is_new` says
+    /// that it is a place which warmd did not make, and which this migration has not claimed yet.
     pub(super) async fn take(
         &self,
         owner: MigrationId,
@@ -84,10 +84,8 @@ impl Storage {
         place: String,
         doing: &str,
     ) -> Result<(), TargetError> {
-        if let Some(other) = self.holder(host, owner, &place, &identity, doing).await? {
-            return Err(taken(&place, &other, doing));
-        }
-        let link = spec.place.as_ref().map(|_| self.claims.link(&place)).filter(|_| !Self::is_own(spec));
+        self.check_held(owner, &place, &identity, doing).await?;
+        let link = (!Self::is_own(spec)).then(|| self.claims.link(&place));
         let (disk, vm) = (spec.key.clone(), String::new());
         let claim = PlaceClaim { identity, owner, disk, place, link, vm, over: false };
         match host.claim(&claim).await? {
@@ -130,8 +128,7 @@ impl Storage {
                 match is {
                     Is::Same if !gone(&other) => return Ok((Some(other), stale)),
                     Is::Unknown if other.identity == same && !other.over => return Ok((Some(other), stale)),
-                    Is::Other if other.identity != same => {}
-                    Is::Unknown if other.identity != same => {}
+                    Is::Other | Is::Unknown if other.identity != same => {}
                     Is::Same | Is::Other | Is::Unknown => stale.push(other),
                 }
             }
@@ -252,7 +249,7 @@ fn is_now(claim: &PlaceClaim, own: Option<&Kin>, identity: &str) -> Is {
         return if claim.identity == identity { Is::Same } else { Is::Other };
     }
     let there = if claim.identity == identity || claim.place.starts_with("/dev/") {
-        Kin::at(&PathBuf::from(&claim.place))
+        Kin::at(Path::new(&claim.place))
     } else {
         // Files keep their numbers, and a look at them might hang.
         return Is::Other;
@@ -297,9 +294,8 @@ async fn first_of(kin: Kin, path: &Path, disks: Vec<VmDisk>) -> std::io::Result<
         async move {
             let looked = match threads::named(place.clone()) {
                 Ok(lane) => {
-                    let look = lane.run(move || disks.into_iter().find(|disk| kin.has(&disk.path)));
-                    let late = |_| Err(std::io::ErrorKind::TimedOut.into());
-                    tokio::time::timeout(NEIGHBOUR, look).await.unwrap_or_else(late)
+                    let look = move || disks.into_iter().find(|disk| kin.has(&disk.path));
+                    lane.run_within(NEIGHBOUR, look).await
                 }
                 Err(error) => Err(error),
             };

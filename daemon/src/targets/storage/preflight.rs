@@ -36,14 +36,15 @@ impl Storage {
                     object(Rule::StorageUnknown, misfit);
                     continue;
                 }
+                let mut identity = None;
                 if let Some(place) = place.filter(|place| storage::named(place).is_none()) {
                     let who = format!("disk {} of {}", spec.key, machine.name);
-                    let identity = self.identity_of(machine.owner, spec).await?;
-                    if let Some(other) = places.insert(identity, who) {
+                    let known = identity.insert(self.identity_of(machine.owner, spec).await?);
+                    if let Some(other) = places.insert(known.clone(), who) {
                         object(Rule::PlaceUnusable, format!("{place} is where {other} goes too"));
                     }
                 }
-                match self.room_for(machine.owner, spec).await {
+                match self.room_for(machine.owner, spec, identity.as_deref()).await {
                     Ok(bytes) => {
                         let directory = place.and_then(|place| self.directory_of(place));
                         let sum: &mut u64 =
@@ -59,8 +60,14 @@ impl Storage {
         Ok(objections)
     }
 
-    /// Bytes that the disk may yet take of its storage. Fails if its place will not do.
-    async fn room_for(&self, owner: Option<MigrationId>, spec: &DiskSpec) -> Result<u64, TargetError> {
+    /// Bytes that the disk may yet take of its storage. Fails if its place will not do. `identity` is by
+    /// [`Self::identity_of`], where that is known: a name server is not asked twice.
+    async fn room_for(
+        &self,
+        owner: Option<MigrationId>,
+        spec: &DiskSpec,
+        identity: Option<&str>,
+    ) -> Result<u64, TargetError> {
         let is_new = owner.is_none();
         let owner = owner.unwrap_or(MigrationId(Uuid::nil()));
         let size = spec.size;
@@ -77,7 +84,10 @@ impl Storage {
             }
             Where::Nbd(uri) => {
                 self.check_free(owner, &uri).await?;
-                let identity = neighbours::export_name(&uri).await;
+                let identity = match identity {
+                    Some(identity) => identity.to_owned(),
+                    None => neighbours::export_name(&uri).await,
+                };
                 self.check_held(owner, &uri, &identity, &format!("looking at {uri}")).await?;
                 if is_new {
                     export::open(&uri, size, &format!("looking at {uri}")).await?.close().await;
@@ -105,7 +115,7 @@ impl Storage {
         Ok(kin.map_or_else(|| spec.place.clone().unwrap_or_default(), |kin| kin.name()))
     }
 
-    /// Fails if the place is somebody else's by its name; says whether it is nobody's yet.
+    /// Fails if the place is another migration's by its name; says whether it is still unclaimed.
     pub(super) async fn check_free(&self, owner: MigrationId, place: &str) -> Result<bool, TargetError> {
         let (claims, of) = (self.claims.clone(), place.to_owned());
         let doing = format!("looking at {place}");

@@ -31,7 +31,7 @@ use super::{
     error::{NoRoom, VolumeError},
     identity::{Identity, VolumeKind, size_of, still_whole},
     in_use,
-    own::{self, Own, Standing},
+    own::Own,
     users::{Kin, Uses},
     zeroes,
 };
@@ -85,21 +85,15 @@ impl Volume {
             VolumeKind::BlockDevice => OFlags::EXCL,
         };
         let cached = open_with(path, exclusive).map_err(|error| {
-            let path = path.to_owned();
-            match (error.kind(), own::standing(identity.number())) {
-                // A device that this process has open refuses it too.
-                (io::ErrorKind::ResourceBusy, Standing::Hangs) => VolumeError::Hangs { path },
-                (io::ErrorKind::ResourceBusy, Standing::Open) => {
-                    VolumeError::InUse { path, by: own::BY_US.to_owned(), ours: true }
-                }
-                (io::ErrorKind::ResourceBusy, Standing::Closed) => {
-                    let user = Kin::of(identity).user(Uses::Writing);
-                    let by =
-                        user.unwrap_or_else(|| "the device is mounted, or part of another device".to_owned());
-                    VolumeError::InUse { path, by, ours: false }
-                }
-                _ => failed("opening", error),
+            if error.kind() != io::ErrorKind::ResourceBusy {
+                return failed("opening", error);
             }
+            let by = || {
+                let user = Kin::of(identity).user(Uses::Writing);
+                user.unwrap_or_else(|| "the device is mounted, or part of another device".to_owned())
+            };
+            // A device that this process has open refuses it too.
+            in_use::refused(identity.number(), by).of(path)
         })?;
         let opened = cached.metadata().map_err(|error| failed("looking at", error))?;
         if Identity::of(&opened) != Ok(identity) {
@@ -111,7 +105,7 @@ impl Volume {
         if is != size {
             return Err(VolumeError::WrongSize { path: path.to_owned(), is, wanted: size });
         }
-        // After the lock: whoever of warmd's comes later sees that.
+        // After the lock: a later opening by warmd itself is refused by that.
         if let Some(by) = Kin::of(identity).user(Uses::Writing) {
             return Err(VolumeError::InUse { path: path.to_owned(), by, ours: false });
         }

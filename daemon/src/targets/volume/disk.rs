@@ -29,7 +29,7 @@ const ZERO_STEP: u64 = 256 << 20;
 pub struct VolumeOptions {
     /// Blocking calls at once; the others wait.
     pub in_flight: usize,
-    /// How long opening waits for whoever holds or uses it for a moment, as udev does, and for calls of its own.
+    /// How long opening waits for what holds or uses it for a moment, as udev does, and for calls of its own.
     pub lock_wait: Duration,
     /// For each read, write and step of zeroing.
     pub deadline: Duration,
@@ -72,18 +72,13 @@ impl FileDisk {
         options: VolumeOptions,
         calls: impl Fn() -> Box<dyn Calls>,
     ) -> Result<Self, VolumeError> {
-        let hung = || std::io::Error::from(std::io::ErrorKind::TimedOut);
+        let failed = |error| VolumeError::io("opening", path, error);
         let started = tokio::time::Instant::now();
-        let lane = threads::on(path).map_err(|error| VolumeError::io("opening", path, error))?;
+        let lane = threads::on(path).map_err(failed)?;
         loop {
             let (place, calls) = (path.to_owned(), calls());
-            let opening = lane.run(move || Volume::open(&place, size, options.direct, calls));
-            let answer = match timeout(options.deadline, opening).await {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(error)) => Err(VolumeError::io("opening", path, error)),
-                Err(_) => Err(VolumeError::io("opening", path, hung())),
-            };
-            match answer {
+            let opening = move || Volume::open(&place, size, options.direct, calls);
+            match lane.run_within(options.deadline, opening).await.map_err(failed).flatten() {
                 Ok(volume) => {
                     let threads = Arc::new(Semaphore::new(options.in_flight.max(1)));
                     return Ok(Self { volume: Arc::new(volume), threads, lane, options });

@@ -47,10 +47,6 @@ impl Identity {
         }
     }
 
-    pub(super) fn kind(self) -> VolumeKind {
-        self.kind
-    }
-
     /// The volume's number on this host; no file has inode 0, so a device's is never taken for a file's.
     pub(super) fn number(self) -> (u64, u64) {
         (self.device, self.inode)

@@ -47,13 +47,9 @@ impl ImageFile {
     /// Opens the image at `path`, which must be `size` bytes long.
     pub async fn open(path: &Path, size: Length) -> Result<Self, VolumeError> {
         let place = path.to_owned();
-        let lane = threads::on(path).map_err(|error| VolumeError::io("opening", path, error))?;
-        let opening = lane.run(move || open(&place, size));
-        let late = || VolumeError::io("opening", path, io::ErrorKind::TimedOut.into());
-        let file = match timeout(DEADLINE, opening).await {
-            Ok(opened) => opened.map_err(|error| VolumeError::io("opening", path, error))??,
-            Err(_) => return Err(late()),
-        };
+        let failed = |error| VolumeError::io("opening", path, error);
+        let lane = threads::on(path).map_err(failed)?;
+        let file = lane.run_within(DEADLINE, move || open(&place, size)).await.map_err(failed)??;
         let threads = Arc::new(Semaphore::new(IN_FLIGHT));
         Ok(Self { file: Arc::new(file), path: path.to_owned(), size, threads, lane })
     }

@@ -18,19 +18,23 @@ pub(super) fn lock(file: &File, path: &Path, number: (u64, u64)) -> Result<(), L
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(error) if error == rustix::io::Errno::WOULDBLOCK => {
-            return Err(match own::standing(number) {
-                Standing::Hangs => LockError::Hangs,
-                Standing::Open => LockError::Ours,
-                Standing::Closed => {
-                    LockError::Held("another warmd or another program holds its lock".to_owned())
-                }
-            });
+            let by = || "another warmd or another program holds its lock".to_owned();
+            return Err(refused(number, by));
         }
         Err(error) => return Err(LockError::Io(error.into())),
     }
     match range_locked(path).map_err(LockError::Io)? {
         Some(by) => Err(LockError::Held(by)),
         None => Ok(()),
+    }
+}
+
+/// Why the volume of this number, which was refused, is in use: by this process, else `by` what that says.
+pub(super) fn refused(number: (u64, u64), by: impl FnOnce() -> String) -> LockError {
+    match own::standing(number) {
+        Standing::Hangs => LockError::Hangs,
+        Standing::Open => LockError::Ours,
+        Standing::Closed => LockError::Held(by()),
     }
 }
 

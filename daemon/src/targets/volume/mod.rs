@@ -10,8 +10,8 @@
 //!         ├─ calls.rs     the system calls; faults are implementations of it
 //!         ├─ zeroes.rs    holes, or zeroes written, and the proof
 //!         ├─ identity.rs  is it still the same thing, of the same size
-//!         ├─ in_use.rs    does somebody else hold its lock
-//!         ├─ users.rs     does somebody else use it, by whatever name, without a lock
+//!         ├─ in_use.rs    does another program hold its lock
+//!         ├─ users.rs     does a process, a mount or a device use it, by any name, without a lock
 //!         └─ own.rs       what this process has open itself
 //! held.rs: kept from everybody else while a program of QEMU's writes to it
 //! image.rs: what is only read, and never was warmd's

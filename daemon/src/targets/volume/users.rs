@@ -7,7 +7,6 @@
 
 use std::{
     fs,
-    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -38,10 +37,9 @@ impl Kin {
     pub(super) fn of(identity: Identity) -> Self {
         let own = identity.number();
         let mut all = vec![own];
-        if identity.kind() == VolumeKind::BlockDevice {
+        if identity.kind == VolumeKind::BlockDevice {
             all.extend(relatives(own.0).into_iter().map(|device| (device, 0)));
-            let backing = fs::read_to_string(sys(own.0).join("loop/backing_file")).unwrap_or_default();
-            all.extend(number_at(Path::new(backing.trim_end())));
+            all.extend(backing_of(&sys(own.0)));
         }
         Self(all)
     }
@@ -73,10 +71,7 @@ impl Kin {
     }
 
     fn process(&self, uses: Uses) -> Option<String> {
-        let own = std::process::id();
-        let pids = fs::read_dir("/proc").ok()?.flatten();
-        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        pids.filter(|pid| *pid != own).find_map(|pid| {
+        others(fs::read_dir("/proc").ok()?).find_map(|pid| {
             let writes = self.open_in(pid, uses)?;
             let how = if writes { "for writing" } else { "for reading" };
             Some(format!("{} has it open {how}", in_words(pid)))
@@ -127,15 +122,20 @@ fn unseen_in(proc: &Path, may_look: bool) -> Option<String> {
     if fs::symlink_metadata(proc.join("1")).is_err() {
         return Some(format!("{} hides the processes of others", proc.display()));
     }
-    let own = std::process::id();
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let closed = pids.filter(|pid| *pid != own).find_map(|pid| {
+    let closed = others(entries).find_map(|pid| {
         let process = proc.join(pid.to_string());
         let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
         let counts = !may_look || name.starts_with("qemu");
         (counts && is_closed(&process.join("fd"))).then(|| (pid, name.trim_end().to_owned()))
     });
     closed.map(|(pid, name)| format!("what process {pid} ({name}) has open cannot be seen"))
+}
+
+/// All processes but this one, by what is in `/proc`.
+fn others(entries: fs::ReadDir) -> impl Iterator<Item = u32> {
+    let own = std::process::id();
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(move |pid| *pid != own)
 }
 
 /// Whether what is in a process's folder of handles may not be seen. One that is gone is not closed.
@@ -240,19 +240,22 @@ fn mounted_at<'a>(mounts: &'a str, number: &str, device: u64) -> Option<&'a str>
 
 fn device_at(path: &str) -> Option<u64> {
     // Only what is certainly on no server.
-    let metadata = path.starts_with("/dev/").then(|| fs::metadata(path).ok())??;
-    metadata.file_type().is_block_device().then(|| metadata.rdev())
+    let (device, inode) = path.starts_with("/dev/").then(|| number_at(Path::new(path)))??;
+    // A file has an inode.
+    (inode == 0).then_some(device)
+}
+
+/// The number of the file that a loop device is on, by the device's folder in `/sys`.
+fn backing_of(folder: &Path) -> Option<(u64, u64)> {
+    let path = fs::read_to_string(folder.join("loop/backing_file")).ok()?;
+    number_at(Path::new(path.trim_end()))
 }
 
 /// The loop device on a file.
 fn loop_on(file: (u64, u64)) -> Option<String> {
     let devices = fs::read_dir("/sys/block").ok()?.flatten();
     let mut loops = devices.filter(|device| device.file_name().as_encoded_bytes().starts_with(b"loop"));
-    let on = |device: &fs::DirEntry| {
-        let backing = fs::read_to_string(device.path().join("loop/backing_file")).unwrap_or_default();
-        number_at(Path::new(backing.trim_end())) == Some(file)
-    };
-    let found = loops.find(on)?;
+    let found = loops.find(|device| backing_of(&device.path()) == Some(file))?;
     Some(format!("the loop device /dev/{} is on it", found.file_name().display()))
 }
 

@@ -9,8 +9,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::time::timeout;
-
 use crate::threads;
 
 use super::{VolumeKind, error::VolumeError, identity::Identity, in_use};
@@ -75,10 +73,7 @@ async fn within<T: Send + 'static>(
 ) -> Result<T, VolumeError> {
     let owned = path.to_owned();
     let lane = threads::on(path).map_err(|error| failed(path, error))?;
-    match timeout(DEADLINE, lane.run(move || work(&owned))).await {
-        Ok(answer) => answer.map_err(|error| failed(path, error))?,
-        Err(_) => Err(failed(path, io::ErrorKind::TimedOut.into())),
-    }
+    lane.run_within(DEADLINE, move || work(&owned)).await.map_err(|error| failed(path, error))?
 }
 
 fn failed(path: &Path, error: io::Error) -> VolumeError {
