@@ -12,6 +12,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration, time::Instant};
 
 use super::{
     DomainId,
+    disk::{Disk, DiskSource},
     domain::DomainXml,
     error::{LibvirtError, LibvirtErrorKind},
     events::Happening,
@@ -101,7 +102,7 @@ impl Libvirt {
             Lane::Look | Lane::Work | Lane::Power => None,
         };
         let answer = self.call(lane, name, move |libvirt| {
-            // Given back when the call has ended, and not when nobody waits for it any more.
+            // Given back when the call has ended, and not when its caller stops waiting.
             let _turn = turn;
             ask(&libvirt.domain(domain.0)?)
         });
@@ -131,6 +132,12 @@ impl Libvirt {
         let three =
             |number: u64| format!("{}.{}.{}", number / 1_000_000, number / 1000 % 1000, number % 1000);
         Ok(format!("libvirt {}, {kind} {}", three(library), three(hypervisor)))
+    }
+
+    /// Major and minor version of the daemon there.
+    pub async fn library_version(&self) -> Result<(u32, u32), LibvirtError> {
+        let (library, ..) = self.call(Lane::Look, "version", Connection::versions).await?;
+        Ok(major_and_minor(library))
     }
 
     /// All domains, running or not, with their names.
@@ -166,6 +173,13 @@ impl Libvirt {
         DomainXml::read(&text).map_err(|error| LibvirtError::malformed(format!("dumpxml {domain}"), error))
     }
 
+    /// A domain's persistent definition, read.
+    pub async fn persistent(&self, domain: DomainId) -> Result<DomainXml, LibvirtError> {
+        let text = self.dump_xml(domain, XmlForm::Persistent).await?;
+        DomainXml::read(&text)
+            .map_err(|error| LibvirtError::malformed(format!("dumpxml --inactive {domain}"), error))
+    }
+
     /// Whether it runs. A domain that is gone is [`LibvirtErrorKind::NoSuchDomain`].
     pub async fn state(&self, domain: DomainId) -> Result<Standing, LibvirtError> {
         let (state, reason) = self.about(Lane::Power, "domstate", domain, |domain| domain.state()).await?;
@@ -174,17 +188,24 @@ impl Libvirt {
         })
     }
 
-    /// Virtual sizes in bytes of its disks, by target name. A drive without a medium is missing, and so is a disk of whose
-    /// image libvirt cannot tell anything.
-    pub async fn disk_sizes(&self, domain: DomainId) -> Result<BTreeMap<String, u64>, LibvirtError> {
+    /// Virtual sizes in bytes of these disks of the domain, by target name. A drive without a medium is missing, and so
+    /// is a disk of whose image libvirt cannot tell anything.
+    pub async fn disk_sizes(
+        &self,
+        domain: DomainId,
+        disks: &[Disk],
+    ) -> Result<BTreeMap<String, u64>, LibvirtError> {
+        let disks = disks.to_vec();
         let sizes = self.call(Lane::Look, format!("domblkinfo {domain}"), move |libvirt| {
             let found = libvirt.domain(domain.0)?;
-            let text = found.xml(0)?;
             let mut sizes = BTreeMap::new();
-            for (target, volume) in drives(&text).map_err(|error| Failure::Malformed(error.to_string()))? {
-                let size = match (found.disk_size(&target), volume) {
+            for Disk { target, source, .. } in disks {
+                if source == DiskSource::Empty {
+                    continue;
+                }
+                let size = match (found.disk_size(&target), source) {
                     // The driver resolves volumes of pools only while the domain runs.
-                    (Err(Failure::Said { .. }), Some((pool, volume))) => {
+                    (Err(Failure::Said { .. }), DiskSource::Volume { pool, volume }) => {
                         libvirt.volume(&pool, &volume).map(|(_, size)| size)
                     }
                     (size, _) => size,
@@ -375,13 +396,13 @@ impl Libvirt {
         already(gone.await, LibvirtErrorKind::NoSuchDomain)
     }
 
-    /// Whether libvirt told of a start or a resumption of the domain since `when`; `None` if nobody can say, because the
-    /// connection was not there all the time. A first call begins the record.
+    /// Whether libvirt told of a start or a resumption of the domain since `when`; `None` if that is not known, because
+    /// the connection was not there all the time. A first call begins the record.
     pub fn ran_since(&self, domain: DomainId, when: Instant) -> Option<bool> {
         self.endpoint.record().ran_since(domain.0, when, 0)
     }
 
-    /// The same of a domain that the caller itself started, paused, since `when`: whether anybody let it run.
+    /// The same of a domain that the caller itself started, paused, since `when`: whether it was resumed from outside.
     pub fn was_let_run_since(&self, domain: DomainId, when: Instant) -> Option<bool> {
         self.endpoint.record().ran_since(domain.0, when, 1)
     }
@@ -392,20 +413,10 @@ impl Libvirt {
     }
 }
 
-/// The target of a drive, and pool and volume of its medium if that is a volume of a pool.
-type Drive = (String, Option<(String, String)>);
-
-/// All drives that have a medium.
-fn drives(text: &str) -> Result<Vec<Drive>, xml::XmlError> {
-    let document = xml::parse(text, "domain")?;
-    let Some(devices) = xml::child(document.root_element(), "devices") else { return Ok(Vec::new()) };
-    let drive = |disk| {
-        let source = xml::child(disk, "source")?;
-        let target = xml::child(disk, "target")?.attribute("dev")?.to_owned();
-        let volume = source.attribute("pool").zip(source.attribute("volume"));
-        Some((target, volume.map(|(pool, volume)| (pool.to_owned(), volume.to_owned()))))
-    };
-    Ok(xml::children(devices, "disk").filter_map(drive).collect())
+/// Of libvirt's number for a version.
+fn major_and_minor(number: u64) -> (u32, u32) {
+    let part = |number| u32::try_from(number).unwrap_or(u32::MAX);
+    (part(number / 1_000_000), part(number / 1000 % 1000))
 }
 
 /// What "no such domain" means beside what a listing said of the domain's absence.
@@ -428,6 +439,12 @@ pub(super) fn already<T>(result: Result<T, LibvirtError>, so: LibvirtErrorKind) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_version_is_read_from_its_number() {
+        assert_eq!(major_and_minor(7_002_022), (7, 2));
+        assert_eq!(major_and_minor(11_000_000), (11, 0));
+    }
 
     #[test]
     fn only_a_listing_that_lacks_it_makes_a_domain_absent() {

@@ -105,14 +105,6 @@ impl DiskSource {
             other => Self::Other(other.to_owned()),
         }
     }
-
-    /// Its path on the hypervisor's host, if it is a file or a block device.
-    pub fn path(&self) -> Option<&str> {
-        match self {
-            Self::File(path) | Self::Block(path) => Some(path),
-            Self::Volume { .. } | Self::Network { .. } | Self::Other(_) | Self::Empty => None,
-        }
-    }
 }
 
 impl fmt::Display for DiskSource {

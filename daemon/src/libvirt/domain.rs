@@ -120,7 +120,7 @@ impl DomainXml {
         })
     }
 
-    /// Who tagged it with this element, if anybody.
+    /// Who tagged it with this element, if it is tagged.
     pub fn tagged(&self, element: &str) -> Option<&str> {
         self.tags.iter().find(|(name, _)| name == element).map(|(_, owner)| owner.as_str())
     }
@@ -171,7 +171,8 @@ fn topology(root: Node<'_, '_>, vcpus: u32) -> Result<Option<(u32, u32, u32)>, X
     Ok((all == u64::from(vcpus)).then_some((sockets as u32, cores as u32, threads as u32)))
 }
 
-fn memory(root: Node<'_, '_>) -> Result<u64, XmlError> {
+/// A domain's memory in bytes.
+pub(crate) fn memory(root: Node<'_, '_>) -> Result<u64, XmlError> {
     let digits = xml::text(root, "memory").ok_or(XmlError::Missing("memory"))?;
     let unit = xml::child(root, "memory").and_then(|node| node.attribute("unit")).unwrap_or("KiB");
     let wrong = || XmlError::Value { element: "memory", value: format!("{digits} {unit}") };

@@ -22,8 +22,6 @@ pub enum LibvirtErrorKind {
     NoSuchDomain,
     /// The domain's state does not allow it: off where it must run, running where it must be off, no job to abort.
     WrongState,
-    /// The domain is off, and the call needs it to run.
-    NotRunning,
     /// The domain runs already.
     AlreadyActive,
     /// Another domain has this name or UUID.
@@ -105,31 +103,6 @@ impl LibvirtError {
                 let (before, after) = (&text[..at], &text[at + name.len()..]);
                 !is_part(before.chars().next_back()) && !is_part(after.chars().next())
             })
-    }
-
-    /// Whether the same call may succeed later without anybody's doing.
-    pub fn may_pass(&self) -> bool {
-        use LibvirtErrorKind as K;
-        match self.kind {
-            K::Unreachable | K::Timeout | K::Busy | K::NoSpace | K::Failed => true,
-            K::MissingTool
-            | K::Denied
-            | K::NoSuchDomain
-            | K::WrongState
-            | K::NotRunning
-            | K::AlreadyActive
-            | K::Exists
-            | K::NoSuchCheckpoint
-            | K::CheckpointExists
-            | K::CheckpointInconsistent
-            | K::NoSuchBitmap
-            | K::BitmapExists
-            | K::NoJob
-            | K::NoSuchMetadata
-            | K::NoSuchImage
-            | K::Unsupported
-            | K::Malformed => false,
-        }
     }
 }
 
@@ -250,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_nobody_knows_is_a_failure() {
+    fn a_number_that_is_not_known_is_a_failure() {
         for code in (0..2000).chain([-1, i32::MAX]) {
             let known = NUMBERS.iter().any(|(number, from, _)| *number == code && from.is_none());
             assert!(known || classify(code, 0, 0, "") == LibvirtErrorKind::Failed, "{code}");

@@ -1,7 +1,7 @@
 //! What libvirt told of domains' starts and stops: a bounded record that can be asked whether a domain ran meanwhile.
 //!
-//! Rule: silence counts as "it did not run" only while the record was kept without a gap; else the answer is that nobody
-//! knows. Times are this host's monotonic clock, at the event's arrival.
+//! Rule: silence counts as "it did not run" only while the record was kept without a gap; else the answer is that it is
+//! not known. Times are this host's monotonic clock, at the event's arrival.
 
 use std::{
     collections::VecDeque,
@@ -84,8 +84,8 @@ impl Record {
         kept.since = listens.is_ok().then(Instant::now);
     }
 
-    /// Whether the domain was resumed, or started more than `own_starts` times, at or after `when`; `None` if nobody
-    /// can say.
+    /// Whether the domain was resumed, or started more than `own_starts` times, at or after `when`; `None` if that
+    /// is not known.
     pub(super) fn ran_since(&self, domain: Uuid, when: Instant, own_starts: usize) -> Option<bool> {
         let kept = self.lock();
         kept.ran_since(
@@ -148,7 +148,7 @@ mod tests {
         let mut resumed = Kept { events: kept.events.clone(), ..Kept::default() };
         resumed.note(at(11), domain, Happening::Resumed);
         assert_eq!(resumed.ran_since(domain, at(9), 1, true), Some(true));
-        // Stopped, and started by somebody else before the next look.
+        // Stopped, and started by another user before the next look.
         kept.note(at(12), domain, Happening::Stopped);
         kept.note(at(13), domain, Happening::Started);
         assert_eq!(kept.ran_since(domain, at(9), 1, true), Some(true));

@@ -1,4 +1,4 @@
-//! qcow2 images, as they describe themselves, and the bitmaps in those that nobody has open: what libvirt cannot reach
+//! qcow2 images, as they describe themselves, and the bitmaps in those that are not open: what libvirt cannot reach
 //! while a domain is off.
 //!
 //! Rule: an image is only looked at without its lock, never written to.
@@ -12,7 +12,7 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    child,
+    child::{self, ChildError, Finished},
     error::{LibvirtError, LibvirtErrorKind},
     link::CALL_DEADLINE,
 };
@@ -76,7 +76,7 @@ pub async fn chain(path: &str) -> Result<Vec<Image>, LibvirtError> {
 /// Fails with [`LibvirtErrorKind::Busy`] if a QEMU, here or on another host with the same file system, has the image at
 /// `path`, an absolute path, locked for writing.
 pub async fn check_unlocked(path: &str, format: &str) -> Result<(), LibvirtError> {
-    // Without `-U` it asks for what only nobody's write lock allows.
+    // Without `-U` it asks for what another's write lock does not allow.
     qemu_img(&["info", "-f", format, "--output=json", path]).await.map(drop)
 }
 
@@ -100,17 +100,18 @@ pub async fn remove_bitmaps(path: &str, prefix: &str, keep: &[&str]) -> Result<R
     Ok(removal)
 }
 
-async fn qemu_img(args: &[&str]) -> Result<String, LibvirtError> {
-    let call = format!("qemu-img {}", args.join(" "));
-    let done = match child::run("qemu-img", args, None, CALL_DEADLINE).await {
+/// Runs `qemu-img` with these arguments; answers what it printed.
+pub(super) async fn qemu_img(args: &[&str]) -> Result<String, LibvirtError> {
+    let done = child::run("qemu-img", args, None, CALL_DEADLINE).await;
+    answer(format!("qemu-img {}", args.join(" ")), done)
+}
+
+/// What a `qemu-img` has answered.
+pub(super) fn answer(call: String, done: Result<Finished, ChildError>) -> Result<String, LibvirtError> {
+    let done = match done {
         Ok(done) => done,
         Err(error) => return Err(child::error_of(call, error)),
     };
-    answer(call, done)
-}
-
-/// What a `qemu-img` that ended has answered.
-pub(super) fn answer(call: String, done: child::Finished) -> Result<String, LibvirtError> {
     if done.success {
         return String::from_utf8(done.stdout).map_err(|error| LibvirtError::malformed(call, error));
     }

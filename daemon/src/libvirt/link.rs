@@ -1,10 +1,10 @@
 //! How calls reach libvirt: lanes of long-lived connections, a thread per call, a deadline for the one who waits.
 //!
 //! Rule: a blocking call is on a thread of its own, and the threads are counted: one that hangs keeps its place in its
-//! lane until libvirt lets it go, so at most [`PER_LANE`] hang there, and the next caller is told so. The lanes have
-//! connections of their own: whatever describing or working waits for, an abort, a power cut or a look at the power
-//! does not. A call that nobody waits for any more before it was sent is not sent. In the urgent lane a domain has one
-//! call at a time, and a power cut beside it: one QEMU that hangs takes no other domain's place.
+//! lane until libvirt lets it go, so at most [`PER_LANE`] hang there, and the next caller gets an error that says so.
+//! The lanes have connections of their own: whatever describing or working waits for, an abort, a power cut or a look at
+//! the power does not. A call whose caller stops waiting before it was sent is not sent. In the urgent lane a domain has
+//! one call at a time, and a power cut beside it: one QEMU that hangs takes no other domain's place.
 //!
 //! libvirt looks every few seconds whether the other side lives; after half a minute of silence it closes the connection,
 //! which ends all calls that hang in it. Such calls are [`LibvirtErrorKind::Unreachable`], whatever they say of themselves.
@@ -16,7 +16,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    sync::{Semaphore, oneshot},
     time::{Instant, timeout_at},
 };
 use uuid::Uuid;
@@ -155,9 +155,10 @@ impl Endpoint {
         let thread = std::thread::Builder::new().name("libvirt-call".to_owned());
         let begun = thread.spawn(move || {
             let answer = endpoint.ask(lane, &name, &tell, ask);
-            let_go(place);
+            // Before the answer is told: the next caller finds a place.
+            drop(place);
             if let Some(answer) = answer {
-                // Nobody waits any more: the answer came after the deadline.
+                // The caller has stopped waiting: the answer came after the deadline.
                 tell.send(answer).ok();
             }
         });
@@ -175,7 +176,7 @@ impl Endpoint {
         }
     }
 
-    /// The call itself, on its thread; `None` if nobody waits for it any more.
+    /// The call itself, on its thread; `None` if its caller has stopped waiting.
     fn ask<T>(
         &self,
         lane: Lane,
@@ -253,11 +254,6 @@ impl Drop for Endpoint {
             leave.spawn(move || drop(open)).map(drop).ok();
         }
     }
-}
-
-/// Before the answer is told: who asks next finds a place.
-fn let_go(place: OwnedSemaphorePermit) {
-    drop(place);
 }
 
 #[cfg(test)]

@@ -13,21 +13,17 @@ use super::{
     calls::already,
     domain::DomainXml,
     error::{LibvirtError, LibvirtErrorKind},
-    ffi::{Domain, Failure},
     link::Lane,
 };
 
 /// Which of a domain's two definitions a change is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Affects {
+pub(super) enum Affects {
     /// The running domain alone: gone when it is off.
     Live,
     /// The persistent definition alone.
     Config,
 }
-
-const SET_METADATA: &str = "metadata --set";
-const REMOVE_METADATA: &str = "metadata --remove";
 
 impl Affects {
     /// `virDomainModificationImpact`.
@@ -53,62 +49,34 @@ impl Libvirt {
 
     /// Puts the mark of where it went into its persistent definition, in place of an older one.
     pub async fn set_moved_mark(&self, domain: DomainId, element: &str) -> Result<(), LibvirtError> {
-        let set = set_element(DomainXml::MOVED_NAMESPACE, "warmd", element, Affects::Config);
-        self.about(Lane::Urgent, SET_METADATA, domain, set).await
+        let element = element.to_owned();
+        self.about(Lane::Urgent, "metadata --set", domain, move |domain| {
+            let element = Some(("warmd", element.as_str()));
+            domain.set_metadata(element, DomainXml::MOVED_NAMESPACE, Affects::Config.flag())
+        })
+        .await
     }
 
     /// Removes that mark; none is success.
     pub async fn remove_moved_mark(&self, domain: DomainId) -> Result<(), LibvirtError> {
-        let removed = remove_element(DomainXml::MOVED_NAMESPACE, Affects::Config);
-        let removed = self.about(Lane::Urgent, REMOVE_METADATA, domain, removed);
-        already(removed.await, LibvirtErrorKind::NoSuchMetadata)
-    }
-
-    /// Sets warmd's metadata element of the namespace `uri`, `<prefix:… xmlns:prefix='uri'>` without the declaration,
-    /// in one of the two definitions, in place of an earlier one.
-    pub async fn set_metadata(
-        &self,
-        domain: DomainId,
-        affects: Affects,
-        uri: &str,
-        prefix: &str,
-        element: &str,
-    ) -> Result<(), LibvirtError> {
-        let set = set_element(uri, prefix, element, affects);
-        self.about(Lane::Work, SET_METADATA, domain, set).await
-    }
-
-    /// Removes the metadata element of the namespace `uri` from one of the two definitions; none is success.
-    pub async fn remove_metadata(
-        &self,
-        domain: DomainId,
-        affects: Affects,
-        uri: &str,
-    ) -> Result<(), LibvirtError> {
-        let removed = self.about(Lane::Work, REMOVE_METADATA, domain, remove_element(uri, affects));
-        already(removed.await, LibvirtErrorKind::NoSuchMetadata)
+        self.remove_element(Lane::Urgent, domain, DomainXml::MOVED_NAMESPACE, Affects::Config).await
     }
 
     /// Removes the running domain's tag of warmd (any element of [`DomainXml::TAG_NAMESPACE`]); none is success.
     pub async fn remove_live_tag(&self, domain: DomainId) -> Result<(), LibvirtError> {
-        self.remove_metadata(domain, Affects::Live, DomainXml::TAG_NAMESPACE).await
+        self.remove_element(Lane::Work, domain, DomainXml::TAG_NAMESPACE, Affects::Live).await
     }
-}
 
-fn set_element(
-    uri: &str,
-    prefix: &str,
-    element: &str,
-    affects: Affects,
-) -> impl FnOnce(&Domain<'_>) -> Result<(), Failure> + Send + use<> {
-    let (uri, prefix, element) = (uri.to_owned(), prefix.to_owned(), element.to_owned());
-    move |domain| domain.set_metadata(Some((&prefix, &element)), &uri, affects.flag())
-}
-
-fn remove_element(
-    uri: &str,
-    affects: Affects,
-) -> impl FnOnce(&Domain<'_>) -> Result<(), Failure> + Send + use<> {
-    let uri = uri.to_owned();
-    move |domain| domain.set_metadata(None, &uri, affects.flag())
+    async fn remove_element(
+        &self,
+        lane: Lane,
+        domain: DomainId,
+        uri: &'static str,
+        affects: Affects,
+    ) -> Result<(), LibvirtError> {
+        let removed = self.about(lane, "metadata --remove", domain, move |domain| {
+            domain.set_metadata(None, uri, affects.flag())
+        });
+        already(removed.await, LibvirtErrorKind::NoSuchMetadata)
+    }
 }

@@ -27,11 +27,11 @@ pub use calls::{Libvirt, Network, XmlForm};
 pub use checkpoint::{BackupJob, Checkpoint, CurrentJob};
 pub use child::MAX_OUTPUT;
 pub use disk::{Disk, DiskSource};
+pub(crate) use domain::memory;
 pub use domain::{DomainXml, LoaderFirmware, NetworkInterface};
 pub use error::{LibvirtError, LibvirtErrorKind};
 pub use events::Happening;
 pub use link::{CALL_DEADLINE, Lane};
-pub use metadata::Affects;
 pub use needs::{Volume, went_unanswered};
 pub use standing::{Reason, RunState, Standing};
 

@@ -1,6 +1,6 @@
 //! qcow2 overlays: images that take the writes to a raw volume, which itself is only read until they are committed.
 //!
-//! Rule: an overlay that somebody worked on is looked at before it is committed: it must still lie over its own volume,
+//! Rule: an overlay that was worked on is looked at before it is committed: it must still lie over its own volume,
 //! have its size, and be open nowhere.
 
 use std::{
@@ -25,22 +25,22 @@ const MOST_MAP: usize = 64 << 20;
 
 /// The version of `qemu-img`, in its own words.
 pub async fn tool() -> Result<String, LibvirtError> {
-    let text = qemu_img(&["--version"], Input::Nothing, CALL_DEADLINE, child::MAX_OUTPUT).await?;
+    let text = image::qemu_img(&["--version"]).await?;
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 /// Makes an overlay at `path` over the raw volume `backing` of `size` bytes. Nothing may be at `path`, in a folder that
-/// nobody else writes to.
+/// only warmd writes to.
 pub async fn make(path: &Path, backing: &Path, size: Length) -> Result<(), LibvirtError> {
     let size = size.to_string();
     let args = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b", text(backing)?, text(path)?, &size];
-    qemu_img(&args, Input::Nothing, CALL_DEADLINE, child::MAX_OUTPUT).await.map(drop)
+    image::qemu_img(&args).await.map(drop)
 }
 
 /// Fails unless the overlay at `path` still lies over `backing`, with its size.
 pub async fn check(path: &Path, backing: &Path, size: Length) -> Result<(), LibvirtError> {
     let args = ["info", "-f", "qcow2", "--output=json", text(path)?];
-    let json = qemu_img(&args, Input::Nothing, CALL_DEADLINE, child::MAX_OUTPUT).await?;
+    let json = image::qemu_img(&args).await?;
     let call = || format!("qemu-img info {}", path.display());
     let info: Info = serde_json::from_str(&json).map_err(|error| LibvirtError::malformed(call(), error))?;
     let wrong = if info.backing.as_deref() != Some(backing) || info.backing_format.as_deref() != Some("raw") {
@@ -60,11 +60,10 @@ pub async fn check(path: &Path, backing: &Path, size: Length) -> Result<(), Libv
 pub async fn changed(path: &Path, size: Length) -> Result<Vec<Extent>, LibvirtError> {
     let args = ["map", "-f", "qcow2", "--output=json", text(path)?];
     let call = || format!("qemu-img map {}", path.display());
-    let done = match child::run_with("qemu-img", &args, Input::Nothing, CALL_DEADLINE, MOST_MAP).await {
-        Ok(done) => done,
-        Err(ChildError::TooLong(_)) => return Ok(Extent::whole(size).into_iter().collect()),
-        Err(error) => return Err(child::error_of(call(), error)),
-    };
+    let done = child::run_with("qemu-img", &args, Input::Nothing, CALL_DEADLINE, MOST_MAP).await;
+    if let Err(ChildError::TooLong(_)) = done {
+        return Ok(Extent::whole(size).into_iter().collect());
+    }
     let json = image::answer(call(), done)?;
     let runs: Vec<Run> =
         serde_json::from_str(&json).map_err(|error| LibvirtError::malformed(call(), error))?;
@@ -83,20 +82,8 @@ pub async fn changed(path: &Path, size: Length) -> Result<Vec<Extent>, LibvirtEr
 /// is held open for as long as anything may be written.
 pub async fn commit(path: &Path, held: File, deadline: Duration) -> Result<(), LibvirtError> {
     let args = ["commit", "-q", "-d", "-f", "qcow2", text(path)?];
-    qemu_img(&args, Input::Held(held), deadline, child::MAX_OUTPUT).await.map(drop)
-}
-
-async fn qemu_img(
-    args: &[&str],
-    input: Input<'_>,
-    deadline: Duration,
-    most: usize,
-) -> Result<String, LibvirtError> {
-    let call = || format!("qemu-img {}", args.join(" "));
-    match child::run_with("qemu-img", args, input, deadline, most).await {
-        Ok(done) => image::answer(call(), done),
-        Err(error) => Err(child::error_of(call(), error)),
-    }
+    let done = child::run_with("qemu-img", &args, Input::Held(held), deadline, child::MAX_OUTPUT).await;
+    image::answer(format!("qemu-img {}", args.join(" ")), done).map(drop)
 }
 
 /// A path as `qemu-img` takes it: absolute, so that it is neither an option nor a protocol.

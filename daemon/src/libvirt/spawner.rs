@@ -63,7 +63,7 @@ fn hand_over(order: Order) -> io::Result<()> {
 fn serve(orders: &mpsc::Receiver<Order>) {
     for Order { mut command, runtime, answer } in orders {
         let _inside = runtime.enter();
-        // What nobody waits for any more is dropped, and so ended.
+        // What is not waited for any more is dropped, and so ended.
         answer.send(command.spawn()).ok();
     }
 }

@@ -59,13 +59,6 @@ pub fn text<'a>(node: Node<'a, '_>, name: &str) -> Option<&'a str> {
     child(node, name)?.text().map(str::trim).filter(|text| !text.is_empty())
 }
 
-/// The number that is the text of a child element.
-pub fn number(node: Node<'_, '_>, name: &'static str) -> Result<Option<u64>, XmlError> {
-    text(node, name)
-        .map(|digits| digits.parse().map_err(|_| XmlError::Value { element: name, value: digits.to_owned() }))
-        .transpose()
-}
-
 /// `text` as it may stand in an attribute (in either quotes) or between tags. Characters that XML 1.0 cannot hold at
 /// all become U+FFFD.
 pub fn escape(text: &str) -> String {

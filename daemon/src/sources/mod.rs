@@ -118,7 +118,7 @@ pub trait Source: Send + Sync {
         keep: &[ChangeMark],
     ) -> Result<Vec<Leftover>, SourceError>;
 
-    /// What warmd's migrations left behind on it and nobody will ask for again: all that is none of the `known`
+    /// What warmd's migrations left behind on it and do not ask for again: all that is none of the `known`
     /// migrations'. Changes nothing.
     async fn leftovers(&self, _known: &[MigrationId]) -> Result<Vec<Leftover>, SourceError> {
         Ok(Vec::new())
@@ -293,20 +293,9 @@ impl SourceError {
         Self { kind, context: context.into(), cause: cause.into() }
     }
 
-    /// Whether it failed because the VM is off here and runs on another host of the source: for whoever looks whether
-    /// it runs, it does.
+    /// Whether it failed because the VM is off here and runs on another host of the source: a look whether it
+    /// runs takes that for running.
     pub fn runs_elsewhere(&self) -> bool {
         self.cause.is::<Elsewhere>()
-    }
-
-    /// Whether the same call may succeed later without anybody's doing.
-    pub fn may_pass(&self) -> bool {
-        match self.kind {
-            SourceErrorKind::Unreachable
-            | SourceErrorKind::Timeout
-            | SourceErrorKind::Blocked
-            | SourceErrorKind::Failed => true,
-            SourceErrorKind::NotFound | SourceErrorKind::Refused | SourceErrorKind::StillRunning => false,
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! Targets: where VMs go to. Each kind is one folder; this is the contract that all of them keep.
 //!
 //! Rule: everything is keyed by the migration's id and bears being repeated and being cut off in the middle: the same
-//! call again gives the same disks and the same machine, never a second one, and touches nothing of anybody else's.
+//! call again gives the same disks and the same machine, never a second one, and touches nothing of others.
 
 pub mod absent;
 pub mod disk;
@@ -136,8 +136,9 @@ pub trait Target: Send + Sync {
         Ok(None)
     }
 
-    /// Keeps beside the disks, durably, who is about to write to them; `None` for nobody. It is how a state that was put
-    /// back from an older copy is noticed: the disks know of writers that it does not. It stays when they are handed over.
+    /// Keeps beside the disks, durably, who is about to write to them; `None` if there is no writer. It is how a state
+    /// that was put back from an older copy is noticed: the disks know of writers that it does not. It stays when they
+    /// are handed over.
     async fn note_writer(&self, owner: MigrationId, writer: Option<Writer>) -> Result<(), TargetError>;
 
     /// The last writer that was noted; `None` if there is none.
@@ -213,7 +214,7 @@ pub enum MachineState {
     Running,
     /// It will not come up by itself; why.
     Failed(String),
-    /// The target only keeps disks: somebody else creates and starts the machine.
+    /// The target only keeps disks: another program creates and starts the machine.
     NotManaged,
 }
 
@@ -256,7 +257,7 @@ impl TargetError {
         Self { kind, context: context.into(), cause: cause.into() }
     }
 
-    /// Whether the same call may succeed later without anybody's doing.
+    /// Whether the same call may succeed later by itself.
     pub fn may_pass(&self) -> bool {
         match self.kind {
             TargetErrorKind::Unreachable | TargetErrorKind::Timeout | TargetErrorKind::Failed => true,

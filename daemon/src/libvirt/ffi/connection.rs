@@ -80,7 +80,7 @@ impl Connection {
                 Ok(())
             }
             Err(failure) => {
-                // SAFETY: libvirt did not take it, so nobody else frees it.
+                // SAFETY: libvirt did not take it, so nothing else frees it.
                 drop(unsafe { Box::from_raw(state) });
                 Err(failure)
             }

@@ -119,7 +119,7 @@ impl LibvirtSource {
         let power = match (standing.state, standing.reason) {
             // That it runs elsewhere is told among what is in the way.
             (RunState::Off, Reason::Migrated) => PowerState::Off,
-            _ => self.power_of(domain).await?,
+            _ => self.power_by(domain, &standing).await?,
         };
         let looks = self.look(&xml.disks).await;
         let mut warnings = disk_warnings(xml, &sizes, &looks);
@@ -127,7 +127,7 @@ impl LibvirtSource {
             warnings.push(format!("it is {}: no snapshot is taken until it runs or is off", standing.text));
         }
         let snapshots = self.libvirt.snapshot_names(domain).await.context(doing)?;
-        let objections = self.object(domain, &definitions, &standing).await?;
+        let objections = self.object(domain, &definitions, &standing, &snapshots).await?;
         warnings.extend(held_off(&definitions.persistent));
         warnings.extend(objections.into_iter().map(|objection| objection.found));
         let disks: Vec<_> = xml.disks.iter().filter(|disk| is_disk(disk)).collect();
@@ -153,7 +153,8 @@ impl LibvirtSource {
         let doing = || format!("VM {domain}: looking for what is in its way");
         let definitions = self.definitions(domain).await.context(doing)?;
         let standing = self.libvirt.state(domain).await.context(doing)?;
-        let mut objections = self.object(domain, &definitions, &standing).await?;
+        let snapshots = self.libvirt.snapshot_names(domain).await.context(doing)?;
+        let mut objections = self.object(domain, &definitions, &standing, &snapshots).await?;
         // Not where all VMs are listed: each file that a VM has is looked for.
         let obstacles = self.obstacles(domain).await.context(doing)?;
         objections.extend(obstacles.into_iter().map(|obstacle| match obstacle {
@@ -171,11 +172,11 @@ impl LibvirtSource {
         domain: DomainId,
         definitions: &Definitions,
         standing: &Standing,
+        snapshots: &[String],
     ) -> Result<Vec<Objection>, SourceError> {
         let doing = || format!("VM {domain}: looking for what is in its way");
         let (persistent, saved) = self.libvirt.persistent_and_saved(domain).await.context(doing)?;
         let checkpoints = self.libvirt.checkpoint_names(domain).await.context(doing)?;
-        let snapshots = self.libvirt.snapshot_names(domain).await.context(doing)?;
         let autostart = self.libvirt.autostart(domain, Lane::Look).await.context(doing)?;
         let job = match standing.state {
             RunState::Off => CurrentJob::None,
@@ -211,7 +212,7 @@ impl LibvirtSource {
         if saved {
             object(Rule::VmSaved, "it has a saved memory image: start it, or remove the image".to_owned());
         }
-        if let [first, ..] = snapshots.as_slice() {
+        if let [first, ..] = snapshots {
             object(
                 Rule::SnapshotsThere,
                 format!("it has {} snapshots, {first:?} among them", snapshots.len()),

@@ -55,7 +55,6 @@ fn kind(error: &LibvirtError) -> SourceErrorKind {
         L::NoSuchDomain | L::NoSuchImage => SourceErrorKind::NotFound,
         L::MissingTool | L::Denied | L::Exists | L::Unsupported => SourceErrorKind::Refused,
         L::WrongState
-        | L::NotRunning
         | L::AlreadyActive
         | L::NoSuchCheckpoint
         | L::CheckpointExists

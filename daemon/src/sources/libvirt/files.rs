@@ -1,13 +1,9 @@
 //! Questions to the file systems that images and other files of the host are on.
 //!
-//! Rule: a file system may hang, whoever asks it. Each question runs on the threads of its file system and has a
-//! deadline. That something is missing is said only where the file system says so; all else leaves a doubt.
+//! Rule: a file system may hang, and with it each call on it. Each question runs on the threads of its file system and
+//! has a deadline. That something is missing is said only where the file system says so; all else leaves a doubt.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{io, path::Path, time::Duration};
 
 use crate::threads;
 
@@ -26,19 +22,34 @@ pub(super) enum Presence {
 
 /// Asks the file system of `path`.
 pub(super) async fn ask<T: Send + 'static>(
-    path: &str,
+    path: &Path,
     question: impl FnOnce(&Path) -> T + Send + 'static,
 ) -> io::Result<T> {
-    let path = PathBuf::from(path);
-    let threads = threads::on(&path)?;
+    ask_within(ANSWER, path, question).await
+}
+
+/// The same with another deadline.
+pub(super) async fn ask_within<T: Send + 'static>(
+    deadline: Duration,
+    path: &Path,
+    question: impl FnOnce(&Path) -> T + Send + 'static,
+) -> io::Result<T> {
+    let (threads, path) = (threads::on(path)?, path.to_owned());
     let asking = threads.run(move || question(&path));
-    let why = || format!("its file system does not answer within {} s", ANSWER.as_secs());
-    tokio::time::timeout(ANSWER, asking).await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, why()))?
+    let why = || format!("its file system does not answer within {} s", deadline.as_secs());
+    tokio::time::timeout(deadline, asking)
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, why()))?
 }
 
 /// Looks whether something is there.
 pub(super) async fn presence(path: &str) -> Presence {
-    told(ask(path, |path| std::fs::metadata(path).map(drop)).await.flatten())
+    told(ask(Path::new(path), |path| std::fs::metadata(path).map(drop)).await.flatten())
+}
+
+/// A path as one word of a shell's command: it may hold anything.
+pub(super) fn quoted(path: &str) -> String {
+    format!("'{}'", path.replace('\'', r"'\''"))
 }
 
 fn told(answer: io::Result<()>) -> Presence {
@@ -66,10 +77,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_file_system_that_hangs_is_waited_for_no_longer_than_its_deadline() {
         let (release, gate) = std::sync::mpsc::channel::<()>();
-        let error = ask("/proc", move |_| gate.recv().is_ok()).await.unwrap_err();
+        let error = ask(Path::new("/proc"), move |_| gate.recv().is_ok()).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(error.to_string().contains("30 s"), "{error}");
         drop(release);
+    }
+
+    #[test]
+    fn a_quoted_path_is_one_word() {
+        assert_eq!(quoted("/a b"), "'/a b'");
+        assert_eq!(quoted("/it's"), r"'/it'\''s'");
     }
 
     /// Of Linux.

@@ -16,17 +16,15 @@ use crate::{
     libvirt::{CurrentJob, DomainId, Lane, Libvirt, LibvirtError},
     model::id::MigrationId,
     sources::SourceError,
-    threads,
 };
 
 use super::{
     error::{Context, blocked},
+    files,
     leftovers::is_own,
 };
 
 const LOOK: Duration = Duration::from_secs(1);
-/// A file system that does not tell its room within this time does not answer.
-const ANSWER: Duration = Duration::from_secs(30);
 
 /// Looks until it is dropped.
 #[derive(Debug)]
@@ -49,11 +47,11 @@ impl Guard {
         let looking = async move {
             loop {
                 sleep(LOOK).await;
-                let Ok(free) = free(dir.clone()).await else { continue };
+                let Ok(free) = free(&dir).await else { continue };
                 if free >= reserve {
                     continue;
                 }
-                // The job may have ended by itself, and the room be somebody else's doing. What is not seen to be this
+                // The job may have ended by itself, and something else may have taken the room. What is not seen to be this
                 // migration's job is not ended: it may be another tool's by now.
                 let job = libvirt.job(domain, Lane::Urgent).await;
                 match is_to_end(&job, owner) {
@@ -101,7 +99,7 @@ impl Drop for Guard {
     }
 }
 
-/// Whether the job is the migration's, and so may be ended; `None` if nobody can say.
+/// Whether the job is the migration's, and so may be ended; `None` if that is not known.
 fn is_to_end(job: &Result<CurrentJob, LibvirtError>, owner: MigrationId) -> Option<bool> {
     job.as_ref().ok().map(|job| is_own(job, owner))
 }
@@ -109,7 +107,7 @@ fn is_to_end(job: &Result<CurrentJob, LibvirtError>, owner: MigrationId) -> Opti
 /// Refuses if less than `reserve` bytes are free where `dir` is.
 pub(super) async fn check_room(dir: &Path, reserve: u64) -> Result<(), SourceError> {
     let doing = || format!("looking for room in {}", dir.display());
-    let free = free(dir.to_owned()).await.context(doing)?;
+    let free = free(dir).await.context(doing)?;
     if free < reserve {
         let mib = |bytes: u64| bytes >> 20;
         // Room comes back, by itself or by a person's doing.
@@ -126,15 +124,13 @@ pub(super) async fn check_room(dir: &Path, reserve: u64) -> Result<(), SourceErr
     Ok(())
 }
 
-async fn free(dir: PathBuf) -> std::io::Result<u64> {
-    let looking = threads::on(&dir)?;
-    let looking = looking.run(move || {
-        let room = rustix::fs::statvfs(&dir)?;
+/// The bytes that are free where `dir` is.
+async fn free(dir: &Path) -> std::io::Result<u64> {
+    let look = |dir: &Path| -> std::io::Result<u64> {
+        let room = rustix::fs::statvfs(dir)?;
         Ok(room.f_bavail.saturating_mul(room.f_frsize))
-    });
-    tokio::time::timeout(ANSWER, looking)
-        .await
-        .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??
+    };
+    files::ask(dir, look).await.flatten()
 }
 
 #[cfg(test)]

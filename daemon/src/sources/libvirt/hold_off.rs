@@ -5,7 +5,7 @@
 //! there. What is set is read back.
 
 use crate::{
-    libvirt::{DomainId, DomainXml, Lane, LibvirtError, XmlForm, xml::escape},
+    libvirt::{DomainId, DomainXml, Lane, LibvirtError, xml::escape},
     model::id::MigrationId,
     sources::{HoldOff, Moved, SourceError, SourceErrorKind},
 };
@@ -31,7 +31,7 @@ impl LibvirtSource {
         moved: &Moved,
         was: &HoldOff,
     ) -> Result<(), SourceError> {
-        let doing = || format!("VM {domain}: holding it off, so that nobody but warmd starts it");
+        let doing = || format!("VM {domain}: holding it off, so that only warmd starts it");
         // The record may be of a moment when it was taken away already.
         let marked = self.mark_of(domain, moved.owner).await.context(doing)?;
         let autostart = if was.autostart || marked == Some(true) { "yes" } else { "no" };
@@ -64,9 +64,7 @@ impl LibvirtSource {
     /// Whether its autostart was on, by the mark that this migration left in its persistent definition, if there is
     /// one.
     async fn mark_of(&self, domain: DomainId, owner: MigrationId) -> Result<Option<bool>, LibvirtError> {
-        let text = self.libvirt.dump_xml(domain, XmlForm::Persistent).await?;
-        let xml = DomainXml::read(&text)
-            .map_err(|error| LibvirtError::malformed(format!("dumpxml --inactive {domain}"), error))?;
+        let xml = self.libvirt.persistent(domain).await?;
         let own = xml.moved.filter(|mark| mark.owner == owner.to_string());
         Ok(own.map(|mark| mark.autostart))
     }

@@ -1,7 +1,7 @@
 //! Ends what a migration left running on the hypervisor: after each pass as after a crash.
 //!
-//! Rule: only what carries this migration's id is touched. Somebody else's backup job is never aborted, somebody
-//! else's paused VM never destroyed: one that warmd started is warmd's only until its guest executes an instruction.
+//! Rule: only what carries this migration's id is touched. Another tool's backup job is never aborted, a VM
+//! that others paused never destroyed: one that warmd started is warmd's only until its guest executes an instruction.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -11,7 +11,6 @@ use crate::{
     libvirt::{BackupJob, Checkpoint, CurrentJob, DomainId, Lane, LibvirtError, LibvirtErrorKind, RunState},
     model::id::MigrationId,
     sources::{Leftover, SourceError, SourceErrorKind},
-    threads,
 };
 
 use super::{
@@ -38,7 +37,7 @@ pub(super) enum Ended {
     AsItShould,
     /// It was there as warmd had started it, its guest never ran, and it is off.
     AtRest,
-    /// Somebody let it run; it is theirs, also if it stands still again.
+    /// It was resumed from outside; it is theirs who did, also if it stands still again.
     Resumed,
 }
 
@@ -80,7 +79,7 @@ impl LibvirtSource {
         Ok(Ended::Resumed)
     }
 
-    /// Ends a backup job that is this migration's, whoever began it; answers whether there was one.
+    /// Ends a backup job that is this migration's, also one of an earlier daemon; answers whether there was one.
     pub(super) async fn end_own_job(
         &self,
         domain: DomainId,
@@ -109,11 +108,8 @@ impl LibvirtSource {
         act: impl FnOnce(Nook) -> std::io::Result<T> + Send + 'static,
     ) -> std::io::Result<T> {
         let settings = Arc::clone(&self.settings);
-        let lane = threads::on(&settings.scratch_dir)?;
-        let acting = lane.run(move || act(Nook::new(&settings, owner)));
-        tokio::time::timeout(NOOK, acting)
-            .await
-            .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??
+        let acting = move |_: &Path| act(Nook::new(&settings, owner));
+        files::ask_within(NOOK, &self.settings.scratch_dir, acting).await.flatten()
     }
 
     /// The files of snapshots of migrations that are none of these.
@@ -121,15 +117,12 @@ impl LibvirtSource {
         let mut left = Vec::new();
         for dir in [&self.settings.runtime_dir, &self.settings.scratch_dir] {
             let known = known.to_vec();
-            let listing = files::ask(&dir.to_string_lossy(), move |dir| strays(dir, &known)).await;
+            let listing = files::ask(dir, move |dir| strays(dir, &known)).await;
             match listing.flatten() {
-                Ok(strays) => left.extend(strays.into_iter().map(|path| {
-                    let quoted = path.replace('\'', r"'\''");
-                    Leftover {
-                        what: format!("the files of a snapshot in {path}"),
-                        why: "they are of no migration that this warmd has at work".to_owned(),
-                        remedy: format!("`rm -r '{quoted}'`"),
-                    }
+                Ok(strays) => left.extend(strays.into_iter().map(|path| Leftover {
+                    what: format!("the files of a snapshot in {path}"),
+                    why: "they are of no migration that this warmd has at work".to_owned(),
+                    remedy: format!("`rm -r {}`", files::quoted(&path)),
                 })),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => left.push(Leftover {

@@ -91,18 +91,12 @@ fn domain_id(vm: &VmId) -> Result<DomainId, SourceError> {
     })
 }
 
-/// The version in `libvirt 9.0.0, QEMU 7.2.22`.
-fn version_of(text: &str) -> Option<(u32, u32)> {
-    let mut parts = text.strip_prefix("libvirt ")?.split(['.', ',']);
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
-}
-
 #[async_trait]
 impl Source for LibvirtSource {
     async fn check(&self) -> Result<String, SourceError> {
         let doing = || format!("reaching {}", self.libvirt.uri());
         let version = self.libvirt.version().await.context(doing)?;
-        if version_of(&version).is_some_and(|version| version < OLDEST) {
+        if self.libvirt.library_version().await.context(doing)? < OLDEST {
             let (major, minor) = OLDEST;
             return Err(refused(doing(), format!("{version} is too old: {major}.{minor} is needed")));
         }

@@ -8,7 +8,8 @@ use roxmltree::Node;
 
 use crate::{
     libvirt::{
-        DiskSource, DomainId, Lane, LibvirtError, LibvirtErrorKind, XmlForm, image, went_unanswered, xml,
+        DiskSource, DomainId, Lane, LibvirtError, LibvirtErrorKind, XmlForm, image, memory, went_unanswered,
+        xml,
     },
     model::id::{DiskKey, MigrationId},
     sources::SourceError,
@@ -86,25 +87,24 @@ impl LibvirtSource {
             LibvirtError::new(LibvirtErrorKind::Malformed, format!("dumpxml {domain}"), error)
         })?;
         let mut obstacles = Vec::new();
-        let mut networks = None;
+        // Networks that cannot be listed are no obstacle.
+        let networks = if needs.iter().any(|need| matches!(need, Need::Network(_))) {
+            self.libvirt.active_networks().await.ok()
+        } else {
+            None
+        };
         for need in needs {
-            let obstacle = match &need {
-                Need::Network(name) => {
-                    if networks.is_none() {
-                        networks = self.libvirt.active_networks().await.ok();
-                    }
-                    let active = networks.as_ref().is_none_or(|active| active.contains(name));
-                    let missing = || format!("network {name:?} is not active (virsh net-start)");
-                    (!active).then(|| Obstacle::Missing(missing()))
-                }
-                need => self.look_for(need).await?,
-            };
-            obstacles.extend(obstacle);
+            obstacles.extend(self.look_for(&need, networks.as_deref()).await?);
         }
         Ok(obstacles)
     }
 
-    async fn look_for(&self, need: &Need) -> Result<Option<Obstacle>, LibvirtError> {
+    /// What of this need is not there; `active` are the active networks, where they are known.
+    async fn look_for(
+        &self,
+        need: &Need,
+        active: Option<&[String]>,
+    ) -> Result<Option<Obstacle>, LibvirtError> {
         match need {
             Need::File { of, path } => Ok(look(of, path).await),
             Need::Nvram { own, template } => Ok(look_for_nvram(own.as_deref(), template.as_deref()).await),
@@ -124,7 +124,11 @@ impl LibvirtSource {
                 let total = total(&text).filter(|total| total < bytes);
                 Ok(total.map(|total| Obstacle::Missing(missing(total))))
             }
-            Need::Network(_) => Ok(None),
+            Need::Network(name) => {
+                let active = active.is_none_or(|active| active.contains(name));
+                let missing = || format!("network {name:?} is not active (virsh net-start)");
+                Ok((!active).then(|| Obstacle::Missing(missing())))
+            }
         }
     }
 
@@ -206,7 +210,7 @@ fn of_libvirt(of: &str, error: Option<LibvirtError>) -> Result<Option<Obstacle>,
     if went_unanswered(&error) {
         return Err(error);
     }
-    let told = format!("{of}: {}", error.cause.to_string().trim_start_matches("error: "));
+    let told = format!("{of}: {}", error.cause);
     Ok(Some(match error.kind {
         LibvirtErrorKind::Busy => Obstacle::Unanswered(told),
         LibvirtErrorKind::Denied => Obstacle::Hidden(told),
@@ -238,7 +242,7 @@ fn needs(text: &str) -> Result<Vec<Need>, xml::XmlError> {
             needs.push(Need::Nvram { own, template });
         }
     }
-    if let Ok(Some(memory)) = memory(root) {
+    if let Ok(memory) = memory(root) {
         needs.push(Need::Memory(memory));
     }
     let Some(devices) = xml::child(root, "devices") else { return Ok(needs) };
@@ -263,12 +267,6 @@ fn needs(text: &str) -> Result<Vec<Need>, xml::XmlError> {
         }
     }
     Ok(needs)
-}
-
-fn memory(root: Node<'_, '_>) -> Result<Option<u64>, xml::XmlError> {
-    // libvirt itself always writes KiB.
-    let in_kib = xml::child(root, "memory").is_some_and(|node| node.attribute("unit") == Some("KiB"));
-    Ok(xml::number(root, "memory")?.filter(|_| in_kib).and_then(|kib| kib.checked_mul(1024)))
 }
 
 fn of_disk(disk: Node<'_, '_>, needs: &mut Vec<Need>) {
@@ -362,7 +360,7 @@ mod tests {
         assert!(matches!(chain(L::NoSuchImage), Some(Obstacle::Missing(_))));
         assert!(matches!(chain(L::Timeout), Some(Obstacle::Unanswered(_))));
         assert_eq!(chain(L::Failed), None);
-        let kept = |kind| of_libvirt("x", Some(LibvirtError::new(kind, "c", "error: why")));
+        let kept = |kind| of_libvirt("x", Some(LibvirtError::new(kind, "c", "why")));
         assert_eq!(kept(L::Failed).unwrap(), Some(Obstacle::Missing("x: why".to_owned())));
         assert!(matches!(kept(L::Denied), Ok(Some(Obstacle::Hidden(_)))));
         assert!(matches!(kept(L::Busy), Ok(Some(Obstacle::Unanswered(_)))));

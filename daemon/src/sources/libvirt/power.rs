@@ -1,7 +1,7 @@
 //! Power: on, off, and on only as far as it takes to read the disks of a VM that is off.
 //!
 //! Rule: a VM that warmd started to read its disks is paused from its first moment and tagged ([`super::tag`]); for all
-//! the world it is off. A VM that somebody else paused is nobody's to end but theirs.
+//! the world it is off. A VM that others paused is never ended.
 
 use std::time::Duration;
 
@@ -34,7 +34,16 @@ impl LibvirtSource {
     pub(super) async fn power_of(&self, domain: DomainId) -> Result<PowerState, SourceError> {
         let doing = || format!("VM {domain}: looking whether it runs");
         let standing = self.libvirt.state(domain).await.context(doing)?;
-        not_elsewhere(&standing, doing)?;
+        self.power_by(domain, &standing).await
+    }
+
+    /// The power of a VM whose state was looked at.
+    pub(super) async fn power_by(
+        &self,
+        domain: DomainId,
+        standing: &Standing,
+    ) -> Result<PowerState, SourceError> {
+        not_elsewhere(standing, || format!("VM {domain}: looking whether it runs"))?;
         Ok(match standing.state {
             RunState::Running => PowerState::Running,
             RunState::Off => PowerState::Off,
@@ -45,9 +54,14 @@ impl LibvirtSource {
 
     pub(super) async fn is_tagged(&self, domain: DomainId) -> Result<bool, SourceError> {
         let doing = || format!("VM {domain}: looking who paused it");
+        self.is_at_rest(domain, &self.libvirt.domain(domain).await.context(doing)?).await
+    }
+
+    /// Whether a paused VM with this definition is one that warmd started to read its disks.
+    pub(super) async fn is_at_rest(&self, domain: DomainId, xml: &DomainXml) -> Result<bool, SourceError> {
+        let doing = || format!("VM {domain}: looking who paused it");
         // One that people let run and paused again carries the tag too, and is theirs.
-        Ok(self.libvirt.domain(domain).await.context(doing)?.tagged(TAG).is_some()
-            && self.libvirt.never_ran(domain).await.context(doing)?)
+        Ok(xml.tagged(TAG).is_some() && self.libvirt.never_ran(domain).await.context(doing)?)
     }
 
     /// Gives a VM that is off power, paused: it executes nothing.
@@ -75,7 +89,7 @@ impl LibvirtSource {
         if state == RunState::Paused {
             return Ok(());
         }
-        Err(refused(doing(), format!("somebody else let it run at the same moment: it is {text}")))
+        Err(refused(doing(), format!("another user or program resumed it at the same moment: it is {text}")))
     }
 
     pub(super) async fn start(&self, domain: DomainId) -> Result<(), SourceError> {
@@ -119,10 +133,7 @@ impl LibvirtSource {
         if now != ENDS {
             return Ok(());
         }
-        let text = self.libvirt.dump_xml(domain, XmlForm::Persistent).await.context(doing)?;
-        let defined = DomainXml::read(&text)
-            .map_err(|error| SourceError::new(SourceErrorKind::Failed, doing(), error))?
-            .on_poweroff;
+        let defined = self.libvirt.persistent(domain).await.context(doing)?.on_poweroff;
         if defined != ENDS {
             self.libvirt.set_poweroff_action(domain, &defined).await.context(doing)?;
         }

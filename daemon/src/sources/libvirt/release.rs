@@ -15,7 +15,7 @@ use crate::{
     sources::{Leftover, SourceError},
 };
 
-use super::{LibvirtSource, error::Context, marks, plan::is_disk};
+use super::{LibvirtSource, error::Context, files, marks, plan::is_disk};
 
 impl LibvirtSource {
     /// Gives up all checkpoints but those in `keep`; answers what could not be removed.
@@ -273,16 +273,15 @@ fn checkpoint_remedy(domain: DomainId, name: &str, off: bool) -> String {
 }
 
 fn bitmap_remedy(image: &image::Image, bitmap: &str) -> String {
-    // The path may hold anything.
-    let path = image.path.replace('\'', r"'\''");
+    let path = files::quoted(&image.path);
     if image.encrypted {
         return format!(
             "while the VM is off, `qemu-img bitmap --remove --object secret,id=key,file=KEYFILE --image-opts \
-             driver=qcow2,encrypt.key-secret=key,file.filename='{path}' {bitmap}`, or `virsh checkpoint-delete` \
+             driver=qcow2,encrypt.key-secret=key,file.filename={path} {bitmap}`, or `virsh checkpoint-delete` \
              while it runs"
         );
     }
-    format!("while the VM is off, `qemu-img bitmap --remove -f qcow2 '{path}' {bitmap}`")
+    format!("while the VM is off, `qemu-img bitmap --remove -f qcow2 {path} {bitmap}`")
 }
 
 #[cfg(test)]

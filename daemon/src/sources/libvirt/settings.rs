@@ -41,7 +41,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Judges them without asking anybody.
+    /// Judges them without asking anything.
     pub(super) fn judge(&self) -> Result<(), SourceError> {
         let refused = |what: String| Err(SourceError::new(SourceErrorKind::Refused, "settings", what));
         if let Some(host) = remote_host(&self.uri) {

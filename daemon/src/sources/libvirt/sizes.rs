@@ -33,7 +33,7 @@ pub(super) type Sizes = BTreeMap<String, Result<u64, String>>;
 impl LibvirtSource {
     /// The sizes of all disks that hold data of the machine.
     pub(super) async fn sizes(&self, domain: DomainId, xml: &DomainXml) -> Result<Sizes, LibvirtError> {
-        let told = match self.libvirt.disk_sizes(domain).await {
+        let told = match self.libvirt.disk_sizes(domain, &xml.disks).await {
             Err(error) if went_unanswered(&error) || error.kind == LibvirtErrorKind::NoSuchDomain => {
                 return Err(error);
             }
@@ -64,16 +64,16 @@ impl LibvirtSource {
             let Ok(Some(path)) = self.path_of(&disk.source).await else { continue };
             let is_qcow2 = disk.format == "qcow2";
             // Its header alone is read: this is done for all VMs again and again.
-            let looked = files::ask(&path, move |path| {
+            let looked = files::ask(Path::new(&path), move |path| {
                 let version = if is_qcow2 { image::version(path).ok().flatten() } else { None };
                 (identity(path), version)
             });
             let Ok((identity, version)) = looked.await else { continue };
             let untracked = (version == Some(image::OLD_VERSION)).then(|| {
-                let quoted = path.replace('\'', r"'\''");
+                let quoted = files::quoted(&path);
                 format!(
                     "its image is of qcow2's old version, which keeps no bitmaps; while the VM is off, `qemu-img amend \
-                     -f qcow2 -o compat=1.1 '{quoted}'` makes it a new one"
+                     -f qcow2 -o compat=1.1 {quoted}` makes it a new one"
                 )
             });
             looks.insert(disk.target.clone(), Looked { identity, untracked });
@@ -113,7 +113,7 @@ impl LibvirtSource {
         };
         if disk.format == "qcow2" {
             // Where the file system does not answer, no program is sent to wait for it.
-            files::ask(&path, |path| std::fs::metadata(path).map(drop))
+            files::ask(Path::new(&path), |path| std::fs::metadata(path).map(drop))
                 .await
                 .flatten()
                 .map_err(|error| format!("its image {path}: {error}"))?;
@@ -123,12 +123,13 @@ impl LibvirtSource {
         if disk.format != "raw" {
             return Err(format!("its image {path} is {}, and libvirt cannot tell its size", disk.format));
         }
-        let end = files::ask(&path, |path| std::fs::File::open(path)?.seek(SeekFrom::End(0))).await;
+        let end =
+            files::ask(Path::new(&path), |path| std::fs::File::open(path)?.seek(SeekFrom::End(0))).await;
         end.flatten().map_err(|error| format!("its image {path}: {error}"))
     }
 }
 
-/// A VM that was moved away may run there: nobody is told to start it here.
+/// A VM that was moved away may run there: no message says to start it here.
 fn only_while_it_runs(source: &DiskSource, is_moved: bool) -> String {
     let advice = if is_moved {
         "the VM was moved away: do not start it here for that"
@@ -151,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_is_told_to_start_a_vm_that_was_moved() {
+    fn no_message_says_to_start_a_vm_that_was_moved() {
         let source = DiskSource::Network { protocol: "rbd".to_owned(), name: "p/i".to_owned() };
         assert!(only_while_it_runs(&source, false).contains("start the VM"));
         let moved = only_while_it_runs(&source, true);

@@ -96,8 +96,8 @@ impl LibvirtSource {
             }
             RunState::Running => {}
             RunState::Paused => {
-                let is_ours = self.is_tagged(domain).await?;
                 let xml = self.libvirt.domain(domain).await.context(doing)?;
+                let is_ours = self.is_at_rest(domain, &xml).await?;
                 let why = match xml.tagged(TAG).filter(|_| is_ours) {
                     Some(other) => {
                         format!("it is being read for another migration, {other}: wait for that one")
@@ -383,7 +383,7 @@ impl Snapshot for LibvirtSnapshot {
         drop(guard);
         drop(open);
         let ended = source.end(domain, owner).await?;
-        // Seen by nobody who looks at its state: resumed, ended and started once more.
+        // A look at its state does not see it: resumed, ended and started once more.
         let was_let_run = at_rest.and_then(|since| source.libvirt.was_let_run_since(domain, since));
         match ended {
             Ended::AtRest if was_let_run == Some(true) => Err(refused(

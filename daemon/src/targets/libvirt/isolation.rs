@@ -99,7 +99,7 @@ fn unkept(nic: &Part, wire: &Wire) -> Vec<(&'static str, String)> {
 pub(super) fn without(mut machine: Machine, lacks: &[Lack]) -> Machine {
     let devices = machine.hardware.iter_mut().flat_map(|hardware| &mut hardware.parts);
     for nic in devices.filter(|part| part.name == "devices").flat_map(|devices| &mut devices.parts) {
-        let mac = nic.part("mac").and_then(|mac| mac.attribute("address")).map(str::to_owned);
+        let mac = nic.mac().map(str::to_owned);
         let is_lacked = |part: &Part| {
             lacks.iter().any(|lack| {
                 part.name == lack.element

@@ -1,7 +1,7 @@
-//! Domains without a mark of warmd that have a migration's disks: its domain, of which somebody changed the definition.
+//! Domains without a mark of warmd that have a migration's disks: its domain, whose definition others changed.
 //!
 //! Rule: while there is one, the migration's domain is not absent: it may run, and the source must not run beside it.
-//! It is touched by nobody but people.
+//! Only people may touch it.
 
 use std::path::{Path, PathBuf};
 
@@ -72,7 +72,7 @@ impl LibvirtTarget {
         let mut folders = vec![self.storage().await?.folder(owner)];
         folders.extend(self.settings.storages.values().map(|directory| directory.join(owner.to_string())));
         let claims = match self.host.get() {
-            // Nobody has the nil id: these are the claims of all.
+            // No migration has the nil id: these are the claims of all.
             Some(host) => host.claims_of_others(MigrationId(Uuid::nil())).await?,
             None => Vec::new(),
         };

@@ -42,12 +42,13 @@ use super::{
 };
 use crate::{
     libvirt::{
-        CurrentJob, DomainId, Lane, Libvirt, LibvirtError, LibvirtErrorKind, Reason, RunState, xml as read,
+        CurrentJob, DomainId, Lane, Libvirt, LibvirtError, LibvirtErrorKind, Reason, RunState,
+        went_unanswered, xml as read,
     },
     model::{hardware::Part, id::MigrationId, rule::Objection},
 };
 
-/// Folders that QEMU's user may enter to reach its disks, and nobody but warmd's user may list.
+/// Folders that QEMU's user may enter to reach its disks, and only warmd's user may list.
 const FOLDER_MODE: u32 = 0o711;
 
 /// How often a domain that comes back is removed.
@@ -123,6 +124,12 @@ impl LibvirtTarget {
         }
     }
 
+    async fn find_or_fail(&self, doing: &str, owner: MigrationId) -> Result<DomainId, TargetError> {
+        self.find(doing, owner)
+            .await?
+            .ok_or_else(|| TargetError::new(TargetErrorKind::NotFound, doing, "there is no such domain"))
+    }
+
     /// Refuses a domain that runs on another host, or may.
     async fn check_here(&self, doing: &str, id: DomainId) -> Result<(), TargetError> {
         let standing = match self.libvirt.state(id).await {
@@ -153,7 +160,7 @@ impl LibvirtTarget {
             DomainType::Qemu => Ok("qemu"),
             DomainType::Auto => match self.libvirt.domain_capabilities("kvm", architecture, None).await {
                 Ok(_) => Ok("kvm"),
-                Err(error) if reached(&error) => Ok("qemu"),
+                Err(error) if !went_unanswered(&error) => Ok("qemu"),
                 Err(error) => Err(error),
             },
         }
@@ -267,13 +274,11 @@ impl Target for LibvirtTarget {
 
     async fn start(&self, owner: MigrationId) -> Result<(), TargetError> {
         let doing = format!("starting the domain of migration {owner}");
-        let Some(id) = self.find(&doing, owner).await? else {
-            return Err(TargetError::new(TargetErrorKind::NotFound, doing, "there is no such domain"));
-        };
+        let id = self.find_or_fail(&doing, owner).await?;
         self.check_here(&doing, id).await?;
         let Err(error) = self.libvirt.start(id).await else { return Ok(()) };
         // A libvirt that did not answer may still be about to start it.
-        if !reached(&error) || error.kind == LibvirtErrorKind::Busy {
+        if went_unanswered(&error) || error.kind == LibvirtErrorKind::Busy {
             return Err(failed(&doing)(error));
         }
         match self.libvirt.state(id).await {
@@ -320,7 +325,7 @@ impl Target for LibvirtTarget {
     async fn discard_machine(&self, owner: MigrationId) -> Result<(), TargetError> {
         let doing = format!("removing the domain of migration {owner}");
         let Some(id) = self.find(&doing, owner).await? else { return Ok(()) };
-        // A start that nobody waited for any more may still come: undefined while it runs, a domain only loses its
+        // A start whose caller has stopped waiting may still come: undefined while it runs, a domain only loses its
         // definition. So it is gone when libvirt says so, not before.
         for _ in 0..DISCARDS {
             // Before the power cut, which may come when it runs on the other host already, and after it: what is off by
@@ -353,9 +358,7 @@ impl Target for LibvirtTarget {
 
     async fn set_autostart(&self, owner: MigrationId, on: bool) -> Result<(), TargetError> {
         let doing = format!("setting the autostart of the domain of migration {owner}");
-        let Some(id) = self.find(&doing, owner).await? else {
-            return Err(TargetError::new(TargetErrorKind::NotFound, doing, "there is no such domain"));
-        };
+        let id = self.find_or_fail(&doing, owner).await?;
         self.libvirt.set_autostart(id, on).await.map_err(failed(&doing))
     }
 
@@ -398,14 +401,6 @@ fn pool_path(text: &str) -> Result<PathBuf, String> {
     target.map(PathBuf::from).ok_or_else(|| "it has no target path".to_owned())
 }
 
-/// Whether libvirt itself answered: only then what was asked for is surely over.
-fn reached(error: &LibvirtError) -> bool {
-    !matches!(
-        error.kind,
-        LibvirtErrorKind::MissingTool | LibvirtErrorKind::Unreachable | LibvirtErrorKind::Timeout
-    )
-}
-
 /// A libvirt error as a target's.
 fn failed(doing: &str) -> impl FnOnce(LibvirtError) -> TargetError {
     move |error| {
@@ -418,7 +413,6 @@ fn failed(doing: &str) -> impl FnOnce(LibvirtError) -> TargetError {
             K::NoSpace => TargetErrorKind::NoSpace,
             K::MissingTool | K::Denied | K::Unsupported => TargetErrorKind::Refused,
             K::WrongState
-            | K::NotRunning
             | K::AlreadyActive
             | K::Busy
             | K::NoSuchCheckpoint

@@ -1,7 +1,7 @@
 //! Which domain is a migration's: the one whose metadata says so, with the migration's id and with its own UUID.
 //!
 //! Rule: nothing but that domain is ever started, stopped or removed. The own UUID is in the tag because a clone that
-//! somebody makes of the domain takes its metadata along, and is theirs.
+//! others make of the domain takes its metadata along, and is theirs.
 
 use std::{
     collections::HashMap,
@@ -81,7 +81,7 @@ async fn read(libvirt: &Libvirt, id: DomainId) -> Result<Option<String>, Libvirt
     }
 }
 
-/// The migration whose domain it says to be. A domain of somebody else's that cannot be read is nobody's.
+/// The migration whose domain it says to be. A domain of others that cannot be read is no migration's.
 fn owner_in(text: &str, id: DomainId) -> Option<MigrationId> {
     let document = xml::parse(text, "domain").ok()?;
     let metadata = xml::child(document.root_element(), "metadata")?;

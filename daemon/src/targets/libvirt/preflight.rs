@@ -1,15 +1,15 @@
 //! What a libvirt has against machines that are to come: names, addresses, networks, and hardware that it cannot make.
 //!
-//! Rule: it only asks. A domain that is the migration's own, or the source VM itself under the same libvirt, is in nobody's
-//! way but by its name.
+//! Rule: it only asks. A domain that is the migration's own, or the source VM itself under the same libvirt, is in
+//! the way only by its name.
 
 use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{DiskBus, LibvirtTarget, domain::Domain, failed, isolation, networks::Networks, owned, reached};
+use super::{DiskBus, LibvirtTarget, domain::Domain, failed, isolation, networks::Networks, owned};
 use crate::{
-    libvirt::{DomainId, DomainXml, LibvirtError, LibvirtErrorKind, xml as read},
+    libvirt::{DomainId, DomainXml, LibvirtError, LibvirtErrorKind, went_unanswered, xml as read},
     model::{
         id::MigrationId,
         machine::{Firmware, Machine},
@@ -127,7 +127,7 @@ impl LibvirtTarget {
         let kind = self.domain_type(architecture).await?;
         match self.libvirt.domain_capabilities(kind, architecture, Some(family)).await {
             Ok(text) => Ok(Ok(Capabilities { kind, ..Capabilities::read(&text) })),
-            Err(error) if reached(&error) => Ok(Err(error.to_string())),
+            Err(error) if !went_unanswered(&error) => Ok(Err(error.to_string())),
             Err(error) => Err(error),
         }
     }

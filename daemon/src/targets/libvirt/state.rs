@@ -5,7 +5,7 @@ use crate::{
     targets::MachineState,
 };
 
-/// What is said of a domain that libvirt itself has moved. It runs, so nobody may start the source.
+/// What is said of a domain that libvirt itself has moved. It runs, so the source must not be started.
 pub(super) const ELSEWHERE: &str =
     "libvirt migrated it to another host, and it runs there: migrate it back first";
 

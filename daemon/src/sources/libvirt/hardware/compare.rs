@@ -15,7 +15,7 @@ pub(crate) struct Difference {
     pub(crate) defined: String,
 }
 
-/// Settings that differ without anybody's doing: the processor of the running one is written out in full, its memory is
+/// Settings that differ by themselves: the processor of the running one is written out in full, its memory is
 /// that of the balloon, its power-off is what a stop by warmd needs, and notes are no hardware.
 const OWN: [&str; 5] = ["devices", "cpu", "currentMemory", "on_poweroff", "metadata"];
 
@@ -57,7 +57,7 @@ pub(crate) fn differences(running: &Part, defined: &Part) -> Vec<Difference> {
 pub(crate) fn isolation_of_running_alone(running: &Part, defined: &Part) -> Vec<(String, Vec<String>)> {
     let mut found = Vec::new();
     for nic in running.devices("interface") {
-        let Some(mac) = nic.part("mac").and_then(|mac| mac.attribute("address")) else { continue };
+        let Some(mac) = nic.mac() else { continue };
         let Some(kept) = defined.nic(mac) else { continue };
         let mut own = nic.clone();
         if is_on_network(&lines(kept)) {
@@ -127,9 +127,7 @@ fn grouped(devices: &[Part]) -> BTreeMap<Place, Vec<Part>> {
     for device in devices {
         let name = match device.name.as_str() {
             "disk" => device.target().map(str::to_owned),
-            "interface" => {
-                device.part("mac").and_then(|mac| mac.attribute("address")).map(str::to_ascii_lowercase)
-            }
+            "interface" => device.mac().map(str::to_ascii_lowercase),
             _ => None,
         };
         groups.entry(Place(device.name.clone(), name.unwrap_or_default())).or_default().push(device.clone());
