@@ -116,7 +116,7 @@ impl Exposition {
             (vec![("plan", plan.clone()), ("state", (*state).to_owned())], *count as f64)
         });
         to.gauge("warmd_migrations", "Migrations, by state.", states)?;
-        // Also none is told: an alert cannot tell what is not there from a daemon that does not look.
+        // A zero is exported too: an alert cannot tell a missing value from a daemon that does not look.
         let mut run: BTreeMap<_, _> = self.views.iter().map(|view| (view.plan.clone(), 0)).collect();
         run.extend(self.sources_run.iter().cloned());
         to.gauge(

@@ -10,7 +10,7 @@ use warmd_cbt::mutant::mutant;
 
 use super::{
     changes,
-    control::{Applied, ControlError, ControlErrorKind, PlanChangeKind},
+    control::{Applied, ControlError, PlanChangeKind},
     manager::{Manager, internal},
     rules::{self, Judged, Subject},
 };
@@ -41,7 +41,7 @@ impl Manager {
         }
     }
 
-    /// Waits until nobody else changes what plans are judged by; what was judged before this is out of date.
+    /// Waits until nothing else changes what plans are judged by; what was judged before this is out of date.
     pub(super) async fn change_alone(&self) -> tokio::sync::MutexGuard<'_, ()> {
         let alone = self.applying.lock().await;
         self.revision.fetch_add(1, Ordering::SeqCst);
@@ -50,25 +50,18 @@ impl Manager {
 
     /// See [`super::control::Control::apply_plan`].
     pub(super) async fn apply(&self, plan: Plan, by: &str) -> Result<Applied, ControlError> {
-        // Judging asks the source for each VM, which takes its time: nobody waits for that, and least of all a rollback.
+        // Judging asks the source for each VM, which takes its time: no other request waits for that, least of all a rollback.
         for _ in 0..JUDGED {
             let revision = self.revision.load(Ordering::SeqCst);
-            let judged = Self::good(rules::judge(self, &plan).await?)?;
+            let judged = rules::judge(self, &plan).await?.good()?;
             let _one_at_a_time = self.applying.lock().await;
             if self.revision.fetch_add(1, Ordering::SeqCst) == revision {
                 return self.commit(plan, judged, by).await;
             }
         }
         let _one_at_a_time = self.change_alone().await;
-        let judged = Self::good(rules::judge(self, &plan).await?)?;
+        let judged = rules::judge(self, &plan).await?.good()?;
         self.commit(plan, judged, by).await
-    }
-
-    fn good(judged: Judged) -> Result<Judged, ControlError> {
-        match judged.errors() {
-            Some(errors) => Err(ControlError::new(ControlErrorKind::Invalid, errors)),
-            None => Ok(judged),
-        }
     }
 
     /// Makes the plan so, of which nothing has changed since it was judged.
@@ -77,11 +70,13 @@ impl Manager {
         let mut changes = changes::of(self, before.as_ref(), &plan, &judged.machines);
         let theirs: Vec<_> =
             self.handles().into_iter().filter(|handle| handle.context.plan().name == plan.name).collect();
-        let lines =
-            theirs.iter().filter(|handle| !handle.context.live.view().state.is_final()).map(|handle| {
+        let open = theirs.iter().filter(|handle| !handle.context.live.view().state.is_final());
+        let mut lines: Vec<_> = open
+            .map(|handle| {
                 let text = changes::applied_again(&handle.context.plan(), &plan);
                 handle.context.line(by, "request", text)
-            });
+            })
+            .collect();
         let mut applied = Applied { findings: judged.findings, ..Applied::default() };
         let (mut vms, mut new) = (Vec::new(), Vec::new());
         for subject in judged.machines {
@@ -92,7 +87,6 @@ impl Manager {
             vms.push(subject.vm.clone());
             new.push(begun(&plan, subject, by));
         }
-        let mut lines: Vec<_> = lines.collect();
         lines.push(EventView {
             at: clock::now(),
             migration: None,
@@ -106,11 +100,11 @@ impl Manager {
             handle.context.set_plan(Arc::clone(&plan));
         }
         self.say_plan(&plan).await?;
-        self.take_up_readable(&plan).await?;
+        self.take_up_readable(&plan).await;
         for (vm, made) in vms.into_iter().zip(made) {
             let (row, is_new) = match made {
                 Created::New(row) => (row, true),
-                // One whose making failed, and was durable all the same, has nobody yet who drives it.
+                // One whose making failed, and was durable all the same, has no owner yet.
                 Created::Exists(row) => (row, false),
             };
             let id = row.id;

@@ -36,6 +36,7 @@ use crate::{
         id::{DiskKey, MigrationId, VmId},
         machine::Machine,
         plan::Plan,
+        state::State,
         view::EventView,
     },
     sources::Source,
@@ -179,6 +180,11 @@ impl Context {
     /// It was seen to run, or a new one is made.
     pub(super) fn see_started(&self, is_seen: bool) {
         self.seen_started.store(is_seen, Ordering::Relaxed);
+    }
+
+    /// Whether a cutover is under way.
+    pub(super) fn is_cutting_over(&self) -> bool {
+        matches!(self.live.view().state, State::CuttingOver { .. })
     }
 
     /// Whether what an earlier daemon may have left open on the source was ended since this one came up.

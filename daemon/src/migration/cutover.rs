@@ -1,7 +1,7 @@
 //! The phases of a cutover; `back.rs` takes one back, `hold.rs` holds the source off.
 //!
-//! Rule: every phase bears being run again from its beginning. Before the point of no return (the target VM started)
-//! any failure leads to [`undo`]. Never do both VMs run.
+//! Rule: every phase bears being run again from its beginning. Until the target VM's start is asked for any failure leads
+//! to [`undo`]; from then on only a target that says that its VM does not run does. Never do both VMs run.
 
 mod back;
 mod hold;
@@ -14,7 +14,7 @@ use warmd_cbt::{mutant::mutant, stop::StopSignal, verify::manifest_root};
 pub use self::back::{clean, undo};
 use self::hold::hold_off;
 pub(super) use self::{
-    back::{discard_seen, power_on_seen, source_back},
+    back::{discard_seen, may_be_made, power_on_seen, source_back, unless_away},
     hold::{give_starters_back, let_go},
 };
 use super::{
@@ -24,7 +24,6 @@ use super::{
     conversion,
     failure::WorkError,
     machine_changes, overtaken,
-    pass::PassEnd,
     verify::{self, CompareSnapshot},
 };
 use crate::{
@@ -33,7 +32,7 @@ use crate::{
         conversion::ConversionView,
         id::DiskKey,
         machine::PowerState,
-        phase::Phase,
+        phase::{NOT_STARTED, Phase, STARTED_OUTSIDE},
         plan::VerifyMode,
         view::{PassKind, Verdict},
     },
@@ -107,7 +106,7 @@ async fn last_delta(context: &Context, stop: &StopSignal) -> Result<Option<Strin
     let disks: Vec<_> = context.machine.disks.iter().map(|disk| disk.key.clone()).collect();
     context.source.can_finish(&context.vm, &disks).await?;
     conversion::check(context).await?;
-    drained(admission::pass(context, PassKind::Delta, stop, None).await?)?;
+    admission::pass(context, PassKind::Delta, stop, None).await?.drained()?;
     Ok(None)
 }
 
@@ -146,7 +145,7 @@ async fn final_delta(context: &Context, stop: &StopSignal) -> Result<Option<Stri
     same_disks(context).await?;
     // One that a crash cut off.
     conversion::lower(context).await?;
-    drained(admission::pass(context, PassKind::Final, stop, None).await?)?;
+    admission::pass(context, PassKind::Final, stop, None).await?.drained()?;
     Ok(None)
 }
 
@@ -166,7 +165,7 @@ async fn prove(context: &Context, stop: &StopSignal) -> Result<Option<String>, W
         }
         VerifyMode::Compare => {
             let compare = CompareSnapshot::new(context, &order, stop, false);
-            drained(admission::pass(context, PassKind::Final, stop, Some(&compare)).await?)?;
+            admission::pass(context, PassKind::Final, stop, Some(&compare)).await?.drained()?;
             compare.into_verdict()
         }
     };
@@ -222,7 +221,7 @@ async fn create(context: &Context) -> Result<Option<String>, WorkError> {
 
 async fn start(context: &Context) -> Result<Option<String>, WorkError> {
     if !was_running(context) {
-        return Ok(Some("not started: the source was off when the cutover began".to_owned()));
+        return Ok(Some(format!("{NOT_STARTED}: the source was off when the cutover began")));
     }
     // It was seen to run before a restart: the watch tells what has become of it since, and there is only forward.
     if context.cutover().target_running.is_some() {
@@ -238,8 +237,8 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
     let asked = context.cutover().start_asked;
     if asked.is_some() && asked == context.found_asked {
         return Err(WorkError::operator(
-            "the daemon ended while the target VM was being started, and the target VM does not run now: nobody \
-             watched the source meanwhile, so nothing is handed over; cut over again",
+            "the daemon ended while the target VM was being started, and the target VM does not run now: the \
+             source was not watched meanwhile, so nothing is handed over; cut over again",
         ));
     }
     fence(context).await?;
@@ -301,6 +300,11 @@ async fn give_over(context: &Context, over: bool) -> Result<(), WorkError> {
             cutover.given_over.get_or_insert_with(overtaken::moment);
         })
         .await?;
+    note_machine(context, over).await
+}
+
+/// Notes beside the disks that they are the target VM's since the moment that the state knows.
+pub(super) async fn note_machine(context: &Context, over: bool) -> Result<(), WorkError> {
     if let Some(since) = context.cutover().given_over {
         context.target.note_writer(context.id, Some(Writer::Machine { since, over })).await?;
     }
@@ -329,7 +333,7 @@ async fn watch(context: &Context) -> Result<Option<String>, WorkError> {
     loop {
         afterwards::source_is_off(context).await?;
         match context.target.look(context.id).await {
-            Ok(MachineState::NotManaged) => return Ok(Some("somebody else starts the machine".to_owned())),
+            Ok(MachineState::NotManaged) => return Ok(Some(STARTED_OUTSIDE.to_owned())),
             Ok(MachineState::Running) => {
                 let since = *running_since.get_or_insert_with(tokio::time::Instant::now);
                 checks.look(context).await;
@@ -388,7 +392,7 @@ async fn release(context: &Context) -> Result<Option<String>, WorkError> {
     context.source.end_snapshot(&context.vm, context.id).await?;
     let leftovers = context.source.release_marks(&context.vm, context.id, &[]).await?;
     tell(context, leftovers).await;
-    // Also the disks of a VM that was off, and was not started: whoever starts it does not ask.
+    // Also the disks of a VM that was off, and was not started: it can be started without asking warmd.
     give_over(context, true).await?;
     Ok(None)
 }
@@ -459,11 +463,4 @@ pub(super) async fn drained_by_ledger(
 /// Whether the source ran when the cutover began. Not known means that nothing was stopped yet.
 fn was_running(context: &Context) -> bool {
     context.cutover().was_running == Some(true)
-}
-
-fn drained(end: PassEnd) -> Result<(), WorkError> {
-    match end {
-        PassEnd::Drained => Ok(()),
-        PassEnd::Stopped => Err(WorkError::passing("the pass was stopped before its end")),
-    }
 }

@@ -13,7 +13,7 @@ use super::{
     cutover,
     driver::unsaved,
     failure::{Remedy, WorkError},
-    forecast, groups, hooks, overtaken, pass, prepare,
+    forecast, groups, hooks, overtaken, prepare,
     retry::Retry,
     rollback,
     sweep::sweep_first,
@@ -50,10 +50,10 @@ pub(super) const PHASE_FAILED: &str = "failed: ";
 /// Does `doing`, and again while its failures may pass: undo, rollback and clean-up for ever, a phase within its deadline;
 /// everything else for ever where something stands in its way that time takes away, else a limited number of times.
 pub(super) async fn persist(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
-    look_first(context, doing, stop).await?;
     if matches!(doing, Work::Seed | Work::Sync | Work::Phase(Phase::LastDelta)) {
         sweep_first(context, stop).await?;
     }
+    look_first(context, doing, stop).await?;
     admission::enter(context, doing, stop).await?;
     let Work::Phase(phase) = doing else { return attempts(context, doing, stop).await };
     // Outside the phase's deadline: each hook has its own.
@@ -228,14 +228,7 @@ async fn copy(context: &Context, kind: PassKind, stop: &StopSignal) -> Result<()
     if context.cutover().held_off.is_some() {
         cutover::undo(context, Phase::FinalDelta).await?;
     }
-    admission::pass(context, kind, stop, None).await.and_then(ended)
-}
-
-fn ended(end: pass::PassEnd) -> Result<(), WorkError> {
-    match end {
-        pass::PassEnd::Drained => Ok(()),
-        pass::PassEnd::Stopped => Err(WorkError::passing("the pass was stopped before its end")),
-    }
+    admission::pass(context, kind, stop, None).await?.drained()
 }
 
 /// One attempt at a phase: within its deadline, recorded from its beginning to its end.

@@ -30,7 +30,6 @@ use crate::{
     clock, crash,
     model::{
         appointment::Appointment,
-        phase::Phase,
         request::{Request, Verdict, judge},
         state::State,
         transition::{Event, Work, next, work},
@@ -108,15 +107,6 @@ impl Driver {
         let restarted = Event::Restarted { start_asked: self.context.cutover().start_asked.is_some() };
         if let Ok(state) = next(&self.state, &restarted) {
             self.enter(state, &restarted, "warmd", Vec::new()).await;
-        }
-        // Before any wait for a window or an admission: after a crash a snapshot may be open, and nothing guards its scratch
-        // space. Paused or failed, it is done for as long as it takes; where the source is to be on again that comes first.
-        let waits = matches!(
-            self.state,
-            State::Seeding | State::Synced | State::Syncing | State::CuttingOver { phase: Phase::LastDelta }
-        );
-        if waits {
-            sweep(&self.context).await;
         }
         loop {
             while !self.state.is_final() {
@@ -237,7 +227,7 @@ impl Driver {
         let mut clock = std::pin::pin!(clock);
         let mut turns = self.turns();
         let context = Arc::clone(&self.context);
-        // Where no pass comes soon by itself, nothing else ends what is left.
+        // Where no pass comes soon, nothing else ends what is left; and what an earlier daemon left is guarded by nothing.
         let mut clearing = Box::pin(async move {
             if is_rest || !context.is_swept() {
                 keep_swept(&context).await;

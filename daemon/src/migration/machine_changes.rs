@@ -62,7 +62,7 @@ pub(super) async fn before_stop(context: &Context) -> Result<(), WorkError> {
     // it off.
     let stands = |objection: &&Objection| {
         let rule = objection.rule;
-        rule.severity() == Severity::Error && !(rule.can_be_accepted() && plan.accepts(over, rule))
+        rule.severity() == Severity::Error && !plan.accepts(over, rule)
     };
     let standing: Vec<_> = objections
         .iter()
@@ -170,7 +170,7 @@ fn pieces(hardware: &Part) -> BTreeSet<(String, String)> {
     let (devices, others): (Vec<_>, Vec<_>) = hardware.parts.iter().partition(|part| part.name == "devices");
     let all = devices.into_iter().flat_map(|devices| &devices.parts).chain(others);
     all.map(|part| {
-        let name = match part.target().or_else(|| part.part("mac").and_then(|mac| mac.attribute("address"))) {
+        let name = match part.target().or_else(|| part.mac()) {
             Some(own) => format!("{} {own}", part.name),
             None => part.name.clone(),
         };

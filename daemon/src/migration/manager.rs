@@ -165,11 +165,13 @@ impl Manager {
             // It only informs; a source that is off must not wait for it.
             tracing::error!(%error, "the ends of passes that were cut off are not stored");
         }
-        let mut plans = BTreeMap::new();
+        let (plans, garbage) = manager.store.plans_each().await.map_err(internal)?;
+        let mut plans: BTreeMap<_, _> =
+            plans.into_iter().map(|plan| (plan.name.clone(), Arc::new(plan))).collect();
         // What cannot be read must not keep the others' sources off in the middle of their cutovers.
-        for (name, error) in manager.store.plans_each().await.map_err(internal)?.1 {
+        for (name, error) in garbage {
             let text = format!("plan {name} cannot be read: apply it again, or restore the state ({error})");
-            manager.tell_of_garbage(text).await;
+            manager.tell(None, "warning", text).await;
         }
         let found = manager.store.open_each().await.map_err(internal)?;
         for unreadable in found.unreadable {

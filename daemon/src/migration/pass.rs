@@ -58,6 +58,16 @@ pub enum PassEnd {
     Stopped,
 }
 
+impl PassEnd {
+    /// A failure, if it was told to stop.
+    pub fn drained(self) -> Result<(), WorkError> {
+        match self {
+            Self::Drained => Ok(()),
+            Self::Stopped => Err(WorkError::passing("the pass was stopped before its end")),
+        }
+    }
+}
+
 /// A disk on its way through a pass.
 struct PassDisk {
     row: DiskRow,
@@ -91,7 +101,8 @@ pub async fn run(
         let why = "the state knows of no disk on the target: cancel, and apply the plan again";
         return Err(WorkError::operator(why));
     }
-    if kind != PassKind::Final {
+    // In a cutover it was looked at just before, and judged: it is made on the target as it was then.
+    if kind != PassKind::Final && !context.is_cutting_over() {
         machine_changes::look(context).await;
     }
     let ledgers = try_join_all(rows.iter().map(|row| context.ledger(row.id))).await?;

@@ -85,17 +85,8 @@ pub(super) async fn roll_back(context: &Context) -> Result<(), WorkError> {
         return Err(WorkError::passing(format!("the target VM was removed, and is {state:?}")));
     }
     crash::point("rollback.discarded");
-    let source = match source_back(context).await {
-        Err(error) if error.kind == SourceErrorKind::NotFound => {
-            context.note("warning", format!("there is no source VM to power on: {error}")).await;
-            "is not there"
-        }
-        Err(error) if error.runs_elsewhere() => {
-            context.note("error", format!("the source VM is not powered on here: {error}")).await;
-            "runs on another host"
-        }
-        result => result?,
-    };
+    let back = source_back(context).await;
+    let source = cutover::unless_away(context, back, "is not there", "runs on another host").await?;
     crash::point("rollback.powered-on");
     if context.store.disks(context.id).await?.is_empty() {
         // A state from before they were made, which was put back: it is resumed to copy, and copies what it knows.
@@ -142,10 +133,7 @@ async fn take_back(context: &Context) -> Result<(), WorkError> {
             cutover.taken_back = Some(since);
         })
         .await?;
-    if let Some(since) = context.cutover().given_over {
-        context.target.note_writer(context.id, Some(Writer::Machine { since, over: true })).await?;
-    }
-    Ok(())
+    cutover::note_machine(context, true).await
 }
 
 /// The source as it was before the cutover; how that is, in words.

@@ -82,7 +82,7 @@ impl Control for Manager {
     }
 
     async fn plans(&self) -> Result<Vec<Plan>, ControlError> {
-        // Of the others the journal tells, and whoever asks for one by its name.
+        // The others are in the journal, and are reported when asked for by name.
         Ok(self.store.plans_each().await.map_err(internal)?.0)
     }
 

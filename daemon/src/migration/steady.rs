@@ -26,7 +26,7 @@ struct Anchor {
 }
 
 /// What two clocks that are looked at one after the other may differ by, and neither was set.
-const SLEW: TimeDelta = TimeDelta::seconds(1);
+pub(super) const SLEW: TimeDelta = TimeDelta::seconds(1);
 
 impl Steady {
     /// The same pass, at times that are right by the clock on the wall as it stands at `now`.

@@ -17,7 +17,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::{context::Context, control::ControlError, manager::Manager};
-use crate::{clock, model::view::EventView, span};
+use crate::{
+    clock,
+    model::{id::MigrationId, view::EventView},
+    span,
+};
+
+/// The kind of the journal's lines about a panic.
+const FAILURE: &str = "failure";
 
 /// What the supervision knows.
 #[derive(Debug, Default)]
@@ -94,12 +101,12 @@ impl Manager {
             let (id, vm) = (gone.id, &gone.machine.name);
             let text = format!("the work on it ended in a panic ({panic})");
             if !self.is_first(&format!("migration {id}")) {
-                self.tell(Some(&gone), format!("{text} again: the daemon ends")).await;
+                self.tell(Some(id), FAILURE, format!("{text} again: the daemon ends")).await;
                 self.end(format!("migration {id} of VM {vm}: {text} for the second time"));
                 return;
             }
-            self.tell(Some(&gone), format!("{text}: it is taken up again from the state")).await;
-            // Whoever asks meanwhile waits for the new owner.
+            self.tell(Some(id), FAILURE, format!("{text}: it is taken up again from the state")).await;
+            // A request meanwhile waits for the new owner.
             let _one_at_a_time = self.taking_up.lock().await;
             // What the old one has begun to write is written before the new one writes.
             gone.quiet().await;
@@ -112,7 +119,7 @@ impl Manager {
         Box::pin(again.instrument(span))
     }
 
-    async fn taken_from_store(&self, id: crate::model::id::MigrationId) -> Result<(), ControlError> {
+    async fn taken_from_store(&self, id: MigrationId) -> Result<(), ControlError> {
         let row = self.row(id).await?;
         let plan = self.plan_of(&row).await?;
         self.take_up(row, plan).await.map(drop)
@@ -128,24 +135,20 @@ impl Manager {
         while let Err(panic) = caught(work()).await {
             let text = format!("the cutover of plan {plan} together ended in a panic ({panic})");
             if !self.is_first(&format!("group {group}")) {
-                self.tell(None, format!("{text} again: the daemon ends")).await;
+                self.tell(None, FAILURE, format!("{text} again: the daemon ends")).await;
                 self.end(format!("{text} for the second time"));
                 return;
             }
-            self.tell(None, format!("{text}: it is taken up again from the state")).await;
+            self.tell(None, FAILURE, format!("{text}: it is taken up again from the state")).await;
         }
     }
 
-    /// In the journal, if it can be written; what was to happen happens all the same.
-    async fn tell(&self, context: Option<&Context>, text: String) {
+    /// A line in the log, and one of that kind in the journal, if it can be written; what was to happen happens all the
+    /// same.
+    pub(super) async fn tell(&self, migration: Option<MigrationId>, kind: &str, text: String) {
         tracing::error!("{text}");
-        let line = EventView {
-            at: clock::now(),
-            migration: context.map(|context| context.id),
-            by: "warmd".to_owned(),
-            kind: "failure".to_owned(),
-            text,
-        };
+        let (by, kind) = ("warmd".to_owned(), kind.to_owned());
+        let line = EventView { at: clock::now(), migration, by, kind, text };
         if let Err(error) = self.store.append_events(vec![line]).await {
             tracing::error!(%error, "journal not written");
         }

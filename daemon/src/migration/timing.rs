@@ -12,7 +12,7 @@ use warmd_schedules::{
     schedule::Problems,
 };
 
-use super::context::Context;
+use super::{context::Context, steady::SLEW};
 use crate::{clock, model::plan::Plan};
 
 /// How long a timer runs before the clock on the wall is looked at again, which may have been set.
@@ -59,9 +59,6 @@ pub(super) async fn closed(context: &Context) {
         until(&mut plans, closes).await;
     }
 }
-
-/// By how much the clock on the wall may go otherwise than the monotonic one, and counts as not set.
-const SLEW: TimeDelta = TimeDelta::seconds(1);
 
 /// Comes back at `at`, or before: when the plan is another than when `plans` last looked, or the clock on the wall was set
 /// back.

@@ -2,18 +2,19 @@
 //!
 //! Rule: they are shown, with the reason; nothing of them is run or deleted, and every request on them is refused.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, MutexGuard, PoisonError},
+};
 
 use super::{
     control::{ControlError, ControlErrorKind},
     manager::Manager,
 };
 use crate::{
-    clock,
     model::{
         id::{MigrationId, VmId},
         plan::Plan,
-        view::EventView,
     },
     store::Unreadable,
 };
@@ -21,11 +22,11 @@ use crate::{
 impl Manager {
     /// All that are not known to be over.
     pub(super) fn all_unreadable(&self) -> Vec<Unreadable> {
-        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.unread().values().cloned().collect()
     }
 
     pub(super) fn unreadable(&self, id: MigrationId) -> Option<Unreadable> {
-        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+        self.unread().get(&id).cloned()
     }
 
     /// The one that moves this VM of that source.
@@ -44,33 +45,21 @@ impl Manager {
     /// Keeps that it cannot be read, and tells it.
     pub(super) async fn know_unreadable(&self, it: Unreadable) {
         let text = format!("migration {} of VM {} of plan {}: {}", it.id, it.vm_name, it.plan, it.reason());
-        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).insert(it.id, it);
-        self.tell_of_garbage(text).await;
-    }
-
-    /// A line in the log, and one in the daemon's journal.
-    pub(super) async fn tell_of_garbage(&self, text: String) {
-        tracing::error!("{text}");
-        let line = EventView {
-            at: clock::now(),
-            migration: None,
-            by: "warmd".to_owned(),
-            kind: "warning".to_owned(),
-            text,
-        };
-        if let Err(error) = self.store.append_events(vec![line]).await {
-            tracing::error!(%error, "journal not written");
-        }
+        self.unread().insert(it.id, it);
+        self.tell(None, "warning", text).await;
     }
 
     /// A plan whose row was garbage has been applied anew: what it kept from being read is taken up.
-    pub(super) async fn take_up_readable(&self, plan: &Arc<Plan>) -> Result<(), ControlError> {
+    pub(super) async fn take_up_readable(&self, plan: &Arc<Plan>) {
         for it in self.all_unreadable().into_iter().filter(|each| each.plan == plan.name) {
             let Ok(row) = self.row(it.id).await else { continue };
             if self.take_up(row, Arc::clone(plan)).await.is_ok() {
-                self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).remove(&it.id);
+                self.unread().remove(&it.id);
             }
         }
-        Ok(())
+    }
+
+    fn unread(&self) -> MutexGuard<'_, BTreeMap<MigrationId, Unreadable>> {
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,6 +1,6 @@
 //! Hardware that the platform-neutral machine has no words for, as a small tree in the words of its source.
 //!
-//! Rule: it holds only what the source's table of hardware carries (never a raw text), and whoever writes it escapes it.
+//! Rule: it holds only what the source's table of hardware carries (never a raw text), and the writer escapes it.
 //! A target that does not speak these words says what it loses.
 
 use serde::{Deserialize, Serialize};
@@ -54,15 +54,17 @@ impl Part {
 
     /// The network interface with that address.
     pub fn nic(&self, mac: &str) -> Option<&Self> {
-        self.devices("interface").find(|nic| {
-            let own = nic.part("mac").and_then(|own| own.attribute("address"));
-            own.is_some_and(|own| own.eq_ignore_ascii_case(mac))
-        })
+        self.devices("interface").find(|nic| nic.mac().is_some_and(|own| own.eq_ignore_ascii_case(mac)))
     }
 
     /// Of a disk: its name on the machine.
     pub fn target(&self) -> Option<&str> {
         self.part("target")?.attribute("dev")
+    }
+
+    /// Of a network interface: its address.
+    pub fn mac(&self) -> Option<&str> {
+        self.part("mac")?.attribute("address")
     }
 
     /// What keeps this network interface apart from others, in words; empty if nothing does.
@@ -89,7 +91,7 @@ impl Part {
         found
     }
 
-    /// What it holds beside disks' and interfaces' own places, for somebody who loses it: one line each device and setting.
+    /// What it holds beside disks' and interfaces' own places, for a reader who loses it: one line each device and setting.
     pub fn summary(&self) -> Vec<String> {
         let mut found = Vec::new();
         for part in self.parts.iter().filter(|part| part.name != "metadata") {

@@ -28,6 +28,11 @@ pub enum Phase {
     Release,
 }
 
+/// How the outcome of `start-vm` begins where the source was off.
+pub const NOT_STARTED: &str = "not started";
+/// The outcome of `watch` where the target only keeps disks.
+pub const STARTED_OUTSIDE: &str = "the machine is started outside warmd";
+
 impl Phase {
     /// All phases in order.
     pub const ALL: [Self; 9] = [

@@ -338,9 +338,11 @@ impl Plan {
         chosen.unwrap_or_else(|| self.names.of(&machine.name))
     }
 
-    /// Whether what the rule finds of the VM, for which this differs, does not stand in the way.
+    /// Whether what the rule finds of the VM, for which this differs, does not stand in the way: the plan accepts it, and
+    /// it is of those that can be accepted.
     pub fn accepts(&self, over: Option<&VmOverride>, rule: Rule) -> bool {
-        self.accept.contains(&rule) || over.is_some_and(|over| over.accept.contains(&rule))
+        let is_named = self.accept.contains(&rule) || over.is_some_and(|over| over.accept.contains(&rule));
+        is_named && rule.can_be_accepted()
     }
 
     /// The machine with the target's networks, and with the consent to lose its isolation if the plan gives that.

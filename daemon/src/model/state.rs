@@ -85,7 +85,7 @@ impl State {
         }
     }
 
-    /// Whether the target VM was started, and nobody's work goes on for it.
+    /// Whether the target VM was started, and no work goes on for it.
     pub fn rests_past_no_return(&self) -> bool {
         match self {
             Self::Done => true,

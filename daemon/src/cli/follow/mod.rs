@@ -27,6 +27,7 @@ use super::{
     show::{self, Phases},
     words,
 };
+use crate::model::phase::{NOT_STARTED, STARTED_OUTSIDE};
 
 /// The JSON form of how it went.
 #[derive(Debug, Serialize)]
@@ -198,9 +199,9 @@ fn moved(last: &Migration) -> &'static str {
         let mut outcomes = phases.clone().filter_map(|phase| phase.outcome.as_deref());
         outcomes.any(|outcome| outcome.starts_with(begins))
     };
-    if said("somebody else starts the machine") {
+    if said(STARTED_OUTSIDE) {
         "has its disks on the target, which leaves the machine to be started by others,"
-    } else if said("not started") {
+    } else if said(NOT_STARTED) {
         "is on the target, off as it was on the source,"
     } else {
         "runs on the target"

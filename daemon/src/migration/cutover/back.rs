@@ -15,11 +15,11 @@ use crate::{
 };
 
 /// The target VM is gone for sure, for a source that is started after that. A target that only keeps disks cannot say so,
-/// which is told.
+/// which is written to the journal.
 pub(in crate::migration) async fn discard_seen(context: &Context) -> Result<(), WorkError> {
     if discarded(context).await? == MachineState::NotManaged {
         let text =
-            "the target only keeps disks: whether somebody else runs a VM from them is not known to warmd";
+            "the target only keeps disks: warmd cannot tell whether another system runs a VM from them";
         context.note("warning", text.to_owned()).await;
     }
     Ok(())
@@ -36,6 +36,33 @@ async fn discarded(context: &Context) -> Result<MachineState, WorkError> {
         state => Err(WorkError::passing(format!(
             "the target said that it removed the VM, and it is {state:?}: the source is not started before it is gone"
         ))),
+    }
+}
+
+/// Whether the target VM may be there in a cutover that is taken back from a phase. After a restart the phase is an
+/// earlier one again, and the VM is there all the same.
+pub(in crate::migration) fn may_be_made(context: &Context, from: Phase) -> bool {
+    from >= Phase::CreateVm || (context.cutover().create_asked && !mutant("undo-trusts-phase"))
+}
+
+/// What became of powering the source on: in its place `gone` where there is no such VM any more, `elsewhere` where it runs
+/// on another host of its source; both are in the journal then.
+pub(in crate::migration) async fn unless_away<T>(
+    context: &Context,
+    back: Result<T, SourceError>,
+    gone: T,
+    elsewhere: T,
+) -> Result<T, WorkError> {
+    match back {
+        Err(error) if error.kind == SourceErrorKind::NotFound => {
+            context.note("warning", format!("there is no source VM to power on: {error}")).await;
+            Ok(gone)
+        }
+        Err(error) if error.runs_elsewhere() => {
+            context.note("error", format!("the source VM is not powered on here: {error}")).await;
+            Ok(elsewhere)
+        }
+        back => Ok(back?),
     }
 }
 
@@ -58,20 +85,11 @@ pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
     if mutant("undo-forgotten") {
         return Ok(());
     }
-    // After a restart the phase is an earlier one again, and the VM is there all the same.
-    if from >= Phase::CreateVm || (context.cutover().create_asked && !mutant("undo-trusts-phase")) {
+    if may_be_made(context, from) {
         discard_seen(context).await?;
         crash::point("undo.discarded");
     }
-    match source_back(context, from).await {
-        Err(error) if error.kind == SourceErrorKind::NotFound => {
-            context.note("warning", format!("there is no source VM to power on: {error}")).await;
-        }
-        Err(error) if error.runs_elsewhere() => {
-            context.note("error", format!("the source VM is not powered on here: {error}")).await;
-        }
-        result => result?,
-    }
+    unless_away(context, source_back(context, from).await, (), ()).await?;
     crash::point("undo.powered-on");
     if context.cutover().start_asked.is_some() {
         // What the target VM wrote while it ran is in no ledger: all of its disks are copied again.
@@ -133,7 +151,7 @@ pub async fn clean(context: &Context) -> Result<(), WorkError> {
     let noted = context.target.noted_writer(context.id).await?;
     if !overtaken::is_known(&context.cutover(), Work::Clean, noted) {
         let text = "a cutover that warmd's state does not know of gave the target's disks to the target VM: it and its disks \
-                    are left as they are, and are nobody's but its own";
+                    are left as they are, and belong to it alone";
         context.note("warning", text.to_owned()).await;
         return Ok(());
     }

@@ -1,6 +1,6 @@
 //! The way back to the source while nothing can be saved.
 //!
-//! Rule: the state still says that the cutover goes on. Whoever reads it after a crash finds a source that runs, and takes
+//! Rule: the state still says that the cutover goes on. A daemon that reads it after a crash finds a source that runs, and takes
 //! the cutover back (the fence before each later phase sees to that); so it is done only before the target VM's start was
 //! asked for, and what the cutover made on the target is gone before. Never do both VMs run.
 
@@ -26,14 +26,10 @@ const LOOK: Duration = Duration::from_secs(10);
 /// Whether the work of a phase with the source off is to end, as nothing could be saved for long. It would be tried until
 /// the phase's deadline otherwise.
 pub(in crate::migration) fn ends(context: &Context, doing: Work) -> bool {
-    let is_down = matches!(doing, Work::Phase(phase) if phase.source_may_be_off());
-    is_down && may_go_back(context)
-}
-
-fn may_go_back(context: &Context) -> bool {
     let cutover = context.cutover();
+    let is_down = matches!(doing, Work::Phase(phase) if phase.source_may_be_off());
     let is_before = cutover.start_asked.is_none() && cutover.target_running.is_none();
-    is_before && context.store.failing_for().is_some_and(|span| span >= UNSAVED)
+    is_down && is_before && context.store.failing_for().is_some_and(|span| span >= UNSAVED)
 }
 
 impl Driver {
@@ -45,8 +41,7 @@ impl Driver {
             if let Ok(answer) = tokio::time::timeout(LOOK, &mut saving).await {
                 return answer;
             }
-            let is_down = matches!(self.state, State::CuttingOver { phase } if phase.source_may_be_off());
-            if is_down && !self.is_back && may_go_back(&self.context) {
+            if self.goes_back().is_some() {
                 return Err(StoreError {
                     kind: StoreErrorKind::Unavailable,
                     context: format!("saving the state of migration {}", self.context.id),
@@ -56,14 +51,16 @@ impl Driver {
         }
     }
 
+    /// The phase whose cutover is to be taken back as nothing could be saved for long, if that was not done yet.
+    fn goes_back(&self) -> Option<Phase> {
+        let State::CuttingOver { phase } = self.state else { return None };
+        (!self.is_back && ends(&self.context, Work::Phase(phase))).then_some(phase)
+    }
+
     /// Powers the source on that a cutover has stopped, when nothing can be saved for long; then what is to be saved
     /// instead of the next step.
     pub(super) async fn back_unsaved(&mut self, error: &StoreError) -> Option<(State, Event)> {
-        let State::CuttingOver { phase } = self.state else { return None };
-        let is_wanted = phase.source_may_be_off() && may_go_back(&self.context);
-        if self.is_back || !is_wanted {
-            return None;
-        }
+        let phase = self.goes_back()?;
         let reason = format!("the state could not be saved for {} s: {error}", UNSAVED.as_secs());
         if let Err(error) = back(&self.context, phase).await {
             tracing::error!(migration = %self.context.id, %error, "the source is not back yet");
@@ -78,7 +75,7 @@ impl Driver {
 }
 
 async fn back(context: &Context, from: Phase) -> Result<(), WorkError> {
-    if from >= Phase::CreateVm || context.cutover().create_asked {
+    if cutover::may_be_made(context, from) {
         cutover::discard_seen(context).await?;
     }
     cutover::source_back(context, from).await?;

@@ -151,7 +151,7 @@ impl Manager {
         if members.is_empty() {
             return Err(none_left(plan));
         }
-        // Whoever cannot be read may be a member: the others do not go without it.
+        // One that cannot be read may be a member: the others do not go without it.
         let unreadable = self.all_unreadable().into_iter();
         let mut against: Vec<_> = unreadable
             .filter(|it| it.may_be_of(&plan.name))
@@ -182,7 +182,7 @@ impl Manager {
         let line =
             EventView { at: new.begun, migration: None, by: by.to_owned(), kind: "request".to_owned(), text };
         let (group, is_new) = self.store.begin_group(new, line).await.map_err(internal)?;
-        // One whose making failed, and was durable all the same, has nobody yet who drives it.
+        // One whose making failed, and was durable all the same, has no owner yet.
         if is_new || self.groups.of_plan(&plan.name).is_none() {
             let running = self.groups.add(group);
             if let Some(me) = self.me.upgrade() {

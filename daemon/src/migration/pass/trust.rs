@@ -72,7 +72,7 @@ pub(super) async fn distrust(
     Ok(())
 }
 
-/// The target's disk for writing. One that is away, of another size or in somebody else's hands may come back as
+/// The target's disk for writing. One that is away, of another size or in other hands may come back as
 /// something else: what it held is not known any more.
 pub(super) async fn open(
     context: &Context,

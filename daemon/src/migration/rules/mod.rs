@@ -16,7 +16,7 @@ mod tiers;
 mod windows;
 
 use super::{
-    control::{ControlError, Finding},
+    control::{ControlError, ControlErrorKind, Finding},
     manager::Manager,
 };
 use crate::model::{
@@ -59,10 +59,18 @@ impl Judged {
         for finding in &mut self.findings {
             let of = self.machines.iter().find(|subject| vm_of(&subject.vm) == finding.subject);
             let over = of.and_then(|subject| plan.over(&subject.vm, &subject.machine));
-            if finding.rule.can_be_accepted() && plan.accepts(over, finding.rule) {
+            if plan.accepts(over, finding.rule) {
                 finding.severity = Severity::Warning;
                 "the plan accepts it".clone_into(&mut finding.help);
             }
+        }
+    }
+
+    /// As it is, if nothing in it keeps the plan from being applied.
+    pub(super) fn good(self) -> Result<Self, ControlError> {
+        match self.errors() {
+            Some(errors) => Err(ControlError::new(ControlErrorKind::Invalid, errors)),
+            None => Ok(self),
         }
     }
 

@@ -153,7 +153,7 @@ async fn run(
         let job = VerifyJob {
             ledger: Arc::clone(&ledger),
             part,
-            pool: context.pool(matches!(context.live.view().state, State::CuttingOver { .. })),
+            pool: context.pool(context.is_cutting_over()),
             chunk: context.engine.settings.chunk,
             in_flight: context.engine.settings.reads_in_flight,
             read_latency_factor: context.engine.settings.read_latency_factor.filter(|_| spares_source),

@@ -1,6 +1,6 @@
 //! What is documented of each rule: its id, its severity, what it finds, and what to do then.
 //!
-//! Rule: these are the texts of the table in `daemon/docs/preflight.md`, word for word; whoever changes one changes both.
+//! Rule: these are the texts of the table in `daemon/docs/preflight.md`, word for word; a change of one is a change of both.
 
 use super::{Facts, Rule, Severity};
 
