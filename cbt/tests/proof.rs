@@ -26,6 +26,52 @@ const DISK: DiskId = DiskId(1);
 const BLOCKS: u64 = 64;
 const SIZE: Length = Length(BLOCKS * BLOCK - 512);
 
+/// A pass that copies all that is pending.
+async fn drain(
+    ledger: &Arc<Ledger>,
+    source: Arc<dyn ReadDisk>,
+    target: Arc<dyn WriteDisk>,
+    pool: &BufferPool,
+    settings: TransferSettings,
+) {
+    let job = PassJob {
+        ledger: Arc::clone(ledger),
+        source,
+        target,
+        pool: pool.clone(),
+        settings,
+        pass: None,
+        progress: Arc::new(PassProgress::default()),
+        limits: DiskShares::default(),
+        baseline: Arc::default(),
+        stop: StopSignal::new(),
+    };
+    assert!(run_pass(job).await.unwrap().finished);
+}
+
+fn verify_job(
+    ledger: &Arc<Ledger>,
+    part: Part,
+    pool: &BufferPool,
+    chunk: usize,
+    in_flight: usize,
+) -> VerifyJob {
+    VerifyJob {
+        ledger: Arc::clone(ledger),
+        part,
+        pool: pool.clone(),
+        chunk,
+        in_flight,
+        read_latency_factor: None,
+        baseline: Arc::default(),
+        trust_holes: true,
+        round: 0,
+        progress: Arc::default(),
+        limits: DiskShares::default(),
+        stop: StopSignal::new(),
+    }
+}
+
 struct Bench {
     faults: Faults,
     source: Arc<MemoryDisk>,
@@ -58,36 +104,12 @@ impl Bench {
     }
 
     async fn pass(&self) {
-        let job = PassJob {
-            ledger: Arc::clone(&self.ledger),
-            source: self.source.clone(),
-            target: self.target.clone(),
-            pool: self.pool.clone(),
-            settings: TransferSettings { chunk: 4 * BLOCK as usize, ..TransferSettings::default() },
-            pass: None,
-            progress: Arc::new(PassProgress::default()),
-            limits: DiskShares::default(),
-            baseline: Arc::default(),
-            stop: StopSignal::new(),
-        };
-        assert!(run_pass(job).await.unwrap().finished);
+        let settings = TransferSettings { chunk: 4 * BLOCK as usize, ..TransferSettings::default() };
+        drain(&self.ledger, self.source.clone(), self.target.clone(), &self.pool, settings).await;
     }
 
     fn verify(&self, part: Part) -> VerifyJob {
-        VerifyJob {
-            ledger: Arc::clone(&self.ledger),
-            part,
-            pool: self.pool.clone(),
-            chunk: 4 * BLOCK as usize,
-            in_flight: 1,
-            read_latency_factor: None,
-            baseline: Arc::default(),
-            trust_holes: true,
-            round: 0,
-            progress: Arc::default(),
-            limits: DiskShares::default(),
-            stop: StopSignal::new(),
-        }
+        verify_job(&self.ledger, part, &self.pool, 4 * BLOCK as usize, 1)
     }
 
     fn audit(&self, budget: u64, from: u64) -> AuditJob {
@@ -496,37 +518,12 @@ async fn thin(source: &Arc<Thin>, target: &Arc<Thin>) -> VerifyJob {
     let ledger = Arc::new(Ledger::load(store, DISK).await.unwrap());
     ledger.advance(ChangeMark("mark".into()), &Changed::Unknown("first".into())).await.unwrap();
     let pool = BufferPool::new(8, 8 * BLOCK as usize);
-    let pass = PassJob {
-        ledger: Arc::clone(&ledger),
-        source: source.clone(),
-        target: target.clone(),
-        pool: pool.clone(),
-        settings: TransferSettings::default(),
-        pass: None,
-        progress: Arc::new(PassProgress::default()),
-        limits: DiskShares::default(),
-        baseline: Arc::default(),
-        stop: StopSignal::new(),
-    };
-    assert!(run_pass(pass).await.unwrap().finished);
+    drain(&ledger, source.clone(), target.clone(), &pool, TransferSettings::default()).await;
     for side in [source, target] {
         side.questions.store(0, Relaxed);
         side.read.store(0, Relaxed);
     }
-    VerifyJob {
-        ledger,
-        part: Part::default(),
-        pool,
-        chunk: 8 * BLOCK as usize,
-        in_flight: 16,
-        read_latency_factor: None,
-        baseline: Arc::default(),
-        trust_holes: true,
-        round: 0,
-        progress: Arc::default(),
-        limits: DiskShares::default(),
-        stop: StopSignal::new(),
-    }
+    verify_job(&ledger, Part::default(), &pool, 8 * BLOCK as usize, 16)
 }
 
 const THIN: Length = Length(1 << 40);

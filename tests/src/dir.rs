@@ -1,4 +1,4 @@
-//! A test's own directory. Rule: gone after success; kept, named and its logs shown after a failure.
+//! How a test runs, and its own directory. Rule: gone after success; kept, named and its logs shown after a failure.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -60,6 +60,11 @@ pub fn run(body: impl FnOnce(&TestDir) -> Result<()>) {
         Err(panic) => std::panic::resume_unwind(panic),
         Ok(Ok(())) => {}
     }
+}
+
+/// Runs the part of a test that calls warmd's own code, on threads as the daemon has them.
+pub fn asynchronous(test: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(test)
 }
 
 fn show_logs(dir: &Path) {

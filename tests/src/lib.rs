@@ -29,7 +29,7 @@ pub mod warmctl;
 
 pub use console::Console;
 pub use daemon::Daemon;
-pub use dir::{TestDir, run};
+pub use dir::{TestDir, asynchronous, run};
 pub use guest::{Boot, DiskSpec, Format, Guest, GuestSpec};
 pub use libvirt::Libvirt;
 pub use rig::{Rig, RigSpec};

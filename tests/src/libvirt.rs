@@ -3,13 +3,15 @@
 //! Rule: it lives in a mount and PID namespace whose end ends it and all its guests. Only libvirt's own
 //! directories are private: paths of disks and sockets mean the same inside and outside.
 
-use std::fs::{File, read_to_string};
+use std::collections::BTreeMap;
+use std::fs::{File, create_dir_all, read_to_string};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use warmd_daemon::targets::libvirt::{DiskBus, DomainType, Settings};
 
 use crate::dir::TestDir;
 use crate::tool::{self, Outcome};
@@ -44,7 +46,7 @@ impl Libvirt {
 
     fn launch(dir: PathBuf, namespaces: Option<&str>) -> Result<Self> {
         ensure!(rustix::process::geteuid().is_root(), "guests under a private libvirtd need root");
-        std::fs::create_dir_all(&dir)?;
+        create_dir_all(&dir)?;
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("libvirt/namespace");
         let log = File::create(dir.join("namespace.log"))?;
         let namespace = Command::new("unshare")
@@ -66,6 +68,19 @@ impl Libvirt {
     /// What `virsh -c` takes; no environment variables are needed beside it.
     pub fn uri(&self) -> &str {
         &self.uri
+    }
+
+    /// This libvirtd as a target, with its disks in that directory, which is made.
+    pub fn target_settings(&self, directory: PathBuf, disk_bus: DiskBus) -> Result<Settings> {
+        create_dir_all(&directory)?;
+        Ok(Settings {
+            uri: self.uri.clone(),
+            directory: Some(directory),
+            pool: None,
+            storages: BTreeMap::new(),
+            domain_type: DomainType::Qemu,
+            disk_bus,
+        })
     }
 
     /// Runs `virsh` and answers its stdout, without the empty line at its end.

@@ -1,17 +1,15 @@
 //! A domain with all sorts of hardware is the same one after it was moved from libvirt to libvirt.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context as _, Result, ensure};
 use warmd_daemon::{
     model::{id::MigrationId, machine::Machine, rule::Rule},
     sources::{Source, libvirt as source},
     targets::{
         CreateMachine, DiskSpec, Incoming, MachineState, Target, TargetErrorKind as Kind,
-        libvirt::{DiskBus, DomainType, LibvirtTarget, Settings},
+        libvirt::{DiskBus, LibvirtTarget, Settings},
     },
 };
-use warmd_tests::{Libvirt, TestDir, contract::target::fails_with, run};
+use warmd_tests::{Libvirt, TestDir, asynchronous, contract::target::fails_with, run};
 
 const UUID: &str = "11111111-2222-4333-8444-555555555555";
 
@@ -19,7 +17,7 @@ const UUID: &str = "11111111-2222-4333-8444-555555555555";
 const KEPT: [&str; 30] = [
     "<title>billing</title>",
     "ask the billing team",
-    "http://debian.org/debian/12",
+    "http://microsoft.com/win/2k22",
     "<clock offset='localtime'>",
     "<timer name='rtc' tickpolicy='catchup'/>",
     "<bootmenu enable='yes' timeout='3000'/>",
@@ -56,7 +54,7 @@ fn xml(dir: &TestDir) -> String {
         "<domain type='qemu'><name>rich</name><uuid>{UUID}</uuid><title>billing</title>
 <description>ask the billing team</description>
 <metadata><libosinfo:libosinfo xmlns:libosinfo='http://libosinfo.org/xmlns/libvirt/domain/1.0'>
-  <libosinfo:os id='http://debian.org/debian/12'/></libosinfo:libosinfo></metadata>
+  <libosinfo:os id='http://microsoft.com/win/2k22'/></libosinfo:libosinfo></metadata>
 <memory unit='KiB'>131072</memory><currentMemory unit='KiB'>65536</currentMemory><vcpu>2</vcpu><iothreads>1</iothreads>
 <sysinfo type='smbios'><system><entry name='manufacturer'>Acme</entry><entry name='uuid'>{UUID}</entry></system></sysinfo>
 <os><type arch='x86_64' machine='pc'>hvm</type><boot dev='cdrom'/><boot dev='hd'/>
@@ -88,16 +86,7 @@ fn xml(dir: &TestDir) -> String {
 }
 
 fn settings(dir: &TestDir, libvirt: &Libvirt) -> Result<Settings> {
-    let directory = dir.join("disks");
-    std::fs::create_dir_all(&directory)?;
-    Ok(Settings {
-        uri: libvirt.uri().to_owned(),
-        directory: Some(directory),
-        pool: None,
-        storages: BTreeMap::new(),
-        domain_type: DomainType::Qemu,
-        disk_bus: DiskBus::Keep,
-    })
+    libvirt.target_settings(dir.join("disks"), DiskBus::Keep)
 }
 
 fn source(dir: &TestDir, libvirt: &Libvirt) -> Result<source::LibvirtSource> {
@@ -135,10 +124,6 @@ fn request(owner: MigrationId, machine: &Machine) -> CreateMachine {
     let disks = machine.disks.iter();
     let disks = disks.map(|disk| DiskSpec { key: disk.key.clone(), size: disk.size, place: None }).collect();
     CreateMachine { owner, name: "moved".to_owned(), machine: machine.clone(), disks }
-}
-
-fn asynchronous(test: impl Future<Output = Result<()>>) -> Result<()> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(test)
 }
 
 #[test]

@@ -2,16 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, ensure};
 use tokio::task::JoinSet;
 use warmd_daemon::libvirt::{
-    Affects, Lane, Libvirt as Client, LibvirtErrorKind as Kind, Reason, RunState, XmlForm,
+    DomainXml, Lane, Libvirt as Client, LibvirtErrorKind as Kind, Reason, RunState, XmlForm,
 };
-use warmd_tests::{Libvirt, run};
-
-fn asynchronous(test: impl Future<Output = Result<()>>) -> Result<()> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(test)
-}
+use warmd_tests::{Libvirt, asynchronous, run};
 
 fn xml(name: &str, number: u32) -> String {
     format!(
@@ -93,11 +89,11 @@ fn power_metadata_and_autostart_are_what_libvirt_has() {
             ensure!(!client.autostart(id, Lane::Urgent).await?);
             client.set_autostart(id, true).await?;
             ensure!(client.autostart(id, Lane::Urgent).await?);
-            let uri = "urn:warmd:test:1";
-            client.set_metadata(id, Affects::Config, uri, "t", "<moved to='x'/>").await?;
+            let uri = DomainXml::MOVED_NAMESPACE;
+            client.set_moved_mark(id, "<moved to='x'/>").await?;
             ensure!(client.dump_xml(id, XmlForm::Persistent).await?.contains(uri));
-            client.remove_metadata(id, Affects::Config, uri).await?;
-            client.remove_metadata(id, Affects::Config, uri).await?;
+            client.remove_moved_mark(id).await?;
+            client.remove_moved_mark(id).await?;
             ensure!(!client.dump_xml(id, XmlForm::Persistent).await?.contains(uri));
             ensure!(client.state(id).await?.reason == Reason::Unknown);
             let before = Instant::now();
@@ -133,8 +129,8 @@ fn two_hundred_domains_cost_no_process() {
             let begun = Instant::now();
             let domains = client.domains().await?;
             for (id, _) in &domains {
-                client.domain(*id).await?;
-                client.disk_sizes(*id).await?;
+                let domain = client.domain(*id).await?;
+                client.disk_sizes(*id, &domain.disks).await?;
                 client.state(*id).await?;
                 client.persistent_and_saved(*id).await?;
                 client.checkpoint_names(*id).await?;

@@ -12,7 +12,7 @@ use warmd_daemon::{
     },
 };
 use warmd_tests::{
-    Libvirt, TestDir,
+    Libvirt, TestDir, asynchronous,
     contract::target::{Bench, EVEN, ODD, fails_with, machine, target_contract},
     run,
     scratch::{Loop, NbdServer},
@@ -23,10 +23,6 @@ fn settings(dir: &TestDir) -> Result<Settings> {
     let directory = dir.join("disks");
     std::fs::create_dir_all(&directory)?;
     Ok(Settings { directory, storages: BTreeMap::new(), provisioner: None })
-}
-
-fn asynchronous(test: impl Future<Output = Result<()>>) -> Result<()> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(test)
 }
 
 /// What is in the directory, at any depth, but for the empty directory of claims.

@@ -12,12 +12,13 @@ use warmd_daemon::{
         rule::Rule,
     },
     targets::{
-        CreateMachine, DiskSpec, GuestSign, Incoming, MachineState, Target, TargetErrorKind as Kind,
-        libvirt::{DiskBus, DomainType, LibvirtTarget, Settings},
+        CreateMachine, DiskSpec, GuestSign, Incoming, MachineState, PreparedDisk, Target,
+        TargetErrorKind as Kind,
+        libvirt::{DiskBus, LibvirtTarget, Settings},
     },
 };
 use warmd_tests::{
-    Console, Format, Guest, GuestSpec, Libvirt, TestDir,
+    Console, Format, Guest, GuestSpec, Libvirt, TestDir, asynchronous,
     contract::target::{Bench, EVEN, fails_with, machine, target_contract},
     guest::BOOT,
     run,
@@ -26,24 +27,29 @@ use warmd_tests::{
 };
 
 fn settings(dir: &TestDir, libvirt: &Libvirt) -> Result<Settings> {
-    let directory = dir.join("disks");
-    std::fs::create_dir_all(&directory)?;
-    Ok(Settings {
-        uri: libvirt.uri().to_owned(),
-        directory: Some(directory),
-        pool: None,
-        storages: BTreeMap::new(),
-        domain_type: DomainType::Qemu,
-        disk_bus: DiskBus::Virtio,
-    })
-}
-
-fn asynchronous(test: impl Future<Output = Result<()>>) -> Result<()> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(test)
+    libvirt.target_settings(dir.join("disks"), DiskBus::Virtio)
 }
 
 fn domains(libvirt: &Libvirt) -> Result<Vec<String>> {
     Ok(libvirt.virsh(["list", "--all", "--name"])?.split_whitespace().map(str::to_owned).collect())
+}
+
+/// A machine `moved` with these disks, prepared and created; what was asked for, and the disks.
+async fn created<const N: usize>(
+    target: &LibvirtTarget,
+    keys: [&str; N],
+) -> Result<(CreateMachine, Vec<PreparedDisk>)> {
+    let size = Length(1 << 20);
+    let disk = |key: &str| DiskSpec { key: DiskKey(key.to_owned()), size, place: None };
+    let request = CreateMachine {
+        owner: MigrationId::generate(),
+        name: "moved".to_owned(),
+        machine: machine("moved", keys.map(|key| (key, size))),
+        disks: keys.map(disk).to_vec(),
+    };
+    let prepared = target.prepare(request.owner, &request.disks).await?;
+    target.create(&request).await?;
+    Ok((request, prepared))
 }
 
 #[test]
@@ -174,11 +180,8 @@ fn a_clone_of_the_domain_is_not_ours() {
         let settings = settings(dir, &libvirt)?;
         let target = LibvirtTarget::new(&settings)?;
         asynchronous(async {
-            let owner = MigrationId::generate();
-            let machine = machine("moved", []);
-            let request = CreateMachine { owner, name: "moved".to_owned(), machine, disks: Vec::new() };
-            target.prepare(owner, &[]).await?;
-            target.create(&request).await?;
+            let (request, _) = created(&target, []).await?;
+            let owner = request.owner;
             let clone = libvirt
                 .virsh(["dumpxml", "moved"])?
                 .replacen("<name>moved</name>", "<name>clone</name>", 1)
@@ -364,11 +367,7 @@ fn what_becomes_of_the_machine_is_told() {
         let mut libvirt = Libvirt::start(dir)?;
         let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
         asynchronous(async {
-            let owner = MigrationId::generate();
-            let machine = machine("moved", []);
-            let request = CreateMachine { owner, name: "moved".to_owned(), machine, disks: Vec::new() };
-            target.prepare(owner, &[]).await?;
-            target.create(&request).await?;
+            let owner = created(&target, []).await?.0.owner;
             target.start(owner).await?;
             ensure!(target.look(owner).await? == MachineState::Running, "it does not run");
             libvirt.virsh(["suspend", "moved"])?;
@@ -397,11 +396,8 @@ fn a_machine_that_libvirt_moved_to_another_host_is_not_taken_for_off() {
         let other = Libvirt::start_at(dir.join("other"))?;
         let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
         asynchronous(async {
-            let owner = MigrationId::generate();
-            let machine = machine("moved", []);
-            let request = CreateMachine { owner, name: "moved".to_owned(), machine, disks: Vec::new() };
-            target.prepare(owner, &[]).await?;
-            target.create(&request).await?;
+            let (request, _) = created(&target, []).await?;
+            let owner = request.owner;
             target.start(owner).await?;
             libvirt.migrate("moved", &other)?;
             ensure!(libvirt.virsh(["domstate", "--reason", "moved"])? == "shut off (migrated)");
@@ -432,12 +428,8 @@ fn a_domain_that_has_the_disks_without_the_mark_is_never_absent() {
         let libvirt = Libvirt::start(dir)?;
         let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
         asynchronous(async {
-            let owner = MigrationId::generate();
-            let disks = vec![DiskSpec { key: DiskKey("vda".to_owned()), size: Length(1 << 20), place: None }];
-            target.prepare(owner, &disks).await?;
-            let machine = machine("moved", [("vda", Length(1 << 20))]);
-            let request = CreateMachine { owner, name: "moved".to_owned(), machine, disks: disks.clone() };
-            target.create(&request).await?;
+            let (request, _) = created(&target, ["vda"]).await?;
+            let owner = request.owner;
             // What a tool does that defines domains from its own templates.
             let text = libvirt.virsh(["dumpxml", "moved"])?;
             let (before, rest) = text.split_once("<metadata>").context("no metadata")?;
@@ -452,14 +444,18 @@ fn a_domain_that_has_the_disks_without_the_mark_is_never_absent() {
             ensure!(error.kind == Kind::Conflict && error.to_string().contains("moved"), "{error}");
             fails_with(Kind::Conflict, "removing it", target.discard_machine(owner).await)?;
             fails_with(Kind::Conflict, "creating another", target.create(&request).await)?;
-            fails_with(Kind::Conflict, "removing its disks", target.discard_disks(owner, &disks).await)?;
+            fails_with(
+                Kind::Conflict,
+                "removing its disks",
+                target.discard_disks(owner, &request.disks).await,
+            )?;
             ensure!(libvirt.virsh(["domstate", "moved"])? == "running", "it was stopped");
             ensure!(target.look(MigrationId::generate()).await? == MachineState::Absent, "nobody else's");
             // The mark put back, it is the migration's again.
             libvirt.virsh(["destroy", "moved"])?;
             define(&text)?;
             target.discard_machine(owner).await?;
-            target.discard_disks(owner, &disks).await?;
+            target.discard_disks(owner, &request.disks).await?;
             Ok(())
         })
     });
@@ -471,13 +467,9 @@ fn a_machine_that_cannot_start_surely_does_not_run() {
         let libvirt = Libvirt::start(dir)?;
         let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
         asynchronous(async {
-            let owner = MigrationId::generate();
-            let disks = vec![DiskSpec { key: DiskKey("vda".to_owned()), size: Length(1 << 20), place: None }];
-            let prepared = target.prepare(owner, &disks).await?;
-            let machine = machine("moved", [("vda", Length(1 << 20))]);
-            target.create(&CreateMachine { owner, name: "moved".to_owned(), machine, disks }).await?;
+            let (request, prepared) = created(&target, ["vda"]).await?;
             std::fs::remove_file(&prepared[0].location)?;
-            fails_with(Kind::Refused, "a disk is gone", target.start(owner).await)?;
+            fails_with(Kind::Refused, "a disk is gone", target.start(request.owner).await)?;
             ensure!(libvirt.virsh(["domstate", "moved"])? == "shut off", "it runs");
             Ok(())
         })

@@ -13,16 +13,12 @@ use warmd_daemon::targets::{
     volume::{FileDisk, NoRoom, VolumeError, VolumeOptions, make_file},
 };
 use warmd_tests::{
-    TestDir, run,
+    TestDir, asynchronous, run,
     scratch::{Loop, Mount, NbdServer},
     tool,
 };
 
 const MIB: u64 = 1 << 20;
-
-fn asynchronous(test: impl Future<Output = Result<()>>) -> Result<()> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(test)
-}
 
 fn cached() -> VolumeOptions {
     VolumeOptions { direct: false, ..VolumeOptions::default() }

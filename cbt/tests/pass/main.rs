@@ -330,7 +330,7 @@ async fn a_target_of_which_nothing_is_known_is_told_apart_from_one_to_be_compare
     bench.advance(&Changed::Unknown("lost".into())).await;
     assert!(!bench.ledger.is_distrusted(), "all of it is pending, and the hashes are trusted");
     bench.ledger.distrust_all().await.unwrap();
-    // Also after the next snapshot: whoever meets the same again distrusts nothing anew.
+    // Also after the next snapshot: a pass that meets the same again distrusts nothing anew.
     bench.advance(&Changed::Unknown("lost".into())).await;
     assert!(bench.ledger.is_distrusted());
     bench.pass().await;

@@ -15,7 +15,7 @@ use super::{
     Row,
     kills::TAKEN,
     row,
-    stage::{Ends, Stage},
+    stage::{Ends, Stage, phase_is_seen},
 };
 use crate::{Rig, rig::WORK, simulated, wait_until};
 
@@ -78,10 +78,7 @@ pub(super) fn take_name_in_the_cutover(stage: &Stage<'_>) -> Result<()> {
     let xml = stage.dir.join("taken.xml");
     std::fs::write(&xml, TAKEN)?;
     stage.rig()?.try_verb("cutover", &["--no-wait"])?;
-    stage.wait_for_view("the stop of the source", WORK, |view| {
-        let phases = view["cutover"]["phases"].as_array().cloned().unwrap_or_default();
-        phases.iter().any(|seen| seen["phase"] == "stop-source")
-    })?;
+    stage.wait_for_phase("stop-source")?;
     stage.rig()?.new.virsh(["define", &xml.to_string_lossy()]).map(drop)
 }
 
@@ -132,10 +129,7 @@ fn dies(stage: &mut Stage<'_>) -> Result<()> {
     wait_until("the target VM to run", WORK, || {
         Ok(rig.new.virsh(["list", "--state-running", "--name"])?.contains("guest").then_some(()))
     })?;
-    stage.wait_for_view("the watch", WORK, |view| {
-        let phases = view["cutover"]["phases"].as_array().cloned().unwrap_or_default();
-        phases.iter().any(|phase| phase["phase"] == "watch")
-    })?;
+    stage.wait_for_phase("watch")?;
     rig.new.virsh(["destroy", "guest"])?;
     stage.wait_for_failure("look at it on the target")?;
     let rig = stage.rig()?;
@@ -164,8 +158,7 @@ fn aborted(stage: &mut Stage<'_>) -> Result<()> {
         let rig = stage.rig()?;
         rig.try_verb("cutover", &["--no-wait"])?;
         let view = stage.wait_for_view(&format!("{phase}"), WORK, |view| {
-            let phases = view["cutover"]["phases"].as_array().cloned().unwrap_or_default();
-            phases.iter().any(|seen| seen["phase"] == phase.name()) || view["state"] == "done"
+            phase_is_seen(view, phase.name()) || view["state"] == "done"
         })?;
         ensure!(view["state"] != "done", "it was done before it was aborted");
         let out = rig.try_verb("cutover", &["--abort"])?;

@@ -6,15 +6,19 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
 
-use super::{Row, cutover::take_name_in_the_cutover, row, stage::Stage};
+use super::{
+    Row,
+    cutover::take_name_in_the_cutover,
+    row,
+    stage::{Stage, phase_is_seen},
+};
 use crate::{Libvirt, rig::WORK, wait_until};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
     row("hold-off", "autostart", "the source has autostart: undone, moved, and its host reboots", false, autostart),
-    row("hold-off", "source-started", "somebody starts the source while the target VM is watched", false, started),
+    row("hold-off", "source-started", "the source is started by hand while the target VM is watched", false, started),
     row("hold-off", "target-silent", "the target's libvirtd hangs while the target VM is started", false, silent),
 ];
 
@@ -61,16 +65,11 @@ fn autostart(stage: &mut Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-fn phase_is_seen(view: &Value, phase: &str) -> bool {
-    let phases = view["cutover"]["phases"].as_array().cloned().unwrap_or_default();
-    phases.iter().any(|seen| seen["phase"] == phase)
-}
-
 fn started(stage: &mut Stage<'_>) -> Result<()> {
     stage.running(16, |spec| spec.cutover = WATCH)?;
     stage.seed()?;
     stage.rig()?.try_verb("cutover", &["--no-wait"])?;
-    stage.wait_for_view("the watch", WORK, |view| phase_is_seen(view, "watch"))?;
+    stage.wait_for_phase("watch")?;
     // Paused, it is as dangerous, and writes nothing of which the end would know no more.
     stage.rig()?.old.virsh(["start", "guest", "--paused"])?;
     stage.wait_for_failure("source VM runs")?;
@@ -85,7 +84,7 @@ fn silent(stage: &mut Stage<'_>) -> Result<()> {
     stage.running(16, |spec| spec.cutover = SHORT)?;
     stage.seed()?;
     stage.rig()?.try_verb("cutover", &["--no-wait"])?;
-    stage.wait_for_view("the VM on the target", WORK, |view| phase_is_seen(view, "create-vm"))?;
+    stage.wait_for_phase("create-vm")?;
     stage.rig_mut()?.new.freeze()?;
     let begun = std::time::Instant::now();
     // Longer than any deadline of these phases.

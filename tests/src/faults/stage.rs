@@ -9,6 +9,12 @@ use serde_json::Value;
 use super::shim::Shim;
 use crate::{Rig, RigSpec, TestDir, rig::WORK, tool, wait_until};
 
+/// Whether the cutover that a migration's view shows has begun that phase.
+pub(super) fn phase_is_seen(view: &Value, phase: &str) -> bool {
+    let phases = view["cutover"]["phases"].as_array();
+    phases.is_some_and(|phases| phases.iter().any(|seen| seen["phase"] == phase))
+}
+
 /// How a row's migration ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ends {
@@ -211,6 +217,11 @@ impl<'a> Stage<'a> {
         let mut passes = self.rig()?.passes()?;
         ensure!(passes.len() > before, "after a sync there are {} passes, as before it", passes.len());
         Ok(passes.split_off(before))
+    }
+
+    /// The migration, once its cutover has begun that phase.
+    pub fn wait_for_phase(&self, phase: &str) -> Result<Value> {
+        self.wait_for_view(&format!("the phase {phase}"), WORK, |view| phase_is_seen(view, phase))
     }
 
     /// The migration, once it is so.

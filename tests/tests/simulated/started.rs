@@ -8,16 +8,22 @@ use warmd_tests::simulated::{Fault, Rig, World, on_a_clock};
 
 const DAY: &str = "2026-11-28T10:00:00Z";
 
-/// A rig in whose cutover the call `name` hangs.
-async fn hangs_in(name: &str) -> Rig {
+/// A rig in whose cutover, which has begun, the call `name` will hang.
+pub(super) async fn will_hang_in(name: &str, create_deadline: Duration) -> Rig {
     let world = World::new(&[("vda", 40 * BLOCK)]);
     world.guest_writes("vda", 3 * BLOCK, &vec![7; 5 * BLOCK as usize]);
     let rig = Rig::start_on_a_clock(world).await;
     let mut plan = Rig::plan(VerifyMode::Readback);
-    plan.cutover.create_deadline = Duration::from_mins(1);
+    plan.cutover.create_deadline = create_deadline;
     rig.seed(plan).await;
     rig.world.faults.set(name, Fault::Hang);
     rig.ask(Request::Cutover).await;
+    rig
+}
+
+/// A rig in whose cutover the call `name` hangs.
+async fn hangs_in(name: &str) -> Rig {
+    let rig = will_hang_in(name, Duration::from_mins(1)).await;
     rig.until("the call", |_| rig.world.faults.struck(name) > 0).await;
     rig
 }

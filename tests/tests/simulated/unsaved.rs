@@ -2,21 +2,15 @@
 
 use std::time::Duration;
 
-use warmd_cbt::units::BLOCK;
-use warmd_daemon::model::{phase::Phase, plan::VerifyMode, request::Request, state::State};
-use warmd_tests::simulated::{Fault, Rig, World, on_a_clock};
+use warmd_daemon::model::{phase::Phase, state::State};
+use warmd_tests::simulated::{Fault, on_a_clock};
+
+use super::started::will_hang_in;
 
 #[test]
 fn a_source_that_is_off_comes_back_when_nothing_can_be_saved_for_minutes() {
     on_a_clock("2026-11-28T10:00:00Z", async {
-        let world = World::new(&[("vda", 40 * BLOCK)]);
-        world.guest_writes("vda", 3 * BLOCK, &vec![7; 5 * BLOCK as usize]);
-        let rig = Rig::start_on_a_clock(world).await;
-        let mut plan = Rig::plan(VerifyMode::Readback);
-        plan.cutover.create_deadline = Duration::from_hours(1);
-        rig.seed(plan).await;
-        rig.world.faults.set("target.create", Fault::Hang);
-        rig.ask(Request::Cutover).await;
+        let rig = will_hang_in("target.create", Duration::from_hours(1)).await;
         rig.until("the target VM is made", |view| {
             view.state == State::CuttingOver { phase: Phase::CreateVm }
         })
