@@ -39,9 +39,9 @@ pub struct DomainXml {
     pub on_poweroff: String,
     /// User and group of the running QEMU, where libvirt tells them.
     pub runs_as: Option<(u32, u32)>,
-    /// What warmd wrote into its metadata: element and `owner`.
+    /// What warmd wrote into its metadata, for this very domain: element and `owner`. What a clone took along is not here.
     pub tags: Vec<(String, String)>,
-    /// Where it went, if warmd holds it off.
+    /// Where it went, if warmd holds it off. A clone of such a domain went nowhere.
     pub moved: Option<MovedMark>,
 }
 
@@ -75,8 +75,8 @@ pub struct NetworkInterface {
 }
 
 impl DomainXml {
-    /// The XML namespace of what warmd writes into a domain's `<metadata>`: elements with an attribute `owner`, the
-    /// migration's id.
+    /// The XML namespace of what warmd writes into a domain's `<metadata>`: elements with the attributes `owner`, the
+    /// migration's id, and `domain`, the UUID of the domain that it was written for.
     pub const TAG_NAMESPACE: &str = "urn:warmd:domain:1";
 
     /// The element in that namespace which marks a domain that warmd made.
@@ -235,7 +235,8 @@ fn moved(root: Node<'_, '_>) -> Option<MovedMark> {
     let metadata = xml::child(root, "metadata")?;
     let mark = metadata
         .children()
-        .find(|node| node.is_element() && node.tag_name().namespace() == Some(DomainXml::MOVED_NAMESPACE))?;
+        .find(|node| node.is_element() && node.tag_name().namespace() == Some(DomainXml::MOVED_NAMESPACE))
+        .filter(|mark| is_of_this_domain(root, *mark, true))?;
     let text = |name| mark.attribute(name).unwrap_or_default().to_owned();
     Some(MovedMark {
         owner: text("owner"),
@@ -249,8 +250,19 @@ fn tags(root: Node<'_, '_>) -> Vec<(String, String)> {
     metadata
         .children()
         .filter(|node| node.is_element() && node.tag_name().namespace() == Some(DomainXml::TAG_NAMESPACE))
+        // It has always named its domain; the other tag and the mark did not in earlier versions.
+        .filter(|tag| is_of_this_domain(root, *tag, tag.tag_name().name() != DomainXml::MOVED_HERE))
         .filter_map(|node| Some((node.tag_name().name().to_owned(), node.attribute("owner")?.to_owned())))
         .collect()
+}
+
+/// Whether what warmd wrote there was written for this domain: a clone that others make takes all metadata along.
+fn is_of_this_domain(root: Node<'_, '_>, written: Node<'_, '_>, or_unsaid: bool) -> bool {
+    let id = |text: &str| text.trim().parse::<uuid::Uuid>().ok();
+    match written.attribute("domain") {
+        Some(named) => id(named).is_some_and(|named| xml::text(root, "uuid").and_then(id) == Some(named)),
+        None => or_unsaid,
+    }
 }
 
 #[cfg(test)]
@@ -316,6 +328,39 @@ mod tests {
         let tracked: Vec<_> = disks.iter().map(|disk| disk.untracked().is_none()).collect();
         assert_eq!(tracked, [true, false, false, false]);
         assert_eq!((disks[0].boot_order, disks[3].device.as_str()), (Some(2), "cdrom"));
+    }
+
+    #[test]
+    fn a_clone_takes_no_tag_and_no_mark_along() {
+        let own = "11111111-2222-3333-4444-555555555555";
+        let written = |of: &str| {
+            FULL.replace(
+                "<warmd:snapshot xmlns:warmd='urn:warmd:domain:1' owner='me'/>",
+                &format!(
+                    "<w:snapshot xmlns:w='urn:warmd:domain:1' owner='me' {of}/>\
+                     <w:target xmlns:w='urn:warmd:domain:1' owner='me' {of}/>\
+                     <m:moved xmlns:m='urn:warmd:moved:1' owner='me' to='new' autostart='yes' {of}/>"
+                ),
+            )
+        };
+        let read = |text: &str| {
+            let domain = DomainXml::read(text).unwrap();
+            let tagged = |element| domain.tagged(element) == Some("me");
+            (tagged("snapshot"), tagged(DomainXml::MOVED_HERE), domain.moved.is_some())
+        };
+        let text = written(&format!("domain='{own}'"));
+        assert_eq!(read(&text), (true, true, true));
+        let another = "99999999-2222-3333-4444-555555555555";
+        let clone = text.replace(&format!("<uuid>{own}"), &format!("<uuid>{another}"));
+        assert_eq!(read(&clone), (false, false, false), "a clone is nobody's but its maker's");
+        assert_eq!(read(&written("domain='noise'")), (false, false, false));
+        assert_eq!(read(&written("")), (true, false, true), "as earlier versions wrote it");
+        // libvirt writes lower case; a definition of people's need not be.
+        let upper = FULL.replace(own, "AAAAAAAA-2222-3333-4444-555555555555").replace(
+            "<warmd:snapshot xmlns:warmd='urn:warmd:domain:1' owner='me'/>",
+            "<w:target xmlns:w='urn:warmd:domain:1' owner='me' domain='aaaaaaaa-2222-3333-4444-555555555555'/>",
+        );
+        assert_eq!(read(&upper), (false, true, false));
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl LibvirtSource {
         let marked = self.mark_of(domain, moved.owner).await.context(doing)?;
         let autostart = if was.autostart || marked == Some(true) { "yes" } else { "no" };
         let mark = format!(
-            "<moved to='{}' owner='{}' autostart='{autostart}'/>",
+            "<moved to='{}' owner='{}' autostart='{autostart}' domain='{domain}'/>",
             escape(&moved.target),
             moved.owner
         );

@@ -16,9 +16,15 @@ pub(super) const TAG: &str = "snapshot";
 
 /// A domain's XML with the tag in its metadata.
 pub(super) fn tagged(text: &str, owner: MigrationId) -> Result<String, XmlError> {
-    let tag = format!("<warmd:{TAG} xmlns:warmd='{}' owner='{owner}'/>", DomainXml::TAG_NAMESPACE);
     let document = xml::parse(text, "domain")?;
     let root = document.root_element();
+    let id = xml::text(root, "uuid").ok_or(XmlError::Missing("uuid"))?;
+    // With the UUID: a clone that others make of the running VM takes its metadata along.
+    let tag = format!(
+        "<warmd:{TAG} xmlns:warmd='{}' owner='{owner}' domain='{}'/>",
+        DomainXml::TAG_NAMESPACE,
+        xml::escape(id)
+    );
     let whole = format!("<metadata>{tag}</metadata>");
     // The domain's elements are in no order: what is new can come first.
     let metadata = xml::child(root, "metadata");
@@ -41,7 +47,7 @@ mod tests {
     #[test]
     fn the_tag_goes_into_any_metadata() {
         let owner = MigrationId::generate();
-        let rest = "<name>x</name><uuid>u</uuid><memory>1</memory>\
+        let rest = "<name>x</name><uuid>11111111-2222-3333-4444-555555555555</uuid><memory>1</memory>\
             <os><type arch='x86_64'>hvm</type></os><devices/></domain>";
         for start in [
             "<domain>",
@@ -55,6 +61,8 @@ mod tests {
             let domain = DomainXml::read(&text).unwrap();
             assert_eq!(domain.tagged(TAG), Some(owner.to_string().as_str()), "{text}");
             assert_eq!(text.contains("urn:a"), start.contains("urn:a"));
+            let clone = text.replacen("<uuid>1", "<uuid>9", 1);
+            assert_eq!(DomainXml::read(&clone).unwrap().tagged(TAG), None, "a clone was not started by warmd");
         }
         assert!(tagged("<domain/>", owner).is_err() && tagged("<network/>", owner).is_err());
     }
