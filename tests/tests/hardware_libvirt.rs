@@ -159,6 +159,13 @@ fn a_rich_domain_stays_the_same() {
                 ensure!(!made.contains(lost), "{lost} is in {made}");
             }
             ensure!(made.contains("<address type='drive'") && made.contains("device='floppy'"), "{made}");
+            // The guest names the interface by its place.
+            let place = |xml: &str| {
+                let nic = xml.split("<interface").nth(1)?.split("</interface>").next()?;
+                Some(nic.split("<address type='pci'").nth(1)?.split("/>").next()?.to_owned())
+            };
+            let had = place(&libvirt.virsh(["dumpxml", "--inactive", "rich"])?).context("no place")?;
+            ensure!(place(&made).as_ref() == Some(&had), "{had} became another in {made}");
             let order = |device: &str| {
                 let rest = made.split(&format!("<target dev='{device}'")).nth(1)?;
                 rest.split("</disk>").next()?.split("<boot order='").nth(1)?.chars().next()
@@ -221,6 +228,43 @@ fn isolation_is_never_lost_without_consent() {
             ensure!(!made.contains("filterref") && made.contains("<link state='down'/>"), "{made}");
             target.start(owner).await?;
             target.discard_machine(owner).await.context("discarding")
+        })
+    });
+}
+
+#[test]
+fn a_processor_that_the_target_cannot_give_stands_in_the_way() {
+    run(|dir| {
+        let libvirt = Libvirt::start(dir)?;
+        filter(dir, &libvirt)?;
+        let (source, target) = (source(dir, &libvirt)?, LibvirtTarget::new(&settings(dir, &libvirt)?)?);
+        // Emulation has no AVX-512, and has all of the plainest model.
+        let of = |check: &str, model: &str| {
+            let cpu = format!("<cpu mode='custom' match='exact' check='{check}'><model fallback='forbid'>{model}</model></cpu>");
+            xml(dir).replace("<devices>", &format!("{cpu}<devices>"))
+        };
+        asynchronous(async {
+            for (check, model, wanted) in [
+                ("partial", "Icelake-Server", Some(Rule::HardwareUnmapped)),
+                ("none", "Icelake-Server", Some(Rule::HardwareChanged)),
+                ("partial", "qemu64", None),
+            ] {
+                define(dir, &libvirt, &of(check, model))?;
+                let mut machine = source.describe("rich").await?;
+                let told = |machine: Machine| async {
+                    let disks = request(MigrationId::generate(), &machine).disks;
+                    let incoming = Incoming { owner: None, name: "moved".to_owned(), machine, disks };
+                    let told = target.objections(&[incoming]).await?;
+                    let told = told.into_iter().map(|(_, objection)| objection);
+                    Ok::<_, anyhow::Error>(told.filter(|it| it.found.contains("its processor")).collect::<Vec<_>>())
+                };
+                ensure!(told(machine.clone()).await?.is_empty(), "it has run on this very host");
+                // As if it came from another host.
+                "99999999-2222-4333-8444-555555555555".clone_into(&mut machine.uuid);
+                let found = told(machine).await?;
+                ensure!(found.first().map(|it| it.rule) == wanted, "{check} {model}: {found:?}");
+            }
+            Ok(())
         })
     });
 }

@@ -272,6 +272,24 @@ impl Libvirt {
         .await
     }
 
+    /// What the host lacks of a processor (a domain's element `cpu`) for machines of that kind, in libvirt's words; `None` if
+    /// nothing.
+    pub async fn cpu_lacks(
+        &self,
+        kind: &str,
+        architecture: &str,
+        machine: &str,
+        cpu: &str,
+    ) -> Result<Option<String>, LibvirtError> {
+        let name = format!("hypervisor-cpu-compare {kind} {architecture} {machine}");
+        let of = [kind, architecture, machine, cpu].map(str::to_owned);
+        self.call(Lane::Look, name, move |libvirt| {
+            let [kind, architecture, machine, cpu] = &of;
+            libvirt.cpu_lacks(kind, architecture, machine, cpu)
+        })
+        .await
+    }
+
     /// Whether it stays defined when it is off, and whether a saved memory image waits for its next start.
     pub async fn persistent_and_saved(&self, domain: DomainId) -> Result<(bool, bool), LibvirtError> {
         self.about(Lane::Look, "dominfo", domain, |domain| Ok((domain.is_persistent()?, domain.is_saved()?)))

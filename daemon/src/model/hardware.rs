@@ -107,6 +107,10 @@ impl Part {
 
     fn device_in_words(&self) -> Option<String> {
         let of = |part: &str, attribute: &str| self.part(part).and_then(|part| part.attribute(attribute));
+        // Buses are of the machine.
+        if self.name == "controller" && self.attribute("type") == Some("pci") {
+            return None;
+        }
         let name = match self.name.as_str() {
             "disk" => of("target", "dev"),
             "interface" => of("mac", "address"),
@@ -117,7 +121,7 @@ impl Part {
             .parts
             .iter()
             .map(|part| part.name.as_str())
-            .filter(|part| !matches!(*part, "target" | "mac" | "source" | "model" | "driver"))
+            .filter(|part| !matches!(*part, "target" | "mac" | "source" | "model" | "driver" | "address"))
             .collect();
         let is_plain = matches!(self.name.as_str(), "disk" | "interface") && own.is_empty();
         // A drive without a medium is a device that goes missing all the same.

@@ -113,6 +113,32 @@ impl Connection {
         owned(self.0.api, unsafe { ask(self.0.raw(), null(), arch.as_ptr(), machine, kind.as_ptr(), 0) })
     }
 
+    /// What the host lacks of a processor, in libvirt's words; `None` if nothing.
+    pub(in crate::libvirt) fn cpu_lacks(
+        &self,
+        kind: &str,
+        arch: &str,
+        machine: &str,
+        cpu: &str,
+    ) -> Answer<Option<String>> {
+        /// `VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE`: with words.
+        const IN_WORDS: u32 = 1;
+        let (kind, arch, machine, cpu) = (text(kind)?, text(arch)?, text(machine)?, text(cpu)?);
+        let ask = self.0.api.virConnectCompareHypervisorCPU;
+        // SAFETY: the texts live for the call; libvirt chooses the emulator, which is null.
+        let answer = unsafe {
+            let (arch, machine, kind) = (arch.as_ptr(), machine.as_ptr(), kind.as_ptr());
+            ask(self.0.raw(), null(), arch, machine, kind, cpu.as_ptr(), IN_WORDS)
+        };
+        match number(self.0.api, answer) {
+            Ok(0) => Ok(Some("libvirt does not say what it lacks".to_owned())),
+            Ok(_) => Ok(None),
+            // `VIR_ERR_CPU_INCOMPATIBLE`.
+            Err(Failure::Said { code: 91, words, .. }) => Ok(Some(words)),
+            Err(failure) => Err(failure),
+        }
+    }
+
     /// All domains, running or not.
     pub(in crate::libvirt) fn domains(&self) -> Answer<Vec<Domain<'_>>> {
         let api = self.0.api;

@@ -56,6 +56,9 @@ functions! {
     fn virConnectGetDomainCapabilities(
         Object, *const c_char, *const c_char, *const c_char, *const c_char, c_uint
     ) -> *mut c_char;
+    fn virConnectCompareHypervisorCPU(
+        Object, *const c_char, *const c_char, *const c_char, *const c_char, *const c_char, c_uint
+    ) -> c_int;
     fn virConnectListAllDomains(Object, *mut *mut Object, c_uint) -> c_int;
     fn virConnectListAllNetworks(Object, *mut *mut Object, c_uint) -> c_int;
     fn virConnectDomainEventRegisterAny(

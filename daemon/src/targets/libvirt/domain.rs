@@ -10,6 +10,7 @@ use warmd_cbt::buffer::ALIGNMENT;
 use super::{
     carried::{AGENT, Carried},
     owned,
+    pci::Slots,
     settings::DiskBus,
     xml::Element,
 };
@@ -151,8 +152,9 @@ impl Domain<'_> {
     fn devices(&self) -> Result<Element, Misfit> {
         let carried = self.carried();
         let order = self.boot_order();
+        let slots = Slots::of(&self.request.machine);
         let nics = self.request.machine.nics.iter().zip(self.links).map(|(nic, link)| {
-            let interface = interface(nic, link, carried)?;
+            let interface = slots.put(&nic.mac, interface(nic, link, carried)?);
             Ok::<_, Misfit>(match order.iter().position(|device| *device == Boots::Nic(&nic.mac)) {
                 Some(at) => interface.with(Element::new("boot").attr("order", at + 1)),
                 None => interface,
@@ -176,6 +178,7 @@ impl Domain<'_> {
             vec![Element::new("rng").attr("model", "virtio").with(random)]
         };
         Ok(Element::new("devices")
+            .with_all(slots.ports())
             .with_all(self.disks(&order)?)
             .with_all(nics)
             .with(serial)
@@ -448,7 +451,7 @@ fn letters(nth: usize) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use warmd_cbt::units::Length;
 
     use super::*;
@@ -461,7 +464,6 @@ mod tests {
     };
 
     fn request(disks: &[(&str, &str)]) -> CreateMachine {
-        let uuid = "11111111-2222-4333-8444-555555555555";
         let disk = |(order, (key, bus)): (usize, &(&str, &str))| MachineDisk {
             key: DiskKey((*key).to_owned()),
             size: Length(1 << 20),
@@ -471,6 +473,21 @@ mod tests {
             untracked: None,
         };
         let machine = Machine {
+            disks: disks.iter().enumerate().map(disk).collect(),
+            ..machine()
+        };
+        CreateMachine {
+            owner: MigrationId::generate(),
+            name: "a <b> & 'c'".to_owned(),
+            machine,
+            disks: Vec::new(),
+        }
+    }
+
+    /// A machine without disks.
+    pub(in crate::targets::libvirt) fn machine() -> Machine {
+        let uuid = "11111111-2222-4333-8444-555555555555";
+        Machine {
             id: VmId(uuid.to_owned()),
             name: "source".to_owned(),
             uuid: uuid.to_owned(),
@@ -479,19 +496,13 @@ mod tests {
             architecture: "x86_64".to_owned(),
             cpu: CpuTopology { sockets: 1, cores: 2, threads: 3 },
             memory: Length(256 << 20),
-            disks: disks.iter().enumerate().map(disk).collect(),
+            disks: Vec::new(),
             nics: vec![Nic {
                 mac: "52:54:00:12:34:56".to_owned(),
                 network: "x".to_owned(),
                 model: "e1000".to_owned(),
             }],
             hardware: None,
-        };
-        CreateMachine {
-            owner: MigrationId::generate(),
-            name: "a <b> & 'c'".to_owned(),
-            machine,
-            disks: Vec::new(),
         }
     }
 

@@ -6,12 +6,14 @@
 //! absent.
 
 mod carried;
+mod cpu;
 mod domain;
 mod guest;
 mod isolation;
 mod lost;
 mod networks;
 mod owned;
+mod pci;
 mod preflight;
 mod settings;
 mod state;

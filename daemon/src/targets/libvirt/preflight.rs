@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{DiskBus, LibvirtTarget, domain::Domain, failed, isolation, networks::Networks, owned};
+use super::{
+    DiskBus, LibvirtTarget, cpu::Processors, domain::Domain, failed, isolation, networks::Networks, owned, pci::Slots,
+};
 use crate::{
     libvirt::{DomainId, DomainXml, LibvirtError, LibvirtErrorKind, went_unanswered, xml as read},
     model::{
@@ -96,6 +98,18 @@ impl LibvirtTarget {
                 for (rule, found) in changes(machine, known, self.settings.disk_bus) {
                     object(rule, found);
                 }
+                let had = machine.hardware.as_ref().and_then(|hardware| hardware.attribute("type"));
+                if had == Some(known.kind) {
+                    // The source VM itself is here.
+                    let is_same_host = domains
+                        .iter()
+                        .any(|(id, domain)| *id == machine.uuid && !is_owned(domain, incoming.owner));
+                    let judged =
+                        self.judge_cpu(machine, known.kind, &key.1, &known.processors, is_same_host).await;
+                    if let Some((rule, found)) = judged.map_err(failed(&doing))? {
+                        object(rule, found);
+                    }
+                }
             }
         }
         Ok(objections)
@@ -143,6 +157,7 @@ struct Capabilities {
     /// Screens and display devices that it names; none if it does not say.
     graphics: Vec<String>,
     videos: Vec<String>,
+    processors: Processors,
 }
 
 impl Capabilities {
@@ -164,7 +179,8 @@ impl Capabilities {
             values.filter_map(|value| value.text().map(str::to_owned)).collect()
         };
         let (graphics, videos) = (named("graphics", "type"), named("video", "modelType"));
-        Self { uefi: has(os, "firmware", "efi"), secure, kind: "", graphics, videos }
+        let processors = Processors::read(document.root_element());
+        Self { uefi: has(os, "firmware", "efi"), secure, kind: "", graphics, videos, processors }
     }
 }
 
@@ -184,6 +200,7 @@ fn changes(machine: &Machine, known: &Capabilities, disk_bus: DiskBus) -> Vec<(R
         let why = format!("disk {} is on {} and comes to virtio: `disk_bus` says so", disk.key, disk.bus);
         found.push((Rule::HardwareChanged, why));
     }
+    found.extend(Slots::of(machine).findings().map(|found| (Rule::HardwareChanged, found)));
     let lacks = |all: &[String], one: &str| !all.is_empty() && !all.iter().any(|known| known == one);
     let graphics = hardware.devices("graphics").filter_map(|graphics| graphics.attribute("type"));
     for kind in graphics.filter(|kind| lacks(&known.graphics, kind)) {

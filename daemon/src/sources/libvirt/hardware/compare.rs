@@ -42,7 +42,13 @@ pub(crate) fn differences(running: &Part, defined: &Part) -> Vec<Difference> {
                 // Whether it is a disk or a LUN is of its image.
                 let is_kept = |line: &String| !matches!(line.as_str(), "@device=disk" | "@device=lun");
                 let of = |part| lines(part).into_iter().filter(is_kept).collect::<Vec<_>>();
-                let (now, then) = (of(now), of(then));
+                let (mut now, mut then) = (of(now), of(then));
+                // One without a place gets one.
+                let is_place = |line: &String| line.starts_with("address/");
+                if !(now.iter().any(is_place) && then.iter().any(is_place)) {
+                    now.retain(|line| !is_place(line));
+                    then.retain(|line| !is_place(line));
+                }
                 let now = if is_on_network(then.as_slice()) { without_given(now, &then) } else { now };
                 push(&place.to_string(), &now, &then, &mut found);
             }
@@ -124,7 +130,9 @@ impl std::fmt::Display for Place {
 
 fn grouped(devices: &[Part]) -> BTreeMap<Place, Vec<Part>> {
     let mut groups = BTreeMap::<_, Vec<Part>>::new();
-    for device in devices {
+    // Buses come and go with what is on them.
+    let is_bus = |device: &Part| device.name == "controller" && device.attribute("type") == Some("pci");
+    for device in devices.iter().filter(|device| !is_bus(device)) {
         let name = match device.name.as_str() {
             "disk" => device.target().map(str::to_owned),
             "interface" => device.mac().map(str::to_ascii_lowercase),
@@ -218,6 +226,17 @@ mod tests {
             <source network='lan' portid='x' bridge='virbr0'/><target dev='vnet0'/><mtu size='9000'/>\
             <alias name='net0'/><address type='pci' slot='0x03'/></interface>";
         assert_eq!(told((running, &(DISK.to_owned() + live)), (defined, &(DISK.to_owned() + NIC))), [""; 0]);
+    }
+
+    #[test]
+    fn an_interface_at_another_place_is_told() {
+        let at = |slot: &str| NIC.replace("</interface>", &format!("<address type='pci' slot='{slot}'/></interface>"));
+        let bus = "<controller type='pci' index='1' model='pcie-root-port'/>";
+        assert_eq!(told(("", &(at("0x03") + bus)), ("", &at("0x03"))), [""; 0]);
+        assert_eq!(
+            told(("", &at("0x03")), ("", &at("0x04"))),
+            ["interface 52:54:00:aa:00:01: address/@slot=0x03 | address/@slot=0x04"]
+        );
     }
 
     #[test]

@@ -170,6 +170,10 @@ pub(super) const TABLE: &[(&str, Class)] = &[
     ("devices/disk/mirror", RUNTIME),
     ("devices/disk/alias", ANEW), ("devices/disk/address", ANEW),
 
+    // Where interfaces are on them is kept where the target has the same.
+    ("devices/controller[type=pci]", Carry),
+    ("devices/controller[type=pci]/address[type=pci]", Carry), ("devices/controller[type=pci]/address/@multifunction", ANEW),
+    ("devices/controller[type=pci]/address/@*", Carry), ("devices/controller[type=pci]/*", ANEW),
     ("devices/controller[type=scsi|usb]", Carry),
     ("devices/controller/@type", Carry), ("devices/controller/@index", Carry), ("devices/controller/@model", Carry),
     ("devices/controller/@ports", Carry),
@@ -209,7 +213,9 @@ pub(super) const TABLE: &[(&str, Class)] = &[
     ("devices/interface/backend", HOSTS), ("devices/interface/tune", TUNED),
     ("devices/interface/ip", LEFT), ("devices/interface/route", LEFT), ("devices/interface/portForward", LEFT),
     ("devices/interface/teaming", LEFT), ("devices/interface/acpi", LEFT),
-    ("devices/interface/alias", ANEW), ("devices/interface/address", ANEW),
+    ("devices/interface/alias", ANEW),
+    ("devices/interface/address[type=pci]", Carry), ("devices/interface/address/@multifunction", ANEW),
+    ("devices/interface/address/@*", Carry), ("devices/interface/address", ANEW),
 
     ("devices/input[type=passthrough|evdev]", Find(Rule::DeviceUnmapped, "it is a device of the source's host, and stays behind")),
     ("devices/input", Carry), ("devices/input/@type", Carry), ("devices/input/@bus", Carry), ("devices/input/@model", Carry),
