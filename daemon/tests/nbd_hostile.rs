@@ -448,3 +448,121 @@ async fn nobody_listening_is_a_connection_error() {
     let error = in_time(NbdDisk::open(options)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Connection, "{error}");
 }
+
+/// A server with one block in memory, whose first connection holds the write that comes by it.
+struct Hoarder {
+    block: std::sync::Arc<std::sync::Mutex<Vec<u8>>>,
+    /// Told, the first connection applies and answers the write that it holds.
+    answer: tokio::sync::watch::Sender<bool>,
+    script: Script,
+}
+
+const OLD: [u8; 4096] = [0x11; 4096];
+const NEW: [u8; 4096] = [0x22; 4096];
+
+impl Hoarder {
+    /// With `hangs_up`, the first connection ends unanswered, and its write lands when the second one is to flush.
+    fn new(hangs_up: bool) -> Self {
+        let block = std::sync::Arc::new(std::sync::Mutex::new(vec![0; 4096]));
+        let held = std::sync::Arc::new(std::sync::Mutex::new(None::<Vec<u8>>));
+        let (answer, told) = tokio::sync::watch::channel(false);
+        let shared = std::sync::Arc::clone(&block);
+        let script = Script::raw(move |mut stream, connection| {
+            let (block, held, mut told) =
+                (std::sync::Arc::clone(&shared), std::sync::Arc::clone(&held), told.clone());
+            async move {
+                common::script::shake(&mut stream, PLAIN).await.unwrap();
+                let mut header = [0; 28];
+                while stream.read_exact(&mut header).await.is_ok() {
+                    let cookie = u64::from_be_bytes(header[8..16].try_into().unwrap());
+                    let length = u32::from_be_bytes(header[24..28].try_into().unwrap()) as usize;
+                    let reply = match header[7] {
+                        0 => simple(0, cookie, &block.lock().unwrap()[..length]),
+                        1 => {
+                            let mut data = vec![0; length];
+                            stream.read_exact(&mut data).await.unwrap();
+                            if connection == 0 && hangs_up {
+                                *held.lock().unwrap() = Some(data);
+                                return;
+                            }
+                            if connection == 0 {
+                                told.wait_for(|told| *told).await.unwrap();
+                            }
+                            *block.lock().unwrap() = data;
+                            simple(0, cookie, &[])
+                        }
+                        3 => {
+                            if let Some(late) = held.lock().unwrap().take() {
+                                *block.lock().unwrap() = late;
+                            }
+                            simple(0, cookie, &[])
+                        }
+                        _ => return,
+                    };
+                    if stream.write_all(&reply).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Self { block, answer, script }
+    }
+
+    fn options(&self) -> NbdOptions {
+        NbdOptions { request_timeout: Duration::from_millis(300), ..self.script.options() }
+    }
+
+    /// Writes what is older; the write is given up.
+    async fn give_up(&self) {
+        let disk = NbdDisk::open(self.options()).await.unwrap();
+        in_time(disk.write_at(Offset(0), buffer(&OLD), 0..4096, false)).await.expect_err("nobody answers");
+    }
+}
+
+#[tokio::test]
+async fn nothing_newer_is_written_while_an_older_write_may_land() {
+    let server = Hoarder::new(false);
+    server.give_up().await;
+    let early = in_time(NbdDisk::open(server.options())).await.expect_err("the older write is not over");
+    assert_eq!(early.kind(), ErrorKind::Timeout, "{early}");
+    assert!(early.to_string().contains("earlier connection"), "{early}");
+    let reader = NbdOptions { writable: false, ..server.options() };
+    in_time(NbdDisk::open(reader)).await.expect("reading is not writing");
+    server.answer.send_replace(true);
+    let disk = loop {
+        match in_time(NbdDisk::open(server.options())).await {
+            Ok(disk) => break disk,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Timeout, "{error}"),
+        }
+    };
+    assert_eq!(server.block.lock().unwrap()[..], OLD, "it was answered, so it has landed");
+    in_time(disk.write_at(Offset(0), buffer(&NEW), 0..4096, false)).await.unwrap();
+    in_time(disk.sync()).await.unwrap();
+    assert_eq!(server.block.lock().unwrap()[..], NEW);
+}
+
+#[tokio::test]
+async fn an_older_write_that_lands_over_a_newer_one_is_found_by_the_flush() {
+    let server = Hoarder::new(true);
+    server.give_up().await;
+    let disk = in_time(NbdDisk::open(server.options())).await.unwrap();
+    in_time(disk.write_at(Offset(0), buffer(&NEW), 0..4096, false)).await.unwrap();
+    let overwritten = in_time(disk.flush()).await.expect_err("the block holds the older write");
+    assert_eq!(server.block.lock().unwrap()[..], OLD, "the older write did not land");
+    assert_eq!((overwritten.kind, overwritten.extent), (ErrorKind::Connection, Some(extent(0, 4096))));
+    in_time(disk.write_at(Offset(0), buffer(&NEW), 0..4096, false)).await.unwrap();
+    in_time(disk.flush()).await.expect("it was written again");
+    assert_eq!(server.block.lock().unwrap()[..], NEW);
+}
+
+#[tokio::test]
+async fn where_an_earlier_process_may_have_written_a_flush_reads_back() {
+    let server = Hoarder::new(true);
+    server.give_up().await;
+    // Another process: it knows of no such write, and finds the export by another name.
+    let disk = NbdOptions { export: "y".into(), unknown_past: true, ..server.options() };
+    let disk = in_time(NbdDisk::open(disk)).await.unwrap();
+    in_time(disk.write_at(Offset(0), buffer(&NEW), 0..4096, false)).await.unwrap();
+    let overwritten = in_time(disk.flush()).await.expect_err("the block holds the older write");
+    assert!(overwritten.to_string().contains("landed over"), "{overwritten}");
+}

@@ -18,13 +18,15 @@ use tracing::Instrument as _;
 use warmd_cbt::buffer::Buffer;
 
 use super::{
+    astray::Astray,
     call::{Answer, Call, Data, Failed},
     coverage::Coverage,
     dial::Input,
+    drain::drain,
     durability::Durability,
     error::{NbdCause, NbdError},
     handshake::Export,
-    in_flight::{Entry, InFlight},
+    in_flight::{Afterwards, Entry, InFlight},
     output::Output,
     payload::Payload,
     receive::Receiver,
@@ -50,8 +52,9 @@ impl Connection {
         in_flight: usize,
         timeout: Duration,
         durability: &Arc<Durability>,
+        astray: &Arc<Astray>,
     ) -> Self {
-        let table = Arc::new(InFlight::new(timeout, Arc::clone(durability)));
+        let table = Arc::new(InFlight::new(timeout, Arc::clone(durability)).owing(astray));
         let permits = Arc::new(Semaphore::new(in_flight.max(1)));
         let (queue, outgoing) = mpsc::channel(in_flight.max(1));
         let contexts = export.contexts.iter().map(|(id, _)| *id).collect();
@@ -132,28 +135,38 @@ pub(super) fn reclaim(data: Arc<Payload>) -> Result<Buffer, NbdError> {
     payload.and_then(Payload::acknowledged).ok_or_else(|| NbdError::of(Violation::EarlyAck))
 }
 
-async fn transmit<R: AsyncRead + Unpin>(
+async fn transmit<R: AsyncRead + Unpin + Send + 'static>(
     mut receiver: Receiver<R>,
     mut output: Output,
     mut outgoing: mpsc::Receiver<Outgoing>,
     ending: Ending,
     timeout: Duration,
 ) {
-    let reason = tokio::select! {
+    // Only if reading did not fail, what comes yet can be understood.
+    let (reason, is_readable) = tokio::select! {
         biased;
-        error = receiver.run() => Some(error),
-        sent = send::run(&mut output, &mut outgoing, &ending.table) => sent.err(),
-        error = watch(&ending.table, timeout) => Some(error),
+        error = receiver.run() => (Some(error), false),
+        sent = send::run(&mut output, &mut outgoing, &ending.table) => (sent.err(), true),
+        error = watch(&ending.table, timeout) => (Some(error), true),
     };
     receiver.abandon();
     // Whoever makes its write again elsewhere must be the only one to hold its data.
     drop(outgoing);
-    match reason {
+    let afterwards = match reason {
         Some(error) => {
             tracing::debug!(%error, "NBD connection ended");
-            ending.broken(&error);
+            ending.broken(&error)
         }
         None => ending.closed(),
+    };
+    let Some((open, debt)) = afterwards else { return };
+    if let Some(rest) = receiver.into_rest().filter(|_| is_readable) {
+        let hearing = async move {
+            drain(rest, open, debt).await;
+            // Its end is the connection's, as far as the server sees.
+            drop(output);
+        };
+        tokio::spawn(hearing.in_current_span());
     }
 }
 
@@ -180,15 +193,15 @@ struct Ending {
 
 impl Ending {
     /// The order matters: nobody may make a request elsewhere and flush before the loss is known.
-    fn broken(&self, error: &NbdError) {
+    fn broken(&self, error: &NbdError) -> Option<Afterwards> {
         self.durability.connection_lost();
         self.permits.close();
-        self.table.close(error);
+        self.table.close(error)
     }
 
-    fn closed(&self) {
+    fn closed(&self) -> Option<Afterwards> {
         self.permits.close();
-        self.table.close(&NbdError::of(NbdCause::GivenUp("it was closed")));
+        self.table.close(&NbdError::of(NbdCause::GivenUp("it was closed")))
     }
 }
 

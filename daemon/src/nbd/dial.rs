@@ -1,7 +1,8 @@
 //! Reaches a server and shakes hands with it, each within its deadline.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
+use rustix::net::sockopt;
 use tokio::{
     io::{AsyncRead, BufReader},
     net::{TcpStream, UnixStream},
@@ -16,6 +17,11 @@ use super::{
     output::Output,
     receive::READ_AHEAD,
 };
+
+/// How long a peer is silent before it is asked for a sign of life, and between the asking.
+const PROBE: Duration = Duration::from_secs(20);
+/// Signs of life that are missing before a peer is taken for gone.
+const PROBES: u32 = 3;
 
 /// The reading half of a socket, of whatever kind.
 pub(super) type Input = BufReader<Box<dyn AsyncRead + Send + Unpin>>;
@@ -62,6 +68,7 @@ async fn connect(address: &NbdAddress, timeout: Duration) -> Result<(Input, Outp
             NbdAddress::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 stream.set_nodelay(true)?;
+                keep_alive(&stream)?;
                 let (input, output) = stream.into_split();
                 (Box::new(input), Output::Tcp(output))
             }
@@ -72,6 +79,14 @@ async fn connect(address: &NbdAddress, timeout: Duration) -> Result<(Input, Outp
         connecting.await.map_err(|error| NbdError::of(NbdCause::io("connecting", error)))
     })
     .await
+}
+
+/// A host that is gone ends its connections, also those on which only an answer is waited for.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, PROBE)?;
+    sockopt::set_tcp_keepintvl(stream, PROBE)?;
+    Ok(sockopt::set_tcp_keepcnt(stream, PROBES)?)
 }
 
 async fn within<T>(

@@ -29,6 +29,7 @@ use super::{
     options::NbdOptions,
     payload::Payload,
     pieces::{self, ReadPiece},
+    recheck::Recheck,
     wire::{Command, ExportFlags, request},
 };
 
@@ -45,6 +46,7 @@ pub struct NbdDisk {
     lanes: Arc<Lanes>,
     /// The server was asked to zero, and would not.
     refused_zeroing: Arc<AtomicBool>,
+    recheck: Arc<Recheck>,
 }
 
 /// How [`NbdDisk::zero_range`] is to zero.
@@ -63,9 +65,14 @@ impl NbdDisk {
     ///
     /// # Errors
     /// If the server cannot be reached, breaks the protocol, refuses the export, or offers it read-only where
-    /// `options` want to write.
+    /// `options` want to write. For writing also [`NbdCause::Timeout`], while the server owes the answer to a write of
+    /// an earlier connection.
     pub async fn open(options: NbdOptions) -> Result<Self, NbdError> {
-        Ok(Self { lanes: Arc::new(Lanes::open(options).await?), refused_zeroing: Arc::default() })
+        let writable = options.writable;
+        let lanes = Lanes::open(options).await?;
+        let suspects = if writable { lanes.astray().suspects() } else { Vec::new() };
+        let recheck = Arc::new(Recheck::new(suspects));
+        Ok(Self { lanes: Arc::new(lanes), refused_zeroing: Arc::default(), recheck })
     }
 
     /// Takes leave of the server and waits until that is sent. Requests in flight of other clones fail, or open new
@@ -139,14 +146,16 @@ impl NbdDisk {
     ) -> Result<Buffer, NbdError> {
         let flags = self.fua_flag(fua)?;
         self.check_change(Command::Write, at.0, range.len() as u64)?;
-        let data = Arc::new(Payload::new(buffer));
+        let (data, whole) = (Arc::new(Payload::new(buffer)), range.clone());
         for (offset, length) in pieces::steps(at.0, range.len() as u64, self.export().blocks.maximum) {
             let from = range.start + (offset - at.0) as usize;
             let place = from..from + length as usize;
             let data = Data::From(Arc::clone(&data), place);
             self.call(Call { command: Command::Write, flags, offset, length, data }).await?;
         }
-        reclaim(data)
+        let buffer = reclaim(data)?;
+        self.recheck.wrote(at.0, &buffer, whole);
+        Ok(buffer)
     }
 
     /// Makes the range read as zeroes by the server's own command, with holes unless `flags` forbid.
@@ -163,7 +172,9 @@ impl NbdDisk {
         if flags.no_hole {
             bits |= request::NO_HOLE;
         }
-        self.change_range(Command::WriteZeroes, bits, extent).await
+        self.change_range(Command::WriteZeroes, bits, extent).await?;
+        self.recheck.zeroed(extent);
+        Ok(())
     }
 
     /// Tells the server that the range's contents no longer matter.
@@ -196,13 +207,16 @@ impl NbdDisk {
                 let write = Call { command: Command::Write, flags: 0, offset, length, data };
                 async { self.call(write).await.map(|_| ()) }
             })
-            .await
+            .await?;
+        self.recheck.zeroed(extent);
+        Ok(())
     }
 
     /// Makes durable every write that had returned before.
     ///
     /// # Errors
-    /// Also [`NbdCause::WritesLost`], once, after a connection was lost with writes not flushed; and
+    /// Also [`NbdCause::WritesLost`], once, after a connection was lost with writes not flushed;
+    /// [`NbdCause::Overwritten`], if an older write landed over one of these; and
     /// [`NbdCause::Unsupported`] if the server has no FLUSH and the options do not trust it without. A disk that is
     /// open for reading only has nothing to flush.
     pub async fn sync(&self) -> Result<(), NbdError> {
@@ -213,6 +227,7 @@ impl NbdDisk {
         let lost = |Lost| NbdError::of(NbdCause::WritesLost).at(at);
         let durability = self.lanes.durability();
         let mark = durability.begin_flush().map_err(lost)?;
+        let due = self.recheck.due();
         if self.export().flags.has(ExportFlags::FLUSH) {
             if let Err(error) = self.call(Call::plain(Command::Flush, 0, 0, 0)).await {
                 durability.failed_flush(mark);
@@ -220,6 +235,10 @@ impl NbdDisk {
             }
         } else if !self.options().trust_without_flush {
             return Err(NbdError::of(NbdCause::Unsupported("FLUSH")).at(at));
+        }
+        if let Err(error) = due.check(self).await {
+            durability.failed_flush(mark);
+            return Err(error);
         }
         durability.end_flush(mark).map_err(lost)
     }

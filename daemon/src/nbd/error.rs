@@ -67,6 +67,12 @@ pub enum NbdCause {
     /// Writes may be gone: the connection was lost after they were acknowledged and before they were flushed.
     #[error("writes since the last flush may be lost: the connection to the server broke in between")]
     WritesLost,
+    /// What a flush covers is not there any more.
+    #[error(
+        "an older write, whose connection was given up before the server had answered it, landed over what was written: it \
+         is written again"
+    )]
+    Overwritten,
     /// The server's smallest block is larger than what the request would change.
     #[error("the server takes only multiples of {minimum} bytes")]
     Misaligned { minimum: u32 },
@@ -106,9 +112,10 @@ impl NbdError {
     /// What to do about it.
     pub fn kind(&self) -> ErrorKind {
         match &self.cause {
-            NbdCause::Connection { .. } | NbdCause::GivenUp(_) | NbdCause::WritesLost => {
-                ErrorKind::Connection
-            }
+            NbdCause::Connection { .. }
+            | NbdCause::GivenUp(_)
+            | NbdCause::WritesLost
+            | NbdCause::Overwritten => ErrorKind::Connection,
             NbdCause::Timeout { .. } => ErrorKind::Timeout,
             NbdCause::Server { errno, .. } => errno.kind(),
             NbdCause::Protocol(_) | NbdCause::Changed(_) => ErrorKind::Protocol,

@@ -4,6 +4,7 @@
 //! either way. A caller that went away leaves its entry behind: the answer is still read, into the entry's own buffer.
 
 use std::{
+    collections::BTreeMap,
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -16,8 +17,10 @@ use tokio::{
 use warmd_cbt::buffer::Buffer;
 
 use super::{
+    astray::{Astray, Debt},
     call::{Answer, ContextRuns},
     coverage::Coverage,
+    drain::Unanswered,
     durability::Durability,
     errno::Errno,
     error::{NbdCause, NbdError, RequestAt},
@@ -49,7 +52,11 @@ pub(super) struct InFlight {
     inner: Mutex<Inner>,
     timeout: Duration,
     durability: Arc<Durability>,
+    astray: Option<Arc<Astray>>,
 }
+
+/// What a server may do yet for a connection that has ended: the requests by their cookies, and the changes.
+pub(super) type Afterwards = (BTreeMap<u64, Unanswered>, Debt);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -66,6 +73,16 @@ struct Slot {
     deadline: Instant,
     /// Whether all of it has gone out, its data included.
     sent: bool,
+    out: Out,
+}
+
+/// How far a request has got on its way to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Out {
+    Queued,
+    /// Some of it may have gone out.
+    Going,
+    Gone,
 }
 
 #[derive(Debug)]
@@ -79,7 +96,13 @@ enum State {
 impl InFlight {
     /// An empty table, whose requests must be answered within `timeout`.
     pub(super) fn new(timeout: Duration, durability: Arc<Durability>) -> Self {
-        Self { inner: Mutex::default(), timeout, durability }
+        Self { inner: Mutex::default(), timeout, durability, astray: None }
+    }
+
+    /// The same, for an export whose changes are looked after beyond the connection.
+    pub(super) fn owing(mut self, astray: &Arc<Astray>) -> Self {
+        self.astray = Some(Arc::clone(astray));
+        self
     }
 
     /// Takes a request in and gives its cookie; if the connection has ended, fails it instead. One that carries data
@@ -96,18 +119,33 @@ impl InFlight {
         let state = State::Waiting(Box::new(entry));
         let free = inner.slots.iter().position(|slot| matches!(slot.state, State::Free));
         let index = free.unwrap_or_else(|| {
-            inner.slots.push(Slot { generation: 0, state: State::Free, deadline, sent: false });
+            let (state, out) = (State::Free, Out::Queued);
+            inner.slots.push(Slot { generation: 0, state, deadline, sent: false, out });
             inner.slots.len() - 1
         });
         let slot = &mut inner.slots[index];
-        *slot = Slot { generation: slot.generation.wrapping_add(1), state, deadline, sent: !carries_data };
-        Some(u64::from(slot.generation) << 32 | index as u64)
+        let generation = slot.generation.wrapping_add(1);
+        *slot = Slot { generation, state, deadline, sent: !carries_data, out: Out::Queued };
+        Some(slot.cookie(index))
     }
 
-    /// The data of a request has gone out.
-    pub(super) fn sent(&self, cookie: u64) {
-        if let Some(slot) = slot_of(&mut self.inner().slots, cookie) {
-            slot.sent = true;
+    /// These requests are being sent.
+    pub(super) fn going(&self, cookies: &[u64]) {
+        let mut inner = self.inner();
+        for cookie in cookies {
+            if let Some(slot) = slot_of(&mut inner.slots, *cookie) {
+                slot.out = Out::Going;
+            }
+        }
+    }
+
+    /// These requests have gone out, with their data.
+    pub(super) fn sent(&self, cookies: &[u64]) {
+        let mut inner = self.inner();
+        for cookie in cookies {
+            if let Some(slot) = slot_of(&mut inner.slots, *cookie) {
+                (slot.sent, slot.out) = (true, Out::Gone);
+            }
         }
     }
 
@@ -161,22 +199,46 @@ impl InFlight {
         inner.slots.iter().filter(|slot| !matches!(slot.state, State::Free)).map(|slot| slot.deadline).min()
     }
 
-    /// Takes no more requests and fails all that wait, those overdue with a timeout. Does nothing a second time.
-    pub(super) fn close(&self, error: &NbdError) {
+    /// Takes no more requests and fails all that wait, those overdue with a timeout; answers what the server may do
+    /// yet. Does nothing a second time.
+    pub(super) fn close(&self, error: &NbdError) -> Option<Afterwards> {
         let now = Instant::now();
         let mut inner = self.inner();
         if inner.closed.is_some() {
-            return;
+            return None;
         }
         inner.closed = Some(error.clone());
         let slots = std::mem::take(&mut inner.slots);
         drop(inner);
+        // Before their callers learn of it, and may let something newer be written there.
+        let afterwards = self.afterwards(&slots);
         for slot in slots {
             if let State::Waiting(entry) = slot.state {
                 let overdue = slot.deadline <= now;
                 entry.fail(if overdue { self.timed_out() } else { error.clone() });
             }
         }
+        afterwards
+    }
+
+    /// None if there is no change that the server can have whole.
+    fn afterwards(&self, slots: &[Slot]) -> Option<Afterwards> {
+        let astray = self.astray.as_ref()?;
+        let (mut open, mut changes) = (BTreeMap::new(), Vec::new());
+        for (index, slot) in slots.iter().enumerate() {
+            let State::Waiting(entry) = &slot.state else { continue };
+            if slot.out == Out::Queued {
+                continue;
+            }
+            // Of one with data that is not all out the server never gets the rest.
+            let owed = (entry.at.command.changes() && slot.sent).then(|| {
+                changes.push((entry.at.offset, entry.at.length));
+                changes.len() - 1
+            });
+            let (expect, length, is_due) = (entry.expect, entry.at.length, slot.out == Out::Gone);
+            open.insert(slot.cookie(index), Unanswered { expect, length, owed, is_due });
+        }
+        (!changes.is_empty()).then(|| (open, astray.owe(changes.into_iter())))
     }
 
     fn timed_out(&self) -> NbdError {
@@ -185,6 +247,12 @@ impl InFlight {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slot {
+    fn cookie(&self, index: usize) -> u64 {
+        u64::from(self.generation) << 32 | index as u64
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::{
+    astray::Astray,
     call::{Answer, Call, Failed},
     connection::Connection,
     dial,
@@ -43,6 +44,7 @@ pub(super) struct Lanes {
     places: Vec<Mutex<Option<Arc<Connection>>>>,
     next: AtomicUsize,
     durability: Arc<Durability>,
+    astray: Arc<Astray>,
     /// Held by who tries to reach a lost server.
     gate: tokio::sync::Mutex<Backoff>,
 }
@@ -57,15 +59,24 @@ struct Backoff {
 impl Lanes {
     /// Opens the first connection, and more if the server allows.
     pub(super) async fn open(options: NbdOptions) -> Result<Self, NbdError> {
+        let astray = Astray::of(&options);
+        if options.writable {
+            // Before it is asked for a connection: a server may have but one, and that is taken.
+            astray.settled(options.request_timeout).await?;
+        }
         let first = dial::open(&options).await?;
         let export = first.2.clone();
         if options.writable && export.flags.has(ExportFlags::READ_ONLY) {
             return Err(NbdError::of(NbdCause::ReadOnly));
         }
+        if options.writable {
+            astray.begin(export.size, options.unknown_past);
+            astray.settled(options.request_timeout).await?;
+        }
         let durability = Arc::new(Durability::default());
         let start = |parts| {
             let connection =
-                Connection::start(parts, options.in_flight, options.request_timeout, &durability);
+                Connection::start(parts, options.in_flight, options.request_timeout, &durability, &astray);
             Mutex::new(Some(Arc::new(connection)))
         };
         let mut places = vec![start(first)];
@@ -88,6 +99,7 @@ impl Lanes {
             places,
             next: AtomicUsize::new(0),
             durability,
+            astray,
             gate: tokio::sync::Mutex::default(),
         })
     }
@@ -102,6 +114,11 @@ impl Lanes {
 
     pub(super) fn durability(&self) -> &Durability {
         &self.durability
+    }
+
+    /// What earlier connections to the export may change yet.
+    pub(super) fn astray(&self) -> &Astray {
+        &self.astray
     }
 
     /// Connections that were opened.
@@ -187,8 +204,8 @@ impl Lanes {
     async fn reopen(&self, lane: usize, options: &NbdOptions) -> Result<Arc<Connection>, NbdError> {
         let parts = dial::open(options).await?;
         same(&self.export, &parts.2)?;
-        let connection =
-            Connection::start(parts, self.options.in_flight, self.options.request_timeout, &self.durability);
+        let (in_flight, timeout) = (self.options.in_flight, self.options.request_timeout);
+        let connection = Connection::start(parts, in_flight, timeout, &self.durability, &self.astray);
         let connection = Arc::new(connection);
         let mut place = self.places[lane].lock().unwrap_or_else(PoisonError::into_inner);
         *place = Some(Arc::clone(&connection));

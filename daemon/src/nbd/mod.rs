@@ -9,13 +9,18 @@
 //!  status     (cut)    (pick,    (in_flight)  └─ receive ◀─ socket ── straight into the caller's buffer
 //!  seam                 retry)
 //! ```
+//!
+//! A connection that is given up with changes in flight is heard out (`drain`); what it may change yet is remembered
+//! (`astray`) until it is over, and read back where it is not (`recheck`).
 
 mod address;
+mod astray;
 mod call;
 mod connection;
 mod coverage;
 mod dial;
 mod disk;
+mod drain;
 mod durability;
 mod errno;
 mod error;
@@ -29,6 +34,7 @@ mod output;
 mod payload;
 mod pieces;
 mod receive;
+mod recheck;
 mod reply;
 mod seam;
 mod send;

@@ -31,6 +31,9 @@ pub struct NbdOptions {
     /// For servers that do not offer FLUSH: take their acknowledgement as durable. Otherwise a flush of a disk
     /// opened for writing is refused there, because nothing it could say would be true.
     pub trust_without_flush: bool,
+    /// An earlier process may have written to the export, and its last writes may land late: what is written there is
+    /// read back for a while. For disks opened for writing.
+    pub unknown_past: bool,
 }
 
 /// The meta context that tells holes and zeroes.
@@ -53,6 +56,7 @@ impl NbdOptions {
             request_timeout: Duration::from_secs(30),
             reconnect_for: Duration::from_mins(1),
             trust_without_flush: false,
+            unknown_past: false,
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
 use super::{
     call::{Answer, ContextRuns},
@@ -28,6 +28,8 @@ pub(super) struct Receiver<R> {
     contexts: Vec<u32>,
     /// The entry whose reply is being read. Kept here so that it is not lost when reading is broken off.
     in_hand: Option<(u64, Box<Entry>)>,
+    /// Whether the next byte is the first one of a reply.
+    is_between: bool,
 }
 
 impl<R: AsyncRead + Unpin> Receiver<R> {
@@ -37,7 +39,7 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
         structured: bool,
         contexts: Vec<u32>,
     ) -> Self {
-        Self { input, table, structured, contexts, in_hand: None }
+        Self { input, table, structured, contexts, in_hand: None, is_between: true }
     }
 
     /// Reads replies until the connection ends; gives the reason.
@@ -49,6 +51,11 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
         }
     }
 
+    /// The rest of what the server sends, if that begins with a reply.
+    pub(super) fn into_rest(self) -> Option<BufReader<R>> {
+        self.is_between.then_some(self.input)
+    }
+
     /// Gives the entry in hand back to the table, to be failed with the others.
     pub(super) fn abandon(&mut self) {
         if let Some((cookie, entry)) = self.in_hand.take() {
@@ -57,16 +64,21 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
     }
 
     async fn reply(&mut self) -> Result<(), NbdError> {
+        let waited = self.input.fill_buf().await;
+        waited.map_err(|error| NbdError::of(NbdCause::io("reading a reply", error)))?;
+        self.is_between = false;
         let mut bytes = [0; HEAD_LEN];
         self.fill(&mut bytes).await?;
         match reply::head(&bytes).map_err(NbdError::of)? {
-            Head::Simple { errno, cookie } => self.simple(errno, cookie).await,
-            Head::Chunk { .. } if !self.structured => Err(NbdError::of(Violation::NotNegotiated)),
+            Head::Simple { errno, cookie } => self.simple(errno, cookie).await?,
+            Head::Chunk { .. } if !self.structured => return Err(NbdError::of(Violation::NotNegotiated)),
             Head::Chunk { done, kind, cookie } => {
                 let length = self.number().await?;
-                self.chunk(done, kind, cookie, length).await
+                self.chunk(done, kind, cookie, length).await?;
             }
         }
+        self.is_between = true;
+        Ok(())
     }
 
     async fn simple(&mut self, errno: Errno, cookie: u64) -> Result<(), NbdError> {

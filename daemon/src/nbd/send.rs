@@ -33,20 +33,25 @@ pub(super) async fn run(
         result.map_err(|error| NbdError::of(NbdCause::io("sending a request", error)))
     };
     let mut headers = Vec::with_capacity(BATCH * REQUEST_LEN);
+    let mut cookies = Vec::with_capacity(BATCH);
     while let Some(mut outgoing) = queue.recv().await {
         headers.clear();
         headers.extend(outgoing.header);
+        cookies.clear();
+        cookies.push(outgoing.cookie);
         while outgoing.data.is_none() && headers.len() < BATCH * REQUEST_LEN {
             let Ok(next) = queue.try_recv() else { break };
             headers.extend(next.header);
+            cookies.push(next.cookie);
             outgoing = next;
         }
+        table.going(&cookies);
         match &outgoing.data {
             Some((payload, range)) => sent(output.send(&headers, payload, range.clone()).await)?,
             None => sent(output.write_all(&headers).await)?,
         }
         sent(output.flush().await)?;
-        table.sent(outgoing.cookie);
+        table.sent(&cookies);
     }
     sent(output.write_all(&wire::request_header(Command::Disconnect, 0, 0, 0, 0)).await)?;
     sent(output.shutdown().await)

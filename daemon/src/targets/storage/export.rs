@@ -9,11 +9,21 @@ use crate::{
     targets::{TargetError, TargetErrorKind},
 };
 
-/// Opens the export for writing; it must be `size` bytes long.
+/// Looks at an export to which nothing of ours was written yet; it must be `size` bytes long.
+pub(super) async fn look(uri: &str, size: Length, doing: &str) -> Result<(), TargetError> {
+    open_as(uri, size, false, doing).await?.close().await;
+    Ok(())
+}
+
+/// Opens the export for writing, where an earlier daemon may have written; it must be `size` bytes long.
 pub(super) async fn open(uri: &str, size: Length, doing: &str) -> Result<NbdDisk, TargetError> {
+    open_as(uri, size, true, doing).await
+}
+
+async fn open_as(uri: &str, size: Length, unknown_past: bool, doing: &str) -> Result<NbdDisk, TargetError> {
     let parsed: NbdUri =
         uri.parse().map_err(|error| TargetError::new(TargetErrorKind::Refused, doing, error))?;
-    let disk = NbdDisk::open(NbdOptions::from(parsed).writable())
+    let disk = NbdDisk::open(NbdOptions { unknown_past, ..NbdOptions::from(parsed).writable() })
         .await
         .map_err(|error| TargetError::new(kind(&error), format!("{doing} at {uri}"), error))?;
     let (is, flushes) = (disk.len(), disk.export().flags.has(ExportFlags::FLUSH));

@@ -177,7 +177,7 @@ impl Storage {
             }
             Where::Path(path) => (path, false),
             Where::Nbd(uri) => {
-                export::open(&uri, size, doing).await?.close().await;
+                export::look(&uri, size, doing).await?;
                 self.check_free(owner, &uri).await?;
                 self.take_export(owner, spec, &uri, doing).await?;
                 self.claim(owner, &uri, doing).await?;

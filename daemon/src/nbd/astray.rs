@@ -1,0 +1,225 @@
+//! Changes that a server may still make for a connection that was given up, by export, for the whole process.
+//!
+//! Rule: nothing newer is written to an export while its server owes an answer to an older change. What is written
+//! where one may have been lost is read back before it counts. NBD cannot take a request back, and the end of a
+//! connection does not say that the server dropped what came by it (QEMU ends it first): only an answer does.
+//!
+//! | a change | since | until | what that means |
+//! | --- | --- | --- | --- |
+//! | owed | its connection was given up | its answer | no disk is opened for writing |
+//! | lost | the connection ended without the answer | an hour later | what is written there is read back |
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::Instant};
+use warmd_cbt::units::{Extent, Length, Offset};
+
+use super::{
+    error::{NbdCause, NbdError},
+    options::NbdOptions,
+};
+
+/// How long a lost change is given to land before a disk is opened for writing.
+pub(super) const SETTLE: Duration = Duration::from_secs(5);
+/// How long the place of a lost change is suspect.
+const SUSPECT: Duration = Duration::from_hours(1);
+/// Lost changes that are told apart; beyond that they are one, from the first to the last.
+const MOST: usize = 1024;
+
+/// The changes of one export.
+#[derive(Debug, Default)]
+pub(super) struct Astray {
+    inner: Mutex<Inner>,
+    answered: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// This process has looked after all that was sent to it.
+    known: bool,
+    next: u64,
+    owed: BTreeMap<u64, Extent>,
+    lost: Vec<(Extent, Instant)>,
+}
+
+/// Changes that a server owes answers to. What is left when it is dropped is lost.
+#[derive(Debug)]
+pub(super) struct Debt {
+    astray: Arc<Astray>,
+    owed: Vec<u64>,
+}
+
+impl Astray {
+    /// Those of the export that `options` name, the same for all disks of this process that do.
+    pub(super) fn of(options: &NbdOptions) -> Arc<Self> {
+        static EXPORTS: Mutex<BTreeMap<String, Arc<Astray>>> = Mutex::new(BTreeMap::new());
+        let name = format!("{} {}", options.address, options.export);
+        let mut exports = EXPORTS.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(exports.entry(name).or_default())
+    }
+
+    /// A disk of `size` bytes is opened for writing. If `unknown`, an earlier process may have written there, and what
+    /// it had in flight is lost.
+    pub(super) fn begin(&self, size: u64, unknown: bool) {
+        let mut inner = self.inner();
+        if unknown
+            && !inner.known
+            && let Some(whole) = Extent::whole(Length(size))
+        {
+            inner.lost.push((whole, Instant::now()));
+        }
+        inner.known = true;
+    }
+
+    /// Changes whose connection is given up, before their callers learn of it.
+    pub(super) fn owe(self: &Arc<Self>, changes: impl Iterator<Item = (u64, u64)>) -> Debt {
+        let mut inner = self.inner();
+        let mut owed = Vec::new();
+        for (offset, length) in changes {
+            let id = inner.next;
+            inner.next += 1;
+            if let Some(extent) = Extent::new(Offset(offset), Length(length)) {
+                inner.owed.insert(id, extent);
+            }
+            owed.push(id);
+        }
+        drop(inner);
+        Debt { astray: Arc::clone(self), owed }
+    }
+
+    /// Waits until the server owes nothing and lost changes have had time to land.
+    pub(super) async fn settled(&self, within: Duration) -> Result<(), NbdError> {
+        let until = Instant::now() + within;
+        let waiting = "waiting for the server's answer to writes of an earlier connection, which may land \
+                       still (nothing newer is written before; restart the server if it hangs)";
+        loop {
+            let answered = self.answered.notified();
+            let wait = {
+                let inner = self.inner();
+                let last = inner.lost.iter().map(|(_, since)| *since + SETTLE).max();
+                match (inner.owed.is_empty(), last.filter(|at| *at > Instant::now())) {
+                    (true, None) => return Ok(()),
+                    (true, Some(at)) => at,
+                    (false, _) if Instant::now() >= until => {
+                        return Err(NbdError::of(NbdCause::Timeout { waiting, after: within }));
+                    }
+                    (false, _) => until,
+                }
+            };
+            // Woken or not, it looks again; a deadline that is over is told above.
+            tokio::time::timeout_at(wait, answered).await.ok();
+        }
+    }
+
+    /// Where a lost change may land yet.
+    pub(super) fn suspects(&self) -> Vec<Extent> {
+        let mut inner = self.inner();
+        inner.lost.retain(|(_, since)| since.elapsed() < SUSPECT);
+        inner.lost.iter().map(|(extent, _)| *extent).collect()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Debt {
+    /// The server has answered the change that was named as the `index`th: it is over.
+    pub(super) fn answered(&self, index: usize) {
+        if let Some(id) = self.owed.get(index) {
+            self.astray.inner().owed.remove(id);
+        }
+        self.astray.answered.notify_waiters();
+    }
+}
+
+impl Drop for Debt {
+    fn drop(&mut self) {
+        let mut inner = self.astray.inner();
+        for id in &self.owed {
+            if let Some(extent) = inner.owed.remove(id) {
+                inner.lost.push((extent, Instant::now()));
+            }
+        }
+        inner.fold();
+        drop(inner);
+        self.astray.answered.notify_waiters();
+    }
+}
+
+impl Inner {
+    /// Keeps the list short: too much is suspect then, never too little.
+    fn fold(&mut self) {
+        if self.lost.len() <= MOST {
+            return;
+        }
+        let start = self.lost.iter().map(|(extent, _)| extent.start()).min();
+        let end = self.lost.iter().map(|(extent, _)| extent.end()).max();
+        if let (Some(start), Some(end)) = (start, end)
+            && let Some(all) = Extent::new(start, Length(end.0 - start.0))
+        {
+            self.lost = vec![(all, Instant::now())];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn extent(offset: u64, length: u64) -> Extent {
+        Extent::new(Offset(offset), Length(length)).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_opened_while_an_answer_is_owed() {
+        let astray = Arc::new(Astray::default());
+        let debt = astray.owe([(0, 512), (4096, 512)].into_iter());
+        debt.answered(0);
+        let error = astray.settled(Duration::from_secs(30)).await.unwrap_err();
+        assert_eq!(error.kind(), warmd_cbt::disk::ErrorKind::Timeout, "{error}");
+        debt.answered(1);
+        drop(debt);
+        let before = Instant::now();
+        astray.settled(Duration::from_secs(30)).await.unwrap();
+        assert_eq!(before.elapsed(), Duration::ZERO, "all was answered");
+        assert!(astray.suspects().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_never_answered_is_suspect_for_an_hour() {
+        let astray = Arc::new(Astray::default());
+        let debt = astray.owe([(0, 512), (4096, 512)].into_iter());
+        debt.answered(0);
+        drop(debt);
+        let before = Instant::now();
+        astray.settled(Duration::from_secs(30)).await.unwrap();
+        assert_eq!(before.elapsed(), SETTLE);
+        assert_eq!(astray.suspects(), [extent(4096, 512)]);
+        tokio::time::advance(SUSPECT).await;
+        assert!(astray.suspects().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_earlier_process_may_have_sent_is_suspect_once() {
+        let astray = Arc::new(Astray::default());
+        astray.begin(1 << 20, true);
+        astray.begin(1 << 20, true);
+        assert_eq!(astray.suspects(), [extent(0, 1 << 20)]);
+        let fresh = Arc::new(Astray::default());
+        fresh.begin(1 << 20, false);
+        fresh.begin(1 << 20, true);
+        assert!(fresh.suspects().is_empty(), "this process has prepared it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_list_of_lost_changes_stays_short() {
+        let astray = Arc::new(Astray::default());
+        drop(astray.owe((0..=MOST as u64).map(|n| (n * 8192, 512))));
+        assert_eq!(astray.suspects(), [extent(0, MOST as u64 * 8192 + 512)]);
+    }
+}

@@ -1,0 +1,119 @@
+//! Reads back what was written where an older change may have landed after it.
+//!
+//! Rule: a flush counts only when the places under suspicion hold what was written there. What differs was overwritten:
+//! then the flush fails, and all since the last good one is written again.
+
+use std::{
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
+
+use warmd_cbt::{
+    buffer::Buffer,
+    disk::ReadDisk,
+    manifest::is_zero,
+    units::{Extent, Length, Offset},
+};
+
+use super::{
+    disk::NbdDisk,
+    error::{NbdCause, NbdError, RequestAt},
+    wire::Command,
+};
+
+/// Bytes that one request reads back.
+const STEP: u64 = 1 << 20;
+
+/// What one disk has written under suspicion since its last flush.
+#[derive(Debug)]
+pub(super) struct Recheck {
+    suspects: Vec<Extent>,
+    written: Mutex<Vec<(Extent, Content)>>,
+}
+
+/// What a place must hold.
+#[derive(Clone, Copy, Debug)]
+enum Content {
+    Zeroes,
+    Bytes(blake3::Hash),
+}
+
+/// What is to be read back after one flush.
+pub(super) struct Due(Vec<(Extent, Content)>);
+
+impl Recheck {
+    pub(super) fn new(suspects: Vec<Extent>) -> Self {
+        Self { suspects, written: Mutex::default() }
+    }
+
+    /// `buffer[range]` was written at `at`, before anybody may learn of it.
+    pub(super) fn wrote(&self, at: u64, buffer: &Buffer, range: Range<usize>) {
+        for from in range.clone().step_by(STEP as usize) {
+            let to = range.end.min(from + STEP as usize);
+            let place = Extent::new(Offset(at + (from - range.start) as u64), Length((to - from) as u64));
+            if let Some(place) = place.filter(|place| self.is_suspect(*place)) {
+                self.note(place, Content::Bytes(blake3::hash(&buffer[from..to])));
+            }
+        }
+    }
+
+    /// The extent was zeroed.
+    pub(super) fn zeroed(&self, extent: Extent) {
+        if self.is_suspect(extent) {
+            self.note(extent, Content::Zeroes);
+        }
+    }
+
+    /// What had been written before a flush that begins now.
+    pub(super) fn due(&self) -> Due {
+        Due(std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    fn is_suspect(&self, place: Extent) -> bool {
+        self.suspects.iter().any(|suspect| suspect.start() < place.end() && place.start() < suspect.end())
+    }
+
+    fn note(&self, place: Extent, content: Content) {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).push((place, content));
+    }
+}
+
+impl Due {
+    /// Reads it back.
+    pub(super) async fn check(self, disk: &NbdDisk) -> Result<(), NbdError> {
+        for (place, content) in self.0 {
+            let holds = match content {
+                Content::Bytes(hash) => blake3::hash(&read(disk, place).await?) == hash,
+                Content::Zeroes => is_zeroed(disk, place).await?,
+            };
+            if !holds {
+                let at =
+                    RequestAt { command: Command::Write, offset: place.start().0, length: place.len().0 };
+                return Err(NbdError::of(NbdCause::Overwritten).at(at));
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn read(disk: &NbdDisk, place: Extent) -> Result<Buffer, NbdError> {
+    disk.read_at(place.start(), Buffer::unpooled(place.len().0 as usize)).await
+}
+
+/// What the server calls zero is not read.
+async fn is_zeroed(disk: &NbdDisk, extent: Extent) -> Result<bool, NbdError> {
+    let mut at = extent.start();
+    while let Some(rest) = Extent::new(at, Length(extent.end().0.saturating_sub(at.0))) {
+        let told = disk.allocation(rest).await.ok().and_then(|told| told.first().copied());
+        if let Some(told) = told.filter(|told| told.zero && told.extent.start() == at) {
+            at = told.extent.end();
+            continue;
+        }
+        let Some(step) = Extent::new(at, Length(rest.len().0.min(STEP))) else { break };
+        if !is_zero(&read(disk, step).await?) {
+            return Ok(false);
+        }
+        at = step.end();
+    }
+    Ok(true)
+}
