@@ -3,15 +3,40 @@
 //! Rule: the daemon asks nobody else for the time of day, so that a simulation can put its own clock in for a thread: then the
 //! time of day goes with tokio's clock, which stands still while there is work and leaps to the next timer.
 
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
 pub use self::kind::*;
+
+/// How long ago `moment` was, that was written down by the time of day. Of the clock on the wall and the time that has
+/// passed since the daemon began the smaller answer counts that can be: a clock that is set by days, forward or back,
+/// makes nothing old that is not, and nothing young. What is to come by both was written down before the clock was set back,
+/// and counts from now.
+pub fn age(moment: DateTime<Utc>) -> Duration {
+    let ages = [now(), steady()].map(|now| (now - moment).to_std().ok());
+    ages.into_iter().flatten().min().unwrap_or_default()
+}
 
 #[cfg(not(all(feature = "simulation", debug_assertions)))]
 mod kind {
-    use chrono::{DateTime, Utc};
+    use std::{sync::LazyLock, time::Instant};
+
+    use chrono::{DateTime, TimeDelta, Utc};
+
+    static BEGUN: LazyLock<(DateTime<Utc>, Instant)> = LazyLock::new(|| (Utc::now(), Instant::now()));
 
     /// The time of day.
     pub fn now() -> DateTime<Utc> {
+        // The first one to ask is early in the daemon's life.
+        LazyLock::force(&BEGUN);
         Utc::now()
+    }
+
+    /// The time that it would be had nobody set the clock on the wall since the daemon began.
+    pub fn steady() -> DateTime<Utc> {
+        let (then, at) = *BEGUN;
+        TimeDelta::from_std(at.elapsed()).ok().and_then(|passed| then.checked_add_signed(passed)).unwrap_or(then)
     }
 }
 

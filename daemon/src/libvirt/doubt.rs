@@ -1,5 +1,5 @@
-//! A domain that is off for a reason that is not known: libvirt's daemon was started since. It may have been migrated
-//! to another host, and run there.
+//! Disks that other hosts may have too, and a domain that is off for a reason that is not known: libvirt's daemon was
+//! started since. It may have been migrated to another host, and run there.
 //!
 //! Rule: its images are looked at where another host could have them too. One that is locked is in use there: QEMU's
 //! locks are seen through a shared file system. What cannot be looked at is a doubt, which is said, and no obstacle:
@@ -42,6 +42,40 @@ enum Reach {
 }
 
 impl Libvirt {
+    /// Which of these disks other hosts may have too, each with why that is thought. Of a block device that is not known: it
+    /// may be a disk of this host or one of a SAN, and is not named.
+    pub async fn shared_disks(&self, disks: &[Disk]) -> Vec<String> {
+        let mut shared = Vec::new();
+        for disk in disks.iter().filter(|disk| !disk.readonly) {
+            let place = match &disk.source {
+                DiskSource::Network { .. } => {
+                    shared.push(format!("{} ({}) is a network disk", disk.target, disk.source));
+                    continue;
+                }
+                DiskSource::File(path) => path.clone(),
+                // A pool that does not say has no path; that it is missing is told elsewhere.
+                DiskSource::Volume { pool, volume } => match self.volume(pool, volume).await {
+                    Ok(volume) => volume.path,
+                    Err(_) => continue,
+                },
+                DiskSource::Block(_) | DiskSource::Other(_) | DiskSource::Empty => continue,
+            };
+            if !place.starts_with('/') {
+                // What a pool of network storage calls it.
+                shared.push(format!("{} ({}) is a network disk", disk.target, disk.source));
+                continue;
+            }
+            let found = tokio::time::timeout(ANSWER, file_system(&place)).await;
+            let what = match found.map(|kind| of_file_system(&kind)) {
+                Ok(Reach::Local) => continue,
+                Ok(Reach::SharedFile) => "is on a file system that other hosts may have",
+                Ok(Reach::Unseen) | Err(_) => "is on a file system that does not answer",
+            };
+            shared.push(format!("{} ({place}) {what}", disk.target));
+        }
+        shared
+    }
+
     /// Why another host surely runs a domain that is off here, if libvirt does not say how it came to that. A mere
     /// doubt is logged.
     pub async fn runs_elsewhere(
@@ -143,6 +177,34 @@ mod tests {
         assert_eq!(of_file_system(&Ok(0xFF53_4D42)), Reach::SharedFile);
         assert_eq!(of_file_system(&Ok(0xEF53)), Reach::Local);
         assert_eq!(of_file_system(&Err(io::ErrorKind::NotFound.into())), Reach::Local);
+    }
+
+    #[tokio::test]
+    async fn network_disks_and_files_of_several_hosts_are_named() {
+        let libvirt = Libvirt::new("qemu:///none");
+        let dir = tempfile::tempdir().unwrap();
+        let local = dir.path().join("a.qcow2").display().to_string();
+        let disk = |target: &str, source: DiskSource, readonly| Disk {
+            target: target.to_owned(),
+            device: "disk".to_owned(),
+            bus: "virtio".to_owned(),
+            format: "qcow2".to_owned(),
+            source,
+            readonly,
+            shareable: false,
+            transient: false,
+            boot_order: None,
+        };
+        std::fs::write(&local, "").unwrap();
+        let rbd = || DiskSource::Network { protocol: "rbd".to_owned(), name: "p/i".to_owned() };
+        let disks = [
+            disk("vda", DiskSource::File(local), false),
+            disk("vdb", rbd(), false),
+            disk("vdc", rbd(), true),
+            disk("vdd", DiskSource::Block("/dev/null".to_owned()), false),
+            disk("vde", DiskSource::Empty, false),
+        ];
+        assert_eq!(libvirt.shared_disks(&disks).await, ["vdb (rbd:p/i) is a network disk"]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use prometheus_client::{
 use warmd_cbt::telemetry::Stage;
 
 use super::{
-    Now, PromiseView, WindowView,
+    Now, OverdueView, PromiseView, WindowView,
     book::{DiskName, Moved, Picture},
     buckets::{Buckets, latencies},
     budgets, outcome_name, windows,
@@ -39,6 +39,7 @@ pub(super) struct Exposition {
     sources_run: Vec<(String, u64)>,
     budgets: Vec<BudgetView>,
     windows: (Vec<WindowView>, Vec<PromiseView>),
+    overdue: Vec<OverdueView>,
     commits: Buckets,
 }
 
@@ -54,8 +55,8 @@ impl Exposition {
         let views = now.views.iter().filter(|view| !view.state.is_final()).cloned().collect();
         let (budgets, commits) = (now.budgets.clone(), latencies(&now.commits));
         let windows = (now.windows.clone(), now.promises.clone());
-        let sources_run = now.sources_run.clone();
-        Self { passes, at: now.at, views, states, sources_run, budgets, windows, commits }
+        let (sources_run, overdue) = (now.sources_run.clone(), now.overdue.clone());
+        Self { passes, at: now.at, views, states, sources_run, budgets, windows, overdue, commits }
     }
 
     fn of_passes(&self, to: &mut Sink) -> fmt::Result {
@@ -232,6 +233,7 @@ impl Collector for Exposition {
         self.of_migrations(&mut to)?;
         budgets::encode(&self.budgets, &mut to)?;
         windows::encode(&self.windows.0, &self.windows.1, &mut to)?;
+        windows::encode_overdue(&self.overdue, &mut to)?;
         self.of_the_daemon(&mut to)
     }
 }

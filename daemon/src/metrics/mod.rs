@@ -31,7 +31,7 @@ use self::{book::Book, exposition::Exposition};
 pub use self::{
     book::PassName,
     server::{MetricsError, MetricsServer},
-    windows::{PromiseView, WindowView},
+    windows::{OverdueView, PromiseView, WindowView},
 };
 use crate::model::{
     budget::BudgetView,
@@ -76,6 +76,8 @@ pub struct Now {
     /// Of the plans of those that are under way.
     pub windows: Vec<WindowView>,
     pub promises: Vec<PromiseView>,
+    /// Of those of which an RPO is promised.
+    pub overdue: Vec<OverdueView>,
     /// How long the store's durable commits took.
     pub commits: Counts,
 }

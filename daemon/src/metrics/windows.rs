@@ -29,6 +29,24 @@ pub struct PromiseView {
     pub max_downtime: Option<f64>,
 }
 
+/// Whether a target is older than is promised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OverdueView {
+    pub plan: String,
+    pub vm: String,
+    pub is_overdue: bool,
+}
+
+/// The targets that are older than is promised, and those that are not.
+pub(super) fn encode_overdue(overdue: &[OverdueView], to: &mut Sink) -> fmt::Result {
+    let labels = |of: &OverdueView| vec![("plan", of.plan.clone()), ("vm", of.vm.clone())];
+    to.gauge(
+        "warmd_rpo_exceeded",
+        "1 if the target is older than the plan promises, whatever is in the way.",
+        overdue.iter().map(|of| (labels(of), f64::from(u8::from(of.is_overdue)))),
+    )
+}
+
 pub(super) fn encode(windows: &[WindowView], promises: &[PromiseView], to: &mut Sink) -> fmt::Result {
     let of_whom = |plan: &str, vm: &Option<String>| -> Labels {
         let plan = ("plan", plan.to_owned());

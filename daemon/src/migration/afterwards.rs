@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::{StreamExt, stream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,7 @@ use crate::{
     model::{
         id::{MigrationId, VmId},
         machine::PowerState,
+        state::State,
         view::EventView,
     },
     sources::{Source, SourceErrorKind},
@@ -101,12 +103,15 @@ pub(super) async fn keep_looking(manager: Weak<Manager>, shutdown: CancellationT
 }
 
 async fn look_at_all(manager: &Arc<Manager>, silences: &Silences) {
-    let rows = match manager.store.sources_to_watch(clock::now()).await {
+    let rows = match manager.store.sources_to_watch(clock::now().min(clock::steady())).await {
         Ok(rows) => rows,
         Err(error) => return tracing::warn!(%error, "sources of done migrations are not looked at now"),
     };
     let mut by_source: BTreeMap<String, Vec<MigrationRow>> = BTreeMap::new();
     for row in rows {
+        if is_over(manager, &row).await {
+            continue;
+        }
         by_source.entry(row.source.clone()).or_default().push(row);
     }
     let mut looks = Vec::new();
@@ -114,6 +119,28 @@ async fn look_at_all(manager: &Arc<Manager>, silences: &Silences) {
         looks.push(look_at_those(manager, rows, silences));
     }
     futures::future::join_all(looks).await;
+}
+
+/// Whether the source of a done migration has been looked at for as long as its plan wants. That was written down as a time
+/// of day, which may have been set since.
+async fn is_over(manager: &Manager, row: &MigrationRow) -> bool {
+    let Some(until) = row.cutover.watch_until.filter(|_| row.state == State::Done && row.source_ran.is_none()) else {
+        return false;
+    };
+    if (clock::now() - clock::steady()).abs() < TimeDelta::minutes(1) {
+        return until <= clock::now();
+    }
+    match manager.plan_of(row).await {
+        Ok(plan) => is_over_at(until, plan.cutover.watch_source),
+        // One look too many does no harm.
+        Err(_) => false,
+    }
+}
+
+/// Whether `span`, which was to end at `until`, is over, whichever of the clocks that was told by.
+fn is_over_at(until: DateTime<Utc>, span: Duration) -> bool {
+    let began = TimeDelta::from_std(span).ok().and_then(|span| until.checked_sub_signed(span));
+    began.is_none_or(|began| clock::age(began) >= span)
 }
 
 /// Looks at the VMs of one source.

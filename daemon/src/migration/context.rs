@@ -25,6 +25,7 @@ use super::{
     groups::Groups,
     limits::{Member, Registry},
     live::Live,
+    overdue::Overdue,
     steady::Steady,
 };
 use crate::{
@@ -92,6 +93,8 @@ pub struct Context {
     knows_writer: AtomicBool,
     /// How long its last pass is past.
     pub(super) steady: Steady,
+    /// Whether its copy is older than is promised.
+    pub(super) overdue: Overdue,
 }
 
 /// The parts of a [`Context`].
@@ -169,6 +172,7 @@ impl Context {
             is_swept: AtomicBool::new(false),
             knows_writer: AtomicBool::new(false),
             steady: Steady::default(),
+            overdue: Overdue::default(),
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicU64},
 };
 
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 use warmd_cbt::limit::Limit;
@@ -22,12 +22,13 @@ use super::{
     control::{ControlError, ControlErrorKind, Endpoint},
     doing::forget_ledgers,
     driver::Driver,
+    failure::{Remedy, WorkError},
     groups::Groups,
     limits::{Member, Registry, Word},
     live::Live,
-    restore,
+    overdue, restore,
     supervised::{Supervision, caught},
-    windows,
+    unreadable, windows,
 };
 use crate::{
     clock,
@@ -119,6 +120,8 @@ pub struct Manager {
     pub(super) reporting: tokio::sync::Mutex<()>,
     /// What the state holds and cannot be read.
     pub(super) unreadable: Mutex<BTreeMap<MigrationId, Unreadable>>,
+    /// There is one more of which reading is tried again.
+    pub(super) more_to_read: Notify,
     /// For the tasks that it starts.
     pub(super) me: Weak<Self>,
 }
@@ -153,6 +156,7 @@ impl Manager {
             all_here: CancellationToken::new(),
             supervision: Supervision::default(),
             unreadable: Mutex::default(),
+            more_to_read: Notify::new(),
             reporting: tokio::sync::Mutex::default(),
             me: me.clone(),
         });
@@ -186,7 +190,7 @@ impl Manager {
                 Ok(plan) => plan,
                 Err(error) => {
                     let why = format!("its plan cannot be read: apply plan {} again ({error})", row.plan);
-                    manager.know_unreadable(Unreadable::of(&row, &why)).await;
+                    manager.know_unread(Unreadable::of(&row, &why), &error).await;
                     continue;
                 }
             };
@@ -196,7 +200,7 @@ impl Manager {
                 span.in_scope(|| {
                     tracing::error!(%error, "not taken up: the state holds it, and nothing drives it");
                 });
-                manager.know_unreadable(Unreadable::of(&row, &error)).await;
+                manager.know_unread(Unreadable::of(&row, &error), &error).await;
             }
         }
         manager.watch_store();
@@ -204,13 +208,17 @@ impl Manager {
         manager.supervise("forgetting ledgers", forget_needless(manager.store.clone()));
         let looking = afterwards::keep_looking(manager.me.clone(), manager.shutdown.clone());
         manager.supervise("looking at sources of finished migrations", looking);
+        let ages = overdue::keep_looking(manager.me.clone(), manager.shutdown.clone());
+        manager.supervise("looking how old copies are", ages);
+        let reading = unreadable::keep_reading(manager.me.clone(), manager.shutdown.clone());
+        manager.supervise("reading again what could not be read", reading);
         manager.keep_groups();
         Ok(manager)
     }
 
     /// The plan by which a migration goes on.
     pub(super) async fn plan_of(&self, row: &MigrationRow) -> Result<Arc<Plan>, ControlError> {
-        let stored = self.store.plan(&row.plan).await.map_err(internal)?;
+        let stored = self.store.plan(&row.plan).await.map_err(unread)?;
         // That of a finished migration may have been deleted; nothing of it is needed any more.
         let stub = || Plan::stub(&row.plan, &row.source, &row.target, &row.vm_name);
         Ok(Arc::new(stored.unwrap_or_else(stub)))
@@ -266,7 +274,7 @@ impl Manager {
             Ok(target) => Arc::clone(target),
             Err(_) => Arc::new(targets::absent::Absent { name: row.target.clone() }),
         };
-        let view = restore::view(&self.store, &row).await.map_err(internal)?;
+        let view = restore::view(&self.store, &row).await.map_err(unread)?;
         let disks: Vec<_> = row.machine.disks.iter().map(|disk| disk.key.clone()).collect();
         let mut shares = BTreeMap::new();
         let places = self.gate.places((&row.source, source.as_ref()), &row.target, &row.machine);
@@ -325,6 +333,7 @@ impl Manager {
                     budgets: manager.gate.views(),
                     windows,
                     promises,
+                    overdue: handles.iter().filter_map(overdue::view).collect(),
                     commits: manager.store.commits(),
                 }
             })
@@ -422,6 +431,15 @@ impl std::fmt::Debug for Manager {
 /// Whether a pass was given its end after the daemon that ran it was gone.
 pub(super) fn was_cut(pass: &PassView) -> bool {
     pass.error.as_deref() == Some(CUT_PASS)
+}
+
+/// The state was not read: for now, or because it is wrong.
+pub(super) fn unread(error: impl Into<WorkError>) -> ControlError {
+    let error = error.into();
+    match error.remedy {
+        Remedy::Wait | Remedy::Retry => ControlError::new(ControlErrorKind::Unavailable, error.to_string()),
+        Remedy::Operator | Remedy::Decide => internal(error),
+    }
 }
 
 /// A failure of the daemon itself, with its whole cause.

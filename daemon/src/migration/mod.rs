@@ -28,6 +28,7 @@ pub mod limits;
 pub mod live;
 mod machine_changes;
 pub mod manager;
+mod overdue;
 mod overtaken;
 pub mod pass;
 pub mod prepare;

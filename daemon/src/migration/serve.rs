@@ -10,7 +10,7 @@ use super::{
     control::{Applied, Control, ControlError, ControlErrorKind, Endpoint, Finding, Whose},
     explained::{self, Explanation},
     groups::PlanCutover,
-    manager::{Handle, Manager, internal},
+    manager::{Handle, Manager, internal, unread},
     report, restore, rules,
 };
 use crate::{
@@ -343,7 +343,7 @@ impl Manager {
     }
 
     pub(super) async fn row(&self, id: MigrationId) -> Result<MigrationRow, ControlError> {
-        self.store.migration(id).await.map_err(internal)?.ok_or_else(|| {
+        self.store.migration(id).await.map_err(unread)?.ok_or_else(|| {
             let told = format!("there is no migration {id}: see `migration list`");
             ControlError::new(ControlErrorKind::NotFound, told)
         })

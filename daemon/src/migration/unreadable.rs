@@ -1,23 +1,69 @@
 //! Migrations that the state holds and that cannot be read.
 //!
-//! Rule: they are shown, with the reason; nothing of them is run or deleted, and every request on them is refused.
+//! Rule: they are shown, with the reason; nothing of them is run or deleted, and every request on them is refused. Where it
+//! is not the state that is wrong but what it is read with, reading is tried again, and what can be read goes on.
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard, PoisonError, Weak},
+    time::Duration,
 };
+
+use chrono::TimeDelta;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     control::{ControlError, ControlErrorKind},
     manager::Manager,
 };
 use crate::{
+    clock,
     model::{
         id::{MigrationId, VmId},
         plan::Plan,
+        view::EventView,
     },
-    store::Unreadable,
+    store::{Retry, Unreadable},
 };
+
+/// The pauses before reading is tried again: doubled each time, from the first to the longest.
+const FIRST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_mins(5);
+
+/// Tries again to read what could not be read for now, until the daemon ends.
+pub(super) async fn keep_reading(manager: Weak<Manager>, shutdown: CancellationToken) {
+    loop {
+        let Some(manager) = manager.upgrade() else { return };
+        let passing = manager.all_unreadable().into_iter().filter_map(|it| Some((it.passing?.tries, it.id)));
+        let passing: Vec<_> = passing.collect();
+        let work = async {
+            // Those that failed the least often, all at once: with the others they fail as often in time.
+            let Some(tries) = passing.iter().map(|(tries, _)| *tries).min() else {
+                return manager.more_to_read.notified().await;
+            };
+            tokio::time::sleep(pause(tries)).await;
+            for (_, id) in passing.iter().filter(|(of, _)| *of == tries) {
+                manager.read_again(*id).await;
+            }
+        };
+        if shutdown.run_until_cancelled(work).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Before the next try, after so many.
+fn pause(tries: u32) -> Duration {
+    FIRST.saturating_mul(1_u32.checked_shl(tries.saturating_sub(1).min(16)).unwrap_or(u32::MAX)).min(LONGEST)
+}
+
+/// What is shown after one more failure.
+fn once_more(before: Option<Retry>) -> Retry {
+    let now = clock::now();
+    let tries = before.map_or(0, |retry| retry.tries).saturating_add(1);
+    let next_try = TimeDelta::from_std(pause(tries)).ok().and_then(|pause| now.checked_add_signed(pause));
+    Retry { since: before.map_or(now, |retry| retry.since), next_try: next_try.unwrap_or(now), tries }
+}
 
 impl Manager {
     /// All that are not known to be over.
@@ -49,6 +95,45 @@ impl Manager {
         self.tell(None, "warning", text).await;
     }
 
+    /// The same, for now only if `error` says so.
+    pub(super) async fn know_unread(&self, it: Unreadable, error: &ControlError) {
+        let is_passing = error.kind == ControlErrorKind::Unavailable;
+        self.know_unreadable(Unreadable { passing: is_passing.then(|| once_more(None)), ..it }).await;
+        self.more_to_read.notify_one();
+    }
+
+    /// Takes up a migration that could not be read, if it can be by now.
+    async fn read_again(&self, id: MigrationId) {
+        // Else a plan that is applied meanwhile takes it up too, and it had two owners.
+        let _one_at_a_time = self.change_alone().await;
+        let Some(it) = self.unreadable(id).filter(|it| it.passing.is_some()) else { return };
+        let taken_up = async {
+            let row = self.row(id).await?;
+            let plan = self.plan_of(&row).await?;
+            self.take_up(row, plan).await
+        };
+        match taken_up.await {
+            Ok(_) => {
+                self.unread().remove(&id);
+                let text = format!("migration {id} of VM {} can be read again, and goes on", it.vm_name);
+                tracing::warn!("{text}");
+                let (by, kind) = ("warmd".to_owned(), "warning".to_owned());
+                let line = EventView { at: clock::now(), migration: Some(id), by, kind, text };
+                if let Err(error) = self.store.append_events(vec![line]).await {
+                    tracing::error!(%error, "journal not written");
+                }
+            }
+            Err(error) if error.kind == ControlErrorKind::Unavailable => {
+                tracing::warn!(migration = %id, %error, "still not readable");
+                let passing = Some(once_more(it.passing));
+                self.unread().insert(id, Unreadable { why: error.to_string(), passing, ..it });
+            }
+            Err(error) => {
+                self.know_unreadable(Unreadable { why: error.to_string(), passing: None, ..it }).await;
+            }
+        }
+    }
+
     /// A plan whose row was garbage has been applied anew: what it kept from being read is taken up.
     pub(super) async fn take_up_readable(&self, plan: &Arc<Plan>) {
         for it in self.all_unreadable().into_iter().filter(|each| each.plan == plan.name) {
@@ -61,5 +146,19 @@ impl Manager {
 
     fn unread(&self) -> MutexGuard<'_, BTreeMap<MigrationId, Unreadable>> {
         self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_are_doubled_up_to_the_longest() {
+        let pauses: Vec<_> = [0, 1, 2, 3, 9, 10, 11, u32::MAX].map(|tries| pause(tries).as_secs()).to_vec();
+        assert_eq!(pauses, [1, 1, 2, 4, 256, 300, 300, 300]);
+        let first = once_more(None);
+        let second = once_more(Some(first));
+        assert_eq!((first.tries, second.tries, second.since), (1, 2, first.since));
     }
 }

@@ -1,19 +1,18 @@
 //! What a migration's work waits for before it is tried again, as it is shown and told.
 //!
 //! Rule: nothing is decided from it. Since when it waits and when it was last told is kept here alone; a reason that stays
-//! the same is journaled once, however often it is met. A copy that becomes older than its plan promises meanwhile is an
-//! event of its own, told once.
+//! the same is journaled once, however often it is met. That a copy becomes older than its plan promises is told elsewhere
+//! (`overdue.rs`), whatever the reason.
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::time::Instant;
 
 use super::{
     context::Context,
     failure::{Remedy, WorkError},
 };
-use crate::{clock, human, model::view::WaitingView};
+use crate::{clock, model::view::WaitingView};
 
 /// One piece of work, from its first failure on.
 #[derive(Debug)]
@@ -21,19 +20,17 @@ pub(super) struct Waiting<'a> {
     context: &'a Context,
     begun: Option<Begun>,
     told: Option<String>,
-    alarmed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Begun {
     wall: DateTime<Utc>,
-    at: Instant,
     tries: u32,
 }
 
 impl<'a> Waiting<'a> {
     pub(super) fn new(context: &'a Context) -> Self {
-        Self { context, begun: None, told: None, alarmed: false }
+        Self { context, begun: None, told: None }
     }
 
     /// The work went on for so long that a further failure is another story.
@@ -44,7 +41,7 @@ impl<'a> Waiting<'a> {
     /// Shows and tells that it failed, and is tried again in `pause`.
     pub(super) async fn told(&mut self, doing: &str, error: &WorkError, pause: Duration) {
         let now = clock::now();
-        let begun = self.begun.get_or_insert_with(|| Begun { wall: now, at: Instant::now(), tries: 0 });
+        let begun = self.begun.get_or_insert_with(|| Begun { wall: now, tries: 0 });
         begun.tries += 1;
         let begun = *begun;
         let reason = error.to_string();
@@ -62,31 +59,8 @@ impl<'a> Waiting<'a> {
                 Remedy::Retry | Remedy::Operator | Remedy::Decide => format!("{doing}: {reason}"),
             };
             self.context.note("failure", text).await;
-            self.told = Some(reason.clone());
+            self.told = Some(reason);
         }
-        self.alarm(begun, &reason).await;
-    }
-
-    /// Tells once that the copy is older than the plan promises.
-    async fn alarm(&mut self, begun: Begun, reason: &str) {
-        let context = self.context;
-        let Some(rpo) = context.plan().rpo_of(&context.machine.name, &context.vm) else { return };
-        if self.alarmed {
-            return;
-        }
-        let Ok(Some(copied)) = context.store.last_copied(context.id).await else { return };
-        // By the monotonic clock from the first failure on.
-        let before = (begun.wall - copied).to_std().unwrap_or_default();
-        let age = before + begun.at.elapsed();
-        if age <= rpo {
-            return;
-        }
-        self.alarmed = true;
-        let (rpo, age) = (human::span(rpo.as_secs_f64()), human::span(age.as_secs_f64()));
-        let text =
-            format!("the copy is {age} old, and the plan promises {rpo}: no pass since, because {reason}");
-        tracing::error!(migration = %context.id, vm = %context.machine.name, "{text}");
-        context.note("alarm", text).await;
     }
 }
 

@@ -51,6 +51,7 @@ pub enum Rule {
     StartBlocked,
     StartDoubtful,
     VmElsewhere,
+    SharedStorage,
     VmCrashed,
     VmAutostart,
     DiskNone,
@@ -113,7 +114,7 @@ impl Objection {
 
 impl Rule {
     /// All rules, in the order of the table.
-    pub const ALL: [Self; 63] = [
+    pub const ALL: [Self; 64] = [
         Self::PlanWrong,
         Self::HookMissing,
         Self::BootCheckBlind,
@@ -145,6 +146,7 @@ impl Rule {
         Self::StartBlocked,
         Self::StartDoubtful,
         Self::VmElsewhere,
+        Self::SharedStorage,
         Self::VmCrashed,
         Self::VmAutostart,
         Self::DiskNone,

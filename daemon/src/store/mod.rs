@@ -60,6 +60,8 @@ use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 use warmd_cbt::telemetry::{Counts, Histogram};
 
+#[cfg(all(feature = "simulation", debug_assertions))]
+pub use self::readers::fail_reads;
 pub use self::{
     backup::{back_up, look_over},
     conversions::ConversionRow,
@@ -78,7 +80,7 @@ pub use self::{
     reserve::RESERVE,
     seals::SealRow,
     thin::Keep,
-    unreadable::{Found, Unreadable},
+    unreadable::{Found, Retry, Unreadable},
 };
 use self::{
     error::{Fault, unavailable},

@@ -23,6 +23,26 @@ const THREADS: &str = "the state";
 /// Reads at the same time.
 const READERS: usize = 4;
 
+#[cfg(all(feature = "simulation", debug_assertions))]
+thread_local! {
+    static FAILING: std::cell::RefCell<(String, u32)> = const { std::cell::RefCell::new((String::new(), 0)) };
+}
+
+/// Lets the next `times` reads whose description begins so fail on this thread, as by an I/O error.
+#[cfg(all(feature = "simulation", debug_assertions))]
+pub fn fail_reads(what: &str, times: u32) {
+    FAILING.set((what.to_owned(), times));
+}
+
+#[cfg(all(feature = "simulation", debug_assertions))]
+fn is_to_fail(what: &str) -> bool {
+    FAILING.with_borrow_mut(|(failing, times)| {
+        let is_meant = *times > 0 && what.starts_with(failing.as_str());
+        *times -= u32::from(is_meant);
+        is_meant
+    })
+}
+
 #[derive(Debug)]
 pub(super) struct Readers {
     file: PathBuf,
@@ -48,6 +68,11 @@ impl Readers {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     {
+        #[cfg(all(feature = "simulation", debug_assertions))]
+        if is_to_fail(what) {
+            let cause = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_READ);
+            return Err(Fault::Sql(rusqlite::Error::SqliteFailure(cause, None)).into_error(what));
+        }
         let turn = tokio::time::timeout(TURN, self.turns.clone().acquire_owned())
             .await
             .map_err(|late| unavailable(what, late))?

@@ -14,7 +14,7 @@ use super::{
 use crate::model::{
     id::{MigrationId, VmId},
     state::{Resting, State},
-    view::MigrationView,
+    view::{MigrationView, WaitingView},
 };
 
 const TABLE: &str = "migrations";
@@ -50,6 +50,19 @@ pub struct Unreadable {
     pub since: DateTime<Utc>,
     /// What cannot be read, and why.
     pub why: String,
+    /// It is not the state that is wrong but what it is read with (an I/O error, no memory, a lock): reading is tried again.
+    pub passing: Option<Retry>,
+}
+
+/// Reading that is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// When it failed first.
+    pub since: DateTime<Utc>,
+    /// When it is tried again.
+    pub next_try: DateTime<Utc>,
+    /// How often it failed since then.
+    pub tries: u32,
 }
 
 impl Unreadable {
@@ -64,6 +77,7 @@ impl Unreadable {
             target_name: row.target_name.clone(),
             since: row.since,
             why: why.to_string(),
+            passing: None,
         }
     }
 
@@ -83,6 +97,7 @@ impl Unreadable {
             target_name: text("target_name"),
             since: since.unwrap_or_default(),
             why: error.to_string(),
+            passing: None,
         })
     }
 
@@ -93,6 +108,13 @@ impl Unreadable {
 
     /// In words, with what to do.
     pub fn reason(&self) -> String {
+        if self.passing.is_some() {
+            return format!(
+                "unreadable for now: {}; it is read again until that succeeds, nothing of it is run or deleted before, and \
+                 its VMs stay as they are",
+                self.why
+            );
+        }
         format!(
             "unreadable: {}; nothing of it is run or deleted, and its VMs stay as they are: look at both sides, stop \
              warmd, and restore the state from a backup (`warmd state check` tells all that is wrong)",
@@ -117,7 +139,13 @@ impl Unreadable {
             awaited_cutover: None,
             downtime_forecast: None,
             forecast: None,
-            waiting: None,
+            waiting: self.passing.map(|retry| WaitingView {
+                reason: self.why.clone(),
+                since: retry.since,
+                next_try: Some(retry.next_try),
+                tries: retry.tries,
+                advice: "look at the disk and the memory of warmd's host if the reason stays the same".to_owned(),
+            }),
             left_behind: Vec::new(),
             warnings: Vec::new(),
             cutover: None,

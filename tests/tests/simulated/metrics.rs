@@ -200,7 +200,7 @@ async fn slow_clients_have_their_time_and_no_more() {
 }
 
 /// Every metric that there is, as daemon/docs/metrics.md lists them.
-const NAMES: [&str; 32] = [
+const NAMES: [&str; 33] = [
     "process_cpu_seconds",
     "process_open_fds",
     "process_resident_memory_bytes",
@@ -220,6 +220,7 @@ const NAMES: [&str; 32] = [
     "warmd_read_bytes",
     "warmd_request_duration_seconds",
     "warmd_requests_in_flight",
+    "warmd_rpo_exceeded",
     "warmd_rpo_target_seconds",
     "warmd_skipped_bytes",
     "warmd_snapshot_age_seconds",

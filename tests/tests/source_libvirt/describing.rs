@@ -72,6 +72,22 @@ fn a_source_is_opened_by_its_settings() -> Result<()> {
 }
 
 #[test]
+fn storage_that_other_hosts_may_have_is_told() {
+    block_on(async |dir| {
+        let bench = Bench::new(dir, &[("qcow2", 8)])?;
+        bench.define(
+            "<disk type='network' device='disk'><driver name='qemu' type='raw'/>\
+             <source protocol='nbd' name='far'><host name='127.0.0.1' port='1'/></source>\
+             <target dev='vdx' bus='virtio'/></disk>",
+        )?;
+        let found = bench.source.objections(&bench.vm).await?;
+        let shared: Vec<_> = found.iter().filter(|objection| objection.rule == Rule::SharedStorage).collect();
+        ensure!(shared.len() == 1 && shared[0].found == "vdx (nbd:far) is a network disk", "{found:?}");
+        Ok(())
+    });
+}
+
+#[test]
 fn what_is_in_the_way_is_found_by_its_rule() {
     block_on(async |dir| {
         let bench = Bench::new(dir, &[("qcow2", 8), ("qcow2", 4)])?;

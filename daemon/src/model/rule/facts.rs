@@ -194,6 +194,12 @@ impl Rule {
                 "the VM is off here because libvirt migrated it to another host, where it runs",
                 "move it from the host where it is, or migrate it back first",
             ),
+            Self::SharedStorage => (
+                "shared-storage",
+                Warning,
+                "disks of the VM are on storage that other hosts may have too, and from where the VM could be migrated live or started",
+                "let no person and no cluster do that while warmd moves it: on another host the VM is not held off",
+            ),
             Self::VmCrashed => (
                 "vm-crashed",
                 Warning,

@@ -164,6 +164,11 @@ impl LibvirtSource {
                 format!("whether it can be started again is not known: {found}"),
             ),
         }));
+        let disks: Vec<_> = definitions.live.disks.iter().filter(|disk| is_disk(disk)).cloned().collect();
+        let shared = self.libvirt.shared_disks(&disks).await;
+        if !shared.is_empty() {
+            objections.push(Objection::new(Rule::SharedStorage, shared.join("; ")));
+        }
         Ok(objections)
     }
 

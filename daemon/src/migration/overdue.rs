@@ -1,0 +1,202 @@
+//! Copies that are older than their plans promise (the RPO): told once as it begins, with the reason, and once as it ends.
+//!
+//! Rule: only the copy's age counts, whatever is in the way: a window, a budget, a pause, a failure, a long pass. Nothing
+//! is decided from it. Ages go by the monotonic clock too, so that a clock that is set raises no alarm.
+
+use std::{
+    sync::{Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    context::Context,
+    manager::{Handle, Manager},
+};
+use crate::{
+    clock, human,
+    metrics::OverdueView,
+    model::{
+        state::State,
+        view::{MigrationView, PassView},
+    },
+};
+
+/// How often all are looked at.
+const EVERY: Duration = Duration::from_secs(30);
+
+/// The kinds of the journal's lines about it.
+const BEGINS: &str = "alarm";
+const ENDS: &str = "alarm over";
+
+/// What is known of one migration's copy.
+#[derive(Debug, Default)]
+pub(super) struct Overdue(Mutex<Known>);
+
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// The pass after which it was read from the state when the copy is of: its number, and whether it had ended.
+    read: Option<(u32, bool)>,
+    /// Of when the copy is; `None` before there is a whole one.
+    copied: Option<DateTime<Utc>>,
+    /// It was told that the copy is too old.
+    told: bool,
+}
+
+impl Overdue {
+    fn known(&self) -> Known {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn keep(&self, known: Known) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = known;
+    }
+
+    /// Whether the copy is older than is promised, as last found.
+    pub(super) fn is_told(&self) -> bool {
+        self.known().told
+    }
+}
+
+/// Looks at all copies until the daemon ends.
+pub(super) async fn keep_looking(manager: Weak<Manager>, shutdown: CancellationToken) {
+    while shutdown.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
+        let Some(manager) = manager.upgrade() else { return };
+        let looking = async {
+            for handle in manager.handles() {
+                look(&handle).await;
+            }
+        };
+        if shutdown.run_until_cancelled(looking).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// What the metrics tell of it, where anything is promised.
+pub(super) fn view(handle: &Handle) -> Option<OverdueView> {
+    let context = &*handle.context;
+    let plan = context.plan();
+    plan.rpo_of(&context.machine.name, &context.vm)?;
+    let vm = context.machine.name.clone();
+    Some(OverdueView { plan: plan.name.clone(), vm, is_overdue: context.overdue.is_told() })
+}
+
+async fn look(handle: &Handle) {
+    let context = &*handle.context;
+    let mut known = context.overdue.known();
+    let view = handle.view();
+    let Some(ages) = ages(context, &view) else { return };
+    let rpo = context.plan().rpo_of(&context.machine.name, &context.vm).filter(|_| ages);
+    // What is promised no more, or is of a source that writes no more, is no alarm any longer.
+    let Some(rpo) = rpo else {
+        if known.told {
+            known.told = false;
+            context.overdue.keep(known);
+            context.note(ENDS, "how old the copy is does not matter any more".to_owned()).await;
+        }
+        return;
+    };
+    let pass = view.pass.as_ref().map(|pass| (pass.number, pass.ended.is_some()));
+    if known.copied.is_none() || known.read != pass {
+        match context.store.last_copied(context.id).await {
+            Ok(copied) => (known.copied, known.read) = (copied, pass),
+            Err(error) => {
+                tracing::warn!(migration = %context.id, %error, "how old the copy is, is not known now");
+                return;
+            }
+        }
+    }
+    let Some(copied) = known.copied else {
+        context.overdue.keep(known);
+        return;
+    };
+    let age = clock::age(copied);
+    let line = told(known.told, age, rpo, || why(&view));
+    known.told = age > rpo;
+    context.overdue.keep(known);
+    if let Some((kind, text)) = line {
+        if kind == BEGINS {
+            tracing::error!(migration = %context.id, vm = %context.machine.name, "{text}");
+        }
+        context.note(kind, text).await;
+    }
+}
+
+/// The line that is to be written, if what is so is not told yet.
+fn told(
+    is_told: bool,
+    age: Duration,
+    rpo: Duration,
+    why: impl FnOnce() -> String,
+) -> Option<(&'static str, String)> {
+    let (old, promised) = (human::span(age.as_secs_f64()), human::span(rpo.as_secs_f64()));
+    match (is_told, age > rpo) {
+        (false, true) => {
+            let why = why();
+            let text = format!("the copy is {old} old, and the plan promises {promised}: no pass since, because {why}");
+            Some((BEGINS, text))
+        }
+        (true, false) => Some((ENDS, format!("the copy is {old} old, and the plan promises {promised}: it is kept again"))),
+        _ => None,
+    }
+}
+
+/// Whether the source may be writing what the copy has not; `None` where that is about to be decided.
+fn ages(context: &Context, view: &MigrationView) -> Option<bool> {
+    match &view.state {
+        State::Defined
+        | State::Preparing
+        | State::Seeding
+        | State::Synced
+        | State::Syncing
+        | State::Paused { .. } => Some(true),
+        State::Failed { from, .. } => Some(!from.past_no_return()),
+        // Before the stop it ages; from then on the copy becomes the VM, or the source runs again.
+        State::CuttingOver { .. } | State::Undoing { .. } => {
+            context.cutover().source_stopped.is_none().then_some(true)
+        }
+        State::RollingBack | State::Cancelling | State::Done | State::Cancelled => Some(false),
+    }
+}
+
+/// What is in the way, as it is shown.
+fn why(view: &MigrationView) -> String {
+    let running = |pass: &&PassView| pass.ended.is_none();
+    if let Some(waiting) = &view.waiting {
+        return waiting.reason.clone();
+    }
+    match &view.state {
+        State::Paused { .. } => "it is paused: resume it".to_owned(),
+        State::Failed { reason, .. } => format!("it is failed: {reason}"),
+        State::CuttingOver { phase } => format!("its cutover is in phase {phase}"),
+        State::Undoing { reason, .. } => format!("its cutover is being undone: {reason}"),
+        _ => match (&view.next_pass_why, view.pass.as_ref().filter(running)) {
+            (Some(why), _) => why.clone(),
+            (None, Some(pass)) => format!("pass {} is not done yet", pass.number),
+            (None, None) => "none has been due".to_owned(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_told_once_as_it_begins_and_once_as_it_ends() {
+        let minutes = Duration::from_mins;
+        let mut is_told = false;
+        let mut kinds = Vec::new();
+        for age in [1, 29, 30, 31, 32, 500, 30, 2, 31] {
+            if let Some((kind, text)) = told(is_told, minutes(age), minutes(30), || "it is paused".to_owned()) {
+                assert_eq!(text.contains("because it is paused"), kind == BEGINS, "{text}");
+                kinds.push((age, kind));
+            }
+            is_told = minutes(age) > minutes(30);
+        }
+        assert_eq!(kinds, [(31, BEGINS), (30, ENDS), (31, BEGINS)]);
+    }
+}
