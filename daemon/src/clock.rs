@@ -14,7 +14,11 @@ pub use self::kind::*;
 /// makes nothing old that is not, and nothing young. What is to come by both was written down before the clock was set back,
 /// and counts from now.
 pub fn age(moment: DateTime<Utc>) -> Duration {
-    let ages = [now(), steady()].map(|now| (now - moment).to_std().ok());
+    age_at(moment, [now(), steady()])
+}
+
+fn age_at(moment: DateTime<Utc>, clocks: [DateTime<Utc>; 2]) -> Duration {
+    let ages = clocks.map(|now| (now - moment).to_std().ok());
     ages.into_iter().flatten().min().unwrap_or_default()
 }
 
@@ -36,7 +40,10 @@ mod kind {
     /// The time that it would be had nobody set the clock on the wall since the daemon began.
     pub fn steady() -> DateTime<Utc> {
         let (then, at) = *BEGUN;
-        TimeDelta::from_std(at.elapsed()).ok().and_then(|passed| then.checked_add_signed(passed)).unwrap_or(then)
+        TimeDelta::from_std(at.elapsed())
+            .ok()
+            .and_then(|passed| then.checked_add_signed(passed))
+            .unwrap_or(then)
     }
 }
 
@@ -73,5 +80,29 @@ mod kind {
     pub fn set(then: Option<DateTime<Utc>>) {
         OFF.set(TimeDelta::zero());
         SET.set(then.map(|then| (then, Instant::now())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_clocks_the_one_counts_by_which_it_can_be() {
+        let at = |second: i64| DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap_or_default();
+        let day = 86_400;
+        for (wall, steady, age) in [
+            (60, 60, 60),
+            // Set forward, or back, after it was written down.
+            (60 + 2 * day, 60, 60),
+            (60 - 2 * day, 60, 60),
+            // And before: then the time since the start of the daemon is another.
+            (60, 60 - 2 * day, 60),
+            (60, 60 + 2 * day, 60),
+            (-60, -day, 0),
+        ] {
+            assert_eq!(age_at(at(0), [at(wall), at(steady)]), Duration::from_secs(age), "{wall} {steady}");
+        }
+        assert!((now() - steady()).abs() < chrono::TimeDelta::seconds(5));
     }
 }

@@ -19,7 +19,9 @@ use tokio::sync::Mutex;
 
 use crate::{
     config::Config,
-    libvirt::{DomainXml, Libvirt, LibvirtError, LibvirtErrorKind, XmlForm, went_unanswered, xml},
+    libvirt::{
+        BytesAt, DomainXml, Libvirt, LibvirtError, LibvirtErrorKind, XmlForm, bytes_at, went_unanswered, xml,
+    },
     model::id::{DiskKey, MigrationId},
     sources::SourceSettings,
     store::{Store, StoreError},
@@ -192,14 +194,12 @@ impl Seen {
             vm: format!("VM {name} of {uri}"),
             moved_by: tag.and_then(|tag| tag.attribute("owner")).map(str::to_owned),
         };
-        let Some(devices) = xml::child(root, "devices") else { return };
-        let sources = xml::children(devices, "disk").flat_map(|disk| disk.descendants());
-        for source in sources.filter(|node| node.tag_name().name() == "source") {
-            if let Some(path) = source.attribute("file").or_else(|| source.attribute("dev")) {
-                self.disks.found.push(of(path));
-            } else if let (Some(pool), Some(volume)) = (source.attribute("pool"), source.attribute("volume"))
-            {
-                self.volumes.entry((pool.to_owned(), volume.to_owned())).or_default().push(of(""));
+        for place in bytes_at(root) {
+            match place {
+                BytesAt::Path(path) => self.disks.found.push(of(&path)),
+                BytesAt::Volume { pool, volume } => {
+                    self.volumes.entry((pool, volume)).or_default().push(of(""));
+                }
             }
         }
     }

@@ -240,7 +240,9 @@ fn a_processor_that_the_target_cannot_give_stands_in_the_way() {
         let (source, target) = (source(dir, &libvirt)?, LibvirtTarget::new(&settings(dir, &libvirt)?)?);
         // Emulation has no AVX-512, and has all of the plainest model.
         let of = |check: &str, model: &str| {
-            let cpu = format!("<cpu mode='custom' match='exact' check='{check}'><model fallback='forbid'>{model}</model></cpu>");
+            let cpu = format!(
+                "<cpu mode='custom' match='exact' check='{check}'><model fallback='forbid'>{model}</model></cpu>"
+            );
             xml(dir).replace("<devices>", &format!("{cpu}<devices>"))
         };
         asynchronous(async {
@@ -256,7 +258,9 @@ fn a_processor_that_the_target_cannot_give_stands_in_the_way() {
                     let incoming = Incoming { owner: None, name: "moved".to_owned(), machine, disks };
                     let told = target.objections(&[incoming]).await?;
                     let told = told.into_iter().map(|(_, objection)| objection);
-                    Ok::<_, anyhow::Error>(told.filter(|it| it.found.contains("its processor")).collect::<Vec<_>>())
+                    Ok::<_, anyhow::Error>(
+                        told.filter(|it| it.found.contains("its processor")).collect::<Vec<_>>(),
+                    )
                 };
                 ensure!(told(machine.clone()).await?.is_empty(), "it has run on this very host");
                 // As if it came from another host.

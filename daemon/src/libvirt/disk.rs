@@ -44,6 +44,32 @@ pub enum DiskSource {
     Empty,
 }
 
+/// Where some of a domain's disks' bytes are, as its definition has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BytesAt {
+    /// A file or a device.
+    Path(String),
+    /// A volume, which its pool knows the path of.
+    Volume { pool: String, volume: String },
+}
+
+/// All places in the definition of a domain, `root`, that its disks have bytes at: disks, the images under them, and
+/// where they are being copied to.
+pub fn bytes_at(root: Node<'_, '_>) -> Vec<BytesAt> {
+    let Some(devices) = xml::child(root, "devices") else { return Vec::new() };
+    let sources = xml::children(devices, "disk").flat_map(|disk| disk.descendants());
+    sources
+        .filter(|node| node.has_tag_name("source"))
+        .filter_map(|source| {
+            let named = |attribute| source.attribute(attribute).map(str::to_owned);
+            match named("file").or_else(|| named("dev")) {
+                Some(path) => Some(BytesAt::Path(path)),
+                None => Some(BytesAt::Volume { pool: named("pool")?, volume: named("volume")? }),
+            }
+        })
+        .collect()
+}
+
 impl Disk {
     /// Reads a `<disk>` element.
     pub(super) fn read(node: Node<'_, '_>) -> Result<Self, XmlError> {

@@ -26,7 +26,7 @@ pub mod xml;
 pub use calls::{Libvirt, Network, XmlForm};
 pub use checkpoint::{BackupJob, Checkpoint, CurrentJob};
 pub use child::MAX_OUTPUT;
-pub use disk::{Disk, DiskSource};
+pub use disk::{BytesAt, Disk, DiskSource, bytes_at};
 pub(crate) use domain::memory;
 pub use domain::{DomainXml, LoaderFirmware, NetworkInterface};
 pub use error::{LibvirtError, LibvirtErrorKind};

@@ -124,7 +124,9 @@ async fn look_at_all(manager: &Arc<Manager>, silences: &Silences) {
 /// Whether the source of a done migration has been looked at for as long as its plan wants. That was written down as a time
 /// of day, which may have been set since.
 async fn is_over(manager: &Manager, row: &MigrationRow) -> bool {
-    let Some(until) = row.cutover.watch_until.filter(|_| row.state == State::Done && row.source_ran.is_none()) else {
+    let Some(until) =
+        row.cutover.watch_until.filter(|_| row.state == State::Done && row.source_ran.is_none())
+    else {
         return false;
     };
     if (clock::now() - clock::steady()).abs() < TimeDelta::minutes(1) {

@@ -136,10 +136,14 @@ fn told(
     match (is_told, age > rpo) {
         (false, true) => {
             let why = why();
-            let text = format!("the copy is {old} old, and the plan promises {promised}: no pass since, because {why}");
+            let text = format!(
+                "the copy is {old} old, and the plan promises {promised}: no pass since, because {why}"
+            );
             Some((BEGINS, text))
         }
-        (true, false) => Some((ENDS, format!("the copy is {old} old, and the plan promises {promised}: it is kept again"))),
+        (true, false) => {
+            Some((ENDS, format!("the copy is {old} old, and the plan promises {promised}: it is kept again")))
+        }
         _ => None,
     }
 }
@@ -191,7 +195,8 @@ mod tests {
         let mut is_told = false;
         let mut kinds = Vec::new();
         for age in [1, 29, 30, 31, 32, 500, 30, 2, 31] {
-            if let Some((kind, text)) = told(is_told, minutes(age), minutes(30), || "it is paused".to_owned()) {
+            if let Some((kind, text)) = told(is_told, minutes(age), minutes(30), || "it is paused".to_owned())
+            {
                 assert_eq!(text.contains("because it is paused"), kind == BEGINS, "{text}");
                 kinds.push((age, kind));
             }

@@ -144,7 +144,8 @@ impl Unreadable {
                 since: retry.since,
                 next_try: Some(retry.next_try),
                 tries: retry.tries,
-                advice: "look at the disk and the memory of warmd's host if the reason stays the same".to_owned(),
+                advice: "look at the disk and the memory of warmd's host if the reason stays the same"
+                    .to_owned(),
             }),
             left_behind: Vec::new(),
             warnings: Vec::new(),

@@ -9,6 +9,7 @@ mod adaptive;
 mod appointed;
 mod boot_check;
 mod budgets;
+mod clock;
 mod conversion;
 mod cutover;
 mod finished;

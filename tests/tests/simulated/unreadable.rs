@@ -4,6 +4,7 @@ use warmd_cbt::units::BLOCK;
 use warmd_daemon::{
     migration::control::{Control, ControlErrorKind},
     model::{plan::VerifyMode, request::Request, state::State},
+    store::fail_reads,
 };
 use warmd_tests::simulated::{Rig, World};
 
@@ -56,4 +57,43 @@ async fn a_plan_that_cannot_be_read_is_applied_again_and_its_migrations_go_on() 
     assert!(rig.manager.plans().await.unwrap().is_empty());
     rig.manager_applies(Rig::plan(VerifyMode::Readback)).await;
     assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
+}
+
+#[tokio::test]
+async fn what_could_not_be_read_for_now_is_read_again_and_goes_on() {
+    let world = World::new(&[("vda", 40 * BLOCK)]);
+    world.guest_writes("vda", 3 * BLOCK, &vec![7; 5 * BLOCK as usize]);
+    let mut rig = Rig::start(world).await;
+    rig.seed(Rig::plan(VerifyMode::Readback)).await;
+    rig.stop().await;
+    // At the start, and once more.
+    fail_reads("reading the disks of migration", 2);
+    rig.go_on().await;
+    let view = rig.view().await;
+    let waiting = view.waiting.expect("it is tried again");
+    assert!(waiting.reason.contains("reading the disks") && waiting.tries == 1, "{waiting:?}");
+    assert!(waiting.next_try.unwrap() > waiting.since, "{waiting:?}");
+    assert!(
+        matches!(&view.state, State::Failed { reason, resumable: false, .. } if reason.contains("for now"))
+    );
+    let error = rig.manager.request(view.id, Request::Sync, "test").await.unwrap_err();
+    assert_eq!(error.kind, ControlErrorKind::Refused);
+    // A plan that is applied meanwhile reads it too: it has one owner all the same.
+    let applied = rig.manager.apply_plan(Rig::plan(VerifyMode::Readback), "test").await.unwrap();
+    assert_eq!((applied.started.len(), applied.kept), (0, vec![view.id]));
+    rig.until("it is read", |view| view.state == State::Synced && view.waiting.is_none()).await;
+    assert_eq!(rig.manager.migrations(None).await.unwrap().len(), 1);
+    assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
+}
+
+#[tokio::test]
+async fn what_is_not_read_again_and_again_is_tried_until_it_is() {
+    let mut rig = Rig::start(World::new(&[("vda", 40 * BLOCK)])).await;
+    rig.seed(Rig::plan(VerifyMode::Readback)).await;
+    rig.stop().await;
+    fail_reads("reading the disks of migration", 2);
+    rig.go_on().await;
+    rig.until("a further try", |view| view.waiting.as_ref().is_some_and(|waiting| waiting.tries == 2)).await;
+    rig.until("it is read", |view| view.state == State::Synced && view.waiting.is_none()).await;
+    assert!(rig.journal().await.contains("can be read again"));
 }

@@ -62,7 +62,11 @@ mod tests {
             assert_eq!(domain.tagged(TAG), Some(owner.to_string().as_str()), "{text}");
             assert_eq!(text.contains("urn:a"), start.contains("urn:a"));
             let clone = text.replacen("<uuid>1", "<uuid>9", 1);
-            assert_eq!(DomainXml::read(&clone).unwrap().tagged(TAG), None, "a clone was not started by warmd");
+            assert_eq!(
+                DomainXml::read(&clone).unwrap().tagged(TAG),
+                None,
+                "a clone was not started by warmd"
+            );
         }
         assert!(tagged("<domain/>", owner).is_err() && tagged("<network/>", owner).is_err());
     }

@@ -30,9 +30,6 @@ use crate::{
 /// The file in the migration's folder that takes what the guest writes to its first serial port.
 pub(super) const CONSOLE: &str = "console.log";
 
-/// The same of the machine before it, if a cutover was taken back.
-pub(super) const OLDER_CONSOLE: &str = "console.log.1";
-
 /// What the target adds to the request.
 pub(super) struct Domain<'a> {
     pub(super) request: &'a CreateMachine,
@@ -472,10 +469,7 @@ pub(super) mod tests {
             location: String::new(),
             untracked: None,
         };
-        let machine = Machine {
-            disks: disks.iter().enumerate().map(disk).collect(),
-            ..machine()
-        };
+        let machine = Machine { disks: disks.iter().enumerate().map(disk).collect(), ..machine() };
         CreateMachine {
             owner: MigrationId::generate(),
             name: "a <b> & 'c'".to_owned(),

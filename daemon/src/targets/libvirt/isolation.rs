@@ -3,7 +3,7 @@
 //! Rule: an interface never comes up without its filter, port group, VLAN or virtual port unless the plan says that it may;
 //! libvirt itself takes a port group that its network lacks for none.
 
-use super::{carried::ISOLATION, domain::Link, wire::Wire};
+use super::{carried::ISOLATION, domain::Link, networks::Definitions, wire::Wire};
 use crate::{
     libvirt::{Libvirt, LibvirtError, xml},
     model::{hardware::Part, machine::Machine},
@@ -26,7 +26,7 @@ pub(super) async fn lacks(
 ) -> Result<Vec<Lack>, LibvirtError> {
     let Some(hardware) = &machine.hardware else { return Ok(Vec::new()) };
     let mut lacks = Vec::new();
-    let mut filters = None;
+    let (mut filters, mut definitions) = (None, Definitions::default());
     for (nic, link) in machine.nics.iter().zip(links) {
         let Some(part) = hardware.nic(&nic.mac) else { continue };
         let mut lack = |element, what: &str| {
@@ -35,7 +35,7 @@ pub(super) async fn lacks(
         };
         let has = |element: &str| part.part(element).is_some();
         let wire = if [VLAN, VIRTUAL_PORT, PORT].into_iter().any(has) {
-            Wire::of(libvirt, link).await?
+            Wire::of(libvirt, &mut definitions, link).await?
         } else {
             None
         };
@@ -58,7 +58,10 @@ pub(super) async fn lacks(
         }
         if let Some(group) = part.part("source").and_then(|source| source.attribute("portgroup")) {
             let has = match link {
-                Link::Network(network) => has_port_group(libvirt, network, group).await?,
+                Link::Network(network) => {
+                    let text = definitions.of(network, || libvirt.network_xml(network)).await?;
+                    has_port_group(text, group)?
+                }
                 Link::Bridge(_) | Link::User => false,
             };
             if !has {
@@ -113,10 +116,9 @@ pub(super) fn without(mut machine: Machine, lacks: &[Lack]) -> Machine {
     machine
 }
 
-async fn has_port_group(libvirt: &Libvirt, network: &str, group: &str) -> Result<bool, LibvirtError> {
-    let text = libvirt.network_xml(network).await?;
+fn has_port_group(text: &str, group: &str) -> Result<bool, LibvirtError> {
     let document =
-        xml::parse(&text, "network").map_err(|error| LibvirtError::malformed("net-dumpxml", error))?;
+        xml::parse(text, "network").map_err(|error| LibvirtError::malformed("net-dumpxml", error))?;
     let has = xml::children(document.root_element(), "portgroup")
         .any(|known| known.attribute("name") == Some(group));
     Ok(has)

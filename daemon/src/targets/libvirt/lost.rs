@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{LibvirtTarget, failed};
 use crate::{
-    libvirt::{LibvirtErrorKind, xml},
+    libvirt::{BytesAt, LibvirtErrorKind, bytes_at, xml},
     model::id::MigrationId,
     targets::{
         TargetError, TargetErrorKind,
@@ -33,13 +33,10 @@ impl Other {
     pub(super) fn read(name: String, text: &str) -> Self {
         let mut other = Self { name, ..Self::default() };
         let Ok(document) = xml::parse(text, "domain") else { return other };
-        let Some(devices) = xml::child(document.root_element(), "devices") else { return other };
-        let sources = xml::children(devices, "disk").flat_map(|disk| disk.descendants());
-        for source in sources.filter(|node| node.has_tag_name("source")) {
-            if let Some(path) = source.attribute("file").or_else(|| source.attribute("dev")) {
-                other.paths.push(path.into());
-            } else if let Some(volume) = source.attribute("pool").zip(source.attribute("volume")) {
-                other.volumes.push((volume.0.to_owned(), volume.1.to_owned()));
+        for place in bytes_at(document.root_element()) {
+            match place {
+                BytesAt::Path(path) => other.paths.push(path.into()),
+                BytesAt::Volume { pool, volume } => other.volumes.push((pool, volume)),
             }
         }
         other

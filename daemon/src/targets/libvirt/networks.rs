@@ -1,6 +1,6 @@
 //! What a machine's NICs can be connected to on the target.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use super::domain::Link;
 use crate::{
@@ -16,6 +16,25 @@ const USER: &str = "user";
 pub(super) struct Networks {
     active: Vec<String>,
     inactive: Vec<String>,
+}
+
+/// The networks' XMLs that were asked for: each once, however many interfaces are on it.
+#[derive(Debug, Default)]
+pub(super) struct Definitions(BTreeMap<String, String>);
+
+impl Definitions {
+    /// That of the network `name`, by `ask` if it is not known yet.
+    pub(super) async fn of<F: Future<Output = Result<String, LibvirtError>>>(
+        &mut self,
+        name: &str,
+        ask: impl FnOnce() -> F,
+    ) -> Result<&str, LibvirtError> {
+        if !self.0.contains_key(name) {
+            let text = ask().await?;
+            self.0.insert(name.to_owned(), text);
+        }
+        Ok(self.0.get(name).map(String::as_str).unwrap_or_default())
+    }
 }
 
 /// Why a NIC cannot be connected.
@@ -80,6 +99,22 @@ fn is_bridge(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_network_is_asked_for_once() {
+        let (mut definitions, asked) = (Definitions::default(), std::cell::Cell::new(0));
+        let ask = || async {
+            asked.set(asked.get() + 1);
+            match asked.get() {
+                1 => Err(LibvirtError::new(LibvirtErrorKind::Timeout, "net-dumpxml", "no answer")),
+                nth => Ok(nth.to_string()),
+            }
+        };
+        assert!(definitions.of("a", ask).await.is_err(), "a failure is not kept");
+        for (name, text) in [("a", "2"), ("a", "2"), ("b", "3"), ("a", "2")] {
+            assert_eq!(definitions.of(name, ask).await.unwrap(), text);
+        }
+    }
 
     #[test]
     fn links_are_found_or_say_what_to_do() {

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    DiskBus, LibvirtTarget, cpu::Processors, domain::Domain, failed, isolation, networks::Networks, owned, pci::Slots,
+    DiskBus, LibvirtTarget, cpu::Processors, domain::Domain, failed, isolation, networks::Networks, owned,
+    pci::Slots,
 };
 use crate::{
     libvirt::{DomainId, DomainXml, LibvirtError, LibvirtErrorKind, went_unanswered, xml as read},

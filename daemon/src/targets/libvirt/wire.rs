@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::domain::Link;
+use super::{domain::Link, networks::Definitions};
 use crate::libvirt::{
     Libvirt, LibvirtError,
     xml::{self, XmlError},
@@ -30,13 +30,17 @@ pub(super) enum Wire {
 
 impl Wire {
     /// What the link leads to; `None` for QEMU's own network.
-    pub(super) async fn of(libvirt: &Libvirt, link: &Link) -> Result<Option<Self>, LibvirtError> {
+    pub(super) async fn of(
+        libvirt: &Libvirt,
+        definitions: &mut Definitions,
+        link: &Link,
+    ) -> Result<Option<Self>, LibvirtError> {
         let known = match link {
             Link::User => return Ok(None),
             Link::Bridge(name) => Found::Bridge(Some(name.clone())),
             Link::Network(name) => {
-                let text = libvirt.network_xml(name).await?;
-                read(&text).map_err(|error| LibvirtError::malformed("net-dumpxml", error))?
+                let text = definitions.of(name, || libvirt.network_xml(name)).await?;
+                read(text).map_err(|error| LibvirtError::malformed("net-dumpxml", error))?
             }
         };
         Ok(Some(match known {

@@ -230,7 +230,9 @@ mod tests {
 
     #[test]
     fn an_interface_at_another_place_is_told() {
-        let at = |slot: &str| NIC.replace("</interface>", &format!("<address type='pci' slot='{slot}'/></interface>"));
+        let at = |slot: &str| {
+            NIC.replace("</interface>", &format!("<address type='pci' slot='{slot}'/></interface>"))
+        };
         let bus = "<controller type='pci' index='1' model='pcie-root-port'/>";
         assert_eq!(told(("", &(at("0x03") + bus)), ("", &at("0x03"))), [""; 0]);
         assert_eq!(
