@@ -37,7 +37,7 @@ mod kind {
         Utc::now()
     }
 
-    /// The time that it would be had nobody set the clock on the wall since the daemon began.
+    /// The time that it would be if the clock on the wall had not been set since the daemon began.
     pub fn steady() -> DateTime<Utc> {
         let (then, at) = *BEGUN;
         TimeDelta::from_std(at.elapsed())

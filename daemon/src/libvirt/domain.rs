@@ -352,7 +352,7 @@ mod tests {
         assert_eq!(read(&text), (true, true, true));
         let another = "99999999-2222-3333-4444-555555555555";
         let clone = text.replace(&format!("<uuid>{own}"), &format!("<uuid>{another}"));
-        assert_eq!(read(&clone), (false, false, false), "a clone is nobody's but its maker's");
+        assert_eq!(read(&clone), (false, false, false), "a clone is of others");
         assert_eq!(read(&written("domain='noise'")), (false, false, false));
         assert_eq!(read(&written("")), (true, false, true), "as earlier versions wrote it");
         // libvirt writes lower case; a definition of people's need not be.

@@ -448,7 +448,7 @@ fn letters(nth: usize) -> Option<String> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use warmd_cbt::units::Length;
 
     use super::*;
@@ -461,6 +461,7 @@ pub(super) mod tests {
     };
 
     fn request(disks: &[(&str, &str)]) -> CreateMachine {
+        let uuid = "11111111-2222-4333-8444-555555555555";
         let disk = |(order, (key, bus)): (usize, &(&str, &str))| MachineDisk {
             key: DiskKey((*key).to_owned()),
             size: Length(1 << 20),
@@ -469,19 +470,7 @@ pub(super) mod tests {
             location: String::new(),
             untracked: None,
         };
-        let machine = Machine { disks: disks.iter().enumerate().map(disk).collect(), ..machine() };
-        CreateMachine {
-            owner: MigrationId::generate(),
-            name: "a <b> & 'c'".to_owned(),
-            machine,
-            disks: Vec::new(),
-        }
-    }
-
-    /// A machine without disks.
-    pub(in crate::targets::libvirt) fn machine() -> Machine {
-        let uuid = "11111111-2222-4333-8444-555555555555";
-        Machine {
+        let machine = Machine {
             id: VmId(uuid.to_owned()),
             name: "source".to_owned(),
             uuid: uuid.to_owned(),
@@ -490,13 +479,19 @@ pub(super) mod tests {
             architecture: "x86_64".to_owned(),
             cpu: CpuTopology { sockets: 1, cores: 2, threads: 3 },
             memory: Length(256 << 20),
-            disks: Vec::new(),
+            disks: disks.iter().enumerate().map(disk).collect(),
             nics: vec![Nic {
                 mac: "52:54:00:12:34:56".to_owned(),
                 network: "x".to_owned(),
                 model: "e1000".to_owned(),
             }],
             hardware: None,
+        };
+        CreateMachine {
+            owner: MigrationId::generate(),
+            name: "a <b> & 'c'".to_owned(),
+            machine,
+            disks: Vec::new(),
         }
     }
 

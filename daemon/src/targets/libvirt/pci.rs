@@ -174,7 +174,10 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::machine::Nic;
+    use crate::model::{
+        id::VmId,
+        machine::{CpuTopology, Firmware, Nic},
+    };
 
     fn part(name: &str, attributes: &[(&str, &str)], parts: Vec<Part>) -> Part {
         let attributes = attributes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -193,9 +196,19 @@ mod tests {
 
     /// A machine whose nth interface is at the nth address.
     fn machine(machine_type: &str, mut devices: Vec<Part>, addresses: &[Part]) -> Machine {
-        let mut machine = crate::targets::libvirt::domain::tests::machine();
-        machine.machine_type = machine_type.to_owned();
-        machine.nics.clear();
+        let mut machine = Machine {
+            id: VmId("a".to_owned()),
+            name: "a".to_owned(),
+            uuid: "a".to_owned(),
+            firmware: Firmware::Bios,
+            machine_type: machine_type.to_owned(),
+            architecture: "x86_64".to_owned(),
+            cpu: CpuTopology { sockets: 1, cores: 1, threads: 1 },
+            memory: warmd_cbt::units::Length(1 << 20),
+            disks: Vec::new(),
+            nics: Vec::new(),
+            hardware: None,
+        };
         for (at, address) in addresses.iter().enumerate() {
             let mac = format!("52:54:00:00:00:{at:02X}");
             let own = part("mac", &[("address", &mac)], Vec::new());
