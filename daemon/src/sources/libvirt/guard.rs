@@ -1,12 +1,15 @@
 //! Watches over the room for scratch files while a snapshot of a running guest is held.
 //!
 //! Rule: the guest comes before the pass. QEMU copies old contents away before it lets the guest write; with no room
-//! left for them the guest's own write would fail. The snapshot is given up before that.
+//! left for them the guest's own write would fail. The snapshot is given up before that: while there is room for what
+//! is written until the job has ended.
 
 use std::{
+    io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{task::JoinHandle, time::sleep};
@@ -22,6 +25,7 @@ use super::{
     error::{Context, blocked},
     files,
     leftovers::is_own,
+    room::{Look, Need, Rates, Trend},
 };
 
 const LOOK: Duration = Duration::from_secs(1);
@@ -34,21 +38,27 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// Aborts the migration's job as soon as less than `reserve` bytes are free where `dir` is.
+    /// Aborts the migration's job as soon as less is free where `dir` is than must be: `reserve` bytes, or what is filled
+    /// until the job has ended. What the VM's scratch files grow by is told to `rates`.
     pub(super) fn watch(
         libvirt: Libvirt,
         domain: DomainId,
         owner: MigrationId,
         dir: PathBuf,
         reserve: u64,
+        rates: Rates,
     ) -> Self {
         let why = Arc::new(OnceLock::new());
         let telling = Arc::clone(&why);
         let looking = async move {
+            let mut trend = Trend::default();
             loop {
                 sleep(LOOK).await;
-                let Ok(free) = free(&dir).await else { continue };
-                if free >= reserve {
+                let Ok(look) = look(&dir).await else { continue };
+                trend.add(look);
+                rates.measured(domain, trend.growth(), look.at);
+                let (free, need) = (look.free, Need::at(reserve, trend.loss()));
+                if !need.exceeds(free) {
                     continue;
                 }
                 // The job may have ended by itself, and something else may have taken the room. What is not seen to be this
@@ -63,17 +73,16 @@ impl Guard {
                     }
                 }
                 tracing::warn!(
-                    %domain, free, reserve, dir = %dir.display(),
+                    %domain, free, needed = need.bytes, rate = trend.loss(), dir = %dir.display(),
                     "the snapshot is given up: its scratch files leave too little room, and the guest's writes come first"
                 );
                 telling.get_or_init(|| {
                     format!(
-                        "the snapshot was given up because its scratch files left {} MiB free in {}, and {} must be: the \
-                         guest's writes come first; make room, set `scratch_dir` to a larger file system, or lower \
-                         `scratch_reserve_mib`",
+                        "the snapshot was given up because its scratch files left {} MiB free in {}, and {need}: the \
+                         guest's writes come first; {}",
                         free >> 20,
                         dir.display(),
-                        reserve >> 20
+                        need.advice(),
                     )
                 });
                 match libvirt.abort_job(domain).await {
@@ -104,31 +113,27 @@ fn is_to_end(job: &Result<CurrentJob, LibvirtError>, owner: MigrationId) -> Opti
     job.as_ref().ok().map(|job| is_own(job, owner))
 }
 
-/// Refuses if less than `reserve` bytes are free where `dir` is.
-pub(super) async fn check_room(dir: &Path, reserve: u64) -> Result<(), SourceError> {
+/// Refuses if less is free where `dir` is than must be.
+pub(super) async fn check_room(dir: &Path, need: Need) -> Result<(), SourceError> {
     let doing = || format!("looking for room in {}", dir.display());
-    let free = free(dir).await.context(doing)?;
-    if free < reserve {
-        let mib = |bytes: u64| bytes >> 20;
+    let free = look(dir).await.context(doing)?.free;
+    if need.exceeds(free) {
         // Room comes back, by itself or by a person's doing.
-        return Err(blocked(
-            doing(),
-            format!(
-                "{} MiB are free, {} must be: make room, set `scratch_dir` to a larger file system, or lower \
-                 `scratch_reserve_mib`",
-                mib(free),
-                mib(reserve)
-            ),
-        ));
+        return Err(blocked(doing(), format!("{} MiB are free, and {need}: {}", free >> 20, need.advice())));
     }
     Ok(())
 }
 
-/// The bytes that are free where `dir` is.
-async fn free(dir: &Path) -> std::io::Result<u64> {
-    let look = |dir: &Path| -> std::io::Result<u64> {
+/// What is free where `dir` is, and what the files in it take.
+async fn look(dir: &Path) -> io::Result<Look> {
+    let look = |dir: &Path| -> io::Result<Look> {
         let room = rustix::fs::statvfs(dir)?;
-        Ok(room.f_bavail.saturating_mul(room.f_frsize))
+        let free = room.f_bavail.saturating_mul(room.f_frsize);
+        // One that may not be listed, or a file that goes meanwhile, costs the VM's own figure and not the look.
+        let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let taken =
+            files.filter_map(|file| file.metadata().ok()).map(|file| file.blocks().saturating_mul(512));
+        Ok(Look { at: Instant::now(), free, scratch: taken.fold(0, u64::saturating_add) })
     };
     files::ask(dir, look).await.flatten()
 }
@@ -138,6 +143,22 @@ mod tests {
     use crate::libvirt::{BackupJob, LibvirtErrorKind};
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_look_sees_what_the_files_take() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(look(dir.path()).await.unwrap().scratch, 0);
+        let file = std::fs::File::create(dir.path().join("0.scratch")).unwrap();
+        file.set_len(1 << 30).unwrap();
+        let hole = look(dir.path()).await.unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[1; 1 << 20], 0).unwrap();
+        file.sync_all().unwrap();
+        let full = look(dir.path()).await.unwrap();
+        assert!(hole.scratch < 1 << 20 && (1 << 20..1 << 30).contains(&full.scratch), "{hole:?}, {full:?}");
+        let error = check_room(dir.path(), Need::at(0, u64::MAX)).await.unwrap_err();
+        assert!(error.to_string().contains("MiB a second"), "{error}");
+        check_room(dir.path(), Need::at(1, 0)).await.unwrap();
+    }
 
     #[test]
     fn only_a_job_that_is_seen_to_be_ones_own_is_ended() {

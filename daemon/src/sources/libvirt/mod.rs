@@ -30,6 +30,7 @@ mod place;
 mod plan;
 mod power;
 mod release;
+mod room;
 mod settings;
 mod sizes;
 mod snapshot;
@@ -71,6 +72,7 @@ pub struct LibvirtSource {
     libvirt: Libvirt,
     settings: Arc<Settings>,
     seen: sizes::Seen,
+    rates: room::Rates,
 }
 
 impl LibvirtSource {
@@ -81,6 +83,7 @@ impl LibvirtSource {
             libvirt: Libvirt::new(&settings.uri),
             settings: Arc::new(settings.clone()),
             seen: sizes::Seen::default(),
+            rates: room::Rates::default(),
         })
     }
 }

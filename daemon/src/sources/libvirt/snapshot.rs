@@ -33,6 +33,7 @@ use super::{
     marks::{self, Mark},
     nook::Nook,
     plan::{self, DiskPlan, PlanError, Tracking},
+    room::Need,
     tag::TAG,
 };
 
@@ -158,12 +159,14 @@ impl LibvirtSource {
             .context(|| format!("making private directories for {domain}'s snapshot"))?;
         let reserve = self.settings.scratch_reserve_mib << 20;
         if at_rest.is_none() {
-            guard::check_room(nook.scratch_dir(), reserve).await?;
+            let rate = self.rates.expected(domain, Instant::now());
+            guard::check_room(nook.scratch_dir(), Need::at(reserve, rate)).await?;
         }
         let socket = nook.socket();
         let name = self.begin_job(domain, owner, &xml, &mut plans, number, &nook, &socket).await?;
         let guard = at_rest.is_none().then(|| {
-            Guard::watch(self.libvirt.clone(), domain, owner, nook.scratch_dir().to_owned(), reserve)
+            let dir = nook.scratch_dir().to_owned();
+            Guard::watch(self.libvirt.clone(), domain, owner, dir, reserve, self.rates.clone())
         });
 
         let mut snapshot = LibvirtSnapshot {

@@ -1,0 +1,223 @@
+//! How much room must be left for scratch files: a minimum, and more where the guest writes fast.
+//!
+//! Rule: pure but for the memory of the last rates. What must be free is what is filled in the time that it takes to
+//! notice that the room ends and to end the job. A rate is taken over some seconds: a burst of a moment is not a trend.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::libvirt::DomainId;
+
+/// One look, libvirt's answer on the job, its end, and the removal of its files take this at the most, as a rule.
+const NOTICE_AND_END: u64 = 5;
+/// As often that must fit: guests write faster, and libvirt answers more slowly, when much is written.
+const MARGIN: u64 = 2;
+/// What a rate is taken over.
+const WINDOW: Duration = Duration::from_secs(5);
+/// Over less than this nothing is told.
+const LEAST: Duration = Duration::from_millis(500);
+/// A rate that was measured so long ago counts half.
+const HALF_LIFE: Duration = Duration::from_mins(10);
+
+/// What was seen at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    pub(super) at: Instant,
+    /// Bytes free in the file system.
+    pub(super) free: u64,
+    /// Bytes that the job's scratch files take.
+    pub(super) scratch: u64,
+}
+
+/// The last few seconds of a job.
+#[derive(Debug, Default)]
+pub(super) struct Trend(VecDeque<Look>);
+
+impl Trend {
+    /// Takes a look in. Later ones come later.
+    pub(super) fn add(&mut self, look: Look) {
+        self.0.push_back(look);
+        // The last one at or before the window's start stays: it is where the window begins.
+        while self.0.get(1).is_some_and(|second| look.at.saturating_duration_since(second.at) >= WINDOW) {
+            self.0.pop_front();
+        }
+    }
+
+    /// Bytes a second by which the job's scratch files grow.
+    pub(super) fn growth(&self) -> u64 {
+        self.rate(|first, last| last.scratch.saturating_sub(first.scratch))
+    }
+
+    /// Bytes a second by which room goes: other jobs and other programs fill the same file system.
+    pub(super) fn loss(&self) -> u64 {
+        self.rate(|first, last| first.free.saturating_sub(last.free)).max(self.growth())
+    }
+
+    fn rate(&self, change: impl Fn(&Look, &Look) -> u64) -> u64 {
+        let (Some(first), Some(last)) = (self.0.front(), self.0.back()) else { return 0 };
+        let took = last.at.saturating_duration_since(first.at);
+        if took < LEAST {
+            return 0;
+        }
+        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        change(first, last).saturating_mul(1000) / millis
+    }
+}
+
+/// What must be free, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Need {
+    pub(super) bytes: u64,
+    /// Bytes a second that make it more than the setting says.
+    rate: Option<u64>,
+}
+
+impl Need {
+    /// The larger of the setting and of what is filled at this rate while the job is ended.
+    pub(super) fn at(minimum: u64, rate: u64) -> Self {
+        let filled = rate.saturating_mul(NOTICE_AND_END * MARGIN);
+        if filled > minimum {
+            Self { bytes: filled, rate: Some(rate) }
+        } else {
+            Self { bytes: minimum, rate: None }
+        }
+    }
+
+    /// What makes enough of it.
+    pub(super) fn advice(self) -> &'static str {
+        match self.rate {
+            None => "make room, set `scratch_dir` to a larger file system, or lower `scratch_reserve_mib`",
+            Some(_) => "make room, set `scratch_dir` to a larger file system, or copy when less is written",
+        }
+    }
+
+    /// Whether so little is free that there is no snapshot.
+    pub(super) fn exceeds(self, free: u64) -> bool {
+        free < self.bytes
+    }
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let needed = self.bytes >> 20;
+        match self.rate {
+            None => write!(f, "{needed} MiB must be (`scratch_reserve_mib`)"),
+            Some(rate) => write!(
+                f,
+                "{needed} MiB must be, because the room is filled at {} MiB a second and {} s of that must fit",
+                rate >> 20,
+                NOTICE_AND_END * MARGIN
+            ),
+        }
+    }
+}
+
+/// The highest rate of each VM's snapshots, the older the less it counts.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rates(Arc<Mutex<BTreeMap<DomainId, (u64, Instant)>>>);
+
+impl Rates {
+    /// The VM's scratch files grow by so many bytes a second now.
+    pub(super) fn measured(&self, domain: DomainId, rate: u64, now: Instant) {
+        let mut rates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = rates.entry(domain).or_insert((rate, now));
+        if rate >= faded(known.0, now.saturating_duration_since(known.1)) {
+            *known = (rate, now);
+        }
+    }
+
+    /// What the VM's scratch files may be expected to grow by, from what was measured.
+    pub(super) fn expected(&self, domain: DomainId, now: Instant) -> u64 {
+        let rates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        rates.get(&domain).map_or(0, |(rate, at)| faded(*rate, now.saturating_duration_since(*at)))
+    }
+}
+
+/// A rate of that age. Without a new measurement an old one must not stand in the way for ever.
+fn faded(rate: u64, age: Duration) -> u64 {
+    let halvings = age.as_secs() / HALF_LIFE.as_secs();
+    u32::try_from(halvings).ok().and_then(|halvings| rate.checked_shr(halvings)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn trend(start: Instant, looks: &[(u64, u64, u64)]) -> Trend {
+        let mut trend = Trend::default();
+        for (millis, free, scratch) in looks {
+            let at = start + Duration::from_millis(*millis);
+            trend.add(Look { at, free: free * MIB, scratch: scratch * MIB });
+        }
+        trend
+    }
+
+    #[test]
+    fn a_fast_guest_needs_more_than_the_minimum() {
+        assert_eq!(Need::at(1024 * MIB, 0).bytes, 1024 * MIB);
+        assert_eq!(Need::at(1024 * MIB, 102 * MIB).bytes, 1024 * MIB, "less than the minimum is filled");
+        let fast = Need::at(1024 * MIB, 500 * MIB);
+        assert_eq!(fast.bytes, 5000 * MIB);
+        assert!(fast.exceeds(4999 * MIB) && !fast.exceeds(5000 * MIB));
+        assert!(Need::at(0, u64::MAX).exceeds(u64::MAX - 1));
+    }
+
+    #[test]
+    fn the_reason_names_the_rate_and_the_figures() {
+        let text = Need::at(1024 * MIB, 500 * MIB).to_string();
+        assert!(
+            text.contains("5000 MiB") && text.contains("500 MiB a second") && text.contains("10 s"),
+            "{text}"
+        );
+        assert!(!Need::at(0, MIB).advice().contains("scratch_reserve_mib"), "lowering it would not help");
+        let least = Need::at(1024 * MIB, 1);
+        assert!(
+            least.to_string().contains("1024 MiB") && least.advice().contains("lower `scratch_reserve_mib`")
+        );
+    }
+
+    #[test]
+    fn a_rate_is_taken_over_the_last_seconds() {
+        let start = Instant::now();
+        assert_eq!(trend(start, &[]).loss(), 0);
+        assert_eq!(trend(start, &[(0, 9000, 0)]).loss(), 0);
+        assert_eq!(trend(start, &[(0, 9000, 0), (100, 8000, 1000)]).loss(), 0, "too short to tell");
+        let steady = trend(start, &[(0, 9000, 0), (1000, 8900, 100), (2000, 8800, 200)]);
+        assert_eq!((steady.loss(), steady.growth()), (100 * MIB, 100 * MIB));
+        let burst = trend(
+            start,
+            &[(0, 9000, 0), (1000, 9000, 0), (2000, 9000, 0), (3000, 9000, 0), (4000, 8000, 1000)],
+        );
+        assert_eq!(burst.loss(), 250 * MIB, "a second of a window");
+        let looks: Vec<_> = (0..20).map(|n| (n * 1000, 9000 - n.min(10) * 100, n.min(10) * 100)).collect();
+        assert_eq!(trend(start, &looks).loss(), 0, "it ended longer ago than the window");
+    }
+
+    #[test]
+    fn what_others_fill_counts_for_the_room_and_not_for_the_vm() {
+        let trend = trend(Instant::now(), &[(0, 9000, 0), (1000, 8000, 10)]);
+        assert_eq!((trend.loss(), trend.growth()), (1000 * MIB, 10 * MIB));
+        let made = self::trend(Instant::now(), &[(0, 9000, 0), (1000, 9500, 10)]);
+        assert_eq!(made.loss(), 10 * MIB, "room was made, and the files grew all the same");
+    }
+
+    #[test]
+    fn the_last_rate_is_known_before_the_next_snapshot_and_fades() {
+        let (rates, domain, now) = (Rates::default(), "7d228921-0810-4fcd-ba11-1d24023c5149", Instant::now());
+        let domain: DomainId = domain.parse().unwrap();
+        assert_eq!(rates.expected(domain, now), 0);
+        rates.measured(domain, 400 * MIB, now);
+        rates.measured(domain, 100 * MIB, now + Duration::from_secs(1));
+        assert_eq!(rates.expected(domain, now + Duration::from_secs(2)), 400 * MIB, "the highest counts");
+        assert_eq!(rates.expected(domain, now + 2 * HALF_LIFE), 100 * MIB);
+        rates.measured(domain, 150 * MIB, now + 2 * HALF_LIFE);
+        assert_eq!(rates.expected(domain, now + 2 * HALF_LIFE), 150 * MIB, "newer than what has faded");
+        assert_eq!(rates.expected(domain, now + 1000 * HALF_LIFE), 0);
+    }
+}
