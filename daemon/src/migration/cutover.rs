@@ -394,6 +394,9 @@ async fn release(context: &Context) -> Result<Option<String>, WorkError> {
     tell(context, leftovers).await;
     // Also the disks of a VM that was off, and was not started: it can be started without asking warmd.
     give_over(context, true).await?;
+    if let Err(error) = context.target.tidy(context.id).await {
+        tracing::warn!(migration = %context.id, %error, "what earlier target VMs left beside the disks is still there");
+    }
     Ok(None)
 }
 

@@ -128,6 +128,12 @@ pub trait Target: Send + Sync {
         Ok(())
     }
 
+    /// Removes what only speaks of earlier machines of the migration, when the last one is handed over. The machine needs
+    /// none of it.
+    async fn tidy(&self, _owner: MigrationId) -> Result<(), TargetError> {
+        Ok(())
+    }
+
     /// Removes the disks. Refuses while the machine exists. None there is success.
     async fn discard_disks(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<(), TargetError>;
 

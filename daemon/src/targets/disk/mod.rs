@@ -178,7 +178,7 @@ impl Target for DiskTarget {
                 "its machine exists: discard the machine first",
             ));
         }
-        self.storage.discard(owner, disks, &[]).await
+        self.storage.discard(owner, disks, |_| false).await
     }
 
     async fn guard(&self) -> Result<Option<&dyn Guard>, TargetError> {

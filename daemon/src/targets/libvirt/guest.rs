@@ -3,8 +3,13 @@
 use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom},
-    path::Path,
+    path::{Path, PathBuf},
 };
+
+use super::domain::CONSOLE;
+
+/// The console of the machine before, if a cutover was taken back.
+const EARLIER: &str = "console.earlier.log";
 
 /// So much of the console's end is looked at.
 const WINDOW: u64 = 16 << 20;
@@ -37,12 +42,49 @@ fn holds(stream: &mut impl Read, wanted: &[u8]) -> io::Result<bool> {
     }
 }
 
-/// Puts the console of an earlier machine aside, so that nothing of it is taken for this one's.
-pub(super) fn set_aside(console: &Path, older: &Path) -> io::Result<()> {
-    match std::fs::rename(console, older) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
+/// Whether a file in a migration's folder has what a guest wrote to its console. libvirt's log daemon moves a file that
+/// has grown to `console.log.0`, `.1` and so on.
+pub(super) fn is_console(name: &str) -> bool {
+    let moved = |rest: &str| {
+        rest.strip_prefix('.')
+            .is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    name == EARLIER || name.strip_prefix(CONSOLE).is_some_and(|rest| rest.is_empty() || moved(rest))
+}
+
+/// Puts the console of an earlier machine aside, so that nothing of it is taken for this one's. One is kept.
+pub(super) fn set_aside(folder: &Path) -> io::Result<()> {
+    let console = folder.join(CONSOLE);
+    let consoles = consoles(folder)?;
+    if consoles.contains(&console) {
+        std::fs::rename(&console, folder.join(EARLIER))?;
     }
+    remove(consoles.iter().filter(|path| **path != console && !path.ends_with(EARLIER)))
+}
+
+/// Removes what earlier machines wrote, and leaves what this one's libvirt writes to.
+pub(super) fn forget_earlier(folder: &Path) -> io::Result<()> {
+    remove(std::iter::once(&folder.join(EARLIER)))
+}
+
+fn consoles(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let names = std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.file_name()));
+    let names: Vec<_> = names.collect::<Result<_, _>>()?;
+    Ok(names
+        .iter()
+        .filter(|name| name.to_str().is_some_and(is_console))
+        .map(|name| folder.join(name))
+        .collect())
+}
+
+fn remove<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> io::Result<()> {
+    for path in paths {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -70,10 +112,33 @@ mod tests {
     #[test]
     fn an_older_console_is_put_aside() {
         let dir = tempfile::tempdir().unwrap();
-        let (file, older) = (dir.path().join("console.log"), dir.path().join("console.log.1"));
-        set_aside(&file, &older).unwrap();
+        let (file, older) = (dir.path().join(CONSOLE), dir.path().join(EARLIER));
+        set_aside(dir.path()).unwrap();
         std::fs::write(&file, "login:").unwrap();
-        set_aside(&file, &older).unwrap();
+        set_aside(dir.path()).unwrap();
         assert!(!says(&file, "login:").unwrap() && says(&older, "login:").unwrap());
+    }
+
+    #[test]
+    fn of_earlier_consoles_one_is_kept_until_the_machine_is_handed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = || {
+            let mut names: Vec<_> =
+                std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        for name in [CONSOLE, "console.log.0", "console.log.12", "vda.raw"] {
+            std::fs::write(dir.path().join(name), "x").unwrap();
+        }
+        set_aside(dir.path()).unwrap();
+        assert_eq!(names(), [EARLIER, "vda.raw"]);
+        std::fs::write(dir.path().join(CONSOLE), "y").unwrap();
+        forget_earlier(dir.path()).unwrap();
+        forget_earlier(dir.path()).unwrap();
+        assert_eq!(names(), [CONSOLE, "vda.raw"]);
+        for name in ["console.log.", "console.log.1a", "console.logs", "console", "vda.raw"] {
+            assert!(!is_console(name), "{name}");
+        }
     }
 }

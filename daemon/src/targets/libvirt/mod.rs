@@ -31,7 +31,7 @@ use warmd_cbt::disk::WriteDisk;
 
 pub use self::settings::{DiskBus, DomainType, Settings};
 use self::{
-    domain::{CONSOLE, Domain, OLDER_CONSOLE},
+    domain::{CONSOLE, Domain},
     networks::Networks,
     owned::Finder,
 };
@@ -261,9 +261,9 @@ impl Target for LibvirtTarget {
         let kind = self.domain_type(&request.machine.architecture).await.map_err(failed(&doing))?;
         // The console's file needs it, also if every disk has a place of its own.
         let folder = storage.make_folder(request.owner).await?;
-        let (console, older) = (folder.join(CONSOLE), folder.join(OLDER_CONSOLE));
-        blocking_on(&folder, format!("putting {} aside", console.display()), move || {
-            guest::set_aside(&console, &older).map_err(|error| VolumeError::io("renaming", &console, error))
+        let there = folder.clone();
+        blocking_on(&folder, format!("putting the console in {} aside", folder.display()), move || {
+            guest::set_aside(&there).map_err(|error| VolumeError::io("moving a console's file in", &there, error))
         })
         .await?;
         let disk_bus = self.settings.disk_bus;
@@ -364,6 +364,16 @@ impl Target for LibvirtTarget {
         self.libvirt.set_autostart(id, on).await.map_err(failed(&doing))
     }
 
+    async fn tidy(&self, owner: MigrationId) -> Result<(), TargetError> {
+        let folder = self.storage().await?.folder(owner);
+        let there = folder.clone();
+        blocking_on(&folder, format!("removing earlier consoles in {}", folder.display()), move || {
+            guest::forget_earlier(&there)
+                .map_err(|error| VolumeError::io("removing a console's file in", &there, error))
+        })
+        .await
+    }
+
     async fn discard_disks(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<(), TargetError> {
         if self.look(owner).await? != MachineState::Absent {
             return Err(TargetError::new(
@@ -372,7 +382,7 @@ impl Target for LibvirtTarget {
                 "its domain exists: discard the machine first",
             ));
         }
-        self.storage().await?.discard(owner, disks, &[CONSOLE, OLDER_CONSOLE]).await
+        self.storage().await?.discard(owner, disks, guest::is_console).await
     }
 
     async fn guard(&self) -> Result<Option<&dyn Guard>, TargetError> {

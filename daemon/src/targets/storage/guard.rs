@@ -252,7 +252,7 @@ mod tests {
         assert!(
             storage.changed(owner, &specs(), &again).await.unwrap().iter().all(|(_, runs)| runs.is_empty())
         );
-        storage.discard(owner, &specs(), &[]).await.unwrap();
+        storage.discard(owner, &specs(), |_| false).await.unwrap();
         assert!(!again.folder.exists() && !storage.folder(owner).exists());
         storage.lower(owner, &specs()).await.unwrap();
     }

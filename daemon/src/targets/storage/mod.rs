@@ -277,13 +277,13 @@ impl Storage {
         Ok(located)
     }
 
-    /// Removes the disks that are warmd's own, gives up the claims on the others, and removes the files `beside` them
-    /// in the migration's folder.
+    /// Removes the disks that are warmd's own, gives up the claims on the others, and removes the files in the
+    /// migration's folder that are called `beside` them.
     pub async fn discard(
         &self,
         owner: MigrationId,
         disks: &[DiskSpec],
-        beside: &'static [&'static str],
+        beside: fn(&str) -> bool,
     ) -> Result<(), TargetError> {
         for spec in disks {
             let doing = doing("discarding", owner, spec);
@@ -311,9 +311,8 @@ impl Storage {
         }
         let folder = self.folder(owner);
         blocking_on(&self.directory, format!("discarding the folder {}", folder.display()), move || {
-            for name in beside.iter().chain(&[LAST_WRITER]) {
-                volume::remove_file(&folder.join(name))?;
-            }
+            volume::remove_file(&folder.join(LAST_WRITER))?;
+            volume::remove_files(&folder, beside)?;
             volume::remove_tree(&folder.join(guard::FOLDER))?;
             volume::remove_directory(&folder)
         })

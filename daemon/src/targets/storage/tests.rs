@@ -91,11 +91,11 @@ async fn each_disk_lies_in_its_storage_and_all_of_it_goes() {
     // Another migration has nothing of it.
     let other = MigrationId::generate();
     assert_eq!(storage.open(other, &specs()[0]).await.err().unwrap().kind, Kind::NotFound);
-    storage.discard(other, &specs(), &[]).await.unwrap();
+    storage.discard(other, &specs(), |_| false).await.unwrap();
     assert_eq!(storage.noted_writer(owner).await.unwrap(), Some(Writer::Pass { number: 7, faults: 0 }));
-    storage.discard(owner, &specs(), &[]).await.unwrap();
+    storage.discard(owner, &specs(), |_| false).await.unwrap();
     assert_eq!(all(&dir), ["default", "fast", "slow"]);
-    storage.discard(owner, &specs(), &[]).await.unwrap();
+    storage.discard(owner, &specs(), |_| false).await.unwrap();
 }
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn a_disk_that_lies_in_another_storage_is_neither_made_again_nor_left() {
     assert_eq!(fs::read(&made[0].location).unwrap(), vec![7; SIZE as usize]);
     assert!(!dir.path().join(format!("slow/{owner}/vda.raw")).exists());
     // Given up by a plan that sends it elsewhere, it goes all the same.
-    storage.discard(owner, &[spec("vda", None)], &[]).await.unwrap();
+    storage.discard(owner, &[spec("vda", None)], |_| false).await.unwrap();
     assert_eq!(all(&dir), ["default", "fast", "slow"]);
 }
 
@@ -202,7 +202,7 @@ async fn a_conversion_writes_into_the_disk_wherever_it_lies() {
     storage.commit(owner, &specs(), &guarded, Duration::from_secs(30)).await.unwrap();
     assert_eq!((first(0), first(1), first(2)), (9, 9, 9));
     storage.lower(owner, &specs()).await.unwrap();
-    storage.discard(owner, &specs(), &[]).await.unwrap();
+    storage.discard(owner, &specs(), |_| false).await.unwrap();
     assert_eq!(all(&dir), ["default", "fast", "slow"]);
 }
 
@@ -278,7 +278,7 @@ async fn a_place_has_one_owner_whatever_target_and_name_lead_to_it() {
     // A disk of warmd's own has an owner as well.
     let own = one.prepare(first, &[spec("vdb", None)]).await.unwrap().remove(0).location;
     assert_eq!(two.prepare(second, &at(own.as_ref())).await.unwrap_err().kind, Kind::Conflict);
-    one.discard(first, &at(&path), &[]).await.unwrap();
+    one.discard(first, &at(&path), |_| false).await.unwrap();
     two.prepare(second, &at(&link)).await.unwrap();
     two.open(second, &at(&link)[0]).await.unwrap();
     let error = one.prepare(first, &at(&path)).await.unwrap_err();
@@ -358,7 +358,7 @@ async fn a_place_that_hangs_keeps_no_other_place_from_answering() {
     let (dir, owner) = (tempfile::tempdir().unwrap(), MigrationId::generate());
     let storage = storage(&dir);
     storage.prepare(owner, &specs()).await.unwrap();
-    storage.discard(owner, &specs(), &[]).await.unwrap();
+    storage.discard(owner, &specs(), |_| false).await.unwrap();
     drop(release);
 }
 
@@ -377,4 +377,18 @@ async fn a_disk_of_another_vm_that_does_not_answer_keeps_no_place_from_being_tak
         turns.push(turn);
     }
     tokio::time::timeout(Duration::from_secs(30), storage.prepare(owner, &at(&path))).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_lies_beside_the_disks_goes_with_them_however_many_it_is() {
+    let (dir, owner) = (tempfile::tempdir().unwrap(), MigrationId::generate());
+    let storage = storage(&dir);
+    storage.prepare(owner, &[spec("vda", None)]).await.unwrap();
+    let folder = storage.folder(owner);
+    for name in ["console.log", "console.log.0", "console.log.1", "console.log.2"] {
+        fs::write(folder.join(name), "login:").unwrap();
+    }
+    storage.discard(owner, &[spec("vda", None)], |name| name.starts_with("console.")).await.unwrap();
+    assert!(!folder.exists(), "{:?}", all(&dir));
+    storage.discard(owner, &[spec("vda", None)], |name| name.starts_with("console.")).await.unwrap();
 }

@@ -130,6 +130,22 @@ pub fn remove_file(path: &Path) -> Result<(), VolumeError> {
     if removed { sync_directory_of(path).map_err(failed) } else { Ok(()) }
 }
 
+/// Removes the files in a directory that are called so; none there is success, as is no directory. Blocks.
+pub fn remove_files(directory: &Path, are_called: impl Fn(&str) -> bool) -> Result<(), VolumeError> {
+    let failed = |error| VolumeError::io("looking into", directory, error);
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed)?,
+    };
+    for entry in entries {
+        let name = entry.map_err(failed)?.file_name();
+        if name.to_str().is_some_and(&are_called) {
+            remove_file(&directory.join(name))?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes a volume's file that nobody holds open, durably; none there is success. Blocks.
 pub fn remove_unused(path: &Path) -> Result<(), VolumeError> {
     match File::open(path) {
