@@ -61,3 +61,25 @@ fn the_unit_is_sound_and_hardened() -> Result<()> {
     ensure!(looked.stderr.is_empty(), "{}", String::from_utf8_lossy(&looked.stderr));
     Ok(())
 }
+
+/// With the drop-in for conversions the unit is still sound and hardened, and lets them make code.
+#[test]
+fn the_unit_for_conversions_is_sound_and_hardened() -> Result<()> {
+    let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/../daemon/deploy");
+    let dir = TestDir::new()?;
+    let unit = dir.join("warmd.service");
+    let whole = std::fs::read_to_string(format!("{deploy}/warmd.service"))?;
+    let drop_in = std::fs::read_to_string(format!("{deploy}/warmd-conversion.conf"))?;
+    std::fs::write(&unit, format!("{whole}\n{drop_in}"))?;
+    let looked = Command::new("systemd-analyze")
+        .args(["security", "--offline=yes", "--threshold=35", "--no-pager"])
+        .arg(&unit)
+        .output()
+        .context("systemd-analyze")?;
+    let said = String::from_utf8_lossy(&looked.stdout);
+    ensure!(looked.status.success(), "exposed more than 3.5: {said}");
+    ensure!(looked.stderr.is_empty(), "{}", String::from_utf8_lossy(&looked.stderr));
+    let denies = said.lines().find(|line| line.contains("MemoryDenyWriteExecute="));
+    ensure!(denies.is_some_and(|line| line.contains('✗')), "{denies:?} of {said}");
+    Ok(())
+}

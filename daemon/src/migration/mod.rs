@@ -10,6 +10,7 @@ pub mod audit;
 mod boot_check;
 mod changes;
 pub mod command;
+mod confined;
 pub mod context;
 pub mod control;
 mod conversion;

@@ -26,6 +26,7 @@ pub enum Rule {
     ConversionMissing,
     ConversionUnguarded,
     ConversionPlace,
+    ConversionConfined,
     ScheduleDeadEnd,
     WindowNeverFits,
     WindowsNeverMeet,
@@ -114,13 +115,14 @@ impl Objection {
 
 impl Rule {
     /// All rules, in the order of the table.
-    pub const ALL: [Self; 64] = [
+    pub const ALL: [Self; 65] = [
         Self::PlanWrong,
         Self::HookMissing,
         Self::BootCheckBlind,
         Self::ConversionMissing,
         Self::ConversionUnguarded,
         Self::ConversionPlace,
+        Self::ConversionConfined,
         Self::ScheduleDeadEnd,
         Self::WindowNeverFits,
         Self::WindowsNeverMeet,

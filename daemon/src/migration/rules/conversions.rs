@@ -1,10 +1,11 @@
-//! Whether what is to be converted can be: its program is on the daemon's host, and the target keeps its writes apart.
+//! Whether what is to be converted can be: its program is on the daemon's host and not bound there, and the target keeps
+//! its writes apart.
 
 use warmd_cbt::units::Length;
 
 use super::{Judged, plan_of, vm_of};
 use crate::{
-    migration::program,
+    migration::{confined::Confinement, program},
     model::{id::DiskKey, plan::Plan, rule::Rule},
     targets::{DiskSpec, Target},
 };
@@ -21,6 +22,11 @@ pub(super) async fn judge(judged: &mut Judged, plan: &Plan, target: &dyn Target)
         if let Err(why) = program::is_executable(converter.program()) {
             judged.find(Rule::ConversionMissing, plan_of(plan), format!("`{name}.command`: {why}"));
         }
+    }
+    let confinement = Confinement::look();
+    if confinement.binds() {
+        let found = format!("a conversion shares the sandbox of the daemon's service: {confinement}");
+        judged.find(Rule::ConversionConfined, plan_of(plan), found);
     }
     let subject = format!("target {}", plan.target);
     let guard = match target.guard().await {

@@ -45,6 +45,14 @@ impl Rule {
                 "nothing can be kept apart from the place that the plan gives a disk that is to be converted",
                 "give the disk another place in `[vm.NAME.disks]`, or set `conversion = \"none\"` for the VM",
             ),
+            Self::ConversionConfined => (
+                "conversion-confined",
+                Warning,
+                "the service that the daemon runs in forbids its programs what a conversion that runs a VM (virt-v2v, \
+                 libguestfs) needs",
+                "install `daemon/deploy/warmd-conversion.conf`, or see in conversion.md how the command gets by; nothing, if \
+                 it runs no VM",
+            ),
             Self::ScheduleDeadEnd => (
                 "schedule-dead-end",
                 Warning,
