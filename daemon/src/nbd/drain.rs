@@ -85,3 +85,68 @@ async fn skip<R: AsyncRead + Unpin>(input: &mut R, bytes: u64) -> io::Result<()>
     let skipped = tokio::io::copy(&mut input.take(bytes), &mut tokio::io::sink()).await?;
     if skipped == bytes { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::nbd::astray::Astray;
+
+    const WRITE: u64 = 1;
+    const READ: u64 = 2;
+
+    /// What is suspect after a server has said this, and ended, for a write of 512 bytes and a read.
+    async fn left(said: &[u8]) -> usize {
+        let astray = Arc::new(Astray::default());
+        let debt = astray.owe([(4096, 512)].into_iter());
+        let request = |expect, owed| Unanswered { expect, length: 8, owed, is_due: true };
+        let open = [(WRITE, request(Expect::Nothing, Some(0))), (READ, request(Expect::Data, None))];
+        drain(said, BTreeMap::from(open), debt).await;
+        astray.suspects().len()
+    }
+
+    fn simple(errno: u32, cookie: u64, data: &[u8]) -> Vec<u8> {
+        [&0x6744_6698_u32.to_be_bytes()[..], &errno.to_be_bytes(), &cookie.to_be_bytes(), data].concat()
+    }
+
+    fn chunk(is_last: u16, cookie: u64, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(body.len()).unwrap();
+        [
+            &0x668e_33ef_u32.to_be_bytes()[..],
+            &is_last.to_be_bytes(),
+            &[0, 1],
+            &cookie.to_be_bytes(),
+            &length.to_be_bytes(),
+            body,
+        ]
+        .concat()
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_either_kind_ends_a_change_also_behind_a_reads() {
+        let reads = [vec![], simple(0, READ, &[7; 8]), simple(5, READ, &[]), chunk(0, READ, &[7; 16])];
+        for read in reads {
+            for answer in [simple(0, WRITE, &[]), simple(5, WRITE, &[]), chunk(1, WRITE, &[])] {
+                assert_eq!(left(&[read.clone(), answer].concat()).await, 0);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_whole_answer_leaves_the_change_suspect() {
+        let answer = simple(0, WRITE, &[]);
+        for said in [
+            vec![],
+            answer[..15].to_vec(),
+            simple(0, READ, &[7; 8]),
+            simple(0, 3, &[]),
+            vec![0; 16],
+            chunk(0, WRITE, &[]),
+            chunk(1, WRITE, &[1, 2])[..21].to_vec(),
+            [simple(0, READ, &[7; 7]), answer].concat(),
+        ] {
+            assert_eq!(left(&said).await, 1, "{said:?}");
+        }
+    }
+}
