@@ -9,6 +9,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -41,6 +42,8 @@ struct Known {
     read: Option<(u32, bool)>,
     /// Of when the copy is; `None` before there is a whole one.
     copied: Option<DateTime<Utc>>,
+    /// When that was first seen, and how old it was then: from there on the monotonic clock counts.
+    seen: Option<(Instant, Duration)>,
     /// It was told that the copy is too old.
     told: bool,
 }
@@ -102,18 +105,23 @@ async fn look(handle: &Handle) {
     let pass = view.pass.as_ref().map(|pass| (pass.number, pass.ended.is_some()));
     if known.copied.is_none() || known.read != pass {
         match context.store.last_copied(context.id).await {
-            Ok(copied) => (known.copied, known.read) = (copied, pass),
+            Ok(copied) => {
+                if known.seen.is_none() || copied != known.copied {
+                    known.seen = copied.map(|copied| (Instant::now(), clock::age(copied)));
+                }
+                (known.copied, known.read) = (copied, pass);
+            }
             Err(error) => {
                 tracing::warn!(migration = %context.id, %error, "how old the copy is, is not known now");
                 return;
             }
         }
     }
-    let Some(copied) = known.copied else {
+    let Some((seen, before)) = known.seen else {
         context.overdue.keep(known);
         return;
     };
-    let age = clock::age(copied);
+    let age = before.saturating_add(seen.elapsed());
     let line = told(known.told, age, rpo, || why(&view));
     known.told = age > rpo;
     context.overdue.keep(known);

@@ -67,7 +67,7 @@ fn a_copy_older_than_promised_is_told_whatever_is_in_the_way() {
         let rig = Rig::start_on_a_clock(World::new(&[("vda", SIZE)])).await;
         let mut plan = Rig::plan(VerifyMode::None);
         plan.schedule = toml::from_str(
-            "[adaptive]\nrpo = \"30m\"\nlongest = \"10m\"\n[copy]\nwindows = [\"daily 11:00–14:00 UTC\"]",
+            "[adaptive]\nrpo = \"30m\"\nlongest = \"10m\"\n[copy]\nwindows = [\"daily 11:00–16:00 UTC\"]",
         )
         .unwrap();
         rig.seed(plan).await;
@@ -84,7 +84,7 @@ fn a_copy_older_than_promised_is_told_whatever_is_in_the_way() {
         tokio::time::sleep(Duration::from_mins(15)).await;
         assert_eq!((lines(&rig, "alarm").await.len(), lines(&rig, "alarm over").await.len()), (1, 1));
         assert!(!exceeded(&rig).await, "the metric still says it");
-        // The window, which closes at two.
+        // The window, which closes at four.
         tokio::time::sleep(Duration::from_hours(5)).await;
         let told = lines(&rig, "alarm").await;
         assert!(told.len() == 2 && told[1].contains("blocked until"), "{told:?}");
