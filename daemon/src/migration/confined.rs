@@ -49,8 +49,8 @@ impl Confinement {
         let capabilities = field("CapBnd").and_then(|bits| u64::from_str_radix(bits, 16).ok());
         // ID, parent, device, root, mount point, options; of mounts at one place the last one counts.
         let mount = |point: &str| {
-            let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-            fields.filter(|fields| fields.get(4) == Some(&point) && fields.len() > 5).next_back()
+            let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+            fields.rfind(|fields| fields.get(4) == Some(&point) && fields.len() > 5)
         };
         let is_read_only = |fields: &Vec<&str>| fields[5].split(',').any(|option| option == "ro");
         Self {

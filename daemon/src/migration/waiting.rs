@@ -41,7 +41,7 @@ impl<'a> Waiting<'a> {
     /// Shows and tells that it failed, and is tried again in `pause`.
     pub(super) async fn told(&mut self, doing: &str, error: &WorkError, pause: Duration) {
         let now = clock::now();
-        let begun = self.begun.get_or_insert_with(|| Begun { wall: now, tries: 0 });
+        let begun = self.begun.get_or_insert(Begun { wall: now, tries: 0 });
         begun.tries += 1;
         let begun = *begun;
         let reason = error.to_string();

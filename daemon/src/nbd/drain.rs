@@ -39,13 +39,13 @@ pub(super) async fn drain<R: AsyncBufRead + Unpin>(
     );
     match tokio::time::timeout(LIMIT, hear(&mut input, open, &debt)).await {
         Ok(Ok(())) => {
-            tracing::info!("the server has answered the changes of the NBD connection that was given up")
+            tracing::info!("the server has answered the changes of the NBD connection that was given up");
         }
         Ok(Err(error)) => {
-            tracing::warn!(%error, "an NBD connection ended before the server answered all changes")
+            tracing::warn!(%error, "an NBD connection ended before the server answered all changes");
         }
         Err(_) => {
-            tracing::warn!(after = ?LIMIT, "the server does not answer the changes of an NBD connection")
+            tracing::warn!(after = ?LIMIT, "the server does not answer the changes of an NBD connection");
         }
     }
 }

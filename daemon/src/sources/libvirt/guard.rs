@@ -151,7 +151,7 @@ mod tests {
         let file = std::fs::File::create(dir.path().join("0.scratch")).unwrap();
         file.set_len(1 << 30).unwrap();
         let hole = look(dir.path()).await.unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&file, &[1; 1 << 20], 0).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &vec![1; 1 << 20], 0).unwrap();
         file.sync_all().unwrap();
         let full = look(dir.path()).await.unwrap();
         assert!(hole.scratch < 1 << 20 && (1 << 20..1 << 30).contains(&full.scratch), "{hole:?}, {full:?}");

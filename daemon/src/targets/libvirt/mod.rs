@@ -263,7 +263,8 @@ impl Target for LibvirtTarget {
         let folder = storage.make_folder(request.owner).await?;
         let there = folder.clone();
         blocking_on(&folder, format!("putting the console in {} aside", folder.display()), move || {
-            guest::set_aside(&there).map_err(|error| VolumeError::io("moving a console's file in", &there, error))
+            guest::set_aside(&there)
+                .map_err(|error| VolumeError::io("moving a console's file in", &there, error))
         })
         .await?;
         let disk_bus = self.settings.disk_bus;

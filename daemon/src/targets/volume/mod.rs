@@ -43,8 +43,8 @@ pub use self::{
     identity::VolumeKind,
     image::ImageFile,
     make::{
-        Found, find, make_directory, make_file, make_own_directory, remove_directory, remove_file, remove_files,
-        remove_tree, remove_unused, sync_directory, write_file,
+        Found, find, make_directory, make_file, make_own_directory, remove_directory, remove_file,
+        remove_files, remove_tree, remove_unused, sync_directory, write_file,
     },
     users::{Kin, Uses, unseen},
     witness::Witness,
