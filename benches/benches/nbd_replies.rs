@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use warmd_daemon::nbd::exercise::{self, CONTEXTS, COOKIES, LENGTH, OFFSET};
+use warmd_daemon::nbd::fuzz::{self, CONTEXTS, COOKIES, LENGTH, OFFSET};
 
 const SIMPLE: u32 = 0x6744_6698;
 const STRUCTURED: u32 = 0x668e_33ef;
@@ -54,11 +54,11 @@ fn replies(criterion: &mut Criterion) {
         ("structured, one chunk each, 2 extents", structured(1, 2), true),
         ("structured, 64 chunks, 512 extents", structured(64, 512), true),
     ] {
-        let replayed = exercise::replies(&bytes, is_structured);
+        let replayed = fuzz::replies(&bytes, is_structured);
         assert_eq!(replayed.data.len(), 2, "{name}: {:?}", replayed.outcomes);
         group.throughput(Throughput::Bytes(bytes.len() as u64));
         group.bench_function(name, |bencher| {
-            bencher.iter(|| exercise::replies(black_box(&bytes), is_structured));
+            bencher.iter(|| fuzz::replies(black_box(&bytes), is_structured));
         });
     }
     group.finish();

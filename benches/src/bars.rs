@@ -6,7 +6,7 @@
 use std::fmt;
 
 use crate::{
-    cases::{Case, Over, Work},
+    cases::{Case, CaseWork, Over},
     delta::Shape,
     report::Row,
     sides::Peer,
@@ -18,12 +18,12 @@ pub struct Bar {
     pub case: String,
     pub what: String,
     pub value: f64,
-    pub limit: Limit,
+    pub limit: BarLimit,
 }
 
 /// On which side of the number it must be.
 #[derive(Clone, Copy, Debug)]
-pub enum Limit {
+pub enum BarLimit {
     AtLeast(f64),
     AtMost(f64),
 }
@@ -32,15 +32,15 @@ pub enum Limit {
 pub const MEMORY: f64 = 200.0;
 
 impl Bar {
-    pub fn new(case: &str, what: impl Into<String>, value: f64, limit: Limit) -> Self {
+    pub fn new(case: &str, what: impl Into<String>, value: f64, limit: BarLimit) -> Self {
         Self { case: case.to_owned(), what: what.into(), value, limit }
     }
 
     /// Whether it is.
     pub fn met(&self) -> bool {
         match self.limit {
-            Limit::AtLeast(least) => self.value >= least,
-            Limit::AtMost(most) => self.value <= most,
+            BarLimit::AtLeast(least) => self.value >= least,
+            BarLimit::AtMost(most) => self.value <= most,
         }
     }
 }
@@ -48,8 +48,8 @@ impl Bar {
 impl fmt::Display for Bar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (sign, limit) = match self.limit {
-            Limit::AtLeast(least) => ('≥', least),
-            Limit::AtMost(most) => ('≤', most),
+            BarLimit::AtLeast(least) => ('≥', least),
+            BarLimit::AtMost(most) => ('≤', most),
         };
         let verdict = if self.met() { "met" } else { "NOT MET" };
         write!(f, "{}: {:.3}, must be {sign} {limit}: {verdict}", self.what, self.value)
@@ -63,12 +63,12 @@ pub fn of(case: &Case, rows: &[Row], blake3: f64) -> Vec<Bar> {
     let mut bars = Vec::new();
     let copiers = [Peer::Nbdcopy, Peer::NbdcopyBest, Peer::QemuImg];
     match case.work {
-        Work::Full => {
+        CaseWork::Full => {
             // The lowest ratio, not the lowest time: it was taken beside warmd's own.
             let best = copiers.into_iter().filter_map(row).min_by(|a, b| a.ratio.total_cmp(&b.ratio));
             if let Some(best) = best {
                 let what = format!("speed against the best copier ({})", best.peer);
-                bars.push(bar(&what, best.ratio, Limit::AtLeast(1.0)));
+                bars.push(bar(&what, best.ratio, BarLimit::AtLeast(1.0)));
             }
             if let Some(nbdcopy) = row(Peer::Nbdcopy) {
                 let hashing = nbdcopy.bytes_changed as f64 / blake3;
@@ -76,20 +76,24 @@ pub fn of(case: &Case, rows: &[Row], blake3: f64) -> Vec<Bar> {
                 bars.push(bar(
                     "CPU against nbdcopy and the BLAKE3 of the same bytes",
                     share,
-                    Limit::AtMost(1.2),
+                    BarLimit::AtMost(1.2),
                 ));
             }
             if case.brake.read_delay_ms >= 10
                 && case.over == Over::Nbd
                 && let Some(cdi) = row(Peer::CdiLoop)
             {
-                bars.push(bar("speed against cdi-loop", cdi.ratio, Limit::AtLeast(8.0)));
+                bars.push(bar("speed against cdi-loop", cdi.ratio, BarLimit::AtLeast(8.0)));
             }
         }
-        Work::Delta { shape, percent } => {
+        CaseWork::Delta { shape, percent } => {
             if shape == Shape::Blocks && percent == 1 && case.brake.read_delay_ms > 0 {
                 for one in [Peer::CdiLoop, Peer::MigratekitLoop].into_iter().filter_map(row) {
-                    bars.push(bar(&format!("speed against {}", one.peer), one.ratio, Limit::AtLeast(10.0)));
+                    bars.push(bar(
+                        &format!("speed against {}", one.peer),
+                        one.ratio,
+                        BarLimit::AtLeast(10.0),
+                    ));
                 }
             }
             if let Some(any) = rows.first() {
@@ -100,20 +104,20 @@ pub fn of(case: &Case, rows: &[Row], blake3: f64) -> Vec<Bar> {
                     }
                     _ => ("bytes read, of the changed bytes", any.bytes_changed, 1.25),
                 };
-                bars.push(bar(what, read / of as f64, Limit::AtMost(most)));
+                bars.push(bar(what, read / of as f64, BarLimit::AtMost(most)));
             }
         }
-        Work::Unchanged => {
+        CaseWork::Unchanged => {
             let slower = [Peer::Read, Peer::Hash].into_iter().filter_map(row);
             if let Some(ground) = slower.max_by(|a, b| a.ratio.total_cmp(&b.ratio)) {
                 let what = format!("speed against the slower ground ({})", ground.peer);
-                bars.push(bar(&what, ground.ratio, Limit::AtLeast(0.9)));
+                bars.push(bar(&what, ground.ratio, BarLimit::AtLeast(0.9)));
             }
         }
-        Work::Readback | Work::Compare => {}
+        CaseWork::Readback | CaseWork::Compare => {}
     }
     if let Some(most) = rows.iter().map(|row| row.rss_mib).max_by(f64::total_cmp) {
-        bars.push(bar("peak RSS in MiB", most, Limit::AtMost(MEMORY)));
+        bars.push(bar("peak RSS in MiB", most, BarLimit::AtMost(MEMORY)));
     }
     bars
 }

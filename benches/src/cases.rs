@@ -6,7 +6,7 @@ use crate::{delta::Shape, image::Fill, servers::Brake, sides::Peer};
 
 /// What the two sides do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Work {
+pub enum CaseWork {
     /// All of the disk, to a new target that is known to be empty.
     Full,
     /// What changed, onto the copy of the state before.
@@ -34,7 +34,7 @@ pub enum Over {
 #[derive(Clone, Debug)]
 pub struct Case {
     pub name: String,
-    pub work: Work,
+    pub work: CaseWork,
     pub over: Over,
     pub fill: Fill,
     /// Bytes in each disk.
@@ -66,7 +66,7 @@ impl Case {
         };
         Self {
             name: format!("full-{over_name}-{}", fill.name()),
-            work: Work::Full,
+            work: CaseWork::Full,
             over,
             fill,
             size: 4 * GIB,
@@ -91,7 +91,7 @@ impl Case {
         }
         let mut case = Self::full(Over::Nbd, Fill::Half);
         case.name = format!("delta-{}-{percent}pct", shape.name());
-        case.work = Work::Delta { shape, percent };
+        case.work = CaseWork::Delta { shape, percent };
         case.size = size;
         case.peers = vec![Peer::CdiLoop, Peer::MigratekitLoop];
         case.delayed(latency)
@@ -104,7 +104,7 @@ impl Case {
         case
     }
 
-    fn other(name: &str, work: Work, over: Over, peers: Vec<Peer>) -> Self {
+    fn other(name: &str, work: CaseWork, over: Over, peers: Vec<Peer>) -> Self {
         let mut case = Self::full(over, Fill::Half);
         let over_name = if over == Over::Files { "file" } else { "nbd" };
         (case.name, case.work, case.peers) = (format!("{name}-{over_name}"), work, peers);
@@ -115,7 +115,7 @@ impl Case {
     #[must_use]
     pub fn quick(mut self) -> Self {
         self.size = self.size.min(QUICK / self.disks).max(MIB);
-        if let Work::Delta { shape, percent } = self.work {
+        if let CaseWork::Delta { shape, percent } = self.work {
             // Round trips, not bytes, are what takes the time.
             while shape.count(self.size, percent) * self.brake.read_delay_ms > 500 {
                 self.size /= 2;
@@ -154,9 +154,9 @@ pub fn all() -> Vec<Case> {
     cases.push(Case::many(64, 64 * MIB));
     for over in [Over::Files, Over::Nbd] {
         let grounds = || vec![Peer::Read, Peer::Hash];
-        cases.push(Case::other("unchanged", Work::Unchanged, over, grounds()));
-        cases.push(Case::other("readback", Work::Readback, over, grounds()));
-        cases.push(Case::other("compare", Work::Compare, over, vec![Peer::QemuCompare]));
+        cases.push(Case::other("unchanged", CaseWork::Unchanged, over, grounds()));
+        cases.push(Case::other("readback", CaseWork::Readback, over, grounds()));
+        cases.push(Case::other("compare", CaseWork::Compare, over, vec![Peer::QemuCompare]));
     }
     cases
 }
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn every_delta_has_extents_also_in_a_quick_run() {
         for case in all() {
-            if let Work::Delta { shape, percent } = case.work {
+            if let CaseWork::Delta { shape, percent } = case.work {
                 assert!(shape.count(case.size, percent) > 0, "{}", case.name);
                 let quick = case.quick();
                 assert!(shape.count(quick.size, percent) > 3, "{} with {} bytes", quick.name, quick.size);

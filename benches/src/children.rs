@@ -13,10 +13,10 @@ use warmd_tests::wait_until;
 
 /// A child in a process group of its own; dropping it ends the group.
 #[derive(Debug)]
-pub struct Group(Child);
+pub struct ProcessGroup(Child);
 
-impl Group {
-    /// Starts it, without input; what it prints can be read by [`Group::output`], what it complains of is shown.
+impl ProcessGroup {
+    /// Starts it, without input; what it prints can be read by [`ProcessGroup::output`], what it complains of is shown.
     pub fn spawn(command: &mut Command) -> Result<Self> {
         let child = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         Ok(Self(
@@ -40,7 +40,7 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         if matches!(self.0.try_wait(), Ok(None)) {
             let _ = kill_process_group(Pid::from_child(&self.0), Signal::KILL);

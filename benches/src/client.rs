@@ -40,7 +40,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An open export.
 #[derive(Debug)]
-pub struct Client {
+pub struct BenchClient {
     stream: UnixStream,
     size: u64,
     cookie: u64,
@@ -53,7 +53,7 @@ enum Reply {
     Status(u32, u32),
 }
 
-impl Client {
+impl BenchClient {
     /// Opens an export on a Unix socket, with structured replies and `base:allocation`.
     pub fn open(socket: &Path, export: &str) -> Result<Self> {
         let stream = UnixStream::connect(socket).with_context(|| socket.display().to_string())?;
@@ -207,7 +207,7 @@ impl Client {
     }
 }
 
-impl Drop for Client {
+impl Drop for BenchClient {
     fn drop(&mut self) {
         // The server ends the connection by itself if this is lost.
         let _ = self.request(DISCONNECT, 0, 0, 0, &[]);

@@ -13,17 +13,17 @@ use anyhow::{Context as _, Result, ensure};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use warmd_cbt::store::PassFigures;
-use warmd_tests::{Daemon, DiskSpec, Guest, GuestSpec, Libvirt, TestDir, tool, wait_until};
+use warmd_tests::{Daemon, Guest, GuestDisk, GuestSpec, Libvirtd, TestDir, tool, wait_until};
 
 use crate::{
-    bars::{self, Bar, Limit},
+    bars::{self, Bar, BarLimit},
     compare,
     engine::Done,
     fixture::DEADLINE,
-    image::{self, Fill, Image},
-    measure::Measured,
+    image::{self, BenchImage, Fill},
+    measure::BenchMeasurement,
     pairs::{Bench, Pair},
-    report::{Moved, Row},
+    report::{BenchTotals, Row},
 };
 
 /// The case's name.
@@ -37,10 +37,10 @@ const CONNECTIONS: &str = "--connections=2";
 
 /// A host with a guest that is off, and another host.
 struct World {
-    old: Libvirt,
-    new: Libvirt,
+    old: Libvirtd,
+    new: Libvirtd,
     _guest: Guest,
-    image: Image,
+    image: BenchImage,
     /// What the guest's disk holds.
     raw: PathBuf,
     dir: TestDir,
@@ -65,10 +65,10 @@ pub fn run(bench: &Bench) -> Result<(Vec<Row>, Vec<Bar>)> {
     let changed = runs.iter().map(|run| run.end - run.start).sum();
     let note =
         format!("request to synced: {:.2} s", requests.get(requests.len() / 2).copied().unwrap_or_default());
-    let row = Row::new(NAME, "engine", Moved { changed, touched: changed }, note, &pairs);
+    let row = Row::new(NAME, "engine", BenchTotals { changed, touched: changed }, note, &pairs);
     let bars = vec![
-        Bar::new(NAME, "speed against the bare engine", row.ratio, Limit::AtLeast(0.97)),
-        Bar::new(NAME, "peak RSS in MiB", row.rss_mib, Limit::AtMost(bars::MEMORY)),
+        Bar::new(NAME, "speed against the bare engine", row.ratio, BarLimit::AtLeast(0.97)),
+        Bar::new(NAME, "peak RSS in MiB", row.rss_mib, BarLimit::AtMost(bars::MEMORY)),
     ];
     Ok((vec![row], bars))
 }
@@ -76,21 +76,21 @@ pub fn run(bench: &Bench) -> Result<(Vec<Row>, Vec<Bar>)> {
 impl World {
     fn make(bench: &Bench, size: u64) -> Result<Self> {
         let dir = TestDir::below(&bench.below)?;
-        let image = Image { number: 0, size, fill: Fill::Half };
+        let image = BenchImage { number: 0, size, fill: Fill::Half };
         let (raw, disk) = (dir.join("d0"), dir.join("d0.qcow2"));
         image.make(&raw)?;
         let args = ["convert", "-W", "-m", "16", "-f", "raw", "-O", "qcow2"].map(Path::new);
         let mut convert = std::process::Command::new("qemu-img");
         tool::output(convert.args(args).args([&raw, &disk]), DEADLINE)?;
-        let (old, new) = (Libvirt::start_at(dir.join("old"))?, Libvirt::start_at(dir.join("new"))?);
+        let (old, new) = (Libvirtd::start_at(dir.join("old"))?, Libvirtd::start_at(dir.join("new"))?);
         let mut spec = GuestSpec::new(VM);
-        spec.disks = vec![DiskSpec { size_mib: size >> 20, ..DiskSpec::default() }];
+        spec.disks = vec![GuestDisk { size_mib: size >> 20, ..GuestDisk::default() }];
         let guest = Guest::define_over(&old, &dir, &spec, vec![disk])?;
         Ok(Self { old, new, _guest: guest, image, raw, dir })
     }
 
     /// A new daemon with a new migration, up to its first synced state.
-    fn daemon(&self, round: usize) -> Result<(Measured, Done, f64)> {
+    fn daemon(&self, round: usize) -> Result<(BenchMeasurement, Done, f64)> {
         let here = self.dir.join(format!("daemon{round}"));
         std::fs::create_dir_all(here.join("volumes"))?;
         let socket = here.join("warmd.sock");
@@ -120,11 +120,11 @@ impl World {
         std::fs::remove_dir_all(&here)?;
         let figures = PassFigures { read, ..PassFigures::default() };
         let done = Done { figures, pass_s: end - begin, ..Done::default() };
-        Ok((Measured { begin, end, cpu_s, rss_mib }, done, request_s))
+        Ok((BenchMeasurement { begin, end, cpu_s, rss_mib }, done, request_s))
     }
 
     /// The engine alone, over an export such as the daemon makes.
-    fn engine(&self, bench: &Bench, round: usize) -> Result<Measured> {
+    fn engine(&self, bench: &Bench, round: usize) -> Result<BenchMeasurement> {
         let here = self.dir.join(format!("engine{round}"));
         std::fs::create_dir(&here)?;
         let (state, target) = (here.join("state"), here.join("d0"));

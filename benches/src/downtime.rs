@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result, ensure};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde::Serialize;
 use serde_json::Value;
-use warmd_tests::{Console, Daemon, Guest, GuestSpec, Libvirt, TestDir, guest::BOOT, interrupt, wait_until};
+use warmd_tests::{Console, Daemon, Guest, GuestSpec, Libvirtd, TestDir, guest::BOOT, interrupt, wait_until};
 
 const WORK: Duration = Duration::from_mins(4);
 /// How often the consoles are looked at.
@@ -72,8 +72,8 @@ pub struct Run {
 /// Two hosts, and a daemon between them.
 struct Ground {
     daemon: Daemon,
-    old: Libvirt,
-    new: Libvirt,
+    old: Libvirtd,
+    new: Libvirtd,
     volumes: PathBuf,
     dir: TestDir,
 }
@@ -126,7 +126,7 @@ pub fn run(runs: usize, seed: u64) -> Result<Vec<Run>> {
 impl Ground {
     fn lay() -> Result<Self> {
         let dir = TestDir::new()?;
-        let (old, new) = (Libvirt::start_at(dir.join("old"))?, Libvirt::start_at(dir.join("new"))?);
+        let (old, new) = (Libvirtd::start_at(dir.join("old"))?, Libvirtd::start_at(dir.join("new"))?);
         let volumes = dir.join("volumes");
         std::fs::create_dir(&volumes)?;
         let here = dir.path().display();

@@ -30,7 +30,7 @@ use warmd_cbt::{
     store::{DiskId, LedgerCommit, LedgerStore, PassFigures, StoreError, StoredLedger},
     transfer::{PassJob, PassProgress, TransferSettings, run_pass},
     units::{Extent, Length},
-    verify::{self, Part, VerifyJob, VerifyProgress},
+    verify::{self, VerifyJob, VerifyPart, VerifyProgress},
 };
 use warmd_daemon::{
     model::{
@@ -181,7 +181,7 @@ pub async fn verify(state: &Path, pairs: &[(String, String)], compare: bool, kno
     for (ledger, (source, target)) in opened.ledgers.iter().zip(&opened.disks) {
         let job = VerifyJob {
             ledger: Arc::clone(ledger),
-            part: Part::default(),
+            part: VerifyPart::default(),
             pool: pool.clone(),
             chunk: knobs.transfer.chunk,
             in_flight: knobs.transfer.reads_in_flight,

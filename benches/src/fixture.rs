@@ -17,12 +17,12 @@ use warmd_cbt::{
 };
 
 use crate::{
-    cases::{Case, Over, Work},
-    children::Group,
+    cases::{Case, CaseWork, Over},
+    children::ProcessGroup,
     compare, delta,
-    image::{self, Image},
+    image::{self, BenchImage},
     servers::{Brake, Server},
-    side::Place,
+    side::BenchSide,
 };
 
 /// For each step of a preparation, and for each run.
@@ -35,7 +35,7 @@ pub struct Fixture {
     /// What changed, and the file that says so.
     pub changed: Vec<Extent>,
     pub extents_file: Option<PathBuf>,
-    images: Vec<Image>,
+    images: Vec<BenchImage>,
     dir: TempDir,
     /// Short paths, for sockets.
     sockets: TempDir,
@@ -45,7 +45,7 @@ pub struct Fixture {
 #[derive(Debug)]
 pub struct Served {
     /// Source and target of each disk.
-    pub pairs: Vec<(Place, Place)>,
+    pub pairs: Vec<(BenchSide, BenchSide)>,
     _servers: Vec<Server>,
 }
 
@@ -55,7 +55,7 @@ impl Fixture {
         let dir = tempfile::Builder::new().prefix("warmd-bench-").tempdir_in(below)?;
         let sockets = tempfile::Builder::new().prefix("warmd-bench-").tempdir()?;
         let images =
-            (0..case.disks).map(|number| Image { number, size: case.size, fill: case.fill }).collect();
+            (0..case.disks).map(|number| BenchImage { number, size: case.size, fill: case.fill }).collect();
         let mut fixture =
             Self { case: case.clone(), changed: Vec::new(), extents_file: None, images, dir, sockets };
         for name in ["source", "target"] {
@@ -68,14 +68,14 @@ impl Fixture {
         let sizes = fixture.images.iter().map(|image| image.size.to_string());
         let begin = ["init", "--reads-zero"].map(str::to_owned).into_iter().chain(sizes);
         fixture.engine(programs, begin.collect())?;
-        if case.work != Work::Full {
+        if case.work != CaseWork::Full {
             let files = (0..fixture.images.len()).flat_map(|number| {
                 ["source", "target"].map(|name| fixture.disk(name, number).display().to_string())
             });
             fixture.engine(programs, std::iter::once("pass".to_owned()).chain(files).collect())?;
             fixture.compare().context("the preparing full pass")?;
         }
-        if let Work::Delta { shape, percent } = case.work {
+        if let CaseWork::Delta { shape, percent } = case.work {
             fixture.changed = shape.extents(case.size, percent);
             let file = fixture.path("extents");
             delta::save(&file, &fixture.changed)?;
@@ -92,12 +92,12 @@ impl Fixture {
         for (number, image) in self.images.iter().enumerate() {
             let target = self.disk("target", number);
             match self.case.work {
-                Work::Full => {
+                CaseWork::Full => {
                     fs::remove_file(&target)?;
                     image::blank(&target, image.size)?;
                 }
-                Work::Delta { .. } => image.restore(&target, &self.changed)?,
-                Work::Unchanged | Work::Readback | Work::Compare => {}
+                CaseWork::Delta { .. } => image.restore(&target, &self.changed)?,
+                CaseWork::Unchanged | CaseWork::Readback | CaseWork::Compare => {}
             }
         }
         Ok(())
@@ -138,8 +138,8 @@ impl Fixture {
             servers.push(target);
         }
         let place = |socket: &Option<PathBuf>, name, number| match socket {
-            Some(socket) => Place::Export { socket: socket.clone(), name: format!("d{number}") },
-            None => Place::File(self.disk(name, number)),
+            Some(socket) => BenchSide::Export { socket: socket.clone(), name: format!("d{number}") },
+            None => BenchSide::File(self.disk(name, number)),
         };
         let pairs = (0..self.images.len())
             .map(|number| (place(&from, "source", number), place(&to, "target", number)))
@@ -160,9 +160,9 @@ impl Fixture {
 
     /// Bytes, over all disks, that must be moved: what changed, or all data.
     pub fn changed_bytes(&self) -> u64 {
-        let each = |image: &Image| -> u64 {
+        let each = |image: &BenchImage| -> u64 {
             match self.case.work {
-                Work::Delta { .. } => self.changed.iter().map(|extent| extent.len().0).sum(),
+                CaseWork::Delta { .. } => self.changed.iter().map(|extent| extent.len().0).sum(),
                 _ => image.fill.runs(image.size).iter().map(|run| run.end - run.start).sum(),
             }
         };
@@ -180,7 +180,7 @@ impl Fixture {
     fn engine(&self, programs: &Path, arguments: Vec<String>) -> Result<()> {
         let mut command = Command::new(programs.join("bench-engine"));
         command.arg("--state").arg(self.path("state")).args(arguments);
-        Group::spawn(&mut command)?.output(DEADLINE).map(drop)
+        ProcessGroup::spawn(&mut command)?.output(DEADLINE).map(drop)
     }
 
     fn path(&self, name: &str) -> PathBuf {

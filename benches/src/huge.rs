@@ -10,16 +10,16 @@ use serde::{Deserialize, Serialize};
 use warmd_cbt::units::BLOCK;
 
 use crate::{
-    bars::{Bar, Limit},
-    children::Group,
-    client::Client,
+    bars::{Bar, BarLimit},
+    children::ProcessGroup,
+    client::BenchClient,
     delta,
     engine::Done,
     fixture::DEADLINE,
     pairs::{Bench, Pair},
-    report::{Moved, Row},
+    report::{BenchTotals, Row},
     servers::Server,
-    side::Place,
+    side::BenchSide,
 };
 
 /// The case's name.
@@ -45,11 +45,11 @@ pub fn run(bench: &Bench) -> Result<(Vec<Row>, Vec<Bar>)> {
     let engine = bench.programs.join("bench-engine");
     for words in [&["init", &SIZE.to_string()][..], &["settle"]] {
         let mut command = Command::new(&engine);
-        Group::spawn(command.arg("--state").arg(&state).args(words))?.output(DEADLINE)?;
+        ProcessGroup::spawn(command.arg("--state").arg(&state).args(words))?.output(DEADLINE)?;
     }
     let server = |name: &str, words: [String; 2]| {
         let server = Server::nbdkit(dir.path().join(format!("{name}.sock")), words)?;
-        let place = Place::Export { socket: server.socket().to_owned(), name: String::new() };
+        let place = BenchSide::Export { socket: server.socket().to_owned(), name: String::new() };
         anyhow::Ok((server, place.name()))
     };
     let (source, from) = server("source", ["pattern".to_owned(), SIZE.to_string()])?;
@@ -69,21 +69,22 @@ pub fn run(bench: &Bench) -> Result<(Vec<Row>, Vec<Bar>)> {
     compare(&source, &target, blocks, said.done.figures.drained / BLOCK)?;
 
     let pair = Pair { warmd: measured, done: said.done, peer: measured };
-    let moved = Moved { changed: said.done.figures.drained, touched: said.done.figures.drained };
+    let moved = BenchTotals { changed: said.done.figures.drained, touched: said.done.figures.drained };
     let note =
         format!("{blocks} extents: advance {:.2} s, then {:.2} s of pass", said.advance_s, said.done.pass_s);
     let row = Row::new(NAME, "itself", moved, note, &[pair]);
     let bars = vec![
-        Bar::new(NAME, "advance in seconds", said.advance_s, Limit::AtMost(2.0)),
-        Bar::new(NAME, "peak RSS in MiB", measured.rss_mib, Limit::AtMost(400.0)),
-        Bar::new(NAME, "commits' share of the pass", row.commit_share, Limit::AtMost(0.03)),
+        Bar::new(NAME, "advance in seconds", said.advance_s, BarLimit::AtMost(2.0)),
+        Bar::new(NAME, "peak RSS in MiB", measured.rss_mib, BarLimit::AtMost(400.0)),
+        Bar::new(NAME, "commits' share of the pass", row.commit_share, BarLimit::AtMost(0.03)),
     ];
     Ok((vec![row], bars))
 }
 
 fn compare(source: &Server, target: &Server, blocks: u64, drained: u64) -> Result<()> {
     ensure!(drained > 0, "nothing was drained");
-    let (mut left, mut right) = (Client::open(source.socket(), "")?, Client::open(target.socket(), "")?);
+    let (mut left, mut right) =
+        (BenchClient::open(source.socket(), "")?, BenchClient::open(target.socket(), "")?);
     let mut buffers = [vec![0; BLOCK as usize], vec![0; BLOCK as usize]];
     for extent in delta::blocks(SIZE, blocks).take(drained as usize) {
         let [one, two] = &mut buffers;

@@ -121,13 +121,13 @@ pub fn blank(path: &Path, size: u64) -> Result<()> {
 
 /// An image as it is made: the disk of that number, no disk like another.
 #[derive(Clone, Copy, Debug)]
-pub struct Image {
+pub struct BenchImage {
     pub number: u64,
     pub size: u64,
     pub fill: Fill,
 }
 
-impl Image {
+impl BenchImage {
     /// Makes it new, of the first generation, durable.
     pub fn make(self, path: &Path) -> Result<()> {
         blank(path, self.size)?;
@@ -195,7 +195,7 @@ mod tests {
     fn a_restored_image_is_the_first_one_again() {
         let dir = tempfile::tempdir().unwrap();
         let (first, second) = (dir.path().join("first"), dir.path().join("second"));
-        let image = Image { number: 3, size: SIZE, fill: Fill::Half };
+        let image = BenchImage { number: 3, size: SIZE, fill: Fill::Half };
         for shape in [Shape::Blocks, Shape::Pages, Shape::Runs, Shape::HalfZero] {
             let extents = shape.extents(SIZE, 10);
             image.make(&first).unwrap();

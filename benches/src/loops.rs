@@ -5,7 +5,7 @@
 use anyhow::Result;
 use warmd_cbt::units::Extent;
 
-use crate::side::{Place, Side};
+use crate::side::{BenchSide, Side};
 
 /// From this length on CDI asks for block status.
 const CDI_STATUS_FROM: u64 = 1 << 20;
@@ -20,7 +20,7 @@ const DD: u64 = 1 << 20;
 
 /// CDI's VDDK reader: one connection, one request in flight. For extents of 1 MiB and more the status of one extent a
 /// round trip; reads of 2 MiB; written by the same thread. It ends with an fsync.
-pub fn cdi(source: &Place, target: &Place, extents: Option<&[Extent]>) -> Result<()> {
+pub fn cdi(source: &BenchSide, target: &BenchSide, extents: Option<&[Extent]>) -> Result<()> {
     let (mut from, mut to) = (Side::open(source)?, Side::open(target)?);
     let mut buffer = vec![0; CDI_READ as usize];
     for (start, length) in stretches(&from, extents)? {
@@ -43,7 +43,7 @@ pub fn cdi(source: &Place, target: &Place, extents: Option<&[Extent]>) -> Result
 }
 
 /// migratekit's delta: one thread, the changed areas in reads of up to 64 MiB, no block status. It ends with an fsync.
-pub fn migratekit(source: &Place, target: &Place, extents: Option<&[Extent]>) -> Result<()> {
+pub fn migratekit(source: &BenchSide, target: &BenchSide, extents: Option<&[Extent]>) -> Result<()> {
     let (mut from, mut to) = (Side::open(source)?, Side::open(target)?);
     let stretches = stretches(&from, extents)?;
     let longest = stretches.iter().map(|(_, length)| *length).max().unwrap_or_default();
@@ -55,7 +55,7 @@ pub fn migratekit(source: &Place, target: &Place, extents: Option<&[Extent]>) ->
 }
 
 /// The ground of a copy: the data, or the extents, read and written in order by one thread, then an fsync.
-pub fn dd(source: &Place, target: &Place, extents: Option<&[Extent]>) -> Result<()> {
+pub fn dd(source: &BenchSide, target: &BenchSide, extents: Option<&[Extent]>) -> Result<()> {
     let (mut from, mut to) = (Side::open(source)?, Side::open(target)?);
     let mut buffer = vec![0; DD as usize];
     each_data(&mut from, extents, |from, at, length| copy(from, &mut to, at, length, &mut buffer))?;
@@ -63,7 +63,7 @@ pub fn dd(source: &Place, target: &Place, extents: Option<&[Extent]>) -> Result<
 }
 
 /// The ground of reading: the data, in order, by one thread.
-pub fn read(source: &Place) -> Result<()> {
+pub fn read(source: &BenchSide) -> Result<()> {
     let mut from = Side::open(source)?;
     let mut buffer = vec![0; DD as usize];
     each_data(&mut from, None, |from, at, length| {

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 /// One process's figures, or those of several that ran at once.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Measured {
+pub struct BenchMeasurement {
     /// Seconds since 1970.
     pub begin: f64,
     pub end: f64,
@@ -29,7 +29,7 @@ pub struct Measured {
     pub rss_mib: f64,
 }
 
-impl Measured {
+impl BenchMeasurement {
     /// In seconds.
     pub fn wall_s(&self) -> f64 {
         self.end - self.begin
@@ -47,7 +47,7 @@ impl Measured {
 }
 
 /// Runs the command, then syncs the files. To be called once in a process: the figures are those of all its children.
-pub fn run(command: &[String], sync: &[PathBuf]) -> Result<Measured> {
+pub fn run(command: &[String], sync: &[PathBuf]) -> Result<BenchMeasurement> {
     let (program, arguments) = command.split_first().context("no command")?;
     let begin = now();
     let status = Command::new(program).args(arguments).status();
@@ -60,7 +60,7 @@ pub fn run(command: &[String], sync: &[PathBuf]) -> Result<Measured> {
     ensure!(status.success(), "{} ended with {status}", command.join(" "));
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     let cpu = usage.user_time() + usage.system_time();
-    Ok(Measured {
+    Ok(BenchMeasurement {
         begin,
         end,
         cpu_s: cpu.num_microseconds() as f64 / 1e6,

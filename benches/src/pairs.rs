@@ -12,11 +12,11 @@ use warmd_tests::interrupt;
 
 use crate::{
     cases::Case,
-    children::Group,
+    children::ProcessGroup,
     engine::Done,
     fixture::{DEADLINE, Fixture, Served},
-    measure::Measured,
-    report::{Moved, Row},
+    measure::BenchMeasurement,
+    report::{BenchTotals, Row},
     sides::{self, Peer},
 };
 
@@ -40,16 +40,16 @@ pub struct Bench {
 /// One pair that counts.
 #[derive(Clone, Copy, Debug)]
 pub struct Pair {
-    pub warmd: Measured,
+    pub warmd: BenchMeasurement,
     pub done: Done,
-    pub peer: Measured,
+    pub peer: BenchMeasurement,
 }
 
 impl Bench {
     /// Runs a case: one row for each peer.
     pub fn run(&self, case: &Case) -> Result<Vec<Row>> {
         let fixture = Fixture::make(case, &self.below, &self.programs).context("preparing it")?;
-        let moved = Moved { changed: fixture.changed_bytes(), touched: fixture.touched_bytes() };
+        let moved = BenchTotals { changed: fixture.changed_bytes(), touched: fixture.touched_bytes() };
         let peers = case.peers.iter().copied().filter(|peer| self.wants(*peer));
         let settled = peers.map(|peer| Ok((peer, self.warm_up(&fixture, peer)?, Vec::new())));
         let mut settled = settled.collect::<Result<Vec<_>>>()?;
@@ -93,7 +93,7 @@ impl Bench {
         Ok(best.1)
     }
 
-    fn warmd(&self, fixture: &Fixture) -> Result<(Measured, Done)> {
+    fn warmd(&self, fixture: &Fixture) -> Result<(BenchMeasurement, Done)> {
         let state = fixture.fresh_state()?;
         let command = |served: &Served| {
             Ok(vec![sides::engine(&self.programs, fixture, served, &state, &self.engine_words)?])
@@ -102,7 +102,7 @@ impl Bench {
         Ok((measured, serde_json::from_str(&said).with_context(|| format!("bench-engine said {said:?}"))?))
     }
 
-    fn peer(&self, fixture: &Fixture, peer: Peer, setting: &[&str]) -> Result<Measured> {
+    fn peer(&self, fixture: &Fixture, peer: Peer, setting: &[&str]) -> Result<BenchMeasurement> {
         let commands = |served: &Served| peer.commands(&self.programs, setting, fixture, served);
         let (measured, _) = self.measure(fixture, commands).with_context(|| peer.name())?;
         Ok(measured)
@@ -113,7 +113,7 @@ impl Bench {
         &self,
         fixture: &Fixture,
         commands: impl FnOnce(&Served) -> Result<Vec<Vec<String>>>,
-    ) -> Result<(Measured, String)> {
+    ) -> Result<(BenchMeasurement, String)> {
         interrupt::check()?;
         fixture.reset()?;
         let served = fixture.serve()?;
@@ -131,19 +131,19 @@ impl Bench {
 
     /// Runs commands at once, each with the files that it must have synced: their figures together, and the last line
     /// that the first one printed.
-    pub fn at_once(&self, commands: &[(Vec<String>, Vec<PathBuf>)]) -> Result<(Measured, String)> {
+    pub fn at_once(&self, commands: &[(Vec<String>, Vec<PathBuf>)]) -> Result<(BenchMeasurement, String)> {
         let running = commands
             .iter()
-            .map(|(command, sync)| Group::spawn(&mut measured(&self.programs, command, sync)))
+            .map(|(command, sync)| ProcessGroup::spawn(&mut measured(&self.programs, command, sync)))
             .collect::<Result<Vec<_>>>()?;
         let said = running.into_iter().map(|group| group.output(DEADLINE)).collect::<Result<Vec<_>>>()?;
         let lines: Vec<Vec<&str>> = said.iter().map(|text| text.lines().collect()).collect();
         let figures = lines
             .iter()
             .map(|lines| Ok(serde_json::from_str(lines.last().copied().unwrap_or_default())?))
-            .collect::<Result<Vec<Measured>>>()?;
+            .collect::<Result<Vec<BenchMeasurement>>>()?;
         let before = lines.first().and_then(|lines| lines.iter().rev().nth(1)).copied().unwrap_or_default();
-        Ok((Measured::together(&figures).context("nothing was run")?, before.to_owned()))
+        Ok((BenchMeasurement::together(&figures).context("nothing was run")?, before.to_owned()))
     }
 }
 

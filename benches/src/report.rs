@@ -9,7 +9,7 @@ use crate::pairs::Pair;
 
 /// What had to be moved, in bytes.
 #[derive(Clone, Copy, Debug)]
-pub struct Moved {
+pub struct BenchTotals {
     /// The delta, or all data.
     pub changed: u64,
     /// The manifest's blocks that the delta touches.
@@ -54,7 +54,7 @@ pub struct Row {
 
 impl Row {
     /// Of pairs, of which there must be some.
-    pub fn new(case: &str, peer: &str, moved: Moved, note: String, pairs: &[Pair]) -> Self {
+    pub fn new(case: &str, peer: &str, moved: BenchTotals, note: String, pairs: &[Pair]) -> Self {
         let of = |value: &dyn Fn(&Pair) -> f64| median(pairs.iter().map(value).collect());
         let ratio = |pair: &Pair| pair.peer.wall_s() / pair.warmd.wall_s();
         let (warmd_s, peer_s) = (of(&|pair| pair.warmd.wall_s()), of(&|pair| pair.peer.wall_s()));

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Result, bail};
 use warmd_tests::wait_until;
 
-use crate::children::Group;
+use crate::children::ProcessGroup;
 
 /// What slows a server down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct Brake {
 #[derive(Debug)]
 pub struct Server {
     socket: PathBuf,
-    _process: Group,
+    _process: ProcessGroup,
 }
 
 impl Server {
@@ -54,7 +54,7 @@ impl Server {
             .arg(&socket)
             .arg("--pidfile")
             .arg(&ready);
-        let mut process = Group::spawn(command.args(words))?;
+        let mut process = ProcessGroup::spawn(command.args(words))?;
         wait_until("nbdkit to listen", Duration::from_secs(30), || {
             if let Some(status) = process.ended()? {
                 bail!("nbdkit ended with {status}");

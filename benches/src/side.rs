@@ -12,11 +12,11 @@ use rustix::{
     io::Errno,
 };
 
-use crate::client::Client;
+use crate::client::BenchClient;
 
 /// Where a disk is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum BenchSide {
     File(PathBuf),
     /// An export on a Unix socket.
     Export {
@@ -25,7 +25,7 @@ pub enum Place {
     },
 }
 
-impl Place {
+impl BenchSide {
     /// What a file is called by all programs, or an export's URI.
     pub fn name(&self) -> String {
         match self {
@@ -34,7 +34,7 @@ impl Place {
         }
     }
 
-    /// What [`Place::name`] made.
+    /// What [`BenchSide::name`] made.
     pub fn parse(name: &str) -> Self {
         let export = name.strip_prefix("nbd+unix:///").and_then(|rest| rest.split_once("?socket="));
         match export {
@@ -48,14 +48,14 @@ impl Place {
 #[derive(Debug)]
 pub enum Side {
     File(File),
-    Export(Client),
+    Export(BenchClient),
 }
 
 impl Side {
-    pub fn open(place: &Place) -> Result<Self> {
+    pub fn open(place: &BenchSide) -> Result<Self> {
         Ok(match place {
-            Place::File(path) => Self::File(open_file(path)?),
-            Place::Export { socket, name } => Self::Export(Client::open(socket, name)?),
+            BenchSide::File(path) => Self::File(open_file(path)?),
+            BenchSide::Export { socket, name } => Self::Export(BenchClient::open(socket, name)?),
         })
     }
 
@@ -132,10 +132,10 @@ mod tests {
     #[test]
     fn places_are_read_as_written() {
         for place in [
-            Place::File("/a/b".into()),
-            Place::Export { socket: "/run/x.sock".into(), name: "d0".to_owned() },
+            BenchSide::File("/a/b".into()),
+            BenchSide::Export { socket: "/run/x.sock".into(), name: "d0".to_owned() },
         ] {
-            assert_eq!(Place::parse(&place.name()), place);
+            assert_eq!(BenchSide::parse(&place.name()), place);
         }
     }
 }

@@ -7,9 +7,9 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use crate::{
-    cases::Work,
+    cases::CaseWork,
     fixture::{Fixture, Served},
-    side::Place,
+    side::BenchSide,
 };
 
 /// Whom warmd is compared with.
@@ -78,7 +78,7 @@ impl Peer {
             .pairs
             .iter()
             .map(|(source, target)| {
-                let read = if fixture.case.work == Work::Readback { target } else { source };
+                let read = if fixture.case.work == CaseWork::Readback { target } else { source };
                 let (source, target) = (source.name(), target.name());
                 let words: Vec<String> = match self {
                     Self::Nbdcopy | Self::NbdcopyBest => {
@@ -99,8 +99,8 @@ impl Peer {
                     Self::MigratekitLoop => a_loop(&own, "migratekit", fixture, &source, &target)?,
                     Self::Dd => a_loop(&own, "dd", fixture, &source, &target)?,
                     Self::Read => match read {
-                        Place::File(_) => [own.as_str(), "read", read.name().as_str()].words(),
-                        Place::Export { .. } => ["nbdcopy", read.name().as_str(), "null:"].words(),
+                        BenchSide::File(_) => [own.as_str(), "read", read.name().as_str()].words(),
+                        BenchSide::Export { .. } => ["nbdcopy", read.name().as_str(), "null:"].words(),
                     },
                     Self::Hash => {
                         let threads = std::thread::available_parallelism()?.to_string();
@@ -125,8 +125,8 @@ pub fn engine(
     let program = programs.join("bench-engine").display().to_string();
     let mut words = [program.as_str(), "--state", text(state)?].words();
     match fixture.case.work {
-        Work::Readback => words.push("readback".to_owned()),
-        Work::Compare => words.push("compare".to_owned()),
+        CaseWork::Readback => words.push("readback".to_owned()),
+        CaseWork::Compare => words.push("compare".to_owned()),
         _ => words.push("pass".to_owned()),
     }
     if let Some(extents) = &fixture.extents_file {

@@ -69,7 +69,7 @@ struct Sets {
 }
 
 /// The right to write to the disk's target. Every write in flight holds a clone.
-pub(crate) type Gate = Arc<OwnedMutexGuard<()>>;
+pub(crate) type WriteGate = Arc<OwnedMutexGuard<()>>;
 
 impl Ledger {
     /// The ledger as the store has it. [`StoreErrorKind::Corrupt`] if the rows contradict each other.
@@ -229,7 +229,7 @@ impl Ledger {
     }
 
     /// Waits until every write and commit of an earlier pass has ended, also of one whose future was dropped.
-    pub(crate) async fn enter(&self) -> Result<Gate, StoreError> {
+    pub(crate) async fn enter(&self) -> Result<WriteGate, StoreError> {
         let gate = Arc::new(Arc::clone(&self.gate).lock_owned().await);
         let _turn = self.inner.turn.lock().await;
         let anchor = self.anchor();

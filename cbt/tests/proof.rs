@@ -16,10 +16,10 @@ use warmd_cbt::{
     mark::{ChangeMark, Changed},
     stop::StopSignal,
     store::DiskId,
-    testing::{Event, Fault, Faults, MemoryDisk, MemoryStore},
+    testing::{DiskEvent, DiskFault, Faults, MemoryDisk, MemoryStore},
     transfer::{PassJob, PassProgress, TransferSettings, run_pass},
     units::{BLOCK, Extent, Length, Offset},
-    verify::{AuditJob, AuditOutcome, Part, VerifyError, VerifyJob, audit, compare, readback},
+    verify::{AuditJob, AuditOutcome, VerifyError, VerifyJob, VerifyPart, audit, compare, readback},
 };
 
 const DISK: DiskId = DiskId(1);
@@ -51,7 +51,7 @@ async fn drain(
 
 fn verify_job(
     ledger: &Arc<Ledger>,
-    part: Part,
+    part: VerifyPart,
     pool: &BufferPool,
     chunk: usize,
     in_flight: usize,
@@ -108,7 +108,7 @@ impl Bench {
         drain(&self.ledger, self.source.clone(), self.target.clone(), &self.pool, settings).await;
     }
 
-    fn verify(&self, part: Part) -> VerifyJob {
+    fn verify(&self, part: VerifyPart) -> VerifyJob {
         verify_job(&self.ledger, part, &self.pool, 4 * BLOCK as usize, 1)
     }
 
@@ -146,13 +146,13 @@ fn set(extents: &[Extent]) -> ExtentSet {
 async fn only_the_part_is_read_and_only_of_the_part_is_spoken() {
     let bench = Bench::drained(20..30).await;
     let part = [blocks(3, 1), blocks(18, 5), blocks(40, 9), blocks(BLOCKS - 1, 1)];
-    let reads = bench.faults.seen(Event::Read);
-    let good = readback(bench.verify(Part::only(set(&part))), bench.target.clone()).await.unwrap();
+    let reads = bench.faults.seen(DiskEvent::Read);
+    let good = readback(bench.verify(VerifyPart::only(set(&part))), bench.target.clone()).await.unwrap();
     let bytes: u64 = part.iter().map(|extent| extent.len().0).sum();
     assert!(good.is_equal() && good.checked == Length(bytes), "{good:?}");
     // 1 + 2 + 3 + 1 pieces, those in holes cut and left out as the disk likes.
-    assert!(bench.faults.seen(Event::Read) - reads <= 10, "more than the part was read");
-    let whole = readback(bench.verify(Part::default()), bench.target.clone()).await.unwrap();
+    assert!(bench.faults.seen(DiskEvent::Read) - reads <= 10, "more than the part was read");
+    let whole = readback(bench.verify(VerifyPart::default()), bench.target.clone()).await.unwrap();
     assert_eq!(
         (whole.root == good.root, whole.checked),
         (true, SIZE),
@@ -162,9 +162,11 @@ async fn only_the_part_is_read_and_only_of_the_part_is_spoken() {
     for block in [2, 39, 50] {
         bench.target.set_fill(block, 4711);
     }
-    assert!(readback(bench.verify(Part::only(set(&part))), bench.target.clone()).await.unwrap().is_equal());
+    assert!(
+        readback(bench.verify(VerifyPart::only(set(&part))), bench.target.clone()).await.unwrap().is_equal()
+    );
     bench.target.set_fill(48, 4711);
-    let job = || bench.verify(Part::only(set(&part)));
+    let job = || bench.verify(VerifyPart::only(set(&part)));
     let read = readback(job(), bench.target.clone()).await.unwrap();
     let compared = compare(job(), bench.source.clone(), bench.target.clone()).await.unwrap();
     for verdict in [read, compared] {
@@ -175,9 +177,9 @@ async fn only_the_part_is_read_and_only_of_the_part_is_spoken() {
 #[tokio::test]
 async fn a_verification_goes_on_where_it_was_sure() {
     let bench = Bench::drained(0..0).await;
-    bench.faults.add(Event::Read, 6, Fault::Fail);
+    bench.faults.add(DiskEvent::Read, 6, DiskFault::Fail);
     for only in [None, Some(Arc::new(set(&[blocks(1, 60)])))] {
-        let part = Part { only, from: Offset(0) };
+        let part = VerifyPart { only, from: Offset(0) };
         let job = bench.verify(part.clone());
         let progress = Arc::clone(&job.progress);
         if part.only.is_none() {
@@ -188,13 +190,13 @@ async fn a_verification_goes_on_where_it_was_sure() {
         }
         let sure = progress.sure_to.load(Relaxed);
         assert!((BLOCK..=33 * BLOCK).contains(&sure), "{sure}");
-        let reads = bench.faults.seen(Event::Read);
-        let job = bench.verify(Part { from: Offset(sure), ..part.clone() });
+        let reads = bench.faults.seen(DiskEvent::Read);
+        let job = bench.verify(VerifyPart { from: Offset(sure), ..part.clone() });
         let verdict = readback(job, bench.target.clone()).await.unwrap();
         assert!(verdict.finished);
         let all = part.only.map_or(SIZE, |only| only.bytes());
         assert_eq!(verdict.checked, all, "what the first run checked counts");
-        assert!(bench.faults.seen(Event::Read) - reads < 16, "all of it was read again");
+        assert!(bench.faults.seen(DiskEvent::Read) - reads < 16, "all of it was read again");
         // What the first run found wrong lies past where the second one began.
         assert_eq!(verdict.is_equal(), all == SIZE, "{verdict:?}");
     }
@@ -237,10 +239,13 @@ async fn the_walk_goes_over_the_whole_disk_within_its_budget_and_wraps() {
     bench.source.set_fill(BLOCKS - 1, 4711);
     let (mut from, mut seen, mut rounds) = (0, 0, 0);
     loop {
-        let before = bench.faults.seen(Event::Read);
+        let before = bench.faults.seen(DiskEvent::Read);
         let found = bench.audited(8, from).await;
         rounds += 1;
-        assert!(found.checked.0 <= 8 * BLOCK && bench.faults.seen(Event::Read) - before <= 8, "{found:?}");
+        assert!(
+            found.checked.0 <= 8 * BLOCK && bench.faults.seen(DiskEvent::Read) - before <= 8,
+            "{found:?}"
+        );
         seen += found.checked.0;
         from = found.next.0 / BLOCK;
         if !found.mismatched.is_empty() {
@@ -293,7 +298,7 @@ async fn a_hole_that_lies_is_found() {
 async fn an_audit_that_cannot_read_or_is_stopped_says_nothing_of_tracking() {
     let bench = Bench::drained(0..0).await;
     bench.advance(&Changed::Known(set(&[]))).await;
-    bench.faults.add(Event::Read, 1, Fault::Fail);
+    bench.faults.add(DiskEvent::Read, 1, DiskFault::Fail);
     let found = audit(bench.audit(8, 0)).await;
     assert!(matches!(found.failed, Some(VerifyError::Source(_))) && !found.finished, "{found:?}");
     assert_eq!(found.mismatched, []);
@@ -351,13 +356,13 @@ async fn a_compare_tells_which_blocks_the_source_kept_to_itself() {
     let bench = Bench::drained(20..30).await;
     bench.source.set_fill(7, 4711);
     bench.target.set_fill(9, 4711);
-    let job = bench.verify(Part::default());
+    let job = bench.verify(VerifyPart::default());
     let progress = Arc::clone(&job.progress);
     let found = compare(job, bench.source.clone(), bench.target.clone()).await.unwrap();
     assert_eq!(found.mismatched, [blocks(7, 1), blocks(9, 1)]);
     assert_eq!(progress.take_untold(), [blocks(7, 1)], "block 9 is the target's own");
     assert_eq!(progress.take_wrong(SIZE).len(), 2);
-    let job = bench.verify(Part::default());
+    let job = bench.verify(VerifyPart::default());
     let progress = Arc::clone(&job.progress);
     readback(job, bench.target.clone()).await.unwrap();
     assert_eq!((progress.take_untold(), progress.take_wrong(SIZE)), (vec![], vec![blocks(9, 1)]));
@@ -523,7 +528,7 @@ async fn thin(source: &Arc<Thin>, target: &Arc<Thin>) -> VerifyJob {
         side.questions.store(0, Relaxed);
         side.read.store(0, Relaxed);
     }
-    verify_job(&ledger, Part::default(), &pool, 8 * BLOCK as usize, 16)
+    verify_job(&ledger, VerifyPart::default(), &pool, 8 * BLOCK as usize, 16)
 }
 
 const THIN: Length = Length(1 << 40);

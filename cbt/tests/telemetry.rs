@@ -14,7 +14,7 @@ use warmd_cbt::{
     stop::StopSignal,
     store::{DiskId, LedgerCommit, LedgerStore, StoreError, StoredLedger},
     telemetry::{PassMeter, Stage, Telemetry, Wait},
-    testing::{Event, Fault, Faults, MemoryDisk, MemoryStore, SlowDisk},
+    testing::{DiskEvent, DiskFault, Faults, MemoryDisk, MemoryStore, SlowDisk},
     transfer::{PassJob, PassProgress, TransferSettings, run_pass},
     units::{BLOCK, Length},
 };
@@ -261,7 +261,7 @@ async fn when_nothing_takes_time_nothing_is_named() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_failed_is_neither_counted_nor_in_flight() {
     let bench = Bench::new();
-    bench.faults.add(Event::Read, 10, Fault::Fail);
+    bench.faults.add(DiskEvent::Read, 10, DiskFault::Fail);
     let progress = bench.start().await;
     let telemetry = progress.meter().view();
     let read = telemetry.stage(Stage::Read).unwrap();

@@ -14,10 +14,10 @@ use crate::{
     host,
     metrics::{Metrics, MetricsServer},
     migration::{
-        audit::AuditBudget,
+        audit::AuditAmount,
         context::Engine,
-        control::Endpoint,
-        manager::{Endpoints, Manager, Opened},
+        control::EndpointInfo,
+        manager::{Endpoints, Manager, OpenEndpoint},
     },
     store::{Keep, Store},
     systemd,
@@ -64,7 +64,7 @@ pub async fn serve_over(
     // Some are for final passes alone: their VMs are off and must not wait.
     let pool = BufferPool::with_reserve(settings.buffers, settings.buffers / 8, settings.chunk);
     let metrics = Metrics::default();
-    let audit = AuditBudget { amount: config.engine.audit, at_most: config.engine.audit_max };
+    let audit = AuditAmount { amount: config.engine.audit, at_most: config.engine.audit_max };
     let engine = Engine { pool, settings, limit: config.limits.into(), audit, metrics: metrics.clone() };
     let manager = Manager::start(store.clone(), endpoints, engine, shutdown.child_token()).await?;
     if let Some(scrapes) = scrapes {
@@ -140,23 +140,23 @@ async fn hold_reserve(store: &Store, bytes: u64) {
 }
 
 fn open_endpoints(config: &Config) -> anyhow::Result<Endpoints> {
-    let mut endpoints = Endpoints { budgets: config.budgets.clone(), ..Endpoints::default() };
-    for (name, config::Endpoint { settings, limits }) in &config.sources {
+    let mut endpoints = Endpoints { quotas: config.quotas.clone(), ..Endpoints::default() };
+    for (name, config::EndpointInfo { settings, limits }) in &config.sources {
         let handle = settings.open(name).with_context(|| format!("source {name:?} cannot be set up"))?;
         endpoints.sources.insert(
             name.clone(),
-            Opened {
+            OpenEndpoint {
                 endpoint: endpoint(name, settings.kind(), settings.place()),
                 limit: (*limits).into(),
                 handle,
             },
         );
     }
-    for (name, config::Endpoint { settings, limits }) in &config.targets {
+    for (name, config::EndpointInfo { settings, limits }) in &config.targets {
         let handle = settings.open(name).with_context(|| format!("target {name:?} cannot be set up"))?;
         endpoints.targets.insert(
             name.clone(),
-            Opened {
+            OpenEndpoint {
                 endpoint: endpoint(name, settings.kind(), settings.place()),
                 limit: (*limits).into(),
                 handle,
@@ -166,6 +166,6 @@ fn open_endpoints(config: &Config) -> anyhow::Result<Endpoints> {
     Ok(endpoints)
 }
 
-fn endpoint(name: &str, kind: impl Into<String>, place: impl Into<String>) -> Endpoint {
-    Endpoint { name: name.to_owned(), kind: kind.into(), place: place.into() }
+fn endpoint(name: &str, kind: impl Into<String>, place: impl Into<String>) -> EndpointInfo {
+    EndpointInfo { name: name.to_owned(), kind: kind.into(), place: place.into() }
 }

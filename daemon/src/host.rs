@@ -20,14 +20,15 @@ use tokio::sync::Mutex;
 use crate::{
     config::Config,
     libvirt::{
-        BytesAt, DomainXml, Libvirt, LibvirtError, LibvirtErrorKind, XmlForm, bytes_at, went_unanswered, xml,
+        BytesAt, DomainXml, LibvirtClient, LibvirtError, LibvirtErrorKind, XmlForm, bytes_at,
+        went_unanswered, xml,
     },
     model::id::{DiskKey, MigrationId},
     sources::SourceSettings,
     store::{Store, StoreError},
     targets::{
         TargetError, TargetErrorKind, TargetSettings,
-        storage::{Host, PlaceClaim, VmDisk, VmDisks, unseen},
+        storage::{Host, LocationClaim, VmDisk, VmDisks, unseen},
     },
     threads,
 };
@@ -50,12 +51,12 @@ pub(crate) fn open(config: &Config, store: Store) -> Arc<dyn Host> {
             uris.insert(settings.uri.as_str());
         }
     }
-    let endpoints = uris.into_iter().map(|uri| Libvirt::with_deadline(uri, DEADLINE)).collect();
+    let endpoints = uris.into_iter().map(|uri| LibvirtClient::with_deadline(uri, DEADLINE)).collect();
     Arc::new(Known { endpoints, seen: Mutex::default(), store })
 }
 
 struct Known {
-    endpoints: Vec<Libvirt>,
+    endpoints: Vec<LibvirtClient>,
     seen: Mutex<Option<(Instant, VmDisks)>>,
     store: Store,
 }
@@ -105,15 +106,15 @@ impl Host for Known {
         looked.unwrap_or_else(|error| Some(format!("processes are not looked at: {error}")))
     }
 
-    async fn claim(&self, claim: &PlaceClaim) -> Result<Option<PlaceClaim>, TargetError> {
+    async fn claim(&self, claim: &LocationClaim) -> Result<Option<LocationClaim>, TargetError> {
         self.store.claim_place(claim.clone()).await.map_err(failed)
     }
 
-    async fn claims_of_others(&self, owner: MigrationId) -> Result<Vec<PlaceClaim>, TargetError> {
+    async fn claims_of_others(&self, owner: MigrationId) -> Result<Vec<LocationClaim>, TargetError> {
         self.store.places_of_others(owner).await.map_err(failed)
     }
 
-    async fn forget(&self, claim: &PlaceClaim) -> Result<(), TargetError> {
+    async fn forget(&self, claim: &LocationClaim) -> Result<(), TargetError> {
         self.store.forget_place(claim.clone()).await.map_err(failed)
     }
 
@@ -131,7 +132,7 @@ fn unknown(what: String) -> VmDisks {
 }
 
 /// The disks of all domains there, by their live and by their persistent definitions.
-async fn disks_at(libvirt: &Libvirt) -> Result<VmDisks, LibvirtError> {
+async fn disks_at(libvirt: &LibvirtClient) -> Result<VmDisks, LibvirtError> {
     let domains = libvirt.domains().await?;
     let mut seen = Seen::default();
     for (id, name) in domains {
@@ -242,7 +243,7 @@ mod tests {
     async fn an_endpoint_that_does_not_answer_is_not_one_without_vms() {
         let dir = tempfile::tempdir().unwrap();
         let nowhere = format!("qemu+unix:///system?socket={}", dir.path().join("none").display());
-        let endpoints = vec![Libvirt::with_deadline(&nowhere, DEADLINE)];
+        let endpoints = vec![LibvirtClient::with_deadline(&nowhere, DEADLINE)];
         let store = Store::open(&dir.path().join("state")).unwrap();
         let known = Known { endpoints, seen: Mutex::default(), store };
         for _ in 0..2 {

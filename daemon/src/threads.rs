@@ -36,7 +36,7 @@ const DEV: &str = "/dev";
 /// Links that are followed there.
 const LINKS: u32 = 8;
 
-static LANES: Mutex<BTreeMap<PathBuf, Arc<Lane>>> = Mutex::new(BTreeMap::new());
+static LANES: Mutex<BTreeMap<PathBuf, Arc<DevicePool>>> = Mutex::new(BTreeMap::new());
 
 /// Buffers of calls that were given up.
 static WRITTEN_OFF: AtomicU64 = AtomicU64::new(0);
@@ -52,7 +52,7 @@ pub(crate) fn buffers_written_off() -> u64 {
 }
 
 /// The threads of one file system.
-pub(crate) struct Lane {
+pub(crate) struct DevicePool {
     place: PathBuf,
     /// Its blocking threads alone are used. Never dropped: that would wait for calls that hang.
     threads: Runtime,
@@ -62,7 +62,7 @@ pub(crate) struct Lane {
 
 /// The threads for calls on `path`, which need not be there. It is not looked at, which itself may hang, but for
 /// devices in `/dev`: a disk that hangs is no reason for another one to wait.
-pub(crate) fn on(path: &Path) -> io::Result<Arc<Lane>> {
+pub(crate) fn on(path: &Path) -> io::Result<Arc<DevicePool>> {
     let mount = Mounts::now().of(path);
     match Some(path).filter(|_| mount == Path::new(DEV) || mount == Path::new("/")).and_then(device_at) {
         Some((major, minor)) => named(format!("device {major}:{minor}").into()),
@@ -86,12 +86,12 @@ impl Mounts {
 }
 
 /// The threads for calls on the place of that name.
-pub(crate) fn named(place: PathBuf) -> io::Result<Arc<Lane>> {
+pub(crate) fn named(place: PathBuf) -> io::Result<Arc<DevicePool>> {
     let mut lanes = LANES.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(lane) = lanes.get(&place) {
         return Ok(Arc::clone(lane));
     }
-    let lane = Arc::new(Lane::new(place.clone())?);
+    let lane = Arc::new(DevicePool::new(place.clone())?);
     lanes.insert(place, Arc::clone(&lane));
     Ok(lane)
 }
@@ -103,7 +103,7 @@ pub(crate) fn hanging() -> Vec<(PathBuf, usize)> {
     all.filter(|(_, hanging)| *hanging > 0).collect()
 }
 
-impl Lane {
+impl DevicePool {
     fn new(place: PathBuf) -> io::Result<Self> {
         let mut threads = tokio::runtime::Builder::new_current_thread();
         let threads = threads.max_blocking_threads(AT_ONCE).thread_name("may-hang").build()?;
@@ -135,18 +135,18 @@ impl Lane {
     }
 
     /// A turn: the call that has it is begun at once. Until then it has not happened, and cannot happen later.
-    pub(crate) async fn turn(&self) -> io::Result<Turn> {
+    pub(crate) async fn turn(&self) -> io::Result<ThreadTurn> {
         self.admit()?;
         let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(io::Error::other)?;
         // More may hang by now.
         self.admit()?;
-        Ok(Turn(turn))
+        Ok(ThreadTurn(turn))
     }
 
     /// Runs `work` in its turn.
     pub(crate) async fn run_in<T: Send + 'static>(
         self: &Arc<Self>,
-        turn: Turn,
+        turn: ThreadTurn,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<T> {
         let (span, one_is_gone) = (Span::current(), Arc::new(AtomicBool::new(false)));
@@ -174,12 +174,12 @@ impl Lane {
 }
 
 /// A call that may be begun.
-pub(crate) struct Turn(OwnedSemaphorePermit);
+pub(crate) struct ThreadTurn(OwnedSemaphorePermit);
 
 /// One end of a call: the call's own, or that of who waits for it. A waiter that goes first leaves a call that hangs,
 /// which is counted until it ends.
 struct End {
-    lane: Arc<Lane>,
+    lane: Arc<DevicePool>,
     of_call: bool,
     one_is_gone: Arc<AtomicBool>,
 }

@@ -17,8 +17,8 @@ use warmd_daemon::model::{
     phase::Phase,
     plan::VerifyMode,
     request::Request,
-    state::{Resting, State},
-    verify::{Escape, VerifyOrder},
+    state::{ResumePoint, State},
+    verify::{MissProbability, VerifyOrder},
     view::{MigrationView, VerificationView},
 };
 
@@ -46,7 +46,7 @@ fn done() -> MigrationView {
 fn undone() -> Vec<MigrationView> {
     let why = "the guest did not shut down within 2m".to_owned();
     let mut steps = phases(Phase::StopSource);
-    let mut cutover = cases::cutover(&[Phase::LastDelta, Phase::StopSource], false);
+    let mut cutover = cases::cutover(&[Phase::CatchUpDelta, Phase::StopSource], false);
     let state = State::Undoing { phase: Phase::StopSource, reason: why.clone() };
     steps.push(MigrationView { state, cutover: Some(cutover.clone()), ..synced() });
     cutover.ended = Some(cases::at(1010));
@@ -62,15 +62,15 @@ fn without_clock(text: &str) -> Vec<&str> {
 
 #[tokio::test]
 async fn a_cutover_is_followed_to_its_end() {
-    let mut steps = phases(Phase::Release);
+    let mut steps = phases(Phase::Cleanup);
     steps.push(done());
     let served = Served::start(FakeControl::new([synced()]).script(Request::Cutover, steps)).await;
     let ran = served.warmctl(&["migration", "cutover", "web-1"]).await;
     let lines = without_clock(ran.out(0));
     let told = [
         "cutover of web-1 (5eed00000001): accepted",
-        "cutting-over (last-delta)",
-        "last-delta ended after 4.0 s",
+        "cutting-over (catch-up-delta)",
+        "catch-up-delta ended after 4.0 s",
         "cutting-over (stop-source)",
         "cutting-over (verify)",
         "release ended after 4.0 s",
@@ -164,7 +164,7 @@ async fn a_sync_ends_with_its_own_pass() {
         state: State::Failed {
             reason: "the source went away for good".to_owned(),
             resumable: true,
-            from: Resting::Synced,
+            from: ResumePoint::Synced,
         },
         ..broken.clone()
     };
@@ -209,7 +209,10 @@ async fn what_is_to_be_verified_is_asked_for_in_words() {
     (run.scope, run.seed) = ("sample=0.5%".parse().unwrap(), Some(7));
     if let Some(verdict) = &mut run.verdict {
         (verdict.scope, verdict.seed) = (run.scope, run.seed);
-        verdict.escapes = vec![Escape { blocks: 1, chance: 0.995 }, Escape { blocks: 1000, chance: 6.65e-3 }];
+        verdict.escapes = vec![
+            MissProbability { blocks: 1, chance: 0.995 },
+            MissProbability { blocks: 1000, chance: 6.65e-3 },
+        ];
     }
     let asked =
         ["--scope", "sample=0.5%", "--seed", "7", "--image", "vda=/snap/vda", "--image", "vdb=nbd://h/b"];
@@ -280,7 +283,7 @@ async fn a_verification_that_ran_before_is_not_taken_for_the_one_that_waits() {
     let cutting = MigrationView {
         since: cases::at(4000),
         verification: Some(others(None)),
-        ..phases(Phase::LastDelta).swap_remove(0)
+        ..phases(Phase::CatchUpDelta).swap_remove(0)
     };
     let fake = FakeControl::new([with(others(None))]).script(Request::Verify, [with(others(None)), cutting]);
     let served = Served::start(fake).await;
@@ -290,7 +293,7 @@ async fn a_verification_that_ran_before_is_not_taken_for_the_one_that_waits() {
 
 #[tokio::test]
 async fn a_cancel_is_followed_even_from_a_failure() {
-    let failed = State::Failed { reason: "no room".to_owned(), resumable: true, from: Resting::Seeding };
+    let failed = State::Failed { reason: "no room".to_owned(), resumable: true, from: ResumePoint::Seeding };
     let failed = MigrationView { state: failed, ..synced() };
     let step = |state| MigrationView { state, ..synced() };
     let steps = [failed.clone(), step(State::Cancelling), step(State::Cancelled)];
@@ -302,7 +305,7 @@ async fn a_cancel_is_followed_even_from_a_failure() {
 #[tokio::test]
 async fn a_rollback_wants_a_yes_and_is_followed_until_it_rests() {
     let step = |state| MigrationView { state, ..synced() };
-    let rests = State::Paused { from: Resting::Synced };
+    let rests = State::Paused { from: ResumePoint::Synced };
     let steps = [step(State::Done), step(State::RollingBack), step(rests)];
     let served = Served::start(FakeControl::new([step(State::Done)]).script(Request::Rollback, steps)).await;
     let ran = served.warmctl(&["migration", "rollback", "web-1"]).await;
@@ -340,7 +343,7 @@ async fn a_refusal_is_shown_as_it_is() {
 #[tokio::test]
 async fn on_a_terminal_progress_is_redrawn_and_phases_stay() {
     let mut steps = vec![cases::syncing(1, "web-1")];
-    steps.extend(phases(Phase::Release));
+    steps.extend(phases(Phase::Cleanup));
     steps.push(done());
     let served = Served::start(FakeControl::new([synced()]).script(Request::Cutover, steps)).await;
     // `script` gives it a terminal.
@@ -358,7 +361,7 @@ async fn on_a_terminal_progress_is_redrawn_and_phases_stay() {
 
 #[tokio::test]
 async fn ctrl_c_leaves_the_operation_to_the_daemon() {
-    let fake = FakeControl::new([synced()]).script(Request::Cutover, phases(Phase::LastDelta));
+    let fake = FakeControl::new([synced()]).script(Request::Cutover, phases(Phase::CatchUpDelta));
     let served = Served::start(fake).await;
     let mut cutover = Running::start(&served, &["migration", "cutover", "web-1"]);
     cutover.line_with("cutting-over").await;

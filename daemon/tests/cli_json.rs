@@ -6,7 +6,7 @@ use api_common::{cases, fake_control::FakeControl, served::Served};
 use serde_json::{Value, json};
 use warmd_daemon::model::{
     phase::Phase,
-    state::{Resting, State},
+    state::{ResumePoint, State},
 };
 
 async fn served() -> Served {
@@ -260,7 +260,7 @@ fn syncing() -> Value {
         "left_behind": [],
         "next_pass": null,
         "next_pass_why": null,
-        "awaited_cutover": null,
+        "scheduled_cutover": null,
         "forecast": null,
         "downtime_forecast": "12.500s",
         "waiting": null,
@@ -327,14 +327,14 @@ async fn a_migration() {
     );
     assert_eq!(
         json_of(&served, &["migration", "resume", "web-2"], 0).await,
-        json!({"answer": "already-so", "migration": syncing()})
+        json!({"answer": "no-change", "migration": syncing()})
     );
 }
 
 #[tokio::test]
 async fn states_with_something_to_say() {
     let mut view = cases::synced(1, "web-1");
-    view.cutover = Some(cases::cutover(&[Phase::LastDelta, Phase::StopSource], true));
+    view.cutover = Some(cases::cutover(&[Phase::CatchUpDelta, Phase::StopSource], true));
     view.cutover.as_mut().unwrap().failure = Some("the guest did not shut down".to_owned());
     view.cutover.as_mut().unwrap().progress = Some("41 %".to_owned());
     view.verification = Some(cases::verification(Some(65536)));
@@ -348,9 +348,9 @@ async fn states_with_something_to_say() {
             State::Undoing { phase: Phase::StopSource, reason: "asked".to_owned() },
             json!(["undoing", "stop-source", "asked", false, null]),
         ),
-        (State::Paused { from: Resting::Seeding }, json!(["paused", null, null, false, "seeding"])),
+        (State::Paused { from: ResumePoint::Seeding }, json!(["paused", null, null, false, "seeding"])),
         (
-            State::Failed { reason: "no room".to_owned(), resumable: true, from: Resting::Synced },
+            State::Failed { reason: "no room".to_owned(), resumable: true, from: ResumePoint::Synced },
             json!(["failed", null, "no room", true, "synced"]),
         ),
         (State::Cancelled, json!(["cancelled", null, null, false, null])),
@@ -373,7 +373,7 @@ async fn states_with_something_to_say() {
             "progress": "41 %",
             "phases": [
                 {
-                    "phase": "last-delta",
+                    "phase": "catch-up-delta",
                     "started": "2026-11-22T10:16:40Z",
                     "ended": "2026-11-22T10:16:44Z",
                     "outcome": null,
@@ -433,11 +433,11 @@ async fn states_with_something_to_say() {
 }
 
 #[tokio::test]
-async fn budgets() {
+async fn quotas() {
     let served = served().await;
     assert_eq!(
-        json_of(&served, &["budget", "show", "datastore//srv"], 0).await,
-        json!({"budgets": [{
+        json_of(&served, &["quota", "show", "datastore//srv"], 0).await,
+        json!({"quotas": [{
             "scope": "datastore//srv",
             "rate_bytes_per_second": null,
             "passes": null,

@@ -8,9 +8,9 @@ use api_common::{
     served::{Served, run, warmctl},
 };
 use warmd_daemon::model::{
-    appointment::When,
-    forecast::{ForecastView, Range},
-    state::{Resting, State},
+    forecast::{ForecastRange, ForecastView},
+    scheduled_cutover::CutoverTime,
+    state::{ResumePoint, State},
     view::MigrationView,
 };
 
@@ -19,7 +19,7 @@ async fn served() -> Served {
     failed.state = State::Failed {
         reason: "no room on new: 12 GiB are missing".to_owned(),
         resumable: true,
-        from: Resting::Synced,
+        from: ResumePoint::Synced,
     };
     failed.downtime_forecast = None;
     failed.next_pass = None;
@@ -140,18 +140,18 @@ migration/5eed00000002/vda  web-2      none         4  50.2 MiB/s          4    
 }
 
 #[tokio::test]
-async fn budgets() {
+async fn quotas() {
     let served = served().await;
     assert_eq!(
-        served.warmctl(&["budget", "show"]).await.out(0),
+        served.warmctl(&["quota", "show"]).await.out(0),
         "\
 SCOPE               RATE         NOW  PASSES  SNAPSHOTS   DISKS  WAITING  NEXT CHANGE (UTC)    HOLDS
 global          200MiB/s  50.2 MiB/s  2 of 2          2       5        3  -                    always
 datastore//srv      none  50.2 MiB/s       2          2  5 of 6        0  2026-11-22 18:00:00  window daily 08:00–18:00 UTC
 "
     );
-    assert_eq!(served.warmctl(&["budget", "show", "datastore//srv"]).await.out(0).lines().count(), 2);
-    let help = served.warmctl(&["budget", "show", "--help"]).await;
+    assert_eq!(served.warmctl(&["quota", "show", "datastore//srv"]).await.out(0).lines().count(), 2);
+    let help = served.warmctl(&["quota", "show", "--help"]).await;
     assert!(help.out(0).contains("cutovers go first"), "{help:?}");
 }
 
@@ -281,7 +281,7 @@ async fn what_the_daemon_finds_is_a_table() {
         ran.out(0),
         "\
 SEVERITY  RULE         SUBJECT  FOUND                                                   WHAT TO DO
-warning   tracking-on  old-db   a raw disk is compared whole after a restart of the VM  convert it to qcow2
+warning   tracking-unavailable  old-db   a raw disk is compared whole after a restart of the VM  convert it to qcow2
 plan web: it can be applied, with 1 warning
 "
     );
@@ -312,7 +312,7 @@ async fn a_cutover_for_later_is_not_followed_and_is_shown() {
     assert!(said.out(0).ends_with(": accepted; held: held by a person\n"), "{said:?}");
     let json = served.warmctl(&["-o", "json", "migration", "show", "web-1"]).await;
     let json: serde_json::Value = serde_json::from_str(json.out(0)).unwrap();
-    assert_eq!(json["awaited_cutover"]["mode"], "hold");
+    assert_eq!(json["scheduled_cutover"]["mode"], "hold");
     let list = served.warmctl(&["migration", "list"]).await;
     assert!(list.out(0).contains("2026-11-22 10:16:00  held\n"), "{list:?}");
     let said = cutover(&["--release"]).await;
@@ -320,7 +320,12 @@ async fn a_cutover_for_later_is_not_followed_and_is_shown() {
     assert!(cutover(&["--force", "--no-wait"]).await.out(0).contains("cutover of web-1"));
     let orders: Vec<_> = served.control.cutovers().iter().map(|order| (order.when, order.force)).collect();
     let at = "2099-11-28T21:00:00Z".parse().unwrap();
-    let wanted = [(When::At(at), false), (When::Hold, false), (When::Release, false), (When::Now, true)];
+    let wanted = [
+        (CutoverTime::At(at), false),
+        (CutoverTime::Hold, false),
+        (CutoverTime::Unhold, false),
+        (CutoverTime::Now, true),
+    ];
     assert_eq!(orders, wanted);
     for wrong in [&["--hold", "--at", "22:00"][..], &["--force", "--hold"], &["--abort", "--release"]] {
         let said = served.warmctl(&[&["migration", "cutover", "web-1"], wrong].concat()).await;
@@ -542,7 +547,7 @@ async fn outside_text_cannot_steer_the_terminal() {
 /// With a forecast of a cutover in a window, and what speaks against it.
 #[expect(clippy::expect_used, reason = "the test's own time")]
 fn foretold(against: &[&str]) -> MigrationView {
-    let range = |low, expected, high| Range { low, expected, high };
+    let range = |low, expected, high| ForecastRange { low, expected, high };
     let forecast = ForecastView {
         at: "2026-11-28T21:00:00Z".parse().expect("a time"),
         final_delta: range(1024.0 * 1024.0, 4.0 * 1024.0 * 1024.0, 16.0 * 1024.0 * 1024.0),

@@ -15,7 +15,7 @@ use api_common::{
 use serde_json::Value;
 use tokio::time::timeout;
 use warmd_daemon::model::{
-    state::{Resting, State},
+    state::{ResumePoint, State},
     view::{EventView, MigrationView},
 };
 
@@ -52,7 +52,7 @@ async fn progress_in_a_pipe_is_told_once_a_second_and_stages_at_once() {
         served.control.change(step.clone());
         tokio::task::yield_now().await;
     }
-    served.control.change(MigrationView { state: State::Paused { from: Resting::Synced }, ..synced() });
+    served.control.change(MigrationView { state: State::Paused { from: ResumePoint::Synced }, ..synced() });
     let mut told = 0;
     loop {
         let line = watch.line_with("web-1").await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::{
     buffer, dirty, extent, in_time,
     script::{
-        PLAIN, Reply, Request, STRUCTURED, Script, chunk, chunk_claiming, data, error, hole, option_reply,
+        NbdRequest, PLAIN, Reply, STRUCTURED, Script, chunk, chunk_claiming, data, error, hole, option_reply,
     },
     script::{simple, status},
     stale,
@@ -22,8 +22,8 @@ use warmd_daemon::nbd::{Errno, NbdCause, NbdDisk, NbdError, NbdOptions, Violatio
 
 /// Reads 4096 bytes at 8192 from a server that answers with these bytes; gives the error.
 async fn failed_read(
-    export: common::script::Export,
-    answer: impl Fn(Request) -> Vec<u8> + Send + Sync + 'static,
+    export: common::script::ScriptedExport,
+    answer: impl Fn(NbdRequest) -> Vec<u8> + Send + Sync + 'static,
 ) -> NbdError {
     in_time(async {
         let server = Script::new(export, move |request| Reply::Bytes(answer(request)));
@@ -49,7 +49,7 @@ fn assert_violation(error: &NbdError, expected: &Violation) {
 
 #[tokio::test]
 async fn broken_replies_to_a_read_end_the_connection() {
-    type Answer = Box<dyn Fn(Request) -> Vec<u8> + Send + Sync>;
+    type Answer = Box<dyn Fn(NbdRequest) -> Vec<u8> + Send + Sync>;
     let plain: Vec<(Answer, Violation)> = vec![
         (Box::new(|_| vec![0x11; 16]), Violation::ReplyMagic(0x1111_1111)),
         (Box::new(|_| simple(0, 0xdead, &[])), Violation::UnknownCookie(0xdead)),
@@ -177,12 +177,12 @@ async fn broken_block_status_is_refused() {
         let error = in_time(disk.block_status(extent(0, 65536), false)).await.unwrap_err();
         assert_violation(&error, &expected);
     }
-    let told_nothing = |r: Request| Reply::Bytes(chunk(true, 0, r.cookie, &[]));
+    let told_nothing = |r: NbdRequest| Reply::Bytes(chunk(true, 0, r.cookie, &[]));
     let server = Script::new(STRUCTURED, told_nothing);
     let disk = NbdDisk::open(server.options()).await.unwrap();
     let error = in_time(disk.allocation(extent(0, 65536))).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Protocol, "{error}");
-    let told_twice = |r: Request| {
+    let told_twice = |r: NbdRequest| {
         let once = status(7, &[(4096, 0)]);
         Reply::Bytes([chunk(false, 5, r.cookie, &once), chunk(true, 5, r.cookie, &once)].concat())
     };
@@ -322,7 +322,7 @@ async fn an_error_of_the_zeroing_itself_is_not_papered_over() {
 
 #[tokio::test]
 async fn a_server_without_flush_is_refused_unless_trusted() {
-    let no_flush = common::script::Export { flags: 1, ..PLAIN };
+    let no_flush = common::script::ScriptedExport { flags: 1, ..PLAIN };
     let server = Script::new(no_flush, |r| Reply::Bytes(simple(0, r.cookie, &[])));
     let disk = NbdDisk::open(server.options()).await.unwrap();
     assert_eq!(in_time(disk.flush()).await.unwrap_err().kind, ErrorKind::Refused);

@@ -6,7 +6,7 @@ mod common;
 
 use common::script::{chunk, data, hole, option_reply, simple, status};
 use proptest::{collection::vec, prelude::*};
-use warmd_daemon::nbd::exercise::{self, CONTEXTS, COOKIES, LENGTH, OFFSET};
+use warmd_daemon::nbd::fuzz::{self, CONTEXTS, COOKIES, LENGTH, OFFSET};
 
 const SIZE: usize = LENGTH as usize;
 
@@ -63,7 +63,7 @@ proptest! {
 
     #[test]
     fn a_read_in_any_shape_arrives_whole((wire, content) in shaped_reply()) {
-        let replayed = exercise::replies(&wire, true);
+        let replayed = fuzz::replies(&wire, true);
         prop_assert!(matches!(replayed.outcomes[0], Some(Ok(()))), "{:?}", replayed.outcomes[0]);
         prop_assert!(replayed.data[0] == content);
         prop_assert!(replayed.outcomes[1..].iter().all(Option::is_none));
@@ -71,23 +71,23 @@ proptest! {
 
     #[test]
     fn a_reply_cut_short_answers_nothing((wire, _) in shaped_reply(), cut in any::<prop::sample::Index>()) {
-        let replayed = exercise::replies(&wire[..cut.index(wire.len())], true);
+        let replayed = fuzz::replies(&wire[..cut.index(wire.len())], true);
         prop_assert!(replayed.outcomes.iter().all(Option::is_none));
     }
 
     #[test]
     fn what_servers_could_send_never_does_harm(pieces in vec(piece(), 0..12), structured: bool) {
-        let replayed = exercise::replies(&pieces.concat(), structured);
+        let replayed = fuzz::replies(&pieces.concat(), structured);
         prop_assert!(replayed.data.iter().all(|read| read.len() == SIZE));
         prop_assert!(replayed.outcomes.len() == COOKIES.len());
     }
 
     #[test]
     fn garbage_never_does_harm(bytes in vec(any::<u8>(), 0..400), structured: bool) {
-        let replayed = exercise::replies(&bytes, structured);
+        let replayed = fuzz::replies(&bytes, structured);
         prop_assert!(replayed.outcomes.iter().flatten().all(Result::is_err));
-        prop_assert!(exercise::handshake(&bytes).is_err());
-        prop_assert!(exercise::list(&bytes).is_err());
+        prop_assert!(fuzz::handshake(&bytes).is_err());
+        prop_assert!(fuzz::list(&bytes).is_err());
     }
 
     #[test]
@@ -99,8 +99,8 @@ proptest! {
         for (option, kind, refused, body) in replies {
             bytes.extend(option_reply(option, kind | u32::from(refused) << 31, &body));
         }
-        let _ = exercise::handshake(&bytes);
-        let _ = exercise::list(&bytes);
+        let _ = fuzz::handshake(&bytes);
+        let _ = fuzz::list(&bytes);
     }
 }
 
@@ -112,9 +112,9 @@ fn the_fuzz_targets_corpus_is_still_understood() {
         let bytes = std::fs::read(file.unwrap().path()).unwrap();
         let Some((mode, bytes)) = bytes.split_first() else { continue };
         match mode {
-            0 | 1 => answered += exercise::replies(bytes, *mode == 1).outcomes.iter().flatten().count(),
-            2 => answered += usize::from(exercise::handshake(bytes).is_ok()),
-            _ => answered += usize::from(exercise::list(bytes).is_ok()),
+            0 | 1 => answered += fuzz::replies(bytes, *mode == 1).outcomes.iter().flatten().count(),
+            2 => answered += usize::from(fuzz::handshake(bytes).is_ok()),
+            _ => answered += usize::from(fuzz::list(bytes).is_ok()),
         }
     }
     assert!(answered >= 6, "the corpus leads nowhere: {answered} good answers");

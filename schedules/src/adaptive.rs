@@ -11,8 +11,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::WrongText,
-    rules::{Due, Facts, LastPass, later},
+    error::ParseError,
+    rules::{DueTime, LastPass, PassHistory, later},
     text::{self, about, about_span},
 };
 
@@ -56,15 +56,15 @@ pub enum FinalDelta {
 }
 
 impl TryFrom<String> for FinalDelta {
-    type Error = WrongText;
+    type Error = ParseError;
 
-    fn try_from(text: String) -> Result<Self, WrongText> {
+    fn try_from(text: String) -> Result<Self, ParseError> {
         if let Ok(bytes) = text::parse_bytes(&text) {
             return Ok(Self::Bytes(bytes));
         }
         text::parse_span(&text).map(Self::Span).map_err(|_| {
             let wrong = "it is neither a size nor a length of time";
-            WrongText::new("a final delta", &text, wrong, "write it like \"1GiB\" or \"30s\"")
+            ParseError::new("a final delta", &text, wrong, "write it like \"1GiB\" or \"30s\"")
         })
     }
 }
@@ -104,7 +104,7 @@ impl Adaptive {
     }
 
     /// When the pass after `last` is due. `near` says that a cutover may come: a final delta must be small now.
-    pub(crate) fn due(&self, last: LastPass, facts: &Facts, near: bool) -> Due {
+    pub(crate) fn due(&self, last: LastPass, facts: &PassHistory, near: bool) -> DueTime {
         let (shortest, longest) = (self.shortest.as_secs_f64(), self.longest.as_secs_f64());
         let (wanted, why) = self.wanted(last.snapshot, facts, near);
         let spacing = wanted.clamp(shortest, longest.max(shortest));
@@ -120,11 +120,11 @@ impl Adaptive {
         } else {
             format!("{why}; about {bytes} will have changed")
         };
-        Due { at, why }
+        DueTime { at, why }
     }
 
     /// Seconds between the snapshots, and why.
-    fn wanted(&self, since: DateTime<Utc>, facts: &Facts, near: bool) -> (f64, String) {
+    fn wanted(&self, since: DateTime<Utc>, facts: &PassHistory, near: bool) -> (f64, String) {
         let rpo = self.rpo.map(|rpo| rpo.as_secs_f64());
         if !facts.change.known || facts.throughput().is_none() {
             let spacing = rpo.map_or(UNLEARNED, |rpo| (rpo / 2.0).min(UNLEARNED));
@@ -133,7 +133,7 @@ impl Adaptive {
         let per_byte = facts.throughput().map_or(0.0, |throughput| 1.0 / throughput);
         let longest = self.longest.as_secs_f64() * 2.0;
         let used_up =
-            |per_second, per_byte, budget| facts.change.used_up(since, per_second, per_byte, budget, longest);
+            |per_second, per_byte, quota| facts.change.used_up(since, per_second, per_byte, quota, longest);
         let of_rpo = rpo.map(|rpo| {
             let seconds = used_up(1.0, per_byte, PLANNED * rpo - facts.overhead.as_secs_f64());
             (seconds, format!("RPO {}", about_span(rpo)))

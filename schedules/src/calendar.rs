@@ -47,7 +47,7 @@ impl fmt::Display for Because {
 
 /// When, and why then.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct Edge {
     pub at: DateTime<Utc>,
     pub because: Because,
 }
@@ -99,7 +99,7 @@ impl Calendar {
     }
 
     /// The first moment from `at` on at which it is open.
-    pub fn next_open(&self, at: DateTime<Utc>) -> Result<Answer, Never> {
+    pub fn next_open(&self, at: DateTime<Utc>) -> Result<Edge, Never> {
         let mut now = at;
         while !is_beyond(at, now) {
             if let Some((_, interval)) = self.blackout(now) {
@@ -107,7 +107,7 @@ impl Calendar {
                 continue;
             }
             if self.windows.is_empty() || self.window(now).is_some() {
-                return Ok(Answer { at: now, because: self.state(now).1 });
+                return Ok(Edge { at: now, because: self.state(now).1 });
             }
             let starts =
                 self.windows.iter().filter_map(|each| each.after(now, Reading::Narrow, &self.holidays));
@@ -120,12 +120,12 @@ impl Calendar {
     }
 
     /// The first moment from `at` on at which it is closed; none if it does not close within ten years.
-    pub fn next_close(&self, at: DateTime<Utc>) -> Option<Answer> {
+    pub fn next_close(&self, at: DateTime<Utc>) -> Option<Edge> {
         let mut now = at;
         while !is_beyond(at, now) {
             let (open, because) = self.state(now);
             if !open {
-                return Some(Answer { at: now, because });
+                return Some(Edge { at: now, because });
             }
             let blackouts =
                 self.blackouts.iter().filter_map(|each| each.after(now, Reading::Wide, &self.holidays));
@@ -140,7 +140,7 @@ impl Calendar {
     }
 
     /// The first moment after `at` at which it opens or closes, and whether it opens; none within ten years.
-    pub fn next_change(&self, at: DateTime<Utc>) -> Option<(Answer, bool)> {
+    pub fn next_change(&self, at: DateTime<Utc>) -> Option<(Edge, bool)> {
         if self.is_open(at) {
             self.next_close(at).map(|answer| (answer, false))
         } else {

@@ -11,7 +11,7 @@ use chrono_tz::Tz;
 use croner::parser::{CronParser, Seconds, Year};
 use serde::{Deserialize, Serialize};
 
-use crate::error::WrongText;
+use crate::error::ParseError;
 
 /// A cron expression, such as `0 */2 * * *` or `30 22 * * MON-FRI Europe/Berlin`. Its zone may come from the schedule.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -61,13 +61,13 @@ impl fmt::Display for Cron {
 }
 
 impl std::str::FromStr for Cron {
-    type Err = WrongText;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, WrongText> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let wrong = |wrong: String| {
             let help = "write minute, hour, day of month, month and day of week, and a zone if the schedule has \
                         none: \"0 */2 * * *\", \"30 22 * * MON-FRI Europe/Berlin\"";
-            WrongText::new("a cron expression", text, wrong, help)
+            ParseError::new("a cron expression", text, wrong, help)
         };
         let mut words: Vec<_> = text.split_whitespace().collect();
         let zone = match words.len() {
@@ -91,9 +91,9 @@ impl std::str::FromStr for Cron {
 }
 
 impl TryFrom<String> for Cron {
-    type Error = WrongText;
+    type Error = ParseError;
 
-    fn try_from(text: String) -> Result<Self, WrongText> {
+    fn try_from(text: String) -> Result<Self, ParseError> {
         text.parse()
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 
 /// A text that cannot be understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WrongText {
+pub struct ParseError {
     /// What it should have been, with its article: `a window`.
     pub what: &'static str,
     /// As it was written, cut short if it is long.
@@ -20,7 +20,7 @@ pub struct WrongText {
 /// More of a wrong text is not repeated, in characters.
 const SHOWN: usize = 80;
 
-impl WrongText {
+impl ParseError {
     pub(crate) fn new(
         what: &'static str,
         text: &str,
@@ -44,10 +44,10 @@ fn shortened(text: &str, most: usize) -> String {
     shown
 }
 
-impl fmt::Display for WrongText {
+impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} is not {}: {}; {}", self.text, self.what, self.wrong, self.help)
     }
 }
 
-impl std::error::Error for WrongText {}
+impl std::error::Error for ParseError {}

@@ -11,7 +11,7 @@ use chrono_tz::Tz;
 
 use crate::{
     calendar::Calendar,
-    rules::{Facts, LastPass, PULLED, Rules, Verdict, Wait, later},
+    rules::{LastPass, NotBefore, PULLED, PassDecision, PassHistory, Rules, later},
     text::about_span,
     zone::moment,
 };
@@ -58,7 +58,7 @@ impl fmt::Display for What {
 
 /// One decision: `2026-11-28 22:00 CET  pass allowed     window Sat 22:00–Sun 04:00 Europe/Berlin is open`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decision {
+pub struct ScheduleDecision {
     pub at: DateTime<Utc>,
     /// In which it is told.
     pub zone: Tz,
@@ -66,20 +66,25 @@ pub struct Decision {
     pub why: String,
 }
 
-impl fmt::Display for Decision {
+impl fmt::Display for ScheduleDecision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}  {:<15}  {}", moment(self.zone, self.at), self.what, self.why)
     }
 }
 
 /// The next decisions, at most `count`: how things stand at `now`, and then what changes.
-pub fn explain(rules: &Rules, facts: &Facts, now: DateTime<Utc>, count: usize) -> Vec<Decision> {
-    let mut story = Story { rules, facts: facts.clone(), told: Vec::new(), count };
+pub fn explain(
+    rules: &Rules,
+    facts: &PassHistory,
+    now: DateTime<Utc>,
+    count: usize,
+) -> Vec<ScheduleDecision> {
+    let mut story = Timeline { rules, facts: facts.clone(), told: Vec::new(), count };
     story.copying(now);
     if !rules.cutover.is_unbound() {
         story.cutover(now);
     }
-    if rules.budgets.at(now) != crate::budget::Allowance::default() {
+    if rules.quotas.at(now) != crate::quota::Allowance::default() {
         story.limits(now);
     }
     story.go_on(now);
@@ -87,19 +92,19 @@ pub fn explain(rules: &Rules, facts: &Facts, now: DateTime<Utc>, count: usize) -
     story.told
 }
 
-struct Story<'a> {
+struct Timeline<'a> {
     rules: &'a Rules,
-    facts: Facts,
-    told: Vec<Decision>,
+    facts: PassHistory,
+    told: Vec<ScheduleDecision>,
     count: usize,
 }
 
-impl Story<'_> {
+impl Timeline<'_> {
     fn go_on(&mut self, now: DateTime<Utc>) {
         let rules = self.rules;
         let mut copy = rules.copy.next_change(now).map(|(answer, _)| answer.at);
         let mut cutover = rules.cutover.next_change(now).map(|(answer, _)| answer.at);
-        let mut limits = rules.budgets.next_change(now);
+        let mut limits = rules.quotas.next_change(now);
         let mut pass = self.next_pass(now);
         let mut passes = 0;
         while self.told.len() < self.count {
@@ -129,7 +134,7 @@ impl Story<'_> {
             // What limits comes before what allows, so that each line holds when it is read.
             if limits == Some(at) {
                 self.limits(at);
-                limits = rules.budgets.next_change(at);
+                limits = rules.quotas.next_change(at);
             }
             if copy == Some(at) {
                 self.copying(at);
@@ -182,9 +187,9 @@ impl Story<'_> {
         // What is due may move while it is waited for, but does so seldom.
         for _ in 0..100 {
             match self.rules.pass(&self.facts, at) {
-                Verdict::Start { why } => return Some((at, why)),
-                Verdict::Wait { until, .. } if until < DateTime::<Utc>::MAX_UTC => at = until,
-                Verdict::Wait { .. } | Verdict::Never { .. } => return None,
+                PassDecision::Start { why } => return Some((at, why)),
+                PassDecision::Wait { until, .. } if until < DateTime::<Utc>::MAX_UTC => at = until,
+                PassDecision::Wait { .. } | PassDecision::Never { .. } => return None,
             }
         }
         None
@@ -228,16 +233,16 @@ impl Story<'_> {
                 let (because, until) = (calendar.state(at).1, calendar.next_close(at).map(|close| close.at));
                 self.tell(at, open, format!("{because}{}", self.until(until)));
             }
-            Some(Wait { until: Some(_), why }) => self.tell(at, closed, why),
-            Some(Wait { until: None, why }) => {
+            Some(NotBefore { until: Some(_), why }) => self.tell(at, closed, why),
+            Some(NotBefore { until: None, why }) => {
                 self.tell(at, closed, format!("blocked for ever, because {why}"));
             }
         }
     }
 
     fn limits(&mut self, at: DateTime<Utc>) {
-        let budgets = &self.rules.budgets;
-        let why = format!("{}: {}", budgets.at(at).in_words(), budgets.why(at));
+        let quotas = &self.rules.quotas;
+        let why = format!("{}: {}", quotas.at(at).in_words(), quotas.why(at));
         self.tell(at, What::Limits, why);
     }
 
@@ -246,6 +251,6 @@ impl Story<'_> {
     }
 
     fn tell(&mut self, at: DateTime<Utc>, what: What, why: String) {
-        self.told.push(Decision { at, zone: self.rules.zone, what, why });
+        self.told.push(ScheduleDecision { at, zone: self.rules.zone, what, why });
     }
 }

@@ -10,24 +10,24 @@
 //! | [`rules`] | may a pass start now, and if not, when? |
 //! | [`adaptive`], [`rhythm`] | spacing passes by the change rates that were learned |
 //! | [`cron`], [`window`], [`calendar`], [`zone`], [`when`] | times of the wall clock, also when clocks are put forward or back |
-//! | [`budget`] | how much may be done, by the time of day |
+//! | [`quota`] | how much may be done, by the time of day |
 //! | [`arbiter`] | whose pass is next where many want to run |
 //! | [`forecast`] | how long a VM will be down, and whether that fits |
 //! | [`explain`] | the next decisions and their reasons |
 #![forbid(unsafe_code)]
 
 pub mod adaptive;
-pub mod arbiter;
-pub mod budget;
+pub mod admission_queue;
 pub mod calendar;
+pub mod change_rate;
 pub mod cron;
 pub mod error;
 pub mod explain;
 pub mod forecast;
-pub mod over;
-pub mod rhythm;
+pub mod quota;
 pub mod rules;
 pub mod schedule;
+pub mod schedule_override;
 pub mod text;
 pub mod when;
 pub mod window;

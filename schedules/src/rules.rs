@@ -1,6 +1,6 @@
 //! A schedule ready to be asked: may a pass start now, and if not, when, and why?
 //!
-//! Rule: everything comes in ([`Facts`] and the time), and every answer says why. A pass is due by the schedule's
+//! Rule: everything comes in ([`PassHistory`] and the time), and every answer says why. A pass is due by the schedule's
 //! cadence, or earlier, so that it ends just before a cutover may begin; it starts when it is due and copying is allowed.
 
 use std::time::Duration;
@@ -10,10 +10,10 @@ use chrono_tz::Tz;
 
 use crate::{
     adaptive::Adaptive,
-    budget::Budgets,
-    calendar::{Answer, Calendar},
+    calendar::{Calendar, Edge},
+    change_rate::ExpectedChange,
     cron::Cron,
-    rhythm::Change,
+    quota::Quotas,
     text::about_span,
     zone::moment,
 };
@@ -40,10 +40,10 @@ pub struct LastPass {
 
 /// What is known of a migration.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub struct PassHistory {
     pub last: Option<LastPass>,
     /// What its disks change, by the hour.
-    pub change: Change,
+    pub change: ExpectedChange,
     /// Bytes that its passes drain in a second, as `cbt::convergence` measures them; `None` before a pass.
     pub drained_per_second: Option<f64>,
     /// What a pass takes beside copying: its snapshot, flushes, commits.
@@ -52,10 +52,10 @@ pub struct Facts {
     pub cutover_at: Option<DateTime<Utc>>,
 }
 
-impl Facts {
+impl PassHistory {
     /// Of a migration that has just begun.
     pub fn unknown(zone: Tz) -> Self {
-        let change = Change::of([], zone);
+        let change = ExpectedChange::of([], zone);
         Self { last: None, change, drained_per_second: None, overhead: Duration::ZERO, cutover_at: None }
     }
 
@@ -76,14 +76,14 @@ impl Facts {
 
 /// When a pass is due, and why then.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Due {
+pub struct DueTime {
     pub at: DateTime<Utc>,
     pub why: String,
 }
 
 /// Whether a pass may start.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum PassDecision {
     /// Now.
     Start { why: String },
     /// Not before `until`: ask again then, or when a fact changes.
@@ -94,7 +94,7 @@ pub enum Verdict {
 
 /// Something may not be done yet: for how long, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wait {
+pub struct NotBefore {
     /// `None`: not any more, as the schedule stands.
     pub until: Option<DateTime<Utc>>,
     pub why: String,
@@ -108,7 +108,7 @@ pub struct Rules {
     pub copy: Calendar,
     /// When a cutover may begin.
     pub cutover: Calendar,
-    pub budgets: Budgets,
+    pub quotas: Quotas,
     /// In which times are told.
     pub zone: Tz,
 }
@@ -128,21 +128,21 @@ const OPENINGS: usize = 1000;
 
 impl Rules {
     /// Whether a pass may start at `now`.
-    pub fn pass(&self, facts: &Facts, now: DateTime<Utc>) -> Verdict {
+    pub fn pass(&self, facts: &PassHistory, now: DateTime<Utc>) -> PassDecision {
         let due = self.due(facts, now);
         match self.shut(&self.copy, due.at.max(now)) {
-            Some(Wait { until: Some(until), why }) => Verdict::Wait { until, why },
-            Some(Wait { until: None, why }) => Verdict::Never { why },
-            None if due.at <= now => Verdict::Start { why: due.why },
+            Some(NotBefore { until: Some(until), why }) => PassDecision::Wait { until, why },
+            Some(NotBefore { until: None, why }) => PassDecision::Never { why },
+            None if due.at <= now => PassDecision::Start { why: due.why },
             None => {
                 let why = format!("due at {}: {}", moment(self.zone, due.at), due.why);
-                Verdict::Wait { until: due.at, why }
+                PassDecision::Wait { until: due.at, why }
             }
         }
     }
 
     /// What is in the way at `at` of something that keeps to `calendar`, one of these rules; `None` if it may be done.
-    pub fn shut(&self, calendar: &Calendar, at: DateTime<Utc>) -> Option<Wait> {
+    pub fn shut(&self, calendar: &Calendar, at: DateTime<Utc>) -> Option<NotBefore> {
         let (is_open, because) = calendar.state(at);
         if is_open {
             return None;
@@ -150,26 +150,28 @@ impl Rules {
         Some(match calendar.next_open(at) {
             Ok(open) => {
                 let why = format!("blocked until {}, because {because}", moment(self.zone, open.at));
-                Wait { until: Some(open.at), why }
+                NotBefore { until: Some(open.at), why }
             }
             Err(never) => Wait { until: None, why: never.to_string() },
         })
     }
 
     /// When the next pass is due, whether copying is allowed then or not.
-    pub fn due(&self, facts: &Facts, now: DateTime<Utc>) -> Due {
-        let Some(last) = facts.last else { return Due { at: now, why: "no pass has run yet".to_owned() } };
+    pub fn due(&self, facts: &PassHistory, now: DateTime<Utc>) -> DueTime {
+        let Some(last) = facts.last else {
+            return DueTime { at: now, why: "no pass has run yet".to_owned() };
+        };
         // What is still to come was told before the clock was set back; the caller counts on from there.
         let last = LastPass { snapshot: last.snapshot.min(now), ended: last.ended.min(now) };
         let opening = self.opening(facts, now);
         let regular = match &self.cadence {
-            Cadence::Every(interval) => Due {
+            Cadence::Every(interval) => DueTime {
                 at: later(last.ended, interval.as_secs_f64()),
                 why: format!("every {}", about_span(interval.as_secs_f64())),
             },
             Cadence::Cron(cron) => {
                 let at = cron.after(last.snapshot).unwrap_or(DateTime::<Utc>::MAX_UTC);
-                Due { at, why: format!("cron {cron}") }
+                DueTime { at, why: format!("cron {cron}") }
             }
             Cadence::Adaptive(adaptive) => {
                 let approaching = opening.as_ref().is_some_and(|opening| {
@@ -189,22 +191,22 @@ impl Rules {
     }
 
     /// How long data may be copied without a break from `now` on: until when, and why not longer; `None` is for ever.
-    pub fn copy_until(&self, now: DateTime<Utc>) -> Option<Answer> {
+    pub fn copy_until(&self, now: DateTime<Utc>) -> Option<Edge> {
         self.copy.next_close(now)
     }
 
     /// When the next cutover may begin that is not possible now.
-    fn opening(&self, facts: &Facts, now: DateTime<Utc>) -> Option<Answer> {
+    fn opening(&self, facts: &PassHistory, now: DateTime<Utc>) -> Option<Edge> {
         let asked = facts.cutover_at.filter(|at| *at > now);
-        let asked = asked.map(|at| Answer { at, because: crate::calendar::Because::Unbound });
+        let asked = asked.map(|at| Edge { at, because: crate::calendar::Because::Unbound });
         let has_opening = self.cutover.has_windows() && !self.cutover.is_open(now);
         let opens = if has_opening { self.cutover.next_open(now).ok() } else { None };
         asked.into_iter().chain(opens).min_by_key(|answer| answer.at)
     }
 
     /// Seconds before `opening` at which a pass has to start that is to have ended by then.
-    fn lead(last: LastPass, facts: &Facts, opening: DateTime<Utc>) -> f64 {
-        let facts = Facts { last: Some(last), ..facts.clone() };
+    fn lead(last: LastPass, facts: &PassHistory, opening: DateTime<Utc>) -> f64 {
+        let facts = PassHistory { last: Some(last), ..facts.clone() };
         LEAD * facts.pass_takes(opening) + SPARE
     }
 
@@ -214,11 +216,11 @@ impl Rules {
     /// fresh enough.
     fn pulled_forward(
         &self,
-        opening: &Answer,
+        opening: &Edge,
         last: LastPass,
-        facts: &Facts,
+        facts: &PassHistory,
         now: DateTime<Utc>,
-    ) -> Option<Due> {
+    ) -> Option<DueTime> {
         let lead = Self::lead(last, facts, opening.at);
         let (start, end) = self.last_stretch(now, opening.at)?;
         let at = sooner(end, lead).max(start);
@@ -235,7 +237,7 @@ impl Rules {
         let takes = about_span((lead - SPARE) / LEAD);
         let why =
             format!("{PULLED}: {what} at {}, the pass takes about {takes}", moment(self.zone, opening.at));
-        Some(Due { at, why })
+        Some(DueTime { at, why })
     }
 
     /// The last time before `end` in which data may be copied without a break.

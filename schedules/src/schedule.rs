@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     adaptive::Adaptive,
-    arbiter::PRIORITIES,
-    budget::{self, Budget, Budgets},
+    admission_queue::PRIORITIES,
     calendar::Calendar,
     cron::Cron,
+    quota::{self, Quota, Quotas},
     rules::{Cadence, Rules},
     text::optional_duration,
     window::{Holidays, Window},
@@ -47,8 +47,8 @@ pub struct Schedule {
     #[serde(skip_serializing_if = "Times::is_empty")]
     pub cutover: Times,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub budgets: Vec<Budget>,
-    /// 1 to 10: what the plan gets where several share a budget. One of 10 gets ten times as much as one of 1; 1 if
+    pub quotas: Vec<Quota>,
+    /// 1 to 10: what the plan gets where several share a quota. One of 10 gets ten times as much as one of 1; 1 if
     /// absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<u32>,
@@ -99,11 +99,11 @@ impl Schedule {
     /// What is wrong with it, each beginning with its key in backquotes and ending with what to do.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.problems_at("schedule.");
-        problems.extend(self.budget_problems());
+        problems.extend(self.quota_problems());
         problems
     }
 
-    /// The same but for the budgets, with `at` before each key.
+    /// The same but for the quotas, with `at` before each key.
     pub(crate) fn problems_at(&self, at: &str) -> Vec<String> {
         let mut problems = self.cadence_problems(at);
         for (list, windows) in [
@@ -129,8 +129,8 @@ impl Schedule {
         problems
     }
 
-    pub(crate) fn budget_problems(&self) -> Vec<String> {
-        budget::problems("schedule.budgets", &self.budgets, self.zone, &self.holidays)
+    pub(crate) fn quota_problems(&self) -> Vec<String> {
+        quota::problems("schedule.quotas", &self.quotas, self.zone, &self.holidays)
     }
 
     fn cadence_problems(&self, at: &str) -> Vec<String> {
@@ -169,7 +169,7 @@ impl Schedule {
         if problems.is_empty() { Ok(self.ready(self)) } else { Err(Problems(problems)) }
     }
 
-    /// The schedule with the budgets of `shared`; neither has problems.
+    /// The schedule with the quotas of `shared`; neither has problems.
     pub(crate) fn ready(&self, shared: &Self) -> Rules {
         let cadence = match (&self.cron, self.adaptive) {
             (Some(cron), _) => Cadence::Cron(Box::new(cron.clone().or_in(self.zone))),
@@ -179,10 +179,10 @@ impl Schedule {
         let copy = self.copy.calendar(self.zone, &self.holidays);
         let cutover = self.cutover.calendar(self.zone, &self.holidays);
         let of_cron = self.cron.as_ref().and_then(Cron::zone);
-        let of_budgets = shared.budgets.iter().find_map(|budget| budget.window.as_ref()?.zone());
-        let zone = self.zone.or(copy.zone()).or(cutover.zone()).or(of_cron).or(of_budgets).unwrap_or(Tz::UTC);
-        let budgets = Budgets::new(&shared.budgets, shared.holidays.clone(), shared.zone);
-        Rules { cadence, copy, cutover, budgets, zone }
+        let of_quotas = shared.quotas.iter().find_map(|quota| quota.window.as_ref()?.zone());
+        let zone = self.zone.or(copy.zone()).or(cutover.zone()).or(of_cron).or(of_quotas).unwrap_or(Tz::UTC);
+        let quotas = Quotas::new(&shared.quotas, shared.holidays.clone(), shared.zone);
+        Rules { cadence, copy, cutover, quotas, zone }
     }
 }
 

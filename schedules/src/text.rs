@@ -4,14 +4,14 @@
 
 use std::time::Duration;
 
-use crate::error::WrongText;
+use crate::error::ParseError;
 
 const UNITS: [(&str, u32); 5] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10), ("B", 0)];
 
 /// A number of bytes: `1GiB`, `512 MiB`, `65536B`.
-pub fn parse_bytes(text: &str) -> Result<u64, WrongText> {
+pub fn parse_bytes(text: &str) -> Result<u64, ParseError> {
     let wrong = |wrong: String| {
-        WrongText::new("a size", text, wrong, "write a whole number and B, KiB, MiB, GiB or TiB: \"1GiB\"")
+        ParseError::new("a size", text, wrong, "write a whole number and B, KiB, MiB, GiB or TiB: \"1GiB\"")
     };
     let number = text.trim();
     let digits = number.trim_end_matches(|each: char| !each.is_ascii_digit());
@@ -45,9 +45,9 @@ pub fn about(bytes: f64) -> String {
 }
 
 /// A length of time: `90s`, `15m`, `1h 30m`.
-pub fn parse_span(text: &str) -> Result<Duration, WrongText> {
+pub fn parse_span(text: &str) -> Result<Duration, ParseError> {
     humantime::parse_duration(text.trim()).map_err(|error| {
-        WrongText::new(
+        ParseError::new(
             "a length of time",
             text,
             error.to_string(),

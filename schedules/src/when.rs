@@ -7,7 +7,7 @@ use chrono::{DateTime, Days, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc
 use chrono_tz::Tz;
 
 use crate::{
-    error::WrongText,
+    error::ParseError,
     text::parse_span,
     zone::{local, parse_zone, reaches},
 };
@@ -16,8 +16,8 @@ const HELP: &str = "write it like \"2026-11-28 22:00\", \"2026-11-28 22:00 Europ
                     is), \"+2h\", or \"2026-11-28T22:00:00+01:00\"";
 
 /// The moment that `text` means to somebody in `zone` at `now`.
-pub fn parse_when(text: &str, zone: Tz, now: DateTime<Utc>) -> Result<DateTime<Utc>, WrongText> {
-    let wrong = |wrong: String| WrongText::new("a time", text, wrong, HELP);
+pub fn parse_when(text: &str, zone: Tz, now: DateTime<Utc>) -> Result<DateTime<Utc>, ParseError> {
+    let wrong = |wrong: String| ParseError::new("a time", text, wrong, HELP);
     let text = text.trim();
     if let Ok(at) = DateTime::parse_from_rfc3339(text) {
         return Ok(at.to_utc());

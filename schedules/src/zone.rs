@@ -3,7 +3,7 @@
 //! Rule: a clock that is put forward or back makes wall-clock times that do not exist, or exist twice. Each edge of a
 //! window is still one moment:
 //!
-//! | wall-clock time | [`reaches`] (opens; a window closes) | [`leaves`] (a blackout or a budget closes) |
+//! | wall-clock time | [`reaches`] (opens; a window closes) | [`leaves`] (a blackout or a quota closes) |
 //! | --- | --- | --- |
 //! | exists once | that moment | that moment |
 //! | is skipped (put forward) | the moment of the jump | the moment of the jump |
@@ -15,7 +15,7 @@
 use chrono::{DateTime, NaiveDateTime, Offset, TimeDelta, TimeZone, Utc, offset::LocalResult};
 use chrono_tz::{TZ_VARIANTS, Tz};
 
-use crate::error::WrongText;
+use crate::error::ParseError;
 
 /// No clock on Earth is farther than this from UTC, a skipped day included.
 const FARTHEST: TimeDelta = TimeDelta::hours(40);
@@ -77,13 +77,13 @@ pub fn moment(zone: Tz, at: DateTime<Utc>) -> String {
 }
 
 /// A zone by its IANA name.
-pub fn parse_zone(text: &str) -> Result<Tz, WrongText> {
+pub fn parse_zone(text: &str) -> Result<Tz, ParseError> {
     text.parse().map_err(|_| {
         let help = match nearest(text) {
             Some(near) => format!("did you mean {:?}?", near.name()),
             None => "write an IANA name such as \"Europe/Berlin\" or \"UTC\"".to_owned(),
         };
-        WrongText::new("a time zone", text, "IANA has no zone of this name", help)
+        ParseError::new("a time zone", text, "IANA has no zone of this name", help)
     })
 }
 

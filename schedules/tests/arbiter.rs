@@ -11,8 +11,8 @@ use std::{
 
 use common::Random;
 use warmd_schedules::{
-    arbiter::{Arbiter, Class, Job, Kind, PATIENCE, Scope},
-    budget::Allowance,
+    admission_queue::{AdmissionJob, AdmissionQueue, JobClass, PATIENCE, QuotaKind, QuotaScope},
+    quota::Allowance,
 };
 
 fn limit(passes: u32, disks: u32, snapshots: u32) -> Allowance {
@@ -20,25 +20,25 @@ fn limit(passes: u32, disks: u32, snapshots: u32) -> Allowance {
     Allowance { bytes_per_second: None, disks, snapshots, passes }
 }
 
-fn endpoint(name: &str) -> Scope {
-    Scope::Source(name.to_owned())
+fn endpoint(name: &str) -> QuotaScope {
+    QuotaScope::Source(name.to_owned())
 }
 
 #[test]
 fn limits_hold_in_every_scope() {
-    let mut arbiter = Arbiter::new();
-    arbiter.set_limit(&Scope::Global, limit(3, 0, 0));
+    let mut arbiter = AdmissionQueue::new();
+    arbiter.set_limit(&QuotaScope::Global, limit(3, 0, 0));
     arbiter.set_limit(&endpoint("old"), limit(0, 4, 0));
     for id in 0..5 {
-        assert!(arbiter.submit(Job::pass(id, "shop", 2).on(&endpoint("old"), 2)));
+        assert!(arbiter.submit(AdmissionJob::pass(id, "shop", 2).on(&endpoint("old"), 2)));
     }
-    assert!(!arbiter.submit(Job::pass(0, "shop", 2)), "it waits already");
+    assert!(!arbiter.submit(AdmissionJob::pass(0, "shop", 2)), "it waits already");
     assert_eq!(arbiter.admit(), [0, 1]);
     assert_eq!(arbiter.why(2).as_deref(), Some("source old: 4 of 4 disks are in use"));
-    assert!(arbiter.submit(Job::pass(9, "mail", 7)));
+    assert!(arbiter.submit(AdmissionJob::pass(9, "mail", 7)));
     assert_eq!(arbiter.admit(), [9], "it needs nothing of what is full");
     assert_eq!(arbiter.why(2).as_deref(), Some("all of warmd: 3 of 3 passes are in use"));
-    assert!(arbiter.remove(0) && !arbiter.remove(0) && !arbiter.submit(Job::pass(1, "shop", 2)));
+    assert!(arbiter.remove(0) && !arbiter.remove(0) && !arbiter.submit(AdmissionJob::pass(1, "shop", 2)));
     assert_eq!(arbiter.admit(), [2]);
     assert!(arbiter.remove(3), "one that waits");
     assert!(arbiter.remove(1));
@@ -47,10 +47,10 @@ fn limits_hold_in_every_scope() {
 
 #[test]
 fn a_vm_with_more_disks_than_the_limit_runs_alone() {
-    let mut arbiter = Arbiter::new();
-    arbiter.set_limit(&Scope::Global, limit(0, 4, 0));
-    arbiter.submit(Job::pass(1, "shop", 1));
-    arbiter.submit(Job::pass(2, "shop", 9));
+    let mut arbiter = AdmissionQueue::new();
+    arbiter.set_limit(&QuotaScope::Global, limit(0, 4, 0));
+    arbiter.submit(AdmissionJob::pass(1, "shop", 1));
+    arbiter.submit(AdmissionJob::pass(2, "shop", 9));
     assert_eq!(arbiter.admit(), [1]);
     assert_eq!(
         arbiter.why(2).as_deref(),
@@ -58,27 +58,27 @@ fn a_vm_with_more_disks_than_the_limit_runs_alone() {
     );
     arbiter.remove(1);
     assert_eq!(arbiter.admit(), [2]);
-    arbiter.submit(Job::pass(3, "shop", 1));
+    arbiter.submit(AdmissionJob::pass(3, "shop", 1));
     assert!(arbiter.admit().is_empty());
 }
 
 #[test]
 fn a_large_vm_is_not_passed_by_for_ever() {
-    let mut arbiter = Arbiter::new();
-    arbiter.set_limit(&Scope::Global, limit(0, 4, 0));
+    let mut arbiter = AdmissionQueue::new();
+    arbiter.set_limit(&QuotaScope::Global, limit(0, 4, 0));
     let mut next = 100;
     for _ in 0..4 {
-        arbiter.submit(Job::pass(next, "small", 1));
+        arbiter.submit(AdmissionJob::pass(next, "small", 1));
         next += 1;
     }
     let mut running: Vec<_> = arbiter.admit();
-    arbiter.submit(Job::pass(1, "large", 8));
+    arbiter.submit(AdmissionJob::pass(1, "large", 8));
     // Small ones without end, of other plans: one ends, two come.
     let mut others = 0;
     loop {
         arbiter.remove(running.remove(0));
         for plan in ["small", "tiny"] {
-            arbiter.submit(Job::pass(next, plan, 1));
+            arbiter.submit(AdmissionJob::pass(next, plan, 1));
             next += 1;
         }
         let admitted = arbiter.admit();
@@ -94,14 +94,14 @@ fn a_large_vm_is_not_passed_by_for_ever() {
 
 #[test]
 fn cutovers_go_first_and_are_waited_for() {
-    let mut arbiter = Arbiter::new();
-    arbiter.set_limit(&Scope::Global, limit(2, 0, 0));
+    let mut arbiter = AdmissionQueue::new();
+    arbiter.set_limit(&QuotaScope::Global, limit(2, 0, 0));
     arbiter.set_limit(&endpoint("old"), limit(0, 2, 0));
     for id in 0..4 {
-        arbiter.submit(Job::pass(id, "a", 1).on(&endpoint("old"), 1));
+        arbiter.submit(AdmissionJob::pass(id, "a", 1).on(&endpoint("old"), 1));
     }
     assert_eq!(arbiter.admit(), [0, 1]);
-    arbiter.submit(Job::pass(9, "z", 2).on(&endpoint("old"), 2).of_cutover());
+    arbiter.submit(AdmissionJob::pass(9, "z", 2).on(&endpoint("old"), 2).of_cutover());
     arbiter.remove(0);
     assert!(arbiter.admit().is_empty(), "what is free is kept for the cutover");
     arbiter.remove(1);
@@ -112,43 +112,46 @@ fn cutovers_go_first_and_are_waited_for() {
 
 #[test]
 fn pre_copies_are_recalled_for_a_cutover_and_none_in_vain() {
-    let mut arbiter = Arbiter::new();
-    arbiter.set_limit(&Scope::Global, limit(3, 0, 0));
+    let mut arbiter = AdmissionQueue::new();
+    arbiter.set_limit(&QuotaScope::Global, limit(3, 0, 0));
     arbiter.set_limit(&endpoint("old"), limit(0, 2, 0));
-    arbiter.submit(Job::pass(1, "a", 1).on(&endpoint("old"), 1));
-    arbiter.submit(Job::pass(2, "a", 1).on(&endpoint("old"), 1));
-    arbiter.submit(Job::pass(3, "a", 1).that_stays());
+    arbiter.submit(AdmissionJob::pass(1, "a", 1).on(&endpoint("old"), 1));
+    arbiter.submit(AdmissionJob::pass(2, "a", 1).on(&endpoint("old"), 1));
+    arbiter.submit(AdmissionJob::pass(3, "a", 1).that_stays());
     assert_eq!(arbiter.admit(), [1, 2, 3]);
-    assert!(!arbiter.keeps_cutovers_waiting() && arbiter.in_the_way(&BTreeSet::new()).is_empty());
-    arbiter.submit(Job::pass(9, "b", 1).on(&endpoint("old"), 1).of_cutover());
+    assert!(!arbiter.keeps_cutovers_waiting() && arbiter.preemptible(&BTreeSet::new()).is_empty());
+    arbiter.submit(AdmissionJob::pass(9, "b", 1).on(&endpoint("old"), 1).of_cutover());
     assert!(arbiter.admit().is_empty() && arbiter.keeps_cutovers_waiting());
-    assert_eq!(arbiter.in_the_way(&BTreeSet::new()), [2], "the youngest that is of use, and no more");
-    assert!(arbiter.in_the_way(&BTreeSet::from([2])).is_empty(), "it is ending");
-    arbiter.submit(Job::pass(10, "b", 1).on(&endpoint("old"), 1).of_cutover());
-    assert_eq!(arbiter.in_the_way(&BTreeSet::from([2])), [1]);
-    arbiter.submit(Job::pass(11, "b", 1).of_cutover());
-    assert_eq!(arbiter.in_the_way(&BTreeSet::from([1, 2])), [0_u64; 0], "what stays, stays");
+    assert_eq!(arbiter.preemptible(&BTreeSet::new()), [2], "the youngest that is of use, and no more");
+    assert!(arbiter.preemptible(&BTreeSet::from([2])).is_empty(), "it is ending");
+    arbiter.submit(AdmissionJob::pass(10, "b", 1).on(&endpoint("old"), 1).of_cutover());
+    assert_eq!(arbiter.preemptible(&BTreeSet::from([2])), [1]);
+    arbiter.submit(AdmissionJob::pass(11, "b", 1).of_cutover());
+    assert_eq!(arbiter.preemptible(&BTreeSet::from([1, 2])), [0_u64; 0], "what stays, stays");
     arbiter.remove(2);
     assert_eq!(arbiter.admit(), [9]);
-    assert!(arbiter.in_the_way(&BTreeSet::from([1])).is_empty());
+    assert!(arbiter.preemptible(&BTreeSet::from([1])).is_empty());
 }
 
 #[test]
 fn what_cannot_wait_runs_at_once_and_counts() {
-    let mut arbiter = Arbiter::new();
-    arbiter.set_limit(&Scope::Global, limit(1, 0, 0));
-    arbiter.submit(Job::pass(1, "a", 1));
+    let mut arbiter = AdmissionQueue::new();
+    arbiter.set_limit(&QuotaScope::Global, limit(1, 0, 0));
+    arbiter.submit(AdmissionJob::pass(1, "a", 1));
     assert_eq!(arbiter.admit(), [1]);
-    assert!(arbiter.start_at_once(Job::pass(2, "a", 3).of_cutover()));
-    assert!(!arbiter.start_at_once(Job::pass(2, "a", 3).of_cutover()), "it runs already");
+    assert!(arbiter.start_at_once(AdmissionJob::pass(2, "a", 3).of_cutover()));
+    assert!(!arbiter.start_at_once(AdmissionJob::pass(2, "a", 3).of_cutover()), "it runs already");
     assert_eq!(
-        (arbiter.used(&Scope::Global, Kind::Passes), arbiter.used(&Scope::Global, Kind::Disks)),
+        (
+            arbiter.used(&QuotaScope::Global, QuotaKind::Passes),
+            arbiter.used(&QuotaScope::Global, QuotaKind::Disks)
+        ),
         (2, 4)
     );
-    arbiter.submit(Job::pass(3, "a", 1));
+    arbiter.submit(AdmissionJob::pass(3, "a", 1));
     arbiter.remove(1);
     assert!(arbiter.admit().is_empty(), "the other one counts");
-    assert_eq!(arbiter.waiting_in(&Scope::Global), 1);
+    assert_eq!(arbiter.waiting_in(&QuotaScope::Global), 1);
     arbiter.remove(2);
     assert_eq!(arbiter.admit(), [3]);
 }
@@ -156,8 +159,8 @@ fn what_cannot_wait_runs_at_once_and_counts() {
 #[test]
 fn plans_share_by_their_priorities() {
     for (priorities, wanted) in [([1, 1], 1.0), ([3, 1], 3.0), ([10, 1], 10.0)] {
-        let mut arbiter = Arbiter::new();
-        arbiter.set_limit(&Scope::Global, limit(2, 0, 0));
+        let mut arbiter = AdmissionQueue::new();
+        arbiter.set_limit(&QuotaScope::Global, limit(2, 0, 0));
         let mut next = 0;
         let mut plan_of = BTreeMap::new();
         let mut had = [0_u32; 2];
@@ -167,7 +170,7 @@ fn plans_share_by_their_priorities() {
                 // Jobs of the one cost three times as much.
                 let disks = [3, 1][plan];
                 while plan_of.values().filter(|(of, _)| *of == plan).count() < 4 {
-                    arbiter.submit(Job::pass(next, name, disks).with_priority(priorities[plan]));
+                    arbiter.submit(AdmissionJob::pass(next, name, disks).with_priority(priorities[plan]));
                     plan_of.insert(next, (plan, disks));
                     next += 1;
                 }
@@ -185,18 +188,18 @@ fn plans_share_by_their_priorities() {
 
 #[test]
 fn a_plan_that_was_idle_saves_nothing_up() {
-    let mut arbiter = Arbiter::new();
-    arbiter.set_limit(&Scope::Global, limit(1, 0, 0));
+    let mut arbiter = AdmissionQueue::new();
+    arbiter.set_limit(&QuotaScope::Global, limit(1, 0, 0));
     let mut next = 0;
     for _ in 0..100 {
-        arbiter.submit(Job::pass(next, "busy", 1));
+        arbiter.submit(AdmissionJob::pass(next, "busy", 1));
         assert_eq!(arbiter.admit(), [next]);
         arbiter.remove(next);
         next += 1;
     }
     for _ in 0..20 {
-        arbiter.submit(Job::pass(next, "busy", 1));
-        arbiter.submit(Job::pass(1000 + next, "idle", 1));
+        arbiter.submit(AdmissionJob::pass(next, "busy", 1));
+        arbiter.submit(AdmissionJob::pass(1000 + next, "idle", 1));
         next += 1;
     }
     let mut order = Vec::new();
@@ -211,8 +214,8 @@ fn a_plan_that_was_idle_saves_nothing_up() {
 /// A job as the test knows it.
 #[derive(Clone)]
 struct Known {
-    class: Class,
-    needs: Vec<(Scope, Kind, u32)>,
+    class: JobClass,
+    needs: Vec<(QuotaScope, QuotaKind, u32)>,
     since: u64,
 }
 
@@ -220,22 +223,28 @@ struct Known {
 fn the_promises_hold_under_random_work() {
     let mut random = Random::seeded();
     for round in 0..25 {
-        let mut arbiter = Arbiter::new();
+        let mut arbiter = AdmissionQueue::new();
         let mut twin;
-        let scopes =
-            [endpoint("old"), endpoint("new"), Scope::Host("h1".into()), Scope::Datastore("d1".into())];
+        let scopes = [
+            endpoint("old"),
+            endpoint("new"),
+            QuotaScope::Host("h1".into()),
+            QuotaScope::Datastore("d1".into()),
+        ];
         let mut limits = BTreeMap::new();
         let mut jobs: BTreeMap<u64, Known> = BTreeMap::new();
         let mut running: BTreeSet<u64> = BTreeSet::new();
         let (mut next, mut admissions, mut longest) = (0, 0, 0);
         for step in 0..400 {
             if step % 50 == 0 {
-                for scope in scopes.iter().chain([&Scope::Global]) {
+                for scope in scopes.iter().chain([&QuotaScope::Global]) {
                     let [passes, disks, snapshots] = [8, 12, 6].map(|most| random.below(most) as u32);
                     arbiter.set_limit(scope, limit(passes, disks, snapshots));
-                    for (kind, most) in
-                        [(Kind::Passes, passes), (Kind::Disks, disks), (Kind::Snapshots, snapshots)]
-                    {
+                    for (kind, most) in [
+                        (QuotaKind::Passes, passes),
+                        (QuotaKind::Disks, disks),
+                        (QuotaKind::Snapshots, snapshots),
+                    ] {
                         limits.insert((scope.clone(), kind), most);
                     }
                 }
@@ -245,8 +254,9 @@ fn the_promises_hold_under_random_work() {
                 let plan = *random.pick(&["a", "b", "c"]);
                 let most = if random.below(10) == 0 { 20 } else { 3 };
                 let disks = 1 + random.below(most) as u32;
-                let mut job = Job::pass(next, plan, disks).with_priority(1 + random.below(10) as u32);
-                let mut needs = vec![(Scope::Global, disks), (Scope::Plan(plan.to_owned()), disks)];
+                let mut job =
+                    AdmissionJob::pass(next, plan, disks).with_priority(1 + random.below(10) as u32);
+                let mut needs = vec![(QuotaScope::Global, disks), (QuotaScope::Plan(plan.to_owned()), disks)];
                 for scope in &scopes {
                     if random.below(2) == 0 {
                         job = job.on(scope, disks);
@@ -258,10 +268,10 @@ fn the_promises_hold_under_random_work() {
                     job = job.of_cutover();
                 }
                 let needs = needs.into_iter().flat_map(|(scope, disks)| {
-                    [(Kind::Passes, 1), (Kind::Snapshots, 1), (Kind::Disks, disks)]
+                    [(QuotaKind::Passes, 1), (QuotaKind::Snapshots, 1), (QuotaKind::Disks, disks)]
                         .map(|(kind, n)| (scope.clone(), kind, n))
                 });
-                let class = if cutover { Class::Cutover } else { Class::PreCopy };
+                let class = if cutover { JobClass::Cutover } else { JobClass::PreCopy };
                 jobs.insert(next, Known { class, needs: needs.collect(), since: admissions });
                 assert!(arbiter.submit(job));
                 next += 1;
@@ -310,17 +320,17 @@ fn the_promises_hold_under_random_work() {
             assert_eq!(arbiter.running(), running, "{what}");
             assert_eq!(waiting.len() + running.len(), jobs.len(), "{what}");
             // 2. A cutover waits for what is in use, or for other cutovers, never for pre-copies that want to run.
-            for id in waiting.iter().filter(|id| jobs[id].class == Class::Cutover) {
+            for id in waiting.iter().filter(|id| jobs[id].class == JobClass::Cutover) {
                 assert!(
                     !fits(&jobs[id])
-                        || waiting.iter().any(|other| other != id && jobs[other].class == Class::Cutover),
+                        || waiting.iter().any(|other| other != id && jobs[other].class == JobClass::Cutover),
                     "{what}: cutover {id} waits for nothing"
                 );
             }
             // 3. If nobody has lost patience, nothing is left idle.
             let patient = waiting
                 .iter()
-                .all(|id| jobs[id].class == Class::PreCopy && admissions - jobs[id].since < PATIENCE);
+                .all(|id| jobs[id].class == JobClass::PreCopy && admissions - jobs[id].since < PATIENCE);
             for id in waiting.iter().filter(|_| patient) {
                 assert!(!fits(&jobs[id]), "{what}: {id} could run");
             }
@@ -342,18 +352,18 @@ fn the_promises_hold_under_random_work() {
 
 #[test]
 fn two_thousand_disks_cost_few_steps() {
-    let mut arbiter = Arbiter::new();
-    arbiter.set_limit(&Scope::Global, limit(0, 40, 0));
+    let mut arbiter = AdmissionQueue::new();
+    arbiter.set_limit(&QuotaScope::Global, limit(0, 40, 0));
     let mut disks = 0;
     for id in 0..500 {
         let (plan, host, store) = (format!("p{}", id % 10), format!("h{}", id % 16), format!("d{}", id % 8));
-        let job = Job::pass(id, &plan, 4)
+        let job = AdmissionJob::pass(id, &plan, 4)
             .on(&endpoint("old"), 4)
             .on(&endpoint("new"), 4)
-            .on(&Scope::Host(host.clone()), 4)
-            .on(&Scope::Datastore(store.clone()), 4);
-        arbiter.set_limit(&Scope::Host(host), limit(1, 0, 0));
-        arbiter.set_limit(&Scope::Datastore(store), limit(0, 16, 0));
+            .on(&QuotaScope::Host(host.clone()), 4)
+            .on(&QuotaScope::Datastore(store.clone()), 4);
+        arbiter.set_limit(&QuotaScope::Host(host), limit(1, 0, 0));
+        arbiter.set_limit(&QuotaScope::Datastore(store), limit(0, 16, 0));
         arbiter.submit(job);
         disks += 4;
     }
@@ -375,9 +385,9 @@ fn two_thousand_disks_cost_few_steps() {
     assert_eq!(looks, 500);
     assert!(first < 12_000 && most < 12_000, "first look {first}, others up to {most}");
     // Nothing new: nobody is looked at.
-    arbiter.set_limit(&Scope::Global, limit(1, 0, 0));
+    arbiter.set_limit(&QuotaScope::Global, limit(1, 0, 0));
     for id in 0..500 {
-        arbiter.submit(Job::pass(1000 + id, "p", 4));
+        arbiter.submit(AdmissionJob::pass(1000 + id, "p", 4));
     }
     arbiter.admit();
     let before = arbiter.steps();

@@ -8,7 +8,7 @@ use std::{fs, path::Path};
 
 use common::utc;
 use serde::{Deserialize, Serialize};
-use warmd_schedules::{Schedule, explain::explain, rules::Facts};
+use warmd_schedules::{Schedule, explain::explain, rules::PassHistory};
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,7 +28,7 @@ fn example(name: &str) -> Plan {
 
 fn story(name: &str, from: &str, count: usize) -> Vec<String> {
     let rules = example(name).schedule.rules().unwrap();
-    let told = explain(&rules, &Facts::unknown(rules.zone), utc(from), count);
+    let told = explain(&rules, &PassHistory::unknown(rules.zone), utc(from), count);
     told.iter().map(ToString::to_string).collect()
 }
 
@@ -72,11 +72,11 @@ fn nightly_passes_stay_in_the_night() {
 #[test]
 fn business_hours_are_throttled_but_not_holidays() {
     let rules = example("business-hours.toml").schedule.rules().unwrap();
-    let words = |at: &str| rules.budgets.at(utc(at)).in_words();
+    let words = |at: &str| rules.quotas.at(utc(at)).in_words();
     assert_eq!(words("2026-11-24T15:00:00Z"), "50MiB/s, 2 disks");
     assert_eq!(words("2026-11-24T03:00:00Z"), "400MiB/s");
     assert_eq!(words("2026-11-26T15:00:00Z"), "400MiB/s", "Thanksgiving");
-    assert_eq!(rules.budgets.next_change(utc("2026-11-25T23:30:00Z")), Some(utc("2026-11-27T13:00:00Z")));
+    assert_eq!(rules.quotas.next_change(utc("2026-11-25T23:30:00Z")), Some(utc("2026-11-27T13:00:00Z")));
     assert!(!rules.cutover.is_open(utc("2026-12-26T03:00:00Z")), "Christmas night in New York");
 }
 
@@ -106,8 +106,8 @@ fn mistakes_are_told_where_they_stand() {
         ("cron = \"0 */2 * *\"", 6, "it has 4 fields, not 5"),
         ("adaptive = { final_delta = \"1GB\" }", 6, "neither a size nor a length of time"),
         ("[schedule.cutover]\nwindows = [\"Sat 22:00\"]", 7, "it has one time where it needs two"),
-        ("[[schedule.budgets]]\nbytes_per_second = \"1KiB\"", 7, "write at least \"64KiB\""),
-        ("[[schedule.budgets]]\ndisks = 0", 7, "expected a nonzero u32"),
+        ("[[schedule.quotas]]\nbytes_per_second = \"1KiB\"", 7, "write at least \"64KiB\""),
+        ("[[schedule.quotas]]\ndisks = 0", 7, "expected a nonzero u32"),
         ("zone = \"Berlin\"", 6, "did you mean \"Europe/Berlin\"?"),
     ] {
         let told = plan(text).unwrap_err();
@@ -131,7 +131,7 @@ fn mistakes_are_told_where_they_stand() {
             "cutover = { blackouts = [\"holidays UTC\"] }",
             "`schedule.cutover.blackouts[0]` speaks of holidays, but none is listed",
         ),
-        ("budgets = [{ window = \"always\" }]", "`schedule.budgets[0]` limits nothing"),
+        ("quotas = [{ window = \"always\" }]", "`schedule.quotas[0]` limits nothing"),
     ] {
         let schedule = plan(text).unwrap().schedule;
         let problems = schedule.problems();

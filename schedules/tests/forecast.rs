@@ -7,7 +7,8 @@ mod common;
 use chrono_tz::Tz;
 use common::{Random, utc};
 use warmd_schedules::forecast::{
-    Ceiling, Delta, Fit, Measured, Past, Prior, Range, Step, blame, calibrate, fit, forecast, judge, predict,
+    Ceiling, CutoverStep, Delta, Fit, MeasuredStep, Past, PredictedRange, Prior, blame, calibrate, fit,
+    forecast, go_no_go, predict,
 };
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -44,8 +45,12 @@ fn cutovers(random: &mut Random, runs: usize, slower: f64, calibrated: bool) -> 
     let mut hits = 0;
     for _ in 0..runs {
         let steps = [
-            Measured { step: Step::Shutdown, seconds: &shutdowns, prior: Prior::until(5.0, 30.0, 120.0) },
-            Measured { step: Step::Boot, seconds: &boots, prior: Prior::until(5.0, 20.0, 120.0) },
+            MeasuredStep {
+                step: CutoverStep::Shutdown,
+                seconds: &shutdowns,
+                prior: Prior::until(5.0, 30.0, 120.0),
+            },
+            MeasuredStep { step: CutoverStep::Boot, seconds: &boots, prior: Prior::until(5.0, 20.0, 120.0) },
         ];
         let delta = Delta {
             pending: 0.0,
@@ -88,7 +93,7 @@ fn downtimes_lie_in_their_range() {
 #[test]
 fn a_machine_on_which_all_is_faster_than_expected_lies_in_the_first_range() {
     let prior = Prior::until(4.0, 16.0, 120.0);
-    let steps = [Step::Shutdown, Step::Snapshot, Step::Create, Step::Boot];
+    let steps = [CutoverStep::Shutdown, CutoverStep::Snapshot, CutoverStep::Create, CutoverStep::Boot];
     let delta = Delta {
         pending: 0.0,
         change: 0.0,
@@ -97,12 +102,12 @@ fn a_machine_on_which_all_is_faster_than_expected_lies_in_the_first_range() {
         throughputs: &[],
         deadline: 60.0,
     };
-    let unknown = steps.map(|step| Measured { step, seconds: &[], prior });
+    let unknown = steps.map(|step| MeasuredStep { step, seconds: &[], prior });
     let told = forecast(&delta, &unknown, &[]).unwrap();
     assert!(told.downtime.has(4.0 + 1e-6) && told.downtime.has(64.0 - 1e-6), "{:?}", told.downtime);
     // As soon as each was measured they are looked at one by one.
     let seconds = [1.0; 8];
-    let known = steps.map(|step| Measured { step, seconds: &seconds, prior });
+    let known = steps.map(|step| MeasuredStep { step, seconds: &seconds, prior });
     let range = forecast(&delta, &known, &[]).unwrap().downtime;
     let apart = predict(&seconds, prior);
     let widest = 4.0 * (apart.high - apart.expected);
@@ -126,13 +131,14 @@ fn the_final_delta_is_what_is_pending_and_what_changes() {
     assert_eq!(forecast(&Delta { throughput: 0.0, ..delta }, &[], &[]), None);
     let capped = forecast(&Delta { deadline: 2.0, ..delta }, &[], &[]).unwrap();
     assert!(capped.downtime.high <= 2.0 + 1e-9);
-    let exact = calibrate(Range::exact(5.0), &[]);
+    let exact = calibrate(PredictedRange::exact(5.0), &[]);
     assert!(exact.has(5.0));
 }
 
 #[test]
 fn a_verdict_names_what_speaks_against_it() {
-    let steps = [Measured { step: Step::Boot, seconds: &[], prior: Prior::until(5.0, 20.0, 120.0) }];
+    let steps =
+        [MeasuredStep { step: CutoverStep::Boot, seconds: &[], prior: Prior::until(5.0, 20.0, 120.0) }];
     let delta = Delta {
         pending: 0.0,
         change: 1000.0 * MIB,
@@ -149,7 +155,7 @@ fn a_verdict_names_what_speaks_against_it() {
     assert_eq!(no.against.len(), 2);
     assert!(no.against[0].contains("exceeds the 1m allowed; most of it is the final delta of 1"), "{no:?}");
     assert!(no.against[1].contains("the window closes in 5m, at 2026-11-28 22:05 CET"), "{no:?}");
-    let range = Range { low: 1.0, expected: 5.0, high: 9.0 };
+    let range = PredictedRange { low: 1.0, expected: 5.0, high: 9.0 };
     assert!(matches!(fit(&range, 10.0), Fit::Fits { .. }));
     assert!(matches!(fit(&range, 6.0), Fit::MayNot { .. }));
     assert!(matches!(fit(&range, 4.0), Fit::DoesNot { .. }));
@@ -158,15 +164,15 @@ fn a_verdict_names_what_speaks_against_it() {
 #[test]
 fn the_limit_to_blame_is_named() {
     let ceiling = |name: &str, mib: f64| Ceiling { name: name.to_owned(), bytes_per_second: mib * MIB };
-    let ceilings = [ceiling("the budget of plan shop", 50.0), ceiling("the limit of source old", 400.0)];
+    let ceilings = [ceiling("the quota of plan shop", 50.0), ceiling("the limit of source old", 400.0)];
     let shrinks = blame(10.0 * MIB, 50.0 * MIB, 4.0, &ceilings);
     assert!(shrinks.settles_at.is_some_and(|at| (at - 5.0).abs() < 1e-9), "{shrinks:?}");
-    let budget = blame(80.0 * MIB, 49.0 * MIB, 4.0, &ceilings);
-    assert!(budget.settles_at.is_none() && budget.ratio > 1.0);
+    let quota = blame(80.0 * MIB, 49.0 * MIB, 4.0, &ceilings);
+    assert!(quota.settles_at.is_none() && quota.ratio > 1.0);
     assert!(
-        budget.words.contains("the budget of plan shop is to blame: it allows 50.0 MiB/s"),
+        quota.words.contains("the quota of plan shop is to blame: it allows 50.0 MiB/s"),
         "{}",
-        budget.words
+        quota.words
     );
     let none = blame(80.0 * MIB, 20.0 * MIB, 4.0, &ceilings);
     assert!(none.words.contains("no limit is in the way"), "{}", none.words);

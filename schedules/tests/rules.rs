@@ -11,9 +11,9 @@ use chrono_tz::Tz;
 use common::utc;
 use warmd_schedules::{
     Schedule,
+    change_rate::{ExpectedChange, HourlyChangeRate},
     explain::explain,
-    rhythm::{Change, Rhythm},
-    rules::{Facts, LastPass, Rules, Verdict},
+    rules::{LastPass, PassDecision, PassHistory, Rules},
 };
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -22,8 +22,11 @@ fn rules(text: &str) -> Rules {
     toml::from_str::<Schedule>(text).unwrap_or_else(|error| panic!("{text}: {error}")).rules().unwrap()
 }
 
-fn facts(snapshot: &str, ended: &str) -> Facts {
-    Facts { last: Some(LastPass { snapshot: utc(snapshot), ended: utc(ended) }), ..Facts::unknown(Tz::UTC) }
+fn facts(snapshot: &str, ended: &str) -> PassHistory {
+    PassHistory {
+        last: Some(LastPass { snapshot: utc(snapshot), ended: utc(ended) }),
+        ..PassHistory::unknown(Tz::UTC)
+    }
 }
 
 #[test]
@@ -31,7 +34,7 @@ fn an_interval_counts_from_the_end_of_the_last_pass() {
     let rules = rules("every = \"10m\"");
     let now = utc("2026-11-22T12:00:00Z");
     let due = |snapshot, ended| rules.due(&facts(snapshot, ended), now).at;
-    assert_eq!(rules.due(&Facts::unknown(Tz::UTC), now).at, now, "none yet");
+    assert_eq!(rules.due(&PassHistory::unknown(Tz::UTC), now).at, now, "none yet");
     assert_eq!(due("2026-11-22T11:50:00Z", "2026-11-22T11:58:00Z"), utc("2026-11-22T12:08:00Z"));
     assert_eq!(
         due("2026-11-22T15:00:00Z", "2026-11-22T15:01:00Z"),
@@ -39,7 +42,7 @@ fn an_interval_counts_from_the_end_of_the_last_pass() {
         "the clock was set back"
     );
     let verdict = rules.pass(&facts("2026-11-22T11:40:00Z", "2026-11-22T11:50:00Z"), now);
-    assert_eq!(verdict, Verdict::Start { why: "every 10m".to_owned() });
+    assert_eq!(verdict, PassDecision::Start { why: "every 10m".to_owned() });
     let none = Schedule::default().rules().unwrap();
     assert_eq!(
         none.due(&facts("2026-11-22T12:00:00Z", "2026-11-22T12:00:00Z"), now).at,
@@ -57,7 +60,7 @@ fn a_missed_time_of_a_cron_is_made_up_for() {
         "18:00 in Kolkata"
     );
     let late = rules.pass(&facts, utc("2026-11-22T23:00:00Z"));
-    assert_eq!(late, Verdict::Start { why: "cron 0 */2 * * * Asia/Kolkata".to_owned() });
+    assert_eq!(late, PassDecision::Start { why: "cron 0 */2 * * * Asia/Kolkata".to_owned() });
 }
 
 #[test]
@@ -66,19 +69,19 @@ fn what_is_due_waits_for_a_window_and_says_so() {
         "every = \"10m\"\nzone = \"Europe/Berlin\"\n[copy]\nwindows = [\"22:00–04:00\"]\nblackouts = [\"2026-11-22\"]",
     );
     let facts = facts("2026-11-22T01:00:00Z", "2026-11-22T01:01:00Z");
-    let Verdict::Wait { until, why } = rules.pass(&facts, utc("2026-11-22T12:00:00Z")) else { panic!() };
+    let PassDecision::Wait { until, why } = rules.pass(&facts, utc("2026-11-22T12:00:00Z")) else { panic!() };
     assert_eq!(until, utc("2026-11-22T23:00:00Z"), "the blackout ends at midnight");
     assert_eq!(why, "blocked until 2026-11-23 00:00 CET, because blackout 2026-11-22 Europe/Berlin holds");
     let close = rules.copy_until(utc("2026-11-22T23:00:00Z")).unwrap();
     assert_eq!(close.at, utc("2026-11-23T03:00:00Z"));
     let closed = self::rules("[copy]\nblackouts = [\"always\"]");
-    assert!(matches!(closed.pass(&facts, utc("2026-11-22T12:00:00Z")), Verdict::Never { .. }));
+    assert!(matches!(closed.pass(&facts, utc("2026-11-22T12:00:00Z")), PassDecision::Never { .. }));
 }
 
 /// A guest and its passes, played through with a schedule.
 struct World<'a> {
     rules: &'a Rules,
-    rhythm: Rhythm,
+    rhythm: HourlyChangeRate,
     workload: fn(DateTime<Utc>) -> f64,
     throughput: f64,
     overhead: i64,
@@ -104,10 +107,10 @@ impl World<'_> {
         sum
     }
 
-    fn facts(&self, last: LastPass) -> Facts {
-        Facts {
+    fn facts(&self, last: LastPass) -> PassHistory {
+        PassHistory {
             last: Some(last),
-            change: Change::of([&self.rhythm], self.rules.zone),
+            change: ExpectedChange::of([&self.rhythm], self.rules.zone),
             drained_per_second: Some(self.throughput),
             overhead: Duration::from_secs(self.overhead.unsigned_abs()),
             cutover_at: None,
@@ -120,7 +123,7 @@ impl World<'_> {
         let mut now = from;
         while now < to {
             match self.rules.pass(&self.facts(last), now) {
-                Verdict::Start { why } => {
+                PassDecision::Start { why } => {
                     let bytes = self.changed(last.snapshot, now);
                     if self.learns {
                         self.rhythm.observe(bytes as u64, last.snapshot, now, self.rules.zone);
@@ -131,11 +134,11 @@ impl World<'_> {
                     last = LastPass { snapshot: now, ended };
                     now = ended;
                 }
-                Verdict::Wait { until, .. } => {
+                PassDecision::Wait { until, .. } => {
                     assert!(until > now, "it waits for the past");
                     now = until;
                 }
-                Verdict::Never { why } => panic!("{why}"),
+                PassDecision::Never { why } => panic!("{why}"),
             }
         }
         passes
@@ -152,7 +155,7 @@ fn an_rpo_holds_at_less_copying() {
     let rules = rules("adaptive = { rpo = \"10m\" }");
     let mut world = World {
         rules: &rules,
-        rhythm: Rhythm::default(),
+        rhythm: HourlyChangeRate::default(),
         workload: office,
         throughput: 50.0 * MIB,
         overhead: 20,
@@ -176,7 +179,7 @@ fn a_final_delta_holds_at_less_copying() {
     let rules = rules("adaptive = { final_delta = \"1GiB\" }");
     let mut world = World {
         rules: &rules,
-        rhythm: Rhythm::default(),
+        rhythm: HourlyChangeRate::default(),
         workload: office,
         throughput: 200.0 * MIB,
         overhead: 5,
@@ -203,7 +206,7 @@ fn passes_are_pulled_forward_before_a_cutover_window() {
     );
     let mut world = World {
         rules: &rules,
-        rhythm: Rhythm::default(),
+        rhythm: HourlyChangeRate::default(),
         workload: |_| MIB,
         throughput: 20.0 * MIB,
         overhead: 10,
@@ -267,13 +270,13 @@ fn a_target_that_cannot_hold_is_told() {
     let rules = rules("adaptive = { rpo = \"2m\", shortest = \"1m\" }");
     let world = World {
         rules: &rules,
-        rhythm: Rhythm::default(),
+        rhythm: HourlyChangeRate::default(),
         workload: office,
         throughput: 5.0 * MIB,
         overhead: 100,
         learns: true,
     };
-    let mut rhythm = Rhythm::default();
+    let mut rhythm = HourlyChangeRate::default();
     rhythm.observe(
         (50.0 * MIB * 3600.0) as u64,
         utc("2026-11-22T10:00:00Z"),
@@ -294,7 +297,7 @@ fn a_target_that_cannot_hold_is_told() {
 #[test]
 fn many_passes_are_told_in_one_line() {
     let rules = rules(
-        "every = \"15m\"\nzone = \"Europe/Berlin\"\n[cutover]\nwindows = [\"Sat 22:00–Sun 04:00\"]\n[[budgets]]\nwindow = \"Mon-Fri 08:00–18:00\"\nbytes_per_second = \"50MiB\"",
+        "every = \"15m\"\nzone = \"Europe/Berlin\"\n[cutover]\nwindows = [\"Sat 22:00–Sun 04:00\"]\n[[quotas]]\nwindow = \"Mon-Fri 08:00–18:00\"\nbytes_per_second = \"50MiB\"",
     );
     let facts = facts("2026-11-27T10:00:00Z", "2026-11-27T10:00:00Z");
     let told: Vec<_> =
@@ -306,7 +309,7 @@ fn many_passes_are_told_in_one_line() {
         "2026-11-27 11:15 CET  pass starts      every 15m",
         "2026-11-27 11:30 CET  pass starts      every 15m",
         "2026-11-27 11:45 CET  passes go on     25 more, about 15m apart, until 2026-11-27 18:00 CET",
-        "2026-11-27 18:00 CET  limits           no limit: no budget holds",
+        "2026-11-27 18:00 CET  limits           no limit: no quota holds",
         "2026-11-27 18:00 CET  pass starts      every 15m",
         "2026-11-27 18:15 CET  pass starts      every 15m",
         "2026-11-27 18:30 CET  passes go on     110 more, about 15m apart, until 2026-11-28 21:59:50 CET",

@@ -8,7 +8,7 @@ use chrono::{DateTime, Datelike, NaiveDateTime, TimeDelta, Timelike, Utc};
 use chrono_tz::Tz;
 use common::{Random, ZONES, utc};
 use proptest::prelude::*;
-use warmd_schedules::{Schedule, calendar::Calendar, rules::Facts, zone};
+use warmd_schedules::{Schedule, calendar::Calendar, rules::PassHistory, zone};
 
 const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 
@@ -193,7 +193,7 @@ fn what_is_explained_holds_at_every_time_it_names() {
         ]);
         let text = format!(
             "{cadence}\ncopy = {{ windows = {:?}, blackouts = {:?} }}\ncutover = {{ windows = {:?}, blackouts = {:?} }}\n\
-             budgets = [{{ window = \"{}\", disks = 2 }}]\n",
+             quotas = [{{ window = \"{}\", disks = 2 }}]\n",
             list(&mut random, 3),
             list(&mut random, 3),
             list(&mut random, 3),
@@ -201,7 +201,7 @@ fn what_is_explained_holds_at_every_time_it_names() {
             window(&mut random, from),
         );
         let rules = toml::from_str::<Schedule>(&text).unwrap().rules().unwrap();
-        let mut facts = Facts::unknown(rules.zone);
+        let mut facts = PassHistory::unknown(rules.zone);
         facts.overhead = std::time::Duration::from_secs(random.below(900));
         let told = explain(&rules, &facts, from, 20);
         let what = format!("round {round}: {text}from {from}: {told:#?}");

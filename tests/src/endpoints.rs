@@ -5,8 +5,8 @@ use std::sync::Arc;
 use warmd_cbt::{limit::Limit, units::Length};
 use warmd_daemon::{
     migration::{
-        control::Endpoint,
-        manager::{Endpoints, Opened},
+        control::EndpointInfo,
+        manager::{Endpoints, OpenEndpoint},
     },
     model::{
         id::{DiskKey, VmId},
@@ -19,14 +19,14 @@ use warmd_daemon::{
 /// One source `s` and one target `t`.
 #[cfg_attr(not(debug_assertions), expect(dead_code, reason = "its rig is of debug builds alone"))]
 pub(crate) fn endpoints(source: Arc<dyn Source>, target: Arc<dyn Target>) -> Endpoints {
-    let endpoint = |name: &str| Endpoint {
+    let endpoint = |name: &str| EndpointInfo {
         name: name.to_owned(),
         kind: "simulated".to_owned(),
         place: "memory".to_owned(),
     };
     let mut endpoints = Endpoints::default();
-    let source = Opened { endpoint: endpoint("s"), limit: Limit::default(), handle: source };
-    let target = Opened { endpoint: endpoint("t"), limit: Limit::default(), handle: target };
+    let source = OpenEndpoint { endpoint: endpoint("s"), limit: Limit::default(), handle: source };
+    let target = OpenEndpoint { endpoint: endpoint("t"), limit: Limit::default(), handle: target };
     endpoints.sources.insert("s".to_owned(), source);
     endpoints.targets.insert("t".to_owned(), target);
     endpoints

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 
 use crate::console::Console;
 use crate::dir::TestDir;
-use crate::libvirt::Libvirt;
+use crate::libvirt::Libvirtd;
 use crate::wait::wait_until;
 
 /// Longest time from power-on to the first record, on a busy machine without KVM.
@@ -44,7 +44,7 @@ impl Format {
 }
 
 #[derive(Debug, Clone)]
-pub struct DiskSpec {
+pub struct GuestDisk {
     /// Virtual size.
     pub size_mib: u64,
     pub format: Format,
@@ -54,7 +54,7 @@ pub struct DiskSpec {
     pub bus: &'static str,
 }
 
-impl Default for DiskSpec {
+impl Default for GuestDisk {
     fn default() -> Self {
         Self { size_mib: 256, format: Format::Qcow2, noise_mib: 0, bus: "virtio" }
     }
@@ -70,7 +70,7 @@ pub struct GuestSpec {
     pub memory_mib: u64,
     pub vcpus: u32,
     /// The first one holds the file system and the log, at least 64 MiB; the others a ring.
-    pub disks: Vec<DiskSpec>,
+    pub disks: Vec<GuestDisk>,
     pub boot: Boot,
     /// Pause between two records.
     pub record_ms: u64,
@@ -94,7 +94,7 @@ impl GuestSpec {
             machine: "q35",
             memory_mib: 256,
             vcpus: 1,
-            disks: vec![DiskSpec::default(), DiskSpec::default()],
+            disks: vec![GuestDisk::default(), GuestDisk::default()],
             boot: Boot::Disk,
             record_ms: 50,
             churn_kib_s: 256,
@@ -105,7 +105,7 @@ impl GuestSpec {
     }
 }
 
-/// A defined domain. It ends with its [`Libvirt`].
+/// A defined domain. It ends with its [`Libvirtd`].
 #[derive(Debug)]
 pub struct Guest {
     pub name: String,
@@ -116,7 +116,7 @@ pub struct Guest {
 
 impl Guest {
     /// Makes the disks in `DIR/<name>/` and defines the domain, shut off.
-    pub fn define(libvirt: &Libvirt, dir: &TestDir, spec: &GuestSpec) -> Result<Self> {
+    pub fn define(libvirt: &Libvirtd, dir: &TestDir, spec: &GuestSpec) -> Result<Self> {
         let home = dir.join(&spec.name);
         std::fs::create_dir_all(&home)?;
         let mut disks = Vec::new();
@@ -131,7 +131,7 @@ impl Guest {
     /// Defines the domain over disks that exist, copies of another guest's for one; the specification
     /// gives their formats and buses.
     pub fn define_over(
-        libvirt: &Libvirt,
+        libvirt: &Libvirtd,
         dir: &TestDir,
         spec: &GuestSpec,
         disks: Vec<PathBuf>,
@@ -146,7 +146,7 @@ impl Guest {
     }
 
     /// Defines it, powers it on and waits for its first record.
-    pub fn start(libvirt: &Libvirt, dir: &TestDir, spec: &GuestSpec) -> Result<Self> {
+    pub fn start(libvirt: &Libvirtd, dir: &TestDir, spec: &GuestSpec) -> Result<Self> {
         let guest = Self::define(libvirt, dir, spec)?;
         libvirt.virsh(["start", &guest.name])?;
         guest.console.wait_for_acked(1, BOOT)?;
@@ -154,36 +154,36 @@ impl Guest {
     }
 
     /// `running`, `paused`, `shut off` …
-    pub fn state(&self, libvirt: &Libvirt) -> Result<String> {
+    pub fn state(&self, libvirt: &Libvirtd) -> Result<String> {
         libvirt.virsh(["domstate", &self.name])
     }
 
-    pub fn wait_for_state(&self, libvirt: &Libvirt, state: &str, deadline: Duration) -> Result<()> {
+    pub fn wait_for_state(&self, libvirt: &Libvirtd, state: &str, deadline: Duration) -> Result<()> {
         wait_until(&format!("{} to be {state}", self.name), deadline, || {
             Ok((self.state(libvirt)? == state).then_some(()))
         })
     }
 
     /// Powers it on and waits until this boot has acknowledged a record.
-    pub fn power_on(&self, libvirt: &Libvirt) -> Result<()> {
+    pub fn power_on(&self, libvirt: &Libvirtd) -> Result<()> {
         let boots = self.console.boots()?.len();
         libvirt.virsh(["start", &self.name])?;
         self.console.wait_for_boot(boots + 1, BOOT).map(drop)
     }
 
     /// Asks by ACPI, and waits.
-    pub fn shut_down(&self, libvirt: &Libvirt) -> Result<()> {
+    pub fn shut_down(&self, libvirt: &Libvirtd) -> Result<()> {
         libvirt.virsh(["shutdown", &self.name])?;
         self.wait_for_state(libvirt, "shut off", BOOT)
     }
 
     /// Pulls the plug; QEMU itself ends in good order.
-    pub fn destroy(&self, libvirt: &Libvirt) -> Result<()> {
+    pub fn destroy(&self, libvirt: &Libvirtd) -> Result<()> {
         libvirt.virsh(["destroy", &self.name]).map(drop)
     }
 
     /// Resets the machine, and waits until it writes again.
-    pub fn reset(&self, libvirt: &Libvirt) -> Result<()> {
+    pub fn reset(&self, libvirt: &Libvirtd) -> Result<()> {
         let boots = self.console.boots()?.len();
         libvirt.virsh(["reset", &self.name])?;
         self.console.wait_for_boot(boots + 1, BOOT).map(drop)

@@ -11,23 +11,23 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use warmd_daemon::targets::libvirt::{DiskBus, DomainType, Settings};
+use warmd_daemon::targets::libvirt::{DiskBus, DomainType, LibvirtTargetSettings};
 
 use crate::dir::TestDir;
-use crate::tool::{self, Outcome};
+use crate::tool::{self, ToolOutput};
 use crate::wait::wait_until;
 
 const START: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
-pub struct Libvirt {
+pub struct Libvirtd {
     namespace: Child,
     dir: PathBuf,
     uri: String,
     commands: u32,
 }
 
-impl Libvirt {
+impl Libvirtd {
     /// Starts it in `DIR/libvirt` and waits until it answers.
     pub fn start(dir: &TestDir) -> Result<Self> {
         Self::start_at(dir.join("libvirt"))
@@ -71,9 +71,9 @@ impl Libvirt {
     }
 
     /// This libvirtd as a target, with its disks in that directory, which is made.
-    pub fn target_settings(&self, directory: PathBuf, disk_bus: DiskBus) -> Result<Settings> {
+    pub fn target_settings(&self, directory: PathBuf, disk_bus: DiskBus) -> Result<LibvirtTargetSettings> {
         create_dir_all(&directory)?;
-        Ok(Settings {
+        Ok(LibvirtTargetSettings {
             uri: self.uri.clone(),
             directory: Some(directory),
             pool: None,
@@ -89,7 +89,7 @@ impl Libvirt {
     }
 
     /// Runs `virsh` where its failure is as good an answer.
-    pub fn try_virsh<const N: usize>(&self, args: [&str; N]) -> Result<Outcome> {
+    pub fn try_virsh<const N: usize>(&self, args: [&str; N]) -> Result<ToolOutput> {
         tool::outcome(&mut self.command(&args), tool::DEADLINE)
     }
 
@@ -145,7 +145,7 @@ impl Libvirt {
     }
 }
 
-impl Drop for Libvirt {
+impl Drop for Libvirtd {
     fn drop(&mut self) {
         // The end of its stdin ends the namespace's first process, and with it everything inside.
         drop(self.namespace.stdin.take());

@@ -11,14 +11,14 @@ use anyhow::{Context as _, Result, bail, ensure};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Family {
     pub name: String,
-    pub kind: Kind,
+    pub kind: SampleKind,
     pub help: String,
-    pub samples: Vec<Sample>,
+    pub samples: Vec<MetricSample>,
 }
 
 /// What a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum SampleKind {
     Counter,
     Gauge,
     Histogram,
@@ -27,7 +27,7 @@ pub enum Kind {
 
 /// One line of it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Sample {
+pub struct MetricSample {
     /// With the suffix that its kind adds.
     pub name: String,
     pub labels: BTreeMap<String, String>,
@@ -38,7 +38,7 @@ impl Family {
     /// The sum of the samples of that name's suffix with these labels among theirs.
     pub fn sum(&self, suffix: &str, labels: &[(&str, &str)]) -> f64 {
         let name = format!("{}{suffix}", self.name);
-        let fits = |sample: &&Sample| {
+        let fits = |sample: &&MetricSample| {
             let has = |(key, value): &(&str, &str)| sample.labels.get(*key).is_some_and(|have| have == value);
             sample.name == name && labels.iter().all(has)
         };
@@ -67,7 +67,7 @@ fn take(families: &mut Vec<Family>, line: &str) -> Result<()> {
         let (name, help) = rest.split_once(' ').context("no help text")?;
         ensure!(is_name(name), "{name} is no name");
         let family =
-            Family { name: name.to_owned(), kind: Kind::Gauge, help: help.to_owned(), samples: vec![] };
+            Family { name: name.to_owned(), kind: SampleKind::Gauge, help: help.to_owned(), samples: vec![] };
         families.push(family);
         return Ok(());
     }
@@ -76,10 +76,10 @@ fn take(families: &mut Vec<Family>, line: &str) -> Result<()> {
         let (name, kind) = rest.split_once(' ').context("no type")?;
         ensure!(name == family.name && family.samples.is_empty(), "out of place");
         family.kind = match kind {
-            "counter" => Kind::Counter,
-            "gauge" => Kind::Gauge,
-            "histogram" => Kind::Histogram,
-            "info" => Kind::Info,
+            "counter" => SampleKind::Counter,
+            "gauge" => SampleKind::Gauge,
+            "histogram" => SampleKind::Histogram,
+            "info" => SampleKind::Info,
             other => bail!("unknown type {other}"),
         };
         return Ok(());
@@ -88,17 +88,17 @@ fn take(families: &mut Vec<Family>, line: &str) -> Result<()> {
     let sample = sample(line)?;
     let suffix = sample.name.strip_prefix(&family.name).context("a sample of another metric")?;
     let allowed: &[&str] = match family.kind {
-        Kind::Counter => &["_total"],
-        Kind::Gauge => &[""],
-        Kind::Histogram => &["_bucket", "_sum", "_count"],
-        Kind::Info => &["_info"],
+        SampleKind::Counter => &["_total"],
+        SampleKind::Gauge => &[""],
+        SampleKind::Histogram => &["_bucket", "_sum", "_count"],
+        SampleKind::Info => &["_info"],
     };
     ensure!(allowed.contains(&suffix), "a sample of another metric or kind");
     family.samples.push(sample);
     Ok(())
 }
 
-fn sample(line: &str) -> Result<Sample> {
+fn sample(line: &str) -> Result<MetricSample> {
     let name_end = line.find(['{', ' ']).context("no value")?;
     let (name, rest) = line.split_at(name_end);
     ensure!(is_name(name), "{name} is no name");
@@ -117,7 +117,7 @@ fn sample(line: &str) -> Result<Sample> {
             number.parse()?
         }
     };
-    Ok(Sample { name: name.to_owned(), labels, value })
+    Ok(MetricSample { name: name.to_owned(), labels, value })
 }
 
 /// The labels, and what follows the closing brace.
@@ -166,12 +166,12 @@ fn check(family: &Family) -> Result<()> {
     for sample in &family.samples {
         ensure!(seen.insert((&sample.name, &sample.labels)), "{sample:?} comes twice");
         ensure!(!sample.value.is_nan(), "{sample:?}");
-        let counts = family.kind != Kind::Gauge;
+        let counts = family.kind != SampleKind::Gauge;
         ensure!(!counts || (sample.value >= 0.0 && sample.value.is_finite()), "{sample:?}");
         let le = sample.labels.contains_key("le");
         ensure!(le == sample.name.ends_with("_bucket"), "`le` belongs to buckets: {sample:?}");
     }
-    if family.kind == Kind::Histogram {
+    if family.kind == SampleKind::Histogram {
         check_histogram(family)?;
     }
     Ok(())
@@ -207,7 +207,10 @@ mod tests {
     #[test]
     fn what_is_right_is_read() {
         let families = parse(GOOD).unwrap();
-        assert_eq!((families.len(), families[0].kind, families[1].kind), (2, Kind::Counter, Kind::Histogram));
+        assert_eq!(
+            (families.len(), families[0].kind, families[1].kind),
+            (2, SampleKind::Counter, SampleKind::Histogram)
+        );
         assert_eq!(families[0].samples[0].labels["x"], "q\"\n\\,}");
         assert_eq!(
             (families[0].sum("_total", &[]), families[0].sum("_total", &[("y", "")])),

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::{
-    Console, Daemon, Guest, GuestSpec, Libvirt, TestDir, Warmctl, guest::BOOT, tool::Outcome, wait_until,
+    Console, Daemon, Guest, GuestSpec, Libvirtd, TestDir, Warmctl, guest::BOOT, tool::ToolOutput, wait_until,
 };
 
 /// Longest time that any operation on a test's disks may take, on a busy machine.
@@ -65,8 +65,8 @@ pub struct Rig {
     // Dropped in this order: the daemon before the hosts that it talks to.
     pub daemon: Daemon,
     pub guest: Guest,
-    pub old: Libvirt,
-    pub new: Libvirt,
+    pub old: Libvirtd,
+    pub new: Libvirtd,
     /// The target's directory.
     pub volumes: PathBuf,
     pub plan: PathBuf,
@@ -101,11 +101,11 @@ impl Rig {
     /// The same, with the guest defined and shut off.
     pub fn off(dir: &TestDir, spec: &RigSpec) -> Result<Self> {
         let old = if spec.namespaces {
-            Libvirt::start_with_namespaces(dir.join("old"))?
+            Libvirtd::start_with_namespaces(dir.join("old"))?
         } else {
-            Libvirt::start_at(dir.join("old"))?
+            Libvirtd::start_at(dir.join("old"))?
         };
-        let new = Libvirt::start_at(dir.join("new"))?;
+        let new = Libvirtd::start_at(dir.join("new"))?;
         let guest = Guest::define(&old, dir, &spec.guest)?;
         let volumes = spec.volumes.clone().unwrap_or_else(|| dir.join("volumes"));
         std::fs::create_dir_all(&volumes)?;
@@ -151,7 +151,7 @@ impl Rig {
     }
 
     /// Runs `warmctl migration VERB GUEST …` to its end, whatever that is; but it must be a command that there is.
-    pub fn try_verb(&self, verb: &str, more: &[&str]) -> Result<Outcome> {
+    pub fn try_verb(&self, verb: &str, more: &[&str]) -> Result<ToolOutput> {
         let args = [&["migration", verb, &self.guest.name], more].concat();
         let out = self.ctl().outcome(&args, WORK)?;
         ensure!(out.code != Some(USAGE), "{args:?}: {}", out.stderr);
@@ -239,7 +239,7 @@ impl Rig {
 
     /// Never do both run.
     pub fn assert_one_runs(&self) -> Result<()> {
-        let running = |host: &Libvirt| host.virsh(["list", "--state-running", "--name"]);
+        let running = |host: &Libvirtd| host.virsh(["list", "--state-running", "--name"]);
         let (old, new) = (running(&self.old)?, running(&self.new)?);
         ensure!(old.trim().is_empty() || new.trim().is_empty(), "the guest runs twice: {old:?} and {new:?}");
         Ok(())
@@ -339,7 +339,7 @@ fn pass(view: &Value) -> Result<Pass> {
     })
 }
 
-fn config(dir: &TestDir, old: &Libvirt, new: &Libvirt, volumes: &Path, disks_alone: bool) -> String {
+fn config(dir: &TestDir, old: &Libvirtd, new: &Libvirtd, volumes: &Path, disks_alone: bool) -> String {
     let here = dir.path().display();
     let target = if disks_alone {
         "kind = \"disk\"\n".to_owned()

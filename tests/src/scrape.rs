@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An answer.
 #[derive(Debug)]
-pub struct Answer {
+pub struct HttpResponse {
     pub status: u16,
     /// As it was sent.
     pub head: String,
@@ -31,13 +31,13 @@ pub fn scrape(address: SocketAddr) -> Result<Vec<Family>> {
 }
 
 /// A GET.
-pub fn get(address: SocketAddr, path: &str) -> Result<Answer> {
+pub fn get(address: SocketAddr, path: &str) -> Result<HttpResponse> {
     say(address, format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes())?
         .context("the server hung up without an answer")
 }
 
 /// Says something and reads what comes until the server hangs up; `None` if nothing does.
-pub fn say(address: SocketAddr, words: &[u8]) -> Result<Option<Answer>> {
+pub fn say(address: SocketAddr, words: &[u8]) -> Result<Option<HttpResponse>> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -51,5 +51,5 @@ pub fn say(address: SocketAddr, words: &[u8]) -> Result<Option<Answer>> {
     let text = String::from_utf8(bytes).with_context(|| format!("said: {said:?}, heard: {heard:?}"))?;
     let (head, body) = text.split_once("\r\n\r\n").context("an answer without an end of its head")?;
     let status = head.split(' ').nth(1).context("no status")?.parse()?;
-    Ok(Some(Answer { status, head: head.to_owned(), body: body.to_owned() }))
+    Ok(Some(HttpResponse { status, head: head.to_owned(), body: body.to_owned() }))
 }

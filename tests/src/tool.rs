@@ -14,7 +14,7 @@ pub const DEADLINE: Duration = Duration::from_mins(1);
 
 /// What a program left behind.
 #[derive(Debug, Clone)]
-pub struct Outcome {
+pub struct ToolOutput {
     /// Its exit code; `None` if a signal ended it.
     pub code: Option<i32>,
     pub stdout: String,
@@ -22,7 +22,7 @@ pub struct Outcome {
 }
 
 /// Runs a program to its end, whatever its exit code.
-pub fn outcome(command: &mut Command, deadline: Duration) -> Result<Outcome> {
+pub fn outcome(command: &mut Command, deadline: Duration) -> Result<ToolOutput> {
     let shown = format!("{command:?}");
     let mut child = command
         .stdin(Stdio::null())
@@ -39,7 +39,7 @@ pub fn outcome(command: &mut Command, deadline: Duration) -> Result<Outcome> {
         bail!("{shown} did not end within {deadline:?}");
     })?;
     let text = |t: std::thread::JoinHandle<_>| t.join().map_err(|_| anyhow!("the reader of {shown} died"));
-    Ok(Outcome { code: status.code(), stdout: text(stdout)?, stderr: text(stderr)? })
+    Ok(ToolOutput { code: status.code(), stdout: text(stdout)?, stderr: text(stderr)? })
 }
 
 /// Runs a program that must succeed, and answers its stdout.

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::daemon::program;
-use crate::tool::{self, Outcome};
+use crate::tool::{self, ToolOutput};
 use crate::wait::wait_until;
 
 /// Long enough for any command that does not follow a migration.
@@ -29,7 +29,7 @@ impl Warmctl {
     }
 
     /// Runs it to its end, whatever that is.
-    pub fn outcome(&self, args: &[&str], deadline: Duration) -> Result<Outcome> {
+    pub fn outcome(&self, args: &[&str], deadline: Duration) -> Result<ToolOutput> {
         tool::outcome(
             Command::new(program("warmctl")?).arg("--socket").arg(&self.socket).args(args),
             deadline,

@@ -9,14 +9,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use warmd_tests::image::{assert_equal, read_log, read_ring};
 use warmd_tests::tool::call;
-use warmd_tests::{Boot, DiskSpec, Format, Guest, GuestSpec, Libvirt, TestDir, run};
+use warmd_tests::{Boot, Format, Guest, GuestDisk, GuestSpec, Libvirtd, TestDir, run};
 
 const LATER: Duration = Duration::from_mins(1);
 const NAMES: [&str; 2] = ["vda", "vdb"];
 
 /// Snapshots of a guest's disks over NBD, and the copies made from them.
 struct Copy<'a> {
-    libvirt: &'a Libvirt,
+    libvirt: &'a Libvirtd,
     guest: &'a Guest,
     socket: PathBuf,
     dir: PathBuf,
@@ -24,7 +24,7 @@ struct Copy<'a> {
 }
 
 impl<'a> Copy<'a> {
-    fn new(dir: &TestDir, libvirt: &'a Libvirt, guest: &'a Guest) -> Self {
+    fn new(dir: &TestDir, libvirt: &'a Libvirtd, guest: &'a Guest) -> Self {
         let targets = NAMES.map(|d| dir.join(format!("{d}.raw")));
         Self { libvirt, guest, socket: dir.join("nbd.sock"), dir: dir.path().to_owned(), targets }
     }
@@ -110,7 +110,7 @@ impl<'a> Copy<'a> {
 #[test]
 fn guest_writes_on_while_copied_and_its_copy_counts_on() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
+        let libvirt = Libvirtd::start(dir)?;
         let guest = Guest::start(&libvirt, dir, &GuestSpec::new("source"))?;
         guest.console.wait_for_acked(20, LATER)?;
         let copy = Copy::new(dir, &libvirt, &guest);
@@ -143,7 +143,7 @@ fn guest_writes_on_while_copied_and_its_copy_counts_on() {
             assert_equal(source, target)?;
         }
 
-        let raw = DiskSpec { format: Format::Raw, ..DiskSpec::default() };
+        let raw = GuestDisk { format: Format::Raw, ..GuestDisk::default() };
         let spec = GuestSpec { disks: vec![raw.clone(), raw], ..GuestSpec::new("target") };
         let target = Guest::define_over(&libvirt, dir, &spec, copy.targets.to_vec())?;
         target.power_on(&libvirt)?;
@@ -157,7 +157,7 @@ fn guest_writes_on_while_copied_and_its_copy_counts_on() {
 #[test]
 fn guest_without_acpi_writes_on_after_a_polite_request() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
+        let libvirt = Libvirtd::start(dir)?;
         let spec = GuestSpec { noacpi: true, boot: Boot::Direct, ..GuestSpec::new("stubborn") };
         let guest = Guest::start(&libvirt, dir, &spec)?;
         libvirt.virsh(["shutdown", &guest.name])?;
@@ -174,7 +174,7 @@ fn guest_without_acpi_writes_on_after_a_polite_request() {
 #[test]
 fn guest_survives_reset_a_killed_host_and_restarts_of_libvirtd() {
     run(|dir| {
-        let mut libvirt = Libvirt::start(dir)?;
+        let mut libvirt = Libvirtd::start(dir)?;
         let guest = Guest::start(&libvirt, dir, &GuestSpec::new("survivor"))?;
         guest.reset(&libvirt)?;
         libvirt.kill()?;
@@ -197,8 +197,8 @@ fn guest_survives_reset_a_killed_host_and_restarts_of_libvirtd() {
 #[test]
 fn an_image_with_one_wrong_byte_is_refused() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
-        let raw = DiskSpec { format: Format::Raw, size_mib: 80, ..DiskSpec::default() };
+        let libvirt = Libvirtd::start(dir)?;
+        let raw = GuestDisk { format: Format::Raw, size_mib: 80, ..GuestDisk::default() };
         let spec = GuestSpec { disks: vec![raw.clone(), raw], churn_mib: 8, ..GuestSpec::new("victim") };
         let guest = Guest::start(&libvirt, dir, &spec)?;
         guest.console.wait_for_acked(10, LATER)?;
@@ -234,9 +234,9 @@ fn damage(image: &Path, bytes: &[u8]) -> Result<()> {
 #[test]
 fn guest_boots_from_other_controllers() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
+        let libvirt = Libvirtd::start(dir)?;
         for (machine, bus) in [("q35", "scsi"), ("pc", "ide")] {
-            let disk = DiskSpec { bus, ..DiskSpec::default() };
+            let disk = GuestDisk { bus, ..GuestDisk::default() };
             let spec = GuestSpec { machine, disks: vec![disk.clone(), disk], ..GuestSpec::new(bus) };
             let guest = Guest::start(&libvirt, dir, &spec)?;
             // Emulated controllers are slow, and are asked again where they miss their deadline.

@@ -6,10 +6,10 @@ use warmd_daemon::{
     sources::{Source, libvirt as source},
     targets::{
         CreateMachine, DiskSpec, Incoming, MachineState, Target, TargetErrorKind as Kind,
-        libvirt::{DiskBus, LibvirtTarget, Settings},
+        libvirt::{DiskBus, LibvirtTarget, LibvirtTargetSettings},
     },
 };
-use warmd_tests::{Libvirt, TestDir, asynchronous, contract::target::fails_with, run};
+use warmd_tests::{Libvirtd, TestDir, asynchronous, contract::target::fails_with, run};
 
 const UUID: &str = "11111111-2222-4333-8444-555555555555";
 
@@ -85,20 +85,25 @@ fn xml(dir: &TestDir) -> String {
     )
 }
 
-fn settings(dir: &TestDir, libvirt: &Libvirt) -> Result<Settings> {
+fn settings(dir: &TestDir, libvirt: &Libvirtd) -> Result<LibvirtTargetSettings> {
     libvirt.target_settings(dir.join("disks"), DiskBus::Keep)
 }
 
-fn source(dir: &TestDir, libvirt: &Libvirt) -> Result<source::LibvirtSource> {
+fn source(dir: &TestDir, libvirt: &Libvirtd) -> Result<source::LibvirtSource> {
     let (runtime_dir, scratch_dir) = (dir.join("runtime"), dir.join("scratch"));
     std::fs::create_dir_all(&scratch_dir)?;
     let uri = libvirt.uri().to_owned();
-    let settings = source::Settings { uri, runtime_dir, scratch_dir, ..source::Settings::default() };
+    let settings = source::LibvirtTargetSettings {
+        uri,
+        runtime_dir,
+        scratch_dir,
+        ..source::LibvirtTargetSettings::default()
+    };
     Ok(source::LibvirtSource::new(&settings)?)
 }
 
 /// Defines what the domain needs and the domain, and reads it.
-fn define(dir: &TestDir, libvirt: &Libvirt, xml: &str) -> Result<()> {
+fn define(dir: &TestDir, libvirt: &Libvirtd, xml: &str) -> Result<()> {
     for image in ["a.qcow2", "b.qcow2"] {
         let path = dir.join(image);
         let done = std::process::Command::new("qemu-img")
@@ -114,7 +119,7 @@ fn define(dir: &TestDir, libvirt: &Libvirt, xml: &str) -> Result<()> {
     Ok(())
 }
 
-fn filter(dir: &TestDir, libvirt: &Libvirt) -> Result<()> {
+fn filter(dir: &TestDir, libvirt: &Libvirtd) -> Result<()> {
     std::fs::write(dir.join("filter.xml"), "<filter name='warmd-test' chain='root'/>")?;
     libvirt.virsh(["nwfilter-define", &dir.join("filter.xml").to_string_lossy()])?;
     Ok(())
@@ -129,7 +134,7 @@ fn request(owner: MigrationId, machine: &Machine) -> CreateMachine {
 #[test]
 fn a_rich_domain_stays_the_same() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
+        let libvirt = Libvirtd::start(dir)?;
         filter(dir, &libvirt)?;
         network(dir, &libvirt)?;
         define(dir, &libvirt, &xml(dir))?;
@@ -188,7 +193,7 @@ fn a_rich_domain_stays_the_same() {
 }
 
 /// An active network over a bridge, which nobody asks for before a start.
-fn network(dir: &TestDir, libvirt: &Libvirt) -> Result<()> {
+fn network(dir: &TestDir, libvirt: &Libvirtd) -> Result<()> {
     let xml = "<network><name>lan</name><forward mode='bridge'/><bridge name='warmd-none'/></network>";
     std::fs::write(dir.join("lan.xml"), xml)?;
     libvirt.virsh(["net-define", &dir.join("lan.xml").to_string_lossy()])?;
@@ -199,7 +204,7 @@ fn network(dir: &TestDir, libvirt: &Libvirt) -> Result<()> {
 #[test]
 fn isolation_is_never_lost_without_consent() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
+        let libvirt = Libvirtd::start(dir)?;
         filter(dir, &libvirt)?;
         define(dir, &libvirt, &xml(dir))?;
         let (source, target) = (source(dir, &libvirt)?, LibvirtTarget::new(&settings(dir, &libvirt)?)?);
@@ -235,7 +240,7 @@ fn isolation_is_never_lost_without_consent() {
 #[test]
 fn a_processor_that_the_target_cannot_give_stands_in_the_way() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
+        let libvirt = Libvirtd::start(dir)?;
         filter(dir, &libvirt)?;
         let (source, target) = (source(dir, &libvirt)?, LibvirtTarget::new(&settings(dir, &libvirt)?)?);
         // Emulation has no AVX-512, and has all of the plainest model.
@@ -276,7 +281,7 @@ fn a_processor_that_the_target_cannot_give_stands_in_the_way() {
 #[test]
 fn a_disk_of_one_definition_alone_is_told() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
+        let libvirt = Libvirtd::start(dir)?;
         let plain = format!(
             "<domain type='qemu'><name>rich</name><uuid>{UUID}</uuid><memory unit='MiB'>64</memory><vcpu>1</vcpu>
 <os><type arch='x86_64' machine='q35'>hvm</type></os><devices>

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use tokio::task::JoinSet;
 use warmd_daemon::libvirt::{
-    DomainXml, Lane, Libvirt as Client, LibvirtErrorKind as Kind, Reason, RunState, XmlForm,
+    DomainXml, Lane, LibvirtClient, LibvirtErrorKind as Kind, Reason, RunState, XmlForm,
 };
-use warmd_tests::{Libvirt, asynchronous, run};
+use warmd_tests::{Libvirtd, asynchronous, run};
 
 fn xml(name: &str, number: u32) -> String {
     format!(
@@ -19,8 +19,8 @@ fn xml(name: &str, number: u32) -> String {
 #[test]
 fn a_daemon_that_hangs_costs_a_deadline_and_so_many_threads() {
     run(|dir| {
-        let mut libvirt = Libvirt::start(dir)?;
-        let client = Client::with_deadline(libvirt.uri(), Duration::from_secs(2));
+        let mut libvirt = Libvirtd::start(dir)?;
+        let client = LibvirtClient::with_deadline(libvirt.uri(), Duration::from_secs(2));
         asynchronous(async {
             ensure!(client.domains().await?.is_empty());
             libvirt.freeze()?;
@@ -50,8 +50,8 @@ fn a_daemon_that_hangs_costs_a_deadline_and_so_many_threads() {
 #[test]
 fn a_daemon_that_dies_in_mid_call_is_unreachable_and_never_a_domain_that_is_gone() {
     run(|dir| {
-        let mut libvirt = Libvirt::start(dir)?;
-        let client = Client::new(libvirt.uri());
+        let mut libvirt = Libvirtd::start(dir)?;
+        let client = LibvirtClient::new(libvirt.uri());
         asynchronous(async {
             client.define(&xml("one", 1)).await?;
             let id = client.domains().await?.first().context("no domain")?.0;
@@ -79,8 +79,8 @@ fn a_daemon_that_dies_in_mid_call_is_unreachable_and_never_a_domain_that_is_gone
 #[test]
 fn power_metadata_and_autostart_are_what_libvirt_has() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
-        let client = Client::new(libvirt.uri());
+        let libvirt = Libvirtd::start(dir)?;
+        let client = LibvirtClient::new(libvirt.uri());
         asynchronous(async {
             client.define(&xml("one", 1)).await?;
             let error = client.define(&xml("one", 2)).await.err().context("the name is taken")?;
@@ -120,8 +120,8 @@ fn power_metadata_and_autostart_are_what_libvirt_has() {
 #[test]
 fn two_hundred_domains_cost_no_process() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
-        let client = Client::new(libvirt.uri());
+        let libvirt = Libvirtd::start(dir)?;
+        let client = LibvirtClient::new(libvirt.uri());
         asynchronous(async {
             for number in 0..200 {
                 client.define(&xml(&format!("vm{number}"), number)).await?;

@@ -12,26 +12,26 @@ use warmd_cbt::{
     verify::manifest_root,
 };
 use warmd_daemon::{
+    manifest_root::RawImage,
     migration::control::Control,
     model::{
         plan::VerifyMode,
         report::Report,
-        request::{Request, Verdict},
+        request::{Request, RequestOutcome},
         state::State,
     },
-    root::Image,
-    seal::{self, Sealed},
+    seal::{self, SignedReport},
 };
 use warmd_tests::{
-    simulated::{Fault, Rig, World},
+    simulated::{InjectedFault, Rig, SimulatedWorld},
     tool,
 };
 
 const BLOCK: u64 = 64 * 1024;
 const DISKS: [(&str, u64); 2] = [("vda", 400 * BLOCK), ("vdb", 10 * BLOCK + 512)];
 
-fn world() -> World {
-    let world = World::new(&DISKS);
+fn world() -> SimulatedWorld {
+    let world = SimulatedWorld::new(&DISKS);
     for (at, fill) in [(0, 1), (7 * BLOCK - 10, 2), (300 * BLOCK + 5, 3)] {
         world.guest_writes("vda", at, &[fill; 5000]);
     }
@@ -39,7 +39,7 @@ fn world() -> World {
     world
 }
 
-async fn sealed(rig: &Rig) -> (Report, Sealed) {
+async fn sealed(rig: &Rig) -> (Report, SignedReport) {
     let report = rig.manager.report(rig.view().await.id).await.expect("a report");
     let sealed = rig.manager.seal(&report).expect("a seal");
     (report, sealed)
@@ -51,7 +51,7 @@ fn root_of(dir: &Path, bytes: &[u8]) -> String {
     fs::write(&path, bytes).unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/report/root.py");
     let documented = tool::output(Command::new("python3").arg(script).arg(&path), tool::DEADLINE).unwrap();
-    let image = Image::open(&path, None).unwrap();
+    let image = RawImage::open(&path, None).unwrap();
     let ours = image.root(NonZero::new(2).unwrap(), &AtomicU64::new(0)).unwrap();
     assert_eq!(documented.trim(), ours);
     ours
@@ -121,7 +121,7 @@ async fn a_seal_says_what_proved_it() {
 async fn an_undone_cutovers_seal_is_not_shown() {
     let rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
-    rig.world.faults.set("target.create", Fault::Refused);
+    rig.world.faults.set("target.create", InjectedFault::Refused);
     assert_eq!(rig.cutover().await.state, State::Synced);
     let (undone, _) = sealed(&rig).await;
     let stored = rig.store().seals(undone.migration).await.unwrap();
@@ -159,7 +159,7 @@ fn places(value: &Value, at: &str, into: &mut Vec<String>) {
 async fn a_moved_vms_report_verifies_and_every_field_of_it_is_signed() {
     let rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
-    assert_eq!(rig.request(Request::Resume).await, Verdict::AlreadySo);
+    assert_eq!(rig.request(Request::Resume).await, RequestOutcome::NoChange);
     assert_eq!(rig.cutover().await.state, State::Done);
     let (report, sealed) = sealed(&rig).await;
     let key = rig.manager.report_key();

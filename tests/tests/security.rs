@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use warmd_tests::{Libvirt, Rig, RigSpec, TestDir, rig::WORK, run, tool, wait_until};
+use warmd_tests::{Libvirtd, Rig, RigSpec, TestDir, rig::WORK, run, tool, wait_until};
 
 /// Names that libvirt may take. What it refuses cannot reach us.
 fn names() -> Vec<String> {
@@ -41,7 +41,7 @@ fn escaped(text: &str) -> String {
 }
 
 /// Defines a domain, shut off, with one small disk; false if libvirt does not take the name.
-fn define(host: &Libvirt, dir: &TestDir, name: &str, number: usize, more: &str) -> Result<bool> {
+fn define(host: &Libvirtd, dir: &TestDir, name: &str, number: usize, more: &str) -> Result<bool> {
     let disk = dir.join(format!("odd-{number}.qcow2"));
     let disk = disk.to_str().context("no UTF-8")?;
     tool::call("qemu-img", ["create", "-q", "-f", "qcow2", disk, "1M"])?;

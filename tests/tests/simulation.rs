@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use warmd_tests::simulation::{Outcome, run};
+use warmd_tests::simulation::{SimulationOutcome, run};
 
 /// Seeds that fail when a bug that the simulation has found is there again, and what was wrong then. When the scenarios change
 /// they are to be chosen anew: `tests/mutants NAME` tells a seed.
@@ -40,7 +40,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// What is wrong with a seed, and how to see it.
-fn failure(outcome: &Outcome) -> Option<String> {
+fn failure(outcome: &SimulationOutcome) -> Option<String> {
     let seed = outcome.seed;
     (!outcome.violations.is_empty()).then(|| {
         let first: Vec<_> = outcome.violations.iter().take(3).map(String::as_str).collect();
@@ -53,7 +53,7 @@ fn how_to_replay(seed: u64) -> String {
 }
 
 /// Runs seeds on all cores, and gives their outcomes as they come.
-fn run_all(seeds: &[u64], mut take: impl FnMut(Outcome)) {
+fn run_all(seeds: &[u64], mut take: impl FnMut(SimulationOutcome)) {
     let workers = thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicU64::new(0);
     // For whoever only wants to know whether something is wrong.

@@ -8,21 +8,21 @@ use warmd_daemon::{
     model::id::{DiskKey, MigrationId},
     targets::{
         CreateMachine, DiskSpec, MachineState, Target, TargetErrorKind as Kind,
-        disk::{DiskTarget, ProvisionerSettings, Settings},
+        disk::{DiskTarget, DiskTargetSettings, ProvisionerSettings},
     },
 };
 use warmd_tests::{
-    Libvirt, TestDir, asynchronous,
+    Libvirtd, TestDir, asynchronous,
     contract::target::{Bench, EVEN, ODD, fails_with, machine, target_contract},
     run,
     scratch::{Loop, NbdServer},
     wait_until,
 };
 
-fn settings(dir: &TestDir) -> Result<Settings> {
+fn settings(dir: &TestDir) -> Result<DiskTargetSettings> {
     let directory = dir.join("disks");
     std::fs::create_dir_all(&directory)?;
-    Ok(Settings { directory, storages: BTreeMap::new(), provisioner: None })
+    Ok(DiskTargetSettings { directory, storages: BTreeMap::new(), provisioner: None })
 }
 
 /// What is in the directory, at any depth, but for the empty directory of claims.
@@ -46,7 +46,7 @@ fn unmanaged(name: &str, size: Length) -> Bench {
     Bench { manages: false, ..Bench::new(name, size) }
 }
 
-async fn keeps_the_contract(settings: &Settings, bench: &Bench) -> Result<()> {
+async fn keeps_the_contract(settings: &DiskTargetSettings, bench: &Bench) -> Result<()> {
     let target = DiskTarget::new(settings)?;
     target_contract(&target, bench).await?;
     let left = left(&settings.directory)?;
@@ -107,7 +107,7 @@ fn in_two_storages() {
         for (_, directory) in &storages {
             std::fs::create_dir_all(directory)?;
         }
-        let settings = Settings { storages: BTreeMap::from(storages.clone()), ..settings(dir)? };
+        let settings = DiskTargetSettings { storages: BTreeMap::from(storages.clone()), ..settings(dir)? };
         let bench = unmanaged("storages", ODD).in_storages(["fast", "slow"]);
         asynchronous(async { keeps_the_contract(&settings, &bench).await })?;
         for (_, directory) in &storages {
@@ -174,7 +174,7 @@ fn the_machine_is_described_beside_its_disks() {
 #[test]
 fn a_directory_that_is_not_there_is_refused() {
     run(|dir| {
-        let settings = Settings { directory: dir.join("not mounted"), ..settings(dir)? };
+        let settings = DiskTargetSettings { directory: dir.join("not mounted"), ..settings(dir)? };
         asynchronous(async {
             let target = DiskTarget::new(&settings)?;
             fails_with(Kind::Refused, "check", target.check().await)?;
@@ -193,7 +193,7 @@ struct Provisioner {
 }
 
 impl Provisioner {
-    fn start(dir: &TestDir, libvirt: &Libvirt) -> Result<Self> {
+    fn start(dir: &TestDir, libvirt: &Libvirtd) -> Result<Self> {
         let socket = dir.join("provisioner.sock");
         let directory = dir.join("provisioner");
         std::fs::create_dir_all(&directory)?;
@@ -212,9 +212,9 @@ impl Provisioner {
         Ok(provisioner)
     }
 
-    fn settings(&self, dir: &TestDir, deadline: Duration) -> Result<Settings> {
+    fn settings(&self, dir: &TestDir, deadline: Duration) -> Result<DiskTargetSettings> {
         let provisioner = Some(ProvisionerSettings { address: self.address.clone(), deadline });
-        Ok(Settings { provisioner, ..settings(dir)? })
+        Ok(DiskTargetSettings { provisioner, ..settings(dir)? })
     }
 }
 
@@ -228,7 +228,7 @@ impl Drop for Provisioner {
 #[test]
 fn with_a_provisioner() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
+        let libvirt = Libvirtd::start(dir)?;
         let provisioner = Provisioner::start(dir, &libvirt)?;
         let settings = provisioner.settings(dir, Duration::from_mins(1))?;
         let mut bench = Bench::new("provisioned", EVEN);
@@ -243,7 +243,7 @@ fn with_a_provisioner() {
 #[test]
 fn a_provisioner_that_ends_and_comes_back() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
+        let libvirt = Libvirtd::start(dir)?;
         let provisioner = Provisioner::start(dir, &libvirt)?;
         let settings = provisioner.settings(dir, Duration::from_secs(20))?;
         asynchronous(async {
@@ -274,7 +274,7 @@ fn a_provisioner_that_says_nothing_costs_a_deadline() {
         let _deaf = std::os::unix::net::UnixListener::bind(&socket)?;
         let address = format!("unix:{}", socket.display());
         let provisioner = Some(ProvisionerSettings { address, deadline: Duration::from_millis(300) });
-        let settings = Settings { provisioner, ..settings(dir)? };
+        let settings = DiskTargetSettings { provisioner, ..settings(dir)? };
         asynchronous(async {
             let target = DiskTarget::new(&settings)?;
             fails_with(Kind::Timeout, "a deaf provisioner", target.start(MigrationId::generate()).await)

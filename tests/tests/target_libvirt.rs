@@ -14,11 +14,11 @@ use warmd_daemon::{
     targets::{
         CreateMachine, DiskSpec, GuestSign, Incoming, MachineState, PreparedDisk, Target,
         TargetErrorKind as Kind,
-        libvirt::{DiskBus, LibvirtTarget, Settings},
+        libvirt::{DiskBus, LibvirtTarget, LibvirtTargetSettings},
     },
 };
 use warmd_tests::{
-    Console, Format, Guest, GuestSpec, Libvirt, TestDir, asynchronous,
+    Console, Format, Guest, GuestSpec, Libvirtd, TestDir, asynchronous,
     contract::target::{Bench, EVEN, fails_with, machine, target_contract},
     guest::BOOT,
     run,
@@ -26,11 +26,11 @@ use warmd_tests::{
     tool,
 };
 
-fn settings(dir: &TestDir, libvirt: &Libvirt) -> Result<Settings> {
+fn settings(dir: &TestDir, libvirt: &Libvirtd) -> Result<LibvirtTargetSettings> {
     libvirt.target_settings(dir.join("disks"), DiskBus::Virtio)
 }
 
-fn domains(libvirt: &Libvirt) -> Result<Vec<String>> {
+fn domains(libvirt: &Libvirtd) -> Result<Vec<String>> {
     Ok(libvirt.virsh(["list", "--all", "--name"])?.split_whitespace().map(str::to_owned).collect())
 }
 
@@ -55,7 +55,7 @@ async fn created<const N: usize>(
 #[test]
 fn on_files() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
+        let libvirt = Libvirtd::start(dir)?;
         let settings = settings(dir, &libvirt)?;
         let target = LibvirtTarget::new(&settings)?;
         asynchronous(async { target_contract(&target, &Bench::new("moved", EVEN)).await })?;
@@ -70,12 +70,13 @@ fn on_files() {
 #[test]
 fn in_two_storages() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
+        let libvirt = Libvirtd::start(dir)?;
         let storages = ["fast", "slow"].map(|name| (name.to_owned(), dir.join(name)));
         for (_, directory) in &storages {
             std::fs::create_dir_all(directory)?;
         }
-        let settings = Settings { storages: BTreeMap::from(storages.clone()), ..settings(dir, &libvirt)? };
+        let settings =
+            LibvirtTargetSettings { storages: BTreeMap::from(storages.clone()), ..settings(dir, &libvirt)? };
         let target = LibvirtTarget::new(&settings)?;
         let bench = Bench::new("moved", EVEN).in_storages(["fast", "slow"]);
         asynchronous(async { target_contract(&target, &bench).await })?;
@@ -91,7 +92,7 @@ fn in_two_storages() {
 fn on_block_devices() {
     run(|dir| {
         let devices = [Loop::new(&dir.join("a"), EVEN.0)?, Loop::new(&dir.join("b"), EVEN.0)?];
-        let libvirt = Libvirt::start(dir)?;
+        let libvirt = Libvirtd::start(dir)?;
         let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
         let bench = Bench::new("moved", EVEN).at([&devices[0].place(), &devices[1].place()]);
         asynchronous(async { target_contract(&target, &bench).await })
@@ -99,7 +100,7 @@ fn on_block_devices() {
 }
 
 /// A domain of somebody else's over a small disk.
-fn foreign(libvirt: &Libvirt, dir: &TestDir, name: &str) -> Result<String> {
+fn foreign(libvirt: &Libvirtd, dir: &TestDir, name: &str) -> Result<String> {
     let image = dir.join(format!("{name}.raw"));
     std::fs::File::create(&image)?.set_len(1 << 20)?;
     let spec = GuestSpec { disks: vec![], ..GuestSpec::new(name) };
@@ -110,7 +111,7 @@ fn foreign(libvirt: &Libvirt, dir: &TestDir, name: &str) -> Result<String> {
 #[test]
 fn the_source_in_the_same_libvirt_is_safe() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
+        let libvirt = Libvirtd::start(dir)?;
         let uuid = foreign(&libvirt, dir, "source")?;
         let before = libvirt.virsh(["dumpxml", "source"])?;
         let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
@@ -143,7 +144,7 @@ fn the_source_in_the_same_libvirt_is_safe() {
 #[test]
 fn signs_of_life_are_those_of_this_machine() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
+        let libvirt = Libvirtd::start(dir)?;
         let settings = settings(dir, &libvirt)?;
         let target = LibvirtTarget::new(&settings)?;
         let directory = settings.directory.context("no directory")?;
@@ -176,7 +177,7 @@ fn signs_of_life_are_those_of_this_machine() {
 #[test]
 fn a_clone_of_the_domain_is_not_ours() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
+        let libvirt = Libvirtd::start(dir)?;
         let settings = settings(dir, &libvirt)?;
         let target = LibvirtTarget::new(&settings)?;
         asynchronous(async {
@@ -204,7 +205,7 @@ fn a_clone_of_the_domain_is_not_ours() {
 #[test]
 fn the_machine_stays_what_it_was() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
+        let libvirt = Libvirtd::start(dir)?;
         let settings = settings(dir, &libvirt)?;
         let target = LibvirtTarget::new(&settings)?;
         asynchronous(async {
@@ -260,7 +261,7 @@ fn the_machine_stays_what_it_was() {
 #[test]
 fn a_network_that_is_not_there_is_refused() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
+        let libvirt = Libvirtd::start(dir)?;
         let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
         asynchronous(async {
             let owner = MigrationId::generate();
@@ -287,7 +288,7 @@ async fn objections(target: &LibvirtTarget, incoming: &Incoming) -> Result<(Vec<
 #[test]
 fn what_is_in_the_way_of_a_machine_is_told_and_nothing_is_made() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
+        let libvirt = Libvirtd::start(dir)?;
         let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
         foreign(&libvirt, dir, "there")?;
         let there = DomainXml::read(&libvirt.virsh(["dumpxml", "there"])?)?;
@@ -364,7 +365,7 @@ fn what_is_in_the_way_of_a_machine_is_told_and_nothing_is_made() {
 #[test]
 fn what_becomes_of_the_machine_is_told() {
     run(|dir| {
-        let mut libvirt = Libvirt::start(dir)?;
+        let mut libvirt = Libvirtd::start(dir)?;
         let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
         asynchronous(async {
             let owner = created(&target, []).await?.0.owner;
@@ -392,8 +393,8 @@ fn what_becomes_of_the_machine_is_told() {
 #[test]
 fn a_machine_that_libvirt_moved_to_another_host_is_not_taken_for_off() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
-        let other = Libvirt::start_at(dir.join("other"))?;
+        let libvirt = Libvirtd::start(dir)?;
+        let other = Libvirtd::start_at(dir.join("other"))?;
         let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
         asynchronous(async {
             let (request, _) = created(&target, []).await?;
@@ -425,7 +426,7 @@ fn a_machine_that_libvirt_moved_to_another_host_is_not_taken_for_off() {
 #[test]
 fn a_domain_that_has_the_disks_without_the_mark_is_never_absent() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
+        let libvirt = Libvirtd::start(dir)?;
         let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
         asynchronous(async {
             let (request, _) = created(&target, ["vda"]).await?;
@@ -464,7 +465,7 @@ fn a_domain_that_has_the_disks_without_the_mark_is_never_absent() {
 #[test]
 fn a_machine_that_cannot_start_surely_does_not_run() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
+        let libvirt = Libvirtd::start(dir)?;
         let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
         asynchronous(async {
             let (request, prepared) = created(&target, ["vda"]).await?;
@@ -479,7 +480,7 @@ fn a_machine_that_cannot_start_surely_does_not_run() {
 #[test]
 fn disks_are_kept_in_a_pool() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
+        let libvirt = Libvirtd::start(dir)?;
         let path = dir.join("pool");
         std::fs::create_dir(&path)?;
         let xml = format!(
@@ -488,8 +489,12 @@ fn disks_are_kept_in_a_pool() {
         );
         std::fs::write(dir.join("pool.xml"), xml)?;
         libvirt.virsh(["pool-create", &dir.join("pool.xml").to_string_lossy()])?;
-        let settings = |pool: &str| -> Result<Settings> {
-            Ok(Settings { directory: None, pool: Some(pool.to_owned()), ..settings(dir, &libvirt)? })
+        let settings = |pool: &str| -> Result<LibvirtTargetSettings> {
+            Ok(LibvirtTargetSettings {
+                directory: None,
+                pool: Some(pool.to_owned()),
+                ..settings(dir, &libvirt)?
+            })
         };
         asynchronous(async {
             let target = LibvirtTarget::new(&settings("warm")?)?;
@@ -506,7 +511,7 @@ fn disks_are_kept_in_a_pool() {
 #[test]
 fn a_guest_boots_from_what_was_written() {
     run(|dir| {
-        let libvirt = Libvirt::start(dir)?;
+        let libvirt = Libvirtd::start(dir)?;
         let mut spec = GuestSpec::new("source");
         spec.disks.truncate(1);
         spec.disks[0].format = Format::Raw;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use warmd_benches::{delta, grounds, loops, measure, side::Place};
+use warmd_benches::{delta, grounds, loops, measure, side::BenchSide};
 
 #[derive(Parser)]
 enum Command {
@@ -52,7 +52,7 @@ fn main() -> Result<()> {
         Command::Loop(Loop::Cdi(copy)) => copy.run(loops::cdi)?,
         Command::Loop(Loop::Migratekit(copy)) => copy.run(loops::migratekit)?,
         Command::Loop(Loop::Dd(copy)) => copy.run(loops::dd)?,
-        Command::Read { source } => loops::read(&Place::parse(&source))?,
+        Command::Read { source } => loops::read(&BenchSide::parse(&source))?,
         Command::Hash { bytes, threads } => grounds::hash(bytes, threads),
         Command::Rates => println!("{} {}", grounds::memcpy(), grounds::blake3_rate()),
     }
@@ -60,8 +60,11 @@ fn main() -> Result<()> {
 }
 
 impl Copy {
-    fn run(&self, work: fn(&Place, &Place, Option<&[warmd_cbt::units::Extent]>) -> Result<()>) -> Result<()> {
+    fn run(
+        &self,
+        work: fn(&BenchSide, &BenchSide, Option<&[warmd_cbt::units::Extent]>) -> Result<()>,
+    ) -> Result<()> {
         let extents = self.extents.as_deref().map(delta::load).transpose()?;
-        work(&Place::parse(&self.source), &Place::parse(&self.target), extents.as_deref())
+        work(&BenchSide::parse(&self.source), &BenchSide::parse(&self.target), extents.as_deref())
     }
 }

@@ -10,7 +10,7 @@ use clap::Parser;
 use warmd_benches::{
     bars::{self, Bar},
     cases::{self, Case},
-    children::Group,
+    children::ProcessGroup,
     daemon, fixture, huge,
     pairs::Bench,
     report::{self, Row},
@@ -170,7 +170,7 @@ fn bench(arguments: &Arguments) -> Result<Bench> {
 /// Prints what the machine can do; gives one core's rate of BLAKE3, in bytes a second.
 fn grounds(bench: &Bench) -> Result<f64> {
     let mut rates = Command::new(bench.programs.join("bench-peer"));
-    let said = Group::spawn(rates.arg("rates"))?.output(fixture::DEADLINE)?;
+    let said = ProcessGroup::spawn(rates.arg("rates"))?.output(fixture::DEADLINE)?;
     let (memcpy, blake3) = said.trim().split_once(' ').context("no rates")?;
     let (memcpy, blake3): (f64, f64) = (memcpy.parse()?, blake3.parse()?);
     println!(

@@ -27,7 +27,7 @@ const MOST: usize = 256 << 20;
 
 /// How long one question takes.
 #[derive(Clone, Debug, Serialize)]
-pub struct Latency {
+pub struct AskLatency {
     pub question: String,
     /// What the daemon does meanwhile.
     pub during: String,
@@ -40,7 +40,7 @@ pub struct Latency {
     pub counts: bool,
 }
 
-impl Latency {
+impl AskLatency {
     pub(super) fn name(&self) -> String {
         format!("{} by {}, {}", self.question, self.by, self.during)
     }
@@ -125,7 +125,7 @@ impl Asker {
     }
 
     /// How long answers take, while the daemon does that.
-    pub(super) fn latencies(&self, during: &str, size: Size) -> Result<Vec<Latency>> {
+    pub(super) fn latencies(&self, during: &str, size: Size) -> Result<Vec<AskLatency>> {
         let channel = self.channel()?;
         let mut plans = PlansClient::new(channel.clone()).max_decoding_message_size(MOST);
         let mut migrations = MigrationsClient::new(channel).max_decoding_message_size(MOST);
@@ -151,7 +151,7 @@ impl Asker {
                     Ok(())
                 })
             });
-        let latency = |question: &str, by: &str, times: &[f64], counts| Latency {
+        let latency = |question: &str, by: &str, times: &[f64], counts| AskLatency {
             question: question.to_owned(),
             during: during.to_owned(),
             by: by.to_owned(),

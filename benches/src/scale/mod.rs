@@ -17,10 +17,10 @@ use serde::Serialize;
 use warmd_tests::TestDir;
 
 use self::{
-    asking::{Asker, Latency},
+    asking::{AskLatency, Asker},
     child::Child,
 };
-use crate::bars::{Bar, Limit};
+use crate::bars::{Bar, BarLimit};
 
 /// The case's name.
 const NAME: &str = "scale";
@@ -86,7 +86,7 @@ pub struct Figures {
     /// Such passes in a minute.
     pub passes_a_minute: f64,
     /// Milliseconds.
-    pub answers: Vec<Latency>,
+    pub answers: Vec<AskLatency>,
     /// Seconds from a process's start until it says that it is ready, one for each restart.
     pub ready_s: Vec<f64>,
     /// The same of `warmd serve` itself, which has no endpoints: it takes all up, and finds the endpoints missing.
@@ -192,7 +192,7 @@ fn killed(size: Size, programs: &Path) -> Result<f64> {
 
 fn bars(figures: &Figures) -> Result<Vec<Bar>> {
     let most = |values: &[f64]| values.iter().copied().max_by(f64::total_cmp).context("nothing was measured");
-    let bar = |what: &str, value, limit| Bar::new(NAME, what, value, Limit::AtMost(limit));
+    let bar = |what: &str, value, limit| Bar::new(NAME, what, value, BarLimit::AtMost(limit));
     let mut bars = vec![
         bar("scheduling, no pass due: per cent of one core", figures.waiting_cpu, 5.0),
         bar("restart until ready, the slowest: s", most(&figures.ready_s)?, 5.0),

@@ -38,8 +38,8 @@ pub fn rare(size: Size) -> String {
                  holidays = [\"12-25\", \"01-01\"]\n\
                  [schedule.copy]\nblackouts = [\"Mon-Fri except holidays 03:00–03:01\"]\n\
                  [schedule.cutover]\nwindows = [\"1999-01-01\", \"2099-01-01\"]\nblackouts = [\"holidays\"]\n\
-                 [[schedule.budgets]]\nwindow = \"Mon-Fri 06:00–20:00\"\nbytes_per_second = \"1GiB\"\n\
-                 [[schedule.budgets]]\npasses = 64";
+                 [[schedule.quotas]]\nwindow = \"Mon-Fri 06:00–20:00\"\nbytes_per_second = \"1GiB\"\n\
+                 [[schedule.quotas]]\npasses = 64";
     text(size, times, "mode = \"auto\"\nmax_downtime = \"5m\"")
 }
 

@@ -18,8 +18,8 @@ use warmd_daemon::{
     app,
     config::Config,
     migration::{
-        control::Endpoint,
-        manager::{Endpoints, Opened},
+        control::EndpointInfo,
+        manager::{Endpoints, OpenEndpoint},
     },
 };
 use warmd_tests::simulated::{Fleet, FleetSource, FleetTarget};
@@ -46,7 +46,7 @@ pub fn serve(dir: &Path, size: Size) -> Result<()> {
     let vms = plan::vms(size);
     let names: Vec<_> = vms.iter().map(|vm| vm.name.clone()).collect();
     let fleet = Fleet::new(vms);
-    let endpoint = |name: &str| Endpoint {
+    let endpoint = |name: &str| EndpointInfo {
         name: name.to_owned(),
         kind: "simulated".to_owned(),
         place: "memory".to_owned(),
@@ -54,9 +54,9 @@ pub fn serve(dir: &Path, size: Size) -> Result<()> {
     let limit = Limit::default();
     let mut endpoints = Endpoints::default();
     let handle = Arc::new(FleetSource(fleet.clone(), "s".to_owned())) as _;
-    endpoints.sources.insert("s".to_owned(), Opened { endpoint: endpoint("s"), limit, handle });
+    endpoints.sources.insert("s".to_owned(), OpenEndpoint { endpoint: endpoint("s"), limit, handle });
     let handle = Arc::new(FleetTarget(fleet.clone())) as _;
-    endpoints.targets.insert("t".to_owned(), Opened { endpoint: endpoint("t"), limit, handle });
+    endpoints.targets.insert("t".to_owned(), OpenEndpoint { endpoint: endpoint("t"), limit, handle });
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime

@@ -16,12 +16,12 @@
 //! own size, and its bytes are paid for afterwards. Over any ten seconds that is the rate, give or take one request and
 //! what was saved up in an idle moment ([`BURST`] of it at most).
 
-mod flow;
 mod meter;
 mod node;
 mod pace;
-mod share;
-mod turn;
+mod path;
+mod queue;
+mod wfq;
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
@@ -29,8 +29,8 @@ use std::{
     time::Duration,
 };
 
-pub use self::share::{Budget, Limits, Permit};
-use self::{node::Node, turn::Shared};
+pub use self::path::{Limits, Permit, Reservation};
+use self::{node::Node, queue::Shared};
 
 /// How much of its rate an idle limit saves up. Enough for a timer or a thread that comes late, too little to be seen
 /// in a mean over ten seconds.
@@ -47,7 +47,7 @@ pub struct Limit {
 
 /// What goes through a limit now.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Load {
+pub struct LimitLoad {
     /// Bytes a second, over the last five seconds.
     pub rate: f64,
     /// Requests in flight.
@@ -58,9 +58,9 @@ pub struct Load {
 
 /// Keeps the limits of one daemon together: who shares a limit must have it from the same arbiter.
 #[derive(Clone, Debug)]
-pub struct Arbiter(Arc<Shared>);
+pub struct RateLimiter(Arc<Shared>);
 
-impl Arbiter {
+impl RateLimiter {
     /// One without any limits yet.
     pub fn new() -> Self {
         Self(Arc::new(Shared::new()))
@@ -81,7 +81,7 @@ impl Arbiter {
     }
 }
 
-impl Default for Arbiter {
+impl Default for RateLimiter {
     fn default() -> Self {
         Self::new()
     }
@@ -112,7 +112,7 @@ impl Limiter {
     }
 
     /// What goes through it now.
-    pub fn load(&self) -> Load {
+    pub fn load(&self) -> LimitLoad {
         self.node.load(self.shared.now())
     }
 }

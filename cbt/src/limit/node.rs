@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use super::{Limit, Load, meter::Meter, pace};
+use super::{Limit, LimitLoad, meter::Meter, pace};
 
 #[derive(Debug, Default)]
 pub(super) struct Node {
@@ -32,7 +32,7 @@ pub(super) struct Node {
 
 /// Whether a request may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ready {
+pub(super) enum SlotState {
     Now,
     /// Not before this moment.
     At(u64),
@@ -79,14 +79,14 @@ impl Node {
         self.requests.store(limit.requests.map_or(0, NonZeroU32::get), SeqCst);
     }
 
-    pub(super) fn ready(&self, bytes: u64, slot: bool, now: u64) -> Ready {
+    pub(super) fn ready(&self, bytes: u64, slot: bool, now: u64) -> SlotState {
         let requests = u64::from(self.requests.load(SeqCst));
         if slot && requests != 0 && self.in_flight.load(SeqCst) >= requests {
-            return Ready::Full;
+            return SlotState::Full;
         }
         match self.open.load(Relaxed) {
-            open if bytes > 0 && open > now && self.rate().is_some() => Ready::At(open),
-            _ => Ready::Now,
+            open if bytes > 0 && open > now && self.rate().is_some() => SlotState::At(open),
+            _ => SlotState::Now,
         }
     }
 
@@ -125,8 +125,8 @@ impl Node {
         self.meter.add(now, bytes);
     }
 
-    pub(super) fn load(&self, now: u64) -> Load {
-        Load {
+    pub(super) fn load(&self, now: u64) -> LimitLoad {
+        LimitLoad {
             rate: self.meter.rate(now),
             in_flight: self.in_flight.load(Relaxed),
             waiting: self.waiting.load(Relaxed),

@@ -12,7 +12,7 @@ use super::{PassMeter, Telemetry, stage::Stage, wait::Wait};
 const WORTH_NAMING: f64 = 0.1;
 
 /// The times that the split goes by, in seconds.
-pub(super) struct Load {
+pub(super) struct StageLoad {
     waits: [f64; Wait::ALL.len()],
     busy: [f64; Stage::ALL.len()],
 }
@@ -22,7 +22,7 @@ const MOVING: [Stage; 4] = [Stage::Read, Stage::Digest, Stage::Write, Stage::Zer
 /// Stages in which a finished piece still takes room.
 const SEALING: [Stage; 2] = [Stage::Flush, Stage::Commit];
 
-impl Load {
+impl StageLoad {
     pub(super) fn of(meter: &PassMeter) -> Self {
         let mut busy = Stage::ALL.map(|stage| meter.stage(stage).busy().as_secs_f64());
         // A piece that waits for its turn at the target is the target's.
@@ -39,7 +39,7 @@ impl Load {
 }
 
 /// Seconds that the pass waited for each stage.
-pub(super) fn blame(load: &Load) -> [f64; Stage::ALL.len()] {
+pub(super) fn blame(load: &StageLoad) -> [f64; Stage::ALL.len()] {
     let mut stalled = [0.0; Stage::ALL.len()];
     let mut book = |time: f64, on: &[Stage], otherwise: Stage| {
         for stage in on {

@@ -56,9 +56,9 @@ impl Histogram {
     }
 
     /// The counts now.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> HistogramCounts {
         let buckets: Vec<u64> = self.buckets.iter().map(|count| count.load(Relaxed)).collect();
-        Counts {
+        HistogramCounts {
             count: buckets.iter().sum(),
             buckets,
             sum: self.sum.load(Relaxed),
@@ -75,20 +75,20 @@ impl fmt::Debug for Histogram {
 
 /// What a [`Histogram`] had counted at one moment, or sums and differences of such.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Counts {
+pub struct HistogramCounts {
     buckets: Vec<u64>,
     count: u64,
     sum: u64,
     max: u64,
 }
 
-impl Default for Counts {
+impl Default for HistogramCounts {
     fn default() -> Self {
         Self { buckets: vec![0; BUCKETS], count: 0, sum: 0, max: 0 }
     }
 }
 
-impl Counts {
+impl HistogramCounts {
     /// Durations counted.
     pub fn count(&self) -> u64 {
         self.count
@@ -143,7 +143,7 @@ impl Counts {
     }
 }
 
-impl std::ops::AddAssign<&Counts> for Counts {
+impl std::ops::AddAssign<&HistogramCounts> for HistogramCounts {
     fn add_assign(&mut self, other: &Self) {
         for (mine, others) in self.buckets.iter_mut().zip(&other.buckets) {
             *mine += others;
@@ -154,7 +154,7 @@ impl std::ops::AddAssign<&Counts> for Counts {
     }
 }
 
-impl fmt::Debug for Counts {
+impl fmt::Debug for HistogramCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Counts")
             .field("count", &self.count)

@@ -25,10 +25,10 @@ use tokio::time::Instant;
 
 pub use self::{
     blame::Bottleneck,
-    histogram::{Counts, Histogram},
-    stage::{Request, Stage, StageMeter},
-    view::{Latency, StageView, Telemetry, WaitView},
-    wait::{Wait, WaitMeter, Waiting},
+    histogram::{Histogram, HistogramCounts},
+    stage::{RequestTimer, Stage, StageMeter},
+    view::{LatencyFigures, StageView, Telemetry, WaitView},
+    wait::{Wait, WaitMeter, WaitTimer},
 };
 
 /// The meters of one pass over one disk.

@@ -99,15 +99,15 @@ impl Default for StageMeter {
 }
 
 impl StageMeter {
-    /// Begins a request; it is in flight until it is [`Request::done`] or dropped.
-    pub fn begin(&self) -> Request<'_> {
+    /// Begins a request; it is in flight until it is [`RequestTimer::done`] or dropped.
+    pub fn begin(&self) -> RequestTimer<'_> {
         let now = self.in_flight.fetch_add(1, Relaxed) + 1;
         if now > self.in_flight_max.load(Relaxed) {
             self.in_flight_max.fetch_max(now, Relaxed);
         }
         let began = Instant::now();
         self.begins.fetch_add(self.since_made(began), Relaxed);
-        Request { meter: self, began }
+        RequestTimer { meter: self, began }
     }
 
     /// Bytes of the requests that were done.
@@ -162,12 +162,12 @@ impl StageMeter {
 /// A request in flight.
 #[derive(Debug)]
 #[must_use = "dropped, it is not counted"]
-pub struct Request<'a> {
+pub struct RequestTimer<'a> {
     meter: &'a StageMeter,
     began: Instant,
 }
 
-impl Request<'_> {
+impl RequestTimer<'_> {
     /// It has moved so many bytes.
     pub fn done(self, bytes: u64) {
         self.meter.bytes.fetch_add(bytes, Relaxed);
@@ -176,7 +176,7 @@ impl Request<'_> {
     }
 }
 
-impl Drop for Request<'_> {
+impl Drop for RequestTimer<'_> {
     fn drop(&mut self) {
         self.meter.begins.fetch_sub(self.meter.since_made(self.began), Relaxed);
         self.meter.in_flight.fetch_sub(1, Relaxed);

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     PassMeter,
-    blame::{Load, blame},
-    histogram::Counts,
+    blame::{StageLoad, blame},
+    histogram::HistogramCounts,
     stage::{Stage, StageMeter},
     wait::Wait,
 };
@@ -32,7 +32,7 @@ pub struct StageView {
     pub in_flight_max: u64,
     /// What all requests took, added up, those in flight until now included.
     pub busy: f64,
-    pub latency: Latency,
+    pub latency: LatencyFigures,
     /// Time spent computing: for the digest the time of its thread, which is that of a core if one was free. Zero
     /// elsewhere, where it is not known by stage.
     pub cpu: f64,
@@ -42,7 +42,7 @@ pub struct StageView {
 
 /// How long the requests took; see [`super::Histogram`] for how exact that is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Latency {
+pub struct LatencyFigures {
     pub p50: f64,
     pub p90: f64,
     pub p99: f64,
@@ -73,8 +73,8 @@ impl StageView {
     }
 }
 
-impl From<&Counts> for Latency {
-    fn from(counts: &Counts) -> Self {
+impl From<&HistogramCounts> for LatencyFigures {
+    fn from(counts: &HistogramCounts) -> Self {
         let [p50, p90, p99] = [0.5, 0.9, 0.99].map(|of| counts.quantile(of).as_secs_f64());
         Self { p50, p90, p99, max: counts.max().as_secs_f64() }
     }
@@ -83,7 +83,7 @@ impl From<&Counts> for Latency {
 impl PassMeter {
     /// The picture now.
     pub fn view(&self) -> Telemetry {
-        let load = Load::of(self);
+        let load = StageLoad::of(self);
         let stalled = blame(&load);
         let stages = Stage::ALL
             .into_iter()
@@ -110,7 +110,7 @@ fn stage_view(stage: Stage, meter: &StageMeter, stalled: f64) -> StageView {
         in_flight: meter.in_flight(),
         in_flight_max: meter.in_flight_max(),
         busy: meter.busy().as_secs_f64(),
-        latency: Latency::from(&counts),
+        latency: LatencyFigures::from(&counts),
         cpu: meter.cpu().as_secs_f64(),
         stalled,
     }

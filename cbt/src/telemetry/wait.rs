@@ -17,7 +17,7 @@ use super::nanos;
 pub enum Wait {
     /// For the next window of the plan.
     Plan,
-    /// For room in the batch: as much as may be unsealed is.
+    /// For room in the batch: as much as may be uncommitted is.
     Room,
     /// For leave of a configured limit, or of the guard of production.
     Limit,
@@ -103,7 +103,7 @@ impl Default for WaitMeter {
 
 impl WaitMeter {
     /// Waits until the guard is dropped.
-    pub fn begin(&self) -> Waiting<'_> {
+    pub fn begin(&self) -> WaitTimer<'_> {
         let began = Instant::now();
         // The clock is read anew in each attempt: one read before would count what another's wait has counted already.
         // Both are infallible: the closures always give a value.
@@ -111,7 +111,7 @@ impl WaitMeter {
             Some(if now == 0 { self.units(Instant::now()) << COUNT | 1 } else { now + 1 })
         });
         self.count.fetch_add(1, Relaxed);
-        Waiting { meter: self, began }
+        WaitTimer { meter: self, began }
     }
 
     /// How often somebody waited.
@@ -142,12 +142,12 @@ impl WaitMeter {
 
 /// Somebody waits while it lives.
 #[derive(Debug)]
-pub struct Waiting<'a> {
+pub struct WaitTimer<'a> {
     meter: &'a WaitMeter,
     began: Instant,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitTimer<'_> {
     fn drop(&mut self) {
         let ended = Instant::now();
         let last = |now: u64| now & ((1 << COUNT) - 1) == 1;

@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::faults::{Event, Fault, Faults, Random};
+use super::faults::{DiskEvent, DiskFault, Faults, Random};
 use crate::{
     buffer::Buffer,
     disk::{Allocation, DiskError, DiskLimits, ErrorKind, Operation, ReadDisk, WriteDisk},
@@ -166,8 +166,8 @@ impl MemoryDisk {
         if let Some(watch) = self.on_write.get() {
             watch(extent);
         }
-        let (life, fault) = self.faults.strike(Event::Write);
-        if fault != Some(Fault::Crash) {
+        let (life, fault) = self.faults.strike(DiskEvent::Write);
+        if fault != Some(DiskFault::Crash) {
             self.dawdle().await;
         }
         if fault.is_some() || self.faults.lives(life) {
@@ -175,7 +175,7 @@ impl MemoryDisk {
             let mut state = self.state();
             let State { blocks, random, .. } = &mut *state;
             for (at, block) in extent.blocks().enumerate() {
-                let ended_before = fault == Some(Fault::Fail) && !self.faults.lives(life);
+                let ended_before = fault == Some(DiskFault::Fail) && !self.faults.lives(life);
                 if fault.is_none() || (!ended_before && random.percent(50)) {
                     blocks[block as usize].dirty.push(new(at));
                 }
@@ -201,7 +201,7 @@ impl ReadDisk for MemoryDisk {
 
     async fn read(&self, at: Offset, mut buffer: Buffer) -> Result<Buffer, DiskError> {
         let extent = self.check(Operation::Read, at, buffer.len())?;
-        let (life, fault) = self.faults.strike(Event::Read);
+        let (life, fault) = self.faults.strike(DiskEvent::Read);
         self.dawdle().await;
         if fault.is_some() || !self.faults.lives(life) {
             return Err(self.error(Operation::Read, Some(extent), self.chance_kind()));
@@ -214,7 +214,7 @@ impl ReadDisk for MemoryDisk {
     }
 
     async fn allocation(&self, extent: Extent) -> Result<Vec<Allocation>, DiskError> {
-        let (life, fault) = self.faults.strike(Event::Allocation);
+        let (life, fault) = self.faults.strike(DiskEvent::Allocation);
         self.dawdle().await;
         if fault.is_some() || !self.faults.lives(life) {
             return Err(self.error(Operation::Allocation, Some(extent), self.chance_kind()));
@@ -264,7 +264,7 @@ impl WriteDisk for MemoryDisk {
     async fn flush(&self) -> Result<(), DiskError> {
         // Only what was written before the call counts; a flush may take more, but one may not rely on it.
         let written: Vec<usize> = self.state().blocks.iter().map(|block| block.dirty.len()).collect();
-        let (life, fault) = self.faults.strike(Event::Flush);
+        let (life, fault) = self.faults.strike(DiskEvent::Flush);
         self.dawdle().await;
         let lives = self.faults.lives(life);
         let mut state = self.state();
@@ -277,7 +277,7 @@ impl WriteDisk for MemoryDisk {
             }
             return Ok(());
         }
-        if fault == Some(Fault::Fail) && lives {
+        if fault == Some(DiskFault::Fail) && lives {
             // What could not be written back is dropped, and forgotten.
             for block in blocks {
                 if let Some(newest) = block.dirty.drain(..).next_back().filter(|_| random.percent(50)) {

@@ -37,7 +37,7 @@ impl Random {
 
 /// A moment at which a fault may strike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Event {
+pub enum DiskEvent {
     Read,
     Allocation,
     Write,
@@ -49,7 +49,7 @@ pub enum Event {
 
 /// What strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum DiskFault {
     /// The call fails.
     Fail,
     /// The process dies in the call: it and all later ones fail, and no call in flight has any effect any more, until
@@ -63,8 +63,8 @@ pub struct Faults(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    rules: Vec<(Event, u64, Fault)>,
-    seen: HashMap<Event, u64>,
+    rules: Vec<(DiskEvent, u64, DiskFault)>,
+    seen: HashMap<DiskEvent, u64>,
     dead: bool,
     /// Which life of the process it is.
     life: u64,
@@ -72,7 +72,7 @@ struct State {
 
 impl Faults {
     /// Lets `fault` strike the `nth` next `event`, counted from 0.
-    pub fn add(&self, event: Event, nth: u64, fault: Fault) {
+    pub fn add(&self, event: DiskEvent, nth: u64, fault: DiskFault) {
         let mut state = self.state();
         let at = state.seen.get(&event).copied().unwrap_or(0) + nth;
         state.rules.push((event, at, fault));
@@ -99,15 +99,15 @@ impl Faults {
     }
 
     /// How often `event` has happened.
-    pub fn seen(&self, event: Event) -> u64 {
+    pub fn seen(&self, event: DiskEvent) -> u64 {
         self.state().seen.get(&event).copied().unwrap_or(0)
     }
 
     /// Counts an event: the life it happens in, and what strikes it.
-    pub(super) fn strike(&self, event: Event) -> (u64, Option<Fault>) {
+    pub(super) fn strike(&self, event: DiskEvent) -> (u64, Option<DiskFault>) {
         let mut state = self.state();
         if state.dead {
-            return (state.life, Some(Fault::Crash));
+            return (state.life, Some(DiskFault::Crash));
         }
         let seen = state.seen.entry(event).or_default();
         let now = *seen;
@@ -115,7 +115,7 @@ impl Faults {
         let struck = state.rules.iter().position(|(on, nth, _)| (*on, *nth) == (event, now));
         let fault = struck.map(|rule| state.rules.swap_remove(rule).2);
         let life = state.life;
-        if fault == Some(Fault::Crash) {
+        if fault == Some(DiskFault::Crash) {
             state.die();
         }
         (life, fault)

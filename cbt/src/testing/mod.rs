@@ -10,7 +10,7 @@ mod store;
 
 pub use self::{
     disk::MemoryDisk,
-    faults::{Event, Fault, Faults, Random},
+    faults::{DiskEvent, DiskFault, Faults, Random},
     slow::SlowDisk,
     store::{LedgerView, MemoryStore},
 };

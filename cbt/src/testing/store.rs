@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::faults::{Event, Faults, Random};
+use super::faults::{DiskEvent, Faults, Random};
 use crate::{
     chunk::ChunkBits,
     extents::ExtentSet,
@@ -145,7 +145,7 @@ impl Disk {
 #[async_trait]
 impl LedgerStore for MemoryStore {
     async fn load(&self, disk: DiskId) -> Result<StoredLedger, StoreError> {
-        if self.faults.strike(Event::Load).1.is_some() {
+        if self.faults.strike(DiskEvent::Load).1.is_some() {
             return Err(failed(StoreErrorKind::Unavailable));
         }
         let disks = self.disks();
@@ -154,7 +154,7 @@ impl LedgerStore for MemoryStore {
     }
 
     async fn commit(&self, disk: DiskId, commit: LedgerCommit) -> Result<(), StoreError> {
-        let (life, fault) = self.faults.strike(Event::Commit);
+        let (life, fault) = self.faults.strike(DiskEvent::Commit);
         let is_durable = if fault.is_some() {
             // The answer is lost; whether the commit is too, chance says.
             self.random.lock().unwrap_or_else(PoisonError::into_inner).percent(50)
@@ -173,7 +173,7 @@ impl LedgerStore for MemoryStore {
     }
 
     async fn hashes(&self, disk: DiskId, spans: &[Range<u64>]) -> Result<Vec<BlockHash>, StoreError> {
-        if self.faults.strike(Event::Hashes).1.is_some() {
+        if self.faults.strike(DiskEvent::Hashes).1.is_some() {
             return Err(failed(StoreErrorKind::Unavailable));
         }
         tokio::task::yield_now().await;

@@ -13,11 +13,11 @@ use tokio::{
     time::Instant,
 };
 
-use super::{PassError, PassProgress, depth::ReadSlot};
+use super::{PassError, PassProgress, queue_depth::ReadSlot};
 use crate::{
     buffer::Buffer,
     disk::{ReadDisk, WriteDisk},
-    limit::{Budget, DiskShares, Permit},
+    limit::{DiskShares, Permit, Reservation},
     manifest::BlockHash,
     store::PassFigures,
     telemetry::{Stage, StageMeter, Wait},
@@ -35,7 +35,7 @@ pub(super) struct Sides {
 
 /// A finished piece, to be sealed.
 #[derive(Debug)]
-pub(super) struct Finished {
+pub(super) struct FinishedPiece {
     pub(super) extent: Extent,
     /// Of the blocks that were written or zeroed.
     pub(super) hashes: Vec<(BlockIndex, BlockHash)>,
@@ -47,8 +47,17 @@ pub(super) struct Finished {
 /// A piece of work with what it needs.
 pub(super) enum Piece {
     Skip(Extent),
-    Zero { extent: Extent, budget: Budget },
-    Copy { extent: Extent, expected: Vec<Option<BlockHash>>, slot: ReadTurn, budget: Budget, buffer: Buffer },
+    Zero {
+        extent: Extent,
+        budget: Reservation,
+    },
+    Copy {
+        extent: Extent,
+        expected: Vec<Option<BlockHash>>,
+        slot: ReadTurn,
+        budget: Reservation,
+        buffer: Buffer,
+    },
 }
 
 /// The right to one request to the source, of the pass and of the limits.
@@ -72,7 +81,7 @@ impl Sides {
         &self,
         piece: Piece,
         abandoned: impl Fn() -> bool,
-    ) -> Result<Option<Finished>, PassError> {
+    ) -> Result<Option<FinishedPiece>, PassError> {
         match piece {
             Piece::Skip(extent) => Ok(Some(self.skip(extent))),
             Piece::Zero { extent, budget } => self.zero(extent, budget, abandoned).await,
@@ -83,19 +92,19 @@ impl Sides {
     }
 
     /// A hole that the target holds already.
-    fn skip(&self, extent: Extent) -> Finished {
+    fn skip(&self, extent: Extent) -> FinishedPiece {
         let skipped = extent.len().0;
         self.progress.skipped.fetch_add(skipped, Relaxed);
         let figures = PassFigures { skipped, drained: skipped, requests: 1, ..PassFigures::default() };
-        Finished { extent, hashes: Vec::new(), figures, room: 0 }
+        FinishedPiece { extent, hashes: Vec::new(), figures, room: 0 }
     }
 
     async fn zero(
         &self,
         extent: Extent,
-        budget: Budget,
+        budget: Reservation,
         abandoned: impl Fn() -> bool,
-    ) -> Result<Option<Finished>, PassError> {
+    ) -> Result<Option<FinishedPiece>, PassError> {
         let Some(_slot) = self.write_slot().await else { return Ok(None) };
         if abandoned() {
             return Ok(None);
@@ -107,7 +116,7 @@ impl Sides {
         budget.spend(self.cost_of_zeroing(zeroed));
         let figures = PassFigures { zeroed, drained: zeroed, requests: 1, ..PassFigures::default() };
         let hashes = extent.blocks().map(|block| (BlockIndex(block), BlockHash::ZERO)).collect();
-        Ok(Some(Finished { extent, hashes, figures, room: extent.blocks().count() }))
+        Ok(Some(FinishedPiece { extent, hashes, figures, room: extent.blocks().count() }))
     }
 
     async fn copy(
@@ -115,10 +124,10 @@ impl Sides {
         extent: Extent,
         expected: &[Option<BlockHash>],
         (mut slot, turn): ReadTurn,
-        budget: Budget,
+        budget: Reservation,
         buffer: Buffer,
         abandoned: impl Fn() -> bool,
-    ) -> Result<Option<Finished>, PassError> {
+    ) -> Result<Option<FinishedPiece>, PassError> {
         let bytes = extent.len().0;
         let read = self.stage(Stage::Read).begin();
         slot.begin();
@@ -158,7 +167,7 @@ impl Sides {
         let changed = zeroes.iter().chain(&writes).flat_map(Extent::blocks);
         let first = extent.blocks().start;
         let hashes = changed.map(|block| (BlockIndex(block), hashes[(block - first) as usize])).collect();
-        Ok(Some(Finished { extent, hashes, figures, room: extent.blocks().count() }))
+        Ok(Some(FinishedPiece { extent, hashes, figures, room: extent.blocks().count() }))
     }
 
     /// Like its like below, false if it was abandoned while it waited for its turn.

@@ -10,32 +10,32 @@ use tracing::Instrument as _;
 
 use super::{
     PassError, TransferSettings,
-    copy::{Finished, Piece, Sides},
-    depth::Depth,
+    copy::{FinishedPiece, Piece, Sides},
+    queue_depth::QueueDepth,
 };
 use crate::{
     buffer::BufferPool,
-    ledger::Gate,
-    limit::Budget,
-    plan::{Planner, Work},
+    ledger::WriteGate,
+    limit::Reservation,
+    planning::{PieceWork, Planner},
     stop::StopSignal,
     telemetry::Wait,
     units::{BLOCK, Extent},
 };
 
 /// A piece's answer. None at all is counted as lost.
-pub(super) type Answer = Result<Finished, PassError>;
+pub(super) type PieceResult = Result<FinishedPiece, PassError>;
 
 /// Hands out the pieces of one pass.
 pub(super) struct Issuer {
     pub(super) planner: Planner,
     pub(super) sides: Arc<Sides>,
     pub(super) pool: BufferPool,
-    pub(super) gate: Gate,
-    pub(super) answers: mpsc::Sender<Answer>,
+    pub(super) gate: WriteGate,
+    pub(super) answers: mpsc::Sender<PieceResult>,
     /// Blocks that may yet be moved before a batch must have been sealed.
     pub(super) room: Arc<Semaphore>,
-    pub(super) reads: Arc<Depth>,
+    pub(super) reads: Arc<QueueDepth>,
     /// Bytes in one piece that is copied.
     pub(super) chunk: u64,
     /// What is left of a hole that is zeroed in parts.
@@ -47,7 +47,7 @@ pub(super) struct Issuer {
     pub(super) halt: StopSignal,
 }
 
-/// Slots for a pass with these settings: buffers, blocks of unsealed work.
+/// Slots for a pass with these settings: buffers, blocks of uncommitted work.
 pub(super) fn slots(settings: &TransferSettings) -> [Arc<Semaphore>; 2] {
     // Two batches: one being flushed and committed, one being filled.
     let room = (2 * settings.batch_bytes / BLOCK).min(u64::from(u32::MAX)) as usize;
@@ -88,15 +88,15 @@ impl Issuer {
     async fn next(&mut self) -> Option<Result<(Piece, Slots), PassError>> {
         let meter = &self.sides.progress.meter;
         let work = match self.zeroes_left.take() {
-            Some(extent) => Work::Zero(extent),
+            Some(extent) => PieceWork::Zero(extent),
             None => match meter.waiting(Wait::Plan, self.planner.next()).await {
                 Ok(work) => work?,
                 Err(error) => return Some(Err(error)),
             },
         };
         Some(match work {
-            Work::Skip(extent) => Ok((Piece::Skip(extent), Slots::default())),
-            Work::Zero(whole) => {
+            PieceWork::Skip(extent) => Ok((Piece::Skip(extent), Slots::default())),
+            PieceWork::Zero(whole) => {
                 let extent = self.zeroes_at_once(whole);
                 self.zeroes_left = Extent::between(extent.end(), whole.end());
                 let room = meter.waiting(Wait::Room, acquire(&self.room, blocks(&extent))).await?;
@@ -106,7 +106,7 @@ impl Issuer {
                 room.forget();
                 Ok((Piece::Zero { extent, budget }, Slots { _quota: Some(quota) }))
             }
-            Work::Copy { extent, expected } => {
+            PieceWork::Copy { extent, expected } => {
                 let room = meter.waiting(Wait::Room, acquire(&self.room, blocks(&extent))).await?;
                 let slot = meter.waiting(Wait::ReadSlot, self.reads.enter()).await;
                 let quota = meter.waiting(Wait::Buffer, acquire(&self.buffers, 1)).await?;
@@ -134,7 +134,7 @@ impl Issuer {
 
     /// Both sides' rates. What may be written is paid for here too: nothing that was read is to wait for a rate, in a
     /// buffer that others need.
-    async fn rates(&self, bytes: u64) -> (Budget, Budget) {
+    async fn rates(&self, bytes: u64) -> (Reservation, Reservation) {
         let writes = self.sides.limits.writes.budget(bytes).await;
         (self.sides.limits.reads.budget(bytes).await, writes)
     }

@@ -10,25 +10,25 @@
 //!          └─ by bytes or time ─▶ flush ─▶ ledger.drain                       (one at a time, beside the next work)
 //! ```
 
+mod commit;
 mod copy;
-mod depth;
 mod issue;
 mod progress;
-mod seal;
+mod queue_depth;
 mod settings;
 
 use std::sync::{Arc, Mutex, atomic::Ordering::Relaxed};
 
 use tokio::sync::{Semaphore, mpsc};
 
-use self::{copy::Sides, issue::Issuer, seal::Sealer};
+use self::{commit::Committer, copy::Sides, issue::Issuer};
 pub(crate) use self::{
     copy::digest,
-    depth::{Depth, ReadSlot},
+    queue_depth::{QueueDepth, ReadSlot},
 };
 pub use self::{
-    depth::LatencyBaseline,
     progress::{PassProgress, ProgressView},
+    queue_depth::LatencyBaseline,
     settings::TransferSettings,
 };
 use crate::{
@@ -36,7 +36,7 @@ use crate::{
     disk::{DiskError, ErrorKind, Operation, ReadDisk, WriteDisk},
     ledger::Ledger,
     limit::DiskShares,
-    plan::Planner,
+    planning::Planner,
     stop::StopSignal,
     store::{PassFigures, StoreError},
     telemetry::Wait,
@@ -66,7 +66,7 @@ pub struct PassJob {
 
 /// How a pass ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PassOutcome {
+pub struct DiskPassResult {
     /// What this run did and committed.
     pub figures: PassFigures,
     /// Whether nothing is pending any more; false after a stop.
@@ -89,7 +89,7 @@ pub enum PassError {
 const ANSWERS: usize = 64;
 
 /// Copies what is pending from the snapshot to the target, until nothing is left or `stop` is given.
-pub async fn run_pass(job: PassJob) -> Result<PassOutcome, PassError> {
+pub async fn run_pass(job: PassJob) -> Result<DiskPassResult, PassError> {
     let gate = job.ledger.enter().await?;
     check_sizes(&job)?;
     let settings = job
@@ -108,7 +108,7 @@ pub async fn run_pass(job: PassJob) -> Result<PassOutcome, PassError> {
     });
     let (answers, inbox) = mpsc::channel(ANSWERS);
     let [buffers, room] = issue::slots(&settings);
-    let reads = Depth::new(settings.reads_in_flight, settings.read_latency_factor, job.baseline);
+    let reads = QueueDepth::new(settings.reads_in_flight, settings.read_latency_factor, job.baseline);
     let halt = StopSignal::new();
     let issuer = Issuer {
         planner: Planner::new(
@@ -130,7 +130,7 @@ pub async fn run_pass(job: PassJob) -> Result<PassOutcome, PassError> {
         stop: job.stop,
         halt: halt.clone(),
     };
-    let sealer = Sealer::new(Arc::clone(&job.ledger), sides, settings, job.pass, room, halt);
+    let sealer = Committer::new(Arc::clone(&job.ledger), sides, settings, job.pass, room, halt);
     let issuing = async { (issuer.run().await, progress.meter.wait(Wait::LastPieces).begin()) };
     let ((issued, last_pieces), sealer) = futures::join!(issuing, sealer.gather(inbox));
     drop(last_pieces);
@@ -139,7 +139,7 @@ pub async fn run_pass(job: PassJob) -> Result<PassOutcome, PassError> {
     match sealed.failure {
         Some(failure) => Err(failure),
         None if sealed.answered < issued => Err(lost(issued - sealed.answered)),
-        None => Ok(PassOutcome { figures: sealed.figures, finished: job.ledger.is_done() }),
+        None => Ok(DiskPassResult { figures: sealed.figures, finished: job.ledger.is_done() }),
     }
 }
 

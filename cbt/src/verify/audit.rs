@@ -13,8 +13,8 @@
 use std::sync::{Arc, Mutex, atomic::Ordering::Relaxed};
 
 use super::{
-    MOST_MISMATCHES, VerifyError, VerifyJob, VerifyOutcome, VerifyProgress, chosen::Chosen, hashes,
-    part::Part, scan::Scan,
+    MOST_MISMATCHES, VerifyError, VerifyJob, VerifyOutcome, VerifyProgress, chosen::AuditSelection, hashes,
+    part::VerifyPart, scan::Scan,
 };
 use crate::{
     buffer::BufferPool,
@@ -78,7 +78,7 @@ pub struct AuditOutcome {
 /// at once.
 pub async fn audit(job: AuditJob) -> AuditOutcome {
     let size = job.ledger.size();
-    let mut chosen = Chosen::new(&job);
+    let mut chosen = AuditSelection::new(&job);
     let start = chosen.next();
     let walked = tokio::select! {
         biased;
@@ -125,7 +125,7 @@ async fn read(job: &AuditJob, blocks: &ExtentSet, round: Extent) -> Read {
     of_round.intersect(blocks);
     let verify = VerifyJob {
         ledger: Arc::clone(&job.ledger),
-        part: Part { only: Some(Arc::new(of_round)), from: round.start() },
+        part: VerifyPart { only: Some(Arc::new(of_round)), from: round.start() },
         pool: job.pool.clone(),
         chunk: job.chunk,
         in_flight: job.in_flight,

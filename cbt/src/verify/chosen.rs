@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{VerifyError, audit::AuditJob, hashes, holes::Holes};
+use super::{VerifyError, audit::AuditJob, hashes, holes::KnownHoles};
 use crate::{
     extents::{CHUNK_BYTES, ExtentSet},
     manifest::BlockHash,
@@ -15,7 +15,7 @@ use crate::{
 const HOLES: u64 = 16;
 
 /// The blocks that will be read.
-pub(super) struct Chosen {
+pub(super) struct AuditSelection {
     blocks: ExtentSet,
     /// Blocks that may still be chosen, and that may still be passed.
     left: u64,
@@ -24,7 +24,7 @@ pub(super) struct Chosen {
     next: Offset,
 }
 
-impl Chosen {
+impl AuditSelection {
     pub(super) fn new(job: &AuditJob) -> Self {
         let size = job.ledger.size();
         let budget = job.budget.0.div_ceil(BLOCK);
@@ -55,7 +55,7 @@ impl Chosen {
     /// place of which the source would not tell.
     pub(super) async fn walk(&mut self, job: &AuditJob) -> Result<(), VerifyError> {
         let (settled, start) = (job.ledger.settled(), self.next);
-        let mut holes = Holes::new(Arc::clone(&job.source), false);
+        let mut holes = KnownHoles::new(Arc::clone(&job.source), false);
         let rounds = [Extent::between(start, Offset(settled.size().0)), Extent::between(Offset(0), start)];
         for part in rounds.into_iter().flatten().flat_map(|round| round.split(CHUNK_BYTES)) {
             if !self.part(job, &mut holes, &settled, part).await? {
@@ -69,7 +69,7 @@ impl Chosen {
     async fn part(
         &mut self,
         job: &AuditJob,
-        holes: &mut Holes,
+        holes: &mut KnownHoles,
         settled: &ExtentSet,
         part: Extent,
     ) -> Result<bool, VerifyError> {

@@ -16,7 +16,7 @@ use crate::{
 const ASK_REACH: u64 = 64 << 30;
 
 /// The holes of one disk from where the walk is on. The walk goes forward only.
-pub(super) struct Holes {
+pub(super) struct KnownHoles {
     disk: Arc<dyn ReadDisk>,
     /// Runs without gaps, equal neighbours joined.
     told: VecDeque<Allocation>,
@@ -25,7 +25,7 @@ pub(super) struct Holes {
     refused: bool,
 }
 
-impl Holes {
+impl KnownHoles {
     pub(super) fn new(disk: Arc<dyn ReadDisk>, far: bool) -> Self {
         Self { disk, told: VecDeque::new(), far, refused: false }
     }

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use self::scan::Scan;
 pub use self::{
     audit::{AuditJob, AuditOutcome, audit},
-    part::Part,
+    part::VerifyPart,
     sample::Sample,
 };
 use crate::{
@@ -42,7 +42,7 @@ use crate::{
 pub struct VerifyJob {
     pub ledger: Arc<Ledger>,
     /// What of the disk is checked.
-    pub part: Part,
+    pub part: VerifyPart,
     /// Memory comes from here; a piece of a comparison holds one buffer at a time.
     pub pool: BufferPool,
     /// Bytes in one read; cut to what the pool's buffers and the disks take.
@@ -77,7 +77,7 @@ pub struct VerifyProgress {
     /// Everything before this byte that was to be checked was checked, and is equal: where a later run may go on.
     pub sure_to: AtomicU64,
     wrong: Mutex<Vec<Extent>>,
-    untold: Mutex<Vec<Extent>>,
+    unreported: Mutex<Vec<Extent>>,
     found: Notify,
 }
 
@@ -97,14 +97,14 @@ impl VerifyProgress {
     /// Those of the blocks that differ of which the source holds something else than the manifest says: a change that
     /// the source did not tell of. Not taken before, and not all if they are very many.
     pub fn take_untold(&self) -> Vec<Extent> {
-        std::mem::take(&mut *self.untold.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.unreported.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn tell(&self, wrong: &[Extent], untold: &[Extent]) {
+    fn tell(&self, wrong: &[Extent], unreported: &[Extent]) {
         if wrong.is_empty() {
             return;
         }
-        for (told, new) in [(&self.untold, untold), (&self.wrong, wrong)] {
+        for (told, new) in [(&self.unreported, unreported), (&self.wrong, wrong)] {
             let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
             let room = (MOST_MISMATCHES + 1).saturating_sub(told.len());
             told.extend(new.iter().take(room));

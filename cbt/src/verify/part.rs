@@ -11,14 +11,14 @@ use crate::{
 
 /// The blocks to be checked; all of the disk by default.
 #[derive(Clone, Debug, Default)]
-pub struct Part {
+pub struct VerifyPart {
     /// Only these; all if `None`. Of a disk of the same size.
     pub only: Option<Arc<ExtentSet>>,
     /// What lies before it was checked by an earlier run, and was equal: [`super::VerifyProgress::sure_to`]. A block's start.
     pub from: Offset,
 }
 
-impl Part {
+impl VerifyPart {
     /// Only these blocks.
     pub fn only(blocks: ExtentSet) -> Self {
         Self { only: Some(Arc::new(blocks)), from: Offset(0) }

@@ -13,17 +13,17 @@ use tokio::task::{JoinError, JoinSet};
 use tracing::Instrument as _;
 
 use super::{
-    MOST_MISMATCHES, VerifyError, VerifyJob, VerifyOutcome, VerifyProgress, chosen::mixed, holes::Holes,
+    MOST_MISMATCHES, VerifyError, VerifyJob, VerifyOutcome, VerifyProgress, chosen::mixed, holes::KnownHoles,
 };
 use crate::{
     buffer::{Buffer, BufferPool},
     chunk::CHUNK_BLOCKS,
     disk::{DiskError, ErrorKind, Operation, ReadDisk},
     extents::coalesce,
-    limit::{Budget, DiskShares, Permit},
+    limit::{DiskShares, Permit, Reservation},
     manifest::BlockHash,
     stop::StopSignal,
-    transfer::{Depth, ReadSlot, digest},
+    transfer::{QueueDepth, ReadSlot, digest},
     units::{BLOCK, Extent, Length, Offset},
 };
 
@@ -50,8 +50,8 @@ pub(super) struct Scan {
 
 /// What each side says of its holes.
 struct SidesHoles {
-    target: Holes,
-    source: Option<Holes>,
+    target: KnownHoles,
+    source: Option<KnownHoles>,
 }
 
 /// A run of which each side says one thing.
@@ -67,14 +67,14 @@ struct Pieces {
     source: Option<Arc<dyn ReadDisk>>,
     limits: DiskShares,
     /// How many pieces are worked on where the source is read: what the source bears, and no more than pays.
-    depth: Option<Arc<Depth>>,
+    depth: Option<Arc<QueueDepth>>,
 }
 
 struct Found {
     piece: Extent,
     wrong: Vec<Extent>,
     /// Those of them that the source holds otherwise than the manifest says.
-    untold: Vec<Extent>,
+    unreported: Vec<Extent>,
 }
 
 impl Scan {
@@ -110,15 +110,15 @@ impl Scan {
         }
         let in_flight = job.in_flight.min(target.limits().in_flight).min(limits.in_flight).max(1);
         let depth =
-            is_spared.then(|| Depth::new(in_flight, job.read_latency_factor, Arc::clone(&job.baseline)));
+            is_spared.then(|| QueueDepth::new(in_flight, job.read_latency_factor, Arc::clone(&job.baseline)));
         let (total, before) = job.part.bytes(job.ledger.size());
         job.progress.total.store(total, Relaxed);
         job.progress.checked.store(before, Relaxed);
         job.progress.sure_to.store(job.part.from.0, Relaxed);
         let far = job.part.only.is_none();
         let holes = job.trust_holes.then(|| SidesHoles {
-            target: Holes::new(Arc::clone(&target), far),
-            source: source.as_ref().map(|source| Holes::new(Arc::clone(source), far)),
+            target: KnownHoles::new(Arc::clone(&target), far),
+            source: source.as_ref().map(|source| KnownHoles::new(Arc::clone(source), far)),
         });
         Ok(Self {
             // Pieces that the source has answered are still digested when their slots are free again.
@@ -158,7 +158,7 @@ impl Scan {
                 }
                 if is_known && told.target_zero {
                     self.begin(stretch);
-                    self.take(Found { piece: stretch, wrong: Vec::new(), untold: Vec::new() });
+                    self.take(Found { piece: stretch, wrong: Vec::new(), unreported: Vec::new() });
                     continue;
                 }
                 for piece in stretch.split(self.chunk) {
@@ -271,7 +271,7 @@ impl Scan {
         if let Some(depth) = &self.pieces.depth {
             self.progress.held_back.store(depth.held_back().as_millis() as u64, Relaxed);
         }
-        self.progress.tell(&found.wrong, &found.untold);
+        self.progress.tell(&found.wrong, &found.unreported);
         let bytes = found.piece.len().0;
         self.checked += bytes;
         self.progress.checked.fetch_add(bytes, Relaxed);
@@ -334,7 +334,7 @@ impl Pieces {
         bytes: u64,
         pool: &BufferPool,
         asks_source: bool,
-    ) -> (Option<ReadSlot>, (Permit, Budget), Buffer) {
+    ) -> (Option<ReadSlot>, (Permit, Reservation), Buffer) {
         let asks_source = asks_source && self.source.is_some();
         let depth = self.depth.as_ref().filter(|_| asks_source || self.source.is_none());
         let slot = match depth {
@@ -359,7 +359,7 @@ impl Pieces {
         &self,
         piece: Extent,
         hashes: &[BlockHash],
-        (mut slot, (permit, budget)): (Option<ReadSlot>, (Permit, Budget)),
+        (mut slot, (permit, budget)): (Option<ReadSlot>, (Permit, Reservation)),
         buffer: Buffer,
         asks_source: bool,
     ) -> Result<Found, VerifyError> {
@@ -371,7 +371,7 @@ impl Pieces {
         drop(permit);
         let held = digest(&buffer).await;
         let mut wrong: Vec<bool> = held.iter().zip(hashes).map(|(held, wanted)| held != wanted).collect();
-        let mut untold = Vec::new();
+        let mut unreported = Vec::new();
         if let Some(source) = self.source.as_ref().filter(|_| asks_source) {
             let permit = self.limits.reads.take(0).await;
             budget.spend(piece.len().0);
@@ -387,9 +387,9 @@ impl Pieces {
             }
             let differ = |(_, (wanted, read)): &(Extent, (&BlockHash, &BlockHash))| wanted != read;
             let blocks = piece.split(BLOCK).zip(hashes.iter().zip(&read)).filter(differ);
-            untold.extend(blocks.map(|(block, _)| block));
+            unreported.extend(blocks.map(|(block, _)| block));
         }
         let blocks = piece.split(BLOCK).zip(&wrong).filter(|(_, wrong)| **wrong).map(|(block, _)| block);
-        Ok(Found { piece, wrong: blocks.collect(), untold })
+        Ok(Found { piece, wrong: blocks.collect(), unreported })
     }
 }

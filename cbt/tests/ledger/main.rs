@@ -14,7 +14,7 @@ mod world;
 
 use std::hash::{BuildHasher, RandomState};
 
-use world::World;
+use world::LedgerWorld;
 
 /// Runs in one go of the test.
 const RUNS: u64 = 2000;
@@ -27,7 +27,7 @@ fn number(name: &str) -> Option<u64> {
 
 fn run(seed: u64) -> Result<world::Tally, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    runtime.block_on(async { World::new(seed).live().await })
+    runtime.block_on(async { LedgerWorld::new(seed).live().await })
 }
 
 #[test]

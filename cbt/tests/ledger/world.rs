@@ -17,10 +17,10 @@ use warmd_cbt::{
     mark::{ChangeMark, Changed},
     stop::StopSignal,
     store::LedgerStore,
-    testing::{Event, Fault, Faults, MemoryDisk, MemoryStore, Random},
+    testing::{DiskEvent, DiskFault, Faults, MemoryDisk, MemoryStore, Random},
     transfer::{PassJob, PassProgress, TransferSettings, run_pass},
     units::{BLOCK, Extent, Length, Offset, blocks_in},
-    verify::{Part, VerifyJob, compare, manifest_root, readback},
+    verify::{VerifyJob, VerifyPart, compare, manifest_root, readback},
 };
 
 use crate::watch::{DISK, Violations, watch};
@@ -63,7 +63,7 @@ struct Mark {
     written_since: BTreeSet<u64>,
 }
 
-pub(crate) struct World {
+pub(crate) struct LedgerWorld {
     random: Random,
     size: Length,
     guest: Vec<u64>,
@@ -77,7 +77,7 @@ pub(crate) struct World {
     tally: Tally,
 }
 
-impl World {
+impl LedgerWorld {
     pub(crate) fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let blocks = if random.percent(2) { 50 + random.below(150) } else { 4 + random.below(16) };
@@ -122,7 +122,7 @@ impl World {
             other => return Err(format!("the final pass did not finish: {other:?}")),
         }
         self.check(&ledger).await?;
-        self.tally.commits = self.faults.seen(Event::Commit);
+        self.tally.commits = self.faults.seen(DiskEvent::Commit);
         let figures = self.store.view(DISK).ok_or("no disk")?.figures;
         self.tally.skipped = figures.skipped / BLOCK;
         self.tally.zeroed = figures.zeroed / BLOCK;
@@ -174,12 +174,18 @@ impl World {
     }
 
     fn add_faults(&mut self) {
-        let events =
-            [Event::Read, Event::Allocation, Event::Write, Event::Flush, Event::Hashes, Event::Commit];
+        let events = [
+            DiskEvent::Read,
+            DiskEvent::Allocation,
+            DiskEvent::Write,
+            DiskEvent::Flush,
+            DiskEvent::Hashes,
+            DiskEvent::Commit,
+        ];
         for _ in 0..=self.random.below(2) {
             let event = events[self.random.below(events.len() as u64) as usize];
-            let within = if matches!(event, Event::Read | Event::Write) { 30 } else { 5 };
-            let fault = if self.random.percent(50) { Fault::Fail } else { Fault::Crash };
+            let within = if matches!(event, DiskEvent::Read | DiskEvent::Write) { 30 } else { 5 };
+            let fault = if self.random.percent(50) { DiskFault::Fail } else { DiskFault::Crash };
             self.faults.add(event, self.random.below(within), fault);
         }
     }
@@ -263,7 +269,10 @@ impl World {
         self.ended(&outcome);
     }
 
-    fn ended(&mut self, outcome: &Result<warmd_cbt::transfer::PassOutcome, warmd_cbt::transfer::PassError>) {
+    fn ended(
+        &mut self,
+        outcome: &Result<warmd_cbt::transfer::DiskPassResult, warmd_cbt::transfer::PassError>,
+    ) {
         match outcome {
             Ok(outcome) => self.tally.finished += u64::from(outcome.finished),
             Err(_) => self.tally.failed += 1,
@@ -348,7 +357,7 @@ impl World {
         let target: Arc<dyn ReadDisk> = self.target.clone();
         let verify = |ledger: &Arc<Ledger>, trust_holes| VerifyJob {
             ledger: Arc::clone(ledger),
-            part: Part::default(),
+            part: VerifyPart::default(),
             pool: BufferPool::new(2, 2 * BLOCK as usize),
             chunk: 3 * BLOCK as usize,
             in_flight: 4,

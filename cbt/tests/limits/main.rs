@@ -12,7 +12,7 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::{sleep, timeout};
 use warmd_cbt::limit::Limit;
-use world::{KIB, Load, MIB, World, assert_near, during, rate, requests, timed};
+use world::{KIB, LimitWorld, MIB, SimulatedLoad, assert_near, during, rate, requests, timed};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -27,9 +27,9 @@ async fn a_rate_is_exact_over_ten_seconds() {
                     // The load itself would be too slow.
                     continue;
                 }
-                let world = World::new();
+                let world = LimitWorld::new();
                 world.source.set(rate(limit));
-                let loads = [Load::start(&world.alone(), depth, size, latency)];
+                let loads = [SimulatedLoad::start(&world.alone(), depth, size, latency)];
                 for at in [0, 7] {
                     let what = format!("{depth} × {size} bytes at {limit} B/s, window {at}");
                     let moved = during(WINDOW, &loads).await[0];
@@ -43,19 +43,19 @@ async fn a_rate_is_exact_over_ten_seconds() {
 
 #[tokio::test(start_paused = true)]
 async fn idling_saves_no_more_than_a_burst() {
-    let world = World::new();
+    let world = LimitWorld::new();
     world.global.set(rate(10 * MIB));
     sleep(1000 * SECOND).await;
-    let loads = [Load::start(&world.alone(), 16, 64 * KIB, MS)];
+    let loads = [SimulatedLoad::start(&world.alone(), 16, 64 * KIB, MS)];
     assert_near("the first second after a long rest", during(SECOND, &loads).await[0], 12 * MIB, 1, 64 * KIB);
     assert_near("the next second", during(SECOND, &loads).await[0], 10 * MIB, 1, 64 * KIB);
 }
 
 #[tokio::test(start_paused = true)]
 async fn requests_in_flight_are_limited_and_the_limit_is_used() {
-    let world = World::new();
+    let world = LimitWorld::new();
     world.source.set(requests(5));
-    let loads = [64, 3].map(|depth| Load::start(&world.alone(), depth, 64 * KIB, 10 * MS));
+    let loads = [64, 3].map(|depth| SimulatedLoad::start(&world.alone(), depth, 64 * KIB, 10 * MS));
     let moved = during(WINDOW, &loads).await;
     assert_eq!(world.source.load().in_flight, 5);
     assert_eq!(world.source.load().waiting, 62);
@@ -65,8 +65,8 @@ async fn requests_in_flight_are_limited_and_the_limit_is_used() {
 
 #[tokio::test(start_paused = true)]
 async fn a_changed_rate_is_exact_at_once() {
-    let world = World::new();
-    let loads = [Load::start(&world.alone(), 16, 512 * KIB, MS)];
+    let world = LimitWorld::new();
+    let loads = [SimulatedLoad::start(&world.alone(), 16, 512 * KIB, MS)];
     for limit in [4, 40, 2, 400, 20] {
         world.global.set(rate(limit * MIB));
         let moved = during(WINDOW, &loads).await[0];
@@ -80,7 +80,7 @@ async fn a_changed_rate_is_exact_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn who_waits_already_goes_by_the_new_limit() {
-    let world = World::new();
+    let world = LimitWorld::new();
     let limits = world.alone();
     for change in [rate(512 * MIB), Limit::default()] {
         world.global.set(Limit::default());
@@ -126,10 +126,11 @@ async fn disks_share_a_rate_whatever_their_depths_and_sizes() {
         &[(1, 2 * MIB), (64, 128 * KIB), (64, MIB)],
     ];
     for depths in cases {
-        let world = World::new();
+        let world = LimitWorld::new();
         let migration = world.limiter();
         migration.set(rate(64 * MIB));
-        let start = |(depth, size): &(usize, u64)| Load::start(&world.disk(&migration).1, *depth, *size, MS);
+        let start =
+            |(depth, size): &(usize, u64)| SimulatedLoad::start(&world.disk(&migration).1, *depth, *size, MS);
         let loads: Vec<_> = depths.iter().map(start).collect();
         let moved = during(WINDOW, &loads).await;
         assert_near("all together", moved.iter().sum(), 640 * MIB, 5, 0);
@@ -142,9 +143,9 @@ async fn disks_share_a_rate_whatever_their_depths_and_sizes() {
 
 #[tokio::test(start_paused = true)]
 async fn disks_share_slots_and_none_starves() {
-    let world = World::new();
+    let world = LimitWorld::new();
     world.source.set(requests(4));
-    let loads = [64, 64, 1].map(|depth| Load::start(&world.alone(), depth, 256 * KIB, 10 * MS));
+    let loads = [64, 64, 1].map(|depth| SimulatedLoad::start(&world.alone(), depth, 256 * KIB, 10 * MS));
     let moved = during(WINDOW, &loads).await;
     assert_near("the deep ones have the same", moved[0], moved[1], 2, 0);
     // A slot is free every 2.5 ms, and it has one turn in three: so long it waits at most, and then 10 ms go by.
@@ -153,11 +154,12 @@ async fn disks_share_slots_and_none_starves() {
 
 #[tokio::test(start_paused = true)]
 async fn migrations_share_an_endpoint_whatever_their_disks() {
-    let world = World::new();
+    let world = LimitWorld::new();
     world.source.set(rate(64 * MIB));
     let [many, one] = [world.limiter(), world.limiter()];
-    let mut loads: Vec<_> = (0..8).map(|_| Load::start(&world.disk(&many).1, 16, 512 * KIB, MS)).collect();
-    loads.push(Load::start(&world.disk(&one).1, 16, 512 * KIB, MS));
+    let mut loads: Vec<_> =
+        (0..8).map(|_| SimulatedLoad::start(&world.disk(&many).1, 16, 512 * KIB, MS)).collect();
+    loads.push(SimulatedLoad::start(&world.disk(&one).1, 16, 512 * KIB, MS));
     let moved = during(WINDOW, &loads).await;
     assert_near("the migration with one disk", moved[8], 320 * MIB, 3, 0);
     for (at, disk) in moved[..8].iter().enumerate() {
@@ -167,12 +169,12 @@ async fn migrations_share_an_endpoint_whatever_their_disks() {
 
 #[tokio::test(start_paused = true)]
 async fn shares_are_by_weight_and_what_one_does_not_take_is_not_kept_for_it() {
-    let world = World::new();
+    let world = LimitWorld::new();
     world.source.set(rate(64 * MIB));
     let [heavy, light] = [world.limiter(), world.limiter()];
     heavy.set_weight(3);
     let loads = [(&heavy, 2), (&light, 16)]
-        .map(|(migration, depth)| Load::start(&world.disk(migration).1, depth, 512 * KIB, MS));
+        .map(|(migration, depth)| SimulatedLoad::start(&world.disk(migration).1, depth, 512 * KIB, MS));
     let moved = during(WINDOW, &loads).await;
     assert_near("the heavy one", moved[0], 480 * MIB, 3, 0);
     assert_near("the light one", moved[1], 160 * MIB, 3, 0);
@@ -187,12 +189,12 @@ async fn shares_are_by_weight_and_what_one_does_not_take_is_not_kept_for_it() {
 
 #[tokio::test(start_paused = true)]
 async fn what_one_may_not_take_is_left_to_the_others() {
-    let world = World::new();
+    let world = LimitWorld::new();
     world.global.set(rate(100 * MIB));
     let [slow, fast] = [world.limiter(), world.limiter()];
     slow.set(rate(10 * MIB));
     let loads = [(&slow, 64), (&fast, 4)]
-        .map(|(migration, depth)| Load::start(&world.disk(migration).1, depth, 512 * KIB, MS));
+        .map(|(migration, depth)| SimulatedLoad::start(&world.disk(migration).1, depth, 512 * KIB, MS));
     let moved = during(WINDOW, &loads).await;
     assert_near("the limited one", moved[0], 100 * MIB, 5, 0);
     assert_near("the other", moved[1], 900 * MIB, 5, 0);
@@ -204,16 +206,16 @@ async fn what_one_may_not_take_is_left_to_the_others() {
 
 #[tokio::test(start_paused = true)]
 async fn a_limit_that_is_only_passed_is_not_taken_from() {
-    let world = World::new();
+    let world = LimitWorld::new();
     let target = world.limiter();
     world.global.set(rate(1));
     target.set(rate(8 * MIB));
     let writes = world.arbiter.limits([(&world.global, false), (&target, true)]);
-    let loads = [Load::start(&writes, 4, 64 * KIB, MS)];
+    let loads = [SimulatedLoad::start(&writes, 4, 64 * KIB, MS)];
     assert_near("writes", during(WINDOW, &loads).await[0], 80 * MIB, 5, 0);
     let seen = target.load().rate;
     assert_near("the rate that is shown", seen as u64, 8 * MIB, 3, 0);
-    assert_eq!(world.global.load(), warmd_cbt::limit::Load::default());
+    assert_eq!(world.global.load(), warmd_cbt::limit::LimitLoad::default());
 }
 
 #[tokio::test(start_paused = true)]
@@ -221,9 +223,9 @@ async fn who_stops_waiting_loses_nothing() {
     let seed = rand::random();
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let world = World::new();
+    let world = LimitWorld::new();
     world.global.set(Limit { rate: rate(16 * MIB).rate, requests: requests(3).requests });
-    let loads = [Load::start(&world.alone(), 2, 256 * KIB, MS)];
+    let loads = [SimulatedLoad::start(&world.alone(), 2, 256 * KIB, MS)];
     let (impatient, migration) = (world.alone(), world.limiter());
     let mut tasks = tokio::task::JoinSet::new();
     let other = world.disk(&migration).1;
@@ -252,7 +254,7 @@ async fn who_stops_waiting_loses_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_budget_does_not_spend_comes_back() {
-    let world = World::new();
+    let world = LimitWorld::new();
     world.global.set(rate(MIB));
     let limits = world.alone();
     for _ in 0..1000 {
@@ -269,7 +271,7 @@ async fn what_a_budget_does_not_spend_comes_back() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_free_is_not_paid_back() {
-    let world = World::new();
+    let world = LimitWorld::new();
     let limits = world.alone();
     let free = limits.budget(1000 * MIB).await;
     world.source.set(requests(8));
@@ -284,7 +286,7 @@ async fn what_was_free_is_not_paid_back() {
 
 #[tokio::test(start_paused = true)]
 async fn requests_without_bytes_wait_for_slots_and_not_for_rates() {
-    let world = World::new();
+    let world = LimitWorld::new();
     world.global.set(Limit { rate: rate(1).rate, requests: requests(2).requests });
     let limits = world.alone();
     drop(limits.take(MIB).await);
@@ -303,21 +305,21 @@ async fn requests_without_bytes_wait_for_slots_and_not_for_rates() {
 
 #[tokio::test(start_paused = true)]
 async fn without_limits_nobody_waits_and_all_is_counted() {
-    let world = World::new();
+    let world = LimitWorld::new();
     let limits = world.alone();
     let permits: Vec<_> = futures::future::join_all((0..1000).map(|_| limits.take(MIB))).await;
     let load = world.global.load();
     assert_eq!((load.in_flight, load.waiting, load.rate as u64), (1000, 0, 1000 * MIB));
     drop(permits);
     sleep(20 * SECOND).await;
-    assert_eq!(world.global.load(), warmd_cbt::limit::Load::default());
+    assert_eq!(world.global.load(), warmd_cbt::limit::LimitLoad::default());
     // No limits at all, as whoever has none to give.
     drop(warmd_cbt::limit::Limits::default().take(u64::MAX).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn threads_do_not_miss_each_other() {
-    let world = Arc::new(World::new());
+    let world = Arc::new(LimitWorld::new());
     let migration = world.limiter();
     world.global.set(requests(3));
     let tasks = (0..64).map(|at| {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::{task::JoinHandle, time::Instant};
-use warmd_cbt::limit::{Arbiter, Limit, Limiter, Limits};
+use warmd_cbt::limit::{Limit, Limiter, Limits, RateLimiter};
 
 pub(crate) const KIB: u64 = 1 << 10;
 pub(crate) const MIB: u64 = 1 << 20;
@@ -24,15 +24,15 @@ pub(crate) fn requests(count: u32) -> Limit {
 }
 
 /// A global limit, a source below it, and migrations below that.
-pub(crate) struct World {
-    pub(crate) arbiter: Arbiter,
+pub(crate) struct LimitWorld {
+    pub(crate) arbiter: RateLimiter,
     pub(crate) global: Limiter,
     pub(crate) source: Limiter,
 }
 
-impl World {
+impl LimitWorld {
     pub(crate) fn new() -> Self {
-        let arbiter = Arbiter::new();
+        let arbiter = RateLimiter::new();
         let (global, source) = (arbiter.limiter(Limit::default()), arbiter.limiter(Limit::default()));
         Self { arbiter, global, source }
     }
@@ -55,13 +55,13 @@ impl World {
 }
 
 /// What many requests at once do, until dropped.
-pub(crate) struct Load {
+pub(crate) struct SimulatedLoad {
     pub(crate) bytes: Arc<AtomicU64>,
     pub(crate) most: Arc<AtomicU64>,
     tasks: Vec<JoinHandle<()>>,
 }
 
-impl Load {
+impl SimulatedLoad {
     /// `depth` requests of `size` bytes at once, each of which takes `latency`.
     pub(crate) fn start(limits: &Limits, depth: usize, size: u64, latency: Duration) -> Self {
         let [bytes, in_flight, most] = [(); 3].map(|()| Arc::new(AtomicU64::new(0)));
@@ -86,15 +86,15 @@ impl Load {
     }
 }
 
-impl Drop for Load {
+impl Drop for SimulatedLoad {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
 /// Bytes of each load during the next `time`.
-pub(crate) async fn during(time: Duration, loads: &[Load]) -> Vec<u64> {
-    let before: Vec<_> = loads.iter().map(Load::bytes).collect();
+pub(crate) async fn during(time: Duration, loads: &[SimulatedLoad]) -> Vec<u64> {
+    let before: Vec<_> = loads.iter().map(SimulatedLoad::bytes).collect();
     tokio::time::sleep(time).await;
     loads.iter().zip(before).map(|(load, before)| load.bytes() - before).collect()
 }

@@ -9,7 +9,7 @@ use std::{
 use tokio::time::{Instant, sleep, timeout};
 use warmd_cbt::{
     buffer::BufferPool,
-    limit::{Arbiter, DiskShares, Limit, Limiter},
+    limit::{DiskShares, Limit, Limiter, RateLimiter},
     mark::Changed,
     stop::StopSignal,
     testing::{Faults, MemoryDisk, SlowDisk},
@@ -31,7 +31,7 @@ struct Limited {
 
 impl Limited {
     fn new() -> Self {
-        let arbiter = Arbiter::new();
+        let arbiter = RateLimiter::new();
         let [reads, writes, readbacks] = [(); 3].map(|()| arbiter.limiter(Limit::default()));
         let disk = arbiter.limiter(Limit::default());
         let of = |limiter, counts| arbiter.limits([(&disk, counts), (limiter, true)]);
@@ -174,7 +174,7 @@ async fn no_more_requests_are_in_flight_than_allowed() {
 #[tokio::test]
 async fn passes_and_verifications_share_a_pool_and_one_turn_at_the_target() {
     let pool = BufferPool::new(2, 4 * BLOCK as usize);
-    let arbiter = Arbiter::new();
+    let arbiter = RateLimiter::new();
     let target = arbiter.limiter(at_once(1));
     let shares = || {
         let disk = arbiter.limiter(Limit::default());

@@ -15,10 +15,10 @@ use warmd_cbt::{
     mark::{ChangeMark, Changed},
     stop::StopSignal,
     store::{ChunkRow, DiskId, LedgerStore, StoreErrorKind},
-    testing::{Event, Fault, Faults, MemoryDisk, MemoryStore, SlowDisk},
-    transfer::{PassError, PassJob, PassOutcome, PassProgress, TransferSettings, run_pass},
+    testing::{DiskEvent, DiskFault, Faults, MemoryDisk, MemoryStore, SlowDisk},
+    transfer::{DiskPassResult, PassError, PassJob, PassProgress, TransferSettings, run_pass},
     units::{BLOCK, Extent, Length, Offset},
-    verify::{Part, VerifyError, VerifyJob, compare, readback},
+    verify::{VerifyError, VerifyJob, VerifyPart, compare, readback},
 };
 
 const DISK: DiskId = DiskId(1);
@@ -71,7 +71,7 @@ impl Bench {
         }
     }
 
-    async fn pass(&self) -> PassOutcome {
+    async fn pass(&self) -> DiskPassResult {
         let outcome = run_pass(self.job()).await.unwrap();
         assert!(outcome.finished && self.ledger.is_done(), "{outcome:?}");
         assert_eq!(self.pool.available(), 8, "a buffer was lost");
@@ -81,7 +81,7 @@ impl Bench {
     fn verify(&self) -> VerifyJob {
         VerifyJob {
             ledger: Arc::clone(&self.ledger),
-            part: Part::default(),
+            part: VerifyPart::default(),
             pool: self.pool.clone(),
             chunk: 4 * BLOCK as usize,
             in_flight: 4,
@@ -136,7 +136,7 @@ async fn a_failed_pass_sleeps_while_its_last_writes_take_their_time() {
     for block in 0..4 {
         bench.source.set_fill(block, 0);
     }
-    bench.faults.add(Event::Read, 4, Fault::Fail);
+    bench.faults.add(DiskEvent::Read, 4, DiskFault::Fail);
     let (target, write) = (MemoryDisk::new("target", SIZE, bench.faults.clone(), 2), Duration::from_mins(1));
     let target = Arc::new(SlowDisk { write, ..SlowDisk::new(target) });
     let begun = tokio::time::Instant::now();
@@ -158,11 +158,11 @@ async fn a_source_without_block_status_is_read() {
 async fn a_lost_mark_writes_only_what_differs() {
     let bench = Bench::new(true).await;
     bench.pass().await;
-    let (writes, flushes) = (bench.faults.seen(Event::Write), bench.faults.seen(Event::Flush));
+    let (writes, flushes) = (bench.faults.seen(DiskEvent::Write), bench.faults.seen(DiskEvent::Flush));
     bench.advance(&Changed::Unknown("lost".into())).await;
     let figures = bench.pass().await.figures;
     assert_eq!((figures.read, figures.skipped, figures.written), (SIZE.0, SIZE.0, 0));
-    assert_eq!((bench.faults.seen(Event::Write), bench.faults.seen(Event::Flush)), (writes, flushes));
+    assert_eq!((bench.faults.seen(DiskEvent::Write), bench.faults.seen(DiskEvent::Flush)), (writes, flushes));
     bench.source.set_fill(9, 1234);
     bench.advance(&Changed::Unknown("lost".into())).await;
     assert_eq!(bench.pass().await.figures.written, BLOCK);
@@ -202,7 +202,7 @@ async fn many_disks_share_a_pool_of_one_buffer() {
 #[tokio::test]
 async fn what_was_done_before_a_failed_read_is_kept() {
     let bench = Bench::new(true).await;
-    bench.faults.add(Event::Read, 10, Fault::Fail);
+    bench.faults.add(DiskEvent::Read, 10, DiskFault::Fail);
     let progress = Arc::new(PassProgress::default());
     let job = PassJob { progress: Arc::clone(&progress), ..bench.job() };
     let error = run_pass(job).await.unwrap_err();
@@ -219,7 +219,7 @@ async fn what_was_done_before_a_failed_read_is_kept() {
 #[tokio::test]
 async fn a_failed_flush_drains_nothing() {
     let bench = Bench::new(true).await;
-    bench.faults.add(Event::Flush, 0, Fault::Fail);
+    bench.faults.add(DiskEvent::Flush, 0, DiskFault::Fail);
     let error = run_pass(bench.job()).await.unwrap_err();
     assert!(matches!(error, PassError::Target(_)), "{error}");
     assert_eq!(bench.ledger.pending_bytes(), SIZE);
@@ -230,7 +230,7 @@ async fn batches_are_sealed_by_bytes() {
     let bench = Bench::new(true).await;
     let settings = TransferSettings { batch_bytes: 8 * BLOCK, zero_request: BLOCK, ..bench.job().settings };
     let figures = run_pass(PassJob { settings, ..bench.job() }).await.unwrap().figures;
-    // At most two batches' room is ever unsealed.
+    // At most two batches' room is ever uncommitted.
     assert!((4..=8).contains(&figures.batches), "{figures:?}");
 }
 
@@ -253,7 +253,7 @@ async fn other_sizes_are_refused() {
     assert!(matches!(grown, Err(PassError::Source(error)) if error.kind == ErrorKind::Refused));
     let small = run_pass(PassJob { target: size(BLOCKS - 1), ..bench.job() }).await;
     assert!(matches!(small, Err(PassError::Target(error)) if error.kind == ErrorKind::Refused));
-    assert_eq!(bench.faults.seen(Event::Read), 0);
+    assert_eq!(bench.faults.seen(DiskEvent::Read), 0);
 }
 
 #[tokio::test]

@@ -4,19 +4,19 @@ use std::num::NonZeroU32;
 
 use tonic::{Request, Response, Status};
 use warmd_proto::v1::{
-    self, LimitsBudgetsRequest, LimitsBudgetsResponse, LimitsGetRequest, LimitsGetResponse, LimitsSetRequest,
+    self, LimitsGetRequest, LimitsGetResponse, LimitsQuotasRequest, LimitsQuotasResponse, LimitsSetRequest,
     LimitsSetResponse, limits_server::Limits, limits_set_request,
 };
 
 use super::{
     convert, peer,
-    service::Api,
+    service::ApiServer,
     status::{invalid, status},
 };
 use crate::model::limit::{LimitChange, rate};
 
 #[tonic::async_trait]
-impl Limits for Api {
+impl Limits for ApiServer {
     async fn get(&self, request: Request<LimitsGetRequest>) -> Result<Response<LimitsGetResponse>, Status> {
         let scope = request.into_inner().scope;
         let limits = self.control.limits(Some(scope.as_str()).filter(|scope| !scope.is_empty())).await;
@@ -24,14 +24,14 @@ impl Limits for Api {
         Ok(Response::new(LimitsGetResponse { limits }))
     }
 
-    async fn budgets(
+    async fn quotas(
         &self,
-        request: Request<LimitsBudgetsRequest>,
-    ) -> Result<Response<LimitsBudgetsResponse>, Status> {
+        request: Request<LimitsQuotasRequest>,
+    ) -> Result<Response<LimitsQuotasResponse>, Status> {
         let scope = request.into_inner().scope;
-        let budgets = self.control.budgets(Some(scope.as_str()).filter(|scope| !scope.is_empty())).await;
-        let budgets = budgets.map_err(|error| status(&error))?.into_iter().map(convert::budget).collect();
-        Ok(Response::new(LimitsBudgetsResponse { budgets }))
+        let quotas = self.control.quotas(Some(scope.as_str()).filter(|scope| !scope.is_empty())).await;
+        let quotas = quotas.map_err(|error| status(&error))?.into_iter().map(convert::quota).collect();
+        Ok(Response::new(LimitsQuotasResponse { quotas }))
     }
 
     async fn set(&self, request: Request<LimitsSetRequest>) -> Result<Response<LimitsSetResponse>, Status> {

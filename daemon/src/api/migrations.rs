@@ -5,31 +5,31 @@ use std::pin::Pin;
 use futures::Stream;
 use tonic::{Extensions, Request, Response, Status};
 use warmd_proto::v1::{
-    self, Answer, Migration, MigrationsCancelRequest, MigrationsCancelResponse, MigrationsCutoverRequest,
+    self, Migration, MigrationsCancelRequest, MigrationsCancelResponse, MigrationsCutoverRequest,
     MigrationsCutoverResponse, MigrationsEventsRequest, MigrationsEventsResponse, MigrationsGetRequest,
     MigrationsGetResponse, MigrationsListRequest, MigrationsListResponse, MigrationsPauseRequest,
     MigrationsPauseResponse, MigrationsReportKeyRequest, MigrationsReportKeyResponse,
     MigrationsReportRequest, MigrationsReportResponse, MigrationsResumeRequest, MigrationsResumeResponse,
     MigrationsRollbackRequest, MigrationsRollbackResponse, MigrationsSyncRequest, MigrationsSyncResponse,
     MigrationsVerifyRequest, MigrationsVerifyResponse, MigrationsWatchRequest, MigrationsWatchResponse,
-    migrations_server::Migrations,
+    RequestOutcome, migrations_server::Migrations,
 };
 use warmd_schedules::{Tz, when::parse_when};
 
 use super::{
     convert, peer,
     report_markdown::markdown,
-    service::Api,
+    service::ApiServer,
     status::{invalid, status},
-    watch::{Scope, Watcher},
+    watch::{WatchFilter, Watcher},
 };
 use crate::{
     clock,
     migration::control::{ControlError, ControlErrorKind},
     model::{
-        appointment::{CutoverOrder, When},
         plan::VerifyMode,
-        request::{self, Verdict},
+        request::{self, RequestOutcome},
+        scheduled_cutover::{CutoverOrder, CutoverTime},
         verify::{VerifyOrder, VerifyScope},
         view::MigrationView,
     },
@@ -39,14 +39,14 @@ use crate::{
 const EVENTS: u32 = 100;
 const MAX_EVENTS: u32 = 10_000;
 
-impl Api {
+impl ApiServer {
     /// Asks `what` of the migration that `key` names: the answer, and how it stood before.
     async fn ask(
         &self,
         from: &Extensions,
         key: &str,
         what: request::Request,
-    ) -> Result<(Answer, Migration), ControlError> {
+    ) -> Result<(RequestOutcome, Migration), ControlError> {
         let view = self.control.migration(key).await?;
         answered(self.control.request(view.id, what, &peer::by(from)).await?, view)
     }
@@ -60,11 +60,11 @@ impl Api {
         vm: Option<&MigrationView>,
     ) -> Result<Option<CutoverOrder>, ControlError> {
         let invalid = |why: &str| ControlError::new(ControlErrorKind::Invalid, why);
-        let when = match (given(&message.at), message.hold, message.release, message.abort) {
+        let when = match (given(&message.at), message.hold, message.unhold, message.abort) {
             (None, false, false, true) if !message.force => return Ok(None),
-            (None, false, false, false) => When::Now,
-            (None, true, false, false) => When::Hold,
-            (None, false, true, false) => When::Release,
+            (None, false, false, false) => CutoverTime::Now,
+            (None, true, false, false) => CutoverTime::Hold,
+            (None, false, true, false) => CutoverTime::Unhold,
             (Some(at), false, false, false) => {
                 // Of a migration that is over the plan may be gone, and the request is refused anyway.
                 let plan = self.control.plan(plan).await.ok();
@@ -73,11 +73,13 @@ impl Api {
                     None => plan.rules().ok(),
                 });
                 let zone = rules.map_or(Tz::UTC, |rules| rules.zone);
-                When::At(parse_when(at, zone, clock::now()).map_err(|error| invalid(&error.to_string()))?)
+                CutoverTime::At(
+                    parse_when(at, zone, clock::now()).map_err(|error| invalid(&error.to_string()))?,
+                )
             }
-            _ => return Err(invalid("give one of abort, at, hold and release, and force with none but at")),
+            _ => return Err(invalid("give one of abort, at, hold and unhold, and force with none but at")),
         };
-        if message.force && matches!(when, When::Hold | When::Release) {
+        if message.force && matches!(when, CutoverTime::Hold | CutoverTime::Unhold) {
             return Err(invalid("a cutover that is not asked for cannot be forced: leave force out"));
         }
         Ok(Some(CutoverOrder { when, force: message.force, ..CutoverOrder::default() }))
@@ -88,7 +90,7 @@ impl Api {
         &self,
         from: &Extensions,
         message: &MigrationsCutoverRequest,
-    ) -> Result<(Answer, Migration), ControlError> {
+    ) -> Result<(RequestOutcome, Migration), ControlError> {
         let (view, by) = (self.control.migration(&message.migration).await?, peer::by(from));
         let Some(order) = self.cutover_order(message, &view.plan, Some(&view)).await? else {
             let verdict = self.control.request(view.id, request::Request::AbortCutover, &by).await?;
@@ -97,18 +99,23 @@ impl Api {
         let verdict = self.control.cut_over(view.id, order, &by).await?;
         // What waits is shown as it waits now.
         let view = match order.when {
-            When::Now => view,
-            When::At(_) | When::Hold | When::Release => self.control.migration(&view.id.to_string()).await?,
+            CutoverTime::Now => view,
+            CutoverTime::At(_) | CutoverTime::Hold | CutoverTime::Unhold => {
+                self.control.migration(&view.id.to_string()).await?
+            }
         };
         answered(verdict, view)
     }
 }
 
-fn answered(verdict: Verdict, view: MigrationView) -> Result<(Answer, Migration), ControlError> {
+fn answered(
+    verdict: RequestOutcome,
+    view: MigrationView,
+) -> Result<(RequestOutcome, Migration), ControlError> {
     match verdict {
-        Verdict::Accepted => Ok((Answer::Accepted, convert::migration(view))),
-        Verdict::AlreadySo => Ok((Answer::AlreadySo, convert::migration(view))),
-        Verdict::Refused(why) => Err(ControlError::new(ControlErrorKind::Refused, why)),
+        RequestOutcome::Accepted => Ok((RequestOutcome::Accepted, convert::migration(view))),
+        RequestOutcome::NoChange => Ok((RequestOutcome::NoChange, convert::migration(view))),
+        RequestOutcome::Refused(why) => Err(ControlError::new(ControlErrorKind::Refused, why)),
     }
 }
 
@@ -139,7 +146,7 @@ macro_rules! ask {
 }
 
 #[tonic::async_trait]
-impl Migrations for Api {
+impl Migrations for ApiServer {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<MigrationsWatchResponse, Status>> + Send>>;
 
     async fn list(
@@ -173,13 +180,13 @@ impl Migrations for Api {
                 return Err(invalid("watch either one migration or a plan's: leave one of the two empty"));
             }
             (Some(key), None) => {
-                Scope::One(self.control.migration(key).await.map_err(|error| status(&error))?.id)
+                WatchFilter::One(self.control.migration(key).await.map_err(|error| status(&error))?.id)
             }
             (None, Some(plan)) => {
                 self.control.plan(plan).await.map_err(|error| status(&error))?;
-                Scope::Plan(plan.to_owned())
+                WatchFilter::Plan(plan.to_owned())
             }
-            (None, None) => Scope::All,
+            (None, None) => WatchFilter::All,
         };
         let watcher = Watcher::new(self.control.clone(), changes, scope, message.until_final);
         Ok(Response::new(Box::pin(watcher.into_stream(self.shutdown.clone()))))

@@ -6,7 +6,7 @@
 //! It listens on a Unix socket that only its owner may open, or on TCP with certificates on both sides.
 
 mod convert;
-pub mod exercise;
+pub mod fuzz;
 mod limits;
 mod listen;
 mod migrations;

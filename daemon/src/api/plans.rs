@@ -11,10 +11,10 @@ use warmd_schedules::explain::DECISIONS;
 
 use super::{
     convert, peer,
-    service::Api,
+    service::ApiServer,
     status::{invalid, status},
 };
-use crate::{migration::control::Whose, model::plan::Plan};
+use crate::{migration::control::ExplainTarget, model::plan::Plan};
 
 /// Above this, a parser's message quotes lines that nobody reads to the end.
 const READABLE: usize = 2 << 10;
@@ -23,7 +23,7 @@ const READABLE: usize = 2 << 10;
 const MOST_DECISIONS: u32 = 1000;
 
 #[tonic::async_trait]
-impl Plans for Api {
+impl Plans for ApiServer {
     async fn apply(
         &self,
         request: Request<PlansApplyRequest>,
@@ -61,8 +61,8 @@ impl Plans for Api {
         request: Request<PlansCutoverRequest>,
     ) -> Result<Response<PlansCutoverResponse>, Status> {
         let by = peer::by(request.extensions());
-        let PlansCutoverRequest { name, abort, at, hold, release, force } = request.into_inner();
-        let asked = MigrationsCutoverRequest { migration: String::new(), abort, at, hold, release, force };
+        let PlansCutoverRequest { name, abort, at, hold, unhold, force } = request.into_inner();
+        let asked = MigrationsCutoverRequest { migration: String::new(), abort, at, hold, unhold, force };
         let order = self.cutover_order(&asked, &name, None).await.map_err(|error| status(&error))?;
         let asked = self.control.cut_over_plan(&name, order, &by).await.map_err(|error| status(&error))?;
         Ok(Response::new(convert::plan_cutover(asked)))
@@ -95,9 +95,9 @@ impl Plans for Api {
             _ => return Err(invalid("give either the plan's name or its text")),
         };
         let whose = match (migration.as_str(), vm.as_str()) {
-            ("", "") => Whose::Oldest,
-            (migration, "") => Whose::Migration(migration),
-            ("", vm) => Whose::Vm(vm),
+            ("", "") => ExplainTarget::Oldest,
+            (migration, "") => ExplainTarget::Migration(migration),
+            ("", vm) => ExplainTarget::Vm(vm),
             _ => return Err(invalid("give either a migration or a VM of the plan")),
         };
         let count = if count == 0 { DECISIONS } else { count.min(MOST_DECISIONS) as usize };

@@ -10,19 +10,19 @@ use chrono::{DateTime, Utc};
 
 use self::table::{Table, code, inline};
 use crate::{
-    human::{between, bytes, chance, moment, rate_of, seconds_between, span},
+    format::{between, bytes, chance, moment, rate_of, seconds_between, span},
     model::{
         conversion::ConversionView,
         hook::HookView,
         report::Report,
         verify::VerifyScope,
-        view::{DiskPassView, EventView, PassKind, PassView, Verdict},
+        view::{DiskPassView, EventView, PassKind, PassView, VerifyResult},
     },
-    seal::Sealed,
+    seal::SignedReport,
 };
 
 /// The report as Markdown, with a pointer to its sealed form.
-pub fn markdown(report: &Report, sealed: &Sealed) -> String {
+pub fn markdown(report: &Report, sealed: &SignedReport) -> String {
     let mut out = format!("# Migration of {}\n\n", inline(&report.vm_name));
     out.push_str(&summary(report, sealed));
     out.push_str("\n## Disks\n\n");
@@ -46,7 +46,7 @@ pub fn markdown(report: &Report, sealed: &Sealed) -> String {
     out
 }
 
-fn summary(report: &Report, sealed: &Sealed) -> String {
+fn summary(report: &Report, sealed: &SignedReport) -> String {
     let mut table = Table::new(["", ""]);
     let name = &report.vm_name;
     table.row(["Outcome".into(), inline(&report.state.to_string())]);
@@ -88,7 +88,7 @@ fn kind(kind: Option<&str>) -> String {
     kind.map(|kind| format!(", {}", inline(kind))).unwrap_or_default()
 }
 
-fn verdict_line(verdict: Option<&Verdict>) -> String {
+fn verdict_line(verdict: Option<&VerifyResult>) -> String {
     let Some(verdict) = verdict else {
         return "not verified".to_owned();
     };
@@ -106,7 +106,7 @@ fn verdict_line(verdict: Option<&Verdict>) -> String {
     }
 }
 
-fn mode_name(verdict: &Verdict) -> &'static str {
+fn mode_name(verdict: &VerifyResult) -> &'static str {
     use crate::model::plan::VerifyMode;
     match verdict.mode {
         VerifyMode::None => "none",
@@ -277,7 +277,7 @@ fn hooks(hooks: &[HookView]) -> String {
     format!("\n{}", table.finish())
 }
 
-fn verification(verdict: Option<&Verdict>) -> String {
+fn verification(verdict: Option<&VerifyResult>) -> String {
     let Some(verdict) = verdict else {
         return "None.\n".to_owned();
     };

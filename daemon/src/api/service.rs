@@ -30,12 +30,12 @@ const MAX_STREAMS: u32 = 128;
 
 /// What all services are made of.
 #[derive(Clone)]
-pub(super) struct Api {
+pub(super) struct ApiServer {
     pub(super) control: Arc<dyn Control>,
     pub(super) shutdown: CancellationToken,
 }
 
-impl fmt::Debug for Api {
+impl fmt::Debug for ApiServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Api").finish_non_exhaustive()
     }
@@ -74,7 +74,7 @@ impl Bound {
     /// Serves until `shutdown`; then open streams end, calls in progress get a few seconds, and the socket is removed.
     pub async fn serve(self, control: Arc<dyn Control>, shutdown: CancellationToken) -> Result<(), ApiError> {
         let Self { listener, socket } = self;
-        let api = Api { control, shutdown: shutdown.clone() };
+        let api = ApiServer { control, shutdown: shutdown.clone() };
 
         let (health, health_server) = tonic_health::server::health_reporter();
         mark_serving(&health).await;
@@ -114,11 +114,11 @@ async fn late(shutdown: &CancellationToken) {
 }
 
 async fn mark_serving(health: &HealthReporter) {
-    health.set_serving::<SourcesServer<Api>>().await;
-    health.set_serving::<TargetsServer<Api>>().await;
-    health.set_serving::<PlansServer<Api>>().await;
-    health.set_serving::<MigrationsServer<Api>>().await;
-    health.set_serving::<LimitsServer<Api>>().await;
+    health.set_serving::<SourcesServer<ApiServer>>().await;
+    health.set_serving::<TargetsServer<ApiServer>>().await;
+    health.set_serving::<PlansServer<ApiServer>>().await;
+    health.set_serving::<MigrationsServer<ApiServer>>().await;
+    health.set_serving::<LimitsServer<ApiServer>>().await;
 }
 
 /// Connections as they come. An accept that fails (no file descriptors left) is tried again, not at once.

@@ -6,10 +6,10 @@ use warmd_proto::v1::{
     SourcesListVmsRequest, SourcesListVmsResponse, sources_server::Sources,
 };
 
-use super::{convert, service::Api, status::status};
+use super::{convert, service::ApiServer, status::status};
 
 #[tonic::async_trait]
-impl Sources for Api {
+impl Sources for ApiServer {
     async fn list(
         &self,
         _request: Request<SourcesListRequest>,

@@ -6,10 +6,10 @@ use warmd_proto::v1::{
     targets_server::Targets,
 };
 
-use super::{convert, service::Api, status::status};
+use super::{convert, service::ApiServer, status::status};
 
 #[tonic::async_trait]
-impl Targets for Api {
+impl Targets for ApiServer {
     async fn list(
         &self,
         _request: Request<TargetsListRequest>,

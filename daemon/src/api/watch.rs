@@ -29,13 +29,13 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// What is watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Scope {
+pub(super) enum WatchFilter {
     One(MigrationId),
     Plan(String),
     All,
 }
 
-impl Scope {
+impl WatchFilter {
     fn holds(&self, view: &MigrationView) -> bool {
         match self {
             Self::One(id) => view.id == *id,
@@ -49,7 +49,7 @@ impl Scope {
 pub(super) struct Watcher {
     control: Arc<dyn Control>,
     changes: Receiver<MigrationView>,
-    scope: Scope,
+    scope: WatchFilter,
     until_final: bool,
     keepalive: Duration,
     /// Present states that are still to be told.
@@ -66,7 +66,7 @@ impl Watcher {
     pub(super) fn new(
         control: Arc<dyn Control>,
         changes: Receiver<MigrationView>,
-        scope: Scope,
+        scope: WatchFilter,
         until_final: bool,
     ) -> Self {
         Self {
@@ -141,9 +141,9 @@ impl Watcher {
 
     async fn look(&self) -> Result<Vec<MigrationView>, ControlError> {
         match &self.scope {
-            Scope::One(id) => Ok(vec![self.control.migration(&id.to_string()).await?]),
-            Scope::Plan(plan) => self.control.migrations(Some(plan)).await,
-            Scope::All => self.control.migrations(None).await,
+            WatchFilter::One(id) => Ok(vec![self.control.migration(&id.to_string()).await?]),
+            WatchFilter::Plan(plan) => self.control.migrations(Some(plan)).await,
+            WatchFilter::All => self.control.migrations(None).await,
         }
     }
 

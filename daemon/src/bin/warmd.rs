@@ -16,7 +16,7 @@ use warmd_daemon::{
     app,
     config::Config,
     human,
-    root::{Image, RootError},
+    manifest_root::{RawImage, RootError},
     store,
 };
 
@@ -108,7 +108,7 @@ fn main() -> ExitCode {
     match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("warmd: {}", human::chain(error.as_ref()));
+            eprintln!("warmd: {}", format::chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
@@ -159,7 +159,7 @@ fn say(text: &str) -> ExitCode {
 fn root(file: &Path, size: Option<u64>, threads: Option<NonZero<usize>>) -> ExitCode {
     let threads =
         threads.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZero::<usize>::MIN);
-    let computed = Image::open(file, size).and_then(|image| {
+    let computed = RawImage::open(file, size).and_then(|image| {
         if image.looks_like_qcow2() {
             eprintln!("warmd: {} looks like a qcow2 image: a root is of a raw disk", file.display());
         }
@@ -175,7 +175,7 @@ fn root(file: &Path, size: Option<u64>, threads: Option<NonZero<usize>>) -> Exit
 }
 
 /// Computes the root, and shows how far it is to whoever looks on.
-fn follow(image: &Image, threads: NonZero<usize>) -> Result<String, RootError> {
+fn follow(image: &RawImage, threads: NonZero<usize>) -> Result<String, RootError> {
     let done = AtomicU64::new(0);
     if !std::io::stderr().is_terminal() {
         return image.root(threads, &done);

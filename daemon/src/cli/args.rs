@@ -22,7 +22,7 @@ lower-case with dashes (\"cutting-over\"), sizes are numbers of bytes, times RFC
 an s (\"12.500s\"). Lists are an object with one array: `migration list` is {\"migrations\": [...]}. `migration show` \
 is the migration itself. `migration watch` prints one migration a line, at each change. Commands that follow an \
 operation (cutover, sync, verify, cancel) print one object when it ended: {\"answer\", \"outcome\", \"reason\", \
-\"migration\"}, where answer is \"accepted\" or \"already-so\", and outcome is \"done\", \"failed\" or, with \
+\"migration\"}, where answer is \"accepted\" or \"no-change\", and outcome is \"done\", \"failed\" or, with \
 --no-wait, \"begun\". Fields are added in later versions, never renamed.
 
 Exit codes:
@@ -51,7 +51,7 @@ pub(super) struct Args {
     #[arg(short, long, value_enum, default_value_t = Format::Table, value_name = "FORM", global = true)]
     pub(super) output: Format,
     #[command(subcommand)]
-    pub(super) command: Command,
+    pub(super) command: CliCommand,
 }
 
 /// How answers are printed.
@@ -62,7 +62,7 @@ pub(super) enum Format {
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(super) enum CliCommand {
     /// Where VMs come from
     #[command(subcommand)]
     Source(SourceCommand),
@@ -85,7 +85,7 @@ pub(super) enum Command {
     Limit(LimitCommand),
     /// How much may be done at a time, by the time of day
     #[command(subcommand)]
-    Budget(BudgetCommand),
+    Quota(QuotaCommand),
     /// Sealed reports: who signed them, and whether they are as they were signed
     #[command(subcommand)]
     Report(ReportCommand),
@@ -141,7 +141,7 @@ pub(super) struct VmFilter {
     pub(super) state: Option<Power>,
     /// Only VMs of whose disks so many can be tracked
     #[arg(long, value_enum)]
-    pub(super) tracking: Option<Tracking>,
+    pub(super) tracking: Option<TrackingFilter>,
 }
 
 /// Whether a VM runs.
@@ -154,7 +154,7 @@ pub(super) enum Power {
 
 /// Of how many of a VM's disks the source can track changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Tracking {
+pub(super) enum TrackingFilter {
     All,
     Some,
     None,
@@ -184,7 +184,7 @@ pub(super) enum MigrationCommand {
     Sync {
         id: String,
         #[command(flatten)]
-        wait: Wait,
+        wait: FollowArgs,
     },
     /// Stands still until resumed
     Pause { id: String },
@@ -197,10 +197,10 @@ pub(super) enum MigrationCommand {
         #[command(flatten)]
         when: CutoverWhen,
         /// Also outside the plan's cutover windows
-        #[arg(long, conflicts_with_all = ["abort", "hold", "release"])]
+        #[arg(long, conflicts_with_all = ["abort", "hold", "unhold"])]
         force: bool,
         #[command(flatten)]
-        wait: Wait,
+        wait: FollowArgs,
     },
     /// Goes back to the source after the target VM was started, and loses what that wrote
     #[command(after_help = ROLLBACK)]
@@ -210,13 +210,13 @@ pub(super) enum MigrationCommand {
         #[arg(long)]
         yes: bool,
         #[command(flatten)]
-        wait: Wait,
+        wait: FollowArgs,
     },
     /// Gives the migration up, and removes what it left
     Cancel {
         id: String,
         #[command(flatten)]
-        wait: Wait,
+        wait: FollowArgs,
     },
     /// Reads the target again, compares it with the manifest or the source, and follows that
     #[command(after_help = PROOFS, after_long_help = format!("{PROOFS}\n\n{PROOF_DETAILS}"))]
@@ -225,7 +225,7 @@ pub(super) enum MigrationCommand {
         #[command(flatten)]
         what: VerifyWhat,
         #[command(flatten)]
-        wait: Wait,
+        wait: FollowArgs,
     },
     /// The evidence
     Report {
@@ -358,13 +358,13 @@ pub(super) enum LimitCommand {
 
 const BUDGETS: &str = "\
 Scopes: global, source/NAME, target/NAME, host/NAME, datastore/NAME and plan/NAME; a host or datastore of one source is \
-called SOURCE:NAME. A pass keeps to the budgets of every scope that it touches; plans that share one get by their \
-priorities, and cutovers go first. Budgets are written in plans (`[[schedule.budgets]]`) and in the daemon's \
+called SOURCE:NAME. A pass keeps to the quotas of every scope that it touches; plans that share one get by their \
+priorities, and cutovers go first. Quotas are written in plans (`[[schedule.quotas]]`) and in the daemon's \
 configuration; scopes without any are not shown.";
 
 #[derive(Debug, Subcommand)]
-pub(super) enum BudgetCommand {
-    /// What the budgets allow now, what of it is in use, who waits, and when something else is allowed
+pub(super) enum QuotaCommand {
+    /// What the quotas allow now, what of it is in use, who waits, and when something else is allowed
     #[command(after_help = BUDGETS)]
     Show {
         /// Only this one
@@ -403,7 +403,7 @@ fn requests_or_none(text: &str) -> Result<OrNone<u32>, String> {
 }
 
 #[derive(Clone, Copy, Debug, ClapArgs)]
-pub(super) struct Wait {
+pub(super) struct FollowArgs {
     /// Return when it has begun
     #[arg(long)]
     pub(super) no_wait: bool,

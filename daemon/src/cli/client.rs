@@ -19,7 +19,7 @@ use warmd_proto::v1::{
     sources_client::SourcesClient, targets_client::TargetsClient,
 };
 
-use super::failure::{Exit, Failure};
+use super::failure::{CliFailure, Exit};
 
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -37,7 +37,7 @@ pub(super) struct Client {
 
 impl Client {
     /// Connects to the daemon's socket.
-    pub(super) async fn connect(socket: &Path) -> Result<Self, Failure> {
+    pub(super) async fn connect(socket: &Path) -> Result<Self, CliFailure> {
         let path = socket.to_owned();
         let connector = tower::service_fn(move |_| open(path.clone()));
         let channel = Endpoint::from_static("http://warmd")
@@ -68,12 +68,12 @@ impl Client {
         MigrationsClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
-    pub(super) async fn pause(&self, migration: String) -> Result<MigrationsPauseResponse, Failure> {
+    pub(super) async fn pause(&self, migration: String) -> Result<MigrationsPauseResponse, CliFailure> {
         let request = asked(MigrationsPauseRequest { migration });
         Ok(self.migrations().pause(request).await?.into_inner())
     }
 
-    pub(super) async fn resume(&self, migration: String) -> Result<MigrationsResumeResponse, Failure> {
+    pub(super) async fn resume(&self, migration: String) -> Result<MigrationsResumeResponse, CliFailure> {
         let request = asked(MigrationsResumeRequest { migration });
         Ok(self.migrations().resume(request).await?.into_inner())
     }
@@ -90,7 +90,7 @@ async fn open(path: PathBuf) -> io::Result<TokioIo<UnixStream>> {
     UnixStream::connect(path).await.map(TokioIo::new)
 }
 
-fn unreachable(socket: &Path, error: &(dyn Error + 'static)) -> Failure {
+fn unreachable(socket: &Path, error: &(dyn Error + 'static)) -> CliFailure {
     let mut cause = Some(error);
     let mut kind = None;
     let mut text = error.to_string();
@@ -114,5 +114,5 @@ fn unreachable(socket: &Path, error: &(dyn Error + 'static)) -> Failure {
         }
         _ => format!("cannot reach the daemon on {path}: {text}"),
     };
-    Failure::new(Exit::Unreachable, message)
+    CliFailure::new(Exit::Unreachable, message)
 }

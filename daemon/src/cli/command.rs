@@ -3,22 +3,21 @@
 use clap::CommandFactory;
 
 use super::{
-    args::{Args, Command, SourceCommand, TargetCommand},
-    budgets,
+    args::{Args, CliCommand, SourceCommand, TargetCommand},
     client::Client,
     endpoints, events,
-    failure::Failure,
+    failure::CliFailure,
     limits, migrations,
     out::Out,
-    plans, reports, schedules, top, vms,
+    plans, quotas, reports, schedules, top, vms,
 };
 
 /// Does what the command line says.
-pub(super) async fn run(args: Args, out: &Out) -> Result<(), Failure> {
+pub(super) async fn run(args: Args, out: &Out) -> Result<(), CliFailure> {
     let Args { socket, command, .. } = args;
     match command {
-        Command::Completions { shell } => completions(shell, out),
-        Command::Source(command) => {
+        CliCommand::Completions { shell } => completions(shell, out),
+        CliCommand::Source(command) => {
             let client = Client::connect(&socket).await?;
             match command {
                 SourceCommand::List => endpoints::list_sources(&client, out).await,
@@ -28,28 +27,28 @@ pub(super) async fn run(args: Args, out: &Out) -> Result<(), Failure> {
                 }
             }
         }
-        Command::Target(command) => {
+        CliCommand::Target(command) => {
             let client = Client::connect(&socket).await?;
             match command {
                 TargetCommand::List => endpoints::list_targets(&client, out).await,
                 TargetCommand::Check { name } => endpoints::check_targets(&client, out, name).await,
             }
         }
-        Command::Plan(command) => plans::run(&socket, out, command).await,
-        Command::Schedule(command) => schedules::run(&socket, out, command).await,
-        Command::Migration(command) => migrations::run(&socket, out, command).await,
-        Command::Top => top::run(&socket, out).await,
-        Command::Limit(command) => limits::run(&socket, out, command).await,
-        Command::Budget(command) => budgets::run(&socket, out, command).await,
-        Command::Report(command) => reports::run(&socket, out, command).await,
-        Command::Events { id, limit, follow: false } => {
+        CliCommand::Plan(command) => plans::run(&socket, out, command).await,
+        CliCommand::Schedule(command) => schedules::run(&socket, out, command).await,
+        CliCommand::Migration(command) => migrations::run(&socket, out, command).await,
+        CliCommand::Top => top::run(&socket, out).await,
+        CliCommand::Limit(command) => limits::run(&socket, out, command).await,
+        CliCommand::Quota(command) => quotas::run(&socket, out, command).await,
+        CliCommand::Report(command) => reports::run(&socket, out, command).await,
+        CliCommand::Events { id, limit, follow: false } => {
             events::list(&Client::connect(&socket).await?, out, id, limit).await
         }
-        Command::Events { id, limit, follow: true } => events::follow(&socket, out, id, limit).await,
+        CliCommand::Events { id, limit, follow: true } => events::follow(&socket, out, id, limit).await,
     }
 }
 
-fn completions(shell: clap_complete::Shell, out: &Out) -> Result<(), Failure> {
+fn completions(shell: clap_complete::Shell, out: &Out) -> Result<(), CliFailure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Args::command(), "warmctl", &mut script);
     out.text(&String::from_utf8_lossy(&script))

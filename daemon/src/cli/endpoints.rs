@@ -8,7 +8,7 @@ use warmd_proto::v1::{
 
 use super::{
     client::{Client, asked},
-    failure::{Exit, Failure, is_connection},
+    failure::{CliFailure, Exit, is_connection},
     out::Out,
 };
 
@@ -27,21 +27,25 @@ struct Checks {
     checks: Vec<Check>,
 }
 
-pub(super) async fn list_sources(client: &Client, out: &Out) -> Result<(), Failure> {
+pub(super) async fn list_sources(client: &Client, out: &Out) -> Result<(), CliFailure> {
     let answer = client.sources().list(asked(SourcesListRequest {})).await?.into_inner();
     if out.is_json() { out.json(&answer) } else { table(out, answer.sources) }
 }
 
-pub(super) async fn list_targets(client: &Client, out: &Out) -> Result<(), Failure> {
+pub(super) async fn list_targets(client: &Client, out: &Out) -> Result<(), CliFailure> {
     let answer = client.targets().list(asked(TargetsListRequest {})).await?.into_inner();
     if out.is_json() { out.json(&answer) } else { table(out, answer.targets) }
 }
 
-fn table(out: &Out, endpoints: Vec<Endpoint>) -> Result<(), Failure> {
+fn table(out: &Out, endpoints: Vec<Endpoint>) -> Result<(), CliFailure> {
     out.table(["NAME", "KIND", "PLACE"], endpoints.into_iter().map(|e| [e.name, e.kind, e.place]))
 }
 
-pub(super) async fn check_sources(client: &Client, out: &Out, name: Option<String>) -> Result<(), Failure> {
+pub(super) async fn check_sources(
+    client: &Client,
+    out: &Out,
+    name: Option<String>,
+) -> Result<(), CliFailure> {
     let alone = name.is_some();
     let names = match name {
         Some(name) => vec![name],
@@ -54,7 +58,11 @@ pub(super) async fn check_sources(client: &Client, out: &Out, name: Option<Strin
     .await
 }
 
-pub(super) async fn check_targets(client: &Client, out: &Out, name: Option<String>) -> Result<(), Failure> {
+pub(super) async fn check_targets(
+    client: &Client,
+    out: &Out,
+    name: Option<String>,
+) -> Result<(), CliFailure> {
     let alone = name.is_some();
     let names = match name {
         Some(name) => vec![name],
@@ -77,7 +85,7 @@ async fn check(
     names: Vec<String>,
     alone: bool,
     reach: impl AsyncFn(String) -> Result<String, Status>,
-) -> Result<(), Failure> {
+) -> Result<(), CliFailure> {
     let mut checks = Vec::new();
     for name in names {
         let (ok, message) = match reach(name.clone()).await {
@@ -99,5 +107,5 @@ async fn check(
         };
         out.table(["NAME", "RESULT", "WHAT IT SAYS"], checks.into_iter().map(row))?;
     }
-    if failed { Err(Failure::told(Exit::Failed)) } else { Ok(()) }
+    if failed { Err(CliFailure::told(Exit::Failed)) } else { Ok(()) }
 }

@@ -9,11 +9,11 @@ use warmd_proto::v1::{Event, MigrationsEventsRequest, MigrationsEventsResponse};
 
 use super::{
     client::{Client, asked},
-    failure::{Exit, Failure},
-    feed::{PATIENCE, TRY_EVERY},
+    failure::{CliFailure, Exit},
+    labels,
+    migration_stream::{PATIENCE, TRY_EVERY},
     out::{Out, complain, one_line},
     screen::interrupted,
-    words,
 };
 
 /// How often new lines are asked for.
@@ -22,7 +22,12 @@ const ASK_EVERY: Duration = Duration::from_millis(500);
 /// Lines of one answer while following.
 const PAGE: u32 = 1000;
 
-pub(super) async fn list(client: &Client, out: &Out, id: Option<String>, limit: u32) -> Result<(), Failure> {
+pub(super) async fn list(
+    client: &Client,
+    out: &Out,
+    id: Option<String>,
+    limit: u32,
+) -> Result<(), CliFailure> {
     let answer = page(client, id.unwrap_or_default(), None, limit).await?;
     if out.is_json() {
         return out.json(&answer);
@@ -31,14 +36,19 @@ pub(super) async fn list(client: &Client, out: &Out, id: Option<String>, limit: 
 }
 
 /// Prints the last `limit` lines, and then each that is written, one JSON object a line if JSON is asked for.
-pub(super) async fn follow(socket: &Path, out: &Out, id: Option<String>, limit: u32) -> Result<(), Failure> {
+pub(super) async fn follow(
+    socket: &Path,
+    out: &Out,
+    id: Option<String>,
+    limit: u32,
+) -> Result<(), CliFailure> {
     tokio::select! {
         result = go_on(socket, out, id.unwrap_or_default(), limit) => result,
         () = interrupted() => Ok(()),
     }
 }
 
-async fn go_on(socket: &Path, out: &Out, id: String, limit: u32) -> Result<(), Failure> {
+async fn go_on(socket: &Path, out: &Out, id: String, limit: u32) -> Result<(), CliFailure> {
     let client = Client::connect(socket).await?;
     let mut answer = page(&client, id.clone(), None, limit).await?;
     if !out.is_json() {
@@ -70,7 +80,7 @@ async fn next(
     client: &Client,
     id: &str,
     after: u64,
-) -> Result<MigrationsEventsResponse, Failure> {
+) -> Result<MigrationsEventsResponse, CliFailure> {
     let mut failure = match page(client, id.to_owned(), Some(after), PAGE).await {
         Err(failure) if failure.exit == Exit::Unreachable => failure,
         result => return result,
@@ -89,7 +99,7 @@ async fn next(
         };
     }
     let message = format!("the daemon went away and did not come back: {failure}");
-    Err(Failure::new(Exit::Unreachable, message))
+    Err(CliFailure::new(Exit::Unreachable, message))
 }
 
 async fn page(
@@ -97,7 +107,7 @@ async fn page(
     migration: String,
     after: Option<u64>,
     limit: u32,
-) -> Result<MigrationsEventsResponse, Failure> {
+) -> Result<MigrationsEventsResponse, CliFailure> {
     let request = asked(MigrationsEventsRequest { migration, limit, after });
     Ok(client.migrations().events(request).await?.into_inner())
 }
@@ -105,8 +115,8 @@ async fn page(
 const HEADS: [&str; 5] = ["AT (UTC)", "MIGRATION", "BY", "KIND", "WHAT"];
 
 fn cells(event: Event) -> [String; 5] {
-    let migration = event.migration_id.as_deref().map_or("-", words::short).to_owned();
-    [words::moment(event.at.as_ref()), migration, event.by, event.kind, event.text]
+    let migration = event.migration_id.as_deref().map_or("-", labels::short).to_owned();
+    [labels::moment(event.at.as_ref()), migration, event.by, event.kind, event.text]
 }
 
 /// A row of a table of which nobody knows yet how wide it gets.

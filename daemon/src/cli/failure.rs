@@ -35,13 +35,13 @@ impl Exit {
 
 /// The end of a command that did not do what was asked.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct CliFailure {
     pub(super) exit: Exit,
     /// For the person; empty if all was said already.
     pub(super) message: String,
 }
 
-impl Failure {
+impl CliFailure {
     pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self { exit, message: message.into() }
     }
@@ -52,15 +52,15 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CliFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-impl Error for Failure {}
+impl Error for CliFailure {}
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for CliFailure {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::told(Exit::OutputClosed);
@@ -75,7 +75,7 @@ pub(super) fn is_connection(status: &Status) -> bool {
     !from_daemon && (status.code() == Code::Unavailable || status.source().is_some())
 }
 
-impl From<Status> for Failure {
+impl From<Status> for CliFailure {
     fn from(status: Status) -> Self {
         if is_connection(&status) {
             let why = status.source().map_or_else(|| status.message().to_owned(), root_cause);

@@ -5,18 +5,18 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use chrono::{DateTime, Utc};
 use tokio::time::interval;
 use warmd_proto::v1::{
-    Answer, Group, GroupStanding, Migration, PlanCutoverAnswer, PlansCutoverRequest, PlansCutoverResponse,
-    PlansGetRequest,
+    Group, MemberStatus, Migration, PlanCutoverAnswer, PlansCutoverRequest, PlansCutoverResponse,
+    PlansGetRequest, RequestOutcome,
 };
 
 use super::{
     client::{Client, asked},
-    failure::{Exit, Failure, is_connection},
-    feed::{Feed, News},
+    failure::{CliFailure, Exit, is_connection},
+    labels,
+    migration_stream::{Feed, News},
     out::{Out, one_line},
     screen::{Screen, interrupted},
     show::Phases,
-    words,
 };
 
 /// How often the group is looked at.
@@ -28,15 +28,15 @@ pub(super) async fn cut_over(
     out: &Out,
     request: PlansCutoverRequest,
     wait: bool,
-) -> Result<(), Failure> {
+) -> Result<(), CliFailure> {
     let client = Client::connect(socket).await?;
     let (plan, abort) = (request.name.clone(), request.abort);
-    let is_later = !request.at.is_empty() || request.hold || request.release;
+    let is_later = !request.at.is_empty() || request.hold || request.unhold;
     // Before it is asked, so that nothing is missed.
     let feed = Feed::open(&client, socket.to_owned(), None, false).await?;
     let PlansCutoverResponse { answer, migrations, group } =
         client.plans().cutover(asked(request.clone())).await?.into_inner();
-    let what = words::answer(Answer::try_from(answer).unwrap_or(Answer::Unspecified));
+    let what = labels::answer(RequestOutcome::try_from(answer).unwrap_or(RequestOutcome::Unspecified));
     let Some(group) = group else {
         return asked_each(out, &plan, migrations);
     };
@@ -88,7 +88,7 @@ pub(super) async fn cut_over(
                     "interrupted: the cutover of plan {plan} goes on in the daemon; see `warmctl plan show {plan}`, or stop \
                      it with `warmctl plan cutover {plan} --abort`"
                 );
-                return Err(Failure::new(Exit::Interrupted, told));
+                return Err(CliFailure::new(Exit::Interrupted, told));
             }
         }
     };
@@ -96,22 +96,22 @@ pub(super) async fn cut_over(
     ended(out, &group, abort)
 }
 
-async fn next(mut feed: Feed) -> (Feed, Result<News, Failure>) {
+async fn next(mut feed: Feed) -> (Feed, Result<News, CliFailure>) {
     let news = feed.next().await;
     (feed, news)
 }
 
-async fn look(socket: &Path, plan: &str) -> Result<Group, Failure> {
+async fn look(socket: &Path, plan: &str) -> Result<Group, CliFailure> {
     let client = Client::connect(socket).await?;
     let request = asked(PlansGetRequest { name: plan.to_owned() });
     match client.plans().get(request).await {
         Ok(answer) => Ok(answer.into_inner().group.unwrap_or_default()),
-        Err(status) if is_connection(&status) => Err(Failure::new(Exit::Unreachable, status.message())),
+        Err(status) if is_connection(&status) => Err(CliFailure::new(Exit::Unreachable, status.message())),
         Err(status) => Err(status.into()),
     }
 }
 
-fn ended(out: &Out, group: &Group, abort: bool) -> Result<(), Failure> {
+fn ended(out: &Out, group: &Group, abort: bool) -> Result<(), CliFailure> {
     if out.is_json() {
         out.json(group)?;
     } else {
@@ -121,42 +121,42 @@ fn ended(out: &Out, group: &Group, abort: bool) -> Result<(), Failure> {
         return Ok(());
     }
     if out.is_json() {
-        return Err(Failure::told(Exit::Failed));
+        return Err(CliFailure::told(Exit::Failed));
     }
     let why = if group.broken.is_empty() { "not all of it moved" } else { &group.broken };
-    Err(Failure::new(Exit::Failed, format!("cutover of plan {} failed: {}", group.plan, one_line(why))))
+    Err(CliFailure::new(Exit::Failed, format!("cutover of plan {} failed: {}", group.plan, one_line(why))))
 }
 
 /// Those who move each by itself.
-fn asked_each(out: &Out, plan: &str, answers: Vec<PlanCutoverAnswer>) -> Result<(), Failure> {
+fn asked_each(out: &Out, plan: &str, answers: Vec<PlanCutoverAnswer>) -> Result<(), CliFailure> {
     let refused = answers.iter().filter(|each| !each.refusal.is_empty()).count();
     if out.is_json() {
         out.json(&PlansCutoverResponse { migrations: answers, ..PlansCutoverResponse::default() })?;
     } else {
         for each in &answers {
             let answer = if each.refusal.is_empty() {
-                words::answer(each.answer()).to_owned()
+                labels::answer(each.answer()).to_owned()
             } else {
                 format!("refused: {}", one_line(&each.refusal))
             };
             out.text(&format!(
                 "cutover of {} ({}): {answer}",
                 each.vm_name,
-                words::short(&each.migration_id)
+                labels::short(&each.migration_id)
             ))?;
         }
         out.text(&format!("follow them with `warmctl migration list --plan {plan}` or `warmctl top`"))?;
     }
-    if refused == 0 { Ok(()) } else { Err(Failure::told(Exit::Refused)) }
+    if refused == 0 { Ok(()) } else { Err(CliFailure::told(Exit::Refused)) }
 }
 
-fn told(out: &Out, group: &Group) -> Result<(), Failure> {
+fn told(out: &Out, group: &Group) -> Result<(), CliFailure> {
     lines(group).try_for_each(|line| out.text(&line))
 }
 
 /// How it stands, a line for all of it and one for each VM.
 pub(super) fn lines(group: &Group) -> impl Iterator<Item = String> {
-    let begun = words::moment(group.begun.as_ref());
+    let begun = labels::moment(group.begun.as_ref());
     let how = if group.ended.is_some() {
         one_line(&group.outcome)
     } else if group.broken.is_empty() {
@@ -169,7 +169,7 @@ pub(super) fn lines(group: &Group) -> impl Iterator<Item = String> {
         .members
         .iter()
         .map(|member| {
-            let standing = words::name(member.standing());
+            let standing = labels::name(member.standing());
             let why =
                 if member.why.is_empty() { String::new() } else { format!(": {}", one_line(&member.why)) };
             format!("tier {}  {}  {standing}{why}", member.tier, one_line(&member.vm_name))
@@ -182,7 +182,7 @@ pub(super) fn lines(group: &Group) -> impl Iterator<Item = String> {
 struct Follower {
     /// By migration, with the VM's name.
     phases: BTreeMap<String, (String, Phases)>,
-    standings: BTreeMap<String, GroupStanding>,
+    standings: BTreeMap<String, MemberStatus>,
     begun: Option<DateTime<Utc>>,
     broken: bool,
 }
@@ -193,14 +193,14 @@ impl Follower {
             (member.migration_id.clone(), (member.vm_name.clone(), Phases::default()))
         };
         let phases = group.members.iter().map(each).collect();
-        let begun = words::at(group.begun.as_ref());
+        let begun = labels::at(group.begun.as_ref());
         Self { phases, standings: BTreeMap::new(), begun, broken: false }
     }
 
     /// Lines for phases that have ended, of a member's cutover in this group.
     fn phases(&mut self, now: &Migration) -> Vec<String> {
         let Some((vm, phases)) = self.phases.get_mut(&now.id) else { return Vec::new() };
-        let started = now.cutover.as_ref().and_then(|cutover| words::at(cutover.started.as_ref()));
+        let started = now.cutover.as_ref().and_then(|cutover| labels::at(cutover.started.as_ref()));
         if started < self.begun {
             return Vec::new();
         }
@@ -226,7 +226,7 @@ impl Follower {
                     "{}  tier {}, {}{why}",
                     member.vm_name,
                     member.tier,
-                    words::name(standing)
+                    labels::name(standing)
                 ));
             }
         }

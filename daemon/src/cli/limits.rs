@@ -9,13 +9,13 @@ use warmd_proto::v1::{
 use super::{
     args::{LimitCommand, LimitTo},
     client::{Client, asked},
-    failure::Failure,
+    failure::CliFailure,
+    labels,
     out::Out,
-    words,
 };
-use crate::{human, model::limit::rate};
+use crate::{format, model::limit::rate};
 
-pub(super) async fn run(socket: &Path, out: &Out, command: LimitCommand) -> Result<(), Failure> {
+pub(super) async fn run(socket: &Path, out: &Out, command: LimitCommand) -> Result<(), CliFailure> {
     let client = Client::connect(socket).await?;
     match command {
         LimitCommand::Show { scope } => show(&client, out, scope).await,
@@ -23,13 +23,13 @@ pub(super) async fn run(socket: &Path, out: &Out, command: LimitCommand) -> Resu
     }
 }
 
-async fn show(client: &Client, out: &Out, scope: Option<String>) -> Result<(), Failure> {
+async fn show(client: &Client, out: &Out, scope: Option<String>) -> Result<(), CliFailure> {
     let request = LimitsGetRequest { scope: scope.unwrap_or_default() };
     let answer = client.limits().get(asked(request)).await?.into_inner();
     if out.is_json() { out.json(&answer) } else { table(out, &answer.limits) }
 }
 
-async fn set(client: &Client, out: &Out, scope: String, to: &LimitTo) -> Result<(), Failure> {
+async fn set(client: &Client, out: &Out, scope: String, to: &LimitTo) -> Result<(), CliFailure> {
     let change = if to.reset {
         Change::Reset(LimitReset {})
     } else {
@@ -43,19 +43,19 @@ async fn set(client: &Client, out: &Out, scope: String, to: &LimitTo) -> Result<
     if out.is_json() { out.json(&answer) } else { table(out, answer.limit.as_slice()) }
 }
 
-fn table(out: &Out, limits: &[LimitState]) -> Result<(), Failure> {
+fn table(out: &Out, limits: &[LimitState]) -> Result<(), CliFailure> {
     let row = |limit: &LimitState| {
         [
             scope(&limit.scope),
-            words::or_dash(&limit.vm_name),
+            labels::or_dash(&limit.vm_name),
             limit.rate_bytes_per_second.map_or_else(|| "none".to_owned(), rate::text),
             limit.requests.map_or_else(|| "none".to_owned(), |requests| requests.to_string()),
-            human::rate(limit.now_bytes_per_second),
+            format::rate(limit.now_bytes_per_second),
             limit.in_flight.to_string(),
             limit.waiting.to_string(),
             match limit.set_by() {
                 "" => "-".to_owned(),
-                by => format!("{by}, {}", words::moment(limit.set_at.as_ref())),
+                by => format!("{by}, {}", labels::moment(limit.set_at.as_ref())),
             },
         ]
     };
@@ -67,7 +67,7 @@ fn table(out: &Out, limits: &[LimitState]) -> Result<(), Failure> {
 fn scope(scope: &str) -> String {
     let mut parts: Vec<_> = scope.splitn(3, '/').collect();
     if let ["migration", id, ..] = parts.as_mut_slice() {
-        *id = words::short(id);
+        *id = labels::short(id);
     }
     parts.join("/")
 }

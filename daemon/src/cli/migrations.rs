@@ -6,23 +6,24 @@ use std::{
 };
 
 use warmd_proto::v1::{
-    Answer, Migration, MigrationsCutoverRequest, MigrationsGetRequest, MigrationsListRequest,
-    MigrationsReportRequest, MigrationsVerifyRequest, VerifyMode,
+    Migration, MigrationsCutoverRequest, MigrationsGetRequest, MigrationsListRequest,
+    MigrationsReportRequest, MigrationsVerifyRequest, RequestOutcome, VerifyMode,
 };
 
 use super::{
     args::{CutoverWhen, MigrationCommand, Mode, ReportFormat, VerifyWhat},
     client::{Client, asked},
-    failure::{Exit, Failure},
-    feed::{Feed, News},
+    failure::{CliFailure, Exit},
     follow::{self, Order, Task},
+    labels,
+    migration_stream::{Feed, News},
     out::{Out, one_line},
     reports,
     screen::{Screen, interrupted},
-    show, words,
+    show,
 };
 
-pub(super) async fn run(socket: &Path, out: &Out, command: MigrationCommand) -> Result<(), Failure> {
+pub(super) async fn run(socket: &Path, out: &Out, command: MigrationCommand) -> Result<(), CliFailure> {
     match command {
         MigrationCommand::List { plan } => {
             let request = asked(MigrationsListRequest { plan: plan.unwrap_or_default() });
@@ -50,11 +51,11 @@ pub(super) async fn run(socket: &Path, out: &Out, command: MigrationCommand) -> 
             if out.is_json() { out.json(&answer) } else { answered(out, "resume", what, answer.migration) }
         }
         MigrationCommand::Cutover { id, when, force, .. }
-            if when.at.is_some() || when.hold || when.release =>
+            if when.at.is_some() || when.hold || when.unhold =>
         {
-            let CutoverWhen { at, hold, release, .. } = when;
+            let CutoverWhen { at, hold, unhold, .. } = when;
             let at = at.unwrap_or_default();
-            let request = MigrationsCutoverRequest { migration: id, abort: false, at, hold, release, force };
+            let request = MigrationsCutoverRequest { migration: id, abort: false, at, hold, unhold, force };
             arrange(socket, out, request).await
         }
         MigrationCommand::Cutover { id, when, force, wait } => {
@@ -80,25 +81,25 @@ pub(super) async fn run(socket: &Path, out: &Out, command: MigrationCommand) -> 
 }
 
 /// Nobody loses data by a slip of the fingers.
-async fn accept_loss(socket: &Path, id: &str) -> Result<(), Failure> {
+async fn accept_loss(socket: &Path, id: &str) -> Result<(), CliFailure> {
     let client = Client::connect(socket).await?;
     let request = asked(MigrationsGetRequest { migration: id.to_owned() });
     let migration = client.migrations().get(request).await?.into_inner().migration.unwrap_or_default();
     let what = format!(
         "rollback of {}: all that {} wrote on the target since it was started there is lost",
-        words::who(&migration),
+        labels::who(&migration),
         one_line(&migration.target_name)
     );
     if !io::stdin().is_terminal() {
-        return Err(Failure::new(Exit::Usage, format!("{what}; say --yes if that is wanted")));
+        return Err(CliFailure::new(Exit::Usage, format!("{what}; say --yes if that is wanted")));
     }
     eprint!("{what}. Type \"yes\" to go on: ");
     let mut answer = String::new();
-    io::stdin().read_line(&mut answer).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+    io::stdin().read_line(&mut answer).map_err(|error| CliFailure::new(Exit::Usage, error.to_string()))?;
     if answer.trim() == "yes" {
         return Ok(());
     }
-    Err(Failure::new(Exit::Usage, "nothing was done"))
+    Err(CliFailure::new(Exit::Usage, "nothing was done"))
 }
 
 fn just(task: Task) -> (Task, Order) {
@@ -106,7 +107,7 @@ fn just(task: Task) -> (Task, Order) {
 }
 
 /// A cutover for later: there is nothing to follow yet.
-async fn arrange(socket: &Path, out: &Out, request: MigrationsCutoverRequest) -> Result<(), Failure> {
+async fn arrange(socket: &Path, out: &Out, request: MigrationsCutoverRequest) -> Result<(), CliFailure> {
     let client = Client::connect(socket).await?;
     let answer = client.migrations().cutover(asked(request)).await?.into_inner();
     if out.is_json() {
@@ -114,11 +115,11 @@ async fn arrange(socket: &Path, out: &Out, request: MigrationsCutoverRequest) ->
     }
     let what = answer.answer();
     let migration = answer.migration.unwrap_or_default();
-    let waits = match &migration.awaited_cutover {
+    let waits = match &migration.scheduled_cutover {
         Some(awaited) => show::awaited(awaited),
         None => "none is waited for".to_owned(),
     };
-    out.text(&format!("cutover of {}: {}; {waits}", words::who(&migration), words::answer(what)))
+    out.text(&format!("cutover of {}: {}; {waits}", labels::who(&migration), labels::answer(what)))
 }
 
 fn asked_for(what: VerifyWhat) -> Order {
@@ -136,12 +137,17 @@ fn asked_for(what: VerifyWhat) -> Order {
     Order { verify, ..Order::default() }
 }
 
-fn answered(out: &Out, what: &str, answer: Answer, migration: Option<Migration>) -> Result<(), Failure> {
+fn answered(
+    out: &Out,
+    what: &str,
+    answer: RequestOutcome,
+    migration: Option<Migration>,
+) -> Result<(), CliFailure> {
     let migration = migration.unwrap_or_default();
-    out.text(&format!("{what} of {}: {}", words::who(&migration), words::answer(answer)))
+    out.text(&format!("{what} of {}: {}", labels::who(&migration), labels::answer(answer)))
 }
 
-async fn watch(socket: &Path, out: &Out, id: Option<String>) -> Result<(), Failure> {
+async fn watch(socket: &Path, out: &Out, id: Option<String>) -> Result<(), CliFailure> {
     let client = Client::connect(socket).await?;
     let mut feed = Feed::open(&client, socket.to_owned(), id, true).await?;
     let mut screen = Screen::new(out, true);
@@ -150,7 +156,7 @@ async fn watch(socket: &Path, out: &Out, id: Option<String>) -> Result<(), Failu
             news = feed.next() => news?,
             () = interrupted() => {
                 screen.finish(false)?;
-                return Err(Failure::told(Exit::Interrupted));
+                return Err(CliFailure::told(Exit::Interrupted));
             }
         };
         match news {
@@ -169,7 +175,7 @@ async fn report(
     id: String,
     format: Option<ReportFormat>,
     save: Option<PathBuf>,
-) -> Result<(), Failure> {
+) -> Result<(), CliFailure> {
     let client = Client::connect(socket).await?;
     let request = asked(MigrationsReportRequest { migration: id });
     let answer = client.migrations().report(request).await?.into_inner();

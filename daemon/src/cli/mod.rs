@@ -4,27 +4,27 @@
 //! came, and the exit code tells what became of what was asked.
 
 mod args;
-mod budgets;
 mod client;
 mod command;
 mod endpoints;
 mod events;
 mod failure;
-mod feed;
 mod follow;
 mod groups;
+mod labels;
 mod limits;
+mod migration_stream;
 mod migrations;
 mod new_plan;
 mod out;
 mod plans;
+mod quotas;
 mod reports;
 mod schedules;
 mod screen;
 mod show;
 mod top;
 mod vms;
-mod words;
 
 use std::process::ExitCode;
 

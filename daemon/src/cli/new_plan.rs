@@ -9,13 +9,13 @@ use warmd_proto::v1::{SourcesListVmsRequest, TargetsListRequest, VmSummary};
 
 use super::{
     client::{Client, asked},
-    failure::{Exit, Failure},
+    failure::{CliFailure, Exit},
+    labels,
     out::{Out, one_line},
-    words,
 };
 use crate::{
-    human,
-    model::selection::{Chosen, select},
+    format,
+    model::selection::{SelectedVms, select},
 };
 
 pub(super) struct NewPlan {
@@ -25,7 +25,7 @@ pub(super) struct NewPlan {
     pub(super) vms: Vec<String>,
 }
 
-pub(super) async fn print(client: &Client, out: &Out, new: NewPlan) -> Result<(), Failure> {
+pub(super) async fn print(client: &Client, out: &Out, new: NewPlan) -> Result<(), CliFailure> {
     let NewPlan { name, source, target, vms } = new;
     let target = chosen_target(client, target).await?;
     let request = asked(SourcesListVmsRequest { name: source.clone(), anew: false });
@@ -34,17 +34,17 @@ pub(super) async fn print(client: &Client, out: &Out, new: NewPlan) -> Result<()
     out.text(&text(&name, &source, &target, &chosen))
 }
 
-async fn chosen_target(client: &Client, target: Option<String>) -> Result<String, Failure> {
+async fn chosen_target(client: &Client, target: Option<String>) -> Result<String, CliFailure> {
     let known = client.targets().list(asked(TargetsListRequest {})).await?.into_inner().targets;
     let names: Vec<_> = known.into_iter().map(|target| target.name).collect();
     let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     match (target, names.as_slice()) {
         (Some(target), names) if names.contains(&target) => Ok(target),
         (Some(target), _) => {
-            Err(Failure::new(Exit::NotFound, format!("no target {target:?}; there are: {there}")))
+            Err(CliFailure::new(Exit::NotFound, format!("no target {target:?}; there are: {there}")))
         }
         (None, [only]) => Ok(only.clone()),
-        (None, _) => Err(Failure::new(Exit::Usage, format!("say --target NAME; there are: {there}"))),
+        (None, _) => Err(CliFailure::new(Exit::Usage, format!("say --target NAME; there are: {there}"))),
     }
 }
 
@@ -53,12 +53,12 @@ fn chosen<'a>(
     entries: &[String],
     known: &'a [VmSummary],
     source: &str,
-) -> Result<Vec<(String, &'a VmSummary)>, Failure> {
+) -> Result<Vec<(String, &'a VmSummary)>, CliFailure> {
     let pairs: Vec<_> = known.iter().map(|vm| (vm.id.clone(), vm.name.clone())).collect();
     let selection = select(entries, &pairs);
     let mut chosen = Vec::new();
     let mut missing = selection.idle;
-    for Chosen { vm, .. } in selection.chosen {
+    for SelectedVms { vm, .. } in selection.chosen {
         match known.iter().find(|known| known.name == vm || known.id == vm) {
             Some(known) => chosen.push((vm, known)),
             None => missing.push(vm),
@@ -69,7 +69,7 @@ fn chosen<'a>(
         let what =
             if missing.is_empty() { "a VM that is not left out".to_owned() } else { missing.join(", ") };
         let message = format!("source {source} has nothing for {what}: see `warmctl source vms {source}`");
-        return Err(Failure::new(Exit::NotFound, message));
+        return Err(CliFailure::new(Exit::NotFound, message));
     }
     Ok(chosen)
 }
@@ -94,22 +94,22 @@ fn quoted(text: &str) -> String {
 fn text(name: &str, source: &str, target: &str, vms: &[(String, &VmSummary)]) -> String {
     let mut lines = String::new();
     for (vm, summary) in vms {
-        let disks = words::count(summary.disks as usize, "disk");
-        let size = human::bytes(summary.size_bytes);
+        let disks = labels::count(summary.disks as usize, "disk");
+        let size = format::bytes(summary.size_bytes);
         let tracked = if summary.tracked == summary.disks {
             "tracked".to_owned()
         } else {
             format!("{} tracked", summary.tracked)
         };
-        let power = words::name(summary.power());
+        let power = labels::name(summary.power());
         // Writing to a string cannot fail.
         let _ = writeln!(lines, "    {},  # {power}, {disks}, {size}, {tracked}", quoted(vm));
         for warning in &summary.warnings {
             let _ = writeln!(lines, "    #   {}", one_line(warning));
         }
     }
-    let total = human::bytes(vms.iter().fold(0, |sum, (_, vm)| sum.saturating_add(vm.size_bytes)));
-    let count = words::count(vms.len(), "VM");
+    let total = format::bytes(vms.iter().fold(0, |sum, (_, vm)| sum.saturating_add(vm.size_bytes)));
+    let count = labels::count(vms.len(), "VM");
     format!(
         "# {count}, {total}. Check it with `warmctl plan validate -f FILE`, see what it would do with
 # `warmctl plan apply --dry-run -f FILE`, and make it so with `warmctl plan apply -f FILE`.

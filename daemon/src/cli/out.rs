@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{
     args::Format,
-    failure::{Exit, Failure},
+    failure::{CliFailure, Exit},
 };
 
 /// Where answers go, and in which form.
@@ -40,16 +40,16 @@ impl Out {
     }
 
     /// A line, or several.
-    pub(super) fn text(&self, text: &str) -> Result<(), Failure> {
+    pub(super) fn text(&self, text: &str) -> Result<(), CliFailure> {
         self.write(&harmless(text))
     }
 
     /// JSON that is text already.
-    pub(super) fn json_text(&self, text: &str) -> Result<(), Failure> {
+    pub(super) fn json_text(&self, text: &str) -> Result<(), CliFailure> {
         self.write(&harmless_json(text))
     }
 
-    fn write(&self, text: &str) -> Result<(), Failure> {
+    fn write(&self, text: &str) -> Result<(), CliFailure> {
         let mut stdout = self.stdout.lock();
         stdout.write_all(text.as_bytes())?;
         if !text.ends_with('\n') {
@@ -59,12 +59,12 @@ impl Out {
     }
 
     /// One value over several lines.
-    pub(super) fn json<T: Serialize>(&self, value: &T) -> Result<(), Failure> {
+    pub(super) fn json<T: Serialize>(&self, value: &T) -> Result<(), CliFailure> {
         self.json_text(&serde_json::to_string_pretty(value).map_err(|error| unwritable(&error))?)
     }
 
     /// One value on one line.
-    pub(super) fn json_line<T: Serialize>(&self, value: &T) -> Result<(), Failure> {
+    pub(super) fn json_line<T: Serialize>(&self, value: &T) -> Result<(), CliFailure> {
         self.json_text(&serde_json::to_string(value).map_err(|error| unwritable(&error))?)
     }
 
@@ -74,7 +74,7 @@ impl Out {
         &self,
         heads: [&str; N],
         rows: impl IntoIterator<Item = [String; N]>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CliFailure> {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_header(heads.map(|head| head.trim_start_matches('>')));
         for row in rows {
@@ -97,7 +97,7 @@ impl Out {
     }
 
     /// Names and what they have, one under the other.
-    pub(super) fn pairs(&self, pairs: &[(&str, String)]) -> Result<(), Failure> {
+    pub(super) fn pairs(&self, pairs: &[(&str, String)]) -> Result<(), CliFailure> {
         let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
         for (name, value) in pairs {
             let name = format!("{name}:");
@@ -143,8 +143,8 @@ fn steers(character: char) -> bool {
         || matches!(character, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-fn unwritable(error: &serde_json::Error) -> Failure {
-    Failure::new(Exit::Failed, format!("the answer cannot be written as JSON: {error}"))
+fn unwritable(error: &serde_json::Error) -> CliFailure {
+    CliFailure::new(Exit::Failed, format!("the answer cannot be written as JSON: {error}"))
 }
 
 #[cfg(test)]

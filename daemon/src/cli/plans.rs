@@ -15,15 +15,14 @@ use warmd_proto::v1::{
 use super::{
     args::{CutoverWhen, PlanCommand},
     client::{Client, asked},
-    failure::{Exit, Failure},
-    groups,
+    failure::{CliFailure, Exit},
+    groups, labels,
     new_plan::{self, NewPlan},
     out::Out,
-    words,
 };
 use crate::{api::MAX_REQUEST, config::load_plan};
 
-pub(super) async fn run(socket: &Path, out: &Out, command: PlanCommand) -> Result<(), Failure> {
+pub(super) async fn run(socket: &Path, out: &Out, command: PlanCommand) -> Result<(), CliFailure> {
     match command {
         PlanCommand::Apply { plan, dry_run } => {
             let request = PlansApplyRequest { toml: read(&plan.file, out)?, dry_run };
@@ -40,16 +39,21 @@ pub(super) async fn run(socket: &Path, out: &Out, command: PlanCommand) -> Resul
         PlanCommand::List => list(&Client::connect(socket).await?, out).await,
         PlanCommand::Show { name } => show(&Client::connect(socket).await?, out, name).await,
         PlanCommand::Cutover { name, when, force, wait } => {
-            let CutoverWhen { abort, at, hold, release } = when;
+            let CutoverWhen { abort, at, hold, unhold } = when;
             let at = at.unwrap_or_default();
-            let request = PlansCutoverRequest { name, abort, at, hold, release, force };
+            let request = PlansCutoverRequest { name, abort, at, hold, unhold, force };
             groups::cut_over(socket, out, request, !wait.no_wait).await
         }
         PlanCommand::Delete { name } => delete(&Client::connect(socket).await?, out, name).await,
     }
 }
 
-async fn apply(client: &Client, out: &Out, file: &Path, request: PlansApplyRequest) -> Result<(), Failure> {
+async fn apply(
+    client: &Client,
+    out: &Out,
+    file: &Path,
+    request: PlansApplyRequest,
+) -> Result<(), CliFailure> {
     let answer =
         client.plans().apply(asked(request)).await.map_err(|status| in_file(file, status))?.into_inner();
     let is_refused = answer.findings.iter().any(|finding| finding.severity() == Severity::Error);
@@ -62,29 +66,29 @@ async fn apply(client: &Client, out: &Out, file: &Path, request: PlansApplyReque
             let word = match (change.kind(), answer.dry_run) {
                 (PlanChangeKind::Start, false) => "started".to_owned(),
                 (PlanChangeKind::Keep, false) => "kept".to_owned(),
-                (kind, _) => words::name(kind),
+                (kind, _) => labels::name(kind),
             };
             let rest = [change.migration.as_str(), change.text.as_str()];
             let rest: Vec<_> = rest.into_iter().filter(|part| !part.is_empty()).collect();
             out.text(&format!("  {word:<7}  {}", rest.join("  ")))?;
         }
     }
-    if answer.dry_run && is_refused { Err(Failure::told(Exit::Refused)) } else { Ok(()) }
+    if answer.dry_run && is_refused { Err(CliFailure::told(Exit::Refused)) } else { Ok(()) }
 }
 
 fn headline(answer: &PlansApplyResponse, is_refused: bool) -> String {
     let PlansApplyResponse { plan, started, kept, changes, dry_run, .. } = answer;
     if !dry_run {
-        let started = words::count(started.len(), "migration");
+        let started = labels::count(started.len(), "migration");
         return format!("plan {plan}: {started} started, {} there already", kept.len());
     }
     let starts = changes.iter().filter(|change| change.kind() == PlanChangeKind::Start).count();
-    let (starts, kept) = (words::count(starts, "migration"), kept.len());
+    let (starts, kept) = (labels::count(starts, "migration"), kept.len());
     let refused = if is_refused { ", but it would be refused" } else { "" };
     format!("plan {plan}, not applied: {starts} would be started, {kept} there already{refused}")
 }
 
-async fn validate(client: &Client, out: &Out, file: &Path, toml: String) -> Result<(), Failure> {
+async fn validate(client: &Client, out: &Out, file: &Path, toml: String) -> Result<(), CliFailure> {
     let request = asked(PlansValidateRequest { toml });
     let answer = client.plans().validate(request).await.map_err(|status| in_file(file, status))?.into_inner();
     let errors = answer.findings.iter().filter(|finding| finding.severity() == Severity::Error).count();
@@ -95,39 +99,39 @@ async fn validate(client: &Client, out: &Out, file: &Path, toml: String) -> Resu
         let warnings = answer.findings.len() - errors;
         let verdict = match (errors, warnings) {
             (0, 0) => "nothing is wrong with it".to_owned(),
-            (0, _) => format!("it can be applied, with {}", words::count(warnings, "warning")),
-            (_, _) => format!("it cannot be applied: {}", words::count(errors, "error")),
+            (0, _) => format!("it can be applied, with {}", labels::count(warnings, "warning")),
+            (_, _) => format!("it cannot be applied: {}", labels::count(errors, "error")),
         };
         out.text(&format!("plan {}: {verdict}", answer.plan.unwrap_or_default().name))?;
     }
-    if errors > 0 { Err(Failure::told(Exit::Refused)) } else { Ok(()) }
+    if errors > 0 { Err(CliFailure::told(Exit::Refused)) } else { Ok(()) }
 }
 
-fn findings(out: &Out, findings: &[Finding]) -> Result<(), Failure> {
+fn findings(out: &Out, findings: &[Finding]) -> Result<(), CliFailure> {
     if findings.is_empty() {
         return Ok(());
     }
     let row = |finding: &Finding| {
         let Finding { rule, subject, message, help, .. } = finding.clone();
-        [words::name(finding.severity()), words::or_dash(&rule), subject, message, words::or_dash(&help)]
+        [labels::name(finding.severity()), labels::or_dash(&rule), subject, message, labels::or_dash(&help)]
     };
     out.table(["SEVERITY", "RULE", "SUBJECT", "FOUND", "WHAT TO DO"], findings.iter().map(row))
 }
 
-async fn list(client: &Client, out: &Out) -> Result<(), Failure> {
+async fn list(client: &Client, out: &Out) -> Result<(), CliFailure> {
     let answer = client.plans().list(asked(PlansListRequest {})).await?.into_inner();
     if out.is_json() {
         return out.json(&answer);
     }
     let rows = answer.plans.into_iter().map(|plan| {
-        let verify = words::verify_mode(plan.verify());
-        let interval = words::span(plan.interval.as_ref());
+        let verify = labels::verify_mode(plan.verify());
+        let interval = labels::span(plan.interval.as_ref());
         [plan.name, plan.source, plan.target, plan.vms.len().to_string(), interval, verify]
     });
     out.table(["NAME", "SOURCE", "TARGET", ">VMS", ">INTERVAL", "VERIFY"], rows)
 }
 
-async fn show(client: &Client, out: &Out, name: String) -> Result<(), Failure> {
+async fn show(client: &Client, out: &Out, name: String) -> Result<(), CliFailure> {
     let answer = client.plans().get(asked(PlansGetRequest { name })).await?.into_inner();
     if out.is_json() {
         return out.json(&answer.plan.unwrap_or_default());
@@ -137,14 +141,14 @@ async fn show(client: &Client, out: &Out, name: String) -> Result<(), Failure> {
     answer.group.iter().flat_map(groups::lines).try_for_each(|line| out.text(&format!("# {line}")))
 }
 
-async fn delete(client: &Client, out: &Out, name: String) -> Result<(), Failure> {
+async fn delete(client: &Client, out: &Out, name: String) -> Result<(), CliFailure> {
     let answer = client.plans().delete(asked(PlansDeleteRequest { name: name.clone() })).await?.into_inner();
     if out.is_json() { out.json(&answer) } else { out.text(&format!("plan {name} is forgotten")) }
 }
 
 /// The plan file's text, never more of it than the daemon would take. A person gets every mistake with its place in
 /// the file; scripts get the daemon's findings.
-pub(super) fn read(file: &Path, out: &Out) -> Result<String, Failure> {
+pub(super) fn read(file: &Path, out: &Out) -> Result<String, CliFailure> {
     let from: &mut dyn Read = if file == Path::new("-") {
         &mut io::stdin()
     } else {
@@ -154,23 +158,23 @@ pub(super) fn read(file: &Path, out: &Out) -> Result<String, Failure> {
     from.take(MAX_REQUEST as u64).read_to_string(&mut text).map_err(|error| unreadable(file, &error))?;
     if text.len() >= MAX_REQUEST {
         let message = format!("{}: larger than 1 MiB, which is no plan", file.display());
-        return Err(Failure::new(Exit::Usage, message));
+        return Err(CliFailure::new(Exit::Usage, message));
     }
     if !out.is_json() {
         load_plan(&text, &file.display().to_string())
-            .map_err(|errors| Failure::new(Exit::Refused, errors.to_string()))?;
+            .map_err(|errors| CliFailure::new(Exit::Refused, errors.to_string()))?;
     }
     Ok(text)
 }
 
-fn unreadable(file: &Path, error: &io::Error) -> Failure {
-    Failure::new(Exit::Usage, format!("cannot read the plan {}: {error}", file.display()))
+fn unreadable(file: &Path, error: &io::Error) -> CliFailure {
+    CliFailure::new(Exit::Usage, format!("cannot read the plan {}: {error}", file.display()))
 }
 
 /// The daemon knows line and column, but not the file.
-pub(super) fn in_file(file: &Path, status: Status) -> Failure {
+pub(super) fn in_file(file: &Path, status: Status) -> CliFailure {
     let about_the_text = status.code() == Code::InvalidArgument;
-    let mut failure = Failure::from(status);
+    let mut failure = CliFailure::from(status);
     if about_the_text {
         failure.message = format!("{}: {}", file.display(), failure.message);
     }

@@ -17,9 +17,9 @@ use warmd_proto::v1::{MigrationsReportKeyRequest, MigrationsReportResponse};
 use super::{
     args::ReportCommand,
     client::{Client, asked},
-    failure::{Exit, Failure},
+    failure::{CliFailure, Exit},
+    labels,
     out::{Out, complain},
-    words,
 };
 use crate::seal::{self, PublicKey, Verified};
 
@@ -27,7 +27,7 @@ use crate::seal::{self, PublicKey, Verified};
 const MAX_REPORT: u64 = 256 << 20;
 const MAX_KEY: u64 = 64 << 10;
 
-pub(super) async fn run(socket: &Path, out: &Out, command: ReportCommand) -> Result<(), Failure> {
+pub(super) async fn run(socket: &Path, out: &Out, command: ReportCommand) -> Result<(), CliFailure> {
     match command {
         ReportCommand::Verify { file, key } => verify(out, &file, key.as_deref()),
         ReportCommand::Key { pem } => {
@@ -39,7 +39,7 @@ pub(super) async fn run(socket: &Path, out: &Out, command: ReportCommand) -> Res
             } else {
                 out.text(if pem { &answer.pem } else { &answer.key })?;
                 for earlier in &answer.earlier {
-                    let since = words::moment(earlier.since.as_ref());
+                    let since = labels::moment(earlier.since.as_ref());
                     // Not among what scripts take for the key.
                     complain(&format!(
                         "reports were signed by another key before, from {since} on: {}; was it lost? Reports of then are \
@@ -54,7 +54,7 @@ pub(super) async fn run(socket: &Path, out: &Out, command: ReportCommand) -> Res
 }
 
 /// Writes both forms of a report beside each other, both or none; what is there already stays.
-pub(super) fn save(out: &Out, base: &Path, report: &MigrationsReportResponse) -> Result<(), Failure> {
+pub(super) fn save(out: &Out, base: &Path, report: &MigrationsReportResponse) -> Result<(), CliFailure> {
     let named = |ending: &str| {
         let mut name = base.as_os_str().to_owned();
         name.push(ending);
@@ -127,7 +127,7 @@ struct Answer {
     digest: String,
 }
 
-fn verify(out: &Out, file: &Path, key: Option<&str>) -> Result<(), Failure> {
+fn verify(out: &Out, file: &Path, key: Option<&str>) -> Result<(), CliFailure> {
     let wanted = key.map(read_key).transpose()?;
     let text = read_report(file)?;
     let verified = seal::verify(&text, wanted)
@@ -145,7 +145,7 @@ fn verify(out: &Out, file: &Path, key: Option<&str>) -> Result<(), Failure> {
     told(out, &verified, wanted.is_some())
 }
 
-fn told(out: &Out, verified: &Verified, checked: bool) -> Result<(), Failure> {
+fn told(out: &Out, verified: &Verified, checked: bool) -> Result<(), CliFailure> {
     let report = &verified.report;
     let of = |name: &str| field(report, name).unwrap_or_else(|| "?".to_owned());
     let key = if checked {
@@ -187,7 +187,7 @@ fn field(value: &Value, name: &str) -> Option<String> {
     }
 }
 
-fn read_report(file: &Path) -> Result<String, Failure> {
+fn read_report(file: &Path) -> Result<String, CliFailure> {
     let mut text = String::new();
     let read = if file == Path::new("-") {
         io::stdin().lock().take(MAX_REPORT + 1).read_to_string(&mut text)
@@ -202,11 +202,11 @@ fn read_report(file: &Path) -> Result<String, Failure> {
 }
 
 /// A key in hexadecimal, or from a file.
-fn read_key(key: &str) -> Result<PublicKey, Failure> {
+fn read_key(key: &str) -> Result<PublicKey, CliFailure> {
     if let Some(key) = PublicKey::from_text(key) {
         return Ok(key);
     }
-    let usage = |what: String| Failure::new(Exit::Usage, what);
+    let usage = |what: String| CliFailure::new(Exit::Usage, what);
     let mut text = String::new();
     File::open(key).and_then(|open| open.take(MAX_KEY).read_to_string(&mut text)).map_err(|error| {
         usage(format!("--key {key} is no key of 64 hexadecimal digits, and no file: {error}"))
@@ -215,6 +215,6 @@ fn read_key(key: &str) -> Result<PublicKey, Failure> {
         .ok_or_else(|| usage(format!("{key} holds no public key, in hexadecimal or PEM")))
 }
 
-fn failed(what: String) -> Failure {
-    Failure::new(Exit::Failed, what)
+fn failed(what: String) -> CliFailure {
+    CliFailure::new(Exit::Failed, what)
 }

@@ -7,9 +7,10 @@ use warmd_proto::v1::PlansExplainRequest;
 
 use super::{
     client::{Client, asked},
-    failure::Failure,
+    failure::CliFailure,
+    labels,
     out::{Out, one_line},
-    plans, words,
+    plans,
 };
 
 #[derive(Debug, Subcommand)]
@@ -34,7 +35,7 @@ pub(super) enum ScheduleCommand {
     },
 }
 
-pub(super) async fn run(socket: &Path, out: &Out, command: ScheduleCommand) -> Result<(), Failure> {
+pub(super) async fn run(socket: &Path, out: &Out, command: ScheduleCommand) -> Result<(), CliFailure> {
     let ScheduleCommand::Explain { plan, file, migration, vm, count } = command;
     let toml = file.as_deref().map(|file| plans::read(file, out)).transpose()?.unwrap_or_default();
     let (name, migration) = (plan.unwrap_or_default(), migration.unwrap_or_default());
@@ -43,7 +44,7 @@ pub(super) async fn run(socket: &Path, out: &Out, command: ScheduleCommand) -> R
     let answer = Client::connect(socket).await?.plans().explain(request).await;
     let answer = match &file {
         Some(file) => answer.map_err(|status| plans::in_file(file, status)),
-        None => answer.map_err(Failure::from),
+        None => answer.map_err(CliFailure::from),
     };
     let answer = answer?.into_inner();
     if out.is_json() {
@@ -52,7 +53,7 @@ pub(super) async fn run(socket: &Path, out: &Out, command: ScheduleCommand) -> R
     let whose = match (answer.vm_name.as_str(), answer.migration_id.as_str()) {
         ("", "") => "a migration that has just begun".to_owned(),
         (vm, "") => format!("{vm}, as if its migration had just begun"),
-        (vm, id) => format!("{vm} ({})", words::short(id)),
+        (vm, id) => format!("{vm} ({})", labels::short(id)),
     };
     out.text(&format!("for {}, in {}:", one_line(&whose), one_line(&answer.zone)))?;
     for decision in &answer.decisions {

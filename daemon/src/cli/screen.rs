@@ -11,7 +11,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use warmd_proto::v1::Migration;
 
 use super::{
-    failure::Failure,
+    failure::CliFailure,
     out::{Out, complain, one_line},
     show,
 };
@@ -48,7 +48,7 @@ impl<'a> Screen<'a> {
     }
 
     /// Shows how a migration stands.
-    pub(super) fn show(&mut self, migration: Migration) -> Result<(), Failure> {
+    pub(super) fn show(&mut self, migration: Migration) -> Result<(), CliFailure> {
         if let Some(live) = &mut self.live {
             live.show(migration);
             return Ok(());
@@ -64,7 +64,7 @@ impl<'a> Screen<'a> {
     }
 
     /// A line that stays.
-    pub(super) fn say(&mut self, line: &str) -> Result<(), Failure> {
+    pub(super) fn say(&mut self, line: &str) -> Result<(), CliFailure> {
         match &self.live {
             Some(live) => Ok(live.multi.println(one_line(line))?),
             None => self.out.text(line),
@@ -72,7 +72,7 @@ impl<'a> Screen<'a> {
     }
 
     /// A line about the connection, not about what is watched.
-    pub(super) fn aside(&mut self, line: &str) -> Result<(), Failure> {
+    pub(super) fn aside(&mut self, line: &str) -> Result<(), CliFailure> {
         if let Some(live) = &self.live {
             live.multi.println(one_line(line))?;
         } else {
@@ -82,7 +82,7 @@ impl<'a> Screen<'a> {
     }
 
     /// Ends it: what was redrawn is left as it is, or wiped.
-    pub(super) fn finish(&mut self, wipe: bool) -> Result<(), Failure> {
+    pub(super) fn finish(&mut self, wipe: bool) -> Result<(), CliFailure> {
         if let Some(live) = self.live.take() {
             for line in &live.lines {
                 line.abandon();

@@ -3,13 +3,13 @@
 use warmd_proto::v1::{PowerState, SourcesListVmsRequest, VmSummary};
 
 use super::{
-    args::{Power, Tracking, VmFilter},
+    args::{Power, TrackingFilter, VmFilter},
     client::{Client, asked},
-    failure::Failure,
+    failure::CliFailure,
+    labels,
     out::Out,
-    words,
 };
-use crate::{human, model::selection::matches};
+use crate::{format, model::selection::matches};
 
 pub(super) async fn list(
     client: &Client,
@@ -17,7 +17,7 @@ pub(super) async fn list(
     name: String,
     filter: &VmFilter,
     anew: bool,
-) -> Result<(), Failure> {
+) -> Result<(), CliFailure> {
     let request = asked(SourcesListVmsRequest { name, anew });
     let mut answer = client.sources().list_vms(request).await?.into_inner();
     answer.vms.retain(|vm| filter.passes(vm));
@@ -25,16 +25,16 @@ pub(super) async fn list(
         return out.json(&answer);
     }
     let rows = answer.vms.into_iter().map(|vm| {
-        let warnings = words::or_dash(&vm.warnings.join("; "));
-        let (power, size) = (words::name(vm.power()), human::bytes(vm.size_bytes));
+        let warnings = labels::or_dash(&vm.warnings.join("; "));
+        let (power, size) = (labels::name(vm.power()), format::bytes(vm.size_bytes));
         let (disks, snapshots) = (vm.disks.to_string(), vm.snapshots.to_string());
         [vm.name, power, disks, size, vm.tracked.to_string(), snapshots, vm.id, warnings]
     });
     let heads = ["NAME", "POWER", ">DISKS", ">SIZE", ">TRACKED", ">SNAPSHOTS", "ID", "WARNINGS"];
     out.table(heads, rows)?;
-    let seen = words::moment(answer.seen.as_ref());
-    let age = words::at(answer.seen.as_ref())
-        .map_or_else(|| "-".to_owned(), |seen| human::between(seen, chrono::Utc::now()));
+    let seen = labels::moment(answer.seen.as_ref());
+    let age = labels::at(answer.seen.as_ref())
+        .map_or_else(|| "-".to_owned(), |seen| format::between(seen, chrono::Utc::now()));
     let stale = answer.stale.map_or_else(String::new, |why| format!("; it was not seen anew: {why}"));
     out.text(&format!("as of {seen} UTC, {age} ago (--refresh asks again){stale}"))
 }
@@ -52,9 +52,9 @@ impl VmFilter {
         });
         let has_tracking = self.tracking.is_none_or(|tracking| {
             let is = match vm.tracked {
-                all if all >= vm.disks => Tracking::All,
-                0 => Tracking::None,
-                _ => Tracking::Some,
+                all if all >= vm.disks => TrackingFilter::All,
+                0 => TrackingFilter::None,
+                _ => TrackingFilter::Some,
             };
             is == tracking
         });

@@ -1,4 +1,4 @@
-//! `[[source]]` and `[[target]]`: a name, limits, budgets, a kind, and what that kind needs.
+//! `[[source]]` and `[[target]]`: a name, limits, quotas, a kind, and what that kind needs.
 
 use std::collections::BTreeMap;
 
@@ -8,18 +8,18 @@ use toml::{
     de::{DeArray, DeTable, DeValue},
 };
 
-use warmd_schedules::arbiter::Scope;
+use warmd_schedules::admission_queue::QuotaScope;
 
 use super::{
-    budgets::Taker,
     name,
+    quotas::Taker,
     text::{Text, TextError},
 };
 use crate::model::limit::LimitTable;
 
 /// An endpoint's settings, and what every kind of endpoint has.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Endpoint<S> {
+pub struct EndpointConfig<S> {
     pub settings: S,
     pub limits: LimitTable,
 }
@@ -28,9 +28,9 @@ pub struct Endpoint<S> {
 pub(super) fn take<T: DeserializeOwned>(
     text: Text,
     document: &mut DeTable,
-    (sort, scope): (&str, fn(String) -> Scope),
-    budgets: &mut Taker,
-) -> Result<BTreeMap<String, Endpoint<T>>, TextError> {
+    (sort, scope): (&str, fn(String) -> QuotaScope),
+    quotas: &mut Taker,
+) -> Result<BTreeMap<String, EndpointConfig<T>>, TextError> {
     let mut endpoints = BTreeMap::new();
     let Some(value) = document.get_mut(sort) else { return Ok(endpoints) };
     let not_a_list = || format!("`{sort}` is written as `[[{sort}]]`, once for each");
@@ -46,9 +46,9 @@ pub(super) fn take<T: DeserializeOwned>(
         let mut table = Spanned::new(span, table);
         let (name, place) = take_name(text, &mut table)?;
         let limits = take_limits(text, &mut table)?;
-        budgets.take(table.get_mut(), scope(name.clone()))?;
+        quotas.take(table.get_mut(), scope(name.clone()))?;
         let settings = text.read_buffered(&table)?;
-        if endpoints.insert(name.clone(), Endpoint { settings, limits }).is_some() {
+        if endpoints.insert(name.clone(), EndpointConfig { settings, limits }).is_some() {
             return Err(text.wrong(Some(place), format!("there is another {sort} {name:?}: rename one")));
         }
     }

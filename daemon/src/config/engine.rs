@@ -8,7 +8,7 @@ use tracing_subscriber::{EnvFilter, fmt::MakeWriter, util::SubscriberInitExt as 
 use warmd_cbt::{transfer::TransferSettings, units::BLOCK};
 
 use crate::{
-    human::parse_size,
+    format::parse_size,
     model::{plan::duration, verify::Amount},
 };
 

@@ -3,14 +3,14 @@
 //! Rule: unknown keys and relative paths are refused, every complaint says where it is and what to do, and nothing is
 //! opened or changed by reading. Secrets are named here and never written here.
 
-mod budgets;
-mod culprit;
 mod endpoints;
 mod engine;
+mod error_span;
 mod listen;
 mod metrics;
 mod name;
 mod plan_file;
+mod quotas;
 mod secret;
 mod text;
 
@@ -23,30 +23,30 @@ use std::{
 
 use serde::{Deserialize, de::DeserializeOwned, de::IgnoredAny};
 use toml::Spanned;
-use warmd_schedules::arbiter::Scope;
+use warmd_schedules::admission_queue::QuotaScope;
 
-use self::{budgets::Taker, listen::ListenTable, metrics::MetricsTable, text::Text};
 pub use self::{
-    endpoints::Endpoint,
+    endpoints::EndpointConfig,
     engine::{EngineSettings, LogFormat, LogSettings},
     plan_file::{PlanErrors, load_plan},
     secret::{Secret, SecretError, SecretRef},
     text::{Position, TextError},
 };
+use self::{listen::ListenTable, metrics::MetricsTable, quotas::Taker, text::Text};
 use crate::{
     api::Listen,
-    model::{budget::ConfiguredBudgets, limit::LimitTable},
+    model::{limit::LimitTable, quota::ConfiguredQuotas},
     sources::SourceSettings,
     store::Keep,
     targets::TargetSettings,
 };
 
 /// `warmd.toml`.
-pub type Config = Settings<SourceSettings, TargetSettings>;
+pub type Config = DaemonConfig<SourceSettings, TargetSettings>;
 
 /// `warmd.toml`, whatever kinds of sources and targets there are.
 #[derive(Clone, Debug)]
-pub struct Settings<S, T> {
+pub struct DaemonConfig<S, T> {
     /// Where the daemon keeps what it must not forget.
     pub state_dir: PathBuf,
     pub listen: Listen,
@@ -59,11 +59,11 @@ pub struct Settings<S, T> {
     /// Of all that the daemon does.
     pub limits: LimitTable,
     /// By the time of day: of all, of endpoints, hosts and datastores.
-    pub budgets: ConfiguredBudgets,
+    pub quotas: ConfiguredQuotas,
     /// By name.
-    pub sources: BTreeMap<String, Endpoint<S>>,
+    pub sources: BTreeMap<String, EndpointConfig<S>>,
     /// By name.
-    pub targets: BTreeMap<String, Endpoint<T>>,
+    pub targets: BTreeMap<String, EndpointConfig<T>>,
 }
 
 /// Why there is no configuration.
@@ -93,8 +93,8 @@ struct Document {
     #[serde(default)]
     limits: LimitTable,
     // Those that were taken out before are named here, so that an unknown key is told of all.
-    #[serde(default, rename = "budgets")]
-    _budgets: IgnoredAny,
+    #[serde(default, rename = "quotas")]
+    _quotas: IgnoredAny,
     #[serde(default, rename = "source")]
     _source: IgnoredAny,
     #[serde(default, rename = "target")]
@@ -111,7 +111,7 @@ struct Document {
 
 const STATE_DIR: &str = "/var/lib/warmd";
 
-impl<S: DeserializeOwned, T: DeserializeOwned> Settings<S, T> {
+impl<S: DeserializeOwned, T: DeserializeOwned> DaemonConfig<S, T> {
     /// Reads and judges the file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text =
@@ -123,11 +123,11 @@ impl<S: DeserializeOwned, T: DeserializeOwned> Settings<S, T> {
     pub fn parse(text: &str, file: &str) -> Result<Self, TextError> {
         let text = Text { file, text };
         let mut table = text.parse()?;
-        let mut budgets = Taker::begin(text, table.get_mut())?;
-        budgets.take(table.get_mut(), Scope::Global)?;
-        let sources = endpoints::take(text, table.get_mut(), ("source", Scope::Source), &mut budgets)?;
-        let targets = endpoints::take(text, table.get_mut(), ("target", Scope::Target), &mut budgets)?;
-        budgets.places(table.get_mut(), &sources.keys().cloned().collect())?;
+        let mut quotas = Taker::begin(text, table.get_mut())?;
+        quotas.take(table.get_mut(), QuotaScope::Global)?;
+        let sources = endpoints::take(text, table.get_mut(), ("source", QuotaScope::Source), &mut quotas)?;
+        let targets = endpoints::take(text, table.get_mut(), ("target", QuotaScope::Target), &mut quotas)?;
+        quotas.places(table.get_mut(), &sources.keys().cloned().collect())?;
         let document: Document = text.read(table.clone())?;
         let state_dir = match document.state_dir {
             Some(path) => listen::absolute(path, text)?,
@@ -149,8 +149,8 @@ impl<S: DeserializeOwned, T: DeserializeOwned> Settings<S, T> {
         }
         let (listen, limits) = (document.listen.judge(text)?, document.limits);
         let metrics = document.metrics.map(|table| table.judge(text)).transpose()?;
-        let budgets = budgets.end();
-        Ok(Self { state_dir, listen, metrics, state, engine, log, limits, budgets, sources, targets })
+        let quotas = quotas.end();
+        Ok(Self { state_dir, listen, metrics, state, engine, log, limits, quotas, sources, targets })
     }
 }
 
@@ -190,7 +190,7 @@ mod tests {
         password: SecretRef,
     }
 
-    type Tested = Settings<Kinds, TargetSettings>;
+    type Tested = DaemonConfig<Kinds, TargetSettings>;
 
     const GOOD: &str = r#"state_dir = "/srv/warmd"
 

@@ -209,7 +209,7 @@ command = ["/usr/local/bin/convert"]
             (
                 "\"stop-source\"",
                 "\"stop\"",
-                "plan.toml:29:9: unknown value `stop`, expected one of `last-delta`, `stop-source`, `final-delta`, \
+                "plan.toml:29:9: unknown value `stop`, expected one of `catch-up-delta`, `stop-source`, `final-delta`, \
                  `verify`, `convert`, `create-vm`, `start-vm`, `watch`, `release`",
             ),
             ("when = \"before\"\n", "", "missing key `when`"),
@@ -285,14 +285,14 @@ command = ["/usr/local/bin/convert"]
             ("cron = \"0 * * * *\"", "plan.toml:7:8: `schedule.cron` is \"0 * * * *\", in no time zone"),
             ("copy.windows = [\"daily 22:00–05:00\"]", "plan.toml:7:17: `schedule.copy.windows[0]`"),
             ("adaptive = { shortest = \"1m\" }", "plan.toml:7:12: `schedule.adaptive` has no target"),
-            ("[[schedule.budgets]]\npasses = 0", "plan.toml:8:10: invalid value: integer `0`"),
+            ("[[schedule.quotas]]\npasses = 0", "plan.toml:8:10: invalid value: integer `0`"),
             (
-                "[[schedule.budgets]]\nwindow = \"daily UTC\"",
-                "plan.toml:7:1: `schedule.budgets[0]` limits nothing",
+                "[[schedule.quotas]]\nwindow = \"daily UTC\"",
+                "plan.toml:7:1: `schedule.quotas[0]` limits nothing",
             ),
             (
-                "budgets = [{ passes = 1 }, { window = \"Sat\", disks = 2 }]",
-                "plan.toml:7:39: `schedule.budgets[1].window` is \"Sat\", in no time zone",
+                "quotas = [{ passes = 1 }, { window = \"Sat\", disks = 2 }]",
+                "plan.toml:7:39: `schedule.quotas[1].window` is \"Sat\", in no time zone",
             ),
             ("priority = 11", "plan.toml:7:12: `schedule.priority` is 11: use 1 to 10"),
         ];
@@ -314,8 +314,8 @@ command = ["/usr/local/bin/convert"]
                 "plan.toml:24:25: `[vm.\"web\".schedule] every` is under 1s",
             ),
             (
-                "[vm.\"web\".schedule]\nbudgets = [{ passes = 1 }]",
-                "plan.toml:25:11: `[vm.\"web\".schedule] budgets` is shared by the VMs of a plan",
+                "[vm.\"web\".schedule]\nquotas = [{ passes = 1 }]",
+                "plan.toml:25:11: `[vm.\"web\".schedule] quotas` is shared by the VMs of a plan",
             ),
             (
                 "[vm.\"web\".schedule.copy]\nwindows = [\"daily UTC\", \"Sat\"]",

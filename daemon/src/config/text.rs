@@ -4,7 +4,7 @@
 
 use std::{fmt, fs::File, io, io::Read, ops::Range, path::Path};
 
-use super::culprit;
+use super::error_span;
 use serde::de::DeserializeOwned;
 use toml::{
     Spanned,
@@ -80,7 +80,7 @@ impl<'a> Text<'a> {
                 Ok(_) => None,
                 Err(error) => Some(error.message().to_owned()),
             };
-            let place = culprit::find(table.get_ref(), span.clone(), error.message(), &attempt);
+            let place = error_span::find(table.get_ref(), span.clone(), error.message(), &attempt);
             self.wrong(Some(place.unwrap_or(span.clone())), in_words(error.message()))
         })
     }

@@ -14,19 +14,19 @@ use super::{
     DomainId,
     disk::{Disk, DiskSource},
     domain::DomainXml,
+    domain_status::{DomainStatus, RunState},
     error::{LibvirtError, LibvirtErrorKind},
     events::Happening,
-    ffi::{Connection, Domain, Failure},
-    link::{CALL_DEADLINE, Endpoint, Lane},
+    ffi::{CallFailure, LibvirtConnection, LibvirtDomain},
+    link::{CALL_DEADLINE, CallLanes, Lane},
     metadata::Affects,
-    standing::{RunState, Standing},
     xml,
 };
 
 /// One libvirt. Cloning gives another handle on the same connections.
 #[derive(Clone, Debug)]
-pub struct Libvirt {
-    endpoint: Arc<Endpoint>,
+pub struct LibvirtClient {
+    endpoint: Arc<CallLanes>,
 }
 
 /// Which of a domain's two definitions.
@@ -61,7 +61,7 @@ const DESTROY: &str = "destroy";
 const ACTIONS: [&str; 6] =
     ["destroy", "restart", "rename-restart", "preserve", "coredump-destroy", "coredump-restart"];
 
-impl Libvirt {
+impl LibvirtClient {
     /// A connection by libvirt's URI. Nothing is reached yet.
     pub fn new(uri: &str) -> Self {
         Self::with_deadline(uri, CALL_DEADLINE)
@@ -69,7 +69,7 @@ impl Libvirt {
 
     /// The same, with another deadline for each call.
     pub fn with_deadline(uri: &str, deadline: Duration) -> Self {
-        Self { endpoint: Arc::new(Endpoint::new(uri, deadline)) }
+        Self { endpoint: Arc::new(CallLanes::new(uri, deadline)) }
     }
 
     /// The URI that it was opened with.
@@ -82,7 +82,7 @@ impl Libvirt {
         &self,
         lane: Lane,
         name: impl Into<String>,
-        ask: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+        ask: impl FnOnce(&LibvirtConnection) -> Result<T, CallFailure> + Send + 'static,
     ) -> Result<T, LibvirtError> {
         self.endpoint.run(lane, name.into(), ask).await
     }
@@ -94,7 +94,7 @@ impl Libvirt {
         lane: Lane,
         verb: &str,
         domain: DomainId,
-        ask: impl FnOnce(&Domain<'_>) -> Result<T, Failure> + Send + 'static,
+        ask: impl FnOnce(&LibvirtDomain<'_>) -> Result<T, CallFailure> + Send + 'static,
     ) -> Result<T, LibvirtError> {
         let name = format!("{verb} {domain}");
         let turn = match lane {
@@ -128,7 +128,8 @@ impl Libvirt {
 
     /// What the daemon there says of itself, on one line: `libvirt 9.0.0, QEMU 7.2.22`.
     pub async fn version(&self) -> Result<String, LibvirtError> {
-        let (library, hypervisor, kind) = self.call(Lane::Look, "version", Connection::versions).await?;
+        let (library, hypervisor, kind) =
+            self.call(Lane::Look, "version", LibvirtConnection::versions).await?;
         let three =
             |number: u64| format!("{}.{}.{}", number / 1_000_000, number / 1000 % 1000, number % 1000);
         Ok(format!("libvirt {}, {kind} {}", three(library), three(hypervisor)))
@@ -136,7 +137,7 @@ impl Libvirt {
 
     /// Major and minor version of the daemon there.
     pub async fn library_version(&self) -> Result<(u32, u32), LibvirtError> {
-        let (library, ..) = self.call(Lane::Look, "version", Connection::versions).await?;
+        let (library, ..) = self.call(Lane::Look, "version", LibvirtConnection::versions).await?;
         Ok(major_and_minor(library))
     }
 
@@ -181,9 +182,9 @@ impl Libvirt {
     }
 
     /// Whether it runs. A domain that is gone is [`LibvirtErrorKind::NoSuchDomain`].
-    pub async fn state(&self, domain: DomainId) -> Result<Standing, LibvirtError> {
+    pub async fn state(&self, domain: DomainId) -> Result<DomainStatus, LibvirtError> {
         let (state, reason) = self.about(Lane::Power, "domstate", domain, |domain| domain.state()).await?;
-        Standing::of(state, reason).ok_or_else(|| {
+        DomainStatus::of(state, reason).ok_or_else(|| {
             LibvirtError::malformed(format!("domstate {domain}"), format!("the state {state} is not known"))
         })
     }
@@ -205,7 +206,7 @@ impl Libvirt {
                 }
                 let size = match (found.disk_size(&target), source) {
                     // The driver resolves volumes of pools only while the domain runs.
-                    (Err(Failure::Said { .. }), DiskSource::Volume { pool, volume }) => {
+                    (Err(CallFailure::Said { .. }), DiskSource::Volume { pool, volume }) => {
                         libvirt.volume(&pool, &volume).map(|(_, size)| size)
                     }
                     (size, _) => size,
@@ -237,7 +238,7 @@ impl Libvirt {
 
     /// All networks; [`LibvirtErrorKind::Unsupported`] if it has no network driver.
     pub async fn networks(&self) -> Result<Vec<Network>, LibvirtError> {
-        let networks = self.call(Lane::Look, "net-list", Connection::networks).await?;
+        let networks = self.call(Lane::Look, "net-list", LibvirtConnection::networks).await?;
         Ok(networks.into_iter().map(|(name, active)| Network { name, active }).collect())
     }
 
@@ -250,7 +251,7 @@ impl Libvirt {
 
     /// The names of all network filters; none where libvirt has no driver for them.
     pub async fn network_filters(&self) -> Result<Vec<String>, LibvirtError> {
-        match self.call(Lane::Look, "nwfilter-list", Connection::filters).await {
+        match self.call(Lane::Look, "nwfilter-list", LibvirtConnection::filters).await {
             Err(error) if error.kind == LibvirtErrorKind::Unsupported => Ok(Vec::new()),
             result => result,
         }
@@ -334,7 +335,7 @@ impl Libvirt {
         if error.kind != LibvirtErrorKind::WrongState {
             return Err(error);
         }
-        let Standing { state, text, .. } = self.state(domain).await?;
+        let DomainStatus { state, text, .. } = self.state(domain).await?;
         match state {
             RunState::Running => Ok(()),
             RunState::Off => Err(error),
@@ -403,7 +404,7 @@ impl Libvirt {
 
     /// Whether the guest's QEMU agent answers within five seconds; an error if it does not, or the domain has no channel to it.
     pub async fn ping_agent(&self, domain: DomainId) -> Result<(), LibvirtError> {
-        let ping = |domain: &Domain<'_>| domain.agent(r#"{"execute":"guest-ping"}"#, 5);
+        let ping = |domain: &LibvirtDomain<'_>| domain.agent(r#"{"execute":"guest-ping"}"#, 5);
         self.about(Lane::Work, "qemu-agent-command", domain, ping).await.map(drop)
     }
 
@@ -476,14 +477,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_domain_that_is_listed_is_never_said_to_be_gone() {
-        let libvirt = Libvirt::new("test:///default");
+        let libvirt = LibvirtClient::new("test:///default");
         let (there, _) = libvirt.domains().await.unwrap().remove(0);
         let gone = DomainId(uuid::Uuid::from_u128(7));
         let error = libvirt.state(gone).await.unwrap_err();
         assert_eq!(error.kind, LibvirtErrorKind::NoSuchDomain, "{error}");
         let says_gone = || {
             let words = "Domain not found".to_owned();
-            Err::<(), _>(Failure::Said { code: 42, domain: 10, errno: 0, words })
+            Err::<(), _>(CallFailure::Said { code: 42, domain: 10, errno: 0, words })
         };
         let error = libvirt.about(Lane::Look, "dumpxml", there, move |_| says_gone()).await.unwrap_err();
         assert_eq!(error.kind, LibvirtErrorKind::Failed, "{error}");

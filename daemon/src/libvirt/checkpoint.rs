@@ -10,11 +10,11 @@
 
 use super::{
     DomainId,
-    calls::{Libvirt, already},
+    calls::{LibvirtClient, already},
+    domain_status::RunState,
     error::{LibvirtError, LibvirtErrorKind},
-    ffi::Domain,
+    ffi::LibvirtDomain,
     link::Lane,
-    standing::RunState,
     xml::{self, XmlError},
 };
 
@@ -67,7 +67,7 @@ const OPERATIONS: [&str; 11] = [
     "Snapshot delete",
 ];
 
-impl Libvirt {
+impl LibvirtClient {
     /// What the domain is busy with; nothing if it is off.
     pub async fn job(&self, domain: DomainId, lane: Lane) -> Result<CurrentJob, LibvirtError> {
         use LibvirtErrorKind as K;
@@ -121,7 +121,7 @@ impl Libvirt {
         Err(error)
     }
 
-    /// Tells the domain's job to end; none is success. It may still be ending on return: see [`Libvirt::job`].
+    /// Tells the domain's job to end; none is success. It may still be ending on return: see [`LibvirtClient::job`].
     pub async fn abort_job(&self, domain: DomainId) -> Result<(), LibvirtError> {
         match self.about(Lane::Urgent, "domjobabort", domain, |domain| domain.abort_job()).await {
             Err(error) if error.kind == LibvirtErrorKind::NoJob => Ok(()),
@@ -150,7 +150,7 @@ impl Libvirt {
     pub async fn checkpoint(&self, domain: DomainId, name: &str) -> Result<Checkpoint, LibvirtError> {
         let call = format!("checkpoint-dumpxml {name}");
         let name = name.to_owned();
-        let ask = move |domain: &Domain<'_>| domain.checkpoint(&name)?.xml(NO_DOMAIN);
+        let ask = move |domain: &LibvirtDomain<'_>| domain.checkpoint(&name)?.xml(NO_DOMAIN);
         let text = self.about(Lane::Look, &call, domain, ask).await?;
         Checkpoint::read(&text).map_err(|error| LibvirtError::malformed(format!("{call} {domain}"), error))
     }

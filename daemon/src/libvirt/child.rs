@@ -23,7 +23,7 @@ const MAX_STDERR: usize = 64 << 10;
 
 /// A child that ended by itself.
 #[derive(Debug)]
-pub(super) struct Finished {
+pub(super) struct ChildOutput {
     pub(super) success: bool,
     pub(super) stdout: Vec<u8>,
     pub(super) stderr: String,
@@ -55,7 +55,7 @@ pub(super) fn error_of(call: String, error: ChildError) -> LibvirtError {
 
 /// What a child has as its stdin.
 #[derive(Debug)]
-pub(super) enum Input<'a> {
+pub(super) enum ChildInput<'a> {
     Nothing,
     Text(&'a str),
     /// Not to be read: it is only held open, and with it its locks, for as long as the child lives.
@@ -68,8 +68,8 @@ pub(super) async fn run(
     args: &[&str],
     input: Option<&str>,
     deadline: Duration,
-) -> Result<Finished, ChildError> {
-    let input = input.map_or(Input::Nothing, Input::Text);
+) -> Result<ChildOutput, ChildError> {
+    let input = input.map_or(ChildInput::Nothing, ChildInput::Text);
     run_with(program, args, input, deadline, MAX_OUTPUT).await
 }
 
@@ -77,14 +77,14 @@ pub(super) async fn run(
 pub(super) async fn run_with(
     program: &str,
     args: &[&str],
-    input: Input<'_>,
+    input: ChildInput<'_>,
     deadline: Duration,
     most: usize,
-) -> Result<Finished, ChildError> {
+) -> Result<ChildOutput, ChildError> {
     let (stdin, input) = match input {
-        Input::Nothing => (Stdio::null(), None),
-        Input::Text(text) => (Stdio::piped(), Some(text)),
-        Input::Held(file) => (Stdio::from(file), None),
+        ChildInput::Nothing => (Stdio::null(), None),
+        ChildInput::Text(text) => (Stdio::piped(), Some(text)),
+        ChildInput::Held(file) => (Stdio::from(file), None),
     };
     let mut command = Command::new(program);
     command
@@ -108,7 +108,7 @@ pub(super) async fn run_with(
     )
 }
 
-async fn finish(command: Command, input: Option<&str>, most: usize) -> Result<Finished, ChildError> {
+async fn finish(command: Command, input: Option<&str>, most: usize) -> Result<ChildOutput, ChildError> {
     let mut child = spawner::spawn(command).await?;
     let stdin = child.stdin.take();
     let feed = async {
@@ -123,7 +123,7 @@ async fn finish(command: Command, input: Option<&str>, most: usize) -> Result<Fi
     let stdout = stdout?.ok_or(ChildError::TooLong(most))?;
     let stderr = stderr?.unwrap_or_else(|| b"error: (a very long error)".to_vec());
     let success = child.wait().await?.success();
-    Ok(Finished { success, stdout, stderr: String::from_utf8_lossy(&stderr).into_owned() })
+    Ok(ChildOutput { success, stdout, stderr: String::from_utf8_lossy(&stderr).into_owned() })
 }
 
 /// All of `stream`; `None` if it holds more than `limit` bytes.

@@ -8,7 +8,8 @@
 use std::{io, path::Path, time::Duration};
 
 use super::{
-    Disk, DiskSource, DomainId, Libvirt, LibvirtError, LibvirtErrorKind, Reason, RunState, Standing, image,
+    Disk, DiskSource, DomainId, DomainStatus, LibvirtClient, LibvirtError, LibvirtErrorKind, Reason,
+    RunState, image,
 };
 use crate::threads;
 
@@ -41,7 +42,7 @@ enum Reach {
     Unseen,
 }
 
-impl Libvirt {
+impl LibvirtClient {
     /// Which of these disks other hosts may have too, each with why that is thought. Of a block device that is not known: it
     /// may be a disk of this host or one of a SAN, and is not named.
     pub async fn shared_disks(&self, disks: &[Disk]) -> Vec<String> {
@@ -81,7 +82,7 @@ impl Libvirt {
     pub async fn runs_elsewhere(
         &self,
         domain: DomainId,
-        standing: &Standing,
+        standing: &DomainStatus,
     ) -> Result<Option<String>, LibvirtError> {
         if (standing.state, standing.reason) != (RunState::Off, Reason::Unknown) {
             return Ok(None);
@@ -181,7 +182,7 @@ mod tests {
 
     #[tokio::test]
     async fn network_disks_and_files_of_several_hosts_are_named() {
-        let libvirt = Libvirt::new("qemu:///none");
+        let libvirt = LibvirtClient::new("qemu:///none");
         let dir = tempfile::tempdir().unwrap();
         let local = dir.path().join("a.qcow2").display().to_string();
         let disk = |target: &str, source: DiskSource, readonly| Disk {

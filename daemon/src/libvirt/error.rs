@@ -5,7 +5,7 @@
 //! translations); three of those are known, because libvirt has no number for them. What is not recognised is
 //! [`LibvirtErrorKind::Failed`], with the whole text.
 
-use super::ffi::Failure;
+use super::ffi::CallFailure;
 
 /// What kind of failure it was, to act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,11 +83,11 @@ impl LibvirtError {
     }
 
     /// A call of libvirt's C interface that failed.
-    pub(super) fn of(call: impl Into<String>, failure: Failure) -> Self {
+    pub(super) fn of(call: impl Into<String>, failure: CallFailure) -> Self {
         match failure {
-            Failure::Missing(why) => Self::new(LibvirtErrorKind::MissingTool, call, why),
-            Failure::Malformed(why) => Self::malformed(call, why),
-            Failure::Said { code, domain, errno, words } => {
+            CallFailure::Missing(why) => Self::new(LibvirtErrorKind::MissingTool, call, why),
+            CallFailure::Malformed(why) => Self::malformed(call, why),
+            CallFailure::Said { code, domain, errno, words } => {
                 Self::new(classify(code, domain, errno, &words), call, words)
             }
         }
@@ -216,7 +216,8 @@ mod tests {
             (88, 55, 0, "", K::Denied),
         ];
         for (code, domain, errno, words, kind) in cases {
-            let error = LibvirtError::of("x", Failure::Said { code, domain, errno, words: words.to_owned() });
+            let error =
+                LibvirtError::of("x", CallFailure::Said { code, domain, errno, words: words.to_owned() });
             assert_eq!(error.kind, kind, "{code} {domain} {words}");
             assert!(error.to_string().contains(words));
         }

@@ -11,7 +11,7 @@ use std::{
 
 use uuid::Uuid;
 
-use super::ffi::Connection;
+use super::ffi::LibvirtConnection;
 
 /// Events that are kept.
 const KEPT: usize = 4096;
@@ -32,7 +32,7 @@ pub(super) struct Record(Mutex<Kept>);
 #[derive(Debug, Default)]
 struct Kept {
     /// Whose events they are.
-    connection: Weak<Connection>,
+    connection: Weak<LibvirtConnection>,
     /// Since when nothing was missed.
     since: Option<Instant>,
     events: VecDeque<(Instant, Uuid, Happening)>,
@@ -61,7 +61,7 @@ impl Kept {
 
 impl Record {
     /// Keeps the events of a new connection from now on.
-    pub(super) fn follow(self: &Arc<Self>, connection: &Arc<Connection>) {
+    pub(super) fn follow(self: &Arc<Self>, connection: &Arc<LibvirtConnection>) {
         let record = Arc::downgrade(self);
         let listener = Box::new(move |domain, event, _detail| {
             let happening = match event {

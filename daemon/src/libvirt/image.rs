@@ -12,14 +12,14 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    child::{self, ChildError, Finished},
+    child::{self, ChildError, ChildOutput},
     error::{LibvirtError, LibvirtErrorKind},
     link::CALL_DEADLINE,
 };
 
 /// An image as its own header describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Image {
+pub struct Qcow2Image {
     pub path: String,
     pub format: String,
     /// Virtual size in bytes.
@@ -41,7 +41,7 @@ pub struct Removal {
 /// A bitmap that could not be removed.
 #[derive(Debug)]
 pub struct Left {
-    pub image: Image,
+    pub image: Qcow2Image,
     pub bitmap: String,
     pub error: LibvirtError,
 }
@@ -62,7 +62,7 @@ pub fn version(path: &Path) -> io::Result<Option<u32>> {
 
 /// The qcow2 image at `path`, an absolute path, and the images below it, which may be open elsewhere. One that is not
 /// there, or cannot be read, is an error.
-pub async fn chain(path: &str) -> Result<Vec<Image>, LibvirtError> {
+pub async fn chain(path: &str) -> Result<Vec<Qcow2Image>, LibvirtError> {
     if !path.starts_with('/') {
         let why = "the image's path is not absolute";
         return Err(LibvirtError::new(LibvirtErrorKind::Unsupported, format!("qemu-img info {path}"), why));
@@ -70,7 +70,7 @@ pub async fn chain(path: &str) -> Result<Vec<Image>, LibvirtError> {
     let info = qemu_img(&["info", "-U", "-f", "qcow2", "--backing-chain", "--output=json", path]).await?;
     let infos: Vec<Info> = serde_json::from_str(&info)
         .map_err(|error| LibvirtError::malformed(format!("qemu-img info {path}"), error))?;
-    Ok(infos.into_iter().map(Image::from).collect())
+    Ok(infos.into_iter().map(Qcow2Image::from).collect())
 }
 
 /// Fails with [`LibvirtErrorKind::Busy`] if a QEMU, here or on another host with the same file system, has the image at
@@ -107,7 +107,7 @@ pub(super) async fn qemu_img(args: &[&str]) -> Result<String, LibvirtError> {
 }
 
 /// What a `qemu-img` has answered.
-pub(super) fn answer(call: String, done: Result<Finished, ChildError>) -> Result<String, LibvirtError> {
+pub(super) fn answer(call: String, done: Result<ChildOutput, ChildError>) -> Result<String, LibvirtError> {
     let done = match done {
         Ok(done) => done,
         Err(error) => return Err(child::error_of(call, error)),
@@ -157,7 +157,7 @@ struct Bitmap {
     name: String,
 }
 
-impl From<Info> for Image {
+impl From<Info> for Qcow2Image {
     fn from(info: Info) -> Self {
         // Of other formats it has other members, none of which means anything here.
         let data = info.format_specific.and_then(|specific| specific.data).unwrap_or_default();

@@ -24,7 +24,7 @@ use uuid::Uuid;
 use super::{
     error::{LibvirtError, LibvirtErrorKind},
     events::Record,
-    ffi::{Connection, Failure},
+    ffi::{CallFailure, LibvirtConnection},
 };
 
 /// How long a call may take. libvirt itself waits 30 s for a domain that another job holds.
@@ -57,7 +57,7 @@ pub enum Lane {
 
 /// One libvirt, by its URI.
 #[derive(Debug)]
-pub(super) struct Endpoint {
+pub(super) struct CallLanes {
     uri: Box<str>,
     deadline: Duration,
     lanes: [LaneState; 4],
@@ -68,12 +68,12 @@ pub(super) struct Endpoint {
 
 /// A domain's place in the urgent lane, for as long as it is held.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct CallTurn {
     turns: Arc<Mutex<HashSet<(Uuid, bool)>>>,
     whose: (Uuid, bool),
 }
 
-impl Drop for Turn {
+impl Drop for CallTurn {
     fn drop(&mut self) {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.whose);
     }
@@ -84,10 +84,10 @@ struct LaneState {
     places: Arc<Semaphore>,
     /// Locked while it is opened: a daemon that takes a connection and never answers holds those who wait for it, and
     /// with them their places.
-    connection: Mutex<Option<Arc<Connection>>>,
+    connection: Mutex<Option<Arc<LibvirtConnection>>>,
 }
 
-impl Endpoint {
+impl CallLanes {
     pub(super) fn new(uri: &str, deadline: Duration) -> Self {
         let lane = || LaneState { places: Arc::new(Semaphore::new(PER_LANE)), connection: Mutex::new(None) };
         Self {
@@ -115,7 +115,7 @@ impl Endpoint {
         domain: Uuid,
         call: &str,
         cuts_power: bool,
-    ) -> Result<Turn, LibvirtError> {
+    ) -> Result<CallTurn, LibvirtError> {
         let whose = (domain, cuts_power);
         let deadline = Instant::now() + TURN.min(self.deadline);
         while !self.turns.lock().unwrap_or_else(PoisonError::into_inner).insert(whose) {
@@ -126,7 +126,7 @@ impl Endpoint {
             }
             tokio::time::sleep(TURN_POLL).await;
         }
-        Ok(Turn { turns: Arc::clone(&self.turns), whose })
+        Ok(CallTurn { turns: Arc::clone(&self.turns), whose })
     }
 
     /// Does `ask` on the lane's connection, which is opened if it is not, and answers within the deadline.
@@ -134,7 +134,7 @@ impl Endpoint {
         self: &Arc<Self>,
         lane: Lane,
         call: String,
-        ask: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+        ask: impl FnOnce(&LibvirtConnection) -> Result<T, CallFailure> + Send + 'static,
     ) -> Result<T, LibvirtError> {
         let deadline = Instant::now() + self.deadline;
         let places = Arc::clone(&self.lane(lane).places);
@@ -182,7 +182,7 @@ impl Endpoint {
         lane: Lane,
         call: &str,
         tell: &oneshot::Sender<Result<T, LibvirtError>>,
-        ask: impl FnOnce(&Connection) -> Result<T, Failure>,
+        ask: impl FnOnce(&LibvirtConnection) -> Result<T, CallFailure>,
     ) -> Option<Result<T, LibvirtError>> {
         let connection = match self.connection(lane, || tell.is_closed()) {
             Ok(connection) => connection?,
@@ -208,7 +208,11 @@ impl Endpoint {
         }))
     }
 
-    fn connection(&self, lane: Lane, is_over: impl Fn() -> bool) -> Result<Option<Arc<Connection>>, Failure> {
+    fn connection(
+        &self,
+        lane: Lane,
+        is_over: impl Fn() -> bool,
+    ) -> Result<Option<Arc<LibvirtConnection>>, CallFailure> {
         let mut place = self.lane(lane).connection.lock().unwrap_or_else(PoisonError::into_inner);
         if is_over() {
             return Ok(None);
@@ -217,7 +221,7 @@ impl Endpoint {
             return Ok(Some(Arc::clone(open)));
         }
         *place = None;
-        let open = Connection::open(&self.uri)?;
+        let open = LibvirtConnection::open(&self.uri)?;
         if let Err(failure) = open.keep_alive(ALIVE_EVERY, SILENCES) {
             // Of drivers inside this process, which cannot fall silent.
             tracing::debug!(uri = %self.uri, ?failure, "the connection is not kept alive");
@@ -241,7 +245,7 @@ impl Endpoint {
     }
 }
 
-impl Drop for Endpoint {
+impl Drop for CallLanes {
     fn drop(&mut self) {
         // Taking leave is a call too, which may hang.
         let open: Vec<_> = self
@@ -260,13 +264,13 @@ impl Drop for Endpoint {
 mod tests {
     use super::*;
 
-    fn domains(connection: &Connection) -> Result<usize, Failure> {
+    fn domains(connection: &LibvirtConnection) -> Result<usize, CallFailure> {
         Ok(connection.domains()?.len())
     }
 
     #[tokio::test]
     async fn an_endpoint_that_is_not_there_is_unreachable() {
-        let endpoint = Endpoint::new("qemu:///system?socket=/nonexistent/warmd-test", CALL_DEADLINE);
+        let endpoint = CallLanes::new("qemu:///system?socket=/nonexistent/warmd-test", CALL_DEADLINE);
         let error = Arc::new(endpoint).run(Lane::Look, "list".to_owned(), domains).await.unwrap_err();
         assert_eq!(error.kind, LibvirtErrorKind::Unreachable, "{error}");
         assert!(error.to_string().contains("/nonexistent/warmd-test"), "{error}");
@@ -278,7 +282,7 @@ mod tests {
         let path = dir.path().join("deaf");
         let deaf = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let uri = format!("qemu:///system?socket={}", path.display());
-        let endpoint = Arc::new(Endpoint::new(&uri, Duration::from_millis(300)));
+        let endpoint = Arc::new(CallLanes::new(&uri, Duration::from_millis(300)));
         let ask = |lane| endpoint.run(lane, "list".to_owned(), domains);
         for _ in 0..PER_LANE {
             let error = ask(Lane::Look).await.unwrap_err();
@@ -298,7 +302,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_domain_that_hangs_takes_one_urgent_place_and_its_power_is_cut_all_the_same() {
-        let endpoint = Endpoint::new("test:///default", Duration::from_millis(100));
+        let endpoint = CallLanes::new("test:///default", Duration::from_millis(100));
         let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let hangs = endpoint.turn(one, "domjobabort", false).await.unwrap();
         let error = endpoint.turn(one, "domjobabort", false).await.unwrap_err();
@@ -312,7 +316,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_is_kept() {
-        let endpoint = Arc::new(Endpoint::new("test:///default", CALL_DEADLINE));
+        let endpoint = Arc::new(CallLanes::new("test:///default", CALL_DEADLINE));
         assert_eq!(endpoint.run(Lane::Look, "list".to_owned(), domains).await.unwrap(), 1);
         let open = || endpoint.lane(Lane::Look).connection.lock().unwrap().clone().unwrap();
         let before = open();

@@ -9,7 +9,7 @@
 )]
 
 use super::{
-    DomainId, Libvirt,
+    DomainId, LibvirtClient,
     calls::already,
     domain::DomainXml,
     error::{LibvirtError, LibvirtErrorKind},
@@ -35,7 +35,7 @@ impl Affects {
     }
 }
 
-impl Libvirt {
+impl LibvirtClient {
     /// Whether libvirt starts it with the host.
     pub async fn autostart(&self, domain: DomainId, lane: Lane) -> Result<bool, LibvirtError> {
         self.about(lane, "autostart", domain, |domain| domain.autostart()).await

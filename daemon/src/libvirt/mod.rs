@@ -10,6 +10,7 @@ mod checkpoint;
 mod child;
 mod disk;
 mod domain;
+mod domain_status;
 mod doubt;
 mod error;
 mod events;
@@ -20,20 +21,19 @@ mod metadata;
 mod needs;
 pub mod overlay;
 mod spawner;
-mod standing;
 pub mod xml;
 
-pub use calls::{Libvirt, Network, XmlForm};
+pub use calls::{LibvirtClient, Network, XmlForm};
 pub use checkpoint::{BackupJob, Checkpoint, CurrentJob};
 pub use child::MAX_OUTPUT;
 pub use disk::{BytesAt, Disk, DiskSource, bytes_at};
 pub(crate) use domain::memory;
 pub use domain::{DomainXml, LoaderFirmware, NetworkInterface};
+pub use domain_status::{DomainStatus, Reason, RunState};
 pub use error::{LibvirtError, LibvirtErrorKind};
 pub use events::Happening;
 pub use link::{CALL_DEADLINE, Lane};
-pub use needs::{Volume, went_unanswered};
-pub use standing::{Reason, RunState, Standing};
+pub use needs::{PoolVolume, went_unanswered};
 
 use std::{fmt, str::FromStr};
 

@@ -4,30 +4,30 @@
 //! Rule: a question here changes nothing, and a secret's value is never kept, shown or logged.
 
 use super::{
-    DomainId, Libvirt,
+    DomainId, LibvirtClient,
     disk::Disk,
     error::{LibvirtError, LibvirtErrorKind},
-    ffi::Domain,
+    ffi::LibvirtDomain,
     link::Lane,
     xml,
 };
 
 /// A volume of a storage pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Volume {
+pub struct PoolVolume {
     /// Where it is on the host: a path, or what the pool's storage calls it.
     pub path: String,
     /// Its virtual size in bytes.
     pub size: u64,
 }
 
-impl Libvirt {
+impl LibvirtClient {
     /// A volume, by its pool's name and its own; an error with libvirt's words if the pool is not active.
-    pub async fn volume(&self, pool: &str, name: &str) -> Result<Volume, LibvirtError> {
+    pub async fn volume(&self, pool: &str, name: &str) -> Result<PoolVolume, LibvirtError> {
         let call = format!("vol-info {pool}/{name}");
         let (pool, name) = (pool.to_owned(), name.to_owned());
         let (path, size) = self.call(Lane::Look, call, move |libvirt| libvirt.volume(&pool, &name)).await?;
-        Ok(Volume { path, size })
+        Ok(PoolVolume { path, size })
     }
 
     /// The names of the networks that are active.
@@ -44,7 +44,7 @@ impl Libvirt {
 
     /// Whether the guest of a domain that has power and stands still has never executed an instruction.
     pub async fn never_ran(&self, domain: DomainId) -> Result<bool, LibvirtError> {
-        let ask = |domain: &Domain<'_>| domain.monitor(r#"{"execute":"query-status"}"#);
+        let ask = |domain: &LibvirtDomain<'_>| domain.monitor(r#"{"execute":"query-status"}"#);
         let text = self.about(Lane::Urgent, "query-status", domain, ask).await?;
         let answer: serde_json::Value = serde_json::from_str(&text)
             .map_err(|error| LibvirtError::malformed(format!("query-status {domain}"), error))?;
@@ -59,7 +59,7 @@ impl Libvirt {
     pub async fn checkpoint_disks(&self, domain: DomainId, name: &str) -> Result<Vec<Disk>, LibvirtError> {
         let call = || format!("checkpoint-dumpxml {domain} {name}");
         let wanted = name.to_owned();
-        let ask = move |domain: &Domain<'_>| domain.checkpoint(&wanted)?.xml(0);
+        let ask = move |domain: &LibvirtDomain<'_>| domain.checkpoint(&wanted)?.xml(0);
         let text = self.about(Lane::Look, "checkpoint-dumpxml", domain, ask).await?;
         let document =
             xml::parse(&text, "domaincheckpoint").map_err(|error| LibvirtError::malformed(call(), error))?;

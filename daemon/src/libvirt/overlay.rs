@@ -14,7 +14,7 @@ use serde::Deserialize;
 use warmd_cbt::units::{Extent, Length, Offset};
 
 use super::{
-    child::{self, ChildError, Input},
+    child::{self, ChildError, ChildInput},
     error::{LibvirtError, LibvirtErrorKind},
     image,
     link::CALL_DEADLINE,
@@ -60,7 +60,7 @@ pub async fn check(path: &Path, backing: &Path, size: Length) -> Result<(), Libv
 pub async fn changed(path: &Path, size: Length) -> Result<Vec<Extent>, LibvirtError> {
     let args = ["map", "-f", "qcow2", "--output=json", text(path)?];
     let call = || format!("qemu-img map {}", path.display());
-    let done = child::run_with("qemu-img", &args, Input::Nothing, CALL_DEADLINE, MOST_MAP).await;
+    let done = child::run_with("qemu-img", &args, ChildInput::Nothing, CALL_DEADLINE, MOST_MAP).await;
     if let Err(ChildError::TooLong(_)) = done {
         return Ok(Extent::whole(size).into_iter().collect());
     }
@@ -82,7 +82,7 @@ pub async fn changed(path: &Path, size: Length) -> Result<Vec<Extent>, LibvirtEr
 /// is held open for as long as anything may be written.
 pub async fn commit(path: &Path, held: File, deadline: Duration) -> Result<(), LibvirtError> {
     let args = ["commit", "-q", "-d", "-f", "qcow2", text(path)?];
-    let done = child::run_with("qemu-img", &args, Input::Held(held), deadline, child::MAX_OUTPUT).await;
+    let done = child::run_with("qemu-img", &args, ChildInput::Held(held), deadline, child::MAX_OUTPUT).await;
     image::answer(format!("qemu-img {}", args.join(" ")), done).map(drop)
 }
 

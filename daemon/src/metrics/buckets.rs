@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use warmd_cbt::telemetry::Counts;
+use warmd_cbt::telemetry::HistogramCounts;
 
 /// A histogram as it is exposed: the sum, and for each bound how many lie between it and the one before.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,7 +17,7 @@ const LATENCIES: [u64; 12] =
     [1 << 4, 1 << 6, 1 << 8, 1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 26];
 
 /// Of short times: requests, commits.
-pub(super) fn latencies(counts: &Counts) -> Buckets {
+pub(super) fn latencies(counts: &HistogramCounts) -> Buckets {
     let mut before = 0;
     let mut bounds: Vec<_> = LATENCIES
         .into_iter()

@@ -13,38 +13,39 @@ use prometheus_client::{
 use warmd_cbt::telemetry::Stage;
 
 use super::{
-    Now, OverdueView, PromiseView, WindowView,
-    book::{DiskName, Moved, Picture},
+    Now, OverdueView, SloView, WindowView,
     buckets::{Buckets, latencies},
-    budgets, outcome_name, windows,
+    outcome_name, quotas,
+    registry::{DiskName, MetricsSnapshot, TransferTotals},
+    windows,
 };
 use crate::{
-    model::{budget::BudgetView, view::MigrationView},
+    model::{quota::QuotaView, view::MigrationView},
     process, threads,
 };
 
 /// Name and value of each label.
 pub(super) type Labels = Vec<(&'static str, String)>;
 /// One figure of several.
-type Of = fn(&Moved) -> u64;
+type Of = fn(&TransferTotals) -> u64;
 
 /// What one scrape tells.
 #[derive(Debug)]
 pub(super) struct Exposition {
-    passes: Picture,
+    passes: MetricsSnapshot,
     at: DateTime<Utc>,
     /// Those that are not done or cancelled.
     views: Vec<MigrationView>,
     states: BTreeMap<(String, &'static str), u64>,
     sources_run: Vec<(String, u64)>,
-    budgets: Vec<BudgetView>,
-    windows: (Vec<WindowView>, Vec<PromiseView>),
+    quotas: Vec<QuotaView>,
+    windows: (Vec<WindowView>, Vec<SloView>),
     overdue: Vec<OverdueView>,
     commits: Buckets,
 }
 
 impl Exposition {
-    pub(super) fn new(passes: Picture, now: &Now) -> Self {
+    pub(super) fn new(passes: MetricsSnapshot, now: &Now) -> Self {
         let mut states = BTreeMap::new();
         for (plan, state, count) in &now.finished {
             *states.entry((plan.clone(), *state)).or_default() += count;
@@ -53,10 +54,10 @@ impl Exposition {
             *states.entry((view.plan.clone(), view.state.name())).or_default() += 1;
         }
         let views = now.views.iter().filter(|view| !view.state.is_final()).cloned().collect();
-        let (budgets, commits) = (now.budgets.clone(), latencies(&now.commits));
+        let (quotas, commits) = (now.quotas.clone(), latencies(&now.commits));
         let windows = (now.windows.clone(), now.promises.clone());
         let (sources_run, overdue) = (now.sources_run.clone(), now.overdue.clone());
-        Self { passes, at: now.at, views, states, sources_run, budgets, windows, overdue, commits }
+        Self { passes, at: now.at, views, states, sources_run, quotas, windows, overdue, commits }
     }
 
     fn of_passes(&self, to: &mut Sink) -> fmt::Result {
@@ -82,9 +83,11 @@ impl Exposition {
                 "Bytes that sources called unchanged, read to see if that is true.",
                 |moved| moved.audited,
             ),
-            ("warmd_untold_bytes", "Bytes that sources called unchanged, and that had changed.", |moved| {
-                moved.untold
-            }),
+            (
+                "warmd_unreported_bytes",
+                "Bytes that sources called unchanged, and that had changed.",
+                |moved| moved.unreported,
+            ),
         ];
         for (name, help, of) in bytes {
             to.counter(
@@ -231,7 +234,7 @@ impl Collector for Exposition {
         let mut to = Sink(encoder);
         self.of_passes(&mut to)?;
         self.of_migrations(&mut to)?;
-        budgets::encode(&self.budgets, &mut to)?;
+        quotas::encode(&self.quotas, &mut to)?;
         windows::encode(&self.windows.0, &self.windows.1, &mut to)?;
         windows::encode_overdue(&self.overdue, &mut to)?;
         self.of_the_daemon(&mut to)

@@ -10,10 +10,10 @@
 //! store's commits, this process ────────┘
 //! ```
 
-mod book;
 mod buckets;
-mod budgets;
 mod exposition;
+mod quotas;
+mod registry;
 mod server;
 mod windows;
 
@@ -25,23 +25,23 @@ use std::{
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use warmd_cbt::{telemetry::Counts, transfer::PassProgress};
+use warmd_cbt::{telemetry::HistogramCounts, transfer::PassProgress};
 
-use self::{book::Book, exposition::Exposition};
+use self::{exposition::Exposition, registry::PassRegistry};
 pub use self::{
-    book::PassName,
+    registry::PassName,
     server::{MetricsError, MetricsServer},
-    windows::{OverdueView, PromiseView, WindowView},
+    windows::{OverdueView, SloView, WindowView},
 };
 use crate::model::{
-    budget::BudgetView,
     id::{DiskKey, MigrationId},
+    quota::QuotaView,
     view::{MigrationView, PassKind},
 };
 
 /// What the daemon has counted since it started. Clones share it.
 #[derive(Clone, Default)]
-pub struct Metrics(Arc<Mutex<Book>>);
+pub struct Metrics(Arc<Mutex<PassRegistry>>);
 
 /// Whose change tracking was audited.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,15 +71,15 @@ pub struct Now {
     pub finished: Vec<(String, &'static str, u64)>,
     /// How many sources run beside their target VMs, as last seen, by plan.
     pub sources_run: Vec<(String, u64)>,
-    /// What budgets allow, and what of it is in use.
-    pub budgets: Vec<BudgetView>,
+    /// What quotas allow, and what of it is in use.
+    pub quotas: Vec<QuotaView>,
     /// Of the plans of those that are under way.
     pub windows: Vec<WindowView>,
-    pub promises: Vec<PromiseView>,
+    pub promises: Vec<SloView>,
     /// Of those of which an RPO is promised.
     pub overdue: Vec<OverdueView>,
     /// How long the store's durable commits took.
-    pub commits: Counts,
+    pub commits: HistogramCounts,
 }
 
 /// Gives the present, when a scrape asks.
@@ -117,7 +117,7 @@ impl Metrics {
         Ok(text)
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
+    fn book(&self) -> MutexGuard<'_, PassRegistry> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

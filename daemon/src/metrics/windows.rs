@@ -19,7 +19,7 @@ pub struct WindowView {
 
 /// What a plan promises.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PromiseView {
+pub struct SloView {
     pub plan: String,
     /// If it is promised of this VM alone.
     pub vm: Option<String>,
@@ -47,7 +47,7 @@ pub(super) fn encode_overdue(overdue: &[OverdueView], to: &mut Sink) -> fmt::Res
     )
 }
 
-pub(super) fn encode(windows: &[WindowView], promises: &[PromiseView], to: &mut Sink) -> fmt::Result {
+pub(super) fn encode(windows: &[WindowView], promises: &[SloView], to: &mut Sink) -> fmt::Result {
     let of_whom = |plan: &str, vm: &Option<String>| -> Labels {
         let plan = ("plan", plan.to_owned());
         std::iter::once(plan).chain(vm.clone().map(|vm| ("vm", vm))).collect()
@@ -76,7 +76,7 @@ pub(super) fn encode(windows: &[WindowView], promises: &[PromiseView], to: &mut 
         "Until the plan's windows close; absent while they are closed, and if they do not close.",
         until(false),
     )?;
-    let of = |promised: fn(&PromiseView) -> Option<f64>| {
+    let of = |promised: fn(&SloView) -> Option<f64>| {
         promises
             .iter()
             .filter_map(move |promise| Some((of_whom(&promise.plan, &promise.vm), promised(promise)?)))

@@ -17,7 +17,7 @@ use warmd_cbt::{mutant::mutant, store::StoreError};
 
 use super::{context::Context, failure::WorkError, manager::Manager};
 use crate::{
-    clock, human,
+    clock, format,
     model::{
         id::{MigrationId, VmId},
         machine::PowerState,
@@ -54,7 +54,7 @@ pub(super) async fn source_is_off(context: &Context) -> Result<bool, WorkError> 
         Ok(true) => {
             let text =
                 format!("the source VM runs: {BOTH}; then resume, or go back to the source with `rollback`");
-            let line = context.line("warmd", KIND, text.clone());
+            let line = context.journal_entry("warmd", KIND, text.clone());
             tracing::error!(migration = %context.id, vm = %context.machine.name, "{text}");
             context.store.save_source_ran(context.id, Some(clock::now()), vec![line]).await?;
             Err(WorkError::operator(text))
@@ -180,7 +180,7 @@ async fn look_at(manager: &Manager, row: &MigrationRow, silences: &Silences) -> 
             let text = format!(
                 "whether the source VM of {} is off has not been known for {}: {why}",
                 row.vm_name,
-                human::span(silent.as_secs_f64())
+                format::span(silent.as_secs_f64())
             );
             tracing::warn!(migration = %row.id, "{text}");
             return manager.store.append_events(vec![line(row, "warning", text)]).await;

@@ -17,7 +17,7 @@ use warmd_cbt::{
 
 use super::{context::Context, failure::WorkError, pass::rows_at_fault};
 use crate::{
-    clock, crash, human,
+    clock, crash, format,
     metrics::AuditName,
     model::{
         state::State,
@@ -26,7 +26,7 @@ use crate::{
     },
     sources::Snapshot,
     store::DiskRow,
-    targets::Writer,
+    targets::LastWriter,
 };
 
 /// Reads at once: a little beside what else the source does.
@@ -41,19 +41,19 @@ const LISTED: usize = 100;
 
 /// How much of a disk is audited in each delta.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AuditBudget {
+pub struct AuditAmount {
     pub amount: Amount,
     /// Bytes, whatever `amount` gives.
     pub at_most: u64,
 }
 
-impl Default for AuditBudget {
+impl Default for AuditAmount {
     fn default() -> Self {
         Self { amount: Amount::Share(10_000), at_most: 1 << 30 }
     }
 }
 
-impl AuditBudget {
+impl AuditAmount {
     /// Bytes of a disk of `size` bytes.
     fn of(self, size: Length) -> Length {
         Length(self.amount.of(size.0).min(self.at_most))
@@ -87,7 +87,7 @@ pub(super) async fn run(
     }
     let plan = context.plan();
     let own = context.engine.audit;
-    let budget = AuditBudget { amount: plan.verify.audit.unwrap_or(own.amount), ..own };
+    let budget = AuditAmount { amount: plan.verify.audit.unwrap_or(own.amount), ..own };
     if budget.amount.is_none() {
         let text = "change tracking is not audited: should the source not tell of a change, nobody will know; set \
                     `audit` in [verify] of the plan or in [engine] of the configuration";
@@ -116,7 +116,7 @@ pub(super) async fn run(
         if let Some(error) = &found.failed {
             // The pass reads the same disk, and knows better what its failures mean.
             let text = format!("disk {}: change tracking not audited to the end: {error}", row.key);
-            context.note("warning", text).await;
+            context.log_event("warning", text).await;
         }
         viewed(&found, deadline, stop)
     } else {
@@ -161,7 +161,7 @@ fn viewed(found: &AuditOutcome, deadline: Duration, stop: &StopSignal) -> (Audit
         (None, true, _) => None,
         (None, false, true) => Some("the pass was stopped".to_owned()),
         (None, false, false) => {
-            Some(format!("more than {} was not granted", human::span(deadline.as_secs_f64())))
+            Some(format!("more than {} was not granted", format::span(deadline.as_secs_f64())))
         }
     };
     let listed = found.mismatched.iter().take(LISTED);
@@ -179,17 +179,21 @@ fn viewed(found: &AuditOutcome, deadline: Duration, stop: &StopSignal) -> (Audit
 fn describe(what: &str, places: &[(u64, u64)]) -> String {
     let first: Vec<_> = places.iter().take(8).map(|(at, len)| format!("{at}+{len}")).collect();
     let more = if places.len() > first.len() { ", …" } else { "" };
-    format!("on {} UTC, {what}, at {}{more}", human::moment(clock::now()), first.join(", "))
+    format!("on {} UTC, {what}, at {}{more}", format::moment(clock::now()), first.join(", "))
 }
 
 /// Takes note that a comparison found blocks of an open snapshot, drained to the target, that hold something else than
 /// change tracking had warmd copy.
-pub(super) async fn found_out(context: &Context, row: &DiskRow, untold: &[Extent]) -> Result<(), WorkError> {
-    let mut untold = untold.to_vec();
+pub(super) async fn found_out(
+    context: &Context,
+    row: &DiskRow,
+    unreported: &[Extent],
+) -> Result<(), WorkError> {
+    let mut unreported = unreported.to_vec();
     // Pieces of a comparison end in any order.
-    untold.sort_unstable();
-    let bytes: u64 = untold.iter().map(|extent| extent.len().0).sum();
-    let places: Vec<_> = coalesce(untold, 0).map(|extent| (extent.start().0, extent.len().0)).collect();
+    unreported.sort_unstable();
+    let bytes: u64 = unreported.iter().map(|extent| extent.len().0).sum();
+    let places: Vec<_> = coalesce(unreported, 0).map(|extent| (extent.start().0, extent.len().0)).collect();
     let fault = describe(
         &format!("a comparison found {bytes} bytes that had changed without the source having said so"),
         &places,
@@ -212,19 +216,19 @@ async fn note_beside(context: &Context, row: &DiskRow) -> Result<(), WorkError> 
     if is_known || mutant("comparison-not-noted") {
         return Ok(());
     }
-    let Some(Writer::Pass { number, faults }) = context.target.noted_writer(context.id).await? else {
+    let Some(LastWriter::Pass { number, faults }) = context.target.noted_writer(context.id).await? else {
         // Of what a conversion or a target VM wrote nothing is believed anyway.
         return Ok(());
     };
-    let writer = Writer::Pass { number, faults: faults.max(rows_at_fault(&rows)) + 1 };
+    let writer = LastWriter::Pass { number, faults: faults.max(rows_at_fault(&rows)) + 1 };
     Ok(context.target.note_writer(context.id, Some(writer)).await?)
 }
 
 /// Counts bytes that were looked at, and those of which the source had not told.
-pub(super) fn count(context: &Context, row: &DiskRow, checked: u64, untold: u64) {
+pub(super) fn count(context: &Context, row: &DiskRow, checked: u64, unreported: u64) {
     let plan = context.plan().name.clone();
     let name = AuditName { plan, vm: context.machine.name.clone(), disk: row.key.clone() };
-    context.engine.metrics.audited(name, checked, untold);
+    context.engine.metrics.audited(name, checked, unreported);
 }
 
 /// Says it wherever somebody may look.
@@ -240,7 +244,7 @@ async fn tell(context: &Context, row: &DiskRow, fault: &str) {
         row.key
     );
     tracing::error!(migration = %context.id, vm = %context.machine.name, "{text}");
-    context.note("tracking-fault", text).await;
+    context.log_event("tracking-fault", text).await;
 }
 
 /// Makes the pass one that compares all of the disk: the snapshot stays, and with it the mark.

@@ -3,14 +3,14 @@
 use tokio::sync::oneshot;
 
 use crate::model::{
-    appointment::CutoverOrder,
-    request::{Request, Verdict},
+    request::{Request, RequestOutcome},
+    scheduled_cutover::CutoverOrder,
     verify::VerifyOrder,
 };
 
 /// A request with the place for its answer.
 #[derive(Debug)]
-pub struct Command {
+pub struct OwnerRequest {
     pub request: Request,
     /// Which verification, if that is asked for.
     pub order: VerifyOrder,
@@ -18,5 +18,5 @@ pub struct Command {
     pub cutover: CutoverOrder,
     /// Who asks, for the journal.
     pub by: String,
-    pub answer: oneshot::Sender<Verdict>,
+    pub answer: oneshot::Sender<RequestOutcome>,
 }

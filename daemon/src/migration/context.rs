@@ -21,11 +21,11 @@ use warmd_schedules::{forecast::Ceiling, rules::Rules, schedule::Problems};
 
 use super::{
     admission::Admissions,
-    audit::AuditBudget,
+    audit::AuditAmount,
     groups::Groups,
-    limits::{Member, Registry},
-    live::Live,
+    limits::{LimitedMigration, Registry},
     overdue::Overdue,
+    status_publisher::StatusPublisher,
     steady::Steady,
 };
 use crate::{
@@ -53,7 +53,7 @@ pub struct Engine {
     /// Of all reads together, as configured.
     pub limit: Limit,
     /// How much of each disk is read to see whether change tracking tells the truth, unless its plan says.
-    pub audit: AuditBudget,
+    pub audit: AuditAmount,
     pub metrics: Metrics,
 }
 
@@ -74,13 +74,13 @@ pub struct Context {
     /// With whom it may cut over together.
     pub groups: Arc<Groups>,
     /// The names of the endpoints that it began with.
-    ends: (String, String),
-    pub live: Arc<Live>,
+    endpoint_names: (String, String),
+    pub live: Arc<StatusPublisher>,
     cutover: Mutex<Cutover>,
     ledgers: tokio::sync::Mutex<BTreeMap<DiskId, Arc<Ledger>>>,
     baselines: tokio::sync::Mutex<BTreeMap<DiskId, Arc<Mutex<LatencyBaseline>>>>,
     /// When an earlier daemon asked for the target VM's start, if it did in the cutover that was taken up.
-    pub found_asked: Option<DateTime<Utc>>,
+    pub start_requested_before_restart: Option<DateTime<Utc>>,
     /// The machine as the source described it last; [`Context::machine`] is as it was when the daemon took it up.
     latest: Mutex<Machine>,
     /// Where its definitions were last seen to differ.
@@ -90,7 +90,7 @@ pub struct Context {
     /// Whether what an earlier daemon may have left open on the source was ended.
     is_swept: AtomicBool,
     /// Whether the last writer to the target's disks was looked at, and is one that the state knows.
-    knows_writer: AtomicBool,
+    writer_is_checked: AtomicBool,
     /// How long its last pass is past.
     pub(super) steady: Steady,
     /// Whether its copy is older than is promised.
@@ -99,7 +99,7 @@ pub struct Context {
 
 /// The parts of a [`Context`].
 #[expect(missing_debug_implementations, reason = "it is taken apart at once")]
-pub struct Parts {
+pub struct ContextParts {
     pub id: MigrationId,
     pub plan: Arc<Plan>,
     pub vm: VmId,
@@ -115,16 +115,16 @@ pub struct Parts {
     pub limits: Arc<Registry>,
     pub groups: Arc<Groups>,
     /// The names of the source and the target.
-    pub ends: (String, String),
-    pub live: Arc<Live>,
+    pub endpoint_names: (String, String),
+    pub live: Arc<StatusPublisher>,
     /// As the store has it.
     pub cutover: Cutover,
 }
 
 impl Context {
     /// Puts the parts together.
-    pub fn new(parts: Parts) -> Self {
-        let Parts {
+    pub fn new(parts: ContextParts) -> Self {
+        let ContextParts {
             id,
             plan,
             vm,
@@ -138,11 +138,11 @@ impl Context {
             shares,
             limits,
             groups,
-            ends,
+            endpoint_names,
             live,
             cutover,
         } = parts;
-        let found_asked = cutover.start_asked;
+        let start_requested_before_restart = cutover.start_asked;
         let (plan, cutover) = (watch::Sender::new(plan), Mutex::new(cutover));
         let ledgers = tokio::sync::Mutex::default();
         let latest = Mutex::new(machine.clone());
@@ -160,17 +160,17 @@ impl Context {
             shares,
             limits,
             groups,
-            ends,
+            endpoint_names,
             live,
             cutover,
             ledgers,
             baselines: tokio::sync::Mutex::default(),
-            found_asked,
+            start_requested_before_restart,
             latest,
             differences: Mutex::default(),
             seen_started: AtomicBool::new(false),
             is_swept: AtomicBool::new(false),
-            knows_writer: AtomicBool::new(false),
+            writer_is_checked: AtomicBool::new(false),
             steady: Steady::default(),
             overdue: Overdue::default(),
         }
@@ -202,13 +202,13 @@ impl Context {
     }
 
     /// Whether the target was found to be no further than the state, since the daemon came up.
-    pub(super) fn is_known_of(&self) -> bool {
-        self.knows_writer.load(Ordering::Relaxed)
+    pub(super) fn writer_checked(&self) -> bool {
+        self.writer_is_checked.load(Ordering::Relaxed)
     }
 
     /// It was found so.
-    pub(super) fn known_of(&self) {
-        self.knows_writer.store(true, Ordering::Relaxed);
+    pub(super) fn set_writer_checked(&self) {
+        self.writer_is_checked.store(true, Ordering::Relaxed);
     }
 
     /// The plan as last applied.
@@ -289,7 +289,7 @@ impl Context {
 
     /// The target's name.
     pub fn target_endpoint(&self) -> &str {
-        &self.ends.1
+        &self.endpoint_names.1
     }
 
     /// What the work on a disk takes from.
@@ -299,28 +299,31 @@ impl Context {
 
     /// The buffers that its work may hold: its target's share, and for what is urgent the reserve as well.
     pub fn pool(&self, is_urgent: bool) -> BufferPool {
-        self.engine.pool.share(&self.ends.1, is_urgent)
+        self.engine.pool.share(&self.endpoint_names.1, is_urgent)
     }
 
     /// What bounds the rate of its passes now.
     pub fn ceilings(&self) -> Vec<Ceiling> {
-        let mut ceilings =
-            self.limits.ceilings(&Member { id: self.id, source: &self.ends.0, target: &self.ends.1 });
-        let budgets = self.admissions.ceilings(&self.plan().name).into_iter();
-        ceilings.extend(budgets.map(|(name, rate)| Ceiling { name, bytes_per_second: rate.get() as f64 }));
+        let mut ceilings = self.limits.ceilings(&LimitedMigration {
+            id: self.id,
+            source: &self.endpoint_names.0,
+            target: &self.endpoint_names.1,
+        });
+        let quotas = self.admissions.ceilings(&self.plan().name).into_iter();
+        ceilings.extend(quotas.map(|(name, rate)| Ceiling { name, bytes_per_second: rate.get() as f64 }));
         ceilings
     }
 
     /// A line of this migration's journal.
-    pub fn line(&self, by: &str, kind: &str, text: String) -> EventView {
+    pub fn journal_entry(&self, by: &str, kind: &str, text: String) -> EventView {
         let (by, kind) = (by.to_owned(), kind.to_owned());
         EventView { at: clock::now(), migration: Some(self.id), by, kind, text }
     }
 
     /// Writes a line into the journal and the log. A journal that cannot be written now must not stop the work.
-    pub async fn note(&self, kind: &str, text: String) {
+    pub async fn log_event(&self, kind: &str, text: String) {
         tracing::info!(migration = %self.id, vm = %self.machine.name, kind, "{text}");
-        if let Err(error) = self.store.append_events(vec![self.line("warmd", kind, text)]).await {
+        if let Err(error) = self.store.append_events(vec![self.journal_entry("warmd", kind, text)]).await {
             tracing::error!(migration = %self.id, %error, "journal not written");
         }
     }
@@ -329,7 +332,7 @@ impl Context {
     pub async fn warn(&self, text: String) {
         if !self.live.view().warnings.contains(&text) {
             self.live.update(|view| view.warnings.push(text.clone()));
-            self.note("warning", text).await;
+            self.log_event("warning", text).await;
         }
     }
 

@@ -5,23 +5,23 @@
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 
-use super::{explained::Explanation, groups::PlanCutover};
+use super::{explain::Explanation, groups::PlanCutover};
 use crate::{
     model::{
-        appointment::CutoverOrder,
-        budget::BudgetView,
         group::GroupView,
         id::MigrationId,
         limit::{LimitChange, LimitView},
         machine::Inventory,
         plan::Plan,
+        quota::QuotaView,
         report::{KeySince, Report},
-        request::{Request, Verdict},
+        request::{Request, RequestOutcome},
         rule::{Rule, Severity},
+        scheduled_cutover::CutoverOrder,
         verify::VerifyOrder,
         view::MigrationView,
     },
-    seal::{PublicKey, Sealed},
+    seal::{PublicKey, SignedReport},
     store::JournalPage,
 };
 
@@ -29,14 +29,14 @@ use crate::{
 #[async_trait]
 pub trait Control: Send + Sync {
     /// The configured sources.
-    async fn sources(&self) -> Vec<Endpoint>;
+    async fn sources(&self) -> Vec<EndpointInfo>;
     /// Reaches a source; what it says of itself.
     async fn check_source(&self, name: &str) -> Result<String, ControlError>;
     /// A source's VMs, as they were seen lately, or are seen now if they are wanted `anew`.
     async fn source_vms(&self, name: &str, anew: bool) -> Result<Inventory, ControlError>;
 
     /// The configured targets.
-    async fn targets(&self) -> Vec<Endpoint>;
+    async fn targets(&self) -> Vec<EndpointInfo>;
     /// Reaches a target; what it says of itself.
     async fn check_target(&self, name: &str) -> Result<String, ControlError>;
 
@@ -61,8 +61,12 @@ pub trait Control: Send + Sync {
     /// How the plan's last cutover of VMs together goes, or went; `None` if there was none.
     async fn group(&self, name: &str) -> Result<Option<GroupView>, ControlError>;
     /// What the plan's schedule will decide next, at most `count` decisions.
-    async fn explain(&self, plan: &Plan, whose: Whose<'_>, count: usize)
-    -> Result<Explanation, ControlError>;
+    async fn explain(
+        &self,
+        plan: &Plan,
+        whose: ExplainTarget<'_>,
+        count: usize,
+    ) -> Result<Explanation, ControlError>;
     /// Forgets a plan whose migrations are all finished or cancelled.
     async fn delete_plan(&self, name: &str, by: &str) -> Result<(), ControlError>;
 
@@ -74,16 +78,30 @@ pub trait Control: Send + Sync {
     /// Every change of every migration from now on, progress included. A slow reader misses some, never the last.
     fn watch(&self) -> broadcast::Receiver<MigrationView>;
     /// Asks something of a migration. Accepted means begun, not finished: watch it.
-    async fn request(&self, id: MigrationId, request: Request, by: &str) -> Result<Verdict, ControlError>;
+    async fn request(
+        &self,
+        id: MigrationId,
+        request: Request,
+        by: &str,
+    ) -> Result<RequestOutcome, ControlError>;
     /// Asks for a cutover, now or later; [`Request::Cutover`] asks for one now.
-    async fn cut_over(&self, id: MigrationId, order: CutoverOrder, by: &str)
-    -> Result<Verdict, ControlError>;
+    async fn cut_over(
+        &self,
+        id: MigrationId,
+        order: CutoverOrder,
+        by: &str,
+    ) -> Result<RequestOutcome, ControlError>;
     /// Asks for a verification; [`Request::Verify`] asks for a readback of everything.
-    async fn verify(&self, id: MigrationId, order: VerifyOrder, by: &str) -> Result<Verdict, ControlError>;
+    async fn verify(
+        &self,
+        id: MigrationId,
+        order: VerifyOrder,
+        by: &str,
+    ) -> Result<RequestOutcome, ControlError>;
     /// The evidence.
     async fn report(&self, id: MigrationId) -> Result<Report, ControlError>;
     /// The same in the form that can be checked later, signed.
-    fn seal(&self, report: &Report) -> Result<Sealed, ControlError>;
+    fn seal(&self, report: &Report) -> Result<SignedReport, ControlError>;
     /// What checks the signatures of this daemon's reports.
     fn report_key(&self) -> PublicKey;
 
@@ -95,8 +113,8 @@ pub trait Control: Send + Sync {
     /// Changes the limit of a scope (`global`, `source/NAME`, `target/NAME`, `migration/KEY`, `migration/KEY/DISK`) at
     /// once, and until something else is said of it.
     async fn set_limit(&self, scope: &str, change: LimitChange, by: &str) -> Result<LimitView, ControlError>;
-    /// The budgets of all scopes that have some, or of the scope that is named.
-    async fn budgets(&self, scope: Option<&str>) -> Result<Vec<BudgetView>, ControlError>;
+    /// The quotas of all scopes that have some, or of the scope that is named.
+    async fn quotas(&self, scope: Option<&str>) -> Result<Vec<QuotaView>, ControlError>;
     /// The journal, of one migration or of all: at most `limit` lines, the last ones, or the first ones after a cursor.
     async fn events(
         &self,
@@ -108,7 +126,7 @@ pub trait Control: Send + Sync {
 
 /// For which migration a plan's schedule is explained, by the schedule of its VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whose<'a> {
+pub enum ExplainTarget<'a> {
     /// The plan's whose last pass is the longest ago, or one that has just begun if it has none.
     Oldest,
     /// The one that this key names, whatever its plan.
@@ -119,7 +137,7 @@ pub enum Whose<'a> {
 
 /// A configured source or target.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
+pub struct EndpointInfo {
     pub name: String,
     /// `libvirt`, `disk`.
     pub kind: String,

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     clock, crash,
-    human::{bytes, seconds_between, span},
+    format::{bytes, seconds_between, span},
     model::{
         conversion::{ConversionView, ConvertedDisk, Converter, machine_back},
         id::{DiskKey, MigrationId, VmId},
@@ -40,8 +40,8 @@ use crate::{
     },
     store::{ConversionRow, NO_CONVERSION, StoreError},
     targets::{
-        DiskSpec, Writer,
-        guard::{Guard, Guarded},
+        DiskSpec, LastWriter,
+        conversion_overlay::{ConversionOverlay, Guarded},
     },
     threads,
 };
@@ -63,7 +63,7 @@ const MARGIN: Duration = Duration::from_mins(2);
 
 /// What the command reads from its standard input, as JSON: `docs/conversion.md` has it. Fields are added, never changed.
 #[derive(Debug, Serialize)]
-struct Facts<'a> {
+struct ConversionInput<'a> {
     version: u32,
     migration: MigrationId,
     plan: &'a str,
@@ -119,7 +119,7 @@ pub(super) async fn check(context: &Context) -> Result<(), WorkError> {
     Ok(guard.check().await?)
 }
 
-async fn guard(context: &Context) -> Result<&dyn Guard, WorkError> {
+async fn guard(context: &Context) -> Result<&dyn ConversionOverlay, WorkError> {
     let guard = context.target.guard().await?;
     guard.ok_or_else(|| {
         WorkError::operator(
@@ -165,7 +165,7 @@ async fn command(
     let answer = guarded.folder.join(ANSWER);
     let input = facts(context, guarded, &given, &answer)?;
     let names: Vec<_> = guarded.disks.iter().map(|disk| disk.key.to_string()).collect();
-    context.note("conversion", format!("{program} begins on {}", names.join(", "))).await;
+    context.log_event("conversion", format!("{program} begins on {}", names.join(", "))).await;
     let begun = clock::now();
     let latest = Mutex::new(String::new());
     let mut tell = |line: &str| line.clone_into(&mut latest.lock().unwrap_or_else(PoisonError::into_inner));
@@ -178,7 +178,7 @@ async fn command(
     };
     let ended = shown(context, program, program::run_told(&order, &mut tell), &latest).await;
     if !ended.said.is_empty() {
-        context.note("conversion", format!("{program} says:\n{}", ended.said)).await;
+        context.log_event("conversion", format!("{program} says:\n{}", ended.said)).await;
     }
     if let Some(fault) = ended.fault {
         let last = latest.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -186,7 +186,7 @@ async fn command(
         return Err(WorkError::operator(format!("the conversion failed: {program}: {fault}{last}")));
     }
     let took = span(seconds_between(begun, clock::now()));
-    context.note("conversion", format!("{program} ended well after {took}")).await;
+    context.log_event("conversion", format!("{program} ended well after {took}")).await;
     let useless = |why: String| {
         WorkError::operator(format!("the machine that {program} handed back cannot be used: {why}"))
     };
@@ -213,7 +213,7 @@ fn facts(
         path: &disk.path,
         format: disk.format,
     });
-    let facts = Facts {
+    let facts = ConversionInput {
         version: FACTS,
         migration: context.id,
         plan: &plan.name,
@@ -255,7 +255,7 @@ async fn shown<T>(
             }
         });
         if noted.elapsed() >= NOTE_EVERY {
-            context.note("conversion", format!("{program}: {line}")).await;
+            context.log_event("conversion", format!("{program}: {line}")).await;
             noted = Instant::now();
         }
         seen = line;
@@ -289,7 +289,7 @@ fn read_all(path: &Path) -> io::Result<Vec<u8>> {
 /// Notes what was changed, and only then writes it into the disks; in words, what that was.
 async fn write(
     context: &Context,
-    guard: &dyn Guard,
+    guard: &dyn ConversionOverlay,
     (disks, guarded): (&[DiskSpec], Guarded),
     mut view: ConversionView,
 ) -> Result<String, WorkError> {
@@ -316,7 +316,7 @@ async fn write(
     let (id, attempt) = (Uuid::now_v7(), context.cutover().attempt);
     context.store.begin_conversion(context.id, ConversionRow { id, attempt, pass, view }).await?;
     if !mutant("conversion-not-noted") {
-        context.target.note_writer(context.id, Some(Writer::Conversion(id))).await?;
+        context.target.note_writer(context.id, Some(LastWriter::Conversion(id))).await?;
     }
     crash::point("conversion.noted");
     guard.commit(context.id, disks, &guarded, context.plan().cutover.delta_deadline).await?;

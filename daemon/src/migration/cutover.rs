@@ -23,7 +23,7 @@ use super::{
     context::Context,
     conversion,
     failure::WorkError,
-    machine_changes, overtaken,
+    machine_changes, stale_state,
     verify::{self, CompareSnapshot},
 };
 use crate::{
@@ -34,11 +34,11 @@ use crate::{
         machine::PowerState,
         phase::{NOT_STARTED, Phase, STARTED_OUTSIDE},
         plan::VerifyMode,
-        view::{PassKind, Verdict},
+        view::{PassKind, VerifyResult},
     },
     sources::{HowStopped, Leftover, ShutdownPolicy},
-    store::SealRow,
-    targets::{CreateMachine, MachineState, TargetErrorKind, Writer},
+    store::RecordedRoot,
+    targets::{CreateMachine, LastWriter, MachineState, TargetErrorKind},
 };
 
 /// What powering the source off or on may take beside what the plan grants the guest.
@@ -56,13 +56,15 @@ pub fn deadline(context: &Context, phase: Phase) -> Duration {
     let plan = context.plan();
     let policy = &plan.cutover;
     match phase {
-        Phase::LastDelta | Phase::FinalDelta => policy.delta_deadline,
+        Phase::CatchUpDelta | Phase::FinalDelta => policy.delta_deadline,
         Phase::StopSource => policy.graceful_shutdown + POWER_MARGIN,
         Phase::Verify => policy.verify_deadline,
         Phase::Convert => conversion::deadline(context),
         Phase::CreateVm | Phase::StartVm => policy.create_deadline,
-        Phase::Watch => policy.watch + policy.create_deadline + context.boot_check().deadline + BOOT_MARGIN,
-        Phase::Release => RELEASE_DEADLINE,
+        Phase::BootCheck => {
+            policy.watch + policy.create_deadline + context.boot_check().deadline + BOOT_MARGIN
+        }
+        Phase::Cleanup => RELEASE_DEADLINE,
     }
 }
 
@@ -70,15 +72,15 @@ pub fn deadline(context: &Context, phase: Phase) -> Duration {
 pub async fn run(context: &Context, phase: Phase, stop: &StopSignal) -> Result<Option<String>, WorkError> {
     crash::point(&format!("phase.{phase}.begin"));
     let outcome = match phase {
-        Phase::LastDelta => last_delta(context, stop).await,
+        Phase::CatchUpDelta => catch_up_delta(context, stop).await,
         Phase::StopSource => unless_stopped(stop, stop_source(context)).await,
         Phase::FinalDelta => final_delta(context, stop).await,
         Phase::Verify => prove(context, stop).await,
         Phase::Convert => Box::pin(conversion::run(context, stop)).await,
         Phase::CreateVm => create(context).await,
         Phase::StartVm => start(context).await,
-        Phase::Watch => unless_stopped(stop, watch(context)).await,
-        Phase::Release => release(context).await,
+        Phase::BootCheck => unless_stopped(stop, watch(context)).await,
+        Phase::Cleanup => release(context).await,
     }?;
     crash::point(&format!("phase.{phase}.end"));
     Ok(outcome)
@@ -96,7 +98,7 @@ pub(super) async fn unless_stopped<T>(
     }
 }
 
-async fn last_delta(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
+async fn catch_up_delta(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
     // Remembered before anything is stopped: an undo restores this, and a target stays off whose source was off.
     let power = context.source.power(&context.vm).await?;
     context.remember(|cutover| cutover.was_running = Some(power == PowerState::Running)).await?;
@@ -173,7 +175,7 @@ async fn prove(context: &Context, stop: &StopSignal) -> Result<Option<String>, W
         None => Err(WorkError::passing("verification was stopped before its end")),
         Some(verdict) if verdict.passed() => {
             seal(context, Some(&verdict)).await?;
-            Ok(Some(verify::right(&verdict)))
+            Ok(Some(verify::describe_success(&verdict)))
         }
         Some(verdict) => Err(WorkError::operator(format!(
             "the target does not hold what the source held: {}; these extents will be copied again in the next pass",
@@ -184,10 +186,10 @@ async fn prove(context: &Context, stop: &StopSignal) -> Result<Option<String>, W
 
 /// Keeps the manifests' roots as they are now: what follows may change the disks on purpose, and the report shall tell
 /// of the copy.
-async fn seal(context: &Context, verdict: Option<&Verdict>) -> Result<(), WorkError> {
+async fn seal(context: &Context, verdict: Option<&VerifyResult>) -> Result<(), WorkError> {
     let (at, attempt) = (clock::now(), context.cutover().attempt);
-    let proved_by = verdict.map_or_else(|| VerifyMode::None.to_string(), Verdict::what);
-    let mut seals = Vec::new();
+    let proved_by = verdict.map_or_else(|| VerifyMode::None.to_string(), VerifyResult::what);
+    let mut recorded_roots = Vec::new();
     for row in context.store.disks(context.id).await? {
         // The verification has just computed it of the same manifest.
         let known = verdict.and_then(|verdict| verdict.disks.iter().find(|disk| disk.key == row.key));
@@ -195,9 +197,15 @@ async fn seal(context: &Context, verdict: Option<&Verdict>) -> Result<(), WorkEr
             Some(disk) => disk.root.clone(),
             None => manifest_root(&context.store, row.id, row.size).await?,
         };
-        seals.push(SealRow { disk: row.id, attempt, root, proved_by: Some(proved_by.clone()), at });
+        recorded_roots.push(RecordedRoot {
+            disk: row.id,
+            attempt,
+            root,
+            proved_by: Some(proved_by.clone()),
+            at,
+        });
     }
-    context.store.put_seals(seals).await?;
+    context.store.record_roots(recorded_roots).await?;
     crash::point("root.sealed");
     Ok(())
 }
@@ -235,7 +243,7 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
     // The daemon died while it was being started, and it does not run. Whether it did is not known, and neither whether the
     // source did: it is not handed over like that.
     let asked = context.cutover().start_asked;
-    if asked.is_some() && asked == context.found_asked {
+    if asked.is_some() && asked == context.start_requested_before_restart {
         return Err(WorkError::operator(
             "the daemon ended while the target VM was being started, and the target VM does not run now: the \
              source was not watched meanwhile, so nothing is handed over; cut over again",
@@ -246,7 +254,7 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
     done_by_ledger(context).await?;
     crash::point("target.start");
     let noted = context.target.noted_writer(context.id).await?;
-    let given_over = context.cutover().given_over;
+    let handed_over_at = context.cutover().handed_over_at;
     // Kept before it is asked: a daemon that finds nothing here knows that the target VM never ran.
     context
         .remember(|cutover| {
@@ -254,13 +262,13 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
         })
         .await?;
     // From here on the disks may be what the target VM makes of them, and no state that is put back from a copy knows.
-    give_over(context, false).await?;
+    hand_over(context, false).await?;
     let outcome = match context.target.start(context.id).await {
         Ok(()) => None,
         Err(error) if error.kind == TargetErrorKind::Refused => {
             context.target.note_writer(context.id, noted).await?;
             context
-                .remember(|cutover| (cutover.start_asked, cutover.given_over) = (asked, given_over))
+                .remember(|cutover| (cutover.start_asked, cutover.handed_over_at) = (asked, handed_over_at))
                 .await?;
             return Err(error.into());
         }
@@ -294,10 +302,10 @@ pub(super) async fn may_run(context: &Context) -> bool {
 
 /// Notes beside the disks that they are the target VM's in this cutover, after the state knows of it; and whether that has
 /// gone too far for any state that does not know of it to take it back.
-async fn give_over(context: &Context, over: bool) -> Result<(), WorkError> {
+async fn hand_over(context: &Context, over: bool) -> Result<(), WorkError> {
     context
         .remember(|cutover| {
-            cutover.given_over.get_or_insert_with(overtaken::moment);
+            cutover.handed_over_at.get_or_insert_with(stale_state::moment);
         })
         .await?;
     note_machine(context, over).await
@@ -305,8 +313,8 @@ async fn give_over(context: &Context, over: bool) -> Result<(), WorkError> {
 
 /// Notes beside the disks that they are the target VM's since the moment that the state knows.
 pub(super) async fn note_machine(context: &Context, over: bool) -> Result<(), WorkError> {
-    if let Some(since) = context.cutover().given_over {
-        context.target.note_writer(context.id, Some(Writer::Machine { since, over })).await?;
+    if let Some(since) = context.cutover().handed_over_at {
+        context.target.note_writer(context.id, Some(LastWriter::Machine { since, over })).await?;
     }
     Ok(())
 }
@@ -325,7 +333,7 @@ async fn watch(context: &Context) -> Result<Option<String>, WorkError> {
     if !was_running(context) {
         return Ok(None);
     }
-    give_over(context, true).await?;
+    hand_over(context, true).await?;
     let mut running_since = None;
     let begun = tokio::time::Instant::now();
     let wanted = context.boot_check();
@@ -377,7 +385,7 @@ async fn release(context: &Context) -> Result<Option<String>, WorkError> {
         if !context.target.keeps_autostart() {
             let text = "the source VM was started together with its host, and whether the target VM is, the target does not \
                         keep: set that where it runs";
-            context.note("warning", text.to_owned()).await;
+            context.log_event("warning", text.to_owned()).await;
         }
     }
     if !afterwards::source_is_off(context).await? {
@@ -390,10 +398,10 @@ async fn release(context: &Context) -> Result<Option<String>, WorkError> {
     let until = (span > TimeDelta::zero()).then(|| clock::now().checked_add_signed(span)).flatten();
     context.remember(|cutover| cutover.watch_until = until).await?;
     context.source.end_snapshot(&context.vm, context.id).await?;
-    let leftovers = context.source.release_marks(&context.vm, context.id, &[]).await?;
+    let leftovers = context.source.delete_marks(&context.vm, context.id, &[]).await?;
     tell(context, leftovers).await;
     // Also the disks of a VM that was off, and was not started: it can be started without asking warmd.
-    give_over(context, true).await?;
+    hand_over(context, true).await?;
     if let Err(error) = context.target.tidy(context.id).await {
         tracing::warn!(migration = %context.id, %error, "what earlier target VMs left beside the disks is still there");
     }
@@ -405,7 +413,7 @@ async fn tell(context: &Context, leftovers: Vec<Leftover>) {
     let left: Vec<_> = leftovers.iter().map(ToString::to_string).collect();
     context.live.update(|view| view.left_behind.clone_from(&left));
     for text in left {
-        context.note("warning", text).await;
+        context.log_event("warning", text).await;
     }
 }
 

@@ -13,21 +13,21 @@ use super::{
     cutover,
     driver::unsaved,
     failure::{Remedy, WorkError},
-    forecast, groups, hooks, overtaken, prepare,
+    forecast, groups, hooks, prepare,
     retry::Retry,
     rollback,
-    sweep::sweep_first,
-    verify,
-    waiting::Waiting,
+    snapshot_cleanup::sweep_first,
+    stale_state, verify,
+    waiting::RetryReporter,
 };
 use crate::{
     clock,
-    human::moment,
+    format::moment,
     model::{
-        hook::When,
+        hook::HookSide,
         id::MigrationId,
         phase::Phase,
-        transition::Work,
+        transition::StateWork,
         verify::VerifyOrder,
         view::{CutoverView, PassKind, PhaseView},
     },
@@ -49,24 +49,28 @@ pub(super) const PHASE_FAILED: &str = "failed: ";
 
 /// Does `doing`, and again while its failures may pass: undo, rollback and clean-up for ever, a phase within its deadline;
 /// everything else for ever where something stands in its way that time takes away, else a limited number of times.
-pub(super) async fn persist(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
-    if matches!(doing, Work::Seed | Work::Sync | Work::Phase(Phase::LastDelta)) {
+pub(super) async fn run_with_retries(
+    context: &Context,
+    doing: StateWork,
+    stop: &StopSignal,
+) -> Result<(), WorkError> {
+    if matches!(doing, StateWork::Seed | StateWork::Sync | StateWork::Phase(Phase::CatchUpDelta)) {
         sweep_first(context, stop).await?;
     }
     look_first(context, doing, stop).await?;
     admission::enter(context, doing, stop).await?;
-    let Work::Phase(phase) = doing else { return attempts(context, doing, stop).await };
+    let StateWork::Phase(phase) = doing else { return attempts(context, doing, stop).await };
     // Outside the phase's deadline: each hook has its own.
-    if phase == Phase::Watch {
+    if phase == Phase::BootCheck {
         // Where nothing leads back any more: before that the target VM runs, and a failure would be an undo.
-        with_hooks(context, (Phase::StartVm, When::After), phase, stop).await?;
+        with_hooks(context, (Phase::StartVm, HookSide::After), phase, stop).await?;
     }
-    with_hooks(context, (phase, When::Before), phase, stop).await?;
+    with_hooks(context, (phase, HookSide::Before), phase, stop).await?;
     attempts(context, doing, stop).await?;
     if phase == Phase::StartVm {
         return Ok(());
     }
-    with_hooks(context, (phase, When::After), phase, stop).await?;
+    with_hooks(context, (phase, HookSide::After), phase, stop).await?;
     if phase == Phase::CreateVm {
         // Outside its deadline: how long it takes is up to others.
         groups::pass(context, stop).await?;
@@ -75,10 +79,10 @@ pub(super) async fn persist(context: &Context, doing: Work, stop: &StopSignal) -
 }
 
 /// Nothing is done by a state that the target has overtaken.
-async fn look_first(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
+async fn look_first(context: &Context, doing: StateWork, stop: &StopSignal) -> Result<(), WorkError> {
     let mut patience = Patience::new(context, doing);
     loop {
-        let Err(error) = overtaken::check(context, doing).await else {
+        let Err(error) = stale_state::check(context, doing).await else {
             context.waits_no_more();
             return Ok(());
         };
@@ -93,12 +97,12 @@ async fn look_first(context: &Context, doing: Work, stop: &StopSignal) -> Result
 /// The hooks of a moment, which are run in the phase `within`; what fails there is that phase's failure.
 async fn with_hooks(
     context: &Context,
-    (phase, when): (Phase, When),
+    (phase, when): (Phase, HookSide),
     within: Phase,
     stop: &StopSignal,
 ) -> Result<(), WorkError> {
     let mut retry = Retry::times(ATTEMPTS);
-    let mut waiting = Waiting::new(context);
+    let mut waiting = RetryReporter::new(context);
     let error = loop {
         let Err(error) = hooks::run(context, phase, when, stop).await else { return Ok(()) };
         if error.remedy == Remedy::Operator || stop.is_stopped() {
@@ -111,7 +115,7 @@ async fn with_hooks(
     context.waits_no_more();
     let (attempt, now) = (context.cutover().attempt, clock::now());
     let outcome = format!("{PHASE_FAILED}{error}");
-    if when == When::Before || within != phase {
+    if when == HookSide::Before || within != phase {
         context.store.begin_phase(context.id, attempt, within, now).await?;
         show_phase(context, PhaseView { phase: within, started: now, ended: None, outcome: None });
     }
@@ -119,7 +123,7 @@ async fn with_hooks(
     Err(error)
 }
 
-async fn attempts(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
+async fn attempts(context: &Context, doing: StateWork, stop: &StopSignal) -> Result<(), WorkError> {
     let mut patience = Patience::new(context, doing);
     loop {
         let (begun, waited) = (tokio::time::Instant::now(), context.admissions.waited());
@@ -133,12 +137,12 @@ async fn attempts(context: &Context, doing: Work, stop: &StopSignal) -> Result<(
         };
         let Err(error) = result else { return Ok(()) };
         let copied = begun.elapsed().saturating_sub(context.admissions.waited().saturating_sub(waited));
-        if matches!(doing, Work::Seed | Work::Sync) && copied > LONG {
+        if matches!(doing, StateWork::Seed | StateWork::Sync) && copied > LONG {
             // It came a long way: a full pass of days may meet more than ten short failures.
             patience.begin_anew();
         }
         // Only a target that answers that its VM does not run lets the start be given up: an undo would end a VM that works.
-        let may_run = doing == Work::Phase(Phase::StartVm) && cutover::may_run(context).await;
+        let may_run = doing == StateWork::Phase(Phase::StartVm) && cutover::may_run(context).await;
         if stop.is_stopped() || (!may_run && (is_final(&error, doing) || unsaved::ends(context, doing))) {
             return Err(error);
         }
@@ -154,19 +158,22 @@ struct Patience<'a> {
     endless: Option<Retry>,
     /// While the target VM may run.
     open: Retry,
-    waiting: Waiting<'a>,
+    waiting: RetryReporter<'a>,
 }
 
 impl<'a> Patience<'a> {
-    fn new(context: &'a Context, doing: Work) -> Self {
+    fn new(context: &'a Context, doing: StateWork) -> Self {
         let (limited, endless) = match doing {
-            Work::Undo(_) | Work::RollBack | Work::Clean => (Retry::forever(), None),
-            Work::Phase(phase) => (Retry::until(cutover::deadline(context, phase)), None),
-            Work::Begin | Work::Prepare | Work::Seed | Work::Sync | Work::Nothing | Work::AwaitSchedule => {
-                (Retry::times(ATTEMPTS), Some(Retry::forever()))
-            }
+            StateWork::Undo(_) | StateWork::RollBack | StateWork::Clean => (Retry::forever(), None),
+            StateWork::Phase(phase) => (Retry::until(cutover::deadline(context, phase)), None),
+            StateWork::Begin
+            | StateWork::Prepare
+            | StateWork::Seed
+            | StateWork::Sync
+            | StateWork::Nothing
+            | StateWork::AwaitSchedule => (Retry::times(ATTEMPTS), Some(Retry::forever())),
         };
-        Self { limited, endless, open: Retry::forever(), waiting: Waiting::new(context) }
+        Self { limited, endless, open: Retry::forever(), waiting: RetryReporter::new(context) }
     }
 
     /// What failed before does not count any more.
@@ -201,24 +208,24 @@ impl<'a> Patience<'a> {
 }
 
 /// Whether trying again is of no use.
-fn is_final(error: &WorkError, doing: Work) -> bool {
+fn is_final(error: &WorkError, doing: StateWork) -> bool {
     match error.remedy {
-        Remedy::Decide => true,
-        Remedy::Operator => !matches!(doing, Work::Undo(_) | Work::RollBack | Work::Clean),
+        Remedy::NeedsDecision => true,
+        Remedy::Operator => !matches!(doing, StateWork::Undo(_) | StateWork::RollBack | StateWork::Clean),
         Remedy::Retry | Remedy::Wait => false,
     }
 }
 
-async fn act(context: &Context, doing: Work, stop: &StopSignal) -> Result<(), WorkError> {
+async fn act(context: &Context, doing: StateWork, stop: &StopSignal) -> Result<(), WorkError> {
     match doing {
-        Work::Nothing | Work::AwaitSchedule | Work::Begin => Ok(()),
-        Work::Prepare => prepare::prepare(context).await,
-        Work::Seed => copy(context, PassKind::Full, stop).await,
-        Work::Sync => copy(context, PassKind::Delta, stop).await,
-        Work::Phase(phase) => run_phase(context, phase, stop).await,
-        Work::Undo(phase) => cutover::undo(context, phase).await,
-        Work::RollBack => cutover::unless_stopped(stop, rollback::roll_back(context)).await,
-        Work::Clean => cutover::clean(context).await,
+        StateWork::Nothing | StateWork::AwaitSchedule | StateWork::Begin => Ok(()),
+        StateWork::Prepare => prepare::prepare(context).await,
+        StateWork::Seed => copy(context, PassKind::Full, stop).await,
+        StateWork::Sync => copy(context, PassKind::Delta, stop).await,
+        StateWork::Phase(phase) => run_phase(context, phase, stop).await,
+        StateWork::Undo(phase) => cutover::undo(context, phase).await,
+        StateWork::RollBack => cutover::unless_stopped(stop, rollback::roll_back(context)).await,
+        StateWork::Clean => cutover::clean(context).await,
     }
 }
 
@@ -326,7 +333,7 @@ pub(super) async fn verify_alone(
         Ok(None) => "it was stopped before its end; asked for again, it goes on".to_owned(),
         Err(error) => error.to_string(),
     };
-    context.note("verification", format!("no verdict: {error}")).await;
+    context.log_event("verification", format!("no verdict: {error}")).await;
     context.live.update(|view| {
         if let Some(verification) = &mut view.verification {
             (verification.ended, verification.error) = (Some(clock::now()), Some(error));
@@ -359,9 +366,9 @@ mod tests {
             // A clock that was set back is nobody's fault.
             (Phase::FinalDelta, 1, 0, true),
             // The source runs, or the target VM may.
-            (Phase::LastDelta, 99, 8_000, true),
+            (Phase::CatchUpDelta, 99, 8_000, true),
             (Phase::StartVm, 99, 8_000, true),
-            (Phase::Watch, 99, 8_000, true),
+            (Phase::BootCheck, 99, 8_000, true),
         ] {
             let judged = in_time(phase, (began, Duration::from_secs(age)), cut, Duration::from_mins(1));
             assert_eq!(judged.is_ok(), goes_on, "{phase} {cut} {age}");

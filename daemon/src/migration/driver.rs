@@ -17,26 +17,26 @@ use warmd_cbt::{mutant::mutant, stop::StopSignal};
 
 use self::cutovers::told;
 use super::{
-    command::Command,
+    command::OwnerRequest,
     context::Context,
-    doing::{forget_ledgers, persist, verify_alone},
+    doing::{forget_ledgers, run_with_retries, verify_alone},
     failure::{Remedy, WorkError},
     retry::Retry,
     rollback,
-    sweep::{keep_swept, sweep},
+    snapshot_cleanup::{keep_swept, sweep},
     timing,
 };
 use crate::{
     clock, crash,
     model::{
-        appointment::Appointment,
-        request::{Request, Verdict, judge},
+        request::{Request, RequestOutcome, judge},
+        scheduled_cutover::ScheduledCutover,
         state::State,
-        transition::{Event, Work, next, work},
+        transition::{MigrationEvent, StateWork, next, work},
         verify::VerifyOrder,
         view::EventView,
     },
-    store::Change,
+    store::MigrationUpdate,
 };
 
 /// How long work that was told to stop may take before it is dropped where it stands.
@@ -52,8 +52,8 @@ pub struct Driver {
     context: Arc<Context>,
     state: State,
     /// A cutover that is to begin later, or is held.
-    appointment: Option<Appointment>,
-    inbox: mpsc::Receiver<Command>,
+    scheduled_cutover: Option<ScheduledCutover>,
+    inbox: mpsc::Receiver<OwnerRequest>,
     shutdown: CancellationToken,
     verify_asked: Option<VerifyOrder>,
     /// Whether a person asked for the pass: then it is not held outside the copy windows.
@@ -61,7 +61,7 @@ pub struct Driver {
     /// Whether a pass that is begun waits for a copy window.
     is_held: bool,
     /// Since when the target VM has its disks from which a person wants to go back.
-    goes_back_from: Option<DateTime<Utc>>,
+    rollback_from: Option<DateTime<Utc>>,
     /// Whether the cutover that is being granted is forced; `None` for one whose time has come.
     is_forced: Option<bool>,
     /// Whether the source was powered on though that cannot be saved.
@@ -70,7 +70,7 @@ pub struct Driver {
 
 /// What ended the waiting.
 enum Happened {
-    Event(Event, String),
+    Event(MigrationEvent, String),
     /// The state is a new one, or the same with something more to do, or the schedule is to be asked again.
     Granted,
     ShutDown,
@@ -82,20 +82,20 @@ impl Driver {
     /// An owner of the migration in `context`, which the store has in `state`, with what was asked of its cutover.
     pub fn new(
         context: Arc<Context>,
-        (state, appointment): (State, Option<Appointment>),
-        inbox: mpsc::Receiver<Command>,
+        (state, scheduled_cutover): (State, Option<ScheduledCutover>),
+        inbox: mpsc::Receiver<OwnerRequest>,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
             context,
             state,
-            appointment,
+            scheduled_cutover,
             inbox,
             shutdown,
             verify_asked: None,
             sync_asked: false,
             is_held: false,
-            goes_back_from: None,
+            rollback_from: None,
             is_forced: None,
             is_back: false,
         }
@@ -104,9 +104,10 @@ impl Driver {
     /// Drives the migration to its end, or until the daemon shuts down; whether it is over.
     pub async fn run(mut self) -> bool {
         self.refresh().await;
-        let restarted = Event::Restarted { start_asked: self.context.cutover().start_asked.is_some() };
+        let restarted =
+            MigrationEvent::Restarted { start_asked: self.context.cutover().start_asked.is_some() };
         if let Ok(state) = next(&self.state, &restarted) {
-            self.enter(state, &restarted, "warmd", Vec::new()).await;
+            self.transition(state, &restarted, "warmd", Vec::new()).await;
         }
         loop {
             while !self.state.is_final() {
@@ -115,7 +116,7 @@ impl Driver {
                     Happened::Granted => {}
                     Happened::Event(event, by) => match next(&self.state, &event) {
                         Ok(state) => {
-                            if !self.enter(state, &event, &by, Vec::new()).await {
+                            if !self.transition(state, &event, &by, Vec::new()).await {
                                 // Whether it is saved nobody knows: entered once more it might be told twice.
                                 return false;
                             }
@@ -124,7 +125,7 @@ impl Driver {
                     },
                 }
             }
-            self.see_out().await;
+            self.linger().await;
             if self.state.is_final() {
                 return true;
             }
@@ -133,7 +134,7 @@ impl Driver {
 
     /// Requests of a finished migration are still judged: "already so", or why not; one leads back out. Whoever comes when the owner is
     /// gone gets a new one.
-    async fn see_out(&mut self) {
+    async fn linger(&mut self) {
         if self.state == State::Cancelled {
             // May be cut off anywhere: the next start goes on with it.
             let forgetting = forget_ledgers(&self.context.store, self.context.id);
@@ -145,7 +146,7 @@ impl Driver {
                 let (context, stop) = (Arc::clone(&self.context), StopSignal::new());
                 let stopper = stop.clone();
                 let job = Box::pin(async move { verify_alone(&context, &order, &stop).await });
-                if let Attended::ShutDown = self.attend(job, &stopper, false).await {
+                if let Attended::ShutDown = self.run_job(job, &stopper, false).await {
                     return;
                 }
                 patience = LATER;
@@ -156,7 +157,7 @@ impl Driver {
                 () = self.shutdown.cancelled() => return,
                 command = self.inbox.recv() => match command {
                     None => return,
-                    Some(command) => { self.grant(command).await; }
+                    Some(command) => { self.handle_request(command).await; }
                 },
                 () = tokio::time::sleep(patience) => return,
             }
@@ -173,25 +174,25 @@ impl Driver {
         let stop = StopSignal::new();
         let stopper = stop.clone();
         match doing {
-            Work::Nothing => self.idle(std::future::pending(), true).await,
-            Work::AwaitSchedule if let Some(order) = self.verify_asked.take() => {
+            StateWork::Nothing => self.idle(std::future::pending(), true).await,
+            StateWork::AwaitSchedule if let Some(order) = self.verify_asked.take() => {
                 self.show_next_pass(None, None);
                 let job = Box::pin(async move { verify_alone(&context, &order, &stop).await });
-                match self.attend(job, &stopper, false).await {
+                match self.run_job(job, &stopper, false).await {
                     Attended::Job(_) | Attended::Granted | Attended::Held => Happened::Granted,
                     Attended::ShutDown => Happened::ShutDown,
                 }
             }
-            Work::AwaitSchedule => {
+            StateWork::AwaitSchedule => {
                 let plans = context.plans();
                 let facts = self.facts().await;
                 match timing::next_pass(&context, &facts, clock::now()) {
                     None if self.shutdown.is_cancelled() => Happened::ShutDown,
-                    None => Happened::Event(Event::PassDue, "schedule".to_owned()),
+                    None => Happened::Event(MigrationEvent::PassDue, "schedule".to_owned()),
                     Some(wait) => self.wait_for(plans, wait).await,
                 }
             }
-            Work::Seed | Work::Sync if let Some((plans, wait)) = self.held() => {
+            StateWork::Seed | StateWork::Sync if let Some((plans, wait)) = self.held() => {
                 self.is_held = true;
                 let happened = self.wait_for(plans, wait).await;
                 self.is_held = false;
@@ -199,18 +200,18 @@ impl Driver {
             }
             _ => {
                 self.show_next_pass(None, None);
-                let in_windows = matches!(doing, Work::Seed | Work::Sync) && !self.sync_asked;
-                let job: Job<'_> = Box::pin(async move { persist(&context, doing, &stop).await });
-                let attended = self.attend(job, &stopper, in_windows).await;
+                let in_windows = matches!(doing, StateWork::Seed | StateWork::Sync) && !self.sync_asked;
+                let job: Job<'_> = Box::pin(async move { run_with_retries(&context, doing, &stop).await });
+                let attended = self.run_job(job, &stopper, in_windows).await;
                 self.context.waits_no_more();
                 match attended {
-                    Attended::Job(Ok(())) => Happened::Event(Event::WorkDone, "warmd".to_owned()),
+                    Attended::Job(Ok(())) => Happened::Event(MigrationEvent::WorkDone, "warmd".to_owned()),
                     Attended::Job(Err(error)) => {
                         let reason = error.to_string();
                         let event = match error.remedy {
-                            Remedy::Decide => Event::Overtaken { reason },
+                            Remedy::NeedsDecision => MigrationEvent::StaleState { reason },
                             Remedy::Retry | Remedy::Wait | Remedy::Operator => {
-                                Event::WorkFailed { reason, resumable: true }
+                                MigrationEvent::WorkFailed { reason, resumable: true }
                             }
                         };
                         Happened::Event(event, "warmd".to_owned())
@@ -244,7 +245,7 @@ impl Driver {
                 () = &mut clock => return Happened::Granted,
                 command = self.inbox.recv() => {
                     let Some(command) = command else { return Happened::ShutDown };
-                    if self.grant(command).await {
+                    if self.handle_request(command).await {
                         return Happened::Granted;
                     }
                 }
@@ -255,7 +256,7 @@ impl Driver {
     /// Lets `job` run and answers requests meanwhile. A request that changes the state then ends the job, before the new
     /// state's work begins: whatever it drained stays drained, and nothing of it runs on.
     /// So does the time of a cutover, and the end of the copy windows for a job that keeps to them.
-    async fn attend(&mut self, mut job: Job<'_>, stopper: &StopSignal, in_windows: bool) -> Attended {
+    async fn run_job(&mut self, mut job: Job<'_>, stopper: &StopSignal, in_windows: bool) -> Attended {
         let context = Arc::clone(&self.context);
         let closed =
             async { if in_windows { timing::closed(&context).await } else { std::future::pending().await } };
@@ -282,13 +283,13 @@ impl Driver {
                         return Attended::Job(Ok(()));
                     }
                     let why = self.held().map_or_else(String::new, |(_, wait)| wait.why);
-                    self.context.note("schedule", format!("pass held: {why}")).await;
+                    self.context.log_event("schedule", format!("pass held: {why}")).await;
                     return Attended::Held;
                 }
                 command = self.inbox.recv() => {
                     let Some(command) = command else { return Attended::ShutDown };
                     let before = self.state.clone();
-                    if self.grant(command).await && self.state != before {
+                    if self.handle_request(command).await && self.state != before {
                         stopper.stop();
                         // Should it be dropped where it stands: whatever follows begins with clearing away.
                         tokio::time::timeout(STOP_DEADLINE, job).await.ok();
@@ -313,51 +314,55 @@ impl Driver {
 
     /// Judges and journals a request, and if it is accepted takes it into the state; only then is it answered, so that
     /// an accepted request is never forgotten. Whether it was accepted.
-    async fn grant(&mut self, command: Command) -> bool {
+    async fn handle_request(&mut self, command: OwnerRequest) -> bool {
         let is_verify = command.request == Request::Verify;
         let verdict = match judge(&self.state, command.request) {
-            Verdict::Accepted if is_verify && self.verify_asked.is_some() => {
-                Verdict::Refused("a verification waits already; ask again when it runs".to_owned())
+            RequestOutcome::Accepted if is_verify && self.verify_asked.is_some() => {
+                RequestOutcome::Refused("a verification waits already; ask again when it runs".to_owned())
             }
-            Verdict::Accepted if is_verify => {
-                command.order.refusal(&self.state).map_or(Verdict::Accepted, Verdict::Refused)
+            RequestOutcome::Accepted if is_verify => {
+                command.order.refusal(&self.state).map_or(RequestOutcome::Accepted, RequestOutcome::Refused)
             }
             // It goes on at once, whatever the schedule says.
-            Verdict::AlreadySo if command.request == Request::Sync && self.is_held => Verdict::Accepted,
-            Verdict::Accepted if command.request == Request::Rollback => {
+            RequestOutcome::NoChange if command.request == Request::Sync && self.is_held => {
+                RequestOutcome::Accepted
+            }
+            RequestOutcome::Accepted if command.request == Request::Rollback => {
                 match rollback::judged(&self.context).await {
                     Ok(since) => {
-                        self.goes_back_from = since;
-                        Verdict::Accepted
+                        self.rollback_from = since;
+                        RequestOutcome::Accepted
                     }
-                    Err(why) => Verdict::Refused(why),
+                    Err(why) => RequestOutcome::Refused(why),
                 }
             }
             verdict => verdict,
         };
         let (verdict, arranged) = self.arranged(&command, verdict).await;
-        let accepted = verdict == Verdict::Accepted;
+        let accepted = verdict == RequestOutcome::Accepted;
         let text = match &verdict {
-            Verdict::Accepted if is_verify => format!("verify accepted: {}", command.order),
-            Verdict::Accepted if command.request == Request::Rollback => {
+            RequestOutcome::Accepted if is_verify => format!("verify accepted: {}", command.order),
+            RequestOutcome::Accepted if command.request == Request::Rollback => {
                 format!("rollback accepted: {}", rollback::loss(&self.context))
             }
-            Verdict::Accepted => format!("{} accepted{}", command.request.name(), told(arranged.as_ref())),
-            Verdict::AlreadySo => format!("{}: already so", command.request.name()),
-            Verdict::Refused(why) => why.clone(),
+            RequestOutcome::Accepted => {
+                format!("{} accepted{}", command.request.name(), told(arranged.as_ref()))
+            }
+            RequestOutcome::NoChange => format!("{}: already so", command.request.name()),
+            RequestOutcome::Refused(why) => why.clone(),
         };
-        let line = self.context.line(&command.by, "request", text);
-        let event = Event::Request(command.request);
+        let line = self.context.journal_entry(&command.by, "request", text);
+        let event = MigrationEvent::Request(command.request);
         let saved = match next(&self.state, &event) {
             Ok(state) if accepted && state != self.state => {
                 let lines = if mutant("request-not-told") { Vec::new() } else { vec![line] };
                 self.is_forced = Some(command.cutover.force);
-                let saved = self.enter(state, &event, &command.by, lines).await;
+                let saved = self.transition(state, &event, &command.by, lines).await;
                 self.is_forced = None;
                 saved
             }
             _ => match arranged {
-                Some(appointment) if accepted => self.appoint(appointment, line).await,
+                Some(scheduled_cutover) if accepted => self.appoint(scheduled_cutover, line).await,
                 _ => self.journal(line, accepted).await,
             },
         };
@@ -399,24 +404,30 @@ impl Driver {
 
     /// Saves the new state with its journal lines, then lets it be seen. Without the save nothing goes on; false if the
     /// daemon was shut down before.
-    async fn enter(&mut self, state: State, event: &Event, by: &str, mut lines: Vec<EventView>) -> bool {
+    async fn transition(
+        &mut self,
+        state: State,
+        event: &MigrationEvent,
+        by: &str,
+        mut lines: Vec<EventView>,
+    ) -> bool {
         if state == self.state {
             return true;
         }
         let text = format!("{} → {state}{}", self.state, because(event));
-        let begins = *event == Event::Request(Request::Cutover);
+        let begins = *event == MigrationEvent::Request(Request::Cutover);
         let cutover = self.remembered(event);
         if !mutant("step-not-told") {
-            lines.push(self.context.line(by, "state", text.clone()));
+            lines.push(self.context.journal_entry(by, "state", text.clone()));
         }
-        let appointment = self.appointment_in(&state);
-        let step = Change {
+        let scheduled_cutover = self.appointment_in(&state);
+        let step = MigrationUpdate {
             cutover: cutover.clone(),
-            appointment: appointment.clone(),
+            scheduled_cutover: scheduled_cutover.clone(),
             learned: self.learned_in(&state).await,
             forecast: if begins { Some(self.forecast().await) } else { None },
             events: lines,
-            ..Change::to(state.clone(), clock::now())
+            ..MigrationUpdate::to(state.clone(), clock::now())
         };
         let mut retry = Retry::forever();
         while let Err(error) = self.saved(step.clone()).await {
@@ -425,7 +436,7 @@ impl Driver {
                 && undoing != state
             {
                 // Instead of the step that could not be saved; that it is saved is waited for as before.
-                return Box::pin(self.enter(undoing, &event, "warmd", Vec::new())).await;
+                return Box::pin(self.transition(undoing, &event, "warmd", Vec::new())).await;
             }
             if !self.pause(&mut retry).await {
                 return false;
@@ -434,14 +445,14 @@ impl Driver {
         if let Some(cutover) = cutover {
             self.context.set_cutover(cutover);
         }
-        if let Some(appointment) = appointment {
-            self.appointment = appointment;
+        if let Some(scheduled_cutover) = scheduled_cutover {
+            self.scheduled_cutover = scheduled_cutover;
         }
         tracing::info!(migration = %self.context.id, vm = %self.context.machine.name, by, "{text}");
         self.is_back = false;
         let before = std::mem::replace(&mut self.state, state);
         if let State::Undoing { reason, .. } = &self.state {
-            self.context.groups.say_failed(self.context.id, reason);
+            self.context.groups.mark_failed(self.context.id, reason);
         }
         self.sync_asked &= matches!(self.state, State::Seeding | State::Syncing);
         self.show(&before);
@@ -454,7 +465,7 @@ impl Driver {
         // It was judged in another state: in this one it may do harm.
         if let Some(order) = self.verify_asked.take() {
             let text = format!("{} that waited is dropped: it is {} now; ask again", order.mode, self.state);
-            self.context.note("verification", text).await;
+            self.context.log_event("verification", text).await;
         }
         if !self.state.is_busy() {
             // All passes are looked at for it: once when work has come to its end, not at each of its steps.
@@ -473,12 +484,14 @@ enum Attended {
     ShutDown,
 }
 
-fn because(event: &Event) -> String {
+fn because(event: &MigrationEvent) -> String {
     match event {
-        Event::Request(request) => format!(" ({} asked)", request.name()),
-        Event::WorkFailed { reason, .. } | Event::Overtaken { reason } => format!(" because {reason}"),
-        Event::WorkDone => String::new(),
-        Event::Restarted { .. } => " (after a restart)".to_owned(),
-        Event::PassDue => " (a delta is due)".to_owned(),
+        MigrationEvent::Request(request) => format!(" ({} asked)", request.name()),
+        MigrationEvent::WorkFailed { reason, .. } | MigrationEvent::StaleState { reason } => {
+            format!(" because {reason}")
+        }
+        MigrationEvent::WorkDone => String::new(),
+        MigrationEvent::Restarted { .. } => " (after a restart)".to_owned(),
+        MigrationEvent::PassDue => " (a delta is due)".to_owned(),
     }
 }

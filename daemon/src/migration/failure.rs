@@ -24,7 +24,7 @@ pub enum Remedy {
     /// Somebody's doing, then `resume`.
     Operator,
     /// A person's word for the source VM or for the target VM; until then nothing is done, and nothing is undone.
-    Decide,
+    NeedsDecision,
 }
 
 /// Why a migration's work did not succeed.

@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use warmd_schedules::{
-    forecast::{self as model, Delta, GoNoGo, Measured, Prior, Step, blame, judge},
-    rules::{Facts, Rules},
+    forecast::{self as model, CutoverStep, Delta, GoNoGo, MeasuredStep, Prior, blame, go_no_go},
+    rules::{PassHistory, Rules},
 };
 
 use super::{
     context::Context,
-    facts::{Known, known},
+    pass_history::{Known, known},
 };
 use crate::{
     clock,
     model::{
         conversion::Conversion,
-        forecast::{ForecastView, Range},
+        forecast::{ForecastRange, ForecastView},
         phase::Phase,
         plan::{Plan, VerifyMode},
     },
@@ -33,16 +33,16 @@ const FRESH: TimeDelta = TimeDelta::minutes(1);
 
 /// A forecast, and what is kept of it when the cutover begins.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Told {
+pub(super) struct KeptForecast {
     pub(super) view: ForecastView,
     /// The downtime before earlier forecasts' errors were looked at, in seconds.
-    pub(super) raw: Range,
+    pub(super) raw: ForecastRange,
 }
 
 /// What is expected of a cutover; `None` before a delta has been measured.
 ///
 /// A last live delta comes first, so what the final one has to copy is what the guest changes while that one runs.
-pub(super) async fn told(context: &Context) -> Result<Option<Told>, StoreError> {
+pub(super) async fn told(context: &Context) -> Result<Option<KeptForecast>, StoreError> {
     let (plan, now) = (context.plan(), clock::now());
     let Ok(rules) = context.rules() else { return Ok(None) };
     let Known { facts, learned, throughputs, .. } =
@@ -67,7 +67,11 @@ pub(super) async fn told(context: &Context) -> Result<Option<Told>, StoreError> 
     let GoNoGo { against, remarks } = judged(&forecast, live, &plan, &rules, at);
     let overhead = facts.overhead.as_secs_f64();
     let blame = blame(facts.change.rate(now), throughput, overhead, &context.ceilings());
-    let range = |range: model::Range| Range { low: range.low, expected: range.expected, high: range.high };
+    let range = |range: model::ForecastRange| ForecastRange {
+        low: range.low,
+        expected: range.expected,
+        high: range.high,
+    };
     let view = ForecastView {
         at,
         final_delta: range(forecast.final_delta),
@@ -77,11 +81,11 @@ pub(super) async fn told(context: &Context) -> Result<Option<Told>, StoreError> 
         converges: blame.settles_at.is_some(),
         convergence: blame.words,
     };
-    Ok(Some(Told { view, raw: range(forecast.raw) }))
+    Ok(Some(KeptForecast { view, raw: range(forecast.raw) }))
 }
 
 /// Seconds of the last delta while the VM still runs.
-fn live_delta(facts: &Facts, at: DateTime<Utc>, now: DateTime<Utc>, throughput: f64) -> f64 {
+fn live_delta(facts: &PassHistory, at: DateTime<Utc>, now: DateTime<Utc>, throughput: f64) -> f64 {
     if at <= now {
         return facts.pass_takes(now);
     }
@@ -99,27 +103,27 @@ fn steps<'a>(
     (plan, conversion): (&Plan, &Conversion),
     measured: &'a MeasuredCutovers,
     bytes: f64,
-) -> Vec<Measured<'a>> {
+) -> Vec<MeasuredStep<'a>> {
     let policy = &plan.cutover;
     let until = |typical, worst, most: Duration| Prior::until(typical, worst, most.as_secs_f64());
     let mut steps = vec![
-        Measured {
-            step: Step::Shutdown,
+        MeasuredStep {
+            step: CutoverStep::Shutdown,
             seconds: &measured.shutdown,
             prior: until(3.0, 30.0, policy.graceful_shutdown),
         },
-        Measured {
-            step: Step::Snapshot,
+        MeasuredStep {
+            step: CutoverStep::Snapshot,
             seconds: &measured.snapshot,
             prior: until(1.0, 10.0, policy.delta_deadline),
         },
-        Measured {
-            step: Step::Create,
+        MeasuredStep {
+            step: CutoverStep::Create,
             seconds: &measured.create,
             prior: until(1.0, 10.0, policy.create_deadline),
         },
-        Measured {
-            step: Step::Boot,
+        MeasuredStep {
+            step: CutoverStep::Boot,
             seconds: &measured.start,
             prior: until(1.0, 10.0, policy.create_deadline),
         },
@@ -127,12 +131,12 @@ fn steps<'a>(
     if plan.verify.mode != VerifyMode::None {
         let typical = bytes / VERIFY_RATE;
         let prior = until(typical, 4.0 * typical, policy.verify_deadline);
-        steps.push(Measured { step: Step::Verify, seconds: &measured.verify, prior });
+        steps.push(MeasuredStep { step: CutoverStep::Verify, seconds: &measured.verify, prior });
     }
     if let Some(converter) = conversion.converter() {
         // What it does is its own affair: without a measured one nobody knows but the plan's deadline.
         let prior = until(60.0, converter.timeout.as_secs_f64(), converter.timeout);
-        steps.push(Measured { step: Step::Convert, seconds: &measured.convert, prior });
+        steps.push(MeasuredStep { step: CutoverStep::Convert, seconds: &measured.convert, prior });
     }
     let down = plan.hooks.iter().filter(|hook| (Phase::StopSource..=Phase::StartVm).contains(&hook.phase));
     let longest: f64 =
@@ -140,7 +144,7 @@ fn steps<'a>(
     let count = down.count() as f64;
     if count > 0.0 {
         let prior = Prior::until(count, 10.0 * count, longest);
-        steps.push(Measured { step: Step::Hooks, seconds: &measured.hooks, prior });
+        steps.push(MeasuredStep { step: CutoverStep::Hooks, seconds: &measured.hooks, prior });
     }
     steps
 }
@@ -190,7 +194,7 @@ mod tests {
     fn hooks_verification_and_conversion_count_if_there_are_any() {
         let text = "name = \"p\"\nsource = \"s\"\ntarget = \"t\"\nvms = [\"v\"]\n[verify]\nmode = \"none\"\n";
         let hook = "[[hooks]]\nphase = \"verify\"\nwhen = \"after\"\ncommand = [\"/x\"]\n";
-        let early = hook.replace("verify", "last-delta");
+        let early = hook.replace("verify", "catch-up-delta");
         let of = |text: &str| {
             let plan: Plan = toml::from_str(text).unwrap();
             let told: Vec<_> = steps((&plan, &plan.conversion), &MeasuredCutovers::default(), 1e9)
@@ -199,11 +203,15 @@ mod tests {
                 .collect();
             told
         };
-        let always = vec![Step::Shutdown, Step::Snapshot, Step::Create, Step::Boot];
+        let always =
+            vec![CutoverStep::Shutdown, CutoverStep::Snapshot, CutoverStep::Create, CutoverStep::Boot];
         assert_eq!(of(&format!("{text}{early}")), always);
-        assert_eq!(of(&format!("{text}{hook}")), [always.clone(), vec![Step::Hooks]].concat());
-        assert_eq!(of(&text.replace("none", "readback")), [always.clone(), vec![Step::Verify]].concat());
+        assert_eq!(of(&format!("{text}{hook}")), [always.clone(), vec![CutoverStep::Hooks]].concat());
+        assert_eq!(
+            of(&text.replace("none", "readback")),
+            [always.clone(), vec![CutoverStep::Verify]].concat()
+        );
         let converted = format!("{text}[conversion]\ncommand = [\"/x\"]\n");
-        assert_eq!(of(&converted), [always, vec![Step::Convert]].concat());
+        assert_eq!(of(&converted), [always, vec![CutoverStep::Convert]].concat());
     }
 }

@@ -7,22 +7,22 @@ use std::time::Duration;
 use tonic::Request;
 use warmd_proto::hooks::v1::{RunRequest, RunResponse, hooks_client::HooksClient};
 
-use super::program::{Ended, shortened};
+use super::program::{ProgramResult, shortened};
 use crate::{
     channel,
     model::{hook::Hook, id::MigrationId},
 };
 
 /// Calls the service at `address`, which reads `facts`; it is cancelled when its deadline passes, or when this is dropped.
-pub(super) async fn run(address: &str, hook: &Hook, id: MigrationId, facts: String) -> Ended {
+pub(super) async fn run(address: &str, hook: &Hook, id: MigrationId, facts: String) -> ProgramResult {
     let deadline = hook.timeout;
     match tokio::time::timeout(deadline, call(address, hook, id, facts)).await {
         Ok(Ok(RunResponse { failure, said })) => {
             let fault = (!failure.is_empty()).then(|| format!("it answered: {}", shortened(&failure)));
-            Ended { fault, said: shortened(&said) }
+            ProgramResult { fault, said: shortened(&said) }
         }
-        Ok(Err(why)) => Ended { fault: Some(why), said: String::new() },
-        Err(_) => Ended { fault: Some(late(deadline)), said: String::new() },
+        Ok(Err(why)) => ProgramResult { fault: Some(why), said: String::new() },
+        Err(_) => ProgramResult { fault: Some(late(deadline)), said: String::new() },
     }
 }
 

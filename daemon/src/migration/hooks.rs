@@ -9,14 +9,14 @@ use warmd_cbt::stop::StopSignal;
 use super::{context::Context, failure::WorkError, forecast, hook_call, program, retry::Retry};
 use crate::{
     clock, crash,
-    human::{seconds_between, span},
+    format::{seconds_between, span},
     model::{
-        hook::{Hook, OnFailure, When},
+        hook::{Hook, HookSide, OnFailure},
         id::{DiskKey, MigrationId, VmId},
         machine::Machine,
         phase::Phase,
     },
-    store::{HookKey, HookStanding},
+    store::{HookKey, HookStatus},
 };
 
 /// Version of what a hook reads.
@@ -24,7 +24,7 @@ const FACTS: u32 = 1;
 
 /// What a hook reads from its standard input, as JSON: `docs/hooks.md` has it. Fields are added, never changed.
 #[derive(Debug, Serialize)]
-struct Facts<'a> {
+struct HookInput<'a> {
     version: u32,
     hook: Moment<'a>,
     migration: MigrationId,
@@ -40,7 +40,7 @@ struct Facts<'a> {
 #[derive(Debug, Serialize)]
 struct Moment<'a> {
     phase: Phase,
-    when: When,
+    when: HookSide,
     command: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     grpc: Option<&'a str>,
@@ -81,7 +81,7 @@ const NOTED: u32 = 10;
 pub(super) async fn run(
     context: &Context,
     phase: Phase,
-    when: When,
+    when: HookSide,
     stop: &StopSignal,
 ) -> Result<(), WorkError> {
     let plan = context.plan();
@@ -98,14 +98,14 @@ async fn one(context: &Context, nth: u32, hook: &Hook, stop: &StopSignal) -> Res
     let (place, program) = (hook.place(), hook.program());
     let begun = clock::now();
     let again = match context.store.begin_hook(key, hook.clone(), begun).await? {
-        HookStanding::Ended => return Ok(()),
-        HookStanding::CutOff => {
+        HookStatus::Ended => return Ok(()),
+        HookStatus::CutOff => {
             let text = format!("{place}: {program} ran when the daemon ended, and is run again");
-            context.note("hook", text).await;
+            context.log_event("hook", text).await;
             true
         }
-        HookStanding::New => {
-            context.note("hook", format!("{place}: {program} begins")).await;
+        HookStatus::New => {
+            context.log_event("hook", format!("{place}: {program} begins")).await;
             false
         }
     };
@@ -113,7 +113,7 @@ async fn one(context: &Context, nth: u32, hook: &Hook, stop: &StopSignal) -> Res
     let fault = tokio::select! {
         biased;
         () = stop.stopped() => {
-            context.note("hook", format!("{place}: {program} was stopped")).await;
+            context.log_event("hook", format!("{place}: {program} was stopped")).await;
             return Err(WorkError::passing(format!("hook {place} was stopped on request")));
         }
         fault = attempts(context, hook, again) => fault?,
@@ -130,7 +130,7 @@ async fn one(context: &Context, nth: u32, hook: &Hook, stop: &StopSignal) -> Res
         }
     }
     let Some(fault) = fault else {
-        context.note("hook", format!("{place}: {program} ended well after {took}")).await;
+        context.log_event("hook", format!("{place}: {program} ended well after {took}")).await;
         return Ok(());
     };
     let text = format!("hook {place} failed: {program}: {fault}");
@@ -160,12 +160,14 @@ async fn attempts(context: &Context, hook: &Hook, again: bool) -> Result<Option<
             None => program::run(&hook.command, input.as_bytes(), hook.timeout).await,
         };
         if !ended.said.is_empty() {
-            context.note("hook", format!("{}: {} says:\n{}", hook.place(), hook.program(), ended.said)).await;
+            context
+                .log_event("hook", format!("{}: {} says:\n{}", hook.place(), hook.program(), ended.said))
+                .await;
         }
         let Some(fault) = ended.fault else { return Ok(None) };
         if hook.retries > 0 {
             let text = format!("{}: {} failed (try {attempt}): {fault}", hook.place(), hook.program());
-            context.note("hook", text).await;
+            context.log_event("hook", text).await;
         }
         if !retry.pause().await {
             return Ok(Some(fault));
@@ -177,7 +179,7 @@ async fn attempts(context: &Context, hook: &Hook, again: bool) -> Result<Option<
 async fn facts(context: &Context, hook: &Hook, attempt: u32, again: bool) -> Result<String, WorkError> {
     let (plan, cutover) = (context.plan(), context.cutover());
     let disks = context.store.disks(context.id).await?.into_iter();
-    let facts = Facts {
+    let facts = HookInput {
         version: FACTS,
         hook: Moment {
             phase: hook.phase,

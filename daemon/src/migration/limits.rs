@@ -9,23 +9,23 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use warmd_cbt::limit::{Arbiter, DiskShares, Limit, Limiter};
+use warmd_cbt::limit::{DiskShares, Limit, Limiter, RateLimiter};
 use warmd_schedules::forecast::Ceiling;
 
 use super::admission::Nodes;
 use crate::model::{
     id::{DiskKey, MigrationId},
-    limit::{LimitView, SavedLimit, Scope, SetBy},
+    limit::{LimitScope, LimitView, SavedLimit, SetBy},
     plan::PlanLimits,
 };
 
 /// All limits, by what they are on.
 #[derive(Debug)]
 pub struct Registry {
-    arbiter: Arbiter,
-    entries: Mutex<BTreeMap<Scope, Entry>>,
+    arbiter: RateLimiter,
+    entries: Mutex<BTreeMap<LimitScope, Entry>>,
     /// Saved by an earlier run of the daemon, for what is not there yet.
-    saved: Mutex<BTreeMap<Scope, SavedLimit>>,
+    saved: Mutex<BTreeMap<LimitScope, SavedLimit>>,
 }
 
 #[derive(Debug)]
@@ -40,7 +40,7 @@ struct Entry {
 /// What configuration or plan say of a scope.
 #[derive(Clone, Debug)]
 pub(super) struct Word {
-    pub(super) scope: Scope,
+    pub(super) scope: LimitScope,
     pub(super) vm_name: String,
     pub(super) said: Limit,
 }
@@ -56,14 +56,18 @@ impl Word {
         let of_disks = disks.map(|disk| (Some(disk.clone()), limits.disk()));
         std::iter::once((None, limits.migration()))
             .chain(of_disks)
-            .map(|(disk, said)| Self { scope: Scope::Migration(id, disk), vm_name: vm_name.to_owned(), said })
+            .map(|(disk, said)| Self {
+                scope: LimitScope::Migration(id, disk),
+                vm_name: vm_name.to_owned(),
+                said,
+            })
             .collect()
     }
 }
 
 /// A migration as the registry needs to know it.
 #[derive(Debug)]
-pub(super) struct Member<'a> {
+pub(super) struct LimitedMigration<'a> {
     pub(super) id: MigrationId,
     pub(super) source: &'a str,
     pub(super) target: &'a str,
@@ -71,9 +75,9 @@ pub(super) struct Member<'a> {
 
 impl Registry {
     /// With what was saved by an earlier run.
-    pub(super) fn new(saved: Vec<(Scope, SavedLimit)>) -> Self {
+    pub(super) fn new(saved: Vec<(LimitScope, SavedLimit)>) -> Self {
         Self {
-            arbiter: Arbiter::new(),
+            arbiter: RateLimiter::new(),
             entries: Mutex::default(),
             saved: Mutex::new(saved.into_iter().collect()),
         }
@@ -104,10 +108,10 @@ impl Registry {
     }
 
     /// What the work on each disk of a migration takes from, of which its plan has spoken.
-    /// Beside that the budgets hold it by their own nodes.
+    /// Beside that the quotas hold it by their own nodes.
     pub(super) fn shares_of(
         &self,
-        member: &Member,
+        member: &LimitedMigration,
         disks: &[DiskKey],
         nodes: impl Fn(&DiskKey) -> Nodes,
     ) -> BTreeMap<DiskKey, DiskShares> {
@@ -115,46 +119,46 @@ impl Registry {
     }
 
     /// What holds all limits together.
-    pub(super) fn arbiter(&self) -> Arbiter {
+    pub(super) fn arbiter(&self) -> RateLimiter {
         self.arbiter.clone()
     }
 
     /// What the work on a disk takes from. The endpoints are those that the migration began with; one that is not
     /// configured any more has no limits, and is not read either.
-    fn shares(&self, member: &Member, disk: &DiskKey, budgets: &Nodes) -> DiskShares {
+    fn shares(&self, member: &LimitedMigration, disk: &DiskKey, quotas: &Nodes) -> DiskShares {
         let entries = self.entries();
-        let of = |scope: &Scope| {
+        let of = |scope: &LimitScope| {
             let entry = entries.get(scope);
             entry.map_or_else(|| self.arbiter.limiter(Limit::default()), |entry| entry.limiter.clone())
         };
-        let global = of(&Scope::Global);
-        let source = of(&Scope::Source(member.source.to_owned()));
-        let target = of(&Scope::Target(member.target.to_owned()));
-        let migration = of(&Scope::Migration(member.id, None));
-        let disk = of(&Scope::Migration(member.id, Some(disk.clone())));
-        let way = |endpoint: &Limiter, budget: Option<&Limiter>, others: &[Limiter], counts| {
-            let all = std::iter::once(&global).chain(&budgets.global).map(|node| (node, counts));
-            let endpoint = std::iter::once(endpoint).chain(budget).map(|node| (node, true));
+        let global = of(&LimitScope::Global);
+        let source = of(&LimitScope::Source(member.source.to_owned()));
+        let target = of(&LimitScope::Target(member.target.to_owned()));
+        let migration = of(&LimitScope::Migration(member.id, None));
+        let disk = of(&LimitScope::Migration(member.id, Some(disk.clone())));
+        let way = |endpoint: &Limiter, quota: Option<&Limiter>, others: &[Limiter], counts| {
+            let all = std::iter::once(&global).chain(&quotas.global).map(|node| (node, counts));
+            let endpoint = std::iter::once(endpoint).chain(quota).map(|node| (node, true));
             // Hosts and datastores have no part in whose turn it is: behind the disk nothing forks.
-            let rest = [&budgets.plan, &migration, &disk].into_iter().chain(others);
+            let rest = [&quotas.plan, &migration, &disk].into_iter().chain(others);
             self.arbiter.limits(all.chain(endpoint).chain(rest.map(|node| (node, counts))))
         };
         DiskShares {
-            reads: way(&source, budgets.source.as_ref(), &budgets.others, true),
-            writes: way(&target, budgets.target.as_ref(), &[], false),
-            readbacks: way(&target, budgets.target.as_ref(), &[], true),
+            reads: way(&source, quotas.source.as_ref(), &quotas.others, true),
+            writes: way(&target, quotas.target.as_ref(), &[], false),
+            readbacks: way(&target, quotas.target.as_ref(), &[], true),
         }
     }
 
     /// Forgets a migration that is over.
     pub(super) fn forget(&self, id: MigrationId) {
-        let of_it = |scope: &Scope| matches!(scope, Scope::Migration(of, _) if *of == id);
+        let of_it = |scope: &LimitScope| matches!(scope, LimitScope::Migration(of, _) if *of == id);
         self.entries().retain(|scope, _| !of_it(scope));
         self.saved().retain(|scope, _| !of_it(scope));
     }
 
     /// Allows something else, and remembers who wanted it; without that, it is what configuration or plan say.
-    pub(super) fn set(&self, scope: &Scope, limit: Limit, set: Option<SetBy>) {
+    pub(super) fn set(&self, scope: &LimitScope, limit: Limit, set: Option<SetBy>) {
         if let Some(entry) = self.entries().get_mut(scope) {
             entry.limiter.set(limit);
             entry.set = set;
@@ -162,12 +166,12 @@ impl Registry {
     }
 
     /// What configuration or plan say of it, if it is there.
-    pub(super) fn said(&self, scope: &Scope) -> Option<Limit> {
+    pub(super) fn said(&self, scope: &LimitScope) -> Option<Limit> {
         self.entries().get(scope).map(|entry| entry.said)
     }
 
     /// One limit as it is now.
-    pub(super) fn get(&self, scope: &Scope) -> Option<LimitView> {
+    pub(super) fn get(&self, scope: &LimitScope) -> Option<LimitView> {
         self.entries().get(scope).map(|entry| view(scope, entry))
     }
 
@@ -177,24 +181,24 @@ impl Registry {
     }
 
     /// What bounds the rate of a migration's passes now.
-    pub(super) fn ceilings(&self, member: &Member) -> Vec<Ceiling> {
+    pub(super) fn ceilings(&self, member: &LimitedMigration) -> Vec<Ceiling> {
         let scopes = [
-            Scope::Global,
-            Scope::Source(member.source.to_owned()),
-            Scope::Target(member.target.to_owned()),
-            Scope::Migration(member.id, None),
+            LimitScope::Global,
+            LimitScope::Source(member.source.to_owned()),
+            LimitScope::Target(member.target.to_owned()),
+            LimitScope::Migration(member.id, None),
         ];
         let entries = self.entries();
-        let bound = |scope: &Scope| entries.get(scope)?.limiter.limit().rate;
-        let of = |scope: &Scope| {
+        let bound = |scope: &LimitScope| entries.get(scope)?.limiter.limit().rate;
+        let of = |scope: &LimitScope| {
             let bytes_per_second = bound(scope)?.get() as f64;
             Some(Ceiling { name: format!("the limit {scope}"), bytes_per_second })
         };
         let mut ceilings: Vec<_> = scopes.iter().filter_map(of).collect();
-        let disks = entries.range(Scope::Migration(member.id, None)..);
+        let disks = entries.range(LimitScope::Migration(member.id, None)..);
         let disks =
-            disks.take_while(|(scope, _)| matches!(scope, Scope::Migration(id, _) if *id == member.id));
-        let disks = disks.filter(|(scope, _)| matches!(scope, Scope::Migration(_, Some(_))));
+            disks.take_while(|(scope, _)| matches!(scope, LimitScope::Migration(id, _) if *id == member.id));
+        let disks = disks.filter(|(scope, _)| matches!(scope, LimitScope::Migration(_, Some(_))));
         let rates: Option<Vec<_>> = disks.map(|(scope, _)| bound(scope)).collect();
         if let Some(rates) = rates.filter(|rates| !rates.is_empty()) {
             let bytes_per_second = rates.iter().map(|rate| rate.get() as f64).sum();
@@ -203,16 +207,16 @@ impl Registry {
         ceilings
     }
 
-    fn saved(&self) -> MutexGuard<'_, BTreeMap<Scope, SavedLimit>> {
+    fn saved(&self) -> MutexGuard<'_, BTreeMap<LimitScope, SavedLimit>> {
         self.saved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn entries(&self) -> MutexGuard<'_, BTreeMap<Scope, Entry>> {
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<LimitScope, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn view(scope: &Scope, entry: &Entry) -> LimitView {
+fn view(scope: &LimitScope, entry: &Entry) -> LimitView {
     LimitView {
         scope: scope.clone(),
         vm_name: entry.vm_name.clone(),
@@ -235,7 +239,7 @@ mod tests {
     }
 
     fn word(said: Limit) -> Word {
-        Word { scope: Scope::Global, vm_name: String::new(), said }
+        Word { scope: LimitScope::Global, vm_name: String::new(), said }
     }
 
     fn set() -> SetBy {
@@ -246,16 +250,16 @@ mod tests {
     #[test]
     fn asking_whether_a_word_is_newer_changes_nothing() {
         let saved = SavedLimit { limit: rate(5), instead_of: rate(9), set: set() };
-        let registry = Registry::new(vec![(Scope::Global, saved)]);
+        let registry = Registry::new(vec![(LimitScope::Global, saved)]);
         assert!(registry.outdates(&word(rate(8))) && !registry.outdates(&word(rate(9))));
         registry.say(word(rate(9)));
         for _ in 0..2 {
             assert!(registry.outdates(&word(rate(8))) && !registry.outdates(&word(rate(9))));
-            let now = registry.get(&Scope::Global).unwrap();
+            let now = registry.get(&LimitScope::Global).unwrap();
             assert_eq!((now.limit, now.set.map(|set| set.by).as_deref()), (rate(5), Some("somebody")));
         }
         registry.say(word(rate(8)));
-        let now = registry.get(&Scope::Global).unwrap();
+        let now = registry.get(&LimitScope::Global).unwrap();
         assert_eq!((now.limit, now.set), (rate(8), None));
         assert!(!registry.outdates(&word(rate(7))), "nothing is set any more");
     }

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 use super::{context::Context, failure::WorkError};
 use crate::{
     model::{
-        hardware::Part,
+        hardware::HardwareElement,
         id::DiskKey,
         machine::Machine,
         rule::{Objection, Rule, Severity},
@@ -94,7 +94,7 @@ async fn renew(context: &Context, mut now: Machine) -> Result<(), StoreError> {
             "the source VM has changed: {}; the target is made as it is at the cutover",
             told.join("; ")
         );
-        context.note("warning", text).await;
+        context.log_event("warning", text).await;
     }
     Ok(())
 }
@@ -113,7 +113,7 @@ async fn differences(context: &Context, objections: &[Objection]) {
                 format!("the running source VM is not what its definition says: {}", found.join("; "))
             }
         };
-        context.note("warning", text).await;
+        context.log_event("warning", text).await;
     }
 }
 
@@ -166,7 +166,7 @@ fn in_words(mut all: Vec<String>) -> String {
 }
 
 /// Each piece of hardware by its name, with all that is in it.
-fn pieces(hardware: &Part) -> BTreeSet<(String, String)> {
+fn pieces(hardware: &HardwareElement) -> BTreeSet<(String, String)> {
     let (devices, others): (Vec<_>, Vec<_>) = hardware.parts.iter().partition(|part| part.name == "devices");
     let all = devices.into_iter().flat_map(|devices| &devices.parts).chain(others);
     all.map(|part| {

@@ -15,18 +15,18 @@ use tracing::Instrument as _;
 use warmd_cbt::limit::Limit;
 
 use super::{
-    admission::{Admissions, Gate},
+    admission::{AdmissionControl, Admissions},
     afterwards,
-    command::Command,
-    context::{Context, Engine, Parts},
-    control::{ControlError, ControlErrorKind, Endpoint},
+    command::OwnerRequest,
+    context::{Context, ContextParts, Engine},
+    control::{ControlError, ControlErrorKind, EndpointInfo},
     doing::forget_ledgers,
     driver::Driver,
     failure::{Remedy, WorkError},
     groups::Groups,
-    limits::{Member, Registry, Word},
-    live::Live,
+    limits::{LimitedMigration, Registry, Word},
     overdue, restore,
+    status_publisher::StatusPublisher,
     supervised::{Supervision, caught},
     unreadable, windows,
 };
@@ -34,9 +34,9 @@ use crate::{
     clock,
     metrics::{Now, Present},
     model::{
-        budget::ConfiguredBudgets,
         id::MigrationId,
         plan::Plan,
+        quota::ConfiguredQuotas,
         view::{MigrationView, PassView},
     },
     sources::{self, Source},
@@ -55,8 +55,8 @@ const CHANGES: usize = 1024;
 /// A configured endpoint, opened.
 #[derive(Clone)]
 #[expect(missing_debug_implementations, reason = "endpoints have no debug form")]
-pub struct Opened<E: ?Sized> {
-    pub endpoint: Endpoint,
+pub struct OpenEndpoint<E: ?Sized> {
+    pub endpoint: EndpointInfo,
     /// As configured.
     pub limit: Limit,
     pub handle: Arc<E>,
@@ -66,20 +66,20 @@ pub struct Opened<E: ?Sized> {
 #[derive(Default)]
 #[expect(missing_debug_implementations, reason = "endpoints have no debug form")]
 pub struct Endpoints {
-    pub sources: BTreeMap<String, Opened<dyn Source>>,
-    pub targets: BTreeMap<String, Opened<dyn Target>>,
+    pub sources: BTreeMap<String, OpenEndpoint<dyn Source>>,
+    pub targets: BTreeMap<String, OpenEndpoint<dyn Target>>,
     /// What may be done with them at a time.
-    pub budgets: ConfiguredBudgets,
+    pub quotas: ConfiguredQuotas,
 }
 
 /// A migration that has an owner.
 #[derive(Clone, Debug)]
-pub(super) struct Handle {
+pub(super) struct DriverHandle {
     pub(super) context: Arc<Context>,
-    pub(super) inbox: mpsc::Sender<Command>,
+    pub(super) inbox: mpsc::Sender<OwnerRequest>,
 }
 
-impl Handle {
+impl DriverHandle {
     /// How it is now; what it waits for may be something else than when it began to wait.
     pub(super) fn view(&self) -> MigrationView {
         let mut view = self.context.live.view();
@@ -90,7 +90,7 @@ impl Handle {
     }
 }
 
-type Handles = Arc<Mutex<BTreeMap<MigrationId, Handle>>>;
+type Handles = Arc<Mutex<BTreeMap<MigrationId, DriverHandle>>>;
 
 /// All migrations.
 pub struct Manager {
@@ -107,14 +107,14 @@ pub struct Manager {
     pub(super) revision: AtomicU64,
     pub(super) limits: Arc<Registry>,
     /// Who may copy now.
-    pub gate: Arc<Gate>,
+    pub gate: Arc<AdmissionControl>,
     pub(super) changing_limits: tokio::sync::Mutex<()>,
     pub(super) shutdown: CancellationToken,
     pub(super) owners: TaskTracker,
     /// VMs that cut over together.
     pub(super) groups: Arc<Groups>,
     /// All that were under way when the daemon came up are known.
-    all_here: CancellationToken,
+    all_registered: CancellationToken,
     pub(super) supervision: Supervision,
     /// Held while a report is put together.
     pub(super) reporting: tokio::sync::Mutex<()>,
@@ -123,7 +123,7 @@ pub struct Manager {
     /// There is one more of which reading is tried again.
     pub(super) more_to_read: Notify,
     /// For the tasks that it starts.
-    pub(super) me: Weak<Self>,
+    pub(super) self_ref: Weak<Self>,
 }
 
 impl Manager {
@@ -137,8 +137,8 @@ impl Manager {
         let saved = store.limits().await.map_err(internal)?;
         let limits = Arc::new(Registry::new(saved.limits));
         let global = engine.limit;
-        let gate = Gate::new(limits.arbiter(), &endpoints.budgets, shutdown.clone());
-        let manager = Arc::new_cyclic(|me| Self {
+        let gate = AdmissionControl::new(limits.arbiter(), &endpoints.quotas, shutdown.clone());
+        let manager = Arc::new_cyclic(|self_ref| Self {
             store,
             endpoints,
             engine,
@@ -153,18 +153,18 @@ impl Manager {
             shutdown,
             owners: TaskTracker::new(),
             groups: Arc::default(),
-            all_here: CancellationToken::new(),
+            all_registered: CancellationToken::new(),
             supervision: Supervision::default(),
             unreadable: Mutex::default(),
             more_to_read: Notify::new(),
             reporting: tokio::sync::Mutex::default(),
-            me: me.clone(),
+            self_ref: self_ref.clone(),
         });
         manager.tell_unreadable(&saved.unreadable).await;
         manager.say_configured(global).await?;
         manager.know_groups().await?;
         // None works before all are there, in whichever way this ends: they would be in each other's way.
-        let _begin = manager.all_here.clone().drop_guard();
+        let _begin = manager.all_registered.clone().drop_guard();
         if let Err(error) = manager.store.end_cut_passes(CUT_PASS).await {
             // It only informs; a source that is off must not wait for it.
             tracing::error!(%error, "the ends of passes that were cut off are not stored");
@@ -196,7 +196,7 @@ impl Manager {
             };
             plans.insert(row.plan.clone(), Arc::clone(&plan));
             let span = span::of(row.id, &row.vm_name);
-            if let Err(error) = manager.take_up(row.clone(), plan).await {
+            if let Err(error) = manager.spawn_driver(row.clone(), plan).await {
                 span.in_scope(|| {
                     tracing::error!(%error, "not taken up: the state holds it, and nothing drives it");
                 });
@@ -204,13 +204,13 @@ impl Manager {
             }
         }
         manager.watch_store();
-        manager.supervise("the keeper of the budgets", Arc::clone(&manager.gate).keep_time());
+        manager.supervise("the keeper of the quotas", Arc::clone(&manager.gate).keep_time());
         manager.supervise("forgetting ledgers", forget_needless(manager.store.clone()));
-        let looking = afterwards::keep_looking(manager.me.clone(), manager.shutdown.clone());
+        let looking = afterwards::keep_looking(manager.self_ref.clone(), manager.shutdown.clone());
         manager.supervise("looking at sources of finished migrations", looking);
-        let ages = overdue::keep_looking(manager.me.clone(), manager.shutdown.clone());
+        let ages = overdue::keep_looking(manager.self_ref.clone(), manager.shutdown.clone());
         manager.supervise("looking how old copies are", ages);
-        let reading = unreadable::keep_reading(manager.me.clone(), manager.shutdown.clone());
+        let reading = unreadable::keep_reading(manager.self_ref.clone(), manager.shutdown.clone());
         manager.supervise("reading again what could not be read", reading);
         manager.keep_groups();
         Ok(manager)
@@ -225,22 +225,27 @@ impl Manager {
     }
 
     /// Starts the owner of a migration that the store holds.
-    pub(super) async fn take_up(&self, row: MigrationRow, plan: Arc<Plan>) -> Result<Handle, ControlError> {
+    pub(super) async fn spawn_driver(
+        &self,
+        row: MigrationRow,
+        plan: Arc<Plan>,
+    ) -> Result<DriverHandle, ControlError> {
         let span = span::of(row.id, &row.vm_name);
-        self.taken_up(row, plan).instrument(span).await
+        self.start_driver(row, plan).instrument(span).await
     }
 
-    async fn taken_up(&self, row: MigrationRow, plan: Arc<Plan>) -> Result<Handle, ControlError> {
-        let (id, state, appointment) = (row.id, row.state.clone(), row.appointment.clone());
-        let context = self.surroundings(row, plan, true).await?;
+    async fn start_driver(&self, row: MigrationRow, plan: Arc<Plan>) -> Result<DriverHandle, ControlError> {
+        let (id, state, scheduled_cutover) = (row.id, row.state.clone(), row.scheduled_cutover.clone());
+        let context = self.build_context(row, plan, true).await?;
         let (inbox, requests) = mpsc::channel(INBOX);
-        let driver = Driver::new(Arc::clone(&context), (state, appointment), requests, self.shutdown.clone());
-        let handle = Handle { context: Arc::clone(&context), inbox };
+        let driver =
+            Driver::new(Arc::clone(&context), (state, scheduled_cutover), requests, self.shutdown.clone());
+        let handle = DriverHandle { context: Arc::clone(&context), inbox };
         lock(&self.handles).insert(id, handle.clone());
         let (handles, limits) = (Arc::downgrade(&self.handles), Arc::clone(&self.limits));
-        let (all_here, me) = (self.all_here.clone(), self.me.clone());
+        let (all_registered, self_ref) = (self.all_registered.clone(), self.self_ref.clone());
         let owner = async move {
-            all_here.cancelled().await;
+            all_registered.cancelled().await;
             match caught(driver.run()).await {
                 Ok(true) => {
                     forget(&handles, &context);
@@ -248,8 +253,8 @@ impl Manager {
                 }
                 Ok(false) => {}
                 Err(panic) => {
-                    if let Some(manager) = me.upgrade() {
-                        manager.take_up_again(context, panic).await;
+                    if let Some(manager) = self_ref.upgrade() {
+                        manager.restart_driver(context, panic).await;
                     }
                 }
             }
@@ -259,7 +264,7 @@ impl Manager {
     }
 
     /// All that work on a migration needs; only one that works takes from the limits.
-    pub(super) async fn surroundings(
+    pub(super) async fn build_context(
         &self,
         row: MigrationRow,
         plan: Arc<Plan>,
@@ -268,11 +273,11 @@ impl Manager {
         // The endpoints are those that the migration began with, whatever the plan says now.
         let source: Arc<dyn Source> = match self.source(&row.source) {
             Ok(source) => Arc::clone(source),
-            Err(_) => Arc::new(sources::absent::Absent { name: row.source.clone() }),
+            Err(_) => Arc::new(sources::absent::AbsentSource { name: row.source.clone() }),
         };
         let target: Arc<dyn Target> = match self.target(&row.target) {
             Ok(target) => Arc::clone(target),
-            Err(_) => Arc::new(targets::absent::Absent { name: row.target.clone() }),
+            Err(_) => Arc::new(targets::absent::AbsentTarget { name: row.target.clone() }),
         };
         let view = restore::view(&self.store, &row).await.map_err(unread)?;
         let disks: Vec<_> = row.machine.disks.iter().map(|disk| disk.key.clone()).collect();
@@ -282,11 +287,11 @@ impl Manager {
             self.gate.say_plan(&plan);
             let words = Word::of_plan(row.id, &row.machine.name, disks.iter(), &plan.limits);
             self.say(words, &format!("plan {}", plan.name)).await?;
-            let member = Member { id: row.id, source: &row.source, target: &row.target };
+            let member = LimitedMigration { id: row.id, source: &row.source, target: &row.target };
             shares =
                 self.limits.shares_of(&member, &disks, |disk| self.gate.nodes(&places, &plan.name, disk));
         }
-        Ok(Arc::new(Context::new(Parts {
+        Ok(Arc::new(Context::new(ContextParts {
             id: row.id,
             plan,
             vm: row.vm,
@@ -300,8 +305,8 @@ impl Manager {
             shares,
             limits: Arc::clone(&self.limits),
             groups: Arc::clone(&self.groups),
-            ends: (row.source, row.target),
-            live: Live::new(view, self.changes.clone()),
+            endpoint_names: (row.source, row.target),
+            live: StatusPublisher::new(view, self.changes.clone()),
             cutover: row.cutover,
         })))
     }
@@ -330,7 +335,7 @@ impl Manager {
                     },
                     finished,
                     sources_run,
-                    budgets: manager.gate.views(),
+                    quotas: manager.gate.views(),
                     windows,
                     promises,
                     overdue: handles.iter().filter_map(overdue::view).collect(),
@@ -362,20 +367,20 @@ impl Manager {
     }
 
     /// What the configuration says of a source.
-    pub(super) fn source_endpoint(&self, name: &str) -> Result<&Endpoint, ControlError> {
+    pub(super) fn source_endpoint(&self, name: &str) -> Result<&EndpointInfo, ControlError> {
         Ok(&Self::find(&self.endpoints.sources, "source", name)?.endpoint)
     }
 
     /// What the configuration says of a target.
-    pub(super) fn target_endpoint(&self, name: &str) -> Result<&Endpoint, ControlError> {
+    pub(super) fn target_endpoint(&self, name: &str) -> Result<&EndpointInfo, ControlError> {
         Ok(&Self::find(&self.endpoints.targets, "target", name)?.endpoint)
     }
 
     fn find<'a, E: ?Sized>(
-        among: &'a BTreeMap<String, Opened<E>>,
+        among: &'a BTreeMap<String, OpenEndpoint<E>>,
         what: &str,
         name: &str,
-    ) -> Result<&'a Opened<E>, ControlError> {
+    ) -> Result<&'a OpenEndpoint<E>, ControlError> {
         among.get(name).ok_or_else(|| {
             let known: Vec<_> = among.keys().map(String::as_str).collect();
             let message = format!(
@@ -387,22 +392,22 @@ impl Manager {
         })
     }
 
-    pub(super) fn handles(&self) -> Vec<Handle> {
+    pub(super) fn handles(&self) -> Vec<DriverHandle> {
         lock(&self.handles).values().cloned().collect()
     }
 
     /// The migration's handle, if it has an owner.
-    pub(super) fn handle(&self, id: MigrationId) -> Option<Handle> {
+    pub(super) fn handle(&self, id: MigrationId) -> Option<DriverHandle> {
         lock(&self.handles).get(&id).cloned()
     }
 }
 
-fn lock(handles: &Handles) -> std::sync::MutexGuard<'_, BTreeMap<MigrationId, Handle>> {
+fn lock(handles: &Handles) -> std::sync::MutexGuard<'_, BTreeMap<MigrationId, DriverHandle>> {
     handles.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An owner has ended: nothing of the migration stays in memory, unless it has got a new one already.
-fn forget(handles: &Weak<Mutex<BTreeMap<MigrationId, Handle>>>, context: &Arc<Context>) {
+fn forget(handles: &Weak<Mutex<BTreeMap<MigrationId, DriverHandle>>>, context: &Arc<Context>) {
     let Some(handles) = handles.upgrade() else { return };
     let mut handles = lock(&handles);
     if handles.get(&context.id).is_some_and(|handle| Arc::ptr_eq(&handle.context, context)) {
@@ -438,7 +443,7 @@ pub(super) fn unread(error: impl Into<WorkError>) -> ControlError {
     let error = error.into();
     match error.remedy {
         Remedy::Wait | Remedy::Retry => ControlError::new(ControlErrorKind::Unavailable, error.to_string()),
-        Remedy::Operator | Remedy::Decide => internal(error),
+        Remedy::Operator | Remedy::NeedsDecision => internal(error),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Copies that are older than their plans promise (the RPO): told once as it begins, with the reason, and once as it ends.
 //!
-//! Rule: only the copy's age counts, whatever is in the way: a window, a budget, a pause, a failure, a long pass. Nothing
+//! Rule: only the copy's age counts, whatever is in the way: a window, a quota, a pause, a failure, a long pass. Nothing
 //! is decided from it. Ages go by the monotonic clock too, so that a clock that is set raises no alarm.
 
 use std::{
@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     context::Context,
-    manager::{Handle, Manager},
+    manager::{DriverHandle, Manager},
 };
 use crate::{
-    clock, human,
+    clock, format,
     metrics::OverdueView,
     model::{
         state::State,
@@ -79,7 +79,7 @@ pub(super) async fn keep_looking(manager: Weak<Manager>, shutdown: CancellationT
 }
 
 /// What the metrics tell of it, where anything is promised.
-pub(super) fn view(handle: &Handle) -> Option<OverdueView> {
+pub(super) fn view(handle: &DriverHandle) -> Option<OverdueView> {
     let context = &*handle.context;
     let plan = context.plan();
     plan.rpo_of(&context.machine.name, &context.vm)?;
@@ -87,7 +87,7 @@ pub(super) fn view(handle: &Handle) -> Option<OverdueView> {
     Some(OverdueView { plan: plan.name.clone(), vm, is_overdue: context.overdue.is_told() })
 }
 
-async fn look(handle: &Handle) {
+async fn look(handle: &DriverHandle) {
     let context = &*handle.context;
     let mut known = context.overdue.known();
     let view = handle.view();
@@ -98,7 +98,7 @@ async fn look(handle: &Handle) {
         if known.told {
             known.told = false;
             context.overdue.keep(known);
-            context.note(ENDS, "how old the copy is does not matter any more".to_owned()).await;
+            context.log_event(ENDS, "how old the copy is does not matter any more".to_owned()).await;
         }
         return;
     };
@@ -129,7 +129,7 @@ async fn look(handle: &Handle) {
         if kind == BEGINS {
             tracing::error!(migration = %context.id, vm = %context.machine.name, "{text}");
         }
-        context.note(kind, text).await;
+        context.log_event(kind, text).await;
     }
 }
 
@@ -140,7 +140,7 @@ fn told(
     rpo: Duration,
     why: impl FnOnce() -> String,
 ) -> Option<(&'static str, String)> {
-    let (old, promised) = (human::span(age.as_secs_f64()), human::span(rpo.as_secs_f64()));
+    let (old, promised) = (format::span(age.as_secs_f64()), format::span(rpo.as_secs_f64()));
     match (is_told, age > rpo) {
         (false, true) => {
             let why = why();

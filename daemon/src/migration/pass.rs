@@ -33,8 +33,8 @@ use super::{
     audit::{self, Audited},
     context::{Context, spec},
     failure::WorkError,
-    live::{Followed, Follower},
     machine_changes,
+    status_publisher::{Followed, Follower},
     telemetry::{MeasuredDisk, PassTelemetry, figures},
 };
 use crate::{
@@ -46,7 +46,7 @@ use crate::{
     },
     sources::{Snapshot, SnapshotRequest, SourceErrorKind},
     store::{DiskRow, NewDiskPass},
-    targets::Writer,
+    targets::LastWriter,
 };
 
 /// How a pass that did not fail ended.
@@ -117,7 +117,7 @@ pub async fn run(
     crash::point("snapshot.taken");
     if mutant("release-before-commit") {
         let new: Vec<_> = snapshot.disks().iter().map(|disk| disk.mark.clone()).collect();
-        context.source.release_marks(&context.vm, context.id, &new).await?;
+        context.source.delete_marks(&context.vm, context.id, &new).await?;
     }
     let result = copy(context, kind, stop, then, snapshot.as_ref(), (rows, ledgers), account).await;
     let released = if mutant("snapshot-kept") { Ok(()) } else { snapshot.release().await };
@@ -129,7 +129,7 @@ pub async fn run(
             return Err(error.into());
         }
         // What was drained counts all the same.
-        context.note("warning", format!("snapshot not released, trying again: {error}")).await;
+        context.log_event("warning", format!("snapshot not released, trying again: {error}")).await;
         let again = context.source.end_snapshot(&context.vm, context.id).await;
         if result.is_ok() {
             again?;
@@ -137,7 +137,7 @@ pub async fn run(
     }
     let (end, marks) = result?;
     // Housekeeping: what stays behind is tried again with the next snapshot, and the pass is done all the same.
-    match context.source.release_marks(&context.vm, context.id, &marks).await {
+    match context.source.delete_marks(&context.vm, context.id, &marks).await {
         Ok(leftovers) => {
             for leftover in leftovers {
                 tracing::warn!(migration = %context.id, %leftover, "trying again after the next pass");
@@ -168,7 +168,7 @@ async fn copy(
     let (number, pass, mut disks) = record(context, kind, started, advanced).await?;
     let faults = rows_at_fault(disks.iter().map(|disk| &disk.row));
     // From here on the pass is recorded: whatever it fails at, its end is recorded too.
-    let noted = context.target.note_writer(context.id, Some(Writer::Pass { number, faults })).await;
+    let noted = context.target.note_writer(context.id, Some(LastWriter::Pass { number, faults })).await;
     account.watch(disks.iter().map(|disk| (disk.row.key.clone(), Arc::clone(&disk.progress))));
     // Where a comparison follows while the VM is down, that finds what an audit might.
     let result = match (noted, then) {
@@ -179,7 +179,7 @@ async fn copy(
     let result = match result {
         // Before anything of what it found is copied: a state from before its verdict knows nothing of that.
         Ok(found @ 1..) => {
-            let writer = Writer::Pass { number, faults: faults + found };
+            let writer = LastWriter::Pass { number, faults: faults + found };
             context.target.note_writer(context.id, Some(writer)).await.map_err(WorkError::from)
         }
         result => result.map(|_| ()),
@@ -254,7 +254,7 @@ async fn advance_all(
         {
             let text =
                 format!("disk {}: the source cannot say what changed ({why}); comparing all of it", row.key);
-            context.note("warning", text).await;
+            context.log_event("warning", text).await;
         }
         let view = DiskPassView {
             key: row.key.clone(),
@@ -434,7 +434,7 @@ pub(super) async fn tell_strain(context: &Context, disk: &DiskKey, held_back: u6
         "disk {disk}: reads took much longer than they used to: to spare the source, they were held back for {}",
         humantime::format_duration(Duration::from_millis(held_back))
     );
-    context.note("warning", text).await;
+    context.log_event("warning", text).await;
 }
 
 fn finish_view(

@@ -35,7 +35,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// How a program ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Ended {
+pub(super) struct ProgramResult {
     /// What went wrong, if it did.
     pub(super) fault: Option<String>,
     /// What it said on both outputs, or the beginning and the end of it.
@@ -65,13 +65,13 @@ pub(super) struct Order<'a> {
 }
 
 /// Runs `command`, a program's absolute path and its arguments, which reads `input`. Dropping the future kills it.
-pub(super) async fn run(command: &[String], input: &[u8], deadline: Duration) -> Ended {
+pub(super) async fn run(command: &[String], input: &[u8], deadline: Duration) -> ProgramResult {
     run_told(&Order { command, input, variables: &[], deadline }, &mut |_| {}).await
 }
 
 /// Runs a program, and tells each line that it says on either output, as text that steers no terminal. A line ends also
 /// where the cursor goes back to its beginning. Dropping the future kills it.
-pub(super) async fn run_told(order: &Order<'_>, tell: &mut (dyn FnMut(&str) + Send)) -> Ended {
+pub(super) async fn run_told(order: &Order<'_>, tell: &mut (dyn FnMut(&str) + Send)) -> ProgramResult {
     let deadline = order.deadline;
     let mut said = Said { head: Vec::new(), tail: VecDeque::new(), left_out: 0, line: Vec::new(), tell };
     let fault = match timeout(deadline, attend(order, &mut said)).await {
@@ -81,7 +81,7 @@ pub(super) async fn run_told(order: &Order<'_>, tell: &mut (dyn FnMut(&str) + Se
             Some(format!("it did not end within {} and was killed", humantime::format_duration(deadline)))
         }
     };
-    Ended { fault, said: said.text() }
+    ProgramResult { fault, said: said.text() }
 }
 
 async fn attend(order: &Order<'_>, said: &mut Said<'_>) -> io::Result<Option<String>> {
@@ -275,7 +275,7 @@ mod tests {
         let ended = run(&shell("echo why; exit 3"), b"", SOON).await;
         assert_eq!(
             ended,
-            Ended { fault: Some("it ended with exit status: 3".to_owned()), said: "why".to_owned() }
+            ProgramResult { fault: Some("it ended with exit status: 3".to_owned()), said: "why".to_owned() }
         );
         let killed = run(&shell("kill -TERM $$"), b"", SOON).await.fault.unwrap();
         assert!(killed.contains("signal: 15"), "{killed}");

@@ -12,7 +12,7 @@ use crate::{
         state::State,
         view::PassView,
     },
-    store::{DiskRow, SealRow},
+    store::{DiskRow, RecordedRoot},
 };
 
 /// Version of the report's form.
@@ -24,7 +24,7 @@ const JOURNAL: u32 = 10_000;
 
 /// From where to where, by name and kind. A kind is `None` where the endpoint is not configured any more.
 #[derive(Clone, Debug)]
-pub struct Ends {
+pub struct EndpointNames {
     pub source: String,
     pub source_kind: Option<String>,
     pub target: String,
@@ -32,10 +32,14 @@ pub struct Ends {
 }
 
 /// The report of one migration, as of now.
-pub async fn report(context: &Context, ends: Ends) -> Result<Report, WorkError> {
+pub async fn report(context: &Context, ends: EndpointNames) -> Result<Report, WorkError> {
     let view = context.live.view();
     // Sealed roots of a cutover that was undone are history: the disks went on.
-    let seals = if view.state.is_handed_over() { context.store.seals(context.id).await? } else { Vec::new() };
+    let recorded_roots = if view.state.is_handed_over() {
+        context.store.recorded_roots(context.id).await?
+    } else {
+        Vec::new()
+    };
     let attempt = context.cutover().attempt;
     let is_over = view.state.is_handed_over() || context.cutover().rolled_back.is_some();
     let conversion = if is_over { conversion::in_force(context).await? } else { None };
@@ -44,7 +48,7 @@ pub async fn report(context: &Context, ends: Ends) -> Result<Report, WorkError> 
     let passes: Vec<PassView> = passes.into_iter().map(|pass| pass.view).collect();
     let audits = context.store.audit_sums(context.id).await?;
     for row in context.store.disks(context.id).await? {
-        let seal = seals.iter().find(|seal| seal.disk == row.id && seal.attempt == attempt);
+        let seal = recorded_roots.iter().find(|seal| seal.disk == row.id && seal.attempt == attempt);
         let ledger = context.ledger(row.id).await?;
         // Then the ledger is on its way out, or gone, and says nothing of any disk.
         let given_up = view.state == State::Cancelled;
@@ -65,7 +69,7 @@ pub async fn report(context: &Context, ends: Ends) -> Result<Report, WorkError> 
         };
         disks.push(DiskReport {
             manifest_root: match seal {
-                Some(SealRow { root, .. }) => Some(root.clone()),
+                Some(RecordedRoot { root, .. }) => Some(root.clone()),
                 None if given_up => None,
                 None => root_of_now(context, &row, &ledger).await?,
             },

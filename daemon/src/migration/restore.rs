@@ -4,7 +4,7 @@ use warmd_cbt::ledger::Ledger;
 
 use super::{doing::PHASE_FAILED, failure::WorkError, forecast};
 use crate::{
-    human::moment,
+    format::moment,
     model::{
         state::State,
         view::{CutoverView, DiskView, MigrationView, PhaseView, VerificationView},
@@ -77,7 +77,7 @@ pub async fn view(store: &Store, row: &MigrationRow) -> Result<MigrationView, Wo
         pass: store.last_pass(row.id).await?.map(|pass| pass.view),
         next_pass: None,
         next_pass_why: None,
-        awaited_cutover: None,
+        scheduled_cutover: None,
         downtime_forecast: None,
         forecast: None,
         warnings: warnings(row),

@@ -9,13 +9,13 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use warmd_cbt::mutant::mutant;
 
-use super::{afterwards, context::Context, cutover, failure::WorkError, overtaken, prepare};
+use super::{afterwards, context::Context, cutover, failure::WorkError, prepare, stale_state};
 use crate::{
     crash,
-    human::moment,
+    format::moment,
     model::machine::PowerState,
     sources::{SourceError, SourceErrorKind},
-    targets::{MachineState, Writer},
+    targets::{LastWriter, MachineState},
 };
 
 /// How long source and target may take to say whether it can be done.
@@ -57,8 +57,10 @@ async fn look(context: &Context) -> Result<Option<DateTime<Utc>>, String> {
         ));
     }
     match context.target.noted_writer(context.id).await {
-        Ok(Some(Writer::Machine { since, .. })) => Ok(Some(since)),
-        Ok(None | Some(Writer::Pass { .. } | Writer::Conversion(_) | Writer::Unknown)) => Ok(None),
+        Ok(Some(LastWriter::Machine { since, .. })) => Ok(Some(since)),
+        Ok(None | Some(LastWriter::Pass { .. } | LastWriter::Conversion(_) | LastWriter::Unknown)) => {
+            Ok(None)
+        }
         Err(error) => Err(format!("it is not known who wrote to the target's disks last: {error}")),
     }
 }
@@ -101,7 +103,7 @@ pub(super) async fn roll_back(context: &Context) -> Result<(), WorkError> {
          them until the migration is resumed: then they are copied again, whole",
         loss(context)
     );
-    context.note("rollback", text).await;
+    context.log_event("rollback", text).await;
     Ok(())
 }
 
@@ -129,8 +131,8 @@ async fn distrust(context: &Context) -> Result<(), WorkError> {
 async fn take_back(context: &Context) -> Result<(), WorkError> {
     context
         .remember(|cutover| {
-            let since = *cutover.given_over.get_or_insert_with(overtaken::moment);
-            cutover.taken_back = Some(since);
+            let since = *cutover.handed_over_at.get_or_insert_with(stale_state::moment);
+            cutover.reclaimed_at = Some(since);
         })
         .await?;
     cutover::note_machine(context, true).await

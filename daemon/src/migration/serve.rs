@@ -6,31 +6,31 @@ use async_trait::async_trait;
 use tokio::sync::{broadcast, oneshot};
 
 use super::{
-    command::Command,
-    control::{Applied, Control, ControlError, ControlErrorKind, Endpoint, Finding, Whose},
-    explained::{self, Explanation},
+    command::OwnerRequest,
+    control::{Applied, Control, ControlError, ControlErrorKind, EndpointInfo, ExplainTarget, Finding},
+    explain::{self, Explanation},
     groups::PlanCutover,
-    manager::{Handle, Manager, internal, unread},
+    manager::{DriverHandle, Manager, internal, unread},
     report, restore, rules,
 };
 use crate::{
     clock,
     model::{
-        appointment::CutoverOrder,
-        budget::BudgetView,
         group::GroupView,
         id::MigrationId,
         limit::{LimitChange, LimitView},
         machine::{Inventory, Machine},
         plan::Plan,
+        quota::QuotaView,
         report::{KeySince, Report},
-        request::{Request, Verdict},
+        request::{Request, RequestOutcome},
+        scheduled_cutover::CutoverOrder,
         state::State,
         verify::VerifyOrder,
         view::{EventView, MigrationView},
     },
-    seal::{self, PublicKey, Sealed},
-    store::{Finished, JournalPage, MigrationRow, Unreadable},
+    seal::{self, PublicKey, SignedReport},
+    store::{FinishedMigration, JournalPage, MigrationRow, Unreadable},
 };
 
 /// How often an owner that has just ended is asked for anew.
@@ -38,7 +38,7 @@ const ASKED: u32 = 8;
 
 #[async_trait]
 impl Control for Manager {
-    async fn sources(&self) -> Vec<Endpoint> {
+    async fn sources(&self) -> Vec<EndpointInfo> {
         self.endpoints.sources.values().map(|opened| opened.endpoint.clone()).collect()
     }
 
@@ -61,7 +61,7 @@ impl Control for Manager {
         self.inventory(name, anew).await
     }
 
-    async fn targets(&self) -> Vec<Endpoint> {
+    async fn targets(&self) -> Vec<EndpointInfo> {
         self.endpoints.targets.values().map(|opened| opened.endpoint.clone()).collect()
     }
 
@@ -111,10 +111,10 @@ impl Control for Manager {
     async fn explain(
         &self,
         plan: &Plan,
-        whose: Whose<'_>,
+        whose: ExplainTarget<'_>,
         count: usize,
     ) -> Result<Explanation, ControlError> {
-        explained::explained(self, plan, whose, count).await
+        explain::explained(self, plan, whose, count).await
     }
 
     async fn delete_plan(&self, name: &str, by: &str) -> Result<(), ControlError> {
@@ -179,7 +179,12 @@ impl Control for Manager {
         self.changes.subscribe()
     }
 
-    async fn request(&self, id: MigrationId, request: Request, by: &str) -> Result<Verdict, ControlError> {
+    async fn request(
+        &self,
+        id: MigrationId,
+        request: Request,
+        by: &str,
+    ) -> Result<RequestOutcome, ControlError> {
         self.command(id, request, (VerifyOrder::default(), CutoverOrder::default()), by).await
     }
 
@@ -188,11 +193,16 @@ impl Control for Manager {
         id: MigrationId,
         order: CutoverOrder,
         by: &str,
-    ) -> Result<Verdict, ControlError> {
+    ) -> Result<RequestOutcome, ControlError> {
         self.command(id, order.request(), (VerifyOrder::default(), order), by).await
     }
 
-    async fn verify(&self, id: MigrationId, order: VerifyOrder, by: &str) -> Result<Verdict, ControlError> {
+    async fn verify(
+        &self,
+        id: MigrationId,
+        order: VerifyOrder,
+        by: &str,
+    ) -> Result<RequestOutcome, ControlError> {
         self.command(id, Request::Verify, (order, CutoverOrder::default()), by).await
     }
 
@@ -201,8 +211,9 @@ impl Control for Manager {
         // It takes memory while it is put together: one for the whole daemon.
         let _one_at_a_time = self.reporting.lock().await;
         let row = self.row(id).await?;
-        let kind = |endpoint: Result<&Endpoint, ControlError>| endpoint.ok().map(|known| known.kind.clone());
-        let ends = report::Ends {
+        let kind =
+            |endpoint: Result<&EndpointInfo, ControlError>| endpoint.ok().map(|known| known.kind.clone());
+        let ends = report::EndpointNames {
             source_kind: kind(self.source_endpoint(&row.source)),
             source: row.source.clone(),
             target_kind: kind(self.target_endpoint(&row.target)),
@@ -212,12 +223,12 @@ impl Control for Manager {
             handle.context
         } else {
             let plan = self.plan_of(&row).await?;
-            self.surroundings(row, plan, false).await?
+            self.build_context(row, plan, false).await?
         };
         report::report(&context, ends).await.map_err(internal)
     }
 
-    fn seal(&self, report: &Report) -> Result<Sealed, ControlError> {
+    fn seal(&self, report: &Report) -> Result<SignedReport, ControlError> {
         seal::seal(self.store.report_key(), report).map_err(internal)
     }
 
@@ -237,14 +248,14 @@ impl Control for Manager {
         self.change_limit(scope, change, by).await
     }
 
-    async fn budgets(&self, scope: Option<&str>) -> Result<Vec<BudgetView>, ControlError> {
+    async fn quotas(&self, scope: Option<&str>) -> Result<Vec<QuotaView>, ControlError> {
         let mut views = self.gate.views();
         let Some(scope) = scope else { return Ok(views) };
         let known: Vec<_> = views.iter().map(|view| view.scope.path()).collect();
         views.retain(|view| view.scope.path() == scope);
         if views.is_empty() {
             let known = if known.is_empty() { "there are none".to_owned() } else { known.join(", ") };
-            let told = format!("there are no budgets of {scope:?}; there are those of: {known}");
+            let told = format!("there are no quotas of {scope:?}; there are those of: {known}");
             return Err(ControlError::new(ControlErrorKind::NotFound, told));
         }
         Ok(views)
@@ -268,7 +279,7 @@ impl Manager {
         request: Request,
         (order, cutover): (VerifyOrder, CutoverOrder),
         by: &str,
-    ) -> Result<Verdict, ControlError> {
+    ) -> Result<RequestOutcome, ControlError> {
         self.check_readable(id)?;
         // While a source VM gets its migration back, no plan begins another one for it.
         let _one_at_a_time =
@@ -280,7 +291,7 @@ impl Manager {
             let owner = self.owner(id).await?;
             let (answer, answered) = oneshot::channel();
             let order = order.clone();
-            let command = Command { request, order, cutover, by: by.to_owned(), answer };
+            let command = OwnerRequest { request, order, cutover, by: by.to_owned(), answer };
             if owner.inbox.send(command).await.is_ok()
                 && let Ok(verdict) = answered.await
             {
@@ -316,7 +327,7 @@ impl Manager {
     }
 
     /// The migration's owner; a finished one gets it for as long as it is asked for.
-    async fn owner(&self, id: MigrationId) -> Result<Handle, ControlError> {
+    async fn owner(&self, id: MigrationId) -> Result<DriverHandle, ControlError> {
         let at_work = || self.handle(id).filter(|handle| !handle.inbox.is_closed());
         if let Some(handle) = at_work() {
             return Ok(handle);
@@ -330,7 +341,7 @@ impl Manager {
             return Err(self.gone());
         }
         let plan = self.plan_of(&row).await?;
-        self.take_up(row, plan).await
+        self.spawn_driver(row, plan).await
     }
 
     fn gone(&self) -> ControlError {
@@ -365,7 +376,9 @@ impl Manager {
             named.vm_name == key && named.rank == Rank::UnderWay || id.to_string().eq_ignore_ascii_case(key)
         };
         if !known.iter().any(|(id, named)| is_meant(id, named)) {
-            for Finished { id, vm_name, is_done } in self.store.finished_like(key).await.map_err(internal)? {
+            for FinishedMigration { id, vm_name, is_done } in
+                self.store.finished_like(key).await.map_err(internal)?
+            {
                 let rank = if is_done { Rank::Done } else { Rank::GivenUp };
                 known.entry(id).or_insert(Named { vm_name, rank });
             }

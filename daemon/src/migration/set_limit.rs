@@ -13,7 +13,7 @@ use crate::{
     clock,
     model::{
         id::DiskKey,
-        limit::{LimitChange, LimitView, SavedLimit, Scope, ScopeName, SetBy, in_words},
+        limit::{LimitChange, LimitScope, LimitView, SavedLimit, ScopeName, SetBy, in_words},
         plan::Plan,
         view::EventView,
     },
@@ -34,14 +34,14 @@ impl Manager {
         views.retain(|view| {
             let below = match (&within, &view.scope) {
                 (None, _) => true,
-                (Some(Scope::Migration(id, None)), Scope::Migration(of, _)) => id == of,
+                (Some(LimitScope::Migration(id, None)), LimitScope::Migration(of, _)) => id == of,
                 (Some(within), scope) => within == scope,
             };
             let open = match &view.scope {
-                Scope::Migration(id, _) => {
+                LimitScope::Migration(id, _) => {
                     self.handle(*id).is_some_and(|handle| !handle.context.live.view().state.is_final())
                 }
-                Scope::Global | Scope::Source(_) | Scope::Target(_) => true,
+                LimitScope::Global | LimitScope::Source(_) | LimitScope::Target(_) => true,
             };
             below && open
         });
@@ -84,9 +84,11 @@ impl Manager {
 
     /// What the configuration says of the endpoints and of all.
     pub(super) async fn say_configured(&self, global: Limit) -> Result<(), ControlError> {
-        let sources = self.endpoints.sources.iter().map(|(name, it)| (Scope::Source(name.clone()), it.limit));
-        let targets = self.endpoints.targets.iter().map(|(name, it)| (Scope::Target(name.clone()), it.limit));
-        let all = std::iter::once((Scope::Global, global)).chain(sources).chain(targets);
+        let sources =
+            self.endpoints.sources.iter().map(|(name, it)| (LimitScope::Source(name.clone()), it.limit));
+        let targets =
+            self.endpoints.targets.iter().map(|(name, it)| (LimitScope::Target(name.clone()), it.limit));
+        let all = std::iter::once((LimitScope::Global, global)).chain(sources).chain(targets);
         let words = all.map(|(scope, said)| Word { scope, vm_name: String::new(), said });
         self.say(words.collect(), "the configuration").await
     }
@@ -143,11 +145,11 @@ impl Manager {
         }
     }
 
-    async fn scope(&self, name: &str) -> Result<Scope, ControlError> {
+    async fn scope(&self, name: &str) -> Result<LimitScope, ControlError> {
         let scope = match ScopeName::parse(name) {
-            Some(ScopeName::Global) => Scope::Global,
-            Some(ScopeName::Source(name)) => Scope::Source(self.source(name).map(|_| name.to_owned())?),
-            Some(ScopeName::Target(name)) => Scope::Target(self.target(name).map(|_| name.to_owned())?),
+            Some(ScopeName::Global) => LimitScope::Global,
+            Some(ScopeName::Source(name)) => LimitScope::Source(self.source(name).map(|_| name.to_owned())?),
+            Some(ScopeName::Target(name)) => LimitScope::Target(self.target(name).map(|_| name.to_owned())?),
             Some(ScopeName::Migration(key, disk)) => {
                 let view = self.migration(key).await?;
                 if view.state.is_final() {
@@ -155,7 +157,7 @@ impl Manager {
                         format!("migration {} is {}: it has nothing left to limit", view.id, view.state);
                     return Err(ControlError::new(ControlErrorKind::Refused, told));
                 }
-                Scope::Migration(view.id, disk.map(|disk| DiskKey(disk.to_owned())))
+                LimitScope::Migration(view.id, disk.map(|disk| DiskKey(disk.to_owned())))
             }
             None => {
                 let told = format!(
@@ -171,15 +173,15 @@ impl Manager {
         }
     }
 
-    fn no_such_scope(&self, scope: &Scope) -> ControlError {
+    fn no_such_scope(&self, scope: &LimitScope) -> ControlError {
         let told = match scope {
-            Scope::Migration(id, Some(disk)) => {
+            LimitScope::Migration(id, Some(disk)) => {
                 let disks: Vec<_> = self
                     .limits
                     .list()
                     .into_iter()
                     .filter_map(|view| match view.scope {
-                        Scope::Migration(other, Some(disk)) if other == *id => Some(disk.0),
+                        LimitScope::Migration(other, Some(disk)) if other == *id => Some(disk.0),
                         _ => None,
                     })
                     .collect();
@@ -191,10 +193,10 @@ impl Manager {
     }
 }
 
-fn limit_line(scope: &Scope, by: &str, text: String) -> EventView {
+fn limit_line(scope: &LimitScope, by: &str, text: String) -> EventView {
     let migration = match scope {
-        Scope::Migration(id, _) => Some(*id),
-        Scope::Global | Scope::Source(_) | Scope::Target(_) => None,
+        LimitScope::Migration(id, _) => Some(*id),
+        LimitScope::Global | LimitScope::Source(_) | LimitScope::Target(_) => None,
     };
     EventView { at: clock::now(), migration, by: by.to_owned(), kind: "limit".to_owned(), text }
 }

@@ -91,7 +91,7 @@ impl Manager {
 
     /// The owner of a migration ended in a panic: it is taken up again from the store, once.
     // Boxed, as owners begin owners here.
-    pub(super) fn take_up_again(
+    pub(super) fn restart_driver(
         self: Arc<Self>,
         gone: Arc<Context>,
         panic: String,
@@ -122,7 +122,7 @@ impl Manager {
     async fn taken_from_store(&self, id: MigrationId) -> Result<(), ControlError> {
         let row = self.row(id).await?;
         let plan = self.plan_of(&row).await?;
-        self.take_up(row, plan).await.map(drop)
+        self.spawn_driver(row, plan).await.map(drop)
     }
 
     /// Drives what belongs to a group by `work`, and a second time if that panics.

@@ -14,7 +14,7 @@ use warmd_cbt::{
     transfer::{LatencyBaseline, PassProgress},
 };
 
-use super::{context::Context, live::Live};
+use super::{context::Context, status_publisher::StatusPublisher};
 use crate::{model::id::DiskKey, process, store::Store};
 
 /// How often the view gets a new picture.
@@ -26,7 +26,7 @@ const STORED: u64 = 5;
 #[derive(Debug)]
 pub struct PassTelemetry {
     store: Store,
-    live: Arc<Live>,
+    live: Arc<StatusPublisher>,
     pass: i64,
     cpu_before: f64,
     disks: Vec<MeasuredDisk>,

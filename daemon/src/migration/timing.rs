@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::{sync::watch, time::Instant};
 use warmd_schedules::{
-    rules::{Facts, Rules, Verdict, Wait},
+    rules::{NotBefore, PassDecision, PassHistory, Rules},
     schedule::Problems,
 };
 
@@ -19,28 +19,32 @@ use crate::{clock, model::plan::Plan};
 const LOOK: Duration = Duration::from_mins(1);
 
 /// What keeps the next delta waiting, by what is known of the migration; `None` if it may start.
-pub(super) fn next_pass(context: &Context, facts: &Facts, now: DateTime<Utc>) -> Option<Wait> {
+pub(super) fn next_pass(context: &Context, facts: &PassHistory, now: DateTime<Utc>) -> Option<NotBefore> {
     next_pass_by(asked(context), facts, now)
 }
 
-fn next_pass_by(rules: Result<Rules, Wait>, facts: &Facts, now: DateTime<Utc>) -> Option<Wait> {
+fn next_pass_by(
+    rules: Result<Rules, NotBefore>,
+    facts: &PassHistory,
+    now: DateTime<Utc>,
+) -> Option<NotBefore> {
     let rules = match rules {
         Ok(rules) => rules,
         Err(wait) => return Some(wait),
     };
     match rules.pass(facts, now) {
-        Verdict::Start { .. } => None,
-        Verdict::Wait { until, why } => Some(Wait { until: Some(until), why }),
-        Verdict::Never { why } => Some(Wait { until: None, why }),
+        PassDecision::Start { .. } => None,
+        PassDecision::Wait { until, why } => Some(NotBefore { until: Some(until), why }),
+        PassDecision::Never { why } => Some(NotBefore { until: None, why }),
     }
 }
 
 /// What holds a pass that is begun already; `None` if data may be copied now.
-pub(super) fn held(context: &Context, now: DateTime<Utc>) -> Option<Wait> {
+pub(super) fn held(context: &Context, now: DateTime<Utc>) -> Option<NotBefore> {
     held_by(asked(context), now)
 }
 
-fn held_by(rules: Result<Rules, Wait>, now: DateTime<Utc>) -> Option<Wait> {
+fn held_by(rules: Result<Rules, NotBefore>, now: DateTime<Utc>) -> Option<NotBefore> {
     match rules {
         Ok(rules) => rules.shut(&rules.copy, now),
         Err(wait) => Some(wait),
@@ -83,13 +87,16 @@ pub(super) async fn until(plans: &mut watch::Receiver<Arc<Plan>>, at: Option<Dat
 }
 
 /// The rules of a migration, or what people are told for as long as its plan has none.
-pub(super) fn asked(context: &Context) -> Result<Rules, Wait> {
+pub(super) fn asked(context: &Context) -> Result<Rules, NotBefore> {
     context.rules().map_err(|problems| unasked(&context.plan().name, &problems))
 }
 
 /// What people are told of a plan whose schedule cannot be asked.
-pub(super) fn unasked(plan: &str, problems: &Problems) -> Wait {
-    Wait { until: None, why: format!("the schedule of plan {plan} is wrong, apply it again: {problems}") }
+pub(super) fn unasked(plan: &str, problems: &Problems) -> NotBefore {
+    NotBefore {
+        until: None,
+        why: format!("the schedule of plan {plan} is wrong, apply it again: {problems}"),
+    }
 }
 
 #[cfg(test)]
@@ -98,11 +105,11 @@ mod tests {
 
     use super::*;
 
-    fn rules(plan: &Plan) -> Result<Rules, Wait> {
+    fn rules(plan: &Plan) -> Result<Rules, NotBefore> {
         plan.rules().map_err(|problems| unasked(&plan.name, &problems))
     }
 
-    fn held(plan: &Plan, now: DateTime<Utc>) -> Option<Wait> {
+    fn held(plan: &Plan, now: DateTime<Utc>) -> Option<NotBefore> {
         held_by(rules(plan), now)
     }
 
@@ -121,8 +128,8 @@ mod tests {
         last: Option<LastPass>,
         cutover_at: Option<DateTime<Utc>>,
         now: DateTime<Utc>,
-    ) -> Option<Wait> {
-        next_pass_by(rules(plan), &Facts { last, cutover_at, ..Facts::unknown(Tz::UTC) }, now)
+    ) -> Option<NotBefore> {
+        next_pass_by(rules(plan), &PassHistory { last, cutover_at, ..PassHistory::unknown(Tz::UTC) }, now)
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "as it is passed on")]

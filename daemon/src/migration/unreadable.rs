@@ -110,7 +110,7 @@ impl Manager {
         let taken_up = async {
             let row = self.row(id).await?;
             let plan = self.plan_of(&row).await?;
-            self.take_up(row, plan).await
+            self.spawn_driver(row, plan).await
         };
         match taken_up.await {
             Ok(_) => {
@@ -138,7 +138,7 @@ impl Manager {
     pub(super) async fn take_up_readable(&self, plan: &Arc<Plan>) {
         for it in self.all_unreadable().into_iter().filter(|each| each.plan == plan.name) {
             let Ok(row) = self.row(it.id).await else { continue };
-            if self.take_up(row, Arc::clone(plan)).await.is_ok() {
+            if self.spawn_driver(row, Arc::clone(plan)).await.is_ok() {
                 self.unread().remove(&it.id);
             }
         }

@@ -16,7 +16,7 @@ use crate::{clock, model::view::WaitingView};
 
 /// One piece of work, from its first failure on.
 #[derive(Debug)]
-pub(super) struct Waiting<'a> {
+pub(super) struct RetryReporter<'a> {
     context: &'a Context,
     begun: Option<Begun>,
     told: Option<String>,
@@ -28,7 +28,7 @@ struct Begun {
     tries: u32,
 }
 
-impl<'a> Waiting<'a> {
+impl<'a> RetryReporter<'a> {
     pub(super) fn new(context: &'a Context) -> Self {
         Self { context, begun: None, told: None }
     }
@@ -56,9 +56,9 @@ impl<'a> Waiting<'a> {
         if self.told.as_ref() != Some(&reason) {
             let text = match error.remedy {
                 Remedy::Wait => format!("{doing} waits: {reason}"),
-                Remedy::Retry | Remedy::Operator | Remedy::Decide => format!("{doing}: {reason}"),
+                Remedy::Retry | Remedy::Operator | Remedy::NeedsDecision => format!("{doing}: {reason}"),
             };
-            self.context.note("failure", text).await;
+            self.context.log_event("failure", text).await;
             self.told = Some(reason);
         }
     }
@@ -77,7 +77,7 @@ fn advice(remedy: Remedy) -> &'static str {
     match remedy {
         Remedy::Wait => "nothing, if it passes by itself: it is tried again until it does",
         Remedy::Retry => "nothing yet: it is tried again; look at the reason if it stays the same",
-        Remedy::Operator | Remedy::Decide => {
+        Remedy::Operator | Remedy::NeedsDecision => {
             "remove the cause that the reason names: it is tried again until then"
         }
     }

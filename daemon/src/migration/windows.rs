@@ -7,7 +7,7 @@ use warmd_schedules::{calendar::Calendar, rules::Rules};
 
 use super::context::Context;
 use crate::{
-    metrics::{PromiseView, WindowView},
+    metrics::{SloView, WindowView},
     model::plan::Plan,
 };
 
@@ -16,7 +16,7 @@ use crate::{
 pub(super) fn views<'a>(
     migrations: impl Iterator<Item = &'a Context>,
     now: DateTime<Utc>,
-) -> (Vec<WindowView>, Vec<PromiseView>) {
+) -> (Vec<WindowView>, Vec<SloView>) {
     let (mut plans, mut windows, mut promises) =
         (BTreeMap::<String, Arc<Plan>>::new(), Vec::new(), Vec::new());
     for context in migrations {
@@ -27,13 +27,13 @@ pub(super) fn views<'a>(
             );
             let rpo = plan.rpo_of(name, &context.vm).map(|rpo| rpo.as_secs_f64());
             let (of, vm) = (plan.name.clone(), Some(name.clone()));
-            promises.push(PromiseView { plan: of, vm, rpo, max_downtime: None });
+            promises.push(SloView { plan: of, vm, rpo, max_downtime: None });
         }
         plans.insert(plan.name.clone(), plan);
     }
     for (name, plan) in plans {
         windows.extend(plan.rules().ok().iter().flat_map(|rules| both(&name, None, rules, now)));
-        promises.push(PromiseView {
+        promises.push(SloView {
             plan: name,
             vm: None,
             rpo: plan.schedule.adaptive.and_then(|adaptive| adaptive.rpo).map(|rpo| rpo.as_secs_f64()),

@@ -14,7 +14,7 @@ use warmd_cbt::mutant::mutant;
 
 /// How a VM of the group stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum MemberStatus {
     /// Its cutover has not begun.
     Waiting,
     /// Its cutover runs, and has not come to the barrier.
@@ -33,7 +33,7 @@ pub enum Standing {
     Stuck(String),
 }
 
-impl Standing {
+impl MemberStatus {
     /// Whether it can come to pass that it runs, or ran, on the target.
     fn is_gone(&self) -> bool {
         matches!(self, Self::Starting | Self::Passed | Self::Stuck(_))
@@ -45,7 +45,7 @@ impl Standing {
     }
 }
 
-impl std::fmt::Display for Standing {
+impl std::fmt::Display for MemberStatus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Waiting => f.write_str("waits for its tier"),
@@ -67,12 +67,12 @@ pub struct Seat {
     pub vm: String,
     /// From 0.
     pub tier: usize,
-    pub standing: Standing,
+    pub standing: MemberStatus,
 }
 
 /// What is to be done. Indices are those of the seats.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Decision {
+pub struct GroupDecision {
     /// Whose cutovers begin.
     pub begin: Vec<usize>,
     /// For whom the barrier opens.
@@ -84,40 +84,40 @@ pub struct Decision {
 }
 
 /// What a group does next; `is_broken` if it was broken before.
-pub fn decide(all_or_nothing: bool, is_broken: bool, seats: &[Seat]) -> Decision {
+pub fn decide(all_or_nothing: bool, is_broken: bool, seats: &[Seat]) -> GroupDecision {
     let failure = seats.iter().find_map(|seat| match &seat.standing {
-        Standing::Undoing(why) | Standing::Failed(why) => Some(format!("VM {}: {why}", seat.vm)),
-        Standing::Stuck(why) => Some(format!("VM {} on the target: {why}", seat.vm)),
+        MemberStatus::Undoing(why) | MemberStatus::Failed(why) => Some(format!("VM {}: {why}", seat.vm)),
+        MemberStatus::Stuck(why) => Some(format!("VM {} on the target: {why}", seat.vm)),
         _ => None,
     });
     if is_broken || failure.is_some() {
         let is_over = seats.iter().all(|seat| seat.standing.rests());
         let broken = if is_broken { None } else { failure };
-        return Decision { broken, is_over, ..Decision::default() };
+        return GroupDecision { broken, is_over, ..GroupDecision::default() };
     }
     let passed_before = |tier: usize| {
-        seats.iter().filter(|seat| seat.tier < tier).all(|seat| seat.standing == Standing::Passed)
+        seats.iter().filter(|seat| seat.tier < tier).all(|seat| seat.standing == MemberStatus::Passed)
     };
     let may_begin = |seat: &Seat| all_or_nothing || passed_before(seat.tier);
     let may_start = |seat: &Seat| {
         let with = |other: &&Seat| all_or_nothing || other.tier == seat.tier;
         let mut together = seats.iter().filter(with);
         let all_here =
-            together.clone().all(|other| other.standing == Standing::Arrived || other.standing.is_gone());
+            together.clone().all(|other| other.standing == MemberStatus::Arrived || other.standing.is_gone());
         // Somebody may run on the target already, in an earlier life of the daemon: there is only forward, but nobody
         // goes who has not arrived.
         let is_committed = together.any(|other| other.standing.is_gone());
         (all_here || is_committed || mutant("barrier-ignored")) && passed_before(seat.tier)
     };
-    let of = |standing: &Standing, may: &dyn Fn(&Seat) -> bool| -> Vec<usize> {
+    let of = |standing: &MemberStatus, may: &dyn Fn(&Seat) -> bool| -> Vec<usize> {
         let those = seats.iter().enumerate().filter(|(_, seat)| seat.standing == *standing && may(seat));
         those.map(|(at, _)| at).collect()
     };
-    Decision {
-        begin: of(&Standing::Waiting, &may_begin),
-        open: of(&Standing::Arrived, &may_start),
+    GroupDecision {
+        begin: of(&MemberStatus::Waiting, &may_begin),
+        open: of(&MemberStatus::Arrived, &may_start),
         broken: None,
-        is_over: seats.iter().all(|seat| seat.standing == Standing::Passed),
+        is_over: seats.iter().all(|seat| seat.standing == MemberStatus::Passed),
     }
 }
 
@@ -127,8 +127,8 @@ mod tests {
 
     use super::*;
 
-    fn seats(of: &[(usize, Standing)]) -> Vec<Seat> {
-        let seat = |(at, (tier, standing)): (usize, &(usize, Standing))| Seat {
+    fn seats(of: &[(usize, MemberStatus)]) -> Vec<Seat> {
+        let seat = |(at, (tier, standing)): (usize, &(usize, MemberStatus))| Seat {
             vm: format!("vm{at}"),
             tier: *tier,
             standing: standing.clone(),
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn each_step_of_a_group() {
-        use Standing::{Arrived, Failed, Moving, Passed, Starting, Stuck, Undoing, Waiting};
+        use MemberStatus::{Arrived, Failed, Moving, Passed, Starting, Stuck, Undoing, Waiting};
         let why = || "x".to_owned();
         // (all or nothing, how they stand, who begins, for whom it opens, whether it is broken, whether it is over)
         for (all, standings, begin, open, broken, over) in [
@@ -170,9 +170,9 @@ mod tests {
 
     #[test]
     fn a_broken_group_begins_and_starts_nobody() {
-        let standings = [(0, Standing::Arrived), (0, Standing::Waiting)];
+        let standings = [(0, MemberStatus::Arrived), (0, MemberStatus::Waiting)];
         let decision = decide(false, true, &seats(&standings));
-        assert_eq!(decision, Decision::default());
+        assert_eq!(decision, GroupDecision::default());
         assert!(decide(false, true, &seats(&standings[1..])).is_over);
     }
 
@@ -184,7 +184,7 @@ mod tests {
             all in any::<bool>(),
             happens in prop::collection::vec((0..6_usize, 0..10_u8), 0..60),
         ) {
-            let mut seats = seats(&tiers.iter().map(|tier| (*tier, Standing::Waiting)).collect::<Vec<_>>());
+            let mut seats = seats(&tiers.iter().map(|tier| (*tier, MemberStatus::Waiting)).collect::<Vec<_>>());
             let (mut broken, mut arrived) = (false, vec![false; seats.len()]);
             for (who, what) in happens {
                 let decision = decide(all, broken, &seats);
@@ -192,33 +192,33 @@ mod tests {
                 prop_assert!(!broken || decision.begin.is_empty() && decision.open.is_empty());
                 for at in &decision.begin {
                     let tier = seats[*at].tier;
-                    prop_assert!(all || seats.iter().all(|seat| seat.tier >= tier || seat.standing == Standing::Passed));
+                    prop_assert!(all || seats.iter().all(|seat| seat.tier >= tier || seat.standing == MemberStatus::Passed));
                 }
                 for at in &decision.open {
                     let tier = seats[*at].tier;
                     for (other, has_arrived) in seats.iter().zip(&arrived) {
                         prop_assert!(other.tier != tier && !all || *has_arrived, "{seats:?}");
-                        prop_assert!(other.tier >= tier || other.standing == Standing::Passed, "{seats:?}");
+                        prop_assert!(other.tier >= tier || other.standing == MemberStatus::Passed, "{seats:?}");
                     }
                 }
                 for at in decision.begin {
-                    seats[at].standing = Standing::Moving;
+                    seats[at].standing = MemberStatus::Moving;
                 }
                 for at in decision.open {
-                    seats[at].standing = Standing::Starting;
+                    seats[at].standing = MemberStatus::Starting;
                 }
                 let who = who % seats.len();
                 let seat = &mut seats[who];
                 seat.standing = match (seat.standing.clone(), what) {
-                    (Standing::Moving, 0..7) => {
+                    (MemberStatus::Moving, 0..7) => {
                         arrived[who] = true;
-                        Standing::Arrived
+                        MemberStatus::Arrived
                     }
-                    (Standing::Moving | Standing::Arrived, 9) => Standing::Undoing("x".to_owned()),
-                    (Standing::Undoing(why), _) => Standing::Failed(why),
-                    (Standing::Starting, 0..8) => Standing::Passed,
-                    (Standing::Starting, 8) => Standing::Undoing("x".to_owned()),
-                    (Standing::Starting, _) => Standing::Stuck("x".to_owned()),
+                    (MemberStatus::Moving | MemberStatus::Arrived, 9) => MemberStatus::Undoing("x".to_owned()),
+                    (MemberStatus::Undoing(why), _) => MemberStatus::Failed(why),
+                    (MemberStatus::Starting, 0..8) => MemberStatus::Passed,
+                    (MemberStatus::Starting, 8) => MemberStatus::Undoing("x".to_owned()),
+                    (MemberStatus::Starting, _) => MemberStatus::Stuck("x".to_owned()),
                     (standing, _) => standing,
                 };
             }

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{coordination::Standing, id::MigrationId};
+use super::{coordination::MemberStatus, id::MigrationId};
 
 /// A cutover of a plan's VMs together that was begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,12 +21,12 @@ pub struct Group {
     /// When nothing of it happened any more.
     pub ended: Option<DateTime<Utc>>,
     /// By tier.
-    pub members: Vec<Member>,
+    pub members: Vec<GroupMember>,
 }
 
 /// A VM of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
+pub struct GroupMember {
     pub migration: MigrationId,
     /// Its name on the source.
     pub vm: String,
@@ -41,12 +41,12 @@ pub struct Member {
 pub struct GroupView {
     pub group: Group,
     /// Of each of its members.
-    pub standings: Vec<Standing>,
+    pub standings: Vec<MemberStatus>,
 }
 
 impl GroupView {
     /// Whether all of it moved.
     pub fn is_done(&self) -> bool {
-        self.standings.iter().all(|standing| *standing == Standing::Passed)
+        self.standings.iter().all(|standing| *standing == MemberStatus::Passed)
     }
 }

@@ -8,17 +8,17 @@ use serde::{Deserialize, Serialize};
 /// An element with attributes, a text and children; of the kind `libvirt`, whose root is `domain`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Part {
+pub struct HardwareElement {
     pub name: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub attributes: Vec<(String, String)>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub text: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub parts: Vec<Part>,
+    pub parts: Vec<HardwareElement>,
 }
 
-impl Part {
+impl HardwareElement {
     /// The attribute of the whole under which the plan's consent to lose isolation is kept for the target.
     pub const WAIVED: &str = "waived";
 

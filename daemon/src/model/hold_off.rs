@@ -15,7 +15,7 @@ pub struct HoldOff {
 
 /// Where a VM went that is held off.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Moved {
+pub struct MigratedMark {
     pub owner: MigrationId,
     /// The target's name.
     pub target: String,

@@ -19,7 +19,7 @@ const MOST_RETRIES: u32 = 100;
 #[serde(deny_unknown_fields)]
 pub struct Hook {
     pub phase: Phase,
-    pub when: When,
+    pub when: HookSide,
     /// The program's absolute path, then its arguments; empty if it is a service.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
@@ -44,7 +44,7 @@ fn a_minute() -> Duration {
 /// On which side of its phase a hook is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum When {
+pub enum HookSide {
     Before,
     After,
 }
@@ -78,7 +78,7 @@ impl Hook {
 
     /// Whether the target VM has been started when it is run: then no failure of it takes the cutover back.
     pub fn past_no_return(&self) -> bool {
-        self.phase.past_no_return() || self.phase == Phase::StartVm && self.when == When::After
+        self.phase.past_no_return() || self.phase == Phase::StartVm && self.when == HookSide::After
     }
 
     /// What is wrong with it as written; `name` is what the plan calls it.
@@ -113,7 +113,7 @@ impl Hook {
     }
 }
 
-impl fmt::Display for When {
+impl fmt::Display for HookSide {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Before => "before",
@@ -126,7 +126,7 @@ impl fmt::Display for When {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookView {
     pub phase: Phase,
-    pub when: When,
+    pub when: HookSide,
     pub command: Vec<String>,
     /// When it was first begun.
     pub started: DateTime<Utc>,
@@ -147,8 +147,8 @@ mod tests {
             Hook { phase, when, command: Vec::new(), grpc: None, timeout: a_minute(), retries, on_failure }
         };
         for phase in Phase::ALL {
-            assert_eq!(hook(phase, When::Before).past_no_return(), phase > Phase::StartVm, "{phase}");
-            assert_eq!(hook(phase, When::After).past_no_return(), phase >= Phase::StartVm, "{phase}");
+            assert_eq!(hook(phase, HookSide::Before).past_no_return(), phase > Phase::StartVm, "{phase}");
+            assert_eq!(hook(phase, HookSide::After).past_no_return(), phase >= Phase::StartVm, "{phase}");
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use warmd_cbt::limit::{Limit, Load};
+use warmd_cbt::limit::{Limit, LimitLoad};
 
 use super::id::{DiskKey, MigrationId};
 
@@ -36,7 +36,7 @@ impl From<LimitTable> for Limit {
 
 /// What a limit is on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Scope {
+pub enum LimitScope {
     /// All reads of the daemon.
     Global,
     Source(String),
@@ -45,7 +45,7 @@ pub enum Scope {
     Migration(MigrationId, Option<DiskKey>),
 }
 
-impl fmt::Display for Scope {
+impl fmt::Display for LimitScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Global => f.write_str("global"),
@@ -116,13 +116,13 @@ pub enum LimitChange {
 /// A limit with what goes through it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LimitView {
-    pub scope: Scope,
+    pub scope: LimitScope,
     /// Of the migration's VM; empty for the others.
     pub vm_name: String,
     pub limit: Limit,
     /// `None` if it is as configuration or plan say.
     pub set: Option<SetBy>,
-    pub load: Load,
+    pub load: LimitLoad,
 }
 
 /// `50 MiB/s, 8 requests`, `no limit`.

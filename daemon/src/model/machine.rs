@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use warmd_cbt::units::Length;
 
 use super::{
-    hardware::Part,
+    hardware::HardwareElement,
     id::{DiskKey, VmId},
 };
 
@@ -31,7 +31,7 @@ pub struct Machine {
     pub nics: Vec<Nic>,
     /// What the other fields have no words for, in libvirt's, if the source speaks them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hardware: Option<Part>,
+    pub hardware: Option<HardwareElement>,
 }
 
 /// What the machine boots by.

@@ -2,9 +2,7 @@
 //!
 //! Rule: nothing here waits, reads a clock, or touches a disk, a socket or a database.
 
-pub mod appointment;
 pub mod boot;
-pub mod budget;
 pub mod conversion;
 pub mod coordination;
 pub mod forecast;
@@ -18,9 +16,11 @@ pub mod machine;
 pub mod phase;
 pub mod place;
 pub mod plan;
+pub mod quota;
 pub mod report;
 pub mod request;
 pub mod rule;
+pub mod scheduled_cutover;
 pub mod selection;
 pub mod state;
 pub mod storage;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// One more delta while the source runs, so that the final one is small.
-    LastDelta,
+    CatchUpDelta,
     /// The source VM is stopped: downtime begins.
     StopSource,
     /// What changed until the stop is copied.
@@ -23,9 +23,9 @@ pub enum Phase {
     /// The VM is started on the target: **the point of no return** lies at the end of this phase.
     StartVm,
     /// The target VM is watched for the plan's time.
-    Watch,
+    BootCheck,
     /// What the source held for this migration is given up.
-    Release,
+    Cleanup,
 }
 
 /// How the outcome of `start-vm` begins where the source was off.
@@ -36,15 +36,15 @@ pub const STARTED_OUTSIDE: &str = "the machine is started outside warmd";
 impl Phase {
     /// All phases in order.
     pub const ALL: [Self; 9] = [
-        Self::LastDelta,
+        Self::CatchUpDelta,
         Self::StopSource,
         Self::FinalDelta,
         Self::Verify,
         Self::Convert,
         Self::CreateVm,
         Self::StartVm,
-        Self::Watch,
-        Self::Release,
+        Self::BootCheck,
+        Self::Cleanup,
     ];
 
     /// The phase after this one; `None` after the last.
@@ -65,15 +65,15 @@ impl Phase {
     /// Its name in the API, the journal and the CLI.
     pub fn name(self) -> &'static str {
         match self {
-            Self::LastDelta => "last-delta",
+            Self::CatchUpDelta => "catch-up-delta",
             Self::StopSource => "stop-source",
             Self::FinalDelta => "final-delta",
             Self::Verify => "verify",
             Self::Convert => "convert",
             Self::CreateVm => "create-vm",
             Self::StartVm => "start-vm",
-            Self::Watch => "watch",
-            Self::Release => "release",
+            Self::BootCheck => "boot-check",
+            Self::Cleanup => "cleanup",
         }
     }
 }
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn phases_follow_each_other_to_the_end() {
-        let mut walked = vec![Phase::LastDelta];
+        let mut walked = vec![Phase::CatchUpDelta];
         while let Some(next) = walked.last().and_then(|phase| phase.next()) {
             walked.push(next);
         }
@@ -100,6 +100,6 @@ mod tests {
     #[test]
     fn no_return_begins_after_the_start() {
         let past: Vec<_> = Phase::ALL.into_iter().filter(|phase| phase.past_no_return()).collect();
-        assert_eq!(past, [Phase::Watch, Phase::Release]);
+        assert_eq!(past, [Phase::BootCheck, Phase::Cleanup]);
     }
 }

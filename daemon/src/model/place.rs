@@ -8,7 +8,7 @@ use super::id::{DiskKey, MigrationId};
 
 /// A place that a migration's disk has, by what it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlaceClaim {
+pub struct LocationClaim {
     /// The same for all names of the place, and for no other place.
     pub identity: String,
     pub owner: MigrationId,

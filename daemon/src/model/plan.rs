@@ -15,16 +15,16 @@ use serde::{Deserialize, Deserializer, Serialize};
 use warmd_cbt::limit::Limit;
 use warmd_schedules::{
     Schedule,
-    over::ScheduleOver,
     rules::Rules,
     schedule::{DEFAULT_INTERVAL, Problems},
+    schedule_override::ScheduleOverride,
     text::optional_duration,
 };
 
 use super::{
     boot::BootCheck,
     conversion::Conversion,
-    hardware::Part,
+    hardware::HardwareElement,
     hook::Hook,
     id::{DiskKey, VmId},
     limit::{rate, requests},
@@ -61,7 +61,7 @@ pub struct Plan {
     /// Source network → target network, [`ANY`] for those that are not named. Without it they keep their names.
     #[serde(default)]
     pub networks: BTreeMap<String, String>,
-    /// Where a disk lies on the source, as budgets spell it → the target's storage that it goes to, [`ANY`] for those that
+    /// Where a disk lies on the source, as quotas spell it → the target's storage that it goes to, [`ANY`] for those that
     /// are not named. Without it they go to [`storage::DEFAULT`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub storage: BTreeMap<String, String>,
@@ -292,7 +292,7 @@ pub struct VmOverride {
     pub conversion: Option<Conversion>,
     /// What its schedule has in place of the plan's.
     #[serde(skip_serializing_if = "ScheduleOver::is_empty")]
-    pub schedule: ScheduleOver,
+    pub schedule: ScheduleOverride,
 }
 
 /// How the schedule of a VM's section is named before a key of it: `[vm."web".schedule] cron`.
@@ -354,7 +354,9 @@ impl Plan {
         }
         let waives = self.accepts(self.over_of(&machine.name, &machine.id), Rule::IsolationLost);
         if let Some(hardware) = machine.hardware.as_mut().filter(|_| waives) {
-            hardware.attributes.push((Part::WAIVED.to_owned(), Rule::IsolationLost.id().to_owned()));
+            hardware
+                .attributes
+                .push((HardwareElement::WAIVED.to_owned(), Rule::IsolationLost.id().to_owned()));
         }
         machine
     }

@@ -9,7 +9,7 @@ use super::{
     id::{MigrationId, VmId},
     machine::Machine,
     state::State,
-    view::{EventView, PassView, PhaseView, Verdict},
+    view::{EventView, PassView, PhaseView, VerifyResult},
 };
 
 /// The report. Its JSON form is documented in `docs/report-format.md`; fields are added, never renamed.
@@ -53,10 +53,10 @@ pub struct Report {
     /// Seconds from the source stopped to the target running.
     pub downtime: Option<f64>,
     /// The last one.
-    pub verdict: Option<Verdict>,
+    pub verdict: Option<VerifyResult>,
     /// All of them, oldest first; the last hundred if there are more.
     #[serde(default)]
-    pub verdicts: Vec<Verdict>,
+    pub verdicts: Vec<VerifyResult>,
     /// Who asked for what and when: the requests, granted or refused, among the journal's lines.
     pub requests: Vec<EventView>,
     /// The last lines of the journal.

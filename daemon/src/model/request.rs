@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     phase::Phase,
-    state::{Resting, State},
+    state::{ResumePoint, State},
 };
 
 /// Something asked of a migration.
@@ -50,21 +50,24 @@ impl Request {
 
 /// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum RequestOutcome {
     Accepted,
     /// It is so already, or is being done.
-    AlreadySo,
+    NoChange,
     /// No; why, and what to do.
     Refused(String),
 }
 
 /// Judges `request` of a migration in `state`.
-pub fn judge(state: &State, request: Request) -> Verdict {
+pub fn judge(state: &State, request: Request) -> RequestOutcome {
     use Request as R;
+    use RequestOutcome::{Accepted, NoChange};
     use State as S;
-    use Verdict::{Accepted, AlreadySo};
     let refused = |why: &str| {
-        Verdict::Refused(format!("{} is refused while the migration is {state}: {why}", request.name()))
+        RequestOutcome::Refused(format!(
+            "{} is refused while the migration is {state}: {why}",
+            request.name()
+        ))
     };
 
     match (request, state) {
@@ -72,15 +75,15 @@ pub fn judge(state: &State, request: Request) -> Verdict {
         (R::Verify, S::Done) => Accepted,
         (R::Rollback, S::Done) => Accepted,
         (_, S::Done) if request != R::Cutover => refused("it is finished, and stays as it is"),
-        (R::Cutover, S::Done) | (R::Cancel, S::Cancelled | S::Cancelling) => AlreadySo,
+        (R::Cutover, S::Done) | (R::Cancel, S::Cancelled | S::Cancelling) => NoChange,
         (_, S::Cancelled | S::Cancelling) => {
             refused("it was given up; apply the plan again for a new migration")
         }
 
         (R::Rollback, S::CuttingOver { phase }) if phase.past_no_return() => Accepted,
         (R::Rollback, S::Failed { from, .. }) if from.past_no_return() => Accepted,
-        (R::Rollback, S::Failed { from: Resting::Overtaken, .. }) => Accepted,
-        (R::Rollback | R::Resume, S::RollingBack) => AlreadySo,
+        (R::Rollback, S::Failed { from: ResumePoint::StaleState, .. }) => Accepted,
+        (R::Rollback | R::Resume, S::RollingBack) => NoChange,
         (R::Rollback, S::CuttingOver { .. }) => {
             refused("the target VM was not started yet; abort the cutover with `cutover --abort`")
         }
@@ -101,7 +104,7 @@ pub fn judge(state: &State, request: Request) -> Verdict {
         ) => refused("it goes back to the source; wait until it is paused, then resume or cancel it"),
 
         (R::Sync, S::Synced) => Accepted,
-        (R::Sync, S::Seeding | S::Syncing) => AlreadySo,
+        (R::Sync, S::Seeding | S::Syncing) => NoChange,
         (R::Sync, S::Defined | S::Preparing) => {
             refused("its disks are not ready; the full pass starts by itself")
         }
@@ -111,7 +114,7 @@ pub fn judge(state: &State, request: Request) -> Verdict {
         (R::Sync, S::Paused { .. } | S::Failed { .. }) => refused("resume it first"),
 
         (R::Pause, S::Seeding | S::Syncing | S::Synced) => Accepted,
-        (R::Pause, S::Paused { .. }) => AlreadySo,
+        (R::Pause, S::Paused { .. }) => NoChange,
         (R::Pause, S::Defined | S::Preparing) => {
             refused("its disks are being made; wait for the full pass to start")
         }
@@ -133,11 +136,11 @@ pub fn judge(state: &State, request: Request) -> Verdict {
             | S::Syncing
             | S::CuttingOver { .. }
             | S::Undoing { .. },
-        ) => AlreadySo,
+        ) => NoChange,
 
         // A pass that runs is cut short: what it drained stays drained.
         (R::Cutover, S::Synced | S::Syncing) => Accepted,
-        (R::Cutover, S::CuttingOver { .. }) => AlreadySo,
+        (R::Cutover, S::CuttingOver { .. }) => NoChange,
         (R::Cutover, S::Defined | S::Preparing | S::Seeding) => {
             refused("the full pass is not finished; wait until it is synced")
         }
@@ -176,7 +179,7 @@ pub fn judge(state: &State, request: Request) -> Verdict {
             refused("the target VM is being started; if that fails, the cutover is undone by itself")
         }
         (R::AbortCutover, S::CuttingOver { .. }) => Accepted,
-        (R::AbortCutover, S::Undoing { .. }) => AlreadySo,
+        (R::AbortCutover, S::Undoing { .. }) => NoChange,
         (
             R::AbortCutover,
             S::Defined

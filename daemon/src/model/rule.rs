@@ -22,14 +22,14 @@ pub enum Severity {
 pub enum Rule {
     PlanWrong,
     HookMissing,
-    BootCheckBlind,
+    BootCheckUnsupported,
     ConversionMissing,
     ConversionUnguarded,
     ConversionPlace,
     ConversionConfined,
-    ScheduleDeadEnd,
+    WindowNeverOpens,
     WindowNeverFits,
-    WindowsNeverMeet,
+    NoCommonWindow,
     TierMissing,
     TierIdle,
     SourceUnknown,
@@ -38,8 +38,8 @@ pub enum Rule {
     TargetUnreachable,
     EndpointFixed,
     VmNone,
-    VmIdlePattern,
-    VmMovedHere,
+    PatternUnmatched,
+    VmIsMigrated,
     VmUnknown,
     VmUnreadable,
     VmTwice,
@@ -59,8 +59,8 @@ pub enum Rule {
     DiskUnknown,
     DiskUnsupported,
     DiskShared,
-    TrackingOn,
-    SnapshotsThere,
+    TrackingUnavailable,
+    VmHasSnapshots,
     CheckpointsThere,
     DeviceUnmapped,
     FirmwareState,
@@ -89,7 +89,7 @@ pub enum Rule {
 
 /// What is documented of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct RuleDoc {
     pub id: &'static str,
     pub severity: Severity,
     /// What it finds.
@@ -118,14 +118,14 @@ impl Rule {
     pub const ALL: [Self; 65] = [
         Self::PlanWrong,
         Self::HookMissing,
-        Self::BootCheckBlind,
+        Self::BootCheckUnsupported,
         Self::ConversionMissing,
         Self::ConversionUnguarded,
         Self::ConversionPlace,
         Self::ConversionConfined,
-        Self::ScheduleDeadEnd,
+        Self::WindowNeverOpens,
         Self::WindowNeverFits,
-        Self::WindowsNeverMeet,
+        Self::NoCommonWindow,
         Self::TierMissing,
         Self::TierIdle,
         Self::SourceUnknown,
@@ -134,8 +134,8 @@ impl Rule {
         Self::TargetUnreachable,
         Self::EndpointFixed,
         Self::VmNone,
-        Self::VmIdlePattern,
-        Self::VmMovedHere,
+        Self::PatternUnmatched,
+        Self::VmIsMigrated,
         Self::VmUnknown,
         Self::VmUnreadable,
         Self::VmTwice,
@@ -155,8 +155,8 @@ impl Rule {
         Self::DiskUnknown,
         Self::DiskUnsupported,
         Self::DiskShared,
-        Self::TrackingOn,
-        Self::SnapshotsThere,
+        Self::TrackingUnavailable,
+        Self::VmHasSnapshots,
         Self::CheckpointsThere,
         Self::DeviceUnmapped,
         Self::FirmwareState,
@@ -208,7 +208,7 @@ impl Rule {
     /// The table of all rules, in Markdown.
     pub fn table() -> String {
         let row = |rule: Self| {
-            let Facts { id, severity, finds, help } = rule.facts();
+            let RuleDoc { id, severity, finds, help } = rule.facts();
             let severity = match severity {
                 Severity::Error => "error",
                 Severity::Warning => "warning",

@@ -5,7 +5,7 @@
 
 /// A VM that a plan means.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chosen {
+pub struct SelectedVms {
     /// Its name, or its id where others have that name too; what nobody is called so far stays as it is written.
     pub vm: String,
     /// The pattern that it matches, if it is not named.
@@ -15,7 +15,7 @@ pub struct Chosen {
 /// What `vms` means on a source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    pub chosen: Vec<Chosen>,
+    pub chosen: Vec<SelectedVms>,
     /// Patterns and exclusions that match nothing.
     pub idle: Vec<String>,
 }
@@ -62,7 +62,7 @@ pub fn select(entries: &[String], known: &[(String, String)]) -> Selection {
             let (vm, pattern) =
                 if is_pattern { (called, Some(entry.to_owned())) } else { (entry.to_owned(), None) };
             if selection.chosen.iter().all(|chosen| is_pattern || chosen.vm != vm) {
-                selection.chosen.push(Chosen { vm, pattern });
+                selection.chosen.push(SelectedVms { vm, pattern });
             }
         }
         hit
@@ -76,7 +76,7 @@ pub fn select(entries: &[String], known: &[(String, String)]) -> Selection {
     }
     for entry in entries.iter().filter(|entry| !is_literal(entry) && !entry.starts_with('!')) {
         if !is_pattern(entry) {
-            idle.push(Chosen { vm: entry.clone(), pattern: None });
+            idle.push(SelectedVms { vm: entry.clone(), pattern: None });
         } else if !choose(entry, &|(_, name)| matches(entry, name), true) {
             selection.idle.push(entry.clone());
         }

@@ -28,9 +28,9 @@ pub enum State {
     /// powered on.
     RollingBack,
     /// Stopped by a person; goes on where it was.
-    Paused { from: Resting },
+    Paused { from: ResumePoint },
     /// Stopped by a failure.
-    Failed { reason: String, resumable: bool, from: Resting },
+    Failed { reason: String, resumable: bool, from: ResumePoint },
     /// A person gave it up; what it left on the source and the target is being removed.
     Cancelling,
     /// The VM runs on the target, and the source is off.
@@ -42,25 +42,25 @@ pub enum State {
 /// Where a stopped migration goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Resting {
+pub enum ResumePoint {
     Preparing,
     Seeding,
     Synced,
     /// Past the point of no return: only forward.
-    Watch,
+    BootCheck,
     /// Past the point of no return: only forward.
-    Release,
+    Cleanup,
     /// The target's disks are the target VM's by a cutover that this state does not know of. A person decides whether that
     /// VM counts, or the source.
-    Overtaken,
+    StaleState,
 }
 
-impl Resting {
+impl ResumePoint {
     /// Whether the target VM was started: from here on there is no undo, only forward.
     pub fn past_no_return(self) -> bool {
         match self {
-            Self::Watch | Self::Release => true,
-            Self::Preparing | Self::Seeding | Self::Synced | Self::Overtaken => false,
+            Self::BootCheck | Self::Cleanup => true,
+            Self::Preparing | Self::Seeding | Self::Synced | Self::StaleState => false,
         }
     }
 }
@@ -100,7 +100,7 @@ impl State {
             Self::Done => true,
             Self::CuttingOver { phase } => *phase > Phase::Verify,
             Self::Paused { from } | Self::Failed { from, .. } => {
-                from.past_no_return() || *from == Resting::Overtaken
+                from.past_no_return() || *from == ResumePoint::StaleState
             }
             Self::Defined
             | Self::Preparing

@@ -14,13 +14,13 @@ use warmd_cbt::mutant::mutant;
 
 use super::{
     phase::Phase,
-    request::{Request, Verdict, judge},
-    state::{Resting, State},
+    request::{Request, RequestOutcome, judge},
+    state::{ResumePoint, State},
 };
 
 /// Something that happened to a migration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum MigrationEvent {
     /// A person, or a schedule in a person's name, asks.
     Request(Request),
     /// The work of the present state is done.
@@ -28,7 +28,7 @@ pub enum Event {
     /// The work of the present state failed, and trying again by itself will not help.
     WorkFailed { reason: String, resumable: bool },
     /// The target was found to be the target VM's by a cutover that this state does not know of.
-    Overtaken { reason: String },
+    StaleState { reason: String },
     /// The schedule says that a delta is due.
     PassDue,
     /// The daemon came up and found the migration in its saved state, and whether the target VM's start had been asked for.
@@ -37,7 +37,7 @@ pub enum Event {
 
 /// What is to be done in a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Work {
+pub enum StateWork {
     /// Nothing until a request, or never again.
     Nothing,
     /// Nothing until a request or the schedule.
@@ -65,22 +65,22 @@ pub enum Work {
 #[error("{event:?} cannot happen to a migration that is {state}")]
 pub struct IllegalStep {
     pub state: State,
-    pub event: Event,
+    pub event: MigrationEvent,
 }
 
 /// The work that `state` means.
-pub fn work(state: &State) -> Work {
+pub fn work(state: &State) -> StateWork {
     match state {
-        State::Defined => Work::Begin,
-        State::Preparing => Work::Prepare,
-        State::Seeding => Work::Seed,
-        State::Synced => Work::AwaitSchedule,
-        State::Syncing => Work::Sync,
-        State::CuttingOver { phase } => Work::Phase(*phase),
-        State::Undoing { phase, .. } => Work::Undo(*phase),
-        State::RollingBack => Work::RollBack,
-        State::Cancelling => Work::Clean,
-        State::Paused { .. } | State::Failed { .. } | State::Done | State::Cancelled => Work::Nothing,
+        State::Defined => StateWork::Begin,
+        State::Preparing => StateWork::Prepare,
+        State::Seeding => StateWork::Seed,
+        State::Synced => StateWork::AwaitSchedule,
+        State::Syncing => StateWork::Sync,
+        State::CuttingOver { phase } => StateWork::Phase(*phase),
+        State::Undoing { phase, .. } => StateWork::Undo(*phase),
+        State::RollingBack => StateWork::RollBack,
+        State::Cancelling => StateWork::Clean,
+        State::Paused { .. } | State::Failed { .. } | State::Done | State::Cancelled => StateWork::Nothing,
     }
 }
 
@@ -99,15 +99,17 @@ fn restarted(state: &State, start_asked: bool) -> State {
 }
 
 /// The state after `event`.
-pub fn next(state: &State, event: &Event) -> Result<State, IllegalStep> {
+pub fn next(state: &State, event: &MigrationEvent) -> Result<State, IllegalStep> {
     let illegal = || IllegalStep { state: state.clone(), event: event.clone() };
     match event {
-        Event::Request(request) => requested(state, *request).ok_or_else(illegal),
-        Event::WorkDone => done(state).ok_or_else(illegal),
-        Event::WorkFailed { reason, resumable } => failed(state, reason, *resumable).ok_or_else(illegal),
-        Event::Overtaken { reason } => overtaken(state, reason).ok_or_else(illegal),
-        Event::Restarted { start_asked } => Ok(restarted(state, *start_asked)),
-        Event::PassDue => match state {
+        MigrationEvent::Request(request) => requested(state, *request).ok_or_else(illegal),
+        MigrationEvent::WorkDone => done(state).ok_or_else(illegal),
+        MigrationEvent::WorkFailed { reason, resumable } => {
+            failed(state, reason, *resumable).ok_or_else(illegal)
+        }
+        MigrationEvent::StaleState { reason } => overtaken(state, reason).ok_or_else(illegal),
+        MigrationEvent::Restarted { start_asked } => Ok(restarted(state, *start_asked)),
+        MigrationEvent::PassDue => match state {
             State::Synced => Ok(State::Syncing),
             _ => Err(illegal()),
         },
@@ -116,16 +118,16 @@ pub fn next(state: &State, event: &Event) -> Result<State, IllegalStep> {
 
 fn requested(state: &State, request: Request) -> Option<State> {
     match judge(state, request) {
-        Verdict::AlreadySo => return Some(state.clone()),
-        Verdict::Refused(_) => return None,
-        Verdict::Accepted => {}
+        RequestOutcome::NoChange => return Some(state.clone()),
+        RequestOutcome::Refused(_) => return None,
+        RequestOutcome::Accepted => {}
     }
     Some(match (request, state) {
         (Request::Sync, _) => State::Syncing,
-        (Request::Pause, State::Seeding) => State::Paused { from: Resting::Seeding },
-        (Request::Pause, _) => State::Paused { from: Resting::Synced },
+        (Request::Pause, State::Seeding) => State::Paused { from: ResumePoint::Seeding },
+        (Request::Pause, _) => State::Paused { from: ResumePoint::Synced },
         (Request::Resume, State::Paused { from } | State::Failed { from, .. }) => resumed(*from),
-        (Request::Cutover, _) => State::CuttingOver { phase: Phase::LastDelta },
+        (Request::Cutover, _) => State::CuttingOver { phase: Phase::CatchUpDelta },
         (Request::AbortCutover, State::CuttingOver { phase }) => {
             State::Undoing { phase: *phase, reason: "aborted by the operator".to_owned() }
         }
@@ -138,14 +140,14 @@ fn requested(state: &State, request: Request) -> Option<State> {
 }
 
 /// The last pass may have been cut short: a delta tells.
-fn resumed(from: Resting) -> State {
+fn resumed(from: ResumePoint) -> State {
     match from {
-        Resting::Preparing => State::Preparing,
-        Resting::Seeding => State::Seeding,
+        ResumePoint::Preparing => State::Preparing,
+        ResumePoint::Seeding => State::Seeding,
         // It looks again whether it is so.
-        Resting::Synced | Resting::Overtaken => State::Syncing,
-        Resting::Watch => State::CuttingOver { phase: Phase::Watch },
-        Resting::Release => State::CuttingOver { phase: Phase::Release },
+        ResumePoint::Synced | ResumePoint::StaleState => State::Syncing,
+        ResumePoint::BootCheck => State::CuttingOver { phase: Phase::BootCheck },
+        ResumePoint::Cleanup => State::CuttingOver { phase: Phase::Cleanup },
     }
 }
 
@@ -159,7 +161,7 @@ fn done(state: &State) -> Option<State> {
         }
         State::Cancelling => Some(State::Cancelled),
         // Nothing overwrites what the target VM left, and nothing is read from the source, until a person says so.
-        State::RollingBack => Some(State::Paused { from: Resting::Synced }),
+        State::RollingBack => Some(State::Paused { from: ResumePoint::Synced }),
         State::Synced | State::Paused { .. } | State::Failed { .. } | State::Done | State::Cancelled => None,
     }
 }
@@ -167,11 +169,11 @@ fn done(state: &State) -> Option<State> {
 fn failed(state: &State, reason: &str, resumable: bool) -> Option<State> {
     let fail = |from| Some(State::Failed { reason: reason.to_owned(), resumable, from });
     match state {
-        State::Defined | State::Preparing => fail(Resting::Preparing),
-        State::Seeding => fail(Resting::Seeding),
-        State::Syncing => fail(Resting::Synced),
-        State::CuttingOver { phase: Phase::Watch } => fail(Resting::Watch),
-        State::CuttingOver { phase: Phase::Release } => fail(Resting::Release),
+        State::Defined | State::Preparing => fail(ResumePoint::Preparing),
+        State::Seeding => fail(ResumePoint::Seeding),
+        State::Syncing => fail(ResumePoint::Synced),
+        State::CuttingOver { phase: Phase::BootCheck } => fail(ResumePoint::BootCheck),
+        State::CuttingOver { phase: Phase::Cleanup } => fail(ResumePoint::Cleanup),
         State::CuttingOver { phase } => Some(State::Undoing { phase: *phase, reason: reason.to_owned() }),
         // These are tried until they succeed: giving up could leave the source off, or two VMs.
         State::Undoing { .. } | State::RollingBack | State::Cancelling => None,
@@ -181,7 +183,7 @@ fn failed(state: &State, reason: &str, resumable: bool) -> Option<State> {
 
 /// Nothing goes on, and nothing is taken back: not even an undo, which would start the source.
 fn overtaken(state: &State, reason: &str) -> Option<State> {
-    let rests = State::Failed { reason: reason.to_owned(), resumable: true, from: Resting::Overtaken };
+    let rests = State::Failed { reason: reason.to_owned(), resumable: true, from: ResumePoint::StaleState };
     match state {
         State::Preparing | State::Seeding | State::Syncing | State::Undoing { .. } | State::RollingBack => {
             Some(rests)
@@ -216,14 +218,14 @@ mod tests {
         Request::Verify,
     ];
 
-    fn event() -> impl Strategy<Value = Event> {
+    fn event() -> impl Strategy<Value = MigrationEvent> {
         prop_oneof![
-            4 => Just(Event::WorkDone),
-            1 => any::<bool>().prop_map(|resumable| Event::WorkFailed { reason: "x".to_owned(), resumable }),
-            1 => Just(Event::Overtaken { reason: "x".to_owned() }),
-            1 => Just(Event::PassDue),
-            1 => any::<bool>().prop_map(|start_asked| Event::Restarted { start_asked }),
-            3 => prop::sample::select(REQUESTS.to_vec()).prop_map(Event::Request),
+            4 => Just(MigrationEvent::WorkDone),
+            1 => any::<bool>().prop_map(|resumable| MigrationEvent::WorkFailed { reason: "x".to_owned(), resumable }),
+            1 => Just(MigrationEvent::StaleState { reason: "x".to_owned() }),
+            1 => Just(MigrationEvent::PassDue),
+            1 => any::<bool>().prop_map(|start_asked| MigrationEvent::Restarted { start_asked }),
+            3 => prop::sample::select(REQUESTS.to_vec()).prop_map(MigrationEvent::Request),
         ]
     }
 
@@ -240,14 +242,20 @@ mod tests {
     fn the_happy_way_ends_done() {
         let mut state = State::Defined;
         let mut names = vec![state.to_string()];
-        for event in [Event::WorkDone, Event::WorkDone, Event::WorkDone, Event::PassDue, Event::WorkDone] {
+        for event in [
+            MigrationEvent::WorkDone,
+            MigrationEvent::WorkDone,
+            MigrationEvent::WorkDone,
+            MigrationEvent::PassDue,
+            MigrationEvent::WorkDone,
+        ] {
             state = next(&state, &event).unwrap();
             names.push(state.to_string());
         }
-        state = next(&state, &Event::Request(Request::Cutover)).unwrap();
+        state = next(&state, &MigrationEvent::Request(Request::Cutover)).unwrap();
         while !state.is_final() {
             names.push(state.to_string());
-            state = next(&state, &Event::WorkDone).unwrap();
+            state = next(&state, &MigrationEvent::WorkDone).unwrap();
         }
         assert_eq!(names.len(), 6 + Phase::ALL.len());
         assert_eq!(state, State::Done);
@@ -256,20 +264,20 @@ mod tests {
     #[test]
     fn a_failed_cutover_is_undone_back_to_synced_before_no_return_only() {
         for phase in Phase::ALL {
-            let failure = Event::WorkFailed { reason: "x".to_owned(), resumable: true };
+            let failure = MigrationEvent::WorkFailed { reason: "x".to_owned(), resumable: true };
             let state = next(&State::CuttingOver { phase }, &failure).unwrap();
             if phase.past_no_return() {
                 assert!(matches!(state, State::Failed { .. }), "{phase}: {state}");
             } else {
                 assert!(matches!(state, State::Undoing { .. }), "{phase}: {state}");
-                assert_eq!(next(&state, &Event::WorkDone), Ok(State::Synced));
+                assert_eq!(next(&state, &MigrationEvent::WorkDone), Ok(State::Synced));
             }
         }
     }
 
     #[test]
     fn undo_and_clean_up_never_give_up() {
-        let failure = Event::WorkFailed { reason: "x".to_owned(), resumable: true };
+        let failure = MigrationEvent::WorkFailed { reason: "x".to_owned(), resumable: true };
         let undoing = State::Undoing { phase: Phase::Verify, reason: String::new() };
         assert!(next(&undoing, &failure).is_err());
         assert!(next(&State::Cancelling, &failure).is_err());
@@ -278,29 +286,34 @@ mod tests {
 
     #[test]
     fn a_rollback_leads_to_rest_and_only_from_where_the_target_vm_was_started() {
-        let request = Event::Request(Request::Rollback);
+        let request = MigrationEvent::Request(Request::Rollback);
         let failed = |from| State::Failed { reason: "x".to_owned(), resumable: true, from };
         let over = |phase| State::CuttingOver { phase };
-        let (watch, release) = (Phase::Watch, Phase::Release);
-        for from in
-            [State::Done, over(watch), over(release), failed(Resting::Watch), failed(Resting::Release)]
-        {
+        let (watch, release) = (Phase::BootCheck, Phase::Cleanup);
+        for from in [
+            State::Done,
+            over(watch),
+            over(release),
+            failed(ResumePoint::BootCheck),
+            failed(ResumePoint::Cleanup),
+        ] {
             assert_eq!(next(&from, &request), Ok(State::RollingBack), "{from}");
         }
         let undoing = State::Undoing { phase: Phase::StartVm, reason: "x".to_owned() };
-        for from in [State::Synced, over(Phase::StartVm), undoing, failed(Resting::Synced), State::Cancelled]
+        for from in
+            [State::Synced, over(Phase::StartVm), undoing, failed(ResumePoint::Synced), State::Cancelled]
         {
             assert!(next(&from, &request).is_err(), "{from}");
         }
-        let rest = State::Paused { from: Resting::Synced };
-        assert_eq!(next(&State::RollingBack, &Event::WorkDone), Ok(rest));
-        let restarted = Event::Restarted { start_asked: true };
+        let rest = State::Paused { from: ResumePoint::Synced };
+        assert_eq!(next(&State::RollingBack, &MigrationEvent::WorkDone), Ok(rest));
+        let restarted = MigrationEvent::Restarted { start_asked: true };
         assert_eq!(next(&State::RollingBack, &restarted), Ok(State::RollingBack));
     }
 
     #[test]
     fn what_was_overtaken_stands_still_until_a_person_decides() {
-        let event = Event::Overtaken { reason: "x".to_owned() };
+        let event = MigrationEvent::StaleState { reason: "x".to_owned() };
         let reason = String::new();
         for from in [
             State::Preparing,
@@ -310,16 +323,16 @@ mod tests {
             State::RollingBack,
         ] {
             let state = next(&from, &event).unwrap();
-            assert!(matches!(state, State::Failed { from: Resting::Overtaken, .. }), "{from}: {state}");
+            assert!(matches!(state, State::Failed { from: ResumePoint::StaleState, .. }), "{from}: {state}");
             assert!(state.is_handed_over());
-            assert_eq!(work(&state), Work::Nothing);
-            assert_eq!(next(&state, &Event::Request(Request::Rollback)), Ok(State::RollingBack));
-            assert_eq!(next(&state, &Event::Request(Request::Cancel)), Ok(State::Cancelling));
-            assert_eq!(next(&state, &Event::Request(Request::Resume)), Ok(State::Syncing));
-            assert!(next(&state, &Event::Request(Request::Cutover)).is_err());
-            assert!(next(&state, &Event::PassDue).is_err());
+            assert_eq!(work(&state), StateWork::Nothing);
+            assert_eq!(next(&state, &MigrationEvent::Request(Request::Rollback)), Ok(State::RollingBack));
+            assert_eq!(next(&state, &MigrationEvent::Request(Request::Cancel)), Ok(State::Cancelling));
+            assert_eq!(next(&state, &MigrationEvent::Request(Request::Resume)), Ok(State::Syncing));
+            assert!(next(&state, &MigrationEvent::Request(Request::Cutover)).is_err());
+            assert!(next(&state, &MigrationEvent::PassDue).is_err());
         }
-        for from in [State::Synced, State::Done, State::CuttingOver { phase: Phase::Watch }] {
+        for from in [State::Synced, State::Done, State::CuttingOver { phase: Phase::BootCheck }] {
             assert!(next(&from, &event).is_err(), "{from}");
         }
     }
@@ -332,14 +345,14 @@ mod tests {
             let mut state = State::Defined;
             for event in events {
                 let Ok(new) = next(&state, &event) else {
-                    if let Event::Request(request) = event {
-                        prop_assert!(matches!(judge(&state, request), Verdict::Refused(_)));
+                    if let MigrationEvent::Request(request) = event {
+                        prop_assert!(matches!(judge(&state, request), RequestOutcome::Refused(_)));
                     }
                     continue;
                 };
-                let rolls_back = event == Event::Request(Request::Rollback) && new == State::RollingBack;
+                let rolls_back = event == MigrationEvent::Request(Request::Rollback) && new == State::RollingBack;
                 if rolls_back {
-                    let decided = matches!(state, State::Failed { from: Resting::Overtaken, .. });
+                    let decided = matches!(state, State::Failed { from: ResumePoint::StaleState, .. });
                     prop_assert!(
                         decided || past_no_return(&state) || state == State::RollingBack,
                         "{state} → {new}"
@@ -351,7 +364,7 @@ mod tests {
                     prop_assert_eq!(&state, &new);
                 }
                 // The source is only ever stopped inside a cutover, which begins from a synced target.
-                if matches!(new, State::CuttingOver { phase: Phase::LastDelta }) && new != state {
+                if matches!(new, State::CuttingOver { phase: Phase::CatchUpDelta }) && new != state {
                     prop_assert!(matches!(state, State::Synced | State::Syncing));
                 }
                 state = new;

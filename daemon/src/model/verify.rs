@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use super::{plan::VerifyMode, state::State};
-use crate::human;
+use crate::format;
 
 /// Seeds above this would lose digits in the JSON of many readers.
 pub const MAX_SEED: u64 = (1 << 53) - 1;
@@ -54,7 +54,7 @@ impl FromStr for Amount {
                 }
                 Ok(Self::Share(millionths))
             }
-            None => human::parse_size(text).map(Self::Bytes).ok_or_else(wrong),
+            None => format::parse_size(text).map(Self::Bytes).ok_or_else(wrong),
         }
     }
 }
@@ -180,7 +180,7 @@ impl VerifyOrder {
 
 /// How likely it is that this many bad blocks are all missed by a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Escape {
+pub struct MissProbability {
     /// Blocks of 64 KiB that are bad, wherever they lie.
     pub blocks: u64,
     /// At most; 1 is certain.

@@ -5,13 +5,13 @@ use serde::{Deserialize, Serialize};
 use warmd_cbt::{store::PassFigures, telemetry::Telemetry};
 
 use super::{
-    appointment::AwaitedCutover,
     forecast::ForecastView,
     id::{DiskKey, MigrationId, VmId},
     phase::Phase,
     plan::VerifyMode,
+    scheduled_cutover::ScheduledCutoverView,
     state::State,
-    verify::{Escape, VerifyScope},
+    verify::{MissProbability, VerifyScope},
 };
 
 /// A migration now.
@@ -47,7 +47,7 @@ pub struct MigrationView {
     pub warnings: Vec<String>,
     /// A cutover that is to begin later, or is held.
     #[serde(default)]
-    pub awaited_cutover: Option<AwaitedCutover>,
+    pub scheduled_cutover: Option<ScheduledCutoverView>,
     /// The cutover that runs, or else the last one.
     #[serde(default)]
     pub cutover: Option<CutoverView>,
@@ -160,10 +160,10 @@ pub enum PassKind {
 
 /// What a verification found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Verdict {
+pub struct VerifyResult {
     pub mode: VerifyMode,
     pub at: DateTime<Utc>,
-    pub disks: Vec<DiskVerdict>,
+    pub disks: Vec<DiskVerifyResult>,
     /// How much was compared.
     #[serde(default)]
     pub scope: VerifyScope,
@@ -172,10 +172,10 @@ pub struct Verdict {
     pub seed: Option<u64>,
     /// Of a sample: how likely so many bad blocks are missed, at most, wherever on the disks they lie.
     #[serde(default)]
-    pub escapes: Vec<Escape>,
+    pub escapes: Vec<MissProbability>,
 }
 
-impl Verdict {
+impl VerifyResult {
     /// What was verified, in words: `readback full`, `compare sample=1%, seed 7`.
     pub fn what(&self) -> String {
         let seed = self.seed.map(|seed| format!(", seed {seed}")).unwrap_or_default();
@@ -190,7 +190,7 @@ impl Verdict {
 
 /// What a verification found on one disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DiskVerdict {
+pub struct DiskVerifyResult {
     pub key: DiskKey,
     /// Bytes compared.
     pub checked: u64,
@@ -226,7 +226,7 @@ pub struct VerificationView {
     /// Why it came to no verdict, if it ended without one.
     pub error: Option<String>,
     /// What it found; `None` while it runs and if it could not be finished.
-    pub verdict: Option<Verdict>,
+    pub verdict: Option<VerifyResult>,
 }
 
 /// A cutover as it goes or went.

@@ -8,13 +8,13 @@ use super::{
     error::{NbdError, RequestAt},
     payload::Payload,
     reply::Expect,
-    wire::Command,
+    wire::NbdCommand,
 };
 
 /// A request with what it carries. Its bounds were checked against the disk.
 #[derive(Debug)]
 pub(super) struct Call {
-    pub(super) command: Command,
+    pub(super) command: NbdCommand,
     pub(super) flags: u16,
     pub(super) offset: u64,
     pub(super) length: u32,
@@ -33,7 +33,7 @@ pub(super) enum Data {
 
 /// What a request got.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(super) enum CallReply {
     Done,
     /// The read's buffer, filled.
     Data(Buffer),
@@ -58,7 +58,7 @@ pub(super) struct Failed {
 
 impl Call {
     /// A request without data.
-    pub(super) fn plain(command: Command, flags: u16, offset: u64, length: u32) -> Self {
+    pub(super) fn plain(command: NbdCommand, flags: u16, offset: u64, length: u32) -> Self {
         Self { command, flags, offset, length, data: Data::None }
     }
 
@@ -70,8 +70,8 @@ impl Call {
     /// What kind of answer it gets.
     pub(super) fn expect(&self) -> Expect {
         match self.command {
-            Command::Read => Expect::Data,
-            Command::BlockStatus => Expect::Status,
+            NbdCommand::Read => Expect::Data,
+            NbdCommand::BlockStatus => Expect::Status,
             _ => Expect::Nothing,
         }
     }

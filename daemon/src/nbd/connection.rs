@@ -19,9 +19,9 @@ use warmd_cbt::buffer::Buffer;
 
 use super::{
     astray::Astray,
-    call::{Answer, Call, Data, Failed},
+    call::{Call, CallReply, Data, Failed},
     coverage::Coverage,
-    dial::Input,
+    dial::SocketReader,
     drain::drain,
     durability::Durability,
     error::{NbdCause, NbdError},
@@ -37,7 +37,7 @@ use super::{
 
 /// A handle on a connection.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct NbdConnection {
     export: Export,
     table: Arc<InFlight>,
     permits: Arc<Semaphore>,
@@ -45,10 +45,10 @@ pub(super) struct Connection {
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
-impl Connection {
+impl NbdConnection {
     /// Takes over a connection whose handshake is done; `in_flight` requests at the most, each with `timeout`.
     pub(super) fn start(
-        (input, output, export): (Input, Output, Export),
+        (input, output, export): (SocketReader, Output, Export),
         in_flight: usize,
         timeout: Duration,
         durability: &Arc<Durability>,
@@ -84,7 +84,7 @@ impl Connection {
     }
 
     /// Makes one request and waits for its answer, however long others before it take.
-    pub(super) async fn call(&self, call: Call) -> Result<Answer, Failed> {
+    pub(super) async fn call(&self, call: Call) -> Result<CallReply, Failed> {
         let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
             let error = NbdError::of(NbdCause::GivenUp("it has ended")).at(call.at());
             return Err(Failed { error, call: Some(call) });

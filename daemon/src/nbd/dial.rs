@@ -24,10 +24,10 @@ const PROBE: Duration = Duration::from_secs(20);
 const PROBES: u32 = 3;
 
 /// The reading half of a socket, of whatever kind.
-pub(super) type Input = BufReader<Box<dyn AsyncRead + Send + Unpin>>;
+pub(super) type SocketReader = BufReader<Box<dyn AsyncRead + Send + Unpin>>;
 
 /// Opens the export that `options` name.
-pub(super) async fn open(options: &NbdOptions) -> Result<(Input, Output, Export), NbdError> {
+pub(super) async fn open(options: &NbdOptions) -> Result<(SocketReader, Output, Export), NbdError> {
     let (mut input, mut output) = connect(&options.address, options.connect_timeout).await?;
     let shaken = within("shaking hands", options.handshake_timeout, async {
         let handshake = Handshake::begin(&mut input, &mut output).await?;
@@ -58,7 +58,7 @@ pub async fn list_exports(address: &NbdAddress, timeout: Duration) -> Result<Vec
     .await
 }
 
-async fn connect(address: &NbdAddress, timeout: Duration) -> Result<(Input, Output), NbdError> {
+async fn connect(address: &NbdAddress, timeout: Duration) -> Result<(SocketReader, Output), NbdError> {
     let connecting = async {
         let (input, output): (Box<dyn AsyncRead + Send + Unpin>, _) = match address {
             NbdAddress::Unix(path) => {

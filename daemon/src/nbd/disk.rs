@@ -21,16 +21,16 @@ use warmd_cbt::{
 };
 
 use super::{
-    call::{Answer, Call, ContextRuns, Data},
+    call::{Call, CallReply, ContextRuns, Data},
     connection::reclaim,
-    durability::Lost,
+    connection_pool::ConnectionPool,
+    durability::LostWrites,
     error::{NbdCause, NbdError, RequestAt},
-    lanes::Lanes,
     options::NbdOptions,
     payload::Payload,
     pieces::{self, ReadPiece},
     recheck::Recheck,
-    wire::{Command, ExportFlags, request},
+    wire::{ExportFlags, NbdCommand, request},
 };
 
 /// The most bytes that one request zeroes or trims: a server that really writes them must manage it in time.
@@ -43,7 +43,7 @@ const ZERO_WRITES: usize = 4;
 /// An open export. Clones share its connections; the last one dropped takes leave of the server.
 #[derive(Clone, Debug)]
 pub struct NbdDisk {
-    lanes: Arc<Lanes>,
+    lanes: Arc<ConnectionPool>,
     /// The server was asked to zero, and would not.
     refused_zeroing: Arc<AtomicBool>,
     recheck: Arc<Recheck>,
@@ -69,7 +69,7 @@ impl NbdDisk {
     /// an earlier connection.
     pub async fn open(options: NbdOptions) -> Result<Self, NbdError> {
         let writable = options.writable;
-        let lanes = Lanes::open(options).await?;
+        let lanes = ConnectionPool::open(options).await?;
         let suspects = if writable { lanes.astray().suspects() } else { Vec::new() };
         let recheck = Arc::new(Recheck::new(suspects));
         Ok(Self { lanes: Arc::new(lanes), refused_zeroing: Arc::default(), recheck })
@@ -117,7 +117,7 @@ impl NbdDisk {
     /// same reason a place must not be written twice without a flush in between.
     pub async fn read_at(&self, at: Offset, mut buffer: Buffer) -> Result<Buffer, NbdError> {
         let length = buffer.len();
-        self.check_bounds(Command::Read, at.0, length as u64)?;
+        self.check_bounds(NbdCommand::Read, at.0, length as u64)?;
         for piece in pieces::reads(at.0, length, self.len(), self.export().blocks) {
             match piece {
                 ReadPiece::Direct { offset, place } => {
@@ -145,13 +145,13 @@ impl NbdDisk {
         fua: bool,
     ) -> Result<Buffer, NbdError> {
         let flags = self.fua_flag(fua)?;
-        self.check_change(Command::Write, at.0, range.len() as u64)?;
+        self.check_change(NbdCommand::Write, at.0, range.len() as u64)?;
         let (data, whole) = (Arc::new(Payload::new(buffer)), range.clone());
         for (offset, length) in pieces::steps(at.0, range.len() as u64, self.export().blocks.maximum) {
             let from = range.start + (offset - at.0) as usize;
             let place = from..from + length as usize;
             let data = Data::From(Arc::clone(&data), place);
-            self.call(Call { command: Command::Write, flags, offset, length, data }).await?;
+            self.call(Call { command: NbdCommand::Write, flags, offset, length, data }).await?;
         }
         let buffer = reclaim(data)?;
         self.recheck.wrote(at.0, &buffer, whole);
@@ -172,7 +172,7 @@ impl NbdDisk {
         if flags.no_hole {
             bits |= request::NO_HOLE;
         }
-        self.change_range(Command::WriteZeroes, bits, extent).await?;
+        self.change_range(NbdCommand::WriteZeroes, bits, extent).await?;
         self.recheck.zeroed(extent);
         Ok(())
     }
@@ -181,7 +181,7 @@ impl NbdDisk {
     pub async fn trim(&self, extent: Extent, fua: bool) -> Result<(), NbdError> {
         let flags = self.fua_flag(fua)?;
         self.check_offered(ExportFlags::TRIM, "TRIM")?;
-        self.change_range(Command::Trim, flags, extent).await
+        self.change_range(NbdCommand::Trim, flags, extent).await
     }
 
     /// Whether the server does not offer to zero, or has refused to.
@@ -197,14 +197,14 @@ impl NbdDisk {
     /// Makes the range read as zeroes by writing every byte of it.
     pub async fn write_zero_data(&self, extent: Extent) -> Result<(), NbdError> {
         let (start, length) = (extent.start().0, extent.len().0);
-        self.check_change(Command::Write, start, length)?;
+        self.check_change(NbdCommand::Write, start, length)?;
         let blocks = self.export().blocks;
         let most = ZERO_WRITE.min(blocks.maximum) / blocks.minimum * blocks.minimum;
         let zeroes = Arc::new(Payload::new(Buffer::unpooled(length.min(u64::from(most)) as usize)));
         stream::iter(pieces::steps(start, length, most).map(Ok))
             .try_for_each_concurrent(ZERO_WRITES, |(offset, length)| {
                 let data = Data::From(Arc::clone(&zeroes), 0..length as usize);
-                let write = Call { command: Command::Write, flags: 0, offset, length, data };
+                let write = Call { command: NbdCommand::Write, flags: 0, offset, length, data };
                 async { self.call(write).await.map(|_| ()) }
             })
             .await?;
@@ -223,13 +223,13 @@ impl NbdDisk {
         if !self.options().writable {
             return Ok(());
         }
-        let at = RequestAt { command: Command::Flush, offset: 0, length: 0 };
-        let lost = |Lost| NbdError::of(NbdCause::WritesLost).at(at);
+        let at = RequestAt { command: NbdCommand::Flush, offset: 0, length: 0 };
+        let lost = |LostWrites| NbdError::of(NbdCause::WritesLost).at(at);
         let durability = self.lanes.durability();
         let mark = durability.begin_flush().map_err(lost)?;
         let due = self.recheck.due();
         if self.export().flags.has(ExportFlags::FLUSH) {
-            if let Err(error) = self.call(Call::plain(Command::Flush, 0, 0, 0)).await {
+            if let Err(error) = self.call(Call::plain(NbdCommand::Flush, 0, 0, 0)).await {
                 durability.failed_flush(mark);
                 return Err(error);
             }
@@ -251,9 +251,9 @@ impl NbdDisk {
         one: bool,
     ) -> Result<Vec<(String, ContextRuns)>, NbdError> {
         let flags = if one { request::REQ_ONE } else { 0 };
-        let call = Call::plain(Command::BlockStatus, flags, offset, length);
+        let call = Call::plain(NbdCommand::BlockStatus, flags, offset, length);
         let (answer, connection) = self.lanes.call(call).await?;
-        let Answer::Status(contexts) = answer else { return Ok(Vec::new()) };
+        let CallReply::Status(contexts) = answer else { return Ok(Vec::new()) };
         let name = |id| connection.export().contexts.iter().find(|(number, _)| *number == id);
         Ok(contexts
             .into_iter()
@@ -262,7 +262,7 @@ impl NbdDisk {
     }
 
     /// Fails a range that reaches past the disk's end.
-    pub(super) fn check_bounds(&self, command: Command, offset: u64, length: u64) -> Result<(), NbdError> {
+    pub(super) fn check_bounds(&self, command: NbdCommand, offset: u64, length: u64) -> Result<(), NbdError> {
         let size = self.len();
         if offset.checked_add(length).is_some_and(|end| end <= size) {
             return Ok(());
@@ -273,17 +273,17 @@ impl NbdDisk {
     async fn read_piece(&self, offset: u64, buffer: Buffer, place: Range<usize>) -> Result<Buffer, NbdError> {
         let length = place.len() as u32;
         let data = Data::Into(buffer, place);
-        let call = Call { command: Command::Read, flags: 0, offset, length, data };
+        let call = Call { command: NbdCommand::Read, flags: 0, offset, length, data };
         let at = call.at();
         match self.call(call).await? {
-            Answer::Data(buffer) => Ok(buffer),
-            Answer::Done | Answer::Status(_) => {
+            CallReply::Data(buffer) => Ok(buffer),
+            CallReply::Done | CallReply::Status(_) => {
                 Err(NbdError::of(NbdCause::GivenUp("a read lost its buffer")).at(at))
             }
         }
     }
 
-    async fn change_range(&self, command: Command, flags: u16, extent: Extent) -> Result<(), NbdError> {
+    async fn change_range(&self, command: NbdCommand, flags: u16, extent: Extent) -> Result<(), NbdError> {
         let (start, length) = (extent.start().0, extent.len().0);
         self.check_change(command, start, length)?;
         let pieces = pieces::steps(start, length, ZERO_STEP);
@@ -294,11 +294,11 @@ impl NbdDisk {
             .await
     }
 
-    async fn call(&self, call: Call) -> Result<Answer, NbdError> {
+    async fn call(&self, call: Call) -> Result<CallReply, NbdError> {
         self.lanes.call(call).await.map(|(answer, _)| answer)
     }
 
-    fn check_change(&self, command: Command, offset: u64, length: u64) -> Result<(), NbdError> {
+    fn check_change(&self, command: NbdCommand, offset: u64, length: u64) -> Result<(), NbdError> {
         self.check_bounds(command, offset, length)?;
         let at = RequestAt { command, offset, length };
         if !self.options().writable {

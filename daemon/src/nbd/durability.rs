@@ -23,7 +23,7 @@ struct Counts {
 
 /// Writes may be lost.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Lost;
+pub(super) struct LostWrites;
 
 impl Durability {
     /// A write was acknowledged. To be called before anyone may learn of it, and before a later
@@ -39,14 +39,14 @@ impl Durability {
     }
 
     /// Begins a flush; gives what [`Durability::end_flush`] needs.
-    pub(super) fn begin_flush(&self) -> Result<u64, Lost> {
+    pub(super) fn begin_flush(&self) -> Result<u64, LostWrites> {
         let mut counts = self.counts();
         counts.report()?;
         Ok(counts.done)
     }
 
     /// Ends a flush that began at `mark` and whose answer was good, if no connection broke in between.
-    pub(super) fn end_flush(&self, mark: u64) -> Result<(), Lost> {
+    pub(super) fn end_flush(&self, mark: u64) -> Result<(), LostWrites> {
         let mut counts = self.counts();
         counts.report()?;
         counts.settled = counts.settled.max(mark);
@@ -65,10 +65,10 @@ impl Durability {
 }
 
 impl Counts {
-    fn report(&mut self) -> Result<(), Lost> {
+    fn report(&mut self) -> Result<(), LostWrites> {
         if self.lost > self.settled {
             self.settled = self.lost;
-            return Err(Lost);
+            return Err(LostWrites);
         }
         Ok(())
     }
@@ -83,7 +83,7 @@ mod tests {
         let durability = Durability::default();
         durability.written();
         durability.connection_lost();
-        assert_eq!(durability.begin_flush(), Err(Lost));
+        assert_eq!(durability.begin_flush(), Err(LostWrites));
         let mark = durability.begin_flush().unwrap();
         assert_eq!(durability.end_flush(mark), Ok(()));
     }
@@ -105,7 +105,7 @@ mod tests {
         durability.written();
         let mark = durability.begin_flush().unwrap();
         durability.connection_lost();
-        assert_eq!(durability.end_flush(mark), Err(Lost));
+        assert_eq!(durability.end_flush(mark), Err(LostWrites));
     }
 
     #[test]
@@ -121,6 +121,6 @@ mod tests {
         durability.written();
         durability.connection_lost();
         durability.failed_flush(mark);
-        assert_eq!(durability.begin_flush(), Err(Lost), "the write in between was in nobody's report");
+        assert_eq!(durability.begin_flush(), Err(LostWrites), "the write in between was in nobody's report");
     }
 }

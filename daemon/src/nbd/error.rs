@@ -12,7 +12,7 @@ use super::{
     errno::Errno,
     option_reply::refusal,
     reply::Violation,
-    wire::{Command, option_reply},
+    wire::{NbdCommand, option_reply},
 };
 
 /// A failed call of the NBD client. Cheap to clone: one lost connection fails many requests.
@@ -28,7 +28,7 @@ pub struct NbdError {
 /// Which request an error speaks of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestAt {
-    pub command: Command,
+    pub command: NbdCommand,
     /// Bytes from the disk's start.
     pub offset: u64,
     /// Bytes asked for.
@@ -164,7 +164,7 @@ impl NbdError {
 fn at(request: Option<RequestAt>) -> String {
     request
         .map(|RequestAt { command, offset, length }| match command {
-            Command::Flush => format!("NBD {command}: "),
+            NbdCommand::Flush => format!("NBD {command}: "),
             _ => format!("NBD {command} of {length} bytes at {offset}: "),
         })
         .unwrap_or_default()
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn errors_say_number_name_and_place_and_keep_their_kind() {
-        let at = RequestAt { command: Command::Write, offset: 4096, length: 512 };
+        let at = RequestAt { command: NbdCommand::Write, offset: 4096, length: 512 };
         let cases = [
             (Errno::EIO, ErrorKind::Media),
             (Errno::ENOSPC, ErrorKind::NoSpace),

@@ -18,7 +18,7 @@ use warmd_cbt::buffer::Buffer;
 
 use super::{
     astray::{Astray, Debt},
-    call::{Answer, ContextRuns},
+    call::{CallReply, ContextRuns},
     coverage::Coverage,
     drain::Unanswered,
     durability::Durability,
@@ -28,7 +28,7 @@ use super::{
 };
 
 /// How a request ended: an answer, or an error and the read's buffer for another attempt.
-pub(super) type Outcome = Result<Answer, (NbdError, Option<Buffer>)>;
+pub(super) type CallOutcome = Result<CallReply, (NbdError, Option<Buffer>)>;
 
 /// A request that waits for its answer.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ pub(super) struct Entry {
     pub(super) status: Vec<ContextRuns>,
     /// The first error that the server told in a chunk.
     pub(super) error: Option<(Errno, String)>,
-    pub(super) done: oneshot::Sender<Outcome>,
+    pub(super) done: oneshot::Sender<CallOutcome>,
     /// Given back when the answer is complete, whoever waits for it.
     pub(super) permit: Option<OwnedSemaphorePermit>,
 }
@@ -176,7 +176,7 @@ impl InFlight {
     }
 
     /// Ends the request of an entry in hand.
-    pub(super) fn finish(&self, cookie: u64, entry: Entry, outcome: Result<Answer, NbdError>) {
+    pub(super) fn finish(&self, cookie: u64, entry: Entry, outcome: Result<CallReply, NbdError>) {
         let mut inner = self.inner();
         if let Some(slot) = slot_of(&mut inner.slots, cookie) {
             slot.state = State::Free;
@@ -257,7 +257,7 @@ impl Slot {
 }
 
 impl Entry {
-    fn succeed(self, answer: Answer) {
+    fn succeed(self, answer: CallReply) {
         drop(self.permit);
         // A caller that went away no longer wants it.
         let _ = self.done.send(Ok(answer));

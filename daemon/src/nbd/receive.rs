@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
 use super::{
-    call::{Answer, ContextRuns},
+    call::{CallReply, ContextRuns},
     errno::Errno,
     error::{NbdCause, NbdError},
     in_flight::{Entry, InFlight},
@@ -193,9 +193,11 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
         let Some((cookie, mut entry)) = self.in_hand.take() else { return Ok(()) };
         let ends = outcome.as_ref().err().filter(|error| error.errno() == Some(Errno::ESHUTDOWN)).cloned();
         let outcome = outcome.map(|()| match entry.expect {
-            Expect::Nothing => Answer::Done,
-            Expect::Data => entry.target.take().map_or(Answer::Done, |(buffer, _)| Answer::Data(buffer)),
-            Expect::Status => Answer::Status(std::mem::take(&mut entry.status)),
+            Expect::Nothing => CallReply::Done,
+            Expect::Data => {
+                entry.target.take().map_or(CallReply::Done, |(buffer, _)| CallReply::Data(buffer))
+            }
+            Expect::Status => CallReply::Status(std::mem::take(&mut entry.status)),
         });
         self.table.finish(cookie, *entry, outcome);
         ends.map_or(Ok(()), Err)

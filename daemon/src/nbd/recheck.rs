@@ -18,7 +18,7 @@ use warmd_cbt::{
 use super::{
     disk::NbdDisk,
     error::{NbdCause, NbdError, RequestAt},
-    wire::Command,
+    wire::NbdCommand,
 };
 
 /// Bytes that one request reads back.
@@ -88,7 +88,7 @@ impl Due {
             };
             if !holds {
                 let at =
-                    RequestAt { command: Command::Write, offset: place.start().0, length: place.len().0 };
+                    RequestAt { command: NbdCommand::Write, offset: place.start().0, length: place.len().0 };
                 return Err(NbdError::of(NbdCause::Overwritten).at(at));
             }
         }

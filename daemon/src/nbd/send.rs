@@ -9,7 +9,7 @@ use super::{
     in_flight::InFlight,
     output::Output,
     payload::Payload,
-    wire::{self, Command, REQUEST_LEN},
+    wire::{self, NbdCommand, REQUEST_LEN},
 };
 
 /// A request on its way out.
@@ -53,6 +53,6 @@ pub(super) async fn run(
         sent(output.flush().await)?;
         table.sent(&cookies);
     }
-    sent(output.write_all(&wire::request_header(Command::Disconnect, 0, 0, 0, 0)).await)?;
+    sent(output.write_all(&wire::request_header(NbdCommand::Disconnect, 0, 0, 0, 0)).await)?;
     sent(output.shutdown().await)
 }

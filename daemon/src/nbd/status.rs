@@ -13,7 +13,7 @@ use super::{
     disk::NbdDisk,
     error::{NbdCause, NbdError, RequestAt},
     reply::Violation,
-    wire::{Command, status},
+    wire::{NbdCommand, status},
 };
 
 /// The most bytes that one request asks about: a multiple of every block size that fits into 32 bits.
@@ -39,7 +39,7 @@ pub struct ContextStatus {
 impl NbdDisk {
     /// Asks once what all contexts say of `extent`; with `one`, only of the run that begins at its start.
     pub async fn block_status(&self, extent: Extent, one: bool) -> Result<Vec<ContextStatus>, NbdError> {
-        self.check_bounds(Command::BlockStatus, extent.start().0, extent.len().0)?;
+        self.check_bounds(NbdCommand::BlockStatus, extent.start().0, extent.len().0)?;
         if self.export().contexts.is_empty() {
             let asked = self.options().contexts.join(", ");
             return Err(NbdError::of(NbdCause::NoContext(asked)).at(request_at(extent)));
@@ -108,7 +108,7 @@ fn runs_within(offset: u64, told: &ContextRuns, extent: Extent) -> impl Iterator
 }
 
 fn request_at(extent: Extent) -> RequestAt {
-    RequestAt { command: Command::BlockStatus, offset: extent.start().0, length: extent.len().0 }
+    RequestAt { command: NbdCommand::BlockStatus, offset: extent.start().0, length: extent.len().0 }
 }
 
 #[cfg(test)]

@@ -102,7 +102,7 @@ pub(super) mod status {
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
+pub enum NbdCommand {
     Read,
     Write,
     Disconnect,
@@ -112,7 +112,7 @@ pub enum Command {
     BlockStatus,
 }
 
-impl Command {
+impl NbdCommand {
     /// Its number on the wire.
     pub fn number(self) -> u16 {
         match self {
@@ -132,7 +132,7 @@ impl Command {
     }
 }
 
-impl std::fmt::Display for Command {
+impl std::fmt::Display for NbdCommand {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Read => "READ",
@@ -151,7 +151,7 @@ pub(super) const REQUEST_LEN: usize = 28;
 
 /// A request's header; `length` bytes of data follow it if it is a write.
 pub(super) fn request_header(
-    command: Command,
+    command: NbdCommand,
     flags: u16,
     cookie: u64,
     offset: u64,
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_request_is_laid_out_as_the_protocol_says() {
-        let header = request_header(Command::WriteZeroes, request::NO_HOLE, 0x0102, 0x10_0000, 0x2000);
+        let header = request_header(NbdCommand::WriteZeroes, request::NO_HOLE, 0x0102, 0x10_0000, 0x2000);
         let expected = [
             0x25, 0x60, 0x95, 0x13, 0, 2, 0, 6, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0,
             0x20, 0,

@@ -20,7 +20,7 @@ const FIELD: &str = "seal";
 
 /// A report with its seal.
 #[derive(Clone, Debug)]
-pub struct Sealed {
+pub struct SignedReport {
     /// The readable report, with the seal as its last field.
     pub json: String,
     /// BLAKE3 of the payload, in hexadecimal: by this other documents name the report.
@@ -61,7 +61,7 @@ pub struct Verified {
 
 /// Why a report proves nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unsound {
+pub enum InvalidSignature {
     #[error("this is no report of warmd: {0}")]
     NotAReport(String),
     #[error("the report has no seal: it was taken off, or it comes from an older warmd")]
@@ -87,7 +87,7 @@ impl fmt::Display for Place<'_> {
 }
 
 /// Seals a report; it must become a JSON object.
-pub fn seal(key: &ReportKey, report: &impl Serialize) -> Result<Sealed, serde_json::Error> {
+pub fn seal(key: &ReportKey, report: &impl Serialize) -> Result<SignedReport, serde_json::Error> {
     let payload = serde_json::to_string(report)?;
     let digest = blake3::hash(payload.as_bytes()).to_hex().to_string();
     let signature = key.sign(&signed(payload.as_bytes()));
@@ -100,40 +100,41 @@ pub fn seal(key: &ReportKey, report: &impl Serialize) -> Result<Sealed, serde_js
         payload: STANDARD.encode(&payload),
     };
     let json = serde_json::to_string_pretty(&Whole { report, seal })?;
-    Ok(Sealed { json, digest, key: key.public() })
+    Ok(SignedReport { json, digest, key: key.public() })
 }
 
 /// Checks a sealed report by itself, and against `key` if one is given.
-pub fn verify(text: &str, key: Option<PublicKey>) -> Result<Verified, Unsound> {
-    let not_json = |error: serde_json::Error| Unsound::NotAReport(error.to_string());
+pub fn verify(text: &str, key: Option<PublicKey>) -> Result<Verified, InvalidSignature> {
+    let not_json = |error: serde_json::Error| InvalidSignature::NotAReport(error.to_string());
     let Unambiguous(mut readable) = serde_json::from_str(text).map_err(not_json)?;
     let Some(fields) = readable.as_object_mut() else {
-        return Err(Unsound::NotAReport("it is no JSON object".to_owned()));
+        return Err(InvalidSignature::NotAReport("it is no JSON object".to_owned()));
     };
-    let seal = fields.remove(FIELD).ok_or(Unsound::NoSeal)?;
+    let seal = fields.remove(FIELD).ok_or(InvalidSignature::NoSeal)?;
     if let Some(form) = seal.get("form").and_then(Value::as_u64).filter(|form| *form != 1) {
-        return Err(Unsound::Form(u32::try_from(form).unwrap_or(u32::MAX)));
+        return Err(InvalidSignature::Form(u32::try_from(form).unwrap_or(u32::MAX)));
     }
-    let seal: Seal =
-        serde_json::from_value(seal).map_err(|_| Unsound::Broken("fields are missing or strange"))?;
+    let seal: Seal = serde_json::from_value(seal)
+        .map_err(|_| InvalidSignature::Broken("fields are missing or strange"))?;
     if seal.algorithm != ALGORITHM {
-        return Err(Unsound::Broken("the algorithm is not Ed25519"));
+        return Err(InvalidSignature::Broken("the algorithm is not Ed25519"));
     }
-    let signer = PublicKey::from_hex(&seal.key).ok_or(Unsound::Broken("the key is none"))?;
-    let payload = STANDARD.decode(&seal.payload).map_err(|_| Unsound::Broken("the payload is no base64"))?;
-    let signature = hex::decode(&seal.signature).ok_or(Unsound::Broken("the signature is none"))?;
+    let signer = PublicKey::from_hex(&seal.key).ok_or(InvalidSignature::Broken("the key is none"))?;
+    let payload =
+        STANDARD.decode(&seal.payload).map_err(|_| InvalidSignature::Broken("the payload is no base64"))?;
+    let signature = hex::decode(&seal.signature).ok_or(InvalidSignature::Broken("the signature is none"))?;
     let signature = Signature::from_bytes(&signature);
-    signer.0.verify_strict(&signed(&payload), &signature).map_err(|_| Unsound::Signature)?;
+    signer.0.verify_strict(&signed(&payload), &signature).map_err(|_| InvalidSignature::Signature)?;
     let digest = blake3::hash(&payload).to_hex().to_string();
     if digest != seal.digest {
-        return Err(Unsound::Broken("the digest is not the payload's"));
+        return Err(InvalidSignature::Broken("the digest is not the payload's"));
     }
     let Unambiguous(report) = serde_json::from_slice(&payload).map_err(not_json)?;
     if let Some(place) = difference(&readable, &report) {
-        return Err(Unsound::Changed(place));
+        return Err(InvalidSignature::Changed(place));
     }
     match key {
-        Some(key) if key != signer => Err(Unsound::OtherKey(Box::new(signer))),
+        Some(key) if key != signer => Err(InvalidSignature::OtherKey(Box::new(signer))),
         _ => Ok(Verified { report, digest, key: signer }),
     }
 }
@@ -148,7 +149,7 @@ mod tests {
 
     use super::*;
 
-    fn sample() -> (ReportKey, Sealed) {
+    fn sample() -> (ReportKey, SignedReport) {
         let key = ReportKey::from_secret(&[7; 32]);
         let report = json!({"format": 2, "vm_name": "web \u{1b}[31m ü", "disks": [{"size": 65536, "root": "ab"}], "downtime": 14.25, "none": null});
         let sealed = seal(&key, &report).unwrap();
@@ -165,7 +166,7 @@ mod tests {
         verify(&value.to_string(), None).unwrap();
         let other = ReportKey::from_secret(&[8; 32]).public();
         let error = verify(&sealed.json, Some(other)).unwrap_err();
-        assert_eq!(error, Unsound::OtherKey(Box::new(key.public())));
+        assert_eq!(error, InvalidSignature::OtherKey(Box::new(key.public())));
     }
 
     #[test]
@@ -201,29 +202,38 @@ mod tests {
         };
         let other = seal(&ReportKey::from_secret(&[8; 32]), &json!({"a": 1})).unwrap();
         let other: Value = serde_json::from_str(&other.json).unwrap();
-        assert_eq!(with(&|v| v["disks"][0]["size"] = json!(1)), Unsound::Changed("/disks/0/size".to_owned()));
-        assert_eq!(with(&|v| v["more"] = json!(1)), Unsound::Changed("/more".to_owned()));
+        assert_eq!(
+            with(&|v| v["disks"][0]["size"] = json!(1)),
+            InvalidSignature::Changed("/disks/0/size".to_owned())
+        );
+        assert_eq!(with(&|v| v["more"] = json!(1)), InvalidSignature::Changed("/more".to_owned()));
         assert_eq!(
             with(&|v| drop(v.as_object_mut().unwrap().remove("none"))),
-            Unsound::Changed("/none".to_owned())
+            InvalidSignature::Changed("/none".to_owned())
         );
-        assert_eq!(with(&|v| v["seal"]["payload"] = other["seal"]["payload"].clone()), Unsound::Signature);
-        assert_eq!(with(&|v| v["seal"]["key"] = other["seal"]["key"].clone()), Unsound::Signature);
-        assert_eq!(with(&|v| v["seal"]["form"] = json!(2)), Unsound::Form(2));
-        assert!(matches!(with(&|v| v["seal"] = other["seal"].clone()), Unsound::Changed(_)));
-        assert_eq!(with(&|v| drop(v.as_object_mut().unwrap().remove("seal"))), Unsound::NoSeal);
+        assert_eq!(
+            with(&|v| v["seal"]["payload"] = other["seal"]["payload"].clone()),
+            InvalidSignature::Signature
+        );
+        assert_eq!(with(&|v| v["seal"]["key"] = other["seal"]["key"].clone()), InvalidSignature::Signature);
+        assert_eq!(with(&|v| v["seal"]["form"] = json!(2)), InvalidSignature::Form(2));
+        assert!(matches!(with(&|v| v["seal"] = other["seal"].clone()), InvalidSignature::Changed(_)));
+        assert_eq!(with(&|v| drop(v.as_object_mut().unwrap().remove("seal"))), InvalidSignature::NoSeal);
         for field in ["algorithm", "key", "digest", "signature", "payload"] {
             let error = with(&|v| v["seal"][field] = json!("00"));
-            assert!(matches!(error, Unsound::Broken(_) | Unsound::Signature), "{field}: {error}");
+            assert!(
+                matches!(error, InvalidSignature::Broken(_) | InvalidSignature::Signature),
+                "{field}: {error}"
+            );
         }
         // Another spelling of the same bytes: a report has one form.
         for field in ["key", "digest", "signature"] {
             let shouted = value["seal"][field].as_str().unwrap().to_ascii_uppercase();
             let error = with(&|v| v["seal"][field] = json!(shouted));
-            assert!(matches!(error, Unsound::Broken(_)), "{field}: {error}");
+            assert!(matches!(error, InvalidSignature::Broken(_)), "{field}: {error}");
         }
         let twice = sealed.json.replacen("\"format\": 2", "\"format\": 9, \"format\": 2", 1);
-        assert!(matches!(verify(&twice, None), Err(Unsound::NotAReport(_))));
+        assert!(matches!(verify(&twice, None), Err(InvalidSignature::NotAReport(_))));
         for text in ["", "[]", "7", "{}", "{\"seal\":{}}"] {
             assert!(verify(text, None).is_err(), "{text}");
         }

@@ -11,6 +11,6 @@ mod json;
 mod key;
 
 pub use self::{
-    form::{Sealed, Unsound, Verified, seal, verify},
+    form::{InvalidSignature, SignedReport, Verified, seal, verify},
     key::{KEY_FILE, KeyError, PublicKey, ReportKey},
 };

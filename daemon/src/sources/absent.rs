@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use warmd_cbt::mark::ChangeMark;
 
 use super::{
-    HoldOff, HowStopped, Leftover, Moved, ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceError,
-    SourceErrorKind,
+    HoldOff, HowStopped, Leftover, MigratedMark, ShutdownPolicy, Snapshot, SnapshotRequest, Source,
+    SourceError, SourceErrorKind,
 };
 use crate::model::{
     id::{MigrationId, VmId},
@@ -16,11 +16,11 @@ use crate::model::{
 
 /// The source that is not there.
 #[derive(Clone, Debug)]
-pub struct Absent {
+pub struct AbsentSource {
     pub name: String,
 }
 
-impl Absent {
+impl AbsentSource {
     fn refuse<T>(&self) -> Result<T, SourceError> {
         let cause =
             "it is not in the daemon's configuration any more: add it there again and restart the daemon";
@@ -29,7 +29,7 @@ impl Absent {
 }
 
 #[async_trait]
-impl Source for Absent {
+impl Source for AbsentSource {
     fn is_configured(&self) -> bool {
         false
     }
@@ -58,7 +58,7 @@ impl Source for Absent {
         self.refuse()
     }
 
-    async fn release_marks(
+    async fn delete_marks(
         &self,
         _vm: &VmId,
         _owner: MigrationId,
@@ -75,7 +75,7 @@ impl Source for Absent {
         self.refuse()
     }
 
-    async fn hold_off(&self, _vm: &VmId, _moved: &Moved, _was: &HoldOff) -> Result<(), SourceError> {
+    async fn hold_off(&self, _vm: &VmId, _moved: &MigratedMark, _was: &HoldOff) -> Result<(), SourceError> {
         self.refuse()
     }
 

@@ -16,7 +16,7 @@ use warmd_cbt::{
     units::Length,
 };
 
-pub use crate::model::hold_off::{HoldOff, Moved};
+pub use crate::model::hold_off::{HoldOff, MigratedMark};
 use crate::model::{
     id::{DiskKey, MigrationId, VmId},
     machine::{Machine, MachineDisk, PowerState, VmSummary},
@@ -27,7 +27,7 @@ use crate::model::{
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum SourceSettings {
-    Libvirt(libvirt::Settings),
+    Libvirt(libvirt::LibvirtSourceSettings),
 }
 
 impl SourceSettings {
@@ -111,7 +111,7 @@ pub trait Source: Send + Sync {
 
     /// Gives up all marks of this migration except `keep`. Marks already gone are success. What cannot be removed now is
     /// no failure: it is answered, and tried again by the next such call.
-    async fn release_marks(
+    async fn delete_marks(
         &self,
         vm: &VmId,
         owner: MigrationId,
@@ -139,7 +139,7 @@ pub trait Source: Send + Sync {
 
     /// Takes away what can start the VM beside warmd, and leaves a mark that tells where the VM went and what was taken.
     /// Done already is success.
-    async fn hold_off(&self, _vm: &VmId, _moved: &Moved, _was: &HoldOff) -> Result<(), SourceError> {
+    async fn hold_off(&self, _vm: &VmId, _moved: &MigratedMark, _was: &HoldOff) -> Result<(), SourceError> {
         Ok(())
     }
 
@@ -148,13 +148,13 @@ pub trait Source: Send + Sync {
         Ok(())
     }
 
-    /// The hypervisor's host that reads the machine's disks, by the name that budgets have for it; `None` if the source
+    /// The hypervisor's host that reads the machine's disks, by the name that quotas have for it; `None` if the source
     /// knows of no hosts.
     fn host(&self, _machine: &Machine) -> Option<String> {
         None
     }
 
-    /// Where the disk lies together with others, by the name that budgets have for it; `None` if the source knows of
+    /// Where the disk lies together with others, by the name that quotas have for it; `None` if the source knows of
     /// nothing such.
     fn datastore(&self, _disk: &MachineDisk) -> Option<String> {
         None

@@ -11,7 +11,7 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags, backup::Backup};
 
-use super::{FILE_NAME, OpenError, check, error::Fault, file, migrations, plans};
+use super::{FILE_NAME, OpenError, check, error::StoreFault, file, migrations, plans};
 
 /// Pages that are copied at a time, and the pause after them.
 const STEP: i32 = 1024;
@@ -51,7 +51,7 @@ pub fn look_over(dir: &Path) -> Result<Vec<String>, OpenError> {
     let from = dir.join(FILE_NAME);
     let database = |cause| OpenError::Database { what: "read", file: from.clone(), cause };
     let connection = file::open_reader(&from).map_err(database)?;
-    let looked = || -> Result<Vec<String>, Fault> {
+    let looked = || -> Result<Vec<String>, StoreFault> {
         let mut found = check::all(&connection)?;
         let each = migrations::find_each(&connection, "TRUE", &[])?;
         found.extend(each.unreadable.into_iter().map(|it| format!("VM {}: {}", it.vm_name, it.why)));
@@ -60,7 +60,7 @@ pub fn look_over(dir: &Path) -> Result<Vec<String>, OpenError> {
         Ok(found)
     };
     match looked() {
-        Err(Fault::Sql(cause)) => Err(database(cause)),
+        Err(StoreFault::Sql(cause)) => Err(database(cause)),
         Err(fault) => Ok(vec![fault.into_error("reading the state").to_string()]),
         Ok(found) => Ok(found),
     }

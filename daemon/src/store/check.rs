@@ -2,7 +2,7 @@
 
 use rusqlite::Connection;
 
-use super::{Store, StoreError, error::Fault};
+use super::{Store, StoreError, error::StoreFault};
 
 impl Store {
     /// What is wrong with the file, as SQLite sees it; empty if nothing is. Reads all of it, without holding up writes.
@@ -12,7 +12,7 @@ impl Store {
 }
 
 /// The same of any connection.
-pub(super) fn all(db: &Connection) -> Result<Vec<String>, Fault> {
+pub(super) fn all(db: &Connection) -> Result<Vec<String>, StoreFault> {
     let mut found = lines(db, "PRAGMA integrity_check(100)")?;
     found.retain(|line| line != "ok");
     let orphans = lines(db, "SELECT DISTINCT \"table\" FROM pragma_foreign_key_check")?;
@@ -41,7 +41,7 @@ pub(super) fn all(db: &Connection) -> Result<Vec<String>, Fault> {
     Ok(found)
 }
 
-fn lines(db: &Connection, sql: &str) -> Result<Vec<String>, Fault> {
+fn lines(db: &Connection, sql: &str) -> Result<Vec<String>, StoreFault> {
     let mut select = db.prepare(sql)?;
     let lines = select.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
     Ok(lines)

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     Store, StoreError,
-    error::Fault,
+    error::StoreFault,
     row::{from_json, micros, moment, to_json},
 };
 use crate::model::{conversion::ConversionView, id::MigrationId};
@@ -60,7 +60,7 @@ impl Store {
                 .prepare_cached("UPDATE conversions SET committed = ? WHERE migration = ? AND id = ?")?
                 .execute(params![micros(at), id.to_string(), conversion.to_string()])?;
             if found == 0 {
-                return Err(Fault::Missing(format!("conversion {conversion} has not begun")));
+                return Err(StoreFault::Missing(format!("conversion {conversion} has not begun")));
             }
             Ok(())
         })
@@ -84,7 +84,7 @@ impl Store {
             let Some((id, attempt, pass, json, committed)) = found else { return Ok(None) };
             let mut view: ConversionView = from_json(TABLE, &name, &json)?;
             view.committed = committed.map(|at| moment(TABLE, &name, at)).transpose()?;
-            let id = id.parse().map_err(|error: uuid::Error| Fault::bad(TABLE, &name, error))?;
+            let id = id.parse().map_err(|error: uuid::Error| StoreFault::bad(TABLE, &name, error))?;
             Ok(Some(ConversionRow { id, attempt, pass, view }))
         })
         .await

@@ -5,10 +5,10 @@ use warmd_schedules::forecast::Past;
 
 use super::{
     Store, StoreError,
-    error::Fault,
+    error::StoreFault,
     row::{from_json, to_json, unsigned},
 };
-use crate::model::{forecast::Range, id::MigrationId};
+use crate::model::{forecast::ForecastRange, id::MigrationId};
 
 /// Measurements of a kind that count.
 const RECENT: u32 = 32;
@@ -84,14 +84,18 @@ impl Store {
     }
 }
 
-pub(super) fn set_forecast(db: &Connection, id: MigrationId, forecast: Option<&Range>) -> Result<(), Fault> {
+pub(super) fn set_forecast(
+    db: &Connection,
+    id: MigrationId,
+    forecast: Option<&ForecastRange>,
+) -> Result<(), StoreFault> {
     let json = forecast.map(|forecast| to_json("migrations", id, forecast)).transpose()?;
     db.prepare_cached("UPDATE migrations SET forecast = ? WHERE id = ?")?
         .execute(params![json, id.to_string()])?;
     Ok(())
 }
 
-fn phases(db: &Connection, condition: &str, parameters: &[&dyn ToSql]) -> Result<Vec<f64>, Fault> {
+fn phases(db: &Connection, condition: &str, parameters: &[&dyn ToSql]) -> Result<Vec<f64>, StoreFault> {
     let sql = format!(
         "SELECT ended - started FROM phases WHERE {condition} AND ended IS NOT NULL
          AND outcome NOT LIKE 'failed: %' ORDER BY ended DESC LIMIT {RECENT}"
@@ -100,7 +104,7 @@ fn phases(db: &Connection, condition: &str, parameters: &[&dyn ToSql]) -> Result
 }
 
 /// Of microseconds, the newest first, those that a clock that was set back did not make negative.
-fn seconds(db: &Connection, sql: &str, parameters: &[&dyn ToSql]) -> Result<Vec<f64>, Fault> {
+fn seconds(db: &Connection, sql: &str, parameters: &[&dyn ToSql]) -> Result<Vec<f64>, StoreFault> {
     let mut select = db.prepare_cached(sql)?;
     let rows = select.query_map(parameters, |row| row.get::<_, i64>(0))?;
     let mut found = rows.collect::<Result<Vec<_>, _>>()?;
@@ -108,7 +112,7 @@ fn seconds(db: &Connection, sql: &str, parameters: &[&dyn ToSql]) -> Result<Vec<
     Ok(found.into_iter().filter(|micros| *micros >= 0).map(|micros| micros as f64 / 1e6).collect())
 }
 
-fn past(db: &Connection) -> Result<Vec<Past>, Fault> {
+fn past(db: &Connection) -> Result<Vec<Past>, StoreFault> {
     let mut select = db.prepare_cached(&format!(
         "SELECT id, forecast, target_running - source_stopped - waited FROM migrations WHERE forecast IS NOT NULL
          AND target_running IS NOT NULL AND source_stopped IS NOT NULL ORDER BY target_running DESC LIMIT {PAST}"
@@ -117,7 +121,7 @@ fn past(db: &Connection) -> Result<Vec<Past>, Fault> {
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let id: String = row.get(0)?;
-        let Range { low, expected, high } = from_json("migrations", &id, &row.get::<_, String>(1)?)?;
+        let ForecastRange { low, expected, high } = from_json("migrations", &id, &row.get::<_, String>(1)?)?;
         found.push(Past { low, expected, high, measured: row.get::<_, i64>(2)? as f64 / 1e6 });
     }
     found.reverse();

@@ -10,7 +10,7 @@ use warmd_cbt::{
 
 use super::{
     Store, StoreError,
-    error::Fault,
+    error::StoreFault,
     ledger,
     row::{migration_id, signed, unsigned},
 };
@@ -76,9 +76,9 @@ impl Store {
     }
 }
 
-fn insert(db: &Connection, id: MigrationId, disk: &NewDisk) -> Result<(), Fault> {
+fn insert(db: &Connection, id: MigrationId, disk: &NewDisk) -> Result<(), StoreFault> {
     if disk.size.0 > MAX_DISK {
-        return Err(Fault::bad(
+        return Err(StoreFault::bad(
             TABLE,
             &disk.key,
             format!("{} bytes are more than a disk can have", disk.size),
@@ -99,17 +99,17 @@ fn insert(db: &Connection, id: MigrationId, disk: &NewDisk) -> Result<(), Fault>
     ledger::put_chunks(db, row, Ledger::initial_rows(disk.size, disk.reads_zero))
 }
 
-fn same(row: &DiskRow, disk: &NewDisk) -> Result<(), Fault> {
+fn same(row: &DiskRow, disk: &NewDisk) -> Result<(), StoreFault> {
     if row.size == disk.size && row.location == disk.location {
         return Ok(());
     }
-    Err(Fault::Missing(format!(
+    Err(StoreFault::Missing(format!(
         "disk {} with {} bytes at {} is not the one that was copied to, with {} bytes at {}",
         disk.key, disk.size, disk.location, row.size, row.location
     )))
 }
 
-pub(super) fn find(db: &Connection, id: MigrationId) -> Result<Vec<DiskRow>, Fault> {
+pub(super) fn find(db: &Connection, id: MigrationId) -> Result<Vec<DiskRow>, StoreFault> {
     let mut select =
         db.prepare_cached(&format!("SELECT {COLUMNS} FROM disks WHERE migration = ? ORDER BY id"))?;
     let mut rows = select.query([id.to_string()])?;
@@ -120,17 +120,17 @@ pub(super) fn find(db: &Connection, id: MigrationId) -> Result<Vec<DiskRow>, Fau
     Ok(disks)
 }
 
-pub(super) fn get(db: &Connection, disk: DiskId) -> Result<DiskRow, Fault> {
+pub(super) fn get(db: &Connection, disk: DiskId) -> Result<DiskRow, StoreFault> {
     let mut select = db.prepare_cached(&format!("SELECT {COLUMNS} FROM disks WHERE id = ?"))?;
     let row = select.query_row([disk.0], |row| Ok(read(row))).optional()?;
-    row.ok_or_else(|| Fault::Missing(format!("there is no disk {}", disk.0)))?
+    row.ok_or_else(|| StoreFault::Missing(format!("there is no disk {}", disk.0)))?
 }
 
-fn read(row: &Row) -> Result<DiskRow, Fault> {
+fn read(row: &Row) -> Result<DiskRow, StoreFault> {
     let id: i64 = row.get("id")?;
     let size: u64 = unsigned(TABLE, id, row.get("size")?)?;
     if size > MAX_DISK {
-        return Err(Fault::bad(TABLE, id, format!("{size} bytes are more than a disk can have")));
+        return Err(StoreFault::bad(TABLE, id, format!("{size} bytes are more than a disk can have")));
     }
     Ok(DiskRow {
         id: DiskId(id),

@@ -92,7 +92,7 @@ fn named(pid: Option<u32>) -> String {
 
 /// A failure on its way out of the store.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(super) enum StoreFault {
     Sql(rusqlite::Error),
     /// A row that warmd cannot have written, or cannot be written.
     Bad {
@@ -104,13 +104,13 @@ pub(super) enum Fault {
     Missing(String),
 }
 
-impl From<rusqlite::Error> for Fault {
+impl From<rusqlite::Error> for StoreFault {
     fn from(error: rusqlite::Error) -> Self {
         Self::Sql(error)
     }
 }
 
-impl Fault {
+impl StoreFault {
     pub(super) fn bad(
         table: &'static str,
         row: impl fmt::Display,

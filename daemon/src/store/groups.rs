@@ -5,13 +5,13 @@ use rusqlite::{Connection, Row, params};
 
 use super::{
     Store, StoreError,
-    error::Fault,
+    error::StoreFault,
     journal,
     row::{from_json, micros, migration_id, moment, unsigned},
 };
 use crate::model::{
-    group::{Group, Member},
-    state::{Resting, State},
+    group::{Group, GroupMember},
+    state::{ResumePoint, State},
     view::EventView,
 };
 
@@ -25,7 +25,7 @@ pub struct NewGroup {
     pub forced: bool,
     pub all_or_nothing: bool,
     pub begun: DateTime<Utc>,
-    pub members: Vec<Member>,
+    pub members: Vec<GroupMember>,
 }
 
 /// What of a migration says how it stands in its group.
@@ -56,7 +56,7 @@ impl Store {
                 micros(new.begun)
             ])?;
             let id = db.last_insert_rowid();
-            for Member { migration, tier, attempt, .. } in &new.members {
+            for GroupMember { migration, tier, attempt, .. } in &new.members {
                 db.prepare_cached(
                     "INSERT INTO group_members (group_id, migration, tier, attempt) VALUES (?, ?, ?, ?)",
                 )?
@@ -69,7 +69,9 @@ impl Store {
             }
             journal::append(db, std::slice::from_ref(&event))?;
             let begun = find(db, "id = ?1", &[&id], read)?.pop();
-            begun.map(|group| (group, true)).ok_or_else(|| Fault::Missing(format!("there is no group {id}")))
+            begun
+                .map(|group| (group, true))
+                .ok_or_else(|| StoreFault::Missing(format!("there is no group {id}")))
         })
         .await
     }
@@ -131,14 +133,14 @@ impl Store {
             while let Some(row) = rows.next()? {
                 let migration: String = row.get(0)?;
                 let start_asked = row.get(3)?;
-                let read = || -> Result<_, Fault> {
+                let read = || -> Result<_, StoreFault> {
                     let state = from_json("migrations", &migration, &row.get::<_, String>(1)?)?;
                     Ok((state, unsigned("migrations", &migration, row.get(2)?)?))
                 };
                 // Nothing of that one goes on; the others need not stand still for it.
                 let (state, attempt) = read().unwrap_or_else(|fault| {
                     let reason = fault.into_error("reading it from the state").to_string();
-                    let from = if start_asked { Resting::Watch } else { Resting::Synced };
+                    let from = if start_asked { ResumePoint::BootCheck } else { ResumePoint::Synced };
                     (State::Failed { reason, resumable: false, from }, u32::MAX)
                 });
                 facts.push(MemberFacts { state, attempt, start_asked });
@@ -150,7 +152,7 @@ impl Store {
 }
 
 /// What the plan's groups were is forgotten with it.
-pub(super) fn forget(db: &Connection, plan: &str) -> Result<(), Fault> {
+pub(super) fn forget(db: &Connection, plan: &str) -> Result<(), StoreFault> {
     db.prepare_cached("DELETE FROM groups WHERE plan = ?")?.execute([plan])?;
     Ok(())
 }
@@ -159,8 +161,8 @@ fn find(
     db: &Connection,
     condition: &str,
     parameters: &[&dyn rusqlite::ToSql],
-    read: impl Fn(&Connection, &Row<'_>) -> Result<Group, Fault>,
-) -> Result<Vec<Group>, Fault> {
+    read: impl Fn(&Connection, &Row<'_>) -> Result<Group, StoreFault>,
+) -> Result<Vec<Group>, StoreFault> {
     let mut select = db.prepare_cached(&format!(
         "SELECT id, plan, asked_by, forced, all_or_nothing, begun, broken, ended FROM groups WHERE {condition} ORDER BY id"
     ))?;
@@ -172,11 +174,11 @@ fn find(
     Ok(groups)
 }
 
-fn read(db: &Connection, row: &Row) -> Result<Group, Fault> {
+fn read(db: &Connection, row: &Row) -> Result<Group, StoreFault> {
     let id: i64 = row.get("id")?;
     let ended: Option<i64> = row.get("ended")?;
     Ok(Group {
-        id: u64::try_from(id).map_err(|error| Fault::bad(TABLE, id, error))?,
+        id: u64::try_from(id).map_err(|error| StoreFault::bad(TABLE, id, error))?,
         plan: row.get("plan")?,
         by: row.get("asked_by")?,
         forced: row.get("forced")?,
@@ -189,7 +191,7 @@ fn read(db: &Connection, row: &Row) -> Result<Group, Fault> {
 }
 
 /// What of a group can be read, and broken.
-fn salvaged(db: &Connection, row: &Row<'_>, fault: Fault) -> Result<Group, Fault> {
+fn salvaged(db: &Connection, row: &Row<'_>, fault: StoreFault) -> Result<Group, StoreFault> {
     let id: i64 = row.get("id")?;
     let why = fault.into_error("reading the group from the state").to_string();
     tracing::error!(group = id, why, "the group is not let through its barrier");
@@ -204,10 +206,10 @@ fn salvaged(db: &Connection, row: &Row<'_>, fault: Fault) -> Result<Group, Fault
         let Ok(migration) = migration_id("group_members", id, &member.get::<_, String>(0)?) else { continue };
         let tier = usize::try_from(member.get::<_, i64>(2)?).unwrap_or_default();
         let attempt = u32::try_from(member.get::<_, i64>(3)?).unwrap_or_default();
-        members.push(Member { migration, vm: member.get(1)?, tier, attempt });
+        members.push(GroupMember { migration, vm: member.get(1)?, tier, attempt });
     }
     Ok(Group {
-        id: u64::try_from(id).map_err(|error| Fault::bad(TABLE, id, error))?,
+        id: u64::try_from(id).map_err(|error| StoreFault::bad(TABLE, id, error))?,
         plan: text("plan"),
         by: text("asked_by"),
         forced: false,
@@ -219,7 +221,7 @@ fn salvaged(db: &Connection, row: &Row<'_>, fault: Fault) -> Result<Group, Fault
     })
 }
 
-fn members(db: &Connection, id: i64) -> Result<Vec<Member>, Fault> {
+fn members(db: &Connection, id: i64) -> Result<Vec<GroupMember>, StoreFault> {
     let mut select = db.prepare_cached(
         "SELECT m.id, m.vm_name, g.tier, g.attempt FROM group_members g JOIN migrations m ON m.id = g.migration
          WHERE g.group_id = ? ORDER BY g.tier, m.created, m.id",
@@ -228,10 +230,10 @@ fn members(db: &Connection, id: i64) -> Result<Vec<Member>, Fault> {
     let mut members = Vec::new();
     while let Some(row) = rows.next()? {
         let tier: i64 = row.get(2)?;
-        members.push(Member {
+        members.push(GroupMember {
             migration: migration_id("group_members", id, &row.get::<_, String>(0)?)?,
             vm: row.get(1)?,
-            tier: usize::try_from(tier).map_err(|error| Fault::bad("group_members", id, error))?,
+            tier: usize::try_from(tier).map_err(|error| StoreFault::bad("group_members", id, error))?,
             attempt: unsigned("group_members", id, row.get(3)?)?,
         });
     }

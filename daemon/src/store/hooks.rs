@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     Store, StoreError,
-    error::Fault,
+    error::StoreFault,
     row::{from_word, micros, moment, to_word},
 };
 use crate::model::{
@@ -30,7 +30,7 @@ pub struct HookKey {
 
 /// How a hook stood before it was begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HookStanding {
+pub enum HookStatus {
     New,
     /// It was begun, and nobody saw it end.
     CutOff,
@@ -45,12 +45,12 @@ impl Store {
         key: HookKey,
         hook: Hook,
         started: DateTime<Utc>,
-    ) -> Result<HookStanding, StoreError> {
+    ) -> Result<HookStatus, StoreError> {
         self.write(format!("beginning a hook of migration {}", key.migration), move |db| {
             let words = words(key, &hook)?;
             match find(db, key, &words)? {
-                Some((_, true)) => return Ok(HookStanding::Ended),
-                Some((_, false)) => return Ok(HookStanding::CutOff),
+                Some((_, true)) => return Ok(HookStatus::Ended),
+                Some((_, false)) => return Ok(HookStatus::CutOff),
                 None => {}
             }
             let (id, [phase, side, command]) = (key.migration.to_string(), words);
@@ -60,7 +60,7 @@ impl Store {
                  WHERE migration = ?1 AND attempt = ?2",
             )?
             .execute(params![id, key.attempt, phase, side, command, micros(started)])?;
-            Ok(HookStanding::New)
+            Ok(HookStatus::New)
         })
         .await
     }
@@ -76,7 +76,7 @@ impl Store {
         let outcome = outcome.to_owned();
         self.write(format!("ending a hook of migration {}", key.migration), move |db| {
             let Some((position, _)) = find(db, key, &words(key, &hook)?)? else {
-                return Err(Fault::Missing(format!("{key:?} has not begun")));
+                return Err(StoreFault::Missing(format!("{key:?} has not begun")));
             };
             db.prepare_cached(
                 "UPDATE hooks SET ended = ?, outcome = ? WHERE migration = ? AND attempt = ? AND position = ?",
@@ -109,7 +109,7 @@ impl Store {
                     phase: from_word(TABLE, &id, row.get(0)?)?,
                     when: from_word(TABLE, &id, row.get(1)?)?,
                     command: serde_json::from_str(&command)
-                        .map_err(|error| Fault::bad(TABLE, &id, error))?,
+                        .map_err(|error| StoreFault::bad(TABLE, &id, error))?,
                     started: moment(TABLE, &id, row.get(3)?)?,
                     ended: row.get::<_, Option<i64>>(4)?.map(|at| moment(TABLE, &id, at)).transpose()?,
                     outcome: row.get(5)?,
@@ -126,7 +126,7 @@ fn find(
     db: &Connection,
     key: HookKey,
     [phase, side, command]: &[String; 3],
-) -> Result<Option<(i64, bool)>, Fault> {
+) -> Result<Option<(i64, bool)>, StoreFault> {
     let found = db
         .prepare_cached(
             "SELECT position, ended IS NOT NULL FROM hooks WHERE migration = ? AND attempt = ?
@@ -140,8 +140,8 @@ fn find(
 }
 
 /// What a hook is known by: its phase, its side and its command, as they are kept.
-fn words(key: HookKey, hook: &Hook) -> Result<[String; 3], Fault> {
+fn words(key: HookKey, hook: &Hook) -> Result<[String; 3], StoreFault> {
     let id = key.migration.to_string();
-    let command = serde_json::to_string(&hook.words()).map_err(|error| Fault::bad(TABLE, &id, error))?;
+    let command = serde_json::to_string(&hook.words()).map_err(|error| StoreFault::bad(TABLE, &id, error))?;
     Ok([to_word(TABLE, &hook.phase)?, to_word(TABLE, &hook.when)?, command])
 }

@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 
 use super::{
     Store, StoreError,
-    error::Fault,
+    error::StoreFault,
     row::{micros, migration_id, moment, unsigned},
 };
 use crate::model::{id::MigrationId, view::EventView};
@@ -39,7 +39,7 @@ impl Store {
     pub async fn journal(&self, id: MigrationId, most: u32) -> Result<JournalEnd, StoreError> {
         self.read(format!("reading the journal of migration {id}"), move |db| {
             let id = id.to_string();
-            let last = |condition: &str| -> Result<Vec<EventView>, Fault> {
+            let last = |condition: &str| -> Result<Vec<EventView>, StoreFault> {
                 let lines = select(db, condition, Order::NewestFirst, params![id, most])?;
                 Ok(lines.into_iter().rev().map(|(_, line)| line).collect())
             };
@@ -88,7 +88,7 @@ impl Store {
     }
 }
 
-pub(super) fn append(db: &Connection, events: &[EventView]) -> Result<(), Fault> {
+pub(super) fn append(db: &Connection, events: &[EventView]) -> Result<(), StoreFault> {
     let mut insert =
         db.prepare_cached("INSERT INTO events (at, migration, by, kind, text) VALUES (?, ?, ?, ?, ?)")?;
     for event in events {
@@ -110,7 +110,7 @@ fn select(
     condition: &str,
     order: Order,
     parameters: &[&dyn rusqlite::ToSql],
-) -> Result<Vec<(u64, EventView)>, Fault> {
+) -> Result<Vec<(u64, EventView)>, StoreFault> {
     let order = match order {
         Order::OldestFirst => "ASC",
         Order::NewestFirst => "DESC",

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::{
     Store, StoreError,
-    error::Fault,
+    error::StoreFault,
     journal,
     row::{micros, moment},
     schema,
@@ -78,9 +78,9 @@ pub(super) fn note(connection: &mut Connection, key: PublicKey, was_there: bool)
 fn tell(db: &Connection, at: DateTime<Utc>, text: String) -> rusqlite::Result<()> {
     let line = EventView { at, migration: None, by: "warmd".to_owned(), kind: "warning".to_owned(), text };
     journal::append(db, &[line]).map_err(|fault| match fault {
-        Fault::Sql(error) => error,
+        StoreFault::Sql(error) => error,
         // An insert reads nothing that could be bad or missing.
-        Fault::Bad { cause, .. } => rusqlite::Error::ToSqlConversionFailure(cause),
-        Fault::Missing(what) => rusqlite::Error::ToSqlConversionFailure(what.into()),
+        StoreFault::Bad { cause, .. } => rusqlite::Error::ToSqlConversionFailure(cause),
+        StoreFault::Missing(what) => rusqlite::Error::ToSqlConversionFailure(what.into()),
     })
 }

@@ -14,7 +14,7 @@ use warmd_cbt::{
     units::Length,
 };
 
-use super::{Store, StoreError, disks, error::Fault, manifest, passes, proof, row::unsigned};
+use super::{Store, StoreError, disks, error::StoreFault, manifest, passes, row::unsigned, verification};
 use crate::crash;
 
 const TABLE: &str = "chunks";
@@ -51,20 +51,20 @@ impl LedgerStore for Store {
     }
 }
 
-fn apply(db: &Connection, disk: DiskId, commit: LedgerCommit) -> Result<(), Fault> {
+fn apply(db: &Connection, disk: DiskId, commit: LedgerCommit) -> Result<(), StoreFault> {
     let size = disks::get(db, disk)?.size;
     if let Some(anchor) = commit.anchor {
         db.prepare_cached("UPDATE disks SET anchor = ? WHERE id = ?")?.execute(params![anchor.0, disk.0])?;
     }
     let last = chunks_in(size);
     if let Some(row) = commit.chunks.iter().find(|row| u64::from(row.chunk) >= last) {
-        return Err(Fault::bad(TABLE, disk.0, format!("chunk {} is past the disk's end", row.chunk)));
+        return Err(StoreFault::bad(TABLE, disk.0, format!("chunk {} is past the disk's end", row.chunk)));
     }
     if commit.touched.iter().any(|(chunk, _)| u64::from(*chunk) >= last) {
-        return Err(Fault::bad(TABLE, disk.0, "a chunk past the disk's end was touched"));
+        return Err(StoreFault::bad(TABLE, disk.0, "a chunk past the disk's end was touched"));
     }
     put_chunks(db, disk, commit.chunks)?;
-    proof::touch(db, disk, &commit.touched)?;
+    verification::touch(db, disk, &commit.touched)?;
     manifest::write(db, disk, size, commit.hashes)?;
     if let Some(pass) = commit.pass {
         passes::add_figures(db, pass, disk, &commit.figures)?;
@@ -86,7 +86,7 @@ pub(super) fn put_chunks(
     db: &Connection,
     disk: DiskId,
     chunks: impl IntoIterator<Item = ChunkRow>,
-) -> Result<(), Fault> {
+) -> Result<(), StoreFault> {
     let mut put = db.prepare_cached(
         "INSERT INTO chunks (key, pending, trusted) VALUES (?1, ?2, ?3)
          ON CONFLICT (key) DO UPDATE SET pending = excluded.pending, trusted = excluded.trusted",
@@ -108,7 +108,7 @@ pub(super) fn put_chunks(
     Ok(())
 }
 
-fn chunks(db: &Connection, disk: DiskId, size: Length) -> Result<Vec<ChunkRow>, Fault> {
+fn chunks(db: &Connection, disk: DiskId, size: Length) -> Result<Vec<ChunkRow>, StoreFault> {
     let mut select =
         db.prepare_cached("SELECT key, pending, trusted FROM chunks WHERE key BETWEEN ? AND ? ORDER BY key")?;
     let mut rows = select.query([key(disk, 0), key(disk, u32::MAX)])?;
@@ -117,11 +117,12 @@ fn chunks(db: &Connection, disk: DiskId, size: Length) -> Result<Vec<ChunkRow>, 
         let key: i64 = row.get(0)?;
         let chunk: u32 = unsigned(TABLE, key, key & i64::from(u32::MAX))?;
         if u64::from(chunk) >= chunks_in(size) {
-            return Err(Fault::bad(TABLE, key, "it is past the disk's end"));
+            return Err(StoreFault::bad(TABLE, key, "it is past the disk's end"));
         }
-        let bits =
-            |bytes| ChunkBits::decode(bytes).ok_or_else(|| Fault::bad(TABLE, key, "these bits cannot be"));
-        let bytes = |column| -> Result<&[u8], Fault> {
+        let bits = |bytes| {
+            ChunkBits::decode(bytes).ok_or_else(|| StoreFault::bad(TABLE, key, "these bits cannot be"))
+        };
+        let bytes = |column| -> Result<&[u8], StoreFault> {
             Ok(row.get_ref(column)?.as_blob().map_err(rusqlite::Error::from)?)
         };
         let pending = bits(bytes(1)?)?;

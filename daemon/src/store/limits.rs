@@ -7,20 +7,20 @@ use warmd_cbt::limit::Limit;
 
 use super::{
     Store, StoreError,
-    error::Fault,
+    error::StoreFault,
     journal,
     row::{micros, migration_id, moment, unsigned},
 };
 use crate::model::{
     id::{DiskKey, MigrationId},
-    limit::{SavedLimit, Scope, ScopeName, SetBy},
+    limit::{LimitScope, SavedLimit, ScopeName, SetBy},
     view::EventView,
 };
 
 /// What was set and not taken back.
 #[derive(Debug, Default)]
 pub struct SavedLimits {
-    pub limits: Vec<(Scope, SavedLimit)>,
+    pub limits: Vec<(LimitScope, SavedLimit)>,
     /// Rows that make no limit, by what they are on, and why.
     pub unreadable: Vec<(String, StoreError)>,
 }
@@ -29,7 +29,7 @@ impl Store {
     /// Keeps what was set for a scope, or forgets it, together with the journal's line on that.
     pub async fn save_limit(
         &self,
-        scope: &Scope,
+        scope: &LimitScope,
         saved: Option<SavedLimit>,
         line: EventView,
     ) -> Result<(), StoreError> {
@@ -82,14 +82,14 @@ impl Store {
 }
 
 /// Forgets what was set for a migration that is over, and for its disks.
-pub(super) fn forget_migration(db: &Connection, id: MigrationId) -> Result<(), Fault> {
-    let scope = Scope::Migration(id, None).to_string();
+pub(super) fn forget_migration(db: &Connection, id: MigrationId) -> Result<(), StoreFault> {
+    let scope = LimitScope::Migration(id, None).to_string();
     db.prepare_cached("DELETE FROM limits WHERE scope = ?1 OR substr(scope, 1, length(?1) + 1) = ?1 || '/'")?
         .execute([scope])?;
     Ok(())
 }
 
-fn read(row: &Row, name: &str) -> Result<(Scope, SavedLimit), Fault> {
+fn read(row: &Row, name: &str) -> Result<(LimitScope, SavedLimit), StoreFault> {
     let saved = SavedLimit {
         limit: limit(row, name, 1)?,
         instead_of: limit(row, name, 3)?,
@@ -99,22 +99,23 @@ fn read(row: &Row, name: &str) -> Result<(Scope, SavedLimit), Fault> {
 }
 
 /// Nothing is no limit; a zero was never written, and must not be taken for none.
-fn limit(row: &Row, name: &str, at: usize) -> Result<Limit, Fault> {
+fn limit(row: &Row, name: &str, at: usize) -> Result<Limit, StoreFault> {
     let (rate, requests): (Option<i64>, Option<i64>) = (row.get(at)?, row.get(at + 1)?);
-    let zero = || Fault::bad("limits", name, "a limit of nothing");
+    let zero = || StoreFault::bad("limits", name, "a limit of nothing");
     let rate = rate.map(|rate| NonZeroU64::new(unsigned("limits", name, rate)?).ok_or_else(zero));
     let requests = requests.map(|count| NonZeroU32::new(unsigned("limits", name, count)?).ok_or_else(zero));
     Ok(Limit { rate: rate.transpose()?, requests: requests.transpose()? })
 }
 
-fn scope(name: &str) -> Result<Scope, Fault> {
+fn scope(name: &str) -> Result<LimitScope, StoreFault> {
     Ok(match ScopeName::parse(name) {
-        Some(ScopeName::Global) => Scope::Global,
-        Some(ScopeName::Source(name)) => Scope::Source(name.to_owned()),
-        Some(ScopeName::Target(name)) => Scope::Target(name.to_owned()),
-        Some(ScopeName::Migration(id, disk)) => {
-            Scope::Migration(migration_id("limits", name, id)?, disk.map(|disk| DiskKey(disk.to_owned())))
-        }
-        None => return Err(Fault::bad("limits", name, "no scope of a limit")),
+        Some(ScopeName::Global) => LimitScope::Global,
+        Some(ScopeName::Source(name)) => LimitScope::Source(name.to_owned()),
+        Some(ScopeName::Target(name)) => LimitScope::Target(name.to_owned()),
+        Some(ScopeName::Migration(id, disk)) => LimitScope::Migration(
+            migration_id("limits", name, id)?,
+            disk.map(|disk| DiskKey(disk.to_owned())),
+        ),
+        None => return Err(StoreFault::bad("limits", name, "no scope of a limit")),
     })
 }

@@ -12,7 +12,7 @@ use warmd_cbt::{
     units::{BlockIndex, Length, blocks_in},
 };
 
-use super::{Store, StoreError, error::Fault, ledger::key, recent, row::unsigned};
+use super::{Store, StoreError, error::StoreFault, ledger::key, manifest_log, row::unsigned};
 
 const TABLE: &str = "pages";
 /// Blocks in a page: 4 MiB of disk, 1 KiB of hashes.
@@ -33,7 +33,7 @@ impl Store {
     /// when there is much of it.
     pub async fn fold_manifest(&self, disk: DiskId) -> Result<(), StoreError> {
         while self
-            .write(format!("folding the manifest of disk {}", disk.0), move |db| recent::fold(db, disk))
+            .write(format!("folding the manifest of disk {}", disk.0), move |db| manifest_log::fold(db, disk))
             .await?
         {}
         Ok(())
@@ -46,7 +46,7 @@ pub(super) fn write(
     disk: DiskId,
     size: Length,
     mut hashes: Vec<(BlockIndex, BlockHash)>,
-) -> Result<(), Fault> {
+) -> Result<(), StoreFault> {
     if !hashes.is_sorted_by(|(one, _), (next, _)| one < next) {
         hashes.sort_by_key(|(block, _)| *block);
         hashes.reverse();
@@ -55,18 +55,22 @@ pub(super) fn write(
     }
     let (Some((first, _)), Some((last, _))) = (hashes.first(), hashes.last()) else { return Ok(()) };
     if last.0 >= blocks_in(size) {
-        return Err(Fault::bad(TABLE, disk.0, format!("block {} is past the disk's end", last.0)));
+        return Err(StoreFault::bad(TABLE, disk.0, format!("block {} is past the disk's end", last.0)));
     }
     let pages = hashes.chunk_by(|(one, _), (next, _)| page_of(one.0) == page_of(next.0)).count();
-    if hashes.len() >= pages * DENSE && !recent::may_have(db, disk, first.0, last.0)? {
+    if hashes.len() >= pages * DENSE && !manifest_log::may_have(db, disk, first.0, last.0)? {
         put(db, disk, &hashes)
     } else {
-        recent::append(db, disk, &hashes)
+        manifest_log::append(db, disk, &hashes)
     }
 }
 
 /// Puts the hashes, in block order, into the pages.
-pub(super) fn put(db: &Connection, disk: DiskId, hashes: &[(BlockIndex, BlockHash)]) -> Result<(), Fault> {
+pub(super) fn put(
+    db: &Connection,
+    disk: DiskId,
+    hashes: &[(BlockIndex, BlockHash)],
+) -> Result<(), StoreFault> {
     let mut select = db.prepare_cached("SELECT hashes FROM pages WHERE key = ?")?;
     let mut put = db.prepare_cached(
         "INSERT INTO pages (key, hashes) VALUES (?1, ?2)
@@ -97,7 +101,7 @@ pub(super) fn read(
     disk: DiskId,
     size: Length,
     spans: Vec<Range<u64>>,
-) -> Result<Vec<BlockHash>, Fault> {
+) -> Result<Vec<BlockHash>, StoreFault> {
     let mut wanted = Wanted::new(disk, size, spans)?;
     let mut select =
         db.prepare_cached("SELECT key, hashes FROM pages WHERE key BETWEEN ? AND ? ORDER BY key")?;
@@ -117,7 +121,7 @@ pub(super) fn read(
             });
         }
     }
-    recent::overlay(db, disk, &mut wanted)?;
+    manifest_log::overlay(db, disk, &mut wanted)?;
     Ok(wanted.hashes)
 }
 
@@ -129,20 +133,20 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    fn new(disk: DiskId, size: Length, spans: Vec<Range<u64>>) -> Result<Self, Fault> {
+    fn new(disk: DiskId, size: Length, spans: Vec<Range<u64>>) -> Result<Self, StoreFault> {
         let (mut count, mut end) = (0, 0);
         let mut placed = Vec::with_capacity(spans.len());
         for span in spans {
             if span.start < end || span.end < span.start || span.end > blocks_in(size) {
                 let why = format!("blocks {span:?} are out of order, or reach past the disk's end");
-                return Err(Fault::bad(TABLE, disk.0, why));
+                return Err(StoreFault::bad(TABLE, disk.0, why));
             }
             let len = span.end - span.start;
             end = span.end;
             placed.push((span, count as usize));
             count += len;
             if count > MOST {
-                return Err(Fault::bad(
+                return Err(StoreFault::bad(
                     TABLE,
                     disk.0,
                     format!("more than {MOST} hashes are asked for at a time"),
@@ -189,16 +193,16 @@ impl Wanted {
     }
 }
 
-fn load(select: &mut CachedStatement, key: i64) -> Result<Option<Page>, Fault> {
+fn load(select: &mut CachedStatement, key: i64) -> Result<Option<Page>, StoreFault> {
     let mut rows = select.query([key])?;
     let Some(row) = rows.next()? else { return Ok(None) };
     as_page(key, row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?).map(Some)
 }
 
-fn as_page(key: i64, bytes: &[u8]) -> Result<Page, Fault> {
+fn as_page(key: i64, bytes: &[u8]) -> Result<Page, StoreFault> {
     bytes
         .try_into()
-        .map_err(|_| Fault::bad(TABLE, key, format!("{} bytes are no page of hashes", bytes.len())))
+        .map_err(|_| StoreFault::bad(TABLE, key, format!("{} bytes are no page of hashes", bytes.len())))
 }
 
 fn page_of(block: u64) -> u32 {

@@ -7,28 +7,28 @@ use rusqlite::{Connection, Row, params};
 use warmd_cbt::mutant::mutant;
 
 use super::{
-    Store, StoreError, cutovers,
-    error::Fault,
-    journal,
-    learned::{self, Learned},
-    limits,
+    Store, StoreError,
+    change_rate::{self, ChangeRates},
+    cutovers,
+    error::StoreFault,
+    journal, limits,
     row::{from_json, micros, migration_id, moment, to_json, unsigned},
-    unreadable::{Found, Unreadable},
+    unreadable::{ReadableRows, Unreadable},
 };
 use crate::model::{
-    appointment::Appointment,
-    forecast::Range,
+    forecast::ForecastRange,
     hold_off::HoldOff,
     id::{MigrationId, VmId},
     machine::Machine,
+    scheduled_cutover::ScheduledCutover,
     state::State,
     view::EventView,
 };
 
 const TABLE: &str = "migrations";
 const COLUMNS: &str = "id, plan, source, target, vm, vm_name, target_name, machine, state, since, created, warnings, \
-                       attempt, was_running, source_stopped, start_asked, target_running, appointment, \
-                       rolled_back, given_over, taken_back, forced, waited, held_off, create_asked, \
+                       attempt, was_running, source_stopped, start_asked, target_running, scheduled_cutover, \
+                       rolled_back, handed_over_at, reclaimed_at, forced, waited, held_off, create_asked, \
                        watch_until, source_ran";
 
 /// A migration to be made.
@@ -76,7 +76,7 @@ pub struct MigrationRow {
     pub warnings: Vec<String>,
     pub cutover: Cutover,
     /// A cutover that is to begin later, or is held.
-    pub appointment: Option<Appointment>,
+    pub scheduled_cutover: Option<ScheduledCutover>,
     /// When the source VM was seen to run after the target VM's start, if it was not seen off since.
     pub source_ran: Option<DateTime<Utc>>,
 }
@@ -97,10 +97,10 @@ pub struct Cutover {
     /// When a person asked to go back to the source after that.
     pub rolled_back: Option<DateTime<Utc>>,
     /// When the target's disks were given to the target VM, to the microsecond: which note beside them is its own.
-    pub given_over: Option<DateTime<Utc>>,
+    pub handed_over_at: Option<DateTime<Utc>>,
     /// By which of these moments they were given to the target VM from which they were taken back last, in whichever
     /// cutover that was. Nothing that it wrote is trusted.
-    pub taken_back: Option<DateTime<Utc>>,
+    pub reclaimed_at: Option<DateTime<Utc>>,
     /// Who asked for it wanted it whatever windows and forecasts say.
     pub forced: bool,
     /// What could start the source VM beside warmd, as it was before it was taken away; `None` if it is not held off.
@@ -115,32 +115,32 @@ pub struct Cutover {
 
 /// A step of a migration: all of it is saved in one transaction.
 #[derive(Clone, Debug)]
-pub struct Change {
+pub struct MigrationUpdate {
     pub state: State,
     /// When; the migration's `since`, unless the state stays the same.
     pub at: DateTime<Utc>,
     /// `None` leaves it as it is.
     pub cutover: Option<Cutover>,
     /// `None` leaves it as it is, `Some(None)` forgets it.
-    pub appointment: Option<Option<Appointment>>,
+    pub scheduled_cutover: Option<Option<ScheduledCutover>>,
     /// What the cutover that begins is expected to take, in seconds, if anybody can tell; `None` leaves it as it is.
-    pub forecast: Option<Option<Range>>,
+    pub forecast: Option<Option<ForecastRange>>,
     /// `None` leaves it as it is.
-    pub learned: Option<Learned>,
+    pub learned: Option<ChangeRates>,
     /// `None` leaves them as they are.
     pub warnings: Option<Vec<String>>,
     /// Lines for the journal.
     pub events: Vec<EventView>,
 }
 
-impl Change {
+impl MigrationUpdate {
     /// To `state`, and nothing else.
     pub fn to(state: State, at: DateTime<Utc>) -> Self {
         Self {
             state,
             at,
             cutover: None,
-            appointment: None,
+            scheduled_cutover: None,
             forecast: None,
             learned: None,
             warnings: None,
@@ -170,7 +170,7 @@ impl Store {
     }
 
     /// Saves a step: the state, what goes with it, and its lines in the journal.
-    pub async fn save_state(&self, id: MigrationId, change: Change) -> Result<(), StoreError> {
+    pub async fn save_state(&self, id: MigrationId, change: MigrationUpdate) -> Result<(), StoreError> {
         self.write(format!("saving the state of migration {id}"), move |db| apply(db, id, &change)).await?;
         crate::crash::point("state.saved");
         Ok(())
@@ -186,11 +186,11 @@ impl Store {
     pub async fn save_appointment(
         &self,
         id: MigrationId,
-        appointment: Option<Appointment>,
+        scheduled_cutover: Option<ScheduledCutover>,
         events: Vec<EventView>,
     ) -> Result<(), StoreError> {
-        self.write(format!("saving the appointment of migration {id}"), move |db| {
-            set_appointment(db, id, appointment.as_ref())?;
+        self.write(format!("saving the scheduled_cutover of migration {id}"), move |db| {
+            set_appointment(db, id, scheduled_cutover.as_ref())?;
             journal::append(db, &events)
         })
         .await
@@ -258,7 +258,7 @@ impl Store {
     }
 }
 
-pub(super) fn create(db: &Connection, new: &NewMigration) -> Result<Created, Fault> {
+pub(super) fn create(db: &Connection, new: &NewMigration) -> Result<Created, StoreFault> {
     if let Some(row) = find(
         db,
         "id = ?1 OR (source = ?2 AND vm = ?3 AND state_name NOT IN ('done', 'cancelled'))",
@@ -289,15 +289,15 @@ pub(super) fn create(db: &Connection, new: &NewMigration) -> Result<Created, Fau
     ])?;
     journal::append(db, &new.events)?;
     let made = find(db, "id = ?1", &[&id])?.pop();
-    made.map(Created::New).ok_or_else(|| Fault::Missing(id))
+    made.map(Created::New).ok_or_else(|| StoreFault::Missing(id))
 }
 
-fn set_cutover(db: &Connection, id: MigrationId, cutover: &Cutover) -> Result<(), Fault> {
+fn set_cutover(db: &Connection, id: MigrationId, cutover: &Cutover) -> Result<(), StoreFault> {
     let held_off = cutover.held_off.as_ref().map(|held| to_json(TABLE, id, held)).transpose()?;
     let found = db
         .prepare_cached(
             "UPDATE migrations SET attempt = ?, was_running = ?, source_stopped = ?, start_asked = ?, target_running = ?, \
-             rolled_back = ?, given_over = ?, taken_back = ?, forced = ?, waited = ?, held_off = ?, create_asked = ?, \
+             rolled_back = ?, handed_over_at = ?, reclaimed_at = ?, forced = ?, waited = ?, held_off = ?, create_asked = ?, \
              watch_until = ? WHERE id = ?",
         )?
         .execute(params![
@@ -307,8 +307,8 @@ fn set_cutover(db: &Connection, id: MigrationId, cutover: &Cutover) -> Result<()
             cutover.start_asked.map(micros),
             cutover.target_running.map(micros),
             cutover.rolled_back.map(micros),
-            cutover.given_over.map(micros),
-            cutover.taken_back.map(micros),
+            cutover.handed_over_at.map(micros),
+            cutover.reclaimed_at.map(micros),
             cutover.forced,
             i64::try_from(cutover.waited.as_micros()).unwrap_or(i64::MAX),
             held_off,
@@ -319,15 +319,20 @@ fn set_cutover(db: &Connection, id: MigrationId, cutover: &Cutover) -> Result<()
     exists(found, id)
 }
 
-fn set_appointment(db: &Connection, id: MigrationId, appointment: Option<&Appointment>) -> Result<(), Fault> {
-    let json = appointment.map(|appointment| to_json(TABLE, id, appointment)).transpose()?;
+fn set_appointment(
+    db: &Connection,
+    id: MigrationId,
+    scheduled_cutover: Option<&ScheduledCutover>,
+) -> Result<(), StoreFault> {
+    let json =
+        scheduled_cutover.map(|scheduled_cutover| to_json(TABLE, id, scheduled_cutover)).transpose()?;
     let found = db
-        .prepare_cached("UPDATE migrations SET appointment = ? WHERE id = ?")?
+        .prepare_cached("UPDATE migrations SET scheduled_cutover = ? WHERE id = ?")?
         .execute(params![json, id.to_string()])?;
     exists(found, id)
 }
 
-fn apply(db: &Connection, id: MigrationId, change: &Change) -> Result<(), Fault> {
+fn apply(db: &Connection, id: MigrationId, change: &MigrationUpdate) -> Result<(), StoreFault> {
     let key = id.to_string();
     let json = to_json(TABLE, &key, &change.state)?;
     // A commit that failed may be durable all the same: the same step again is told once.
@@ -346,14 +351,14 @@ fn apply(db: &Connection, id: MigrationId, change: &Change) -> Result<(), Fault>
     if let Some(cutover) = &change.cutover {
         set_cutover(db, id, cutover)?;
     }
-    if let Some(appointment) = &change.appointment {
-        set_appointment(db, id, appointment.as_ref())?;
+    if let Some(scheduled_cutover) = &change.scheduled_cutover {
+        set_appointment(db, id, scheduled_cutover.as_ref())?;
     }
     if let Some(forecast) = &change.forecast {
         cutovers::set_forecast(db, id, forecast.as_ref())?;
     }
     if let Some(learned) = &change.learned {
-        learned::set(db, id, learned)?;
+        change_rate::set(db, id, learned)?;
     }
     if let Some(warnings) = &change.warnings {
         db.prepare_cached("UPDATE migrations SET warnings = ? WHERE id = ?")?
@@ -365,8 +370,8 @@ fn apply(db: &Connection, id: MigrationId, change: &Change) -> Result<(), Fault>
     journal::append(db, &change.events)
 }
 
-fn exists(found: usize, id: MigrationId) -> Result<(), Fault> {
-    if found == 0 { Err(Fault::Missing(format!("there is no migration {id}"))) } else { Ok(()) }
+fn exists(found: usize, id: MigrationId) -> Result<(), StoreFault> {
+    if found == 0 { Err(StoreFault::Missing(format!("there is no migration {id}"))) } else { Ok(()) }
 }
 
 /// Those that can be read, and what is known of the others.
@@ -374,8 +379,8 @@ pub(super) fn find_each(
     db: &Connection,
     condition: &str,
     parameters: &[&dyn rusqlite::ToSql],
-) -> Result<Found, Fault> {
-    let mut found = Found::default();
+) -> Result<ReadableRows, StoreFault> {
+    let mut found = ReadableRows::default();
     for_each(db, condition, parameters, |row| {
         match read(row) {
             Ok(read) => found.rows.push(read),
@@ -390,7 +395,7 @@ pub(super) fn find(
     db: &Connection,
     condition: &str,
     parameters: &[&dyn rusqlite::ToSql],
-) -> Result<Vec<MigrationRow>, Fault> {
+) -> Result<Vec<MigrationRow>, StoreFault> {
     let mut found = Vec::new();
     for_each(db, condition, parameters, |row| {
         found.push(read(row)?);
@@ -404,8 +409,8 @@ fn for_each(
     db: &Connection,
     condition: &str,
     parameters: &[&dyn rusqlite::ToSql],
-    mut take: impl FnMut(&Row<'_>) -> Result<(), Fault>,
-) -> Result<(), Fault> {
+    mut take: impl FnMut(&Row<'_>) -> Result<(), StoreFault>,
+) -> Result<(), StoreFault> {
     let mut select = db.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM migrations WHERE {condition} ORDER BY created, id"
     ))?;
@@ -416,11 +421,11 @@ fn for_each(
     Ok(())
 }
 
-fn read(row: &Row) -> Result<MigrationRow, Fault> {
+fn read(row: &Row) -> Result<MigrationRow, StoreFault> {
     let key: String = row.get("id")?;
     let json = |column: &str| row.get::<_, String>(column);
-    let time = |column: &str| -> Result<_, Fault> { moment(TABLE, &key, row.get(column)?) };
-    let maybe = |column: &str| -> Result<_, Fault> {
+    let time = |column: &str| -> Result<_, StoreFault> { moment(TABLE, &key, row.get(column)?) };
+    let maybe = |column: &str| -> Result<_, StoreFault> {
         row.get::<_, Option<i64>>(column)?.map(|at| moment(TABLE, &key, at)).transpose()
     };
     Ok(MigrationRow {
@@ -443,8 +448,8 @@ fn read(row: &Row) -> Result<MigrationRow, Fault> {
             start_asked: maybe("start_asked")?,
             target_running: maybe("target_running")?,
             rolled_back: maybe("rolled_back")?,
-            given_over: maybe("given_over")?,
-            taken_back: maybe("taken_back")?,
+            handed_over_at: maybe("handed_over_at")?,
+            reclaimed_at: maybe("reclaimed_at")?,
             forced: row.get("forced")?,
             waited: Duration::from_micros(unsigned(TABLE, &key, row.get("waited")?)?),
             held_off: row
@@ -455,8 +460,8 @@ fn read(row: &Row) -> Result<MigrationRow, Fault> {
             watch_until: maybe("watch_until")?,
         },
         source_ran: maybe("source_ran")?,
-        appointment: row
-            .get::<_, Option<String>>("appointment")?
+        scheduled_cutover: row
+            .get::<_, Option<String>>("scheduled_cutover")?
             .map(|text| from_json(TABLE, &key, &text))
             .transpose()?,
     })

@@ -8,42 +8,42 @@
 //! ```
 
 mod backup;
+mod change_rate;
 mod check;
 mod conversions;
 mod cutovers;
 mod disks;
 mod error;
-pub mod exercise;
 mod file;
+mod finished;
+pub mod fuzz;
 mod groups;
 mod hooks;
 mod inventories;
 mod journal;
 mod keys;
 mod latencies;
-mod learned;
 mod ledger;
 mod limits;
+mod location_claims;
 mod lock;
 mod manifest;
+mod manifest_log;
 mod migrations;
-mod over;
 mod passes;
 mod phases;
-mod places;
 mod plans;
-mod proof;
 mod readers;
-mod recent;
+mod recorded_roots;
 mod reserve;
 mod row;
 mod schema;
-mod seals;
 #[cfg(all(feature = "simulation", debug_assertions))]
 mod simulated;
 mod telemetry;
 mod thin;
 mod unreadable;
+mod verification;
 mod writer;
 
 use std::{
@@ -58,32 +58,32 @@ use std::{
 use rusqlite::Connection;
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
-use warmd_cbt::telemetry::{Counts, Histogram};
+use warmd_cbt::telemetry::{Histogram, HistogramCounts};
 
 #[cfg(all(feature = "simulation", debug_assertions))]
 pub use self::readers::fail_reads;
 pub use self::{
     backup::{back_up, look_over},
+    change_rate::ChangeRates,
     conversions::ConversionRow,
     cutovers::{MeasuredCutovers, NO_CONVERSION},
     disks::{DiskRow, NewDisk},
     error::{OpenError, StoreError, StoreErrorKind},
+    finished::FinishedMigration,
     groups::{MemberFacts, NewGroup},
-    hooks::{HookKey, HookStanding},
+    hooks::{HookKey, HookStatus},
     journal::{JournalEnd, JournalPage},
-    learned::Learned,
     limits::SavedLimits,
-    migrations::{Change, Created, Cutover, MigrationRow, NewMigration},
-    over::Finished,
+    migrations::{Created, Cutover, MigrationRow, MigrationUpdate, NewMigration},
     passes::{DiskFacts, NewDiskPass, PassFacts, PassRow},
-    proof::VerifyCursor,
+    recorded_roots::RecordedRoot,
     reserve::RESERVE,
-    seals::SealRow,
     thin::Keep,
-    unreadable::{Found, Retry, Unreadable},
+    unreadable::{ReadableRows, Retry, Unreadable},
+    verification::VerifyCursor,
 };
 use self::{
-    error::{Fault, unavailable},
+    error::{StoreFault, unavailable},
     lock::StateLock,
     readers::Readers,
     schema::{UPGRADES, Upgrade},
@@ -188,7 +188,7 @@ impl Store {
     }
 
     /// How long the durable commits took since the file was opened.
-    pub fn commits(&self) -> Counts {
+    pub fn commits(&self) -> HistogramCounts {
         self.0.commits.counts()
     }
 
@@ -200,7 +200,7 @@ impl Store {
         tokio::task::spawn_blocking(move || inner.close())
             .await
             .map_err(|panic| unavailable(&context, panic))?
-            .map_err(|cause| Fault::Sql(cause).into_error(&context))
+            .map_err(|cause| StoreFault::Sql(cause).into_error(&context))
     }
 
     /// Runs `work` in a durable transaction of the writer. `what` says what it does, for errors. Once queued it is
@@ -208,7 +208,7 @@ impl Store {
     async fn write<T, F>(&self, what: impl Into<String>, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreFault> + Send + 'static,
     {
         let what = what.into();
         let queue = locked(&self.0.queue).clone().ok_or_else(|| unavailable(&what, "the state is closed"))?;
@@ -258,7 +258,7 @@ impl Store {
     async fn read<T, F>(&self, what: impl Into<String>, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreFault> + Send + 'static,
     {
         let what = what.into();
         self.0.readers.run(&what, work).await
@@ -295,7 +295,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Begins or ends something; planned once for a connection, as every read and every write says it.
-fn say(connection: &Connection, what: &str) -> rusqlite::Result<()> {
+fn execute(connection: &Connection, what: &str) -> rusqlite::Result<()> {
     connection.prepare_cached(what)?.execute([]).map(drop)
 }
 
@@ -331,7 +331,7 @@ mod tests {
         store.beat().await.unwrap();
         let wait = |for_a| tokio::time::timeout(Duration::from_millis(for_a), store.lost());
         assert!(wait(50).await.is_err(), "it lives");
-        let work = |_: &Connection| -> Result<(), Fault> { panic!("a defect") };
+        let work = |_: &Connection| -> Result<(), StoreFault> { panic!("a defect") };
         assert_eq!(store.write("failing", work).await.unwrap_err().kind, StoreErrorKind::Unavailable);
         wait(5000).await.unwrap();
         assert_eq!(store.beat().await.unwrap_err().kind, StoreErrorKind::Unavailable, "nobody answers");
@@ -447,7 +447,7 @@ mod tests {
         let insert = |name: &'static str, fail: bool| {
             store.write(name, move |db| {
                 db.execute("INSERT INTO plans VALUES (?, 'x', 0, 0)", [name])?;
-                if fail { Err(Fault::Missing(name.to_owned())) } else { Ok(()) }
+                if fail { Err(StoreFault::Missing(name.to_owned())) } else { Ok(()) }
             })
         };
         let (one, two, three) =

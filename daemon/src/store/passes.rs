@@ -11,10 +11,9 @@ use warmd_cbt::{
 
 use super::{
     Store, StoreError,
-    error::Fault,
-    proof,
+    error::StoreFault,
     row::{from_word, micros, moment, signed, to_word, unsigned},
-    telemetry,
+    telemetry, verification,
 };
 use crate::model::{
     id::{DiskKey, MigrationId},
@@ -88,11 +87,11 @@ impl Store {
             )?
             .execute(params![id.to_string(), to_word(TABLE, &kind)?, micros(started)])?;
             let pass = db.last_insert_rowid();
-            proof::forget_cursors(db, id)?;
+            verification::forget_cursors(db, id)?;
             for disk in &disks {
                 insert(db, pass, disk)?;
             }
-            find(db, "id = ?1", &[&pass])?.pop().ok_or_else(|| Fault::Missing(format!("pass {pass}")))
+            find(db, "id = ?1", &[&pass])?.pop().ok_or_else(|| StoreFault::Missing(format!("pass {pass}")))
         })
         .await
     }
@@ -108,7 +107,7 @@ impl Store {
             let found = db
                 .prepare_cached("UPDATE passes SET ended = ?, error = ? WHERE id = ?")?
                 .execute(params![micros(ended), error, pass])?;
-            if found == 0 { Err(Fault::Missing(format!("there is no pass {pass}"))) } else { Ok(()) }
+            if found == 0 { Err(StoreFault::Missing(format!("there is no pass {pass}"))) } else { Ok(()) }
         })
         .await
     }
@@ -163,7 +162,7 @@ impl Store {
             let mut sums = Vec::new();
             let mut found = select.query(params![id, first])?;
             while let Some(row) = found.next()? {
-                let number = |at: usize| -> Result<u64, Fault> { unsigned(TABLE, &id, row.get(at)?) };
+                let number = |at: usize| -> Result<u64, StoreFault> { unsigned(TABLE, &id, row.get(at)?) };
                 sums.push(PassSums {
                     key: row.get(0)?,
                     passes: number(1)?,
@@ -200,7 +199,7 @@ impl Store {
             let mut rows = select.query([&id])?;
             let mut sums = BTreeMap::new();
             while let Some(row) = rows.next()? {
-                let number = |at: usize| -> Result<u64, Fault> { unsigned("audits", &id, row.get(at)?) };
+                let number = |at: usize| -> Result<u64, StoreFault> { unsigned("audits", &id, row.get(at)?) };
                 let passes = unsigned("audits", &id, row.get(1)?)?;
                 sums.insert(DiskKey(row.get(0)?), (passes, number(2)?, number(3)?));
             }
@@ -274,7 +273,7 @@ impl Store {
     }
 }
 
-fn insert(db: &Connection, pass: i64, new: &NewDiskPass) -> Result<(), Fault> {
+fn insert(db: &Connection, pass: i64, new: &NewDiskPass) -> Result<(), StoreFault> {
     let number = |value| signed(DISKS, new.disk.0, value);
     db.prepare_cached(
         "INSERT INTO disk_passes (pass, disk, pending, changed, extents, unknown, mark)
@@ -298,7 +297,7 @@ pub(super) fn add_figures(
     pass: i64,
     disk: DiskId,
     figures: &PassFigures,
-) -> Result<(), Fault> {
+) -> Result<(), StoreFault> {
     let number = |value| signed(DISKS, pass, value);
     let found = db
         .prepare_cached(
@@ -317,7 +316,7 @@ pub(super) fn add_figures(
             disk.0
         ])?;
     if found == 0 {
-        return Err(Fault::Missing(format!("there is no pass {pass} of disk {}", disk.0)));
+        return Err(StoreFault::Missing(format!("there is no pass {pass} of disk {}", disk.0)));
     }
     Ok(())
 }
@@ -326,7 +325,7 @@ fn find(
     db: &Connection,
     condition: &str,
     parameters: &[&dyn rusqlite::ToSql],
-) -> Result<Vec<PassRow>, Fault> {
+) -> Result<Vec<PassRow>, StoreFault> {
     let mut select = db.prepare_cached(&format!(
         "SELECT id, number, kind, started, ended, error, cpu FROM passes WHERE {condition} ORDER BY number"
     ))?;
@@ -352,7 +351,7 @@ fn find(
     Ok(passes)
 }
 
-fn disks_of(db: &Connection, pass: i64) -> Result<Vec<(DiskId, i64, DiskPassView)>, Fault> {
+fn disks_of(db: &Connection, pass: i64) -> Result<Vec<(DiskId, i64, DiskPassView)>, StoreFault> {
     let mut select = db.prepare_cached(
         "SELECT disk_passes.*, disks.key FROM disk_passes JOIN disks ON disks.id = disk \
          WHERE pass = ? ORDER BY disk_passes.id",
@@ -365,9 +364,9 @@ fn disks_of(db: &Connection, pass: i64) -> Result<Vec<(DiskId, i64, DiskPassView
     Ok(found)
 }
 
-fn read(db: &Connection, row: &Row) -> Result<DiskPassView, Fault> {
+fn read(db: &Connection, row: &Row) -> Result<DiskPassView, StoreFault> {
     let id: i64 = row.get("id")?;
-    let number = |column: &str| -> Result<u64, Fault> { unsigned(DISKS, id, row.get(column)?) };
+    let number = |column: &str| -> Result<u64, StoreFault> { unsigned(DISKS, id, row.get(column)?) };
     Ok(DiskPassView {
         key: DiskKey(row.get("key")?),
         pending: number("pending")?,
@@ -388,6 +387,6 @@ fn read(db: &Connection, row: &Row) -> Result<DiskPassView, Fault> {
             .get::<_, Option<i64>>("elapsed")?
             .map(|elapsed| telemetry::read(db, id, elapsed))
             .transpose()?,
-        audit: proof::audit(db, id)?,
+        audit: verification::audit(db, id)?,
     })
 }

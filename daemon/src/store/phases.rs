@@ -5,7 +5,7 @@ use rusqlite::params;
 
 use super::{
     Store, StoreError,
-    error::Fault,
+    error::StoreFault,
     row::{from_word, micros, moment, to_word},
 };
 use crate::model::{id::MigrationId, phase::Phase, view::PhaseView};
@@ -62,7 +62,7 @@ impl Store {
                     to_word("phases", &phase)?
                 ])?;
             if found == 0 {
-                return Err(Fault::Missing(format!("attempt {attempt} has not begun it")));
+                return Err(StoreFault::Missing(format!("attempt {attempt} has not begun it")));
             }
             Ok(())
         })

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     Created, NewMigration, Store, StoreError,
-    error::Fault,
+    error::StoreFault,
     groups, journal, migrations,
     row::{from_json, micros, to_json},
 };
@@ -87,7 +87,7 @@ impl Store {
 }
 
 /// The plans that can be read, and of the others the names and why they cannot.
-pub(super) fn each(db: &Connection) -> Result<(Vec<Plan>, Vec<Garbage>), Fault> {
+pub(super) fn each(db: &Connection) -> Result<(Vec<Plan>, Vec<Garbage>), StoreFault> {
     let mut select = db.prepare_cached("SELECT name, body FROM plans ORDER BY name")?;
     let mut rows = select.query([])?;
     let (mut plans, mut unreadable) = (Vec::new(), Vec::new());
@@ -104,7 +104,7 @@ pub(super) fn each(db: &Connection) -> Result<(Vec<Plan>, Vec<Garbage>), Fault> 
     Ok((plans, unreadable))
 }
 
-fn put(db: &Connection, plan: &Plan, at: DateTime<Utc>, events: &[EventView]) -> Result<(), Fault> {
+fn put(db: &Connection, plan: &Plan, at: DateTime<Utc>, events: &[EventView]) -> Result<(), StoreFault> {
     db.prepare_cached(
         "INSERT INTO plans (name, body, created, changed) VALUES (?1, ?2, ?3, ?3)
          ON CONFLICT (name) DO UPDATE SET body = excluded.body, changed = excluded.changed",

@@ -13,8 +13,8 @@ use tokio::sync::Semaphore;
 
 use super::{
     TURN,
-    error::{Fault, StoreError, unavailable},
-    file, locked, say,
+    error::{StoreError, StoreFault, unavailable},
+    execute, file, locked,
 };
 use crate::threads;
 
@@ -66,12 +66,12 @@ impl Readers {
     pub(super) async fn run<T, F>(self: &Arc<Self>, what: &str, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreFault> + Send + 'static,
     {
         #[cfg(all(feature = "simulation", debug_assertions))]
         if is_to_fail(what) {
             let cause = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_READ);
-            return Err(Fault::Sql(rusqlite::Error::SqliteFailure(cause, None)).into_error(what));
+            return Err(StoreFault::Sql(rusqlite::Error::SqliteFailure(cause, None)).into_error(what));
         }
         let turn = tokio::time::timeout(TURN, self.turns.clone().acquire_owned())
             .await
@@ -95,12 +95,12 @@ impl Readers {
             .map_err(|fault| fault.into_error(what))
     }
 
-    fn work<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {
+    fn work<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreFault>) -> Result<T, StoreFault> {
         let idle = locked(&self.idle).pop();
         let connection = idle.map_or_else(|| file::open_reader(&self.file), Ok)?;
-        say(&connection, "BEGIN")?;
+        execute(&connection, "BEGIN")?;
         let result = work(&connection);
-        let is_over = say(&connection, "ROLLBACK").is_ok();
+        let is_over = execute(&connection, "ROLLBACK").is_ok();
         if is_over && !self.turns.is_closed() {
             locked(&self.idle).push(connection);
         }

@@ -9,16 +9,16 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use super::{error::Fault, learned::Learned};
+use super::{change_rate::ChangeRates, error::StoreFault};
 use crate::model::{
-    appointment::Appointment,
     conversion::ConversionView,
-    forecast::Range,
+    forecast::ForecastRange,
     id::MigrationId,
     machine::{Machine, VmSummary},
     plan::Plan,
+    scheduled_cutover::ScheduledCutover,
     state::State,
-    view::{AuditView, Verdict},
+    view::{AuditView, VerifyResult},
 };
 
 /// A type that is saved as JSON.
@@ -39,11 +39,11 @@ impl Saved for crate::model::hold_off::HoldOff {}
 impl Saved for Machine {}
 impl Saved for Plan {}
 impl Saved for State {}
-impl Saved for Verdict {}
+impl Saved for VerifyResult {}
 impl Saved for AuditView {}
-impl Saved for Appointment {}
-impl Saved for Learned {}
-impl Saved for Range {}
+impl Saved for ScheduledCutover {}
+impl Saved for ChangeRates {}
+impl Saved for ForecastRange {}
 impl Saved for ConversionView {}
 impl Saved for Vec<String> {}
 impl Saved for Vec<VmSummary> {}
@@ -70,25 +70,33 @@ struct Read<'a> {
     is: &'a RawValue,
 }
 
-pub(super) fn to_json<T: Saved>(table: &'static str, row: impl Display, value: &T) -> Result<String, Fault> {
+pub(super) fn to_json<T: Saved>(
+    table: &'static str,
+    row: impl Display,
+    value: &T,
+) -> Result<String, StoreFault> {
     serde_json::to_string(&Written { v: T::VERSION, is: value })
-        .map_err(|error| Fault::bad(table, row, error))
+        .map_err(|error| StoreFault::bad(table, row, error))
 }
 
-pub(super) fn from_json<T: Saved>(table: &'static str, row: impl Display, text: &str) -> Result<T, Fault> {
+pub(super) fn from_json<T: Saved>(
+    table: &'static str,
+    row: impl Display,
+    text: &str,
+) -> Result<T, StoreFault> {
     let read = || -> Result<T, BadJson> {
         let outer: Read = serde_json::from_str(text)?;
         T::read(outer.v, outer.is.get())
     };
-    read().map_err(|error| Fault::bad(table, row, error))
+    read().map_err(|error| StoreFault::bad(table, row, error))
 }
 
 /// A unit enum as the one word that serde makes of it.
-pub(super) fn to_word<T: Serialize>(table: &'static str, value: &T) -> Result<String, Fault> {
+pub(super) fn to_word<T: Serialize>(table: &'static str, value: &T) -> Result<String, StoreFault> {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => Ok(word),
-        Ok(other) => Err(Fault::bad(table, "new", format!("{other} is no single word"))),
-        Err(error) => Err(Fault::bad(table, "new", error)),
+        Ok(other) => Err(StoreFault::bad(table, "new", format!("{other} is no single word"))),
+        Err(error) => Err(StoreFault::bad(table, "new", error)),
     }
 }
 
@@ -96,34 +104,43 @@ pub(super) fn from_word<T: DeserializeOwned>(
     table: &'static str,
     row: impl Display,
     word: String,
-) -> Result<T, Fault> {
-    serde_json::from_value(serde_json::Value::String(word)).map_err(|error| Fault::bad(table, row, error))
+) -> Result<T, StoreFault> {
+    serde_json::from_value(serde_json::Value::String(word))
+        .map_err(|error| StoreFault::bad(table, row, error))
 }
 
 pub(super) fn micros(at: DateTime<Utc>) -> i64 {
     at.timestamp_micros()
 }
 
-pub(super) fn moment(table: &'static str, row: impl Display, micros: i64) -> Result<DateTime<Utc>, Fault> {
+pub(super) fn moment(
+    table: &'static str,
+    row: impl Display,
+    micros: i64,
+) -> Result<DateTime<Utc>, StoreFault> {
     DateTime::from_timestamp_micros(micros)
-        .ok_or_else(|| Fault::bad(table, row, format!("{micros} is no time")))
+        .ok_or_else(|| StoreFault::bad(table, row, format!("{micros} is no time")))
 }
 
-pub(super) fn migration_id(table: &'static str, row: impl Display, text: &str) -> Result<MigrationId, Fault> {
-    text.parse().map_err(|error: uuid::Error| Fault::bad(table, row, error))
+pub(super) fn migration_id(
+    table: &'static str,
+    row: impl Display,
+    text: &str,
+) -> Result<MigrationId, StoreFault> {
+    text.parse().map_err(|error: uuid::Error| StoreFault::bad(table, row, error))
 }
 
 /// SQLite's integers are signed: a count above 2⁶³ cannot be kept.
-pub(super) fn signed(table: &'static str, row: impl Display, value: u64) -> Result<i64, Fault> {
-    i64::try_from(value).map_err(|error| Fault::bad(table, row, error))
+pub(super) fn signed(table: &'static str, row: impl Display, value: u64) -> Result<i64, StoreFault> {
+    i64::try_from(value).map_err(|error| StoreFault::bad(table, row, error))
 }
 
 pub(super) fn unsigned<T: TryFrom<i64>>(
     table: &'static str,
     row: impl Display,
     value: i64,
-) -> Result<T, Fault> {
-    T::try_from(value).map_err(|_| Fault::bad(table, row, format!("{value} is out of range")))
+) -> Result<T, StoreFault> {
+    T::try_from(value).map_err(|_| StoreFault::bad(table, row, format!("{value} is out of range")))
 }
 
 #[cfg(test)]
@@ -131,8 +148,8 @@ mod tests {
     use super::*;
     use crate::model::{
         phase::Phase,
-        state::Resting,
-        view::{DiskVerdict, Verdict},
+        state::ResumePoint,
+        view::{DiskVerifyResult, VerifyResult},
     };
 
     /// As warmd wrote it once. Never edit these: they lie in people's files.
@@ -145,7 +162,7 @@ mod tests {
         let at = r#"{"v":1,"is":{"at":{"at":"2026-11-28T21:00:00Z","force":false,"by":"operator uid=0"}}}"#;
         let hold = r#"{"v":1,"is":{"hold":{"why":"held by operator uid=0"}}}"#;
         for text in [at, hold] {
-            let read: Appointment = from_json("migrations", "m", text).unwrap();
+            let read: ScheduledCutover = from_json("migrations", "m", text).unwrap();
             assert_eq!(to_json("migrations", "m", &read).unwrap(), text);
         }
     }
@@ -156,7 +173,7 @@ mod tests {
         let rhythm = format!(r#"{{"mean":{{"rate":1.5,"weight":3.0}},"hours":[{hours}]}}"#);
         let text =
             format!(r#"{{"v":1,"is":{{"zone":"Europe/Berlin","passes":7,"disks":{{"vda":{rhythm}}}}}}}"#);
-        let read: Learned = from_json("migrations", "m", &text).unwrap();
+        let read: ChangeRates = from_json("migrations", "m", &text).unwrap();
         assert!(read.disks[&crate::model::id::DiskKey("vda".to_owned())].knows());
         assert_eq!(to_json("migrations", "m", &read).unwrap(), text);
     }
@@ -169,8 +186,8 @@ mod tests {
         assert!(plan.problems().is_empty(), "{:?}", plan.problems());
         let machine: Machine = from_json("migrations", "m", MACHINE_1).unwrap();
         assert_eq!((machine.cpu.vcpus(), machine.memory.0, machine.disks[0].size.0), (6, 4096, 65_536));
-        let verdict: Verdict = from_json("verdicts", 1, VERDICT_1).unwrap();
-        let DiskVerdict { mismatches, .. } = &verdict.disks[0];
+        let verdict: VerifyResult = from_json("verdicts", 1, VERDICT_1).unwrap();
+        let DiskVerifyResult { mismatches, .. } = &verdict.disks[0];
         assert_eq!((verdict.passed(), mismatches.as_slice()), (false, [(1, 2)].as_slice()));
         let warnings: Vec<String> = from_json("migrations", "m", r#"{"v":1,"is":["w"]}"#).unwrap();
         assert_eq!(warnings, ["w"]);
@@ -192,10 +209,10 @@ mod tests {
                 r#"{"name":"undoing","phase":"final-delta","reason":"r"}"#,
                 State::Undoing { phase: Phase::FinalDelta, reason: "r".to_owned() },
             ),
-            (r#"{"name":"paused","from":"seeding"}"#, State::Paused { from: Resting::Seeding }),
+            (r#"{"name":"paused","from":"seeding"}"#, State::Paused { from: ResumePoint::Seeding }),
             (
                 r#"{"name":"failed","reason":"r","resumable":true,"from":"watch"}"#,
-                State::Failed { reason: "r".to_owned(), resumable: true, from: Resting::Watch },
+                State::Failed { reason: "r".to_owned(), resumable: true, from: ResumePoint::BootCheck },
             ),
             (r#"{"name":"rolling-back"}"#, State::RollingBack),
             (r#"{"name":"cancelling"}"#, State::Cancelling),

@@ -4,11 +4,11 @@
 //! moment of the pass.
 
 use rusqlite::{Connection, params};
-use warmd_cbt::telemetry::{Latency, Stage, StageView, Telemetry, Wait, WaitView};
+use warmd_cbt::telemetry::{LatencyFigures, Stage, StageView, Telemetry, Wait, WaitView};
 
 use super::{
     Store, StoreError,
-    error::Fault,
+    error::StoreFault,
     row::{from_word, signed, unsigned},
 };
 
@@ -30,7 +30,7 @@ impl Store {
                 .prepare_cached("UPDATE passes SET cpu = ? WHERE id = ?")?
                 .execute(params![cpu.map(nanos), pass])?;
             if found == 0 {
-                return Err(Fault::Missing(format!("there is no pass {pass}")));
+                return Err(StoreFault::Missing(format!("there is no pass {pass}")));
             }
             disks.iter().try_for_each(|(row, telemetry)| put(db, *row, telemetry))
         })
@@ -38,12 +38,12 @@ impl Store {
     }
 }
 
-fn put(db: &Connection, row: i64, telemetry: &Telemetry) -> Result<(), Fault> {
+fn put(db: &Connection, row: i64, telemetry: &Telemetry) -> Result<(), StoreFault> {
     let found = db
         .prepare_cached("UPDATE disk_passes SET elapsed = ? WHERE id = ?")?
         .execute(params![nanos(telemetry.elapsed), row])?;
     if found == 0 {
-        return Err(Fault::Missing(format!("there is no disk's pass {row}")));
+        return Err(StoreFault::Missing(format!("there is no disk's pass {row}")));
     }
     let mut stages = db.prepare_cached(
         "INSERT OR REPLACE INTO stages (disk_pass, stage, bytes, requests, in_flight_max, busy, p50, p90, p99, longest,
@@ -74,14 +74,15 @@ fn put(db: &Connection, row: i64, telemetry: &Telemetry) -> Result<(), Fault> {
 }
 
 /// The telemetry of a disk's pass that ran so long.
-pub(super) fn read(db: &Connection, row: i64, elapsed: i64) -> Result<Telemetry, Fault> {
+pub(super) fn read(db: &Connection, row: i64, elapsed: i64) -> Result<Telemetry, StoreFault> {
     let elapsed = unsigned::<u64>("disk_passes", row, elapsed)? as f64 / NANOS;
     let mut stages = db.prepare_cached("SELECT * FROM stages WHERE disk_pass = ?")?;
     let mut rows = stages.query([row])?;
     let mut found = Vec::new();
     while let Some(columns) = rows.next()? {
-        let number = |column: &str| -> Result<u64, Fault> { unsigned(STAGES, row, columns.get(column)?) };
-        let time = |column: &str| Ok::<_, Fault>(number(column)? as f64 / NANOS);
+        let number =
+            |column: &str| -> Result<u64, StoreFault> { unsigned(STAGES, row, columns.get(column)?) };
+        let time = |column: &str| Ok::<_, StoreFault>(number(column)? as f64 / NANOS);
         let stage: Stage = from_word(STAGES, row, columns.get("stage")?)?;
         found.push(StageView {
             stage,
@@ -90,7 +91,7 @@ pub(super) fn read(db: &Connection, row: i64, elapsed: i64) -> Result<Telemetry,
             in_flight: 0,
             in_flight_max: number("in_flight_max")?,
             busy: time("busy")?,
-            latency: Latency {
+            latency: LatencyFigures {
                 p50: time("p50")?,
                 p90: time("p90")?,
                 p99: time("p99")?,
@@ -104,7 +105,7 @@ pub(super) fn read(db: &Connection, row: i64, elapsed: i64) -> Result<Telemetry,
     Ok(Telemetry { elapsed, stages: found, waits: waits(db, row)? })
 }
 
-fn waits(db: &Connection, row: i64) -> Result<Vec<WaitView>, Fault> {
+fn waits(db: &Connection, row: i64) -> Result<Vec<WaitView>, StoreFault> {
     let mut select = db.prepare_cached("SELECT wait, count, time FROM waits WHERE disk_pass = ?")?;
     let mut rows = select.query([row])?;
     let mut found = Vec::new();

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{OpenError, Store, StoreError, error::Fault, locked, proof, row::micros};
+use super::{OpenError, Store, StoreError, error::StoreFault, locked, row::micros, verification};
 
 /// Passes that go in one transaction.
 const STEP: u32 = 50;
@@ -114,7 +114,7 @@ impl Store {
 }
 
 /// Whether there was something to do.
-fn step(db: &Connection, keep: &Keep, now: DateTime<Utc>, thinned: &mut Thinned) -> Result<bool, Fault> {
+fn step(db: &Connection, keep: &Keep, now: DateTime<Utc>, thinned: &mut Thinned) -> Result<bool, StoreFault> {
     let span = TimeDelta::from_std(keep.keep_journal).unwrap_or(TimeDelta::MAX);
     let before = thinned.now(now).checked_sub_signed(span);
     Ok(sum_up(db, keep.keep_passes.max(1))?
@@ -123,14 +123,14 @@ fn step(db: &Connection, keep: &Keep, now: DateTime<Utc>, thinned: &mut Thinned)
         || shrink(db)?)
 }
 
-fn ids(db: &Connection, sql: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Vec<i64>, Fault> {
+fn ids(db: &Connection, sql: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Vec<i64>, StoreFault> {
     let mut select = db.prepare_cached(sql)?;
     Ok(select.query_map(values, |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
 /// Some passes of migrations that have too many. Of those that run none is old: only the last of a migration does. The
 /// last one that came to its end well stays: it says how old the copy is.
-fn sum_up(db: &Connection, keep: u32) -> Result<bool, Fault> {
+fn sum_up(db: &Connection, keep: u32) -> Result<bool, StoreFault> {
     let passes = ids(
         db,
         &format!(
@@ -147,7 +147,7 @@ fn sum_up(db: &Connection, keep: u32) -> Result<bool, Fault> {
     for pass in &passes {
         let rows = ids(db, "SELECT id FROM disk_passes WHERE pass = ?1", &[pass])?;
         for row in rows {
-            let audit = proof::audit(db, row)?;
+            let audit = verification::audit(db, row)?;
             let (audits, checked, wrong) =
                 audit.map_or((0, 0, 0), |audit| (1, audit.checked, audit.mismatched_bytes));
             db.prepare_cached(
@@ -175,7 +175,7 @@ fn sum_up(db: &Connection, keep: u32) -> Result<bool, Fault> {
 }
 
 /// What each stage of some older passes did, those of one migration.
-fn forget_stages(db: &Connection, keep: u32, done: &mut BTreeMap<String, i64>) -> Result<bool, Fault> {
+fn forget_stages(db: &Connection, keep: u32, done: &mut BTreeMap<String, i64>) -> Result<bool, StoreFault> {
     let mut select = db.prepare_cached("SELECT migration, max(number) FROM passes GROUP BY migration")?;
     let lasts = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let lasts: Vec<(String, i64)> = lasts.collect::<Result<_, _>>()?;
@@ -209,7 +209,7 @@ fn forget_stages(db: &Connection, keep: u32, done: &mut BTreeMap<String, i64>) -
 }
 
 /// Looks at some lines of the journal, those after `done`, and takes those away that are from before that moment.
-fn forget_lines(db: &Connection, before: DateTime<Utc>, done: &mut i64) -> Result<bool, Fault> {
+fn forget_lines(db: &Connection, before: DateTime<Utc>, done: &mut i64) -> Result<bool, StoreFault> {
     let before = micros(before);
     let (last, newest): (Option<i64>, Option<i64>) = db
         .prepare_cached(&format!(
@@ -234,7 +234,7 @@ fn forget_lines(db: &Connection, before: DateTime<Utc>, done: &mut i64) -> Resul
 }
 
 /// Gives pages that nothing is in back to the file system, where the file can shrink; else they are used again.
-fn shrink(db: &Connection) -> Result<bool, Fault> {
+fn shrink(db: &Connection) -> Result<bool, StoreFault> {
     let number = |pragma: &str| db.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
     let (free, pages) = (number("freelist_count")?, number("page_count")?);
     // Some are needed soon again.

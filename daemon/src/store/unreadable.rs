@@ -7,13 +7,13 @@ use rusqlite::Row;
 
 use super::{
     StoreError,
-    error::Fault,
+    error::StoreFault,
     migrations::MigrationRow,
     row::{migration_id, moment},
 };
 use crate::model::{
     id::{MigrationId, VmId},
-    state::{Resting, State},
+    state::{ResumePoint, State},
     view::{MigrationView, WaitingView},
 };
 
@@ -23,7 +23,7 @@ const TABLE: &str = "migrations";
 pub(super) const UNKNOWN: &str = "?";
 
 /// The migration's id, or one that stands for it if that is garbage.
-pub(super) fn id_or_stand_in(table: &'static str, text: &str) -> Result<MigrationId, Fault> {
+pub(super) fn id_or_stand_in(table: &'static str, text: &str) -> Result<MigrationId, StoreFault> {
     migration_id(table, text, text).or_else(|_| {
         let hex = blake3::hash(text.as_bytes()).to_hex();
         migration_id(table, text, &hex.as_str()[..32])
@@ -32,7 +32,7 @@ pub(super) fn id_or_stand_in(table: &'static str, text: &str) -> Result<Migratio
 
 /// Migrations, as far as they can be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct ReadableRows {
     pub rows: Vec<MigrationRow>,
     pub unreadable: Vec<Unreadable>,
 }
@@ -82,11 +82,11 @@ impl Unreadable {
     }
 
     /// What of a row can be read that `fault` keeps from being read as a whole.
-    pub(super) fn salvaged(row: &Row<'_>, fault: Fault) -> Result<Self, Fault> {
+    pub(super) fn salvaged(row: &Row<'_>, fault: StoreFault) -> Result<Self, StoreFault> {
         let text = |column: &str| row.get::<_, String>(column).unwrap_or_else(|_| UNKNOWN.to_owned());
         let key = text("id");
         let id = id_or_stand_in(TABLE, &key)?;
-        let since = row.get("since").map_err(Fault::from).and_then(|at| moment(TABLE, &key, at));
+        let since = row.get("since").map_err(StoreFault::from).and_then(|at| moment(TABLE, &key, at));
         let error: StoreError = fault.into_error("reading it from the state");
         Ok(Self {
             id,
@@ -130,13 +130,13 @@ impl Unreadable {
             vm: self.vm.clone(),
             vm_name: self.vm_name.clone(),
             target_name: self.target_name.clone(),
-            state: State::Failed { reason: self.reason(), resumable: false, from: Resting::Synced },
+            state: State::Failed { reason: self.reason(), resumable: false, from: ResumePoint::Synced },
             since: self.since,
             disks: Vec::new(),
             pass: None,
             next_pass: None,
             next_pass_why: None,
-            awaited_cutover: None,
+            scheduled_cutover: None,
             downtime_forecast: None,
             forecast: None,
             waiting: self.passing.map(|retry| WaitingView {

@@ -16,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 use warmd_cbt::{mutant::mutant, store::DiskId, telemetry::Histogram};
 
 use super::{
-    error::{Fault, StoreError, StoreErrorKind, from_sql, unavailable},
+    error::{StoreError, StoreErrorKind, StoreFault, from_sql, unavailable},
+    execute,
     lock::StateLock,
-    recent::{self, Due},
-    say,
+    manifest_log::{self, CompactionDue},
 };
 
 /// Pieces of work that may wait; a caller beyond that waits for a place.
@@ -29,38 +29,38 @@ const GROUP_SPAN: Duration = Duration::from_millis(50);
 /// Without work for so long, the moment is idle.
 const IDLE: Duration = Duration::from_secs(1);
 
-pub(super) type Queue = mpsc::Sender<Box<dyn Job>>;
+pub(super) type Queue = mpsc::Sender<Box<dyn WriteJob>>;
 pub(super) type WriterThread = JoinHandle<rusqlite::Result<()>>;
 
 /// What became of the shared transaction.
-type Outcome = Result<(), Arc<rusqlite::Error>>;
+type CommitOutcome = Result<(), Arc<rusqlite::Error>>;
 
 /// A piece of work in the queue.
-pub(super) trait Job: Send {
+pub(super) trait WriteJob: Send {
     /// Does it within a savepoint, and undoes it if it fails.
     fn apply(&mut self, connection: &Connection);
     /// Answers, now that the transaction is durable or lost.
-    fn answer(self: Box<Self>, outcome: &Outcome);
+    fn answer(self: Box<Self>, outcome: &CommitOutcome);
 }
 
 /// Work, and who waits for it.
 pub(super) struct Task<F, T> {
     pub(super) what: String,
     pub(super) work: Option<F>,
-    pub(super) result: Option<Result<T, Fault>>,
+    pub(super) result: Option<Result<T, StoreFault>>,
     pub(super) reply: oneshot::Sender<Result<T, StoreError>>,
 }
 
-impl<F, T> Job for Task<F, T>
+impl<F, T> WriteJob for Task<F, T>
 where
-    F: FnOnce(&Connection) -> Result<T, Fault> + Send,
+    F: FnOnce(&Connection) -> Result<T, StoreFault> + Send,
     T: Send,
 {
     fn apply(&mut self, connection: &Connection) {
         self.result = self.work.take().map(|work| in_savepoint(connection, work));
     }
 
-    fn answer(self: Box<Self>, outcome: &Outcome) {
+    fn answer(self: Box<Self>, outcome: &CommitOutcome) {
         let answer = match (self.result, outcome) {
             (Some(Err(fault)), _) => Err(fault.into_error(&self.what)),
             (_, Err(lost)) => Err(from_sql(lost, &self.what)),
@@ -74,12 +74,12 @@ where
 
 fn in_savepoint<T>(
     connection: &Connection,
-    work: impl FnOnce(&Connection) -> Result<T, Fault>,
-) -> Result<T, Fault> {
-    say(connection, "SAVEPOINT job")?;
+    work: impl FnOnce(&Connection) -> Result<T, StoreFault>,
+) -> Result<T, StoreFault> {
+    execute(connection, "SAVEPOINT job")?;
     let result = work(connection);
     let ended = match &result {
-        Ok(_) => say(connection, "RELEASE job"),
+        Ok(_) => execute(connection, "RELEASE job"),
         // SQLite itself undoes the whole transaction after some errors, such as a full disk.
         Err(_) if connection.is_autocommit() => Ok(()),
         Err(_) => connection.execute_batch("ROLLBACK TO job; RELEASE job"),
@@ -125,7 +125,7 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Works until the queue's senders are gone.
-    pub(super) async fn run(self, mut queue: mpsc::Receiver<Box<dyn Job>>) -> rusqlite::Result<()> {
+    pub(super) async fn run(self, mut queue: mpsc::Receiver<Box<dyn WriteJob>>) -> rusqlite::Result<()> {
         let mut folding = Folding::default();
         let mut due = folding.due(&self.connection);
         let mut patience = IDLE;
@@ -154,9 +154,9 @@ impl Writer {
         close(self.connection)
     }
 
-    fn run_group(&self, first: Box<dyn Job>, queue: &mut mpsc::Receiver<Box<dyn Job>>) {
+    fn run_group(&self, first: Box<dyn WriteJob>, queue: &mut mpsc::Receiver<Box<dyn WriteJob>>) {
         let connection = &self.connection;
-        if let Err(error) = say(connection, "BEGIN IMMEDIATE") {
+        if let Err(error) = execute(connection, "BEGIN IMMEDIATE") {
             first.answer(&Err(Arc::new(error)));
             return;
         }
@@ -191,7 +191,8 @@ impl Writer {
                 Some("a write beside it failed and took it along".to_owned()),
             ));
         }
-        (self.commit)(&mut || say(&self.connection, "COMMIT")).inspect_err(|_| roll_back(&self.connection))
+        (self.commit)(&mut || execute(&self.connection, "COMMIT"))
+            .inspect_err(|_| roll_back(&self.connection))
     }
 }
 
@@ -203,8 +204,8 @@ struct Folding {
 }
 
 impl Folding {
-    fn due(&self, connection: &Connection) -> Option<Due> {
-        recent::due(connection, &self.damaged).unwrap_or_else(|fault| {
+    fn due(&self, connection: &Connection) -> Option<CompactionDue> {
+        manifest_log::due(connection, &self.damaged).unwrap_or_else(|fault| {
             let error = fault.into_error("looking for manifests to fold");
             tracing::warn!(%error, "manifests are not folded");
             None
@@ -212,11 +213,11 @@ impl Folding {
     }
 
     /// Takes a step, and says what comes after it; nothing if it failed for now: the next commit tries again.
-    fn step(&mut self, writer: &Writer, now: Due) -> Option<Due> {
+    fn step(&mut self, writer: &Writer, now: CompactionDue) -> Option<CompactionDue> {
         let connection = &writer.connection;
-        let step = || -> Result<(), Fault> {
-            say(connection, "BEGIN IMMEDIATE")?;
-            recent::fold(connection, now.disk)?;
+        let step = || -> Result<(), StoreFault> {
+            execute(connection, "BEGIN IMMEDIATE")?;
+            manifest_log::fold(connection, now.disk)?;
             Ok(writer.end_transaction()?)
         };
         if let Err(fault) = step() {

@@ -8,17 +8,17 @@ use async_trait::async_trait;
 use warmd_cbt::disk::WriteDisk;
 
 use super::{
-    CreateMachine, DiskSpec, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind, Writer,
+    CreateMachine, DiskSpec, LastWriter, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind,
 };
 use crate::model::id::MigrationId;
 
 /// The target that is not there.
 #[derive(Clone, Debug)]
-pub struct Absent {
+pub struct AbsentTarget {
     pub name: String,
 }
 
-impl Absent {
+impl AbsentTarget {
     fn refuse<T>(&self) -> Result<T, TargetError> {
         let cause =
             "it is not in the daemon's configuration any more: add it there again and restart the daemon";
@@ -27,7 +27,7 @@ impl Absent {
 }
 
 #[async_trait]
-impl Target for Absent {
+impl Target for AbsentTarget {
     async fn check(&self) -> Result<String, TargetError> {
         self.refuse()
     }
@@ -68,11 +68,11 @@ impl Target for Absent {
         self.refuse()
     }
 
-    async fn note_writer(&self, _owner: MigrationId, _writer: Option<Writer>) -> Result<(), TargetError> {
+    async fn note_writer(&self, _owner: MigrationId, _writer: Option<LastWriter>) -> Result<(), TargetError> {
         self.refuse()
     }
 
-    async fn noted_writer(&self, _owner: MigrationId) -> Result<Option<Writer>, TargetError> {
+    async fn noted_writer(&self, _owner: MigrationId) -> Result<Option<LastWriter>, TargetError> {
         self.refuse()
     }
 }

@@ -4,12 +4,12 @@
 //! call again gives the same disks and the same machine, never a second one, and touches nothing of others.
 
 pub mod absent;
+pub mod conversion_overlay;
 pub mod disk;
-pub mod guard;
+mod last_writer;
 pub mod libvirt;
 pub mod storage;
 pub mod volume;
-mod writer;
 
 use std::sync::Arc;
 
@@ -17,8 +17,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use warmd_cbt::{disk::WriteDisk, units::Length};
 
-use self::guard::Guard;
-pub use self::writer::Writer;
+use self::conversion_overlay::ConversionOverlay;
+pub use self::last_writer::LastWriter;
 use crate::model::{
     id::{DiskKey, MigrationId},
     machine::Machine,
@@ -29,8 +29,8 @@ use crate::model::{
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum TargetSettings {
-    Libvirt(libvirt::Settings),
-    Disk(disk::Settings),
+    Libvirt(libvirt::LibvirtTargetSettings),
+    Disk(disk::DiskTargetSettings),
 }
 
 impl TargetSettings {
@@ -138,17 +138,17 @@ pub trait Target: Send + Sync {
     async fn discard_disks(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<(), TargetError>;
 
     /// What keeps a conversion's writes apart from the disks; `None` if nothing can.
-    async fn guard(&self) -> Result<Option<&dyn Guard>, TargetError> {
+    async fn guard(&self) -> Result<Option<&dyn ConversionOverlay>, TargetError> {
         Ok(None)
     }
 
     /// Keeps beside the disks, durably, who is about to write to them; `None` if there is no writer. It is how a state
     /// that was put back from an older copy is noticed: the disks know of writers that it does not. It stays when they
     /// are handed over.
-    async fn note_writer(&self, owner: MigrationId, writer: Option<Writer>) -> Result<(), TargetError>;
+    async fn note_writer(&self, owner: MigrationId, writer: Option<LastWriter>) -> Result<(), TargetError>;
 
     /// The last writer that was noted; `None` if there is none.
-    async fn noted_writer(&self, owner: MigrationId) -> Result<Option<Writer>, TargetError>;
+    async fn noted_writer(&self, owner: MigrationId) -> Result<Option<LastWriter>, TargetError>;
 }
 
 /// A disk to be made.

@@ -5,33 +5,33 @@ use std::num::{NonZeroU32, NonZeroU64};
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 use warmd_cbt::{
-    limit::{Limit, Load},
+    limit::{Limit, LimitLoad},
     store::PassFigures,
-    telemetry::{Latency, Stage, StageView, Telemetry, Wait, WaitView},
+    telemetry::{LatencyFigures, Stage, StageView, Telemetry, Wait, WaitView},
     units::Length,
 };
 use warmd_daemon::model::{
-    budget::BudgetView,
-    coordination::Standing,
-    group::{Group, GroupView, Member},
-    hook::{HookView, When},
+    coordination::MemberStatus,
+    group::{Group, GroupMember, GroupView},
+    hook::{HookSide, HookView},
     id::{DiskKey, MigrationId, VmId},
-    limit::{LimitView, Scope, SetBy},
+    limit::{LimitScope, LimitView, SetBy},
     machine::{CpuTopology, Firmware, Machine, MachineDisk, Nic, PowerState, VmSummary},
     phase::Phase,
     plan::{Plan, VerifyMode},
+    quota::QuotaView,
     report::{DiskReport, Report},
     state::State,
     verify::VerifyScope,
     view::{
-        CutoverView, DiskPassView, DiskVerdict, DiskView, EventView, MigrationView, PassKind, PassView,
-        PhaseView, Verdict, VerificationView,
+        CutoverView, DiskPassView, DiskVerifyResult, DiskView, EventView, MigrationView, PassKind, PassView,
+        PhaseView, VerificationView, VerifyResult,
     },
 };
 use warmd_daemon::seal::ReportKey;
 use warmd_schedules::{
-    arbiter,
-    budget::{Budget, Budgets},
+    admission_queue,
+    quota::{Quota, Quotas},
     window::Holidays,
 };
 
@@ -64,7 +64,7 @@ pub fn plan() -> Plan {
 /// A cutover of two VMs together that has just begun.
 pub fn group(plan: &str, by: &str) -> GroupView {
     let member =
-        |number, vm: &str, tier| Member { migration: id(number), vm: vm.to_owned(), tier, attempt: 0 };
+        |number, vm: &str, tier| GroupMember { migration: id(number), vm: vm.to_owned(), tier, attempt: 0 };
     let group = Group {
         id: 1,
         plan: plan.to_owned(),
@@ -76,7 +76,7 @@ pub fn group(plan: &str, by: &str) -> GroupView {
         ended: None,
         members: vec![member(1, "web-1", 0), member(2, "web-2", 1)],
     };
-    GroupView { group, standings: vec![Standing::Moving, Standing::Waiting] }
+    GroupView { group, standings: vec![MemberStatus::Moving, MemberStatus::Waiting] }
 }
 
 /// The same when it has failed.
@@ -84,7 +84,8 @@ pub fn ended_group(plan: &str) -> GroupView {
     let mut view = group(plan, "operator");
     view.group.broken = Some("VM web-2: the source VM was started again".to_owned());
     view.group.ended = Some(at(90));
-    view.standings = vec![Standing::Passed, Standing::Failed("the source VM was started again".to_owned())];
+    view.standings =
+        vec![MemberStatus::Passed, MemberStatus::Failed("the source VM was started again".to_owned())];
     view
 }
 
@@ -127,7 +128,7 @@ pub fn synced(number: u64, vm: &str) -> MigrationView {
         pass: Some(pass(2, true)),
         next_pass: Some(at(960)),
         next_pass_why: Some("due at 2026-11-22 10:16 UTC: every 15m".to_owned()),
-        awaited_cutover: None,
+        scheduled_cutover: None,
         downtime_forecast: Some(12.5),
         forecast: None,
         warnings: Vec::new(),
@@ -202,7 +203,7 @@ pub fn telemetry() -> Telemetry {
     let stage = |stage, bytes: u64, requests, in_flight, times: [f64; 4], [busy, cpu, stalled]: [f64; 3]| {
         let [p50, p90, p99, max] = times;
         let (in_flight, in_flight_max) = in_flight;
-        let latency = Latency { p50, p90, p99, max };
+        let latency = LatencyFigures { p50, p90, p99, max };
         StageView { stage, bytes, requests, in_flight, in_flight_max, busy, latency, cpu, stalled }
     };
     Telemetry {
@@ -260,8 +261,8 @@ pub fn cutover(phases: &[Phase], open: bool) -> CutoverView {
     CutoverView { started: at(1000), ended: None, phases, failure: None, downtime: None, progress: None }
 }
 
-pub fn verdict(wrong: u64) -> Verdict {
-    let disk = |key: &str, checked, wrong: u64| DiskVerdict {
+pub fn verdict(wrong: u64) -> VerifyResult {
+    let disk = |key: &str, checked, wrong: u64| DiskVerifyResult {
         key: DiskKey(key.to_owned()),
         checked,
         mismatched_bytes: wrong,
@@ -269,7 +270,7 @@ pub fn verdict(wrong: u64) -> Verdict {
         root: "5f".repeat(32),
         image: None,
     };
-    Verdict {
+    VerifyResult {
         mode: VerifyMode::Readback,
         scope: VerifyScope::Full,
         seed: None,
@@ -301,28 +302,32 @@ pub fn limits() -> Vec<LimitView> {
         vm_name: vm_name.to_owned(),
         limit: Limit { rate: NonZeroU64::new(rate), requests: NonZeroU32::new(requests) },
         set: None,
-        load: if busy { Load { rate: 50.2 * MIB as f64, in_flight: 4, waiting: 1 } } else { Load::default() },
+        load: if busy {
+            LimitLoad { rate: 50.2 * MIB as f64, in_flight: 4, waiting: 1 }
+        } else {
+            LimitLoad::default()
+        },
     };
     let mut limits = vec![
-        limit(Scope::Global, "", 200 * MIB, 256, true),
-        limit(Scope::Source("old".to_owned()), "", 0, 0, true),
-        limit(Scope::Target("new".to_owned()), "", 0, 8, false),
-        limit(Scope::Migration(id(2), None), "web-2", 50 * MIB, 0, true),
-        limit(Scope::Migration(id(2), Some(DiskKey("vda".to_owned()))), "web-2", 0, 4, true),
+        limit(LimitScope::Global, "", 200 * MIB, 256, true),
+        limit(LimitScope::Source("old".to_owned()), "", 0, 0, true),
+        limit(LimitScope::Target("new".to_owned()), "", 0, 8, false),
+        limit(LimitScope::Migration(id(2), None), "web-2", 50 * MIB, 0, true),
+        limit(LimitScope::Migration(id(2), Some(DiskKey("vda".to_owned()))), "web-2", 0, 4, true),
     ];
     limits[3].set = Some(SetBy { by: "operator uid=0 pid=42".to_owned(), at: at(5) });
     limits
 }
 
-pub fn budgets() -> Vec<BudgetView> {
-    let budget = |scope, written: &str, waiting| {
-        let budget: Budget = toml::from_str(written).unwrap();
-        let budgets = Budgets::new(&[budget], Holidays::default(), None);
-        BudgetView {
+pub fn quotas() -> Vec<QuotaView> {
+    let quota = |scope, written: &str, waiting| {
+        let quota: Quota = toml::from_str(written).unwrap();
+        let quotas = Quotas::new(&[quota], Holidays::default(), None);
+        QuotaView {
             scope,
-            allowance: budgets.at(at(0)),
-            why: budgets.why(at(0)),
-            next_change: budgets.next_change(at(0)),
+            allowance: quotas.at(at(0)),
+            why: quotas.why(at(0)),
+            next_change: quotas.next_change(at(0)),
             passes: 2,
             snapshots: 2,
             disks: 5,
@@ -331,9 +336,9 @@ pub fn budgets() -> Vec<BudgetView> {
         }
     };
     vec![
-        budget(arbiter::Scope::Global, "passes = 2\nbytes_per_second = \"200MiB\"", 3),
-        budget(
-            arbiter::Scope::Datastore("/srv".to_owned()),
+        quota(admission_queue::LimitScope::Global, "passes = 2\nbytes_per_second = \"200MiB\"", 3),
+        quota(
+            admission_queue::LimitScope::Datastore("/srv".to_owned()),
             "window = \"daily 08:00–18:00 UTC\"\ndisks = 6",
             0,
         ),
@@ -392,13 +397,13 @@ pub fn report(view: &MigrationView) -> Report {
         conversion: None,
         hooks: vec![HookView {
             phase: Phase::StopSource,
-            when: When::Before,
+            when: HookSide::Before,
             command: vec!["/usr/local/bin/drain".to_owned(), "web|1".to_owned()],
             started: at(950),
             ended: Some(at(952)),
             outcome: Some("done".to_owned()),
         }],
-        cutover: vec![phase(Phase::LastDelta, 1000, Some(4)), phase(Phase::StopSource, 1004, Some(2))],
+        cutover: vec![phase(Phase::CatchUpDelta, 1000, Some(4)), phase(Phase::StopSource, 1004, Some(2))],
         downtime: Some(14.25),
         verdict: Some(verdict(0)),
         requests: events().into_iter().filter(|event| event.kind == "request").collect(),

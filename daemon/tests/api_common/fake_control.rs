@@ -10,30 +10,30 @@ use tokio::sync::{broadcast, watch};
 use warmd_daemon::{
     migration::{
         control::{
-            Applied, Control, ControlError, ControlErrorKind as Kind, Endpoint, Finding, PlanChange,
-            PlanChangeKind, Whose,
+            Applied, Control, ControlError, ControlErrorKind as Kind, EndpointInfo, ExplainTarget, Finding,
+            PlanChange, PlanChangeKind,
         },
         explained::Explanation,
-        groups::{PlanCutover, PlanVerdict},
+        groups::{PlanCutover, PlanRequestOutcome},
     },
     model::{
-        appointment::{AwaitedCutover, AwaitedMode, CutoverOrder, When},
-        budget::BudgetView,
         group::GroupView,
         id::{MigrationId, VmId},
         limit::{LimitChange, LimitView, SetBy},
         machine::Inventory,
         plan::Plan,
+        quota::QuotaView,
         report::{KeySince, Report},
-        request::{Request, Verdict, judge},
+        request::{Request, RequestOutcome, judge},
         rule::Rule,
+        scheduled_cutover::{CutoverOrder, CutoverTime, ScheduledCutoverMode, ScheduledCutoverView},
         verify::VerifyOrder,
         view::{EventView, MigrationView},
     },
-    seal::{self, PublicKey, Sealed},
+    seal::{self, PublicKey, SignedReport},
     store::JournalPage,
 };
-use warmd_schedules::{explain::explain, rules::Facts};
+use warmd_schedules::{explain::explain, rules::PassHistory};
 
 use super::{cases, served::until};
 
@@ -126,13 +126,13 @@ fn known(name: &str, names: &[&str], what: &str) -> Result<(), ControlError> {
     Err(ControlError::new(Kind::NotFound, format!("no {what} {name:?}; there are: {have}")))
 }
 
-fn endpoint(name: &str, kind: &str, place: &str) -> Endpoint {
-    Endpoint { name: name.to_owned(), kind: kind.to_owned(), place: place.to_owned() }
+fn endpoint(name: &str, kind: &str, place: &str) -> EndpointInfo {
+    EndpointInfo { name: name.to_owned(), kind: kind.to_owned(), place: place.to_owned() }
 }
 
 #[async_trait]
 impl Control for FakeControl {
-    async fn sources(&self) -> Vec<Endpoint> {
+    async fn sources(&self) -> Vec<EndpointInfo> {
         vec![
             endpoint("old", "libvirt", "qemu:///system"),
             endpoint("far", "libvirt", "qemu+ssh://far/system"),
@@ -156,7 +156,7 @@ impl Control for FakeControl {
         Ok(Inventory { vms: cases::vms(), seen: cases::at(0), stale })
     }
 
-    async fn targets(&self) -> Vec<Endpoint> {
+    async fn targets(&self) -> Vec<EndpointInfo> {
         vec![endpoint("new", "disk", "/srv/vms")]
     }
 
@@ -175,8 +175,8 @@ impl Control for FakeControl {
             help: "correct the plan's file".to_owned(),
         });
         let lost = plan.vms.iter().filter(|vm| vm.starts_with("old-")).map(|vm| Finding {
-            rule: Rule::TrackingOn,
-            severity: Rule::TrackingOn.severity(),
+            rule: Rule::TrackingUnavailable,
+            severity: Rule::TrackingUnavailable.severity(),
             subject: vm.clone(),
             message: "a raw disk is compared whole after a restart of the VM".to_owned(),
             help: "convert it to qcow2".to_owned(),
@@ -255,7 +255,7 @@ impl Control for FakeControl {
                 Some(order) => self.cut_over(view.id, order, by).await?,
                 None => self.request(view.id, Request::AbortCutover, by).await?,
             };
-            verdicts.push(PlanVerdict { migration: view.id, vm: view.vm_name, verdict });
+            verdicts.push(PlanRequestOutcome { migration: view.id, vm: view.vm_name, verdict });
         }
         Ok(PlanCutover { verdicts, group: None, already: false })
     }
@@ -268,16 +268,16 @@ impl Control for FakeControl {
     async fn explain(
         &self,
         plan: &Plan,
-        whose: Whose<'_>,
+        whose: ExplainTarget<'_>,
         count: usize,
     ) -> Result<Explanation, ControlError> {
         let view = match whose {
-            Whose::Migration(key) => Some(self.migration(key).await?),
-            Whose::Oldest | Whose::Vm(_) => None,
+            ExplainTarget::Migration(key) => Some(self.migration(key).await?),
+            ExplainTarget::Oldest | ExplainTarget::Vm(_) => None,
         };
         let vm = match (&view, whose) {
             (Some(view), _) => Some(view.vm_name.clone()),
-            (None, Whose::Vm(vm)) => Some(vm.to_owned()),
+            (None, ExplainTarget::Vm(vm)) => Some(vm.to_owned()),
             (None, _) => None,
         };
         let rules = match &vm {
@@ -286,7 +286,7 @@ impl Control for FakeControl {
         };
         let rules = rules.map_err(|wrong| ControlError::new(Kind::Invalid, wrong.to_string()))?;
         let now = cases::at(0);
-        let decisions = explain(&rules, &Facts::unknown(rules.zone), now, count);
+        let decisions = explain(&rules, &PassHistory::unknown(rules.zone), now, count);
         Ok(Explanation { zone: rules.zone, migration: view.map(|view| view.id), vm, decisions })
     }
 
@@ -321,12 +321,17 @@ impl Control for FakeControl {
         self.changes.subscribe()
     }
 
-    async fn request(&self, id: MigrationId, request: Request, by: &str) -> Result<Verdict, ControlError> {
+    async fn request(
+        &self,
+        id: MigrationId,
+        request: Request,
+        by: &str,
+    ) -> Result<RequestOutcome, ControlError> {
         let mut answers = self.answers.subscribe();
         answers.wait_for(|now| *now).await.unwrap();
         let view = self.migration(&id.to_string()).await?;
         let verdict = judge(&view.state, request);
-        if verdict == Verdict::Accepted {
+        if verdict == RequestOutcome::Accepted {
             let steps = {
                 let mut inner = self.lock();
                 inner.asked.push((id, request, by.to_owned()));
@@ -349,28 +354,37 @@ impl Control for FakeControl {
         id: MigrationId,
         order: CutoverOrder,
         by: &str,
-    ) -> Result<Verdict, ControlError> {
+    ) -> Result<RequestOutcome, ControlError> {
         let awaited = match order.when {
-            When::Now | When::Release => None,
-            When::At(at) => Some((AwaitedMode::At, Some(at), format!("asked for by {by}"))),
-            When::Hold => Some((AwaitedMode::Hold, None, "held by a person".to_owned())),
+            CutoverTime::Now | CutoverTime::Unhold => None,
+            CutoverTime::At(at) => Some((ScheduledCutoverMode::At, Some(at), format!("asked for by {by}"))),
+            CutoverTime::Hold => Some((ScheduledCutoverMode::OnHold, None, "held by a person".to_owned())),
         };
         let verdict = self.request(id, order.request(), by).await?;
         if let Some(view) = self.lock().migrations.get_mut(&id)
-            && verdict == Verdict::Accepted
-            && order.when != When::Now
+            && verdict == RequestOutcome::Accepted
+            && order.when != CutoverTime::Now
         {
-            view.awaited_cutover =
-                awaited.map(|(mode, begins, why)| AwaitedCutover { mode, begins, why, force: order.force });
+            view.scheduled_cutover = awaited.map(|(mode, begins, why)| ScheduledCutoverView {
+                mode,
+                begins,
+                why,
+                force: order.force,
+            });
         }
         self.lock().cutovers.push(order);
         Ok(verdict)
     }
 
-    async fn verify(&self, id: MigrationId, order: VerifyOrder, by: &str) -> Result<Verdict, ControlError> {
+    async fn verify(
+        &self,
+        id: MigrationId,
+        order: VerifyOrder,
+        by: &str,
+    ) -> Result<RequestOutcome, ControlError> {
         let view = self.migration(&id.to_string()).await?;
         if let Some(why) = order.refusal(&view.state) {
-            return Ok(Verdict::Refused(why));
+            return Ok(RequestOutcome::Refused(why));
         }
         // What the script does not call another one is the one that was ordered.
         {
@@ -384,7 +398,7 @@ impl Control for FakeControl {
         self.request(id, Request::Verify, by).await
     }
 
-    fn seal(&self, report: &Report) -> Result<Sealed, ControlError> {
+    fn seal(&self, report: &Report) -> Result<SignedReport, ControlError> {
         Ok(seal::seal(&cases::report_key(), report).expect("a report becomes JSON"))
     }
 
@@ -406,9 +420,9 @@ impl Control for FakeControl {
         Ok(limits.filter(|limit| scope.is_none_or(|scope| limit.scope.to_string() == scope)).collect())
     }
 
-    async fn budgets(&self, scope: Option<&str>) -> Result<Vec<BudgetView>, ControlError> {
-        let budgets = cases::budgets().into_iter();
-        Ok(budgets.filter(|budget| scope.is_none_or(|scope| budget.scope.path() == scope)).collect())
+    async fn quotas(&self, scope: Option<&str>) -> Result<Vec<QuotaView>, ControlError> {
+        let quotas = cases::quotas().into_iter();
+        Ok(quotas.filter(|quota| scope.is_none_or(|scope| quota.scope.path() == scope)).collect())
     }
 
     async fn set_limit(&self, scope: &str, change: LimitChange, by: &str) -> Result<LimitView, ControlError> {

@@ -17,7 +17,7 @@ use super::server::tempdir;
 
 /// A request as it came over the wire.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct NbdRequest {
     /// Which request of this connection it is, from 0.
     pub number: usize,
     /// Which connection it came by, from 0.
@@ -39,16 +39,16 @@ pub enum Reply {
 
 /// What the server says of its export.
 #[derive(Clone, Copy)]
-pub struct Export {
+pub struct ScriptedExport {
     pub size: u64,
     pub flags: u16,
     pub structured: bool,
 }
 
 /// 1 MiB: has flags, FLUSH, FUA, TRIM, WRITE_ZEROES.
-pub const PLAIN: Export = Export { size: 1 << 20, flags: 0b110_1101, structured: false };
+pub const PLAIN: ScriptedExport = ScriptedExport { size: 1 << 20, flags: 0b110_1101, structured: false };
 /// The same with structured replies and the context `base:allocation`, whose number is 7.
-pub const STRUCTURED: Export = Export { structured: true, ..PLAIN };
+pub const STRUCTURED: ScriptedExport = ScriptedExport { structured: true, ..PLAIN };
 
 /// A server that answers every request as a function says.
 pub struct Script {
@@ -58,7 +58,7 @@ pub struct Script {
 }
 
 impl Script {
-    pub fn new(export: Export, answer: impl Fn(Request) -> Reply + Send + Sync + 'static) -> Self {
+    pub fn new(export: ScriptedExport, answer: impl Fn(NbdRequest) -> Reply + Send + Sync + 'static) -> Self {
         let answer = Arc::new(answer);
         Self::raw(move |stream, connection| {
             let answer = Arc::clone(&answer);
@@ -116,7 +116,7 @@ impl Drop for Script {
 }
 
 /// The server's part of a handshake.
-pub async fn shake(stream: &mut UnixStream, export: Export) -> std::io::Result<()> {
+pub async fn shake(stream: &mut UnixStream, export: ScriptedExport) -> std::io::Result<()> {
     stream.write_all(b"NBDMAGICIHAVEOPT\x00\x03").await?;
     stream.read_u32().await?;
     loop {
@@ -143,9 +143,9 @@ pub async fn shake(stream: &mut UnixStream, export: Export) -> std::io::Result<(
 
 async fn serve(
     mut stream: UnixStream,
-    export: Export,
+    export: ScriptedExport,
     connection: usize,
-    answer: &(impl Fn(Request) -> Reply + Sync),
+    answer: &(impl Fn(NbdRequest) -> Reply + Sync),
 ) -> std::io::Result<()> {
     shake(&mut stream, export).await?;
     for number in 0.. {
@@ -159,7 +159,7 @@ async fn serve(
         if command == 2 {
             break;
         }
-        match answer(Request { number, connection, flags, command, cookie, offset, length }) {
+        match answer(NbdRequest { number, connection, flags, command, cookie, offset, length }) {
             Reply::Bytes(bytes) => stream.write_all(&bytes).await?,
             Reply::Silence => {}
             Reply::Hangup(bytes) => return stream.write_all(&bytes).await,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use warmd_daemon::{
-    model::{group::Member, phase::Phase, plan::Plan, state::State, view::EventView},
-    store::{Change, Cutover, MemberFacts, NewGroup},
+    model::{group::GroupMember, phase::Phase, plan::Plan, state::State, view::EventView},
+    store::{Cutover, MemberFacts, MigrationUpdate, NewGroup},
 };
 
 use super::{Fixture, at, new_migration};
@@ -19,17 +19,17 @@ fn line(text: &str) -> EventView {
     }
 }
 
-async fn members(fixture: &Fixture) -> Vec<Member> {
+async fn members(fixture: &Fixture) -> Vec<GroupMember> {
     let mut members = Vec::new();
     for (tier, vm) in [(1, "web"), (0, "db")] {
         let new = new_migration(vm);
-        members.push(Member { migration: new.id, vm: vm.to_owned(), tier, attempt: 3 });
+        members.push(GroupMember { migration: new.id, vm: vm.to_owned(), tier, attempt: 3 });
         fixture.store.create_migration(new).await.unwrap();
     }
     members
 }
 
-fn group(members: Vec<Member>) -> NewGroup {
+fn group(members: Vec<GroupMember>) -> NewGroup {
     NewGroup {
         plan: "plan".to_owned(),
         by: "operator".to_owned(),
@@ -85,7 +85,7 @@ async fn how_members_stand_is_what_their_migrations_say() {
     let (web, db) = (members[0].migration, members[1].migration);
     let (begun, _) = fixture.store.begin_group(group(members), line("begun")).await.unwrap();
     let state = State::CuttingOver { phase: Phase::StartVm };
-    fixture.store.save_state(web, Change::to(state.clone(), at(2))).await.unwrap();
+    fixture.store.save_state(web, MigrationUpdate::to(state.clone(), at(2))).await.unwrap();
     let waited = Duration::from_micros(1_500_001);
     let cutover = Cutover { attempt: 4, start_asked: Some(at(3)), waited, ..Cutover::default() };
     fixture.store.save_cutover(web, cutover.clone()).await.unwrap();

@@ -5,11 +5,11 @@
 mod chunks;
 mod conversions;
 mod faults;
+mod finished;
 mod folding;
 mod groups;
 mod ledger;
 mod open;
-mod over;
 mod places;
 mod proof;
 mod records;

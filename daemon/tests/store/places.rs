@@ -2,13 +2,13 @@
 
 use warmd_daemon::{
     model::id::{DiskKey, MigrationId},
-    targets::storage::PlaceClaim,
+    targets::storage::LocationClaim,
 };
 
 use super::{Fixture, new_migration};
 
-fn claim(owner: MigrationId, disk: &str, identity: &str) -> PlaceClaim {
-    PlaceClaim {
+fn claim(owner: MigrationId, disk: &str, identity: &str) -> LocationClaim {
+    LocationClaim {
         identity: identity.to_owned(),
         owner,
         disk: DiskKey(disk.to_owned()),

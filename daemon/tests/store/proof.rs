@@ -12,7 +12,7 @@ use warmd_daemon::{
     model::{
         plan::VerifyMode,
         verify::VerifyScope,
-        view::{AuditView, PassKind, Verdict},
+        view::{AuditView, PassKind, VerifyResult},
     },
     store::{DiskRow, NewDiskPass, VerifyCursor},
 };
@@ -29,8 +29,8 @@ fn set(extents: &[Extent]) -> ExtentSet {
     ExtentSet::of(Length(3 * GIB), extents.iter().copied())
 }
 
-fn verdict() -> Verdict {
-    Verdict {
+fn verdict() -> VerifyResult {
+    VerifyResult {
         mode: VerifyMode::Readback,
         at: at(1),
         disks: Vec::new(),
@@ -86,7 +86,7 @@ async fn what_becomes_pending_again_is_touched_until_it_is_proven() {
     assert!(fixture.store.touched(disk, VerifyMode::Readback).await.unwrap().is_empty());
     // It never asked the source: that is still to be compared.
     assert_eq!(fixture.store.touched(disk, VerifyMode::Compare).await.unwrap(), all);
-    let compared = Verdict { mode: VerifyMode::Compare, ..verdict() };
+    let compared = VerifyResult { mode: VerifyMode::Compare, ..verdict() };
     fixture.store.end_verification(id, "compare changed", &compared, vec![disk]).await.unwrap();
     for mode in [VerifyMode::Readback, VerifyMode::Compare] {
         assert!(fixture.store.touched(disk, mode).await.unwrap().is_empty(), "a comparison settles both");

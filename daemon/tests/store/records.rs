@@ -12,17 +12,17 @@ use warmd_cbt::{
 };
 use warmd_daemon::{
     model::{
-        appointment::Appointment,
         id::{DiskKey, MigrationId},
-        limit::{SavedLimit, Scope, SetBy},
+        limit::{LimitScope, SavedLimit, SetBy},
         phase::Phase,
         plan::{Plan, VerifyMode},
-        state::{Resting, State},
-        verify::{Escape, VerifyScope},
-        view::{DiskVerdict, EventView, PassKind, Verdict},
+        scheduled_cutover::ScheduledCutover,
+        state::{ResumePoint, State},
+        verify::{MissProbability, VerifyScope},
+        view::{DiskVerifyResult, EventView, PassKind, VerifyResult},
     },
     sources::HoldOff,
-    store::{Change, Created, Cutover, DiskFacts, JournalPage, NewDiskPass, Store},
+    store::{Created, Cutover, DiskFacts, JournalPage, MigrationUpdate, NewDiskPass, Store},
 };
 
 use super::{Fixture, at, disk, event, machine, migration, new_disk, new_migration};
@@ -69,8 +69,13 @@ async fn plans_are_kept_replaced_and_forgotten() {
 #[tokio::test]
 async fn limits_that_were_set_are_kept_with_who_set_them() {
     let fixture = Fixture::new();
-    let disk = Scope::Migration(MigrationId::generate(), Some(DiskKey("a/b".to_owned())));
-    let scopes = [Scope::Global, Scope::Source("old".to_owned()), Scope::Target("new".to_owned()), disk];
+    let disk = LimitScope::Migration(MigrationId::generate(), Some(DiskKey("a/b".to_owned())));
+    let scopes = [
+        LimitScope::Global,
+        LimitScope::Source("old".to_owned()),
+        LimitScope::Target("new".to_owned()),
+        disk,
+    ];
     let saved = |rate, requests, by: &str| SavedLimit {
         limit: Limit { rate: NonZeroU64::new(rate), requests: NonZeroU32::new(requests) },
         instead_of: Limit { rate: NonZeroU64::new(rate / 2), requests: None },
@@ -104,7 +109,7 @@ async fn a_limit_that_cannot_be_read_takes_no_other_along() {
     let set = SetBy { by: "a".to_owned(), at: at(3) };
     for name in ["a", "b", "c", "d", "e"] {
         let saved = SavedLimit { limit, instead_of: Limit::default(), set: set.clone() };
-        let scope = Scope::Source(name.to_owned());
+        let scope = LimitScope::Source(name.to_owned());
         fixture.store.save_limit(&scope, Some(saved), event(None, "set")).await.unwrap();
     }
     let raw = Connection::open(fixture.store.file()).unwrap();
@@ -116,7 +121,7 @@ async fn a_limit_that_cannot_be_read_takes_no_other_along() {
     .unwrap();
     let saved = fixture.store.limits().await.unwrap();
     assert_eq!(saved.limits.len(), 1, "a limit of nothing must not be taken for no limit: {saved:?}");
-    assert_eq!((&saved.limits[0].0, saved.limits[0].1.limit), (&Scope::Source("e".to_owned()), limit));
+    assert_eq!((&saved.limits[0].0, saved.limits[0].1.limit), (&LimitScope::Source("e".to_owned()), limit));
     let names: Vec<_> = saved.unreadable.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["nothing", "source/a", "source/b", "source/d"]);
     for (name, error) in &saved.unreadable {
@@ -131,8 +136,9 @@ async fn limits_of_a_migration_go_with_its_end() {
         let fixture = Fixture::new();
         let (over, other) =
             (migration(&fixture.store, "over").await, migration(&fixture.store, "other").await);
-        let of = |id, disk: Option<&str>| Scope::Migration(id, disk.map(|disk| DiskKey(disk.to_owned())));
-        let kept = [Scope::Global, of(other, None), of(other, Some("vda"))];
+        let of =
+            |id, disk: Option<&str>| LimitScope::Migration(id, disk.map(|disk| DiskKey(disk.to_owned())));
+        let kept = [LimitScope::Global, of(other, None), of(other, Some("vda"))];
         for scope in kept.iter().chain(&[of(over, None), of(over, Some("vda")), of(over, Some("v%_/b"))]) {
             let saved = SavedLimit {
                 limit: Limit { rate: NonZeroU64::new(70_000), requests: None },
@@ -141,9 +147,9 @@ async fn limits_of_a_migration_go_with_its_end() {
             };
             fixture.store.save_limit(scope, Some(saved), event(None, "set")).await.unwrap();
         }
-        fixture.store.save_state(over, Change::to(State::Synced, at(4))).await.unwrap();
+        fixture.store.save_state(over, MigrationUpdate::to(State::Synced, at(4))).await.unwrap();
         assert_eq!(fixture.store.limits().await.unwrap().limits.len(), 6);
-        fixture.store.save_state(over, Change::to(end, at(5))).await.unwrap();
+        fixture.store.save_state(over, MigrationUpdate::to(end, at(5))).await.unwrap();
         let saved = fixture.store.limits().await.unwrap().limits;
         let mut left: Vec<_> = saved.into_iter().map(|(scope, _)| scope).collect();
         left.sort();
@@ -193,23 +199,24 @@ async fn a_migration_comes_back_as_it_was_saved() {
         start_asked: Some(at(6)),
         target_running: None,
         rolled_back: Some(at(14)),
-        given_over: Some(at(7)),
-        taken_back: Some(at(3)),
+        handed_over_at: Some(at(7)),
+        reclaimed_at: Some(at(3)),
         waited: std::time::Duration::from_micros(7_000_001),
         held_off: Some(HoldOff { autostart: true }),
         create_asked: true,
         watch_until: Some(at(99)),
     };
-    let state = State::Failed { reason: "\"no\" room\n".to_owned(), resumable: true, from: Resting::Seeding };
-    let change = Change {
+    let state =
+        State::Failed { reason: "\"no\" room\n".to_owned(), resumable: true, from: ResumePoint::Seeding };
+    let change = MigrationUpdate {
         cutover: Some(cutover.clone()),
         warnings: Some(vec!["slow".to_owned()]),
         events: vec![event(Some(new.id), "failed")],
-        ..Change::to(state.clone(), at(6))
+        ..MigrationUpdate::to(state.clone(), at(6))
     };
     fixture.store.save_state(new.id, change).await.unwrap();
     // The same state again is no new state: since when it lasts stays.
-    fixture.store.save_state(new.id, Change::to(state.clone(), at(9))).await.unwrap();
+    fixture.store.save_state(new.id, MigrationUpdate::to(state.clone(), at(9))).await.unwrap();
 
     let fixture = fixture.reopen().await;
     let row = fixture.store.migration(new.id).await.unwrap().unwrap();
@@ -224,21 +231,26 @@ async fn a_migration_comes_back_as_it_was_saved() {
 async fn an_appointment_is_kept_with_its_line_until_a_step_forgets_it() {
     let fixture = Fixture::new();
     let id = migration(&fixture.store, "web").await;
-    let asked = Appointment::At { at: at(100), force: true, by: "operator".to_owned() };
+    let asked = ScheduledCutover::At { at: at(100), force: true, by: "operator".to_owned() };
     let lines = vec![event(Some(id), "asked")];
     fixture.store.save_appointment(id, Some(asked.clone()), lines).await.unwrap();
-    let kept = async |fixture: &Fixture| fixture.store.migration(id).await.unwrap().unwrap().appointment;
+    let kept =
+        async |fixture: &Fixture| fixture.store.migration(id).await.unwrap().unwrap().scheduled_cutover;
     let fixture = fixture.reopen().await;
     assert_eq!(kept(&fixture).await, Some(asked.clone()));
     let texts = texts(&fixture.store, Some(id)).await;
     assert_eq!(texts.last().map(String::as_str), Some("asked"));
-    fixture.store.save_state(id, Change::to(State::Synced, at(2))).await.unwrap();
+    fixture.store.save_state(id, MigrationUpdate::to(State::Synced, at(2))).await.unwrap();
     assert_eq!(kept(&fixture).await, Some(asked), "a step that says nothing leaves it");
-    let held = Appointment::Hold { why: "it failed".to_owned() };
-    let change = Change { appointment: Some(Some(held.clone())), ..Change::to(State::Syncing, at(3)) };
+    let held = ScheduledCutover::OnHold { why: "it failed".to_owned() };
+    let change = MigrationUpdate {
+        scheduled_cutover: Some(Some(held.clone())),
+        ..MigrationUpdate::to(State::Syncing, at(3))
+    };
     fixture.store.save_state(id, change).await.unwrap();
     assert_eq!(kept(&fixture).await, Some(held));
-    let change = Change { appointment: Some(None), ..Change::to(State::Synced, at(4)) };
+    let change =
+        MigrationUpdate { scheduled_cutover: Some(None), ..MigrationUpdate::to(State::Synced, at(4)) };
     fixture.store.save_state(id, change).await.unwrap();
     assert_eq!(kept(&fixture).await, None);
     let missing = fixture.store.save_appointment(MigrationId::generate(), None, Vec::new()).await;
@@ -254,7 +266,7 @@ async fn one_vm_has_one_migration_at_a_time() {
         panic!("a second live migration of one VM was made");
     };
     assert_eq!(row.id, first);
-    fixture.store.save_state(first, Change::to(State::Cancelled, at(1))).await.unwrap();
+    fixture.store.save_state(first, MigrationUpdate::to(State::Cancelled, at(1))).await.unwrap();
     assert!(matches!(fixture.store.create_migration(second).await.unwrap(), Created::New(_)));
     assert_eq!(fixture.store.migrations().await.unwrap().len(), 2);
 }
@@ -263,16 +275,16 @@ async fn one_vm_has_one_migration_at_a_time() {
 async fn state_and_journal_are_one_transaction() {
     let fixture = Fixture::new();
     let id = migration(&fixture.store, "web").await;
-    let orphan = Change {
+    let orphan = MigrationUpdate {
         events: vec![event(Some(MigrationId::generate()), "of nobody")],
-        ..Change::to(State::Seeding, at(1))
+        ..MigrationUpdate::to(State::Seeding, at(1))
     };
     let error = fixture.store.save_state(id, orphan).await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::NotFound);
     assert_eq!(fixture.store.migration(id).await.unwrap().unwrap().state, State::Defined);
 
     let missing = MigrationId::generate();
-    let error = fixture.store.save_state(missing, Change::to(State::Done, at(1))).await.unwrap_err();
+    let error = fixture.store.save_state(missing, MigrationUpdate::to(State::Done, at(1))).await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::NotFound);
     assert!(error.to_string().contains(&missing.to_string()), "{error}");
 }
@@ -435,8 +447,8 @@ async fn phases_of_the_last_attempt_are_told_in_order() {
     let fixture = Fixture::new();
     let id = migration(&fixture.store, "web").await;
     assert_eq!(fixture.store.phases(id).await.unwrap(), []);
-    fixture.store.begin_phase(id, 1, Phase::LastDelta, at(1)).await.unwrap();
-    for (phase, second) in [(Phase::StopSource, 12), (Phase::LastDelta, 10), (Phase::Verify, 20)] {
+    fixture.store.begin_phase(id, 1, Phase::CatchUpDelta, at(1)).await.unwrap();
+    for (phase, second) in [(Phase::StopSource, 12), (Phase::CatchUpDelta, 10), (Phase::Verify, 20)] {
         fixture.store.begin_phase(id, 2, phase, at(second)).await.unwrap();
         fixture.store.end_phase(id, 2, phase, at(second + 1), "done").await.unwrap();
     }
@@ -444,10 +456,10 @@ async fn phases_of_the_last_attempt_are_told_in_order() {
     fixture.store.begin_phase(id, 2, Phase::Verify, at(30)).await.unwrap();
     let phases = fixture.store.phases(id).await.unwrap();
     let names: Vec<_> = phases.iter().map(|view| view.phase).collect();
-    assert_eq!(names, [Phase::LastDelta, Phase::StopSource, Phase::Verify]);
+    assert_eq!(names, [Phase::CatchUpDelta, Phase::StopSource, Phase::Verify]);
     assert_eq!((phases[0].ended, phases[0].outcome.as_deref()), (Some(at(11)), Some("done")));
     assert_eq!((phases[2].started, phases[2].ended, &phases[2].outcome), (at(20), None, &None));
-    let error = fixture.store.end_phase(id, 3, Phase::Watch, at(1), "done").await.unwrap_err();
+    let error = fixture.store.end_phase(id, 3, Phase::BootCheck, at(1), "done").await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::NotFound);
 }
 
@@ -456,10 +468,10 @@ async fn the_last_verdict_counts() {
     let fixture = Fixture::new();
     let id = migration(&fixture.store, "web").await;
     assert_eq!(fixture.store.verdict(id).await.unwrap(), None);
-    let mut verdict = Verdict {
+    let mut verdict = VerifyResult {
         mode: VerifyMode::Compare,
         at: at(1),
-        disks: vec![DiskVerdict {
+        disks: vec![DiskVerifyResult {
             key: DiskKey("vda".to_owned()),
             checked: 1 << 40,
             mismatched_bytes: 512,
@@ -469,7 +481,7 @@ async fn the_last_verdict_counts() {
         }],
         scope: VerifyScope::Changed,
         seed: Some(7),
-        escapes: vec![Escape { blocks: 1, chance: 0.5 }],
+        escapes: vec![MissProbability { blocks: 1, chance: 0.5 }],
     };
     fixture.store.put_verdict(id, &verdict).await.unwrap();
     verdict.disks[0].mismatched_bytes = 0;

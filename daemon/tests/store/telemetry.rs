@@ -4,11 +4,11 @@ use rusqlite::Connection;
 use warmd_cbt::{
     mark::ChangeMark,
     store::{LedgerStore, StoreErrorKind},
-    telemetry::{Latency, Stage, StageView, Telemetry, Wait, WaitView},
+    telemetry::{LatencyFigures, Stage, StageView, Telemetry, Wait, WaitView},
 };
 use warmd_daemon::{
     model::{state::State, view::PassKind},
-    store::{Change, FILE_NAME, NewDiskPass, Store},
+    store::{FILE_NAME, MigrationUpdate, NewDiskPass, Store},
 };
 
 use super::{Fixture, at, disk};
@@ -23,7 +23,7 @@ pub(super) fn telemetry(scale: u64) -> Telemetry {
             in_flight: 0,
             in_flight_max: 64,
             busy: seconds * 8.0,
-            latency: Latency { p50: 0.000_016, p90: seconds, p99: seconds * 2.0, max: seconds * 4.0 },
+            latency: LatencyFigures { p50: 0.000_016, p90: seconds, p99: seconds * 2.0, max: seconds * 4.0 },
             cpu: seconds / 2.0,
             stalled: seconds / 4.0,
         }
@@ -73,7 +73,7 @@ async fn a_pass_that_was_cut_gets_an_end_when_it_was_last_seen() {
     fixture.store.save_telemetry(seen.id, None, vec![(seen.disks[0].1, telemetry(4))]).await.unwrap();
     fixture.store.begin_pass(id, PassKind::Delta, at(20), vec![new(vda)]).await.unwrap();
     fixture.store.begin_pass(other, PassKind::Full, at(30), vec![new(vdb)]).await.unwrap();
-    fixture.store.save_state(other, Change::to(State::Cancelled, at(31))).await.unwrap();
+    fixture.store.save_state(other, MigrationUpdate::to(State::Cancelled, at(31))).await.unwrap();
     for why in ["cut", "again"] {
         fixture.store.end_cut_passes(why).await.unwrap();
     }

@@ -4,25 +4,25 @@
 //! whether passes converge are measured and judged by `cbt::convergence`; here this becomes a range and a reason.
 //!
 //! The downtime is the sum of its steps: shutdown, snapshot, final delta, verification, conversion, hooks, creation, boot.
-//! Each is a [`Range`] ([`spread`]), the sum takes those that were measured as partly independent, and what earlier
+//! Each is a [`PredictedRange`] ([`spread`]), the sum takes those that were measured as partly independent, and what earlier
 //! forecasts missed by widens or narrows it ([`past`]). Those of which nothing was measured are off together: where one of them is
 //! faster than anybody expected, the machine is, or the guest, and so are the others.
 
-mod judge;
-pub mod past;
-pub mod spread;
+pub mod calibration;
+mod go_no_go;
+pub mod interval;
 
 use std::fmt;
 
 pub use self::{
-    judge::{Blame, Ceiling, Fit, GoNoGo, blame, fit, judge},
-    past::{Past, calibrate},
-    spread::{Prior, Range, predict},
+    calibration::{Past, calibrate},
+    go_no_go::{Blame, Ceiling, Fit, GoNoGo, blame, fit, judge},
+    interval::{PredictedRange, Prior, predict},
 };
 
 /// A step between the source's stop and the target's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Step {
+pub enum CutoverStep {
     Shutdown,
     Snapshot,
     FinalDelta,
@@ -33,7 +33,7 @@ pub enum Step {
     Boot,
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for CutoverStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Shutdown => "shutdown",
@@ -50,8 +50,8 @@ impl fmt::Display for Step {
 
 /// A step that does not depend on what has changed.
 #[derive(Clone, Copy, Debug)]
-pub struct Measured<'a> {
-    pub step: Step,
+pub struct MeasuredStep<'a> {
+    pub step: CutoverStep,
     /// What it took before, in seconds, the oldest first: in rehearsals, undone cutovers, those of other VMs of the plan.
     pub seconds: &'a [f64],
     /// Of it, in seconds.
@@ -63,7 +63,7 @@ pub struct Measured<'a> {
 pub struct Delta<'a> {
     /// Bytes that are pending already.
     pub pending: f64,
-    /// Bytes expected to change from the last snapshot to the source's stop: [`crate::rhythm::Change::between`].
+    /// Bytes expected to change from the last snapshot to the source's stop: [`crate::change_rate::ExpectedChange::between`].
     pub change: f64,
     /// Of earlier deltas: bytes that changed ÷ bytes that were expected; the oldest first.
     pub change_ratios: &'a [f64],
@@ -79,15 +79,15 @@ pub struct Delta<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Forecast {
     /// Bytes.
-    pub final_delta: Range,
+    pub final_delta: PredictedRange,
     /// Seconds, not calibrated: to be kept as [`Past`] when the cutover is over.
-    pub raw: Range,
+    pub raw: PredictedRange,
     /// Seconds, calibrated: what is told.
-    pub downtime: Range,
+    pub downtime: PredictedRange,
     /// Each step's part of it, in seconds.
-    pub steps: Vec<(Step, Range)>,
+    pub steps: Vec<(CutoverStep, PredictedRange)>,
     /// Steps of which nothing has been measured.
-    pub assumed: Vec<Step>,
+    pub assumed: Vec<CutoverStep>,
 }
 
 /// How far change may be off while no delta has told.
@@ -100,31 +100,32 @@ const THROUGHPUT_SPREAD: f64 = 1.5;
 const COMMON: f64 = 0.5;
 
 /// The forecast from what was measured; `None` without a throughput.
-pub fn forecast(delta: &Delta, measured: &[Measured], past: &[Past]) -> Option<Forecast> {
+pub fn forecast(delta: &Delta, measured: &[MeasuredStep], past: &[Past]) -> Option<Forecast> {
     if !(delta.throughput.is_finite() && delta.throughput > 0.0) {
         return None;
     }
     let ratio = predict(delta.change_ratios, CHANGE_PRIOR);
     let of = |ratio: f64| delta.pending.max(0.0) + delta.change.max(0.0) * ratio;
     // The point stays that of the rates: ratios only tell how far it may be off.
-    let final_delta = Range { low: of(ratio.low.min(1.0)), expected: of(1.0), high: of(ratio.high.max(1.0)) };
+    let final_delta =
+        PredictedRange { low: of(ratio.low.min(1.0)), expected: of(1.0), high: of(ratio.high.max(1.0)) };
     let prior = Prior::new(delta.throughput, delta.throughput * THROUGHPUT_SPREAD);
     let rate = predict(delta.throughputs, prior);
-    let copy = Range {
+    let copy = PredictedRange {
         low: final_delta.low / rate.high.max(delta.throughput),
         expected: final_delta.expected / delta.throughput,
         high: final_delta.high / rate.low.min(delta.throughput),
     };
     let cap = |seconds: f64| seconds.min(delta.deadline);
-    let copy = Range { low: cap(copy.low), expected: cap(copy.expected), high: cap(copy.high) };
+    let copy = PredictedRange { low: cap(copy.low), expected: cap(copy.expected), high: cap(copy.high) };
     let mut steps: Vec<_> =
         measured.iter().map(|each| (each.step, predict(each.seconds, each.prior))).collect();
-    steps.push((Step::FinalDelta, copy));
+    steps.push((CutoverStep::FinalDelta, copy));
     steps.sort_by_key(|(step, _)| *step);
     let assumed: Vec<_> =
         measured.iter().filter(|each| each.seconds.is_empty()).map(|each| each.step).collect();
     let (unknown, known): (Vec<_>, Vec<_>) = steps.iter().partition(|(step, _)| assumed.contains(step));
-    let of = |steps: Vec<(Step, Range)>| steps.into_iter().map(|(_, range)| range);
-    let raw = Range::partly(of(known).chain([Range::along(of(unknown))]), COMMON);
+    let of = |steps: Vec<(CutoverStep, PredictedRange)>| steps.into_iter().map(|(_, range)| range);
+    let raw = PredictedRange::partly(of(known).chain([PredictedRange::along(of(unknown))]), COMMON);
     Some(Forecast { final_delta, raw, downtime: calibrate(raw, past), steps, assumed })
 }

@@ -8,10 +8,10 @@ use chrono::{Datelike, NaiveDate, Weekday};
 use serde::{Deserialize, Serialize};
 
 use super::token::{Token, YearDay, tokens};
-use crate::error::WrongText;
+use crate::error::ParseError;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum DayPart {
     Daily,
     Week { from: Weekday, to: Weekday },
     Dates { from: NaiveDate, to: NaiveDate },
@@ -19,7 +19,7 @@ pub(crate) enum Part {
     Holidays,
 }
 
-impl Part {
+impl DayPart {
     fn has(self, day: NaiveDate, holidays: &Holidays) -> bool {
         let around = |from: u32, to: u32, day: u32| {
             if from <= to { (from..=to).contains(&day) } else { day >= from || day <= to }
@@ -73,7 +73,7 @@ impl Part {
     }
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for DayPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Daily => f.write_str("daily"),
@@ -91,21 +91,21 @@ impl fmt::Display for Part {
 /// A set of days.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Days {
-    pub(crate) parts: Vec<Part>,
+    pub(crate) parts: Vec<DayPart>,
     pub(crate) except_holidays: bool,
 }
 
 impl Days {
-    pub(crate) const fn of(parts: Vec<Part>) -> Self {
+    pub(crate) const fn of(parts: Vec<DayPart>) -> Self {
         Self { parts, except_holidays: false }
     }
 
     /// The days at the start of `tokens`, and the rest.
     pub(crate) fn read(tokens: &[Token]) -> Result<(Self, &[Token]), String> {
-        let (first, mut rest) = Part::read(tokens)?;
+        let (first, mut rest) = DayPart::read(tokens)?;
         let mut parts = vec![first];
         while let [Token::Comma, more @ ..] = rest {
-            let (part, left) = Part::read(more)?;
+            let (part, left) = DayPart::read(more)?;
             parts.push(part);
             rest = left;
         }
@@ -124,13 +124,13 @@ impl Days {
 
     /// Whether it can only be understood with a list of holidays.
     pub(crate) fn needs_holidays(&self) -> bool {
-        self.except_holidays || self.parts.contains(&Part::Holidays)
+        self.except_holidays || self.parts.contains(&DayPart::Holidays)
     }
 
     /// The last date that can belong to it, if there is one.
     pub(crate) fn last(&self) -> Option<NaiveDate> {
         let ends = self.parts.iter().map(|part| match part {
-            Part::Dates { to, .. } => Some(*to),
+            DayPart::Dates { to, .. } => Some(*to),
             _ => None,
         });
         ends.collect::<Option<Vec<_>>>()?.into_iter().max()
@@ -140,19 +140,19 @@ impl Days {
 /// A holiday, or several in a row: `2026-12-25`, `12-26` for every year, `2026-12-28–2026-12-31`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Holiday(Part);
+pub struct Holiday(DayPart);
 
 impl std::str::FromStr for Holiday {
-    type Err = WrongText;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, WrongText> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let wrong = |wrong: String| {
             let help = "write a date (\"2026-12-25\"), a day of every year (\"12-25\") or a range of either";
-            WrongText::new("a holiday", text, wrong, help)
+            ParseError::new("a holiday", text, wrong, help)
         };
         let tokens = tokens(text).map_err(wrong)?;
-        match Part::read(&tokens).map_err(wrong)? {
-            (part @ (Part::Dates { .. } | Part::Year { .. }), []) => Ok(Self(part)),
+        match DayPart::read(&tokens).map_err(wrong)? {
+            (part @ (DayPart::Dates { .. } | DayPart::Year { .. }), []) => Ok(Self(part)),
             (_, []) => Err(wrong("it names no date".to_owned())),
             _ => Err(wrong("something follows the date".to_owned())),
         }
@@ -160,9 +160,9 @@ impl std::str::FromStr for Holiday {
 }
 
 impl TryFrom<String> for Holiday {
-    type Error = WrongText;
+    type Error = ParseError;
 
-    fn try_from(text: String) -> Result<Self, WrongText> {
+    fn try_from(text: String) -> Result<Self, ParseError> {
         text.parse()
     }
 }

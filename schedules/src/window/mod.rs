@@ -29,14 +29,14 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::occurrence::is_beyond;
 use self::{
-    days::{Days, Part},
+    days::{DayPart, Days},
     token::{Clock, Token, tokens},
 };
 pub use self::{
     days::{Holiday, Holidays},
     occurrence::{HORIZON_DAYS, Interval, Reading},
 };
-use crate::{error::WrongText, zone::parse_zone};
+use crate::{error::ParseError, zone::parse_zone};
 
 /// A window as it was written. Its zone may come from the schedule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +64,7 @@ impl Window {
 
     /// Whether it never closes, in whatever zone.
     fn is_always(&self) -> bool {
-        self.days.parts.contains(&Part::Daily)
+        self.days.parts.contains(&DayPart::Daily)
             && !self.days.except_holidays
             && (self.from, self.over, self.to) == (Clock::MIDNIGHT, 1, Clock::MIDNIGHT)
     }
@@ -101,7 +101,7 @@ impl Window {
         let tokens = tokens(spoken)?;
         let (days, rest) = match tokens.first() {
             None => return Err("it names no day and no time".to_owned()),
-            Some(Token::Time(_)) => (Days::of(vec![Part::Daily]), tokens.as_slice()),
+            Some(Token::Time(_)) => (Days::of(vec![DayPart::Daily]), tokens.as_slice()),
             Some(_) => Days::read(&tokens)?,
         };
         let words = spoken.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -112,7 +112,7 @@ impl Window {
             [Token::Time(_), Token::Dash, Token::Time(_), ..] => {
                 Err("after its two times nothing but a zone is expected".to_owned())
             }
-            [Token::Time(from), Token::Dash, ref end @ ..] => match Part::read(end)? {
+            [Token::Time(from), Token::Dash, ref end @ ..] => match DayPart::read(end)? {
                 (part, &[Token::Time(to)]) => whole.through(from, part, to),
                 _ => Err("a time is missing after its last day".to_owned()),
             },
@@ -133,7 +133,7 @@ impl Window {
         Ok(Self { from, over, to, ..self })
     }
 
-    fn through(self, from: Clock, last: Part, to: Clock) -> Result<Self, String> {
+    fn through(self, from: Clock, last: DayPart, to: Clock) -> Result<Self, String> {
         if from == Clock::END {
             return Err("a start at 24:00 is 00:00 of the next day".to_owned());
         }
@@ -141,11 +141,11 @@ impl Window {
             _ if self.days.except_holidays => {
                 Err("a window over several days cannot except holidays".to_owned())
             }
-            (&[Part::Week { from: a, to: b }], Part::Week { from: c, to: d }) if a == b && c == d => {
+            (&[DayPart::Week { from: a, to: b }], DayPart::Week { from: c, to: d }) if a == b && c == d => {
                 let over = (d.num_days_from_monday() + 7 - a.num_days_from_monday()) % 7;
                 if over == 0 && to < from { Ok(7) } else { Ok(over) }
             }
-            (&[Part::Dates { from: a, to: b }], Part::Dates { from: c, to: d }) if a == b && c == d => {
+            (&[DayPart::Dates { from: a, to: b }], DayPart::Dates { from: c, to: d }) if a == b && c == d => {
                 let over = (c - a).num_days();
                 u32::try_from(over).ok().filter(|over| *over <= LONGEST).ok_or_else(|| {
                     if over < 0 {
@@ -197,20 +197,20 @@ impl fmt::Display for Window {
 }
 
 impl std::str::FromStr for Window {
-    type Err = WrongText;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, WrongText> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         Self::read(text).map_err(|wrong| {
             let help = "write it like \"Sat 22:00–Sun 04:00 Europe/Berlin\" or \"Mon-Fri 08:00–18:00 Europe/Berlin\"";
-            WrongText::new("a window", text, wrong, help)
+            ParseError::new("a window", text, wrong, help)
         })
     }
 }
 
 impl TryFrom<String> for Window {
-    type Error = WrongText;
+    type Error = ParseError;
 
-    fn try_from(text: String) -> Result<Self, WrongText> {
+    fn try_from(text: String) -> Result<Self, ParseError> {
         text.parse()
     }
 }

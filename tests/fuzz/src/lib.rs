@@ -10,10 +10,10 @@ use warmd_daemon::{
 };
 
 /// What takes any bytes at all and must not panic.
-pub type Target = fn(&[u8]);
+pub type FuzzTarget = fn(&[u8]);
 
 /// The targets by name; each has a folder in `corpus/`.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, FuzzTarget); 6] = [
     ("nbd_reply", nbd_reply),
     ("libvirt_xml", libvirt_xml),
     ("config", config),
@@ -25,15 +25,15 @@ pub const TARGETS: [(&str, Target); 6] = [
 /// Whatever an NBD server sends. The first byte says who listens: 0 and 1 the transmission phase without and with
 /// structured replies, 2 the handshake, 3 a request for the list of exports.
 pub fn nbd_reply(bytes: &[u8]) {
-    use nbd::exercise;
+    use nbd::fuzz;
     let Some((mode, bytes)) = bytes.split_first() else { return };
     match mode % 4 {
         mode @ (0 | 1) => {
-            let replayed = exercise::replies(bytes, mode == 1);
-            assert!(replayed.data.iter().all(|read| read.len() == exercise::LENGTH as usize));
+            let replayed = fuzz::replies(bytes, mode == 1);
+            assert!(replayed.data.iter().all(|read| read.len() == fuzz::LENGTH as usize));
         }
-        2 => drop(exercise::handshake(bytes)),
-        _ => drop(exercise::list(bytes)),
+        2 => drop(fuzz::handshake(bytes)),
+        _ => drop(fuzz::list(bytes)),
     }
 }
 
@@ -62,13 +62,13 @@ pub fn config(bytes: &[u8]) {
 /// What lies in SQLite; the first byte says in which column.
 pub fn store(bytes: &[u8]) {
     let Some((kind, bytes)) = bytes.split_first() else { return };
-    store::exercise::saved(*kind, bytes);
+    store::fuzz::saved(*kind, bytes);
 }
 
 /// A message of a client; the first byte says which.
 pub fn api(bytes: &[u8]) {
     let Some((kind, bytes)) = bytes.split_first() else { return };
-    api::exercise::message(*kind, bytes);
+    api::fuzz::message(*kind, bytes);
 }
 
 /// A report that somebody hands over to be checked.

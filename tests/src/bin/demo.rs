@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use warmd_tests::{
-    Console, Daemon, Guest, GuestSpec, Libvirt, TestDir, Warmctl, daemon::program, interrupt, wait_until,
+    Console, Daemon, Guest, GuestSpec, Libvirtd, TestDir, Warmctl, daemon::program, interrupt, wait_until,
 };
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -44,8 +44,8 @@ fn say(text: &str) {
 
 fn demo(dir: &TestDir) -> Result<()> {
     say("two hosts, each with a libvirtd of its own; on the first a guest that writes all the time");
-    let old = Libvirt::start_at(dir.join("old"))?;
-    let new = Libvirt::start_at(dir.join("new"))?;
+    let old = Libvirtd::start_at(dir.join("old"))?;
+    let new = Libvirtd::start_at(dir.join("new"))?;
     let mut spec = GuestSpec::new("shop");
     spec.churn_kib_s = 512;
     for disk in &mut spec.disks {
@@ -125,7 +125,7 @@ watch = "5s"
 mode = "compare"
 "#;
 
-fn config(dir: &TestDir, old: &Libvirt, new: &Libvirt, volumes: &Path) -> String {
+fn config(dir: &TestDir, old: &Libvirtd, new: &Libvirtd, volumes: &Path) -> String {
     let here = dir.path().display();
     format!(
         "state_dir = \"{here}/state\"\n\n[listen]\nsocket = \"{here}/warmd.sock\"\n\n\

@@ -5,11 +5,11 @@
 use std::io::Read as _;
 
 use anyhow::Result;
-use warmd_tests::{Guest, GuestSpec, Libvirt, TestDir};
+use warmd_tests::{Guest, GuestSpec, Libvirtd, TestDir};
 
 fn main() -> Result<()> {
     let dir = TestDir::new()?;
-    let libvirt = Libvirt::start(&dir)?;
+    let libvirt = Libvirtd::start(&dir)?;
     let guest = Guest::start(&libvirt, &dir, &GuestSpec::new("source"))?;
     println!("dir      {}", dir.path().display());
     println!("uri      {}", libvirt.uri());

@@ -19,7 +19,7 @@ use warmd_daemon::{
     },
     targets::{
         CreateMachine, DiskSpec, MachineState, Target, TargetError, TargetErrorKind,
-        libvirt::{DiskBus, DomainType, LibvirtTarget, Settings},
+        libvirt::{DiskBus, DomainType, LibvirtTarget, LibvirtTargetSettings},
     },
 };
 use warmd_proto::provisioner::v1::{
@@ -39,7 +39,7 @@ async fn main() -> ExitCode {
 
 async fn serve(mut args: impl Iterator<Item = String>) -> Result<()> {
     let mut listen = None;
-    let mut settings = Settings {
+    let mut settings = LibvirtTargetSettings {
         uri: "qemu:///system".to_owned(),
         directory: None,
         pool: None,

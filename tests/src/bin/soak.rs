@@ -23,17 +23,17 @@ use warmd_cbt::{buffer::BufferPool, limit::Limit, transfer::TransferSettings};
 use warmd_daemon::{
     metrics::Metrics,
     migration::{
-        audit::AuditBudget,
+        audit::AuditAmount,
         context::Engine,
-        control::{Control as _, Endpoint},
-        manager::{Endpoints, Manager, Opened},
+        control::{Control as _, EndpointInfo},
+        manager::{Endpoints, Manager, OpenEndpoint},
     },
     model::{id::MigrationId, plan::Plan, request::Request, state::State, view::MigrationView},
     store::Store,
 };
 use warmd_tests::{
     interrupt,
-    simulated::{SimulatedSource, SimulatedTarget, VM, World},
+    simulated::{SimulatedSource, SimulatedTarget, SimulatedWorld, VM},
 };
 
 const FLEET: usize = 200;
@@ -72,7 +72,7 @@ fn arguments() -> Result<(u64, u64)> {
 
 /// A VM and its migration.
 struct Move {
-    world: World,
+    world: SimulatedWorld,
     id: Option<MigrationId>,
     /// How often it was moved.
     moved: u32,
@@ -99,7 +99,7 @@ fn soak(minutes: u64, seed: u64) -> Result<()> {
     println!("{FLEET} migrations with {} disks each, for {minutes} min, seed {seed}", DISKS.len());
     let mut random = StdRng::seed_from_u64(seed);
     let dir = TempDir::new()?;
-    let new = |_| Move { world: World::new(&DISKS), id: None, moved: 0 };
+    let new = |_| Move { world: SimulatedWorld::new(&DISKS), id: None, moved: 0 };
     let mut fleet: Vec<Move> = (0..FLEET).map(new).collect();
     // All that will be in memory is there before it is measured.
     let life = Life::begin(&dir, &fleet)?;
@@ -145,15 +145,18 @@ impl Life {
         let shutdown = CancellationToken::new();
         let mut endpoints = Endpoints::default();
         for (at, one) in fleet.iter().enumerate() {
-            let endpoint =
-                |name: String| Endpoint { name, kind: "simulated".to_owned(), place: "memory".to_owned() };
+            let endpoint = |name: String| EndpointInfo {
+                name,
+                kind: "simulated".to_owned(),
+                place: "memory".to_owned(),
+            };
             let (source, target) = (format!("s{at}"), format!("t{at}"));
             let limit = Limit::default();
             let handle = Arc::new(SimulatedSource(one.world.clone())) as _;
-            let opened = Opened { endpoint: endpoint(source.clone()), limit, handle };
+            let opened = OpenEndpoint { endpoint: endpoint(source.clone()), limit, handle };
             endpoints.sources.insert(source, opened);
             let handle = Arc::new(SimulatedTarget(one.world.clone())) as _;
-            let opened = Opened { endpoint: endpoint(target.clone()), limit, handle };
+            let opened = OpenEndpoint { endpoint: endpoint(target.clone()), limit, handle };
             endpoints.targets.insert(target, opened);
         }
         let settings = TransferSettings { chunk: CHUNK, ..TransferSettings::default() };
@@ -161,7 +164,7 @@ impl Life {
             pool: BufferPool::new(32, CHUNK),
             settings,
             limit: Limit::default(),
-            audit: AuditBudget::default(),
+            audit: AuditAmount::default(),
             metrics: Metrics::default(),
         };
         let starting = Manager::start(store.clone(), endpoints, engine, shutdown.clone());
@@ -323,7 +326,7 @@ impl Move {
     }
 }
 
-fn scribble(world: &World, random: &mut StdRng) {
+fn scribble(world: &SimulatedWorld, random: &mut StdRng) {
     let (disk, size) = DISKS[random.random_range(0..DISKS.len())];
     let len = random.random_range(1..9000).min(size);
     let at = random.random_range(0..=size - len);

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use warmd_daemon::model::{
     phase::Phase,
     plan::VerifyMode,
-    request::{Request, Verdict},
+    request::{Request, RequestOutcome},
     state::State,
 };
 
@@ -15,7 +15,7 @@ use super::{
     Row,
     kills::TAKEN,
     row,
-    stage::{Ends, Stage, phase_is_seen},
+    stage::{FaultEnd, FaultStage, phase_is_seen},
 };
 use crate::{Rig, rig::WORK, simulated, wait_until};
 
@@ -57,7 +57,7 @@ fn as_before(rig: &Rig, word: &str) -> Result<()> {
     Ok(())
 }
 
-fn not_created(stage: &mut Stage<'_>) -> Result<()> {
+fn not_created(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.running(16, |_| {})?;
     stage.seed()?;
     let rig = stage.rig()?;
@@ -74,7 +74,7 @@ fn not_created(stage: &mut Stage<'_>) -> Result<()> {
 }
 
 /// Begins a cutover, and gives the target VM's name to another domain once the source is being stopped.
-pub(super) fn take_name_in_the_cutover(stage: &Stage<'_>) -> Result<()> {
+pub(super) fn take_name_in_the_cutover(stage: &FaultStage<'_>) -> Result<()> {
     let xml = stage.dir.join("taken.xml");
     std::fs::write(&xml, TAKEN)?;
     stage.rig()?.try_verb("cutover", &["--no-wait"])?;
@@ -83,7 +83,7 @@ pub(super) fn take_name_in_the_cutover(stage: &Stage<'_>) -> Result<()> {
 }
 
 /// A hook of the target's libvirt that does what a file says when a VM is started.
-fn hooked(stage: &mut Stage<'_>) -> Result<std::path::PathBuf> {
+fn hooked(stage: &mut FaultStage<'_>) -> Result<std::path::PathBuf> {
     use std::os::unix::fs::PermissionsExt as _;
     let (hooks, orders) = (stage.dir.join("new/etc/hooks"), stage.dir.join("orders"));
     std::fs::create_dir_all(&hooks)?;
@@ -104,7 +104,7 @@ fn hooked(stage: &mut Stage<'_>) -> Result<std::path::PathBuf> {
     Ok(orders)
 }
 
-fn not_started(stage: &mut Stage<'_>) -> Result<()> {
+fn not_started(stage: &mut FaultStage<'_>) -> Result<()> {
     let orders = hooked(stage)?;
     stage.running(16, |spec| spec.cutover = PLAN)?;
     stage.seed()?;
@@ -119,7 +119,7 @@ fn not_started(stage: &mut Stage<'_>) -> Result<()> {
     stage.wait_for_words(&["start-vm", "deadline"])
 }
 
-fn dies(stage: &mut Stage<'_>) -> Result<()> {
+fn dies(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.running(16, |spec| {
         spec.cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"1m\"";
     })?;
@@ -146,14 +146,14 @@ fn dies(stage: &mut Stage<'_>) -> Result<()> {
     rig.wait_for("done").map(drop)
 }
 
-fn aborted(stage: &mut Stage<'_>) -> Result<()> {
+fn aborted(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.running(16, |spec| {
         // Its verification takes some seconds: time enough to take it back there.
         spec.cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\"\n\
                         [limits]\nrate = \"16MiB/s\"";
     })?;
     stage.seed()?;
-    let phases = [Phase::LastDelta, Phase::StopSource, Phase::FinalDelta, Phase::Verify, Phase::CreateVm];
+    let phases = [Phase::CatchUpDelta, Phase::StopSource, Phase::FinalDelta, Phase::Verify, Phase::CreateVm];
     for (taken_back, phase) in phases.into_iter().enumerate() {
         let rig = stage.rig()?;
         rig.try_verb("cutover", &["--no-wait"])?;
@@ -177,7 +177,7 @@ const DISKS: [(&str, u64); 2] = [("vda", 40 * BLOCK), ("vdb", 10 * BLOCK + 512)]
 
 /// What strikes each phase. `start-vm` cannot be taken back by a person.
 const STRUCK: [(&str, Phase); 8] = [
-    ("source.snapshot", Phase::LastDelta),
+    ("source.snapshot", Phase::CatchUpDelta),
     ("source.shut-down", Phase::StopSource),
     ("source.final-snapshot", Phase::FinalDelta),
     ("target-disk.write", Phase::FinalDelta),
@@ -194,8 +194,8 @@ enum Blow {
     TakenBack,
 }
 
-fn each_phase(stage: &mut Stage<'_>) -> Result<()> {
-    stage.ends = Ends::Elsewhere;
+fn each_phase(stage: &mut FaultStage<'_>) -> Result<()> {
+    stage.ends = FaultEnd::Elsewhere;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     for (call, phase) in STRUCK {
         for blow in [Blow::Refused, Blow::Hangs, Blow::TakenBack] {
@@ -212,31 +212,31 @@ fn each_phase(stage: &mut Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-fn release_fails(stage: &mut Stage<'_>) -> Result<()> {
-    stage.ends = Ends::Elsewhere;
+fn release_fails(stage: &mut FaultStage<'_>) -> Result<()> {
+    stage.ends = FaultEnd::Elsewhere;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(past_no_return());
     Ok(())
 }
 
 async fn past_no_return() {
-    let world = simulated::World::new(&DISKS);
+    let world = simulated::SimulatedWorld::new(&DISKS);
     world.guest_writes("vda", 3 * BLOCK, &vec![3; 90_000]);
     let rig = simulated::Rig::start(world).await;
     let mut plan = simulated::Rig::plan(VerifyMode::Readback);
     plan.cutover.watch = Duration::from_mins(10);
     rig.seed(plan.clone()).await;
     rig.ask(Request::Cutover).await;
-    rig.until("watch", |view| view.state == State::CuttingOver { phase: Phase::Watch }).await;
+    rig.until("watch", |view| view.state == State::CuttingOver { phase: Phase::BootCheck }).await;
     let (call, before) = ("source.release-marks", rig.world.faults.struck("source.release-marks"));
-    rig.world.faults.set(call, simulated::Fault::Refused);
+    rig.world.faults.set(call, simulated::InjectedFault::Refused);
     // The watch looks at the plan each time that it looks at the VM.
     plan.cutover.watch = Duration::from_millis(50);
     rig.manager_applies(plan).await;
     rig.until("a failure", |view| matches!(view.state, State::Failed { resumable: true, .. })).await;
     assert!(rig.world.faults.struck(call) > before, "the fault was never seen");
     for request in [Request::AbortCutover, Request::Cancel, Request::Cutover] {
-        assert!(matches!(rig.request(request).await, Verdict::Refused(_)), "{request:?} was granted");
+        assert!(matches!(rig.request(request).await, RequestOutcome::Refused(_)), "{request:?} was granted");
     }
     rig.world.with(|truth| assert!(truth.target_runs && !truth.source_runs, "{:?}", truth.calls));
     rig.world.faults.clear();
@@ -246,13 +246,17 @@ async fn past_no_return() {
 }
 
 async fn one_phase(call: &str, phase: Phase, blow: Blow) {
-    let world = simulated::World::new(&DISKS);
+    let world = simulated::SimulatedWorld::new(&DISKS);
     world.guest_writes("vda", 3 * BLOCK, &vec![3; 90_000]);
     world.guest_writes("vdb", 100, &vec![4; 20_000]);
     let rig = simulated::Rig::start(world).await;
     rig.seed(simulated::Rig::plan(VerifyMode::Readback)).await;
     rig.world.guest_writes("vda", 9 * BLOCK, &vec![5; 30_000]);
-    let fault = if blow == Blow::Refused { simulated::Fault::Refused } else { simulated::Fault::Hang };
+    let fault = if blow == Blow::Refused {
+        simulated::InjectedFault::Refused
+    } else {
+        simulated::InjectedFault::Hang
+    };
     let before = rig.world.faults.struck(call);
     rig.world.faults.set(call, fault);
     rig.ask(Request::Cutover).await;
@@ -263,7 +267,7 @@ async fn one_phase(call: &str, phase: Phase, blow: Blow) {
             _ => false,
         };
         rig.until(call, |view| there(&view.state) && rig.world.faults.struck(call) > before).await;
-        assert_eq!(rig.request(Request::AbortCutover).await, Verdict::Accepted, "{call}");
+        assert_eq!(rig.request(Request::AbortCutover).await, RequestOutcome::Accepted, "{call}");
         rig.world.faults.clear();
     }
     let view = rig.until("undone", |view| view.state == State::Synced).await;

@@ -4,7 +4,7 @@ use anyhow::{Context as _, ensure};
 use chrono::{DateTime, Utc};
 use rand::RngExt as _;
 
-use super::{Row, row, shim::Strike, stage::Stage};
+use super::{Row, row, shim::Strike, stage::FaultStage};
 use crate::rig::{WORK, assert_nothing_twice};
 
 #[rustfmt::skip]
@@ -14,7 +14,7 @@ pub(super) const ROWS: &[Row] = &[
     row("daemon", "clock-back", "the clock jumps a day back in a pass, and while it waits", false, |stage| clock(stage, -86_400)),
 ];
 
-fn sigterm(stage: &mut Stage<'_>) -> anyhow::Result<()> {
+fn sigterm(stage: &mut FaultStage<'_>) -> anyhow::Result<()> {
     stage.off(48, |_| {})?;
     let some = stage.random.random_range(2..16_u64) << 20;
     stage.freeze(some)?;
@@ -30,7 +30,7 @@ fn sigterm(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     assert_nothing_twice(&passes)
 }
 
-fn clock(stage: &mut Stage<'_>, seconds: i64) -> anyhow::Result<()> {
+fn clock(stage: &mut FaultStage<'_>, seconds: i64) -> anyhow::Result<()> {
     let shim = stage.off_with_shim(48)?;
     stage.freeze(2 << 20)?;
     shim.set(&[Strike::all("clock", "-", seconds)])?;
@@ -64,7 +64,7 @@ fn clock(stage: &mut Stage<'_>, seconds: i64) -> anyhow::Result<()> {
 }
 
 /// The last pass believes to be at least nearly so many seconds away from here.
-fn jumped(stage: &Stage<'_>, field: &str, seconds: i64) -> anyhow::Result<()> {
+fn jumped(stage: &FaultStage<'_>, field: &str, seconds: i64) -> anyhow::Result<()> {
     let report = stage.rig()?.report()?;
     let pass = report["passes"].as_array().and_then(|passes| passes.last()).context("no passes")?;
     let at: DateTime<Utc> = pass[field].as_str().context("a pass without times")?.parse()?;

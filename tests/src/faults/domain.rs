@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     Row, row,
-    stage::{Ends, Stage},
+    stage::{FaultEnd, FaultStage},
 };
 use crate::{Rig, rig::WORK, tool};
 
@@ -28,7 +28,7 @@ pub(super) const ROWS: &[Row] = &[
     row("source", "foreign-checkpoint", "another tool makes checkpoints between two passes, and deletes them", false, foreign_checkpoint),
 ];
 
-fn crashed(stage: &mut Stage<'_>) -> Result<()> {
+fn crashed(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.running(48, |_| {})?;
     stage.freeze(4 << 20)?;
     let rig = stage.rig()?;
@@ -43,7 +43,7 @@ fn crashed(stage: &mut Stage<'_>) -> Result<()> {
     stage.sync().map(drop)
 }
 
-fn reset(stage: &mut Stage<'_>) -> Result<()> {
+fn reset(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.running(24, |_| {})?;
     stage.freeze(2 << 20)?;
     let rig = stage.rig()?;
@@ -54,7 +54,7 @@ fn reset(stage: &mut Stage<'_>) -> Result<()> {
     stage.sync().map(drop)
 }
 
-fn paused(stage: &mut Stage<'_>) -> Result<()> {
+fn paused(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.running(16, |_| {})?;
     stage.seed()?;
     let rig = stage.rig()?;
@@ -66,7 +66,7 @@ fn paused(stage: &mut Stage<'_>) -> Result<()> {
     stage.resume()
 }
 
-fn gone(stage: &mut Stage<'_>) -> Result<()> {
+fn gone(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.off(16, |_| {})?;
     stage.seed()?;
     stage.rig()?.old.virsh(["undefine", "guest", "--checkpoints-metadata"])?;
@@ -76,15 +76,15 @@ fn gone(stage: &mut Stage<'_>) -> Result<()> {
 }
 
 /// The next delta fails with that word, and the migration is cancelled.
-fn give_up(stage: &mut Stage<'_>, word: &str) -> Result<()> {
+fn give_up(stage: &mut FaultStage<'_>, word: &str) -> Result<()> {
     let reason = stage.sync_fails(word)?;
     ensure!(reason.contains("cancel"), "the reason does not say what to do: {reason}");
     stage.rig()?.verb("cancel")?;
-    stage.ends = Ends::Cancelled;
+    stage.ends = FaultEnd::Cancelled;
     Ok(())
 }
 
-fn back(stage: &mut Stage<'_>) -> Result<()> {
+fn back(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.off(16, |_| {})?;
     stage.seed()?;
     let rig = stage.rig()?;
@@ -96,13 +96,13 @@ fn back(stage: &mut Stage<'_>) -> Result<()> {
     stage.resume()
 }
 
-fn define(stage: &Stage<'_>, xml: &str) -> Result<()> {
+fn define(stage: &FaultStage<'_>, xml: &str) -> Result<()> {
     let path = stage.dir.join("again.xml");
     fs::write(&path, xml)?;
     stage.rig()?.old.virsh(["define", &path.to_string_lossy()]).map(drop)
 }
 
-fn replaced(stage: &mut Stage<'_>) -> Result<()> {
+fn replaced(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.off(16, |_| {})?;
     stage.seed()?;
     let rig = stage.rig()?;
@@ -116,7 +116,7 @@ fn replaced(stage: &mut Stage<'_>) -> Result<()> {
 }
 
 /// A qcow2 image of the disks' size.
-fn new_image(stage: &Stage<'_>, name: &str) -> Result<String> {
+fn new_image(stage: &FaultStage<'_>, name: &str) -> Result<String> {
     let path = stage.dir.join(name).display().to_string();
     tool::call("qemu-img", ["create", "-q", "-f", "qcow2", &path, "256M"])?;
     tool::call("qemu-io", ["-f", "qcow2", "-c", "write -P 77 3M 5M", &path])?;
@@ -131,7 +131,7 @@ fn attach(rig: &Rig, image: &str, disk: &str, how: &str) -> Result<()> {
         .map(drop)
 }
 
-fn disk_added(stage: &mut Stage<'_>) -> Result<()> {
+fn disk_added(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.off(16, |_| {})?;
     stage.seed()?;
     let image = new_image(stage, "added.qcow2")?;
@@ -150,7 +150,7 @@ fn not_left_behind(rig: &Rig) -> Result<()> {
     rig.wait_for("synced").map(drop)
 }
 
-fn disk_hot_added(stage: &mut Stage<'_>) -> Result<()> {
+fn disk_hot_added(stage: &mut FaultStage<'_>) -> Result<()> {
     // On its bus there is room for more, as on that of most VMs.
     stage.running(16, |spec| spec.guest.machine = "pc")?;
     stage.seed()?;
@@ -166,7 +166,7 @@ fn disk_hot_added(stage: &mut Stage<'_>) -> Result<()> {
     stage.sync().map(drop)
 }
 
-fn disk_grown(stage: &mut Stage<'_>) -> Result<()> {
+fn disk_grown(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.off(16, |_| {})?;
     stage.seed()?;
     let image = stage.rig()?.guest.disks.last().context("no disks")?.display().to_string();
@@ -174,7 +174,7 @@ fn disk_grown(stage: &mut Stage<'_>) -> Result<()> {
     give_up(stage, "vdb")
 }
 
-fn disk_removed(stage: &mut Stage<'_>) -> Result<()> {
+fn disk_removed(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.off(16, |_| {})?;
     stage.seed()?;
     stage.rig()?.old.virsh(["detach-disk", "guest", "vdb", "--config"])?;
@@ -186,7 +186,7 @@ fn disk_removed(stage: &mut Stage<'_>) -> Result<()> {
     stage.resume()
 }
 
-fn disk_replaced(stage: &mut Stage<'_>) -> Result<()> {
+fn disk_replaced(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.off(16, |_| {})?;
     stage.seed()?;
     let image = new_image(stage, "other.qcow2")?;
@@ -199,7 +199,7 @@ fn disk_replaced(stage: &mut Stage<'_>) -> Result<()> {
     unknown(stage)
 }
 
-fn disk_in_place(stage: &mut Stage<'_>) -> Result<()> {
+fn disk_in_place(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.off(16, |_| {})?;
     stage.seed()?;
     let image = new_image(stage, "other.qcow2")?;
@@ -208,13 +208,13 @@ fn disk_in_place(stage: &mut Stage<'_>) -> Result<()> {
     unknown(stage)
 }
 
-fn unknown(stage: &Stage<'_>) -> Result<()> {
+fn unknown(stage: &FaultStage<'_>) -> Result<()> {
     let since = stage.sync()?;
     ensure!(since.iter().any(|pass| pass.unknown), "another image went unnoticed: {since:#?}");
     Ok(())
 }
 
-fn foreign_backup(stage: &mut Stage<'_>) -> Result<()> {
+fn foreign_backup(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.running(16, |_| {})?;
     stage.seed()?;
     let folder = stage.dir.join("theirs");
@@ -241,7 +241,7 @@ fn foreign_backup(stage: &mut Stage<'_>) -> Result<()> {
     stage.resume()
 }
 
-fn foreign_checkpoint(stage: &mut Stage<'_>) -> Result<()> {
+fn foreign_checkpoint(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.running(16, |_| {})?;
     stage.seed()?;
     let make = |name: &str| -> Result<()> {

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::stage::{Ends, Stage};
+use super::stage::{FaultEnd, FaultStage};
 use crate::{
     Rig,
     guest::BOOT,
@@ -23,24 +23,24 @@ use crate::{
 
 /// Bytes or records were lost, or two VMs ran.
 #[derive(Debug)]
-pub struct Lost(String);
+pub struct LostRecords(String);
 
-impl std::fmt::Display for Lost {
+impl std::fmt::Display for LostRecords {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "LOST: {}", self.0)
     }
 }
 
-impl std::error::Error for Lost {}
+impl std::error::Error for LostRecords {}
 
 /// Turns a failed look at the data into a loss.
 fn lost<T>(looked: Result<T>) -> Result<T> {
-    looked.map_err(|error| Lost(format!("{error:#}")).into())
+    looked.map_err(|error| LostRecords(format!("{error:#}")).into())
 }
 
 /// What must hold after every row.
-pub(super) fn check(stage: &mut Stage<'_>) -> Result<()> {
-    if stage.ends == Ends::Elsewhere {
+pub(super) fn check(stage: &mut FaultStage<'_>) -> Result<()> {
+    if stage.ends == FaultEnd::Elsewhere {
         return Ok(());
     }
     let (ends, source_gone, as_it_was) = (stage.ends, stage.source_gone, stage.source_state());
@@ -49,8 +49,8 @@ pub(super) fn check(stage: &mut Stage<'_>) -> Result<()> {
         rig.daemon.start()?;
     }
     match ends {
-        Ends::Moved => moved(rig, as_it_was)?,
-        Ends::Cancelled => {
+        FaultEnd::Moved => moved(rig, as_it_was)?,
+        FaultEnd::Cancelled => {
             let view = rig.show()?;
             ensure!(view["state"] == "cancelled", "it is {}", view["state"]);
             if !source_gone {
@@ -59,10 +59,10 @@ pub(super) fn check(stage: &mut Stage<'_>) -> Result<()> {
                 no_job(rig)?;
             }
         }
-        Ends::Elsewhere => {}
+        FaultEnd::Elsewhere => {}
     }
     lost(rig.assert_one_runs())?;
-    let kept = if ends == Ends::Moved { rig.locations()? } else { Vec::new() };
+    let kept = if ends == FaultEnd::Moved { rig.locations()? } else { Vec::new() };
     let status = rig.daemon.stop()?;
     ensure!(status.code() == Some(0), "warmd ended with {status}");
     nothing_left(rig, &kept, source_gone).context("left behind")?;
@@ -164,7 +164,7 @@ fn ring(volume: &Path, last: u64, unheard: &BTreeSet<u64>) -> Result<()> {
 }
 
 fn nothing_left(rig: &Rig, kept: &[PathBuf], source_gone: bool) -> Result<()> {
-    let names = |host: &crate::Libvirt| -> Result<Vec<String>> {
+    let names = |host: &crate::Libvirtd| -> Result<Vec<String>> {
         Ok(host.virsh(["list", "--all", "--name"])?.split_whitespace().map(str::to_owned).collect())
     };
     if !source_gone {
@@ -219,7 +219,7 @@ fn nothing_left(rig: &Rig, kept: &[PathBuf], source_gone: bool) -> Result<()> {
 }
 
 /// Nothing of the daemon itself but its state.
-fn at_home(stage: &Stage<'_>) -> Result<()> {
+fn at_home(stage: &FaultStage<'_>) -> Result<()> {
     for (folder, allowed) in [
         ("run", &[][..]),
         ("scratch", &[]),

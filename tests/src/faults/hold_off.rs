@@ -11,9 +11,9 @@ use super::{
     Row,
     cutover::take_name_in_the_cutover,
     row,
-    stage::{Stage, phase_is_seen},
+    stage::{FaultStage, phase_is_seen},
 };
-use crate::{Libvirt, rig::WORK, wait_until};
+use crate::{Libvirtd, rig::WORK, wait_until};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
@@ -26,14 +26,14 @@ const WATCH: &str = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch =
 const SHORT: &str =
     "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"4s\"\ncreate_deadline = \"8s\"";
 
-fn starts_with_host(libvirt: &Libvirt) -> Result<bool> {
+fn starts_with_host(libvirt: &Libvirtd) -> Result<bool> {
     let info = libvirt.virsh(["dominfo", "guest"])?;
     let line = info.lines().find(|line| line.starts_with("Autostart:"));
     Ok(line.context("dominfo says nothing of autostart")?.contains("enable"))
 }
 
 /// A libvirtd that comes up with its host starts what has autostart: the mark that it did so already goes with the boot.
-fn reboot(libvirt: &mut Libvirt, run: &std::path::Path) -> Result<()> {
+fn reboot(libvirt: &mut Libvirtd, run: &std::path::Path) -> Result<()> {
     libvirt.suspend()?;
     let mut found = false;
     for mark in [run.join("libvirt/qemu/autostarted"), run.join("qemu/autostarted")] {
@@ -43,7 +43,7 @@ fn reboot(libvirt: &mut Libvirt, run: &std::path::Path) -> Result<()> {
     libvirt.resume()
 }
 
-fn autostart(stage: &mut Stage<'_>) -> Result<()> {
+fn autostart(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.running(16, |spec| spec.cutover = SHORT)?;
     stage.rig()?.old.virsh(["autostart", "guest"])?;
     stage.seed()?;
@@ -65,7 +65,7 @@ fn autostart(stage: &mut Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-fn started(stage: &mut Stage<'_>) -> Result<()> {
+fn started(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.running(16, |spec| spec.cutover = WATCH)?;
     stage.seed()?;
     stage.rig()?.try_verb("cutover", &["--no-wait"])?;
@@ -80,7 +80,7 @@ fn started(stage: &mut Stage<'_>) -> Result<()> {
     rig.wait_for("done").map(drop)
 }
 
-fn silent(stage: &mut Stage<'_>) -> Result<()> {
+fn silent(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.running(16, |spec| spec.cutover = SHORT)?;
     stage.seed()?;
     stage.rig()?.try_verb("cutover", &["--no-wait"])?;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use warmd_daemon::model::phase::Phase;
 
-use super::{Row, row, stage::Stage};
+use super::{Row, row, stage::FaultStage};
 use crate::{Rig, rig::WORK, wait_until};
 
 #[rustfmt::skip]
@@ -101,7 +101,7 @@ fn is_unreachable(point: &str) -> bool {
     matches!(point, "state.defined" | "state.failed") || point.starts_with("conversion.")
 }
 
-fn every_point(stage: &mut Stage<'_>) -> Result<()> {
+fn every_point(stage: &mut FaultStage<'_>) -> Result<()> {
     let mut points: Vec<String> = points()?.into_iter().filter(|point| !is_unreachable(point)).collect();
     points.shuffle(&mut stage.random);
     let of =
@@ -190,7 +190,7 @@ fn settle(rig: &mut Rig) -> Result<()> {
     rig.wait_for("synced").map(drop)
 }
 
-fn anywhere(stage: &mut Stage<'_>) -> Result<()> {
+fn anywhere(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.running(24, |_| {})?;
     let kills = if stage.short { 6 } else { 20 };
     let mut random = StdRng::seed_from_u64(stage.random.random());
@@ -248,7 +248,8 @@ mod tests {
     #[test]
     fn points_are_found_and_expanded() {
         let points = points().unwrap();
-        for known in ["snapshot.taken", "commit.after", "phase.watch.end", "undo.discarded", "state.syncing"]
+        for known in
+            ["snapshot.taken", "commit.after", "phase.boot-check.end", "undo.discarded", "state.syncing"]
         {
             assert!(points.contains(known), "{known} is missing: {points:?}");
         }

@@ -24,8 +24,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 use rand::{SeedableRng as _, rngs::StdRng};
 
-pub use end::Lost;
-pub use stage::{Ends, Stage};
+pub use end::LostRecords;
+pub use stage::{FaultEnd, FaultStage};
 
 use crate::TestDir;
 
@@ -39,7 +39,7 @@ pub struct Row {
     pub fault: &'static str,
     /// Whether it is in the short form.
     pub short: bool,
-    pub run: fn(&mut Stage<'_>) -> Result<()>,
+    pub run: fn(&mut FaultStage<'_>) -> Result<()>,
 }
 
 const fn row(
@@ -47,7 +47,7 @@ const fn row(
     name: &'static str,
     fault: &'static str,
     short: bool,
-    run: fn(&mut Stage<'_>) -> Result<()>,
+    run: fn(&mut FaultStage<'_>) -> Result<()>,
 ) -> Row {
     Row { place, name, fault, short, run }
 }
@@ -70,24 +70,24 @@ pub fn rows() -> Vec<Row> {
 
 /// What became of one run of a row.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct FaultOutcome {
     pub took: Duration,
     pub result: Result<()>,
 }
 
-impl Outcome {
+impl FaultOutcome {
     /// Whether bytes or records were lost, or two VMs ran.
     pub fn lost(&self) -> bool {
-        self.result.as_ref().is_err_and(|error| error.downcast_ref::<Lost>().is_some())
+        self.result.as_ref().is_err_and(|error| error.downcast_ref::<LostRecords>().is_some())
     }
 }
 
 /// Runs a row once, with the chances that follow from `seed`; what it leaves after a failure is kept and named.
-pub fn run(row: &Row, seed: u64, short: bool) -> Outcome {
+pub fn run(row: &Row, seed: u64, short: bool) -> FaultOutcome {
     let begun = Instant::now();
     let result = TestDir::new().and_then(|dir| {
         let attempt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let mut stage = Stage::new(&dir, StdRng::seed_from_u64(seed), short);
+            let mut stage = FaultStage::new(&dir, StdRng::seed_from_u64(seed), short);
             (row.run)(&mut stage)?;
             end::check(&mut stage)
         }));
@@ -97,7 +97,7 @@ pub fn run(row: &Row, seed: u64, short: bool) -> Outcome {
         }
         result
     });
-    Outcome { took: begun.elapsed(), result }
+    FaultOutcome { took: begun.elapsed(), result }
 }
 
 fn words(panic: &(dyn std::any::Any + Send)) -> &str {

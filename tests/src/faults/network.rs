@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{Row, proxy::Proxy, row, stage::Stage};
+use super::{Row, proxy::Proxy, row, stage::FaultStage};
 use crate::{rig::WORK, scratch::NbdServer};
 
 #[rustfmt::skip]
@@ -21,7 +21,7 @@ pub(super) const ROWS: &[Row] = &[
 const NOISE: u64 = 16;
 
 /// A rig whose second disk goes to an NBD server far away.
-fn far_away(stage: &mut Stage<'_>) -> Result<std::sync::Arc<Proxy>> {
+fn far_away(stage: &mut FaultStage<'_>) -> Result<std::sync::Arc<Proxy>> {
     let server = NbdServer::qemu(stage.dir, "far", 256 << 20)?;
     let net = std::sync::Arc::new(Proxy::tcp(&stage.dir.join("far.sock"))?);
     let place = format!("nbd://{}/", net.address());
@@ -36,7 +36,7 @@ fn far_away(stage: &mut Stage<'_>) -> Result<std::sync::Arc<Proxy>> {
 }
 
 /// In the full pass and in a delta; `seen` counts what there was of it.
-fn weather(stage: &mut Stage<'_>, set: impl Fn(&Proxy), seen: fn(&Proxy) -> u64) -> Result<()> {
+fn weather(stage: &mut FaultStage<'_>, set: impl Fn(&Proxy), seen: fn(&Proxy) -> u64) -> Result<()> {
     let net = far_away(stage)?;
     set(&net);
     stage.seed()?;
@@ -51,7 +51,7 @@ fn weather(stage: &mut Stage<'_>, set: impl Fn(&Proxy), seen: fn(&Proxy) -> u64)
     Ok(())
 }
 
-fn cut(stage: &mut Stage<'_>) -> Result<()> {
+fn cut(stage: &mut FaultStage<'_>) -> Result<()> {
     let net = far_away(stage)?;
     // Slow enough to be cut in the middle of things.
     net.rate(1_000_000);
@@ -79,7 +79,7 @@ fn cut_once(net: &Proxy) -> Result<()> {
     })
 }
 
-fn half_open(stage: &mut Stage<'_>) -> Result<()> {
+fn half_open(stage: &mut FaultStage<'_>) -> Result<()> {
     let net = far_away(stage)?;
     net.rate(8_000_000);
     stage.freeze(2 << 20)?;
@@ -93,7 +93,7 @@ fn half_open(stage: &mut Stage<'_>) -> Result<()> {
     stage.sync().map(drop)
 }
 
-fn garbled(stage: &mut Stage<'_>) -> Result<()> {
+fn garbled(stage: &mut FaultStage<'_>) -> Result<()> {
     let net = far_away(stage)?;
     // Slow enough for all three to come before the pass ends, on a busy machine too.
     net.rate(1_000_000);

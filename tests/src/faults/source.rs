@@ -8,7 +8,7 @@ use rand::RngExt as _;
 use super::{
     Row, row,
     shim::{EIO, Shim, Strike},
-    stage::Stage,
+    stage::FaultStage,
 };
 use crate::tool;
 
@@ -24,7 +24,7 @@ pub(super) const ROWS: &[Row] = &[
     row("source", "libvirtd-away", "libvirtd is away when a delta is due, and comes back", false, libvirtd_away),
 ];
 
-fn server_dies(stage: &mut Stage<'_>) -> Result<()> {
+fn server_dies(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.off(48, |_| {})?;
     stage.freeze(4 << 20)?;
     let rig = stage.rig()?;
@@ -38,14 +38,14 @@ fn server_dies(stage: &mut Stage<'_>) -> Result<()> {
 }
 
 /// A rig whose QEMU on the source is struck.
-fn struck_source(stage: &mut Stage<'_>) -> Result<Shim> {
+fn struck_source(stage: &mut FaultStage<'_>) -> Result<Shim> {
     let shim = stage.shim()?;
     let emulator = shim.emulator()?;
     stage.off(24, |spec| spec.guest.emulator = Some(emulator.clone()))?;
     Ok(shim)
 }
 
-fn server_hangs(stage: &mut Stage<'_>) -> Result<()> {
+fn server_hangs(stage: &mut FaultStage<'_>) -> Result<()> {
     let shim = struck_source(stage)?;
     stage.freeze(2 << 20)?;
     shim.set(&[Strike::all("read", "disk1.qcow2", "hang")])?;
@@ -56,7 +56,7 @@ fn server_hangs(stage: &mut Stage<'_>) -> Result<()> {
     stage.rig()?.wait_for("synced").map(drop)
 }
 
-fn bad_sector(stage: &mut Stage<'_>, for_ever: bool) -> Result<()> {
+fn bad_sector(stage: &mut FaultStage<'_>, for_ever: bool) -> Result<()> {
     let shim = struck_source(stage)?;
     // In the middle of the noise, wherever the image keeps it.
     let at = stage.random.random_range(8..16_u64) << 20;
@@ -78,7 +78,7 @@ fn bad_sector(stage: &mut Stage<'_>, for_ever: bool) -> Result<()> {
     stage.rig()?.wait_for("synced").map(drop)
 }
 
-fn garbage(stage: &mut Stage<'_>) -> Result<()> {
+fn garbage(stage: &mut FaultStage<'_>) -> Result<()> {
     let shim = struck_source(stage)?;
     stage.freeze(2 << 20)?;
     shim.set(&[Strike::all("send", "/run/", "garbage").times(1)])?;
@@ -92,7 +92,7 @@ fn garbage(stage: &mut Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-fn bitmap_lost(stage: &mut Stage<'_>) -> Result<()> {
+fn bitmap_lost(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.off(24, |_| {})?;
     stage.seed()?;
     stage.scribble(3)?;
@@ -105,7 +105,7 @@ fn bitmap_lost(stage: &mut Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-fn libvirtd(stage: &mut Stage<'_>) -> Result<()> {
+fn libvirtd(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.off(48, |_| {})?;
     stage.freeze(4 << 20)?;
     stage.rig_mut()?.old.kill()?;
@@ -114,7 +114,7 @@ fn libvirtd(stage: &mut Stage<'_>) -> Result<()> {
     stage.rig()?.wait_for("synced").map(drop)
 }
 
-fn libvirtd_away(stage: &mut Stage<'_>) -> Result<()> {
+fn libvirtd_away(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.off(24, |_| {})?;
     stage.seed()?;
     stage.scribble(3)?;

@@ -11,7 +11,7 @@ use rand::RngExt as _;
 use super::{
     Row, row,
     shim::{EIO, ENOSPC, EROFS, Strike},
-    stage::Stage,
+    stage::FaultStage,
 };
 use crate::{guest::BOOT, rig::WORK, scratch::Mount};
 
@@ -29,7 +29,7 @@ pub(super) const ROWS: &[Row] = &[
     row("sqlite", "db-overtaken", "the state is put back to before a cutover; the target VM has written since, and is off", false, overtaken),
 ];
 
-fn full(stage: &mut Stage<'_>) -> Result<()> {
+fn full(stage: &mut FaultStage<'_>) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     let mount = Mount::tmpfs(stage.dir, "state", 4 << 20)?;
     fs::set_permissions(mount.path(), fs::Permissions::from_mode(0o700))?;
@@ -46,7 +46,7 @@ fn full(stage: &mut Stage<'_>) -> Result<()> {
 }
 
 /// What the daemon says of it, wherever it can still say it.
-fn wait_for_trouble(stage: &Stage<'_>, word: &str) -> Result<()> {
+fn wait_for_trouble(stage: &FaultStage<'_>, word: &str) -> Result<()> {
     crate::wait_until("the trouble to be told", crate::rig::WORK, || {
         let log = stage.rig()?.daemon.log()?;
         let told = log.lines().any(|line| line.contains("ERROR") && line.contains(word));
@@ -58,7 +58,7 @@ fn wait_for_trouble(stage: &Stage<'_>, word: &str) -> Result<()> {
 }
 
 /// By itself, or once it is resumed.
-fn go_on(stage: &mut Stage<'_>) -> Result<()> {
+fn go_on(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.rig()?.lift()?;
     let view = stage.wait_for_view("its rest", crate::rig::WORK, |view| {
         matches!(view["state"].as_str(), Some("synced" | "failed"))
@@ -70,7 +70,7 @@ fn go_on(stage: &mut Stage<'_>) -> Result<()> {
     stage.sync().map(drop)
 }
 
-fn errors(stage: &mut Stage<'_>, call: &'static str, errno: i32) -> Result<()> {
+fn errors(stage: &mut FaultStage<'_>, call: &'static str, errno: i32) -> Result<()> {
     let shim = stage.off_with_shim(24)?;
     stage.freeze(2 << 20)?;
     shim.set(&[Strike::all(call, "state/warmd.db", errno).times(6)])?;
@@ -81,7 +81,7 @@ fn errors(stage: &mut Stage<'_>, call: &'static str, errno: i32) -> Result<()> {
 }
 
 /// The log of a killed daemon, damaged in its second half: SQLite takes what is whole, and the commits after are gone.
-fn torn(stage: &mut Stage<'_>, garble: bool) -> Result<()> {
+fn torn(stage: &mut FaultStage<'_>, garble: bool) -> Result<()> {
     stage.off(24, |_| {})?;
     stage.seed()?;
     let mut forgot = 0;
@@ -119,7 +119,7 @@ fn torn(stage: &mut Stage<'_>, garble: bool) -> Result<()> {
 }
 
 /// The state of an earlier pass, after the guest has gone on, and back.
-fn restored(stage: &mut Stage<'_>, untracked: bool) -> Result<()> {
+fn restored(stage: &mut FaultStage<'_>, untracked: bool) -> Result<()> {
     stage.off(24, |spec| {
         if untracked && let Some(disk) = spec.guest.disks.last_mut() {
             disk.format = crate::Format::Raw;
@@ -154,7 +154,7 @@ fn restored(stage: &mut Stage<'_>, untracked: bool) -> Result<()> {
 }
 
 /// The state of before a cutover, by which the target's disks would only be a copy.
-fn overtaken(stage: &mut Stage<'_>) -> Result<()> {
+fn overtaken(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.running(16, |spec| {
         spec.cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\"";
     })?;

@@ -17,7 +17,7 @@ pub(super) fn phase_is_seen(view: &Value, phase: &str) -> bool {
 
 /// How a row's migration ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Ends {
+pub enum FaultEnd {
     /// Done, after a cutover that the end makes if the row did not.
     #[default]
     Moved,
@@ -29,12 +29,12 @@ pub enum Ends {
 
 /// The place of one run of a row.
 #[derive(Debug)]
-pub struct Stage<'a> {
+pub struct FaultStage<'a> {
     pub dir: &'a TestDir,
     pub random: StdRng,
     /// The short form: few of what could be many.
     pub short: bool,
-    pub ends: Ends,
+    pub ends: FaultEnd,
     /// The source VM is there no more, or is another one.
     pub source_gone: bool,
     rig: Option<Rig>,
@@ -44,9 +44,9 @@ pub struct Stage<'a> {
     kept: Vec<Box<dyn std::any::Any>>,
 }
 
-impl<'a> Stage<'a> {
+impl<'a> FaultStage<'a> {
     pub fn new(dir: &'a TestDir, random: StdRng, short: bool) -> Self {
-        let (ends, kept) = (Ends::default(), Vec::new());
+        let (ends, kept) = (FaultEnd::default(), Vec::new());
         Self { dir, random, short, ends, source_gone: false, rig: None, running: false, kept }
     }
 
@@ -88,7 +88,7 @@ impl<'a> Stage<'a> {
         Shim::build(self.dir)
     }
 
-    /// A rig with an off guest whose daemon is struck by [`Stage::shim`].
+    /// A rig with an off guest whose daemon is struck by [`FaultStage::shim`].
     pub(super) fn off_with_shim(&mut self, noise_mib: u64) -> Result<Shim> {
         let shim = self.shim()?;
         self.off(noise_mib, |spec| spec.env = shim.env())?;

@@ -8,7 +8,7 @@ use rand::RngExt as _;
 use super::{
     Row, row,
     shim::{EIO, EOPNOTSUPP, Strike},
-    stage::Stage,
+    stage::FaultStage,
 };
 use crate::{rig::WORK, scratch::Mount, tool};
 
@@ -31,7 +31,7 @@ pub(super) const ROWS: &[Row] = &[
     row("target", "foreign-write", "somebody else wrote to a volume: readback finds it", false, foreign),
 ];
 
-fn enospc(stage: &mut Stage<'_>) -> Result<()> {
+fn enospc(stage: &mut FaultStage<'_>) -> Result<()> {
     let mount = Mount::tmpfs(stage.dir, "small", 40 * MIB)?;
     let path = mount.path().to_owned();
     stage.keep(mount);
@@ -45,7 +45,7 @@ fn enospc(stage: &mut Stage<'_>) -> Result<()> {
 }
 
 /// A fault in the full pass and one in a delta, which pass by themselves.
-fn passing(stage: &mut Stage<'_>, strike: Strike) -> Result<()> {
+fn passing(stage: &mut FaultStage<'_>, strike: Strike) -> Result<()> {
     let shim = stage.off_with_shim(24)?;
     shim.set(std::slice::from_ref(&strike))?;
     // Slow enough for batches before the fault, in it and after it: a fast pass has one or two.
@@ -62,7 +62,7 @@ fn passing(stage: &mut Stage<'_>, strike: Strike) -> Result<()> {
 }
 
 /// The same, where no pass need fail.
-fn struck(stage: &mut Stage<'_>, strike: Strike) -> Result<()> {
+fn struck(stage: &mut FaultStage<'_>, strike: Strike) -> Result<()> {
     let shim = stage.off_with_shim(24)?;
     shim.set(std::slice::from_ref(&strike))?;
     stage.seed()?;
@@ -75,7 +75,7 @@ fn struck(stage: &mut Stage<'_>, strike: Strike) -> Result<()> {
     shim.clear()
 }
 
-fn fsync_eio(stage: &mut Stage<'_>) -> Result<()> {
+fn fsync_eio(stage: &mut FaultStage<'_>) -> Result<()> {
     passing(stage, Strike::all("sync", "vdb.raw", "lose").after(1).times(1))?;
     let passes = stage.rig()?.passes()?;
     for (failed, next) in passes.iter().zip(passes.iter().skip(1)).filter(|(pass, _)| pass.error.is_some()) {
@@ -85,7 +85,7 @@ fn fsync_eio(stage: &mut Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-fn hang(stage: &mut Stage<'_>) -> Result<()> {
+fn hang(stage: &mut FaultStage<'_>) -> Result<()> {
     let shim = stage.off_with_shim(24)?;
     shim.set(&[Strike::all("write", "volumes/", "hang").after(9)])?;
     stage.begin()?;
@@ -96,7 +96,7 @@ fn hang(stage: &mut Stage<'_>) -> Result<()> {
 }
 
 /// The retry finds the lock that the hung write holds: it passes, and what was copied stays trusted.
-fn stall(stage: &mut Stage<'_>) -> Result<()> {
+fn stall(stage: &mut FaultStage<'_>) -> Result<()> {
     let shim = stage.off_with_shim(24)?;
     shim.set(&[Strike::all("write", "volumes/", "hang").after(9)])?;
     stage.begin()?;
@@ -109,7 +109,7 @@ fn stall(stage: &mut Stage<'_>) -> Result<()> {
     shim.must_have_struck()
 }
 
-fn punch(stage: &mut Stage<'_>, works: u32) -> Result<()> {
+fn punch(stage: &mut FaultStage<'_>, works: u32) -> Result<()> {
     let shim = stage.off_with_shim(24)?;
     stage.seed()?;
     // Data first, then zeroes in its place, as often as it takes to be refused early and late.
@@ -127,7 +127,7 @@ fn punch(stage: &mut Stage<'_>, works: u32) -> Result<()> {
     shim.clear()
 }
 
-fn shrunk(stage: &mut Stage<'_>) -> Result<()> {
+fn shrunk(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.off(24, |_| {})?;
     stage.seed()?;
     let volume = stage.rig()?.locations()?.pop().context("no volumes")?;
@@ -144,7 +144,7 @@ fn shrunk(stage: &mut Stage<'_>) -> Result<()> {
     stage.resume()
 }
 
-fn older(stage: &mut Stage<'_>) -> Result<()> {
+fn older(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.off(24, |_| {})?;
     stage.seed()?;
     let volume = stage.rig()?.locations()?.pop().context("no volumes")?;
@@ -159,7 +159,7 @@ fn older(stage: &mut Stage<'_>) -> Result<()> {
     stage.resume()
 }
 
-fn replaced(stage: &mut Stage<'_>) -> Result<()> {
+fn replaced(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.off(24, |_| {})?;
     stage.seed()?;
     let volume = stage.rig()?.locations()?.pop().context("no volumes")?;
@@ -169,18 +169,18 @@ fn replaced(stage: &mut Stage<'_>) -> Result<()> {
     found_by_readback(stage)
 }
 
-fn gone(stage: &mut Stage<'_>) -> Result<()> {
+fn gone(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.off(24, |_| {})?;
     stage.seed()?;
     let volume = stage.rig()?.locations()?.pop().context("no volumes")?;
     std::fs::remove_file(&volume)?;
     stage.sync_fails("is not there")?;
     stage.rig()?.verb("cancel")?;
-    stage.ends = super::Ends::Cancelled;
+    stage.ends = super::FaultEnd::Cancelled;
     Ok(())
 }
 
-fn foreign(stage: &mut Stage<'_>) -> Result<()> {
+fn foreign(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.off(24, |_| {})?;
     stage.seed()?;
     let volume = stage.rig()?.locations()?.pop().context("no volumes")?;
@@ -194,7 +194,7 @@ fn foreign(stage: &mut Stage<'_>) -> Result<()> {
 }
 
 /// The verification says which bytes are wrong, and the next pass copies them again.
-fn found_by_readback(stage: &mut Stage<'_>) -> Result<()> {
+fn found_by_readback(stage: &mut FaultStage<'_>) -> Result<()> {
     let rig = stage.rig()?;
     let out = rig.try_verb("verify", &[])?;
     ensure!(out.code == Some(1), "the verification ended with {:?}: {}{}", out.code, out.stdout, out.stderr);

@@ -7,7 +7,7 @@ use std::{
 
 /// What happens to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum InjectedFault {
     /// It fails in a way that may pass, this many times.
     Passing(u32),
     /// Something stands in its way until the fault is taken away.
@@ -25,14 +25,14 @@ pub enum Fault {
 /// The faults of one world, shared by its endpoints.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    faults: Arc<Mutex<BTreeMap<String, Fault>>>,
+    faults: Arc<Mutex<BTreeMap<String, InjectedFault>>>,
     /// How often each call was made.
     calls: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
 impl Faults {
     /// Lets `fault` strike the call `name`, such as `target.create`.
-    pub fn set(&self, name: &str, fault: Fault) {
+    pub fn set(&self, name: &str, fault: InjectedFault) {
         self.lock().insert(name.to_owned(), fault);
     }
 
@@ -48,7 +48,7 @@ impl Faults {
 
     /// Whether something stands in the way of the call `name`.
     pub fn is_blocked(&self, name: &str) -> bool {
-        self.lock().get(name) == Some(&Fault::Blocked)
+        self.lock().get(name) == Some(&InjectedFault::Blocked)
     }
 
     /// How often the call `name` was made.
@@ -67,37 +67,37 @@ impl Faults {
                 let mut faults = self.lock();
                 match faults.get(name).copied() {
                     None => return Ok(false),
-                    Some(Fault::Blocked) => return Err(true),
-                    Some(Fault::Refused) => return Err(false),
-                    Some(Fault::LostAnswer) => {
+                    Some(InjectedFault::Blocked) => return Err(true),
+                    Some(InjectedFault::Refused) => return Err(false),
+                    Some(InjectedFault::LostAnswer) => {
                         faults.remove(name);
                         return Ok(true);
                     }
-                    Some(Fault::Passing(left)) => {
+                    Some(InjectedFault::Passing(left)) => {
                         if left <= 1 {
                             faults.remove(name);
                         } else {
-                            faults.insert(name.to_owned(), Fault::Passing(left - 1));
+                            faults.insert(name.to_owned(), InjectedFault::Passing(left - 1));
                         }
                         return Err(true);
                     }
-                    Some(Fault::Panic(left)) => {
+                    Some(InjectedFault::Panic(left)) => {
                         if left <= 1 {
                             faults.remove(name);
                         } else {
-                            faults.insert(name.to_owned(), Fault::Panic(left - 1));
+                            faults.insert(name.to_owned(), InjectedFault::Panic(left - 1));
                         }
                         drop(faults);
                         panic!("a panic of the test in {name}");
                     }
-                    Some(Fault::Hang) => {}
+                    Some(InjectedFault::Hang) => {}
                 }
             }
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Fault>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, InjectedFault>> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

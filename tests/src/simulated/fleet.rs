@@ -23,10 +23,12 @@ use warmd_daemon::{
     sources::{
         HowStopped, Leftover, ShutdownPolicy, Snapshot, SnapshotDisk, SnapshotRequest, Source, SourceError,
     },
-    targets::{CreateMachine, DiskSpec, GuestSign, MachineState, PreparedDisk, Target, TargetError, Writer},
+    targets::{
+        CreateMachine, DiskSpec, GuestSign, LastWriter, MachineState, PreparedDisk, Target, TargetError,
+    },
 };
 
-use super::{SimulatedSource, SimulatedTarget, World};
+use super::{SimulatedSource, SimulatedTarget, SimulatedWorld};
 use crate::endpoints::machine;
 
 /// One VM: where it is, and its disks with their sizes in bytes and their datastores.
@@ -54,9 +56,9 @@ pub struct Fleet(Arc<Mutex<Seen>>);
 
 #[derive(Debug, Default)]
 struct Seen {
-    vms: BTreeMap<String, (FleetVm, World)>,
+    vms: BTreeMap<String, (FleetVm, SimulatedWorld)>,
     /// By owner: the target's side.
-    targets: BTreeMap<MigrationId, World>,
+    targets: BTreeMap<MigrationId, SimulatedWorld>,
     owners: BTreeMap<MigrationId, String>,
     /// VMs with an open snapshot.
     open: Vec<String>,
@@ -73,7 +75,7 @@ impl Fleet {
         let fleet = Self::default();
         for (at, vm) in vms.into_iter().enumerate() {
             let disks: Vec<_> = vm.disks.iter().map(|(key, size, _)| (key.as_str(), *size)).collect();
-            let world = World::new(&disks);
+            let world = SimulatedWorld::new(&disks);
             for (key, size) in &disks {
                 world.guest_writes(key, 0, &vec![at as u8 | 1; *size as usize]);
             }
@@ -93,12 +95,12 @@ impl Fleet {
     }
 
     /// The world of a VM's source side.
-    pub fn world(&self, vm: &str) -> World {
+    pub fn world(&self, vm: &str) -> SimulatedWorld {
         self.seen().vms[vm].1.clone()
     }
 
     /// The world of its target side, once a snapshot was taken of it; of its last migration.
-    pub fn target(&self, vm: &str) -> World {
+    pub fn target(&self, vm: &str) -> SimulatedWorld {
         let seen = self.seen();
         let owner = seen.owners.iter().rev().find(|(_, name)| *name == vm).map(|(owner, _)| owner);
         seen.targets[owner.expect("a snapshot was taken of it")].clone()
@@ -243,13 +245,13 @@ impl Source for FleetSource {
         Ok(())
     }
 
-    async fn release_marks(
+    async fn delete_marks(
         &self,
         vm: &VmId,
         owner: MigrationId,
         keep: &[ChangeMark],
     ) -> Result<Vec<Leftover>, SourceError> {
-        self.at(&vm.0)?.release_marks(vm, owner, keep).await
+        self.at(&vm.0)?.delete_marks(vm, owner, keep).await
     }
 
     async fn shut_down(&self, vm: &VmId, policy: ShutdownPolicy) -> Result<HowStopped, SourceError> {
@@ -303,7 +305,7 @@ pub struct FleetTarget(pub Fleet);
 impl FleetTarget {
     fn of(&self, owner: MigrationId) -> SimulatedTarget {
         let empty = || {
-            let world = World::new(&[]);
+            let world = SimulatedWorld::new(&[]);
             world.with(|truth| truth.source_runs = false);
             world
         };
@@ -353,11 +355,11 @@ impl Target for FleetTarget {
         self.of(owner).discard_disks(owner, disks).await
     }
 
-    async fn note_writer(&self, owner: MigrationId, writer: Option<Writer>) -> Result<(), TargetError> {
+    async fn note_writer(&self, owner: MigrationId, writer: Option<LastWriter>) -> Result<(), TargetError> {
         self.of(owner).note_writer(owner, writer).await
     }
 
-    async fn noted_writer(&self, owner: MigrationId) -> Result<Option<Writer>, TargetError> {
+    async fn noted_writer(&self, owner: MigrationId) -> Result<Option<LastWriter>, TargetError> {
         self.of(owner).noted_writer(owner).await
     }
 }

@@ -14,15 +14,15 @@ use warmd_cbt::{buffer::BufferPool, limit::Limit, transfer::TransferSettings};
 use warmd_daemon::{
     metrics::Metrics,
     migration::{
-        audit::AuditBudget,
+        audit::AuditAmount,
         context::Engine,
-        control::{Control, Endpoint},
-        manager::{Endpoints, Manager, Opened},
+        control::{Control, EndpointInfo},
+        manager::{Endpoints, Manager, OpenEndpoint},
     },
     model::{
-        budget::ConfiguredBudgets,
         plan::Plan,
-        request::{Request, Verdict},
+        quota::ConfiguredQuotas,
+        request::{Request, RequestOutcome},
         view::MigrationView,
     },
     store::Store,
@@ -37,7 +37,7 @@ const DEADLINE: Duration = Duration::from_hours(48);
 #[derive(Debug)]
 pub struct FleetRig {
     pub fleet: Fleet,
-    budgets: ConfiguredBudgets,
+    quotas: ConfiguredQuotas,
     database: String,
     /// Keeps the database in being.
     connection: rusqlite::Connection,
@@ -47,13 +47,13 @@ pub struct FleetRig {
 }
 
 impl FleetRig {
-    /// Starts it with these budgets, with nothing planned. The sources are those that the VMs name, the target is `t`.
-    pub async fn start(fleet: Fleet, budgets: ConfiguredBudgets) -> Self {
+    /// Starts it with these quotas, with nothing planned. The sources are those that the VMs name, the target is `t`.
+    pub async fn start(fleet: Fleet, quotas: ConfiguredQuotas) -> Self {
         static DATABASES: AtomicU64 = AtomicU64::new(0);
         let database = format!("file:/fleet-{}?vfs=memdb", DATABASES.fetch_add(1, Relaxed));
         let connection = rusqlite::Connection::open(&database).expect("a database in memory");
-        let (manager, shutdown, metrics) = open(&database, &fleet, &budgets).await;
-        Self { fleet, budgets, database, connection, shutdown, manager, metrics }
+        let (manager, shutdown, metrics) = open(&database, &fleet, &quotas).await;
+        Self { fleet, quotas, database, connection, shutdown, manager, metrics }
     }
 
     /// Applies the plan, which must be good.
@@ -67,7 +67,7 @@ impl FleetRig {
     }
 
     /// Asks.
-    pub async fn request(&self, vm: &str, request: Request) -> Verdict {
+    pub async fn request(&self, vm: &str, request: Request) -> RequestOutcome {
         let id = self.view(vm).await.id;
         self.manager.request(id, request, "test").await.expect("the owner answers")
     }
@@ -112,14 +112,14 @@ impl FleetRig {
 
     /// Starts it again on the same state.
     pub async fn go_on(&mut self) {
-        (self.manager, self.shutdown, self.metrics) = open(&self.database, &self.fleet, &self.budgets).await;
+        (self.manager, self.shutdown, self.metrics) = open(&self.database, &self.fleet, &self.quotas).await;
     }
 }
 
 async fn open(
     database: &str,
     fleet: &Fleet,
-    budgets: &ConfiguredBudgets,
+    quotas: &ConfiguredQuotas,
 ) -> (Arc<Manager>, CancellationToken, Metrics) {
     let store = Store::simulated(database, |commit| commit()).expect("the store opens");
     let (shutdown, metrics) = (CancellationToken::new(), Metrics::default());
@@ -128,20 +128,23 @@ async fn open(
         pool: BufferPool::new(64, settings.chunk),
         settings,
         limit: Limit::default(),
-        audit: AuditBudget::default(),
+        audit: AuditAmount::default(),
         metrics: metrics.clone(),
     };
-    let endpoint =
-        |name: &str| Endpoint { name: name.to_owned(), kind: "simulated".to_owned(), place: String::new() };
-    let mut endpoints = Endpoints { budgets: budgets.clone(), ..Endpoints::default() };
+    let endpoint = |name: &str| EndpointInfo {
+        name: name.to_owned(),
+        kind: "simulated".to_owned(),
+        place: String::new(),
+    };
+    let mut endpoints = Endpoints { quotas: quotas.clone(), ..Endpoints::default() };
     let limit = Limit::default();
     let names: BTreeSet<String> = fleet.sources();
     for name in names {
         let handle = Arc::new(FleetSource(fleet.clone(), name.clone())) as _;
-        endpoints.sources.insert(name.clone(), Opened { endpoint: endpoint(&name), limit, handle });
+        endpoints.sources.insert(name.clone(), OpenEndpoint { endpoint: endpoint(&name), limit, handle });
     }
     let handle = Arc::new(FleetTarget(fleet.clone())) as _;
-    endpoints.targets.insert("t".to_owned(), Opened { endpoint: endpoint("t"), limit, handle });
+    endpoints.targets.insert("t".to_owned(), OpenEndpoint { endpoint: endpoint("t"), limit, handle });
     let manager = Manager::start(store, endpoints, engine, shutdown.clone()).await.expect("it starts");
     (manager, shutdown, metrics)
 }

@@ -17,7 +17,7 @@ mod target;
 mod world;
 
 pub use disk::MemoryDisk;
-pub use faults::{Fault, Faults};
+pub use faults::{Faults, InjectedFault};
 pub use fleet::{Fleet, FleetSource, FleetTarget, FleetVm, Taken};
 #[cfg(debug_assertions)]
 pub use fleet_rig::FleetRig;
@@ -25,4 +25,4 @@ pub use fleet_rig::FleetRig;
 pub use rig::{Rig, on_a_clock};
 pub use source::{SimulatedSource, VM};
 pub use target::SimulatedTarget;
-pub use world::World;
+pub use world::SimulatedWorld;

@@ -15,10 +15,10 @@ use warmd_cbt::{buffer::BufferPool, limit::Limit, transfer::TransferSettings};
 use warmd_daemon::{
     clock,
     metrics::Metrics,
-    migration::{audit::AuditBudget, context::Engine, control::Control, manager::Manager},
+    migration::{audit::AuditAmount, context::Engine, control::Control, manager::Manager},
     model::{
         plan::{Plan, VerifyMode},
-        request::{Request, Verdict},
+        request::{Request, RequestOutcome},
         state::State,
         view::MigrationView,
     },
@@ -28,7 +28,7 @@ use warmd_daemon::{
 use super::{
     source::{SimulatedSource, VM},
     target::SimulatedTarget,
-    world::World,
+    world::SimulatedWorld,
 };
 use crate::endpoints::endpoints;
 
@@ -46,7 +46,7 @@ enum Place {
 /// A daemon without its API.
 #[derive(Debug)]
 pub struct Rig {
-    pub world: World,
+    pub world: SimulatedWorld,
     place: Place,
     store: Store,
     shutdown: CancellationToken,
@@ -57,19 +57,19 @@ pub struct Rig {
 
 impl Rig {
     /// Starts it over `world`, with nothing planned.
-    pub async fn start(world: World) -> Self {
+    pub async fn start(world: SimulatedWorld) -> Self {
         Self::start_in(Place::Folder(TempDir::new().expect("a temporary folder")), world).await
     }
 
     /// The same with all of its state in memory and without threads, for [`on_a_clock`].
-    pub async fn start_on_a_clock(world: World) -> Self {
+    pub async fn start_on_a_clock(world: SimulatedWorld) -> Self {
         static DATABASES: AtomicU64 = AtomicU64::new(0);
         let name = format!("file:/rig-{}?vfs=memdb", DATABASES.fetch_add(1, Relaxed));
         let connection = rusqlite::Connection::open(&name).expect("a database in memory");
         Self::start_in(Place::Memory(name, connection), world).await
     }
 
-    async fn start_in(place: Place, world: World) -> Self {
+    async fn start_in(place: Place, world: SimulatedWorld) -> Self {
         let (store, manager, shutdown, metrics) = open(&place, &world).await;
         Self { world, place, store, shutdown, manager, metrics }
     }
@@ -109,11 +109,11 @@ impl Rig {
 
     /// Asks, and expects to be granted it.
     pub async fn ask(&self, request: Request) {
-        assert_eq!(self.request(request).await, Verdict::Accepted, "{request:?}");
+        assert_eq!(self.request(request).await, RequestOutcome::Accepted, "{request:?}");
     }
 
     /// Asks.
-    pub async fn request(&self, request: Request) -> Verdict {
+    pub async fn request(&self, request: Request) -> RequestOutcome {
         let id = self.view().await.id;
         self.manager.request(id, request, "test").await.expect("the owner answers")
     }
@@ -186,7 +186,7 @@ impl Rig {
     }
 
     /// Stops the daemon, lets something happen to the world while there is none, and starts it again.
-    pub async fn restart_after(&mut self, meanwhile: impl FnOnce(&World)) {
+    pub async fn restart_after(&mut self, meanwhile: impl FnOnce(&SimulatedWorld)) {
         self.stop().await;
         meanwhile(&self.world);
         self.go_on().await;
@@ -220,7 +220,7 @@ pub fn on_a_clock<T>(now: &str, test: impl Future<Output = T>) -> T {
     ended
 }
 
-async fn open(place: &Place, world: &World) -> (Store, Arc<Manager>, CancellationToken, Metrics) {
+async fn open(place: &Place, world: &SimulatedWorld) -> (Store, Arc<Manager>, CancellationToken, Metrics) {
     let store = match place {
         Place::Folder(dir) => Store::open(dir.path()),
         Place::Memory(name, _) => {
@@ -240,7 +240,7 @@ async fn open(place: &Place, world: &World) -> (Store, Arc<Manager>, Cancellatio
         pool: BufferPool::new(8, 1 << 20),
         settings,
         limit: Limit::default(),
-        audit: AuditBudget::default(),
+        audit: AuditAmount::default(),
         metrics: metrics.clone(),
     };
     let endpoints =

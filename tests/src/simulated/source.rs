@@ -16,14 +16,14 @@ use warmd_daemon::{
         rule::Objection,
     },
     sources::{
-        HoldOff, HowStopped, Leftover, Moved, ShutdownPolicy, Snapshot, SnapshotDisk, SnapshotRequest,
+        HoldOff, HowStopped, Leftover, MigratedMark, ShutdownPolicy, Snapshot, SnapshotDisk, SnapshotRequest,
         Source, SourceError, SourceErrorKind,
     },
 };
 
 use super::{
     disk::MemoryDisk,
-    world::{TRACKED, World},
+    world::{SimulatedWorld, TRACKED},
 };
 use crate::endpoints::machine;
 
@@ -33,7 +33,7 @@ const ID: &str = "0001";
 
 /// A source in memory.
 #[derive(Clone, Debug)]
-pub struct SimulatedSource(pub World);
+pub struct SimulatedSource(pub SimulatedWorld);
 
 impl SimulatedSource {
     async fn strike(&self, call: &str) -> Result<bool, SourceError> {
@@ -154,7 +154,7 @@ impl Source for SimulatedSource {
         Self::answered(lost, "end-snapshot")
     }
 
-    async fn release_marks(
+    async fn delete_marks(
         &self,
         _vm: &VmId,
         _owner: MigrationId,
@@ -209,7 +209,7 @@ impl Source for SimulatedSource {
         Ok(was)
     }
 
-    async fn hold_off(&self, _vm: &VmId, moved: &Moved, was: &HoldOff) -> Result<(), SourceError> {
+    async fn hold_off(&self, _vm: &VmId, moved: &MigratedMark, was: &HoldOff) -> Result<(), SourceError> {
         let lost = self.strike("hold-off").await?;
         self.0.with(|truth| {
             truth.calls.push("source held off".to_owned());

@@ -10,16 +10,16 @@ use warmd_daemon::{
         rule::{Objection, Rule},
     },
     targets::{
-        CreateMachine, DiskSpec, GuestSign, Incoming, MachineState, PreparedDisk, Target, TargetError,
-        TargetErrorKind, Writer, guard::Guard,
+        CreateMachine, DiskSpec, GuestSign, Incoming, LastWriter, MachineState, PreparedDisk, Target,
+        TargetError, TargetErrorKind, conversion_overlay::ConversionOverlay,
     },
 };
 
-use super::{disk::MemoryDisk, world::World};
+use super::{disk::MemoryDisk, world::SimulatedWorld};
 
 /// A target in memory.
 #[derive(Clone, Debug)]
-pub struct SimulatedTarget(pub World);
+pub struct SimulatedTarget(pub SimulatedWorld);
 
 impl SimulatedTarget {
     async fn strike(&self, call: &str) -> Result<bool, TargetError> {
@@ -186,14 +186,14 @@ impl Target for SimulatedTarget {
         Self::answered(lost, "discard-disks")
     }
 
-    async fn guard(&self) -> Result<Option<&dyn Guard>, TargetError> {
+    async fn guard(&self) -> Result<Option<&dyn ConversionOverlay>, TargetError> {
         match &self.0.files {
             Some(files) => files.guard().await,
             None => Ok(None),
         }
     }
 
-    async fn note_writer(&self, owner: MigrationId, writer: Option<Writer>) -> Result<(), TargetError> {
+    async fn note_writer(&self, owner: MigrationId, writer: Option<LastWriter>) -> Result<(), TargetError> {
         if let Some(files) = &self.0.files {
             return files.note_writer(owner, writer).await;
         }
@@ -201,7 +201,7 @@ impl Target for SimulatedTarget {
         Ok(())
     }
 
-    async fn noted_writer(&self, owner: MigrationId) -> Result<Option<Writer>, TargetError> {
+    async fn noted_writer(&self, owner: MigrationId) -> Result<Option<LastWriter>, TargetError> {
         if let Some(files) = &self.0.files {
             return files.noted_writer(owner).await;
         }

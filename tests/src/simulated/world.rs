@@ -9,7 +9,7 @@ use std::{
 use warmd_daemon::{
     model::{machine::Machine, rule::Objection},
     targets::{
-        Writer,
+        LastWriter,
         disk::{self, DiskTarget},
     },
 };
@@ -21,7 +21,7 @@ pub(super) const TRACKED: u64 = 4096;
 
 /// A world with one VM in it.
 #[derive(Clone, Debug)]
-pub struct World {
+pub struct SimulatedWorld {
     state: Arc<Mutex<Truth>>,
     /// Faults of both endpoints.
     pub faults: Faults,
@@ -63,7 +63,7 @@ pub struct Truth {
     /// The target's guest agent answers.
     pub agent_answers: bool,
     /// The pass that the target has a note of.
-    pub noted: Option<Writer>,
+    pub noted: Option<LastWriter>,
     /// The source's disks by key.
     pub source_disks: BTreeMap<String, Vec<u8>>,
     /// The target's disks by key.
@@ -98,7 +98,7 @@ impl Truth {
     }
 }
 
-impl World {
+impl SimulatedWorld {
     /// A running VM with disks of these sizes, in bytes.
     pub fn new(disks: &[(&str, u64)]) -> Self {
         let truth = Truth {
@@ -121,7 +121,8 @@ impl World {
     /// The same, with other storages beside it.
     #[must_use]
     pub fn with_storages(self, directory: &Path, storages: BTreeMap<String, PathBuf>) -> Self {
-        let settings = disk::Settings { directory: directory.to_owned(), storages, provisioner: None };
+        let settings =
+            disk::DiskTargetSettings { directory: directory.to_owned(), storages, provisioner: None };
         Self { files: Some(Arc::new(DiskTarget::new(&settings).expect("an absolute directory"))), ..self }
     }
 

@@ -7,14 +7,14 @@ use std::{sync::PoisonError, time::Duration};
 
 use warmd_daemon::model::{id::MigrationId, state::State, view::MigrationView};
 
-use super::life::Stage;
+use super::life::SimulatedLife;
 
 /// Within this it is to be told.
 const TOLD: Duration = Duration::from_mins(5);
 
 /// Starts some of the sources of migrations that are done, waits until that is told, and stops them again. Who was left
 /// running before is told too.
-pub(super) async fn look_back(stage: &Stage, views: &[MigrationView]) {
+pub(super) async fn look_back(stage: &SimulatedLife, views: &[MigrationView]) {
     let mut chance = stage.holding.lock().unwrap_or_else(PoisonError::into_inner).split();
     let done = stage.scenario.vms.iter().filter_map(|scene| {
         let last = views.iter().rfind(|view| view.vm_name == scene.name)?;
@@ -40,7 +40,7 @@ pub(super) async fn look_back(stage: &Stage, views: &[MigrationView]) {
 }
 
 /// Waits until the durable state says of all these whether their sources run.
-async fn until_told(stage: &Stage, of: &[(MigrationId, String)]) {
+async fn until_told(stage: &SimulatedLife, of: &[(MigrationId, String)]) {
     let begun = tokio::time::Instant::now();
     for (id, name) in of {
         loop {

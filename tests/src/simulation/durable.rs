@@ -15,17 +15,17 @@ use warmd_daemon::{
     model::{
         id::MigrationId,
         phase::Phase,
-        state::{Resting, State},
+        state::{ResumePoint, State},
     },
     store::Store,
-    targets::Writer,
+    targets::LastWriter,
 };
 
 use super::{
     legal::is_legal,
     pages::Pages,
     restored::Copy,
-    world::{LedgerSeen, Truth, World, delta},
+    world::{LedgerSeen, SimulationWorld, Truth, delta},
 };
 
 /// A state with nothing in it.
@@ -86,7 +86,7 @@ impl Durable {
     /// Lets a transaction be made durable, or not; looks at what it changed.
     pub(super) fn commit(
         &mut self,
-        world: &World,
+        world: &SimulationWorld,
         commit: &mut dyn FnMut() -> rusqlite::Result<()>,
     ) -> rusqlite::Result<()> {
         let error = |code: i32, why: &str| {
@@ -314,11 +314,11 @@ impl Truth {
         self.counts.add(match now {
             State::Undoing { .. } => "undone cutovers",
             State::RollingBack => "rollbacks",
-            State::Failed { from: Resting::Overtaken, .. } => "overtaken states",
+            State::Failed { from: ResumePoint::StaleState, .. } => "overtaken states",
             State::Failed { .. } => "failures",
             State::Paused { .. } => "pauses",
             State::Syncing => "deltas",
-            State::CuttingOver { phase: Phase::LastDelta } => "cutovers",
+            State::CuttingOver { phase: Phase::CatchUpDelta } => "cutovers",
             State::Done => "done",
             State::Cancelled => "cancelled",
             _ => "other steps",
@@ -335,7 +335,7 @@ impl Truth {
         if copies && !stale && self.targets.get(&owner).is_some_and(|made| made.exists && made.ran) {
             self.violated(format!("{vm} takes its final delta into a target VM that ran"));
         }
-        let begins = matches!(now, State::CuttingOver { phase: Phase::LastDelta });
+        let begins = matches!(now, State::CuttingOver { phase: Phase::CatchUpDelta });
         let undone = matches!(
             (before, now),
             (Some(State::Undoing { .. }), State::Synced) | (Some(State::RollingBack), State::Paused { .. })
@@ -395,7 +395,7 @@ impl Truth {
         if !made.exists {
             wrong.push(format!("{vm} is done, and has no machine on the target"));
         }
-        if !matches!(made.noted, Some(Writer::Machine { over: true, .. })) {
+        if !matches!(made.noted, Some(LastWriter::Machine { over: true, .. })) {
             wrong.push(format!("{vm} is done, and its disks are not noted as the target VM's"));
         }
         for what in wrong {

@@ -12,14 +12,14 @@ use warmd_daemon::{
     clock,
     migration::{control::Control, manager::Manager},
     model::{
-        appointment::{CutoverOrder, When},
         id::MigrationId,
         phase::Phase,
-        state::{Resting, State},
+        scheduled_cutover::{CutoverOrder, CutoverTime},
+        state::{ResumePoint, State},
     },
 };
 
-use super::{chance::Chance, durable::Durable, life::Stage, world::Truth};
+use super::{chance::Chance, durable::Durable, life::SimulatedLife, world::Truth};
 
 /// The group that runs, as the durable state has it.
 #[derive(Debug, Default)]
@@ -61,9 +61,9 @@ pub(super) fn keys(vms: &[String], chance: &mut Chance) -> Option<(String, Strin
 }
 
 /// Asks for the cutovers of all VMs of the plan, or takes them back.
-pub(super) async fn ask(stage: &Stage, manager: &Arc<Manager>, begins: bool) {
+pub(super) async fn ask(stage: &SimulatedLife, manager: &Arc<Manager>, begins: bool) {
     let by = format!("planner {}", clock::steady().timestamp_micros());
-    let order = begins.then(|| CutoverOrder { when: When::Now, ..CutoverOrder::default() });
+    let order = begins.then(|| CutoverOrder { when: CutoverTime::Now, ..CutoverOrder::default() });
     let answer = manager.cut_over_plan(&stage.scenario.plan.name, order, &by).await;
     let mut truth = stage.world.truth();
     let what = if begins { "the cutover" } else { "no cutover" };
@@ -121,7 +121,7 @@ impl Truth {
         let Some(group) = &mut self.group else { return };
         match now {
             State::CuttingOver { phase: Phase::StartVm } => drop(group.through.insert(owner)),
-            State::CuttingOver { phase: Phase::Release } | State::Done => drop(group.came_up.insert(owner)),
+            State::CuttingOver { phase: Phase::Cleanup } | State::Done => drop(group.came_up.insert(owner)),
             _ => {}
         }
     }
@@ -139,9 +139,9 @@ impl Truth {
                 self.states.get(&seat.owner),
                 Some(
                     State::CuttingOver {
-                        phase: Phase::CreateVm | Phase::StartVm | Phase::Watch | Phase::Release
+                        phase: Phase::CreateVm | Phase::StartVm | Phase::BootCheck | Phase::Cleanup
                     } | State::Done
-                        | State::Failed { from: Resting::Watch | Resting::Release, .. }
+                        | State::Failed { from: ResumePoint::BootCheck | ResumePoint::Cleanup, .. }
                 )
             )
         };

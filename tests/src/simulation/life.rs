@@ -17,7 +17,7 @@ use warmd_daemon::{
 
 use super::{
     chance::Chance, durable::Durable, people, scenario::Scenario, source::SimulatedSource,
-    target::SimulatedTarget, world::World,
+    target::SimulatedTarget, world::SimulationWorld,
 };
 use crate::endpoints::endpoints;
 
@@ -35,9 +35,9 @@ pub(super) enum End {
 
 /// What outlives the daemon.
 #[derive(Debug)]
-pub(super) struct Stage {
+pub(super) struct SimulatedLife {
     pub(super) scenario: Scenario,
-    pub(super) world: Arc<World>,
+    pub(super) world: Arc<SimulationWorld>,
     pub(super) durable: Arc<Mutex<Durable>>,
     /// When things cease to go wrong.
     pub(super) calm_from: DateTime<Utc>,
@@ -52,7 +52,7 @@ pub(super) struct Stage {
 }
 
 /// Runs one life on a clock of its own that begins at `now`, and gives the time at its end.
-pub(super) fn run(stage: &Stage, now: DateTime<Utc>) -> (End, DateTime<Utc>) {
+pub(super) fn run(stage: &SimulatedLife, now: DateTime<Utc>) -> (End, DateTime<Utc>) {
     on_a_clock(now, async { (live(stage).await, clock::steady()) })
 }
 
@@ -77,7 +77,7 @@ fn on_a_clock<T>(now: DateTime<Utc>, what: impl Future<Output = T>) -> T {
     ended
 }
 
-async fn live(stage: &Stage) -> End {
+async fn live(stage: &SimulatedLife) -> End {
     let (world, durable) = (&stage.world, Arc::clone(&stage.durable));
     let committed = Arc::clone(world);
     let database = durable.lock().unwrap_or_else(PoisonError::into_inner).name.clone();
@@ -119,7 +119,7 @@ async fn live(stage: &Stage) -> End {
     end
 }
 
-fn engine(stage: &Stage) -> Engine {
+fn engine(stage: &SimulatedLife) -> Engine {
     Engine {
         pool: BufferPool::new(stage.scenario.buffers, stage.scenario.settings.chunk),
         settings: stage.scenario.settings,

@@ -43,34 +43,34 @@ use std::{
 use chrono::{DateTime, Utc};
 use warmd_daemon::model::phase::Phase;
 
-pub use self::world::Counts;
+pub use self::world::SimulationCounts;
 use self::{
     chance::Chance,
     durable::Durable,
     groups::GroupSeen,
-    life::{End, Stage},
+    life::{End, SimulatedLife},
     pages::Pages,
     scenario::Scenario,
     trace::Trace,
-    world::{Truth, Vm, World},
+    world::{SimulationWorld, Truth, Vm},
 };
 
 /// What came of a seed.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct SimulationOutcome {
     pub seed: u64,
     /// Of all that happened.
     pub hash: u64,
     pub steps: u64,
     /// Real time.
     pub took: Duration,
-    pub counts: Counts,
+    pub counts: SimulationCounts,
     /// What must never be, and was.
     pub violations: Vec<String>,
 }
 
 /// Runs a simulation; all that happens is printed if it `tells`.
-pub fn run(seed: u64, tells: bool) -> Outcome {
+pub fn run(seed: u64, tells: bool) -> SimulationOutcome {
     static DATABASES: AtomicU64 = AtomicU64::new(0);
     panics::watch();
     let begun = Instant::now();
@@ -85,9 +85,9 @@ pub fn run(seed: u64, tells: bool) -> Outcome {
     // Likewise, for what starts with its host.
     let mut holding = Chance::new(seed ^ 0x0068_6f6c_6469_6e67);
     let truth = truth(&scenario, &mut chance, &mut holding, tells);
-    let stage = Stage {
+    let stage = SimulatedLife {
         calm_from: now + world::delta(scenario.chaos),
-        world: World::new(truth),
+        world: SimulationWorld::new(truth),
         durable: Arc::new(Mutex::new(Durable::new(database).expect("a database in memory"))),
         people: Mutex::new(people),
         together: Mutex::new(together),
@@ -133,7 +133,7 @@ pub fn run(seed: u64, tells: bool) -> Outcome {
     }
     let mut truth = stage.world.between_lives();
     truth.violations.extend(panics::taken());
-    Outcome {
+    SimulationOutcome {
         seed,
         hash: truth.trace.hash(),
         steps: truth.steps,
@@ -192,7 +192,7 @@ fn truth(scenario: &Scenario, chance: &mut Chance, holding: &mut Chance, tells: 
         told: [].into(),
         group: scenario.plan.is_grouped().then(GroupSeen::default),
         states: BTreeMap::new(),
-        counts: Counts::default(),
+        counts: SimulationCounts::default(),
         trace: Trace::new(tells),
         violations: Vec::new(),
     }

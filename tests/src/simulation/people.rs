@@ -9,11 +9,11 @@ use warmd_daemon::{
     clock,
     migration::{control::Control, manager::Manager},
     model::{
-        appointment::{CutoverOrder, When},
         phase::Phase,
         plan::VerifyMode,
-        request::{Request, Verdict},
-        state::{Resting, State},
+        request::{Request, RequestOutcome},
+        scheduled_cutover::{CutoverOrder, CutoverTime},
+        state::{ResumePoint, State},
         verify::{Amount, VerifyOrder, VerifyScope},
         view::MigrationView,
     },
@@ -23,7 +23,7 @@ use super::{
     afterwards,
     chance::Chance,
     groups,
-    life::{End, Stage},
+    life::{End, SimulatedLife},
     scenario::VmScene,
     target,
     world::Truth,
@@ -35,7 +35,7 @@ const PATIENCE: Duration = Duration::from_hours(6);
 const BYTES: [u8; 4] = [0, 1, 2, 3];
 
 /// Acts until everything is done, or the daemon is to be shut down.
-pub(super) async fn act(stage: &Stage, manager: &Arc<Manager>) -> End {
+pub(super) async fn act(stage: &SimulatedLife, manager: &Arc<Manager>) -> End {
     let mut chance = stage.people.lock().unwrap_or_else(PoisonError::into_inner).split();
     let (guests, others) = (chance.split(), chance.split());
     let together = stage.together.lock().unwrap_or_else(PoisonError::into_inner).split();
@@ -49,7 +49,7 @@ pub(super) async fn act(stage: &Stage, manager: &Arc<Manager>) -> End {
     }
 }
 
-async fn write(stage: &Stage, mut chance: Chance) {
+async fn write(stage: &SimulatedLife, mut chance: Chance) {
     loop {
         tokio::time::sleep(chance.millis(1, stage.scenario.guest_pause)).await;
         let vm = &stage.scenario.vms[chance.below(stage.scenario.vms.len() as u64) as usize];
@@ -74,7 +74,12 @@ async fn write(stage: &Stage, mut chance: Chance) {
     }
 }
 
-async fn operate(stage: &Stage, manager: &Arc<Manager>, mut chance: Chance, mut together: Chance) -> End {
+async fn operate(
+    stage: &SimulatedLife,
+    manager: &Arc<Manager>,
+    mut chance: Chance,
+    mut together: Chance,
+) -> End {
     let ends =
         chance.happens(300).then(|| clock::steady() + super::world::delta(chance.millis(1000, 60_000)));
     let mut asked = 0;
@@ -101,7 +106,8 @@ async fn operate(stage: &Stage, manager: &Arc<Manager>, mut chance: Chance, mut 
             continue;
         }
         // Its VM and its disks would be left, and both are this operator's own.
-        if request == Request::Cancel && matches!(view.state, State::Failed { from: Resting::Overtaken, .. })
+        if request == Request::Cancel
+            && matches!(view.state, State::Failed { from: ResumePoint::StaleState, .. })
         {
             continue;
         }
@@ -127,7 +133,7 @@ async fn operate(stage: &Stage, manager: &Arc<Manager>, mut chance: Chance, mut 
 }
 
 /// Nothing goes wrong any more: everything must come to its end.
-async fn finish(stage: &Stage, manager: &Arc<Manager>, mut asked: u32) {
+async fn finish(stage: &SimulatedLife, manager: &Arc<Manager>, mut asked: u32) {
     {
         let mut truth = stage.world.truth();
         (truth.faults, truth.store_faults, truth.meddling) = (0, 0, false);
@@ -184,24 +190,24 @@ async fn finish(stage: &Stage, manager: &Arc<Manager>, mut asked: u32) {
 }
 
 /// What brings a migration on to its end.
-fn wanted(stage: &Stage, scene: &VmScene, view: &MigrationView) -> Option<Request> {
+fn wanted(stage: &SimulatedLife, scene: &VmScene, view: &MigrationView) -> Option<Request> {
     if matches!(&view.state, State::Failed { from, .. } if from.past_no_return()) {
         // As the failure asks: the two must not run beside each other.
         stage.world.truth().stop_stray(&scene.name);
     }
     match &view.state {
-        State::Failed { from: Resting::Watch, .. } => {
+        State::Failed { from: ResumePoint::BootCheck, .. } => {
             // As the failure asks: it is started there by hand, or if there is nothing to start, gone back from.
             let started = target::start(&mut stage.world.truth(), view.id);
             Some(if started.is_ok() { Request::Resume } else { Request::Rollback })
         }
         // The operator knows that the state was put back, and wants the source.
-        State::Failed { from: Resting::Overtaken, .. } => Some(Request::Rollback),
+        State::Failed { from: ResumePoint::StaleState, .. } => Some(Request::Rollback),
         State::Paused { .. } | State::Failed { .. } if !scene.give_up => Some(Request::Resume),
         State::Paused { .. }
-        | State::Failed { from: Resting::Preparing | Resting::Seeding | Resting::Synced, .. } => {
-            Some(Request::Cancel)
-        }
+        | State::Failed {
+            from: ResumePoint::Preparing | ResumePoint::Seeding | ResumePoint::Synced, ..
+        } => Some(Request::Cancel),
         State::Failed { .. } => Some(Request::Resume),
         State::Synced => {
             // Who does not heed a request to shut down is stopped by hand.
@@ -220,7 +226,7 @@ async fn pick(manager: &Arc<Manager>, chance: &mut Chance) -> Option<MigrationVi
     views.into_iter().nth(at)
 }
 
-async fn apply(stage: &Stage, manager: &Arc<Manager>) {
+async fn apply(stage: &SimulatedLife, manager: &Arc<Manager>) {
     let by = format!("planner {}", clock::steady().timestamp_micros());
     let applied = manager.apply_plan(stage.scenario.plan.clone(), &by).await;
     let mut truth = stage.world.truth();
@@ -238,9 +244,9 @@ async fn apply(stage: &Stage, manager: &Arc<Manager>) {
 }
 
 /// Asks for a cutover later, or for none before another word; in a group now and then for one VM alone, all the same.
-async fn arrange(stage: &Stage, manager: &Arc<Manager>, view: &MigrationView, chance: &mut Chance) {
-    let later = When::At(clock::now() + super::world::delta(chance.millis(0, 20_000)));
-    let when = chance.one_of(&[later, When::Hold, When::Release, When::Now]);
+async fn arrange(stage: &SimulatedLife, manager: &Arc<Manager>, view: &MigrationView, chance: &mut Chance) {
+    let later = CutoverTime::At(clock::now() + super::world::delta(chance.millis(0, 20_000)));
+    let when = chance.one_of(&[later, CutoverTime::Hold, CutoverTime::Unhold, CutoverTime::Now]);
     let order = CutoverOrder { when, force: chance.happens(300), ..CutoverOrder::default() };
     let by = format!("operator {}", clock::steady().timestamp_micros());
     let answer = manager.cut_over(view.id, order, &by).await;
@@ -250,7 +256,13 @@ async fn arrange(stage: &Stage, manager: &Arc<Manager>, view: &MigrationView, ch
     truth.note(format_args!("{order:?} of {name}: {:?}", answer.ok()));
 }
 
-async fn ask(stage: &Stage, manager: &Arc<Manager>, view: &MigrationView, request: Request, asked: u32) {
+async fn ask(
+    stage: &SimulatedLife,
+    manager: &Arc<Manager>,
+    view: &MigrationView,
+    request: Request,
+    asked: u32,
+) {
     ask_for(stage, manager, view, request, None, asked).await;
 }
 
@@ -271,7 +283,7 @@ fn order(chance: &mut Chance) -> VerifyOrder {
 }
 
 async fn ask_for(
-    stage: &Stage,
+    stage: &SimulatedLife,
     manager: &Arc<Manager>,
     view: &MigrationView,
     request: Request,
@@ -293,7 +305,7 @@ async fn ask_for(
     let asked = lines.iter().any(|line| line.kind == "request");
     let moved = lines.iter().any(|line| line.kind == "state");
     // What was refused while the journal could not be written changed nothing.
-    let excused = before != truth.counts.of("store faults") && verdict != Verdict::Accepted;
+    let excused = before != truth.counts.of("store faults") && verdict != RequestOutcome::Accepted;
     if !asked && !excused {
         truth.violated(format!("the journal does not tell of {} ({verdict:?})", request.name()));
     }
@@ -303,13 +315,13 @@ async fn ask_for(
         Request::AbortCutover => matches!(view.state, State::CuttingOver { .. }),
         _ => true,
     };
-    if verdict == Verdict::Accepted && is_step && !moved {
+    if verdict == RequestOutcome::Accepted && is_step && !moved {
         truth.violated(format!("{} was accepted, and nothing of it is durable", request.name()));
     }
 }
 
 /// Others change what they should not, while things go wrong.
-async fn meddle(stage: &Stage, mut chance: Chance) {
+async fn meddle(stage: &SimulatedLife, mut chance: Chance) {
     loop {
         tokio::time::sleep(chance.millis(700, 11_000)).await;
         if !stage.scenario.meddling || clock::steady() >= stage.calm_from {
@@ -329,7 +341,7 @@ async fn meddle(stage: &Stage, mut chance: Chance) {
 }
 
 /// In some lives the clock on the wall is set, forward or back, by seconds or by days. The next life finds it right again.
-async fn turn_clock(stage: &Stage, mut chance: Chance) {
+async fn turn_clock(stage: &SimulatedLife, mut chance: Chance) {
     while chance.happens(300) {
         tokio::time::sleep(chance.millis(500, 15_000)).await;
         if clock::steady() >= stage.calm_from {
@@ -345,7 +357,7 @@ async fn turn_clock(stage: &Stage, mut chance: Chance) {
     std::future::pending::<()>().await;
 }
 
-fn lose_marks(stage: &Stage, name: &str) {
+fn lose_marks(stage: &SimulatedLife, name: &str) {
     let mut truth = stage.world.truth();
     let Some(vm) = truth.vms.get_mut(name) else { return };
     vm.marks.clear();
@@ -355,7 +367,7 @@ fn lose_marks(stage: &Stage, name: &str) {
 
 /// Somebody powers a VM off or on. What a cutover is about to stop is left to it, and so is what is moved, unless it was
 /// started behind its back.
-fn change_power(stage: &Stage, name: &str) {
+fn change_power(stage: &SimulatedLife, name: &str) {
     let mut truth = stage.world.truth();
     let truth = &mut *truth;
     let (cuts, late) = (truth.is_cut_over(name), truth.may_be_moved(name));
@@ -410,7 +422,7 @@ pub(super) fn start_unwatched(truth: &mut Truth, chance: &mut Chance) {
 }
 
 /// The target's host loses power, and with it whatever was not flushed; it is up again at once.
-fn cut_target(stage: &Stage, chance: &mut Chance) {
+fn cut_target(stage: &SimulatedLife, chance: &mut Chance) {
     let mut truth = stage.world.truth();
     let count = truth.targets.len() as u64;
     let Some(made) = truth.targets.values_mut().nth(chance.below(count) as usize).filter(|made| !made.runs)
@@ -425,7 +437,7 @@ fn cut_target(stage: &Stage, chance: &mut Chance) {
 }
 
 /// Somebody writes to a target's disk; a verification must find it.
-fn write_to_target(stage: &Stage, chance: &mut Chance) {
+fn write_to_target(stage: &SimulatedLife, chance: &mut Chance) {
     let mut truth = stage.world.truth();
     let count = truth.targets.len() as u64;
     let Some(id) = truth.targets.keys().nth(chance.below(count) as usize).copied() else { return };

@@ -10,7 +10,7 @@ use warmd_daemon::{
     model::{
         id::MigrationId,
         phase::Phase,
-        state::{Resting, State},
+        state::{ResumePoint, State},
     },
 };
 
@@ -77,7 +77,7 @@ impl Truth {
     pub(super) fn may_be_moved(&self, vm: &str) -> bool {
         let is_late = |state: &State| match state {
             State::CuttingOver { phase } | State::Undoing { phase, .. } => *phase >= Phase::CreateVm,
-            State::Failed { from, .. } => from.past_no_return() || *from == Resting::Overtaken,
+            State::Failed { from, .. } => from.past_no_return() || *from == ResumePoint::StaleState,
             State::Done | State::RollingBack => true,
             _ => false,
         };
@@ -89,7 +89,7 @@ impl Truth {
     /// Whether a start of it by others is to be told: from the target VM's start on.
     pub(super) fn is_handed_over(&self, vm: &str) -> bool {
         self.states_of(vm).iter().any(|(_, state)| match state {
-            State::CuttingOver { phase } => matches!(phase, Phase::Watch | Phase::Release),
+            State::CuttingOver { phase } => matches!(phase, Phase::BootCheck | Phase::Cleanup),
             State::Failed { from, .. } => from.past_no_return(),
             state => *state == State::Done,
         })

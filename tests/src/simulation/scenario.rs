@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use warmd_cbt::{transfer::TransferSettings, units::BLOCK};
 use warmd_daemon::{
-    migration::audit::AuditBudget,
+    migration::audit::AuditAmount,
     model::{
         plan::{Plan, VerifyMode},
         verify::Amount,
@@ -32,7 +32,7 @@ pub(super) struct Scenario {
     pub(super) plan: Plan,
     pub(super) settings: TransferSettings,
     pub(super) buffers: usize,
-    pub(super) audit: AuditBudget,
+    pub(super) audit: AuditAmount,
     /// Whether fresh target disks are known to read as zeroes.
     pub(super) reads_zero: bool,
     /// How often a call fails, in 1000.
@@ -86,9 +86,9 @@ impl Scenario {
             plan,
             settings,
             buffers: chance.between(2, 6) as usize,
-            audit: AuditBudget {
+            audit: AuditAmount {
                 amount: chance.one_of(&[Amount::Share(0), Amount::Share(10_000), Amount::Share(1_000_000)]),
-                ..AuditBudget::default()
+                ..AuditAmount::default()
             },
             reads_zero: chance.happens(500),
             faults: chance.weighted(&[(2, 0), (3, 10), (3, 40), (2, 150)]),

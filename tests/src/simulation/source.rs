@@ -17,7 +17,7 @@ use warmd_daemon::{
         machine::{Machine, PowerState, VmSummary},
     },
     sources::{
-        HoldOff, HowStopped, Leftover, Moved, ShutdownPolicy, Snapshot, SnapshotDisk, SnapshotRequest,
+        HoldOff, HowStopped, Leftover, MigratedMark, ShutdownPolicy, Snapshot, SnapshotDisk, SnapshotRequest,
         Source, SourceError, SourceErrorKind,
     },
 };
@@ -25,13 +25,13 @@ use warmd_daemon::{
 use super::{
     pages::Pages,
     power,
-    world::{Fate, Mark, Open, TRACKED, Truth, Vm, World, delta},
+    world::{Fate, Open, SimulatedMark, SimulationWorld, TRACKED, Truth, Vm, delta},
 };
 use crate::endpoints::machine;
 
 /// A source of the world's VMs; a VM's id is its name.
 #[derive(Clone, Debug)]
-pub(super) struct SimulatedSource(pub Arc<World>);
+pub(super) struct SimulatedSource(pub Arc<SimulationWorld>);
 
 fn failed(call: &'static str, kind: SourceErrorKind) -> SourceError {
     SourceError::new(kind, call, "a fault of the simulation")
@@ -112,7 +112,7 @@ impl Source for SimulatedSource {
         self.end("source.end-snapshot", lost, ()).await
     }
 
-    async fn release_marks(
+    async fn delete_marks(
         &self,
         vm: &VmId,
         owner: MigrationId,
@@ -197,11 +197,11 @@ impl Source for SimulatedSource {
         self.end("source.starters", lost, was).await
     }
 
-    async fn hold_off(&self, vm: &VmId, moved: &Moved, was: &HoldOff) -> Result<(), SourceError> {
+    async fn hold_off(&self, vm: &VmId, moved: &MigratedMark, was: &HoldOff) -> Result<(), SourceError> {
         let lost = self.begin("source.hold-off").await?;
         {
             let mut truth = self.0.truth();
-            let mark = power::Moved { owner: moved.owner, autostart: was.autostart };
+            let mark = power::MigratedMark { owner: moved.owner, autostart: was.autostart };
             let vm = find(&mut truth, &vm.0)?;
             (vm.starters.autostart, vm.starters.moved) = (false, Some(mark));
             let name = vm.name.clone();
@@ -261,7 +261,7 @@ impl SimulatedSource {
             let disk = SnapshotDisk { key: key.clone(), size, mark: ChangeMark(mark.to_string()) };
             disks.push((disk, pages.clone(), changed));
         }
-        vm.marks.insert(mark, Mark { owner: request.owner, changed: BTreeSet::new() });
+        vm.marks.insert(mark, SimulatedMark { owner: request.owner, changed: BTreeSet::new() });
         vm.images.insert(mark, vm.disks.clone());
         vm.snapshot = Some(Open { owner: request.owner, mark, is_final: request.is_final, spoiled: false });
         let name = vm.name.clone();
@@ -278,7 +278,7 @@ impl SimulatedSource {
 }
 
 struct SimulatedSnapshot {
-    world: Arc<World>,
+    world: Arc<SimulationWorld>,
     vm: String,
     owner: MigrationId,
     mark: u64,
@@ -340,7 +340,7 @@ impl Snapshot for SimulatedSnapshot {
 
 /// A disk of a snapshot.
 struct Reader {
-    world: Arc<World>,
+    world: Arc<SimulationWorld>,
     vm: String,
     owner: MigrationId,
     mark: u64,
@@ -424,7 +424,7 @@ impl Truth {
         // What was asked for in a release may come late, and after a rollback all is copied anyway.
         let gone = matches!(
             state,
-            Some(State::CuttingOver { phase: Phase::Release } | State::Cancelling | State::RollingBack)
+            Some(State::CuttingOver { phase: Phase::Cleanup } | State::Cancelling | State::RollingBack)
         );
         let needed = self.ledgers.iter().filter(|((theirs, _), _)| *theirs == owner);
         let needed = needed.filter_map(|(_, ledger)| ledger.anchor.as_ref()?.parse::<u64>().ok());

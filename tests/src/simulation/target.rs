@@ -15,18 +15,18 @@ use warmd_daemon::{
     clock,
     model::{id::MigrationId, state::State},
     targets::{
-        CreateMachine, DiskSpec, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind, Writer,
+        CreateMachine, DiskSpec, LastWriter, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind,
     },
 };
 
 use super::{
     pages::Pages,
-    world::{TargetDisk, Truth, World, delta},
+    world::{SimulationWorld, TargetDisk, Truth, delta},
 };
 
 /// A target in the world.
 #[derive(Clone, Debug)]
-pub(super) struct SimulatedTarget(pub Arc<World>);
+pub(super) struct SimulatedTarget(pub Arc<SimulationWorld>);
 
 fn failed(call: &'static str, kind: TargetErrorKind) -> TargetError {
     TargetError::new(kind, call, "a fault of the simulation")
@@ -175,7 +175,8 @@ impl Target for SimulatedTarget {
             let goes_back = truth.states.get(&owner) == Some(&State::RollingBack);
             let mut is_its_own = false;
             if let Some(made) = truth.targets.get_mut(&owner) {
-                is_its_own = made.exists && matches!(made.noted, Some(Writer::Machine { over: true, .. }));
+                is_its_own =
+                    made.exists && matches!(made.noted, Some(LastWriter::Machine { over: true, .. }));
                 (made.exists, made.runs, made.died, made.dies) = (false, false, false, None);
                 (made.seen_off, made.starts, made.autostart) = (None, None, false);
                 made.forgotten = false;
@@ -213,13 +214,13 @@ impl Target for SimulatedTarget {
         self.end("target.discard-disks", lost, ()).await
     }
 
-    async fn note_writer(&self, owner: MigrationId, writer: Option<Writer>) -> Result<(), TargetError> {
+    async fn note_writer(&self, owner: MigrationId, writer: Option<LastWriter>) -> Result<(), TargetError> {
         let lost = self.begin("target.note-writer").await?;
         self.0.truth().targets.entry(owner).or_default().noted = writer;
         self.end("target.note-writer", lost, ()).await
     }
 
-    async fn noted_writer(&self, owner: MigrationId) -> Result<Option<Writer>, TargetError> {
+    async fn noted_writer(&self, owner: MigrationId) -> Result<Option<LastWriter>, TargetError> {
         let lost = self.begin("target.noted-writer").await?;
         let noted = self.0.truth().targets.get(&owner).and_then(|made| made.noted);
         self.end("target.noted-writer", lost, noted).await
@@ -275,7 +276,7 @@ pub(super) fn start(truth: &mut Truth, owner: MigrationId) -> Result<(), TargetE
 
 /// A handle on a target's disk.
 struct DiskHandle {
-    world: Arc<World>,
+    world: Arc<SimulationWorld>,
     owner: MigrationId,
     key: String,
     size: Length,

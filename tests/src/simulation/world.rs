@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use warmd_daemon::{
     clock,
     model::{id::MigrationId, phase::Phase, state::State},
-    targets::Writer,
+    targets::LastWriter,
 };
 
 use super::{chance::Chance, groups::GroupSeen, pages::Pages, power::Starters, target, trace::Trace};
@@ -47,7 +47,7 @@ pub(super) struct Vm {
     /// It was asked to shut down, and is off from then on.
     pub(super) goes_off: Option<DateTime<Utc>>,
     pub(super) disks: BTreeMap<String, Pages>,
-    pub(super) marks: BTreeMap<u64, Mark>,
+    pub(super) marks: BTreeMap<u64, SimulatedMark>,
     pub(super) marks_made: u64,
     pub(super) snapshot: Option<Open>,
     /// Contents of all snapshots that ever were, by mark.
@@ -69,7 +69,7 @@ pub(super) struct Vm {
 
 /// A point in time since which changes are kept.
 #[derive(Debug)]
-pub(super) struct Mark {
+pub(super) struct SimulatedMark {
     pub(super) owner: MigrationId,
     pub(super) changed: BTreeSet<(String, u64)>,
 }
@@ -105,7 +105,7 @@ pub(super) struct Made {
     /// It was there when the state was put back from a copy, which may not know of it.
     pub(super) forgotten: bool,
     pub(super) dies: Option<DateTime<Utc>>,
-    pub(super) noted: Option<Writer>,
+    pub(super) noted: Option<LastWriter>,
     pub(super) disks: BTreeMap<String, TargetDisk>,
 }
 
@@ -158,9 +158,9 @@ pub(super) struct LedgerSeen {
 
 /// What happened how often.
 #[derive(Clone, Debug, Default)]
-pub struct Counts(pub BTreeMap<&'static str, u64>);
+pub struct SimulationCounts(pub BTreeMap<&'static str, u64>);
 
-impl Counts {
+impl SimulationCounts {
     /// Counts one more.
     pub(super) fn add(&mut self, what: &'static str) {
         *self.0.entry(what).or_default() += 1;
@@ -201,7 +201,7 @@ pub(super) struct Truth {
     pub(super) told: BTreeSet<MigrationId>,
     /// Names of the states that the durable state has migrations in.
     pub(super) states: BTreeMap<MigrationId, State>,
-    pub(super) counts: Counts,
+    pub(super) counts: SimulationCounts,
     pub(super) trace: Trace,
     /// What must never be, and was.
     pub(super) violations: Vec<String>,
@@ -209,12 +209,12 @@ pub(super) struct Truth {
 
 /// The world; everybody shares it.
 #[derive(Debug)]
-pub(super) struct World {
+pub(super) struct SimulationWorld {
     truth: Mutex<Truth>,
     pub(super) died: Notify,
 }
 
-impl World {
+impl SimulationWorld {
     /// A world in which `truth` is true.
     pub(super) fn new(truth: Truth) -> Arc<Self> {
         Arc::new(Self { truth: Mutex::new(truth), died: Notify::new() })

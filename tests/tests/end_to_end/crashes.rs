@@ -37,8 +37,8 @@ const DELTA: [&str; 7] = [
 
 /// A whole cutover; a target that was started and not saved as such is found running.
 const CUTOVER: [&str; 21] = [
-    "phase.last-delta.begin",
-    "phase.last-delta.end",
+    "phase.catch-up-delta.begin",
+    "phase.catch-up-delta.end",
     "phase.stop-source.begin",
     "phase.stop-source.end",
     "phase.final-delta.begin",
@@ -54,10 +54,10 @@ const CUTOVER: [&str; 21] = [
     "phase.start-vm.begin",
     "target.start",
     "phase.start-vm.end",
-    "phase.watch.begin",
-    "phase.watch.end",
-    "phase.release.begin",
-    "phase.release.end",
+    "phase.boot-check.begin",
+    "phase.boot-check.end",
+    "phase.cleanup.begin",
+    "phase.cleanup.end",
 ];
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use warmd_tests::{
-    Console, Guest, GuestSpec, Libvirt, Rig, RigSpec, guest::BOOT, rig::WORK, run, wait_until,
+    Console, Guest, GuestSpec, Libvirtd, Rig, RigSpec, guest::BOOT, rig::WORK, run, wait_until,
 };
 
 const MIB: u64 = 8;
@@ -54,7 +54,7 @@ impl Pair {
 
     /// Neither of them runs on both hosts.
     fn assert_one_of_each_runs(&self) -> Result<()> {
-        let running = |host: &Libvirt| host.virsh(["list", "--state-running", "--name"]);
+        let running = |host: &Libvirtd| host.virsh(["list", "--state-running", "--name"]);
         let (old, new) = (running(&self.rig.old)?, running(&self.rig.new)?);
         let twice = old.split_whitespace().find(|vm| new.split_whitespace().any(|other| other == *vm));
         ensure!(twice.is_none(), "{twice:?} runs twice");
@@ -124,7 +124,10 @@ fn two_guests_move_together_or_not_at_all() {
         pair.assert_one_of_each_runs()?;
         pair.wait_for("web", "done")?;
         let (db, web) = (pair.show("db")?, pair.show("web")?);
-        ensure!(phase(&web, "last-delta")?.0 >= phase(&db, "watch")?.1, "tier 2 began before tier 1 was up");
+        ensure!(
+            phase(&web, "catch-up-delta")?.0 >= phase(&db, "watch")?.1,
+            "tier 2 began before tier 1 was up"
+        );
         for guest in [&pair.rig.guest, &pair.web] {
             pair.assert_moved(guest)?;
         }

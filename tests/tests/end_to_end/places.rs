@@ -7,7 +7,7 @@ use serde_json::Value;
 use warmd_cbt::units::Length;
 use warmd_daemon::targets::volume::{FileDisk, VolumeError, VolumeOptions};
 use warmd_tests::{
-    Libvirt, TestDir,
+    Libvirtd, TestDir,
     rig::{Rig, RigSpec},
     run,
     scratch::Loop,
@@ -26,7 +26,7 @@ fn other_node(dir: &TestDir, device: &Path) -> Result<PathBuf> {
 }
 
 /// A VM that has the device, and nothing to boot from.
-fn victim(libvirt: &Libvirt, dir: &TestDir, device: &Path) -> Result<()> {
+fn victim(libvirt: &Libvirtd, dir: &TestDir, device: &Path) -> Result<()> {
     let xml = dir.join("victim.xml");
     std::fs::write(
         &xml,

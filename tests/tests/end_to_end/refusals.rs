@@ -7,7 +7,7 @@ use warmd_tests::{
     Daemon, TestDir,
     daemon::program,
     run,
-    tool::{self, Outcome},
+    tool::{self, ToolOutput},
 };
 
 fn config(dir: &TestDir) -> String {
@@ -21,7 +21,7 @@ fn config(dir: &TestDir) -> String {
     )
 }
 
-fn warmd(verb: &str, config: &Path) -> Result<Outcome> {
+fn warmd(verb: &str, config: &Path) -> Result<ToolOutput> {
     tool::outcome(Command::new(program("warmd")?).arg(verb).arg("--config").arg(config), tool::DEADLINE)
 }
 

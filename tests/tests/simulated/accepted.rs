@@ -6,14 +6,14 @@ use warmd_daemon::model::{
     rule::{Objection, Rule},
     state::State,
 };
-use warmd_tests::simulated::{Rig, World};
+use warmd_tests::simulated::{Rig, SimulatedWorld};
 
 fn plan(accept: &[Rule]) -> Plan {
     Plan { accept: accept.to_vec(), ..Rig::plan(VerifyMode::None) }
 }
 
 async fn rig(accept: &[Rule]) -> Rig {
-    let rig = Rig::start(World::new(&[("vda", 1 << 20)])).await;
+    let rig = Rig::start(SimulatedWorld::new(&[("vda", 1 << 20)])).await;
     rig.seed(plan(accept)).await;
     rig
 }
@@ -41,7 +41,7 @@ async fn a_cutover_that_would_lose_something_ends_before_the_source_is_stopped()
 
 #[tokio::test]
 async fn what_the_plan_accepts_is_told_and_does_not_stand_in_the_way() {
-    let rig = Rig::start(World::new(&[("vda", 1 << 20)])).await;
+    let rig = Rig::start(SimulatedWorld::new(&[("vda", 1 << 20)])).await;
     object(&rig, Rule::EncryptionLost);
     let refused = rig.manager.apply_plan(plan(&[Rule::TpmState]), "test").await.unwrap_err();
     assert!(refused.message.contains("encryption-lost"), "{}", refused.message);
@@ -53,7 +53,7 @@ async fn what_the_plan_accepts_is_told_and_does_not_stand_in_the_way() {
 
 #[tokio::test]
 async fn only_what_can_be_accepted_is() {
-    let rig = Rig::start(World::new(&[("vda", 1 << 20)])).await;
+    let rig = Rig::start(SimulatedWorld::new(&[("vda", 1 << 20)])).await;
     let refused = rig.manager.apply_plan(plan(&[Rule::NameTaken]), "test").await.unwrap_err();
     assert!(
         refused.message.contains("name-taken") && refused.message.contains("tpm-state"),

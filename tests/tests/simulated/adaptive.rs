@@ -11,7 +11,7 @@ use warmd_daemon::{
         view::PassView,
     },
 };
-use warmd_tests::simulated::{Rig, World, on_a_clock};
+use warmd_tests::simulated::{Rig, SimulatedWorld, on_a_clock};
 
 const MIB: u64 = 1 << 20;
 const BLOCK: u64 = 64 << 10;
@@ -25,7 +25,7 @@ fn plan(adaptive: &str) -> Plan {
 }
 
 /// A guest that changes a block every `pause`, one after the other, for as long as the test runs.
-fn write(world: World, pause: Duration) {
+fn write(world: SimulatedWorld, pause: Duration) {
     tokio::spawn(async move {
         for number in 0_u64.. {
             let at = number * BLOCK % SIZE;
@@ -42,7 +42,7 @@ async fn passes(rig: &Rig) -> Vec<PassView> {
 
 /// A rig whose passes read a MiB in a second.
 async fn rig(adaptive: &str, pause: Duration) -> Rig {
-    let rig = Rig::start_on_a_clock(World::new(&[("vda", SIZE)])).await;
+    let rig = Rig::start_on_a_clock(SimulatedWorld::new(&[("vda", SIZE)])).await;
     let rate = LimitChange::To { rate: Some(NonZeroU64::new(MIB)), requests: None };
     rig.manager.set_limit("global", rate, "test").await.unwrap();
     write(rig.world.clone(), pause);

@@ -9,17 +9,17 @@ use warmd_daemon::{
         boot::BootCheck,
         phase::Phase,
         plan::{Plan, VerifyMode, VmOverride},
-        request::{Request, Verdict},
-        state::{Resting, State},
+        request::{Request, RequestOutcome},
+        state::{ResumePoint, State},
     },
 };
-use warmd_tests::simulated::{Rig, World};
+use warmd_tests::simulated::{Rig, SimulatedWorld};
 
 const BLOCK: u64 = 64 * 1024;
 const SOON: Duration = Duration::from_secs(30);
 
-fn world() -> World {
-    let world = World::new(&[("vda", 8 * BLOCK)]);
+fn world() -> SimulatedWorld {
+    let world = SimulatedWorld::new(&[("vda", 8 * BLOCK)]);
     world.guest_writes("vda", 3, &vec![7; 100_000]);
     world
 }
@@ -49,16 +49,16 @@ async fn a_guest_that_shows_all_signs_is_handed_over() {
     rig.world.with(|truth| truth.agent_answers = true);
     rig.seed(plan(check)).await;
     rig.ask(Request::Cutover).await;
-    rig.until("watch", |view| view.state == State::CuttingOver { phase: Phase::Watch }).await;
+    rig.until("watch", |view| view.state == State::CuttingOver { phase: Phase::BootCheck }).await;
     // It takes its time to boot: until then nothing is given up on the source.
     tokio::time::sleep(Duration::from_millis(700)).await;
-    assert_eq!(rig.view().await.state, State::CuttingOver { phase: Phase::Watch });
+    assert_eq!(rig.view().await.state, State::CuttingOver { phase: Phase::BootCheck });
     assert!(!rig.world.with(|truth| truth.marks.is_empty()), "the marks are gone");
     rig.world.with(|truth| truth.console.push_str("web login: "));
     let view = rig.until("done", |view| view.state == State::Done).await;
     rig.world.assert_moved();
     let phases = view.cutover.unwrap().phases;
-    let watch = phases.iter().find(|phase| phase.phase == Phase::Watch).unwrap();
+    let watch = phases.iter().find(|phase| phase.phase == Phase::BootCheck).unwrap();
     let outcome = watch.outcome.clone().unwrap();
     for seen in [&format!("{address} takes connections"), "console says \"login:\"", "guest agent answers"] {
         assert!(outcome.contains(seen), "{outcome}");
@@ -78,7 +78,7 @@ async fn a_sign_that_is_missing_stops_the_hand_over_and_starts_nothing() {
         let mut rig = Rig::start(world()).await;
         rig.seed(plan(check)).await;
         let view = rig.cutover().await;
-        let State::Failed { reason, resumable: true, from: Resting::Watch } = &view.state else {
+        let State::Failed { reason, resumable: true, from: ResumePoint::BootCheck } = &view.state else {
             panic!("{missing}: {}\n{}", view.state, rig.journal().await);
         };
         assert!(reason.contains("the boot check failed: not seen") && reason.contains(missing), "{reason}");
@@ -88,7 +88,7 @@ async fn a_sign_that_is_missing_stops_the_hand_over_and_starts_nothing() {
             assert!(!truth.marks.is_empty(), "the source's marks were given up");
             assert!(truth.violations.is_empty(), "{:?}", truth.violations);
         });
-        assert!(matches!(rig.request(Request::Cutover).await, Verdict::Refused(_)));
+        assert!(matches!(rig.request(Request::Cutover).await, RequestOutcome::Refused(_)));
         let _listening = TcpListener::bind(&address).await.unwrap();
         rig.world.with(|truth| {
             truth.console.push_str("web login: ");

@@ -7,7 +7,7 @@ use warmd_daemon::{
     clock,
     model::{plan::VerifyMode, request::Request, state::State},
 };
-use warmd_tests::simulated::{Rig, World, on_a_clock};
+use warmd_tests::simulated::{Rig, SimulatedWorld, on_a_clock};
 
 const NOON: &str = "2026-11-22T12:00:00Z";
 const SIZE: u64 = 10 * 64 * 1024;
@@ -45,7 +45,7 @@ fn a_source_is_watched_for_as_long_as_the_plan_says() {
         (0, Duration::from_hours(3), false),
     ] {
         on_a_clock(NOON, async {
-            let rig = Rig::start_on_a_clock(World::new(&[("vda", SIZE)])).await;
+            let rig = Rig::start_on_a_clock(SimulatedWorld::new(&[("vda", SIZE)])).await;
             let mut plan = Rig::plan(VerifyMode::None);
             plan.cutover.watch_source = Duration::from_hours(2);
             rig.seed(plan).await;
@@ -64,7 +64,7 @@ fn a_source_is_watched_for_as_long_as_the_plan_says() {
 #[test]
 fn a_copy_older_than_promised_is_told_whatever_is_in_the_way() {
     on_a_clock(NOON, async {
-        let rig = Rig::start_on_a_clock(World::new(&[("vda", SIZE)])).await;
+        let rig = Rig::start_on_a_clock(SimulatedWorld::new(&[("vda", SIZE)])).await;
         let mut plan = Rig::plan(VerifyMode::None);
         plan.schedule = toml::from_str(
             "[adaptive]\nrpo = \"30m\"\nlongest = \"10m\"\n[copy]\nwindows = [\"daily 11:00–16:00 UTC\"]",
@@ -96,7 +96,7 @@ fn a_copy_older_than_promised_is_told_whatever_is_in_the_way() {
 #[test]
 fn a_clock_that_is_set_raises_no_alarm() {
     on_a_clock(NOON, async {
-        let rig = Rig::start_on_a_clock(World::new(&[("vda", SIZE)])).await;
+        let rig = Rig::start_on_a_clock(SimulatedWorld::new(&[("vda", SIZE)])).await;
         let mut plan = Rig::plan(VerifyMode::None);
         plan.schedule = toml::from_str("[adaptive]\nrpo = \"30m\"\nlongest = \"10m\"").unwrap();
         rig.seed(plan).await;

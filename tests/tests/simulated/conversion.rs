@@ -22,7 +22,7 @@ use warmd_daemon::{
         view::MigrationView,
     },
 };
-use warmd_tests::simulated::{Fault, Rig, VM, World};
+use warmd_tests::simulated::{InjectedFault, Rig, SimulatedWorld, VM};
 
 const BLOCK: u64 = 64 * 1024;
 const SIZE: u64 = 8 * BLOCK;
@@ -42,7 +42,7 @@ impl Setting {
         let dir = TempDir::new().unwrap();
         let files = dir.path().join("files");
         fs::create_dir(&files).unwrap();
-        let world = World::new(&[("vda", SIZE)]).with_files(&files);
+        let world = SimulatedWorld::new(&[("vda", SIZE)]).with_files(&files);
         world.guest_writes("vda", 3, &vec![7; 200_000]);
         Self { rig: Rig::start(world).await, dir }
     }
@@ -324,7 +324,7 @@ async fn a_cutover_that_fails_after_it_brings_the_sources_blocks_back_and_no_mor
     let mut setting = Setting::new().await;
     setting.seed(WRITES).await;
     for restarts in [false, true] {
-        setting.rig.world.faults.set("target.create", Fault::Refused);
+        setting.rig.world.faults.set("target.create", InjectedFault::Refused);
         let view = setting.rig.cutover().await;
         setting.assert_undone(&view, "create").await;
         setting.rig.world.faults.clear();
@@ -351,7 +351,7 @@ async fn a_state_from_before_the_conversion_trusts_nothing_of_the_disks() {
     // A copy of the state after the last pass, when the daemon has nothing to write.
     let copies = format!("sleep 0.5; cp {} {} $DIR/ || exit 8; ", state.display(), wal.display());
     setting.seed(&format!("{copies}{WRITES}")).await;
-    setting.rig.world.faults.set("target.create", Fault::Refused);
+    setting.rig.world.faults.set("target.create", InjectedFault::Refused);
     let view = setting.rig.cutover().await;
     setting.assert_undone(&view, "create").await;
     setting.rig.world.faults.clear();
@@ -402,7 +402,7 @@ async fn what_cannot_be_converted_is_told_when_the_plan_is_judged() {
     // One that is not converted may go there.
     exported.vm.insert(VM.to_owned(), VmOverride { conversion: Some(Conversion::None), ..over });
     assert!(judged(&setting.rig, exported).await.is_empty());
-    let memory = Rig::start(World::new(&[("vda", SIZE)])).await;
+    let memory = Rig::start(SimulatedWorld::new(&[("vda", SIZE)])).await;
     let errors = judged(&memory, plan).await;
     assert!(errors.len() == 1 && errors[0].starts_with("conversion-unguarded "), "{errors:?}");
 

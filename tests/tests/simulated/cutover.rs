@@ -7,23 +7,23 @@ use warmd_daemon::migration::control::Control;
 use warmd_daemon::model::{
     phase::Phase,
     plan::VerifyMode,
-    request::{Request, Verdict},
+    request::{Request, RequestOutcome},
     state::State,
 };
-use warmd_tests::simulated::{Fault, Rig, World};
+use warmd_tests::simulated::{InjectedFault, Rig, SimulatedWorld};
 
 const BLOCK: u64 = 64 * 1024;
 /// Two disks, one with a short last block.
 const DISKS: [(&str, u64); 2] = [("vda", 40 * BLOCK), ("vdb", 10 * BLOCK + 512)];
 
-fn world() -> World {
-    let world = World::new(&DISKS);
+fn world() -> SimulatedWorld {
+    let world = SimulatedWorld::new(&DISKS);
     scribble(&world, 1, 60);
     world
 }
 
 /// Random writes of the guest, some of them zeroes.
-fn scribble(world: &World, seed: u64, writes: u32) {
+fn scribble(world: &SimulatedWorld, seed: u64, writes: u32) {
     let mut random = StdRng::seed_from_u64(seed);
     for _ in 0..writes {
         let (disk, size) = DISKS[random.random_range(0..DISKS.len())];
@@ -68,7 +68,7 @@ async fn a_delta_reads_only_what_changed() {
 
 /// Calls that fail before the point of no return, each with the phase that it strikes.
 const STRUCK: [(&str, Phase); 9] = [
-    ("source.snapshot", Phase::LastDelta),
+    ("source.snapshot", Phase::CatchUpDelta),
     ("source.shut-down", Phase::StopSource),
     ("source.final-snapshot", Phase::FinalDelta),
     ("source-disk.read", Phase::FinalDelta),
@@ -85,7 +85,7 @@ async fn every_refused_phase_is_undone_and_the_next_cutover_works_without_a_full
         let rig = Rig::start(world()).await;
         rig.seed(Rig::plan(VerifyMode::Readback)).await;
         scribble(&rig.world, 3, 4);
-        rig.world.faults.set(call, Fault::Refused);
+        rig.world.faults.set(call, InjectedFault::Refused);
         let view = rig.cutover().await;
         assert_eq!(view.state, State::Synced, "{call}:\n{}", rig.journal().await);
         rig.world.assert_undone();
@@ -110,7 +110,7 @@ async fn a_phase_that_hangs_is_undone_after_its_deadline() {
         let rig = Rig::start(world()).await;
         rig.seed(Rig::plan(VerifyMode::Readback)).await;
         scribble(&rig.world, 3, 4);
-        rig.world.faults.set(call, Fault::Hang);
+        rig.world.faults.set(call, InjectedFault::Hang);
         let view = rig.cutover().await;
         assert_eq!(view.state, State::Synced, "{call}:\n{}", rig.journal().await);
         assert!(view.cutover.unwrap().failure.unwrap().contains("deadline"), "{call}");
@@ -124,10 +124,10 @@ async fn an_abort_in_any_phase_before_the_start_brings_the_source_back() {
         let rig = Rig::start(world()).await;
         rig.seed(Rig::plan(VerifyMode::Readback)).await;
         scribble(&rig.world, 3, 4);
-        rig.world.faults.set(call, Fault::Hang);
+        rig.world.faults.set(call, InjectedFault::Hang);
         rig.ask(Request::Cutover).await;
         let phase = match call {
-            "source.snapshot" => Phase::LastDelta,
+            "source.snapshot" => Phase::CatchUpDelta,
             "source.final-snapshot" => Phase::FinalDelta,
             "target-disk.read" => Phase::Verify,
             _ => Phase::CreateVm,
@@ -147,14 +147,14 @@ async fn passing_failures_are_outlasted() {
     for call in
         ["source.snapshot", "source-disk.read", "target-disk.write", "target-disk.flush", "target.prepare"]
     {
-        rig.world.faults.set(call, Fault::Passing(1));
+        rig.world.faults.set(call, InjectedFault::Passing(1));
     }
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
     scribble(&rig.world, 3, 4);
     for call in
         ["source.shut-down", "source.final-snapshot", "target.create", "source.release-marks", "target.look"]
     {
-        rig.world.faults.set(call, Fault::Passing(1));
+        rig.world.faults.set(call, InjectedFault::Passing(1));
     }
     assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
     rig.world.assert_moved();
@@ -174,7 +174,7 @@ async fn lost_answers_change_nothing() {
         let rig = Rig::start(world()).await;
         rig.seed(Rig::plan(VerifyMode::Compare)).await;
         scribble(&rig.world, 3, 4);
-        rig.world.faults.set(call, Fault::LostAnswer);
+        rig.world.faults.set(call, InjectedFault::LostAnswer);
         assert_eq!(rig.cutover().await.state, State::Done, "{call}:\n{}", rig.journal().await);
         rig.world.assert_moved();
     }
@@ -184,8 +184,8 @@ async fn lost_answers_change_nothing() {
 async fn a_target_that_cannot_be_discarded_keeps_the_source_off() {
     let rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::None)).await;
-    rig.world.faults.set("target.start", Fault::Refused);
-    rig.world.faults.set("target.discard", Fault::Refused);
+    rig.world.faults.set("target.start", InjectedFault::Refused);
+    rig.world.faults.set("target.discard", InjectedFault::Refused);
     rig.ask(Request::Cutover).await;
     rig.until("the undo", |view| matches!(view.state, State::Undoing { .. })).await;
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
@@ -207,7 +207,7 @@ async fn after_the_start_there_is_only_forward() {
     assert!(matches!(view.state, State::Failed { resumable: true, .. }), "{}", view.state);
     assert!(!rig.world.with(|truth| truth.source_runs), "the source was started after the target had been");
     for request in [Request::AbortCutover, Request::Cancel, Request::Cutover] {
-        assert!(matches!(rig.request(request).await, Verdict::Refused(_)), "{request:?}");
+        assert!(matches!(rig.request(request).await, RequestOutcome::Refused(_)), "{request:?}");
     }
     rig.world.with(|truth| (truth.target_dies, truth.target_runs) = (false, true));
     rig.ask(Request::Resume).await;
@@ -219,7 +219,7 @@ async fn after_the_start_there_is_only_forward() {
 async fn a_source_that_is_started_in_the_cutover_stops_it() {
     let rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
-    rig.world.faults.set("target-disk.read", Fault::Hang);
+    rig.world.faults.set("target-disk.read", InjectedFault::Hang);
     rig.ask(Request::Cutover).await;
     rig.until("verify", |view| view.state == State::CuttingOver { phase: Phase::Verify }).await;
     rig.world.with(|truth| truth.source_runs = true);
@@ -284,7 +284,7 @@ async fn lost_marks_lead_to_a_compare_that_writes_little() {
 #[tokio::test]
 async fn no_room_on_the_target_fails_resumably_and_goes_on_where_it_was() {
     let rig = Rig::start(world()).await;
-    rig.world.faults.set("target-disk.write", Fault::Refused);
+    rig.world.faults.set("target-disk.write", InjectedFault::Refused);
     rig.manager_applies(Rig::plan(VerifyMode::Readback)).await;
     let view = rig.until("failed", |view| matches!(view.state, State::Failed { .. })).await;
     assert!(matches!(view.state, State::Failed { resumable: true, .. }), "{}", view.state);
@@ -311,7 +311,7 @@ async fn cancelling_leaves_nothing_behind() {
 #[tokio::test]
 async fn a_restart_goes_on_where_it_was() {
     let mut rig = Rig::start(world()).await;
-    rig.world.faults.set("source-disk.read", Fault::Hang);
+    rig.world.faults.set("source-disk.read", InjectedFault::Hang);
     rig.manager_applies(Rig::plan(VerifyMode::Readback)).await;
     rig.until("seeding", |view| view.state == State::Seeding).await;
     rig.world.faults.clear();
@@ -320,7 +320,7 @@ async fn a_restart_goes_on_where_it_was() {
 
     // In the cutover, at each of two phases.
     for call in ["target-disk.read", "target.create"] {
-        rig.world.faults.set(call, Fault::Hang);
+        rig.world.faults.set(call, InjectedFault::Hang);
         if rig.view().await.state == State::Synced {
             rig.ask(Request::Cutover).await;
         }
@@ -331,7 +331,7 @@ async fn a_restart_goes_on_where_it_was() {
         let release = tokio::spawn(async move {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             clearing.clear();
-            clearing.set("target.create", Fault::Hang);
+            clearing.set("target.create", InjectedFault::Hang);
         });
         rig.restart().await;
         release.await.unwrap();
@@ -359,7 +359,7 @@ async fn a_plan_applied_again_changes_nothing_and_a_bad_one_is_refused() {
 async fn disks_of_a_target_that_may_have_run_are_copied_again_whole() {
     let rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
-    rig.world.faults.set("target.start", Fault::Hang);
+    rig.world.faults.set("target.start", InjectedFault::Hang);
     assert_eq!(rig.cutover().await.state, State::Synced, "{}", rig.journal().await);
     rig.world.assert_undone();
     // What it wrote while it ran, perhaps.
@@ -376,7 +376,7 @@ async fn disks_of_a_target_that_may_have_run_are_copied_again_whole() {
 async fn a_source_that_ran_while_the_daemon_was_down_is_copied_to_its_last_write() {
     let mut rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
-    rig.world.faults.set("target-disk.read", Fault::Hang);
+    rig.world.faults.set("target-disk.read", InjectedFault::Hang);
     rig.ask(Request::Cutover).await;
     rig.until("verify", |view| view.state == State::CuttingOver { phase: Phase::Verify }).await;
     rig.restart_after(|world| {
@@ -384,7 +384,7 @@ async fn a_source_that_ran_while_the_daemon_was_down_is_copied_to_its_last_write
         world.guest_writes("vda", 7 * BLOCK, &[0xee; 9000]);
         world.with(|truth| truth.source_runs = false);
         world.faults.clear();
-        world.faults.set("source.power", Fault::Passing(1));
+        world.faults.set("source.power", InjectedFault::Passing(1));
     })
     .await;
     let view = rig.until("the end", |view| matches!(view.state, State::Done | State::Synced)).await;
@@ -401,7 +401,7 @@ async fn a_source_that_ran_while_nobody_started_the_target_is_copied_to_its_last
     for (call, asked) in [("target.look", false), ("target.start", true)] {
         let mut rig = Rig::start(world()).await;
         rig.seed(Rig::plan(VerifyMode::Readback)).await;
-        rig.world.faults.set(call, Fault::Hang);
+        rig.world.faults.set(call, InjectedFault::Hang);
         rig.ask(Request::Cutover).await;
         rig.until("start", |view| view.state == State::CuttingOver { phase: Phase::StartVm }).await;
         let faults = rig.world.faults.clone();
@@ -431,7 +431,7 @@ async fn a_target_that_was_seen_to_run_is_never_taken_back() {
     plan.cutover.watch = Duration::from_mins(10);
     rig.seed(plan).await;
     rig.ask(Request::Cutover).await;
-    rig.until("watch", |view| view.state == State::CuttingOver { phase: Phase::Watch }).await;
+    rig.until("watch", |view| view.state == State::CuttingOver { phase: Phase::BootCheck }).await;
     let file = rig.state_file();
     rig.restart_after(|world| {
         let earlier = "UPDATE migrations SET state = replace(state, 'watch', 'start-vm')";

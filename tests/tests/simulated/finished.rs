@@ -10,17 +10,17 @@ use warmd_daemon::{
     migration::control::{Control, ControlErrorKind},
     model::{
         plan::VerifyMode,
-        request::{Request, Verdict},
+        request::{Request, RequestOutcome},
         state::State,
     },
 };
-use warmd_tests::simulated::{Fault, Rig, World};
+use warmd_tests::simulated::{InjectedFault, Rig, SimulatedWorld};
 
 const BLOCK: u64 = 64 * 1024;
 const DISKS: [(&str, u64); 2] = [("vda", 40 * BLOCK), ("vdb", 10 * BLOCK + 512)];
 
 async fn seeded() -> Rig {
-    let world = World::new(&DISKS);
+    let world = SimulatedWorld::new(&DISKS);
     world.guest_writes("vda", 3 * BLOCK, &vec![3; 90_000]);
     let rig = Rig::start(world).await;
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
@@ -68,8 +68,8 @@ async fn what_is_done_is_out_of_memory_and_answers_all_the_same() {
         assert_eq!(rig.manager.migrations(Some("plan")).await.unwrap().len(), 1);
         assert!(rig.manager.migrations(Some("other")).await.unwrap().is_empty());
         assert_eq!(rig.manager.report(done.id).await.unwrap().state, State::Done);
-        assert_eq!(rig.request(Request::Cutover).await, Verdict::AlreadySo);
-        assert!(matches!(rig.request(Request::Sync).await, Verdict::Refused(_)));
+        assert_eq!(rig.request(Request::Cutover).await, RequestOutcome::NoChange);
+        assert!(matches!(rig.request(Request::Sync).await, RequestOutcome::Refused(_)));
         let applied = rig.manager.apply_plan(Rig::plan(VerifyMode::Readback), "test").await.unwrap();
         assert_eq!((applied.kept, applied.started.len()), (vec![done.id], 0));
         let limit = rig.manager.limits(Some(&format!("migration/{id}"))).await.unwrap_err();
@@ -91,7 +91,7 @@ async fn requests_of_a_finished_migration_are_answered_however_they_come() {
             asked.spawn(async move { manager.request(id, Request::Cutover, "test").await.unwrap() });
         }
         for verdict in asked.join_all().await {
-            assert_eq!(verdict, Verdict::AlreadySo);
+            assert_eq!(verdict, RequestOutcome::NoChange);
         }
         // About as long as an owner stays.
         tokio::time::sleep(Duration::from_millis(985 + 10 * round)).await;
@@ -139,7 +139,7 @@ async fn what_is_given_up_leaves_its_report_and_no_ledger() {
 #[tokio::test]
 async fn ledgers_that_an_earlier_daemon_left_go_with_the_next_start() {
     let mut rig = seeded().await;
-    rig.world.faults.set("target.discard-disks", Fault::Refused);
+    rig.world.faults.set("target.discard-disks", InjectedFault::Refused);
     rig.ask(Request::Cancel).await;
     rig.until("being given up", |view| view.state == State::Cancelling).await;
     assert!(ledger_rows(&rig) > 0);

@@ -5,15 +5,15 @@ use std::{num::NonZeroU64, time::Duration};
 use warmd_daemon::{
     migration::control::Control,
     model::{
-        appointment::{AwaitedMode, CutoverOrder},
         forecast::ForecastView,
         limit::LimitChange,
         plan::{CutoverMode, Plan, VerifyMode},
-        request::{Request, Verdict},
+        request::{Request, RequestOutcome},
+        scheduled_cutover::{CutoverOrder, ScheduledCutoverMode},
         state::State,
     },
 };
-use warmd_tests::simulated::{Rig, World, on_a_clock};
+use warmd_tests::simulated::{Rig, SimulatedWorld, on_a_clock};
 
 const MIB: u64 = 1 << 20;
 const BLOCK: u64 = 64 << 10;
@@ -30,7 +30,7 @@ fn plan(max_downtime: Option<u64>) -> Plan {
 }
 
 /// A guest that changes a block every `pause`, one after the other, for as long as the test runs.
-fn write(world: World, pause: Duration) {
+fn write(world: SimulatedWorld, pause: Duration) {
     tokio::spawn(async move {
         for number in 0_u64.. {
             world.guest_writes("vda", number * BLOCK % SIZE, &vec![number as u8; BLOCK as usize]);
@@ -41,7 +41,7 @@ fn write(world: World, pause: Duration) {
 
 /// A rig whose passes read a MiB in a second, seeded, of a guest that changes 64 KiB in each `pause`.
 async fn rig(plan: Plan, pause: Duration) -> Rig {
-    let rig = Rig::start_on_a_clock(World::new(&[("vda", SIZE)])).await;
+    let rig = Rig::start_on_a_clock(SimulatedWorld::new(&[("vda", SIZE)])).await;
     let rate = LimitChange::To { rate: Some(NonZeroU64::new(MIB)), requests: None };
     rig.manager.set_limit("global", rate, "test").await.unwrap();
     rig.world.guest_writes("vda", 0, &vec![1; SIZE as usize]);
@@ -54,7 +54,7 @@ async fn forecast(rig: &Rig) -> ForecastView {
     rig.until("a forecast", |view| view.forecast.is_some()).await.forecast.unwrap()
 }
 
-async fn now(rig: &Rig, force: bool) -> Verdict {
+async fn now(rig: &Rig, force: bool) -> RequestOutcome {
     let id = rig.view().await.id;
     rig.manager.cut_over(id, CutoverOrder { force, ..CutoverOrder::default() }, "test").await.unwrap()
 }
@@ -105,15 +105,19 @@ fn what_does_not_converge_is_told_with_the_limit_to_blame() {
 fn a_cutover_that_breaks_the_plans_downtime_is_refused_unless_forced() {
     on_a_clock(NOON, async {
         let rig = rig(plan(Some(5)), Duration::from_secs(1)).await;
-        let Verdict::Refused(why) = rig.request(Request::Cutover).await else { panic!("it was granted") };
+        let RequestOutcome::Refused(why) = rig.request(Request::Cutover).await else {
+            panic!("it was granted")
+        };
         assert!(why.contains("no delta has been measured yet") && why.contains("--force"), "{why}");
         rig.sync().await;
         let told = forecast(&rig).await;
         assert!(told.against[0].contains("exceeds the 5s allowed"), "{told:?}");
-        let Verdict::Refused(why) = rig.request(Request::Cutover).await else { panic!("it was granted") };
+        let RequestOutcome::Refused(why) = rig.request(Request::Cutover).await else {
+            panic!("it was granted")
+        };
         assert!(why.contains("exceeds the 5s allowed; most of it is the shutdown"), "{why}");
         assert_eq!(rig.view().await.state, State::Synced);
-        assert_eq!(now(&rig, true).await, Verdict::Accepted);
+        assert_eq!(now(&rig, true).await, RequestOutcome::Accepted);
         rig.until("done", |view| view.state == State::Done).await;
         rig.world.assert_moved();
     });
@@ -127,8 +131,11 @@ fn in_auto_mode_it_goes_as_soon_as_it_fits() {
         let rig = rig(small, Duration::from_secs(1)).await;
         tokio::time::sleep(Duration::from_hours(2)).await;
         let view = rig.view().await;
-        let waits = view.awaited_cutover.expect("it waits");
-        assert!(waits.mode == AwaitedMode::Auto && waits.why.contains("exceeds the 5s allowed"), "{waits:?}");
+        let waits = view.scheduled_cutover.expect("it waits");
+        assert!(
+            waits.mode == ScheduledCutoverMode::Auto && waits.why.contains("exceeds the 5s allowed"),
+            "{waits:?}"
+        );
         assert!(view.cutover.is_none() && rig.passes().await > 10, "it stays synced");
         let mut large = plan(Some(300));
         large.cutover.mode = CutoverMode::Auto;

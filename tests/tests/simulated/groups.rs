@@ -7,19 +7,19 @@ use chrono::{DateTime, Utc};
 use warmd_daemon::{
     migration::{control::Control, groups::PlanCutover},
     model::{
-        appointment::{AwaitedMode, CutoverOrder, When},
-        budget::ConfiguredBudgets,
-        coordination::Standing,
+        coordination::MemberStatus,
         group::GroupView,
         phase::Phase,
         plan::Plan,
-        request::{Request, Verdict},
+        quota::ConfiguredQuotas,
+        request::{Request, RequestOutcome},
         rule::Rule,
+        scheduled_cutover::{CutoverOrder, CutoverTime, ScheduledCutoverMode},
         state::State,
         view::MigrationView,
     },
 };
-use warmd_tests::simulated::{Fault, Fleet, FleetRig, FleetVm, on_a_clock};
+use warmd_tests::simulated::{Fleet, FleetRig, FleetVm, InjectedFault, on_a_clock};
 
 const NOON: &str = "2026-11-22T12:00:00Z";
 const VMS: [&str; 4] = ["db-1", "db-2", "web-1", "web-2"];
@@ -46,7 +46,7 @@ fn plan(cutover: &str, tiers: &str) -> Plan {
 
 /// All of them synced.
 async fn synced(plan: Plan) -> FleetRig {
-    let rig = FleetRig::start(fleet(), ConfiguredBudgets::default()).await;
+    let rig = FleetRig::start(fleet(), ConfiguredQuotas::default()).await;
     rig.apply(plan).await;
     all_are(&rig, &State::Synced).await;
     rig
@@ -63,13 +63,13 @@ async fn sleep(seconds: u64) {
     tokio::time::sleep(Duration::from_secs(seconds)).await;
 }
 
-async fn ask(rig: &FleetRig, when: Option<When>) -> PlanCutover {
+async fn ask(rig: &FleetRig, when: Option<CutoverTime>) -> PlanCutover {
     let order = when.map(|when| CutoverOrder { when, ..CutoverOrder::default() });
     rig.manager.cut_over_plan("shop", order, "test").await.unwrap()
 }
 
 async fn begin(rig: &FleetRig) {
-    let asked = ask(rig, Some(When::Now)).await;
+    let asked = ask(rig, Some(CutoverTime::Now)).await;
     assert!(!asked.already && asked.group.is_some(), "{asked:?}");
 }
 
@@ -135,7 +135,7 @@ fn assert_moved(rig: &FleetRig, vms: &[&'static str]) {
 fn a_tier_starts_together_and_after_the_one_before_it() {
     on_a_clock(NOON, async {
         let rig = synced(plan("", TIERS)).await;
-        rig.fleet.world("db-2").faults.set("source.shut-down", Fault::Hang);
+        rig.fleet.world("db-2").faults.set("source.shut-down", InjectedFault::Hang);
         begin(&rig).await;
         sleep(600).await;
         // The first one is copied, and waits at the barrier.
@@ -143,19 +143,19 @@ fn a_tier_starts_together_and_after_the_one_before_it() {
         let standings = group(&rig).await.standings;
         assert_eq!(
             standings,
-            [Standing::Arrived, Standing::Moving, Standing::Waiting, Standing::Waiting],
+            [MemberStatus::Arrived, MemberStatus::Moving, MemberStatus::Waiting, MemberStatus::Waiting],
             "{}",
             journal(&rig).await
         );
         assert!(!rig.fleet.world("db-1").with(|truth| truth.source_runs));
         // That its source does not answer for a while is nothing to take a group back for.
-        rig.fleet.world("db-1").faults.set("source.power", Fault::Passing(20));
+        rig.fleet.world("db-1").faults.set("source.power", InjectedFault::Passing(20));
         sleep(60).await;
-        assert_eq!(group(&rig).await.standings[0], Standing::Arrived);
+        assert_eq!(group(&rig).await.standings[0], MemberStatus::Arrived);
         assert_back(&rig, &VMS[2..]);
         let waits = rig.view("db-1").await.cutover.unwrap().progress;
         assert!(waits.is_some_and(|told| told.contains("waits at the barrier")));
-        let waits = rig.view("web-1").await.awaited_cutover.expect("it waits");
+        let waits = rig.view("web-1").await.scheduled_cutover.expect("it waits");
         assert!(waits.why.contains("it is of tier 2"), "{waits:?}");
 
         rig.fleet.world("db-2").faults.clear();
@@ -171,8 +171,8 @@ fn a_tier_starts_together_and_after_the_one_before_it() {
             let verified = tier.iter().map(|view| phase(view, Phase::Verify).1).max();
             assert!(tier.iter().map(|view| phase(view, Phase::StartVm).0).min() >= verified);
         }
-        let passed = views[..2].iter().map(|view| phase(view, Phase::Watch).1).max();
-        assert!(views[2..].iter().map(|view| phase(view, Phase::LastDelta).0).min() >= passed);
+        let passed = views[..2].iter().map(|view| phase(view, Phase::BootCheck).1).max();
+        assert!(views[2..].iter().map(|view| phase(view, Phase::CatchUpDelta).0).min() >= passed);
         let told = journal(&rig).await;
         for line in [
             "the cutover of plan shop begins, asked for by test: db-1, db-2, web-1, web-2",
@@ -193,7 +193,7 @@ fn a_tier_starts_together_and_after_the_one_before_it() {
 fn one_that_fails_takes_its_tier_back_and_the_rest_moves_when_asked_again() {
     on_a_clock(NOON, async {
         let rig = synced(plan("", TIERS)).await;
-        rig.fleet.target("db-2").faults.set("target.create", Fault::Refused);
+        rig.fleet.target("db-2").faults.set("target.create", InjectedFault::Refused);
         begin(&rig).await;
         let view = ended(&rig).await;
         assert!(view.group.broken.as_ref().is_some_and(|why| why.contains("VM db-2: ")), "{view:?}");
@@ -206,7 +206,7 @@ fn one_that_fails_takes_its_tier_back_and_the_rest_moves_when_asked_again() {
 
         // Then the second tier fails, and the first stays.
         rig.fleet.target("db-2").faults.clear();
-        rig.fleet.world("web-2").faults.set("source.shut-down", Fault::Refused);
+        rig.fleet.world("web-2").faults.set("source.shut-down", InjectedFault::Refused);
         begin(&rig).await;
         let view = ended(&rig).await;
         assert!(view.outcome().unwrap().contains("on the target: db-1, db-2; on the source: web-1, web-2"));
@@ -225,24 +225,24 @@ fn one_that_fails_takes_its_tier_back_and_the_rest_moves_when_asked_again() {
 fn all_or_nothing_begins_at_once_and_starts_nobody_before_all_are_there() {
     on_a_clock(NOON, async {
         let rig = synced(plan("all_or_nothing = true", TIERS)).await;
-        rig.fleet.world("web-2").faults.set("source.shut-down", Fault::Hang);
+        rig.fleet.world("web-2").faults.set("source.shut-down", InjectedFault::Hang);
         begin(&rig).await;
         sleep(600).await;
         assert_eq!(on_target(&rig), Vec::<&str>::new());
         assert_eq!(
             group(&rig).await.standings,
-            [Standing::Arrived, Standing::Arrived, Standing::Arrived, Standing::Moving]
+            [MemberStatus::Arrived, MemberStatus::Arrived, MemberStatus::Arrived, MemberStatus::Moving]
         );
         rig.fleet.world("web-2").faults.clear();
         assert!(ended(&rig).await.is_done());
         all_are(&rig, &State::Done).await;
         assert_moved(&rig, &VMS);
         // The tiers still follow each other.
-        let watched = phase(&rig.view("db-1").await, Phase::Watch).1;
+        let watched = phase(&rig.view("db-1").await, Phase::BootCheck).1;
         assert!(phase(&rig.view("web-1").await, Phase::StartVm).0 >= watched);
 
         let rig = synced(plan("all_or_nothing = true", "")).await;
-        rig.fleet.target("web-1").faults.set("target.create", Fault::Refused);
+        rig.fleet.target("web-1").faults.set("target.create", InjectedFault::Refused);
         begin(&rig).await;
         assert!(!ended(&rig).await.is_done());
         all_are(&rig, &State::Synced).await;
@@ -259,7 +259,7 @@ fn one_that_is_not_right_on_the_target_keeps_the_next_tier_where_it_is() {
             rig.fleet.target("db-1").with(|truth| truth.target_dies = true);
             begin(&rig).await;
             let view = ended(&rig).await;
-            assert!(matches!(view.standings[0], Standing::Stuck(_)), "{view:?}");
+            assert!(matches!(view.standings[0], MemberStatus::Stuck(_)), "{view:?}");
             rig.until("at rest", |views| views[2..].iter().all(|view| view.state == State::Synced)).await;
             assert_back(&rig, &VMS[2..]);
             let told = view.outcome().unwrap();
@@ -274,20 +274,20 @@ fn one_that_is_not_right_on_the_target_keeps_the_next_tier_where_it_is() {
 fn nobody_moves_alone_unless_forced() {
     on_a_clock(NOON, async {
         let rig = synced(plan("", TIERS)).await;
-        let Verdict::Refused(why) = rig.request("db-1", Request::Cutover).await else {
+        let RequestOutcome::Refused(why) = rig.request("db-1", Request::Cutover).await else {
             panic!("it was granted")
         };
         assert!(why.contains("use `plan cutover shop`"), "{why}");
         let id = rig.view("web-2").await.id;
         let order = CutoverOrder { force: true, ..CutoverOrder::default() };
-        assert_eq!(rig.manager.cut_over(id, order, "test").await.unwrap(), Verdict::Accepted);
+        assert_eq!(rig.manager.cut_over(id, order, "test").await.unwrap(), RequestOutcome::Accepted);
         rig.until("moved", |views| views[3].state == State::Done).await;
-        rig.fleet.world("db-2").faults.set("source.shut-down", Fault::Hang);
+        rig.fleet.world("db-2").faults.set("source.shut-down", InjectedFault::Hang);
         begin(&rig).await;
-        assert!(ask(&rig, Some(When::Now)).await.already);
+        assert!(ask(&rig, Some(CutoverTime::Now)).await.already);
         sleep(60).await;
         let id = rig.view("web-1").await.id;
-        let Verdict::Refused(why) = rig.manager.cut_over(id, order, "test").await.unwrap() else {
+        let RequestOutcome::Refused(why) = rig.manager.cut_over(id, order, "test").await.unwrap() else {
             panic!("it was granted")
         };
         assert!(why.contains("are being cut over together"), "{why}");
@@ -302,12 +302,12 @@ fn it_can_be_aborted_until_the_barrier_opens() {
     on_a_clock(NOON, async {
         for by_one in [false, true] {
             let rig = synced(plan("all_or_nothing = true", TIERS)).await;
-            rig.fleet.world("web-2").faults.set("source.shut-down", Fault::Hang);
+            rig.fleet.world("web-2").faults.set("source.shut-down", InjectedFault::Hang);
             begin(&rig).await;
             sleep(600).await;
             rig.fleet.world("web-2").faults.clear();
             if by_one {
-                assert_eq!(rig.request("db-1", Request::AbortCutover).await, Verdict::Accepted);
+                assert_eq!(rig.request("db-1", Request::AbortCutover).await, RequestOutcome::Accepted);
             } else {
                 assert!(!ask(&rig, None).await.already);
             }
@@ -323,7 +323,7 @@ fn it_can_be_aborted_until_the_barrier_opens() {
         let rig = synced(slow).await;
         begin(&rig).await;
         rig.until("the first tier is watched", |views| {
-            views[..2].iter().all(|view| view.state == State::CuttingOver { phase: Phase::Watch })
+            views[..2].iter().all(|view| view.state == State::CuttingOver { phase: Phase::BootCheck })
         })
         .await;
         ask(&rig, None).await;
@@ -339,7 +339,7 @@ fn it_can_be_aborted_until_the_barrier_opens() {
 fn a_source_that_is_started_at_the_barrier_is_noticed() {
     on_a_clock(NOON, async {
         let rig = synced(plan("", TIERS)).await;
-        rig.fleet.world("db-2").faults.set("source.shut-down", Fault::Hang);
+        rig.fleet.world("db-2").faults.set("source.shut-down", InjectedFault::Hang);
         begin(&rig).await;
         sleep(600).await;
         rig.fleet.world("db-1").with(|truth| truth.source_runs = true);
@@ -357,10 +357,10 @@ fn a_source_that_is_started_at_the_barrier_is_noticed() {
 fn who_waits_too_long_at_the_barrier_is_taken_back() {
     on_a_clock(NOON, async {
         let rig = synced(plan("barrier = \"5m\"", TIERS)).await;
-        rig.fleet.world("db-2").faults.set("source.shut-down", Fault::Hang);
+        rig.fleet.world("db-2").faults.set("source.shut-down", InjectedFault::Hang);
         begin(&rig).await;
         sleep(240).await;
-        assert_eq!(group(&rig).await.standings[0], Standing::Arrived);
+        assert_eq!(group(&rig).await.standings[0], MemberStatus::Arrived);
         sleep(120).await;
         rig.fleet.world("db-2").faults.clear();
         let view = ended(&rig).await;
@@ -378,10 +378,10 @@ fn who_waits_too_long_at_the_barrier_is_taken_back() {
 fn a_restart_at_the_barrier_lets_nobody_through() {
     on_a_clock(NOON, async {
         let mut rig = synced(plan("", TIERS)).await;
-        rig.fleet.world("db-2").faults.set("source.shut-down", Fault::Hang);
+        rig.fleet.world("db-2").faults.set("source.shut-down", InjectedFault::Hang);
         begin(&rig).await;
         sleep(600).await;
-        assert_eq!(group(&rig).await.standings[0], Standing::Arrived);
+        assert_eq!(group(&rig).await.standings[0], MemberStatus::Arrived);
         rig.stop().await;
         rig.go_on().await;
         sleep(60).await;
@@ -392,15 +392,15 @@ fn a_restart_at_the_barrier_lets_nobody_through() {
         })
         .await;
         sleep(60).await;
-        assert_eq!(group(&rig).await.standings[..2], [Standing::Arrived, Standing::Moving]);
+        assert_eq!(group(&rig).await.standings[..2], [MemberStatus::Arrived, MemberStatus::Moving]);
         rig.fleet.world("db-2").faults.clear();
         assert!(ended(&rig).await.is_done());
         assert_moved(&rig, &VMS);
 
         // While all that began are taken back, too.
         let mut rig = synced(plan("", TIERS)).await;
-        rig.fleet.world("db-2").faults.set("source.shut-down", Fault::Refused);
-        rig.fleet.world("db-1").faults.set("source.power-on", Fault::Hang);
+        rig.fleet.world("db-2").faults.set("source.shut-down", InjectedFault::Refused);
+        rig.fleet.world("db-1").faults.set("source.power-on", InjectedFault::Hang);
         begin(&rig).await;
         sleep(60).await;
         assert!(group(&rig).await.group.broken.is_some());
@@ -420,20 +420,20 @@ fn by_itself_it_begins_when_all_of_it_would() {
         nights.schedule =
             toml::from_str("every = \"6h\"\n[cutover]\nwindows = [\"daily 22:00–04:00 UTC\"]\n").unwrap();
         let rig = synced(nights).await;
-        let hold = CutoverOrder { when: When::Hold, ..CutoverOrder::default() };
+        let hold = CutoverOrder { when: CutoverTime::Hold, ..CutoverOrder::default() };
         let held = rig.view("web-1").await.id;
-        assert_eq!(rig.manager.cut_over(held, hold, "test").await.unwrap(), Verdict::Accepted);
+        assert_eq!(rig.manager.cut_over(held, hold, "test").await.unwrap(), RequestOutcome::Accepted);
         // In the window: all but one would begin.
         sleep(11 * 3600).await;
         assert!(rig.manager.group("shop").await.unwrap().is_none());
         assert_back(&rig, &VMS[..0]);
-        let waits = rig.view("db-1").await.awaited_cutover.expect("it waits");
+        let waits = rig.view("db-1").await.scheduled_cutover.expect("it waits");
         assert!(
-            waits.mode == AwaitedMode::Auto && waits.why.contains("together with the other VMs"),
+            waits.mode == ScheduledCutoverMode::Auto && waits.why.contains("together with the other VMs"),
             "{waits:?}"
         );
-        let release = CutoverOrder { when: When::Release, ..CutoverOrder::default() };
-        assert_eq!(rig.manager.cut_over(held, release, "test").await.unwrap(), Verdict::Accepted);
+        let release = CutoverOrder { when: CutoverTime::Unhold, ..CutoverOrder::default() };
+        assert_eq!(rig.manager.cut_over(held, release, "test").await.unwrap(), RequestOutcome::Accepted);
         all_are(&rig, &State::Done).await;
         assert_moved(&rig, &VMS);
         assert_eq!(group(&rig).await.group.by, "plan shop");
@@ -445,9 +445,10 @@ fn at_a_time_it_begins_together() {
     on_a_clock(NOON, async {
         let rig = synced(plan("", TIERS)).await;
         let at: DateTime<Utc> = "2026-11-22T17:00:00Z".parse().unwrap();
-        let asked = ask(&rig, Some(When::At(at))).await;
+        let asked = ask(&rig, Some(CutoverTime::At(at))).await;
         assert!(
-            asked.verdicts.len() == 4 && asked.verdicts.iter().all(|each| each.verdict == Verdict::Accepted)
+            asked.verdicts.len() == 4
+                && asked.verdicts.iter().all(|each| each.verdict == RequestOutcome::Accepted)
         );
         sleep(4 * 3600 + 3500).await;
         assert!(rig.manager.group("shop").await.unwrap().is_none());
@@ -462,7 +463,7 @@ fn at_a_time_it_begins_together() {
 fn what_stands_in_the_way_of_one_is_in_the_way_of_all() {
     on_a_clock(NOON, async {
         let rig = synced(plan("", TIERS)).await;
-        assert_eq!(rig.request("web-2", Request::Pause).await, Verdict::Accepted);
+        assert_eq!(rig.request("web-2", Request::Pause).await, RequestOutcome::Accepted);
         rig.until("paused", |views| matches!(views[3].state, State::Paused { .. })).await;
         let refused =
             rig.manager.cut_over_plan("shop", Some(CutoverOrder::default()), "test").await.unwrap_err();
@@ -476,8 +477,8 @@ fn what_stands_in_the_way_of_one_is_in_the_way_of_all() {
         assert!(VMS.iter().all(|vm| rig.fleet.world(vm).faults.struck("source.shut-down") == 0));
         // A plan without tiers asks each of them.
         rig.apply(plan("", "")).await;
-        let asked = ask(&rig, Some(When::Now)).await;
-        let refused = asked.verdicts.iter().filter(|each| matches!(each.verdict, Verdict::Refused(_)));
+        let asked = ask(&rig, Some(CutoverTime::Now)).await;
+        let refused = asked.verdicts.iter().filter(|each| matches!(each.verdict, RequestOutcome::Refused(_)));
         assert_eq!(refused.map(|each| each.vm.as_str()).collect::<Vec<_>>(), ["web-2"]);
         rig.until("moved", |views| views[..3].iter().all(|view| view.state == State::Done)).await;
     });
@@ -486,14 +487,14 @@ fn what_stands_in_the_way_of_one_is_in_the_way_of_all() {
 #[test]
 fn windows_that_never_meet_are_told() {
     on_a_clock(NOON, async {
-        let rig = FleetRig::start(fleet(), ConfiguredBudgets::default()).await;
+        let rig = FleetRig::start(fleet(), ConfiguredQuotas::default()).await;
         let windows = |of_one: &str| {
             let own = |vm, window| format!("[vm.{vm}.schedule.cutover]\nwindows = [\"{window} UTC\"]\n");
             own("db-1", "daily 22:00–23:00") + &own("web-2", of_one)
         };
         let found = async |cutover: &str, rest: &str| -> Vec<String> {
             let found = rig.manager.validate_plan(&plan(cutover, rest)).await.unwrap();
-            let those = found.into_iter().filter(|finding| finding.rule == Rule::WindowsNeverMeet);
+            let those = found.into_iter().filter(|finding| finding.rule == Rule::NoCommonWindow);
             those.map(|finding| format!("{}: {}", finding.subject, finding.message)).collect()
         };
         let told = ["plan shop: windows of their own have db-1, web-2"];
@@ -509,7 +510,7 @@ fn windows_that_never_meet_are_told() {
 #[test]
 fn a_vm_in_no_tier_is_an_error_and_an_empty_tier_a_warning() {
     on_a_clock(NOON, async {
-        let rig = FleetRig::start(fleet(), ConfiguredBudgets::default()).await;
+        let rig = FleetRig::start(fleet(), ConfiguredQuotas::default()).await;
         let tiers = "[[cutover.tiers]]\nvms = [\"db-*\", \"!db-2\"]\n[[cutover.tiers]]\nvms = [\"cache\"]\n";
         let found = rig.manager.validate_plan(&plan("", tiers)).await.unwrap();
         let of = |rule| -> Vec<_> {
@@ -529,7 +530,7 @@ fn nobody_goes_without_a_member_that_cannot_be_read() {
         rig.garble("UPDATE migrations SET state = 'garbage' WHERE vm_name = 'db-2'");
         rig.go_on().await;
         for force in [false, true] {
-            let order = CutoverOrder { when: When::Now, force, ..CutoverOrder::default() };
+            let order = CutoverOrder { when: CutoverTime::Now, force, ..CutoverOrder::default() };
             let refused = rig.manager.cut_over_plan("shop", Some(order), "test").await.unwrap_err();
             assert!(refused.message.contains("VM db-2: unreadable"), "{}", refused.message);
         }

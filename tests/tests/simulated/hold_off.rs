@@ -6,16 +6,16 @@ use warmd_daemon::model::{
     phase::Phase,
     plan::VerifyMode,
     request::Request,
-    state::{Resting, State},
+    state::{ResumePoint, State},
 };
-use warmd_tests::simulated::{Fault, Rig, World, on_a_clock};
+use warmd_tests::simulated::{InjectedFault, Rig, SimulatedWorld, on_a_clock};
 
 const SIZE: u64 = 10 * 64 * 1024;
 const NOON: &str = "2026-11-22T12:00:00Z";
 const MINUTE: Duration = Duration::from_mins(1);
 
-fn world() -> World {
-    let world = World::new(&[("vda", SIZE)]);
+fn world() -> SimulatedWorld {
+    let world = SimulatedWorld::new(&[("vda", SIZE)]);
     world.with(|truth| truth.source_autostart = true);
     world
 }
@@ -62,7 +62,7 @@ async fn the_autostart_goes_with_the_vm_and_comes_back_with_it() {
         assert!(!truth.source_autostart && truth.target_autostart && truth.held_off.is_some(), "{truth:?}");
     });
     rig.ask(Request::Rollback).await;
-    rig.until("rest", |view| matches!(view.state, State::Paused { from: Resting::Synced })).await;
+    rig.until("rest", |view| matches!(view.state, State::Paused { from: ResumePoint::Synced })).await;
     rig.world.with(|truth| {
         assert!(truth.source_autostart && truth.source_runs && truth.held_off.is_none(), "{truth:?}");
         assert!(truth.violations.is_empty(), "{:?}", truth.violations);
@@ -74,7 +74,7 @@ async fn an_undo_gives_it_back_whatever_answers_are_lost() {
     for call in ["starters", "hold-off"] {
         let rig = Rig::start(world()).await;
         rig.seed(Rig::plan(VerifyMode::None)).await;
-        rig.world.faults.set(&format!("source.{call}"), Fault::Refused);
+        rig.world.faults.set(&format!("source.{call}"), InjectedFault::Refused);
         rig.cutover().await;
         let journal = rig.journal().await;
         rig.world
@@ -90,10 +90,10 @@ async fn a_source_that_is_started_in_the_watch_fails_the_migration() {
     plan.cutover.watch = Duration::from_secs(30);
     rig.seed(plan).await;
     rig.ask(Request::Cutover).await;
-    rig.until("the watch", |view| view.state == State::CuttingOver { phase: Phase::Watch }).await;
+    rig.until("the watch", |view| view.state == State::CuttingOver { phase: Phase::BootCheck }).await;
     rig.world.with(|truth| (truth.is_meddled, truth.source_runs) = (true, true));
     let failed = rig.until("the failure", |view| matches!(view.state, State::Failed { .. })).await.state;
-    let State::Failed { from: Resting::Watch, reason, .. } = failed else { panic!("{failed}") };
+    let State::Failed { from: ResumePoint::BootCheck, reason, .. } = failed else { panic!("{failed}") };
     assert!(reason.contains("source VM runs") && reason.contains("stop it on the source"), "{reason}");
     rig.world.with(|truth| assert!(truth.target_runs, "the target VM was stopped"));
     let counted = rig.store().sources_that_run().await.unwrap();
@@ -106,7 +106,7 @@ async fn an_undo_waits_until_the_target_vm_is_seen_gone() {
     let rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::None)).await;
     rig.world.with(|truth| truth.false_discards = 2);
-    rig.world.faults.set("target.start", Fault::Refused);
+    rig.world.faults.set("target.start", InjectedFault::Refused);
     rig.cutover().await;
     rig.world.with(|truth| {
         let discards = truth.calls.iter().filter(|call| *call == "target discarded").count();
@@ -128,7 +128,7 @@ fn a_source_that_is_started_when_all_is_done_is_told_once_and_so_is_its_end() {
         assert!(sources_run(&rig).await == 1, "{}", rig.journal().await);
         assert_eq!(lines(&rig, "error: the source VM of guest runs").await, 1);
         // "Cannot be reached" is neither news nor an end; and a restart forgets nothing.
-        rig.world.faults.set("source.power", Fault::Refused);
+        rig.world.faults.set("source.power", InjectedFault::Refused);
         rig.restart().await;
         tokio::time::sleep(5 * MINUTE).await;
         rig.world.faults.clear();
@@ -148,13 +148,13 @@ fn a_source_that_is_started_when_all_is_done_is_told_once_and_so_is_its_end() {
 async fn nothing_is_released_while_the_source_runs() {
     let rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::None)).await;
-    rig.world.faults.set("target.set-autostart", Fault::Blocked);
+    rig.world.faults.set("target.set-autostart", InjectedFault::Blocked);
     rig.ask(Request::Cutover).await;
     rig.until("the call", |_| rig.world.faults.struck("target.set-autostart") > 0).await;
     meddle(&rig, true);
     rig.world.faults.clear();
     let failed = rig.until("the failure", |view| matches!(view.state, State::Failed { .. })).await.state;
-    let State::Failed { from: Resting::Release, reason, .. } = failed else { panic!("{failed}") };
+    let State::Failed { from: ResumePoint::Cleanup, reason, .. } = failed else { panic!("{failed}") };
     assert!(reason.contains("source VM runs"), "{reason}");
     assert!(sources_run(&rig).await == 1, "{}", rig.journal().await);
     rig.world.with(|truth| assert!(truth.target_runs && !truth.marks.is_empty(), "{truth:?}"));
@@ -170,13 +170,13 @@ async fn an_undo_after_a_restart_removes_the_target_vm_whatever_the_phase_is_the
     let mut rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::None)).await;
     // It is made, and its start was not asked for.
-    rig.world.faults.set("target.look", Fault::Hang);
+    rig.world.faults.set("target.look", InjectedFault::Hang);
     rig.ask(Request::Cutover).await;
     rig.until("the start", |view| view.state == State::CuttingOver { phase: Phase::StartVm }).await;
     rig.world.with(|truth| assert!(truth.target_exists, "{truth:?}"));
     rig.restart_after(|world| {
         world.faults.clear();
-        world.faults.set("source.final-snapshot", Fault::Refused);
+        world.faults.set("source.final-snapshot", InjectedFault::Refused);
     })
     .await;
     rig.until("the undo", |view| view.state == State::Synced).await;
@@ -188,7 +188,7 @@ async fn a_target_that_says_that_the_vm_is_gone_while_it_runs_is_not_believed() 
     let rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::None)).await;
     rig.world.with(|truth| (truth.false_discards, truth.starts_late) = (3, true));
-    rig.world.faults.set("target.start", Fault::Refused);
+    rig.world.faults.set("target.start", InjectedFault::Refused);
     rig.cutover().await;
     assert_let_go(&rig);
     rig.world.faults.clear();
@@ -197,7 +197,7 @@ async fn a_target_that_says_that_the_vm_is_gone_while_it_runs_is_not_believed() 
     assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
     rig.world.with(|truth| truth.false_discards = 3);
     rig.ask(Request::Rollback).await;
-    rig.until("rest", |view| matches!(view.state, State::Paused { from: Resting::Synced })).await;
+    rig.until("rest", |view| matches!(view.state, State::Paused { from: ResumePoint::Synced })).await;
     rig.world.with(|truth| assert_eq!(truth.false_discards, 0));
     assert_let_go(&rig);
 }
@@ -207,7 +207,7 @@ async fn answers_that_are_lost_on_the_way_to_the_target_change_nothing() {
     for call in ["source.starters", "source.hold-off", "target.set-autostart"] {
         let rig = Rig::start(world()).await;
         rig.seed(Rig::plan(VerifyMode::None)).await;
-        rig.world.faults.set(call, Fault::LostAnswer);
+        rig.world.faults.set(call, InjectedFault::LostAnswer);
         assert_eq!(rig.cutover().await.state, State::Done, "{call}: {}", rig.journal().await);
         assert!(rig.world.faults.struck(call) > 1, "{call}");
         assert_held_off(&rig);
@@ -220,8 +220,11 @@ fn answers_that_are_lost_on_the_way_back_change_nothing() {
         on_a_clock(NOON, async {
             let mut rig = Rig::start_on_a_clock(world()).await;
             rig.seed(Rig::plan(VerifyMode::None)).await;
-            rig.world.faults.set("target.start", Fault::Refused);
-            rig.world.faults.set("source.let-go", if restarted { Fault::Hang } else { Fault::LostAnswer });
+            rig.world.faults.set("target.start", InjectedFault::Refused);
+            rig.world.faults.set(
+                "source.let-go",
+                if restarted { InjectedFault::Hang } else { InjectedFault::LostAnswer },
+            );
             rig.ask(Request::Cutover).await;
             if restarted {
                 rig.until("the call", |_| rig.world.faults.struck("source.let-go") > 0).await;
@@ -239,7 +242,7 @@ fn a_source_that_cannot_be_held_off_is_started_again() {
     on_a_clock(NOON, async {
         let rig = Rig::start_on_a_clock(world()).await;
         rig.seed(Rig::plan(VerifyMode::None)).await;
-        rig.world.faults.set("source.hold-off", Fault::Hang);
+        rig.world.faults.set("source.hold-off", InjectedFault::Hang);
         let view = rig.cutover().await;
         assert_eq!(view.state, State::Synced, "{}", rig.journal().await);
         assert!(view.cutover.unwrap().failure.unwrap().contains("deadline"));

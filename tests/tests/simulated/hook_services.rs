@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, transport::Server};
 use warmd_daemon::{
     migration::control::Control,
     model::{
-        hook::{Hook, OnFailure, When},
+        hook::{Hook, HookSide, OnFailure},
         phase::Phase,
         plan::{Plan, VerifyMode},
         rule::Rule,
@@ -26,7 +26,7 @@ use warmd_proto::hooks::v1::{
     RunRequest, RunResponse,
     hooks_server::{Hooks, HooksServer},
 };
-use warmd_tests::simulated::{Rig, World};
+use warmd_tests::simulated::{Rig, SimulatedWorld};
 
 /// What the service answers to a call; one that is not there never comes.
 type Answer = Option<Result<RunResponse, Status>>;
@@ -69,7 +69,7 @@ fn well(said: &str) -> RunResponse {
 fn plan(address: &str, retries: u32) -> Plan {
     let hook = Hook {
         phase: Phase::FinalDelta,
-        when: When::After,
+        when: HookSide::After,
         command: Vec::new(),
         grpc: Some(address.to_owned()),
         timeout: Duration::from_secs(1),
@@ -79,8 +79,8 @@ fn plan(address: &str, retries: u32) -> Plan {
     Plan { hooks: vec![hook], ..Rig::plan(VerifyMode::Readback) }
 }
 
-fn world() -> World {
-    let world = World::new(&[("vda", 1 << 20)]);
+fn world() -> SimulatedWorld {
+    let world = SimulatedWorld::new(&[("vda", 1 << 20)]);
     world.guest_writes("vda", 3, &vec![7; 100_000]);
     world
 }

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use warmd_daemon::{
     migration::control::Control,
     model::{
-        hook::{Hook, OnFailure, When},
+        hook::{Hook, HookSide, OnFailure},
         phase::Phase,
         plan::{Plan, VerifyMode},
         request::Request,
@@ -20,17 +20,17 @@ use warmd_daemon::{
         state::State,
     },
 };
-use warmd_tests::simulated::{Fault, Rig, World};
+use warmd_tests::simulated::{InjectedFault, Rig, SimulatedWorld};
 
 const BLOCK: u64 = 64 * 1024;
 
-fn world() -> World {
-    let world = World::new(&[("vda", 8 * BLOCK)]);
+fn world() -> SimulatedWorld {
+    let world = SimulatedWorld::new(&[("vda", 8 * BLOCK)]);
     world.guest_writes("vda", 3, &vec![7; 100_000]);
     world
 }
 
-fn hook(phase: Phase, when: When, script: &str) -> Hook {
+fn hook(phase: Phase, when: HookSide, script: &str) -> Hook {
     let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
     let timeout = Duration::from_secs(20);
     Hook { phase, when, command, grpc: None, timeout, retries: 0, on_failure: OnFailure::Abort }
@@ -57,8 +57,8 @@ fn lines(file: &Path) -> Vec<Value> {
 async fn they_are_run_at_their_moments_and_told_the_facts() {
     let dir = TempDir::new().unwrap();
     let (file, script) = told(&dir);
-    let mut hooks: Vec<_> = Phase::ALL.map(|phase| hook(phase, When::After, &script)).into();
-    hooks.extend(Phase::ALL.map(|phase| hook(phase, When::Before, &script)));
+    let mut hooks: Vec<_> = Phase::ALL.map(|phase| hook(phase, HookSide::After, &script)).into();
+    hooks.extend(Phase::ALL.map(|phase| hook(phase, HookSide::Before, &script)));
     let rig = Rig::start(world()).await;
     rig.seed(plan(hooks)).await;
     let view = rig.cutover().await;
@@ -98,8 +98,8 @@ async fn they_are_run_at_their_moments_and_told_the_facts() {
 #[tokio::test]
 async fn one_that_fails_before_the_target_runs_undoes_the_cutover() {
     let before = Phase::ALL.into_iter().filter(|phase| !phase.past_no_return());
-    let moments = before.flat_map(|phase| [(phase, When::Before), (phase, When::After)]);
-    for (phase, when) in moments.filter(|moment| *moment != (Phase::StartVm, When::After)) {
+    let moments = before.flat_map(|phase| [(phase, HookSide::Before), (phase, HookSide::After)]);
+    for (phase, when) in moments.filter(|moment| *moment != (Phase::StartVm, HookSide::After)) {
         let mut rig = Rig::start(world()).await;
         rig.seed(plan(vec![hook(phase, when, "echo the pool is not drained; exit 7")])).await;
         let view = rig.cutover().await;
@@ -125,10 +125,10 @@ async fn one_that_fails_before_the_target_runs_undoes_the_cutover() {
 #[tokio::test]
 async fn one_that_fails_when_the_target_runs_is_told_and_takes_nothing_back() {
     for (phase, when) in [
-        (Phase::StartVm, When::After),
-        (Phase::Watch, When::Before),
-        (Phase::Watch, When::After),
-        (Phase::Release, When::After),
+        (Phase::StartVm, HookSide::After),
+        (Phase::BootCheck, HookSide::Before),
+        (Phase::BootCheck, HookSide::After),
+        (Phase::Cleanup, HookSide::After),
     ] {
         let rig = Rig::start(world()).await;
         rig.seed(plan(vec![hook(phase, when, "exit 1")])).await;
@@ -151,10 +151,10 @@ async fn when_the_target_runs_a_hook_is_run_where_nothing_leads_back() {
     let release = dir.path().join("release");
     let waits = format!("{script}; while ! test -e {}; do sleep 0.05; done", release.display());
     let rig = Rig::start(world()).await;
-    rig.seed(plan(vec![hook(Phase::StartVm, When::After, &waits)])).await;
+    rig.seed(plan(vec![hook(Phase::StartVm, HookSide::After, &waits)])).await;
     rig.ask(Request::Cutover).await;
     let view = rig.until("the hook", |_| lines(&file).len() == 1).await;
-    assert_eq!(view.state, State::CuttingOver { phase: Phase::Watch });
+    assert_eq!(view.state, State::CuttingOver { phase: Phase::BootCheck });
     fs::write(&release, "").unwrap();
     rig.until("done", |view| view.state == State::Done).await;
     rig.world.assert_moved();
@@ -165,8 +165,10 @@ async fn one_that_only_warns_and_one_that_is_tried_again_hold_nothing_up() {
     let dir = TempDir::new().unwrap();
     let mark = dir.path().join("tried");
     let flaky = format!("test -e {0} || {{ touch {0}; exit 1; }}", mark.display());
-    let mut hooks =
-        vec![hook(Phase::Verify, When::Before, "exit 9"), hook(Phase::CreateVm, When::Before, &flaky)];
+    let mut hooks = vec![
+        hook(Phase::Verify, HookSide::Before, "exit 9"),
+        hook(Phase::CreateVm, HookSide::Before, &flaky),
+    ];
     hooks[0].on_failure = OnFailure::Warn;
     hooks[1].retries = 1;
     let rig = Rig::start(world()).await;
@@ -182,7 +184,7 @@ async fn one_that_only_warns_and_one_that_is_tried_again_hold_nothing_up() {
 
 #[tokio::test]
 async fn one_that_hangs_is_killed_at_its_deadline_or_by_an_abort() {
-    let mut slow = hook(Phase::StopSource, When::Before, "sleep 1000");
+    let mut slow = hook(Phase::StopSource, HookSide::Before, "sleep 1000");
     slow.timeout = Duration::from_millis(300);
     let rig = Rig::start(world()).await;
     rig.seed(plan(vec![slow])).await;
@@ -194,7 +196,7 @@ async fn one_that_hangs_is_killed_at_its_deadline_or_by_an_abort() {
     let dir = TempDir::new().unwrap();
     let begun = dir.path().join("begun");
     let endless = format!("touch {}; sleep 1000", begun.display());
-    let mut slow = hook(Phase::CreateVm, When::After, &endless);
+    let mut slow = hook(Phase::CreateVm, HookSide::After, &endless);
     slow.timeout = Duration::from_hours(1);
     rig.manager_applies(plan(vec![slow])).await;
     rig.ask(Request::Cutover).await;
@@ -212,15 +214,15 @@ async fn after_a_restart_only_the_one_that_was_cut_off_is_run_again_and_the_next
     let release = dir.path().join("release");
     let waits = format!("{script}; while ! test -e {}; do sleep 0.05; done", release.display());
     let rig_plan = plan(vec![
-        hook(Phase::StopSource, When::Before, &script),
-        hook(Phase::StopSource, When::After, &waits),
+        hook(Phase::StopSource, HookSide::Before, &script),
+        hook(Phase::StopSource, HookSide::After, &waits),
     ]);
     let mut rig = Rig::start(world()).await;
     rig.seed(rig_plan).await;
     rig.ask(Request::Cutover).await;
     rig.until("the second hook", |_| lines(&file).len() == 2).await;
     rig.restart_after(|_| fs::write(&release, "").unwrap()).await;
-    rig.world.faults.set("target.create", Fault::Refused);
+    rig.world.faults.set("target.create", InjectedFault::Refused);
     rig.until("undone", |view| view.state == State::Synced).await;
     let facts = lines(&file);
     let seen: Vec<_> = facts.iter().map(|facts| (&facts["hook"]["when"], &facts["hook"]["again"])).collect();
@@ -244,10 +246,10 @@ async fn a_plan_applied_again_in_another_order_runs_none_again_and_passes_none_o
     let file = dir.path().join("ran");
     let ran = || fs::read_to_string(&file).unwrap_or_default();
     let says =
-        |word: &str| hook(Phase::CreateVm, When::Before, &format!("echo {word} >> {}", file.display()));
+        |word: &str| hook(Phase::CreateVm, HookSide::Before, &format!("echo {word} >> {}", file.display()));
     let mut rig = Rig::start(world()).await;
     rig.seed(plan(vec![says("a"), says("b"), says("a")])).await;
-    rig.world.faults.set("target.create", Fault::Hang);
+    rig.world.faults.set("target.create", InjectedFault::Hang);
     rig.ask(Request::Cutover).await;
     rig.until("all hooks", |_| ran() == "a\nb\na\n").await;
     rig.manager_applies(plan(vec![says("c"), says("b"), says("a"), says("a")])).await;
@@ -268,7 +270,7 @@ async fn a_plan_whose_programs_cannot_be_run_is_refused() {
         (plain.to_str().unwrap(), "make it executable"),
         ("true", "begin it with the absolute path"),
     ] {
-        let mut hook = hook(Phase::Verify, When::Before, "");
+        let mut hook = hook(Phase::Verify, HookSide::Before, "");
         hook.command = vec![program.to_owned()];
         let wrong = plan(vec![hook]);
         let findings = rig.manager.validate_plan(&wrong).await.unwrap();

@@ -10,16 +10,16 @@ use warmd_cbt::limit::Limit;
 use warmd_daemon::{
     migration::control::{Control, ControlErrorKind},
     model::{
-        limit::{LimitChange, LimitView, Scope},
+        limit::{LimitChange, LimitScope, LimitView},
         phase::Phase,
         plan::{Plan, PlanLimits, VerifyMode, VerifyPolicy},
         request::Request,
         state::State,
         verify::Amount,
-        view::{MigrationView, Verdict},
+        view::{MigrationView, VerifyResult},
     },
 };
-use warmd_tests::simulated::{Fault, Rig, VM, World};
+use warmd_tests::simulated::{InjectedFault, Rig, SimulatedWorld, VM};
 
 const MIB: u64 = 1 << 20;
 /// So much that it takes minutes at [`SLOW`], far beyond the rig's deadlines, and no time without a limit.
@@ -27,8 +27,8 @@ const SIZE: u64 = 64 * MIB;
 const SLOW: u64 = MIB / 2;
 
 /// Two disks full of data.
-fn world() -> World {
-    let world = World::new(&[("vda", SIZE), ("vdb", SIZE)]);
+fn world() -> SimulatedWorld {
+    let world = SimulatedWorld::new(&[("vda", SIZE), ("vdb", SIZE)]);
     for disk in ["vda", "vdb"] {
         world.guest_writes(disk, 0, &vec![7; SIZE as usize]);
     }
@@ -67,7 +67,7 @@ async fn until_it_is_held(rig: &Rig, scope: &str, rate: u64) {
     let (now, most) = (seen.load.rate, rate as f64);
     // One request and a burst more, over the three seconds or more that it looks back.
     assert!(now > 0.0 && now <= most * 1.1 + MIB as f64 / 6.0, "{now} B/s instead of {most}: {seen:?}");
-    let disks = if matches!(seen.scope, Scope::Migration(_, Some(_))) { 1 } else { 2 };
+    let disks = if matches!(seen.scope, LimitScope::Migration(_, Some(_))) { 1 } else { 2 };
     assert_eq!(seen.load.waiting, disks, "each disk has one request that waits: {seen:?}");
     assert_eq!(rig.view().await.state, State::Seeding);
 }
@@ -127,7 +127,9 @@ async fn a_verification_is_limited_too() {
         }
         rig.manager.set_limit(&scope, LimitChange::Reset, "somebody").await.expect("it is there");
         rig.until("the verdict", |view| {
-            view.verification.as_ref().is_some_and(|run| run.verdict.as_ref().is_some_and(Verdict::passed))
+            view.verification
+                .as_ref()
+                .is_some_and(|run| run.verdict.as_ref().is_some_and(VerifyResult::passed))
         })
         .await;
     }
@@ -209,7 +211,7 @@ async fn requests_in_flight_keep_to_the_tightest_limit() {
     rig.manager.set_limit("source/s", one, "somebody").await.expect("it is there");
     rig.manager.set_limit("target/t", one, "somebody").await.expect("it is there");
     // Reads that hang are in flight for as long as it takes to look at them; memory answers at once.
-    rig.world.faults.set("source-disk.read", Fault::Hang);
+    rig.world.faults.set("source-disk.read", InjectedFault::Hang);
     rig.manager_applies(plan(PlanLimits { requests: NonZeroU32::new(3), ..PlanLimits::default() })).await;
     let (mut seen, begun) = (0, Instant::now());
     loop {
@@ -261,7 +263,7 @@ async fn what_was_set_holds_over_a_restart_until_the_plan_says_something_else() 
 
 #[tokio::test]
 async fn what_is_not_there_cannot_be_limited() {
-    let rig = Rig::start(World::new(&[("vda", MIB)])).await;
+    let rig = Rig::start(SimulatedWorld::new(&[("vda", MIB)])).await;
     rig.seed(plan(PlanLimits::default())).await;
     let disk = format!("migration/{VM}/vdz");
     for (scope, kind, wanted) in [

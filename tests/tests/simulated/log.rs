@@ -10,7 +10,7 @@ use warmd_daemon::{
     config::{LogFormat, LogSettings},
     model::{plan::VerifyMode, request::Request, state::State},
 };
-use warmd_tests::simulated::{Rig, VM, World};
+use warmd_tests::simulated::{Rig, SimulatedWorld, VM};
 
 /// What was written.
 #[derive(Clone, Default)]
@@ -56,7 +56,7 @@ async fn every_line_that_is_written_for_a_migration_has_its_id() {
     // Of this thread, which runs all tasks.
     let _log = tracing::subscriber::set_default(settings.to(move || to.clone(), false));
 
-    let mut rig = Rig::start(World::new(&[("vda", 1 << 20), ("vdb", 100 << 10)])).await;
+    let mut rig = Rig::start(SimulatedWorld::new(&[("vda", 1 << 20), ("vdb", 100 << 10)])).await;
     rig.world.guest_writes("vda", 0, &vec![7; 300_000]);
     rig.seed(Rig::plan(VerifyMode::Compare)).await;
     rig.world.guest_writes("vdb", 4096, &[9; 5000]);

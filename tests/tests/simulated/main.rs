@@ -6,9 +6,7 @@
 
 mod accepted;
 mod adaptive;
-mod appointed;
 mod boot_check;
-mod budgets;
 mod clock;
 mod conversion;
 mod cutover;
@@ -23,9 +21,11 @@ mod log;
 mod metrics;
 mod plans;
 mod proof;
+mod quotas;
 mod restored;
 mod rollback;
 mod schedule;
+mod scheduled_cutover;
 mod started;
 mod storages;
 mod supervised;

@@ -22,9 +22,9 @@ use warmd_daemon::{
     },
 };
 use warmd_tests::{
-    openmetrics::{Family, Kind, Sample, parse},
-    scrape::{Answer, get, say, scrape},
-    simulated::{Fault, Rig, World},
+    openmetrics::{Family, MetricSample, SampleKind, parse},
+    scrape::{HttpResponse, get, say, scrape},
+    simulated::{InjectedFault, Rig, SimulatedWorld},
 };
 
 const BLOCK: u64 = 64 * 1024;
@@ -38,7 +38,7 @@ struct Served {
 impl Served {
     /// A VM with two disks, copied once.
     async fn start() -> Self {
-        let world = World::new(&[("vda", 40 * BLOCK), ("vdb", 10 * BLOCK)]);
+        let world = SimulatedWorld::new(&[("vda", 40 * BLOCK), ("vdb", 10 * BLOCK)]);
         world.guest_writes("vda", 0, &vec![7; 20 * BLOCK as usize]);
         let rig = Rig::start(world).await;
         rig.seed(Rig::plan(VerifyMode::None)).await;
@@ -54,7 +54,7 @@ impl Served {
         families.into_iter().map(|family| (family.name.clone(), family)).collect()
     }
 
-    async fn say(&self, words: impl Into<Vec<u8>>) -> Option<Answer> {
+    async fn say(&self, words: impl Into<Vec<u8>>) -> Option<HttpResponse> {
         let (address, words) = (self.address, words.into());
         tokio::task::spawn_blocking(move || say(address, &words)).await.unwrap().unwrap()
     }
@@ -81,7 +81,7 @@ async fn what_passes_did_is_told_and_never_goes_back() {
     served.rig.world.guest_writes("vda", 5 * BLOCK, &[9; 100]);
     served.rig.sync().await;
     served.rig.world.guest_writes("vda", 5 * BLOCK, &[8; 100]);
-    served.rig.world.faults.set("target-disk.flush", Fault::Refused);
+    served.rig.world.faults.set("target-disk.flush", InjectedFault::Refused);
     served.rig.ask(Request::Sync).await;
     served.rig.until("a failure", |view| matches!(view.state, State::Failed { .. })).await;
     let second = served.scrape().await;
@@ -90,11 +90,11 @@ async fn what_passes_did_is_told_and_never_goes_back() {
     assert!(second["warmd_migrations"].sum("", &[("state", "failed")]) == 1.0);
     assert!(second["warmd_pending_bytes"].sum("", &vda) == BLOCK as f64);
     for (name, before) in &first {
-        if before.kind == Kind::Gauge {
+        if before.kind == SampleKind::Gauge {
             continue;
         }
         for sample in &before.samples {
-            let same = |now: &&Sample| (&now.name, &now.labels) == (&sample.name, &sample.labels);
+            let same = |now: &&MetricSample| (&now.name, &now.labels) == (&sample.name, &sample.labels);
             let now = second[name].samples.iter().find(same).map(|now| now.value);
             assert!(now.is_some_and(|now| now >= sample.value), "{sample:?} became {now:?}");
         }
@@ -107,7 +107,7 @@ async fn what_runs_is_told_while_it_runs() {
     let before = served.scrape().await;
     assert!(!before.contains_key("warmd_requests_in_flight"), "nothing runs");
     served.rig.world.guest_writes("vda", 0, &vec![9; 3 * BLOCK as usize]);
-    served.rig.world.faults.set("target-disk.flush", Fault::Hang);
+    served.rig.world.faults.set("target-disk.flush", InjectedFault::Hang);
     served.rig.ask(Request::Sync).await;
     let flushing = |now: &BTreeMap<String, Family>| {
         let flying = now.get("warmd_requests_in_flight");
@@ -131,7 +131,7 @@ async fn what_runs_is_told_while_it_runs() {
 async fn a_pass_that_fails_before_its_first_byte_counts() {
     let served = Served::start().await;
     for (fault, failed) in [("source.snapshot", 1.0), ("source.changed", 2.0), ("source.open", 3.0)] {
-        served.rig.world.faults.set(fault, Fault::Refused);
+        served.rig.world.faults.set(fault, InjectedFault::Refused);
         served.rig.ask(Request::Sync).await;
         served.rig.until("a failure", |view| matches!(view.state, State::Failed { .. })).await;
         let now = served.scrape().await;
@@ -228,7 +228,7 @@ const NAMES: [&str; 33] = [
     "warmd_stall_seconds",
     "warmd_store_commit_duration_seconds",
     "warmd_tracking_fault",
-    "warmd_untold_bytes",
+    "warmd_unreported_bytes",
     "warmd_window_closes_in_seconds",
     "warmd_window_open",
     "warmd_window_opens_in_seconds",
@@ -245,7 +245,7 @@ async fn names_are_those_of_the_conventions_and_of_the_readme() {
     }
     served.rig.manager_applies(bound_plan()).await;
     served.rig.world.guest_writes("vda", 0, &[7; 100]);
-    served.rig.world.faults.set("target-disk.flush", Fault::Hang);
+    served.rig.world.faults.set("target-disk.flush", InjectedFault::Hang);
     served.rig.ask(Request::Sync).await;
     served.rig.until("a pass", |view| view.state == State::Syncing && view.downtime_forecast.is_some()).await;
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
@@ -275,7 +275,7 @@ async fn names_are_those_of_the_conventions_and_of_the_readme() {
         let timed = ["duration", "age", "forecast", "stall", "cpu"].iter().any(|word| words.contains(word));
         assert!(!timed || name.ends_with("_seconds"), "{name} is a time without its unit");
         assert!(
-            family.kind != Kind::Histogram || name.ends_with("_seconds"),
+            family.kind != SampleKind::Histogram || name.ends_with("_seconds"),
             "{name} is a histogram of what?"
         );
         assert!(family.help.ends_with('.') && family.help.len() > 10, "{name}: {:?}", family.help);
@@ -284,9 +284,9 @@ async fn names_are_those_of_the_conventions_and_of_the_readme() {
             assert!(known.contains(&label.as_str()), "{name}: unknown label {label}");
         }
         let shown = match family.kind {
-            Kind::Counter => format!("{name}_total"),
-            Kind::Info => format!("{name}_info"),
-            Kind::Gauge | Kind::Histogram => name.clone(),
+            SampleKind::Counter => format!("{name}_total"),
+            SampleKind::Info => format!("{name}_info"),
+            SampleKind::Gauge | SampleKind::Histogram => name.clone(),
         };
         assert!(document.contains(&format!("`{shown}`")), "{shown} is not in metrics.md");
     }
@@ -358,7 +358,7 @@ fn bound_plan() -> Plan {
 async fn windows_and_what_the_plan_promises_are_told() {
     let served = Served::start().await;
     let told = |now: &BTreeMap<String, Family>, name: &str, kind: &str| {
-        let of = |sample: &&Sample| sample.labels.get("kind").is_some_and(|have| have == kind);
+        let of = |sample: &&MetricSample| sample.labels.get("kind").is_some_and(|have| have == kind);
         now.get(name)?.samples.iter().find(of).map(|sample| sample.value)
     };
     let unbound = served.scrape().await;
@@ -401,7 +401,7 @@ async fn an_open_snapshot_and_what_speaks_against_a_cutover_are_told() {
     assert!(now["warmd_downtime_forecast_high_seconds"].sum("", &[]) > expected);
 
     served.rig.world.guest_writes("vda", 7 * BLOCK, &[9; 100]);
-    served.rig.world.faults.set("source-disk.read", Fault::Hang);
+    served.rig.world.faults.set("source-disk.read", InjectedFault::Hang);
     served.rig.ask(Request::Sync).await;
     served.rig.until("a pass that hangs", |view| view.state == State::Syncing).await;
     let until = std::time::Instant::now() + Duration::from_secs(30);

@@ -8,12 +8,12 @@ use warmd_daemon::{
         state::State,
     },
 };
-use warmd_tests::simulated::{Fault, Rig, VM, World};
+use warmd_tests::simulated::{InjectedFault, Rig, SimulatedWorld, VM};
 
 const BLOCK: u64 = 64 * 1024;
 
 async fn rig() -> Rig {
-    let world = World::new(&[("vda", 8 * BLOCK), ("vdb", 2 * BLOCK)]);
+    let world = SimulatedWorld::new(&[("vda", 8 * BLOCK), ("vdb", 2 * BLOCK)]);
     Rig::start(world).await
 }
 
@@ -77,7 +77,7 @@ async fn what_is_wrong_is_found_by_its_rule() {
         ("source.objections", Rule::VmUnreadable, guest.as_str()),
         ("source.power", Rule::VmUnreadable, guest.as_str()),
     ] {
-        rig.world.faults.set(call, Fault::Refused);
+        rig.world.faults.set(call, InjectedFault::Refused);
         assert_finds(&rig, &plan(), rule, subject, "a fault of the test").await;
         rig.world.faults.clear();
     }
@@ -90,7 +90,7 @@ async fn what_endpoints_object_to_is_told_and_errors_are_refused() {
     rig.world.with(|truth| truth.source_objects = vec![Objection::new(Rule::VmTransient, "it is transient")]);
     assert_finds(&rig, &plan(), Rule::VmTransient, &guest, "transient").await;
     rig.world.with(|truth| {
-        truth.source_objects = vec![Objection::new(Rule::SnapshotsThere, "3 of them")];
+        truth.source_objects = vec![Objection::new(Rule::VmHasSnapshots, "3 of them")];
         truth.target_objects = vec![Objection::new(Rule::NameTaken, "domain 17 has it")];
     });
     assert_finds(&rig, &plan(), Rule::NameTaken, &guest, "domain 17").await;
@@ -98,7 +98,7 @@ async fn what_endpoints_object_to_is_told_and_errors_are_refused() {
     rig.world.with(|truth| truth.target_objects = vec![Objection::new(Rule::Capacity, "too small")]);
     let applied = rig.manager.apply_plan(plan(), "test").await.expect("warnings do not stand in the way");
     let rules: Vec<_> = applied.findings.iter().map(|finding| finding.rule).collect();
-    assert_eq!(rules, [Rule::SnapshotsThere, Rule::Capacity]);
+    assert_eq!(rules, [Rule::VmHasSnapshots, Rule::Capacity]);
 }
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn a_window_that_is_too_short_and_one_that_never_opens_are_told() {
     let short = window("daily 22:00–23:00 UTC");
     assert_finds(&rig, &short, Rule::WindowNeverFits, "plan plan", "`cutover.max_downtime` is 2h").await;
     let over = window("2020-01-01 UTC");
-    assert_finds(&rig, &over, Rule::ScheduleDeadEnd, "plan plan", "`schedule.cutover` never opens").await;
+    assert_finds(&rig, &over, Rule::WindowNeverOpens, "plan plan", "`schedule.cutover` never opens").await;
     assert_eq!(findings(&rig, &window("daily 22:00–02:00 UTC")).await, []);
 }
 
@@ -218,16 +218,16 @@ async fn vms_are_chosen_by_patterns_at_each_apply() {
     let rig = rig().await;
     let choosing = |vms: &[&str]| Plan { vms: vms.iter().map(|vm| (*vm).to_owned()).collect(), ..plan() };
     let none = choosing(&["web-*"]);
-    assert_finds(&rig, &none, Rule::VmIdlePattern, "plan plan", "there are: guest").await;
+    assert_finds(&rig, &none, Rule::PatternUnmatched, "plan plan", "there are: guest").await;
     assert_finds(&rig, &none, Rule::VmNone, "plan plan", "there are: guest").await;
     assert_finds(&rig, &choosing(&["g*", "!guest"]), Rule::VmNone, "plan plan", "no VM is chosen").await;
     assert_finds(&rig, &choosing(&["!guest"]), Rule::PlanWrong, "plan plan", "only leaves VMs out").await;
 
     rig.world
-        .with(|truth| truth.source_objects = vec![Objection::new(Rule::VmMovedHere, "it was made here")]);
+        .with(|truth| truth.source_objects = vec![Objection::new(Rule::VmIsMigrated, "it was made here")]);
     let here = findings(&rig, &choosing(&["g*"])).await;
     let rules: Vec<_> = here.iter().map(|finding| finding.rule).collect();
-    assert_eq!(rules, [Rule::VmMovedHere], "{here:#?}");
+    assert_eq!(rules, [Rule::VmIsMigrated], "{here:#?}");
     assert_eq!(told(&rig.manager.preview_plan(&choosing(&["g*"])).await.unwrap()), ["New plan plan is new"]);
     rig.world.with(|truth| truth.source_objects.clear());
 
@@ -236,7 +236,7 @@ async fn vms_are_chosen_by_patterns_at_each_apply() {
     assert_eq!(told(&applied), ["New plan plan is new", "Start VM guest (by \"g?est\"), to t as guest"]);
     assert_eq!(
         applied.findings.iter().map(|finding| finding.rule).collect::<Vec<_>>(),
-        [Rule::VmIdlePattern]
+        [Rule::PatternUnmatched]
     );
     rig.until("synced", |view| view.state == State::Synced).await;
     assert_eq!(told(&rig.manager.preview_plan(&by).await.unwrap()), ["Keep VM guest (by \"g?est\"), synced"]);
@@ -272,7 +272,7 @@ async fn what_a_source_has_is_kept_with_its_age_and_over_a_restart() {
     let anew = rig.manager.source_vms("s", true).await.unwrap();
     assert!(anew.seen > first.seen && rig.world.faults.struck("source.vms") == 2, "{anew:?}");
     // Too old, and nobody answers: what is known, and why it is old.
-    rig.world.faults.set("source.vms", Fault::Refused);
+    rig.world.faults.set("source.vms", InjectedFault::Refused);
     let db = rusqlite::Connection::open(rig.state_file()).unwrap();
     db.execute("UPDATE inventories SET seen = seen - 3600000000", []).unwrap();
     let old = rig.manager.source_vms("s", false).await.unwrap();

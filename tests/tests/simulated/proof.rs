@@ -11,20 +11,20 @@ use warmd_daemon::{
     migration::control::Control,
     model::{
         plan::VerifyMode,
-        request::Verdict as Answer,
+        request::RequestOutcome,
         state::State,
         verify::{Amount, VerifyOrder, VerifyScope},
-        view::{Verdict, VerificationView},
+        view::{VerificationView, VerifyResult},
     },
 };
-use warmd_tests::simulated::{Fault, Rig, World};
+use warmd_tests::simulated::{InjectedFault, Rig, SimulatedWorld};
 
 const BLOCK: u64 = 64 * 1024;
 /// Two disks, one with a short last block.
 const DISKS: [(&str, u64); 2] = [("vda", 60 * BLOCK), ("vdb", 10 * BLOCK + 512)];
 
-fn world() -> World {
-    let world = World::new(&DISKS);
+fn world() -> SimulatedWorld {
+    let world = SimulatedWorld::new(&DISKS);
     for block in 0..60 {
         world.guest_writes("vda", block * BLOCK, &[block as u8 + 1; 4096]);
     }
@@ -33,7 +33,7 @@ fn world() -> World {
 }
 
 /// Without an audit that might find out first, unless a test wants one.
-async fn seeded(world: World, verify: VerifyMode) -> Rig {
+async fn seeded(world: SimulatedWorld, verify: VerifyMode) -> Rig {
     let rig = Rig::start(world).await;
     let mut plan = Rig::plan(verify);
     plan.verify.audit = Some(Amount::Share(0));
@@ -41,7 +41,7 @@ async fn seeded(world: World, verify: VerifyMode) -> Rig {
     rig
 }
 
-async fn audited(world: World, verify: VerifyMode) -> Rig {
+async fn audited(world: SimulatedWorld, verify: VerifyMode) -> Rig {
     let rig = Rig::start(world).await;
     let mut plan = Rig::plan(verify);
     plan.verify.audit = Some("100%".parse().unwrap());
@@ -58,19 +58,19 @@ async fn verify(rig: &Rig, order: VerifyOrder) -> VerificationView {
     let before = rig.view().await.verification.map(|run| run.started);
     let id = rig.view().await.id;
     let answer = rig.manager.verify(id, order, "test").await.unwrap();
-    assert_eq!(answer, Answer::Accepted);
+    assert_eq!(answer, RequestOutcome::Accepted);
     let view = rig.until("the verification's end", |view| {
         view.verification.as_ref().is_some_and(|run| Some(run.started) != before && run.ended.is_some())
     });
     view.await.verification.unwrap()
 }
 
-async fn verdict(rig: &Rig, order: VerifyOrder) -> Verdict {
+async fn verdict(rig: &Rig, order: VerifyOrder) -> VerifyResult {
     let run = verify(rig, order).await;
     run.verdict.unwrap_or_else(|| panic!("no verdict: {:?}", run.error))
 }
 
-fn checked(verdict: &Verdict) -> u64 {
+fn checked(verdict: &VerifyResult) -> u64 {
     verdict.disks.iter().map(|disk| disk.checked).sum()
 }
 
@@ -93,7 +93,7 @@ async fn changed_is_what_was_copied_again_since_it_was_verified() {
     rig.restart().await;
     assert!(verdict(&rig, order(VerifyMode::Readback, "sample=65536")).await.passed());
     corrupt(&rig, "vda", 10);
-    rig.world.faults.set("target-disk.read", Fault::Refused);
+    rig.world.faults.set("target-disk.read", InjectedFault::Refused);
     assert!(verify(&rig, changed()).await.error.is_some());
     rig.world.faults.clear();
     let found = verdict(&rig, changed()).await;
@@ -137,7 +137,7 @@ async fn a_sample_can_be_drawn_again_and_says_what_it_may_miss() {
 }
 
 /// What the short last block lacks, if it was drawn.
-fn short(verdict: &Verdict) -> u64 {
+fn short(verdict: &VerifyResult) -> u64 {
     if verdict.disks[1].checked.is_multiple_of(BLOCK) { 0 } else { BLOCK - 512 }
 }
 
@@ -238,7 +238,7 @@ async fn after_the_cutover_a_target_is_read_back_until_its_vm_is_started() {
     assert!(refused.contains("runs") && refused.contains("--image"), "{refused}");
     let id = rig.view().await.id;
     let answer = rig.manager.verify(id, order(VerifyMode::Compare, "full"), "test").await.unwrap();
-    assert!(matches!(answer, Answer::Refused(why) if why.contains("snapshot")));
+    assert!(matches!(answer, RequestOutcome::Refused(why) if why.contains("snapshot")));
 }
 
 #[tokio::test]
@@ -303,7 +303,7 @@ async fn a_source_that_keeps_a_change_to_itself_is_found_out_and_never_trusted_a
     assert!(scraped.contains("warmd_tracking_fault{plan=\"plan\",vm=\"guest\",disk=\"vda\"} 1"), "{scraped}");
     assert!(
         scraped.contains(&format!(
-            "warmd_untold_bytes_total{{plan=\"plan\",vm=\"guest\",disk=\"vda\"}} {BLOCK}"
+            "warmd_unreported_bytes_total{{plan=\"plan\",vm=\"guest\",disk=\"vda\"}} {BLOCK}"
         )),
         "{scraped}"
     );
@@ -373,7 +373,7 @@ async fn a_small_audit_walks_over_the_whole_disk() {
 #[tokio::test]
 async fn an_audit_that_cannot_read_blames_nobody() {
     let rig = audited(world(), VerifyMode::None).await;
-    rig.world.faults.set("source-disk.read", Fault::Passing(1));
+    rig.world.faults.set("source-disk.read", InjectedFault::Passing(1));
     rig.sync().await;
     let view = rig.view().await;
     assert!(view.pass.unwrap().disks.iter().any(|disk| disk.audit.as_ref().unwrap().error.is_some()));

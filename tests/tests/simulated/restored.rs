@@ -8,19 +8,19 @@ use warmd_daemon::{
     migration::control::Control,
     model::{
         plan::VerifyMode,
-        request::{Request, Verdict},
-        state::{Resting, State},
+        request::{Request, RequestOutcome},
+        state::{ResumePoint, State},
         verify::VerifyOrder,
         view::MigrationView,
     },
-    targets::Writer,
+    targets::LastWriter,
 };
-use warmd_tests::simulated::{Fault, Rig, World};
+use warmd_tests::simulated::{InjectedFault, Rig, SimulatedWorld};
 
 const SIZE: u64 = 40 * BLOCK;
 
-fn world() -> World {
-    let world = World::new(&[("vda", SIZE)]);
+fn world() -> SimulatedWorld {
+    let world = SimulatedWorld::new(&[("vda", SIZE)]);
     world.guest_writes("vda", 3 * BLOCK, &vec![7; 5 * BLOCK as usize]);
     world
 }
@@ -46,7 +46,7 @@ fn put_back(file: &Path, kept: &Path) {
 }
 
 fn is_overtaken(view: &MigrationView) -> bool {
-    matches!(view.state, State::Failed { resumable: true, from: Resting::Overtaken, .. })
+    matches!(view.state, State::Failed { resumable: true, from: ResumePoint::StaleState, .. })
 }
 
 /// Moves the VM, lets it write on the target, stops it there, and puts the state back to before the cutover.
@@ -92,7 +92,7 @@ async fn the_next_pass_asks_which_vm_counts_and_leaves_both_alone() {
         assert!(reason.contains("does not know of") && reason.contains("`cancel`"), "{reason}");
         assert!(reason.contains("`rollback`") && reason.contains("put back from an older copy"), "{reason}");
         for refused in [Request::Sync, Request::Cutover, Request::Verify] {
-            assert!(matches!(rig.request(refused).await, Verdict::Refused(_)), "{refused:?}");
+            assert!(matches!(rig.request(refused).await, RequestOutcome::Refused(_)), "{refused:?}");
         }
         // It looks again, and finds the same.
         rig.ask(Request::Resume).await;
@@ -107,7 +107,7 @@ async fn a_comparison_copies_over_nothing_either() {
     let rig = moved_and_put_back().await;
     let id = rig.view().await.id;
     let order = VerifyOrder { mode: VerifyMode::Compare, ..VerifyOrder::default() };
-    assert_eq!(rig.manager.verify(id, order, "test").await.unwrap(), Verdict::Accepted);
+    assert_eq!(rig.manager.verify(id, order, "test").await.unwrap(), RequestOutcome::Accepted);
     let view = rig
         .until("the comparison's end", |view| {
             view.verification.as_ref().is_some_and(|verification| verification.error.is_some())
@@ -150,10 +150,10 @@ async fn if_the_source_counts_it_is_gone_back_to_and_moved_again() {
     let mut rig = moved_and_put_back().await;
     rig.ask(Request::Sync).await;
     rig.until("the question", is_overtaken).await;
-    rig.world.faults.set("target.discard", Fault::Passing(2));
+    rig.world.faults.set("target.discard", InjectedFault::Passing(2));
     rig.ask(Request::Rollback).await;
     rig.restart().await;
-    rig.until("rest", |view| view.state == State::Paused { from: Resting::Synced }).await;
+    rig.until("rest", |view| view.state == State::Paused { from: ResumePoint::Synced }).await;
     rig.world.with(|truth| {
         assert!(!truth.target_exists && !truth.target_runs, "{truth:?}");
         // Whether it ran before that cutover this state does not know.
@@ -173,7 +173,7 @@ async fn an_undo_by_a_state_from_before_the_start_is_not_begun() {
     let mut rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
     let file = rig.state_file();
-    rig.world.faults.set("target.create", Fault::Passing(u32::MAX));
+    rig.world.faults.set("target.create", InjectedFault::Passing(u32::MAX));
     rig.ask(Request::Cutover).await;
     rig.until("the VM's making", |view| {
         view.cutover
@@ -205,11 +205,11 @@ async fn an_undo_by_a_state_from_before_the_start_is_not_begun() {
 async fn an_unreadable_note_is_a_question_too() {
     let mut rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
-    rig.restart_after(|world| world.with(|truth| truth.noted = Some(Writer::Unknown))).await;
+    rig.restart_after(|world| world.with(|truth| truth.noted = Some(LastWriter::Unknown))).await;
     rig.ask(Request::Sync).await;
     rig.until("the question", is_overtaken).await;
     rig.ask(Request::Rollback).await;
-    rig.until("rest", |view| view.state == State::Paused { from: Resting::Synced }).await;
+    rig.until("rest", |view| view.state == State::Paused { from: ResumePoint::Synced }).await;
     rig.ask(Request::Resume).await;
     rig.until("synced", |view| view.state == State::Synced).await;
     assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
@@ -228,7 +228,7 @@ async fn a_state_from_before_an_audits_verdict_trusts_nothing() {
     rig.world.changes_untold("vda", 4 * BLOCK, &vec![8; BLOCK as usize]);
     let (file, reads) = (rig.state_file(), rig.world.faults.struck("source-disk.read"));
     // What the state is at the moment of the snapshot's first read: recorded, and not yet judged.
-    rig.world.faults.set("source-disk.read", Fault::Hang);
+    rig.world.faults.set("source-disk.read", InjectedFault::Hang);
     rig.ask(Request::Sync).await;
     rig.until("the pass", |view| view.pass.as_ref().is_some_and(|pass| pass.number == 2)).await;
     rig.until("its first read", |_| rig.world.faults.struck("source-disk.read") > reads).await;
@@ -256,10 +256,10 @@ async fn a_state_from_before_a_comparisons_finding_trusts_nothing() {
     rig.seed(plan).await;
     rig.world.changes_untold("vda", 4 * BLOCK, &vec![8; BLOCK as usize]);
     let (file, reads) = (rig.state_file(), rig.world.faults.struck("source-disk.read"));
-    rig.world.faults.set("source-disk.read", Fault::Hang);
+    rig.world.faults.set("source-disk.read", InjectedFault::Hang);
     let id = rig.view().await.id;
     let order = VerifyOrder { mode: VerifyMode::Compare, ..VerifyOrder::default() };
-    assert_eq!(rig.manager.verify(id, order, "test").await.unwrap(), Verdict::Accepted);
+    assert_eq!(rig.manager.verify(id, order, "test").await.unwrap(), RequestOutcome::Accepted);
     rig.until("its first read", |_| rig.world.faults.struck("source-disk.read") > reads).await;
     let kept = copied(&file);
     rig.world.faults.clear();

@@ -9,24 +9,24 @@ use warmd_daemon::{
         boot::BootCheck,
         phase::Phase,
         plan::{Plan, VerifyMode},
-        request::{Request, Verdict},
-        state::{Resting, State},
+        request::{Request, RequestOutcome},
+        state::{ResumePoint, State},
     },
 };
-use warmd_tests::simulated::{Fault, Rig, World};
+use warmd_tests::simulated::{InjectedFault, Rig, SimulatedWorld};
 
 const BLOCK: u64 = 64 * 1024;
 const SIZE: u64 = 40 * BLOCK;
 
-fn world() -> World {
-    let world = World::new(&[("vda", SIZE), ("vdb", 5 * BLOCK + 512)]);
+fn world() -> SimulatedWorld {
+    let world = SimulatedWorld::new(&[("vda", SIZE), ("vdb", 5 * BLOCK + 512)]);
     world.guest_writes("vda", 3 * BLOCK, &vec![7; 5 * BLOCK as usize]);
     world.guest_writes("vdb", 77, &vec![8; 70_000]);
     world
 }
 
 /// The target VM writes, as it may while it runs.
-fn target_writes(world: &World) {
+fn target_writes(world: &SimulatedWorld) {
     world.with(|truth| {
         assert!(truth.target_runs);
         truth.target_disks["vda"].corrupt(4 * BLOCK as usize + 5, &[0xee; 3000]);
@@ -34,7 +34,7 @@ fn target_writes(world: &World) {
     });
 }
 
-const RESTS: State = State::Paused { from: Resting::Synced };
+const RESTS: State = State::Paused { from: ResumePoint::Synced };
 
 /// The source is as it was, the target VM is gone, its disks are there as it left them; and then the VM is moved again, and
 /// nothing of what the target VM wrote is left.
@@ -100,7 +100,7 @@ async fn what_failed_its_boot_check_goes_back() {
     plan.cutover.boot_check = BootCheck { guest_agent: true, deadline, ..BootCheck::default() };
     rig.seed(plan.clone()).await;
     let failed = rig.cutover().await.state;
-    assert!(matches!(failed, State::Failed { from: Resting::Watch, .. }), "{failed}");
+    assert!(matches!(failed, State::Failed { from: ResumePoint::BootCheck, .. }), "{failed}");
     target_writes(&rig.world);
     rig.ask(Request::Rollback).await;
     plan.cutover.boot_check = BootCheck::default();
@@ -110,19 +110,19 @@ async fn what_failed_its_boot_check_goes_back() {
 
 #[tokio::test]
 async fn a_cutover_that_watches_or_releases_goes_back() {
-    for (call, phase) in [("target.look", Phase::Watch), ("source.release-marks", Phase::Release)] {
+    for (call, phase) in [("target.look", Phase::BootCheck), ("source.release-marks", Phase::Cleanup)] {
         let rig = Rig::start(world()).await;
         let mut plan = Rig::plan(VerifyMode::None);
         plan.cutover.watch = Duration::from_millis(200);
         rig.seed(plan).await;
         rig.ask(Request::Cutover).await;
-        rig.until("the start", |view| view.state == State::CuttingOver { phase: Phase::Watch }).await;
-        rig.world.faults.set(call, Fault::Passing(u32::MAX));
+        rig.until("the start", |view| view.state == State::CuttingOver { phase: Phase::BootCheck }).await;
+        rig.world.faults.set(call, InjectedFault::Passing(u32::MAX));
         rig.until(call, |view| view.state == State::CuttingOver { phase }).await;
         target_writes(&rig.world);
         if call == "target.look" {
             assert!(
-                matches!(rig.request(Request::Rollback).await, Verdict::Refused(_)),
+                matches!(rig.request(Request::Rollback).await, RequestOutcome::Refused(_)),
                 "nobody knows how it is"
             );
             rig.world.faults.clear();
@@ -146,7 +146,7 @@ async fn a_source_that_was_off_stays_off() {
 /// Cut off at each of its calls, which hang or fail or lose their answers, it goes on after a restart, and never do both run.
 #[tokio::test]
 async fn cut_off_anywhere_it_goes_on_and_the_source_waits_for_the_target_to_be_gone() {
-    for fault in [Fault::Hang, Fault::Passing(1), Fault::LostAnswer] {
+    for fault in [InjectedFault::Hang, InjectedFault::Passing(1), InjectedFault::LostAnswer] {
         for call in ["target.discard", "source.end-snapshot", "source.power-on"] {
             let mut rig = Rig::start(world()).await;
             rig.seed(Rig::plan(VerifyMode::None)).await;
@@ -157,13 +157,13 @@ async fn cut_off_anywhere_it_goes_on_and_the_source_waits_for_the_target_to_be_g
             rig.ask(Request::Rollback).await;
             let faults = rig.world.faults.clone();
             rig.until(call, |_| faults.struck(call) > before).await;
-            if fault == Fault::Hang {
+            if fault == InjectedFault::Hang {
                 tokio::time::sleep(Duration::from_millis(300)).await;
                 assert_eq!(rig.view().await.state, State::RollingBack, "{call}");
                 let runs = rig.world.with(|truth| (truth.source_runs, truth.target_runs));
                 assert_eq!(runs, (false, call == "target.discard"), "{call}");
                 for request in [Request::Cutover, Request::Cancel, Request::Sync, Request::AbortCutover] {
-                    assert!(matches!(rig.request(request).await, Verdict::Refused(_)), "{request:?}");
+                    assert!(matches!(rig.request(request).await, RequestOutcome::Refused(_)), "{request:?}");
                 }
                 rig.restart_after(|world| world.faults.clear()).await;
             }
@@ -177,17 +177,21 @@ async fn without_a_source_to_go_back_to_it_is_refused_and_says_which() {
     let rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::None)).await;
     for request in [Request::Rollback] {
-        let Verdict::Refused(why) = rig.request(request).await else { panic!("granted while it is synced") };
+        let RequestOutcome::Refused(why) = rig.request(request).await else {
+            panic!("granted while it is synced")
+        };
         assert!(why.contains("no target VM was started"), "{why}");
     }
     assert_eq!(rig.cutover().await.state, State::Done);
     let lost = rig.world.with(|truth| truth.source_disks.remove("vdb").unwrap());
-    let Verdict::Refused(why) = rig.request(Request::Rollback).await else { panic!("granted without vdb") };
+    let RequestOutcome::Refused(why) = rig.request(Request::Rollback).await else {
+        panic!("granted without vdb")
+    };
     assert!(why.contains("vdb"), "{why}");
     assert!(rig.journal().await.contains("test request: rollback is refused"), "{}", rig.journal().await);
     rig.world.with(|truth| truth.source_disks.insert("vdb".to_owned(), lost));
-    rig.world.faults.set("source.describe", Fault::Refused);
-    assert!(matches!(rig.request(Request::Rollback).await, Verdict::Refused(_)));
+    rig.world.faults.set("source.describe", InjectedFault::Refused);
+    assert!(matches!(rig.request(Request::Rollback).await, RequestOutcome::Refused(_)));
     rig.world.faults.clear();
     rig.world.with(|truth| assert!(truth.target_runs && !truth.source_runs));
 

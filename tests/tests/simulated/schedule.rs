@@ -5,25 +5,25 @@ use std::{num::NonZeroU64, time::Duration};
 use chrono::{Days, TimeDelta, Utc};
 use warmd_daemon::{
     clock,
-    migration::control::{Control, Whose},
+    migration::control::{Control, ExplainTarget},
     model::{
         limit::LimitChange,
         plan::{Plan, VerifyMode},
-        request::{Request, Verdict},
+        request::{Request, RequestOutcome},
         state::State,
         view::MigrationView,
     },
 };
 use warmd_schedules::explain::What;
-use warmd_tests::simulated::{Rig, VM, World, on_a_clock};
+use warmd_tests::simulated::{Rig, SimulatedWorld, VM, on_a_clock};
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 32 * MIB;
 /// At which a pass takes a minute.
 const SLOW: u64 = MIB / 2;
 
-fn world() -> World {
-    let world = World::new(&[("vda", SIZE)]);
+fn world() -> SimulatedWorld {
+    let world = SimulatedWorld::new(&[("vda", SIZE)]);
     world.guest_writes("vda", 0, &vec![7; SIZE as usize]);
     world
 }
@@ -101,7 +101,7 @@ async fn a_pass_that_a_person_asked_for_is_not_stopped_and_one_after_a_restart_i
     set_rate(&rig, SLOW).await;
     rig.ask(Request::Sync).await;
     rig.until("something drained", |view| drained(view) >= MIB).await;
-    assert_eq!(rig.request(Request::Sync).await, Verdict::AlreadySo);
+    assert_eq!(rig.request(Request::Sync).await, RequestOutcome::NoChange);
     rig.restart().await;
     let view = rig.until("held", is_held).await;
     assert_eq!((view.state, view.vm_name.as_str()), (State::Seeding, VM));
@@ -123,26 +123,27 @@ async fn a_dead_end_is_told() {
 #[tokio::test]
 async fn what_comes_next_is_explained_for_a_migration_and_for_a_plan() {
     let rig = Rig::start(world()).await;
-    let told = rig.manager.explain(&plan(false), Whose::Oldest, 20).await.expect("it is explained");
+    let told = rig.manager.explain(&plan(false), ExplainTarget::Oldest, 20).await.expect("it is explained");
     assert_eq!(told.migration, None, "none has begun");
     assert!(told.decisions.iter().any(|decision| decision.why == "no pass has run yet"), "{told:?}");
     rig.seed(plan(false)).await;
     let view = rig.until("the next pass", |view| view.next_pass.is_some()).await;
-    let told = rig.manager.explain(&plan(false), Whose::Oldest, 20).await.expect("it is explained");
+    let told = rig.manager.explain(&plan(false), ExplainTarget::Oldest, 20).await.expect("it is explained");
     assert_eq!((told.migration, told.vm.as_deref()), (Some(view.id), Some(VM)));
     let first = told.decisions.iter().find(|decision| decision.what == What::Pass).expect("a pass comes");
     // Its own schedule, and another that is not applied.
     assert_eq!((Some(first.at), first.why.starts_with("every 1h")), (view.next_pass, true));
-    let told = rig.manager.explain(&plan(true), Whose::Migration(VM), 2).await.expect("it is explained");
+    let told =
+        rig.manager.explain(&plan(true), ExplainTarget::Migration(VM), 2).await.expect("it is explained");
     assert_eq!(told.decisions[0].what, What::PassBlocked, "{told:?}");
-    assert!(rig.manager.explain(&plan(true), Whose::Migration("nobody"), 2).await.is_err());
+    assert!(rig.manager.explain(&plan(true), ExplainTarget::Migration("nobody"), 2).await.is_err());
 }
 
 const NOON: &str = "2026-11-23T12:00:00Z";
 
 /// Passes until now, on a clock that may be set.
 async fn passes_of(schedule: &str) -> (Rig, u32) {
-    let rig = Rig::start_on_a_clock(World::new(&[("vda", 4 * MIB)])).await;
+    let rig = Rig::start_on_a_clock(SimulatedWorld::new(&[("vda", 4 * MIB)])).await;
     let mut plan = Rig::plan(VerifyMode::None);
     plan.schedule = toml::from_str(schedule).expect("the test's own schedule");
     rig.seed(plan).await;

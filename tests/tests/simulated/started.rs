@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use warmd_cbt::units::BLOCK;
 use warmd_daemon::model::{phase::Phase, plan::VerifyMode, request::Request, state::State};
-use warmd_tests::simulated::{Fault, Rig, World, on_a_clock};
+use warmd_tests::simulated::{InjectedFault, Rig, SimulatedWorld, on_a_clock};
 
 const DAY: &str = "2026-11-28T10:00:00Z";
 
 /// A rig in whose cutover, which has begun, the call `name` will hang.
 pub(super) async fn will_hang_in(name: &str, create_deadline: Duration) -> Rig {
-    let world = World::new(&[("vda", 40 * BLOCK)]);
+    let world = SimulatedWorld::new(&[("vda", 40 * BLOCK)]);
     world.guest_writes("vda", 3 * BLOCK, &vec![7; 5 * BLOCK as usize]);
     let rig = Rig::start_on_a_clock(world).await;
     let mut plan = Rig::plan(VerifyMode::Readback);
     plan.cutover.create_deadline = create_deadline;
     rig.seed(plan).await;
-    rig.world.faults.set(name, Fault::Hang);
+    rig.world.faults.set(name, InjectedFault::Hang);
     rig.ask(Request::Cutover).await;
     rig
 }
@@ -46,8 +46,8 @@ async fn goes_only_forward(rig: &Rig) {
 fn a_start_is_not_taken_back_before_the_target_answers() {
     on_a_clock(DAY, async {
         let rig = hangs_in("target.start").await;
-        rig.world.faults.set("target.look", Fault::Blocked);
-        rig.world.faults.set("target.start", Fault::LostAnswer);
+        rig.world.faults.set("target.look", InjectedFault::Blocked);
+        rig.world.faults.set("target.start", InjectedFault::LostAnswer);
         goes_only_forward(&rig).await;
     });
 }
@@ -57,7 +57,7 @@ fn a_target_vm_that_runs_is_not_taken_back_because_nothing_can_be_saved() {
     on_a_clock(DAY, async {
         let rig = hangs_in("target.start").await;
         rig.world.faults.clear();
-        rig.world.faults.set("store.commit", Fault::Refused);
+        rig.world.faults.set("store.commit", InjectedFault::Refused);
         goes_only_forward(&rig).await;
     });
 }
@@ -66,11 +66,11 @@ fn a_target_vm_that_runs_is_not_taken_back_because_nothing_can_be_saved() {
 fn an_undo_powers_the_source_on_though_nothing_can_be_saved() {
     on_a_clock(DAY, async {
         let rig = hangs_in("target.create").await;
-        rig.world.faults.set("target.discard", Fault::Hang);
-        rig.world.faults.set("target.create", Fault::Refused);
+        rig.world.faults.set("target.discard", InjectedFault::Hang);
+        rig.world.faults.set("target.create", InjectedFault::Refused);
         rig.until("the call", |_| rig.world.faults.struck("target.discard") > 0).await;
         rig.world.faults.clear();
-        rig.world.faults.set("store.commit", Fault::Refused);
+        rig.world.faults.set("store.commit", InjectedFault::Refused);
         tokio::time::sleep(Duration::from_secs(30)).await;
         rig.world.with(|truth| assert!(truth.source_runs && !truth.target_exists, "{truth:?}"));
         rig.world.faults.clear();

@@ -17,7 +17,7 @@ use warmd_daemon::{
         state::State,
     },
 };
-use warmd_tests::simulated::{Rig, VM, World};
+use warmd_tests::simulated::{Rig, SimulatedWorld, VM};
 
 const BLOCK: u64 = 64 * 1024;
 
@@ -36,7 +36,7 @@ impl Setting {
             place
         };
         let storages = ["fast", "slow"].map(|name| (name.to_owned(), place(name)));
-        let world = World::new(&[("vda", 8 * BLOCK), ("vdb", 4 * BLOCK), ("vdc", 2 * BLOCK)]);
+        let world = SimulatedWorld::new(&[("vda", 8 * BLOCK), ("vdb", 4 * BLOCK), ("vdc", 2 * BLOCK)]);
         let world = world.with_storages(&place("default"), BTreeMap::from(storages));
         let stores = [("vda", "/srv/ssd"), ("vdb", "/srv/disk")];
         let stores = stores.map(|(disk, store)| (disk.to_owned(), store.to_owned()));

@@ -7,10 +7,10 @@ use warmd_daemon::{
     migration::control::Control,
     model::{plan::VerifyMode, request::Request, state::State},
 };
-use warmd_tests::simulated::{Fault, Rig, World};
+use warmd_tests::simulated::{InjectedFault, Rig, SimulatedWorld};
 
-fn world() -> World {
-    let world = World::new(&[("vda", 40 * BLOCK)]);
+fn world() -> SimulatedWorld {
+    let world = SimulatedWorld::new(&[("vda", 40 * BLOCK)]);
     world.guest_writes("vda", 3 * BLOCK, &vec![7; 5 * BLOCK as usize]);
     world
 }
@@ -19,7 +19,7 @@ fn world() -> World {
 async fn an_owner_that_panics_with_the_source_off_is_taken_up_again_from_the_state() {
     let rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
-    rig.world.faults.set("target.create", Fault::Panic(1));
+    rig.world.faults.set("target.create", InjectedFault::Panic(1));
     let view = rig.cutover().await;
     assert_eq!(view.state, State::Done, "{}", rig.journal().await);
     let journal = rig.journal().await;
@@ -37,7 +37,7 @@ async fn an_owner_that_panics_with_the_source_off_is_taken_up_again_from_the_sta
 async fn a_second_panic_of_the_same_migration_ends_the_daemon_and_the_next_one_goes_on() {
     let mut rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
-    rig.world.faults.set("target.create", Fault::Panic(2));
+    rig.world.faults.set("target.create", InjectedFault::Panic(2));
     rig.ask(Request::Cutover).await;
     let why =
         tokio::time::timeout(Duration::from_secs(30), rig.manager.fatal()).await.expect("it is noticed");
@@ -56,7 +56,7 @@ async fn a_rollback_does_not_wait_for_a_plan_that_is_being_judged() {
     let plan = Rig::plan(VerifyMode::Readback);
     rig.seed(plan.clone()).await;
     assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
-    rig.world.faults.set("target.objections", Fault::Hang);
+    rig.world.faults.set("target.objections", InjectedFault::Hang);
     let manager = std::sync::Arc::clone(&rig.manager);
     let applying = tokio::spawn(async move { manager.apply_plan(plan, "test").await });
     while rig.world.faults.struck("target.objections") == 0 || applying.is_finished() {

@@ -6,11 +6,11 @@ use warmd_daemon::{
     model::{plan::VerifyMode, request::Request, state::State},
     store::fail_reads,
 };
-use warmd_tests::simulated::{Rig, World};
+use warmd_tests::simulated::{Rig, SimulatedWorld};
 
 /// Seeds, puts garbage into the state, and starts again.
 async fn with_garbage(sql: &str) -> Rig {
-    let world = World::new(&[("vda", 40 * BLOCK)]);
+    let world = SimulatedWorld::new(&[("vda", 40 * BLOCK)]);
     world.guest_writes("vda", 3 * BLOCK, &vec![7; 5 * BLOCK as usize]);
     let mut rig = Rig::start(world).await;
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
@@ -61,7 +61,7 @@ async fn a_plan_that_cannot_be_read_is_applied_again_and_its_migrations_go_on() 
 
 #[tokio::test]
 async fn what_could_not_be_read_for_now_is_read_again_and_goes_on() {
-    let world = World::new(&[("vda", 40 * BLOCK)]);
+    let world = SimulatedWorld::new(&[("vda", 40 * BLOCK)]);
     world.guest_writes("vda", 3 * BLOCK, &vec![7; 5 * BLOCK as usize]);
     let mut rig = Rig::start(world).await;
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
@@ -88,7 +88,7 @@ async fn what_could_not_be_read_for_now_is_read_again_and_goes_on() {
 
 #[tokio::test]
 async fn what_is_not_read_again_and_again_is_tried_until_it_is() {
-    let mut rig = Rig::start(World::new(&[("vda", 40 * BLOCK)])).await;
+    let mut rig = Rig::start(SimulatedWorld::new(&[("vda", 40 * BLOCK)])).await;
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
     rig.stop().await;
     fail_reads("reading the disks of migration", 2);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use warmd_daemon::model::{phase::Phase, state::State};
-use warmd_tests::simulated::{Fault, on_a_clock};
+use warmd_tests::simulated::{InjectedFault, on_a_clock};
 
 use super::started::will_hang_in;
 
@@ -17,7 +17,7 @@ fn a_source_that_is_off_comes_back_when_nothing_can_be_saved_for_minutes() {
         .await;
         rig.world.with(|truth| assert!(!truth.source_runs));
         rig.world.faults.clear();
-        rig.world.faults.set("store.commit", Fault::Refused);
+        rig.world.faults.set("store.commit", InjectedFault::Refused);
         let begun = tokio::time::Instant::now();
         while !rig.world.with(|truth| truth.source_runs) {
             assert!(begun.elapsed() < Duration::from_mins(8), "the source stays off");

@@ -5,20 +5,20 @@ use warmd_daemon::{
     migration::control::Control,
     model::{
         plan::VerifyMode,
-        request::{Request, Verdict as Answer},
+        request::{Request, VerifyResult as RequestOutcome},
         state::State,
         verify::{Amount, VerifyOrder, VerifyScope},
-        view::{Verdict, VerificationView},
+        view::{VerificationView, VerifyResult},
     },
 };
-use warmd_tests::simulated::{Fault, Rig, World};
+use warmd_tests::simulated::{InjectedFault, Rig, SimulatedWorld};
 
 const BLOCK: u64 = 64 * 1024;
 /// Three disks, one with a short last block.
 const DISKS: [(&str, u64); 3] = [("vda", 60 * BLOCK), ("vdb", 10 * BLOCK + 512), ("vdc", 40 * BLOCK)];
 
-fn world() -> World {
-    let world = World::new(&DISKS);
+fn world() -> SimulatedWorld {
+    let world = SimulatedWorld::new(&DISKS);
     for (disk, size) in DISKS {
         for block in 0..size / BLOCK {
             world.guest_writes(disk, block * BLOCK, &[block as u8 + 1; 4096]);
@@ -41,7 +41,7 @@ fn order(mode: VerifyMode, scope: &str) -> VerifyOrder {
     VerifyOrder { mode, scope: scope.parse().unwrap(), ..VerifyOrder::default() }
 }
 
-async fn ask(rig: &Rig, order: VerifyOrder) -> Answer {
+async fn ask(rig: &Rig, order: VerifyOrder) -> RequestOutcome {
     rig.manager.verify(rig.view().await.id, order, "test").await.unwrap()
 }
 
@@ -53,14 +53,14 @@ async fn ended(rig: &Rig, id: &str) -> VerificationView {
     view.await.verification.unwrap()
 }
 
-async fn verdict(rig: &Rig, order: VerifyOrder) -> Verdict {
+async fn verdict(rig: &Rig, order: VerifyOrder) -> VerifyResult {
     let id = format!("{order}, after {:?}", rig.view().await.verification.map(|run| run.id));
-    assert_eq!(ask(rig, VerifyOrder { id: id.clone(), ..order }).await, Answer::Accepted);
+    assert_eq!(ask(rig, VerifyOrder { id: id.clone(), ..order }).await, RequestOutcome::Accepted);
     let run = ended(rig, &id).await;
     run.verdict.unwrap_or_else(|| panic!("no verdict: {:?}", run.error))
 }
 
-fn checked(verdict: &Verdict) -> u64 {
+fn checked(verdict: &VerifyResult) -> u64 {
     verdict.disks.iter().map(|disk| disk.checked).sum()
 }
 
@@ -95,8 +95,9 @@ async fn a_lie_that_a_comparison_finds_is_never_forgotten() {
     assert!(view.disks[0].tracking_fault.is_none() && view.disks[2].tracking_fault.is_none());
     assert!(rig.journal().await.contains("CHANGE TRACKING OF DISK vdb CANNOT BE TRUSTED"));
     let scraped = rig.metrics.render(&(rig.manager.present())().await).unwrap();
-    let untold = format!("warmd_untold_bytes_total{{plan=\"plan\",vm=\"guest\",disk=\"vdb\"}} {BLOCK}");
-    assert!(scraped.contains(&untold), "{scraped}");
+    let unreported =
+        format!("warmd_unreported_bytes_total{{plan=\"plan\",vm=\"guest\",disk=\"vdb\"}} {BLOCK}");
+    assert!(scraped.contains(&unreported), "{scraped}");
 
     // As after an audit: from now on all of it is compared, and a cutover proves it though its plan asks for nothing.
     rig.restart().await;
@@ -156,7 +157,7 @@ async fn an_audit_steps_over_what_it_cannot_read() {
     let rig = seeded(VerifyMode::None, "10%".parse().unwrap()).await;
     rig.world.changes_untold("vda", 30 * BLOCK, b"behind it");
     // Nothing has changed that would have to be read to be copied.
-    rig.world.faults.set("source-disk.read", Fault::Refused);
+    rig.world.faults.set("source-disk.read", InjectedFault::Refused);
     for _ in 0..5 {
         rig.sync().await;
         let audit = rig.view().await.pass.unwrap().disks[0].audit.clone().unwrap();
@@ -170,15 +171,17 @@ async fn an_audit_steps_over_what_it_cannot_read() {
 
 /// A verification that runs and cannot come to its end, and another one that waits for it.
 async fn one_runs_and_one_waits(rig: &Rig) {
-    rig.world.faults.set("target-disk.read", Fault::Hang);
+    rig.world.faults.set("target-disk.read", InjectedFault::Hang);
     let named = |id: &str| VerifyOrder { id: id.to_owned(), ..order(VerifyMode::Readback, "full") };
-    assert_eq!(ask(rig, named("first")).await, Answer::Accepted);
+    assert_eq!(ask(rig, named("first")).await, RequestOutcome::Accepted);
     let runs = |view: &warmd_daemon::model::view::MigrationView| {
         view.verification.as_ref().is_some_and(|run| run.id == "first" && run.total > 0)
     };
     rig.until("the first one runs", runs).await;
-    assert_eq!(ask(rig, named("second")).await, Answer::Accepted);
-    assert!(matches!(ask(rig, named("third")).await, Answer::Refused(why) if why.contains("waits already")));
+    assert_eq!(ask(rig, named("second")).await, RequestOutcome::Accepted);
+    assert!(
+        matches!(ask(rig, named("third")).await, RequestOutcome::Refused(why) if why.contains("waits already"))
+    );
 }
 
 #[tokio::test]
@@ -227,9 +230,9 @@ async fn a_target_vm_that_starts_while_its_disks_are_read_takes_the_proof_away()
     plan.verify.audit = Some(UNAUDITED);
     rig.seed(plan).await;
     assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
-    rig.world.faults.set("target-disk.read", Fault::Hang);
+    rig.world.faults.set("target-disk.read", InjectedFault::Hang);
     let named = VerifyOrder { id: "asked".to_owned(), ..order(VerifyMode::Readback, "full") };
-    assert_eq!(ask(&rig, named).await, Answer::Accepted);
+    assert_eq!(ask(&rig, named).await, RequestOutcome::Accepted);
     rig.until("it reads", |view| view.verification.as_ref().is_some_and(|run| run.total > 0)).await;
     rig.world.with(|truth| truth.target_runs = true);
     rig.world.faults.clear();
@@ -245,7 +248,7 @@ async fn a_sample_goes_on_with_its_seed_only_where_nothing_was_copied_since() {
         vdc.break_reads(true);
         let id = format!("{:?}", std::time::Instant::now());
         let named = VerifyOrder { id: id.clone(), ..order(VerifyMode::Readback, "sample=50%") };
-        assert_eq!(ask(&rig, named).await, Answer::Accepted);
+        assert_eq!(ask(&rig, named).await, RequestOutcome::Accepted);
         let run = ended(&rig, &id).await;
         vdc.break_reads(false);
         assert!(run.verdict.is_none(), "{run:?}");

@@ -6,13 +6,13 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use warmd_daemon::{
     clock,
-    migration::control::{Control, Whose},
+    migration::control::{Control, ExplainTarget},
     model::{
-        appointment::{CutoverOrder, When},
-        budget::ConfiguredBudgets,
         plan::Plan,
-        request::{Request, Verdict},
+        quota::ConfiguredQuotas,
+        request::{Request, RequestOutcome},
         rule::Rule,
+        scheduled_cutover::{CutoverOrder, CutoverTime},
         state::State,
         view::MigrationView,
     },
@@ -41,7 +41,7 @@ fn plan(rest: &str) -> Plan {
 }
 
 async fn rig() -> FleetRig {
-    FleetRig::start(fleet(&["quick", "slow"]), ConfiguredBudgets::default()).await
+    FleetRig::start(fleet(&["quick", "slow"]), ConfiguredQuotas::default()).await
 }
 
 fn all_synced(views: &[MigrationView]) -> bool {
@@ -60,14 +60,14 @@ async fn until(moment: DateTime<Utc>) {
     tokio::time::sleep((moment - clock::now()).to_std().unwrap_or_default()).await;
 }
 
-async fn cut_over(rig: &FleetRig, vm: &str, order: CutoverOrder) -> Verdict {
+async fn cut_over(rig: &FleetRig, vm: &str, order: CutoverOrder) -> RequestOutcome {
     let id = rig.view(vm).await.id;
     rig.manager.cut_over(id, order, "test").await.unwrap()
 }
 
-fn refused(verdict: Verdict) -> String {
+fn refused(verdict: RequestOutcome) -> String {
     match verdict {
-        Verdict::Refused(why) => why,
+        RequestOutcome::Refused(why) => why,
         other => panic!("{other:?}"),
     }
 }
@@ -132,13 +132,13 @@ fn a_cutover_keeps_to_the_vms_own_window() {
         rig.until("synced", all_synced).await;
         let why = refused(cut_over(&rig, "slow", CutoverOrder::default()).await);
         assert!(why.contains("a cutover may begin from 2026-11-22 22:00 CET on"), "{why}");
-        let early = CutoverOrder { when: When::At(at("22T20:00")), ..CutoverOrder::default() };
+        let early = CutoverOrder { when: CutoverTime::At(at("22T20:00")), ..CutoverOrder::default() };
         assert!(refused(cut_over(&rig, "slow", early).await).contains("at 2026-11-22 21:00 CET is refused"));
-        assert_eq!(rig.request("quick", Request::Cutover).await, Verdict::Accepted);
+        assert_eq!(rig.request("quick", Request::Cutover).await, RequestOutcome::Accepted);
         rig.until("one is moved", |views| views.iter().any(|view| view.state == State::Done)).await;
 
-        let evening = CutoverOrder { when: When::At(at("22T21:30")), ..CutoverOrder::default() };
-        assert_eq!(cut_over(&rig, "slow", evening).await, Verdict::Accepted);
+        let evening = CutoverOrder { when: CutoverTime::At(at("22T21:30")), ..CutoverOrder::default() };
+        assert_eq!(cut_over(&rig, "slow", evening).await, RequestOutcome::Accepted);
         until(at("22T21:29")).await;
         assert_eq!(rig.view("slow").await.state, State::Synced);
         rig.until("both are moved", |views| views.iter().all(|view| view.state == State::Done)).await;
@@ -194,28 +194,28 @@ fn each_vms_schedule_is_explained_also_before_it_moves() {
         let rig = rig().await;
         let plan = plan("[vm.slow.schedule]\nzone = \"Europe/Berlin\"\nevery = \"6h\"");
         let of = |whose| rig.manager.explain(&plan, whose, 20);
-        let told = of(Whose::Vm("slow")).await.unwrap();
+        let told = of(ExplainTarget::Vm("slow")).await.unwrap();
         assert_eq!(
             (told.migration, told.vm.as_deref(), told.zone.name()),
             (None, Some("slow"), "Europe/Berlin")
         );
         assert!(told.decisions.iter().any(|decision| decision.why.starts_with("every 6h")), "{told:?}");
-        let told = of(Whose::Oldest).await.unwrap();
+        let told = of(ExplainTarget::Oldest).await.unwrap();
         assert_eq!((told.vm, told.zone.name()), (None, "UTC"));
-        let error = of(Whose::Vm("other")).await.unwrap_err().to_string();
+        let error = of(ExplainTarget::Vm("other")).await.unwrap_err().to_string();
         assert!(error.contains("plan p names no VM other: its `vms` are quick, slow"), "{error}");
 
         rig.apply(plan.clone()).await;
         rig.until("synced", all_synced).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
-        for whose in [Whose::Vm("slow"), Whose::Migration("slow")] {
+        for whose in [ExplainTarget::Vm("slow"), ExplainTarget::Migration("slow")] {
             let (told, view) = (of(whose).await.unwrap(), rig.view("slow").await);
             assert_eq!((told.migration, told.vm.as_deref()), (Some(view.id), Some("slow")));
             let first = told.decisions.iter().find(|decision| decision.why.starts_with("every 6h")).unwrap();
             assert_eq!((Some(first.at), told.zone.name()), (view.next_pass, "Europe/Berlin"));
         }
         until(at("22T13:00")).await;
-        let told = of(Whose::Oldest).await.unwrap();
+        let told = of(ExplainTarget::Oldest).await.unwrap();
         assert_eq!(told.vm.as_deref(), Some("slow"), "its last pass is the longest ago");
         rig.stop().await;
     });
@@ -237,7 +237,7 @@ fn what_is_wrong_with_a_vms_windows_is_told_of_the_vm() {
         };
         let (rule, subject, message) =
             one(found("[vm.slow.schedule.copy]\nwindows = [\"2020-01-01 UTC\"]").await);
-        assert_eq!((rule, subject.as_str()), (Rule::ScheduleDeadEnd, "VM slow"));
+        assert_eq!((rule, subject.as_str()), (Rule::WindowNeverOpens, "VM slow"));
         assert!(message.starts_with("`[vm.\"slow\".schedule] copy` never opens"), "{message}");
         let (rule, subject, message) =
             one(found("[vm.slow.schedule.cutover]\nwindows = [\"daily 22:00–23:00 UTC\"]").await);

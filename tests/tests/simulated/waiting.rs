@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use warmd_daemon::model::{plan::VerifyMode, request::Request, state::State, view::MigrationView};
-use warmd_tests::simulated::{Fault, Rig, World, on_a_clock};
+use warmd_tests::simulated::{InjectedFault, Rig, SimulatedWorld, on_a_clock};
 
 const NOON: &str = "2026-11-23T12:00:00Z";
 const SIZE: u64 = 4 << 20;
 
 async fn rig() -> Rig {
-    let world = World::new(&[("vda", SIZE)]);
+    let world = SimulatedWorld::new(&[("vda", SIZE)]);
     world.guest_writes("vda", 0, &vec![7; SIZE as usize]);
     Rig::start_on_a_clock(world).await
 }
@@ -26,7 +26,7 @@ fn what_stands_in_the_way_of_passes_is_waited_for_as_long_as_it_stays() {
         plan.schedule =
             toml::from_str("[adaptive]\nrpo = \"30m\"\nlongest = \"10m\"").expect("the test's own schedule");
         for (call, state) in [("snapshot", State::Seeding), ("snapshot", State::Syncing)] {
-            rig.world.faults.set(&format!("source.{call}"), Fault::Blocked);
+            rig.world.faults.set(&format!("source.{call}"), InjectedFault::Blocked);
             if state == State::Seeding {
                 rig.manager_applies(plan.clone()).await;
             } else {
@@ -64,7 +64,7 @@ fn before_the_stop_a_cutover_waits_within_its_deadline() {
         let mut plan = Rig::plan(VerifyMode::None);
         plan.cutover.delta_deadline = Duration::from_mins(10);
         rig.seed(plan).await;
-        rig.world.faults.set("source.snapshot", Fault::Blocked);
+        rig.world.faults.set("source.snapshot", InjectedFault::Blocked);
         rig.ask(Request::Cutover).await;
         let view = rig.until("waits", waits).await;
         assert!(matches!(view.state, State::CuttingOver { .. }), "{}", view.state);
@@ -77,7 +77,7 @@ fn before_the_stop_a_cutover_waits_within_its_deadline() {
     on_a_clock(NOON, async {
         let rig = rig().await;
         rig.seed(Rig::plan(VerifyMode::None)).await;
-        rig.world.faults.set("source.snapshot", Fault::Blocked);
+        rig.world.faults.set("source.snapshot", InjectedFault::Blocked);
         rig.ask(Request::Cutover).await;
         tokio::time::sleep(Duration::from_mins(5)).await;
         let view = rig.until("undone", |view| view.state == State::Synced).await;
@@ -91,7 +91,7 @@ fn a_cancel_and_an_undo_that_are_tried_again_say_why() {
     on_a_clock(NOON, async {
         let rig = rig().await;
         rig.seed(Rig::plan(VerifyMode::None)).await;
-        rig.world.faults.set("source.end-snapshot", Fault::Refused);
+        rig.world.faults.set("source.end-snapshot", InjectedFault::Refused);
         rig.ask(Request::Cutover).await;
         let view = rig
             .until("the undoing waits", |view| matches!(view.state, State::Undoing { .. }) && waits(view))
@@ -100,7 +100,7 @@ fn a_cancel_and_an_undo_that_are_tried_again_say_why() {
         rig.world.faults.clear();
         tokio::time::sleep(Duration::from_mins(2)).await;
         rig.until("undone", |view| view.state == State::Synced && !waits(view)).await;
-        rig.world.faults.set("target.discard-disks", Fault::Refused);
+        rig.world.faults.set("target.discard-disks", InjectedFault::Refused);
         rig.ask(Request::Cancel).await;
         let view = rig.until("cancelling waits", |view| view.state == State::Cancelling && waits(view)).await;
         let waiting = view.waiting.expect("it waits");
@@ -123,7 +123,7 @@ fn a_copy_that_becomes_too_old_is_told_also_after_many_passes_that_failed() {
             toml::from_str("[adaptive]\nrpo = \"30m\"\nlongest = \"10m\"").expect("the test's own schedule");
         rig.seed(plan).await;
         // Each of these tries is a pass that is recorded and fails.
-        rig.world.faults.set("target.open", Fault::Blocked);
+        rig.world.faults.set("target.open", InjectedFault::Blocked);
         rig.ask(Request::Sync).await;
         tokio::time::sleep(Duration::from_hours(5)).await;
         rig.world.faults.clear();

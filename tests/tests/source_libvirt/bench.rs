@@ -13,10 +13,10 @@ use warmd_cbt::disk::ReadDisk;
 use warmd_cbt::mark::{ChangeMark, Changed};
 use warmd_cbt::units::{Extent, Length, Offset};
 use warmd_daemon::model::id::{DiskKey, MigrationId, VmId};
-use warmd_daemon::sources::libvirt::{LibvirtSource, Settings};
+use warmd_daemon::sources::libvirt::{LibvirtSource, LibvirtSourceSettings};
 use warmd_daemon::sources::{Snapshot, SnapshotRequest, Source, SourceError, SourceErrorKind};
 use warmd_tests::tool::{call, outcome};
-use warmd_tests::{Libvirt, TestDir, run, wait_until};
+use warmd_tests::{Libvirtd, TestDir, run, wait_until};
 
 pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const SOON: Duration = Duration::from_secs(30);
@@ -39,7 +39,7 @@ pub(crate) struct DiskModel {
 
 /// A private libvirtd with one VM `--help` and a source on it.
 pub(crate) struct Bench {
-    pub(crate) libvirt: Libvirt,
+    pub(crate) libvirt: Libvirtd,
     pub(crate) source: LibvirtSource,
     pub(crate) dir: PathBuf,
     pub(crate) vm: VmId,
@@ -50,13 +50,13 @@ pub(crate) struct Bench {
 impl Bench {
     /// Its disks as (format, MiB), named vda and on; defined, off.
     pub(crate) fn new(dir: &TestDir, disks: &[(&str, u64)]) -> Result<Self> {
-        let libvirt = Libvirt::start(dir)?;
-        let settings = Settings {
+        let libvirt = Libvirtd::start(dir)?;
+        let settings = LibvirtSourceSettings {
             uri: libvirt.uri().to_owned(),
             runtime_dir: dir.join("run"),
             scratch_dir: dir.join("scratch"),
             scratch_reserve_mib: 1,
-            ..Settings::default()
+            ..LibvirtSourceSettings::default()
         };
         let disks = disks
             .iter()
@@ -95,13 +95,16 @@ impl Bench {
     }
 
     /// Another source on the same libvirtd, with other settings.
-    pub(crate) fn source_with(&self, change: impl FnOnce(&mut Settings)) -> Result<LibvirtSource> {
-        let mut settings = Settings {
+    pub(crate) fn source_with(
+        &self,
+        change: impl FnOnce(&mut LibvirtSourceSettings),
+    ) -> Result<LibvirtSource> {
+        let mut settings = LibvirtSourceSettings {
             uri: self.libvirt.uri().to_owned(),
             runtime_dir: self.dir.join("run"),
             scratch_dir: self.dir.join("scratch"),
             scratch_reserve_mib: 1,
-            ..Settings::default()
+            ..LibvirtSourceSettings::default()
         };
         change(&mut settings);
         Ok(LibvirtSource::new(&settings)?)
@@ -194,7 +197,7 @@ impl Bench {
 
     pub(crate) async fn keep(&self, marks: &Marks) -> Result<()> {
         let keep: Vec<_> = marks.values().cloned().collect();
-        let left = self.source.release_marks(&self.vm, self.owner, &keep).await?;
+        let left = self.source.delete_marks(&self.vm, self.owner, &keep).await?;
         ensure!(left.is_empty(), "left: {left:?}");
         Ok(())
     }

@@ -108,7 +108,7 @@ fn what_is_in_the_way_is_found_by_its_rule() {
         let found = bench.source.objections(&bench.vm).await?;
         let mut rules: Vec<_> = found.iter().map(|objection| objection.rule).collect();
         rules.sort_unstable();
-        ensure!(rules == [Rule::DiskShared, Rule::SnapshotsThere, Rule::DeviceUnmapped], "{found:?}");
+        ensure!(rules == [Rule::DiskShared, Rule::VmHasSnapshots, Rule::DeviceUnmapped], "{found:?}");
         ensure!(found.iter().any(|objection| objection.found.contains("before --now")), "{found:?}");
         Ok(())
     });

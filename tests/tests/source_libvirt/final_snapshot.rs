@@ -44,8 +44,8 @@ fn the_final_delta_of_a_vm_that_is_off() {
         delta.release().await?;
 
         bench.virsh(["destroy", UUID])?;
-        bench.source.release_marks(&bench.vm, bench.owner, &[]).await?;
-        bench.source.release_marks(&bench.vm, bench.owner, &[]).await?;
+        bench.source.delete_marks(&bench.vm, bench.owner, &[]).await?;
+        bench.source.delete_marks(&bench.vm, bench.owner, &[]).await?;
         bench.assert_no_trace()
     });
 }
@@ -62,7 +62,7 @@ fn a_vm_that_is_off_all_the_time_is_copied_too() {
         delta.release().await?;
         bench.keep(&second).await?;
         ensure!(bench.checkpoints()?.len() == 1 && bench.bitmaps(0)?.len() == 1, "{:?}", bench.bitmaps(0)?);
-        bench.source.release_marks(&bench.vm, bench.owner, &[]).await?;
+        bench.source.delete_marks(&bench.vm, bench.owner, &[]).await?;
         bench.assert_no_trace()
     });
 }
@@ -168,7 +168,7 @@ fn a_vm_that_ran_and_was_put_back_between_two_looks_of_a_final_snapshot_is_notic
 fn a_vm_that_libvirt_moved_to_another_host_is_neither_started_nor_taken_for_off() {
     block_on(async |dir| {
         let bench = Bench::started(dir, &DISKS)?;
-        let other = warmd_tests::Libvirt::start_at(dir.join("other"))?;
+        let other = warmd_tests::Libvirtd::start_at(dir.join("other"))?;
         bench.libvirt.migrate(UUID, &other)?;
         let runs_there = |error: Option<warmd_daemon::sources::SourceError>| {
             let error = error.context("it is taken for off")?;

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, ensure};
 use warmd_daemon::model::machine::PowerState;
 use warmd_daemon::model::rule::Rule;
-use warmd_daemon::sources::{HoldOff, Moved, Source, SourceErrorKind};
+use warmd_daemon::sources::{HoldOff, MigratedMark, Source, SourceErrorKind};
 
 use super::bench::{
     Bench, MIB, Marks, UUID, assert_changed, assert_error, assert_unknown, block_on, marks, qemu_img,
@@ -54,7 +54,7 @@ fn a_volume_of_a_pool_is_described_read_and_released_running_and_off() {
         assert_changed(&*last, &bench.disks[0].key, &[(MIB, 512)]).await?;
         bench.assert_contents(&*last).await?;
         last.release().await?;
-        let left = bench.source.release_marks(&bench.vm, bench.owner, &[]).await?;
+        let left = bench.source.delete_marks(&bench.vm, bench.owner, &[]).await?;
         ensure!(left.is_empty(), "{left:?}");
         bench.assert_no_trace()?;
 
@@ -80,7 +80,7 @@ fn what_starts_the_vm_is_found_in_its_mark_where_the_record_lacks_it() {
         let (vm, owner) = (&bench.vm, bench.owner);
         let was = bench.source.starters(vm, owner).await?;
         ensure!(was.autostart);
-        let moved = Moved { owner, target: "there".to_owned() };
+        let moved = MigratedMark { owner, target: "there".to_owned() };
         bench.source.hold_off(vm, &moved, &was).await?;
         ensure!(!autostart()?);
         // Its record was lost, and is made anew: from the mark.
@@ -168,7 +168,7 @@ fn marks_of_an_encrypted_image_fail_nothing_and_go_at_the_end() {
         last.release().await?;
         // The older one cannot be removed now: that is said, and no failure.
         let keep: Vec<_> = second.values().cloned().collect();
-        let left = bench.source.release_marks(&bench.vm, bench.owner, &keep).await?;
+        let left = bench.source.delete_marks(&bench.vm, bench.owner, &keep).await?;
         ensure!(left.len() == 1 && left[0].remedy.contains("--object secret"), "{left:?}");
         ensure!(bench.bitmaps(0)?.len() == 2, "{:?}", bench.bitmaps(0)?);
         let listed = bench.source.leftovers(&[]).await?;
@@ -176,14 +176,15 @@ fn marks_of_an_encrypted_image_fail_nothing_and_go_at_the_end() {
         ensure!(bench.source.leftovers(&[bench.owner]).await?.is_empty());
 
         // One that was moved away gets no power, not even to remove marks.
-        let (moved, was) = (Moved { owner: bench.owner, target: "there".to_owned() }, HoldOff::default());
+        let (moved, was) =
+            (MigratedMark { owner: bench.owner, target: "there".to_owned() }, HoldOff::default());
         bench.source.hold_off(&bench.vm, &moved, &was).await?;
-        let left = bench.source.release_marks(&bench.vm, bench.owner, &[]).await?;
+        let left = bench.source.delete_marks(&bench.vm, bench.owner, &[]).await?;
         ensure!(left.len() == 2 && left.iter().all(|one| one.what.contains(&path)), "{left:?}");
         ensure!(bench.bitmaps(0)?.len() == 2 && bench.checkpoints()?.len() == 2);
         bench.source.let_go(&bench.vm, bench.owner, &was).await?;
 
-        let left = bench.source.release_marks(&bench.vm, bench.owner, &[]).await?;
+        let left = bench.source.delete_marks(&bench.vm, bench.owner, &[]).await?;
         ensure!(left.is_empty(), "{left:?}");
         ensure!(bench.virsh(["domstate", UUID])? == "shut off");
         bench.assert_no_trace()
@@ -227,7 +228,7 @@ fn bitmaps_below_an_overlay_and_of_a_disk_that_was_taken_out_go_too() {
         std::fs::rename(&path, &below)?;
         let (text, under) = (path.to_string_lossy(), below.to_string_lossy());
         qemu_img(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", &under, &text])?;
-        let left = bench.source.release_marks(&bench.vm, bench.owner, &[]).await?;
+        let left = bench.source.delete_marks(&bench.vm, bench.owner, &[]).await?;
         ensure!(left.is_empty(), "{left:?}");
         bench.disks[0].path = below;
         bench.assert_no_trace()

@@ -8,30 +8,30 @@ use warmd_cbt::mark::Changed;
 use warmd_cbt::units::Extent;
 use warmd_daemon::model::id::{DiskKey, MigrationId, VmId};
 use warmd_daemon::model::machine::PowerState;
-use warmd_daemon::sources::libvirt::{LibvirtSource, Settings};
+use warmd_daemon::sources::libvirt::{LibvirtSource, LibvirtSourceSettings};
 use warmd_daemon::sources::{HowStopped, ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceErrorKind};
 use warmd_tests::image::{assert_equal, read_log};
-use warmd_tests::{Boot, DiskSpec, Guest, GuestSpec, Libvirt, TestDir};
+use warmd_tests::{Boot, Guest, GuestDisk, GuestSpec, Libvirtd, TestDir};
 
 use super::bench::{MIB, Marks, assert_error, block_on, marks};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
-fn source(libvirt: &Libvirt, dir: &TestDir) -> Result<LibvirtSource> {
-    Ok(LibvirtSource::new(&Settings {
+fn source(libvirt: &Libvirtd, dir: &TestDir) -> Result<LibvirtSource> {
+    Ok(LibvirtSource::new(&LibvirtSourceSettings {
         uri: libvirt.uri().to_owned(),
         runtime_dir: dir.join("run"),
         scratch_dir: dir.join("scratch"),
         scratch_reserve_mib: 64,
-        ..Settings::default()
+        ..LibvirtSourceSettings::default()
     })?)
 }
 
 #[test]
 fn a_guest_that_writes_all_the_time_is_copied_to_the_last_byte() {
     block_on(async |dir| {
-        let libvirt = Libvirt::start(dir)?;
-        let small = DiskSpec { size_mib: 96, ..DiskSpec::default() };
+        let libvirt = Libvirtd::start(dir)?;
+        let small = GuestDisk { size_mib: 96, ..GuestDisk::default() };
         let spec = GuestSpec {
             disks: vec![small.clone(), small],
             boot: Boot::Direct,
@@ -65,7 +65,7 @@ fn a_guest_that_writes_all_the_time_is_copied_to_the_last_byte() {
             anchors = marks(&*snapshot);
             snapshot.release().await?;
             let keep: Vec<_> = anchors.values().cloned().collect();
-            source.release_marks(&vm, owner, &keep).await?;
+            source.delete_marks(&vm, owner, &keep).await?;
         }
         let acked = guest.console.acked()?;
         for (n, copy) in copies.iter().enumerate() {
@@ -75,7 +75,7 @@ fn a_guest_that_writes_all_the_time_is_copied_to_the_last_byte() {
         }
         let last = read_log(&dir.join("copy0.raw"))?.last;
         ensure!(last >= acked && acked > 60, "the copy's log ends at {last}, acknowledged were {acked}");
-        source.release_marks(&vm, owner, &[]).await?;
+        source.delete_marks(&vm, owner, &[]).await?;
         Ok(())
     });
 }
@@ -103,9 +103,9 @@ async fn apply(snapshot: &dyn Snapshot, key: &DiskKey, copy: &mut Vec<u8>, is_de
 #[test]
 fn a_guest_that_ignores_the_power_button_is_left_running_or_forced_off() {
     block_on(async |dir| {
-        let libvirt = Libvirt::start(dir)?;
+        let libvirt = Libvirtd::start(dir)?;
         let spec = GuestSpec {
-            disks: vec![DiskSpec { size_mib: 64, ..DiskSpec::default() }],
+            disks: vec![GuestDisk { size_mib: 64, ..GuestDisk::default() }],
             boot: Boot::Direct,
             noacpi: true,
             ..GuestSpec::new("deaf")

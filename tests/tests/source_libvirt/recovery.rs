@@ -111,7 +111,7 @@ fn after_a_crash_of_qemu_the_changes_are_unknown_and_tracking_begins_anew() {
             delta.release().await?;
             bench.keep(&anchor).await?;
         }
-        bench.source.release_marks(&bench.vm, bench.owner, &[]).await?;
+        bench.source.delete_marks(&bench.vm, bench.owner, &[]).await?;
         bench.virsh(["destroy", UUID])?;
         bench.assert_no_trace()
     });
@@ -160,7 +160,7 @@ fn a_vm_defined_anew_is_unknown_and_bitmaps_left_in_its_images_are_no_obstacle()
         delta.release().await?;
         // All of them go in the end, the orphans in the image as well.
         bench.virsh(["destroy", UUID])?;
-        bench.source.release_marks(&bench.vm, bench.owner, &[]).await?;
+        bench.source.delete_marks(&bench.vm, bench.owner, &[]).await?;
         bench.assert_no_trace()
     });
 }
@@ -190,7 +190,7 @@ fn a_vm_that_is_gone_has_nothing_to_end_or_release() {
         let bench = Bench::new(dir, &DISK)?;
         bench.virsh(["undefine", UUID])?;
         bench.source.end_snapshot(&bench.vm, bench.owner).await?;
-        bench.source.release_marks(&bench.vm, bench.owner, &[]).await?;
+        bench.source.delete_marks(&bench.vm, bench.owner, &[]).await?;
         Ok(())
     });
 }
@@ -205,7 +205,7 @@ fn marks_of_another_migration_are_left_alone() {
         let theirs = bench.snapshot(&mine).await?;
         assert_unknown(&*theirs, &bench.disks[0].key, "another migration").await?;
         theirs.release().await?;
-        bench.source.release_marks(&bench.vm, bench.owner, &[]).await?;
+        bench.source.delete_marks(&bench.vm, bench.owner, &[]).await?;
         bench.owner = me;
         let delta = bench.snapshot(&mine).await?;
         assert_changed(&*delta, &bench.disks[0].key, &[(0, 512)]).await?;

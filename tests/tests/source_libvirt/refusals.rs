@@ -30,7 +30,7 @@ fn a_foreign_backup_job_is_refused_and_lives() {
         bench.virsh(["backup-begin", UUID, &xml.to_string_lossy()])?;
         assert_error(bench.snapshot(&Marks::new()).await, SourceErrorKind::Blocked, "foreign.sock")?;
         bench.source.end_snapshot(&bench.vm, bench.owner).await?;
-        bench.source.release_marks(&bench.vm, bench.owner, &[]).await?;
+        bench.source.delete_marks(&bench.vm, bench.owner, &[]).await?;
         let job = bench.virsh(["backup-dumpxml", UUID])?;
         ensure!(job.contains("foreign.sock"), "the foreign job is gone");
         let warnings = bench.source.vms().await?.remove(0).warnings;

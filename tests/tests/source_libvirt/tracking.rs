@@ -57,7 +57,7 @@ fn a_full_pass_and_deltas_give_exactly_what_changed() {
         bench.keep(&third).await?;
         ensure!(bench.checkpoints()?.len() == 1, "{:?}", bench.checkpoints()?);
 
-        bench.source.release_marks(&bench.vm, bench.owner, &[]).await?;
+        bench.source.delete_marks(&bench.vm, bench.owner, &[]).await?;
         bench.virsh(["destroy", UUID])?;
         bench.assert_no_trace()
     });
@@ -112,7 +112,7 @@ fn a_vm_of_raw_disks_alone_has_snapshots_without_checkpoints() {
         let first = bench.pass(&Marks::new()).await?;
         let second = bench.pass(&first).await?;
         ensure!(first != second && bench.checkpoints()?.is_empty(), "{first:?} {second:?}");
-        bench.source.release_marks(&bench.vm, bench.owner, &[]).await?;
+        bench.source.delete_marks(&bench.vm, bench.owner, &[]).await?;
         bench.virsh(["destroy", UUID])?;
         bench.assert_no_trace()
     });

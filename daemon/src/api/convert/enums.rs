@@ -9,7 +9,7 @@ use crate::{
         phase::Phase,
         plan::VerifyMode,
         rule::Severity,
-        state::{Resting, State},
+        state::{ResumePoint, State},
         view::PassKind,
     },
 };
@@ -32,28 +32,28 @@ pub(super) fn state(state: &State) -> v1::MigrationState {
     }
 }
 
-pub(super) fn resting(resting: Resting) -> v1::Resting {
+pub(super) fn resting(resting: ResumePoint) -> v1::ResumePoint {
     match resting {
-        Resting::Preparing => v1::Resting::Preparing,
-        Resting::Seeding => v1::Resting::Seeding,
-        Resting::Synced => v1::Resting::Synced,
-        Resting::Watch => v1::Resting::Watch,
-        Resting::Release => v1::Resting::Release,
-        Resting::Overtaken => v1::Resting::Overtaken,
+        ResumePoint::Preparing => v1::ResumePoint::Preparing,
+        ResumePoint::Seeding => v1::ResumePoint::Seeding,
+        ResumePoint::Synced => v1::ResumePoint::Synced,
+        ResumePoint::BootCheck => v1::ResumePoint::BootCheck,
+        ResumePoint::Cleanup => v1::ResumePoint::Cleanup,
+        ResumePoint::StaleState => v1::ResumePoint::StaleState,
     }
 }
 
 pub(super) fn phase(phase: Phase) -> v1::Phase {
     match phase {
-        Phase::LastDelta => v1::Phase::LastDelta,
+        Phase::CatchUpDelta => v1::Phase::CatchUpDelta,
         Phase::StopSource => v1::Phase::StopSource,
         Phase::FinalDelta => v1::Phase::FinalDelta,
         Phase::Verify => v1::Phase::Verify,
         Phase::Convert => v1::Phase::Convert,
         Phase::CreateVm => v1::Phase::CreateVm,
         Phase::StartVm => v1::Phase::StartVm,
-        Phase::Watch => v1::Phase::Watch,
-        Phase::Release => v1::Phase::Release,
+        Phase::BootCheck => v1::Phase::BootCheck,
+        Phase::Cleanup => v1::Phase::Cleanup,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a schedule will decide next.
 
 use warmd_proto::v1;
-use warmd_schedules::explain::{Decision, What};
+use warmd_schedules::explain::{ScheduleDecision, What};
 
 use super::timestamp;
 use crate::migration::explained::Explanation;
@@ -17,7 +17,7 @@ pub(in crate::api) fn explained(explanation: Explanation) -> v1::PlansExplainRes
     }
 }
 
-fn decision(decision: Decision) -> v1::Decision {
+fn decision(decision: ScheduleDecision) -> v1::ScheduleDecision {
     let kind = match decision.what {
         What::PassAllowed => v1::DecisionKind::PassAllowed,
         What::PassBlocked => v1::DecisionKind::PassBlocked,
@@ -28,5 +28,5 @@ fn decision(decision: Decision) -> v1::Decision {
         What::Limits => v1::DecisionKind::Limits,
     };
     let text = decision.to_string();
-    v1::Decision { at: Some(timestamp(decision.at)), kind: kind.into(), why: decision.why, text }
+    v1::ScheduleDecision { at: Some(timestamp(decision.at)), kind: kind.into(), why: decision.why, text }
 }

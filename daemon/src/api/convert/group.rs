@@ -4,27 +4,27 @@ use warmd_proto::v1;
 
 use super::timestamp;
 use crate::{
-    migration::groups::{PlanCutover, PlanVerdict},
+    migration::groups::{PlanCutover, PlanRequestOutcome},
     model::{
-        coordination::Standing,
-        group::{GroupView, Member},
-        request::Verdict,
+        coordination::MemberStatus,
+        group::{GroupMember, GroupView},
+        request::RequestOutcome,
     },
 };
 
 /// What became of asking for the cutovers of a plan.
 pub(in crate::api) fn plan_cutover(asked: PlanCutover) -> v1::PlansCutoverResponse {
     let PlanCutover { verdicts, group, already } = asked;
-    let answer = if already { v1::Answer::AlreadySo } else { v1::Answer::Accepted };
+    let answer = if already { v1::RequestOutcome::NoChange } else { v1::RequestOutcome::Accepted };
     let migrations = verdicts.into_iter().map(verdict).collect();
     v1::PlansCutoverResponse { answer: answer.into(), migrations, group: group.map(self::group) }
 }
 
-fn verdict(asked: PlanVerdict) -> v1::PlanCutoverAnswer {
+fn verdict(asked: PlanRequestOutcome) -> v1::PlanCutoverAnswer {
     let (answer, refusal) = match asked.verdict {
-        Verdict::Accepted => (v1::Answer::Accepted, String::new()),
-        Verdict::AlreadySo => (v1::Answer::AlreadySo, String::new()),
-        Verdict::Refused(why) => (v1::Answer::Unspecified, why),
+        RequestOutcome::Accepted => (v1::RequestOutcome::Accepted, String::new()),
+        RequestOutcome::NoChange => (v1::RequestOutcome::NoChange, String::new()),
+        RequestOutcome::Refused(why) => (v1::RequestOutcome::Unspecified, why),
     };
     let migration_id = asked.migration.to_string();
     v1::PlanCutoverAnswer { migration_id, vm_name: asked.vm, answer: answer.into(), refusal }
@@ -49,16 +49,16 @@ pub(in crate::api) fn group(view: GroupView) -> v1::Group {
     }
 }
 
-fn member(member: Member, standing: Standing) -> v1::GroupMember {
+fn member(member: GroupMember, standing: MemberStatus) -> v1::GroupMember {
     let (standing, why) = match standing {
-        Standing::Waiting => (v1::GroupStanding::Waiting, None),
-        Standing::Moving => (v1::GroupStanding::Moving, None),
-        Standing::Arrived => (v1::GroupStanding::Arrived, None),
-        Standing::Starting => (v1::GroupStanding::Starting, None),
-        Standing::Passed => (v1::GroupStanding::Passed, None),
-        Standing::Undoing(why) => (v1::GroupStanding::Undoing, Some(why)),
-        Standing::Failed(why) => (v1::GroupStanding::Failed, Some(why)),
-        Standing::Stuck(why) => (v1::GroupStanding::Stuck, Some(why)),
+        MemberStatus::Waiting => (v1::MemberStatus::Waiting, None),
+        MemberStatus::Moving => (v1::MemberStatus::Moving, None),
+        MemberStatus::Arrived => (v1::MemberStatus::Arrived, None),
+        MemberStatus::Starting => (v1::MemberStatus::Starting, None),
+        MemberStatus::Passed => (v1::MemberStatus::Passed, None),
+        MemberStatus::Undoing(why) => (v1::MemberStatus::Undoing, Some(why)),
+        MemberStatus::Failed(why) => (v1::MemberStatus::Failed, Some(why)),
+        MemberStatus::Stuck(why) => (v1::MemberStatus::Stuck, Some(why)),
     };
     v1::GroupMember {
         migration_id: member.migration.to_string(),

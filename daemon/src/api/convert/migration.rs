@@ -2,7 +2,7 @@
 
 use warmd_proto::v1;
 
-use super::{awaited::awaited, enums, forecast::forecast, pass::pass, seconds, timestamp, verify};
+use super::{enums, forecast::forecast, pass::pass, scheduled_cutover::awaited, seconds, timestamp, verify};
 use crate::model::{
     state::State,
     view::{DiskView, MigrationView, WaitingView},
@@ -32,7 +32,7 @@ pub(in crate::api) fn migration(view: MigrationView) -> v1::Migration {
         waiting: view.waiting.map(waiting),
         left_behind: view.left_behind,
         warnings: view.warnings,
-        awaited_cutover: view.awaited_cutover.map(awaited),
+        scheduled_cutover: view.scheduled_cutover.map(awaited),
         cutover: view.cutover.map(verify::cutover),
         verification: view.verification.map(verify::verification),
     }
@@ -50,25 +50,31 @@ fn waiting(waiting: WaitingView) -> v1::Waiting {
 
 /// What some states carry beside their name.
 #[derive(Default)]
-struct Place<'a> {
+struct PhaseOrResumePoint<'a> {
     phase: v1::Phase,
     reason: Option<&'a str>,
     resumable: bool,
-    resumes_at: v1::Resting,
+    resumes_at: v1::ResumePoint,
 }
 
-fn place(state: &State) -> Place<'_> {
+fn place(state: &State) -> PhaseOrResumePoint<'_> {
     match state {
-        State::CuttingOver { phase } => Place { phase: enums::phase(*phase), ..Place::default() },
-        State::Undoing { phase, reason } => {
-            Place { phase: enums::phase(*phase), reason: Some(reason), ..Place::default() }
+        State::CuttingOver { phase } => {
+            PhaseOrResumePoint { phase: enums::phase(*phase), ..PhaseOrResumePoint::default() }
         }
-        State::Paused { from } => Place { resumes_at: enums::resting(*from), ..Place::default() },
-        State::Failed { reason, resumable, from } => Place {
+        State::Undoing { phase, reason } => PhaseOrResumePoint {
+            phase: enums::phase(*phase),
+            reason: Some(reason),
+            ..PhaseOrResumePoint::default()
+        },
+        State::Paused { from } => {
+            PhaseOrResumePoint { resumes_at: enums::resting(*from), ..PhaseOrResumePoint::default() }
+        }
+        State::Failed { reason, resumable, from } => PhaseOrResumePoint {
             reason: Some(reason),
             resumable: *resumable,
             resumes_at: enums::resting(*from),
-            ..Place::default()
+            ..PhaseOrResumePoint::default()
         },
         State::Defined
         | State::Preparing
@@ -78,7 +84,7 @@ fn place(state: &State) -> Place<'_> {
         | State::RollingBack
         | State::Cancelling
         | State::Done
-        | State::Cancelled => Place::default(),
+        | State::Cancelled => PhaseOrResumePoint::default(),
     }
 }
 

@@ -2,8 +2,6 @@
 //!
 //! Rule: every match names every variant, so that a new one cannot be forgotten here.
 
-mod awaited;
-mod budget;
 mod enums;
 mod events;
 mod explained;
@@ -13,6 +11,8 @@ mod limit;
 mod migration;
 mod pass;
 mod plan;
+mod quota;
+mod scheduled_cutover;
 mod telemetry;
 mod verify;
 
@@ -21,13 +21,13 @@ use prost_types::{Duration, Timestamp};
 use warmd_proto::v1;
 
 pub(super) use self::{
-    budget::budget,
     events::event,
     explained::explained,
     group::{group, plan_cutover},
     limit::limit,
     migration::migration,
     plan::{endpoint, finding, inventory, plan, plan_change},
+    quota::quota,
 };
 use crate::model::report::KeySince;
 

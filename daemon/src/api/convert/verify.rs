@@ -3,7 +3,9 @@
 use warmd_proto::v1;
 
 use super::{enums, seconds, timestamp};
-use crate::model::view::{AuditView, CutoverView, DiskVerdict, PhaseView, Verdict, VerificationView};
+use crate::model::view::{
+    AuditView, CutoverView, DiskVerifyResult, PhaseView, VerificationView, VerifyResult,
+};
 
 pub(super) fn cutover(cutover: CutoverView) -> v1::Cutover {
     v1::Cutover {
@@ -40,8 +42,8 @@ pub(super) fn verification(verification: VerificationView) -> v1::Verification {
     }
 }
 
-fn verdict(verdict: Verdict) -> v1::Verdict {
-    v1::Verdict {
+fn verdict(verdict: VerifyResult) -> v1::VerifyResult {
+    v1::VerifyResult {
         mode: enums::verify_mode(verdict.mode).into(),
         at: Some(timestamp(verdict.at)),
         passed: verdict.passed(),
@@ -51,7 +53,7 @@ fn verdict(verdict: Verdict) -> v1::Verdict {
         escapes: verdict
             .escapes
             .into_iter()
-            .map(|escape| v1::Escape { blocks: escape.blocks, chance: escape.chance })
+            .map(|escape| v1::MissProbability { blocks: escape.blocks, chance: escape.chance })
             .collect(),
     }
 }
@@ -70,8 +72,8 @@ fn extent((offset_bytes, length_bytes): (u64, u64)) -> v1::Extent {
     v1::Extent { offset_bytes, length_bytes }
 }
 
-fn disk(disk: DiskVerdict) -> v1::DiskVerdict {
-    v1::DiskVerdict {
+fn disk(disk: DiskVerifyResult) -> v1::DiskVerifyResult {
+    v1::DiskVerifyResult {
         key: disk.key.0,
         checked_bytes: disk.checked,
         mismatched_bytes: disk.mismatched_bytes,

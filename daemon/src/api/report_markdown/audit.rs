@@ -1,7 +1,7 @@
 //! What was found when it was asked whether change tracking tells the truth.
 
 use super::table::{Table, code, inline};
-use crate::{human::bytes, model::report::Report};
+use crate::{format::bytes, model::report::Report};
 
 /// A line for each disk that was audited, and in words what follows from it.
 pub(super) fn audits(report: &Report) -> String {

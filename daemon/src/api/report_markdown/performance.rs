@@ -7,7 +7,7 @@ use super::{
     table::{Table, code, inline},
 };
 use crate::{
-    human::{latency, rate},
+    format::{latency, rate},
     model::view::PassView,
 };
 
@@ -64,7 +64,7 @@ fn row(pass: String, disk: String, telemetry: &Telemetry) -> [String; 9] {
 
 #[cfg(test)]
 mod tests {
-    use warmd_cbt::{store::PassFigures, telemetry::Latency};
+    use warmd_cbt::{store::PassFigures, telemetry::LatencyFigures};
 
     use super::*;
     use crate::model::{
@@ -85,7 +85,7 @@ mod tests {
             cpu: 0.0,
             stalled,
         };
-        let latency = Latency { p50: 0.001, p90: 0.002, p99: 0.0125, max: 0.2 };
+        let latency = LatencyFigures { p50: 0.001, p90: 0.002, p99: 0.0125, max: 0.2 };
         let read = stage(Stage::Read, latency, 1.5);
         let measured = Telemetry { elapsed: 2.0, stages: vec![read], waits: Vec::new() };
         let disk = |key: &str, telemetry| DiskPassView {

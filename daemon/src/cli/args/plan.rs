@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand};
 
-use super::Wait;
+use super::FollowArgs;
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum PlanCommand {
@@ -46,10 +46,10 @@ pub(in crate::cli) enum PlanCommand {
         #[command(flatten)]
         when: CutoverWhen,
         /// Also outside the plan's cutover windows, and whatever is expected
-        #[arg(long, conflicts_with_all = ["abort", "hold", "release"])]
+        #[arg(long, conflicts_with_all = ["abort", "hold", "unhold"])]
         force: bool,
         #[command(flatten)]
-        wait: Wait,
+        wait: FollowArgs,
     },
     /// Judges a plan by the pre-flight rules, and changes nothing
     #[command(after_help = RULES)]
@@ -59,7 +59,7 @@ pub(in crate::cli) enum PlanCommand {
 }
 
 const RULES: &str = "\
-Each finding names its rule by an id that does not change (tracking-on, name-taken), what was found, and what to do. Errors \
+Each finding names its rule by an id that does not change (tracking-unavailable, name-taken), what was found, and what to do. Errors \
 keep the plan from being applied, warnings do not. daemon/docs/preflight.md has all rules.";
 
 const GROUPS: &str = "\
@@ -90,5 +90,5 @@ pub(in crate::cli) struct CutoverWhen {
     pub(in crate::cli) hold: bool,
     /// Hold no longer: as the plan says
     #[arg(long)]
-    pub(in crate::cli) release: bool,
+    pub(in crate::cli) unhold: bool,
 }

@@ -8,7 +8,7 @@ mod tracker;
 use std::path::Path;
 
 use serde::Serialize;
-use warmd_proto::v1::{Answer, Migration};
+use warmd_proto::v1::{Migration, RequestOutcome};
 
 use self::{
     request::Asked,
@@ -20,12 +20,12 @@ pub(super) use self::{
 };
 use super::{
     client::Client,
-    failure::{Exit, Failure},
-    feed::{Feed, News},
+    failure::{CliFailure, Exit},
+    labels,
+    migration_stream::{Feed, News},
     out::Out,
     screen::{Screen, interrupted},
     show::{self, Phases},
-    words,
 };
 use crate::model::phase::{NOT_STARTED, STARTED_OUTSIDE};
 
@@ -46,7 +46,7 @@ pub(super) async fn run(
     key: String,
     (task, order): (Task, Order),
     wait: bool,
-) -> Result<(), Failure> {
+) -> Result<(), CliFailure> {
     let client = Client::connect(socket).await?;
     if !wait {
         let Asked { answer, migration, .. } = ask(&client, &key, task, order).await?;
@@ -61,7 +61,7 @@ pub(super) async fn run(
     let mut tracker = Tracker::new(task, &before, verification);
     let mut phases = Phases::after(&before);
     if !out.is_json() {
-        screen.say(&format!("{} of {}: {}", task.name(), words::who(&before), words::answer(answer)))?;
+        screen.say(&format!("{} of {}: {}", task.name(), labels::who(&before), labels::answer(answer)))?;
     }
     let mut last = before;
     let ending = loop {
@@ -99,10 +99,10 @@ pub(super) async fn run(
     ended(out, task, answer, &last, &ending)
 }
 
-fn begun(out: &Out, task: Task, answer: Answer, migration: &Migration) -> Result<(), Failure> {
+fn begun(out: &Out, task: Task, answer: RequestOutcome, migration: &Migration) -> Result<(), CliFailure> {
     if out.is_json() {
         return out.json(&Followed {
-            answer: words::name(answer),
+            answer: labels::name(answer),
             outcome: "begun",
             reason: None,
             migration,
@@ -111,17 +111,23 @@ fn begun(out: &Out, task: Task, answer: Answer, migration: &Migration) -> Result
     out.text(&format!(
         "{} of {}: {}; follow it with `warmctl migration watch {}`",
         task.name(),
-        words::who(migration),
-        words::answer(answer),
-        words::short(&migration.id)
+        labels::who(migration),
+        labels::answer(answer),
+        labels::short(&migration.id)
     ))
 }
 
-fn ended(out: &Out, task: Task, answer: Answer, last: &Migration, ending: &Ending) -> Result<(), Failure> {
+fn ended(
+    out: &Out,
+    task: Task,
+    answer: RequestOutcome,
+    last: &Migration,
+    ending: &Ending,
+) -> Result<(), CliFailure> {
     let reason = ending.failure.as_deref();
     if out.is_json() {
         let outcome = if reason.is_some() { "failed" } else { "done" };
-        out.json(&Followed { answer: words::name(answer), outcome, reason, migration: last })?;
+        out.json(&Followed { answer: labels::name(answer), outcome, reason, migration: last })?;
     } else {
         for line in ending_lines(task, last, ending) {
             out.text(&line)?;
@@ -129,16 +135,16 @@ fn ended(out: &Out, task: Task, answer: Answer, last: &Migration, ending: &Endin
     }
     match reason {
         None => Ok(()),
-        Some(_) if out.is_json() => Err(Failure::told(Exit::Failed)),
+        Some(_) if out.is_json() => Err(CliFailure::told(Exit::Failed)),
         Some(reason) => {
             let message = format!(
                 "{} of {} failed: {}; it is {} now",
                 task.name(),
-                words::who(last),
+                labels::who(last),
                 super::out::one_line(reason),
-                words::state(last)
+                labels::state(last)
             );
-            Err(Failure::new(Exit::Failed, message))
+            Err(CliFailure::new(Exit::Failed, message))
         }
     }
 }
@@ -150,11 +156,11 @@ fn ending_lines(task: Task, last: &Migration, ending: &Ending) -> Vec<String> {
     match (task, ending.failure.is_none()) {
         (Task::Cutover, true) => {
             // A verification from before the cutover proves nothing about it.
-            let began = cutover.and_then(|cutover| words::at(cutover.started.as_ref()));
-            let verdict = found.filter(|found| words::at(found.at.as_ref()) >= began);
+            let began = cutover.and_then(|cutover| labels::at(cutover.started.as_ref()));
+            let verdict = found.filter(|found| labels::at(found.at.as_ref()) >= began);
             let verdict = verdict.map_or_else(|| "none made".to_owned(), show::verdict);
             let downtime = cutover.and_then(|cutover| cutover.downtime.as_ref());
-            lines.push(format!("downtime      {}", words::span(downtime)));
+            lines.push(format!("downtime      {}", labels::span(downtime)));
             lines.push(format!("verification  {verdict}"));
             lines.push(format!("{} {} as {}", last.vm_name, moved(last), last.target_name));
         }
@@ -176,13 +182,13 @@ fn ending_lines(task: Task, last: &Migration, ending: &Ending) -> Vec<String> {
             lines.push(format!(
                 "the target's disks are kept; resumed, the migration copies all of them again: \
                  `warmctl migration resume {}`",
-                words::short(&last.id)
+                labels::short(&last.id)
             ));
         }
         (Task::Cancel, true) => {
-            lines.push(format!("{} is given up; the VM stays on the source", words::who(last)));
+            lines.push(format!("{} is given up; the VM stays on the source", labels::who(last)));
         }
-        (Task::Sync, true) => lines.push(format!("{} is synced", words::who(last))),
+        (Task::Sync, true) => lines.push(format!("{} is synced", labels::who(last))),
         (
             Task::Cutover | Task::Verify | Task::AbortCutover | Task::Rollback | Task::Cancel | Task::Sync,
             _,
@@ -208,13 +214,13 @@ fn moved(last: &Migration) -> &'static str {
     }
 }
 
-fn left(task: Task, last: &Migration) -> Failure {
+fn left(task: Task, last: &Migration) -> CliFailure {
     let message = format!(
         "interrupted: the {} of {} goes on in the daemon; see `warmctl migration watch {}`{}",
         task.name(),
-        words::who(last),
-        words::short(&last.id),
+        labels::who(last),
+        labels::short(&last.id),
         if task == Task::Cutover { ", or stop it with `warmctl migration cutover --abort`" } else { "" }
     );
-    Failure::new(Exit::Interrupted, message)
+    CliFailure::new(Exit::Interrupted, message)
 }

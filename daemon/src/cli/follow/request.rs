@@ -1,21 +1,21 @@
 //! One request of the API for each task.
 
 use warmd_proto::v1::{
-    Answer, Migration, MigrationsCancelRequest, MigrationsCutoverRequest, MigrationsRollbackRequest,
-    MigrationsSyncRequest, MigrationsVerifyRequest,
+    Migration, MigrationsCancelRequest, MigrationsCutoverRequest, MigrationsRollbackRequest,
+    MigrationsSyncRequest, MigrationsVerifyRequest, RequestOutcome,
 };
 
 use super::{
     super::{
         client::{Client, asked},
-        failure::Failure,
+        failure::CliFailure,
     },
     Task,
 };
 
 /// What came of asking.
 pub(in crate::cli) struct Asked {
-    pub(in crate::cli) answer: Answer,
+    pub(in crate::cli) answer: RequestOutcome,
     /// How it stood then.
     pub(in crate::cli) migration: Migration,
     /// By this a verification that was asked for is known.
@@ -37,7 +37,7 @@ pub(in crate::cli) async fn ask(
     key: &str,
     task: Task,
     order: Order,
-) -> Result<Asked, Failure> {
+) -> Result<Asked, CliFailure> {
     let mut migrations = client.migrations();
     let migration = key.to_owned();
     let mut verification = String::new();

@@ -6,7 +6,7 @@
 use prost_types::Timestamp;
 use warmd_proto::v1::{Migration, MigrationState as State, Verification};
 
-use super::super::words;
+use super::super::labels;
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -253,7 +253,7 @@ fn abort(now: &Migration) -> Option<Ending> {
 
 /// How it ended if nothing comes any more.
 pub(super) fn cut_off(last: &Migration) -> Ending {
-    failed(format!("the migration came to its end ({}) meanwhile", words::state(last)))
+    failed(format!("the migration came to its end ({}) meanwhile", labels::state(last)))
 }
 
 fn done() -> Ending {

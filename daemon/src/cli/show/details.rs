@@ -4,16 +4,16 @@ use warmd_proto::v1::{Audit, Cutover, Migration, Pass, Verification};
 
 use super::{
     super::{
-        failure::Failure,
+        failure::CliFailure,
+        labels,
         out::{Out, one_line},
-        words,
     },
     disk_pass, escapes, phases, telemetry, verdict,
 };
-use crate::human;
+use crate::format;
 
 /// Everything about one migration.
-pub(in crate::cli) fn details(out: &Out, migration: &Migration) -> Result<(), Failure> {
+pub(in crate::cli) fn details(out: &Out, migration: &Migration) -> Result<(), CliFailure> {
     if out.is_json() {
         return out.json(migration);
     }
@@ -61,44 +61,44 @@ fn head(migration: &Migration) -> Vec<(&'static str, String)> {
         ("Target name", migration.target_name.clone()),
         ("Plan", migration.plan.clone()),
         ("Migration", migration.id.clone()),
-        ("State", words::state(migration)),
-        ("Since (UTC)", words::moment(migration.since.as_ref())),
+        ("State", labels::state(migration)),
+        ("Since (UTC)", labels::moment(migration.since.as_ref())),
     ];
     if let Some(reason) = &migration.reason {
         pairs.push(("Reason", reason.clone()));
     }
     if let Some(waiting) = &migration.waiting {
         pairs.push(("Waits because", one_line(&waiting.reason)));
-        let (since, tries) = (words::moment(waiting.since.as_ref()), words::tries(waiting.tries));
+        let (since, tries) = (labels::moment(waiting.since.as_ref()), labels::tries(waiting.tries));
         pairs.push(("Waits since (UTC)", format!("{since}, {tries}")));
-        pairs.push(("Next try (UTC)", words::moment(waiting.next_try.as_ref())));
+        pairs.push(("Next try (UTC)", labels::moment(waiting.next_try.as_ref())));
         pairs.push(("What to do", one_line(&waiting.advice)));
     }
     if migration.next_pass.is_some() {
-        pairs.push(("Next pass (UTC)", words::moment(migration.next_pass.as_ref())));
+        pairs.push(("Next pass (UTC)", labels::moment(migration.next_pass.as_ref())));
     }
     if let Some(why) = &migration.next_pass_why {
         pairs.push(("Waits because", why.clone()));
     }
-    if let Some(awaited) = &migration.awaited_cutover {
+    if let Some(awaited) = &migration.scheduled_cutover {
         pairs.push(("Cutover", super::awaited(awaited)));
     }
     let Some(forecast) = &migration.forecast else {
-        pairs.push(("Downtime if cut over now", words::span(migration.downtime_forecast.as_ref())));
+        pairs.push(("Downtime if cut over now", labels::span(migration.downtime_forecast.as_ref())));
         return pairs;
     };
     let range = |low, expected, high| format!("about {expected} ({low} to {high} in nine of ten)");
-    let span = |length: &Option<prost_types::Duration>| words::span(length.as_ref());
+    let span = |length: &Option<prost_types::Duration>| labels::span(length.as_ref());
     let downtime = [&forecast.downtime_low, &forecast.downtime_expected, &forecast.downtime_high].map(span);
     let [low, expected, high] = downtime;
-    let begins = words::moment(forecast.at.as_ref());
+    let begins = labels::moment(forecast.at.as_ref());
     pairs.push(("Downtime", format!("{}, from {begins} (UTC)", range(low, expected, high))));
     let [low, expected, high] = [
         forecast.final_delta_low_bytes,
         forecast.final_delta_expected_bytes,
         forecast.final_delta_high_bytes,
     ]
-    .map(human::bytes);
+    .map(format::bytes);
     pairs.push(("Final delta", range(low, expected, high)));
     pairs.push(("Passes", one_line(&forecast.convergence)));
     for why in &forecast.against {
@@ -110,14 +110,14 @@ fn head(migration: &Migration) -> Vec<(&'static str, String)> {
     pairs
 }
 
-fn disks(out: &Out, migration: &Migration) -> Result<(), Failure> {
+fn disks(out: &Out, migration: &Migration) -> Result<(), CliFailure> {
     let rows = migration.disks.iter().map(|disk| {
         let changed =
-            disk_pass(migration, disk).map_or_else(|| "-".to_owned(), |p| human::bytes(p.changed_bytes));
+            disk_pass(migration, disk).map_or_else(|| "-".to_owned(), |p| format::bytes(p.changed_bytes));
         [
             disk.key.clone(),
-            human::bytes(disk.size_bytes),
-            human::bytes(disk.pending_bytes),
+            format::bytes(disk.size_bytes),
+            format::bytes(disk.pending_bytes),
             changed,
             disk.location.clone(),
         ]
@@ -125,22 +125,22 @@ fn disks(out: &Out, migration: &Migration) -> Result<(), Failure> {
     out.table(["DISK", ">SIZE", ">PENDING", ">CHANGED", "ON THE TARGET"], rows)
 }
 
-fn pass(out: &Out, pass: &Pass) -> Result<(), Failure> {
-    let kind = words::pass_kind(pass.kind());
-    let took = words::took(pass.started.as_ref(), pass.ended.as_ref());
-    out.text(&format!("PASS {} ({kind})  {}  {took}", pass.number, words::moment(pass.started.as_ref())))?;
+fn pass(out: &Out, pass: &Pass) -> Result<(), CliFailure> {
+    let kind = labels::pass_kind(pass.kind());
+    let took = labels::took(pass.started.as_ref(), pass.ended.as_ref());
+    out.text(&format!("PASS {} ({kind})  {}  {took}", pass.number, labels::moment(pass.started.as_ref())))?;
     if let Some(error) = &pass.error {
         out.text(&format!("ended with: {}", one_line(error)))?;
     }
     let rows = pass.disks.iter().map(|disk| {
         [
             disk.key.clone(),
-            human::bytes(disk.changed_bytes),
+            format::bytes(disk.changed_bytes),
             disk.extents.to_string(),
-            human::bytes(disk.read_bytes),
-            human::bytes(disk.written_bytes),
-            human::bytes(disk.zeroed_bytes),
-            human::bytes(disk.skipped_bytes),
+            format::bytes(disk.read_bytes),
+            format::bytes(disk.written_bytes),
+            format::bytes(disk.zeroed_bytes),
+            format::bytes(disk.skipped_bytes),
             disk.unknown.as_ref().map_or_else(|| "-".to_owned(), |why| format!("compared whole: {why}")),
         ]
     });
@@ -156,10 +156,10 @@ fn pass(out: &Out, pass: &Pass) -> Result<(), Failure> {
 
 /// What asking change tracking for the truth found.
 fn audited(audit: &Audit) -> String {
-    let checked = human::bytes(audit.checked_bytes);
+    let checked = format::bytes(audit.checked_bytes);
     let found = match audit.mismatched_bytes {
         0 => format!("{checked} called unchanged are unchanged"),
-        wrong => format!("{} of {checked} called unchanged HAVE CHANGED", human::bytes(wrong)),
+        wrong => format!("{} of {checked} called unchanged HAVE CHANGED", format::bytes(wrong)),
     };
     match &audit.error {
         Some(error) => format!("{found}; it ended early: {}", one_line(error)),
@@ -167,8 +167,8 @@ fn audited(audit: &Audit) -> String {
     }
 }
 
-fn cutover(out: &Out, cutover: &Cutover) -> Result<(), Failure> {
-    out.text(&format!("CUTOVER  {}", words::moment(cutover.started.as_ref())))?;
+fn cutover(out: &Out, cutover: &Cutover) -> Result<(), CliFailure> {
+    out.text(&format!("CUTOVER  {}", labels::moment(cutover.started.as_ref())))?;
     let rows = cutover.phases.iter().map(|phase| {
         let mut row = phases::row(phase);
         // What a running one says of itself stands where its outcome will be.
@@ -182,15 +182,15 @@ fn cutover(out: &Out, cutover: &Cutover) -> Result<(), Failure> {
         out.text(&format!("not done: {}", one_line(failure)))?;
     }
     if cutover.downtime.is_some() {
-        out.text(&format!("downtime {}", words::span(cutover.downtime.as_ref())))?;
+        out.text(&format!("downtime {}", labels::span(cutover.downtime.as_ref())))?;
     }
     Ok(())
 }
 
 fn verification(run: &Verification) -> String {
     match (&run.verdict, &run.error) {
-        (Some(found), _) => format!("{}  {}", words::moment(run.ended.as_ref()), verdict(found)),
+        (Some(found), _) => format!("{}  {}", labels::moment(run.ended.as_ref()), verdict(found)),
         (None, Some(error)) => format!("came to no verdict: {}", one_line(error)),
-        (None, None) => format!("runs, {} %", human::percent(run.checked_bytes, run.total_bytes)),
+        (None, None) => format!("runs, {} %", format::percent(run.checked_bytes, run.total_bytes)),
     }
 }

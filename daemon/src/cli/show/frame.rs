@@ -3,10 +3,10 @@
 use warmd_proto::v1::{Disk, Migration, MigrationState};
 
 use super::{
-    super::{out::one_line, words},
+    super::{labels, out::one_line},
     disk_pass, is_busy, is_copying, is_verifying,
 };
-use crate::human;
+use crate::format;
 
 /// Migrations that a frame shows; more would not fit on a screen.
 const MAX_SHOWN: usize = 12;
@@ -34,7 +34,7 @@ pub(in crate::cli) fn frame<'a>(migrations: impl IntoIterator<Item = &'a Migrati
 
 /// One migration on one line.
 pub(in crate::cli) fn line(migration: &Migration) -> String {
-    one_line(&format!("{}  {}", words::who(migration), progress(migration)))
+    one_line(&format!("{}  {}", labels::who(migration), progress(migration)))
 }
 
 /// The same where it is known which migration it is.
@@ -51,18 +51,18 @@ pub(in crate::cli) fn progress(migration: &Migration) -> String {
 }
 
 fn head(migration: &Migration) -> String {
-    one_line(&format!("{}  {}", words::who(migration), status(migration)))
+    one_line(&format!("{}  {}", labels::who(migration), status(migration)))
 }
 
 fn status(migration: &Migration) -> String {
-    let mut parts = vec![words::state(migration)];
+    let mut parts = vec![labels::state(migration)];
     if let Some(pass) = migration.pass.as_ref().filter(|pass| pass.ended.is_none()) {
-        parts.push(format!("pass {} ({})", pass.number, words::pass_kind(pass.kind())));
+        parts.push(format!("pass {} ({})", pass.number, labels::pass_kind(pass.kind())));
     }
     parts.extend(migration.reason.clone());
     parts.extend(super::waiting(migration));
     if migration.state() == MigrationState::Synced && migration.next_pass.is_some() {
-        parts.push(format!("next pass {}", words::moment(migration.next_pass.as_ref())));
+        parts.push(format!("next pass {}", labels::moment(migration.next_pass.as_ref())));
     }
     // Later there is nothing left to forecast.
     let before = !matches!(
@@ -75,20 +75,20 @@ fn status(migration: &Migration) -> String {
             | MigrationState::Cancelled
     );
     if let Some(downtime) = migration.downtime_forecast.as_ref().filter(|_| before) {
-        parts.push(format!("downtime if cut over now {}", words::span(Some(downtime))));
+        parts.push(format!("downtime if cut over now {}", labels::span(Some(downtime))));
     }
     one_line(&parts.join("  "))
 }
 
 fn disk_line(migration: &Migration, disk: &Disk) -> String {
-    let percent = human::percent(disk.pass_drained_bytes, disk.pass_total_bytes);
+    let percent = format::percent(disk.pass_drained_bytes, disk.pass_total_bytes);
     let full = percent * BAR / 100;
     let bar: String = (0..BAR).map(|cell| if cell < full { '█' } else { '░' }).collect();
     one_line(&format!("  {:<6} {bar} {}", disk.key, figures(migration, disk, percent)))
 }
 
 fn disk_words(migration: &Migration, disk: &Disk) -> String {
-    let percent = human::percent(disk.pass_drained_bytes, disk.pass_total_bytes);
+    let percent = format::percent(disk.pass_drained_bytes, disk.pass_total_bytes);
     one_line(&format!("{} {}", disk.key, figures(migration, disk, percent)))
 }
 
@@ -96,16 +96,16 @@ fn disk_words(migration: &Migration, disk: &Disk) -> String {
 fn figures(migration: &Migration, disk: &Disk, percent: u64) -> String {
     let mut figures = format!(
         "{percent:>3} % of {}, {}",
-        human::bytes(disk.pass_total_bytes),
-        human::rate(disk.rate_bytes_per_second)
+        format::bytes(disk.pass_total_bytes),
+        format::rate(disk.rate_bytes_per_second)
     );
-    if let Some(eta) = words::seconds(disk.eta.as_ref()).filter(|_| percent < 100) {
-        figures = format!("{figures}, {} left", human::span(eta));
+    if let Some(eta) = labels::seconds(disk.eta.as_ref()).filter(|_| percent < 100) {
+        figures = format!("{figures}, {} left", format::span(eta));
     }
     if let Some(pass) = disk_pass(migration, disk) {
         figures = match &pass.unknown {
             Some(why) => format!("{figures}, compared whole ({why})"),
-            None => format!("{figures}, {} changed", human::bytes(pass.changed_bytes)),
+            None => format!("{figures}, {} changed", format::bytes(pass.changed_bytes)),
         };
     }
     figures
@@ -113,12 +113,12 @@ fn figures(migration: &Migration, disk: &Disk, percent: u64) -> String {
 
 fn verifying(migration: &Migration) -> Option<String> {
     let run = migration.verification.as_ref().filter(|_| is_verifying(migration))?;
-    let percent = human::percent(run.checked_bytes, run.total_bytes);
+    let percent = format::percent(run.checked_bytes, run.total_bytes);
     let mode = match run.scope.as_str() {
-        "" | "full" => words::verify_mode(run.mode()),
-        scope => format!("{}, {scope}", words::verify_mode(run.mode())),
+        "" | "full" => labels::verify_mode(run.mode()),
+        scope => format!("{}, {scope}", labels::verify_mode(run.mode())),
     };
-    Some(format!("verifying ({mode}) {percent} % of {}", human::bytes(run.total_bytes)))
+    Some(format!("verifying ({mode}) {percent} % of {}", format::bytes(run.total_bytes)))
 }
 
 #[cfg(test)]

@@ -1,15 +1,15 @@
 //! The table of migrations.
 
-use warmd_proto::v1::{AwaitedMode, Migration, MigrationState, MigrationsListResponse};
+use warmd_proto::v1::{Migration, MigrationState, MigrationsListResponse, ScheduledCutoverMode};
 
 use super::{
-    super::{failure::Failure, out::Out, words},
+    super::{failure::CliFailure, labels, out::Out},
     is_copying,
 };
-use crate::human;
+use crate::format;
 
 /// `migration list`.
-pub(in crate::cli) fn list(out: &Out, answer: &MigrationsListResponse) -> Result<(), Failure> {
+pub(in crate::cli) fn list(out: &Out, answer: &MigrationsListResponse) -> Result<(), CliFailure> {
     if out.is_json() {
         return out.json(answer);
     }
@@ -28,7 +28,7 @@ pub(in crate::cli) fn list(out: &Out, answer: &MigrationsListResponse) -> Result
     out.table(heads, answer.migrations.iter().map(row))?;
     for migration in &answer.migrations {
         if let Some(waiting) = super::waiting(migration) {
-            out.text(&format!("{}: {waiting}", words::who(migration)))?;
+            out.text(&format!("{}: {waiting}", labels::who(migration)))?;
         }
     }
     Ok(())
@@ -36,14 +36,14 @@ pub(in crate::cli) fn list(out: &Out, answer: &MigrationsListResponse) -> Result
 
 fn row(migration: &Migration) -> [String; 10] {
     [
-        words::short(&migration.id).to_owned(),
+        labels::short(&migration.id).to_owned(),
         migration.vm_name.clone(),
         migration.plan.clone(),
-        words::state(migration),
-        human::bytes(migration.disks.iter().map(|disk| disk.size_bytes).sum()),
-        human::bytes(migration.disks.iter().map(|disk| disk.pending_bytes).sum()),
+        labels::state(migration),
+        format::bytes(migration.disks.iter().map(|disk| disk.size_bytes).sum()),
+        format::bytes(migration.disks.iter().map(|disk| disk.pending_bytes).sum()),
         pass(migration),
-        words::span(migration.downtime_forecast.as_ref()),
+        labels::span(migration.downtime_forecast.as_ref()),
         next_pass(migration),
         cutover(migration),
     ]
@@ -57,16 +57,16 @@ fn next_pass(migration: &Migration) -> String {
     );
     match (&migration.next_pass, &migration.next_pass_why) {
         (None, Some(_)) if begun => "waits".to_owned(),
-        (next, _) => words::moment(next.as_ref()),
+        (next, _) => labels::moment(next.as_ref()),
     }
 }
 
 /// When a cutover is to begin.
 fn cutover(migration: &Migration) -> String {
-    let Some(awaited) = &migration.awaited_cutover else { return "-".to_owned() };
+    let Some(awaited) = &migration.scheduled_cutover else { return "-".to_owned() };
     match (awaited.mode(), &awaited.begins) {
-        (AwaitedMode::Hold, _) => "held".to_owned(),
-        (_, Some(begins)) => words::moment(Some(begins)),
+        (ScheduledCutoverMode::OnHold, _) => "held".to_owned(),
+        (_, Some(begins)) => labels::moment(Some(begins)),
         (_, None) => "when it can".to_owned(),
     }
 }
@@ -81,7 +81,7 @@ pub(in crate::cli) fn pass(migration: &Migration) -> String {
     }
     let total = migration.disks.iter().map(|disk| disk.pass_total_bytes).sum();
     let drained = migration.disks.iter().map(|disk| disk.pass_drained_bytes).sum();
-    format!("{} ({} %)", pass.number, human::percent(drained, total))
+    format!("{} ({} %)", pass.number, format::percent(drained, total))
 }
 
 #[cfg(test)]

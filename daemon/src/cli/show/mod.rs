@@ -14,11 +14,12 @@ pub(super) use self::{
 };
 
 use warmd_proto::v1::{
-    AwaitedCutover, AwaitedMode, Disk, DiskPass, Escape, Migration, MigrationState, Verdict,
+    Disk, DiskPass, Migration, MigrationState, MissProbability, ScheduledCutover, ScheduledCutoverMode,
+    VerifyResult,
 };
 
-use super::{out::one_line, words};
-use crate::human;
+use super::{labels, out::one_line};
+use crate::format;
 
 /// Whether warmd is at work on it.
 pub(super) fn is_busy(migration: &Migration) -> bool {
@@ -50,29 +51,31 @@ fn disk_pass<'a>(migration: &'a Migration, disk: &Disk) -> Option<&'a DiskPass> 
 }
 
 /// `passed, 10.0 GiB compared`.
-pub(super) fn verdict(verdict: &Verdict) -> String {
+pub(super) fn verdict(verdict: &VerifyResult) -> String {
     let mode = match (verdict.scope.as_str(), verdict.seed) {
-        ("" | "full", _) => words::verify_mode(verdict.mode()),
-        (scope, None) => format!("{}, {scope}", words::verify_mode(verdict.mode())),
-        (scope, Some(seed)) => format!("{}, {scope}, seed {seed}", words::verify_mode(verdict.mode())),
+        ("" | "full", _) => labels::verify_mode(verdict.mode()),
+        (scope, None) => format!("{}, {scope}", labels::verify_mode(verdict.mode())),
+        (scope, Some(seed)) => format!("{}, {scope}, seed {seed}", labels::verify_mode(verdict.mode())),
     };
     let checked: u64 = verdict.disks.iter().map(|disk| disk.checked_bytes).sum();
     let wrong: u64 = verdict.disks.iter().map(|disk| disk.mismatched_bytes).sum();
-    let checked = human::bytes(checked);
+    let checked = format::bytes(checked);
     if verdict.passed {
         format!("passed ({mode}, {checked} compared)")
     } else {
-        format!("FAILED ({mode}, {} of {checked} differ)", human::bytes(wrong))
+        format!("FAILED ({mode}, {} of {checked} differ)", format::bytes(wrong))
     }
 }
 
 /// A cutover that is waited for: `at 2026-11-28 21:00:00 (UTC), asked for at …`.
-pub(super) fn awaited(awaited: &AwaitedCutover) -> String {
+pub(super) fn awaited(awaited: &ScheduledCutover) -> String {
     let when = match (awaited.mode(), &awaited.begins) {
-        (AwaitedMode::Hold, _) => "held".to_owned(),
-        (AwaitedMode::Auto, None) => "by itself".to_owned(),
-        (AwaitedMode::Auto, Some(begins)) => format!("by itself at {} (UTC)", words::moment(Some(begins))),
-        (_, begins) => format!("at {} (UTC)", words::moment(begins.as_ref())),
+        (ScheduledCutoverMode::OnHold, _) => "held".to_owned(),
+        (ScheduledCutoverMode::Auto, None) => "by itself".to_owned(),
+        (ScheduledCutoverMode::Auto, Some(begins)) => {
+            format!("by itself at {} (UTC)", labels::moment(Some(begins)))
+        }
+        (_, begins) => format!("at {} (UTC)", labels::moment(begins.as_ref())),
     };
     let forced = if awaited.force { ", also outside the windows" } else { "" };
     format!("{when}{forced}: {}", one_line(&awaited.why))
@@ -81,14 +84,14 @@ pub(super) fn awaited(awaited: &AwaitedCutover) -> String {
 /// Why work is tried again: `waits since 2026-11-28 21:00:00 for …; next try 21:01:00 (UTC)`.
 pub(super) fn waiting(migration: &Migration) -> Option<String> {
     let waiting = migration.waiting.as_ref()?;
-    let (since, next) = (words::moment(waiting.since.as_ref()), words::moment(waiting.next_try.as_ref()));
-    let tries = words::tries(waiting.tries);
+    let (since, next) = (labels::moment(waiting.since.as_ref()), labels::moment(waiting.next_try.as_ref()));
+    let tries = labels::tries(waiting.tries);
     Some(one_line(&format!("{tries} since {since}, next try {next} (UTC): {}", waiting.reason)))
 }
 
 /// How likely a sample misses bad blocks: a line, if it was a sample.
-pub(super) fn escapes(verdict: &Verdict) -> Option<String> {
-    let of = |escape: &Escape| format!("{} by {}", escape.blocks, human::chance(escape.chance));
+pub(super) fn escapes(verdict: &VerifyResult) -> Option<String> {
+    let of = |escape: &MissProbability| format!("{} by {}", escape.blocks, format::chance(escape.chance));
     let all: Vec<_> = verdict.escapes.iter().map(of).collect();
     (!all.is_empty())
         .then(|| format!("so many bad blocks are missed with a chance of at most: {}", all.join(", ")))

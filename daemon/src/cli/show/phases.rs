@@ -3,7 +3,7 @@
 use prost_types::Timestamp;
 use warmd_proto::v1::{Migration, PhaseRun};
 
-use super::super::{out::one_line, words};
+use super::super::{labels, out::one_line};
 
 /// Which phases were told of.
 #[derive(Debug, Default)]
@@ -45,12 +45,12 @@ fn told(phase: &PhaseRun) -> String {
 pub(super) fn row(phase: &PhaseRun) -> [String; 4] {
     [
         clock(phase.started.as_ref()),
-        words::phase(phase.phase()),
-        words::took(phase.started.as_ref(), phase.ended.as_ref()),
+        labels::phase(phase.phase()),
+        labels::took(phase.started.as_ref(), phase.ended.as_ref()),
         phase.outcome.clone().unwrap_or_default(),
     ]
 }
 
 fn clock(at: Option<&Timestamp>) -> String {
-    words::at(at).map_or_else(|| "-".to_owned(), |at| at.format("%H:%M:%S").to_string())
+    labels::at(at).map_or_else(|| "-".to_owned(), |at| at.format("%H:%M:%S").to_string())
 }

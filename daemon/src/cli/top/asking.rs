@@ -9,14 +9,14 @@ use std::{
 };
 
 use tokio_util::task::AbortOnDropHandle;
-use warmd_proto::v1::{Answer, Migration};
+use warmd_proto::v1::{Migration, RequestOutcome};
 
 use super::{
     super::{
         client::Client,
-        failure::{Exit, Failure},
+        failure::{CliFailure, Exit},
         follow::{self, Order, Task},
-        words,
+        labels,
     },
     keys::Key,
 };
@@ -59,13 +59,13 @@ impl Asking {
 async fn in_words(socket: &Path, key: Key, id: String) -> String {
     match answer(socket, key, id).await {
         Ok((answer, migration)) => {
-            format!("{} of {}: {}", key.word(), words::who(&migration), words::answer(answer))
+            format!("{} of {}: {}", key.word(), labels::who(&migration), labels::answer(answer))
         }
         Err(failure) => format!("{}: {failure}", key.word()),
     }
 }
 
-async fn answer(socket: &Path, key: Key, id: String) -> Result<(Answer, Migration), Failure> {
+async fn answer(socket: &Path, key: Key, id: String) -> Result<(RequestOutcome, Migration), CliFailure> {
     let client = Client::connect(socket).await?;
     let task = match key {
         Key::Pause => {
@@ -79,7 +79,7 @@ async fn answer(socket: &Path, key: Key, id: String) -> Result<(Answer, Migratio
         Key::Sync => Task::Sync,
         Key::Cutover => Task::Cutover,
         Key::Abort => Task::AbortCutover,
-        _ => return Err(Failure::new(Exit::Usage, "the daemon is asked for nothing")),
+        _ => return Err(CliFailure::new(Exit::Usage, "the daemon is asked for nothing")),
     };
     let asked = follow::ask(&client, &id, task, Order::default()).await?;
     Ok((asked.answer, asked.migration))

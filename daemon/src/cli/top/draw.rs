@@ -11,10 +11,10 @@ use ratatui::{
 use warmd_proto::v1::{Forecast, Migration, MigrationState};
 
 use super::{
-    super::{out::one_line, show, words},
-    board::{Board, alarms},
+    super::{labels, out::one_line, show},
+    model::{Board, alarms},
 };
-use crate::human;
+use crate::format;
 
 const KEYS: &str = "↑↓ choose  ⏎ details  s sync  p pause  r resume  c cutover  a abort  q quit";
 
@@ -49,10 +49,10 @@ fn summary(board: &Board, now: DateTime<Utc>) -> String {
     let count = |test: &dyn Fn(&Migration) -> bool| rows.iter().filter(|row| test(row)).count();
     let rate: f64 = rows.iter().map(|row| rate_of(row)).sum();
     let mut parts = vec![
-        words::count(rows.len(), "migration"),
+        labels::count(rows.len(), "migration"),
         format!("{} copying", count(&show::is_copying)),
         format!("{} synced", count(&|row| row.state() == MigrationState::Synced)),
-        human::rate(rate),
+        format::rate(rate),
         format!("{} done", count(&|row| row.state() == MigrationState::Done)),
     ];
     let alarms = count(&alarms);
@@ -78,10 +78,10 @@ fn table(frame: &mut Frame<'_>, board: &Board, area: Rect, now: DateTime<Utc>) {
         let cells = [
             migration.vm_name.clone(),
             migration.plan.clone(),
-            words::state(migration),
+            labels::state(migration),
             show::pass(migration),
-            if show::is_copying(migration) { human::rate(rate_of(migration)) } else { "-".to_owned() },
-            board.lag(migration, now).map_or_else(|| "-".to_owned(), human::span),
+            if show::is_copying(migration) { format::rate(rate_of(migration)) } else { "-".to_owned() },
+            board.lag(migration, now).map_or_else(|| "-".to_owned(), format::span),
             downtime(migration),
             window(migration, now),
         ];
@@ -119,7 +119,7 @@ fn details(frame: &mut Frame<'_>, board: &Board, area: Rect, now: DateTime<Utc>)
     if let Some(why) = migration.next_pass_why.as_ref().filter(|_| migration.next_pass.is_none()) {
         add("waits because", why.clone());
     }
-    if let Some(awaited) = &migration.awaited_cutover {
+    if let Some(awaited) = &migration.scheduled_cutover {
         add("cutover", show::awaited(awaited));
     }
     if let Some(forecast) = migration.forecast.as_ref().filter(|_| is_before(migration)) {
@@ -130,7 +130,7 @@ fn details(frame: &mut Frame<'_>, board: &Board, area: Rect, now: DateTime<Utc>)
     }
     if !show::is_copying(migration) {
         for disk in &migration.disks {
-            let (size, pending) = (human::bytes(disk.size_bytes), human::bytes(disk.pending_bytes));
+            let (size, pending) = (format::bytes(disk.size_bytes), format::bytes(disk.pending_bytes));
             add(&disk.key, format!("{size}, {pending} pending, {}", disk.location));
         }
     }
@@ -154,7 +154,7 @@ fn is_before(migration: &Migration) -> bool {
 
 /// How long it is down; a mark says that the plan, or the window, would not be kept.
 fn downtime(migration: &Migration) -> String {
-    let expected = words::span(migration.downtime_forecast.as_ref());
+    let expected = labels::span(migration.downtime_forecast.as_ref());
     let is_against = migration.forecast.as_ref().is_some_and(|forecast| !forecast.against.is_empty());
     if is_against && is_before(migration) { format!("{expected}!") } else { expected }
 }
@@ -162,19 +162,19 @@ fn downtime(migration: &Migration) -> String {
 /// Whether a cutover may begin now, or in how long.
 fn window(migration: &Migration, now: DateTime<Utc>) -> String {
     let forecast = migration.forecast.as_ref().filter(|_| is_before(migration));
-    match forecast.and_then(|forecast| words::at(forecast.at.as_ref())) {
+    match forecast.and_then(|forecast| labels::at(forecast.at.as_ref())) {
         None => "-".to_owned(),
         Some(opens) if opens <= now => "open".to_owned(),
-        Some(opens) => human::span((opens - now).as_seconds_f64()),
+        Some(opens) => format::span((opens - now).as_seconds_f64()),
     }
 }
 
 /// `down for 8.0 s to 20 s from now on, fits`.
 fn foretold(forecast: &Forecast, now: DateTime<Utc>) -> String {
     let [low, high] =
-        [&forecast.downtime_low, &forecast.downtime_high].map(|span| words::span(span.as_ref()));
-    let from = match words::at(forecast.at.as_ref()) {
-        Some(opens) if opens > now => format!("from {} (UTC) on", words::moment(forecast.at.as_ref())),
+        [&forecast.downtime_low, &forecast.downtime_high].map(|span| labels::span(span.as_ref()));
+    let from = match labels::at(forecast.at.as_ref()) {
+        Some(opens) if opens > now => format!("from {} (UTC) on", labels::moment(forecast.at.as_ref())),
         _ => "from now on".to_owned(),
     };
     let fits = if forecast.against.is_empty() {

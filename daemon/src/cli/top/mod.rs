@@ -4,9 +4,9 @@
 //! command of the same name asks for, no more. Nothing keeps the screen from going on.
 
 mod asking;
-mod board;
 mod draw;
 mod keys;
+mod model;
 
 use std::{path::Path, time::Duration};
 
@@ -20,11 +20,11 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use self::{asking::Asking, board::Board, keys::Act};
+use self::{asking::Asking, keys::Act, model::Board};
 use super::{
     client::Client,
-    failure::{Exit, Failure},
-    feed::{Feed, News},
+    failure::{CliFailure, Exit},
+    migration_stream::{Feed, News},
     out::Out,
 };
 
@@ -35,11 +35,11 @@ const EVERY: Duration = Duration::from_millis(500);
 const WAITING: usize = 64;
 
 /// Shows the screen until it is left.
-pub(super) async fn run(socket: &Path, out: &Out) -> Result<(), Failure> {
+pub(super) async fn run(socket: &Path, out: &Out) -> Result<(), CliFailure> {
     if out.is_json() || !out.is_terminal() {
         let why =
             "`top` needs a terminal, and makes no JSON: `migration watch` and `migration list` are for pipes";
-        return Err(Failure::new(Exit::Usage, why));
+        return Err(CliFailure::new(Exit::Usage, why));
     }
     let client = Client::connect(socket).await?;
     let feed = Feed::open(&client, socket.to_owned(), None, false).await?;
@@ -52,7 +52,7 @@ pub(super) async fn run(socket: &Path, out: &Out) -> Result<(), Failure> {
     ended
 }
 
-async fn pass_on(mut feed: Feed, to: mpsc::Sender<Result<News, Failure>>) {
+async fn pass_on(mut feed: Feed, to: mpsc::Sender<Result<News, CliFailure>>) {
     loop {
         let news = feed.next().await;
         let is_last = matches!(news, Ok(News::Ended) | Err(_));
@@ -64,9 +64,9 @@ async fn pass_on(mut feed: Feed, to: mpsc::Sender<Result<News, Failure>>) {
 
 async fn show(
     mut terminal: DefaultTerminal,
-    mut feed: mpsc::Receiver<Result<News, Failure>>,
+    mut feed: mpsc::Receiver<Result<News, CliFailure>>,
     socket: &Path,
-) -> Result<(), Failure> {
+) -> Result<(), CliFailure> {
     let mut board = Board::default();
     let mut asking = Asking::new(socket.to_owned());
     let mut events = EventStream::new();

@@ -5,12 +5,12 @@
 
 use std::ffi::{CStr, CString, c_char, c_int};
 
-use super::symbols::{Api, release};
+use super::symbols::{LibvirtApi, release};
 use crate::libvirt::child::MAX_OUTPUT;
 
 /// Why a call has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::libvirt) enum Failure {
+pub(in crate::libvirt) enum CallFailure {
     /// The library is not here, or is too old.
     Missing(String),
     /// libvirt's answer: `virErrorNumber`, `virErrorDomain`, an errno where it has one, and its words, for people.
@@ -19,15 +19,15 @@ pub(in crate::libvirt) enum Failure {
     Malformed(String),
 }
 
-pub(super) type Answer<T> = Result<T, Failure>;
+pub(super) type CallResult<T> = Result<T, CallFailure>;
 
 /// This thread's last failure.
-pub(super) fn failure(api: &Api) -> Failure {
+pub(super) fn failure(api: &LibvirtApi) -> CallFailure {
     // SAFETY: the pointer is null or this thread's error, which stays until its next call; it is only read here.
     let said = unsafe { (api.virGetLastError)().as_ref() };
     said.map_or_else(
-        || Failure::Said { code: 1, domain: 0, errno: 0, words: "failed without a word".to_owned() },
-        |said| Failure::Said {
+        || CallFailure::Said { code: 1, domain: 0, errno: 0, words: "failed without a word".to_owned() },
+        |said| CallFailure::Said {
             code: said.code,
             domain: said.domain,
             // `VIR_ERR_SYSTEM_ERROR` has it there.
@@ -44,7 +44,7 @@ pub(super) fn copied(text: *const c_char) -> Option<String> {
 }
 
 /// A text that libvirt made for the caller.
-pub(super) fn owned(api: &Api, text: *mut c_char) -> Answer<String> {
+pub(super) fn owned(api: &LibvirtApi, text: *mut c_char) -> CallResult<String> {
     if text.is_null() {
         return Err(failure(api));
     }
@@ -52,19 +52,19 @@ pub(super) fn owned(api: &Api, text: *mut c_char) -> Answer<String> {
     // libvirt says.
     let bytes = unsafe { CStr::from_ptr(text) }.to_bytes();
     let answer = if bytes.len() > MAX_OUTPUT {
-        Err(Failure::Malformed(format!("the answer is above {MAX_OUTPUT} bytes")))
+        Err(CallFailure::Malformed(format!("the answer is above {MAX_OUTPUT} bytes")))
     } else {
-        String::from_utf8(bytes.to_vec()).map_err(|error| Failure::Malformed(error.to_string()))
+        String::from_utf8(bytes.to_vec()).map_err(|error| CallFailure::Malformed(error.to_string()))
     };
     // SAFETY: see above.
     unsafe { release(text.cast()) };
     answer
 }
 
-pub(super) fn number(api: &Api, answer: c_int) -> Answer<c_int> {
+pub(super) fn number(api: &LibvirtApi, answer: c_int) -> CallResult<c_int> {
     if answer < 0 { Err(failure(api)) } else { Ok(answer) }
 }
 
-pub(super) fn text(text: &str) -> Answer<CString> {
-    CString::new(text).map_err(|_| Failure::Malformed(format!("{text:?} has a zero byte")))
+pub(super) fn text(text: &str) -> CallResult<CString> {
+    CString::new(text).map_err(|_| CallFailure::Malformed(format!("{text:?} has a zero byte")))
 }

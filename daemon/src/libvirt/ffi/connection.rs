@@ -12,18 +12,18 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    answer::{Answer, Failure, copied, failure, number, owned, text},
-    domain::Domain,
-    handle::Handle,
+    answer::{CallFailure, CallResult, copied, failure, number, owned, text},
+    domain::LibvirtDomain,
+    handle::LibvirtObject,
     library::api,
     symbols::{Object, VolumeInfo, release},
 };
 
 /// A connection to a libvirt.
 #[derive(Debug)]
-pub(in crate::libvirt) struct Connection(Handle<'static>, OnceLock<c_int>);
+pub(in crate::libvirt) struct LibvirtConnection(LibvirtObject<'static>, OnceLock<c_int>);
 
-impl Drop for Connection {
+impl Drop for LibvirtConnection {
     fn drop(&mut self) {
         if let Some(listener) = self.1.get() {
             // A listener holds its connection, as libvirt counts.
@@ -34,19 +34,19 @@ impl Drop for Connection {
 }
 
 /// What is told when a domain starts, stops and the like: its UUID, the event and its detail, in libvirt's numbers.
-type Listener = Box<dyn Fn(Uuid, i32, i32) + Send + Sync>;
+type EventListener = Box<dyn Fn(Uuid, i32, i32) + Send + Sync>;
 
-impl Connection {
+impl LibvirtConnection {
     /// Opens one. libvirt's own timeouts apply: none if the daemon there takes the connection and never answers.
-    pub(in crate::libvirt) fn open(uri: &str) -> Answer<Self> {
+    pub(in crate::libvirt) fn open(uri: &str) -> CallResult<Self> {
         let (api, uri) = (api()?, text(uri)?);
         // SAFETY: the URI lives for the call.
         let raw = unsafe { (api.virConnectOpen)(uri.as_ptr()) };
-        Ok(Self(Handle::new(api, raw, api.virConnectClose)?, OnceLock::new()))
+        Ok(Self(LibvirtObject::new(api, raw, api.virConnectClose)?, OnceLock::new()))
     }
 
     /// Has libvirt look every `seconds` whether the other side lives, and close the connection after `misses` silences.
-    pub(in crate::libvirt) fn keep_alive(&self, seconds: i32, misses: u32) -> Answer<()> {
+    pub(in crate::libvirt) fn keep_alive(&self, seconds: i32, misses: u32) -> CallResult<()> {
         // SAFETY: the connection is alive.
         number(self.0.api, unsafe { (self.0.api.virConnectSetKeepAlive)(self.0.raw(), seconds, misses) })
             .map(drop)
@@ -59,7 +59,7 @@ impl Connection {
     }
 
     /// Has `listener` called, in the event loop's thread, at each lifecycle event of any domain.
-    pub(in crate::libvirt) fn listen(&self, listener: Listener) -> Answer<()> {
+    pub(in crate::libvirt) fn listen(&self, listener: EventListener) -> CallResult<()> {
         let api = self.0.api;
         let state = Box::into_raw(Box::new(listener));
         // SAFETY: the callback has the signature of the lifecycle event (number 0), and its state lives until libvirt frees
@@ -88,7 +88,7 @@ impl Connection {
     }
 
     /// Versions of the library there and of the hypervisor, as libvirt writes them (9.1.2 is 9001002), and its kind.
-    pub(in crate::libvirt) fn versions(&self) -> Answer<(u64, u64, String)> {
+    pub(in crate::libvirt) fn versions(&self) -> CallResult<(u64, u64, String)> {
         let (api, mut library, mut hypervisor) = (self.0.api, 0, 0);
         // SAFETY: the connection is alive, the numbers are ours, and the kind is a text that stays.
         unsafe {
@@ -105,7 +105,7 @@ impl Connection {
         kind: &str,
         arch: &str,
         machine: Option<&str>,
-    ) -> Answer<String> {
+    ) -> CallResult<String> {
         let (kind, arch, machine) = (text(kind)?, text(arch)?, machine.map(text).transpose()?);
         let machine = machine.as_ref().map_or(null(), |machine| machine.as_ptr());
         let ask = self.0.api.virConnectGetDomainCapabilities;
@@ -120,7 +120,7 @@ impl Connection {
         arch: &str,
         machine: &str,
         cpu: &str,
-    ) -> Answer<Option<String>> {
+    ) -> CallResult<Option<String>> {
         /// `VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE`: with words.
         const IN_WORDS: u32 = 1;
         let (kind, arch, machine, cpu) = (text(kind)?, text(arch)?, text(machine)?, text(cpu)?);
@@ -134,25 +134,25 @@ impl Connection {
             Ok(0) => Ok(Some("libvirt does not say what it lacks".to_owned())),
             Ok(_) => Ok(None),
             // `VIR_ERR_CPU_INCOMPATIBLE`.
-            Err(Failure::Said { code: 91, words, .. }) => Ok(Some(words)),
+            Err(CallFailure::Said { code: 91, words, .. }) => Ok(Some(words)),
             Err(failure) => Err(failure),
         }
     }
 
     /// All domains, running or not.
-    pub(in crate::libvirt) fn domains(&self) -> Answer<Vec<Domain<'_>>> {
+    pub(in crate::libvirt) fn domains(&self) -> CallResult<Vec<LibvirtDomain<'_>>> {
         let api = self.0.api;
-        // SAFETY: the connection is alive, and the list is taken over by `Handle::list`.
+        // SAFETY: the connection is alive, and the list is taken over by `LibvirtObject::list`.
         let ask = |list| unsafe { (api.virConnectListAllDomains)(self.0.raw(), list, 0) };
-        Ok(Handle::list(api, api.virDomainFree, ask)?.into_iter().map(Domain).collect())
+        Ok(LibvirtObject::list(api, api.virDomainFree, ask)?.into_iter().map(LibvirtDomain).collect())
     }
 
     /// Names of all networks, and whether each is active.
-    pub(in crate::libvirt) fn networks(&self) -> Answer<Vec<(String, bool)>> {
+    pub(in crate::libvirt) fn networks(&self) -> CallResult<Vec<(String, bool)>> {
         let api = self.0.api;
-        // SAFETY: the connection is alive, and the list is taken over by `Handle::list`.
+        // SAFETY: the connection is alive, and the list is taken over by `LibvirtObject::list`.
         let ask = |list| unsafe { (api.virConnectListAllNetworks)(self.0.raw(), list, 0) };
-        let networks: Vec<Handle<'_>> = Handle::list(api, api.virNetworkFree, ask)?;
+        let networks: Vec<LibvirtObject<'_>> = LibvirtObject::list(api, api.virNetworkFree, ask)?;
         let told = networks.iter().map(|network| {
             // SAFETY: the network is alive; its name lives as long, and is copied.
             unsafe {
@@ -164,21 +164,21 @@ impl Connection {
     }
 
     /// A network's XML.
-    pub(in crate::libvirt) fn network(&self, name: &str) -> Answer<String> {
+    pub(in crate::libvirt) fn network(&self, name: &str) -> CallResult<String> {
         let (api, name) = (self.0.api, text(name)?);
         // SAFETY: the connection is alive, the name lives for the call.
         let raw = unsafe { (api.virNetworkLookupByName)(self.0.raw(), name.as_ptr()) };
-        let network = Handle::new(api, raw, api.virNetworkFree)?;
+        let network = LibvirtObject::new(api, raw, api.virNetworkFree)?;
         // SAFETY: the network is alive.
         owned(api, unsafe { (api.virNetworkGetXMLDesc)(network.raw(), 0) })
     }
 
     /// Names of all network filters.
-    pub(in crate::libvirt) fn filters(&self) -> Answer<Vec<String>> {
+    pub(in crate::libvirt) fn filters(&self) -> CallResult<Vec<String>> {
         let api = self.0.api;
-        // SAFETY: the connection is alive, and the list is taken over by `Handle::list`.
+        // SAFETY: the connection is alive, and the list is taken over by `LibvirtObject::list`.
         let ask = |list| unsafe { (api.virConnectListAllNWFilters)(self.0.raw(), list, 0) };
-        let filters: Vec<Handle<'_>> = Handle::list(api, api.virNWFilterFree, ask)?;
+        let filters: Vec<LibvirtObject<'_>> = LibvirtObject::list(api, api.virNWFilterFree, ask)?;
         let names = filters.iter().map(|filter| {
             // SAFETY: the filter is alive; its name lives as long, and is copied.
             copied(unsafe { (api.virNWFilterGetName)(filter.raw()) }).ok_or_else(|| failure(api))
@@ -187,18 +187,18 @@ impl Connection {
     }
 
     /// Fails unless the secret is defined and has a value. A value that may not be told counts as there.
-    pub(in crate::libvirt) fn check_secret(&self, uuid: &str) -> Answer<()> {
+    pub(in crate::libvirt) fn check_secret(&self, uuid: &str) -> CallResult<()> {
         let (api, uuid) = (self.0.api, text(uuid)?);
         // SAFETY: the connection is alive, the text lives for the call.
         let raw = unsafe { (api.virSecretLookupByUUIDString)(self.0.raw(), uuid.as_ptr()) };
-        let secret = Handle::new(api, raw, api.virSecretFree)?;
+        let secret = LibvirtObject::new(api, raw, api.virSecretFree)?;
         let mut size = 0_usize;
         // SAFETY: the secret is alive, the number is ours.
         let value = unsafe { (api.virSecretGetValue)(secret.raw(), &raw mut size, 0) };
         if value.is_null() {
             // `VIR_ERR_NO_SECRET`; any other refusal is about who may read it.
             return match failure(api) {
-                none @ Failure::Said { code: 66, .. } => Err(none),
+                none @ CallFailure::Said { code: 66, .. } => Err(none),
                 _ => Ok(()),
             };
         }
@@ -215,25 +215,25 @@ impl Connection {
     }
 
     /// A storage pool's XML.
-    pub(in crate::libvirt) fn pool(&self, name: &str) -> Answer<String> {
+    pub(in crate::libvirt) fn pool(&self, name: &str) -> CallResult<String> {
         let pool = self.find_pool(name)?;
         // SAFETY: the pool is alive.
         owned(self.0.api, unsafe { (self.0.api.virStoragePoolGetXMLDesc)(pool.raw(), 0) })
     }
 
-    fn find_pool(&self, name: &str) -> Answer<Handle<'_>> {
+    fn find_pool(&self, name: &str) -> CallResult<LibvirtObject<'_>> {
         let (api, name) = (self.0.api, text(name)?);
         // SAFETY: the connection is alive, the name lives for the call.
         let raw = unsafe { (api.virStoragePoolLookupByName)(self.0.raw(), name.as_ptr()) };
-        Handle::new(api, raw, api.virStoragePoolFree)
+        LibvirtObject::new(api, raw, api.virStoragePoolFree)
     }
 
     /// A volume's path and size.
-    pub(in crate::libvirt) fn volume(&self, pool: &str, volume: &str) -> Answer<(String, u64)> {
+    pub(in crate::libvirt) fn volume(&self, pool: &str, volume: &str) -> CallResult<(String, u64)> {
         let (api, pool, name) = (self.0.api, self.find_pool(pool)?, text(volume)?);
         // SAFETY: the pool is alive, the name lives for the call.
         let raw = unsafe { (api.virStorageVolLookupByName)(pool.raw(), name.as_ptr()) };
-        let volume = Handle::new(api, raw, api.virStorageVolFree)?;
+        let volume = LibvirtObject::new(api, raw, api.virStorageVolFree)?;
         let mut info = VolumeInfo::default();
         // SAFETY: the volume is alive, the record is ours.
         number(api, unsafe { (api.virStorageVolGetInfo)(volume.raw(), &raw mut info) })?;
@@ -243,27 +243,27 @@ impl Connection {
     }
 
     /// The domain of that UUID.
-    pub(in crate::libvirt) fn domain(&self, id: Uuid) -> Answer<Domain<'_>> {
+    pub(in crate::libvirt) fn domain(&self, id: Uuid) -> CallResult<LibvirtDomain<'_>> {
         let api = self.0.api;
         // SAFETY: the connection is alive; the UUID has the 16 bytes that are read.
         let raw = unsafe { (api.virDomainLookupByUUID)(self.0.raw(), id.as_bytes().as_ptr()) };
-        Handle::new(api, raw, api.virDomainFree).map(Domain)
+        LibvirtObject::new(api, raw, api.virDomainFree).map(LibvirtDomain)
     }
 
     /// Defines a domain.
-    pub(in crate::libvirt) fn define(&self, xml: &str) -> Answer<()> {
+    pub(in crate::libvirt) fn define(&self, xml: &str) -> CallResult<()> {
         let (api, xml) = (self.0.api, text(xml)?);
         // SAFETY: the connection is alive, the text lives for the call.
         let raw = unsafe { (api.virDomainDefineXMLFlags)(self.0.raw(), xml.as_ptr(), 0) };
-        Handle::new(api, raw, api.virDomainFree).map(drop)
+        LibvirtObject::new(api, raw, api.virDomainFree).map(drop)
     }
 
     /// Starts a domain from its XML.
-    pub(in crate::libvirt) fn create(&self, xml: &str, flags: u32) -> Answer<()> {
+    pub(in crate::libvirt) fn create(&self, xml: &str, flags: u32) -> CallResult<()> {
         let (api, xml) = (self.0.api, text(xml)?);
         // SAFETY: the connection is alive, the text lives for the call.
         let raw = unsafe { (api.virDomainCreateXML)(self.0.raw(), xml.as_ptr(), flags) };
-        Handle::new(api, raw, api.virDomainFree).map(drop)
+        LibvirtObject::new(api, raw, api.virDomainFree).map(drop)
     }
 }
 
@@ -279,7 +279,7 @@ unsafe extern "C" fn on_event(
     // SAFETY: libvirt passes a domain that is alive for the call, and the state that was registered with this function.
     unsafe {
         if (api.virDomainGetUUID)(domain, uuid.as_mut_ptr()) >= 0
-            && let Some(listener) = state.cast::<Listener>().as_ref()
+            && let Some(listener) = state.cast::<EventListener>().as_ref()
         {
             listener(Uuid::from_bytes(uuid), event, detail);
         }
@@ -289,5 +289,5 @@ unsafe extern "C" fn on_event(
 
 unsafe extern "C" fn free_listener(state: *mut c_void) {
     // SAFETY: libvirt calls it once, with what `listen` gave it.
-    drop(unsafe { Box::from_raw(state.cast::<Listener>()) });
+    drop(unsafe { Box::from_raw(state.cast::<EventListener>()) });
 }

@@ -9,35 +9,35 @@ use std::{
 };
 
 use super::{
-    answer::{Answer, failure, number},
-    symbols::{Api, Object, release},
+    answer::{CallResult, failure, number},
+    symbols::{LibvirtApi, Object, release},
 };
 
 /// An object of libvirt's, freed with its own function. It lives no longer than what it was asked of.
-pub(super) struct Handle<'a> {
-    pub(super) api: &'static Api,
+pub(super) struct LibvirtObject<'a> {
+    pub(super) api: &'static LibvirtApi,
     raw: NonNull<c_void>,
     free: unsafe extern "C" fn(Object) -> c_int,
     parent: PhantomData<&'a ()>,
 }
 
 // SAFETY: libvirt's objects may be used and freed by any thread, also by several at the same time.
-unsafe impl Send for Handle<'_> {}
+unsafe impl Send for LibvirtObject<'_> {}
 // SAFETY: see above.
-unsafe impl Sync for Handle<'_> {}
+unsafe impl Sync for LibvirtObject<'_> {}
 
-impl std::fmt::Debug for Handle<'_> {
+impl std::fmt::Debug for LibvirtObject<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("an object of libvirt")
     }
 }
 
-impl Handle<'_> {
+impl LibvirtObject<'_> {
     pub(super) fn new(
-        api: &'static Api,
+        api: &'static LibvirtApi,
         raw: Object,
         free: unsafe extern "C" fn(Object) -> c_int,
-    ) -> Answer<Self> {
+    ) -> CallResult<Self> {
         let raw = NonNull::new(raw).ok_or_else(|| failure(api))?;
         Ok(Self { api, raw, free, parent: PhantomData })
     }
@@ -48,10 +48,10 @@ impl Handle<'_> {
 
     /// All objects of a list that libvirt makes.
     pub(super) fn list(
-        api: &'static Api,
+        api: &'static LibvirtApi,
         free: unsafe extern "C" fn(Object) -> c_int,
         ask: impl FnOnce(*mut *mut Object) -> c_int,
-    ) -> Answer<Vec<Self>> {
+    ) -> CallResult<Vec<Self>> {
         let mut list: *mut Object = null_mut();
         let count = number(api, ask(&raw mut list))?;
         if list.is_null() {
@@ -69,7 +69,7 @@ impl Handle<'_> {
     }
 }
 
-impl Drop for Handle<'_> {
+impl Drop for LibvirtObject<'_> {
     fn drop(&mut self) {
         // SAFETY: the object is alive, and this is the end of its only owner.
         unsafe { (self.free)(self.raw()) };

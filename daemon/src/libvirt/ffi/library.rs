@@ -8,20 +8,20 @@ use std::{ffi::c_void, ptr::null_mut, sync::OnceLock};
 use libloading::Library;
 
 use super::{
-    answer::{Answer, Failure},
-    symbols::{AgentCommand, Api, MonitorCommand, Said},
+    answer::{CallFailure, CallResult},
+    symbols::{AgentCommand, LibvirtApi, MonitorCommand, Said},
 };
 
-pub(super) fn api() -> Answer<&'static Api> {
-    static API: OnceLock<Result<Api, String>> = OnceLock::new();
-    API.get_or_init(load).as_ref().map_err(|why| Failure::Missing(why.clone()))
+pub(super) fn api() -> CallResult<&'static LibvirtApi> {
+    static API: OnceLock<Result<LibvirtApi, String>> = OnceLock::new();
+    API.get_or_init(load).as_ref().map_err(|why| CallFailure::Missing(why.clone()))
 }
 
-fn load() -> Result<Api, String> {
+fn load() -> Result<LibvirtApi, String> {
     // SAFETY: libvirt's library runs no code at loading that this process has to prepare for.
     let library = unsafe { Library::new("libvirt.so.0") }
         .map_err(|error| format!("libvirt's library is not here ({error}): install the package libvirt0"))?;
-    let api = Api::of(library)?;
+    let api = LibvirtApi::of(library)?;
     // SAFETY: the order that libvirt documents: the event loop before anything else, then the initialisation. The handler
     // is a function without state; without it libvirt would print to stderr.
     let ready = unsafe {
@@ -48,23 +48,23 @@ fn load() -> Result<Api, String> {
 unsafe extern "C" fn silence(_: *mut c_void, _: *mut Said) {}
 
 /// libvirt's library for QEMU alone, which comes in the same package.
-fn qemu() -> Answer<&'static Library> {
+fn qemu() -> CallResult<&'static Library> {
     static LIBRARY: OnceLock<Result<Library, String>> = OnceLock::new();
     // SAFETY: the library runs no code at loading that this process has to prepare for.
     LIBRARY
         .get_or_init(|| unsafe { Library::new("libvirt-qemu.so.0") }.map_err(|error| error.to_string()))
         .as_ref()
-        .map_err(|why| Failure::Missing(why.clone()))
+        .map_err(|why| CallFailure::Missing(why.clone()))
 }
 
-pub(super) fn agent_command() -> Answer<AgentCommand> {
+pub(super) fn agent_command() -> CallResult<AgentCommand> {
     // SAFETY: the name and the signature are those of libvirt's headers, and the library is never unloaded.
     let symbol = unsafe { qemu()?.get::<AgentCommand>(b"virDomainQemuAgentCommand\0") };
-    symbol.map(|symbol| *symbol).map_err(|error| Failure::Missing(error.to_string()))
+    symbol.map(|symbol| *symbol).map_err(|error| CallFailure::Missing(error.to_string()))
 }
 
-pub(super) fn monitor_command() -> Answer<MonitorCommand> {
+pub(super) fn monitor_command() -> CallResult<MonitorCommand> {
     // SAFETY: as above.
     let symbol = unsafe { qemu()?.get::<MonitorCommand>(b"virDomainQemuMonitorCommand\0") };
-    symbol.map(|symbol| *symbol).map_err(|error| Failure::Missing(error.to_string()))
+    symbol.map(|symbol| *symbol).map_err(|error| CallFailure::Missing(error.to_string()))
 }

@@ -14,4 +14,4 @@ mod handle;
 mod library;
 mod symbols;
 
-pub(super) use self::{answer::Failure, connection::Connection, domain::Domain};
+pub(super) use self::{answer::CallFailure, connection::LibvirtConnection, domain::LibvirtDomain};

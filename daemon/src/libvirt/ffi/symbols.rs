@@ -20,13 +20,13 @@ type Event = unsafe extern "C" fn(Object, Object, c_int, c_int, *mut c_void) -> 
 macro_rules! functions {
     ($(fn $name:ident($($argument:ty),*) $(-> $answer:ty)?;)*) => {
         /// The functions of `libvirt.so.0`, with the signatures of its headers.
-        pub(super) struct Api {
+        pub(super) struct LibvirtApi {
             $(pub(super) $name: unsafe extern "C" fn($($argument),*) $(-> $answer)?,)*
             /// Keeps the code behind the pointers.
             _library: Library,
         }
 
-        impl Api {
+        impl LibvirtApi {
             pub(super) fn of(library: Library) -> Result<Self, String> {
                 $(
                     // SAFETY: the name and the signature are those of libvirt's headers, whose interface only grows; the

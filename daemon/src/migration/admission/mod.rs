@@ -1,4 +1,4 @@
-//! Who may take a snapshot and copy now, and how fast, by the budgets of plans and configuration.
+//! Who may take a snapshot and copy now, and how fast, by the quotas of plans and configuration.
 //!
 //! Rule: no snapshot is taken without an [`Admission`], and none outlives it: it is given back on every way out, by being
 //! dropped. Who waits is woken once, when it is admitted; nobody asks again and again. The lock is never held over an
@@ -10,11 +10,11 @@
 //!          for nobody. Pre-copies that keep it waiting are stopped, and wait again; what they drained stays drained.
 //! ```
 
-mod of_one;
+mod admitted_pass;
+mod migration_admission;
 mod scopes;
 #[cfg(test)]
 mod tests;
-mod turn;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,44 +23,44 @@ use std::{
 
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
-use warmd_cbt::{limit::Arbiter as Rates, stop::StopSignal};
-use warmd_schedules::arbiter::{Arbiter, Job, Scope};
+use warmd_cbt::{limit::RateLimiter, stop::StopSignal};
+use warmd_schedules::admission_queue::{AdmissionJob, AdmissionQueue, QuotaScope};
 
-pub use self::of_one::Admissions;
+pub use self::migration_admission::Admissions;
 use self::scopes::Scoped;
 pub(super) use self::{
-    of_one::{WINDOW_CLOSED, enter},
+    admitted_pass::pass,
+    migration_admission::{WINDOW_CLOSED, enter},
     scopes::{Nodes, Places},
-    turn::pass,
 };
-use crate::model::budget::ConfiguredBudgets;
+use crate::model::quota::ConfiguredQuotas;
 
 /// The one gate of the daemon.
-pub struct Gate {
+pub struct AdmissionControl {
     state: Mutex<State>,
-    /// Other budgets than before are to be looked at.
+    /// Other quotas than before are to be looked at.
     changed: Notify,
-    rates: Rates,
+    rates: RateLimiter,
     /// Nobody is admitted any more once the daemon ends.
     shutdown: CancellationToken,
 }
 
 #[derive(Default)]
 struct State {
-    arbiter: Arbiter,
+    arbiter: AdmissionQueue,
     waiting: BTreeMap<u64, oneshot::Sender<()>>,
     /// Of all that wait and run: tells it to make room.
     recalls: BTreeMap<u64, StopSignal>,
-    recalled: BTreeSet<u64>,
-    scopes: BTreeMap<Scope, Scoped>,
+    preempted: BTreeSet<u64>,
+    scopes: BTreeMap<QuotaScope, Scoped>,
     next: u64,
 }
 
-impl Gate {
-    /// With the budgets of the configuration; rates are held by nodes of `rates`.
+impl AdmissionControl {
+    /// With the quotas of the configuration; rates are held by nodes of `rates`.
     pub(super) fn new(
-        rates: Rates,
-        configured: &ConfiguredBudgets,
+        rates: RateLimiter,
+        configured: &ConfiguredQuotas,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         let gate = Self { state: Mutex::default(), changed: Notify::new(), rates, shutdown };
@@ -69,7 +69,7 @@ impl Gate {
     }
 
     /// Lets a job wait; it may be admitted at once.
-    fn ask(self: &Arc<Self>, job: impl FnOnce(u64) -> Job) -> Asked {
+    fn ask(self: &Arc<Self>, job: impl FnOnce(u64) -> AdmissionJob) -> Asked {
         let (admitted, granted) = oneshot::channel();
         let mut state = self.lock();
         let admission = state.enroll(self);
@@ -80,7 +80,7 @@ impl Gate {
     }
 
     /// Lets a job run that cannot wait; it counts as any other.
-    fn let_in(self: &Arc<Self>, job: impl FnOnce(u64) -> Job) -> Admission {
+    fn let_in(self: &Arc<Self>, job: impl FnOnce(u64) -> AdmissionJob) -> Admission {
         let mut state = self.lock();
         let admission = state.enroll(self);
         state.arbiter.start_at_once(job(admission.id));
@@ -96,7 +96,7 @@ impl Gate {
         let mut state = self.lock();
         state.waiting.remove(&id);
         state.recalls.remove(&id);
-        state.recalled.remove(&id);
+        state.preempted.remove(&id);
         state.arbiter.remove(id);
         self.settle(&mut state);
     }
@@ -115,8 +115,8 @@ impl Gate {
         if !state.arbiter.keeps_cutovers_waiting() {
             return;
         }
-        for id in state.arbiter.in_the_way(&state.recalled) {
-            state.recalled.insert(id);
+        for id in state.arbiter.preemptible(&state.preempted) {
+            state.preempted.insert(id);
             if let Some(recall) = state.recalls.get(&id) {
                 recall.stop();
             }
@@ -129,7 +129,7 @@ impl Gate {
 }
 
 impl State {
-    fn enroll(&mut self, gate: &Arc<Gate>) -> Admission {
+    fn enroll(&mut self, gate: &Arc<AdmissionControl>) -> Admission {
         self.next += 1;
         let (id, recall) = (self.next, StopSignal::new());
         self.recalls.insert(id, recall.clone());
@@ -140,7 +140,7 @@ impl State {
 /// What is in use while it is held.
 #[must_use = "it is given back when it is dropped"]
 pub struct Admission {
-    gate: Arc<Gate>,
+    gate: Arc<AdmissionControl>,
     id: u64,
     recall: StopSignal,
 }
@@ -173,7 +173,7 @@ impl Asked {
     }
 }
 
-impl std::fmt::Debug for Gate {
+impl std::fmt::Debug for AdmissionControl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let state = self.lock();
         let running = state.arbiter.running().len();

@@ -1,4 +1,4 @@
-//! The budgets of each scope: what they allow now, and when they allow something else.
+//! The quotas of each scope: what they allow now, and when they allow something else.
 //!
 //! Rule: one task follows the time of day. What runs goes on when less is allowed, at the new rate at once.
 
@@ -13,19 +13,19 @@ use chrono::{DateTime, Utc};
 use warmd_cbt::limit::{Limit, Limiter};
 use warmd_schedules::{
     Tz,
-    arbiter::{Kind, Scope},
-    budget::{Allowance, Budget, Budgets},
+    admission_queue::{QuotaKind, QuotaScope},
+    quota::{Allowance, Quota, Quotas},
     window::Holidays,
 };
 
-use super::{Gate, State};
+use super::{AdmissionControl, State};
 use crate::{
     clock,
     model::{
-        budget::{BudgetView, ConfiguredBudgets, place_name},
         id::DiskKey,
         machine::Machine,
         plan::Plan,
+        quota::{ConfiguredQuotas, QuotaView, place_name},
     },
     sources::Source,
 };
@@ -33,10 +33,10 @@ use crate::{
 /// How long a timer runs before the clock on the wall is looked at again, which may have been set.
 const LOOK: Duration = Duration::from_mins(1);
 
-/// The budgets of a scope.
+/// The quotas of a scope.
 pub(super) struct Scoped {
     written: Written,
-    budgets: Budgets,
+    quotas: Quotas,
     /// Through which all goes that is read in the scope, or written to a target.
     limiter: Limiter,
     allowance: Allowance,
@@ -45,18 +45,18 @@ pub(super) struct Scoped {
 
 #[derive(Default, PartialEq)]
 struct Written {
-    budgets: Vec<Budget>,
+    quotas: Vec<Quota>,
     zone: Option<Tz>,
     holidays: Holidays,
 }
 
-/// Where a migration's disks are, as far as budgets speak of it.
+/// Where a migration's disks are, as far as quotas speak of it.
 #[derive(Clone, Debug, Default)]
 pub(in super::super) struct Places {
     pub(super) source: String,
     pub(super) target: String,
     /// Hosts and datastores, with what lies there.
-    pub(super) others: BTreeMap<Scope, BTreeSet<DiskKey>>,
+    pub(super) others: BTreeMap<QuotaScope, BTreeSet<DiskKey>>,
 }
 
 impl Places {
@@ -66,7 +66,7 @@ impl Places {
     }
 }
 
-/// What the budgets limit the rate of a disk by.
+/// What the quotas limit the rate of a disk by.
 #[derive(Debug)]
 pub(in super::super) struct Nodes {
     pub(in super::super) global: Option<Limiter>,
@@ -77,26 +77,26 @@ pub(in super::super) struct Nodes {
     pub(in super::super) others: Vec<Limiter>,
 }
 
-impl Gate {
-    pub(super) fn say_configured(&self, configured: &ConfiguredBudgets) {
-        let ConfiguredBudgets { zone, holidays, scopes } = configured;
+impl AdmissionControl {
+    pub(super) fn say_configured(&self, configured: &ConfiguredQuotas) {
+        let ConfiguredQuotas { zone, holidays, scopes } = configured;
         let mut state = self.lock();
-        for (scope, budgets) in scopes {
-            let written = Written { budgets: budgets.clone(), zone: *zone, holidays: holidays.clone() };
+        for (scope, quotas) in scopes {
+            let written = Written { quotas: quotas.clone(), zone: *zone, holidays: holidays.clone() };
             self.say(&mut state, scope, written);
         }
     }
 
-    /// Takes over a plan's budgets and priority, at once.
+    /// Takes over a plan's quotas and priority, at once.
     pub(in super::super) fn say_plan(&self, plan: &Plan) {
         let schedule = &plan.schedule;
-        let scope = Scope::Plan(plan.name.clone());
+        let scope = QuotaScope::Plan(plan.name.clone());
         let mut state = self.lock();
         // By one that is wrong nothing is copied anyway.
         if schedule.problems().is_empty() || !state.scopes.contains_key(&scope) {
             let sound = schedule.problems().is_empty();
             let written = Written {
-                budgets: if sound { schedule.budgets.clone() } else { Vec::new() },
+                quotas: if sound { schedule.quotas.clone() } else { Vec::new() },
                 zone: schedule.zone,
                 holidays: schedule.holidays.clone(),
             };
@@ -110,24 +110,24 @@ impl Gate {
         self.changed.notify_one();
     }
 
-    /// Forgets the budgets of a plan that is not there any more.
+    /// Forgets the quotas of a plan that is not there any more.
     pub(in super::super) fn forget_plan(&self, name: &str) {
-        let (mut state, scope) = (self.lock(), Scope::Plan(name.to_owned()));
+        let (mut state, scope) = (self.lock(), QuotaScope::Plan(name.to_owned()));
         state.scopes.remove(&scope);
         state.arbiter.set_limit(&scope, Allowance::default());
     }
 
-    fn say(&self, state: &mut State, scope: &Scope, written: Written) {
+    fn say(&self, state: &mut State, scope: &QuotaScope, written: Written) {
         if state.scopes.get(scope).is_some_and(|scoped| scoped.written == written) {
             return;
         }
-        let budgets = Budgets::new(&written.budgets, written.holidays.clone(), written.zone);
+        let quotas = Quotas::new(&written.quotas, written.holidays.clone(), written.zone);
         let limiter = state
             .scopes
             .get(scope)
             .map_or_else(|| self.rates.limiter(Limit::default()), |scoped| scoped.limiter.clone());
         let (allowance, next_change) = (Allowance::default(), None);
-        let scoped = Scoped { written, budgets, limiter, allowance, next_change };
+        let scoped = Scoped { written, quotas, limiter, allowance, next_change };
         state.scopes.insert(scope.clone(), scoped);
         state.look(scope, clock::now());
     }
@@ -140,11 +140,13 @@ impl Gate {
         machine: &Machine,
     ) -> Places {
         let state = self.lock();
-        let mut others = BTreeMap::<Scope, BTreeSet<DiskKey>>::new();
+        let mut others = BTreeMap::<QuotaScope, BTreeSet<DiskKey>>::new();
         let host = source.host(machine);
         for disk in &machine.disks {
-            let host = host.clone().map(|place| (Scope::Host as fn(String) -> Scope, place));
-            let store = source.datastore(disk).map(|place| (Scope::Datastore as fn(String) -> Scope, place));
+            let host = host.clone().map(|place| (QuotaScope::Host as fn(String) -> QuotaScope, place));
+            let store = source
+                .datastore(disk)
+                .map(|place| (QuotaScope::Datastore as fn(String) -> QuotaScope, place));
             for (scope, place) in host.into_iter().chain(store) {
                 for source in [None, Some(name)] {
                     let scope = scope(place_name(source, &place));
@@ -157,16 +159,17 @@ impl Gate {
         Places { source: name.to_owned(), target: target.to_owned(), others }
     }
 
-    /// What limits the rate of a disk of a plan, of which [`Gate::say_plan`] has told.
+    /// What limits the rate of a disk of a plan, of which [`AdmissionControl::say_plan`] has told.
     pub(in super::super) fn nodes(&self, places: &Places, plan: &str, disk: &DiskKey) -> Nodes {
         let state = self.lock();
-        let of = |scope: &Scope| state.scopes.get(scope).map(|scoped| scoped.limiter.clone());
+        let of = |scope: &QuotaScope| state.scopes.get(scope).map(|scoped| scoped.limiter.clone());
         let others = places.others.iter().filter(|(_, disks)| disks.contains(disk));
         Nodes {
-            global: of(&Scope::Global),
-            source: of(&Scope::Source(places.source.clone())),
-            target: of(&Scope::Target(places.target.clone())),
-            plan: of(&Scope::Plan(plan.to_owned())).unwrap_or_else(|| self.rates.limiter(Limit::default())),
+            global: of(&QuotaScope::Global),
+            source: of(&QuotaScope::Source(places.source.clone())),
+            target: of(&QuotaScope::Target(places.target.clone())),
+            plan: of(&QuotaScope::Plan(plan.to_owned()))
+                .unwrap_or_else(|| self.rates.limiter(Limit::default())),
             others: others.filter_map(|(scope, _)| of(scope)).collect(),
         }
     }
@@ -191,7 +194,7 @@ impl Gate {
         }
     }
 
-    /// Lets hold what the budgets say now, all of them if the clock was set back; when that changes.
+    /// Lets hold what the quotas say now, all of them if the clock was set back; when that changes.
     fn look(&self, now: DateTime<Utc>, all: bool) -> Option<DateTime<Utc>> {
         let mut state = self.lock();
         let due = |scoped: &Scoped| all || scoped.next_change.is_some_and(|change| change <= now);
@@ -206,58 +209,61 @@ impl Gate {
         state.scopes.values().filter_map(|scoped| scoped.next_change).min()
     }
 
-    /// All scopes with budgets, as they are now; in the order global, sources, targets, hosts, datastores, plans.
-    pub fn views(&self) -> Vec<BudgetView> {
+    /// All scopes with quotas, as they are now; in the order global, sources, targets, hosts, datastores, plans.
+    pub fn views(&self) -> Vec<QuotaView> {
         let (state, now) = (self.lock(), clock::now());
-        let limited = state.scopes.iter().filter(|(_, scoped)| !scoped.written.budgets.is_empty());
+        let limited = state.scopes.iter().filter(|(_, scoped)| !scoped.written.quotas.is_empty());
         limited
-            .map(|(scope, scoped)| BudgetView {
+            .map(|(scope, scoped)| QuotaView {
                 scope: scope.clone(),
                 allowance: scoped.allowance,
-                why: scoped.budgets.why(now),
+                why: scoped.quotas.why(now),
                 next_change: scoped.next_change,
-                passes: state.arbiter.used(scope, Kind::Passes),
-                snapshots: state.arbiter.used(scope, Kind::Snapshots),
-                disks: state.arbiter.used(scope, Kind::Disks),
+                passes: state.arbiter.used(scope, QuotaKind::Passes),
+                snapshots: state.arbiter.used(scope, QuotaKind::Snapshots),
+                disks: state.arbiter.used(scope, QuotaKind::Disks),
                 rate: scoped.limiter.load().rate,
                 waiting: state.arbiter.waiting_in(scope) as u64,
             })
             .collect()
     }
 
-    /// The configured budgets that bound a migration, beside those of its plan.
-    pub(in super::super) fn budgets_over(&self, places: &Places) -> Vec<(Scope, Budgets)> {
+    /// The configured quotas that bound a migration, beside those of its plan.
+    pub(in super::super) fn quotas_over(&self, places: &Places) -> Vec<(QuotaScope, Quotas)> {
         let state = self.lock();
-        let ends =
-            [Scope::Global, Scope::Source(places.source.clone()), Scope::Target(places.target.clone())];
+        let ends = [
+            QuotaScope::Global,
+            QuotaScope::Source(places.source.clone()),
+            QuotaScope::Target(places.target.clone()),
+        ];
         let scopes = ends.iter().chain(places.others.keys());
-        let of = |scope: &Scope| Some((scope.clone(), state.scopes.get(scope)?.budgets.clone()));
+        let of = |scope: &QuotaScope| Some((scope.clone(), state.scopes.get(scope)?.quotas.clone()));
         scopes.filter_map(of).collect()
     }
 
-    /// What the budgets allow a migration of a plan to read in a second now, with the name of each.
+    /// What the quotas allow a migration of a plan to read in a second now, with the name of each.
     pub(in super::super) fn ceilings(&self, places: &Places, plan: &str) -> Vec<(String, NonZeroU64)> {
         let state = self.lock();
         let ends = [
-            Scope::Global,
-            Scope::Source(places.source.clone()),
-            Scope::Target(places.target.clone()),
-            Scope::Plan(plan.to_owned()),
+            QuotaScope::Global,
+            QuotaScope::Source(places.source.clone()),
+            QuotaScope::Target(places.target.clone()),
+            QuotaScope::Plan(plan.to_owned()),
         ];
-        let of = |scope: &Scope| {
+        let of = |scope: &QuotaScope| {
             let rate = state.scopes.get(scope)?.allowance.bytes_per_second?;
-            Some((format!("the budget {}", scope.path()), rate))
+            Some((format!("the quota {}", scope.path()), rate))
         };
         ends.iter().chain(places.others.keys()).filter_map(of).collect()
     }
 }
 
 impl State {
-    /// Lets hold what the budgets of a scope say now.
-    fn look(&mut self, scope: &Scope, now: DateTime<Utc>) {
+    /// Lets hold what the quotas of a scope say now.
+    fn look(&mut self, scope: &QuotaScope, now: DateTime<Utc>) {
         let Some(scoped) = self.scopes.get_mut(scope) else { return };
-        scoped.allowance = scoped.budgets.at(now);
-        scoped.next_change = scoped.budgets.next_change(now);
+        scoped.allowance = scoped.quotas.at(now);
+        scoped.next_change = scoped.quotas.next_change(now);
         scoped.limiter.set(Limit { rate: scoped.allowance.bytes_per_second, requests: None });
         let allowance = scoped.allowance;
         self.arbiter.set_limit(scope, allowance);

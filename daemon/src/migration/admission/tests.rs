@@ -1,25 +1,25 @@
 //! The gate by itself.
 
-use warmd_schedules::budget::Budget;
+use warmd_schedules::quota::Quota;
 
 use super::*;
 
-fn gate(budgets: &[(Scope, &str)]) -> (Arc<Gate>, CancellationToken) {
-    let read = |text: &str| vec![toml::from_str::<Budget>(text).unwrap()];
-    let scopes = budgets.iter().map(|(scope, text)| (scope.clone(), read(text))).collect();
-    let configured = ConfiguredBudgets { scopes, ..ConfiguredBudgets::default() };
+fn gate(quotas: &[(QuotaScope, &str)]) -> (Arc<AdmissionControl>, CancellationToken) {
+    let read = |text: &str| vec![toml::from_str::<Quota>(text).unwrap()];
+    let scopes = quotas.iter().map(|(scope, text)| (scope.clone(), read(text))).collect();
+    let configured = ConfiguredQuotas { scopes, ..ConfiguredQuotas::default() };
     let shutdown = CancellationToken::new();
-    (Gate::new(Rates::new(), &configured, shutdown.clone()), shutdown)
+    (AdmissionControl::new(Rates::new(), &configured, shutdown.clone()), shutdown)
 }
 
-fn store(number: u64) -> Scope {
-    Scope::Datastore(format!("store {number}"))
+fn store(number: u64) -> QuotaScope {
+    QuotaScope::Datastore(format!("store {number}"))
 }
 
 #[tokio::test]
 async fn who_stops_waiting_or_ends_lets_the_next_one_in() {
-    let (gate, shutdown) = gate(&[(Scope::Global, "passes = 1")]);
-    let ask = || gate.ask(|id| Job::pass(id, "p", 1));
+    let (gate, shutdown) = gate(&[(QuotaScope::Global, "passes = 1")]);
+    let ask = || gate.ask(|id| AdmissionJob::pass(id, "p", 1));
     let mut first = ask();
     let (mut second, mut third, mut fourth) = (ask(), ask(), ask());
     assert!(first.is_granted() && !second.is_granted() && !third.is_granted());
@@ -29,7 +29,7 @@ async fn who_stops_waiting_or_ends_lets_the_next_one_in() {
     drop(first);
     assert!(third.is_granted() && !fourth.is_granted());
     // One that cannot wait counts, and does not wait.
-    let forced = gate.let_in(|id| Job::pass(id, "p", 1));
+    let forced = gate.let_in(|id| AdmissionJob::pass(id, "p", 1));
     drop(third);
     assert!(!fourth.is_granted());
     drop(forced);
@@ -47,11 +47,11 @@ async fn who_stops_waiting_or_ends_lets_the_next_one_in() {
 fn five_hundred_that_wait_cost_little() {
     const STORES: u64 = 40;
     const WAITING: u64 = 500;
-    let budgets: Vec<_> = (0..STORES).map(|number| (store(number), "snapshots = 2")).collect();
-    let (gate, _shutdown) = gate(&budgets);
+    let quotas: Vec<_> = (0..STORES).map(|number| (store(number), "snapshots = 2")).collect();
+    let (gate, _shutdown) = gate(&quotas);
     let ask = |number: u64| {
         let plan = format!("plan {}", number % 10);
-        gate.ask(|id| Job::pass(id, &plan, 4).on(&store(number % STORES), 4))
+        gate.ask(|id| AdmissionJob::pass(id, &plan, 4).on(&store(number % STORES), 4))
     };
     let mut asked: Vec<_> = (0..WAITING).map(ask).collect();
     let mut running: Vec<_> = asked.extract_if(.., Asked::is_granted).collect();

@@ -8,8 +8,8 @@ use warmd_cbt::mutant::mutant;
 use super::{LOOK_EVERY, let_go, tell, was_running};
 use crate::{
     crash,
-    migration::{context::Context, conversion, failure::WorkError, overtaken},
-    model::{machine::PowerState, phase::Phase, transition::Work},
+    migration::{context::Context, conversion, failure::WorkError, stale_state},
+    model::{machine::PowerState, phase::Phase, transition::StateWork},
     sources::{SourceError, SourceErrorKind},
     targets::MachineState,
 };
@@ -20,7 +20,7 @@ pub(in crate::migration) async fn discard_seen(context: &Context) -> Result<(), 
     if discarded(context).await? == MachineState::NotManaged {
         let text =
             "the target only keeps disks: warmd cannot tell whether another system runs a VM from them";
-        context.note("warning", text.to_owned()).await;
+        context.log_event("warning", text.to_owned()).await;
     }
     Ok(())
 }
@@ -55,11 +55,11 @@ pub(in crate::migration) async fn unless_away<T>(
 ) -> Result<T, WorkError> {
     match back {
         Err(error) if error.kind == SourceErrorKind::NotFound => {
-            context.note("warning", format!("there is no source VM to power on: {error}")).await;
+            context.log_event("warning", format!("there is no source VM to power on: {error}")).await;
             Ok(gone)
         }
         Err(error) if error.runs_elsewhere() => {
-            context.note("error", format!("the source VM is not powered on here: {error}")).await;
+            context.log_event("error", format!("the source VM is not powered on here: {error}")).await;
             Ok(elsewhere)
         }
         back => Ok(back?),
@@ -97,10 +97,10 @@ pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
             context.ledger(row.id).await?.distrust_all().await?;
         }
         context
-            .remember(|cutover| (cutover.start_asked, cutover.taken_back) = (None, cutover.given_over))
+            .remember(|cutover| (cutover.start_asked, cutover.reclaimed_at) = (None, cutover.handed_over_at))
             .await?;
         let text = "the target VM may have run: its disks are copied again, whole, in the next pass";
-        context.note("warning", text.to_owned()).await;
+        context.log_event("warning", text.to_owned()).await;
     }
     let_go(context).await?;
     if from >= Phase::FinalDelta {
@@ -138,21 +138,21 @@ pub async fn clean(context: &Context) -> Result<(), WorkError> {
     let gone = |error: &SourceError| error.kind == SourceErrorKind::NotFound;
     match context.source.end_snapshot(&context.vm, context.id).await {
         Err(error) if gone(&error) => {
-            context.note("warning", format!("nothing to release: {error}")).await;
+            context.log_event("warning", format!("nothing to release: {error}")).await;
         }
         result => result?,
     }
-    match context.source.release_marks(&context.vm, context.id, &[]).await {
+    match context.source.delete_marks(&context.vm, context.id, &[]).await {
         Err(error) if gone(&error) => {
-            context.note("warning", format!("nothing to release: {error}")).await;
+            context.log_event("warning", format!("nothing to release: {error}")).await;
         }
         leftovers => tell(context, leftovers?).await,
     }
     let noted = context.target.noted_writer(context.id).await?;
-    if !overtaken::is_known(&context.cutover(), Work::Clean, noted) {
+    if !stale_state::is_known(&context.cutover(), StateWork::Clean, noted) {
         let text = "a cutover that warmd's state does not know of gave the target's disks to the target VM: it and its disks \
                     are left as they are, and belong to it alone";
-        context.note("warning", text.to_owned()).await;
+        context.log_event("warning", text.to_owned()).await;
         return Ok(());
     }
     discarded(context).await?;

@@ -8,7 +8,7 @@ use warmd_cbt::mutant::mutant;
 use crate::{
     crash,
     migration::{context::Context, failure::WorkError},
-    sources::{Moved, SourceError, SourceErrorKind},
+    sources::{MigratedMark, SourceError, SourceErrorKind},
 };
 
 /// Takes away what could start the source again, which the record knows before. Also of one that was off before.
@@ -23,7 +23,7 @@ pub(super) async fn hold_off(context: &Context) -> Result<(), WorkError> {
         context.remember(|cutover| cutover.held_off = Some(was.clone())).await?;
         was
     };
-    let moved = Moved { owner: context.id, target: context.target_endpoint().to_owned() };
+    let moved = MigratedMark { owner: context.id, target: context.target_endpoint().to_owned() };
     context.source.hold_off(&context.vm, &moved, &was).await?;
     crash::point("source.held-off");
     Ok(())

@@ -6,12 +6,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 use warmd_schedules::{
     Tz,
-    rules::{Facts, Wait},
+    rules::{NotBefore, PassHistory},
 };
 
 use super::{
     super::{
-        facts::{Known, known},
+        pass_history::{Known, known},
         timing,
     },
     Driver, Happened,
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     clock,
     model::{plan::Plan, state::State},
-    store::Learned,
+    store::ChangeRates,
 };
 
 /// A wait that is longer is a rest: what is left open on the source does not stay for it.
@@ -27,7 +27,11 @@ const REST: TimeDelta = TimeDelta::hours(1);
 
 impl Driver {
     /// Waits for a request, or until the schedule is worth asking again.
-    pub(super) async fn wait_for(&mut self, mut plans: watch::Receiver<Arc<Plan>>, wait: Wait) -> Happened {
+    pub(super) async fn wait_for(
+        &mut self,
+        mut plans: watch::Receiver<Arc<Plan>>,
+        wait: NotBefore,
+    ) -> Happened {
         let until = wait.until;
         self.show_next_pass(until, Some(wait.why));
         let is_rest = until.is_none_or(|until| until - clock::now() > REST);
@@ -42,7 +46,7 @@ impl Driver {
     }
 
     /// What holds the pass that is begun, unless a person asked for it; and what tells of other plans than that.
-    pub(super) fn held(&self) -> Option<(watch::Receiver<Arc<Plan>>, Wait)> {
+    pub(super) fn held(&self) -> Option<(watch::Receiver<Arc<Plan>>, NotBefore)> {
         if self.sync_asked {
             return None;
         }
@@ -51,15 +55,16 @@ impl Driver {
     }
 
     /// What is known of the migration; nothing, if that cannot be read.
-    pub(super) async fn facts(&self) -> Facts {
+    pub(super) async fn facts(&self) -> PassHistory {
         let zone = self.zone();
-        let mut facts = self.known(zone).await.map_or_else(|| Facts::unknown(zone), |known| known.facts);
+        let mut facts =
+            self.known(zone).await.map_or_else(|| PassHistory::unknown(zone), |known| known.facts);
         facts.last = facts.last.map(|last| self.context.steady.told(last, clock::now()));
         facts
     }
 
     /// What the passes taught that ended in the step to `state`, to be saved with it.
-    pub(super) async fn learned_in(&self, state: &State) -> Option<Learned> {
+    pub(super) async fn learned_in(&self, state: &State) -> Option<ChangeRates> {
         if state.is_busy() || !self.state.is_busy() {
             return None;
         }

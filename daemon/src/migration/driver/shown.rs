@@ -18,9 +18,9 @@ impl Driver {
             (state == State::RollingBack).then(|| format!("rolled back: {}", rollback::loss(&self.context)));
         self.context.live.update(|view| {
             view.since = clock::now();
-            (view.next_pass, view.next_pass_why, view.awaited_cutover) = (None, None, None);
+            (view.next_pass, view.next_pass_why, view.scheduled_cutover) = (None, None, None);
             view.waiting = None;
-            let begins = matches!(state, State::CuttingOver { phase: Phase::LastDelta });
+            let begins = matches!(state, State::CuttingOver { phase: Phase::CatchUpDelta });
             if begins && !matches!(before, State::CuttingOver { .. }) {
                 view.cutover = Some(CutoverView::begun(clock::now()));
             }

@@ -12,9 +12,9 @@ use crate::{
     model::{
         phase::Phase,
         state::State,
-        transition::{Event, Work, next},
+        transition::{MigrationEvent, StateWork, next},
     },
-    store::{Change, StoreError, StoreErrorKind},
+    store::{MigrationUpdate, StoreError, StoreErrorKind},
 };
 
 /// With a source off, and nothing saved for so long, the source is powered on.
@@ -25,9 +25,9 @@ const LOOK: Duration = Duration::from_secs(10);
 
 /// Whether the work of a phase with the source off is to end, as nothing could be saved for long. It would be tried until
 /// the phase's deadline otherwise.
-pub(in crate::migration) fn ends(context: &Context, doing: Work) -> bool {
+pub(in crate::migration) fn ends(context: &Context, doing: StateWork) -> bool {
     let cutover = context.cutover();
-    let is_down = matches!(doing, Work::Phase(phase) if phase.source_may_be_off());
+    let is_down = matches!(doing, StateWork::Phase(phase) if phase.source_may_be_off());
     let is_before = cutover.start_asked.is_none() && cutover.target_running.is_none();
     is_down && is_before && context.store.failing_for().is_some_and(|span| span >= UNSAVED)
 }
@@ -35,7 +35,7 @@ pub(in crate::migration) fn ends(context: &Context, doing: Work) -> bool {
 impl Driver {
     /// Saves a step. One that hangs is given up where the source is off for it; whether it is saved is not known then, and
     /// what is saved after it counts.
-    pub(super) async fn saved(&self, step: Change) -> Result<(), StoreError> {
+    pub(super) async fn saved(&self, step: MigrationUpdate) -> Result<(), StoreError> {
         let mut saving = std::pin::pin!(self.context.store.save_state(self.context.id, step));
         loop {
             if let Ok(answer) = tokio::time::timeout(LOOK, &mut saving).await {
@@ -54,12 +54,12 @@ impl Driver {
     /// The phase whose cutover is to be taken back as nothing could be saved for long, if that was not done yet.
     fn goes_back(&self) -> Option<Phase> {
         let State::CuttingOver { phase } = self.state else { return None };
-        (!self.is_back && ends(&self.context, Work::Phase(phase))).then_some(phase)
+        (!self.is_back && ends(&self.context, StateWork::Phase(phase))).then_some(phase)
     }
 
     /// Powers the source on that a cutover has stopped, when nothing can be saved for long; then what is to be saved
     /// instead of the next step.
-    pub(super) async fn back_unsaved(&mut self, error: &StoreError) -> Option<(State, Event)> {
+    pub(super) async fn back_unsaved(&mut self, error: &StoreError) -> Option<(State, MigrationEvent)> {
         let phase = self.goes_back()?;
         let reason = format!("the state could not be saved for {} s: {error}", UNSAVED.as_secs());
         if let Err(error) = back(&self.context, phase).await {
@@ -68,8 +68,8 @@ impl Driver {
         }
         tracing::error!(migration = %self.context.id, reason, "the source is powered on again, unsaved");
         self.is_back = true;
-        self.context.groups.say_failed(self.context.id, &reason);
-        let event = Event::WorkFailed { reason, resumable: true };
+        self.context.groups.mark_failed(self.context.id, &reason);
+        let event = MigrationEvent::WorkFailed { reason, resumable: true };
         next(&self.state, &event).ok().map(|state| (state, event))
     }
 }

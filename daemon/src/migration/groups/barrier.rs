@@ -14,7 +14,7 @@ use crate::{
         cutover::fence,
         failure::{Remedy, WorkError},
     },
-    model::{group::Member, id::MigrationId},
+    model::{group::GroupMember, id::MigrationId},
 };
 
 /// How often the source is looked at.
@@ -108,7 +108,7 @@ fn standing(board: &Board, id: MigrationId) -> Option<Result<(), String>> {
 }
 
 /// Who is not at the barrier, in words.
-fn missing(board: &Board, members: &[Member], tier: usize) -> String {
+fn missing(board: &Board, members: &[GroupMember], tier: usize) -> String {
     let absent: Vec<_> = members
         .iter()
         .filter(|member| {

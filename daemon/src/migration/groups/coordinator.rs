@@ -11,12 +11,12 @@ use crate::{
     clock,
     migration::{control::Control as _, manager::Manager, retry::Retry},
     model::{
-        appointment::{CutoverOrder, When},
-        coordination::{Decision, Seat, Standing, decide},
-        group::{Group, GroupView, Member},
+        coordination::{GroupDecision, MemberStatus, Seat, decide},
+        group::{Group, GroupMember, GroupView},
         phase::Phase,
-        request::Verdict,
-        state::{Resting, State},
+        request::RequestOutcome,
+        scheduled_cutover::{CutoverOrder, CutoverTime},
+        state::{ResumePoint, State},
         view::EventView,
     },
     store::{MemberFacts, StoreError},
@@ -61,7 +61,7 @@ async fn step(manager: &Manager, running: &Running, is_told: &mut bool) -> Resul
     }
     let facts = manager.store.member_facts(group.id).await?;
     let standings = standings(&group.members, &facts, &board);
-    let Decision { begin, open, broken, is_over } =
+    let GroupDecision { begin, open, broken, is_over } =
         decide(group.all_or_nothing, board.broken.is_some(), &seats(&group.members, &standings));
     if let Some(why) = broken {
         note_broken(manager, group, &why).await?;
@@ -86,10 +86,10 @@ async fn step(manager: &Manager, running: &Running, is_told: &mut bool) -> Resul
     for at in begin {
         let member = &group.members[at];
         match begun(manager, group, member).await {
-            Some(Verdict::Accepted) | None => {}
-            Some(Verdict::Refused(why)) => running.say_failed(member.migration, &why),
-            Some(Verdict::AlreadySo) => {
-                running.say_failed(member.migration, "it is being cut over by itself");
+            Some(RequestOutcome::Accepted) | None => {}
+            Some(RequestOutcome::Refused(why)) => running.mark_failed(member.migration, &why),
+            Some(RequestOutcome::NoChange) => {
+                running.mark_failed(member.migration, "it is being cut over by itself");
             }
         }
     }
@@ -106,18 +106,18 @@ async fn note_broken(manager: &Manager, group: &Group, why: &str) -> Result<(), 
 }
 
 /// Asks the member's owner to begin; `None` if the daemon is shutting down.
-async fn begun(manager: &Manager, group: &Group, member: &Member) -> Option<Verdict> {
-    let order = CutoverOrder { when: When::Now, force: group.forced, in_group: true };
+async fn begun(manager: &Manager, group: &Group, member: &GroupMember) -> Option<RequestOutcome> {
+    let order = CutoverOrder { when: CutoverTime::Now, force: group.forced, in_group: true };
     let by = format!("{} (with the VMs of plan {})", group.by, group.plan);
     let asked = manager.cut_over(member.migration, order, &by);
     match manager.shutdown.run_until_cancelled(asked).await? {
         Ok(verdict) => Some(verdict),
         Err(_) if manager.shutdown.is_cancelled() => None,
-        Err(error) => Some(Verdict::Refused(error.to_string())),
+        Err(error) => Some(RequestOutcome::Refused(error.to_string())),
     }
 }
 
-fn seats(members: &[Member], standings: &[Standing]) -> Vec<Seat> {
+fn seats(members: &[GroupMember], standings: &[MemberStatus]) -> Vec<Seat> {
     let each = members.iter().zip(standings);
     each.map(|(member, standing)| Seat {
         vm: member.vm.clone(),
@@ -128,7 +128,7 @@ fn seats(members: &[Member], standings: &[Standing]) -> Vec<Seat> {
 }
 
 /// How each of the members stands.
-pub(super) fn standings(members: &[Member], facts: &[MemberFacts], board: &Board) -> Vec<Standing> {
+pub(super) fn standings(members: &[GroupMember], facts: &[MemberFacts], board: &Board) -> Vec<MemberStatus> {
     let each = members.iter().zip(facts);
     each.map(|(member, facts)| {
         let id = member.migration;
@@ -145,25 +145,27 @@ fn standing(
     facts: &MemberFacts,
     (has_arrived, is_open): (bool, bool),
     known: Option<&String>,
-) -> Standing {
-    let stays = |why: &str| Standing::Failed(why.to_owned());
+) -> MemberStatus {
+    let stays = |why: &str| MemberStatus::Failed(why.to_owned());
     // The state of an earlier life may say that it is being started when nobody has asked for that: it goes back.
     let is_gone = is_open || facts.start_asked;
     match &facts.state {
-        State::Done => Standing::Passed,
-        _ if facts.attempt == before => known.map_or(Standing::Waiting, |why| Standing::Failed(why.clone())),
-        State::CuttingOver { phase: Phase::Release } => Standing::Passed,
-        State::CuttingOver { phase: Phase::Watch } => Standing::Starting,
-        State::CuttingOver { phase: Phase::CreateVm | Phase::StartVm } if is_gone => Standing::Starting,
-        State::CuttingOver { .. } if facts.start_asked => Standing::Starting,
-        State::CuttingOver { phase: Phase::CreateVm } if has_arrived => Standing::Arrived,
-        State::CuttingOver { .. } => Standing::Moving,
-        State::Undoing { reason, .. } => Standing::Undoing(reason.clone()),
-        State::Failed { from: Resting::Release, .. } => Standing::Passed,
-        State::Failed { reason, from: Resting::Watch | Resting::Overtaken, .. } => {
-            Standing::Stuck(reason.clone())
+        State::Done => MemberStatus::Passed,
+        _ if facts.attempt == before => {
+            known.map_or(MemberStatus::Waiting, |why| MemberStatus::Failed(why.clone()))
         }
-        State::Failed { reason, .. } => Standing::Failed(reason.clone()),
+        State::CuttingOver { phase: Phase::Cleanup } => MemberStatus::Passed,
+        State::CuttingOver { phase: Phase::BootCheck } => MemberStatus::Starting,
+        State::CuttingOver { phase: Phase::CreateVm | Phase::StartVm } if is_gone => MemberStatus::Starting,
+        State::CuttingOver { .. } if facts.start_asked => MemberStatus::Starting,
+        State::CuttingOver { phase: Phase::CreateVm } if has_arrived => MemberStatus::Arrived,
+        State::CuttingOver { .. } => MemberStatus::Moving,
+        State::Undoing { reason, .. } => MemberStatus::Undoing(reason.clone()),
+        State::Failed { from: ResumePoint::Cleanup, .. } => MemberStatus::Passed,
+        State::Failed { reason, from: ResumePoint::BootCheck | ResumePoint::StaleState, .. } => {
+            MemberStatus::Stuck(reason.clone())
+        }
+        State::Failed { reason, .. } => MemberStatus::Failed(reason.clone()),
         State::RollingBack => stays("it goes back to the source"),
         State::Cancelling | State::Cancelled => stays("it was given up"),
         State::Defined
@@ -175,24 +177,24 @@ fn standing(
     }
 }
 
-fn names(members: &[Member], which: &[usize]) -> String {
+fn names(members: &[GroupMember], which: &[usize]) -> String {
     let names: Vec<_> = which.iter().map(|at| members[*at].vm.as_str()).collect();
     names.join(", ")
 }
 
 /// How it ended, in words.
 pub(super) fn outcome(view: &GroupView) -> String {
-    let of = |is: &dyn Fn(&Standing) -> bool| -> Vec<usize> {
+    let of = |is: &dyn Fn(&MemberStatus) -> bool| -> Vec<usize> {
         view.standings.iter().enumerate().filter(|(_, standing)| is(standing)).map(|(at, _)| at).collect()
     };
-    let moved = of(&|standing| *standing == Standing::Passed);
+    let moved = of(&|standing| *standing == MemberStatus::Passed);
     if moved.len() == view.standings.len() {
         return format!("all of it runs on the target: {}", names(&view.group.members, &moved));
     }
     let parts = [
         ("on the target", moved),
-        ("on the target, and not right", of(&|standing| matches!(standing, Standing::Stuck(_)))),
-        ("on the source", of(&|standing| !matches!(standing, Standing::Passed | Standing::Stuck(_)))),
+        ("on the target, and not right", of(&|standing| matches!(standing, MemberStatus::Stuck(_)))),
+        ("on the source", of(&|standing| !matches!(standing, MemberStatus::Passed | MemberStatus::Stuck(_)))),
     ];
     let told = parts.iter().filter(|(_, who)| !who.is_empty());
     let told: Vec<_> =
@@ -222,29 +224,29 @@ mod tests {
         let undoing = State::Undoing { phase: Phase::Verify, reason: why() };
         let (no, here, open) = ((false, false), (true, false), (true, true));
         for (facts, board, expected) in [
-            (facts(State::Synced, 2, false), no, Standing::Waiting),
-            (facts(State::Paused { from: Resting::Synced }, 2, false), no, Standing::Waiting),
-            (facts(over(Phase::LastDelta), 3, false), no, Standing::Moving),
-            (facts(over(Phase::CreateVm), 3, false), no, Standing::Moving),
-            (facts(over(Phase::CreateVm), 3, false), here, Standing::Arrived),
-            (facts(over(Phase::CreateVm), 3, false), open, Standing::Starting),
-            (facts(over(Phase::StartVm), 3, false), open, Standing::Starting),
+            (facts(State::Synced, 2, false), no, MemberStatus::Waiting),
+            (facts(State::Paused { from: ResumePoint::Synced }, 2, false), no, MemberStatus::Waiting),
+            (facts(over(Phase::CatchUpDelta), 3, false), no, MemberStatus::Moving),
+            (facts(over(Phase::CreateVm), 3, false), no, MemberStatus::Moving),
+            (facts(over(Phase::CreateVm), 3, false), here, MemberStatus::Arrived),
+            (facts(over(Phase::CreateVm), 3, false), open, MemberStatus::Starting),
+            (facts(over(Phase::StartVm), 3, false), open, MemberStatus::Starting),
             // Of an earlier life: it was let through, and nobody has asked for its start.
-            (facts(over(Phase::StartVm), 3, false), no, Standing::Moving),
-            (facts(over(Phase::StartVm), 3, true), no, Standing::Starting),
-            (facts(over(Phase::Watch), 3, true), no, Standing::Starting),
-            (facts(over(Phase::Release), 3, true), no, Standing::Passed),
-            (facts(State::Done, 3, true), no, Standing::Passed),
-            (facts(undoing, 3, false), no, Standing::Undoing(why())),
-            (facts(failed(Resting::Watch), 3, true), no, Standing::Stuck(why())),
-            (facts(failed(Resting::Synced), 3, false), no, Standing::Failed(why())),
+            (facts(over(Phase::StartVm), 3, false), no, MemberStatus::Moving),
+            (facts(over(Phase::StartVm), 3, true), no, MemberStatus::Starting),
+            (facts(over(Phase::BootCheck), 3, true), no, MemberStatus::Starting),
+            (facts(over(Phase::Cleanup), 3, true), no, MemberStatus::Passed),
+            (facts(State::Done, 3, true), no, MemberStatus::Passed),
+            (facts(undoing, 3, false), no, MemberStatus::Undoing(why())),
+            (facts(failed(ResumePoint::BootCheck), 3, true), no, MemberStatus::Stuck(why())),
+            (facts(failed(ResumePoint::Synced), 3, false), no, MemberStatus::Failed(why())),
         ] {
             let shown = format!("{facts:?} {board:?}");
             assert_eq!(standing(2, &facts, board, None), expected, "{shown}");
         }
         let undone = standing(2, &facts(State::Synced, 3, false), no, None);
-        assert!(matches!(undone, Standing::Failed(_)), "{undone}");
+        assert!(matches!(undone, MemberStatus::Failed(_)), "{undone}");
         let refused = standing(2, &facts(State::Synced, 2, false), no, Some(&why()));
-        assert_eq!(refused, Standing::Failed(why()));
+        assert_eq!(refused, MemberStatus::Failed(why()));
     }
 }

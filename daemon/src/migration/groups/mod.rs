@@ -8,11 +8,11 @@
 //! owners ── arrive ──▶ board ◀── open, broken ── coordinator, one for each running group ──▶ begins the members' cutovers
 //! ```
 
-mod ask;
+mod auto_start;
 mod barrier;
 mod coordinator;
-mod keeper;
-mod told;
+mod fifo_watch;
+mod plan_cutover;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,11 +21,11 @@ use std::{
 
 use tokio::sync::Notify;
 
-pub use self::ask::{PlanCutover, PlanVerdict};
 pub(super) use self::barrier::pass;
-use self::told::{Listener, Told};
+use self::fifo_watch::{FifoWatch, Subscriber};
+pub use self::plan_cutover::{PlanCutover, PlanRequestOutcome};
 use crate::model::{
-    group::{Group, Member},
+    group::{Group, GroupMember},
     id::MigrationId,
 };
 
@@ -36,19 +36,19 @@ pub struct Groups {
     /// Somebody is ready who was not.
     became_ready: Notify,
     /// Groups that began and ended so far.
-    turns: Told<u64>,
+    turns: FifoWatch<u64>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     running: BTreeMap<u64, Arc<Running>>,
     /// Who would begin now by itself, if it were not for its group.
-    ready: BTreeMap<MigrationId, Ready>,
+    ready: BTreeMap<MigrationId, ReadyMember>,
 }
 
 /// A VM whose own cutover would begin now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Ready {
+pub(super) struct ReadyMember {
     pub(super) plan: String,
     /// In whose name.
     pub(super) by: String,
@@ -60,7 +60,7 @@ pub(super) struct Ready {
 #[derive(Debug)]
 struct Running {
     group: Group,
-    board: Told<Board>,
+    board: FifoWatch<Board>,
 }
 
 /// What its members and its coordinator tell each other.
@@ -80,7 +80,7 @@ impl Groups {
     /// Lets a group run; what it was broken by before stays.
     fn add(&self, group: Group) -> Arc<Running> {
         let board = Board { broken: group.broken.clone(), ..Board::default() };
-        let running = Arc::new(Running { group, board: Told::new(board) });
+        let running = Arc::new(Running { group, board: FifoWatch::new(board) });
         self.lock().running.insert(running.group.id, Arc::clone(&running));
         self.turns.change(|turns| *turns += 1);
         running
@@ -92,19 +92,19 @@ impl Groups {
     }
 
     /// Tells when a group begins or ends.
-    pub(super) fn turns(&self) -> Listener<u64> {
+    pub(super) fn turns(&self) -> Subscriber<u64> {
         self.turns.listen()
     }
 
     /// Notes why a migration is taken back or failed, if it is in a group that runs.
-    pub(super) fn say_failed(&self, id: MigrationId, why: &str) {
+    pub(super) fn mark_failed(&self, id: MigrationId, why: &str) {
         if let Some((running, _)) = self.of(id) {
-            running.say_failed(id, why);
+            running.mark_failed(id, why);
         }
     }
 
     /// The running group that the migration belongs to, and its place in that.
-    fn of(&self, id: MigrationId) -> Option<(Arc<Running>, Member)> {
+    fn of(&self, id: MigrationId) -> Option<(Arc<Running>, GroupMember)> {
         let state = self.lock();
         state.running.values().find_map(|running| {
             let member = running.group.members.iter().find(|member| member.migration == id)?;
@@ -131,7 +131,7 @@ impl Groups {
     }
 
     /// Notes whether the migration would begin now.
-    pub(super) fn say_ready(&self, id: MigrationId, ready: Option<Ready>) {
+    pub(super) fn mark_ready(&self, id: MigrationId, ready: Option<ReadyMember>) {
         let mut state = self.lock();
         let Some(ready) = ready else {
             state.ready.remove(&id);
@@ -143,7 +143,7 @@ impl Groups {
     }
 
     /// Who of a plan is ready.
-    fn ready_of(&self, plan: &str) -> BTreeMap<MigrationId, Ready> {
+    fn ready_of(&self, plan: &str) -> BTreeMap<MigrationId, ReadyMember> {
         let state = self.lock();
         let theirs = state.ready.iter().filter(|(_, ready)| ready.plan == plan);
         theirs.map(|(id, ready)| (*id, ready.clone())).collect()
@@ -167,7 +167,7 @@ impl Groups {
 }
 
 impl Running {
-    fn say_failed(&self, id: MigrationId, why: &str) {
+    fn mark_failed(&self, id: MigrationId, why: &str) {
         self.board.change(|board| drop(board.failed.insert(id, why.to_owned())));
     }
 

@@ -9,10 +9,10 @@ use warmd_cbt::{disk::WriteDisk, ledger::Ledger, mutant::mutant};
 
 use super::{PassDisk, rows_at_fault};
 use crate::{
-    migration::{context::Context, conversion, failure::WorkError, manager::was_cut, overtaken},
-    model::transition::Work,
+    migration::{context::Context, conversion, failure::WorkError, manager::was_cut, stale_state},
+    model::transition::StateWork,
     store::DiskRow,
-    targets::{DiskSpec, TargetErrorKind, Writer},
+    targets::{DiskSpec, LastWriter, TargetErrorKind},
 };
 
 /// A state that was put back from an older copy, or lost its last commits, knows neither what the passes since then
@@ -32,18 +32,18 @@ pub(super) async fn distrust(
     let ended = last.as_ref().is_none_or(|pass| pass.ended.is_some() && !was_cut(pass));
     let noted = context.target.noted_writer(context.id).await?;
     // Also of a pass that is no work of a state, as for a comparison: before anything is noted.
-    overtaken::refuse(context, Work::Sync, noted)?;
+    stale_state::refuse(context, StateWork::Sync, noted)?;
     let as_new = match noted {
         None => known == 0 || !ended,
         // One that came to its end was noted before, and one that was not noted wrote nothing.
-        Some(Writer::Pass { number, faults }) => {
+        Some(LastWriter::Pass { number, faults }) => {
             (number == known || !ended && number < known)
                 && (faults <= rows_at_fault(rows) || mutant("audit-of-lost-pass-forgotten"))
         }
-        Some(Writer::Conversion(noted)) => conversion::after_pass(context, noted)
+        Some(LastWriter::Conversion(noted)) => conversion::after_pass(context, noted)
             .await?
             .is_some_and(|pass| pass == known || !ended && pass < known),
-        Some(Writer::Machine { .. } | Writer::Unknown) => mutant("rollback-trusts-target"),
+        Some(LastWriter::Machine { .. } | LastWriter::Unknown) => mutant("rollback-trusts-target"),
     };
     if as_new && (ended || mutant("cut-pass-trusted")) || mutant("older-copy-trusted") {
         return Ok(());
@@ -68,7 +68,7 @@ pub(super) async fn distrust(
          is {noted}. Was one of them put back from a copy? Nothing that the state says of the target is trusted, and all \
          disks are copied again"
     );
-    context.note("warning", text).await;
+    context.log_event("warning", text).await;
     Ok(())
 }
 
@@ -92,7 +92,7 @@ pub(super) async fn open(
             "disk {}: its volume is not as it was left; all of it will be copied again",
             disk.row.key
         );
-        context.note("warning", text).await;
+        context.log_event("warning", text).await;
     }
     Err(error.into())
 }

@@ -62,7 +62,7 @@ pub(super) async fn target<'a>(
     };
     let overs = plan.vm.values().filter_map(|over| over.boot_check.as_ref());
     if !target.sees_guests() && overs.chain([&plan.cutover.boot_check]).any(BootCheck::needs_target) {
-        judged.find(Rule::BootCheckBlind, &subject, "it cannot look into guests");
+        judged.find(Rule::BootCheckUnsupported, &subject, "it cannot look into guests");
     }
     conversions::judge(judged, plan, target).await;
     match target.check().await {

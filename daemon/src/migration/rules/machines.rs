@@ -12,7 +12,7 @@ use crate::{
         machine::{Machine, PowerState},
         plan::Plan,
         rule::{Objection, Rule},
-        selection::{Chosen, is_pattern, select},
+        selection::{SelectedVms, is_pattern, select},
     },
     sources::{Source, SourceError, SourceErrorKind},
 };
@@ -43,14 +43,14 @@ pub(super) async fn judge(
             (chosen, answer)
         })
         .buffered(PARALLEL);
-    while let Some((Chosen { vm, pattern }, answer)) = answers.next().await {
+    while let Some((SelectedVms { vm, pattern }, answer)) = answers.next().await {
         let subject = vm_of(&vm);
         // Where source and target are one host, a pattern would move on what has just been moved.
         if let (Some(pattern), Ok(Answer { objections: Ok(objections), .. })) = (&pattern, &answer)
-            && let Some(moved) = objections.iter().find(|objection| objection.rule == Rule::VmMovedHere)
+            && let Some(moved) = objections.iter().find(|objection| objection.rule == Rule::VmIsMigrated)
         {
             let found = format!("{}; {pattern:?} does not choose it", moved.found);
-            judged.find(Rule::VmMovedHere, subject, found);
+            judged.find(Rule::VmIsMigrated, subject, found);
             continue;
         }
         let machine = match answer {
@@ -78,9 +78,9 @@ pub(super) async fn judge(
 }
 
 /// Whom `vms` means; with nothing but names, only who is asked for each can tell.
-async fn chosen(judged: &mut Judged, plan: &Plan, source: &dyn Source) -> Vec<Chosen> {
+async fn chosen(judged: &mut Judged, plan: &Plan, source: &dyn Source) -> Vec<SelectedVms> {
     if !plan.vms.iter().any(|entry| is_pattern(entry)) {
-        return plan.vms.iter().map(|vm| Chosen { vm: vm.clone(), pattern: None }).collect();
+        return plan.vms.iter().map(|vm| SelectedVms { vm: vm.clone(), pattern: None }).collect();
     }
     let known: Vec<_> = match source.names().await {
         Ok(known) => known.into_iter().map(|(id, name)| (id.0, name)).collect(),
@@ -97,7 +97,7 @@ async fn chosen(judged: &mut Judged, plan: &Plan, source: &dyn Source) -> Vec<Ch
     let there = if there.is_empty() { "no VM".to_owned() } else { there.join(", ") };
     for idle in &selection.idle {
         let found = format!("{idle:?} matches nothing; there are: {there}");
-        judged.find(Rule::VmIdlePattern, plan_of(plan), found);
+        judged.find(Rule::PatternUnmatched, plan_of(plan), found);
     }
     if selection.chosen.is_empty() {
         judged.find(Rule::VmNone, plan_of(plan), format!("no VM is chosen; there are: {there}"));
@@ -130,7 +130,7 @@ fn of_machine(judged: &mut Judged, plan: &Plan, vm: &str, answer: Answer) -> Mac
     }
     for disk in &machine.disks {
         if let Some(why) = &disk.untracked {
-            judged.find(Rule::TrackingOn, &subject, format!("disk {}: {why}", disk.key));
+            judged.find(Rule::TrackingUnavailable, &subject, format!("disk {}: {why}", disk.key));
         }
         if disk.size.0 == 0 {
             judged.find(Rule::DiskUnsupported, &subject, format!("disk {} has no bytes", disk.key));

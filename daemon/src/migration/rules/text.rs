@@ -38,14 +38,14 @@ fn dead_ends(judged: &mut Judged, plan: &Plan) {
     let now = clock::now();
     let of_plan = rules.dead_ends("", now);
     for dead_end in rules.dead_ends("schedule.", now) {
-        judged.find(Rule::ScheduleDeadEnd, plan_of(plan), dead_end);
+        judged.find(Rule::WindowNeverOpens, plan_of(plan), dead_end);
     }
     for (vm, over) in plan.vm.iter().filter(|(_, over)| !over.schedule.is_empty()) {
         let Ok(rules) = plan.schedule.rules_with(&over.schedule) else { continue };
         let told = rules.dead_ends("", now).into_iter().zip(rules.dead_ends(&schedule_of(vm), now));
         // What is the plan's is told of the plan.
         for (_, dead_end) in told.filter(|(bare, _)| !of_plan.contains(bare)) {
-            judged.find(Rule::ScheduleDeadEnd, vm_of(vm), dead_end);
+            judged.find(Rule::WindowNeverOpens, vm_of(vm), dead_end);
         }
     }
 }

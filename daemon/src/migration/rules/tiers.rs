@@ -61,6 +61,6 @@ fn windows_meet(judged: &mut Judged, plan: &Plan) {
     if calendar::meet(&calendars, now, now + AHEAD).is_none() {
         let names: Vec<_> = whose.into_iter().flatten().collect();
         let found = format!("windows of their own have {}", names.join(", "));
-        judged.find(Rule::WindowsNeverMeet, plan_of(plan), found);
+        judged.find(Rule::NoCommonWindow, plan_of(plan), found);
     }
 }

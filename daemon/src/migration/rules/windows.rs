@@ -7,7 +7,7 @@ use warmd_schedules::{calendar::Calendar, rules::Rules};
 
 use super::{Judged, Subject, plan_of, vm_of};
 use crate::{
-    clock, human,
+    clock, format,
     migration::manager::Manager,
     model::{plan::Plan, rule::Rule},
 };
@@ -34,7 +34,7 @@ pub(super) fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) {
         let Some(handle) = migration.and_then(|id| manager.handle(id)) else { continue };
         let Some(forecast) = handle.context.live.view().forecast else { continue };
         if let Some(longest) = longest.filter(|longest| forecast.downtime.expected > *longest) {
-            let expected = human::span(forecast.downtime.expected);
+            let expected = format::span(forecast.downtime.expected);
             let found = format!("{}, and it is expected to be down for {expected}", told(longest));
             judged.find(Rule::WindowNeverFits, vm_of(vm), found);
         }
@@ -45,14 +45,14 @@ pub(super) fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) {
 fn promised(judged: &mut Judged, plan: &Plan, (subject, longest): (String, Option<f64>)) {
     let Some(longest) = longest else { return };
     if let Some(most) = plan.cutover.max_downtime.filter(|most| most.as_secs_f64() > longest) {
-        let most = human::span(most.as_secs_f64());
+        let most = format::span(most.as_secs_f64());
         let found = format!("{}, and `cutover.max_downtime` is {most}", told(longest));
         judged.find(Rule::WindowNeverFits, subject, found);
     }
 }
 
 fn told(longest: f64) -> String {
-    format!("the longest window for cutovers of the coming year has {}", human::span(longest))
+    format!("the longest window for cutovers of the coming year has {}", format::span(longest))
 }
 
 /// The longest time for which the calendar is open in the coming year; `None` if it does not close, or never opens.

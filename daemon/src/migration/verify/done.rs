@@ -14,7 +14,7 @@ use super::super::{
     failure::WorkError,
 };
 use crate::{
-    human::bytes,
+    format::bytes,
     model::{id::DiskKey, state::State, verify::VerifyOrder},
     nbd::{NbdDisk, NbdOptions, NbdUri},
     store::DiskRow,
@@ -64,7 +64,7 @@ pub(super) async fn check(context: &Context, order: &VerifyOrder) -> Result<(), 
         (MachineState::NotManaged, _) | (MachineState::Absent | MachineState::Stopped, None) => return Ok(()),
         (MachineState::Running | MachineState::Starting, _) => "the target VM runs".to_owned(),
         (MachineState::Absent | MachineState::Stopped, Some(at)) => {
-            format!("the target VM was started on {} UTC", crate::human::moment(at))
+            format!("the target VM was started on {} UTC", crate::format::moment(at))
         }
         (MachineState::Failed(why), _) => format!("the target VM may have run: {why}"),
     };
@@ -72,13 +72,13 @@ pub(super) async fn check(context: &Context, order: &VerifyOrder) -> Result<(), 
 }
 
 /// What is read in a disk's place.
-pub(super) struct Opened {
+pub(super) struct OpenImages {
     pub(super) disk: Arc<dyn ReadDisk>,
     /// Shows at the end whether somebody used it meanwhile, if the target's VM may.
     witness: Option<(DiskKey, Witness)>,
 }
 
-impl Opened {
+impl OpenImages {
     /// The disk, and what shows at the end whether somebody used it.
     pub(super) fn into_parts(self) -> (Arc<dyn ReadDisk>, Option<(DiskKey, Witness)>) {
         (self.disk, self.witness)
@@ -86,7 +86,11 @@ impl Opened {
 }
 
 /// The target's disk, or the image that is given for it.
-pub(super) async fn open(context: &Context, order: &VerifyOrder, row: &DiskRow) -> Result<Opened, WorkError> {
+pub(super) async fn open(
+    context: &Context,
+    order: &VerifyOrder,
+    row: &DiskRow,
+) -> Result<OpenImages, WorkError> {
     let given = order.images.get(&row.key.0);
     let unreadable = |why: String| {
         WorkError::operator(match given {
@@ -107,7 +111,7 @@ pub(super) async fn open(context: &Context, order: &VerifyOrder, row: &DiskRow) 
         Some(place) => image(place, row.size).await.map_err(unreadable)?,
         None => context.target.open(context.id, &spec(row)).await? as _,
     };
-    Ok(Opened { disk, witness: witness.map(|witness| (row.key.clone(), witness)) })
+    Ok(OpenImages { disk, witness: witness.map(|witness| (row.key.clone(), witness)) })
 }
 
 /// Refuses what was read of disks that somebody used while they were read.

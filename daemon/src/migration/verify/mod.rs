@@ -21,7 +21,7 @@ use warmd_cbt::{
 };
 
 pub use self::shown::show;
-use self::{part::Parts, shown::Shown};
+use self::{part::VerifyParts, shown::Shown};
 use super::{
     admission, audit,
     context::Context,
@@ -31,12 +31,12 @@ use super::{
     retry::Retry,
 };
 use crate::{
-    clock, human,
+    clock, format,
     model::{
         plan::VerifyMode,
         state::State,
         verify::{VerifyOrder, VerifyScope},
-        view::{DiskVerdict, PassKind, Verdict},
+        view::{DiskVerifyResult, PassKind, VerifyResult},
     },
     sources::Snapshot,
     store::{DiskRow, VerifyCursor},
@@ -65,7 +65,7 @@ pub async fn alone(
     context: &Context,
     order: &VerifyOrder,
     stop: &StopSignal,
-) -> Result<Option<Verdict>, WorkError> {
+) -> Result<Option<VerifyResult>, WorkError> {
     if order.mode != VerifyMode::Compare {
         return run_readback(context, order, stop).await;
     }
@@ -85,7 +85,7 @@ pub async fn run_readback(
     context: &Context,
     order: &VerifyOrder,
     stop: &StopSignal,
-) -> Result<Option<Verdict>, WorkError> {
+) -> Result<Option<VerifyResult>, WorkError> {
     done::check(context, order).await?;
     run(context, order, None, stop, false).await
 }
@@ -98,7 +98,7 @@ pub struct CompareSnapshot<'a> {
     stop: StopSignal,
     /// Whether to read less at once while the source is strained; a source that is off need not be spared.
     spares_source: bool,
-    verdict: Mutex<Option<Verdict>>,
+    verdict: Mutex<Option<VerifyResult>>,
 }
 
 impl<'a> CompareSnapshot<'a> {
@@ -108,7 +108,7 @@ impl<'a> CompareSnapshot<'a> {
     }
 
     /// What it found; `None` if it was stopped.
-    pub fn into_verdict(self) -> Option<Verdict> {
+    pub fn into_verdict(self) -> Option<VerifyResult> {
         self.verdict.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -128,13 +128,13 @@ async fn run(
     snapshot: Option<&dyn Snapshot>,
     stop: &StopSignal,
     spares_source: bool,
-) -> Result<Option<Verdict>, WorkError> {
+) -> Result<Option<VerifyResult>, WorkError> {
     let mut rows = Vec::new();
     for row in done::disks(context, order).await? {
         let ledger = context.ledger(row.id).await?;
         rows.push((row, ledger));
     }
-    let parts = Parts::load(context, order, &rows).await?;
+    let parts = VerifyParts::load(context, order, &rows).await?;
     let shown = Shown::start(context, order, parts.seed);
     let mut jobs = Vec::new();
     let mut total = 0;
@@ -186,7 +186,7 @@ async fn run(
             return Ok(None);
         }
         let mismatches = outcome.mismatched.iter().take(LISTED);
-        disks.push(DiskVerdict {
+        disks.push(DiskVerifyResult {
             image: order.images.get(&row.key.0).cloned(),
             key: row.key,
             checked: outcome.checked.0,
@@ -199,7 +199,7 @@ async fn run(
     if context.live.view().state == State::Done {
         done::check_again(context, order, &witnesses).await?;
     }
-    let verdict = Verdict {
+    let verdict = VerifyResult {
         mode: order.mode,
         at: clock::now(),
         disks,
@@ -216,7 +216,7 @@ async fn run(
 /// as it is found, whatever becomes of the verification: another one may never look there.
 async fn keeping(
     context: &Context,
-    (parts, cursor): (&Parts, &VerifyCursor),
+    (parts, cursor): (&VerifyParts, &VerifyCursor),
     disk: (&DiskRow, &Ledger),
     progress: &VerifyProgress,
     checking: impl Future<Output = Result<VerifyOutcome, WorkError>>,
@@ -249,15 +249,15 @@ async fn distrust(
     (row, ledger): (&DiskRow, &Ledger),
     progress: &VerifyProgress,
 ) -> Result<(), WorkError> {
-    let (untold, wrong) = (progress.take_untold(), progress.take_wrong(ledger.size()));
+    let (unreported, wrong) = (progress.take_untold(), progress.take_wrong(ledger.size()));
     if wrong.is_empty() || context.live.view().state == State::Done {
         return Ok(());
     }
     let mut retry = Retry::times(DISTRUST_RETRIES);
     loop {
         let noted = async {
-            if !untold.is_empty() {
-                audit::found_out(context, row, &untold).await?;
+            if !unreported.is_empty() {
+                audit::found_out(context, row, &unreported).await?;
             }
             Ok::<_, WorkError>(ledger.distrust(&wrong).await?)
         };
@@ -267,8 +267,8 @@ async fn distrust(
             return Err(error);
         }
     }
-    if !untold.is_empty() {
-        audit::count(context, row, 0, untold.iter().map(|extent| extent.len().0).sum());
+    if !unreported.is_empty() {
+        audit::count(context, row, 0, unreported.iter().map(|extent| extent.len().0).sum());
     }
     Ok(())
 }
@@ -277,8 +277,8 @@ async fn distrust(
 async fn keep(
     context: &Context,
     order: &VerifyOrder,
-    parts: &Parts,
-    verdict: &Verdict,
+    parts: &VerifyParts,
+    verdict: &VerifyResult,
     found: &[(DiskId, VerifyOutcome)],
 ) -> Result<(), WorkError> {
     let equal = found.iter().filter(|(_, outcome)| outcome.is_equal()).map(|(disk, _)| *disk);
@@ -287,7 +287,7 @@ async fn keep(
     let checked: u64 = verdict.disks.iter().map(|disk| disk.checked).sum();
     let what = words(verdict);
     let text = if verdict.passed() {
-        format!("{what} passed: {} on the target are right{}", human::bytes(checked), escape(verdict))
+        format!("{what} passed: {} on the target are right{}", format::bytes(checked), escape(verdict))
     } else if context.live.view().state == State::Done {
         let converted = if conversion::in_force(context).await?.is_some() {
             "; an image that was taken after the conversion differs where that changed it"
@@ -299,12 +299,12 @@ async fn keep(
     } else {
         format!("{what} FAILED: {}; these extents will be copied again", mismatches(verdict))
     };
-    context.note("verification", text).await;
+    context.log_event("verification", text).await;
     Ok(())
 }
 
 /// Mode and scope: `readback`, `readback (sample=1%, seed 7)`.
-fn words(verdict: &Verdict) -> String {
+fn words(verdict: &VerifyResult) -> String {
     match (verdict.scope, verdict.seed) {
         (VerifyScope::Full, _) => verdict.mode.to_string(),
         (scope, None) => format!("{} ({scope})", verdict.mode),
@@ -312,9 +312,9 @@ fn words(verdict: &Verdict) -> String {
     }
 }
 
-fn escape(verdict: &Verdict) -> String {
-    let of = |escape: &crate::model::verify::Escape| {
-        format!("{} by {}", escape.blocks, human::chance(escape.chance))
+fn escape(verdict: &VerifyResult) -> String {
+    let of = |escape: &crate::model::verify::MissProbability| {
+        format!("{} by {}", escape.blocks, format::chance(escape.chance))
     };
     match verdict.escapes.as_slice() {
         [] => String::new(),
@@ -326,7 +326,7 @@ fn escape(verdict: &Verdict) -> String {
 }
 
 /// What a verdict that passed says, no more than was looked at.
-pub fn right(verdict: &Verdict) -> String {
+pub fn describe_success(verdict: &VerifyResult) -> String {
     let what = words(verdict);
     match verdict.scope {
         VerifyScope::Full => format!("{what}: every byte is right"),
@@ -336,7 +336,7 @@ pub fn right(verdict: &Verdict) -> String {
 }
 
 /// The mismatches in words, a few of each disk.
-pub fn mismatches(verdict: &Verdict) -> String {
+pub fn mismatches(verdict: &VerifyResult) -> String {
     let disks = verdict.disks.iter().filter(|disk| disk.mismatched_bytes > 0).map(|disk| {
         let first: Vec<_> = disk.mismatches.iter().take(8).map(|(at, len)| format!("{at}+{len}")).collect();
         let more = if disk.mismatches.len() > first.len() { ", …" } else { "" };

@@ -8,7 +8,7 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use warmd_cbt::{
     ledger::Ledger,
     units::{Length, Offset},
-    verify::{Part, Sample, VerifyProgress},
+    verify::{Sample, VerifyPart, VerifyProgress},
 };
 
 use super::super::{context::Context, failure::WorkError};
@@ -17,7 +17,7 @@ use crate::{
     model::{
         plan::VerifyMode,
         state::State,
-        verify::{Escape, MAX_SEED, VerifyOrder, VerifyScope},
+        verify::{MAX_SEED, MissProbability, VerifyOrder, VerifyScope},
     },
     store::{DiskRow, VerifyCursor},
 };
@@ -27,7 +27,7 @@ const BAD: [u64; 4] = [1, 10, 100, 1000];
 
 /// The parts of all disks of one verification.
 #[derive(Debug)]
-pub(super) struct Parts {
+pub(super) struct VerifyParts {
     /// Mode and scope in words: the key of what is kept.
     pub(super) what: String,
     pub(super) seed: Option<u64>,
@@ -38,7 +38,7 @@ pub(super) struct Parts {
     last_pass: i64,
 }
 
-impl Parts {
+impl VerifyParts {
     pub(super) async fn load(
         context: &Context,
         order: &VerifyOrder,
@@ -75,7 +75,7 @@ impl Parts {
         order: &VerifyOrder,
         row: &DiskRow,
         ledger: &Ledger,
-    ) -> Result<(Part, VerifyCursor), WorkError> {
+    ) -> Result<(VerifyPart, VerifyCursor), WorkError> {
         let mut cursor = VerifyCursor {
             disk: row.id,
             what: self.what.clone(),
@@ -93,7 +93,7 @@ impl Parts {
             (_, Some(sample)) => Some(sample.set().await),
             (_, None) => None,
         };
-        Ok((Part { only: only.map(Arc::new), from: cursor.sure_to }, cursor))
+        Ok((VerifyPart { only: only.map(Arc::new), from: cursor.sure_to }, cursor))
     }
 
     /// Which verification it is, as far as that must not be the same each time.
@@ -116,13 +116,13 @@ impl Parts {
     }
 
     /// How likely a sample of these disks misses bad blocks: the worst disk's chance, as all may lie there.
-    pub(super) fn escapes(&self, order: &VerifyOrder, sizes: &[Length]) -> Vec<Escape> {
+    pub(super) fn escapes(&self, order: &VerifyOrder, sizes: &[Length]) -> Vec<MissProbability> {
         let samples: Vec<_> = sizes.iter().filter_map(|size| self.sample(order, *size)).collect();
         let worst = |bad| samples.iter().map(|sample| sample.escape(bad)).fold(0.0, f64::max);
         if samples.is_empty() {
             return Vec::new();
         }
-        BAD.iter().map(|bad| Escape { blocks: *bad, chance: worst(*bad) }).collect()
+        BAD.iter().map(|bad| MissProbability { blocks: *bad, chance: worst(*bad) }).collect()
     }
 
     fn sample(&self, order: &VerifyOrder, size: Length) -> Option<Sample> {

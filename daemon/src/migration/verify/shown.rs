@@ -8,12 +8,12 @@ use std::{
 use chrono::{DateTime, Utc};
 use warmd_cbt::verify::VerifyProgress;
 
-use super::super::{context::Context, live::Live};
+use super::super::{context::Context, status_publisher::StatusPublisher};
 use crate::{
     clock,
     model::{
         verify::VerifyOrder,
-        view::{Verdict, VerificationView},
+        view::{VerificationView, VerifyResult},
     },
 };
 
@@ -45,7 +45,7 @@ pub(super) struct Shown {
 }
 
 struct Shared {
-    live: Arc<Live>,
+    live: Arc<StatusPublisher>,
     now: Mutex<Now>,
 }
 
@@ -94,7 +94,7 @@ impl Shown {
         now.progress = Arc::clone(progress);
     }
 
-    pub(super) fn end(self, verdict: &Verdict) {
+    pub(super) fn end(self, verdict: &VerifyResult) {
         self.shared.end(verdict);
     }
 }
@@ -112,7 +112,7 @@ impl Shared {
         }
     }
 
-    fn end(&self, verdict: &Verdict) {
+    fn end(&self, verdict: &VerifyResult) {
         let mut now = self.now();
         now.over = true;
         let mut view = now.view.clone();
@@ -137,10 +137,10 @@ mod tests {
     use tokio::sync::broadcast;
 
     use super::*;
-    use crate::migration::live::resting;
+    use crate::migration::status_publisher::resting;
 
     fn shared() -> Shared {
-        let live = Live::new(resting(), broadcast::Sender::new(16));
+        let live = StatusPublisher::new(resting(), broadcast::Sender::new(16));
         let view = VerificationView { total: 10, ..begun(&VerifyOrder::default(), clock::now()) };
         Shared { live, now: Mutex::new(Now { view, before: 0, progress: Arc::default(), over: false }) }
     }
@@ -151,7 +151,7 @@ mod tests {
         shared.tick();
         assert!(shared.live.view().verification.is_some_and(|run| run.ended.is_none()));
         let order = VerifyOrder::default();
-        let verdict = Verdict {
+        let verdict = VerifyResult {
             mode: order.mode,
             at: clock::now(),
             disks: Vec::new(),

@@ -2,11 +2,11 @@
 //!
 //! Rule: these are the texts of the table in `daemon/docs/preflight.md`, word for word; a change of one is a change of both.
 
-use super::{Facts, Rule, Severity};
+use super::{Rule, RuleDoc, Severity};
 
 impl Rule {
     /// What is documented of it.
-    pub fn facts(self) -> Facts {
+    pub fn facts(self) -> RuleDoc {
         use Severity::{Error, Warning};
         let (id, severity, finds, help) = match self {
             Self::PlanWrong => (
@@ -21,8 +21,8 @@ impl Rule {
                 "a hook's program is not on the daemon's host, or cannot be run",
                 "install it there, make it executable, or correct `command`",
             ),
-            Self::BootCheckBlind => (
-                "boot-check-blind",
+            Self::BootCheckUnsupported => (
+                "boot-check-unsupported",
                 Error,
                 "the boot check asks for signs of life that this target cannot see",
                 "remove `serial` and `guest_agent` from the boot check, or use `tcp`",
@@ -53,8 +53,8 @@ impl Rule {
                 "install `daemon/deploy/warmd-conversion.conf`, or see in conversion.md how the command gets by; nothing, if \
                  it runs no VM",
             ),
-            Self::ScheduleDeadEnd => (
-                "schedule-dead-end",
+            Self::WindowNeverOpens => (
+                "window-never-opens",
                 Warning,
                 "by its windows and blackouts, data is never copied, or no cutover ever begins",
                 "correct the windows or the blackouts",
@@ -66,8 +66,8 @@ impl Rule {
                  expected of a migration",
                 "widen the windows of `schedule.cutover`, or make the downtime shorter",
             ),
-            Self::WindowsNeverMeet => (
-                "windows-never-meet",
+            Self::NoCommonWindow => (
+                "no-common-window",
                 Warning,
                 "the VMs move together, and at no time of the coming year the windows for cutovers of all of them are open",
                 "give them windows that overlap, or begin their cutover with `--force`",
@@ -120,14 +120,14 @@ impl Rule {
                 "`vms` chooses no VM of the source",
                 "correct the patterns: see `warmctl source vms NAME`",
             ),
-            Self::VmIdlePattern => (
-                "vm-idle-pattern",
+            Self::PatternUnmatched => (
+                "pattern-unmatched",
                 Warning,
                 "a pattern or an exclusion of `vms` matches no VM of the source",
                 "correct it, or leave it for VMs that are to come",
             ),
-            Self::VmMovedHere => (
-                "vm-moved-here",
+            Self::VmIsMigrated => (
+                "vm-is-migrated",
                 Warning,
                 "the VM was moved here by warmd; a pattern does not choose it",
                 "name it in full in `vms` if it is to move again",
@@ -242,14 +242,14 @@ impl Rule {
                 "a disk is shareable: another VM may write to it while it is copied, and after the cutover",
                 "stop the others that have it before the cutover, and move all of them in one go",
             ),
-            Self::TrackingOn => (
-                "tracking-on",
+            Self::TrackingUnavailable => (
+                "tracking-unavailable",
                 Warning,
                 "the source cannot track a disk's changes: every pass compares the whole disk",
                 "do what the reason says, for a raw image convert it to qcow2, or give the passes the time",
             ),
-            Self::SnapshotsThere => (
-                "snapshots-there",
+            Self::VmHasSnapshots => (
+                "vm-has-snapshots",
                 Warning,
                 "the VM has snapshots: they are not moved, and it cannot be reverted to them while it is",
                 "delete them, or keep the source VM for as long as they are needed",
@@ -402,6 +402,6 @@ impl Rule {
                 "make room on the file system of `state_dir`",
             ),
         };
-        Facts { id, severity, finds, help }
+        RuleDoc { id, severity, finds, help }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use warmd_cbt::units::Length;
 
 use crate::{
-    libvirt::{CurrentJob, Disk, DomainId, DomainXml, Lane, LoaderFirmware, Reason, RunState, Standing},
+    libvirt::{CurrentJob, Disk, DomainId, DomainStatus, DomainXml, Lane, LoaderFirmware, Reason, RunState},
     model::{
         id::{DiskKey, VmId},
         machine::{CpuTopology, Firmware, Machine, MachineDisk, Nic, PowerState, VmSummary},
@@ -17,7 +17,7 @@ use crate::{
 use super::{
     LibvirtSource,
     definitions::Definitions,
-    error::Context,
+    error::ErrorContext,
     hold_off::held_off,
     needs::Obstacle,
     plan::{Looks, is_disk},
@@ -176,7 +176,7 @@ impl LibvirtSource {
         &self,
         domain: DomainId,
         definitions: &Definitions,
-        standing: &Standing,
+        standing: &DomainStatus,
         snapshots: &[String],
     ) -> Result<Vec<Objection>, SourceError> {
         let doing = || format!("VM {domain}: looking for what is in its way");
@@ -194,7 +194,7 @@ impl LibvirtSource {
         objections.extend(definitions.objections());
         if let Some(owner) = xml.tagged(DomainXml::MOVED_HERE) {
             let found = format!("migration {owner} made it here");
-            objections.push(Objection::new(Rule::VmMovedHere, found));
+            objections.push(Objection::new(Rule::VmIsMigrated, found));
         }
         let mut object = |rule, found: String| objections.push(Objection::new(rule, found));
         match (standing.state, standing.reason) {
@@ -219,7 +219,7 @@ impl LibvirtSource {
         }
         if let [first, ..] = snapshots {
             object(
-                Rule::SnapshotsThere,
+                Rule::VmHasSnapshots,
                 format!("it has {} snapshots, {first:?} among them", snapshots.len()),
             );
         }

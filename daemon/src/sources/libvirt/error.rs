@@ -6,18 +6,18 @@ use crate::{
 };
 
 /// Puts a context to a failed call.
-pub(super) trait Context<T> {
+pub(super) trait ErrorContext<T> {
     /// The failure as the source's, with what was being done.
     fn context(self, context: impl FnOnce() -> String) -> Result<T, SourceError>;
 }
 
-impl<T> Context<T> for Result<T, LibvirtError> {
+impl<T> ErrorContext<T> for Result<T, LibvirtError> {
     fn context(self, context: impl FnOnce() -> String) -> Result<T, SourceError> {
         self.map_err(|error| SourceError::new(kind(&error), context(), error))
     }
 }
 
-impl<T> Context<T> for std::io::Result<T> {
+impl<T> ErrorContext<T> for std::io::Result<T> {
     fn context(self, context: impl FnOnce() -> String) -> Result<T, SourceError> {
         self.map_err(|error| {
             let kind = match error.kind() {

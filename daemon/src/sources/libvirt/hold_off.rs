@@ -7,10 +7,10 @@
 use crate::{
     libvirt::{DomainId, DomainXml, Lane, LibvirtError, xml::escape},
     model::id::MigrationId,
-    sources::{HoldOff, Moved, SourceError, SourceErrorKind},
+    sources::{HoldOff, MigratedMark, SourceError, SourceErrorKind},
 };
 
-use super::{LibvirtSource, error::Context};
+use super::{LibvirtSource, error::ErrorContext};
 
 impl LibvirtSource {
     pub(super) async fn starters_of(
@@ -28,7 +28,7 @@ impl LibvirtSource {
     pub(super) async fn take_starters(
         &self,
         domain: DomainId,
-        moved: &Moved,
+        moved: &MigratedMark,
         was: &HoldOff,
     ) -> Result<(), SourceError> {
         let doing = || format!("VM {domain}: holding it off, so that only warmd starts it");

@@ -15,9 +15,9 @@ use crate::{
 
 use super::{
     LibvirtSource,
-    error::Context,
+    error::ErrorContext,
     files, marks,
-    nook::{self, Nook},
+    runtime_dirs::{self, RuntimeDirs},
     tag::TAG,
 };
 
@@ -32,7 +32,7 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// What became of a VM that was started only to read its disks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(super) enum CleanupResult {
     /// There was no such VM.
     AsItShould,
     /// It was there as warmd had started it, its guest never ran, and it is off.
@@ -43,9 +43,13 @@ pub(super) enum Ended {
 
 impl LibvirtSource {
     /// Ends the migration's backup job, cuts the power of a VM that was started for it, and removes its files.
-    pub(super) async fn end(&self, domain: DomainId, owner: MigrationId) -> Result<Ended, SourceError> {
+    pub(super) async fn end(
+        &self,
+        domain: DomainId,
+        owner: MigrationId,
+    ) -> Result<CleanupResult, SourceError> {
         let ended = match self.end_on_domain(domain, owner).await {
-            Err(error) if error.kind == SourceErrorKind::NotFound => Ended::AsItShould,
+            Err(error) if error.kind == SourceErrorKind::NotFound => CleanupResult::AsItShould,
             result => result?,
         };
         // What held the guest is gone; files are no reason to leave a VM off. The next snapshot removes them first.
@@ -59,24 +63,28 @@ impl LibvirtSource {
         Ok(ended)
     }
 
-    async fn end_on_domain(&self, domain: DomainId, owner: MigrationId) -> Result<Ended, SourceError> {
+    async fn end_on_domain(
+        &self,
+        domain: DomainId,
+        owner: MigrationId,
+    ) -> Result<CleanupResult, SourceError> {
         let doing = || format!("VM {domain}: ending the snapshot");
         self.end_own_job(domain, owner).await?;
         let xml = self.libvirt.domain(domain).await.context(doing)?;
         if xml.tagged(TAG) != Some(owner.to_string().as_str()) {
-            return Ok(Ended::AsItShould);
+            return Ok(CleanupResult::AsItShould);
         }
         match self.libvirt.state(domain).await.context(doing)?.state {
-            RunState::Off => return Ok(Ended::AsItShould),
+            RunState::Off => return Ok(CleanupResult::AsItShould),
             RunState::Paused if self.libvirt.never_ran(domain).await.context(doing)? => {
                 self.libvirt.destroy(domain).await.context(doing)?;
-                return Ok(Ended::AtRest);
+                return Ok(CleanupResult::AtRest);
             }
             RunState::Paused | RunState::Running => {}
         }
         // It is theirs now: without the tag it is never taken for ours again.
         self.libvirt.remove_live_tag(domain).await.context(doing)?;
-        Ok(Ended::Resumed)
+        Ok(CleanupResult::Resumed)
     }
 
     /// Ends a backup job that is this migration's, also one of an earlier daemon; answers whether there was one.
@@ -105,10 +113,10 @@ impl LibvirtSource {
     pub(super) async fn in_nook<T: Send + 'static>(
         &self,
         owner: MigrationId,
-        act: impl FnOnce(Nook) -> std::io::Result<T> + Send + 'static,
+        act: impl FnOnce(RuntimeDirs) -> std::io::Result<T> + Send + 'static,
     ) -> std::io::Result<T> {
         let settings = Arc::clone(&self.settings);
-        let acting = move |_: &Path| act(Nook::new(&settings, owner));
+        let acting = move |_: &Path| act(RuntimeDirs::new(&settings, owner));
         files::ask_within(NOOK, &self.settings.scratch_dir, acting).await.flatten()
     }
 
@@ -205,7 +213,7 @@ fn strays(dir: &Path, known: &[MigrationId]) -> std::io::Result<Vec<String>> {
 pub(super) fn is_own(job: &CurrentJob, owner: MigrationId) -> bool {
     match job {
         CurrentJob::Backup(BackupJob { socket, scratch }) => {
-            socket.iter().chain(scratch).any(|path| nook::is_of(path, owner))
+            socket.iter().chain(scratch).any(|path| runtime_dirs::is_of(path, owner))
         }
         CurrentJob::None | CurrentJob::Other(_) => false,
     }

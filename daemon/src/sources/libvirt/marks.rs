@@ -12,23 +12,23 @@ use crate::model::id::MigrationId;
 
 /// A moment of one disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Mark {
+pub(super) enum LibvirtMark {
     /// From here on a checkpoint's bitmap records.
-    Checkpoint { name: String, size: Length, image: Image },
+    Checkpoint { name: String, size: Length, image: ImageIdentity },
     /// Nothing records; the number only tells moments apart, and the image what was copied.
-    Untracked { number: u64, image: Option<Image> },
+    Untracked { number: u64, image: Option<ImageIdentity> },
 }
 
 /// The image that a disk was.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Image {
+pub(super) struct ImageIdentity {
     /// Where it is.
     pub(super) place: String,
     /// What tells its file from another at the same path, where that can be told.
     pub(super) identity: Option<String>,
 }
 
-impl Image {
+impl ImageIdentity {
     /// Whether this, which is there now, is surely another than `before`.
     pub(super) fn is_other_than(&self, before: &Self) -> bool {
         self.place != before.place
@@ -58,7 +58,7 @@ const UNTRACKED: &str = "untracked-";
 /// Stands around an identity. No image begins so: it is an absolute path, or begins with its kind.
 const IDENTITY: char = '@';
 
-impl Mark {
+impl LibvirtMark {
     pub(super) fn write(&self) -> ChangeMark {
         ChangeMark(match self {
             Self::Checkpoint { name, size, image } => format!("{name}/{size}/{}", image.write()),
@@ -73,7 +73,7 @@ impl Mark {
     pub(super) fn read(mark: &ChangeMark) -> Option<Self> {
         if let Some(rest) = mark.0.strip_prefix(UNTRACKED) {
             let (number, image) = match rest.split_once('/') {
-                Some((number, image)) => (number, Some(Image::read(image)?)),
+                Some((number, image)) => (number, Some(ImageIdentity::read(image)?)),
                 None => (rest, None),
             };
             return number.parse().ok().map(|number| Self::Untracked { number, image });
@@ -81,11 +81,11 @@ impl Mark {
         let (name, rest) = mark.0.split_once('/')?;
         let (size, image) = rest.split_once('/')?;
         let size = Length(size.parse().ok()?);
-        Some(Self::Checkpoint { name: name.to_owned(), size, image: Image::read(image)? })
+        Some(Self::Checkpoint { name: name.to_owned(), size, image: ImageIdentity::read(image)? })
     }
 
     /// The image that the disk was then, where that is known.
-    pub(super) fn image(&self) -> Option<&Image> {
+    pub(super) fn image(&self) -> Option<&ImageIdentity> {
         match self {
             Self::Checkpoint { image, .. } => Some(image),
             Self::Untracked { image, .. } => image.as_ref(),
@@ -118,14 +118,14 @@ pub(super) fn description(owner: MigrationId) -> String {
 pub(super) fn next_number<'a>(
     owner: MigrationId,
     checkpoints: impl IntoIterator<Item = &'a str>,
-    anchors: impl IntoIterator<Item = &'a Mark>,
+    anchors: impl IntoIterator<Item = &'a LibvirtMark>,
 ) -> u64 {
     let prefix = prefix(owner);
     let of_name = |name: &str| name.strip_prefix(&prefix).and_then(|number| number.parse::<u64>().ok());
     let used = checkpoints.into_iter().filter_map(of_name);
     let anchored = anchors.into_iter().filter_map(|mark| match mark {
-        Mark::Checkpoint { name, .. } => of_name(name),
-        Mark::Untracked { number, .. } => Some(*number),
+        LibvirtMark::Checkpoint { name, .. } => of_name(name),
+        LibvirtMark::Untracked { number, .. } => Some(*number),
     });
     used.chain(anchored).max().unwrap_or(0).saturating_add(1)
 }
@@ -136,23 +136,23 @@ mod tests {
 
     #[test]
     fn marks_read_back() {
-        let image = |identity: Option<&str>| Image {
+        let image = |identity: Option<&str>| ImageIdentity {
             place: "/a/b c/../d.qcow2".to_owned(),
             identity: identity.map(str::to_owned),
         };
-        let of = |identity: Option<&str>| Mark::Checkpoint {
+        let of = |identity: Option<&str>| LibvirtMark::Checkpoint {
             name: "warmd-x-7".to_owned(),
             size: Length(42),
             image: image(identity),
         };
-        let untracked = |image| Mark::Untracked { number: 3, image };
+        let untracked = |image| LibvirtMark::Untracked { number: 3, image };
         let marks = [of(None), of(Some("5-1f")), untracked(None), untracked(Some(image(None)))];
         let marks = marks.into_iter().chain([untracked(Some(image(Some("5-1f"))))]);
         for mark in marks {
-            assert_eq!(Mark::read(&mark.write()), Some(mark));
+            assert_eq!(LibvirtMark::read(&mark.write()), Some(mark));
         }
         for odd in ["", "x", "x/y", "x/y/z", "untracked-", "untracked-x", "untracked--1"] {
-            assert_eq!(Mark::read(&ChangeMark(odd.to_owned())), None, "{odd}");
+            assert_eq!(LibvirtMark::read(&ChangeMark(odd.to_owned())), None, "{odd}");
         }
     }
 
@@ -162,10 +162,13 @@ mod tests {
         let name = |number: u64| format!("{}{number}", prefix(owner));
         assert_eq!(next_number(owner, [], []), 1);
         let (two, five) = (name(2), name(5));
-        let image = Image { place: String::new(), identity: None };
-        let anchor = Mark::Checkpoint { name: five, size: Length(1), image };
+        let image = ImageIdentity { place: String::new(), identity: None };
+        let anchor = LibvirtMark::Checkpoint { name: five, size: Length(1), image };
         assert_eq!(next_number(owner, [two.as_str(), "warmd-other-99", "x"], []), 3);
         assert_eq!(next_number(owner, [two.as_str()], [&anchor]), 6);
-        assert_eq!(next_number(owner, [two.as_str()], [&Mark::Untracked { number: 9, image: None }]), 10);
+        assert_eq!(
+            next_number(owner, [two.as_str()], [&LibvirtMark::Untracked { number: 9, image: None }]),
+            10
+        );
     }
 }

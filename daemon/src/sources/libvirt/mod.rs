@@ -19,18 +19,18 @@ mod definitions;
 mod describe;
 mod error;
 mod files;
-mod guard;
 mod hardware;
 mod hold_off;
 mod leftovers;
 mod marks;
 mod needs;
-mod nook;
 mod place;
 mod plan;
 mod power;
 mod release;
 mod room;
+mod runtime_dirs;
+mod scratch_monitor;
 mod settings;
 mod sizes;
 mod snapshot;
@@ -43,22 +43,22 @@ use futures::{StreamExt, TryStreamExt, stream};
 use warmd_cbt::{mark::ChangeMark, units::Length};
 
 use crate::{
-    libvirt::{DomainId, Libvirt},
+    libvirt::{DomainId, LibvirtClient},
     model::{
         id::{DiskKey, MigrationId, VmId},
         machine::{Machine, MachineDisk, PowerState, VmSummary},
         rule::Objection,
     },
     sources::{
-        HoldOff, HowStopped, Leftover, Moved, ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceError,
-        SourceErrorKind,
+        HoldOff, HowStopped, Leftover, MigratedMark, ShutdownPolicy, Snapshot, SnapshotRequest, Source,
+        SourceError, SourceErrorKind,
     },
 };
 
-pub use settings::Settings;
+pub use settings::LibvirtSourceSettings;
 
-use error::{Context, refused};
-use marks::Mark;
+use error::{ErrorContext, refused};
+use marks::LibvirtMark;
 
 /// Below this, libvirt cannot back up some disks incrementally and others whole in one job.
 const OLDEST: (u32, u32) = (7, 0);
@@ -69,18 +69,18 @@ const PARALLEL_VMS: usize = 8;
 /// A source `libvirt`.
 #[derive(Clone, Debug)]
 pub struct LibvirtSource {
-    libvirt: Libvirt,
-    settings: Arc<Settings>,
+    libvirt: LibvirtClient,
+    settings: Arc<LibvirtSourceSettings>,
     seen: sizes::Seen,
     rates: room::Rates,
 }
 
 impl LibvirtSource {
     /// By these settings, which are judged but not tried.
-    pub fn new(settings: &Settings) -> Result<Self, SourceError> {
+    pub fn new(settings: &LibvirtSourceSettings) -> Result<Self, SourceError> {
         settings.judge()?;
         Ok(Self {
-            libvirt: Libvirt::new(&settings.uri),
+            libvirt: LibvirtClient::new(&settings.uri),
             settings: Arc::new(settings.clone()),
             seen: sizes::Seen::default(),
             rates: room::Rates::default(),
@@ -163,14 +163,14 @@ impl Source for LibvirtSource {
         self.end(domain_id(vm)?, owner).await.map(drop)
     }
 
-    async fn release_marks(
+    async fn delete_marks(
         &self,
         vm: &VmId,
         owner: MigrationId,
         keep: &[ChangeMark],
     ) -> Result<Vec<Leftover>, SourceError> {
-        let keep: Vec<Mark> = keep.iter().filter_map(Mark::read).collect();
-        let keep: Vec<&str> = keep.iter().filter_map(Mark::checkpoint).collect();
+        let keep: Vec<LibvirtMark> = keep.iter().filter_map(LibvirtMark::read).collect();
+        let keep: Vec<&str> = keep.iter().filter_map(LibvirtMark::checkpoint).collect();
         self.release(domain_id(vm)?, owner, &keep).await
     }
 
@@ -190,7 +190,7 @@ impl Source for LibvirtSource {
         self.starters_of(domain_id(vm)?, owner).await
     }
 
-    async fn hold_off(&self, vm: &VmId, moved: &Moved, was: &HoldOff) -> Result<(), SourceError> {
+    async fn hold_off(&self, vm: &VmId, moved: &MigratedMark, was: &HoldOff) -> Result<(), SourceError> {
         self.take_starters(domain_id(vm)?, moved, was).await
     }
 

@@ -17,7 +17,7 @@ use crate::{
 
 use super::{
     LibvirtSource,
-    error::{Context, blocked, refused},
+    error::{ErrorContext, blocked, refused},
     files::{self, Presence},
 };
 

@@ -1,4 +1,4 @@
-//! Hosts and datastores, as budgets name them.
+//! Hosts and datastores, as quotas name them.
 //!
 //! Rule: the host is always this one. Disks lie together in a directory, in a storage pool, or in a pool of a cluster.
 

@@ -1,7 +1,7 @@
 //! What a snapshot asks libvirt for: which disks, since when, and the XML that says so. Pure.
 //!
 //! Rule: a disk is asked for incrementally only if everything that its anchor promises still holds. Any doubt makes it
-//! [`Tracking::Whole`], with the reason: that costs a comparison, where a wrong answer would cost data.
+//! [`SnapshotBase::Whole`], with the reason: that costs a comparison, where a wrong answer would cost data.
 
 use std::{collections::BTreeMap, fmt::Write, path::Path};
 
@@ -13,16 +13,16 @@ use crate::{
 };
 
 use super::{
-    marks::{self, Image, Mark},
-    nook::Nook,
+    marks::{self, ImageIdentity, LibvirtMark},
+    runtime_dirs::RuntimeDirs,
 };
 
 /// One disk of the snapshot to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DiskPlan {
     pub(super) key: DiskKey,
-    pub(super) image: Image,
-    pub(super) tracking: Tracking,
+    pub(super) image: ImageIdentity,
+    pub(super) tracking: SnapshotBase,
 }
 
 /// What a look at a disk's image tells beside the domain's XML.
@@ -39,7 +39,7 @@ pub(super) type Looks = BTreeMap<String, Looked>;
 
 /// How much libvirt can say of a disk's changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Tracking {
+pub(super) enum SnapshotBase {
     /// Nothing, and no mark can be made; why.
     Untracked(String),
     /// Nothing since the anchor, but a mark is made; why.
@@ -88,12 +88,12 @@ pub(super) fn plan(
                 return Err(PlanError::Lun(key.clone()));
             }
             let Looked { identity, untracked } = looks.get(&key.0).cloned().unwrap_or_default();
-            let image = Image { place: disk.source.to_string(), identity };
+            let image = ImageIdentity { place: disk.source.to_string(), identity };
             let tracking = match disk.untracked().or(untracked) {
-                Some(reason) => Tracking::Untracked(reason),
+                Some(reason) => SnapshotBase::Untracked(reason),
                 None => match since(owner, key, anchor.as_ref(), &image, checkpoints) {
-                    Ok(anchor) => Tracking::Since(anchor),
-                    Err(reason) => Tracking::Whole(reason),
+                    Ok(anchor) => SnapshotBase::Since(anchor),
+                    Err(reason) => SnapshotBase::Whole(reason),
                 },
             };
             Ok(DiskPlan { key: key.clone(), image, tracking })
@@ -110,8 +110,8 @@ pub(super) fn same_images(
     for plan in plans {
         let anchor =
             requested.iter().find(|(key, _)| *key == plan.key).and_then(|(_, anchor)| anchor.as_ref());
-        let mark = anchor.and_then(Mark::read);
-        if let Some(then) = mark.as_ref().and_then(Mark::image)
+        let mark = anchor.and_then(LibvirtMark::read);
+        if let Some(then) = mark.as_ref().and_then(LibvirtMark::image)
             && plan.image.is_other_than(then)
         {
             let is_there = then.place == plan.image.place;
@@ -132,14 +132,14 @@ fn since(
     owner: MigrationId,
     key: &DiskKey,
     anchor: Option<&ChangeMark>,
-    image: &Image,
+    image: &ImageIdentity,
     checkpoints: &[Checkpoint],
 ) -> Result<Anchor, String> {
     let anchor = anchor.ok_or("there is no earlier mark")?;
-    let Some(mark) = Mark::read(anchor) else {
+    let Some(mark) = LibvirtMark::read(anchor) else {
         return Err(format!("the mark {anchor} is none of libvirt's"));
     };
-    let Mark::Checkpoint { name, size, image: then } = mark else {
+    let LibvirtMark::Checkpoint { name, size, image: then } = mark else {
         return Err("it could not be tracked at the last pass".to_owned());
     };
     if !name.starts_with(&marks::prefix(owner)) {
@@ -170,17 +170,17 @@ fn since(
 }
 
 /// The `<domainbackup>`.
-pub(super) fn backup_xml(plans: &[DiskPlan], all: &[Disk], nook: &Nook, socket: &Path) -> String {
+pub(super) fn backup_xml(plans: &[DiskPlan], all: &[Disk], nook: &RuntimeDirs, socket: &Path) -> String {
     let path = |path: &Path| escape(&path.to_string_lossy());
     let mut xml =
         format!("<domainbackup mode='pull'><server transport='unix' socket='{}'/><disks>", path(socket));
     for (number, plan) in plans.iter().enumerate() {
         let (name, scratch) = (escape(&plan.key.0), path(&nook.scratch_file(number)));
         let since = match &plan.tracking {
-            Tracking::Since(Anchor { checkpoint, .. }) => {
+            SnapshotBase::Since(Anchor { checkpoint, .. }) => {
                 format!("backupmode='incremental' incremental='{}'", escape(checkpoint))
             }
-            Tracking::Whole(_) | Tracking::Untracked(_) => "backupmode='full'".to_owned(),
+            SnapshotBase::Whole(_) | SnapshotBase::Untracked(_) => "backupmode='full'".to_owned(),
         };
         // Writing to a String cannot fail.
         let _ = write!(
@@ -203,7 +203,7 @@ pub(super) fn checkpoint_xml(
     owner: MigrationId,
     name: &str,
 ) -> Option<String> {
-    let is_tracked = |plan: &&DiskPlan| !matches!(plan.tracking, Tracking::Untracked(_));
+    let is_tracked = |plan: &&DiskPlan| !matches!(plan.tracking, SnapshotBase::Untracked(_));
     plans.iter().find(is_tracked)?;
     let mut xml = format!(
         "<domaincheckpoint><name>{}</name><description>{}</description><disks>",
@@ -232,7 +232,7 @@ mod tests {
 
     use crate::libvirt::{BackupJob, DomainXml, xml};
 
-    use super::super::settings::Settings;
+    use super::super::settings::LibvirtSourceSettings;
     use super::*;
 
     const SIZE: Length = Length(1 << 20);
@@ -254,8 +254,8 @@ mod tests {
 
     fn anchor(owner: MigrationId, image: &str) -> ChangeMark {
         let name = format!("{}3", marks::prefix(owner));
-        let image = Image { place: image.to_owned(), identity: Some("1".to_owned()) };
-        Mark::Checkpoint { name, size: SIZE, image }.write()
+        let image = ImageIdentity { place: image.to_owned(), identity: Some("1".to_owned()) };
+        LibvirtMark::Checkpoint { name, size: SIZE, image }.write()
     }
 
     fn checkpoint(owner: MigrationId, disks: &[&str]) -> Checkpoint {
@@ -271,7 +271,7 @@ mod tests {
         [("vda".to_owned(), looked)].into()
     }
 
-    fn one(owner: MigrationId, mark: Option<ChangeMark>, checkpoints: &[Checkpoint]) -> Tracking {
+    fn one(owner: MigrationId, mark: Option<ChangeMark>, checkpoints: &[Checkpoint]) -> SnapshotBase {
         plan(owner, &[(key("vda"), mark)], &disks(), &looks("1"), checkpoints).unwrap().remove(0).tracking
     }
 
@@ -280,12 +280,15 @@ mod tests {
         let (owner, other) = (MigrationId::generate(), MigrationId::generate());
         let good = [checkpoint(owner, &["vda", "vdb"])];
         let since = one(owner, Some(anchor(owner, "/a'<b>")), &good);
-        let Tracking::Since(Anchor { checkpoint: name, size }) = since else { panic!("{since:?}") };
+        let SnapshotBase::Since(Anchor { checkpoint: name, size }) = since else { panic!("{since:?}") };
         assert_eq!((name, size), (good[0].name.clone(), SIZE));
         // A newer one is of an advance that was never committed: it knows less than what changed since the anchor.
         let newer = Checkpoint { name: format!("{}4", marks::prefix(owner)), ..good[0].clone() };
         let since = one(owner, Some(anchor(owner, "/a'<b>")), &[good[0].clone(), newer]);
-        assert!(matches!(&since, Tracking::Since(since) if since.checkpoint == good[0].name), "{since:?}");
+        assert!(
+            matches!(&since, SnapshotBase::Since(since) if since.checkpoint == good[0].name),
+            "{since:?}"
+        );
 
         let cases = [
             (None, &good[..], "no earlier mark"),
@@ -293,13 +296,13 @@ mod tests {
             (Some(anchor(other, "/a'<b>")), &good, "another migration"),
             (Some(anchor(owner, "/a'<b>")), &[], "gone"),
             (Some(anchor(owner, "/a'<b>")), &[checkpoint(owner, &["vdb"])], "no bitmap of vda"),
-            (Some(Mark::Untracked { number: 3, image: None }.write()), &good, "last pass"),
+            (Some(LibvirtMark::Untracked { number: 3, image: None }.write()), &good, "last pass"),
             (Some(ChangeMark("52 de ad/9".to_owned())), &good, "none of libvirt's"),
         ];
         for (mark, checkpoints, word) in cases {
             let tracking = one(owner, mark.clone(), checkpoints);
             assert!(
-                matches!(&tracking, Tracking::Whole(reason) if reason.contains(word)),
+                matches!(&tracking, SnapshotBase::Whole(reason) if reason.contains(word)),
                 "{mark:?}: {tracking:?}"
             );
         }
@@ -313,21 +316,23 @@ mod tests {
             let requested = [(key("vda"), Some(anchor(owner, "/a'<b>")))];
             plan(owner, &requested, &disks(), looks, &good).unwrap().remove(0).tracking
         };
-        assert!(matches!(with(&looks("1")), Tracking::Since(_)));
-        assert!(matches!(with(&Looks::new()), Tracking::Whole(reason) if reason.contains("cannot be told")));
-        assert!(matches!(with(&looks("2")), Tracking::Whole(reason) if reason.contains("another file")));
+        assert!(matches!(with(&looks("1")), SnapshotBase::Since(_)));
+        assert!(
+            matches!(with(&Looks::new()), SnapshotBase::Whole(reason) if reason.contains("cannot be told"))
+        );
+        assert!(matches!(with(&looks("2")), SnapshotBase::Whole(reason) if reason.contains("another file")));
         let old = Looked { identity: None, untracked: Some("old".to_owned()) };
-        assert!(matches!(with(&[("vda".to_owned(), old)].into()), Tracking::Untracked(_)));
+        assert!(matches!(with(&[("vda".to_owned(), old)].into()), SnapshotBase::Untracked(_)));
     }
 
     #[test]
     fn an_anchor_that_knows_no_file_holds_without_a_look() {
         let owner = MigrationId::generate();
         let good = [checkpoint(owner, &["vda"])];
-        let image = Image { place: "/a'<b>".to_owned(), identity: None };
-        let mark = Mark::Checkpoint { name: good[0].name.clone(), size: SIZE, image }.write();
+        let image = ImageIdentity { place: "/a'<b>".to_owned(), identity: None };
+        let mark = LibvirtMark::Checkpoint { name: good[0].name.clone(), size: SIZE, image }.write();
         let plans = plan(owner, &[(key("vda"), Some(mark))], &disks(), &Looks::new(), &good).unwrap();
-        assert!(matches!(plans[0].tracking, Tracking::Since(_)), "{plans:?}");
+        assert!(matches!(plans[0].tracking, SnapshotBase::Since(_)), "{plans:?}");
     }
 
     #[test]
@@ -339,8 +344,8 @@ mod tests {
             same_images(&requested, &plans)
         };
         let untracked = |place: &str| {
-            let image = Image { place: place.to_owned(), identity: None };
-            Some(Mark::Untracked { number: 3, image: Some(image) }.write())
+            let image = ImageIdentity { place: place.to_owned(), identity: None };
+            Some(LibvirtMark::Untracked { number: 3, image: Some(image) }.write())
         };
         let same = || Some(anchor(owner, "/a'<b>"));
         assert_eq!(judged("vda", same(), &looks("1")), Ok(()));
@@ -364,14 +369,17 @@ mod tests {
         assert_eq!(plan("vdz").unwrap_err(), PlanError::Missing(key("vdz")));
         assert_eq!(plan("sdb").unwrap_err(), PlanError::Missing(key("sdb")));
         assert_eq!(plan("sda").unwrap_err(), PlanError::Lun(key("sda")));
-        assert!(matches!(plan("vdc").unwrap()[1].tracking, Tracking::Untracked(_)));
+        assert!(matches!(plan("vdc").unwrap()[1].tracking, SnapshotBase::Untracked(_)));
     }
 
     #[test]
     fn the_xml_names_each_disk_once_and_survives_odd_paths() {
         let owner = MigrationId::generate();
-        let settings = Settings { scratch_dir: "/s/it's <here>".into(), ..Settings::default() };
-        let nook = Nook::new(&settings, owner);
+        let settings = LibvirtSourceSettings {
+            scratch_dir: "/s/it's <here>".into(),
+            ..LibvirtSourceSettings::default()
+        };
+        let nook = RuntimeDirs::new(&settings, owner);
         let requested = [(key("vda"), Some(anchor(owner, "/a'<b>"))), (key("vdc"), None)];
         let plans = plan(owner, &requested, &disks(), &looks("1"), &[checkpoint(owner, &["vda"])]).unwrap();
 

@@ -8,14 +8,14 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    libvirt::{DomainId, DomainXml, LibvirtErrorKind, Reason, RunState, Standing, XmlForm},
+    libvirt::{DomainId, DomainStatus, DomainXml, LibvirtErrorKind, Reason, RunState, XmlForm},
     model::{id::MigrationId, machine::PowerState},
     sources::{HowStopped, ShutdownPolicy, SourceError, SourceErrorKind},
 };
 
 use super::{
     LibvirtSource,
-    error::{Context, blocked, elsewhere, refused},
+    error::{ErrorContext, blocked, elsewhere, refused},
     tag::{TAG, tagged},
 };
 
@@ -41,7 +41,7 @@ impl LibvirtSource {
     pub(super) async fn power_by(
         &self,
         domain: DomainId,
-        standing: &Standing,
+        standing: &DomainStatus,
     ) -> Result<PowerState, SourceError> {
         not_elsewhere(standing, || format!("VM {domain}: looking whether it runs"))?;
         Ok(match standing.state {
@@ -85,7 +85,7 @@ impl LibvirtSource {
         let xml =
             tagged(&xml, owner).map_err(|error| SourceError::new(SourceErrorKind::Failed, doing(), error))?;
         self.libvirt.create_paused(&xml).await.context(doing)?;
-        let Standing { state, text, .. } = self.libvirt.state(domain).await.context(doing)?;
+        let DomainStatus { state, text, .. } = self.libvirt.state(domain).await.context(doing)?;
         if state == RunState::Paused {
             return Ok(());
         }
@@ -205,7 +205,7 @@ impl LibvirtSource {
         loop {
             let standing = self.libvirt.state(domain).await.context(doing)?;
             not_elsewhere(&standing, doing)?;
-            let Standing { state, reason, .. } = standing;
+            let DomainStatus { state, reason, .. } = standing;
             if state == RunState::Off {
                 let by_itself = reason == Reason::Shutdown;
                 return Ok(Some(if by_itself { HowStopped::Gracefully } else { HowStopped::Forced }));
@@ -231,7 +231,11 @@ impl LibvirtSource {
 
 impl LibvirtSource {
     /// Refuses what another host has, where libvirt does not say how it came to be off.
-    async fn not_locked_elsewhere(&self, domain: DomainId, standing: &Standing) -> Result<(), SourceError> {
+    async fn not_locked_elsewhere(
+        &self,
+        domain: DomainId,
+        standing: &DomainStatus,
+    ) -> Result<(), SourceError> {
         let doing = || format!("VM {domain}: looking whether another host has its disks");
         match self.libvirt.runs_elsewhere(domain, standing).await.context(doing)? {
             Some(why) => Err(elsewhere(doing(), why)),
@@ -241,6 +245,6 @@ impl LibvirtSource {
 }
 
 /// Refuses what is off here because it was migrated: it runs on another host.
-fn not_elsewhere(standing: &Standing, doing: impl FnOnce() -> String) -> Result<(), SourceError> {
+fn not_elsewhere(standing: &DomainStatus, doing: impl FnOnce() -> String) -> Result<(), SourceError> {
     if standing.is_elsewhere() { Err(elsewhere(doing(), ELSEWHERE)) } else { Ok(()) }
 }

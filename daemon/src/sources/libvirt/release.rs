@@ -15,7 +15,7 @@ use crate::{
     sources::{Leftover, SourceError},
 };
 
-use super::{LibvirtSource, error::Context, files, marks, plan::is_disk};
+use super::{LibvirtSource, error::ErrorContext, files, marks, plan::is_disk};
 
 impl LibvirtSource {
     /// Gives up all checkpoints but those in `keep`; answers what could not be removed.
@@ -272,7 +272,7 @@ fn checkpoint_remedy(domain: DomainId, name: &str, off: bool) -> String {
     format!("`virsh checkpoint-delete {domain} {name}{metadata}`")
 }
 
-fn bitmap_remedy(image: &image::Image, bitmap: &str) -> String {
+fn bitmap_remedy(image: &image::Qcow2Image, bitmap: &str) -> String {
     let path = files::quoted(&image.path);
     if image.encrypted {
         return format!(

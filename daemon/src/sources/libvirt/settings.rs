@@ -12,7 +12,7 @@ const MAX_RUNTIME_DIR: usize = 107 - "/00000000-0000-0000-0000-000000000000/q/00
 /// The settings of a source `libvirt`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Settings {
+pub struct LibvirtSourceSettings {
     /// libvirt's connection URI. The hypervisor must be this host: its disks are read through a Unix socket.
     pub uri: String,
     /// Where the sockets are through which QEMU serves its disks, each in a directory that only QEMU's user and warmd
@@ -28,7 +28,7 @@ pub struct Settings {
     pub connections: usize,
 }
 
-impl Default for Settings {
+impl Default for LibvirtSourceSettings {
     fn default() -> Self {
         Self {
             uri: "qemu:///system".to_owned(),
@@ -40,7 +40,7 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
+impl LibvirtSourceSettings {
     /// Judges them without asking anything.
     pub(super) fn judge(&self) -> Result<(), SourceError> {
         let refused = |what: String| Err(SourceError::new(SourceErrorKind::Refused, "settings", what));
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     fn judged(toml: &str) -> String {
-        let settings: Settings = toml::from_str(toml).unwrap();
+        let settings: LibvirtSourceSettings = toml::from_str(toml).unwrap();
         settings.judge().err().map(|error| error.to_string()).unwrap_or_default()
     }
 
@@ -107,7 +107,7 @@ mod tests {
             assert!(judged(toml).contains(word), "{toml}: {}", judged(toml));
         }
         assert!(judged(&format!("runtime_dir = '/{}'", "x".repeat(100))).contains("socket"));
-        assert!(toml::from_str::<Settings>("url = 'x'").is_err());
+        assert!(toml::from_str::<LibvirtSourceSettings>("url = 'x'").is_err());
     }
 
     #[test]

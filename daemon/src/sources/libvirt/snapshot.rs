@@ -19,7 +19,9 @@ use warmd_cbt::{
 };
 
 use crate::{
-    libvirt::{CurrentJob, DomainId, DomainXml, Lane, LibvirtError, LibvirtErrorKind, RunState, Standing},
+    libvirt::{
+        CurrentJob, DomainId, DomainStatus, DomainXml, Lane, LibvirtError, LibvirtErrorKind, RunState,
+    },
     model::id::{DiskKey, MigrationId},
     nbd::{NbdAddress, NbdDisk, NbdError, NbdOptions},
     sources::{Snapshot, SnapshotDisk, SnapshotRequest, SourceError, SourceErrorKind},
@@ -27,13 +29,13 @@ use crate::{
 
 use super::{
     LibvirtSource,
-    error::{Context, blocked, refused},
-    guard::{self, Guard},
-    leftovers::Ended,
-    marks::{self, Mark},
-    nook::Nook,
-    plan::{self, DiskPlan, PlanError, Tracking},
+    error::{ErrorContext, blocked, refused},
+    leftovers::CleanupResult,
+    marks::{self, LibvirtMark},
+    plan::{self, DiskPlan, PlanError, SnapshotBase},
     room::Need,
+    runtime_dirs::RuntimeDirs,
+    scratch_monitor::{self, ScratchMonitor},
     tag::TAG,
 };
 
@@ -50,7 +52,7 @@ struct LibvirtSnapshot {
     open: BTreeMap<DiskKey, OpenDisk>,
     /// The VM was off and executes nothing, since it was given power after that.
     at_rest: Option<Instant>,
-    guard: Option<Guard>,
+    guard: Option<ScratchMonitor>,
 }
 
 #[derive(Debug)]
@@ -81,7 +83,7 @@ impl LibvirtSource {
     /// Sees to it that QEMU runs and no other job does; answers whether the guest executes nothing.
     async fn give_power(&self, domain: DomainId, request: &SnapshotRequest) -> Result<bool, SourceError> {
         let doing = || format!("VM {domain}: taking a snapshot");
-        let Standing { state, text, .. } = self.libvirt.state(domain).await.context(doing)?;
+        let DomainStatus { state, text, .. } = self.libvirt.state(domain).await.context(doing)?;
         match state {
             RunState::Off => {
                 self.start_paused(domain, request.owner).await?;
@@ -160,13 +162,13 @@ impl LibvirtSource {
         let reserve = self.settings.scratch_reserve_mib << 20;
         if at_rest.is_none() {
             let rate = self.rates.expected(domain, Instant::now());
-            guard::check_room(nook.scratch_dir(), Need::at(reserve, rate)).await?;
+            scratch_monitor::check_room(nook.scratch_dir(), Need::at(reserve, rate)).await?;
         }
         let socket = nook.socket();
         let name = self.begin_job(domain, owner, &xml, &mut plans, number, &nook, &socket).await?;
         let guard = at_rest.is_none().then(|| {
             let dir = nook.scratch_dir().to_owned();
-            Guard::watch(self.libvirt.clone(), domain, owner, dir, reserve, self.rates.clone())
+            ScratchMonitor::watch(self.libvirt.clone(), domain, owner, dir, reserve, self.rates.clone())
         });
 
         let mut snapshot = LibvirtSnapshot {
@@ -188,9 +190,9 @@ impl LibvirtSource {
                 self.remember(domain, disk, size.0);
             }
             let mark = match plan.tracking {
-                Tracking::Untracked(_) => Mark::Untracked { number, image: Some(plan.image) },
-                Tracking::Whole(_) | Tracking::Since(_) => {
-                    Mark::Checkpoint { name: name.clone(), size, image: plan.image }
+                SnapshotBase::Untracked(_) => LibvirtMark::Untracked { number, image: Some(plan.image) },
+                SnapshotBase::Whole(_) | SnapshotBase::Since(_) => {
+                    LibvirtMark::Checkpoint { name: name.clone(), size, image: plan.image }
                 }
             };
             snapshot.disks.push(SnapshotDisk { key: plan.key.clone(), size, mark: mark.write() });
@@ -221,11 +223,11 @@ impl LibvirtSource {
         if request.is_final {
             plan::same_images(&request.disks, &plans).map_err(wrong)?;
         }
-        let anchors: Vec<Mark> =
-            request.disks.iter().filter_map(|(_, anchor)| Mark::read(anchor.as_ref()?)).collect();
+        let anchors: Vec<LibvirtMark> =
+            request.disks.iter().filter_map(|(_, anchor)| LibvirtMark::read(anchor.as_ref()?)).collect();
         let number =
             marks::next_number(owner, own.iter().map(|checkpoint| checkpoint.name.as_str()), &anchors);
-        let keep: Vec<&str> = anchors.iter().filter_map(Mark::checkpoint).collect();
+        let keep: Vec<&str> = anchors.iter().filter_map(LibvirtMark::checkpoint).collect();
         if own.iter().any(|checkpoint| !keep.contains(&checkpoint.name.as_str())) {
             tracing::info!(%domain, %owner, "deleting checkpoints that no ledger names");
             if let Err(error) = self.delete_checkpoints(domain, &own, &keep).await {
@@ -246,7 +248,7 @@ impl LibvirtSource {
         xml: &DomainXml,
         plans: &mut [DiskPlan],
         mut number: u64,
-        nook: &Nook,
+        nook: &RuntimeDirs,
         socket: &Path,
     ) -> Result<String, SourceError> {
         let doing = || format!("VM {domain}: beginning a backup job");
@@ -297,19 +299,19 @@ impl LibvirtSource {
         options.connections = self.settings.connections;
         // The server is QEMU itself, on this host: what it drops it does not take up again.
         options.reconnect_for = Duration::from_secs(5);
-        if matches!(plan.tracking, Tracking::Since(_)) {
+        if matches!(plan.tracking, SnapshotBase::Since(_)) {
             options = options.context(context.clone());
         }
         let nbd = NbdDisk::open(options).await?;
         let changes = match &plan.tracking {
-            Tracking::Untracked(reason) | Tracking::Whole(reason) => Err(reason.clone()),
-            Tracking::Since(anchor) if anchor.size.0 != nbd.len() => {
+            SnapshotBase::Untracked(reason) | SnapshotBase::Whole(reason) => Err(reason.clone()),
+            SnapshotBase::Since(anchor) if anchor.size.0 != nbd.len() => {
                 Err(format!("its size was {} bytes and is {} now", anchor.size, nbd.len()))
             }
-            Tracking::Since(_) if !nbd.contexts().any(|granted| granted == context) => {
+            SnapshotBase::Since(_) if !nbd.contexts().any(|granted| granted == context) => {
                 Err(format!("QEMU does not serve the bitmap of its changes ({context})"))
             }
-            Tracking::Since(_) => Ok(context),
+            SnapshotBase::Since(_) => Ok(context),
         };
         Ok(OpenDisk { nbd: Arc::new(nbd), changes })
     }
@@ -319,10 +321,10 @@ impl LibvirtSource {
 fn forget_anchors(plans: &mut [DiskPlan], error: &LibvirtError) -> bool {
     let is_named = plans.iter().any(|plan| error.names(&plan.key.0));
     let mut any = false;
-    for plan in plans.iter_mut().filter(|plan| matches!(plan.tracking, Tracking::Since(_))) {
+    for plan in plans.iter_mut().filter(|plan| matches!(plan.tracking, SnapshotBase::Since(_))) {
         if !is_named || error.names(&plan.key.0) {
             tracing::warn!(disk = %plan.key, %error, "its changes are not known; all of it will be compared");
-            plan.tracking = Tracking::Whole(error.cause.to_string());
+            plan.tracking = SnapshotBase::Whole(error.cause.to_string());
             any = true;
         }
     }
@@ -389,19 +391,19 @@ impl Snapshot for LibvirtSnapshot {
         // A look at its state does not see it: resumed, ended and started once more.
         let was_let_run = at_rest.and_then(|since| source.libvirt.was_let_run_since(domain, since));
         match ended {
-            Ended::AtRest if was_let_run == Some(true) => Err(refused(
+            CleanupResult::AtRest if was_let_run == Some(true) => Err(refused(
                 format!("VM {domain}: ending the snapshot"),
                 "libvirt tells that the VM was let run while its disks were read at rest: what was read is not taken for \
                  its last state; find out who started it, then go on",
             )),
-            Ended::AtRest => Ok(()),
-            Ended::AsItShould | Ended::Resumed if at_rest.is_none() => Ok(()),
-            Ended::Resumed => Err(refused(
+            CleanupResult::AtRest => Ok(()),
+            CleanupResult::AsItShould | CleanupResult::Resumed if at_rest.is_none() => Ok(()),
+            CleanupResult::Resumed => Err(refused(
                 format!("VM {domain}: ending the snapshot"),
                 "somebody let the VM run while its disks were read at rest: shut it down before going on",
             )),
             // Whether its guest ran before that is not known.
-            Ended::AsItShould => Err(refused(
+            CleanupResult::AsItShould => Err(refused(
                 format!("VM {domain}: ending the snapshot"),
                 "somebody ended the VM while its disks were read at rest, and may have let it run before: what was \
                  read is not taken for its last state; find out who started or stopped it, then go on",

@@ -13,12 +13,12 @@ use std::{path::PathBuf, sync::Arc};
 use async_trait::async_trait;
 use warmd_cbt::disk::WriteDisk;
 
-pub use self::settings::{ProvisionerSettings, Settings};
+pub use self::settings::{DiskTargetSettings, ProvisionerSettings};
 use self::{description::DESCRIPTION, provisioner::Provisioner};
 use super::{
-    CreateMachine, DiskSpec, Incoming, MachineState, PreparedDisk, Target, TargetError, TargetErrorKind,
-    Writer,
-    guard::Guard,
+    CreateMachine, DiskSpec, Incoming, LastWriter, MachineState, PreparedDisk, Target, TargetError,
+    TargetErrorKind,
+    conversion_overlay::ConversionOverlay,
     storage::{Host, Storage, blocking_on},
     volume,
 };
@@ -40,7 +40,7 @@ pub struct DiskTarget {
 
 impl DiskTarget {
     /// Judges the settings; reaches nothing.
-    pub fn new(settings: &Settings) -> Result<Self, TargetError> {
+    pub fn new(settings: &DiskTargetSettings) -> Result<Self, TargetError> {
         Ok(Self {
             storage: Storage::new(&settings.directory, FOLDER_MODE)?.with(&settings.storages)?,
             provisioner: settings.provisioner.as_ref().map(Provisioner::new).transpose()?,
@@ -66,8 +66,10 @@ fn lost(machine: &Machine) -> Vec<Objection> {
     let Some(hardware) = &machine.hardware else { return Vec::new() };
     let mut objections = Vec::new();
     for nic in &machine.nics {
-        let isolation =
-            hardware.nic(&nic.mac).map(crate::model::hardware::Part::isolation).unwrap_or_default();
+        let isolation = hardware
+            .nic(&nic.mac)
+            .map(crate::model::hardware::HardwareElement::isolation)
+            .unwrap_or_default();
         if !isolation.is_empty() {
             let found = format!("interface {}: {}", nic.mac, isolation.join(", "));
             objections.push(Objection::new(Rule::IsolationLost, found));
@@ -181,15 +183,15 @@ impl Target for DiskTarget {
         self.storage.discard(owner, disks, |_| false).await
     }
 
-    async fn guard(&self) -> Result<Option<&dyn Guard>, TargetError> {
+    async fn guard(&self) -> Result<Option<&dyn ConversionOverlay>, TargetError> {
         Ok(Some(&self.storage))
     }
 
-    async fn note_writer(&self, owner: MigrationId, writer: Option<Writer>) -> Result<(), TargetError> {
+    async fn note_writer(&self, owner: MigrationId, writer: Option<LastWriter>) -> Result<(), TargetError> {
         self.storage.note_writer(owner, writer).await
     }
 
-    async fn noted_writer(&self, owner: MigrationId) -> Result<Option<Writer>, TargetError> {
+    async fn noted_writer(&self, owner: MigrationId) -> Result<Option<LastWriter>, TargetError> {
         self.storage.noted_writer(owner).await
     }
 }

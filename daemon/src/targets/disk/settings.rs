@@ -9,7 +9,7 @@ use crate::model::plan::duration;
 /// The settings of a target `disk`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub struct DiskTargetSettings {
     /// Where disks without a place of their own are kept: one folder for each migration. It must be there.
     pub directory: PathBuf,
     /// Other directories for disks, by the names that a plan's `[storage]` uses. They must be there.

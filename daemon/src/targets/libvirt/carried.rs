@@ -5,7 +5,7 @@
 
 use super::{domain::Link, xml::Element};
 use crate::model::{
-    hardware::Part,
+    hardware::HardwareElement,
     machine::{Firmware, Machine, Nic},
 };
 
@@ -33,7 +33,7 @@ pub(super) const AGENT: &str = "org.qemu.guest_agent.0";
 /// What is carried, and whether this domain is of the kind that the source's was.
 #[derive(Clone, Copy)]
 pub(super) struct Carried<'a> {
-    pub(super) part: &'a Part,
+    pub(super) part: &'a HardwareElement,
     pub(super) is_same_kind: bool,
 }
 
@@ -104,7 +104,8 @@ impl<'a> Carried<'a> {
 
     pub(super) fn clock(self) -> Option<Element> {
         let mut clock = self.part.part("clock")?.clone();
-        let fits = |timer: &Part| !timer.attribute("name").is_some_and(|name| KVM_TIMERS.contains(&name));
+        let fits =
+            |timer: &HardwareElement| !timer.attribute("name").is_some_and(|name| KVM_TIMERS.contains(&name));
         clock.parts.retain(|timer| self.is_same_kind || fits(timer));
         Some(Element::carried(&clock))
     }
@@ -143,7 +144,7 @@ impl<'a> Carried<'a> {
     }
 
     /// Drives of removable media.
-    pub(super) fn drives(self) -> impl Iterator<Item = &'a Part> {
+    pub(super) fn drives(self) -> impl Iterator<Item = &'a HardwareElement> {
         self.part.devices("disk").filter(|disk| matches!(disk.attribute("device"), Some("cdrom" | "floppy")))
     }
 
@@ -184,8 +185,8 @@ impl<'a> Carried<'a> {
 
     /// Serial ports: the first one's kind, and all others.
     pub(super) fn serials(self) -> (Option<Element>, Vec<Element>) {
-        let target = |serial: &Part| serial.part("target").map(Element::carried);
-        let port = |serial: &Part| {
+        let target = |serial: &HardwareElement| serial.part("target").map(Element::carried);
+        let port = |serial: &HardwareElement| {
             serial.part("target").and_then(|target| target.attribute("port")).unwrap_or("0").to_owned()
         };
         let first = self.part.devices("serial").find(|serial| port(serial) == "0").and_then(target);
@@ -230,8 +231,8 @@ impl<'a> Carried<'a> {
     }
 
     /// Where each comes in booting, by what it is: the source's own order of devices, or that of their kinds.
-    pub(super) fn boot_rank(self, device: &Part) -> Option<u32> {
-        let own = |part: &Part| {
+    pub(super) fn boot_rank(self, device: &HardwareElement) -> Option<u32> {
+        let own = |part: &HardwareElement| {
             part.part("boot")
                 .and_then(|boot| boot.attribute("order"))
                 .and_then(|order| order.parse::<u32>().ok())

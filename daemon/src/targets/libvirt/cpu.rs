@@ -6,7 +6,7 @@
 use super::{LibvirtTarget, xml::Element};
 use crate::{
     libvirt::{LibvirtError, LibvirtErrorKind, went_unanswered, xml as read},
-    model::{hardware::Part, machine::Machine, rule::Rule},
+    model::{hardware::HardwareElement, machine::Machine, rule::Rule},
 };
 
 /// Processors that the hypervisor names.
@@ -90,16 +90,21 @@ impl LibvirtTarget {
 const CUSTOM: &str = "custom";
 
 /// libvirt's default is the model that is named.
-fn mode(cpu: &Part) -> &str {
+fn mode(cpu: &HardwareElement) -> &str {
     cpu.attribute("mode").unwrap_or(CUSTOM)
 }
 
-fn model(cpu: &Part) -> Option<&str> {
+fn model(cpu: &HardwareElement) -> Option<&str> {
     cpu.part("model").map(|model| model.text.as_str()).filter(|model| !model.is_empty())
 }
 
 /// What is to be told of a processor that comes from another host.
-fn judge(cpu: &Part, kind: &str, known: &Processors, compared: &Compared) -> Option<(Rule, String)> {
+fn judge(
+    cpu: &HardwareElement,
+    kind: &str,
+    known: &Processors,
+    compared: &Compared,
+) -> Option<(Rule, String)> {
     let mode = mode(cpu);
     if known.lacks_mode(mode) {
         return Some((
@@ -151,19 +156,19 @@ fn judge(cpu: &Part, kind: &str, known: &Processors, compared: &Compared) -> Opt
 mod tests {
     use super::*;
 
-    fn cpu(attributes: &[(&str, &str)], model: Option<(&str, &str)>) -> Part {
+    fn cpu(attributes: &[(&str, &str)], model: Option<(&str, &str)>) -> HardwareElement {
         let of = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let model = model.map(|(text, fallback)| Part {
+        let model = model.map(|(text, fallback)| HardwareElement {
             name: "model".to_owned(),
             attributes: vec![of("fallback", fallback)],
             text: text.to_owned(),
-            ..Part::default()
+            ..HardwareElement::default()
         });
-        Part {
+        HardwareElement {
             name: "cpu".to_owned(),
             attributes: attributes.iter().map(|(name, value)| of(name, value)).collect(),
             parts: model.into_iter().collect(),
-            ..Part::default()
+            ..HardwareElement::default()
         }
     }
 
@@ -178,7 +183,7 @@ mod tests {
     #[test]
     fn a_processor_that_cannot_be_had_stands_in_the_way() {
         let lacks = Compared::Lacks("it lacks avx".to_owned());
-        let of = |cpu: &Part, kind: &str, compared: &Compared| {
+        let of = |cpu: &HardwareElement, kind: &str, compared: &Compared| {
             judge(cpu, kind, &known(), compared).map(|(rule, found)| {
                 assert!(found.contains("processor"), "{found}");
                 rule

@@ -17,13 +17,13 @@ use super::{
 use crate::{
     libvirt::DomainId,
     model::{
-        hardware::Part,
+        hardware::HardwareElement,
         id::MigrationId,
         machine::{CpuTopology, Firmware, Machine, Nic},
     },
     targets::{
         CreateMachine,
-        storage::{Located, Place},
+        storage::{DiskLocation, Located},
     },
 };
 
@@ -31,7 +31,7 @@ use crate::{
 pub(super) const CONSOLE: &str = "console.log";
 
 /// What the target adds to the request.
-pub(super) struct Domain<'a> {
+pub(super) struct DomainBuilder<'a> {
     pub(super) request: &'a CreateMachine,
     pub(super) id: DomainId,
     /// `kvm` or `qemu`.
@@ -55,7 +55,7 @@ pub(super) enum Link {
 
 /// Why a machine cannot be a domain of this target.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(super) enum Misfit {
+pub(super) enum UnsupportedHardware {
     #[error(
         "disk {0} is at an NBD server: a libvirt domain of warmd takes files and block devices; use a target `disk`"
     )]
@@ -79,11 +79,11 @@ pub(super) fn substitute(owner: MigrationId) -> DomainId {
     DomainId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
 }
 
-impl Domain<'_> {
+impl DomainBuilder<'_> {
     /// The domain's XML.
-    pub(super) fn xml(&self) -> Result<String, Misfit> {
+    pub(super) fn xml(&self) -> Result<String, UnsupportedHardware> {
         let machine = &self.request.machine;
-        let vcpus = vcpus(machine.cpu).filter(|_| machine.memory.0 > 0).ok_or(Misfit::Empty)?;
+        let vcpus = vcpus(machine.cpu).filter(|_| machine.memory.0 > 0).ok_or(UnsupportedHardware::Empty)?;
         let carried = self.carried();
         let on = |event: &str, default| carried.and_then(|carried| carried.on(event)).unwrap_or(default);
         let domain = Element::new("domain")
@@ -146,16 +146,18 @@ impl Domain<'_> {
         cpu.with(topology.attr("threads", threads))
     }
 
-    fn devices(&self) -> Result<Element, Misfit> {
+    fn devices(&self) -> Result<Element, UnsupportedHardware> {
         let carried = self.carried();
         let order = self.boot_order();
         let slots = Slots::of(&self.request.machine);
         let nics = self.request.machine.nics.iter().zip(self.links).map(|(nic, link)| {
             let interface = slots.put(&nic.mac, interface(nic, link, carried)?);
-            Ok::<_, Misfit>(match order.iter().position(|device| *device == Boots::Nic(&nic.mac)) {
-                Some(at) => interface.with(Element::new("boot").attr("order", at + 1)),
-                None => interface,
-            })
+            Ok::<_, UnsupportedHardware>(
+                match order.iter().position(|device| *device == Boots::Nic(&nic.mac)) {
+                    Some(at) => interface.with(Element::new("boot").attr("order", at + 1)),
+                    None => interface,
+                },
+            )
         });
         let nics = nics.collect::<Result<Vec<_>, _>>()?;
         let (port, ports) = carried.map(Carried::serials).unwrap_or_default();
@@ -214,7 +216,7 @@ impl Domain<'_> {
         order.into_iter().map(|(_, device)| device).collect()
     }
 
-    fn disks(&self, boots: &[Boots<'_>]) -> Result<Vec<Element>, Misfit> {
+    fn disks(&self, boots: &[Boots<'_>]) -> Result<Vec<Element>, UnsupportedHardware> {
         // The order of attaching is the order of booting, so that the guest's names stay with virtio as they were.
         let disks = self.in_order();
         let carried = self.carried();
@@ -236,16 +238,17 @@ impl Domain<'_> {
         }
         for disk in disks {
             let (bus, prefix) = self.bus(disk);
-            let name = names.take(&disk.key.0, prefix).ok_or(Misfit::TooManyDisks(self.disks.len()))?;
+            let name =
+                names.take(&disk.key.0, prefix).ok_or(UnsupportedHardware::TooManyDisks(self.disks.len()))?;
             if bus == "scsi" && !has_scsi {
                 elements.push(Element::new("controller").attr("type", "scsi").attr("model", "virtio-scsi"));
                 has_scsi = true;
             }
             let is_same_bus = self.had_bus(disk) == Some(bus);
             let (kind, source) = match &disk.place {
-                Place::File(path) => ("file", Element::new("source").attr("file", path.display())),
-                Place::Device(path) => ("block", Element::new("source").attr("dev", path.display())),
-                Place::Nbd(_) => return Err(Misfit::Nbd(disk.key.0.clone())),
+                DiskLocation::File(path) => ("file", Element::new("source").attr("file", path.display())),
+                DiskLocation::Device(path) => ("block", Element::new("source").attr("dev", path.display())),
+                DiskLocation::Nbd(_) => return Err(UnsupportedHardware::Nbd(disk.key.0.clone())),
             };
             // Around the page cache QEMU takes only whole blocks, and does not start if the disk's end is none.
             let cache = if disk.size.0.is_multiple_of(ALIGNMENT as u64) { "none" } else { "writeback" };
@@ -277,7 +280,7 @@ impl Domain<'_> {
         for drive in carried.into_iter().flat_map(Carried::drives) {
             let (bus, prefix) = self.drive_bus(drive);
             let own = drive.target().unwrap_or_default();
-            let name = names.take(own, prefix).ok_or(Misfit::TooManyDisks(self.disks.len()))?;
+            let name = names.take(own, prefix).ok_or(UnsupportedHardware::TooManyDisks(self.disks.len()))?;
             if bus == "scsi" && !has_scsi {
                 elements.push(Element::new("controller").attr("type", "scsi").attr("model", "virtio-scsi"));
                 has_scsi = true;
@@ -301,7 +304,7 @@ impl Domain<'_> {
         had.map(|disk| disk.bus.as_str())
     }
 
-    fn drive_bus(&self, drive: &Part) -> (&'static str, &'static str) {
+    fn drive_bus(&self, drive: &HardwareElement) -> (&'static str, &'static str) {
         let bus = drive.part("target").and_then(|target| target.attribute("bus"));
         match (bus, family(&self.request.machine.machine_type)) {
             _ if drive.attribute("device") == Some("floppy") => ("fdc", "fd"),
@@ -405,10 +408,10 @@ pub(super) fn family(machine_type: &str) -> &str {
     }
 }
 
-fn interface(nic: &Nic, link: &Link, carried: Option<Carried<'_>>) -> Result<Element, Misfit> {
+fn interface(nic: &Nic, link: &Link, carried: Option<Carried<'_>>) -> Result<Element, UnsupportedHardware> {
     let is_byte = |byte: &str| byte.len() == 2 && byte.bytes().all(|digit| digit.is_ascii_hexdigit());
     if nic.mac.split(':').count() != 6 || !nic.mac.split(':').all(is_byte) {
-        return Err(Misfit::Mac { mac: nic.mac.clone() });
+        return Err(UnsupportedHardware::Mac { mac: nic.mac.clone() });
     }
     let interface = Element::new("interface");
     let interface = match link {
@@ -495,16 +498,21 @@ mod tests {
         }
     }
 
-    fn xml(request: &CreateMachine, disk_bus: DiskBus, links: &[Link]) -> Result<String, Misfit> {
+    fn xml(
+        request: &CreateMachine,
+        disk_bus: DiskBus,
+        links: &[Link],
+    ) -> Result<String, UnsupportedHardware> {
         let located = |disk: &MachineDisk| Located {
             key: disk.key.clone(),
             size: disk.size,
-            place: Place::File(format!("/d/{}.raw", disk.key).into()),
+            place: DiskLocation::File(format!("/d/{}.raw", disk.key).into()),
         };
         // In another order than they boot.
         let disks: Vec<_> = request.machine.disks.iter().rev().map(located).collect();
         let id = request.machine.uuid.parse().unwrap();
-        Domain { request, id, kind: "qemu", disks: &disks, disk_bus, links, folder: Path::new("/d") }.xml()
+        DomainBuilder { request, id, kind: "qemu", disks: &disks, disk_bus, links, folder: Path::new("/d") }
+            .xml()
     }
 
     #[test]
@@ -548,13 +556,13 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         let mut odd = request(&[]);
         odd.machine.nics[0].mac = "52:54:00:12:34:5g".to_owned();
-        assert!(matches!(xml(&odd, DiskBus::Virtio, &[Link::User]), Err(Misfit::Mac { .. })));
+        assert!(matches!(xml(&odd, DiskBus::Virtio, &[Link::User]), Err(UnsupportedHardware::Mac { .. })));
         let mut none = request(&[]);
         none.machine.cpu.cores = 0;
-        assert_eq!(xml(&none, DiskBus::Virtio, &[Link::User]), Err(Misfit::Empty));
+        assert_eq!(xml(&none, DiskBus::Virtio, &[Link::User]), Err(UnsupportedHardware::Empty));
         let mut huge = request(&[]);
         huge.machine.cpu = CpuTopology { sockets: u32::MAX, cores: 2, threads: 1 };
-        assert_eq!(xml(&huge, DiskBus::Virtio, &[Link::User]), Err(Misfit::Empty));
+        assert_eq!(xml(&huge, DiskBus::Virtio, &[Link::User]), Err(UnsupportedHardware::Empty));
     }
 
     #[test]

@@ -5,8 +5,8 @@
 
 use super::{carried::ISOLATION, domain::Link, networks::Definitions, wire::Wire};
 use crate::{
-    libvirt::{Libvirt, LibvirtError, xml},
-    model::{hardware::Part, machine::Machine},
+    libvirt::{LibvirtClient, LibvirtError, xml},
+    model::{hardware::HardwareElement, machine::Machine},
 };
 
 /// Something that an interface has and the target lacks.
@@ -20,7 +20,7 @@ pub(super) struct Lack {
 
 /// What the target lacks for the machine's interfaces, which are connected by these links, in order.
 pub(super) async fn lacks(
-    libvirt: &Libvirt,
+    libvirt: &LibvirtClient,
     machine: &Machine,
     links: &[Link],
 ) -> Result<Vec<Lack>, LibvirtError> {
@@ -77,7 +77,7 @@ const VIRTUAL_PORT: &str = "virtualport";
 const PORT: &str = "port";
 
 /// What of the interface this end does not keep.
-fn unkept(nic: &Part, wire: &Wire) -> Vec<(&'static str, String)> {
+fn unkept(nic: &HardwareElement, wire: &Wire) -> Vec<(&'static str, String)> {
     let mut found = Vec::new();
     let mut lack = |element, what: &str| {
         let network = wire.name();
@@ -103,7 +103,7 @@ pub(super) fn without(mut machine: Machine, lacks: &[Lack]) -> Machine {
     let devices = machine.hardware.iter_mut().flat_map(|hardware| &mut hardware.parts);
     for nic in devices.filter(|part| part.name == "devices").flat_map(|devices| &mut devices.parts) {
         let mac = nic.mac().map(str::to_owned);
-        let is_lacked = |part: &Part| {
+        let is_lacked = |part: &HardwareElement| {
             lacks.iter().any(|lack| {
                 part.name == lack.element
                     && mac.as_ref().is_some_and(|mac| mac.eq_ignore_ascii_case(&lack.mac))
@@ -130,21 +130,21 @@ mod tests {
 
     #[test]
     fn what_an_end_does_not_keep_is_named_once() {
-        let part = |name: &str, attribute: Option<(&str, &str)>| Part {
+        let part = |name: &str, attribute: Option<(&str, &str)>| HardwareElement {
             name: name.to_owned(),
             attributes: attribute
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into_iter()
                 .collect(),
-            ..Part::default()
+            ..HardwareElement::default()
         };
-        let nic = |parts: Vec<Part>| Part { parts, ..part("interface", None) };
+        let nic = |parts: Vec<HardwareElement>| HardwareElement { parts, ..part("interface", None) };
         let all = nic(vec![
             part("vlan", None),
             part("virtualport", Some(("type", "openvswitch"))),
             part("port", Some(("isolated", "yes"))),
         ]);
-        let elements = |nic: &Part, wire: &Wire| -> Vec<_> {
+        let elements = |nic: &HardwareElement, wire: &Wire| -> Vec<_> {
             unkept(nic, wire).into_iter().map(|(element, _)| element).collect()
         };
         assert_eq!(elements(&all, &Wire::Bridge { vlans: false }), ["vlan", "virtualport"]);

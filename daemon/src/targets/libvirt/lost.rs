@@ -13,7 +13,7 @@ use crate::{
     model::id::MigrationId,
     targets::{
         TargetError, TargetErrorKind,
-        storage::{PlaceClaim, blocking_on},
+        storage::{LocationClaim, blocking_on},
         volume::Kin,
     },
 };
@@ -88,7 +88,7 @@ impl LibvirtTarget {
     }
 }
 
-fn path_of(claim: PlaceClaim) -> Option<PathBuf> {
+fn path_of(claim: LocationClaim) -> Option<PathBuf> {
     claim.place.starts_with('/').then(|| claim.place.into())
 }
 

@@ -29,25 +29,25 @@ use async_trait::async_trait;
 use tokio::sync::OnceCell;
 use warmd_cbt::disk::WriteDisk;
 
-pub use self::settings::{DiskBus, DomainType, Settings};
+pub use self::settings::{DiskBus, DomainType, LibvirtTargetSettings};
 use self::{
-    domain::{CONSOLE, Domain},
+    domain::{CONSOLE, DomainBuilder},
     networks::Networks,
     owned::Finder,
 };
 use super::{
-    CreateMachine, DiskSpec, GuestSign, Incoming, MachineState, PreparedDisk, Target, TargetError,
-    TargetErrorKind, Writer,
-    guard::Guard,
+    CreateMachine, DiskSpec, GuestSign, Incoming, LastWriter, MachineState, PreparedDisk, Target,
+    TargetError, TargetErrorKind,
+    conversion_overlay::ConversionOverlay,
     storage::{Host, Storage, blocking_on},
     volume::VolumeError,
 };
 use crate::{
     libvirt::{
-        CurrentJob, DomainId, Lane, Libvirt, LibvirtError, LibvirtErrorKind, Reason, RunState,
+        CurrentJob, DomainId, Lane, LibvirtClient, LibvirtError, LibvirtErrorKind, Reason, RunState,
         went_unanswered, xml as read,
     },
-    model::{hardware::Part, id::MigrationId, rule::Objection},
+    model::{hardware::HardwareElement, id::MigrationId, rule::Objection},
 };
 
 /// Folders that QEMU's user may enter to reach its disks, and only warmd's user may list.
@@ -59,8 +59,8 @@ const DISCARDS: usize = 3;
 /// The target.
 #[derive(Debug)]
 pub struct LibvirtTarget {
-    settings: Settings,
-    libvirt: Libvirt,
+    settings: LibvirtTargetSettings,
+    libvirt: LibvirtClient,
     storage: OnceCell<Storage>,
     host: OnceLock<Arc<dyn Host>>,
     finder: Finder,
@@ -68,7 +68,7 @@ pub struct LibvirtTarget {
 
 impl LibvirtTarget {
     /// Judges the settings; reaches nothing.
-    pub fn new(settings: &Settings) -> Result<Self, TargetError> {
+    pub fn new(settings: &LibvirtTargetSettings) -> Result<Self, TargetError> {
         let storage = match (&settings.directory, &settings.pool) {
             (Some(directory), None) => {
                 OnceCell::new_with(Some(Storage::new(directory, FOLDER_MODE)?.with(&settings.storages)?))
@@ -85,7 +85,7 @@ impl LibvirtTarget {
         };
         Ok(Self {
             settings: settings.clone(),
-            libvirt: Libvirt::new(&settings.uri),
+            libvirt: LibvirtClient::new(&settings.uri),
             storage,
             host: OnceLock::new(),
             finder: Finder::default(),
@@ -252,7 +252,7 @@ impl Target for LibvirtTarget {
         let links = links.map_err(|why| refused(why.to_string()))?;
         let lacks =
             isolation::lacks(&self.libvirt, &request.machine, &links).await.map_err(failed(&doing))?;
-        let waived = request.machine.hardware.as_ref().is_some_and(Part::waives_isolation);
+        let waived = request.machine.hardware.as_ref().is_some_and(HardwareElement::waives_isolation);
         if let Some(lack) = lacks.first().filter(|_| !waived) {
             return Err(refused(format!("{}: the plan does not accept `isolation-lost`", lack.found)));
         }
@@ -268,7 +268,8 @@ impl Target for LibvirtTarget {
         })
         .await?;
         let disk_bus = self.settings.disk_bus;
-        let domain = Domain { request, id, kind, disks: &disks, disk_bus, links: &links, folder: &folder };
+        let domain =
+            DomainBuilder { request, id, kind, disks: &disks, disk_bus, links: &links, folder: &folder };
         let xml = domain.xml().map_err(|why| refused(why.to_string()))?;
         self.libvirt.define(&xml).await.map_err(failed(&doing))?;
         self.finder.remember(request.owner, id);
@@ -386,15 +387,15 @@ impl Target for LibvirtTarget {
         self.storage().await?.discard(owner, disks, guest::is_console).await
     }
 
-    async fn guard(&self) -> Result<Option<&dyn Guard>, TargetError> {
+    async fn guard(&self) -> Result<Option<&dyn ConversionOverlay>, TargetError> {
         Ok(Some(self.storage().await?))
     }
 
-    async fn note_writer(&self, owner: MigrationId, writer: Option<Writer>) -> Result<(), TargetError> {
+    async fn note_writer(&self, owner: MigrationId, writer: Option<LastWriter>) -> Result<(), TargetError> {
         self.storage().await?.note_writer(owner, writer).await
     }
 
-    async fn noted_writer(&self, owner: MigrationId) -> Result<Option<Writer>, TargetError> {
+    async fn noted_writer(&self, owner: MigrationId) -> Result<Option<LastWriter>, TargetError> {
         self.storage().await?.noted_writer(owner).await
     }
 }
@@ -459,7 +460,7 @@ mod tests {
 
     #[test]
     fn one_place_for_disks_is_needed() {
-        let settings = |directory: Option<&str>, pool: Option<&str>| Settings {
+        let settings = |directory: Option<&str>, pool: Option<&str>| LibvirtTargetSettings {
             uri: "test:///default".to_owned(),
             directory: directory.map(PathBuf::from),
             pool: pool.map(str::to_owned),
@@ -475,7 +476,7 @@ mod tests {
         for (name, place) in [("fast", "srv/fast"), ("default", "/srv/fast"), ("a b", "/srv"), ("", "/srv")] {
             for good in [settings(Some("/d"), None), settings(None, Some("p"))] {
                 let storages = BTreeMap::from([(name.to_owned(), PathBuf::from(place))]);
-                let error = LibvirtTarget::new(&Settings { storages, ..good }).unwrap_err();
+                let error = LibvirtTarget::new(&LibvirtTargetSettings { storages, ..good }).unwrap_err();
                 assert!(
                     error.kind == TargetErrorKind::Refused && error.to_string().contains(place),
                     "{error}"

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use super::domain::Link;
 use crate::{
-    libvirt::{Libvirt, LibvirtError, LibvirtErrorKind, Network},
+    libvirt::{LibvirtClient, LibvirtError, LibvirtErrorKind, Network},
     model::machine::Nic,
 };
 
@@ -39,7 +39,7 @@ impl Definitions {
 
 /// Why a NIC cannot be connected.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(super) enum NoLink {
+pub(super) enum NetworkMissing {
     #[error("the network {0:?} is defined and not active: `virsh net-start` it")]
     Inactive(String),
     #[error(
@@ -51,7 +51,7 @@ pub(super) enum NoLink {
 
 impl Networks {
     /// Asks libvirt; one without a network driver has none.
-    pub(super) async fn list(libvirt: &Libvirt) -> Result<Self, LibvirtError> {
+    pub(super) async fn list(libvirt: &LibvirtClient) -> Result<Self, LibvirtError> {
         let networks = match libvirt.networks().await {
             Err(error) if error.kind == LibvirtErrorKind::Unsupported => Vec::new(),
             result => result?,
@@ -67,22 +67,22 @@ impl Networks {
     }
 
     /// What the NIC is connected to.
-    pub(super) fn link(&self, nic: &Nic) -> Result<Link, NoLink> {
+    pub(super) fn link(&self, nic: &Nic) -> Result<Link, NetworkMissing> {
         self.link_or(nic, is_bridge)
     }
 
-    fn link_or(&self, nic: &Nic, is_bridge: impl Fn(&str) -> bool) -> Result<Link, NoLink> {
+    fn link_or(&self, nic: &Nic, is_bridge: impl Fn(&str) -> bool) -> Result<Link, NetworkMissing> {
         let wanted = &nic.network;
         if self.active.contains(wanted) {
             Ok(Link::Network(wanted.clone()))
         } else if self.inactive.contains(wanted) {
-            Err(NoLink::Inactive(wanted.clone()))
+            Err(NetworkMissing::Inactive(wanted.clone()))
         } else if is_bridge(wanted) {
             Ok(Link::Bridge(wanted.clone()))
         } else if wanted == USER {
             Ok(Link::User)
         } else {
-            Err(NoLink::Unknown { wanted: wanted.clone(), known: self.known() })
+            Err(NetworkMissing::Unknown { wanted: wanted.clone(), known: self.known() })
         }
     }
 }
@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(link("prod"), Ok(Link::Network("prod".into())));
         assert_eq!(link("br0"), Ok(Link::Bridge("br0".into())));
         assert_eq!(link("user"), Ok(Link::User));
-        assert_eq!(link("old"), Err(NoLink::Inactive("old".into())));
+        assert_eq!(link("old"), Err(NetworkMissing::Inactive("old".into())));
         assert!(link("none").unwrap_err().to_string().contains("prod"));
         for odd in ["", ".", "..", "../../etc", "a/b", "lo"] {
             assert!(!is_bridge(odd), "{odd}");

@@ -10,7 +10,7 @@ use std::{
 
 use super::{lost::Other, xml::Element};
 use crate::{
-    libvirt::{DomainId, DomainXml, Libvirt, LibvirtError, LibvirtErrorKind, XmlForm, xml},
+    libvirt::{DomainId, DomainXml, LibvirtClient, LibvirtError, LibvirtErrorKind, XmlForm, xml},
     model::id::MigrationId,
 };
 
@@ -35,7 +35,7 @@ impl Finder {
     /// The migration's domain; `Err` with what all others have, if there is none.
     pub(super) async fn find(
         &self,
-        libvirt: &Libvirt,
+        libvirt: &LibvirtClient,
         owner: MigrationId,
     ) -> Result<Result<DomainId, Vec<Other>>, LibvirtError> {
         let hint = self.last.lock().unwrap_or_else(PoisonError::into_inner).get(&owner).copied();
@@ -72,7 +72,7 @@ impl Finder {
 }
 
 /// The domain's XML; `None` if it is gone.
-async fn read(libvirt: &Libvirt, id: DomainId) -> Result<Option<String>, LibvirtError> {
+async fn read(libvirt: &LibvirtClient, id: DomainId) -> Result<Option<String>, LibvirtError> {
     match libvirt.dump_xml(id, XmlForm::Current).await {
         Ok(text) => Ok(Some(text)),
         // It went away while we looked.

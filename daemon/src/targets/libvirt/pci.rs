@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{domain::family, xml::Element};
-use crate::model::{hardware::Part, machine::Machine};
+use crate::model::{hardware::HardwareElement, machine::Machine};
 
 /// Root ports of a q35 machine that are made for it.
 const MAX_PORTS: u32 = 31;
@@ -89,7 +89,7 @@ impl Slots {
 
 impl Place {
     /// Where the device is; `None` if it is not on a PCI bus, or libvirt has not said.
-    fn of(device: &Part) -> Option<Self> {
+    fn of(device: &HardwareElement) -> Option<Self> {
         let address = device.part("address").filter(|address| address.attribute("type") == Some("pci"))?;
         let number = |name| address.attribute(name).map_or(Some(0), number);
         Some(Self {
@@ -121,13 +121,13 @@ enum Layout {
 }
 
 impl Layout {
-    fn of(machine: &Machine, hardware: &Part) -> Self {
-        let controllers: BTreeMap<u32, &Part> = hardware
+    fn of(machine: &Machine, hardware: &HardwareElement) -> Self {
+        let controllers: BTreeMap<u32, &HardwareElement> = hardware
             .devices("controller")
             .filter(|controller| controller.attribute("type") == Some("pci"))
             .filter_map(|controller| Some((number(controller.attribute("index")?)?, controller)))
             .collect();
-        let model = |controller: &&Part| controller.attribute("model").map(str::to_owned);
+        let model = |controller: &&HardwareElement| controller.attribute("model").map(str::to_owned);
         let root = controllers.get(&0).and_then(model);
         // The first display device has a slot of its own.
         let has_video = hardware.devices("video").next().is_some();
@@ -179,23 +179,32 @@ mod tests {
         machine::{CpuTopology, Firmware, Nic},
     };
 
-    fn part(name: &str, attributes: &[(&str, &str)], parts: Vec<Part>) -> Part {
+    fn part(name: &str, attributes: &[(&str, &str)], parts: Vec<HardwareElement>) -> HardwareElement {
         let attributes = attributes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Part { name: name.to_owned(), attributes: attributes.collect(), parts, ..Part::default() }
+        HardwareElement {
+            name: name.to_owned(),
+            attributes: attributes.collect(),
+            parts,
+            ..HardwareElement::default()
+        }
     }
 
-    fn address(bus: &str, slot: &str, function: &str) -> Part {
+    fn address(bus: &str, slot: &str, function: &str) -> HardwareElement {
         let of =
             [("type", "pci"), ("domain", "0x0000"), ("bus", bus), ("slot", slot), ("function", function)];
         part("address", &of, Vec::new())
     }
 
-    fn controller(index: &str, model: &str, address: Vec<Part>) -> Part {
+    fn controller(index: &str, model: &str, address: Vec<HardwareElement>) -> HardwareElement {
         part("controller", &[("type", "pci"), ("index", index), ("model", model)], address)
     }
 
     /// A machine whose nth interface is at the nth address.
-    fn machine(machine_type: &str, mut devices: Vec<Part>, addresses: &[Part]) -> Machine {
+    fn machine(
+        machine_type: &str,
+        mut devices: Vec<HardwareElement>,
+        addresses: &[HardwareElement],
+    ) -> Machine {
         let mut machine = Machine {
             id: VmId("a".to_owned()),
             name: "a".to_owned(),

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    DiskBus, LibvirtTarget, cpu::Processors, domain::Domain, failed, isolation, networks::Networks, owned,
-    pci::Slots,
+    DiskBus, LibvirtTarget, cpu::Processors, domain::DomainBuilder, failed, isolation, networks::Networks,
+    owned, pci::Slots,
 };
 use crate::{
     libvirt::{DomainId, DomainXml, LibvirtError, LibvirtErrorKind, went_unanswered, xml as read},
@@ -20,7 +20,7 @@ use crate::{
     },
     targets::{
         CreateMachine, Incoming, TargetError,
-        storage::{Located, Place},
+        storage::{DiskLocation, Located},
     },
 };
 
@@ -72,7 +72,7 @@ impl LibvirtTarget {
                 }
                 let disks: Vec<_> = located(incoming).collect();
                 let request = request(incoming);
-                let domain = Domain {
+                let domain = DomainBuilder {
                     request: &request,
                     id: super::domain::substitute(request.owner),
                     kind: "qemu",
@@ -246,8 +246,8 @@ fn request(incoming: &Incoming) -> CreateMachine {
 fn located(incoming: &Incoming) -> impl Iterator<Item = Located> {
     incoming.disks.iter().map(|spec| {
         let place = match spec.place.as_deref() {
-            Some(uri) if uri.starts_with("nbd") => Place::Nbd(uri.to_owned()),
-            place => Place::File(place.unwrap_or("/").into()),
+            Some(uri) if uri.starts_with("nbd") => DiskLocation::Nbd(uri.to_owned()),
+            place => DiskLocation::File(place.unwrap_or("/").into()),
         };
         Located { key: spec.key.clone(), size: spec.size, place }
     })

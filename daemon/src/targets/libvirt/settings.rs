@@ -7,7 +7,7 @@ use serde::Deserialize;
 /// The settings of a target `libvirt`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub struct LibvirtTargetSettings {
     /// libvirt's connection URI. It must lead to this host: the disks are written here.
     #[serde(default = "default_uri")]
     pub uri: String,

@@ -1,7 +1,7 @@
 //! What libvirt's word on a domain means for the cutover. Pure.
 
 use crate::{
-    libvirt::{Reason, RunState, Standing},
+    libvirt::{DomainStatus, Reason, RunState},
     targets::MachineState,
 };
 
@@ -14,7 +14,7 @@ pub(super) const ON_ITS_WAY: &str = "libvirt is migrating it, and it may run on 
                                      that, or abort it (virsh domjobabort)";
 
 /// A domain that ran and is off, or has power and executes nothing, will not come up by itself.
-pub(super) fn of(standing: &Standing) -> MachineState {
+pub(super) fn of(standing: &DomainStatus) -> MachineState {
     match standing.state {
         RunState::Running => MachineState::Running,
         RunState::Paused => match standing.reason {
@@ -35,7 +35,7 @@ mod tests {
 
     #[test]
     fn what_runs_on_another_host_is_not_off() {
-        let standing = |state, reason| Standing { state, reason, text: "shut off (migrated)".to_owned() };
+        let standing = |state, reason| DomainStatus { state, reason, text: "shut off (migrated)".to_owned() };
         let gone = of(&standing(RunState::Off, Reason::Migrated));
         assert!(matches!(gone, MachineState::Failed(why) if why.contains("runs there")));
         // It came from there, and runs here.
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn states_are_told_apart() {
-        let state = |state, reason, text: &str| of(&Standing { state, reason, text: text.to_owned() });
+        let state = |state, reason, text: &str| of(&DomainStatus { state, reason, text: text.to_owned() });
         let failed = |text: &str| MachineState::Failed(text.to_owned());
         let (on, paused, off) = (RunState::Running, RunState::Paused, RunState::Off);
         assert_eq!(state(on, Reason::Usual, "running (booted)"), MachineState::Running);

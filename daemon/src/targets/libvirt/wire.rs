@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::{domain::Link, networks::Definitions};
 use crate::libvirt::{
-    Libvirt, LibvirtError,
+    LibvirtClient, LibvirtError,
     xml::{self, XmlError},
 };
 
@@ -31,7 +31,7 @@ pub(super) enum Wire {
 impl Wire {
     /// What the link leads to; `None` for QEMU's own network.
     pub(super) async fn of(
-        libvirt: &Libvirt,
+        libvirt: &LibvirtClient,
         definitions: &mut Definitions,
         link: &Link,
     ) -> Result<Option<Self>, LibvirtError> {

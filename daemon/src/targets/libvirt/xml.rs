@@ -4,7 +4,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use crate::{libvirt::xml::escape, model::hardware::Part};
+use crate::{libvirt::xml::escape, model::hardware::HardwareElement};
 
 /// An element with attributes and either children or a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Element {
     }
 
     /// What a source carries, with all that is in it; what has no plain name is left out.
-    pub(super) fn carried(part: &Part) -> Self {
+    pub(super) fn carried(part: &HardwareElement) -> Self {
         let attributes = part.attributes.iter().filter(|(name, _)| is_plain(name));
         Self {
             name: if is_plain(&part.name) { part.name.clone().into() } else { "unnamed".into() },

@@ -17,7 +17,7 @@ pub(super) struct Claims {
 
 /// Why a place may not be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NotOurs {
+pub(super) enum ClaimConflict {
     #[error("{place} was not prepared for this migration")]
     Unclaimed { place: String },
     #[error(
@@ -34,7 +34,11 @@ impl Claims {
     }
 
     /// Takes the place; having it already is success. Blocks.
-    pub(super) fn claim(&self, owner: MigrationId, place: &str) -> Result<Result<(), NotOurs>, VolumeError> {
+    pub(super) fn claim(
+        &self,
+        owner: MigrationId,
+        place: &str,
+    ) -> Result<Result<(), ClaimConflict>, VolumeError> {
         let link = self.link(place);
         volume::make_directory(&self.directory, 0o700)?;
         match std::os::unix::fs::symlink(owner.to_string(), &link) {
@@ -47,13 +51,19 @@ impl Claims {
     }
 
     /// Whether the place is this migration's. Blocks.
-    pub(super) fn check(&self, owner: MigrationId, place: &str) -> Result<Result<(), NotOurs>, VolumeError> {
+    pub(super) fn check(
+        &self,
+        owner: MigrationId,
+        place: &str,
+    ) -> Result<Result<(), ClaimConflict>, VolumeError> {
         let link = self.link(place);
         let place = place.to_owned();
         match std::fs::read_link(&link) {
             Ok(by) if by.as_os_str() == owner.to_string().as_str() => Ok(Ok(())),
-            Ok(by) => Ok(Err(NotOurs::Taken { place, by: by.display().to_string(), link })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err(NotOurs::Unclaimed { place })),
+            Ok(by) => Ok(Err(ClaimConflict::Taken { place, by: by.display().to_string(), link })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Ok(Err(ClaimConflict::Unclaimed { place }))
+            }
             Err(error) => Err(VolumeError::io("looking at", &link, error)),
         }
     }
@@ -80,10 +90,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let claims = Claims::new(dir.path().join(".claims"));
         let (first, second) = (MigrationId::generate(), MigrationId::generate());
-        assert!(matches!(claims.check(first, "/dev/a").unwrap(), Err(NotOurs::Unclaimed { .. })));
+        assert!(matches!(claims.check(first, "/dev/a").unwrap(), Err(ClaimConflict::Unclaimed { .. })));
         claims.claim(first, "/dev/a").unwrap().unwrap();
         claims.claim(first, "/dev/a").unwrap().unwrap();
-        assert!(matches!(claims.claim(second, "/dev/a").unwrap(), Err(NotOurs::Taken { .. })));
+        assert!(matches!(claims.claim(second, "/dev/a").unwrap(), Err(ClaimConflict::Taken { .. })));
         claims.give_up(second, "/dev/a").unwrap();
         claims.check(first, "/dev/a").unwrap().unwrap();
         claims.give_up(first, "/dev/a").unwrap();

@@ -6,7 +6,7 @@ use std::{fmt, path::PathBuf};
 
 use async_trait::async_trait;
 
-pub use crate::model::place::PlaceClaim;
+pub use crate::model::place::LocationClaim;
 use crate::{
     model::id::{DiskKey, MigrationId},
     targets::TargetError,
@@ -22,13 +22,13 @@ pub trait Host: fmt::Debug + Send + Sync {
     async fn unseen(&self) -> Option<String>;
 
     /// Takes the identity for a migration's disk, which gives up any other that it had; having it already is success. Else whose it is.
-    async fn claim(&self, claim: &PlaceClaim) -> Result<Option<PlaceClaim>, TargetError>;
+    async fn claim(&self, claim: &LocationClaim) -> Result<Option<LocationClaim>, TargetError>;
 
     /// The claims of all other migrations.
-    async fn claims_of_others(&self, owner: MigrationId) -> Result<Vec<PlaceClaim>, TargetError>;
+    async fn claims_of_others(&self, owner: MigrationId) -> Result<Vec<LocationClaim>, TargetError>;
 
     /// Takes a claim away that holds no more.
-    async fn forget(&self, claim: &PlaceClaim) -> Result<(), TargetError>;
+    async fn forget(&self, claim: &LocationClaim) -> Result<(), TargetError>;
 
     /// Gives up what a migration's disk has.
     async fn give_up(&self, owner: MigrationId, disk: &DiskKey) -> Result<(), TargetError>;

@@ -8,13 +8,13 @@
 //! What comes from outside (a disk's key) never chooses a path.
 
 mod claims;
+mod conversion_overlay;
 mod export;
-mod guard;
+mod free_space;
 mod host;
 mod neighbours;
 mod place;
 mod preflight;
-mod rooms;
 #[cfg(test)]
 mod tests;
 
@@ -29,12 +29,12 @@ use warmd_cbt::{disk::WriteDisk, units::Length};
 
 use self::{claims::Claims, place::Where};
 pub use self::{
-    host::{Host, PlaceClaim, VmDisk, VmDisks},
-    place::{Place, safe_name},
+    host::{Host, LocationClaim, VmDisk, VmDisks},
+    place::{DiskLocation, safe_name},
 };
 pub use super::volume::unseen;
 use super::{
-    DiskSpec, PreparedDisk, TargetError, TargetErrorKind, Writer,
+    DiskSpec, LastWriter, PreparedDisk, TargetError, TargetErrorKind,
     volume::{self, FileDisk, VolumeError, VolumeKind, VolumeOptions},
 };
 use crate::{
@@ -69,7 +69,7 @@ pub struct Storage {
 pub struct Located {
     pub key: DiskKey,
     pub size: Length,
-    pub place: Place,
+    pub place: DiskLocation,
 }
 
 impl Storage {
@@ -262,15 +262,19 @@ impl Storage {
                 Where::Nbd(uri) => {
                     self.check_claim(owner, &uri, &doing).await?;
                     export::open(&uri, spec.size, &doing).await?.close().await;
-                    located.push(Located { key: spec.key.clone(), size: spec.size, place: Place::Nbd(uri) });
+                    located.push(Located {
+                        key: spec.key.clone(),
+                        size: spec.size,
+                        place: DiskLocation::Nbd(uri),
+                    });
                     continue;
                 }
             };
             let (size, there) = (spec.size, path.clone());
             let found = blocking_on(&path, doing, move || volume::find(&there, size)).await?;
             let place = match found.kind {
-                VolumeKind::File => Place::File(path),
-                VolumeKind::BlockDevice => Place::Device(path),
+                VolumeKind::File => DiskLocation::File(path),
+                VolumeKind::BlockDevice => DiskLocation::Device(path),
             };
             located.push(Located { key: spec.key.clone(), size: spec.size, place });
         }
@@ -313,14 +317,18 @@ impl Storage {
         blocking_on(&self.directory, format!("discarding the folder {}", folder.display()), move || {
             volume::remove_file(&folder.join(LAST_WRITER))?;
             volume::remove_files(&folder, beside)?;
-            volume::remove_tree(&folder.join(guard::FOLDER))?;
+            volume::remove_tree(&folder.join(conversion_overlay::FOLDER))?;
             volume::remove_directory(&folder)
         })
         .await
     }
 
     /// See [`super::Target::note_writer`].
-    pub async fn note_writer(&self, owner: MigrationId, writer: Option<Writer>) -> Result<(), TargetError> {
+    pub async fn note_writer(
+        &self,
+        owner: MigrationId,
+        writer: Option<LastWriter>,
+    ) -> Result<(), TargetError> {
         let path = self.folder(owner).join(LAST_WRITER);
         let doing = format!("noting the writer in {}", path.display());
         blocking_on(&self.directory, doing, move || match writer {
@@ -331,13 +339,13 @@ impl Storage {
     }
 
     /// See [`super::Target::noted_writer`].
-    pub async fn noted_writer(&self, owner: MigrationId) -> Result<Option<Writer>, TargetError> {
+    pub async fn noted_writer(&self, owner: MigrationId) -> Result<Option<LastWriter>, TargetError> {
         let path = self.folder(owner).join(LAST_WRITER);
         let doing = format!("looking for the last writer in {}", path.display());
         blocking_on(&self.directory, doing, move || match std::fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(Writer::of_text(&text))),
+            Ok(text) => Ok(Some(LastWriter::of_text(&text))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Ok(Some(Writer::Unknown)),
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Ok(Some(LastWriter::Unknown)),
             Err(error) => Err(VolumeError::io("reading", &path, error)),
         })
         .await
@@ -410,11 +418,11 @@ enum Whereabouts {
     Export(String),
 }
 
-fn answer(doing: &str, claim: Result<(), claims::NotOurs>) -> Result<(), TargetError> {
+fn answer(doing: &str, claim: Result<(), claims::ClaimConflict>) -> Result<(), TargetError> {
     claim.map_err(|not_ours| {
         let kind = match not_ours {
-            claims::NotOurs::Unclaimed { .. } => TargetErrorKind::NotFound,
-            claims::NotOurs::Taken { .. } => TargetErrorKind::Conflict,
+            claims::ClaimConflict::Unclaimed { .. } => TargetErrorKind::NotFound,
+            claims::ClaimConflict::Taken { .. } => TargetErrorKind::Conflict,
         };
         TargetError::new(kind, doing, not_ours)
     })

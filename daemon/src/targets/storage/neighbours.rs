@@ -14,7 +14,7 @@ use std::{
 
 use futures::future::try_join_all;
 
-use super::{Host, PlaceClaim, Storage, VmDisk, VmDisks, blocking_on};
+use super::{Host, LocationClaim, Storage, VmDisk, VmDisks, blocking_on};
 use crate::{
     model::id::MigrationId,
     nbd::{NbdAddress, NbdUri},
@@ -87,7 +87,7 @@ impl Storage {
         self.check_held(owner, &place, &identity, doing).await?;
         let link = (!Self::is_own(spec)).then(|| self.claims.link(&place));
         let (disk, vm) = (spec.key.clone(), String::new());
-        let claim = PlaceClaim { identity, owner, disk, place, link, vm, over: false };
+        let claim = LocationClaim { identity, owner, disk, place, link, vm, over: false };
         match host.claim(&claim).await? {
             None => Ok(()),
             Some(other) => Err(taken(&claim.place, &other, doing)),
@@ -113,7 +113,7 @@ impl Storage {
         place: &str,
         identity: &str,
         doing: &str,
-    ) -> Result<Option<PlaceClaim>, TargetError> {
+    ) -> Result<Option<LocationClaim>, TargetError> {
         let others = host.claims_of_others(owner).await?;
         // A whole device and its partition are two identities, and share bytes.
         let own = if place.starts_with('/') { kin(Path::new(place), doing).await? } else { None };
@@ -122,7 +122,8 @@ impl Storage {
         let (held, stale) = blocking_on(on, doing.to_owned(), move || {
             let mut stale = Vec::new();
             // Its link may be on another file system: it is looked at only where that matters.
-            let gone = |of: &PlaceClaim| of.over && of.link.as_ref().is_some_and(|link| !link.is_symlink());
+            let gone =
+                |of: &LocationClaim| of.over && of.link.as_ref().is_some_and(|link| !link.is_symlink());
             for other in others {
                 let is = is_now(&other, own.as_ref(), &same);
                 match is {
@@ -244,7 +245,7 @@ enum Is {
     Unknown,
 }
 
-fn is_now(claim: &PlaceClaim, own: Option<&Kin>, identity: &str) -> Is {
+fn is_now(claim: &LocationClaim, own: Option<&Kin>, identity: &str) -> Is {
     if !claim.place.starts_with('/') {
         return if claim.identity == identity { Is::Same } else { Is::Other };
     }
@@ -261,7 +262,7 @@ fn is_now(claim: &PlaceClaim, own: Option<&Kin>, identity: &str) -> Is {
     }
 }
 
-fn taken(place: &str, by: &PlaceClaim, doing: &str) -> TargetError {
+fn taken(place: &str, by: &LocationClaim, doing: &str) -> TargetError {
     let remove = match &by.link {
         Some(link) if by.over => {
             format!(", or, if nothing on it is needed any more, remove the link {}", link.display())

@@ -14,14 +14,14 @@ const LONGEST: usize = 200;
 
 /// What a disk that is there lies in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum DiskLocation {
     File(PathBuf),
     Device(PathBuf),
     /// An NBD URI.
     Nbd(String),
 }
 
-impl Place {
+impl DiskLocation {
     /// The path or URI.
     pub fn location(&self) -> String {
         match self {

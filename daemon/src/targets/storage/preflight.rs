@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::{Storage, blocking_on, claims::NotOurs, doing, export, neighbours, place::Where, volume};
+use super::{Storage, blocking_on, claims::ClaimConflict, doing, export, neighbours, place::Where, volume};
 use crate::{
     model::{
         id::MigrationId,
@@ -120,9 +120,9 @@ impl Storage {
         let (claims, of) = (self.claims.clone(), place.to_owned());
         let doing = format!("looking at {place}");
         match blocking_on(&self.directory, doing.clone(), move || claims.check(owner, &of)).await? {
-            Err(taken @ NotOurs::Taken { .. }) => super::answer(&doing, Err(taken)).map(|()| false),
+            Err(taken @ ClaimConflict::Taken { .. }) => super::answer(&doing, Err(taken)).map(|()| false),
             Ok(()) => Ok(false),
-            Err(NotOurs::Unclaimed { .. }) => Ok(true),
+            Err(ClaimConflict::Unclaimed { .. }) => Ok(true),
         }
     }
 }

@@ -14,14 +14,17 @@ use async_trait::async_trait;
 use tempfile::TempDir;
 use warmd_cbt::units::Length;
 
-use super::{Host, PlaceClaim, Storage, VmDisk, VmDisks};
+use super::{Host, LocationClaim, Storage, VmDisk, VmDisks};
 use crate::{
     model::{
         id::{DiskKey, MigrationId, VmId},
         machine::{CpuTopology, Firmware, Machine},
         rule::Rule,
     },
-    targets::{DiskSpec, Incoming, TargetError, TargetErrorKind as Kind, Writer, guard::Guard},
+    targets::{
+        DiskSpec, Incoming, LastWriter, TargetError, TargetErrorKind as Kind,
+        conversion_overlay::ConversionOverlay,
+    },
 };
 
 const SIZE: u64 = 1 << 20;
@@ -87,12 +90,12 @@ async fn each_disk_lies_in_its_storage_and_all_of_it_goes() {
     for spec in &specs() {
         assert_eq!(storage.open(owner, spec).await.unwrap().size(), spec.size);
     }
-    storage.note_writer(owner, Some(Writer::Pass { number: 7, faults: 0 })).await.unwrap();
+    storage.note_writer(owner, Some(LastWriter::Pass { number: 7, faults: 0 })).await.unwrap();
     // Another migration has nothing of it.
     let other = MigrationId::generate();
     assert_eq!(storage.open(other, &specs()[0]).await.err().unwrap().kind, Kind::NotFound);
     storage.discard(other, &specs(), |_| false).await.unwrap();
-    assert_eq!(storage.noted_writer(owner).await.unwrap(), Some(Writer::Pass { number: 7, faults: 0 }));
+    assert_eq!(storage.noted_writer(owner).await.unwrap(), Some(LastWriter::Pass { number: 7, faults: 0 }));
     storage.discard(owner, &specs(), |_| false).await.unwrap();
     assert_eq!(all(&dir), ["default", "fast", "slow"]);
     storage.discard(owner, &specs(), |_| false).await.unwrap();
@@ -209,7 +212,7 @@ async fn a_conversion_writes_into_the_disk_wherever_it_lies() {
 /// A host in memory.
 #[derive(Debug, Default)]
 struct Town {
-    claims: Mutex<Vec<PlaceClaim>>,
+    claims: Mutex<Vec<LocationClaim>>,
     disks: Vec<VmDisk>,
     unknown: Vec<String>,
     unseen: Option<String>,
@@ -225,7 +228,7 @@ impl Host for Town {
         self.unseen.clone()
     }
 
-    async fn claim(&self, claim: &PlaceClaim) -> Result<Option<PlaceClaim>, TargetError> {
+    async fn claim(&self, claim: &LocationClaim) -> Result<Option<LocationClaim>, TargetError> {
         let mut claims = self.claims.lock().unwrap();
         let holder = claims.iter().find(|other| other.identity == claim.identity).cloned();
         if let Some(holder) = holder {
@@ -235,11 +238,11 @@ impl Host for Town {
         Ok(None)
     }
 
-    async fn claims_of_others(&self, owner: MigrationId) -> Result<Vec<PlaceClaim>, TargetError> {
+    async fn claims_of_others(&self, owner: MigrationId) -> Result<Vec<LocationClaim>, TargetError> {
         Ok(self.claims.lock().unwrap().iter().filter(|claim| claim.owner != owner).cloned().collect())
     }
 
-    async fn forget(&self, claim: &PlaceClaim) -> Result<(), TargetError> {
+    async fn forget(&self, claim: &LocationClaim) -> Result<(), TargetError> {
         self.claims.lock().unwrap().retain(|other| other.identity != claim.identity);
         Ok(())
     }

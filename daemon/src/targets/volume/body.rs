@@ -27,11 +27,11 @@ use warmd_cbt::{
 };
 
 use super::{
-    calls::Calls,
     error::{NoRoom, VolumeError},
     identity::{Identity, VolumeKind, size_of, still_whole},
     in_use,
     own::Own,
+    syscalls::Calls,
     users::{Kin, Uses},
     zeroes,
 };

@@ -13,12 +13,12 @@ use warmd_cbt::{
     units::{Extent, Length, Offset},
 };
 
-use crate::threads::{self, Lane};
+use crate::threads::{self, DevicePool};
 
 use super::{
     body::Volume,
-    calls::{Calls, Kernel},
     error::VolumeError,
+    syscalls::{Calls, Kernel},
 };
 
 /// The most bytes zeroed in one blocking call, so that its deadline means something.
@@ -56,7 +56,7 @@ pub struct FileDisk {
     volume: Arc<Volume>,
     threads: Arc<Semaphore>,
     /// Of its file system, or of the device that it is.
-    lane: Arc<Lane>,
+    lane: Arc<DevicePool>,
     options: VolumeOptions,
 }
 
@@ -95,7 +95,7 @@ impl FileDisk {
 
     /// Puts it on a file system of its own, as far as threads are concerned.
     #[cfg(test)]
-    pub(super) fn set_lane(&mut self, lane: Arc<Lane>) {
+    pub(super) fn set_lane(&mut self, lane: Arc<DevicePool>) {
         self.lane = lane;
     }
 

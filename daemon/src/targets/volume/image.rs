@@ -22,7 +22,7 @@ use warmd_cbt::{
     units::{Extent, Length, Offset},
 };
 
-use crate::threads::{self, Lane};
+use crate::threads::{self, DevicePool};
 
 use super::{error::VolumeError, identity::Identity, identity::size_of, in_use};
 
@@ -40,7 +40,7 @@ pub struct ImageFile {
     path: PathBuf,
     size: Length,
     threads: Arc<Semaphore>,
-    lane: Arc<Lane>,
+    lane: Arc<DevicePool>,
 }
 
 impl ImageFile {

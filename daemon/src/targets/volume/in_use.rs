@@ -10,7 +10,7 @@ use rustix::fs::FlockOperation;
 
 use super::{
     error::VolumeError,
-    own::{self, Standing},
+    own::{self, OwnVolumeStatus},
 };
 
 /// Takes the lock that keeps other daemons away, for as long as `file` is open. `Err` says who has it.
@@ -32,9 +32,9 @@ pub(super) fn lock(file: &File, path: &Path, number: (u64, u64)) -> Result<(), L
 /// Why the volume of this number, which was refused, is in use: by this process, else `by` what that says.
 pub(super) fn refused(number: (u64, u64), by: impl FnOnce() -> String) -> LockError {
     match own::standing(number) {
-        Standing::Hangs => LockError::Hangs,
-        Standing::Open => LockError::Ours,
-        Standing::Closed => LockError::Held(by()),
+        OwnVolumeStatus::Hangs => LockError::Hangs,
+        OwnVolumeStatus::Open => LockError::Ours,
+        OwnVolumeStatus::Closed => LockError::Held(by()),
     }
 }
 

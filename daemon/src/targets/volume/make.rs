@@ -24,7 +24,7 @@ use super::{
 
 /// A volume that is there, of the size that was wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct ExistingFile {
     pub kind: VolumeKind,
     /// Whether every byte of it is known to read as zero.
     pub reads_zero: bool,
@@ -33,7 +33,7 @@ pub struct Found {
 }
 
 /// The volume at `path`, which must be `size` bytes long. Blocks.
-pub fn find(path: &Path, size: Length) -> Result<Found, VolumeError> {
+pub fn find(path: &Path, size: Length) -> Result<ExistingFile, VolumeError> {
     let failed = |doing, error| VolumeError::io(doing, path, error);
     let metadata = fs::metadata(path).map_err(|error| failed("looking at", error))?;
     let identity =
@@ -45,12 +45,12 @@ pub fn find(path: &Path, size: Length) -> Result<Found, VolumeError> {
     }
     let reads_zero = identity.kind == VolumeKind::File
         && matches!(rustix::fs::seek(&file, SeekFrom::Data(0)), Err(Errno::NXIO));
-    Ok(Found { kind: identity.kind, reads_zero, number: identity.number() })
+    Ok(ExistingFile { kind: identity.kind, reads_zero, number: identity.number() })
 }
 
 /// Makes a sparse file of `size` bytes at `path`, readable by its owner only, or finds the one that is there. Its
 /// directory must be there. Blocks.
-pub fn make_file(path: &Path, size: Length) -> Result<Found, VolumeError> {
+pub fn make_file(path: &Path, size: Length) -> Result<ExistingFile, VolumeError> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_file() => return find(path, size),
         Ok(_) => {
@@ -68,7 +68,7 @@ pub fn make_file(path: &Path, size: Length) -> Result<Found, VolumeError> {
     let identity =
         Identity::of(&metadata).map_err(|what| VolumeError::NotAVolume { path: path.to_owned(), what })?;
     fresh.name_it(path, true).map_err(failed)?;
-    Ok(Found { kind: VolumeKind::File, reads_zero: true, number: identity.number() })
+    Ok(ExistingFile { kind: VolumeKind::File, reads_zero: true, number: identity.number() })
 }
 
 /// Puts `content` at `path` as a whole or not at all, durably, readable by its owner only. Blocks.

@@ -20,32 +20,32 @@
 //! ```
 
 mod body;
-mod calls;
+mod change_detector;
 mod disk;
 mod error;
-mod held;
 mod identity;
 mod image;
 mod in_use;
+mod locked_volume;
 mod make;
 mod own;
+mod syscalls;
 mod users;
-mod witness;
 mod zeroes;
 
 #[cfg(test)]
 mod tests;
 
 pub use self::{
+    change_detector::Witness,
     disk::{FileDisk, VolumeOptions},
     error::{NoRoom, VolumeError},
-    held::Held,
     identity::VolumeKind,
     image::ImageFile,
+    locked_volume::LockedVolume,
     make::{
-        Found, find, make_directory, make_file, make_own_directory, remove_directory, remove_file,
+        ExistingFile, find, make_directory, make_file, make_own_directory, remove_directory, remove_file,
         remove_files, remove_tree, remove_unused, sync_directory, write_file,
     },
     users::{Kin, Uses, unseen},
-    witness::Witness,
 };

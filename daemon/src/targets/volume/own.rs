@@ -16,7 +16,7 @@ pub(super) const BY_US: &str = "another operation of this daemon has it open";
 
 /// How a volume stands in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum OwnVolumeStatus {
     Closed,
     /// A disk of it is in use.
     Open,
@@ -25,11 +25,11 @@ pub(super) enum Standing {
 }
 
 /// How the volume of this number stands.
-pub(super) fn standing(number: (u64, u64)) -> Standing {
+pub(super) fn standing(number: (u64, u64)) -> OwnVolumeStatus {
     match open().get(&number) {
-        None => Standing::Closed,
-        Some(false) => Standing::Open,
-        Some(true) => Standing::Hangs,
+        None => OwnVolumeStatus::Closed,
+        Some(false) => OwnVolumeStatus::Open,
+        Some(true) => OwnVolumeStatus::Hangs,
     }
 }
 

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use warmd_cbt::disk::WriteDisk;
 
 use super::{
-    calls::{Calls, Kernel},
+    syscalls::{Calls, Kernel},
     *,
 };
 use crate::targets::{TargetErrorKind, volume::disk::VolumeOptions};

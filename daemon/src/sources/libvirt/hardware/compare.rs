@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::hardware::Part;
+use crate::model::hardware::HardwareElement;
 
 /// One device or setting that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,14 +26,15 @@ const OF_NETWORK: [&str; 3] = ["vlan", "virtualport", "port"];
 const GIVEN: [&str; 4] = ["@type", "@trustGuestRxFilters", "bandwidth", "mtu"];
 
 /// All that differs.
-pub(crate) fn differences(running: &Part, defined: &Part) -> Vec<Difference> {
+pub(crate) fn differences(running: &HardwareElement, defined: &HardwareElement) -> Vec<Difference> {
     let mut found = Vec::new();
     settings(running, defined, &mut found);
-    let devices = |of: &Part| of.part("devices").map(|devices| devices.parts.clone()).unwrap_or_default();
+    let devices =
+        |of: &HardwareElement| of.part("devices").map(|devices| devices.parts.clone()).unwrap_or_default();
     let (running, defined) = (grouped(&devices(running)), grouped(&devices(defined)));
     let places: BTreeSet<_> = running.keys().chain(defined.keys()).collect();
     for place in places {
-        let of = |all: &BTreeMap<Place, Vec<Part>>| all.get(place).cloned().unwrap_or_default();
+        let of = |all: &BTreeMap<Place, Vec<HardwareElement>>| all.get(place).cloned().unwrap_or_default();
         let (now, then) = (of(&running), of(&defined));
         match (place.0.as_str(), now.as_slice(), then.as_slice()) {
             // One that is in one of them alone is told by its name, with its image or its network.
@@ -60,7 +61,10 @@ pub(crate) fn differences(running: &Part, defined: &Part) -> Vec<Difference> {
 
 /// What keeps the running domain's interfaces apart and is not in its definition: each interface, and what it is. What
 /// its libvirt network gives it is the network's, there as here.
-pub(crate) fn isolation_of_running_alone(running: &Part, defined: &Part) -> Vec<(String, Vec<String>)> {
+pub(crate) fn isolation_of_running_alone(
+    running: &HardwareElement,
+    defined: &HardwareElement,
+) -> Vec<(String, Vec<String>)> {
     let mut found = Vec::new();
     for nic in running.devices("interface") {
         let Some(mac) = nic.mac() else { continue };
@@ -78,17 +82,17 @@ pub(crate) fn isolation_of_running_alone(running: &Part, defined: &Part) -> Vec<
     found
 }
 
-fn settings(running: &Part, defined: &Part, found: &mut Vec<Difference>) {
+fn settings(running: &HardwareElement, defined: &HardwareElement, found: &mut Vec<Difference>) {
     let names: BTreeSet<_> =
         running.parts.iter().chain(&defined.parts).map(|part| part.name.as_str()).collect();
-    let of = |all: &Part, name: &str| -> Vec<String> {
+    let of = |all: &HardwareElement, name: &str| -> Vec<String> {
         // The guest's clock goes its own way.
         let is_kept = |line: &String| !line.starts_with("@adjustment");
         all.parts(name).flat_map(lines).filter(is_kept).collect()
     };
     for name in names.into_iter().filter(|name| !OWN.contains(name)) {
-        let is_there = |all: &Part| all.part(name).is_some();
-        let mark = |all: &Part| if is_there(all) { vec!["there".to_owned()] } else { Vec::new() };
+        let is_there = |all: &HardwareElement| all.part(name).is_some();
+        let mark = |all: &HardwareElement| if is_there(all) { vec!["there".to_owned()] } else { Vec::new() };
         if is_there(running) == is_there(defined) {
             push(name, &of(running, name), &of(defined, name), found);
         } else {
@@ -128,10 +132,11 @@ impl std::fmt::Display for Place {
     }
 }
 
-fn grouped(devices: &[Part]) -> BTreeMap<Place, Vec<Part>> {
-    let mut groups = BTreeMap::<_, Vec<Part>>::new();
+fn grouped(devices: &[HardwareElement]) -> BTreeMap<Place, Vec<HardwareElement>> {
+    let mut groups = BTreeMap::<_, Vec<HardwareElement>>::new();
     // Buses come and go with what is on them.
-    let is_bus = |device: &Part| device.name == "controller" && device.attribute("type") == Some("pci");
+    let is_bus =
+        |device: &HardwareElement| device.name == "controller" && device.attribute("type") == Some("pci");
     for device in devices.iter().filter(|device| !is_bus(device)) {
         let name = match device.name.as_str() {
             "disk" => device.target().map(str::to_owned),
@@ -144,7 +149,7 @@ fn grouped(devices: &[Part]) -> BTreeMap<Place, Vec<Part>> {
 }
 
 /// Interfaces and disks are compared by who reads them; drives are not.
-fn is_told(place: &Place, now: &[Part], then: &[Part]) -> bool {
+fn is_told(place: &Place, now: &[HardwareElement], then: &[HardwareElement]) -> bool {
     let mut kinds = now.iter().chain(then).map(|device| device.attribute("device"));
     place.0 == "interface" || kinds.all(|kind| matches!(kind, None | Some("disk" | "lun")))
 }
@@ -167,7 +172,7 @@ fn without_given(lines: Vec<String>, defined: &[String]) -> Vec<String> {
 }
 
 /// Each device in one line.
-fn whole(devices: &[Part]) -> Vec<String> {
+fn whole(devices: &[HardwareElement]) -> Vec<String> {
     devices.iter().map(|device| lines(device).join(" ")).map(or_there).collect()
 }
 
@@ -176,14 +181,14 @@ fn or_there(line: String) -> String {
 }
 
 /// All that a part says, one line each, in order of their names: `driver/@discard=unmap`, `serial=x`, `readonly`.
-fn lines(part: &Part) -> Vec<String> {
+fn lines(part: &HardwareElement) -> Vec<String> {
     let mut lines = Vec::new();
     add(part, "", &mut lines);
     lines.sort();
     lines
 }
 
-fn add(part: &Part, above: &str, lines: &mut Vec<String>) {
+fn add(part: &HardwareElement, above: &str, lines: &mut Vec<String>) {
     let name = above.trim_end_matches('/');
     lines.extend(part.attributes.iter().map(|(key, value)| format!("{above}@{key}={value}")));
     if !part.text.is_empty() {
@@ -202,7 +207,7 @@ fn add(part: &Part, above: &str, lines: &mut Vec<String>) {
 mod tests {
     use super::{super::sort, *};
 
-    fn carried(rest: &str, devices: &str) -> Part {
+    fn carried(rest: &str, devices: &str) -> HardwareElement {
         sort(&format!("<domain type='kvm'>{rest}<devices>{devices}</devices></domain>")).unwrap().carried
     }
 

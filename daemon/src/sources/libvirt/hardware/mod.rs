@@ -11,11 +11,11 @@ use std::collections::BTreeMap;
 use roxmltree::Node;
 
 pub(super) use self::compare::{differences, isolation_of_running_alone};
-use self::table::{Class, TABLE};
+use self::table::{HardwareClass, TABLE};
 use crate::{
     libvirt::{DomainXml, xml},
     model::{
-        hardware::Part,
+        hardware::HardwareElement,
         rule::{Objection, Rule},
     },
 };
@@ -29,7 +29,7 @@ const DEEPEST: usize = 64;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Hardware {
     /// What a target that speaks libvirt gets.
-    pub(super) carried: Part,
+    pub(super) carried: HardwareElement,
     pub(super) findings: Vec<Objection>,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Hardware {
 pub(super) fn sort(text: &str) -> Result<Hardware, xml::XmlError> {
     let document = xml::parse(text, "domain")?;
     let mut sorter = Sorter::default();
-    let mut carried = sorter.element(document.root_element(), Class::Read).unwrap_or_default();
+    let mut carried = sorter.element(document.root_element(), HardwareClass::Read).unwrap_or_default();
     "domain".clone_into(&mut carried.name);
     let findings = sorter.found.into_iter().map(|((rule, meaning), places)| {
         let places = places.join(", ");
@@ -55,18 +55,19 @@ struct Sorter<'a, 'i> {
 
 impl<'a, 'i> Sorter<'a, 'i> {
     /// What is carried of an element; `None` if nothing is.
-    fn element(&mut self, node: Node<'a, 'i>, class: Class) -> Option<Part> {
-        let mut part = Part { name: node.tag_name().name().to_owned(), ..Part::default() };
+    fn element(&mut self, node: Node<'a, 'i>, class: HardwareClass) -> Option<HardwareElement> {
+        let mut part =
+            HardwareElement { name: node.tag_name().name().to_owned(), ..HardwareElement::default() };
         for attribute in node.attributes() {
             let name = name_of(attribute.namespace(), attribute.name());
             match self.class(Some((&name, attribute.value()))) {
-                Class::Carry => part.attributes.push((name, attribute.value().to_owned())),
-                Class::Read | Class::Harmless(_) => {}
-                Class::Find(rule, why) => self.find(rule, why, Some(&name)),
+                HardwareClass::Carry => part.attributes.push((name, attribute.value().to_owned())),
+                HardwareClass::Read | HardwareClass::Harmless(_) => {}
+                HardwareClass::Find(rule, why) => self.find(rule, why, Some(&name)),
             }
         }
         let text: String = node.children().filter(Node::is_text).filter_map(|text| text.text()).collect();
-        if class == Class::Carry && !text.trim().is_empty() {
+        if class == HardwareClass::Carry && !text.trim().is_empty() {
             text.trim().clone_into(&mut part.text);
         }
         if self.path.len() >= DEEPEST {
@@ -79,22 +80,24 @@ impl<'a, 'i> Sorter<'a, 'i> {
                 part.parts.extend(foreign(child, None, 0));
             } else {
                 match self.class(None) {
-                    kept @ (Class::Carry | Class::Read) => part.parts.extend(self.element(child, kept)),
-                    Class::Harmless(_) => {}
-                    Class::Find(rule, why) => self.find(rule, why, None),
+                    kept @ (HardwareClass::Carry | HardwareClass::Read) => {
+                        part.parts.extend(self.element(child, kept))
+                    }
+                    HardwareClass::Harmless(_) => {}
+                    HardwareClass::Find(rule, why) => self.find(rule, why, None),
                 }
             }
             self.path.pop();
         }
         let is_empty = part.attributes.is_empty() && part.text.is_empty() && part.parts.is_empty();
-        (class == Class::Carry || !is_empty).then_some(part)
+        (class == HardwareClass::Carry || !is_empty).then_some(part)
     }
 
     /// The class of the element that the path leads to, or of its attribute.
-    fn class(&self, attribute: Option<(&str, &str)>) -> Class {
+    fn class(&self, attribute: Option<(&str, &str)>) -> HardwareClass {
         let line = TABLE.iter().find(|(pattern, _)| matches(pattern, &self.path, attribute));
         line.map_or(
-            Class::Find(
+            HardwareClass::Find(
                 Rule::HardwareUnclassified,
                 "unclassified: warmd does not know it, and does not carry it over",
             ),
@@ -153,13 +156,13 @@ fn name_of(namespace: Option<&str>, name: &str) -> String {
 }
 
 /// Another tool's metadata, whole; warmd's own is of this domain alone.
-fn foreign(node: Node<'_, '_>, outer: Option<&str>, depth: usize) -> Option<Part> {
+fn foreign(node: Node<'_, '_>, outer: Option<&str>, depth: usize) -> Option<HardwareElement> {
     let namespace = node.tag_name().namespace();
     let own = [DomainXml::TAG_NAMESPACE, DomainXml::MOVED_NAMESPACE];
     if namespace.is_some_and(|namespace| own.contains(&namespace)) || depth > DEEPEST {
         return None;
     }
-    let mut part = Part { name: node.tag_name().name().to_owned(), ..Part::default() };
+    let mut part = HardwareElement { name: node.tag_name().name().to_owned(), ..HardwareElement::default() };
     if namespace != outer {
         part.attributes.push(("xmlns".to_owned(), namespace.unwrap_or_default().to_owned()));
     }

@@ -9,7 +9,7 @@ use crate::model::rule::Rule;
 
 /// What becomes of an element or attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
+pub(super) enum HardwareClass {
     /// The platform-neutral machine, the copied disks or another rule tell of it.
     Read,
     /// A target that speaks libvirt gets it as it is.
@@ -20,21 +20,21 @@ pub(super) enum Class {
     Find(Rule, &'static str),
 }
 
-use Class::{Carry, Find, Harmless, Read};
+use HardwareClass::{Carry, Find, Harmless, Read};
 use Rule::{BootLost, EncryptionLost, HardwareChanged as Changed, MediumBehind, ProtectionLost, TpmState};
 
-const ANEW: Class = Harmless("the target assigns it anew");
-const HOSTS: Class = Harmless("it is of the source's host, and the target has its own");
-const RUNTIME: Class = Harmless("it is of the running domain");
-const TUNED: Class = Find(Changed, "tuned to the source's host, and not carried over");
-const LEFT: Class = Find(Changed, "not carried over");
-const FILE: Class = Find(Changed, "not carried over: it needs a file of the source's host");
-const ENDPOINT: Class = Find(Changed, "not carried over: its other end is on the source's host");
-const TOLD: Class = Read;
-const MEDIUM: Class = Find(MediumBehind, "its medium stays behind, and the drive comes up empty");
+const ANEW: HardwareClass = Harmless("the target assigns it anew");
+const HOSTS: HardwareClass = Harmless("it is of the source's host, and the target has its own");
+const RUNTIME: HardwareClass = Harmless("it is of the running domain");
+const TUNED: HardwareClass = Find(Changed, "tuned to the source's host, and not carried over");
+const LEFT: HardwareClass = Find(Changed, "not carried over");
+const FILE: HardwareClass = Find(Changed, "not carried over: it needs a file of the source's host");
+const ENDPOINT: HardwareClass = Find(Changed, "not carried over: its other end is on the source's host");
+const TOLD: HardwareClass = Read;
+const MEDIUM: HardwareClass = Find(MediumBehind, "its medium stays behind, and the drive comes up empty");
 
 #[rustfmt::skip]
-pub(super) const TABLE: &[(&str, Class)] = &[
+pub(super) const TABLE: &[(&str, HardwareClass)] = &[
     ("@type", Carry),
     ("@id", RUNTIME),
     ("name", Read),

@@ -1,0 +1,150 @@
+//! Whose turn it is: a tree of flows, in which at each fork the one that had least goes first.
+//!
+//! Rule: a flow that was idle, or that other limits held back, has no claim for what it did not take: it begins at
+//! what the others have had by now. So nobody starves, and nobody is paid for the past. What a flow of weight 3 has
+//! counts a third.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    node::SlotState,
+    path::{Grant, LimitPath},
+};
+
+/// What a turn counts at least, in bytes: requests without bytes take turns too.
+const LEAST: u64 = 64 << 10;
+
+/// Somebody who waits.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) id: u64,
+    pub(super) way: Arc<LimitPath>,
+    pub(super) bytes: u64,
+    pub(super) slot: bool,
+    pub(super) granted: oneshot::Sender<Grant>,
+}
+
+impl Waiter {
+    fn ready(&self, now: u64) -> SlotState {
+        let mut latest = SlotState::Now;
+        for node in &self.way.counted {
+            match (node.ready(self.bytes, self.slot, now), latest) {
+                (SlotState::Full, _) => return SlotState::Full,
+                (SlotState::At(open), SlotState::At(other)) => latest = SlotState::At(open.max(other)),
+                (SlotState::At(open), _) => latest = SlotState::At(open),
+                (SlotState::Now, _) => {}
+            }
+        }
+        latest
+    }
+
+    /// What its turn counts at the fork of so many keys.
+    fn turn(&self, depth: usize) -> u64 {
+        self.bytes.max(LEAST) / self.way.nodes.get(depth).map_or(1, |node| node.weight())
+    }
+}
+
+/// A fork, or at a way's end the requests that wait there.
+#[derive(Debug, Default)]
+pub(super) struct WfqNode {
+    ways: usize,
+    children: BTreeMap<u64, WfqNode>,
+    /// Children with waiters: what each has had, and its key.
+    active: BTreeSet<(u64, u64)>,
+    /// What this flow has had, at its parent.
+    had: u64,
+    /// What the child that was served last had had, the highest so far.
+    level: u64,
+    /// Those that wait for no rate are not to wait behind those that do.
+    paid: VecDeque<Waiter>,
+    unpaid: VecDeque<Waiter>,
+}
+
+impl WfqNode {
+    pub(super) fn is_idle(&self) -> bool {
+        self.active.is_empty() && self.paid.is_empty() && self.unpaid.is_empty()
+    }
+
+    /// Makes room for a way, whose keys these are.
+    pub(super) fn open(&mut self, way: &[u64]) {
+        self.ways += 1;
+        if let [key, rest @ ..] = way {
+            self.children.entry(*key).or_default().open(rest);
+        }
+    }
+
+    /// Forgets a way on which nobody waits.
+    pub(super) fn close(&mut self, way: &[u64]) {
+        self.ways -= 1;
+        if let [key, rest @ ..] = way
+            && let Some(child) = self.children.get_mut(key)
+        {
+            child.close(rest);
+            if child.ways == 0 {
+                self.children.remove(key);
+            }
+        }
+    }
+
+    pub(super) fn push(&mut self, way: &[u64], waiter: Waiter) {
+        match way {
+            [key, rest @ ..] => {
+                let Some(child) = self.children.get_mut(key) else { return };
+                if child.is_idle() {
+                    self.active.insert((child.had, *key));
+                }
+                child.push(rest, waiter);
+            }
+            [] if waiter.bytes == 0 => self.paid.push_back(waiter),
+            [] => self.unpaid.push_back(waiter),
+        }
+    }
+
+    /// Takes out one who waits no more; `None` if it is not there.
+    pub(super) fn remove(&mut self, way: &[u64], id: u64) -> Option<Waiter> {
+        if let [key, rest @ ..] = way {
+            let child = self.children.get_mut(key)?;
+            let removed = child.remove(rest, id)?;
+            if child.is_idle() {
+                self.active.remove(&(child.had, *key));
+            }
+            return Some(removed);
+        }
+        [&mut self.paid, &mut self.unpaid].into_iter().find_map(|queue| {
+            let at = queue.iter().position(|waiter| waiter.id == id)?;
+            queue.remove(at)
+        })
+    }
+
+    /// Takes out the next one who may go now. If there is none, `wake` is made no later than when there may be one.
+    /// It is the fork that lies so many keys deep.
+    pub(super) fn next(&mut self, now: u64, depth: usize, wake: &mut Option<u64>) -> Option<Waiter> {
+        for queue in [&mut self.paid, &mut self.unpaid] {
+            match queue.front().map(|waiter| waiter.ready(now)) {
+                Some(SlotState::Now) => return queue.pop_front(),
+                Some(SlotState::At(open)) => *wake = Some(wake.map_or(open, |wake| wake.min(open))),
+                Some(SlotState::Full) | None => {}
+            }
+        }
+        let children = &mut self.children;
+        let (had, key, waiter) = self.active.iter().find_map(|(had, key)| {
+            let waiter = children.get_mut(key)?.next(now, depth + 1, wake)?;
+            Some((*had, *key, waiter))
+        })?;
+        self.active.remove(&(had, key));
+        // Whatever it did not take in the past, it has had no less than the others.
+        self.level = self.level.max(had);
+        if let Some(child) = self.children.get_mut(&key) {
+            child.had = self.level + waiter.turn(depth);
+            if !child.is_idle() {
+                self.active.insert((child.had, key));
+            }
+        }
+        Some(waiter)
+    }
+}

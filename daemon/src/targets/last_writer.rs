@@ -1,0 +1,111 @@
+//! Who wrote to a target's disks last, as it is noted beside them.
+//!
+//! Rule: a note tells a state that was put back from an older copy what it missed. What cannot be read is somebody
+//! whom no state knows, never nobody.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+/// Who wrote to a target's disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastWriter {
+    /// A pass of the migration.
+    Pass {
+        number: u32,
+        /// On how many disks change tracking was known not to tell the truth by then.
+        faults: u32,
+    },
+    /// The conversion of this id.
+    Conversion(Uuid),
+    /// The target VM, to which a cutover gave the disks. What it writes is in no ledger.
+    Machine {
+        /// Which cutover, by the moment; to the microsecond.
+        since: DateTime<Utc>,
+        /// It was seen running, or the migration was done: that cutover went on.
+        over: bool,
+    },
+    /// Whoever left a note that says nothing.
+    Unknown,
+}
+
+const CONVERSION: &str = "conversion ";
+const MACHINE: &str = "target VM since ";
+const OVER: &str = ", handed over";
+
+impl LastWriter {
+    /// The text of a note.
+    pub fn to_text(self) -> String {
+        match self {
+            Self::Pass { number, faults: 0 } => format!("{number}\n"),
+            Self::Pass { number, faults } => format!("{number} {faults}\n"),
+            Self::Conversion(id) => format!("{CONVERSION}{id}\n"),
+            Self::Machine { since, over } => {
+                let over = if over { OVER } else { "" };
+                format!("{MACHINE}{}{over}\n", since.timestamp_micros())
+            }
+            Self::Unknown => "?\n".to_owned(),
+        }
+    }
+
+    /// What a note says.
+    pub fn of_text(text: &str) -> Self {
+        let text = text.trim();
+        if let Some(id) = text.strip_prefix(CONVERSION) {
+            return id.parse().map_or(Self::Unknown, Self::Conversion);
+        }
+        if let Some(rest) = text.strip_prefix(MACHINE) {
+            let (since, over) = rest.strip_suffix(OVER).map_or((rest, false), |since| (since, true));
+            let since = since.parse().ok().and_then(DateTime::from_timestamp_micros);
+            return since.map_or(Self::Unknown, |since| Self::Machine { since, over });
+        }
+        let (number, faults) = text.split_once(' ').unwrap_or((text, "0"));
+        match (number.parse(), faults.parse()) {
+            (Ok(number), Ok(faults)) => Self::Pass { number, faults },
+            _ => Self::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for LastWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pass { number, .. } => write!(f, "pass {number}"),
+            Self::Conversion(_) => f.write_str("a conversion"),
+            Self::Machine { since, .. } => {
+                write!(f, "the target VM since {} UTC", since.format("%Y-%m-%d %H:%M:%S"))
+            }
+            Self::Unknown => f.write_str("a writer whose note cannot be read"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_noted_is_read_again() {
+        let since = DateTime::from_timestamp_micros(1_795_413_704_123_456).unwrap();
+        for writer in [
+            LastWriter::Pass { number: 1, faults: 0 },
+            LastWriter::Pass { number: u32::MAX, faults: 3 },
+            LastWriter::Conversion(Uuid::nil()),
+            LastWriter::Machine { since, over: false },
+            LastWriter::Machine { since, over: true },
+            LastWriter::Unknown,
+        ] {
+            assert_eq!(LastWriter::of_text(&writer.to_text()), writer, "{writer}");
+        }
+    }
+
+    #[test]
+    fn what_says_nothing_is_somebody_unknown() {
+        for text in
+            ["", "x", "-1", "1 x", "1 2 3", "target VM", "target VM since ", "target VM since x, handed over"]
+        {
+            assert_eq!(LastWriter::of_text(text), LastWriter::Unknown, "{text:?}");
+        }
+    }
+}
