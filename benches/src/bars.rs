@@ -51,8 +51,8 @@ impl fmt::Display for Bar {
             BarLimit::AtLeast(least) => ('≥', least),
             BarLimit::AtMost(most) => ('≤', most),
         };
-        let verdict = if self.met() { "met" } else { "NOT MET" };
-        write!(f, "{}: {:.3}, must be {sign} {limit}: {verdict}", self.what, self.value)
+        let result = if self.met() { "met" } else { "NOT MET" };
+        write!(f, "{}: {:.3}, must be {sign} {limit}: {result}", self.what, self.value)
     }
 }
 

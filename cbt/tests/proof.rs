@@ -169,8 +169,8 @@ async fn only_the_part_is_read_and_only_of_the_part_is_spoken() {
     let job = || bench.verify(VerifyPart::only(set(&part)));
     let read = readback(job(), bench.target.clone()).await.unwrap();
     let compared = compare(job(), bench.source.clone(), bench.target.clone()).await.unwrap();
-    for verdict in [read, compared] {
-        assert_eq!((verdict.is_equal(), verdict.mismatched), (false, vec![blocks(48, 1)]));
+    for result in [read, compared] {
+        assert_eq!((result.is_equal(), result.mismatched), (false, vec![blocks(48, 1)]));
     }
 }
 
@@ -192,13 +192,13 @@ async fn a_verification_goes_on_where_it_was_sure() {
         assert!((BLOCK..=33 * BLOCK).contains(&sure), "{sure}");
         let reads = bench.faults.seen(DiskEvent::Read);
         let job = bench.verify(VerifyPart { from: Offset(sure), ..part.clone() });
-        let verdict = readback(job, bench.target.clone()).await.unwrap();
-        assert!(verdict.finished);
+        let result = readback(job, bench.target.clone()).await.unwrap();
+        assert!(result.finished);
         let all = part.only.map_or(SIZE, |only| only.bytes());
-        assert_eq!(verdict.checked, all, "what the first run checked counts");
+        assert_eq!(result.checked, all, "what the first run checked counts");
         assert!(bench.faults.seen(DiskEvent::Read) - reads < 16, "all of it was read again");
         // What the first run found wrong lies past where the second one began.
-        assert_eq!(verdict.is_equal(), all == SIZE, "{verdict:?}");
+        assert_eq!(result.is_equal(), all == SIZE, "{result:?}");
     }
 }
 

@@ -141,7 +141,7 @@ async fn hold_reserve(store: &Store, bytes: u64) {
 
 fn open_endpoints(config: &Config) -> anyhow::Result<Endpoints> {
     let mut endpoints = Endpoints { quotas: config.quotas.clone(), ..Endpoints::default() };
-    for (name, config::EndpointInfo { settings, limits }) in &config.sources {
+    for (name, config::EndpointConfig { settings, limits }) in &config.sources {
         let handle = settings.open(name).with_context(|| format!("source {name:?} cannot be set up"))?;
         endpoints.sources.insert(
             name.clone(),
@@ -152,7 +152,7 @@ fn open_endpoints(config: &Config) -> anyhow::Result<Endpoints> {
             },
         );
     }
-    for (name, config::EndpointInfo { settings, limits }) in &config.targets {
+    for (name, config::EndpointConfig { settings, limits }) in &config.targets {
         let handle = settings.open(name).with_context(|| format!("target {name:?} cannot be set up"))?;
         endpoints.targets.insert(
             name.clone(),

@@ -23,9 +23,9 @@ pub fn parse_size(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
-/// A chance from 0 to 1 as a percentage: `36.6 %`, `2.7e-5 %`.
-pub fn chance(chance: f64) -> String {
-    let percent = chance * 100.0;
+/// A probability from 0 to 1 as a percentage: `36.6 %`, `2.7e-5 %`.
+pub fn probability(probability: f64) -> String {
+    let percent = probability * 100.0;
     if percent == 0.0 || percent >= 0.01 { format!("{percent:.2} %") } else { format!("{percent:.1e} %") }
 }
 

@@ -207,11 +207,11 @@ async fn what_is_to_be_verified_is_asked_for_in_words() {
     let mut run = cases::verification(Some(0));
     run.started = cases::at(1040);
     (run.scope, run.seed) = ("sample=0.5%".parse().unwrap(), Some(7));
-    if let Some(verdict) = &mut run.verdict {
-        (verdict.scope, verdict.seed) = (run.scope, run.seed);
-        verdict.escapes = vec![
-            MissProbability { blocks: 1, chance: 0.995 },
-            MissProbability { blocks: 1000, chance: 6.65e-3 },
+    if let Some(result) = &mut run.result {
+        (result.scope, result.seed) = (run.scope, run.seed);
+        result.miss_probabilities = vec![
+            MissProbability { blocks: 1, probability: 0.995 },
+            MissProbability { blocks: 1000, probability: 6.65e-3 },
         ];
     }
     let asked =
@@ -253,9 +253,9 @@ async fn an_old_verdict_is_not_taken_for_a_new_one() {
     let ran = served.warmctl(&["migration", "verify", "web-1"]).await;
     assert!(ran.out(0).ends_with("verification  passed (readback, 42.0 GiB compared)\n"), "{ran:#?}");
 
-    // A plan without verification: what was found before the cutover is no verdict on it.
-    if let Some(verdict) = &mut old.verdict {
-        verdict.at = cases::at(510);
+    // A plan without verification: what was found before the cutover is no result on it.
+    if let Some(result) = &mut old.result {
+        result.at = cases::at(510);
     }
     let end = MigrationView { verification: Some(old.clone()), ..done() };
     let served = Served::start(FakeControl::new([with(old)]).script(Request::Cutover, [end])).await;

@@ -67,9 +67,9 @@ async fn a_cutover_of_vms_together() {
     std::fs::write(&file, grouped()).unwrap();
     json_of(&served, &["plan", "apply", "-f", file.to_str().unwrap()], 0).await;
     let begun = json_of(&served, &["plan", "cutover", "web", "--no-wait"], 0).await;
-    assert_eq!(begun["members"][1]["standing"], "waiting", "{begun}");
+    assert_eq!(begun["members"][1]["status"], "waiting", "{begun}");
     let ended = json_of(&served, &["plan", "cutover", "web"], 1).await;
-    let member = |number, vm: &str, tier, standing: &str, why: &str| json!({"migration_id": cases::id(number).to_string(), "vm_name": vm, "tier": tier, "standing": standing, "why": why});
+    let member = |number, vm: &str, tier, status: &str, why: &str| json!({"migration_id": cases::id(number).to_string(), "vm_name": vm, "tier": tier, "status": status, "why": why});
     assert_eq!(
         ended,
         json!({
@@ -402,11 +402,11 @@ async fn states_with_something_to_say() {
             "total_bytes": 45_097_156_608_u64,
             "checked_bytes": 45_097_156_608_u64,
             "error": null,
-            "verdict": {
+            "result": {
                 "mode": "readback",
                 "scope": "full",
                 "seed": null,
-                "escapes": [],
+                "miss_probabilities": [],
                 "at": "2026-11-22T10:16:56Z",
                 "passed": false,
                 "disks": [

@@ -152,7 +152,7 @@ impl Rules {
                 let why = format!("blocked until {}, because {because}", moment(self.zone, open.at));
                 NotBefore { until: Some(open.at), why }
             }
-            Err(never) => Wait { until: None, why: never.to_string() },
+            Err(never) => NotBefore { until: None, why: never.to_string() },
         })
     }
 

@@ -47,6 +47,7 @@ pub struct Schedule {
     #[serde(skip_serializing_if = "Times::is_empty")]
     pub cutover: Times,
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(alias = "budgets")]
     pub quotas: Vec<Quota>,
     /// 1 to 10: what the plan gets where several share a quota. One of 10 gets ten times as much as one of 1; 1 if
     /// absent.

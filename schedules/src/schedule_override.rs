@@ -40,7 +40,7 @@ pub struct ScheduleOverride {
     #[serde(skip_serializing_if = "TimesOverride::is_empty")]
     pub cutover: TimesOverride,
     /// Understood only to be refused with a reason.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(alias = "budgets", skip_serializing_if = "Option::is_none")]
     quotas: Option<Vec<Quota>>,
     /// Likewise.
     #[serde(skip_serializing_if = "Option::is_none")]

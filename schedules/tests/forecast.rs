@@ -8,7 +8,7 @@ use chrono_tz::Tz;
 use common::{Random, utc};
 use warmd_schedules::forecast::{
     Ceiling, CutoverStep, Delta, Fit, MeasuredStep, Past, PredictedRange, Prior, blame, calibrate, fit,
-    forecast, go_no_go, predict,
+    forecast, go_or_no_go, predict,
 };
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -149,9 +149,9 @@ fn a_verdict_names_what_speaks_against_it() {
     };
     let told = forecast(&delta, &steps, &[]).unwrap();
     let (now, end) = (utc("2026-11-28T21:00:00Z"), utc("2026-11-28T21:05:00Z"));
-    let go = judge(&told, 0.0, Some(600.0), Some(utc("2026-11-29T03:00:00Z")), now, Tz::Europe__Berlin);
+    let go = go_or_no_go(&told, 0.0, Some(600.0), Some(utc("2026-11-29T03:00:00Z")), now, Tz::Europe__Berlin);
     assert!(go.is_go() && go.remarks == ["never measured, so taken from the plan: boot"], "{go:?}");
-    let no = judge(&told, 200.0, Some(60.0), Some(end), now, Tz::Europe__Berlin);
+    let no = go_or_no_go(&told, 200.0, Some(60.0), Some(end), now, Tz::Europe__Berlin);
     assert_eq!(no.against.len(), 2);
     assert!(no.against[0].contains("exceeds the 1m allowed; most of it is the final delta of 1"), "{no:?}");
     assert!(no.against[1].contains("the window closes in 5m, at 2026-11-28 22:05 CET"), "{no:?}");

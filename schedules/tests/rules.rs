@@ -41,8 +41,8 @@ fn an_interval_counts_from_the_end_of_the_last_pass() {
         utc("2026-11-22T12:10:00Z"),
         "the clock was set back"
     );
-    let verdict = rules.pass(&facts("2026-11-22T11:40:00Z", "2026-11-22T11:50:00Z"), now);
-    assert_eq!(verdict, PassDecision::Start { why: "every 10m".to_owned() });
+    let decision = rules.pass(&facts("2026-11-22T11:40:00Z", "2026-11-22T11:50:00Z"), now);
+    assert_eq!(decision, PassDecision::Start { why: "every 10m".to_owned() });
     let none = Schedule::default().rules().unwrap();
     assert_eq!(
         none.due(&facts("2026-11-22T12:00:00Z", "2026-11-22T12:00:00Z"), now).at,

@@ -282,11 +282,11 @@ impl Rig {
         ensure!(state == "shut off", "the source guest is {state:?}");
         let report = self.report()?;
         ensure!(report["state"]["name"] == "done", "the report says {}", report["state"]);
-        let disks = report["verdict"]["disks"].as_array().context("a report without a verdict")?;
+        let disks = report["verify_result"]["disks"].as_array().context("a report without a result")?;
         for disk in disks {
-            ensure!(disk["mismatched_bytes"] == 0 && disk["checked"] != 0, "bad verdict: {disk}");
+            ensure!(disk["mismatched_bytes"] == 0 && disk["checked"] != 0, "bad result: {disk}");
         }
-        ensure!(disks.len() == self.guest.disks.len(), "the verdict is of {} disks", disks.len());
+        ensure!(disks.len() == self.guest.disks.len(), "the result is of {} disks", disks.len());
         let console = self.target_console()?;
         let boot = console.wait_for_boot(1, BOOT)?;
         let found = boot.log.context("the target guest did not look at its log")?;

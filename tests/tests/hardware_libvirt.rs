@@ -93,11 +93,11 @@ fn source(dir: &TestDir, libvirt: &Libvirtd) -> Result<source::LibvirtSource> {
     let (runtime_dir, scratch_dir) = (dir.join("runtime"), dir.join("scratch"));
     std::fs::create_dir_all(&scratch_dir)?;
     let uri = libvirt.uri().to_owned();
-    let settings = source::LibvirtTargetSettings {
+    let settings = source::LibvirtSourceSettings {
         uri,
         runtime_dir,
         scratch_dir,
-        ..source::LibvirtTargetSettings::default()
+        ..source::LibvirtSourceSettings::default()
     };
     Ok(source::LibvirtSource::new(&settings)?)
 }

@@ -101,8 +101,8 @@ fn power_metadata_and_autostart_are_what_libvirt_has() {
             client.start(id).await?;
             ensure!(client.state(id).await?.state == RunState::Running);
             libvirt.virsh(["suspend", "one"])?;
-            let standing = client.state(id).await?;
-            ensure!((standing.state, standing.reason) == (RunState::Paused, Reason::User), "{standing:?}");
+            let status = client.state(id).await?;
+            ensure!((status.state, status.reason) == (RunState::Paused, Reason::User), "{status:?}");
             let error = client.start(id).await.err().context("paused is not started")?;
             ensure!(error.kind == Kind::AlreadyActive, "{error}");
             client.abort_job(id).await?;

@@ -110,7 +110,7 @@ async fn a_seal_says_what_proved_it() {
         let (report, sealed) = sealed(&rig).await;
         let said = report.disks[0].proved_by.clone().unwrap();
         assert!(
-            said.starts_with(proof) && (said == proof) == report.verdict.unwrap().seed.is_none(),
+            said.starts_with(proof) && (said == proof) == report.verify_result.unwrap().seed.is_none(),
             "{said}"
         );
         assert!(sealed.json.contains(&format!("\"proved_by\": \"{said}\"")));
@@ -124,7 +124,7 @@ async fn an_undone_cutovers_seal_is_not_shown() {
     rig.world.faults.set("target.create", InjectedFault::Refused);
     assert_eq!(rig.cutover().await.state, State::Synced);
     let (undone, _) = sealed(&rig).await;
-    let stored = rig.store().seals(undone.migration).await.unwrap();
+    let stored = rig.store().recorded_roots(undone.migration).await.unwrap();
     assert_eq!(stored.len(), DISKS.len(), "it was sealed before it was undone");
     for disk in &undone.disks {
         assert_eq!((disk.sealed, disk.proved_by.as_deref()), (None, None));
@@ -197,7 +197,7 @@ async fn a_moved_vms_report_verifies_and_every_field_of_it_is_signed() {
             )),
             _ => json!("something else"),
         };
-        let verdict = seal::verify(&changed.to_string(), None);
-        assert!(verdict.is_err(), "{place} was changed, and nobody noticed");
+        let result = seal::verify(&changed.to_string(), None);
+        assert!(result.is_err(), "{place} was changed, and nobody noticed");
     }
 }

@@ -56,7 +56,7 @@ impl Sample {
     /// A stratum of s blocks with j bad ones is passed with a chance of 1 − j/s, which is at most `(1 − 1/s)^j`; strata
     /// are picked from independently, so the chances multiply. It holds for blocks that went bad without regard to the
     /// seed.
-    pub fn escape(&self, bad: u64) -> f64 {
+    pub fn miss_probability(&self, bad: u64) -> f64 {
         if self.blocks == 0 {
             return 1.0;
         }
@@ -149,7 +149,7 @@ mod tests {
             });
             let (missed, bound) = (
                 missed.count() as f64 / f64::from(seeds as u32),
-                Sample::new(size, Length(20 * BLOCK), 0).escape(bad.len() as u64),
+                Sample::new(size, Length(20 * BLOCK), 0).miss_probability(bad.len() as u64),
             );
             assert!(missed <= bound + 0.03, "{bad:?}: {missed} of samples miss them, at most {bound} may");
             if bad.len() == 1 {
@@ -159,6 +159,9 @@ mod tests {
                 );
             }
         }
-        assert!((Sample::new(size, size, 1).escape(1)).abs() < f64::EPSILON, "all of it misses nothing");
+        assert!(
+            (Sample::new(size, size, 1).miss_probability(1)).abs() < f64::EPSILON,
+            "all of it misses nothing"
+        );
     }
 }

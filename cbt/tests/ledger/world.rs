@@ -372,10 +372,10 @@ impl LedgerWorld {
         let trust = self.random.percent(50);
         let readback = readback(verify(ledger, trust), Arc::clone(&target)).await;
         let compared = compare(verify(ledger, !trust), source, target).await;
-        for verdict in [readback, compared] {
-            let verdict = verdict.map_err(|error| error.to_string())?;
-            if !verdict.is_equal() || verdict.checked != self.size || verdict.root != stored {
-                return Err(format!("verification is not content: {verdict:?}"));
+        for result in [readback, compared] {
+            let result = result.map_err(|error| error.to_string())?;
+            if !result.is_equal() || result.checked != self.size || result.root != stored {
+                return Err(format!("verification is not content: {result:?}"));
             }
         }
         Ok(())

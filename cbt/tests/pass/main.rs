@@ -276,11 +276,11 @@ async fn verification_lists_what_differs() {
         let job = || VerifyJob { trust_holes, ..bench.verify() };
         let read = readback(job(), Arc::clone(&target)).await.unwrap();
         let compared = compare(job(), bench.source.clone(), Arc::clone(&target)).await.unwrap();
-        for verdict in [read, compared] {
-            assert!(!verdict.is_equal());
-            assert_eq!(verdict.mismatched, wrong);
-            assert_eq!((verdict.mismatched_bytes.0, verdict.checked), (5 * BLOCK - 512, SIZE));
-            assert_eq!(verdict.root, good.root);
+        for result in [read, compared] {
+            assert!(!result.is_equal());
+            assert_eq!(result.mismatched, wrong);
+            assert_eq!((result.mismatched_bytes.0, result.checked), (5 * BLOCK - 512, SIZE));
+            assert_eq!(result.root, good.root);
         }
     }
     // The source has what the manifest does not know: only the comparison with it can see that.
@@ -299,8 +299,8 @@ async fn a_stopped_verification_is_no_verdict() {
     bench.pass().await;
     let job = bench.verify();
     job.stop.stop();
-    let verdict = readback(job, bench.target.clone()).await.unwrap();
-    assert!(!verdict.finished && !verdict.is_equal(), "{verdict:?}");
+    let result = readback(job, bench.target.clone()).await.unwrap();
+    assert!(!result.finished && !result.is_equal(), "{result:?}");
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use warmd_proto::v1::{
     MigrationsReportRequest, MigrationsReportResponse, MigrationsResumeRequest, MigrationsResumeResponse,
     MigrationsRollbackRequest, MigrationsRollbackResponse, MigrationsSyncRequest, MigrationsSyncResponse,
     MigrationsVerifyRequest, MigrationsVerifyResponse, MigrationsWatchRequest, MigrationsWatchResponse,
-    RequestOutcome, migrations_server::Migrations,
+    migrations_server::Migrations,
 };
 use warmd_schedules::{Tz, when::parse_when};
 
@@ -46,7 +46,7 @@ impl ApiServer {
         from: &Extensions,
         key: &str,
         what: request::Request,
-    ) -> Result<(RequestOutcome, Migration), ControlError> {
+    ) -> Result<(v1::RequestOutcome, Migration), ControlError> {
         let view = self.control.migration(key).await?;
         answered(self.control.request(view.id, what, &peer::by(from)).await?, view)
     }
@@ -90,13 +90,13 @@ impl ApiServer {
         &self,
         from: &Extensions,
         message: &MigrationsCutoverRequest,
-    ) -> Result<(RequestOutcome, Migration), ControlError> {
+    ) -> Result<(v1::RequestOutcome, Migration), ControlError> {
         let (view, by) = (self.control.migration(&message.migration).await?, peer::by(from));
         let Some(order) = self.cutover_order(message, &view.plan, Some(&view)).await? else {
-            let verdict = self.control.request(view.id, request::Request::AbortCutover, &by).await?;
-            return answered(verdict, view);
+            let outcome = self.control.request(view.id, request::Request::AbortCutover, &by).await?;
+            return answered(outcome, view);
         };
-        let verdict = self.control.cut_over(view.id, order, &by).await?;
+        let outcome = self.control.cut_over(view.id, order, &by).await?;
         // What waits is shown as it waits now.
         let view = match order.when {
             CutoverTime::Now => view,
@@ -104,17 +104,17 @@ impl ApiServer {
                 self.control.migration(&view.id.to_string()).await?
             }
         };
-        answered(verdict, view)
+        answered(outcome, view)
     }
 }
 
 fn answered(
-    verdict: RequestOutcome,
+    outcome: RequestOutcome,
     view: MigrationView,
-) -> Result<(RequestOutcome, Migration), ControlError> {
-    match verdict {
-        RequestOutcome::Accepted => Ok((RequestOutcome::Accepted, convert::migration(view))),
-        RequestOutcome::NoChange => Ok((RequestOutcome::NoChange, convert::migration(view))),
+) -> Result<(v1::RequestOutcome, Migration), ControlError> {
+    match outcome {
+        RequestOutcome::Accepted => Ok((v1::RequestOutcome::Accepted, convert::migration(view))),
+        RequestOutcome::NoChange => Ok((v1::RequestOutcome::NoChange, convert::migration(view))),
         RequestOutcome::Refused(why) => Err(ControlError::new(ControlErrorKind::Refused, why)),
     }
 }
@@ -248,8 +248,8 @@ impl Migrations for ApiServer {
         let verification = order.id.clone();
         let asked = async {
             let view = self.control.migration(&key).await?;
-            let verdict = self.control.verify(view.id, order, &peer::by(&from)).await?;
-            answered(verdict, view)
+            let outcome = self.control.verify(view.id, order, &peer::by(&from)).await?;
+            answered(outcome, view)
         };
         let (answer, migration) = asked.await.map_err(|error| status(&error))?;
         let migration = Some(migration);

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 
 use self::table::{Table, code, inline};
 use crate::{
-    format::{between, bytes, chance, moment, rate_of, seconds_between, span},
+    format::{between, bytes, moment, probability, rate_of, seconds_between, span},
     model::{
         conversion::ConversionView,
         hook::HookView,
@@ -34,7 +34,7 @@ pub fn markdown(report: &Report, sealed: &SignedReport) -> String {
     out.push_str("\n## Cutover\n\n");
     out.push_str(&cutover(report));
     out.push_str("\n## Verification\n\n");
-    out.push_str(&verification(report.verdict.as_ref()));
+    out.push_str(&verification(report.verify_result.as_ref()));
     out.push_str("\n## Audit of change tracking\n\n");
     out.push_str(&audit::audits(report));
     out.push_str("\n## Machine\n\n");
@@ -50,7 +50,7 @@ fn summary(report: &Report, sealed: &SignedReport) -> String {
     let mut table = Table::new(["", ""]);
     let name = &report.vm_name;
     table.row(["Outcome".into(), inline(&report.state.to_string())]);
-    table.row(["Verdict".into(), inline(&verdict_line(report.verdict.as_ref()))]);
+    table.row(["Verdict".into(), inline(&result_line(report.verify_result.as_ref()))]);
     table.row(["Downtime".into(), report.downtime.map_or_else(|| "none yet".into(), span)]);
     if let Some(at) = report.rolled_back {
         let told = format!("asked for at {} UTC; what the target VM wrote is lost", moment(at));
@@ -88,27 +88,27 @@ fn kind(kind: Option<&str>) -> String {
     kind.map(|kind| format!(", {}", inline(kind))).unwrap_or_default()
 }
 
-fn verdict_line(verdict: Option<&VerifyResult>) -> String {
-    let Some(verdict) = verdict else {
+fn result_line(result: Option<&VerifyResult>) -> String {
+    let Some(result) = result else {
         return "not verified".to_owned();
     };
-    let mode = match (verdict.scope, verdict.seed) {
-        (VerifyScope::Full, _) => mode_name(verdict).to_owned(),
-        (scope, None) => format!("{}, {scope}", mode_name(verdict)),
-        (scope, Some(seed)) => format!("{}, {scope}, seed {seed}", mode_name(verdict)),
+    let mode = match (result.scope, result.seed) {
+        (VerifyScope::Full, _) => mode_name(result).to_owned(),
+        (scope, None) => format!("{}, {scope}", mode_name(result)),
+        (scope, Some(seed)) => format!("{}, {scope}, seed {seed}", mode_name(result)),
     };
-    let checked: u64 = verdict.disks.iter().map(|disk| disk.checked).sum();
-    let wrong: u64 = verdict.disks.iter().map(|disk| disk.mismatched_bytes).sum();
-    if verdict.passed() {
+    let checked: u64 = result.disks.iter().map(|disk| disk.checked).sum();
+    let wrong: u64 = result.disks.iter().map(|disk| disk.mismatched_bytes).sum();
+    if result.passed() {
         format!("passed ({mode}, {} compared)", bytes(checked))
     } else {
         format!("FAILED ({mode}, {} of {} differ)", bytes(wrong), bytes(checked))
     }
 }
 
-fn mode_name(verdict: &VerifyResult) -> &'static str {
+fn mode_name(result: &VerifyResult) -> &'static str {
     use crate::model::plan::VerifyMode;
-    match verdict.mode {
+    match result.mode {
         VerifyMode::None => "none",
         VerifyMode::Readback => "readback",
         VerifyMode::Compare => "compare",
@@ -277,24 +277,24 @@ fn hooks(hooks: &[HookView]) -> String {
     format!("\n{}", table.finish())
 }
 
-fn verification(verdict: Option<&VerifyResult>) -> String {
-    let Some(verdict) = verdict else {
+fn verification(result: Option<&VerifyResult>) -> String {
+    let Some(result) = result else {
         return "None.\n".to_owned();
     };
     let mut table = Table::new(["Disk", "Compared", "Differs", "Manifest root (BLAKE3)"]);
-    for disk in &verdict.disks {
+    for disk in &result.disks {
         table.row([code(&disk.key.0), bytes(disk.checked), bytes(disk.mismatched_bytes), code(&disk.root)]);
     }
-    let line = verdict_line(Some(verdict));
-    let mut out = format!("{} UTC: {line}.\n\n{}", moment(verdict.at), table.finish());
-    if !verdict.escapes.is_empty() {
+    let line = result_line(Some(result));
+    let mut out = format!("{} UTC: {line}.\n\n{}", moment(result.at), table.finish());
+    if !result.miss_probabilities.is_empty() {
         let mut table = Table::new(["Bad blocks of 64 KiB", "Chance that the sample misses all, at most"]);
-        for escape in &verdict.escapes {
-            table.row([escape.blocks.to_string(), chance(escape.chance)]);
+        for miss in &result.miss_probabilities {
+            table.row([miss.blocks.to_string(), probability(miss.probability)]);
         }
         out.extend(["\n", &table.finish()]);
     }
-    for disk in verdict.disks.iter().filter(|disk| disk.mismatched_bytes > 0) {
+    for disk in result.disks.iter().filter(|disk| disk.mismatched_bytes > 0) {
         out.extend(["\nExtents of ", &code(&disk.key.0), " that differ:\n\n"]);
         let mut table = Table::new(["Byte offset", "Length in bytes"]);
         for (offset, length) in &disk.mismatches {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use warmd_daemon::{
     app,
     config::Config,
-    human,
+    format,
     manifest_root::{RawImage, RootError},
     store,
 };

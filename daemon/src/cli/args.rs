@@ -303,7 +303,7 @@ pub(super) struct VerifyWhat {
     /// How much of each disk
     #[arg(long, default_value_t = VerifyScope::Full, value_name = "SCOPE")]
     pub(super) scope: VerifyScope,
-    /// Draws the sample of an earlier verdict again
+    /// Draws the sample of an earlier result again
     #[arg(long, value_name = "N")]
     pub(super) seed: Option<u64>,
     /// Reads this image or nbd:// URI in place of the disk's volume, and only such disks

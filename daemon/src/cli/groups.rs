@@ -169,10 +169,10 @@ pub(super) fn lines(group: &Group) -> impl Iterator<Item = String> {
         .members
         .iter()
         .map(|member| {
-            let standing = labels::name(member.standing());
+            let status = labels::name(member.status());
             let why =
                 if member.why.is_empty() { String::new() } else { format!(": {}", one_line(&member.why)) };
-            format!("tier {}  {}  {standing}{why}", member.tier, one_line(&member.vm_name))
+            format!("tier {}  {}  {status}{why}", member.tier, one_line(&member.vm_name))
         })
         .collect();
     std::iter::once(first).chain(rest)
@@ -182,7 +182,7 @@ pub(super) fn lines(group: &Group) -> impl Iterator<Item = String> {
 struct Follower {
     /// By migration, with the VM's name.
     phases: BTreeMap<String, (String, Phases)>,
-    standings: BTreeMap<String, MemberStatus>,
+    statuses: BTreeMap<String, MemberStatus>,
     begun: Option<DateTime<Utc>>,
     broken: bool,
 }
@@ -194,7 +194,7 @@ impl Follower {
         };
         let phases = group.members.iter().map(each).collect();
         let begun = labels::at(group.begun.as_ref());
-        Self { phases, standings: BTreeMap::new(), begun, broken: false }
+        Self { phases, statuses: BTreeMap::new(), begun, broken: false }
     }
 
     /// Lines for phases that have ended, of a member's cutover in this group.
@@ -215,8 +215,8 @@ impl Follower {
             lines.push(format!("goes no further: {}", one_line(&group.broken)));
         }
         for member in &group.members {
-            let standing = member.standing();
-            if self.standings.insert(member.migration_id.clone(), standing) != Some(standing) {
+            let status = member.status();
+            if self.statuses.insert(member.migration_id.clone(), status) != Some(status) {
                 let why = if member.why.is_empty() {
                     String::new()
                 } else {
@@ -226,7 +226,7 @@ impl Follower {
                     "{}  tier {}, {}{why}",
                     member.vm_name,
                     member.tier,
-                    labels::name(standing)
+                    labels::name(status)
                 ));
             }
         }

@@ -97,12 +97,12 @@ async fn validate(client: &Client, out: &Out, file: &Path, toml: String) -> Resu
     } else {
         findings(out, &answer.findings)?;
         let warnings = answer.findings.len() - errors;
-        let verdict = match (errors, warnings) {
+        let summary = match (errors, warnings) {
             (0, 0) => "nothing is wrong with it".to_owned(),
             (0, _) => format!("it can be applied, with {}", labels::count(warnings, "warning")),
             (_, _) => format!("it cannot be applied: {}", labels::count(errors, "error")),
         };
-        out.text(&format!("plan {}: {verdict}", answer.plan.unwrap_or_default().name))?;
+        out.text(&format!("plan {}: {summary}", answer.plan.unwrap_or_default().name))?;
     }
     if errors > 0 { Err(CliFailure::told(Exit::Refused)) } else { Ok(()) }
 }

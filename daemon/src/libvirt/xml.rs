@@ -100,7 +100,7 @@ mod tests {
         let many = format!("<domain>{}</domain>", "<a/>".repeat(MAX_NODES as usize));
         assert!(matches!(parse(&many, "domain"), Err(XmlError::Syntax(_))));
         let deep = format!("<domain>{}{}</domain>", "<a>".repeat(100_000), "</a>".repeat(100_000));
-        // Whatever the verdict: no stack runs over.
+        // Whatever the answer: no stack runs over.
         parse(&deep, "domain").ok();
     }
 

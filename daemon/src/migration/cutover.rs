@@ -155,7 +155,7 @@ async fn prove(context: &Context, stop: &StopSignal) -> Result<Option<String>, W
     context.source.end_snapshot(&context.vm, context.id).await?;
     fence(context).await?;
     let order = verify::owed(context).await?;
-    let verdict = match order.mode {
+    let result = match order.mode {
         VerifyMode::None => {
             done_by_ledger(context).await?;
             seal(context, None).await?;
@@ -171,28 +171,28 @@ async fn prove(context: &Context, stop: &StopSignal) -> Result<Option<String>, W
             compare.into_verdict()
         }
     };
-    match verdict {
+    match result {
         None => Err(WorkError::passing("verification was stopped before its end")),
-        Some(verdict) if verdict.passed() => {
-            seal(context, Some(&verdict)).await?;
-            Ok(Some(verify::describe_success(&verdict)))
+        Some(result) if result.passed() => {
+            seal(context, Some(&result)).await?;
+            Ok(Some(verify::describe_success(&result)))
         }
-        Some(verdict) => Err(WorkError::operator(format!(
+        Some(result) => Err(WorkError::operator(format!(
             "the target does not hold what the source held: {}; these extents will be copied again in the next pass",
-            verify::mismatches(&verdict)
+            verify::mismatches(&result)
         ))),
     }
 }
 
 /// Keeps the manifests' roots as they are now: what follows may change the disks on purpose, and the report shall tell
 /// of the copy.
-async fn seal(context: &Context, verdict: Option<&VerifyResult>) -> Result<(), WorkError> {
+async fn seal(context: &Context, result: Option<&VerifyResult>) -> Result<(), WorkError> {
     let (at, attempt) = (clock::now(), context.cutover().attempt);
-    let proved_by = verdict.map_or_else(|| VerifyMode::None.to_string(), VerifyResult::what);
+    let proved_by = result.map_or_else(|| VerifyMode::None.to_string(), VerifyResult::what);
     let mut recorded_roots = Vec::new();
     for row in context.store.disks(context.id).await? {
         // The verification has just computed it of the same manifest.
-        let known = verdict.and_then(|verdict| verdict.disks.iter().find(|disk| disk.key == row.key));
+        let known = result.and_then(|result| result.disks.iter().find(|disk| disk.key == row.key));
         let root = match known {
             Some(disk) => disk.root.clone(),
             None => manifest_root(&context.store, row.id, row.size).await?,

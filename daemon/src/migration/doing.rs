@@ -333,7 +333,7 @@ pub(super) async fn verify_alone(
         Ok(None) => "it was stopped before its end; asked for again, it goes on".to_owned(),
         Err(error) => error.to_string(),
     };
-    context.log_event("verification", format!("no verdict: {error}")).await;
+    context.log_event("verification", format!("no result: {error}")).await;
     context.live.update(|view| {
         if let Some(verification) = &mut view.verification {
             (verification.ended, verification.error) = (Some(clock::now()), Some(error));

@@ -316,7 +316,7 @@ impl Driver {
     /// an accepted request is never forgotten. Whether it was accepted.
     async fn handle_request(&mut self, command: OwnerRequest) -> bool {
         let is_verify = command.request == Request::Verify;
-        let verdict = match judge(&self.state, command.request) {
+        let outcome = match judge(&self.state, command.request) {
             RequestOutcome::Accepted if is_verify && self.verify_asked.is_some() => {
                 RequestOutcome::Refused("a verification waits already; ask again when it runs".to_owned())
             }
@@ -336,11 +336,11 @@ impl Driver {
                     Err(why) => RequestOutcome::Refused(why),
                 }
             }
-            verdict => verdict,
+            outcome => outcome,
         };
-        let (verdict, arranged) = self.arranged(&command, verdict).await;
-        let accepted = verdict == RequestOutcome::Accepted;
-        let text = match &verdict {
+        let (outcome, arranged) = self.arranged(&command, outcome).await;
+        let accepted = outcome == RequestOutcome::Accepted;
+        let text = match &outcome {
             RequestOutcome::Accepted if is_verify => format!("verify accepted: {}", command.order),
             RequestOutcome::Accepted if command.request == Request::Rollback => {
                 format!("rollback accepted: {}", rollback::loss(&self.context))
@@ -367,7 +367,7 @@ impl Driver {
             },
         };
         if accepted && !saved {
-            // The daemon is shutting down; who asked is told so by getting no verdict.
+            // The daemon is shutting down; who asked is told so by getting no outcome.
             return false;
         }
         if accepted && is_verify {
@@ -377,7 +377,7 @@ impl Driver {
             self.sync_asked = true;
         }
         // Whoever asked may have gone away.
-        command.answer.send(verdict).ok();
+        command.answer.send(outcome).ok();
         accepted
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use warmd_schedules::{
-    forecast::{self as model, CutoverStep, Delta, GoNoGo, MeasuredStep, Prior, blame, go_no_go},
+    forecast::{self as model, CutoverStep, Delta, GoNoGo, MeasuredStep, Prior, blame, go_or_no_go},
     rules::{PassHistory, Rules},
 };
 
@@ -67,7 +67,7 @@ pub(super) async fn told(context: &Context) -> Result<Option<KeptForecast>, Stor
     let GoNoGo { against, remarks } = judged(&forecast, live, &plan, &rules, at);
     let overhead = facts.overhead.as_secs_f64();
     let blame = blame(facts.change.rate(now), throughput, overhead, &context.ceilings());
-    let range = |range: model::ForecastRange| ForecastRange {
+    let range = |range: model::PredictedRange| ForecastRange {
         low: range.low,
         expected: range.expected,
         high: range.high,
@@ -95,7 +95,7 @@ fn live_delta(facts: &PassHistory, at: DateTime<Utc>, now: DateTime<Utc>, throug
 fn judged(forecast: &model::Forecast, live: f64, plan: &Plan, rules: &Rules, at: DateTime<Utc>) -> GoNoGo {
     let most = plan.cutover.max_downtime.map(|most| most.as_secs_f64());
     let ends = rules.cutover.next_close(at).map(|close| close.at);
-    judge(forecast, live, most, ends, at, rules.zone)
+    go_or_no_go(forecast, live, most, ends, at, rules.zone)
 }
 
 /// The steps between the source's stop and the target's start, but the final delta's copying.

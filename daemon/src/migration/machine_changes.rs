@@ -64,15 +64,15 @@ pub(super) async fn before_stop(context: &Context) -> Result<(), WorkError> {
         let rule = objection.rule;
         rule.severity() == Severity::Error && !plan.accepts(over, rule)
     };
-    let standing: Vec<_> = objections
+    let open: Vec<_> = objections
         .iter()
         .filter(stands)
         .map(|Objection { rule, found }| format!("{found} ({}): {}", rule.id(), rule.facts().help))
         .collect();
-    if standing.is_empty() {
+    if open.is_empty() {
         return Ok(());
     }
-    Err(WorkError::operator(format!("the source VM was not stopped: {}", standing.join("; "))))
+    Err(WorkError::operator(format!("the source VM was not stopped: {}", open.join("; "))))
 }
 
 /// Takes over what the machine is now, and tells what has changed.

@@ -177,7 +177,7 @@ async fn copy(
         (Ok(()), _) => audit_all(context, kind, snapshot, &mut disks, stop).await,
     };
     let result = match result {
-        // Before anything of what it found is copied: a state from before its verdict knows nothing of that.
+        // Before anything of what it found is copied: a state from before its result knows nothing of that.
         Ok(found @ 1..) => {
             let writer = LastWriter::Pass { number, faults: faults + found };
             context.target.note_writer(context.id, Some(writer)).await.map_err(WorkError::from)

@@ -85,7 +85,7 @@ pub async fn report(context: &Context, ends: EndpointNames) -> Result<Report, Wo
     }
     let cutover = context.store.phases(context.id).await?;
     let hooks = context.store.hooks(context.id, attempt).await?;
-    let verdicts = context.store.verdicts(context.id).await?;
+    let verify_results = context.store.verify_results(context.id).await?;
     let plan = context.plan();
     let journal = context.store.journal(context.id, JOURNAL).await?;
     Ok(Report {
@@ -111,8 +111,8 @@ pub async fn report(context: &Context, ends: EndpointNames) -> Result<Report, Wo
         rolled_back: context.cutover().rolled_back,
         conversion,
         hooks,
-        verdict: verdicts.last().cloned(),
-        verdicts,
+        verify_result: verify_results.last().cloned(),
+        verify_results,
         requests: journal.requests,
         journal_left_out: journal.left_out,
         journal: journal.lines,

@@ -48,19 +48,19 @@ pub async fn view(store: &Store, row: &MigrationRow) -> Result<MigrationView, Wo
         phases: phases.clone(),
         progress: None,
     });
-    let verification = store.verdict(row.id).await?.map(|verdict| {
-        let checked = verdict.disks.iter().map(|disk| disk.checked).sum();
+    let verification = store.verify_result(row.id).await?.map(|result| {
+        let checked = result.disks.iter().map(|disk| disk.checked).sum();
         VerificationView {
             id: String::new(),
-            mode: verdict.mode,
-            scope: verdict.scope,
-            seed: verdict.seed,
-            started: verdict.at,
-            ended: Some(verdict.at),
+            mode: result.mode,
+            scope: result.scope,
+            seed: result.seed,
+            started: result.at,
+            ended: Some(result.at),
             total: checked,
             checked,
             error: None,
-            verdict: Some(verdict),
+            result: Some(result),
         }
     });
     Ok(MigrationView {

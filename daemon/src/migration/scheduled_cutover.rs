@@ -38,7 +38,7 @@ pub(super) enum ScheduledStep {
     /// It cannot begin any more.
     Missed { why: String },
     /// Not yet. To be looked at again at `until`, or when the state, the plan or the scheduled_cutover is another.
-    NotBefore { shown: ScheduledCutoverView, until: Option<DateTime<Utc>> },
+    Wait { shown: ScheduledCutoverView, until: Option<DateTime<Utc>> },
 }
 
 /// Whether a cutover can begin in `state`, if nothing else is in its way.

@@ -293,9 +293,9 @@ impl Manager {
             let order = order.clone();
             let command = OwnerRequest { request, order, cutover, by: by.to_owned(), answer };
             if owner.inbox.send(command).await.is_ok()
-                && let Ok(verdict) = answered.await
+                && let Ok(outcome) = answered.await
             {
-                return Ok(verdict);
+                return Ok(outcome);
             }
             // It has just ended, and has not looked at the request: another one will.
         }

@@ -67,7 +67,7 @@ pub struct Seat {
     pub vm: String,
     /// From 0.
     pub tier: usize,
-    pub standing: MemberStatus,
+    pub status: MemberStatus,
 }
 
 /// What is to be done. Indices are those of the seats.
@@ -85,39 +85,39 @@ pub struct GroupDecision {
 
 /// What a group does next; `is_broken` if it was broken before.
 pub fn decide(all_or_nothing: bool, is_broken: bool, seats: &[Seat]) -> GroupDecision {
-    let failure = seats.iter().find_map(|seat| match &seat.standing {
+    let failure = seats.iter().find_map(|seat| match &seat.status {
         MemberStatus::Undoing(why) | MemberStatus::Failed(why) => Some(format!("VM {}: {why}", seat.vm)),
         MemberStatus::Stuck(why) => Some(format!("VM {} on the target: {why}", seat.vm)),
         _ => None,
     });
     if is_broken || failure.is_some() {
-        let is_over = seats.iter().all(|seat| seat.standing.rests());
+        let is_over = seats.iter().all(|seat| seat.status.rests());
         let broken = if is_broken { None } else { failure };
         return GroupDecision { broken, is_over, ..GroupDecision::default() };
     }
     let passed_before = |tier: usize| {
-        seats.iter().filter(|seat| seat.tier < tier).all(|seat| seat.standing == MemberStatus::Passed)
+        seats.iter().filter(|seat| seat.tier < tier).all(|seat| seat.status == MemberStatus::Passed)
     };
     let may_begin = |seat: &Seat| all_or_nothing || passed_before(seat.tier);
     let may_start = |seat: &Seat| {
         let with = |other: &&Seat| all_or_nothing || other.tier == seat.tier;
         let mut together = seats.iter().filter(with);
         let all_here =
-            together.clone().all(|other| other.standing == MemberStatus::Arrived || other.standing.is_gone());
+            together.clone().all(|other| other.status == MemberStatus::Arrived || other.status.is_gone());
         // Somebody may run on the target already, in an earlier life of the daemon: there is only forward, but nobody
         // goes who has not arrived.
-        let is_committed = together.any(|other| other.standing.is_gone());
+        let is_committed = together.any(|other| other.status.is_gone());
         (all_here || is_committed || mutant("barrier-ignored")) && passed_before(seat.tier)
     };
-    let of = |standing: &MemberStatus, may: &dyn Fn(&Seat) -> bool| -> Vec<usize> {
-        let those = seats.iter().enumerate().filter(|(_, seat)| seat.standing == *standing && may(seat));
+    let of = |status: &MemberStatus, may: &dyn Fn(&Seat) -> bool| -> Vec<usize> {
+        let those = seats.iter().enumerate().filter(|(_, seat)| seat.status == *status && may(seat));
         those.map(|(at, _)| at).collect()
     };
     GroupDecision {
         begin: of(&MemberStatus::Waiting, &may_begin),
         open: of(&MemberStatus::Arrived, &may_start),
         broken: None,
-        is_over: seats.iter().all(|seat| seat.standing == MemberStatus::Passed),
+        is_over: seats.iter().all(|seat| seat.status == MemberStatus::Passed),
     }
 }
 
@@ -128,10 +128,10 @@ mod tests {
     use super::*;
 
     fn seats(of: &[(usize, MemberStatus)]) -> Vec<Seat> {
-        let seat = |(at, (tier, standing)): (usize, &(usize, MemberStatus))| Seat {
+        let seat = |(at, (tier, status)): (usize, &(usize, MemberStatus))| Seat {
             vm: format!("vm{at}"),
             tier: *tier,
-            standing: standing.clone(),
+            status: status.clone(),
         };
         of.iter().enumerate().map(seat).collect()
     }
@@ -141,7 +141,7 @@ mod tests {
         use MemberStatus::{Arrived, Failed, Moving, Passed, Starting, Stuck, Undoing, Waiting};
         let why = || "x".to_owned();
         // (all or nothing, how they stand, who begins, for whom it opens, whether it is broken, whether it is over)
-        for (all, standings, begin, open, broken, over) in [
+        for (all, statuses, begin, open, broken, over) in [
             (false, vec![(0, Waiting), (0, Waiting), (1, Waiting)], vec![0, 1], vec![], false, false),
             (true, vec![(0, Waiting), (1, Waiting)], vec![0, 1], vec![], false, false),
             (false, vec![(0, Arrived), (0, Moving), (1, Waiting)], vec![], vec![], false, false),
@@ -162,18 +162,18 @@ mod tests {
             (false, vec![(0, Passed), (1, Stuck(why())), (2, Waiting)], vec![], vec![], true, true),
             (false, vec![(0, Passed), (1, Passed)], vec![], vec![], false, true),
         ] {
-            let decision = decide(all, false, &seats(&standings));
+            let decision = decide(all, false, &seats(&statuses));
             let found = (decision.begin, decision.open, decision.broken.is_some(), decision.is_over);
-            assert_eq!(found, (begin, open, broken, over), "{all} {standings:?}");
+            assert_eq!(found, (begin, open, broken, over), "{all} {statuses:?}");
         }
     }
 
     #[test]
     fn a_broken_group_begins_and_starts_nobody() {
-        let standings = [(0, MemberStatus::Arrived), (0, MemberStatus::Waiting)];
-        let decision = decide(false, true, &seats(&standings));
+        let statuses = [(0, MemberStatus::Arrived), (0, MemberStatus::Waiting)];
+        let decision = decide(false, true, &seats(&statuses));
         assert_eq!(decision, GroupDecision::default());
-        assert!(decide(false, true, &seats(&standings[1..])).is_over);
+        assert!(decide(false, true, &seats(&statuses[1..])).is_over);
     }
 
     proptest! {
@@ -192,24 +192,24 @@ mod tests {
                 prop_assert!(!broken || decision.begin.is_empty() && decision.open.is_empty());
                 for at in &decision.begin {
                     let tier = seats[*at].tier;
-                    prop_assert!(all || seats.iter().all(|seat| seat.tier >= tier || seat.standing == MemberStatus::Passed));
+                    prop_assert!(all || seats.iter().all(|seat| seat.tier >= tier || seat.status == MemberStatus::Passed));
                 }
                 for at in &decision.open {
                     let tier = seats[*at].tier;
                     for (other, has_arrived) in seats.iter().zip(&arrived) {
                         prop_assert!(other.tier != tier && !all || *has_arrived, "{seats:?}");
-                        prop_assert!(other.tier >= tier || other.standing == MemberStatus::Passed, "{seats:?}");
+                        prop_assert!(other.tier >= tier || other.status == MemberStatus::Passed, "{seats:?}");
                     }
                 }
                 for at in decision.begin {
-                    seats[at].standing = MemberStatus::Moving;
+                    seats[at].status = MemberStatus::Moving;
                 }
                 for at in decision.open {
-                    seats[at].standing = MemberStatus::Starting;
+                    seats[at].status = MemberStatus::Starting;
                 }
                 let who = who % seats.len();
                 let seat = &mut seats[who];
-                seat.standing = match (seat.standing.clone(), what) {
+                seat.status = match (seat.status.clone(), what) {
                     (MemberStatus::Moving, 0..7) => {
                         arrived[who] = true;
                         MemberStatus::Arrived
@@ -219,7 +219,7 @@ mod tests {
                     (MemberStatus::Starting, 0..8) => MemberStatus::Passed,
                     (MemberStatus::Starting, 8) => MemberStatus::Undoing("x".to_owned()),
                     (MemberStatus::Starting, _) => MemberStatus::Stuck("x".to_owned()),
-                    (standing, _) => standing,
+                    (status, _) => status,
                 };
             }
         }

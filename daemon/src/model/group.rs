@@ -41,12 +41,12 @@ pub struct GroupMember {
 pub struct GroupView {
     pub group: Group,
     /// Of each of its members.
-    pub standings: Vec<MemberStatus>,
+    pub statuses: Vec<MemberStatus>,
 }
 
 impl GroupView {
     /// Whether all of it moved.
     pub fn is_done(&self) -> bool {
-        self.standings.iter().all(|standing| *standing == MemberStatus::Passed)
+        self.statuses.iter().all(|status| *status == MemberStatus::Passed)
     }
 }

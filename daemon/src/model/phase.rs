@@ -1,4 +1,6 @@
 //! The phases of a cutover, in their order, and the point of no return.
+//!
+//! Rule: a name that was ever saved is read for ever: aliases are the names of earlier releases.
 
 use std::fmt;
 
@@ -9,6 +11,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// One more delta while the source runs, so that the final one is small.
+    #[serde(alias = "last-delta")]
     CatchUpDelta,
     /// The source VM is stopped: downtime begins.
     StopSource,
@@ -22,15 +25,17 @@ pub enum Phase {
     CreateVm,
     /// The VM is started on the target: **the point of no return** lies at the end of this phase.
     StartVm,
-    /// The target VM is watched for the plan's time.
+    /// The target VM must run for the plan's time and pass the boot check.
+    #[serde(alias = "watch")]
     BootCheck,
-    /// What the source held for this migration is given up.
+    /// Marks and helper files are removed from the source; the target VM gets the autostart.
+    #[serde(alias = "release")]
     Cleanup,
 }
 
 /// How the outcome of `start-vm` begins where the source was off.
 pub const NOT_STARTED: &str = "not started";
-/// The outcome of `watch` where the target only keeps disks.
+/// The outcome of `boot-check` where the target only keeps disks.
 pub const STARTED_OUTSIDE: &str = "the machine is started outside warmd";
 
 impl Phase {

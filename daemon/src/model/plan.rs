@@ -291,7 +291,7 @@ pub struct VmOverride {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conversion: Option<Conversion>,
     /// What its schedule has in place of the plan's.
-    #[serde(skip_serializing_if = "ScheduleOver::is_empty")]
+    #[serde(skip_serializing_if = "ScheduleOverride::is_empty")]
     pub schedule: ScheduleOverride,
 }
 

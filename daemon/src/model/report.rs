@@ -53,10 +53,10 @@ pub struct Report {
     /// Seconds from the source stopped to the target running.
     pub downtime: Option<f64>,
     /// The last one.
-    pub verdict: Option<VerifyResult>,
+    pub verify_result: Option<VerifyResult>,
     /// All of them, oldest first; the last hundred if there are more.
     #[serde(default)]
-    pub verdicts: Vec<VerifyResult>,
+    pub verify_results: Vec<VerifyResult>,
     /// Who asked for what and when: the requests, granted or refused, among the journal's lines.
     pub requests: Vec<EventView>,
     /// The last lines of the journal.

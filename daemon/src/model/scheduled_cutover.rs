@@ -46,8 +46,9 @@ impl CutoverOrder {
 pub enum ScheduledCutover {
     /// A cutover is to begin at a time.
     At { at: DateTime<Utc>, force: bool, by: String },
-    /// None begins by itself.
-    Hold { why: String },
+    /// No cutover begins until one is asked for, or the hold is lifted.
+    #[serde(alias = "hold")]
+    OnHold { why: String },
 }
 
 /// What the view shows of a cutover that has not begun.
@@ -75,8 +76,8 @@ impl ScheduledCutoverView {
 pub enum ScheduledCutoverMode {
     /// A person asked for it.
     At,
-    /// It is held until a person says so.
-    Hold,
+    /// No cutover begins until a person asks for one, or lifts the hold.
+    OnHold,
     /// The plan asks for it.
     Auto,
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::phase::Phase;
 
-/// Where a migration stands. Saved as JSON in the store: variants may be added, never renamed.
+/// Where a migration stands. Saved as JSON in the store: variants may be added; a renamed one keeps its old name as an alias.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "name")]
 pub enum State {
@@ -47,11 +47,14 @@ pub enum ResumePoint {
     Seeding,
     Synced,
     /// Past the point of no return: only forward.
+    #[serde(alias = "watch")]
     BootCheck,
     /// Past the point of no return: only forward.
+    #[serde(alias = "release")]
     Cleanup,
     /// The target's disks are the target VM's by a cutover that this state does not know of. A person decides whether that
     /// VM counts, or the source.
+    #[serde(alias = "overtaken")]
     StaleState,
 }
 

@@ -184,7 +184,8 @@ pub struct MissProbability {
     /// Blocks of 64 KiB that are bad, wherever they lie.
     pub blocks: u64,
     /// At most; 1 is certain.
-    pub chance: f64,
+    #[serde(alias = "chance")]
+    pub probability: f64,
 }
 
 macro_rules! as_text {

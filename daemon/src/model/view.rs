@@ -171,8 +171,8 @@ pub struct VerifyResult {
     #[serde(default)]
     pub seed: Option<u64>,
     /// Of a sample: how likely so many bad blocks are missed, at most, wherever on the disks they lie.
-    #[serde(default)]
-    pub escapes: Vec<MissProbability>,
+    #[serde(default, alias = "escapes")]
+    pub miss_probabilities: Vec<MissProbability>,
 }
 
 impl VerifyResult {
@@ -223,10 +223,10 @@ pub struct VerificationView {
     pub total: u64,
     /// Of these, compared.
     pub checked: u64,
-    /// Why it came to no verdict, if it ended without one.
+    /// Why it came to no result, if it ended without one.
     pub error: Option<String>,
     /// What it found; `None` while it runs and if it could not be finished.
-    pub verdict: Option<VerifyResult>,
+    pub result: Option<VerifyResult>,
 }
 
 /// A cutover as it goes or went.

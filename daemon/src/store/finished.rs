@@ -149,7 +149,7 @@ impl Store {
         .await
     }
 
-    /// Forgets what the ledgers of a migration that was given up say, in short transactions; passes, verdicts and
+    /// Forgets what the ledgers of a migration that was given up say, in short transactions; passes, results and
     /// journal stay. May be cut off anywhere, and be done again. One that is not given up is left as it is, and the
     /// answer is [`super::StoreErrorKind::NotFound`].
     pub async fn forget_ledgers(&self, id: MigrationId) -> Result<(), StoreError> {

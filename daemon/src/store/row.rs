@@ -161,9 +161,11 @@ mod tests {
     fn appointments_of_version_1_are_read_for_ever() {
         let at = r#"{"v":1,"is":{"at":{"at":"2026-11-28T21:00:00Z","force":false,"by":"operator uid=0"}}}"#;
         let hold = r#"{"v":1,"is":{"hold":{"why":"held by operator uid=0"}}}"#;
-        for text in [at, hold] {
+        let on_hold = r#"{"v":1,"is":{"on-hold":{"why":"held by operator uid=0"}}}"#;
+        // `hold` is what releases before the new names wrote.
+        for (text, now) in [(at, at), (hold, on_hold), (on_hold, on_hold)] {
             let read: ScheduledCutover = from_json("migrations", "m", text).unwrap();
-            assert_eq!(to_json("migrations", "m", &read).unwrap(), text);
+            assert_eq!(to_json("migrations", "m", &read).unwrap(), now);
         }
     }
 
@@ -186,9 +188,9 @@ mod tests {
         assert!(plan.problems().is_empty(), "{:?}", plan.problems());
         let machine: Machine = from_json("migrations", "m", MACHINE_1).unwrap();
         assert_eq!((machine.cpu.vcpus(), machine.memory.0, machine.disks[0].size.0), (6, 4096, 65_536));
-        let verdict: VerifyResult = from_json("verdicts", 1, VERDICT_1).unwrap();
-        let DiskVerifyResult { mismatches, .. } = &verdict.disks[0];
-        assert_eq!((verdict.passed(), mismatches.as_slice()), (false, [(1, 2)].as_slice()));
+        let result: VerifyResult = from_json("verify_results", 1, VERDICT_1).unwrap();
+        let DiskVerifyResult { mismatches, .. } = &result.disks[0];
+        assert_eq!((result.passed(), mismatches.as_slice()), (false, [(1, 2)].as_slice()));
         let warnings: Vec<String> = from_json("migrations", "m", r#"{"v":1,"is":["w"]}"#).unwrap();
         assert_eq!(warnings, ["w"]);
     }
@@ -211,7 +213,7 @@ mod tests {
             ),
             (r#"{"name":"paused","from":"seeding"}"#, State::Paused { from: ResumePoint::Seeding }),
             (
-                r#"{"name":"failed","reason":"r","resumable":true,"from":"watch"}"#,
+                r#"{"name":"failed","reason":"r","resumable":true,"from":"boot-check"}"#,
                 State::Failed { reason: "r".to_owned(), resumable: true, from: ResumePoint::BootCheck },
             ),
             (r#"{"name":"rolling-back"}"#, State::RollingBack),
@@ -223,6 +225,33 @@ mod tests {
             let text = format!(r#"{{"v":1,"is":{body}}}"#);
             assert_eq!(from_json::<State>("migrations", "m", &text).unwrap(), state);
             assert_eq!(to_json("migrations", "m", &state).unwrap(), text);
+        }
+        // Names of earlier releases.
+        let failed = |from| State::Failed { reason: "r".to_owned(), resumable: true, from };
+        let cutting = |phase| State::CuttingOver { phase };
+        let renamed = [
+            (r#"{"name":"cutting-over","phase":"last-delta"}"#, cutting(Phase::CatchUpDelta)),
+            (r#"{"name":"cutting-over","phase":"watch"}"#, cutting(Phase::BootCheck)),
+            (r#"{"name":"cutting-over","phase":"release"}"#, cutting(Phase::Cleanup)),
+            (
+                r#"{"name":"failed","reason":"r","resumable":true,"from":"watch"}"#,
+                failed(ResumePoint::BootCheck),
+            ),
+            (
+                r#"{"name":"failed","reason":"r","resumable":true,"from":"release"}"#,
+                failed(ResumePoint::Cleanup),
+            ),
+            (
+                r#"{"name":"failed","reason":"r","resumable":true,"from":"overtaken"}"#,
+                failed(ResumePoint::StaleState),
+            ),
+        ];
+        for (body, state) in renamed {
+            let text = format!(r#"{{"v":1,"is":{body}}}"#);
+            assert_eq!(from_json::<State>("migrations", "m", &text).unwrap(), state);
+            let now = to_json("migrations", "m", &state).unwrap();
+            assert_ne!(now, text);
+            assert_eq!(from_json::<State>("migrations", "m", &now).unwrap(), state);
         }
     }
 

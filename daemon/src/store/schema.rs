@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(
             names.join(" "),
             "audits chunks conversions disk_passes disks events group_members groups heartbeat hooks inventories latencies limits migrations pages pass_hours passes phases places plans recent recent_counts \
-             recent_hashes report_keys seals stages thinning touched uncompared verdicts verifications waits"
+             recent_hashes report_keys seals stages thinning touched uncompared verify_results verifications waits"
         );
     }
 }

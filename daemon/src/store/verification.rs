@@ -1,7 +1,7 @@
 //! What verifications and audits must not forget: what they have still to look at, how far they are, what they found.
 //!
 //! Rule: what is kept as touched may be too much, never too little. It is given up only in the transaction that keeps
-//! the verdict for it; and a verdict of a readback, which never asked the source, settles nothing for a comparison.
+//! the result for it; and a result of a readback, which never asked the source, settles nothing for a comparison.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use warmd_cbt::{chunk::ChunkBits, extents::ExtentSet, store::DiskId, units::Offset};
@@ -21,7 +21,7 @@ use crate::model::{
 /// What neither a readback nor a comparison has looked at since, and what no comparison has.
 pub(super) const TOUCHED: [&str; 2] = ["touched", "uncompared"];
 /// Verdicts that a report carries at the most.
-const VERDICTS: u32 = 100;
+const MAX_RESULTS: u32 = 100;
 
 /// How far a verification of a disk has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,24 +111,24 @@ impl Store {
         .await
     }
 
-    /// Keeps the verdict of the verification called `what`, forgets how far it was, and gives up what was touched of
-    /// the disks in `proven`, as far as the verdict's mode proves it; all at once.
+    /// Keeps the result of the verification called `what`, forgets how far it was, and gives up what was touched of
+    /// the disks in `proven`, as far as the result's mode proves it; all at once.
     pub async fn end_verification(
         &self,
         id: MigrationId,
         what: &str,
-        verdict: &VerifyResult,
+        result: &VerifyResult,
         proven: Vec<DiskId>,
     ) -> Result<(), StoreError> {
-        let (what, verdict) = (what.to_owned(), verdict.clone());
-        self.write(format!("saving the verdict of migration {id}"), move |db| {
-            insert_verdict(db, id, &verdict)?;
+        let (what, result) = (what.to_owned(), result.clone());
+        self.write(format!("saving the result of migration {id}"), move |db| {
+            insert_verify_result(db, id, &result)?;
             db.prepare_cached(
                 "DELETE FROM verifications WHERE what = ? AND disk IN (SELECT id FROM disks WHERE migration = ?)",
             )?
             .execute(params![what, id.to_string()])?;
             let [read, compared] = TOUCHED;
-            let settled = if verdict.mode == VerifyMode::Compare { vec![read, compared] } else { vec![read] };
+            let settled = if result.mode == VerifyMode::Compare { vec![read, compared] } else { vec![read] };
             for table in settled {
                 let mut forget =
                     db.prepare_cached(&format!("DELETE FROM {table} WHERE key BETWEEN ? AND ?"))?;
@@ -142,36 +142,36 @@ impl Store {
     }
 
     /// Keeps what a verification found, beside what earlier ones did.
-    pub async fn put_verdict(&self, id: MigrationId, verdict: &VerifyResult) -> Result<(), StoreError> {
-        let verdict = verdict.clone();
-        self.write(format!("saving the verdict of migration {id}"), move |db| {
-            insert_verdict(db, id, &verdict)
+    pub async fn put_verify_result(&self, id: MigrationId, result: &VerifyResult) -> Result<(), StoreError> {
+        let result = result.clone();
+        self.write(format!("saving the result of migration {id}"), move |db| {
+            insert_verify_result(db, id, &result)
         })
         .await
     }
 
-    /// The last verdict.
-    pub async fn verdict(&self, id: MigrationId) -> Result<Option<VerifyResult>, StoreError> {
-        Ok(self.last_verdicts(id, 1).await?.pop())
+    /// The last result.
+    pub async fn verify_result(&self, id: MigrationId) -> Result<Option<VerifyResult>, StoreError> {
+        Ok(self.last_verify_results(id, 1).await?.pop())
     }
 
-    /// The last verdicts, oldest first; a bounded number.
-    pub async fn verdicts(&self, id: MigrationId) -> Result<Vec<VerifyResult>, StoreError> {
-        self.last_verdicts(id, VERDICTS).await
+    /// The last results, oldest first; a bounded number.
+    pub async fn verify_results(&self, id: MigrationId) -> Result<Vec<VerifyResult>, StoreError> {
+        self.last_verify_results(id, MAX_RESULTS).await
     }
 
-    async fn last_verdicts(&self, id: MigrationId, most: u32) -> Result<Vec<VerifyResult>, StoreError> {
-        self.read(format!("reading the verdicts of migration {id}"), move |db| {
+    async fn last_verify_results(&self, id: MigrationId, most: u32) -> Result<Vec<VerifyResult>, StoreError> {
+        self.read(format!("reading the verify_results of migration {id}"), move |db| {
             let mut select = db.prepare_cached(
-                "SELECT id, body FROM verdicts WHERE migration = ? ORDER BY id DESC LIMIT ?",
+                "SELECT id, body FROM verify_results WHERE migration = ? ORDER BY id DESC LIMIT ?",
             )?;
             let mut rows = select.query(params![id.to_string(), most])?;
-            let mut verdicts = Vec::new();
+            let mut results = Vec::new();
             while let Some(row) = rows.next()? {
-                verdicts.push(from_json("verdicts", row.get::<_, i64>(0)?, &row.get::<_, String>(1)?)?);
+                results.push(from_json("verify_results", row.get::<_, i64>(0)?, &row.get::<_, String>(1)?)?);
             }
-            verdicts.reverse();
-            Ok(verdicts)
+            results.reverse();
+            Ok(results)
         })
         .await
     }
@@ -257,8 +257,8 @@ fn decode(table: &'static str, key: i64, bytes: &[u8]) -> Result<ChunkBits, Stor
     ChunkBits::decode(bytes).ok_or_else(|| StoreFault::bad(table, key, "these bits cannot be"))
 }
 
-fn insert_verdict(db: &Connection, id: MigrationId, verdict: &VerifyResult) -> Result<(), StoreFault> {
-    db.prepare_cached("INSERT INTO verdicts (migration, body) VALUES (?, ?)")?
-        .execute(params![id.to_string(), to_json("verdicts", id, verdict)?])?;
+fn insert_verify_result(db: &Connection, id: MigrationId, result: &VerifyResult) -> Result<(), StoreFault> {
+    db.prepare_cached("INSERT INTO verify_results (migration, body) VALUES (?, ?)")?
+        .execute(params![id.to_string(), to_json("verify_results", id, result)?])?;
     Ok(())
 }

@@ -76,7 +76,7 @@ pub fn group(plan: &str, by: &str) -> GroupView {
         ended: None,
         members: vec![member(1, "web-1", 0), member(2, "web-2", 1)],
     };
-    GroupView { group, standings: vec![MemberStatus::Moving, MemberStatus::Waiting] }
+    GroupView { group, statuses: vec![MemberStatus::Moving, MemberStatus::Waiting] }
 }
 
 /// The same when it has failed.
@@ -84,7 +84,7 @@ pub fn ended_group(plan: &str) -> GroupView {
     let mut view = group(plan, "operator");
     view.group.broken = Some("VM web-2: the source VM was started again".to_owned());
     view.group.ended = Some(at(90));
-    view.standings =
+    view.statuses =
         vec![MemberStatus::Passed, MemberStatus::Failed("the source VM was started again".to_owned())];
     view
 }
@@ -261,7 +261,7 @@ pub fn cutover(phases: &[Phase], open: bool) -> CutoverView {
     CutoverView { started: at(1000), ended: None, phases, failure: None, downtime: None, progress: None }
 }
 
-pub fn verdict(wrong: u64) -> VerifyResult {
+pub fn result(wrong: u64) -> VerifyResult {
     let disk = |key: &str, checked, wrong: u64| DiskVerifyResult {
         key: DiskKey(key.to_owned()),
         checked,
@@ -274,7 +274,7 @@ pub fn verdict(wrong: u64) -> VerifyResult {
         mode: VerifyMode::Readback,
         scope: VerifyScope::Full,
         seed: None,
-        escapes: Vec::new(),
+        miss_probabilities: Vec::new(),
         at: at(1016),
         disks: vec![disk("vda", 32 * GIB, wrong), disk("vdb", 10 * GIB, 0)],
     }
@@ -292,7 +292,7 @@ pub fn verification(wrong: Option<u64>) -> VerificationView {
         total: 42 * GIB,
         checked: if ended { 42 * GIB } else { 21 * GIB },
         error: None,
-        verdict: wrong.map(verdict),
+        result: wrong.map(result),
     }
 }
 
@@ -336,9 +336,9 @@ pub fn quotas() -> Vec<QuotaView> {
         }
     };
     vec![
-        quota(admission_queue::LimitScope::Global, "passes = 2\nbytes_per_second = \"200MiB\"", 3),
+        quota(admission_queue::QuotaScope::Global, "passes = 2\nbytes_per_second = \"200MiB\"", 3),
         quota(
-            admission_queue::LimitScope::Datastore("/srv".to_owned()),
+            admission_queue::QuotaScope::Datastore("/srv".to_owned()),
             "window = \"daily 08:00–18:00 UTC\"\ndisks = 6",
             0,
         ),
@@ -405,9 +405,9 @@ pub fn report(view: &MigrationView) -> Report {
         }],
         cutover: vec![phase(Phase::CatchUpDelta, 1000, Some(4)), phase(Phase::StopSource, 1004, Some(2))],
         downtime: Some(14.25),
-        verdict: Some(verdict(0)),
+        verify_result: Some(result(0)),
         requests: events().into_iter().filter(|event| event.kind == "request").collect(),
-        verdicts: vec![verdict(0)],
+        verify_results: vec![result(0)],
         journal: events(),
         passes_before: Vec::new(),
         journal_left_out: 0,

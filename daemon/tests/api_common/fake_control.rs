@@ -13,7 +13,7 @@ use warmd_daemon::{
             Applied, Control, ControlError, ControlErrorKind as Kind, EndpointInfo, ExplainTarget, Finding,
             PlanChange, PlanChangeKind,
         },
-        explained::Explanation,
+        explain::Explanation,
         groups::{PlanCutover, PlanRequestOutcome},
     },
     model::{
@@ -245,19 +245,19 @@ impl Control for FakeControl {
         let plan = self.plan(name).await?;
         if plan.is_grouped() {
             let already = std::mem::replace(&mut self.lock().group_asked, true);
-            return Ok(PlanCutover { verdicts: Vec::new(), group: Some(cases::group(name, by)), already });
+            return Ok(PlanCutover { outcomes: Vec::new(), group: Some(cases::group(name, by)), already });
         }
         let theirs: Vec<_> =
             self.lock().migrations.values().filter(|view| view.plan == name).cloned().collect();
-        let mut verdicts = Vec::new();
+        let mut outcomes = Vec::new();
         for view in theirs {
-            let verdict = match order {
+            let outcome = match order {
                 Some(order) => self.cut_over(view.id, order, by).await?,
                 None => self.request(view.id, Request::AbortCutover, by).await?,
             };
-            verdicts.push(PlanRequestOutcome { migration: view.id, vm: view.vm_name, verdict });
+            outcomes.push(PlanRequestOutcome { migration: view.id, vm: view.vm_name, outcome });
         }
-        Ok(PlanCutover { verdicts, group: None, already: false })
+        Ok(PlanCutover { outcomes, group: None, already: false })
     }
 
     async fn group(&self, name: &str) -> Result<Option<GroupView>, ControlError> {
@@ -330,8 +330,8 @@ impl Control for FakeControl {
         let mut answers = self.answers.subscribe();
         answers.wait_for(|now| *now).await.unwrap();
         let view = self.migration(&id.to_string()).await?;
-        let verdict = judge(&view.state, request);
-        if verdict == RequestOutcome::Accepted {
+        let outcome = judge(&view.state, request);
+        if outcome == RequestOutcome::Accepted {
             let steps = {
                 let mut inner = self.lock();
                 inner.asked.push((id, request, by.to_owned()));
@@ -346,7 +346,7 @@ impl Control for FakeControl {
                 }
             });
         }
-        Ok(verdict)
+        Ok(outcome)
     }
 
     async fn cut_over(
@@ -360,9 +360,9 @@ impl Control for FakeControl {
             CutoverTime::At(at) => Some((ScheduledCutoverMode::At, Some(at), format!("asked for by {by}"))),
             CutoverTime::Hold => Some((ScheduledCutoverMode::OnHold, None, "held by a person".to_owned())),
         };
-        let verdict = self.request(id, order.request(), by).await?;
+        let outcome = self.request(id, order.request(), by).await?;
         if let Some(view) = self.lock().migrations.get_mut(&id)
-            && verdict == RequestOutcome::Accepted
+            && outcome == RequestOutcome::Accepted
             && order.when != CutoverTime::Now
         {
             view.scheduled_cutover = awaited.map(|(mode, begins, why)| ScheduledCutoverView {
@@ -373,7 +373,7 @@ impl Control for FakeControl {
             });
         }
         self.lock().cutovers.push(order);
-        Ok(verdict)
+        Ok(outcome)
     }
 
     async fn verify(

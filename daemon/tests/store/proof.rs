@@ -29,14 +29,14 @@ fn set(extents: &[Extent]) -> ExtentSet {
     ExtentSet::of(Length(3 * GIB), extents.iter().copied())
 }
 
-fn verdict() -> VerifyResult {
+fn result() -> VerifyResult {
     VerifyResult {
         mode: VerifyMode::Readback,
         at: at(1),
         disks: Vec::new(),
         scope: VerifyScope::Changed,
         seed: None,
-        escapes: Vec::new(),
+        miss_probabilities: Vec::new(),
     }
 }
 
@@ -79,19 +79,19 @@ async fn what_becomes_pending_again_is_touched_until_it_is_proven() {
     let fixture = fixture.reopen().await;
     assert_eq!(fixture.store.touched(disk, VerifyMode::Readback).await.unwrap(), all);
     assert!(fixture.store.touched(other, VerifyMode::Readback).await.unwrap().is_empty());
-    fixture.store.put_verdict(id, &verdict()).await.unwrap();
-    fixture.store.end_verification(id, "readback changed", &verdict(), vec![other]).await.unwrap();
+    fixture.store.put_verify_result(id, &result()).await.unwrap();
+    fixture.store.end_verification(id, "readback changed", &result(), vec![other]).await.unwrap();
     assert_eq!(fixture.store.touched(disk, VerifyMode::Readback).await.unwrap(), all, "it was not proven");
-    fixture.store.end_verification(id, "readback changed", &verdict(), vec![disk]).await.unwrap();
+    fixture.store.end_verification(id, "readback changed", &result(), vec![disk]).await.unwrap();
     assert!(fixture.store.touched(disk, VerifyMode::Readback).await.unwrap().is_empty());
     // It never asked the source: that is still to be compared.
     assert_eq!(fixture.store.touched(disk, VerifyMode::Compare).await.unwrap(), all);
-    let compared = VerifyResult { mode: VerifyMode::Compare, ..verdict() };
+    let compared = VerifyResult { mode: VerifyMode::Compare, ..result() };
     fixture.store.end_verification(id, "compare changed", &compared, vec![disk]).await.unwrap();
     for mode in [VerifyMode::Readback, VerifyMode::Compare] {
         assert!(fixture.store.touched(disk, mode).await.unwrap().is_empty(), "a comparison settles both");
     }
-    assert_eq!(fixture.store.verdicts(id).await.unwrap().len(), 4);
+    assert_eq!(fixture.store.verify_results(id).await.unwrap().len(), 4);
     assert_eq!(fixture.store.integrity().await.unwrap(), Vec::<String>::new());
 }
 
@@ -133,7 +133,7 @@ async fn how_far_a_verification_is_belongs_to_what_it_is_and_to_its_ledger() {
     fixture.store.put_verify_cursor(cursor(0, "c", "2", 1)).await.unwrap();
     assert_eq!(fixture.store.verify_cursors(id, "a").await.unwrap(), [cursor(1, "a", "1", 7)]);
     assert_eq!(fixture.store.verify_cursors(id, "b").await.unwrap(), []);
-    fixture.store.end_verification(id, "a", &verdict(), Vec::new()).await.unwrap();
+    fixture.store.end_verification(id, "a", &result(), Vec::new()).await.unwrap();
     assert_eq!(fixture.store.verify_cursors(id, "a").await.unwrap(), []);
     assert_eq!(fixture.store.verify_cursors(id, "c").await.unwrap().len(), 1);
 }

@@ -467,8 +467,8 @@ async fn phases_of_the_last_attempt_are_told_in_order() {
 async fn the_last_verdict_counts() {
     let fixture = Fixture::new();
     let id = migration(&fixture.store, "web").await;
-    assert_eq!(fixture.store.verdict(id).await.unwrap(), None);
-    let mut verdict = VerifyResult {
+    assert_eq!(fixture.store.verify_result(id).await.unwrap(), None);
+    let mut result = VerifyResult {
         mode: VerifyMode::Compare,
         at: at(1),
         disks: vec![DiskVerifyResult {
@@ -481,12 +481,12 @@ async fn the_last_verdict_counts() {
         }],
         scope: VerifyScope::Changed,
         seed: Some(7),
-        escapes: vec![MissProbability { blocks: 1, chance: 0.5 }],
+        miss_probabilities: vec![MissProbability { blocks: 1, probability: 0.5 }],
     };
-    fixture.store.put_verdict(id, &verdict).await.unwrap();
-    verdict.disks[0].mismatched_bytes = 0;
-    fixture.store.put_verdict(id, &verdict).await.unwrap();
-    assert_eq!(fixture.store.verdict(id).await.unwrap(), Some(verdict));
+    fixture.store.put_verify_result(id, &result).await.unwrap();
+    result.disks[0].mismatched_bytes = 0;
+    fixture.store.put_verify_result(id, &result).await.unwrap();
+    assert_eq!(fixture.store.verify_result(id).await.unwrap(), Some(result));
 }
 
 #[tokio::test]

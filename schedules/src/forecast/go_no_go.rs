@@ -52,7 +52,7 @@ impl GoNoGo {
 /// Judges a cutover that begins at `now` against the plan's downtime, in seconds, and the end of its window.
 ///
 /// `before` is what is to be done while the VM still runs (last live deltas, pre-hooks), in seconds.
-pub fn judge(
+pub fn go_or_no_go(
     forecast: &Forecast,
     before: f64,
     max_downtime: Option<f64>,
@@ -60,7 +60,7 @@ pub fn judge(
     now: DateTime<Utc>,
     zone: Tz,
 ) -> GoNoGo {
-    let mut verdict = GoNoGo::default();
+    let mut decision = GoNoGo::default();
     let expected = in_words(&forecast.downtime);
     let longest = forecast.steps.iter().max_by(|(_, one), (_, other)| one.high.total_cmp(&other.high));
     let blamed = longest.map_or_else(String::new, |(step, range)| match step {
@@ -72,7 +72,7 @@ pub fn judge(
     if let Some(limit) = max_downtime
         && !matches!(fit(&forecast.downtime, limit), Fit::Fits { .. })
     {
-        verdict
+        decision
             .against
             .push(format!("downtime {expected} exceeds the {} allowed{blamed}", about_span(limit)));
     }
@@ -81,16 +81,16 @@ pub fn judge(
         let left = (end - now).as_seconds_f64();
         if !matches!(fit(&whole, left), Fit::Fits { .. }) {
             let (whole, left, end) = (in_words(&whole), about_span(left), moment(zone, end));
-            verdict
+            decision
                 .against
                 .push(format!("the cutover takes {whole}, but the window closes in {left}, at {end}"));
         }
     }
     if !forecast.assumed.is_empty() {
         let steps: Vec<_> = forecast.assumed.iter().map(ToString::to_string).collect();
-        verdict.remarks.push(format!("never measured, so taken from the plan: {}", steps.join(", ")));
+        decision.remarks.push(format!("never measured, so taken from the plan: {}", steps.join(", ")));
     }
-    verdict
+    decision
 }
 
 /// `about 40s (25s to 1m 10s)`.

@@ -16,7 +16,7 @@ use std::fmt;
 
 pub use self::{
     calibration::{Past, calibrate},
-    go_no_go::{Blame, Ceiling, Fit, GoNoGo, blame, fit, judge},
+    go_no_go::{Blame, Ceiling, Fit, GoNoGo, blame, fit, go_or_no_go},
     interval::{PredictedRange, Prior, predict},
 };
 

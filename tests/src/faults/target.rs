@@ -198,8 +198,8 @@ fn found_by_readback(stage: &mut FaultStage<'_>) -> Result<()> {
     let rig = stage.rig()?;
     let out = rig.try_verb("verify", &[])?;
     ensure!(out.code == Some(1), "the verification ended with {:?}: {}{}", out.code, out.stdout, out.stderr);
-    let view = stage.wait_for_view("the verdict", WORK, |view| !view["verification"]["verdict"].is_null())?;
-    let disks = view["verification"]["verdict"]["disks"].as_array().context("no verdict")?;
+    let view = stage.wait_for_view("the result", WORK, |view| !view["verification"]["result"].is_null())?;
+    let disks = view["verification"]["result"]["disks"].as_array().context("no result")?;
     let wrong: u64 = disks.iter().filter_map(|disk| disk["mismatched_bytes"].as_u64()).sum();
     ensure!(wrong > 0, "nothing was found wrong: {view}");
     stage.sync()?;

@@ -296,18 +296,18 @@ async fn ask_for(
         Some(order) => manager.verify(view.id, order, &by).await,
         None => manager.request(view.id, request, &by).await,
     };
-    let Ok(verdict) = answer else { return };
+    let Ok(outcome) = answer else { return };
     let mut truth = stage.world.truth();
     let name = truth.name(view.id);
-    truth.note(format_args!("{} of {name}: {verdict:?}", request.name()));
+    truth.note(format_args!("{} of {name}: {outcome:?}", request.name()));
     let durable = stage.durable.lock().unwrap_or_else(PoisonError::into_inner);
     let lines: Vec<_> = durable.journal.iter().map(|(_, line)| line).filter(|line| line.by == by).collect();
     let asked = lines.iter().any(|line| line.kind == "request");
     let moved = lines.iter().any(|line| line.kind == "state");
     // What was refused while the journal could not be written changed nothing.
-    let excused = before != truth.counts.of("store faults") && verdict != RequestOutcome::Accepted;
+    let excused = before != truth.counts.of("store faults") && outcome != RequestOutcome::Accepted;
     if !asked && !excused {
-        truth.violated(format!("the journal does not tell of {} ({verdict:?})", request.name()));
+        truth.violated(format!("the journal does not tell of {} ({outcome:?})", request.name()));
     }
     // One that was only arranged is in no state of its own.
     let is_step = match request {
@@ -315,7 +315,7 @@ async fn ask_for(
         Request::AbortCutover => matches!(view.state, State::CuttingOver { .. }),
         _ => true,
     };
-    if verdict == RequestOutcome::Accepted && is_step && !moved {
+    if outcome == RequestOutcome::Accepted && is_step && !moved {
         truth.violated(format!("{} was accepted, and nothing of it is durable", request.name()));
     }
 }

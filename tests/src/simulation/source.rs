@@ -201,7 +201,7 @@ impl Source for SimulatedSource {
         let lost = self.begin("source.hold-off").await?;
         {
             let mut truth = self.0.truth();
-            let mark = power::MigratedMark { owner: moved.owner, autostart: was.autostart };
+            let mark = power::Moved { owner: moved.owner, autostart: was.autostart };
             let vm = find(&mut truth, &vm.0)?;
             (vm.starters.autostart, vm.starters.moved) = (false, Some(mark));
             let name = vm.name.clone();

@@ -43,7 +43,11 @@ fn what_is_written_past_the_bitmap_is_found_out_and_made_good() {
         write_past(rig.guest.disks.get(1).context("no second disk")?)?;
         rig.verb("cutover")?;
         let report = rig.report()?;
-        ensure!(report["verdict"]["mode"] == "compare", "a readback was enough: {}", report["verdict"]);
+        ensure!(
+            report["verify_result"]["mode"] == "compare",
+            "a readback was enough: {}",
+            report["verify_result"]
+        );
         ensure!(disk(&report, "/disks/1/audit/tracking_fault") == fault, "not in the report: {report}");
         let view = rig.show()?;
         for (number, source) in rig.guest.disks.iter().enumerate() {

@@ -240,8 +240,8 @@ async fn a_corrupted_target_is_found_named_and_copied_again() {
         rig.world.assert_undone();
         let failure = view.cutover.unwrap().failure.unwrap();
         assert!(failure.contains(&format!("{}+{BLOCK}", 3 * BLOCK)), "{failure}");
-        let verdict = view.verification.unwrap().verdict.unwrap();
-        assert!(!verdict.passed());
+        let result = view.verification.unwrap().result.unwrap();
+        assert!(!result.passed());
         assert_eq!(rig.cutover().await.state, State::Done, "{verify:?}:\n{}", rig.journal().await);
         rig.world.assert_moved();
     }

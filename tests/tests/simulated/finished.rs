@@ -90,8 +90,8 @@ async fn requests_of_a_finished_migration_are_answered_however_they_come() {
             let manager = Arc::clone(&rig.manager);
             asked.spawn(async move { manager.request(id, Request::Cutover, "test").await.unwrap() });
         }
-        for verdict in asked.join_all().await {
-            assert_eq!(verdict, RequestOutcome::NoChange);
+        for outcome in asked.join_all().await {
+            assert_eq!(outcome, RequestOutcome::NoChange);
         }
         // About as long as an owner stays.
         tokio::time::sleep(Duration::from_millis(985 + 10 * round)).await;

@@ -140,9 +140,9 @@ fn a_tier_starts_together_and_after_the_one_before_it() {
         sleep(600).await;
         // The first one is copied, and waits at the barrier.
         assert_eq!(on_target(&rig), Vec::<&str>::new());
-        let standings = group(&rig).await.standings;
+        let statuses = group(&rig).await.statuses;
         assert_eq!(
-            standings,
+            statuses,
             [MemberStatus::Arrived, MemberStatus::Moving, MemberStatus::Waiting, MemberStatus::Waiting],
             "{}",
             journal(&rig).await
@@ -151,7 +151,7 @@ fn a_tier_starts_together_and_after_the_one_before_it() {
         // That its source does not answer for a while is nothing to take a group back for.
         rig.fleet.world("db-1").faults.set("source.power", InjectedFault::Passing(20));
         sleep(60).await;
-        assert_eq!(group(&rig).await.standings[0], MemberStatus::Arrived);
+        assert_eq!(group(&rig).await.statuses[0], MemberStatus::Arrived);
         assert_back(&rig, &VMS[2..]);
         let waits = rig.view("db-1").await.cutover.unwrap().progress;
         assert!(waits.is_some_and(|told| told.contains("waits at the barrier")));
@@ -230,7 +230,7 @@ fn all_or_nothing_begins_at_once_and_starts_nobody_before_all_are_there() {
         sleep(600).await;
         assert_eq!(on_target(&rig), Vec::<&str>::new());
         assert_eq!(
-            group(&rig).await.standings,
+            group(&rig).await.statuses,
             [MemberStatus::Arrived, MemberStatus::Arrived, MemberStatus::Arrived, MemberStatus::Moving]
         );
         rig.fleet.world("web-2").faults.clear();
@@ -259,7 +259,7 @@ fn one_that_is_not_right_on_the_target_keeps_the_next_tier_where_it_is() {
             rig.fleet.target("db-1").with(|truth| truth.target_dies = true);
             begin(&rig).await;
             let view = ended(&rig).await;
-            assert!(matches!(view.standings[0], MemberStatus::Stuck(_)), "{view:?}");
+            assert!(matches!(view.statuses[0], MemberStatus::Stuck(_)), "{view:?}");
             rig.until("at rest", |views| views[2..].iter().all(|view| view.state == State::Synced)).await;
             assert_back(&rig, &VMS[2..]);
             let told = view.outcome().unwrap();
@@ -360,7 +360,7 @@ fn who_waits_too_long_at_the_barrier_is_taken_back() {
         rig.fleet.world("db-2").faults.set("source.shut-down", InjectedFault::Hang);
         begin(&rig).await;
         sleep(240).await;
-        assert_eq!(group(&rig).await.standings[0], MemberStatus::Arrived);
+        assert_eq!(group(&rig).await.statuses[0], MemberStatus::Arrived);
         sleep(120).await;
         rig.fleet.world("db-2").faults.clear();
         let view = ended(&rig).await;
@@ -381,7 +381,7 @@ fn a_restart_at_the_barrier_lets_nobody_through() {
         rig.fleet.world("db-2").faults.set("source.shut-down", InjectedFault::Hang);
         begin(&rig).await;
         sleep(600).await;
-        assert_eq!(group(&rig).await.standings[0], MemberStatus::Arrived);
+        assert_eq!(group(&rig).await.statuses[0], MemberStatus::Arrived);
         rig.stop().await;
         rig.go_on().await;
         sleep(60).await;
@@ -392,7 +392,7 @@ fn a_restart_at_the_barrier_lets_nobody_through() {
         })
         .await;
         sleep(60).await;
-        assert_eq!(group(&rig).await.standings[..2], [MemberStatus::Arrived, MemberStatus::Moving]);
+        assert_eq!(group(&rig).await.statuses[..2], [MemberStatus::Arrived, MemberStatus::Moving]);
         rig.fleet.world("db-2").faults.clear();
         assert!(ended(&rig).await.is_done());
         assert_moved(&rig, &VMS);
@@ -447,8 +447,8 @@ fn at_a_time_it_begins_together() {
         let at: DateTime<Utc> = "2026-11-22T17:00:00Z".parse().unwrap();
         let asked = ask(&rig, Some(CutoverTime::At(at))).await;
         assert!(
-            asked.verdicts.len() == 4
-                && asked.verdicts.iter().all(|each| each.verdict == RequestOutcome::Accepted)
+            asked.outcomes.len() == 4
+                && asked.outcomes.iter().all(|each| each.outcome == RequestOutcome::Accepted)
         );
         sleep(4 * 3600 + 3500).await;
         assert!(rig.manager.group("shop").await.unwrap().is_none());
@@ -478,7 +478,7 @@ fn what_stands_in_the_way_of_one_is_in_the_way_of_all() {
         // A plan without tiers asks each of them.
         rig.apply(plan("", "")).await;
         let asked = ask(&rig, Some(CutoverTime::Now)).await;
-        let refused = asked.verdicts.iter().filter(|each| matches!(each.verdict, RequestOutcome::Refused(_)));
+        let refused = asked.outcomes.iter().filter(|each| matches!(each.outcome, RequestOutcome::Refused(_)));
         assert_eq!(refused.map(|each| each.vm.as_str()).collect::<Vec<_>>(), ["web-2"]);
         rig.until("moved", |views| views[..3].iter().all(|view| view.state == State::Done)).await;
     });

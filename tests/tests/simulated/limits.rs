@@ -126,10 +126,10 @@ async fn a_verification_is_limited_too() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         rig.manager.set_limit(&scope, LimitChange::Reset, "somebody").await.expect("it is there");
-        rig.until("the verdict", |view| {
+        rig.until("the result", |view| {
             view.verification
                 .as_ref()
-                .is_some_and(|run| run.verdict.as_ref().is_some_and(VerifyResult::passed))
+                .is_some_and(|run| run.result.as_ref().is_some_and(VerifyResult::passed))
         })
         .await;
     }

@@ -65,13 +65,13 @@ async fn verify(rig: &Rig, order: VerifyOrder) -> VerificationView {
     view.await.verification.unwrap()
 }
 
-async fn verdict(rig: &Rig, order: VerifyOrder) -> VerifyResult {
+async fn result(rig: &Rig, order: VerifyOrder) -> VerifyResult {
     let run = verify(rig, order).await;
-    run.verdict.unwrap_or_else(|| panic!("no verdict: {:?}", run.error))
+    run.result.unwrap_or_else(|| panic!("no result: {:?}", run.error))
 }
 
-fn checked(verdict: &VerifyResult) -> u64 {
-    verdict.disks.iter().map(|disk| disk.checked).sum()
+fn checked(result: &VerifyResult) -> u64 {
+    result.disks.iter().map(|disk| disk.checked).sum()
 }
 
 fn corrupt(rig: &Rig, disk: &str, block: u64) {
@@ -83,7 +83,7 @@ fn corrupt(rig: &Rig, disk: &str, block: u64) {
 async fn changed_is_what_was_copied_again_since_it_was_verified() {
     let mut rig = seeded(world(), VerifyMode::Readback).await;
     let changed = || order(VerifyMode::Readback, "changed");
-    assert_eq!(checked(&verdict(&rig, changed()).await), 0, "the full pass is no change");
+    assert_eq!(checked(&result(&rig, changed()).await), 0, "the full pass is no change");
 
     for block in [3, 40, 59] {
         rig.world.guest_writes("vda", block * BLOCK, &[200; 10]);
@@ -91,24 +91,24 @@ async fn changed_is_what_was_copied_again_since_it_was_verified() {
     }
     // A restart, a sample and a failed attempt forget nothing of it.
     rig.restart().await;
-    assert!(verdict(&rig, order(VerifyMode::Readback, "sample=65536")).await.passed());
+    assert!(result(&rig, order(VerifyMode::Readback, "sample=65536")).await.passed());
     corrupt(&rig, "vda", 10);
     rig.world.faults.set("target-disk.read", InjectedFault::Refused);
     assert!(verify(&rig, changed()).await.error.is_some());
     rig.world.faults.clear();
-    let found = verdict(&rig, changed()).await;
+    let found = result(&rig, changed()).await;
     assert_eq!((checked(&found), found.passed()), (3 * BLOCK, true), "block 10 was not copied again");
-    assert_eq!(checked(&verdict(&rig, changed()).await), 0, "it was proven");
+    assert_eq!(checked(&result(&rig, changed()).await), 0, "it was proven");
 
     rig.world.guest_writes("vda", 20 * BLOCK, &[1; 10]);
     rig.sync().await;
     corrupt(&rig, "vda", 20);
-    let found = verdict(&rig, changed()).await;
+    let found = result(&rig, changed()).await;
     assert_eq!((checked(&found), found.disks[0].mismatches.clone()), (BLOCK, vec![(20 * BLOCK, BLOCK)]));
     rig.sync().await;
-    let found = verdict(&rig, changed()).await;
+    let found = result(&rig, changed()).await;
     assert_eq!((checked(&found), found.passed()), (BLOCK, true), "what failed is looked at again: {found:?}");
-    let full = verdict(&rig, order(VerifyMode::Readback, "full")).await;
+    let full = result(&rig, order(VerifyMode::Readback, "full")).await;
     assert_eq!(full.disks[0].mismatches, [(10 * BLOCK, BLOCK)], "and a full one reads the rest");
 }
 
@@ -119,11 +119,12 @@ async fn a_sample_can_be_drawn_again_and_says_what_it_may_miss() {
         corrupt(&rig, "vda", block);
     }
     let sample = |seed| VerifyOrder { seed, ..order(VerifyMode::Readback, "sample=10%") };
-    let first = verdict(&rig, sample(None)).await;
+    let first = result(&rig, sample(None)).await;
     let seed = first.seed.expect("a sample has a seed");
     assert_eq!(checked(&first), (6 + 2) * BLOCK - short(&first));
     assert_eq!(first.scope, VerifyScope::Sample(Amount::Share(100_000)));
-    let chances: Vec<_> = first.escapes.iter().map(|escape| (escape.blocks, escape.chance)).collect();
+    let chances: Vec<_> =
+        first.miss_probabilities.iter().map(|miss| (miss.blocks, miss.probability)).collect();
     assert_eq!(chances.iter().map(|(blocks, _)| *blocks).collect::<Vec<_>>(), [1, 10, 100, 1000]);
     assert!((chances[0].1 - 0.9).abs() < 1e-9, "one block of ten is read: {chances:?}");
     assert!((chances[1].1 - 0.9_f64.powi(10)).abs() < 1e-9, "{chances:?}");
@@ -131,14 +132,14 @@ async fn a_sample_can_be_drawn_again_and_says_what_it_may_miss() {
     for block in (0..60).step_by(2) {
         corrupt(&rig, "vda", block);
     }
-    let again = verdict(&rig, sample(Some(seed))).await;
+    let again = result(&rig, sample(Some(seed))).await;
     assert_eq!(again.seed, Some(seed));
     assert_eq!(again.disks, first.disks, "the same seed gives the same sample");
 }
 
 /// What the short last block lacks, if it was drawn.
-fn short(verdict: &VerifyResult) -> u64 {
-    if verdict.disks[1].checked.is_multiple_of(BLOCK) { 0 } else { BLOCK - 512 }
+fn short(result: &VerifyResult) -> u64 {
+    if result.disks[1].checked.is_multiple_of(BLOCK) { 0 } else { BLOCK - 512 }
 }
 
 #[tokio::test]
@@ -146,12 +147,12 @@ async fn a_compare_by_itself_copies_and_proves_what_the_source_holds() {
     let rig = seeded(world(), VerifyMode::Readback).await;
     rig.world.guest_writes("vda", 7 * BLOCK, &[77; 100]);
     let passes = rig.passes().await;
-    let found = verdict(&rig, order(VerifyMode::Compare, "full")).await;
+    let found = result(&rig, order(VerifyMode::Compare, "full")).await;
     assert_eq!((found.mode, found.passed(), checked(&found)), (VerifyMode::Compare, true, 70 * BLOCK + 512));
     assert_eq!(rig.passes().await, passes + 1, "it took a snapshot of its own, and copied what had changed");
     rig.until("it is released", |_| !rig.world.with(|truth| truth.snapshot_open)).await;
     rig.world.changes_untold("vda", 9 * BLOCK, &[78; 100]);
-    let found = verdict(&rig, order(VerifyMode::Compare, "sample=100%")).await;
+    let found = result(&rig, order(VerifyMode::Compare, "sample=100%")).await;
     assert_eq!(found.disks[0].mismatches, [(9 * BLOCK, BLOCK)], "a change that tracking kept to itself");
     assert!(rig.view().await.disks[0].tracking_fault.is_some(), "found without an audit");
 }
@@ -164,22 +165,22 @@ async fn a_verification_that_is_cut_off_goes_on_unless_a_pass_ran() {
     // Whole disks are finished one after the other: the first one is proven when the second one cannot be read.
     let before = reads(&rig);
     rig.world.with(|truth| truth.target_disks["vdb"].clone()).break_reads(true);
-    assert!(verify(&rig, full()).await.verdict.is_none());
+    assert!(verify(&rig, full()).await.result.is_none());
     let first = reads(&rig) - before;
     rig.restart().await;
     rig.world.with(|truth| truth.target_disks["vdb"].clone()).break_reads(false);
     let before = reads(&rig);
-    let found = verdict(&rig, full()).await;
+    let found = result(&rig, full()).await;
     assert!(found.passed() && checked(&found) == 70 * BLOCK + 512, "{found:?}");
     assert!(reads(&rig) - before < first, "the first disk was read again: {} reads", reads(&rig) - before);
 
     // What a pass came over is read from its beginning.
     rig.world.with(|truth| truth.target_disks["vdb"].clone()).break_reads(true);
-    assert!(verify(&rig, full()).await.verdict.is_none());
+    assert!(verify(&rig, full()).await.result.is_none());
     rig.world.with(|truth| truth.target_disks["vdb"].clone()).break_reads(false);
     corrupt(&rig, "vda", 1);
     rig.sync().await;
-    assert_eq!(verdict(&rig, full()).await.disks[0].mismatches, [(BLOCK, BLOCK)]);
+    assert_eq!(result(&rig, full()).await.disks[0].mismatches, [(BLOCK, BLOCK)]);
 }
 
 #[tokio::test]
@@ -188,11 +189,11 @@ async fn a_mismatch_is_not_forgotten_when_the_verification_is_cut_off() {
     corrupt(&rig, "vda", 2);
     let vdb = rig.world.with(|truth| truth.target_disks["vdb"].clone());
     vdb.break_reads(true);
-    assert!(verify(&rig, order(VerifyMode::Readback, "full")).await.verdict.is_none());
+    assert!(verify(&rig, order(VerifyMode::Readback, "full")).await.result.is_none());
     vdb.break_reads(false);
     // Another verification may never look there: the next pass copies it again all the same.
     rig.sync().await;
-    let found = verdict(&rig, order(VerifyMode::Readback, "full")).await;
+    let found = result(&rig, order(VerifyMode::Readback, "full")).await;
     assert!(found.passed(), "{found:?}");
 }
 
@@ -213,7 +214,7 @@ async fn a_cutover_proves_what_its_plan_asks_for_and_says_no_more() {
         let outcomes: Vec<_> =
             view.cutover.unwrap().phases.into_iter().filter_map(|phase| phase.outcome).collect();
         assert!(outcomes.iter().any(|outcome| outcome.contains(said)), "{scope}: {outcomes:?}");
-        let found = view.verification.unwrap().verdict.unwrap();
+        let found = view.verification.unwrap().result.unwrap();
         assert_eq!((found.scope.to_string().as_str(), found.passed()), (scope, true));
         let whole = checked(&found) == 70 * BLOCK + 512;
         assert_eq!(whole, scope == "full", "{}", checked(&found));
@@ -227,10 +228,10 @@ async fn after_the_cutover_a_target_is_read_back_until_its_vm_is_started() {
     let rig = seeded(world, VerifyMode::None).await;
     assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
     let full = || order(VerifyMode::Readback, "full");
-    let found = verdict(&rig, full()).await;
+    let found = result(&rig, full()).await;
     assert!(found.passed() && checked(&found) == 70 * BLOCK + 512);
     corrupt(&rig, "vda", 5);
-    assert_eq!(verdict(&rig, full()).await.disks[0].mismatched_bytes, BLOCK);
+    assert_eq!(result(&rig, full()).await.disks[0].mismatched_bytes, BLOCK);
     assert_eq!(rig.view().await.state, State::Done);
 
     rig.world.with(|truth| truth.target_runs = true);
@@ -256,12 +257,12 @@ async fn images_stand_for_disks_whose_vm_was_started() {
         images: BTreeMap::from([(disk.to_owned(), path.display().to_string())]),
         ..VerifyOrder::default()
     };
-    let found = verdict(&rig, with("vda")).await;
+    let found = result(&rig, with("vda")).await;
     assert_eq!((found.passed(), found.disks.len(), checked(&found)), (true, 1, 60 * BLOCK));
     assert_eq!(found.disks[0].image.as_deref(), path.to_str());
     bytes[(30 * BLOCK) as usize] ^= 1;
     std::fs::write(&path, &bytes).unwrap();
-    assert_eq!(verdict(&rig, with("vda")).await.disks[0].mismatches, [(30 * BLOCK, BLOCK)]);
+    assert_eq!(result(&rig, with("vda")).await.disks[0].mismatches, [(30 * BLOCK, BLOCK)]);
     let strange = verify(&rig, with("vdz")).await.error.unwrap();
     assert!(strange.contains("vdz") && strange.contains("vda, vdb"), "{strange}");
     let small = verify(&rig, with("vdb")).await.error.unwrap();
@@ -273,7 +274,7 @@ async fn images_stand_for_disks_whose_vm_was_started() {
     assert!(used.contains("in use"), "{used}");
     held.kill().unwrap();
     held.wait().unwrap();
-    assert!(verify(&rig, with("vda")).await.verdict.is_some());
+    assert!(verify(&rig, with("vda")).await.result.is_some());
 }
 
 #[tokio::test]
@@ -322,7 +323,7 @@ async fn a_source_that_keeps_a_change_to_itself_is_found_out_and_never_trusted_a
     rig.world.changes_untold("vda", 51 * BLOCK, b"nor of that");
     let view = rig.cutover().await;
     assert_eq!(view.state, State::Done, "{}", rig.journal().await);
-    let found = view.verification.unwrap().verdict.unwrap();
+    let found = view.verification.unwrap().result.unwrap();
     assert_eq!((found.mode, found.scope, found.passed()), (VerifyMode::Compare, VerifyScope::Full, true));
     rig.world.assert_moved();
     let report = rig.manager.report(view.id).await.unwrap();
@@ -337,7 +338,7 @@ async fn a_lie_that_comes_out_in_the_final_delta_is_made_good_before_the_target_
     rig.world.changes_when_off("vda", 20 * BLOCK, b"after the guest had stopped");
     let view = rig.cutover().await;
     assert_eq!(view.state, State::Done, "{}", rig.journal().await);
-    assert_eq!(view.verification.unwrap().verdict.unwrap().mode, VerifyMode::Compare);
+    assert_eq!(view.verification.unwrap().result.unwrap().mode, VerifyMode::Compare);
     assert!(view.disks[0].tracking_fault.is_some());
     rig.world.assert_moved();
 }

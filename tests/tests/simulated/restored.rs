@@ -216,7 +216,7 @@ async fn an_unreadable_note_is_a_question_too() {
     rig.world.assert_moved();
 }
 
-/// A copy from between a pass's record and its audit's verdict believes the source, and knows nothing of what was copied
+/// A copy from between a pass's record and its audit's result believes the source, and knows nothing of what was copied
 /// because of it: a block that is changed back then is not left out as one that the target has.
 #[tokio::test]
 async fn a_state_from_before_an_audits_verdict_trusts_nothing() {
@@ -234,7 +234,7 @@ async fn a_state_from_before_an_audits_verdict_trusts_nothing() {
     rig.until("its first read", |_| rig.world.faults.struck("source-disk.read") > reads).await;
     let kept = copied(&file);
     rig.world.faults.clear();
-    rig.until("the verdict", |view| view.disks[0].tracking_fault.is_some() && view.state == State::Synced)
+    rig.until("the result", |view| view.disks[0].tracking_fault.is_some() && view.state == State::Synced)
         .await;
     rig.stop().await;
     rig.world.with(|truth| assert_eq!(truth.target_disks["vda"].durable()[4 * BLOCK as usize], 8));

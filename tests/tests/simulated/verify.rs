@@ -5,7 +5,7 @@ use warmd_daemon::{
     migration::control::Control,
     model::{
         plan::VerifyMode,
-        request::{Request, VerifyResult as RequestOutcome},
+        request::{Request, RequestOutcome},
         state::State,
         verify::{Amount, VerifyOrder, VerifyScope},
         view::{VerificationView, VerifyResult},
@@ -53,15 +53,15 @@ async fn ended(rig: &Rig, id: &str) -> VerificationView {
     view.await.verification.unwrap()
 }
 
-async fn verdict(rig: &Rig, order: VerifyOrder) -> VerifyResult {
+async fn result(rig: &Rig, order: VerifyOrder) -> VerifyResult {
     let id = format!("{order}, after {:?}", rig.view().await.verification.map(|run| run.id));
     assert_eq!(ask(rig, VerifyOrder { id: id.clone(), ..order }).await, RequestOutcome::Accepted);
     let run = ended(rig, &id).await;
-    run.verdict.unwrap_or_else(|| panic!("no verdict: {:?}", run.error))
+    run.result.unwrap_or_else(|| panic!("no result: {:?}", run.error))
 }
 
-fn checked(verdict: &VerifyResult) -> u64 {
-    verdict.disks.iter().map(|disk| disk.checked).sum()
+fn checked(result: &VerifyResult) -> u64 {
+    result.disks.iter().map(|disk| disk.checked).sum()
 }
 
 #[tokio::test]
@@ -72,22 +72,22 @@ async fn what_a_readback_settled_is_still_to_be_compared() {
         rig.world.guest_writes("vda", block * BLOCK, &[200; 10]);
         rig.sync().await;
     }
-    assert_eq!(checked(&verdict(&rig, changed(VerifyMode::Readback)).await), 2 * BLOCK);
-    assert_eq!(checked(&verdict(&rig, order(VerifyMode::Readback, "full")).await), 110 * BLOCK + 512);
-    assert_eq!(checked(&verdict(&rig, changed(VerifyMode::Readback)).await), 0);
+    assert_eq!(checked(&result(&rig, changed(VerifyMode::Readback)).await), 2 * BLOCK);
+    assert_eq!(checked(&result(&rig, order(VerifyMode::Readback, "full")).await), 110 * BLOCK + 512);
+    assert_eq!(checked(&result(&rig, changed(VerifyMode::Readback)).await), 0);
     // What the source had changed has been seen by nobody who asked the source. So it is after a restart.
     rig.restart().await;
     rig.world.guest_writes("vda", 7 * BLOCK, &[201; 10]);
-    assert_eq!(checked(&verdict(&rig, changed(VerifyMode::Compare)).await), 3 * BLOCK);
-    assert_eq!(checked(&verdict(&rig, changed(VerifyMode::Compare)).await), 0);
-    assert_eq!(checked(&verdict(&rig, changed(VerifyMode::Readback)).await), 0, "a comparison settles both");
+    assert_eq!(checked(&result(&rig, changed(VerifyMode::Compare)).await), 3 * BLOCK);
+    assert_eq!(checked(&result(&rig, changed(VerifyMode::Compare)).await), 0);
+    assert_eq!(checked(&result(&rig, changed(VerifyMode::Readback)).await), 0, "a comparison settles both");
 }
 
 #[tokio::test]
 async fn a_lie_that_a_comparison_finds_is_never_forgotten() {
     let mut rig = seeded(VerifyMode::None, UNAUDITED).await;
     rig.world.changes_untold("vdb", 4 * BLOCK, b"nobody was told");
-    let found = verdict(&rig, order(VerifyMode::Compare, "full")).await;
+    let found = result(&rig, order(VerifyMode::Compare, "full")).await;
     assert_eq!(found.disks[1].mismatches, [(4 * BLOCK, BLOCK)]);
     let view = rig.view().await;
     let fault = view.disks[1].tracking_fault.clone().expect("its change tracking lied");
@@ -106,7 +106,7 @@ async fn a_lie_that_a_comparison_finds_is_never_forgotten() {
     assert_eq!(rig.view().await.pass.unwrap().disks[1].figures.read, 10 * BLOCK + 512);
     let view = rig.cutover().await;
     assert_eq!(view.state, State::Done, "{}", rig.journal().await);
-    let found = view.verification.unwrap().verdict.unwrap();
+    let found = view.verification.unwrap().result.unwrap();
     assert_eq!((found.mode, found.scope, found.passed()), (VerifyMode::Compare, VerifyScope::Full, true));
     rig.world.assert_moved();
     let report = rig.manager.report(view.id).await.unwrap();
@@ -118,7 +118,7 @@ async fn a_lie_that_a_comparison_finds_is_never_forgotten() {
 async fn a_target_that_differs_by_itself_is_not_the_sources_lie() {
     let rig = seeded(VerifyMode::None, UNAUDITED).await;
     rig.world.with(|truth| truth.target_disks["vda"].clone()).corrupt((9 * BLOCK) as usize, b"bad");
-    let found = verdict(&rig, order(VerifyMode::Compare, "full")).await;
+    let found = result(&rig, order(VerifyMode::Compare, "full")).await;
     assert_eq!(found.disks[0].mismatches, [(9 * BLOCK, BLOCK)]);
     assert!(rig.view().await.disks.iter().all(|disk| disk.tracking_fault.is_none()));
 }
@@ -192,11 +192,11 @@ async fn a_cutover_ends_a_verification_and_drops_the_one_that_waits() {
     rig.world.faults.clear();
     let view = rig.until("done", |view| view.state == State::Done).await;
     rig.world.assert_moved();
-    // The last word is the cutover's own: neither of the others came to a verdict after it.
+    // The last word is the cutover's own: neither of the others came to a result after it.
     let run = view.verification.unwrap();
-    assert_eq!((run.id.as_str(), run.verdict.is_some_and(|found| found.passed())), ("", true));
+    assert_eq!((run.id.as_str(), run.result.is_some_and(|found| found.passed())), ("", true));
     let journal = rig.journal().await;
-    assert!(journal.contains("no verdict: it was stopped before its end"), "{journal}");
+    assert!(journal.contains("no result: it was stopped before its end"), "{journal}");
     assert!(journal.contains("readback that waited is dropped"), "{journal}");
     assert_eq!(journal.matches("readback passed").count(), 1, "{journal}");
 }
@@ -218,7 +218,7 @@ async fn one_that_waits_has_its_turn_when_the_first_one_has_ended() {
     let rig = seeded(VerifyMode::Readback, UNAUDITED).await;
     one_runs_and_one_waits(&rig).await;
     rig.world.faults.clear();
-    assert!(ended(&rig, "second").await.verdict.unwrap().passed());
+    assert!(ended(&rig, "second").await.result.unwrap().passed());
 }
 
 #[tokio::test]
@@ -237,7 +237,7 @@ async fn a_target_vm_that_starts_while_its_disks_are_read_takes_the_proof_away()
     rig.world.with(|truth| truth.target_runs = true);
     rig.world.faults.clear();
     let run = ended(&rig, "asked").await;
-    assert!(run.verdict.is_none() && run.error.as_ref().is_some_and(|why| why.contains("runs")), "{run:?}");
+    assert!(run.result.is_none() && run.error.as_ref().is_some_and(|why| why.contains("runs")), "{run:?}");
 }
 
 #[tokio::test]
@@ -251,13 +251,13 @@ async fn a_sample_goes_on_with_its_seed_only_where_nothing_was_copied_since() {
         assert_eq!(ask(&rig, named).await, RequestOutcome::Accepted);
         let run = ended(&rig, &id).await;
         vdc.break_reads(false);
-        assert!(run.verdict.is_none(), "{run:?}");
+        assert!(run.result.is_none(), "{run:?}");
         run.seed.expect("a sample has a seed")
     };
     let first = cut_off().await;
     assert_eq!(cut_off().await, first, "it goes on");
     rig.sync().await;
-    let found = verdict(&rig, order(VerifyMode::Readback, "sample=50%")).await;
+    let found = result(&rig, order(VerifyMode::Readback, "sample=50%")).await;
     assert_ne!(found.seed, Some(first), "of another state of the disks another sample is drawn");
 }
 
@@ -265,7 +265,7 @@ async fn a_sample_goes_on_with_its_seed_only_where_nothing_was_copied_since() {
 async fn what_is_asked_for_stands_whole_in_the_journal_and_in_reports() {
     let rig = seeded(VerifyMode::None, UNAUDITED).await;
     let sample = VerifyOrder { seed: Some(7), ..order(VerifyMode::Readback, "sample=10%") };
-    verdict(&rig, sample).await;
+    result(&rig, sample).await;
     let mut plan = Rig::plan(VerifyMode::Compare);
     plan.verify.audit = Some(UNAUDITED);
     rig.manager_applies(plan.clone()).await;

@@ -65,8 +65,8 @@ async fn cut_over(rig: &FleetRig, vm: &str, order: CutoverOrder) -> RequestOutco
     rig.manager.cut_over(id, order, "test").await.unwrap()
 }
 
-fn refused(verdict: RequestOutcome) -> String {
-    match verdict {
+fn refused(outcome: RequestOutcome) -> String {
+    match outcome {
         RequestOutcome::Refused(why) => why,
         other => panic!("{other:?}"),
     }

@@ -4,7 +4,7 @@ use warmd_proto::v1;
 use warmd_schedules::explain::{ScheduleDecision, What};
 
 use super::timestamp;
-use crate::migration::explained::Explanation;
+use crate::migration::explain::Explanation;
 
 /// The decisions in words, and for which migration.
 pub(in crate::api) fn explained(explanation: Explanation) -> v1::PlansExplainResponse {
@@ -17,7 +17,7 @@ pub(in crate::api) fn explained(explanation: Explanation) -> v1::PlansExplainRes
     }
 }
 
-fn decision(decision: ScheduleDecision) -> v1::ScheduleDecision {
+fn decision(decision: ScheduleDecision) -> v1::Decision {
     let kind = match decision.what {
         What::PassAllowed => v1::DecisionKind::PassAllowed,
         What::PassBlocked => v1::DecisionKind::PassBlocked,
@@ -28,5 +28,5 @@ fn decision(decision: ScheduleDecision) -> v1::ScheduleDecision {
         What::Limits => v1::DecisionKind::Limits,
     };
     let text = decision.to_string();
-    v1::ScheduleDecision { at: Some(timestamp(decision.at)), kind: kind.into(), why: decision.why, text }
+    v1::Decision { at: Some(timestamp(decision.at)), kind: kind.into(), why: decision.why, text }
 }

@@ -14,14 +14,14 @@ use crate::{
 
 /// What became of asking for the cutovers of a plan.
 pub(in crate::api) fn plan_cutover(asked: PlanCutover) -> v1::PlansCutoverResponse {
-    let PlanCutover { verdicts, group, already } = asked;
+    let PlanCutover { outcomes, group, already } = asked;
     let answer = if already { v1::RequestOutcome::NoChange } else { v1::RequestOutcome::Accepted };
-    let migrations = verdicts.into_iter().map(verdict).collect();
+    let migrations = outcomes.into_iter().map(outcome).collect();
     v1::PlansCutoverResponse { answer: answer.into(), migrations, group: group.map(self::group) }
 }
 
-fn verdict(asked: PlanRequestOutcome) -> v1::PlanCutoverAnswer {
-    let (answer, refusal) = match asked.verdict {
+fn outcome(asked: PlanRequestOutcome) -> v1::PlanCutoverAnswer {
+    let (answer, refusal) = match asked.outcome {
         RequestOutcome::Accepted => (v1::RequestOutcome::Accepted, String::new()),
         RequestOutcome::NoChange => (v1::RequestOutcome::NoChange, String::new()),
         RequestOutcome::Refused(why) => (v1::RequestOutcome::Unspecified, why),
@@ -33,8 +33,8 @@ fn verdict(asked: PlanRequestOutcome) -> v1::PlanCutoverAnswer {
 /// How a group goes.
 pub(in crate::api) fn group(view: GroupView) -> v1::Group {
     let (outcome, done) = (view.outcome().unwrap_or_default(), view.is_done());
-    let GroupView { group, standings } = view;
-    let members = group.members.into_iter().zip(standings).map(|(of, standing)| member(of, standing));
+    let GroupView { group, statuses } = view;
+    let members = group.members.into_iter().zip(statuses).map(|(of, status)| member(of, status));
     v1::Group {
         plan: group.plan,
         by: group.by,
@@ -49,8 +49,8 @@ pub(in crate::api) fn group(view: GroupView) -> v1::Group {
     }
 }
 
-fn member(member: GroupMember, standing: MemberStatus) -> v1::GroupMember {
-    let (standing, why) = match standing {
+fn member(member: GroupMember, status: MemberStatus) -> v1::GroupMember {
+    let (status, why) = match status {
         MemberStatus::Waiting => (v1::MemberStatus::Waiting, None),
         MemberStatus::Moving => (v1::MemberStatus::Moving, None),
         MemberStatus::Arrived => (v1::MemberStatus::Arrived, None),
@@ -64,7 +64,7 @@ fn member(member: GroupMember, standing: MemberStatus) -> v1::GroupMember {
         migration_id: member.migration.to_string(),
         vm_name: member.vm,
         tier: u32::try_from(member.tier + 1).unwrap_or(u32::MAX),
-        standing: standing.into(),
+        status: status.into(),
         why: why.unwrap_or_default(),
     }
 }

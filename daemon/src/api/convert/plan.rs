@@ -12,8 +12,8 @@ use crate::{
 };
 
 /// A source or a target.
-pub(in crate::api) fn endpoint(endpoint: EndpointInfo) -> v1::EndpointInfo {
-    v1::EndpointInfo { name: endpoint.name, kind: endpoint.kind, place: endpoint.place }
+pub(in crate::api) fn endpoint(endpoint: EndpointInfo) -> v1::Endpoint {
+    v1::Endpoint { name: endpoint.name, kind: endpoint.kind, place: endpoint.place }
 }
 
 /// What a source has.

@@ -36,24 +36,24 @@ pub(super) fn verification(verification: VerificationView) -> v1::Verification {
         total_bytes: verification.total,
         checked_bytes: verification.checked,
         error: verification.error,
-        verdict: verification.verdict.map(verdict),
+        result: verification.result.map(result),
         scope: verification.scope.to_string(),
         seed: verification.seed,
     }
 }
 
-fn verdict(verdict: VerifyResult) -> v1::VerifyResult {
+fn result(result: VerifyResult) -> v1::VerifyResult {
     v1::VerifyResult {
-        mode: enums::verify_mode(verdict.mode).into(),
-        at: Some(timestamp(verdict.at)),
-        passed: verdict.passed(),
-        disks: verdict.disks.into_iter().map(disk).collect(),
-        scope: verdict.scope.to_string(),
-        seed: verdict.seed,
-        escapes: verdict
-            .escapes
+        mode: enums::verify_mode(result.mode).into(),
+        at: Some(timestamp(result.at)),
+        passed: result.passed(),
+        disks: result.disks.into_iter().map(disk).collect(),
+        scope: result.scope.to_string(),
+        seed: result.seed,
+        miss_probabilities: result
+            .miss_probabilities
             .into_iter()
-            .map(|escape| v1::MissProbability { blocks: escape.blocks, chance: escape.chance })
+            .map(|miss| v1::MissProbability { blocks: miss.blocks, probability: miss.probability })
             .collect(),
     }
 }

@@ -152,21 +152,21 @@ fn ended(
 fn ending_lines(task: Task, last: &Migration, ending: &Ending) -> Vec<String> {
     let mut lines = Vec::new();
     let cutover = last.cutover.as_ref();
-    let found = last.verification.as_ref().and_then(|verification| verification.verdict.as_ref());
+    let found = last.verification.as_ref().and_then(|verification| verification.result.as_ref());
     match (task, ending.failure.is_none()) {
         (Task::Cutover, true) => {
             // A verification from before the cutover proves nothing about it.
             let began = cutover.and_then(|cutover| labels::at(cutover.started.as_ref()));
-            let verdict = found.filter(|found| labels::at(found.at.as_ref()) >= began);
-            let verdict = verdict.map_or_else(|| "none made".to_owned(), show::verdict);
+            let result = found.filter(|found| labels::at(found.at.as_ref()) >= began);
+            let result = result.map_or_else(|| "none made".to_owned(), show::result);
             let downtime = cutover.and_then(|cutover| cutover.downtime.as_ref());
             lines.push(format!("downtime      {}", labels::span(downtime)));
-            lines.push(format!("verification  {verdict}"));
+            lines.push(format!("verification  {result}"));
             lines.push(format!("{} {} as {}", last.vm_name, moved(last), last.target_name));
         }
-        (Task::Verify, _) if ending.has_verdict => {
-            lines.extend(found.map(|found| format!("verification  {}", show::verdict(found))));
-            lines.extend(found.and_then(show::escapes));
+        (Task::Verify, _) if ending.has_result => {
+            lines.extend(found.map(|found| format!("verification  {}", show::result(found))));
+            lines.extend(found.and_then(show::miss_probabilities));
             lines.extend(found.into_iter().flat_map(|found| &found.disks).flat_map(|disk| {
                 disk.mismatches.iter().map(|extent| {
                     let (offset, length) = (extent.offset_bytes, extent.length_bytes);

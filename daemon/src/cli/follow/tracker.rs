@@ -37,8 +37,8 @@ impl Task {
 pub(super) struct Ending {
     /// Why it failed; `None` if it did not.
     pub(super) failure: Option<String>,
-    /// Whether the verification in the last look is the one that was asked for, and came to a verdict.
-    pub(super) has_verdict: bool,
+    /// Whether the verification in the last look is the one that was asked for, and came to a result.
+    pub(super) has_result: bool,
 }
 
 /// Follows one task.
@@ -203,13 +203,13 @@ impl Tracker {
         let run = now.verification.as_ref();
         let ours = run.filter(|run| self.is_ours(Some(run)));
         if let Some(run) = ours.filter(|run| run.ended.is_some()) {
-            let failure = match (&run.error, &run.verdict) {
+            let failure = match (&run.error, &run.result) {
                 (Some(error), _) => Some(error.clone()),
-                (None, Some(verdict)) if verdict.passed => None,
+                (None, Some(result)) if result.passed => None,
                 (None, Some(_)) => Some("the target does not hold what it must".to_owned()),
-                (None, None) => Some("it came to no verdict".to_owned()),
+                (None, None) => Some("it came to no result".to_owned()),
             };
-            return Some(Ending { failure, has_verdict: run.verdict.is_some() });
+            return Some(Ending { failure, has_result: run.result.is_some() });
         }
         if self.is_older(now) {
             return None;
@@ -257,9 +257,9 @@ pub(super) fn cut_off(last: &Migration) -> Ending {
 }
 
 fn done() -> Ending {
-    Ending { failure: None, has_verdict: false }
+    Ending { failure: None, has_result: false }
 }
 
 fn failed(why: impl Into<String>) -> Ending {
-    Ending { failure: Some(why.into()), has_verdict: false }
+    Ending { failure: Some(why.into()), has_result: false }
 }

@@ -8,7 +8,7 @@ use super::{
         labels,
         out::{Out, one_line},
     },
-    disk_pass, escapes, phases, telemetry, verdict,
+    disk_pass, miss_probabilities, phases, result, telemetry,
 };
 use crate::format;
 
@@ -36,7 +36,7 @@ pub(in crate::cli) fn details(out: &Out, migration: &Migration) -> Result<(), Cl
     }
     if let Some(run) = &migration.verification {
         out.text(&format!("\nVERIFICATION  {}", verification(run)))?;
-        if let Some(line) = run.verdict.as_ref().and_then(escapes) {
+        if let Some(line) = run.result.as_ref().and_then(miss_probabilities) {
             out.text(&line)?;
         }
     }
@@ -188,9 +188,9 @@ fn cutover(out: &Out, cutover: &Cutover) -> Result<(), CliFailure> {
 }
 
 fn verification(run: &Verification) -> String {
-    match (&run.verdict, &run.error) {
-        (Some(found), _) => format!("{}  {}", labels::moment(run.ended.as_ref()), verdict(found)),
-        (None, Some(error)) => format!("came to no verdict: {}", one_line(error)),
+    match (&run.result, &run.error) {
+        (Some(found), _) => format!("{}  {}", labels::moment(run.ended.as_ref()), result(found)),
+        (None, Some(error)) => format!("came to no result: {}", one_line(error)),
         (None, None) => format!("runs, {} %", format::percent(run.checked_bytes, run.total_bytes)),
     }
 }

@@ -51,16 +51,16 @@ fn disk_pass<'a>(migration: &'a Migration, disk: &Disk) -> Option<&'a DiskPass> 
 }
 
 /// `passed, 10.0 GiB compared`.
-pub(super) fn verdict(verdict: &VerifyResult) -> String {
-    let mode = match (verdict.scope.as_str(), verdict.seed) {
-        ("" | "full", _) => labels::verify_mode(verdict.mode()),
-        (scope, None) => format!("{}, {scope}", labels::verify_mode(verdict.mode())),
-        (scope, Some(seed)) => format!("{}, {scope}, seed {seed}", labels::verify_mode(verdict.mode())),
+pub(super) fn result(result: &VerifyResult) -> String {
+    let mode = match (result.scope.as_str(), result.seed) {
+        ("" | "full", _) => labels::verify_mode(result.mode()),
+        (scope, None) => format!("{}, {scope}", labels::verify_mode(result.mode())),
+        (scope, Some(seed)) => format!("{}, {scope}, seed {seed}", labels::verify_mode(result.mode())),
     };
-    let checked: u64 = verdict.disks.iter().map(|disk| disk.checked_bytes).sum();
-    let wrong: u64 = verdict.disks.iter().map(|disk| disk.mismatched_bytes).sum();
+    let checked: u64 = result.disks.iter().map(|disk| disk.checked_bytes).sum();
+    let wrong: u64 = result.disks.iter().map(|disk| disk.mismatched_bytes).sum();
     let checked = format::bytes(checked);
-    if verdict.passed {
+    if result.passed {
         format!("passed ({mode}, {checked} compared)")
     } else {
         format!("FAILED ({mode}, {} of {checked} differ)", format::bytes(wrong))
@@ -90,9 +90,9 @@ pub(super) fn waiting(migration: &Migration) -> Option<String> {
 }
 
 /// How likely a sample misses bad blocks: a line, if it was a sample.
-pub(super) fn escapes(verdict: &VerifyResult) -> Option<String> {
-    let of = |escape: &MissProbability| format!("{} by {}", escape.blocks, format::chance(escape.chance));
-    let all: Vec<_> = verdict.escapes.iter().map(of).collect();
+pub(super) fn miss_probabilities(result: &VerifyResult) -> Option<String> {
+    let of = |miss: &MissProbability| format!("{} by {}", miss.blocks, format::probability(miss.probability));
+    let all: Vec<_> = result.miss_probabilities.iter().map(of).collect();
     (!all.is_empty())
         .then(|| format!("so many bad blocks are missed with a chance of at most: {}", all.join(", ")))
 }

@@ -134,8 +134,8 @@ fn details(frame: &mut Frame<'_>, board: &Board, area: Rect, now: DateTime<Utc>)
             add(&disk.key, format!("{size}, {pending} pending, {}", disk.location));
         }
     }
-    if let Some(verdict) = migration.verification.as_ref().and_then(|run| run.verdict.as_ref()) {
-        add("verification", show::verdict(verdict));
+    if let Some(result) = migration.verification.as_ref().and_then(|run| run.result.as_ref()) {
+        add("verification", show::result(result));
     }
     if let Some(line) = migration.pass.as_ref().and_then(bottleneck) {
         add("waits for", line);

@@ -9,7 +9,7 @@ fn gate(quotas: &[(QuotaScope, &str)]) -> (Arc<AdmissionControl>, CancellationTo
     let scopes = quotas.iter().map(|(scope, text)| (scope.clone(), read(text))).collect();
     let configured = ConfiguredQuotas { scopes, ..ConfiguredQuotas::default() };
     let shutdown = CancellationToken::new();
-    (AdmissionControl::new(Rates::new(), &configured, shutdown.clone()), shutdown)
+    (AdmissionControl::new(RateLimiter::new(), &configured, shutdown.clone()), shutdown)
 }
 
 fn store(number: u64) -> QuotaScope {

@@ -101,11 +101,11 @@ impl Driver {
     pub(super) async fn arranged(
         &self,
         command: &OwnerRequest,
-        verdict: RequestOutcome,
+        outcome: RequestOutcome,
     ) -> (RequestOutcome, Option<Option<ScheduledCutover>>) {
         let (plan, order, by) = (self.context.plan(), command.cutover, &command.by);
         let is_auto = plan.cutover.mode == CutoverMode::Auto;
-        match (command.request, &verdict) {
+        match (command.request, &outcome) {
             (Request::Cutover, RequestOutcome::Accepted) if let Some(why) = self.left_to_group(order) => {
                 return (RequestOutcome::Refused(why), None);
             }
@@ -125,7 +125,7 @@ impl Driver {
             }
             (Request::AbortCutover, RequestOutcome::Accepted) => {
                 return match self.context.groups.leave(self.context.id, by) {
-                    Ok(()) => (verdict, None),
+                    Ok(()) => (outcome, None),
                     Err(why) => (RequestOutcome::Refused(why), None),
                 };
             }
@@ -140,28 +140,28 @@ impl Driver {
                         (RequestOutcome::Accepted, Some(Some(ScheduledCutover::OnHold { why })))
                     }
                     Some(_) => (RequestOutcome::Accepted, Some(None)),
-                    None => (verdict, None),
+                    None => (outcome, None),
                 };
             }
-            _ => return (verdict, None),
+            _ => return (outcome, None),
         }
         match (order.when, &self.scheduled_cutover) {
-            (CutoverTime::Now, _) => (verdict, None),
+            (CutoverTime::Now, _) => (outcome, None),
             (CutoverTime::At(at), Some(ScheduledCutover::At { at: before, force, .. }))
                 if (at, order.force) == (*before, *force) =>
             {
                 (RequestOutcome::NoChange, None)
             }
             (CutoverTime::At(at), _) => {
-                (verdict, Some(Some(ScheduledCutover::At { at, force: order.force, by: by.clone() })))
+                (outcome, Some(Some(ScheduledCutover::At { at, force: order.force, by: by.clone() })))
             }
             (CutoverTime::Hold, Some(ScheduledCutover::OnHold { .. })) | (CutoverTime::Unhold, None) => {
                 (RequestOutcome::NoChange, None)
             }
             (CutoverTime::Hold, _) => {
-                (verdict, Some(Some(ScheduledCutover::OnHold { why: format!("held by {by}") })))
+                (outcome, Some(Some(ScheduledCutover::OnHold { why: format!("held by {by}") })))
             }
-            (CutoverTime::Unhold, Some(ScheduledCutover::OnHold { .. })) => (verdict, Some(None)),
+            (CutoverTime::Unhold, Some(ScheduledCutover::OnHold { .. })) => (outcome, Some(None)),
             (CutoverTime::Unhold, Some(ScheduledCutover::At { .. })) => {
                 let why =
                     "a cutover is asked for at a time, and is not held; take it back with `cutover --abort`";

@@ -38,7 +38,7 @@ pub(in crate::migration) async fn pass(context: &Context, stop: &StopSignal) -> 
     let mut looking = std::pin::pin!(started(context));
     let waiting = async {
         loop {
-            match board.look(|board| standing(board, id)) {
+            match board.look(|board| status(board, id)) {
                 Some(Ok(())) => return Ok(()),
                 Some(Err(why)) => return Err(WorkError::operator(why)),
                 None => {}
@@ -100,7 +100,7 @@ fn micros(span: Duration) -> u64 {
 }
 
 /// Whether it may go on, or why it may not; `None` if that is open.
-fn standing(board: &Board, id: MigrationId) -> Option<Result<(), String>> {
+fn status(board: &Board, id: MigrationId) -> Option<Result<(), String>> {
     if board.open.contains(&id) {
         return Some(Ok(()));
     }
@@ -128,7 +128,7 @@ impl Groups {
         let Some((running, _)) = self.of(id) else { return std::future::pending().await };
         let mut board = running.board.listen();
         loop {
-            if let Some(Err(why)) = board.look(|board| standing(board, id)) {
+            if let Some(Err(why)) = board.look(|board| status(board, id)) {
                 return why;
             }
             board.changed().await;

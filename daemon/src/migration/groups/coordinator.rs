@@ -60,9 +60,9 @@ async fn step(manager: &Manager, running: &Running, is_told: &mut bool) -> Resul
         *is_told = true;
     }
     let facts = manager.store.member_facts(group.id).await?;
-    let standings = standings(&group.members, &facts, &board);
+    let statuses = statuses(&group.members, &facts, &board);
     let GroupDecision { begin, open, broken, is_over } =
-        decide(group.all_or_nothing, board.broken.is_some(), &seats(&group.members, &standings));
+        decide(group.all_or_nothing, board.broken.is_some(), &seats(&group.members, &statuses));
     if let Some(why) = broken {
         note_broken(manager, group, &why).await?;
         *is_told = true;
@@ -94,7 +94,7 @@ async fn step(manager: &Manager, running: &Running, is_told: &mut bool) -> Resul
         }
     }
     if is_over {
-        let view = GroupView { group: group.clone(), standings };
+        let view = GroupView { group: group.clone(), statuses };
         manager.store.end_group(group.id, clock::now(), line(group, "state", &outcome(&view))).await?;
     }
     Ok(is_over)
@@ -111,36 +111,32 @@ async fn begun(manager: &Manager, group: &Group, member: &GroupMember) -> Option
     let by = format!("{} (with the VMs of plan {})", group.by, group.plan);
     let asked = manager.cut_over(member.migration, order, &by);
     match manager.shutdown.run_until_cancelled(asked).await? {
-        Ok(verdict) => Some(verdict),
+        Ok(outcome) => Some(outcome),
         Err(_) if manager.shutdown.is_cancelled() => None,
         Err(error) => Some(RequestOutcome::Refused(error.to_string())),
     }
 }
 
-fn seats(members: &[GroupMember], standings: &[MemberStatus]) -> Vec<Seat> {
-    let each = members.iter().zip(standings);
-    each.map(|(member, standing)| Seat {
-        vm: member.vm.clone(),
-        tier: member.tier,
-        standing: standing.clone(),
-    })
-    .collect()
+fn seats(members: &[GroupMember], statuses: &[MemberStatus]) -> Vec<Seat> {
+    let each = members.iter().zip(statuses);
+    each.map(|(member, status)| Seat { vm: member.vm.clone(), tier: member.tier, status: status.clone() })
+        .collect()
 }
 
 /// How each of the members stands.
-pub(super) fn standings(members: &[GroupMember], facts: &[MemberFacts], board: &Board) -> Vec<MemberStatus> {
+pub(super) fn statuses(members: &[GroupMember], facts: &[MemberFacts], board: &Board) -> Vec<MemberStatus> {
     let each = members.iter().zip(facts);
     each.map(|(member, facts)| {
         let id = member.migration;
         let passed = (board.arrived.contains(&id), board.open.contains(&id));
-        standing(member.attempt, facts, passed, board.failed.get(&id))
+        status(member.attempt, facts, passed, board.failed.get(&id))
     })
     .collect()
 }
 
 /// How one stands that had `before` cutovers before its group, and has come to the barrier, or through it, in this life of
 /// the daemon. Why it did not begin, or was taken back, is told if it is `known`.
-fn standing(
+fn status(
     before: u32,
     facts: &MemberFacts,
     (has_arrived, is_open): (bool, bool),
@@ -185,16 +181,16 @@ fn names(members: &[GroupMember], which: &[usize]) -> String {
 /// How it ended, in words.
 pub(super) fn outcome(view: &GroupView) -> String {
     let of = |is: &dyn Fn(&MemberStatus) -> bool| -> Vec<usize> {
-        view.standings.iter().enumerate().filter(|(_, standing)| is(standing)).map(|(at, _)| at).collect()
+        view.statuses.iter().enumerate().filter(|(_, status)| is(status)).map(|(at, _)| at).collect()
     };
-    let moved = of(&|standing| *standing == MemberStatus::Passed);
-    if moved.len() == view.standings.len() {
+    let moved = of(&|status| *status == MemberStatus::Passed);
+    if moved.len() == view.statuses.len() {
         return format!("all of it runs on the target: {}", names(&view.group.members, &moved));
     }
     let parts = [
         ("on the target", moved),
-        ("on the target, and not right", of(&|standing| matches!(standing, MemberStatus::Stuck(_)))),
-        ("on the source", of(&|standing| !matches!(standing, MemberStatus::Passed | MemberStatus::Stuck(_)))),
+        ("on the target, and not right", of(&|status| matches!(status, MemberStatus::Stuck(_)))),
+        ("on the source", of(&|status| !matches!(status, MemberStatus::Passed | MemberStatus::Stuck(_)))),
     ];
     let told = parts.iter().filter(|(_, who)| !who.is_empty());
     let told: Vec<_> =
@@ -242,11 +238,11 @@ mod tests {
             (facts(failed(ResumePoint::Synced), 3, false), no, MemberStatus::Failed(why())),
         ] {
             let shown = format!("{facts:?} {board:?}");
-            assert_eq!(standing(2, &facts, board, None), expected, "{shown}");
+            assert_eq!(status(2, &facts, board, None), expected, "{shown}");
         }
-        let undone = standing(2, &facts(State::Synced, 3, false), no, None);
+        let undone = status(2, &facts(State::Synced, 3, false), no, None);
         assert!(matches!(undone, MemberStatus::Failed(_)), "{undone}");
-        let refused = standing(2, &facts(State::Synced, 2, false), no, Some(&why()));
+        let refused = status(2, &facts(State::Synced, 2, false), no, Some(&why()));
         assert_eq!(refused, MemberStatus::Failed(why()));
     }
 }

@@ -26,7 +26,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanCutover {
     /// Of all VMs that were asked one by one; of none if they move together.
-    pub verdicts: Vec<PlanRequestOutcome>,
+    pub outcomes: Vec<PlanRequestOutcome>,
     /// Those who move together, if they do.
     pub group: Option<GroupView>,
     /// Whether it was so already.
@@ -38,7 +38,7 @@ pub struct PlanCutover {
 pub struct PlanRequestOutcome {
     pub migration: MigrationId,
     pub vm: String,
-    pub verdict: RequestOutcome,
+    pub outcome: RequestOutcome,
 }
 
 impl Manager {
@@ -56,12 +56,12 @@ impl Manager {
             Some(CutoverOrder { when: CutoverTime::Now, force, .. }) if plan.is_grouped() => {
                 let running = self.groups.of_plan(&plan.name).is_some();
                 let already = running || !self.begin_group(plan, force, by).await?;
-                Ok(PlanCutover { verdicts: Vec::new(), group: self.group_view(plan).await?, already })
+                Ok(PlanCutover { outcomes: Vec::new(), group: self.group_view(plan).await?, already })
             }
             order => {
-                let verdicts = self.ask_each(plan, order, by).await?;
-                let already = verdicts.iter().all(|each| each.verdict == RequestOutcome::NoChange);
-                Ok(PlanCutover { verdicts, group: None, already })
+                let outcomes = self.ask_each(plan, order, by).await?;
+                let already = outcomes.iter().all(|each| each.outcome == RequestOutcome::NoChange);
+                Ok(PlanCutover { outcomes, group: None, already })
             }
         }
     }
@@ -77,17 +77,17 @@ impl Manager {
         if open.is_empty() {
             return Err(none_left(plan));
         }
-        let mut verdicts = Vec::new();
+        let mut outcomes = Vec::new();
         for handle in open {
             let migration = handle.context.id;
-            let verdict = match order {
+            let outcome = match order {
                 Some(order) => self.cut_over(migration, order, by).await?,
                 None => self.request(migration, Request::AbortCutover, by).await?,
             };
             let vm = handle.context.machine.name.clone();
-            verdicts.push(PlanRequestOutcome { migration, vm, verdict });
+            outcomes.push(PlanRequestOutcome { migration, vm, outcome });
         }
-        Ok(verdicts)
+        Ok(outcomes)
     }
 
     async fn abort_group(
@@ -106,7 +106,7 @@ impl Manager {
                             `migration rollback` for each";
                 ControlError::new(ControlErrorKind::Refused, told)
             })?;
-        Ok(PlanCutover { verdicts: Vec::new(), group: self.group_view(plan).await?, already })
+        Ok(PlanCutover { outcomes: Vec::new(), group: self.group_view(plan).await?, already })
     }
 
     /// Migrations of the plan that are under way.
@@ -205,8 +205,8 @@ impl Manager {
             group.broken.clone_from(&board.broken);
         }
         let facts = self.store.member_facts(group.id).await.map_err(internal)?;
-        let standings = coordinator::standings(&group.members, &facts, &board);
-        Ok(Some(GroupView { group, standings }))
+        let statuses = coordinator::statuses(&group.members, &facts, &board);
+        Ok(Some(GroupView { group, statuses }))
     }
 }
 

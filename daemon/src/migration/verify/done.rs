@@ -1,7 +1,7 @@
 //! Reading disks back after the cutover, when the target VM may have them.
 //!
 //! Rule: a disk that somebody uses, or that the VM may have written to, is not read: what it holds says nothing of the
-//! copy. Whether that came to be while it was read is asked again before there is a verdict. A snapshot of it, taken
+//! copy. Whether that came to be while it was read is asked again before there is a result. A snapshot of it, taken
 //! before, may be given instead.
 
 use std::{path::Path, sync::Arc};

@@ -1,7 +1,7 @@
 //! Verification: the proof that the target holds what the source held.
 //!
 //! Rule: a mismatch is never only reported: its blocks become pending, so that the next pass copies them again. And it
-//! is never hidden: the verdict is saved and journaled before anything else is done.
+//! is never hidden: the result is saved and journaled before anything else is done.
 
 mod done;
 mod part;
@@ -42,7 +42,7 @@ use crate::{
     store::{DiskRow, VerifyCursor},
 };
 
-/// Mismatched extents that a verdict lists.
+/// Mismatched extents that a result lists.
 const LISTED: usize = 100;
 /// How often it is tried again to make pending what differs.
 const DISTRUST_RETRIES: u32 = 4;
@@ -90,7 +90,7 @@ pub async fn run_readback(
     run(context, order, None, stop, false).await
 }
 
-/// Compares an open snapshot with the target, and keeps the verdict.
+/// Compares an open snapshot with the target, and keeps the result.
 #[derive(Debug)]
 pub struct CompareSnapshot<'a> {
     context: &'a Context,
@@ -98,26 +98,26 @@ pub struct CompareSnapshot<'a> {
     stop: StopSignal,
     /// Whether to read less at once while the source is strained; a source that is off need not be spared.
     spares_source: bool,
-    verdict: Mutex<Option<VerifyResult>>,
+    result: Mutex<Option<VerifyResult>>,
 }
 
 impl<'a> CompareSnapshot<'a> {
     /// To be run when the snapshot is drained. It spares a strained source; one that is off need not be spared.
     pub fn new(context: &'a Context, order: &'a VerifyOrder, stop: &StopSignal, spares_source: bool) -> Self {
-        Self { context, order, stop: stop.clone(), spares_source, verdict: Mutex::default() }
+        Self { context, order, stop: stop.clone(), spares_source, result: Mutex::default() }
     }
 
     /// What it found; `None` if it was stopped.
     pub fn into_verdict(self) -> Option<VerifyResult> {
-        self.verdict.into_inner().unwrap_or_else(PoisonError::into_inner)
+        self.result.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[async_trait::async_trait]
 impl OnDrained for CompareSnapshot<'_> {
     async fn run(&self, snapshot: &dyn Snapshot) -> Result<(), WorkError> {
-        let verdict = run(self.context, self.order, Some(snapshot), &self.stop, self.spares_source).await?;
-        *self.verdict.lock().unwrap_or_else(PoisonError::into_inner) = verdict;
+        let result = run(self.context, self.order, Some(snapshot), &self.stop, self.spares_source).await?;
+        *self.result.lock().unwrap_or_else(PoisonError::into_inner) = result;
         Ok(())
     }
 }
@@ -199,17 +199,17 @@ async fn run(
     if context.live.view().state == State::Done {
         done::check_again(context, order, &witnesses).await?;
     }
-    let verdict = VerifyResult {
+    let result = VerifyResult {
         mode: order.mode,
         at: clock::now(),
         disks,
         scope: order.scope,
         seed: parts.seed,
-        escapes: parts.escapes(order, &sizes),
+        miss_probabilities: parts.miss_probabilities(order, &sizes),
     };
-    keep(context, order, &parts, &verdict, &found).await?;
-    shown.end(&verdict);
-    Ok(Some(verdict))
+    keep(context, order, &parts, &result, &found).await?;
+    shown.end(&result);
+    Ok(Some(result))
 }
 
 /// Lets `checking` run, and keeps from time to time and at an early end how far it is. What differs is pending as soon
@@ -273,50 +273,50 @@ async fn distrust(
     Ok(())
 }
 
-/// Saves the verdict, with what it settles, and writes it into the journal.
+/// Saves the result, with what it settles, and writes it into the journal.
 async fn keep(
     context: &Context,
     order: &VerifyOrder,
     parts: &VerifyParts,
-    verdict: &VerifyResult,
+    result: &VerifyResult,
     found: &[(DiskId, VerifyOutcome)],
 ) -> Result<(), WorkError> {
     let equal = found.iter().filter(|(_, outcome)| outcome.is_equal()).map(|(disk, _)| *disk);
     let proven = if part::proves_changes(order) { equal.collect() } else { Vec::new() };
-    context.store.end_verification(context.id, &parts.what, verdict, proven).await?;
-    let checked: u64 = verdict.disks.iter().map(|disk| disk.checked).sum();
-    let what = words(verdict);
-    let text = if verdict.passed() {
-        format!("{what} passed: {} on the target are right{}", format::bytes(checked), escape(verdict))
+    context.store.end_verification(context.id, &parts.what, result, proven).await?;
+    let checked: u64 = result.disks.iter().map(|disk| disk.checked).sum();
+    let what = words(result);
+    let text = if result.passed() {
+        format!("{what} passed: {} on the target are right{}", format::bytes(checked), miss(result))
     } else if context.live.view().state == State::Done {
         let converted = if conversion::in_force(context).await?.is_some() {
             "; an image that was taken after the conversion differs where that changed it"
         } else {
             ""
         };
-        let wrong = mismatches(verdict);
+        let wrong = mismatches(result);
         format!("{what} FAILED: {wrong}; it was done already, so nothing is copied again{converted}")
     } else {
-        format!("{what} FAILED: {}; these extents will be copied again", mismatches(verdict))
+        format!("{what} FAILED: {}; these extents will be copied again", mismatches(result))
     };
     context.log_event("verification", text).await;
     Ok(())
 }
 
 /// Mode and scope: `readback`, `readback (sample=1%, seed 7)`.
-fn words(verdict: &VerifyResult) -> String {
-    match (verdict.scope, verdict.seed) {
-        (VerifyScope::Full, _) => verdict.mode.to_string(),
-        (scope, None) => format!("{} ({scope})", verdict.mode),
-        (scope, Some(seed)) => format!("{} ({scope}, seed {seed})", verdict.mode),
+fn words(result: &VerifyResult) -> String {
+    match (result.scope, result.seed) {
+        (VerifyScope::Full, _) => result.mode.to_string(),
+        (scope, None) => format!("{} ({scope})", result.mode),
+        (scope, Some(seed)) => format!("{} ({scope}, seed {seed})", result.mode),
     }
 }
 
-fn escape(verdict: &VerifyResult) -> String {
-    let of = |escape: &crate::model::verify::MissProbability| {
-        format!("{} by {}", escape.blocks, format::chance(escape.chance))
+fn miss(result: &VerifyResult) -> String {
+    let of = |miss: &crate::model::verify::MissProbability| {
+        format!("{} by {}", miss.blocks, format::probability(miss.probability))
     };
-    match verdict.escapes.as_slice() {
+    match result.miss_probabilities.as_slice() {
         [] => String::new(),
         all => {
             let all: Vec<_> = all.iter().map(of).collect();
@@ -325,10 +325,10 @@ fn escape(verdict: &VerifyResult) -> String {
     }
 }
 
-/// What a verdict that passed says, no more than was looked at.
-pub fn describe_success(verdict: &VerifyResult) -> String {
-    let what = words(verdict);
-    match verdict.scope {
+/// What a result that passed says, no more than was looked at.
+pub fn describe_success(result: &VerifyResult) -> String {
+    let what = words(result);
+    match result.scope {
         VerifyScope::Full => format!("{what}: every byte is right"),
         VerifyScope::Changed => format!("{what}: every byte that was copied again is right"),
         VerifyScope::Sample(_) => format!("{what}: every block of the sample is right"),
@@ -336,8 +336,8 @@ pub fn describe_success(verdict: &VerifyResult) -> String {
 }
 
 /// The mismatches in words, a few of each disk.
-pub fn mismatches(verdict: &VerifyResult) -> String {
-    let disks = verdict.disks.iter().filter(|disk| disk.mismatched_bytes > 0).map(|disk| {
+pub fn mismatches(result: &VerifyResult) -> String {
+    let disks = result.disks.iter().filter(|disk| disk.mismatched_bytes > 0).map(|disk| {
         let first: Vec<_> = disk.mismatches.iter().take(8).map(|(at, len)| format!("{at}+{len}")).collect();
         let more = if disk.mismatches.len() > first.len() { ", …" } else { "" };
         format!("disk {}: {} bytes differ at {}{more}", disk.key, disk.mismatched_bytes, first.join(", "))

@@ -22,7 +22,7 @@ use crate::{
     store::{DiskRow, VerifyCursor},
 };
 
-/// Numbers of bad blocks for which a verdict says how likely a sample misses them.
+/// Numbers of bad blocks for which a result says how likely a sample misses them.
 const BAD: [u64; 4] = [1, 10, 100, 1000];
 
 /// The parts of all disks of one verification.
@@ -116,13 +116,13 @@ impl VerifyParts {
     }
 
     /// How likely a sample of these disks misses bad blocks: the worst disk's chance, as all may lie there.
-    pub(super) fn escapes(&self, order: &VerifyOrder, sizes: &[Length]) -> Vec<MissProbability> {
+    pub(super) fn miss_probabilities(&self, order: &VerifyOrder, sizes: &[Length]) -> Vec<MissProbability> {
         let samples: Vec<_> = sizes.iter().filter_map(|size| self.sample(order, *size)).collect();
-        let worst = |bad| samples.iter().map(|sample| sample.escape(bad)).fold(0.0, f64::max);
+        let worst = |bad| samples.iter().map(|sample| sample.miss_probability(bad)).fold(0.0, f64::max);
         if samples.is_empty() {
             return Vec::new();
         }
-        BAD.iter().map(|bad| MissProbability { blocks: *bad, chance: worst(*bad) }).collect()
+        BAD.iter().map(|bad| MissProbability { blocks: *bad, probability: worst(*bad) }).collect()
     }
 
     fn sample(&self, order: &VerifyOrder, size: Length) -> Option<Sample> {

@@ -34,7 +34,7 @@ fn begun(order: &VerifyOrder, started: DateTime<Utc>) -> VerificationView {
         total: 0,
         checked: 0,
         error: None,
-        verdict: None,
+        result: None,
     }
 }
 
@@ -94,8 +94,8 @@ impl Shown {
         now.progress = Arc::clone(progress);
     }
 
-    pub(super) fn end(self, verdict: &VerifyResult) {
-        self.shared.end(verdict);
+    pub(super) fn end(self, result: &VerifyResult) {
+        self.shared.end(result);
     }
 }
 
@@ -112,11 +112,11 @@ impl Shared {
         }
     }
 
-    fn end(&self, verdict: &VerifyResult) {
+    fn end(&self, result: &VerifyResult) {
         let mut now = self.now();
         now.over = true;
         let mut view = now.view.clone();
-        (view.ended, view.checked, view.verdict) = (Some(verdict.at), view.total, Some(verdict.clone()));
+        (view.ended, view.checked, view.result) = (Some(result.at), view.total, Some(result.clone()));
         self.live.update(|live| live.verification = Some(view));
     }
 
@@ -151,18 +151,18 @@ mod tests {
         shared.tick();
         assert!(shared.live.view().verification.is_some_and(|run| run.ended.is_none()));
         let order = VerifyOrder::default();
-        let verdict = VerifyResult {
+        let result = VerifyResult {
             mode: order.mode,
             at: clock::now(),
             disks: Vec::new(),
             scope: order.scope,
             seed: None,
-            escapes: Vec::new(),
+            miss_probabilities: Vec::new(),
         };
-        shared.end(&verdict);
+        shared.end(&result);
         shared.tick();
         let run = shared.live.view().verification.unwrap();
-        assert_eq!((run.ended, run.verdict, run.checked), (Some(verdict.at), Some(verdict), 10));
+        assert_eq!((run.ended, run.result, run.checked), (Some(result.at), Some(result), 10));
     }
 
     #[tokio::test]
