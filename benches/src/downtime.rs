@@ -211,7 +211,7 @@ impl Ground {
 fn plan_of(name: &str, verify: &str) -> String {
     format!(
         "name = \"{name}\"\nsource = \"old\"\ntarget = \"new\"\nvms = [\"{name}\"]\n\n[schedule]\ninterval = \"2h\"\n\n\
-         [cutover]\ngraceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\"\n\n[verify]\nmode = \"{verify}\"\n"
+         [cutover]\ngraceful_shutdown = \"1m\"\nforce_power_off = true\nmin_uptime = \"2s\"\n\n[verify]\nmode = \"{verify}\"\n"
     )
 }
 

@@ -104,7 +104,7 @@ pub async fn init(state: &Path, sizes: &[u64], reads_zero: bool) -> Result<()> {
         key: DiskKey(format!("d{number}")),
         size: Length(*size),
         location: format!("d{number}"),
-        place: None,
+        requested_location: None,
         reads_zero,
     });
     store.save_disks(row.id, disks.collect()).await?;

@@ -188,7 +188,7 @@ async fn a_verification_goes_on_where_it_was_sure() {
             bench.target.set_fill(33, 4711);
             readback(job, bench.target.clone()).await.unwrap();
         }
-        let sure = progress.sure_to.load(Relaxed);
+        let sure = progress.checked_to.load(Relaxed);
         assert!((BLOCK..=33 * BLOCK).contains(&sure), "{sure}");
         let reads = bench.faults.seen(DiskEvent::Read);
         let job = bench.verify(VerifyPart { from: Offset(sure), ..part.clone() });

@@ -179,7 +179,7 @@ impl Bench {
             key: DiskKey("vda".to_owned()),
             size,
             location: format!("/{name}"),
-            place: None,
+            requested_location: None,
             reads_zero: true,
         };
         self.store.save_disks(id, vec![disk]).await.unwrap()[0].id

@@ -146,7 +146,7 @@ fn open_endpoints(config: &Config) -> anyhow::Result<Endpoints> {
         endpoints.sources.insert(
             name.clone(),
             OpenEndpoint {
-                endpoint: endpoint(name, settings.kind(), settings.place()),
+                endpoint: endpoint(name, settings.kind(), settings.address()),
                 limit: (*limits).into(),
                 handle,
             },
@@ -157,7 +157,7 @@ fn open_endpoints(config: &Config) -> anyhow::Result<Endpoints> {
         endpoints.targets.insert(
             name.clone(),
             OpenEndpoint {
-                endpoint: endpoint(name, settings.kind(), settings.place()),
+                endpoint: endpoint(name, settings.kind(), settings.address()),
                 limit: (*limits).into(),
                 handle,
             },
@@ -166,6 +166,6 @@ fn open_endpoints(config: &Config) -> anyhow::Result<Endpoints> {
     Ok(endpoints)
 }
 
-fn endpoint(name: &str, kind: impl Into<String>, place: impl Into<String>) -> EndpointInfo {
-    EndpointInfo { name: name.to_owned(), kind: kind.into(), place: place.into() }
+fn endpoint(name: &str, kind: impl Into<String>, address: impl Into<String>) -> EndpointInfo {
+    EndpointInfo { name: name.to_owned(), kind: kind.into(), address: address.into() }
 }

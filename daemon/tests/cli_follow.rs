@@ -73,7 +73,7 @@ async fn a_cutover_is_followed_to_its_end() {
         "catch-up-delta ended after 4.0 s",
         "cutting-over (stop-source)",
         "cutting-over (verify)",
-        "release ended after 4.0 s",
+        "cleanup ended after 4.0 s",
         "done",
         "downtime      14 s",
         "verification  passed (readback, 42.0 GiB compared)",

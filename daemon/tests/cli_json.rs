@@ -25,13 +25,13 @@ async fn endpoints() {
     assert_eq!(
         json_of(&served, &["source", "list"], 0).await,
         json!({"sources": [
-            {"name": "old", "kind": "libvirt", "place": "qemu:///system"},
-            {"name": "far", "kind": "libvirt", "place": "qemu+ssh://far/system"},
+            {"name": "old", "kind": "libvirt", "address": "qemu:///system"},
+            {"name": "far", "kind": "libvirt", "address": "qemu+ssh://far/system"},
         ]})
     );
     assert_eq!(
         json_of(&served, &["target", "list"], 0).await,
-        json!({"targets": [{"name": "new", "kind": "disk", "place": "/srv/vms"}]})
+        json!({"targets": [{"name": "new", "kind": "disk", "address": "/srv/vms"}]})
     );
     assert_eq!(
         json_of(&served, &["source", "check"], 1).await,
@@ -79,7 +79,7 @@ async fn a_cutover_of_vms_together() {
             "all_or_nothing": false,
             "begun": "2026-11-22T10:00:00Z",
             "ended": "2026-11-22T10:01:30Z",
-            "broken": "VM web-2: the source VM was started again",
+            "halted": "VM web-2: the source VM was started again",
             "outcome": "not all of it moved; on the target: web-1; on the source: web-2",
             "members": [
                 member(1, "web-1", 1, "passed", ""),
@@ -436,7 +436,7 @@ async fn states_with_something_to_say() {
 async fn quotas() {
     let served = served().await;
     assert_eq!(
-        json_of(&served, &["quota", "show", "datastore//srv"], 0).await,
+        json_of(&served, &["limit", "quotas", "datastore//srv"], 0).await,
         json!({"quotas": [{
             "scope": "datastore//srv",
             "rate_bytes_per_second": null,
@@ -470,16 +470,16 @@ async fn the_journal_and_the_report() {
     assert_eq!(json_of(&served, &["events"], 0).await["events"][0]["migration_id"], Value::Null);
 
     let report = json_of(&served, &["migration", "report", "web-1"], 0).await;
-    assert_eq!(report["format"], 2);
+    assert_eq!(report["format"], 3);
     assert_eq!(report["downtime"], 14.25);
     let asked = served.warmctl(&["migration", "report", "web-1", "--format", "json"]).await;
     assert_eq!(asked.json(0), report);
     let markdown =
         served.warmctl(&["-o", "json", "migration", "report", "web-1", "--format", "markdown"]).await;
     assert!(markdown.out(0).starts_with("# Migration of web-1\n"));
-    let digest = report["seal"]["digest"].as_str().unwrap();
-    assert!(markdown.out(0).contains(&format!("| Sealed JSON form (BLAKE3) | `{digest}` |")));
-    assert_eq!(json_of(&served, &["report", "key"], 0).await["key"], report["seal"]["key"]);
+    let digest = report["signature"]["digest"].as_str().unwrap();
+    assert!(markdown.out(0).contains(&format!("| Signed JSON form (BLAKE3) | `{digest}` |")));
+    assert_eq!(json_of(&served, &["report", "key"], 0).await["key"], report["signature"]["key"]);
 }
 
 #[tokio::test]

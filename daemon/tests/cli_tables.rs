@@ -32,12 +32,15 @@ async fn endpoints() {
     assert_eq!(
         served.warmctl(&["source", "list"]).await.out(0),
         "\
-NAME  KIND     PLACE
+NAME  KIND     ADDRESS
 old   libvirt  qemu:///system
 far   libvirt  qemu+ssh://far/system
 "
     );
-    assert_eq!(served.warmctl(&["target", "list"]).await.out(0), "NAME  KIND  PLACE\nnew   disk  /srv/vms\n");
+    assert_eq!(
+        served.warmctl(&["target", "list"]).await.out(0),
+        "NAME  KIND  ADDRESS\nnew   disk  /srv/vms\n"
+    );
     let vms = served.warmctl(&["source", "vms", "old"]).await;
     let vms = vms.out(0);
     assert!(
@@ -50,9 +53,9 @@ as of 2026-11-22 10:00:00 UTC, "
         ),
         "{vms}"
     );
-    assert!(vms.ends_with(" ago (--refresh asks again); it was not seen anew: it did not answer\n"), "{vms}");
-    let anew = served.warmctl(&["source", "vms", "old", "--refresh"]).await;
-    assert!(anew.out(0).ends_with(" ago (--refresh asks again)\n"), "{anew:?}");
+    assert!(vms.ends_with(" ago (--refresh asks again); it was not refreshed: it did not answer\n"), "{vms}");
+    let again = served.warmctl(&["source", "vms", "old", "--refresh"]).await;
+    assert!(again.out(0).ends_with(" ago (--refresh asks again)\n"), "{again:?}");
     for (filter, seen) in [
         (&["--name", "web-*"][..], &["web-1"][..]),
         (&["--name", "old-db"], &["old-db"]),
@@ -143,15 +146,15 @@ migration/5eed00000002/vda  web-2      none         4  50.2 MiB/s          4    
 async fn quotas() {
     let served = served().await;
     assert_eq!(
-        served.warmctl(&["quota", "show"]).await.out(0),
+        served.warmctl(&["limit", "quotas"]).await.out(0),
         "\
 SCOPE               RATE         NOW  PASSES  SNAPSHOTS   DISKS  WAITING  NEXT CHANGE (UTC)    HOLDS
 global          200MiB/s  50.2 MiB/s  2 of 2          2       5        3  -                    always
 datastore//srv      none  50.2 MiB/s       2          2  5 of 6        0  2026-11-22 18:00:00  window daily 08:00–18:00 UTC
 "
     );
-    assert_eq!(served.warmctl(&["quota", "show", "datastore//srv"]).await.out(0).lines().count(), 2);
-    let help = served.warmctl(&["quota", "show", "--help"]).await;
+    assert_eq!(served.warmctl(&["limit", "quotas", "datastore//srv"]).await.out(0).lines().count(), 2);
+    let help = served.warmctl(&["limit", "quotas", "--help"]).await;
     assert!(help.out(0).contains("cutovers go first"), "{help:?}");
 }
 

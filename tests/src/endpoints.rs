@@ -22,7 +22,7 @@ pub(crate) fn endpoints(source: Arc<dyn Source>, target: Arc<dyn Target>) -> End
     let endpoint = |name: &str| EndpointInfo {
         name: name.to_owned(),
         kind: "simulated".to_owned(),
-        place: "memory".to_owned(),
+        address: "memory".to_owned(),
     };
     let mut endpoints = Endpoints::default();
     let source = OpenEndpoint { endpoint: endpoint("s"), limit: Limit::default(), handle: source };

@@ -51,7 +51,7 @@ impl RigSpec {
         for disk in &mut guest.disks {
             disk.noise_mib = noise_mib;
         }
-        let cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\"";
+        let cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nmin_uptime = \"2s\"";
         let (audit, verify) = ("1%", "compare");
         let (storages, places, env) = (Vec::new(), Vec::new(), Vec::new());
         let (volumes, namespaces) = (None, false);

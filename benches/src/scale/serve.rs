@@ -49,7 +49,7 @@ pub fn serve(dir: &Path, size: Size) -> Result<()> {
     let endpoint = |name: &str| EndpointInfo {
         name: name.to_owned(),
         kind: "simulated".to_owned(),
-        place: "memory".to_owned(),
+        address: "memory".to_owned(),
     };
     let limit = Limit::default();
     let mut endpoints = Endpoints::default();

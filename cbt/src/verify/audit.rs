@@ -161,7 +161,7 @@ async fn read(job: &AuditJob, blocks: &ExtentSet, round: Extent) -> Read {
         }
     }
     let next = match &scanned {
-        Ok(_) => Offset(verify.progress.sure_to.load(Relaxed)),
+        Ok(_) => Offset(verify.progress.checked_to.load(Relaxed)),
         Err(_) => scan.reached(),
     };
     let found = scan.outcome(String::new(), matches!(scanned, Ok(true)));

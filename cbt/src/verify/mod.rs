@@ -75,7 +75,7 @@ pub struct VerifyProgress {
     /// Milliseconds for which reads were held back to spare a strained source.
     pub held_back: AtomicU64,
     /// Everything before this byte that was to be checked was checked, and is equal: where a later run may go on.
-    pub sure_to: AtomicU64,
+    pub checked_to: AtomicU64,
     wrong: Mutex<Vec<Extent>>,
     unreported: Mutex<Vec<Extent>>,
     found: Notify,

@@ -14,7 +14,7 @@ use crate::{
 pub struct VerifyPart {
     /// Only these; all if `None`. Of a disk of the same size.
     pub only: Option<Arc<ExtentSet>>,
-    /// What lies before it was checked by an earlier run, and was equal: [`super::VerifyProgress::sure_to`]. A block's start.
+    /// What lies before it was checked by an earlier run, and was equal: [`super::VerifyProgress::checked_to`]. A block's start.
     pub from: Offset,
 }
 

@@ -114,7 +114,7 @@ impl Scan {
         let (total, before) = job.part.bytes(job.ledger.size());
         job.progress.total.store(total, Relaxed);
         job.progress.checked.store(before, Relaxed);
-        job.progress.sure_to.store(job.part.from.0, Relaxed);
+        job.progress.checked_to.store(job.part.from.0, Relaxed);
         let far = job.part.only.is_none();
         let holes = job.trust_holes.then(|| SidesHoles {
             target: KnownHoles::new(Arc::clone(&target), far),
@@ -281,7 +281,7 @@ impl Scan {
         // Never past what differs: a later run that goes on from here must find it again.
         let sure =
             self.begun.first().copied().into_iter().chain(self.first_wrong).fold(self.reached, u64::min);
-        self.progress.sure_to.store(sure, Relaxed);
+        self.progress.checked_to.store(sure, Relaxed);
         self.wrong_bytes += found.wrong.iter().map(|extent| extent.len().0).sum::<u64>();
         self.wrong.extend(found.wrong);
         // Pieces end in any order; a little more is kept than listed, so that the first ones are right nearly always.

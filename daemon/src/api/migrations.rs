@@ -263,9 +263,9 @@ impl Migrations for ApiServer {
         let key = request.into_inner().migration;
         let id = self.control.migration(&key).await.map_err(|error| status(&error))?.id;
         let report = self.control.report(id).await.map_err(|error| status(&error))?;
-        let sealed = self.control.seal(&report).map_err(|error| status(&error))?;
-        let markdown = markdown(&report, &sealed);
-        let json = sealed.json;
+        let signed = self.control.sign(&report).map_err(|error| status(&error))?;
+        let markdown = markdown(&report, &signed);
+        let json = signed.json;
         Ok(Response::new(MigrationsReportResponse { migration_id: id.to_string(), json, markdown }))
     }
 

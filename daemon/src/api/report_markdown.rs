@@ -21,10 +21,10 @@ use crate::{
     seal::SignedReport,
 };
 
-/// The report as Markdown, with a pointer to its sealed form.
-pub fn markdown(report: &Report, sealed: &SignedReport) -> String {
+/// The report as Markdown, with a pointer to its signed form.
+pub fn markdown(report: &Report, signed: &SignedReport) -> String {
     let mut out = format!("# Migration of {}\n\n", inline(&report.vm_name));
-    out.push_str(&summary(report, sealed));
+    out.push_str(&summary(report, signed));
     out.push_str("\n## Disks\n\n");
     out.push_str(&disks(report));
     out.push_str("\n## Passes\n\n");
@@ -46,11 +46,11 @@ pub fn markdown(report: &Report, sealed: &SignedReport) -> String {
     out
 }
 
-fn summary(report: &Report, sealed: &SignedReport) -> String {
+fn summary(report: &Report, signed: &SignedReport) -> String {
     let mut table = Table::new(["", ""]);
     let name = &report.vm_name;
     table.row(["Outcome".into(), inline(&report.state.to_string())]);
-    table.row(["Verdict".into(), inline(&result_line(report.verify_result.as_ref()))]);
+    table.row(["Result".into(), inline(&result_line(report.verify_result.as_ref()))]);
     table.row(["Downtime".into(), report.downtime.map_or_else(|| "none yet".into(), span)]);
     if let Some(at) = report.rolled_back {
         let told = format!("asked for at {} UTC; what the target VM wrote is lost", moment(at));
@@ -77,8 +77,8 @@ fn summary(report: &Report, sealed: &SignedReport) -> String {
     table.row(["Migration".into(), code(&report.migration.to_string())]);
     let made = format!("{} UTC by warmd {} (form {})", moment(report.made), report.warmd, report.format);
     table.row(["Report made".into(), inline(&made)]);
-    table.row(["Sealed JSON form (BLAKE3)".into(), code(&sealed.digest)]);
-    table.row(["Signed by (Ed25519)".into(), code(&sealed.key.to_string())]);
+    table.row(["Signed JSON form (BLAKE3)".into(), code(&signed.digest)]);
+    table.row(["Signed by (Ed25519)".into(), code(&signed.key.to_string())]);
     let mut out = table.finish();
     out.push_str("\nThis text is not signed: its JSON form is. `warmctl report verify` checks that and prints the same digest.\n");
     out
@@ -123,8 +123,8 @@ fn disks(report: &Report) -> String {
         "Pending",
         "Last change mark",
         "Manifest root (BLAKE3)",
-        "Sealed (UTC)",
-        "Proved by",
+        "Root recorded (UTC)",
+        "Verified by",
     ]);
     for disk in &report.disks {
         table.row([
@@ -134,8 +134,8 @@ fn disks(report: &Report) -> String {
             bytes(disk.pending),
             disk.mark.as_deref().map_or_else(|| "-".into(), code),
             disk.manifest_root.as_deref().map_or_else(|| "-".into(), code),
-            disk.sealed.map_or_else(|| "-".into(), moment),
-            disk.proved_by.as_deref().map_or_else(|| "-".into(), inline),
+            disk.root_recorded.map_or_else(|| "-".into(), moment),
+            disk.verified_by.as_deref().map_or_else(|| "-".into(), inline),
         ]);
     }
     table.finish()
@@ -252,7 +252,7 @@ fn conversion(conversion: Option<&ConversionView>) -> String {
     }
     let machine = if conversion.machine.is_some() { ", and handed back another machine" } else { "" };
     format!(
-        "\nAfter the copy was verified and sealed the disks were converted by {}, from {} UTC{machine}: they hold what that \
+        "\nAfter the copy was verified and its roots were recorded the disks were converted by {}, from {} UTC{machine}: they hold what that \
          made of the copy.\n\n{}",
         code(&conversion.command.join(" ")),
         moment(conversion.started),

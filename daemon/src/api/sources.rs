@@ -31,8 +31,8 @@ impl Sources for ApiServer {
         &self,
         request: Request<SourcesListVmsRequest>,
     ) -> Result<Response<SourcesListVmsResponse>, Status> {
-        let SourcesListVmsRequest { name, anew } = request.into_inner();
-        let inventory = self.control.source_vms(&name, anew).await.map_err(|error| status(&error))?;
+        let SourcesListVmsRequest { name, refresh } = request.into_inner();
+        let inventory = self.control.source_vms(&name, refresh).await.map_err(|error| status(&error))?;
         Ok(Response::new(convert::inventory(inventory)))
     }
 }

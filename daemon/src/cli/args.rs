@@ -75,18 +75,15 @@ pub(super) enum CliCommand {
     /// When passes and cutovers come, and why
     #[command(subcommand)]
     Schedule(ScheduleCommand),
-    /// VMs on their way
+    /// Manage migrations
     #[command(subcommand)]
     Migration(MigrationCommand),
     /// All migrations on one screen, with keys to steer them
     Top,
-    /// How fast warmd may go
+    /// Rate and concurrency limits
     #[command(subcommand)]
     Limit(LimitCommand),
-    /// How much may be done at a time, by the time of day
-    #[command(subcommand)]
-    Quota(QuotaCommand),
-    /// Sealed reports: who signed them, and whether they are as they were signed
+    /// Check signed reports: who signed a report, and whether it is unchanged
     #[command(subcommand)]
     Report(ReportCommand),
     /// The journal: what was decided, by whom and why
@@ -111,7 +108,7 @@ pub(super) enum CliCommand {
 pub(super) enum SourceCommand {
     /// The configured sources
     List,
-    /// Reaches one source, or all
+    /// Test the connection to one source, or to all
     ///
     /// Also lists what migrations that are over, lost, or another warmd's left on its VMs (checkpoints, bitmaps), each with the
     /// command that removes it.
@@ -164,7 +161,7 @@ pub(super) enum TrackingFilter {
 pub(super) enum TargetCommand {
     /// The configured targets
     List,
-    /// Reaches one target, or all
+    /// Test the connection to one target, or to all
     Check { name: Option<String> },
 }
 
@@ -186,9 +183,9 @@ pub(super) enum MigrationCommand {
         #[command(flatten)]
         wait: FollowArgs,
     },
-    /// Stands still until resumed
+    /// Pause replication
     Pause { id: String },
-    /// Goes on after a pause or a failure
+    /// Resume after a pause or a failure
     Resume { id: String },
     /// Moves the VM now, and follows to the end; or later
     #[command(after_help = CUTOVERS)]
@@ -212,7 +209,7 @@ pub(super) enum MigrationCommand {
         #[command(flatten)]
         wait: FollowArgs,
     },
-    /// Gives the migration up, and removes what it left
+    /// Cancel the migration and remove what it left on source and target
     Cancel {
         id: String,
         #[command(flatten)]
@@ -227,13 +224,13 @@ pub(super) enum MigrationCommand {
         #[command(flatten)]
         wait: FollowArgs,
     },
-    /// The evidence
+    /// Migration report
     Report {
         id: String,
         /// Markdown if not given, or JSON with -o json
         #[arg(long, value_enum)]
         format: Option<ReportFormat>,
-        /// Writes both forms of one moment to FILE.json (sealed) and FILE.md instead of printing one
+        /// Writes both forms of one moment to FILE.json (signed) and FILE.md instead of printing one
         #[arg(long, value_name = "FILE", conflicts_with = "format")]
         save: Option<PathBuf>,
     },
@@ -243,14 +240,14 @@ const CUTOVERS: &str = "\
 A cutover begins inside the windows of `schedule.cutover` of its plan. TIME is \"2026-11-28 22:00\" or \"22:00\" in the time \
 zone of its schedule, the same with a zone behind it (\"22:00 Europe/Berlin\"), \"+2h\", or RFC 3339. What is asked \
 for holds over a restart of the daemon. One that could not begin until its window closed (or for an hour, without \
-windows) is missed, and held.
+windows) is missed, and then on hold.
 
 Where the plan names a conversion, its command works on overlays of the target's disks, before the VM is created from \
-them; `migration show` tells how far it is, and until the target VM is started --abort takes that back too.";
+them; `migration show` tells how far it is, and until the target VM is started --abort undoes that too.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ReportCommand {
-    /// Checks a report's seal; needs no daemon
+    /// Check a report's signature; needs no daemon
     ///
     /// Exit code 0 if the report is as it was signed, and by the key that was given if one was; else 1.
     Verify {
@@ -307,7 +304,7 @@ pub(super) struct VerifyWhat {
     #[arg(long, value_name = "N")]
     pub(super) seed: Option<u64>,
     /// Reads this image or nbd:// URI in place of the disk's volume, and only such disks
-    #[arg(long, value_parser = image, value_name = "DISK=PLACE")]
+    #[arg(long, value_parser = image, value_name = "DISK=LOCATION")]
     pub(super) image: Vec<(String, String)>,
 }
 
@@ -325,7 +322,7 @@ fn image(text: &str) -> Result<(String, String), String> {
         Some((disk, place)) if !disk.is_empty() && !place.is_empty() => {
             Ok((disk.to_owned(), place.to_owned()))
         }
-        _ => Err(format!("{text:?} is not DISK=PLACE")),
+        _ => Err(format!("{text:?} is not DISK=LOCATION")),
     }
 }
 
@@ -354,23 +351,19 @@ pub(super) enum LimitCommand {
         #[command(flatten)]
         to: LimitTo,
     },
-}
-
-const BUDGETS: &str = "\
-Scopes: global, source/NAME, target/NAME, host/NAME, datastore/NAME and plan/NAME; a host or datastore of one source is \
-called SOURCE:NAME. A pass keeps to the quotas of every scope that it touches; plans that share one get by their \
-priorities, and cutovers go first. Quotas are written in plans (`[[schedule.quotas]]`) and in the daemon's \
-configuration; scopes without any are not shown.";
-
-#[derive(Debug, Subcommand)]
-pub(super) enum QuotaCommand {
-    /// What the quotas allow now, what of it is in use, who waits, and when something else is allowed
-    #[command(after_help = BUDGETS)]
-    Show {
+    /// Time-of-day quotas: what they allow now, what of it is in use, what waits, and when they change
+    #[command(after_help = QUOTAS)]
+    Quotas {
         /// Only this one
         scope: Option<String>,
     },
 }
+
+const QUOTAS: &str = "\
+Scopes: global, source/NAME, target/NAME, host/NAME, datastore/NAME and plan/NAME; a host or datastore of one source is \
+called SOURCE:NAME. A pass keeps to the quotas of every scope that it touches; plans that share one get by their \
+priorities, and cutovers go first. Quotas are written in plans (`[[schedule.quotas]]`) and in the daemon's \
+configuration; scopes without any are not shown.";
 
 #[derive(Debug, ClapArgs)]
 #[group(required = true, multiple = true)]

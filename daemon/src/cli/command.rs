@@ -9,7 +9,7 @@ use super::{
     failure::CliFailure,
     limits, migrations,
     out::Out,
-    plans, quotas, reports, schedules, top, vms,
+    plans, reports, schedules, top, vms,
 };
 
 /// Does what the command line says.
@@ -39,7 +39,6 @@ pub(super) async fn run(args: Args, out: &Out) -> Result<(), CliFailure> {
         CliCommand::Migration(command) => migrations::run(&socket, out, command).await,
         CliCommand::Top => top::run(&socket, out).await,
         CliCommand::Limit(command) => limits::run(&socket, out, command).await,
-        CliCommand::Quota(command) => quotas::run(&socket, out, command).await,
         CliCommand::Report(command) => reports::run(&socket, out, command).await,
         CliCommand::Events { id, limit, follow: false } => {
             events::list(&Client::connect(&socket).await?, out, id, limit).await

@@ -38,7 +38,7 @@ pub(super) async fn list_targets(client: &Client, out: &Out) -> Result<(), CliFa
 }
 
 fn table(out: &Out, endpoints: Vec<Endpoint>) -> Result<(), CliFailure> {
-    out.table(["NAME", "KIND", "PLACE"], endpoints.into_iter().map(|e| [e.name, e.kind, e.place]))
+    out.table(["NAME", "KIND", "ADDRESS"], endpoints.into_iter().map(|e| [e.name, e.kind, e.address]))
 }
 
 pub(super) async fn check_sources(

@@ -123,7 +123,7 @@ fn ended(out: &Out, group: &Group, abort: bool) -> Result<(), CliFailure> {
     if out.is_json() {
         return Err(CliFailure::told(Exit::Failed));
     }
-    let why = if group.broken.is_empty() { "not all of it moved" } else { &group.broken };
+    let why = if group.halted.is_empty() { "not all of it moved" } else { &group.halted };
     Err(CliFailure::new(Exit::Failed, format!("cutover of plan {} failed: {}", group.plan, one_line(why))))
 }
 
@@ -159,10 +159,10 @@ pub(super) fn lines(group: &Group) -> impl Iterator<Item = String> {
     let begun = labels::moment(group.begun.as_ref());
     let how = if group.ended.is_some() {
         one_line(&group.outcome)
-    } else if group.broken.is_empty() {
+    } else if group.halted.is_empty() {
         "goes on".to_owned()
     } else {
-        format!("goes no further: {}", one_line(&group.broken))
+        format!("goes no further: {}", one_line(&group.halted))
     };
     let first = format!("cutover begun {begun} UTC by {}: {how}", one_line(&group.by));
     let rest: Vec<_> = group
@@ -184,7 +184,7 @@ struct Follower {
     phases: BTreeMap<String, (String, Phases)>,
     statuses: BTreeMap<String, MemberStatus>,
     begun: Option<DateTime<Utc>>,
-    broken: bool,
+    halted: bool,
 }
 
 impl Follower {
@@ -194,7 +194,7 @@ impl Follower {
         };
         let phases = group.members.iter().map(each).collect();
         let begun = labels::at(group.begun.as_ref());
-        Self { phases, statuses: BTreeMap::new(), begun, broken: false }
+        Self { phases, statuses: BTreeMap::new(), begun, halted: false }
     }
 
     /// Lines for phases that have ended, of a member's cutover in this group.
@@ -210,9 +210,9 @@ impl Follower {
     /// Lines for what is new.
     fn news(&mut self, group: &Group) -> Vec<String> {
         let mut lines = Vec::new();
-        if !group.broken.is_empty() && !self.broken {
-            self.broken = true;
-            lines.push(format!("goes no further: {}", one_line(&group.broken)));
+        if !group.halted.is_empty() && !self.halted {
+            self.halted = true;
+            lines.push(format!("goes no further: {}", one_line(&group.halted)));
         }
         for member in &group.members {
             let status = member.status();

@@ -12,6 +12,7 @@ use super::{
     failure::CliFailure,
     labels,
     out::Out,
+    quotas::quotas,
 };
 use crate::{format, model::limit::rate};
 
@@ -20,6 +21,7 @@ pub(super) async fn run(socket: &Path, out: &Out, command: LimitCommand) -> Resu
     match command {
         LimitCommand::Show { scope } => show(&client, out, scope).await,
         LimitCommand::Set { scope, to } => set(&client, out, scope, &to).await,
+        LimitCommand::Quotas { scope } => quotas(&client, out, scope).await,
     }
 }
 

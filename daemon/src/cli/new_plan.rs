@@ -28,7 +28,7 @@ pub(super) struct NewPlan {
 pub(super) async fn print(client: &Client, out: &Out, new: NewPlan) -> Result<(), CliFailure> {
     let NewPlan { name, source, target, vms } = new;
     let target = chosen_target(client, target).await?;
-    let request = asked(SourcesListVmsRequest { name: source.clone(), anew: false });
+    let request = asked(SourcesListVmsRequest { name: source.clone(), refresh: false });
     let known = client.sources().list_vms(request).await?.into_inner().vms;
     let chosen = chosen(&vms, &known, &source)?;
     out.text(&text(&name, &source, &target, &chosen))
@@ -134,7 +134,7 @@ mode = \"manual\"               # or \"auto\": as soon as it is synced, inside t
 # max_downtime = \"5m\"         # begin none that is expected to take longer
 graceful_shutdown = \"2m\"      # how long the guest gets to shut down by itself
 force_power_off = false         # cut the power after that? if not, the cutover is undone
-watch = \"10s\"                 # how long the target VM must run before the source's remains are released
+min_uptime = \"10s\"            # how long the target VM must have run when the boot check ends
 # [cutover.boot_check]
 # serial = \"login:\"           # what must be seen of it meanwhile
 # [[cutover.tiers]]             # VMs that `plan cutover` moves together, tier by tier

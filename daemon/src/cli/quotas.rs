@@ -1,11 +1,8 @@
-//! `quota …`.
-
-use std::path::Path;
+//! `limit quotas`.
 
 use warmd_proto::v1::{LimitsQuotasRequest, QuotaState};
 
 use super::{
-    args::QuotaCommand,
     client::{Client, asked},
     failure::CliFailure,
     labels,
@@ -13,10 +10,9 @@ use super::{
 };
 use crate::{format, model::limit::rate};
 
-pub(super) async fn run(socket: &Path, out: &Out, command: QuotaCommand) -> Result<(), CliFailure> {
-    let QuotaCommand::Show { scope } = command;
+pub(super) async fn quotas(client: &Client, out: &Out, scope: Option<String>) -> Result<(), CliFailure> {
     let request = asked(LimitsQuotasRequest { scope: scope.unwrap_or_default() });
-    let answer = Client::connect(socket).await?.limits().quotas(request).await?.into_inner();
+    let answer = client.limits().quotas(request).await?.into_inner();
     if out.is_json() {
         return out.json(&answer);
     }

@@ -1,4 +1,4 @@
-//! `report …`: sealed reports, checked without a daemon; and how they are saved.
+//! `report …`: signed reports, checked without a daemon; and how they are saved.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -156,7 +156,7 @@ fn told(out: &Out, verified: &Verified, checked: bool) -> Result<(), CliFailure>
     };
     let state = report.pointer("/state/name").and_then(Value::as_str).unwrap_or("?");
     let mut pairs = vec![
-        ("Seal", "whole: the report is as it was signed".to_owned()),
+        ("Signature", "valid: the report is as it was signed".to_owned()),
         ("Signed by", verified.key.to_string()),
         ("That key", key.to_owned()),
         ("Migration", format!("{} of VM {}, {state}", of("migration"), of("vm_name"))),
@@ -167,14 +167,14 @@ fn told(out: &Out, verified: &Verified, checked: bool) -> Result<(), CliFailure>
     for disk in report.get("disks").and_then(Value::as_array).into_iter().flatten() {
         let of = |name: &str| field(disk, name);
         let root = of("manifest_root").unwrap_or_else(|| "none: the disk was not drained".to_owned());
-        let proof = match of("proved_by").as_deref() {
-            None => "an older warmd does not say what proved it".to_owned(),
-            Some("none") => "NOT verified, as its plan wanted".to_owned(),
-            Some(proof) => format!("proved by {proof}"),
+        let proof = match of("verified_by").as_deref() {
+            None => "an older warmd does not say how it was verified".to_owned(),
+            Some("none") => "NOT verified, as the plan says".to_owned(),
+            Some(proof) => format!("verified by {proof}"),
         };
-        let sealed = of("sealed")
-            .map_or_else(|| "not sealed by a cutover".to_owned(), |at| format!("sealed {at}, {proof}"));
-        pairs.push(("Root", format!("{root} {} ({sealed})", of("key").unwrap_or_else(|| "?".to_owned()))));
+        let recorded = of("root_recorded")
+            .map_or_else(|| "no recorded root".to_owned(), |at| format!("root recorded {at}, {proof}"));
+        pairs.push(("Root", format!("{root} {} ({recorded})", of("key").unwrap_or_else(|| "?".to_owned()))));
     }
     out.pairs(&pairs)
 }

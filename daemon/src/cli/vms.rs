@@ -16,9 +16,9 @@ pub(super) async fn list(
     out: &Out,
     name: String,
     filter: &VmFilter,
-    anew: bool,
+    refresh: bool,
 ) -> Result<(), CliFailure> {
-    let request = asked(SourcesListVmsRequest { name, anew });
+    let request = asked(SourcesListVmsRequest { name, refresh });
     let mut answer = client.sources().list_vms(request).await?.into_inner();
     answer.vms.retain(|vm| filter.passes(vm));
     if out.is_json() {
@@ -35,7 +35,7 @@ pub(super) async fn list(
     let seen = labels::moment(answer.seen.as_ref());
     let age = labels::at(answer.seen.as_ref())
         .map_or_else(|| "-".to_owned(), |seen| format::between(seen, chrono::Utc::now()));
-    let stale = answer.stale.map_or_else(String::new, |why| format!("; it was not seen anew: {why}"));
+    let stale = answer.stale.map_or_else(String::new, |why| format!("; it was not refreshed: {why}"));
     out.text(&format!("as of {seen} UTC, {age} ago (--refresh asks again){stale}"))
 }
 

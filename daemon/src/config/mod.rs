@@ -273,11 +273,11 @@ requests = 256
         "#;
         let config = Config::parse(text, "warmd.toml").unwrap();
         assert_eq!(
-            (config.sources["lab"].settings.kind(), config.sources["lab"].settings.place().as_str()),
+            (config.sources["lab"].settings.kind(), config.sources["lab"].settings.address().as_str()),
             ("libvirt", "qemu:///session")
         );
         assert_eq!(
-            (config.targets["disks"].settings.kind(), config.targets["disks"].settings.place().as_str()),
+            (config.targets["disks"].settings.kind(), config.targets["disks"].settings.address().as_str()),
             ("disk", "/pool")
         );
         let error = Config::parse(&text.replace("{ address =", "{ adress ="), "warmd.toml").unwrap_err();

@@ -134,7 +134,7 @@ when = "before"
 command = ["/usr/local/bin/drain", "web"]
 
 [[hooks]]
-phase = "watch"
+phase = "boot-check"
 when = "after"
 command = ["/bin/true"]
 timeout = "10s"
@@ -210,7 +210,7 @@ command = ["/usr/local/bin/convert"]
                 "\"stop-source\"",
                 "\"stop\"",
                 "plan.toml:29:9: unknown value `stop`, expected one of `catch-up-delta`, `stop-source`, `final-delta`, \
-                 `verify`, `convert`, `create-vm`, `start-vm`, `watch`, `release`",
+                 `verify`, `convert`, `create-vm`, `start-vm`, `boot-check`, `cleanup`",
             ),
             ("when = \"before\"\n", "", "missing key `when`"),
             ("\"/usr/local", "\"usr/local", "plan.toml:31:11: `hooks[0].command` is [\"usr/local"),

@@ -202,7 +202,7 @@ impl Exposition {
         to.info("warmd_build", "Which warmd it is.", &[("version", env!("CARGO_PKG_VERSION"))])?;
         let hanging = threads::hanging()
             .into_iter()
-            .map(|(place, calls)| (vec![("place", place.display().to_string())], calls as f64));
+            .map(|(device, calls)| (vec![("device", device.display().to_string())], calls as f64));
         to.gauge(
             "warmd_hanging_calls",
             "Calls that were given up and have not ended, by the file system that does not answer them.",

@@ -186,7 +186,7 @@ async fn look_at(manager: &Manager, row: &MigrationRow, silences: &Silences) -> 
             return manager.store.append_events(vec![line(row, "warning", text)]).await;
         }
     };
-    if runs == row.source_ran.is_some() || mutant("source-not-watched") {
+    if runs == row.source_seen_running_at.is_some() || mutant("source-not-watched") {
         return Ok(());
     }
     // A rollback that began meanwhile may have started it.

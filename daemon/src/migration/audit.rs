@@ -99,7 +99,7 @@ pub(super) async fn run(
         ledger: Arc::clone(ledger),
         source: snapshot.open(&row.key).await?,
         budget: budget.of(row.size),
-        from: row.audited_to,
+        from: row.audit_cursor,
         round: disk.disk_pass.unsigned_abs(),
         pool: context.pool(false),
         chunk: context.engine.settings.chunk,
@@ -121,7 +121,7 @@ pub(super) async fn run(
         viewed(&found, deadline, stop)
     } else {
         let error = Some("the state does not answer".to_owned());
-        (AuditView { error, ..AuditView::default() }, row.audited_to)
+        (AuditView { error, ..AuditView::default() }, row.audit_cursor)
     };
     let fault = (view.mismatched_bytes > 0).then(|| {
         let what = format!("{} bytes that the source called unchanged had changed", view.mismatched_bytes);

@@ -142,7 +142,7 @@ impl Context {
             live,
             cutover,
         } = parts;
-        let start_requested_before_restart = cutover.start_asked;
+        let start_requested_before_restart = cutover.start_requested_at;
         let (plan, cutover) = (watch::Sender::new(plan), Mutex::new(cutover));
         let ledgers = tokio::sync::Mutex::default();
         let latest = Mutex::new(machine.clone());
@@ -399,7 +399,7 @@ impl Context {
 
 /// A stored disk as the target knows it.
 pub fn spec(row: &DiskRow) -> DiskSpec {
-    DiskSpec { key: row.key.clone(), size: row.size, place: row.place.clone() }
+    DiskSpec { key: row.key.clone(), size: row.size, place: row.requested_location.clone() }
 }
 
 impl std::fmt::Debug for Context {

@@ -32,8 +32,8 @@ pub trait Control: Send + Sync {
     async fn sources(&self) -> Vec<EndpointInfo>;
     /// Reaches a source; what it says of itself.
     async fn check_source(&self, name: &str) -> Result<String, ControlError>;
-    /// A source's VMs, as they were seen lately, or are seen now if they are wanted `anew`.
-    async fn source_vms(&self, name: &str, anew: bool) -> Result<Inventory, ControlError>;
+    /// A source's VMs, as they were seen lately, or are seen now if `refresh` says so.
+    async fn source_vms(&self, name: &str, refresh: bool) -> Result<Inventory, ControlError>;
 
     /// The configured targets.
     async fn targets(&self) -> Vec<EndpointInfo>;
@@ -101,7 +101,7 @@ pub trait Control: Send + Sync {
     /// The evidence.
     async fn report(&self, id: MigrationId) -> Result<Report, ControlError>;
     /// The same in the form that can be checked later, signed.
-    fn seal(&self, report: &Report) -> Result<SignedReport, ControlError>;
+    fn sign(&self, report: &Report) -> Result<SignedReport, ControlError>;
     /// What checks the signatures of this daemon's reports.
     fn report_key(&self) -> PublicKey;
 
@@ -142,7 +142,7 @@ pub struct EndpointInfo {
     /// `libvirt`, `disk`.
     pub kind: String,
     /// Where it is, without secrets.
-    pub place: String,
+    pub address: String,
 }
 
 /// Something that was found when a plan was judged.

@@ -62,7 +62,7 @@ pub fn deadline(context: &Context, phase: Phase) -> Duration {
         Phase::Convert => conversion::deadline(context),
         Phase::CreateVm | Phase::StartVm => policy.create_deadline,
         Phase::BootCheck => {
-            policy.watch + policy.create_deadline + context.boot_check().deadline + BOOT_MARGIN
+            policy.min_uptime + policy.create_deadline + context.boot_check().deadline + BOOT_MARGIN
         }
         Phase::Cleanup => RELEASE_DEADLINE,
     }
@@ -188,7 +188,7 @@ async fn prove(context: &Context, stop: &StopSignal) -> Result<Option<String>, W
 /// of the copy.
 async fn seal(context: &Context, result: Option<&VerifyResult>) -> Result<(), WorkError> {
     let (at, attempt) = (clock::now(), context.cutover().attempt);
-    let proved_by = result.map_or_else(|| VerifyMode::None.to_string(), VerifyResult::what);
+    let verified_by = result.map_or_else(|| VerifyMode::None.to_string(), VerifyResult::what);
     let mut recorded_roots = Vec::new();
     for row in context.store.disks(context.id).await? {
         // The verification has just computed it of the same manifest.
@@ -201,7 +201,7 @@ async fn seal(context: &Context, result: Option<&VerifyResult>) -> Result<(), Wo
             disk: row.id,
             attempt,
             root,
-            proved_by: Some(proved_by.clone()),
+            verified_by: Some(verified_by.clone()),
             at,
         });
     }
@@ -221,7 +221,7 @@ async fn create(context: &Context) -> Result<Option<String>, WorkError> {
         disks: context.made_disks().await?,
     };
     // Kept before it is asked: an undo discards it, in whichever phase it finds the cutover after a restart.
-    context.remember(|cutover| cutover.create_asked = true).await?;
+    context.remember(|cutover| cutover.create_requested = true).await?;
     context.see_started(false);
     context.target.create(&request).await?;
     Ok(None)
@@ -242,7 +242,7 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
     }
     // The daemon died while it was being started, and it does not run. Whether it did is not known, and neither whether the
     // source did: it is not handed over like that.
-    let asked = context.cutover().start_asked;
+    let asked = context.cutover().start_requested_at;
     if asked.is_some() && asked == context.start_requested_before_restart {
         return Err(WorkError::operator(
             "the daemon ended while the target VM was being started, and the target VM does not run now: the \
@@ -258,7 +258,7 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
     // Kept before it is asked: a daemon that finds nothing here knows that the target VM never ran.
     context
         .remember(|cutover| {
-            cutover.start_asked.get_or_insert_with(clock::now);
+            cutover.start_requested_at.get_or_insert_with(clock::now);
         })
         .await?;
     // From here on the disks may be what the target VM makes of them, and no state that is put back from a copy knows.
@@ -268,7 +268,9 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
         Err(error) if error.kind == TargetErrorKind::Refused => {
             context.target.note_writer(context.id, noted).await?;
             context
-                .remember(|cutover| (cutover.start_asked, cutover.handed_over_at) = (asked, handed_over_at))
+                .remember(|cutover| {
+                    (cutover.start_requested_at, cutover.handed_over_at) = (asked, handed_over_at)
+                })
                 .await?;
             return Err(error.into());
         }
@@ -288,7 +290,7 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
 /// Whether the target VM may run, after its start was asked for: it was seen to, or the target does not say that it does
 /// not. Nothing is taken back then.
 pub(super) async fn may_run(context: &Context) -> bool {
-    if context.cutover().start_asked.is_none() || mutant("start-unknown-is-undone") {
+    if context.cutover().start_requested_at.is_none() || mutant("start-unknown-is-undone") {
         return false;
     }
     if context.is_seen_started() {
@@ -346,8 +348,8 @@ async fn watch(context: &Context) -> Result<Option<String>, WorkError> {
                 let since = *running_since.get_or_insert_with(tokio::time::Instant::now);
                 checks.look(context).await;
                 if checks.all_seen() {
-                    if since.elapsed() >= context.plan().cutover.watch {
-                        let span = humantime::format_duration(context.plan().cutover.watch);
+                    if since.elapsed() >= context.plan().cutover.min_uptime {
+                        let span = humantime::format_duration(context.plan().cutover.min_uptime);
                         return Ok(Some(checks.seen(format!("ran for {span}"))));
                     }
                 } else if begun.elapsed() >= wanted.deadline {
@@ -368,7 +370,7 @@ async fn watch(context: &Context) -> Result<Option<String>, WorkError> {
             }
             Err(error)
                 if begun.elapsed()
-                    < context.plan().cutover.watch + context.plan().cutover.create_deadline =>
+                    < context.plan().cutover.min_uptime + context.plan().cutover.create_deadline =>
             {
                 tracing::warn!(migration = %context.id, %error, "target VM not seen");
             }
@@ -380,7 +382,7 @@ async fn watch(context: &Context) -> Result<Option<String>, WorkError> {
 
 async fn release(context: &Context) -> Result<Option<String>, WorkError> {
     // First, and whatever becomes of the source's host: the target VM is to come back with its own.
-    if context.cutover().held_off.is_some_and(|was| was.autostart) {
+    if context.cutover().hold_off.is_some_and(|was| was.autostart) {
         context.target.set_autostart(context.id, true).await?;
         if !context.target.keeps_autostart() {
             let text = "the source VM was started together with its host, and whether the target VM is, the target does not \
@@ -394,9 +396,9 @@ async fn release(context: &Context) -> Result<Option<String>, WorkError> {
         ));
     }
     afterwards::source_was_off(context).await?;
-    let span = TimeDelta::from_std(context.plan().cutover.watch_source).unwrap_or(TimeDelta::MAX);
+    let span = TimeDelta::from_std(context.plan().cutover.monitor_source).unwrap_or(TimeDelta::MAX);
     let until = (span > TimeDelta::zero()).then(|| clock::now().checked_add_signed(span)).flatten();
-    context.remember(|cutover| cutover.watch_until = until).await?;
+    context.remember(|cutover| cutover.monitor_until = until).await?;
     context.source.end_snapshot(&context.vm, context.id).await?;
     let leftovers = context.source.delete_marks(&context.vm, context.id, &[]).await?;
     tell(context, leftovers).await;

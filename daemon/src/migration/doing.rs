@@ -232,7 +232,7 @@ async fn act(context: &Context, doing: StateWork, stop: &StopSignal) -> Result<(
 /// A pass outside of a cutover. The source that a cutover stopped, which neither ended nor was undone (its state was
 /// overtaken, and a person decided for the source), is back before that.
 async fn copy(context: &Context, kind: PassKind, stop: &StopSignal) -> Result<(), WorkError> {
-    if context.cutover().held_off.is_some() {
+    if context.cutover().hold_off.is_some() {
         cutover::undo(context, Phase::FinalDelta).await?;
     }
     admission::pass(context, kind, stop, None).await?.drained()
@@ -253,7 +253,7 @@ async fn run_phase(context: &Context, phase: Phase, stop: &StopSignal) -> Result
     let result = tokio::select! {
         biased;
         result = &mut running => result,
-        why = context.groups.broken(context.id), if phase < Phase::StartVm => {
+        why = context.groups.halted(context.id), if phase < Phase::StartVm => {
             stop.stop();
             // What it had begun comes to a clean end, or is cut off where its deadline is.
             running.await.ok();

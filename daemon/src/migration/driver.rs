@@ -104,8 +104,9 @@ impl Driver {
     /// Drives the migration to its end, or until the daemon shuts down; whether it is over.
     pub async fn run(mut self) -> bool {
         self.refresh().await;
-        let restarted =
-            MigrationEvent::Restarted { start_asked: self.context.cutover().start_asked.is_some() };
+        let restarted = MigrationEvent::Restarted {
+            start_requested: self.context.cutover().start_requested_at.is_some(),
+        };
         if let Ok(state) = next(&self.state, &restarted) {
             self.transition(state, &restarted, "warmd", Vec::new()).await;
         }
@@ -424,7 +425,7 @@ impl Driver {
         let step = MigrationUpdate {
             cutover: cutover.clone(),
             scheduled_cutover: scheduled_cutover.clone(),
-            learned: self.learned_in(&state).await,
+            change_rates: self.change_rates_in(&state).await,
             forecast: if begins { Some(self.forecast().await) } else { None },
             events: lines,
             ..MigrationUpdate::to(state.clone(), clock::now())

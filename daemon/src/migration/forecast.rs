@@ -41,7 +41,7 @@ pub(super) struct KeptForecast {
 
 /// What is expected of a cutover; `None` before a delta has been measured.
 ///
-/// A last live delta comes first, so what the final one has to copy is what the guest changes while that one runs.
+/// A catch-up delta comes first, so what the final one has to copy is what the guest changes while that one runs.
 pub(super) async fn told(context: &Context) -> Result<Option<KeptForecast>, StoreError> {
     let (plan, now) = (context.plan(), clock::now());
     let Ok(rules) = context.rules() else { return Ok(None) };
@@ -84,7 +84,7 @@ pub(super) async fn told(context: &Context) -> Result<Option<KeptForecast>, Stor
     Ok(Some(KeptForecast { view, raw: range(forecast.raw) }))
 }
 
-/// Seconds of the last delta while the VM still runs.
+/// Seconds of the catch-up delta, while the VM still runs.
 fn live_delta(facts: &PassHistory, at: DateTime<Utc>, now: DateTime<Utc>, throughput: f64) -> f64 {
     if at <= now {
         return facts.pass_takes(now);

@@ -14,8 +14,8 @@ use crate::{clock, model::machine::Inventory};
 pub const EVERY: Duration = Duration::from_mins(5);
 
 impl Manager {
-    /// What a source has: as kept, if that is fresh enough and nobody wants it anew.
-    pub(super) async fn inventory(&self, source: &str, anew: bool) -> Result<Inventory, ControlError> {
+    /// What a source has: as kept, if that is fresh enough and no refresh is wanted.
+    pub(super) async fn inventory(&self, source: &str, refresh: bool) -> Result<Inventory, ControlError> {
         self.source(source)?;
         let kept = self.store.inventory(source).await.map_err(internal)?;
         let is_fresh = |kept: &Inventory| {
@@ -24,10 +24,10 @@ impl Manager {
             age.is_ok_and(|age| age < EVERY)
         };
         match kept {
-            Some(kept) if !anew && is_fresh(&kept) => Ok(kept),
+            Some(kept) if !refresh && is_fresh(&kept) => Ok(kept),
             kept => match (self.look(source).await, kept) {
                 (Ok(inventory), _) => Ok(inventory),
-                (Err(error), Some(kept)) if !anew => Ok(Inventory { stale: Some(error.message), ..kept }),
+                (Err(error), Some(kept)) if !refresh => Ok(Inventory { stale: Some(error.message), ..kept }),
                 (Err(error), _) => Err(error),
             },
         }
@@ -51,7 +51,7 @@ impl Manager {
                     () = self.shutdown.cancelled() => return,
                     looked = self.look(source) => {
                         if let Err(error) = looked {
-                            tracing::info!(source, %error, "the inventory is not read anew");
+                            tracing::info!(source, %error, "the inventory cannot be refreshed");
                         }
                     }
                 }

@@ -48,7 +48,7 @@ pub(super) async fn known(
     zone: Tz,
     cutover_at: Option<DateTime<Utc>>,
 ) -> Result<Known, StoreError> {
-    let stored = store.learned(id).await?.filter(|learned| learned.zone == zone.name());
+    let stored = store.change_rates(id).await?.filter(|learned| learned.zone == zone.name());
     let mut learned =
         stored.unwrap_or_else(|| ChangeRates { zone: zone.name().to_owned(), ..ChangeRates::default() });
     let before = learned.passes;

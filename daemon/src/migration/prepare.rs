@@ -45,7 +45,7 @@ pub async fn prepare(context: &Context) -> Result<(), WorkError> {
                 key: spec.key,
                 size: spec.size,
                 location: made.location.clone(),
-                place: spec.place,
+                requested_location: spec.place,
                 reads_zero: made.reads_zero,
             })
         })

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Version of the report's form.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// Passes that a report carries one by one; of the others it has the sums.
 const PASSES: u32 = 1000;
 /// Journal lines, and requests among them, that a report carries at the most.
@@ -48,7 +48,8 @@ pub async fn report(context: &Context, ends: EndpointNames) -> Result<Report, Wo
     let passes: Vec<PassView> = passes.into_iter().map(|pass| pass.view).collect();
     let audits = context.store.audit_sums(context.id).await?;
     for row in context.store.disks(context.id).await? {
-        let seal = recorded_roots.iter().find(|seal| seal.disk == row.id && seal.attempt == attempt);
+        let recorded =
+            recorded_roots.iter().find(|recorded| recorded.disk == row.id && recorded.attempt == attempt);
         let ledger = context.ledger(row.id).await?;
         // Then the ledger is on its way out, or gone, and says nothing of any disk.
         let given_up = view.state == State::Cancelled;
@@ -68,13 +69,13 @@ pub async fn report(context: &Context, ends: EndpointNames) -> Result<Report, Wo
             _ => ledger.pending_bytes().0,
         };
         disks.push(DiskReport {
-            manifest_root: match seal {
+            manifest_root: match recorded {
                 Some(RecordedRoot { root, .. }) => Some(root.clone()),
                 None if given_up => None,
                 None => root_of_now(context, &row, &ledger).await?,
             },
-            sealed: seal.map(|seal| seal.at),
-            proved_by: seal.and_then(|seal| seal.proved_by.clone()),
+            root_recorded: recorded.map(|recorded| recorded.at),
+            verified_by: recorded.and_then(|recorded| recorded.verified_by.clone()),
             audit,
             key: row.key.0,
             size: row.size.0,

@@ -88,7 +88,7 @@ pub async fn view(store: &Store, row: &MigrationRow) -> Result<MigrationView, Wo
 
 /// Those that it began with, and that its source runs beside the target VM.
 fn warnings(row: &MigrationRow) -> Vec<String> {
-    let runs = row.source_ran.map(|at| {
+    let runs = row.source_seen_running_at.map(|at| {
         format!(
             "the source VM was seen running at {} UTC, after the target VM was started: stop it on the source",
             moment(at)

@@ -33,7 +33,7 @@ use crate::{
     store::{FinishedMigration, JournalPage, MigrationRow, Unreadable},
 };
 
-/// How often an owner that has just ended is asked for anew.
+/// How often an owner that has just ended is asked for again.
 const ASKED: u32 = 8;
 
 #[async_trait]
@@ -57,8 +57,8 @@ impl Control for Manager {
         Ok(said)
     }
 
-    async fn source_vms(&self, name: &str, anew: bool) -> Result<Inventory, ControlError> {
-        self.inventory(name, anew).await
+    async fn source_vms(&self, name: &str, refresh: bool) -> Result<Inventory, ControlError> {
+        self.inventory(name, refresh).await
     }
 
     async fn targets(&self) -> Vec<EndpointInfo> {
@@ -228,8 +228,8 @@ impl Control for Manager {
         report::report(&context, ends).await.map_err(internal)
     }
 
-    fn seal(&self, report: &Report) -> Result<SignedReport, ControlError> {
-        seal::seal(self.store.report_key(), report).map_err(internal)
+    fn sign(&self, report: &Report) -> Result<SignedReport, ControlError> {
+        seal::sign(self.store.report_key(), report).map_err(internal)
     }
 
     fn report_key(&self) -> PublicKey {

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! waiting ─ begin ─▶ moving ─▶ arrived ─ open ─▶ starting ─▶ passed
-//!                       └── undoing ◀──┘ (broken)     └─▶ stuck
+//!                       └── undoing ◀──┘ (halted)     └─▶ stuck
 //! ```
 
 use warmd_cbt::mutant::mutant;
@@ -78,22 +78,22 @@ pub struct GroupDecision {
     /// For whom the barrier opens.
     pub open: Vec<usize>,
     /// Why the group goes no further from now on.
-    pub broken: Option<String>,
+    pub halted: Option<String>,
     /// Nothing will happen any more.
     pub is_over: bool,
 }
 
-/// What a group does next; `is_broken` if it was broken before.
-pub fn decide(all_or_nothing: bool, is_broken: bool, seats: &[Seat]) -> GroupDecision {
+/// What a group does next; `is_halted` if it was halted before.
+pub fn decide(all_or_nothing: bool, is_halted: bool, seats: &[Seat]) -> GroupDecision {
     let failure = seats.iter().find_map(|seat| match &seat.status {
         MemberStatus::Undoing(why) | MemberStatus::Failed(why) => Some(format!("VM {}: {why}", seat.vm)),
         MemberStatus::Stuck(why) => Some(format!("VM {} on the target: {why}", seat.vm)),
         _ => None,
     });
-    if is_broken || failure.is_some() {
+    if is_halted || failure.is_some() {
         let is_over = seats.iter().all(|seat| seat.status.rests());
-        let broken = if is_broken { None } else { failure };
-        return GroupDecision { broken, is_over, ..GroupDecision::default() };
+        let halted = if is_halted { None } else { failure };
+        return GroupDecision { halted, is_over, ..GroupDecision::default() };
     }
     let passed_before = |tier: usize| {
         seats.iter().filter(|seat| seat.tier < tier).all(|seat| seat.status == MemberStatus::Passed)
@@ -116,7 +116,7 @@ pub fn decide(all_or_nothing: bool, is_broken: bool, seats: &[Seat]) -> GroupDec
     GroupDecision {
         begin: of(&MemberStatus::Waiting, &may_begin),
         open: of(&MemberStatus::Arrived, &may_start),
-        broken: None,
+        halted: None,
         is_over: seats.iter().all(|seat| seat.status == MemberStatus::Passed),
     }
 }
@@ -140,8 +140,8 @@ mod tests {
     fn each_step_of_a_group() {
         use MemberStatus::{Arrived, Failed, Moving, Passed, Starting, Stuck, Undoing, Waiting};
         let why = || "x".to_owned();
-        // (all or nothing, how they stand, who begins, for whom it opens, whether it is broken, whether it is over)
-        for (all, statuses, begin, open, broken, over) in [
+        // (all or nothing, how they stand, who begins, for whom it opens, whether it is halted, whether it is over)
+        for (all, statuses, begin, open, halted, over) in [
             (false, vec![(0, Waiting), (0, Waiting), (1, Waiting)], vec![0, 1], vec![], false, false),
             (true, vec![(0, Waiting), (1, Waiting)], vec![0, 1], vec![], false, false),
             (false, vec![(0, Arrived), (0, Moving), (1, Waiting)], vec![], vec![], false, false),
@@ -163,8 +163,8 @@ mod tests {
             (false, vec![(0, Passed), (1, Passed)], vec![], vec![], false, true),
         ] {
             let decision = decide(all, false, &seats(&statuses));
-            let found = (decision.begin, decision.open, decision.broken.is_some(), decision.is_over);
-            assert_eq!(found, (begin, open, broken, over), "{all} {statuses:?}");
+            let found = (decision.begin, decision.open, decision.halted.is_some(), decision.is_over);
+            assert_eq!(found, (begin, open, halted, over), "{all} {statuses:?}");
         }
     }
 
@@ -185,11 +185,11 @@ mod tests {
             happens in prop::collection::vec((0..6_usize, 0..10_u8), 0..60),
         ) {
             let mut seats = seats(&tiers.iter().map(|tier| (*tier, MemberStatus::Waiting)).collect::<Vec<_>>());
-            let (mut broken, mut arrived) = (false, vec![false; seats.len()]);
+            let (mut halted, mut arrived) = (false, vec![false; seats.len()]);
             for (who, what) in happens {
-                let decision = decide(all, broken, &seats);
-                broken |= decision.broken.is_some();
-                prop_assert!(!broken || decision.begin.is_empty() && decision.open.is_empty());
+                let decision = decide(all, halted, &seats);
+                halted |= decision.halted.is_some();
+                prop_assert!(!halted || decision.begin.is_empty() && decision.open.is_empty());
                 for at in &decision.begin {
                     let tier = seats[*at].tier;
                     prop_assert!(all || seats.iter().all(|seat| seat.tier >= tier || seat.status == MemberStatus::Passed));

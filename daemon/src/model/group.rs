@@ -17,7 +17,7 @@ pub struct Group {
     pub all_or_nothing: bool,
     pub begun: DateTime<Utc>,
     /// Why it goes no further, if it does not.
-    pub broken: Option<String>,
+    pub halted: Option<String>,
     /// When nothing of it happened any more.
     pub ended: Option<DateTime<Utc>>,
     /// By tier.

@@ -105,12 +105,12 @@ pub struct CutoverPolicy {
     /// How long creating, and how long starting the VM on the target may take.
     #[serde(with = "duration")]
     pub create_deadline: Duration,
-    /// How long the target VM must run before the source's remains are released.
-    #[serde(with = "duration")]
-    pub watch: Duration,
+    /// How long the target VM must have run when the boot check ends.
+    #[serde(with = "duration", alias = "watch")]
+    pub min_uptime: Duration,
     /// How long the source VM is looked at once the migration is done, every minute; 0 for never.
-    #[serde(with = "duration", skip_serializing_if = "is_default_watch_source")]
-    pub watch_source: Duration,
+    #[serde(with = "duration", alias = "watch_source", skip_serializing_if = "is_default_monitor_source")]
+    pub monitor_source: Duration,
     /// What must be seen of it meanwhile.
     #[serde(skip_serializing_if = "BootCheck::is_default")]
     pub boot_check: BootCheck,
@@ -129,10 +129,10 @@ pub struct CutoverPolicy {
 const BARRIER: Duration = Duration::from_hours(1);
 
 /// How long the source of a finished migration is looked at, if the plan does not say.
-const WATCH_SOURCE: Duration = Duration::from_hours(7 * 24);
+const MONITOR_SOURCE: Duration = Duration::from_hours(7 * 24);
 
-fn is_default_watch_source(span: &Duration) -> bool {
-    *span == WATCH_SOURCE
+fn is_default_monitor_source(span: &Duration) -> bool {
+    *span == MONITOR_SOURCE
 }
 
 fn is_default_barrier(barrier: &Duration) -> bool {
@@ -149,8 +149,8 @@ impl Default for CutoverPolicy {
             delta_deadline: Duration::from_mins(30),
             verify_deadline: Duration::from_hours(1),
             create_deadline: Duration::from_mins(2),
-            watch: Duration::from_secs(10),
-            watch_source: WATCH_SOURCE,
+            min_uptime: Duration::from_secs(10),
+            monitor_source: MONITOR_SOURCE,
             boot_check: BootCheck::default(),
             all_or_nothing: false,
             barrier: BARRIER,

@@ -41,10 +41,10 @@ pub struct Report {
     /// The phases of the last cutover.
     pub cutover: Vec<PhaseView>,
     /// When a person asked to go back to the source after that cutover: then what the target VM wrote is lost, and the
-    /// seals are of a copy that is not used.
+    /// recorded roots are of a copy that is not used.
     #[serde(default)]
     pub rolled_back: Option<DateTime<Utc>>,
-    /// What was done to the target's disks in that cutover after they were verified and sealed; `None` if nothing was.
+    /// What was done to the target's disks in that cutover after their roots were recorded; `None` if nothing was.
     #[serde(default)]
     pub conversion: Option<ConversionView>,
     /// The hooks of the last cutover, in the order in which they were begun.
@@ -91,15 +91,15 @@ pub struct DiskReport {
     pub mark: Option<String>,
     /// Bytes still pending.
     pub pending: u64,
-    /// The manifest's root in hexadecimal, as `docs/report-format.md` defines it: the sealed one, or else that of now. `None` while
+    /// The manifest's root in hexadecimal, as `docs/report-format.md` defines it: the recorded one, or else that of now. `None` while
     /// the disk is not drained: then the manifest speaks of no moment.
     pub manifest_root: Option<String>,
-    /// When the cutover sealed that root, after what its plan wanted verified and before anything touched the copy.
-    pub sealed: Option<DateTime<Utc>>,
-    /// What had proven by then that the target holds it: `none`, `readback full`, `compare sample=1%, seed 7`. `None` if it
-    /// is not sealed, or an older warmd sealed it.
+    /// When the cutover recorded that root, after what its plan wanted verified and before anything touched the copy.
+    pub root_recorded: Option<DateTime<Utc>>,
+    /// How the target was verified by then: `none`, `readback full`, `compare sample=1%, seed 7`. `None` if it
+    /// is not recorded, or an older warmd recorded it.
     #[serde(default)]
-    pub proved_by: Option<String>,
+    pub verified_by: Option<String>,
     /// Whether change tracking told the truth, as far as was looked.
     #[serde(default)]
     pub audit: Option<AuditReport>,

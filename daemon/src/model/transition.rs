@@ -32,7 +32,7 @@ pub enum MigrationEvent {
     /// The schedule says that a delta is due.
     PassDue,
     /// The daemon came up and found the migration in its saved state, and whether the target VM's start had been asked for.
-    Restarted { start_asked: bool },
+    Restarted { start_requested: bool },
 }
 
 /// What is to be done in a state.
@@ -86,10 +86,10 @@ pub fn work(state: &State) -> StateWork {
 
 /// Nobody watched the source meanwhile, and it may have run and be off again: a
 /// cutover that had its final delta takes it again, unless the target VM may have been started.
-fn restarted(state: &State, start_asked: bool) -> State {
+fn restarted(state: &State, start_requested: bool) -> State {
     let again = match state {
         State::CuttingOver { phase: Phase::Verify | Phase::Convert | Phase::CreateVm } => true,
-        State::CuttingOver { phase: Phase::StartVm } => !start_asked,
+        State::CuttingOver { phase: Phase::StartVm } => !start_requested,
         _ => false,
     };
     if again && !mutant("restart-trusts-source") {
@@ -108,7 +108,7 @@ pub fn next(state: &State, event: &MigrationEvent) -> Result<State, IllegalStep>
             failed(state, reason, *resumable).ok_or_else(illegal)
         }
         MigrationEvent::StaleState { reason } => overtaken(state, reason).ok_or_else(illegal),
-        MigrationEvent::Restarted { start_asked } => Ok(restarted(state, *start_asked)),
+        MigrationEvent::Restarted { start_requested } => Ok(restarted(state, *start_requested)),
         MigrationEvent::PassDue => match state {
             State::Synced => Ok(State::Syncing),
             _ => Err(illegal()),
@@ -224,7 +224,7 @@ mod tests {
             1 => any::<bool>().prop_map(|resumable| MigrationEvent::WorkFailed { reason: "x".to_owned(), resumable }),
             1 => Just(MigrationEvent::StaleState { reason: "x".to_owned() }),
             1 => Just(MigrationEvent::PassDue),
-            1 => any::<bool>().prop_map(|start_asked| MigrationEvent::Restarted { start_asked }),
+            1 => any::<bool>().prop_map(|start_requested| MigrationEvent::Restarted { start_requested }),
             3 => prop::sample::select(REQUESTS.to_vec()).prop_map(MigrationEvent::Request),
         ]
     }
@@ -307,7 +307,7 @@ mod tests {
         }
         let rest = State::Paused { from: ResumePoint::Synced };
         assert_eq!(next(&State::RollingBack, &MigrationEvent::WorkDone), Ok(rest));
-        let restarted = MigrationEvent::Restarted { start_asked: true };
+        let restarted = MigrationEvent::Restarted { start_requested: true };
         assert_eq!(next(&State::RollingBack, &restarted), Ok(State::RollingBack));
     }
 

@@ -1,4 +1,4 @@
-//! A sealed report's form, and how it is checked.
+//! A signed report's form, and how it is checked.
 
 use std::fmt;
 
@@ -16,29 +16,29 @@ use super::{
 /// What stands before the payload in what is signed: the key can be tricked into signing nothing else.
 const DOMAIN: &[u8] = b"warmd report 1\n";
 const ALGORITHM: &str = "Ed25519";
-const FIELD: &str = "seal";
+const FIELD: &str = "signature";
 
-/// A report with its seal.
+/// A report with its signature.
 #[derive(Clone, Debug)]
 pub struct SignedReport {
-    /// The readable report, with the seal as its last field.
+    /// The readable report, with the signature as its last field.
     pub json: String,
     /// BLAKE3 of the payload, in hexadecimal: by this other documents name the report.
     pub digest: String,
     pub key: PublicKey,
 }
 
-/// The field `seal` of a sealed report.
+/// The field `signature` of a signed report.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Seal {
+struct SignatureField {
     form: u32,
     algorithm: String,
     /// In hexadecimal, as the two below.
     key: String,
     digest: String,
     signature: String,
-    /// What is signed: the report without its seal, as JSON, in base64.
+    /// What is signed: the report without `signature`, as JSON, in base64.
     payload: String,
 }
 
@@ -46,10 +46,10 @@ struct Seal {
 struct Whole<'a, R> {
     #[serde(flatten)]
     report: &'a R,
-    seal: Seal,
+    signature: SignatureField,
 }
 
-/// A report whose seal is whole.
+/// A report whose signature fits.
 #[derive(Clone, Debug)]
 pub struct Verified {
     /// What was signed.
@@ -64,12 +64,12 @@ pub struct Verified {
 pub enum InvalidSignature {
     #[error("this is no report of warmd: {0}")]
     NotAReport(String),
-    #[error("the report has no seal: it was taken off, or it comes from an older warmd")]
-    NoSeal,
-    #[error("the seal is of form {0}, which this version does not know")]
+    #[error("the report is not signed: its signature was removed, or an older warmd made it")]
+    NotSigned,
+    #[error("the signature is of form {0}, which this version does not know")]
     Form(u32),
-    #[error("the seal is broken: {0}")]
-    Broken(&'static str),
+    #[error("the signature is damaged: {0}")]
+    Damaged(&'static str),
     #[error("the signature does not fit: what was signed was changed, or the signature or the key was")]
     Signature,
     #[error("the report was changed after it was signed: what can be read at {} is not what was signed", Place(.0))]
@@ -86,48 +86,49 @@ impl fmt::Display for Place<'_> {
     }
 }
 
-/// Seals a report; it must become a JSON object.
-pub fn seal(key: &ReportKey, report: &impl Serialize) -> Result<SignedReport, serde_json::Error> {
+/// Signs a report; it must become a JSON object.
+pub fn sign(key: &ReportKey, report: &impl Serialize) -> Result<SignedReport, serde_json::Error> {
     let payload = serde_json::to_string(report)?;
     let digest = blake3::hash(payload.as_bytes()).to_hex().to_string();
-    let signature = key.sign(&signed(payload.as_bytes()));
-    let seal = Seal {
+    let bytes = key.sign(&message(payload.as_bytes()));
+    let signature = SignatureField {
         form: 1,
         algorithm: ALGORITHM.to_owned(),
         key: key.public().to_string(),
         digest: digest.clone(),
-        signature: hex::encode(&signature.to_bytes()),
+        signature: hex::encode(&bytes.to_bytes()),
         payload: STANDARD.encode(&payload),
     };
-    let json = serde_json::to_string_pretty(&Whole { report, seal })?;
+    let json = serde_json::to_string_pretty(&Whole { report, signature })?;
     Ok(SignedReport { json, digest, key: key.public() })
 }
 
-/// Checks a sealed report by itself, and against `key` if one is given.
+/// Checks a signed report, and against `key` if one is given.
 pub fn verify(text: &str, key: Option<PublicKey>) -> Result<Verified, InvalidSignature> {
     let not_json = |error: serde_json::Error| InvalidSignature::NotAReport(error.to_string());
     let Unambiguous(mut readable) = serde_json::from_str(text).map_err(not_json)?;
     let Some(fields) = readable.as_object_mut() else {
         return Err(InvalidSignature::NotAReport("it is no JSON object".to_owned()));
     };
-    let seal = fields.remove(FIELD).ok_or(InvalidSignature::NoSeal)?;
-    if let Some(form) = seal.get("form").and_then(Value::as_u64).filter(|form| *form != 1) {
+    let field = fields.remove(FIELD).ok_or(InvalidSignature::NotSigned)?;
+    if let Some(form) = field.get("form").and_then(Value::as_u64).filter(|form| *form != 1) {
         return Err(InvalidSignature::Form(u32::try_from(form).unwrap_or(u32::MAX)));
     }
-    let seal: Seal = serde_json::from_value(seal)
-        .map_err(|_| InvalidSignature::Broken("fields are missing or strange"))?;
-    if seal.algorithm != ALGORITHM {
-        return Err(InvalidSignature::Broken("the algorithm is not Ed25519"));
+    let field: SignatureField = serde_json::from_value(field)
+        .map_err(|_| InvalidSignature::Damaged("fields are missing or strange"))?;
+    if field.algorithm != ALGORITHM {
+        return Err(InvalidSignature::Damaged("the algorithm is not Ed25519"));
     }
-    let signer = PublicKey::from_hex(&seal.key).ok_or(InvalidSignature::Broken("the key is none"))?;
+    let signer = PublicKey::from_hex(&field.key).ok_or(InvalidSignature::Damaged("the key is none"))?;
     let payload =
-        STANDARD.decode(&seal.payload).map_err(|_| InvalidSignature::Broken("the payload is no base64"))?;
-    let signature = hex::decode(&seal.signature).ok_or(InvalidSignature::Broken("the signature is none"))?;
+        STANDARD.decode(&field.payload).map_err(|_| InvalidSignature::Damaged("the payload is no base64"))?;
+    let signature =
+        hex::decode(&field.signature).ok_or(InvalidSignature::Damaged("the signature is none"))?;
     let signature = Signature::from_bytes(&signature);
-    signer.0.verify_strict(&signed(&payload), &signature).map_err(|_| InvalidSignature::Signature)?;
+    signer.0.verify_strict(&message(&payload), &signature).map_err(|_| InvalidSignature::Signature)?;
     let digest = blake3::hash(&payload).to_hex().to_string();
-    if digest != seal.digest {
-        return Err(InvalidSignature::Broken("the digest is not the payload's"));
+    if digest != field.digest {
+        return Err(InvalidSignature::Damaged("the digest is not the payload's"));
     }
     let Unambiguous(report) = serde_json::from_slice(&payload).map_err(not_json)?;
     if let Some(place) = difference(&readable, &report) {
@@ -139,7 +140,7 @@ pub fn verify(text: &str, key: Option<PublicKey>) -> Result<Verified, InvalidSig
     }
 }
 
-fn signed(payload: &[u8]) -> Vec<u8> {
+fn message(payload: &[u8]) -> Vec<u8> {
     [DOMAIN, payload].concat()
 }
 
@@ -152,27 +153,27 @@ mod tests {
     fn sample() -> (ReportKey, SignedReport) {
         let key = ReportKey::from_secret(&[7; 32]);
         let report = json!({"format": 2, "vm_name": "web \u{1b}[31m ü", "disks": [{"size": 65536, "root": "ab"}], "downtime": 14.25, "none": null});
-        let sealed = seal(&key, &report).unwrap();
-        (key, sealed)
+        let signed = sign(&key, &report).unwrap();
+        (key, signed)
     }
 
     #[test]
     fn a_report_verifies_also_when_it_was_printed_otherwise() {
-        let (key, sealed) = sample();
-        let verified = verify(&sealed.json, Some(key.public())).unwrap();
-        assert_eq!((verified.key, &verified.digest), (key.public(), &sealed.digest));
+        let (key, signed) = sample();
+        let verified = verify(&signed.json, Some(key.public())).unwrap();
+        assert_eq!((verified.key, &verified.digest), (key.public(), &signed.digest));
         assert_eq!(verified.report["downtime"], 14.25);
-        let value: Value = serde_json::from_str(&sealed.json).unwrap();
+        let value: Value = serde_json::from_str(&signed.json).unwrap();
         verify(&value.to_string(), None).unwrap();
         let other = ReportKey::from_secret(&[8; 32]).public();
-        let error = verify(&sealed.json, Some(other)).unwrap_err();
+        let error = verify(&signed.json, Some(other)).unwrap_err();
         assert_eq!(error, InvalidSignature::OtherKey(Box::new(key.public())));
     }
 
     #[test]
     fn every_changed_byte_is_noticed() {
-        let (key, sealed) = sample();
-        let text = &sealed.json;
+        let (key, signed) = sample();
+        let text = &signed.json;
         let mut harmless = 0;
         for (at, was) in text.char_indices() {
             for put in ['0', 'x', ' ', '"'] {
@@ -183,7 +184,7 @@ mod tests {
                 if let Ok(verified) = verify(&changed, Some(key.public())) {
                     // White space between values says nothing.
                     assert!(was.is_whitespace() && put == ' ', "{was:?} became {put:?} at {at}:\n{changed}");
-                    assert_eq!(verified.digest, sealed.digest);
+                    assert_eq!(verified.digest, signed.digest);
                     harmless += 1;
                 }
             }
@@ -193,14 +194,14 @@ mod tests {
 
     #[test]
     fn each_way_to_break_it_is_told_apart() {
-        let (_, sealed) = sample();
-        let value: Value = serde_json::from_str(&sealed.json).unwrap();
+        let (_, signed) = sample();
+        let value: Value = serde_json::from_str(&signed.json).unwrap();
         let with = |change: &dyn Fn(&mut Value)| {
             let mut value = value.clone();
             change(&mut value);
             verify(&value.to_string(), None).unwrap_err()
         };
-        let other = seal(&ReportKey::from_secret(&[8; 32]), &json!({"a": 1})).unwrap();
+        let other = sign(&ReportKey::from_secret(&[8; 32]), &json!({"a": 1})).unwrap();
         let other: Value = serde_json::from_str(&other.json).unwrap();
         assert_eq!(
             with(&|v| v["disks"][0]["size"] = json!(1)),
@@ -212,29 +213,38 @@ mod tests {
             InvalidSignature::Changed("/none".to_owned())
         );
         assert_eq!(
-            with(&|v| v["seal"]["payload"] = other["seal"]["payload"].clone()),
+            with(&|v| v["signature"]["payload"] = other["signature"]["payload"].clone()),
             InvalidSignature::Signature
         );
-        assert_eq!(with(&|v| v["seal"]["key"] = other["seal"]["key"].clone()), InvalidSignature::Signature);
-        assert_eq!(with(&|v| v["seal"]["form"] = json!(2)), InvalidSignature::Form(2));
-        assert!(matches!(with(&|v| v["seal"] = other["seal"].clone()), InvalidSignature::Changed(_)));
-        assert_eq!(with(&|v| drop(v.as_object_mut().unwrap().remove("seal"))), InvalidSignature::NoSeal);
+        assert_eq!(
+            with(&|v| v["signature"]["key"] = other["signature"]["key"].clone()),
+            InvalidSignature::Signature
+        );
+        assert_eq!(with(&|v| v["signature"]["form"] = json!(2)), InvalidSignature::Form(2));
+        assert!(matches!(
+            with(&|v| v["signature"] = other["signature"].clone()),
+            InvalidSignature::Changed(_)
+        ));
+        assert_eq!(
+            with(&|v| drop(v.as_object_mut().unwrap().remove("signature"))),
+            InvalidSignature::NotSigned
+        );
         for field in ["algorithm", "key", "digest", "signature", "payload"] {
-            let error = with(&|v| v["seal"][field] = json!("00"));
+            let error = with(&|v| v["signature"][field] = json!("00"));
             assert!(
-                matches!(error, InvalidSignature::Broken(_) | InvalidSignature::Signature),
+                matches!(error, InvalidSignature::Damaged(_) | InvalidSignature::Signature),
                 "{field}: {error}"
             );
         }
         // Another spelling of the same bytes: a report has one form.
         for field in ["key", "digest", "signature"] {
-            let shouted = value["seal"][field].as_str().unwrap().to_ascii_uppercase();
-            let error = with(&|v| v["seal"][field] = json!(shouted));
-            assert!(matches!(error, InvalidSignature::Broken(_)), "{field}: {error}");
+            let shouted = value["signature"][field].as_str().unwrap().to_ascii_uppercase();
+            let error = with(&|v| v["signature"][field] = json!(shouted));
+            assert!(matches!(error, InvalidSignature::Damaged(_)), "{field}: {error}");
         }
-        let twice = sealed.json.replacen("\"format\": 2", "\"format\": 9, \"format\": 2", 1);
+        let twice = signed.json.replacen("\"format\": 2", "\"format\": 9, \"format\": 2", 1);
         assert!(matches!(verify(&twice, None), Err(InvalidSignature::NotAReport(_))));
-        for text in ["", "[]", "7", "{}", "{\"seal\":{}}"] {
+        for text in ["", "[]", "7", "{}", "{\"signature\":{}}"] {
             assert!(verify(text, None).is_err(), "{text}");
         }
     }

@@ -1,4 +1,4 @@
-//! The seal on a report: an Ed25519 signature that anybody can check, without a daemon and years later.
+//! The signature of a report: Ed25519, checked without a daemon, also years later.
 //!
 //! Rule: what is signed is carried verbatim beside what is readable, and both must say the same. So a report survives
 //! being printed otherwise or re-encoded, and nothing that a person reads in it can be changed unnoticed.
@@ -11,6 +11,6 @@ mod json;
 mod key;
 
 pub use self::{
-    form::{InvalidSignature, SignedReport, Verified, seal, verify},
+    form::{InvalidSignature, SignedReport, Verified, sign, verify},
     key::{KEY_FILE, KeyError, PublicKey, ReportKey},
 };

@@ -39,7 +39,7 @@ impl SourceSettings {
     }
 
     /// Where it is, for people, without secrets.
-    pub fn place(&self) -> String {
+    pub fn address(&self) -> String {
         match self {
             Self::Libvirt(settings) => settings.uri.clone(),
         }

@@ -29,10 +29,10 @@ pub struct ChangeRates {
 
 impl Store {
     /// What was learnt of the migration; `None` before there was anything.
-    pub async fn learned(&self, id: MigrationId) -> Result<Option<ChangeRates>, StoreError> {
+    pub async fn change_rates(&self, id: MigrationId) -> Result<Option<ChangeRates>, StoreError> {
         self.read(format!("reading what was learnt of migration {id}"), move |db| {
             let text: Option<String> = db
-                .prepare_cached("SELECT learned FROM migrations WHERE id = ?")?
+                .prepare_cached("SELECT change_rates FROM migrations WHERE id = ?")?
                 .query_row([id.to_string()], |row| row.get(0))
                 .optional()?
                 .flatten();
@@ -42,9 +42,9 @@ impl Store {
     }
 }
 
-pub(super) fn set(db: &Connection, id: MigrationId, learned: &ChangeRates) -> Result<(), StoreFault> {
-    let json = to_json("migrations", id, learned)?;
-    db.prepare_cached("UPDATE migrations SET learned = ? WHERE id = ?")?
+pub(super) fn set(db: &Connection, id: MigrationId, change_rates: &ChangeRates) -> Result<(), StoreFault> {
+    let json = to_json("migrations", id, change_rates)?;
+    db.prepare_cached("UPDATE migrations SET change_rates = ? WHERE id = ?")?
         .execute(params![json, id.to_string()])?;
     Ok(())
 }

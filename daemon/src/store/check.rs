@@ -22,9 +22,9 @@ pub(super) fn all(db: &Connection) -> Result<Vec<String>, StoreFault> {
             db,
             "SELECT name || ' ' || (key >> 32) FROM (SELECT 'chunks of disk' AS name, key FROM chunks
              UNION ALL SELECT 'pages of disk', key FROM pages
-             UNION ALL SELECT 'changes of disk', key FROM touched
-             UNION ALL SELECT 'changes of disk', key FROM uncompared
-             UNION ALL SELECT 'recent hashes of disk', key FROM recent)
+             UNION ALL SELECT 'changes of disk', key FROM unverified_readback
+             UNION ALL SELECT 'changes of disk', key FROM unverified_compare
+             UNION ALL SELECT 'manifest log of disk', key FROM manifest_log)
              WHERE key >> 32 NOT IN (SELECT id FROM disks) GROUP BY name, key >> 32 LIMIT 100",
         )?
         .into_iter()
@@ -32,10 +32,10 @@ pub(super) fn all(db: &Connection) -> Result<Vec<String>, StoreFault> {
     );
     found.extend(lines(
         db,
-        "SELECT 'recent hashes of disk ' || (key >> 32) || ' without their ' || lacks FROM (
-             SELECT key, 'blocks' AS lacks FROM recent_hashes WHERE key NOT IN (SELECT key FROM recent)
+        "SELECT 'manifest log of disk ' || (key >> 32) || ' without their ' || lacks FROM (
+             SELECT key, 'blocks' AS lacks FROM manifest_log_hashes WHERE key NOT IN (SELECT key FROM manifest_log)
              UNION ALL
-             SELECT key, 'hashes' FROM recent WHERE key NOT IN (SELECT key FROM recent_hashes))
+             SELECT key, 'hashes' FROM manifest_log WHERE key NOT IN (SELECT key FROM manifest_log_hashes))
          GROUP BY lacks, key >> 32 LIMIT 100",
     )?);
     Ok(found)

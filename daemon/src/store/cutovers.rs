@@ -114,7 +114,7 @@ fn seconds(db: &Connection, sql: &str, parameters: &[&dyn ToSql]) -> Result<Vec<
 
 fn past(db: &Connection) -> Result<Vec<Past>, StoreFault> {
     let mut select = db.prepare_cached(&format!(
-        "SELECT id, forecast, target_running - source_stopped - waited FROM migrations WHERE forecast IS NOT NULL
+        "SELECT id, forecast, target_running - source_stopped - barrier_wait FROM migrations WHERE forecast IS NOT NULL
          AND target_running IS NOT NULL AND source_stopped IS NOT NULL ORDER BY target_running DESC LIMIT {PAST}"
     ))?;
     let mut rows = select.query([])?;

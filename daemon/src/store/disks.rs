@@ -17,8 +17,7 @@ use super::{
 use crate::model::id::{DiskKey, MigrationId};
 
 const TABLE: &str = "disks";
-const COLUMNS: &str =
-    "id, migration, key, size, location, place, reads_zero, anchor, tracking_fault, audited_to";
+const COLUMNS: &str = "id, migration, key, size, location, requested_location, reads_zero, anchor, tracking_fault, audit_cursor";
 
 /// A disk that is there on the target, to be remembered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +27,7 @@ pub struct NewDisk {
     /// Where it is on the target.
     pub location: String,
     /// Where the plan wants it, if it says so.
-    pub place: Option<String>,
+    pub requested_location: Option<String>,
     /// Whether every byte of it is known to read as zero now: then the manifest of nothing but zero blocks is true, and
     /// all of it is trusted.
     pub reads_zero: bool,
@@ -42,7 +41,7 @@ pub struct DiskRow {
     pub key: DiskKey,
     pub size: Length,
     pub location: String,
-    pub place: Option<String>,
+    pub requested_location: Option<String>,
     /// Whether it was known to read as zero when it was new.
     pub reads_zero: bool,
     /// The ledger's anchor.
@@ -50,7 +49,7 @@ pub struct DiskRow {
     /// How the source's change tracking was found not to tell the truth, if it was.
     pub tracking_fault: Option<String>,
     /// Where the audit of change tracking goes on.
-    pub audited_to: Offset,
+    pub audit_cursor: Offset,
 }
 
 impl Store {
@@ -85,14 +84,14 @@ fn insert(db: &Connection, id: MigrationId, disk: &NewDisk) -> Result<(), StoreF
         ));
     }
     db.prepare_cached(
-        "INSERT INTO disks (migration, key, size, location, place, reads_zero) VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO disks (migration, key, size, location, requested_location, reads_zero) VALUES (?, ?, ?, ?, ?, ?)",
     )?
     .execute(params![
         id.to_string(),
         disk.key.0,
         signed(TABLE, &disk.key, disk.size.0)?,
         disk.location,
-        disk.place,
+        disk.requested_location,
         disk.reads_zero
     ])?;
     let row = DiskId(db.last_insert_rowid());
@@ -138,10 +137,10 @@ fn read(row: &Row) -> Result<DiskRow, StoreFault> {
         key: DiskKey(row.get("key")?),
         size: Length(size),
         location: row.get("location")?,
-        place: row.get("place")?,
+        requested_location: row.get("requested_location")?,
         reads_zero: row.get("reads_zero")?,
         anchor: row.get::<_, Option<String>>("anchor")?.map(ChangeMark),
         tracking_fault: row.get("tracking_fault")?,
-        audited_to: Offset(unsigned(TABLE, id, row.get("audited_to")?)?),
+        audit_cursor: Offset(unsigned(TABLE, id, row.get("audit_cursor")?)?),
     })
 }

@@ -12,7 +12,7 @@ use super::{
     ledger::key,
     migrations::{self, MigrationRow},
     row::{migration_id, unsigned},
-    verification::TOUCHED,
+    verification::UNVERIFIED,
 };
 use crate::model::{id::MigrationId, state::State};
 
@@ -136,7 +136,7 @@ impl Store {
                  WHERE state_name = 'cancelled' AND (anchor IS NOT NULL OR EXISTS (
                      SELECT 1 FROM chunks WHERE key BETWEEN disks.id << 32 AND (disks.id << 32) | 4294967295)
                  OR EXISTS (
-                     SELECT 1 FROM uncompared WHERE key BETWEEN disks.id << 32 AND (disks.id << 32) | 4294967295))",
+                     SELECT 1 FROM unverified_compare WHERE key BETWEEN disks.id << 32 AND (disks.id << 32) | 4294967295))",
             )?;
             let mut rows = select.query([])?;
             let mut found = Vec::new();
@@ -172,21 +172,25 @@ fn forget(db: &Connection, id: MigrationId) -> Result<bool, StoreFault> {
     for disk in find_disks(db, id)? {
         let range = [key(disk.id, 0), key(disk.id, u32::MAX)];
         // Without its count no disk is folded.
-        db.prepare_cached("DELETE FROM recent_counts WHERE disk = ?")?.execute([disk.id.0])?;
+        db.prepare_cached("DELETE FROM manifest_log_counts WHERE disk = ?")?.execute([disk.id.0])?;
         // Each row of the one has its row in the other.
-        let oldest =
-            format!("SELECT key FROM recent WHERE key BETWEEN ?1 AND ?2 ORDER BY key LIMIT {WIDE_STEP}");
-        db.prepare_cached(&format!("DELETE FROM recent_hashes WHERE key IN ({oldest})"))?.execute(range)?;
-        if db.prepare_cached(&format!("DELETE FROM recent WHERE key IN ({oldest})"))?.execute(range)? > 0 {
+        let oldest = format!(
+            "SELECT key FROM manifest_log WHERE key BETWEEN ?1 AND ?2 ORDER BY key LIMIT {WIDE_STEP}"
+        );
+        db.prepare_cached(&format!("DELETE FROM manifest_log_hashes WHERE key IN ({oldest})"))?
+            .execute(range)?;
+        if db.prepare_cached(&format!("DELETE FROM manifest_log WHERE key IN ({oldest})"))?.execute(range)?
+            > 0
+        {
             return Ok(true);
         }
-        for table in ["pages", "chunks"].into_iter().chain(TOUCHED) {
+        for table in ["pages", "chunks"].into_iter().chain(UNVERIFIED) {
             let some = format!("SELECT key FROM {table} WHERE key BETWEEN ?1 AND ?2 LIMIT {STEP}");
             if db.prepare_cached(&format!("DELETE FROM {table} WHERE key IN ({some})"))?.execute(range)? > 0 {
                 return Ok(true);
             }
         }
-        for table in ["verifications", "latencies"] {
+        for table in ["verify_cursors", "latencies"] {
             db.prepare_cached(&format!("DELETE FROM {table} WHERE disk = ?"))?.execute([disk.id.0])?;
         }
         // Last: it tells that there may be something left.

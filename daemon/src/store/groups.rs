@@ -35,7 +35,7 @@ pub struct MemberFacts {
     /// Of its last cutover.
     pub attempt: u32,
     /// Whether the target VM's start was asked for in it.
-    pub start_asked: bool,
+    pub start_requested: bool,
 }
 
 impl Store {
@@ -97,7 +97,7 @@ impl Store {
 
     /// Notes why a group goes no further, unless that was noted before, with its line in the journal.
     pub async fn break_group(&self, id: u64, why: &str, event: EventView) -> Result<(), StoreError> {
-        self.change_group(id, "broken", why.to_owned(), event).await
+        self.change_group(id, "halted", why.to_owned(), event).await
     }
 
     /// Notes that nothing of a group happens any more, unless that was noted before, with its line in the journal.
@@ -125,14 +125,14 @@ impl Store {
     pub async fn member_facts(&self, id: u64) -> Result<Vec<MemberFacts>, StoreError> {
         self.read(format!("reading how group {id} stands"), move |db| {
             let mut select = db.prepare_cached(
-                "SELECT m.id, m.state, m.attempt, m.start_asked IS NOT NULL FROM group_members g
+                "SELECT m.id, m.state, m.attempt, m.start_requested_at IS NOT NULL FROM group_members g
                  JOIN migrations m ON m.id = g.migration WHERE g.group_id = ? ORDER BY g.tier, m.created, m.id",
             )?;
             let mut rows = select.query([key(id)])?;
             let mut facts = Vec::new();
             while let Some(row) = rows.next()? {
                 let migration: String = row.get(0)?;
-                let start_asked = row.get(3)?;
+                let start_requested = row.get(3)?;
                 let read = || -> Result<_, StoreFault> {
                     let state = from_json("migrations", &migration, &row.get::<_, String>(1)?)?;
                     Ok((state, unsigned("migrations", &migration, row.get(2)?)?))
@@ -140,10 +140,10 @@ impl Store {
                 // Nothing of that one goes on; the others need not stand still for it.
                 let (state, attempt) = read().unwrap_or_else(|fault| {
                     let reason = fault.into_error("reading it from the state").to_string();
-                    let from = if start_asked { ResumePoint::BootCheck } else { ResumePoint::Synced };
+                    let from = if start_requested { ResumePoint::BootCheck } else { ResumePoint::Synced };
                     (State::Failed { reason, resumable: false, from }, u32::MAX)
                 });
-                facts.push(MemberFacts { state, attempt, start_asked });
+                facts.push(MemberFacts { state, attempt, start_requested });
             }
             Ok(facts)
         })
@@ -164,7 +164,7 @@ fn find(
     read: impl Fn(&Connection, &Row<'_>) -> Result<Group, StoreFault>,
 ) -> Result<Vec<Group>, StoreFault> {
     let mut select = db.prepare_cached(&format!(
-        "SELECT id, plan, asked_by, forced, all_or_nothing, begun, broken, ended FROM groups WHERE {condition} ORDER BY id"
+        "SELECT id, plan, asked_by, forced, all_or_nothing, begun, halted, ended FROM groups WHERE {condition} ORDER BY id"
     ))?;
     let mut rows = select.query(parameters)?;
     let mut groups = Vec::new();
@@ -184,7 +184,7 @@ fn read(db: &Connection, row: &Row) -> Result<Group, StoreFault> {
         forced: row.get("forced")?,
         all_or_nothing: row.get("all_or_nothing")?,
         begun: moment(TABLE, id, row.get("begun")?)?,
-        broken: row.get("broken")?,
+        halted: row.get("halted")?,
         ended: ended.map(|at| moment(TABLE, id, at)).transpose()?,
         members: members(db, id)?,
     })
@@ -215,7 +215,7 @@ fn salvaged(db: &Connection, row: &Row<'_>, fault: StoreFault) -> Result<Group, 
         forced: false,
         all_or_nothing: true,
         begun: DateTime::default(),
-        broken: Some(why),
+        halted: Some(why),
         ended: None,
         members,
     })

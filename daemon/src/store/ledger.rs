@@ -64,7 +64,7 @@ fn apply(db: &Connection, disk: DiskId, commit: LedgerCommit) -> Result<(), Stor
         return Err(StoreFault::bad(TABLE, disk.0, "a chunk past the disk's end was touched"));
     }
     put_chunks(db, disk, commit.chunks)?;
-    verification::touch(db, disk, &commit.touched)?;
+    verification::mark_unverified(db, disk, &commit.touched)?;
     manifest::write(db, disk, size, commit.hashes)?;
     if let Some(pass) = commit.pass {
         passes::add_figures(db, pass, disk, &commit.figures)?;

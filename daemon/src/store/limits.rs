@@ -64,7 +64,7 @@ impl Store {
     pub async fn limits(&self) -> Result<SavedLimits, StoreError> {
         self.read("reading the limits", |db| {
             let mut select = db.prepare_cached(
-                "SELECT scope, rate, requests, said_rate, said_requests, by, at FROM limits ORDER BY scope",
+                "SELECT scope, rate, requests, configured_rate, configured_requests, by, at FROM limits ORDER BY scope",
             )?;
             let mut rows = select.query([])?;
             let mut saved = SavedLimits::default();

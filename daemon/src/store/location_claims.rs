@@ -12,20 +12,20 @@ use super::{
 };
 use crate::model::{
     id::{DiskKey, MigrationId},
-    place::LocationClaim,
+    location_claim::LocationClaim,
 };
 
-const TABLE: &str = "places";
+const TABLE: &str = "location_claims";
 
 const SELECT: &str =
-    "SELECT identity, migration, disk, place, link, vm_name, state_name IN ('done', 'cancelled')
-                      FROM places JOIN migrations ON id = migration";
+    "SELECT identity, migration, disk, location, link, vm_name, state_name IN ('done', 'cancelled')
+                      FROM location_claims JOIN migrations ON id = migration";
 
 impl Store {
     /// Takes the identity for the disk in the claim, and gives up any other of that disk; having it already is success.
     /// Else whose it is.
     pub async fn claim_place(&self, claim: LocationClaim) -> Result<Option<LocationClaim>, StoreError> {
-        self.write(format!("claiming {}", claim.place), move |db| {
+        self.write(format!("claiming {}", claim.location), move |db| {
             if let Some(holder) = holder(db, &claim.identity)?
                 && (holder.owner, &holder.disk) != (claim.owner, &claim.disk)
             {
@@ -33,11 +33,11 @@ impl Store {
             }
             give_up(db, claim.owner, &claim.disk)?;
             let link = claim.link.as_ref().map(|link| link.display().to_string());
-            db.prepare_cached("INSERT INTO places VALUES (?, ?, ?, ?, ?)")?.execute(params![
+            db.prepare_cached("INSERT INTO location_claims VALUES (?, ?, ?, ?, ?)")?.execute(params![
                 claim.identity,
                 claim.owner.to_string(),
                 claim.disk.0,
-                claim.place,
+                claim.location,
                 link
             ])?;
             Ok(None)
@@ -67,9 +67,11 @@ impl Store {
 
     /// Forgets a claim, unless it is another one by now.
     pub async fn forget_place(&self, claim: LocationClaim) -> Result<(), StoreError> {
-        self.write(format!("forgetting the claim of {}", claim.place), move |db| {
-            db.prepare_cached("DELETE FROM places WHERE identity = ? AND migration = ? AND place = ?")?
-                .execute(params![claim.identity, claim.owner.to_string(), claim.place])?;
+        self.write(format!("forgetting the claim of {}", claim.location), move |db| {
+            db.prepare_cached(
+                "DELETE FROM location_claims WHERE identity = ? AND migration = ? AND location = ?",
+            )?
+            .execute(params![claim.identity, claim.owner.to_string(), claim.location])?;
             Ok(())
         })
         .await
@@ -77,7 +79,7 @@ impl Store {
 }
 
 fn give_up(db: &Connection, owner: MigrationId, disk: &DiskKey) -> Result<(), StoreFault> {
-    db.prepare_cached("DELETE FROM places WHERE migration = ? AND disk = ?")?
+    db.prepare_cached("DELETE FROM location_claims WHERE migration = ? AND disk = ?")?
         .execute(params![owner.to_string(), disk.0])?;
     Ok(())
 }
@@ -99,11 +101,11 @@ fn read(row: &Row) -> Result<LocationClaim, StoreFault> {
         owner: id_or_stand_in(TABLE, &known(1)?)?,
         identity: known(0)?,
         disk: DiskKey(known(2)?),
-        place: known(3)?,
+        location: known(3)?,
         link: text(4)?.map(Into::into),
         vm: known(5)?,
-        // What cannot be read is not over.
-        over: row.get(6).unwrap_or(false),
+        // What cannot be read is not finished.
+        finished: row.get(6).unwrap_or(false),
     })
 }
 
@@ -120,14 +122,14 @@ mod tests {
                 "INSERT INTO migrations (id, plan, source, target, vm, vm_name, target_name, machine, state_name,
                      state, since, created, warnings)
                  VALUES ('garbage', 'p', 's', 't', 'v', 'web', 'web', '', 'synced', '', 0, 0, '[]');
-                 INSERT INTO places VALUES ('device 8:0', 'garbage', 'vda', '/dev/sda', NULL)",
+                 INSERT INTO location_claims VALUES ('device 8:0', 'garbage', 'vda', '/dev/sda', NULL)",
             )?)
         };
         store.write("the test's own", garble).await.unwrap();
         let asker = MigrationId::generate();
         let others = store.places_of_others(asker).await.unwrap();
         assert_eq!(
-            (others[0].place.as_str(), others[0].vm.as_str(), others[0].over),
+            (others[0].location.as_str(), others[0].vm.as_str(), others[0].finished),
             ("/dev/sda", "web", false)
         );
         let claim = LocationClaim { owner: asker, ..others[0].clone() };

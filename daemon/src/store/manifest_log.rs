@@ -23,7 +23,7 @@ use super::{
     row::{signed, unsigned},
 };
 
-const TABLE: &str = "recent";
+const TABLE: &str = "manifest_log";
 /// Hashes in a row: 80 KiB, and what a step of folding writes at the most.
 const PIECE: usize = 4096;
 /// A block's number as distance from the row's first, and its hash.
@@ -100,8 +100,8 @@ pub(super) fn append(
     mut hashes: &[(BlockIndex, BlockHash)],
 ) -> Result<(), StoreFault> {
     let mut number = next_number(db, disk)?;
-    let mut insert = db.prepare_cached("INSERT INTO recent (key, first, last) VALUES (?, ?, ?)")?;
-    let mut insert_body = db.prepare_cached("INSERT INTO recent_hashes (key, body) VALUES (?, ?)")?;
+    let mut insert = db.prepare_cached("INSERT INTO manifest_log (key, first, last) VALUES (?, ?, ?)")?;
+    let mut insert_body = db.prepare_cached("INSERT INTO manifest_log_hashes (key, body) VALUES (?, ?)")?;
     let count = hashes.len() as u64;
     while let Some((BlockIndex(first), _)) = hashes.first() {
         let far = hashes.partition_point(|(block, _)| u32::try_from(block.0 - first).is_ok());
@@ -119,7 +119,7 @@ pub(super) fn append(
             .ok_or_else(|| StoreFault::bad(TABLE, key, "there is no number after it"))?;
     }
     db.prepare_cached(
-        "INSERT INTO recent_counts (disk, hashes) VALUES (?1, ?2)
+        "INSERT INTO manifest_log_counts (disk, hashes) VALUES (?1, ?2)
          ON CONFLICT (disk) DO UPDATE SET hashes = hashes + excluded.hashes",
     )?
     .execute(params![disk.0, signed(TABLE, disk.0, count)?])?;
@@ -128,7 +128,7 @@ pub(super) fn append(
 
 fn next_number(db: &Connection, disk: DiskId) -> Result<u32, StoreFault> {
     let last: Option<i64> = db
-        .prepare_cached("SELECT max(key) FROM recent WHERE key BETWEEN ? AND ?")?
+        .prepare_cached("SELECT max(key) FROM manifest_log WHERE key BETWEEN ? AND ?")?
         .query_row([key(disk, 0), key(disk, u32::MAX)], |row| row.get(0))?;
     let Some(last) = last else { return Ok(0) };
     let number = (last & i64::from(u32::MAX)) + 1;
@@ -137,8 +137,9 @@ fn next_number(db: &Connection, disk: DiskId) -> Result<u32, StoreFault> {
 
 /// Whether a row has, or may have, one of the blocks from `first` to `last`.
 pub(super) fn may_have(db: &Connection, disk: DiskId, first: u64, last: u64) -> Result<bool, StoreFault> {
-    let mut select =
-        db.prepare_cached("SELECT 1 FROM recent WHERE key BETWEEN ? AND ? AND first <= ? AND last >= ?")?;
+    let mut select = db.prepare_cached(
+        "SELECT 1 FROM manifest_log WHERE key BETWEEN ? AND ? AND first <= ? AND last >= ?",
+    )?;
     let number = |block| signed(TABLE, disk.0, block);
     Ok(select.exists(params![key(disk, 0), key(disk, u32::MAX), number(last)?, number(first)?])?)
 }
@@ -147,8 +148,8 @@ pub(super) fn may_have(db: &Connection, disk: DiskId, first: u64, last: u64) -> 
 pub(super) fn overlay(db: &Connection, disk: DiskId, wanted: &mut Wanted) -> Result<(), StoreFault> {
     let Some((first, last)) = wanted.bounds() else { return Ok(()) };
     let mut select = db.prepare_cached(
-        "SELECT recent.key, first, last, body FROM recent LEFT JOIN recent_hashes ON recent_hashes.key = recent.key
-         WHERE recent.key BETWEEN ? AND ? AND first <= ? AND last >= ? ORDER BY recent.key",
+        "SELECT manifest_log.key, first, last, body FROM manifest_log LEFT JOIN manifest_log_hashes ON manifest_log_hashes.key = manifest_log.key
+         WHERE manifest_log.key BETWEEN ? AND ? AND first <= ? AND last >= ? ORDER BY manifest_log.key",
     )?;
     let number = |block| signed(TABLE, disk.0, block);
     let mut rows = select.query(params![key(disk, 0), key(disk, u32::MAX), number(last)?, number(first)?])?;
@@ -176,7 +177,7 @@ pub(super) struct CompactionDue {
 /// The disk with the most to fold, if any has more than it should; those in `spared` are let be.
 pub(super) fn due(db: &Connection, spared: &BTreeSet<DiskId>) -> Result<Option<CompactionDue>, StoreFault> {
     let mut select = db.prepare_cached(
-        "SELECT disk, hashes, size FROM recent_counts JOIN disks ON disks.id = disk ORDER BY hashes DESC",
+        "SELECT disk, hashes, size FROM manifest_log_counts JOIN disks ON disks.id = disk ORDER BY hashes DESC",
     )?;
     let mut rows = select.query([])?;
     let mut idle = None;
@@ -202,24 +203,24 @@ pub(super) fn due(db: &Connection, spared: &BTreeSet<DiskId>) -> Result<Option<C
 pub(super) fn fold(db: &Connection, disk: DiskId) -> Result<bool, StoreFault> {
     let oldest = db
         .prepare_cached(
-            "SELECT recent.key, first, last, body FROM recent
-             LEFT JOIN recent_hashes ON recent_hashes.key = recent.key
-             WHERE recent.key BETWEEN ? AND ? ORDER BY recent.key LIMIT 1",
+            "SELECT manifest_log.key, first, last, body FROM manifest_log
+             LEFT JOIN manifest_log_hashes ON manifest_log_hashes.key = manifest_log.key
+             WHERE manifest_log.key BETWEEN ? AND ? ORDER BY manifest_log.key LIMIT 1",
         )?
         .query_row([key(disk, 0), key(disk, u32::MAX)], |row| {
             Ok((row.get(0)?, row.get(1)?..=row.get(2)?, row.get::<_, Option<Vec<u8>>>(3)?))
         })
         .optional()?;
     let Some((key, range, body)) = oldest else {
-        db.prepare_cached("DELETE FROM recent_counts WHERE disk = ?")?.execute([disk.0])?;
+        db.prepare_cached("DELETE FROM manifest_log_counts WHERE disk = ?")?.execute([disk.0])?;
         return Ok(false);
     };
     let body = body.ok_or_else(|| no_body(key))?;
     let entries: Vec<_> = Piece::read(key, &range, &body)?.entries().collect();
     manifest::put(db, disk, &entries)?;
-    db.prepare_cached("DELETE FROM recent WHERE key = ?")?.execute([key])?;
-    db.prepare_cached("DELETE FROM recent_hashes WHERE key = ?")?.execute([key])?;
-    db.prepare_cached("UPDATE recent_counts SET hashes = hashes - ? WHERE disk = ?")?
+    db.prepare_cached("DELETE FROM manifest_log WHERE key = ?")?.execute([key])?;
+    db.prepare_cached("DELETE FROM manifest_log_hashes WHERE key = ?")?.execute([key])?;
+    db.prepare_cached("UPDATE manifest_log_counts SET hashes = hashes - ? WHERE disk = ?")?
         .execute(params![signed(TABLE, key, entries.len() as u64)?, disk.0])?;
     Ok(true)
 }

@@ -27,9 +27,9 @@ use crate::model::{
 
 const TABLE: &str = "migrations";
 const COLUMNS: &str = "id, plan, source, target, vm, vm_name, target_name, machine, state, since, created, warnings, \
-                       attempt, was_running, source_stopped, start_asked, target_running, scheduled_cutover, \
-                       rolled_back, handed_over_at, reclaimed_at, forced, waited, held_off, create_asked, \
-                       watch_until, source_ran";
+                       attempt, was_running, source_stopped, start_requested_at, target_running, scheduled_cutover, \
+                       rolled_back, handed_over_at, reclaimed_at, forced, barrier_wait, hold_off, create_requested, \
+                       monitor_until, source_seen_running_at";
 
 /// A migration to be made.
 #[derive(Clone, Debug)]
@@ -78,7 +78,7 @@ pub struct MigrationRow {
     /// A cutover that is to begin later, or is held.
     pub scheduled_cutover: Option<ScheduledCutover>,
     /// When the source VM was seen to run after the target VM's start, if it was not seen off since.
-    pub source_ran: Option<DateTime<Utc>>,
+    pub source_seen_running_at: Option<DateTime<Utc>>,
 }
 
 /// What must be remembered of the last cutover, to undo it or to report it.
@@ -91,7 +91,7 @@ pub struct Cutover {
     /// When the source VM was found off.
     pub source_stopped: Option<DateTime<Utc>>,
     /// When the target VM's start was asked for: from then on it may have run.
-    pub start_asked: Option<DateTime<Utc>>,
+    pub start_requested_at: Option<DateTime<Utc>>,
     /// When the target VM was found running.
     pub target_running: Option<DateTime<Utc>>,
     /// When a person asked to go back to the source after that.
@@ -104,13 +104,13 @@ pub struct Cutover {
     /// Who asked for it wanted it whatever windows and forecasts say.
     pub forced: bool,
     /// What could start the source VM beside warmd, as it was before it was taken away; `None` if it is not held off.
-    pub held_off: Option<HoldOff>,
+    pub hold_off: Option<HoldOff>,
     /// The target VM's creation was asked for: from then on it may be there, in whichever phase that is undone.
-    pub create_asked: bool,
+    pub create_requested: bool,
     /// Until when the source VM is looked at once the migration is done.
-    pub watch_until: Option<DateTime<Utc>>,
+    pub monitor_until: Option<DateTime<Utc>>,
     /// How long the VM waited, off, for the others of its group; to the microsecond.
-    pub waited: Duration,
+    pub barrier_wait: Duration,
 }
 
 /// A step of a migration: all of it is saved in one transaction.
@@ -126,7 +126,7 @@ pub struct MigrationUpdate {
     /// What the cutover that begins is expected to take, in seconds, if anybody can tell; `None` leaves it as it is.
     pub forecast: Option<Option<ForecastRange>>,
     /// `None` leaves it as it is.
-    pub learned: Option<ChangeRates>,
+    pub change_rates: Option<ChangeRates>,
     /// `None` leaves them as they are.
     pub warnings: Option<Vec<String>>,
     /// Lines for the journal.
@@ -142,7 +142,7 @@ impl MigrationUpdate {
             cutover: None,
             scheduled_cutover: None,
             forecast: None,
-            learned: None,
+            change_rates: None,
             warnings: None,
             events: Vec::new(),
         }
@@ -205,7 +205,7 @@ impl Store {
                          AND later.vm = migrations.vm AND later.rowid > migrations.rowid \
                          AND later.state_name <> 'cancelled'";
             let condition = format!(
-                "(state_name = 'failed' OR (state_name = 'done' AND (watch_until > ?1 OR source_ran IS NOT NULL))) \
+                "(state_name = 'failed' OR (state_name = 'done' AND (monitor_until > ?1 OR source_seen_running_at IS NOT NULL))) \
                  AND NOT EXISTS ({later})"
             );
             // One that cannot be read does not stop the look at the others; it is shown as that.
@@ -224,7 +224,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.write(format!("saving what is seen of the source of migration {id}"), move |db| {
             let found = db
-                .prepare_cached("UPDATE migrations SET source_ran = ? WHERE id = ?")?
+                .prepare_cached("UPDATE migrations SET source_seen_running_at = ? WHERE id = ?")?
                 .execute(params![since.map(micros), id.to_string()])?;
             exists(found, id)?;
             journal::append(db, &events)
@@ -236,7 +236,7 @@ impl Store {
     pub async fn sources_that_run(&self) -> Result<Vec<(String, u64)>, StoreError> {
         self.read("counting the sources that run after their cutover", |db| {
             let mut select = db.prepare_cached(
-                "SELECT plan, count(*) FROM migrations WHERE source_ran IS NOT NULL GROUP BY plan ORDER BY plan",
+                "SELECT plan, count(*) FROM migrations WHERE source_seen_running_at IS NOT NULL GROUP BY plan ORDER BY plan",
             )?;
             let rows = select.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())))?;
             Ok(rows.collect::<Result<_, _>>()?)
@@ -293,27 +293,27 @@ pub(super) fn create(db: &Connection, new: &NewMigration) -> Result<Created, Sto
 }
 
 fn set_cutover(db: &Connection, id: MigrationId, cutover: &Cutover) -> Result<(), StoreFault> {
-    let held_off = cutover.held_off.as_ref().map(|held| to_json(TABLE, id, held)).transpose()?;
+    let hold_off = cutover.hold_off.as_ref().map(|held| to_json(TABLE, id, held)).transpose()?;
     let found = db
         .prepare_cached(
-            "UPDATE migrations SET attempt = ?, was_running = ?, source_stopped = ?, start_asked = ?, target_running = ?, \
-             rolled_back = ?, handed_over_at = ?, reclaimed_at = ?, forced = ?, waited = ?, held_off = ?, create_asked = ?, \
-             watch_until = ? WHERE id = ?",
+            "UPDATE migrations SET attempt = ?, was_running = ?, source_stopped = ?, start_requested_at = ?, target_running = ?, \
+             rolled_back = ?, handed_over_at = ?, reclaimed_at = ?, forced = ?, barrier_wait = ?, hold_off = ?, create_requested = ?, \
+             monitor_until = ? WHERE id = ?",
         )?
         .execute(params![
             cutover.attempt,
             cutover.was_running,
             cutover.source_stopped.map(micros),
-            cutover.start_asked.map(micros),
+            cutover.start_requested_at.map(micros),
             cutover.target_running.map(micros),
             cutover.rolled_back.map(micros),
             cutover.handed_over_at.map(micros),
             cutover.reclaimed_at.map(micros),
             cutover.forced,
-            i64::try_from(cutover.waited.as_micros()).unwrap_or(i64::MAX),
-            held_off,
-            cutover.create_asked,
-            cutover.watch_until.map(micros),
+            i64::try_from(cutover.barrier_wait.as_micros()).unwrap_or(i64::MAX),
+            hold_off,
+            cutover.create_requested,
+            cutover.monitor_until.map(micros),
             id.to_string()
         ])?;
     exists(found, id)
@@ -357,8 +357,8 @@ fn apply(db: &Connection, id: MigrationId, change: &MigrationUpdate) -> Result<(
     if let Some(forecast) = &change.forecast {
         cutovers::set_forecast(db, id, forecast.as_ref())?;
     }
-    if let Some(learned) = &change.learned {
-        change_rate::set(db, id, learned)?;
+    if let Some(change_rates) = &change.change_rates {
+        change_rate::set(db, id, change_rates)?;
     }
     if let Some(warnings) = &change.warnings {
         db.prepare_cached("UPDATE migrations SET warnings = ? WHERE id = ?")?
@@ -445,21 +445,21 @@ fn read(row: &Row) -> Result<MigrationRow, StoreFault> {
             attempt: unsigned(TABLE, &key, row.get("attempt")?)?,
             was_running: row.get("was_running")?,
             source_stopped: maybe("source_stopped")?,
-            start_asked: maybe("start_asked")?,
+            start_requested_at: maybe("start_requested_at")?,
             target_running: maybe("target_running")?,
             rolled_back: maybe("rolled_back")?,
             handed_over_at: maybe("handed_over_at")?,
             reclaimed_at: maybe("reclaimed_at")?,
             forced: row.get("forced")?,
-            waited: Duration::from_micros(unsigned(TABLE, &key, row.get("waited")?)?),
-            held_off: row
-                .get::<_, Option<String>>("held_off")?
+            barrier_wait: Duration::from_micros(unsigned(TABLE, &key, row.get("barrier_wait")?)?),
+            hold_off: row
+                .get::<_, Option<String>>("hold_off")?
                 .map(|text| from_json(TABLE, &key, &text))
                 .transpose()?,
-            create_asked: row.get("create_asked")?,
-            watch_until: maybe("watch_until")?,
+            create_requested: row.get("create_requested")?,
+            monitor_until: maybe("monitor_until")?,
         },
-        source_ran: maybe("source_ran")?,
+        source_seen_running_at: maybe("source_seen_running_at")?,
         scheduled_cutover: row
             .get::<_, Option<String>>("scheduled_cutover")?
             .map(|text| from_json(TABLE, &key, &text))

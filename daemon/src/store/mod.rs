@@ -309,7 +309,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::model::plan::VerifyMode;
+    use crate::model::{id::MigrationId, phase::Phase, plan::VerifyMode};
 
     const OWNER: Upgrade = |transaction| {
         transaction.execute_batch("ALTER TABLE plans ADD COLUMN owner TEXT NOT NULL DEFAULT 'nobody'")
@@ -397,8 +397,8 @@ mod tests {
         let size = warmd_cbt::units::Length(3_221_291_008);
         let full = warmd_cbt::extents::ExtentSet::full(size);
         for mode in [VerifyMode::Readback, VerifyMode::Compare] {
-            assert_eq!(store.touched(DiskId(1), mode).await.unwrap(), full, "three GiB and a block");
-            assert!(store.touched(DiskId(2), mode).await.unwrap().is_empty(), "it was never copied");
+            assert_eq!(store.unverified(DiskId(1), mode).await.unwrap(), full, "three GiB and a block");
+            assert!(store.unverified(DiskId(2), mode).await.unwrap().is_empty(), "it was never copied");
         }
     }
 
@@ -414,8 +414,57 @@ mod tests {
         drop((raw, old));
         let store = Store::open(dir.path()).unwrap();
         let full = warmd_cbt::extents::ExtentSet::full(warmd_cbt::units::Length(3_221_291_008));
-        assert_eq!(store.touched(DiskId(1), VerifyMode::Compare).await.unwrap(), full);
-        assert!(store.touched(DiskId(1), VerifyMode::Readback).await.unwrap().is_empty());
+        assert_eq!(store.unverified(DiskId(1), VerifyMode::Compare).await.unwrap(), full);
+        assert!(store.unverified(DiskId(1), VerifyMode::Readback).await.unwrap().is_empty());
+    }
+
+    /// A cutover that was under way finds its phases and hooks again, whose keys hold the phase's name.
+    #[tokio::test]
+    async fn names_of_phases_and_tables_from_before_version_25_lead_to_the_same_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = Store::open_with(dir.path(), &UPGRADES[..24]).unwrap();
+        let raw = Connection::open(old.file()).unwrap();
+        let insert = "PRAGMA foreign_keys = OFF;
+             INSERT INTO phases (migration, attempt, position, phase, started, ended, outcome, cut) VALUES
+             ('ID', 2, 0, 'last-delta', 1, 2, 'done', 0), ('ID', 2, 1, 'stop-source', 3, 4, 'done', 0),
+             ('ID', 2, 7, 'watch', 5, NULL, NULL, 2), ('ID', 2, 8, 'release', 6, 7, 'done', 0);
+             INSERT INTO hooks (migration, attempt, position, phase, side, command, started, ended, outcome) VALUES
+             ('ID', 2, 0, 'watch', 'before', '[\"/bin/true\"]', 1, 2, 'done'),
+             ('ID', 2, 1, 'release', 'after', '[\"/bin/true\"]', 1, NULL, NULL);
+             INSERT INTO disks (id, migration, key, size, location, reads_zero, place, audited_to)
+             VALUES (1, 'ID', 'vda', 8388608, '/x', 1, '/dev/x', 65536);
+             INSERT INTO seals (disk, attempt, root, at, proved_by) VALUES (1, 2, 'ROOT', 9, 'readback full');
+             INSERT INTO verdicts (migration, body) VALUES ('ID', '{\"v\":1,\"is\":{\"mode\":\"readback\",
+             \"at\":\"2026-01-02T03:04:05Z\",\"disks\":[],\"escapes\":[{\"blocks\":1,\"chance\":0.5}]}}');
+             INSERT INTO verifications (disk, what, seed, ledger, sure_to) VALUES (1, 'w', NULL, 'l', 131072);
+             INSERT INTO uncompared VALUES (1 << 32, x'01')";
+        let id: MigrationId = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
+        raw.execute_batch(&insert.replace("'ID'", &format!("'{id}'")).replace("ROOT", &"a".repeat(64)))
+            .unwrap();
+        drop((raw, old));
+        let store = Store::open(dir.path()).unwrap();
+        let phases: Vec<_> = store.phases(id).await.unwrap().into_iter().map(|run| run.phase).collect();
+        assert_eq!(phases, [Phase::CatchUpDelta, Phase::StopSource, Phase::BootCheck, Phase::Cleanup]);
+        let now = crate::clock::now();
+        let (began, interrupted) = store.begin_phase(id, 2, Phase::BootCheck, now).await.unwrap();
+        assert_eq!((began.timestamp_micros(), interrupted), (5, 3), "the row that was there goes on");
+        let key = HookKey { migration: id, attempt: 2, nth: 0 };
+        for (phase, side, status) in
+            [("boot-check", "before", HookStatus::Ended), ("cleanup", "after", HookStatus::CutOff)]
+        {
+            let text = format!(r#"{{"phase":"{phase}","when":"{side}","command":["/bin/true"]}}"#);
+            let hook = serde_json::from_str(&text).unwrap();
+            assert_eq!(store.begin_hook(key, hook, now).await.unwrap(), status, "{text}");
+        }
+        let disk = store.disks(id).await.unwrap().remove(0);
+        assert_eq!((disk.requested_location.as_deref(), disk.audit_cursor.0), (Some("/dev/x"), 65_536));
+        let root = store.recorded_roots(id).await.unwrap().remove(0);
+        assert_eq!((root.attempt, root.verified_by.as_deref()), (2, Some("readback full")));
+        let result = store.verify_result(id).await.unwrap().unwrap();
+        assert!((result.miss_probabilities[0].probability - 0.5).abs() < f64::EPSILON);
+        assert_eq!(store.verify_cursors(id, "w").await.unwrap()[0].checked_to.0, 131_072);
+        assert!(!store.unverified(DiskId(1), VerifyMode::Compare).await.unwrap().is_empty());
+        assert!(store.unverified(DiskId(1), VerifyMode::Readback).await.unwrap().is_empty());
     }
 
     #[test]

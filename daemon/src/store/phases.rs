@@ -24,7 +24,7 @@ impl Store {
             let mut insert = db.prepare_cached(
                 "INSERT INTO phases (migration, attempt, position, phase, started) VALUES (?, ?, ?, ?, ?)
                  ON CONFLICT (migration, attempt, phase) DO UPDATE SET position = excluded.position,
-                 cut = cut + (ended IS NULL), ended = NULL, outcome = NULL RETURNING started, cut",
+                 interrupted = interrupted + (ended IS NULL), ended = NULL, outcome = NULL RETURNING started, interrupted",
             )?;
             let values = params![
                 id.to_string(),
@@ -33,8 +33,8 @@ impl Store {
                 to_word("phases", &phase)?,
                 micros(started)
             ];
-            let (began, cut) = insert.query_row(values, |row| Ok((row.get(0)?, row.get(1)?)))?;
-            Ok((moment("phases", id, began)?, cut))
+            let (began, interrupted) = insert.query_row(values, |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok((moment("phases", id, began)?, interrupted))
         })
         .await
     }

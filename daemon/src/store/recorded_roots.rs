@@ -10,7 +10,7 @@ use super::{
 };
 use crate::model::id::MigrationId;
 
-const TABLE: &str = "seals";
+const TABLE: &str = "recorded_roots";
 
 /// One disk's sealed root.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct RecordedRoot {
     /// In hexadecimal.
     pub root: String,
     /// What had proven the copy: `none`, `readback full`, `compare sample=1%, seed 7`; `None` if an older warmd sealed it.
-    pub proved_by: Option<String>,
+    pub verified_by: Option<String>,
     pub at: DateTime<Utc>,
 }
 
@@ -31,9 +31,9 @@ impl Store {
         self.write("sealing the manifests' roots", move |db| {
             for seal in &recorded_roots {
                 db.prepare_cached(
-                    "INSERT OR REPLACE INTO seals (disk, attempt, root, proved_by, at) VALUES (?, ?, ?, ?, ?)",
+                    "INSERT OR REPLACE INTO recorded_roots (disk, attempt, root, verified_by, at) VALUES (?, ?, ?, ?, ?)",
                 )?
-                .execute(params![seal.disk.0, seal.attempt, seal.root, seal.proved_by, micros(seal.at)])?;
+                .execute(params![seal.disk.0, seal.attempt, seal.root, seal.verified_by, micros(seal.at)])?;
             }
             Ok(())
         })
@@ -44,7 +44,7 @@ impl Store {
     pub async fn recorded_roots(&self, id: MigrationId) -> Result<Vec<RecordedRoot>, StoreError> {
         self.read(format!("reading the sealed roots of migration {id}"), move |db| {
             let mut select = db.prepare_cached(
-                "SELECT disk, attempt, root, proved_by, at FROM recorded_roots JOIN disks ON disks.id = disk WHERE migration = ? \
+                "SELECT disk, attempt, root, verified_by, at FROM recorded_roots JOIN disks ON disks.id = disk WHERE migration = ? \
                  ORDER BY disk",
             )?;
             let mut rows = select.query([id.to_string()])?;
@@ -55,7 +55,7 @@ impl Store {
                     disk: DiskId(disk),
                     attempt: unsigned(TABLE, disk, row.get("attempt")?)?,
                     root: row.get("root")?,
-                    proved_by: row.get("proved_by")?,
+                    verified_by: row.get("verified_by")?,
                     at: moment(TABLE, disk, row.get("at")?)?,
                 });
             }

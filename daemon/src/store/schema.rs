@@ -37,6 +37,7 @@ pub(super) const UPGRADES: &[Upgrade] = &[
     |transaction| transaction.execute_batch(include_str!("schema_v22.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v23.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v24.sql")),
+    |transaction| transaction.execute_batch(include_str!("schema_v25.sql")),
 ];
 
 /// The version that the steps lead to.
@@ -128,8 +129,8 @@ mod tests {
         let names: Vec<String> = names.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
         assert_eq!(
             names.join(" "),
-            "audits chunks conversions disk_passes disks events group_members groups heartbeat hooks inventories latencies limits migrations pages pass_hours passes phases places plans recent recent_counts \
-             recent_hashes report_keys seals stages thinning touched uncompared verify_results verifications waits"
+            "audits chunks conversions disk_passes disks events group_members groups heartbeat hooks inventories latencies limits location_claims manifest_log manifest_log_counts manifest_log_hashes \
+             migrations pages pass_hours passes phases plans recorded_roots report_keys stages thinning unverified_compare unverified_readback verify_cursors verify_results waits"
         );
     }
 }

@@ -19,7 +19,7 @@ use crate::model::{
 };
 
 /// What neither a readback nor a comparison has looked at since, and what no comparison has.
-pub(super) const TOUCHED: [&str; 2] = ["touched", "uncompared"];
+pub(super) const UNVERIFIED: [&str; 2] = ["unverified_readback", "unverified_compare"];
 /// Verdicts that a report carries at the most.
 const MAX_RESULTS: u32 = 100;
 
@@ -34,14 +34,14 @@ pub struct VerifyCursor {
     /// The state of the disk's ledger of which it is true.
     pub ledger: String,
     /// Everything before it was checked, and was equal.
-    pub sure_to: Offset,
+    pub checked_to: Offset,
 }
 
 impl Store {
     /// The blocks that became pending again after they had been drained, since a verification of them passed that proves
     /// what one in `mode` does.
-    pub async fn touched(&self, disk: DiskId, mode: VerifyMode) -> Result<ExtentSet, StoreError> {
-        let [read, compared] = TOUCHED;
+    pub async fn unverified(&self, disk: DiskId, mode: VerifyMode) -> Result<ExtentSet, StoreError> {
+        let [read, compared] = UNVERIFIED;
         let table = if mode == VerifyMode::Compare { compared } else { read };
         self.read(format!("reading what changed on disk {}", disk.0), move |db| {
             let mut set = ExtentSet::new(disks::get(db, disk)?.size);
@@ -65,20 +65,20 @@ impl Store {
         let what = what.to_owned();
         self.read(format!("reading how far a verification of migration {id} is"), move |db| {
             let mut select = db.prepare_cached(
-                "SELECT disk, seed, ledger, sure_to FROM verifications JOIN disks ON disks.id = disk
+                "SELECT disk, seed, ledger, checked_to FROM verify_cursors JOIN disks ON disks.id = disk
                  WHERE migration = ? AND what = ? ORDER BY disk",
             )?;
             let mut rows = select.query(params![id.to_string(), what])?;
             let mut cursors = Vec::new();
             while let Some(row) = rows.next()? {
                 let disk: i64 = row.get(0)?;
-                let number = |value| unsigned("verifications", disk, value);
+                let number = |value| unsigned("verify_cursors", disk, value);
                 cursors.push(VerifyCursor {
                     disk: DiskId(disk),
                     what: what.clone(),
                     seed: row.get::<_, Option<i64>>(1)?.map(number).transpose()?,
                     ledger: row.get(2)?,
-                    sure_to: Offset(number(row.get(3)?)?),
+                    checked_to: Offset(number(row.get(3)?)?),
                 });
             }
             Ok(cursors)
@@ -90,21 +90,21 @@ impl Store {
     pub async fn put_verify_cursor(&self, cursor: VerifyCursor) -> Result<(), StoreError> {
         let disk = cursor.disk.0;
         self.write(format!("saving how far the verification of disk {disk} is"), move |db| {
-            let number = |value| signed("verifications", disk, value);
+            let number = |value| signed("verify_cursors", disk, value);
             // Nobody goes on over a ledger that is no more.
-            db.prepare_cached("DELETE FROM verifications WHERE disk = ? AND ledger <> ?")?
+            db.prepare_cached("DELETE FROM verify_cursors WHERE disk = ? AND ledger <> ?")?
                 .execute(params![disk, cursor.ledger])?;
             db.prepare_cached(
-                "INSERT INTO verifications (disk, what, seed, ledger, sure_to) VALUES (?, ?, ?, ?, ?)
+                "INSERT INTO verify_cursors (disk, what, seed, ledger, checked_to) VALUES (?, ?, ?, ?, ?)
                  ON CONFLICT (disk, what) DO UPDATE SET
-                 seed = excluded.seed, ledger = excluded.ledger, sure_to = excluded.sure_to",
+                 seed = excluded.seed, ledger = excluded.ledger, checked_to = excluded.checked_to",
             )?
             .execute(params![
                 disk,
                 cursor.what,
                 cursor.seed.map(number).transpose()?,
                 cursor.ledger,
-                number(cursor.sure_to.0)?
+                number(cursor.checked_to.0)?
             ])?;
             Ok(())
         })
@@ -124,10 +124,10 @@ impl Store {
         self.write(format!("saving the result of migration {id}"), move |db| {
             insert_verify_result(db, id, &result)?;
             db.prepare_cached(
-                "DELETE FROM verifications WHERE what = ? AND disk IN (SELECT id FROM disks WHERE migration = ?)",
+                "DELETE FROM verify_cursors WHERE what = ? AND disk IN (SELECT id FROM disks WHERE migration = ?)",
             )?
             .execute(params![what, id.to_string()])?;
-            let [read, compared] = TOUCHED;
+            let [read, compared] = UNVERIFIED;
             let settled = if result.mode == VerifyMode::Compare { vec![read, compared] } else { vec![read] };
             for table in settled {
                 let mut forget =
@@ -195,7 +195,7 @@ impl Store {
             .execute(params![disk_pass, to_json("audits", disk_pass, &audit)?])?;
             let found = db
                 .prepare_cached(
-                    "UPDATE disks SET audited_to = ?, tracking_fault = coalesce(tracking_fault, ?) WHERE id = ?",
+                    "UPDATE disks SET audit_cursor = ?, tracking_fault = coalesce(tracking_fault, ?) WHERE id = ?",
                 )?
                 .execute(params![signed("disks", disk.0, next.0)?, fault, disk.0])?;
             if found == 0 { Err(StoreFault::Missing(format!("there is no disk {}", disk.0))) } else { Ok(()) }
@@ -219,8 +219,12 @@ impl Store {
 }
 
 /// Adds blocks to what was touched, in the transaction that makes them pending.
-pub(super) fn touch(db: &Connection, disk: DiskId, touched: &[(u32, ChunkBits)]) -> Result<(), StoreFault> {
-    for table in TOUCHED {
+pub(super) fn mark_unverified(
+    db: &Connection,
+    disk: DiskId,
+    touched: &[(u32, ChunkBits)],
+) -> Result<(), StoreFault> {
+    for table in UNVERIFIED {
         let mut select = db.prepare_cached(&format!("SELECT blocks FROM {table} WHERE key = ?"))?;
         let mut put = db.prepare_cached(&format!(
             "INSERT INTO {table} (key, blocks) VALUES (?, ?)
@@ -248,7 +252,7 @@ pub(super) fn audit(db: &Connection, disk_pass: i64) -> Result<Option<AuditView>
 
 /// Forgets how far verifications are: what they read is about to be written again.
 pub(super) fn forget_cursors(db: &Connection, id: MigrationId) -> Result<(), StoreFault> {
-    db.prepare_cached("DELETE FROM verifications WHERE disk IN (SELECT id FROM disks WHERE migration = ?)")?
+    db.prepare_cached("DELETE FROM verify_cursors WHERE disk IN (SELECT id FROM disks WHERE migration = ?)")?
         .execute([id.to_string()])?;
     Ok(())
 }

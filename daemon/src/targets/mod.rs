@@ -43,7 +43,7 @@ impl TargetSettings {
     }
 
     /// Where it is, for people, without secrets.
-    pub fn place(&self) -> String {
+    pub fn address(&self) -> String {
         match self {
             Self::Libvirt(settings) => settings.uri.clone(),
             Self::Disk(settings) => settings.directory.display().to_string(),
@@ -313,7 +313,7 @@ mod tests {
             ),
         ] {
             let settings = settings(text).unwrap();
-            assert_eq!((settings.kind(), settings.place().as_str()), (kind, place));
+            assert_eq!((settings.kind(), settings.address().as_str()), (kind, place));
             assert!(settings.open("x").is_ok(), "{text}");
         }
     }

@@ -72,7 +72,7 @@ pub fn group(plan: &str, by: &str) -> GroupView {
         forced: false,
         all_or_nothing: false,
         begun: at(0),
-        broken: None,
+        halted: None,
         ended: None,
         members: vec![member(1, "web-1", 0), member(2, "web-2", 1)],
     };
@@ -82,7 +82,7 @@ pub fn group(plan: &str, by: &str) -> GroupView {
 /// The same when it has failed.
 pub fn ended_group(plan: &str) -> GroupView {
     let mut view = group(plan, "operator");
-    view.group.broken = Some("VM web-2: the source VM was started again".to_owned());
+    view.group.halted = Some("VM web-2: the source VM was started again".to_owned());
     view.group.ended = Some(at(90));
     view.statuses =
         vec![MemberStatus::Passed, MemberStatus::Failed("the source VM was started again".to_owned())];
@@ -367,7 +367,7 @@ pub fn report_key() -> ReportKey {
 
 pub fn report(view: &MigrationView) -> Report {
     Report {
-        format: 2,
+        format: 3,
         warmd: "0.1.0".to_owned(),
         migration: view.id,
         plan: view.plan.clone(),
@@ -388,8 +388,8 @@ pub fn report(view: &MigrationView) -> Report {
             mark: Some("warmd-vda".to_owned()),
             pending: 0,
             manifest_root: Some("5f".repeat(32)),
-            sealed: Some(at(1010)),
-            proved_by: Some("readback full".to_owned()),
+            root_recorded: Some(at(1010)),
+            verified_by: Some("readback full".to_owned()),
             audit: None,
         }],
         passes: vec![pass(1, true), pass(2, true), pass(3, false)],

@@ -126,8 +126,8 @@ fn known(name: &str, names: &[&str], what: &str) -> Result<(), ControlError> {
     Err(ControlError::new(Kind::NotFound, format!("no {what} {name:?}; there are: {have}")))
 }
 
-fn endpoint(name: &str, kind: &str, place: &str) -> EndpointInfo {
-    EndpointInfo { name: name.to_owned(), kind: kind.to_owned(), place: place.to_owned() }
+fn endpoint(name: &str, kind: &str, address: &str) -> EndpointInfo {
+    EndpointInfo { name: name.to_owned(), kind: kind.to_owned(), address: address.to_owned() }
 }
 
 #[async_trait]
@@ -150,9 +150,9 @@ impl Control for FakeControl {
         Ok("libvirt 9.0.0, QEMU 7.2.0".to_owned())
     }
 
-    async fn source_vms(&self, name: &str, anew: bool) -> Result<Inventory, ControlError> {
+    async fn source_vms(&self, name: &str, refresh: bool) -> Result<Inventory, ControlError> {
         self.check_source(name).await?;
-        let stale = (!anew).then(|| "it did not answer".to_owned());
+        let stale = (!refresh).then(|| "it did not answer".to_owned());
         Ok(Inventory { vms: cases::vms(), seen: cases::at(0), stale })
     }
 
@@ -398,8 +398,8 @@ impl Control for FakeControl {
         self.request(id, Request::Verify, by).await
     }
 
-    fn seal(&self, report: &Report) -> Result<SignedReport, ControlError> {
-        Ok(seal::seal(&cases::report_key(), report).expect("a report becomes JSON"))
+    fn sign(&self, report: &Report) -> Result<SignedReport, ControlError> {
+        Ok(seal::sign(&cases::report_key(), report).expect("a report becomes JSON"))
     }
 
     fn report_key(&self) -> PublicKey {

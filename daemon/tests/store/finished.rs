@@ -22,12 +22,12 @@ use super::{Fixture, at, new_disk, new_migration};
 const LEDGER: [(&str, &str); 9] = [
     ("chunks", "key >> 32"),
     ("pages", "key >> 32"),
-    ("touched", "key >> 32"),
-    ("uncompared", "key >> 32"),
-    ("recent", "key >> 32"),
-    ("recent_hashes", "key >> 32"),
-    ("recent_counts", "disk"),
-    ("verifications", "disk"),
+    ("unverified_readback", "key >> 32"),
+    ("unverified_compare", "key >> 32"),
+    ("manifest_log", "key >> 32"),
+    ("manifest_log_hashes", "key >> 32"),
+    ("manifest_log_counts", "disk"),
+    ("verify_cursors", "disk"),
     ("latencies", "disk"),
 ];
 
@@ -54,7 +54,7 @@ async fn fill(fixture: &Fixture, disk: DiskId) {
         fixture.store.commit(disk, LedgerCommit { hashes, ..LedgerCommit::default() }).await.unwrap();
     }
     let db = Connection::open(fixture.store.file()).unwrap();
-    db.execute("INSERT INTO verifications VALUES (?, 'x', NULL, 'y', 0)", [disk.0]).unwrap();
+    db.execute("INSERT INTO verify_cursors VALUES (?, 'x', NULL, 'y', 0)", [disk.0]).unwrap();
     db.execute("INSERT INTO latencies VALUES (?, 1, 5)", [disk.0]).unwrap();
 }
 

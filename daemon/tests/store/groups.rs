@@ -61,7 +61,7 @@ async fn one_of_a_plan_runs_at_a_time_and_each_step_is_told_once() {
     }
     let fixture = fixture.reopen().await;
     let running = fixture.store.running_groups().await.unwrap();
-    assert_eq!(running.iter().map(|group| group.broken.as_deref()).collect::<Vec<_>>(), [Some("first")]);
+    assert_eq!(running.iter().map(|group| group.halted.as_deref()).collect::<Vec<_>>(), [Some("first")]);
     for second in [5, 6] {
         fixture.store.end_group(begun.id, at(second), line("ended")).await.unwrap();
     }
@@ -70,7 +70,7 @@ async fn one_of_a_plan_runs_at_a_time_and_each_step_is_told_once() {
     assert_eq!(told(&fixture).await, ["begun", "first", "ended"]);
 
     let (next, is_new) = fixture.store.begin_group(new, line("next")).await.unwrap();
-    assert!(is_new && next.id > begun.id && next.broken.is_none());
+    assert!(is_new && next.id > begun.id && next.halted.is_none());
     assert_eq!(fixture.store.last_group("plan").await.unwrap(), Some(next));
     let plan = Plan::stub("plan", "s", "t", "db");
     fixture.store.put_plan(&plan, at(0), Vec::new()).await.unwrap();
@@ -86,12 +86,12 @@ async fn how_members_stand_is_what_their_migrations_say() {
     let (begun, _) = fixture.store.begin_group(group(members), line("begun")).await.unwrap();
     let state = State::CuttingOver { phase: Phase::StartVm };
     fixture.store.save_state(web, MigrationUpdate::to(state.clone(), at(2))).await.unwrap();
-    let waited = Duration::from_micros(1_500_001);
-    let cutover = Cutover { attempt: 4, start_asked: Some(at(3)), waited, ..Cutover::default() };
+    let barrier_wait = Duration::from_micros(1_500_001);
+    let cutover = Cutover { attempt: 4, start_requested_at: Some(at(3)), barrier_wait, ..Cutover::default() };
     fixture.store.save_cutover(web, cutover.clone()).await.unwrap();
     let facts = fixture.store.member_facts(begun.id).await.unwrap();
-    assert_eq!(facts[1], MemberFacts { state, attempt: 4, start_asked: true });
-    assert_eq!((facts[0].attempt, facts[0].start_asked), (0, false));
+    assert_eq!(facts[1], MemberFacts { state, attempt: 4, start_requested: true });
+    assert_eq!((facts[0].attempt, facts[0].start_requested), (0, false));
     assert_eq!(fixture.store.migration(web).await.unwrap().unwrap().cutover, cutover);
-    assert_eq!(fixture.store.migration(db).await.unwrap().unwrap().cutover.waited, Duration::ZERO);
+    assert_eq!(fixture.store.migration(db).await.unwrap().unwrap().cutover.barrier_wait, Duration::ZERO);
 }

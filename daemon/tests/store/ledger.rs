@@ -277,7 +277,10 @@ impl Pair {
         };
         let raw = Connection::open(self.fixture.store.file()).unwrap();
         let count = |sql| raw.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
-        assert_eq!(count("SELECT (SELECT count(*) FROM recent) + (SELECT count(*) FROM recent_hashes)"), 0);
+        assert_eq!(
+            count("SELECT (SELECT count(*) FROM manifest_log) + (SELECT count(*) FROM manifest_log_hashes)"),
+            0
+        );
         let kept = count("SELECT count(*) FROM pages");
         assert_eq!(kept as usize, self.disks.iter().map(pages).sum::<usize>());
     }

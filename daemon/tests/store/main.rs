@@ -3,19 +3,19 @@
 #![allow(clippy::single_range_in_vec_init, reason = "hashes are asked for by spans, often by a single one")]
 
 mod chunks;
+mod compaction;
 mod conversions;
 mod faults;
 mod finished;
-mod folding;
 mod groups;
 mod ledger;
+mod location_claims;
 mod open;
-mod places;
-mod proof;
 mod records;
 mod telemetry;
 mod thin;
 mod unreadable;
+mod verification;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tempfile::TempDir;
@@ -116,7 +116,7 @@ fn new_disk(key: &str, size: u64, reads_zero: bool) -> NewDisk {
         key: DiskKey(key.to_owned()),
         size: Length(size),
         location: format!("/pool/{key}.raw"),
-        place: None,
+        requested_location: None,
         reads_zero,
     }
 }

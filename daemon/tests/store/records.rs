@@ -196,15 +196,15 @@ async fn a_migration_comes_back_as_it_was_saved() {
         attempt: 2,
         was_running: Some(true),
         source_stopped: Some(at(5)),
-        start_asked: Some(at(6)),
+        start_requested_at: Some(at(6)),
         target_running: None,
         rolled_back: Some(at(14)),
         handed_over_at: Some(at(7)),
         reclaimed_at: Some(at(3)),
-        waited: std::time::Duration::from_micros(7_000_001),
-        held_off: Some(HoldOff { autostart: true }),
-        create_asked: true,
-        watch_until: Some(at(99)),
+        barrier_wait: std::time::Duration::from_micros(7_000_001),
+        hold_off: Some(HoldOff { autostart: true }),
+        create_requested: true,
+        monitor_until: Some(at(99)),
     };
     let state =
         State::Failed { reason: "\"no\" room\n".to_owned(), resumable: true, from: ResumePoint::Seeding };

@@ -119,7 +119,7 @@ interval = "10m"
 [cutover]
 graceful_shutdown = "1m"
 force_power_off = true
-watch = "5s"
+min_uptime = "5s"
 
 [verify]
 mode = "compare"

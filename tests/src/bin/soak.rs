@@ -148,7 +148,7 @@ impl Life {
             let endpoint = |name: String| EndpointInfo {
                 name,
                 kind: "simulated".to_owned(),
-                place: "memory".to_owned(),
+                address: "memory".to_owned(),
             };
             let (source, target) = (format!("s{at}"), format!("t{at}"));
             let limit = Limit::default();
@@ -236,7 +236,7 @@ impl Life {
     fn plan(&self, at: usize, one: &mut Move) -> Result<()> {
         let text = format!(
             "name = \"p{at}-{}\"\nsource = \"s{at}\"\ntarget = \"t{at}\"\nvms = [\"{VM}\"]\n\
-             [schedule]\ninterval = \"2s\"\n[cutover]\ngraceful_shutdown = \"5s\"\nwatch = \"20ms\"\n",
+             [schedule]\ninterval = \"2s\"\n[cutover]\ngraceful_shutdown = \"5s\"\nmin_uptime = \"20ms\"\n",
             one.moved
         );
         let plan: Plan = toml::from_str(&text)?;

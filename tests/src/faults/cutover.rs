@@ -30,9 +30,9 @@ pub(super) const ROWS: &[Row] = &[
 ];
 
 const PLAN: &str =
-    "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"4s\"\ncreate_deadline = \"8s\"";
+    "graceful_shutdown = \"1m\"\nforce_power_off = true\nmin_uptime = \"4s\"\ncreate_deadline = \"8s\"";
 
-const IN_ORDER: &str = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\"";
+const IN_ORDER: &str = "graceful_shutdown = \"1m\"\nforce_power_off = true\nmin_uptime = \"2s\"";
 
 /// A cutover that must end undone, for a reason with that word: the same guest goes on writing.
 fn undone(rig: &Rig, word: &str) -> Result<()> {
@@ -121,7 +121,7 @@ fn not_started(stage: &mut FaultStage<'_>) -> Result<()> {
 
 fn dies(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.running(16, |spec| {
-        spec.cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"1m\"";
+        spec.cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nmin_uptime = \"1m\"";
     })?;
     stage.seed()?;
     let rig = stage.rig()?;
@@ -129,7 +129,7 @@ fn dies(stage: &mut FaultStage<'_>) -> Result<()> {
     wait_until("the target VM to run", WORK, || {
         Ok(rig.new.virsh(["list", "--state-running", "--name"])?.contains("guest").then_some(()))
     })?;
-    stage.wait_for_phase("watch")?;
+    stage.wait_for_phase("boot-check")?;
     rig.new.virsh(["destroy", "guest"])?;
     stage.wait_for_failure("look at it on the target")?;
     let rig = stage.rig()?;
@@ -149,7 +149,7 @@ fn dies(stage: &mut FaultStage<'_>) -> Result<()> {
 fn aborted(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.running(16, |spec| {
         // Its verification takes some seconds: time enough to take it back there.
-        spec.cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\"\n\
+        spec.cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nmin_uptime = \"2s\"\n\
                         [limits]\nrate = \"16MiB/s\"";
     })?;
     stage.seed()?;
@@ -224,14 +224,14 @@ async fn past_no_return() {
     world.guest_writes("vda", 3 * BLOCK, &vec![3; 90_000]);
     let rig = simulated::Rig::start(world).await;
     let mut plan = simulated::Rig::plan(VerifyMode::Readback);
-    plan.cutover.watch = Duration::from_mins(10);
+    plan.cutover.min_uptime = Duration::from_mins(10);
     rig.seed(plan.clone()).await;
     rig.ask(Request::Cutover).await;
-    rig.until("watch", |view| view.state == State::CuttingOver { phase: Phase::BootCheck }).await;
+    rig.until("boot-check", |view| view.state == State::CuttingOver { phase: Phase::BootCheck }).await;
     let (call, before) = ("source.release-marks", rig.world.faults.struck("source.release-marks"));
     rig.world.faults.set(call, simulated::InjectedFault::Refused);
     // The watch looks at the plan each time that it looks at the VM.
-    plan.cutover.watch = Duration::from_millis(50);
+    plan.cutover.min_uptime = Duration::from_millis(50);
     rig.manager_applies(plan).await;
     rig.until("a failure", |view| matches!(view.state, State::Failed { resumable: true, .. })).await;
     assert!(rig.world.faults.struck(call) > before, "the fault was never seen");
@@ -261,7 +261,7 @@ async fn one_phase(call: &str, phase: Phase, blow: Blow) {
     rig.world.faults.set(call, fault);
     rig.ask(Request::Cutover).await;
     if blow == Blow::TakenBack {
-        // A write or a flush is struck in the last delta already.
+        // A write or a flush is struck in the catch-up delta already.
         let there = |state: &State| match state {
             State::CuttingOver { phase: now } => *now == phase || call.contains("disk."),
             _ => false,

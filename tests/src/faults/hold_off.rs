@@ -22,9 +22,9 @@ pub(super) const ROWS: &[Row] = &[
     row("hold-off", "target-silent", "the target's libvirtd hangs while the target VM is started", false, silent),
 ];
 
-const WATCH: &str = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"20s\"";
+const WATCH: &str = "graceful_shutdown = \"1m\"\nforce_power_off = true\nmin_uptime = \"20s\"";
 const SHORT: &str =
-    "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"4s\"\ncreate_deadline = \"8s\"";
+    "graceful_shutdown = \"1m\"\nforce_power_off = true\nmin_uptime = \"4s\"\ncreate_deadline = \"8s\"";
 
 fn starts_with_host(libvirt: &Libvirtd) -> Result<bool> {
     let info = libvirt.virsh(["dominfo", "guest"])?;
@@ -69,7 +69,7 @@ fn started(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.running(16, |spec| spec.cutover = WATCH)?;
     stage.seed()?;
     stage.rig()?.try_verb("cutover", &["--no-wait"])?;
-    stage.wait_for_phase("watch")?;
+    stage.wait_for_phase("boot-check")?;
     // Paused, it is as dangerous, and writes nothing of which the end would know no more.
     stage.rig()?.old.virsh(["start", "guest", "--paused"])?;
     stage.wait_for_failure("source VM runs")?;

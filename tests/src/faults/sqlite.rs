@@ -156,7 +156,7 @@ fn restored(stage: &mut FaultStage<'_>, untracked: bool) -> Result<()> {
 /// The state of before a cutover, by which the target's disks would only be a copy.
 fn overtaken(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.running(16, |spec| {
-        spec.cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\"";
+        spec.cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nmin_uptime = \"2s\"";
     })?;
     stage.seed()?;
     stage.rig_mut()?.daemon.stop()?;

@@ -134,7 +134,7 @@ async fn open(
     let endpoint = |name: &str| EndpointInfo {
         name: name.to_owned(),
         kind: "simulated".to_owned(),
-        place: String::new(),
+        address: String::new(),
     };
     let mut endpoints = Endpoints { quotas: quotas.clone(), ..Endpoints::default() };
     let limit = Limit::default();

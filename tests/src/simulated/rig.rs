@@ -79,7 +79,7 @@ impl Rig {
         let text = format!(
             "name = \"plan\"\nsource = \"s\"\ntarget = \"t\"\nvms = [\"{VM}\"]\n[schedule]\ninterval = \"1h\"\n\
              [cutover]\ngraceful_shutdown = \"1s\"\ndelta_deadline = \"2s\"\nverify_deadline = \"2s\"\n\
-             create_deadline = \"2s\"\nwatch = \"50ms\"\n"
+             create_deadline = \"2s\"\nmin_uptime = \"50ms\"\n"
         );
         let mut plan: Plan = toml::from_str(&text).expect("the rig's own plan");
         plan.verify.mode = verify;

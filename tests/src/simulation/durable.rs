@@ -180,7 +180,8 @@ impl Durable {
 
     /// Migrations whose source was last seen to run after their cutover.
     pub(super) fn sources_that_run(&self) -> rusqlite::Result<BTreeSet<MigrationId>> {
-        let mut select = self.db.prepare_cached("SELECT id FROM migrations WHERE source_ran IS NOT NULL")?;
+        let mut select =
+            self.db.prepare_cached("SELECT id FROM migrations WHERE source_seen_running_at IS NOT NULL")?;
         let ids = select.query_map([], |row| row.get::<_, String>(0))?;
         ids.map(|id| Ok(id?.parse().expect("the daemon's own id"))).collect()
     }
@@ -189,7 +190,7 @@ impl Durable {
     fn look_at_seals(&self, truth: &mut Truth, id: &str) -> rusqlite::Result<()> {
         let mut select = self.db.prepare_cached(
             "SELECT disks.key, vm, root, anchor FROM disks JOIN migrations ON migrations.id = migration
-             LEFT JOIN seals ON seals.disk = disks.id WHERE migration = ?",
+             LEFT JOIN recorded_roots ON recorded_roots.disk = disks.id WHERE migration = ?",
         )?;
         let mut rows = select.query([id])?;
         while let Some(row) = rows.next()? {

@@ -39,7 +39,7 @@ struct Seat {
     owner: MigrationId,
     tier: i64,
     /// The start of its target VM was asked for in this group.
-    start_asked: bool,
+    start_requested: bool,
 }
 
 /// How VMs of a plan move together: the keys of its `[cutover]`, and the tiers after it. Nothing if each moves by itself.
@@ -88,7 +88,7 @@ impl Durable {
     pub(super) fn look_at_groups(&mut self, truth: &mut Truth) -> rusqlite::Result<()> {
         let Some(before) = truth.group.take() else { return Ok(()) };
         let mut select = self.db.prepare_cached(
-            "SELECT groups.id, all_or_nothing, m.id, tier, m.attempt > g.attempt AND start_asked IS NOT NULL
+            "SELECT groups.id, all_or_nothing, m.id, tier, m.attempt > g.attempt AND start_requested_at IS NOT NULL
              FROM groups JOIN group_members g ON g.group_id = groups.id JOIN migrations m ON m.id = g.migration
              WHERE ended IS NULL",
         )?;
@@ -98,7 +98,7 @@ impl Durable {
             (now.id, now.all_or_nothing) = (row.get(0)?, row.get(1)?);
             let owner: String = row.get(2)?;
             let owner = owner.parse().expect("the daemon's own id");
-            now.seats.push(Seat { owner, tier: row.get(3)?, start_asked: row.get(4)? });
+            now.seats.push(Seat { owner, tier: row.get(3)?, start_requested: row.get(4)? });
         }
         if now.id == before.id {
             (now.through, now.came_up) = (before.through, before.came_up);
@@ -129,7 +129,7 @@ impl Truth {
     /// A target VM is started: nobody is missing at its barrier.
     pub(super) fn check_barrier(&mut self, owner: MigrationId) {
         let Some(group) = &self.group else { return };
-        let Some(own) = group.seats.iter().find(|seat| seat.owner == owner && seat.start_asked) else {
+        let Some(own) = group.seats.iter().find(|seat| seat.owner == owner && seat.start_requested) else {
             return;
         };
         let others = || group.seats.iter().filter(|seat| seat.owner != owner);
@@ -146,7 +146,7 @@ impl Truth {
             )
         };
         // Once one was let through there is only forward.
-        let is_committed = together().any(|seat| seat.start_asked || group.through.contains(&seat.owner));
+        let is_committed = together().any(|seat| seat.start_requested || group.through.contains(&seat.owner));
         let absent = together().find(|seat| !is_committed && !is_there(seat));
         let early = others().find(|seat| seat.tier < own.tier && !group.came_up.contains(&seat.owner));
         if let Some(seat) = absent.or(early) {

@@ -61,7 +61,7 @@ impl Scenario {
         let text = format!(
             "name = \"plan\"\nsource = \"s\"\ntarget = \"t\"\nvms = [{}]\n[schedule]\ninterval = \"{}s\"\n[cutover]\n\
              graceful_shutdown = \"2s\"\nforce_power_off = {}\ndelta_deadline = \"{}s\"\nverify_deadline = \"60s\"\n\
-             create_deadline = \"30s\"\nwatch = \"{}s\"\n{keys}{tiers}",
+             create_deadline = \"30s\"\nmin_uptime = \"{}s\"\n{keys}{tiers}",
             names.join(", "),
             chance.between(5, 90),
             chance.happens(500),

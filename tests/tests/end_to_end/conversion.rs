@@ -23,7 +23,7 @@ const POINTS: [&str; 9] = [
 /// Lines of a plan.
 fn policy(command: &str) -> String {
     format!(
-        "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\"\n\n\
+        "graceful_shutdown = \"1m\"\nforce_power_off = true\nmin_uptime = \"2s\"\n\n\
          [conversion]\ncommand = {command}\ntimeout = \"2m\"\n"
     )
 }

@@ -140,7 +140,7 @@ fn recomputed(volumes: &[(String, u64)]) -> Result<Vec<String>> {
     Ok(roots)
 }
 
-/// The report's sealed roots are those of the copied volumes, and its seal is checked without a daemon.
+/// The recorded roots in the report are those of the copied volumes, and its signature is checked without a daemon.
 fn proven_by_report(rig: &Rig, dir: &Path, roots: &[String]) -> Result<()> {
     let base = dir.join("evidence");
     let base = base.to_str().context("no UTF-8")?;
@@ -155,8 +155,11 @@ fn proven_by_report(rig: &Rig, dir: &Path, roots: &[String]) -> Result<()> {
         roots.len()
     );
     for (disk, root) in disks.iter().zip(roots) {
-        ensure!(disk["manifest_root"] == root.as_str() && disk["sealed"].is_string(), "not {root}: {disk}");
-        ensure!(disk["proved_by"] == "readback full" || disk["proved_by"] == "compare full", "{disk}");
+        ensure!(
+            disk["manifest_root"] == root.as_str() && disk["root_recorded"].is_string(),
+            "not {root}: {disk}"
+        );
+        ensure!(disk["verified_by"] == "readback full" || disk["verified_by"] == "compare full", "{disk}");
     }
     let asked = report["requests"].as_array().context("no requests")?;
     let cutover =
@@ -174,7 +177,7 @@ fn proven_by_report(rig: &Rig, dir: &Path, roots: &[String]) -> Result<()> {
     ensure!(good.code == Some(0) && good.stdout.contains(roots[0].as_str()), "{good:?}");
     let unchecked = offline(&[&format!("{base}.json")])?;
     ensure!(unchecked.code == Some(0) && unchecked.stdout.contains("NOT CHECKED"), "{unchecked:?}");
-    let digest = report["seal"]["digest"].as_str().context("no digest")?;
+    let digest = report["signature"]["digest"].as_str().context("no digest")?;
     ensure!(std::fs::read_to_string(format!("{base}.md"))?.contains(digest), "the text names another report");
 
     let forged = format!("{base}.forged.json");

@@ -36,7 +36,7 @@ impl Pair {
     fn apply(&self, more: &str) -> Result<()> {
         let text = format!(
             "name = \"shop\"\nsource = \"old\"\ntarget = \"new\"\nvms = [\"db\", \"web\"]\n[schedule]\nevery = \"1h\"\n\
-             [verify]\nmode = \"compare\"\n[cutover]\ngraceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"3s\"\n{more}"
+             [verify]\nmode = \"compare\"\n[cutover]\ngraceful_shutdown = \"1m\"\nforce_power_off = true\nmin_uptime = \"3s\"\n{more}"
         );
         std::fs::write(&self.plan, text)?;
         self.rig.ctl().text(&["plan", "apply", "-f", &self.plan.to_string_lossy()]).map(drop)
@@ -125,7 +125,7 @@ fn two_guests_move_together_or_not_at_all() {
         pair.wait_for("web", "done")?;
         let (db, web) = (pair.show("db")?, pair.show("web")?);
         ensure!(
-            phase(&web, "catch-up-delta")?.0 >= phase(&db, "watch")?.1,
+            phase(&web, "catch-up-delta")?.0 >= phase(&db, "boot-check")?.1,
             "tier 2 began before tier 1 was up"
         );
         for guest in [&pair.rig.guest, &pair.web] {

@@ -51,7 +51,7 @@ fn a_guest_that_ignores_its_power_button_is_left_running_unless_force_is_allowed
     run(|dir| {
         let mut spec = RigSpec::new("deaf", 8);
         spec.guest.noacpi = true;
-        spec.cutover = "graceful_shutdown = \"3s\"\nwatch = \"2s\"";
+        spec.cutover = "graceful_shutdown = \"3s\"\nmin_uptime = \"2s\"";
         let mut rig = Rig::running(dir, &spec)?;
         rig.daemon.start()?;
         rig.apply()?;
@@ -68,7 +68,7 @@ fn a_guest_that_ignores_its_power_button_is_left_running_unless_force_is_allowed
         rig.wait_for("synced")?;
         left_running(&rig)?;
 
-        rig.write_plan("graceful_shutdown = \"3s\"\nforce_power_off = true\nwatch = \"2s\"")?;
+        rig.write_plan("graceful_shutdown = \"3s\"\nforce_power_off = true\nmin_uptime = \"2s\"")?;
         rig.apply()?;
         rig.cut_over_and_prove()
     });

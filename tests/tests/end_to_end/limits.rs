@@ -90,7 +90,7 @@ fn a_real_pass_keeps_to_its_limit_until_that_is_lifted() {
     run(|dir| {
         let mut rig = Rig::off(dir, &RigSpec::new("held", 64))?;
         // The pass would take longer than any deadline here.
-        rig.write_plan("watch = \"2s\"\n[limits]\nrate = \"256KiB/s\"\ndisk_requests = 2")?;
+        rig.write_plan("min_uptime = \"2s\"\n[limits]\nrate = \"256KiB/s\"\ndisk_requests = 2")?;
         rig.daemon.start()?;
         rig.apply()?;
         let scope = format!("migration/{}", rig.guest.name);

@@ -17,7 +17,7 @@ fn policy(serial: &str, deadline: &str, told: &str) -> String {
         )
     };
     format!(
-        "graceful_shutdown = \"1m\"\nforce_power_off = true\nwatch = \"2s\"\n\n\
+        "graceful_shutdown = \"1m\"\nforce_power_off = true\nmin_uptime = \"2s\"\n\n\
          [cutover.boot_check]\nserial = \"{serial}\"\ndeadline = \"{deadline}\"\n\n{}\n{}",
         hook("stop-source", "before"),
         hook("start-vm", "after")
@@ -75,9 +75,10 @@ fn a_guest_that_does_not_come_up_goes_back_and_is_moved_again() {
         rig.cut_over_and_prove()?;
         let report = rig.report()?;
         let phases = report["cutover"].as_array().context("no phases")?;
-        let watch = phases.iter().find(|phase| phase["phase"] == "watch").context("it was not watched")?;
-        let outcome = watch["outcome"].as_str().unwrap_or_default();
-        ensure!(outcome.contains("its serial console says \"LOG OK\""), "the watch ended: {outcome}");
+        let check =
+            phases.iter().find(|phase| phase["phase"] == "boot-check").context("there was no boot check")?;
+        let outcome = check["outcome"].as_str().unwrap_or_default();
+        ensure!(outcome.contains("its serial console says \"LOG OK\""), "the boot check ended: {outcome}");
         Ok(())
     });
 }

@@ -74,14 +74,14 @@ fn a_target_rpo_holds_at_few_passes_also_over_a_restart() {
         assert!(told.iter().all(|age| (840..=1200).contains(age)), "{told:?}");
         let why = rig.view().await.next_pass_why.unwrap_or_default();
         assert!(why.contains("RPO 20m") && why.contains("will have changed"), "{why}");
-        let learned = rig.store().learned(rig.view().await.id).await.unwrap().expect("it is kept");
+        let learned = rig.store().change_rates(rig.view().await.id).await.unwrap().expect("it is kept");
         assert_eq!((learned.zone.as_str(), learned.passes), ("UTC", all.last().unwrap().number));
 
         rig.restart().await;
         let after = rig.until("waits again", |view| view.next_pass_why.is_some()).await;
         assert!(after.next_pass_why.unwrap().contains("RPO 20m"), "nothing is forgotten");
         assert_eq!(
-            rig.store().learned(after.id).await.unwrap().as_ref(),
+            rig.store().change_rates(after.id).await.unwrap().as_ref(),
             Some(&learned),
             "nor counted twice"
         );

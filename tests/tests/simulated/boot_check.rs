@@ -49,7 +49,7 @@ async fn a_guest_that_shows_all_signs_is_handed_over() {
     rig.world.with(|truth| truth.agent_answers = true);
     rig.seed(plan(check)).await;
     rig.ask(Request::Cutover).await;
-    rig.until("watch", |view| view.state == State::CuttingOver { phase: Phase::BootCheck }).await;
+    rig.until("boot-check", |view| view.state == State::CuttingOver { phase: Phase::BootCheck }).await;
     // It takes its time to boot: until then nothing is given up on the source.
     tokio::time::sleep(Duration::from_millis(700)).await;
     assert_eq!(rig.view().await.state, State::CuttingOver { phase: Phase::BootCheck });

@@ -158,7 +158,7 @@ async fn what_it_makes_of_the_copy_is_handed_over_with_its_machine() {
     let conversion = report.conversion.unwrap();
     assert_eq!((conversion.program(), conversion.disks[0].changed), ("/bin/sh", BLOCK));
     assert!(conversion.committed.is_some() && conversion.machine.is_some());
-    assert_eq!((report.disks[0].pending, report.disks[0].sealed.is_some()), (0, true));
+    assert_eq!((report.disks[0].pending, report.disks[0].root_recorded.is_some()), (0, true));
     assert!(report.verify_result.unwrap().passed());
     setting.rig.world.with(|truth| (truth.target_exists, truth.target_runs) = (false, false));
     let order = VerifyOrder { mode: VerifyMode::Readback, ..VerifyOrder::default() };

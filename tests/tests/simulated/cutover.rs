@@ -428,13 +428,13 @@ async fn a_source_that_ran_while_nobody_started_the_target_is_copied_to_its_last
 async fn a_target_that_was_seen_to_run_is_never_taken_back() {
     let mut rig = Rig::start(world()).await;
     let mut plan = Rig::plan(VerifyMode::Readback);
-    plan.cutover.watch = Duration::from_mins(10);
+    plan.cutover.min_uptime = Duration::from_mins(10);
     rig.seed(plan).await;
     rig.ask(Request::Cutover).await;
-    rig.until("watch", |view| view.state == State::CuttingOver { phase: Phase::BootCheck }).await;
+    rig.until("boot-check", |view| view.state == State::CuttingOver { phase: Phase::BootCheck }).await;
     let file = rig.state_file();
     rig.restart_after(|world| {
-        let earlier = "UPDATE migrations SET state = replace(state, 'watch', 'start-vm')";
+        let earlier = "UPDATE migrations SET state = replace(state, 'boot-check', 'start-vm')";
         let changed = rusqlite::Connection::open(file).unwrap().execute(earlier, []).unwrap();
         assert_eq!(changed, 1);
         world.with(|truth| truth.target_runs = false);

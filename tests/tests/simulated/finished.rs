@@ -39,8 +39,8 @@ async fn nobody_at_work(rig: &Rig) {
 /// Rows that ledgers have in the state.
 fn ledger_rows(rig: &Rig) -> i64 {
     let count =
-        "SELECT (SELECT count(*) FROM chunks) + (SELECT count(*) FROM pages) + (SELECT count(*) FROM recent)
-                 + (SELECT count(*) FROM touched) + (SELECT count(*) FROM disks WHERE anchor IS NOT NULL)";
+        "SELECT (SELECT count(*) FROM chunks) + (SELECT count(*) FROM pages) + (SELECT count(*) FROM manifest_log)
+                 + (SELECT count(*) FROM unverified_readback) + (SELECT count(*) FROM disks WHERE anchor IS NOT NULL)";
     Connection::open(rig.state_file()).unwrap().query_row(count, [], |row| row.get(0)).unwrap()
 }
 

@@ -39,7 +39,7 @@ fn fleet() -> Fleet {
 fn plan(cutover: &str, tiers: &str) -> Plan {
     let text = format!(
         "name = \"shop\"\nsource = \"s\"\ntarget = \"t\"\nvms = {VMS:?}\n[schedule]\nevery = \"6h\"\n[cutover]\n\
-         graceful_shutdown = \"1h\"\ncreate_deadline = \"1m\"\nwatch = \"10s\"\n{cutover}\n{tiers}"
+         graceful_shutdown = \"1h\"\ncreate_deadline = \"1m\"\nmin_uptime = \"10s\"\n{cutover}\n{tiers}"
     );
     toml::from_str(&text).unwrap()
 }
@@ -196,7 +196,7 @@ fn one_that_fails_takes_its_tier_back_and_the_rest_moves_when_asked_again() {
         rig.fleet.target("db-2").faults.set("target.create", InjectedFault::Refused);
         begin(&rig).await;
         let view = ended(&rig).await;
-        assert!(view.group.broken.as_ref().is_some_and(|why| why.contains("VM db-2: ")), "{view:?}");
+        assert!(view.group.halted.as_ref().is_some_and(|why| why.contains("VM db-2: ")), "{view:?}");
         all_are(&rig, &State::Synced).await;
         assert_back(&rig, &VMS);
         let failure = rig.view("db-1").await.cutover.unwrap().failure.unwrap();
@@ -312,14 +312,14 @@ fn it_can_be_aborted_until_the_barrier_opens() {
                 assert!(!ask(&rig, None).await.already);
             }
             let view = ended(&rig).await;
-            assert!(view.group.broken.clone().unwrap().contains("aborted by test"), "{view:?}");
+            assert!(view.group.halted.clone().unwrap().contains("aborted by test"), "{view:?}");
             all_are(&rig, &State::Synced).await;
             assert_back(&rig, &VMS);
             assert!(VMS.iter().all(|vm| rig.fleet.target(vm).faults.struck("target.start") == 0));
         }
         // Past the barrier one alone cannot be taken back, and those of later tiers can.
         let mut slow = plan("all_or_nothing = true", TIERS);
-        slow.cutover.watch = Duration::from_mins(10);
+        slow.cutover.min_uptime = Duration::from_mins(10);
         let rig = synced(slow).await;
         begin(&rig).await;
         rig.until("the first tier is watched", |views| {
@@ -328,7 +328,7 @@ fn it_can_be_aborted_until_the_barrier_opens() {
         .await;
         ask(&rig, None).await;
         let view = ended(&rig).await;
-        assert!(view.group.broken.clone().unwrap().contains("aborted by test"), "{view:?}");
+        assert!(view.group.halted.clone().unwrap().contains("aborted by test"), "{view:?}");
         rig.until("at rest", |views| views[2..].iter().all(|view| view.state == State::Synced)).await;
         assert_moved(&rig, &VMS[..2]);
         assert_back(&rig, &VMS[2..]);
@@ -346,7 +346,7 @@ fn a_source_that_is_started_at_the_barrier_is_noticed() {
         sleep(10).await;
         rig.fleet.world("db-2").faults.clear();
         let view = ended(&rig).await;
-        let why = view.group.broken.unwrap();
+        let why = view.group.halted.unwrap();
         assert!(why.contains("VM db-1: the source VM was started again"), "{why}");
         all_are(&rig, &State::Synced).await;
         assert_back(&rig, &VMS);
@@ -364,7 +364,7 @@ fn who_waits_too_long_at_the_barrier_is_taken_back() {
         sleep(120).await;
         rig.fleet.world("db-2").faults.clear();
         let view = ended(&rig).await;
-        let why = view.group.broken.unwrap();
+        let why = view.group.halted.unwrap();
         assert!(
             why.contains("it waited for 5m at the barrier") && why.contains("not there are db-2"),
             "{why}"
@@ -403,7 +403,7 @@ fn a_restart_at_the_barrier_lets_nobody_through() {
         rig.fleet.world("db-1").faults.set("source.power-on", InjectedFault::Hang);
         begin(&rig).await;
         sleep(60).await;
-        assert!(group(&rig).await.group.broken.is_some());
+        assert!(group(&rig).await.group.halted.is_some());
         rig.stop().await;
         rig.fleet.world("db-1").faults.clear();
         rig.go_on().await;

@@ -87,7 +87,7 @@ async fn an_undo_gives_it_back_whatever_answers_are_lost() {
 async fn a_source_that_is_started_in_the_watch_fails_the_migration() {
     let rig = Rig::start(world()).await;
     let mut plan = Rig::plan(VerifyMode::None);
-    plan.cutover.watch = Duration::from_secs(30);
+    plan.cutover.min_uptime = Duration::from_secs(30);
     rig.seed(plan).await;
     rig.ask(Request::Cutover).await;
     rig.until("the watch", |view| view.state == State::CuttingOver { phase: Phase::BootCheck }).await;

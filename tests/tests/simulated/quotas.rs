@@ -48,7 +48,7 @@ fn plan(name: &str, source: &str, vms: &[String], schedule: &str) -> Plan {
     let vms = vms.iter().map(|vm| format!("{vm:?}")).collect::<Vec<_>>().join(", ");
     let text = format!(
         "name = {name:?}\nsource = {source:?}\ntarget = \"t\"\nvms = [{vms}]\n[schedule]\n{schedule}\n[cutover]\n\
-         graceful_shutdown = \"1s\"\nwatch = \"1s\"\n[verify]\nmode = \"readback\"\n[limits]\nrate = \"64KiB/s\"\n"
+         graceful_shutdown = \"1s\"\nmin_uptime = \"1s\"\n[verify]\nmode = \"readback\"\n[limits]\nrate = \"64KiB/s\"\n"
     );
     toml::from_str(&text).unwrap()
 }

@@ -54,7 +54,7 @@ async fn assert_back_and_move_again(rig: &Rig, ran: bool) {
     assert!(cutover.failure.unwrap().contains("rolled back") && cutover.ended.is_some());
     let report = rig.manager.report(view.id).await.unwrap();
     assert!(report.rolled_back.is_some());
-    assert!(report.disks.iter().all(|disk| disk.manifest_root.is_none() && disk.sealed.is_none()));
+    assert!(report.disks.iter().all(|disk| disk.manifest_root.is_none() && disk.root_recorded.is_none()));
     let journal = rig.journal().await;
     assert!(journal.contains("rolled back: the target VM is removed"), "{journal}");
 
@@ -113,7 +113,7 @@ async fn a_cutover_that_watches_or_releases_goes_back() {
     for (call, phase) in [("target.look", Phase::BootCheck), ("source.release-marks", Phase::Cleanup)] {
         let rig = Rig::start(world()).await;
         let mut plan = Rig::plan(VerifyMode::None);
-        plan.cutover.watch = Duration::from_millis(200);
+        plan.cutover.min_uptime = Duration::from_millis(200);
         rig.seed(plan).await;
         rig.ask(Request::Cutover).await;
         rig.until("the start", |view| view.state == State::CuttingOver { phase: Phase::BootCheck }).await;

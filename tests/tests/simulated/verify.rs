@@ -111,7 +111,7 @@ async fn a_lie_that_a_comparison_finds_is_never_forgotten() {
     rig.world.assert_moved();
     let report = rig.manager.report(view.id).await.unwrap();
     assert_eq!(report.disks[1].audit.clone().unwrap().tracking_fault, Some(fault));
-    assert!(report.disks.iter().all(|disk| disk.proved_by.as_deref() == Some("compare full")));
+    assert!(report.disks.iter().all(|disk| disk.verified_by.as_deref() == Some("compare full")));
 }
 
 #[tokio::test]

@@ -35,7 +35,7 @@ fn fleet(names: &[&str]) -> Fleet {
 fn plan(rest: &str) -> Plan {
     let text = format!(
         "name = \"p\"\nsource = \"s\"\ntarget = \"t\"\nvms = [\"quick\", \"slow\"]\n[schedule]\nevery = \"1m\"\n\
-         [cutover]\ngraceful_shutdown = \"1s\"\nwatch = \"1s\"\n{rest}"
+         [cutover]\ngraceful_shutdown = \"1s\"\nmin_uptime = \"1s\"\n{rest}"
     );
     toml::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }

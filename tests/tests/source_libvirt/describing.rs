@@ -60,7 +60,7 @@ fn vms_are_listed_and_described() {
 #[test]
 fn a_source_is_opened_by_its_settings() -> Result<()> {
     let settings: SourceSettings = toml::from_str("kind = 'libvirt'\nuri = 'qemu:///session'")?;
-    ensure!((settings.kind(), settings.place().as_str()) == ("libvirt", "qemu:///session"));
+    ensure!((settings.kind(), settings.address().as_str()) == ("libvirt", "qemu:///session"));
     settings.open("here")?;
     let remote: SourceSettings = toml::from_str("kind = 'libvirt'\nuri = 'qemu+ssh://far/system'")?;
     let error = remote.open("there").err().context("a remote URI was taken")?.to_string();

@@ -42,7 +42,7 @@ pub(in crate::api) fn group(view: GroupView) -> v1::Group {
         all_or_nothing: group.all_or_nothing,
         begun: Some(timestamp(group.begun)),
         ended: group.ended.map(timestamp),
-        broken: group.broken.unwrap_or_default(),
+        halted: group.halted.unwrap_or_default(),
         outcome,
         members: members.collect(),
         done,

@@ -13,7 +13,7 @@ use crate::{
 
 /// A source or a target.
 pub(in crate::api) fn endpoint(endpoint: EndpointInfo) -> v1::Endpoint {
-    v1::Endpoint { name: endpoint.name, kind: endpoint.kind, place: endpoint.place }
+    v1::Endpoint { name: endpoint.name, kind: endpoint.kind, address: endpoint.address }
 }
 
 /// What a source has.

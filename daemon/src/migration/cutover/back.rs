@@ -42,7 +42,7 @@ async fn discarded(context: &Context) -> Result<MachineState, WorkError> {
 /// Whether the target VM may be there in a cutover that is taken back from a phase. After a restart the phase is an
 /// earlier one again, and the VM is there all the same.
 pub(in crate::migration) fn may_be_made(context: &Context, from: Phase) -> bool {
-    from >= Phase::CreateVm || (context.cutover().create_asked && !mutant("undo-trusts-phase"))
+    from >= Phase::CreateVm || (context.cutover().create_requested && !mutant("undo-trusts-phase"))
 }
 
 /// What became of powering the source on: in its place `gone` where there is no such VM any more, `elsewhere` where it runs
@@ -91,13 +91,15 @@ pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
     }
     unless_away(context, source_back(context, from).await, (), ()).await?;
     crash::point("undo.powered-on");
-    if context.cutover().start_asked.is_some() {
+    if context.cutover().start_requested_at.is_some() {
         // What the target VM wrote while it ran is in no ledger: all of its disks are copied again.
         for row in context.store.disks(context.id).await? {
             context.ledger(row.id).await?.distrust_all().await?;
         }
         context
-            .remember(|cutover| (cutover.start_asked, cutover.reclaimed_at) = (None, cutover.handed_over_at))
+            .remember(|cutover| {
+                (cutover.start_requested_at, cutover.reclaimed_at) = (None, cutover.handed_over_at)
+            })
             .await?;
         let text = "the target VM may have run: its disks are copied again, whole, in the next pass";
         context.log_event("warning", text.to_owned()).await;
@@ -157,7 +159,7 @@ pub async fn clean(context: &Context) -> Result<(), WorkError> {
     }
     discarded(context).await?;
     // A cutover that stopped the source, and neither ended nor was undone.
-    if context.cutover().held_off.is_some() {
+    if context.cutover().hold_off.is_some() {
         match source_back(context, Phase::FinalDelta).await {
             Err(error) if gone(&error) => {}
             result => result?,

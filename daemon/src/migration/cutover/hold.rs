@@ -16,11 +16,11 @@ pub(super) async fn hold_off(context: &Context) -> Result<(), WorkError> {
     if mutant("hold-off-forgotten") {
         return Ok(());
     }
-    let was = if let Some(was) = context.cutover().held_off {
+    let was = if let Some(was) = context.cutover().hold_off {
         was
     } else {
         let was = context.source.starters(&context.vm, context.id).await?;
-        context.remember(|cutover| cutover.held_off = Some(was.clone())).await?;
+        context.remember(|cutover| cutover.hold_off = Some(was.clone())).await?;
         was
     };
     let moved = MigratedMark { owner: context.id, target: context.target_endpoint().to_owned() };
@@ -33,15 +33,15 @@ pub(super) async fn hold_off(context: &Context) -> Result<(), WorkError> {
 /// older copy knows nothing of it: the source's own mark does.
 pub(in crate::migration) async fn let_go(context: &Context) -> Result<(), WorkError> {
     give_starters_back(context).await?;
-    if context.cutover().held_off.is_some() {
-        context.remember(|cutover| cutover.held_off = None).await?;
+    if context.cutover().hold_off.is_some() {
+        context.remember(|cutover| cutover.hold_off = None).await?;
     }
     Ok(())
 }
 
 /// The same, while nothing can be saved: the record still says that the source is held off, and a later call repeats this.
 pub(in crate::migration) async fn give_starters_back(context: &Context) -> Result<(), SourceError> {
-    let was = context.cutover().held_off.unwrap_or_default();
+    let was = context.cutover().hold_off.unwrap_or_default();
     match context.source.let_go(&context.vm, context.id, &was).await {
         // What is not there is not held.
         Err(error) if error.kind == SourceErrorKind::NotFound => Ok(()),

@@ -64,7 +64,7 @@ impl Driver {
     }
 
     /// What the passes taught that ended in the step to `state`, to be saved with it.
-    pub(super) async fn learned_in(&self, state: &State) -> Option<ChangeRates> {
+    pub(super) async fn change_rates_in(&self, state: &State) -> Option<ChangeRates> {
         if state.is_busy() || !self.state.is_busy() {
             return None;
         }

@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_secs(10);
 pub(in crate::migration) fn ends(context: &Context, doing: StateWork) -> bool {
     let cutover = context.cutover();
     let is_down = matches!(doing, StateWork::Phase(phase) if phase.source_may_be_off());
-    let is_before = cutover.start_asked.is_none() && cutover.target_running.is_none();
+    let is_before = cutover.start_requested_at.is_none() && cutover.target_running.is_none();
     is_down && is_before && context.store.failing_for().is_some_and(|span| span >= UNSAVED)
 }
 

@@ -72,7 +72,7 @@ pub(in crate::migration) async fn pass(context: &Context, stop: &StopSignal) -> 
     }
     let waited = since.elapsed();
     if let Err(error) =
-        context.remember(|cutover| cutover.waited = Duration::from_micros(micros(waited))).await
+        context.remember(|cutover| cutover.barrier_wait = Duration::from_micros(micros(waited))).await
     {
         // Only forecasts ask for it, and others may run on the target already.
         tracing::warn!(migration = %id, %error, "how long it waited at the barrier is not stored");
@@ -104,7 +104,7 @@ fn status(board: &Board, id: MigrationId) -> Option<Result<(), String>> {
     if board.open.contains(&id) {
         return Some(Ok(()));
     }
-    board.broken.clone().filter(|_| !mutant("group-forgets-failure")).map(Err)
+    board.halted.clone().filter(|_| !mutant("group-forgets-failure")).map(Err)
 }
 
 /// Who is not at the barrier, in words.
@@ -124,7 +124,7 @@ fn missing(board: &Board, members: &[GroupMember], tier: usize) -> String {
 
 impl Groups {
     /// Comes back with the reason when the group of the migration goes no further, unless the barrier was opened for it.
-    pub(in crate::migration) async fn broken(&self, id: MigrationId) -> String {
+    pub(in crate::migration) async fn halted(&self, id: MigrationId) -> String {
         let Some((running, _)) = self.of(id) else { return std::future::pending().await };
         let mut board = running.board.listen();
         loop {

@@ -1,7 +1,7 @@
 //! The one task that drives a group: it looks how the members stand, asks what is to be done, notes it, and does it.
 //!
 //! Rule: what it knows of the members is what the store says and who came to the barrier in this life of the daemon. That a
-//! group is broken is saved before anybody is told; that the barrier is open is not: after a crash nobody goes through it
+//! group is halted is saved before anybody is told; that the barrier is open is not: after a crash nobody goes through it
 //! for what was only in memory.
 
 use std::{sync::Arc, time::Duration};
@@ -28,7 +28,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Drives the group to its end, or until the daemon shuts down.
 pub(super) async fn run(manager: Arc<Manager>, running: Arc<Running>) {
     let mut board = running.board.listen();
-    let mut is_told = running.group.broken.is_some();
+    let mut is_told = running.group.halted.is_some();
     loop {
         match step(&manager, &running, &mut is_told).await {
             Ok(true) => {
@@ -54,20 +54,20 @@ pub(super) async fn run(manager: Arc<Manager>, running: Arc<Running>) {
 async fn step(manager: &Manager, running: &Running, is_told: &mut bool) -> Result<bool, StoreError> {
     let group = &running.group;
     let board = running.board.look(Board::clone);
-    if let (Some(why), false) = (&board.broken, *is_told) {
+    if let (Some(why), false) = (&board.halted, *is_told) {
         // Who aborts it says so on the board alone.
         note_broken(manager, group, why).await?;
         *is_told = true;
     }
     let facts = manager.store.member_facts(group.id).await?;
     let statuses = statuses(&group.members, &facts, &board);
-    let GroupDecision { begin, open, broken, is_over } =
-        decide(group.all_or_nothing, board.broken.is_some(), &seats(&group.members, &statuses));
-    if let Some(why) = broken {
+    let GroupDecision { begin, open, halted, is_over } =
+        decide(group.all_or_nothing, board.halted.is_some(), &seats(&group.members, &statuses));
+    if let Some(why) = halted {
         note_broken(manager, group, &why).await?;
         *is_told = true;
         running.board.change(|board| {
-            board.broken.get_or_insert(why);
+            board.halted.get_or_insert(why);
         });
         return Ok(false);
     }
@@ -78,7 +78,7 @@ async fn step(manager: &Manager, running: &Running, is_told: &mut bool) -> Resul
         running.board.change(|board| {
             // Who left meanwhile is not let through, and neither are those who would go with it.
             let is_whole = opened.iter().all(|id| board.arrived.contains(id));
-            if board.broken.is_none() && is_whole {
+            if board.halted.is_none() && is_whole {
                 board.open.extend(opened);
             }
         });
@@ -144,7 +144,7 @@ fn status(
 ) -> MemberStatus {
     let stays = |why: &str| MemberStatus::Failed(why.to_owned());
     // The state of an earlier life may say that it is being started when nobody has asked for that: it goes back.
-    let is_gone = is_open || facts.start_asked;
+    let is_gone = is_open || facts.start_requested;
     match &facts.state {
         State::Done => MemberStatus::Passed,
         _ if facts.attempt == before => {
@@ -153,7 +153,7 @@ fn status(
         State::CuttingOver { phase: Phase::Cleanup } => MemberStatus::Passed,
         State::CuttingOver { phase: Phase::BootCheck } => MemberStatus::Starting,
         State::CuttingOver { phase: Phase::CreateVm | Phase::StartVm } if is_gone => MemberStatus::Starting,
-        State::CuttingOver { .. } if facts.start_asked => MemberStatus::Starting,
+        State::CuttingOver { .. } if facts.start_requested => MemberStatus::Starting,
         State::CuttingOver { phase: Phase::CreateVm } if has_arrived => MemberStatus::Arrived,
         State::CuttingOver { .. } => MemberStatus::Moving,
         State::Undoing { reason, .. } => MemberStatus::Undoing(reason.clone()),
@@ -208,8 +208,8 @@ fn line(group: &Group, kind: &str, text: &str) -> EventView {
 mod tests {
     use super::*;
 
-    fn facts(state: State, attempt: u32, start_asked: bool) -> MemberFacts {
-        MemberFacts { state, attempt, start_asked }
+    fn facts(state: State, attempt: u32, start_requested: bool) -> MemberFacts {
+        MemberFacts { state, attempt, start_requested }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! (who stands at the barrier) is lost with the daemon, and then all of them come to the barrier again.
 //!
 //! ```text
-//! owners ── arrive ──▶ board ◀── open, broken ── coordinator, one for each running group ──▶ begins the members' cutovers
+//! owners ── arrive ──▶ board ◀── open, halted ── coordinator, one for each running group ──▶ begins the members' cutovers
 //! ```
 
 mod auto_start;
@@ -73,13 +73,13 @@ struct Board {
     /// Who failed, and why.
     failed: BTreeMap<MigrationId, String>,
     /// Why nobody else is let through.
-    broken: Option<String>,
+    halted: Option<String>,
 }
 
 impl Groups {
-    /// Lets a group run; what it was broken by before stays.
+    /// Lets a group run; what it was halted by before stays.
     fn add(&self, group: Group) -> Arc<Running> {
-        let board = Board { broken: group.broken.clone(), ..Board::default() };
+        let board = Board { halted: group.halted.clone(), ..Board::default() };
         let running = Arc::new(Running { group, board: FifoWatch::new(board) });
         self.lock().running.insert(running.group.id, Arc::clone(&running));
         self.turns.change(|turns| *turns += 1);
@@ -176,7 +176,7 @@ impl Running {
         let late = self.board.change(|board| {
             let late = is_late(&board.open);
             if !late {
-                board.broken.get_or_insert(why);
+                board.halted.get_or_insert(why);
             }
             late
         });

@@ -96,7 +96,7 @@ impl Manager {
         running: &super::Running,
         by: &str,
     ) -> Result<PlanCutover, ControlError> {
-        let already = running.board.look(|board| board.broken.is_some());
+        let already = running.board.look(|board| board.halted.is_some());
         let members = &running.group.members;
         let why = format!("aborted by {by}");
         running
@@ -201,8 +201,8 @@ impl Manager {
         };
         let board = self.groups.of_plan(&plan.name).map(|running| running.board.look(super::Board::clone));
         let board = board.unwrap_or_default();
-        if group.broken.is_none() {
-            group.broken.clone_from(&board.broken);
+        if group.halted.is_none() {
+            group.halted.clone_from(&board.halted);
         }
         let facts = self.store.member_facts(group.id).await.map_err(internal)?;
         let statuses = coordinator::statuses(&group.members, &facts, &board);

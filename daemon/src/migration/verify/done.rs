@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-const INSTEAD: &str = "give a snapshot of each volume that was taken before with --image DISK=PLACE";
+const INSTEAD: &str = "give a snapshot of each volume that was taken before with --image DISK=LOCATION";
 
 /// The disks to verify: all, or those that images are given for.
 pub(super) async fn disks(context: &Context, order: &VerifyOrder) -> Result<Vec<DiskRow>, WorkError> {

@@ -81,19 +81,19 @@ impl VerifyParts {
             what: self.what.clone(),
             seed: self.seed,
             ledger: state_of(ledger, self.last_pass),
-            sure_to: Offset(0),
+            checked_to: Offset(0),
         };
         let earlier =
             self.cursors.iter().find(|earlier| earlier.disk == cursor.disk && earlier.seed == cursor.seed);
         if let Some(earlier) = earlier {
-            cursor.sure_to = earlier.sure_to;
+            cursor.checked_to = earlier.checked_to;
         }
         let only = match (order.scope, self.sample(order, row.size)) {
-            (VerifyScope::Changed, _) => Some(context.store.touched(row.id, order.mode).await?),
+            (VerifyScope::Changed, _) => Some(context.store.unverified(row.id, order.mode).await?),
             (_, Some(sample)) => Some(sample.set().await),
             (_, None) => None,
         };
-        Ok((VerifyPart { only: only.map(Arc::new), from: cursor.sure_to }, cursor))
+        Ok((VerifyPart { only: only.map(Arc::new), from: cursor.checked_to }, cursor))
     }
 
     /// Which verification it is, as far as that must not be the same each time.
@@ -108,9 +108,9 @@ impl VerifyParts {
         cursor: &VerifyCursor,
         progress: &VerifyProgress,
     ) -> Result<(), WorkError> {
-        let sure_to = Offset(progress.sure_to.load(Relaxed));
-        if self.goes_on && sure_to > cursor.sure_to {
-            context.store.put_verify_cursor(VerifyCursor { sure_to, ..cursor.clone() }).await?;
+        let checked_to = Offset(progress.checked_to.load(Relaxed));
+        if self.goes_on && checked_to > cursor.checked_to {
+            context.store.put_verify_cursor(VerifyCursor { checked_to, ..cursor.clone() }).await?;
         }
         Ok(())
     }

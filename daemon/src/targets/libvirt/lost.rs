@@ -89,7 +89,7 @@ impl LibvirtTarget {
 }
 
 fn path_of(claim: LocationClaim) -> Option<PathBuf> {
-    claim.place.starts_with('/').then(|| claim.place.into())
+    claim.location.starts_with('/').then(|| claim.location.into())
 }
 
 /// The first domain that has a path below one of the folders, or one of the places under whatever name. Blocks.

@@ -6,7 +6,7 @@ use std::{fmt, path::PathBuf};
 
 use async_trait::async_trait;
 
-pub use crate::model::place::LocationClaim;
+pub use crate::model::location_claim::LocationClaim;
 use crate::{
     model::id::{DiskKey, MigrationId},
     targets::TargetError,

@@ -2,7 +2,7 @@
 //!
 //! Rule: asked before each opening for writing, so before a byte is written. An identity is claimed before the place's own
 //! claim; a claim of which the place is another thing by now (numbers of devices change when the host starts) holds no more. One of a migration
-//! that is over holds for as long as its disk, or the claim beside the disks, is there.
+//! that is finished holds for as long as its disk, or the claim beside the disks, is there.
 
 use std::{
     collections::BTreeMap,
@@ -87,10 +87,10 @@ impl Storage {
         self.check_held(owner, &place, &identity, doing).await?;
         let link = (!Self::is_own(spec)).then(|| self.claims.link(&place));
         let (disk, vm) = (spec.key.clone(), String::new());
-        let claim = LocationClaim { identity, owner, disk, place, link, vm, over: false };
+        let claim = LocationClaim { identity, owner, disk, location: place, link, vm, finished: false };
         match host.claim(&claim).await? {
             None => Ok(()),
-            Some(other) => Err(taken(&claim.place, &other, doing)),
+            Some(other) => Err(taken(&claim.location, &other, doing)),
         }
     }
 
@@ -123,12 +123,14 @@ impl Storage {
             let mut stale = Vec::new();
             // Its link may be on another file system: it is looked at only where that matters.
             let gone =
-                |of: &LocationClaim| of.over && of.link.as_ref().is_some_and(|link| !link.is_symlink());
+                |of: &LocationClaim| of.finished && of.link.as_ref().is_some_and(|link| !link.is_symlink());
             for other in others {
                 let is = is_now(&other, own.as_ref(), &same);
                 match is {
                     Is::Same if !gone(&other) => return Ok((Some(other), stale)),
-                    Is::Unknown if other.identity == same && !other.over => return Ok((Some(other), stale)),
+                    Is::Unknown if other.identity == same && !other.finished => {
+                        return Ok((Some(other), stale));
+                    }
                     Is::Other | Is::Unknown if other.identity != same => {}
                     Is::Same | Is::Other | Is::Unknown => stale.push(other),
                 }
@@ -246,11 +248,11 @@ enum Is {
 }
 
 fn is_now(claim: &LocationClaim, own: Option<&Kin>, identity: &str) -> Is {
-    if !claim.place.starts_with('/') {
+    if !claim.location.starts_with('/') {
         return if claim.identity == identity { Is::Same } else { Is::Other };
     }
-    let there = if claim.identity == identity || claim.place.starts_with("/dev/") {
-        Kin::at(Path::new(&claim.place))
+    let there = if claim.identity == identity || claim.location.starts_with("/dev/") {
+        Kin::at(Path::new(&claim.location))
     } else {
         // Files keep their numbers, and a look at them might hang.
         return Is::Other;
@@ -264,14 +266,14 @@ fn is_now(claim: &LocationClaim, own: Option<&Kin>, identity: &str) -> Is {
 
 fn taken(place: &str, by: &LocationClaim, doing: &str) -> TargetError {
     let remove = match &by.link {
-        Some(link) if by.over => {
+        Some(link) if by.finished => {
             format!(", or, if nothing on it is needed any more, remove the link {}", link.display())
         }
         _ => String::new(),
     };
     let why = format!(
         "{place} is disk {} of migration {} ({}) already, which calls it {}: name another place{remove}",
-        by.disk, by.owner, by.vm, by.place
+        by.disk, by.owner, by.vm, by.location
     );
     TargetError::new(TargetErrorKind::Conflict, doing, why)
 }

@@ -1,4 +1,4 @@
-//! The sealed report: who holds it can check it years later, and whoever changes it is caught.
+//! The signed report: it can be checked years later, and every change of it is found.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
@@ -39,10 +39,10 @@ fn world() -> SimulatedWorld {
     world
 }
 
-async fn sealed(rig: &Rig) -> (Report, SignedReport) {
+async fn signed(rig: &Rig) -> (Report, SignedReport) {
     let report = rig.manager.report(rig.view().await.id).await.expect("a report");
-    let sealed = rig.manager.seal(&report).expect("a seal");
-    (report, sealed)
+    let signed = rig.manager.sign(&report).expect("a signature");
+    (report, signed)
 }
 
 /// The root of `bytes` as the documentation alone defines it, and as `warmd root` computes it; they must agree.
@@ -67,14 +67,14 @@ async fn the_roots_are_those_of_the_raw_disks_and_stay_what_was_sealed() {
         let dir = tempfile::tempdir().unwrap();
         let mut rig = Rig::start(world()).await;
         rig.seed(Rig::plan(verify)).await;
-        let (before, _) = sealed(&rig).await;
-        assert!(before.disks.iter().all(|disk| disk.sealed.is_none() && disk.proved_by.is_none()));
+        let (before, _) = signed(&rig).await;
+        assert!(before.disks.iter().all(|disk| disk.root_recorded.is_none() && disk.verified_by.is_none()));
         rig.world.guest_writes("vda", 200 * BLOCK, &[9; 9000]);
         assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
-        let (done, _) = sealed(&rig).await;
+        let (done, _) = signed(&rig).await;
         let proof = if verify == VerifyMode::None { "none" } else { "compare full" };
         for disk in &done.disks {
-            assert_eq!((disk.sealed.is_some(), disk.proved_by.as_deref()), (true, Some(proof)));
+            assert_eq!((disk.root_recorded.is_some(), disk.verified_by.as_deref()), (true, Some(proof)));
         }
         assert_ne!(roots(&before)[0], roots(&done)[0]);
         for (at, (key, _)) in DISKS.iter().enumerate() {
@@ -90,8 +90,11 @@ async fn the_roots_are_those_of_the_raw_disks_and_stay_what_was_sealed() {
         let now = manifest_root(rig.store(), disk, Length(DISKS[0].1)).await.unwrap();
         assert_ne!(now, roots(&done)[0], "the manifest is another one");
         rig.restart().await;
-        let (later, _) = sealed(&rig).await;
-        assert_eq!((roots(&later), &later.disks[0].sealed), (roots(&done), &done.disks[0].sealed));
+        let (later, _) = signed(&rig).await;
+        assert_eq!(
+            (roots(&later), &later.disks[0].root_recorded),
+            (roots(&done), &done.disks[0].root_recorded)
+        );
     }
 }
 
@@ -107,13 +110,13 @@ async fn a_seal_says_what_proved_it() {
         plan.verify.scope = scope.parse().unwrap();
         rig.seed(plan).await;
         assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
-        let (report, sealed) = sealed(&rig).await;
-        let said = report.disks[0].proved_by.clone().unwrap();
+        let (report, signed) = signed(&rig).await;
+        let said = report.disks[0].verified_by.clone().unwrap();
         assert!(
             said.starts_with(proof) && (said == proof) == report.verify_result.unwrap().seed.is_none(),
             "{said}"
         );
-        assert!(sealed.json.contains(&format!("\"proved_by\": \"{said}\"")));
+        assert!(signed.json.contains(&format!("\"verified_by\": \"{said}\"")));
     }
 }
 
@@ -123,17 +126,17 @@ async fn an_undone_cutovers_seal_is_not_shown() {
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
     rig.world.faults.set("target.create", InjectedFault::Refused);
     assert_eq!(rig.cutover().await.state, State::Synced);
-    let (undone, _) = sealed(&rig).await;
+    let (undone, _) = signed(&rig).await;
     let stored = rig.store().recorded_roots(undone.migration).await.unwrap();
-    assert_eq!(stored.len(), DISKS.len(), "it was sealed before it was undone");
+    assert_eq!(stored.len(), DISKS.len(), "it was recorded before it was undone");
     for disk in &undone.disks {
-        assert_eq!((disk.sealed, disk.proved_by.as_deref()), (None, None));
+        assert_eq!((disk.root_recorded, disk.verified_by.as_deref()), (None, None));
     }
     rig.world.faults.clear();
     rig.world.guest_writes("vda", 0, &[77; 10]);
     assert_eq!(rig.cutover().await.state, State::Done);
-    let (done, _) = sealed(&rig).await;
-    assert!(done.disks.iter().all(|disk| disk.sealed.is_some()));
+    let (done, _) = signed(&rig).await;
+    assert!(done.disks.iter().all(|disk| disk.root_recorded.is_some()));
     assert_ne!(roots(&done)[0], roots(&undone)[0]);
 }
 
@@ -161,10 +164,10 @@ async fn a_moved_vms_report_verifies_and_every_field_of_it_is_signed() {
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
     assert_eq!(rig.request(Request::Resume).await, RequestOutcome::NoChange);
     assert_eq!(rig.cutover().await.state, State::Done);
-    let (report, sealed) = sealed(&rig).await;
+    let (report, signed) = signed(&rig).await;
     let key = rig.manager.report_key();
-    let verified = seal::verify(&sealed.json, Some(key)).unwrap();
-    assert_eq!((verified.key, &verified.digest), (key, &sealed.digest));
+    let verified = seal::verify(&signed.json, Some(key)).unwrap();
+    assert_eq!((verified.key, &verified.digest), (key, &signed.digest));
     assert_eq!(serde_json::from_value::<Report>(verified.report).unwrap(), report);
     let asked: Vec<_> = report.requests.iter().map(|line| (line.by.as_str(), line.text.as_str())).collect();
     assert_eq!(
@@ -175,10 +178,10 @@ async fn a_moved_vms_report_verifies_and_every_field_of_it_is_signed() {
             ("test", "cutover accepted")
         ]
     );
-    assert_eq!((report.format, report.source_kind.as_deref()), (2, Some("simulated")));
+    assert_eq!((report.format, report.source_kind.as_deref()), (3, Some("simulated")));
     assert_eq!(report.journal_left_out, 0);
 
-    let whole: Value = serde_json::from_str(&sealed.json).unwrap();
+    let whole: Value = serde_json::from_str(&signed.json).unwrap();
     let mut all = Vec::new();
     places(&whole, "", &mut all);
     assert!(all.len() > 200, "only {} places", all.len());

@@ -12,10 +12,10 @@ fn claim(owner: MigrationId, disk: &str, identity: &str) -> LocationClaim {
         identity: identity.to_owned(),
         owner,
         disk: DiskKey(disk.to_owned()),
-        place: format!("/dev/{identity}"),
+        location: format!("/dev/{identity}"),
         link: None,
         vm: String::new(),
-        over: false,
+        finished: false,
     }
 }
 
@@ -31,7 +31,7 @@ async fn a_place_is_claimed_once_and_given_up() {
         assert_eq!(store.claim_place(claim(first, "vda", "7:1")).await.unwrap(), None);
     }
     let holder = store.claim_place(claim(second, "vda", "7:1")).await.unwrap().unwrap();
-    assert_eq!((holder.owner, holder.over), (first, false));
+    assert_eq!((holder.owner, holder.finished), (first, false));
     let holder = store.claim_place(claim(first, "vdb", "7:1")).await.unwrap().unwrap();
     assert_eq!(holder.disk.0, "vda", "two disks of one migration have two places");
     assert_eq!(store.places_of_others(second).await.unwrap().len(), 1);

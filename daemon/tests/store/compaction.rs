@@ -16,15 +16,15 @@ use super::{Fixture, disk};
 #[tokio::test]
 async fn garbage_in_recent_hashes_is_corrupt() {
     let cases = [
-        "UPDATE recent SET first = 1",
-        "UPDATE recent SET last = 900",
-        "UPDATE recent SET first = -1",
-        "UPDATE recent_hashes SET body = substr(body, 21)",
-        "UPDATE recent_hashes SET body = CAST(substr(body, 5) || x'00000000' AS BLOB)",
-        "UPDATE recent_hashes SET body = substr(body, 1, 17)",
-        "UPDATE recent_hashes SET body = substr(body, 1, 56)",
-        "UPDATE recent_hashes SET body = x''",
-        "DELETE FROM recent_hashes",
+        "UPDATE manifest_log SET first = 1",
+        "UPDATE manifest_log SET last = 900",
+        "UPDATE manifest_log SET first = -1",
+        "UPDATE manifest_log_hashes SET body = substr(body, 21)",
+        "UPDATE manifest_log_hashes SET body = CAST(substr(body, 5) || x'00000000' AS BLOB)",
+        "UPDATE manifest_log_hashes SET body = substr(body, 1, 17)",
+        "UPDATE manifest_log_hashes SET body = substr(body, 1, 56)",
+        "UPDATE manifest_log_hashes SET body = x''",
+        "DELETE FROM manifest_log_hashes",
     ];
     for sql in cases {
         let fixture = Fixture::new();
@@ -39,7 +39,7 @@ async fn garbage_in_recent_hashes_is_corrupt() {
             fixture.store.fold_manifest(row).await.unwrap_err(),
         ] {
             assert_eq!(error.kind, StoreErrorKind::Corrupt, "{sql}: {error}");
-            assert!(error.to_string().contains("table recent, row"), "{sql}: {error}");
+            assert!(error.to_string().contains("table manifest_log, row"), "{sql}: {error}");
         }
     }
 }
@@ -54,7 +54,7 @@ async fn commit_scattered(store: &Store, disk: DiskId, number: u64) -> i64 {
 
 fn waiting(store: &Store) -> i64 {
     let raw = Connection::open(store.file()).unwrap();
-    raw.query_row("SELECT coalesce(sum(length(body) / 20), 0) FROM recent_hashes", [], |row| row.get(0))
+    raw.query_row("SELECT coalesce(sum(length(body) / 20), 0) FROM manifest_log_hashes", [], |row| row.get(0))
         .unwrap()
 }
 
@@ -97,7 +97,7 @@ async fn a_damaged_disk_keeps_no_other_from_being_folded() {
         commit_scattered(&fixture.store, damaged, number).await;
     }
     let raw = Connection::open(fixture.store.file()).unwrap();
-    raw.execute_batch("UPDATE recent_hashes SET body = zeroblob(length(body))").unwrap();
+    raw.execute_batch("UPDATE manifest_log_hashes SET body = zeroblob(length(body))").unwrap();
     let left = waiting(&fixture.store);
     assert!(left > 200_000, "it was folded before it was damaged");
     let mut number = 0;
@@ -115,7 +115,7 @@ async fn a_damaged_disk_keeps_no_other_from_being_folded() {
 /// Neither half of a row is a row: the pages would be taken for the newest word.
 #[tokio::test]
 async fn half_a_row_is_found_by_the_check() {
-    for (table, lacks) in [("recent", "blocks"), ("recent_hashes", "hashes")] {
+    for (table, lacks) in [("manifest_log", "blocks"), ("manifest_log_hashes", "hashes")] {
         let fixture = Fixture::new();
         let (_, row) = disk(&fixture.store, "web", 64 << 30, true).await;
         commit_scattered(&fixture.store, row, 1).await;
@@ -123,7 +123,7 @@ async fn half_a_row_is_found_by_the_check() {
         let raw = Connection::open(fixture.store.file()).unwrap();
         raw.execute(&format!("DELETE FROM {table} WHERE key = (SELECT min(key) FROM {table})"), []).unwrap();
         let found = fixture.store.integrity().await.unwrap();
-        assert_eq!(found, [format!("recent hashes of disk {} without their {lacks}", row.0)]);
+        assert_eq!(found, [format!("manifest log of disk {} without their {lacks}", row.0)]);
     }
 }
 

@@ -68,7 +68,7 @@ async fn what_becomes_pending_again_is_touched_until_it_is_proven() {
     // Half of the full pass; then what changes in the other half is of the full pass still.
     drain(&ledger, &[blocks(0, 20_000)]).await;
     advance(&ledger, "2", &[blocks(5, 1), blocks(30_000, 9)]).await;
-    assert_eq!(fixture.store.touched(disk, VerifyMode::Readback).await.unwrap(), set(&[blocks(5, 1)]));
+    assert_eq!(fixture.store.unverified(disk, VerifyMode::Readback).await.unwrap(), set(&[blocks(5, 1)]));
     drain(&ledger, &[blocks(0, 3 * GIB / BLOCK)]).await;
     advance(&ledger, "3", &[blocks(16_383, 2)]).await;
     drain(&ledger, &[blocks(16_383, 2)]).await;
@@ -77,19 +77,19 @@ async fn what_becomes_pending_again_is_touched_until_it_is_proven() {
     let all = set(&[blocks(5, 1), blocks(16_383, 2), blocks(40_000, 1)]);
 
     let fixture = fixture.reopen().await;
-    assert_eq!(fixture.store.touched(disk, VerifyMode::Readback).await.unwrap(), all);
-    assert!(fixture.store.touched(other, VerifyMode::Readback).await.unwrap().is_empty());
+    assert_eq!(fixture.store.unverified(disk, VerifyMode::Readback).await.unwrap(), all);
+    assert!(fixture.store.unverified(other, VerifyMode::Readback).await.unwrap().is_empty());
     fixture.store.put_verify_result(id, &result()).await.unwrap();
     fixture.store.end_verification(id, "readback changed", &result(), vec![other]).await.unwrap();
-    assert_eq!(fixture.store.touched(disk, VerifyMode::Readback).await.unwrap(), all, "it was not proven");
+    assert_eq!(fixture.store.unverified(disk, VerifyMode::Readback).await.unwrap(), all, "it was not proven");
     fixture.store.end_verification(id, "readback changed", &result(), vec![disk]).await.unwrap();
-    assert!(fixture.store.touched(disk, VerifyMode::Readback).await.unwrap().is_empty());
+    assert!(fixture.store.unverified(disk, VerifyMode::Readback).await.unwrap().is_empty());
     // It never asked the source: that is still to be compared.
-    assert_eq!(fixture.store.touched(disk, VerifyMode::Compare).await.unwrap(), all);
+    assert_eq!(fixture.store.unverified(disk, VerifyMode::Compare).await.unwrap(), all);
     let compared = VerifyResult { mode: VerifyMode::Compare, ..result() };
     fixture.store.end_verification(id, "compare changed", &compared, vec![disk]).await.unwrap();
     for mode in [VerifyMode::Readback, VerifyMode::Compare] {
-        assert!(fixture.store.touched(disk, mode).await.unwrap().is_empty(), "a comparison settles both");
+        assert!(fixture.store.unverified(disk, mode).await.unwrap().is_empty(), "a comparison settles both");
     }
     assert_eq!(fixture.store.verify_results(id).await.unwrap().len(), 4);
     assert_eq!(fixture.store.integrity().await.unwrap(), Vec::<String>::new());
@@ -104,7 +104,7 @@ async fn when_the_source_cannot_say_everything_is_touched() {
     drain(&ledger, &[blocks(0, 3 * GIB / BLOCK)]).await;
     ledger.advance(ChangeMark("2".to_owned()), &Changed::Unknown("lost".to_owned())).await.unwrap();
     assert_eq!(
-        fixture.store.touched(disk, VerifyMode::Readback).await.unwrap(),
+        fixture.store.unverified(disk, VerifyMode::Readback).await.unwrap(),
         ExtentSet::full(Length(3 * GIB))
     );
 }
@@ -114,12 +114,12 @@ async fn how_far_a_verification_is_belongs_to_what_it_is_and_to_its_ledger() {
     let fixture = Fixture::new();
     let rows = disks(&fixture).await;
     let id = rows[0].migration;
-    let cursor = |disk: usize, what: &str, ledger: &str, sure_to| VerifyCursor {
+    let cursor = |disk: usize, what: &str, ledger: &str, checked_to| VerifyCursor {
         disk: rows[disk].id,
         what: what.to_owned(),
         seed: Some(7),
         ledger: ledger.to_owned(),
-        sure_to: Offset(sure_to),
+        checked_to: Offset(checked_to),
     };
     for one in
         [cursor(0, "a", "1", 5), cursor(0, "b", "1", 6), cursor(1, "a", "1", 7), cursor(0, "a", "1", 8)]
@@ -148,7 +148,7 @@ async fn a_pass_that_begins_forgets_how_far_verifications_are() {
         what: "a".to_owned(),
         seed: Some(7),
         ledger: "1".to_owned(),
-        sure_to: Offset(BLOCK),
+        checked_to: Offset(BLOCK),
     };
     fixture.store.put_verify_cursor(cursor).await.unwrap();
     assert_eq!(fixture.store.verify_cursors(id, "a").await.unwrap().len(), 1);
@@ -184,8 +184,8 @@ async fn the_first_fault_of_change_tracking_stays_for_ever() {
     assert!(!fixture.store.put_tracking_fault(disk, "a third one".to_owned()).await.unwrap());
     let fixture = fixture.reopen().await;
     let rows = fixture.store.disks(id).await.unwrap();
-    assert_eq!((rows[0].tracking_fault.as_deref(), rows[0].audited_to), (Some("it lied"), Offset(40)));
-    assert_eq!((rows[1].tracking_fault.as_deref(), rows[1].audited_to), (None, Offset(0)));
+    assert_eq!((rows[0].tracking_fault.as_deref(), rows[0].audit_cursor), (Some("it lied"), Offset(40)));
+    assert_eq!((rows[1].tracking_fault.as_deref(), rows[1].audit_cursor), (None, Offset(0)));
     assert_eq!(fixture.store.passes(id).await.unwrap()[0].view.disks[0].audit, Some(found));
     assert!(fixture.store.put_tracking_fault(rows[1].id, "compared".to_owned()).await.unwrap());
     assert_eq!(fixture.store.disks(id).await.unwrap()[1].tracking_fault.as_deref(), Some("compared"));
