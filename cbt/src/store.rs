@@ -87,7 +87,7 @@ pub struct StoredLedger {
 /// Why the store could not do it. A commit that failed may be durable all the same (the ledger then loads itself
 /// again), but once its error is out it must not become durable later.
 #[derive(Debug, thiserror::Error)]
-#[error("checkpoint store: {context}: {cause}")]
+#[error("ledger store: {context}: {cause}")]
 pub struct StoreError {
     pub kind: StoreErrorKind,
     pub context: String,

@@ -131,7 +131,7 @@ async fn an_abort_says_whether_it_came_in_time() {
     let fake = FakeControl::new([runs.clone()]).script(Request::AbortCutover, undone().split_off(2));
     let served = Served::start(fake).await;
     let ran = served.warmctl(&["migration", "cutover", "web-1", "--abort"]).await;
-    assert!(ran.out(0).ends_with("the cutover of web-1 is taken back; it runs on the source\n"), "{ran:#?}");
+    assert!(ran.out(0).ends_with("the cutover of web-1 was aborted; the VM runs on the source\n"), "{ran:#?}");
 
     let fake = FakeControl::new([runs]).script(Request::AbortCutover, [done()]);
     let ran = Served::start(fake).await.warmctl(&["migration", "cutover", "web-1", "--abort"]).await;
@@ -299,7 +299,7 @@ async fn a_cancel_is_followed_even_from_a_failure() {
     let steps = [failed.clone(), step(State::Cancelling), step(State::Cancelled)];
     let served = Served::start(FakeControl::new([failed]).script(Request::Cancel, steps)).await;
     let ran = served.warmctl(&["migration", "cancel", "web-1"]).await;
-    assert!(ran.out(0).ends_with("is given up; the VM stays on the source\n"), "{ran:#?}");
+    assert!(ran.out(0).ends_with("was cancelled; the VM stays on the source\n"), "{ran:#?}");
 }
 
 #[tokio::test]

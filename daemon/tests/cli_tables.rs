@@ -177,7 +177,7 @@ web   old     new       2       15m  readback
     assert_eq!(
         served.warmctl(&["plan", "apply", "-f", path]).await.out(0),
         "\
-plan web: 1 migration started, 1 there already
+plan web: 1 migration started, 1 unchanged
   kept     019351aa-0000-7000-8000-5eed00000001  VM web-1, synced
   started  019351aa-0000-7000-8000-5eed00000004  VM web-9, to new as web-9
 "
@@ -186,7 +186,7 @@ plan web: 1 migration started, 1 there already
     assert_eq!(
         dry.out(0),
         "\
-plan web, not applied: 2 migrations would be started, 0 there already
+plan web, not applied: 2 migrations would be started, 0 unchanged
   setting  schedule.every was \"15m\" and is \"5m\"
   start    VM web-1, to new as web-1
   start    VM web-9, to new as web-9
@@ -195,7 +195,7 @@ plan web, not applied: 2 migrations would be started, 0 there already
     // What is shown can be applied as it is.
     let shown = served.warmctl(&["plan", "show", "web"]).await.out(0).to_owned();
     let again = run(served.command(&["plan", "apply", "-f", "-"]), &shown).await;
-    assert!(again.out(0).starts_with("plan web: 0 migrations started, 2 there already\n"));
+    assert!(again.out(0).starts_with("plan web: 0 migrations started, 2 unchanged\n"));
 
     let deleted = served.warmctl(&["plan", "delete", "web"]).await;
     assert_eq!(deleted.err(5), "warmctl: plan web has migrations under way: cancel them first\n");
@@ -312,7 +312,7 @@ async fn a_cutover_for_later_is_not_followed_and_is_shown() {
         "{show:?}"
     );
     let said = cutover(&["--hold"]).await;
-    assert!(said.out(0).ends_with(": accepted; held: held by a person\n"), "{said:?}");
+    assert!(said.out(0).ends_with(": accepted; on hold: put on hold by a person\n"), "{said:?}");
     let json = served.warmctl(&["-o", "json", "migration", "show", "web-1"]).await;
     let json: serde_json::Value = serde_json::from_str(json.out(0)).unwrap();
     assert_eq!(json["scheduled_cutover"]["mode"], "hold");
@@ -448,7 +448,7 @@ async fn pause_and_resume() {
     let paused = served.warmctl(&["migration", "pause", "web-1"]).await;
     assert_eq!(paused.out(0), "pause of web-1 (5eed00000001): accepted\n");
     let resumed = served.warmctl(&["migration", "resume", "web-1"]).await;
-    assert_eq!(resumed.out(0), "resume of web-1 (5eed00000001): it is so already\n");
+    assert_eq!(resumed.out(0), "resume of web-1 (5eed00000001): no change\n");
     let refused = served.warmctl(&["migration", "pause", "db"]).await;
     assert!(refused.err(5).contains("it stands still already; resume or cancel it"));
 }

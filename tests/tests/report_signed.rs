@@ -174,7 +174,7 @@ async fn a_moved_vms_report_verifies_and_every_field_of_it_is_signed() {
         asked,
         [
             ("test", "begun by applying plan plan"),
-            ("test", "resume: already so"),
+            ("test", "resume: no change"),
             ("test", "cutover accepted")
         ]
     );

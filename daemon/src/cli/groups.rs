@@ -162,7 +162,7 @@ pub(super) fn lines(group: &Group) -> impl Iterator<Item = String> {
     } else if group.halted.is_empty() {
         "goes on".to_owned()
     } else {
-        format!("goes no further: {}", one_line(&group.halted))
+        format!("group halted: {}", one_line(&group.halted))
     };
     let first = format!("cutover begun {begun} UTC by {}: {how}", one_line(&group.by));
     let rest: Vec<_> = group
@@ -212,7 +212,7 @@ impl Follower {
         let mut lines = Vec::new();
         if !group.halted.is_empty() && !self.halted {
             self.halted = true;
-            lines.push(format!("goes no further: {}", one_line(&group.halted)));
+            lines.push(format!("group halted: {}", one_line(&group.halted)));
         }
         for member in &group.members {
             let status = member.status();

@@ -44,7 +44,7 @@ pub(super) fn answer(answer: RequestOutcome) -> &'static str {
     match answer {
         RequestOutcome::Unspecified => "answered",
         RequestOutcome::Accepted => "accepted",
-        RequestOutcome::NoChange => "it is so already",
+        RequestOutcome::NoChange => "no change",
     }
 }
 

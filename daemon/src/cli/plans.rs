@@ -80,12 +80,12 @@ fn headline(answer: &PlansApplyResponse, is_refused: bool) -> String {
     let PlansApplyResponse { plan, started, kept, changes, dry_run, .. } = answer;
     if !dry_run {
         let started = labels::count(started.len(), "migration");
-        return format!("plan {plan}: {started} started, {} there already", kept.len());
+        return format!("plan {plan}: {started} started, {} unchanged", kept.len());
     }
     let starts = changes.iter().filter(|change| change.kind() == PlanChangeKind::Start).count();
     let (starts, kept) = (labels::count(starts, "migration"), kept.len());
     let refused = if is_refused { ", but it would be refused" } else { "" };
-    format!("plan {plan}, not applied: {starts} would be started, {kept} there already{refused}")
+    format!("plan {plan}, not applied: {starts} would be started, {kept} unchanged{refused}")
 }
 
 async fn validate(client: &Client, out: &Out, file: &Path, toml: String) -> Result<(), CliFailure> {

@@ -34,7 +34,7 @@ pub(super) struct ChildOutput {
 pub(super) enum ChildError {
     #[error("{0} is not installed")]
     Missing(String),
-    #[error("no answer within {} s, given up", .0.as_secs_f32())]
+    #[error("no answer within {} s", .0.as_secs_f32())]
     Timeout(Duration),
     #[error("the answer is above {0} bytes")]
     TooLong(usize),

@@ -170,7 +170,7 @@ impl CallLanes {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(LibvirtError::new(LibvirtErrorKind::Failed, call, "the call's thread died")),
             Err(_) => {
-                let why = format!("no answer within {} s, given up", self.deadline.as_secs_f32());
+                let why = format!("no answer within {} s", self.deadline.as_secs_f32());
                 Err(LibvirtError::new(LibvirtErrorKind::Timeout, call, why))
             }
         }

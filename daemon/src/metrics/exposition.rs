@@ -205,13 +205,13 @@ impl Exposition {
             .map(|(device, calls)| (vec![("device", device.display().to_string())], calls as f64));
         to.gauge(
             "warmd_hanging_calls",
-            "Calls that were given up and have not ended, by the file system that does not answer them.",
+            "Calls that were abandoned and have not ended, by the file system that does not answer them.",
             hanging,
         )?;
         let own = |value: f64| [(Labels::new(), value)];
         to.counter(
             "warmd_buffers_written_off",
-            "Buffers of calls that were given up before they ended.",
+            "Buffers of calls that were abandoned before they ended.",
             own(threads::buffers_written_off() as f64),
         )?;
         to.counter(

@@ -284,7 +284,7 @@ impl Driver {
                         return Attended::Job(Ok(()));
                     }
                     let why = self.held().map_or_else(String::new, |(_, wait)| wait.why);
-                    self.context.log_event("schedule", format!("pass held: {why}")).await;
+                    self.context.log_event("schedule", format!("pass suspended: {why}")).await;
                     return Attended::Held;
                 }
                 command = self.inbox.recv() => {
@@ -349,7 +349,7 @@ impl Driver {
             RequestOutcome::Accepted => {
                 format!("{} accepted{}", command.request.name(), told(arranged.as_ref()))
             }
-            RequestOutcome::NoChange => format!("{}: already so", command.request.name()),
+            RequestOutcome::NoChange => format!("{}: no change", command.request.name()),
             RequestOutcome::Refused(why) => why.clone(),
         };
         let line = self.context.journal_entry(&command.by, "request", text);

@@ -138,7 +138,7 @@ async fn one(context: &Context, nth: u32, hook: &Hook, stop: &StopSignal) -> Res
         OnFailure::Abort if !hook.past_no_return() => return Err(WorkError::operator(text)),
         OnFailure::Abort => {
             let told = format!(
-                "{text}; the plan would abort for it, but the target VM was started and nothing is taken back: \
+                "{text}; the plan would abort for it, but the target VM was started and nothing is undone: \
                  do by hand what the hook did not"
             );
             tracing::error!(migration = %context.id, vm = %context.machine.name, "{told}");

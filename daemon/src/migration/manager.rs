@@ -198,7 +198,7 @@ impl Manager {
             let span = span::of(row.id, &row.vm_name);
             if let Err(error) = manager.spawn_driver(row.clone(), plan).await {
                 span.in_scope(|| {
-                    tracing::error!(%error, "not taken up: the state holds it, and nothing drives it");
+                    tracing::error!(%error, "migration not started");
                 });
                 manager.know_unread(Unreadable::of(&row, &error), &error).await;
             }
@@ -318,7 +318,7 @@ impl Manager {
             let manager = Arc::clone(&manager);
             Box::pin(async move {
                 let finished = manager.store.count_finished().await.unwrap_or_else(|error| {
-                    tracing::warn!(%error, "what is over is not counted");
+                    tracing::warn!(%error, "cannot count finished migrations");
                     Vec::new()
                 });
                 let sources_run = manager.store.sources_that_run().await.unwrap_or_else(|error| {

@@ -144,7 +144,7 @@ pub async fn run(
             }
         }
         Err(error) => {
-            tracing::warn!(migration = %context.id, %error, "older marks not given up, trying again after the next pass");
+            tracing::warn!(migration = %context.id, %error, "older marks not deleted, trying again after the next pass");
         }
     }
     crash::point("marks.released");

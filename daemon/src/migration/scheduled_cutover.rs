@@ -401,7 +401,7 @@ mod tests {
             matches!(waits, ScheduledStep::Wait { until, .. } if until == Some(at("23T03:00"))),
             "{waits:?}"
         );
-        let held = ScheduledCutover::OnHold { why: "held by operator".to_owned() };
+        let held = ScheduledCutover::OnHold { why: "put on hold by operator".to_owned() };
         let waits = step(&plan, Some(&held), &State::Synced, at("22T21:00"));
         assert!(matches!(waits, ScheduledStep::Wait { until: None, .. }), "{waits:?}");
         assert_eq!(step(&plan, None, &State::Done, at("22T21:00")), ScheduledStep::None);

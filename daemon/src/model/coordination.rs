@@ -53,7 +53,7 @@ impl std::fmt::Display for MemberStatus {
             Self::Arrived => f.write_str("waits at the barrier"),
             Self::Starting => f.write_str("is started"),
             Self::Passed => f.write_str("runs on the target"),
-            Self::Undoing(why) => write!(f, "is taken back: {why}"),
+            Self::Undoing(why) => write!(f, "is being undone: {why}"),
             Self::Failed(why) => write!(f, "stays on the source: {why}"),
             Self::Stuck(why) => write!(f, "is on the target, and not right: {why}"),
         }

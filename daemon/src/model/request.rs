@@ -77,7 +77,7 @@ pub fn judge(state: &State, request: Request) -> RequestOutcome {
         (_, S::Done) if request != R::Cutover => refused("it is finished, and stays as it is"),
         (R::Cutover, S::Done) | (R::Cancel, S::Cancelled | S::Cancelling) => NoChange,
         (_, S::Cancelled | S::Cancelling) => {
-            refused("it was given up; apply the plan again for a new migration")
+            refused("it was cancelled; apply the plan again for a new migration")
         }
 
         (R::Rollback, S::CuttingOver { phase }) if phase.past_no_return() => Accepted,

@@ -42,7 +42,7 @@ pub enum NbdCause {
     #[error("{doing}: {error}")]
     Connection { doing: &'static str, error: Arc<io::Error> },
     /// The connection had to be given up for another request's sake.
-    #[error("the connection was given up: {0}")]
+    #[error("the connection was closed: {0}")]
     GivenUp(&'static str),
     /// No answer in time.
     #[error("no answer within {after:?} while {waiting}")]

@@ -167,7 +167,7 @@ fn forget(db: &Connection, id: MigrationId) -> Result<bool, StoreFault> {
         .prepare_cached("SELECT 1 FROM migrations WHERE id = ? AND state_name = 'cancelled'")?
         .exists([id.to_string()])?;
     if !given_up {
-        return Err(StoreFault::Missing(format!("migration {id} is not one that was given up")));
+        return Err(StoreFault::Missing(format!("migration {id} is not cancelled")));
     }
     for disk in find_disks(db, id)? {
         let range = [key(disk.id, 0), key(disk.id, u32::MAX)];

@@ -127,10 +127,10 @@ impl Store {
             match fs::remove_file(&path) {
                 Ok(()) => tracing::error!(
                     path = %path.display(),
-                    "the state's file system is full: the reserve is given up; make room there"
+                    "the state's file system is full: the reserve is deleted; make room there"
                 ),
                 Err(error) => {
-                    tracing::error!(path = %path.display(), %error, "the reserve cannot be given up");
+                    tracing::error!(path = %path.display(), %error, "the reserve cannot be deleted");
                 }
             }
         }

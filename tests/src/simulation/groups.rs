@@ -77,7 +77,7 @@ pub(super) async fn ask(stage: &SimulatedLife, manager: &Arc<Manager>, begins: b
             if begins && !answer.already {
                 truth.counts.add("groups");
             }
-            truth.note(format_args!("{what} of the plan is asked for; already so: {}", answer.already));
+            truth.note(format_args!("{what} of the plan is asked for; no change: {}", answer.already));
         }
         Err(error) => truth.note(format_args!("{what} of the plan is refused: {error}")),
     }

@@ -80,7 +80,7 @@ fn who_waits_says_for_what_and_all_come_to_their_turn() {
                 .await;
         rig.apply(plan("a", "s", &vms, "every = \"1h\"")).await;
         let waits = |view: &MigrationView| {
-            let why = "waits for its turn: source s: 2 of 2 snapshots are in use";
+            let why = "waits for admission: source s: 2 of 2 snapshots are in use";
             view.state == State::Seeding && view.next_pass_why.as_deref() == Some(why)
         };
         rig.until("three wait", |views| views.iter().filter(|view| waits(view)).count() == 3).await;
@@ -132,7 +132,7 @@ fn what_waits_for_quotas_is_explained() {
         let lines: Vec<_> = told.iter().map(ToString::to_string).collect();
         assert_eq!(lines.len(), 5);
         for line in [
-            "2026-11-22 12:00:01 UTC  pass blocked     waits for its turn: all of warmd: 1 of 1 passes are in use",
+            "2026-11-22 12:00:01 UTC  pass blocked     waits for admission: all of warmd: 1 of 1 passes are in use",
             "2026-11-22 13:00 UTC  limits           datastore fast: 1MiB/s: window daily 13:00–14:00 UTC",
         ] {
             assert!(lines.iter().any(|told| told == line), "{line}: {lines:#?}");
@@ -183,7 +183,7 @@ fn a_vm_with_more_disks_than_the_limit_gets_its_turn() {
         rig.apply(plan("small", "s", &small, "every = \"1s\"")).await;
         sleep(5).await;
         rig.apply(plan("large", "s", &["large".to_owned()], "every = \"1h\"")).await;
-        let why = "waits for its turn: datastore fast: 4 of 4 disks are in use, and it needs all as it has 9";
+        let why = "waits for admission: datastore fast: 4 of 4 disks are in use, and it needs all as it has 9";
         let begun = clock::now();
         let large = || rig.view("large");
         let mut told = Vec::new();
@@ -222,7 +222,7 @@ fn a_cutover_goes_before_pre_copies_also_before_those_that_run() {
         assert!(seconds_since(begun) < 60.0, "it took {} s", seconds_since(begun));
         rig.fleet.assert_same("web");
         let journal = rig.manager.events(None, None, 1000).await.unwrap().lines;
-        assert!(journal.iter().any(|line| line.text.contains("pass put off: a cutover needs its place")));
+        assert!(journal.iter().any(|line| line.text.contains("pass preempted: a cutover needs its place")));
         // What it had drained stays drained; nobody is asked to do anything.
         let others = |views: &[MigrationView]| {
             views.iter().all(|view| matches!(view.state, State::Synced | State::Done))

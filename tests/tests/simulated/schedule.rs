@@ -81,7 +81,7 @@ async fn a_pass_is_stopped_when_copying_ends_and_goes_on_when_it_may() {
     let view = rig.until("held", is_held).await;
     assert_eq!(view.state, State::Seeding);
     let journal = rig.journal().await;
-    assert!(journal.contains("pass held: blocked"), "{journal}");
+    assert!(journal.contains("pass suspended: blocked"), "{journal}");
 
     set_rate(&rig, 0).await;
     rig.manager_applies(plan(false)).await;

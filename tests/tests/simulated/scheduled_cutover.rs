@@ -204,10 +204,10 @@ fn a_hold_keeps_it_synced_until_another_word() {
         rig.seed(nights(CutoverMode::Auto)).await;
         ask(&rig, CutoverTime::Hold).await;
         assert_eq!(order(&rig, CutoverTime::Hold, false).await, RequestOutcome::NoChange);
-        is_held(&rig, "held by test").await;
+        is_held(&rig, "put on hold by test").await;
         rig.restart().await;
         nothing_begins_until(&rig, at("23T23:00")).await;
-        is_held(&rig, "held by test").await;
+        is_held(&rig, "put on hold by test").await;
         assert!(rig.passes().await > 4, "it stays synced");
         // The operator says go, inside the window.
         ask(&rig, CutoverTime::Now).await;
@@ -280,7 +280,7 @@ fn what_waits_can_be_taken_back() {
         rig.manager_applies(nights(CutoverMode::Auto)).await;
         rig.until("waits", |view| view.scheduled_cutover.is_some()).await;
         rig.ask(Request::AbortCutover).await;
-        is_held(&rig, "taken back by test").await;
+        is_held(&rig, "aborted by test").await;
         assert_eq!(rig.request(Request::AbortCutover).await, RequestOutcome::NoChange);
         nothing_begins_until(&rig, at("22T23:00")).await;
     });

@@ -65,7 +65,7 @@ keep the plan from being applied, warnings do not. daemon/docs/preflight.md has 
 const GROUPS: &str = "\
 VMs move together where the plan has [[cutover.tiers]] or `all_or_nothing`: none of a tier is started on the target before \
 all of it are copied and verified, and a tier begins when the boot checks of the one before it have passed. If one fails, \
-those that are not started yet are taken back, and their sources run again. With --abort too. What was moved already \
+those that are not started yet are undone, and their sources run again. With --abort too. What was moved already \
 stays; asked again, the rest moves. This follows to the end, as long as they move together.";
 
 #[derive(Debug, ClapArgs)]

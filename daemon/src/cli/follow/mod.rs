@@ -175,7 +175,7 @@ fn ending_lines(task: Task, last: &Migration, ending: &Ending) -> Vec<String> {
             }));
         }
         (Task::AbortCutover, true) => {
-            lines.push(format!("the cutover of {} is taken back; it runs on the source", last.vm_name));
+            lines.push(format!("the cutover of {} was aborted; the VM runs on the source", last.vm_name));
         }
         (Task::Rollback, true) => {
             lines.push(format!("{} is back on the source; its target VM is removed", last.vm_name));
@@ -186,7 +186,7 @@ fn ending_lines(task: Task, last: &Migration, ending: &Ending) -> Vec<String> {
             ));
         }
         (Task::Cancel, true) => {
-            lines.push(format!("{} is given up; the VM stays on the source", labels::who(last)));
+            lines.push(format!("{} was cancelled; the VM stays on the source", labels::who(last)));
         }
         (Task::Sync, true) => lines.push(format!("{} is synced", labels::who(last))),
         (

@@ -123,7 +123,7 @@ impl Tracker {
             State::CuttingOver | State::Undoing | State::RollingBack => {
                 return Some(failed("a cutover began, which copies what changed by itself"));
             }
-            State::Cancelling | State::Cancelled => return Some(failed("it was given up")),
+            State::Cancelling | State::Cancelled => return Some(failed("it was cancelled")),
             State::Done => return Some(done()),
             // A pass that ended in these has its snapshot still to release, or is tried again.
             State::Unspecified | State::Defined | State::Preparing | State::Seeding | State::Syncing => {
@@ -145,7 +145,7 @@ impl Tracker {
             State::Done => Some(done()),
             State::RollingBack => Some(failed("somebody asked to go back to the source")),
             State::Failed => Some(failed(now.reason())),
-            State::Cancelling | State::Cancelled => Some(failed("it was given up")),
+            State::Cancelling | State::Cancelled => Some(failed("it was cancelled")),
             State::Unspecified
             | State::Defined
             | State::Preparing
@@ -216,7 +216,7 @@ impl Tracker {
         }
         match now.state() {
             State::Failed => Some(failed(now.reason())),
-            State::Cancelling | State::Cancelled => Some(failed("it was given up")),
+            State::Cancelling | State::Cancelled => Some(failed("it was cancelled")),
             State::Synced | State::Done if ours.is_none() => {
                 let others = run.is_some_and(|run| run.ended.is_none());
                 // It waits for the one that runs, unless its own turn was over.

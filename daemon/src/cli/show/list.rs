@@ -65,7 +65,7 @@ fn next_pass(migration: &Migration) -> String {
 fn cutover(migration: &Migration) -> String {
     let Some(awaited) = &migration.scheduled_cutover else { return "-".to_owned() };
     match (awaited.mode(), &awaited.begins) {
-        (ScheduledCutoverMode::OnHold, _) => "held".to_owned(),
+        (ScheduledCutoverMode::OnHold, _) => "on hold".to_owned(),
         (_, Some(begins)) => labels::moment(Some(begins)),
         (_, None) => "when it can".to_owned(),
     }
@@ -92,7 +92,7 @@ mod tests {
     fn what_is_held_up_by_others_has_no_time_and_says_so() {
         let mut migration = Migration::default();
         assert_eq!(next_pass(&migration), "-");
-        migration.next_pass_why = Some("waits for its turn: plan web: 2 of 2 passes are in use".to_owned());
+        migration.next_pass_why = Some("waits for admission: plan web: 2 of 2 passes are in use".to_owned());
         assert_eq!(next_pass(&migration), "-", "it has not begun");
         migration.set_state(MigrationState::Syncing);
         assert_eq!(next_pass(&migration), "waits");

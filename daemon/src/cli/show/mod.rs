@@ -70,10 +70,10 @@ pub(super) fn result(result: &VerifyResult) -> String {
 /// A cutover that is waited for: `at 2026-11-28 21:00:00 (UTC), asked for at …`.
 pub(super) fn awaited(awaited: &ScheduledCutover) -> String {
     let when = match (awaited.mode(), &awaited.begins) {
-        (ScheduledCutoverMode::OnHold, _) => "held".to_owned(),
-        (ScheduledCutoverMode::Auto, None) => "by itself".to_owned(),
+        (ScheduledCutoverMode::OnHold, _) => "on hold".to_owned(),
+        (ScheduledCutoverMode::Auto, None) => "automatic".to_owned(),
         (ScheduledCutoverMode::Auto, Some(begins)) => {
-            format!("by itself at {} (UTC)", labels::moment(Some(begins)))
+            format!("automatic at {} (UTC)", labels::moment(Some(begins)))
         }
         (_, begins) => format!("at {} (UTC)", labels::moment(begins.as_ref())),
     };

@@ -44,7 +44,7 @@ pub(in super::super) async fn pass(
             return result;
         }
         let failure = result.err().map_or_else(String::new, |error| format!(" ({error})"));
-        context.log_event("schedule", format!("pass put off: a cutover needs its place{failure}")).await;
+        context.log_event("schedule", format!("pass preempted: a cutover needs its place{failure}")).await;
     }
 }
 

@@ -84,7 +84,7 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn told(why: &str) -> String {
-    format!("waits for its turn: {why}")
+    format!("waits for admission: {why}")
 }
 
 fn job(context: &Context, what: For, id: u64) -> AdmissionJob {

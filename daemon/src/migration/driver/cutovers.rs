@@ -136,7 +136,7 @@ impl Driver {
                 return match &self.scheduled_cutover {
                     Some(ScheduledCutover::OnHold { .. }) if is_auto => (RequestOutcome::NoChange, None),
                     _ if is_auto => {
-                        let why = format!("taken back by {by}");
+                        let why = format!("aborted by {by}");
                         (RequestOutcome::Accepted, Some(Some(ScheduledCutover::OnHold { why })))
                     }
                     Some(_) => (RequestOutcome::Accepted, Some(None)),
@@ -159,7 +159,7 @@ impl Driver {
                 (RequestOutcome::NoChange, None)
             }
             (CutoverTime::Hold, _) => {
-                (outcome, Some(Some(ScheduledCutover::OnHold { why: format!("held by {by}") })))
+                (outcome, Some(Some(ScheduledCutover::OnHold { why: format!("put on hold by {by}") })))
             }
             (CutoverTime::Unhold, Some(ScheduledCutover::OnHold { .. })) => (outcome, Some(None)),
             (CutoverTime::Unhold, Some(ScheduledCutover::At { .. })) => {

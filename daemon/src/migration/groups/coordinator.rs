@@ -101,7 +101,7 @@ async fn step(manager: &Manager, running: &Running, is_told: &mut bool) -> Resul
 }
 
 async fn note_broken(manager: &Manager, group: &Group, why: &str) -> Result<(), StoreError> {
-    let told = line(group, "warning", &format!("goes no further: {why}"));
+    let told = line(group, "warning", &format!("group halted: {why}"));
     manager.store.break_group(group.id, why, told).await
 }
 
@@ -163,7 +163,7 @@ fn status(
         }
         State::Failed { reason, .. } => MemberStatus::Failed(reason.clone()),
         State::RollingBack => stays("it goes back to the source"),
-        State::Cancelling | State::Cancelled => stays("it was given up"),
+        State::Cancelling | State::Cancelled => stays("it was cancelled"),
         State::Defined
         | State::Preparing
         | State::Seeding

@@ -227,7 +227,7 @@ async fn against_one(handle: &DriverHandle, forced: bool) -> Option<String> {
 
 fn none_left(plan: &Plan) -> ControlError {
     let told = format!(
-        "plan {} has no VM that is on its way: all are moved or given up; see `migration list --plan {}`",
+        "plan {} has no VM that is on its way: all are done or cancelled; see `migration list --plan {}`",
         plan.name, plan.name
     );
     ControlError::new(ControlErrorKind::Refused, told)

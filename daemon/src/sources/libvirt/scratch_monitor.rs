@@ -74,11 +74,11 @@ impl ScratchMonitor {
                 }
                 tracing::warn!(
                     %domain, free, needed = need.bytes, rate = trend.loss(), dir = %dir.display(),
-                    "the snapshot is given up: its scratch files leave too little room, and the guest's writes come first"
+                    "the snapshot is ended early: its scratch files leave too little room, and the guest's writes come first"
                 );
                 telling.get_or_init(|| {
                     format!(
-                        "the snapshot was given up because its scratch files left {} MiB free in {}, and {need}: the \
+                        "the snapshot was ended early because its scratch files left {} MiB free in {}, and {need}: the \
                          guest's writes come first; {}",
                         free >> 20,
                         dir.display(),

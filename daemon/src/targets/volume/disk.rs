@@ -209,10 +209,10 @@ impl Drop for Abandoned<'_> {
         if let Some(loan) = self.loan.take() {
             let replaced = loan.write_off();
             threads::buffer_written_off();
-            tracing::warn!(replaced, "a call was given up, and its buffer is written off until it ends");
+            tracing::warn!(replaced, "a call was abandoned, and its buffer is written off until it ends");
         }
         if let Some((volume, operation)) = self.change {
-            volume.break_off(ErrorKind::Timeout, format!("a {operation} was given up and may still happen"));
+            volume.break_off(ErrorKind::Timeout, format!("a {operation} was abandoned and may still happen"));
         }
     }
 }

@@ -93,10 +93,10 @@ fn all_is_seen_in_80_by_24() {
 #[test]
 fn what_a_pass_waits_for_is_seen() {
     let mut board = Board::default();
-    let why = "waits for its turn: plan nightly: 2 of 2 passes are in use".to_owned();
+    let why = "waits for admission: plan nightly: 2 of 2 passes are in use".to_owned();
     board.take(Migration { next_pass_why: Some(why), ..migration(1, "web", MigrationState::Syncing) });
     let lines = drawn(&mut board);
-    assert!(lines.iter().any(|line| line.contains("waits for its turn: plan nightly")), "{lines:#?}");
+    assert!(lines.iter().any(|line| line.contains("waits for admission: plan nightly")), "{lines:#?}");
 }
 
 /// With a downtime of 8 to 20 s, in a window that opens in so many seconds.
