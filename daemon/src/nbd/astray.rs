@@ -26,7 +26,7 @@ use super::{
 /// How long a lost change is given to land before a disk is opened for writing.
 pub(super) const SETTLE: Duration = Duration::from_secs(5);
 /// How long the place of a lost change is suspect.
-const SUSPECT: Duration = Duration::from_hours(1);
+pub(super) const SUSPECT: Duration = Duration::from_hours(1);
 /// Lost changes that are told apart; beyond that they are one, from the first to the last.
 const MOST: usize = 1024;
 

@@ -21,6 +21,7 @@ use warmd_cbt::{
 };
 
 use super::{
+    astray::Astray,
     call::{Call, CallReply, ContextRuns, Data},
     connection::reclaim,
     connection_pool::ConnectionPool,
@@ -73,6 +74,19 @@ impl NbdDisk {
         let suspects = if writable { lanes.astray().suspects() } else { Vec::new() };
         let recheck = Arc::new(Recheck::new(suspects));
         Ok(Self { lanes: Arc::new(lanes), refused_zeroing: Arc::default(), recheck })
+    }
+
+    /// Keeps that no earlier process has written to the export that `options` name, before it is opened for writing.
+    pub fn has_no_past(options: &NbdOptions) {
+        Astray::of(options).begin(0, false);
+    }
+
+    /// Waits until no change that this process sent to the export, by connections that were given up, is to land yet.
+    ///
+    /// # Errors
+    /// [`NbdCause::Timeout`], if the server still owes an answer after `options.request_timeout`.
+    pub async fn settled(options: &NbdOptions) -> Result<(), NbdError> {
+        Astray::of(options).settled(options.request_timeout).await
     }
 
     /// Takes leave of the server and waits until that is sent. Requests in flight of other clones fail, or open new

@@ -8,6 +8,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use tokio::time::Instant;
 use warmd_cbt::{
     buffer::Buffer,
     disk::ReadDisk,
@@ -16,6 +17,7 @@ use warmd_cbt::{
 };
 
 use super::{
+    astray::SUSPECT,
     disk::NbdDisk,
     error::{NbdCause, NbdError, RequestAt},
     wire::NbdCommand,
@@ -28,6 +30,8 @@ const STEP: u64 = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Recheck {
     suspects: Vec<Extent>,
+    /// When none of them is suspect any longer, however long the disk stays open.
+    until: Instant,
     written: Mutex<Vec<(Extent, Content)>>,
 }
 
@@ -43,7 +47,7 @@ pub(super) struct Due(Vec<(Extent, Content)>);
 
 impl Recheck {
     pub(super) fn new(suspects: Vec<Extent>) -> Self {
-        Self { suspects, written: Mutex::default() }
+        Self { suspects, until: Instant::now() + SUSPECT, written: Mutex::default() }
     }
 
     /// `buffer[range]` was written at `at`, before anybody may learn of it.
@@ -70,7 +74,8 @@ impl Recheck {
     }
 
     fn is_suspect(&self, place: Extent) -> bool {
-        self.suspects.iter().any(|suspect| suspect.start() < place.end() && place.start() < suspect.end())
+        let meets = |suspect: &Extent| suspect.start() < place.end() && place.start() < suspect.end();
+        Instant::now() < self.until && self.suspects.iter().any(meets)
     }
 
     fn note(&self, place: Extent, content: Content) {
@@ -116,4 +121,21 @@ async fn is_zeroed(disk: &NbdDisk, extent: Extent) -> Result<bool, NbdError> {
         at = step.end();
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_stays_open_is_not_read_back_for_ever() {
+        let extent = |start| Extent::new(Offset(start), Length(512)).unwrap();
+        let recheck = Recheck::new(vec![extent(0)]);
+        recheck.zeroed(extent(0));
+        recheck.zeroed(extent(512));
+        assert_eq!(recheck.due().0.len(), 1, "what is suspect is read back");
+        tokio::time::advance(SUSPECT).await;
+        recheck.zeroed(extent(0));
+        assert!(recheck.due().0.is_empty(), "an hour has passed");
+    }
 }

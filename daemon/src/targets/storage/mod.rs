@@ -178,9 +178,12 @@ impl Storage {
             Where::Path(path) => (path, false),
             Where::Nbd(uri) => {
                 export::look(&uri, size, doing).await?;
-                self.check_free(owner, &uri).await?;
+                let is_unclaimed = self.check_free(owner, &uri).await?;
                 self.take_export(owner, spec, &uri, doing).await?;
                 self.claim(owner, &uri, doing).await?;
+                if is_unclaimed {
+                    export::is_new(&uri, doing)?;
+                }
                 let disk = PreparedDisk { key: spec.key.clone(), location: uri.clone(), reads_zero: false };
                 return Ok((disk, Whereabouts::Export(uri)));
             }
@@ -261,7 +264,8 @@ impl Storage {
                 }
                 Where::Nbd(uri) => {
                     self.check_claim(owner, &uri, &doing).await?;
-                    export::open(&uri, spec.size, &doing).await?.close().await;
+                    export::settled(&uri, &doing).await?;
+                    export::look(&uri, spec.size, &doing).await?;
                     located.push(Located {
                         key: spec.key.clone(),
                         size: spec.size,

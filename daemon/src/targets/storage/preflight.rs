@@ -90,7 +90,7 @@ impl Storage {
                 };
                 self.check_held(owner, &uri, &identity, &format!("looking at {uri}")).await?;
                 if is_new {
-                    export::open(&uri, size, &format!("looking at {uri}")).await?.close().await;
+                    export::look(&uri, size, &format!("looking at {uri}")).await?;
                 }
                 return Ok(0);
             }
