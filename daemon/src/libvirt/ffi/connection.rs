@@ -130,13 +130,7 @@ impl LibvirtConnection {
             let (arch, machine, kind) = (arch.as_ptr(), machine.as_ptr(), kind.as_ptr());
             ask(self.0.raw(), null(), arch, machine, kind, cpu.as_ptr(), IN_WORDS)
         };
-        match number(self.0.api, answer) {
-            Ok(0) => Ok(Some("libvirt does not say what it lacks".to_owned())),
-            Ok(_) => Ok(None),
-            // `VIR_ERR_CPU_INCOMPATIBLE`.
-            Err(CallFailure::Said { code: 91, words, .. }) => Ok(Some(words)),
-            Err(failure) => Err(failure),
-        }
+        compared(number(self.0.api, answer))
     }
 
     /// All domains, running or not.
@@ -267,6 +261,20 @@ impl LibvirtConnection {
     }
 }
 
+/// What a comparison of processors says: what the host lacks, in libvirt's words; `None` if nothing, or if libvirt has no
+/// comparison for it. A processor that libvirt cannot make sense of is a failure.
+fn compared(answer: CallResult<c_int>) -> CallResult<Option<String>> {
+    match answer {
+        Ok(0) => Ok(Some("libvirt does not say what it lacks".to_owned())),
+        Ok(_) => Ok(None),
+        // `VIR_ERR_CPU_INCOMPATIBLE`.
+        Err(CallFailure::Said { code: 91, words, .. }) => Ok(Some(words)),
+        // `VIR_ERR_NO_SUPPORT`, `VIR_ERR_OPERATION_UNSUPPORTED`: of no processor of this architecture.
+        Err(CallFailure::Said { code: 3 | 84, .. }) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
 unsafe extern "C" fn on_event(
     _: Object,
     domain: Object,
@@ -290,4 +298,24 @@ unsafe extern "C" fn on_event(
 unsafe extern "C" fn free_listener(state: *mut c_void) {
     // SAFETY: libvirt calls it once, with what `listen` gave it.
     drop(unsafe { Box::from_raw(state.cast::<EventListener>()) });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_processor_fits_only_if_libvirt_says_so_or_compares_none() {
+        let said = |code| compared(Err(CallFailure::Said { code, domain: 31, errno: 0, words: "x".to_owned() }));
+        assert_eq!(said(91), Ok(Some("x".to_owned())));
+        for none_is_compared in [3, 84] {
+            assert_eq!(said(none_is_compared), Ok(None), "{none_is_compared}");
+        }
+        // Unsupported is this one's configuration, or an argument; the others are an internal error and no permission.
+        for not_known in [67, 74, 1, 88] {
+            assert!(said(not_known).is_err(), "{not_known}");
+        }
+        assert_eq!((compared(Ok(1)), compared(Ok(2))), (Ok(None), Ok(None)));
+        assert!(compared(Ok(0)).is_ok_and(|lacks| lacks.is_some()));
+    }
 }

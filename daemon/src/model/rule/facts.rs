@@ -275,7 +275,7 @@ impl Rule {
             Self::HardwareUnmapped => (
                 "hardware-unmapped",
                 Error,
-                "the target cannot make such a machine: architecture, chipset, firmware, disks or MACs",
+                "the target cannot make such a machine: architecture, chipset, firmware, processor, disks or MACs",
                 "change the VM, or prepare the target for it",
             ),
             Self::HardwareChanged => (

@@ -25,8 +25,10 @@ pub(super) enum Compared {
     Fits,
     /// It lacks something; libvirt's words.
     Lacks(String),
-    /// libvirt could not tell; its words.
+    /// libvirt could not tell, and would not be able to at the start either; its words.
     Unknown(String),
+    /// It may not be asked, which does not keep it from comparing at the start; its words.
+    Denied(String),
 }
 
 impl Processors {
@@ -77,7 +79,9 @@ impl LibvirtTarget {
                 Ok(None) => Compared::Fits,
                 Ok(Some(what)) => Compared::Lacks(what),
                 Err(error) if went_unanswered(&error) => return Err(error),
-                Err(error) if error.kind == LibvirtErrorKind::Unsupported => Compared::Fits,
+                Err(error) if error.kind == LibvirtErrorKind::Denied => {
+                    Compared::Denied(error.cause.to_string())
+                }
                 Err(error) => Compared::Unknown(error.cause.to_string()),
             }
         } else {
@@ -112,7 +116,7 @@ fn judge(
             format!("its processor is {mode}, which {kind} domains cannot be here"),
         ));
     }
-    if matches!(mode, "host-passthrough" | "maximum") {
+    if matches!(mode, "host-passthrough" | "host-model" | "maximum") {
         let found = format!(
             "its processor is its host's own ({mode}), and on this host another one: programs and licences that look at it \
              may notice"
@@ -145,7 +149,12 @@ fn judge(
             Rule::HardwareChanged,
             format!("its processor {model} comes without some of its features: {what}"),
         )),
-        Compared::Unknown(why) => Some((
+        // libvirt compares once more before it starts the domain, and fails in the same way.
+        Compared::Unknown(why) if is_checked => Some((
+            Rule::HardwareUnmapped,
+            format!("its processor {model} cannot be compared with this host's, and would not be started: {why}"),
+        )),
+        Compared::Unknown(why) | Compared::Denied(why) => Some((
             Rule::HardwareChanged,
             format!("whether its processor {model} can be had here is not known: {why}"),
         )),
@@ -198,7 +207,11 @@ mod tests {
         assert_eq!(of(&named(&[]), "kvm", &lacks), Some(Rule::HardwareUnmapped));
         assert_eq!(of(&named(&[]), "qemu", &lacks), Some(Rule::HardwareChanged));
         let doubt = Compared::Unknown("no answer".to_owned());
-        assert_eq!(of(&partial, "kvm", &doubt), Some(Rule::HardwareChanged));
+        assert_eq!(of(&partial, "kvm", &doubt), Some(Rule::HardwareUnmapped), "nor could the start compare it");
+        assert_eq!(of(&named(&[]), "kvm", &doubt), Some(Rule::HardwareUnmapped));
+        assert_eq!(of(&none, "kvm", &doubt), Some(Rule::HardwareChanged), "the start does not compare it");
+        let denied = Compared::Denied("not permitted".to_owned());
+        assert_eq!(of(&partial, "kvm", &denied), Some(Rule::HardwareChanged));
         let unknown = |fallback| cpu(&[], Some(("Other", fallback)));
         assert_eq!(of(&unknown("forbid"), "kvm", &Compared::Fits), Some(Rule::HardwareUnmapped));
         assert_eq!(of(&unknown("allow"), "kvm", &Compared::Fits), Some(Rule::HardwareChanged));
@@ -211,6 +224,9 @@ mod tests {
         };
         assert_eq!(of("host-passthrough"), Some(Rule::HardwareChanged));
         assert_eq!(of("host-model"), Some(Rule::HardwareUnmapped));
+        let model = judge(&cpu(&[("mode", "host-model")], None), "kvm", &Processors::default(), &Compared::Fits);
+        let (rule, found) = model.unwrap();
+        assert!(rule == Rule::HardwareChanged && found.contains("host-model"), "{found}");
         assert_eq!(of("custom"), None, "only its topology is given");
         let unsaid = Processors::default();
         let named = cpu(&[], Some(("EPYC", "forbid")));
