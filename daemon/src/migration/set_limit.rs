@@ -7,7 +7,7 @@ use warmd_cbt::limit::Limit;
 use super::{
     control::{Control as _, ControlError, ControlErrorKind},
     limits::Word,
-    manager::{Manager, internal},
+    manager::{Manager, internal, unread},
 };
 use crate::{
     clock,
@@ -116,7 +116,7 @@ impl Manager {
                 let text =
                     format!("limit of {scope} is {now} now: {who} says so, which is newer than what was set");
                 let line = limit_line(scope, DAEMON, text);
-                self.store.save_limit(scope, None, line).await.map_err(internal)?;
+                self.store.save_limit(scope, None, line).await.map_err(unread)?;
             }
             self.limits.say(word);
         }
@@ -199,4 +199,43 @@ fn limit_line(scope: &LimitScope, by: &str, text: String) -> EventView {
         LimitScope::Global | LimitScope::Source(_) | LimitScope::Target(_) => None,
     };
     EventView { at: clock::now(), migration, by: by.to_owned(), kind: "limit".to_owned(), text }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use tokio_util::sync::CancellationToken;
+    use warmd_cbt::{buffer::BufferPool, transfer::TransferSettings};
+
+    use super::*;
+    use crate::{
+        metrics::Metrics,
+        migration::{audit::AuditAmount, context::Engine, manager::Endpoints},
+        store::Store,
+    };
+
+    /// At a start a migration waits for that, and is taken up later; what failed for good is never tried again.
+    #[tokio::test]
+    async fn a_limit_that_cannot_be_forgotten_for_now_fails_for_now() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, shutdown) = (Store::open(dir.path()).unwrap(), CancellationToken::new());
+        let engine = Engine {
+            pool: BufferPool::new(8, 1 << 20),
+            settings: TransferSettings::default(),
+            limit: Limit::default(),
+            audit: AuditAmount::default(),
+            metrics: Metrics::default(),
+        };
+        let manager = Manager::start(store.clone(), Endpoints::default(), engine, shutdown.clone());
+        let manager = manager.await.unwrap();
+        let set = LimitChange::To { rate: Some(NonZeroU64::new(1 << 30)), requests: None };
+        manager.change_limit("global", set, "test").await.unwrap();
+        store.close().await.unwrap();
+        let said = Limit { rate: NonZeroU64::new(1 << 20), requests: None };
+        let word = Word { scope: LimitScope::Global, vm_name: String::new(), said };
+        let error = manager.say(vec![word], "a test").await.unwrap_err();
+        assert_eq!(error.kind, ControlErrorKind::Unavailable, "{error}");
+        shutdown.cancel();
+    }
 }
