@@ -22,6 +22,8 @@ use super::{
 const PROBE: Duration = Duration::from_secs(20);
 /// Signs of life that are missing before a peer is taken for gone.
 const PROBES: u32 = 3;
+/// Milliseconds after which a peer is gone either way: silent, asked, and as often without an answer.
+const GONE_MS: u32 = 80_000;
 
 /// The reading half of a socket, of whatever kind.
 pub(super) type SocketReader = BufReader<Box<dyn AsyncRead + Send + Unpin>>;
@@ -81,12 +83,14 @@ async fn connect(address: &NbdAddress, timeout: Duration) -> Result<(SocketReade
     .await
 }
 
-/// A host that is gone ends its connections, also those on which only an answer is waited for.
+/// A host that is gone ends its connections, also those on which only an answer is waited for: Linux asks for no sign of
+/// life while what was sent is not acknowledged, so that has a deadline of its own, the same.
 fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, PROBE)?;
     sockopt::set_tcp_keepintvl(stream, PROBE)?;
-    Ok(sockopt::set_tcp_keepcnt(stream, PROBES)?)
+    sockopt::set_tcp_keepcnt(stream, PROBES)?;
+    Ok(sockopt::set_tcp_user_timeout(stream, GONE_MS)?)
 }
 
 async fn within<T>(
@@ -97,4 +101,21 @@ async fn within<T>(
     tokio::time::timeout(after, work)
         .await
         .unwrap_or_else(|_| Err(NbdError::of(NbdCause::Timeout { waiting, after })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_is_gone_is_noticed_whether_or_not_it_owes_an_acknowledgement() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        keep_alive(&stream).unwrap();
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        let silent = sockopt::tcp_keepidle(&stream).unwrap()
+            + sockopt::tcp_keepintvl(&stream).unwrap() * sockopt::tcp_keepcnt(&stream).unwrap();
+        let unacknowledged = Duration::from_millis(sockopt::tcp_user_timeout(&stream).unwrap().into());
+        assert_eq!((silent, unacknowledged), (Duration::from_secs(80), Duration::from_secs(80)));
+    }
 }
