@@ -151,7 +151,7 @@ fn changes(before: &Machine, now: &Machine) -> Vec<String> {
     };
     compare("network interfaces", nics(before), nics(now));
     if let (Some(before), Some(now)) = (&before.hardware, &now.hardware) {
-        let (had, has) = (pieces(before), pieces(now));
+        let (had, has) = (pieces(before, now), pieces(now, before));
         let other: BTreeSet<_> = had.symmetric_difference(&has).map(|(name, _)| name.as_str()).collect();
         if !other.is_empty() {
             changes.push(format!("changed: {}", other.into_iter().collect::<Vec<_>>().join(", ")));
@@ -165,10 +165,21 @@ fn in_words(mut all: Vec<String>) -> String {
     if all.is_empty() { "none".to_owned() } else { all.join(", ") }
 }
 
-/// Each piece of hardware by its name, with all that is in it.
-fn pieces(hardware: &HardwareElement) -> BTreeSet<(String, String)> {
+/// Each piece of hardware by its name, with all that is in it. PCI controllers, and an interface's place that `other` does
+/// not have, are left out: a machine that was saved by an older version has neither.
+fn pieces(hardware: &HardwareElement, other: &HardwareElement) -> BTreeSet<(String, String)> {
     let (devices, others): (Vec<_>, Vec<_>) = hardware.parts.iter().partition(|part| part.name == "devices");
     let all = devices.into_iter().flat_map(|devices| &devices.parts).chain(others);
+    let is_bus = |part: &&HardwareElement| {
+        part.name == "controller" && part.attribute("type") == Some("pci")
+    };
+    let all = all.filter(|part| !is_bus(part)).cloned().map(|mut part| {
+        let same = part.mac().and_then(|mac| other.nic(mac));
+        if same.is_some_and(|same| same.part("address").is_none()) {
+            part.parts.retain(|part| part.name != "address");
+        }
+        part
+    });
     all.map(|part| {
         let name = match part.target().or_else(|| part.mac()) {
             Some(own) => format!("{} {own}", part.name),
@@ -203,6 +214,30 @@ mod tests {
         assert_eq!(told[0], "memory was 1024 MiB and is 2048 MiB");
         assert!(told[1].contains("52:54:00:00:00:01") && told[1].ends_with("is none"), "{told:?}");
         assert_eq!(told[2], "changed: clock");
+    }
+
+    #[test]
+    fn places_that_an_older_version_did_not_save_are_no_change() {
+        let with = |devices: serde_json::Value| {
+            let mut machine = machine(1 << 30, "utc");
+            let devices = serde_json::json!({"name": "devices", "parts": devices});
+            machine.hardware.as_mut().unwrap().parts.push(serde_json::from_value(devices).unwrap());
+            machine
+        };
+        let mac = serde_json::json!({"name": "mac", "attributes": [["address", "52:54:00:00:00:01"]]});
+        let nic = |slot: &str| {
+            let address = serde_json::json!({"name": "address", "attributes": [["type", "pci"], ["slot", slot]]});
+            serde_json::json!({"name": "interface", "parts": [mac, address]})
+        };
+        let bus = serde_json::json!({"name": "controller", "attributes": [["type", "pci"], ["index", "0"]]});
+        let older = with(serde_json::json!([{"name": "interface", "parts": [mac]}]));
+        let now = with(serde_json::json!([bus, nic("3")]));
+        assert!(changes(&older, &now).is_empty(), "{:?}", changes(&older, &now));
+        assert!(changes(&now, &older).is_empty());
+        let moved = with(serde_json::json!([bus, nic("4")]));
+        assert_eq!(changes(&now, &moved), ["changed: interface 52:54:00:00:00:01"]);
+        let other = serde_json::json!({"name": "controller", "attributes": [["type", "usb"]]});
+        assert_eq!(changes(&now, &with(serde_json::json!([bus, nic("3"), other]))), ["changed: controller"]);
     }
 
     #[test]
