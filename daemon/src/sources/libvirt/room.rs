@@ -1,7 +1,8 @@
 //! How much room must be left for scratch files: a minimum, and more where the guest writes fast.
 //!
 //! Rule: pure but for the memory of the last rates. What must be free is what is filled in the time that it takes to
-//! notice that the room ends and to end the job. A rate is taken over some seconds: a burst of a moment is not a trend.
+//! notice that the room ends and to end the job. A rate is taken over some seconds, from the first look on: a burst of a
+//! moment is not a trend.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -63,7 +64,9 @@ impl Trend {
         if took < LEAST {
             return 0;
         }
-        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        // Nothing is known of before the first look: what the copying writes as a snapshot begins counts as the burst
+        // that it is.
+        let millis = u64::try_from(took.max(WINDOW).as_millis()).unwrap_or(u64::MAX);
         change(first, last).saturating_mul(1000) / millis
     }
 }
@@ -188,22 +191,37 @@ mod tests {
         assert_eq!(trend(start, &[]).loss(), 0);
         assert_eq!(trend(start, &[(0, 9000, 0)]).loss(), 0);
         assert_eq!(trend(start, &[(0, 9000, 0), (100, 8000, 1000)]).loss(), 0, "too short to tell");
-        let steady = trend(start, &[(0, 9000, 0), (1000, 8900, 100), (2000, 8800, 200)]);
+        let steady = trend(start, &[(0, 9000, 0), (1000, 8900, 100), (5000, 8500, 500)]);
         assert_eq!((steady.loss(), steady.growth()), (100 * MIB, 100 * MIB));
         let burst = trend(
             start,
-            &[(0, 9000, 0), (1000, 9000, 0), (2000, 9000, 0), (3000, 9000, 0), (4000, 8000, 1000)],
+            &[(0, 9000, 0), (1000, 9000, 0), (2000, 9000, 0), (4000, 9000, 0), (5000, 8000, 1000)],
         );
-        assert_eq!(burst.loss(), 250 * MIB, "a second of a window");
+        assert_eq!(burst.loss(), 200 * MIB, "a second of a window");
         let looks: Vec<_> = (0..20).map(|n| (n * 1000, 9000 - n.min(10) * 100, n.min(10) * 100)).collect();
         assert_eq!(trend(start, &looks).loss(), 0, "it ended longer ago than the window");
     }
 
     #[test]
+    fn a_burst_between_the_first_two_looks_is_no_trend() {
+        let start = Instant::now();
+        let begun = [(0, 9000, 0), (1000, 8000, 1000), (3000, 8000, 1000), (5900, 8000, 1000)];
+        for seen in 2..=3 {
+            let trend = trend(start, &begun[..seen]);
+            assert_eq!((trend.loss(), trend.growth()), (200 * MIB, 200 * MIB), "after {seen} looks");
+            assert!(!Need::at(1024 * MIB, trend.loss()).exceeds(8000 * MIB), "the pass is given up");
+        }
+        assert!(trend(start, &begun).loss() < 200 * MIB, "it is long ago");
+        // One who goes on so is seen all the same, before the room is gone.
+        let fast = trend(start, &[(0, 9000, 0), (1000, 8000, 1000), (2000, 7000, 2000), (4000, 5000, 4000)]);
+        assert!(Need::at(1024 * MIB, fast.loss()).exceeds(5000 * MIB), "{}", fast.loss());
+    }
+
+    #[test]
     fn what_others_fill_counts_for_the_room_and_not_for_the_vm() {
-        let trend = trend(Instant::now(), &[(0, 9000, 0), (1000, 8000, 10)]);
+        let trend = trend(Instant::now(), &[(0, 9000, 0), (5000, 4000, 50)]);
         assert_eq!((trend.loss(), trend.growth()), (1000 * MIB, 10 * MIB));
-        let made = self::trend(Instant::now(), &[(0, 9000, 0), (1000, 9500, 10)]);
+        let made = self::trend(Instant::now(), &[(0, 9000, 0), (5000, 9500, 50)]);
         assert_eq!(made.loss(), 10 * MIB, "room was made, and the files grew all the same");
     }
 
