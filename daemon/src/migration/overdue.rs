@@ -13,7 +13,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    context::Context,
     manager::{DriverHandle, Manager},
 };
 use crate::{
@@ -91,7 +90,7 @@ async fn look(handle: &DriverHandle) {
     let context = &*handle.context;
     let mut known = context.overdue.known();
     let view = handle.view();
-    let Some(ages) = ages(context, &view) else { return };
+    let ages = ages(&view.state, context.cutover().source_stopped.is_some());
     let rpo = context.plan().rpo_of(&context.machine.name, &context.vm).filter(|_| ages);
     // What is promised no more, or is of a source that writes no more, is no alarm any longer.
     let Some(rpo) = rpo else {
@@ -156,21 +155,20 @@ fn told(
     }
 }
 
-/// Whether the source may be writing what the copy has not; `None` where that is about to be decided.
-fn ages(context: &Context, view: &MigrationView) -> Option<bool> {
-    match &view.state {
+/// Whether the source may be writing what the copy has not.
+fn ages(state: &State, is_source_stopped: bool) -> bool {
+    match state {
         State::Defined
         | State::Preparing
         | State::Seeding
         | State::Synced
         | State::Syncing
-        | State::Paused { .. } => Some(true),
-        State::Failed { from, .. } => Some(!from.past_no_return()),
-        // Before the stop it ages; from then on the copy becomes the VM, or the source runs again.
-        State::CuttingOver { .. } | State::Undoing { .. } => {
-            context.cutover().source_stopped.is_none().then_some(true)
-        }
-        State::RollingBack | State::Cancelling | State::Done | State::Cancelled => Some(false),
+        | State::Paused { .. } => true,
+        State::Failed { from, .. } => !from.past_no_return(),
+        // Before the stop it ages; from then on the copy becomes the VM. Where the source runs again after an undo, it ages
+        // again.
+        State::CuttingOver { .. } | State::Undoing { .. } => !is_source_stopped,
+        State::RollingBack | State::Cancelling | State::Done | State::Cancelled => false,
     }
 }
 
@@ -196,6 +194,7 @@ fn why(view: &MigrationView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::phase::Phase;
 
     #[test]
     fn it_is_told_once_as_it_begins_and_once_as_it_ends() {
@@ -211,5 +210,16 @@ mod tests {
             is_told = minutes(age) > minutes(30);
         }
         assert_eq!(kinds, [(31, BEGINS), (30, ENDS), (31, BEGINS)]);
+    }
+
+    #[test]
+    fn nothing_ages_while_the_source_is_stopped() {
+        let cutting = State::CuttingOver { phase: Phase::CatchUpDelta };
+        let undoing = State::Undoing { phase: Phase::FinalDelta, reason: "it failed".to_owned() };
+        for state in [cutting, undoing] {
+            assert!(ages(&state, false), "{state}: the source runs");
+            assert!(!ages(&state, true), "{state}: the alarm must end");
+        }
+        assert!(ages(&State::Synced, false) && !ages(&State::Done, true));
     }
 }
