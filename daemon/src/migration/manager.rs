@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicU64},
 };
 
-use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 use warmd_cbt::limit::Limit;
@@ -120,8 +120,6 @@ pub struct Manager {
     pub(super) reporting: tokio::sync::Mutex<()>,
     /// What the state holds and cannot be read.
     pub(super) unreadable: Mutex<BTreeMap<MigrationId, Unreadable>>,
-    /// There is one more of which reading is tried again.
-    pub(super) more_to_read: Notify,
     /// For the tasks that it starts.
     pub(super) self_ref: Weak<Self>,
 }
@@ -156,7 +154,6 @@ impl Manager {
             all_registered: CancellationToken::new(),
             supervision: Supervision::default(),
             unreadable: Mutex::default(),
-            more_to_read: Notify::new(),
             reporting: tokio::sync::Mutex::default(),
             self_ref: self_ref.clone(),
         });
@@ -189,7 +186,7 @@ impl Manager {
             let plan = match plan {
                 Ok(plan) => plan,
                 Err(error) => {
-                    let why = format!("its plan cannot be read: apply plan {} again ({error})", row.plan);
+                    let why = unreadable::without_plan(&row.plan, &error);
                     manager.know_unread(Unreadable::of(&row, &why), &error).await;
                     continue;
                 }

@@ -30,25 +30,31 @@ use crate::{
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_mins(5);
 
-/// Tries again to read what could not be read for now, until the daemon ends.
+/// Tries again to read what could not be read for now, until all is read or the daemon ends.
 pub(super) async fn keep_reading(manager: Weak<Manager>, shutdown: CancellationToken) {
     loop {
         let Some(manager) = manager.upgrade() else { return };
         let passing = manager.all_unreadable().into_iter().filter_map(|it| Some((it.passing?.tries, it.id)));
         let passing: Vec<_> = passing.collect();
+        // All of them have failed for the first time at the start: later there are no more.
+        let Some(tries) = passing.iter().map(|(tries, _)| *tries).min() else { return };
         let work = async {
-            // Those that failed the least often, all at once: with the others they fail as often in time.
-            let Some(tries) = passing.iter().map(|(tries, _)| *tries).min() else {
-                return manager.more_to_read.notified().await;
-            };
             tokio::time::sleep(pause(tries)).await;
-            for (_, id) in passing.iter().filter(|(of, _)| *of == tries) {
-                manager.read_again(*id).await;
+            for (_, id) in passing {
+                manager.read_again(id).await;
             }
         };
         if shutdown.run_until_cancelled(work).await.is_none() {
             return;
         }
+    }
+}
+
+/// Why a migration has no plan. What passes needs nothing but time.
+pub(super) fn without_plan(plan: &str, error: &ControlError) -> String {
+    match error.kind {
+        ControlErrorKind::Unavailable => format!("its plan {plan} cannot be read ({error})"),
+        _ => format!("its plan cannot be read: apply plan {plan} again ({error})"),
     }
 }
 
@@ -99,7 +105,6 @@ impl Manager {
     pub(super) async fn know_unread(&self, it: Unreadable, error: &ControlError) {
         let is_passing = error.kind == ControlErrorKind::Unavailable;
         self.know_unreadable(Unreadable { passing: is_passing.then(|| once_more(None)), ..it }).await;
-        self.more_to_read.notify_one();
     }
 
     /// Takes up a migration that could not be read, if it can be by now.
@@ -151,7 +156,14 @@ impl Manager {
 
 #[cfg(test)]
 mod tests {
+    use warmd_cbt::{buffer::BufferPool, limit::Limit, transfer::TransferSettings};
+
     use super::*;
+    use crate::{
+        metrics::Metrics,
+        migration::{audit::AuditAmount, context::Engine, manager::Endpoints},
+        store::Store,
+    };
 
     #[test]
     fn pauses_are_doubled_up_to_the_longest() {
@@ -160,5 +172,30 @@ mod tests {
         let first = once_more(None);
         let second = once_more(Some(first));
         assert_eq!((first.tries, second.tries, second.since), (1, 2, first.since));
+    }
+
+    #[test]
+    fn only_a_plan_that_stays_unreadable_is_to_be_applied_again() {
+        let why = |kind| without_plan("web", &ControlError::new(kind, "an I/O error"));
+        let (passing, lasting) = (why(ControlErrorKind::Unavailable), why(ControlErrorKind::Internal));
+        assert!(!passing.contains("again") && passing.contains("an I/O error"), "{passing}");
+        assert!(lasting.contains("apply plan web again") && lasting.contains("an I/O error"), "{lasting}");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_waited_for_when_all_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, shutdown) = (Store::open(dir.path()).unwrap(), CancellationToken::new());
+        let engine = Engine {
+            pool: BufferPool::new(8, 1 << 20),
+            settings: TransferSettings::default(),
+            limit: Limit::default(),
+            audit: AuditAmount::default(),
+            metrics: Metrics::default(),
+        };
+        let manager = Manager::start(store, Endpoints::default(), engine, shutdown.clone()).await.unwrap();
+        let reading = keep_reading(Arc::downgrade(&manager), CancellationToken::new());
+        tokio::time::timeout(Duration::from_secs(5), reading).await.expect("there is nothing to read");
+        shutdown.cancel();
     }
 }
