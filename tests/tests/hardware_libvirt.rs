@@ -74,7 +74,8 @@ fn xml(dir: &TestDir) -> String {
   <controller type='scsi' index='0' model='lsilogic'/>
   <controller type='usb' index='0' model='qemu-xhci'/>
   <interface type='bridge'><mac address='52:54:00:00:00:01'/><source bridge='BRIDGE'/><model type='e1000'/>
-    <filterref filter='warmd-test'><parameter name='IP' value='10.0.0.7'/></filterref><port isolated='yes'/><link state='down'/></interface>
+    <filterref filter='warmd-test'><parameter name='IP' value='10.0.0.7'/></filterref><port isolated='yes'/><link state='down'/>
+    <address type='pci' domain='0x0000' bus='0x00' slot='0x0b' function='0x0'/></interface>
   <serial type='pty'><target port='0'/></serial>
   <channel type='unix'><target type='virtio' name='org.example.port'/></channel>
   <input type='tablet' bus='usb'/>
@@ -164,13 +165,10 @@ fn a_rich_domain_stays_the_same() {
                 ensure!(!made.contains(lost), "{lost} is in {made}");
             }
             ensure!(made.contains("<address type='drive'") && made.contains("device='floppy'"), "{made}");
-            // The guest names the interface by its place.
-            let place = |xml: &str| {
-                let nic = xml.split("<interface").nth(1)?.split("</interface>").next()?;
-                Some(nic.split("<address type='pci'").nth(1)?.split("/>").next()?.to_owned())
-            };
-            let had = place(&libvirt.virsh(["dumpxml", "--inactive", "rich"])?).context("no place")?;
-            ensure!(place(&made).as_ref() == Some(&had), "{had} became another in {made}");
+            // The guest names the interface by its place, which is none that libvirt would choose.
+            let had = nic_place(&libvirt.virsh(["dumpxml", "--inactive", "rich"])?).context("no place")?;
+            ensure!(had.contains("slot='0x0b'"), "the source has it at {had}");
+            ensure!(nic_place(&made).as_ref() == Some(&had), "{had} became another in {made}");
             let order = |device: &str| {
                 let rest = made.split(&format!("<target dev='{device}'")).nth(1)?;
                 rest.split("</disk>").next()?.split("<boot order='").nth(1)?.chars().next()
@@ -185,6 +183,47 @@ fn a_rich_domain_stays_the_same() {
                 |machine: &Machine| machine.hardware.as_ref().map(|hardware| hardware.disk("sda").cloned());
             let serial = kept(&again).flatten().and_then(|disk| disk.part("serial").cloned());
             ensure!(serial.context("no serial")?.text == "SN-1");
+            target.discard_machine(owner).await?;
+            target.discard_disks(owner, &request.disks).await?;
+            Ok(())
+        })
+    });
+}
+
+/// The PCI address of the first network interface.
+fn nic_place(xml: &str) -> Option<String> {
+    let nic = xml.split("<interface").nth(1)?.split("</interface>").next()?;
+    Some(nic.split("<address type='pci'").nth(1)?.split("/>").next()?.to_owned())
+}
+
+#[test]
+fn an_interface_behind_a_later_root_port_stays_there() {
+    run(|dir| {
+        let libvirt = Libvirtd::start(dir)?;
+        network(dir, &libvirt)?;
+        let ports = (1..=5).map(|index| format!("<controller type='pci' index='{index}' model='pcie-root-port'/>"));
+        let xml = format!(
+            "<domain type='qemu'><name>rich</name><uuid>{UUID}</uuid><memory unit='MiB'>64</memory><vcpu>1</vcpu>
+<os><type arch='x86_64' machine='q35'>hvm</type></os><devices>
+<controller type='pci' index='0' model='pcie-root'/>{}
+<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{}'/><target dev='vda' bus='virtio'/></disk>
+<interface type='network'><mac address='52:54:00:00:00:01'/><source network='lan'/><model type='virtio'/>
+  <address type='pci' domain='0x0000' bus='0x05' slot='0x00' function='0x0'/></interface>
+</devices></domain>",
+            ports.collect::<String>(),
+            dir.join("a.qcow2").display()
+        );
+        define(dir, &libvirt, &xml)?;
+        let (source, target) = (source(dir, &libvirt)?, LibvirtTarget::new(&settings(dir, &libvirt)?)?);
+        asynchronous(async {
+            let owner = MigrationId::generate();
+            let request = request(owner, &source.describe("rich").await?);
+            target.prepare(owner, &request.disks).await?;
+            target.create(&request).await?;
+            let made = libvirt.virsh(["dumpxml", "--inactive", "moved"])?;
+            let had = nic_place(&libvirt.virsh(["dumpxml", "--inactive", "rich"])?).context("no place")?;
+            ensure!(had.contains("bus='0x05'"), "the source has it at {had}");
+            ensure!(nic_place(&made).as_ref() == Some(&had), "{had} became another in {made}");
             target.discard_machine(owner).await?;
             target.discard_disks(owner, &request.disks).await?;
             Ok(())
