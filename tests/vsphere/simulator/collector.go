@@ -24,13 +24,19 @@ type Collector struct {
 	simulator.PropertyCollector
 
 	mu      sync.Mutex
-	pages   map[string][]types.ObjectContent
+	pages   map[string]pages
 	token   int
 	next    int64 // the first change that the client has not heard of
 	version int
 	known   map[ref]map[ref]bool // per filter, the objects that the client knows
 	queue   []types.PropertyFilterUpdate
 	cancel  chan struct{}
+}
+
+// pages is what is left of an answer, and how much a page holds.
+type pages struct {
+	objects []types.ObjectContent
+	size    int
 }
 
 func addCollector() {
@@ -70,7 +76,7 @@ func (c *Collector) RetrievePropertiesEx(ctx *simulator.Context, r *types.Retrie
 	size := atMost(r.Options.MaxObjects)
 	if len(body.Res.Returnval.Objects) > size && ctx.Session != nil {
 		c.mu.Lock()
-		body.Res.Returnval.Token = c.keep(body.Res.Returnval.Objects[size:])
+		body.Res.Returnval.Token = c.keep(pages{body.Res.Returnval.Objects[size:], size})
 		c.mu.Unlock()
 		body.Res.Returnval.Objects = body.Res.Returnval.Objects[:size]
 	}
@@ -82,9 +88,9 @@ func (c *Collector) RetrieveProperties(ctx *simulator.Context, r *types.Retrieve
 	return c.PropertyCollector.RetrieveProperties(ctx, r)
 }
 
-func (c *Collector) keep(rest []types.ObjectContent) string {
+func (c *Collector) keep(rest pages) string {
 	if c.pages == nil {
-		c.pages = map[string][]types.ObjectContent{}
+		c.pages = map[string]pages{}
 	}
 	c.token++
 	token := fmt.Sprint(c.token)
@@ -104,11 +110,11 @@ func (c *Collector) ContinueRetrievePropertiesEx(_ *simulator.Context, r *types.
 	}
 	delete(c.pages, r.Token)
 	body.Res = &types.ContinueRetrievePropertiesExResponse{}
-	if len(rest) > *page {
-		body.Res.Returnval.Token = c.keep(rest[*page:])
-		rest = rest[:*page]
+	if len(rest.objects) > rest.size {
+		body.Res.Returnval.Token = c.keep(pages{rest.objects[rest.size:], rest.size})
+		rest.objects = rest.objects[:rest.size]
 	}
-	body.Res.Returnval.Objects = rest
+	body.Res.Returnval.Objects = rest.objects
 	return body
 }
 

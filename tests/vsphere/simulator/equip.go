@@ -30,7 +30,8 @@ func (w *world) addMachine(spec machineSpec, number int) error {
 		return err
 	}
 	v := &VM{
-		VirtualMachine: w.fresh(spec.Name, number), spec: spec, disks: map[int32]*disk{}, running: map[string]int{},
+		VirtualMachine: w.fresh(spec.Name, number), spec: spec, disks: map[int32]*disk{},
+		running: map[string]int{}, latest: map[string]ref{},
 	}
 	w.equip(v)
 	if len(spec.Networks) == 0 {

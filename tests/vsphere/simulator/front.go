@@ -163,6 +163,9 @@ func (f *front) call(w http.ResponseWriter, r *http.Request) {
 		answerFault(w, "Permission to perform this operation was denied.", fault)
 		return
 	}
+	if call.method == "Fetch" && answerUnset(w, call) {
+		return
+	}
 	if due == nil {
 		f.service.ServeMux.ServeHTTP(w, r)
 		return

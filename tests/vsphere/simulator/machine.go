@@ -53,6 +53,7 @@ type VM struct {
 	mostAtOnce   int
 	snapshotID   int32
 	running      map[string]int // tasks by method
+	latest       map[string]ref // the last task of a method
 	ignoresGuest bool           // ShutdownGuest is heard and not obeyed
 	guest        *guest
 

@@ -33,11 +33,17 @@ type Snapshot struct {
 func (v *VM) CreateSnapshotTask(_ *simulator.Context, req *types.CreateSnapshot_Task) soap.HasFault {
 	const method = "CreateSnapshot_Task"
 	// A real one answers so while another task of the same machine has its disks.
-	busy := v.running["RemoveSnapshot_Task"]+v.running["ConsolidateVMDisks_Task"] > 0
+	var busy *ref
+	for _, other := range []string{"RemoveSnapshot_Task", "RemoveAllSnapshots_Task", "ConsolidateVMDisks_Task"} {
+		if v.running[other] > 0 {
+			task := v.latest[other]
+			busy = &task
+		}
+	}
 	ref := v.start(method, func(*Task) (types.AnyType, types.BaseMethodFault) {
-		if busy {
+		if busy != nil {
 			overlaps.add()
-			return nil, &types.TaskInProgress{Task: v.Self}
+			return nil, &types.TaskInProgress{Task: *busy}
 		}
 		if req.Memory && v.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOff {
 			return nil, &types.InvalidPowerState{

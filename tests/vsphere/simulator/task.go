@@ -31,6 +31,7 @@ type work func(*Task) (types.AnyType, types.BaseMethodFault)
 func (v *VM) start(method string, do work) types.ManagedObjectReference {
 	t := newTask(v.Self, v.Name, method)
 	v.running[method]++
+	v.latest[method] = t.Self
 	v.RecentTask = append(recent(v.RecentTask), t.Self)
 	touched(v.Self, "recentTask")
 	go func() {

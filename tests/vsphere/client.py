@@ -1,0 +1,107 @@
+"""pyvmomi, for check.py.
+
+Job: logs in, and the few steps that are needed more than once.
+Rule: nothing of ours interprets an answer; what pyvmomi makes of it is compared.
+"""
+
+import ssl
+
+from pyVim.connect import Disconnect, SmartConnect
+from pyVim.task import WaitForTask
+from pyVmomi import vim, vmodl
+
+__all__ = ["Client", "WaitForTask", "connect", "vim", "vmodl"]
+
+
+def connect(rig, user=None, password=None):
+    """Logs in, with the server's certificate as the only one that is trusted."""
+    host, port = rig.place["address"].split(":")
+    trust = ssl.create_default_context(cafile=rig.place["certificate"])
+    return SmartConnect(
+        host=host, port=int(port), user=user or rig.place["user"], pwd=password or rig.password, sslContext=trust
+    )
+
+
+class Client:
+    """A session."""
+
+    def __init__(self, rig):
+        self.rig = rig
+        self.login()
+
+    def login(self):
+        """Logs in anew."""
+        self.instance = connect(self.rig)
+        self.content = self.instance.RetrieveContent()
+
+    def close(self):
+        """Logs out, whatever became of the session."""
+        try:
+            Disconnect(self.instance)
+        except Exception:  # the check may have ended it
+            pass
+
+    def view(self, kind):
+        """All objects of a kind."""
+        view = self.content.viewManager.CreateContainerView(self.content.rootFolder, [kind], True)
+        found = list(view.view)
+        view.Destroy()
+        return found
+
+    def machine(self, name):
+        """A machine by its name, out of all of them in pages."""
+        for ref, values in self.list(["name"]):
+            if values["name"] == name:
+                return ref
+        raise AssertionError(f"no machine is called {name}")
+
+    def list(self, paths, page=700):
+        """Properties of all machines."""
+        collector = vmodl.query.PropertyCollector
+        view = self.content.viewManager.CreateContainerView(self.content.rootFolder, [vim.VirtualMachine], True)
+        spec = collector.FilterSpec(
+            propSet=[collector.PropertySpec(type=vim.VirtualMachine, pathSet=paths)],
+            objectSet=[
+                collector.ObjectSpec(
+                    obj=view,
+                    skip=True,
+                    selectSet=[collector.TraversalSpec(name="view", path="view", type=type(view), skip=False)],
+                )
+            ],
+        )
+        answer = self.content.propertyCollector.RetrievePropertiesEx([spec], collector.RetrieveOptions(maxObjects=page))
+        found = []
+        while answer:
+            assert len(answer.objects) <= page
+            found += [(one.obj, {value.name: value.val for value in one.propSet}) for one in answer.objects]
+            if not answer.token:
+                break
+            answer = self.content.propertyCollector.ContinueRetrievePropertiesEx(answer.token)
+        view.Destroy()
+        return found
+
+    @staticmethod
+    def disks(of):
+        """The disks of a machine or of a snapshot."""
+        return [device for device in of.config.hardware.device if isinstance(device, vim.vm.device.VirtualDisk)]
+
+    def snapshot(self, vm, name):
+        """Makes a snapshot; the task must not be done within the call."""
+        task = vm.CreateSnapshot_Task(name, "by check.py", False, False)
+        assert task.info.state in ("queued", "running"), task.info.state
+        WaitForTask(task)
+        return task.info.result
+
+    @staticmethod
+    def remove(snapshot):
+        """Removes a snapshot and waits for the consolidation."""
+        WaitForTask(snapshot.RemoveSnapshot_Task(removeChildren=False, consolidate=True))
+
+    def switch_tracking_on(self, vm):
+        """Switches tracking on, and sees that it begins at a stun and not before."""
+        WaitForTask(vm.ReconfigVM_Task(vim.vm.ConfigSpec(changeTrackingEnabled=True)))
+        assert vm.config.changeTrackingEnabled
+        assert not self.rig.machine("web")["tracked"], "tracking began without a stun"
+        self.remove(self.snapshot(vm, "throw-away"))
+        assert self.rig.machine("web")["tracked"]
+        assert vm.snapshot is None
