@@ -30,7 +30,8 @@ class Disk:
                 time.sleep(0.02)
         try:
             self._open()
-        except ConnectionError as error:
+        except (ConnectionError, Refused) as error:
+            self.socket.close()
             raise Refused(str(error)) from error
 
     def _open(self):

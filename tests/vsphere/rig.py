@@ -27,7 +27,7 @@ class Rig:
         self.place, self.folder, self.process = place, folder, process
         self.password = pathlib.Path(place["password_file"]).read_text()
 
-    def order(self, name, **what):
+    def order(self, name, /, **what):
         """Sends an order to a control endpoint."""
         request = urllib.request.Request(
             f"http://{self.place['control']}/{name}", data=json.dumps(what).encode(), method="POST"

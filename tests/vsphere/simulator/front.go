@@ -77,7 +77,7 @@ func (f *front) open() error {
 	f.address = listener.Addr().String()
 	registry().SessionManager().ServiceHostName = f.address
 	server := &http.Server{
-		Handler: f, ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: 30 * time.Second,
+		Handler: f, ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 15 * time.Minute,
 		// Without HTTP/2, as vCenter's API server.
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
 	}
