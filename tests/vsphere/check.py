@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Checks the vSphere rig with pyvmomi, a client that is not ours: a full copy and two deltas byte by byte, then faults.
 
-usage: check.py [--lossy] [--plain N]
+usage: check.py [--lossy] [--no-guest] [--plain N]
 
 It ends with code 0 when all is as it should be. With --lossy the simulator's tracking loses an area, and the check
-must fail. tests/vsphere/setup builds what it needs.
+must fail. tests/setup builds what it needs.
 """
 
 import argparse
+import json
 import os
 import pathlib
 import random
@@ -24,6 +25,7 @@ if pathlib.Path(sys.prefix).resolve() != PYTHON.parent.parent.resolve():
 sys.path.insert(0, str(HERE))
 
 import faults  # noqa: E402  (below the change of interpreter)
+import guest  # noqa: E402
 import rig as rigs  # noqa: E402
 from client import Client, vim  # noqa: E402
 
@@ -147,6 +149,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lossy", action="store_true", help="break the tracking: the check must fail")
     parser.add_argument("--plain", type=int, default=5000, help="machines without disks beside, for the listing")
+    parser.add_argument("--no-guest", action="store_true", help="without the real guest")
     options = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="vsphere-check.") as folder:
@@ -156,9 +159,18 @@ def main():
             file.touch()
             os.truncate(file, size)
             files.append(str(file))
+        machines = [{"name": "web", "no_guest": True, "disks": [{"file": file} for file in files]}]
+        power = []
+        if not options.no_guest:
+            guest.boot_disk(pathlib.Path(folder, "guest.raw"))
+            machines.append({"name": "guest", "memory_mb": 256, "cpus": 1, "networks": [{"type": "e1000"}],
+                             "disks": [{"file": f"{folder}/guest.raw", "controller": "ide"}]})
+            power = ["-on-power", str(HERE / "qemu")]
+        listed = pathlib.Path(folder, "machines.json")
+        listed.write_text(json.dumps(machines))
         with rigs.started(
-            folder, "-machine", "web=" + ",".join(files), "-plain", str(options.plain), "-max-areas", "30",
-            "-span", str(4 << 20), "-task-time", "50ms", "-ha",
+            folder, "-machines", str(listed), "-plain", str(options.plain), "-max-areas", "30",
+            "-span", str(4 << 20), "-task-time", "50ms", "-ha", *power,
         ) as rig:
             print(f"started in {time.monotonic() - began:.1f} s")
             client = Client(rig)
@@ -166,7 +178,9 @@ def main():
                 vm = client.machine("web")
                 passes(rig, client, vm, options.lossy)
                 print(f"copies are equal after {time.monotonic() - began:.1f} s")
-                faults.all_of_them(rig, client, vm, options.plain)
+                if not options.no_guest:
+                    guest.check(rig, client)
+                faults.all_of_them(rig, client, vm, len(machines) - 1 + options.plain)
             finally:
                 client.close()
     print(f"all as it should be, in {time.monotonic() - began:.1f} s")

@@ -101,7 +101,7 @@ class Client:
         """Switches tracking on, and sees that it begins at a stun and not before."""
         WaitForTask(vm.ReconfigVM_Task(vim.vm.ConfigSpec(changeTrackingEnabled=True)))
         assert vm.config.changeTrackingEnabled
-        assert not self.rig.machine("web")["tracked"], "tracking began without a stun"
+        assert not self.rig.machine(vm.name)["tracked"], "tracking began without a stun"
         self.remove(self.snapshot(vm, "throw-away"))
-        assert self.rig.machine("web")["tracked"]
+        assert self.rig.machine(vm.name)["tracked"]
         assert vm.snapshot is None

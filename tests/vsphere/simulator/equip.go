@@ -193,12 +193,17 @@ func (w *world) card(spec nicSpec, number int, mac string, vm *simulator.Virtual
 	return nil
 }
 
-// firstMAC is the address of a machine's first card. The lock is held.
-func firstMAC(v *VM) string {
+// firstCard is the kind and the address of a machine's first card. The lock is held.
+func firstCard(v *VM) (kind, mac string) {
 	for _, device := range v.Config.Hardware.Device {
-		if card, ok := device.(types.BaseVirtualEthernetCard); ok {
-			return card.GetVirtualEthernetCard().MacAddress
+		switch card := device.(type) {
+		case *types.VirtualVmxnet3:
+			return "vmxnet3", card.MacAddress
+		case *types.VirtualE1000:
+			return "e1000", card.MacAddress
+		case *types.VirtualE1000e:
+			return "e1000e", card.MacAddress
 		}
 	}
-	return ""
+	return "", ""
 }

@@ -41,8 +41,8 @@ func (v *VM) hasGuest() (has bool) {
 
 // command prepares a word of the command, with what it needs to know of the machine.
 func (v *VM) command(ctx context.Context, word string) (*exec.Cmd, error) {
-	var files []string
-	var name, id, firmware, mac string
+	var files, kinds, env []string
+	var name, id string
 	v.locked(func() {
 		keys := make([]int, 0, len(v.disks))
 		for key := range v.disks {
@@ -51,8 +51,16 @@ func (v *VM) command(ctx context.Context, word string) (*exec.Cmd, error) {
 		sort.Ints(keys)
 		for _, key := range keys {
 			files = append(files, v.disks[int32(key)].file)
+			kinds = append(kinds, v.disks[int32(key)].spec.Controller)
 		}
-		name, id, firmware, mac = v.Name, v.Self.Value, v.Config.Firmware, firstMAC(v)
+		name, id = v.Name, v.Self.Value
+		kind, mac := firstCard(v)
+		env = []string{
+			"VM_NAME=" + name, "VM_ID=" + id, "VM_UUID=" + v.Config.Uuid, "VM_FIRMWARE=" + v.Config.Firmware,
+			"VM_MAC=" + mac, "VM_CARD=" + kind, fmt.Sprintf("VM_CPUS=%d", v.Config.Hardware.NumCPU),
+			fmt.Sprintf("VM_MEMORY_MB=%d", v.Config.Hardware.MemoryMB),
+			"VM_DISKS=" + strings.Join(files, "\n"), "VM_CONTROLLERS=" + strings.Join(kinds, "\n"),
+		}
 	})
 	folder := filepath.Join(*dir, "guests", id)
 	if err := os.MkdirAll(folder, 0o700); err != nil {
@@ -63,15 +71,14 @@ func (v *VM) command(ctx context.Context, word string) (*exec.Cmd, error) {
 		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, *onPower, word, name)
-	cmd.Env = append(os.Environ(), "VM_NAME="+name, "VM_ID="+id, "VM_DIR="+folder, "VM_FIRMWARE="+firmware,
-		"VM_MAC="+mac, "VM_DISKS="+strings.Join(files, "\n"))
+	cmd.Env = append(append(os.Environ(), env...), "VM_DIR="+folder)
 	cmd.Stdout, cmd.Stderr = said, said
 	return cmd, nil
 }
 
 // startGuest starts the guest. The turn is held, the lock is not.
 func (v *VM) startGuest() error {
-	if *onPower == "" {
+	if *onPower == "" || v.spec.NoGuest {
 		return nil
 	}
 	cmd, err := v.command(context.Background(), "on")

@@ -32,6 +32,7 @@ type machineSpec struct {
 	Hardware   string     `json:"hardware"`
 	Off        bool       `json:"off"`
 	NoTools    bool       `json:"no_tools"`
+	NoGuest    bool       `json:"no_guest"`
 	Template   bool       `json:"template"`
 	HostName   string     `json:"host_name"`
 	Address    string     `json:"address"`
