@@ -1,0 +1,341 @@
+//! A child that serves one disk: started, watched, started again when it dies, ended.
+//!
+//! Rule: of what it says only the last lines are kept. It is ended with SIGTERM, so that the library closes its
+//! connection: what it leaves open keeps the host's memory for minutes.
+
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncRead, BufReader},
+    process::Child,
+    sync::{oneshot, watch},
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{settings::Reader, snapshot::Owner};
+
+use super::{
+    command::{Order, command},
+    place::Place,
+    spawner,
+    why::{Complaint, ReaderError},
+};
+
+/// For being ready: nbdkit loads a library of some tens of MB.
+const READY: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(20);
+/// For closing connections in order.
+const END: Duration = Duration::from_secs(10);
+/// How long after a failure its reason may come.
+const SAY: Duration = Duration::from_secs(2);
+/// Deaths that are made good, with pauses that grow.
+const RESTARTS: u32 = 8;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// A child that has lived so long begins a new count.
+const STABLE: Duration = Duration::from_mins(5);
+const MAX_LINES: usize = 100;
+const MAX_LINE: usize = 1000;
+
+/// A child that serves a disk.
+#[derive(Debug)]
+pub struct Serving {
+    place: Arc<Place>,
+    said: Said,
+    end: Option<oneshot::Sender<()>>,
+    watching: Option<JoinHandle<()>>,
+    /// Set when it was given up.
+    dead: watch::Receiver<bool>,
+}
+
+/// The last lines that a child said.
+#[derive(Clone, Debug, Default)]
+struct Said(Arc<Mutex<VecDeque<String>>>);
+
+impl Said {
+    fn push(&self, line: &str) {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() >= MAX_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(line.chars().take(MAX_LINE).collect());
+    }
+
+    fn complaint(&self) -> Option<ReaderError> {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ReaderError::find(lines.iter().map(String::as_str))
+    }
+}
+
+impl Serving {
+    /// Starts it, and waits until it can be connected to.
+    pub(super) async fn start(settings: &Reader, order: &Order, owner: &Owner) -> Result<Self, ReaderError> {
+        let place = Place::make(&settings.runtime_dir, owner).await.map_err(|error| {
+            let shown = settings.runtime_dir.display();
+            ReaderError::new(Complaint::Unknown, format!("a folder for the socket in {shown}: {error}"))
+        })?;
+        let place = Arc::new(place);
+        let said = Said::default();
+        let child = launch(settings, order, &place, &said).await?;
+        let (end, ended) = oneshot::channel();
+        let (died, dead) = watch::channel(false);
+        let watching = tokio::spawn(watch_over(
+            child,
+            ended,
+            died,
+            settings.clone(),
+            order.clone(),
+            Arc::clone(&place),
+            said.clone(),
+        ));
+        Ok(Self { place, said, end: Some(end), watching: Some(watching), dead })
+    }
+
+    /// Where it serves.
+    pub fn socket(&self) -> PathBuf {
+        self.place.socket()
+    }
+
+    pub(super) async fn complaint(&self) -> Option<ReaderError> {
+        let deadline = Instant::now() + SAY;
+        loop {
+            if let Some(complaint) = self.said.complaint() {
+                return Some(complaint);
+            }
+            if Instant::now() >= deadline {
+                let gone = *self.dead.borrow();
+                return gone.then(|| ReaderError::new(Complaint::Unknown, "nbdkit ended without a word"));
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    pub(super) async fn close(mut self) {
+        drop(self.end.take());
+        if let Some(watching) = self.watching.take() {
+            // It has its own deadline.
+            watching.await.ok();
+        }
+    }
+}
+
+/// Starts nbdkit, and waits until it serves.
+async fn launch(settings: &Reader, order: &Order, place: &Place, said: &Said) -> Result<Child, ReaderError> {
+    let (socket, pid) = (place.socket(), place.pid());
+    for file in [&socket, &pid] {
+        tokio::fs::remove_file(file).await.ok();
+    }
+    let mut command = command(settings, order, &socket, &pid);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    let spawned = spawner::spawn(command).await;
+    let mut child = spawned.map_err(|error| {
+        let what = format!("{}: {error}", settings.nbdkit.display());
+        ReaderError::new(Complaint::NoProgram, what)
+    })?;
+    if let Some(output) = child.stderr.take() {
+        tokio::spawn(listen(output, said.clone()));
+    }
+    let deadline = Instant::now() + READY;
+    loop {
+        if tokio::fs::try_exists(&pid).await.unwrap_or_default() {
+            return Ok(child);
+        }
+        if let Ok(Some(status)) = child.try_wait() {
+            // What it said last may still be on its way.
+            sleep(POLL).await;
+            return Err(said.complaint().unwrap_or_else(|| {
+                ReaderError::new(Complaint::Unknown, format!("nbdkit ended at once ({status})"))
+            }));
+        }
+        if Instant::now() >= deadline {
+            end(&mut child).await;
+            let what = format!("nbdkit does not serve within {} s", READY.as_secs());
+            return Err(said.complaint().unwrap_or_else(|| ReaderError::new(Complaint::Unknown, what)));
+        }
+        sleep(POLL).await;
+    }
+}
+
+/// Keeps the last lines of an output.
+async fn listen(output: impl AsyncRead + Unpin, said: Said) {
+    let mut lines = BufReader::new(output);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        // A line is bounded too: what is longer comes as several.
+        let mut bounded = tokio::io::AsyncReadExt::take(&mut lines, 16 * 1024);
+        match bounded.read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {
+                let text = String::from_utf8_lossy(&line);
+                tracing::debug!(line = text.trim_end(), "nbdkit");
+                said.push(text.trim_end());
+            }
+        }
+    }
+}
+
+async fn watch_over(
+    mut child: Child,
+    mut ended: oneshot::Receiver<()>,
+    died: watch::Sender<bool>,
+    settings: Reader,
+    order: Order,
+    place: Arc<Place>,
+    said: Said,
+) {
+    let mut deaths = 0;
+    let mut since = Instant::now();
+    loop {
+        tokio::select! {
+            _ = &mut ended => {
+                end(&mut child).await;
+                return;
+            }
+            status = child.wait() => tell_death(status, &order.file),
+        }
+        if since.elapsed() > STABLE {
+            deaths = 0;
+        }
+        loop {
+            deaths += 1;
+            if deaths > RESTARTS {
+                tracing::warn!(file = order.file, "nbdkit has died too often, and is not started again");
+                died.send(true).ok();
+                return;
+            }
+            let pause = FIRST_PAUSE * 2_u32.pow(deaths - 1);
+            if timeout(pause, &mut ended).await.is_ok() {
+                return;
+            }
+            match launch(&settings, &order, &place, &said).await {
+                Ok(next) => {
+                    child = next;
+                    since = Instant::now();
+                    break;
+                }
+                Err(error) => tracing::warn!(file = order.file, %error, "nbdkit does not start again"),
+            }
+        }
+    }
+}
+
+fn tell_death(status: std::io::Result<ExitStatus>, file: &str) {
+    match status {
+        Ok(status) => tracing::warn!(file, %status, "nbdkit ended while it served; starting it again"),
+        Err(error) => tracing::warn!(file, %error, "nbdkit cannot be waited for; starting it again"),
+    }
+}
+
+/// Asks it to end, then makes it end.
+async fn end(child: &mut Child) {
+    let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    if let Some(id) = id
+        && kill_process(id, Signal::TERM).is_ok()
+        && timeout(END, child.wait()).await.is_ok()
+    {
+        return;
+    }
+    if let Err(error) = child.kill().await {
+        tracing::debug!(%error, "nbdkit had ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{client::Server, reader::Access, settings::ReaderKind};
+
+    /// A stand-in for nbdkit: a shell script that does `what`. `$PIDFILE` is where it says that it serves.
+    fn stand_in(dir: &Path, what: &str) -> Reader {
+        use std::os::unix::fs::PermissionsExt as _;
+        let program = dir.join("nbdkit");
+        let find = "while [ $# -gt 0 ]; do [ \"$1\" = --pidfile ] && PIDFILE=$2; shift; done";
+        std::fs::write(&program, format!("#!/bin/sh\n{find}\n{what}\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Reader { kind: ReaderKind::Nfc, nbdkit: program, runtime_dir: dir.join("run"), ..Reader::default() }
+    }
+
+    fn order() -> Order {
+        let access = Access {
+            server: Server { host: "vc.example".to_owned(), port: 443 },
+            user: "u".to_owned(),
+            password_file: "/p".into(),
+            thumbprint: "AA".repeat(20).parse().unwrap(),
+            vm: "vm-57".to_owned(),
+            snapshot: "snapshot-70".to_owned(),
+        };
+        Order { access, file: "[DS 1] web1/web1.vmdk".to_owned() }
+    }
+
+    fn owner() -> Owner {
+        Owner::new("m-1")
+    }
+
+    fn lines(path: &Path) -> usize {
+        std::fs::read_to_string(path).map(|text| text.lines().count()).unwrap_or_default()
+    }
+
+    async fn until(what: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !what() {
+            assert!(Instant::now() < deadline, "it did not come");
+            sleep(POLL).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_child_that_says_why_it_cannot_is_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings =
+            stand_in(dir.path(), "echo 'nbdkit: error: cannot open plugin \"nfc\": no' >&2; exit 1");
+        let error = Serving::start(&settings, &order(), &owner()).await.map(drop).unwrap_err();
+        assert_eq!(error.complaint, Complaint::PluginMissing);
+        let silent = stand_in(dir.path(), "exit 3");
+        let error = Serving::start(&silent, &order(), &owner()).await.map(drop).unwrap_err();
+        assert!(error.said.contains("exit status: 3"), "{error}");
+        let gone = Reader { nbdkit: dir.path().join("gone"), ..silent };
+        let error = Serving::start(&gone, &order(), &owner()).await.map(drop).unwrap_err();
+        assert_eq!(error.complaint, Complaint::NoProgram);
+        assert_eq!(std::fs::read_dir(dir.path().join("run")).unwrap().count(), 0, "a folder is left");
+    }
+
+    #[tokio::test]
+    async fn a_child_that_dies_is_started_again_and_ends_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let (starts, ends) = (dir.path().join("starts"), dir.path().join("ends"));
+        let what = format!(
+            "echo x >> {}; echo $$ > $PIDFILE; trap 'echo x >> {}; exit 0' TERM; while :; do sleep 0.1; done",
+            starts.display(),
+            ends.display()
+        );
+        let serving = Serving::start(&stand_in(dir.path(), &what), &order(), &owner()).await.unwrap();
+        let pid: i32 = std::fs::read_to_string(serving.place.pid()).unwrap().trim().parse().unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        until(|| lines(&starts) == 2).await;
+        until(|| serving.place.pid().exists()).await;
+        serving.close().await;
+        assert_eq!((lines(&starts), lines(&ends)), (2, 1));
+        assert_eq!(std::fs::read_dir(dir.path().join("run")).unwrap().count(), 0, "a folder is left");
+    }
+
+    #[tokio::test]
+    async fn what_a_child_says_while_it_serves_is_its_complaint() {
+        let dir = tempfile::tempdir().unwrap();
+        let what = "echo $$ > $PIDFILE; i=0; while [ $i -lt 500 ]; do echo \"nbdkit: debug: $i\" >&2; i=$((i+1)); done; \
+                    echo 'nbdkit: vddk[1]: error: Cannot complete login due to an incorrect user name or password' >&2; \
+                    exec sleep 60";
+        let serving = Serving::start(&stand_in(dir.path(), what), &order(), &owner()).await.unwrap();
+        let complaint = serving.complaint().await.unwrap();
+        assert_eq!(complaint.complaint, Complaint::Login);
+        assert!(serving.said.0.lock().unwrap().len() <= MAX_LINES);
+        serving.close().await;
+    }
+}

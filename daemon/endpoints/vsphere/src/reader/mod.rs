@@ -1,0 +1,96 @@
+//! Readers: a command that gives an NBD socket for one disk of one snapshot.
+//!
+//! Rule: the daemon's NBD client reads; here is only who serves. One child for each disk, started again when it dies,
+//! ended when the reader is dropped. What the child says on its error output is the only reason that there ever is, so it
+//! is kept and classified; what is not understood is told as it is.
+//!
+//! ```text
+//! vddk     nbdkit --filter=retry --filter=cacheextents vddk  server=VC  vm=… snapshot=… file=…   (VMware's library)
+//! nfc      the same with another plugin, without VMware's library
+//! outside  an NBD server that others run
+//! ```
+
+mod child;
+mod command;
+mod direct;
+mod place;
+mod spawner;
+mod tools;
+mod why;
+
+use std::path::PathBuf;
+
+pub use child::Serving;
+pub use command::{Access, Order};
+pub use place::{clear, remains};
+pub use tools::check;
+pub use why::{Complaint, ReaderError};
+
+use crate::{
+    Vsphere,
+    error::{During as _, Kind, Result, VsphereError},
+    settings::ReaderKind,
+    snapshot::Taken,
+};
+
+/// Where a disk can be read.
+#[derive(Debug)]
+pub enum Reader {
+    /// A child of ours, with its socket.
+    Child(Serving),
+    /// An address that others serve, as an NBD URI.
+    Outside(String),
+}
+
+impl Reader {
+    /// The socket of a child.
+    pub fn socket(&self) -> Option<PathBuf> {
+        match self {
+            Self::Child(serving) => Some(serving.socket()),
+            Self::Outside(_) => None,
+        }
+    }
+
+    /// The address that others serve.
+    pub fn uri(&self) -> Option<&str> {
+        match self {
+            Self::Child(_) => None,
+            Self::Outside(uri) => Some(uri),
+        }
+    }
+
+    /// Why reading fails, if the child has said so. Asked after a failure: the child says it a moment before or after.
+    pub async fn complaint(&self) -> Option<ReaderError> {
+        match self {
+            Self::Child(serving) => serving.complaint().await,
+            Self::Outside(_) => None,
+        }
+    }
+
+    /// Ends the child in order, so that the host frees what it held for it.
+    pub async fn close(self) {
+        match self {
+            Self::Child(serving) => serving.close().await,
+            Self::Outside(_) => {}
+        }
+    }
+}
+
+impl Vsphere {
+    /// A reader of the disk with this backing UUID, as it was at the snapshot's moment.
+    pub async fn reader(&self, taken: &Taken, uuid: &str) -> Result<Reader> {
+        let context = || format!("VM {}: opening disk {uuid}", taken.vm.id);
+        let settings = &self.settings.reader;
+        if settings.kind == ReaderKind::Outside {
+            let uri = settings.uri.as_deref().unwrap_or_default();
+            return Ok(Reader::Outside(uri.replace("{disk}", uuid)));
+        }
+        let disk = taken
+            .disk(uuid)
+            .ok_or_else(|| VsphereError::new(Kind::NotFound, context(), "it is not in this snapshot"))?;
+        let access = self.access(taken).await.during(context)?;
+        let order = Order { access, file: disk.disk.backing.file.clone() };
+        let serving = Serving::start(settings, &order, &taken.owner).await;
+        serving.map(Reader::Child).map_err(|error| VsphereError::new(error.kind(), context(), error))
+    }
+}

@@ -1,0 +1,255 @@
+//! Why a reader does not read: what nbdkit, its plugin and VMware's library say on their error output.
+//!
+//! Rule: the texts are of other programs and change with their versions; each is known by a few words of it. A text that
+//! is not known stays what it is, and is an error.
+
+use thiserror::Error;
+
+use crate::error::Kind;
+
+/// What kind of complaint it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Complaint {
+    Login,
+    Thumbprint,
+    /// The disk's file, or the snapshot it belongs to, is not there.
+    File,
+    /// It may not be read: a privilege, or a file that is locked.
+    Access,
+    /// The host has no memory or no connections left for NFC.
+    NfcLimit,
+    /// The server or the host cannot be reached, or has no name.
+    Network,
+    /// VMware's library is not where it should be.
+    Library,
+    PluginMissing,
+    /// nbdkit, its plugin or VMware's library is too old.
+    TooOld,
+    /// nbdkit itself is not there.
+    NoProgram,
+    /// None of these.
+    Unknown,
+}
+
+/// A reader's failure.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{said}")]
+pub struct ReaderError {
+    pub complaint: Complaint,
+    /// What was said, in the words of who said it.
+    pub said: String,
+}
+
+/// Words by which complaints are known, in small letters; the first that fits counts. From the public texts of nbdkit's
+/// vddk plugin and of VDDK's error codes.
+const KNOWN: [(&str, Complaint); 45] = [
+    ("incorrect user name or password", Complaint::Login),
+    ("incorrect user name", Complaint::Login),
+    ("invalid login", Complaint::Login),
+    ("authentication failure", Complaint::Login),
+    ("not logged in", Complaint::Login),
+    ("login failed", Complaint::Login),
+    ("thumbprint", Complaint::Thumbprint),
+    ("certificate", Complaint::Thumbprint),
+    ("ssl exception", Complaint::Thumbprint),
+    // Before the words about memory and connections in general.
+    ("nfc_no_memory", Complaint::NfcLimit),
+    ("nfcfssrvr", Complaint::NfcLimit),
+    ("out of memory", Complaint::NfcLimit),
+    ("memory allocation failed", Complaint::NfcLimit),
+    ("too many open", Complaint::NfcLimit),
+    ("maximum number of connections", Complaint::NfcLimit),
+    ("vmware-authd socket", Complaint::NfcLimit),
+    ("session limit", Complaint::NfcLimit),
+    ("server refused connection", Complaint::NfcLimit),
+    ("libvixdisklib", Complaint::Library),
+    ("could not load", Complaint::Library),
+    ("libdir", Complaint::Library),
+    ("unknown parameter", Complaint::TooOld),
+    ("unrecognized option", Complaint::TooOld),
+    ("incompatible", Complaint::TooOld),
+    ("too old", Complaint::TooOld),
+    ("unsupported version", Complaint::TooOld),
+    ("cannot open plugin", Complaint::PluginMissing),
+    ("cannot open filter", Complaint::PluginMissing),
+    ("plugin is not", Complaint::PluginMissing),
+    ("access rights to this file", Complaint::Access),
+    ("insufficient permission", Complaint::Access),
+    ("permission to perform this operation", Complaint::Access),
+    ("failed to lock the file", Complaint::Access),
+    ("file is being used", Complaint::Access),
+    ("file was not found", Complaint::File),
+    ("file not found", Complaint::File),
+    ("not a virtual disk", Complaint::File),
+    ("managed object", Complaint::File),
+    ("snapshot", Complaint::File),
+    ("disk chain", Complaint::File),
+    ("name or service not known", Complaint::Network),
+    ("host address lookup", Complaint::Network),
+    ("could not be contacted", Complaint::Network),
+    ("cannot connect to", Complaint::Network),
+    ("failed to connect", Complaint::Network),
+];
+
+impl ReaderError {
+    pub(super) fn new(complaint: Complaint, said: impl Into<String>) -> Self {
+        Self { complaint, said: said.into() }
+    }
+
+    /// The complaint in the lines of an error output; `None` if none of them is one.
+    pub(super) fn find<'a>(lines: impl DoubleEndedIterator<Item = &'a str> + Clone) -> Option<Self> {
+        let errors = lines.filter(|line| is_complaint(line));
+        // The first known one is the cause; what follows are its consequences.
+        let known =
+            errors.clone().find_map(|line| classify(line).map(|complaint| Self::new(complaint, plain(line))));
+        known.or_else(|| errors.rev().next().map(|line| Self::new(Complaint::Unknown, plain(line))))
+    }
+
+    pub fn kind(&self) -> Kind {
+        match self.complaint {
+            Complaint::Login
+            | Complaint::Thumbprint
+            | Complaint::Access
+            | Complaint::Library
+            | Complaint::PluginMissing
+            | Complaint::TooOld
+            | Complaint::NoProgram => Kind::Refused,
+            Complaint::File => Kind::NotFound,
+            Complaint::NfcLimit => Kind::Blocked,
+            Complaint::Network => Kind::Unreachable,
+            Complaint::Unknown => Kind::Failed,
+        }
+    }
+
+    /// What to do.
+    pub fn remedy(&self) -> &'static str {
+        match self.complaint {
+            Complaint::Login => "correct `user` (with its domain) and the password's file",
+            Complaint::Thumbprint => "compare the thumbprint on the server with the one in the settings",
+            Complaint::File => {
+                "see that the disk and its snapshot are still there; the next pass takes another snapshot"
+            }
+            Complaint::Access => {
+                "give the user VirtualMachine.Provisioning.DiskRandomRead and GetVmFiles, Datastore.Browse and \
+                 Datastore.FileManagement; see that no other product has the disk open"
+            }
+            Complaint::NfcLimit => "copy fewer disks of that host at a time (`limits.disks_per_host`)",
+            Complaint::Network => {
+                "see that the server's and the hosts' names resolve here, and that ports 443 and 902 are open"
+            }
+            Complaint::Library => {
+                "let `libdir` name the unpacked VDDK, the folder that has lib64/libvixDiskLib.so.*"
+            }
+            Complaint::PluginMissing => {
+                "install nbdkit's vddk plugin (Debian 13: nbdkit-plugin-vddk in contrib; Fedora, RHEL: \
+                 nbdkit-vddk-plugin), or let `plugin` name its file"
+            }
+            Complaint::TooOld => {
+                "install newer versions of nbdkit and its vddk plugin, and VDDK 6.5 or newer"
+            }
+            Complaint::NoProgram => "install nbdkit, or let `nbdkit` name the program",
+            Complaint::Unknown => "see nbdkit's and VMware's documents on what it says",
+        }
+    }
+}
+
+/// Whether a line is a complaint, and no talk.
+fn is_complaint(line: &str) -> bool {
+    let line = line.to_lowercase();
+    line.contains("error")
+        || line.contains("cannot")
+        || line.contains("failed")
+        || line.contains("unrecognized option")
+}
+
+fn classify(line: &str) -> Option<Complaint> {
+    let line = without_file(&line.to_lowercase());
+    KNOWN.iter().find(|(words, _)| line.contains(words)).map(|(_, complaint)| *complaint)
+}
+
+/// Without the disk's name, which may be any word.
+fn without_file(line: &str) -> String {
+    let Some(end) = line.rfind(".vmdk") else { return line.to_owned() };
+    let start = line[..end].rfind('[').unwrap_or(end);
+    format!("{}{}", &line[..start], &line[end + ".vmdk".len()..])
+}
+
+/// Without who said it.
+fn plain(line: &str) -> &str {
+    let line = line.trim();
+    line.split_once("error: ").map_or(line, |(_, said)| said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(text: &str) -> Option<ReaderError> {
+        ReaderError::find(text.lines())
+    }
+
+    #[test]
+    fn each_kind_of_complaint_is_known() {
+        for (line, complaint) in [
+            (
+                "nbdkit: vddk[1]: error: VixDiskLib_ConnectEx: Cannot complete login due to an incorrect user name or password.",
+                Complaint::Login,
+            ),
+            (
+                "nbdkit: vddk[1]: error: VixDiskLib_ConnectEx: The host certificate chain is not complete.",
+                Complaint::Thumbprint,
+            ),
+            ("nbdkit: vddk[1]: error: SSL thumbprint mismatch", Complaint::Thumbprint),
+            (
+                "nbdkit: vddk[3]: error: VixDiskLib_Open: [ds] a/a-000001.vmdk: A file was not found",
+                Complaint::File,
+            ),
+            (
+                "nbdkit: vddk[3]: error: VixDiskLib_Open: [ds] certificate/login failed.vmdk: A file was not found",
+                Complaint::File,
+            ),
+            (
+                "nbdkit: vddk[1]: error: VixDiskLib_Open: [ds] a/a.vmdk: You do not have access rights to this file",
+                Complaint::Access,
+            ),
+            (
+                "nbdkit: vddk[1]: error: [NFC ERROR]NfcFssrvrOpen: Memory allocation failed. Out of memory.",
+                Complaint::NfcLimit,
+            ),
+            (
+                "nbdkit: vddk[1]: error: [NFC ERROR]NfcNewAuthdConnectionEx: Failed to connect: Error reading from \
+                 vmware-authd socket. Reason: Resource temporarily unavailable",
+                Complaint::NfcLimit,
+            ),
+            (
+                "nbdkit: error: /opt/vddk/lib64/libvixDiskLib.so.8: cannot open shared object file: No such file or directory",
+                Complaint::Library,
+            ),
+            (
+                "nbdkit: error: cannot open plugin \"vddk\": /usr/lib/nbdkit/plugins/nbdkit-vddk-plugin.so: cannot open \
+                 shared object file: No such file or directory",
+                Complaint::PluginMissing,
+            ),
+            ("nbdkit: vddk: error: unknown parameter 'compression'", Complaint::TooOld),
+            (
+                "nbdkit: vddk[1]: error: VixDiskLib_ConnectEx: Host address lookup for server vc failed: Name or service not known",
+                Complaint::Network,
+            ),
+            ("nbdkit: vddk[1]: error: VixDiskLib_Read: Something of the future", Complaint::Unknown),
+        ] {
+            let error = found(line).unwrap_or_else(|| panic!("{line}"));
+            assert_eq!(error.complaint, complaint, "{line}");
+            assert!(!error.remedy().is_empty() && !error.said.starts_with("nbdkit:"), "{error}");
+        }
+    }
+
+    #[test]
+    fn talk_is_no_complaint_and_the_cause_goes_before_its_consequences() {
+        assert_eq!(found("nbdkit: debug: registering plugin\nVixDiskLib: Initialized.\n"), None);
+        let error = found(
+            "nbdkit: debug: hello\nnbdkit: vddk[1]: error: incorrect user name or password\n\
+             nbdkit: vddk[1]: error: retry: cannot open snapshot\n",
+        );
+        assert_eq!(error.map(|error| error.complaint), Some(Complaint::Login));
+    }
+}

@@ -1,0 +1,198 @@
+//! What a server is, and questions to the server as a whole.
+
+use chrono::{DateTime, Utc};
+
+use crate::{
+    client::{Client, Repeat},
+    error::{Result, VsphereError},
+    limits::OLDEST,
+    soap::{Element, MoRef, Request},
+};
+
+/// The server's managers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceContent {
+    pub about: About,
+    pub root_folder: MoRef,
+    pub property_collector: MoRef,
+    pub session_manager: MoRef,
+    pub view_manager: Option<MoRef>,
+    pub search_index: Option<MoRef>,
+    pub authorization_manager: Option<MoRef>,
+}
+
+/// What the server says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct About {
+    /// Its product, version and build, for people.
+    pub full_name: String,
+    pub api_version: String,
+    /// A vCenter, or an ESXi host by itself.
+    pub is_vcenter: bool,
+    /// Of a vCenter; the id of one and the same installation.
+    pub instance_uuid: Option<String>,
+}
+
+impl About {
+    /// Major and minor release of its API.
+    pub fn release(&self) -> Option<(u32, u32)> {
+        let mut parts = self.api_version.split('.');
+        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+    }
+
+    /// Whether it is too old to be spoken to.
+    pub fn is_too_old(&self) -> bool {
+        self.release().is_none_or(|release| release < OLDEST)
+    }
+}
+
+impl ServiceContent {
+    /// From the answer to RetrieveServiceContent.
+    pub fn read(answer: &Element) -> Result<Self> {
+        let missing = |what: &str| {
+            VsphereError::failed("reading what the server is", format!("its answer has no `{what}`"))
+        };
+        let content = answer.child("returnval").ok_or_else(|| missing("returnval"))?;
+        let text = |path: &str| content.text_at(path).map(str::to_owned).ok_or_else(|| missing(path));
+        let object = |path: &str| content.moref_at(path).ok_or_else(|| missing(path));
+        let api_type = text("about.apiType")?;
+        let api_version = text("about.apiVersion")?;
+        // It goes into a header.
+        if !api_version.chars().all(|character| character.is_ascii_alphanumeric() || character == '.') {
+            let why = format!("the API's version is {api_version:?}");
+            return Err(VsphereError::failed("reading what the server is", why));
+        }
+        let about = About {
+            full_name: text("about.fullName")?,
+            api_version,
+            is_vcenter: match api_type.as_str() {
+                "VirtualCenter" => true,
+                "HostAgent" => false,
+                other => {
+                    let why = format!("it is a `{other}`: neither a vCenter nor an ESXi");
+                    return Err(VsphereError::refused("reading what the server is", why));
+                }
+            },
+            instance_uuid: content.text_at("about.instanceUuid").map(str::to_owned),
+        };
+        Ok(Self {
+            about,
+            root_folder: object("rootFolder")?,
+            property_collector: object("propertyCollector")?,
+            session_manager: object("sessionManager")?,
+            view_manager: content.moref_at("viewManager"),
+            search_index: content.moref_at("searchIndex"),
+            authorization_manager: content.moref_at("authorizationManager"),
+        })
+    }
+}
+
+/// The server's time.
+pub async fn current_time(client: &Client) -> Result<DateTime<Utc>> {
+    let request = Request::new("CurrentTime", &MoRef::service_instance(), |arguments| arguments);
+    let answer = client.call(&request, Repeat::Safe).await?;
+    answer
+        .child("returnval")
+        .and_then(time)
+        .ok_or_else(|| VsphereError::failed("CurrentTime", "the answer is no time"))
+}
+
+/// A moment in an answer.
+pub(crate) fn time(element: &Element) -> Option<DateTime<Utc>> {
+    DateTime::parse_from_rfc3339(element.text.trim()).ok().map(|time| time.to_utc())
+}
+
+/// Which of the privileges the session has on the object: in their order.
+pub async fn privileges(client: &Client, on: &MoRef, wanted: &[&str]) -> Result<Vec<bool>> {
+    let content = client.content().await?;
+    let Some(manager) = &content.authorization_manager else {
+        return Err(VsphereError::failed(
+            "HasPrivilegeOnEntities",
+            "the server has no authorization manager",
+        ));
+    };
+    let session = client.session_key().await?;
+    let request = Request::new("HasPrivilegeOnEntities", manager, |arguments| {
+        arguments
+            .object("entity", on)
+            .text("sessionId", session)
+            .each(wanted, |node, privilege| node.text("privId", privilege))
+    });
+    let answer = client.call(&request, Repeat::Safe).await?;
+    let granted = |privilege: &str| {
+        let mut said = answer.all("returnval").flat_map(|entity| entity.all("privAvailability"));
+        said.find(|said| said.text_at("privId") == Some(privilege)).and_then(|said| said.flag_at("isGranted"))
+    };
+    wanted
+        .iter()
+        .map(|privilege| {
+            granted(privilege).ok_or_else(|| {
+                let why = format!("the answer does not tell of {privilege}");
+                VsphereError::failed("HasPrivilegeOnEntities", why)
+            })
+        })
+        .collect()
+}
+
+/// The VM with this UUID: the BIOS's, or the one that vCenter gave it.
+pub async fn find_by_uuid(client: &Client, uuid: &str, is_instance: bool) -> Result<Option<MoRef>> {
+    let content = client.content().await?;
+    let Some(index) = &content.search_index else {
+        return Err(VsphereError::failed("FindByUuid", "the server has no search index"));
+    };
+    let request = Request::new("FindByUuid", index, |arguments| {
+        arguments.text("uuid", uuid).text("vmSearch", true).text("instanceUuid", is_instance)
+    });
+    Ok(client.call(&request, Repeat::Safe).await?.moref_at("returnval"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(about: &str) -> Element {
+        let text = format!(
+            "<RetrieveServiceContentResponse><returnval><rootFolder type='Folder'>group-d1</rootFolder>\
+             <propertyCollector type='PropertyCollector'>propertyCollector</propertyCollector>\
+             <viewManager type='ViewManager'>ViewManager</viewManager><about>{about}</about>\
+             <sessionManager type='SessionManager'>SessionManager</sessionManager></returnval>\
+             </RetrieveServiceContentResponse>"
+        );
+        Element::read(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_vcenter_tells_what_it_is() {
+        let about = "<fullName>VMware vCenter Server 8.0.3 build-24022515</fullName><apiType>VirtualCenter</apiType>\
+                     <apiVersion>8.0.3.0</apiVersion><instanceUuid>c0ffee</instanceUuid>";
+        let content = ServiceContent::read(&answer(about)).unwrap();
+        assert!(content.about.is_vcenter && !content.about.is_too_old());
+        assert_eq!(content.about.release(), Some((8, 0)));
+        assert_eq!(content.search_index, None);
+    }
+
+    #[test]
+    fn what_is_missing_or_strange_is_named() {
+        let told = |about: &str| ServiceContent::read(&answer(about)).unwrap_err().to_string();
+        assert!(told("<fullName>x</fullName>").contains("apiType"));
+        let strange = "<fullName>x</fullName><apiType>VirtualToaster</apiType><apiVersion>1.0</apiVersion>";
+        assert!(told(strange).contains("VirtualToaster"));
+        let header = "<fullName>x</fullName><apiType>HostAgent</apiType><apiVersion>1\r\nX: y</apiVersion>";
+        assert!(told(header).contains("version"));
+    }
+
+    #[test]
+    fn releases_are_compared_as_numbers() {
+        let about = |version: &str| About {
+            full_name: String::new(),
+            api_version: version.to_owned(),
+            is_vcenter: true,
+            instance_uuid: None,
+        };
+        for (version, too_old) in
+            [("6.5", false), ("6.0", true), ("10.0.1", false), ("5.5", true), ("x", true), ("9.0.0.0", false)]
+        {
+            assert_eq!(about(version).is_too_old(), too_old, "{version}");
+        }
+    }
+}

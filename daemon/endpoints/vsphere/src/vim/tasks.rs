@@ -1,0 +1,242 @@
+//! Tasks: what a server does in the background.
+//!
+//! Rule: a task is waited for until it says that it has succeeded or failed; anything else it says is neither. A server
+//! that does not answer meanwhile is waited for too. A task that the server does not know any more may have succeeded:
+//! the caller looks.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    client::{Client, Repeat},
+    error::{Kind, Result, VsphereError},
+    soap::{Element, Fault, MoRef, Request},
+};
+
+use super::{
+    properties::{self, Object, Wanted},
+    server::time,
+};
+
+const FIRST_POLL: Duration = Duration::from_millis(50);
+const LAST_POLL: Duration = Duration::from_secs(1);
+/// After this, a task that is waited for is told once.
+const TELL: Duration = Duration::from_secs(20);
+
+const PATHS: [&str; 9] = [
+    "info.state",
+    "info.descriptionId",
+    "info.progress",
+    "info.error",
+    "info.result",
+    "info.startTime",
+    "info.completeTime",
+    "info.queueTime",
+    "info.reason",
+];
+
+/// What to do with a task that takes too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtDeadline {
+    /// It goes on.
+    Leave,
+    /// It is asked to stop.
+    Cancel,
+}
+
+/// A task that has succeeded.
+#[derive(Clone, Debug)]
+pub struct Done {
+    pub result: Option<Element>,
+    /// From its start to its end, by the server's clock.
+    pub took: Option<Duration>,
+}
+
+/// A task that has not ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    pub task: MoRef,
+    /// What it does, by the API's name: `VirtualMachine.createSnapshot`.
+    pub what: String,
+    pub progress: Option<u8>,
+    /// Who began it.
+    pub by: Option<String>,
+    pub since: Option<DateTime<Utc>>,
+}
+
+/// Where a task is.
+#[derive(Debug)]
+enum Standing {
+    Open(Running),
+    Done(Done),
+    Failed(Fault),
+}
+
+/// Waits until the task has ended. `progress` is told its per cent as they change.
+pub async fn wait(
+    client: &Client,
+    task: &MoRef,
+    within: Duration,
+    at_deadline: AtDeadline,
+    mut progress: impl FnMut(u8),
+) -> Result<Done> {
+    let begun = Instant::now();
+    let mut pause = FIRST_POLL;
+    let mut last = None;
+    let mut told = false;
+    loop {
+        let context = || format!("{task}: waiting for its end");
+        let left = within.saturating_sub(begun.elapsed());
+        match look(client, task).await {
+            Ok(Standing::Done(done)) => return Ok(done),
+            Ok(Standing::Failed(fault)) => return Err(VsphereError::of_fault(context(), fault)),
+            Ok(Standing::Open(running)) => {
+                if running.progress.is_some() && running.progress != last {
+                    last = running.progress;
+                    progress(last.unwrap_or_default());
+                }
+                if !told && begun.elapsed() > TELL {
+                    told = true;
+                    tracing::info!(%task, what = running.what, progress = ?running.progress, "waiting for a task");
+                }
+                if left.is_zero() {
+                    if at_deadline == AtDeadline::Cancel {
+                        cancel(client, task).await;
+                    }
+                    let why = format!(
+                        "{} has not ended within {} s{}",
+                        running.what,
+                        within.as_secs(),
+                        running.progress.map(|percent| format!(", it is at {percent} %")).unwrap_or_default()
+                    );
+                    return Err(VsphereError::new(Kind::Timeout, context(), why));
+                }
+            }
+            Err(error) if error.is_gone() => {
+                let why = "the server does not know the task any more (was it restarted?); what became of it is looked at";
+                return Err(VsphereError::new(Kind::Unreachable, context(), why));
+            }
+            Err(error) if matches!(error.kind, Kind::Unreachable | Kind::Timeout) && !left.is_zero() => {
+                tracing::warn!(%task, %error, "a task cannot be looked at; trying again");
+                pause = LAST_POLL;
+            }
+            Err(error) => return Err(error),
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LAST_POLL);
+    }
+}
+
+/// Asks the task to stop. That it cannot, or has ended, is no failure.
+pub async fn cancel(client: &Client, task: &MoRef) {
+    let request = Request::new("CancelTask", task, |arguments| arguments);
+    if let Err(error) = client.call(&request, Repeat::Safe).await {
+        tracing::info!(%task, %error, "a task could not be cancelled");
+    }
+}
+
+async fn look(client: &Client, task: &MoRef) -> Result<Standing> {
+    standing(&properties::of(client, task, &PATHS).await?)
+}
+
+fn standing(object: &Object) -> Result<Standing> {
+    let state = object.need_text("info.state")?;
+    Ok(match state {
+        "queued" | "running" => Standing::Open(Running {
+            task: object.of.clone(),
+            what: object.text("info.descriptionId").unwrap_or("a task").to_owned(),
+            progress: object.text("info.progress").and_then(|text| text.parse().ok()),
+            by: object.get("info.reason").and_then(|reason| reason.text_at("userName")).map(str::to_owned),
+            since: object.get("info.startTime").or_else(|| object.get("info.queueTime")).and_then(time),
+        }),
+        "success" => {
+            let at = |name: &str| object.get(name).and_then(time);
+            let took = at("info.completeTime").zip(at("info.startTime")).map(|(end, start)| end - start);
+            Standing::Done(Done {
+                result: object.get("info.result").cloned(),
+                took: took.and_then(|took| took.to_std().ok()),
+            })
+        }
+        "error" => Standing::Failed(Fault::of_task(object.need("info.error")?)),
+        other => {
+            let context = format!("{}: reading `info.state`", object.of);
+            return Err(VsphereError::failed(context, format!("it is `{other}`, which no task's state is")));
+        }
+    })
+}
+
+/// Those of the tasks that have not ended. Tasks that the server has forgotten have.
+pub async fn running(client: &Client, tasks: &[MoRef]) -> Result<Vec<Running>> {
+    let mut open = Vec::new();
+    // One by one: a single one that is gone fails a call for all.
+    for task in tasks {
+        match properties::of_all(
+            client,
+            std::slice::from_ref(task),
+            &[Wanted { kind: "Task", paths: &PATHS }],
+        )
+        .await
+        {
+            Ok(objects) => {
+                for object in &objects {
+                    if let Standing::Open(running) = standing(object)? {
+                        open.push(running);
+                    }
+                }
+            }
+            Err(error) if error.is_gone() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(open)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::soap::FaultKind;
+
+    fn task(properties: &[(&str, &str)]) -> Object {
+        let mut object = Object::new(MoRef::new("Task", "task-7"));
+        for (name, value) in properties {
+            let text = format!("<val xmlns:xsi='u'>{value}</val>");
+            object.set(name, Element::read(text.as_bytes()).unwrap());
+        }
+        object
+    }
+
+    #[test]
+    fn a_task_succeeds_fails_or_runs() {
+        let done = task(&[
+            ("info.state", "success"),
+            ("info.startTime", "2026-01-01T00:00:01.5Z"),
+            ("info.completeTime", "2026-01-01T00:00:03Z"),
+        ]);
+        let Standing::Done(done) = standing(&done).unwrap() else { panic!() };
+        assert_eq!(done.took, Some(Duration::from_millis(1500)));
+
+        let fault = "<fault xsi:type='TaskInProgress'/><localizedMessage>busy</localizedMessage>";
+        let failed = task(&[("info.state", "error"), ("info.error", fault)]);
+        let Standing::Failed(fault) = standing(&failed).unwrap() else { panic!() };
+        assert_eq!(fault.kind, FaultKind::TaskInProgress);
+
+        let open = task(&[
+            ("info.state", "running"),
+            ("info.descriptionId", "VirtualMachine.removeSnapshot"),
+            ("info.progress", "42"),
+            ("info.reason", "<userName>backup</userName>"),
+        ]);
+        let Standing::Open(open) = standing(&open).unwrap() else { panic!() };
+        assert_eq!((open.progress, open.by.as_deref()), (Some(42), Some("backup")));
+    }
+
+    #[test]
+    fn a_state_that_is_not_known_is_never_success() {
+        assert!(standing(&task(&[("info.state", "mostlyDone")])).is_err());
+        assert!(standing(&task(&[])).is_err());
+        // It failed, and does not say why: no success either.
+        assert!(standing(&task(&[("info.state", "error")])).is_err());
+    }
+}
