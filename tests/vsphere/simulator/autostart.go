@@ -28,22 +28,24 @@ func addAutoStart() {
 			continue
 		}
 		manager := &AutoStart{host: host.Self}
-		manager.Self = types.ManagedObjectReference{Type: "HostAutoStartManager", Value: fmt.Sprintf("autoStartManager-%d", i+1)}
+		manager.Self = ref{Type: "HostAutoStartManager", Value: fmt.Sprintf("autoStartManager-%d", i+1)}
 		if *esxi {
 			manager.Self.Value = "ha-autostart-mgr"
 		}
 		manager.Config.Defaults = &types.AutoStartDefaults{
-			Enabled: types.NewBool(false), StartDelay: 120, StopDelay: 120, WaitForHeartbeat: types.NewBool(false),
-			StopAction: "PowerOff",
+			Enabled: types.NewBool(false), WaitForHeartbeat: types.NewBool(false),
+			StartDelay: 120, StopDelay: 120, StopAction: "PowerOff",
 		}
 		registry().Put(manager)
-		ref := manager.Self
-		host.ConfigManager.AutoStartManager = &ref
+		self := manager.Self
+		host.ConfigManager.AutoStartManager = &self
 	}
 }
 
 // ReconfigureAutostart merges what it is given, per machine.
-func (a *AutoStart) ReconfigureAutostart(_ *simulator.Context, req *types.ReconfigureAutostart) soap.HasFault {
+func (a *AutoStart) ReconfigureAutostart(
+	_ *simulator.Context, req *types.ReconfigureAutostart,
+) soap.HasFault {
 	body := &methods.ReconfigureAutostartBody{}
 	config := types.HostAutoStartManagerConfig{
 		Defaults: a.Config.Defaults, PowerInfo: append([]types.AutoStartPowerInfo{}, a.Config.PowerInfo...),

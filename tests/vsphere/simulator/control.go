@@ -63,12 +63,12 @@ var handlers = map[string]handler{
 	"unregister":    doUnregister,
 	"reboot":        doReboot,
 	"cluster":       doCluster,
-	"deny":          func(_ *front, o *order) (interface{}, error) { deny(o.Privilege, o.Object, o.On); return nil, nil },
+	"deny":          doDeny,
 	"limits":        doLimits,
-	"clear":         func(*front, *order) (interface{}, error) { return map[string]int{"left": faults.clear()}, nil },
+	"clear":         doClear,
 	"unavailable":   doUnavailable,
-	"expire":        func(*front, *order) (interface{}, error) { return map[string]int{"ended": expireSessions()}, nil },
-	"restart":       func(f *front, o *order) (interface{}, error) { return nil, f.restart(seconds(o.Seconds)) },
+	"expire":        doExpire,
+	"restart":       doRestart,
 }
 
 func seconds(n float64) time.Duration { return time.Duration(n * float64(time.Second)) }
@@ -134,6 +134,22 @@ func doUnavailable(f *front, o *order) (interface{}, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.unavailable = time.Now().Add(seconds(o.Seconds))
+	return nil, nil
+}
+
+func doRestart(f *front, o *order) (interface{}, error) { return nil, f.restart(seconds(o.Seconds)) }
+
+func doExpire(*front, *order) (interface{}, error) {
+	return map[string]int{"ended": expireSessions()}, nil
+}
+
+func doClear(*front, *order) (interface{}, error) { return map[string]int{"left": faults.clear()}, nil }
+
+func doDeny(_ *front, o *order) (interface{}, error) {
+	if o.Privilege == "" {
+		return nil, fmt.Errorf("privilege is missing")
+	}
+	deny(o.Privilege, o.Object, o.On)
 	return nil, nil
 }
 

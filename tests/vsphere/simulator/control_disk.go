@@ -90,7 +90,10 @@ func (v *VM) alter(d *disk, o *order) error {
 	case "rdm":
 		d.spec.RDM = "physical"
 	case "plain":
-		d.spec = diskSpec{File: d.spec.File, Datastore: d.spec.Datastore, Mode: string(types.VirtualDiskModePersistent)}
+		mode := string(types.VirtualDiskModePersistent)
+		d.spec = diskSpec{
+			File: d.spec.File, Datastore: d.spec.Datastore, Controller: d.spec.Controller, Mode: mode,
+		}
 	case "grow":
 		return v.grow(d, o.Size)
 	case "remove":

@@ -62,7 +62,8 @@ func (v *VM) addDisk(spec diskSpec) (*disk, error) {
 	}
 	place, known := places[spec.Controller]
 	if !known {
-		return nil, fmt.Errorf("controller %q is not known: pvscsi, lsilogic, lsilogic-sas, sata, nvme, ide", spec.Controller)
+		return nil, fmt.Errorf("controller %q is none of pvscsi, lsilogic, lsilogic-sas, sata, nvme, ide",
+			spec.Controller)
 	}
 	if _, err := datastoreNamed(spec.Datastore); err != nil {
 		return nil, err
@@ -164,7 +165,8 @@ func (v *VM) addController(kind string, key int32) {
 		}
 	}
 	base := types.VirtualController{VirtualDevice: types.VirtualDevice{
-		Key: key, ControllerKey: 100, DeviceInfo: &types.Description{Label: kind + " controller 0", Summary: kind},
+		Key: key, ControllerKey: 100,
+		DeviceInfo: &types.Description{Label: kind + " controller 0", Summary: kind},
 	}}
 	scsi := types.VirtualSCSIController{
 		VirtualController: base, SharedBus: types.VirtualSCSISharingNoSharing, ScsiCtlrUnitNumber: 7,

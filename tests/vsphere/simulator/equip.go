@@ -41,14 +41,16 @@ func (w *world) addMachine(spec machineSpec, number int) error {
 		mac := fmt.Sprintf("00:50:56:00:%02x:%02x", number&0xff, i)
 		card := w.card(nic, i, mac, &v.VirtualMachine)
 		if card == nil {
-			return fmt.Errorf("network card %q on network %q: one of them is not known", nic.Type, nic.Network)
+			return fmt.Errorf("card %q or network %q is not known", nic.Type, nic.Network)
 		}
 		v.Config.Hardware.Device = append(v.Config.Hardware.Device, card)
 	}
 	v.Summary.Config.NumEthernetCards = int32(len(spec.Networks))
 	if spec.TPM {
 		v.Config.Hardware.Device = append(v.Config.Hardware.Device, &types.VirtualTPM{
-			VirtualDevice: types.VirtualDevice{Key: 11000, DeviceInfo: &types.Description{Label: "Virtual TPM"}},
+			VirtualDevice: types.VirtualDevice{
+				Key: 11000, DeviceInfo: &types.Description{Label: "Virtual TPM"},
+			},
 		})
 	}
 	w.place(v, &v.VirtualMachine, host, folder)
@@ -96,7 +98,8 @@ func (w *world) where(spec machineSpec) (*simulator.HostSystem, *simulator.Folde
 	ctx := &simulator.Context{
 		Session: &simulator.Session{Registry: simulator.NewRegistry()}, Map: registry(), Caller: &folder.Self,
 	}
-	body, ok := folder.CreateFolder(ctx, &types.CreateFolder{This: folder.Self, Name: spec.Folder}).(*methods.CreateFolderBody)
+	answer := folder.CreateFolder(ctx, &types.CreateFolder{This: folder.Self, Name: spec.Folder})
+	body, ok := answer.(*methods.CreateFolderBody)
 	if !ok || body.Res == nil {
 		return nil, nil, fmt.Errorf("folder %q cannot be made", spec.Folder)
 	}
@@ -122,13 +125,17 @@ func (w *world) equip(v *VM) {
 		spec.Hardware = "vmx-19"
 	}
 	config := v.Config
-	config.Hardware.NumCPU, config.Hardware.MemoryMB, config.Hardware.NumCoresPerSocket = spec.CPUs, spec.MemoryMB, 1
+	hardware := &config.Hardware
+	hardware.NumCPU, hardware.MemoryMB, hardware.NumCoresPerSocket = spec.CPUs, spec.MemoryMB, 1
 	config.Firmware, config.GuestId, config.Version = spec.Firmware, spec.GuestID, spec.Hardware
 	config.GuestFullName, config.Template = spec.GuestID, spec.Template
-	config.BootOptions = &types.VirtualMachineBootOptions{EfiSecureBootEnabled: types.NewBool(spec.SecureBoot)}
+	config.BootOptions = &types.VirtualMachineBootOptions{
+		EfiSecureBootEnabled: types.NewBool(spec.SecureBoot),
+	}
 	summary := &v.Summary.Config
 	summary.NumCpu, summary.MemorySizeMB, summary.GuestId = spec.CPUs, spec.MemoryMB, spec.GuestID
-	summary.GuestFullName, summary.Template, summary.TpmPresent = spec.GuestID, spec.Template, types.NewBool(spec.TPM)
+	summary.GuestFullName, summary.Template = spec.GuestID, spec.Template
+	summary.TpmPresent = types.NewBool(spec.TPM)
 	// Tracking came with hardware version 7.
 	if spec.Hardware == "vmx-04" {
 		v.Capability.ChangeTrackingSupported = types.NewBool(false)
@@ -144,7 +151,9 @@ func (w *world) equip(v *VM) {
 }
 
 // card makes a network card; nil for a type or a network that is not known.
-func (w *world) card(spec nicSpec, number int, mac string, vm *simulator.VirtualMachine) types.BaseVirtualDevice {
+func (w *world) card(
+	spec nicSpec, number int, mac string, vm *simulator.VirtualMachine,
+) types.BaseVirtualDevice {
 	if spec.Network == "" {
 		spec.Network = "VM Network"
 	}
@@ -159,20 +168,26 @@ func (w *world) card(spec nicSpec, number int, mac string, vm *simulator.Virtual
 	card := types.VirtualEthernetCard{
 		VirtualDevice: types.VirtualDevice{
 			Key: int32(4000 + number), ControllerKey: 100, UnitNumber: &unit,
-			DeviceInfo: &types.Description{Label: fmt.Sprintf("Network adapter %d", number+1), Summary: spec.Network},
+			DeviceInfo: &types.Description{
+				Label: fmt.Sprintf("Network adapter %d", number+1), Summary: spec.Network,
+			},
 			Connectable: &types.VirtualDeviceConnectInfo{
 				StartConnected: true, AllowGuestControl: true, Connected: true, Status: "ok",
 			},
 			Backing: &types.VirtualEthernetCardNetworkBackingInfo{
-				VirtualDeviceDeviceBackingInfo: types.VirtualDeviceDeviceBackingInfo{DeviceName: spec.Network},
-				Network:                        &network,
+				VirtualDeviceDeviceBackingInfo: types.VirtualDeviceDeviceBackingInfo{
+					DeviceName: spec.Network,
+				},
+				Network: &network,
 			},
 		},
 		AddressType: "assigned", MacAddress: mac, WakeOnLanEnabled: types.NewBool(true),
 	}
 	if group, ok := registry().Get(network).(*simulator.DistributedVirtualPortgroup); ok {
 		card.Backing = &types.VirtualEthernetCardDistributedVirtualPortBackingInfo{
-			Port: types.DistributedVirtualSwitchPortConnection{PortgroupKey: group.Key, SwitchUuid: "50 3c 0e"},
+			Port: types.DistributedVirtualSwitchPortConnection{
+				PortgroupKey: group.Key, SwitchUuid: "50 3c 0e",
+			},
 		}
 	}
 	known = false

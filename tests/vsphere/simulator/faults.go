@@ -1,6 +1,7 @@
 package main
 
-// Job: failures on demand: a method's fault so many times, before or after it took effect, or no answer at all.
+// Job: failures on demand: a method's fault so many times, before or after it took effect, or no answer at
+// all.
 // Rule: a fault is one that VMware has; a name that is none is refused when it is asked for.
 
 import (

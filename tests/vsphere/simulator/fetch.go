@@ -15,12 +15,7 @@ import (
 
 // answerUnset answers a Fetch of a property that is not set, and says whether it did.
 func answerUnset(w http.ResponseWriter, call *request) bool {
-	property := ""
-	for _, child := range call.body.children {
-		if child.name == "prop" {
-			property = strings.TrimSpace(child.value)
-		}
-	}
+	property := strings.TrimSpace(call.body.child("prop"))
 	collector, ok := registry().Get(content().PropertyCollector).(*Collector)
 	if !ok || property == "" || registry().Get(call.this) == nil {
 		return false

@@ -53,7 +53,9 @@ func newFront(service *simulator.Service, certificate *identity) (*front, error)
 		return nil, err
 	}
 	session := registry().SessionManager()
-	session.TLSCert = func() string { return base64.StdEncoding.EncodeToString(certificate.tls.Certificate[0]) }
+	session.TLSCert = func() string {
+		return base64.StdEncoding.EncodeToString(certificate.tls.Certificate[0])
+	}
 	f := &front{
 		service: service, calls: map[string]int{}, address: *listen,
 		config: &tls.Config{Certificates: []tls.Certificate{certificate.tls}, MinVersion: tls.VersionTLS12},
@@ -77,7 +79,8 @@ func (f *front) open() error {
 	f.address = listener.Addr().String()
 	registry().SessionManager().ServiceHostName = f.address
 	server := &http.Server{
-		Handler: f, ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 15 * time.Minute,
+		Handler: f, ErrorLog: log.New(io.Discard, "", 0),
+		ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 15 * time.Minute,
 		// Without HTTP/2, as vCenter's API server.
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
 	}
@@ -150,7 +153,8 @@ func (f *front) call(w http.ResponseWriter, r *http.Request) {
 			f.refused = append(f.refused, err.Error())
 			f.mu.Unlock()
 			fmt.Fprintln(os.Stderr, "simulator: refused:", err)
-			answerFault(w, "simulator: a real server does not take this request: "+err.Error(), &types.InvalidRequest{})
+			message := "simulator: a real server does not take this request: " + err.Error()
+			answerFault(w, message, &types.InvalidRequest{})
 			return
 		}
 	}
@@ -163,6 +167,11 @@ func (f *front) call(w http.ResponseWriter, r *http.Request) {
 		answerFault(w, "Permission to perform this operation was denied.", fault)
 		return
 	}
+	if call.method == "Login" && !f.knows(call) {
+		message := "Cannot complete login due to an incorrect user name or password."
+		answerFault(w, message, &types.InvalidLogin{})
+		return
+	}
 	if call.method == "Fetch" && answerUnset(w, call) {
 		return
 	}
@@ -172,6 +181,13 @@ func (f *front) call(w http.ResponseWriter, r *http.Request) {
 	}
 	f.service.ServeMux.ServeHTTP(httptest.NewRecorder(), r)
 	due.answer(w)
+}
+
+// knows says whether user and password are right. The library refuses wrong ones, too, in other words.
+func (f *front) knows(call *request) bool {
+	user := f.service.Listen.User
+	password, _ := user.Password()
+	return call.body.child("userName") == user.Username() && call.body.child("password") == password
 }
 
 // answer is a failure instead of what the method says.
@@ -211,7 +227,8 @@ func answerFault(w http.ResponseWriter, message string, fault types.BaseMethodFa
 	w.WriteHeader(http.StatusInternalServerError)
 	fmt.Fprintf(w, `<?xml version="1.0" encoding="UTF-8"?>`+"\n"+
 		`<soapenv:Envelope xmlns:soapenc="http://schemas.xmlsoap.org/soap/encoding/"`+
-		` xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/" xmlns:xsd="http://www.w3.org/2001/XMLSchema"`+
+		` xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/"`+
+		` xmlns:xsd="http://www.w3.org/2001/XMLSchema"`+
 		` xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><soapenv:Body><soapenv:Fault>`+
 		`<faultcode>ServerFaultCode</faultcode><faultstring>%s</faultstring><detail>%s</detail>`+
 		`</soapenv:Fault></soapenv:Body></soapenv:Envelope>`, text.String(), detail.String())

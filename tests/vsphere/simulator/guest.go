@@ -1,8 +1,8 @@
 package main
 
 // Job: a machine's real guest, run by the command of -on-power.
-// Rule: `COMMAND on` is the guest: it stays in the foreground, and its end is the guest's end. All other words are
-// short, have a deadline, and are only said while the guest runs.
+// Rule: `COMMAND on` is the guest: it stays in the foreground, and its end is the guest's end. All other
+// words are short, have a deadline, and are only said while the guest runs.
 
 import (
 	"context"

@@ -69,8 +69,8 @@ func look(in, out *os.File) (mark, error) {
 			return mark{}, err
 		}
 	}
-	// The last block may be short: the rest of the buffer stays zero, so that a disk that grew differs only where
-	// data was written.
+	// The last block may be short: the rest of the buffer stays zero, so that a disk that grew differs only
+	// where data was written.
 	block := make([]byte, grain)
 	for _, area := range allocated(in, held.size) {
 		for at := area.Start; at < area.Start+area.Length; at += grain {

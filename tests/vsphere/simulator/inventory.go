@@ -1,7 +1,9 @@
 package main
 
-// Job: the inventory: the library's data center, hosts and datastores; our machines, and plain ones for scale.
-// Rule: all machines come from one template, which is removed; every machine is in a folder, a pool, on a host.
+// Job: the inventory: the library's data center, hosts and datastores; our machines, and plain ones for
+// scale.
+// Rule: all machines come from one template, which is removed; every machine is in a folder, a pool, on a
+// host.
 
 import (
 	"fmt"
@@ -40,7 +42,7 @@ func build(specs []machineSpec) (*simulator.Model, error) {
 	addCollector()
 	addAuthorization()
 	addAutoStart()
-	w, err := look0()
+	w, err := found()
 	if err != nil {
 		return model, err
 	}
@@ -59,8 +61,8 @@ func build(specs []machineSpec) (*simulator.Model, error) {
 	return model, nil
 }
 
-// look0 finds what the library built, and takes its machines away.
-func look0() (*world, error) {
+// found finds what the library built, and takes its machines away.
+func found() (*world, error) {
 	w := &world{
 		pools:    map[types.ManagedObjectReference]*simulator.ResourcePool{},
 		networks: map[string]types.ManagedObjectReference{},
@@ -103,7 +105,7 @@ func look0() (*world, error) {
 
 // nameVersion says a version that has all that is simulated; the library's is 6.5.
 func nameVersion() {
-	instance := registry().Get(types.ManagedObjectReference{Type: "ServiceInstance", Value: "ServiceInstance"})
+	instance := registry().Get(ref{Type: "ServiceInstance", Value: "ServiceInstance"})
 	about := &instance.(*simulator.ServiceInstance).Content.About
 	about.Version, about.ApiVersion, about.Build = "7.0.3", "7.0.3.0", "20000000"
 	about.FullName = strings.Replace(about.FullName, "6.5.0", "7.0.3", 1)
@@ -148,12 +150,14 @@ func (w *world) store(name string) types.ManagedObjectReference {
 }
 
 // place puts a machine into folder, pool, host and networks. Its reference is set by Put.
-func (w *world) place(entity reference, vm *simulator.VirtualMachine, host *simulator.HostSystem, folder *simulator.Folder) {
+func (w *world) place(
+	entity reference, vm *simulator.VirtualMachine, host *simulator.HostSystem, folder *simulator.Folder,
+) {
 	pool := w.pools[*host.Parent]
 	self, poolRef, folderRef := host.Self, pool.Self, folder.Self
 	vm.Runtime.Host, vm.Summary.Runtime.Host = &self, &self
 	vm.ResourcePool, vm.Parent = &poolRef, &folderRef
-	vm.Self = types.ManagedObjectReference{Type: "VirtualMachine", Value: fmt.Sprintf("vm-%d", 100+machines.add())}
+	vm.Self = ref{Type: "VirtualMachine", Value: fmt.Sprintf("vm-%d", 100+machines.add())}
 	id := vm.Self
 	vm.Summary.Vm = &id
 	registry().AddReference(folder, &folder.ChildEntity, vm.Self)
@@ -168,9 +172,12 @@ var machines counter
 func (w *world) addPlain(number int) {
 	vm := w.fresh(fmt.Sprintf("plain-%04d", number), number)
 	host := w.hosts[number%len(w.hosts)]
-	vm.Runtime.PowerState, vm.Summary.Runtime.PowerState = types.VirtualMachinePowerStatePoweredOn, types.VirtualMachinePowerStatePoweredOn
-	vm.Config.Hardware.NumCPU, vm.Config.Hardware.MemoryMB = int32(1+number%8), int32(1024*(1+number%16))
-	vm.Summary.Config.NumCpu, vm.Summary.Config.MemorySizeMB = vm.Config.Hardware.NumCPU, vm.Config.Hardware.MemoryMB
+	vm.Runtime.PowerState = types.VirtualMachinePowerStatePoweredOn
+	vm.Summary.Runtime.PowerState = vm.Runtime.PowerState
+	hardware := &vm.Config.Hardware
+	hardware.NumCPU, hardware.MemoryMB = int32(1+number%8), int32(1024*(1+number%16))
+	vm.Summary.Config.NumCpu, vm.Summary.Config.MemorySizeMB = hardware.NumCPU, hardware.MemoryMB
+	mac := fmt.Sprintf("00:50:56:%02x:%02x:%02x", 0x10+number>>16, number>>8&0xff, number&0xff)
 	unit := int32(0)
 	size := int64(10+number%90) << 30
 	store := w.store("LocalDS_0")
@@ -193,7 +200,7 @@ func (w *world) addPlain(number int) {
 			},
 			CapacityInKB: size >> 10, CapacityInBytes: size,
 		},
-		w.card(nicSpec{}, 0, fmt.Sprintf("00:50:56:%02x:%02x:%02x", 0x10+number>>16, number>>8&0xff, number&0xff), &vm),
+		w.card(nicSpec{}, 0, mac, &vm),
 	)
 	vm.Summary.Config.NumVirtualDisks, vm.Summary.Config.NumEthernetCards = 1, 1
 	w.place(&vm, &vm, host, w.folder)

@@ -1,6 +1,7 @@
 package main
 
-// Job: what VDDK's stand-in reads: per snapshot, and per machine outside of snapshots, which file a disk's name means.
+// Job: what VDDK's stand-in reads: per snapshot, and per machine outside of snapshots, which file a disk's
+// name means.
 // Rule: a folder is complete before it has its name, so that a reader never sees half of one.
 
 import (
@@ -9,8 +10,8 @@ import (
 	"path/filepath"
 )
 
-// writeLinks puts symbolic links named like the disks into a folder, beside `vm` (the machine's id) and, when the
-// machine's disks are locked, `locked`.
+// writeLinks puts symbolic links named like the disks into a folder, beside `vm` (the machine's id) and, when
+// the machine's disks are locked, `locked`.
 func writeLinks(folder, vm string, locked bool, files map[string]string) error {
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return err
@@ -66,6 +67,7 @@ func writeStandIn(password string, certificate *identity) error {
 	if err := os.MkdirAll(*libdir, 0o700); err != nil {
 		return err
 	}
-	text := fmt.Sprintf("exports=%s\nuser=%s\npassword=%s\nthumbprint=%s\n", exports(), *user, password, certificate.sha1)
+	text := fmt.Sprintf("exports=%s\nuser=%s\npassword=%s\nthumbprint=%s\n",
+		exports(), *user, password, certificate.sha1)
 	return replace(filepath.Join(*libdir, "standin.conf"), []byte(text))
 }

@@ -38,8 +38,8 @@ type machineSpec struct {
 	Address    string     `json:"address"`
 }
 
-// VM takes the place of the library's machine. It embeds that one by value: the property collector looks for the
-// managed object in first fields that are structs, and panics at a pointer.
+// VM takes the place of the library's machine. It embeds that one by value: the property collector looks for
+// the managed object in first fields that are structs, and panics at a pointer.
 type VM struct {
 	simulator.VirtualMachine
 
@@ -122,8 +122,8 @@ func (v *VM) device(key int32) *types.VirtualDisk {
 	return nil
 }
 
-// link says to VDDK's stand-in what a machine's disks are outside of snapshots, and whether it is on: then VMware
-// locks them. The lock is held.
+// link says to VDDK's stand-in what a machine's disks are outside of snapshots, and whether it is on: then
+// VMware locks them. The lock is held.
 func (v *VM) link() error {
 	folder := filepath.Join(exports(), "running", v.Self.Value)
 	locked := v.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOff
@@ -146,7 +146,8 @@ func (v *VM) noteTracking(on bool) {
 			extra = append(extra, option)
 		}
 	}
-	config.ExtraConfig = append(extra, &types.OptionValue{Key: "ctkEnabled", Value: strings.ToUpper(fmt.Sprint(on))})
+	value := strings.ToUpper(fmt.Sprint(on))
+	config.ExtraConfig = append(extra, &types.OptionValue{Key: "ctkEnabled", Value: value})
 	v.Config = &config
 	touched(v.Self, "config.changeTrackingEnabled", "config.extraConfig")
 }

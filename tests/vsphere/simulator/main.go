@@ -1,8 +1,10 @@
-// A simulator of vCenter and ESXi for tests: VMware's govmomi simulator, with changed-block tracking of our own
-// over real files.
+// A simulator of vCenter and ESXi for tests: VMware's govmomi simulator, with changed-block tracking of our
+// own over real files.
 //
-// Job: reads the flags, builds the inventory, opens the doors, prints one line of JSON that says where everything is.
-// Rule: everything lies in -dir and listens on loopback; the end of this process ends every guest that it started.
+// Job: reads the flags, builds the inventory, opens the doors, prints one line of JSON that says where
+// everything is.
+// Rule: everything lies in -dir and listens on loopback; the end of this process ends every guest that it
+// started.
 package main
 
 import (
@@ -26,10 +28,10 @@ import (
 
 var (
 	listen       = flag.String("listen", "127.0.0.1:0", "loopback address of the API (TLS)")
-	controlAt    = flag.String("control", "127.0.0.1:0", "loopback address of the control endpoints (plain HTTP)")
-	dir          = flag.String("dir", "", "folder for certificate, password, snapshots' images and created disks")
+	controlAt    = flag.String("control", "127.0.0.1:0", "loopback address of the control endpoints (HTTP)")
+	dir          = flag.String("dir", "", "folder for certificate, password and images")
 	user         = flag.String("user", "administrator@vsphere.local", "the user that may log in")
-	passwordFile = flag.String("password-file", "", "file with the password (default: a random one in DIR/password)")
+	passwordFile = flag.String("password-file", "", "file with the password (default: a new one in DIR)")
 	esxi         = flag.Bool("esxi", false, "a standalone ESXi instead of a vCenter")
 	hosts        = flag.Int("hosts", 3, "ESXi hosts of the cluster")
 	datastores   = flag.Int("datastores", 2, "datastores, seen by all hosts")
@@ -45,7 +47,7 @@ var (
 	strict       = flag.Bool("strict", true, "refuse requests whose elements are unknown or out of order")
 	expired      = flag.Bool("expired-certificate", false, "the certificate ended yesterday")
 	withParent   = flag.Bool("exit-with-parent", false, "end when the process that started this one ends")
-	libdir       = flag.String("libdir", "", "folder of VDDK's stand-in: its settings are written there, and printed")
+	libdir       = flag.String("libdir", "", "folder of VDDK's stand-in, for its settings")
 	plugin       = flag.String("plugin", "", "nbdkit's vddk plugin, only to be printed")
 	verbose      = flag.Bool("verbose", false, "say each request")
 	machineFlags machineList
@@ -88,7 +90,7 @@ type place struct {
 }
 
 func main() {
-	flag.Var(&machineFlags, "machine", "a machine with disks over these files: NAME=FILE[,FILE…]; may be repeated")
+	flag.Var(&machineFlags, "machine", "a machine over files: NAME=FILE[,FILE…]; may be repeated")
 	flag.Parse()
 	log.SetFlags(log.Ltime | log.Lmicroseconds)
 	if err := run(); err != nil {
@@ -157,9 +159,11 @@ func run() error {
 		return err
 	}
 	line, err := json.Marshal(place{
-		Address: front.address, URL: "https://" + front.address + "/sdk", User: *user, PasswordFile: *passwordFile,
-		Certificate: certificate.file, SHA1: certificate.sha1, SHA256: certificate.sha256, Control: controlled,
-		Exports: exports(), Libdir: *libdir, Plugin: *plugin, Machines: states(), Plain: *plain, Pid: os.Getpid(),
+		Address: front.address, URL: "https://" + front.address + "/sdk", Control: controlled,
+		User: *user, PasswordFile: *passwordFile,
+		Certificate: certificate.file, SHA1: certificate.sha1, SHA256: certificate.sha256,
+		Exports: exports(), Libdir: *libdir, Plugin: *plugin,
+		Machines: states(), Plain: *plain, Pid: os.Getpid(),
 	})
 	if err != nil {
 		return err

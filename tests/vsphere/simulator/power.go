@@ -15,13 +15,17 @@ import (
 
 // PowerOnVMTask is called with the machine's lock held.
 func (v *VM) PowerOnVMTask(_ *simulator.Context, _ *types.PowerOnVM_Task) soap.HasFault {
-	ref := v.start("PowerOnVM_Task", func(*Task) (types.AnyType, types.BaseMethodFault) { return nil, v.turnOn() })
+	ref := v.start("PowerOnVM_Task", func(*Task) (types.AnyType, types.BaseMethodFault) {
+		return nil, v.turnOn()
+	})
 	return &methods.PowerOnVM_TaskBody{Res: &types.PowerOnVM_TaskResponse{Returnval: ref}}
 }
 
 // PowerOffVMTask is called with the machine's lock held.
 func (v *VM) PowerOffVMTask(_ *simulator.Context, _ *types.PowerOffVM_Task) soap.HasFault {
-	ref := v.start("PowerOffVM_Task", func(*Task) (types.AnyType, types.BaseMethodFault) { return nil, v.turnOff() })
+	ref := v.start("PowerOffVM_Task", func(*Task) (types.AnyType, types.BaseMethodFault) {
+		return nil, v.turnOff()
+	})
 	return &methods.PowerOffVM_TaskBody{Res: &types.PowerOffVM_TaskResponse{Returnval: ref}}
 }
 
@@ -39,8 +43,8 @@ func (v *VM) ResetVMTask(_ *simulator.Context, _ *types.ResetVM_Task) soap.HasFa
 // SuspendVMTask stops a guest with its memory kept.
 func (v *VM) SuspendVMTask(_ *simulator.Context, _ *types.SuspendVM_Task) soap.HasFault {
 	ref := v.start("SuspendVM_Task", func(*Task) (types.AnyType, types.BaseMethodFault) {
-		if fault := v.expect(types.VirtualMachinePowerStatePoweredOn, types.VirtualMachinePowerStateSuspended); fault != nil {
-			return nil, fault
+		if was := v.power(); was != types.VirtualMachinePowerStatePoweredOn {
+			return nil, invalidPower(was, types.VirtualMachinePowerStateSuspended)
 		}
 		if err := v.guestWord("stun"); err != nil {
 			return nil, &types.SystemError{Reason: err.Error()}
@@ -62,8 +66,8 @@ func (v *VM) ShutdownGuest(_ *simulator.Context, _ *types.ShutdownGuest) soap.Ha
 		return body
 	}
 	if v.spec.NoTools {
-		body.Fault_ = simulator.Fault("Cannot complete operation because VMware Tools is not running in this virtual machine.",
-			&types.ToolsUnavailable{})
+		message := "Cannot complete operation because VMware Tools is not running in this virtual machine."
+		body.Fault_ = simulator.Fault(message, &types.ToolsUnavailable{})
 		return body
 	}
 	if !v.ignoresGuest {
@@ -123,13 +127,6 @@ func (v *VM) turnOff() types.BaseMethodFault {
 func (v *VM) power() (state types.VirtualMachinePowerState) {
 	v.locked(func() { state = v.Runtime.PowerState })
 	return state
-}
-
-func (v *VM) expect(state, wanted types.VirtualMachinePowerState) types.BaseMethodFault {
-	if was := v.power(); was != state {
-		return invalidPower(was, wanted)
-	}
-	return nil
 }
 
 func invalidPower(was, wanted types.VirtualMachinePowerState) types.BaseMethodFault {

@@ -102,7 +102,9 @@ func availability(object types.ManagedObjectReference, privileges []string) type
 }
 
 // HasPrivilegeOnEntities answers for a session.
-func (a *Authorization) HasPrivilegeOnEntities(ctx *simulator.Context, req *types.HasPrivilegeOnEntities) soap.HasFault {
+func (a *Authorization) HasPrivilegeOnEntities(
+	ctx *simulator.Context, req *types.HasPrivilegeOnEntities,
+) soap.HasFault {
 	body := &methods.HasPrivilegeOnEntitiesBody{}
 	// A real server refuses an unknown session; a client that sends a wrong key shall notice.
 	if ctx.Session == nil || req.SessionId != ctx.Session.Key {

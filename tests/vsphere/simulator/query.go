@@ -1,7 +1,8 @@
 package main
 
 // Job: QueryChangedDiskAreas.
-// Rule: an answer describes `length` bytes from its offset, which is not the sum of its areas; areas may be none.
+// Rule: an answer describes `length` bytes from its offset, which is not the sum of its areas; areas may be
+// none.
 
 import (
 	"os"
@@ -120,14 +121,16 @@ func cut(areas []types.DiskChangeExtent, from, size int64) *types.DiskChangeInfo
 		if stop > end {
 			stop = end
 		}
-		info.ChangedArea = append(info.ChangedArea, types.DiskChangeExtent{Start: start, Length: stop - start})
+		info.ChangedArea = append(info.ChangedArea,
+			types.DiskChangeExtent{Start: start, Length: stop - start})
 	}
 	info.Length = end - from
 	return info
 }
 
 func wrong(property string) (*types.DiskChangeInfo, string, types.BaseMethodFault) {
-	return nil, "A specified parameter was not correct: " + property, &types.InvalidArgument{InvalidProperty: property}
+	message := "A specified parameter was not correct: " + property
+	return nil, message, &types.InvalidArgument{InvalidProperty: property}
 }
 
 func broken(file string) (*types.DiskChangeInfo, string, types.BaseMethodFault) {

@@ -16,7 +16,8 @@ import (
 func (v *VM) ReconfigVMTask(_ *simulator.Context, req *types.ReconfigVM_Task) soap.HasFault {
 	ref := v.start("ReconfigVM_Task", func(*Task) (types.AnyType, types.BaseMethodFault) {
 		rest := req.Spec
-		rest.ChangeTrackingEnabled, rest.Name, rest.Annotation, rest.ExtraConfig, rest.ChangeVersion = nil, "", "", nil, ""
+		rest.ChangeTrackingEnabled, rest.ExtraConfig = nil, nil
+		rest.Name, rest.Annotation, rest.ChangeVersion = "", "", ""
 		if !reflect.DeepEqual(rest, types.VirtualMachineConfigSpec{}) {
 			return nil, &types.NotSupported{}
 		}
@@ -45,7 +46,8 @@ func (v *VM) apply(spec types.VirtualMachineConfigSpec) types.BaseMethodFault {
 	}
 	if len(spec.ExtraConfig) > 0 {
 		config := *v.Config
-		config.ExtraConfig = append(append([]types.BaseOptionValue{}, config.ExtraConfig...), spec.ExtraConfig...)
+		old := append([]types.BaseOptionValue{}, config.ExtraConfig...)
+		config.ExtraConfig = append(old, spec.ExtraConfig...)
 		v.Config = &config
 		touched(v.Self, "config.extraConfig")
 	}

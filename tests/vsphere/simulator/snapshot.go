@@ -1,7 +1,8 @@
 package main
 
 // Job: snapshots of machines with real disks: made, removed, consolidated.
-// Rule: a snapshot has the contents, the backing names and the change ids of its own moment, whatever comes later.
+// Rule: a snapshot has the contents, the backing names and the change ids of its own moment, whatever comes
+// later.
 
 import (
 	"fmt"
@@ -29,12 +30,15 @@ type Snapshot struct {
 	names  map[int32]string
 }
 
+// consolidating are the methods whose tasks have a machine's disks.
+var consolidating = []string{"RemoveSnapshot_Task", "RemoveAllSnapshots_Task", "ConsolidateVMDisks_Task"}
+
 // CreateSnapshotTask is called with the machine's lock held.
 func (v *VM) CreateSnapshotTask(_ *simulator.Context, req *types.CreateSnapshot_Task) soap.HasFault {
 	const method = "CreateSnapshot_Task"
 	// A real one answers so while another task of the same machine has its disks.
 	var busy *ref
-	for _, other := range []string{"RemoveSnapshot_Task", "RemoveAllSnapshots_Task", "ConsolidateVMDisks_Task"} {
+	for _, other := range consolidating {
 		if v.running[other] > 0 {
 			task := v.latest[other]
 			busy = &task

@@ -95,7 +95,8 @@ func (v *VM) state() machineState {
 		var add func([]types.VirtualMachineSnapshotTree)
 		add = func(list []types.VirtualMachineSnapshotTree) {
 			for _, node := range list {
-				s.Snapshots = append(s.Snapshots, snapshotState{node.Snapshot.Value, node.Name, node.Description})
+				s.Snapshots = append(s.Snapshots,
+					snapshotState{node.Snapshot.Value, node.Name, node.Description})
 				add(node.ChildSnapshotList)
 			}
 		}

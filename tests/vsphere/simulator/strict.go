@@ -1,7 +1,9 @@
 package main
 
-// Job: requests as a real server reads them: known elements only, in the order of the interface's description.
-// Rule: the library takes elements in any order and drops those that it does not know; a real server does neither.
+// Job: requests as a real server reads them: known elements only, in the order of the interface's
+// description.
+// Rule: the library takes elements in any order and drops those that it does not know; a real server does
+// neither.
 
 import (
 	"bytes"
@@ -29,6 +31,16 @@ type request struct {
 	body   *node
 }
 
+// child is the text of a child element.
+func (n *node) child(name string) string {
+	for _, one := range n.children {
+		if one.name == name {
+			return one.value
+		}
+	}
+	return ""
+}
+
 // parse finds the call in an envelope.
 func parse(text []byte) (*request, error) {
 	root, err := read(text)
@@ -42,7 +54,7 @@ func parse(text []byte) (*request, error) {
 		call := &request{method: part.children[0].name, body: part.children[0]}
 		for _, child := range call.body.children {
 			if child.name == "_this" {
-				call.this = types.ManagedObjectReference{Type: child.kind, Value: strings.TrimSpace(child.value)}
+				call.this = ref{Type: child.kind, Value: strings.TrimSpace(child.value)}
 			}
 		}
 		return call, nil
@@ -71,7 +83,8 @@ func read(text []byte) (*node, error) {
 		case xml.StartElement:
 			fresh := &node{name: t.Name.Local}
 			for _, attribute := range t.Attr {
-				// A managed object's type is an attribute without namespace; a value's type is one of XML Schema's.
+				// A managed object's type is an attribute without namespace; a value's type is one of XML
+				// Schema's.
 				if attribute.Name.Local == "type" && (fresh.kind == "" || attribute.Name.Space == "") {
 					fresh.kind = attribute.Value[strings.Index(attribute.Value, ":")+1:]
 				}
@@ -111,7 +124,8 @@ func fields(kind reflect.Type) (out []field) {
 			continue
 		}
 		name, options, _ := strings.Cut(f.Tag.Get("xml"), ",")
-		if name == "" || name == "-" || strings.Contains(options, "attr") && !strings.Contains(options, "typeattr") {
+		attribute := strings.Contains(options, "attr") && !strings.Contains(options, "typeattr")
+		if name == "" || name == "-" || attribute {
 			continue
 		}
 		one := field{name: name, kind: f.Type}
@@ -138,7 +152,7 @@ func ordered(n *node, kind reflect.Type, path string) error {
 		}
 		kind = real
 	}
-	if kind.Kind() != reflect.Struct || kind == reflect.TypeOf(types.ManagedObjectReference{}) || kind.PkgPath() == "time" {
+	if kind.Kind() != reflect.Struct || kind == reflect.TypeOf(ref{}) || kind.PkgPath() == "time" {
 		return nil
 	}
 	if n.kind != "" && n.kind != kind.Name() {

@@ -14,7 +14,8 @@ func addTags(service *simulator.Service) error {
 	if *esxi {
 		return nil
 	}
-	path, handler := vapi.New(&url.URL{Scheme: "https", Host: *listen, User: service.Listen.User}, registry().OptionManager().Setting)
+	own := &url.URL{Scheme: "https", Host: *listen, User: service.Listen.User}
+	path, handler := vapi.New(own, registry().OptionManager().Setting)
 	service.Handle(path, handler)
 	return nil
 }

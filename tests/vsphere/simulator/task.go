@@ -59,7 +59,7 @@ func recent(tasks []types.ManagedObjectReference) []types.ManagedObjectReference
 
 func newTask(entity types.ManagedObjectReference, name, method string) *Task {
 	t := &Task{}
-	t.Self = types.ManagedObjectReference{Type: "Task", Value: fmt.Sprintf("task-%d", atomic.AddInt64(&tasks, 1))}
+	t.Self = ref{Type: "Task", Value: fmt.Sprintf("task-%d", atomic.AddInt64(&tasks, 1))}
 	// "CreateSnapshot_Task" is described as "VirtualMachine.createSnapshot".
 	id := strings.TrimSuffix(method, "_Task")
 	t.Info = types.TaskInfo{

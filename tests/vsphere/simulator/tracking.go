@@ -1,8 +1,8 @@
 package main
 
 // Job: changed-block tracking of a machine: when it starts and stops, change ids, what a disk held at each.
-// Rule: as with the real one, a change of the setting takes effect at a stun only, and tracking that is switched on
-// while snapshots exist loses changes without a word.
+// Rule: as with the real one, a change of the setting takes effect at a stun only, and tracking that is
+// switched on while snapshots exist loses changes without a word.
 
 import (
 	"fmt"
@@ -43,8 +43,8 @@ func (t *tracking) note(held mark) string {
 	return id
 }
 
-// stun is the moment at which the tracking's setting takes effect: power-on, snapshot made or removed, vMotion.
-// The machine's lock is held.
+// stun is the moment at which the tracking's setting takes effect: power-on, snapshot made or removed,
+// vMotion. The machine's lock is held.
 func (v *VM) stun() {
 	v.stuns++
 	want := v.Config.ChangeTrackingEnabled != nil && *v.Config.ChangeTrackingEnabled

@@ -5,12 +5,18 @@ package main
 
 import "github.com/vmware/govmomi/vim25/types"
 
+type (
+	ref   = types.ManagedObjectReference
+	tree  = types.VirtualMachineSnapshotTree
+	trees = types.VirtualMachineSnapshotInfo
+)
+
 // grown is the tree with one more snapshot below the current one.
-func grown(old *types.VirtualMachineSnapshotInfo, item types.VirtualMachineSnapshotTree) *types.VirtualMachineSnapshotInfo {
+func grown(old *trees, item tree) *trees {
 	self := item.Snapshot
-	fresh := &types.VirtualMachineSnapshotInfo{CurrentSnapshot: &self}
+	fresh := &trees{CurrentSnapshot: &self}
 	if old == nil {
-		fresh.RootSnapshotList = []types.VirtualMachineSnapshotTree{item}
+		fresh.RootSnapshotList = []tree{item}
 		return fresh
 	}
 	fresh.RootSnapshotList = copied(old.RootSnapshotList)
@@ -24,15 +30,13 @@ func grown(old *types.VirtualMachineSnapshotInfo, item types.VirtualMachineSnaps
 }
 
 // pruned is the tree without one snapshot, nil when none is left; children move up unless they go with it.
-func pruned(old *types.VirtualMachineSnapshotInfo, ref types.ManagedObjectReference, children bool) (
-	*types.VirtualMachineSnapshotInfo, []types.ManagedObjectReference,
-) {
+func pruned(old *trees, which ref, children bool) (*trees, []ref) {
 	current := old.CurrentSnapshot
-	var gone []types.ManagedObjectReference
-	var cut func([]types.VirtualMachineSnapshotTree, *types.ManagedObjectReference) []types.VirtualMachineSnapshotTree
-	cut = func(list []types.VirtualMachineSnapshotTree, parent *types.ManagedObjectReference) (left []types.VirtualMachineSnapshotTree) {
+	var gone []ref
+	var cut func([]tree, *ref) []tree
+	cut = func(list []tree, parent *ref) (left []tree) {
 		for _, node := range list {
-			if node.Snapshot != ref {
+			if node.Snapshot != which {
 				self := node.Snapshot
 				node.ChildSnapshotList = cut(node.ChildSnapshotList, &self)
 				left = append(left, node)
@@ -54,11 +58,11 @@ func pruned(old *types.VirtualMachineSnapshotInfo, ref types.ManagedObjectRefere
 	if len(roots) == 0 {
 		return nil, gone
 	}
-	return &types.VirtualMachineSnapshotInfo{CurrentSnapshot: current, RootSnapshotList: roots}, gone
+	return &trees{CurrentSnapshot: current, RootSnapshotList: roots}, gone
 }
 
-func copied(list []types.VirtualMachineSnapshotTree) []types.VirtualMachineSnapshotTree {
-	var fresh []types.VirtualMachineSnapshotTree
+func copied(list []tree) []tree {
+	var fresh []tree
 	for _, node := range list {
 		node.ChildSnapshotList = copied(node.ChildSnapshotList)
 		fresh = append(fresh, node)
@@ -66,15 +70,15 @@ func copied(list []types.VirtualMachineSnapshotTree) []types.VirtualMachineSnaps
 	return fresh
 }
 
-func find(list []types.VirtualMachineSnapshotTree, ref *types.ManagedObjectReference) *types.VirtualMachineSnapshotTree {
-	if ref == nil {
+func find(list []tree, which *ref) *tree {
+	if which == nil {
 		return nil
 	}
 	for i := range list {
-		if list[i].Snapshot == *ref {
+		if list[i].Snapshot == *which {
 			return &list[i]
 		}
-		if below := find(list[i].ChildSnapshotList, ref); below != nil {
+		if below := find(list[i].ChildSnapshotList, which); below != nil {
 			return below
 		}
 	}
@@ -82,7 +86,7 @@ func find(list []types.VirtualMachineSnapshotTree, ref *types.ManagedObjectRefer
 }
 
 // refs lists all snapshots of a tree.
-func refs(list []types.VirtualMachineSnapshotTree) (all []types.ManagedObjectReference) {
+func refs(list []tree) (all []ref) {
 	for _, node := range list {
 		all = append(all, node.Snapshot)
 		all = append(all, refs(node.ChildSnapshotList)...)
@@ -90,9 +94,9 @@ func refs(list []types.VirtualMachineSnapshotTree) (all []types.ManagedObjectRef
 	return all
 }
 
-func contains(list []types.ManagedObjectReference, ref types.ManagedObjectReference) bool {
+func contains(list []ref, which ref) bool {
 	for _, one := range list {
-		if one == ref {
+		if one == which {
 			return true
 		}
 	}

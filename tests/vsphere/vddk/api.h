@@ -1,5 +1,6 @@
 /* Job: the part of the VixDiskLib interface that nbdkit's vddk plugin uses.
- * Rule: names, order and sizes are those of VMware's public programming reference; no code of VMware's is here.
+ * Rule: names, order and sizes are those of VMware's public programming reference; no code of VMware's is
+ * here.
  */
 #ifndef STANDIN_API_H
 #define STANDIN_API_H

@@ -69,7 +69,8 @@ API vix_error VixDiskLib_ConnectEx (const struct parameters *p, char read_only, 
   if (p->by == BY_PASSWORD && (!p->credentials.password.user || !p->credentials.password.password ||
                                strcmp (p->credentials.password.user, settings.user) ||
                                strcmp (p->credentials.password.password, settings.password))) {
-    complain ("VixDiskLibVim: Login failure: Cannot complete login due to an incorrect user name or password.");
+    complain ("VixDiskLibVim: Login failure: "
+              "Cannot complete login due to an incorrect user name or password.");
     return VIX_USER_PERMISSIONS;
   }
   if (strncmp (p->vm, "moref=", 6)) {

@@ -37,7 +37,8 @@ static vix_error find (const struct connection *c, const char *path, char *file,
   else snprintf (folder, sizeof folder, "%s/running/%s", settings.exports, c->vm);
   if (c->snapshot && strchr (c->snapshot, '/')) return VIX_INVALID_ARG;
   if (!belongs (folder, c->vm)) {
-    complain ("VixDiskLibVim: %s has no snapshot %s, or does not exist", c->vm, c->snapshot ? c->snapshot : "-");
+    complain ("VixDiskLibVim: %s has no snapshot %s, or does not exist",
+              c->vm, c->snapshot ? c->snapshot : "-");
     return VIX_FILE_NOT_FOUND;
   }
   snprintf (lock, sizeof lock, "%s/locked", folder);
@@ -172,7 +173,8 @@ API vix_error VixDiskLib_WriteAsync (void *handle, uint64_t sector, uint64_t cou
   return VIX_NOT_SUPPORTED;
 }
 
-API vix_error VixDiskLib_Create (void *connection, const char *path, const void *parameters, void *progress, void *data)
+API vix_error VixDiskLib_Create (void *connection, const char *path, const void *parameters,
+                                 void *progress, void *data)
 {
   (void) connection; (void) path; (void) parameters; (void) progress; (void) data;
   return VIX_NOT_SUPPORTED;

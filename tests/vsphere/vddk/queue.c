@@ -1,5 +1,5 @@
 /* Job: reads that are under way.
- * Rule: reads overlap, as they do in VMware's library: each is done its latency after it was asked for, in order.
+ * Rule: reads overlap, as they do in VMware's library: each is done its latency after it was asked for.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -85,7 +85,8 @@ struct queue *queue_new (struct disk *disk)
   return q;
 }
 
-vix_error queue_add (struct queue *q, uint64_t sector, uint64_t count, unsigned char *into, vix_done *done, void *data)
+vix_error queue_add (struct queue *q, uint64_t sector, uint64_t count, unsigned char *into,
+                     vix_done *done, void *data)
 {
   struct entry *e = calloc (1, sizeof *e);
   if (!e) return VIX_FAIL;

@@ -37,7 +37,8 @@ vix_error disk_read (struct disk *disk, uint64_t sector, uint64_t count, unsigne
 
 /* queue.c: reads that are under way; each is done its latency after it was asked for. */
 struct queue *queue_new (struct disk *disk);
-vix_error queue_add (struct queue *queue, uint64_t sector, uint64_t count, unsigned char *into, vix_done *done, void *data);
+vix_error queue_add (struct queue *queue, uint64_t sector, uint64_t count, unsigned char *into,
+                     vix_done *done, void *data);
 void queue_wait (struct queue *queue);
 void queue_free (struct queue *queue);
 void take_time (void);
