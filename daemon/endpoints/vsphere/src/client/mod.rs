@@ -172,6 +172,12 @@ impl Client {
         }
     }
 
+    /// Forgets the session of this generation, which the server has ended without saying so by a fault: the next call logs
+    /// in again.
+    pub(crate) async fn forget(&self, generation: u64) {
+        self.0.sessions.forget(generation).await;
+    }
+
     /// Ends the session; the next call begins another.
     pub async fn log_out(&self) {
         let Some(session) = self.0.sessions.take().await else { return };

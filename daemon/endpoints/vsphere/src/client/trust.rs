@@ -113,7 +113,7 @@ impl SeenCertificate {
 
 /// Why a server is not trusted.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum TrustError {
+pub(super) enum TrustError {
     #[error(
         "its thumbprint is {} (SHA-1) or {} (SHA-256), and {pinned} is pinned; if the certificate was renewed, compare \
          on the server and correct `thumbprint`",

@@ -160,7 +160,10 @@ impl Inventory {
 
 /// Whether what the server held for us is gone, so that all is to begin anew.
 fn is_over(error: &VsphereError) -> bool {
-    matches!(error.fault(), Some(FaultKind::ObjectGone(_) | FaultKind::CollectorVersion))
+    matches!(
+        error.fault(),
+        Some(FaultKind::ObjectGone(_) | FaultKind::CollectorVersion | FaultKind::NotAuthenticated)
+    )
 }
 
 impl State {

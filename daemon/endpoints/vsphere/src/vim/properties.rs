@@ -7,7 +7,7 @@ use crate::{
     client::{Client, Repeat},
     error::{Kind, Result, VsphereError},
     limits::PAGE,
-    soap::{Element, Fault, MoRef, Node, Request},
+    soap::{Element, Fault, FaultKind, MoRef, Node, Request},
 };
 
 /// An object with the properties that were asked for and that it has.
@@ -70,6 +70,11 @@ impl Object {
         self.text(name).ok_or_else(|| self.lacks(name))
     }
 
+    /// Whether properties are missing because the session has ended.
+    fn lacks_session(&self) -> bool {
+        self.missing.iter().any(|(_, fault)| fault.kind == FaultKind::NotAuthenticated)
+    }
+
     fn lacks(&self, name: &str) -> VsphereError {
         let context = format!("{}: reading `{name}`", self.of);
         let above = |path: &str| name == path || name.starts_with(&format!("{path}."));
@@ -118,7 +123,23 @@ pub async fn of(client: &Client, object: &MoRef, paths: &[&str]) -> Result<Objec
 }
 
 /// The properties of several objects.
+///
+/// A session that has ended shows in the properties, not as a fault; and the pages of one end with it. Then all is asked
+/// for once more.
 pub async fn of_all(client: &Client, objects: &[MoRef], wanted: &[Wanted<'_>]) -> Result<Vec<Object>> {
+    let generation = client.generation().await?;
+    let result = attempt(client, objects, wanted).await;
+    match &result {
+        Ok(found) if !found.iter().any(Object::lacks_session) => return result,
+        Ok(_) => client.forget(generation).await,
+        Err(_) if client.generation().await? == generation => return result,
+        Err(_) => {}
+    }
+    tracing::info!(server = %client.account().server, "the session has ended; asking again");
+    attempt(client, objects, wanted).await
+}
+
+async fn attempt(client: &Client, objects: &[MoRef], wanted: &[Wanted<'_>]) -> Result<Vec<Object>> {
     let content = client.content().await?;
     let collector = &content.property_collector;
     let first = Request::new("RetrievePropertiesEx", collector, |arguments| {
@@ -152,7 +173,6 @@ pub async fn of_all(client: &Client, objects: &[MoRef], wanted: &[Wanted<'_>]) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::soap::FaultKind;
 
     fn object() -> Object {
         let text = "<objects xmlns:xsi='u'><obj type='VirtualMachine'>vm-57</obj>\

@@ -9,7 +9,7 @@ use crate::{
     client::{Client, Repeat},
     error::{Result, VsphereError},
     limits::PAGE,
-    soap::{Element, MoRef, Request},
+    soap::{Element, Fault, FaultKind, MoRef, Request},
 };
 
 use super::properties::{self, Wanted};
@@ -110,6 +110,11 @@ impl Watch {
                     "the answer has no `version`, so that the next is unknown",
                 )
             })?;
+            if has_no_session(set) {
+                client.forget(self.generation).await;
+                let fault = Fault { kind: FaultKind::NotAuthenticated, message: String::new() };
+                return Err(VsphereError::of_fault("WaitForUpdatesEx", fault));
+            }
             take(updates(set));
             let more = set.flag_at("truncated") == Some(true);
             if more && version == self.version {
@@ -130,6 +135,12 @@ impl Watch {
             tracing::debug!(%error, "a collector could not be given up; it ends with the session");
         }
     }
+}
+
+/// Whether properties are missing because the session has ended.
+fn has_no_session(set: &Element) -> bool {
+    let objects = set.all("filterSet").flat_map(|filter| filter.all("objectSet"));
+    objects.flat_map(properties::missing).any(|(_, fault)| fault.kind == FaultKind::NotAuthenticated)
 }
 
 fn updates(set: &Element) -> Vec<Update> {

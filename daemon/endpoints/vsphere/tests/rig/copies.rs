@@ -1,0 +1,84 @@
+//! A full copy and deltas, byte by byte, through the real plugin.
+
+use std::time::Duration;
+
+use serde_json::json;
+use warmd_vsphere::{
+    inventory::Power,
+    power::{Shutdown, Stopped},
+};
+
+use crate::harness::{Replica, Rig, SIZES, owner};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_copy_and_two_deltas_are_equal_to_the_disks() {
+    // Small pages, and answers of a part of the disk: most describe nothing.
+    let rig = Rig::start(&["-max-areas", "3", "-span", "1048576"]);
+    let vsphere = rig.open();
+    let vm = vsphere.find("web").await.unwrap();
+    assert!(!vm.tracking_enabled);
+    let mut replica = Replica::of(&vm);
+
+    let taken = vsphere.take(&replica.request(&vm, false)).await.unwrap();
+    assert!(taken.switched_tracking_on && taken.warnings.is_empty(), "{:?}", taken.warnings);
+    assert!(taken.disks.iter().all(|disk| disk.mark.change_id.is_some()));
+    assert_eq!(rig.snapshots(), 1);
+    // The guest goes on while it is read: the snapshot is of its moment.
+    let (first, second) = (rig.truth(0), rig.truth(1));
+    rig.write(0, 5 << 20, 200_000, 21);
+    rig.write(1, 0, 100, 22);
+    let (bytes, reasons) = replica.draw(&vsphere, &taken).await;
+    assert_eq!((bytes, reasons.len()), (SIZES.iter().sum(), 2));
+    assert!(replica.disks[0].1 == first && replica.disks[1].1 == second, "not the snapshot's moment");
+    vsphere.release(&taken).await.unwrap();
+    assert_eq!(rig.snapshots(), 0);
+
+    for number in 0..20_u64 {
+        rig.write(0, number * 700_001, 90_000, number);
+    }
+    rig.write(1, SIZES[1] - 100, 100, 23);
+    let taken = vsphere.take(&replica.request(&vm, false)).await.unwrap();
+    assert!(!taken.switched_tracking_on && taken.made_in.is_some());
+    let (bytes, reasons) = replica.draw(&vsphere, &taken).await;
+    assert!(reasons.is_empty() && bytes < SIZES.iter().sum::<u64>() / 2, "{bytes} {reasons:?}");
+    replica.check(&rig);
+    vsphere.release(&taken).await.unwrap();
+
+    rig.write(0, 8 << 20, 300_000, 31);
+    let how = Shutdown { graceful: Duration::from_secs(20), force: false };
+    assert_eq!(vsphere.shut_down(&vm.of, how).await.unwrap(), Stopped::Gracefully);
+    assert_eq!(vsphere.power(&vm.of).await.unwrap(), Power::Off);
+    let taken = vsphere.take(&replica.request(&vm, true)).await.unwrap();
+    let (bytes, reasons) = replica.draw(&vsphere, &taken).await;
+    assert!(reasons.is_empty() && bytes > 0 && bytes < 2 << 20, "{bytes} {reasons:?}");
+    replica.check(&rig);
+    vsphere.release(&taken).await.unwrap();
+
+    let known = rig.machine();
+    assert_eq!((rig.snapshots(), known["most_snapshots"].as_u64()), (0, Some(1)));
+    let state = rig.state();
+    assert_eq!(state["overlaps"].as_u64(), Some(0));
+    assert_eq!(state["refused"], json!([]), "requests that a real server would not take");
+    assert!(!rig.run_dir().exists() || std::fs::read_dir(rig.run_dir()).unwrap().count() == 0);
+    vsphere.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_is_off_and_not_tracked_is_copied_whole() {
+    let rig = Rig::start(&[]);
+    let mut settings = rig.settings();
+    settings.enable_change_tracking = false;
+    let vsphere = crate::harness::open(settings);
+    let vm = vsphere.find("web").await.unwrap();
+    rig.order("power", &json!({"machine": "web", "do": "off"}));
+    let mut replica = Replica::of(&vm);
+    for _ in 0..2 {
+        let taken = vsphere.take(&replica.request(&vm, true)).await.unwrap();
+        let (_, reasons) = replica.draw(&vsphere, &taken).await;
+        assert_eq!(reasons.len(), 2, "an untracked disk is compared whole, each time");
+        vsphere.release(&taken).await.unwrap();
+        replica.check(&rig);
+    }
+    assert_eq!(rig.machine()["tracking_wanted"].as_bool(), Some(false));
+    assert_eq!(vsphere.end_snapshots(&vm.of, &owner()).await.unwrap().count, 0);
+}

@@ -1,0 +1,105 @@
+//! Stopping, starting, holding off.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use warmd_vsphere::{
+    Kind, Vsphere,
+    hold_off::held_off,
+    inventory::{Power, Vm},
+    power::{Shutdown, Stopped},
+};
+
+use crate::harness::{Rig, owner};
+
+async fn started(more: &[&str]) -> (Rig, Vsphere, Vm) {
+    let rig = Rig::start(more);
+    let vsphere = rig.open();
+    let vm = vsphere.find("web").await.unwrap();
+    (rig, vsphere, vm)
+}
+
+fn within(seconds: u64, force: bool) -> Shutdown {
+    Shutdown { graceful: Duration::from_secs(seconds), force }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_is_asked_and_then_forced_only_if_that_is_allowed() {
+    let (rig, vsphere, vm) = started(&[]).await;
+    assert_eq!(vsphere.shut_down(&vm.of, within(20, false)).await.unwrap(), Stopped::Gracefully);
+    assert_eq!(vsphere.shut_down(&vm.of, within(20, false)).await.unwrap(), Stopped::WasOff);
+    vsphere.power_on(&vm.of).await.unwrap();
+    vsphere.power_on(&vm.of).await.unwrap();
+    rig.order("guest", &json!({"machine": "web", "do": "ignores_shutdown", "on": true}));
+    let error = vsphere.shut_down(&vm.of, within(2, false)).await.unwrap_err();
+    assert_eq!(error.kind, Kind::StillRunning, "{error}");
+    assert_eq!(vsphere.power(&vm.of).await.unwrap(), Power::On);
+    assert_eq!(vsphere.shut_down(&vm.of, within(1, true)).await.unwrap(), Stopped::Forced);
+    vsphere.power_on(&vm.of).await.unwrap();
+    rig.order("guest", &json!({"machine": "web", "do": "no_tools", "on": true}));
+    let error = vsphere.shut_down(&vm.of, within(1, false)).await.unwrap_err();
+    assert!(error.kind == Kind::StillRunning && error.to_string().contains("Tools"), "{error}");
+    // The answer is lost, and it was done.
+    rig.order("fail", &json!({"method": "PowerOffVM_Task", "drop": true, "after": true}));
+    let begun = Instant::now();
+    assert_eq!(vsphere.shut_down(&vm.of, within(0, true)).await.unwrap(), Stopped::Forced);
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    rig.order("fail", &json!({"method": "PowerOnVM_Task", "drop": true, "after": true}));
+    vsphere.power_on(&vm.of).await.unwrap();
+    assert_eq!(vsphere.power(&vm.of).await.unwrap(), Power::On);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_is_gone_is_not_off() {
+    let (rig, vsphere, vm) = started(&[]).await;
+    rig.order("unregister", &json!({"machine": "web"}));
+    let error = vsphere.power(&vm.of).await.unwrap_err();
+    assert_eq!(error.kind, Kind::NotFound, "{error}");
+    let error = vsphere.locate(vm.instance_uuid.as_deref().unwrap()).await.unwrap_err();
+    assert_eq!(error.kind, Kind::NotFound, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_privilege_that_is_missing_is_named() {
+    let (rig, vsphere, vm) = started(&[]).await;
+    let privilege = "VirtualMachine.Interact.PowerOff";
+    rig.order("deny", &json!({"privilege": privilege, "object": vm.of.id, "on": true}));
+    let error = vsphere.shut_down(&vm.of, within(0, true)).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Refused, "{error}");
+    assert!(error.to_string().contains(privilege), "{error}");
+    assert_eq!(vsphere.power(&vm.of).await.unwrap(), Power::On);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn holding_off_takes_the_autostart_and_gives_it_back() {
+    let (rig, vsphere, vm) = started(&["-ha", "-drs"]).await;
+    let host = vm.host.clone().unwrap();
+    let notes = warmd_vsphere::vim::vm::reconfigure(vsphere.client(), &vm.of, |spec| {
+        spec.text("annotation", "the web server\nask Ann")
+    });
+    notes.await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let vm = vsphere.vm(&vm.of.id).await.unwrap();
+    assert_eq!(vm.annotation, "the web server\nask Ann");
+    // As an administrator sets it.
+    vsphere.let_go(&vm.of, &owner(), true).await.unwrap();
+    let was = vsphere.starters(&vm.of, &owner()).await.unwrap();
+    assert!(was.autostart, "{was:?}");
+    assert!(
+        was.named.iter().any(|text| text.contains("HA")) && was.named.iter().any(|text| text.contains("DRS"))
+    );
+    for _ in 0..2 {
+        vsphere.hold_off(&vm.of, &owner(), "rack-2", was.autostart).await.unwrap();
+    }
+    let held = vsphere.vm(&vm.of.id).await.unwrap();
+    assert!(held_off(&held).unwrap().contains("rack-2"), "{:?}", held.annotation);
+    // A record that was lost finds what was.
+    assert!(vsphere.starters(&vm.of, &owner()).await.unwrap().autostart);
+    vsphere.shut_down(&vm.of, within(20, true)).await.unwrap();
+    rig.order("reboot", &json!({"host": host}));
+    assert_eq!(vsphere.power(&vm.of).await.unwrap(), Power::Off, "its host started it");
+    vsphere.let_go(&vm.of, &owner(), false).await.unwrap();
+    let free = vsphere.vm(&vm.of.id).await.unwrap();
+    assert_eq!((held_off(&free), free.annotation.as_str()), (None, vm.annotation.as_str()));
+    assert!(vsphere.starters(&vm.of, &owner()).await.unwrap().autostart);
+}

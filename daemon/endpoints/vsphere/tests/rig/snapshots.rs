@@ -1,0 +1,127 @@
+//! Snapshots that fail, are lost, or are left over.
+
+use std::time::Duration;
+
+use serde_json::json;
+use warmd_vsphere::Kind;
+
+use crate::harness::{Replica, Rig, owner};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_fails_leaves_nothing() {
+    let rig = Rig::start(&[]);
+    let vsphere = rig.open();
+    let vm = vsphere.find("web").await.unwrap();
+    let replica = Replica::of(&vm);
+    let request = replica.request(&vm, false);
+    let taken = vsphere.take(&request).await.unwrap();
+    vsphere.release(&taken).await.unwrap();
+    for (what, kind) in [
+        (json!({"method": "CreateSnapshot_Task", "fault": "NoDiskSpace"}), Kind::Blocked),
+        (json!({"method": "CreateSnapshot_Task", "fault": "FileFault"}), Kind::Failed),
+        // It was made, and the task fails all the same.
+        (json!({"method": "CreateSnapshot_Task", "fault": "FileFault", "after": true}), Kind::Failed),
+    ] {
+        rig.order("fail", &what);
+        let error = vsphere.take(&request).await.map(drop).unwrap_err();
+        assert_eq!(error.kind, kind, "{what}: {error}");
+        assert_eq!(rig.snapshots(), 0, "{what}");
+    }
+    let taken = vsphere.take(&request).await.unwrap();
+    rig.order("fail", &json!({"method": "RemoveSnapshot_Task", "fault": "FileFault"}));
+    vsphere.release(&taken).await.unwrap_err();
+    assert_eq!(vsphere.end_snapshots(&vm.of, &owner()).await.unwrap().count, 1);
+    assert_eq!(rig.snapshots(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_lost_is_looked_for() {
+    let rig = Rig::start(&[]);
+    let vsphere = rig.open();
+    let vm = vsphere.find("web").await.unwrap();
+    let replica = Replica::of(&vm);
+    let request = replica.request(&vm, false);
+    vsphere.release(&vsphere.take(&request).await.unwrap()).await.unwrap();
+    let made = rig.machine()["snapshots_made"].as_u64().unwrap();
+    rig.order("fail", &json!({"method": "CreateSnapshot_Task", "drop": true, "after": true}));
+    let taken = vsphere.take(&request).await.unwrap();
+    assert_eq!(rig.machine()["snapshots_made"].as_u64(), Some(made + 1), "it was made twice");
+    rig.order("fail", &json!({"method": "RemoveSnapshot_Task", "drop": true, "after": true}));
+    vsphere.release(&taken).await.unwrap();
+    assert_eq!(rig.snapshots(), 0);
+    // Lost before it took effect: there is none, and that is an error that says so.
+    rig.order("fail", &json!({"method": "CreateSnapshot_Task", "drop": true}));
+    let result = vsphere.take(&request).await;
+    assert!(matches!(&result, Err(error) if error.kind == Kind::Unreachable), "{:?}", result.err());
+    assert_eq!(rig.snapshots(), 0);
+    assert_eq!(rig.machine()["most_snapshots"].as_u64(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_daemon_left_is_removed_first() {
+    let rig = Rig::start(&[]);
+    let vsphere = rig.open();
+    let vm = vsphere.find("web").await.unwrap();
+    let replica = Replica::of(&vm);
+    let request = replica.request(&vm, false);
+    let left = vsphere.take(&request).await.unwrap();
+    // Another daemon, with a session of its own.
+    let next = rig.open();
+    let taken = next.take(&request).await.unwrap();
+    assert_ne!(taken.of, left.of);
+    assert_eq!((rig.snapshots(), rig.machine()["most_snapshots"].as_u64()), (1, Some(1)));
+    // A snapshot that only has the name is people's.
+    next.release(&taken).await.unwrap();
+    rig.order(
+        "snapshot",
+        &json!({"machine": "web", "name": owner().snapshot_name(), "description": "a copy"}),
+    );
+    let error = next.take(&request).await.map(drop).unwrap_err();
+    assert_eq!(error.kind, Kind::Blocked, "{error}");
+    assert_eq!(next.end_snapshots(&vm.of, &owner()).await.unwrap().count, 0);
+    assert_eq!(rig.snapshots(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_of_others_are_waited_for_and_named() {
+    let rig = Rig::start(&[]);
+    let mut settings = rig.settings();
+    settings.task_seconds = 1;
+    let hasty = crate::harness::open(settings);
+    let vsphere = rig.open();
+    let vm = vsphere.find("web").await.unwrap();
+    let replica = Replica::of(&vm);
+    let request = replica.request(&vm, false);
+    vsphere.release(&vsphere.take(&request).await.unwrap()).await.unwrap();
+    rig.order("limits", &json!({"task_times": {"ReconfigVM_Task": 4.0}}));
+    let slow = tokio::spawn({
+        let (vsphere, vm) = (vsphere.clone(), vm.of.clone());
+        async move { vsphere.set_tracking(&vm, true).await }
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let error = hasty.take(&request).await.map(drop).unwrap_err();
+    assert_eq!(error.kind, Kind::Blocked, "{error}");
+    assert!(error.to_string().contains("reconfig"), "{error}");
+    let taken = vsphere.take(&request).await.unwrap();
+    assert!(slow.is_finished());
+    vsphere.release(&taken).await.unwrap();
+    assert_eq!(rig.snapshots(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_cannot_be_brought_to_rest_is_copied_without() {
+    let rig = Rig::start(&[]);
+    let mut settings = rig.settings();
+    settings.quiesce = warmd_vsphere::settings::Quiesce::Try;
+    settings.enable_change_tracking = false;
+    let vsphere = crate::harness::open(settings);
+    let vm = vsphere.find("web").await.unwrap();
+    let replica = Replica::of(&vm);
+    rig.order("fail", &json!({"method": "CreateSnapshot_Task", "fault": "ApplicationQuiesceFault"}));
+    let taken = vsphere.take(&replica.request(&vm, false)).await.unwrap();
+    assert!(!taken.quiesced && taken.warnings.len() == 1, "{:?}", taken.warnings);
+    vsphere.release(&taken).await.unwrap();
+    let taken = vsphere.take(&replica.request(&vm, false)).await.unwrap();
+    assert!(taken.quiesced && taken.warnings.is_empty(), "{:?}", taken.warnings);
+    vsphere.release(&taken).await.unwrap();
+}
