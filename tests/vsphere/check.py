@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Checks the vSphere rig with pyvmomi, a client that is not ours: a full copy and two deltas byte by byte, then faults.
+"""Checks the vSphere rig with pyvmomi, a client that is not ours: a full copy and two deltas, then faults.
 
 usage: check.py [--lossy] [--no-guest] [--plain N]
 
-It ends with code 0 when all is as it should be. With --lossy the simulator's tracking loses an area, and the check
-must fail. tests/setup builds what it needs.
+It ends with code 0 when all is as it should be: copies are compared byte by byte. With --lossy the simulator's
+tracking loses an area, and the check must fail. tests/setup builds what it needs.
 """
 
 import argparse
@@ -27,7 +27,7 @@ sys.path.insert(0, str(HERE))
 import faults  # noqa: E402  (below the change of interpreter)
 import guest  # noqa: E402
 import rig as rigs  # noqa: E402
-from client import Client, vim  # noqa: E402
+from client import Client  # noqa: E402
 
 # Small figures, so that an answer ends where its areas or its bytes do.
 MOST, SPAN = 4, 4 << 20
@@ -45,7 +45,9 @@ class Copy:
 
     def truth(self):
         """What the disks hold now, read beside everything that is under test."""
-        return {disk["key"]: pathlib.Path(disk["file"]).read_bytes() for disk in self.rig.machine("web")["disks"]}
+        return {
+            disk["key"]: pathlib.Path(disk["file"]).read_bytes() for disk in self.rig.machine("web")["disks"]
+        }
 
     def areas(self, snapshot, disk, mark):
         """All that changed since a mark, over as many answers as it takes."""
@@ -60,7 +62,9 @@ class Copy:
                 assert offset <= area.start and area.start + area.length <= offset + answer.length, answer
             self.queries += 1
             self.empty += not answer.changedArea
-            self.full += len(answer.changedArea) == MOST and answer.length < min(SPAN, disk.capacityInBytes - offset)
+            self.full += len(answer.changedArea) == MOST and answer.length < min(
+                SPAN, disk.capacityInBytes - offset
+            )
             offset += answer.length
         assert offset == disk.capacityInBytes, (offset, disk.capacityInBytes)
         return found
@@ -98,13 +102,22 @@ class Writer:
             for _ in range(count):
                 length = self.random.randrange(1, most)
                 seed = 0 if self.random.random() < 0.2 else self.random.randrange(1, 1 << 40)
-                offset = self.random.choice((0, size * 3 // 5)) + self.random.randrange(size * 2 // 5 - length)
+                offset = self.random.choice((0, size * 3 // 5)) + self.random.randrange(
+                    size * 2 // 5 - length
+                )
                 self.rig.order("write", machine="web", disk=key, offset=offset, length=length, seed=seed)
 
     def end(self):
         """Writes to the very last bytes."""
         for key, size in SIZES.items():
-            self.rig.order("write", machine="web", disk=key, offset=size - 700, length=700, seed=self.random.randrange(1, 99))
+            self.rig.order(
+                "write",
+                machine="web",
+                disk=key,
+                offset=size - 700,
+                length=700,
+                seed=self.random.randrange(1, 99),
+            )
 
 
 def passes(rig, client, vm, lossy):
@@ -128,7 +141,9 @@ def passes(rig, client, vm, lossy):
         client.remove(snapshot)
         marks = dict(copy.marks)
         wrong = copy.differences(truth)
-        print(f"pass {number}: {read:>10} bytes, {copy.queries} queries so far, {copy.empty} empty, {copy.full} full")
+        print(
+            f"pass {number}: {read} bytes, queries so far: {copy.queries}, {copy.empty} empty, {copy.full} full"
+        )
         assert not wrong, f"pass {number}: the copies of {wrong} differ"
     assert copy.full and copy.empty, "no answer was full, or none was empty"
     # A retry from an older mark is cumulative: it finds what the newer one does, and more.
@@ -149,9 +164,13 @@ def passes(rig, client, vm, lossy):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--lossy", action="store_true", help="break the tracking: the check must fail")
-    parser.add_argument("--plain", type=int, default=5000, help="machines without disks beside, for the listing")
+    parser.add_argument(
+        "--plain", type=int, default=5000, help="machines without disks beside, for the listing"
+    )
     parser.add_argument("--no-guest", action="store_true", help="without the real guest")
     options = parser.parse_args()
     began = time.monotonic()
@@ -166,14 +185,32 @@ def main():
         power = []
         if not options.no_guest:
             guest.boot_disk(pathlib.Path(folder, "guest.raw"))
-            machines.append({"name": "guest", "memory_mb": 256, "cpus": 1, "networks": [{"type": "e1000"}],
-                             "disks": [{"file": f"{folder}/guest.raw", "controller": "ide"}]})
+            machines.append(
+                {
+                    "name": "guest",
+                    "memory_mb": 256,
+                    "cpus": 1,
+                    "networks": [{"type": "e1000"}],
+                    "disks": [{"file": f"{folder}/guest.raw", "controller": "ide"}],
+                }
+            )
             power = ["-on-power", str(HERE / "qemu")]
         listed = pathlib.Path(folder, "machines.json")
         listed.write_text(json.dumps(machines))
         with rigs.started(
-            folder, "-machines", str(listed), "-plain", str(options.plain), "-max-areas", str(MOST),
-            "-span", str(SPAN), "-task-time", "50ms", "-ha", *power,
+            folder,
+            "-machines",
+            str(listed),
+            "-plain",
+            str(options.plain),
+            "-max-areas",
+            str(MOST),
+            "-span",
+            str(SPAN),
+            "-task-time",
+            "50ms",
+            "-ha",
+            *power,
         ) as rig:
             print(f"started in {time.monotonic() - began:.1f} s")
             client = Client(rig)

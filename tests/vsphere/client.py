@@ -10,7 +10,18 @@ from pyVim.connect import Disconnect, SmartConnect
 from pyVim.task import WaitForTask
 from pyVmomi import vim, vmodl
 
-__all__ = ["Client", "WaitForTask", "connect", "vim", "vmodl"]
+__all__ = ["Client", "WaitForTask", "connect", "raises", "vim", "vmodl"]
+
+
+def raises(kind, call, **fields):
+    """A call must fail in one way only."""
+    try:
+        call()
+    except kind as error:
+        for name, value in fields.items():
+            assert getattr(error, name) == value, (name, getattr(error, name), value)
+        return error
+    raise AssertionError(f"no {kind.__name__}")
 
 
 def connect(rig, user=None, password=None):
@@ -18,7 +29,11 @@ def connect(rig, user=None, password=None):
     host, port = rig.place["address"].split(":")
     trust = ssl.create_default_context(cafile=rig.place["certificate"])
     return SmartConnect(
-        host=host, port=int(port), user=user or rig.place["user"], pwd=password or rig.password, sslContext=trust
+        host=host,
+        port=int(port),
+        user=user or rig.place["user"],
+        pwd=password or rig.password,
+        sslContext=trust,
     )
 
 
@@ -58,18 +73,24 @@ class Client:
     def list(self, paths, page=700):
         """Properties of all machines."""
         collector = vmodl.query.PropertyCollector
-        view = self.content.viewManager.CreateContainerView(self.content.rootFolder, [vim.VirtualMachine], True)
+        view = self.content.viewManager.CreateContainerView(
+            self.content.rootFolder, [vim.VirtualMachine], True
+        )
         spec = collector.FilterSpec(
             propSet=[collector.PropertySpec(type=vim.VirtualMachine, pathSet=paths)],
             objectSet=[
                 collector.ObjectSpec(
                     obj=view,
                     skip=True,
-                    selectSet=[collector.TraversalSpec(name="view", path="view", type=type(view), skip=False)],
+                    selectSet=[
+                        collector.TraversalSpec(name="view", path="view", type=type(view), skip=False)
+                    ],
                 )
             ],
         )
-        answer = self.content.propertyCollector.RetrievePropertiesEx([spec], collector.RetrieveOptions(maxObjects=page))
+        answer = self.content.propertyCollector.RetrievePropertiesEx(
+            [spec], collector.RetrieveOptions(maxObjects=page)
+        )
         found = []
         while answer:
             assert len(answer.objects) <= page
@@ -83,7 +104,9 @@ class Client:
     @staticmethod
     def disks(of):
         """The disks of a machine or of a snapshot."""
-        return [device for device in of.config.hardware.device if isinstance(device, vim.vm.device.VirtualDisk)]
+        return [
+            device for device in of.config.hardware.device if isinstance(device, vim.vm.device.VirtualDisk)
+        ]
 
     def snapshot(self, vm, name):
         """Makes a snapshot; the task must not be done within the call."""

@@ -4,31 +4,36 @@ Job: each fault and each disturbance of the rig, as pyvmomi sees it.
 Rule: a step leaves the rig as it found it, and says by an assertion what it expected.
 """
 
-import http.client
 import pathlib
 import time
 
 import nbd
-from client import WaitForTask, connect, vim, vmodl
+from client import WaitForTask, connect, raises, vim, vmodl
 from rig import until
-
-
-def raises(kind, call, **fields):
-    """A call must fail in one way only."""
-    try:
-        call()
-    except kind as error:
-        for name, value in fields.items():
-            assert getattr(error, name) == value, (name, getattr(error, name), value)
-        return error
-    raise AssertionError(f"no {kind.__name__}")
+from server import expiry, restart, strictness, unavailable
+from services import autostart, cluster, privileges, updates
 
 
 def all_of_them(rig, client, vm, plain):
     """Runs all steps, and says how long each took."""
     for step in (
-        listing, login, queries, tracking, tasks, disks, guest_and_power, updates, privileges, autostart, cluster,
-        stand_in, strictness, unavailable, expiry, restart, nothing_left,
+        listing,
+        login,
+        queries,
+        tracking,
+        tasks,
+        disks,
+        guest_and_power,
+        updates,
+        privileges,
+        autostart,
+        cluster,
+        stand_in,
+        strictness,
+        unavailable,
+        expiry,
+        restart,
+        nothing_left,
     ):
         began = time.monotonic()
         step(rig, client, vm, plain)
@@ -36,8 +41,17 @@ def all_of_them(rig, client, vm, plain):
 
 
 def listing(rig, client, vm, plain):
-    paths = ["name", "runtime.powerState", "runtime.host", "config.uuid", "config.instanceUuid", "summary.config",
-             "snapshot", "config.changeTrackingEnabled", "guest.toolsRunningStatus"]
+    paths = [
+        "name",
+        "runtime.powerState",
+        "runtime.host",
+        "config.uuid",
+        "config.instanceUuid",
+        "summary.config",
+        "snapshot",
+        "config.changeTrackingEnabled",
+        "guest.toolsRunningStatus",
+    ]
     began = time.monotonic()
     found = client.list(paths)
     took = time.monotonic() - began
@@ -56,14 +70,26 @@ def queries(rig, client, vm, plain):
     disk = client.disks(snapshot)[0]
 
     def query(**other):
-        asked = {"snapshot": snapshot, "deviceKey": disk.key, "startOffset": 0, "changeId": disk.backing.changeId, **other}
+        asked = {
+            "snapshot": snapshot,
+            "deviceKey": disk.key,
+            "startOffset": 0,
+            "changeId": disk.backing.changeId,
+            **other,
+        }
         return vm.QueryChangedDiskAreas(**asked)
 
     assert not query().changedArea
     raises(vmodl.fault.InvalidArgument, lambda: query(deviceKey=9), invalidProperty="deviceKey")
-    raises(vmodl.fault.InvalidArgument, lambda: query(startOffset=disk.capacityInBytes), invalidProperty="startOffset")
+    raises(
+        vmodl.fault.InvalidArgument,
+        lambda: query(startOffset=disk.capacityInBytes),
+        invalidProperty="startOffset",
+    )
     raises(vmodl.fault.InvalidArgument, lambda: query(changeId="nonsense"), invalidProperty="changeId")
-    raises(vim.fault.FileFault, lambda: vm.QueryChangedDiskAreas(deviceKey=disk.key, startOffset=0, changeId="*"))
+    raises(
+        vim.fault.FileFault, lambda: vm.QueryChangedDiskAreas(deviceKey=disk.key, startOffset=0, changeId="*")
+    )
     rig.order("fail", method="QueryChangedDiskAreas", fault="FileFault", times=2, skip=1)
     query()
     raises(vim.fault.FileFault, query)
@@ -76,7 +102,7 @@ def queries(rig, client, vm, plain):
 
 
 def tracking(rig, client, vm, plain):
-    """A reset shows in the first part of the ids, and a snapshot that is there when tracking begins makes it lossy."""
+    """A reset shows in the first part of the ids; tracking ends and begins at a stun."""
     before = client.snapshot(vm, "before")
     old = client.disks(before)[0].backing.changeId
     client.remove(before)
@@ -99,7 +125,12 @@ def tracking(rig, client, vm, plain):
 
 def tasks(rig, client, vm, plain):
     snap = lambda: vm.CreateSnapshot_Task("x", "", False, True)  # noqa: E731
-    rig.order("fail", method="CreateSnapshot_Task", fault="ApplicationQuiesceFault", message="the guest cannot be quiesced")
+    rig.order(
+        "fail",
+        method="CreateSnapshot_Task",
+        fault="ApplicationQuiesceFault",
+        message="the guest cannot be quiesced",
+    )
     task = snap()
     raises(vim.fault.ApplicationQuiesceFault, lambda: WaitForTask(task))
     assert task.info.error.msg == "the guest cannot be quiesced" and vm.snapshot is None
@@ -133,7 +164,9 @@ def tasks(rig, client, vm, plain):
 
 def disks(rig, client, vm, plain):
     extra = str(pathlib.Path(rig.folder, "extra.raw"))
-    key = rig.order("disk", machine="web", do="add", spec={"file": extra, "size": 8 << 20, "controller": "sata"})["disk"]
+    key = rig.order(
+        "disk", machine="web", do="add", spec={"file": extra, "size": 8 << 20, "controller": "sata"}
+    )["disk"]
     find = lambda of: next((disk for disk in client.disks(of) if disk.key == key), None)  # noqa: E731
     assert find(vm).capacityInBytes == 8 << 20
     uuid = find(vm).backing.uuid
@@ -176,101 +209,6 @@ def guest_and_power(rig, client, vm, plain):
     rig.order("guest", machine="web", do="no_tools", on=False)
 
 
-def updates(rig, client, vm, plain):
-    collector = vmodl.query.PropertyCollector
-    own = client.content.propertyCollector.CreatePropertyCollector()
-    view = client.content.viewManager.CreateContainerView(client.content.rootFolder, [vim.VirtualMachine], True)
-    own.CreateFilter(
-        collector.FilterSpec(
-            propSet=[collector.PropertySpec(type=vim.VirtualMachine, pathSet=["name", "runtime.host", "snapshot"])],
-            objectSet=[
-                collector.ObjectSpec(
-                    obj=view,
-                    skip=True,
-                    selectSet=[collector.TraversalSpec(name="view", path="view", type=type(view), skip=False)],
-                )
-            ],
-        ),
-        False,
-    )
-    options = lambda seconds: collector.WaitOptions(maxWaitSeconds=seconds, maxObjectUpdates=900)  # noqa: E731
-    version, known = "", 0
-    while True:
-        news = own.WaitForUpdatesEx(version, options(5))
-        version = news.version
-        known += sum(len(part.objectSet) for part in news.filterSet)
-        if not news.truncated:
-            break
-    assert known == plain + 1, known
-    assert own.WaitForUpdatesEx(version, options(0)) is None
-
-    def heard():
-        nonlocal version
-        news = own.WaitForUpdatesEx(version, options(5))
-        assert news is not None, "no update came"
-        version = news.version
-        changes = {}
-        for update in (one for part in news.filterSet for one in part.objectSet):
-            assert update.obj._moId == vm._moId, update
-            changes.update({change.name: change.val for change in update.changeSet})
-        return changes
-
-    rig.order("rename", machine="web", name="web-2")
-    assert heard() == {"name": "web-2"}
-    rig.order("rename", machine="web-2", name="web")
-    heard()
-    rig.order("move", machine="web", host="DC0_C0_H2")
-    assert heard()["runtime.host"].name == "DC0_C0_H2"
-    snapshot = client.snapshot(vm, "heard of")
-    assert heard()["snapshot"].rootSnapshotList[0].name == "heard of"
-    client.remove(snapshot)
-    assert heard() == {"snapshot": None}
-    raises(vmodl.query.InvalidCollectorVersion, lambda: own.WaitForUpdatesEx("77", options(0)))
-    own.Destroy()
-    view.Destroy()
-
-
-def privileges(rig, client, vm, plain):
-    session = client.content.sessionManager.currentSession.key
-    wanted = ["VirtualMachine.State.CreateSnapshot", "VirtualMachine.Provisioning.DiskRandomRead"]
-    ask = lambda: {  # noqa: E731
-        one.privId: one.isGranted
-        for one in client.content.authorizationManager.HasPrivilegeOnEntities([vm], session, wanted)[0].privAvailability
-    }
-    assert ask() == dict.fromkeys(wanted, True)
-    rig.order("deny", privilege=wanted[0], object=vm._moId, on=True)
-    assert ask() == {wanted[0]: False, wanted[1]: True}
-    raises(vim.fault.NoPermission, lambda: vm.CreateSnapshot_Task("x", "", False, False), privilegeId=wanted[0])
-    rig.order("deny", privilege=wanted[0], object=vm._moId, on=False)
-    assert ask() == dict.fromkeys(wanted, True)
-
-
-def autostart(rig, client, vm, plain):
-    host = vm.runtime.host
-    manager = host.configManager.autoStartManager
-    settings = vim.host.AutoStartManager
-    info = settings.AutoPowerInfo(
-        key=vm, startOrder=1, startDelay=-1, waitForHeartbeat="systemDefault", startAction="powerOn", stopDelay=-1,
-        stopAction="systemDefault",
-    )
-    manager.ReconfigureAutostart(settings.Config(defaults=settings.SystemDefaults(enabled=True), powerInfo=[info]))
-    assert [one.key._moId for one in manager.config.powerInfo] == [vm._moId]
-    rig.order("reboot", host=host.name)
-    assert vm.runtime.powerState == "poweredOn"
-    info.startAction = "none"
-    manager.ReconfigureAutostart(settings.Config(powerInfo=[info]))
-    rig.order("reboot", host=host.name)
-    assert vm.runtime.powerState == "poweredOff"
-    rig.order("power", machine="web", do="on")
-
-
-def cluster(rig, client, vm, plain):
-    own = vm.runtime.host.parent
-    assert own.configurationEx.dasConfig.enabled and not own.configurationEx.drsConfig.enabled
-    rig.order("cluster", ha=False, drs=True)
-    assert not own.configurationEx.dasConfig.enabled and own.configurationEx.drsConfig.enabled
-
-
 def stand_in(rig, client, vm, plain):
     snapshot = client.snapshot(vm, "stand-in")
     file = client.disks(snapshot)[0].backing.fileName
@@ -294,75 +232,17 @@ def stand_in(rig, client, vm, plain):
     client.remove(snapshot)
     WaitForTask(vm.PowerOffVM_Task())
     with rig.serve(vm._moId, None, client.disks(vm)[0].backing.fileName) as disk:
-        assert disk.read(0, 1 << 20) == pathlib.Path(rig.machine("web")["disks"][0]["file"]).read_bytes()[: 1 << 20]
+        assert (
+            disk.read(0, 1 << 20)
+            == pathlib.Path(rig.machine("web")["disks"][0]["file"]).read_bytes()[: 1 << 20]
+        )
     WaitForTask(vm.PowerOnVM_Task())
-
-
-def strictness(rig, client, vm, plain):
-    assert rig.state()["refused"] == [], "pyvmomi's requests were taken for wrong ones"
-    refused = len(rig.state()["refused"])
-    moref = '<_this type="ServiceInstance">ServiceInstance</_this>'
-    for body in (
-        f'<CurrentTime xmlns="urn:vim25">{moref}<more/></CurrentTime>',
-        '<CurrentTime xmlns="urn:vim25"></CurrentTime>',
-        '<Login xmlns="urn:vim25"><_this type="SessionManager">SessionManager</_this>'
-        "<password>a</password><userName>b</userName></Login>",
-    ):
-        refused += 1
-        assert raw(rig, body) == 500, body
-        assert len(rig.state()["refused"]) == refused, body
-    assert raw(rig, f'<CurrentTime xmlns="urn:vim25">{moref}</CurrentTime>') == 500  # no session
-    assert len(rig.state()["refused"]) == refused
-
-
-def raw(rig, body):
-    """Sends a request of our own, and gives the answer's status."""
-    import ssl
-
-    host, port = rig.place["address"].split(":")
-    trust = ssl.create_default_context(cafile=rig.place["certificate"])
-    connection = http.client.HTTPSConnection(host, int(port), context=trust, timeout=20)
-    envelope = (
-        '<soapenv:Envelope xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/" '
-        f'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><soapenv:Body>{body}</soapenv:Body></soapenv:Envelope>'
-    )
-    connection.request("POST", "/sdk", envelope, {"Content-Type": "text/xml"})
-    status = connection.getresponse().status
-    connection.close()
-    return status
-
-
-def unavailable(rig, client, vm, plain):
-    rig.order("unavailable", seconds=0.5)
-    raises(Exception, client.instance.CurrentTime)
-    time.sleep(0.6)
-    client.instance.CurrentTime()
-
-
-def expiry(rig, client, vm, plain):
-    assert rig.order("expire")["ended"] >= 1
-    raises(vim.fault.NotAuthenticated, client.instance.CurrentTime)
-    client.login()
-    client.instance.CurrentTime()
-
-
-def restart(rig, client, vm, plain):
-    """A restart in mid-task: the task is forgotten, what it does is done."""
-    vm = client.machine("web")
-    rig.order("limits", task_times={"CreateSnapshot_Task": 1.0})
-    task = vm.CreateSnapshot_Task("through a restart", "", False, False)
-    rig.order("restart", seconds=0.3)
-    client.login()
-    vm = client.machine("web")
-    again = vim.Task(task._moId, client.instance._stub)
-    raises(vmodl.fault.ManagedObjectNotFound, lambda: again.info.state)
-    until("the snapshot is there", lambda: vm.snapshot is not None)
-    rig.order("limits", task_times={"CreateSnapshot_Task": 0.05})
-    client.remove(vm.snapshot.rootSnapshotList[0].snapshot)
 
 
 def nothing_left(rig, client, vm, plain):
     one = rig.machine("web")
     assert one["snapshots"] == [] and one["most_snapshots"] == 2, one
-    assert not [path for path in pathlib.Path(rig.place["exports"]).iterdir() if path.name.startswith("snapshot-")]
+    assert not [
+        path for path in pathlib.Path(rig.place["exports"]).iterdir() if path.name.startswith("snapshot-")
+    ]
     assert rig.order("clear")["left"] == 0, "an ordered failure never came"

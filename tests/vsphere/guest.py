@@ -1,6 +1,6 @@
 """A real guest on the rig, for check.py.
 
-Job: the tests' small Linux, run by QEMU over the simulated machine's disk, copied while it writes, shut down, compared.
+Job: the tests' small Linux, run by QEMU over a machine's disk, copied while it writes, shut down, compared.
 Rule: what is compared in the end is the disk's file of a machine that is off: nothing of the rig made it.
 """
 
@@ -17,7 +17,7 @@ SIZE, PARTITION = 128 << 20, 1 << 20
 
 
 def boot_disk(path):
-    """Makes the disk that tests/src/guest/disk.rs makes for other tests: GRUB, one partition, the guest's settings."""
+    """Makes the disk that tests/src/guest/disk.rs makes for other tests: GRUB, one partition, settings."""
     stage = path.with_suffix(".stage")
     (stage / "boot").mkdir(parents=True)
     for name in ("vmlinuz", "initrd"):
@@ -26,11 +26,25 @@ def boot_disk(path):
     with open(path, "wb") as disk:
         disk.truncate(SIZE)
     subprocess.run(
-        ["mkfs.ext4", "-q", "-F", "-b", "4096", "-E", f"offset={PARTITION},root_owner=0:0,nodiscard", "-d", stage, path,
-         str((SIZE - PARTITION) // 4096)],
-        check=True, timeout=60,
+        [
+            "mkfs.ext4",
+            "-q",
+            "-F",
+            "-b",
+            "4096",
+            "-E",
+            f"offset={PARTITION},root_owner=0:0,nodiscard",
+            "-d",
+            stage,
+            path,
+            str((SIZE - PARTITION) // 4096),
+        ],
+        check=True,
+        timeout=60,
     )
-    entry = struct.pack("<8B2I", 0x80, 0xFE, 0xFF, 0xFF, 0x83, 0xFE, 0xFF, 0xFF, PARTITION // 512, (SIZE - PARTITION) // 512)
+    entry = struct.pack(
+        "<8B2I", 0x80, 0xFE, 0xFF, 0xFF, 0x83, 0xFE, 0xFF, 0xFF, PARTITION // 512, (SIZE - PARTITION) // 512
+    )
     sector = bytearray((KIT / "boot.img").read_bytes()[:512])
     sector[446:510] = entry + bytes(48)
     sector[510:] = b"\x55\xaa"
@@ -59,7 +73,9 @@ def check(rig, client):
         disk = client.disks(snapshot)[0]
         areas, offset = [], 0
         while mark and offset < SIZE:
-            answer = vm.QueryChangedDiskAreas(snapshot=snapshot, deviceKey=disk.key, startOffset=offset, changeId=mark)
+            answer = vm.QueryChangedDiskAreas(
+                snapshot=snapshot, deviceKey=disk.key, startOffset=offset, changeId=mark
+            )
             areas += [(area.start, area.length) for area in answer.changedArea]
             offset += answer.length
         if not mark:

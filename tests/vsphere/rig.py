@@ -49,7 +49,7 @@ class Rig:
 
     @contextlib.contextmanager
     def serve(self, vm, snapshot, file, user=None, password=None, thumbprint=None):
-        """Serves a disk by the real plugin; gives the open disk, or raises nbd.Refused with nbdkit's words."""
+        """Serves a disk by the real plugin: the open disk, or nbd.Refused with nbdkit's words."""
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             secret, socket = f"{folder}/password", f"{folder}/socket"
             descriptor = os.open(secret, os.O_CREAT | os.O_WRONLY, 0o600)
@@ -57,11 +57,23 @@ class Rig:
                 out.write(password or self.password)
             host, port = self.place["address"].split(":")
             command = [
-                "nbdkit", "--foreground", "--exit-with-parent", "--readonly", "--unix", socket,
-                self.place["plugin"], f"libdir={self.place['libdir']}", f"server={host}", f"port={port}",
-                f"user={user or self.place['user']}", f"password=+{secret}",
-                f"thumbprint={thumbprint or self.place['thumbprint_sha1']}", f"vm=moref={vm}",
-                "transports=nbdssl:nbd", "compression=none", f"file={file}",
+                "nbdkit",
+                "--foreground",
+                "--exit-with-parent",
+                "--readonly",
+                "--unix",
+                socket,
+                self.place["plugin"],
+                f"libdir={self.place['libdir']}",
+                f"server={host}",
+                f"port={port}",
+                f"user={user or self.place['user']}",
+                f"password=+{secret}",
+                f"thumbprint={thumbprint or self.place['thumbprint_sha1']}",
+                f"vm=moref={vm}",
+                "transports=nbdssl:nbd",
+                "compression=none",
+                f"file={file}",
             ]
             if snapshot:
                 command.append(f"snapshot={snapshot}")
@@ -89,7 +101,10 @@ def started(folder, *arguments):
     """Starts the rig, and ends it."""
     said = open(f"{folder}/said", "w+", encoding="utf-8")
     process = subprocess.Popen(
-        [HERE / "start", f"{folder}/rig", "-exit-with-parent", *arguments], stdout=subprocess.PIPE, stderr=said, text=True
+        [HERE / "start", f"{folder}/rig", "-exit-with-parent", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=said,
+        text=True,
     )
     try:
         line = process.stdout.readline()

@@ -138,10 +138,11 @@ func run() error {
 	if !*verbose {
 		log.SetOutput(quiet{})
 	}
-	model, err := build(specs)
-	if model != nil {
-		defer model.Remove()
+	// The library makes a temporary folder for each datastore: within ours, it goes with it.
+	if err := os.Setenv("TMPDIR", *dir); err != nil {
+		return err
 	}
+	model, err := build(specs)
 	if err != nil {
 		return err
 	}

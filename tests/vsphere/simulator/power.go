@@ -60,9 +60,7 @@ func (v *VM) ShutdownGuest(_ *simulator.Context, _ *types.ShutdownGuest) soap.Ha
 	body := &methods.ShutdownGuestBody{}
 	if v.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOn {
 		body.Fault_ = simulator.Fault("The attempted operation cannot be performed in the current state.",
-			&types.InvalidPowerState{
-				RequestedState: types.VirtualMachinePowerStatePoweredOn, ExistingState: v.Runtime.PowerState,
-			})
+			invalidPower(v.Runtime.PowerState, types.VirtualMachinePowerStatePoweredOn))
 		return body
 	}
 	if v.spec.NoTools {
@@ -130,9 +128,7 @@ func (v *VM) power() (state types.VirtualMachinePowerState) {
 }
 
 func invalidPower(was, wanted types.VirtualMachinePowerState) types.BaseMethodFault {
-	return &types.InvalidPowerState{
-		InvalidState: types.InvalidState{}, RequestedState: wanted, ExistingState: was,
-	}
+	return &types.InvalidPowerState{RequestedState: wanted, ExistingState: was}
 }
 
 // setPower shows a power state. The lock is held.

@@ -49,10 +49,8 @@ func (v *VM) CreateSnapshotTask(_ *simulator.Context, req *types.CreateSnapshot_
 			overlaps.add()
 			return nil, &types.TaskInProgress{Task: *busy}
 		}
-		if req.Memory && v.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOff {
-			return nil, &types.InvalidPowerState{
-				RequestedState: types.VirtualMachinePowerStatePoweredOn, ExistingState: v.Runtime.PowerState,
-			}
+		if was := v.power(); req.Memory && was == types.VirtualMachinePowerStatePoweredOff {
+			return nil, invalidPower(was, types.VirtualMachinePowerStatePoweredOn)
 		}
 		s, err := v.snap(req.Name, req.Description, req.Quiesce)
 		if err != nil {

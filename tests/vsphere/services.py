@@ -1,0 +1,122 @@
+"""What stands beside machines and disks, for check.py: updates, privileges, autostart, clusters.
+
+Job: each of them as pyvmomi sees it.
+Rule: a step leaves the rig as it found it.
+"""
+
+from client import raises, vim, vmodl
+
+
+def updates(rig, client, vm, plain):
+    collector = vmodl.query.PropertyCollector
+    own = client.content.propertyCollector.CreatePropertyCollector()
+    view = client.content.viewManager.CreateContainerView(
+        client.content.rootFolder, [vim.VirtualMachine], True
+    )
+    own.CreateFilter(
+        collector.FilterSpec(
+            propSet=[
+                collector.PropertySpec(type=vim.VirtualMachine, pathSet=["name", "runtime.host", "snapshot"])
+            ],
+            objectSet=[
+                collector.ObjectSpec(
+                    obj=view,
+                    skip=True,
+                    selectSet=[
+                        collector.TraversalSpec(name="view", path="view", type=type(view), skip=False)
+                    ],
+                )
+            ],
+        ),
+        False,
+    )
+
+    def options(seconds):
+        return collector.WaitOptions(maxWaitSeconds=seconds, maxObjectUpdates=900)
+
+    version, known = "", 0
+    while True:
+        news = own.WaitForUpdatesEx(version, options(5))
+        version = news.version
+        known += sum(len(part.objectSet) for part in news.filterSet)
+        if not news.truncated:
+            break
+    assert known == plain + 1, known
+    assert own.WaitForUpdatesEx(version, options(0)) is None
+
+    def heard():
+        nonlocal version
+        news = own.WaitForUpdatesEx(version, options(5))
+        assert news is not None, "no update came"
+        version = news.version
+        changes = {}
+        for update in (one for part in news.filterSet for one in part.objectSet):
+            assert update.obj._moId == vm._moId, update
+            changes.update({change.name: change.val for change in update.changeSet})
+        return changes
+
+    rig.order("rename", machine="web", name="web-2")
+    assert heard() == {"name": "web-2"}
+    rig.order("rename", machine="web-2", name="web")
+    heard()
+    rig.order("move", machine="web", host="DC0_C0_H2")
+    assert heard()["runtime.host"].name == "DC0_C0_H2"
+    snapshot = client.snapshot(vm, "heard of")
+    assert heard()["snapshot"].rootSnapshotList[0].name == "heard of"
+    client.remove(snapshot)
+    assert heard() == {"snapshot": None}
+    raises(vmodl.query.InvalidCollectorVersion, lambda: own.WaitForUpdatesEx("77", options(0)))
+    own.Destroy()
+    view.Destroy()
+
+
+def privileges(rig, client, vm, plain):
+    session = client.content.sessionManager.currentSession.key
+    wanted = ["VirtualMachine.State.CreateSnapshot", "VirtualMachine.Provisioning.DiskRandomRead"]
+    ask = lambda: {  # noqa: E731
+        one.privId: one.isGranted
+        for one in client.content.authorizationManager.HasPrivilegeOnEntities([vm], session, wanted)[
+            0
+        ].privAvailability
+    }
+    assert ask() == dict.fromkeys(wanted, True)
+    rig.order("deny", privilege=wanted[0], object=vm._moId, on=True)
+    assert ask() == {wanted[0]: False, wanted[1]: True}
+    raises(
+        vim.fault.NoPermission, lambda: vm.CreateSnapshot_Task("x", "", False, False), privilegeId=wanted[0]
+    )
+    rig.order("deny", privilege=wanted[0], object=vm._moId, on=False)
+    assert ask() == dict.fromkeys(wanted, True)
+
+
+def autostart(rig, client, vm, plain):
+    host = vm.runtime.host
+    manager = host.configManager.autoStartManager
+    settings = vim.host.AutoStartManager
+    info = settings.AutoPowerInfo(
+        key=vm,
+        startOrder=1,
+        startDelay=-1,
+        waitForHeartbeat="systemDefault",
+        startAction="powerOn",
+        stopDelay=-1,
+        stopAction="systemDefault",
+    )
+    manager.ReconfigureAutostart(
+        settings.Config(defaults=settings.SystemDefaults(enabled=True), powerInfo=[info])
+    )
+    assert [one.key._moId for one in manager.config.powerInfo] == [vm._moId]
+    rig.order("reboot", host=host.name)
+    assert vm.runtime.powerState == "poweredOn"
+    info.startAction = "none"
+    manager.ReconfigureAutostart(settings.Config(powerInfo=[info]))
+    rig.order("reboot", host=host.name)
+    assert vm.runtime.powerState == "poweredOff"
+    rig.order("power", machine="web", do="on")
+
+
+def cluster(rig, client, vm, plain):
+    own = vm.runtime.host.parent
+    assert own.configurationEx.dasConfig.enabled and not own.configurationEx.drsConfig.enabled
+    rig.order("cluster", ha=False, drs=True)
+    assert not own.configurationEx.dasConfig.enabled and own.configurationEx.drsConfig.enabled
