@@ -269,8 +269,8 @@ fn is_plain(path: &Path) -> bool {
         && !path.components().any(|part| part == std::path::Component::ParentDir)
 }
 
-fn setting(name: &str, why: impl ToString) -> VsphereError {
-    VsphereError::refused(format!("settings: `{name}`"), why.to_string())
+fn setting(name: &str, why: impl std::fmt::Display) -> VsphereError {
+    VsphereError::refused(format!("settings: `{name}`"), format!("{why}"))
 }
 
 /// The server in `https://HOST[:PORT][/sdk]`.

@@ -54,7 +54,7 @@ impl FromStr for Thumbprint {
     fn from_str(text: &str) -> std::result::Result<Self, ThumbprintError> {
         let wrong = || ThumbprintError(text.to_owned());
         let plain: String = text.trim().chars().filter(|character| *character != ':').collect();
-        if !plain.is_ascii() || plain.len() % 2 != 0 {
+        if !plain.is_ascii() || !plain.len().is_multiple_of(2) {
             return Err(wrong());
         }
         let bytes: Vec<u8> = (0..plain.len() / 2)
@@ -173,15 +173,12 @@ impl ServerCertVerifier for Verifier {
                 .err()
                 .map(|error| TrustError::Authority { why: error.to_string(), seen: seen.clone() }),
         };
-        match refused {
-            Some(error) => {
-                Err(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error)))))
-            }
-            None => {
-                self.seer.remember(seen);
-                Ok(ServerCertVerified::assertion())
-            }
+        if let Some(error) = refused {
+            let error = CertificateError::Other(OtherError(Arc::new(error)));
+            return Err(rustls::Error::InvalidCertificate(error));
         }
+        self.seer.remember(seen);
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -8,7 +8,10 @@ mod names;
 mod snapshots;
 mod vm;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use tokio::sync::Mutex;
 
@@ -54,7 +57,7 @@ struct State {
     vms: HashMap<MoRef, Vm>,
     names: Names,
     /// VMs of which a part of a property changed: they are read anew.
-    stale: Vec<MoRef>,
+    stale: BTreeSet<MoRef>,
 }
 
 impl Inventory {
@@ -129,12 +132,11 @@ impl Inventory {
     }
 
     async fn update(&self, state: &mut State) -> Result<()> {
-        let mut watch = match state.watch.take() {
-            Some(watch) => watch,
-            None => {
-                *state = State::default();
-                Watch::begin(&self.client, &WANTED).await?
-            }
+        let mut watch = if let Some(watch) = state.watch.take() {
+            watch
+        } else {
+            *state = State::default();
+            Watch::begin(&self.client, &WANTED).await?
         };
         let result = watch.updates(&self.client, |updates| state.take(updates)).await;
         state.watch = Some(watch);
@@ -149,7 +151,7 @@ impl Inventory {
                 }
                 Err(error) if error.is_gone() => drop(state.vms.remove(&of)),
                 Err(error) => {
-                    state.stale.push(of);
+                    state.stale.insert(of);
                     return Err(error);
                 }
             }
@@ -175,7 +177,7 @@ impl State {
                     self.names.remove(&of);
                 }
                 Update::Enter(of, changes) | Update::Modify(of, changes) if of.kind == "VirtualMachine" => {
-                    self.change(of, changes);
+                    self.change(&of, changes);
                 }
                 Update::Enter(of, changes) | Update::Modify(of, changes) => {
                     for Change { name, value } in changes {
@@ -186,14 +188,14 @@ impl State {
         }
     }
 
-    fn change(&mut self, of: MoRef, changes: Vec<Change>) {
+    fn change(&mut self, of: &MoRef, changes: Vec<Change>) {
         let vm = self.vms.entry(of.clone()).or_insert_with(|| Vm::new(of.clone()));
         for Change { name, value } in changes {
             if vm::PATHS.contains(&name.as_str()) {
                 vm.apply(&name, value.as_ref());
-            } else if !self.stale.contains(&of) {
+            } else {
                 // A part of a property (`config.hardware.device[2000]`), or a property above ours.
-                self.stale.push(of.clone());
+                self.stale.insert(of.clone());
             }
         }
     }
@@ -225,12 +227,12 @@ mod tests {
     use super::*;
     use crate::soap::Element;
 
-    fn value(text: &str) -> Option<Element> {
-        Some(Element::read(format!("<val xmlns:xsi='u'>{text}</val>").as_bytes()).unwrap())
+    fn value(text: &str) -> Element {
+        Element::read(format!("<val xmlns:xsi='u'>{text}</val>").as_bytes()).unwrap()
     }
 
     fn change(name: &str, text: &str) -> Change {
-        Change { name: name.to_owned(), value: value(text) }
+        Change { name: name.to_owned(), value: Some(value(text)) }
     }
 
     #[test]
@@ -246,10 +248,10 @@ mod tests {
             ),
         ]);
         let mut parent = value("group-v3");
-        parent.as_mut().unwrap().refers_to = Some("Folder".to_owned());
+        parent.refers_to = Some("Folder".to_owned());
         state.take(vec![Update::Modify(
             vm.clone(),
-            vec![Change { name: "parent".to_owned(), value: parent }],
+            vec![Change { name: "parent".to_owned(), value: Some(parent) }],
         )]);
         let known = state.names.resolve(state.vms[&vm].clone());
         assert_eq!((known.path().as_str(), known.power), ("/a/b/web1", Some(Power::On)));
@@ -259,7 +261,7 @@ mod tests {
             vm.clone(),
             vec![change("config.hardware.device[2000].backing.fileName", "x")],
         )]);
-        assert_eq!(state.stale, [vm.clone()]);
+        assert_eq!(state.stale.iter().collect::<Vec<_>>(), [&vm]);
         state.take(vec![Update::Leave(vm)]);
         assert!(state.vms.is_empty());
     }

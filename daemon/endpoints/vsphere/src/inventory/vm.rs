@@ -228,7 +228,7 @@ impl Vm {
             "snapshot" => self.snapshots = snapshots::read(value),
             "capability.changeTrackingSupported" => self.tracking_supported = value.and_then(Element::flag),
             "config.annotation" => {
-                self.annotation = value.map(|value| value.text.clone()).unwrap_or_default()
+                self.annotation = value.map(|value| value.text.clone()).unwrap_or_default();
             }
             "config.bootOptions" => {
                 self.secure_boot =

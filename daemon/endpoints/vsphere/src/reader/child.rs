@@ -30,7 +30,7 @@ use super::{
 };
 
 /// For being ready: nbdkit loads a library of some tens of MB.
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(20);
 /// For closing connections in order.
 const END: Duration = Duration::from_secs(10);

@@ -98,11 +98,11 @@ impl ReaderError {
 
     /// The complaint in the lines of an error output; `None` if none of them is one.
     pub(super) fn find<'a>(lines: impl DoubleEndedIterator<Item = &'a str> + Clone) -> Option<Self> {
-        let errors = lines.filter(|line| is_complaint(line));
+        let mut errors = lines.filter(|line| is_complaint(line));
         // The first known one is the cause; what follows are its consequences.
         let known =
             errors.clone().find_map(|line| classify(line).map(|complaint| Self::new(complaint, plain(line))));
-        known.or_else(|| errors.rev().next().map(|line| Self::new(Complaint::Unknown, plain(line))))
+        known.or_else(|| errors.next_back().map(|line| Self::new(Complaint::Unknown, plain(line))))
     }
 
     pub fn kind(&self) -> Kind {

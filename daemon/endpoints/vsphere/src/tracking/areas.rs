@@ -170,14 +170,14 @@ mod tests {
                 end = told.last().map_or(capacity, |(start, length): &(i64, i64)| (start + length) as u64);
                 break;
             }
-            told.push((from as i64, (to - from) as i64));
+            told.push((from.cast_signed(), (to - from).cast_signed()));
         }
         // Sometimes it speaks of less than it could.
         if gap > 0 && at + gap < end {
             end = at + gap;
             told.retain(|(start, _)| (*start as u64) < end);
         }
-        Areas { start: at as i64, length: (end - at) as i64, areas: told }
+        Areas { start: at.cast_signed(), length: (end - at).cast_signed(), areas: told }
     }
 
     proptest! {

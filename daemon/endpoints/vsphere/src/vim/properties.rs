@@ -5,7 +5,7 @@
 
 use crate::{
     client::{Client, Repeat},
-    error::{Kind, Result, VsphereError},
+    error::{Result, VsphereError},
     limits::PAGE,
     soap::{Element, Fault, FaultKind, MoRef, Node, Request},
 };
@@ -113,13 +113,9 @@ impl Wanted<'_> {
 pub async fn of(client: &Client, object: &MoRef, paths: &[&str]) -> Result<Object> {
     let wanted = Wanted { kind: &object.kind, paths };
     let mut found = of_all(client, std::slice::from_ref(object), &[wanted]).await?;
-    match found.pop() {
-        Some(found) => Ok(found),
-        None => {
-            let why = "the server gives nothing of it";
-            Err(VsphereError::new(Kind::Failed, format!("{object}: reading properties"), why))
-        }
-    }
+    found.pop().ok_or_else(|| {
+        VsphereError::failed(format!("{object}: reading properties"), "the server gives nothing of it")
+    })
 }
 
 /// The properties of several objects.
@@ -173,6 +169,7 @@ async fn attempt(client: &Client, objects: &[MoRef], wanted: &[Wanted<'_>]) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
     fn object() -> Object {
         let text = "<objects xmlns:xsi='u'><obj type='VirtualMachine'>vm-57</obj>\

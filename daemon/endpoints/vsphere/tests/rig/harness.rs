@@ -24,7 +24,7 @@ use warmd_vsphere::{
 /// Of the machine's disks; the second ends within a block.
 pub(crate) const SIZES: [u64; 2] = [16 << 20, (6 << 20) + (24 << 10)];
 /// For each exchange with a control endpoint.
-const CONTROL: Duration = Duration::from_secs(60);
+const CONTROL: Duration = Duration::from_mins(1);
 
 /// A running rig with one machine, `web`.
 pub(crate) struct Rig {
