@@ -3,8 +3,8 @@
 
 usage: check.py [--lossy] [--no-guest] [--plain N]
 
-It ends with code 0 when all is as it should be: copies are compared byte by byte. With --lossy the simulator's
-tracking loses an area, and the check must fail. tests/setup builds what it needs.
+It ends with code 0 when all is as it should be: copies are compared byte by byte. With --lossy the tracking
+loses an area, and the check must fail. tests/setup builds what it needs.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -141,9 +142,8 @@ def passes(rig, client, vm, lossy):
         client.remove(snapshot)
         marks = dict(copy.marks)
         wrong = copy.differences(truth)
-        print(
-            f"pass {number}: {read} bytes, queries so far: {copy.queries}, {copy.empty} empty, {copy.full} full"
-        )
+        met = f"{copy.queries} queries, {copy.empty} empty, {copy.full} full"
+        print(f"pass {number}: {read} bytes, so far {met}")
         assert not wrong, f"pass {number}: the copies of {wrong} differ"
     assert copy.full and copy.empty, "no answer was full, or none was empty"
     # A retry from an older mark is cumulative: it finds what the newer one does, and more.
@@ -163,6 +163,27 @@ def passes(rig, client, vm, lossy):
     return copy
 
 
+def standalone(folder):
+    """The same of an ESXi, for one snapshot."""
+    file = pathlib.Path(folder, "esxi.raw")
+    file.write_bytes(random.Random(5).randbytes(3 << 20))
+    place = pathlib.Path(folder, "esxi")
+    place.mkdir()
+    with rigs.started(place, "-esxi", "-machine", f"alone={file}") as rig:
+        client = Client(rig)
+        assert client.content.about.apiType == "HostAgent"
+        vm = client.machine("alone")
+        client.switch_tracking_on(vm)
+        snapshot = client.snapshot(vm, "one")
+        disk = client.disks(snapshot)[0]
+        with rig.serve(vm._moId, snapshot._moId, disk.backing.fileName) as served:
+            assert served.read(0, served.size) == file.read_bytes()
+        client.remove(snapshot)
+        assert vm.runtime.host.configManager.autoStartManager.config.defaults.enabled is False
+        client.close()
+    print("a standalone ESXi does the same")
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -173,6 +194,8 @@ def main():
     )
     parser.add_argument("--no-guest", action="store_true", help="without the real guest")
     options = parser.parse_args()
+    # An end by a signal ends what was started, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("check.py: ended by a signal"))
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="vsphere-check.") as folder:
         files = []
@@ -223,6 +246,7 @@ def main():
                 faults.all_of_them(rig, client, vm, len(machines) - 1 + options.plain)
             finally:
                 client.close()
+        standalone(folder)
     print(f"all as it should be, in {time.monotonic() - began:.1f} s")
 
 

@@ -10,8 +10,8 @@ import time
 import nbd
 from client import WaitForTask, connect, raises, vim, vmodl
 from rig import until
-from server import expiry, restart, strictness, unavailable
-from services import autostart, cluster, privileges, updates
+from server import expiry, lost_answer, orders, restart, strictness, unavailable
+from services import autostart, cluster, privileges, tags, updates
 
 
 def all_of_them(rig, client, vm, plain):
@@ -28,8 +28,12 @@ def all_of_them(rig, client, vm, plain):
         privileges,
         autostart,
         cluster,
+        tags,
         stand_in,
+        stand_in_limits,
         strictness,
+        orders,
+        lost_answer,
         unavailable,
         expiry,
         restart,
@@ -237,6 +241,26 @@ def stand_in(rig, client, vm, plain):
             == pathlib.Path(rig.machine("web")["disks"][0]["file"]).read_bytes()[: 1 << 20]
         )
     WaitForTask(vm.PowerOnVM_Task())
+
+
+def stand_in_limits(rig, client, vm, plain):
+    snapshot = client.snapshot(vm, "limits")
+    one, two = (disk.backing.fileName for disk in client.disks(snapshot))
+    where = (vm._moId, snapshot._moId)
+    with rig.stand_in(connections=1):
+        with rig.serve(*where, one):
+            error = raises(nbd.Refused, lambda: rig.serve(*where, two).__enter__())
+            assert "The server refused connection" in str(error), error
+        with rig.serve(*where, two):
+            pass
+    with rig.stand_in(bad_sector=4096), rig.serve(*where, one) as disk:
+        disk.read(0, 1 << 20)
+        raises(OSError, lambda: disk.read(2 << 20, 512))
+    with rig.stand_in(latency_ms=150), rig.serve(*where, one) as disk:
+        began = time.monotonic()
+        disk.read(0, 4096)
+        assert time.monotonic() - began >= 0.15
+    client.remove(snapshot)
 
 
 def nothing_left(rig, client, vm, plain):

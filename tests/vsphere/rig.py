@@ -48,6 +48,17 @@ class Rig:
         return next(one for one in self.state()["machines"] if one["name"] == name)
 
     @contextlib.contextmanager
+    def stand_in(self, **settings):
+        """Sets the stand-in's settings for a while."""
+        file = pathlib.Path(self.place["libdir"], "standin.conf")
+        before = file.read_text()
+        file.write_text(before + "".join(f"{name}={value}\n" for name, value in settings.items()))
+        try:
+            yield
+        finally:
+            file.write_text(before)
+
+    @contextlib.contextmanager
     def serve(self, vm, snapshot, file, user=None, password=None, thumbprint=None):
         """Serves a disk by the real plugin: the open disk, or nbd.Refused with nbdkit's words."""
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:

@@ -45,6 +45,31 @@ def raw(rig, body):
     return status
 
 
+def orders(rig, client, vm, plain):
+    """Orders that cannot be carried out are refused."""
+    for name, what in (
+        ("wriet", {}),
+        ("write", {"machine": "web", "dsik": 0}),
+        ("write", {"machine": "none", "length": 1}),
+        ("write", {"machine": "web", "disk": 2000, "offset": 64 << 20, "length": 1}),
+        ("fail", {"method": "Login", "fault": "NoSuchFault"}),
+        ("disk", {"machine": "web", "disk": 2000, "do": "grow", "size": 1024}),
+        ("move", {"machine": "web", "host": "none"}),
+    ):
+        raises(RuntimeError, lambda name=name, what=what: rig.order(name, **what))
+
+
+def lost_answer(rig, client, vm, plain):
+    """A call that is dropped has done nothing; one whose answer is dropped has done it."""
+    rig.order("fail", method="CreateSnapshot_Task", drop=True)
+    raises(Exception, lambda: vm.CreateSnapshot_Task("dropped", "", False, False))
+    rig.order("fail", method="CreateSnapshot_Task", drop=True, after=True)
+    raises(Exception, lambda: vm.CreateSnapshot_Task("done", "", False, False))
+    until("the snapshot is there", lambda: vm.snapshot is not None)
+    assert [one.name for one in vm.snapshot.rootSnapshotList] == ["done"]
+    client.remove(vm.snapshot.rootSnapshotList[0].snapshot)
+
+
 def unavailable(rig, client, vm, plain):
     rig.order("unavailable", seconds=0.5)
     raises(Exception, client.instance.CurrentTime)

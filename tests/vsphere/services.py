@@ -4,6 +4,11 @@ Job: each of them as pyvmomi sees it.
 Rule: a step leaves the rig as it found it.
 """
 
+import base64
+import http.client
+import json
+import ssl
+
 from client import raises, vim, vmodl
 
 
@@ -113,6 +118,37 @@ def autostart(rig, client, vm, plain):
     rig.order("reboot", host=host.name)
     assert vm.runtime.powerState == "poweredOff"
     rig.order("power", machine="web", do="on")
+
+
+def tags(rig, client, vm, plain):
+    """A category, a tag and what it is attached to, by REST."""
+    session = rest(rig, "POST", "/rest/com/vmware/cis/session", None)["value"]
+    call = lambda path, body: rest(rig, "POST", path, body, session)["value"]  # noqa: E731
+    base = "/rest/com/vmware/cis/tagging"
+    spec = {"name": "owner", "cardinality": "SINGLE", "associable_types": ["VirtualMachine"]}
+    category = call(f"{base}/category", {"create_spec": spec})
+    tag = call(f"{base}/tag", {"create_spec": {"name": "payroll", "category_id": category}})
+    thing = {"id": vm._moId, "type": "VirtualMachine"}
+    rest(rig, "POST", f"{base}/tag-association/id:{tag}?~action=attach", {"object_id": thing}, session)
+    attached = call(f"{base}/tag-association?~action=list-attached-tags", {"object_id": thing})
+    assert attached == [tag], attached
+
+
+def rest(rig, method, path, body, session=None):
+    """Calls the REST interface."""
+    host, port = rig.place["address"].split(":")
+    trust = ssl.create_default_context(cafile=rig.place["certificate"])
+    connection = http.client.HTTPSConnection(host, int(port), context=trust, timeout=20)
+    login = base64.b64encode(f"{rig.place['user']}:{rig.password}".encode()).decode()
+    headers = {"Content-Type": "application/json", "Authorization": f"Basic {login}"}
+    if session:
+        headers = {"Content-Type": "application/json", "vmware-api-session-id": session}
+    connection.request(method, path, json.dumps(body) if body else None, headers)
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    assert answer.status == 200, (path, answer.status, text)
+    return json.loads(text) if text else {}
 
 
 def cluster(rig, client, vm, plain):

@@ -201,7 +201,9 @@ func (v *VM) drop(ref types.ManagedObjectReference, children bool) (fault types.
 		v.VirtualMachine.Snapshot, gone = pruned(info, ref, children)
 		if v.VirtualMachine.Snapshot == nil {
 			for _, d := range v.disks {
-				v.changeDisk(d.key, func(device *types.VirtualDisk) { setBacking(device, d.name, "", base) })
+				v.changeDisk(d.key, func(device *types.VirtualDisk) {
+					setBacking(device, d.name, d.tracking.current(), base)
+				})
 			}
 		}
 		v.stun()

@@ -43,6 +43,14 @@ func (t *tracking) note(held mark) string {
 	return id
 }
 
+// current is the id that the running disk shows: that of the last moment that has one.
+func (t *tracking) current() string {
+	if t.epoch == "" || t.count == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s/%d", t.epoch, t.count)
+}
+
 // stun is the moment at which the tracking's setting takes effect: power-on, snapshot made or removed,
 // vMotion. The machine's lock is held.
 func (v *VM) stun() {
