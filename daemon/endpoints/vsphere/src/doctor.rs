@@ -191,9 +191,9 @@ impl Vsphere {
                     "its VMs cannot be moved until it does",
                 );
             }
-            let direct = self.settings.direct_host(&host.name);
-            let address = direct.and_then(|direct| direct.address.as_deref()).unwrap_or(&host.name);
-            port(&host.name, address, NFC_PORT).await
+            let direct = self.settings.direct_host(&host.name).and_then(|direct| direct.server().ok());
+            let address = direct.map_or_else(|| host.name.clone(), |direct| direct.host);
+            port(&host.name, &address, NFC_PORT).await
         });
         findings.extend(futures::future::join_all(tries).await);
         if more > 0 {

@@ -149,7 +149,7 @@ impl Default for Limits {
 pub struct Host {
     /// As vCenter calls it.
     pub name: String,
-    /// Where it is reached, if not by that name.
+    /// Where it is reached, if not by that name: `HOST` or `HOST:PORT`.
     #[serde(default)]
     pub address: Option<String>,
     pub user: String,
@@ -211,6 +211,7 @@ impl Settings {
             host.thumbprint
                 .parse::<crate::client::Thumbprint>()
                 .map_err(|error| setting(&format!("hosts, {}, thumbprint", host.name), error))?;
+            host.server()?;
             if !host.password_file.is_absolute() {
                 return Err(setting(&format!("hosts, {}, password_file", host.name), "use an absolute path"));
             }
@@ -221,6 +222,14 @@ impl Settings {
     /// The host that is read directly, if this one is.
     pub fn direct_host(&self, name: &str) -> Option<&Host> {
         self.hosts.iter().find(|host| host.name.eq_ignore_ascii_case(name))
+    }
+}
+
+impl Host {
+    /// Where it is reached.
+    pub(crate) fn server(&self) -> Result<Server> {
+        let address = self.address.as_ref().unwrap_or(&self.name);
+        server(&format!("https://{address}")).map_err(|why| setting(&format!("hosts, {}", self.name), why))
     }
 }
 
@@ -361,6 +370,21 @@ pub(crate) mod tests {
             let told = judged(&format!("{GOOD}reader = {reader}\n"));
             assert!(told.contains(word), "{reader}: {told}");
         }
+    }
+
+    #[test]
+    fn hosts_are_judged_too() {
+        let host = |more: &str| {
+            judged(&format!(
+                "{GOOD}reader = {{ kind = 'nfc' }}\n[[hosts]]\nname = 'esx1'\nuser = 'root'\n{more}\n"
+            ))
+        };
+        let thumbprint = format!("thumbprint = '{}'", "AA".repeat(32));
+        let file = "password_file = '/etc/warmd/esx1'";
+        assert_eq!(host(&format!("{thumbprint}\n{file}\naddress = '10.0.0.7:8443'")), "");
+        assert!(host(&format!("{thumbprint}\n{file}\naddress = 'a b'")).contains("esx1"));
+        assert!(host(&format!("{thumbprint}\npassword_file = 'x'")).contains("absolute"));
+        assert!(host(&format!("thumbprint = 'AA'\n{file}")).contains("thumbprint"));
     }
 
     #[test]

@@ -117,6 +117,15 @@ impl Serving {
         }
     }
 
+    /// Why it is not started again, if it was given up.
+    pub(super) fn gave_up(&self) -> Option<ReaderError> {
+        if !*self.dead.borrow() {
+            return None;
+        }
+        let silent = || ReaderError::new(Complaint::Unknown, "nbdkit ends again and again, without a word");
+        Some(self.said.complaint().unwrap_or_else(silent))
+    }
+
     pub(super) async fn close(mut self) {
         drop(self.end.take());
         if let Some(watching) = self.watching.take() {

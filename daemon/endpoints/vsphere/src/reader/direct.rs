@@ -5,7 +5,7 @@
 
 use crate::{
     Vsphere,
-    client::{Account, Client, Patience, Server, Trust},
+    client::{Account, Client, Patience, Trust},
     error::{During as _, Kind, Result, VsphereError},
     inventory::Inventory,
     settings::Host,
@@ -37,7 +37,7 @@ async fn on_host(host: &Host, instance_uuid: &str, taken: &Taken) -> Result<Acce
     let thumbprint =
         thumbprint.map_err(|error| VsphereError::new(Kind::Refused, "settings: `thumbprint`", error))?;
     let account = Account {
-        server: Server { host: host.address.clone().unwrap_or_else(|| host.name.clone()), port: 443 },
+        server: host.server()?,
         user: host.user.clone(),
         password_file: host.password_file.clone(),
         trust: Trust::Thumbprint(thumbprint),

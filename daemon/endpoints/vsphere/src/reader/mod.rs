@@ -67,6 +67,14 @@ impl Reader {
         }
     }
 
+    /// Why nothing can be read any more: the child died too often.
+    pub fn gave_up(&self) -> Option<ReaderError> {
+        match self {
+            Self::Child(serving) => serving.gave_up(),
+            Self::Outside(_) => None,
+        }
+    }
+
     /// Ends the child in order, so that the host frees what it held for it.
     pub async fn close(self) {
         match self {

@@ -26,7 +26,8 @@ impl Vsphere {
         let mut walk = Walk::new(disk.disk.capacity);
         while let Some(at) = walk.next() {
             let key = disk.disk.key;
-            let answer = vm::query_changed_areas(&self.client, &taken.vm, &taken.of, key, at, &id).await;
+            let answer =
+                vm::query_changed_areas(&self.client, &taken.vm, Some(&taken.of), key, at, &id).await;
             let areas = match answer {
                 Ok(areas) => areas,
                 Err(error) => match error.fault().and_then(after_fault) {
@@ -41,5 +42,45 @@ impl Vsphere {
         }
         tracing::debug!(vm = %taken.vm, disk = uuid, pages = walk.pages(), "what changed is known");
         Ok(Changed::Known(walk.changed()))
+    }
+
+    /// Fails if a VM that is off has changed since this snapshot of it, which was the final one: it was started in
+    /// between, and what it wrote was not copied. Asked before the snapshot is released. Only evidence counts: where the
+    /// server does not say, or does not track, nothing is said.
+    pub async fn is_unchanged(&self, taken: &Taken) -> Result<()> {
+        let context = || format!("VM {}: looking whether it ran since its final snapshot", taken.vm.id);
+        let now = self.inventory.fresh(&taken.vm).await.during(context)?;
+        for disk in &taken.disks {
+            let Some(id) = &disk.mark.change_id else { continue };
+            // The key is that of now, not of the snapshot's moment.
+            let Some(key) = now.disk(&disk.mark.disk).map(|disk| disk.key) else {
+                let why = format!("its disk {} is gone", disk.mark.disk);
+                return Err(VsphereError::refused(context(), why));
+            };
+            let mut walk = Walk::new(disk.disk.capacity);
+            while let Some(at) = walk.next() {
+                let asked =
+                    vm::query_changed_areas(&self.client, &taken.vm, None, key, at, &id.to_string()).await;
+                let areas = match asked {
+                    Ok(areas) => areas,
+                    Err(error) if matches!(error.kind, Kind::Unreachable | Kind::Timeout) => {
+                        return Err(error).during(context);
+                    }
+                    Err(error) => {
+                        tracing::info!(vm = %taken.vm, %error, "the server does not say whether the VM ran");
+                        break;
+                    }
+                };
+                if walk.take(&areas).is_err() {
+                    break;
+                }
+                if areas.areas.iter().any(|(_, length)| *length > 0) {
+                    let why = "its disks have changed since the final snapshot, so it was started and stopped again: \
+                               what was read is not its last state; find out who started it, then go on";
+                    return Err(VsphereError::refused(context(), why));
+                }
+            }
+        }
+        Ok(())
     }
 }

@@ -81,18 +81,19 @@ pub async fn shutdown_guest(client: &Client, vm: &MoRef) -> Result<()> {
     client.call(&Request::new("ShutdownGuest", vm, |arguments| arguments), Repeat::Safe).await.map(drop)
 }
 
-/// What changed on a disk between the change id and the snapshot, from an offset on.
+/// What changed on a disk between the change id and the snapshot, from an offset on; without a snapshot, and now, which
+/// works only while the VM is off.
 pub async fn query_changed_areas(
     client: &Client,
     vm: &MoRef,
-    snapshot: &MoRef,
+    snapshot: Option<&MoRef>,
     device_key: i32,
     start_offset: u64,
     change_id: &str,
 ) -> Result<Areas> {
     let request = Request::new("QueryChangedDiskAreas", vm, |arguments| {
         arguments
-            .object("snapshot", snapshot)
+            .each(snapshot, |node, snapshot| node.object("snapshot", snapshot))
             .text("deviceKey", device_key)
             .text("startOffset", start_offset)
             .text("changeId", change_id)

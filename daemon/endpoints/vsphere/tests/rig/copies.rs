@@ -52,6 +52,7 @@ async fn a_full_copy_and_two_deltas_are_equal_to_the_disks() {
     let (bytes, reasons) = replica.draw(&vsphere, &taken).await;
     assert!(reasons.is_empty() && bytes > 0 && bytes < 2 << 20, "{bytes} {reasons:?}");
     replica.check(&rig);
+    vsphere.is_unchanged(&taken).await.unwrap();
     vsphere.release(&taken).await.unwrap();
 
     let known = rig.machine();
@@ -61,6 +62,59 @@ async fn a_full_copy_and_two_deltas_are_equal_to_the_disks() {
     assert_eq!(state["refused"], json!([]), "requests that a real server would not take");
     assert!(!rig.run_dir().exists() || std::fs::read_dir(rig.run_dir()).unwrap().count() == 0);
     vsphere.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_ran_after_its_final_snapshot_is_not_taken_for_copied() {
+    let rig = Rig::start(&[]);
+    let vsphere = rig.open();
+    let vm = vsphere.find("web").await.unwrap();
+    let mut replica = Replica::of(&vm);
+    let taken = vsphere.take(&replica.request(&vm, false)).await.unwrap();
+    replica.draw(&vsphere, &taken).await;
+    vsphere.release(&taken).await.unwrap();
+    let how = Shutdown { graceful: Duration::from_secs(20), force: false };
+    vsphere.shut_down(&vm.of, how).await.unwrap();
+    let taken = vsphere.take(&replica.request(&vm, true)).await.unwrap();
+    vsphere.is_unchanged(&taken).await.unwrap();
+    // Started by others, and shut down again: each look at its power finds it off.
+    rig.order("power", &json!({"machine": "web", "do": "on"}));
+    rig.write(1, 1 << 20, 10, 71);
+    vsphere.shut_down(&vm.of, how).await.unwrap();
+    let error = vsphere.is_unchanged(&taken).await.unwrap_err();
+    assert_eq!(error.kind, warmd_vsphere::Kind::Refused, "{error}");
+    vsphere.release(&taken).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_read_directly_has_ids_of_its_own() {
+    let rig = Rig::start(&[]);
+    let mut settings = rig.settings();
+    // The rig serves as its own ESXi host: what is looked for there is found by UUID and by name.
+    settings.hosts = vec![warmd_vsphere::settings::Host {
+        name: "DC0_C0_H0".to_owned(),
+        address: Some(rig.place("address").to_owned()),
+        user: rig.place("user").to_owned(),
+        password_file: rig.place("password_file").into(),
+        thumbprint: rig.place("thumbprint_sha256").to_owned(),
+    }];
+    let vsphere = crate::harness::open(settings.clone());
+    let vm = vsphere.find("web").await.unwrap();
+    let mut replica = Replica::of(&vm);
+    let before = rig.state()["calls"]["Login"].as_u64();
+    let taken = vsphere.take(&replica.request(&vm, false)).await.unwrap();
+    let truth = rig.truth(0);
+    replica.draw(&vsphere, &taken).await;
+    assert!(replica.disks[0].1 == truth);
+    assert!(rig.state()["calls"]["Login"].as_u64() > before, "the host was not asked");
+    vsphere.release(&taken).await.unwrap();
+    settings.hosts[0].thumbprint = "00".repeat(20);
+    let wrong = crate::harness::open(settings);
+    let taken = wrong.take(&replica.request(&vm, false)).await.unwrap();
+    let error = wrong.reader(&taken, &replica.disks[0].0).await.map(drop).unwrap_err();
+    assert_eq!(error.kind, warmd_vsphere::Kind::Refused, "{error}");
+    assert!(error.to_string().contains("DC0_C0_H0"), "{error}");
+    wrong.release(&taken).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
