@@ -10,7 +10,7 @@ import time
 import nbd
 from client import WaitForTask, connect, raises, vim, vmodl
 from rig import until
-from server import expiry, lost_answer, orders, restart, strictness, unavailable
+from server import clock, expiry, lost_answer, orders, restart, strictness, unavailable
 from services import autostart, cluster, privileges, tags, updates
 
 
@@ -35,6 +35,7 @@ def all_of_them(rig, client, vm, plain):
         orders,
         lost_answer,
         unavailable,
+        clock,
         expiry,
         restart,
         nothing_left,

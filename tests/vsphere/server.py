@@ -4,6 +4,7 @@ Job: each of them as pyvmomi, or a request of our own, sees it.
 Rule: a step leaves the rig as it found it.
 """
 
+import datetime
 import http.client
 import ssl
 import time
@@ -75,6 +76,18 @@ def unavailable(rig, client, vm, plain):
     raises(Exception, client.instance.CurrentTime)
     time.sleep(0.6)
     client.instance.CurrentTime()
+
+
+def clock(rig, client, vm, plain):
+    assert abs((client.instance.CurrentTime() - now()).total_seconds()) < 5
+    rig.order("clock", seconds=600)
+    assert 590 < (client.instance.CurrentTime() - now()).total_seconds() < 610
+    rig.order("clock", seconds=0)
+
+
+def now():
+    """The time, as pyvmomi gives times."""
+    return datetime.datetime.now(datetime.UTC)
 
 
 def expiry(rig, client, vm, plain):

@@ -69,6 +69,7 @@ var handlers = map[string]handler{
 	"unavailable":   doUnavailable,
 	"expire":        doExpire,
 	"restart":       doRestart,
+	"clock":         doClock,
 }
 
 func seconds(n float64) time.Duration { return time.Duration(n * float64(time.Second)) }
@@ -138,6 +139,13 @@ func doUnavailable(f *front, o *order) (interface{}, error) {
 }
 
 func doRestart(f *front, o *order) (interface{}, error) { return nil, f.restart(seconds(o.Seconds)) }
+
+func doClock(_ *front, o *order) (interface{}, error) {
+	limits.mu.Lock()
+	defer limits.mu.Unlock()
+	limits.skew = seconds(o.Seconds)
+	return nil, nil
+}
 
 func doExpire(*front, *order) (interface{}, error) {
 	return map[string]int{"ended": expireSessions()}, nil

@@ -184,4 +184,10 @@ func endGuests() {
 	for g := range guests.running {
 		_ = syscall.Kill(-g.pid, syscall.SIGKILL)
 	}
+	for g := range guests.running {
+		select {
+		case <-g.ended:
+		case <-time.After(5 * time.Second):
+		}
+	}
 }

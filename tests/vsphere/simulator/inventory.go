@@ -22,7 +22,6 @@ type world struct {
 	folder   *simulator.Folder
 	hosts    []*simulator.HostSystem // those of the cluster first
 	pools    map[types.ManagedObjectReference]*simulator.ResourcePool
-	stores   []types.ManagedObjectReference
 	networks map[string]types.ManagedObjectReference
 	template *simulator.VirtualMachine
 }
@@ -32,6 +31,7 @@ func build(specs []machineSpec) (*simulator.Model, error) {
 	if *esxi {
 		model = simulator.ESX()
 	}
+	simulator.SessionIdleTimeout = *idle
 	model.Autostart, model.Machine, model.Datastore = false, 1, *datastores
 	if !*esxi {
 		model.ClusterHost, model.Portgroup = *hosts, 2
@@ -47,6 +47,9 @@ func build(specs []machineSpec) (*simulator.Model, error) {
 		return model, err
 	}
 	nameVersion()
+	if err := w.nameHosts(); err != nil {
+		return model, err
+	}
 	for i, spec := range specs {
 		if err := w.addMachine(spec, i); err != nil {
 			return model, fmt.Errorf("machine %q: %w", spec.Name, err)
@@ -83,9 +86,6 @@ func found() (*world, error) {
 		pool := entity.(*simulator.ResourcePool)
 		w.pools[pool.Owner] = pool
 	}
-	for _, entity := range registry().All("Datastore") {
-		w.stores = append(w.stores, entity.Reference())
-	}
 	for _, kind := range []string{"Network", "DistributedVirtualPortgroup"} {
 		for _, entity := range registry().All(kind) {
 			w.networks[networkName(entity)] = entity.Reference()
@@ -103,12 +103,27 @@ func found() (*world, error) {
 	return w, nil
 }
 
-// nameVersion says a version that has all that is simulated; the library's is 6.5.
+// nameVersion says the version that a test wants; the library's is 6.5.
 func nameVersion() {
 	instance := registry().Get(ref{Type: "ServiceInstance", Value: "ServiceInstance"})
 	about := &instance.(*simulator.ServiceInstance).Content.About
-	about.Version, about.ApiVersion, about.Build = "7.0.3", "7.0.3.0", "20000000"
-	about.FullName = strings.Replace(about.FullName, "6.5.0", "7.0.3", 1)
+	about.FullName = strings.Replace(about.FullName, about.Version, *release, 1)
+	about.Version, about.ApiVersion = *release, *release+".0"
+}
+
+// nameHosts gives the hosts other names, as those that resolve, or do not.
+func (w *world) nameHosts() error {
+	if *hostNames == "" {
+		return nil
+	}
+	names := strings.Split(*hostNames, ",")
+	if len(names) > len(w.hosts) {
+		return fmt.Errorf("-host-names has %d names for %d hosts", len(names), len(w.hosts))
+	}
+	for i, name := range names {
+		w.hosts[i].Name, w.hosts[i].Summary.Config.Name = name, name
+	}
+	return nil
 }
 
 // fresh copies the template under a new name and id, without disks and network cards.

@@ -13,6 +13,7 @@ type figures struct {
 	most   int
 	bytes  int64
 	byTask map[string]time.Duration
+	skew   time.Duration // of the server's clock
 }
 
 var limits figures
@@ -33,6 +34,12 @@ func (l *figures) span() int64 {
 		return l.bytes
 	}
 	return *span
+}
+
+func (l *figures) clock() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.skew
 }
 
 // taskTime is how long a method's task takes at least.

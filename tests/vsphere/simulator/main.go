@@ -49,6 +49,9 @@ var (
 	withParent   = flag.Bool("exit-with-parent", false, "end when the process that started this one ends")
 	libdir       = flag.String("libdir", "", "folder of VDDK's stand-in, for its settings")
 	plugin       = flag.String("plugin", "", "nbdkit's vddk plugin, only to be printed")
+	release      = flag.String("release", "7.0.3", "the version that the server says it is")
+	hostNames    = flag.String("host-names", "", "names of the hosts instead of the library's: NAME[,NAME…]")
+	idle         = flag.Duration("session-idle", 0, "sessions end after so long without a call (0: never)")
 	verbose      = flag.Bool("verbose", false, "say each request")
 	machineFlags machineList
 )

@@ -52,6 +52,9 @@ func (v *VM) CreateSnapshotTask(_ *simulator.Context, req *types.CreateSnapshot_
 		if was := v.power(); req.Memory && was == types.VirtualMachinePowerStatePoweredOff {
 			return nil, invalidPower(was, types.VirtualMachinePowerStatePoweredOn)
 		}
+		if v.crowded() {
+			return nil, &types.TooManySnapshotLevels{}
+		}
 		s, err := v.snap(req.Name, req.Description, req.Quiesce)
 		if err != nil {
 			log.Printf("simulator: snapshot of %s: %s", v.Name, err)
@@ -60,6 +63,16 @@ func (v *VM) CreateSnapshotTask(_ *simulator.Context, req *types.CreateSnapshot_
 		return s.Self, nil
 	})
 	return &methods.CreateSnapshot_TaskBody{Res: &types.CreateSnapshot_TaskResponse{Returnval: ref}}
+}
+
+// crowded says whether the machine has as many snapshots in a chain as VMware allows.
+func (v *VM) crowded() (full bool) {
+	const most = 32
+	v.locked(func() {
+		info := v.VirtualMachine.Snapshot
+		full = info != nil && len(refs(info.RootSnapshotList)) >= most
+	})
+	return full
 }
 
 // snap makes a snapshot. The turn is held, the lock is not.
