@@ -1,0 +1,23 @@
+//! What vSphere's failures mean for a source.
+
+use warmd_vsphere::{Kind, VsphereError};
+
+use crate::sources::{SourceError, SourceErrorKind};
+
+impl From<VsphereError> for SourceError {
+    fn from(error: VsphereError) -> Self {
+        Self { kind: kind(error.kind), context: error.context, cause: error.cause }
+    }
+}
+
+fn kind(kind: Kind) -> SourceErrorKind {
+    match kind {
+        Kind::Unreachable => SourceErrorKind::Unreachable,
+        Kind::Timeout => SourceErrorKind::Timeout,
+        Kind::NotFound => SourceErrorKind::NotFound,
+        Kind::Blocked => SourceErrorKind::Blocked,
+        Kind::Refused => SourceErrorKind::Refused,
+        Kind::Failed => SourceErrorKind::Failed,
+        Kind::StillRunning => SourceErrorKind::StillRunning,
+    }
+}
