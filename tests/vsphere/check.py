@@ -233,6 +233,7 @@ def main():
             "-task-time",
             "50ms",
             "-ha",
+            "-host-doors",
             *power,
         ) as rig:
             print(f"started in {time.monotonic() - began:.1f} s")

@@ -24,10 +24,11 @@ def raises(kind, call, **fields):
     raise AssertionError(f"no {kind.__name__}")
 
 
-def connect(rig, user=None, password=None):
+def connect(rig, user=None, password=None, place=None):
     """Logs in, with the server's certificate as the only one that is trusted."""
-    host, port = rig.place["address"].split(":")
-    trust = ssl.create_default_context(cafile=rig.place["certificate"])
+    place = place or rig.place
+    host, port = place["address"].split(":")
+    trust = ssl.create_default_context(cafile=place["certificate"])
     return SmartConnect(
         host=host,
         port=int(port),

@@ -11,7 +11,7 @@ import nbd
 from client import WaitForTask, connect, raises, vim, vmodl
 from rig import until
 from server import clock, expiry, lost_answer, orders, restart, strictness, unavailable
-from services import autostart, cluster, privileges, tags, updates
+from services import autostart, cluster, host_doors, privileges, tags, updates
 
 
 def all_of_them(rig, client, vm, plain):
@@ -29,6 +29,7 @@ def all_of_them(rig, client, vm, plain):
         autostart,
         cluster,
         tags,
+        host_doors,
         stand_in,
         stand_in_limits,
         strictness,

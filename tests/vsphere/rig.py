@@ -59,14 +59,14 @@ class Rig:
             file.write_text(before)
 
     @contextlib.contextmanager
-    def serve(self, vm, snapshot, file, user=None, password=None, thumbprint=None):
+    def serve(self, vm, snapshot, file, user=None, password=None, thumbprint=None, address=None):
         """Serves a disk by the real plugin: the open disk, or nbd.Refused with nbdkit's words."""
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             secret, socket = f"{folder}/password", f"{folder}/socket"
             descriptor = os.open(secret, os.O_CREAT | os.O_WRONLY, 0o600)
             with open(descriptor, "w", encoding="utf-8") as out:
                 out.write(password or self.password)
-            host, port = self.place["address"].split(":")
+            host, port = (address or self.place["address"]).split(":")
             command = [
                 "nbdkit",
                 "--foreground",

@@ -7,9 +7,11 @@ Rule: a step leaves the rig as it found it.
 import base64
 import http.client
 import json
+import pathlib
 import ssl
 
-from client import raises, vim, vmodl
+import nbd
+from client import connect, raises, vim, vmodl
 
 
 def updates(rig, client, vm, plain):
@@ -118,6 +120,40 @@ def autostart(rig, client, vm, plain):
     rig.order("reboot", host=host.name)
     assert vm.runtime.powerState == "poweredOff"
     rig.order("power", machine="web", do="on")
+
+
+def host_doors(rig, client, vm, plain):
+    """A host has the same machine and the same snapshot under other ids, and nothing of other hosts."""
+    snapshot = client.snapshot(vm, "by a door")
+    disk = client.disks(snapshot)[0]
+    here, there = (
+        next(one for one in rig.place["hosts"] if (one["host"] == vm.runtime.host.name) == same)
+        for same in (True, False)
+    )
+    secret = pathlib.Path(here["password_file"]).read_text()
+    raises(vim.fault.InvalidLogin, lambda: connect(rig, here["user"], rig.password, here))
+    host = connect(rig, here["user"], secret, here)
+    content = host.RetrieveContent()
+    assert content.about.apiType == "HostAgent"
+    same = content.searchIndex.FindByUuid(None, vm.config.instanceUuid, True, True)
+    assert same._moId != vm._moId and same.config.uuid == vm.config.uuid
+    seen = same.snapshot.rootSnapshotList[0]
+    assert seen.name == "by a door" and seen.snapshot._moId != snapshot._moId
+    raises(vmodl.fault.ManagedObjectNotFound, lambda: vim.VirtualMachine(vm._moId, host._stub).name)
+    where = {"user": here["user"], "password": secret, "thumbprint": here["thumbprint_sha1"]}
+    where["address"] = here["address"]
+    with rig.serve(same._moId, seen.snapshot._moId, disk.backing.fileName, **where) as served:
+        assert (
+            served.read(0, 1 << 20)
+            == pathlib.Path(rig.machine("web")["disks"][0]["file"]).read_bytes()[: 1 << 20]
+        )
+    raises(nbd.Refused, rig.serve(vm._moId, snapshot._moId, disk.backing.fileName, **where).__enter__)
+    raises(nbd.Refused, rig.serve(same._moId, seen.snapshot._moId, disk.backing.fileName).__enter__)
+    other = connect(rig, there["user"], pathlib.Path(there["password_file"]).read_text(), there)
+    index = other.RetrieveContent().searchIndex
+    assert index.FindByUuid(None, vm.config.instanceUuid, True, True) is None
+    raises(vmodl.fault.ManagedObjectNotFound, lambda: vim.VirtualMachine(same._moId, other._stub).name)
+    client.remove(snapshot)
 
 
 def tags(rig, client, vm, plain):

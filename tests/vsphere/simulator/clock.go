@@ -1,7 +1,8 @@
 package main
 
 // Job: a server whose clock is wrong.
-// Rule: only what the server says of its time is wrong; its certificate and its tasks have the machine's time.
+// Rule: only what the server says of its time is wrong; its certificate and its tasks have the machine's
+// time.
 
 import (
 	"net/http"

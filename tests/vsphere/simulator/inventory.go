@@ -64,24 +64,29 @@ func build(specs []machineSpec) (*simulator.Model, error) {
 	return model, nil
 }
 
+// allHosts lists those of the cluster, then the others.
+func allHosts() []*simulator.HostSystem {
+	var clustered, single []*simulator.HostSystem
+	for _, entity := range registry().All("HostSystem") {
+		host := entity.(*simulator.HostSystem)
+		if host.Parent.Type == "ClusterComputeResource" {
+			clustered = append(clustered, host)
+		} else {
+			single = append(single, host)
+		}
+	}
+	sortByName(clustered)
+	sortByName(single)
+	return append(clustered, single...)
+}
+
 // found finds what the library built, and takes its machines away.
 func found() (*world, error) {
 	w := &world{
 		pools:    map[types.ManagedObjectReference]*simulator.ResourcePool{},
 		networks: map[string]types.ManagedObjectReference{},
 	}
-	var single []*simulator.HostSystem
-	for _, entity := range registry().All("HostSystem") {
-		host := entity.(*simulator.HostSystem)
-		if host.Parent.Type == "ClusterComputeResource" {
-			w.hosts = append(w.hosts, host)
-		} else {
-			single = append(single, host)
-		}
-	}
-	sortByID(w.hosts)
-	sortByID(single)
-	w.hosts = append(w.hosts, single...)
+	w.hosts = allHosts()
 	for _, entity := range registry().All("ResourcePool") {
 		pool := entity.(*simulator.ResourcePool)
 		w.pools[pool.Owner] = pool
@@ -245,7 +250,7 @@ func networkName(entity interface{}) string {
 	return ""
 }
 
-func sortByID(hosts []*simulator.HostSystem) {
+func sortByName(hosts []*simulator.HostSystem) {
 	for i := range hosts {
 		for j := i; j > 0 && less(hosts[j].Name, hosts[j-1].Name); j-- {
 			hosts[j], hosts[j-1] = hosts[j-1], hosts[j]

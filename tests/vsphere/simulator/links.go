@@ -6,6 +6,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 )
@@ -69,5 +70,12 @@ func writeStandIn(password string, certificate *identity) error {
 	}
 	text := fmt.Sprintf("exports=%s\nuser=%s\npassword=%s\nthumbprint=%s\n",
 		exports(), *user, password, certificate.sha1)
+	for _, d := range doors {
+		_, port, err := net.SplitHostPort(d.Address)
+		if err != nil {
+			return err
+		}
+		text += fmt.Sprintf("door=%s %s %s %s\n", port, d.SHA1, d.User, d.password)
+	}
 	return replace(filepath.Join(*libdir, "standin.conf"), []byte(text))
 }

@@ -50,7 +50,8 @@ var (
 	libdir       = flag.String("libdir", "", "folder of VDDK's stand-in, for its settings")
 	plugin       = flag.String("plugin", "", "nbdkit's vddk plugin, only to be printed")
 	release      = flag.String("release", "7.0.3", "the version that the server says it is")
-	hostNames    = flag.String("host-names", "", "names of the hosts instead of the library's: NAME[,NAME…]")
+	hostNames    = flag.String("host-names", "", "other names for the hosts: NAME[,NAME…]")
+	hostDoors    = flag.Bool("host-doors", false, "each host listens, too, with ids and a user of its own")
 	idle         = flag.Duration("session-idle", 0, "sessions end after so long without a call (0: never)")
 	verbose      = flag.Bool("verbose", false, "say each request")
 	machineFlags machineList
@@ -87,6 +88,7 @@ type place struct {
 	Exports      string         `json:"exports"`
 	Libdir       string         `json:"libdir,omitempty"`
 	Plugin       string         `json:"plugin,omitempty"`
+	Hosts        []*door        `json:"hosts,omitempty"`
 	Machines     []machineState `json:"machines"`
 	Plain        int            `json:"plain"`
 	Pid          int            `json:"pid"`
@@ -159,6 +161,11 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	if *hostDoors {
+		if err := openDoors(front, allHosts()); err != nil {
+			return err
+		}
+	}
 	if err := writeStandIn(password, certificate); err != nil {
 		return err
 	}
@@ -167,7 +174,7 @@ func run() error {
 		User: *user, PasswordFile: *passwordFile,
 		Certificate: certificate.file, SHA1: certificate.sha1, SHA256: certificate.sha256,
 		Exports: exports(), Libdir: *libdir, Plugin: *plugin,
-		Machines: states(), Plain: *plain, Pid: os.Getpid(),
+		Hosts: doors, Machines: states(), Plain: *plain, Pid: os.Getpid(),
 	})
 	if err != nil {
 		return err

@@ -45,9 +45,27 @@ static int reachable (const char *server, uint32_t port)
   return ok;
 }
 
+/* A host calls vm-7 just 7. What is no number there is nothing that it knows. */
+static char *ours (const char *prefix, const char *number)
+{
+  char text[64];
+  if (!*number || strspn (number, "0123456789") != strlen (number)) return strdup ("none");
+  snprintf (text, sizeof text, "%s%s", prefix, number);
+  return strdup (text);
+}
+
+/* A host calls snapshot-3 of machine 7 just 7-snapshot-3. */
+static char *after_dash (const char *snapshot)
+{
+  size_t digits = strspn (snapshot, "0123456789");
+  return strdup (digits && snapshot[digits] == '-' ? snapshot + digits + 1 : "none");
+}
+
 API vix_error VixDiskLib_ConnectEx (const struct parameters *p, char read_only, const char *snapshot,
                                     const char *modes, void **out)
 {
+  const char *thumbprint = settings.thumbprint, *user = settings.user, *password = settings.password;
+  const struct door *host = NULL;
   struct connection *c;
 
   if (!settings_read ()) return VIX_FAIL;
@@ -61,14 +79,21 @@ API vix_error VixDiskLib_ConnectEx (const struct parameters *p, char read_only, 
     complain ("VixDiskLibVim: Failed to connect to %s:%u", p->server, p->port ? p->port : 443);
     return VIX_NO_SERVER;
   }
-  if (!p->thumbprint || strcasecmp (p->thumbprint, settings.thumbprint)) {
+  for (int i = 0; i < settings.door_count; i++)
+    if (settings.doors[i].port == p->port) host = &settings.doors[i];
+  if (host) {
+    thumbprint = host->thumbprint;
+    user = host->user;
+    password = host->password;
+  }
+  if (!p->thumbprint || strcasecmp (p->thumbprint, thumbprint)) {
     complain ("VixDiskLibVim: SSL verification failed: expected thumbprint %s, the server's is %s",
-              p->thumbprint ? p->thumbprint : "(none)", settings.thumbprint);
+              p->thumbprint ? p->thumbprint : "(none)", thumbprint);
     return VIX_INVALID_ARG;
   }
   if (p->by == BY_PASSWORD && (!p->credentials.password.user || !p->credentials.password.password ||
-                               strcmp (p->credentials.password.user, settings.user) ||
-                               strcmp (p->credentials.password.password, settings.password))) {
+                               strcmp (p->credentials.password.user, user) ||
+                               strcmp (p->credentials.password.password, password))) {
     complain ("VixDiskLibVim: Login failure: "
               "Cannot complete login due to an incorrect user name or password.");
     return VIX_USER_PERMISSIONS;
@@ -79,8 +104,8 @@ API vix_error VixDiskLib_ConnectEx (const struct parameters *p, char read_only, 
   }
   c = calloc (1, sizeof *c);
   if (!c) return VIX_FAIL;
-  c->vm = strdup (p->vm + 6);
-  c->snapshot = snapshot && *snapshot ? strdup (snapshot) : NULL;
+  c->vm = host ? ours ("vm-", p->vm + 6) : strdup (p->vm + 6);
+  c->snapshot = !snapshot || !*snapshot ? NULL : host ? after_dash (snapshot) : strdup (snapshot);
   c->read_only = read_only;
   *out = c;
   return VIX_OK;

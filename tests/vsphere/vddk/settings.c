@@ -22,6 +22,16 @@ static void copy (char *into, size_t size, const char *text)
   snprintf (into, size, "%s", text);
 }
 
+static void door (const char *value)
+{
+  struct door *d = &settings.doors[settings.door_count];
+  if (settings.door_count == MOST_DOORS) return;
+  if (sscanf (value, "%u %127s %255s %255s", &d->port, d->thumbprint, d->user, d->password) == 4)
+    settings.door_count++;
+  else
+    complain ("the stand-in cannot read door=%s", value);
+}
+
 static int beside_library (char *path, size_t size)
 {
   Dl_info library;
@@ -47,6 +57,7 @@ int settings_read (void)
     complain ("the stand-in's settings cannot be read: %s", path);
     return 0;
   }
+  settings.door_count = 0;
   while (fgets (line, sizeof line, file)) {
     char *value = strchr (line, '=');
     if (!value) continue;
@@ -56,6 +67,7 @@ int settings_read (void)
     else if (!strcmp (line, "user")) copy (settings.user, sizeof settings.user, value);
     else if (!strcmp (line, "password")) copy (settings.password, sizeof settings.password, value);
     else if (!strcmp (line, "thumbprint")) copy (settings.thumbprint, sizeof settings.thumbprint, value);
+    else if (!strcmp (line, "door")) door (value);
     else if (!strcmp (line, "latency_ms")) latency = strtoll (value, NULL, 0);
     else if (!strcmp (line, "in_flight")) in_flight = strtoll (value, NULL, 0);
     else if (!strcmp (line, "connections")) connections = strtoll (value, NULL, 0);

@@ -9,12 +9,19 @@
 
 #include "api.h"
 
+/* A server that is an ESXi host: with ids and a user of its own. */
+struct door { uint32_t port; char thumbprint[128], user[256], password[256]; };
+
+enum { MOST_DOORS = 64 };
+
 struct settings {
   char exports[1024], user[256], password[256], thumbprint[128];
   long latency_ms;     /* each read and each look at allocation takes so long; VDDK_STANDIN_LATENCY_MS */
   long in_flight;      /* most reads at a time per disk, 0: no limit; VDDK_STANDIN_IN_FLIGHT */
   long connections;    /* most open disks of all processes, 0: no limit; VDDK_STANDIN_CONNECTIONS */
   long long bad_sector; /* reading it fails, -1: none; VDDK_STANDIN_BAD_SECTOR */
+  struct door doors[MOST_DOORS];
+  int door_count;
   int no_allocation;   /* the look at allocation is not supported; VDDK_STANDIN_NO_ALLOCATION */
 };
 
