@@ -7,6 +7,7 @@ Rule: what is compared in the end is the disk's file of a machine that is off: n
 import pathlib
 import struct
 import subprocess
+import sys
 import time
 
 from client import WaitForTask
@@ -18,6 +19,8 @@ SIZE, PARTITION = 128 << 20, 1 << 20
 
 def boot_disk(path):
     """Makes the disk that tests/src/guest/disk.rs makes for other tests: GRUB, one partition, settings."""
+    if not KIT.exists():
+        sys.exit("check.py: the guest is not built: run tests/setup, or leave it out by --no-guest")
     stage = path.with_suffix(".stage")
     (stage / "boot").mkdir(parents=True)
     for name in ("vmlinuz", "initrd"):
