@@ -11,7 +11,7 @@ use tokio::{net::TcpStream, time::timeout};
 
 pub use privileges::{PRIVILEGES, Privilege};
 
-use crate::{Vsphere, error::Kind, limits, settings::ReaderKind, soap::MoRef, vim::server};
+use crate::{Vsphere, error::Kind, settings::ReaderKind, soap::MoRef, vim::server};
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// Beyond this, certificates and tickets between the hosts begin to fail.
@@ -65,7 +65,8 @@ impl fmt::Display for Finding {
 }
 
 impl Vsphere {
-    /// Looks at everything that a migration will need; at privileges on `vms`, or on the root folder if none is named.
+    /// Looks at everything that a migration will need; at privileges on `vms`, or on the root folder if none
+    /// is named.
     pub async fn doctor(&self, vms: &[MoRef]) -> Vec<Finding> {
         let mut findings = vec![self.password_file().await];
         let (about, login) = self.login().await;
@@ -235,15 +236,6 @@ async fn port(name: &str, address: &str, port: u16) -> Finding {
             "open the port from here to the host",
         ),
     }
-}
-
-/// What is told of the limits, for people.
-pub fn told_limits() -> String {
-    format!(
-        "at most {} disks of one host and {} of one vCenter are open at the same time",
-        limits::DISKS_PER_HOST,
-        limits::DISKS_PER_VCENTER
-    )
 }
 
 #[cfg(test)]

@@ -63,15 +63,16 @@ impl Vsphere {
         self.inventory.fresh(&self.locate(id).await?).await
     }
 
-    /// The VM that is called so, as it is now: by its id, instance UUID, path, or by its name if it is the only one.
+    /// The VM that is called so, as it is now: by its id, instance UUID, path, or by its name if it is the
+    /// only one.
     pub async fn find(&self, called: &str) -> Result<Vm> {
         self.inventory.fresh(&self.inventory.find(called).await?).await
     }
 
     /// The server's reference to the VM with this instance UUID, or with this id.
     ///
-    /// A reference changes when a host leaves vCenter and comes back; the UUID stays. A VM counts as gone only when a
-    /// whole listing lacks it.
+    /// A reference changes when a host leaves vCenter and comes back; the UUID stays. A VM counts as gone
+    /// only when a whole listing lacks it.
     pub async fn locate(&self, id: &str) -> Result<MoRef> {
         let context = || format!("VM {id}");
         if !is_uuid(id) {

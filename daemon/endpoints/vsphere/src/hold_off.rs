@@ -1,8 +1,9 @@
 //! Holding off: nothing but warmd starts a VM that was stopped to be moved.
 //!
-//! Rule: what is taken away is written into the VM's notes before it is taken, with the migration's id, so that a record
-//! that was lost is found there; and what is set is read back. A VM's line in its host's autostart is warmd's to change. The
-//! rules of a cluster are its administrators': HA does not start a VM that was shut down in order, so they are named only.
+//! Rule: what is taken away is written into the VM's notes before it is taken, with the migration's id, so
+//! that a record that was lost is found there; and what is set is read back. A VM's line in its host's
+//! autostart is warmd's to change. The rules of a cluster are its administrators': HA does not start a VM
+//! that was shut down in order, so they are named only.
 
 use std::time::Duration;
 
@@ -102,8 +103,8 @@ impl Vsphere {
         Ok(Starters { autostart: now || marked.is_some_and(|mark| mark.autostart), named })
     }
 
-    /// Takes away what can start the VM beside warmd, and leaves a mark that tells where it went. Done already is
-    /// success.
+    /// Takes away what can start the VM beside warmd, and leaves a mark that tells where it went. Done
+    /// already is success.
     pub async fn hold_off(&self, of: &MoRef, owner: &Owner, target: &str, autostart: bool) -> Result<()> {
         let context = || format!("VM {}: holding it off, so that only warmd starts it", of.id);
         let vm = self.inventory.fresh(of).await.during(context)?;

@@ -1,7 +1,7 @@
 //! VMware vSphere as a source: vCenter 6.5 and newer, and standalone ESXi.
 //!
-//! Rule: this package knows vSphere and warmd's engine, not the daemon. It says what a server has and does what it is asked
-//! for, once; what a migration makes of that is the daemon's.
+//! Rule: this package knows vSphere and warmd's engine, not the daemon. It says what a server has and does
+//! what it is asked for, once; what a migration makes of that is the daemon's.
 //!
 //! ```text
 //! soap ◀─ client ◀─ vim ◀─ inventory ◀─ tracking (pure) ◀─ snapshot, power, hold_off, doctor

@@ -1,7 +1,8 @@
 //! Power: whether a VM runs, stopping it, starting it.
 //!
-//! Rule: "cannot be reached" is never "off". What vCenter says of a VM whose host it does not reach is old, so it counts
-//! for nothing. A suspended VM is not off: its memory waits on a disk, and the disks are in the middle of something.
+//! Rule: "cannot be reached" is never "off". What vCenter says of a VM whose host it does not reach is old,
+//! so it counts for nothing. A suspended VM is not off: its memory waits on a disk, and the disks are in the
+//! middle of something.
 
 use std::time::Duration;
 
@@ -73,7 +74,8 @@ impl Vsphere {
                 let found = properties::of(&self.client, &host, &["name", "runtime.connectionState"]).await;
                 match found {
                     Ok(host) => Some(host),
-                    // It was moved in this moment, or its host may not be looked at: the VM's own state counts.
+                    // It was moved in this moment, or its host may not be looked at: the VM's own state
+                    // counts.
                     Err(error) if error.is_gone() || error.kind == Kind::Refused => None,
                     Err(error) => return Err(error),
                 }
@@ -109,7 +111,9 @@ impl Vsphere {
                 match vm::shutdown_guest(&self.client, of).await {
                     Ok(()) => asked_once = true,
                     Err(error) if error.fault() == Some(&FaultKind::PowerState) => asked_once = true,
-                    Err(error) if matches!(error.kind, Kind::Refused | Kind::NotFound) => {
+                    // A guest that cannot be asked may still be cut off; who may not ask may not do that
+                    // either.
+                    Err(error) if error.kind == Kind::NotFound || may_not(&error) => {
                         return Err(error).during(context);
                     }
                     Err(error) => {
@@ -207,6 +211,11 @@ impl Vsphere {
         }
         Err(VsphereError::new(Kind::Failed, context(), last.unwrap_or_default()))
     }
+}
+
+/// Whether the user, or the host's licence, does not allow it.
+fn may_not(error: &VsphereError) -> bool {
+    matches!(error.fault(), Some(FaultKind::NoPermission { .. } | FaultKind::RestrictedVersion))
 }
 
 fn waits(question: &str) -> String {

@@ -66,7 +66,8 @@ const fn default_task_seconds() -> u64 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Quiesce {
-    /// It is not asked: the copy is as after a power failure. The final pass is of a VM that is off all the same.
+    /// It is not asked: the copy is as after a power failure. The final pass is of a VM that is off all the
+    /// same.
     #[default]
     Never,
     /// It is asked; where that fails, the snapshot is made without, with a warning.
@@ -90,7 +91,8 @@ pub struct Reader {
     pub compression: String,
     /// Where the sockets are, each in a folder of its own.
     pub runtime_dir: PathBuf,
-    /// An NBD server that already serves the disks, where `kind = "outside"`: `{disk}` in it becomes the disk's UUID.
+    /// An NBD server that already serves the disks, where `kind = "outside"`: `{disk}` in it becomes the
+    /// disk's UUID.
     pub uri: Option<String>,
 }
 

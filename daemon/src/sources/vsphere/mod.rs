@@ -1,9 +1,10 @@
 //! The source `vsphere`: VMs of a vCenter, or of an ESXi by itself.
 //!
-//! Rule: it only translates. What vSphere is and does, `warmd-vsphere` knows; what a migration is, the daemon.
+//! Rule: it only translates. What vSphere is and does, `warmd-vsphere` knows; what a migration is, the
+//! daemon.
 //!
-//! A VM's id is the instance UUID that vCenter gave it, a disk's key its backing's UUID: both stay when a host leaves vCenter
-//! and comes back, when the VM moves, and when device keys are given anew.
+//! A VM's id is the instance UUID that vCenter gave it, a disk's key its backing's UUID: both stay when a
+//! host leaves vCenter and comes back, when the VM moves, and when device keys are given anew.
 
 mod describe;
 mod error;

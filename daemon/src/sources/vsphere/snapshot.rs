@@ -1,7 +1,7 @@
 //! A snapshot, with a reader for each disk that is opened.
 //!
-//! Rule: readers are closed in order before the snapshot is removed: what they leave open keeps the host's memory. The
-//! final one is given back only if the VM is off, and nothing has changed since.
+//! Rule: readers are closed in order before the snapshot is removed: what they leave open keeps the host's
+//! memory. The final one is given back only if the VM is off, and nothing has changed since.
 
 use std::{
     collections::BTreeMap,

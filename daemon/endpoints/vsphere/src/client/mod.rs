@@ -1,7 +1,9 @@
-//! A client of one vCenter or ESXi: a bounded number of connections, one session, calls that bear being repeated.
+//! A client of one vCenter or ESXi: a bounded number of connections, one session, calls that bear being
+//! repeated.
 //!
-//! Rule: a call that may have effects goes out once. It is repeated only where it surely was not carried out: the
-//! connection was not made, or the session had ended. Calls that only read are repeated within their deadline.
+//! Rule: a call that may have effects goes out once. It is repeated only where it surely was not carried out:
+//! the connection was not made, or the session had ended. Calls that only read are repeated within their
+//! deadline.
 //!
 //! ```text
 //! call ─▶ session (log in if there is none) ─▶ transport (TLS, trust, HTTP/1.1) ─▶ vCenter
@@ -67,8 +69,8 @@ impl fmt::Display for Server {
 pub struct Patience {
     /// For one exchange.
     pub exchange: Duration,
-    /// For a call that only reads, with its repetitions. A vCenter's restart takes longer; what asked is told, and asks
-    /// again.
+    /// For a call that only reads, with its repetitions. A vCenter's restart takes longer; what asked is
+    /// told, and asks again.
     pub whole: Duration,
 }
 
@@ -172,8 +174,8 @@ impl Client {
         }
     }
 
-    /// Forgets the session of this generation, which the server has ended without saying so by a fault: the next call logs
-    /// in again.
+    /// Forgets the session of this generation, which the server has ended without saying so by a fault: the
+    /// next call logs in again.
     pub(crate) async fn forget(&self, generation: u64) {
         self.0.sessions.forget(generation).await;
     }

@@ -1,7 +1,7 @@
 //! The way to the server: HTTP/1.1 over TLS, a few connections that are used again.
 //!
-//! Rule: every exchange has a deadline and a bound on its answer. It is known of each failure whether the server may have
-//! read the request. No proxy of the environment is used: a vCenter is reached directly.
+//! Rule: every exchange has a deadline and a bound on its answer. It is known of each failure whether the
+//! server may have read the request. No proxy of the environment is used: a vCenter is reached directly.
 
 use std::{error::Error as StdError, time::Duration};
 

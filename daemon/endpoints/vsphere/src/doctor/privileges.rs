@@ -1,7 +1,7 @@
 //! The privileges that a migration needs, and what for.
 //!
-//! Rule: the list that the documents name. Each is asked for on the VM itself, where a role that does not propagate is
-//! seen.
+//! Rule: the list that the documents name. Each is asked for on the VM itself, where a role that does not
+//! propagate is seen.
 
 use crate::soap::MoRef;
 

@@ -1,7 +1,7 @@
 //! A VM's disks and network interfaces, out of its list of devices.
 //!
-//! Rule: a disk whose kind of backing is not known is a disk all the same, under the kind's name: a disk that is not seen
-//! would be a disk that is not copied.
+//! Rule: a disk whose kind of backing is not known is a disk all the same, under the kind's name: a disk that
+//! is not seen would be a disk that is not copied.
 
 use warmd_cbt::units::Length;
 

@@ -1,7 +1,7 @@
 //! The inventory: all VMs of a server, in memory, brought up to date by what changed since the last look.
 //!
-//! Rule: a list is never older than the call that asked for it. What decides about a VM is read anew from the server
-//! ([`Inventory::fresh`]); the memory serves lists and names.
+//! Rule: a list is never older than the call that asked for it. What decides about a VM is read anew from the
+//! server ([`Inventory::fresh`]); the memory serves lists and names.
 
 pub(crate) mod devices;
 mod names;
@@ -92,7 +92,8 @@ impl Inventory {
         Ok(state.names.resolve(vm))
     }
 
-    /// The id of the VM that is called so: by its id, its instance UUID, its path, or its name if it is the only one.
+    /// The id of the VM that is called so: by its id, its instance UUID, its path, or its name if it is the
+    /// only one.
     pub async fn find(&self, called: &str) -> Result<MoRef> {
         let vms = self.vms().await?;
         choose(&vms, called)

@@ -1,7 +1,7 @@
 //! A child that serves one disk: started, watched, started again when it dies, ended.
 //!
-//! Rule: of what it says only the last lines are kept. It is ended with SIGTERM, so that the library closes its
-//! connection: what it leaves open keeps the host's memory for minutes.
+//! Rule: of what it says only the last lines are kept. It is ended with SIGTERM, so that the library closes
+//! its connection: what it leaves open keeps the host's memory for minutes.
 
 use std::{
     collections::VecDeque,

@@ -1,7 +1,7 @@
 //! The command line of a child.
 //!
-//! Rule: no secret is in it: the password goes by its file. Every value of others is one argument with its name before
-//! it, so that none is taken for an option.
+//! Rule: no secret is in it: the password goes by its file. Every value of others is one argument with its
+//! name before it, so that none is taken for an option.
 
 use std::{ffi::OsString, path::Path};
 

@@ -1,7 +1,7 @@
 //! Who is asked for a disk's contents: the vCenter, or the VM's ESXi host where the settings name it.
 //!
-//! Rule: a host has its own ids for the same VM and the same snapshot. The VM is found there by its instance UUID, the
-//! snapshot by its name and description.
+//! Rule: a host has its own ids for the same VM and the same snapshot. The VM is found there by its instance
+//! UUID, the snapshot by its name and description.
 
 use crate::{
     Vsphere,

@@ -1,8 +1,8 @@
 //! Readers: a command that gives an NBD socket for one disk of one snapshot.
 //!
-//! Rule: the daemon's NBD client reads; here is only who serves. One child for each disk, started again when it dies,
-//! ended when the reader is dropped. What the child says on its error output is the only reason that there ever is, so it
-//! is kept and classified; what is not understood is told as it is.
+//! Rule: the daemon's NBD client reads; here is only who serves. One child for each disk, started again when
+//! it dies, ended when the reader is dropped. What the child says on its error output is the only reason that
+//! there ever is, so it is kept and classified; what is not understood is told as it is.
 //!
 //! ```text
 //! vddk     nbdkit --filter=retry --filter=cacheextents vddk  server=VC  vm=… snapshot=… file=…   (VMware's library)
@@ -59,7 +59,8 @@ impl Reader {
         }
     }
 
-    /// Why reading fails, if the child has said so. Asked after a failure: the child says it a moment before or after.
+    /// Why reading fails, if the child has said so. Asked after a failure: the child says it a moment before
+    /// or after.
     pub async fn complaint(&self) -> Option<ReaderError> {
         match self {
             Self::Child(serving) => serving.complaint().await,

@@ -1,7 +1,7 @@
 //! Starts children that end with the daemon.
 //!
-//! Rule: nbdkit is told to end with its parent, which for the kernel is the thread that started it, and the runtime's
-//! threads come and go: so one thread starts them all, and it never ends.
+//! Rule: nbdkit is told to end with its parent, which for the kernel is the thread that started it, and the
+//! runtime's threads come and go: so one thread starts them all, and it never ends.
 
 use std::{
     io,

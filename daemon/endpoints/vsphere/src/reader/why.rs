@@ -1,7 +1,7 @@
 //! Why a reader does not read: what nbdkit, its plugin and VMware's library say on their error output.
 //!
-//! Rule: the texts are of other programs and change with their versions; each is known by a few words of it. A text that
-//! is not known stays what it is, and is an error.
+//! Rule: the texts are of other programs and change with their versions; each is known by a few words of it.
+//! A text that is not known stays what it is, and is an error.
 
 use thiserror::Error;
 
@@ -40,8 +40,8 @@ pub struct ReaderError {
     pub said: String,
 }
 
-/// Words by which complaints are known, in small letters; the first that fits counts. From the public texts of nbdkit's
-/// vddk plugin and of VDDK's error codes.
+/// Words by which complaints are known, in small letters; the first that fits counts. From the public texts
+/// of nbdkit's vddk plugin and of VDDK's error codes.
 const KNOWN: [(&str, Complaint); 45] = [
     ("incorrect user name or password", Complaint::Login),
     ("incorrect user name", Complaint::Login),

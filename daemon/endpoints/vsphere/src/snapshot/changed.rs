@@ -12,7 +12,8 @@ use crate::{
 use super::Taken;
 
 impl Vsphere {
-    /// What changed on the disk with this backing UUID since the anchor. What cannot be known is an answer, not a failure.
+    /// What changed on the disk with this backing UUID since the anchor. What cannot be known is an answer,
+    /// not a failure.
     pub async fn changed(&self, taken: &Taken, uuid: &str, anchor: Option<&ChangeMark>) -> Result<Changed> {
         let context = || format!("VM {}: asking what changed on disk {uuid}", taken.vm.id);
         let disk = taken
@@ -44,9 +45,9 @@ impl Vsphere {
         Ok(Changed::Known(walk.changed()))
     }
 
-    /// Fails if a VM that is off has changed since this snapshot of it, which was the final one: it was started in
-    /// between, and what it wrote was not copied. Asked before the snapshot is released. Only evidence counts: where the
-    /// server does not say, or does not track, nothing is said.
+    /// Fails if a VM that is off has changed since this snapshot of it, which was the final one: it was
+    /// started in between, and what it wrote was not copied. Asked before the snapshot is released. Only
+    /// evidence counts: where the server does not say, or does not track, nothing is said.
     pub async fn is_unchanged(&self, taken: &Taken) -> Result<()> {
         let context = || format!("VM {}: looking whether it ran since its final snapshot", taken.vm.id);
         let now = self.inventory.fresh(&taken.vm).await.during(context)?;

@@ -1,8 +1,8 @@
 //! Snapshots: one for all disks of a VM, made for a pass and removed right after it.
 //!
-//! Rule: at most one of ours on a VM at any time. Before one is made, tasks that run on the VM are waited for, and what an
-//! earlier call left is removed and consolidated. An answer that was lost is no failure: the VM is looked at. A failed
-//! call leaves no snapshot behind, as far as the server lets it.
+//! Rule: at most one of ours on a VM at any time. Before one is made, tasks that run on the VM are waited
+//! for, and what an earlier call left is removed and consolidated. An answer that was lost is no failure: the
+//! VM is looked at. A failed call leaves no snapshot behind, as far as the server lets it.
 
 mod changed;
 mod remove;
@@ -45,8 +45,8 @@ impl Owner {
         Self::of(snapshot).as_ref() == Some(self)
     }
 
-    /// The migration that a snapshot was made for; `None` if it is not warmd's. A name alone, which people copy, proves
-    /// nothing.
+    /// The migration that a snapshot was made for; `None` if it is not warmd's. A name alone, which people
+    /// copy, proves nothing.
     pub fn of(snapshot: &SnapshotNode) -> Option<Self> {
         let named = snapshot.name.strip_prefix(PREFIX)?;
         let (described, _) = snapshot.description.strip_prefix(MIGRATION)?.split_once(':')?;

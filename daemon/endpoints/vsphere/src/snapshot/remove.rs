@@ -1,7 +1,7 @@
 //! Removes snapshots of ours, and waits until their disks are consolidated.
 //!
-//! Rule: only a snapshot with this migration's name and description is removed. Gone already is success. It counts as
-//! removed when the VM does not show it any more and no redo log waits.
+//! Rule: only a snapshot with this migration's name and description is removed. Gone already is success. It
+//! counts as removed when the VM does not show it any more and no redo log waits.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! A generic tree of elements, read from an answer.
 //!
-//! Rule: the server is not trusted. Size, depth and the number of elements are bounded, a document type is refused, and
-//! an entity that XML does not define itself is an error.
+//! Rule: the server is not trusted. Size, depth and the number of elements are bounded, a document type is
+//! refused, and an entity that XML does not define itself is an error.
 
 use std::str::FromStr;
 

@@ -1,7 +1,8 @@
 //! Requests: an envelope around one method with its arguments.
 //!
-//! Rule: a real vCenter wants the children in the order of its description, so they are written in the order in which the
-//! caller names them. Every text is escaped here and nowhere else. A request is never printed: a login's has the password.
+//! Rule: a real vCenter wants the children in the order of its description, so they are written in the order
+//! in which the caller names them. Every text is escaped here and nowhere else. A request is never printed: a
+//! login's has the password.
 
 use std::fmt::{self, Display, Write as _};
 

@@ -1,7 +1,7 @@
 //! Faults: what a server answers instead of a result, and what a failed task holds.
 //!
-//! Rule: a fault is known by its type, never by its text, which is in the server's language. A type that is not listed
-//! stays unknown under its own name, and is never success.
+//! Rule: a fault is known by its type, never by its text, which is in the server's language. A type that is
+//! not listed stays unknown under its own name, and is never success.
 
 use std::fmt;
 
@@ -146,7 +146,8 @@ impl Fault {
         let element = detail.name.strip_suffix("Fault").unwrap_or(&detail.name);
         let name = detail.kind.as_deref().unwrap_or(element);
         match FaultKind::of(name, detail) {
-            // The element of `RuntimeFault` is `RuntimeFaultFault`, and that of `FileFault` is `FileFaultFault`.
+            // The element of `RuntimeFault` is `RuntimeFaultFault`, and that of `FileFault` is
+            // `FileFaultFault`.
             FaultKind::Unknown(_) if detail.kind.is_none() => FaultKind::of(&detail.name, detail),
             kind => kind,
         }

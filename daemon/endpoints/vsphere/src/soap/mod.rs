@@ -1,8 +1,8 @@
-//! SOAP as the vSphere web services speak it: requests with their children in order, answers as trees of elements,
-//! faults by their type.
+//! SOAP as the vSphere web services speak it: requests with their children in order, answers as trees of
+//! elements, faults by their type.
 //!
-//! Rule: nothing here knows a method or an object. An answer is bounded before it is read, and what is missing in it is
-//! said by name, never assumed.
+//! Rule: nothing here knows a method or an object. An answer is bounded before it is read, and what is
+//! missing in it is said by name, never assumed.
 
 mod element;
 mod envelope;

@@ -1,8 +1,9 @@
 //! The answers to "what changed", page by page.
 //!
-//! Rule: an answer speaks of `length` bytes from `start`, whatever areas it names, and the next question begins where it
-//! ends; it may name none. Nothing is asked at or past the capacity, which is that of the snapshot's own settings. An
-//! answer that does not fit its question is not corrected but makes the whole unknown.
+//! Rule: an answer speaks of `length` bytes from `start`, whatever areas it names, and the next question
+//! begins where it ends; it may name none. Nothing is asked at or past the capacity, which is that of the
+//! snapshot's own settings. An answer that does not fit its question is not corrected but makes the whole
+//! unknown.
 
 use thiserror::Error;
 use warmd_cbt::{
@@ -157,7 +158,8 @@ mod tests {
         assert!(matches!(error, Nonsense::Endless(_)) && taken < 200_000, "{taken}");
     }
 
-    /// A server that answers truly about `changed`, in pages of at most `most` areas, and at times of nothing.
+    /// A server that answers truly about `changed`, in pages of at most `most` areas, and at times of
+    /// nothing.
     fn truly(capacity: u64, changed: &[(u64, u64)], at: u64, most: usize, gap: u64) -> Areas {
         let mut told = Vec::new();
         let mut end = capacity;

@@ -1,7 +1,7 @@
 //! Whether the anchor of a disk still says something.
 //!
-//! Rule: a change id is asked about only if the disk, its capacity and the epoch of its tracking are those of the anchor.
-//! Everything else is "unknown", with the reason.
+//! Rule: a change id is asked about only if the disk, its capacity and the epoch of its tracking are those of
+//! the anchor. Everything else is "unknown", with the reason.
 
 use warmd_cbt::mark::ChangeMark;
 
@@ -150,7 +150,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever differs, an answer is asked for only where disk, capacity and epoch are the anchor's and time went on.
+        /// Whatever differs, an answer is asked for only where disk, capacity and epoch are the anchor's and
+        /// time went on.
         #[test]
         fn only_the_very_same_is_asked(
             disks in (0..2_u8, 0..2_u8), capacities in (0..2_u64, 0..2_u64), epochs in (0..2_u8, 0..2_u8),

@@ -1,13 +1,16 @@
-//! Marks: a moment of one disk, written down so that later only the very same disk can be asked what changed since.
+//! Marks: a moment of one disk, written down so that later only the very same disk can be asked what changed
+//! since.
 //!
-//! Rule: a disk is known by its backing's UUID, never by its device key, which may be given to another. A mark holds what
-//! must still be so for an answer to be true: the disk, its capacity, and where its tracking stood.
+//! Rule: a disk is known by its backing's UUID, never by its device key, which may be given to another. A
+//! mark holds what must still be so for an answer to be true: the disk, its capacity, and where its tracking
+//! stood.
 
 use std::{fmt, str::FromStr};
 
 use warmd_cbt::mark::ChangeMark;
 
-/// Where a disk's tracking stands: `52 de c0 … 65 63/81`, an epoch and a number that rises with each snapshot.
+/// Where a disk's tracking stands: `52 de c0 … 65 63/81`, an epoch and a number that rises with each
+/// snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangeId {
     epoch: String,

@@ -1,8 +1,8 @@
 //! Changed-block tracking: what may be believed of it, and when.
 //!
-//! Rule: these are pure decisions over what the server said; nothing here asks it. Since vSphere 6.5 tracking that was
-//! switched on wrongly gives wrong answers without an error, so each known way to that is refused beforehand or makes the
-//! answer "unknown", which leads to a comparison of the whole disk.
+//! Rule: these are pure decisions over what the server said; nothing here asks it. Since vSphere 6.5 tracking
+//! that was switched on wrongly gives wrong answers without an error, so each known way to that is refused
+//! beforehand or makes the answer "unknown", which leads to a comparison of the whole disk.
 //!
 //! ```text
 //! switch   may it be switched on?                     VM ──▶ yes / why not

@@ -1,7 +1,7 @@
 //! Whether tracking may be switched on.
 //!
-//! Rule: never with snapshots, and never while redo logs wait to be consolidated: what tracking says after that is wrong,
-//! and since vSphere 6.5 no error tells.
+//! Rule: never with snapshots, and never while redo logs wait to be consolidated: what tracking says after
+//! that is wrong, and since vSphere 6.5 no error tells.
 
 use crate::inventory::{SnapshotNode, Vm};
 

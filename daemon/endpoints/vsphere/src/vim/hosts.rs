@@ -1,4 +1,5 @@
-//! What ESXi hosts and clusters do with VMs on their own: starting them with the host, restarting them elsewhere.
+//! What ESXi hosts and clusters do with VMs on their own: starting them with the host, restarting them
+//! elsewhere.
 //!
 //! Rule: only what concerns one VM is changed; the host's own settings never are.
 

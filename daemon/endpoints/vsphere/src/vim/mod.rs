@@ -1,7 +1,7 @@
 //! The methods of the vSphere API that a source needs, as typed functions.
 //!
-//! Rule: each function is one call, or one kind of waiting. What a server leaves out is an error that names the property
-//! and the object.
+//! Rule: each function is one call, or one kind of waiting. What a server leaves out is an error that names
+//! the property and the object.
 
 pub mod hosts;
 pub mod properties;

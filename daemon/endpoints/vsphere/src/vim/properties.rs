@@ -1,7 +1,7 @@
 //! Properties of objects, by the property collector.
 //!
-//! Rule: answers come in pages, and all pages are asked for. A property that is not there is told apart from one that may
-//! not be read.
+//! Rule: answers come in pages, and all pages are asked for. A property that is not there is told apart from
+//! one that may not be read.
 
 use crate::{
     client::{Client, Repeat},
@@ -120,8 +120,8 @@ pub async fn of(client: &Client, object: &MoRef, paths: &[&str]) -> Result<Objec
 
 /// The properties of several objects.
 ///
-/// A session that has ended shows in the properties, not as a fault; and the pages of one end with it. Then all is asked
-/// for once more.
+/// A session that has ended shows in the properties, not as a fault; and the pages of one end with it. Then
+/// all is asked for once more.
 pub async fn of_all(client: &Client, objects: &[MoRef], wanted: &[Wanted<'_>]) -> Result<Vec<Object>> {
     let generation = client.generation().await?;
     let result = attempt(client, objects, wanted).await;

@@ -1,8 +1,8 @@
 //! Tasks: what a server does in the background.
 //!
-//! Rule: a task is waited for until it says that it has succeeded or failed; anything else it says is neither. A server
-//! that does not answer meanwhile is waited for too. A task that the server does not know any more may have succeeded:
-//! the caller looks.
+//! Rule: a task is waited for until it says that it has succeeded or failed; anything else it says is
+//! neither. A server that does not answer meanwhile is waited for too. A task that the server does not know
+//! any more may have succeeded: the caller looks.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Updates of many objects by WaitForUpdatesEx: the whole state at first, then what changed.
 //!
-//! Rule: a collector of our own, so that its filters and versions are nobody else's. It belongs to the session: when that
-//! ends, all begins anew.
+//! Rule: a collector of our own, so that its filters and versions are nobody else's. It belongs to the
+//! session: when that ends, all begins anew.
 
 use std::time::Duration;
 

@@ -81,8 +81,8 @@ pub async fn shutdown_guest(client: &Client, vm: &MoRef) -> Result<()> {
     client.call(&Request::new("ShutdownGuest", vm, |arguments| arguments), Repeat::Safe).await.map(drop)
 }
 
-/// What changed on a disk between the change id and the snapshot, from an offset on; without a snapshot, and now, which
-/// works only while the VM is off.
+/// What changed on a disk between the change id and the snapshot, from an offset on; without a snapshot, and
+/// now, which works only while the VM is off.
 pub async fn query_changed_areas(
     client: &Client,
     vm: &MoRef,

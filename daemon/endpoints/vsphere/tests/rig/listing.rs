@@ -66,12 +66,16 @@ async fn changes_reach_the_list_and_a_lost_session_begins_it_anew() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_are_listed_from_memory() {
-    let rig = Rig::start(&["-plain", "1500"]);
+    let rig = Rig::start(&["-plain", "5000"]);
     let vsphere = rig.open();
-    assert_eq!(vsphere.vms().await.unwrap().len(), 1501);
     let begun = Instant::now();
-    assert_eq!(vsphere.vms().await.unwrap().len(), 1501);
-    assert!(begun.elapsed().as_secs() < 3, "a list from memory took {:?}", begun.elapsed());
+    assert_eq!(vsphere.vms().await.unwrap().len(), 5001);
+    let first = begun.elapsed();
+    let begun = Instant::now();
+    assert_eq!(vsphere.vms().await.unwrap().len(), 5001);
+    let again = begun.elapsed();
+    println!("5,001 VMs: first {first:?}, then {again:?}");
+    assert!(again.as_secs() < 5, "a list from memory took {again:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
