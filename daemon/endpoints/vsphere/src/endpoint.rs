@@ -105,7 +105,47 @@ fn is_uuid(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_uuid;
+    use warmd_cbt::mark::ChangeMark;
+
+    use super::{Vsphere, is_uuid};
+    use crate::{
+        Owner,
+        power::Shutdown,
+        snapshot::{Request, Taken},
+        soap::MoRef,
+    };
+
+    /// Every call can be made from a task that moves between threads. Only compiled.
+    #[expect(dead_code, reason = "it holds if it compiles")]
+    fn calls_are_send(
+        vsphere: &Vsphere,
+        of: &MoRef,
+        owner: &Owner,
+        taken: &Taken,
+        order: &Request,
+        how: Shutdown,
+    ) {
+        fn is_send(_: impl Send) {}
+        is_send(vsphere.vms());
+        is_send(vsphere.vm("x"));
+        is_send(vsphere.find("x"));
+        is_send(vsphere.locate("x"));
+        is_send(vsphere.about());
+        is_send(vsphere.doctor(&[]));
+        is_send(vsphere.power(of));
+        is_send(vsphere.power_on(of));
+        is_send(vsphere.shut_down(of, how));
+        is_send(vsphere.starters(of, owner));
+        is_send(vsphere.hold_off(of, owner, "x", true));
+        is_send(vsphere.let_go(of, owner, true));
+        is_send(vsphere.take(order));
+        is_send(vsphere.changed(taken, "x", None::<&ChangeMark>));
+        is_send(vsphere.is_unchanged(taken));
+        is_send(vsphere.reader(taken, "x"));
+        is_send(vsphere.release(taken));
+        is_send(vsphere.end_snapshots(of, owner));
+        is_send(vsphere.set_tracking(of, true));
+    }
 
     #[test]
     fn uuids_are_told_from_ids() {

@@ -41,7 +41,7 @@ pub(super) const PATHS: [&str; 30] = [
     "guest.guestId",
     "guest.hostName",
     "guest.toolsRunningStatus",
-    "guest.toolsStatus",
+    "guest.toolsVersionStatus2",
     "runtime.connectionState",
     "runtime.consolidationNeeded",
     "runtime.host",
@@ -264,21 +264,18 @@ impl Vm {
             "config.uuid" => self.uuid = text(),
             "config.version" => self.hardware_version = text(),
             "guest.hostName" => self.host_name = text(),
-            // It goes before the older property, which some servers alone have.
             "guest.toolsRunningStatus" => match text().as_deref() {
-                Some("guestToolsRunning") => self.tools = Tools::Running,
-                Some("guestToolsExecutingScripts") => self.tools = Tools::Running,
+                Some("guestToolsRunning" | "guestToolsExecutingScripts") => self.tools = Tools::Running,
                 Some("guestToolsNotRunning") if self.tools != Tools::NotInstalled => {
                     self.tools = Tools::NotRunning;
                 }
                 _ => {}
             },
-            "guest.toolsStatus" => match text().as_deref() {
-                Some("toolsNotInstalled") => self.tools = Tools::NotInstalled,
-                Some("toolsNotRunning") => self.tools = Tools::NotRunning,
-                Some("toolsOk" | "toolsOld") => self.tools = Tools::Running,
-                _ => {}
-            },
+            "guest.toolsVersionStatus2" => {
+                if text().as_deref() == Some("guestToolsNotInstalled") {
+                    self.tools = Tools::NotInstalled;
+                }
+            }
             "runtime.connectionState" => {
                 self.connection = text().map(|state| match state.as_str() {
                     "connected" => Connection::Connected,

@@ -86,10 +86,7 @@ impl Vsphere {
             )
         })?;
         judge_others(&after, request)?;
-        if request.is_final && own.power != Some(Power::Off) {
-            let why = "the VM was not off at the moment of its final snapshot: find out who started it";
-            return Err(VsphereError::refused("looking at it", why));
-        }
+        judge_moment(own, request)?;
         Ok(Taken {
             of,
             vm: vm.of,
@@ -287,6 +284,15 @@ fn judge(vm: &Vm, request: &Request) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a final snapshot in whose moment the VM was not off: a look before it does not see a start.
+fn judge_moment(own: &SnapshotNode, request: &Request) -> Result<()> {
+    if !request.is_final || own.power == Some(Power::Off) {
+        return Ok(());
+    }
+    let why = "the VM was not off at the moment of its final snapshot: find out who started it";
+    Err(VsphereError::refused("looking at it", why))
+}
+
 /// Refuses a VM that has snapshots of others, where tracking has to be right.
 fn judge_others(vm: &Vm, request: &Request) -> Result<()> {
     let others = tracking::snapshots_of_others(vm, |node| request.owner.has_made(node));
@@ -379,6 +385,17 @@ mod tests {
             let error = judge(&vm, &request).unwrap_err();
             assert_eq!(error.kind, kind, "{error}");
             assert!(error.to_string().contains(word), "{word}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_final_snapshot_is_of_a_vm_that_was_off_in_its_moment() {
+        let of = |power| SnapshotNode { power, ..node("x", "") };
+        judge_moment(&of(Some(Power::Off)), &request(true, true)).unwrap();
+        judge_moment(&of(Some(Power::On)), &request(false, true)).unwrap();
+        for power in [Some(Power::On), Some(Power::Suspended), None] {
+            let error = judge_moment(&of(power), &request(true, true)).unwrap_err();
+            assert_eq!(error.kind, Kind::Refused, "{power:?}");
         }
     }
 

@@ -88,26 +88,27 @@ async fn a_vm_that_ran_after_its_final_snapshot_is_not_taken_for_copied() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_is_read_directly_has_ids_of_its_own() {
-    let rig = Rig::start(&[]);
+    let rig = Rig::start(&["-host-doors"]);
     let mut settings = rig.settings();
-    // The rig serves as its own ESXi host: what is looked for there is found by UUID and by name.
+    let host = rig.host("DC0_C0_H0");
+    let text = |key: &str| host[key].as_str().unwrap_or_else(|| panic!("{key}: {host}")).to_owned();
     settings.hosts = vec![warmd_vsphere::settings::Host {
-        name: "DC0_C0_H0".to_owned(),
-        address: Some(rig.place("address").to_owned()),
-        user: rig.place("user").to_owned(),
-        password_file: rig.place("password_file").into(),
-        thumbprint: rig.place("thumbprint_sha256").to_owned(),
+        name: text("host"),
+        address: Some(text("address")),
+        user: text("user"),
+        password_file: text("password_file").into(),
+        thumbprint: text("thumbprint_sha256"),
     }];
     let vsphere = crate::harness::open(settings.clone());
     let vm = vsphere.find("web").await.unwrap();
     let mut replica = Replica::of(&vm);
-    let before = rig.state()["calls"]["Login"].as_u64();
-    let taken = vsphere.take(&replica.request(&vm, false)).await.unwrap();
-    let truth = rig.truth(0);
-    replica.draw(&vsphere, &taken).await;
-    assert!(replica.disks[0].1 == truth);
-    assert!(rig.state()["calls"]["Login"].as_u64() > before, "the host was not asked");
-    vsphere.release(&taken).await.unwrap();
+    for _ in 0..2 {
+        let taken = vsphere.take(&replica.request(&vm, false)).await.unwrap();
+        replica.draw(&vsphere, &taken).await;
+        replica.check(&rig);
+        vsphere.release(&taken).await.unwrap();
+        rig.write(0, 2 << 20, 100_000, 81);
+    }
     settings.hosts[0].thumbprint = "00".repeat(20);
     let wrong = crate::harness::open(settings);
     let taken = wrong.take(&replica.request(&vm, false)).await.unwrap();
@@ -115,6 +116,28 @@ async fn a_host_that_is_read_directly_has_ids_of_its_own() {
     assert_eq!(error.kind, warmd_vsphere::Kind::Refused, "{error}");
     assert!(error.to_string().contains("DC0_C0_H0"), "{error}");
     wrong.release(&taken).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_esxi_by_itself_is_a_source_too() {
+    let rig = Rig::start(&["-esxi"]);
+    let vsphere = rig.open();
+    assert!(!vsphere.about().await.unwrap().is_vcenter);
+    let vm = vsphere.find("web").await.unwrap();
+    assert!(vm.host.is_some() && vm.cluster.is_none(), "{vm:?}");
+    let mut replica = Replica::of(&vm);
+    for pass in 0..2 {
+        let taken = vsphere.take(&replica.request(&vm, false)).await.unwrap();
+        let (_, reasons) = replica.draw(&vsphere, &taken).await;
+        assert_eq!(reasons.len(), if pass == 0 { 2 } else { 0 }, "{reasons:?}");
+        replica.check(&rig);
+        vsphere.release(&taken).await.unwrap();
+        rig.write(0, 3 << 20, 100_000, 91);
+    }
+    vsphere.hold_off(&vm.of, &owner(), "rack-2", false).await.unwrap();
+    let how = Shutdown { graceful: Duration::from_secs(20), force: true };
+    assert_eq!(vsphere.shut_down(&vm.of, how).await.unwrap(), Stopped::Gracefully);
+    assert_eq!(rig.state()["refused"], json!([]), "requests that a real server would not take");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -90,6 +90,16 @@ impl Rig {
         self.place[key].as_str().unwrap_or_else(|| panic!("the rig tells no `{key}`"))
     }
 
+    /// A host that can be reached by itself, as the line of JSON tells of it.
+    pub(crate) fn host(&self, name: &str) -> Value {
+        let hosts = self.place["hosts"].as_array().expect("the rig tells of hosts");
+        hosts
+            .iter()
+            .find(|host| host["host"] == name)
+            .cloned()
+            .unwrap_or_else(|| panic!("no host {name}: {hosts:?}"))
+    }
+
     fn exchange(&self, method: &str, name: &str, body: &str) -> Value {
         let mut stream = TcpStream::connect(self.place("control")).unwrap();
         stream.set_read_timeout(Some(CONTROL)).unwrap();

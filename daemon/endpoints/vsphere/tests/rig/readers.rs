@@ -48,6 +48,24 @@ async fn the_plugins_words_become_errors_with_a_remedy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_host_without_room_for_another_disk_says_so() {
+    let rig = Rig::start(&[]);
+    let vsphere = rig.open();
+    let (snapshot, uuid) = taken(&vsphere).await;
+    let settings = std::path::Path::new(rig.place("libdir")).join("standin.conf");
+    let text = fs::read_to_string(&settings).unwrap();
+    fs::write(&settings, format!("{text}connections=1\n")).unwrap();
+    let first = vsphere.reader(&snapshot, &uuid).await.unwrap();
+    let open = connect(&first).expect("the first one reads");
+    let second = complaint(&vsphere, &snapshot, &uuid).await;
+    assert_eq!(second.complaint, Complaint::NfcLimit, "{second}");
+    assert!(second.remedy().contains("disks_per_host"));
+    drop(open);
+    first.close().await;
+    vsphere.release(&snapshot).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_installed_is_said_before_anything_is_read() {
     let rig = Rig::start(&[]);
     let good = rig.settings().reader;

@@ -109,6 +109,24 @@ async fn tasks_of_others_are_waited_for_and_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn disks_that_a_removal_left_apart_are_consolidated() {
+    let rig = Rig::start(&[]);
+    let vsphere = rig.open();
+    let vm = vsphere.find("web").await.unwrap();
+    let replica = Replica::of(&vm);
+    let taken = vsphere.take(&replica.request(&vm, false)).await.unwrap();
+    // The removal succeeds, and says that redo logs are left.
+    rig.order("consolidation", &json!({"machine": "web", "on": true}));
+    let calls = || rig.state()["calls"]["ConsolidateVMDisks_Task"].as_u64().unwrap_or_default();
+    assert_eq!(calls(), 0);
+    vsphere.release(&taken).await.unwrap();
+    assert_eq!(calls(), 1);
+    assert!(!vsphere.vm(&vm.of.id).await.unwrap().consolidation_needed);
+    let taken = vsphere.take(&replica.request(&vm, false)).await.unwrap();
+    vsphere.release(&taken).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_cannot_be_brought_to_rest_is_copied_without() {
     let rig = Rig::start(&[]);
     let mut settings = rig.settings();
