@@ -271,10 +271,8 @@ impl Vm {
                 }
                 _ => {}
             },
-            "guest.toolsVersionStatus2" => {
-                if text().as_deref() == Some("guestToolsNotInstalled") {
-                    self.tools = Tools::NotInstalled;
-                }
+            "guest.toolsVersionStatus2" if text().as_deref() == Some("guestToolsNotInstalled") => {
+                self.tools = Tools::NotInstalled;
             }
             "runtime.connectionState" => {
                 self.connection = text().map(|state| match state.as_str() {

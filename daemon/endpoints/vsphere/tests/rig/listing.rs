@@ -98,6 +98,11 @@ async fn what_is_wrong_with_the_server_is_found_with_a_remedy() {
     rig.order("deny", &json!({"privilege": privilege, "object": vm.of.id, "on": true}));
     let finding = about_vm(&vsphere.doctor(std::slice::from_ref(&vm.of)).await);
     assert!(finding.severity == Severity::Error && finding.what.contains(privilege), "{finding}");
+    rig.order("clock", &json!({"seconds": 600.0}));
+    let findings = vsphere.doctor(&[]).await;
+    let clock =
+        findings.iter().find(|finding| finding.what.contains("clock")).expect("the clock was looked at");
+    assert_eq!(clock.severity, Severity::Warning, "{clock}");
     // A server that is not there is findings too.
     let mut settings = rig.settings();
     settings.url = "https://127.0.0.1:1".to_owned();
@@ -110,4 +115,16 @@ async fn what_is_wrong_with_the_server_is_found_with_a_remedy() {
     let findings = nowhere.doctor(&[]).await;
     let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
     assert_eq!(errors.filter(|finding| !finding.remedy.is_empty()).count(), 2, "{findings:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_is_too_old_is_refused() {
+    let rig = Rig::start(&["-release", "6.0.0"]);
+    let error = rig.open().about().await.map(drop).unwrap_err();
+    assert_eq!(error.kind, Kind::Refused, "{error}");
+    assert!(error.to_string().contains("6.5"), "{error}");
+    let new = Rig::start(&["-release", "9.0.0"]);
+    let vsphere = new.open();
+    assert_eq!(vsphere.about().await.unwrap().release(), Some((9, 0)));
+    assert_eq!(vsphere.vms().await.unwrap().len(), 1);
 }
