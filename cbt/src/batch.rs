@@ -1,6 +1,6 @@
 //! What was done since the last commit and goes into the next one.
 //!
-//! Rule: only finished work gets in. A batch is small whatever the disk's size: it is sealed by bytes moved and by
+//! Rule: only finished work gets in. A batch is small whatever the disk's size: it is committed by bytes moved and by
 //! time, and holds 24 bytes for each block whose hash changed.
 
 use crate::{

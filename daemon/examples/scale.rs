@@ -414,8 +414,8 @@ async fn large(bench: &Bench) {
     }
     nothing_pending(&ledger).await;
     let began = Instant::now();
-    bench.store.fold_manifest(disk).await.unwrap();
-    println!("  folding what is recent of it: {:.1?}", began.elapsed());
+    bench.store.compact_manifest(disk).await.unwrap();
+    println!("  compaction what is recent of it: {:.1?}", began.elapsed());
     for (what, every) in [("1 %, once more", 101), ("20 %", 5)] {
         let changed = bench.advance(&ledger, what, (0..blocks / every).map(|at| at * every)).await;
         let began = Instant::now();

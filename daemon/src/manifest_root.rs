@@ -55,7 +55,7 @@ pub enum RootError {
     #[error("{path} has {has} bytes, more than a disk can have")]
     TooLong { path: PathBuf, has: u64 },
     /// It is no longer what it was when it was opened, so there is no moment of which a root could speak.
-    #[error("{path} was changed while it was read ({what}): see that nobody uses it, and try again")]
+    #[error("{path} was changed while it was read ({what}): see that no process uses it, and try again")]
     Changed { path: PathBuf, what: String },
 }
 

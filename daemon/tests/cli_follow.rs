@@ -131,7 +131,10 @@ async fn an_abort_says_whether_it_came_in_time() {
     let fake = FakeControl::new([runs.clone()]).script(Request::AbortCutover, undone().split_off(2));
     let served = Served::start(fake).await;
     let ran = served.warmctl(&["migration", "cutover", "web-1", "--abort"]).await;
-    assert!(ran.out(0).ends_with("the cutover of web-1 was aborted; the VM runs on the source\n"), "{ran:#?}");
+    assert!(
+        ran.out(0).ends_with("the cutover of web-1 was aborted; the VM runs on the source\n"),
+        "{ran:#?}"
+    );
 
     let fake = FakeControl::new([runs]).script(Request::AbortCutover, [done()]);
     let ran = Served::start(fake).await.warmctl(&["migration", "cutover", "web-1", "--abort"]).await;

@@ -283,7 +283,7 @@ async fn what_the_daemon_finds_is_a_table() {
     assert_eq!(
         ran.out(0),
         "\
-SEVERITY  RULE         SUBJECT  FOUND                                                   WHAT TO DO
+SEVERITY  RULE                  SUBJECT  FOUND                                                   WHAT TO DO
 warning   tracking-unavailable  old-db   a raw disk is compared whole after a restart of the VM  convert it to qcow2
 plan web: it can be applied, with 1 warning
 "
@@ -315,10 +315,10 @@ async fn a_cutover_for_later_is_not_followed_and_is_shown() {
     assert!(said.out(0).ends_with(": accepted; on hold: put on hold by a person\n"), "{said:?}");
     let json = served.warmctl(&["-o", "json", "migration", "show", "web-1"]).await;
     let json: serde_json::Value = serde_json::from_str(json.out(0)).unwrap();
-    assert_eq!(json["scheduled_cutover"]["mode"], "hold");
+    assert_eq!(json["scheduled_cutover"]["mode"], "on-hold");
     let list = served.warmctl(&["migration", "list"]).await;
-    assert!(list.out(0).contains("2026-11-22 10:16:00  held\n"), "{list:?}");
-    let said = cutover(&["--release"]).await;
+    assert!(list.out(0).contains("2026-11-22 10:16:00  on hold\n"), "{list:?}");
+    let said = cutover(&["--unhold"]).await;
     assert!(said.out(0).ends_with(": accepted; none is waited for\n"), "{said:?}");
     assert!(cutover(&["--force", "--no-wait"]).await.out(0).contains("cutover of web-1"));
     let orders: Vec<_> = served.control.cutovers().iter().map(|order| (order.when, order.force)).collect();
@@ -330,7 +330,7 @@ async fn a_cutover_for_later_is_not_followed_and_is_shown() {
         (CutoverTime::Now, true),
     ];
     assert_eq!(orders, wanted);
-    for wrong in [&["--hold", "--at", "22:00"][..], &["--force", "--hold"], &["--abort", "--release"]] {
+    for wrong in [&["--hold", "--at", "22:00"][..], &["--force", "--hold"], &["--abort", "--unhold"]] {
         let said = served.warmctl(&[&["migration", "cutover", "web-1"], wrong].concat()).await;
         assert!(said.err(2).contains("cannot be used with"), "{said:?}");
     }
@@ -471,7 +471,7 @@ AT (UTC)             MIGRATION     BY                       KIND     WHAT
     let report = served.warmctl(&["migration", "report", "web-1"]).await.out(0).to_owned();
     for line in [
         "# Migration of web-1",
-        "| Verdict | passed (readback, 42.0 GiB compared) |",
+        "| Result | passed (readback, 42.0 GiB compared) |",
         "| 2 delta | `vda` | 2026-11-22 10:00:40 | 10 s | 1.17 GiB | 321 | 1.17 GiB | 600 MiB | 300 MiB | 300 MiB | 120 MiB/s |  |",
         "| 3 delta | `vda` | 200 MiB/s | 30.0 ms / 83.0 ms / 120 ms | - | - | 50.0 ms | 16, 0 | the source is the bottleneck: the pass waited 80 % of its time for reads |",
         "| stop-source | 2026-11-22 10:16:44.000 | 2.0 s |  |",
@@ -502,7 +502,7 @@ async fn no_daemon_is_one_clear_line() {
 
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
     let ran = run(command(), "").await;
-    assert!(ran.err(3).contains("nobody listens on"), "{ran:#?}");
+    assert!(ran.err(3).contains("no process listens on"), "{ran:#?}");
 }
 
 #[tokio::test]

@@ -63,7 +63,7 @@ impl TimesOverride {
         *self == Self::default()
     }
 
-    fn over(&self, plan: &Times) -> Times {
+    fn applied_to(&self, plan: &Times) -> Times {
         Times {
             windows: self.windows.as_ref().unwrap_or(&plan.windows).clone(),
             blackouts: self.blackouts.as_ref().unwrap_or(&plan.blackouts).clone(),
@@ -83,7 +83,7 @@ impl ScheduleOverride {
     }
 
     /// The schedule of the VM, but for quotas and priority, of which it has none.
-    fn over(&self, plan: &Schedule) -> Schedule {
+    fn applied_to(&self, plan: &Schedule) -> Schedule {
         let is_paced = self.every.is_some() || self.cron.is_some() || self.adaptive.is_some();
         let (every, cron, adaptive) = if is_paced {
             (self.every, self.cron.clone(), self.adaptive)
@@ -96,8 +96,8 @@ impl ScheduleOverride {
             cron,
             adaptive,
             holidays: self.holidays.as_ref().unwrap_or(&plan.holidays).clone(),
-            copy: self.copy.over(&plan.copy),
-            cutover: self.cutover.over(&plan.cutover),
+            copy: self.copy.applied_to(&plan.copy),
+            cutover: self.cutover.applied_to(&plan.cutover),
             quotas: Vec::new(),
             priority: None,
         }
@@ -105,7 +105,7 @@ impl ScheduleOverride {
 
     /// How old a target may be, if the VM's schedule says so.
     pub fn rpo(&self, plan: &Schedule) -> Option<Duration> {
-        self.over(plan).adaptive.and_then(|adaptive| adaptive.rpo)
+        self.applied_to(plan).adaptive.and_then(|adaptive| adaptive.rpo)
     }
 
     /// What is wrong with the VM's schedule that is not wrong with the plan's already; each begins with a backquote,
@@ -117,8 +117,8 @@ impl ScheduleOverride {
                 "`{at}{key}` is shared by the VMs of a plan: remove it, or move the VM by a plan of its own"
             )
         });
-        let known = Self::default().over(plan).problems_at(at);
-        let found = self.over(plan).problems_at(at);
+        let known = Self::default().applied_to(plan).problems_at(at);
+        let found = self.applied_to(plan).problems_at(at);
         shared.chain(found.into_iter().filter(|problem| !known.contains(problem))).collect()
     }
 }
@@ -127,7 +127,7 @@ impl Schedule {
     /// The schedule of a VM that has `over` in place of some of it, ready to be asked. Its quotas are these.
     pub fn rules_with(&self, over: &ScheduleOverride) -> Result<Rules, Problems> {
         let mut problems = self.quota_problems();
-        problems.extend(over.over(self).problems());
-        if problems.is_empty() { Ok(over.over(self).ready(self)) } else { Err(Problems(problems)) }
+        problems.extend(over.applied_to(self).problems());
+        if problems.is_empty() { Ok(over.applied_to(self).ready(self)) } else { Err(Problems(problems)) }
     }
 }

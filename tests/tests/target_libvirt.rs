@@ -343,7 +343,7 @@ fn what_is_in_the_way_of_a_machine_is_told_and_nothing_is_made() {
             for place in [small, dir.join("none")] {
                 let odd = Incoming { disks: vec![disk(Some(place.display().to_string()))], ..good.clone() };
                 let (rules, told) = objections(&target, &odd).await?;
-                ensure!(rules == [Rule::PlaceUnusable], "{told}");
+                ensure!(rules == [Rule::LocationUnusable], "{told}");
             }
             ensure!(domains(&libvirt)? == ["there"], "a domain was made");
             ensure!(std::fs::read_dir(dir.join("disks"))?.next().is_none(), "something was made");

@@ -116,7 +116,7 @@ pub fn run(size: Size, programs: &Path) -> Result<(Figures, Vec<Bar>)> {
     asker.until_at_rest(size.vms, PATIENCE)?;
 
     let mut answers = asker.latencies("waiting", size)?;
-    // Whoever was asked has folded and forgotten what there was to fold.
+    // Whoever was asked has compacted and forgotten what there was to compact.
     let before = asker.passes()?;
     let waiting_cpu = daemon.cpu_per_cent(size.minute)?;
     ensure!(asker.passes()? == before, "a pass ran in the minute in which none was due");

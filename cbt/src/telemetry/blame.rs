@@ -20,7 +20,7 @@ pub(super) struct StageLoad {
 /// Stages in which a piece holds its buffer.
 const MOVING: [Stage; 4] = [Stage::Read, Stage::Digest, Stage::Write, Stage::Zero];
 /// Stages in which a finished piece still takes room.
-const SEALING: [Stage; 2] = [Stage::Flush, Stage::Commit];
+const COMMITTING: [Stage; 2] = [Stage::Flush, Stage::Commit];
 
 impl StageLoad {
     pub(super) fn of(meter: &PassMeter) -> Self {
@@ -59,15 +59,15 @@ pub(super) fn blame(load: &StageLoad) -> [f64; Stage::ALL.len()] {
     }
     book(load.wait(Wait::Buffer), &MOVING, Stage::Read);
     book(load.wait(Wait::LastPieces), &MOVING, Stage::Read);
-    // The last batch was sealed in its own time, so the rest of all sealing is what the wait for room can have been for;
+    // The last batch was committed in its own time, so the rest of all committing is what the wait for room can have been for;
     // what goes beyond that was for pieces that had not come that far.
     let last = load.wait(Wait::LastBatch);
-    book(last, &SEALING, Stage::Flush);
-    let sealing: f64 = SEALING.iter().map(|stage| load.busy[*stage as usize]).sum();
+    book(last, &COMMITTING, Stage::Flush);
+    let committing: f64 = COMMITTING.iter().map(|stage| load.busy[*stage as usize]).sum();
     let room = load.wait(Wait::Room);
-    let sealed = room.min((sealing - last).max(0.0));
-    book(sealed, &SEALING, Stage::Flush);
-    book(room - sealed, &MOVING, Stage::Read);
+    let committed = room.min((committing - last).max(0.0));
+    book(committed, &COMMITTING, Stage::Flush);
+    book(room - committed, &MOVING, Stage::Read);
     stalled
 }
 

@@ -18,7 +18,7 @@ pub enum Stage {
     /// A window of the pass is prepared: block status asked, hashes loaded, extents claimed. Its bytes are the pending
     /// ones that it planned.
     Plan,
-    /// A configured limit or the guard of production holds the pass back. It is only ever waited for.
+    /// A configured limit or the latency backoff holds the pass back. It is only ever waited for.
     Limit,
     /// All buffers of the pool are held by other work. It is only ever waited for.
     Memory,

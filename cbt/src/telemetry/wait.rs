@@ -19,7 +19,7 @@ pub enum Wait {
     Plan,
     /// For room in the batch: as much as may be uncommitted is.
     Room,
-    /// For leave of a configured limit, or of the guard of production.
+    /// For leave of a configured limit, or of the latency backoff.
     Limit,
     /// For a read slot: as many reads as the source takes are in flight.
     ReadSlot,

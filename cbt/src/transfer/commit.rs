@@ -1,6 +1,6 @@
 //! Gathers what was finished into batches, makes them durable on the target, and drains them from the ledger.
 //!
-//! Rule: only writes that had returned before a flush began are drained by it, and one batch is sealed at a time. A
+//! Rule: only writes that had returned before a flush began are drained by it, and one batch is committed at a time. A
 //! flush that failed says nothing about any write since the last good one, so nothing of it is drained.
 
 use std::{
@@ -25,7 +25,7 @@ use crate::{
     units::BLOCK,
 };
 
-/// Runs of drained blocks after which a batch is sealed, whatever it moved: bounds its memory when all is skipped.
+/// Runs of drained blocks after which a batch is committed, whatever it moved: bounds its memory when all is skipped.
 const MANY_EXTENTS: usize = 1 << 16;
 
 /// Gives what was done, and the blocks of room that it had taken.
@@ -189,7 +189,7 @@ impl Committer {
 
     fn fail(&mut self, error: PassError) {
         self.halt.stop();
-        // A flush or a commit that failed forbids to seal what is left, whatever failed before it.
+        // A flush or a commit that failed forbids to commit what is left, whatever failed before it.
         if self.failure.is_none() || (may_commit(self.failure.as_ref()) && !may_commit(Some(&error))) {
             self.failure = Some(error);
         }

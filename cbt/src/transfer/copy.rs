@@ -33,7 +33,7 @@ pub(super) struct Sides {
     pub(super) limits: DiskShares,
 }
 
-/// A finished piece, to be sealed.
+/// A finished piece, to be committed.
 #[derive(Debug)]
 pub(super) struct FinishedPiece {
     pub(super) extent: Extent,

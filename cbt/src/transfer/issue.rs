@@ -33,7 +33,7 @@ pub(super) struct Issuer {
     pub(super) pool: BufferPool,
     pub(super) gate: WriteGate,
     pub(super) answers: mpsc::Sender<PieceResult>,
-    /// Blocks that may yet be moved before a batch must have been sealed.
+    /// Blocks that may yet be moved before a batch must have been committed.
     pub(super) room: Arc<Semaphore>,
     pub(super) reads: Arc<QueueDepth>,
     /// Bytes in one piece that is copied.

@@ -6,7 +6,7 @@
 //! ```text
 //! issue: plan ─▶ room in the batch ─▶ read slot ─▶ limits ─▶ buffer ─▶ spawn ┐  (the order of the disk)
 //! copy:  read ─▶ digest ─▶ write data / zeroes / nothing ────────────────────┤  (many at once, any order)
-//! seal:  batch ◀─────────────────────────────────────────────────────────────┘
+//! commit: batch ◀─────────────────────────────────────────────────────────────┘
 //!          └─ by bytes or time ─▶ flush ─▶ ledger.drain                       (one at a time, beside the next work)
 //! ```
 
@@ -130,16 +130,16 @@ pub async fn run_pass(job: PassJob) -> Result<DiskPassResult, PassError> {
         stop: job.stop,
         halt: halt.clone(),
     };
-    let sealer = Committer::new(Arc::clone(&job.ledger), sides, settings, job.pass, room, halt);
+    let committer = Committer::new(Arc::clone(&job.ledger), sides, settings, job.pass, room, halt);
     let issuing = async { (issuer.run().await, progress.meter.wait(Wait::LastPieces).begin()) };
-    let ((issued, last_pieces), sealer) = futures::join!(issuing, sealer.gather(inbox));
+    let ((issued, last_pieces), committer) = futures::join!(issuing, committer.gather(inbox));
     drop(last_pieces);
-    let sealed = progress.meter.waiting(Wait::LastBatch, sealer.close()).await;
+    let committed = progress.meter.waiting(Wait::LastBatch, committer.close()).await;
     progress.held_back.store(reads.held_back().as_millis() as u64, Relaxed);
-    match sealed.failure {
+    match committed.failure {
         Some(failure) => Err(failure),
-        None if sealed.answered < issued => Err(lost(issued - sealed.answered)),
-        None => Ok(DiskPassResult { figures: sealed.figures, finished: job.ledger.is_done() }),
+        None if committed.answered < issued => Err(lost(issued - committed.answered)),
+        None => Ok(DiskPassResult { figures: committed.figures, finished: job.ledger.is_done() }),
     }
 }
 

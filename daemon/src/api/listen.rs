@@ -93,7 +93,7 @@ async fn clear(path: &Path) -> Result<(), ApiError> {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             Err(ApiError::InUse { path: path.to_owned() })
         }
-        Err(cause) => Err(doing("find out whether anybody listens on the socket", path)(cause)),
+        Err(cause) => Err(doing("find out whether a process listens on the socket", path)(cause)),
     }
 }
 

@@ -58,7 +58,7 @@ impl Bound {
             }
             Listen::Tcp { address, tls: None } => Err(ApiError::Unsafe {
                 address,
-                reason: "a TCP address needs TLS with certificates on both sides; whoever reaches it could \
+                reason: "a TCP address needs TLS with certificates on both sides; any client that reaches it could \
                          move VMs. Use a Unix socket, and SSH to reach it from afar"
                     .to_owned(),
             }),

@@ -329,7 +329,7 @@ fn image(text: &str) -> Result<(String, String), String> {
 const SCOPES: &str = "\
 Scopes: global, source/NAME, target/NAME, migration/ID, migration/ID/DISK. What is read counts at its disk, migration \
 and endpoint and globally; what is written counts at its target. All of them hold at the same time, in passes and \
-verifications, and whoever waits is served fairly: migrations of an endpoint alike, and disks of a migration.";
+verifications, and waiting requests are served fairly: migrations of an endpoint alike, and disks of a migration.";
 
 const LASTING: &str = "\
 A limit that was set takes effect at once and holds, also over a restart of the daemon, until it is reset, or until the \

@@ -106,7 +106,7 @@ fn unreachable(socket: &Path, error: &(dyn Error + 'static)) -> CliFailure {
         ),
         Some(io::ErrorKind::ConnectionRefused) => {
             format!(
-                "no daemon: nobody listens on {path} any more. Start `warmd serve`, and see its log for why it ended"
+                "no daemon: no process listens on {path} any more. Start `warmd serve`, and see its log for why it ended"
             )
         }
         Some(io::ErrorKind::PermissionDenied) => {

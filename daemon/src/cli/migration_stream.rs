@@ -74,7 +74,7 @@ impl Feed {
                     return Ok(News::Migration(Box::new(migration)));
                 }
                 Ok(Ok(Some(MigrationsWatchResponse { migration: None, .. }))) => continue,
-                Ok(Ok(None)) if self.is_over() => return Ok(News::Ended),
+                Ok(Ok(None)) if self.is_finished() => return Ok(News::Ended),
                 Ok(Ok(None)) => "it shut down".to_owned(),
                 Ok(Err(status)) if is_connection(&status) => "the connection broke".to_owned(),
                 Ok(Err(status)) => return Err(status.into()),
@@ -121,7 +121,7 @@ impl Feed {
         }
     }
 
-    fn is_over(&self) -> bool {
+    fn is_finished(&self) -> bool {
         self.until_final && self.seen.values().all(|is_final| *is_final)
     }
 }

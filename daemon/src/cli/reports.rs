@@ -151,7 +151,7 @@ fn told(out: &Out, verified: &Verified, checked: bool) -> Result<(), CliFailure>
     let key = if checked {
         "it is the one that was given"
     } else {
-        "NOT CHECKED: anybody can make a key. Compare it with what `warmctl report key` prints on the daemon's host, or \
+        "NOT CHECKED: anyone can make a key. Compare it with what `warmctl report key` prints on the daemon's host, or \
          give that with --key"
     };
     let state = report.pointer("/state/name").and_then(Value::as_str).unwrap_or("?");

@@ -292,7 +292,7 @@ command = ["/usr/local/bin/convert"]
             ),
             (
                 "quotas = [{ passes = 1 }, { window = \"Sat\", disks = 2 }]",
-                "plan.toml:7:39: `schedule.quotas[1].window` is \"Sat\", in no time zone",
+                "plan.toml:7:38: `schedule.quotas[1].window` is \"Sat\", in no time zone",
             ),
             ("priority = 11", "plan.toml:7:12: `schedule.priority` is 11: use 1 to 10"),
         ];
@@ -315,7 +315,7 @@ command = ["/usr/local/bin/convert"]
             ),
             (
                 "[vm.\"web\".schedule]\nquotas = [{ passes = 1 }]",
-                "plan.toml:25:11: `[vm.\"web\".schedule] quotas` is shared by the VMs of a plan",
+                "plan.toml:25:10: `[vm.\"web\".schedule] quotas` is shared by the VMs of a plan",
             ),
             (
                 "[vm.\"web\".schedule.copy]\nwindows = [\"daily UTC\", \"Sat\"]",

@@ -233,7 +233,7 @@ quotas = [{ snapshots = 2 }]
             ("holidays = [\"12-25\"]", "", "warmd.toml:8:10: `quotas[1].window` speaks of holidays"),
             ("\"200MiB\"", "\"1KiB\"", "warmd.toml:9:20: \"1KiB\" is not bytes per second"),
             ("08:00–18:00", "08:00", "warmd.toml:8:10: "),
-            ("[{ bytes_per_second = \"1GiB\" }]", "7", "warmd.toml:23:11: `quotas` is a list"),
+            ("[{ bytes_per_second = \"1GiB\" }]", "7", "warmd.toml:23:10: `quotas` is a list"),
             ("\"kvm1\"", "\"\"", "warmd.toml:26:8: the name \"\" cannot be that of a host"),
             ("name = \"kvm1\"", "", "warmd.toml:25:1: missing key `name`"),
             ("name = \"kvm1\"", "nam = \"kvm1\"", "warmd.toml:26:1: unknown key `nam`"),

@@ -88,28 +88,28 @@ pub type Present = Arc<dyn Fn() -> BoxFuture<'static, Now> + Send + Sync>;
 impl Metrics {
     /// A pass begins; it counts as failed if the account is dropped before its end is told.
     pub fn begin_pass(&self, name: PassName, started: DateTime<Utc>) -> PassAccount {
-        let number = self.book().begin(name, started);
+        let number = self.registry().begin(name, started);
         PassAccount { metrics: self.clone(), number }
     }
 
     /// So many bytes of a disk were audited, and so many of them had changed without the source saying so.
     pub fn audited(&self, name: AuditName, checked: u64, mismatched: u64) {
-        self.book().audited([name.plan, name.vm, name.disk.0], checked, mismatched);
+        self.registry().audited([name.plan, name.vm, name.disk.0], checked, mismatched);
     }
 
     /// A migration is over: its figures are told for a while, and then forgotten.
-    pub fn over(&self, id: MigrationId, plan: &str, vm: &str, at: DateTime<Utc>) {
-        self.book().over(id, [plan.to_owned(), vm.to_owned()], at);
+    pub fn finished(&self, id: MigrationId, plan: &str, vm: &str, at: DateTime<Utc>) {
+        self.registry().finished(id, [plan.to_owned(), vm.to_owned()], at);
     }
 
     /// A migration that was over goes on.
     pub fn again(&self, id: MigrationId) {
-        self.book().again(id);
+        self.registry().again(id);
     }
 
     /// All of it as text.
     pub fn render(&self, now: &Now) -> Result<String, fmt::Error> {
-        let exposition = Exposition::new(self.book().picture(now), now);
+        let exposition = Exposition::new(self.registry().picture(now), now);
         let mut registry = Registry::default();
         registry.register_collector(Box::new(exposition));
         let mut text = String::new();
@@ -117,7 +117,7 @@ impl Metrics {
         Ok(text)
     }
 
-    fn book(&self) -> MutexGuard<'_, PassRegistry> {
+    fn registry(&self) -> MutexGuard<'_, PassRegistry> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -138,18 +138,18 @@ pub struct PassAccount {
 impl PassAccount {
     /// The disks of the pass, which are looked at from now on.
     pub fn watch(&self, disks: impl IntoIterator<Item = (DiskKey, Arc<PassProgress>)>) {
-        self.metrics.book().watch(self.number, disks);
+        self.metrics.registry().watch(self.number, disks);
     }
 
     /// Says how it ended.
     pub fn end(self, outcome: PassOutcome) {
-        self.metrics.book().end(self.number, outcome);
+        self.metrics.registry().end(self.number, outcome);
     }
 }
 
 impl Drop for PassAccount {
     fn drop(&mut self) {
-        self.metrics.book().end(self.number, PassOutcome::Failed);
+        self.metrics.registry().end(self.number, PassOutcome::Failed);
     }
 }
 

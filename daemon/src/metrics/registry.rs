@@ -79,7 +79,7 @@ pub(super) struct PassRegistry {
     /// Who copied a VM of that name last.
     last: BTreeMap<VmName, MigrationId>,
     /// What came to its end, and when.
-    over: VecDeque<(DateTime<Utc>, MigrationId, VmName)>,
+    finished: VecDeque<(DateTime<Utc>, MigrationId, VmName)>,
 }
 
 struct LivePass {
@@ -166,22 +166,22 @@ impl PassRegistry {
 
 impl PassRegistry {
     /// A migration has come to its end.
-    pub(super) fn over(&mut self, id: MigrationId, vm: VmName, at: DateTime<Utc>) {
-        self.over.push_back((at, id, vm));
+    pub(super) fn finished(&mut self, id: MigrationId, vm: VmName, at: DateTime<Utc>) {
+        self.finished.push_back((at, id, vm));
         // Also where nobody ever scrapes.
         self.forget(at);
     }
 
     /// A migration that was over goes on, and keeps its counters.
     pub(super) fn again(&mut self, id: MigrationId) {
-        self.over.retain(|(_, of, _)| *of != id);
+        self.finished.retain(|(_, of, _)| *of != id);
     }
 
     /// Forgets the disks, and the snapshots held, of what is long over. A VM of the same name that another migration
     /// has copied since keeps its counters.
     fn forget(&mut self, now: DateTime<Utc>) {
-        while self.over.front().is_some_and(|(at, ..)| now - *at > KEPT) {
-            let Some((_, id, vm)) = self.over.pop_front() else { return };
+        while self.finished.front().is_some_and(|(at, ..)| now - *at > KEPT) {
+            let Some((_, id, vm)) = self.finished.pop_front() else { return };
             self.ended.held.remove(&id);
             if self.last.get(&vm).is_none_or(|last| *last == id) {
                 self.last.remove(&vm);

@@ -89,7 +89,7 @@ pub(super) async fn run(
     let own = context.engine.audit;
     let budget = AuditAmount { amount: plan.verify.audit.unwrap_or(own.amount), ..own };
     if budget.amount.is_none() {
-        let text = "change tracking is not audited: should the source not tell of a change, nobody will know; set \
+        let text = "change tracking is not audited: a change that the source does not report will not be found; set \
                     `audit` in [verify] of the plan or in [engine] of the configuration";
         context.warn(text.to_owned()).await;
         return Ok(None);

@@ -349,7 +349,7 @@ impl Context {
     /// The disks to make on the target.
     pub fn disk_specs(&self) -> Vec<DiskSpec> {
         let plan = self.plan();
-        let over = plan.over_of(&self.machine.name, &self.vm);
+        let over = plan.override_by_name(&self.machine.name, &self.vm);
         self.machine
             .disks
             .iter()
@@ -364,14 +364,14 @@ impl Context {
     /// What the plan wants to see of the target VM.
     pub fn boot_check(&self) -> BootCheck {
         let plan = self.plan();
-        let over = plan.over_of(&self.machine.name, &self.vm);
+        let over = plan.override_by_name(&self.machine.name, &self.vm);
         over.and_then(|over| over.boot_check.clone()).unwrap_or_else(|| plan.cutover.boot_check.clone())
     }
 
     /// What is done to its disks before the VM is created from them.
     pub fn conversion(&self) -> Conversion {
         let plan = self.plan();
-        let over = plan.over_of(&self.machine.name, &self.vm);
+        let over = plan.override_by_name(&self.machine.name, &self.vm);
         over.and_then(|over| over.conversion.clone()).unwrap_or_else(|| plan.conversion.clone())
     }
 

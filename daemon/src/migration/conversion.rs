@@ -1,7 +1,7 @@
 //! The conversion of the target's disks, before the VM is created from them.
 //!
 //! ```text
-//! guarded places ─▶ command ─▶ its answer judged ─▶ what it changed pending ─▶ noted ─▶ committed into the disks
+//! overlays ─▶ command ─▶ its answer judged ─▶ what it changed pending ─▶ noted ─▶ committed into the disks
 //!        └────────── a failure here leaves the disks as they are ─────────┘└─ here the next pass brings it back ─┘
 //! ```
 //!
@@ -41,7 +41,7 @@ use crate::{
     store::{ConversionRow, NO_CONVERSION, StoreError},
     targets::{
         DiskSpec, LastWriter,
-        conversion_overlay::{ConversionOverlay, Guarded},
+        conversion_overlay::{ConversionOverlay, Overlays},
     },
     threads,
 };
@@ -112,16 +112,16 @@ pub(super) async fn check(context: &Context) -> Result<(), WorkError> {
     let Some(converter) = conversion.converter() else { return Ok(()) };
     program::is_executable(converter.program())
         .map_err(|why| WorkError::operator(format!("the conversion's command: {why}")))?;
-    let guard = guard(context).await?;
-    if let Some(why) = context.made_disks().await?.iter().find_map(|disk| guard.refusal(disk)) {
+    let overlay = overlay_of(context).await?;
+    if let Some(why) = context.made_disks().await?.iter().find_map(|disk| overlay.refusal(disk)) {
         return Err(WorkError::operator(why));
     }
-    Ok(guard.check().await?)
+    Ok(overlay.check().await?)
 }
 
-async fn guard(context: &Context) -> Result<&dyn ConversionOverlay, WorkError> {
-    let guard = context.target.guard().await?;
-    guard.ok_or_else(|| {
+async fn overlay_of(context: &Context) -> Result<&dyn ConversionOverlay, WorkError> {
+    let overlay = context.target.conversion_overlay().await?;
+    overlay.ok_or_else(|| {
         WorkError::operator(
             "this kind of target cannot keep a conversion's writes apart: set `conversion = \"none\"` in the plan",
         )
@@ -134,21 +134,21 @@ pub(super) async fn run(context: &Context, stop: &StopSignal) -> Result<Option<S
     let Some(converter) = conversion.converter() else { return Ok(Some(NO_CONVERSION.to_owned())) };
     cutover::fence(context).await?;
     cutover::drained_by_ledger(context, None).await?;
-    let (guard, disks) = (guard(context).await?, context.made_disks().await?);
-    let guarded = guard.raise(context.id, &disks).await?;
+    let (overlay, disks) = (overlay_of(context).await?, context.made_disks().await?);
+    let overlays = overlay.create_overlays(context.id, &disks).await?;
     crash::point("conversion.guarded");
     let started = clock::now();
-    let machine = unless_stopped(stop, Box::pin(command(context, converter, &guarded))).await?;
+    let machine = unless_stopped(stop, Box::pin(command(context, converter, &overlays))).await?;
     crash::point("conversion.ran");
     let command = converter.command.clone();
     let view = ConversionView { command, started, committed: None, machine, disks: Vec::new() };
     // Not tried again: the command would be run twice in one cutover, or on disks that are half converted.
     let told =
-        unless_stopped(stop, write(context, guard, (&disks, guarded), view)).await.map_err(|error| {
+        unless_stopped(stop, write(context, overlay, (&disks, overlays), view)).await.map_err(|error| {
             WorkError::operator(format!("what the conversion changed is not all on the disks: {error}"))
         })?;
     // All is on the disks: what is left over is not worth a cutover.
-    if let Err(error) = guard.lower(context.id, &disks).await {
+    if let Err(error) = overlay.remove_overlays(context.id, &disks).await {
         context.warn(format!("what the conversion worked on is not removed: {error}")).await;
     }
     crash::point("conversion.lowered");
@@ -159,12 +159,12 @@ pub(super) async fn run(context: &Context, stop: &StopSignal) -> Result<Option<S
 async fn command(
     context: &Context,
     converter: &Converter,
-    guarded: &Guarded,
+    overlays: &Overlays,
 ) -> Result<Option<Machine>, WorkError> {
     let (program, given) = (converter.program(), context.mapped_machine());
-    let answer = guarded.folder.join(ANSWER);
-    let input = facts(context, guarded, &given, &answer)?;
-    let names: Vec<_> = guarded.disks.iter().map(|disk| disk.key.to_string()).collect();
+    let answer = overlays.folder.join(ANSWER);
+    let input = facts(context, overlays, &given, &answer)?;
+    let names: Vec<_> = overlays.disks.iter().map(|disk| disk.key.to_string()).collect();
     context.log_event("conversion", format!("{program} begins on {}", names.join(", "))).await;
     let begun = clock::now();
     let latest = Mutex::new(String::new());
@@ -200,14 +200,14 @@ async fn command(
 
 fn facts(
     context: &Context,
-    guarded: &Guarded,
+    overlays: &Overlays,
     machine: &Machine,
     answer: &Path,
 ) -> Result<String, WorkError> {
     let plan = context.plan();
     let size =
         |key: &DiskKey| machine.disks.iter().find(|disk| disk.key == *key).map_or(0, |disk| disk.size.0);
-    let disks = guarded.disks.iter().map(|disk| Disk {
+    let disks = overlays.disks.iter().map(|disk| Disk {
         key: &disk.key,
         size: size(&disk.key),
         path: &disk.path,
@@ -289,14 +289,14 @@ fn read_all(path: &Path) -> io::Result<Vec<u8>> {
 /// Notes what was changed, and only then writes it into the disks; in words, what that was.
 async fn write(
     context: &Context,
-    guard: &dyn ConversionOverlay,
-    (disks, guarded): (&[DiskSpec], Guarded),
+    overlay: &dyn ConversionOverlay,
+    (disks, overlays): (&[DiskSpec], Overlays),
     mut view: ConversionView,
 ) -> Result<String, WorkError> {
     cutover::fence(context).await?;
     // From here on it is ours alone, also if the command left a program behind.
-    let guarded = guard.close(context.id, guarded).await?;
-    let changed = guard.changed(context.id, disks, &guarded).await?;
+    let overlays = overlay.detach_overlays(context.id, overlays).await?;
+    let changed = overlay.changed(context.id, disks, &overlays).await?;
     for row in context.store.disks(context.id).await? {
         let ledger = context.ledger(row.id).await?;
         let extents = changed.iter().find(|(key, _)| *key == row.key);
@@ -319,7 +319,7 @@ async fn write(
         context.target.note_writer(context.id, Some(LastWriter::Conversion(id))).await?;
     }
     crash::point("conversion.noted");
-    guard.commit(context.id, disks, &guarded, context.plan().cutover.delta_deadline).await?;
+    overlay.commit(context.id, disks, &overlays, context.plan().cutover.delta_deadline).await?;
     crash::point("conversion.written");
     context.store.commit_conversion(context.id, id, clock::now()).await?;
     crash::point("conversion.committed");
@@ -341,16 +341,16 @@ pub(super) async fn after_pass(context: &Context, noted: Uuid) -> Result<Option<
 }
 
 /// Removes what a conversion worked on, if one was begun, when none of it is being written any more.
-pub(super) async fn lower(context: &Context) -> Result<(), WorkError> {
-    if let Some(guard) = context.target.guard().await? {
-        guard.lower(context.id, &context.made_disks().await?).await?;
+pub(super) async fn remove_overlays(context: &Context) -> Result<(), WorkError> {
+    if let Some(overlay) = context.target.conversion_overlay().await? {
+        overlay.remove_overlays(context.id, &context.made_disks().await?).await?;
     }
     Ok(())
 }
 
 /// The same for a cutover that is taken back, and shows what the next pass will copy again.
 pub(super) async fn give_up(context: &Context) -> Result<(), WorkError> {
-    lower(context).await?;
+    remove_overlays(context).await?;
     let mut pending = Vec::new();
     for row in context.store.disks(context.id).await? {
         pending.push((row.key, context.ledger(row.id).await?.pending_bytes().0));

@@ -75,7 +75,7 @@ pub async fn run(context: &Context, phase: Phase, stop: &StopSignal) -> Result<O
         Phase::CatchUpDelta => catch_up_delta(context, stop).await,
         Phase::StopSource => unless_stopped(stop, stop_source(context)).await,
         Phase::FinalDelta => final_delta(context, stop).await,
-        Phase::Verify => prove(context, stop).await,
+        Phase::Verify => verify_phase(context, stop).await,
         Phase::Convert => Box::pin(conversion::run(context, stop)).await,
         Phase::CreateVm => create(context).await,
         Phase::StartVm => start(context).await,
@@ -146,19 +146,19 @@ async fn final_delta(context: &Context, stop: &StopSignal) -> Result<Option<Stri
     hold_off(context).await?;
     same_disks(context).await?;
     // One that a crash cut off.
-    conversion::lower(context).await?;
+    conversion::remove_overlays(context).await?;
     admission::pass(context, PassKind::Final, stop, None).await?.drained()?;
     Ok(None)
 }
 
-async fn prove(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
+async fn verify_phase(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
     context.source.end_snapshot(&context.vm, context.id).await?;
     fence(context).await?;
     let order = verify::owed(context).await?;
     let result = match order.mode {
         VerifyMode::None => {
             done_by_ledger(context).await?;
-            seal(context, None).await?;
+            record_roots(context, None).await?;
             return Ok(Some("the plan asks for none".to_owned()));
         }
         VerifyMode::Readback => {
@@ -174,7 +174,7 @@ async fn prove(context: &Context, stop: &StopSignal) -> Result<Option<String>, W
     match result {
         None => Err(WorkError::passing("verification was stopped before its end")),
         Some(result) if result.passed() => {
-            seal(context, Some(&result)).await?;
+            record_roots(context, Some(&result)).await?;
             Ok(Some(verify::describe_success(&result)))
         }
         Some(result) => Err(WorkError::operator(format!(
@@ -186,7 +186,7 @@ async fn prove(context: &Context, stop: &StopSignal) -> Result<Option<String>, W
 
 /// Keeps the manifests' roots as they are now: what follows may change the disks on purpose, and the report shall tell
 /// of the copy.
-async fn seal(context: &Context, result: Option<&VerifyResult>) -> Result<(), WorkError> {
+async fn record_roots(context: &Context, result: Option<&VerifyResult>) -> Result<(), WorkError> {
     let (at, attempt) = (clock::now(), context.cutover().attempt);
     let verified_by = result.map_or_else(|| VerifyMode::None.to_string(), VerifyResult::what);
     let mut recorded_roots = Vec::new();
@@ -304,19 +304,22 @@ pub(super) async fn may_run(context: &Context) -> bool {
 
 /// Notes beside the disks that they are the target VM's in this cutover, after the state knows of it; and whether that has
 /// gone too far for any state that does not know of it to take it back.
-async fn hand_over(context: &Context, over: bool) -> Result<(), WorkError> {
+async fn hand_over(context: &Context, confirmed_running: bool) -> Result<(), WorkError> {
     context
         .remember(|cutover| {
             cutover.handed_over_at.get_or_insert_with(stale_state::moment);
         })
         .await?;
-    note_machine(context, over).await
+    note_machine(context, confirmed_running).await
 }
 
 /// Notes beside the disks that they are the target VM's since the moment that the state knows.
-pub(super) async fn note_machine(context: &Context, over: bool) -> Result<(), WorkError> {
+pub(super) async fn note_machine(context: &Context, confirmed_running: bool) -> Result<(), WorkError> {
     if let Some(since) = context.cutover().handed_over_at {
-        context.target.note_writer(context.id, Some(LastWriter::Machine { since, over })).await?;
+        context
+            .target
+            .note_writer(context.id, Some(LastWriter::Machine { since, confirmed_running }))
+            .await?;
     }
     Ok(())
 }

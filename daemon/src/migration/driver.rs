@@ -180,7 +180,7 @@ impl Driver {
                 self.show_next_pass(None, None);
                 let job = Box::pin(async move { verify_alone(&context, &order, &stop).await });
                 match self.run_job(job, &stopper, false).await {
-                    Attended::Job(_) | Attended::Granted | Attended::Held => Happened::Granted,
+                    Attended::Job(_) | Attended::Granted | Attended::Suspended => Happened::Granted,
                     Attended::ShutDown => Happened::ShutDown,
                 }
             }
@@ -193,7 +193,7 @@ impl Driver {
                     Some(wait) => self.wait_for(plans, wait).await,
                 }
             }
-            StateWork::Seed | StateWork::Sync if let Some((plans, wait)) = self.held() => {
+            StateWork::Seed | StateWork::Sync if let Some((plans, wait)) = self.suspended() => {
                 self.is_held = true;
                 let happened = self.wait_for(plans, wait).await;
                 self.is_held = false;
@@ -217,7 +217,7 @@ impl Driver {
                         };
                         Happened::Event(event, "warmd".to_owned())
                     }
-                    Attended::Granted | Attended::Held => Happened::Granted,
+                    Attended::Granted | Attended::Suspended => Happened::Granted,
                     Attended::ShutDown => Happened::ShutDown,
                 }
             }
@@ -283,9 +283,9 @@ impl Driver {
                     if self.stopped(job, stopper).await {
                         return Attended::Job(Ok(()));
                     }
-                    let why = self.held().map_or_else(String::new, |(_, wait)| wait.why);
+                    let why = self.suspended().map_or_else(String::new, |(_, wait)| wait.why);
                     self.context.log_event("schedule", format!("pass suspended: {why}")).await;
-                    return Attended::Held;
+                    return Attended::Suspended;
                 }
                 command = self.inbox.recv() => {
                     let Some(command) = command else { return Attended::ShutDown };
@@ -339,7 +339,7 @@ impl Driver {
             }
             outcome => outcome,
         };
-        let (outcome, arranged) = self.arranged(&command, outcome).await;
+        let (outcome, scheduled) = self.scheduled(&command, outcome).await;
         let accepted = outcome == RequestOutcome::Accepted;
         let text = match &outcome {
             RequestOutcome::Accepted if is_verify => format!("verify accepted: {}", command.order),
@@ -347,7 +347,7 @@ impl Driver {
                 format!("rollback accepted: {}", rollback::loss(&self.context))
             }
             RequestOutcome::Accepted => {
-                format!("{} accepted{}", command.request.name(), told(arranged.as_ref()))
+                format!("{} accepted{}", command.request.name(), told(scheduled.as_ref()))
             }
             RequestOutcome::NoChange => format!("{}: no change", command.request.name()),
             RequestOutcome::Refused(why) => why.clone(),
@@ -362,8 +362,8 @@ impl Driver {
                 self.is_forced = None;
                 saved
             }
-            _ => match arranged {
-                Some(scheduled_cutover) if accepted => self.appoint(scheduled_cutover, line).await,
+            _ => match scheduled {
+                Some(scheduled_cutover) if accepted => self.schedule_cutover(scheduled_cutover, line).await,
                 _ => self.journal(line, accepted).await,
             },
         };
@@ -421,7 +421,7 @@ impl Driver {
         if !mutant("step-not-told") {
             lines.push(self.context.journal_entry(by, "state", text.clone()));
         }
-        let scheduled_cutover = self.appointment_in(&state);
+        let scheduled_cutover = self.scheduled_cutover_in(&state);
         let step = MigrationUpdate {
             cutover: cutover.clone(),
             scheduled_cutover: scheduled_cutover.clone(),
@@ -459,7 +459,7 @@ impl Driver {
         self.show(&before);
         if self.state.is_final() {
             let (id, vm) = (self.context.id, &self.context.machine.name);
-            self.context.engine.metrics.over(id, &self.context.plan().name, vm, clock::now());
+            self.context.engine.metrics.finished(id, &self.context.plan().name, vm, clock::now());
         } else if before.is_final() {
             self.context.engine.metrics.again(self.context.id);
         }
@@ -481,7 +481,7 @@ enum Attended {
     Job(Result<(), WorkError>),
     Granted,
     /// Told to stop because data may no longer be copied.
-    Held,
+    Suspended,
     ShutDown,
 }
 

@@ -93,16 +93,16 @@ async fn subject(
     plan: &Plan,
     whose: ExplainTarget<'_>,
 ) -> Result<Option<Subject>, ControlError> {
-    let is_over = |handle: &DriverHandle| handle.context.live.view().state.is_final();
+    let is_finished = |handle: &DriverHandle| handle.context.live.view().state.is_final();
     let of_plan = || {
         let all = manager.handles().into_iter();
-        all.filter(|handle| handle.context.plan().name == plan.name && !is_over(handle))
+        all.filter(|handle| handle.context.plan().name == plan.name && !is_finished(handle))
     };
     let asked: Vec<DriverHandle> = match whose {
         ExplainTarget::Oldest => of_plan().collect(),
         ExplainTarget::Migration(key) => {
             let id = manager.find_migration(key).await?;
-            let handle = manager.handle(id).filter(|handle| !is_over(handle));
+            let handle = manager.handle(id).filter(|handle| !is_finished(handle));
             vec![handle.ok_or_else(|| {
                 let why = format!("migration {id} is over: nothing is decided for it any more");
                 ControlError::new(ControlErrorKind::Refused, why)

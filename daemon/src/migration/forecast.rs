@@ -162,7 +162,7 @@ pub(super) async fn veto(context: &Context) -> Option<String> {
         Ok(None) => most.map(|most| {
             let most = humantime::format_duration(most);
             format!(
-                "no delta has been measured yet, so nobody knows whether the VM is down for less than {most}"
+                "no delta has been measured yet, so it is not known whether the VM is down for less than {most}"
             )
         }),
         Err(error) => {

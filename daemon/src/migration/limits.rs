@@ -92,7 +92,7 @@ impl Registry {
     }
 
     /// What configuration or plan say of a scope.
-    pub(super) fn say(&self, Word { scope, vm_name, said }: Word) {
+    pub(super) fn set_configured(&self, Word { scope, vm_name, said }: Word) {
         let mut entries = self.entries();
         if let Some(entry) = entries.get_mut(&scope) {
             if entry.said != said {
@@ -252,13 +252,13 @@ mod tests {
         let saved = SavedLimit { limit: rate(5), instead_of: rate(9), set: set() };
         let registry = Registry::new(vec![(LimitScope::Global, saved)]);
         assert!(registry.outdates(&word(rate(8))) && !registry.outdates(&word(rate(9))));
-        registry.say(word(rate(9)));
+        registry.set_configured(word(rate(9)));
         for _ in 0..2 {
             assert!(registry.outdates(&word(rate(8))) && !registry.outdates(&word(rate(9))));
             let now = registry.get(&LimitScope::Global).unwrap();
             assert_eq!((now.limit, now.set.map(|set| set.by).as_deref()), (rate(5), Some("somebody")));
         }
-        registry.say(word(rate(8)));
+        registry.set_configured(word(rate(8)));
         let now = registry.get(&LimitScope::Global).unwrap();
         assert_eq!((now.limit, now.set), (rate(8), None));
         assert!(!registry.outdates(&word(rate(7))), "nothing is set any more");

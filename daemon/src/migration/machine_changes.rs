@@ -57,7 +57,7 @@ pub(super) async fn before_stop(context: &Context) -> Result<(), WorkError> {
     objections
         .extend(context.target.objections(&[incoming]).await?.into_iter().map(|(_, objection)| objection));
     let plan = context.plan();
-    let over = plan.over_of(&context.machine.name, &context.vm);
+    let over = plan.override_by_name(&context.machine.name, &context.vm);
     // What would keep the plan from being applied keeps the VM from being stopped: the target's refusal would come with
     // it off.
     let stands = |objection: &&Objection| {

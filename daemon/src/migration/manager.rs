@@ -158,7 +158,7 @@ impl Manager {
             self_ref: self_ref.clone(),
         });
         manager.tell_unreadable(&saved.unreadable).await;
-        manager.say_configured(global).await?;
+        manager.set_configured_limits(global).await?;
         manager.know_groups().await?;
         // None works before all are there, in whichever way this ends: they would be in each other's way.
         let _begin = manager.all_registered.clone().drop_guard();
@@ -281,9 +281,9 @@ impl Manager {
         let mut shares = BTreeMap::new();
         let places = self.gate.places((&row.source, source.as_ref()), &row.target, &row.machine);
         if works {
-            self.gate.say_plan(&plan);
+            self.gate.set_plan_quota(&plan);
             let words = Word::of_plan(row.id, &row.machine.name, disks.iter(), &plan.limits);
-            self.say(words, &format!("plan {}", plan.name)).await?;
+            self.set_configured(words, &format!("plan {}", plan.name)).await?;
             let member = LimitedMigration { id: row.id, source: &row.source, target: &row.target };
             shares =
                 self.limits.shares_of(&member, &disks, |disk| self.gate.nodes(&places, &plan.name, disk));
@@ -420,7 +420,7 @@ async fn forget_needless(store: Store) {
                 forget_ledgers(&store, id).await;
             }
         }
-        Err(error) => tracing::warn!(%error, "ledgers that nobody needs stay until the next start"),
+        Err(error) => tracing::warn!(%error, "ledgers that are no longer needed stay until the next start"),
     }
 }
 

@@ -329,7 +329,7 @@ fn measured(disk: &PassDisk, kind: PassKind) -> Option<MeasuredDisk> {
         disk: disk.row.id,
         record: disk.record?,
         progress: Arc::clone(&disk.progress),
-        // Without the guard nothing is learnt.
+        // Without the latency backoff nothing is learnt.
         baseline: (kind != PassKind::Final).then(|| Arc::clone(&disk.baseline)),
     })
 }

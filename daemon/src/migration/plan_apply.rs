@@ -99,7 +99,7 @@ impl Manager {
         for handle in theirs {
             handle.context.set_plan(Arc::clone(&plan));
         }
-        self.say_plan(&plan).await?;
+        self.set_plan_limits(&plan).await?;
         self.take_up_readable(&plan).await;
         for (vm, made) in vms.into_iter().zip(made) {
             let (row, is_new) = match made {

@@ -26,7 +26,7 @@ pub async fn prepare(context: &Context) -> Result<(), WorkError> {
     let made = context.made_disks().await?;
     if made.is_empty() && !context.plan().storage.is_empty() && !context.source.is_configured() {
         return Err(WorkError::operator(
-            "the source is not in the daemon's configuration, so nobody knows where its disks lie and to which storage of \
+            "the source is not in the daemon's configuration, so it is not known where its disks lie and to which storage of \
              the target each goes: add it there again and restart the daemon",
         ));
     }

@@ -41,8 +41,8 @@ pub async fn report(context: &Context, ends: EndpointNames) -> Result<Report, Wo
         Vec::new()
     };
     let attempt = context.cutover().attempt;
-    let is_over = view.state.is_handed_over() || context.cutover().rolled_back.is_some();
-    let conversion = if is_over { conversion::in_force(context).await? } else { None };
+    let is_handed_over = view.state.is_handed_over() || context.cutover().rolled_back.is_some();
+    let conversion = if is_handed_over { conversion::in_force(context).await? } else { None };
     let mut disks = Vec::new();
     let (passes, passes_before) = context.store.last_passes(context.id, PASSES).await?;
     let passes: Vec<PassView> = passes.into_iter().map(|pass| pass.view).collect();

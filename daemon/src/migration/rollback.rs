@@ -33,7 +33,7 @@ pub(super) async fn judged(context: &Context) -> Result<Option<DateTime<Utc>>, S
 async fn look(context: &Context) -> Result<Option<DateTime<Utc>>, String> {
     match context.target.look(context.id).await {
         Ok(MachineState::NotManaged) => {
-            return Err("the target only keeps disks, and warmd cannot stop what somebody else starts from them: stop \
+            return Err("the target only keeps disks, and warmd cannot stop what another program starts from them: stop \
                         the VM there, then start the source VM by hand"
                 .to_owned());
         }
@@ -151,6 +151,6 @@ async fn source_back(context: &Context) -> Result<&'static str, SourceError> {
             "is off, and whether it ran before the cutover is not known: start it by hand if it did"
         }
         PowerState::Off => "stays off, as it was before the cutover",
-        PowerState::Running | PowerState::Paused => "was started by somebody else",
+        PowerState::Running | PowerState::Paused => "was started, and not by warmd",
     })
 }

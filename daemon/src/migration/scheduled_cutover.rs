@@ -149,7 +149,7 @@ fn by_itself(plan: &Plan, rules: &Rules, state: &State, now: DateTime<Utc>) -> S
     }
     let because = rules.cutover.state(now).1;
     if is_ready(state) {
-        let why = format!("plan {} cuts over by itself: {because}", plan.name);
+        let why = format!("plan {} cuts over automatically: {because}", plan.name);
         return ScheduledStep::Begin { by: format!("plan {}", plan.name), why };
     }
     let closes = rules.cutover.next_close(now).map(|close| close.at);

@@ -348,7 +348,7 @@ impl Manager {
         let why = if self.shutdown.is_cancelled() {
             "the daemon is shutting down"
         } else {
-            "nobody drives this migration: see the daemon's log, and restart it"
+            "no task drives this migration: see the daemon's log, and restart it"
         };
         ControlError::new(ControlErrorKind::Unavailable, why)
     }

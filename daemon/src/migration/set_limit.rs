@@ -83,20 +83,20 @@ impl Manager {
     }
 
     /// What the configuration says of the endpoints and of all.
-    pub(super) async fn say_configured(&self, global: Limit) -> Result<(), ControlError> {
+    pub(super) async fn set_configured_limits(&self, global: Limit) -> Result<(), ControlError> {
         let sources =
             self.endpoints.sources.iter().map(|(name, it)| (LimitScope::Source(name.clone()), it.limit));
         let targets =
             self.endpoints.targets.iter().map(|(name, it)| (LimitScope::Target(name.clone()), it.limit));
         let all = std::iter::once((LimitScope::Global, global)).chain(sources).chain(targets);
         let words = all.map(|(scope, said)| Word { scope, vm_name: String::new(), said });
-        self.say(words.collect(), "the configuration").await
+        self.set_configured(words.collect(), "the configuration").await
     }
 
     /// What a plan says of the migrations that it moves, at once.
-    pub(super) async fn say_plan(&self, plan: &Plan) -> Result<(), ControlError> {
+    pub(super) async fn set_plan_limits(&self, plan: &Plan) -> Result<(), ControlError> {
         let _one_at_a_time = self.changing_limits.lock().await;
-        self.gate.say_plan(plan);
+        self.gate.set_plan_quota(plan);
         let mut words = Vec::new();
         for handle in self.handles() {
             let context = &handle.context;
@@ -105,11 +105,11 @@ impl Manager {
                 words.extend(Word::of_plan(context.id, &context.machine.name, disks, &plan.limits));
             }
         }
-        self.say(words, &format!("plan {}", plan.name)).await
+        self.set_configured(words, &format!("plan {}", plan.name)).await
     }
 
     /// Lets hold what `who` says; where that is newer than what was set, the latter is forgotten first.
-    pub(super) async fn say(&self, words: Vec<Word>, who: &str) -> Result<(), ControlError> {
+    pub(super) async fn set_configured(&self, words: Vec<Word>, who: &str) -> Result<(), ControlError> {
         for word in words {
             if self.limits.outdates(&word) {
                 let (scope, now) = (&word.scope, in_words(&word.said));
@@ -118,7 +118,7 @@ impl Manager {
                 let line = limit_line(scope, DAEMON, text);
                 self.store.save_limit(scope, None, line).await.map_err(unread)?;
             }
-            self.limits.say(word);
+            self.limits.set_configured(word);
         }
         Ok(())
     }

@@ -77,9 +77,9 @@ pub(super) fn is_known(cutover: &Cutover, doing: StateWork, noted: Option<LastWr
             cutover.handed_over_at == Some(since)
         }
         (Some(LastWriter::Machine { .. }), StateWork::Phase(Phase::BootCheck | Phase::Cleanup)) => true,
-        (Some(LastWriter::Machine { since, over }), _) => {
-            let in_between =
-                cutover.handed_over_at == Some(since) && (!over || cutover.target_running.is_some());
+        (Some(LastWriter::Machine { since, confirmed_running }), _) => {
+            let in_between = cutover.handed_over_at == Some(since)
+                && (!confirmed_running || cutover.target_running.is_some());
             in_between || cutover.reclaimed_at == Some(since)
         }
     }
@@ -116,8 +116,8 @@ mod tests {
         DateTime::from_timestamp(second, 0)
     }
 
-    fn machine(second: i64, over: bool) -> Option<LastWriter> {
-        at(second).map(|since| LastWriter::Machine { since, over })
+    fn machine(second: i64, confirmed_running: bool) -> Option<LastWriter> {
+        at(second).map(|since| LastWriter::Machine { since, confirmed_running })
     }
 
     #[test]

@@ -40,11 +40,11 @@ fn next_pass_by(
 }
 
 /// What holds a pass that is begun already; `None` if data may be copied now.
-pub(super) fn held(context: &Context, now: DateTime<Utc>) -> Option<NotBefore> {
-    held_by(asked(context), now)
+pub(super) fn suspended(context: &Context, now: DateTime<Utc>) -> Option<NotBefore> {
+    suspended_by(asked(context), now)
 }
 
-fn held_by(rules: Result<Rules, NotBefore>, now: DateTime<Utc>) -> Option<NotBefore> {
+fn suspended_by(rules: Result<Rules, NotBefore>, now: DateTime<Utc>) -> Option<NotBefore> {
     match rules {
         Ok(rules) => rules.shut(&rules.copy, now),
         Err(wait) => Some(wait),
@@ -56,7 +56,7 @@ pub(super) async fn closed(context: &Context) {
     let mut plans = context.plans();
     loop {
         let now = clock::now();
-        if held(context, now).is_some() {
+        if suspended(context, now).is_some() {
             return;
         }
         let closes = context.rules().ok().and_then(|rules| rules.copy_until(now)).map(|answer| answer.at);
@@ -109,8 +109,8 @@ mod tests {
         plan.rules().map_err(|problems| unasked(&plan.name, &problems))
     }
 
-    fn held(plan: &Plan, now: DateTime<Utc>) -> Option<NotBefore> {
-        held_by(rules(plan), now)
+    fn suspended(plan: &Plan, now: DateTime<Utc>) -> Option<NotBefore> {
+        suspended_by(rules(plan), now)
     }
 
     fn plan(schedule: &str) -> Plan {
@@ -159,9 +159,9 @@ mod tests {
         let opens = Some(at("2026-11-22T21:00:00Z"));
         let wait = next_pass(&nights, last("2026-11-22T04:00:00Z"), None, noon).unwrap();
         assert_eq!((wait.until, wait.why.starts_with("blocked until 2026-11-22 22:00 CET")), (opens, true));
-        let wait = held(&nights, noon).unwrap();
+        let wait = suspended(&nights, noon).unwrap();
         assert_eq!((wait.until, wait.why.starts_with("blocked until 2026-11-22 22:00 CET")), (opens, true));
-        assert_eq!(held(&nights, night), None);
+        assert_eq!(suspended(&nights, night), None);
         assert_eq!(next_pass(&nights, last("2026-11-22T04:00:00Z"), None, night), None);
     }
 
@@ -188,14 +188,14 @@ mod tests {
     fn what_never_opens_again_waits_for_another_plan() {
         let over = plan("every = \"1h\"\n[schedule.copy]\nwindows = [\"2020-01-01 UTC\"]");
         let now = at("2026-11-22T12:00:00Z");
-        assert_eq!(held(&over, now).unwrap().until, None);
+        assert_eq!(suspended(&over, now).unwrap().until, None);
         assert_eq!(next_pass(&over, last("2026-11-22T04:00:00Z"), None, now).unwrap().until, None);
     }
 
     #[test]
     fn a_schedule_that_cannot_be_asked_copies_nothing() {
         let wrong = plan("every = \"1h\"\ncron = \"* * * * * UTC\"");
-        let wait = held(&wrong, at("2026-11-22T12:00:00Z")).unwrap();
+        let wait = suspended(&wrong, at("2026-11-22T12:00:00Z")).unwrap();
         assert!(wait.until.is_none() && wait.why.contains("apply it again"), "{}", wait.why);
     }
 }

@@ -75,7 +75,7 @@ impl Context {
 
 fn advice(remedy: Remedy) -> &'static str {
     match remedy {
-        Remedy::Wait => "nothing, if it passes by itself: it is tried again until it does",
+        Remedy::Wait => "nothing, if it passes: it is tried again until it does",
         Remedy::Retry => "nothing yet: it is tried again; look at the reason if it stays the same",
         Remedy::Operator | Remedy::NeedsDecision => {
             "remove the cause that the reason names: it is tried again until then"

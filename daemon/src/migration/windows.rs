@@ -21,7 +21,7 @@ pub(super) fn views<'a>(
         (BTreeMap::<String, Arc<Plan>>::new(), Vec::new(), Vec::new());
     for context in migrations {
         let (plan, name) = (context.plan(), &context.machine.name);
-        if plan.over_of(name, &context.vm).is_some_and(|over| !over.schedule.is_empty()) {
+        if plan.override_by_name(name, &context.vm).is_some_and(|over| !over.schedule.is_empty()) {
             windows.extend(
                 context.rules().ok().iter().flat_map(|rules| both(&plan.name, Some(name), rules, now)),
             );

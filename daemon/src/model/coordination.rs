@@ -80,7 +80,7 @@ pub struct GroupDecision {
     /// Why the group goes no further from now on.
     pub halted: Option<String>,
     /// Nothing will happen any more.
-    pub is_over: bool,
+    pub is_finished: bool,
 }
 
 /// What a group does next; `is_halted` if it was halted before.
@@ -91,9 +91,9 @@ pub fn decide(all_or_nothing: bool, is_halted: bool, seats: &[Seat]) -> GroupDec
         _ => None,
     });
     if is_halted || failure.is_some() {
-        let is_over = seats.iter().all(|seat| seat.status.rests());
+        let is_finished = seats.iter().all(|seat| seat.status.rests());
         let halted = if is_halted { None } else { failure };
-        return GroupDecision { halted, is_over, ..GroupDecision::default() };
+        return GroupDecision { halted, is_finished, ..GroupDecision::default() };
     }
     let passed_before = |tier: usize| {
         seats.iter().filter(|seat| seat.tier < tier).all(|seat| seat.status == MemberStatus::Passed)
@@ -117,7 +117,7 @@ pub fn decide(all_or_nothing: bool, is_halted: bool, seats: &[Seat]) -> GroupDec
         begin: of(&MemberStatus::Waiting, &may_begin),
         open: of(&MemberStatus::Arrived, &may_start),
         halted: None,
-        is_over: seats.iter().all(|seat| seat.status == MemberStatus::Passed),
+        is_finished: seats.iter().all(|seat| seat.status == MemberStatus::Passed),
     }
 }
 
@@ -163,7 +163,7 @@ mod tests {
             (false, vec![(0, Passed), (1, Passed)], vec![], vec![], false, true),
         ] {
             let decision = decide(all, false, &seats(&statuses));
-            let found = (decision.begin, decision.open, decision.halted.is_some(), decision.is_over);
+            let found = (decision.begin, decision.open, decision.halted.is_some(), decision.is_finished);
             assert_eq!(found, (begin, open, halted, over), "{all} {statuses:?}");
         }
     }
@@ -173,7 +173,7 @@ mod tests {
         let statuses = [(0, MemberStatus::Arrived), (0, MemberStatus::Waiting)];
         let decision = decide(false, true, &seats(&statuses));
         assert_eq!(decision, GroupDecision::default());
-        assert!(decide(false, true, &seats(&statuses[1..])).is_over);
+        assert!(decide(false, true, &seats(&statuses[1..])).is_finished);
     }
 
     proptest! {

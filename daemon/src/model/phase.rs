@@ -1,17 +1,16 @@
 //! The phases of a cutover, in their order, and the point of no return.
 //!
-//! Rule: a name that was ever saved is read for ever: aliases are the names of earlier releases.
+//! Rule: a name that was ever saved is read for ever, see [`EARLIER`].
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 /// One phase of a cutover. The order of the variants is the order of the work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// One more delta while the source runs, so that the final one is small.
-    #[serde(alias = "last-delta")]
     CatchUpDelta,
     /// The source VM is stopped: downtime begins.
     StopSource,
@@ -26,10 +25,8 @@ pub enum Phase {
     /// The VM is started on the target: **the point of no return** lies at the end of this phase.
     StartVm,
     /// The target VM must run for the plan's time and pass the boot check.
-    #[serde(alias = "watch")]
     BootCheck,
     /// Marks and helper files are removed from the source; the target VM gets the autostart.
-    #[serde(alias = "release")]
     Cleanup,
 }
 
@@ -83,6 +80,32 @@ impl Phase {
     }
 }
 
+/// What phases were called by earlier releases: plans and states that are saved hold these names.
+const EARLIER: [(&str, Phase); 3] =
+    [("last-delta", Phase::CatchUpDelta), ("watch", Phase::BootCheck), ("release", Phase::Cleanup)];
+
+/// The names for a message: a person who mistypes one is not shown those of earlier releases.
+const NAMES: [&str; 9] = [
+    "catch-up-delta",
+    "stop-source",
+    "final-delta",
+    "verify",
+    "convert",
+    "create-vm",
+    "start-vm",
+    "boot-check",
+    "cleanup",
+];
+
+impl<'de> Deserialize<'de> for Phase {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let now = Self::ALL.into_iter().find(|phase| phase.name() == name);
+        let earlier = || EARLIER.into_iter().find(|(was, _)| *was == name).map(|(_, phase)| phase);
+        now.or_else(earlier).ok_or_else(|| D::Error::unknown_variant(&name, &NAMES))
+    }
+}
+
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -100,6 +123,19 @@ mod tests {
             walked.push(next);
         }
         assert_eq!(walked, Phase::ALL);
+    }
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        assert_eq!(Phase::ALL.map(Phase::name), NAMES);
+        for phase in Phase::ALL {
+            let text = serde_json::to_string(&phase).unwrap();
+            assert_eq!(text, format!("{:?}", phase.name()));
+            assert_eq!(serde_json::from_str::<Phase>(&text).unwrap(), phase);
+        }
+        for (was, phase) in EARLIER {
+            assert_eq!(serde_json::from_str::<Phase>(&format!("{was:?}")).unwrap(), phase);
+        }
     }
 
     #[test]

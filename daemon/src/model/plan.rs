@@ -323,18 +323,18 @@ impl Plan {
     }
 
     /// What differs for the machine, which the plan calls `vm`: by that, by its name, or by its id.
-    pub fn over(&self, vm: &str, machine: &Machine) -> Option<&VmOverride> {
+    pub fn override_of(&self, vm: &str, machine: &Machine) -> Option<&VmOverride> {
         [vm, &machine.name, &machine.id.0].into_iter().find_map(|key| self.vm.get(key))
     }
 
     /// What differs for the VM of this name and this id.
-    pub fn over_of(&self, name: &str, id: &VmId) -> Option<&VmOverride> {
+    pub fn override_by_name(&self, name: &str, id: &VmId) -> Option<&VmOverride> {
         self.vm.get(name).or_else(|| self.vm.get(&id.0))
     }
 
     /// The name on the target of the machine, which the plan calls `vm`.
     pub fn target_name(&self, vm: &str, machine: &Machine) -> String {
-        let chosen = self.over(vm, machine).and_then(|over| over.name.clone());
+        let chosen = self.override_of(vm, machine).and_then(|over| over.name.clone());
         chosen.unwrap_or_else(|| self.names.of(&machine.name))
     }
 
@@ -352,7 +352,7 @@ impl Plan {
                 nic.network.clone_from(network);
             }
         }
-        let waives = self.accepts(self.over_of(&machine.name, &machine.id), Rule::IsolationLost);
+        let waives = self.accepts(self.override_by_name(&machine.name, &machine.id), Rule::IsolationLost);
         if let Some(hardware) = machine.hardware.as_mut().filter(|_| waives) {
             hardware
                 .attributes
@@ -384,7 +384,7 @@ impl Plan {
 
     /// The schedule of the VM of this name and this id, ready to be asked: the plan's, but for what its section says.
     pub fn rules_of(&self, name: &str, id: &VmId) -> Result<Rules, Problems> {
-        match self.over_of(name, id) {
+        match self.override_by_name(name, id) {
             Some(over) => self.schedule.rules_with(&over.schedule),
             None => self.rules(),
         }
@@ -392,7 +392,7 @@ impl Plan {
 
     /// How old the target of the VM of this name and this id may be, if its schedule says so.
     pub fn rpo_of(&self, name: &str, id: &VmId) -> Option<Duration> {
-        match self.over_of(name, id) {
+        match self.override_by_name(name, id) {
             Some(over) => over.schedule.rpo(&self.schedule),
             None => self.schedule.adaptive.and_then(|adaptive| adaptive.rpo),
         }

@@ -20,7 +20,7 @@ pub enum Request {
     /// Move the VM now.
     Cutover,
     /// Move it later, or not until another word.
-    ArrangeCutover,
+    ScheduleCutover,
     /// Take back a cutover that has not passed the point of no return.
     AbortCutover,
     /// Go back to the source after the target VM was started: what that wrote is lost.
@@ -39,7 +39,7 @@ impl Request {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Cutover => "cutover",
-            Self::ArrangeCutover => "arrange-cutover",
+            Self::ScheduleCutover => "schedule-cutover",
             Self::AbortCutover => "abort-cutover",
             Self::Rollback => "rollback",
             Self::Cancel => "cancel",
@@ -99,17 +99,17 @@ pub fn judge(state: &State, request: Request) -> RequestOutcome {
             | S::Failed { .. },
         ) => refused("no target VM was started, so there is nothing to go back from"),
         (
-            R::Sync | R::Pause | R::Cutover | R::ArrangeCutover | R::AbortCutover | R::Cancel | R::Verify,
+            R::Sync | R::Pause | R::Cutover | R::ScheduleCutover | R::AbortCutover | R::Cancel | R::Verify,
             S::RollingBack,
         ) => refused("it goes back to the source; wait until it is paused, then resume or cancel it"),
 
         (R::Sync, S::Synced) => Accepted,
         (R::Sync, S::Seeding | S::Syncing) => NoChange,
         (R::Sync, S::Defined | S::Preparing) => {
-            refused("its disks are not ready; the full pass starts by itself")
+            refused("its disks are not ready; the full pass starts automatically")
         }
         (R::Sync, S::CuttingOver { .. } | S::Undoing { .. }) => {
-            refused("a cutover runs; it copies what changed by itself")
+            refused("a cutover runs; it also copies what changed")
         }
         (R::Sync, S::Paused { .. } | S::Failed { .. }) => refused("resume it first"),
 
@@ -153,7 +153,7 @@ pub fn judge(state: &State, request: Request) -> RequestOutcome {
 
         // When it begins, the clock and the plan's windows say.
         (
-            R::ArrangeCutover,
+            R::ScheduleCutover,
             S::Defined
             | S::Preparing
             | S::Seeding
@@ -162,13 +162,13 @@ pub fn judge(state: &State, request: Request) -> RequestOutcome {
             | S::Paused { .. }
             | S::Failed { resumable: true, .. },
         ) => Accepted,
-        (R::ArrangeCutover, S::Failed { .. }) => {
+        (R::ScheduleCutover, S::Failed { .. }) => {
             refused("its failure cannot be resumed; cancel it, or see `migration show`")
         }
-        (R::ArrangeCutover, S::CuttingOver { .. }) => {
+        (R::ScheduleCutover, S::CuttingOver { .. }) => {
             refused("a cutover runs; abort it with `cutover --abort`")
         }
-        (R::ArrangeCutover, S::Undoing { .. }) => {
+        (R::ScheduleCutover, S::Undoing { .. }) => {
             refused("the last cutover is being undone; try again when it is synced")
         }
 
@@ -176,7 +176,7 @@ pub fn judge(state: &State, request: Request) -> RequestOutcome {
             refused("the target VM was started; to go back, and lose what it wrote since, use `rollback`")
         }
         (R::AbortCutover, S::CuttingOver { phase: Phase::StartVm }) => {
-            refused("the target VM is being started; if that fails, the cutover is undone by itself")
+            refused("the target VM is being started; if that fails, the cutover is undone automatically")
         }
         (R::AbortCutover, S::CuttingOver { .. }) => Accepted,
         (R::AbortCutover, S::Undoing { .. }) => NoChange,

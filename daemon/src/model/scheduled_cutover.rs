@@ -35,7 +35,7 @@ impl CutoverOrder {
     pub fn request(self) -> Request {
         match self.when {
             CutoverTime::Now => Request::Cutover,
-            CutoverTime::At(_) | CutoverTime::Hold | CutoverTime::Unhold => Request::ArrangeCutover,
+            CutoverTime::At(_) | CutoverTime::Hold | CutoverTime::Unhold => Request::ScheduleCutover,
         }
     }
 }

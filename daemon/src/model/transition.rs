@@ -134,7 +134,7 @@ fn requested(state: &State, request: Request) -> Option<State> {
         (Request::Rollback, _) => State::RollingBack,
         (Request::Cancel, _) => State::Cancelling,
         // Verification reads beside the waiting for the schedule, and a cutover is waited for in any state.
-        (Request::Verify | Request::ArrangeCutover, _) => state.clone(),
+        (Request::Verify | Request::ScheduleCutover, _) => state.clone(),
         (Request::Resume | Request::AbortCutover, _) => return None,
     })
 }
@@ -211,7 +211,7 @@ mod tests {
         Request::Pause,
         Request::Resume,
         Request::Cutover,
-        Request::ArrangeCutover,
+        Request::ScheduleCutover,
         Request::AbortCutover,
         Request::Rollback,
         Request::Cancel,

@@ -33,7 +33,7 @@ pub enum Violation {
     ExportSize(u64),
     #[error("block sizes of {minimum} minimum and {maximum} maximum cannot be")]
     BlockSizes { minimum: u32, maximum: u32 },
-    #[error("it granted the meta context \"{0}\", which nobody asked for or which it granted before")]
+    #[error("it granted the meta context \"{0}\", which was not asked for or which it granted before")]
     ContextGrant(String),
     #[error("a reply has the magic {0:#010x}")]
     ReplyMagic(u32),

@@ -44,7 +44,7 @@ pub enum KeyError {
     },
     /// Somebody else may know it.
     #[error(
-        "the report key {path} {what}: whoever read it could sign reports; if nobody did, give it to warmd's user with \
+        "the report key {path} {what}: any process that read it could sign reports; if none did, give it to warmd's user with \
          mode 0600, else move it away, and a new one is made at the next start"
     )]
     Exposed { path: PathBuf, what: String },

@@ -17,7 +17,7 @@ use super::{
 use crate::model::{id::MigrationId, state::State};
 
 const TABLE: &str = "migrations";
-const IS_OVER: &str = "state_name IN ('done', 'cancelled')";
+const IS_FINISHED: &str = "state_name IN ('done', 'cancelled')";
 /// Rows of a ledger that go in one transaction, so that no other write waits long: some MiB of them.
 const STEP: u32 = 2048;
 /// The same, of rows with up to 80 KiB each.
@@ -39,14 +39,16 @@ pub struct FinishedMigration {
 impl Store {
     /// The migrations that are not over, oldest first.
     pub async fn open_migrations(&self) -> Result<Vec<MigrationRow>, StoreError> {
-        self.read("reading the open migrations", |db| migrations::find(db, &format!("NOT {IS_OVER}"), &[]))
-            .await
+        self.read("reading the open migrations", |db| {
+            migrations::find(db, &format!("NOT {IS_FINISHED}"), &[])
+        })
+        .await
     }
 
     /// The same, with those that cannot be read.
     pub async fn open_each(&self) -> Result<ReadableRows, StoreError> {
         self.read("reading the open migrations", |db| {
-            migrations::find_each(db, &format!("NOT {IS_OVER}"), &[])
+            migrations::find_each(db, &format!("NOT {IS_FINISHED}"), &[])
         })
         .await
     }
@@ -55,7 +57,7 @@ impl Store {
     pub async fn finished_each(&self, plan: Option<&str>) -> Result<ReadableRows, StoreError> {
         let plan = plan.map(str::to_owned);
         self.read("reading the finished migrations", move |db| {
-            migrations::find_each(db, &format!("{IS_OVER} AND (?1 IS NULL OR plan = ?1)"), &[&plan])
+            migrations::find_each(db, &format!("{IS_FINISHED} AND (?1 IS NULL OR plan = ?1)"), &[&plan])
         })
         .await
     }
@@ -64,7 +66,7 @@ impl Store {
     pub async fn finished_migrations(&self, plan: Option<&str>) -> Result<Vec<MigrationRow>, StoreError> {
         let plan = plan.map(str::to_owned);
         self.read("reading the finished migrations", move |db| {
-            migrations::find(db, &format!("{IS_OVER} AND (?1 IS NULL OR plan = ?1)"), &[&plan])
+            migrations::find(db, &format!("{IS_FINISHED} AND (?1 IS NULL OR plan = ?1)"), &[&plan])
         })
         .await
     }
@@ -73,7 +75,7 @@ impl Store {
     pub async fn count_finished(&self) -> Result<Vec<(String, &'static str, u64)>, StoreError> {
         self.read("counting the finished migrations", |db| {
             let mut select = db.prepare_cached(&format!(
-                "SELECT plan, state_name = 'done', count(*) FROM migrations WHERE {IS_OVER} GROUP BY 1, 2"
+                "SELECT plan, state_name = 'done', count(*) FROM migrations WHERE {IS_FINISHED} GROUP BY 1, 2"
             ))?;
             let mut rows = select.query([])?;
             let mut counts = Vec::new();
@@ -93,7 +95,7 @@ impl Store {
         let key = key.to_owned();
         self.read("looking for a finished migration", move |db| {
             let mut select = db.prepare_cached(&format!(
-                "SELECT id, vm_name, state_name = 'done' FROM migrations WHERE {IS_OVER} AND (vm_name = ?1
+                "SELECT id, vm_name, state_name = 'done' FROM migrations WHERE {IS_FINISHED} AND (vm_name = ?1
                  OR length(?2) >= {PART} AND (substr(id, 1, length(?2)) = ?2 OR substr(id, -length(?2)) = ?2))
                  ORDER BY created DESC LIMIT {NAMED}"
             ))?;
@@ -130,7 +132,7 @@ impl Store {
 
     /// Those that were given up and still have something of a ledger.
     pub async fn with_needless_ledgers(&self) -> Result<Vec<MigrationId>, StoreError> {
-        self.read("looking for ledgers that nobody needs", |db| {
+        self.read("looking for ledgers that are no longer needed", |db| {
             let mut select = db.prepare_cached(
                 "SELECT DISTINCT migration FROM disks JOIN migrations ON migrations.id = migration
                  WHERE state_name = 'cancelled' AND (anchor IS NOT NULL OR EXISTS (
@@ -171,7 +173,7 @@ fn forget(db: &Connection, id: MigrationId) -> Result<bool, StoreFault> {
     }
     for disk in find_disks(db, id)? {
         let range = [key(disk.id, 0), key(disk.id, u32::MAX)];
-        // Without its count no disk is folded.
+        // Without its count no disk is compacted.
         db.prepare_cached("DELETE FROM manifest_log_counts WHERE disk = ?")?.execute([disk.id.0])?;
         // Each row of the one has its row in the other.
         let oldest = format!(

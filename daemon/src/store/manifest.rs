@@ -1,7 +1,7 @@
 //! The manifest: pages of 64 hashes, so that zeroes cost nothing, and before them the newest hashes as they came.
 //!
 //! Rule: both together are the manifest, in one transaction as outside of one. Hashes that lie close go into the pages
-//! at once, scattered ones wait in [`recent`] for their folding.
+//! at once, scattered ones wait in [`recent`] for their compaction.
 
 use std::ops::Range;
 
@@ -29,11 +29,13 @@ pub(super) const MOST: u64 = 1 << 22;
 type Page = [u8; PAGE_BYTES];
 
 impl Store {
-    /// Folds what is recent of the disk's manifest into its pages, in short transactions. It happens by itself as well,
+    /// Compacts what is recent of the disk's manifest into its pages, in short transactions. It happens by itself as well,
     /// when there is much of it.
-    pub async fn fold_manifest(&self, disk: DiskId) -> Result<(), StoreError> {
+    pub async fn compact_manifest(&self, disk: DiskId) -> Result<(), StoreError> {
         while self
-            .write(format!("folding the manifest of disk {}", disk.0), move |db| manifest_log::fold(db, disk))
+            .write(format!("compacting the manifest of disk {}", disk.0), move |db| {
+                manifest_log::compact(db, disk)
+            })
             .await?
         {}
         Ok(())

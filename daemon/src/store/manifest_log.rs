@@ -1,11 +1,11 @@
 //! The newest hashes of a manifest, as their batches brought them: short rows at the end of a table, until they are
-//! folded into the pages.
+//! compacted into the pages.
 //!
 //! Rule: what is here is newer than the pages, and a higher key newer than a lower one; so only the oldest row of a disk
-//! may be folded, and whoever writes to the pages beside it must know that no row here has the same blocks.
+//! may be compacted, and whoever writes to the pages beside it must know that no row here has the same blocks.
 //!
 //! A batch of scattered blocks would change a page of the file for each of them, 20,000 of them 160 MB; here it is
-//! 400 KB. Folding moves the rest of that cost to where nobody waits for it.
+//! 400 KB. Compaction moves the rest of that cost to where nobody waits for it.
 
 use std::{collections::BTreeSet, ops::RangeInclusive};
 
@@ -24,11 +24,11 @@ use super::{
 };
 
 const TABLE: &str = "manifest_log";
-/// Hashes in a row: 80 KiB, and what a step of folding writes at the most.
+/// Hashes in a row: 80 KiB, and what a step of compaction writes at the most.
 const PIECE: usize = 4096;
 /// A block's number as distance from the row's first, and its hash.
 const ENTRY: usize = size_of::<u32>() + BlockHash::BYTES;
-/// A disk's rows may have a sixteenth of its blocks before idle moments are used to fold them, but always so many; and
+/// A disk's rows may have a sixteenth of its blocks before idle moments are used to compact them, but always so many; and
 /// never more than the last, as each question for hashes goes through all that may have them.
 const SHARE: u64 = 16;
 const ALWAYS: u64 = 200_000;
@@ -166,7 +166,7 @@ fn no_body(key: i64) -> StoreFault {
     StoreFault::bad(TABLE, key, "its hashes are missing")
 }
 
-/// What is to be folded next.
+/// What is to be compacted next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CompactionDue {
     pub(super) disk: DiskId,
@@ -174,7 +174,7 @@ pub(super) struct CompactionDue {
     pub(super) urgent: bool,
 }
 
-/// The disk with the most to fold, if any has more than it should; those in `spared` are let be.
+/// The disk with the most to compact, if any has more than it should; those in `spared` are let be.
 pub(super) fn due(db: &Connection, spared: &BTreeSet<DiskId>) -> Result<Option<CompactionDue>, StoreFault> {
     let mut select = db.prepare_cached(
         "SELECT disk, hashes, size FROM manifest_log_counts JOIN disks ON disks.id = disk ORDER BY hashes DESC",
@@ -200,7 +200,7 @@ pub(super) fn due(db: &Connection, spared: &BTreeSet<DiskId>) -> Result<Option<C
 }
 
 /// Moves the disk's oldest row into the pages; false if there is none.
-pub(super) fn fold(db: &Connection, disk: DiskId) -> Result<bool, StoreFault> {
+pub(super) fn compact(db: &Connection, disk: DiskId) -> Result<bool, StoreFault> {
     let oldest = db
         .prepare_cached(
             "SELECT manifest_log.key, first, last, body FROM manifest_log

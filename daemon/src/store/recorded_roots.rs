@@ -12,37 +12,37 @@ use crate::model::id::MigrationId;
 
 const TABLE: &str = "recorded_roots";
 
-/// One disk's sealed root.
+/// The recorded root of one disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedRoot {
     pub disk: DiskId,
-    /// The attempt at a cutover that sealed it.
+    /// The cutover attempt that recorded it.
     pub attempt: u32,
     /// In hexadecimal.
     pub root: String,
-    /// What had proven the copy: `none`, `readback full`, `compare sample=1%, seed 7`; `None` if an older warmd sealed it.
+    /// How the copy was verified: `none`, `readback full`, `compare sample=1%, seed 7`; `None` if an older warmd recorded it.
     pub verified_by: Option<String>,
     pub at: DateTime<Utc>,
 }
 
 impl Store {
-    /// Seals roots, all or none; what an earlier attempt sealed of these disks gives way.
+    /// Records roots, all or none; what an earlier attempt recorded of these disks is replaced.
     pub async fn record_roots(&self, recorded_roots: Vec<RecordedRoot>) -> Result<(), StoreError> {
         self.write("sealing the manifests' roots", move |db| {
-            for seal in &recorded_roots {
+            for root in &recorded_roots {
                 db.prepare_cached(
                     "INSERT OR REPLACE INTO recorded_roots (disk, attempt, root, verified_by, at) VALUES (?, ?, ?, ?, ?)",
                 )?
-                .execute(params![seal.disk.0, seal.attempt, seal.root, seal.verified_by, micros(seal.at)])?;
+                .execute(params![root.disk.0, root.attempt, root.root, root.verified_by, micros(root.at)])?;
             }
             Ok(())
         })
         .await
     }
 
-    /// What was sealed of the migration's disks.
+    /// What was recorded of the migration's disks.
     pub async fn recorded_roots(&self, id: MigrationId) -> Result<Vec<RecordedRoot>, StoreError> {
-        self.read(format!("reading the sealed roots of migration {id}"), move |db| {
+        self.read(format!("reading the recorded roots of migration {id}"), move |db| {
             let mut select = db.prepare_cached(
                 "SELECT disk, attempt, root, verified_by, at FROM recorded_roots JOIN disks ON disks.id = disk WHERE migration = ? \
                  ORDER BY disk",

@@ -161,7 +161,7 @@ impl Store {
     }
 
     async fn last_verify_results(&self, id: MigrationId, most: u32) -> Result<Vec<VerifyResult>, StoreError> {
-        self.read(format!("reading the verify_results of migration {id}"), move |db| {
+        self.read(format!("reading the verify results of migration {id}"), move |db| {
             let mut select = db.prepare_cached(
                 "SELECT id, body FROM verify_results WHERE migration = ? ORDER BY id DESC LIMIT ?",
             )?;

@@ -3,7 +3,7 @@
 //! Rule: an answer goes out after the transaction that holds its work is durable. Work that waits in the queue shares
 //! a transaction (a disk's flush is what a commit costs), each piece in its own savepoint: all of it or nothing.
 //!
-//! When nothing has come for a while, and much of a manifest waits to be folded, it does so, a step at a time.
+//! When nothing has come for a while, and much of a manifest waits to be compacted, it does so, a step at a time.
 
 use std::{collections::BTreeSet, sync::Arc, thread::JoinHandle, time::Duration};
 
@@ -126,8 +126,8 @@ pub(super) struct Writer {
 impl Writer {
     /// Works until the queue's senders are gone.
     pub(super) async fn run(self, mut queue: mpsc::Receiver<Box<dyn WriteJob>>) -> rusqlite::Result<()> {
-        let mut folding = Folding::default();
-        let mut due = folding.due(&self.connection);
+        let mut compaction = Compaction::default();
+        let mut due = compaction.due(&self.connection);
         let mut patience = IDLE;
         loop {
             let next = match due {
@@ -138,17 +138,17 @@ impl Writer {
                 (Ok(Some(first)), _) => {
                     self.run_group(first, &mut queue);
                     patience = IDLE;
-                    due = folding.due(&self.connection);
+                    due = compaction.due(&self.connection);
                 }
                 (Ok(None), _) => break,
                 (Err(_), Some(now)) => {
                     patience = Duration::ZERO;
-                    due = folding.step(&self, now);
+                    due = compaction.step(&self, now);
                 }
                 (Err(_), None) => {}
             }
             while let Some(now) = due.filter(|due| due.urgent) {
-                due = folding.step(&self, now);
+                due = compaction.step(&self, now);
             }
         }
         close(self.connection)
@@ -196,18 +196,18 @@ impl Writer {
     }
 }
 
-/// The folding of manifests between commits.
+/// The compaction of manifests between commits.
 #[derive(Default)]
-struct Folding {
-    /// Disks whose recent hashes are damaged: they stay as they are, and keep no other disk from being folded.
+struct Compaction {
+    /// Disks whose recent hashes are damaged: they stay as they are, and keep no other disk from being compacted.
     damaged: BTreeSet<DiskId>,
 }
 
-impl Folding {
+impl Compaction {
     fn due(&self, connection: &Connection) -> Option<CompactionDue> {
         manifest_log::due(connection, &self.damaged).unwrap_or_else(|fault| {
-            let error = fault.into_error("looking for manifests to fold");
-            tracing::warn!(%error, "manifests are not folded");
+            let error = fault.into_error("looking for manifests to compact");
+            tracing::warn!(%error, "manifests are not compacted");
             None
         })
     }
@@ -217,12 +217,12 @@ impl Folding {
         let connection = &writer.connection;
         let step = || -> Result<(), StoreFault> {
             execute(connection, "BEGIN IMMEDIATE")?;
-            manifest_log::fold(connection, now.disk)?;
+            manifest_log::compact(connection, now.disk)?;
             Ok(writer.end_transaction()?)
         };
         if let Err(fault) = step() {
             roll_back(connection);
-            let error = fault.into_error(&format!("folding the manifest of disk {}", now.disk.0));
+            let error = fault.into_error(&format!("compacting the manifest of disk {}", now.disk.0));
             tracing::warn!(%error, "what is recent of it stays as it is");
             if error.kind != StoreErrorKind::Corrupt {
                 return None;

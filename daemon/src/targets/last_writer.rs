@@ -24,7 +24,7 @@ pub enum LastWriter {
         /// Which cutover, by the moment; to the microsecond.
         since: DateTime<Utc>,
         /// It was seen running, or the migration was done: that cutover went on.
-        over: bool,
+        confirmed_running: bool,
     },
     /// Whoever left a note that says nothing.
     Unknown,
@@ -41,9 +41,9 @@ impl LastWriter {
             Self::Pass { number, faults: 0 } => format!("{number}\n"),
             Self::Pass { number, faults } => format!("{number} {faults}\n"),
             Self::Conversion(id) => format!("{CONVERSION}{id}\n"),
-            Self::Machine { since, over } => {
-                let over = if over { OVER } else { "" };
-                format!("{MACHINE}{}{over}\n", since.timestamp_micros())
+            Self::Machine { since, confirmed_running } => {
+                let suffix = if confirmed_running { OVER } else { "" };
+                format!("{MACHINE}{}{suffix}\n", since.timestamp_micros())
             }
             Self::Unknown => "?\n".to_owned(),
         }
@@ -56,9 +56,10 @@ impl LastWriter {
             return id.parse().map_or(Self::Unknown, Self::Conversion);
         }
         if let Some(rest) = text.strip_prefix(MACHINE) {
-            let (since, over) = rest.strip_suffix(OVER).map_or((rest, false), |since| (since, true));
+            let (since, confirmed_running) =
+                rest.strip_suffix(OVER).map_or((rest, false), |since| (since, true));
             let since = since.parse().ok().and_then(DateTime::from_timestamp_micros);
-            return since.map_or(Self::Unknown, |since| Self::Machine { since, over });
+            return since.map_or(Self::Unknown, |since| Self::Machine { since, confirmed_running });
         }
         let (number, faults) = text.split_once(' ').unwrap_or((text, "0"));
         match (number.parse(), faults.parse()) {
@@ -92,8 +93,8 @@ mod tests {
             LastWriter::Pass { number: 1, faults: 0 },
             LastWriter::Pass { number: u32::MAX, faults: 3 },
             LastWriter::Conversion(Uuid::nil()),
-            LastWriter::Machine { since, over: false },
-            LastWriter::Machine { since, over: true },
+            LastWriter::Machine { since, confirmed_running: false },
+            LastWriter::Machine { since, confirmed_running: true },
             LastWriter::Unknown,
         ] {
             assert_eq!(LastWriter::of_text(&writer.to_text()), writer, "{writer}");

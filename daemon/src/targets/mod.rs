@@ -138,7 +138,7 @@ pub trait Target: Send + Sync {
     async fn discard_disks(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<(), TargetError>;
 
     /// What keeps a conversion's writes apart from the disks; `None` if nothing can.
-    async fn guard(&self) -> Result<Option<&dyn ConversionOverlay>, TargetError> {
+    async fn conversion_overlay(&self) -> Result<Option<&dyn ConversionOverlay>, TargetError> {
         Ok(None)
     }
 

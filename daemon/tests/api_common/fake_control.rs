@@ -358,7 +358,9 @@ impl Control for FakeControl {
         let awaited = match order.when {
             CutoverTime::Now | CutoverTime::Unhold => None,
             CutoverTime::At(at) => Some((ScheduledCutoverMode::At, Some(at), format!("asked for by {by}"))),
-            CutoverTime::Hold => Some((ScheduledCutoverMode::OnHold, None, "put on hold by a person".to_owned())),
+            CutoverTime::Hold => {
+                Some((ScheduledCutoverMode::OnHold, None, "put on hold by a person".to_owned()))
+            }
         };
         let outcome = self.request(id, order.request(), by).await?;
         if let Some(view) = self.lock().migrations.get_mut(&id)

@@ -1,4 +1,4 @@
-//! The manifest's newest hashes, their folding, and what all of them take in the file.
+//! The manifest's newest hashes, their compaction, and what all of them take in the file.
 
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ async fn garbage_in_recent_hashes_is_corrupt() {
         raw.execute_batch(&format!("PRAGMA ignore_check_constraints = ON; {sql}")).unwrap();
         for error in [
             fixture.store.hashes(row, &[0..1001]).await.unwrap_err(),
-            fixture.store.fold_manifest(row).await.unwrap_err(),
+            fixture.store.compact_manifest(row).await.unwrap_err(),
         ] {
             assert_eq!(error.kind, StoreErrorKind::Corrupt, "{sql}: {error}");
             assert!(error.to_string().contains("table manifest_log, row"), "{sql}: {error}");
@@ -44,7 +44,7 @@ async fn garbage_in_recent_hashes_is_corrupt() {
     }
 }
 
-/// Commits 20,000 hashes, each in a page of its own or so, and says how many wait to be folded.
+/// Commits 20,000 hashes, each in a page of its own or so, and says how many wait to be compacted.
 async fn commit_scattered(store: &Store, disk: DiskId, number: u64) -> i64 {
     let blocks = (0..20_000).map(|block| BlockIndex(block * 50 + number % 50));
     let hashes = blocks.map(|block| (block, BlockHash([number as u8; 16]))).collect();
@@ -76,7 +76,7 @@ async fn much_that_is_recent_is_folded_by_itself() {
         number += 1;
         commit_scattered(&fixture.store, row, number).await;
     }
-    // Nothing is done before the folding that is urgent.
+    // Nothing is done before the compaction that is urgent.
     fixture.store.commit(row, LedgerCommit::default()).await.unwrap();
     assert!(waiting(&fixture.store) <= 800_000, "{} hashes wait", waiting(&fixture.store));
     let found = fixture.store.hashes(row, &[0..50]).await.unwrap();
@@ -92,21 +92,21 @@ async fn a_damaged_disk_keeps_no_other_from_being_folded() {
     let fixture = Fixture::new();
     let (_, damaged) = disk(&fixture.store, "web", 64 << 30, true).await;
     let (_, sound) = disk(&fixture.store, "db", 64 << 30, true).await;
-    // The damaged one has more to fold, and so comes first.
+    // The damaged one has more to compact, and so comes first.
     for number in 0..11 {
         commit_scattered(&fixture.store, damaged, number).await;
     }
     let raw = Connection::open(fixture.store.file()).unwrap();
     raw.execute_batch("UPDATE manifest_log_hashes SET body = zeroblob(length(body))").unwrap();
     let left = waiting(&fixture.store);
-    assert!(left > 200_000, "it was folded before it was damaged");
+    assert!(left > 200_000, "it was compacted before it was damaged");
     let mut number = 0;
     while commit_scattered(&fixture.store, sound, number).await <= left + 200_000 {
         number += 1;
     }
     let deadline = Instant::now() + Duration::from_mins(1);
     while waiting(&fixture.store) > left + 200_000 {
-        assert!(Instant::now() < deadline, "the damaged disk keeps the other from being folded");
+        assert!(Instant::now() < deadline, "the damaged disk keeps the other from being compacted");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(fixture.store.hashes(sound, &[1..2]).await.unwrap(), [BlockHash([1; 16])]);

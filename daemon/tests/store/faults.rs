@@ -152,7 +152,7 @@ async fn commit_until_killed(dir: &Path) {
                 store.commit(DiskId(disk), numbered(number, disk)).await.unwrap();
                 println!("{disk} {number}");
                 if number % 16 == 0 {
-                    store.fold_manifest(DiskId(disk)).await.unwrap();
+                    store.compact_manifest(DiskId(disk)).await.unwrap();
                 }
             }
         }

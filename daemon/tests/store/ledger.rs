@@ -45,7 +45,7 @@ enum Step {
         disk: usize,
         places: Vec<(Index, u64)>,
     },
-    Fold {
+    Compact {
         disk: usize,
     },
 }
@@ -94,7 +94,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (disk.clone(), chunks(), hashes(), any::<bool>())
             .prop_map(|(disk, chunks, hashes, pass)| Step::Bad { disk, chunks, hashes, pass }),
         1 => Just(Step::Reopen),
-        1 => disk.clone().prop_map(|disk| Step::Fold { disk }),
+        1 => disk.clone().prop_map(|disk| Step::Compact { disk }),
         4 => (disk, prop::collection::vec((any::<Index>(), 0..300_u64), 0..5))
             .prop_map(|(disk, places)| Step::Look { disk, places }),
     ]
@@ -244,7 +244,7 @@ impl Pair {
                 let found = self.fixture.store.hashes(*row, &spans).await.unwrap();
                 assert_eq!(found, spans.into_iter().flat_map(|span| model.range(span)).collect::<Vec<_>>());
             }
-            Step::Fold { disk } => self.fixture.store.fold_manifest(self.disks[disk].0).await.unwrap(),
+            Step::Compact { disk } => self.fixture.store.compact_manifest(self.disks[disk].0).await.unwrap(),
         }
     }
 
@@ -258,7 +258,7 @@ impl Pair {
                 let found = self.fixture.store.hashes(*row, std::slice::from_ref(&all)).await.unwrap();
                 assert_eq!(found, model.range(all.clone()));
                 // And once more when all is in the pages.
-                self.fixture.store.fold_manifest(*row).await.unwrap();
+                self.fixture.store.compact_manifest(*row).await.unwrap();
             }
             let raw = Connection::open(self.fixture.store.file()).unwrap();
             let figures: (i64, i64, i64) = raw

@@ -186,9 +186,9 @@ impl Target for SimulatedTarget {
         Self::answered(lost, "discard-disks")
     }
 
-    async fn guard(&self) -> Result<Option<&dyn ConversionOverlay>, TargetError> {
+    async fn conversion_overlay(&self) -> Result<Option<&dyn ConversionOverlay>, TargetError> {
         match &self.0.files {
-            Some(files) => files.guard().await,
+            Some(files) => files.conversion_overlay().await,
             None => Ok(None),
         }
     }

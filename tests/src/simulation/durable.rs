@@ -127,7 +127,7 @@ impl Durable {
         self.look_at_sources(truth, &lines)?;
         for (id, before, now) in &moved {
             if matches!(now, State::CuttingOver { phase: Phase::CreateVm }) {
-                self.look_at_seals(truth, id)?;
+                self.look_at_recorded_roots(truth, id)?;
             }
             let told = lines.iter().any(|(of, line)| {
                 let begins = before.as_ref().map(|before| format!("{before} → {now}"));
@@ -186,21 +186,22 @@ impl Durable {
         ids.map(|id| Ok(id?.parse().expect("the daemon's own id"))).collect()
     }
 
-    /// What is sealed before the target VM is made is what the final snapshot held.
-    fn look_at_seals(&self, truth: &mut Truth, id: &str) -> rusqlite::Result<()> {
+    /// What is recorded before the target VM is made is what the final snapshot held.
+    fn look_at_recorded_roots(&self, truth: &mut Truth, id: &str) -> rusqlite::Result<()> {
         let mut select = self.db.prepare_cached(
             "SELECT disks.key, vm, root, anchor FROM disks JOIN migrations ON migrations.id = migration
              LEFT JOIN recorded_roots ON recorded_roots.disk = disks.id WHERE migration = ?",
         )?;
         let mut rows = select.query([id])?;
         while let Some(row) = rows.next()? {
-            let (key, vm, sealed): (String, String, Option<String>) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let (key, vm, recorded): (String, String, Option<String>) =
+                (row.get(0)?, row.get(1)?, row.get(2)?);
             let anchor: Option<u64> = row.get::<_, Option<String>>(3)?.and_then(|mark| mark.parse().ok());
             let image = anchor.and_then(|mark| truth.vms.get(&vm)?.images.get(&mark)?.get(&key));
             let held = image.and_then(Pages::root);
-            if sealed.is_none() || sealed != held {
+            if recorded.is_none() || recorded != held {
                 truth.violated(format!(
-                    "{key} of {vm} is sealed as {sealed:?}, and its snapshot had {held:?}"
+                    "{key} of {vm} has the recorded root {recorded:?}, and its snapshot had {held:?}"
                 ));
             }
         }
@@ -396,7 +397,7 @@ impl Truth {
         if !made.exists {
             wrong.push(format!("{vm} is done, and has no machine on the target"));
         }
-        if !matches!(made.noted, Some(LastWriter::Machine { over: true, .. })) {
+        if !matches!(made.noted, Some(LastWriter::Machine { confirmed_running: true, .. })) {
             wrong.push(format!("{vm} is done, and its disks are not noted as the target VM's"));
         }
         for what in wrong {

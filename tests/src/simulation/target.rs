@@ -175,8 +175,8 @@ impl Target for SimulatedTarget {
             let goes_back = truth.states.get(&owner) == Some(&State::RollingBack);
             let mut is_its_own = false;
             if let Some(made) = truth.targets.get_mut(&owner) {
-                is_its_own =
-                    made.exists && matches!(made.noted, Some(LastWriter::Machine { over: true, .. }));
+                is_its_own = made.exists
+                    && matches!(made.noted, Some(LastWriter::Machine { confirmed_running: true, .. }));
                 (made.exists, made.runs, made.died, made.dies) = (false, false, false, None);
                 (made.seen_off, made.starts, made.autostart) = (None, None, false);
                 made.forgotten = false;

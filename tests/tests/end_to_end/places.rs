@@ -62,11 +62,11 @@ fn a_device_of_a_vm_is_refused_by_any_name() {
         victim(&rig.old, dir, device.path())?;
         rig.daemon.start()?;
         // Defined and off: only its definition knows.
-        refused(&rig, dir, &["place-unusable", "victim", &device.place()])?;
+        refused(&rig, dir, &["location-unusable", "victim", &device.place()])?;
         rig.old.virsh(["start", "victim"])?;
         let kind = rig.old.virsh(["dumpxml", "victim"])?;
         ensure!(kind.contains("victim"), "{kind}");
-        refused(&rig, dir, &["place-unusable", "victim"])?;
+        refused(&rig, dir, &["location-unusable", "victim"])?;
         // QEMU has other nodes in a `/dev` of its own: a lock on this one says nothing.
         let open = async {
             let options = VolumeOptions { lock_wait: std::time::Duration::ZERO, ..VolumeOptions::default() };
@@ -89,7 +89,7 @@ fn the_sources_own_image_is_no_place() {
         let mut rig = Rig::off(dir, &spec)?;
         std::fs::hard_link(&rig.guest.disks[1], &link)?;
         rig.daemon.start()?;
-        refused(&rig, dir, &["place-unusable", "a disk of the VM mover"])?;
+        refused(&rig, dir, &["location-unusable", "a disk of the VM mover"])?;
         rig.daemon.stop().map(drop)
     });
 }
@@ -111,7 +111,7 @@ fn a_place_with_two_names_has_one_owner() {
         let plan = dir.join("plan.toml");
         let text = std::fs::read_to_string(&plan)?.replace("first", "second").replace("\"move\"", "\"more\"");
         std::fs::write(&plan, text.replace(&device.place(), &node.to_string_lossy()))?;
-        refused(&rig, dir, &["place-unusable", &id, "first"])?;
+        refused(&rig, dir, &["location-unusable", &id, "first"])?;
         rig.daemon.stop().map(drop)
     });
 }

@@ -90,7 +90,7 @@ async fn the_target_is_made_of_what_the_vm_is_at_the_cutover() {
 
 #[tokio::test]
 async fn what_the_target_would_refuse_is_found_before_the_source_is_stopped() {
-    for rule in [Rule::NameTaken, Rule::NameUnusable, Rule::PlaceUnusable, Rule::StorageUnknown] {
+    for rule in [Rule::NameTaken, Rule::NameUnusable, Rule::LocationUnusable, Rule::StorageUnknown] {
         let rig = rig(&[]).await;
         rig.world.with(|truth| truth.target_objects = vec![Objection::new(rule, "not there")]);
         let view = rig.cutover().await;

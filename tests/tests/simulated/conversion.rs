@@ -396,7 +396,7 @@ async fn what_cannot_be_converted_is_told_when_the_plan_is_judged() {
         VmOverride { disks: [("vda".to_owned(), "nbd://host/x".to_owned())].into(), ..VmOverride::default() };
     exported.vm.insert(VM.to_owned(), over.clone());
     let errors = judged(&setting.rig, exported.clone()).await;
-    let place = "conversion-place disk vda: ";
+    let place = "conversion-location disk vda: ";
     assert!(errors.len() == 1 && errors[0].starts_with(place), "{errors:?}");
     assert!(errors[0].contains("cannot be kept apart from nbd://host/x"), "{errors:?}");
     // One that is not converted may go there.
@@ -404,7 +404,7 @@ async fn what_cannot_be_converted_is_told_when_the_plan_is_judged() {
     assert!(judged(&setting.rig, exported).await.is_empty());
     let memory = Rig::start(SimulatedWorld::new(&[("vda", SIZE)])).await;
     let errors = judged(&memory, plan).await;
-    assert!(errors.len() == 1 && errors[0].starts_with("conversion-unguarded "), "{errors:?}");
+    assert!(errors.len() == 1 && errors[0].starts_with("conversion-no-overlay "), "{errors:?}");
 
     // A program that is gone when its time comes is noticed before anything is stopped.
     let script = setting.file("convert");

@@ -518,7 +518,7 @@ fn a_vm_in_no_tier_is_an_error_and_an_empty_tier_a_warning() {
             those.map(|finding| finding.subject.as_str()).collect()
         };
         assert_eq!(of(Rule::TierMissing), ["VM db-2", "VM web-1", "VM web-2"]);
-        assert_eq!(of(Rule::TierIdle), ["plan shop"]);
+        assert_eq!(of(Rule::TierUnmatched), ["plan shop"]);
     });
 }
 

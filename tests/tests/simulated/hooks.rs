@@ -136,8 +136,7 @@ async fn one_that_fails_when_the_target_runs_is_told_and_takes_nothing_back() {
         assert_eq!(view.state, State::Done, "{when} {phase}:\n{}", rig.journal().await);
         rig.world.assert_moved();
         let warned = view.warnings.iter().any(|warning| {
-            warning.contains(&format!("hook {when} {phase} failed"))
-                && warning.contains("nothing is undone")
+            warning.contains(&format!("hook {when} {phase} failed")) && warning.contains("nothing is undone")
         });
         assert!(warned, "{:?}", view.warnings);
     }

@@ -183,7 +183,8 @@ fn a_vm_with_more_disks_than_the_limit_gets_its_turn() {
         rig.apply(plan("small", "s", &small, "every = \"1s\"")).await;
         sleep(5).await;
         rig.apply(plan("large", "s", &["large".to_owned()], "every = \"1h\"")).await;
-        let why = "waits for admission: datastore fast: 4 of 4 disks are in use, and it needs all as it has 9";
+        let why =
+            "waits for admission: datastore fast: 4 of 4 disks are in use, and it needs all as it has 9";
         let begun = clock::now();
         let large = || rig.view("large");
         let mut told = Vec::new();

@@ -135,7 +135,7 @@ async fn a_storage_or_a_datastore_that_is_not_there_is_told() {
 
     let idle = plan(&format!("{MAPS}\"/srv/sdd\" = \"fast\"\n\"*\" = \"slow\""));
     let [found] = setting.findings(&idle).await.try_into().unwrap();
-    assert_eq!((found.rule, found.subject.as_str()), (Rule::StorageIdle, "plan plan"));
+    assert_eq!((found.rule, found.subject.as_str()), (Rule::StorageUnmatched, "plan plan"));
     let told = "`storage.\"/srv/sdd\"` is no datastore of these VMs; their disks lie in: /srv/disk, /srv/ssd";
     assert_eq!(found.message, told);
 }

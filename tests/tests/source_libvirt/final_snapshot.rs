@@ -102,9 +102,9 @@ fn a_vm_that_somebody_resumes_is_theirs() {
         let held = bench.final_snapshot(&Marks::new()).await?;
         bench.virsh(["resume", UUID])?;
         ensure!(bench.source.power(&bench.vm).await? == PowerState::Running);
-        assert_error(held.release().await, SourceErrorKind::Refused, "somebody")?;
+        assert_error(held.release().await, SourceErrorKind::Refused, "the VM was started")?;
         ensure!(bench.virsh(["domstate", UUID])? == "running");
-        assert_error(bench.final_snapshot(&Marks::new()).await, SourceErrorKind::Refused, "somebody")?;
+        assert_error(bench.final_snapshot(&Marks::new()).await, SourceErrorKind::Refused, "it was started")?;
         // Paused by them now: not ours to end.
         bench.virsh(["suspend", UUID])?;
         bench.source.end_snapshot(&bench.vm, bench.owner).await?;
@@ -124,7 +124,7 @@ fn a_vm_that_people_let_run_and_paused_again_is_theirs() {
         ensure!(bench.source.power(&bench.vm).await? == PowerState::Paused, "its guest ran");
         let policy = ShutdownPolicy { graceful: std::time::Duration::ZERO, force: false };
         assert_error(bench.source.shut_down(&bench.vm, policy).await, SourceErrorKind::StillRunning, "")?;
-        assert_error(held.release().await, SourceErrorKind::Refused, "somebody let")?;
+        assert_error(held.release().await, SourceErrorKind::Refused, "the VM was started")?;
         bench.source.end_snapshot(&bench.vm, bench.owner).await?;
         ensure!(bench.virsh(["domstate", UUID])? == "paused", "it was ended");
         Ok(())
@@ -139,7 +139,7 @@ fn a_vm_that_ran_and_ended_between_two_looks_of_a_final_snapshot_is_noticed() {
         bench.assert_contents(&*held).await?;
         bench.virsh(["resume", UUID])?;
         bench.virsh(["destroy", UUID])?;
-        assert_error(held.release().await, SourceErrorKind::Refused, "somebody ended")?;
+        assert_error(held.release().await, SourceErrorKind::Refused, "the VM was ended")?;
         // The next one is as good as any.
         let held = bench.final_snapshot(&Marks::new()).await?;
         Ok(held.release().await?)

@@ -42,7 +42,7 @@ impl LatencyBaseline {
 /// How far warmd has backed off.
 #[derive(Debug)]
 pub(super) struct LatencyBackoff {
-    /// Strained is what takes this many times the baseline; `None` switches the guard off.
+    /// Strained is what takes this many times the baseline; `None` switches the backoff off.
     factor: Option<f64>,
     ceiling: usize,
     cap: usize,
@@ -122,23 +122,23 @@ mod tests {
     use super::*;
 
     struct Disk {
-        guard: LatencyBackoff,
+        backoff: LatencyBackoff,
         baseline: LatencyBaseline,
     }
 
     impl Disk {
         fn new() -> Self {
-            Self { guard: LatencyBackoff::new(Some(4.0), 64), baseline: LatencyBaseline::default() }
+            Self { backoff: LatencyBackoff::new(Some(4.0), 64), baseline: LatencyBaseline::default() }
         }
 
         /// Rounds of reads of `bytes` that take `ms` each; gives what it allows then.
         fn rounds(&mut self, count: usize, bytes: u32, ms: u64) -> (usize, Duration) {
             for _ in 0..count {
                 let mut latencies = vec![(bytes, Duration::from_millis(ms)); 9];
-                let depth = self.guard.cap();
-                self.guard.judge(&mut self.baseline, &mut latencies, depth, 0.02);
+                let depth = self.backoff.cap();
+                self.backoff.judge(&mut self.baseline, &mut latencies, depth, 0.02);
             }
-            (self.guard.cap(), self.guard.pause())
+            (self.backoff.cap(), self.backoff.pause())
         }
     }
 
@@ -150,9 +150,9 @@ mod tests {
         assert_eq!(disk.rounds(1, 1 << 19, 50), (32, Duration::ZERO));
         let (cap, pause) = disk.rounds(20, 1 << 19, 50);
         assert_eq!((cap, pause), (1, LONGEST_PAUSE));
-        assert!(disk.guard.is_holding());
+        assert!(disk.backoff.is_holding());
         assert_eq!(disk.rounds(100, 1 << 19, 10), (64, Duration::ZERO));
-        assert!(!disk.guard.is_holding());
+        assert!(!disk.backoff.is_holding());
     }
 
     #[test]
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn without_a_factor_it_never_holds() {
-        let mut disk = Disk { guard: LatencyBackoff::new(None, 8), baseline: LatencyBaseline::default() };
+        let mut disk = Disk { backoff: LatencyBackoff::new(None, 8), baseline: LatencyBaseline::default() };
         disk.rounds(5, 1 << 19, 1);
         assert_eq!(disk.rounds(50, 1 << 19, 5000), (8, Duration::ZERO));
     }

@@ -1,7 +1,7 @@
 //! How many reads of one disk are in flight: the source decides, by how it answers.
 //!
 //! ```text
-//! enter ─▶ calm ─▶ read ─▶ done(bytes) ─▶ a round is over? ─▶ climb: what pays │ guard: what the source bears
+//! enter ─▶ calm ─▶ read ─▶ done(bytes) ─▶ a round is over? ─▶ probe: what pays │ backoff: what the source bears
 //!    ▲                                                                        │
 //!    └────────────────── the smaller of both ─────────────────────────────────┘
 //! ```
@@ -47,8 +47,8 @@ pub(crate) struct QueueDepth {
 }
 
 struct State {
-    climb: Probe,
-    guard: LatencyBackoff,
+    probe: Probe,
+    backoff: LatencyBackoff,
     baseline: Arc<Mutex<LatencyBaseline>>,
     /// Slots in use or free; the semaphore's permits and those held, less what is owed.
     depth: usize,
@@ -69,17 +69,17 @@ pub(crate) struct ReadSlot {
 }
 
 impl QueueDepth {
-    /// At most `ceiling` reads in flight. `factor` is the guard's; what it learns goes into `baseline`.
+    /// At most `ceiling` reads in flight. `factor` is the backoff's; what it learns goes into `baseline`.
     pub(crate) fn new(
         ceiling: usize,
         factor: Option<f64>,
         baseline: Arc<Mutex<LatencyBaseline>>,
     ) -> Arc<Self> {
-        let climb = Probe::new(ceiling);
-        let (depth, now) = (climb.depth(), Instant::now());
+        let probe = Probe::new(ceiling);
+        let (depth, now) = (probe.depth(), Instant::now());
         let state = State {
-            climb,
-            guard: LatencyBackoff::new(factor, ceiling.max(1)),
+            probe,
+            backoff: LatencyBackoff::new(factor, ceiling.max(1)),
             baseline,
             depth,
             owed: 0,
@@ -107,18 +107,18 @@ impl QueueDepth {
         ReadSlot { depth: Arc::clone(self), permit, begun: None }
     }
 
-    /// Waits as long as the guard wants between two reads.
+    /// Waits as long as the backoff wants between two reads.
     pub(crate) async fn calm(&self) {
         let next = {
             let state = self.state();
-            (!state.guard.pause().is_zero()).then(|| state.last_begun + state.guard.pause())
+            (!state.backoff.pause().is_zero()).then(|| state.last_begun + state.backoff.pause())
         };
         if let Some(next) = next {
             sleep_until(next).await;
         }
     }
 
-    /// For how long the guard has held reads back in this pass.
+    /// For how long the backoff has held reads back in this pass.
     pub(crate) fn held_back(&self) -> Duration {
         self.state().held_back
     }
@@ -131,7 +131,7 @@ impl QueueDepth {
             state.latencies.push((bytes as u32, latency));
         }
         let elapsed = state.began.elapsed();
-        let shortest = if state.climb.is_doubling() { SHORTEST_AT_FIRST } else { SHORTEST };
+        let shortest = if state.probe.is_doubling() { SHORTEST_AT_FIRST } else { SHORTEST };
         if state.reads >= state.depth && elapsed >= shortest {
             let wanted = self.wanted.swap(false, Relaxed);
             self.round(&mut state, elapsed, wanted);
@@ -141,14 +141,19 @@ impl QueueDepth {
     /// Ends a round and sets the next one's depth.
     fn round(&self, state: &mut State, elapsed: Duration, wanted: bool) {
         let seconds = elapsed.as_secs_f64();
-        let State { guard, baseline, latencies, depth, .. } = &mut *state;
-        guard.judge(&mut baseline.lock().unwrap_or_else(PoisonError::into_inner), latencies, *depth, seconds);
-        if state.guard.is_holding() {
+        let State { backoff, baseline, latencies, depth, .. } = &mut *state;
+        backoff.judge(
+            &mut baseline.lock().unwrap_or_else(PoisonError::into_inner),
+            latencies,
+            *depth,
+            seconds,
+        );
+        if state.backoff.is_holding() {
             state.held_back += elapsed;
         } else {
-            state.climb.learn(ProbeRound { bytes: state.bytes, seconds, wanted });
+            state.probe.learn(ProbeRound { bytes: state.bytes, seconds, wanted });
         }
-        let next = state.climb.depth().min(state.guard.cap()).max(1);
+        let next = state.probe.depth().min(state.backoff.cap()).max(1);
         if next < state.depth {
             state.owed += state.depth - next;
         } else {

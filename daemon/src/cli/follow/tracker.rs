@@ -121,7 +121,7 @@ impl Tracker {
             State::Failed => return Some(failed(now.reason())),
             State::Paused => return Some(failed("it was paused")),
             State::CuttingOver | State::Undoing | State::RollingBack => {
-                return Some(failed("a cutover began, which copies what changed by itself"));
+                return Some(failed("a cutover began, which also copies what changed"));
             }
             State::Cancelling | State::Cancelled => return Some(failed("it was cancelled")),
             State::Done => return Some(done()),
@@ -143,7 +143,7 @@ impl Tracker {
         match now.state() {
             State::CuttingOver | State::Undoing => None,
             State::Done => Some(done()),
-            State::RollingBack => Some(failed("somebody asked to go back to the source")),
+            State::RollingBack => Some(failed("a rollback to the source was requested")),
             State::Failed => Some(failed(now.reason())),
             State::Cancelling | State::Cancelled => Some(failed("it was cancelled")),
             State::Unspecified

@@ -27,7 +27,7 @@ pub(in super::super) async fn pass(
     stop: &StopSignal,
     then: Option<&dyn OnDrained>,
 ) -> Result<PassEnd, WorkError> {
-    if let Some(admission) = context.admissions.held() {
+    if let Some(admission) = context.admissions.acquired() {
         return pass::run(context, &admission, kind, stop, then).await;
     }
     if kind == PassKind::Final {

@@ -29,7 +29,7 @@ pub struct Admissions {
     pub(super) gate: Arc<AdmissionControl>,
     pub(in super::super) places: Places,
     /// That of its cutover.
-    held: Mutex<Option<Arc<Admission>>>,
+    acquired: Mutex<Option<Arc<Admission>>>,
     /// As what it waits.
     waiting: Mutex<Option<u64>>,
     /// Milliseconds.
@@ -48,8 +48,8 @@ pub(super) enum For {
 impl Admissions {
     /// Those of a migration in these places.
     pub(in super::super) fn new(gate: Arc<AdmissionControl>, places: Places) -> Self {
-        let (held, waiting, waited) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
-        Self { gate, places, held, waiting, waited }
+        let (acquired, waiting, waited) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
+        Self { gate, places, acquired, waiting, waited }
     }
 
     /// Why it waits for its turn, if it does.
@@ -68,13 +68,13 @@ impl Admissions {
         self.gate.ceilings(&self.places, plan)
     }
 
-    pub(super) fn held(&self) -> Option<Arc<Admission>> {
-        lock(&self.held).clone()
+    pub(super) fn acquired(&self) -> Option<Arc<Admission>> {
+        lock(&self.acquired).clone()
     }
 
-    fn hold(&self, admission: Option<Admission>) {
+    fn acquire(&self, admission: Option<Admission>) {
         // Given back after the lock is.
-        let before = std::mem::replace(&mut *lock(&self.held), admission.map(Arc::new));
+        let before = std::mem::replace(&mut *lock(&self.acquired), admission.map(Arc::new));
         drop(before);
     }
 }
@@ -180,24 +180,24 @@ pub(in super::super) async fn enter(
     stop: &StopSignal,
 ) -> Result<(), WorkError> {
     let admissions = &context.admissions;
-    let is_held = admissions.held().is_some();
+    let is_acquired = admissions.acquired().is_some();
     match doing {
-        StateWork::Phase(Phase::CatchUpDelta) if !is_held => {
+        StateWork::Phase(Phase::CatchUpDelta) if !is_acquired => {
             let admission = tokio::select! {
                 biased;
                 admission = wait(context, For::Cutover, stop) => admission?,
                 () = window_closed(context) => return Err(WorkError::operator(WINDOW_CLOSED)),
             };
-            admissions.hold(Some(admission));
+            admissions.acquire(Some(admission));
         }
-        StateWork::Phase(Phase::StopSource | Phase::FinalDelta) if !is_held => {
-            admissions.hold(Some(at_once(context)));
+        StateWork::Phase(Phase::StopSource | Phase::FinalDelta) if !is_acquired => {
+            admissions.acquire(Some(at_once(context)));
         }
         StateWork::Phase(Phase::CatchUpDelta | Phase::StopSource | Phase::FinalDelta) => {}
         // It reads the source once more.
         StateWork::Phase(Phase::Verify) if context.plan().verify.mode == VerifyMode::Compare => {
-            if !is_held {
-                admissions.hold(Some(at_once(context)));
+            if !is_acquired {
+                admissions.acquire(Some(at_once(context)));
             }
         }
         StateWork::Nothing
@@ -209,7 +209,7 @@ pub(in super::super) async fn enter(
         | StateWork::Phase(_)
         | StateWork::Undo(_)
         | StateWork::RollBack
-        | StateWork::Clean => admissions.hold(None),
+        | StateWork::Clean => admissions.acquire(None),
     }
     Ok(())
 }

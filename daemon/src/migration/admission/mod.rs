@@ -64,7 +64,7 @@ impl AdmissionControl {
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         let gate = Self { state: Mutex::default(), changed: Notify::new(), rates, shutdown };
-        gate.say_configured(configured);
+        gate.set_configured_quotas(configured);
         Arc::new(gate)
     }
 

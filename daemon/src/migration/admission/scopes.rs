@@ -78,17 +78,17 @@ pub(in super::super) struct Nodes {
 }
 
 impl AdmissionControl {
-    pub(super) fn say_configured(&self, configured: &ConfiguredQuotas) {
+    pub(super) fn set_configured_quotas(&self, configured: &ConfiguredQuotas) {
         let ConfiguredQuotas { zone, holidays, scopes } = configured;
         let mut state = self.lock();
         for (scope, quotas) in scopes {
             let written = Written { quotas: quotas.clone(), zone: *zone, holidays: holidays.clone() };
-            self.say(&mut state, scope, written);
+            self.set_written(&mut state, scope, written);
         }
     }
 
     /// Takes over a plan's quotas and priority, at once.
-    pub(in super::super) fn say_plan(&self, plan: &Plan) {
+    pub(in super::super) fn set_plan_quota(&self, plan: &Plan) {
         let schedule = &plan.schedule;
         let scope = QuotaScope::Plan(plan.name.clone());
         let mut state = self.lock();
@@ -100,7 +100,7 @@ impl AdmissionControl {
                 zone: schedule.zone,
                 holidays: schedule.holidays.clone(),
             };
-            self.say(&mut state, &scope, written);
+            self.set_written(&mut state, &scope, written);
         }
         if let Some(scoped) = state.scopes.get(&scope) {
             scoped.limiter.set_weight(schedule.priority.unwrap_or(1));
@@ -117,7 +117,7 @@ impl AdmissionControl {
         state.arbiter.set_limit(&scope, Allowance::default());
     }
 
-    fn say(&self, state: &mut State, scope: &QuotaScope, written: Written) {
+    fn set_written(&self, state: &mut State, scope: &QuotaScope, written: Written) {
         if state.scopes.get(scope).is_some_and(|scoped| scoped.written == written) {
             return;
         }
@@ -159,7 +159,7 @@ impl AdmissionControl {
         Places { source: name.to_owned(), target: target.to_owned(), others }
     }
 
-    /// What limits the rate of a disk of a plan, of which [`AdmissionControl::say_plan`] has told.
+    /// What limits the rate of a disk of a plan, of which [`AdmissionControl::set_plan_quota`] has told.
     pub(in super::super) fn nodes(&self, places: &Places, plan: &str, disk: &DiskKey) -> Nodes {
         let state = self.lock();
         let of = |scope: &QuotaScope| state.scopes.get(scope).map(|scoped| scoped.limiter.clone());

@@ -93,12 +93,12 @@ impl Driver {
     async fn miss(&mut self, why: String) {
         tracing::warn!(migration = %self.context.id, vm = %self.context.machine.name, "{why}");
         let line = self.context.journal_entry("warmd", "warning", why.clone());
-        self.appoint(Some(ScheduledCutover::OnHold { why }), line).await;
+        self.schedule_cutover(Some(ScheduledCutover::OnHold { why }), line).await;
     }
 
     /// Judges what is asked of a cutover by the clock, the plan and what was asked before, and says what is to be
     /// saved of it.
-    pub(super) async fn arranged(
+    pub(super) async fn scheduled(
         &self,
         command: &OwnerRequest,
         outcome: RequestOutcome,
@@ -109,7 +109,7 @@ impl Driver {
             (Request::Cutover, RequestOutcome::Accepted) if let Some(why) = self.left_to_group(order) => {
                 return (RequestOutcome::Refused(why), None);
             }
-            (Request::Cutover | Request::ArrangeCutover, RequestOutcome::Accepted) => {
+            (Request::Cutover | Request::ScheduleCutover, RequestOutcome::Accepted) => {
                 let rules = timing::asked(&self.context);
                 if let Some(why) = scheduled_cutover::refusal(rules.as_ref(), order, clock::now()) {
                     return (RequestOutcome::Refused(why), None);
@@ -192,7 +192,7 @@ impl Driver {
     }
 
     /// Saves what was asked of the cutover, with a line of the journal; whether it is saved.
-    pub(super) async fn appoint(
+    pub(super) async fn schedule_cutover(
         &mut self,
         scheduled_cutover: Option<ScheduledCutover>,
         line: EventView,
@@ -217,9 +217,9 @@ impl Driver {
         let (attempt, reclaimed_at) = (known.attempt + 1, known.reclaimed_at);
         match event {
             MigrationEvent::Request(Request::Cutover) => {
-                let arranged =
+                let scheduled =
                     matches!(self.scheduled_cutover, Some(ScheduledCutover::At { force: true, .. }));
-                let forced = self.is_forced.unwrap_or(arranged);
+                let forced = self.is_forced.unwrap_or(scheduled);
                 Some(Cutover { attempt, reclaimed_at, forced, ..Cutover::default() })
             }
             MigrationEvent::Request(Request::Rollback) => {
@@ -232,7 +232,7 @@ impl Driver {
 
     /// What becomes of it in the step to `state`; `None` if it stays as it is.
     #[expect(clippy::option_option, reason = "nothing, or that there is none, is to be saved")]
-    pub(super) fn appointment_in(&self, state: &State) -> Option<Option<ScheduledCutover>> {
+    pub(super) fn scheduled_cutover_in(&self, state: &State) -> Option<Option<ScheduledCutover>> {
         let was_before = scheduled_cutover::is_before(&self.state);
         match state {
             // Nothing was stopped yet, and the plan says when: the next window is as good.
@@ -257,9 +257,9 @@ impl Driver {
     }
 }
 
-/// What was arranged, for the journal.
-pub(super) fn told(arranged: Option<&Option<ScheduledCutover>>) -> String {
-    match arranged {
+/// What was scheduled, for the journal.
+pub(super) fn told(scheduled: Option<&Option<ScheduledCutover>>) -> String {
+    match scheduled {
         None => String::new(),
         Some(None) => ": no cutover is waited for".to_owned(),
         Some(Some(ScheduledCutover::At { at, force, .. })) => {

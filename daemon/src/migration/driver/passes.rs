@@ -46,12 +46,12 @@ impl Driver {
     }
 
     /// What holds the pass that is begun, unless a person asked for it; and what tells of other plans than that.
-    pub(super) fn held(&self) -> Option<(watch::Receiver<Arc<Plan>>, NotBefore)> {
+    pub(super) fn suspended(&self) -> Option<(watch::Receiver<Arc<Plan>>, NotBefore)> {
         if self.sync_asked {
             return None;
         }
         let plans = self.context.plans();
-        timing::held(&self.context, clock::now()).map(|wait| (plans, wait))
+        timing::suspended(&self.context, clock::now()).map(|wait| (plans, wait))
     }
 
     /// What is known of the migration; nothing, if that cannot be read.

@@ -61,7 +61,7 @@ async fn step(manager: &Manager, running: &Running, is_told: &mut bool) -> Resul
     }
     let facts = manager.store.member_facts(group.id).await?;
     let statuses = statuses(&group.members, &facts, &board);
-    let GroupDecision { begin, open, halted, is_over } =
+    let GroupDecision { begin, open, halted, is_finished } =
         decide(group.all_or_nothing, board.halted.is_some(), &seats(&group.members, &statuses));
     if let Some(why) = halted {
         note_broken(manager, group, &why).await?;
@@ -89,15 +89,15 @@ async fn step(manager: &Manager, running: &Running, is_told: &mut bool) -> Resul
             Some(RequestOutcome::Accepted) | None => {}
             Some(RequestOutcome::Refused(why)) => running.mark_failed(member.migration, &why),
             Some(RequestOutcome::NoChange) => {
-                running.mark_failed(member.migration, "it is being cut over by itself");
+                running.mark_failed(member.migration, "it is being cut over alone");
             }
         }
     }
-    if is_over {
+    if is_finished {
         let view = GroupView { group: group.clone(), statuses };
         manager.store.end_group(group.id, clock::now(), line(group, "state", &outcome(&view))).await?;
     }
-    Ok(is_over)
+    Ok(is_finished)
 }
 
 async fn note_broken(manager: &Manager, group: &Group, why: &str) -> Result<(), StoreError> {

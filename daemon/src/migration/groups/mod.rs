@@ -183,7 +183,7 @@ impl Running {
         if late {
             return Err(
                 "its group has passed the barrier, and its target VM is being started; if that fails, the \
-                        cutover is undone by itself"
+                        cutover is undone automatically"
                     .to_owned(),
             );
         }

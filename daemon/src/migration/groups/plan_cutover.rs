@@ -216,7 +216,7 @@ async fn against_one(handle: &DriverHandle, forced: bool) -> Option<String> {
     let order = CutoverOrder { when: CutoverTime::Now, force: forced, in_group: true };
     match judge(&context.live.view().state, Request::Cutover) {
         RequestOutcome::Accepted => {}
-        RequestOutcome::NoChange => return Some("it is being cut over by itself".to_owned()),
+        RequestOutcome::NoChange => return Some("it is being cut over alone".to_owned()),
         RequestOutcome::Refused(why) => return Some(why),
     }
     if let Some(why) = scheduled_cutover::refusal(timing::asked(context).as_ref(), order, clock::now()) {

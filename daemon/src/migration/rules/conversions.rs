@@ -29,17 +29,17 @@ pub(super) async fn judge(judged: &mut Judged, plan: &Plan, target: &dyn Target)
         judged.find(Rule::ConversionConfined, plan_of(plan), found);
     }
     let subject = format!("target {}", plan.target);
-    let guard = match target.guard().await {
-        Ok(Some(guard)) => guard,
+    let overlay = match target.conversion_overlay().await {
+        Ok(Some(overlay)) => overlay,
         Ok(None) => {
             let found = "it cannot keep a conversion's writes apart";
-            return judged.find(Rule::ConversionUnguarded, subject, found);
+            return judged.find(Rule::ConversionNoOverlay, subject, found);
         }
-        Err(error) => return judged.find(Rule::ConversionUnguarded, subject, error.to_string()),
+        Err(error) => return judged.find(Rule::ConversionNoOverlay, subject, error.to_string()),
     };
-    if let Err(error) = guard.check().await {
+    if let Err(error) = overlay.check().await {
         let found = format!("a conversion needs qemu-img: {error}");
-        judged.find(Rule::ConversionUnguarded, subject, found);
+        judged.find(Rule::ConversionNoOverlay, subject, found);
     }
     for (vm, over) in &plan.vm {
         if over.conversion.as_ref().unwrap_or(&plan.conversion).is_none() {
@@ -47,8 +47,8 @@ pub(super) async fn judge(judged: &mut Judged, plan: &Plan, target: &dyn Target)
         }
         for (key, place) in &over.disks {
             let (key, place) = (DiskKey(key.clone()), Some(place.clone()));
-            if let Some(why) = guard.refusal(&DiskSpec { key: key.clone(), size: Length(0), place }) {
-                judged.find(Rule::ConversionPlace, vm_of(vm), format!("disk {key}: {why}"));
+            if let Some(why) = overlay.refusal(&DiskSpec { key: key.clone(), size: Length(0), place }) {
+                judged.find(Rule::ConversionLocation, vm_of(vm), format!("disk {key}: {why}"));
             }
         }
     }

@@ -22,7 +22,7 @@ pub(super) async fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) -
             let found = format!("it is to be called {name:?}, and moves as {:?} now", context.target_name);
             judged.find(Rule::VmFixed, vm_of(&subject.vm), found);
         }
-        let over = plan.over(&subject.vm, &context.machine);
+        let over = plan.override_of(&subject.vm, &context.machine);
         for disk in context.made_disks().await.map_err(internal)? {
             // By where it lay on the source then.
             let began = context.machine.disks.iter().find(|began| began.key == disk.key);

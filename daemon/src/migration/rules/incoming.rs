@@ -16,7 +16,7 @@ pub(super) async fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan, t
         .machines
         .iter()
         .map(|subject| {
-            let over = plan.over(&subject.vm, &subject.machine);
+            let over = plan.override_of(&subject.vm, &subject.machine);
             let handle = subject.migration.and_then(|id| manager.handle(id));
             // A disk that was moved on the source meanwhile stays where it was made.
             let began = handle.as_ref().map_or(&subject.machine, |handle| &handle.context.machine);

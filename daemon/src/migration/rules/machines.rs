@@ -153,7 +153,7 @@ fn of_machine(judged: &mut Judged, plan: &Plan, vm: &str, answer: Answer) -> Mac
     if let Some(other) = twice.map(|other| other.vm.clone()) {
         judged.find(Rule::VmTwice, &subject, format!("it is the same VM as {other}"));
     }
-    if let Some(over) = plan.over(vm, &machine) {
+    if let Some(over) = plan.override_of(vm, &machine) {
         for key in over.disks.keys().filter(|key| !machine.disks.iter().any(|disk| disk.key.0 == **key)) {
             let disks: Vec<_> = machine.disks.iter().map(|disk| disk.key.0.as_str()).collect();
             let message =

@@ -58,7 +58,7 @@ impl Judged {
     fn accept(&mut self, plan: &Plan) {
         for finding in &mut self.findings {
             let of = self.machines.iter().find(|subject| vm_of(&subject.vm) == finding.subject);
-            let over = of.and_then(|subject| plan.over(&subject.vm, &subject.machine));
+            let over = of.and_then(|subject| plan.override_of(&subject.vm, &subject.machine));
             if plan.accepts(over, finding.rule) {
                 finding.severity = Severity::Warning;
                 "the plan accepts it".clone_into(&mut finding.help);

@@ -29,6 +29,6 @@ pub(super) fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) {
     for datastore in plan.storage.keys().filter(|key| *key != ANY && !known.contains(*key)) {
         let found =
             format!("`storage.{datastore:?}` is no datastore of these VMs; their disks lie in: {there}");
-        judged.find(Rule::StorageIdle, plan_of(plan), found);
+        judged.find(Rule::StorageUnmatched, plan_of(plan), found);
     }
 }

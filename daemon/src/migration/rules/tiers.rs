@@ -35,7 +35,7 @@ pub(super) fn judge(judged: &mut Judged, plan: &Plan) {
         judged.find(Rule::TierMissing, vm, "it would not move with the others");
     }
     for tier in (0..tiers).filter(|tier| !found.contains(&Some(*tier))) {
-        judged.find(Rule::TierIdle, plan_of(plan), format!("`cutover.tiers[{tier}]` is empty"));
+        judged.find(Rule::TierUnmatched, plan_of(plan), format!("`cutover.tiers[{tier}]` is empty"));
     }
 }
 

@@ -33,14 +33,14 @@ impl Rule {
                 "a conversion's program is not on the daemon's host, or cannot be run",
                 "install it there, make it executable, or correct `command`",
             ),
-            Self::ConversionUnguarded => (
-                "conversion-unguarded",
+            Self::ConversionNoOverlay => (
+                "conversion-no-overlay",
                 Error,
                 "the target cannot keep a conversion's writes apart from the disks, or lacks what that needs",
                 "set `conversion = \"none\"`, or see that `qemu-img` is there and the target answers",
             ),
-            Self::ConversionPlace => (
-                "conversion-place",
+            Self::ConversionLocation => (
+                "conversion-location",
                 Error,
                 "nothing can be kept apart from the place that the plan gives a disk that is to be converted",
                 "give the disk another place in `[vm.NAME.disks]`, or set `conversion = \"none\"` for the VM",
@@ -78,8 +78,8 @@ impl Rule {
                 "the plan has tiers, and the VM is in none of them",
                 "name it in the `vms` of a `[[cutover.tiers]]`, or add a last tier with `vms = [\"*\"]`",
             ),
-            Self::TierIdle => (
-                "tier-idle",
+            Self::TierUnmatched => (
+                "tier-unmatched",
                 Warning,
                 "no VM of the plan is in the tier, or the tiers before it have taken them",
                 "correct its `vms`, or leave it for VMs that are to come",
@@ -377,8 +377,8 @@ impl Rule {
                 "the target has no storage of that name, or it cannot be written to",
                 "correct `[storage]`, or add the storage to the target in the daemon's configuration and see that it is mounted",
             ),
-            Self::StorageIdle => (
-                "storage-idle",
+            Self::StorageUnmatched => (
+                "storage-unmatched",
                 Warning,
                 "`[storage]` maps a datastore that no disk of the plan's VMs lies in",
                 "correct its name, or leave it for VMs that are to come",
@@ -389,10 +389,10 @@ impl Rule {
                 "the disks, when they are full, are larger than the room left on the target; they begin sparse",
                 "make room, or give some disks places of their own in `[vm.NAME.disks]`",
             ),
-            Self::PlaceUnusable => (
-                "place-unusable",
+            Self::LocationUnusable => (
+                "location-unusable",
                 Error,
-                "the place that the plan gives a disk is not there, not of its size, in use, or somebody else's",
+                "the location that the plan gives a disk is not there, not of its size, in use, or another migration's",
                 "correct it in `[vm.NAME.disks]`, or make a volume of exactly the disk's size there",
             ),
             Self::StateRoom => (

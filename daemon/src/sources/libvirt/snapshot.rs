@@ -52,7 +52,7 @@ struct LibvirtSnapshot {
     open: BTreeMap<DiskKey, OpenDisk>,
     /// The VM was off and executes nothing, since it was given power after that.
     at_rest: Option<Instant>,
-    guard: Option<ScratchMonitor>,
+    scratch_monitor: Option<ScratchMonitor>,
 }
 
 #[derive(Debug)]
@@ -92,9 +92,7 @@ impl LibvirtSource {
             RunState::Running if request.is_final => {
                 return Err(refused(
                     doing(),
-                    format!(
-                        "the final snapshot is of a VM that is off, but somebody started it: it is {text}"
-                    ),
+                    format!("the final snapshot is of a VM that is off, but it was started: it is {text}"),
                 ));
             }
             RunState::Running => {}
@@ -166,7 +164,7 @@ impl LibvirtSource {
         }
         let socket = nook.socket();
         let name = self.begin_job(domain, owner, &xml, &mut plans, number, &nook, &socket).await?;
-        let guard = at_rest.is_none().then(|| {
+        let scratch_monitor = at_rest.is_none().then(|| {
             let dir = nook.scratch_dir().to_owned();
             ScratchMonitor::watch(self.libvirt.clone(), domain, owner, dir, reserve, self.rates.clone())
         });
@@ -178,7 +176,7 @@ impl LibvirtSource {
             disks: Vec::new(),
             open: BTreeMap::new(),
             at_rest,
-            guard,
+            scratch_monitor,
         };
         for plan in plans {
             let open = self
@@ -379,13 +377,13 @@ impl Snapshot for LibvirtSnapshot {
     }
 
     fn given_up(&self) -> Option<SourceError> {
-        let why = self.guard.as_ref()?.why()?;
+        let why = self.scratch_monitor.as_ref()?.why()?;
         Some(blocked(format!("VM {}: reading its snapshot", self.domain), why))
     }
 
     async fn release(self: Box<Self>) -> Result<(), SourceError> {
-        let Self { source, domain, owner, open, at_rest, guard, .. } = *self;
-        drop(guard);
+        let Self { source, domain, owner, open, at_rest, scratch_monitor, .. } = *self;
+        drop(scratch_monitor);
         drop(open);
         let ended = source.end(domain, owner).await?;
         // A look at its state does not see it: resumed, ended and started once more.
@@ -400,12 +398,12 @@ impl Snapshot for LibvirtSnapshot {
             CleanupResult::AsItShould | CleanupResult::Resumed if at_rest.is_none() => Ok(()),
             CleanupResult::Resumed => Err(refused(
                 format!("VM {domain}: ending the snapshot"),
-                "somebody let the VM run while its disks were read at rest: shut it down before going on",
+                "the VM was started while its disks were read at rest: shut it down before going on",
             )),
             // Whether its guest ran before that is not known.
             CleanupResult::AsItShould => Err(refused(
                 format!("VM {domain}: ending the snapshot"),
-                "somebody ended the VM while its disks were read at rest, and may have let it run before: what was \
+                "the VM was ended while its disks were read at rest, and may have run before: what was \
                  read is not taken for its last state; find out who started or stopped it, then go on",
             )),
         }

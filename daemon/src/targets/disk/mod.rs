@@ -183,7 +183,7 @@ impl Target for DiskTarget {
         self.storage.discard(owner, disks, |_| false).await
     }
 
-    async fn guard(&self) -> Result<Option<&dyn ConversionOverlay>, TargetError> {
+    async fn conversion_overlay(&self) -> Result<Option<&dyn ConversionOverlay>, TargetError> {
         Ok(Some(&self.storage))
     }
 

@@ -387,7 +387,7 @@ impl Target for LibvirtTarget {
         self.storage().await?.discard(owner, disks, guest::is_console).await
     }
 
-    async fn guard(&self) -> Result<Option<&dyn ConversionOverlay>, TargetError> {
+    async fn conversion_overlay(&self) -> Result<Option<&dyn ConversionOverlay>, TargetError> {
         Ok(Some(self.storage().await?))
     }
 

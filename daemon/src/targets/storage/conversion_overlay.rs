@@ -1,4 +1,4 @@
-//! Guarded places of this host: a qcow2 overlay over each disk, in a folder of the migration's own folder.
+//! Conversion overlays on this host: a qcow2 overlay over each disk, in a folder of the migration's own folder.
 //!
 //! Rule: each conversion has a folder of its own, for warmd's user only, by a name that none had before: so nothing in it was
 //! there before, no name in it leads elsewhere, and nobody who outlived an earlier one knows it; all of them are removed together. While overlays are committed the volume's own lock is held by
@@ -20,7 +20,7 @@ use crate::{
     model::id::{DiskKey, MigrationId},
     targets::{
         DiskSpec, TargetError, TargetErrorKind,
-        conversion_overlay::{ConversionOverlay, Guarded, GuardedDisk},
+        conversion_overlay::{ConversionOverlay, OverlayDisk, Overlays},
         volume::{self, LockedVolume, VolumeError},
     },
 };
@@ -31,7 +31,7 @@ pub(super) const FOLDER: &str = "conversion";
 const FORMAT: &str = "qcow2";
 
 impl Storage {
-    fn guarded(&self, owner: MigrationId) -> PathBuf {
+    fn overlays(&self, owner: MigrationId) -> PathBuf {
         self.folder(owner).join(FOLDER)
     }
 
@@ -40,18 +40,18 @@ impl Storage {
         &self,
         owner: MigrationId,
         spec: &DiskSpec,
-        guarded: &'a Guarded,
+        overlays: &'a Overlays,
         doing: &str,
     ) -> Result<(&'a Path, PathBuf), TargetError> {
         let missing = || TargetError::new(TargetErrorKind::NotFound, doing, "it is not kept apart");
-        Ok((guarded.path(&spec.key).ok_or_else(missing)?, self.backing(owner, spec, doing)?))
+        Ok((overlays.path(&spec.key).ok_or_else(missing)?, self.backing(owner, spec, doing)?))
     }
 
     /// The volume under an overlay.
     fn backing(&self, owner: MigrationId, spec: &DiskSpec, doing: &str) -> Result<PathBuf, TargetError> {
         match self.place(owner, spec)? {
             Where::Own(path) | Where::Path(path) => Ok(path),
-            Where::Nbd(uri) => Err(TargetError::new(TargetErrorKind::Refused, doing, no_guard(&uri))),
+            Where::Nbd(uri) => Err(TargetError::new(TargetErrorKind::Refused, doing, no_overlay(&uri))),
         }
     }
 }
@@ -60,7 +60,7 @@ fn overlay_name(spec: &DiskSpec) -> String {
     format!("{}.{FORMAT}", safe_name(&spec.key.0))
 }
 
-fn no_guard(uri: &str) -> String {
+fn no_overlay(uri: &str) -> String {
     format!(
         "a conversion cannot be kept apart from {uri}: give the disk a file or block device of the daemon's host, or set \
          `conversion = \"none\"` and convert it where the export is served"
@@ -72,7 +72,7 @@ impl ConversionOverlay for Storage {
     fn refusal(&self, disk: &DiskSpec) -> Option<String> {
         match self.place(MigrationId(Uuid::nil()), disk) {
             Ok(Where::Own(_) | Where::Path(_)) => None,
-            Ok(Where::Nbd(uri)) => Some(no_guard(&uri)),
+            Ok(Where::Nbd(uri)) => Some(no_overlay(&uri)),
             Err(error) => Some(error.to_string()),
         }
     }
@@ -81,12 +81,12 @@ impl ConversionOverlay for Storage {
         overlay::tool().await.map(drop).map_err(failed("looking for qemu-img"))
     }
 
-    async fn raise(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<Guarded, TargetError> {
-        self.lower(owner, disks).await?;
+    async fn create_overlays(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<Overlays, TargetError> {
+        self.remove_overlays(owner, disks).await?;
         // Also that they are this migration's and of their sizes.
         self.locate(owner, disks).await?;
         self.make_folder(owner).await?;
-        let all = self.guarded(owner);
+        let all = self.overlays(owner);
         let folder = all.join(Uuid::now_v7().to_string());
         let (made, making) = (folder.clone(), format!("making the folder {}", folder.display()));
         let make = move || {
@@ -94,42 +94,42 @@ impl ConversionOverlay for Storage {
             volume::make_own_directory(&made)
         };
         blocking_on(&self.directory, making, make).await.map_err(operator)?;
-        let mut guarded = Vec::with_capacity(disks.len());
+        let mut overlays = Vec::with_capacity(disks.len());
         for spec in disks {
             let doing = doing("guarding", owner, spec);
             let path = folder.join(overlay_name(spec));
             let backing = self.backing(owner, spec, &doing)?;
             overlay::make(&path, &backing, spec.size).await.map_err(failed(&doing))?;
-            guarded.push(GuardedDisk { key: spec.key.clone(), path, format: FORMAT });
+            overlays.push(OverlayDisk { key: spec.key.clone(), path, format: FORMAT });
         }
-        Ok(Guarded { folder, disks: guarded })
+        Ok(Overlays { folder, disks: overlays })
     }
 
-    async fn close(&self, owner: MigrationId, guarded: Guarded) -> Result<Guarded, TargetError> {
-        let folder = self.guarded(owner).join(Uuid::now_v7().to_string());
-        let (from, to) = (guarded.folder, folder.clone());
+    async fn detach_overlays(&self, owner: MigrationId, overlays: Overlays) -> Result<Overlays, TargetError> {
+        let folder = self.overlays(owner).join(Uuid::now_v7().to_string());
+        let (from, to) = (overlays.folder, folder.clone());
         let doing = format!("renaming {}", from.display());
         let rename =
             move || fs::rename(&from, &to).map_err(|error| VolumeError::io("renaming", &from, error));
         blocking_on(&self.directory, doing, rename).await?;
-        let moved = |disk: GuardedDisk| {
+        let moved = |disk: OverlayDisk| {
             let name = disk.path.file_name().map(ToOwned::to_owned).unwrap_or_default();
-            GuardedDisk { path: folder.join(name), ..disk }
+            OverlayDisk { path: folder.join(name), ..disk }
         };
-        let disks = guarded.disks.into_iter().map(moved).collect();
-        Ok(Guarded { folder, disks })
+        let disks = overlays.disks.into_iter().map(moved).collect();
+        Ok(Overlays { folder, disks })
     }
 
     async fn changed(
         &self,
         owner: MigrationId,
         disks: &[DiskSpec],
-        guarded: &Guarded,
+        overlays: &Overlays,
     ) -> Result<Vec<(DiskKey, Vec<Extent>)>, TargetError> {
         let mut all = Vec::with_capacity(disks.len());
         for spec in disks {
             let doing = doing("looking at the conversion of", owner, spec);
-            let (path, backing) = self.layers(owner, spec, guarded, &doing)?;
+            let (path, backing) = self.layers(owner, spec, overlays, &doing)?;
             overlay::check(path, &backing, spec.size).await.map_err(failed(&doing))?;
             let changed = overlay::changed(path, spec.size).await.map_err(failed(&doing))?;
             all.push((spec.key.clone(), changed));
@@ -141,12 +141,12 @@ impl ConversionOverlay for Storage {
         &self,
         owner: MigrationId,
         disks: &[DiskSpec],
-        guarded: &Guarded,
+        overlays: &Overlays,
         deadline: Duration,
     ) -> Result<(), TargetError> {
         for spec in disks {
             let doing = doing("writing the conversion into", owner, spec);
-            let (path, backing) = self.layers(owner, spec, guarded, &doing)?;
+            let (path, backing) = self.layers(owner, spec, overlays, &doing)?;
             let (volume, size) = (backing.clone(), spec.size);
             let held =
                 blocking_on(&backing, doing.clone(), move || LockedVolume::open(&volume, size)).await?;
@@ -158,8 +158,8 @@ impl ConversionOverlay for Storage {
         Ok(())
     }
 
-    async fn lower(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<(), TargetError> {
-        let folder = self.guarded(owner);
+    async fn remove_overlays(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<(), TargetError> {
+        let folder = self.overlays(owner);
         let doing = format!("removing {}", folder.display());
         let mut volumes = Vec::new();
         for spec in disks {
@@ -238,35 +238,35 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (storage, owner, volumes) = storage(&dir).await;
         storage.check().await.unwrap();
-        let guarded = storage.raise(owner, &specs()).await.unwrap();
-        let mode = fs::metadata(&guarded.folder).unwrap().permissions().mode();
+        let overlays = storage.create_overlays(owner, &specs()).await.unwrap();
+        let mode = fs::metadata(&overlays.folder).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
-        qemu_io(&guarded.disks[1].path, "write -P 9 0 512");
-        let changed = storage.changed(owner, &specs(), &guarded).await.unwrap();
+        qemu_io(&overlays.disks[1].path, "write -P 9 0 512");
+        let changed = storage.changed(owner, &specs(), &overlays).await.unwrap();
         assert_eq!((changed[0].1.len(), changed[1].1.len()), (0, 1));
         assert!(volumes.iter().all(|volume| fs::read(volume).unwrap().iter().all(|byte| *byte == 0)));
-        storage.commit(owner, &specs(), &guarded, SOON).await.unwrap();
+        storage.commit(owner, &specs(), &overlays, SOON).await.unwrap();
         assert!(fs::read(&volumes[0]).unwrap().iter().all(|byte| *byte == 0));
         assert!(fs::read(&volumes[1]).unwrap()[..512].iter().all(|byte| *byte == 9));
         // Nothing of it is in the next one, nor left when the disks are discarded.
-        let again = storage.raise(owner, &specs()).await.unwrap();
+        let again = storage.create_overlays(owner, &specs()).await.unwrap();
         assert!(
             storage.changed(owner, &specs(), &again).await.unwrap().iter().all(|(_, runs)| runs.is_empty())
         );
         storage.discard(owner, &specs(), |_| false).await.unwrap();
         assert!(!again.folder.exists() && !storage.folder(owner).exists());
-        storage.lower(owner, &specs()).await.unwrap();
+        storage.remove_overlays(owner, &specs()).await.unwrap();
     }
 
     #[tokio::test]
     async fn nobody_finds_the_places_who_was_told_of_them_before() {
         let dir = tempfile::tempdir().unwrap();
         let (storage, owner, _) = storage(&dir).await;
-        let first = storage.raise(owner, &specs()).await.unwrap();
-        let second = storage.raise(owner, &specs()).await.unwrap();
+        let first = storage.create_overlays(owner, &specs()).await.unwrap();
+        let second = storage.create_overlays(owner, &specs()).await.unwrap();
         assert!(first.disks.iter().all(|disk| !disk.path.exists()) && !first.folder.exists());
         qemu_io(&second.disks[0].path, "write -P 9 0 512");
-        let closed = storage.close(owner, second.clone()).await.unwrap();
+        let closed = storage.detach_overlays(owner, second.clone()).await.unwrap();
         for (before, now) in second.disks.iter().zip(&closed.disks) {
             assert!(!before.path.exists() && now.path.exists(), "{before:?} {now:?}");
         }
@@ -274,8 +274,8 @@ mod tests {
         assert_eq!((changed[0].1.len(), changed[1].1.len()), (1, 0));
         let error = storage.changed(owner, &specs(), &second).await.unwrap_err();
         assert!(error.to_string().contains("No such file"), "{error}");
-        storage.lower(owner, &specs()).await.unwrap();
-        assert!(!storage.guarded(owner).exists());
+        storage.remove_overlays(owner, &specs()).await.unwrap();
+        assert!(!storage.overlays(owner).exists());
     }
 
     #[tokio::test]
@@ -285,11 +285,11 @@ mod tests {
         let victim = dir.path().join("victim");
         fs::create_dir(&victim).unwrap();
         fs::write(victim.join("vda.qcow2"), "mine").unwrap();
-        symlink(&victim, storage.guarded(owner)).unwrap();
-        let guarded = storage.raise(owner, &specs()).await.unwrap();
-        assert!(!storage.guarded(owner).is_symlink());
-        symlink(&victim, guarded.folder.join("out")).unwrap();
-        storage.lower(owner, &specs()).await.unwrap();
+        symlink(&victim, storage.overlays(owner)).unwrap();
+        let overlays = storage.create_overlays(owner, &specs()).await.unwrap();
+        assert!(!storage.overlays(owner).is_symlink());
+        symlink(&victim, overlays.folder.join("out")).unwrap();
+        storage.remove_overlays(owner, &specs()).await.unwrap();
         assert_eq!(fs::read_to_string(victim.join("vda.qcow2")).unwrap(), "mine");
     }
 
@@ -297,20 +297,20 @@ mod tests {
     async fn while_a_program_may_still_write_nothing_is_lowered_and_no_disk_opened() {
         let dir = tempfile::tempdir().unwrap();
         let (storage, owner, volumes) = storage(&dir).await;
-        let guarded = storage.raise(owner, &specs()).await.unwrap();
+        let overlays = storage.create_overlays(owner, &specs()).await.unwrap();
         let held = LockedVolume::open(&volumes[0], Length(SIZE)).unwrap();
         // As a `qemu-img` that outlives the daemon which started it.
         let mut program =
             Command::new("sleep").arg("1000").stdin(Stdio::from(held.handle().unwrap())).spawn().unwrap();
         drop(held);
-        let error = storage.lower(owner, &specs()).await.unwrap_err();
+        let error = storage.remove_overlays(owner, &specs()).await.unwrap_err();
         assert!(error.may_pass(), "{error}");
-        assert!(guarded.folder.exists());
+        assert!(overlays.folder.exists());
         let error = storage.open(owner, &specs()[0]).await.err().unwrap();
         assert_eq!(error.kind, TargetErrorKind::Conflict, "{error}");
         program.kill().unwrap();
         program.wait().unwrap();
-        storage.lower(owner, &specs()).await.unwrap();
+        storage.remove_overlays(owner, &specs()).await.unwrap();
         storage.open(owner, &specs()[0]).await.unwrap();
     }
 
@@ -318,8 +318,8 @@ mod tests {
     async fn what_is_still_open_is_no_success() {
         let dir = tempfile::tempdir().unwrap();
         let (storage, owner, volumes) = storage(&dir).await;
-        let guarded = storage.raise(owner, &specs()).await.unwrap();
-        let overlay = &guarded.disks[0].path;
+        let overlays = storage.create_overlays(owner, &specs()).await.unwrap();
+        let overlay = &overlays.disks[0].path;
         let mut command = Command::new("qemu-io");
         command.args(["-f", "qcow2", "-c", "write -P 9 0 512", "-c", "sleep 600000"]).arg(overlay);
         let mut program = command.stdout(Stdio::null()).spawn().unwrap();
@@ -329,9 +329,9 @@ mod tests {
             assert!(begun.elapsed() < SOON, "qemu-io does not write");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let error = storage.changed(owner, &specs(), &guarded).await.unwrap_err();
+        let error = storage.changed(owner, &specs(), &overlays).await.unwrap_err();
         assert_eq!(error.kind, TargetErrorKind::Conflict, "{error}");
-        let error = storage.commit(owner, &specs(), &guarded, SOON).await.unwrap_err();
+        let error = storage.commit(owner, &specs(), &overlays, SOON).await.unwrap_err();
         assert_eq!(error.kind, TargetErrorKind::Conflict, "{error}");
         program.kill().unwrap();
         program.wait().unwrap();

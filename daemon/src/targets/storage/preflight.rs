@@ -41,7 +41,7 @@ impl Storage {
                     let who = format!("disk {} of {}", spec.key, machine.name);
                     let known = identity.insert(self.identity_of(machine.owner, spec).await?);
                     if let Some(other) = places.insert(known.clone(), who) {
-                        object(Rule::PlaceUnusable, format!("{place} is where {other} goes too"));
+                        object(Rule::LocationUnusable, format!("{place} is where {other} goes too"));
                     }
                 }
                 match self.room_for(machine.owner, spec, identity.as_deref()).await {
@@ -51,7 +51,7 @@ impl Storage {
                             needed.entry(directory.unwrap_or(&self.directory).to_owned()).or_default();
                         *sum = sum.saturating_add(bytes);
                     }
-                    Err(error) => object(Rule::PlaceUnusable, error.to_string()),
+                    Err(error) => object(Rule::LocationUnusable, error.to_string()),
                 }
             }
         }

@@ -192,19 +192,19 @@ async fn a_conversion_writes_into_the_disk_wherever_it_lies() {
     let made = storage.prepare(owner, &specs()).await.unwrap();
     assert!(specs().iter().all(|spec| storage.refusal(spec).is_none()));
     assert!(storage.refusal(&spec("vda", Some("storage:tape"))).unwrap().contains("it has: default"));
-    let guarded = storage.raise(owner, &specs()).await.unwrap();
-    for disk in &guarded.disks {
+    let overlays = storage.create_overlays(owner, &specs()).await.unwrap();
+    for disk in &overlays.disks {
         let mut program = Command::new("qemu-io");
         let done = program.args(["-f", "qcow2", "-c", "write -P 9 0 512"]).arg(&disk.path).output().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
     }
-    let changed = storage.changed(owner, &specs(), &guarded).await.unwrap();
+    let changed = storage.changed(owner, &specs(), &overlays).await.unwrap();
     assert!(changed.len() == 3 && changed.iter().all(|(_, extents)| !extents.is_empty()), "{changed:?}");
     let first = |nth: usize| fs::read(&made[nth].location).unwrap()[0];
     assert_eq!((first(0), first(1), first(2)), (0, 0, 0));
-    storage.commit(owner, &specs(), &guarded, Duration::from_secs(30)).await.unwrap();
+    storage.commit(owner, &specs(), &overlays, Duration::from_secs(30)).await.unwrap();
     assert_eq!((first(0), first(1), first(2)), (9, 9, 9));
-    storage.lower(owner, &specs()).await.unwrap();
+    storage.remove_overlays(owner, &specs()).await.unwrap();
     storage.discard(owner, &specs(), |_| false).await.unwrap();
     assert_eq!(all(&dir), ["default", "fast", "slow"]);
 }
@@ -327,7 +327,7 @@ async fn a_place_is_first_taken_only_when_all_vms_and_processes_are_seen() {
         assert!(error.kind == kind && error.to_string().contains(told), "{error}");
         let found = blind.objections(&[incoming("web", at(&path))]).await.unwrap();
         let [(of, objection)] = <[_; 1]>::try_from(found).unwrap();
-        assert_eq!((of, objection.rule), (Some(0), Rule::PlaceUnusable));
+        assert_eq!((of, objection.rule), (Some(0), Rule::LocationUnusable));
         assert!(objection.found.contains(told), "{}", objection.found);
         // What warmd makes is nobody's; and what was taken before goes on.
         blind.prepare(owner, &[spec("vdb", None)]).await.unwrap();
