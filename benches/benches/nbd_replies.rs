@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use warmd_daemon::nbd::fuzz::{self, CONTEXTS, COOKIES, LENGTH, OFFSET};
+use warmd_disks::nbd::fuzz::{self, CONTEXTS, COOKIES, LENGTH, OFFSET};
 
 const SIMPLE: u32 = 0x6744_6698;
 const STRUCTURED: u32 = 0x668e_33ef;

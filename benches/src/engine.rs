@@ -32,16 +32,16 @@ use warmd_cbt::{
     units::{Extent, Length},
     verify::{self, VerifyJob, VerifyPart, VerifyProgress},
 };
-use warmd_daemon::{
-    model::{
-        id::{DiskKey, MigrationId, VmId},
-        machine::{CpuTopology, Firmware, Machine},
-        state::State,
-    },
-    nbd::{NbdDisk, NbdOptions, NbdUri},
-    store::{Created, NewDisk, NewMigration, Store},
-    targets::volume::{FileDisk, VolumeOptions},
+use warmd_core::model::{
+    id::{DiskKey, MigrationId, VmId},
+    machine::{CpuTopology, Firmware, Machine},
+    state::State,
 };
+use warmd_disks::{
+    nbd::{NbdDisk, NbdOptions, NbdUri},
+    volume::{FileDisk, VolumeOptions},
+};
+use warmd_store::{Created, NewDisk, NewMigration, Store};
 
 /// What may be turned for tuning; the defaults are the daemon's.
 #[derive(Clone, Copy, Debug, Default)]

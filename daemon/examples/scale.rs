@@ -30,14 +30,12 @@ use warmd_cbt::{
     transfer::{PassJob, PassProgress, TransferSettings, run_pass},
     units::{BLOCK, BlockIndex, Extent, Length, Offset, blocks_in},
 };
-use warmd_daemon::{
-    model::{
-        id::{DiskKey, MigrationId, VmId},
-        machine::{CpuTopology, Firmware, Machine},
-        state::State,
-    },
-    store::{NewDisk, NewMigration, Store},
+use warmd_core::model::{
+    id::{DiskKey, MigrationId, VmId},
+    machine::{CpuTopology, Firmware, Machine},
+    state::State,
 };
+use warmd_store::{NewDisk, NewMigration, Store};
 
 const EXTENTS: u64 = 10_000_000;
 const HUGE: Length = Length(64 << 40);

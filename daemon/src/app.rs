@@ -6,21 +6,20 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
+use warmd_api as api;
 use warmd_cbt::buffer::BufferPool;
+use warmd_core::{clock, control::EndpointInfo};
+use warmd_metrics::{Metrics, MetricsServer};
+use warmd_migration::{
+    audit::AuditAmount,
+    context::Engine,
+    manager::{Endpoints, Manager, OpenEndpoint},
+};
+use warmd_store::{Keep, Store};
 
 use crate::{
-    api, clock,
     config::{self, Config},
-    host,
-    metrics::{Metrics, MetricsServer},
-    migration::{
-        audit::AuditAmount,
-        context::Engine,
-        control::EndpointInfo,
-        manager::{Endpoints, Manager, OpenEndpoint},
-    },
-    store::{Keep, Store},
-    systemd,
+    host, systemd,
 };
 
 /// How long passes get to commit what they have when the daemon is told to stop.

@@ -16,21 +16,22 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use roxmltree::Node;
 use tokio::sync::Mutex;
+use warmd_core::model::id::{DiskKey, MigrationId};
+use warmd_core::targets::{
+    TargetError, TargetErrorKind,
+    host::{Host, LocationClaim, VmDisk, VmDisks},
+};
+use warmd_disks::volume::unseen;
+use warmd_endpoint_libvirt::libvirt::{
+    BytesAt, DomainXml, LibvirtClient, LibvirtError, LibvirtErrorKind, XmlForm, bytes_at, went_unanswered,
+    xml,
+};
+use warmd_store::{Store, StoreError};
+use warmd_threads as threads;
 
 use crate::{
     config::Config,
-    libvirt::{
-        BytesAt, DomainXml, LibvirtClient, LibvirtError, LibvirtErrorKind, XmlForm, bytes_at,
-        went_unanswered, xml,
-    },
-    model::id::{DiskKey, MigrationId},
-    sources::SourceSettings,
-    store::{Store, StoreError},
-    targets::{
-        TargetError, TargetErrorKind, TargetSettings,
-        storage::{Host, LocationClaim, VmDisk, VmDisks, unseen},
-    },
-    threads,
+    endpoints::{SourceSettings, TargetSettings},
 };
 
 /// How long a list of disks serves: disks are opened in groups, and a VM that is started meanwhile is seen by its process.

@@ -4,26 +4,8 @@
 //! `migration` ← `scheduler`, `api` ← `app`, the binaries. A test in the integration package holds this rule.
 #![deny(unsafe_code)]
 
-pub mod api;
 pub mod app;
-mod channel;
-pub mod cli;
-pub mod clock;
 pub mod config;
-pub mod crash;
-pub mod format;
+pub mod endpoints;
 pub mod host;
-pub mod libvirt;
-pub mod manifest_root;
-pub mod metrics;
-pub mod migration;
-pub mod model;
-pub mod nbd;
-pub mod process;
-pub mod seal;
-pub mod sources;
-mod span;
-pub mod store;
 mod systemd;
-pub mod targets;
-mod threads;

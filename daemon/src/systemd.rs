@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval, timeout};
-
-use crate::store::Store;
+use warmd_store::Store;
 
 /// At the least, so that a wrong setting does not make a busy loop.
 const SHORTEST: Duration = Duration::from_millis(50);

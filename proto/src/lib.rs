@@ -1,8 +1,9 @@
 //! warmd's gRPC contracts, generated from `proto/`: the control API, the provisioner that a platform implements, and the hooks
 //! that an operator's service does.
 //!
-//! Rule: nothing but generated code, its descriptors and its JSON form; meaning lives in the daemon.
+//! Rule: nothing but generated code, its descriptors, its JSON form and what both ends must agree on; meaning lives in the daemon.
 
+pub mod channel;
 mod json;
 
 /// The control API, `warmd.v1`.
@@ -28,3 +29,9 @@ pub mod hooks {
 
 /// The encoded `FileDescriptorSet` of every contract here, for gRPC server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The name of the response trailer that carries the kind of a refusal.
+pub const KIND_TRAILER: &str = "warmd-kind";
+
+/// The largest request, in bytes. A plan with ten thousand VMs is far smaller.
+pub const MAX_REQUEST: usize = 1 << 20;

@@ -3,11 +3,8 @@
 use std::sync::Arc;
 
 use warmd_cbt::{limit::Limit, units::Length};
-use warmd_daemon::{
-    migration::{
-        control::EndpointInfo,
-        manager::{Endpoints, OpenEndpoint},
-    },
+use warmd_core::{
+    control::EndpointInfo,
     model::{
         id::{DiskKey, VmId},
         machine::{CpuTopology, Firmware, Machine, MachineDisk},
@@ -15,6 +12,7 @@ use warmd_daemon::{
     sources::Source,
     targets::Target,
 };
+use warmd_migration::manager::{Endpoints, OpenEndpoint};
 
 /// One source `s` and one target `t`.
 #[cfg_attr(not(debug_assertions), expect(dead_code, reason = "its rig is of debug builds alone"))]

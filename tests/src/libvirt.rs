@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use warmd_daemon::targets::libvirt::{DiskBus, DomainType, LibvirtTargetSettings};
+use warmd_endpoint_libvirt::target::{DiskBus, DomainType, LibvirtTargetSettings};
 
 use crate::dir::TestDir;
 use crate::tool::{self, ToolOutput};

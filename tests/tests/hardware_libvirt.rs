@@ -1,13 +1,14 @@
 //! A domain with all sorts of hardware is the same one after it was moved from libvirt to libvirt.
 
 use anyhow::{Context as _, Result, ensure};
-use warmd_daemon::{
-    model::{id::MigrationId, machine::Machine, rule::Rule},
-    sources::{Source, libvirt as source},
-    targets::{
-        CreateMachine, DiskSpec, Incoming, MachineState, Target, TargetErrorKind as Kind,
-        libvirt::{DiskBus, LibvirtTarget, LibvirtTargetSettings},
-    },
+use warmd_core::model::{id::MigrationId, machine::Machine, rule::Rule};
+use warmd_core::{
+    sources::Source,
+    targets::{CreateMachine, DiskSpec, Incoming, MachineState, Target, TargetErrorKind as Kind},
+};
+use warmd_endpoint_libvirt::{
+    source,
+    target::{DiskBus, LibvirtTarget, LibvirtTargetSettings},
 };
 use warmd_tests::{Libvirtd, TestDir, asynchronous, contract::target::fails_with, run};
 
@@ -201,7 +202,8 @@ fn an_interface_behind_a_later_root_port_stays_there() {
     run(|dir| {
         let libvirt = Libvirtd::start(dir)?;
         network(dir, &libvirt)?;
-        let ports = (1..=5).map(|index| format!("<controller type='pci' index='{index}' model='pcie-root-port'/>"));
+        let ports =
+            (1..=5).map(|index| format!("<controller type='pci' index='{index}' model='pcie-root-port'/>"));
         let xml = format!(
             "<domain type='qemu'><name>rich</name><uuid>{UUID}</uuid><memory unit='MiB'>64</memory><vcpu>1</vcpu>
 <os><type arch='x86_64' machine='q35'>hvm</type></os><devices>
@@ -263,7 +265,7 @@ fn isolation_is_never_lost_without_consent() {
             target.prepare(owner, &request.disks).await?;
             fails_with(Kind::Refused, "without consent", target.create(&request).await)?;
             ensure!(target.look(owner).await? == MachineState::Absent, "it was made all the same");
-            let plan: warmd_daemon::model::plan::Plan = toml::from_str(
+            let plan: warmd_core::model::plan::Plan = toml::from_str(
                 "name = 'p'\nsource = 's'\ntarget = 't'\nvms = ['rich']\naccept = ['isolation-lost']",
             )?;
             request.machine = plan.mapped(request.machine);
@@ -332,7 +334,7 @@ fn a_disk_of_one_definition_alone_is_told() {
         let source = source(dir, &libvirt)?;
         libvirt.virsh(["start", "rich"])?;
         let rules =
-            |told: &[warmd_daemon::model::rule::Objection]| told.iter().map(|it| it.rule).collect::<Vec<_>>();
+            |told: &[warmd_core::model::rule::Objection]| told.iter().map(|it| it.rule).collect::<Vec<_>>();
         asynchronous(async {
             let vm = source.describe("rich").await?.id;
             ensure!(source.objections(&vm).await?.is_empty(), "{:?}", source.objections(&vm).await?);

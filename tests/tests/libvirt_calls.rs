@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use tokio::task::JoinSet;
-use warmd_daemon::libvirt::{
+use warmd_endpoint_libvirt::libvirt::{
     DomainXml, Lane, LibvirtClient, LibvirtErrorKind as Kind, Reason, RunState, XmlForm,
 };
 use warmd_tests::{Libvirtd, asynchronous, run};

@@ -11,15 +11,17 @@ use warmd_cbt::{
     units::{BlockIndex, Length},
     verify::manifest_root,
 };
-use warmd_daemon::{
-    manifest_root::RawImage,
-    migration::control::Control,
+use warmd_core::{
+    control::Control,
     model::{
         plan::VerifyMode,
         report::Report,
         request::{Request, RequestOutcome},
         state::State,
     },
+};
+use warmd_report::{
+    manifest_root::RawImage,
     seal::{self, SignedReport},
 };
 use warmd_tests::{

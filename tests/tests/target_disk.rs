@@ -4,13 +4,9 @@ use std::{collections::BTreeMap, path::Path, process::Child, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use warmd_cbt::units::Length;
-use warmd_daemon::{
-    model::id::{DiskKey, MigrationId},
-    targets::{
-        CreateMachine, DiskSpec, MachineState, Target, TargetErrorKind as Kind,
-        disk::{DiskTarget, DiskTargetSettings, ProvisionerSettings},
-    },
-};
+use warmd_core::model::id::{DiskKey, MigrationId};
+use warmd_core::targets::{CreateMachine, DiskSpec, MachineState, Target, TargetErrorKind as Kind};
+use warmd_endpoint_disk::{DiskTarget, DiskTargetSettings, ProvisionerSettings};
 use warmd_tests::{
     Libvirtd, TestDir, asynchronous,
     contract::target::{Bench, EVEN, ODD, fails_with, machine, target_contract},

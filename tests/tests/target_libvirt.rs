@@ -4,18 +4,17 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
 use warmd_cbt::units::Length;
-use warmd_daemon::{
+use warmd_core::model::{
+    id::{DiskKey, MigrationId},
+    machine::{CpuTopology, Firmware, Machine, Nic},
+    rule::Rule,
+};
+use warmd_core::targets::{
+    CreateMachine, DiskSpec, GuestSign, Incoming, MachineState, PreparedDisk, Target, TargetErrorKind as Kind,
+};
+use warmd_endpoint_libvirt::{
     libvirt::{DomainXml, LoaderFirmware},
-    model::{
-        id::{DiskKey, MigrationId},
-        machine::{CpuTopology, Firmware, Machine, Nic},
-        rule::Rule,
-    },
-    targets::{
-        CreateMachine, DiskSpec, GuestSign, Incoming, MachineState, PreparedDisk, Target,
-        TargetErrorKind as Kind,
-        libvirt::{DiskBus, LibvirtTarget, LibvirtTargetSettings},
-    },
+    target::{DiskBus, LibvirtTarget, LibvirtTargetSettings},
 };
 use warmd_tests::{
     Console, Format, Guest, GuestSpec, Libvirtd, TestDir, asynchronous,

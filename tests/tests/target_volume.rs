@@ -8,10 +8,7 @@ use warmd_cbt::{
     disk::{DiskError, ErrorKind, ReadDisk, WriteDisk},
     units::{Extent, Length, Offset},
 };
-use warmd_daemon::targets::{
-    TargetErrorKind,
-    volume::{FileDisk, NoRoom, VolumeError, VolumeOptions, make_file},
-};
+use warmd_disks::volume::{FileDisk, NoRoom, VolumeError, VolumeErrorKind, VolumeOptions, make_file};
 use warmd_tests::{
     TestDir, asynchronous, run,
     scratch::{Loop, Mount, NbdServer},
@@ -175,7 +172,7 @@ fn what_others_use_is_refused() {
         asynchronous(async {
             for (path, mib) in [(device.path(), 400), (&dir.join("qemu.raw"), 4)] {
                 let error = open(path, mib, hasty()).await.err().context("opened")?;
-                ensure!(error.kind() == TargetErrorKind::Conflict, "{error}");
+                ensure!(error.kind() == VolumeErrorKind::Conflict, "{error}");
                 ensure!(matches!(error, VolumeError::InUse { .. }), "{error}");
             }
             Ok(())

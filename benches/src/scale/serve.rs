@@ -14,14 +14,9 @@ use std::{
 use anyhow::{Context as _, Result};
 use tokio_util::sync::CancellationToken;
 use warmd_cbt::limit::Limit;
-use warmd_daemon::{
-    app,
-    config::Config,
-    migration::{
-        control::EndpointInfo,
-        manager::{Endpoints, OpenEndpoint},
-    },
-};
+use warmd_core::control::EndpointInfo;
+use warmd_daemon::{app, config::Config};
+use warmd_migration::manager::{Endpoints, OpenEndpoint};
 use warmd_tests::simulated::{Fleet, FleetSource, FleetTarget};
 
 use super::{Size, plan};

@@ -12,13 +12,10 @@ use std::{
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use warmd_daemon::{
-    app,
-    config::Config,
-    format,
-    manifest_root::{RawImage, RootError},
-    store,
-};
+use warmd_core::format;
+use warmd_daemon::{app, config::Config};
+use warmd_report::manifest_root::{RawImage, RootError};
+use warmd_store as store;
 
 /// More threads than this read no disk faster.
 const MOST_THREADS: NonZero<usize> = NonZero::new(64).expect("it is not zero");

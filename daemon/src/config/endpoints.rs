@@ -8,14 +8,11 @@ use toml::{
     de::{DeArray, DeTable, DeValue},
 };
 
+use warmd_core::model::limit::LimitTable;
+use warmd_core::plan_file::text::{Text, TextError};
 use warmd_schedules::admission_queue::QuotaScope;
 
-use super::{
-    name,
-    quotas::Taker,
-    text::{Text, TextError},
-};
-use crate::model::limit::LimitTable;
+use super::{name, quotas::Taker};
 
 /// An endpoint's settings, and what every kind of endpoint has.
 #[derive(Clone, Debug, PartialEq)]

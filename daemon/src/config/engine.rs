@@ -6,8 +6,7 @@ use serde::{Deserialize, Deserializer, de::Error};
 use tracing::Subscriber;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter, util::SubscriberInitExt as _};
 use warmd_cbt::{transfer::TransferSettings, units::BLOCK};
-
-use crate::{
+use warmd_core::{
     format::parse_size,
     model::{plan::duration, verify::Amount},
 };
@@ -122,7 +121,7 @@ fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
 #[serde(deny_unknown_fields, default)]
 pub struct LogSettings {
     pub format: LogFormat,
-    /// `error`, `warn`, `info`, `debug` or `trace`; also per module, as in `info,warmd_daemon::nbd=debug`.
+    /// `error`, `warn`, `info`, `debug` or `trace`; also per module, as in `info,warmd_disks::nbd=debug`.
     pub level: String,
 }
 
@@ -189,7 +188,7 @@ mod tests {
             let to = Arc::new(written.reopen().unwrap());
             let settings = LogSettings { format, level: "error".to_owned() };
             tracing::subscriber::with_default(settings.to(to, false), || {
-                crate::span::of("0193-5eed", "web").in_scope(|| tracing::error!("no room"));
+                warmd_core::span::of("0193-5eed", "web").in_scope(|| tracing::error!("no room"));
             });
             let line = std::fs::read_to_string(written.path()).unwrap();
             let told = match format {

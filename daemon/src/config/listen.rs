@@ -4,9 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
-
-use super::text::{Text, TextError};
-use crate::api::{Listen, TlsFiles};
+use warmd_api::{Listen, TlsFiles};
+use warmd_core::plan_file::text::{Text, TextError};
 
 /// What a Unix socket's path holds.
 const MAX_SOCKET: usize = 107;

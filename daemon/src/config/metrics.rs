@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 
 use serde::Deserialize;
 use toml::Spanned;
-
-use super::text::{Text, TextError};
+use warmd_core::plan_file::text::{Text, TextError};
 
 /// `[metrics]` as it is written.
 #[derive(Deserialize)]

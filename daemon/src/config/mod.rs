@@ -5,14 +5,11 @@
 
 mod endpoints;
 mod engine;
-mod error_span;
 mod listen;
 mod metrics;
 mod name;
-mod plan_file;
 mod quotas;
 mod secret;
-mod text;
 
 use std::{
     collections::BTreeMap,
@@ -23,22 +20,22 @@ use std::{
 
 use serde::{Deserialize, de::DeserializeOwned, de::IgnoredAny};
 use toml::Spanned;
+use warmd_api::Listen;
+use warmd_core::model::{limit::LimitTable, quota::ConfiguredQuotas};
+use warmd_core::plan_file::text::{self, Text};
 use warmd_schedules::admission_queue::QuotaScope;
+use warmd_store::Keep;
 
 pub use self::{
     endpoints::EndpointConfig,
     engine::{EngineSettings, LogFormat, LogSettings},
-    plan_file::{PlanErrors, load_plan},
     secret::{Secret, SecretError, SecretRef},
-    text::{Position, TextError},
 };
-use self::{listen::ListenTable, metrics::MetricsTable, quotas::Taker, text::Text};
-use crate::{
-    api::Listen,
-    model::{limit::LimitTable, quota::ConfiguredQuotas},
-    sources::SourceSettings,
-    store::Keep,
-    targets::TargetSettings,
+use self::{listen::ListenTable, metrics::MetricsTable, quotas::Taker};
+use crate::endpoints::{SourceSettings, TargetSettings};
+pub use warmd_core::plan_file::{
+    PlanErrors, load_plan,
+    text::{Position, TextError},
 };
 
 /// `warmd.toml`.

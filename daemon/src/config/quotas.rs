@@ -9,6 +9,8 @@ use toml::{
     Spanned,
     de::{DeTable, DeValue},
 };
+use warmd_core::model::quota::{ConfiguredQuotas, place_name};
+use warmd_core::plan_file::text::{Text, TextError};
 use warmd_schedules::{
     Tz,
     admission_queue::QuotaScope,
@@ -16,9 +18,6 @@ use warmd_schedules::{
     window::Holidays,
     zone::optional_zone,
 };
-
-use super::text::{Text, TextError};
-use crate::model::quota::{ConfiguredQuotas, place_name};
 
 /// Longer names are no names.
 const LONGEST: usize = 1024;

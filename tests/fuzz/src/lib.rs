@@ -3,11 +3,12 @@
 //! Rule: whatever comes from outside does no harm: no panic, no allocation beyond what was allowed, and what was taken
 //! for good can be used.
 
-use warmd_daemon::{
-    api, config,
-    libvirt::{BackupJob, Checkpoint, DomainXml},
-    nbd, seal, store,
-};
+use warmd_api as api;
+use warmd_daemon::config;
+use warmd_disks::nbd;
+use warmd_endpoint_libvirt::libvirt::{BackupJob, Checkpoint, DomainXml};
+use warmd_report::seal;
+use warmd_store as store;
 
 /// What takes any bytes at all and must not panic.
 pub type FuzzTarget = fn(&[u8]);

@@ -20,17 +20,17 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use warmd_cbt::{buffer::BufferPool, limit::Limit, transfer::TransferSettings};
-use warmd_daemon::{
-    metrics::Metrics,
-    migration::{
-        audit::AuditAmount,
-        context::Engine,
-        control::{Control as _, EndpointInfo},
-        manager::{Endpoints, Manager, OpenEndpoint},
-    },
+use warmd_core::{
+    control::{Control as _, EndpointInfo},
     model::{id::MigrationId, plan::Plan, request::Request, state::State, view::MigrationView},
-    store::Store,
 };
+use warmd_metrics::Metrics;
+use warmd_migration::{
+    audit::AuditAmount,
+    context::Engine,
+    manager::{Endpoints, Manager, OpenEndpoint},
+};
+use warmd_store::Store;
 use warmd_tests::{
     interrupt,
     simulated::{SimulatedSource, SimulatedTarget, SimulatedWorld, VM},

@@ -10,7 +10,7 @@ use warmd_cbt::{
     disk::WriteDisk,
     units::{Extent, Length, Offset},
 };
-use warmd_daemon::{
+use warmd_core::{
     model::{
         id::{DiskKey, MigrationId, VmId},
         machine::{CpuTopology, Firmware, Machine, MachineDisk, Nic},

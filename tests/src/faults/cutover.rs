@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use warmd_daemon::model::{
+use warmd_core::model::{
     phase::Phase,
     plan::VerifyMode,
     request::{Request, RequestOutcome},

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
-use warmd_daemon::model::phase::Phase;
+use warmd_core::model::phase::Phase;
 
 use super::{Row, row, stage::FaultStage};
 use crate::{Rig, rig::WORK, wait_until};
@@ -50,7 +50,7 @@ enum Way {
 /// All points that the sources name.
 fn points() -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
-    collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../daemon/src"), &mut found)?;
+    collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../daemon"), &mut found)?;
     ensure!(found.len() > 20, "only {} points found", found.len());
     Ok(found)
 }

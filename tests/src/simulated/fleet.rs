@@ -14,7 +14,7 @@ use warmd_cbt::{
     disk::{ReadDisk, WriteDisk},
     mark::{ChangeMark, Changed},
 };
-use warmd_daemon::{
+use warmd_core::{
     clock,
     model::{
         id::{DiskKey, MigrationId, VmId},
@@ -196,7 +196,7 @@ impl FleetSource {
     fn at(&self, vm: &str) -> Result<SimulatedSource, SourceError> {
         let found = self.of(vm).map(|(_, source)| source);
         found.ok_or_else(|| {
-            SourceError::new(warmd_daemon::sources::SourceErrorKind::NotFound, vm, "there is none")
+            SourceError::new(warmd_core::sources::SourceErrorKind::NotFound, vm, "there is none")
         })
     }
 

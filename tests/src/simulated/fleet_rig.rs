@@ -11,22 +11,22 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 use warmd_cbt::{buffer::BufferPool, limit::Limit, transfer::TransferSettings};
-use warmd_daemon::{
-    metrics::Metrics,
-    migration::{
-        audit::AuditAmount,
-        context::Engine,
-        control::{Control, EndpointInfo},
-        manager::{Endpoints, Manager, OpenEndpoint},
-    },
+use warmd_core::{
+    control::{Control, EndpointInfo},
     model::{
         plan::Plan,
         quota::ConfiguredQuotas,
         request::{Request, RequestOutcome},
         view::MigrationView,
     },
-    store::Store,
 };
+use warmd_metrics::Metrics;
+use warmd_migration::{
+    audit::AuditAmount,
+    context::Engine,
+    manager::{Endpoints, Manager, OpenEndpoint},
+};
+use warmd_store::Store;
 
 use super::{Fleet, FleetSource, FleetTarget};
 

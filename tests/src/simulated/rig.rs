@@ -12,18 +12,19 @@ use std::{
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use warmd_cbt::{buffer::BufferPool, limit::Limit, transfer::TransferSettings};
-use warmd_daemon::{
+use warmd_core::{
     clock,
-    metrics::Metrics,
-    migration::{audit::AuditAmount, context::Engine, control::Control, manager::Manager},
+    control::Control,
     model::{
         plan::{Plan, VerifyMode},
         request::{Request, RequestOutcome},
         state::State,
         view::MigrationView,
     },
-    store::Store,
 };
+use warmd_metrics::Metrics;
+use warmd_migration::{audit::AuditAmount, context::Engine, manager::Manager};
+use warmd_store::Store;
 
 use super::{
     source::{SimulatedSource, VM},

@@ -9,7 +9,7 @@ use warmd_cbt::{
     mark::{ChangeMark, Changed},
     units::{Extent, Length, Offset},
 };
-use warmd_daemon::{
+use warmd_core::{
     model::{
         id::{DiskKey, MigrationId, VmId},
         machine::{Machine, MachineDisk, PowerState, VmSummary},

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use warmd_cbt::disk::WriteDisk;
-use warmd_daemon::{
+use warmd_core::{
     model::{
         id::MigrationId,
         rule::{Objection, Rule},

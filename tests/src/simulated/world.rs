@@ -6,13 +6,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use warmd_daemon::{
-    model::{machine::Machine, rule::Objection},
-    targets::{
-        LastWriter,
-        disk::{self, DiskTarget},
-    },
-};
+use warmd_core::model::{machine::Machine, rule::Objection};
+use warmd_core::targets::LastWriter;
+use warmd_endpoint_disk as disk;
+use warmd_endpoint_disk::DiskTarget;
 
 use super::{disk::MemoryDisk, faults::Faults};
 

@@ -5,7 +5,7 @@
 
 use std::{sync::PoisonError, time::Duration};
 
-use warmd_daemon::model::{id::MigrationId, state::State, view::MigrationView};
+use warmd_core::model::{id::MigrationId, state::State, view::MigrationView};
 
 use super::life::SimulatedLife;
 

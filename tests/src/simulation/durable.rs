@@ -10,16 +10,16 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags, backup::Backup, ffi};
 use warmd_cbt::chunk::ChunkBits;
-use warmd_daemon::{
+use warmd_core::{
     clock,
     model::{
         id::MigrationId,
         phase::Phase,
         state::{ResumePoint, State},
     },
-    store::Store,
     targets::LastWriter,
 };
+use warmd_store::Store;
 
 use super::{
     legal::is_legal,

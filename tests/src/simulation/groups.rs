@@ -8,9 +8,9 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use warmd_daemon::{
+use warmd_core::{
     clock,
-    migration::{control::Control, manager::Manager},
+    control::Control,
     model::{
         id::MigrationId,
         phase::Phase,
@@ -18,6 +18,7 @@ use warmd_daemon::{
         state::{ResumePoint, State},
     },
 };
+use warmd_migration::manager::Manager;
 
 use super::{chance::Chance, durable::Durable, life::SimulatedLife, world::Truth};
 

@@ -3,7 +3,7 @@
 //! Rule: only a VM that runs writes, and whatever a source's guest writes, every mark of its VM keeps.
 
 use warmd_cbt::units::BLOCK;
-use warmd_daemon::model::id::MigrationId;
+use warmd_core::model::id::MigrationId;
 
 use super::{
     pages::Pages,

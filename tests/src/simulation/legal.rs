@@ -3,7 +3,7 @@
 //! Rule: it is written down from the diagram of the design. Of the daemon it asks the order of the phases only, not which
 //! steps there are.
 
-use warmd_daemon::model::{
+use warmd_core::model::{
     phase::Phase,
     state::{ResumePoint, State},
 };

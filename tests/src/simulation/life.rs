@@ -8,12 +8,10 @@ use std::{
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 use warmd_cbt::{buffer::BufferPool, limit::Limit};
-use warmd_daemon::{
-    clock,
-    metrics::Metrics,
-    migration::{context::Engine, manager::Manager},
-    store::Store,
-};
+use warmd_core::clock;
+use warmd_metrics::Metrics;
+use warmd_migration::{context::Engine, manager::Manager};
+use warmd_store::Store;
 
 use super::{
     chance::Chance, durable::Durable, people, scenario::Scenario, source::SimulatedSource,

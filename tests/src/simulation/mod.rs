@@ -41,7 +41,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use warmd_daemon::model::phase::Phase;
+use warmd_core::model::phase::Phase;
 
 pub use self::world::SimulationCounts;
 use self::{

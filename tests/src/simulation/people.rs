@@ -5,9 +5,9 @@ use std::{
     time::Duration,
 };
 
-use warmd_daemon::{
+use warmd_core::{
     clock,
-    migration::{control::Control, manager::Manager},
+    control::Control,
     model::{
         phase::Phase,
         plan::VerifyMode,
@@ -18,6 +18,7 @@ use warmd_daemon::{
         view::MigrationView,
     },
 };
+use warmd_migration::manager::Manager;
 
 use super::{
     afterwards,

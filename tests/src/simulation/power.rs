@@ -5,7 +5,7 @@
 //! is its fault.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use warmd_daemon::{
+use warmd_core::{
     clock,
     model::{
         id::MigrationId,

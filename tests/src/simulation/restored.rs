@@ -1,7 +1,7 @@
 //! The durable state put back from an older copy of it, as a person does who knows no better.
 
 use rusqlite::Connection;
-use warmd_daemon::model::{id::MigrationId, state::State};
+use warmd_core::model::{id::MigrationId, state::State};
 
 use super::{
     durable::{Durable, open},

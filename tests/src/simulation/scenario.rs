@@ -3,13 +3,11 @@
 use std::time::Duration;
 
 use warmd_cbt::{transfer::TransferSettings, units::BLOCK};
-use warmd_daemon::{
-    migration::audit::AuditAmount,
-    model::{
-        plan::{Plan, VerifyMode},
-        verify::Amount,
-    },
+use warmd_core::model::{
+    plan::{Plan, VerifyMode},
+    verify::Amount,
 };
+use warmd_migration::audit::AuditAmount;
 
 use super::{chance::Chance, groups};
 

@@ -10,7 +10,7 @@ use warmd_cbt::{
     mark::{ChangeMark, Changed},
     units::{BLOCK, Extent, Length, Offset},
 };
-use warmd_daemon::{
+use warmd_core::{
     clock,
     model::{
         id::{DiskKey, MigrationId, VmId},
@@ -419,7 +419,7 @@ impl ReadDisk for Reader {
 impl Truth {
     /// What the ledgers are anchored at is not released before they have moved on.
     fn check_release(&mut self, owner: MigrationId, keep: &BTreeSet<u64>) {
-        use warmd_daemon::model::{phase::Phase, state::State};
+        use warmd_core::model::{phase::Phase, state::State};
         let state = self.states.get(&owner);
         // What was asked for in a release may come late, and after a rollback all is copied anyway.
         let gone = matches!(

@@ -11,7 +11,7 @@ use warmd_cbt::{
     disk::{Allocation, DiskError, ErrorKind, Operation, ReadDisk, WriteDisk},
     units::{BLOCK, Extent, Length, Offset},
 };
-use warmd_daemon::{
+use warmd_core::{
     clock,
     model::{id::MigrationId, state::State},
     targets::{

@@ -11,7 +11,7 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::Notify;
-use warmd_daemon::{
+use warmd_core::{
     clock,
     model::{id::MigrationId, phase::Phase, state::State},
     targets::LastWriter,

@@ -5,7 +5,7 @@ use std::{path::Path, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use warmd_daemon::seal::ReportKey;
+use warmd_report::seal::ReportKey;
 use warmd_tests::{
     Rig, RigSpec,
     daemon::program,

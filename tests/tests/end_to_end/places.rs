@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use warmd_cbt::units::Length;
-use warmd_daemon::targets::volume::{FileDisk, VolumeError, VolumeOptions};
+use warmd_disks::volume::{FileDisk, VolumeError, VolumeOptions};
 use warmd_tests::{
     Libvirtd, TestDir,
     rig::{Rig, RigSpec},

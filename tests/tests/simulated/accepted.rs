@@ -1,7 +1,7 @@
 //! What a move would take away from the VM: accepted by name, else the source is not stopped.
 
-use warmd_daemon::migration::control::Control;
-use warmd_daemon::model::{
+use warmd_core::control::Control;
+use warmd_core::model::{
     plan::{Plan, VerifyMode},
     rule::{Objection, Rule},
     state::State,

@@ -3,8 +3,8 @@
 use std::{num::NonZeroU64, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use warmd_daemon::{
-    migration::control::Control,
+use warmd_core::{
+    control::Control,
     model::{
         limit::LimitChange,
         plan::{Plan, VerifyMode},

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use warmd_daemon::{
-    migration::control::Control,
+use warmd_core::{
+    control::Control,
     model::{
         boot::BootCheck,
         phase::Phase,

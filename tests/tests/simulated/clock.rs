@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use warmd_daemon::{
+use warmd_core::{
     clock,
     model::{plan::VerifyMode, request::Request, state::State},
 };
@@ -47,7 +47,7 @@ fn a_source_is_watched_for_as_long_as_the_plan_says() {
         on_a_clock(NOON, async {
             let rig = Rig::start_on_a_clock(SimulatedWorld::new(&[("vda", SIZE)])).await;
             let mut plan = Rig::plan(VerifyMode::None);
-            plan.cutover.watch_source = Duration::from_hours(2);
+            plan.cutover.monitor_source = Duration::from_hours(2);
             rig.seed(plan).await;
             assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
             clock::turn(TimeDelta::days(days));

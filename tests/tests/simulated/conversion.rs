@@ -9,8 +9,8 @@ use std::{
 
 use serde_json::Value;
 use tempfile::TempDir;
-use warmd_daemon::{
-    migration::control::Control,
+use warmd_core::{
+    control::Control,
     model::{
         conversion::{Conversion, Converter},
         phase::Phase,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use warmd_daemon::migration::control::Control;
-use warmd_daemon::model::{
+use warmd_core::control::Control;
+use warmd_core::model::{
     phase::Phase,
     plan::VerifyMode,
     request::{Request, RequestOutcome},

@@ -6,8 +6,8 @@ use std::{
 };
 
 use rusqlite::Connection;
-use warmd_daemon::{
-    migration::control::{Control, ControlErrorKind},
+use warmd_core::{
+    control::{Control, ControlErrorKind},
     model::{
         plan::VerifyMode,
         request::{Request, RequestOutcome},

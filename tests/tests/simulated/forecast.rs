@@ -2,8 +2,8 @@
 
 use std::{num::NonZeroU64, time::Duration};
 
-use warmd_daemon::{
-    migration::control::Control,
+use warmd_core::{
+    control::Control,
     model::{
         forecast::ForecastView,
         limit::LimitChange,

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use warmd_daemon::{
-    migration::{control::Control, groups::PlanCutover},
+use warmd_core::{
+    control::{Control, PlanCutover},
     model::{
         coordination::MemberStatus,
         group::GroupView,

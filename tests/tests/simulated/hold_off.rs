@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use warmd_daemon::model::{
+use warmd_core::model::{
     phase::Phase,
     plan::VerifyMode,
     request::Request,

@@ -12,8 +12,8 @@ use tempfile::TempDir;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
-use warmd_daemon::{
-    migration::control::Control,
+use warmd_core::{
+    control::Control,
     model::{
         hook::{Hook, HookSide, OnFailure},
         phase::Phase,

@@ -7,8 +7,8 @@ use std::{
 
 use rusqlite::Connection;
 use warmd_cbt::limit::Limit;
-use warmd_daemon::{
-    migration::control::{Control, ControlErrorKind},
+use warmd_core::{
+    control::{Control, ControlErrorKind},
     model::{
         limit::{LimitChange, LimitScope, LimitView},
         phase::Phase,

@@ -6,10 +6,8 @@ use std::{
 };
 
 use serde_json::Value;
-use warmd_daemon::{
-    config::{LogFormat, LogSettings},
-    model::{plan::VerifyMode, request::Request, state::State},
-};
+use warmd_core::model::{plan::VerifyMode, request::Request, state::State};
+use warmd_daemon::config::{LogFormat, LogSettings};
 use warmd_tests::simulated::{Rig, SimulatedWorld, VM};
 
 /// What was written.
@@ -36,7 +34,7 @@ impl Written {
 }
 
 /// What is everybody's, and no migration's.
-const ALL: [&str; 2] = ["warmd_daemon::store::schema", "warmd_daemon::seal::key"];
+const ALL: [&str; 2] = ["warmd_store::schema", "warmd_report::seal::key"];
 /// What is asked of endpoints for no migration: when a plan is judged.
 const FOR_PLANS: [&str; 7] = [
     "source.check",
@@ -88,5 +86,5 @@ async fn every_line_that_is_written_for_a_migration_has_its_id() {
     {
         assert!(calls.contains_key(call), "{call} is not in {calls:?}");
     }
-    assert!(calls.contains_key("warmd_daemon::migration::driver"), "{calls:?}");
+    assert!(calls.contains_key("warmd_migration::driver"), "{calls:?}");
 }

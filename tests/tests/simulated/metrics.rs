@@ -13,14 +13,12 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
-use warmd_daemon::{
-    metrics::{MetricsError, MetricsServer},
-    model::{
-        plan::{Plan, VerifyMode},
-        request::Request,
-        state::State,
-    },
+use warmd_core::model::{
+    plan::{Plan, VerifyMode},
+    request::Request,
+    state::State,
 };
+use warmd_metrics::{MetricsError, MetricsServer};
 use warmd_tests::{
     openmetrics::{Family, MetricSample, SampleKind, parse},
     scrape::{HttpResponse, get, say, scrape},

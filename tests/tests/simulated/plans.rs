@@ -1,7 +1,7 @@
 //! Plans over simulated endpoints: what the pre-flight rules find, and what applying does and refuses.
 
-use warmd_daemon::{
-    migration::control::{Applied, Control, Finding, PlanChangeKind},
+use warmd_core::{
+    control::{Applied, Control, Finding, PlanChangeKind},
     model::{
         plan::{Plan, VerifyMode},
         rule::{Objection, Rule, Severity},

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
-use warmd_daemon::{
+use warmd_core::{
     clock,
-    migration::control::{Control, ExplainTarget},
+    control::{Control, ExplainTarget},
     model::{
         phase::Phase,
         plan::{CutoverMode, Plan, PlanLimits},

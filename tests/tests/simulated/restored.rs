@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use warmd_cbt::units::BLOCK;
-use warmd_daemon::{
-    migration::control::Control,
+use warmd_core::{
+    control::Control,
     model::{
         plan::VerifyMode,
         request::{Request, RequestOutcome},
@@ -222,7 +222,7 @@ async fn an_unreadable_note_is_a_question_too() {
 async fn a_state_from_before_an_audits_verdict_trusts_nothing() {
     let mut rig = Rig::start(world()).await;
     let mut plan = Rig::plan(VerifyMode::None);
-    plan.verify.audit = Some(warmd_daemon::model::verify::Amount::Share(1_000_000));
+    plan.verify.audit = Some(warmd_core::model::verify::Amount::Share(1_000_000));
     rig.seed(plan).await;
     let old = vec![7; BLOCK as usize];
     rig.world.changes_untold("vda", 4 * BLOCK, &vec![8; BLOCK as usize]);
@@ -252,7 +252,7 @@ async fn a_state_from_before_an_audits_verdict_trusts_nothing() {
 async fn a_state_from_before_a_comparisons_finding_trusts_nothing() {
     let mut rig = Rig::start(world()).await;
     let mut plan = Rig::plan(VerifyMode::None);
-    plan.verify.audit = Some(warmd_daemon::model::verify::Amount::Share(0));
+    plan.verify.audit = Some(warmd_core::model::verify::Amount::Share(0));
     rig.seed(plan).await;
     rig.world.changes_untold("vda", 4 * BLOCK, &vec![8; BLOCK as usize]);
     let (file, reads) = (rig.state_file(), rig.world.faults.struck("source-disk.read"));

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use warmd_daemon::{
-    migration::control::{Control, ControlErrorKind},
+use warmd_core::{
+    control::{Control, ControlErrorKind},
     model::{
         boot::BootCheck,
         phase::Phase,

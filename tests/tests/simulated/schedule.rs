@@ -3,9 +3,9 @@
 use std::{num::NonZeroU64, time::Duration};
 
 use chrono::{Days, TimeDelta, Utc};
-use warmd_daemon::{
+use warmd_core::{
     clock,
-    migration::control::{Control, ExplainTarget},
+    control::{Control, ExplainTarget},
     model::{
         limit::LimitChange,
         plan::{Plan, VerifyMode},

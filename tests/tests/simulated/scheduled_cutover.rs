@@ -3,9 +3,9 @@
 use std::{num::NonZeroU64, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use warmd_daemon::{
+use warmd_core::{
     clock,
-    migration::control::Control,
+    control::Control,
     model::{
         limit::LimitChange,
         plan::{CutoverMode, Plan, VerifyMode},

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use warmd_cbt::units::BLOCK;
-use warmd_daemon::model::{phase::Phase, plan::VerifyMode, request::Request, state::State};
+use warmd_core::model::{phase::Phase, plan::VerifyMode, request::Request, state::State};
 use warmd_tests::simulated::{InjectedFault, Rig, SimulatedWorld, on_a_clock};
 
 const DAY: &str = "2026-11-28T10:00:00Z";

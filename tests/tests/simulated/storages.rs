@@ -8,8 +8,8 @@ use std::{
 };
 
 use tempfile::TempDir;
-use warmd_daemon::{
-    migration::control::{Control, Finding},
+use warmd_core::{
+    control::{Control, Finding},
     model::{
         plan::{Plan, VerifyMode},
         request::Request,

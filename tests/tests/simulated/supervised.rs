@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use warmd_cbt::units::BLOCK;
-use warmd_daemon::{
-    migration::control::Control,
+use warmd_core::{
+    control::Control,
     model::{plan::VerifyMode, request::Request, state::State},
 };
 use warmd_tests::simulated::{InjectedFault, Rig, SimulatedWorld};

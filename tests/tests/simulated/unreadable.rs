@@ -1,11 +1,11 @@
 //! A state with garbage in some rows over simulated endpoints: what can be read goes on.
 
 use warmd_cbt::units::BLOCK;
-use warmd_daemon::{
-    migration::control::{Control, ControlErrorKind},
+use warmd_core::{
+    control::{Control, ControlErrorKind},
     model::{plan::VerifyMode, request::Request, state::State},
-    store::fail_reads,
 };
+use warmd_store::fail_reads;
 use warmd_tests::simulated::{Rig, SimulatedWorld};
 
 /// Seeds, puts garbage into the state, and starts again.

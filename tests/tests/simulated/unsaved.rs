@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use warmd_daemon::model::{phase::Phase, state::State};
+use warmd_core::model::{phase::Phase, state::State};
 use warmd_tests::simulated::{InjectedFault, on_a_clock};
 
 use super::started::will_hang_in;

@@ -1,8 +1,8 @@
 //! Verifications that meet something else: what was proven by whom, lies that a comparison finds, requests that wait, a
 //! target that comes to life.
 
-use warmd_daemon::{
-    migration::control::Control,
+use warmd_core::{
+    control::Control,
     model::{
         plan::VerifyMode,
         request::{Request, RequestOutcome},
@@ -174,7 +174,7 @@ async fn one_runs_and_one_waits(rig: &Rig) {
     rig.world.faults.set("target-disk.read", InjectedFault::Hang);
     let named = |id: &str| VerifyOrder { id: id.to_owned(), ..order(VerifyMode::Readback, "full") };
     assert_eq!(ask(rig, named("first")).await, RequestOutcome::Accepted);
-    let runs = |view: &warmd_daemon::model::view::MigrationView| {
+    let runs = |view: &warmd_core::model::view::MigrationView| {
         view.verification.as_ref().is_some_and(|run| run.id == "first" && run.total > 0)
     };
     rig.until("the first one runs", runs).await;

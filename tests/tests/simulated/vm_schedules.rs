@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use warmd_daemon::{
+use warmd_core::{
     clock,
-    migration::control::{Control, ExplainTarget},
+    control::{Control, ExplainTarget},
     model::{
         plan::Plan,
         quota::ConfiguredQuotas,
@@ -155,7 +155,7 @@ fn a_plan_that_cuts_over_by_itself_takes_each_vm_in_its_own_window() {
         let mut plan = plan(
             "[vm.slow.schedule.cutover]\nwindows = [\"daily 02:00–04:00 UTC\"]\nblackouts = [\"2026-11-23 UTC\"]",
         );
-        plan.cutover.mode = warmd_daemon::model::plan::CutoverMode::Auto;
+        plan.cutover.mode = warmd_core::model::plan::CutoverMode::Auto;
         plan.schedule.cutover.windows = vec!["daily 22:00–23:00 UTC".parse().unwrap()];
         rig.apply(plan).await;
         until(at("22T23:00")).await;

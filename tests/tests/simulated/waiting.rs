@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use warmd_daemon::model::{plan::VerifyMode, request::Request, state::State, view::MigrationView};
+use warmd_core::model::{plan::VerifyMode, request::Request, state::State, view::MigrationView};
 use warmd_tests::simulated::{InjectedFault, Rig, SimulatedWorld, on_a_clock};
 
 const NOON: &str = "2026-11-23T12:00:00Z";

@@ -12,9 +12,9 @@ use warmd_cbt::buffer::Buffer;
 use warmd_cbt::disk::ReadDisk;
 use warmd_cbt::mark::{ChangeMark, Changed};
 use warmd_cbt::units::{Extent, Length, Offset};
-use warmd_daemon::model::id::{DiskKey, MigrationId, VmId};
-use warmd_daemon::sources::libvirt::{LibvirtSource, LibvirtSourceSettings};
-use warmd_daemon::sources::{Snapshot, SnapshotRequest, Source, SourceError, SourceErrorKind};
+use warmd_core::model::id::{DiskKey, MigrationId, VmId};
+use warmd_core::sources::{Snapshot, SnapshotRequest, Source, SourceError, SourceErrorKind};
+use warmd_endpoint_libvirt::source::{LibvirtSource, LibvirtSourceSettings};
 use warmd_tests::tool::{call, outcome};
 use warmd_tests::{Libvirtd, TestDir, run, wait_until};
 

@@ -1,9 +1,9 @@
 //! A running VM that is not what its definition says.
 
 use anyhow::{Context as _, Result, ensure};
-use warmd_daemon::model::machine::PowerState;
-use warmd_daemon::model::rule::Rule;
-use warmd_daemon::sources::{Source, SourceErrorKind};
+use warmd_core::model::machine::PowerState;
+use warmd_core::model::rule::Rule;
+use warmd_core::sources::{Source, SourceErrorKind};
 
 use super::bench::{Bench, MIB, Marks, UUID, assert_error, block_on};
 

@@ -2,9 +2,10 @@
 
 use anyhow::{Context as _, Result, ensure};
 use warmd_cbt::units::Length;
-use warmd_daemon::model::machine::{Firmware, PowerState};
-use warmd_daemon::model::rule::Rule;
-use warmd_daemon::sources::{Source, SourceSettings};
+use warmd_core::model::machine::{Firmware, PowerState};
+use warmd_core::model::rule::Rule;
+use warmd_core::sources::Source;
+use warmd_daemon::endpoints::SourceSettings;
 
 use super::bench::{Bench, MIB, UUID, block_on};
 

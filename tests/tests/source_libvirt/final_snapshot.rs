@@ -1,8 +1,8 @@
 //! Snapshots of a VM that is off: it has power as long as it is read, and executes nothing.
 
 use anyhow::{Context as _, ensure};
-use warmd_daemon::model::machine::PowerState;
-use warmd_daemon::sources::{HowStopped, ShutdownPolicy, Source, SourceErrorKind};
+use warmd_core::model::machine::PowerState;
+use warmd_core::sources::{HowStopped, ShutdownPolicy, Source, SourceErrorKind};
 
 use super::bench::{
     Bench, MIB, Marks, SOON, UUID, assert_changed, assert_error, assert_unknown, block_on, marks,
@@ -170,7 +170,7 @@ fn a_vm_that_libvirt_moved_to_another_host_is_neither_started_nor_taken_for_off(
         let bench = Bench::started(dir, &DISKS)?;
         let other = warmd_tests::Libvirtd::start_at(dir.join("other"))?;
         bench.libvirt.migrate(UUID, &other)?;
-        let runs_there = |error: Option<warmd_daemon::sources::SourceError>| {
+        let runs_there = |error: Option<warmd_core::sources::SourceError>| {
             let error = error.context("it is taken for off")?;
             ensure!(error.runs_elsewhere() && error.kind == SourceErrorKind::Refused, "{error}");
             Ok(())
@@ -208,7 +208,7 @@ trait Warnings {
     fn concat_warnings(&self) -> String;
 }
 
-impl Warnings for Vec<warmd_daemon::model::machine::VmSummary> {
+impl Warnings for Vec<warmd_core::model::machine::VmSummary> {
     fn concat_warnings(&self) -> String {
         self.iter().flat_map(|vm| vm.warnings.clone()).collect::<Vec<_>>().join("; ")
     }

@@ -1,9 +1,9 @@
 //! What the phases after the stop need is there before it, or said; and marks that cannot be removed hinder nothing.
 
 use anyhow::{Context as _, ensure};
-use warmd_daemon::model::machine::PowerState;
-use warmd_daemon::model::rule::Rule;
-use warmd_daemon::sources::{HoldOff, MigratedMark, Source, SourceErrorKind};
+use warmd_core::model::machine::PowerState;
+use warmd_core::model::rule::Rule;
+use warmd_core::sources::{HoldOff, MigratedMark, Source, SourceErrorKind};
 
 use super::bench::{
     Bench, MIB, Marks, UUID, assert_changed, assert_error, assert_unknown, block_on, marks, qemu_img,
@@ -23,7 +23,7 @@ fn define_with(bench: &Bench, extra: &str, replaced: &[(String, String)]) -> any
     bench.virsh(["define", &path.to_string_lossy()]).map(drop)
 }
 
-fn keys(bench: &Bench) -> Vec<warmd_daemon::model::id::DiskKey> {
+fn keys(bench: &Bench) -> Vec<warmd_core::model::id::DiskKey> {
     bench.disks.iter().map(|disk| disk.key.clone()).collect()
 }
 
@@ -39,7 +39,7 @@ fn a_volume_of_a_pool_is_described_read_and_released_running_and_off() {
             (file, "<source pool='p' volume='a.qcow2'/>".to_owned()),
         ];
         define_with(&bench, "", &replaced)?;
-        let size = |machine: warmd_daemon::model::machine::Machine| machine.disks[0].size.0;
+        let size = |machine: warmd_core::model::machine::Machine| machine.disks[0].size.0;
         ensure!(size(bench.source.describe(UUID).await?) == 8 * MIB);
         ensure!(bench.source.objections(&bench.vm).await?.is_empty());
 

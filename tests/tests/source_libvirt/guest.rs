@@ -6,10 +6,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use warmd_cbt::buffer::Buffer;
 use warmd_cbt::mark::Changed;
 use warmd_cbt::units::Extent;
-use warmd_daemon::model::id::{DiskKey, MigrationId, VmId};
-use warmd_daemon::model::machine::PowerState;
-use warmd_daemon::sources::libvirt::{LibvirtSource, LibvirtSourceSettings};
-use warmd_daemon::sources::{HowStopped, ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceErrorKind};
+use warmd_core::model::id::{DiskKey, MigrationId, VmId};
+use warmd_core::model::machine::PowerState;
+use warmd_core::sources::{HowStopped, ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceErrorKind};
+use warmd_endpoint_libvirt::source::{LibvirtSource, LibvirtSourceSettings};
 use warmd_tests::image::{assert_equal, read_log};
 use warmd_tests::{Boot, Guest, GuestDisk, GuestSpec, Libvirtd, TestDir};
 

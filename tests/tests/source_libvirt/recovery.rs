@@ -1,8 +1,8 @@
 //! After a crash of warmd, of QEMU or of libvirtd, at any moment.
 
 use anyhow::ensure;
-use warmd_daemon::model::id::MigrationId;
-use warmd_daemon::sources::Source;
+use warmd_core::model::id::MigrationId;
+use warmd_core::sources::Source;
 
 use super::bench::{Bench, MIB, Marks, UUID, assert_changed, assert_unknown, block_on, marks, qemu_img};
 

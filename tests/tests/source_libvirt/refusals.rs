@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use warmd_daemon::model::id::{MigrationId, VmId};
-use warmd_daemon::model::machine::PowerState;
-use warmd_daemon::sources::{Source, SourceErrorKind};
+use warmd_core::model::id::{MigrationId, VmId};
+use warmd_core::model::machine::PowerState;
+use warmd_core::sources::{Source, SourceErrorKind};
 use warmd_tests::tool::call;
 use warmd_tests::wait_until;
 

@@ -3,8 +3,8 @@
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use anyhow::ensure;
-use warmd_daemon::model::id::DiskKey;
-use warmd_daemon::sources::{Source, SourceErrorKind};
+use warmd_core::model::id::DiskKey;
+use warmd_core::sources::{Source, SourceErrorKind};
 
 use super::bench::{
     Bench, MIB, Marks, UUID, assert_changed, assert_error, assert_unknown, block_on, marks, qemu_img,

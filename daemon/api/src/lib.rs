@@ -1,0 +1,88 @@
+//! The control API `warmd.v1`: gRPC in front of [`Control`].
+//!
+//! Rule: it decides nothing. It turns messages into calls of [`Control`] and the answers into messages; what may
+//! be asked when is judged behind it. What comes in is outside data and bounded in size.
+//!
+//! It listens on a Unix socket that only its owner may open, or on TCP with certificates on both sides.
+#![forbid(unsafe_code)]
+
+mod convert;
+pub mod fuzz;
+mod limits;
+mod listen;
+mod migrations;
+mod peer;
+mod plans;
+mod report_markdown;
+mod service;
+mod sources;
+mod status;
+mod targets;
+mod watch;
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use tokio_util::sync::CancellationToken;
+use warmd_core::control::Control;
+
+pub use self::{report_markdown::markdown, service::Bound};
+
+/// Where the API listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// A Unix socket, mode 0600; its directory is made, with mode 0700, if it is not there.
+    Unix(PathBuf),
+    /// TCP, with certificates on both sides.
+    Tcp { address: SocketAddr, tls: Option<TlsFiles> },
+}
+
+/// The PEM files of mutual TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The daemon's certificate chain.
+    pub certificate: PathBuf,
+    /// The daemon's private key.
+    pub key: PathBuf,
+    /// Who signs the certificates of those that may come in.
+    pub client_ca: PathBuf,
+}
+
+/// Why the API cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// Another process answers there.
+    #[error(
+        "another process answers on the socket {}: is warmd running already? Stop it, or give this one another socket",
+        .path.display()
+    )]
+    InUse { path: PathBuf },
+    /// What is at the path is no socket.
+    #[error("{} is there and is no socket: remove it, or choose another path for the socket", .path.display())]
+    NotASocket { path: PathBuf },
+    /// The settings ask for what is not safe.
+    #[error("cannot listen on {address}: {reason}")]
+    Unsafe { address: SocketAddr, reason: String },
+    /// A system call failed.
+    #[error("cannot {doing}: {cause}")]
+    Io {
+        doing: String,
+        #[source]
+        cause: std::io::Error,
+    },
+    /// The gRPC server failed.
+    #[error("the API's server failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    /// The descriptors compiled in are not what reflection expects.
+    #[error("server reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// Listens and serves until `shutdown`; then open streams end, calls in progress get a few seconds, and the socket is
+/// removed. To know when it listens, use [`Bound::bind`] and [`Bound::serve`].
+pub async fn serve(
+    listen: Listen,
+    control: Arc<dyn Control>,
+    shutdown: CancellationToken,
+) -> Result<(), ApiError> {
+    Bound::bind(listen).await?.serve(control, shutdown).await
+}

@@ -1,0 +1,158 @@
+//! The stream behind `Migrations.Watch`: how it stands, then every change.
+//!
+//! Rule: memory does not grow with the reader's slowness. What he has not read yet waits in the daemon's one bounded
+//! broadcast; if it is gone from there, he gets the present state again instead of the changes that he missed.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{Stream, stream};
+use tokio::{
+    sync::broadcast::{Receiver, error::RecvError},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use warmd_core::{
+    control::{Control, ControlError},
+    model::{id::MigrationId, view::MigrationView},
+};
+use warmd_proto::v1::{MigrationsWatchResponse, WatchKind};
+
+use super::{convert, status::status};
+
+/// After this long without a change, the reader is told that the daemon lives.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// What is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum WatchFilter {
+    One(MigrationId),
+    Plan(String),
+    All,
+}
+
+impl WatchFilter {
+    fn holds(&self, view: &MigrationView) -> bool {
+        match self {
+            Self::One(id) => view.id == *id,
+            Self::Plan(plan) => view.plan == *plan,
+            Self::All => true,
+        }
+    }
+}
+
+/// One reader's place in the changes.
+pub(super) struct Watcher {
+    control: Arc<dyn Control>,
+    changes: Receiver<MigrationView>,
+    scope: WatchFilter,
+    until_final: bool,
+    keepalive: Duration,
+    /// Present states that are still to be told.
+    current: VecDeque<MigrationView>,
+    /// Migrations that were told of and are not final.
+    open: BTreeSet<MigrationId>,
+    /// Whether the present state must be fetched.
+    stale: bool,
+    ended: bool,
+}
+
+impl Watcher {
+    /// A reader of `changes`, which must have been opened before now.
+    pub(super) fn new(
+        control: Arc<dyn Control>,
+        changes: Receiver<MigrationView>,
+        scope: WatchFilter,
+        until_final: bool,
+    ) -> Self {
+        Self {
+            control,
+            changes,
+            scope,
+            until_final,
+            keepalive: KEEPALIVE,
+            current: VecDeque::new(),
+            open: BTreeSet::new(),
+            stale: true,
+            ended: false,
+        }
+    }
+
+    /// The stream; it ends at `shutdown`.
+    pub(super) fn into_stream(
+        self,
+        shutdown: CancellationToken,
+    ) -> impl Stream<Item = Result<MigrationsWatchResponse, Status>> + Send {
+        stream::unfold((self, shutdown), |(mut watcher, shutdown)| async move {
+            let next = tokio::select! {
+                () = shutdown.cancelled() => None,
+                next = watcher.next() => next,
+            }?;
+            Some((next, (watcher, shutdown)))
+        })
+    }
+
+    async fn next(&mut self) -> Option<Result<MigrationsWatchResponse, Status>> {
+        let silence = Instant::now() + self.keepalive;
+        loop {
+            if self.ended {
+                return None;
+            }
+            if self.stale {
+                match self.look().await {
+                    Ok(views) => self.current = views.into(),
+                    Err(error) => {
+                        self.ended = true;
+                        return Some(Err(status(&error)));
+                    }
+                }
+                self.stale = false;
+            }
+            if let Some(view) = self.current.pop_front() {
+                return Some(Ok(self.told(WatchKind::Current, view)));
+            }
+            if self.until_final && self.open.is_empty() {
+                return None;
+            }
+            let change = tokio::select! {
+                change = self.changes.recv() => change,
+                () = sleep_until(silence) => {
+                    let kind = WatchKind::Keepalive.into();
+                    return Some(Ok(MigrationsWatchResponse { kind, migration: None }));
+                }
+            };
+            match change {
+                Ok(view) if self.scope.holds(&view) => {
+                    return Some(Ok(self.told(WatchKind::Change, view)));
+                }
+                Ok(_) => {}
+                Err(RecvError::Lagged(missed)) => {
+                    tracing::debug!(missed, "a watcher is slow; it gets the present state again");
+                    self.stale = true;
+                }
+                Err(RecvError::Closed) => self.ended = true,
+            }
+        }
+    }
+
+    async fn look(&self) -> Result<Vec<MigrationView>, ControlError> {
+        match &self.scope {
+            WatchFilter::One(id) => Ok(vec![self.control.migration(&id.to_string()).await?]),
+            WatchFilter::Plan(plan) => self.control.migrations(Some(plan)).await,
+            WatchFilter::All => self.control.migrations(None).await,
+        }
+    }
+
+    fn told(&mut self, kind: WatchKind, view: MigrationView) -> MigrationsWatchResponse {
+        if view.state.is_final() {
+            self.open.remove(&view.id);
+        } else {
+            self.open.insert(view.id);
+        }
+        MigrationsWatchResponse { kind: kind.into(), migration: Some(convert::migration(view)) }
+    }
+}

@@ -1,0 +1,64 @@
+//! `warmctl`: a client of the control API for people and scripts.
+//!
+//! Rule: it knows the daemon by `warmd.v1` alone. It decides nothing and hides nothing: refusals are shown as they
+//! came, and the exit code tells what became of what was asked.
+#![forbid(unsafe_code)]
+
+mod args;
+mod client;
+mod command;
+mod endpoints;
+mod events;
+mod failure;
+mod follow;
+mod groups;
+mod labels;
+mod limits;
+mod migration_stream;
+mod migrations;
+mod new_plan;
+mod out;
+mod plans;
+mod quotas;
+mod reports;
+mod schedules;
+mod screen;
+mod show;
+mod top;
+mod vms;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use self::{args::Args, out::Out};
+
+/// Reads the command line, does what it says, and tells how it went.
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let usage = error.use_stderr();
+            // Nobody may be listening any more (`| head`): nothing is left to do about it.
+            error.print().ok();
+            return if usage { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            out::complain(&format!("cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let out = Out::new(args.output);
+    match runtime.block_on(command::run(args, &out)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                out::complain(&failure.message);
+            }
+            failure.exit.code()
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! `limit quotas`.
+
+use warmd_core::{format, model::limit::rate};
+use warmd_proto::v1::{LimitsQuotasRequest, QuotaState};
+
+use super::{
+    client::{Client, asked},
+    failure::CliFailure,
+    labels,
+    out::{Out, one_line},
+};
+
+pub(super) async fn quotas(client: &Client, out: &Out, scope: Option<String>) -> Result<(), CliFailure> {
+    let request = asked(LimitsQuotasRequest { scope: scope.unwrap_or_default() });
+    let answer = client.limits().quotas(request).await?.into_inner();
+    if out.is_json() {
+        return out.json(&answer);
+    }
+    let heads = [
+        "SCOPE",
+        ">RATE",
+        ">NOW",
+        ">PASSES",
+        ">SNAPSHOTS",
+        ">DISKS",
+        ">WAITING",
+        "NEXT CHANGE (UTC)",
+        "HOLDS",
+    ];
+    out.table(heads, answer.quotas.iter().map(row))
+}
+
+fn row(quota: &QuotaState) -> [String; 9] {
+    [
+        one_line(&quota.scope),
+        quota.rate_bytes_per_second.map_or_else(|| "none".to_owned(), rate::text),
+        format::rate(quota.now_bytes_per_second),
+        used(quota.passes_used, quota.passes),
+        used(quota.snapshots_used, quota.snapshots),
+        used(quota.disks_used, quota.disks),
+        quota.waiting.to_string(),
+        labels::moment(quota.next_change.as_ref()),
+        one_line(&quota.why),
+    ]
+}
+
+/// How many of how many.
+fn used(used: u32, of: Option<u32>) -> String {
+    of.map_or_else(|| used.to_string(), |of| format!("{used} of {of}"))
+}

@@ -1,0 +1,121 @@
+//! Reaches a server and shakes hands with it, each within its deadline.
+
+use std::{io, time::Duration};
+
+use rustix::net::sockopt;
+use tokio::{
+    io::{AsyncRead, BufReader},
+    net::{TcpStream, UnixStream},
+};
+
+use super::{
+    address::NbdAddress,
+    error::{NbdCause, NbdError},
+    handshake::{Export, Handshake},
+    option_reply::ListedExport,
+    options::NbdOptions,
+    output::Output,
+    receive::READ_AHEAD,
+};
+
+/// How long a peer is silent before it is asked for a sign of life, and between the asking.
+const PROBE: Duration = Duration::from_secs(20);
+/// Signs of life that are missing before a peer is taken for gone.
+const PROBES: u32 = 3;
+/// Milliseconds after which a peer is gone either way: silent, asked, and as often without an answer.
+const GONE_MS: u32 = 80_000;
+
+/// The reading half of a socket, of whatever kind.
+pub(super) type SocketReader = BufReader<Box<dyn AsyncRead + Send + Unpin>>;
+
+/// Opens the export that `options` name.
+pub(super) async fn open(options: &NbdOptions) -> Result<(SocketReader, Output, Export), NbdError> {
+    let (mut input, mut output) = connect(&options.address, options.connect_timeout).await?;
+    let shaken = within("shaking hands", options.handshake_timeout, async {
+        let handshake = Handshake::begin(&mut input, &mut output).await?;
+        handshake.open(&options.export, &options.contexts).await
+    });
+    let export = shaken.await?;
+    tracing::debug!(
+        address = %options.address,
+        export = options.export,
+        size = export.size,
+        flags = export.flags.0,
+        structured = export.structured,
+        contexts = ?export.contexts,
+        "NBD export opened"
+    );
+    Ok((input, output, export))
+}
+
+/// What a server at `address` exports; `timeout` holds for reaching it and for its answer, each.
+///
+/// # Errors
+/// If it cannot be reached, breaks the protocol, or refuses to tell.
+pub async fn list_exports(address: &NbdAddress, timeout: Duration) -> Result<Vec<ListedExport>, NbdError> {
+    let (mut input, mut output) = connect(address, timeout).await?;
+    within("listing the exports", timeout, async {
+        Handshake::begin(&mut input, &mut output).await?.list().await
+    })
+    .await
+}
+
+async fn connect(address: &NbdAddress, timeout: Duration) -> Result<(SocketReader, Output), NbdError> {
+    let connecting = async {
+        let (input, output): (Box<dyn AsyncRead + Send + Unpin>, _) = match address {
+            NbdAddress::Unix(path) => {
+                let (input, output) = UnixStream::connect(path).await?.into_split();
+                (Box::new(input), Output::unix(output))
+            }
+            NbdAddress::Tcp { host, port } => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                stream.set_nodelay(true)?;
+                keep_alive(&stream)?;
+                let (input, output) = stream.into_split();
+                (Box::new(input), Output::Tcp(output))
+            }
+        };
+        Ok((BufReader::with_capacity(READ_AHEAD, input), output))
+    };
+    within("connecting", timeout, async {
+        connecting.await.map_err(|error| NbdError::of(NbdCause::io("connecting", error)))
+    })
+    .await
+}
+
+/// A host that is gone ends its connections, also those on which only an answer is waited for: Linux asks for
+/// no sign of life while what was sent is not acknowledged, so that has a deadline of its own, the same.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, PROBE)?;
+    sockopt::set_tcp_keepintvl(stream, PROBE)?;
+    sockopt::set_tcp_keepcnt(stream, PROBES)?;
+    Ok(sockopt::set_tcp_user_timeout(stream, GONE_MS)?)
+}
+
+async fn within<T>(
+    waiting: &'static str,
+    after: Duration,
+    work: impl Future<Output = Result<T, NbdError>>,
+) -> Result<T, NbdError> {
+    tokio::time::timeout(after, work)
+        .await
+        .unwrap_or_else(|_| Err(NbdError::of(NbdCause::Timeout { waiting, after })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_is_gone_is_noticed_whether_or_not_it_owes_an_acknowledgement() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        keep_alive(&stream).unwrap();
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        let silent = sockopt::tcp_keepidle(&stream).unwrap()
+            + sockopt::tcp_keepintvl(&stream).unwrap() * sockopt::tcp_keepcnt(&stream).unwrap();
+        let unacknowledged = Duration::from_millis(sockopt::tcp_user_timeout(&stream).unwrap().into());
+        assert_eq!((silent, unacknowledged), (Duration::from_secs(80), Duration::from_secs(80)));
+    }
+}

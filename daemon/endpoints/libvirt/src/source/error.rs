@@ -1,0 +1,69 @@
+//! What libvirt's failures mean for a source.
+
+use warmd_core::sources::{Elsewhere, SourceError, SourceErrorKind};
+
+use crate::libvirt::{LibvirtError, LibvirtErrorKind};
+
+/// Puts a context to a failed call.
+pub(super) trait ErrorContext<T> {
+    /// The failure as the source's, with what was being done.
+    fn context(self, context: impl FnOnce() -> String) -> Result<T, SourceError>;
+}
+
+impl<T> ErrorContext<T> for Result<T, LibvirtError> {
+    fn context(self, context: impl FnOnce() -> String) -> Result<T, SourceError> {
+        self.map_err(|error| SourceError::new(kind(&error), context(), error))
+    }
+}
+
+impl<T> ErrorContext<T> for std::io::Result<T> {
+    fn context(self, context: impl FnOnce() -> String) -> Result<T, SourceError> {
+        self.map_err(|error| {
+            let kind = match error.kind() {
+                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                    SourceErrorKind::Refused
+                }
+                _ => SourceErrorKind::Failed,
+            };
+            SourceError::new(kind, context(), error)
+        })
+    }
+}
+
+/// A refusal: an operator must act.
+pub(super) fn refused(context: impl Into<String>, why: impl Into<String>) -> SourceError {
+    SourceError::new(SourceErrorKind::Refused, context, why.into())
+}
+
+/// A refusal because the VM runs on another host.
+pub(super) fn elsewhere(context: impl Into<String>, why: impl Into<String>) -> SourceError {
+    SourceError::new(SourceErrorKind::Refused, context, Elsewhere(why.into()))
+}
+
+/// Something is in the way that its owner, or time, takes away.
+pub(super) fn blocked(context: impl Into<String>, why: impl Into<String>) -> SourceError {
+    SourceError::new(SourceErrorKind::Blocked, context, why.into())
+}
+
+fn kind(error: &LibvirtError) -> SourceErrorKind {
+    use LibvirtErrorKind as L;
+    match error.kind {
+        L::Unreachable => SourceErrorKind::Unreachable,
+        L::Timeout => SourceErrorKind::Timeout,
+        L::Busy => SourceErrorKind::Blocked,
+        L::NoSuchDomain | L::NoSuchImage => SourceErrorKind::NotFound,
+        L::MissingTool | L::Denied | L::Exists | L::Unsupported => SourceErrorKind::Refused,
+        L::WrongState
+        | L::AlreadyActive
+        | L::NoSuchCheckpoint
+        | L::CheckpointExists
+        | L::CheckpointInconsistent
+        | L::NoSuchBitmap
+        | L::BitmapExists
+        | L::NoJob
+        | L::NoSuchMetadata
+        | L::NoSpace
+        | L::Malformed
+        | L::Failed => SourceErrorKind::Failed,
+    }
+}

@@ -1,0 +1,98 @@
+//! Questions to the file systems that images and other files of the host are on.
+//!
+//! Rule: a file system may hang, and with it each call on it. Each question runs on the threads of its file system and
+//! has a deadline. That something is missing is said only where the file system says so; all else leaves a doubt.
+
+use std::{io, path::Path, time::Duration};
+
+use warmd_threads as threads;
+
+/// One that does not answer within this time does not answer.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// Whether something is at a path.
+#[derive(Debug)]
+pub(super) enum Presence {
+    There,
+    /// Surely not; in the file system's words.
+    Missing(io::Error),
+    /// That cannot be told: it may not be looked at, or nothing answers.
+    Unknown(io::Error),
+}
+
+/// Asks the file system of `path`.
+pub(super) async fn ask<T: Send + 'static>(
+    path: &Path,
+    question: impl FnOnce(&Path) -> T + Send + 'static,
+) -> io::Result<T> {
+    ask_within(ANSWER, path, question).await
+}
+
+/// The same with another deadline.
+pub(super) async fn ask_within<T: Send + 'static>(
+    deadline: Duration,
+    path: &Path,
+    question: impl FnOnce(&Path) -> T + Send + 'static,
+) -> io::Result<T> {
+    let (threads, path) = (threads::on(path)?, path.to_owned());
+    let asking = threads.run(move || question(&path));
+    let why = || format!("its file system does not answer within {} s", deadline.as_secs());
+    tokio::time::timeout(deadline, asking)
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, why()))?
+}
+
+/// Looks whether something is there.
+pub(super) async fn presence(path: &str) -> Presence {
+    told(ask(Path::new(path), |path| std::fs::metadata(path).map(drop)).await.flatten())
+}
+
+/// A path as one word of a shell's command: it may hold anything.
+pub(super) fn quoted(path: &str) -> String {
+    format!("'{}'", path.replace('\'', r"'\''"))
+}
+
+fn told(answer: io::Result<()>) -> Presence {
+    match answer {
+        Ok(()) => Presence::There,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Presence::Missing(error),
+        Err(error) => Presence::Unknown(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_what_is_not_found_is_missing() {
+        assert!(matches!(presence("/proc/self/status").await, Presence::There));
+        assert!(matches!(presence("/nonexistent/x").await, Presence::Missing(_)));
+        for number in [libc_numbers::EACCES, libc_numbers::EIO, libc_numbers::ESTALE] {
+            let told = told(Err(io::Error::from_raw_os_error(number)));
+            assert!(matches!(told, Presence::Unknown(_)), "{number}: {told:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_system_that_hangs_is_waited_for_no_longer_than_its_deadline() {
+        let (release, gate) = std::sync::mpsc::channel::<()>();
+        let error = ask(Path::new("/proc"), move |_| gate.recv().is_ok()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(error.to_string().contains("30 s"), "{error}");
+        drop(release);
+    }
+
+    #[test]
+    fn a_quoted_path_is_one_word() {
+        assert_eq!(quoted("/a b"), "'/a b'");
+        assert_eq!(quoted("/it's"), r"'/it'\''s'");
+    }
+
+    /// Of Linux.
+    mod libc_numbers {
+        pub(super) const EIO: i32 = 5;
+        pub(super) const EACCES: i32 = 13;
+        pub(super) const ESTALE: i32 = 116;
+    }
+}

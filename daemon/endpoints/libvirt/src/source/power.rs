@@ -1,0 +1,250 @@
+//! Power: on, off, and on only as far as it takes to read the disks of a VM that is off.
+//!
+//! Rule: a VM that warmd started to read its disks is paused from its first moment and tagged ([`super::tag`]); for all
+//! the world it is off. A VM that others paused is never ended.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+use warmd_core::{
+    model::{id::MigrationId, machine::PowerState},
+    sources::{HowStopped, ShutdownPolicy, SourceError, SourceErrorKind},
+};
+
+use crate::libvirt::{DomainId, DomainStatus, DomainXml, LibvirtErrorKind, Reason, RunState, XmlForm};
+
+use super::{
+    LibvirtSource,
+    error::{ErrorContext, blocked, elsewhere, refused},
+    tag::{TAG, tagged},
+};
+
+/// What is said of a VM that libvirt itself has moved.
+pub(super) const ELSEWHERE: &str = "libvirt migrated it to another host, and it runs there: it is neither started nor taken \
+                                    for off here; migrate it back, or cancel, and move it from the host where it is";
+/// What a guest's power-off does that is to be stopped.
+const ENDS: &str = "destroy";
+/// How often a VM is looked at and started until it runs.
+const STARTS: usize = 4;
+const POLL: Duration = Duration::from_millis(200);
+/// A guest that is just booting, or whose button handler is slow to start, loses the first press.
+const PRESS_AGAIN: Duration = Duration::from_secs(10);
+
+impl LibvirtSource {
+    pub(super) async fn power_of(&self, domain: DomainId) -> Result<PowerState, SourceError> {
+        let doing = || format!("VM {domain}: looking whether it runs");
+        let standing = self.libvirt.state(domain).await.context(doing)?;
+        self.power_by(domain, &standing).await
+    }
+
+    /// The power of a VM whose state was looked at.
+    pub(super) async fn power_by(
+        &self,
+        domain: DomainId,
+        standing: &DomainStatus,
+    ) -> Result<PowerState, SourceError> {
+        not_elsewhere(standing, || format!("VM {domain}: looking whether it runs"))?;
+        Ok(match standing.state {
+            RunState::Running => PowerState::Running,
+            RunState::Off => PowerState::Off,
+            RunState::Paused if self.is_tagged(domain).await? => PowerState::Off,
+            RunState::Paused => PowerState::Paused,
+        })
+    }
+
+    pub(super) async fn is_tagged(&self, domain: DomainId) -> Result<bool, SourceError> {
+        let doing = || format!("VM {domain}: looking who paused it");
+        self.is_at_rest(domain, &self.libvirt.domain(domain).await.context(doing)?).await
+    }
+
+    /// Whether a paused VM with this definition is one that warmd started to read its disks.
+    pub(super) async fn is_at_rest(&self, domain: DomainId, xml: &DomainXml) -> Result<bool, SourceError> {
+        let doing = || format!("VM {domain}: looking who paused it");
+        // One that people let run and paused again carries the tag too, and is theirs.
+        Ok(xml.tagged(TAG).is_some() && self.libvirt.never_ran(domain).await.context(doing)?)
+    }
+
+    /// Gives a VM that is off power, paused: it executes nothing.
+    pub(super) async fn start_paused(&self, domain: DomainId, owner: MigrationId) -> Result<(), SourceError> {
+        let doing = || format!("VM {domain}: starting it paused, to read its disks");
+        let standing = self.libvirt.state(domain).await.context(doing)?;
+        not_elsewhere(&standing, doing)?;
+        self.not_locked_elsewhere(domain, &standing).await?;
+        let (persistent, saved) = self.libvirt.persistent_and_saved(domain).await.context(doing)?;
+        if !persistent {
+            return Err(refused(doing(), "it is transient: define it (virsh define) first"));
+        }
+        if saved {
+            return Err(blocked(
+                doing(),
+                "it has a saved memory image, so its disks are in the middle of something: start it and shut it \
+                 down, or drop the image (virsh managedsave-remove)",
+            ));
+        }
+        let xml = self.libvirt.dump_xml(domain, XmlForm::Persistent).await.context(doing)?;
+        let xml =
+            tagged(&xml, owner).map_err(|error| SourceError::new(SourceErrorKind::Failed, doing(), error))?;
+        self.libvirt.create_paused(&xml).await.context(doing)?;
+        let DomainStatus { state, text, .. } = self.libvirt.state(domain).await.context(doing)?;
+        if state == RunState::Paused {
+            return Ok(());
+        }
+        Err(refused(doing(), format!("another user or program resumed it at the same moment: it is {text}")))
+    }
+
+    pub(super) async fn start(&self, domain: DomainId) -> Result<(), SourceError> {
+        let doing = || format!("VM {domain}: starting it");
+        for _ in 0..STARTS {
+            let standing = self.libvirt.state(domain).await.context(doing)?;
+            not_elsewhere(&standing, doing)?;
+            match standing.state {
+                RunState::Running => {
+                    // It runs, whatever becomes of this: who waits for that must not wait for more.
+                    if let Err(error) = self.mend_poweroff(domain).await {
+                        tracing::warn!(%domain, %error, "it runs, and what its power-off does is not given back");
+                    }
+                    return Ok(());
+                }
+                // Active already, it may be another's start, or the paused one of an abandoned call: it is looked at again.
+                RunState::Off => {
+                    self.not_locked_elsewhere(domain, &standing).await?;
+                    self.libvirt.start(domain).await.context(doing)?;
+                }
+                RunState::Paused if self.is_tagged(domain).await? => {
+                    // It never ran: what the guest needs is a start of its own.
+                    self.libvirt.destroy(domain).await.context(doing)?;
+                }
+                RunState::Paused => {
+                    let text = standing.text;
+                    let why = format!("it is {text}: resume it (virsh resume) once the cause is gone");
+                    return Err(refused(doing(), why));
+                }
+            }
+        }
+        let text = self.libvirt.state(domain).await.context(doing)?.text;
+        let why = format!("it was started, and is {text}: its log on the source's host may tell why");
+        Err(SourceError::new(SourceErrorKind::Failed, doing(), why))
+    }
+
+    /// A stop that was cut off may have left the running VM with a power-off that ends it where its definition has another.
+    async fn mend_poweroff(&self, domain: DomainId) -> Result<(), SourceError> {
+        let doing = || format!("VM {domain}: giving back what its power-off does");
+        let now = self.libvirt.domain(domain).await.context(doing)?.on_poweroff;
+        if now != ENDS {
+            return Ok(());
+        }
+        let defined = self.libvirt.persistent(domain).await.context(doing)?.on_poweroff;
+        if defined != ENDS {
+            self.libvirt.set_poweroff_action(domain, &defined).await.context(doing)?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn stop(
+        &self,
+        domain: DomainId,
+        policy: ShutdownPolicy,
+    ) -> Result<HowStopped, SourceError> {
+        let doing = || format!("VM {domain}: shutting it down");
+        let standing = self.libvirt.state(domain).await.context(doing)?;
+        not_elsewhere(&standing, doing)?;
+        match standing.state {
+            RunState::Off => return Ok(HowStopped::WasOff),
+            RunState::Paused if self.is_tagged(domain).await? => {
+                self.libvirt.destroy(domain).await.context(doing)?;
+                return Ok(HowStopped::WasOff);
+            }
+            RunState::Paused | RunState::Running => {}
+        }
+        let (persistent, _) = self.libvirt.persistent_and_saved(domain).await.context(doing)?;
+        if !persistent {
+            let why = "it is transient and would be gone for good: define it (virsh define) first";
+            return Err(refused(doing(), why));
+        }
+        let on_poweroff = self.libvirt.domain(domain).await.context(doing)?.on_poweroff;
+        if on_poweroff != ENDS {
+            // Else the guest's power-off would start it again.
+            self.libvirt.set_poweroff_action(domain, ENDS).await.context(doing)?;
+        }
+        let stopped = self.end_running(domain, policy).await;
+        if stopped.is_err() && on_poweroff != ENDS {
+            // Whatever failed, it is not this; what is not given back here is when the VM is to run again.
+            if let Err(error) = self.libvirt.set_poweroff_action(domain, &on_poweroff).await {
+                tracing::warn!(%domain, %error, on_poweroff, "what its power-off does is not given back yet");
+            }
+        }
+        stopped
+    }
+
+    async fn end_running(&self, domain: DomainId, policy: ShutdownPolicy) -> Result<HowStopped, SourceError> {
+        let doing = || format!("VM {domain}: shutting it down");
+        if let Some(how) = self.ask(domain, Instant::now() + policy.graceful).await? {
+            return Ok(how);
+        }
+        if policy.force {
+            self.libvirt.destroy(domain).await.context(doing)?;
+            // Off already is success there, also if it went to another host meanwhile.
+            not_elsewhere(&self.libvirt.state(domain).await.context(doing)?, doing)?;
+            return Ok(HowStopped::Forced);
+        }
+        let text = self.libvirt.state(domain).await.context(doing)?.text;
+        let seconds = policy.graceful.as_secs();
+        Err(SourceError::new(
+            SourceErrorKind::StillRunning,
+            doing(),
+            format!(
+                "after {seconds} s it is still {text}: shut the guest down from inside, or allow to cut the power"
+            ),
+        ))
+    }
+
+    /// Presses the power button now and then until the VM is off; `None` if it is not by then.
+    async fn ask(&self, domain: DomainId, deadline: Instant) -> Result<Option<HowStopped>, SourceError> {
+        let doing = || format!("VM {domain}: waiting for its shutdown");
+        let mut press_at = Instant::now();
+        loop {
+            let standing = self.libvirt.state(domain).await.context(doing)?;
+            not_elsewhere(&standing, doing)?;
+            let DomainStatus { state, reason, .. } = standing;
+            if state == RunState::Off {
+                let by_itself = reason == Reason::Shutdown;
+                return Ok(Some(if by_itself { HowStopped::Gracefully } else { HowStopped::Forced }));
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Ok(None);
+            }
+            if now >= press_at && state == RunState::Running {
+                press_at = now + PRESS_AGAIN;
+                if let Err(error) = self.libvirt.press_power_button(domain).await {
+                    if matches!(error.kind, LibvirtErrorKind::NoSuchDomain | LibvirtErrorKind::Unreachable) {
+                        return Err(error).context(doing);
+                    }
+                    tracing::warn!(%domain, %error, "the power button could not be pressed; trying again");
+                }
+                continue;
+            }
+            sleep_until(deadline.min(now + POLL)).await;
+        }
+    }
+}
+
+impl LibvirtSource {
+    /// Refuses what another host has, where libvirt does not say how it came to be off.
+    async fn not_locked_elsewhere(
+        &self,
+        domain: DomainId,
+        standing: &DomainStatus,
+    ) -> Result<(), SourceError> {
+        let doing = || format!("VM {domain}: looking whether another host has its disks");
+        match self.libvirt.runs_elsewhere(domain, standing).await.context(doing)? {
+            Some(why) => Err(elsewhere(doing(), why)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Refuses what is off here because it was migrated: it runs on another host.
+fn not_elsewhere(standing: &DomainStatus, doing: impl FnOnce() -> String) -> Result<(), SourceError> {
+    if standing.is_elsewhere() { Err(elsewhere(doing(), ELSEWHERE)) } else { Ok(()) }
+}

@@ -1,0 +1,158 @@
+//! What keeps a network interface apart from others: whether the target has what it takes.
+//!
+//! Rule: an interface never comes up without its filter, port group, VLAN or virtual port unless the plan says that it may;
+//! libvirt itself takes a port group that its network lacks for none.
+
+use warmd_core::model::{hardware::HardwareElement, machine::Machine};
+
+use super::{carried::ISOLATION, domain::Link, networks::Definitions, wire::Wire};
+use crate::libvirt::{LibvirtClient, LibvirtError, xml};
+
+/// Something that an interface has and the target lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lack {
+    mac: String,
+    /// The element of the interface that names it.
+    element: &'static str,
+    pub(super) found: String,
+}
+
+/// What the target lacks for the machine's interfaces, which are connected by these links, in order.
+pub(super) async fn lacks(
+    libvirt: &LibvirtClient,
+    machine: &Machine,
+    links: &[Link],
+) -> Result<Vec<Lack>, LibvirtError> {
+    let Some(hardware) = &machine.hardware else { return Ok(Vec::new()) };
+    let mut lacks = Vec::new();
+    let (mut filters, mut definitions) = (None, Definitions::default());
+    for (nic, link) in machine.nics.iter().zip(links) {
+        let Some(part) = hardware.nic(&nic.mac) else { continue };
+        let mut lack = |element, what: &str| {
+            let found = format!("interface {}: {what}", nic.mac);
+            lacks.push(Lack { mac: nic.mac.clone(), element, found });
+        };
+        let has = |element: &str| part.part(element).is_some();
+        let wire = if [VLAN, VIRTUAL_PORT, PORT].into_iter().any(has) {
+            Wire::of(libvirt, &mut definitions, link).await?
+        } else {
+            None
+        };
+        for (element, what) in wire.iter().flat_map(|wire| unkept(part, wire)) {
+            lack(element, &what);
+        }
+        if *link == Link::User {
+            for element in ISOLATION.into_iter().filter(|element| part.part(element).is_some()) {
+                lack(element, &format!("QEMU's own network cannot keep its <{element}>"));
+            }
+            continue;
+        }
+        if let Some(name) = part.part("filterref").and_then(|filter| filter.attribute("filter")) {
+            if filters.is_none() {
+                filters = Some(libvirt.network_filters().await?);
+            }
+            if !filters.iter().flatten().any(|known| known == name) {
+                lack("filterref", &format!("the network filter {name:?} is not here"));
+            }
+        }
+        if let Some(group) = part.part("source").and_then(|source| source.attribute("portgroup")) {
+            let has = match link {
+                Link::Network(network) => {
+                    let text = definitions.of(network, || libvirt.network_xml(network)).await?;
+                    has_port_group(text, group)?
+                }
+                Link::Bridge(_) | Link::User => false,
+            };
+            if !has {
+                lack("source", &format!("{} has no port group {group:?}", nic.network));
+            }
+        }
+    }
+    Ok(lacks)
+}
+
+const VLAN: &str = "vlan";
+const VIRTUAL_PORT: &str = "virtualport";
+const PORT: &str = "port";
+
+/// What of the interface this end does not keep.
+fn unkept(nic: &HardwareElement, wire: &Wire) -> Vec<(&'static str, String)> {
+    let mut found = Vec::new();
+    let mut lack = |element, what: &str| {
+        let network = wire.name();
+        found.push((element, format!("its {what} is not kept: its network here is {network}")));
+    };
+    if nic.part(VLAN).is_some() && !wire.keeps_vlan() {
+        lack(VLAN, "VLAN tag");
+    }
+    if let Some(port) = nic.part(VIRTUAL_PORT)
+        && !wire.keeps_virtual_port(port.attribute("type"))
+    {
+        lack(VIRTUAL_PORT, "virtual port");
+    }
+    let isolated = nic.part(PORT).is_some_and(|port| port.attribute("isolated") == Some("yes"));
+    if isolated && !wire.isolates_ports() {
+        lack(PORT, "isolated port");
+    }
+    found
+}
+
+/// The machine without what the target lacks, which the plan accepts.
+pub(super) fn without(mut machine: Machine, lacks: &[Lack]) -> Machine {
+    let devices = machine.hardware.iter_mut().flat_map(|hardware| &mut hardware.parts);
+    for nic in devices.filter(|part| part.name == "devices").flat_map(|devices| &mut devices.parts) {
+        let mac = nic.mac().map(str::to_owned);
+        let is_lacked = |part: &HardwareElement| {
+            lacks.iter().any(|lack| {
+                part.name == lack.element
+                    && mac.as_ref().is_some_and(|mac| mac.eq_ignore_ascii_case(&lack.mac))
+            })
+        };
+        if nic.name == "interface" {
+            nic.parts.retain(|part| !is_lacked(part));
+        }
+    }
+    machine
+}
+
+fn has_port_group(text: &str, group: &str) -> Result<bool, LibvirtError> {
+    let document =
+        xml::parse(text, "network").map_err(|error| LibvirtError::malformed("net-dumpxml", error))?;
+    let has = xml::children(document.root_element(), "portgroup")
+        .any(|known| known.attribute("name") == Some(group));
+    Ok(has)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_end_does_not_keep_is_named_once() {
+        let part = |name: &str, attribute: Option<(&str, &str)>| HardwareElement {
+            name: name.to_owned(),
+            attributes: attribute
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into_iter()
+                .collect(),
+            ..HardwareElement::default()
+        };
+        let nic = |parts: Vec<HardwareElement>| HardwareElement { parts, ..part("interface", None) };
+        let all = nic(vec![
+            part("vlan", None),
+            part("virtualport", Some(("type", "openvswitch"))),
+            part("port", Some(("isolated", "yes"))),
+        ]);
+        let elements = |nic: &HardwareElement, wire: &Wire| -> Vec<_> {
+            unkept(nic, wire).into_iter().map(|(element, _)| element).collect()
+        };
+        assert_eq!(elements(&all, &Wire::Bridge { vlans: false }), ["vlan", "virtualport"]);
+        assert_eq!(elements(&all, &Wire::Bridge { vlans: true }), ["virtualport"]);
+        assert_eq!(elements(&all, &Wire::OpenVSwitch), ["port"]);
+        assert_eq!(elements(&all, &Wire::Direct), ["vlan", "virtualport", "port"]);
+        let open = nic(vec![part("port", Some(("isolated", "no")))]);
+        assert!(
+            elements(&open, &Wire::Direct).is_empty() && elements(&nic(Vec::new()), &Wire::Direct).is_empty()
+        );
+    }
+}

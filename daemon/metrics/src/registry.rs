@@ -1,0 +1,226 @@
+//! What passes did: those that run are looked at when somebody asks, those that ended are added up.
+//!
+//! Rule: a counter never goes back. An ended pass moves from one part to the other under the same lock; and how waiting
+//! is split over stages, which the engine judges anew each time, is held at the highest that was ever told.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use warmd_cbt::{
+    telemetry::{HistogramCounts, Stage},
+    transfer::PassProgress,
+};
+use warmd_core::{
+    clock,
+    model::{
+        id::{DiskKey, MigrationId},
+        view::{PassKind, PassView},
+    },
+};
+
+use super::{Now, PassOutcome, buckets::Spans, kind_name};
+
+/// Whose pass it is, and which.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassName {
+    pub migration: MigrationId,
+    pub plan: String,
+    pub vm: String,
+    pub kind: PassKind,
+}
+
+/// A disk's labels: plan, VM, disk.
+pub(super) type DiskName = [String; 3];
+/// Plan and VM.
+pub(super) type VmName = [String; 2];
+/// Seconds, for each stage.
+pub(super) type Stalls = [f64; Stage::ALL.len()];
+
+/// Bytes of one disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct TransferTotals {
+    pub(super) read: u64,
+    pub(super) written: u64,
+    pub(super) zeroed: u64,
+    pub(super) skipped: u64,
+    pub(super) drained: u64,
+    pub(super) audited: u64,
+    pub(super) unreported: u64,
+}
+
+/// How long the figures of a migration that is over are told, so that the last of them are scraped; and no longer, or
+/// every VM that was ever moved would be told of for the process's life.
+const KEPT: TimeDelta = TimeDelta::hours(1);
+
+/// What there is to tell of passes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct MetricsSnapshot {
+    pub(super) moved: BTreeMap<DiskName, TransferTotals>,
+    pub(super) in_flight: BTreeMap<DiskName, Vec<(Stage, u64)>>,
+    pub(super) latencies: Vec<(Stage, HistogramCounts)>,
+    pub(super) stalled: Stalls,
+    /// By plan, kind and outcome.
+    pub(super) passes: BTreeMap<(String, &'static str, PassOutcome), u64>,
+    pub(super) spans: BTreeMap<&'static str, Spans>,
+    /// When the newest snapshot was begun that the target holds whole.
+    pub(super) held: BTreeMap<MigrationId, DateTime<Utc>>,
+    /// When passes began that hold a snapshot open.
+    pub(super) open: BTreeMap<VmName, DateTime<Utc>>,
+}
+
+#[derive(Default)]
+pub(super) struct PassRegistry {
+    next: u64,
+    live: BTreeMap<u64, LivePass>,
+    ended: MetricsSnapshot,
+    /// Who copied a VM of that name last.
+    last: BTreeMap<VmName, MigrationId>,
+    /// What came to its end, and when.
+    finished: VecDeque<(DateTime<Utc>, MigrationId, VmName)>,
+}
+
+struct LivePass {
+    name: PassName,
+    started: DateTime<Utc>,
+    disks: Vec<LiveDisk>,
+}
+
+struct LiveDisk {
+    name: DiskName,
+    progress: Arc<PassProgress>,
+    stalled: Stalls,
+}
+
+impl PassRegistry {
+    pub(super) fn begin(&mut self, name: PassName, started: DateTime<Utc>) -> u64 {
+        self.next += 1;
+        self.last.insert([name.plan.clone(), name.vm.clone()], name.migration);
+        self.live.insert(self.next, LivePass { started, disks: Vec::new(), name });
+        self.next
+    }
+
+    /// Does nothing if it has ended.
+    pub(super) fn watch(
+        &mut self,
+        number: u64,
+        disks: impl IntoIterator<Item = (DiskKey, Arc<PassProgress>)>,
+    ) {
+        let Some(LivePass { name, disks: watched, .. }) = self.live.get_mut(&number) else { return };
+        watched.extend(disks.into_iter().map(|(key, progress)| LiveDisk {
+            name: [name.plan.clone(), name.vm.clone(), key.0],
+            progress,
+            stalled: Stalls::default(),
+        }));
+    }
+
+    /// Does nothing if it has ended.
+    pub(super) fn end(&mut self, number: u64, outcome: PassOutcome) {
+        let Some(mut pass) = self.live.remove(&number) else { return };
+        for disk in &mut pass.disks {
+            disk.add_to(&mut self.ended);
+        }
+        let kind = kind_name(pass.name.kind);
+        *self.ended.passes.entry((pass.name.plan, kind, outcome)).or_default() += 1;
+        // One that got no snapshot says nothing of how long passes take.
+        if !pass.disks.is_empty() {
+            // A clock that was set back meanwhile makes it nothing.
+            let took = (clock::now() - pass.started).as_seconds_f64().max(0.0);
+            self.ended.spans.entry(kind).or_default().add(took);
+        }
+        if outcome == PassOutcome::Drained {
+            self.ended.held.insert(pass.name.migration, pass.started);
+        }
+    }
+
+    pub(super) fn audited(&mut self, name: DiskName, checked: u64, mismatched: u64) {
+        let moved = self.ended.moved.entry(name).or_default();
+        moved.audited += checked;
+        moved.unreported += mismatched;
+    }
+
+    pub(super) fn picture(&mut self, now: &Now) -> MetricsSnapshot {
+        for view in now.views.iter().filter(|view| !view.state.is_final()) {
+            if let Some(pass) = view.pass.as_ref().filter(|pass| has_drained(pass)) {
+                self.ended.held.insert(view.id, pass.started);
+            }
+        }
+        self.forget(now.at);
+        let mut picture = self.ended.clone();
+        for pass in self.live.values().filter(|pass| !pass.disks.is_empty()) {
+            let began = picture.open.entry([pass.name.plan.clone(), pass.name.vm.clone()]);
+            let oldest = began.or_insert(pass.started);
+            *oldest = pass.started.min(*oldest);
+        }
+        for disk in self.live.values_mut().flat_map(|pass| &mut pass.disks) {
+            disk.add_to(&mut picture);
+            let meter = disk.progress.meter();
+            let in_flight = passed().map(|stage| (stage, meter.stage(stage).in_flight())).collect();
+            picture.in_flight.insert(disk.name.clone(), in_flight);
+        }
+        picture
+    }
+}
+
+impl PassRegistry {
+    /// A migration has come to its end.
+    pub(super) fn finished(&mut self, id: MigrationId, vm: VmName, at: DateTime<Utc>) {
+        self.finished.push_back((at, id, vm));
+        // Also where nobody ever scrapes.
+        self.forget(at);
+    }
+
+    /// A migration that was over goes on, and keeps its counters.
+    pub(super) fn again(&mut self, id: MigrationId) {
+        self.finished.retain(|(_, of, _)| *of != id);
+    }
+
+    /// Forgets the disks, and the snapshots held, of what is long over. A VM of the same name that another migration
+    /// has copied since keeps its counters.
+    fn forget(&mut self, now: DateTime<Utc>) {
+        while self.finished.front().is_some_and(|(at, ..)| now - *at > KEPT) {
+            let Some((_, id, vm)) = self.finished.pop_front() else { return };
+            self.ended.held.remove(&id);
+            if self.last.get(&vm).is_none_or(|last| *last == id) {
+                self.last.remove(&vm);
+                self.ended.moved.retain(|[plan, name, _], _| vm != [plan.as_str(), name.as_str()]);
+            }
+        }
+    }
+}
+
+impl LiveDisk {
+    fn add_to(&mut self, picture: &mut MetricsSnapshot) {
+        let (meter, view) = (self.progress.meter(), self.progress.view());
+        let moved = picture.moved.entry(self.name.clone()).or_default();
+        moved.read += view.read;
+        moved.written += view.written;
+        moved.zeroed += view.zeroed;
+        moved.skipped += view.skipped;
+        moved.drained += view.drained;
+        if picture.latencies.is_empty() {
+            picture.latencies = passed().map(|stage| (stage, HistogramCounts::default())).collect();
+        }
+        for (stage, counts) in &mut picture.latencies {
+            *counts += &meter.stage(*stage).latency().counts();
+        }
+        for stage in meter.view().stages {
+            let highest = &mut self.stalled[stage.stage as usize];
+            *highest = highest.max(stage.stalled);
+        }
+        for (all, own) in picture.stalled.iter_mut().zip(self.stalled) {
+            *all += own;
+        }
+    }
+}
+
+/// The stages that requests pass through.
+fn passed() -> impl Iterator<Item = Stage> {
+    Stage::ALL.into_iter().filter(|stage| !matches!(stage, Stage::Limit | Stage::Memory))
+}
+
+fn has_drained(pass: &PassView) -> bool {
+    pass.ended.is_some() && pass.error.is_none()
+}

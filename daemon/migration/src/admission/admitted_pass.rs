@@ -1,0 +1,66 @@
+//! A pass in its turn.
+//!
+//! Rule: it has its admission before the source is asked for a snapshot, and gives it back after the snapshot is
+//! released. A pre-copy that is to make room for a cutover stops as for anything else, and asks again.
+
+use std::pin::pin;
+
+use warmd_cbt::stop::StopSignal;
+use warmd_core::model::view::PassKind;
+
+use super::{
+    Admission,
+    migration_admission::{For, at_once, wait},
+};
+use crate::{
+    context::Context,
+    failure::WorkError,
+    pass::{self, OnDrained, PassEnd},
+};
+
+/// Runs one pass when it may run. `then` sees the snapshot while it is open and drained.
+pub(in super::super) async fn pass(
+    context: &Context,
+    kind: PassKind,
+    stop: &StopSignal,
+    then: Option<&dyn OnDrained>,
+) -> Result<PassEnd, WorkError> {
+    if let Some(admission) = context.admissions.acquired() {
+        return pass::run(context, &admission, kind, stop, then).await;
+    }
+    if kind == PassKind::Final {
+        // The VM is down: nobody is waited for.
+        return pass::run(context, &at_once(context), kind, stop, then).await;
+    }
+    let what = if then.is_some() { For::Comparison } else { For::PreCopy };
+    loop {
+        let admission = wait(context, what, stop).await?;
+        let result = unless_recalled(context, &admission, kind, stop, then).await;
+        let preempted = admission.recall.is_stopped() && !stop.is_stopped();
+        drop(admission);
+        if !preempted || matches!(result, Ok(PassEnd::Drained)) {
+            return result;
+        }
+        let failure = result.err().map_or_else(String::new, |error| format!(" ({error})"));
+        context.log_event("schedule", format!("pass preempted: a cutover needs its place{failure}")).await;
+    }
+}
+
+async fn unless_recalled(
+    context: &Context,
+    admission: &Admission,
+    kind: PassKind,
+    stop: &StopSignal,
+    then: Option<&dyn OnDrained>,
+) -> Result<PassEnd, WorkError> {
+    let own = StopSignal::new();
+    let mut run = pin!(pass::run(context, admission, kind, &own, then));
+    tokio::select! {
+        biased;
+        result = &mut run => return result,
+        () = stop.stopped() => {}
+        () = admission.recall.stopped() => {}
+    }
+    own.stop();
+    run.await
+}

@@ -1,0 +1,271 @@
+//! The quotas of each scope: what they allow now, and when they allow something else.
+//!
+//! Rule: one task follows the time of day. What runs goes on when less is allowed, at the new rate at once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU64,
+    sync::Arc,
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use warmd_cbt::limit::{Limit, Limiter};
+use warmd_core::{
+    clock,
+    model::{
+        id::DiskKey,
+        machine::Machine,
+        plan::Plan,
+        quota::{ConfiguredQuotas, QuotaView, place_name},
+    },
+    sources::Source,
+};
+use warmd_schedules::{
+    Tz,
+    admission_queue::{QuotaKind, QuotaScope},
+    quota::{Allowance, Quota, Quotas},
+    window::Holidays,
+};
+
+use super::{AdmissionControl, State};
+
+/// How long a timer runs before the clock on the wall is looked at again, which may have been set.
+const LOOK: Duration = Duration::from_mins(1);
+
+/// The quotas of a scope.
+pub(super) struct Scoped {
+    written: Written,
+    quotas: Quotas,
+    /// Through which all goes that is read in the scope, or written to a target.
+    limiter: Limiter,
+    allowance: Allowance,
+    next_change: Option<DateTime<Utc>>,
+}
+
+#[derive(Default, PartialEq)]
+struct Written {
+    quotas: Vec<Quota>,
+    zone: Option<Tz>,
+    holidays: Holidays,
+}
+
+/// Where a migration's disks are, as far as quotas speak of it.
+#[derive(Clone, Debug, Default)]
+pub(in super::super) struct Places {
+    pub(super) source: String,
+    pub(super) target: String,
+    /// Hosts and datastores, with what lies there.
+    pub(super) others: BTreeMap<QuotaScope, BTreeSet<DiskKey>>,
+}
+
+impl Places {
+    /// Those of a migration of which nothing but its endpoints is known.
+    pub(in super::super) fn ends(source: &str, target: &str) -> Self {
+        Self { source: source.to_owned(), target: target.to_owned(), others: BTreeMap::new() }
+    }
+}
+
+/// What the quotas limit the rate of a disk by.
+#[derive(Debug)]
+pub(in super::super) struct Nodes {
+    pub(in super::super) global: Option<Limiter>,
+    pub(in super::super) source: Option<Limiter>,
+    pub(in super::super) target: Option<Limiter>,
+    pub(in super::super) plan: Limiter,
+    /// Of the host and the datastore, for reads.
+    pub(in super::super) others: Vec<Limiter>,
+}
+
+impl AdmissionControl {
+    pub(super) fn set_configured_quotas(&self, configured: &ConfiguredQuotas) {
+        let ConfiguredQuotas { zone, holidays, scopes } = configured;
+        let mut state = self.lock();
+        for (scope, quotas) in scopes {
+            let written = Written { quotas: quotas.clone(), zone: *zone, holidays: holidays.clone() };
+            self.set_written(&mut state, scope, written);
+        }
+    }
+
+    /// Takes over a plan's quotas and priority, at once.
+    pub(in super::super) fn set_plan_quota(&self, plan: &Plan) {
+        let schedule = &plan.schedule;
+        let scope = QuotaScope::Plan(plan.name.clone());
+        let mut state = self.lock();
+        // By one that is wrong nothing is copied anyway.
+        if schedule.problems().is_empty() || !state.scopes.contains_key(&scope) {
+            let sound = schedule.problems().is_empty();
+            let written = Written {
+                quotas: if sound { schedule.quotas.clone() } else { Vec::new() },
+                zone: schedule.zone,
+                holidays: schedule.holidays.clone(),
+            };
+            self.set_written(&mut state, &scope, written);
+        }
+        if let Some(scoped) = state.scopes.get(&scope) {
+            scoped.limiter.set_weight(schedule.priority.unwrap_or(1));
+        }
+        self.settle(&mut state);
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Forgets the quotas of a plan that is not there any more.
+    pub(in super::super) fn forget_plan(&self, name: &str) {
+        let (mut state, scope) = (self.lock(), QuotaScope::Plan(name.to_owned()));
+        state.scopes.remove(&scope);
+        state.arbiter.set_limit(&scope, Allowance::default());
+    }
+
+    fn set_written(&self, state: &mut State, scope: &QuotaScope, written: Written) {
+        if state.scopes.get(scope).is_some_and(|scoped| scoped.written == written) {
+            return;
+        }
+        let quotas = Quotas::new(&written.quotas, written.holidays.clone(), written.zone);
+        let limiter = state
+            .scopes
+            .get(scope)
+            .map_or_else(|| self.rates.limiter(Limit::default()), |scoped| scoped.limiter.clone());
+        let (allowance, next_change) = (Allowance::default(), None);
+        let scoped = Scoped { written, quotas, limiter, allowance, next_change };
+        state.scopes.insert(scope.clone(), scoped);
+        state.look(scope, clock::now());
+    }
+
+    /// Where a machine and its disks are.
+    pub(in super::super) fn places(
+        &self,
+        (name, source): (&str, &dyn Source),
+        target: &str,
+        machine: &Machine,
+    ) -> Places {
+        let state = self.lock();
+        let mut others = BTreeMap::<QuotaScope, BTreeSet<DiskKey>>::new();
+        let host = source.host(machine);
+        for disk in &machine.disks {
+            let host = host.clone().map(|place| (QuotaScope::Host as fn(String) -> QuotaScope, place));
+            let store = source
+                .datastore(disk)
+                .map(|place| (QuotaScope::Datastore as fn(String) -> QuotaScope, place));
+            for (scope, place) in host.into_iter().chain(store) {
+                for source in [None, Some(name)] {
+                    let scope = scope(place_name(source, &place));
+                    if state.scopes.contains_key(&scope) {
+                        others.entry(scope).or_default().insert(disk.key.clone());
+                    }
+                }
+            }
+        }
+        Places { source: name.to_owned(), target: target.to_owned(), others }
+    }
+
+    /// What limits the rate of a disk of a plan, of which [`AdmissionControl::set_plan_quota`] has told.
+    pub(in super::super) fn nodes(&self, places: &Places, plan: &str, disk: &DiskKey) -> Nodes {
+        let state = self.lock();
+        let of = |scope: &QuotaScope| state.scopes.get(scope).map(|scoped| scoped.limiter.clone());
+        let others = places.others.iter().filter(|(_, disks)| disks.contains(disk));
+        Nodes {
+            global: of(&QuotaScope::Global),
+            source: of(&QuotaScope::Source(places.source.clone())),
+            target: of(&QuotaScope::Target(places.target.clone())),
+            plan: of(&QuotaScope::Plan(plan.to_owned()))
+                .unwrap_or_else(|| self.rates.limiter(Limit::default())),
+            others: others.filter_map(|(scope, _)| of(scope)).collect(),
+        }
+    }
+
+    /// Follows the time of day until the daemon ends.
+    pub(in super::super) async fn keep_time(self: Arc<Self>) {
+        let mut before = clock::now();
+        loop {
+            let now = clock::now();
+            let next = self.look(now, now < before);
+            before = now;
+            let timer = async {
+                let Some(next) = next else { return std::future::pending().await };
+                tokio::time::sleep((next - now).to_std().unwrap_or_default().min(LOOK)).await;
+            };
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return,
+                () = self.changed.notified() => {}
+                () = timer => {}
+            }
+        }
+    }
+
+    /// Lets hold what the quotas say now, all of them if the clock was set back; when that changes.
+    fn look(&self, now: DateTime<Utc>, all: bool) -> Option<DateTime<Utc>> {
+        let mut state = self.lock();
+        let due = |scoped: &Scoped| all || scoped.next_change.is_some_and(|change| change <= now);
+        let due: Vec<_> =
+            state.scopes.iter().filter(|(_, it)| due(it)).map(|(scope, _)| scope.clone()).collect();
+        for scope in &due {
+            state.look(scope, now);
+        }
+        if !due.is_empty() {
+            self.settle(&mut state);
+        }
+        state.scopes.values().filter_map(|scoped| scoped.next_change).min()
+    }
+
+    /// All scopes with quotas, as they are now; in the order global, sources, targets, hosts, datastores, plans.
+    pub fn views(&self) -> Vec<QuotaView> {
+        let (state, now) = (self.lock(), clock::now());
+        let limited = state.scopes.iter().filter(|(_, scoped)| !scoped.written.quotas.is_empty());
+        limited
+            .map(|(scope, scoped)| QuotaView {
+                scope: scope.clone(),
+                allowance: scoped.allowance,
+                why: scoped.quotas.why(now),
+                next_change: scoped.next_change,
+                passes: state.arbiter.used(scope, QuotaKind::Passes),
+                snapshots: state.arbiter.used(scope, QuotaKind::Snapshots),
+                disks: state.arbiter.used(scope, QuotaKind::Disks),
+                rate: scoped.limiter.load().rate,
+                waiting: state.arbiter.waiting_in(scope) as u64,
+            })
+            .collect()
+    }
+
+    /// The configured quotas that bound a migration, beside those of its plan.
+    pub(in super::super) fn quotas_over(&self, places: &Places) -> Vec<(QuotaScope, Quotas)> {
+        let state = self.lock();
+        let ends = [
+            QuotaScope::Global,
+            QuotaScope::Source(places.source.clone()),
+            QuotaScope::Target(places.target.clone()),
+        ];
+        let scopes = ends.iter().chain(places.others.keys());
+        let of = |scope: &QuotaScope| Some((scope.clone(), state.scopes.get(scope)?.quotas.clone()));
+        scopes.filter_map(of).collect()
+    }
+
+    /// What the quotas allow a migration of a plan to read in a second now, with the name of each.
+    pub(in super::super) fn ceilings(&self, places: &Places, plan: &str) -> Vec<(String, NonZeroU64)> {
+        let state = self.lock();
+        let ends = [
+            QuotaScope::Global,
+            QuotaScope::Source(places.source.clone()),
+            QuotaScope::Target(places.target.clone()),
+            QuotaScope::Plan(plan.to_owned()),
+        ];
+        let of = |scope: &QuotaScope| {
+            let rate = state.scopes.get(scope)?.allowance.bytes_per_second?;
+            Some((format!("the quota {}", scope.path()), rate))
+        };
+        ends.iter().chain(places.others.keys()).filter_map(of).collect()
+    }
+}
+
+impl State {
+    /// Lets hold what the quotas of a scope say now.
+    fn look(&mut self, scope: &QuotaScope, now: DateTime<Utc>) {
+        let Some(scoped) = self.scopes.get_mut(scope) else { return };
+        scoped.allowance = scoped.quotas.at(now);
+        scoped.next_change = scoped.quotas.next_change(now);
+        scoped.limiter.set(Limit { rate: scoped.allowance.bytes_per_second, requests: None });
+        let allowance = scoped.allowance;
+        self.arbiter.set_limit(scope, allowance);
+    }
+}

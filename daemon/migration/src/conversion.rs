@@ -1,0 +1,366 @@
+//! The conversion of the target's disks, before the VM is created from them.
+//!
+//! ```text
+//! overlays ─▶ command ─▶ its answer judged ─▶ what it changed pending ─▶ noted ─▶ committed into the disks
+//!        └────────── a failure here leaves the disks as they are ─────────┘└─ here the next pass brings it back ─┘
+//! ```
+//!
+//! Rule: no byte of a disk changes before its block is pending in the ledger, the conversion is in the store, and its id
+//! is noted beside the disks; in that order. So whatever follows, the blocks that it touched are copied again by the next
+//! pass, and a state that does not know of it trusts nothing of the disks. It is never gone on with: after a restart
+//! the final delta brings the disks back, and the command begins anew.
+
+use std::{
+    ffi::OsStr,
+    io::{self, Read as _},
+    path::Path,
+    pin::pin,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde::Serialize;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use uuid::Uuid;
+use warmd_cbt::{mutant::mutant, stop::StopSignal};
+use warmd_core::{
+    clock, crash,
+    format::{bytes, seconds_between, span},
+    model::{
+        conversion::{ConversionView, ConvertedDisk, Converter, machine_back},
+        id::{DiskKey, MigrationId, VmId},
+        machine::Machine,
+    },
+    targets::{
+        DiskSpec, LastWriter,
+        conversion_overlay::{ConversionOverlay, Overlays},
+    },
+};
+use warmd_store::{ConversionRow, NO_CONVERSION, StoreError};
+use warmd_threads as threads;
+
+use super::{
+    context::Context,
+    cutover::{self, unless_stopped},
+    failure::WorkError,
+    program,
+};
+
+/// Version of what the command reads.
+const FACTS: u32 = 1;
+/// Names the file into which the command may write the machine as it is to be.
+const VARIABLE: &str = "WARMD_MACHINE";
+/// That file's name.
+const ANSWER: &str = "machine.json";
+/// The most bytes that it may have.
+const MOST_ANSWER: u64 = 1 << 20;
+/// How often it is looked what the command says.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often the journal tells of it while it runs.
+const NOTE_EVERY: Duration = Duration::from_mins(1);
+/// What is granted beside the command and the commit.
+const MARGIN: Duration = Duration::from_mins(2);
+
+/// What the command reads from its standard input, as JSON: `docs/conversion.md` has it. Fields are added, never changed.
+#[derive(Debug, Serialize)]
+struct ConversionInput<'a> {
+    version: u32,
+    migration: MigrationId,
+    plan: &'a str,
+    source: &'a str,
+    target: &'a str,
+    vm: Vm<'a>,
+    /// Of the cutover, counted from 1.
+    attempt: u32,
+    disks: Vec<Disk<'a>>,
+    machine: &'a Machine,
+    /// The same as in the environment.
+    answer: &'a Path,
+}
+
+#[derive(Debug, Serialize)]
+struct Vm<'a> {
+    id: &'a VmId,
+    name: &'a str,
+    target_name: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct Disk<'a> {
+    key: &'a DiskKey,
+    /// In bytes.
+    size: u64,
+    path: &'a Path,
+    format: &'a str,
+}
+
+/// How long the phase may take; nearly nothing where nothing is converted.
+pub(super) fn deadline(context: &Context) -> Duration {
+    match context.conversion().converter() {
+        Some(converter) => {
+            // Of each disk, once to write it and once to flush it.
+            let times = 2 * u32::try_from(context.machine.disks.len()).unwrap_or(u32::MAX / 2).max(1);
+            converter.timeout + context.plan().cutover.delta_deadline.saturating_mul(times) + MARGIN
+        }
+        None => MARGIN,
+    }
+}
+
+/// Fails if the conversion that the plan wants could not even begin: asked before anything is stopped.
+pub(super) async fn check(context: &Context) -> Result<(), WorkError> {
+    let conversion = context.conversion();
+    let Some(converter) = conversion.converter() else { return Ok(()) };
+    program::is_executable(converter.program())
+        .map_err(|why| WorkError::operator(format!("the conversion's command: {why}")))?;
+    let overlay = overlay_of(context).await?;
+    if let Some(why) = context.made_disks().await?.iter().find_map(|disk| overlay.refusal(disk)) {
+        return Err(WorkError::operator(why));
+    }
+    Ok(overlay.check().await?)
+}
+
+async fn overlay_of(context: &Context) -> Result<&dyn ConversionOverlay, WorkError> {
+    let overlay = context.target.conversion_overlay().await?;
+    overlay.ok_or_else(|| {
+        WorkError::operator(
+            "this kind of target cannot keep a conversion's writes apart: set `conversion = \"none\"` in the plan",
+        )
+    })
+}
+
+/// Converts the disks if the plan wants that; what there is to tell.
+pub(super) async fn run(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
+    let conversion = context.conversion();
+    let Some(converter) = conversion.converter() else { return Ok(Some(NO_CONVERSION.to_owned())) };
+    cutover::fence(context).await?;
+    cutover::drained_by_ledger(context, None).await?;
+    let (overlay, disks) = (overlay_of(context).await?, context.made_disks().await?);
+    let overlays = overlay.create_overlays(context.id, &disks).await?;
+    crash::point("conversion.guarded");
+    let started = clock::now();
+    let machine = unless_stopped(stop, Box::pin(command(context, converter, &overlays))).await?;
+    crash::point("conversion.ran");
+    let command = converter.command.clone();
+    let view = ConversionView { command, started, committed: None, machine, disks: Vec::new() };
+    // Not tried again: the command would be run twice in one cutover, or on disks that are half converted.
+    let told =
+        unless_stopped(stop, write(context, overlay, (&disks, overlays), view)).await.map_err(|error| {
+            WorkError::operator(format!("what the conversion changed is not all on the disks: {error}"))
+        })?;
+    // All is on the disks: what is left over is not worth a cutover.
+    if let Err(error) = overlay.remove_overlays(context.id, &disks).await {
+        context.warn(format!("what the conversion worked on is not removed: {error}")).await;
+    }
+    crash::point("conversion.lowered");
+    Ok(Some(told))
+}
+
+/// Runs the command; the machine that it hands back, if that is another.
+async fn command(
+    context: &Context,
+    converter: &Converter,
+    overlays: &Overlays,
+) -> Result<Option<Machine>, WorkError> {
+    let (program, given) = (converter.program(), context.mapped_machine());
+    let answer = overlays.folder.join(ANSWER);
+    let input = facts(context, overlays, &given, &answer)?;
+    let names: Vec<_> = overlays.disks.iter().map(|disk| disk.key.to_string()).collect();
+    context.log_event("conversion", format!("{program} begins on {}", names.join(", "))).await;
+    let begun = clock::now();
+    let latest = Mutex::new(String::new());
+    let mut tell = |line: &str| line.clone_into(&mut latest.lock().unwrap_or_else(PoisonError::into_inner));
+    let variables = [(VARIABLE, OsStr::new(&answer))];
+    let order = program::Order {
+        command: &converter.command,
+        input: input.as_bytes(),
+        variables: &variables,
+        deadline: converter.timeout,
+    };
+    let ended = shown(context, program, program::run_told(&order, &mut tell), &latest).await;
+    if !ended.said.is_empty() {
+        context.log_event("conversion", format!("{program} says:\n{}", ended.said)).await;
+    }
+    if let Some(fault) = ended.fault {
+        let last = latest.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let last = if last.is_empty() { last } else { format!("; it said last: {last}") };
+        return Err(WorkError::operator(format!("the conversion failed: {program}: {fault}{last}")));
+    }
+    let took = span(seconds_between(begun, clock::now()));
+    context.log_event("conversion", format!("{program} ended well after {took}")).await;
+    let useless = |why: String| {
+        WorkError::operator(format!("the machine that {program} handed back cannot be used: {why}"))
+    };
+    let json = read(&answer).await.map_err(|error| useless(error.to_string()))?;
+    if json.iter().all(u8::is_ascii_whitespace) {
+        return Ok(None);
+    }
+    let machine = machine_back(&given, &json).map_err(useless)?;
+    Ok((machine != given).then_some(machine))
+}
+
+fn facts(
+    context: &Context,
+    overlays: &Overlays,
+    machine: &Machine,
+    answer: &Path,
+) -> Result<String, WorkError> {
+    let plan = context.plan();
+    let size =
+        |key: &DiskKey| machine.disks.iter().find(|disk| disk.key == *key).map_or(0, |disk| disk.size.0);
+    let disks = overlays.disks.iter().map(|disk| Disk {
+        key: &disk.key,
+        size: size(&disk.key),
+        path: &disk.path,
+        format: disk.format,
+    });
+    let facts = ConversionInput {
+        version: FACTS,
+        migration: context.id,
+        plan: &plan.name,
+        source: &plan.source,
+        target: &plan.target,
+        vm: Vm { id: &context.vm, name: &context.machine.name, target_name: &context.target_name },
+        attempt: context.cutover().attempt,
+        disks: disks.collect(),
+        machine,
+        answer,
+    };
+    serde_json::to_string(&facts).map_err(|error| WorkError::operator(error.to_string()))
+}
+
+/// Lets the command run, and shows what it says last.
+async fn shown<T>(
+    context: &Context,
+    program: &str,
+    running: impl Future<Output = T>,
+    latest: &Mutex<String>,
+) -> T {
+    let mut running = pin!(running);
+    let mut looks = interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut seen, mut noted) = (String::new(), Instant::now());
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut running => return ended,
+            _ = looks.tick() => {}
+        }
+        let line = latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if line == seen {
+            continue;
+        }
+        context.live.update(|view| {
+            if let Some(cutover) = &mut view.cutover {
+                cutover.progress = Some(line.clone());
+            }
+        });
+        if noted.elapsed() >= NOTE_EVERY {
+            context.log_event("conversion", format!("{program}: {line}")).await;
+            noted = Instant::now();
+        }
+        seen = line;
+    }
+}
+
+/// What is in the file; nothing if there is none.
+async fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let there = path.to_owned();
+    threads::on(path)?.run(move || read_all(&there)).await?
+}
+
+fn read_all(path: &Path) -> io::Result<Vec<u8>> {
+    match std::fs::symlink_metadata(path) {
+        // Opening a pipe would wait for its other end.
+        Ok(found) if !found.is_file() => {
+            return Err(io::Error::other(format!("{} is no file", path.display())));
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    }
+    let mut json = Vec::new();
+    std::fs::File::open(path)?.take(MOST_ANSWER + 1).read_to_end(&mut json)?;
+    if json.len() as u64 > MOST_ANSWER {
+        return Err(io::Error::other(format!("it is longer than {MOST_ANSWER} bytes")));
+    }
+    Ok(json)
+}
+
+/// Notes what was changed, and only then writes it into the disks; in words, what that was.
+async fn write(
+    context: &Context,
+    overlay: &dyn ConversionOverlay,
+    (disks, overlays): (&[DiskSpec], Overlays),
+    mut view: ConversionView,
+) -> Result<String, WorkError> {
+    cutover::fence(context).await?;
+    // From here on it is ours alone, also if the command left a program behind.
+    let overlays = overlay.detach_overlays(context.id, overlays).await?;
+    let changed = overlay.changed(context.id, disks, &overlays).await?;
+    for row in context.store.disks(context.id).await? {
+        let ledger = context.ledger(row.id).await?;
+        let extents = changed.iter().find(|(key, _)| *key == row.key);
+        if let Some((_, extents)) = extents
+            && !mutant("conversion-not-pending")
+        {
+            ledger.distrust(extents).await?;
+        }
+        view.disks.push(ConvertedDisk { key: row.key, changed: ledger.pending_bytes().0 });
+    }
+    crash::point("conversion.pending");
+    let told: Vec<_> =
+        view.disks.iter().map(|disk| format!("{} of disk {}", bytes(disk.changed), disk.key)).collect();
+    let other = if view.machine.is_some() { ", and the machine" } else { "" };
+    let told = format!("{} changed {}{other}", view.program(), told.join(", "));
+    let pass = context.store.last_pass(context.id).await?.map_or(0, |pass| pass.view.number);
+    let (id, attempt) = (Uuid::now_v7(), context.cutover().attempt);
+    context.store.begin_conversion(context.id, ConversionRow { id, attempt, pass, view }).await?;
+    if !mutant("conversion-not-noted") {
+        context.target.note_writer(context.id, Some(LastWriter::Conversion(id))).await?;
+    }
+    crash::point("conversion.noted");
+    overlay.commit(context.id, disks, &overlays, context.plan().cutover.delta_deadline).await?;
+    crash::point("conversion.written");
+    context.store.commit_conversion(context.id, id, clock::now()).await?;
+    crash::point("conversion.committed");
+    Ok(told)
+}
+
+/// The conversion that is on the disks since the last pass, in this cutover; all of it.
+pub(super) async fn in_force(context: &Context) -> Result<Option<ConversionView>, StoreError> {
+    let Some(row) = context.store.conversion(context.id).await? else { return Ok(None) };
+    let last = context.store.last_pass(context.id).await?.map_or(0, |pass| pass.view.number);
+    let is_whole = row.view.committed.is_some() && row.attempt == context.cutover().attempt;
+    Ok((is_whole && row.pass == last).then_some(row.view))
+}
+
+/// The last pass before the conversion that is noted beside the disks; `None` if the state does not know of it.
+pub(super) async fn after_pass(context: &Context, noted: Uuid) -> Result<Option<u32>, StoreError> {
+    let row = context.store.conversion(context.id).await?;
+    Ok(row.filter(|row| row.id == noted).map(|row| row.pass))
+}
+
+/// Removes what a conversion worked on, if one was begun, when none of it is being written any more.
+pub(super) async fn remove_overlays(context: &Context) -> Result<(), WorkError> {
+    if let Some(overlay) = context.target.conversion_overlay().await? {
+        overlay.remove_overlays(context.id, &context.made_disks().await?).await?;
+    }
+    Ok(())
+}
+
+/// The same for a cutover that is taken back, and shows what the next pass will copy again.
+pub(super) async fn give_up(context: &Context) -> Result<(), WorkError> {
+    remove_overlays(context).await?;
+    let mut pending = Vec::new();
+    for row in context.store.disks(context.id).await? {
+        pending.push((row.key, context.ledger(row.id).await?.pending_bytes().0));
+    }
+    context.live.update(|view| {
+        for disk in &mut view.disks {
+            if let Some((_, bytes)) = pending.iter().find(|(key, _)| *key == disk.key) {
+                disk.pending = *bytes;
+            }
+        }
+    });
+    Ok(())
+}

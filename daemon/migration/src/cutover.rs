@@ -1,0 +1,482 @@
+//! The phases of a cutover; `back.rs` takes one back, `hold.rs` holds the source off.
+//!
+//! Rule: every phase bears being run again from its beginning. Until the target VM's start is asked for any failure leads
+//! to [`undo`]; from then on only a target that says that its VM does not run does. Never do both VMs run.
+
+mod back;
+mod hold;
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use warmd_cbt::{mutant::mutant, stop::StopSignal, verify::manifest_root};
+use warmd_core::{
+    clock, crash,
+    model::{
+        conversion::ConversionView,
+        id::DiskKey,
+        machine::PowerState,
+        phase::{NOT_STARTED, Phase, STARTED_OUTSIDE},
+        plan::VerifyMode,
+        view::{PassKind, VerifyResult},
+    },
+    sources::{HowStopped, Leftover, ShutdownPolicy},
+    targets::{CreateMachine, LastWriter, MachineState, TargetErrorKind},
+};
+use warmd_store::RecordedRoot;
+
+pub use self::back::{clean, undo};
+use self::hold::hold_off;
+pub(super) use self::{
+    back::{discard_seen, may_be_made, power_on_seen, source_back, unless_away},
+    hold::{give_starters_back, let_go},
+};
+use super::{
+    admission, afterwards,
+    boot_check::BootChecks,
+    context::Context,
+    conversion,
+    failure::WorkError,
+    machine_changes, stale_state,
+    verify::{self, CompareSnapshot},
+};
+
+/// What powering the source off or on may take beside what the plan grants the guest.
+const POWER_MARGIN: Duration = Duration::from_mins(1);
+/// What releasing the source's remains may take.
+const RELEASE_DEADLINE: Duration = Duration::from_mins(5);
+/// What the last looks of a boot check may take.
+const BOOT_MARGIN: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// What the target may take to say whether its VM runs.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// How long `phase` may take.
+pub fn deadline(context: &Context, phase: Phase) -> Duration {
+    let plan = context.plan();
+    let policy = &plan.cutover;
+    match phase {
+        Phase::CatchUpDelta | Phase::FinalDelta => policy.delta_deadline,
+        Phase::StopSource => policy.graceful_shutdown + POWER_MARGIN,
+        Phase::Verify => policy.verify_deadline,
+        Phase::Convert => conversion::deadline(context),
+        Phase::CreateVm | Phase::StartVm => policy.create_deadline,
+        Phase::BootCheck => {
+            policy.min_uptime + policy.create_deadline + context.boot_check().deadline + BOOT_MARGIN
+        }
+        Phase::Cleanup => RELEASE_DEADLINE,
+    }
+}
+
+/// Runs one phase; what it has to tell, if there is anything.
+pub async fn run(context: &Context, phase: Phase, stop: &StopSignal) -> Result<Option<String>, WorkError> {
+    crash::point(&format!("phase.{phase}.begin"));
+    let outcome = match phase {
+        Phase::CatchUpDelta => catch_up_delta(context, stop).await,
+        Phase::StopSource => unless_stopped(stop, stop_source(context)).await,
+        Phase::FinalDelta => final_delta(context, stop).await,
+        Phase::Verify => verify_phase(context, stop).await,
+        Phase::Convert => Box::pin(conversion::run(context, stop)).await,
+        Phase::CreateVm => create(context).await,
+        Phase::StartVm => start(context).await,
+        Phase::BootCheck => unless_stopped(stop, watch(context)).await,
+        Phase::Cleanup => release(context).await,
+    }?;
+    crash::point(&format!("phase.{phase}.end"));
+    Ok(outcome)
+}
+
+/// Cuts waiting short that bears being cut off anywhere.
+pub(super) async fn unless_stopped<T>(
+    stop: &StopSignal,
+    waiting: impl Future<Output = Result<T, WorkError>>,
+) -> Result<T, WorkError> {
+    tokio::select! {
+        biased;
+        result = waiting => result,
+        () = stop.stopped() => Err(WorkError::passing("it was stopped on request")),
+    }
+}
+
+async fn catch_up_delta(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
+    // Remembered before anything is stopped: an undo restores this, and a target stays off whose source was off.
+    let power = context.source.power(&context.vm).await?;
+    context.remember(|cutover| cutover.was_running = Some(power == PowerState::Running)).await?;
+    same_disks(context).await?;
+    machine_changes::before_stop(context).await?;
+    // What the phases after the stop will need: found missing then, it would be found with the VM off.
+    let disks: Vec<_> = context.machine.disks.iter().map(|disk| disk.key.clone()).collect();
+    context.source.can_finish(&context.vm, &disks).await?;
+    conversion::check(context).await?;
+    admission::pass(context, PassKind::Delta, stop, None).await?.drained()?;
+    Ok(None)
+}
+
+async fn stop_source(context: &Context) -> Result<Option<String>, WorkError> {
+    machine_changes::room_to_stop(context).await?;
+    let policy = ShutdownPolicy {
+        graceful: context.plan().cutover.graceful_shutdown,
+        force: context.plan().cutover.force_power_off,
+    };
+    // It may have been started since the cutover began; then it is this that an undo restores. One that is off is not asked:
+    // whoever starts it from now on starts it behind warmd's back, and the fence sees that.
+    let power = context.source.power(&context.vm).await?;
+    if power == PowerState::Running {
+        context.remember(|cutover| cutover.was_running = Some(true)).await?;
+    }
+    let how = match power {
+        PowerState::Off => HowStopped::WasOff,
+        PowerState::Running | PowerState::Paused => context.source.shut_down(&context.vm, policy).await?,
+    };
+    // Kept from the first time, should the phase be run again after a restart.
+    context
+        .remember(|cutover| {
+            cutover.source_stopped.get_or_insert_with(clock::now);
+        })
+        .await?;
+    hold_off(context).await?;
+    Ok(Some(how.to_string()))
+}
+
+async fn final_delta(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
+    // A crash may have left it started for reading only; that is ended, not taken for somebody's start.
+    context.source.end_snapshot(&context.vm, context.id).await?;
+    fence(context).await?;
+    // Again: while nothing could be saved it may have been given back, and what starts the source may have been set anew.
+    hold_off(context).await?;
+    same_disks(context).await?;
+    // One that a crash cut off.
+    conversion::remove_overlays(context).await?;
+    admission::pass(context, PassKind::Final, stop, None).await?.drained()?;
+    Ok(None)
+}
+
+async fn verify_phase(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
+    context.source.end_snapshot(&context.vm, context.id).await?;
+    fence(context).await?;
+    let order = verify::owed(context).await?;
+    let result = match order.mode {
+        VerifyMode::None => {
+            done_by_ledger(context).await?;
+            record_roots(context, None).await?;
+            return Ok(Some("the plan asks for none".to_owned()));
+        }
+        VerifyMode::Readback => {
+            done_by_ledger(context).await?;
+            verify::run_readback(context, &order, stop).await?
+        }
+        VerifyMode::Compare => {
+            let compare = CompareSnapshot::new(context, &order, stop, false);
+            admission::pass(context, PassKind::Final, stop, Some(&compare)).await?.drained()?;
+            compare.into_verdict()
+        }
+    };
+    match result {
+        None => Err(WorkError::passing("verification was stopped before its end")),
+        Some(result) if result.passed() => {
+            record_roots(context, Some(&result)).await?;
+            Ok(Some(verify::describe_success(&result)))
+        }
+        Some(result) => Err(WorkError::operator(format!(
+            "the target does not hold what the source held: {}; these extents will be copied again in the next pass",
+            verify::mismatches(&result)
+        ))),
+    }
+}
+
+/// Keeps the manifests' roots as they are now: what follows may change the disks on purpose, and the report shall tell
+/// of the copy.
+async fn record_roots(context: &Context, result: Option<&VerifyResult>) -> Result<(), WorkError> {
+    let (at, attempt) = (clock::now(), context.cutover().attempt);
+    let verified_by = result.map_or_else(|| VerifyMode::None.to_string(), VerifyResult::what);
+    let mut recorded_roots = Vec::new();
+    for row in context.store.disks(context.id).await? {
+        // The verification has just computed it of the same manifest.
+        let known = result.and_then(|result| result.disks.iter().find(|disk| disk.key == row.key));
+        let root = match known {
+            Some(disk) => disk.root.clone(),
+            None => manifest_root(&context.store, row.id, row.size).await?,
+        };
+        recorded_roots.push(RecordedRoot {
+            disk: row.id,
+            attempt,
+            root,
+            verified_by: Some(verified_by.clone()),
+            at,
+        });
+    }
+    context.store.record_roots(recorded_roots).await?;
+    crash::point("root.sealed");
+    Ok(())
+}
+
+async fn create(context: &Context) -> Result<Option<String>, WorkError> {
+    fence(context).await?;
+    done_by_ledger(context).await?;
+    let converted = conversion::in_force(context).await?.and_then(|conversion| conversion.machine);
+    let request = CreateMachine {
+        owner: context.id,
+        name: context.target_name.clone(),
+        machine: converted.unwrap_or_else(|| context.mapped_machine()),
+        disks: context.made_disks().await?,
+    };
+    // Kept before it is asked: an undo discards it, in whichever phase it finds the cutover after a restart.
+    context.remember(|cutover| cutover.create_requested = true).await?;
+    context.see_started(false);
+    context.target.create(&request).await?;
+    Ok(None)
+}
+
+async fn start(context: &Context) -> Result<Option<String>, WorkError> {
+    if !was_running(context) {
+        return Ok(Some(format!("{NOT_STARTED}: the source was off when the cutover began")));
+    }
+    // It was seen to run before a restart: the watch tells what has become of it since, and there is only forward.
+    if context.cutover().target_running.is_some() {
+        return Ok(Some("it ran already".to_owned()));
+    }
+    // After a restart it may run already: then there is only forward, whatever else is found.
+    if matches!(context.target.look(context.id).await?, MachineState::Running | MachineState::Starting) {
+        remember_running(context).await?;
+        return Ok(Some("it ran already".to_owned()));
+    }
+    // The daemon died while it was being started, and it does not run. Whether it did is not known, and neither whether the
+    // source did: it is not handed over like that.
+    let asked = context.cutover().start_requested_at;
+    if asked.is_some() && asked == context.start_requested_before_restart {
+        return Err(WorkError::operator(
+            "the daemon ended while the target VM was being started, and the target VM does not run now: the \
+             source was not watched meanwhile, so nothing is handed over; cut over again",
+        ));
+    }
+    fence(context).await?;
+    hold_off(context).await?;
+    done_by_ledger(context).await?;
+    crash::point("target.start");
+    let noted = context.target.noted_writer(context.id).await?;
+    let handed_over_at = context.cutover().handed_over_at;
+    // Kept before it is asked: a daemon that finds nothing here knows that the target VM never ran.
+    context
+        .remember(|cutover| {
+            cutover.start_requested_at.get_or_insert_with(clock::now);
+        })
+        .await?;
+    // From here on the disks may be what the target VM makes of them, and no state that is put back from a copy knows.
+    hand_over(context, false).await?;
+    let outcome = match context.target.start(context.id).await {
+        Ok(()) => None,
+        Err(error) if error.kind == TargetErrorKind::Refused => {
+            context.target.note_writer(context.id, noted).await?;
+            context
+                .remember(|cutover| {
+                    (cutover.start_requested_at, cutover.handed_over_at) = (asked, handed_over_at)
+                })
+                .await?;
+            return Err(error.into());
+        }
+        // Whether it runs decides between forward and undo, so the answer of `start` alone is not enough.
+        Err(error) => match context.target.look(context.id).await {
+            Ok(MachineState::Running | MachineState::Starting) => Some(format!("runs, though: {error}")),
+            _ => return Err(error.into()),
+        },
+    };
+    remember_running(context).await?;
+    if mutant("double-start") {
+        context.source.power_on(&context.vm).await?;
+    }
+    Ok(outcome)
+}
+
+/// Whether the target VM may run, after its start was asked for: it was seen to, or the target does not say that it does
+/// not. Nothing is taken back then.
+pub(super) async fn may_run(context: &Context) -> bool {
+    if context.cutover().start_requested_at.is_none() || mutant("start-unknown-is-undone") {
+        return false;
+    }
+    if context.is_seen_started() {
+        return true;
+    }
+    match tokio::time::timeout(ANSWER, context.target.look(context.id)).await {
+        Ok(Ok(state)) => matches!(state, MachineState::Running | MachineState::Starting),
+        Ok(Err(_)) | Err(_) => true,
+    }
+}
+
+/// Notes beside the disks that they are the target VM's in this cutover, after the state knows of it; and whether that has
+/// gone too far for any state that does not know of it to take it back.
+async fn hand_over(context: &Context, confirmed_running: bool) -> Result<(), WorkError> {
+    context
+        .remember(|cutover| {
+            cutover.handed_over_at.get_or_insert_with(stale_state::moment);
+        })
+        .await?;
+    note_machine(context, confirmed_running).await
+}
+
+/// Notes beside the disks that they are the target VM's since the moment that the state knows.
+pub(super) async fn note_machine(context: &Context, confirmed_running: bool) -> Result<(), WorkError> {
+    if let Some(since) = context.cutover().handed_over_at {
+        context
+            .target
+            .note_writer(context.id, Some(LastWriter::Machine { since, confirmed_running }))
+            .await?;
+    }
+    Ok(())
+}
+
+async fn remember_running(context: &Context) -> Result<(), WorkError> {
+    context.see_started(true);
+    context
+        .remember(|cutover| {
+            cutover.target_running.get_or_insert_with(clock::now);
+        })
+        .await?;
+    Ok(())
+}
+
+async fn watch(context: &Context) -> Result<Option<String>, WorkError> {
+    if !was_running(context) {
+        return Ok(None);
+    }
+    hand_over(context, true).await?;
+    let mut running_since = None;
+    let begun = tokio::time::Instant::now();
+    let wanted = context.boot_check();
+    let mut checks = BootChecks::new(&wanted);
+    loop {
+        afterwards::source_is_off(context).await?;
+        match context.target.look(context.id).await {
+            Ok(MachineState::NotManaged) => return Ok(Some(STARTED_OUTSIDE.to_owned())),
+            Ok(MachineState::Running) => {
+                let since = *running_since.get_or_insert_with(tokio::time::Instant::now);
+                checks.look(context).await;
+                if checks.all_seen() {
+                    if since.elapsed() >= context.plan().cutover.min_uptime {
+                        let span = humantime::format_duration(context.plan().cutover.min_uptime);
+                        return Ok(Some(checks.seen(format!("ran for {span}"))));
+                    }
+                } else if begun.elapsed() >= wanted.deadline {
+                    return Err(WorkError::operator(format!(
+                        "the boot check failed: {} within {}; the target VM runs and the source stays off: look at it \
+                         there, then resume, which checks again, or go back to the source with `rollback`",
+                        checks.missing(),
+                        humantime::format_duration(wanted.deadline)
+                    )));
+                }
+            }
+            Ok(MachineState::Starting) => running_since = None,
+            Ok(state @ (MachineState::Absent | MachineState::Stopped | MachineState::Failed(_))) => {
+                return Err(WorkError::operator(format!(
+                    "the target VM was started and is {state:?} now; look at it on the target, start it there, \
+                     then resume; the source stays off, unless you go back to it with `rollback`"
+                )));
+            }
+            Err(error)
+                if begun.elapsed()
+                    < context.plan().cutover.min_uptime + context.plan().cutover.create_deadline =>
+            {
+                tracing::warn!(migration = %context.id, %error, "target VM not seen");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn release(context: &Context) -> Result<Option<String>, WorkError> {
+    // First, and whatever becomes of the source's host: the target VM is to come back with its own.
+    if context.cutover().hold_off.is_some_and(|was| was.autostart) {
+        context.target.set_autostart(context.id, true).await?;
+        if !context.target.keeps_autostart() {
+            let text = "the source VM was started together with its host, and whether the target VM is, the target does not \
+                        keep: set that where it runs";
+            context.log_event("warning", text.to_owned()).await;
+        }
+    }
+    if !afterwards::source_is_off(context).await? {
+        return Err(WorkError::passing(
+            "its source does not say whether the source VM is off: nothing is released before that is known",
+        ));
+    }
+    afterwards::source_was_off(context).await?;
+    let span = TimeDelta::from_std(context.plan().cutover.monitor_source).unwrap_or(TimeDelta::MAX);
+    let until = (span > TimeDelta::zero()).then(|| clock::now().checked_add_signed(span)).flatten();
+    context.remember(|cutover| cutover.monitor_until = until).await?;
+    context.source.end_snapshot(&context.vm, context.id).await?;
+    let leftovers = context.source.delete_marks(&context.vm, context.id, &[]).await?;
+    tell(context, leftovers).await;
+    // Also the disks of a VM that was off, and was not started: it can be started without asking warmd.
+    hand_over(context, true).await?;
+    if let Err(error) = context.target.tidy(context.id).await {
+        tracing::warn!(migration = %context.id, %error, "what earlier target VMs left beside the disks is still there");
+    }
+    Ok(None)
+}
+
+/// Names what stays behind on the source for good.
+async fn tell(context: &Context, leftovers: Vec<Leftover>) {
+    let left: Vec<_> = leftovers.iter().map(ToString::to_string).collect();
+    context.live.update(|view| view.left_behind.clone_from(&left));
+    for text in left {
+        context.log_event("warning", text).await;
+    }
+}
+
+/// The source must be off, and stay off, from the final delta on.
+pub(super) async fn fence(context: &Context) -> Result<(), WorkError> {
+    if mutant("fence-forgotten") {
+        return Ok(());
+    }
+    match context.source.power(&context.vm).await? {
+        PowerState::Off => Ok(()),
+        PowerState::Running | PowerState::Paused => Err(WorkError::operator(
+            "the source VM was started again during the cutover: what it writes now would be lost; find out who \
+             starts it (autostart, high availability, a person), then cut over again",
+        )),
+    }
+}
+
+/// A disk that the VM got since the migration began is in no ledger: without it nothing may be handed over.
+async fn same_disks(context: &Context) -> Result<(), WorkError> {
+    // Only their names: of a VM that is off it may not be known how large they are.
+    let now = context.source.disk_keys(&context.vm).await?;
+    let is_known = |key: &DiskKey| context.machine.disks.iter().any(|disk| disk.key == *key);
+    let added: Vec<_> = now.iter().filter(|key| !is_known(key)).map(ToString::to_string).collect();
+    if added.is_empty() {
+        return Ok(());
+    }
+    Err(WorkError::operator(format!(
+        "the source VM has got disks since the migration began, and they are not copied: {}; detach them, or cancel \
+         and apply the plan again",
+        added.join(", ")
+    )))
+}
+
+/// The ledger's fourth rule, asked of what the store holds. What a conversion changed on purpose is pending.
+async fn done_by_ledger(context: &Context) -> Result<(), WorkError> {
+    drained_by_ledger(context, conversion::in_force(context).await?.as_ref()).await
+}
+
+/// The same, of disks with that conversion on them.
+pub(super) async fn drained_by_ledger(
+    context: &Context,
+    converted: Option<&ConversionView>,
+) -> Result<(), WorkError> {
+    for row in context.store.disks(context.id).await? {
+        let ledger = context.ledger(row.id).await?;
+        let changed = converted.map_or(0, |converted| converted.changed(&row.key));
+        if ledger.anchor().is_none() || ledger.pending_bytes().0 != changed {
+            return Err(WorkError::operator(format!(
+                "disk {} has {} bytes pending: the target must not be used yet; cut over again",
+                row.key,
+                ledger.pending_bytes()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the source ran when the cutover began. Not known means that nothing was stopped yet.
+fn was_running(context: &Context) -> bool {
+    context.cutover().was_running == Some(true)
+}

@@ -1,0 +1,174 @@
+//! The way back to the source, and the end of what a migration holds.
+//!
+//! Rule: first the target VM is gone for sure, only then is the source powered on; and that before all that may be
+//! missing, the state too. Each step bears being done again. Never do both VMs run.
+
+use warmd_cbt::mutant::mutant;
+use warmd_core::{
+    crash,
+    model::{machine::PowerState, phase::Phase, transition::StateWork},
+    sources::{SourceError, SourceErrorKind},
+    targets::MachineState,
+};
+
+use super::{LOOK_EVERY, let_go, tell, was_running};
+use crate::{context::Context, conversion, failure::WorkError, stale_state};
+
+/// The target VM is gone for sure, for a source that is started after that. A target that only keeps disks cannot say so,
+/// which is written to the journal.
+pub(crate) async fn discard_seen(context: &Context) -> Result<(), WorkError> {
+    if discarded(context).await? == MachineState::NotManaged {
+        let text =
+            "the target only keeps disks: warmd cannot tell whether another system runs a VM from them";
+        context.log_event("warning", text.to_owned()).await;
+    }
+    Ok(())
+}
+
+/// Removes the target VM: the target says that it did, and then that none is there, or that it keeps none at all.
+async fn discarded(context: &Context) -> Result<MachineState, WorkError> {
+    context.target.discard_machine(context.id).await?;
+    if mutant("discard-trusted") {
+        return Ok(MachineState::Absent);
+    }
+    match context.target.look(context.id).await? {
+        state @ (MachineState::Absent | MachineState::NotManaged) => Ok(state),
+        state => Err(WorkError::passing(format!(
+            "the target said that it removed the VM, and it is {state:?}: the source is not started before it is gone"
+        ))),
+    }
+}
+
+/// Whether the target VM may be there in a cutover that is taken back from a phase. After a restart the phase is an
+/// earlier one again, and the VM is there all the same.
+pub(crate) fn may_be_made(context: &Context, from: Phase) -> bool {
+    from >= Phase::CreateVm || (context.cutover().create_requested && !mutant("undo-trusts-phase"))
+}
+
+/// What became of powering the source on: in its place `gone` where there is no such VM any more, `elsewhere` where it runs
+/// on another host of its source; both are in the journal then.
+pub(crate) async fn unless_away<T>(
+    context: &Context,
+    back: Result<T, SourceError>,
+    gone: T,
+    elsewhere: T,
+) -> Result<T, WorkError> {
+    match back {
+        Err(error) if error.kind == SourceErrorKind::NotFound => {
+            context.log_event("warning", format!("there is no source VM to power on: {error}")).await;
+            Ok(gone)
+        }
+        Err(error) if error.runs_elsewhere() => {
+            context.log_event("error", format!("the source VM is not powered on here: {error}")).await;
+            Ok(elsewhere)
+        }
+        back => Ok(back?),
+    }
+}
+
+/// Starts the source, and sees it run.
+pub(crate) async fn power_on_seen(context: &Context) -> Result<(), SourceError> {
+    context.source.power_on(&context.vm).await?;
+    match context.source.power(&context.vm).await? {
+        PowerState::Running => Ok(()),
+        state => Err(SourceError::new(
+            SourceErrorKind::Failed,
+            format!("starting VM {}", context.machine.name),
+            format!("it was started, and is {state:?}; trying again"),
+        )),
+    }
+}
+
+/// Takes a cutover back: the target VM gone, the source as it was before. Between the two nothing is asked that could be
+/// missing, not even the state: what else is to be done is done when the source runs, and is repeated after a crash.
+pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
+    if mutant("undo-forgotten") {
+        return Ok(());
+    }
+    if may_be_made(context, from) {
+        discard_seen(context).await?;
+        crash::point("undo.discarded");
+    }
+    unless_away(context, source_back(context, from).await, (), ()).await?;
+    crash::point("undo.powered-on");
+    if context.cutover().start_requested_at.is_some() {
+        // What the target VM wrote while it ran is in no ledger: all of its disks are copied again.
+        for row in context.store.disks(context.id).await? {
+            context.ledger(row.id).await?.distrust_all().await?;
+        }
+        context
+            .remember(|cutover| {
+                (cutover.start_requested_at, cutover.reclaimed_at) = (None, cutover.handed_over_at)
+            })
+            .await?;
+        let text = "the target VM may have run: its disks are copied again, whole, in the next pass";
+        context.log_event("warning", text.to_owned()).await;
+    }
+    let_go(context).await?;
+    if from >= Phase::FinalDelta {
+        conversion::give_up(context).await?;
+    }
+    Ok(())
+}
+
+/// The source as it was before the cutover. It is powered on also where its snapshot cannot be ended now.
+pub(crate) async fn source_back(context: &Context, from: Phase) -> Result<(), SourceError> {
+    let ended = context.source.end_snapshot(&context.vm, context.id).await;
+    if from.source_may_be_off() && was_running(context) {
+        if from == Phase::StopSource {
+            await_asked_shutdown(context).await?;
+        }
+        power_on_seen(context).await?;
+    }
+    ended
+}
+
+/// A guest that was asked to shut down cannot be asked not to: it gets time to go off, so that powering it on is not
+/// overtaken by its own shutdown.
+async fn await_asked_shutdown(context: &Context) -> Result<(), SourceError> {
+    let begun = tokio::time::Instant::now();
+    // Twice what the plan grants: a guest that was nearly there when the deadline passed must not go off unseen.
+    let patience = context.plan().cutover.graceful_shutdown * 2;
+    while begun.elapsed() < patience && context.source.power(&context.vm).await? != PowerState::Off {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+/// Removes everything that the migration holds on the source and the target.
+pub async fn clean(context: &Context) -> Result<(), WorkError> {
+    let gone = |error: &SourceError| error.kind == SourceErrorKind::NotFound;
+    match context.source.end_snapshot(&context.vm, context.id).await {
+        Err(error) if gone(&error) => {
+            context.log_event("warning", format!("nothing to release: {error}")).await;
+        }
+        result => result?,
+    }
+    match context.source.delete_marks(&context.vm, context.id, &[]).await {
+        Err(error) if gone(&error) => {
+            context.log_event("warning", format!("nothing to release: {error}")).await;
+        }
+        leftovers => tell(context, leftovers?).await,
+    }
+    let noted = context.target.noted_writer(context.id).await?;
+    if !stale_state::is_known(&context.cutover(), StateWork::Clean, noted) {
+        let text = "a cutover that warmd's state does not know of gave the target's disks to the target VM: it and its disks \
+                    are left as they are, and belong to it alone";
+        context.log_event("warning", text.to_owned()).await;
+        return Ok(());
+    }
+    discarded(context).await?;
+    // A cutover that stopped the source, and neither ended nor was undone.
+    if context.cutover().hold_off.is_some() {
+        match source_back(context, Phase::FinalDelta).await {
+            Err(error) if gone(&error) => {}
+            result => result?,
+        }
+    }
+    let_go(context).await?;
+    let made = context.made_disks().await?;
+    // Without a ledger the disks may have been made all the same, and not noted.
+    let disks = if made.is_empty() { context.disk_specs() } else { made };
+    context.target.discard_disks(context.id, &disks).await?;
+    Ok(())
+}

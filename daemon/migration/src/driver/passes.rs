@@ -1,0 +1,87 @@
+//! When the owner lets a pass run.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::watch;
+use warmd_core::{
+    clock,
+    model::{plan::Plan, state::State},
+};
+use warmd_schedules::{
+    Tz,
+    rules::{NotBefore, PassHistory},
+};
+use warmd_store::ChangeRates;
+
+use super::{
+    super::{
+        pass_history::{Known, known},
+        timing,
+    },
+    Driver, Happened,
+};
+
+/// A wait that is longer is a rest: what is left open on the source does not stay for it.
+const REST: TimeDelta = TimeDelta::hours(1);
+
+impl Driver {
+    /// Waits for a request, or until the schedule is worth asking again.
+    pub(super) async fn wait_for(
+        &mut self,
+        mut plans: watch::Receiver<Arc<Plan>>,
+        wait: NotBefore,
+    ) -> Happened {
+        let until = wait.until;
+        self.show_next_pass(until, Some(wait.why));
+        let is_rest = until.is_none_or(|until| until - clock::now() > REST);
+        self.idle(async move { timing::until(&mut plans, until).await }, is_rest).await
+    }
+
+    pub(super) fn show_next_pass(&self, next_pass: Option<DateTime<Utc>>, why: Option<String>) {
+        let view = self.context.live.view();
+        if (view.next_pass, &view.next_pass_why) != (next_pass, &why) {
+            self.context.live.update(|view| (view.next_pass, view.next_pass_why) = (next_pass, why));
+        }
+    }
+
+    /// What holds the pass that is begun, unless a person asked for it; and what tells of other plans than that.
+    pub(super) fn suspended(&self) -> Option<(watch::Receiver<Arc<Plan>>, NotBefore)> {
+        if self.sync_asked {
+            return None;
+        }
+        let plans = self.context.plans();
+        timing::suspended(&self.context, clock::now()).map(|wait| (plans, wait))
+    }
+
+    /// What is known of the migration; nothing, if that cannot be read.
+    pub(super) async fn facts(&self) -> PassHistory {
+        let zone = self.zone();
+        let mut facts =
+            self.known(zone).await.map_or_else(|| PassHistory::unknown(zone), |known| known.facts);
+        facts.last = facts.last.map(|last| self.context.steady.told(last, clock::now()));
+        facts
+    }
+
+    /// What the passes taught that ended in the step to `state`, to be saved with it.
+    pub(super) async fn change_rates_in(&self, state: &State) -> Option<ChangeRates> {
+        if state.is_busy() || !self.state.is_busy() {
+            return None;
+        }
+        self.known(self.zone()).await.filter(|known| known.is_new).map(|known| known.learned)
+    }
+
+    fn zone(&self) -> Tz {
+        self.context.rules().map_or(Tz::UTC, |rules| rules.zone)
+    }
+
+    async fn known(&self, zone: Tz) -> Option<Known> {
+        match known(&self.context.store, self.context.id, zone, self.cutover_at()).await {
+            Ok(known) => Some(known),
+            Err(error) => {
+                tracing::error!(migration = %self.context.id, %error, "what its passes taught is not read");
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The way back to the source while nothing can be saved.
+//!
+//! Rule: the state still says that the cutover goes on. A daemon that reads it after a crash finds a source that runs, and takes
+//! the cutover back (the fence before each later phase sees to that); so it is done only before the target VM's start was
+//! asked for, and what the cutover made on the target is gone before. Never do both VMs run.
+
+use std::time::Duration;
+
+use warmd_core::model::{
+    phase::Phase,
+    state::State,
+    transition::{MigrationEvent, StateWork, next},
+};
+use warmd_store::{MigrationUpdate, StoreError, StoreErrorKind};
+
+use super::Driver;
+use crate::{context::Context, cutover, failure::WorkError};
+
+/// With a source off, and nothing saved for so long, the source is powered on.
+const UNSAVED: Duration = Duration::from_mins(3);
+
+/// How often is looked whether a save that hangs has done so for too long.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Whether the work of a phase with the source off is to end, as nothing could be saved for long. It would be tried until
+/// the phase's deadline otherwise.
+pub(crate) fn ends(context: &Context, doing: StateWork) -> bool {
+    let cutover = context.cutover();
+    let is_down = matches!(doing, StateWork::Phase(phase) if phase.source_may_be_off());
+    let is_before = cutover.start_requested_at.is_none() && cutover.target_running.is_none();
+    is_down && is_before && context.store.failing_for().is_some_and(|span| span >= UNSAVED)
+}
+
+impl Driver {
+    /// Saves a step. One that hangs is given up where the source is off for it; whether it is saved is not known then, and
+    /// what is saved after it counts.
+    pub(super) async fn saved(&self, step: MigrationUpdate) -> Result<(), StoreError> {
+        let mut saving = std::pin::pin!(self.context.store.save_state(self.context.id, step));
+        loop {
+            if let Ok(answer) = tokio::time::timeout(LOOK, &mut saving).await {
+                return answer;
+            }
+            if self.goes_back().is_some() {
+                return Err(StoreError {
+                    kind: StoreErrorKind::Unavailable,
+                    context: format!("saving the state of migration {}", self.context.id),
+                    cause: "the state's disk does not answer".into(),
+                });
+            }
+        }
+    }
+
+    /// The phase whose cutover is to be taken back as nothing could be saved for long, if that was not done yet.
+    fn goes_back(&self) -> Option<Phase> {
+        let State::CuttingOver { phase } = self.state else { return None };
+        (!self.is_back && ends(&self.context, StateWork::Phase(phase))).then_some(phase)
+    }
+
+    /// Powers the source on that a cutover has stopped, when nothing can be saved for long; then what is to be saved
+    /// instead of the next step.
+    pub(super) async fn back_unsaved(&mut self, error: &StoreError) -> Option<(State, MigrationEvent)> {
+        let phase = self.goes_back()?;
+        let reason = format!("the state could not be saved for {} s: {error}", UNSAVED.as_secs());
+        if let Err(error) = back(&self.context, phase).await {
+            tracing::error!(migration = %self.context.id, %error, "the source is not back yet");
+            return None;
+        }
+        tracing::error!(migration = %self.context.id, reason, "the source is powered on again, unsaved");
+        self.is_back = true;
+        self.context.groups.mark_failed(self.context.id, &reason);
+        let event = MigrationEvent::WorkFailed { reason, resumable: true };
+        next(&self.state, &event).ok().map(|state| (state, event))
+    }
+}
+
+async fn back(context: &Context, from: Phase) -> Result<(), WorkError> {
+    if cutover::may_be_made(context, from) {
+        cutover::discard_seen(context).await?;
+    }
+    cutover::source_back(context, from).await?;
+    Ok(cutover::give_starters_back(context).await?)
+}

@@ -1,0 +1,141 @@
+//! Failures of a migration's work, sorted by what helps against them.
+//!
+//! Rule: the sorting is exhaustive over every seam's error kinds; a new kind does not compile until it is sorted.
+
+use warmd_cbt::{
+    disk::{DiskError, ErrorKind},
+    store::{StoreError, StoreErrorKind},
+    transfer::PassError,
+    verify::VerifyError,
+};
+use warmd_core::{
+    sources::{SourceError, SourceErrorKind},
+    targets::{TargetError, TargetErrorKind},
+};
+use warmd_disks::volume::VolumeError;
+
+/// What helps against a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Trying again, until it is seen that this does not help.
+    Retry,
+    /// Time: something stands in the way, or cannot be reached, and may be gone at the next try, whenever that is.
+    Wait,
+    /// Somebody's doing, then `resume`.
+    Operator,
+    /// A person's word for the source VM or for the target VM; until then nothing is done, and nothing is undone.
+    NeedsDecision,
+}
+
+/// Why a migration's work did not succeed.
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}")]
+pub struct WorkError {
+    pub remedy: Remedy,
+    #[source]
+    pub cause: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl WorkError {
+    /// A failure that an operator must look at.
+    pub fn operator(reason: impl Into<String>) -> Self {
+        Self { remedy: Remedy::Operator, cause: reason.into().into() }
+    }
+
+    /// A failure that may pass by itself.
+    pub fn passing(reason: impl Into<String>) -> Self {
+        Self { remedy: Remedy::Retry, cause: reason.into().into() }
+    }
+}
+
+/// What the migration reads is not on its source any more.
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}: it was removed from the source; put it back there and resume, or cancel the migration")]
+struct Gone {
+    #[source]
+    cause: SourceError,
+}
+
+impl From<SourceError> for WorkError {
+    fn from(error: SourceError) -> Self {
+        let remedy = match error.kind {
+            SourceErrorKind::Unreachable | SourceErrorKind::Timeout | SourceErrorKind::Blocked => {
+                Remedy::Wait
+            }
+            SourceErrorKind::Failed => Remedy::Retry,
+            SourceErrorKind::NotFound => {
+                return Self { remedy: Remedy::Operator, cause: Box::new(Gone { cause: error }) };
+            }
+            SourceErrorKind::Refused | SourceErrorKind::StillRunning => Remedy::Operator,
+        };
+        Self { remedy, cause: Box::new(error) }
+    }
+}
+
+impl From<TargetError> for WorkError {
+    fn from(error: TargetError) -> Self {
+        let remedy = match error.kind {
+            TargetErrorKind::Unreachable | TargetErrorKind::Timeout => Remedy::Wait,
+            TargetErrorKind::Failed => Remedy::Retry,
+            // Who holds it lets go of it sooner or later; that may be a write of our own that hangs.
+            TargetErrorKind::Conflict if is_in_use(&error) => Remedy::Wait,
+            TargetErrorKind::NotFound
+            | TargetErrorKind::Conflict
+            | TargetErrorKind::NoSpace
+            | TargetErrorKind::Refused => Remedy::Operator,
+        };
+        Self { remedy, cause: Box::new(error) }
+    }
+}
+
+fn is_in_use(error: &TargetError) -> bool {
+    matches!(error.cause.downcast_ref(), Some(VolumeError::InUse { .. }))
+}
+
+impl From<DiskError> for WorkError {
+    fn from(error: DiskError) -> Self {
+        Self { remedy: remedy_of(&error), cause: Box::new(error) }
+    }
+}
+
+fn remedy_of(error: &DiskError) -> Remedy {
+    match error.kind {
+        ErrorKind::Connection | ErrorKind::Timeout => Remedy::Wait,
+        ErrorKind::Media | ErrorKind::Protocol => Remedy::Retry,
+        ErrorKind::NoSpace | ErrorKind::Refused => Remedy::Operator,
+    }
+}
+
+impl From<PassError> for WorkError {
+    fn from(error: PassError) -> Self {
+        let remedy = match &error {
+            PassError::Source(cause) | PassError::Target(cause) => remedy_of(cause),
+            PassError::Store(cause) => remedy_of_store(cause),
+        };
+        Self { remedy, cause: Box::new(error) }
+    }
+}
+
+impl From<VerifyError> for WorkError {
+    fn from(error: VerifyError) -> Self {
+        let remedy = match &error {
+            VerifyError::Pending(_) => Remedy::Operator,
+            VerifyError::Source(cause) | VerifyError::Target(cause) => remedy_of(cause),
+            VerifyError::Store(cause) => remedy_of_store(cause),
+        };
+        Self { remedy, cause: Box::new(error) }
+    }
+}
+
+impl From<StoreError> for WorkError {
+    fn from(error: StoreError) -> Self {
+        Self { remedy: remedy_of_store(&error), cause: Box::new(error) }
+    }
+}
+
+fn remedy_of_store(error: &StoreError) -> Remedy {
+    match error.kind {
+        StoreErrorKind::Unavailable => Remedy::Wait,
+        StoreErrorKind::Corrupt | StoreErrorKind::NotFound => Remedy::Operator,
+    }
+}

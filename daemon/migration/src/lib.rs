@@ -1,0 +1,53 @@
+//! Migrations at work: the driver that owns each one, its passes, its cutover, its verification.
+//!
+//! Rule: one task owns a migration. Everybody else asks through [`control::Control`] and looks at views.
+#![forbid(unsafe_code)]
+
+pub mod admission;
+mod afterwards;
+pub mod audit;
+mod boot_check;
+pub mod command;
+mod confined;
+pub mod context;
+mod conversion;
+pub mod cutover;
+mod doing;
+pub mod driver;
+pub mod explain;
+pub mod failure;
+pub mod forecast;
+pub use warmd_core::control;
+pub mod groups;
+mod hook_call;
+mod hooks;
+pub mod inventory;
+pub mod limits;
+mod machine_changes;
+pub mod manager;
+mod overdue;
+pub mod pass;
+mod pass_history;
+mod plan_apply;
+mod plan_diff;
+pub mod prepare;
+mod program;
+pub mod report;
+pub mod restore;
+pub mod retry;
+mod rollback;
+mod rules;
+mod scheduled_cutover;
+pub mod serve;
+mod set_limit;
+mod snapshot_cleanup;
+mod stale_state;
+pub mod status_publisher;
+mod steady;
+mod supervised;
+pub mod telemetry;
+mod timing;
+mod unreadable;
+pub mod verify;
+mod waiting;
+mod windows;

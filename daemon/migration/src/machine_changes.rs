@@ -1,0 +1,249 @@
+//! The source VM, read again: at each pass, and in a cutover before anything is stopped.
+//!
+//! Rule: a target VM is made of what the source VM is, not of what it was when the plan was applied; and before the source is
+//! stopped it is known that nothing which the plan does not accept would be lost. A look at a pass never fails it.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use warmd_core::{
+    model::{
+        hardware::HardwareElement,
+        id::DiskKey,
+        machine::Machine,
+        rule::{Objection, Rule, Severity},
+    },
+    targets::Incoming,
+};
+use warmd_store::StoreError;
+
+use super::{context::Context, failure::WorkError};
+
+/// How long a pass waits for what the source says of its VM.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Looks at the VM as a pass begins, and tells what has changed.
+pub(super) async fn look(context: &Context) {
+    let asked = async {
+        renew(context, context.source.describe(&context.vm.0).await?).await?;
+        differences(context, &context.source.objections(&context.vm).await?).await;
+        Ok::<_, WorkError>(())
+    };
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(migration = %context.id, %error, "VM not read again"),
+        Err(_) => tracing::warn!(migration = %context.id, "VM not read again: the source does not answer"),
+    }
+}
+
+/// Why the source must not be stopped now: what is to be saved from then on might not be.
+pub(super) async fn room_to_stop(context: &Context) -> Result<(), WorkError> {
+    match context.store.too_little_room_now().await? {
+        Some(why) => Err(WorkError::operator(format!("the source VM was not stopped: {why}"))),
+        None => Ok(()),
+    }
+}
+
+/// Looks once more at what would be lost, while nothing is stopped yet.
+pub(super) async fn before_stop(context: &Context) -> Result<(), WorkError> {
+    room_to_stop(context).await?;
+    renew(context, context.source.describe(&context.vm.0).await?).await?;
+    let mut objections = context.source.objections(&context.vm).await?;
+    differences(context, &objections).await;
+    let incoming = Incoming {
+        owner: Some(context.id),
+        name: context.target_name.clone(),
+        machine: context.mapped_machine(),
+        disks: context.made_disks().await?,
+    };
+    objections
+        .extend(context.target.objections(&[incoming]).await?.into_iter().map(|(_, objection)| objection));
+    let plan = context.plan();
+    let over = plan.override_by_name(&context.machine.name, &context.vm);
+    // What would keep the plan from being applied keeps the VM from being stopped: the target's refusal would come with
+    // it off.
+    let stands = |objection: &&Objection| {
+        let rule = objection.rule;
+        rule.severity() == Severity::Error && !plan.accepts(over, rule)
+    };
+    let open: Vec<_> = objections
+        .iter()
+        .filter(stands)
+        .map(|Objection { rule, found }| format!("{found} ({}): {}", rule.id(), rule.facts().help))
+        .collect();
+    if open.is_empty() {
+        return Ok(());
+    }
+    Err(WorkError::operator(format!("the source VM was not stopped: {}", open.join("; "))))
+}
+
+/// Takes over what the machine is now, and tells what has changed.
+async fn renew(context: &Context, mut now: Machine) -> Result<(), StoreError> {
+    let before = context.latest_machine();
+    let told = changes(&before, &now);
+    // By these the plan and the ledgers know it.
+    now.id.clone_from(&context.machine.id);
+    now.name.clone_from(&context.machine.name);
+    let known = |key: &DiskKey| now.disks.iter().find(|disk| disk.key == *key);
+    now.disks = before.disks.iter().map(|disk| known(&disk.key).unwrap_or(disk).clone()).collect();
+    if now == before {
+        return Ok(());
+    }
+    context.store.save_machine(context.id, &now).await?;
+    context.set_latest_machine(now);
+    if !told.is_empty() {
+        let text = format!(
+            "the source VM has changed: {}; the target is made as it is at the cutover",
+            told.join("; ")
+        );
+        context.log_event("warning", text).await;
+    }
+    Ok(())
+}
+
+/// Tells, once, where its definitions differ.
+async fn differences(context: &Context, objections: &[Objection]) {
+    let differ = |objection: &&Objection| {
+        matches!(objection.rule, Rule::DefinitionsDiffer | Rule::DiskInOneDefinition)
+    };
+    let found: Vec<_> = objections.iter().filter(differ).map(|objection| objection.found.clone()).collect();
+    if let Some(before) = context.tell_differences(&found) {
+        let text = match (found.is_empty(), before.is_empty()) {
+            (true, true) => return,
+            (true, false) => "the running source VM is what its definition says again".to_owned(),
+            (false, _) => {
+                format!("the running source VM is not what its definition says: {}", found.join("; "))
+            }
+        };
+        context.log_event("warning", text).await;
+    }
+}
+
+/// What is otherwise now, in words.
+fn changes(before: &Machine, now: &Machine) -> Vec<String> {
+    let mut changes = Vec::new();
+    let mut compare = |what: &str, before: String, now: String| {
+        if before != now {
+            changes.push(format!("{what} was {before} and is {now}"));
+        }
+    };
+    compare("its name", format!("{:?}", before.name), format!("{:?}", now.name));
+    compare("memory", format!("{} MiB", before.memory.0 >> 20), format!("{} MiB", now.memory.0 >> 20));
+    let cpu = |machine: &Machine| {
+        let cpu = machine.cpu;
+        format!("{} sockets × {} cores × {} threads", cpu.sockets, cpu.cores, cpu.threads)
+    };
+    compare("processors", cpu(before), cpu(now));
+    compare("firmware", format!("{:?}", before.firmware), format!("{:?}", now.firmware));
+    compare("machine type", before.machine_type.clone(), now.machine_type.clone());
+    let disks = |machine: &Machine| {
+        let disks =
+            machine.disks.iter().map(|disk| format!("{} on {} ({})", disk.key, disk.bus, disk.location));
+        in_words(disks.collect())
+    };
+    compare("disks", disks(before), disks(now));
+    let nics = |machine: &Machine| {
+        in_words(
+            machine
+                .nics
+                .iter()
+                .map(|nic| format!("{} on {} ({})", nic.mac, nic.network, nic.model))
+                .collect(),
+        )
+    };
+    compare("network interfaces", nics(before), nics(now));
+    if let (Some(before), Some(now)) = (&before.hardware, &now.hardware) {
+        let (had, has) = (pieces(before, now), pieces(now, before));
+        let other: BTreeSet<_> = had.symmetric_difference(&has).map(|(name, _)| name.as_str()).collect();
+        if !other.is_empty() {
+            changes.push(format!("changed: {}", other.into_iter().collect::<Vec<_>>().join(", ")));
+        }
+    }
+    changes
+}
+
+fn in_words(mut all: Vec<String>) -> String {
+    all.sort();
+    if all.is_empty() { "none".to_owned() } else { all.join(", ") }
+}
+
+/// Each piece of hardware by its name, with all that is in it. PCI controllers, and an interface's place that
+/// `other` does not have, are left out: a machine that was saved by an older version has neither.
+fn pieces(hardware: &HardwareElement, other: &HardwareElement) -> BTreeSet<(String, String)> {
+    let (devices, others): (Vec<_>, Vec<_>) = hardware.parts.iter().partition(|part| part.name == "devices");
+    let all = devices.into_iter().flat_map(|devices| &devices.parts).chain(others);
+    let is_bus = |part: &&HardwareElement| part.name == "controller" && part.attribute("type") == Some("pci");
+    let all = all.filter(|part| !is_bus(part)).cloned().map(|mut part| {
+        let same = part.mac().and_then(|mac| other.nic(mac));
+        if same.is_some_and(|same| same.part("address").is_none()) {
+            part.parts.retain(|part| part.name != "address");
+        }
+        part
+    });
+    all.map(|part| {
+        let name = match part.target().or_else(|| part.mac()) {
+            Some(own) => format!("{} {own}", part.name),
+            None => part.name.clone(),
+        };
+        (name, format!("{part:?}"))
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(memory: u64, hardware: &str) -> Machine {
+        serde_json::from_value(serde_json::json!({
+            "id": "1", "name": "a", "uuid": "u", "firmware": "bios", "machine_type": "q35", "architecture": "x86_64",
+            "cpu": {"sockets": 1, "cores": 2, "threads": 1}, "memory": memory, "disks": [],
+            "nics": [{"mac": "52:54:00:00:00:01", "network": "default", "model": "e1000"}],
+            "hardware": {"name": "domain", "parts": [{"name": "clock", "attributes": [["offset", hardware]]}]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_has_changed_is_said() {
+        let before = machine(1 << 30, "utc");
+        assert!(changes(&before, &before).is_empty());
+        let mut now = machine(2 << 30, "localtime");
+        now.nics.clear();
+        let told = changes(&before, &now);
+        assert_eq!(told[0], "memory was 1024 MiB and is 2048 MiB");
+        assert!(told[1].contains("52:54:00:00:00:01") && told[1].ends_with("is none"), "{told:?}");
+        assert_eq!(told[2], "changed: clock");
+    }
+
+    #[test]
+    fn places_that_an_older_version_did_not_save_are_no_change() {
+        let with = |devices: serde_json::Value| {
+            let mut machine = machine(1 << 30, "utc");
+            let devices = serde_json::json!({"name": "devices", "parts": devices});
+            machine.hardware.as_mut().unwrap().parts.push(serde_json::from_value(devices).unwrap());
+            machine
+        };
+        let mac = serde_json::json!({"name": "mac", "attributes": [["address", "52:54:00:00:00:01"]]});
+        let nic = |slot: &str| {
+            let address =
+                serde_json::json!({"name": "address", "attributes": [["type", "pci"], ["slot", slot]]});
+            serde_json::json!({"name": "interface", "parts": [mac, address]})
+        };
+        let bus = serde_json::json!({"name": "controller", "attributes": [["type", "pci"], ["index", "0"]]});
+        let older = with(serde_json::json!([{"name": "interface", "parts": [mac]}]));
+        let now = with(serde_json::json!([bus, nic("3")]));
+        assert!(changes(&older, &now).is_empty(), "{:?}", changes(&older, &now));
+        assert!(changes(&now, &older).is_empty());
+        let moved = with(serde_json::json!([bus, nic("4")]));
+        assert_eq!(changes(&now, &moved), ["changed: interface 52:54:00:00:00:01"]);
+        let other = serde_json::json!({"name": "controller", "attributes": [["type", "usb"]]});
+        assert_eq!(changes(&now, &with(serde_json::json!([bus, nic("3"), other]))), ["changed: controller"]);
+    }
+
+    #[test]
+    fn a_machine_of_an_older_state_has_not_changed() {
+        let now = machine(1 << 30, "utc");
+        let before = Machine { hardware: None, ..now.clone() };
+        assert!(changes(&before, &now).is_empty());
+    }
+}

@@ -1,0 +1,450 @@
+//! All migrations of the daemon: starts their owners, finds them by name, passes requests on.
+//!
+//! Rule: it owns no migration's state. What it answers comes from views and the store; what is asked goes to the owner.
+//! A migration that is over has no owner and nothing in memory: it is in the store, and if something is asked of it, an
+//! owner is there for as long as that takes.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicU64},
+};
+
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
+use warmd_cbt::limit::Limit;
+use warmd_core::control::{ControlError, ControlErrorKind, EndpointInfo};
+use warmd_core::{
+    clock,
+    model::{
+        id::MigrationId,
+        plan::Plan,
+        quota::ConfiguredQuotas,
+        view::{MigrationView, PassView},
+    },
+    sources::{self, Source},
+    span,
+    targets::{self, Target},
+};
+use warmd_metrics::{Now, Present};
+use warmd_store::{MigrationRow, Store, Unreadable};
+
+use super::{
+    admission::{AdmissionControl, Admissions},
+    afterwards,
+    command::OwnerRequest,
+    context::{Context, ContextParts, Engine},
+    doing::forget_ledgers,
+    driver::Driver,
+    failure::{Remedy, WorkError},
+    groups::Groups,
+    limits::{LimitedMigration, Registry, Word},
+    overdue, restore,
+    status_publisher::StatusPublisher,
+    supervised::{Supervision, caught},
+    unreadable, windows,
+};
+
+/// Requests that may wait for one migration's owner.
+const INBOX: usize = 16;
+/// What is said of a pass that has no end of its own.
+const CUT_PASS: &str = "it was cut off; what it had drained stays drained";
+/// Changes that a slow watcher may lie behind before it misses some.
+const CHANGES: usize = 1024;
+
+/// A configured endpoint, opened.
+#[derive(Clone)]
+#[expect(missing_debug_implementations, reason = "endpoints have no debug form")]
+pub struct OpenEndpoint<E: ?Sized> {
+    pub endpoint: EndpointInfo,
+    /// As configured.
+    pub limit: Limit,
+    pub handle: Arc<E>,
+}
+
+/// The daemon's endpoints, by name.
+#[derive(Default)]
+#[expect(missing_debug_implementations, reason = "endpoints have no debug form")]
+pub struct Endpoints {
+    pub sources: BTreeMap<String, OpenEndpoint<dyn Source>>,
+    pub targets: BTreeMap<String, OpenEndpoint<dyn Target>>,
+    /// What may be done with them at a time.
+    pub quotas: ConfiguredQuotas,
+}
+
+/// A migration that has an owner.
+#[derive(Clone, Debug)]
+pub(super) struct DriverHandle {
+    pub(super) context: Arc<Context>,
+    pub(super) inbox: mpsc::Sender<OwnerRequest>,
+}
+
+impl DriverHandle {
+    /// How it is now; what it waits for may be something else than when it began to wait.
+    pub(super) fn view(&self) -> MigrationView {
+        let mut view = self.context.live.view();
+        if let Some(why) = self.context.admissions.why() {
+            view.next_pass_why = Some(why);
+        }
+        view
+    }
+}
+
+type Handles = Arc<Mutex<BTreeMap<MigrationId, DriverHandle>>>;
+
+/// All migrations.
+pub struct Manager {
+    pub(super) store: Store,
+    pub(super) endpoints: Endpoints,
+    engine: Engine,
+    pub(super) changes: broadcast::Sender<MigrationView>,
+    handles: Handles,
+    /// Held while a finished migration gets an owner again, so that it gets one.
+    pub(super) taking_up: tokio::sync::Mutex<()>,
+    /// Held while what a judged plan asks for is made so, so that two at once do not start the same VM twice.
+    pub(super) applying: tokio::sync::Mutex<()>,
+    /// Of what plans are judged by: how often that was held to change it.
+    pub(super) revision: AtomicU64,
+    pub(super) limits: Arc<Registry>,
+    /// Who may copy now.
+    pub gate: Arc<AdmissionControl>,
+    pub(super) changing_limits: tokio::sync::Mutex<()>,
+    pub(super) shutdown: CancellationToken,
+    pub(super) owners: TaskTracker,
+    /// VMs that cut over together.
+    pub(super) groups: Arc<Groups>,
+    /// All that were under way when the daemon came up are known.
+    all_registered: CancellationToken,
+    pub(super) supervision: Supervision,
+    /// Held while a report is put together.
+    pub(super) reporting: tokio::sync::Mutex<()>,
+    /// What the state holds and cannot be read.
+    pub(super) unreadable: Mutex<BTreeMap<MigrationId, Unreadable>>,
+    /// For the tasks that it starts.
+    pub(super) self_ref: Weak<Self>,
+}
+
+impl Manager {
+    /// Takes up every migration of the store where it stood.
+    pub async fn start(
+        store: Store,
+        endpoints: Endpoints,
+        engine: Engine,
+        shutdown: CancellationToken,
+    ) -> Result<Arc<Self>, ControlError> {
+        let saved = store.limits().await.map_err(internal)?;
+        let limits = Arc::new(Registry::new(saved.limits));
+        let global = engine.limit;
+        let gate = AdmissionControl::new(limits.arbiter(), &endpoints.quotas, shutdown.clone());
+        let manager = Arc::new_cyclic(|self_ref| Self {
+            store,
+            endpoints,
+            engine,
+            changes: broadcast::Sender::new(CHANGES),
+            handles: Handles::default(),
+            taking_up: tokio::sync::Mutex::default(),
+            applying: tokio::sync::Mutex::default(),
+            revision: AtomicU64::default(),
+            limits,
+            gate,
+            changing_limits: tokio::sync::Mutex::default(),
+            shutdown,
+            owners: TaskTracker::new(),
+            groups: Arc::default(),
+            all_registered: CancellationToken::new(),
+            supervision: Supervision::default(),
+            unreadable: Mutex::default(),
+            reporting: tokio::sync::Mutex::default(),
+            self_ref: self_ref.clone(),
+        });
+        manager.tell_unreadable(&saved.unreadable).await;
+        manager.set_configured_limits(global).await?;
+        manager.know_groups().await?;
+        // None works before all are there, in whichever way this ends: they would be in each other's way.
+        let _begin = manager.all_registered.clone().drop_guard();
+        if let Err(error) = manager.store.end_cut_passes(CUT_PASS).await {
+            // It only informs; a source that is off must not wait for it.
+            tracing::error!(%error, "the ends of passes that were cut off are not stored");
+        }
+        let (plans, garbage) = manager.store.plans_each().await.map_err(internal)?;
+        let mut plans: BTreeMap<_, _> =
+            plans.into_iter().map(|plan| (plan.name.clone(), Arc::new(plan))).collect();
+        // What cannot be read must not keep the others' sources off in the middle of their cutovers.
+        for (name, error) in garbage {
+            let text = format!("plan {name} cannot be read: apply it again, or restore the state ({error})");
+            manager.tell(None, "warning", text).await;
+        }
+        let found = manager.store.open_each().await.map_err(internal)?;
+        for unreadable in found.unreadable {
+            manager.know_unreadable(unreadable).await;
+        }
+        for row in found.rows {
+            let plan = match plans.get(&row.plan) {
+                Some(plan) => Ok(Arc::clone(plan)),
+                None => manager.plan_of(&row).await,
+            };
+            let plan = match plan {
+                Ok(plan) => plan,
+                Err(error) => {
+                    let why = unreadable::without_plan(&row.plan, &error);
+                    manager.know_unread(Unreadable::of(&row, &why), &error).await;
+                    continue;
+                }
+            };
+            plans.insert(row.plan.clone(), Arc::clone(&plan));
+            let span = span::of(row.id, &row.vm_name);
+            if let Err(error) = manager.spawn_driver(row.clone(), plan).await {
+                span.in_scope(|| {
+                    tracing::error!(%error, "migration not started");
+                });
+                manager.know_unread(Unreadable::of(&row, &error), &error).await;
+            }
+        }
+        manager.watch_store();
+        manager.supervise("the keeper of the quotas", Arc::clone(&manager.gate).keep_time());
+        manager.supervise("forgetting ledgers", forget_needless(manager.store.clone()));
+        let looking = afterwards::keep_looking(manager.self_ref.clone(), manager.shutdown.clone());
+        manager.supervise("looking at sources of finished migrations", looking);
+        let ages = overdue::keep_looking(manager.self_ref.clone(), manager.shutdown.clone());
+        manager.supervise("looking how old copies are", ages);
+        let reading = unreadable::keep_reading(manager.self_ref.clone(), manager.shutdown.clone());
+        manager.supervise("reading again what could not be read", reading);
+        manager.keep_groups();
+        Ok(manager)
+    }
+
+    /// The plan by which a migration goes on.
+    pub(super) async fn plan_of(&self, row: &MigrationRow) -> Result<Arc<Plan>, ControlError> {
+        let stored = self.store.plan(&row.plan).await.map_err(unread)?;
+        // That of a finished migration may have been deleted; nothing of it is needed any more.
+        let stub = || Plan::stub(&row.plan, &row.source, &row.target, &row.vm_name);
+        Ok(Arc::new(stored.unwrap_or_else(stub)))
+    }
+
+    /// Starts the owner of a migration that the store holds.
+    pub(super) async fn spawn_driver(
+        &self,
+        row: MigrationRow,
+        plan: Arc<Plan>,
+    ) -> Result<DriverHandle, ControlError> {
+        let span = span::of(row.id, &row.vm_name);
+        self.start_driver(row, plan).instrument(span).await
+    }
+
+    async fn start_driver(&self, row: MigrationRow, plan: Arc<Plan>) -> Result<DriverHandle, ControlError> {
+        let (id, state, scheduled_cutover) = (row.id, row.state.clone(), row.scheduled_cutover.clone());
+        let context = self.build_context(row, plan, true).await?;
+        let (inbox, requests) = mpsc::channel(INBOX);
+        let driver =
+            Driver::new(Arc::clone(&context), (state, scheduled_cutover), requests, self.shutdown.clone());
+        let handle = DriverHandle { context: Arc::clone(&context), inbox };
+        lock(&self.handles).insert(id, handle.clone());
+        let (handles, limits) = (Arc::downgrade(&self.handles), Arc::clone(&self.limits));
+        let (all_registered, self_ref) = (self.all_registered.clone(), self.self_ref.clone());
+        let owner = async move {
+            all_registered.cancelled().await;
+            match caught(driver.run()).await {
+                Ok(true) => {
+                    forget(&handles, &context);
+                    limits.forget(id);
+                }
+                Ok(false) => {}
+                Err(panic) => {
+                    if let Some(manager) = self_ref.upgrade() {
+                        manager.restart_driver(context, panic).await;
+                    }
+                }
+            }
+        };
+        self.owners.spawn(owner.in_current_span());
+        Ok(handle)
+    }
+
+    /// All that work on a migration needs; only one that works takes from the limits.
+    pub(super) async fn build_context(
+        &self,
+        row: MigrationRow,
+        plan: Arc<Plan>,
+        works: bool,
+    ) -> Result<Arc<Context>, ControlError> {
+        // The endpoints are those that the migration began with, whatever the plan says now.
+        let source: Arc<dyn Source> = match self.source(&row.source) {
+            Ok(source) => Arc::clone(source),
+            Err(_) => Arc::new(sources::absent::AbsentSource { name: row.source.clone() }),
+        };
+        let target: Arc<dyn Target> = match self.target(&row.target) {
+            Ok(target) => Arc::clone(target),
+            Err(_) => Arc::new(targets::absent::AbsentTarget { name: row.target.clone() }),
+        };
+        let view = restore::view(&self.store, &row).await.map_err(unread)?;
+        let disks: Vec<_> = row.machine.disks.iter().map(|disk| disk.key.clone()).collect();
+        let mut shares = BTreeMap::new();
+        let places = self.gate.places((&row.source, source.as_ref()), &row.target, &row.machine);
+        if works {
+            self.gate.set_plan_quota(&plan);
+            let words = Word::of_plan(row.id, &row.machine.name, disks.iter(), &plan.limits);
+            self.set_configured(words, &format!("plan {}", plan.name)).await?;
+            let member = LimitedMigration { id: row.id, source: &row.source, target: &row.target };
+            shares =
+                self.limits.shares_of(&member, &disks, |disk| self.gate.nodes(&places, &plan.name, disk));
+        }
+        Ok(Arc::new(Context::new(ContextParts {
+            id: row.id,
+            plan,
+            vm: row.vm,
+            target_name: row.target_name,
+            machine: row.machine,
+            store: self.store.clone(),
+            source,
+            target,
+            engine: self.engine.clone(),
+            admissions: Admissions::new(Arc::clone(&self.gate), places),
+            shares,
+            limits: Arc::clone(&self.limits),
+            groups: Arc::clone(&self.groups),
+            endpoint_names: (row.source, row.target),
+            live: StatusPublisher::new(view, self.changes.clone()),
+            cutover: row.cutover,
+        })))
+    }
+
+    /// What the metrics tell of the moment in which they are asked for.
+    pub fn present(self: &Arc<Self>) -> Present {
+        let manager = Arc::clone(self);
+        Arc::new(move || {
+            let manager = Arc::clone(&manager);
+            Box::pin(async move {
+                let finished = manager.store.count_finished().await.unwrap_or_else(|error| {
+                    tracing::warn!(%error, "cannot count finished migrations");
+                    Vec::new()
+                });
+                let sources_run = manager.store.sources_that_run().await.unwrap_or_else(|error| {
+                    tracing::warn!(%error, "sources that run after their cutover are not counted");
+                    Vec::new()
+                });
+                let (at, handles) = (clock::now(), manager.handles());
+                let (windows, promises) = windows::views(handles.iter().map(|each| &*each.context), at);
+                Now {
+                    at,
+                    views: {
+                        let views = handles.iter().map(|handle| handle.context.live.view());
+                        views.chain(manager.all_unreadable().iter().map(Unreadable::view)).collect()
+                    },
+                    finished,
+                    sources_run,
+                    quotas: manager.gate.views(),
+                    windows,
+                    promises,
+                    overdue: handles.iter().filter_map(overdue::view).collect(),
+                    commits: manager.store.commits(),
+                }
+            })
+        })
+    }
+
+    /// Waits until every owner has come to rest after the shutdown token was cancelled.
+    pub async fn finish(&self) {
+        self.owners.close();
+        self.owners.wait().await;
+    }
+
+    /// Owners that have not come to rest yet.
+    pub fn late(&self) -> usize {
+        self.owners.len()
+    }
+
+    /// The configured source of this name.
+    pub(super) fn source(&self, name: &str) -> Result<&Arc<dyn Source>, ControlError> {
+        Ok(&Self::find(&self.endpoints.sources, "source", name)?.handle)
+    }
+
+    /// The configured target of this name.
+    pub(super) fn target(&self, name: &str) -> Result<&Arc<dyn Target>, ControlError> {
+        Ok(&Self::find(&self.endpoints.targets, "target", name)?.handle)
+    }
+
+    /// What the configuration says of a source.
+    pub(super) fn source_endpoint(&self, name: &str) -> Result<&EndpointInfo, ControlError> {
+        Ok(&Self::find(&self.endpoints.sources, "source", name)?.endpoint)
+    }
+
+    /// What the configuration says of a target.
+    pub(super) fn target_endpoint(&self, name: &str) -> Result<&EndpointInfo, ControlError> {
+        Ok(&Self::find(&self.endpoints.targets, "target", name)?.endpoint)
+    }
+
+    fn find<'a, E: ?Sized>(
+        among: &'a BTreeMap<String, OpenEndpoint<E>>,
+        what: &str,
+        name: &str,
+    ) -> Result<&'a OpenEndpoint<E>, ControlError> {
+        among.get(name).ok_or_else(|| {
+            let known: Vec<_> = among.keys().map(String::as_str).collect();
+            let message = format!(
+                "{what} {name:?} is not in the daemon's configuration, which has {}: add it there and restart, or \
+                 correct the name",
+                if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+            );
+            ControlError::new(ControlErrorKind::NotFound, message)
+        })
+    }
+
+    pub(super) fn handles(&self) -> Vec<DriverHandle> {
+        lock(&self.handles).values().cloned().collect()
+    }
+
+    /// The migration's handle, if it has an owner.
+    pub(super) fn handle(&self, id: MigrationId) -> Option<DriverHandle> {
+        lock(&self.handles).get(&id).cloned()
+    }
+}
+
+fn lock(handles: &Handles) -> std::sync::MutexGuard<'_, BTreeMap<MigrationId, DriverHandle>> {
+    handles.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An owner has ended: nothing of the migration stays in memory, unless it has got a new one already.
+fn forget(handles: &Weak<Mutex<BTreeMap<MigrationId, DriverHandle>>>, context: &Arc<Context>) {
+    let Some(handles) = handles.upgrade() else { return };
+    let mut handles = lock(&handles);
+    if handles.get(&context.id).is_some_and(|handle| Arc::ptr_eq(&handle.context, context)) {
+        handles.remove(&context.id);
+    }
+}
+
+/// What was given up before ledgers went with that, or when the daemon was stopped in the middle of it.
+async fn forget_needless(store: Store) {
+    match store.with_needless_ledgers().await {
+        Ok(ids) => {
+            for id in ids {
+                forget_ledgers(&store, id).await;
+            }
+        }
+        Err(error) => tracing::warn!(%error, "ledgers that are no longer needed stay until the next start"),
+    }
+}
+
+impl std::fmt::Debug for Manager {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Manager").field("migrations", &lock(&self.handles).len()).finish_non_exhaustive()
+    }
+}
+
+/// Whether a pass was given its end after the daemon that ran it was gone.
+pub(super) fn was_cut(pass: &PassView) -> bool {
+    pass.error.as_deref() == Some(CUT_PASS)
+}
+
+/// The state was not read: for now, or because it is wrong.
+pub(super) fn unread(error: impl Into<WorkError>) -> ControlError {
+    let error = error.into();
+    match error.remedy {
+        Remedy::Wait | Remedy::Retry => ControlError::new(ControlErrorKind::Unavailable, error.to_string()),
+        Remedy::Operator | Remedy::NeedsDecision => internal(error),
+    }
+}
+
+/// A failure of the daemon itself, with its whole cause.
+pub(super) fn internal(error: impl std::fmt::Display) -> ControlError {
+    ControlError::new(ControlErrorKind::Internal, error.to_string())
+}

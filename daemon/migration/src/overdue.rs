@@ -1,0 +1,223 @@
+//! Copies that are older than their plans promise (the RPO): told once as it begins, with the reason, and once as it ends.
+//!
+//! Rule: only the copy's age counts, whatever is in the way: a window, a quota, a pause, a failure, a long pass. Nothing
+//! is decided from it. Ages go by the monotonic clock too, so that a clock that is set raises no alarm.
+
+use std::{
+    sync::{Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use warmd_core::{
+    clock, format,
+    model::{
+        state::State,
+        view::{MigrationView, PassView},
+    },
+};
+use warmd_metrics::OverdueView;
+
+use super::manager::{DriverHandle, Manager};
+
+/// How often all are looked at.
+const EVERY: Duration = Duration::from_secs(30);
+
+/// The kinds of the journal's lines about it.
+const BEGINS: &str = "alarm";
+const ENDS: &str = "alarm over";
+
+/// What is known of one migration's copy.
+#[derive(Debug, Default)]
+pub(super) struct Overdue(Mutex<Known>);
+
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// The pass after which it was read from the state when the copy is of: its number, and whether it had ended.
+    read: Option<(u32, bool)>,
+    /// Of when the copy is; `None` before there is a whole one.
+    copied: Option<DateTime<Utc>>,
+    /// When that was first seen, and how old it was then: from there on the monotonic clock counts.
+    seen: Option<(Instant, Duration)>,
+    /// It was told that the copy is too old.
+    told: bool,
+}
+
+impl Overdue {
+    fn known(&self) -> Known {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn keep(&self, known: Known) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = known;
+    }
+
+    /// Whether the copy is older than is promised, as last found.
+    pub(super) fn is_told(&self) -> bool {
+        self.known().told
+    }
+}
+
+/// Looks at all copies until the daemon ends.
+pub(super) async fn keep_looking(manager: Weak<Manager>, shutdown: CancellationToken) {
+    while shutdown.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
+        let Some(manager) = manager.upgrade() else { return };
+        let looking = async {
+            for handle in manager.handles() {
+                look(&handle).await;
+            }
+        };
+        if shutdown.run_until_cancelled(looking).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// What the metrics tell of it, where anything is promised.
+pub(super) fn view(handle: &DriverHandle) -> Option<OverdueView> {
+    let context = &*handle.context;
+    let plan = context.plan();
+    plan.rpo_of(&context.machine.name, &context.vm)?;
+    let vm = context.machine.name.clone();
+    Some(OverdueView { plan: plan.name.clone(), vm, is_overdue: context.overdue.is_told() })
+}
+
+async fn look(handle: &DriverHandle) {
+    let context = &*handle.context;
+    let mut known = context.overdue.known();
+    let view = handle.view();
+    let ages = ages(&view.state, context.cutover().source_stopped.is_some());
+    let rpo = context.plan().rpo_of(&context.machine.name, &context.vm).filter(|_| ages);
+    // What is promised no more, or is of a source that writes no more, is no alarm any longer.
+    let Some(rpo) = rpo else {
+        if known.told {
+            known.told = false;
+            context.overdue.keep(known);
+            context.log_event(ENDS, "how old the copy is does not matter any more".to_owned()).await;
+        }
+        return;
+    };
+    let pass = view.pass.as_ref().map(|pass| (pass.number, pass.ended.is_some()));
+    if known.copied.is_none() || known.read != pass {
+        match context.store.last_copied(context.id).await {
+            Ok(copied) => {
+                if known.seen.is_none() || copied != known.copied {
+                    known.seen = copied.map(|copied| (Instant::now(), clock::age(copied)));
+                }
+                (known.copied, known.read) = (copied, pass);
+            }
+            Err(error) => {
+                tracing::warn!(migration = %context.id, %error, "how old the copy is, is not known now");
+                return;
+            }
+        }
+    }
+    let Some((seen, before)) = known.seen else {
+        context.overdue.keep(known);
+        return;
+    };
+    let age = before.saturating_add(seen.elapsed());
+    let line = told(known.told, age, rpo, || why(&view));
+    known.told = age > rpo;
+    context.overdue.keep(known);
+    if let Some((kind, text)) = line {
+        if kind == BEGINS {
+            tracing::error!(migration = %context.id, vm = %context.machine.name, "{text}");
+        }
+        context.log_event(kind, text).await;
+    }
+}
+
+/// The line that is to be written, if what is so is not told yet.
+fn told(
+    is_told: bool,
+    age: Duration,
+    rpo: Duration,
+    why: impl FnOnce() -> String,
+) -> Option<(&'static str, String)> {
+    let (old, promised) = (format::span(age.as_secs_f64()), format::span(rpo.as_secs_f64()));
+    match (is_told, age > rpo) {
+        (false, true) => {
+            let why = why();
+            let text = format!(
+                "the copy is {old} old, and the plan promises {promised}: no pass since, because {why}"
+            );
+            Some((BEGINS, text))
+        }
+        (true, false) => {
+            Some((ENDS, format!("the copy is {old} old, and the plan promises {promised}: it is kept again")))
+        }
+        _ => None,
+    }
+}
+
+/// Whether the source may be writing what the copy has not.
+fn ages(state: &State, is_source_stopped: bool) -> bool {
+    match state {
+        State::Defined
+        | State::Preparing
+        | State::Seeding
+        | State::Synced
+        | State::Syncing
+        | State::Paused { .. } => true,
+        State::Failed { from, .. } => !from.past_no_return(),
+        // Before the stop it ages; from then on the copy becomes the VM. Where the source runs again after an undo, it ages
+        // again.
+        State::CuttingOver { .. } | State::Undoing { .. } => !is_source_stopped,
+        State::RollingBack | State::Cancelling | State::Done | State::Cancelled => false,
+    }
+}
+
+/// What is in the way, as it is shown.
+fn why(view: &MigrationView) -> String {
+    let running = |pass: &&PassView| pass.ended.is_none();
+    if let Some(waiting) = &view.waiting {
+        return waiting.reason.clone();
+    }
+    match &view.state {
+        State::Paused { .. } => "it is paused: resume it".to_owned(),
+        State::Failed { reason, .. } => format!("it is failed: {reason}"),
+        State::CuttingOver { phase } => format!("its cutover is in phase {phase}"),
+        State::Undoing { reason, .. } => format!("its cutover is being undone: {reason}"),
+        _ => match (&view.next_pass_why, view.pass.as_ref().filter(running)) {
+            (Some(why), _) => why.clone(),
+            (None, Some(pass)) => format!("pass {} is not done yet", pass.number),
+            (None, None) => "none has been due".to_owned(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use warmd_core::model::phase::Phase;
+
+    #[test]
+    fn it_is_told_once_as_it_begins_and_once_as_it_ends() {
+        let minutes = Duration::from_mins;
+        let mut is_told = false;
+        let mut kinds = Vec::new();
+        for age in [1, 29, 30, 31, 32, 500, 30, 2, 31] {
+            if let Some((kind, text)) = told(is_told, minutes(age), minutes(30), || "it is paused".to_owned())
+            {
+                assert_eq!(text.contains("because it is paused"), kind == BEGINS, "{text}");
+                kinds.push((age, kind));
+            }
+            is_told = minutes(age) > minutes(30);
+        }
+        assert_eq!(kinds, [(31, BEGINS), (30, ENDS), (31, BEGINS)]);
+    }
+
+    #[test]
+    fn nothing_ages_while_the_source_is_stopped() {
+        let cutting = State::CuttingOver { phase: Phase::CatchUpDelta };
+        let undoing = State::Undoing { phase: Phase::FinalDelta, reason: "it failed".to_owned() };
+        for state in [cutting, undoing] {
+            assert!(ages(&state, false), "{state}: the source runs");
+            assert!(!ages(&state, true), "{state}: the alarm must end");
+        }
+        assert!(ages(&State::Synced, false) && !ages(&State::Done, true));
+    }
+}

@@ -1,0 +1,98 @@
+//! What a pass believes of the target's disks: before it begins, and as it opens each of them.
+//!
+//! Rule: nothing that the state says of a disk is believed where the target shows that the two may not be of the same
+//! time, or that the disk is not as it was left. It is copied again then, and that is told once.
+
+use std::sync::Arc;
+
+use warmd_cbt::{disk::WriteDisk, ledger::Ledger, mutant::mutant};
+use warmd_core::{
+    model::transition::StateWork,
+    targets::{DiskSpec, LastWriter, TargetErrorKind},
+};
+use warmd_store::DiskRow;
+
+use super::{PassDisk, rows_at_fault};
+use crate::{context::Context, conversion, failure::WorkError, manager::was_cut, stale_state};
+
+/// A state that was put back from an older copy, or lost its last commits, knows neither what the passes since then
+/// wrote nor what it was: where its manifest agrees with the source, the target may hold something else.
+///
+/// The target tells of it by the last pass that it took note of. Where that is the one that the state knows as its last,
+/// and it came to its end, the state is as new as the target. Where it did not come to its end, the state may be a copy
+/// from the middle of it: what was pending then may have been written since, and if its audit found out a source that
+/// the state still believes, so may anything. What a target VM that was taken back may have written is pending already.
+pub(super) async fn distrust(
+    context: &Context,
+    rows: &[DiskRow],
+    ledgers: &[Arc<Ledger>],
+) -> Result<(), WorkError> {
+    let last = context.store.last_pass(context.id).await?.map(|pass| pass.view);
+    let known = last.as_ref().map_or(0, |pass| pass.number);
+    let ended = last.as_ref().is_none_or(|pass| pass.ended.is_some() && !was_cut(pass));
+    let noted = context.target.noted_writer(context.id).await?;
+    // Also of a pass that is no work of a state, as for a comparison: before anything is noted.
+    stale_state::refuse(context, StateWork::Sync, noted)?;
+    let as_new = match noted {
+        None => known == 0 || !ended,
+        // One that came to its end was noted before, and one that was not noted wrote nothing.
+        Some(LastWriter::Pass { number, faults }) => {
+            (number == known || !ended && number < known)
+                && (faults <= rows_at_fault(rows) || mutant("audit-of-lost-pass-forgotten"))
+        }
+        Some(LastWriter::Conversion(noted)) => conversion::after_pass(context, noted)
+            .await?
+            .is_some_and(|pass| pass == known || !ended && pass < known),
+        Some(LastWriter::Machine { .. } | LastWriter::Unknown) => mutant("rollback-trusts-target"),
+    };
+    if as_new && (ended || mutant("cut-pass-trusted")) || mutant("older-copy-trusted") {
+        return Ok(());
+    }
+    if as_new {
+        for ledger in ledgers {
+            ledger.claim_all().await?;
+        }
+        return Ok(());
+    }
+    // After a target VM that may have run the state knows that already.
+    let is_news = ledgers.iter().any(|ledger| ledger.pending_bytes() < ledger.size());
+    for ledger in ledgers {
+        ledger.distrust_all().await?;
+    }
+    if !is_news {
+        return Ok(());
+    }
+    let noted = noted.map_or("no note of any".to_owned(), |noted| format!("a note of {noted}"));
+    let text = format!(
+        "warmd's state and the target are not of the same time: the state knows of {known} passes, and beside the disks \
+         is {noted}. Was one of them put back from a copy? Nothing that the state says of the target is trusted, and all \
+         disks are copied again"
+    );
+    context.log_event("warning", text).await;
+    Ok(())
+}
+
+/// The target's disk for writing. One that is away, of another size or in other hands may come back as
+/// something else: what it held is not known any more.
+pub(super) async fn open(
+    context: &Context,
+    disk: &PassDisk,
+    spec: &DiskSpec,
+) -> Result<Arc<dyn WriteDisk>, WorkError> {
+    let error = match context.target.open(context.id, spec).await {
+        Ok(disk) => return Ok(disk),
+        Err(error) => error,
+    };
+    // Each try meets the same: it is distrusted, and told, once.
+    if matches!(error.kind, TargetErrorKind::NotFound | TargetErrorKind::Conflict)
+        && !disk.ledger.is_distrusted()
+    {
+        disk.ledger.distrust_all().await?;
+        let text = format!(
+            "disk {}: its volume is not as it was left; all of it will be copied again",
+            disk.row.key
+        );
+        context.log_event("warning", text).await;
+    }
+    Err(error.into())
+}

@@ -1,0 +1,153 @@
+//! Plans made so.
+//!
+//! Rule: a plan with an error changes nothing at all. What is there already is kept as it is: passes that run are not
+//! disturbed. It is judged while others go on, and committed in one transaction if nothing that it was judged by has
+//! changed since; else it is judged again. A dry run says the same as applying, from the same findings, and stores nothing.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use warmd_cbt::mutant::mutant;
+use warmd_core::control::{Applied, ControlError, PlanChangeKind};
+use warmd_core::{
+    clock,
+    model::{id::MigrationId, plan::Plan, state::State, view::EventView},
+};
+use warmd_store::{Created, NewMigration, StoreErrorKind};
+
+use super::{
+    manager::{Manager, internal},
+    plan_diff,
+    rules::{self, Judged, Subject},
+};
+
+/// How often a plan is judged anew because something else changed meanwhile, before the others have to wait for it.
+const JUDGED: u32 = 3;
+
+impl Manager {
+    /// See [`warmd_core::control::Control::preview_plan`].
+    pub(super) async fn preview(&self, plan: &Plan) -> Result<Applied, ControlError> {
+        let judged = rules::judge(self, plan).await?;
+        let before = self.before(&plan.name).await?;
+        let changes = plan_diff::of(self, before.as_ref(), plan, &judged.machines);
+        let kept = judged.machines.iter().filter_map(|subject| subject.migration).collect();
+        Ok(Applied { started: Vec::new(), kept, findings: judged.findings, changes })
+    }
+
+    /// The plan as it was applied last; one that cannot be read is as none, and is replaced.
+    async fn before(&self, name: &str) -> Result<Option<Plan>, ControlError> {
+        match self.store.plan(name).await {
+            Err(error) if error.kind == StoreErrorKind::Corrupt => Ok(None),
+            before => before.map_err(internal),
+        }
+    }
+
+    /// Waits until nothing else changes what plans are judged by; what was judged before this is out of date.
+    pub(super) async fn change_alone(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        let alone = self.applying.lock().await;
+        self.revision.fetch_add(1, Ordering::SeqCst);
+        alone
+    }
+
+    /// See [`warmd_core::control::Control::apply_plan`].
+    pub(super) async fn apply(&self, plan: Plan, by: &str) -> Result<Applied, ControlError> {
+        // Judging asks the source for each VM, which takes its time: no other request waits for that, least of all a rollback.
+        for _ in 0..JUDGED {
+            let revision = self.revision.load(Ordering::SeqCst);
+            let judged = rules::judge(self, &plan).await?.good()?;
+            let _one_at_a_time = self.applying.lock().await;
+            if self.revision.fetch_add(1, Ordering::SeqCst) == revision {
+                return self.commit(plan, judged, by).await;
+            }
+        }
+        let _one_at_a_time = self.change_alone().await;
+        let judged = rules::judge(self, &plan).await?.good()?;
+        self.commit(plan, judged, by).await
+    }
+
+    /// Makes the plan so, of which nothing has changed since it was judged.
+    async fn commit(&self, plan: Plan, judged: Judged, by: &str) -> Result<Applied, ControlError> {
+        let before = self.before(&plan.name).await?;
+        let mut changes = plan_diff::of(self, before.as_ref(), &plan, &judged.machines);
+        let theirs: Vec<_> =
+            self.handles().into_iter().filter(|handle| handle.context.plan().name == plan.name).collect();
+        let open = theirs.iter().filter(|handle| !handle.context.live.view().state.is_final());
+        let mut lines: Vec<_> = open
+            .map(|handle| {
+                let text = plan_diff::applied_again(&handle.context.plan(), &plan);
+                handle.context.journal_entry(by, "request", text)
+            })
+            .collect();
+        let mut applied = Applied { findings: judged.findings, ..Applied::default() };
+        let (mut vms, mut new) = (Vec::new(), Vec::new());
+        for subject in judged.machines {
+            if let Some(id) = subject.migration {
+                applied.kept.push(id);
+                continue;
+            }
+            vms.push(subject.vm.clone());
+            new.push(begun(&plan, subject, by));
+        }
+        lines.push(EventView {
+            at: clock::now(),
+            migration: None,
+            by: by.to_owned(),
+            kind: "plan".to_owned(),
+            text: format!("plan {}: {} started, {} kept", plan.name, new.len(), applied.kept.len()),
+        });
+        let made = self.store.apply_plan(&plan, clock::now(), lines, new).await.map_err(internal)?;
+        let plan = Arc::new(plan);
+        for handle in theirs {
+            handle.context.set_plan(Arc::clone(&plan));
+        }
+        self.set_plan_limits(&plan).await?;
+        self.take_up_readable(&plan).await;
+        for (vm, made) in vms.into_iter().zip(made) {
+            let (row, is_new) = match made {
+                Created::New(row) => (row, true),
+                // One whose making failed, and was durable all the same, has no owner yet.
+                Created::Exists(row) => (row, false),
+            };
+            let id = row.id;
+            let is_left = !is_new && mutant("migration-orphaned");
+            if self.handle(id).is_none() && !is_left {
+                self.spawn_driver(row, Arc::clone(&plan)).await?;
+            }
+            applied.started.push(id);
+            let starts = changes
+                .iter_mut()
+                .find(|change| change.kind == PlanChangeKind::Start && change.vm.as_ref() == Some(&vm));
+            if let Some(change) = starts {
+                change.migration = Some(id);
+            }
+        }
+        applied.changes = changes;
+        Ok(applied)
+    }
+}
+
+/// The migration of a VM that has none.
+fn begun(plan: &Plan, subject: Subject, by: &str) -> NewMigration {
+    let Subject { name: target_name, machine, .. } = subject;
+    let (id, created) = (MigrationId::generate(), clock::now());
+    let line = EventView {
+        at: created,
+        migration: Some(id),
+        by: by.to_owned(),
+        kind: "request".to_owned(),
+        text: format!("begun by applying plan {}", plan.name),
+    };
+    NewMigration {
+        id,
+        plan: plan.name.clone(),
+        source: plan.source.clone(),
+        target: plan.target.clone(),
+        vm: machine.id.clone(),
+        vm_name: machine.name.clone(),
+        target_name,
+        machine,
+        state: State::Defined,
+        created,
+        warnings: Vec::new(),
+        events: vec![line],
+    }
+}

@@ -1,0 +1,76 @@
+//! The plan's source and target: known, reached, and not changed under migrations that rest on them.
+
+use warmd_core::{
+    model::{boot::BootCheck, plan::Plan, rule::Rule},
+    sources::Source,
+    targets::Target,
+};
+
+use super::{Judged, conversions, plan_of};
+use crate::manager::Manager;
+
+/// A plan that moves VMs cannot change where from and where to: their marks and disks are there.
+pub(super) fn judge_changed(judged: &mut Judged, manager: &Manager, plan: &Plan) {
+    for handle in manager.handles() {
+        let old = handle.context.plan();
+        let open = !handle.context.live.view().state.is_final();
+        if open && old.name == plan.name && (old.source != plan.source || old.target != plan.target) {
+            let vm = &handle.context.machine.name;
+            let message = format!("it moves VM {vm} from {} to {} now", old.source, old.target);
+            judged.find(Rule::EndpointFixed, plan_of(plan), message);
+            // One tells it; hundreds would hide all else.
+            return;
+        }
+    }
+}
+
+/// The source, if it is there and answers.
+pub(super) async fn source<'a>(
+    judged: &mut Judged,
+    manager: &'a Manager,
+    plan: &Plan,
+) -> Option<&'a dyn Source> {
+    let subject = format!("source {}", plan.source);
+    let source = match manager.source(&plan.source) {
+        Ok(source) => source.as_ref(),
+        Err(error) => {
+            judged.find(Rule::SourceUnknown, subject, error.message);
+            return None;
+        }
+    };
+    match source.check().await {
+        Ok(_) => Some(source),
+        Err(error) => {
+            judged.find(Rule::SourceUnreachable, subject, error.to_string());
+            None
+        }
+    }
+}
+
+/// The target, if it is there and answers.
+pub(super) async fn target<'a>(
+    judged: &mut Judged,
+    manager: &'a Manager,
+    plan: &Plan,
+) -> Option<&'a dyn Target> {
+    let subject = format!("target {}", plan.target);
+    let target = match manager.target(&plan.target) {
+        Ok(target) => target.as_ref(),
+        Err(error) => {
+            judged.find(Rule::TargetUnknown, subject, error.message);
+            return None;
+        }
+    };
+    let overs = plan.vm.values().filter_map(|over| over.boot_check.as_ref());
+    if !target.sees_guests() && overs.chain([&plan.cutover.boot_check]).any(BootCheck::needs_target) {
+        judged.find(Rule::BootCheckUnsupported, &subject, "it cannot look into guests");
+    }
+    conversions::judge(judged, plan, target).await;
+    match target.check().await {
+        Ok(_) => Some(target),
+        Err(error) => {
+            judged.find(Rule::TargetUnreachable, subject, error.to_string());
+            None
+        }
+    }
+}

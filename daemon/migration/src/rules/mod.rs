@@ -1,0 +1,122 @@
+//! The pre-flight rules, applied to a plan: what its text, its endpoints, its VMs and its target have against it.
+//!
+//! Rule: judging changes nothing anywhere. A check asks, and says what it found under the name of its rule
+//! ([`warmd_core::model::rule`]); whether that stands in the way is said there and nowhere else. What cannot be asked is a finding
+//! too, never silence.
+
+mod conversions;
+mod ends;
+mod fixed;
+mod incoming;
+mod machines;
+mod names;
+mod storages;
+mod text;
+mod tiers;
+mod windows;
+
+use warmd_core::control::{ControlError, ControlErrorKind, Finding};
+use warmd_core::model::{
+    id::MigrationId,
+    machine::Machine,
+    plan::Plan,
+    rule::{Rule, Severity},
+};
+
+use super::manager::Manager;
+
+/// What judging a plan found, and the machines that it saw.
+#[derive(Debug, Default)]
+pub(super) struct Judged {
+    pub(super) findings: Vec<Finding>,
+    pub(super) machines: Vec<Subject>,
+}
+
+/// A VM of the plan that the source described.
+#[derive(Clone, Debug)]
+pub(super) struct Subject {
+    /// What the plan calls it.
+    pub(super) vm: String,
+    /// The pattern that chose it, if it is not named.
+    pub(super) pattern: Option<String>,
+    pub(super) machine: Machine,
+    /// Its name on the target.
+    pub(super) name: String,
+    /// The migration that moves it for this plan, or has moved it.
+    pub(super) migration: Option<MigrationId>,
+}
+
+impl Judged {
+    fn find(&mut self, rule: Rule, subject: impl Into<String>, message: impl Into<String>) {
+        let help = rule.facts().help.to_owned();
+        let (subject, message) = (subject.into(), message.into());
+        self.findings.push(Finding { rule, severity: rule.severity(), subject, message, help });
+    }
+
+    /// Makes warnings of the errors that the plan accepts.
+    fn accept(&mut self, plan: &Plan) {
+        for finding in &mut self.findings {
+            let of = self.machines.iter().find(|subject| vm_of(&subject.vm) == finding.subject);
+            let over = of.and_then(|subject| plan.override_of(&subject.vm, &subject.machine));
+            if plan.accepts(over, finding.rule) {
+                finding.severity = Severity::Warning;
+                "the plan accepts it".clone_into(&mut finding.help);
+            }
+        }
+    }
+
+    /// As it is, if nothing in it keeps the plan from being applied.
+    pub(super) fn good(self) -> Result<Self, ControlError> {
+        match self.errors() {
+            Some(errors) => Err(ControlError::new(ControlErrorKind::Invalid, errors)),
+            None => Ok(self),
+        }
+    }
+
+    /// The errors in one text; `None` if there are none.
+    pub(super) fn errors(&self) -> Option<String> {
+        let errors: Vec<_> = self
+            .findings
+            .iter()
+            .filter(|finding| finding.severity == Severity::Error)
+            .map(|Finding { rule, subject, message, help, .. }| {
+                format!("{subject}: {message} ({}): {help}", rule.id())
+            })
+            .collect();
+        (!errors.is_empty()).then(|| errors.join("\n"))
+    }
+}
+
+/// Judges a plan by itself and against its endpoints.
+pub(super) async fn judge(manager: &Manager, plan: &Plan) -> Result<Judged, ControlError> {
+    let mut judged = Judged::default();
+    text::judge(&mut judged, plan);
+    ends::judge_changed(&mut judged, manager, plan);
+    if let Some(why) = manager.store.too_little_room() {
+        judged.find(Rule::StateRoom, "the daemon", why);
+    }
+    let target = ends::target(&mut judged, manager, plan).await;
+    if let Some(source) = ends::source(&mut judged, manager, plan).await {
+        machines::judge(&mut judged, manager, plan, source).await?;
+    }
+    fixed::judge(&mut judged, manager, plan).await?;
+    names::judge(&mut judged, manager, plan);
+    storages::judge(&mut judged, manager, plan);
+    windows::judge(&mut judged, manager, plan);
+    tiers::judge(&mut judged, plan);
+    if let Some(target) = target {
+        incoming::judge(&mut judged, manager, plan, target).await;
+    }
+    judged.accept(plan);
+    Ok(judged)
+}
+
+/// How a finding names the plan.
+fn plan_of(plan: &Plan) -> String {
+    format!("plan {}", plan.name)
+}
+
+/// How a finding names a VM.
+fn vm_of(vm: &str) -> String {
+    format!("VM {vm}")
+}

@@ -1,0 +1,58 @@
+//! The names and addresses that VMs will have on the target, among those that move there.
+
+use std::collections::BTreeMap;
+
+use warmd_core::model::{
+    plan::{Plan, TARGET_NAME, is_target_name},
+    rule::Rule,
+};
+
+use super::{Judged, vm_of};
+use crate::manager::Manager;
+
+pub(super) fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) {
+    let subjects = std::mem::take(&mut judged.machines);
+    let (mut names, mut macs) = (BTreeMap::new(), BTreeMap::new());
+    // Who is on the way to this target for other plans, or has been named by this one before.
+    for handle in manager.handles() {
+        let view = handle.context.live.view();
+        let is_here = subjects.iter().any(|subject| subject.migration == Some(view.id));
+        if view.state.is_final() || handle.context.plan().target != plan.target || is_here {
+            continue;
+        }
+        let who = format!("VM {} of plan {} (migration {})", view.vm_name, view.plan, view.id);
+        for nic in &handle.context.machine.nics {
+            macs.insert(nic.mac.to_ascii_lowercase(), who.clone());
+        }
+        names.insert(view.target_name, who);
+    }
+    for subject in &subjects {
+        let (vm, name) = (&subject.vm, &subject.name);
+        if !is_target_name(name) {
+            let advice = if plan.names.sanitise {
+                "`sanitise` leaves nothing of it that can be kept"
+            } else {
+                "`sanitise = true` in `[names]` makes names fit"
+            };
+            let why =
+                format!("it would be called {name:?} on the target, and a name has {TARGET_NAME}; {advice}");
+            judged.find(Rule::NameUnusable, vm_of(vm), why);
+        }
+        if let Some(other) = names.insert(name.clone(), vm_of(vm)) {
+            judged.find(
+                Rule::NameTwice,
+                vm_of(vm),
+                format!("{other} gets the name {name:?} on the target too"),
+            );
+        }
+        for nic in &subject.machine.nics {
+            match macs.insert(nic.mac.to_ascii_lowercase(), vm_of(vm)) {
+                Some(other) if other != vm_of(vm) => {
+                    judged.find(Rule::MacTaken, vm_of(vm), format!("{other} has {} too", nic.mac));
+                }
+                _ => {}
+            }
+        }
+    }
+    judged.machines = subjects;
+}

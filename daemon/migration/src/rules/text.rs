@@ -1,0 +1,53 @@
+//! What the plan says, and what the daemon's host has of it.
+
+use warmd_core::{
+    clock,
+    model::{
+        plan::{Plan, schedule_of},
+        rule::Rule,
+    },
+};
+use warmd_proto::channel;
+
+use super::{Judged, plan_of, vm_of};
+use crate::program;
+
+pub(super) fn judge(judged: &mut Judged, plan: &Plan) {
+    for problem in plan.problems() {
+        judged.find(Rule::PlanWrong, plan_of(plan), problem);
+    }
+    // Programs are on the daemon's host: only the daemon can look.
+    for (at, hook) in plan.hooks.iter().enumerate() {
+        if let Some(address) = &hook.grpc {
+            if let Err(why) = channel::open(address, hook.timeout) {
+                judged.find(
+                    Rule::PlanWrong,
+                    plan_of(plan),
+                    format!("`hooks[{at}].grpc` is {address:?}: {why}"),
+                );
+            }
+            continue;
+        }
+        if let Err(why) = program::is_executable(hook.program()) {
+            judged.find(Rule::HookMissing, plan_of(plan), format!("`hooks[{at}].command`: {why}"));
+        }
+    }
+    dead_ends(judged, plan);
+}
+
+fn dead_ends(judged: &mut Judged, plan: &Plan) {
+    let Ok(rules) = plan.rules() else { return };
+    let now = clock::now();
+    let of_plan = rules.dead_ends("", now);
+    for dead_end in rules.dead_ends("schedule.", now) {
+        judged.find(Rule::WindowNeverOpens, plan_of(plan), dead_end);
+    }
+    for (vm, over) in plan.vm.iter().filter(|(_, over)| !over.schedule.is_empty()) {
+        let Ok(rules) = plan.schedule.rules_with(&over.schedule) else { continue };
+        let told = rules.dead_ends("", now).into_iter().zip(rules.dead_ends(&schedule_of(vm), now));
+        // What is the plan's is told of the plan.
+        for (_, dead_end) in told.filter(|(bare, _)| !of_plan.contains(bare)) {
+            judged.find(Rule::WindowNeverOpens, vm_of(vm), dead_end);
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! What becomes of a task of the daemon that ends in a panic: a source VM may be off at that moment, and nothing else
+//! would power it on.
+//!
+//! Rule: no such end goes unnoticed. A migration or a group is taken up again once from the store, as after a restart;
+//! what ends so a second time, or is not of one migration or group, ends the process, and the service manager starts it
+//! again.
+
+use std::{
+    any::Any,
+    collections::BTreeSet,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+use warmd_core::control::ControlError;
+use warmd_core::{
+    clock,
+    model::{id::MigrationId, view::EventView},
+    span,
+};
+
+use super::{context::Context, manager::Manager};
+
+/// The kind of the journal's lines about a panic.
+const FAILURE: &str = "failure";
+
+/// What the supervision knows.
+#[derive(Debug, Default)]
+pub(super) struct Supervision {
+    /// What was taken up again after a panic: `migration ID`, `group ID`.
+    again: Mutex<BTreeSet<String>>,
+    /// Why the process is to end.
+    why: OnceLock<String>,
+    ends: CancellationToken,
+}
+
+/// Does `work`; what it panicked with, if it did.
+pub(super) async fn caught<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| text(panic.as_ref()))
+}
+
+/// What a panic says.
+fn text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".to_owned())
+}
+
+impl Manager {
+    /// Resolves when the daemon must not go on, with the reason; the process is to end then, with a failure.
+    pub async fn fatal(&self) -> String {
+        self.supervision.ends.cancelled().await;
+        self.supervision.why.get().cloned().unwrap_or_default()
+    }
+
+    /// The process is to end.
+    pub(super) fn end(&self, why: String) {
+        tracing::error!("{why}: the daemon ends, and is to be started again");
+        // The first reason is the one that counts.
+        let _ = self.supervision.why.set(why);
+        self.supervision.ends.cancel();
+    }
+
+    /// Whether it is the first time for `what`.
+    fn is_first(&self, what: &str) -> bool {
+        self.supervision.again.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_owned())
+    }
+
+    /// Does the `work` of the whole daemon: it ends the process by a panic.
+    pub fn supervise(self: &Arc<Self>, what: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let manager = Arc::clone(self);
+        self.owners.spawn(async move {
+            if let Err(panic) = caught(work).await {
+                manager.end(format!("{what} ended in a panic ({panic})"));
+            }
+        });
+    }
+
+    /// Notes when the store's writer ends before it was closed.
+    pub(super) fn watch_store(self: &Arc<Self>) {
+        let manager = Arc::clone(self);
+        self.owners.spawn(async move {
+            tokio::select! {
+                biased;
+                () = manager.store.lost() => manager.end("the state's writer ended in a panic".to_owned()),
+                () = manager.shutdown.cancelled() => {}
+            }
+        });
+    }
+
+    /// The owner of a migration ended in a panic: it is taken up again from the store, once.
+    // Boxed, as owners begin owners here.
+    pub(super) fn restart_driver(
+        self: Arc<Self>,
+        gone: Arc<Context>,
+        panic: String,
+    ) -> BoxFuture<'static, ()> {
+        let span = span::of(gone.id, &gone.machine.name);
+        let again = async move {
+            let (id, vm) = (gone.id, &gone.machine.name);
+            let text = format!("the work on it ended in a panic ({panic})");
+            if !self.is_first(&format!("migration {id}")) {
+                self.tell(Some(id), FAILURE, format!("{text} again: the daemon ends")).await;
+                self.end(format!("migration {id} of VM {vm}: {text} for the second time"));
+                return;
+            }
+            self.tell(Some(id), FAILURE, format!("{text}: it is taken up again from the state")).await;
+            // A request meanwhile waits for the new owner.
+            let _one_at_a_time = self.taking_up.lock().await;
+            // What the old one has begun to write is written before the new one writes.
+            gone.quiet().await;
+            if let Err(error) = self.taken_from_store(gone.id).await {
+                self.end(format!(
+                    "migration {id} of VM {vm}: {text}, and it cannot be taken up again: {error}"
+                ));
+            }
+        };
+        Box::pin(again.instrument(span))
+    }
+
+    async fn taken_from_store(&self, id: MigrationId) -> Result<(), ControlError> {
+        let row = self.row(id).await?;
+        let plan = self.plan_of(&row).await?;
+        self.spawn_driver(row, plan).await.map(drop)
+    }
+
+    /// Drives what belongs to a group by `work`, and a second time if that panics.
+    pub(super) async fn once_again<F: Future<Output = ()>>(
+        &self,
+        group: u64,
+        plan: &str,
+        work: impl Fn() -> F,
+    ) {
+        while let Err(panic) = caught(work()).await {
+            let text = format!("the cutover of plan {plan} together ended in a panic ({panic})");
+            if !self.is_first(&format!("group {group}")) {
+                self.tell(None, FAILURE, format!("{text} again: the daemon ends")).await;
+                self.end(format!("{text} for the second time"));
+                return;
+            }
+            self.tell(None, FAILURE, format!("{text}: it is taken up again from the state")).await;
+        }
+    }
+
+    /// A line in the log, and one of that kind in the journal, if it can be written; what was to happen happens all the
+    /// same.
+    pub(super) async fn tell(&self, migration: Option<MigrationId>, kind: &str, text: String) {
+        tracing::error!("{text}");
+        let (by, kind) = ("warmd".to_owned(), kind.to_owned());
+        let line = EventView { at: clock::now(), migration, by, kind, text };
+        if let Err(error) = self.store.append_events(vec![line]).await {
+            tracing::error!(%error, "journal not written");
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Reading disks back after the cutover, when the target VM may have them.
+//!
+//! Rule: a disk that somebody uses, or that the VM may have written to, is not read: what it holds says nothing of the
+//! copy. Whether that came to be while it was read is asked again before there is a result. A snapshot of it, taken
+//! before, may be given instead.
+
+use std::{path::Path, sync::Arc};
+
+use warmd_cbt::{disk::ReadDisk, units::Length};
+use warmd_core::{
+    format::bytes,
+    model::{id::DiskKey, state::State, verify::VerifyOrder},
+    targets::MachineState,
+};
+use warmd_disks::{
+    nbd::{NbdDisk, NbdOptions, NbdUri},
+    volume::{ImageFile, Witness},
+};
+use warmd_store::DiskRow;
+
+use super::super::{
+    context::{Context, spec},
+    conversion,
+    failure::WorkError,
+};
+
+const INSTEAD: &str = "give a snapshot of each volume that was taken before with --image DISK=LOCATION";
+
+/// The disks to verify: all, or those that images are given for.
+pub(super) async fn disks(context: &Context, order: &VerifyOrder) -> Result<Vec<DiskRow>, WorkError> {
+    let mut rows = context.store.disks(context.id).await?;
+    if order.images.is_empty() {
+        return Ok(rows);
+    }
+    if let Some(strange) = order.images.keys().find(|key| rows.iter().all(|row| row.key.0 != **key)) {
+        let known: Vec<_> = rows.iter().map(|row| row.key.0.as_str()).collect();
+        return Err(WorkError::operator(format!("it has no disk {strange:?}, but {}", known.join(", "))));
+    }
+    rows.retain(|row| order.images.contains_key(&row.key.0));
+    Ok(rows)
+}
+
+/// Refuses a target whose VM runs, or may have written to its disks.
+pub(super) async fn check(context: &Context, order: &VerifyOrder) -> Result<(), WorkError> {
+    if context.live.view().state != State::Done || !order.images.is_empty() {
+        return Ok(());
+    }
+    if let Some(conversion) = conversion::in_force(context).await? {
+        let disks = conversion.disks.iter().filter(|disk| disk.changed > 0);
+        let disks: Vec<_> =
+            disks.map(|disk| format!("{} of disk {}", bytes(disk.changed), disk.key)).collect();
+        if !disks.is_empty() {
+            return Err(WorkError::operator(format!(
+                "the cutover had the disks converted after it had verified them: {} changed {}, so they are not what was \
+                 copied any more, and comparing them with it says nothing; for the copy itself, {INSTEAD}",
+                conversion.program(),
+                disks.join(", ")
+            )));
+        }
+    }
+    let started = context.cutover().target_running;
+    let why = match (context.target.look(context.id).await?, started) {
+        // Its locks tell whether somebody uses a disk.
+        (MachineState::NotManaged, _) | (MachineState::Absent | MachineState::Stopped, None) => return Ok(()),
+        (MachineState::Running | MachineState::Starting, _) => "the target VM runs".to_owned(),
+        (MachineState::Absent | MachineState::Stopped, Some(at)) => {
+            format!("the target VM was started on {} UTC", warmd_core::format::moment(at))
+        }
+        (MachineState::Failed(why), _) => format!("the target VM may have run: {why}"),
+    };
+    Err(WorkError::operator(format!("{why}, so its disks are not what was copied any more: {INSTEAD}")))
+}
+
+/// What is read in a disk's place.
+pub(super) struct OpenImages {
+    pub(super) disk: Arc<dyn ReadDisk>,
+    /// Shows at the end whether somebody used it meanwhile, if the target's VM may.
+    witness: Option<(DiskKey, Witness)>,
+}
+
+impl OpenImages {
+    /// The disk, and what shows at the end whether somebody used it.
+    pub(super) fn into_parts(self) -> (Arc<dyn ReadDisk>, Option<(DiskKey, Witness)>) {
+        (self.disk, self.witness)
+    }
+}
+
+/// The target's disk, or the image that is given for it.
+pub(super) async fn open(
+    context: &Context,
+    order: &VerifyOrder,
+    row: &DiskRow,
+) -> Result<OpenImages, WorkError> {
+    let given = order.images.get(&row.key.0);
+    let unreadable = |why: String| {
+        WorkError::operator(match given {
+            Some(place) => format!("the image {place:?} of disk {} cannot be read: {why}", row.key),
+            None => format!("disk {} cannot be read: {why}", row.key),
+        })
+    };
+    let place = Path::new(given.map_or(row.location.as_str(), String::as_str));
+    // Until the hand-over nobody else has any business there.
+    let watched = context.live.view().state == State::Done && place.is_absolute();
+    // Before it is opened: what is written from then on is seen.
+    let witness = if watched {
+        Some(Witness::of(place).await.map_err(|error| unreadable(error.to_string()))?)
+    } else {
+        None
+    };
+    let disk = match given {
+        Some(place) => image(place, row.size).await.map_err(unreadable)?,
+        None => context.target.open(context.id, &spec(row)).await? as _,
+    };
+    Ok(OpenImages { disk, witness: witness.map(|witness| (row.key.clone(), witness)) })
+}
+
+/// Refuses what was read of disks that somebody used while they were read.
+pub(super) async fn check_again(
+    context: &Context,
+    order: &VerifyOrder,
+    witnesses: &[(DiskKey, Witness)],
+) -> Result<(), WorkError> {
+    check(context, order).await?;
+    for (key, witness) in witnesses {
+        witness.check().await.map_err(|error| {
+            WorkError::operator(format!(
+                "disk {key} was used while it was read, so that proves nothing: {error}"
+            ))
+        })?;
+    }
+    Ok(())
+}
+
+async fn image(place: &str, size: Length) -> Result<Arc<dyn ReadDisk>, String> {
+    if place.starts_with("nbd://") || place.starts_with("nbd+unix://") {
+        let uri: NbdUri = place.parse().map_err(|error| format!("{error}"))?;
+        let disk = NbdDisk::open(NbdOptions::from(uri)).await.map_err(|error| error.to_string())?;
+        if disk.len() != size.0 {
+            return Err(format!("it has {} bytes, the disk {size}", disk.len()));
+        }
+        return Ok(Arc::new(disk));
+    }
+    let path = Path::new(place);
+    if !path.is_absolute() {
+        return Err("it is neither an absolute path nor an nbd:// or nbd+unix:// URI".to_owned());
+    }
+    let image = ImageFile::open(path, size).await.map_err(|error| error.to_string())?;
+    Ok(Arc::new(image))
+}

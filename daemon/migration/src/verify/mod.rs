@@ -1,0 +1,346 @@
+//! Verification: the proof that the target holds what the source held.
+//!
+//! Rule: a mismatch is never only reported: its blocks become pending, so that the next pass copies them again. And it
+//! is never hidden: the result is saved and journaled before anything else is done.
+
+mod done;
+mod part;
+mod shown;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use warmd_cbt::{
+    ledger::Ledger,
+    stop::StopSignal,
+    store::DiskId,
+    units::Length,
+    verify::{VerifyJob, VerifyOutcome, VerifyProgress, compare, readback},
+};
+use warmd_core::{
+    clock, format,
+    model::{
+        plan::VerifyMode,
+        state::State,
+        verify::{VerifyOrder, VerifyScope},
+        view::{DiskVerifyResult, PassKind, VerifyResult},
+    },
+    sources::Snapshot,
+};
+use warmd_store::{DiskRow, VerifyCursor};
+
+pub use self::shown::show;
+use self::{part::VerifyParts, shown::Shown};
+use super::{
+    admission, audit,
+    context::Context,
+    conversion,
+    failure::WorkError,
+    pass::{self, OnDrained, PassEnd},
+    retry::Retry,
+};
+
+/// Mismatched extents that a result lists.
+const LISTED: usize = 100;
+/// How often it is tried again to make pending what differs.
+const DISTRUST_RETRIES: u32 = 4;
+/// How often it is kept how far a verification is.
+const KEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// What must be proven before the VM may be created: what the plan asks for; and all of it, against the source itself,
+/// if the source's change tracking was found not to tell the truth.
+pub async fn owed(context: &Context) -> Result<VerifyOrder, WorkError> {
+    let plan = context.plan();
+    let rows = context.store.disks(context.id).await?;
+    if rows.iter().any(|row| row.tracking_fault.is_some()) {
+        return Ok(VerifyOrder { mode: VerifyMode::Compare, ..VerifyOrder::default() });
+    }
+    Ok(VerifyOrder { mode: plan.verify.mode, scope: plan.verify.scope, ..VerifyOrder::default() })
+}
+
+/// A verification that was asked for by itself. `Ok(None)` if it was stopped.
+pub async fn alone(
+    context: &Context,
+    order: &VerifyOrder,
+    stop: &StopSignal,
+) -> Result<Option<VerifyResult>, WorkError> {
+    if order.mode != VerifyMode::Compare {
+        return run_readback(context, order, stop).await;
+    }
+    // A pass belongs to it, which writes to the target.
+    if context.live.view().state != State::Synced {
+        return Err(WorkError::operator("a comparison needs a migration that is synced".to_owned()));
+    }
+    let compare = CompareSnapshot::new(context, order, stop, true);
+    match admission::pass(context, PassKind::Delta, stop, Some(&compare)).await? {
+        PassEnd::Drained => Ok(compare.into_verdict()),
+        PassEnd::Stopped => Ok(None),
+    }
+}
+
+/// Reads the target again and compares it with the manifest. `Ok(None)` if it was stopped.
+pub async fn run_readback(
+    context: &Context,
+    order: &VerifyOrder,
+    stop: &StopSignal,
+) -> Result<Option<VerifyResult>, WorkError> {
+    done::check(context, order).await?;
+    run(context, order, None, stop, false).await
+}
+
+/// Compares an open snapshot with the target, and keeps the result.
+#[derive(Debug)]
+pub struct CompareSnapshot<'a> {
+    context: &'a Context,
+    order: &'a VerifyOrder,
+    stop: StopSignal,
+    /// Whether to read less at once while the source is strained; a source that is off need not be spared.
+    spares_source: bool,
+    result: Mutex<Option<VerifyResult>>,
+}
+
+impl<'a> CompareSnapshot<'a> {
+    /// To be run when the snapshot is drained. It spares a strained source; one that is off need not be spared.
+    pub fn new(context: &'a Context, order: &'a VerifyOrder, stop: &StopSignal, spares_source: bool) -> Self {
+        Self { context, order, stop: stop.clone(), spares_source, result: Mutex::default() }
+    }
+
+    /// What it found; `None` if it was stopped.
+    pub fn into_verdict(self) -> Option<VerifyResult> {
+        self.result.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait::async_trait]
+impl OnDrained for CompareSnapshot<'_> {
+    async fn run(&self, snapshot: &dyn Snapshot) -> Result<(), WorkError> {
+        let result = run(self.context, self.order, Some(snapshot), &self.stop, self.spares_source).await?;
+        *self.result.lock().unwrap_or_else(PoisonError::into_inner) = result;
+        Ok(())
+    }
+}
+
+async fn run(
+    context: &Context,
+    order: &VerifyOrder,
+    snapshot: Option<&dyn Snapshot>,
+    stop: &StopSignal,
+    spares_source: bool,
+) -> Result<Option<VerifyResult>, WorkError> {
+    let mut rows = Vec::new();
+    for row in done::disks(context, order).await? {
+        let ledger = context.ledger(row.id).await?;
+        rows.push((row, ledger));
+    }
+    let parts = VerifyParts::load(context, order, &rows).await?;
+    let shown = Shown::start(context, order, parts.seed);
+    let mut jobs = Vec::new();
+    let mut total = 0;
+    for (row, ledger) in rows {
+        let (part, cursor) = parts.of(context, order, &row, &ledger).await?;
+        total += part.only.as_ref().map_or(row.size, |only| only.bytes()).0;
+        shown.total(total);
+        jobs.push((row, ledger, part, cursor));
+    }
+    let mut disks = Vec::new();
+    let mut found: Vec<(DiskId, VerifyOutcome)> = Vec::new();
+    let mut witnesses = Vec::new();
+    let sizes: Vec<Length> = jobs.iter().map(|(row, ..)| row.size).collect();
+    for (row, ledger, part, cursor) in jobs {
+        let progress = Arc::new(VerifyProgress::default());
+        let job = VerifyJob {
+            ledger: Arc::clone(&ledger),
+            part,
+            pool: context.pool(context.is_cutting_over()),
+            chunk: context.engine.settings.chunk,
+            in_flight: context.engine.settings.reads_in_flight,
+            read_latency_factor: context.engine.settings.read_latency_factor.filter(|_| spares_source),
+            baseline: context.baseline(row.id).await,
+            // Of a source that was found not to tell the truth nothing is believed, not what it calls holes either.
+            trust_holes: snapshot.is_none() || row.tracking_fault.is_none(),
+            round: parts.round(),
+            progress: Arc::clone(&progress),
+            limits: context.shares(&row.key),
+            stop: stop.clone(),
+        };
+        let (target, witness) = done::open(context, order, &row).await?.into_parts();
+        witnesses.extend(witness);
+        shown.disk(&progress);
+        let checking = async {
+            Ok::<_, WorkError>(match snapshot {
+                None => readback(job, target).await?,
+                Some(snapshot) => {
+                    let outcome = compare(job, snapshot.open(&row.key).await?, target).await?;
+                    if spares_source {
+                        context.keep_baseline(row.id).await;
+                        pass::tell_strain(context, &row.key, progress.held_back.load(Relaxed)).await;
+                    }
+                    outcome
+                }
+            })
+        };
+        let outcome = keeping(context, (&parts, &cursor), (&row, &ledger), &progress, checking).await?;
+        if !outcome.finished {
+            return Ok(None);
+        }
+        let mismatches = outcome.mismatched.iter().take(LISTED);
+        disks.push(DiskVerifyResult {
+            image: order.images.get(&row.key.0).cloned(),
+            key: row.key,
+            checked: outcome.checked.0,
+            mismatched_bytes: outcome.mismatched_bytes.0,
+            mismatches: mismatches.map(|extent| (extent.start().0, extent.len().0)).collect(),
+            root: outcome.root.clone(),
+        });
+        found.push((ledger.disk(), outcome));
+    }
+    if context.live.view().state == State::Done {
+        done::check_again(context, order, &witnesses).await?;
+    }
+    let result = VerifyResult {
+        mode: order.mode,
+        at: clock::now(),
+        disks,
+        scope: order.scope,
+        seed: parts.seed,
+        miss_probabilities: parts.miss_probabilities(order, &sizes),
+    };
+    keep(context, order, &parts, &result, &found).await?;
+    shown.end(&result);
+    Ok(Some(result))
+}
+
+/// Lets `checking` run, and keeps from time to time and at an early end how far it is. What differs is pending as soon
+/// as it is found, whatever becomes of the verification: another one may never look there.
+async fn keeping(
+    context: &Context,
+    (parts, cursor): (&VerifyParts, &VerifyCursor),
+    disk: (&DiskRow, &Ledger),
+    progress: &VerifyProgress,
+    checking: impl Future<Output = Result<VerifyOutcome, WorkError>>,
+) -> Result<VerifyOutcome, WorkError> {
+    tokio::pin!(checking);
+    let result = loop {
+        tokio::select! {
+            biased;
+            result = &mut checking => break result,
+            () = progress.found() => {
+                distrust(context, disk, progress).await?;
+                continue;
+            }
+            () = tokio::time::sleep(KEEP_EVERY) => {}
+        }
+        // A little of the work is done again if it cannot be kept; that is all.
+        if let Err(error) = parts.keep(context, cursor, progress).await {
+            tracing::warn!(migration = %context.id, %error, "how far the verification is was not kept");
+        }
+    };
+    distrust(context, disk, progress).await?;
+    parts.keep(context, cursor, progress).await?;
+    result
+}
+
+/// What differs is copied again by the next pass; and a source that kept a change to itself is not trusted any more.
+/// After the hand-over there is no pass: the target's disks are its own.
+async fn distrust(
+    context: &Context,
+    (row, ledger): (&DiskRow, &Ledger),
+    progress: &VerifyProgress,
+) -> Result<(), WorkError> {
+    let (unreported, wrong) = (progress.take_untold(), progress.take_wrong(ledger.size()));
+    if wrong.is_empty() || context.live.view().state == State::Done {
+        return Ok(());
+    }
+    let mut retry = Retry::times(DISTRUST_RETRIES);
+    loop {
+        let noted = async {
+            if !unreported.is_empty() {
+                audit::found_out(context, row, &unreported).await?;
+            }
+            Ok::<_, WorkError>(ledger.distrust(&wrong).await?)
+        };
+        let Err(error) = noted.await else { break };
+        tracing::error!(migration = %context.id, %error, "what differs is not noted");
+        if !retry.pause().await {
+            return Err(error);
+        }
+    }
+    if !unreported.is_empty() {
+        audit::count(context, row, 0, unreported.iter().map(|extent| extent.len().0).sum());
+    }
+    Ok(())
+}
+
+/// Saves the result, with what it settles, and writes it into the journal.
+async fn keep(
+    context: &Context,
+    order: &VerifyOrder,
+    parts: &VerifyParts,
+    result: &VerifyResult,
+    found: &[(DiskId, VerifyOutcome)],
+) -> Result<(), WorkError> {
+    let equal = found.iter().filter(|(_, outcome)| outcome.is_equal()).map(|(disk, _)| *disk);
+    let proven = if part::proves_changes(order) { equal.collect() } else { Vec::new() };
+    context.store.end_verification(context.id, &parts.what, result, proven).await?;
+    let checked: u64 = result.disks.iter().map(|disk| disk.checked).sum();
+    let what = words(result);
+    let text = if result.passed() {
+        format!("{what} passed: {} on the target are right{}", format::bytes(checked), miss(result))
+    } else if context.live.view().state == State::Done {
+        let converted = if conversion::in_force(context).await?.is_some() {
+            "; an image that was taken after the conversion differs where that changed it"
+        } else {
+            ""
+        };
+        let wrong = mismatches(result);
+        format!("{what} FAILED: {wrong}; it was done already, so nothing is copied again{converted}")
+    } else {
+        format!("{what} FAILED: {}; these extents will be copied again", mismatches(result))
+    };
+    context.log_event("verification", text).await;
+    Ok(())
+}
+
+/// Mode and scope: `readback`, `readback (sample=1%, seed 7)`.
+fn words(result: &VerifyResult) -> String {
+    match (result.scope, result.seed) {
+        (VerifyScope::Full, _) => result.mode.to_string(),
+        (scope, None) => format!("{} ({scope})", result.mode),
+        (scope, Some(seed)) => format!("{} ({scope}, seed {seed})", result.mode),
+    }
+}
+
+fn miss(result: &VerifyResult) -> String {
+    let of = |miss: &warmd_core::model::verify::MissProbability| {
+        format!("{} by {}", miss.blocks, format::probability(miss.probability))
+    };
+    match result.miss_probabilities.as_slice() {
+        [] => String::new(),
+        all => {
+            let all: Vec<_> = all.iter().map(of).collect();
+            format!("; so many bad blocks are missed with a chance of at most: {}", all.join(", "))
+        }
+    }
+}
+
+/// What a result that passed says, no more than was looked at.
+pub fn describe_success(result: &VerifyResult) -> String {
+    let what = words(result);
+    match result.scope {
+        VerifyScope::Full => format!("{what}: every byte is right"),
+        VerifyScope::Changed => format!("{what}: every byte that was copied again is right"),
+        VerifyScope::Sample(_) => format!("{what}: every block of the sample is right"),
+    }
+}
+
+/// The mismatches in words, a few of each disk.
+pub fn mismatches(result: &VerifyResult) -> String {
+    let disks = result.disks.iter().filter(|disk| disk.mismatched_bytes > 0).map(|disk| {
+        let first: Vec<_> = disk.mismatches.iter().take(8).map(|(at, len)| format!("{at}+{len}")).collect();
+        let more = if disk.mismatches.len() > first.len() { ", …" } else { "" };
+        format!("disk {}: {} bytes differ at {}{more}", disk.key, disk.mismatched_bytes, first.join(", "))
+    });
+    disks.collect::<Vec<_>>().join("; ")
+}

@@ -1,7 +1,0 @@
-//! `warmctl`: the operator's command.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    warmd_daemon::cli::main()
-}

@@ -1,0 +1,129 @@
+//! What earlier cutovers took, of all migrations, and what they were expected to take.
+
+use rusqlite::{Connection, ToSql, params};
+use warmd_core::model::{forecast::ForecastRange, id::MigrationId};
+use warmd_schedules::forecast::Past;
+
+use super::{
+    Store, StoreError,
+    error::StoreFault,
+    row::{from_json, to_json, unsigned},
+};
+
+/// Measurements of a kind that count.
+const RECENT: u32 = 32;
+/// How the phase ends in which nothing is to be converted; such a one teaches nothing.
+pub const NO_CONVERSION: &str = "the plan asks for none";
+
+/// Cutovers whose forecasts are looked at.
+const PAST: u32 = 100;
+
+/// What the steps of cutovers took, in seconds, the oldest first.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MeasuredCutovers {
+    pub shutdown: Vec<f64>,
+    /// Opening the final snapshot: the final delta without its pass.
+    pub snapshot: Vec<f64>,
+    /// Of this migration alone: it depends on the size.
+    pub verify: Vec<f64>,
+    /// Of all migrations of its plan, where something was converted.
+    pub convert: Vec<f64>,
+    pub create: Vec<f64>,
+    pub start: Vec<f64>,
+    /// All hooks of a cutover while the VM is down.
+    pub hooks: Vec<f64>,
+    pub past: Vec<Past>,
+}
+
+impl Store {
+    /// Cutovers that are under way, or being undone.
+    pub async fn cutovers_under_way(&self) -> Result<u64, StoreError> {
+        self.read("counting the cutovers under way", |db| {
+            let count = "SELECT count(*) FROM migrations WHERE state_name IN ('cutting-over', 'undoing')";
+            let count: i64 = db.prepare_cached(count)?.query_row([], |row| row.get(0))?;
+            unsigned("migrations", "all", count)
+        })
+        .await
+    }
+
+    /// What cutovers took so far, for a forecast of the migration.
+    pub async fn measured_cutovers(&self, id: MigrationId) -> Result<MeasuredCutovers, StoreError> {
+        self.read("reading what cutovers took", move |db| {
+            let id = id.to_string();
+            let phase = |name: &str| phases(db, "phase = ?1", &[&name]);
+            Ok(MeasuredCutovers {
+                shutdown: phase("stop-source")?,
+                snapshot: seconds(
+                    db,
+                    "SELECT (p.ended - p.started) - (s.ended - s.started) FROM phases p JOIN passes s
+                     ON s.migration = p.migration AND s.kind = 'final' AND s.started BETWEEN p.started AND p.ended
+                     WHERE p.phase = 'final-delta' AND p.ended IS NOT NULL AND p.outcome NOT LIKE 'failed: %'
+                     AND s.ended IS NOT NULL ORDER BY p.ended DESC LIMIT 32",
+                    &[],
+                )?,
+                verify: phases(db, "phase = 'verify' AND migration = ?1", &[&id])?,
+                convert: phases(
+                    db,
+                    "phase = 'convert' AND outcome <> ?2 AND migration IN (SELECT id FROM migrations
+                     WHERE plan = (SELECT plan FROM migrations WHERE id = ?1))",
+                    &[&id, &NO_CONVERSION],
+                )?,
+                create: phase("create-vm")?,
+                start: phase("start-vm")?,
+                hooks: seconds(
+                    db,
+                    "SELECT sum(ended - started) FROM hooks WHERE ended IS NOT NULL
+                     AND phase IN ('stop-source', 'final-delta', 'verify', 'convert', 'create-vm', 'start-vm')
+                     GROUP BY migration, attempt ORDER BY max(ended) DESC LIMIT 32",
+                    &[],
+                )?,
+                past: past(db)?,
+            })
+        })
+        .await
+    }
+}
+
+pub(super) fn set_forecast(
+    db: &Connection,
+    id: MigrationId,
+    forecast: Option<&ForecastRange>,
+) -> Result<(), StoreFault> {
+    let json = forecast.map(|forecast| to_json("migrations", id, forecast)).transpose()?;
+    db.prepare_cached("UPDATE migrations SET forecast = ? WHERE id = ?")?
+        .execute(params![json, id.to_string()])?;
+    Ok(())
+}
+
+fn phases(db: &Connection, condition: &str, parameters: &[&dyn ToSql]) -> Result<Vec<f64>, StoreFault> {
+    let sql = format!(
+        "SELECT ended - started FROM phases WHERE {condition} AND ended IS NOT NULL
+         AND outcome NOT LIKE 'failed: %' ORDER BY ended DESC LIMIT {RECENT}"
+    );
+    seconds(db, &sql, parameters)
+}
+
+/// Of microseconds, the newest first, those that a clock that was set back did not make negative.
+fn seconds(db: &Connection, sql: &str, parameters: &[&dyn ToSql]) -> Result<Vec<f64>, StoreFault> {
+    let mut select = db.prepare_cached(sql)?;
+    let rows = select.query_map(parameters, |row| row.get::<_, i64>(0))?;
+    let mut found = rows.collect::<Result<Vec<_>, _>>()?;
+    found.reverse();
+    Ok(found.into_iter().filter(|micros| *micros >= 0).map(|micros| micros as f64 / 1e6).collect())
+}
+
+fn past(db: &Connection) -> Result<Vec<Past>, StoreFault> {
+    let mut select = db.prepare_cached(&format!(
+        "SELECT id, forecast, target_running - source_stopped - barrier_wait FROM migrations WHERE forecast IS NOT NULL
+         AND target_running IS NOT NULL AND source_stopped IS NOT NULL ORDER BY target_running DESC LIMIT {PAST}"
+    ))?;
+    let mut rows = select.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let id: String = row.get(0)?;
+        let ForecastRange { low, expected, high } = from_json("migrations", &id, &row.get::<_, String>(1)?)?;
+        found.push(Past { low, expected, high, measured: row.get::<_, i64>(2)? as f64 / 1e6 });
+    }
+    found.reverse();
+    Ok(found)
+}

@@ -1,0 +1,60 @@
+//! The store of a simulation: the same tables and the same SQL, in memory, worked on by a task of the runtime.
+//!
+//! Rule: nothing of it waits for another thread, which a clock that stands still while there is work would not wait for.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use tokio::sync::mpsc;
+use warmd_cbt::telemetry::Histogram;
+use warmd_report::seal::ReportKey;
+
+use super::{
+    Inner, OpenError, Store, file,
+    readers::Readers,
+    schema::UPGRADES,
+    writer::{QUEUE, Writer},
+};
+
+impl Store {
+    /// Makes the tables in the database `name`, as [`Store::simulated`] would.
+    pub fn lay_out(name: &str) -> Result<(), OpenError> {
+        file::open_in_memory(Path::new(name), UPGRADES).map(drop)
+    }
+
+    /// Opens the database `name`, a URI of SQLite such as `file:/x?vfs=memdb`, which lives as long as a connection to it. It is not
+    /// locked. Each transaction is handed to `commit`, which makes it durable by calling what it is given, or does not.
+    /// Must be called within a tokio runtime.
+    pub fn simulated(
+        name: &str,
+        commit: impl Fn(&mut dyn FnMut() -> rusqlite::Result<()>) -> rusqlite::Result<()> + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        let file = PathBuf::from(name);
+        let connection = file::open_in_memory(&file, UPGRADES)?;
+        let thinned = super::thin::Thinned::opened(&connection, &file)?;
+        let commits = Arc::new(Histogram::default());
+        let writer = Writer { connection, commits: Arc::clone(&commits), commit: Box::new(commit) };
+        let (queue, inbox) = mpsc::channel(QUEUE);
+        tokio::spawn(async move {
+            if let Err(error) = writer.run(inbox).await {
+                tracing::warn!(%error, "closing the state");
+            }
+        });
+        let mut readers = Readers::new(file.clone());
+        readers.on_the_spot = true;
+        Ok(Self(Arc::new(Inner {
+            readers: Arc::new(readers),
+            file,
+            queue: Mutex::new(Some(queue)),
+            thread: Mutex::new(None),
+            commits,
+            failing: super::reserve::Failing::default(),
+            thinned: Mutex::new(thinned),
+            lost: tokio_util::sync::CancellationToken::new(),
+            // The same one in every run of a seed.
+            key: ReportKey::from_secret(&[7; 32]),
+        })))
+    }
+}
