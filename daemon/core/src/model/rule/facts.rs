@@ -270,7 +270,7 @@ impl Rule {
                 "firmware-state",
                 Warning,
                 "the VM boots by UEFI: its variables (boot entries, keys) are not moved",
-                "see that it boots by the default path, or enter them anew on the target",
+                "see that it boots by the default path, or enter them again on the target",
             ),
             Self::HardwareUnmapped => (
                 "hardware-unmapped",
