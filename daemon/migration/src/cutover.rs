@@ -269,7 +269,7 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
             context.target.note_writer(context.id, noted).await?;
             context
                 .remember(|cutover| {
-                    (cutover.start_requested_at, cutover.handed_over_at) = (asked, handed_over_at)
+                    (cutover.start_requested_at, cutover.handed_over_at) = (asked, handed_over_at);
                 })
                 .await?;
             return Err(error.into());

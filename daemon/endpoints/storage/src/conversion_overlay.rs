@@ -200,7 +200,7 @@ fn failed(doing: &str) -> impl FnOnce(ImageError) -> TargetError {
             K::Timeout => TargetErrorKind::Timeout,
             K::NoSpace => TargetErrorKind::NoSpace,
             K::Busy => TargetErrorKind::Conflict,
-            _ => TargetErrorKind::Failed,
+            K::Failed => TargetErrorKind::Failed,
         };
         TargetError::new(kind, doing, error)
     }

@@ -98,7 +98,7 @@ pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
         }
         context
             .remember(|cutover| {
-                (cutover.start_requested_at, cutover.reclaimed_at) = (None, cutover.handed_over_at)
+                (cutover.start_requested_at, cutover.reclaimed_at) = (None, cutover.handed_over_at);
             })
             .await?;
         let text = "the target VM may have run: its disks are copied again, whole, in the next pass";

@@ -79,7 +79,7 @@ impl<'a, 'i> Sorter<'a, 'i> {
             } else {
                 match self.class(None) {
                     kept @ (HardwareClass::Carry | HardwareClass::Read) => {
-                        part.parts.extend(self.element(child, kept))
+                        part.parts.extend(self.element(child, kept));
                     }
                     HardwareClass::Harmless(_) => {}
                     HardwareClass::Find(rule, why) => self.find(rule, why, None),
