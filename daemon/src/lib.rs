@@ -1,7 +1,6 @@
-//! The warmd daemon: it moves running virtual machines and proves that nothing was lost.
+//! The binary `warmd`: its configuration, and the wiring of all packages into one daemon.
 //!
-//! Layers, each knowing only those before it: `model` ← `nbd`, `libvirt`, `store`, `metrics` ← `sources`, `targets` (never each other) ←
-//! `migration` ← `scheduler`, `api` ← `app`, the binaries. A test in the integration package holds this rule.
+//! Rule: this is the one place that names every kind of endpoint ([`endpoints`]). It decides nothing about a migration.
 #![deny(unsafe_code)]
 
 pub mod app;

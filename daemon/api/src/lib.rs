@@ -4,6 +4,8 @@
 //! be asked when is judged behind it. What comes in is outside data and bounded in size.
 //!
 //! It listens on a Unix socket that only its owner may open, or on TCP with certificates on both sides.
+//!
+//! Knows the port and the contract; not migrations at work, not the state, not endpoints.
 #![forbid(unsafe_code)]
 
 mod convert;

@@ -2,6 +2,8 @@
 //!
 //! Rule: it knows the daemon by `warmd.v1` alone. It decides nothing and hides nothing: refusals are shown as they
 //! came, and the exit code tells what became of what was asked.
+//!
+//! Knows the contract and the nouns of `core`; not SQLite, not libvirt, not the daemon.
 #![forbid(unsafe_code)]
 
 mod args;

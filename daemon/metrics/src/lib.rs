@@ -9,6 +9,8 @@
 //! migrations' views ────────────────────┼─▶ exposition ─▶ GET /metrics, on a loopback address
 //! store's commits, this process ────────┘
 //! ```
+//!
+//! Knows the nouns of `core` and the engine's telemetry; not migrations at work, not the state.
 #![forbid(unsafe_code)]
 
 mod buckets;

@@ -6,6 +6,8 @@
 //! ```text
 //! callers ─▶ queue ─▶ writer thread ─▶ warmd.db (WAL, FULL) ◀─ readers ◀─ callers
 //! ```
+//!
+//! Knows the nouns of `core`; not endpoints, not migrations at work.
 #![forbid(unsafe_code)]
 
 mod backup;

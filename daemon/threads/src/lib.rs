@@ -4,6 +4,7 @@
 //! Rule: a call is counted before it is begun. One that nobody waits for any more, and that has not ended, hangs; while
 //! [`HANGING`] calls hang on a file system, no further one is begun there: it fails at once. So a file system that answers
 //! nothing costs a bounded number of threads and buffers, and no other file system, the API or the state any.
+//! Knows nothing else of warmd.
 #![forbid(unsafe_code)]
 
 use std::{

@@ -2,6 +2,7 @@
 //! gRPC service, or by people, from a description that is put beside the disks.
 //!
 //! Rule: of machines it knows only what the provisioner answers; without one it never says that a machine runs.
+//! Knows the ports of `core`, disks and the provisioner's contract; not a platform.
 #![forbid(unsafe_code)]
 
 mod convert;

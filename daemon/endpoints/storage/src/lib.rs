@@ -6,6 +6,7 @@
 //! a plan names (`place.rs`) belongs to the first migration that claims it (`claims.rs`, and by its identity `neighbours.rs`) until that one
 //! discards it.
 //! What comes from outside (a disk's key) never chooses a path.
+//! Knows the ports of `core` and disks; not a platform.
 #![forbid(unsafe_code)]
 
 mod claims;
