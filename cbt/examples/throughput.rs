@@ -1,4 +1,4 @@
-//! How fast the engine is by itself: memory to memory, no network, no SQLite.
+//! How fast the engine alone is: memory to memory, no network, no SQLite.
 //!
 //! `cargo run --release -p warmd-cbt --example throughput [MiB]`. Only ratios to the printed grounds mean something. What ledgers
 //! cost, with their store: `daemon/examples/scale.rs`.

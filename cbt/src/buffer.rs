@@ -1,12 +1,12 @@
 //! The fixed pool of aligned buffers in which all data travels from the source to the target.
 //!
-//! Rule: memory is bounded by the pool, whatever the disk's size. Whoever wants data in flight first waits for a
-//! buffer; dropping the buffer, on whatever path, gives it back.
+//! Rule: memory is bounded by the pool, whatever the disk's size. A caller that wants data in flight first
+//! waits for a buffer; dropping the buffer, on any path, gives it back.
 //!
 //! A target gets a share of the pool ([`BufferPool::share`]), so that one that hangs leaves the others theirs, and what is
-//! reserved serves final passes alone, whose VMs are off. The buffer of a call that was given up and may never end is
-//! written off ([`Loan::write_off`]): another takes its place at once, and its memory is freed should the call end. No more
-//! are written off at a time than the pool has: memory is at most doubled.
+//! reserved serves final passes alone, whose VMs are off. The buffer of an abandoned call that may never end
+//! is written off ([`Loan::write_off`]): another takes its place at once, and its memory is freed should the
+//! call end. No more are written off at a time than the pool has: memory is at most doubled.
 
 use std::{
     collections::BTreeMap,
@@ -69,8 +69,9 @@ impl BufferPool {
         Self { shared: Arc::new(shared), quota: None, is_urgent: false }
     }
 
-    /// The part of the pool that may be held for `target`: at most three quarters of it at once, the same three quarters
-    /// for all who ask for that target's. What is urgent may hold as much more as is reserved, and takes the reserve too.
+    /// The part of the pool that may be in use for `target`: at most three quarters of it at once, the same
+    /// three quarters for all who ask for that target's. What is urgent may hold as much more as is reserved,
+    /// and takes the reserve too.
     pub fn share(&self, target: &str, is_urgent: bool) -> Self {
         let mut quotas = self.shared.quotas.lock().unwrap_or_else(PoisonError::into_inner);
         let most = three_quarters(self.shared.count);
@@ -96,7 +97,7 @@ impl BufferPool {
         self.shared.permits.available_permits()
     }
 
-    /// Buffers in calls that were given up and have not ended; others took their places.
+    /// Buffers in abandoned calls that have not ended; others took their places.
     pub fn written_off(&self) -> usize {
         self.shared.written_off.load(SeqCst)
     }
@@ -235,8 +236,8 @@ impl Buffer {
         self.memory.len() - ALIGNMENT
     }
 
-    /// Puts its bytes into other memory. That before is never used again, nor freed: for who cannot tell whether
-    /// somebody else still reads it.
+    /// Puts its bytes into other memory. The old memory is never used again, nor freed: for a caller that
+    /// cannot tell whether another reader still uses it.
     pub fn move_away(&mut self) {
         let mut memory = vec![0; self.memory.len()];
         let start = memory.as_ptr().align_offset(ALIGNMENT);

@@ -50,7 +50,7 @@ const RECENT: usize = 3;
 const WORTHWHILE: f64 = 0.9;
 
 /// The final delta if the source were stopped now: what is `pending`, plus what the guest has changed in the time
-/// `since_snapshot`, at the rates of the last passes. `None` before any pass has told a rate.
+/// `since_snapshot`, at the rates of the last passes. `None` before any pass has measured a rate.
 pub fn forecast(passes: &[MeasuredPass], pending: u64, since_snapshot: Duration) -> Option<Forecast> {
     let recent = &passes[passes.len().saturating_sub(RECENT)..];
     let moved = recent.iter().filter(|pass| !pass.took.is_zero());

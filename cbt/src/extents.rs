@@ -1,7 +1,7 @@
 //! Sets of blocks of one disk, seen as extents: the live form of `pending`.
 //!
 //! Rule: a set may only be too large, never too small. [`ExtentSet::insert`] takes every block that the extent
-//! touches; [`ExtentSet::remove`] gives up only blocks that the extent covers whole.
+//! touches; [`ExtentSet::remove`] removes only blocks that the extent covers whole.
 //!
 //! A set is an array of chunks of 1 GiB of disk ([`ChunkBits`]): 16 bytes for an empty or a full one, so a 64 TiB disk
 //! costs 1 MiB as long as nothing is scattered, and at most 128 MiB more however it is. Ten million single blocks

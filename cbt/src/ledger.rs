@@ -1,9 +1,9 @@
 //! The ledger of one disk: which blocks the target still lacks of the anchored snapshot, and how that is known.
 //!
 //! Rule: durable first, then known. Every change goes through [`Ledger::change`], which commits the new rows and only
-//! then puts them into memory; so memory is never ahead of the store, and whoever reads the store after a crash finds
-//! at most too much to copy. A commit that failed may be durable all the same: then the store is loaded again before
-//! anything is built on what is in memory.
+//! then puts them into memory; so memory is never ahead of the store, and a reader of the store after a crash
+//! finds at most too much to copy. A commit that failed may be durable all the same: then the store is loaded
+//! again before anything is built on what is in memory.
 //!
 //! ```text
 //!           all blocks of the disk
@@ -18,8 +18,8 @@
 //! Why `trusted` is kept apart: comparing a block's hash with the manifest may replace writing it only where the target
 //! is known to hold what the manifest says. A block whose write was begun and never committed may hold anything; were
 //! the source's content to go back to what the manifest says, a plain comparison would skip it, and leave the wrong
-//! data. So before the first write to a trusted block it is *claimed*: its trust is given up durably. What a crash
-//! leaves claimed is plain pending, and is written whatever its hash.
+//! data. So before the first write to a trusted block it is *claimed*: its trust is removed durably. What a
+//! crash leaves claimed is plain pending, and is written whatever its hash.
 
 use std::{
     collections::BTreeMap,
@@ -162,7 +162,7 @@ impl Ledger {
         .await
     }
 
-    /// Gives up the trust in these blocks, durably. Must be waited for before the first write to any of them.
+    /// Removes the trust in these blocks, durably. Must be waited for before the first write to any of them.
     pub async fn claim(&self, extents: &[Extent]) -> Result<(), StoreError> {
         if mutant("trust-not-claimed") {
             return Ok(());
@@ -170,7 +170,7 @@ impl Ledger {
         self.edit(extents, &[], |row, blocks| row.trusted.set(blocks, false)).await
     }
 
-    /// Gives up the trust in all blocks, durably: those that are pending are written, whatever their hashes.
+    /// Removes the trust in all blocks, durably: those that are pending are written, whatever their hashes.
     pub async fn claim_all(&self) -> Result<(), StoreError> {
         let trusted: Vec<_> = self.look(|_, trusted| trusted.extents_from(Offset(0)).collect());
         self.claim(&trusted).await
@@ -181,7 +181,7 @@ impl Ledger {
         self.look(|pending, trusted| pending.bytes() == self.size() && trusted.is_empty())
     }
 
-    /// Makes all blocks pending, and untrusted: nobody knows what the target holds.
+    /// Makes all blocks pending, and untrusted: what the target holds is unknown.
     pub async fn distrust_all(&self) -> Result<(), StoreError> {
         self.distrust(&Extent::whole(self.size()).into_iter().collect::<Vec<_>>()).await
     }
@@ -280,7 +280,8 @@ impl Ledger {
         self.inner.settle().await?;
         let commit = build(&self.inner.sets());
         let inner = Arc::clone(&self.inner);
-        // A task of its own: a caller that goes away must not leave a commit behind that nobody puts into memory.
+        // A task of its own: a caller that goes away must not leave a commit behind that never reaches
+        // memory.
         let commit = async move {
             let result = inner.commit(commit).await;
             drop(turn);

@@ -2,7 +2,7 @@
 //!
 //! Rule: a block of zeroes is [`BlockHash::ZERO`] and costs nothing to keep; every other block's hash is the first
 //! [`BlockHash::BYTES`] bytes of its BLAKE3. 16 bytes of 64 KiB are 0.024 % of the data, under the 0.03 % that are
-//! allowed (20 bytes would be over), and a chance of 2⁻¹²⁸ that a corrupted block passes.
+//! allowed (20 bytes would exceed that), and a chance of 2⁻¹²⁸ that a corrupted block passes.
 
 use std::fmt;
 

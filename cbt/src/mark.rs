@@ -24,7 +24,7 @@ impl fmt::Display for ChangeMark {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changed {
     /// These blocks and no others: a set of the disk's size, filled while the source's answers arrive, so that a long
-    /// list of extents is never held.
+    /// list of extents is never kept.
     Known(ExtentSet),
     /// The source cannot say, and why: bitmap lost, tracking reset, no earlier mark. All of the disk must be compared.
     Unknown(String),

@@ -1,6 +1,6 @@
 //! A request to stop cleanly, which many may make and many may wait for.
 //!
-//! Rule: it is never taken back. Who sees it finishes what is begun, commits it, and returns.
+//! Rule: a stop is never withdrawn. A task that sees it finishes what is begun, commits it, and returns.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use tokio::sync::watch;
 pub struct StopSignal(Arc<watch::Sender<bool>>);
 
 impl StopSignal {
-    /// A signal that nobody has given yet.
+    /// A signal that is not yet given.
     pub fn new() -> Self {
         Self(Arc::new(watch::Sender::new(false)))
     }

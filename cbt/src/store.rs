@@ -34,8 +34,8 @@ pub struct LedgerCommit {
     /// The new anchor, when this is an advance.
     pub anchor: Option<ChangeMark>,
     pub chunks: Vec<ChunkRow>,
-    /// Blocks that became pending by this commit after they had been drained, by chunk: kept until somebody says that
-    /// they were verified. The first copy of a disk touches none.
+    /// Blocks that became pending by this commit after they had been drained, by chunk: kept until a
+    /// verification reports that they were verified. The first copy of a disk touches none.
     pub touched: Vec<(u32, ChunkBits)>,
     /// Hashes of what the target now holds, in block order.
     pub hashes: Vec<(BlockIndex, BlockHash)>,

@@ -208,7 +208,7 @@ async fn an_audit_sees_a_change_that_was_not_told() {
     for (block, fill) in [(5, 4711), (12, 0), (25, 7), (50, 4711)] {
         bench.source.set_fill(block, fill);
     }
-    // Block 50 is told of; of the others one changed, one became a hole, and one was a hole.
+    // Block 50 is reported; of the others one changed, one became a hole, and one was a hole.
     bench.advance(&Changed::Known(set(&[blocks(50, 1)]))).await;
     let found = bench.audited(BLOCKS, 0).await;
     assert_eq!(found.mismatched, [blocks(5, 1), blocks(12, 1), blocks(25, 1)]);
@@ -347,7 +347,7 @@ async fn a_stop_does_not_wait_for_a_read_that_hangs_and_forgets_nothing() {
     stop.stop();
     let found = tokio::time::timeout(std::time::Duration::from_secs(20), auditing).await.unwrap().unwrap();
     assert_eq!((found.finished, found.mismatched), (false, vec![blocks(50, 1)]));
-    // What differs is not gone past: whoever goes on finds it again.
+    // A difference is not skipped: a resumed verification finds it again.
     assert_eq!(found.next, Offset(50 * BLOCK));
 }
 

@@ -1,5 +1,5 @@
-//! A pass says truly what it did and whom it waited for. The clock is paused: only what a disk is told to take takes
-//! time.
+//! A pass says truly what it did and on which stage it waited. The clock is paused: only what a disk is set
+//! to take takes time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by them")]
 
 use std::{ops::Range, sync::Arc, time::Duration};
@@ -86,7 +86,7 @@ impl Bench {
     async fn start(self) -> Arc<PassProgress> {
         let job = self.job().await;
         let progress = Arc::clone(&job.progress);
-        // Whoever waits longer than this waits for ever.
+        // A wait longer than this never ends.
         tokio::time::timeout(Duration::from_hours(1), run_pass(job)).await.unwrap().ok();
         progress
     }

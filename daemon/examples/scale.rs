@@ -340,7 +340,7 @@ fn memory() -> String {
     format!("RSS {} MiB, peak {} MiB", mib("VmRSS"), mib("VmHWM"))
 }
 
-/// From here on the peak counts anew.
+/// From here on the peak is counted again.
 fn forget_peak() {
     fs::write("/proc/self/clear_refs", "5").unwrap();
 }

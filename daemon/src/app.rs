@@ -22,13 +22,13 @@ use crate::{
     host, systemd,
 };
 
-/// How long passes get to commit what they have when the daemon is told to stop.
+/// How long passes get to commit what they have when the daemon is asked to stop.
 const DRAIN: Duration = Duration::from_secs(90);
 
 /// The same when the daemon itself must not go on: what stands still waits for the next start.
 const DRAIN_FATAL: Duration = Duration::from_secs(15);
 
-/// How often a reserve that was given up is made again, if there is room.
+/// How often a deleted reserve is made again, if there is room.
 const RESERVE_EVERY: Duration = Duration::from_mins(1);
 
 /// After how many of these the state is thinned out.
@@ -37,7 +37,7 @@ const THIN_EVERY: u32 = 10;
 /// What closing the state and threads that hang may take after that.
 const CLOSE: Duration = Duration::from_secs(20);
 
-/// Runs the daemon with this configuration until it is told to stop.
+/// Runs the daemon with this configuration until a stop is requested.
 pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let endpoints = open_endpoints(&config)?;
     serve_over(config, endpoints, shutdown).await
@@ -92,7 +92,7 @@ pub async fn serve_over(
     tracing::info!(state_dir = %config.state_dir.display(), "ready");
     let served = bound.serve(Arc::clone(&manager) as _, shutdown.clone()).await;
 
-    // Also when the API failed: nobody could steer any more.
+    // Also when the API failed: no operator could control it any more.
     shutdown.cancel();
     systemd::stopping(DRAIN + CLOSE);
     let drain = if watched.is_finished() { DRAIN_FATAL } else { DRAIN };

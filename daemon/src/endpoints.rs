@@ -25,7 +25,7 @@ impl SourceSettings {
         }
     }
 
-    /// Where it is, for people, without secrets.
+    /// Where it is, for display, without secrets.
     pub fn address(&self) -> String {
         match self {
             Self::Libvirt(settings) => settings.uri.clone(),
@@ -64,7 +64,7 @@ impl TargetSettings {
         }
     }
 
-    /// Where it is, for people, without secrets.
+    /// Where it is, for display, without secrets.
     pub fn address(&self) -> String {
         match self {
             Self::Libvirt(settings) => settings.uri.clone(),

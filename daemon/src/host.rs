@@ -1,8 +1,8 @@
 //! What the daemon knows of its host beyond one target, for targets that write to it: all VMs' disks, all places taken.
 //!
 //! Rule: here, at the root, endpoints of all kinds and the state are known together, so that targets need to know neither.
-//! An endpoint that does not answer is told of, and never taken for one without VMs: what a VM that is off has is known
-//! by it alone.
+//! An endpoint that does not answer is reported, and never taken for one without VMs: what a VM that is off
+//! has is known by it alone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

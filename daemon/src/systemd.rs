@@ -1,8 +1,8 @@
-//! What systemd is told: that the daemon is ready, that it stops, and that it lives.
+//! What the daemon reports to systemd: that the daemon is ready, that it stops, and that it lives.
 //!
 //! Rule: it is said to live only after the state's writer answered, if only that nothing can be written now: a daemon that
 //! cannot save still has to power sources on, and a new one could save no more. Without systemd (`NOTIFY_SOCKET` is not set) nothing
-//! is told, and a systemd that cannot be told changes nothing for the migrations.
+//! is reported, and a systemd that cannot be reached changes nothing for the migrations.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(crate) fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
-/// It was told to stop, and passes commit what they have; that takes `at_most`.
+/// A stop was requested, and passes commit what they have; that takes `at_most`.
 pub(crate) fn stopping(at_most: Duration) {
     let micros = u32::try_from(at_most.as_micros()).unwrap_or(u32::MAX);
     tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros)]);
@@ -37,7 +37,7 @@ pub(crate) async fn live(store: Store) {
         tick.tick().await;
         match timeout(within, store.beat()).await {
             Ok(Ok(())) => tell(&[NotifyState::Watchdog]),
-            // The daemon ends by itself where the writer is gone.
+            // The daemon ends without help where the writer is gone.
             Ok(Err(error)) => {
                 tracing::error!(%error, "the state cannot be written");
                 tell(&[NotifyState::Watchdog]);

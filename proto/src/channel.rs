@@ -1,7 +1,7 @@
 //! gRPC channels to programs of this host: by a Unix socket, or by a port of the loopback.
 //!
-//! Rule: without TLS nobody elsewhere is called. Nothing is connected before the first call, and a connection that is lost is
-//! made again at the next.
+//! Rule: without TLS no other host is called. Nothing is connected before the first call, and a connection
+//! that is lost is made again at the next.
 
 use std::{error::Error, net::IpAddr, path::PathBuf, time::Duration};
 

@@ -19,7 +19,7 @@ pub mod provisioner {
     }
 }
 
-/// What an operator's service is told around the phases of a cutover, `warmd.hooks.v1`.
+/// What an operator's service receives around the phases of a cutover, `warmd.hooks.v1`.
 pub mod hooks {
     /// First version of the hooks contract.
     pub mod v1 {

@@ -61,12 +61,13 @@ pub struct Never {
 }
 
 impl Calendar {
-    /// Of windows whose zones are known: one without a zone is never open, and [`crate::Schedule::problems`] tells it.
+    /// Of windows whose zones are known: one without a zone is never open, and [`crate::Schedule::problems`]
+    /// reports it.
     pub(crate) fn new(windows: Vec<Window>, blackouts: Vec<Window>, holidays: Holidays) -> Self {
         Self { windows, blackouts, holidays }
     }
 
-    /// The zone in which its people think: that of its first window or blackout.
+    /// The zone for its times: that of its first window or blackout.
     pub fn zone(&self) -> Option<Tz> {
         self.windows.iter().chain(&self.blackouts).find_map(Window::zone)
     }
@@ -172,7 +173,7 @@ impl Calendar {
 pub fn meet(calendars: &[&Calendar], at: DateTime<Utc>, end: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let mut now = at;
     while now < end {
-        // Nobody is open before, so nothing is passed over.
+        // No window is open before, so nothing is passed over.
         let opens = calendars.iter().map(|each| each.next_open(now).ok().map(|open| open.at));
         let latest = opens.collect::<Option<Vec<_>>>()?.into_iter().max().unwrap_or(now);
         if latest == now {

@@ -1,9 +1,10 @@
 //! How fast a disk changes, hour by hour of its day, learned from passes.
 //!
-//! Rule: a pass tells only what changed in the whole time since the snapshot before it. These bytes are spread over the
-//! hours of that time as they were spread so far, and the days before count less and less: an hour that was observed
-//! for three more hours has forgotten half (exponentially weighted means). A block that changed twice counts once, so
-//! short spacings show more change than long ones; predictions from them err on the safe side.
+//! Rule: a pass shows only what changed in the whole time since the snapshot before it. These bytes are
+//! spread over the hours of that time as they were spread so far, and the days before count less and less: an
+//! hour that was observed for three more hours has forgotten half (exponentially weighted means). A block
+//! that changed twice counts once, so short spacings show more change than long ones; predictions from them
+//! err on the safe side.
 
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use chrono_tz::Tz;
@@ -40,7 +41,7 @@ struct Mean {
 impl Mean {
     fn learn(&mut self, rate: f64, hours: f64, half_life: f64) {
         let weight = self.weight.max(0.0) + hours;
-        // The first observations count in full, not against a zero that nobody measured.
+        // The first observations count in full, not against a zero that was never measured.
         let share = (1.0 - 0.5_f64.powf(hours / half_life)).max(hours / weight);
         self.rate += share * (rate - self.rate);
         self.weight = weight.min(1e6);

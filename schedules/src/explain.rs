@@ -2,7 +2,7 @@
 //!
 //! Rule: the answers are those that [`crate::rules`] gives at these times if nothing new is learned meanwhile: the passes
 //! are played through with what is expected of them. Times never go back. Of passes that follow each other without
-//! anything else happening, the first two are told and the rest is counted.
+//! anything else happening, the first two are listed and the rest is counted.
 
 use std::fmt;
 
@@ -16,9 +16,9 @@ use crate::{
     zone::moment,
 };
 
-/// How many decisions people are shown if they do not say.
+/// How many decisions are shown by default.
 pub const DECISIONS: usize = 20;
-/// Passes of one stretch that are told one by one.
+/// Passes of one stretch that are listed one by one.
 const TOLD: usize = 2;
 /// Passes of one stretch that are played through.
 const PLAYED: usize = 5_000;
@@ -60,7 +60,7 @@ impl fmt::Display for What {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScheduleDecision {
     pub at: DateTime<Utc>,
-    /// In which it is told.
+    /// In which its times are shown.
     pub zone: Tz,
     pub what: What,
     pub why: String,
@@ -72,7 +72,7 @@ impl fmt::Display for ScheduleDecision {
     }
 }
 
-/// The next decisions, at most `count`: how things stand at `now`, and then what changes.
+/// The next decisions, at most `count`: the situation at `now`, and then what changes.
 pub fn explain(
     rules: &Rules,
     facts: &PassHistory,
@@ -195,7 +195,7 @@ impl Timeline<'_> {
         None
     }
 
-    /// Lets a pass start at `at`; when it ends. It is held while no data may be copied.
+    /// Lets a pass start at `at`; when it ends. It is suspended while no data may be copied.
     fn play(&mut self, at: DateTime<Utc>) -> DateTime<Utc> {
         let mut left = self.facts.pass_takes(at);
         let mut now = at;

@@ -5,13 +5,13 @@
 //!
 //! | module | job |
 //! | --- | --- |
-//! | [`schedule`] | a plan's `[schedule]` as people write it, and what is wrong with it |
-//! | [`over`] | what one VM's schedule has in place of its plan's |
+//! | [`schedule`] | a plan's `[schedule]` as an operator writes it, and what is wrong with it |
+//! | [`schedule_override`] | what one VM's schedule has in place of its plan's |
 //! | [`rules`] | may a pass start now, and if not, when? |
-//! | [`adaptive`], [`rhythm`] | spacing passes by the change rates that were learned |
+//! | [`adaptive`], [`change_rate`] | spacing passes by the change rates that were learned |
 //! | [`cron`], [`window`], [`calendar`], [`zone`], [`when`] | times of the wall clock, also when clocks are put forward or back |
 //! | [`quota`] | how much may be done, by the time of day |
-//! | [`arbiter`] | whose pass is next where many want to run |
+//! | [`admission_queue`] | whose pass is next where many want to run |
 //! | [`forecast`] | how long a VM will be down, and whether that fits |
 //! | [`explain`] | the next decisions and their reasons |
 #![forbid(unsafe_code)]

@@ -29,7 +29,7 @@ pub enum Cadence {
     Adaptive(Adaptive),
 }
 
-/// The last pass that is over. One that broke off counts too, so that it is not repeated at once.
+/// The last finished pass. One that broke off counts too, so that it is not repeated at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastPass {
     /// When its snapshot was taken.
@@ -48,7 +48,7 @@ pub struct PassHistory {
     pub drained_per_second: Option<f64>,
     /// What a pass takes beside copying: its snapshot, flushes, commits.
     pub overhead: Duration,
-    /// When somebody asked a cutover to begin.
+    /// When an operator asked a cutover to begin.
     pub cutover_at: Option<DateTime<Utc>>,
 }
 
@@ -104,12 +104,12 @@ pub struct NotBefore {
 #[derive(Clone, Debug)]
 pub struct Rules {
     pub cadence: Cadence,
-    /// When data may be copied: also a pass that runs is held outside it.
+    /// When data may be copied: also a pass that runs is suspended outside it.
     pub copy: Calendar,
     /// When a cutover may begin.
     pub cutover: Calendar,
     pub quotas: Quotas,
-    /// In which times are told.
+    /// In which times are shown.
     pub zone: Tz,
 }
 
@@ -161,7 +161,7 @@ impl Rules {
         let Some(last) = facts.last else {
             return DueTime { at: now, why: "no pass has run yet".to_owned() };
         };
-        // What is still to come was told before the clock was set back; the caller counts on from there.
+        // What is still to come was reported before the clock was set back; the caller counts on from there.
         let last = LastPass { snapshot: last.snapshot.min(now), ended: last.ended.min(now) };
         let opening = self.opening(facts, now);
         let regular = match &self.cadence {

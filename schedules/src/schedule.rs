@@ -1,7 +1,7 @@
-//! A plan's `[schedule]` as people write it.
+//! A plan's `[schedule]` as an operator writes it.
 //!
-//! Rule: unknown keys are refused, a window or an expression that cannot be understood is told where it stands, and
-//! whatever can be judged without a clock is judged in [`Schedule::problems`].
+//! Rule: unknown keys are refused, a window or an expression that cannot be understood is reported where it
+//! stands, and whatever can be judged without a clock is judged in [`Schedule::problems`].
 
 use std::{fmt, time::Duration};
 

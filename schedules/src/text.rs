@@ -1,4 +1,4 @@
-//! Sizes and lengths of time, as people write them in plans.
+//! Sizes and lengths of time, as plans have them.
 //!
 //! Rule: what is written is what is read again; binary units only, and a number never stands without its unit.
 

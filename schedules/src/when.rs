@@ -1,7 +1,7 @@
 //! A moment as a person names it.
 //!
-//! Rule: what names no zone is read in the zone of whoever is asked, and a moment that a clock skips or shows twice is the
-//! one at which a window would open then ([`crate::zone::reaches`]).
+//! Rule: what names no zone is read in the zone of the plan or VM that is asked, and a moment that a clock
+//! skips or shows twice is the one at which a window would open then ([`crate::zone::reaches`]).
 
 use chrono::{DateTime, Days, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc};
 use chrono_tz::Tz;
@@ -15,7 +15,7 @@ use crate::{
 const HELP: &str = "write it like \"2026-11-28 22:00\", \"2026-11-28 22:00 Europe/Berlin\", \"22:00\" (the next time that it \
                     is), \"+2h\", or \"2026-11-28T22:00:00+01:00\"";
 
-/// The moment that `text` means to somebody in `zone` at `now`.
+/// The moment that `text` means to a user in `zone` at `now`.
 pub fn parse_when(text: &str, zone: Tz, now: DateTime<Utc>) -> Result<DateTime<Utc>, ParseError> {
     let wrong = |wrong: String| ParseError::new("a time", text, wrong, HELP);
     let text = text.trim();

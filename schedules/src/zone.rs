@@ -45,7 +45,7 @@ pub fn leaves(zone: Tz, time: NaiveDateTime) -> DateTime<Utc> {
 
 /// What the wall clock shows.
 pub fn local(zone: Tz, at: DateTime<Utc>) -> NaiveDateTime {
-    // Near the ends of what can be told an offset may lead out of it.
+    // Near the ends of what can be shown an offset may lead out of it.
     let offset = zone.offset_from_utc_datetime(&at.naive_utc()).fix();
     at.naive_utc().checked_add_offset(offset).unwrap_or(at.naive_utc())
 }
@@ -66,7 +66,7 @@ fn jump(zone: Tz, time: NaiveDateTime) -> DateTime<Utc> {
     after
 }
 
-/// A moment as people of the zone read it: `2026-11-28 22:00 CET`, with seconds if there are any.
+/// A moment as users in the zone read it: `2026-11-28 22:00 CET`, with seconds if there are any.
 pub fn moment(zone: Tz, at: DateTime<Utc>) -> String {
     if at >= DateTime::<Utc>::MAX_UTC - FARTHEST {
         return "never".to_owned();

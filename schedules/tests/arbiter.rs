@@ -1,4 +1,4 @@
-//! The arbiter's promises, held under random work.
+//! The admission queue's promises, checked under random work.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
@@ -249,7 +249,7 @@ fn the_promises_hold_under_random_work() {
                     }
                 }
             }
-            // No new ones at the end: everybody must get a turn.
+            // No new ones at the end: every job must get a turn.
             for _ in 0..if step < 250 { random.below(4) } else { 0 } {
                 let plan = *random.pick(&["a", "b", "c"]);
                 let most = if random.below(10) == 0 { 20 } else { 3 };
@@ -327,7 +327,7 @@ fn the_promises_hold_under_random_work() {
                     "{what}: cutover {id} waits for nothing"
                 );
             }
-            // 3. If nobody has lost patience, nothing is left idle.
+            // 3. If no job has lost patience, nothing is left idle.
             let patient = waiting
                 .iter()
                 .all(|id| jobs[id].class == JobClass::PreCopy && admissions - jobs[id].since < PATIENCE);
@@ -384,7 +384,7 @@ fn two_thousand_disks_cost_few_steps() {
     println!("steps: first look {first}, most of the {looks} others {most}");
     assert_eq!(looks, 500);
     assert!(first < 12_000 && most < 12_000, "first look {first}, others up to {most}");
-    // Nothing new: nobody is looked at.
+    // Nothing new: no job is looked at.
     arbiter.set_limit(&QuotaScope::Global, limit(1, 0, 0));
     for id in 0..500 {
         arbiter.submit(AdmissionJob::pass(1000 + id, "p", 4));

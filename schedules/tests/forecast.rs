@@ -24,7 +24,7 @@ const RUNS: u32 = 20_000;
 #[test]
 fn single_steps_lie_in_their_range() {
     let mut random = Random::seeded();
-    // The prior is off by up to its own spread; the scatter is known to nobody.
+    // The prior is off by up to its own spread; the scatter is unknown.
     for (count, sigma) in [(1, 0.2), (2, 0.5), (5, 0.1), (5, 0.5), (20, 0.3), (20, 0.8)] {
         let mut hits = 0;
         for _ in 0..RUNS {
@@ -83,13 +83,14 @@ fn downtimes_lie_in_their_range() {
     };
     let plain = mean(&mut random, 200, 30, 1.0, true);
     assert!(plain >= 0.88, "{plain}");
-    // A cause that no step measures makes all cutovers more than twice as long: earlier errors tell.
+    // A cause that no step measures makes all cutovers more than twice as long: earlier errors show it.
     let (without, with) = (mean(&mut random, 200, 100, 2.2, false), mean(&mut random, 200, 100, 2.2, true));
     println!("in range: {plain:.3}; with an unknown cause {without:.3}, calibrated {with:.3}");
     assert!(without < 0.7 && with >= 0.85, "{without} {with}");
 }
 
-/// Before anything was measured, steps are off together: all as fast as one in twenty of them, and the range holds it.
+/// Before anything was measured, steps are off together: all as fast as one in twenty of them, and the range
+/// covers it.
 #[test]
 fn a_machine_on_which_all_is_faster_than_expected_lies_in_the_first_range() {
     let prior = Prior::until(4.0, 16.0, 120.0);

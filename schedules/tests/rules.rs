@@ -237,7 +237,7 @@ fn passes_are_pulled_forward_before_a_cutover_window() {
     let inside: Vec<_> =
         passes.iter().filter(|pass| pass.snapshot >= opens && pass.snapshot < closes).collect();
     assert!(inside.len() > 70 && inside.iter().all(|pass| pass.bytes < 256.0 * MIB), "{}", inside.len());
-    // After it, nobody hurries.
+    // After it, no pass hurries.
     let after = passes.iter().filter(|pass| pass.snapshot > closes + TimeDelta::minutes(10)).count();
     assert!(after <= 3, "{after}");
 }

@@ -54,7 +54,7 @@ fn next_open_is_open_and_nothing_before_it_is() {
         let (windows, blackouts) = (some(&mut random, 4), some(&mut random, 3));
         let calendar = calendar(&windows, &blackouts);
         let what = format!("round {round}: {windows:?} without {blackouts:?} from {from}");
-        // Step by step through what it says of itself.
+        // Step by step through its own description.
         let (mut at, mut state) = (from, calendar.is_open(from));
         for _ in 0..6 {
             let open = calendar.next_open(at);
@@ -219,7 +219,7 @@ fn what_is_explained_holds_at_every_time_it_names() {
             };
             assert!(holds, "{decision}\n{what}");
         }
-        // Between two lines nothing opens or closes that is not told.
+        // Between two lines nothing opens or closes that is not reported.
         for pair in told.windows(2) {
             let span = (pair[1].at - pair[0].at).num_seconds();
             if span > 0 {

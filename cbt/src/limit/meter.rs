@@ -1,7 +1,7 @@
 //! Bytes a second, over the last few.
 //!
-//! Rule: counting takes no lock. Each second has a cell of its own, with its number beside its bytes, so that whoever
-//! comes first in a new second clears what the cell held before.
+//! Rule: counting takes no lock. Each second has a cell of its own, with its number beside its bytes, so that
+//! the thread that comes first in a new second clears what the cell held before.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -11,7 +11,7 @@ const CELLS: usize = 8;
 const SECONDS: u64 = 5;
 const SECOND: u64 = 1_000_000_000;
 /// The low bits of a cell are its bytes (4 TiB), the others the second's number (2²² of them are 48 days, after which a
-/// cell that nobody touched since might count once more).
+/// cell untouched since might count once more).
 const BITS: u32 = 42;
 const MASK: u64 = (1 << BITS) - 1;
 
@@ -19,7 +19,7 @@ const MASK: u64 = (1 << BITS) - 1;
 pub(super) struct Meter([AtomicU64; CELLS]);
 
 impl Meter {
-    /// Counts bytes at a moment, in nanoseconds since the arbiter began.
+    /// Counts bytes at a moment, in nanoseconds since the rate limiter began.
     pub(super) fn add(&self, now: u64, bytes: u64) {
         let second = now / SECOND;
         let stamp = (second << BITS) & !MASK;

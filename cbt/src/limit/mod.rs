@@ -1,4 +1,5 @@
-//! Limits of bytes a second and of requests in flight, held together over disk, migration, endpoint and all there is.
+//! Limits of bytes a second and of requests in flight, enforced together for disk, migration, endpoint and
+//! the whole daemon.
 //!
 //! Rule: a request goes only when every limit on its way lets it, and then pays all of them at once, so that none is
 //! spent on what still waits for another. Who waits is served fairly at each level of the way, by bytes: however many
@@ -56,7 +57,7 @@ pub struct LimitLoad {
     pub waiting: u64,
 }
 
-/// Keeps the limits of one daemon together: who shares a limit must have it from the same arbiter.
+/// Keeps the limits of one daemon together: users of one limit must have it from the same rate limiter.
 #[derive(Clone, Debug)]
 pub struct RateLimiter(Arc<Shared>);
 

@@ -1,7 +1,8 @@
 //! One limit: what it allows, what goes through it, and when it is open again.
 //!
-//! Rule: `open` and `since` change only under the arbiter's lock; everything else may be looked at by anybody. Slots and
-//! the limits on them are ordered strictly, so that who gives one back and who begins to wait cannot miss each other.
+//! Rule: `open` and `since` change only under the rate limiter's lock; everything else may be read by any
+//! thread. Slots and the limits on them are ordered strictly, so that a returned slot and a new waiter cannot
+//! miss each other.
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
@@ -96,7 +97,7 @@ impl Node {
         }
     }
 
-    /// Takes back what was paid at the moment `at`.
+    /// Refunds what was paid at the moment `at`.
     pub(super) fn refund(&self, bytes: u64, at: u64) {
         if let Some(rate) = self.rate()
             && at >= self.since.load(Relaxed)

@@ -1,7 +1,8 @@
 //! When a rate lets the next request go.
 //!
-//! Rule: pure. Times are nanoseconds since the arbiter began. A limit is nothing but the moment from which on it is
-//! `open`: before it what went already is still being paid for, after it up to a burst is saved.
+//! Rule: pure. Times are nanoseconds since the rate limiter began. A limit is nothing but the moment from
+//! which on it is `open`: before it what went already is still being paid for, after it up to a burst is
+//! saved.
 
 use std::num::NonZeroU64;
 

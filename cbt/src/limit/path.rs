@@ -1,7 +1,7 @@
 //! A way through limits, and what one holds after one's turn.
 //!
-//! Rule: whoever stops waiting, or does not use what it was given, gives all of it back. Without limits on the way no
-//! lock is taken.
+//! Rule: a caller that stops waiting, or does not use what was granted, returns all of it. Without limits on
+//! the way no lock is taken.
 
 use std::{fmt, sync::Arc};
 
@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::{node::Node, queue::Shared};
 
-/// A disk's part in the limits, for one of the things that are done to it. Clones share one turn. Unlimited by default.
+/// A disk's part in the limits, for one kind of its operations. Clones share one turn. Unlimited by default.
 #[derive(Clone, Default)]
 pub struct Limits(Option<Arc<LimitPath>>);
 
@@ -44,8 +44,8 @@ impl Limits {
         })))
     }
 
-    /// Waits until one request of so many bytes may go; of none, it waits for no rate. The permit is to be held while
-    /// the request is in flight. Dropping the wait loses nothing.
+    /// Waits until one request of so many bytes may go; of none, it waits for no rate. The permit must be
+    /// kept while the request is in flight. Dropping the wait loses nothing.
     pub async fn take(&self, bytes: u64) -> Permit {
         let Some(mut held) = self.turn(bytes, true).await else { return Permit { _held: None } };
         held.used(bytes);
@@ -126,7 +126,7 @@ pub(super) struct Grant {
     way: Arc<LimitPath>,
     unused: u64,
     slot: bool,
-    /// When it was paid for, in nanoseconds since the arbiter began; `None` if nothing was.
+    /// When it was paid for, in nanoseconds since the rate limiter began; `None` if nothing was.
     paid: Option<u64>,
 }
 

@@ -1,7 +1,7 @@
 //! Who waits, and the task that knows when the next of them may go.
 //!
-//! Rule: nothing is sent, spawned or dropped under the lock. What may let somebody go (a changed limit, an ended
-//! request, a refund, the clock) serves at once whoever can go by it.
+//! Rule: nothing is sent, spawned or dropped under the lock. What may let a waiter go (a changed limit, an
+//! ended request, a refund, the clock) serves at once every waiter that can now go.
 
 use std::{
     fmt,
@@ -30,7 +30,7 @@ use super::{
 /// A later moment is looked at again then: nothing near the end of the clock is ever waited for.
 const FAR: Duration = Duration::from_hours(1);
 
-/// What all limits of an arbiter share.
+/// What all limits of a rate limiter share.
 pub(super) struct Shared {
     began: Instant,
     ids: AtomicU64,
@@ -64,7 +64,7 @@ impl Shared {
         self.ids.fetch_add(1, Relaxed)
     }
 
-    /// Nanoseconds since the arbiter began.
+    /// Nanoseconds since the rate limiter began.
     pub(super) fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
@@ -87,7 +87,7 @@ impl Shared {
         self.serve(state);
     }
 
-    /// Queues a request; whoever may go by now is served, perhaps itself. Gives its id.
+    /// Queues a request; every waiter that may go by now is served, perhaps this one. Gives its id.
     pub(super) fn wait(
         self: &Arc<Self>,
         way: &Arc<LimitPath>,
@@ -162,13 +162,13 @@ impl Shared {
             self.earlier.notify_one();
         }
         for Waiter { way, bytes, slot, granted, .. } in served {
-            // Comes back, and is given back, if nobody waits for it any more.
+            // Comes back, and is returned to its limits, if its waiter is gone.
             drop(granted.send(Grant::paid(way, bytes, slot, now)));
         }
     }
 }
 
-/// Serves whoever may go by the clock, until the arbiter is gone.
+/// Serves every waiter that may go by the clock, until the rate limiter is dropped.
 async fn keep_time(shared: Weak<Shared>, earlier: Arc<Notify>) {
     loop {
         let until = {

@@ -1,8 +1,8 @@
 //! Whose turn it is: a tree of flows, in which at each fork the one that had least goes first.
 //!
-//! Rule: a flow that was idle, or that other limits held back, has no claim for what it did not take: it begins at
-//! what the others have had by now. So nobody starves, and nobody is paid for the past. What a flow of weight 3 has
-//! counts a third.
+//! Rule: a flow that was idle, or that other limits delayed, has no claim for what it did not take: it begins
+//! at what the others have had by now. So no flow starves, and none is paid for the past. What a flow of
+//! weight 3 has counts a third.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -19,7 +19,7 @@ use super::{
 /// What a turn counts at least, in bytes: requests without bytes take turns too.
 const LEAST: u64 = 64 << 10;
 
-/// Somebody who waits.
+/// A waiter.
 #[derive(Debug)]
 pub(super) struct Waiter {
     pub(super) id: u64,
@@ -78,7 +78,7 @@ impl WfqNode {
         }
     }
 
-    /// Forgets a way on which nobody waits.
+    /// Forgets a path without waiters.
     pub(super) fn close(&mut self, way: &[u64]) {
         self.ways -= 1;
         if let [key, rest @ ..] = way

@@ -40,7 +40,7 @@ pub(crate) enum PieceWork {
 const FIRST_WINDOW: u64 = 64 << 20;
 const WINDOW_GROWTH: u64 = 4;
 
-/// Hands out the pieces of one pass. Dropped, it leaves at most a claim to end by itself, under the gate.
+/// Hands out the pieces of one pass. Dropped, it leaves at most a claim that ends on its own, under the gate.
 pub(crate) struct Planner {
     ledger: Arc<Ledger>,
     settings: TransferSettings,

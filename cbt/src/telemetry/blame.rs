@@ -1,8 +1,8 @@
 //! For whom a pass waited, and the one word on it: the bottleneck.
 //!
-//! Rule: a wait is booked on whoever holds what is waited for. Who that is, is plain for some waits; buffers and room in
-//! a batch are held by pieces on their way, each for as long as its stages take. So these waits are split by the time
-//! that pieces spent in each stage.
+//! Rule: a wait is booked on the stage that holds the awaited resource. For some waits that stage is plain;
+//! buffers and room in a batch are occupied by pieces on their way, each for as long as its stages take. So
+//! these waits are split by the time that pieces spent in each stage.
 
 use std::fmt;
 

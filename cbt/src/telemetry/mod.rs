@@ -1,7 +1,7 @@
 //! What a pass does and what it waits for, measured while it runs.
 //!
 //! Rule: it only informs, and costs next to nothing: a request takes a few atomic additions, no lock and no memory. It
-//! knows nobody who reads it; a [`Telemetry`] is a picture at one moment, to be stored or sent.
+//! knows none of its readers; a [`Telemetry`] is a picture at one moment, to be stored or sent.
 //!
 //! ```text
 //! plan ─▶ [limit] ─▶ [memory] ─▶ read ─▶ digest ─▶ write / zero ─▶ flush ─▶ commit      stages, each with a meter
@@ -90,7 +90,7 @@ impl PassMeter {
         Duration::from_nanos(until.saturating_sub(began))
     }
 
-    /// Begins the pass; its end is when the guard is dropped.
+    /// Begins the pass; its end is when the returned value is dropped.
     pub(crate) fn run(&self) -> Running<'_> {
         self.began.store(self.clock(), Relaxed);
         self.ended.store(0, Relaxed);

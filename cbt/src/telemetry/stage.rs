@@ -20,7 +20,7 @@ pub enum Stage {
     Plan,
     /// A configured limit or the latency backoff holds the pass back. It is only ever waited for.
     Limit,
-    /// All buffers of the pool are held by other work. It is only ever waited for.
+    /// All buffers of the pool are used by other work. It is only ever waited for.
     Memory,
     Read,
     /// BLAKE3 and the zero test. What it takes is time on a core, and time to get one.

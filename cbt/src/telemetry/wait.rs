@@ -76,11 +76,11 @@ const COUNT: u32 = 16;
 /// Nanoseconds in one unit of that time, which then reaches for 208 days.
 const UNIT: u64 = 64;
 
-/// Measures one wait: how long anybody waited, and how long all who waited did together.
+/// Measures one wait: how long at least one task waited, and the sum over all waiting tasks.
 #[derive(Debug)]
 pub struct WaitMeter {
     made: Instant,
-    /// Who waits now, and above that since when somebody has, without a break.
+    /// The number of waiters now, and above that since when there has been one, without a break.
     now: AtomicU64,
     count: AtomicU64,
     /// Nanoseconds in which at least one waited.
@@ -102,11 +102,11 @@ impl Default for WaitMeter {
 }
 
 impl WaitMeter {
-    /// Waits until the guard is dropped.
+    /// Waits until the returned value is dropped.
     pub fn begin(&self) -> WaitTimer<'_> {
         let began = Instant::now();
-        // The clock is read anew in each attempt: one read before would count what another's wait has counted already.
-        // Both are infallible: the closures always give a value.
+        // The clock is read again in each attempt: one read before would count what another's wait has
+        // counted already. Both are infallible: the closures always give a value.
         let _ = self.now.fetch_update(Relaxed, Relaxed, |now| {
             Some(if now == 0 { self.units(Instant::now()) << COUNT | 1 } else { now + 1 })
         });
@@ -114,7 +114,7 @@ impl WaitMeter {
         WaitTimer { meter: self, began }
     }
 
-    /// How often somebody waited.
+    /// How many waits there were.
     pub fn count(&self) -> u64 {
         self.count.load(Relaxed)
     }
@@ -140,7 +140,7 @@ impl WaitMeter {
     }
 }
 
-/// Somebody waits while it lives.
+/// A wait lasts while this value lives.
 #[derive(Debug)]
 pub struct WaitTimer<'a> {
     meter: &'a WaitMeter,

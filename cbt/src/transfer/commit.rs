@@ -102,7 +102,7 @@ impl Committer {
         }
     }
 
-    /// Seals what is left.
+    /// Commits what is left.
     pub(super) async fn close(mut self) -> CommittedBatches {
         loop {
             if let Some(committed) = committed(&mut self.committing).await {
@@ -166,7 +166,7 @@ impl Committer {
         }));
     }
 
-    /// Seals what is left, unless a failure has made it worthless.
+    /// Commits what is left, unless a failure has made it worthless.
     fn commit_rest(&mut self) -> bool {
         let worthwhile = !self.batch.is_empty() && may_commit(self.failure.as_ref());
         if worthwhile {

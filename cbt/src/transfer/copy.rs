@@ -1,7 +1,7 @@
 //! One piece of work, from its buffer to its last write's return.
 //!
-//! Rule: it returns only when nothing of it is in flight, whatever failed; and it begins no write once nobody waits
-//! for its answer any more.
+//! Rule: it returns only when nothing of it is in flight, whatever failed; and it begins no write once no
+//! caller waits for its answer any more.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -245,7 +245,7 @@ pub(crate) async fn digest(bytes: &[u8]) -> Vec<BlockHash> {
     digest_in_stretches(bytes, |_| {}).await
 }
 
-/// `took` is told what each stretch took.
+/// `took` receives the time of each stretch.
 async fn digest_in_stretches(bytes: &[u8], took: impl Fn(Duration)) -> Vec<BlockHash> {
     let mut hashes = Vec::with_capacity(bytes.len().div_ceil(BLOCK as usize));
     for (at, stretch) in bytes.chunks(DIGEST_STRETCH).enumerate() {

@@ -1,7 +1,7 @@
 //! The order of a pass: the next piece, what it needs to be worked on, and off with it.
 //!
 //! Rule: what is scarce is waited for here, one piece at a time, so that passes which share a pool take turns; and a
-//! buffer is the last thing waited for but a request's turn, so that a disk holds at most one idle.
+//! buffer is waited for last, before only a request's turn, so that a disk holds at most one idle.
 
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ pub(super) fn slots(settings: &TransferSettings) -> [Arc<Semaphore>; 2] {
 }
 
 impl Issuer {
-    /// Issues pieces until there are no more, or it is told to stop. Gives the number issued.
+    /// Issues pieces until there are no more, or a stop is requested. Gives the number issued.
     pub(super) async fn run(mut self) -> u64 {
         let issued = self.issue().await;
         self.planner.close().await;
@@ -77,7 +77,7 @@ impl Issuer {
             match next {
                 Ok((piece, slots)) => self.spawn(piece, slots),
                 Err(error) => {
-                    // Fails only if nobody waits for the answer.
+                    // Fails only if no task waits for the answer.
                     let _ = self.answers.send(Err(error)).await;
                     return issued;
                 }
@@ -113,8 +113,8 @@ impl Issuer {
                 meter.waiting(Wait::Limit, self.reads.calm()).await;
                 let (reads, writes) = meter.waiting(Wait::Limit, self.rates(extent.len().0)).await;
                 let buffer = meter.waiting(Wait::Memory, self.pool.take(extent.len().0 as usize)).await;
-                // After the buffer: who holds a turn must never wait for memory, which may be held by those who wait
-                // for a turn. Only this one buffer of the disk is held idle meanwhile.
+                // After the buffer: a holder of a turn must never wait for memory, which may be in use by
+                // tasks that wait for a turn. Only this one buffer of the disk is idle meanwhile.
                 let permit = meter.waiting(Wait::Limit, self.sides.limits.reads.take(0)).await;
                 reads.spend(extent.len().0);
                 room.forget();
@@ -145,7 +145,7 @@ impl Issuer {
             let answer = sides.run(piece, || answers.is_closed()).await;
             drop((gate, slots));
             if let Some(answer) = answer.transpose() {
-                // Fails only if nobody waits for the answer.
+                // Fails only if no task waits for the answer.
                 let _ = answers.send(answer).await;
             }
         };

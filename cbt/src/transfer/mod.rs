@@ -1,7 +1,7 @@
 //! One pass over one disk: what is pending is read, digested, written, flushed and drained from the ledger.
 //!
 //! Rule: when [`run_pass`] returns, nothing of it is in flight any more. When its future is dropped instead, the writes
-//! that were begun end by themselves, none is begun after, and the ledger lets no new pass in before that.
+//! that were begun end on their own, none is begun after, and the ledger lets no new pass in before that.
 //!
 //! ```text
 //! issue: plan ─▶ room in the batch ─▶ read slot ─▶ limits ─▶ buffer ─▶ spawn ┐  (the order of the disk)

@@ -1,4 +1,4 @@
-//! The live figures of a running pass, for whoever watches it.
+//! The live figures of a running pass, for those who watch it.
 //!
 //! Rule: they only inform. What is durable is in the ledger; these may run ahead of it and die with the process.
 
@@ -36,7 +36,7 @@ pub struct ProgressView {
     pub reads_in_flight: u64,
     /// Requests to the target that wait for their answer.
     pub writes_in_flight: u64,
-    /// Milliseconds for which reads were held back to spare a strained source; known at the pass's end.
+    /// Milliseconds for which reads were delayed to spare a strained source; known at the pass's end.
     pub held_back: u64,
 }
 
@@ -46,7 +46,7 @@ impl PassProgress {
         &self.meter
     }
 
-    /// The counters now; each by itself is right, together they may be a request apart.
+    /// The counters now; each alone is right, together they may be a request apart.
     pub fn view(&self) -> ProgressView {
         let [read, write, zero] =
             [Stage::Read, Stage::Write, Stage::Zero].map(|stage| self.meter.stage(stage));

@@ -1,12 +1,13 @@
-//! The audit of change tracking: does the source tell the truth about what did not change?
+//! The audit of change tracking: does the source report unchanged blocks correctly?
 //!
 //! Rule: what is compared was really read. Blocks that the ledger calls settled (not pending after the advance to the
-//! open snapshot) must hold in the snapshot what the manifest says; one that does not shows that a change was not told.
+//! open snapshot) must hold in the snapshot what the manifest says; one that does not shows an unreported
+//! change.
 //!
 //! The walk over the disk goes on where the last one ended, and wraps. A block that the source calls a hole, and that
 //! the manifest knows as zeroes, need not be read: it changed neither way, unless the hole lies. So of such blocks one in
 //! [`HOLES`] is read all the same, others from round to round. A hole where the manifest knows data is read like data: it is
-//! a change that was not told.
+//! an unreported change.
 //!
 //! What cannot be read ends an audit, and is stepped over by the next one; what was found before that counts.
 

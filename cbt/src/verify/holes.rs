@@ -11,8 +11,8 @@ use crate::{
     units::{BLOCK, Extent, Offset},
 };
 
-/// How far one question reaches past the place that is asked about. What was told of that may be so old when the walk
-/// gets there.
+/// How far one question reaches past the place that is asked about. The answer about that may be so old when
+/// the walk gets there.
 const ASK_REACH: u64 = 64 << 30;
 
 /// The holes of one disk from where the walk is on. The walk goes forward only.
@@ -50,7 +50,7 @@ impl KnownHoles {
         }
         let Some(first) = self.told.front() else { return Ok(data(rest)) };
         let (zero, end) = (first.zero, first.extent.end().min(rest.end()));
-        // A hole gives up its broken last block, data takes it in; what is shorter than a block is data.
+        // A hole loses its partial last block, data takes it in; what is shorter than a block is data.
         let whole = if zero { end.0 / BLOCK * BLOCK } else { end.0.div_ceil(BLOCK) * BLOCK };
         let end = if end == rest.end() { end } else { Offset(whole).min(rest.end()) };
         if let Some(extent) = Extent::between(rest.start(), end) {
@@ -64,7 +64,8 @@ impl KnownHoles {
         self.told.back().map_or(rest.start(), |run| run.extent.end())
     }
 
-    /// Asks what lies from `at` on; at least up to `least`, if the disk tells so much at once. False if it told nothing.
+    /// Asks what lies from `at` on; at least up to `least`, if the disk reports so much at once. False if the
+    /// disk reported nothing.
     async fn ask(&mut self, at: Offset, least: Offset) -> Result<bool, DiskError> {
         if self.refused {
             return Ok(false);

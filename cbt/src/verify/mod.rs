@@ -72,7 +72,7 @@ pub struct VerifyProgress {
     pub total: AtomicU64,
     /// Bytes of disk checked.
     pub checked: AtomicU64,
-    /// Milliseconds for which reads were held back to spare a strained source.
+    /// Milliseconds for which reads were delayed to spare a strained source.
     pub held_back: AtomicU64,
     /// Everything before this byte that was to be checked was checked, and is equal: where a later run may go on.
     pub checked_to: AtomicU64,
@@ -82,8 +82,8 @@ pub struct VerifyProgress {
 }
 
 impl VerifyProgress {
-    /// Waits until blocks were found that differ. They are told while the verification still runs, so that they are
-    /// not forgotten should it never come to its end.
+    /// Waits until blocks were found that differ. They are reported while the verification still runs, so
+    /// that they are not forgotten should it never come to its end.
     pub async fn found(&self) {
         self.found.notified().await;
     }
@@ -214,7 +214,7 @@ async fn verify(
         let hashes = Arc::new(hashes);
         for run in job.part.runs(part) {
             if !scan.run(run, &hashes, part.blocks().start).await? {
-                // Nobody wants the root of what was not checked to its end.
+                // The root of a disk that was not checked to its end is of no use.
                 return Ok(scan.outcome(String::new(), false));
             }
         }

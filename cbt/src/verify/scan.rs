@@ -54,7 +54,7 @@ struct SidesHoles {
     source: Option<KnownHoles>,
 }
 
-/// A run of which each side says one thing.
+/// A run of which each side is one kind.
 struct Told {
     extent: Extent,
     /// Known to be zero on the target, and on the source if there is one.
@@ -327,8 +327,9 @@ impl Scan {
 }
 
 impl Pieces {
-    /// Both sides' rates before a buffer is held: the source's bytes are read later, but paid for here. The turn comes
-    /// after the buffer: who holds one must never wait for memory, which may be held by those who wait for a turn.
+    /// Both sides' rates before a buffer is taken: the source's bytes are read later, but paid for here. The
+    /// turn comes after the buffer: a holder of a turn must never wait for memory, which may be in use by
+    /// tasks that wait for a turn.
     async fn ready(
         &self,
         bytes: u64,

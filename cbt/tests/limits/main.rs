@@ -1,5 +1,5 @@
-//! Limits hold, at once and for everybody, and what they leave is shared fairly. All on a clock that stands still while
-//! anything can be done.
+//! Limits hold, at once and for all, and what they leave is shared fairly. All on a clock that stands still
+//! while anything can be done.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by them")]
 
 mod world;
@@ -198,7 +198,7 @@ async fn what_one_may_not_take_is_left_to_the_others() {
     let moved = during(WINDOW, &loads).await;
     assert_near("the limited one", moved[0], 100 * MIB, 5, 0);
     assert_near("the other", moved[1], 900 * MIB, 5, 0);
-    // It was held back, and has no claim for that.
+    // It was delayed, and has no claim for that.
     slow.set(Limit::default());
     let moved = during(SECOND, &loads).await;
     assert_near("the one that was limited", moved[0], 50 * MIB, 5, MIB);
@@ -235,7 +235,8 @@ async fn who_stops_waiting_loses_nothing() {
         let (begin, slot) = (Duration::from_millis(random.random_range(0..9_000)), random.random_bool(0.5));
         tasks.spawn(async move {
             sleep(begin).await;
-            // Whoever is served in time gives a budget back whole, and of a permit at least the slot.
+            // A request that is served in time returns a reservation whole, and of a permit at least the
+            // slot.
             if slot {
                 let _ = timeout(patience, limits.take(0)).await;
             } else {
@@ -313,7 +314,7 @@ async fn without_limits_nobody_waits_and_all_is_counted() {
     drop(permits);
     sleep(20 * SECOND).await;
     assert_eq!(world.global.load(), warmd_cbt::limit::LimitLoad::default());
-    // No limits at all, as whoever has none to give.
+    // No limits at all, as a caller has that sets none.
     drop(warmd_cbt::limit::Limits::default().take(u64::MAX).await);
 }
 

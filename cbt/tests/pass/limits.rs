@@ -20,7 +20,7 @@ use warmd_cbt::{
 
 use super::{BLOCKS, Bench, SIZE};
 
-/// One limit for each thing that is done to a disk, and one for both sorts of reads.
+/// One limit for each kind of disk operation, and one for both sorts of reads.
 struct Limited {
     disk: Limiter,
     reads: Limiter,

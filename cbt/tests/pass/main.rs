@@ -1,4 +1,4 @@
-//! Single passes and verifications, each with one thing to show.
+//! Single passes and verifications, each showing one property.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by them")]
 
 mod limits;
@@ -128,7 +128,8 @@ async fn holes_are_written_over_an_unknown_target() {
     assert_eq!(bench.source.contents(), bench.target.contents());
 }
 
-/// On a clock that only goes on when nobody is busy: it came to no end when the wait for a batch was due again and again.
+/// On a clock that only goes on when no task is busy: it came to no end when the wait for a batch was due
+/// again and again.
 #[tokio::test(start_paused = true)]
 async fn a_failed_pass_sleeps_while_its_last_writes_take_their_time() {
     let bench = Bench::new(false).await;
@@ -330,7 +331,7 @@ async fn a_target_of_which_nothing_is_known_is_told_apart_from_one_to_be_compare
     bench.advance(&Changed::Unknown("lost".into())).await;
     assert!(!bench.ledger.is_distrusted(), "all of it is pending, and the hashes are trusted");
     bench.ledger.distrust_all().await.unwrap();
-    // Also after the next snapshot: a pass that meets the same again distrusts nothing anew.
+    // Also after the next snapshot: a pass that meets the same again distrusts nothing more.
     bench.advance(&Changed::Unknown("lost".into())).await;
     assert!(bench.ledger.is_distrusted());
     bench.pass().await;

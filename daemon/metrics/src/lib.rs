@@ -1,8 +1,8 @@
 //! Figures for Prometheus, in the OpenMetrics text form.
 //!
-//! Rule: they only inform, are gathered when somebody asks, and cost nothing else: passes are measured by the engine
-//! anyway. Counters never go back within a process's life, and every label is bounded by what is under way: plans, VMs,
-//! disks; those of a migration that is over are gone an hour later.
+//! Rule: they only inform, are gathered when a client asks, and cost nothing else: passes are measured by the
+//! engine anyway. Counters never go back within a process's life, and every label is bounded by what is under
+//! way: plans, VMs, disks; those of a finished migration are gone an hour later.
 //!
 //! ```text
 //! pass's meters ─▶ book (live + ended) ─┐
@@ -59,7 +59,7 @@ pub struct AuditName {
 pub enum PassOutcome {
     /// The target equals the snapshot.
     Drained,
-    /// Told to stop.
+    /// Asked to stop.
     Stopped,
     Failed,
 }
@@ -68,9 +68,9 @@ pub enum PassOutcome {
 #[derive(Clone, Debug)]
 pub struct Now {
     pub at: DateTime<Utc>,
-    /// Of those that are under way, and of some that are over.
+    /// Of those that are under way, and of some finished ones.
     pub views: Vec<MigrationView>,
-    /// How many are over, by plan and state.
+    /// How many are finished, by plan and state.
     pub finished: Vec<(String, &'static str, u64)>,
     /// How many sources run beside their target VMs, as last seen, by plan.
     pub sources_run: Vec<(String, u64)>,
@@ -89,7 +89,7 @@ pub struct Now {
 pub type Present = Arc<dyn Fn() -> BoxFuture<'static, Now> + Send + Sync>;
 
 impl Metrics {
-    /// A pass begins; it counts as failed if the account is dropped before its end is told.
+    /// A pass begins; it counts as failed if the account is dropped before its end is reported.
     pub fn begin_pass(&self, name: PassName, started: DateTime<Utc>) -> PassAccount {
         let number = self.registry().begin(name, started);
         PassAccount { metrics: self.clone(), number }
@@ -100,12 +100,12 @@ impl Metrics {
         self.registry().audited([name.plan, name.vm, name.disk.0], checked, mismatched);
     }
 
-    /// A migration is over: its figures are told for a while, and then forgotten.
+    /// A migration is finished: its figures are shown for a while, and then forgotten.
     pub fn finished(&self, id: MigrationId, plan: &str, vm: &str, at: DateTime<Utc>) {
         self.registry().finished(id, [plan.to_owned(), vm.to_owned()], at);
     }
 
-    /// A migration that was over goes on.
+    /// A finished migration goes on.
     pub fn again(&self, id: MigrationId) {
         self.registry().again(id);
     }

@@ -1,7 +1,7 @@
-//! What passes did: those that run are looked at when somebody asks, those that ended are added up.
+//! What passes did: those that run are read when a client asks, those that ended are added up.
 //!
 //! Rule: a counter never goes back. An ended pass moves from one part to the other under the same lock; and how waiting
-//! is split over stages, which the engine judges anew each time, is held at the highest that was ever told.
+//! is split over stages, which the engine judges anew each time, stays at the highest value ever shown.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -51,8 +51,8 @@ pub(super) struct TransferTotals {
     pub(super) unreported: u64,
 }
 
-/// How long the figures of a migration that is over are told, so that the last of them are scraped; and no longer, or
-/// every VM that was ever moved would be told of for the process's life.
+/// How long the figures of a finished migration are shown, so that the last of them are scraped; and no
+/// longer, or every VM that was ever moved would be shown for the process's life.
 const KEPT: TimeDelta = TimeDelta::hours(1);
 
 /// What there is to tell of passes.
@@ -168,17 +168,17 @@ impl PassRegistry {
     /// A migration has come to its end.
     pub(super) fn finished(&mut self, id: MigrationId, vm: VmName, at: DateTime<Utc>) {
         self.finished.push_back((at, id, vm));
-        // Also where nobody ever scrapes.
+        // Also where no client ever scrapes.
         self.forget(at);
     }
 
-    /// A migration that was over goes on, and keeps its counters.
+    /// A finished migration goes on, and keeps its counters.
     pub(super) fn again(&mut self, id: MigrationId) {
         self.finished.retain(|(_, of, _)| *of != id);
     }
 
-    /// Forgets the disks, and the snapshots held, of what is long over. A VM of the same name that another migration
-    /// has copied since keeps its counters.
+    /// Forgets the disks and open snapshots of migrations that finished long ago. A VM of the same name that
+    /// another migration has copied since keeps its counters.
     fn forget(&mut self, now: DateTime<Utc>) {
         while self.finished.front().is_some_and(|(at, ..)| now - *at > KEPT) {
             let Some((_, id, vm)) = self.finished.pop_front() else { return };

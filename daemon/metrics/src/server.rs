@@ -1,7 +1,8 @@
 //! A small HTTP server for the figures: `GET /metrics` and `GET /healthz`, and nothing else.
 //!
-//! Rule: it listens on a loopback address only, as it asks nobody who he is. Whoever connects gets a few kilobytes for
-//! his request and a few seconds of patience, one request a connection, and at most a few can be there at once.
+//! Rule: it listens on a loopback address only, as it does not authenticate clients. A client gets a few
+//! kilobytes for its request and a few seconds of patience, one request a connection, and at most a few can
+//! be there at once.
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -75,7 +76,7 @@ impl MetricsServer {
         self.address
     }
 
-    /// Answers until `shutdown`; what is being answered then ends by itself, within seconds.
+    /// Answers until `shutdown`; what is being answered then ends on its own, within seconds.
     pub async fn serve(self, metrics: Metrics, present: Present, shutdown: CancellationToken) {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {

@@ -134,7 +134,8 @@ impl RawImage {
                     receiver
                 })
                 .collect();
-            // Pieces are dealt out in turn, so they are collected in turn too. An error ends the others: nobody listens.
+            // Pieces are dealt out in turn, so they are collected in turn too. An error ends the others:
+            // their receiver is gone.
             for (piece, worker) in (0..pieces).zip(workers.iter().cycle()) {
                 let ended = || failed("hash", &self.path)(io::Error::other("a thread ended early"));
                 let hashes = worker.recv().map_err(|_| ended())??;

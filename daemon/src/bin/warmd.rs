@@ -53,7 +53,7 @@ enum Command {
     ///
     /// It reads the file and nothing else. daemon/docs/report-format.md says how the root is defined. Exit codes: 0 done, 1 failed.
     Root {
-        /// A raw image or a block device that nobody writes to meanwhile.
+        /// A raw image or a block device that no program writes to meanwhile.
         file: PathBuf,
         /// Bytes of the disk, where the volume is larger than the disk that was copied to it.
         #[arg(long, value_name = "BYTES")]
@@ -142,7 +142,7 @@ fn state(command: StateCommand) -> ExitCode {
     })
 }
 
-/// Prints an answer; one that nobody gets is a failure.
+/// Prints an answer; one that no reader gets is a failure.
 fn say(text: &str) -> ExitCode {
     match writeln!(std::io::stdout(), "{text}") {
         Ok(()) => ExitCode::SUCCESS,
@@ -171,7 +171,7 @@ fn root(file: &Path, size: Option<u64>, threads: Option<NonZero<usize>>) -> Exit
     }
 }
 
-/// Computes the root, and shows how far it is to whoever looks on.
+/// Computes the root, and shows how far it is to the user.
 fn follow(image: &RawImage, threads: NonZero<usize>) -> Result<String, RootError> {
     let done = AtomicU64::new(0);
     if !std::io::stderr().is_terminal() {

@@ -1,4 +1,4 @@
-//! `[engine]` and `[log]`: knobs that nobody needs to turn.
+//! `[engine]` and `[log]`: settings whose defaults fit most installations.
 
 use std::{io::IsTerminal, time::Duration};
 
@@ -33,7 +33,8 @@ pub struct EngineSettings {
     /// Time after which what was copied is made durable.
     #[serde(deserialize_with = "duration::deserialize")]
     pub batch_time: Duration,
-    /// How much of each disk is read in a delta to see whether change tracking told the truth, such as `"1%"`; 0 nothing.
+    /// How much of each disk is read in a delta to see whether change tracking is right, such as `"1%"`; 0
+    /// nothing.
     pub audit: Amount,
     /// The most of it, whatever a percentage gives.
     #[serde(deserialize_with = "size")]
@@ -116,7 +117,7 @@ fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     }
 }
 
-/// What the daemon says of itself, and how; on standard error.
+/// What the daemon logs, and how; on standard error.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogSettings {
@@ -129,7 +130,7 @@ pub struct LogSettings {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogFormat {
-    /// For people.
+    /// For a terminal.
     #[default]
     Text,
     /// One object a line.

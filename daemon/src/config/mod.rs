@@ -1,4 +1,4 @@
-//! What people write: the daemon's configuration and plan files.
+//! What an operator writes: the daemon's configuration and plan files.
 //!
 //! Rule: unknown keys and relative paths are refused, every complaint says where it is and what to do, and nothing is
 //! opened or changed by reading. Secrets are named here and never written here.
@@ -89,7 +89,7 @@ struct Document {
     log: Option<Spanned<LogSettings>>,
     #[serde(default)]
     limits: LimitTable,
-    // Those that were taken out before are named here, so that an unknown key is told of all.
+    // Those that were taken out before are named here, so that the error on an unknown key lists them all.
     #[serde(default, rename = "quotas")]
     _quotas: IgnoredAny,
     #[serde(default, rename = "source")]

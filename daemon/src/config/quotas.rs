@@ -111,7 +111,7 @@ impl<'a> Taker<'a> {
                 let Place { name, source } = self.text.read(Spanned::new(span.clone(), table))?;
                 let place = name.span();
                 let mut name = name.into_inner();
-                // Datastores of directories are told without it.
+                // Datastores of directories are known without it.
                 name.truncate(name.trim_end_matches('/').len().max(1));
                 if name.is_empty() || name.len() > LONGEST || name.contains(char::is_control) {
                     let told = format!("the name {name:?} cannot be that of a {sort}");

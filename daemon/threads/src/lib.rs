@@ -1,10 +1,10 @@
 //! Threads for calls that may hang: those of one mounted file system, or of one block device, apart from those of all
 //! others, and from the runtime's.
 //!
-//! Rule: a call is counted before it is begun. One that nobody waits for any more, and that has not ended, hangs; while
-//! [`HANGING`] calls hang on a file system, no further one is begun there: it fails at once. So a file system that answers
-//! nothing costs a bounded number of threads and buffers, and no other file system, the API or the state any.
-//! Knows nothing else of warmd.
+//! Rule: a call is counted before it is begun. One for which no caller waits any more, and that has not
+//! ended, hangs; while [`HANGING`] calls hang on a file system, no further one is begun there: it fails at
+//! once. So a file system that answers nothing costs a bounded number of threads and buffers, and no other
+//! file system, the API or the state any. Knows nothing else of warmd.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -40,10 +40,10 @@ const LINKS: u32 = 8;
 
 static LANES: Mutex<BTreeMap<PathBuf, Arc<DevicePool>>> = Mutex::new(BTreeMap::new());
 
-/// Buffers of calls that were given up.
+/// Buffers of abandoned calls.
 static WRITTEN_OFF: AtomicU64 = AtomicU64::new(0);
 
-/// Counts a buffer of a call that was given up.
+/// Counts a buffer of an abandoned call.
 pub fn buffer_written_off() {
     WRITTEN_OFF.fetch_add(1, SeqCst);
 }
@@ -115,8 +115,8 @@ impl DevicePool {
         Ok(Self { place, threads, turns, hanging: AtomicUsize::new(0) })
     }
 
-    /// Runs `work` on a thread of its own, in the span of whoever asks. Waits for a turn among calls that do not hang. The
-    /// future that is dropped gives the call up.
+    /// Runs `work` on a thread of its own, in the caller's span. Waits for a turn among calls that do not
+    /// hang. The future that is dropped abandons the call.
     pub async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce() -> T + Send + 'static,
@@ -125,8 +125,8 @@ impl DevicePool {
         self.run_in(turn, work).await
     }
 
-    /// The same within `deadline`, which includes the wait for a turn. A call that has not ended by then is given up, with
-    /// [`io::ErrorKind::TimedOut`].
+    /// The same within `deadline`, which includes the wait for a turn. A call that has not ended by then is
+    /// abandoned, with [`io::ErrorKind::TimedOut`].
     pub async fn run_within<T: Send + 'static>(
         self: &Arc<Self>,
         deadline: Duration,

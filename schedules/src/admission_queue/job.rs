@@ -34,7 +34,7 @@ impl fmt::Display for QuotaScope {
 }
 
 impl QuotaScope {
-    /// As a path, by which people name it: `global`, `source/old`.
+    /// As a path, by which users name it: `global`, `source/old`.
     pub fn path(&self) -> String {
         let (sort, name) = match self {
             Self::Global => return "global".to_owned(),

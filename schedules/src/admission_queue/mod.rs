@@ -10,7 +10,8 @@
 //! 5. A job that does not fit lets others go past: [`PATIENCE`] of them. Then it reserves what it needs, so that what
 //!    becomes free is kept for it. So everything is admitted some day, as long as jobs end and cutovers are not
 //!    without number.
-//! 6. What cannot wait (a final delta whose VM is off already) starts at once, is counted, and is held by no limit.
+//! 6. What cannot wait (a final delta whose VM is off already) starts at once, is counted, and is delayed by
+//!    no limit.
 //! 7. Where running pre-copies alone keep a cutover waiting, [`AdmissionQueue::preemptible`] names those whose end lets it
 //!    start, the youngest first.
 //!

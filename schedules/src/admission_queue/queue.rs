@@ -99,7 +99,7 @@ impl Queues {
         job
     }
 
-    /// Whether somebody waits in a class.
+    /// Whether a job waits in a class.
     pub(super) fn has(&self, class: JobClass) -> bool {
         self.plans.values().any(|queue| !queue.all(class).is_empty())
     }
@@ -153,7 +153,7 @@ impl Queues {
         self.tidy();
     }
 
-    /// Forgets plans that nobody waits in and that would begin at the clock's time anyway.
+    /// Forgets plans without waiting jobs that would begin at the clock's time anyway.
     fn tidy(&mut self) {
         let clock = self.clock;
         self.plans.retain(|_, queue| !queue.is_empty() || queue.time > clock);

@@ -19,11 +19,11 @@ pub struct Past {
     pub measured: f64,
 }
 
-/// Earlier forecasts from which on their errors count: fewer cannot tell what one in ten exceeds.
+/// Earlier forecasts from which on their errors count: fewer cannot show what one in ten exceeds.
 pub const ENOUGH: usize = 9;
 /// More do not count: older ones mislead.
 const RECENT: usize = 100;
-/// In seconds; shorter times are not told apart.
+/// In seconds; shorter times are not distinguished.
 const LEAST: f64 = 1e-3;
 
 /// The range, widened or narrowed as earlier ones would have had to be. The oldest comes first.

@@ -3,8 +3,9 @@
 //! Method: its logarithm is taken as normal, with unknown mean and variance (durations and rates are skewed, and are
 //! never negative). What is expected before anything is measured counts as one observation of the mean and
 //! [`PRIOR_WEIGHT`] of the variance (the conjugate normal-inverse-gamma prior); the next value then follows Student's t
-//! distribution, of which the middle nine tenths are told. See Gelman et al., Bayesian Data Analysis, section 3.3.
-//! Where measurements contradict the expectation by more than its own spread, it counts as if it were at that spread.
+//! distribution, of which the middle nine tenths are the range. See Gelman et al., Bayesian Data Analysis,
+//! section 3.3. Where measurements contradict the expectation by more than its own spread, it counts as if it
+//! were at that spread.
 
 /// What is expected before anything is measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -93,7 +94,7 @@ pub const RECENT: usize = 32;
 const PRIOR_WEIGHT: f64 = 4.0;
 /// The 95th percentile of the normal distribution.
 const Z95: f64 = 1.645;
-/// Smaller values are not told apart, in seconds, bytes or whatever it is.
+/// Smaller values are not distinguished, in seconds, bytes or whatever it is.
 const LEAST: f64 = 1e-3;
 
 /// What the next value will be. Values that are not finite are left out; the oldest comes first.

@@ -4,9 +4,10 @@
 //! whether passes converge are measured and judged by `cbt::convergence`; here this becomes a range and a reason.
 //!
 //! The downtime is the sum of its steps: shutdown, snapshot, final delta, verification, conversion, hooks, creation, boot.
-//! Each is a [`PredictedRange`] ([`spread`]), the sum takes those that were measured as partly independent, and what earlier
-//! forecasts missed by widens or narrows it ([`past`]). Those of which nothing was measured are off together: where one of them is
-//! faster than anybody expected, the machine is, or the guest, and so are the others.
+//! Each is a [`PredictedRange`] ([`interval`]), the sum takes those that were measured as partly independent,
+//! and what earlier forecasts missed by widens or narrows it ([`calibration`]). Those of which nothing was
+//! measured are off together: where one of them is faster than expected, the machine is, or the guest, and so
+//! are the others.
 
 pub mod calibration;
 mod go_no_go;
@@ -80,9 +81,9 @@ pub struct Delta<'a> {
 pub struct Forecast {
     /// Bytes.
     pub final_delta: PredictedRange,
-    /// Seconds, not calibrated: to be kept as [`Past`] when the cutover is over.
+    /// Seconds, not calibrated: to be kept as [`Past`] when the cutover is finished.
     pub raw: PredictedRange,
-    /// Seconds, calibrated: what is told.
+    /// Seconds, calibrated: what is shown.
     pub downtime: PredictedRange,
     /// Each step's part of it, in seconds.
     pub steps: Vec<(CutoverStep, PredictedRange)>,
@@ -90,7 +91,7 @@ pub struct Forecast {
     pub assumed: Vec<CutoverStep>,
 }
 
-/// How far change may be off while no delta has told.
+/// How far change may be off while no delta has shown it.
 const CHANGE_PRIOR: Prior = Prior::new(1.0, 3.0);
 /// Likewise a single pass's throughput from that of all.
 const THROUGHPUT_SPREAD: f64 = 1.5;
@@ -106,7 +107,7 @@ pub fn forecast(delta: &Delta, measured: &[MeasuredStep], past: &[Past]) -> Opti
     }
     let ratio = predict(delta.change_ratios, CHANGE_PRIOR);
     let of = |ratio: f64| delta.pending.max(0.0) + delta.change.max(0.0) * ratio;
-    // The point stays that of the rates: ratios only tell how far it may be off.
+    // The point stays that of the rates: ratios only show how far it may be off.
     let final_delta =
         PredictedRange { low: of(ratio.low.min(1.0)), expected: of(1.0), high: of(ratio.high.max(1.0)) };
     let prior = Prior::new(delta.throughput, delta.throughput * THROUGHPUT_SPREAD);

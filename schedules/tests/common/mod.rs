@@ -5,7 +5,7 @@
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
-/// Zones whose clocks do different things.
+/// Zones whose clocks behave differently.
 pub(crate) const ZONES: [Tz; 8] = [
     Tz::Europe__Berlin,
     Tz::America__New_York,

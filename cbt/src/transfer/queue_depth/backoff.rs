@@ -1,7 +1,7 @@
 //! Production first: reads that take much longer than they did mean that the source is strained, and warmd backs off.
 //!
 //! Rule: a disk is compared with itself only, and reads with reads of about the same size. Whether production or warmd's
-//! own queue made them slow is the same to whoever else reads there.
+//! own queue made them slow makes no difference to the other readers there.
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use std::time::Duration;
 const CLASSES: usize = 8;
 /// Median latencies below this are never strain: they are what a cache's hit and a busy processor make.
 const FLOOR: Duration = Duration::from_millis(20);
-/// In this time a baseline that is never reached any more grows by itself: a source may have become slower for good.
+/// In this time a baseline that is never reached any more grows on its own: a source may have become slower
+/// for good.
 const FORGETTING: f64 = 1800.0;
 /// The longest pause between two reads of a disk.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -1,7 +1,7 @@
 //! How many reads of one disk are in flight: the source decides, by how it answers.
 //!
 //! ```text
-//! enter ─▶ calm ─▶ read ─▶ done(bytes) ─▶ a round is over? ─▶ probe: what pays │ backoff: what the source bears
+//! enter ─▶ calm ─▶ read ─▶ done(bytes) ─▶ a round is done? ─▶ probe: what pays │ backoff: what the source bears
 //!    ▲                                                                        │
 //!    └────────────────── the smaller of both ─────────────────────────────────┘
 //! ```
@@ -32,7 +32,8 @@ use self::{
 
 /// The shortest round: shorter ones say more of the scheduler than of the source.
 const SHORTEST: Duration = Duration::from_millis(10);
-/// The shortest round while the depth is still being doubled: a final delta may be over before two of the others.
+/// The shortest round while the depth is still being doubled: a final delta may finish before two of the
+/// others.
 const SHORTEST_AT_FIRST: Duration = Duration::from_millis(2);
 /// Latencies of a round that are kept for its median.
 const SAMPLES: usize = 256;
@@ -40,7 +41,7 @@ const SAMPLES: usize = 256;
 /// The read slots of one disk's pass.
 pub(crate) struct QueueDepth {
     slots: Arc<Semaphore>,
-    /// Somebody found no free slot in this round.
+    /// A read found no free slot in this round.
     wanted: AtomicBool,
     /// Slots still to be taken out of use, as they come back.
     state: Mutex<State>,
@@ -50,7 +51,7 @@ struct State {
     probe: Probe,
     backoff: LatencyBackoff,
     baseline: Arc<Mutex<LatencyBaseline>>,
-    /// Slots in use or free; the semaphore's permits and those held, less what is owed.
+    /// Slots in use or free; the semaphore's permits and those taken, less what is owed.
     depth: usize,
     owed: usize,
     began: Instant,
@@ -118,7 +119,7 @@ impl QueueDepth {
         }
     }
 
-    /// For how long the backoff has held reads back in this pass.
+    /// For how long the backoff has delayed reads in this pass.
     pub(crate) fn held_back(&self) -> Duration {
         self.state().held_back
     }

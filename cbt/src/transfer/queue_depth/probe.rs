@@ -13,7 +13,8 @@ use std::ops::AddAssign;
 pub(super) struct ProbeRound {
     pub(super) bytes: u64,
     pub(super) seconds: f64,
-    /// Somebody waited for a slot: without that the depth is not what limits the rate, and nothing can be learnt of it.
+    /// A read waited for a slot: without that the depth is not what limits the rate, and nothing can be
+    /// learnt of it.
     pub(super) wanted: bool,
 }
 

@@ -42,7 +42,7 @@ pub enum KeyError {
         #[source]
         cause: io::Error,
     },
-    /// Somebody else may know it.
+    /// Another user may know it.
     #[error(
         "the report key {path} {what}: any process that read it could sign reports; if none did, give it to warmd's user with \
          mode 0600, else move it away, and a new one is made at the next start"
@@ -128,7 +128,7 @@ impl fmt::Debug for PublicKey {
 }
 
 fn read(path: &Path) -> Result<Option<ReportKey>, KeyError> {
-    // No link: what it leads to may be somebody else's tomorrow.
+    // No link: what it leads to may be another user's tomorrow.
     let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits().cast_signed();
     let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
