@@ -11,7 +11,7 @@ pub enum CaseWork {
     Full,
     /// What changed, onto the copy of the state before.
     Delta { shape: Shape, percent: u64 },
-    /// Nobody knows what changed, and nothing did.
+    /// The source does not report what changed, and nothing did.
     Unchanged,
     /// The target is read and compared with the manifest.
     Readback,

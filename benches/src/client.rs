@@ -209,7 +209,7 @@ impl BenchClient {
 
 impl Drop for BenchClient {
     fn drop(&mut self) {
-        // The server ends the connection by itself if this is lost.
+        // If this request is lost, the server closes the connection.
         let _ = self.request(DISCONNECT, 0, 0, 0, &[]);
     }
 }

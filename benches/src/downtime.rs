@@ -1,9 +1,10 @@
 //! Whether the forecast of the downtime is right: real guests with workloads of many rates, one after the other moved by
 //! one daemon. See `benches/forecast`.
 //!
-//! Rule: the forecast is the one that `migration show` tells before the cutover is asked for, and what was measured is the
-//! downtime that the daemon stored; the guests' own consoles are looked at beside it, by nobody of warmd's. Each run is
-//! a new guest of a seed, and what a cutover taught counts for the next, as it would for the VMs of a plan.
+//! Rule: the forecast is the one that `migration show` prints before the cutover is requested; the measured
+//! value is the downtime that the daemon stored. Code that shares nothing with warmd also reads the guests'
+//! consoles. Each run is a new guest of a seed; the forecast of a run uses the measurements of earlier runs,
+//! as for the VMs of a plan.
 
 use std::{
     path::{Path, PathBuf},
@@ -254,7 +255,7 @@ impl Silence {
         Ok(Self { over, watching })
     }
 
-    /// How long nobody was heard, in seconds.
+    /// How long neither guest wrote to its console, in seconds.
     fn end(self) -> Result<f64> {
         self.over.store(true, Relaxed);
         self.watching.join().map_err(|_| anyhow::anyhow!("the watcher of the consoles died"))?

@@ -96,7 +96,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// The rows of a case for people.
+/// The rows of a case as text.
 pub fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header([

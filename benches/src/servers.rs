@@ -1,6 +1,6 @@
 //! The NBD servers between which disks are copied: nbdkit over a directory of images.
 //!
-//! Rule: they are started anew for each run, by the same command for all sides.
+//! Rule: they are started again for each run, by the same command for all sides.
 
 use std::{
     path::{Path, PathBuf},

@@ -1,6 +1,6 @@
 //! The command lines of both sides.
 //!
-//! Rule: every side is told the same of the target (a new one is known to be empty) and is asked to flush.
+//! Rule: every side gets the same facts about the target (a new one is known to be empty) and must flush.
 
 use std::path::Path;
 

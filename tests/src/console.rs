@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::wait::wait_until;
 
-/// The lines of the console that are told when a wait was in vain.
+/// The number of console lines in the error of a wait that timed out.
 const LAST_WORDS: usize = 8;
 
 /// A serial console that is logged to a file, over all boots of a guest.
@@ -21,7 +21,7 @@ pub struct Console {
 pub struct BootSeen {
     /// Counted on the guest's disk, from 1: a copy of the disk counts on.
     pub n: u16,
-    /// The machine's own uuid (DMI): tells source and target apart if theirs differ.
+    /// The machine's own uuid (DMI): distinguishes source and target if theirs differ.
     pub uuid: String,
     /// Of the first NIC; `-` without one.
     pub mac: String,
@@ -79,7 +79,7 @@ impl Console {
         .with_context(|| self.last_words())
     }
 
-    /// How far the guest came, for whoever waited in vain.
+    /// How far the guest came, for the error of a wait that timed out.
     fn last_words(&self) -> String {
         let text = self.text().unwrap_or_default();
         let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();

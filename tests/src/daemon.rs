@@ -176,7 +176,7 @@ impl Drop for Daemon {
     }
 }
 
-/// One of our programs, as it is in the sources now: from `WARMD_BIN_DIR` if whoever runs the tests has
+/// One of our programs, as it is in the sources now: from `WARMD_BIN_DIR` if the caller of the tests has
 /// built them there (the whole workspace at once, which also turns the crash points on), else built here.
 pub fn program(name: &str) -> Result<PathBuf> {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();

@@ -1,6 +1,6 @@
 //! A guest that writes all the time, as a libvirt domain.
 //!
-//! Rule: its disks boot by themselves (a boot sector, GRUB, kernel and writer are on the first one), so a
+//! Rule: its disks boot without help (a boot sector, GRUB, kernel and writer are on the first one), so a
 //! migrated copy starts anywhere like the original and counts on.
 
 mod disk;

@@ -19,7 +19,7 @@ use crate::{
 /// Longest time that any operation on a test's disks may take, on a busy machine.
 pub const WORK: Duration = Duration::from_mins(4);
 
-/// How `warmctl` ends when it does not understand what it is told.
+/// The exit code of `warmctl` for wrong arguments.
 const USAGE: i32 = 2;
 
 /// What a test may want otherwise.
@@ -128,7 +128,7 @@ impl Rig {
         Ok(rig)
     }
 
-    /// Writes the plan file anew, with these lines of `[cutover]`.
+    /// Writes the plan file again, with these lines of `[cutover]`.
     pub fn write_plan(&self, cutover: &str) -> Result<()> {
         let (name, mode, audit) = (&self.guest.name, self.verify, self.audit);
         let mut text = format!(
@@ -200,8 +200,8 @@ impl Rig {
         self.freeze_in_pass(1, bytes)
     }
 
-    /// Starts the daemon and applies the plan, with a limit by which the full pass is not over before a test looks at it,
-    /// on a busy machine too.
+    /// Starts the daemon and applies the plan, with a limit so that the full pass does not finish before a
+    /// test looks at it, on a busy machine too.
     pub fn begin_slowly(&mut self) -> Result<()> {
         self.write_plan(&format!("{}\n[limits]\nrate = \"6MiB/s\"", self.cutover))?;
         self.daemon.start()?;
@@ -228,7 +228,7 @@ impl Rig {
         disks.iter().map(|disk| Ok(disk["location"].as_str().context("no location")?.into())).collect()
     }
 
-    /// Starts the daemon to die at that point; `request` is what leads there, if it does not go there by itself.
+    /// Starts the daemon to die at that point; `request` leads there, where a request is needed.
     pub fn crash(&mut self, point: &str, request: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         self.daemon.start_to_crash(point)?;
         // It may die before it answers.

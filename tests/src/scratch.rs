@@ -92,7 +92,7 @@ impl Drop for Loop {
     }
 }
 
-/// An NBD server on a Unix socket, serving one export to whoever comes.
+/// An NBD server on a Unix socket, serving one export to every client.
 #[derive(Debug)]
 pub struct NbdServer {
     child: Child,

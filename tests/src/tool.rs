@@ -60,7 +60,7 @@ pub fn call<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -
 fn drain(from: Option<impl Read>) -> String {
     let mut bytes = Vec::new();
     if let Some(mut from) = from {
-        // A broken pipe ends the text; the exit code tells the rest.
+        // A broken pipe ends the output; the exit code has the result.
         let _ = from.read_to_end(&mut bytes);
     }
     String::from_utf8_lossy(&bytes).into_owned()

@@ -1,4 +1,4 @@
-//! `warmctl` as people and scripts run it. Rule: what a test knows of the daemon, it knows through here.
+//! `warmctl` as operators and scripts run it. Rule: a test learns about the daemon only through here.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -36,7 +36,7 @@ impl Warmctl {
         )
     }
 
-    /// What it prints for people; it must succeed.
+    /// Its output as text; it must succeed.
     pub fn text(&self, args: &[&str]) -> Result<String> {
         let out = self.outcome(args, DEADLINE)?;
         if out.code != Some(0) {

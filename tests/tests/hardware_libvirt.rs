@@ -233,7 +233,7 @@ fn an_interface_behind_a_later_root_port_stays_there() {
     });
 }
 
-/// An active network over a bridge, which nobody asks for before a start.
+/// An active network over a bridge, which libvirt first needs at a start.
 fn network(dir: &TestDir, libvirt: &Libvirtd) -> Result<()> {
     let xml = "<network><name>lan</name><forward mode='bridge'/><bridge name='warmd-none'/></network>";
     std::fs::write(dir.join("lan.xml"), xml)?;

@@ -1,4 +1,4 @@
-//! The rules that the design gives the code, held by reading it.
+//! The design rules for the code, checked by reading the sources.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
@@ -152,8 +152,8 @@ fn product() -> Vec<PathBuf> {
 fn the_time_of_day_is_asked_of_the_clock_alone() {
     for (path, text) in product().iter().flat_map(|src| files(src)) {
         let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-        // The screen of the command line tells people the time; the simulation does not see it. vSphere's package knows
-        // no other clock, and the simulation does not know it.
+        // The screen of the command line shows the time; the simulation does not see it. vSphere's package
+        // knows no other clock, and the simulation does not know it.
         let may = ["daemon/core/src/clock.rs", "daemon/cli/src", "daemon/endpoints/vsphere/src"];
         let may = may.iter().any(|place| path.starts_with(root().join(place)));
         assert!(may || !code.contains("Utc::now"), "{}: ask `clock::now` instead", path.display());

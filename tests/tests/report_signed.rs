@@ -85,7 +85,7 @@ async fn the_roots_are_those_of_the_raw_disks_and_stay_what_was_sealed() {
             let source = rig.world.with(|truth| truth.source_disks[*key].clone());
             assert_eq!(roots(&done)[at], root_of(dir.path(), &source), "{key}, {verify:?}");
         }
-        // Whatever becomes of the manifest later, the report tells of the copy.
+        // Later changes of the manifest do not matter: the report describes the copy.
         let disk = rig.store().disks(done.migration).await.unwrap()[0].id;
         let hashes = vec![(BlockIndex(5), BlockHash([5; 16]))];
         rig.store().commit(disk, LedgerCommit { hashes, ..LedgerCommit::default() }).await.unwrap();

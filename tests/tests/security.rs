@@ -88,7 +88,7 @@ fn steers(character: char) -> bool {
     character != '\n' && (character.is_control() || matches!(character, '\u{202a}'..='\u{202e}'))
 }
 
-/// Everything that warmctl tells, in both forms.
+/// All output of warmctl, in both forms.
 fn told(rig: &Rig, ids: &[String]) -> Result<String> {
     let mut asked: Vec<Vec<&str>> = vec![
         vec!["source", "list"],
@@ -170,7 +170,7 @@ fn names_from_the_source_do_no_harm() {
         ensure!(all.contains("--help"), "nothing was told of them");
         let found = all.chars().find(|each| steers(*each));
         ensure!(found.is_none(), "{found:?} is printed as it is");
-        // Somebody asked for each of these, and the kernel told who.
+        // A user requested each of these, and the kernel reported who.
         let events = rig.ctl().json(&["events", "--limit", "1000"])?;
         let events = events["events"].as_array().context("no events")?;
         let asked: Vec<&Value> =

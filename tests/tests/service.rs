@@ -1,4 +1,4 @@
-//! The daemon as a service of systemd: what it tells the service manager, and its unit.
+//! The daemon as a service of systemd: what it reports to the service manager, and its unit.
 
 use std::{
     os::unix::net::UnixDatagram,

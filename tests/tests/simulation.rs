@@ -15,8 +15,8 @@ use std::{
 
 use warmd_tests::simulation::{SimulationOutcome, run};
 
-/// Seeds that fail when a bug that the simulation has found is there again, and what was wrong then. When the scenarios change
-/// they are to be chosen anew: `tests/mutants NAME` tells a seed.
+/// Seeds that fail when a bug that the simulation has found is there again, and what was wrong then. When the
+/// scenarios change, choose new ones: `tests/mutants NAME` prints a seed.
 const REGRESSIONS: &[(u64, &str)] = &[
     (
         24222,
@@ -56,7 +56,7 @@ fn how_to_replay(seed: u64) -> String {
 fn run_all(seeds: &[u64], mut take: impl FnMut(SimulationOutcome)) {
     let workers = thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicU64::new(0);
-    // For whoever only wants to know whether something is wrong.
+    // For callers that only need to know whether a seed fails.
     let first_only = std::env::var_os("SIM_FIRST_ONLY").is_some();
     let (begun, told) = mpsc::channel();
     thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! Target `libvirt` keeps the contract of targets, and touches nothing of anybody else's.
+//! Target `libvirt` keeps the contract of targets, and touches nothing that is not warmd's.
 
 use std::collections::BTreeMap;
 
@@ -98,7 +98,7 @@ fn on_block_devices() {
     });
 }
 
-/// A domain of somebody else's over a small disk.
+/// A foreign domain over a small disk.
 fn foreign(libvirt: &Libvirtd, dir: &TestDir, name: &str) -> Result<String> {
     let image = dir.join(format!("{name}.raw"));
     std::fs::File::create(&image)?.set_len(1 << 20)?;
@@ -158,7 +158,7 @@ fn signs_of_life_are_those_of_this_machine() {
                 target.create(&request).await?;
                 target.start(owner).await?;
                 ensure!(target.sign(owner, &serial).await.is_err(), "seen in console {time}, which is new");
-                // There is a channel, and nobody at its other end.
+                // There is a channel, and no agent at its other end.
                 let agent = target.sign(owner, &GuestSign::Agent).await.err().context("an agent answers")?;
                 ensure!(agent.to_string().contains("not connected"), "{agent}");
                 let before = std::fs::read_to_string(&console)?;
@@ -347,7 +347,7 @@ fn what_is_in_the_way_of_a_machine_is_told_and_nothing_is_made() {
             ensure!(domains(&libvirt)? == ["there"], "a domain was made");
             ensure!(std::fs::read_dir(dir.join("disks"))?.next().is_none(), "something was made");
 
-            // A migration's own domain and disks are in nobody's way.
+            // A migration's own domain and disks are no conflict.
             let owner = MigrationId::generate();
             target.prepare(owner, &good.disks).await?;
             let (name, machine, disks) = (good.name.clone(), good.machine.clone(), good.disks.clone());
@@ -506,7 +506,7 @@ fn disks_are_kept_in_a_pool() {
     });
 }
 
-/// The whole thing on a guest that proves its records: its disks' bytes go through the target's writers.
+/// A whole migration with a guest that proves its records: its disks' bytes go through the target's writers.
 #[test]
 fn a_guest_boots_from_what_was_written() {
     run(|dir| {

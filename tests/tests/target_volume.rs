@@ -52,7 +52,7 @@ async fn zeroes_are_whole(path: &Path) -> Result<()> {
     }
     disk.flush().await?;
     drop(disk);
-    // Read by somebody else than who wrote it.
+    // Read by another program than the one that wrote it.
     let bytes = std::fs::read(path)?;
     ensure!(bytes.len() as u64 == 4 * MIB, "{} bytes long", bytes.len());
     for (at, byte) in bytes.iter().enumerate() {

@@ -11,7 +11,8 @@ use warmd_tests::interrupt;
 /// Of ten forecasts, so many are to be right.
 const RIGHT: f64 = 0.9;
 
-/// Real guests with workloads of many rates are cut over: does the downtime lie in the interval that was told before?
+/// Real guests with workloads of many rates are cut over: does the downtime lie in the interval that was
+/// forecast?
 ///
 /// Exit codes: 0 in nine of ten runs it does, 1 it does not, or something went wrong.
 #[derive(Parser)]

@@ -19,7 +19,7 @@ use super::{PATIENCE, Size, serve};
 pub(super) struct Child {
     process: Process,
     begun: Instant,
-    /// Seconds from before the process was made until it told the service manager that it is ready.
+    /// Seconds from before the process was created until it reported `READY=1` to the service manager.
     pub(super) ready_s: f64,
 }
 

@@ -1,9 +1,9 @@
 //! Hundreds of VMs in one plan, thousands of disks in one daemon: what that costs, how soon it answers, and how soon it is
 //! back after a restart. See `benches/scale`.
 //!
-//! Rule: the daemon is a process of its own ([`serve`]), with everything of warmd's but its `main` and the endpoints, which
-//! are simulated and in its memory; it is asked through the Unix socket, by the `warmctl` that people use and by a client
-//! that stays connected. Before anything is measured each migration has a history: passes that ran, and guests that wrote.
+//! Rule: the daemon is a separate process ([`serve`]) with all of warmd except its `main` and the endpoints,
+//! which are simulated in memory. `warmctl` and a client that stays connected send requests through the Unix
+//! socket. Before the first measurement each migration has a history of passes and guest writes.
 
 mod asking;
 mod child;
@@ -116,7 +116,7 @@ pub fn run(size: Size, programs: &Path) -> Result<(Figures, Vec<Bar>)> {
     asker.until_at_rest(size.vms, PATIENCE)?;
 
     let mut answers = asker.latencies("waiting", size)?;
-    // Whoever was asked has compacted and forgotten what there was to compact.
+    // After these requests the daemon has compacted its logs: no background work is left.
     let before = asker.passes()?;
     let waiting_cpu = daemon.cpu_per_cent(size.minute)?;
     ensure!(asker.passes()? == before, "a pass ran in the minute in which none was due");

@@ -1,6 +1,7 @@
 //! The daemon that is measured: warmd's own, over simulated endpoints in its memory.
 //!
-//! Rule: whoever started it says by its standard input whether the guests write, and ends it by closing that.
+//! Rule: the parent process sends commands on standard input (whether the guests write) and ends the daemon
+//! by closing it.
 
 use std::{
     path::Path,
@@ -65,7 +66,7 @@ pub fn serve(dir: &Path, size: Size) -> Result<()> {
         .context("the daemon")
 }
 
-/// Does as it is told, line by line.
+/// Executes the commands, one per line.
 fn orders(writing: &AtomicBool, shutdown: &CancellationToken) {
     for line in std::io::stdin().lines().map_while(Result::ok) {
         writing.store(line == "write", Relaxed);

@@ -51,7 +51,7 @@ pub fn libvirt_xml(bytes: &[u8]) {
     BackupJob::read(text).ok();
 }
 
-/// A plan file or a configuration file, as a person wrote it.
+/// A plan file or a configuration file, as a user wrote it.
 pub fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(plan) = config::load_plan(text, "plan.toml") {
@@ -72,7 +72,7 @@ pub fn api(bytes: &[u8]) {
     api::fuzz::message(*kind, bytes);
 }
 
-/// A report that somebody hands over to be checked.
+/// A report that a user passes to `report verify`.
 pub fn report(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     seal::verify(text, None).ok();

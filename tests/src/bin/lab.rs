@@ -1,4 +1,4 @@
-//! A private libvirtd with a writing guest, to try things by hand: `cargo run -p warmd-tests --bin lab`.
+//! A private libvirtd with a writing guest, for manual tests: `cargo run -p warmd-tests --bin lab`.
 //!
 //! It prints what to connect to, and ends everything when its stdin ends.
 

@@ -77,7 +77,7 @@ async fn serve(mut args: impl Iterator<Item = String>) -> Result<()> {
     Ok(())
 }
 
-/// Listens where nobody else does, for nobody but this user.
+/// Listens on a new socket that only this user can open.
 fn bind(path: &Path) -> Result<UnixListener> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         bail!("somebody listens on {} already", path.display());

@@ -1,5 +1,5 @@
-//! Hundreds of migrations in one daemon, for minutes: at random paused, synced, verified, cut over, taken back, while
-//! their guests write and the daemon is stopped and crashes. See `tests/soak`.
+//! Hundreds of migrations in one daemon, for minutes: at random paused, synced, verified, cut over, undone,
+//! while their guests write and the daemon is stopped and crashes. See `tests/soak`.
 //!
 //! Rule: every migration ends right, and the process does not grow. A sample is taken at the end of each of the daemon's
 //! lives; the first quarter of them, in which everything comes into memory that there ever will be, does not count. What a
@@ -194,7 +194,7 @@ impl Life {
         }
     }
 
-    /// Lets people ask for this and that, and guests write, for a while; the number of requests.
+    /// Sends random requests while guests write, for a while; returns the number of requests.
     fn disturb(&self, fleet: &mut [Move], random: &mut StdRng) -> Result<u64> {
         let begun = Instant::now();
         let mut asked = 0;

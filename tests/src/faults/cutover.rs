@@ -1,5 +1,6 @@
-//! Cutovers that fail, hang or are taken back, with a guest that writes: before the point of no return the source is on
-//! again and the copied target is kept; after it there is only forward. Never do both run.
+//! Cutovers that fail, hang or are aborted, with a guest that writes: before the point of no return the
+//! source is on again and the copied target is kept; after it the cutover only goes forward. Both VMs never
+//! run at once.
 
 use std::time::Duration;
 
@@ -113,7 +114,8 @@ fn not_started(stage: &mut FaultStage<'_>) -> Result<()> {
     // It may have run for a moment: all of it is looked at again.
     std::fs::write(&orders, "")?;
     stage.sync()?;
-    // Later than its deadline it comes all the same: nothing is taken back before the target says that it does not run.
+    // The start succeeds after its deadline: nothing is undone before the target says that the VM does not
+    // run.
     std::fs::write(&orders, "hang")?;
     stage.rig()?.verb("cutover")?;
     stage.wait_for_words(&["start-vm", "deadline"])
@@ -175,7 +177,7 @@ fn aborted(stage: &mut FaultStage<'_>) -> Result<()> {
 const BLOCK: u64 = 64 * 1024;
 const DISKS: [(&str, u64); 2] = [("vda", 40 * BLOCK), ("vdb", 10 * BLOCK + 512)];
 
-/// What strikes each phase. `start-vm` cannot be taken back by a person.
+/// The fault of each phase. An operator cannot abort `start-vm`.
 const STRUCK: [(&str, Phase); 8] = [
     ("source.snapshot", Phase::CatchUpDelta),
     ("source.shut-down", Phase::StopSource),

@@ -39,7 +39,7 @@ fn clock(stage: &mut FaultStage<'_>, seconds: i64) -> anyhow::Result<()> {
     jumped(stage, "ended", seconds)?;
     stage.scribble(4)?;
     if seconds < 0 {
-        // Passes come by the schedule, before the jump and after it: nobody asks for them.
+        // The schedule starts the passes, before the jump and after it, without a request.
         let plan = &stage.rig()?.plan;
         let often = std::fs::read_to_string(plan)?.replace("interval = \"1h\"", "interval = \"20s\"");
         std::fs::write(plan, often)?;
@@ -52,7 +52,7 @@ fn clock(stage: &mut FaultStage<'_>, seconds: i64) -> anyhow::Result<()> {
             view["state"] == "synced" && view["pass"]["number"].as_u64() >= Some(passes + 2)
         })?;
     } else {
-        // The interval of an hour is long over, once it looks.
+        // When the daemon looks again, the interval of an hour has long passed.
         stage.rig_mut()?.daemon.stop()?;
         stage.rig_mut()?.daemon.start()?;
         stage.wait_for_view("the delta that is due", WORK, |view| {

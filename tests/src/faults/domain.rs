@@ -142,7 +142,7 @@ fn disk_added(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.sync().map(drop)
 }
 
-/// Nobody's data is left behind without a word.
+/// No data is left behind unreported.
 fn not_left_behind(rig: &Rig) -> Result<()> {
     let out = rig.try_verb("cutover", &[])?;
     ensure!(out.code == Some(1), "a disk was left behind: {}{}", out.stdout, out.stderr);

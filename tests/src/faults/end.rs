@@ -118,7 +118,7 @@ fn bytes(rig: &Rig) -> Result<()> {
     Ok(())
 }
 
-/// The target VM runs, and has written since: its logs tell whether anything is missing.
+/// The target VM runs, and has written since: its logs show whether a record is missing.
 fn target_counts_on(rig: &Rig) -> Result<()> {
     let acked = rig.guest.console.acked()?;
     let console = rig.target_console()?;
@@ -139,7 +139,7 @@ fn target_counts_on(rig: &Rig) -> Result<()> {
         ensure!(log.last >= console.acked()?, "the target's own records are missing: {log:?}");
         Ok(())
     })())?;
-    // What a boot finds at the end of its log may have been written there alone, and acknowledged to nobody.
+    // The last record that a boot finds in its log may be only in the log and never acknowledged.
     let mut unheard = BTreeSet::from([log.last]);
     for boot in rig.guest.console.boots()?.into_iter().chain(console.boots()?) {
         unheard.extend(boot.log.and_then(Result::ok));
@@ -150,7 +150,7 @@ fn target_counts_on(rig: &Rig) -> Result<()> {
     Ok(())
 }
 
-/// The ring of a raw disk holds the last records up to `last`, whole, but for those that nobody heard of.
+/// The ring of a raw disk holds the last records up to `last`, whole, except those never acknowledged.
 fn ring(volume: &Path, last: u64, unheard: &BTreeSet<u64>) -> Result<()> {
     let file = std::fs::File::open(volume)?;
     for seq in last.saturating_sub(RING - 1).max(1)..=last {
@@ -183,7 +183,7 @@ fn nothing_left(rig: &Rig, kept: &[PathBuf], source_gone: bool) -> Result<()> {
         let more: Vec<_> = files(home)?.into_iter().filter(|path| !own(path)).collect();
         ensure!(more.is_empty(), "beside the guest's disks: {more:?}");
     }
-    // Without its domain an image is out of reach; bitmaps of nobody's are what an operator removes.
+    // Without its domain an image cannot be read; an operator removes bitmaps that no domain owns.
     for image in rig.guest.disks.iter().filter(|image| !source_gone && image.exists()) {
         let args = ["info", "-U", "--output=json"].map(Path::new);
         let info: Value =

@@ -1,7 +1,7 @@
-//! What starts the source again beside warmd, with a guest that writes: its autostart at a reboot of its host, a person in
-//! the watch; and a target that does not say whether its VM runs.
+//! What starts the source again beside warmd, with a guest that writes: its autostart at a reboot of its
+//! host, an operator in the boot check; and a target that does not say whether its VM runs.
 //!
-//! Rule: what people start is theirs, and is seen; warmd itself never has both run.
+//! Rule: a start by an operator is reported and not undone; warmd itself never runs both VMs.
 
 use std::time::Duration;
 

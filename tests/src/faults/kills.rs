@@ -1,7 +1,7 @@
 //! `kill -9` at every named point of the daemon, in random order, with a guest that writes.
 //!
-//! Rule: the points are read from the daemon's sources, so a new one is covered by itself; one that is reached in no
-//! situation is a failure.
+//! Rule: the points are read from the daemon's sources, so a new one is covered automatically; one that is
+//! reached in no situation is a failure.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -40,7 +40,7 @@ enum Way {
     Seeding,
     Sync,
     Pause,
-    /// A cutover that is taken back.
+    /// A cutover that is aborted.
     Undo,
     /// A cutover to its end.
     Cutover,
@@ -81,7 +81,7 @@ fn collect(folder: &Path, found: &mut BTreeSet<String>) -> Result<()> {
     Ok(())
 }
 
-/// The way to a point; a point that nobody has put anywhere is tried on the way of passes.
+/// The way to a point; a point without an entry here is tried on the way of passes.
 fn way(point: &str) -> Way {
     match point {
         "disks.prepared" | "state.preparing" | "state.seeding" => Way::Seeding,
@@ -118,7 +118,7 @@ fn every_point(stage: &mut FaultStage<'_>) -> Result<()> {
     std::fs::write(&taken, TAKEN)?;
     let rig = stage.rig_mut()?;
 
-    // Given up, and begun again.
+    // Cancelled, and started again.
     rig.daemon.start()?;
     rig.apply()?;
     rig.wait_for("synced")?;
@@ -180,7 +180,7 @@ fn every_point(stage: &mut FaultStage<'_>) -> Result<()> {
     rig.wait_for("done").map(drop)
 }
 
-/// A VM of somebody else's that has the guest's name on the target: because of it the guest's is not made.
+/// A foreign VM that has the guest's name on the target: the guest's VM cannot be created.
 pub(super) const TAKEN: &str = "<domain type='qemu'><name>guest</name><memory unit='MiB'>64</memory>\
                      <os><type arch='x86_64' machine='q35'>hvm</type></os></domain>";
 
@@ -223,7 +223,7 @@ fn anywhere(stage: &mut FaultStage<'_>) -> Result<()> {
     rig.cut_over_and_prove()
 }
 
-/// One of the things that people ask; a refusal is an answer.
+/// One of an operator's requests; a refusal is an answer.
 fn ask(rig: &Rig, random: &mut StdRng) -> Result<()> {
     let verbs: [&[&str]; 5] = [
         &["sync", "--no-wait"],

@@ -35,7 +35,7 @@ pub struct Row {
     /// The part of the table.
     pub place: &'static str,
     pub name: &'static str,
-    /// What happens, for people.
+    /// What happens, as text.
     pub fault: &'static str,
     /// Whether it is in the short form.
     pub short: bool,

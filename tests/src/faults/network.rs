@@ -53,7 +53,7 @@ fn weather(stage: &mut FaultStage<'_>, set: impl Fn(&Proxy), seen: fn(&Proxy) ->
 
 fn cut(stage: &mut FaultStage<'_>) -> Result<()> {
     let net = far_away(stage)?;
-    // Slow enough to be cut in the middle of things.
+    // Slow enough to be cut in the middle of a pass.
     net.rate(1_000_000);
     stage.begin()?;
     for _ in 0..4 {
@@ -62,7 +62,7 @@ fn cut(stage: &mut FaultStage<'_>) -> Result<()> {
     net.rate(0);
     stage.rig()?.wait_for("synced")?;
     stage.scribble(3)?;
-    // A delta may be small, and over before anybody looks: its connection waits to be cut.
+    // A small delta may finish before the test looks: the silence keeps its connection open to be cut.
     net.silence(true);
     stage.rig()?.try_verb("sync", &["--no-wait"])?;
     cut_once(&net)?;
@@ -70,7 +70,7 @@ fn cut(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.rig()?.wait_for("synced").map(drop)
 }
 
-/// Cuts as soon as there is something to cut.
+/// Cuts as soon as a connection exists.
 fn cut_once(net: &Proxy) -> Result<()> {
     let cuts = net.cuts();
     crate::wait_until("a connection to be cut", WORK, || {

@@ -36,7 +36,7 @@ struct Weather {
     rate: AtomicU64,
     /// Lost packets in a thousand.
     loss: AtomicU64,
-    /// Nothing arrives any more, and nobody is told.
+    /// No packet arrives any more, and no side gets an error.
     silent: AtomicBool,
     /// So many of the next packets towards the daemon that begin with an answer have a byte changed.
     garble: AtomicU64,
@@ -149,7 +149,7 @@ impl Proxy {
         self.weather.lost.load(Relaxed)
     }
 
-    /// Packets that the network held back so far.
+    /// Packets that the network delayed so far.
     pub(super) fn late(&self) -> u64 {
         self.weather.late.load(Relaxed)
     }
@@ -184,7 +184,7 @@ fn join<S: Stream>(near: S, far: UnixStream, weather: &Arc<Weather>) -> Result<(
     one_way(far.twin()?, near.twin()?, weather, true, &alive).context("no thread")?;
     let weather = Arc::clone(weather);
     thread::spawn(move || {
-        // Its threads let go of it when the connection has ended by itself.
+        // Its threads drop it when the connection has ended.
         while weather.age.load(Relaxed) == age && Arc::strong_count(&alive) > 1 {
             pause(LOOK);
         }

@@ -72,7 +72,7 @@ static void tell(const struct rule *r, const char *path, off_t at, size_t len) {
     close(fd);
 }
 
-// Whether the file was written since its last sync. Called with the lock held.
+// Whether the file was written since its last sync. The caller holds the lock.
 static int dirty(int fd) {
     struct stat file;
     if (fstat(fd, &file)) return 0;
@@ -97,7 +97,7 @@ static int path_of(int fd, char *path, size_t len) {
     return path[0] != 0;
 }
 
-// What strikes this call; 0 if nothing does.
+// The fault of this call; 0 if none.
 static long strike(const char *call, int fd, off_t at, size_t len) {
     if (!getenv("WARMD_FAULTS")) return 0;
     char path[512];

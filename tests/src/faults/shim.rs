@@ -1,4 +1,4 @@
-//! The library that lets system calls fail (`shim.c`), built here and told what to do by a file.
+//! The library that lets system calls fail (`shim.c`), built here and controlled by a file.
 
 use std::path::{Path, PathBuf};
 
@@ -113,7 +113,7 @@ impl Shim {
         })
     }
 
-    /// Nothing struck is no test.
+    /// A test in which no fault struck proves nothing.
     pub(super) fn must_have_struck(&self) -> Result<()> {
         ensure!(!self.struck()?.is_empty(), "the fault never struck");
         Ok(())

@@ -83,7 +83,7 @@ fn garbage(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.freeze(2 << 20)?;
     shim.set(&[Strike::all("send", "/run/", "garbage").times(1)])?;
     stage.thaw()?;
-    // Each pass of a VM that is off has a QEMU of its own, and each of them would be struck anew.
+    // Each pass of a VM that is off starts a new QEMU, and the fault would strike each one.
     shim.wait_for(1)?;
     shim.clear()?;
     stage.rig()?.wait_for("synced")?;

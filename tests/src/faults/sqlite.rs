@@ -57,7 +57,7 @@ fn wait_for_trouble(stage: &FaultStage<'_>, word: &str) -> Result<()> {
     })
 }
 
-/// By itself, or once it is resumed.
+/// Automatically, or after a resume.
 fn go_on(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.rig()?.lift()?;
     let view = stage.wait_for_view("its rest", crate::rig::WORK, |view| {

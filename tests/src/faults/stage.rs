@@ -21,9 +21,9 @@ pub enum FaultEnd {
     /// Done, after a cutover that the end makes if the row did not.
     #[default]
     Moved,
-    /// Given up: nothing of it is left.
+    /// Cancelled: nothing of it is left.
     Cancelled,
-    /// There was none: the row did without a rig, and has checked by itself.
+    /// No migration: the row had no rig, and has made its own checks.
     Elsewhere,
 }
 

@@ -44,7 +44,7 @@ fn enospc(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.sync().map(drop)
 }
 
-/// A fault in the full pass and one in a delta, which pass by themselves.
+/// A fault in the full pass and one in a delta; both pass without help.
 fn passing(stage: &mut FaultStage<'_>, strike: Strike) -> Result<()> {
     let shim = stage.off_with_shim(24)?;
     shim.set(std::slice::from_ref(&strike))?;

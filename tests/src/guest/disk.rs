@@ -75,7 +75,7 @@ fn boot_disk(mut disk: &File, path: &Path, spec: &GuestSpec) -> Result<()> {
     sector[510..].copy_from_slice(&[0x55, 0xaa]);
     disk.seek(SeekFrom::Start(0))?;
     disk.write_all(&sector)?;
-    // Right behind the boot sector: where both stages look for the next one by themselves.
+    // Right behind the boot sector: where both stages look for the next one by default.
     let core = fs::read(kit.join("core.img"))?;
     ensure!((core.len() as u64) < PARTITION - SECTOR, "the boot loader does not fit before the partition");
     disk.write_all(&core)?;

@@ -1,7 +1,7 @@
 //! Many simulated VMs behind one source or several, which watch what is open at a time.
 //!
-//! Rule: at every new snapshot what is open is counted in every scope, by the source itself; one too many is a violation,
-//! unless it is a final one, whose VM is down and waits for nobody.
+//! Rule: at every new snapshot the source counts the open ones in every scope; one too many is a violation,
+//! unless it is a final one: with its VM down it does not wait.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

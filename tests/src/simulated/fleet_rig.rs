@@ -72,7 +72,7 @@ impl FleetRig {
         self.manager.request(id, request, "test").await.expect("the owner answers")
     }
 
-    /// Waits until the migrations are as told.
+    /// Waits until the migrations match.
     pub async fn until(&self, what: &str, is_so: impl Fn(&[MigrationView]) -> bool) {
         let begun = tokio::time::Instant::now();
         loop {
@@ -91,7 +91,7 @@ impl FleetRig {
         }
     }
 
-    /// Checks that nothing is in use and nobody waits.
+    /// Checks that no quota is in use and no pass waits.
     pub fn assert_all_given_back(&self) {
         for view in self.manager.gate.views() {
             let used = (view.passes, view.snapshots, view.disks, view.waiting);

@@ -1,7 +1,7 @@
-//! Simulated endpoints: a source and a target in memory that keep the contracts, remember what was asked of them, and
-//! fail where a test tells them to.
+//! Simulated endpoints: a source and a target in memory that keep the contracts, remember what was asked of
+//! them, and fail where a test injects a fault.
 //!
-//! Rule: they watch the one thing that must never be, both VMs running, and everything that must not be left behind.
+//! Rule: they check that both VMs never run at once, and that nothing is left behind.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "how a test fails")]
 

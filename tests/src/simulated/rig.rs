@@ -152,7 +152,7 @@ impl Rig {
         .await
     }
 
-    /// Waits until the view is as told.
+    /// Waits until the view matches.
     pub async fn until(&self, what: &str, is_so: impl Fn(&MigrationView) -> bool) -> MigrationView {
         let begun = Instant::now();
         loop {

@@ -39,7 +39,7 @@ pub struct Truth {
     pub held_autostart: bool,
     /// The target starts the VM together with its host.
     pub target_autostart: bool,
-    /// A person has started the source beside the target VM: that both run is not the daemon's doing.
+    /// An operator has started the source beside the target VM: the daemon did not cause that both run.
     pub is_meddled: bool,
     /// How often the target says that it removed the VM, and did not.
     pub false_discards: u32,
@@ -150,7 +150,7 @@ impl SimulatedWorld {
         });
     }
 
-    /// The disk changes, and change tracking does not tell of it.
+    /// The disk changes, and change tracking does not report it.
     pub fn changes_untold(&self, disk: &str, at: u64, bytes: &[u8]) {
         self.with(|truth| truth.write_untold(disk, at, bytes));
     }

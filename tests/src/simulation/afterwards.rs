@@ -1,7 +1,7 @@
-//! What people and high availability do to sources in a simulation when all is done, and what must be told of it.
+//! Starts of sources by operators and high availability after all is done, and their reports.
 //!
-//! Rule: nothing goes wrong any more. A source that runs beside its target VM is told within a bounded time, and so is
-//! that it is off again.
+//! Rule: no faults any more. A source that runs beside its target VM is reported within a bounded time, and
+//! so is that it is off again.
 
 use std::{sync::PoisonError, time::Duration};
 
@@ -9,11 +9,11 @@ use warmd_core::model::{id::MigrationId, state::State, view::MigrationView};
 
 use super::life::SimulatedLife;
 
-/// Within this it is to be told.
+/// The bound for that report.
 const TOLD: Duration = Duration::from_mins(5);
 
-/// Starts some of the sources of migrations that are done, waits until that is told, and stops them again. Who was left
-/// running before is told too.
+/// Starts some of the sources of migrations that are done, waits until that is reported, and stops them
+/// again. A source left running before must be reported too.
 pub(super) async fn look_back(stage: &SimulatedLife, views: &[MigrationView]) {
     let mut chance = stage.holding.lock().unwrap_or_else(PoisonError::into_inner).split();
     let done = stage.scenario.vms.iter().filter_map(|scene| {

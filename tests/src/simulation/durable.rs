@@ -163,7 +163,7 @@ impl Durable {
         Ok(())
     }
 
-    /// Whose source is seen to run after its cutover, and whether the journal tells of it.
+    /// Migrations whose source was seen running after the cutover: the journal must have an error.
     fn look_at_sources(&self, truth: &mut Truth, lines: &[(Option<String>, Line)]) -> rusqlite::Result<()> {
         let now = self.sources_that_run()?;
         for id in now.difference(&truth.told.clone()) {
@@ -353,7 +353,7 @@ impl Truth {
             found.wanted = found.goes_off.is_none().then_some(found.runs);
         }
         found.is_in(now);
-        // High availability does not ask how far a cutover is, or whether it is over.
+        // High availability does not ask how far a cutover is, or whether it has finished.
         let is_stopped = matches!(now, State::CuttingOver { phase } if *phase >= Phase::FinalDelta);
         if (is_stopped || *now == State::Done) && self.meddling && self.chance.happens(100) {
             found.comes_on = Some(clock::steady() + delta(self.chance.millis(0, 500)));

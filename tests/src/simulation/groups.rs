@@ -1,7 +1,7 @@
-//! VMs that cut over together in a simulation: what people ask of all of them, and what must never be.
+//! VMs that cut over together in a simulation: requests for all of them, and what must never happen.
 //!
-//! Rule: who is started on the target in a group comes after all that are to be there before it, in the truth of the
-//! durable state, whatever anybody remembers.
+//! Rule: a target VM of a group starts after all that must be there before it, by the durable state, not by
+//! what a task remembers.
 
 use std::{
     collections::BTreeSet,
@@ -43,7 +43,8 @@ struct Seat {
     start_requested: bool,
 }
 
-/// How VMs of a plan move together: the keys of its `[cutover]`, and the tiers after it. Nothing if each moves by itself.
+/// How VMs of a plan move together: the keys of its `[cutover]`, and the tiers after it. `None` if each moves
+/// alone.
 pub(super) fn keys(vms: &[String], chance: &mut Chance) -> Option<(String, String)> {
     if vms.len() < 2 || chance.happens(500) {
         return None;
@@ -127,7 +128,7 @@ impl Truth {
         }
     }
 
-    /// A target VM is started: nobody is missing at its barrier.
+    /// A target VM is started: no VM is missing at its barrier.
     pub(super) fn check_barrier(&mut self, owner: MigrationId) {
         let Some(group) = &self.group else { return };
         let Some(own) = group.seats.iter().find(|seat| seat.owner == owner && seat.start_requested) else {

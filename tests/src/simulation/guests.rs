@@ -39,7 +39,7 @@ impl Truth {
         true
     }
 
-    /// The guest writes again what a block held before its last snapshot, if it runs.
+    /// A running guest writes again what a block contained before its last snapshot.
     pub(super) fn guest_reverts(&mut self, vm: &str, disk: &str, block: usize) {
         let Some(found) = self.vms.get(vm) else { return };
         let Some(before) = found.images.values().rev().nth(1).and_then(|image| image.get(disk)) else {

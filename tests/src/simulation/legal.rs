@@ -28,7 +28,7 @@ pub(super) fn is_legal(before: &State, now: &State) -> bool {
         ) => true,
         (S::Synced | S::Syncing, S::CuttingOver { phase: Phase::CatchUpDelta }) => true,
         (S::CuttingOver { phase }, S::CuttingOver { phase: then }) => {
-            // Nobody watched the source while there was no daemon: it takes the final delta again.
+            // The source was not watched while there was no daemon: the final delta is taken again.
             let again = matches!(phase, Phase::Verify | Phase::Convert | Phase::CreateVm | Phase::StartVm)
                 && *then == Phase::FinalDelta;
             phase.next() == Some(*then) || again

@@ -37,9 +37,9 @@ pub(super) struct SimulatedLife {
     pub(super) scenario: Scenario,
     pub(super) world: Arc<SimulationWorld>,
     pub(super) durable: Arc<Mutex<Durable>>,
-    /// When things cease to go wrong.
+    /// When faults end.
     pub(super) calm_from: DateTime<Utc>,
-    /// Decides what people do.
+    /// Decides what operators do.
     pub(super) people: Mutex<Chance>,
     /// Decides what they ask of VMs together, and for later.
     pub(super) together: Mutex<Chance>,
@@ -112,7 +112,7 @@ async fn live(stage: &SimulatedLife) -> End {
         }
     }
     drop((manager, store));
-    // The writer ends by itself.
+    // The writer thread ends without a request.
     tokio::time::sleep(Duration::from_millis(1)).await;
     end
 }

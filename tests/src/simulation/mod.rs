@@ -5,7 +5,7 @@
 //! same trace. What must never be is looked for at every step, not at the end.
 //!
 //! ```text
-//! people ─▶ Manager ─▶ Driver ─▶ pass, cutover, verify ─▶ gate ─▶ world: VMs, marks, target disks
+//! users ──▶ Manager ─▶ Driver ─▶ pass, cutover, verify ─▶ gate ─▶ world: VMs, marks, target disks
 //!                        │                                 │ takes its time, fails, loses the answer, hangs, dies
 //!                        ▼                                 ▼
 //!                      Store ─▶ commit ─▶ durable: is the ledger true? the step legal? the journal complete?
@@ -69,13 +69,13 @@ pub struct SimulationOutcome {
     pub violations: Vec<String>,
 }
 
-/// Runs a simulation; all that happens is printed if it `tells`.
+/// Runs a simulation; with `tells` every event is printed.
 pub fn run(seed: u64, tells: bool) -> SimulationOutcome {
     static DATABASES: AtomicU64 = AtomicU64::new(0);
     panics::watch();
     let begun = Instant::now();
     let mut chance = Chance::new(seed);
-    // A stream of its own: what one VM by itself meets in a seed is what it was before there were groups.
+    // A separate stream: without groups a seed means the same run as before groups existed.
     let mut together = Chance::new(seed ^ 0x0067_726f_7570_7364);
     let scenario = Scenario::new(&mut chance, &mut together);
     let database = format!("file:/simulation-{}?vfs=memdb", DATABASES.fetch_add(1, Relaxed));

@@ -132,7 +132,7 @@ impl Pages {
         self.write((block * BYTES) as u64, some);
     }
 
-    /// The manifest's root, as anybody can compute it.
+    /// The manifest's root, computed from its published definition.
     pub(super) fn root(&self) -> Option<String> {
         let mut root = RootHasher::new(Length(self.size));
         for page in &self.pages {

@@ -1,4 +1,4 @@
-//! Panics of the daemon's tasks, which the runtime catches and nobody would see.
+//! Panics of the daemon's tasks, which the runtime catches and no test would see.
 
 use std::{cell::RefCell, panic, sync::Once};
 

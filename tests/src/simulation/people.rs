@@ -156,7 +156,7 @@ async fn finish(stage: &SimulatedLife, manager: &Arc<Manager>, mut asked: u32) {
                 continue;
             };
             if view.state.is_final() {
-                // One that was given up in the middle is moved in the end.
+                // A migration that was cancelled halfway is moved in the end.
                 if view.state == State::Cancelled && !scene.give_up {
                     open += 1;
                     apply(stage, manager).await;
@@ -321,7 +321,7 @@ async fn ask_for(
     }
 }
 
-/// Others change what they should not, while things go wrong.
+/// Other tools and users change what they should not, until faults end.
 async fn meddle(stage: &SimulatedLife, mut chance: Chance) {
     loop {
         tokio::time::sleep(chance.millis(700, 11_000)).await;
@@ -366,8 +366,8 @@ fn lose_marks(stage: &SimulatedLife, name: &str) {
     truth.note(format_args!("{name} loses its marks"));
 }
 
-/// Somebody powers a VM off or on. What a cutover is about to stop is left to it, and so is what is moved, unless it was
-/// started behind its back.
+/// A user powers a VM off or on, but not one that a cutover is about to stop, nor one that is moved, unless
+/// it was started behind its back.
 fn change_power(stage: &SimulatedLife, name: &str) {
     let mut truth = stage.world.truth();
     let truth = &mut *truth;
@@ -388,10 +388,10 @@ fn change_power(stage: &SimulatedLife, name: &str) {
     }
 }
 
-/// While there is no daemon somebody starts a VM that a cutover has stopped, lets it write, and stops it again.
+/// While no daemon runs, a user starts a VM that a cutover has stopped, lets it write, and stops it again.
 pub(super) fn run_unwatched(truth: &mut Truth, chance: &mut Chance) {
     let stopped = truth.ledgers.iter().find_map(|((id, _), ledger)| {
-        // From the target's start on nobody could hinder that both run.
+        // From the target's start on the daemon could not prevent that both run.
         let ran = truth.targets.get(id).is_some_and(|made| made.ran);
         let early = match truth.states.get(id) {
             Some(State::CuttingOver { phase }) => *phase <= Phase::StartVm && !ran,
@@ -411,7 +411,7 @@ pub(super) fn run_unwatched(truth: &mut Truth, chance: &mut Chance) {
     truth.counts.add("runs that nobody saw");
 }
 
-/// While there is no daemon somebody starts a source, or its host starts anew.
+/// While no daemon runs, a user starts a source, or its host reboots.
 pub(super) fn start_unwatched(truth: &mut Truth, chance: &mut Chance) {
     let count = truth.vms.len() as u64;
     let Some(name) = truth.vms.keys().nth(chance.below(count) as usize).cloned() else { return };
@@ -437,12 +437,12 @@ fn cut_target(stage: &SimulatedLife, chance: &mut Chance) {
     truth.note(format_args!("the target loses what was not flushed"));
 }
 
-/// Somebody writes to a target's disk; a verification must find it.
+/// Another process writes to a target's disk; a verification must find it.
 fn write_to_target(stage: &SimulatedLife, chance: &mut Chance) {
     let mut truth = stage.world.truth();
     let count = truth.targets.len() as u64;
     let Some(id) = truth.targets.keys().nth(chance.below(count) as usize).copied() else { return };
-    // From the verification on there is nobody who would look.
+    // After the verification no step reads the target again.
     let early = matches!(truth.states.get(&id), Some(State::Synced | State::Syncing | State::Paused { .. }));
     if stage.scenario.plan.verify.mode == VerifyMode::None || !early {
         return;

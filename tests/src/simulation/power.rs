@@ -1,8 +1,8 @@
-//! Who starts and stops VMs in a simulation, and what must never come of it.
+//! Who starts and stops VMs in a simulation, and what must never follow.
 //!
-//! Rule: people, high availability and autostart may start a source at any time, and that both run then is not the
-//! daemon's doing. What it does itself is judged at its own call: what it asks for while the other side runs, or may run,
-//! is its fault.
+//! Rule: operators, high availability and autostart may start a source at any time; if both VMs run then, it
+//! is not the daemon's fault. The daemon's own calls are checked: a start that it requests while the other
+//! side runs, or may run, is its fault.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use warmd_core::{
@@ -39,7 +39,7 @@ pub(super) struct Starters {
     /// The source starts it together with its host.
     pub(super) autostart: bool,
     pub(super) moved: Option<Moved>,
-    /// It is to start with its host, on one side or the other, as far as people want it.
+    /// The operators want it to start with its host, on one side or the other.
     pub(super) wanted: bool,
     /// The daemon's state was put back from a copy, and may not know what was taken away.
     pub(super) put_back: bool,
@@ -67,7 +67,7 @@ impl Truth {
         ids.into_iter().filter_map(|id| Some((id, self.states.get(&id)?.clone()))).collect()
     }
 
-    /// Whether a cutover of it runs, or is taken back.
+    /// Whether a cutover of it runs, or is being undone.
     pub(super) fn is_cut_over(&self, vm: &str) -> bool {
         let cuts = |state: &State| matches!(state, State::CuttingOver { .. } | State::Undoing { .. });
         self.states_of(vm).iter().any(|(_, state)| cuts(state))
@@ -86,7 +86,7 @@ impl Truth {
         target_runs || self.states_of(vm).iter().any(|(_, state)| is_late(state))
     }
 
-    /// Whether a start of it by others is to be told: from the target VM's start on.
+    /// Whether the daemon must report a start of it by others: from the target VM's start on.
     pub(super) fn is_handed_over(&self, vm: &str) -> bool {
         self.states_of(vm).iter().any(|(_, state)| match state {
             State::CuttingOver { phase } => matches!(phase, Phase::BootCheck | Phase::Cleanup),
@@ -95,7 +95,7 @@ impl Truth {
         })
     }
 
-    /// Others start the source: people, high availability, its host.
+    /// Others start the source: operators, high availability, its host.
     pub(super) fn others_start(&mut self, name: &str, who: &str) {
         let late = self.may_be_moved(name);
         let beside = self.targets.values().any(|made| made.runs && made.vm.as_deref() == Some(name));
@@ -106,7 +106,7 @@ impl Truth {
         if !late {
             vm.wanted = Some(true);
         } else if vm.wanted == Some(false) {
-            // Where it runs in the end is nobody's plan any more.
+            // No one side is expected in the end any more.
             vm.wanted = None;
         }
         vm.spoil();
@@ -119,7 +119,7 @@ impl Truth {
         self.note(format_args!("{who} starts {name}"));
     }
 
-    /// People stop a source that others have started.
+    /// An operator stops a source that others have started.
     pub(super) fn stop_stray(&mut self, name: &str) {
         let strays = |vm: &&mut Vm| vm.runs && vm.starters.strays_since.is_some();
         let Some(vm) = self.vms.get_mut(name).filter(strays) else { return };
@@ -127,7 +127,7 @@ impl Truth {
         self.note(format_args!("somebody stops {name}, which was started beside its target VM"));
     }
 
-    /// The source's host starts anew, and with it what it starts by itself.
+    /// The source's host reboots and starts the VMs with autostart.
     pub(super) fn reboot_source(&mut self, name: &str) {
         self.counts.add("reboots");
         let Some(vm) = self.vms.get(name) else { return };
@@ -147,7 +147,7 @@ impl Truth {
         }
     }
 
-    /// People decide whether it starts with its host; not while it is taken away from one side for the other.
+    /// An operator changes its autostart; not while a cutover moves the autostart between the sides.
     pub(super) fn change_autostart(&mut self, name: &str) {
         if self.is_cut_over(name) || self.may_be_moved(name) {
             return;
@@ -202,7 +202,8 @@ impl Truth {
         strayed.zip(made.seen_off).is_some_and(|(strayed, seen_off)| strayed >= seen_off)
     }
 
-    /// A cutover begins: what starts the VM now is what people want, whatever the state knew before.
+    /// A cutover begins: the present autostart is what the operators want, whatever the state recorded
+    /// before.
     pub(super) fn begins_to_move(&mut self, owner: MigrationId, vm: &str) {
         let Some(vm) = self.vms.get_mut(vm).filter(|vm| vm.starters.put_back) else { return };
         let starters = &mut vm.starters;

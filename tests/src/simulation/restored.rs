@@ -1,4 +1,4 @@
-//! The durable state put back from an older copy of it, as a person does who knows no better.
+//! The durable state put back from an older copy of it, as an operator might do in error.
 
 use rusqlite::Connection;
 use warmd_core::model::{id::MigrationId, state::State};
@@ -55,7 +55,7 @@ impl Durable {
     pub(super) fn restore(&mut self, truth: &mut Truth) -> rusqlite::Result<()> {
         let Some(copy) = self.copy.take() else { return Ok(()) };
         let count: u32 = copy.db.query_row("SELECT count(*) FROM migrations", [], |row| row.get(0))?;
-        // Nobody can know any more where given up disks are.
+        // The daemon cannot know any more where the disks of a cancelled migration are.
         let too_late = |state: &State| matches!(state, State::Cancelling | State::Cancelled);
         if count != truth.states.len() as u32 || truth.states.values().any(too_late) {
             return Ok(());

@@ -19,7 +19,7 @@ pub(super) struct VmScene {
     pub(super) disks: Vec<(String, u64)>,
     /// Whether it heeds a request to shut down.
     pub(super) heeds_shutdown: bool,
-    /// Whether it is given up at the end, instead of being moved.
+    /// Whether it is cancelled at the end, instead of being moved.
     pub(super) give_up: bool,
 }
 
@@ -41,7 +41,7 @@ pub(super) struct Scenario {
     pub(super) crashes: u32,
     /// Whether the durable state is put back from an older copy between two lives of the daemon.
     pub(super) restores: bool,
-    /// How long things go wrong before they are left to come to their end.
+    /// How long faults happen before all migrations run undisturbed to their end.
     pub(super) chaos: Duration,
     /// Whether others meddle: power, marks, the target's disks and its host.
     pub(super) meddling: bool,

@@ -238,7 +238,7 @@ impl SimulatedSource {
         }
         let anchors: BTreeSet<u64> =
             request.disks.iter().filter_map(|(_, anchor)| anchor.as_ref()?.0.parse().ok()).collect();
-        // Marks by themselves need not be folded: each knows all that changed since.
+        // Marks need not be merged: each has all changes since it was made.
         vm.marks.retain(|mark, state| state.owner != request.owner || anchors.contains(mark));
         vm.marks_made += 1;
         let mark = vm.marks_made;

@@ -65,7 +65,7 @@ impl Target for SimulatedTarget {
             let known = &mut truth.targets.entry(owner).or_default().disks;
             let made = disks.iter().map(|disk| {
                 let found = known.entry(disk.key.0.clone()).or_insert_with(|| {
-                    // One that is not known to read as zeroes holds what somebody left.
+                    // A disk that is not known to read as zeroes has old content.
                     let pages = Pages::filled(disk.size.0, if zero { 0 } else { 2 });
                     TargetDisk::of(pages)
                 });
@@ -228,7 +228,7 @@ impl Target for SimulatedTarget {
 }
 
 impl Truth {
-    /// Whether a start is given up, and comes about all the same after that; `often` in 1000.
+    /// Whether a start is abandoned, and still happens later; `often` in 1000.
     fn comes_late(&mut self, owner: MigrationId, often: u64) -> bool {
         let (comes, span) = (self.chance.happens(often), self.chance.millis(0, 20_000));
         let comes = comes && self.faults > 0;
@@ -251,7 +251,7 @@ impl Truth {
     }
 }
 
-/// Starts the machine, as the daemon asks, or as a person does.
+/// Starts the machine for the daemon or for an operator.
 pub(super) fn start(truth: &mut Truth, owner: MigrationId) -> Result<(), TargetError> {
     let (up, dies) = (truth.chance.millis(0, 3000), truth.chance.millis(0, 20_000));
     let dies = (truth.faults > 0 && truth.chance.happens(50)).then_some(dies);
@@ -350,7 +350,7 @@ impl DiskHandle {
         }
     }
 
-    /// A flush failed: what was not durable may be so now, or is given up, and no later flush tries it again.
+    /// A flush failed: what was not durable is durable now or lost, and no later flush tries it again.
     fn lose(&self) {
         let mut truth = self.world.truth();
         let Truth { targets, chance, .. } = &mut *truth;

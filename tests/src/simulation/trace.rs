@@ -14,7 +14,7 @@ const ID: &str = "migration 0";
 #[derive(Debug, Default)]
 pub(super) struct Trace {
     hasher: DefaultHasher,
-    /// Whether each line is told at once.
+    /// Whether each line is printed at once.
     tells: bool,
     buffer: String,
 }

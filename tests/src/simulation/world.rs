@@ -52,8 +52,8 @@ pub(super) struct Vm {
     pub(super) snapshot: Option<Open>,
     /// Contents of all snapshots that ever were, by mark.
     pub(super) images: BTreeMap<u64, BTreeMap<String, Pages>>,
-    /// Whether it is to run, on one side or the other, as far as people want it. Not known for a while once the state was put
-    /// back from a copy.
+    /// Whether the operators want it to run, on one side or the other. Unknown for a while after the state
+    /// was restored from a copy.
     pub(super) wanted: Option<bool>,
     /// What starts it beside the daemon.
     pub(super) starters: Starters,
@@ -61,7 +61,7 @@ pub(super) struct Vm {
     pub(super) phase: Option<Phase>,
     /// Since when it is there.
     pub(super) phase_since: Option<DateTime<Utc>>,
-    /// Somebody starts it then.
+    /// A user starts it at this time.
     pub(super) comes_on: Option<DateTime<Utc>>,
     /// Since when its migration is paused or has failed, if it is.
     pub(super) rests: Option<DateTime<Utc>>,
@@ -93,7 +93,7 @@ pub(super) struct Made {
     pub(super) runs: bool,
     /// Since it was created.
     pub(super) ran: bool,
-    /// It went off by itself when it was started last.
+    /// It went off without a request after its last start.
     pub(super) died: bool,
     pub(super) comes_up: Option<DateTime<Utc>>,
     /// When the source was seen off for the last time before its creation or its start was asked for.
@@ -119,7 +119,7 @@ pub(super) struct TargetDisk {
     pub(super) generation: u64,
     /// Blocks that others wrote to.
     pub(super) tainted: BTreeSet<usize>,
-    /// Blocks of a version that a failed flush has given up: no other makes it durable.
+    /// Blocks of a version that a failed flush has lost: no later flush makes it durable.
     pub(super) given_up: BTreeMap<usize, u64>,
     /// Blocks that the target's own guest wrote to.
     pub(super) used: BTreeSet<usize>,
@@ -249,7 +249,7 @@ impl SimulationWorld {
                 Fate::Done
             };
             if fate == Fate::Hung {
-                // Now and then longer than a phase of a cutover may take, or work that was told to stop.
+                // Sometimes longer than the deadline of a phase, or of work that was asked to stop.
                 span = if chance.happens(150) {
                     chance.millis(20_000, 150_000)
                 } else {
@@ -434,7 +434,7 @@ impl Truth {
             }
             return;
         };
-        // The target VM writes what it likes, until its cutover was taken back.
+        // The target VM writes freely, until its cutover is undone.
         let is_its = made.ran
             && !matches!(
                 self.states.get(&owner),

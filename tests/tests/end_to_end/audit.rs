@@ -1,4 +1,4 @@
-//! A disk that changes past its hypervisor: no bitmap tells of it, and the audit of change tracking finds it out.
+//! A disk that changes past its hypervisor: no bitmap reports it, and the audit of change tracking finds it.
 
 use std::{
     io::{Seek as _, SeekFrom, Write as _},
@@ -54,7 +54,7 @@ fn what_is_written_past_the_bitmap_is_found_out_and_made_good() {
             let target = disk(&view, &format!("/disks/{number}/location"));
             image::assert_equal(source, Path::new(target.as_str().context("no location")?))?;
         }
-        // The guest was off, and is off on the target: nobody wrote there since.
+        // The guest was off, and is off on the target: no write happened there since.
         rig.verb("verify")
     });
 }

@@ -1,5 +1,5 @@
-//! The daemon killed, as `kill -9` does it, at every point of its work on a real guest: after each restart it goes on
-//! by itself from what was committed last, and the guest arrives whole.
+//! The daemon killed, as `kill -9` does it, at every point of its work on a real guest: after each restart it
+//! goes on automatically from the last commit, and the guest arrives whole.
 
 use std::{path::Path, process::Command};
 

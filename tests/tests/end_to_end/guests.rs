@@ -1,5 +1,6 @@
-//! What may befall the guest while it is moved: its disks' server gone in the middle of a pass, power cut, reset, QEMU
-//! killed, a power button that nobody hears, the domain removed. Nothing that it acknowledged is lost in any of them.
+//! What may befall the guest while it is moved: its disks' server gone in the middle of a pass, power cut,
+//! reset, QEMU killed, a power button that the guest ignores, the domain removed. Nothing that it
+//! acknowledged is lost in any of them.
 
 use std::time::Duration;
 
@@ -74,7 +75,7 @@ fn a_guest_that_ignores_its_power_button_is_left_running_unless_force_is_allowed
     });
 }
 
-/// The guest was not even restarted, and the migration tells why.
+/// The guest was not even restarted, and the migration says why.
 fn left_running(rig: &Rig) -> Result<()> {
     let view = rig.show()?;
     ensure!(view["state"] == "synced", "it is {}", view["state"]);

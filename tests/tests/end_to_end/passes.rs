@@ -74,7 +74,7 @@ fn asked_to_stop_in_a_pass_it_keeps_what_is_drained() {
     });
 }
 
-/// Nobody but the daemon's user can open what it keeps and makes.
+/// Only the daemon's user can open the files that it makes.
 fn private(rig: &Rig, dir: &Path) -> Result<()> {
     let mode = |path: &Path| -> Result<u32> {
         Ok(std::fs::symlink_metadata(path).with_context(|| path.display().to_string())?.permissions().mode()

@@ -8,7 +8,8 @@ use warmd_tests::{Rig, RigSpec, guest::BOOT, run};
 /// How `warmctl` ends when it lacks a `--yes`.
 const USAGE: i32 = 2;
 
-/// Lines of a plan: what the target guest must say, and a hook at both ends that adds what it is told to the file.
+/// Lines of a plan: what the target guest must say, and a hook at both ends that appends its input to the
+/// file.
 fn policy(serial: &str, deadline: &str, told: &str) -> String {
     let hook = |phase: &str, when: &str| {
         format!(
@@ -83,7 +84,7 @@ fn a_guest_that_does_not_come_up_goes_back_and_is_moved_again() {
     });
 }
 
-/// Both hooks were run and told the facts, and what they said is in the journal.
+/// Both hooks ran with the facts as input, and their output is in the journal.
 fn heard(rig: &Rig, told: &str) -> Result<()> {
     let facts = told.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
     ensure!(facts.len() == 2, "not two hooks: {told}");

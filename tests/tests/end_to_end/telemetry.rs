@@ -1,4 +1,4 @@
-//! What a running daemon tells of its passes: over HTTP, in `migration show` and in the report.
+//! What a running daemon reports about its passes: over HTTP, in `migration show` and in the report.
 #![allow(clippy::float_cmp, reason = "counts are whole numbers")]
 
 use anyhow::{Context as _, Result, ensure};
@@ -69,7 +69,8 @@ fn measured(view: &Value) -> Result<()> {
     Ok(())
 }
 
-/// What was counted in each stage of each disk, and how long it took; without times that are rounded anew when stored.
+/// What was counted in each stage of each disk, and how long it took; without times that are rounded again
+/// when stored.
 fn figures(view: &Value) -> Result<Vec<Vec<Value>>> {
     let disks = view["pass"]["disks"].as_array().context("no disks")?;
     let mut stages = Vec::new();

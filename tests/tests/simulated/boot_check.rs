@@ -1,4 +1,4 @@
-//! Boot checks over simulated endpoints: what must be seen of the target VM before the source's remains are given up.
+//! Boot checks over simulated endpoints: what must be seen of the target VM before the source is cleaned up.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ async fn a_guest_that_shows_all_signs_is_handed_over() {
     rig.seed(plan(check)).await;
     rig.ask(Request::Cutover).await;
     rig.until("boot-check", |view| view.state == State::CuttingOver { phase: Phase::BootCheck }).await;
-    // It takes its time to boot: until then nothing is given up on the source.
+    // The boot takes long: until its end nothing is removed from the source.
     tokio::time::sleep(Duration::from_millis(700)).await;
     assert_eq!(rig.view().await.state, State::CuttingOver { phase: Phase::BootCheck });
     assert!(!rig.world.with(|truth| truth.marks.is_empty()), "the marks are gone");

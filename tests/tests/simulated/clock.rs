@@ -73,7 +73,7 @@ fn a_copy_older_than_promised_is_told_whatever_is_in_the_way() {
         rig.seed(plan).await;
         tokio::time::sleep(Duration::from_mins(90)).await;
         assert_eq!(lines(&rig, "alarm").await, [""; 0], "passes keep the promise");
-        // A person's pause.
+        // An operator's pause.
         rig.ask(Request::Pause).await;
         tokio::time::sleep(Duration::from_mins(25)).await;
         tokio::time::sleep(Duration::from_mins(10)).await;

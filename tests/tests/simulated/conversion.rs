@@ -74,7 +74,8 @@ impl Setting {
         self.rig.world.with(|truth| truth.source_disks["vda"].clone())
     }
 
-    /// The cutover was taken back: the source as it was, the replica untouched but for `differs`, nothing left behind.
+    /// The cutover was undone: the source as it was, the replica untouched but for `differs`, nothing left
+    /// behind.
     async fn assert_undone(&self, view: &MigrationView, why: &str) {
         let journal = self.rig.journal().await;
         assert_eq!(view.state, State::Synced, "{journal}");
@@ -153,7 +154,7 @@ async fn what_it_makes_of_the_copy_is_handed_over_with_its_machine() {
     let answer = facts["answer"].as_str().unwrap();
     assert!(answer.contains("/conversion/") && answer.ends_with("/machine.json"), "{facts}");
 
-    // The manifest is of the copy, and the report tells what became of it.
+    // The manifest describes the copy, and the report says what the conversion changed.
     let report = setting.rig.manager.report(view.id).await.unwrap();
     let conversion = report.conversion.unwrap();
     assert_eq!((conversion.program(), conversion.disks[0].changed), ("/bin/sh", BLOCK));

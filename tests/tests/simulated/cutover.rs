@@ -326,7 +326,7 @@ async fn a_restart_goes_on_where_it_was() {
         }
         let phase = if call == "target.create" { Phase::CreateVm } else { Phase::Verify };
         rig.until(call, |view| view.state == State::CuttingOver { phase }).await;
-        // Held so that nothing more happens than the shutdown.
+        // The call hangs so that only the shutdown happens.
         let clearing = rig.world.faults.clone();
         let release = tokio::spawn(async move {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;

@@ -1,4 +1,4 @@
-//! Migrations that are over: out of the daemon's memory, and there whenever somebody asks.
+//! Finished migrations: not in the daemon's memory, and loaded for each request.
 
 use std::{
     sync::Arc,
@@ -130,7 +130,7 @@ async fn what_is_given_up_leaves_its_report_and_no_ledger() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     rig.world.assert_moved();
-    // Of both that are over the name means the one that moved the VM.
+    // Of two finished migrations the name means the one that moved the VM.
     assert_eq!(rig.view().await.id, new);
     assert_eq!(rig.manager.migration(&id.to_string()).await.unwrap().state, State::Cancelled);
 }

@@ -1,5 +1,5 @@
-//! VMs that cut over together, over a simulated fleet on a virtual clock: nobody is started before the barrier lets all of a
-//! tier, tiers follow each other, and one that fails takes back whoever was not started.
+//! VMs that cut over together, over a simulated fleet on a virtual clock: no VM is started before the barrier
+//! lets all of a tier pass, tiers follow each other, and a failure undoes the VMs that were not started.
 
 use std::time::Duration;
 
@@ -148,7 +148,7 @@ fn a_tier_starts_together_and_after_the_one_before_it() {
             journal(&rig).await
         );
         assert!(!rig.fleet.world("db-1").with(|truth| truth.source_runs));
-        // That its source does not answer for a while is nothing to take a group back for.
+        // A source that does not answer for a while is no reason to undo a group.
         rig.fleet.world("db-1").faults.set("source.power", InjectedFault::Passing(20));
         sleep(60).await;
         assert_eq!(group(&rig).await.statuses[0], MemberStatus::Arrived);
@@ -317,7 +317,7 @@ fn it_can_be_aborted_until_the_barrier_opens() {
             assert_back(&rig, &VMS);
             assert!(VMS.iter().all(|vm| rig.fleet.target(vm).faults.struck("target.start") == 0));
         }
-        // Past the barrier one alone cannot be taken back, and those of later tiers can.
+        // Past the barrier a single VM cannot be aborted; VMs of later tiers can.
         let mut slow = plan("all_or_nothing = true", TIERS);
         slow.cutover.min_uptime = Duration::from_mins(10);
         let rig = synced(slow).await;
@@ -386,7 +386,7 @@ fn a_restart_at_the_barrier_lets_nobody_through() {
         rig.go_on().await;
         sleep(60).await;
         assert_eq!(on_target(&rig), Vec::<&str>::new());
-        // It takes its final delta again: nobody watched its source meanwhile.
+        // It takes its final delta again: its source was not watched meanwhile.
         rig.until("there again", |views| {
             matches!(views[0].state, State::CuttingOver { phase: Phase::CreateVm })
         })
@@ -397,7 +397,7 @@ fn a_restart_at_the_barrier_lets_nobody_through() {
         assert!(ended(&rig).await.is_done());
         assert_moved(&rig, &VMS);
 
-        // While all that began are taken back, too.
+        // The same while all that began are undone.
         let mut rig = synced(plan("", TIERS)).await;
         rig.fleet.world("db-2").faults.set("source.shut-down", InjectedFault::Refused);
         rig.fleet.world("db-1").faults.set("source.power-on", InjectedFault::Hang);

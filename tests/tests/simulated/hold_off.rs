@@ -1,4 +1,4 @@
-//! Holding off: from the stop on nothing but the daemon starts the source, and somebody's start is seen.
+//! Holding off: from the stop on only the daemon starts the source; a start by a user is reported.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn world() -> SimulatedWorld {
     world
 }
 
-/// How many sources of done migrations run, as the metrics tell it.
+/// How many sources of done migrations run, as the metrics report.
 async fn sources_run(rig: &Rig) -> u64 {
     let families = rig.metrics.render(&rig.manager.present()().await).unwrap();
     let told = families.lines().filter(|line| line.starts_with("warmd_source_running_after_cutover{"));
@@ -33,7 +33,7 @@ async fn lines(rig: &Rig, text: &str) -> usize {
     rig.journal().await.lines().filter(|line| line.contains(text)).count()
 }
 
-/// Somebody starts the source, or stops it again.
+/// A user starts the source, or stops it again.
 fn meddle(rig: &Rig, runs: bool) {
     rig.world.with(|truth| (truth.is_meddled, truth.source_runs) = (runs, runs));
 }

@@ -1,4 +1,5 @@
-//! Hooks that are services on this host: what they are told, and what follows when they say no, fail, hang or are not there.
+//! Hooks that are services on this host: their input, and what follows when they refuse, fail, hang or are
+//! missing.
 
 use std::{
     collections::VecDeque,

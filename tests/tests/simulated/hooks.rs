@@ -1,5 +1,5 @@
-//! Hooks of cutovers, real programs over simulated endpoints: when they are run, what they are told, and what follows when
-//! they fail, hang, or are cut off with the daemon.
+//! Hooks of cutovers, real programs over simulated endpoints: when they run, their input, and what follows
+//! when they fail, hang, or are cut off with the daemon.
 
 use std::{
     fs,

@@ -94,7 +94,7 @@ async fn what_endpoints_object_to_is_told_and_errors_are_refused() {
         truth.target_objects = vec![Objection::new(Rule::NameTaken, "domain 17 has it")];
     });
     assert_finds(&rig, &plan(), Rule::NameTaken, &guest, "domain 17").await;
-    // Only warnings are left: it is applied, and they are told.
+    // Only warnings are left: the plan is applied, and they are shown.
     rig.world.with(|truth| truth.target_objects = vec![Objection::new(Rule::Capacity, "too small")]);
     let applied = rig.manager.apply_plan(plan(), "test").await.expect("warnings do not stand in the way");
     let rules: Vec<_> = applied.findings.iter().map(|finding| finding.rule).collect();
@@ -271,7 +271,7 @@ async fn what_a_source_has_is_kept_with_its_age_and_over_a_restart() {
     assert_eq!(rig.world.faults.struck("source.vms"), 1);
     let anew = rig.manager.source_vms("s", true).await.unwrap();
     assert!(anew.seen > first.seen && rig.world.faults.struck("source.vms") == 2, "{anew:?}");
-    // Too old, and nobody answers: what is known, and why it is old.
+    // Too old, and the source does not answer: what is known, and why it is old.
     rig.world.faults.set("source.vms", InjectedFault::Refused);
     let db = rusqlite::Connection::open(rig.state_file()).unwrap();
     db.execute("UPDATE inventories SET seen = seen - 3600000000", []).unwrap();

@@ -163,7 +163,7 @@ fn plans_share_by_their_priorities() {
         let ratio = of("a") / of("b");
         assert!((2.5..3.5).contains(&ratio), "{ratio}: {} and {}", of("a"), of("b"));
         assert_eq!(rig.fleet.most("global"), 2);
-        // Within a plan nobody is forgotten.
+        // Within a plan no VM is forgotten.
         for name in ours.iter().chain(&theirs) {
             let count = taken[before..].iter().filter(|taken| taken.vm == *name).count();
             assert!(count >= 5, "{name}: {count}");
@@ -224,7 +224,7 @@ fn a_cutover_goes_before_pre_copies_also_before_those_that_run() {
         rig.fleet.assert_same("web");
         let journal = rig.manager.events(None, None, 1000).await.unwrap().lines;
         assert!(journal.iter().any(|line| line.text.contains("pass preempted: a cutover needs its place")));
-        // What it had drained stays drained; nobody is asked to do anything.
+        // Drained blocks stay drained; no operator has to act.
         let others = |views: &[MigrationView]| {
             views.iter().all(|view| matches!(view.state, State::Synced | State::Done))
         };

@@ -1,5 +1,5 @@
-//! The daemon's state put back from an older copy over simulated endpoints: what a cutover that this state does not know of
-//! gave to the target VM is left alone, on both sides, until a person decides which VM counts.
+//! The daemon's state restored from an older copy over simulated endpoints: if this state does not know of a
+//! cutover, both sides are left alone until an operator decides which VM counts.
 
 use std::path::Path;
 
@@ -25,7 +25,7 @@ fn world() -> SimulatedWorld {
     world
 }
 
-/// All files of the state, as a person copies them while no daemon runs.
+/// All files of the state, as an operator copies them while no daemon runs.
 fn copied(file: &Path) -> tempfile::TempDir {
     let kept = tempfile::TempDir::new().unwrap();
     for entry in file.parent().unwrap().read_dir().unwrap() {
@@ -136,7 +136,7 @@ async fn if_the_target_vm_counts_it_is_left_with_its_disks() {
     assert!(journal.contains("it and its disks are left as they are"), "{journal}");
 }
 
-/// Also one that is given up before anybody looked.
+/// The same for a migration that is cancelled before the daemon looked.
 #[tokio::test]
 async fn giving_it_up_unseen_leaves_the_target_vm_with_its_disks() {
     let rig = moved_and_put_back().await;
@@ -200,7 +200,7 @@ async fn an_undo_by_a_state_from_before_the_start_is_not_begun() {
     assert_left_alone(&rig);
 }
 
-/// A note that nobody can read may be the target VM's.
+/// An unreadable note may be the target VM's.
 #[tokio::test]
 async fn an_unreadable_note_is_a_question_too() {
     let mut rig = Rig::start(world()).await;

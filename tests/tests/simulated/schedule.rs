@@ -1,4 +1,5 @@
-//! Schedules over simulated endpoints: passes keep to the copy windows of their plan, and a person goes before them.
+//! Schedules over simulated endpoints: passes keep to the copy windows of their plan; an operator's request
+//! overrides them.
 
 use std::{num::NonZeroU64, time::Duration};
 

@@ -1,4 +1,5 @@
-//! Cutovers for later over simulated endpoints, on a virtual clock: at a time, in windows, by themselves, held.
+//! Scheduled cutovers over simulated endpoints, on a virtual clock: at a time, in windows, automatic, on
+//! hold.
 
 use std::{num::NonZeroU64, time::Duration};
 
@@ -276,7 +277,7 @@ fn what_waits_can_be_taken_back() {
         assert_eq!(rig.view().await.scheduled_cutover, None);
         nothing_begins_until(&rig, at("22T18:00")).await;
 
-        // Where the plan would begin one by itself, it is held.
+        // Where the plan would begin one automatically, it is on hold.
         rig.manager_applies(nights(CutoverMode::Auto)).await;
         rig.until("waits", |view| view.scheduled_cutover.is_some()).await;
         rig.ask(Request::AbortCutover).await;

@@ -1,4 +1,4 @@
-//! What is not taken back, and what is, while the target VM's start or the state is in doubt.
+//! What is undone, and what is not, while the target VM's start or the state is in doubt.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ async fn hangs_in(name: &str) -> Rig {
     rig
 }
 
-/// Nothing is taken back for ten minutes, with a deadline of one; the cutover is done once all is well again.
+/// Nothing is undone for ten minutes, with a deadline of one; the cutover is done once all is well again.
 async fn goes_only_forward(rig: &Rig) {
     tokio::time::sleep(Duration::from_mins(10)).await;
     let view = rig.view().await;

@@ -75,7 +75,7 @@ async fn what_a_readback_settled_is_still_to_be_compared() {
     assert_eq!(checked(&result(&rig, changed(VerifyMode::Readback)).await), 2 * BLOCK);
     assert_eq!(checked(&result(&rig, order(VerifyMode::Readback, "full")).await), 110 * BLOCK + 512);
     assert_eq!(checked(&result(&rig, changed(VerifyMode::Readback)).await), 0);
-    // What the source had changed has been seen by nobody who asked the source. So it is after a restart.
+    // No comparison with the source has seen the source's changes. The same after a restart.
     rig.restart().await;
     rig.world.guest_writes("vda", 7 * BLOCK, &[201; 10]);
     assert_eq!(checked(&result(&rig, changed(VerifyMode::Compare)).await), 3 * BLOCK);

@@ -1,5 +1,5 @@
-//! VMs with schedules of their own over a simulated fleet, on a virtual clock: each is copied, held and cut over by its
-//! own, beside others of the same plan.
+//! VMs with schedules of their own over a simulated fleet, on a virtual clock: each is copied, suspended and
+//! cut over by its own schedule, beside others of the same plan.
 
 use std::time::Duration;
 
@@ -246,7 +246,7 @@ fn what_is_wrong_with_a_vms_windows_is_told_of_the_vm() {
         let (rule, subject, message) = one(found("[vm.slow.schedule]\npriority = 2").await);
         assert_eq!((rule, subject.as_str()), (Rule::PlanWrong, "plan p"));
         assert!(message.starts_with("`[vm.\"slow\".schedule] priority` is shared"), "{message}");
-        // What is the plan's own dead end is told once, and one that the VM's section mends not of the VM.
+        // A dead end of the plan is reported once, and not for a VM whose own section corrects it.
         let over = "[schedule.cutover]\nwindows = [\"2020-01-01 UTC\"]\n[vm.slow.schedule]\nevery = \"1h\"";
         assert_eq!(one(found(over).await).1, "plan p");
         let mended = format!("{over}\n[vm.slow.schedule.cutover]\nwindows = []");

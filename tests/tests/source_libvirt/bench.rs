@@ -185,7 +185,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Takes a snapshot, reads it, releases it, and gives up all older marks: what a driver does for a pass.
+    /// Takes a snapshot, reads it, releases it, and deletes all older marks: what a driver does for a pass.
     pub(crate) async fn pass(&self, anchors: &Marks) -> Result<Marks> {
         let snapshot = self.snapshot(anchors).await?;
         self.assert_contents(&*snapshot).await?;

@@ -83,7 +83,7 @@ fn what_starts_the_vm_is_found_in_its_mark_where_the_record_lacks_it() {
         let moved = MigratedMark { owner, target: "there".to_owned() };
         bench.source.hold_off(vm, &moved, &was).await?;
         ensure!(!autostart()?);
-        // Its record was lost, and is made anew: from the mark.
+        // Its record was lost, and is made again from the mark.
         ensure!(bench.source.starters(vm, owner).await?.autostart, "the mark was not read");
         let none = HoldOff { autostart: false };
         bench.source.hold_off(vm, &moved, &none).await?;
@@ -222,7 +222,7 @@ fn bitmaps_below_an_overlay_and_of_a_disk_that_was_taken_out_go_too() {
         bench.pass(&Marks::new()).await?;
         bench.virsh(["destroy", UUID])?;
         bench.virsh(["detach-disk", UUID, "vdb", "--config"])?;
-        // What people do while the VM is off: the old image becomes the backing of a new one.
+        // What an operator may do while the VM is off: the old image becomes the backing file of a new one.
         let path = bench.disks[0].path.clone();
         let below = dir.join("below.qcow2");
         std::fs::rename(&path, &below)?;

@@ -15,7 +15,7 @@ fn a_job_left_by_a_crash_is_ended_by_the_next_snapshot() {
         let key = bench.disks[0].key.clone();
         let first = bench.pass(&Marks::new()).await?;
         bench.write(0, 1, 0, 512)?;
-        // Dropped, not released: as after kill -9. Nobody committed its marks.
+        // Dropped, not released: as after kill -9. Its marks were not committed.
         drop(bench.snapshot(&first).await?);
         bench.write(0, 2, MIB, 512)?;
         drop(bench.snapshot(&first).await?);

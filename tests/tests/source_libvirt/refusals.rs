@@ -1,4 +1,4 @@
-//! What the source will not do, said so that a person can act.
+//! What the source refuses, with messages on which an operator can act.
 
 use std::path::Path;
 

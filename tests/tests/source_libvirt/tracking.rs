@@ -25,7 +25,7 @@ fn a_full_pass_and_deltas_give_exactly_what_changed() {
         ensure!(sizes == [16 * MIB, 8 * MIB], "{sizes:?}");
         assert_unknown(&*full, &keys[0], "no earlier mark").await?;
         bench.assert_contents(&*full).await?;
-        // What the guest writes while the snapshot is held is not in it.
+        // What the guest writes while the snapshot is open is not in it.
         let before: Vec<_> = bench.disks.iter().map(|disk| disk.bytes.clone()).collect();
         bench.write(0, 9, MIB, 4096)?;
         bench.write(1, 9, 0, MIB)?;
@@ -44,7 +44,7 @@ fn a_full_pass_and_deltas_give_exactly_what_changed() {
         bench.assert_contents(&*delta).await?;
         let second = marks(&*delta);
         ensure!(second != first, "two moments have one mark");
-        // The advance is committed while the snapshot is held.
+        // The advance is committed while the snapshot is open.
         bench.keep(&second).await?;
         assert_changed(&*delta, &keys[1], &[(0, MIB)]).await?;
         delta.release().await?;
