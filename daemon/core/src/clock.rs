@@ -1,7 +1,7 @@
-//! What time it is.
+//! The time of day.
 //!
-//! Rule: the daemon asks nobody else for the time of day, so that a simulation can put its own clock in for a thread: then the
-//! time of day goes with tokio's clock, which stands still while there is work and leaps to the next timer.
+//! Rule: the daemon reads the time of day only here, so that a simulation can give a thread its own clock:
+//! the time of day then follows tokio's clock, which stands still during work and jumps to the next timer.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use chrono::{DateTime, Utc};
 
 pub use self::kind::*;
 
-/// How long ago `moment` was, that was written down by the time of day. Of the clock on the wall and the time that has
-/// passed since the daemon began the smaller answer counts that can be: a clock that is set by days, forward or back,
-/// makes nothing old that is not, and nothing young. What is to come by both was written down before the clock was set back,
-/// and counts from now.
+/// How long ago `moment`, a recorded time of day, was. Of two answers the smaller possible one counts: by the
+/// wall clock, and by the time since the daemon's start. So a clock that is set by days, forward or back,
+/// makes no moment older or younger. A moment that is in the future by both was recorded before the clock was
+/// set back, and counts from now.
 pub fn age(moment: DateTime<Utc>) -> Duration {
     age_at(moment, [now(), steady()])
 }
@@ -32,12 +32,12 @@ mod kind {
 
     /// The time of day.
     pub fn now() -> DateTime<Utc> {
-        // The first one to ask is early in the daemon's life.
+        // The first call is early in the daemon's life.
         LazyLock::force(&BEGUN);
         Utc::now()
     }
 
-    /// The time that it would be if the clock on the wall had not been set since the daemon began.
+    /// The time of day if the wall clock had not been set since the daemon's start.
     pub fn steady() -> DateTime<Utc> {
         let (then, at) = *BEGUN;
         TimeDelta::from_std(at.elapsed())
@@ -56,7 +56,7 @@ mod kind {
 
     thread_local! {
         static SET: Cell<Option<(DateTime<Utc>, Instant)>> = const { Cell::new(None) };
-        /// By how much the clock on the wall was set since then.
+        /// By how much the wall clock was set since then.
         static OFF: Cell<TimeDelta> = const { Cell::new(TimeDelta::zero()) };
     }
 
@@ -65,18 +65,18 @@ mod kind {
         steady() + OFF.get()
     }
 
-    /// The time that it would be had nobody set the clock on the wall.
+    /// The time of day if the wall clock had not been set.
     pub fn steady() -> DateTime<Utc> {
         SET.get()
             .map_or_else(Utc::now, |(then, at)| then + TimeDelta::from_std(at.elapsed()).unwrap_or_default())
     }
 
-    /// The clock on the wall is set forward, or back, by `span`; the monotonic one goes on.
+    /// Sets the wall clock forward or back by `span`; the monotonic clock is unchanged.
     pub fn turn(span: TimeDelta) {
         OFF.set(OFF.get() + span);
     }
 
-    /// Lets it be `then` now for this thread, which runs one runtime; `None` gives the system's time back.
+    /// Sets the time of this thread, which runs one runtime, to `then`; `None` restores the system's time.
     pub fn set(then: Option<DateTime<Utc>>) {
         OFF.set(TimeDelta::zero());
         SET.set(then.map(|then| (then, Instant::now())));
@@ -93,10 +93,10 @@ mod tests {
         let day = 86_400;
         for (wall, steady, age) in [
             (60, 60, 60),
-            // Set forward, or back, after it was written down.
+            // Set forward, or back, after the moment was recorded.
             (60 + 2 * day, 60, 60),
             (60 - 2 * day, 60, 60),
-            // And before: then the time since the start of the daemon is another.
+            // And before: then the time since the start of the daemon differs.
             (60, 60 - 2 * day, 60),
             (60, 60 + 2 * day, 60),
             (-60, -day, 0),

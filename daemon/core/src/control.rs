@@ -1,6 +1,6 @@
-//! What the world may ask of the daemon: the seam between the API and the migrations.
+//! What a user may ask of the daemon: the port between the API and the migrations.
 //!
-//! Rule: names and texts that come in here are outside data; every refusal says what, where and what to do.
+//! Rule: names and texts that callers pass are outside data; every refusal says what, where and what to do.
 
 use async_trait::async_trait;
 use tokio::sync::broadcast;
@@ -26,97 +26,100 @@ use crate::{
     targets::{TargetError, TargetErrorKind},
 };
 
-/// Everything that the control API offers.
+/// All operations of the control API.
 #[async_trait]
 pub trait Control: Send + Sync {
     /// The configured sources.
     async fn sources(&self) -> Vec<EndpointInfo>;
-    /// Reaches a source; what it says of itself.
+    /// Connects to a source and returns its description of itself.
     async fn check_source(&self, name: &str) -> Result<String, ControlError>;
-    /// A source's VMs, as they were seen lately, or are seen now if `refresh` says so.
+    /// A source's VMs: as last listed, or listed now if `refresh` is set.
     async fn source_vms(&self, name: &str, refresh: bool) -> Result<Inventory, ControlError>;
 
     /// The configured targets.
     async fn targets(&self) -> Vec<EndpointInfo>;
-    /// Reaches a target; what it says of itself.
+    /// Connects to a target and returns its description of itself.
     async fn check_target(&self, name: &str) -> Result<String, ControlError>;
 
-    /// Judges a plan by itself and against its endpoints, and changes nothing.
+    /// Checks a plan alone and against its endpoints; changes nothing.
     async fn validate_plan(&self, plan: &Plan) -> Result<Vec<Finding>, ControlError>;
-    /// Makes the plan so: a migration starts for every VM that has none. Applying the same plan again changes nothing.
+    /// Applies the plan: starts a migration for every VM that has none. Applying the same plan again changes
+    /// nothing.
     async fn apply_plan(&self, plan: Plan, by: &str) -> Result<Applied, ControlError>;
-    /// What [`Control::apply_plan`] would do and find, errors too; changes nothing.
+    /// What [`Control::apply_plan`] would change and find, errors included; changes nothing.
     async fn preview_plan(&self, plan: &Plan) -> Result<Applied, ControlError>;
     /// All plans.
     async fn plans(&self) -> Result<Vec<Plan>, ControlError>;
     /// One plan.
     async fn plan(&self, name: &str) -> Result<Plan, ControlError>;
-    /// Asks for the cutovers of all VMs of a plan that are on their way, together where the plan says so; `None` takes back
-    /// those that wait or run.
+    /// Requests the cutovers of all unfinished migrations of a plan, as one group where the plan says so;
+    /// `None` aborts those that wait or run.
     async fn cut_over_plan(
         &self,
         name: &str,
         order: Option<CutoverOrder>,
         by: &str,
     ) -> Result<PlanCutover, ControlError>;
-    /// How the plan's last cutover of VMs together goes, or went; `None` if there was none.
+    /// The status of the plan's last group cutover; `None` if there was none.
     async fn group(&self, name: &str) -> Result<Option<GroupView>, ControlError>;
-    /// What the plan's schedule will decide next, at most `count` decisions.
+    /// The next decisions of the plan's schedule, at most `count`.
     async fn explain(
         &self,
         plan: &Plan,
         whose: ExplainTarget<'_>,
         count: usize,
     ) -> Result<Explanation, ControlError>;
-    /// Forgets a plan whose migrations are all finished or cancelled.
+    /// Deletes a plan whose migrations are all finished.
     async fn delete_plan(&self, name: &str, by: &str) -> Result<(), ControlError>;
 
     /// All migrations, or those of one plan, oldest first.
     async fn migrations(&self, plan: Option<&str>) -> Result<Vec<MigrationView>, ControlError>;
-    /// The migration that `key` names: an id, the unique beginning or end of one (at least four characters), or a VM's
-    /// name if exactly one migration that is not finished moves it.
+    /// The migration with this key: an id, its unique beginning or end (at least four characters), or a VM's
+    /// name if exactly one unfinished migration moves that VM.
     async fn migration(&self, key: &str) -> Result<MigrationView, ControlError>;
-    /// Every change of every migration from now on, progress included. A slow reader misses some, never the last.
+    /// Every change of every migration from now on, progress included. A slow reader misses some changes,
+    /// never the last.
     fn watch(&self) -> broadcast::Receiver<MigrationView>;
-    /// Asks something of a migration. Accepted means begun, not finished: watch it.
+    /// Requests an operation on a migration. Accepted means begun, not finished: watch for the end.
     async fn request(
         &self,
         id: MigrationId,
         request: Request,
         by: &str,
     ) -> Result<RequestOutcome, ControlError>;
-    /// Asks for a cutover, now or later; [`Request::Cutover`] asks for one now.
+    /// Requests a cutover, now or later; [`Request::Cutover`] requests one now.
     async fn cut_over(
         &self,
         id: MigrationId,
         order: CutoverOrder,
         by: &str,
     ) -> Result<RequestOutcome, ControlError>;
-    /// Asks for a verification; [`Request::Verify`] asks for a readback of everything.
+    /// Requests a verification; [`Request::Verify`] requests a readback of all blocks.
     async fn verify(
         &self,
         id: MigrationId,
         order: VerifyOrder,
         by: &str,
     ) -> Result<RequestOutcome, ControlError>;
-    /// The evidence.
+    /// The report of a migration.
     async fn report(&self, id: MigrationId) -> Result<Report, ControlError>;
-    /// The same in the form that can be checked later, signed.
+    /// The report, signed, in the form that can be checked later.
     fn sign(&self, report: &Report) -> Result<SignedReport, ControlError>;
-    /// What checks the signatures of this daemon's reports.
+    /// The public key of this daemon's report signatures.
     fn report_key(&self) -> PublicKey;
 
-    /// The keys that signed reports so far, oldest first, that one last.
+    /// The keys that signed reports so far, oldest first, the present key last.
     async fn report_keys(&self) -> Result<Vec<KeySince>, ControlError>;
-    /// All limits with what goes through them: global, sources, targets, and the migrations that are not finished,
-    /// each followed by its disks; or only one scope, a migration with its disks.
+    /// All limits with their present use: global, sources, targets, and unfinished migrations, each followed
+    /// by its disks; or only one scope, a migration with its disks.
     async fn limits(&self, scope: Option<&str>) -> Result<Vec<LimitView>, ControlError>;
-    /// Changes the limit of a scope (`global`, `source/NAME`, `target/NAME`, `migration/KEY`, `migration/KEY/DISK`) at
-    /// once, and until something else is said of it.
+    /// Changes the limit of a scope (`global`, `source/NAME`, `target/NAME`, `migration/KEY`,
+    /// `migration/KEY/DISK`) at once, until the next change.
     async fn set_limit(&self, scope: &str, change: LimitChange, by: &str) -> Result<LimitView, ControlError>;
-    /// The quotas of all scopes that have some, or of the scope that is named.
+    /// The quotas of all scopes that have some, or of the named scope.
     async fn quotas(&self, scope: Option<&str>) -> Result<Vec<QuotaView>, ControlError>;
-    /// The journal, of one migration or of all: at most `limit` lines, the last ones, or the first ones after a cursor.
+    /// The journal of one migration or of all: at most `limit` lines, the last ones, or the first ones after
+    /// a cursor.
     async fn events(
         &self,
         id: Option<MigrationId>,
@@ -125,14 +128,14 @@ pub trait Control: Send + Sync {
     ) -> Result<JournalPage, ControlError>;
 }
 
-/// For which migration a plan's schedule is explained, by the schedule of its VM.
+/// The migration whose VM's schedule is explained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExplainTarget<'a> {
-    /// The plan's whose last pass is the longest ago, or one that has just begun if it has none.
+    /// The migration of the plan whose last pass is the longest ago; a new one if the plan has none.
     Oldest,
-    /// The one that this key names, whatever its plan.
+    /// The migration with this key, of any plan.
     Migration(&'a str),
-    /// That of the plan's VM of this name or id, or one that has just begun.
+    /// The migration of the plan's VM of this name or id; a new one if the VM has none.
     Vm(&'a str),
 }
 
@@ -146,13 +149,13 @@ pub struct EndpointInfo {
     pub address: String,
 }
 
-/// Something that was found when a plan was judged.
+/// A finding of a plan's check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     pub rule: Rule,
-    /// The rule's, unless the plan accepts what it found.
+    /// The rule's severity, unless the plan accepts the finding.
     pub severity: Severity,
-    /// Which VM, field or endpoint.
+    /// The VM, field or endpoint.
     pub subject: String,
     /// What was found.
     pub message: String,
@@ -160,33 +163,33 @@ pub struct Finding {
     pub help: String,
 }
 
-/// What applying a plan did.
+/// The result of applying a plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// Migrations that were started.
+    /// Started migrations.
     pub started: Vec<MigrationId>,
-    /// Migrations that were there already.
+    /// Migrations that existed before.
     pub kept: Vec<MigrationId>,
     pub findings: Vec<Finding>,
-    /// All of it in words, and what of the plan is another than before.
+    /// All changes in words, and the plan's changed keys.
     pub changes: Vec<PlanChange>,
 }
 
-/// Something that applying a plan changes, or keeps.
+/// What applying a plan changes or keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanChange {
     pub kind: PlanChangeKind,
-    /// What the plan calls the VM, if it is about one.
+    /// The VM's name in the plan, if the change is about a VM.
     pub vm: Option<String>,
-    /// Its migration, if it has begun.
+    /// Its migration, if there is one.
     pub migration: Option<MigrationId>,
     pub text: String,
 }
 
-/// What kind of change.
+/// The kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlanChangeKind {
-    /// There was no plan of this name.
+    /// The plan is new.
     New,
     /// A key of the plan has another value.
     Setting,
@@ -194,27 +197,27 @@ pub enum PlanChangeKind {
     Start,
     /// A migration stays as it is.
     Keep,
-    /// A migration's VM is not named any more; it goes on.
+    /// The plan no longer names a migration's VM; the migration continues.
     Leave,
 }
 
-/// Why the daemon did not do it.
+/// Why the daemon did not carry out a request.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct ControlError {
     pub kind: ControlErrorKind,
-    /// What, where, and what to do; shown to the person as it is.
+    /// What, where, and what to do; shown to the user unchanged.
     pub message: String,
 }
 
-/// What kind of refusal it was; each maps to one API status.
+/// The kind of a refusal; each maps to one API status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControlErrorKind {
-    /// What was named is not there.
+    /// The named object does not exist.
     NotFound,
-    /// What was given is wrong in itself.
+    /// The argument is invalid.
     Invalid,
-    /// It cannot be done in the present state.
+    /// Not possible in the present state.
     Refused,
     /// An endpoint did not answer.
     Unavailable,
@@ -234,34 +237,34 @@ impl ControlError {
 pub struct JournalPage {
     /// Oldest first.
     pub lines: Vec<EventView>,
-    /// What comes later comes after this. Smaller than where the page was to begin if the journal is not as long.
+    /// Later lines come after this cursor. Smaller than the requested start if the journal is shorter.
     pub cursor: u64,
 }
 
 /// The next decisions and their reasons.
 #[derive(Clone, Debug)]
 pub struct Explanation {
-    /// In which they are told.
+    /// The zone in which they are shown.
     pub zone: Tz,
-    /// The migration that they are told for; `None` is for one that has just begun.
+    /// The migration that they are for; `None` for a new one.
     pub migration: Option<MigrationId>,
     /// Its VM, if it is for one.
     pub vm: Option<String>,
     pub decisions: Vec<ScheduleDecision>,
 }
 
-/// What became of asking for the cutovers of a plan.
+/// The outcome of requesting the cutovers of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanCutover {
-    /// Of all VMs that were asked one by one; of none if they move together.
+    /// Of each VM that was asked separately; empty for a group.
     pub outcomes: Vec<PlanRequestOutcome>,
-    /// Those who move together, if they do.
+    /// The group, if the VMs move together.
     pub group: Option<GroupView>,
-    /// Whether it was so already.
+    /// Whether nothing had to change.
     pub already: bool,
 }
 
-/// What became of asking for the cutover of one VM.
+/// The outcome of requesting the cutover of one VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanRequestOutcome {
     pub migration: MigrationId,

@@ -1,9 +1,10 @@
 //! Named points at which a test can end the process as `kill -9` does.
 //!
-//! Rule: nothing of it is in a release build, nor in one without the feature `crash-points`; with it, the environment variable
-//! `WARMD_CRASH_AT=NAME` or `NAME:N` names the point and the how-manieth pass over it (from 1) that is the last.
+//! Rule: a release build, or one without the feature `crash-points`, contains none of this. With the feature,
+//! the environment variable `WARMD_CRASH_AT=NAME` or `NAME:N` names the point and the pass over it (from 1)
+//! that is the last.
 
-/// Ends the process here if the test asked for it.
+/// Ends the process here if the test requested it.
 #[cfg(all(feature = "crash-points", debug_assertions))]
 pub fn point(name: &str) {
     use std::sync::{

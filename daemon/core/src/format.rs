@@ -1,4 +1,4 @@
-//! Figures as people read them: sizes in IEC units, lengths of time, moments in UTC.
+//! Figures for users: sizes in IEC units, lengths of time, moments in UTC.
 
 use chrono::{DateTime, Utc};
 
@@ -9,7 +9,7 @@ pub fn bytes(bytes: u64) -> String {
     scaled(bytes as f64)
 }
 
-/// Bytes as people write them: a number, or one with a unit, such as `512KiB`, `1GiB`.
+/// Bytes as users write them: a number, or one with a unit, such as `512KiB`, `1GiB`.
 pub fn parse_size(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|each: char| !each.is_ascii_digit());
     let shift = match text[digits.len()..].trim_start() {
@@ -38,7 +38,7 @@ pub fn rate(bytes_per_second: f64) -> String {
     }
 }
 
-/// What `bytes` in `seconds` is per second; a dash if no time passed.
+/// The rate of `bytes` in `seconds`; a dash if no time passed.
 pub fn rate_of(bytes: u64, seconds: f64) -> String {
     if seconds > 0.0 { rate(bytes as f64 / seconds) } else { "-".to_owned() }
 }
@@ -100,7 +100,7 @@ pub fn latency(seconds: f64) -> String {
     format!("{value:.digits$} {unit}")
 }
 
-/// From one moment to another, as [`span`] says it.
+/// From one moment to another, in the format of [`span`].
 pub fn between(from: DateTime<Utc>, to: DateTime<Utc>) -> String {
     span(seconds_between(from, to))
 }
@@ -110,12 +110,12 @@ pub fn seconds_between(from: DateTime<Utc>, to: DateTime<Utc>) -> f64 {
     (to - from).as_seconds_f64()
 }
 
-/// A moment in UTC, to the second, without saying so: the column's head does.
+/// A moment in UTC, to the second, without naming the zone: the column's head names it.
 pub fn moment(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// How much of the whole a part is, in percent and rounded down: 100 only when it is all.
+/// A part of the whole, in percent and rounded down: 100 only when the part is the whole.
 pub fn percent(part: u64, whole: u64) -> u64 {
     if whole == 0 {
         return 100;
@@ -123,7 +123,7 @@ pub fn percent(part: u64, whole: u64) -> u64 {
     (u128::from(part.min(whole)) * 100 / u128::from(whole)) as u64
 }
 
-/// An error with its causes, outermost first: what a message says already is not said again.
+/// An error with its causes, outermost first; a cause that the message already contains is not repeated.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut told = error.to_string();
     let mut cause = error.source();

@@ -1,8 +1,9 @@
 //! warmd's nouns, pure decisions, the plan file, and the ports: [`sources::Source`], [`targets::Target`],
 //! [`control::Control`].
 //!
-//! Rule: what is decided here is a function of its arguments. Knows the engine (`cbt`), the schedules, and, for now, the
-//! signed report's type; not SQL, not gRPC, not hypervisors. Of the outside only the clock is here, for the simulation.
+//! Rule: each decision here is a function of its arguments. Knows the engine (`cbt`), the schedules, and, for
+//! now, the signed report's type; not SQL, not gRPC, not hypervisors. Of the outside only the clock is here,
+//! for the simulation.
 #![forbid(unsafe_code)]
 
 pub mod clock;

@@ -1,4 +1,4 @@
-//! What must be seen of the target VM before it is handed over.
+//! What must be seen of the target VM before the cutover is finished.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::duration;
 
-/// The longest text that is looked for.
+/// The longest text that is searched for.
 const MAX_SERIAL: usize = 256;
 
-/// What must be seen of the target VM, beside that it goes on running. All of it must.
+/// What must be seen of the target VM, besides that it keeps running. All of it must.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BootCheck {
@@ -21,7 +21,7 @@ pub struct BootCheck {
     pub serial: Option<String>,
     /// Whether the QEMU guest agent must answer.
     pub guest_agent: bool,
-    /// How long after the start it may take until all of it was seen.
+    /// How long after the start it may take until all of this is seen.
     #[serde(with = "duration")]
     pub deadline: Duration,
 }
@@ -33,17 +33,17 @@ impl Default for BootCheck {
 }
 
 impl BootCheck {
-    /// Whether it is as if nothing had been said.
+    /// Whether all values are the defaults.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether the target must look into the guest for it.
+    /// Whether the check needs the target's access to the guest.
     pub fn needs_target(&self) -> bool {
         self.serial.is_some() || self.guest_agent
     }
 
-    /// What is wrong with it as written; `name` is what the plan calls it.
+    /// The problems of the values as written; `name` is the section's name in the plan.
     pub(super) fn problems(&self, name: &str) -> Vec<String> {
         let mut problems = Vec::new();
         if self.tcp.as_ref().is_some_and(|tcp| !is_address(tcp)) {

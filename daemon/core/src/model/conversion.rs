@@ -1,7 +1,8 @@
-//! Conversion: a command that a plan has run on the target's disks before the VM is created from them.
+//! Conversion: a command of the plan that changes the target's disks before the VM is created from them.
 //!
-//! Rule: like a hook it is a program and its arguments, never a line for a shell, and the machine that it hands back is
-//! outside data: it may differ in what a VM is made of, never in which VM it is and which disks that has.
+//! Rule: like a hook, a conversion is a program and its arguments, never a shell command line. The machine
+//! that it returns is outside data: the machine may differ in its hardware, never in its identity or its set
+//! of disks.
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
@@ -13,19 +14,19 @@ use serde::{
 
 use super::{id::DiskKey, machine::Machine, plan::duration};
 
-/// The longest that a conversion may be given.
+/// The longest allowed timeout of a conversion.
 const LONGEST: Duration = Duration::from_hours(24);
-/// The longest name and the like that a machine handed back may have, in bytes.
+/// The longest name or similar text in a returned machine, in bytes.
 const LONGEST_WORD: usize = 1024;
-/// The most virtual processors that a machine handed back may have.
+/// The most virtual processors of a returned machine.
 const MOST_VCPUS: u32 = 4096;
-/// The most network interfaces that a machine handed back may have.
+/// The most network interfaces of a returned machine.
 const MOST_NICS: usize = 256;
 
-/// What a plan says of conversion.
+/// The plan's setting for conversion.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Conversion {
-    /// The disks are handed over as they were copied.
+    /// The disks are handed over as copied.
     #[default]
     None,
     Command(Converter),
@@ -60,7 +61,7 @@ impl Conversion {
         }
     }
 
-    /// What is wrong with it as written; `name` is what the plan calls it.
+    /// The problems of the setting as written; `name` is its name in the plan.
     pub(super) fn problems(&self, name: &str) -> Vec<String> {
         let Some(converter) = self.converter() else { return Vec::new() };
         let mut problems = Vec::new();
@@ -127,26 +128,26 @@ impl<'de> Deserialize<'de> for Conversion {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConversionView {
     pub command: Vec<String>,
-    /// When the command was begun.
+    /// When the command was started.
     pub started: DateTime<Utc>,
-    /// When all that it changed was on the target's disks, durably; `None` if nobody saw that.
+    /// When all of its changes were durable on the target's disks; `None` if that was not seen.
     pub committed: Option<DateTime<Utc>>,
-    /// The machine that it handed back, with the target's networks; `None` if it left it as it was.
+    /// The machine that the conversion returned, with the target's networks; `None` if unchanged.
     pub machine: Option<Machine>,
-    /// What it changed of each disk.
+    /// Its changes of each disk.
     pub disks: Vec<ConvertedDisk>,
 }
 
-/// What a conversion changed of a disk.
+/// The changes that a conversion made to a disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConvertedDisk {
     pub key: DiskKey,
-    /// Bytes of blocks in which the disk no longer is what was copied; 0 if it is that still.
+    /// Bytes of blocks that differ from the copy; 0 if none do.
     pub changed: u64,
 }
 
 impl ConversionView {
-    /// Bytes of the disk that it changed.
+    /// Bytes of the disk that the conversion changed.
     pub fn changed(&self, key: &DiskKey) -> u64 {
         self.disks.iter().find(|disk| disk.key == *key).map_or(0, |disk| disk.changed)
     }
@@ -157,7 +158,7 @@ impl ConversionView {
     }
 }
 
-/// The machine that a conversion handed back for `given`, as JSON; else why it cannot be used.
+/// The machine that a conversion returned for `given`, as JSON; or why the machine cannot be used.
 pub fn machine_back(given: &Machine, json: &[u8]) -> Result<Machine, String> {
     let mut back: Machine =
         serde_json::from_slice(json).map_err(|error| format!("it is no machine as JSON: {error}"))?;
@@ -180,16 +181,16 @@ pub fn machine_back(given: &Machine, json: &[u8]) -> Result<Machine, String> {
         if disk.size != was.size {
             return Err(format!("disk {} has {} bytes, and must keep its {}", disk.key, disk.size, was.size));
         }
-        // What they are on the source is not the command's to say.
+        // The command cannot change the location on the source.
         disk.location.clone_from(&was.location);
         disk.untracked.clone_from(&was.untracked);
     }
-    // Nor what the platform-neutral fields have no words for.
+    // Nor the hardware that the platform-neutral fields cannot express.
     back.hardware.clone_from(&given.hardware);
     problem(&back).map_or(Ok(back), Err)
 }
 
-/// What no machine can have, if it has that.
+/// A value that no machine can have, if there is one.
 fn problem(back: &Machine) -> Option<String> {
     let words = [&back.name, &back.uuid, &back.machine_type, &back.architecture].into_iter();
     let words = words.chain(back.disks.iter().map(|disk| &disk.bus));

@@ -1,9 +1,10 @@
-//! What a group of VMs that cut over together does next: pure, asked with how each of them stands.
+//! The next step of a group cutover: a pure function of the members' statuses.
 //!
-//! Rule: nobody of a tier is started on the target before all of it stand at the barrier, copied and verified; a tier begins
-//! when the tiers before it have passed their boot checks. With `all_or_nothing` all tiers begin at once, and nobody at all is
-//! started before all of them stand at the barrier. If one fails, nobody else begins or is started: who has not been started
-//! is taken back. Who was started goes on: only a person takes a target VM back that may have written.
+//! Rule: no VM of a tier is started on the target before all VMs of the tier are at the barrier, copied and
+//! verified. A tier begins when the tiers before it have passed their boot checks. With `all_or_nothing` all
+//! tiers begin at once, and no VM is started before all are at the barrier. If one fails, no other begins or
+//! is started, and those not started are undone. A started VM continues: only an operator rolls back a target
+//! VM that may have written.
 //!
 //! ```text
 //! waiting ─ begin ─▶ moving ─▶ arrived ─ open ─▶ starting ─▶ passed
@@ -12,34 +13,34 @@
 
 use warmd_cbt::mutant::mutant;
 
-/// How a VM of the group stands.
+/// The status of a VM of the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MemberStatus {
     /// Its cutover has not begun.
     Waiting,
-    /// Its cutover runs, and has not come to the barrier.
+    /// Its cutover runs, and has not reached the barrier.
     Moving,
-    /// It is copied, verified and created on the target, and waits to be started.
+    /// Copied, verified and created on the target; waits for its start.
     Arrived,
-    /// The barrier was opened for it, or its start was asked for.
+    /// The barrier was opened for it, or its start was requested.
     Starting,
-    /// It runs on the target, and its boot checks have passed; or it was off, and was not to be started.
+    /// Runs on the target and has passed its boot checks; or was off and was not to be started.
     Passed,
-    /// It is being taken back, and why.
+    /// Its cutover is being undone, and why.
     Undoing(String),
-    /// It stays on the source, and why.
+    /// Stays on the source, and why.
     Failed(String),
-    /// It was started on the target and is not right there, and why.
+    /// Was started on the target and failed there, and why.
     Stuck(String),
 }
 
 impl MemberStatus {
-    /// Whether it can come to pass that it runs, or ran, on the target.
+    /// Whether the VM may run, or may have run, on the target.
     fn is_gone(&self) -> bool {
         matches!(self, Self::Starting | Self::Passed | Self::Stuck(_))
     }
 
-    /// Whether nothing happens to it by itself any more.
+    /// Whether its status changes no more without a request.
     fn rests(&self) -> bool {
         !matches!(self, Self::Moving | Self::Arrived | Self::Starting | Self::Undoing(_))
     }
@@ -63,27 +64,27 @@ impl std::fmt::Display for MemberStatus {
 /// A VM of the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seat {
-    /// Its name, for reasons.
+    /// Its name, for messages.
     pub vm: String,
     /// From 0.
     pub tier: usize,
     pub status: MemberStatus,
 }
 
-/// What is to be done. Indices are those of the seats.
+/// The next actions. Indices are those of the seats.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupDecision {
-    /// Whose cutovers begin.
+    /// Members whose cutovers begin.
     pub begin: Vec<usize>,
-    /// For whom the barrier opens.
+    /// Members for which the barrier opens.
     pub open: Vec<usize>,
-    /// Why the group goes no further from now on.
+    /// Why the group is halted from now on.
     pub halted: Option<String>,
-    /// Nothing will happen any more.
+    /// The group is finished.
     pub is_finished: bool,
 }
 
-/// What a group does next; `is_halted` if it was halted before.
+/// The next actions of a group; `is_halted` if it was halted before.
 pub fn decide(all_or_nothing: bool, is_halted: bool, seats: &[Seat]) -> GroupDecision {
     let failure = seats.iter().find_map(|seat| match &seat.status {
         MemberStatus::Undoing(why) | MemberStatus::Failed(why) => Some(format!("VM {}: {why}", seat.vm)),
@@ -104,8 +105,8 @@ pub fn decide(all_or_nothing: bool, is_halted: bool, seats: &[Seat]) -> GroupDec
         let mut together = seats.iter().filter(with);
         let all_here =
             together.clone().all(|other| other.status == MemberStatus::Arrived || other.status.is_gone());
-        // Somebody may run on the target already, in an earlier life of the daemon: there is only forward, but nobody
-        // goes who has not arrived.
+        // A VM may already run on the target since before a restart: the group can only go forward, but a VM
+        // that has not arrived is not started.
         let is_committed = together.any(|other| other.status.is_gone());
         (all_here || is_committed || mutant("barrier-ignored")) && passed_before(seat.tier)
     };
@@ -140,7 +141,7 @@ mod tests {
     fn each_step_of_a_group() {
         use MemberStatus::{Arrived, Failed, Moving, Passed, Starting, Stuck, Undoing, Waiting};
         let why = || "x".to_owned();
-        // (all or nothing, how they stand, who begins, for whom it opens, whether it is halted, whether it is over)
+        // (all or nothing, statuses, begin, open, whether it is halted, whether it is finished)
         for (all, statuses, begin, open, halted, over) in [
             (false, vec![(0, Waiting), (0, Waiting), (1, Waiting)], vec![0, 1], vec![], false, false),
             (true, vec![(0, Waiting), (1, Waiting)], vec![0, 1], vec![], false, false),
@@ -177,7 +178,7 @@ mod tests {
     }
 
     proptest! {
-        /// Any group, whatever becomes of its VMs and in whatever order: the barrier holds.
+        /// Any group, with any outcome of its VMs in any order: the barrier holds.
         #[test]
         fn the_barrier_holds(
             tiers in prop::collection::vec(0..3_usize, 1..6),

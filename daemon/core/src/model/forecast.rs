@@ -1,9 +1,10 @@
-//! What is expected of a cutover.
+//! The forecast of a cutover.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-/// What something will be: `expected` as often exceeded as not, and in nine of ten times between `low` and `high`.
+/// A predicted figure: exceeded as often as not at `expected`, and in nine of ten cases between `low` and
+/// `high`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ForecastRange {
@@ -21,11 +22,11 @@ pub struct ForecastView {
     pub final_delta: ForecastRange,
     /// Seconds.
     pub downtime: ForecastRange,
-    /// Why the downtime that the plan allows, or the window, would not be kept; empty if nothing speaks against it.
+    /// Why the plan's `max_downtime`, or the window, would not be kept; empty if both are kept.
     pub against: Vec<String>,
     pub remarks: Vec<String>,
-    /// Whether passes right after each other become shorter.
+    /// Whether back-to-back passes become shorter.
     pub converges: bool,
-    /// To what, or why not and which limit is to blame, in words.
+    /// The length they converge to, or why they do not and which limit is the cause.
     pub convergence: String,
 }

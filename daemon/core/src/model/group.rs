@@ -1,30 +1,30 @@
-//! A cutover of VMs together, as it is kept and shown.
+//! A group cutover, as saved and shown.
 
 use chrono::{DateTime, Utc};
 
 use super::{coordination::MemberStatus, id::MigrationId};
 
-/// A cutover of a plan's VMs together that was begun.
+/// A group cutover of a plan's VMs that was begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
     /// Counted from 1, over all plans.
     pub id: u64,
     pub plan: String,
-    /// Who asked for it.
+    /// Who requested it.
     pub by: String,
-    /// Whatever windows and forecasts say.
+    /// Whether windows and forecasts are ignored.
     pub forced: bool,
     pub all_or_nothing: bool,
     pub begun: DateTime<Utc>,
-    /// Why it goes no further, if it does not.
+    /// Why the group is halted, if it is.
     pub halted: Option<String>,
-    /// When nothing of it happened any more.
+    /// When all members had ended.
     pub ended: Option<DateTime<Utc>>,
     /// By tier.
     pub members: Vec<GroupMember>,
 }
 
-/// A VM of it.
+/// A VM of the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupMember {
     pub migration: MigrationId,
@@ -32,37 +32,37 @@ pub struct GroupMember {
     pub vm: String,
     /// From 0.
     pub tier: usize,
-    /// How many cutovers it had before.
+    /// The number of its earlier cutovers.
     pub attempt: u32,
 }
 
-/// How it goes.
+/// The status of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupView {
     pub group: Group,
-    /// Of each of its members.
+    /// The status of each member.
     pub statuses: Vec<MemberStatus>,
 }
 
 impl GroupView {
-    /// Whether all of it moved.
+    /// Whether all members moved.
     pub fn is_done(&self) -> bool {
         self.statuses.iter().all(|status| *status == MemberStatus::Passed)
     }
 
-    /// In words; `None` while it runs.
+    /// The outcome in words; `None` while the group runs.
     pub fn outcome(&self) -> Option<String> {
         self.group.ended.map(|_| outcome(self))
     }
 }
 
-/// The names of those of the members.
+/// The names of these members.
 pub fn names(members: &[GroupMember], which: &[usize]) -> String {
     let names: Vec<_> = which.iter().map(|at| members[*at].vm.as_str()).collect();
     names.join(", ")
 }
 
-/// How it ended, in words.
+/// The outcome in words.
 pub fn outcome(view: &GroupView) -> String {
     let of = |is: &dyn Fn(&MemberStatus) -> bool| -> Vec<usize> {
         view.statuses.iter().enumerate().filter(|(_, status)| is(status)).map(|(at, _)| at).collect()

@@ -1,11 +1,11 @@
-//! Hardware that the platform-neutral machine has no words for, as a small tree in the words of its source.
+//! Hardware that the platform-neutral machine cannot express, as a small tree in the terms of its source.
 //!
-//! Rule: it holds only what the source's table of hardware carries (never a raw text), and the writer escapes it.
-//! A target that does not speak these words says what it loses.
+//! Rule: the tree contains only what the source's table of hardware carries (never a raw text), and the
+//! writer escapes it. A target that does not know these terms reports what it loses.
 
 use serde::{Deserialize, Serialize};
 
-/// An element with attributes, a text and children; of the kind `libvirt`, whose root is `domain`.
+/// An element with attributes, a text and children; of the kind `libvirt`, with the root `domain`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HardwareElement {
@@ -19,10 +19,10 @@ pub struct HardwareElement {
 }
 
 impl HardwareElement {
-    /// The attribute of the whole under which the plan's consent to lose isolation is kept for the target.
+    /// The root's attribute that carries the plan's consent to lose isolation to the target.
     pub const WAIVED: &str = "waived";
 
-    /// Whether a network interface may come up without what keeps it apart.
+    /// Whether a network interface may be created without its isolation.
     pub fn waives_isolation(&self) -> bool {
         self.attribute(Self::WAIVED) == Some("isolation-lost")
     }
@@ -67,7 +67,7 @@ impl HardwareElement {
         self.part("mac")?.attribute("address")
     }
 
-    /// What keeps this network interface apart from others, in words; empty if nothing does.
+    /// The settings that isolate this network interface from others, in words; empty if there are none.
     pub fn isolation(&self) -> Vec<String> {
         let mut found = Vec::new();
         if let Some(filter) = self.part("filterref").and_then(|filter| filter.attribute("filter")) {
@@ -91,7 +91,8 @@ impl HardwareElement {
         found
     }
 
-    /// What it holds beside disks' and interfaces' own places, for a reader who loses it: one line each device and setting.
+    /// Its content besides disks' and interfaces' own entries, for a user who loses it: one line for each
+    /// device and setting.
     pub fn summary(&self) -> Vec<String> {
         let mut found = Vec::new();
         for part in self.parts.iter().filter(|part| part.name != "metadata") {
@@ -107,7 +108,7 @@ impl HardwareElement {
 
     fn device_in_words(&self) -> Option<String> {
         let of = |part: &str, attribute: &str| self.part(part).and_then(|part| part.attribute(attribute));
-        // Buses are of the machine.
+        // Buses belong to the machine.
         if self.name == "controller" && self.attribute("type") == Some("pci") {
             return None;
         }
@@ -124,7 +125,7 @@ impl HardwareElement {
             .filter(|part| !matches!(*part, "target" | "mac" | "source" | "model" | "driver" | "address"))
             .collect();
         let is_plain = matches!(self.name.as_str(), "disk" | "interface") && own.is_empty();
-        // A drive without a medium is a device that goes missing all the same.
+        // A drive without a medium is nevertheless a missing device.
         if is_plain && matches!(self.attribute("device"), None | Some("disk" | "lun")) {
             return None;
         }

@@ -1,19 +1,19 @@
-//! What is taken away from a source VM at a cutover, so that nothing but warmd starts it again.
+//! What is removed from a source VM at a cutover, so that only warmd starts the VM again.
 //!
-//! Rule: plain facts, which the cutover's record keeps from before anything is taken away.
+//! Rule: plain facts. The cutover's record stores them before anything is removed.
 
 use serde::{Deserialize, Serialize};
 
 use super::id::MigrationId;
 
-/// What can start a VM again beside warmd.
+/// What can start a VM again besides warmd.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HoldOff {
     /// The source starts it together with its host, or with its own service.
     pub autostart: bool,
 }
 
-/// Where a VM went that is held off.
+/// Where a held-off VM was moved to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MigratedMark {
     pub owner: MigrationId,

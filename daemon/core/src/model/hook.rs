@@ -1,6 +1,8 @@
-//! Hooks: programs that a plan has run, and services that it has called, before and after the phases of a cutover.
+//! Hooks: a plan's programs that are run, and services that are called, before and after the phases of a
+//! cutover.
 //!
-//! Rule: a program is run with its arguments, never by a line for a shell; a service is one on the daemon's host. `docs/hooks.md` says what it is given.
+//! Rule: a program is run with its arguments, never by a shell command line; a service is on the daemon's
+//! host. `docs/hooks.md` lists what a hook receives.
 
 use std::{fmt, time::Duration};
 
@@ -9,12 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{phase::Phase, plan::duration};
 
-/// The longest that a hook may be given.
+/// The longest allowed timeout of a hook.
 const LONGEST: Duration = Duration::from_hours(24);
 /// The most tries after the first.
 const MOST_RETRIES: u32 = 100;
 
-/// A hook as a plan has it.
+/// A hook as written in a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hook {
@@ -23,14 +25,14 @@ pub struct Hook {
     /// The program's absolute path, then its arguments; empty if it is a service.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
-    /// Where the service of `warmd.hooks.v1` is that is called in place of a program: `unix:/path/of/socket` or
-    /// `http://127.0.0.1:PORT`.
+    /// The address of the `warmd.hooks.v1` service that is called instead of a program:
+    /// `unix:/path/of/socket` or `http://127.0.0.1:PORT`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grpc: Option<String>,
     /// How long each try may take.
     #[serde(with = "duration", default = "a_minute")]
     pub timeout: Duration,
-    /// How often it is tried again.
+    /// The number of further tries.
     #[serde(default)]
     pub retries: u32,
     #[serde(default)]
@@ -41,7 +43,7 @@ fn a_minute() -> Duration {
     Duration::from_mins(1)
 }
 
-/// On which side of its phase a hook is run.
+/// The side of its phase on which a hook is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HookSide {
@@ -49,19 +51,20 @@ pub enum HookSide {
     After,
 }
 
-/// What follows when a hook fails for good.
+/// The consequence when a hook's last try fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnFailure {
-    /// The cutover is taken back; once the target VM was started, which nothing takes back, it is told as a warning.
+    /// The cutover is undone; after the start of the target VM there is no undo, and the failure is a
+    /// warning.
     #[default]
     Abort,
-    /// It is told as a warning.
+    /// The failure is a warning.
     Warn,
 }
 
 impl Hook {
-    /// Where it is run, in words: `before stop-source`.
+    /// When the hook is run, in words: `before stop-source`.
     pub fn place(&self) -> String {
         format!("{} {}", self.when, self.phase)
     }
@@ -71,17 +74,17 @@ impl Hook {
         self.grpc.as_ref().or_else(|| self.command.first()).map_or("", String::as_str)
     }
 
-    /// What is run, or called, in words.
+    /// The command that is run, or the service that is called, in words.
     pub fn words(&self) -> Vec<String> {
         self.grpc.as_ref().map_or_else(|| self.command.clone(), |address| vec![address.clone()])
     }
 
-    /// Whether the target VM has been started when it is run: then no failure of it takes the cutover back.
+    /// Whether the hook is run after the start of the target VM: then its failure does not undo the cutover.
     pub fn past_no_return(&self) -> bool {
         self.phase.past_no_return() || self.phase == Phase::StartVm && self.when == HookSide::After
     }
 
-    /// What is wrong with it as written; `name` is what the plan calls it.
+    /// The problems of the hook as written; `name` is its name in the plan.
     pub(super) fn problems(&self, name: &str) -> Vec<String> {
         let mut problems = Vec::new();
         if self.grpc.is_some() && !self.command.is_empty() {
@@ -122,15 +125,15 @@ impl fmt::Display for HookSide {
     }
 }
 
-/// A hook as it went in a cutover.
+/// A run of a hook in a cutover.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookView {
     pub phase: Phase,
     pub when: HookSide,
     pub command: Vec<String>,
-    /// When it was first begun.
+    /// When it was first started.
     pub started: DateTime<Utc>,
-    /// `None` if it was not waited for to its end.
+    /// `None` if its end was not awaited.
     pub ended: Option<DateTime<Utc>>,
     /// How it ended, in words.
     pub outcome: Option<String>,

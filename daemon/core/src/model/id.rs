@@ -1,4 +1,4 @@
-//! Identities: what a thing is called for ever, whatever it is renamed to.
+//! Identities: permanent ids that no rename changes.
 
 use std::{fmt, str::FromStr};
 
@@ -16,8 +16,8 @@ impl MigrationId {
         Self(Uuid::now_v7())
     }
 
-    /// Twelve hexadecimal digits that tell migrations of one daemon apart (the random end, not the time in front):
-    /// for names on a source, where a whole UUID is too long to read.
+    /// Twelve hexadecimal digits that distinguish migrations of one daemon (the random end, not the time in
+    /// front): for names on a source, where a whole UUID is too long to read.
     pub fn short(self) -> String {
         let hex = self.0.simple().to_string();
         hex[20..].to_owned()
@@ -37,7 +37,7 @@ impl FromStr for MigrationId {
     }
 }
 
-/// A VM's unchanging id on its source, in the source's own form (libvirt: the domain's UUID).
+/// A VM's permanent id on its source, in the source's own form (libvirt: the domain's UUID).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct VmId(pub String);
@@ -48,7 +48,7 @@ impl fmt::Display for VmId {
     }
 }
 
-/// A disk's stable name on its machine, such as `vda`.
+/// A disk's permanent name on its machine, such as `vda`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct DiskKey(pub String);

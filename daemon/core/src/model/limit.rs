@@ -1,6 +1,6 @@
-//! Limits as people write them and see them.
+//! Limits in the form that users write and see.
 //!
-//! Rule: no limit is the absence of one. A limit of nothing is refused: to stand still, a migration is paused.
+//! Rule: no limit is the absence of one. A limit of zero is refused: to stop copying, pause the migration.
 
 use std::{
     fmt,
@@ -13,14 +13,15 @@ use warmd_cbt::limit::{Limit, LimitLoad};
 
 use super::id::{DiskKey, MigrationId};
 
-/// Bytes a second below which a rate is refused: one block. A request would take minutes, and no deadline would hold.
+/// The least rate, in bytes per second: one block. With less, a request would take minutes and miss every
+/// deadline.
 pub const LEAST_RATE: u64 = 64 << 10;
 
 /// `limits = { rate = "200MiB/s", requests = 64 }`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitTable {
-    /// Bytes a second.
+    /// Bytes per second.
     #[serde(with = "rate", skip_serializing_if = "Option::is_none")]
     pub rate: Option<NonZeroU64>,
     /// Requests in flight.
@@ -34,7 +35,7 @@ impl From<LimitTable> for Limit {
     }
 }
 
-/// What a limit is on.
+/// What a limit applies to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LimitScope {
     /// All reads of the daemon.
@@ -57,7 +58,7 @@ impl fmt::Display for LimitScope {
     }
 }
 
-/// A scope as people name it, in which a migration has any of its names.
+/// A scope as users write it: a migration by any of its keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScopeName<'a> {
     Global,
@@ -86,41 +87,41 @@ impl<'a> ScopeName<'a> {
     }
 }
 
-/// Who set a limit while the daemon ran.
+/// Who set a limit at run time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetBy {
     pub by: String,
     pub at: DateTime<Utc>,
 }
 
-/// A limit that was set while the daemon ran, as it is kept over a restart.
+/// A limit that was set at run time; kept across a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SavedLimit {
     pub limit: Limit,
-    /// What configuration or plan said then. Once they say something else, that is the last word.
+    /// The limit of configuration or plan at that time. Once that changes, the new value there holds.
     pub instead_of: Limit,
     pub set: SetBy,
 }
 
-/// A change of a limit; what is `None` stays.
+/// A change of a limit; `None` leaves a value unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitChange {
     To {
         rate: Option<Option<NonZeroU64>>,
         requests: Option<Option<NonZeroU32>>,
     },
-    /// Back to what configuration or plan say.
+    /// Back to the limit of configuration or plan.
     Reset,
 }
 
-/// A limit with what goes through it.
+/// A limit with its present use.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LimitView {
     pub scope: LimitScope,
-    /// Of the migration's VM; empty for the others.
+    /// The name of the migration's VM; empty for other scopes.
     pub vm_name: String,
     pub limit: Limit,
-    /// `None` if it is as configuration or plan say.
+    /// `None` if the limit is that of configuration or plan.
     pub set: Option<SetBy>,
     pub load: LimitLoad,
 }
@@ -139,7 +140,7 @@ pub fn in_words(limit: &Limit) -> String {
     }
 }
 
-/// Rates as people write them: `200MiB/s`, or a number of bytes a second.
+/// Rates as users write them: `200MiB/s`, or a number of bytes per second.
 pub mod rate {
     use std::num::NonZeroU64;
 
@@ -155,7 +156,7 @@ pub mod rate {
         unit.map_or(format!("{rate}B/s"), |(name, shift)| format!("{}{name}/s", rate >> shift))
     }
 
-    /// Reads a rate; the error says what to write.
+    /// Parses a rate; the error says what to write.
     pub fn parse(text: &str) -> Result<NonZeroU64, String> {
         let wrong =
             || format!("{text:?} is no rate such as \"200MiB/s\" (KiB, MiB, GiB, TiB) or \"65536B/s\"");
@@ -169,7 +170,7 @@ pub mod rate {
         judge(digits.checked_mul(1 << shift).ok_or_else(wrong)?)
     }
 
-    /// Refuses a rate by which nothing would get on.
+    /// Refuses a rate with which no request could finish.
     pub fn judge(rate: u64) -> Result<NonZeroU64, String> {
         match NonZeroU64::new(rate) {
             Some(good) if rate >= LEAST_RATE => Ok(good),
@@ -209,7 +210,7 @@ pub mod requests {
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-    /// Refuses none.
+    /// Refuses zero.
     pub fn judge(requests: u32) -> Result<NonZeroU32, String> {
         NonZeroU32::new(requests).ok_or_else(|| {
             "no requests at all would stop everything: leave it out for no limit, or pause the migration"

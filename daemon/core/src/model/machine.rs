@@ -1,6 +1,6 @@
-//! A virtual machine as no platform in particular sees it.
+//! A virtual machine in platform-neutral terms.
 //!
-//! Rule: what a source describes and a target creates meet here, and neither knows the other.
+//! Rule: a source describes a machine and a target creates it; neither knows the other.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -20,21 +20,21 @@ pub struct Machine {
     /// The UUID that the guest sees.
     pub uuid: String,
     pub firmware: Firmware,
-    /// The chipset family: `q35`, `pc`, or what else the platform says.
+    /// The chipset family: `q35`, `pc`, or another name of the platform.
     pub machine_type: String,
-    /// `x86_64` and the like, in the kernel's spelling.
+    /// The architecture in the kernel's spelling, such as `x86_64`.
     pub architecture: String,
     pub cpu: CpuTopology,
     /// In bytes.
     pub memory: Length,
     pub disks: Vec<MachineDisk>,
     pub nics: Vec<Nic>,
-    /// What the other fields have no words for, in libvirt's, if the source speaks them.
+    /// What the other fields cannot express, in libvirt's terms, if the source knows them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hardware: Option<HardwareElement>,
 }
 
-/// What the machine boots by.
+/// The machine's firmware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Firmware {
@@ -67,7 +67,7 @@ pub struct MachineDisk {
     pub bus: String,
     /// 0 boots first.
     pub boot_order: u32,
-    /// Where it is on the source, for people.
+    /// Its location on the source, for messages.
     pub location: String,
     /// Why the source cannot track its changes; `None` if it can.
     pub untracked: Option<String>,
@@ -88,17 +88,17 @@ pub struct Nic {
 #[serde(rename_all = "kebab-case")]
 pub enum PowerState {
     Running,
-    /// Stopped in the middle of running, by a person or by an error.
+    /// Suspended by an operator or by an error.
     Paused,
     Off,
 }
 
-/// What a source has, as it was seen at a time.
+/// A source's VMs at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inventory {
     pub vms: Vec<VmSummary>,
     pub seen: DateTime<Utc>,
-    /// Why it could not be seen anew, if it is older than it should be.
+    /// Why the list could not be refreshed, if it is older than it should be.
     pub stale: Option<String>,
 }
 
@@ -111,10 +111,10 @@ pub struct VmSummary {
     pub disks: u32,
     /// Sum of the disks' sizes.
     pub bytes: Length,
-    /// Of the disks, those whose changes the source can track.
+    /// The number of disks whose changes the source can track.
     pub tracked: u32,
-    /// Snapshots that it has.
+    /// The number of its snapshots.
     pub snapshots: u32,
-    /// What stands in the way of a warm migration, in words; empty if nothing does.
+    /// What prevents a warm migration, in words; empty if nothing does.
     pub warnings: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! The nouns, and what may happen to them: pure data and pure functions.
+//! The nouns and their state changes: pure data and pure functions.
 //!
 //! Rule: nothing here waits, reads a clock, or touches a disk, a socket or a database.
 

@@ -1,6 +1,6 @@
 //! The phases of a cutover, in their order, and the point of no return.
 //!
-//! Rule: a name that was ever saved is read for ever, see [`EARLIER`].
+//! Rule: every name that was ever saved stays readable, see [`EARLIER`].
 
 use std::fmt;
 
@@ -16,21 +16,21 @@ pub enum Phase {
     StopSource,
     /// What changed until the stop is copied.
     FinalDelta,
-    /// The target is proven to hold what the source held.
+    /// The target is verified to equal the source.
     Verify,
-    /// The target's disks are converted, if the plan wants that.
+    /// The target's disks are converted, if the plan has a conversion.
     Convert,
     /// The VM is created on the target, stopped.
     CreateVm,
     /// The VM is started on the target: **the point of no return** lies at the end of this phase.
     StartVm,
-    /// The target VM must run for the plan's time and pass the boot check.
+    /// The target VM must run for `min_uptime` and pass the boot check.
     BootCheck,
     /// Marks and helper files are removed from the source; the target VM gets the autostart.
     Cleanup,
 }
 
-/// How the outcome of `start-vm` begins where the source was off.
+/// The beginning of the outcome of `start-vm` where the source was off.
 pub const NOT_STARTED: &str = "not started";
 /// The outcome of `boot-check` where the target only keeps disks.
 pub const STARTED_OUTSIDE: &str = "the machine is started outside warmd";
@@ -80,11 +80,11 @@ impl Phase {
     }
 }
 
-/// What phases were called by earlier releases: plans and states that are saved hold these names.
+/// The names of phases in earlier releases: saved plans and states contain them.
 const EARLIER: [(&str, Phase); 3] =
     [("last-delta", Phase::CatchUpDelta), ("watch", Phase::BootCheck), ("release", Phase::Cleanup)];
 
-/// The names for a message: a person who mistypes one is not shown those of earlier releases.
+/// The names for an error message: after a typing error only present names are listed.
 const NAMES: [&str; 9] = [
     "catch-up-delta",
     "stop-source",

@@ -1,7 +1,7 @@
 //! A plan: which VMs move from where to where, and how.
 //!
-//! Rule: this is the form of the TOML file that people write. Unknown keys are refused, defaults are the cautious ones,
-//! and whatever can be judged without asking an endpoint is judged in [`Plan::problems`].
+//! Rule: this is the form of the TOML file that users write. Unknown keys are refused, defaults are the
+//! cautious ones, and every check that needs no endpoint is in [`Plan::problems`].
 
 mod problems;
 
@@ -44,10 +44,10 @@ pub struct Plan {
     pub source: String,
     /// A target of the daemon's configuration.
     pub target: String,
-    /// Names or ids of VMs on the source, patterns (`web-*`), and what is left out of them (`!web-test`): see
+    /// Names or ids of VMs on the source, patterns (`web-*`), and exclusions (`!web-test`): see
     /// [`super::selection`].
     pub vms: Vec<String>,
-    /// Pre-flight rules whose finding does not stand in the way of any VM of the plan, of those that can be accepted.
+    /// Pre-flight rules whose findings are accepted for every VM of the plan, if they can be accepted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accept: Vec<Rule>,
     #[serde(default = "every_default", deserialize_with = "with_cadence")]
@@ -58,20 +58,20 @@ pub struct Plan {
     pub verify: VerifyPolicy,
     #[serde(default, skip_serializing_if = "PlanLimits::is_none")]
     pub limits: PlanLimits,
-    /// Source network → target network, [`ANY`] for those that are not named. Without it they keep their names.
+    /// Source network → target network, [`ANY`] for those not named. Without it they keep their names.
     #[serde(default)]
     pub networks: BTreeMap<String, String>,
-    /// Where a disk lies on the source, as quotas spell it → the target's storage that it goes to, [`ANY`] for those that
-    /// are not named. Without it they go to [`storage::DEFAULT`].
+    /// A disk's datastore on the source, as quotas spell it → the target's storage for the disk, [`ANY`] for
+    /// those not named. Without it disks go to [`storage::DEFAULT`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub storage: BTreeMap<String, String>,
-    /// What VMs are called on the target that the plan gives no name.
+    /// The names on the target of VMs for which the plan has no name.
     #[serde(default, skip_serializing_if = "Names::is_default")]
     pub names: Names,
-    /// VM → what differs for it.
+    /// VM → its differences from the plan.
     #[serde(default)]
     pub vm: BTreeMap<String, VmOverride>,
-    /// What is done to the target's disks before the VM is created from them.
+    /// The conversion of the target's disks before the VM is created from them.
     #[serde(default, skip_serializing_if = "Conversion::is_none")]
     pub conversion: Conversion,
     /// Programs that are run before and after the phases of a cutover, in this order.
@@ -79,39 +79,39 @@ pub struct Plan {
     pub hooks: Vec<Hook>,
 }
 
-/// In a map of the plan: whatever it does not name.
+/// In a map of the plan: all keys that are not named.
 pub const ANY: &str = "*";
 
-/// How the VM is moved. Times are deadlines.
+/// The cutover of the VM. Times are deadlines.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CutoverPolicy {
-    /// Who begins it.
+    /// Who begins the cutover.
     pub mode: CutoverMode,
-    /// A cutover does not begin whose forecast says that the VM may be down for longer, unless it is forced.
+    /// A cutover does not begin if its forecast exceeds this downtime, unless the cutover is forced.
     #[serde(with = "optional_duration", skip_serializing_if = "Option::is_none")]
     pub max_downtime: Option<Duration>,
-    /// How long the guest gets to shut down by itself.
+    /// How long the guest may take to shut down.
     #[serde(with = "duration")]
     pub graceful_shutdown: Duration,
     /// Whether the power is cut after that; if not, the cutover is undone.
     pub force_power_off: bool,
-    /// How long copying a delta may take in a cutover, each time.
+    /// How long copying each delta of a cutover may take.
     #[serde(with = "duration")]
     pub delta_deadline: Duration,
     /// How long verification may take.
     #[serde(with = "duration")]
     pub verify_deadline: Duration,
-    /// How long creating, and how long starting the VM on the target may take.
+    /// How long creating and how long starting the VM on the target may take.
     #[serde(with = "duration")]
     pub create_deadline: Duration,
     /// How long the target VM must have run when the boot check ends.
     #[serde(with = "duration", alias = "watch")]
     pub min_uptime: Duration,
-    /// How long the source VM is looked at once the migration is done, every minute; 0 for never.
+    /// How long the source VM is checked every minute after the migration is done; 0 for never.
     #[serde(with = "duration", alias = "watch_source", skip_serializing_if = "is_default_monitor_source")]
     pub monitor_source: Duration,
-    /// What must be seen of it meanwhile.
+    /// What must be seen of the target VM meanwhile.
     #[serde(skip_serializing_if = "BootCheck::is_default")]
     pub boot_check: BootCheck,
     /// Whether all VMs of the plan move together, or none.
@@ -120,15 +120,15 @@ pub struct CutoverPolicy {
     /// How long a VM waits, off, for the others of its group.
     #[serde(with = "duration", skip_serializing_if = "is_default_barrier")]
     pub barrier: Duration,
-    /// Which VMs move together, and which before which; each by itself if there are none.
+    /// The VMs that move together, in order; each moves alone if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tiers: Vec<Tier>,
 }
 
-/// How long a VM waits for its group, if the plan does not say.
+/// How long a VM waits for its group by default.
 const BARRIER: Duration = Duration::from_hours(1);
 
-/// How long the source of a finished migration is looked at, if the plan does not say.
+/// How long the source of a finished migration is checked by default.
 const MONITOR_SOURCE: Duration = Duration::from_hours(7 * 24);
 
 fn is_default_monitor_source(span: &Duration) -> bool {
@@ -163,27 +163,26 @@ impl Default for CutoverPolicy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CutoverMode {
-    /// A person.
+    /// An operator.
     #[default]
     Manual,
     /// warmd, as soon as the VM is synced and `schedule.cutover` allows it.
     Auto,
 }
 
-/// What must be proven before the VM is created on the target.
+/// The verification that must pass before the VM is created on the target.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct VerifyPolicy {
     pub mode: VerifyMode,
-    /// How much of it.
+    /// The scope of it.
     pub scope: VerifyScope,
-    /// How much of each disk is read in a delta to see whether change tracking told the truth; as the daemon's
-    /// configuration says if absent.
+    /// How much of each disk a delta reads to audit change tracking; the daemon's configured value if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audit: Option<Amount>,
 }
 
-/// What is compared with what.
+/// What is compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum VerifyMode {
@@ -206,17 +205,17 @@ impl std::fmt::Display for VerifyMode {
     }
 }
 
-/// How fast each migration of the plan, and each of its disks, may go; in all passes and verifications.
+/// The limits of each migration of the plan and of each of its disks; in all passes and verifications.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlanLimits {
-    /// Bytes a second that a migration may read.
+    /// Bytes per second that a migration may read.
     #[serde(with = "rate", skip_serializing_if = "Option::is_none")]
     pub rate: Option<NonZeroU64>,
     /// Reads of a migration in flight.
     #[serde(with = "requests", skip_serializing_if = "Option::is_none")]
     pub requests: Option<NonZeroU32>,
-    /// Bytes a second that each of its disks may read.
+    /// Bytes per second that each of its disks may read.
     #[serde(with = "rate", skip_serializing_if = "Option::is_none")]
     pub disk_rate: Option<NonZeroU64>,
     /// Reads of each of its disks in flight.
@@ -225,44 +224,44 @@ pub struct PlanLimits {
 }
 
 impl PlanLimits {
-    /// Whether nothing is limited.
+    /// Whether there is no limit.
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Of each migration.
+    /// The limit of each migration.
     pub fn migration(&self) -> Limit {
         Limit { rate: self.rate, requests: self.requests }
     }
 
-    /// Of each disk.
+    /// The limit of each disk.
     pub fn disk(&self) -> Limit {
         Limit { rate: self.disk_rate, requests: self.disk_requests }
     }
 }
 
-/// What VMs are called on the target.
+/// The names of VMs on the target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Names {
-    /// Whether names are made such as DNS and Kubernetes take (RFC 1123 labels); else they stay as they are.
+    /// Whether names are changed to suit DNS and Kubernetes (RFC 1123 labels); otherwise they stay unchanged.
     pub sanitise: bool,
 }
 
 impl Names {
-    /// Whether it says nothing.
+    /// Whether all values are the defaults.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
 
-    /// What a VM of this name is called on the target.
+    /// The name on the target of a VM of this name.
     pub fn of(self, name: &str) -> String {
         if self.sanitise { sanitised(name) } else { name.to_owned() }
     }
 }
 
-/// The name as an RFC 1123 label: lower-case letters, digits and dashes, these not at its ends, at most 63. What is left of
-/// some names is empty.
+/// The name as an RFC 1123 label: lower-case letters, digits and dashes (not at its ends), at most 63. For
+/// some names nothing remains.
 fn sanitised(name: &str) -> String {
     let label: String = name
         .chars()
@@ -273,35 +272,35 @@ fn sanitised(name: &str) -> String {
     label.trim_end_matches('-').to_owned()
 }
 
-/// What differs for one VM.
+/// The differences of one VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct VmOverride {
-    /// Its name on the target; its own if absent.
+    /// Its name on the target; its source name if absent.
     pub name: Option<String>,
-    /// What is accepted for this VM beside what the plan accepts for all.
+    /// Findings accepted for this VM in addition to those of the plan.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub accept: Vec<Rule>,
-    /// Disk → where it goes on the target: a path or an NBD URI.
+    /// Disk → its location on the target: a path or an NBD URI.
     pub disks: BTreeMap<String, String>,
-    /// What must be seen of it in place of what `[cutover.boot_check]` says.
+    /// The boot check of this VM instead of `[cutover.boot_check]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot_check: Option<BootCheck>,
-    /// What is done to its disks in place of what `conversion` says.
+    /// The conversion of this VM instead of `conversion`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conversion: Option<Conversion>,
-    /// What its schedule has in place of the plan's.
+    /// The keys of its schedule that replace the plan's.
     #[serde(skip_serializing_if = "ScheduleOverride::is_empty")]
     pub schedule: ScheduleOverride,
 }
 
-/// How the schedule of a VM's section is named before a key of it: `[vm."web".schedule] cron`.
+/// The text that names a VM's schedule section before one of its keys: `[vm."web".schedule] cron`.
 pub fn schedule_of(vm: &str) -> String {
     format!("[vm.{vm:?}.schedule] ")
 }
 
 impl Plan {
-    /// Stands for a plan that was deleted after its migrations had ended.
+    /// Replaces a plan that was deleted after its migrations had ended.
     pub fn stub(name: &str, source: &str, target: &str, vm: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -322,30 +321,31 @@ impl Plan {
         }
     }
 
-    /// What differs for the machine, which the plan calls `vm`: by that, by its name, or by its id.
+    /// The differences of the machine, which the plan calls `vm`: found by that name, by its own name, or by
+    /// its id.
     pub fn override_of(&self, vm: &str, machine: &Machine) -> Option<&VmOverride> {
         [vm, &machine.name, &machine.id.0].into_iter().find_map(|key| self.vm.get(key))
     }
 
-    /// What differs for the VM of this name and this id.
+    /// The differences of the VM of this name and this id.
     pub fn override_by_name(&self, name: &str, id: &VmId) -> Option<&VmOverride> {
         self.vm.get(name).or_else(|| self.vm.get(&id.0))
     }
 
-    /// The name on the target of the machine, which the plan calls `vm`.
+    /// The name on the target of the machine that the plan calls `vm`.
     pub fn target_name(&self, vm: &str, machine: &Machine) -> String {
         let chosen = self.override_of(vm, machine).and_then(|over| over.name.clone());
         chosen.unwrap_or_else(|| self.names.of(&machine.name))
     }
 
-    /// Whether what the rule finds of the VM, for which this differs, does not stand in the way: the plan accepts it, and
-    /// it is of those that can be accepted.
+    /// Whether a finding of the rule on the VM with these differences is accepted: the plan accepts the
+    /// finding, and the rule allows that.
     pub fn accepts(&self, over: Option<&VmOverride>, rule: Rule) -> bool {
         let is_named = self.accept.contains(&rule) || over.is_some_and(|over| over.accept.contains(&rule));
         is_named && rule.can_be_accepted()
     }
 
-    /// The machine with the target's networks, and with the consent to lose its isolation if the plan gives that.
+    /// The machine with the target's networks, and with the plan's consent to lose its isolation, if given.
     pub fn mapped(&self, mut machine: Machine) -> Machine {
         for nic in &mut machine.nics {
             if let Some(network) = self.networks.get(&nic.network).or_else(|| self.networks.get(ANY)) {
@@ -361,8 +361,7 @@ impl Plan {
         machine
     }
 
-    /// Where a disk of the machine goes, if the plan says so: its own place, or else the storage that its datastore is
-    /// mapped to.
+    /// A disk's location in the plan, if it has one: its own, or the storage that its datastore is mapped to.
     pub fn place_of(
         &self,
         over: Option<&VmOverride>,
@@ -377,12 +376,12 @@ impl Plan {
         (storage != storage::DEFAULT).then(|| storage::place(storage))
     }
 
-    /// Its schedule, ready to be asked. Of one of its VMs [`Plan::rules_of`] decides.
+    /// Its schedule, ready for decisions. For one of its VMs use [`Plan::rules_of`].
     pub fn rules(&self) -> Result<Rules, Problems> {
         self.schedule.rules()
     }
 
-    /// The schedule of the VM of this name and this id, ready to be asked: the plan's, but for what its section says.
+    /// The schedule of the VM of this name and this id: the plan's, with the VM's override.
     pub fn rules_of(&self, name: &str, id: &VmId) -> Result<Rules, Problems> {
         match self.override_by_name(name, id) {
             Some(over) => self.schedule.rules_with(&over.schedule),
@@ -390,7 +389,7 @@ impl Plan {
         }
     }
 
-    /// How old the target of the VM of this name and this id may be, if its schedule says so.
+    /// The RPO target of the VM of this name and this id, if its schedule has one.
     pub fn rpo_of(&self, name: &str, id: &VmId) -> Option<Duration> {
         match self.override_by_name(name, id) {
             Some(over) => over.schedule.rpo(&self.schedule),
@@ -399,23 +398,23 @@ impl Plan {
     }
 }
 
-/// A schedule that says nothing.
+/// The default schedule.
 fn every_default() -> Schedule {
     Schedule { every: Some(DEFAULT_INTERVAL), ..Schedule::default() }
 }
 
-/// A schedule with its default cadence filled in, so that whoever reads the plan sees it.
+/// A schedule with its default cadence filled in, so that it is shown with the plan.
 fn with_cadence<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Schedule, D::Error> {
     let schedule = Schedule::deserialize(deserializer)?;
     let has_cadence = schedule.every.is_some() || schedule.cron.is_some() || schedule.adaptive.is_some();
     Ok(if has_cadence { schedule } else { Schedule { every: Some(DEFAULT_INTERVAL), ..schedule } })
 }
 
-/// What [`is_target_name`] takes, for people.
+/// The rule of [`is_target_name`], for messages.
 pub const TARGET_NAME: &str =
     "1 to 63 of the characters a-z, A-Z, 0-9, `.`, `-` and `_`, and no `-` at its beginning";
 
-/// Whether a machine may be called so on the target.
+/// Whether this name is allowed for a machine on the target.
 pub fn is_target_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 63 && !name.starts_with('-') && name.chars().all(is_plain)
 }
@@ -525,7 +524,7 @@ mod tests {
     }
 }
 
-/// Durations as people write them: `90s`, `15m`, `1h 30m`.
+/// Durations as users write them: `90s`, `15m`, `1h 30m`.
 pub mod duration {
     use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! Quotas as the configuration has them, and as people see them.
+//! Quotas as the configuration has them, and as users see them.
 //!
-//! Rule: what is not named is not limited. The quotas of plans stand in the plans.
+//! Rule: a scope that is not named is not limited. The quotas of plans are in the plans.
 
 use chrono::{DateTime, Utc};
 use warmd_schedules::{
@@ -10,37 +10,37 @@ use warmd_schedules::{
     window::Holidays,
 };
 
-/// The quotas of the configuration: of all, of endpoints, of hosts and of datastores.
+/// The quotas of the configuration: global, of endpoints, of hosts and of datastores.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfiguredQuotas {
-    /// Of windows that name none.
+    /// For windows that name no zone.
     pub zone: Option<Tz>,
-    /// Of which windows may speak.
+    /// The holidays that windows may use.
     pub holidays: Holidays,
-    /// Each scope once; one without quotas is not there.
+    /// Each scope once; scopes without quotas are absent.
     pub scopes: Vec<(QuotaScope, Vec<Quota>)>,
 }
 
-/// How a host or a datastore is called in a [`QuotaScope`]: by its name alone if it is the same for all sources.
+/// The name of a host or a datastore in a [`QuotaScope`]: its name alone if it is the same for all sources.
 pub fn place_name(source: Option<&str>, name: &str) -> String {
     source.map_or_else(|| name.to_owned(), |source| format!("{source}:{name}"))
 }
 
-/// The quotas of a scope now, and what is made of them.
+/// The quotas of a scope now, and their use.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuotaView {
     pub scope: QuotaScope,
-    /// What may be done now.
+    /// What is allowed now.
     pub allowance: Allowance,
     /// Which quotas hold, in words.
     pub why: String,
-    /// When something else may be done; `None` if not within ten years.
+    /// When the allowance changes next; `None` if not within ten years.
     pub next_change: Option<DateTime<Utc>>,
     pub passes: u32,
     pub snapshots: u32,
     pub disks: u32,
-    /// Bytes a second that go through it, over the last five seconds.
+    /// Bytes per second in this scope, over the last five seconds.
     pub rate: f64,
-    /// Passes that wait and need something of it.
+    /// Passes that wait for this quota.
     pub waiting: u64,
 }

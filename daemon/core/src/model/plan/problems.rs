@@ -1,6 +1,7 @@
-//! What can be wrong with a plan as it is written.
+//! Problems of a plan as written.
 //!
-//! Rule: only the plan itself is looked at, no endpoint is asked. Each problem names its key in the file and says what to do.
+//! Rule: only the plan is checked, no endpoint is asked. Each problem names its key in the file and says what
+//! to do.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::model::{
 };
 
 impl Plan {
-    /// What is wrong with the plan as written, each with what to do; empty if nothing is.
+    /// The problems of the plan as written, each with what to do; empty if there are none.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         for (what, name) in [("name", &self.name), ("source", &self.source), ("target", &self.target)] {
