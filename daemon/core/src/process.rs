@@ -1,6 +1,6 @@
-//! What the operating system says of this process.
+//! What the operating system reports about this process.
 //!
-//! Rule: it only informs; what cannot be known is `None`.
+//! Rule: for information only; an unknown value is `None`.
 
 use std::fs;
 
@@ -21,7 +21,7 @@ pub fn resident_bytes() -> Option<u64> {
     Some(pages * page_size() as u64)
 }
 
-/// Open file descriptors, that of the look itself left out.
+/// Open file descriptors, without the one used to count them.
 pub fn open_fds() -> Option<u64> {
     let open = fs::read_dir("/proc/self/fd").ok()?.count() as u64;
     Some(open.saturating_sub(1))

@@ -1,4 +1,4 @@
-//! The evidence of a migration: everything that an auditor asks for, in one document.
+//! The report of a migration: all evidence for an auditor, in one document.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ pub struct Report {
     pub migration: MigrationId,
     pub plan: String,
     pub source: String,
-    /// What kind of source that is; `None` if it is not configured any more.
+    /// The source's kind; `None` if the source is no longer configured.
     pub source_kind: Option<String>,
     pub target: String,
     pub target_kind: Option<String>,
@@ -33,39 +33,40 @@ pub struct Report {
     pub made: DateTime<Utc>,
     pub machine: Machine,
     pub disks: Vec<DiskReport>,
-    /// The last ones, oldest first.
+    /// The last passes, oldest first.
     pub passes: Vec<PassView>,
-    /// What older ones did that are not among them, disk by disk.
+    /// Sums of older passes that are not among them, disk by disk.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passes_before: Vec<PassSums>,
     /// The phases of the last cutover.
     pub cutover: Vec<PhaseView>,
-    /// When a person asked to go back to the source after that cutover: then what the target VM wrote is lost, and the
-    /// recorded roots are of a copy that is not used.
+    /// When an operator requested a rollback after that cutover: then what the target VM wrote is lost, and
+    /// the recorded roots are of a copy that is not used.
     #[serde(default)]
     pub rolled_back: Option<DateTime<Utc>>,
-    /// What was done to the target's disks in that cutover after their roots were recorded; `None` if nothing was.
+    /// The conversion of the target's disks in that cutover, after their roots were recorded; `None` if there
+    /// was none.
     #[serde(default)]
     pub conversion: Option<ConversionView>,
-    /// The hooks of the last cutover, in the order in which they were begun.
+    /// The hooks of the last cutover, in the order of their start.
     #[serde(default)]
     pub hooks: Vec<HookView>,
     /// Seconds from the source stopped to the target running.
     pub downtime: Option<f64>,
-    /// The last one.
+    /// The last verification's result.
     pub verify_result: Option<VerifyResult>,
-    /// All of them, oldest first; the last hundred if there are more.
+    /// All results, oldest first; at most the last hundred.
     #[serde(default)]
     pub verify_results: Vec<VerifyResult>,
-    /// Who asked for what and when: the requests, granted or refused, among the journal's lines.
+    /// All requests from the journal, granted or refused, with who made them and when.
     pub requests: Vec<EventView>,
     /// The last lines of the journal.
     pub journal: Vec<EventView>,
-    /// Older lines of it that are not in this report.
+    /// Number of older lines that are not in this report.
     pub journal_left_out: u64,
 }
 
-/// What many passes did on a disk, together.
+/// Sums of many passes on a disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PassSums {
     pub key: String,
@@ -91,30 +92,30 @@ pub struct DiskReport {
     pub mark: Option<String>,
     /// Bytes still pending.
     pub pending: u64,
-    /// The manifest's root in hexadecimal, as `docs/report-format.md` defines it: the recorded one, or else that of now. `None` while
-    /// the disk is not drained: then the manifest speaks of no moment.
+    /// The manifest's root in hexadecimal, as `docs/report-format.md` defines it: the recorded root, or else
+    /// the present one. `None` while the disk is not drained: then the manifest is of no single moment.
     pub manifest_root: Option<String>,
-    /// When the cutover recorded that root, after what its plan wanted verified and before anything touched the copy.
+    /// When the cutover recorded that root: after the plan's verification and before any change of the copy.
     pub root_recorded: Option<DateTime<Utc>>,
-    /// How the target was verified by then: `none`, `readback full`, `compare sample=1%, seed 7`. `None` if it
-    /// is not recorded, or an older warmd recorded it.
+    /// How the target was verified by then: `none`, `readback full`, `compare sample=1%, seed 7`. `None` if
+    /// not recorded, or recorded by an older warmd.
     #[serde(default)]
     pub verified_by: Option<String>,
-    /// Whether change tracking told the truth, as far as was looked.
+    /// The results of the audits of change tracking.
     #[serde(default)]
     pub audit: Option<AuditReport>,
 }
 
-/// What all audits of a disk's change tracking found together. The audit of each pass is with the pass.
+/// The sum of all audits of a disk's change tracking. The audit of each pass is with the pass.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditReport {
     /// Passes with an audit of this disk.
     pub passes: u32,
     /// Bytes read and compared, of all passes.
     pub checked: u64,
-    /// Bytes found changed without the source having said so.
+    /// Bytes that had changed without the source reporting it.
     pub mismatched_bytes: u64,
-    /// How the source's tracking was found not to tell the truth, if it was.
+    /// How the source's tracking was found wrong, if it was.
     pub tracking_fault: Option<String>,
 }
 
@@ -123,6 +124,6 @@ pub struct AuditReport {
 pub struct KeySince {
     /// The public key, in hexadecimal.
     pub key: String,
-    /// Since when.
+    /// The time of its first use.
     pub since: DateTime<Utc>,
 }

@@ -1,6 +1,7 @@
-//! What a person may ask of a migration, and whether it is granted.
+//! Requests to a migration, and whether they are granted.
 //!
-//! Rule: judging is pure and apart from doing. A refusal says why, and what to do instead, and is shown as it is.
+//! Rule: judging a request is pure and separate from carrying it out. A refusal says why and what to do
+//! instead, and is shown unchanged.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +10,7 @@ use super::{
     state::{ResumePoint, State},
 };
 
-/// Something asked of a migration.
+/// A request to a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
@@ -19,13 +20,13 @@ pub enum Request {
     Resume,
     /// Move the VM now.
     Cutover,
-    /// Move it later, or not until another word.
+    /// Move the VM later, or not until a further request.
     ScheduleCutover,
-    /// Take back a cutover that has not passed the point of no return.
+    /// Undo a cutover that has not passed the point of no return.
     AbortCutover,
-    /// Go back to the source after the target VM was started: what that wrote is lost.
+    /// Go back to the source after the target VM was started: what the target VM wrote is lost.
     Rollback,
-    /// Give the migration up.
+    /// Cancel the migration.
     Cancel,
     /// Read the target again and compare it with the manifest, or with the source.
     Verify,
@@ -52,9 +53,9 @@ impl Request {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestOutcome {
     Accepted,
-    /// It is so already, or is being done.
+    /// Already so, or in progress.
     NoChange,
-    /// No; why, and what to do.
+    /// Refused: why, and what to do.
     Refused(String),
 }
 
@@ -71,7 +72,7 @@ pub fn judge(state: &State, request: Request) -> RequestOutcome {
     };
 
     match (request, state) {
-        // What there is to say against it, the target knows.
+        // Objections to this are known to the target only.
         (R::Verify, S::Done) => Accepted,
         (R::Rollback, S::Done) => Accepted,
         (_, S::Done) if request != R::Cutover => refused("it is finished, and stays as it is"),
@@ -151,7 +152,7 @@ pub fn judge(state: &State, request: Request) -> RequestOutcome {
             refused("resume it first, then wait until it is synced")
         }
 
-        // When it begins, the clock and the plan's windows say.
+        // The clock and the plan's windows decide when it begins.
         (
             R::ScheduleCutover,
             S::Defined
@@ -223,7 +224,7 @@ pub fn judge(state: &State, request: Request) -> RequestOutcome {
             "the target is only at rest while it is synced, and after it is done until its VM is started",
         ),
 
-        // Unreachable: guarded arms above take every request of a finished migration.
+        // Unreachable: conditional arms above take every request of a finished migration.
         (_, S::Done) => refused("it is finished"),
     }
 }

@@ -1,18 +1,19 @@
-//! The pre-flight rules: what is looked at before a plan is applied, each under a name that does not change.
+//! The pre-flight rules: the checks before a plan is applied, each with a permanent id.
 //!
-//! Rule: an id is for ever, scripts and people filter by it. One that was released is never given another meaning; a rule
-//! that is dropped takes its id along. `daemon/docs/preflight.md` has the table, and a test compares it with the code.
+//! Rule: an id is permanent, scripts and users filter by it. A released id never gets another meaning; a rule
+//! that is dropped takes its id along. `daemon/docs/preflight.md` has the table, and a test compares it with
+//! the code.
 
 mod facts;
 
 use serde::{Deserialize, Serialize};
 
-/// Whether what a rule found stands in the way.
+/// Whether a finding prevents applying the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
     /// The plan is not applied.
     Error,
-    /// It is told, and the plan is applied.
+    /// The finding is reported, and the plan is applied.
     Warning,
 }
 
@@ -87,27 +88,27 @@ pub enum Rule {
     StateRoom,
 }
 
-/// What is documented of a rule.
+/// The documentation of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RuleDoc {
     pub id: &'static str,
     pub severity: Severity,
-    /// What it finds.
+    /// Its finding.
     pub finds: &'static str,
-    /// What to do then.
+    /// The remedy.
     pub help: &'static str,
 }
 
-/// Something that an endpoint has against moving a VM, or wants to be known before.
+/// A reason of an endpoint not to move a VM, or a warning about the move.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Objection {
     pub rule: Rule,
-    /// What was found, with its names and figures.
+    /// The finding, with its names and figures.
     pub found: String,
 }
 
 impl Objection {
-    /// Of `rule`.
+    /// An objection under `rule`.
     pub fn new(rule: Rule, found: impl Into<String>) -> Self {
         Self { rule, found: found.into() }
     }
@@ -183,17 +184,17 @@ impl Rule {
         Self::StateRoom,
     ];
 
-    /// Its unchanging name.
+    /// Its permanent id.
     pub fn id(self) -> &'static str {
         self.facts().id
     }
 
-    /// Whether what it finds stands in the way.
+    /// Whether its finding prevents applying the plan.
     pub fn severity(self) -> Severity {
         self.facts().severity
     }
 
-    /// Whether a plan may say, by name, that what it finds does not stand in the way.
+    /// Whether a plan may accept its finding by naming the rule.
     pub fn can_be_accepted(self) -> bool {
         matches!(
             self,
@@ -224,7 +225,7 @@ impl Rule {
 mod tests {
     use super::*;
 
-    /// What serde says that there is: it cannot miss one.
+    /// The variants that serde lists: serde cannot miss one.
     fn variants() -> Vec<String> {
         let error = serde_json::from_str::<Rule>("\"none\"").unwrap_err().to_string();
         let known = error.split("expected one of ").nth(1).unwrap();

@@ -1,37 +1,37 @@
-//! A cutover that is asked for now, for later, or not until somebody says so.
+//! A cutover that is requested for now, for later, or on hold until a further request.
 //!
-//! Rule: what waits is saved, and belongs to the migration's owner alone; when it may begin is judged by
-//! `migration` with the plan's schedule.
+//! Rule: what waits is saved, and only the migration's driver changes it; `migration` decides with the plan's
+//! schedule when it may begin.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::request::Request;
 
-/// When a cutover is asked for.
+/// When a requested cutover begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CutoverTime {
     #[default]
     Now,
     At(DateTime<Utc>),
-    /// Stay synced and wait for another word, also where the plan would cut over by itself.
+    /// Stay synced and wait for a further request, also where the plan cuts over automatically.
     Hold,
-    /// Wait no longer: as the plan says.
+    /// Lift the hold: the plan decides again.
     Unhold,
 }
 
-/// What is asked of a cutover.
+/// The parameters of a cutover request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CutoverOrder {
     pub when: CutoverTime,
     /// Also outside the plan's windows.
     pub force: bool,
-    /// The VMs of its plan that move together are asked too: never said by a person.
+    /// Whether the other VMs of its group are asked too: never set by a user.
     pub in_group: bool,
 }
 
 impl CutoverOrder {
-    /// How it is judged.
+    /// The request by which it is judged.
     pub fn request(self) -> Request {
         match self.when {
             CutoverTime::Now => Request::Cutover,
@@ -40,44 +40,44 @@ impl CutoverOrder {
     }
 }
 
-/// What was asked for and waits.
+/// A saved request that waits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ScheduledCutover {
-    /// A cutover is to begin at a time.
+    /// A cutover begins at this time.
     At { at: DateTime<Utc>, force: bool, by: String },
-    /// No cutover begins until one is asked for, or the hold is lifted.
+    /// No cutover begins until a cutover is requested or the hold is lifted.
     #[serde(alias = "hold")]
     OnHold { why: String },
 }
 
-/// What the view shows of a cutover that has not begun.
+/// The view of a cutover that has not begun.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScheduledCutoverView {
     pub mode: ScheduledCutoverMode,
-    /// When it begins, as far as that is known.
+    /// When it begins, if known.
     pub begins: Option<DateTime<Utc>>,
-    /// Why not before, or why not at all.
+    /// Why not before, or why never.
     pub why: String,
     /// Whether it begins also outside the plan's windows.
     pub force: bool,
 }
 
 impl ScheduledCutoverView {
-    /// The time at which a person asked it to begin.
+    /// The time at which an operator requested its start.
     pub fn asked_for(&self) -> Option<DateTime<Utc>> {
         self.begins.filter(|_| self.mode == ScheduledCutoverMode::At)
     }
 }
 
-/// Why a cutover is awaited.
+/// Why a cutover is scheduled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScheduledCutoverMode {
-    /// A person asked for it.
+    /// An operator requested it.
     At,
-    /// No cutover begins until a person asks for one, or lifts the hold.
+    /// No cutover begins until an operator requests one, or lifts the hold.
     OnHold,
-    /// The plan asks for it.
+    /// The plan requests it.
     Auto,
 }

@@ -1,18 +1,18 @@
-//! Which VMs a plan's `vms` mean: names, ids, patterns, and exclusions.
+//! The VMs that a plan's `vms` select: names, ids, patterns, and exclusions.
 //!
-//! Rule: what a VM is literally called wins, whatever characters are in it. Else `!` at the beginning excludes, `*` stands for
-//! any characters and `?` for one. An exclusion goes before everything that names or matches, wherever it stands.
+//! Rule: a VM's literal name wins, with any characters. Otherwise a leading `!` excludes, `*` stands for any
+//! characters and `?` for one. An exclusion overrides every name and pattern, regardless of the order.
 
-/// A VM that a plan means.
+/// A VM that a plan selects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SelectedVms {
-    /// Its name, or its id where others have that name too; what nobody is called so far stays as it is written.
+    /// Its name, or its id where other VMs have that name too; a name without a VM stays as written.
     pub vm: String,
-    /// The pattern that it matches, if it is not named.
+    /// The pattern that selected it, if it is not named.
     pub pattern: Option<String>,
 }
 
-/// What `vms` means on a source.
+/// The VMs that `vms` selects on a source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     pub chosen: Vec<SelectedVms>,
@@ -20,17 +20,17 @@ pub struct Selection {
     pub idle: Vec<String>,
 }
 
-/// Whether it may be more than a name: then only who knows all VMs can tell what it means.
+/// Whether the entry may be more than a name: then its meaning depends on the list of all VMs.
 pub fn is_pattern(entry: &str) -> bool {
     entry.starts_with('!') || entry.contains(['*', '?'])
 }
 
-/// Whether `entry` may mean the VM of this name.
+/// Whether `entry` may select the VM of this name.
 pub fn may_mean(entry: &str, vm: &str) -> bool {
     entry == vm || matches(entry, vm)
 }
 
-/// Chooses among the VMs that are `known` by id and name, in the order of the entries.
+/// Selects among the `known` VMs (id, name), in the order of the entries.
 pub fn select(entries: &[String], known: &[(String, String)]) -> Selection {
     let mut selection = Selection::default();
     let mut excluded = vec![false; known.len()];
@@ -67,7 +67,7 @@ pub fn select(entries: &[String], known: &[(String, String)]) -> Selection {
         }
         hit
     };
-    // Names first, so that a pattern does not take what is named.
+    // Names first, so that a pattern does not take a named VM.
     let mut idle = Vec::new();
     for entry in entries {
         if is_literal(entry) {
@@ -85,7 +85,7 @@ pub fn select(entries: &[String], known: &[(String, String)]) -> Selection {
     selection
 }
 
-/// Whether the whole `name` is as the pattern says. Takes at most the product of their lengths.
+/// Whether the whole `name` matches the pattern. Takes at most the product of their lengths.
 pub fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<_>, Vec<_>) = (pattern.chars().collect(), name.chars().collect());
     let (mut at, mut of, mut star) = (0, 0, None);
@@ -97,7 +97,7 @@ pub fn matches(pattern: &str, name: &str) -> bool {
             }
             Some(each) if *each == '?' || *each == name[at] => (at, of) = (at + 1, of + 1),
             _ => {
-                // The last star takes one more.
+                // The last star takes one more character.
                 let Some((starred, from)) = star else { return false };
                 star = Some((starred, from + 1));
                 (of, at) = (starred + 1, from + 1);
@@ -134,11 +134,11 @@ mod tests {
             (&["web-2", "web-*"], "web-2 web-1 web-test", ""),
             (&["web-*", "web-*"], "web-1 web-2 web-test", ""),
             (&["id3", "d?"], "id3", ""),
-            // What is literally called so wins.
+            // A literal name wins.
             (&["*"], "*", ""),
             (&["!db"], "!db", ""),
             (&["**", "!!db", "!*"], "web-1 web-2 web-test db", ""),
-            // What nobody is called is told by whoever looks for it.
+            // A name without a VM is reported by the code that looks for the VM.
             (&["app", "app-*", "!app"], "app", "!app app-*"),
         ] {
             assert_eq!(chosen(entries, &names), (vms.to_owned(), idle.to_owned()), "{entries:?}");

@@ -6,13 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::phase::Phase;
 
-/// Where a migration stands. Saved as JSON in the store: variants may be added; a renamed one keeps its old name as an alias.
+/// A migration's state. Saved as JSON in the store: variants may be added; a renamed one keeps its old name
+/// as an alias.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "name")]
 pub enum State {
     /// Known, nothing done yet.
     Defined,
-    /// Disks are being made on the target.
+    /// Disks are being created on the target.
     Preparing,
     /// The full pass runs.
     Seeding,
@@ -22,24 +23,25 @@ pub enum State {
     Syncing,
     /// A cutover is in this phase.
     CuttingOver { phase: Phase },
-    /// A cutover failed or was aborted, and is being undone: the target VM removed, the source powered on again.
-    Undoing { phase: Phase, reason: String },
-    /// A person wants the source back after the target VM was started: the target VM is being removed, then the source
+    /// A cutover failed or was aborted, and is being undone: the target VM is removed, then the source VM
     /// powered on.
+    Undoing { phase: Phase, reason: String },
+    /// An operator requested a rollback after the target VM was started: the target VM is being removed, then
+    /// the source VM powered on.
     RollingBack,
-    /// Stopped by a person; goes on where it was.
+    /// Stopped by a request; continues at the resume point.
     Paused { from: ResumePoint },
     /// Stopped by a failure.
     Failed { reason: String, resumable: bool, from: ResumePoint },
-    /// A person gave it up; what it left on the source and the target is being removed.
+    /// Cancelled by a request; what it left on the source and the target is being removed.
     Cancelling,
     /// The VM runs on the target, and the source is off.
     Done,
-    /// Given up: nothing of it is left on the source.
+    /// Cancelled: nothing of it is left on the source.
     Cancelled,
 }
 
-/// Where a stopped migration goes on.
+/// Where a stopped migration continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ResumePoint {
@@ -52,8 +54,8 @@ pub enum ResumePoint {
     /// Past the point of no return: only forward.
     #[serde(alias = "release")]
     Cleanup,
-    /// The target's disks are the target VM's by a cutover that this state does not know of. A person decides whether that
-    /// VM counts, or the source.
+    /// By a cutover that this state does not know, the target VM owns the target's disks. An operator decides
+    /// between that VM and the source VM.
     #[serde(alias = "overtaken")]
     StaleState,
 }
@@ -88,7 +90,7 @@ impl State {
         }
     }
 
-    /// Whether the target VM was started, and no work goes on for it.
+    /// Whether the target VM was started and the migration is idle.
     pub fn rests_past_no_return(&self) -> bool {
         match self {
             Self::Done => true,
@@ -97,7 +99,8 @@ impl State {
         }
     }
 
-    /// Whether the copy was verified and handed over to the target: from here on its disks may become something else.
+    /// Whether the copy was verified and handed over to the target: from here on the content of its disks may
+    /// change.
     pub fn is_handed_over(&self) -> bool {
         match self {
             Self::Done => true,
@@ -117,12 +120,12 @@ impl State {
         }
     }
 
-    /// Whether nothing happens to it any more by itself; only a rollback leads out of `Done`.
+    /// Whether the state is final; only a rollback leads out of `Done`.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Done | Self::Cancelled)
     }
 
-    /// Whether warmd is at work on it now.
+    /// Whether warmd works on it now.
     pub fn is_busy(&self) -> bool {
         match self {
             Self::Preparing

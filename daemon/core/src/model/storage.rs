@@ -1,24 +1,25 @@
-//! Storages of a target, by name: where disks are kept that have no place of their own.
+//! Storages of a target, by name: where disks without a location of their own are kept.
 //!
-//! Rule: a disk's place may be a storage's name behind [`SCHEME`]; no path and no URI begins so. It is kept durably with the
-//! disk as any other place. The default storage has no such place: a disk without a place is in it.
+//! Rule: a disk's location may be a storage's name after [`SCHEME`]; no path and no URI begins so. It is
+//! saved with the disk like any other location. The default storage has no such name: a disk without a
+//! location is in it.
 
-/// The target's own directory or pool, by the name that plans may use for it.
+/// The target's own directory or pool, under the name for plans.
 pub const DEFAULT: &str = "default";
-/// How a place begins that is a storage's.
+/// The prefix of a location that is a storage's.
 const SCHEME: &str = "storage:";
 
-/// The storage as a disk's place.
+/// The storage as a disk's location.
 pub fn place(storage: &str) -> String {
     format!("{SCHEME}{storage}")
 }
 
-/// The storage that a disk's place names, if it names one.
+/// The storage that a disk's location names, if it names one.
 pub fn named(place: &str) -> Option<&str> {
     place.strip_prefix(SCHEME)
 }
 
-/// A disk's place in words.
+/// A disk's location in words.
 pub fn in_words(place: Option<&str>) -> String {
     match place {
         None => "a place of the target's choice".to_owned(),

@@ -1,17 +1,17 @@
 //! The VMs of a plan that cut over together, in tiers.
 //!
-//! Rule: a VM is in the first tier that names or matches it. Where there are tiers, each VM of the plan is in one: who is
-//! forgotten would be left behind by those that it belongs to.
+//! Rule: a VM belongs to the first tier that names or matches it. If there are tiers, each VM of the plan
+//! must be in one: a forgotten VM would stay behind the VMs that it works with.
 
 use serde::{Deserialize, Serialize};
 
 use super::{plan::Plan, selection::select};
 
-/// VMs of which none is started on the target before all of them are copied and verified.
+/// VMs of which none is started on the target until all of them are copied and verified.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tier {
-    /// Names, ids, patterns and exclusions, as in the plan's own `vms`.
+    /// Names, ids, patterns and exclusions, as in the plan's `vms`.
     pub vms: Vec<String>,
 }
 
@@ -21,8 +21,8 @@ impl Plan {
         self.cutover.all_or_nothing || !self.cutover.tiers.is_empty()
     }
 
-    /// In which tier, from 0, each of the VMs is that are `known` by id and name; `None` if the plan does not mean it, or no
-    /// tier has it.
+    /// The tier, from 0, of each of the `known` VMs (id, name); `None` if the VM is not in the plan, or in no
+    /// tier.
     pub fn tiers_of(&self, known: &[(String, String)]) -> Vec<Option<usize>> {
         let everyone = [Tier { vms: vec!["*".to_owned()] }];
         let tiers = if self.cutover.tiers.is_empty() { everyone.as_slice() } else { &self.cutover.tiers };
@@ -33,13 +33,13 @@ impl Plan {
     }
 }
 
-/// Which of the `known` the entries mean.
+/// Which of the `known` VMs the entries select.
 fn members(entries: &[String], known: &[(String, String)]) -> Vec<bool> {
     let chosen = select(entries, known).chosen;
     known.iter().map(|(id, name)| chosen.iter().any(|each| each.vm == *id || each.vm == *name)).collect()
 }
 
-/// What is wrong with the tiers as written, each with what to do.
+/// The problems of the tiers as written, each with what to do.
 pub(super) fn problems(tiers: &[Tier]) -> Vec<String> {
     let mut problems = Vec::new();
     for (at, tier) in tiers.iter().enumerate() {

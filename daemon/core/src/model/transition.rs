@@ -1,14 +1,14 @@
-//! The one function that says what a migration's next state is, and what work each state means.
+//! The one function that gives a migration's next state, and the work of each state.
 //!
 //! ```text
 //! Defined → Preparing → Seeding → Synced ⇄ Syncing → CuttingOver(phase …) → Done
 //!                                   ▲                      │ before the point of no return
 //!                                   └────── Undoing ◀──────┘
-//! Paused ◀── RollingBack ◀── Done, or past the point of no return: only if a person asks for it
+//! Paused ◀── RollingBack ◀── Done, or past the point of no return: only on an operator's request
 //! ```
 //!
-//! Rule: pure, and complete: every pair of state and event is named. A step that cannot be is an [`IllegalStep`],
-//! never a panic. After a restart the daemon does again what [`work`] says of the saved state.
+//! Rule: pure, and complete: every pair of state and event is named. An impossible step is an
+//! [`IllegalStep`], never a panic. After a restart the daemon repeats the [`work`] of the saved state.
 
 use warmd_cbt::mutant::mutant;
 
@@ -18,33 +18,34 @@ use super::{
     state::{ResumePoint, State},
 };
 
-/// Something that happened to a migration.
+/// An event of a migration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MigrationEvent {
-    /// A person, or a schedule in a person's name, asks.
+    /// An operator, or the schedule for the operator, requests it.
     Request(Request),
     /// The work of the present state is done.
     WorkDone,
-    /// The work of the present state failed, and trying again by itself will not help.
+    /// The work of the present state failed, and a retry would not help.
     WorkFailed { reason: String, resumable: bool },
-    /// The target was found to be the target VM's by a cutover that this state does not know of.
+    /// By a cutover that this state does not know, the target VM owns the target's disks.
     StaleState { reason: String },
     /// The schedule says that a delta is due.
     PassDue,
-    /// The daemon came up and found the migration in its saved state, and whether the target VM's start had been asked for.
+    /// The daemon started and loaded the migration's saved state, with whether the target VM's start was
+    /// requested before.
     Restarted { start_requested: bool },
 }
 
-/// What is to be done in a state.
+/// The work of a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StateWork {
     /// Nothing until a request, or never again.
     Nothing,
     /// Nothing until a request or the schedule.
     AwaitSchedule,
-    /// Nothing: it goes on at once.
+    /// Nothing: the next state follows at once.
     Begin,
-    /// Make the target's disks and the ledgers.
+    /// Create the target's disks and the ledgers.
     Prepare,
     /// Copy until all ledgers are drained.
     Seed,
@@ -52,15 +53,15 @@ pub enum StateWork {
     Sync,
     /// A cutover's phase.
     Phase(Phase),
-    /// Take a cutover back that was in this phase.
+    /// Undo a cutover that was in this phase.
     Undo(Phase),
     /// Go back to the source after the target VM was started.
     RollBack,
-    /// Remove everything that the migration left on the source and the target.
+    /// Remove all that the migration left on the source and the target.
     Clean,
 }
 
-/// An event that cannot happen in the state it met.
+/// An event that is impossible in the given state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{event:?} cannot happen to a migration that is {state}")]
 pub struct IllegalStep {
@@ -68,7 +69,7 @@ pub struct IllegalStep {
     pub event: MigrationEvent,
 }
 
-/// The work that `state` means.
+/// The work of `state`.
 pub fn work(state: &State) -> StateWork {
     match state {
         State::Defined => StateWork::Begin,
@@ -84,8 +85,8 @@ pub fn work(state: &State) -> StateWork {
     }
 }
 
-/// Nobody watched the source meanwhile, and it may have run and be off again: a
-/// cutover that had its final delta takes it again, unless the target VM may have been started.
+/// While the daemon was down the source VM may have run and stopped again: a cutover repeats its final delta,
+/// unless the target VM may have been started.
 fn restarted(state: &State, start_requested: bool) -> State {
     let again = match state {
         State::CuttingOver { phase: Phase::Verify | Phase::Convert | Phase::CreateVm } => true,
@@ -133,18 +134,19 @@ fn requested(state: &State, request: Request) -> Option<State> {
         }
         (Request::Rollback, _) => State::RollingBack,
         (Request::Cancel, _) => State::Cancelling,
-        // Verification reads beside the waiting for the schedule, and a cutover is waited for in any state.
+        // Verification reads while the migration waits for the schedule; a cutover can be scheduled in any
+        // state.
         (Request::Verify | Request::ScheduleCutover, _) => state.clone(),
         (Request::Resume | Request::AbortCutover, _) => return None,
     })
 }
 
-/// The last pass may have been cut short: a delta tells.
+/// The last pass may have been cut short: a delta finds out.
 fn resumed(from: ResumePoint) -> State {
     match from {
         ResumePoint::Preparing => State::Preparing,
         ResumePoint::Seeding => State::Seeding,
-        // It looks again whether it is so.
+        // The pass checks again whether the target is stale.
         ResumePoint::Synced | ResumePoint::StaleState => State::Syncing,
         ResumePoint::BootCheck => State::CuttingOver { phase: Phase::BootCheck },
         ResumePoint::Cleanup => State::CuttingOver { phase: Phase::Cleanup },
@@ -160,7 +162,7 @@ fn done(state: &State) -> Option<State> {
             Some(phase.next().map_or(State::Done, |phase| State::CuttingOver { phase }))
         }
         State::Cancelling => Some(State::Cancelled),
-        // Nothing overwrites what the target VM left, and nothing is read from the source, until a person says so.
+        // Until an operator decides, the target VM's data is not overwritten and the source is not read.
         State::RollingBack => Some(State::Paused { from: ResumePoint::Synced }),
         State::Synced | State::Paused { .. } | State::Failed { .. } | State::Done | State::Cancelled => None,
     }
@@ -175,13 +177,13 @@ fn failed(state: &State, reason: &str, resumable: bool) -> Option<State> {
         State::CuttingOver { phase: Phase::BootCheck } => fail(ResumePoint::BootCheck),
         State::CuttingOver { phase: Phase::Cleanup } => fail(ResumePoint::Cleanup),
         State::CuttingOver { phase } => Some(State::Undoing { phase: *phase, reason: reason.to_owned() }),
-        // These are tried until they succeed: giving up could leave the source off, or two VMs.
+        // These are retried until they succeed: stopping could leave the source off, or two VMs running.
         State::Undoing { .. } | State::RollingBack | State::Cancelling => None,
         State::Synced | State::Paused { .. } | State::Failed { .. } | State::Done | State::Cancelled => None,
     }
 }
 
-/// Nothing goes on, and nothing is taken back: not even an undo, which would start the source.
+/// No work continues, and nothing is undone: an undo would start the source VM.
 fn overtaken(state: &State, reason: &str) -> Option<State> {
     let rests = State::Failed { reason: reason.to_owned(), resumable: true, from: ResumePoint::StaleState };
     match state {
@@ -338,8 +340,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens in whatever order: past the point of no return there is only forward, unless a person asks
-        /// for a rollback; a final state stays else, and a refused request leaves no new state.
+        /// For events in any order: past the point of no return there is only forward, unless an operator
+        /// requests a rollback; a final state stays otherwise, and a refused request leaves the state
+        /// unchanged.
         #[test]
         fn no_way_leads_back_over_the_point_of_no_return(events in prop::collection::vec(event(), 1..60)) {
             let mut state = State::Defined;
@@ -363,7 +366,7 @@ mod tests {
                 if state.is_final() && !rolls_back {
                     prop_assert_eq!(&state, &new);
                 }
-                // The source is only ever stopped inside a cutover, which begins from a synced target.
+                // The source is stopped only inside a cutover, which begins from a synced target.
                 if matches!(new, State::CuttingOver { phase: Phase::CatchUpDelta }) && new != state {
                     prop_assert!(matches!(state, State::Synced | State::Syncing));
                 }

@@ -1,6 +1,7 @@
-//! What is verified of a disk, how much of it, and how sure that makes.
+//! Verification orders: what of a disk is verified, and the resulting certainty.
 //!
-//! Rule: these are words of plan files, requests and reports; each is written as it is read.
+//! Rule: these are terms of plan files, requests and reports; each is written in the form in which it is
+//! read.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -22,7 +23,7 @@ pub enum Amount {
 }
 
 impl Amount {
-    /// So much of a disk of `size` bytes, in bytes, rounded up.
+    /// This amount of a disk of `size` bytes, in bytes, rounded up.
     pub fn of(self, size: u64) -> u64 {
         match self {
             Self::Share(millionths) => (u128::from(size) * u128::from(millionths)).div_ceil(1_000_000) as u64,
@@ -30,7 +31,7 @@ impl Amount {
         }
     }
 
-    /// Whether it is nothing.
+    /// Whether the amount is zero.
     pub fn is_none(self) -> bool {
         matches!(self, Self::Share(0) | Self::Bytes(0))
     }
@@ -87,9 +88,9 @@ pub enum VerifyScope {
     /// All of them.
     #[default]
     Full,
-    /// Those that were copied again since a verification of them passed, or else since the full pass.
+    /// Blocks copied again since a verification of them passed, or else since the full pass.
     Changed,
-    /// So much of them, drawn by chance from everywhere.
+    /// This amount of them, drawn at random from the whole disk.
     Sample(Amount),
 }
 
@@ -119,16 +120,17 @@ impl fmt::Display for VerifyScope {
     }
 }
 
-/// A verification that somebody asks for.
+/// A requested verification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifyOrder {
-    /// By this whoever asked finds it again; empty if nobody did.
+    /// The id by which the caller finds the verification again; empty without a request.
     pub id: String,
     pub mode: VerifyMode,
     pub scope: VerifyScope,
-    /// Of a sample; drawn if there is none.
+    /// The seed of a sample; drawn if absent.
     pub seed: Option<u64>,
-    /// Disk → where a snapshot of its target volume is: a path or an NBD URI. Only these disks are verified then.
+    /// Disk → location of a snapshot of its target volume: a path or an NBD URI. Only these disks are
+    /// verified then.
     pub images: BTreeMap<String, String>,
 }
 
@@ -144,7 +146,7 @@ impl Default for VerifyOrder {
     }
 }
 
-/// What was asked for: `readback, sample=1%, seed 7, image vda=/snapshots/web`.
+/// The request in words: `readback, sample=1%, seed 7, image vda=/snapshots/web`.
 impl fmt::Display for VerifyOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, {}", self.mode, self.scope)?;
@@ -156,7 +158,8 @@ impl fmt::Display for VerifyOrder {
 }
 
 impl VerifyOrder {
-    /// Why it cannot be carried out on a migration in `state`, beside what holds for every verification.
+    /// Why the request cannot be carried out on a migration in `state`, beyond the rules for every
+    /// verification.
     pub fn refusal(&self, state: &State) -> Option<String> {
         let is_sample = matches!(self.scope, VerifyScope::Sample(_));
         let why = match self.mode {
@@ -178,12 +181,12 @@ impl VerifyOrder {
     }
 }
 
-/// How likely it is that this many bad blocks are all missed by a sample.
+/// The probability that a sample misses all of this many bad blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MissProbability {
-    /// Blocks of 64 KiB that are bad, wherever they lie.
+    /// Bad blocks of 64 KiB, at any position.
     pub blocks: u64,
-    /// At most; 1 is certain.
+    /// Upper bound; 1 is certain.
     #[serde(alias = "chance")]
     pub probability: f64,
 }

@@ -1,4 +1,4 @@
-//! What a migration looks like from outside at one moment: for the API, the CLI and the tests.
+//! The view of a migration at one moment: for the API, the CLI and the tests.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -27,45 +27,45 @@ pub struct MigrationView {
     pub disks: Vec<DiskView>,
     /// The pass that runs, or else the last one.
     pub pass: Option<PassView>,
-    /// When the next pass is due or a held one goes on.
+    /// When the next pass is due or a suspended one continues.
     pub next_pass: Option<DateTime<Utc>>,
     /// Why not before.
     #[serde(default)]
     pub next_pass_why: Option<String>,
-    /// Seconds that the VM would be down if cut over now; `None` before there is anything to tell from.
+    /// Seconds of downtime if cut over now; `None` without data.
     pub downtime_forecast: Option<f64>,
-    /// What is expected of a cutover; `None` before a delta has been measured.
+    /// The forecast of a cutover; `None` before a delta has been measured.
     #[serde(default)]
     pub forecast: Option<ForecastView>,
-    /// What the work that its state means waits for before it is tried again; `None` while it goes on.
+    /// What the work of its state waits for before the next try; `None` while it proceeds.
     #[serde(default)]
     pub waiting: Option<WaitingView>,
-    /// What warmd could not remove from the source or the target yet.
+    /// Leftovers on the source or the target that warmd has not removed yet.
     #[serde(default)]
     pub left_behind: Vec<String>,
-    /// Things that a person should know, such as a disk that cannot be tracked.
+    /// Warnings for the operator, such as a disk that cannot be tracked.
     pub warnings: Vec<String>,
-    /// A cutover that is to begin later, or is held.
+    /// A cutover that is scheduled or on hold.
     #[serde(default)]
     pub scheduled_cutover: Option<ScheduledCutoverView>,
     /// The cutover that runs, or else the last one.
     #[serde(default)]
     pub cutover: Option<CutoverView>,
-    /// The verification that runs, or else the last one, in a cutover or asked for by itself.
+    /// The verification that runs, or else the last one, in a cutover or requested alone.
     #[serde(default)]
     pub verification: Option<VerificationView>,
 }
 
-/// Work that failed, or that something stands in the way of, and that is tried again.
+/// Work that failed or is blocked, and is retried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitingView {
     /// The error, in words.
     pub reason: String,
     /// When it failed first.
     pub since: DateTime<Utc>,
-    /// When it is tried again; past while it is being tried.
+    /// When the next try starts; in the past during the try.
     pub next_try: Option<DateTime<Utc>>,
-    /// How often it failed since then.
+    /// The number of failures since then.
     pub tries: u32,
     /// What to do about it.
     pub advice: String,
@@ -81,16 +81,16 @@ pub struct DiskView {
     pub location: String,
     /// Bytes in which the target may differ from the anchored snapshot.
     pub pending: u64,
-    /// What the running pass had to do on this disk when it began, in bytes; 0 without a pass.
+    /// Bytes that the running pass had to copy on this disk at its start; 0 without a pass.
     pub pass_total: u64,
     /// Of these, drained.
     pub pass_drained: u64,
-    /// Bytes per second in the running pass, lately.
+    /// Recent bytes per second of the running pass.
     pub rate: f64,
     /// Seconds until this disk's pass ends, at that rate.
     pub eta: Option<f64>,
-    /// How the source's change tracking was found not to tell the truth about this disk, if it was: since then every
-    /// pass compares all of it, and a cutover needs a full `compare`.
+    /// How the source's change tracking of this disk was found wrong, if it was: since then every pass
+    /// compares the whole disk, and a cutover needs a full `compare`.
     #[serde(default)]
     pub tracking_fault: Option<String>,
 }
@@ -105,7 +105,7 @@ pub struct PassView {
     pub ended: Option<DateTime<Utc>>,
     /// How it ended, if not well.
     pub error: Option<String>,
-    /// CPU seconds of the whole process while it ran, whatever else warmd did meanwhile.
+    /// CPU seconds of the whole process during the pass, including warmd's other work.
     #[serde(default)]
     pub cpu: Option<f64>,
     pub disks: Vec<DiskPassView>,
@@ -117,38 +117,38 @@ pub struct DiskPassView {
     pub key: DiskKey,
     /// Pending when the pass began, in bytes.
     pub pending: u64,
-    /// What the source said had changed since the anchor, in bytes; the whole disk if it could not say.
+    /// Bytes that the source reported as changed since the anchor; the whole disk if it could not report.
     pub changed: u64,
     /// Extents pending when the pass began.
     pub extents: u64,
-    /// Why the source could not say what changed, if it could not.
+    /// Why the source could not report the changes, if it could not.
     pub unknown: Option<String>,
     pub mark: String,
     pub figures: PassFigures,
-    /// What each stage did and what it waited for; of a pass that runs, some seconds ago at the most.
+    /// The work and waits of each stage; for a running pass some seconds old at most.
     #[serde(default)]
     pub telemetry: Option<Telemetry>,
-    /// What was found when it was asked whether change tracking told the truth; `None` if it was not.
+    /// The result of the audit of change tracking; `None` without an audit.
     #[serde(default)]
     pub audit: Option<AuditView>,
 }
 
-/// Blocks that the source called unchanged, read again from the snapshot and compared with the manifest.
+/// Blocks that the source reported as unchanged, read from the snapshot and compared with the manifest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditView {
     /// Bytes read and compared.
     pub checked: u64,
-    /// Bytes passed over because source and manifest agree that they are zeroes.
+    /// Bytes skipped because source and manifest both have zeroes.
     pub holes: u64,
-    /// Bytes of blocks that had changed without the source saying so.
+    /// Bytes of blocks that had changed without the source reporting it.
     pub mismatched_bytes: u64,
     /// The first such extents as (offset, length) in bytes; not all if there are very many.
     pub mismatches: Vec<(u64, u64)>,
-    /// Why not all that was to be read was read, if it was not.
+    /// Why the audit did not read all of its blocks, if it did not.
     pub error: Option<String>,
 }
 
-/// Which pass it is.
+/// The kind of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PassKind {
@@ -158,7 +158,7 @@ pub enum PassKind {
     Final,
 }
 
-/// What a verification found.
+/// The result of a verification.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VerifyResult {
     pub mode: VerifyMode,
@@ -167,10 +167,11 @@ pub struct VerifyResult {
     /// How much was compared.
     #[serde(default)]
     pub scope: VerifyScope,
-    /// Of a sample: with it the same blocks are drawn again.
+    /// The seed of a sample: the same seed draws the same blocks.
     #[serde(default)]
     pub seed: Option<u64>,
-    /// Of a sample: how likely so many bad blocks are missed, at most, wherever on the disks they lie.
+    /// For a sample: the upper bound of the probability that so many bad blocks are missed, at any position
+    /// of the disks.
     #[serde(default, alias = "escapes")]
     pub miss_probabilities: Vec<MissProbability>,
 }
@@ -182,13 +183,13 @@ impl VerifyResult {
         format!("{} {}{seed}", self.mode, self.scope)
     }
 
-    /// Whether all that was compared is right.
+    /// Whether no mismatch was found.
     pub fn passed(&self) -> bool {
         self.disks.iter().all(|disk| disk.mismatched_bytes == 0)
     }
 }
 
-/// What a verification found on one disk.
+/// The result of a verification on one disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskVerifyResult {
     pub key: DiskKey,
@@ -199,41 +200,41 @@ pub struct DiskVerifyResult {
     pub mismatches: Vec<(u64, u64)>,
     /// The manifest's root in hexadecimal.
     pub root: String,
-    /// What was read instead of the target's own disk, if something was.
+    /// What was read instead of the target's own disk, if not that.
     #[serde(default)]
     pub image: Option<String>,
 }
 
-/// A verification as it goes or went.
+/// A running or finished verification.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VerificationView {
-    /// By this whoever asked for it finds it again; empty if nobody did, or an earlier daemon ran it.
+    /// The id by which the caller finds it again; empty without a request, or if an earlier daemon ran it.
     #[serde(default)]
     pub id: String,
     pub mode: VerifyMode,
     #[serde(default)]
     pub scope: VerifyScope,
-    /// Of a sample.
+    /// The seed of a sample.
     #[serde(default)]
     pub seed: Option<u64>,
     pub started: DateTime<Utc>,
     /// `None` while it runs.
     pub ended: Option<DateTime<Utc>>,
-    /// Bytes to be compared, of all disks.
+    /// Bytes to compare, of all disks.
     pub total: u64,
-    /// Of these, compared.
+    /// Bytes compared so far.
     pub checked: u64,
-    /// Why it came to no result, if it ended without one.
+    /// Why it ended without a result, if it did.
     pub error: Option<String>,
-    /// What it found; `None` while it runs and if it could not be finished.
+    /// Its result; `None` while it runs and if it could not be finished.
     pub result: Option<VerifyResult>,
 }
 
-/// A cutover as it goes or went.
+/// A running or finished cutover.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CutoverView {
     pub started: DateTime<Utc>,
-    /// When the migration was done, or the undoing was; `None` while either goes on.
+    /// When the migration was done, or its undo was; `None` before that.
     pub ended: Option<DateTime<Utc>>,
     /// The phases so far, in order, the running one last.
     pub phases: Vec<PhaseView>,
@@ -241,25 +242,25 @@ pub struct CutoverView {
     pub failure: Option<String>,
     /// Seconds from the source stopped to the target running; `None` until then.
     pub downtime: Option<f64>,
-    /// What the running phase, a conversion, said of itself last.
+    /// The last progress message of the running phase, a conversion.
     #[serde(default)]
     pub progress: Option<String>,
 }
 
 impl CutoverView {
-    /// One that began then, and has no phase yet.
+    /// A cutover that began then, without a phase yet.
     pub fn begun(started: DateTime<Utc>) -> Self {
         Self { started, ended: None, phases: Vec::new(), failure: None, downtime: None, progress: None }
     }
 }
 
-/// A phase of a cutover as it went.
+/// A running or finished phase of a cutover.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PhaseView {
     pub phase: Phase,
     pub started: DateTime<Utc>,
     pub ended: Option<DateTime<Utc>>,
-    /// How it ended, in words, if there is more to say than that it did.
+    /// The outcome in words, if there is more than its end.
     pub outcome: Option<String>,
 }
 
@@ -268,9 +269,9 @@ pub struct PhaseView {
 pub struct EventView {
     pub at: DateTime<Utc>,
     pub migration: Option<MigrationId>,
-    /// `operator uid=0`, `schedule`, `warmd`.
+    /// Who acted: `operator uid=0`, `schedule`, `warmd`.
     pub by: String,
-    /// What happened, in one word or two: `state`, `request`, `pass`, `phase`, `warning`.
+    /// The kind of event, in one or two words: `state`, `request`, `pass`, `phase`, `warning`.
     pub kind: String,
     pub text: String,
 }

@@ -1,7 +1,7 @@
-//! Where in a table the mistake is, when the error does not say.
+//! The position of a mistake in a table, when the error does not name it.
 //!
-//! serde buffers what stands beside a `kind`, and so its errors there have no place. The place is found by trying the
-//! table again with one thing changed at a time; configurations are small.
+//! serde buffers the fields beside a `kind`, so its errors there have no position. The position is found by
+//! parsing the table again with one change at a time; configurations are small.
 
 use std::ops::Range;
 
@@ -10,11 +10,11 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-/// Reads a changed table; the error's message, if there is one.
+/// Parses a changed table and returns the error's message, if there is one.
 type Attempt<'a> = dyn Fn(DeTable) -> Option<String> + 'a;
 
-/// The place of the key or value that `message` speaks of, if it can be found.
-/// `span` is the table's own place.
+/// The position of the key or value that `message` is about, if it can be found. `span` is the table's own
+/// position.
 pub(super) fn find(
     table: &DeTable,
     span: Range<usize>,
@@ -31,13 +31,13 @@ pub(super) fn find(
     kind.map(Spanned::span)
 }
 
-/// The key without which the message would be another.
+/// The key whose removal changes the message.
 fn key_in_the_way(table: &DeTable, message: &str, attempt: &Attempt) -> Option<Range<usize>> {
     for (key, value) in table {
         let mut without = table.clone();
         without.remove(&**key.get_ref());
         let now = attempt(without);
-        // Without its kind nothing of the table can be understood: that says nothing about the kind.
+        // Without its kind the table cannot be parsed: that does not show that the kind is wrong.
         if now.as_deref().is_some_and(|now| now == message || now == "missing field `kind`") {
             continue;
         }
@@ -52,8 +52,8 @@ fn key_in_the_way(table: &DeTable, message: &str, attempt: &Attempt) -> Option<R
     None
 }
 
-/// The table in which `field` is missing: the one that neither lacks it still nor calls it unknown if it is there. An
-/// outer table is asked before its inner ones.
+/// The table in which `field` is missing: with the field added, the table neither lacks the field nor calls
+/// it unknown. Outer tables are tried before inner ones.
 fn table_without(
     table: &DeTable,
     span: Range<usize>,

@@ -1,4 +1,4 @@
-//! Plan files: the same reading and judging for `warmctl` and for the daemon.
+//! Plan files: one parser and one check for `warmctl` and for the daemon.
 
 mod error_span;
 pub mod text;
@@ -13,7 +13,7 @@ use toml::{
 use self::text::{Text, TextError, as_text};
 use crate::model::plan::Plan;
 
-/// All that is wrong with a plan file; never empty.
+/// All problems of a plan file; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanErrors(pub Vec<TextError>);
 
@@ -37,7 +37,7 @@ impl From<TextError> for PlanErrors {
     }
 }
 
-/// The plan in `text`; `name` is the file's, for the messages.
+/// The plan in `text`; `name` is the file's, for messages.
 pub fn load_plan(text: &str, name: &str) -> Result<Plan, PlanErrors> {
     let checked = as_text(name, text.as_bytes().to_vec())?;
     let text = Text { file: name, text: &checked };
@@ -48,7 +48,7 @@ pub fn load_plan(text: &str, name: &str) -> Result<Plan, PlanErrors> {
     if problems.is_empty() { Ok(plan) } else { Err(PlanErrors(problems)) }
 }
 
-/// Where the key is that a problem names first, in backquotes: `a.b`, `list[3]`, `[vm."name"]`.
+/// The position of the key that a problem names first, in backquotes: `a.b`, `list[3]`, `[vm."name"]`.
 fn place_of(document: &DeTable, problem: &str) -> Option<Range<usize>> {
     if let Some(DeValue::Table(vms)) = document.get("vm").map(Spanned::get_ref) {
         for (key, value) in vms {
@@ -66,7 +66,7 @@ fn place_of(document: &DeTable, problem: &str) -> Option<Range<usize>> {
     place_in(document, problem.strip_prefix('`')?.split('`').next()?)
 }
 
-/// Where the key is that a path names from a table on, or as much of it as there is.
+/// The position of the key at the end of a path from a table, or of the longest existing part of the path.
 fn place_in(document: &DeTable, path: &str) -> Option<Range<usize>> {
     let mut table = document;
     let mut place = None;
@@ -92,7 +92,7 @@ fn place_in(document: &DeTable, path: &str) -> Option<Range<usize>> {
     place
 }
 
-/// What a key was called before, where the old name is still understood.
+/// A key's earlier name, where that is still accepted.
 fn former_name(key: &str) -> Option<&'static str> {
     (key == "every").then_some("interval")
 }
@@ -331,7 +331,7 @@ command = ["/usr/local/bin/convert"]
                 complaint(&GOOD.replacen("name = \"web2\"\n", &format!("name = \"web2\"\n\n{own}\n"), 1));
             assert!(message.contains(wanted), "{own}: {message}\n   {wanted}");
         }
-        // What is written in the plan and wrong only for the VM is told at its section.
+        // A key of the plan that is wrong only for the VM is reported at the VM's section.
         let text = GOOD.replacen(
             "[schedule]",
             "[schedule]\nholidays = [\"12-24\"]\ncopy.blackouts = [\"holidays UTC\"]",

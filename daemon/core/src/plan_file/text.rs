@@ -1,6 +1,6 @@
-//! Files that people write: read within bounds, and every complaint says where.
+//! Files that users write: read within bounds, and every error has a position.
 //!
-//! Rule: a message begins with `FILE:LINE:COLUMN:` whenever there is a place to point at.
+//! Rule: a message begins with `FILE:LINE:COLUMN:` whenever the position is known.
 
 use std::{fmt, fs::File, io, io::Read, ops::Range, path::Path};
 
@@ -11,21 +11,21 @@ use toml::{
     de::{DeTable, DeValue, ValueDeserializer},
 };
 
-/// The most bytes that a file which people write may have.
+/// The maximum size of a user's file, in bytes.
 pub const MAX_FILE: u64 = 1 << 20;
 
-/// What is wrong with a file, and where.
+/// A problem of a file, with its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextError {
-    /// The file's name as the person gave it.
+    /// The file's name as the user gave it.
     pub file: String,
-    /// `None` if it concerns all of it.
+    /// `None` if it concerns the whole file.
     pub position: Option<Position>,
     /// What is wrong, and what to do.
     pub message: String,
 }
 
-/// A place in a text, both counted from 1; columns in characters.
+/// A position in a text, both counted from 1; columns in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     pub line: usize,
@@ -53,13 +53,13 @@ pub struct Text<'a> {
 }
 
 impl<'a> Text<'a> {
-    /// A complaint about these bytes of it.
+    /// A problem with these bytes of it.
     pub fn wrong(&self, span: Option<Range<usize>>, message: impl Into<String>) -> TextError {
         let position = span.map(|span| position(self.text, span.start));
         TextError { file: self.file.to_owned(), position, message: message.into() }
     }
 
-    /// The document with the place of everything in it.
+    /// The document with the position of each value.
     pub fn parse(&self) -> Result<Spanned<DeTable<'a>>, TextError> {
         DeTable::parse(self.text).map_err(|error| self.toml(&error))
     }
@@ -69,7 +69,7 @@ impl<'a> Text<'a> {
         read(table).map_err(|error| self.toml(&error))
     }
 
-    /// `table` as a `T` that serde buffers, and so forgets the places in it.
+    /// `table` as a `T` that serde buffers, which loses the positions in it.
     pub fn read_buffered<T: DeserializeOwned>(&self, table: &Spanned<DeTable>) -> Result<T, TextError> {
         read::<T>(table.clone()).map_err(|error| {
             let span = table.span();
@@ -92,7 +92,7 @@ fn read<T: DeserializeOwned>(table: Spanned<DeTable>) -> Result<T, toml::de::Err
     T::deserialize(ValueDeserializer::from(Spanned::new(span, DeValue::Table(table.into_inner()))))
 }
 
-/// serde's words in those of a configuration.
+/// serde's message in the terms of a configuration.
 fn in_words(message: &str) -> String {
     let message = message.trim_end();
     for (theirs, ours) in [

@@ -1,6 +1,6 @@
 //! A source that a stored migration names and the configuration does not.
 //!
-//! Rule: it refuses everything and says why, so that one removed endpoint keeps no other migration from going on.
+//! Rule: it refuses every call with the reason, so that one removed endpoint does not stop other migrations.
 
 use async_trait::async_trait;
 use warmd_cbt::mark::ChangeMark;
@@ -14,7 +14,7 @@ use crate::model::{
     machine::{Machine, PowerState, VmSummary},
 };
 
-/// The source that is not there.
+/// The missing source.
 #[derive(Clone, Debug)]
 pub struct AbsentSource {
     pub name: String,

@@ -1,7 +1,8 @@
-//! Sources: where VMs come from. Each kind is one folder; this is the contract that all of them keep.
+//! Sources: where VMs come from. Each kind is one folder; this is the contract for all of them.
 //!
-//! Rule: every call bears being repeated and being cut off in the middle. What a source holds for warmd (marks, a
-//! running snapshot) carries the migration's id, so that after a crash it can tell its own leftovers from others'.
+//! Rule: every call may be repeated and may be cut off in the middle. What a source keeps for warmd (marks, a
+//! running snapshot) carries the migration's id, so that after a crash its own leftovers are distinguished
+//! from others'.
 
 pub mod absent;
 
@@ -24,56 +25,54 @@ use crate::model::{
 /// A configured endpoint that VMs come from.
 #[async_trait]
 pub trait Source: Send + Sync {
-    /// Reaches the endpoint and says what it is: product, version, what it lacks.
+    /// Connects to the endpoint and describes it: product, version, what it lacks.
     async fn check(&self) -> Result<String, SourceError>;
 
-    /// All VMs that it has.
+    /// All of its VMs.
     async fn vms(&self) -> Result<Vec<VmSummary>, SourceError>;
 
-    /// Ids and names of all VMs that it has.
+    /// Ids and names of all of its VMs.
     async fn names(&self) -> Result<Vec<(VmId, String)>, SourceError> {
         Ok(self.vms().await?.into_iter().map(|vm| (vm.id, vm.name)).collect())
     }
 
-    /// One VM's hardware, by id, or by name if that names exactly one.
+    /// One VM's hardware, by id, or by name if exactly one VM has it.
     async fn describe(&self, vm: &str) -> Result<Machine, SourceError>;
 
-    /// What stands in the way of moving the VM, or is to be known before, beside what its description and its power say.
-    /// Changes nothing.
+    /// Objections and warnings to moving the VM, beyond its description and power state. Changes nothing.
     async fn objections(&self, _vm: &VmId) -> Result<Vec<Objection>, SourceError> {
         Ok(Vec::new())
     }
 
-    /// Fails unless all is there that reading these disks once the VM is off, and starting it again, will need. Asked
-    /// before the VM is stopped; changes nothing.
+    /// Fails unless all is there that reading these disks with the VM off, and starting the VM again, will
+    /// need. Called before the VM is stopped; changes nothing.
     async fn can_finish(&self, _vm: &VmId, _disks: &[DiskKey]) -> Result<(), SourceError> {
         Ok(())
     }
 
-    /// The disks that the VM has now. Answered also where a disk's size cannot be told.
+    /// The disks that the VM has now. Answered also where a disk's size is unknown.
     async fn disk_keys(&self, vm: &VmId) -> Result<Vec<DiskKey>, SourceError> {
         Ok(self.describe(&vm.0).await?.disks.into_iter().map(|disk| disk.key).collect())
     }
 
-    /// The same, each with its size where that can be told now: whether a VM is the one that it was does not hang on
-    /// it.
+    /// The same, each with its size where that is known now: whether a VM is unchanged does not depend on it.
     async fn disk_sizes_if_known(&self, vm: &VmId) -> Result<Vec<(DiskKey, Option<Length>)>, SourceError> {
         Ok(self.describe(&vm.0).await?.disks.into_iter().map(|disk| (disk.key, Some(disk.size))).collect())
     }
 
-    /// Whether the VM runs. A VM that is gone is [`SourceErrorKind::NotFound`].
+    /// Whether the VM runs. A deleted VM is [`SourceErrorKind::NotFound`].
     async fn power(&self, vm: &VmId) -> Result<PowerState, SourceError>;
 
-    /// Takes a snapshot of all `request.disks` at one moment. First ends what an earlier call of the same migration
-    /// left behind; a mark that no ledger names is folded into the ledger's mark, never lost.
+    /// Takes a snapshot of all `request.disks` at one moment. First ends the leftovers of an earlier call of
+    /// the same migration; a mark that no ledger names is merged into the ledger's mark, never lost.
     async fn snapshot(&self, request: &SnapshotRequest) -> Result<Box<dyn Snapshot>, SourceError>;
 
-    /// Ends whatever snapshot of this migration still runs (after a crash), without touching marks. If the VM was
-    /// started only to read its disks, it is off afterwards. Nothing to end is success.
+    /// Ends any snapshot of this migration that still runs (after a crash), without touching marks. A VM that
+    /// was started only to read its disks is off afterwards. No snapshot is success.
     async fn end_snapshot(&self, vm: &VmId, owner: MigrationId) -> Result<(), SourceError>;
 
-    /// Gives up all marks of this migration except `keep`. Marks already gone are success. What cannot be removed now is
-    /// no failure: it is answered, and tried again by the next such call.
+    /// Deletes all marks of this migration except `keep`. Marks already deleted are success. Marks that
+    /// cannot be removed now are no failure: they are returned, and the next such call retries.
     async fn delete_marks(
         &self,
         vm: &VmId,
@@ -81,60 +80,59 @@ pub trait Source: Send + Sync {
         keep: &[ChangeMark],
     ) -> Result<Vec<Leftover>, SourceError>;
 
-    /// What warmd's migrations left behind on it and do not ask for again: all that is none of the `known`
-    /// migrations'. Changes nothing.
+    /// Leftovers of warmd's migrations on the source that no migration will remove: all that belongs to none
+    /// of the `known` migrations. Changes nothing.
     async fn leftovers(&self, _known: &[MigrationId]) -> Result<Vec<Leftover>, SourceError> {
         Ok(Vec::new())
     }
 
-    /// Stops the VM: asks the guest, waits `policy.graceful`, then cuts the power if the policy says so. Off already
-    /// is success. The VM's disks are at rest on return.
+    /// Stops the VM: asks the guest, waits `policy.graceful`, then cuts the power if the policy allows it. A
+    /// stopped VM is success. The VM's disks are at rest on return.
     async fn shut_down(&self, vm: &VmId, policy: ShutdownPolicy) -> Result<HowStopped, SourceError>;
 
-    /// Starts the VM; running already is success.
+    /// Starts the VM; a running VM is success.
     async fn power_on(&self, vm: &VmId) -> Result<(), SourceError>;
 
-    /// What can start the VM again beside warmd, as it was before [`Source::hold_off`] of this migration took it
-    /// away. Changes nothing.
+    /// What besides warmd can start the VM again, as it was before this migration's [`Source::hold_off`]
+    /// removed it. Changes nothing.
     async fn starters(&self, _vm: &VmId, _owner: MigrationId) -> Result<HoldOff, SourceError> {
         Ok(HoldOff::default())
     }
 
-    /// Takes away what can start the VM beside warmd, and leaves a mark that tells where the VM went and what was taken.
-    /// Done already is success.
+    /// Removes what besides warmd can start the VM, and leaves a mark with the VM's new location and what was
+    /// removed. Done already is success.
     async fn hold_off(&self, _vm: &VmId, _moved: &MigratedMark, _was: &HoldOff) -> Result<(), SourceError> {
         Ok(())
     }
 
-    /// Gives back what [`Source::hold_off`] took away, and removes its mark. Nothing held off is success.
+    /// Restores what [`Source::hold_off`] removed, and removes its mark. Nothing held off is success.
     async fn let_go(&self, _vm: &VmId, _owner: MigrationId, _was: &HoldOff) -> Result<(), SourceError> {
         Ok(())
     }
 
-    /// The hypervisor's host that reads the machine's disks, by the name that quotas have for it; `None` if the source
-    /// knows of no hosts.
+    /// The hypervisor's host that reads the machine's disks, by its name in quotas; `None` if the source
+    /// knows no hosts.
     fn host(&self, _machine: &Machine) -> Option<String> {
         None
     }
 
-    /// Where the disk lies together with others, by the name that quotas have for it; `None` if the source knows of
-    /// nothing such.
+    /// The disk's datastore, by its name in quotas; `None` if the source knows none.
     fn datastore(&self, _disk: &MachineDisk) -> Option<String> {
         None
     }
 
-    /// Whether it is in the daemon's configuration: only then [`Source::datastore`] can tell.
+    /// Whether the source is in the daemon's configuration: only then does [`Source::datastore`] answer.
     fn is_configured(&self) -> bool {
         true
     }
 }
 
-/// Something of warmd's that stays behind on a source, and how a person removes it.
+/// A leftover of warmd on a source, and how an operator removes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leftover {
     pub what: String,
     pub why: String,
-    /// A command, or what else to do.
+    /// A command, or other instructions.
     pub remedy: String,
 }
 
@@ -144,35 +142,36 @@ impl std::fmt::Display for Leftover {
     }
 }
 
-/// What to take a snapshot of.
+/// The request for a snapshot.
 #[derive(Clone, Debug)]
 pub struct SnapshotRequest {
     pub owner: MigrationId,
     pub vm: VmId,
     /// Each disk with its ledger's anchor.
     pub disks: Vec<(DiskKey, Option<ChangeMark>)>,
-    /// The final one: the VM is off, and must not execute an instruction.
+    /// The final one: the VM is off, and must not run.
     pub is_final: bool,
 }
 
 /// A point-in-time image of a VM's disks.
 #[async_trait]
 pub trait Snapshot: Send + Sync {
-    /// The disks in it, with the mark of this moment.
+    /// Its disks, each with the mark of this moment.
     fn disks(&self) -> &[SnapshotDisk];
 
-    /// What changed on the disk since the anchor that the request named for it.
+    /// The changes on the disk since the anchor that the request named for it.
     async fn changed(&self, disk: &DiskKey) -> Result<Changed, SourceError>;
 
-    /// A reader of the disk as it was at the snapshot's moment.
+    /// A reader of the disk at the snapshot's moment.
     async fn open(&self, disk: &DiskKey) -> Result<Arc<dyn ReadDisk>, SourceError>;
 
-    /// Why the source gave it up before it was released, if it did: readers then only see that it is gone.
+    /// Why the source ended the snapshot before its release, if it did: readers then only see that it no
+    /// longer exists.
     fn given_up(&self) -> Option<SourceError> {
         None
     }
 
-    /// Ends it. The marks stay. If this fails, [`Source::end_snapshot`] does it later.
+    /// Ends the snapshot. The marks stay. If this fails, [`Source::end_snapshot`] does it later.
     async fn release(self: Box<Self>) -> Result<(), SourceError>;
 }
 
@@ -187,13 +186,13 @@ pub struct SnapshotDisk {
 /// How a VM may be stopped.
 #[derive(Clone, Copy, Debug)]
 pub struct ShutdownPolicy {
-    /// How long the guest gets to shut down by itself.
+    /// How long the guest may take to shut down.
     pub graceful: Duration,
     /// Whether the power is cut after that.
     pub force: bool,
 }
 
-/// How a VM came to be off.
+/// How a VM was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HowStopped {
     WasOff,
@@ -211,23 +210,23 @@ impl std::fmt::Display for HowStopped {
     }
 }
 
-/// What kind of failure it was, to act on.
+/// The kind of a failure, for the reaction to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceErrorKind {
     /// The endpoint does not answer; trying again later may help.
     Unreachable,
     /// No answer within the deadline; trying again later may help.
     Timeout,
-    /// The VM or the disk is not there (any more).
+    /// The VM or the disk does not exist (any more).
     NotFound,
-    /// Something stands in the way for now: a foreign backup job, a paused VM, a managed save. It passes by itself, or by
-    /// what its owner does; trying again later helps.
+    /// Blocked for now: a foreign backup job, a paused VM, a managed save. The block ends without an
+    /// operator, or when its owner acts; trying again later helps.
     Blocked,
-    /// The source will not, and time does not mend it: a missing permission, a setting. An operator must act.
+    /// The source refuses permanently: a missing permission, a setting. An operator must act.
     Refused,
-    /// The source failed at it; trying again may help.
+    /// The source failed; trying again may help.
     Failed,
-    /// The guest did not shut down in time, and the policy forbids to cut the power.
+    /// The guest did not shut down in time, and the policy forbids cutting the power.
     StillRunning,
 }
 
@@ -236,7 +235,7 @@ pub enum SourceErrorKind {
 #[error("{0}")]
 pub struct Elsewhere(pub String);
 
-/// A source's failure: kind, what was being done to what, what to do, and the cause.
+/// A source's failure: kind, operation and object, what to do, and the cause.
 #[derive(Debug, thiserror::Error)]
 #[error("{context}: {cause}")]
 pub struct SourceError {
@@ -256,8 +255,8 @@ impl SourceError {
         Self { kind, context: context.into(), cause: cause.into() }
     }
 
-    /// Whether it failed because the VM is off here and runs on another host of the source: a look whether it
-    /// runs takes that for running.
+    /// Whether the failure is that the VM is off here and runs on another host of the source: a check whether
+    /// the VM runs counts that as running.
     pub fn runs_elsewhere(&self) -> bool {
         self.cause.is::<Elsewhere>()
     }

@@ -1,6 +1,6 @@
 //! A target that a stored migration names and the configuration does not.
 //!
-//! Rule: it refuses everything and says why, so that one removed endpoint keeps no other migration from going on.
+//! Rule: it refuses every call with the reason, so that one removed endpoint does not stop other migrations.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::model::id::MigrationId;
 
-/// The target that is not there.
+/// The missing target.
 #[derive(Clone, Debug)]
 pub struct AbsentTarget {
     pub name: String,

@@ -1,6 +1,8 @@
-//! What a target asks of the host that it writes to: which VMs have which disks, and which migration has which place.
+//! What a target asks of the host that it writes to: which VMs use which disks, and which migration owns
+//! which location.
 //!
-//! Rule: a target knows no sources, no other targets and no state. The daemon's root knows them all, and answers here.
+//! Rule: a target knows no sources, no other targets and no state. The daemon's root knows them all, and
+//! answers here.
 
 use std::{fmt, path::PathBuf};
 
@@ -21,33 +23,34 @@ pub trait Host: fmt::Debug + Send + Sync {
     /// Why processes that may use a volume cannot be seen, in words; `None` if they can.
     async fn unseen(&self) -> Option<String>;
 
-    /// Takes the identity for a migration's disk, which gives up any other that it had; having it already is success. Else whose it is.
+    /// Claims the identity for a migration's disk, which releases its earlier claim; an existing claim of the
+    /// same disk is success. Otherwise returns the owner.
     async fn claim(&self, claim: &LocationClaim) -> Result<Option<LocationClaim>, TargetError>;
 
     /// The claims of all other migrations.
     async fn claims_of_others(&self, owner: MigrationId) -> Result<Vec<LocationClaim>, TargetError>;
 
-    /// Takes a claim away that holds no more.
+    /// Deletes a claim that is no longer valid.
     async fn forget(&self, claim: &LocationClaim) -> Result<(), TargetError>;
 
-    /// Gives up what a migration's disk has.
+    /// Deletes the claim of a migration's disk.
     async fn give_up(&self, owner: MigrationId, disk: &DiskKey) -> Result<(), TargetError>;
 }
 
-/// What the VMs of this host's endpoints have.
+/// The disks of the VMs of this host's endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VmDisks {
     pub found: Vec<VmDisk>,
-    /// What else VMs may have, in words: endpoints that did not answer, VMs that could not be read.
+    /// Possible further disks, in words: endpoints that did not answer, VMs that could not be read.
     pub unknown: Vec<String>,
 }
 
-/// A file or device that a VM has.
+/// A file or device that a VM uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmDisk {
     pub path: PathBuf,
     /// `VM web1 of qemu:///system`.
     pub vm: String,
-    /// The migration that made the VM, if one did.
+    /// The migration that created the VM, if one did.
     pub moved_by: Option<String>,
 }

@@ -1,32 +1,32 @@
-//! Who wrote to a target's disks last, as it is noted beside them.
+//! The last writer of a target's disks, as noted beside them.
 //!
-//! Rule: a note tells a state that was put back from an older copy what it missed. What cannot be read is somebody
-//! whom no state knows, never nobody.
+//! Rule: the note shows a state restored from an older copy what it missed. An unreadable note counts as a
+//! writer that no state knows, never as no writer.
 
 use std::fmt;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-/// Who wrote to a target's disks.
+/// A writer of a target's disks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LastWriter {
     /// A pass of the migration.
     Pass {
         number: u32,
-        /// On how many disks change tracking was known not to tell the truth by then.
+        /// The number of disks with a known tracking fault by then.
         faults: u32,
     },
     /// The conversion of this id.
     Conversion(Uuid),
-    /// The target VM, to which a cutover gave the disks. What it writes is in no ledger.
+    /// The target VM, to which a cutover handed the disks over. Its writes are in no ledger.
     Machine {
-        /// Which cutover, by the moment; to the microsecond.
+        /// The cutover, by its moment, to the microsecond.
         since: DateTime<Utc>,
-        /// It was seen running, or the migration was done: that cutover went on.
+        /// The VM was seen running, or the migration was done: that cutover continued.
         confirmed_running: bool,
     },
-    /// Whoever left a note that says nothing.
+    /// An unknown writer: the note is not readable.
     Unknown,
 }
 
@@ -49,7 +49,7 @@ impl LastWriter {
         }
     }
 
-    /// What a note says.
+    /// The writer in a note.
     pub fn of_text(text: &str) -> Self {
         let text = text.trim();
         if let Some(id) = text.strip_prefix(CONVERSION) {

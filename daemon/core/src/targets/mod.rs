@@ -1,7 +1,8 @@
-//! Targets: where VMs go to. Each kind is one folder; this is the contract that all of them keep.
+//! Targets: where VMs go to. Each kind is one folder; this is the contract for all of them.
 //!
-//! Rule: everything is keyed by the migration's id and bears being repeated and being cut off in the middle: the same
-//! call again gives the same disks and the same machine, never a second one, and touches nothing of others.
+//! Rule: every call is keyed by the migration's id, may be repeated and may be cut off in the middle: the
+//! same call again gives the same disks and the same machine, never a second one, and touches nothing of
+//! others.
 
 pub mod absent;
 pub mod conversion_overlay;
@@ -25,14 +26,14 @@ use crate::model::{
 /// A configured endpoint that VMs go to.
 #[async_trait]
 pub trait Target: Send + Sync {
-    /// Reaches the endpoint and says what it is: product, version, room left, what it lacks.
+    /// Connects to the endpoint and describes it: product, version, free space, what it lacks.
     async fn check(&self) -> Result<String, TargetError>;
 
-    /// Takes what else is known of this host, before anything else is asked of it. Of use to those that write to it.
+    /// Sets what else is known of this host, before any other call. Used by targets that write to this host.
     fn on(&self, _host: &Arc<dyn host::Host>) {}
 
-    /// What it has against machines that are to come, or wants to be known before: each with the machine's place in the
-    /// list, none if it is of all of them. Changes nothing.
+    /// Objections and warnings to machines that are to be moved here: each with the machine's index in the
+    /// list, none if it concerns all. Changes nothing.
     async fn objections(
         &self,
         _machines: &[Incoming],
@@ -40,29 +41,31 @@ pub trait Target: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Makes the migration's disks, or finds those that an earlier call made. A disk that is there with another size
-    /// is [`TargetErrorKind::Conflict`], never resized or overwritten.
+    /// Creates the migration's disks, or finds those of an earlier call. An existing disk of another size is
+    /// [`TargetErrorKind::Conflict`], never resized or overwritten.
     async fn prepare(&self, owner: MigrationId, disks: &[DiskSpec])
     -> Result<Vec<PreparedDisk>, TargetError>;
 
-    /// A writer for a prepared disk; a disk that is not there any more is [`TargetErrorKind::NotFound`].
+    /// A writer for a prepared disk; a disk that no longer exists is [`TargetErrorKind::NotFound`].
     async fn open(&self, owner: MigrationId, disk: &DiskSpec) -> Result<Arc<dyn WriteDisk>, TargetError>;
 
     /// Creates the machine from the prepared disks, stopped.
     async fn create(&self, request: &CreateMachine) -> Result<(), TargetError>;
 
-    /// Starts the machine; running already is success. [`TargetErrorKind::Refused`] means that it surely does not run.
+    /// Starts the machine; a running one is success. [`TargetErrorKind::Refused`] means that it certainly
+    /// does not run.
     async fn start(&self, owner: MigrationId) -> Result<(), TargetError>;
 
-    /// How the machine is.
+    /// The machine's state.
     async fn look(&self, owner: MigrationId) -> Result<MachineState, TargetError>;
 
-    /// Whether [`Target::sign`] can be asked.
+    /// Whether [`Target::sign`] is available.
     fn sees_guests(&self) -> bool {
         false
     }
 
-    /// Succeeds if the running machine's guest has given this sign of life; else says why not, or what it lacks.
+    /// Succeeds if the running machine's guest has given this sign of life; else returns why not, or what is
+    /// missing.
     async fn sign(&self, owner: MigrationId, sign: &GuestSign) -> Result<(), TargetError> {
         let context = format!("looking for {sign:?} of the machine of migration {owner}");
         Err(TargetError::new(
@@ -72,60 +75,60 @@ pub trait Target: Send + Sync {
         ))
     }
 
-    /// Stops and removes the machine; the disks stay. None there is success.
+    /// Stops and removes the machine; the disks stay. No machine is success.
     async fn discard_machine(&self, owner: MigrationId) -> Result<(), TargetError>;
 
-    /// Whether [`Target::set_autostart`] is the target's to do.
+    /// Whether the target implements [`Target::set_autostart`].
     fn keeps_autostart(&self) -> bool {
         false
     }
 
-    /// Whether the machine is started together with its host from now on. Where that is not the target's to say, nothing is
-    /// done, and that is success.
+    /// Sets whether the machine is started together with its host. A target that does not control that does
+    /// nothing and returns success.
     async fn set_autostart(&self, _owner: MigrationId, _on: bool) -> Result<(), TargetError> {
         Ok(())
     }
 
-    /// Removes what only speaks of earlier machines of the migration, when the last one is handed over. The machine needs
-    /// none of it.
+    /// Removes what concerns only earlier machines of the migration, when the last one is handed over. The
+    /// machine needs none of it.
     async fn tidy(&self, _owner: MigrationId) -> Result<(), TargetError> {
         Ok(())
     }
 
-    /// Removes the disks. Refuses while the machine exists. None there is success.
+    /// Removes the disks. Refuses while the machine exists. No disks is success.
     async fn discard_disks(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<(), TargetError>;
 
-    /// What keeps a conversion's writes apart from the disks; `None` if nothing can.
+    /// The overlays for a conversion's writes; `None` if there are none.
     async fn conversion_overlay(&self) -> Result<Option<&dyn ConversionOverlay>, TargetError> {
         Ok(None)
     }
 
-    /// Keeps beside the disks, durably, who is about to write to them; `None` if there is no writer. It is how a state
-    /// that was put back from an older copy is noticed: the disks know of writers that it does not. It stays when they
-    /// are handed over.
+    /// Notes beside the disks, durably, which writer is about to write; `None` if there is none. The note
+    /// reveals a state that was restored from an older copy: the disks name writers that the state does not
+    /// know. It stays when the disks are handed over.
     async fn note_writer(&self, owner: MigrationId, writer: Option<LastWriter>) -> Result<(), TargetError>;
 
-    /// The last writer that was noted; `None` if there is none.
+    /// The last noted writer; `None` if there is none.
     async fn noted_writer(&self, owner: MigrationId) -> Result<Option<LastWriter>, TargetError>;
 }
 
-/// A disk to be made.
+/// A disk to be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskSpec {
     pub key: DiskKey,
     pub size: Length,
-    /// Where this disk goes, if the plan says so: a block device, a pool's path, an NBD URI, or a storage of the target
-    /// ([`crate::model::storage`]); else the target chooses.
+    /// The disk's location in the plan, if any: a block device, a pool's path, an NBD URI, or a storage of
+    /// the target ([`crate::model::storage`]); else the target chooses.
     pub place: Option<String>,
 }
 
-/// A disk that is there.
+/// An existing disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PreparedDisk {
     pub key: DiskKey,
     /// A path or an NBD URI.
     pub location: String,
-    /// Whether every byte of it is known to read as zero now; if not, holes of the source are written too.
+    /// Whether every byte of it is known to read as zero now; if not, the source's holes are written too.
     pub reads_zero: bool,
 }
 
@@ -133,19 +136,19 @@ pub struct PreparedDisk {
 #[derive(Clone, Debug)]
 pub struct CreateMachine {
     pub owner: MigrationId,
-    /// The name on the target; the machine's own is the source's.
+    /// The name on the target; the machine's own name is the source's.
     pub name: String,
     /// With networks already mapped to the target's.
     pub machine: Machine,
     pub disks: Vec<DiskSpec>,
 }
 
-/// A machine that is to come, before anything of it is here.
+/// A machine that is to be moved, before anything of it is on the target.
 #[derive(Clone, Debug)]
 pub struct Incoming {
-    /// The migration that moves it; none if it has not begun.
+    /// The migration that moves it; none if there is none yet.
     pub owner: Option<MigrationId>,
-    /// The name on the target; the machine's own is the source's.
+    /// The name on the target; the machine's own name is the source's.
     pub name: String,
     /// With networks already mapped to the target's.
     pub machine: Machine,
@@ -153,14 +156,14 @@ pub struct Incoming {
 }
 
 impl CreateMachine {
-    /// The disk's order in booting, 0 first; a disk that the machine does not know comes last.
+    /// The disk's boot order, 0 first; a disk that the machine does not know comes last.
     pub fn boot_order(&self, key: &DiskKey) -> u32 {
         let disk = self.machine.disks.iter().find(|disk| disk.key == *key);
         disk.map_or(u32::MAX, |disk| disk.boot_order)
     }
 }
 
-/// A sign that a guest has come up.
+/// A sign that a guest has started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GuestSign {
     /// It has written this text to its first serial port since the machine was created.
@@ -169,39 +172,39 @@ pub enum GuestSign {
     Agent,
 }
 
-/// How a machine on the target is.
+/// The state of a machine on the target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MachineState {
     Absent,
     Stopped,
     Starting,
     Running,
-    /// It will not come up by itself; why.
+    /// It will not start without help, and why.
     Failed(String),
     /// The target only keeps disks: another program creates and starts the machine.
     NotManaged,
 }
 
-/// What kind of failure it was, to act on.
+/// The kind of a failure, for the reaction to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetErrorKind {
     /// The endpoint does not answer; trying again later may help.
     Unreachable,
     /// No answer within the deadline; trying again later may help.
     Timeout,
-    /// The disk or machine is not there (any more).
+    /// The disk or machine does not exist (any more).
     NotFound,
-    /// Something that is not this migration's is in the way.
+    /// An object of another owner is in the way.
     Conflict,
-    /// No room.
+    /// No space.
     NoSpace,
-    /// The target will not; an operator must act.
+    /// The target refuses; an operator must act.
     Refused,
-    /// The target failed at it; trying again may help.
+    /// The target failed; trying again may help.
     Failed,
 }
 
-/// A target's failure: kind, what was being done to what, what to do, and the cause.
+/// A target's failure: kind, operation and object, what to do, and the cause.
 #[derive(Debug, thiserror::Error)]
 #[error("{context}: {cause}")]
 pub struct TargetError {
@@ -221,7 +224,7 @@ impl TargetError {
         Self { kind, context: context.into(), cause: cause.into() }
     }
 
-    /// Whether the same call may succeed later by itself.
+    /// Whether the same call may succeed later without an operator.
     pub fn may_pass(&self) -> bool {
         match self.kind {
             TargetErrorKind::Unreachable | TargetErrorKind::Timeout | TargetErrorKind::Failed => true,

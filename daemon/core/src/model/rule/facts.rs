@@ -1,11 +1,11 @@
-//! What is documented of each rule: its id, its severity, what it finds, and what to do then.
+//! The documentation of each rule: its id, its severity, its finding and its remedy.
 //!
-//! Rule: these are the texts of the table in `daemon/docs/preflight.md`, word for word; a change of one is a change of both.
+//! Rule: these are the texts of the table in `daemon/docs/preflight.md`, word for word; change both together.
 
 use super::{Rule, RuleDoc, Severity};
 
 impl Rule {
-    /// What is documented of it.
+    /// Its documentation.
     pub fn facts(self) -> RuleDoc {
         use Severity::{Error, Warning};
         let (id, severity, finds, help) = match self {
