@@ -1,6 +1,6 @@
-//! The Unix socket: made so that at no moment anybody but its owner may open it.
+//! The Unix socket: created so that at no moment any user but its owner may open it.
 //!
-//! Rule: a socket on which somebody answers is never taken away from him, and only our own is removed at the end.
+//! Rule: a socket on which a process answers is never taken from it, and only our own is removed at the end.
 
 use std::{
     fs, io,
@@ -35,7 +35,7 @@ pub(super) async fn bind_unix(path: &Path) -> Result<(UnixListener, OwnSocket), 
     clear(path).await?;
     let listener = private_listener(path).map_err(doing("listen on the socket", path))?;
     let listener = UnixListener::from_std(listener).map_err(doing("listen on the socket", path))?;
-    // The socket got its mode before its name; kernels that do not carry it over are told again.
+    // The socket got its mode before its name; kernels that do not keep it need a second call.
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))
         .map_err(doing("set the mode of the socket", path))?;
     let meta = fs::symlink_metadata(path).map_err(doing("look at the socket", path))?;
@@ -72,7 +72,7 @@ fn judge_directory(directory: &Path) -> Result<(), ApiError> {
     Err(doing("use the socket's directory", directory)(cause))
 }
 
-/// Removes a socket that nobody listens on.
+/// Removes a socket that no process listens on.
 async fn clear(path: &Path) -> Result<(), ApiError> {
     let meta = match fs::symlink_metadata(path) {
         Ok(meta) => meta,
@@ -88,7 +88,7 @@ async fn clear(path: &Path) -> Result<(), ApiError> {
             fs::remove_file(path).map_err(doing("remove the stale socket", path))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // A full backlog is somebody too.
+        // A full backlog means a listener too.
         Ok(_) => Err(ApiError::InUse { path: path.to_owned() }),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             Err(ApiError::InUse { path: path.to_owned() })

@@ -51,8 +51,8 @@ impl ApiServer {
         answered(self.control.request(view.id, what, &peer::by(from)).await?, view)
     }
 
-    /// What is asked of a cutover, told in the time zone of its schedule: that of the plan, or of its VM; `None` is that it be
-    /// taken back.
+    /// The request for a cutover, shown in the time zone of its schedule: that of the plan, or of its VM;
+    /// `None` is that it be aborted.
     pub(super) async fn cutover_order(
         &self,
         message: &MigrationsCutoverRequest,
@@ -66,7 +66,7 @@ impl ApiServer {
             (None, true, false, false) => CutoverTime::Hold,
             (None, false, true, false) => CutoverTime::Unhold,
             (Some(at), false, false, false) => {
-                // Of a migration that is over the plan may be gone, and the request is refused anyway.
+                // Of a finished migration the plan may be gone, and the request is refused anyway.
                 let plan = self.control.plan(plan).await.ok();
                 let rules = plan.and_then(|plan| match vm {
                     Some(vm) => plan.rules_of(&vm.vm_name, &vm.vm).ok(),

@@ -16,10 +16,10 @@ use super::{
     status::{invalid, status},
 };
 
-/// Above this, a parser's message quotes lines that nobody reads to the end.
+/// Above this, a parser's message quotes lines too long to read.
 const READABLE: usize = 2 << 10;
 
-/// The most that one answer tells.
+/// The most that one answer lists.
 const MOST_DECISIONS: u32 = 1000;
 
 #[tonic::async_trait]

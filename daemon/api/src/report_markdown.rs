@@ -1,4 +1,4 @@
-//! The report for people: the same evidence as its JSON, as Markdown.
+//! The report for readers: the same evidence as its JSON, as Markdown.
 //!
 //! Rule: it says only what the report says. Text from outside (names, errors) cannot break out of its table cell.
 

@@ -8,7 +8,7 @@ use warmd_proto::KIND_TRAILER;
 /// and clients refuse headers above 16 KiB.
 const MAX_MESSAGE: usize = 4 << 10;
 
-/// The status that tells of `error`.
+/// The status for `error`.
 pub(super) fn status(error: &ControlError) -> Status {
     let (code, kind) = match error.kind {
         ControlErrorKind::NotFound => (Code::NotFound, "not-found"),

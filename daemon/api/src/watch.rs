@@ -24,7 +24,7 @@ use warmd_proto::v1::{MigrationsWatchResponse, WatchKind};
 
 use super::{convert, status::status};
 
-/// After this long without a change, the reader is told that the daemon lives.
+/// After this long without a change, the reader gets a sign of life.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// What is watched.
@@ -52,9 +52,9 @@ pub(super) struct Watcher {
     scope: WatchFilter,
     until_final: bool,
     keepalive: Duration,
-    /// Present states that are still to be told.
+    /// Present states that are still to be sent.
     current: VecDeque<MigrationView>,
-    /// Migrations that were told of and are not final.
+    /// Migrations that were sent and are not final.
     open: BTreeSet<MigrationId>,
     /// Whether the present state must be fetched.
     stale: bool,

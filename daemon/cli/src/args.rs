@@ -47,7 +47,7 @@ pub(super) struct Args {
         global = true
     )]
     pub(super) socket: PathBuf,
-    /// Tables for people, or JSON for machines
+    /// Tables for reading, or JSON for programs
     #[arg(short, long, value_enum, default_value_t = Format::Table, value_name = "FORM", global = true)]
     pub(super) output: Format,
     #[command(subcommand)]
@@ -110,8 +110,8 @@ pub(super) enum SourceCommand {
     List,
     /// Test the connection to one source, or to all
     ///
-    /// Also lists what migrations that are over, lost, or another warmd's left on its VMs (checkpoints, bitmaps), each with the
-    /// command that removes it.
+    /// Also lists what finished, lost or another warmd's migrations left on its VMs (checkpoints, bitmaps),
+    /// each with the command that removes it.
     Check { name: Option<String> },
     /// The VMs that a source has
     ///

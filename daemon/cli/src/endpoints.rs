@@ -17,7 +17,7 @@ use super::{
 struct Check {
     name: String,
     ok: bool,
-    /// What it says of itself, or why it could not be reached.
+    /// Its description, or why it could not be reached.
     message: String,
 }
 

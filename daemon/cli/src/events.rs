@@ -1,6 +1,6 @@
 //! `events`.
 //!
-//! Rule: who follows misses no line and sees none twice, also over restarts of the daemon.
+//! Rule: a follower misses no line and sees none twice, also across restarts of the daemon.
 
 use std::{path::Path, time::Duration};
 
@@ -74,7 +74,7 @@ async fn go_on(socket: &Path, out: &Out, id: String, limit: u32) -> Result<(), C
     }
 }
 
-/// What came after a cursor; a daemon that does not answer is waited for, for a while, and both are told.
+/// What came after a cursor; a daemon that does not answer is waited for, for a while, and both are reported.
 async fn next(
     socket: &Path,
     client: &Client,
@@ -119,7 +119,7 @@ fn cells(event: Event) -> [String; 5] {
     [labels::moment(event.at.as_ref()), migration, event.by, event.kind, event.text]
 }
 
-/// A row of a table of which nobody knows yet how wide it gets.
+/// A row of a table whose width is not yet known.
 fn line(cells: [String; 5]) -> String {
     let [at, migration, by, kind, what] = cells.map(|cell| one_line(&cell));
     format!("{at:<19}  {migration:<12}  {by:<26}  {kind:<8}  {what}")

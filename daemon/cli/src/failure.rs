@@ -5,10 +5,10 @@ use std::{error::Error, fmt, io, process::ExitCode};
 use tonic::{Code, Status};
 use warmd_proto::KIND_TRAILER;
 
-/// What a script can tell from the exit code. Documented in `--help`.
+/// What a script learns from the exit code. Documented in `--help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exit {
-    /// Whoever read our output has enough: no failure at all.
+    /// The reader of our output has closed it: no failure at all.
     OutputClosed,
     Failed,
     Usage,
@@ -45,7 +45,7 @@ impl CliFailure {
         Self { exit, message: message.into() }
     }
 
-    /// A failure that was told already.
+    /// A failure that was reported already.
     pub(super) fn told(exit: Exit) -> Self {
         Self { exit, message: String::new() }
     }

@@ -78,7 +78,7 @@ pub(super) async fn cut_over(
                         break group;
                     }
                 }
-                // The feed waits for it, and gives up.
+                // The stream waits for it, and ends.
                 Err(failure) if failure.exit == Exit::Unreachable => {}
                 Err(failure) => return Err(failure),
             },
@@ -127,7 +127,7 @@ fn ended(out: &Out, group: &Group, abort: bool) -> Result<(), CliFailure> {
     Err(CliFailure::new(Exit::Failed, format!("cutover of plan {} failed: {}", group.plan, one_line(why))))
 }
 
-/// Those who move each by itself.
+/// The VMs that move alone.
 fn asked_each(out: &Out, plan: &str, answers: Vec<PlanCutoverAnswer>) -> Result<(), CliFailure> {
     let refused = answers.iter().filter(|each| !each.refusal.is_empty()).count();
     if out.is_json() {
@@ -178,7 +178,7 @@ pub(super) fn lines(group: &Group) -> impl Iterator<Item = String> {
     std::iter::once(first).chain(rest)
 }
 
-/// What was told of a group.
+/// What was printed of a group.
 struct Follower {
     /// By migration, with the VM's name.
     phases: BTreeMap<String, (String, Phases)>,

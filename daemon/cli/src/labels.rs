@@ -38,7 +38,7 @@ fn state_alone(migration: &Migration) -> String {
     }
 }
 
-/// An answer, for people.
+/// An answer, for tables.
 pub(super) fn answer(answer: RequestOutcome) -> &'static str {
     match answer {
         RequestOutcome::Unspecified => "answered",
@@ -90,7 +90,7 @@ pub(super) fn span(duration: Option<&Duration>) -> String {
     seconds(duration).map_or_else(|| "-".to_owned(), format::span)
 }
 
-/// How long something took, or that it still runs.
+/// How long an operation took, or that it still runs.
 pub(super) fn took(started: Option<&Timestamp>, ended: Option<&Timestamp>) -> String {
     match (at(started), at(ended)) {
         (Some(started), Some(ended)) => format::between(started, ended),

@@ -1,7 +1,7 @@
-//! `warmctl`: a client of the control API for people and scripts.
+//! `warmctl`: a client of the control API for operators and scripts.
 //!
 //! Rule: it knows the daemon by `warmd.v1` alone. It decides nothing and hides nothing: refusals are shown as they
-//! came, and the exit code tells what became of what was asked.
+//! came, and the exit code gives the outcome of the request.
 //!
 //! Knows the contract and the nouns of `core`; not SQLite, not libvirt, not the daemon.
 #![forbid(unsafe_code)]
@@ -35,13 +35,13 @@ use clap::Parser;
 
 use self::{args::Args, out::Out};
 
-/// Reads the command line, does what it says, and tells how it went.
+/// Reads the command line, does what it says, and returns the outcome.
 pub fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
             let usage = error.use_stderr();
-            // Nobody may be listening any more (`| head`): nothing is left to do about it.
+            // The reader may be gone (`| head`): nothing is left to do about it.
             error.print().ok();
             return if usage { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }

@@ -1,6 +1,7 @@
 //! Migrations as they change, across interruptions of the connection.
 //!
-//! Rule: a daemon that goes away is waited for, for a while, and both are told; then watching goes on where it was.
+//! Rule: a daemon that goes away is waited for, for a while, and both are reported; then watching goes on
+//! where it was.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -59,7 +60,7 @@ impl Feed {
         Ok(Self { socket, key, stream: Some(stream), until_final, lost: None, seen: BTreeMap::new() })
     }
 
-    /// The next that is to be told.
+    /// The next that is to be reported.
     pub(super) async fn next(&mut self) -> Result<News, CliFailure> {
         loop {
             let Some(stream) = &mut self.stream else {

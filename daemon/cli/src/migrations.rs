@@ -80,7 +80,7 @@ pub(super) async fn run(socket: &Path, out: &Out, command: MigrationCommand) -> 
     }
 }
 
-/// Nobody loses data by a slip of the fingers.
+/// A typing error must not cost data.
 async fn accept_loss(socket: &Path, id: &str) -> Result<(), CliFailure> {
     let client = Client::connect(socket).await?;
     let request = asked(MigrationsGetRequest { migration: id.to_owned() });

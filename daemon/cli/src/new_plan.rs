@@ -74,7 +74,7 @@ fn chosen<'a>(
     Ok(chosen)
 }
 
-/// A TOML string on one line. What a terminal or [`Out`] might make something else of is escaped.
+/// A TOML string on one line. What a terminal or [`Out`] might change is escaped.
 fn quoted(text: &str) -> String {
     let mut quoted = "\"".to_owned();
     for each in text.chars() {
@@ -190,7 +190,7 @@ mod tests {
             ["web-1", "--help", "a \"b\" 'c' \\", "#x", "*", "!y", "ü\u{1b}[31m", "web-1\u{2028}"].map(vm);
         let vms: Vec<_> = known.iter().map(|vm| (vm.name.clone(), vm)).collect();
         let text = text("n", "s", "t", &vms);
-        // Controls are no names that a VM can have, and are told so.
+        // Control characters cannot be in a VM's name, and the error says so.
         let errors = load_plan(&text, "p").unwrap_err().to_string();
         assert!(errors.lines().count() == 1 && errors.contains("`vms[6]`"), "{errors}\n{text}");
         let plan: warmd_core::model::plan::Plan = toml::from_str(&text).unwrap();

@@ -1,4 +1,4 @@
-//! Standard output: tables for people, JSON for machines.
+//! Standard output: tables for reading, JSON for programs.
 //!
 //! Rule: nothing else writes there, and to standard error. A reader that goes away ends the command in peace.
 
@@ -107,7 +107,7 @@ impl Out {
     }
 }
 
-/// Text on standard error. If nobody reads it, there is nobody to tell.
+/// Text on standard error. If it is closed, the failure cannot be reported.
 pub(super) fn complain(text: &str) {
     let lines: Vec<_> = text.lines().map(one_line).collect();
     writeln!(io::stderr().lock(), "warmctl: {}", lines.join("\n")).ok();
@@ -136,7 +136,7 @@ fn harmless_json(text: &str) -> String {
     })
 }
 
-/// Whether a terminal does something else with it than showing it: controls, those of ISO 6429 above 0x7f too, and what
+/// Whether a terminal does not show it but acts on it: controls, those of ISO 6429 above 0x7f too, and what
 /// changes the direction of writing, so that a name could look like another.
 fn steers(character: char) -> bool {
     character.is_control()

@@ -16,10 +16,11 @@ use super::{
     show,
 };
 
-/// In a pipe, progress alone is told no more often than this for one migration.
+/// In a pipe, progress alone is printed no more often than this for one migration.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// What makes a line worth telling at once: the state, the phase, the pass, and whether that runs; and what is waited for.
+/// What makes a line worth printing at once: the state, the phase, the pass, and whether that runs; and what
+/// is waited for.
 type Stage = (i32, i32, Option<(u32, bool)>, bool, Option<String>);
 
 /// A place for progress.

@@ -177,7 +177,7 @@ async fn refusals_carry_code_kind_and_reason() {
     assert_eq!((status.code(), kind(&status).as_str()), (Code::FailedPrecondition, "refused"));
     assert_eq!(status.message(), "abort-cutover is refused while the migration is synced: no cutover runs");
 
-    // A time that nobody understands, and two words at once.
+    // A time that cannot be parsed, and two words at once.
     let cutover = MigrationsCutoverRequest { migration: "web-1".to_owned(), ..Default::default() };
     for (request, wanted) in [
         (MigrationsCutoverRequest { at: "soon".to_owned(), ..cutover.clone() }, "\"soon\" is not a time"),

@@ -1,4 +1,4 @@
-//! Following an operation to its end: what is told, and the exit code.
+//! Following an operation to its end: what is printed, and the exit code.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
@@ -162,7 +162,7 @@ async fn a_sync_ends_with_its_own_pass() {
     let mut broken = cases::syncing(1, "web-1");
     let pass = broken.pass.as_mut().unwrap();
     (pass.ended, pass.error) = (Some(cases::at(70)), Some("the source went away".to_owned()));
-    // The daemon tries a broken pass again by itself: it is over only when the migration is.
+    // The daemon tries a broken pass again automatically: the pass is finished only when the migration is.
     let given_up = MigrationView {
         state: State::Failed {
             reason: "the source went away for good".to_owned(),

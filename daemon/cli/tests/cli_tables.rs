@@ -1,4 +1,4 @@
-//! `warmctl`'s tables, as people read them, and its exit codes.
+//! `warmctl`'s tables, as users read them, and its exit codes.
 
 mod api_common;
 

@@ -45,7 +45,7 @@ async fn progress_in_a_pipe_is_told_once_a_second_and_stages_at_once() {
     let served = Served::start(FakeControl::new([synced()])).await;
     let mut watch = Running::start(&served, &["migration", "watch"]);
     watch.line_with("web-1 (5eed00000001)  synced").await;
-    // Far more changes than anybody reads, in much less than a second; the last is another stage.
+    // Far more changes than a user reads, in much less than a second; the last is another stage.
     let mut step = cases::syncing(1, "web-1");
     for drained in 0..500 {
         step.disks[0].pass_drained = drained;
@@ -99,7 +99,7 @@ async fn the_journal_is_followed_over_restarts_with_no_line_missed_or_told_twice
     assert!(all.line().await.ends_with("warning   line 1 [2J"), "escapes do nothing");
     let (dir, control) = served.stop().await;
     control.edit_journal(|lines| lines.push(line(2)));
-    // Longer than between two questions: one of them finds nobody.
+    // Longer than between two questions: one of them finds no daemon.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let served = Served::start_in(dir, control).await;
     assert!(all.line().await.ends_with("line 2 [2J"));

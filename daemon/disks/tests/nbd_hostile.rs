@@ -452,7 +452,7 @@ async fn nobody_listening_is_a_connection_error() {
 /// A server with one block in memory, whose first connection holds the write that comes by it.
 struct Hoarder {
     block: std::sync::Arc<std::sync::Mutex<Vec<u8>>>,
-    /// Told, the first connection applies and answers the write that it holds.
+    /// On this signal the first connection applies and answers the write that it holds.
     answer: tokio::sync::watch::Sender<bool>,
     script: Script,
 }
@@ -512,7 +512,7 @@ impl Hoarder {
         NbdOptions { request_timeout: Duration::from_millis(300), ..self.script.options() }
     }
 
-    /// Writes what is older; the write is given up.
+    /// Writes what is older; the write is abandoned.
     async fn give_up(&self) {
         let disk = NbdDisk::open(self.options()).await.unwrap();
         in_time(disk.write_at(Offset(0), buffer(&OLD), 0..4096, false)).await.expect_err("nobody answers");

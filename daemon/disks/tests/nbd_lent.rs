@@ -27,7 +27,7 @@ const HEADER: usize = 28;
 const WRITTEN: u8 = 0x11;
 const LATER: u8 = 0x22;
 
-/// A server that lets the first request lie in its queue until it is told to look.
+/// A server that lets the first request lie in its queue until the test lets it look.
 struct Late {
     script: Script,
     look: watch::Sender<bool>,

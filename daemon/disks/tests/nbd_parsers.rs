@@ -10,7 +10,7 @@ use warmd_disks::nbd::fuzz::{self, CONTEXTS, COOKIES, LENGTH, OFFSET};
 
 const SIZE: usize = LENGTH as usize;
 
-/// Something a server could send, right or wrong, that names requests in flight more often than not.
+/// A message that a server could send, right or wrong, that names requests in flight more often than not.
 fn piece() -> impl Strategy<Value = Vec<u8>> {
     let cookie = prop_oneof![4 => prop::sample::select(COOKIES.to_vec()), 1 => any::<u64>()];
     let place = (0u64..LENGTH.into(), 0u32..LENGTH + 2).prop_map(|(at, length)| (OFFSET + at, length));

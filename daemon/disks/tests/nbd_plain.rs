@@ -66,7 +66,7 @@ impl Seek for Memory {
     }
 }
 
-/// Serves `bytes` to whoever connects; the threads end with their connections, or with the test.
+/// Serves `bytes` to any client; the threads end with their connections, or with the test.
 fn serve(bytes: &Arc<Mutex<Vec<u8>>>, readonly: bool) -> (TempDir, NbdOptions) {
     let dir = tempdir();
     let socket = dir.path().join("socket");

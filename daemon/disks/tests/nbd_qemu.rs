@@ -129,7 +129,7 @@ async fn allocation_covers_the_disk_and_tells_zeroes() {
         }
     }
     assert_eq!(data, [extent(MIB, MIB), extent(33 * MIB, MIB)]);
-    // A hole is told as such in a structured reply: what the buffer held before must not show.
+    // A hole is reported as such in a structured reply: what the buffer held before must not show.
     let read = in_time(disk.read_at(Offset(MIB - 4096), stale(8192))).await.unwrap();
     assert!(read[..] == [vec![0; 4096], vec![1; 4096]].concat());
 }

@@ -103,7 +103,7 @@ async fn a_server_that_dies_again_and_again_loses_nothing() {
             assert!(killed, "a loss where none can be: {error}");
             assert_eq!(error.kind, ErrorKind::Connection, "{error}");
             losses += 1;
-            // With a file behind it, nothing is really gone: what counts is that it was told.
+            // With a file behind it, nothing is really gone: what counts is that the change was sent.
             disk.flush().await.unwrap();
         }
     }

@@ -36,7 +36,7 @@ pub fn back_up(dir: &Path, to: &Path) -> Result<(), OpenError> {
 }
 
 fn copy(source: &Connection, to: &Path) -> rusqlite::Result<()> {
-    // One moment of it, which no write of the daemon's begins anew.
+    // One moment of it, which no write of the daemon's restarts.
     source.execute_batch("BEGIN")?;
     source.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))?;
     let mut target = Connection::open_with_flags(to, OpenFlags::SQLITE_OPEN_READ_WRITE)?;

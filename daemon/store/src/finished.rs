@@ -1,7 +1,7 @@
-//! Migrations that are over: looked up when somebody asks, and held in nobody's memory.
+//! Finished migrations: looked up on request, and kept in no memory.
 //!
-//! Rule: evidence stays for ever; the ledger of one that was given up goes, as its target's disks are gone, and
-//! whatever it says is true of nothing.
+//! Rule: evidence stays for ever; the ledger of a cancelled one is deleted, as its target's disks are gone,
+//! and whatever it says is true of nothing.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use warmd_core::model::{id::MigrationId, state::State};
@@ -27,17 +27,17 @@ const PART: u32 = 4;
 /// Migrations that one look for a name answers with at the most.
 const NAMED: u32 = 100;
 
-/// A migration that is over, as it may be named.
+/// A finished migration, by the names that it may be given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FinishedMigration {
     pub id: MigrationId,
     pub vm_name: String,
-    /// Not given up.
+    /// Not cancelled.
     pub is_done: bool,
 }
 
 impl Store {
-    /// The migrations that are not over, oldest first.
+    /// The migrations that are not finished, oldest first.
     pub async fn open_migrations(&self) -> Result<Vec<MigrationRow>, StoreError> {
         self.read("reading the open migrations", |db| {
             migrations::find(db, &format!("NOT {IS_FINISHED}"), &[])
@@ -53,7 +53,7 @@ impl Store {
         .await
     }
 
-    /// Those that are over, of one plan or all, with those that cannot be read.
+    /// The finished ones, of one plan or all, with those that cannot be read.
     pub async fn finished_each(&self, plan: Option<&str>) -> Result<ReadableRows, StoreError> {
         let plan = plan.map(str::to_owned);
         self.read("reading the finished migrations", move |db| {
@@ -62,7 +62,7 @@ impl Store {
         .await
     }
 
-    /// Those that are over, of one plan or all, oldest first.
+    /// The finished ones, of one plan or all, oldest first.
     pub async fn finished_migrations(&self, plan: Option<&str>) -> Result<Vec<MigrationRow>, StoreError> {
         let plan = plan.map(str::to_owned);
         self.read("reading the finished migrations", move |db| {
@@ -71,7 +71,7 @@ impl Store {
         .await
     }
 
-    /// How many are over, by plan and state.
+    /// How many are finished, by plan and state.
     pub async fn count_finished(&self) -> Result<Vec<(String, &'static str, u64)>, StoreError> {
         self.read("counting the finished migrations", |db| {
             let mut select = db.prepare_cached(&format!(
@@ -90,7 +90,7 @@ impl Store {
         .await
     }
 
-    /// Those that are over and that `key` may mean: the VM's name, the id, its beginning or its end.
+    /// The finished ones that `key` may mean: the VM's name, the id, its beginning or its end.
     pub async fn finished_like(&self, key: &str) -> Result<Vec<FinishedMigration>, StoreError> {
         let key = key.to_owned();
         self.read("looking for a finished migration", move |db| {
@@ -130,7 +130,7 @@ impl Store {
         .await
     }
 
-    /// Those that were given up and still have something of a ledger.
+    /// The cancelled ones that still have a part of a ledger.
     pub async fn with_needless_ledgers(&self) -> Result<Vec<MigrationId>, StoreError> {
         self.read("looking for ledgers that are no longer needed", |db| {
             let mut select = db.prepare_cached(
@@ -151,9 +151,9 @@ impl Store {
         .await
     }
 
-    /// Forgets what the ledgers of a migration that was given up say, in short transactions; passes, results and
-    /// journal stay. May be cut off anywhere, and be done again. One that is not given up is left as it is, and the
-    /// answer is [`super::StoreErrorKind::NotFound`].
+    /// Forgets what the ledgers of a cancelled migration say, in short transactions; passes, results and
+    /// journal stay. May be cut off anywhere, and be done again. One that is not cancelled is left as it is,
+    /// and the answer is [`super::StoreErrorKind::NotFound`].
     pub async fn forget_ledgers(&self, id: MigrationId) -> Result<(), StoreError> {
         while self
             .write(format!("forgetting the ledgers of migration {id}"), move |db| forget(db, id))

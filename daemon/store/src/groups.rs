@@ -115,7 +115,7 @@ impl Store {
         self.write(format!("saving group {id}"), move |db| {
             let sql = format!("UPDATE groups SET {column} = ?1 WHERE id = ?2 AND {column} IS NULL");
             let changed = db.prepare_cached(&sql)?.execute(params![value, key(id)])? > 0;
-            // A commit that failed may be durable all the same: it is told once.
+            // A commit that failed may be durable all the same: it is reported once.
             if changed { journal::append(db, std::slice::from_ref(&event)) } else { Ok(()) }
         })
         .await

@@ -32,7 +32,7 @@ pub struct HookKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HookStatus {
     New,
-    /// It was begun, and nobody saw it end.
+    /// It was begun, and its end was not seen.
     CutOff,
     /// It has ended in this cutover; nothing was noted.
     Ended,

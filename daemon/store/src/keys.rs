@@ -1,6 +1,6 @@
 //! Which keys signed reports: so that one that was lost or replaced is noticed.
 //!
-//! Rule: a database whose reports were signed by another key says so where people look, in the log and in the journal.
+//! Rule: a database whose reports were signed by another key is reported in the log and in the journal.
 //! It is opened all the same: VMs in the middle of their cutovers must not wait for a key.
 
 use chrono::{DateTime, Utc};

@@ -97,7 +97,7 @@ use self::{
 /// The database's name in the state directory.
 pub const FILE_NAME: &str = "warmd.db";
 
-/// How long a call waits for its turn before it gives up; once its turn has come it waits for the outcome.
+/// How long a call waits for its turn before it fails; once its turn has come it waits for the outcome.
 const TURN: Duration = Duration::from_mins(1);
 /// After which a write that still runs is worth a line in the log.
 const SLOW: Duration = Duration::from_secs(10);
@@ -132,7 +132,8 @@ impl Store {
         file::make_dir(dir)?;
         let lock = StateLock::take(dir)?;
         let file = dir.join(FILE_NAME);
-        // One that cannot be used must be told before anything is upgraded; one is made beside a whole database.
+        // One that cannot be used must be reported before anything is upgraded; one is made beside a whole
+        // database.
         let found = ReportKey::load(dir)?;
         let mut connection = file::open(&file, upgrades)?;
         let was_there = found.is_some();
@@ -175,7 +176,8 @@ impl Store {
         .await
     }
 
-    /// Resolves when the thread that writes has ended though nobody closed the state: nothing is saved any more.
+    /// Resolves when the thread that writes has ended though the state was not closed: nothing is saved any
+    /// more.
     pub async fn lost(&self) {
         self.0.lost.cancelled().await;
     }
@@ -195,8 +197,8 @@ impl Store {
         self.0.commits.counts()
     }
 
-    /// Finishes what is queued, folds the write-ahead log into the file and gives up the lock. Later calls on any
-    /// clone fail with [`StoreErrorKind::Unavailable`].
+    /// Finishes what is queued, folds the write-ahead log into the file and drops the lock. Later calls on
+    /// any clone fail with [`StoreErrorKind::Unavailable`].
     pub async fn close(&self) -> Result<(), StoreError> {
         let context = format!("closing {}", self.0.file.display());
         let inner = self.0.clone();
@@ -215,7 +217,7 @@ impl Store {
     {
         let what = what.into();
         let queue = locked(&self.0.queue).clone().ok_or_else(|| unavailable(&what, "the state is closed"))?;
-        // Each kind of write by itself: a small one may succeed where a large one finds no room.
+        // Each kind of write alone: a small one may succeed where a large one finds no room.
         let kind = TypeId::of::<F>();
         let ended = || {
             self.0.failing.note(kind, true);
@@ -272,7 +274,7 @@ impl Inner {
     fn close(&self) -> rusqlite::Result<()> {
         self.readers.close();
         drop(locked(&self.queue).take());
-        // The guard lives until the thread is done, so that nobody returns from a second close before that.
+        // The lock is kept until the thread is done, so that no second close returns before that.
         let mut thread = locked(&self.thread);
         match thread.take().map(JoinHandle::join) {
             Some(Ok(closed)) => closed,
@@ -297,7 +299,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Begins or ends something; planned once for a connection, as every read and every write says it.
+/// Begins or ends a transaction; planned once for a connection, as every read and every write says it.
 fn execute(connection: &Connection, what: &str) -> rusqlite::Result<()> {
     connection.prepare_cached(what)?.execute([]).map(drop)
 }

@@ -17,7 +17,7 @@ use super::{
     row::{micros, migration_id, moment, unsigned},
 };
 
-/// What was set and not taken back.
+/// What was set and not removed.
 #[derive(Debug, Default)]
 pub struct SavedLimits {
     pub limits: Vec<(LimitScope, SavedLimit)>,
@@ -60,7 +60,7 @@ impl Store {
         .await
     }
 
-    /// All that were set and not taken back. A row that cannot be read is told of, and stays: the others hold.
+    /// All that were set and not removed. A row that cannot be read is reported, and stays: the others hold.
     pub async fn limits(&self) -> Result<SavedLimits, StoreError> {
         self.read("reading the limits", |db| {
             let mut select = db.prepare_cached(
@@ -81,7 +81,7 @@ impl Store {
     }
 }
 
-/// Forgets what was set for a migration that is over, and for its disks.
+/// Forgets what was set for a finished migration, and for its disks.
 pub(super) fn forget_migration(db: &Connection, id: MigrationId) -> Result<(), StoreFault> {
     let scope = LimitScope::Migration(id, None).to_string();
     db.prepare_cached("DELETE FROM limits WHERE scope = ?1 OR substr(scope, 1, length(?1) + 1) = ?1 || '/'")?

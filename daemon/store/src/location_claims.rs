@@ -1,7 +1,7 @@
 //! Which migration's disk has which place, by what the place is.
 //!
-//! Rule: the identity is unique for the whole host, whatever targets and names lead to it. Taken and given up in one
-//! transaction each, so of two that ask at once one is refused.
+//! Rule: the identity is unique for the whole host, whatever targets and names lead to it. Claimed and
+//! removed in one transaction each, so of two that ask at once one is refused.
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params, types::ValueRef};
 use warmd_core::model::{
@@ -22,8 +22,8 @@ const SELECT: &str =
                       FROM location_claims JOIN migrations ON id = migration";
 
 impl Store {
-    /// Takes the identity for the disk in the claim, and gives up any other of that disk; having it already is success.
-    /// Else whose it is.
+    /// Takes the identity for the disk in the claim, and removes any other of that disk; having it already is
+    /// success. Else whose it is.
     pub async fn claim_place(&self, claim: LocationClaim) -> Result<Option<LocationClaim>, StoreError> {
         self.write(format!("claiming {}", claim.location), move |db| {
             if let Some(holder) = holder(db, &claim.identity)?
@@ -60,7 +60,7 @@ impl Store {
         .await
     }
 
-    /// Gives up what a migration's disk has.
+    /// Removes the claims of a migration's disk.
     pub async fn give_up_place(&self, owner: MigrationId, disk: DiskKey) -> Result<(), StoreError> {
         self.write(format!("giving up the place of disk {disk}"), move |db| give_up(db, owner, &disk)).await
     }

@@ -1,8 +1,8 @@
 //! The lock that keeps a second daemon away from the same state.
 //!
 //! Rule: the kernel holds it (`flock`), so it dies with the process; the pid in the file is only for the message. A process
-//! that ends of itself gives it up before threads of it that hang are waited for. One that is killed has it until the last
-//! such thread has ended: it may still write, so that is right, and the message says it.
+//! that ends regularly drops it before it waits for its hanging threads. One that is killed has it until the
+//! last such thread has ended: it may still write, so that is right, and the message says it.
 
 use std::{
     fs::{File, OpenOptions},
@@ -18,7 +18,7 @@ use rustix::{
 
 use super::error::OpenError;
 
-/// Held for as long as it lives.
+/// The lock lasts as long as this value.
 #[derive(Debug)]
 pub(super) struct StateLock(File);
 

@@ -20,7 +20,7 @@ const PAGE_BLOCKS: u64 = 64;
 const PAGE_BYTES: usize = PAGE_BLOCKS as usize * BlockHash::BYTES;
 /// Hashes for each page that they touch, on average, above which they go into the pages at once.
 const DENSE: usize = 16;
-/// Pages between two wanted ones that are read along rather than looked for anew.
+/// Pages between two wanted ones that are read along rather than looked up again.
 const NEAR: u32 = 4;
 
 /// The most hashes in one answer: 64 MiB of them, for 256 GiB of disk.
@@ -29,8 +29,8 @@ pub(super) const MOST: u64 = 1 << 22;
 type Page = [u8; PAGE_BYTES];
 
 impl Store {
-    /// Compacts what is recent of the disk's manifest into its pages, in short transactions. It happens by itself as well,
-    /// when there is much of it.
+    /// Compacts what is recent of the disk's manifest into its pages, in short transactions. It happens
+    /// automatically as well, when there is much of it.
     pub async fn compact_manifest(&self, disk: DiskId) -> Result<(), StoreError> {
         while self
             .write(format!("compacting the manifest of disk {}", disk.0), move |db| {

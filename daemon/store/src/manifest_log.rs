@@ -2,10 +2,11 @@
 //! compacted into the pages.
 //!
 //! Rule: what is here is newer than the pages, and a higher key newer than a lower one; so only the oldest row of a disk
-//! may be compacted, and whoever writes to the pages beside it must know that no row here has the same blocks.
+//! may be compacted, and code that writes to the pages beside it must know that no row here has the same
+//! blocks.
 //!
 //! A batch of scattered blocks would change a page of the file for each of them, 20,000 of them 160 MB; here it is
-//! 400 KB. Compaction moves the rest of that cost to where nobody waits for it.
+//! 400 KB. Compaction moves the rest of that cost to a time when no caller waits for it.
 
 use std::{collections::BTreeSet, ops::RangeInclusive};
 

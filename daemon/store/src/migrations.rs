@@ -75,7 +75,7 @@ pub struct MigrationRow {
     pub created: DateTime<Utc>,
     pub warnings: Vec<String>,
     pub cutover: Cutover,
-    /// A cutover that is to begin later, or is held.
+    /// A cutover that is to begin later, or is on hold.
     pub scheduled_cutover: Option<ScheduledCutover>,
     /// When the source VM was seen to run after the target VM's start, if it was not seen off since.
     pub source_seen_running_at: Option<DateTime<Utc>>,
@@ -98,12 +98,13 @@ pub struct Cutover {
     pub rolled_back: Option<DateTime<Utc>>,
     /// When the target's disks were given to the target VM, to the microsecond: which note beside them is its own.
     pub handed_over_at: Option<DateTime<Utc>>,
-    /// By which of these moments they were given to the target VM from which they were taken back last, in whichever
-    /// cutover that was. Nothing that it wrote is trusted.
+    /// By which of these moments they were given to the target VM from which they were reclaimed last, in
+    /// whichever cutover that was. Nothing that it wrote is trusted.
     pub reclaimed_at: Option<DateTime<Utc>>,
-    /// Who asked for it wanted it whatever windows and forecasts say.
+    /// The operator asked for it regardless of windows and forecasts.
     pub forced: bool,
-    /// What could start the source VM beside warmd, as it was before it was taken away; `None` if it is not held off.
+    /// What could start the source VM beside warmd, as it was before it was taken away; `None` if nothing
+    /// keeps it from starting.
     pub hold_off: Option<HoldOff>,
     /// The target VM's creation was asked for: from then on it may be there, in whichever phase that is undone.
     pub create_requested: bool,
@@ -123,7 +124,8 @@ pub struct MigrationUpdate {
     pub cutover: Option<Cutover>,
     /// `None` leaves it as it is, `Some(None)` forgets it.
     pub scheduled_cutover: Option<Option<ScheduledCutover>>,
-    /// What the cutover that begins is expected to take, in seconds, if anybody can tell; `None` leaves it as it is.
+    /// What the cutover that begins is expected to take, in seconds, if that is known; `None` leaves it as it
+    /// is.
     pub forecast: Option<Option<ForecastRange>>,
     /// `None` leaves it as it is.
     pub change_rates: Option<ChangeRates>,
@@ -335,7 +337,7 @@ fn set_appointment(
 fn apply(db: &Connection, id: MigrationId, change: &MigrationUpdate) -> Result<(), StoreFault> {
     let key = id.to_string();
     let json = to_json(TABLE, &key, &change.state)?;
-    // A commit that failed may be durable all the same: the same step again is told once.
+    // A commit that failed may be durable all the same: the same step again is reported once.
     let again: bool = db
         .prepare_cached("SELECT count(*) FROM migrations WHERE id = ? AND state = ? AND since = ?")?
         .query_row(params![key, json, micros(change.at)], |row| row.get(0))?;

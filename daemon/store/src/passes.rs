@@ -1,4 +1,4 @@
-//! Passes and their figures, which grow in the same transaction as the drain that they tell of.
+//! Passes and their figures, which grow in the same transaction as the drain that they describe.
 
 use std::collections::BTreeMap;
 
@@ -112,8 +112,8 @@ impl Store {
         .await
     }
 
-    /// Ends all passes that have no end, which nobody runs any more: with `error`, and at the last moment that is known of
-    /// them. Those of migrations that are over stay as they are.
+    /// Ends all passes that have no end, which no task runs any more: with `error`, and at the last moment
+    /// that is known of them. Those of finished migrations stay as they are.
     pub async fn end_cut_passes(&self, error: &str) -> Result<(), StoreError> {
         let error = error.to_owned();
         self.write("ending passes that were cut off", move |db| {

@@ -1,4 +1,5 @@
-//! Sealed roots: what the target's disks held when a cutover had verified them, or had not, as its plan wanted it.
+//! Recorded roots: what the target's disks held when a cutover had verified them, or had not, as its plan
+//! wanted it.
 
 use chrono::{DateTime, Utc};
 use rusqlite::params;

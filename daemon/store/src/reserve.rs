@@ -1,7 +1,7 @@
 //! Room for the state: how much there is, and a reserve for the moment in which there is none.
 //!
-//! Rule: a cutover under way must be saved, whoever filled the file system. The reserve is a file of real blocks beside the
-//! database, which is given up for that, and made again when there is room.
+//! Rule: a cutover under way must be saved, even when another process filled the file system. The reserve is
+//! a file of real blocks beside the database, which is deleted for that, and made again when there is room.
 
 use std::{
     any::TypeId,
@@ -28,7 +28,7 @@ const ENOUGH: u64 = 32 << 20;
 /// With less than this the file system counts as full.
 const FULL: u64 = 1 << 20;
 
-/// After which a failure that nobody has tried to mend since counts no more: above the longest pause between two tries.
+/// After which a failure without a new try since counts no more: above the longest pause between two tries.
 const FORGOTTEN: Duration = Duration::from_mins(2);
 
 /// What could not be saved, by the kind of write.
@@ -117,8 +117,8 @@ impl Store {
         }
     }
 
-    /// Gives the reserve up, if the file system is full: by what a write said, which may meet a quota, or by its
-    /// figures.
+    /// Deletes the reserve, if the file system is full: by what a write said, which may meet a quota, or by
+    /// its figures.
     pub(super) fn give_up_reserve(&self, after: &StoreError) {
         let Some(dir) = self.0.file.parent() else { return };
         let path: PathBuf = dir.join(RESERVE_NAME);
@@ -220,7 +220,7 @@ mod tests {
         assert_eq!(failing.span(), Some(Duration::from_mins(4)));
         failing.note(save, false);
         assert_eq!(failing.span(), None);
-        // One that nobody tries again is not failing for ever.
+        // One without another try is not failing for ever.
         failing.note(save, true);
         tokio::time::sleep(Duration::from_mins(3)).await;
         assert_eq!(failing.span(), None);

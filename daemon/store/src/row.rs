@@ -152,7 +152,7 @@ mod tests {
         view::{DiskVerifyResult, VerifyResult},
     };
 
-    /// As warmd wrote it once. Never edit these: they lie in people's files.
+    /// As warmd wrote it once. Never edit these: they are in users' files.
     const PLAN_1: &str = r#"{"v":1,"is":{"name":"p","source":"s","target":"t","vms":["a"],"schedule":{"interval":"15m"},"cutover":{"graceful_shutdown":"2m","force_power_off":false,"delta_deadline":"30m","verify_deadline":"1h","create_deadline":"2m","watch":"10s"},"verify":{"mode":"readback"},"networks":{"x":"y"},"vm":{"a":{"name":"b","disks":{"vda":"/dev/x"}}}}}"#;
     const MACHINE_1: &str = r#"{"v":1,"is":{"id":"i","name":"n","uuid":"u","firmware":"uefi-secure","machine_type":"q35","architecture":"x86_64","cpu":{"sockets":1,"cores":2,"threads":3},"memory":4096,"disks":[{"key":"vda","size":65536,"bus":"virtio","boot_order":0,"location":"/x","untracked":null}],"nics":[{"mac":"52:54:00:00:00:01","network":"default","model":"virtio"}]}}"#;
     const VERDICT_1: &str = r#"{"v":1,"is":{"mode":"compare","at":"2026-01-02T03:04:05Z","disks":[{"key":"vda","checked":9,"mismatched_bytes":2,"mismatches":[[1,2]],"root":"ab"}]}}"#;

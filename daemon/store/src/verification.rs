@@ -1,7 +1,8 @@
 //! What verifications and audits must not forget: what they have still to look at, how far they are, what they found.
 //!
-//! Rule: what is kept as touched may be too much, never too little. It is given up only in the transaction that keeps
-//! the result for it; and a result of a readback, which never asked the source, settles nothing for a comparison.
+//! Rule: what is kept as unverified may be too much, never too little. It is deleted only in the transaction
+//! that keeps the result for it; and a result of a readback, which never asked the source, settles nothing
+//! for a comparison.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use warmd_cbt::{chunk::ChunkBits, extents::ExtentSet, store::DiskId, units::Offset};
@@ -20,7 +21,7 @@ use super::{
 
 /// What neither a readback nor a comparison has looked at since, and what no comparison has.
 pub(super) const UNVERIFIED: [&str; 2] = ["unverified_readback", "unverified_compare"];
-/// Verdicts that a report carries at the most.
+/// Results that a report carries at the most.
 const MAX_RESULTS: u32 = 100;
 
 /// How far a verification of a disk has come.
@@ -91,7 +92,7 @@ impl Store {
         let disk = cursor.disk.0;
         self.write(format!("saving how far the verification of disk {disk} is"), move |db| {
             let number = |value| signed("verify_cursors", disk, value);
-            // Nobody goes on over a ledger that is no more.
+            // No verification is resumed over a deleted ledger.
             db.prepare_cached("DELETE FROM verify_cursors WHERE disk = ? AND ledger <> ?")?
                 .execute(params![disk, cursor.ledger])?;
             db.prepare_cached(
@@ -111,8 +112,8 @@ impl Store {
         .await
     }
 
-    /// Keeps the result of the verification called `what`, forgets how far it was, and gives up what was touched of
-    /// the disks in `proven`, as far as the result's mode proves it; all at once.
+    /// Keeps the result of the verification called `what`, forgets how far it was, and deletes what was
+    /// unverified of the disks in `proven`, as far as the result's mode proves it; all at once.
     pub async fn end_verification(
         &self,
         id: MigrationId,
@@ -203,7 +204,7 @@ impl Store {
         .await
     }
 
-    /// Keeps how change tracking of the disk was found not to tell the truth; whether it is the first such fault, which
+    /// Keeps how change tracking of the disk was found wrong; whether it is the first such fault, which
     /// stays.
     pub async fn put_tracking_fault(&self, disk: DiskId, fault: String) -> Result<bool, StoreError> {
         self.write(format!("saving a fault of the change tracking of disk {}", disk.0), move |db| {

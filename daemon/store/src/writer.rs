@@ -67,7 +67,7 @@ where
             (Some(Ok(value)), Ok(())) => Ok(value),
             (None, Ok(())) => Err(unavailable(&self.what, "it was not begun")),
         };
-        // Nobody waits any more: the work is done all the same.
+        // No caller waits any more: the work is done all the same.
         let _ = self.reply.send(answer);
     }
 }
@@ -93,7 +93,8 @@ fn in_savepoint<T>(
     }
 }
 
-/// Starts the thread. It ends when the queue's senders are gone, then empties the write-ahead log and gives up the lock.
+/// Starts the thread. It ends when the queue's senders are gone, then empties the write-ahead log and drops
+/// the lock.
 pub(super) fn spawn(
     writer: Writer,
     lock: StateLock,
@@ -115,7 +116,7 @@ pub(super) fn spawn(
 /// What is given the commit that makes a transaction durable, and does it.
 pub(super) type Commit = Box<dyn Fn(&mut dyn FnMut() -> rusqlite::Result<()>) -> rusqlite::Result<()> + Send>;
 
-/// Whoever writes.
+/// The writing side.
 pub(super) struct Writer {
     pub(super) connection: Connection,
     /// How long commits took.

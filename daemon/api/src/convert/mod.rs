@@ -42,7 +42,8 @@ fn timestamp(at: DateTime<Utc>) -> Timestamp {
 /// A length of time that may have been computed from a rate: what is no length of time is left out.
 fn seconds(seconds: f64) -> Option<Duration> {
     let whole = std::time::Duration::try_from_secs_f64(seconds).ok()?;
-    // To the microsecond: nobody measures these better, and a float's last digits only look like precision.
+    // To the microsecond: these are not measured more exactly, and a float's last digits only look like
+    // precision.
     Duration::try_from(std::time::Duration::from_micros(u64::try_from(whole.as_micros()).ok()?)).ok()
 }
 

@@ -59,7 +59,7 @@ pub(crate) fn plan(plan: &Plan) -> Result<v1::Plan, ControlError> {
     })
 }
 
-/// Something found when a plan was judged.
+/// A finding from when a plan was judged.
 pub(crate) fn finding(finding: Finding) -> v1::Finding {
     v1::Finding {
         severity: enums::severity(finding.severity).into(),
@@ -70,7 +70,7 @@ pub(crate) fn finding(finding: Finding) -> v1::Finding {
     }
 }
 
-/// Something that applying a plan changes, or keeps.
+/// What applying a plan changes, or keeps.
 pub(crate) fn plan_change(change: PlanChange) -> v1::PlanChange {
     v1::PlanChange {
         kind: enums::plan_change_kind(change.kind).into(),

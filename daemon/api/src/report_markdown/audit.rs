@@ -1,4 +1,4 @@
-//! What was found when it was asked whether change tracking tells the truth.
+//! What the audits of change tracking found.
 
 use warmd_core::{format::bytes, model::report::Report};
 

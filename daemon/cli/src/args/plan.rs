@@ -39,7 +39,7 @@ pub(crate) enum PlanCommand {
     List,
     /// One plan, as TOML, and in comments how its last cutover of VMs together goes
     Show { name: String },
-    /// Moves all VMs of a plan that are on their way: together where it says so, else each by itself
+    /// Moves all VMs of a plan that are on their way: together where it says so, else each alone
     #[command(after_help = GROUPS)]
     Cutover {
         name: String,
@@ -79,7 +79,7 @@ pub(crate) struct PlanFile {
 #[derive(Debug, ClapArgs)]
 #[group(multiple = false)]
 pub(crate) struct CutoverWhen {
-    /// Take back a cutover that has not passed the point of no return, or that waits
+    /// Abort a cutover that has not passed the point of no return, or that waits
     #[arg(long)]
     pub(crate) abort: bool,
     /// Begin at this time; a delta is copied just before

@@ -1,4 +1,4 @@
-//! Asking for something that takes time, and following it to its end.
+//! Requesting an operation that takes time, and following it to its end.
 //!
 //! Rule: the watch begins before the request is made, so that nothing of it is missed, however short it is.
 
@@ -155,7 +155,7 @@ fn ending_lines(task: Task, last: &Migration, ending: &Ending) -> Vec<String> {
     let found = last.verification.as_ref().and_then(|verification| verification.result.as_ref());
     match (task, ending.failure.is_none()) {
         (Task::Cutover, true) => {
-            // A verification from before the cutover proves nothing about it.
+            // A verification from before the cutover says nothing about it.
             let began = cutover.and_then(|cutover| labels::at(cutover.started.as_ref()));
             let result = found.filter(|found| labels::at(found.at.as_ref()) >= began);
             let result = result.map_or_else(|| "none made".to_owned(), show::result);

@@ -1,7 +1,7 @@
-//! When something that was asked for has ended, and how: pure, from one look at the migration to the next.
+//! When a requested operation has ended, and how: pure, from one look at the migration to the next.
 //!
-//! Rule: looks may be missed, told twice, and may at first be older than the request. What was so before the request
-//! is therefore never taken for its end.
+//! Rule: views may be missed, come twice, and may at first be older than the request. What was so before the
+//! request is therefore never taken for its end.
 
 use prost_types::Timestamp;
 use warmd_proto::v1::{Migration, MigrationState as State, Verification};
@@ -47,7 +47,7 @@ pub(super) struct Tracker {
     task: Task,
     /// The pass that a sync waits for.
     pass: u32,
-    /// The cutover that was over before.
+    /// The cutover that was finished before.
     old_cutover: Option<Timestamp>,
     /// By which the verification that was asked for is known.
     verification: String,
@@ -219,12 +219,12 @@ impl Tracker {
             State::Cancelling | State::Cancelled => Some(failed("it was cancelled")),
             State::Synced | State::Done if ours.is_none() => {
                 let others = run.is_some_and(|run| run.ended.is_none());
-                // It waits for the one that runs, unless its own turn was over.
+                // It waits for the one that runs, unless its own turn was finished.
                 let gone = self.seen || self.was_away && !others;
                 gone.then(|| failed("it is not known how it ended; see `warmctl events`, or ask again"))
             }
             State::Synced | State::Done => None,
-            // One that runs still tells how it ends.
+            // One that runs still reports how it ends.
             _ if ours.is_none() && self.rested => {
                 Some(failed("it was dropped before its turn came, as something else began; ask again"))
             }

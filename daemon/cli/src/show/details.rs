@@ -171,7 +171,7 @@ fn cutover(out: &Out, cutover: &Cutover) -> Result<(), CliFailure> {
     out.text(&format!("CUTOVER  {}", labels::moment(cutover.started.as_ref())))?;
     let rows = cutover.phases.iter().map(|phase| {
         let mut row = phases::row(phase);
-        // What a running one says of itself stands where its outcome will be.
+        // A running one's last message stands where its outcome will be.
         if let (None, Some(progress)) = (&phase.ended, &cutover.progress) {
             row[3] = one_line(progress);
         }

@@ -49,7 +49,7 @@ fn row(migration: &Migration) -> [String; 10] {
     ]
 }
 
-/// When it comes; one that is held up by others has no time.
+/// When it comes; one that waits for others has no time.
 fn next_pass(migration: &Migration) -> String {
     let begun = matches!(
         migration.state(),

@@ -1,20 +1,20 @@
-//! The phases of a cutover, each told once when it ended.
+//! The phases of a cutover, each printed once when it ended.
 
 use prost_types::Timestamp;
 use warmd_proto::v1::{Migration, PhaseRun};
 
 use super::super::{labels, out::one_line};
 
-/// Which phases were told of.
+/// Which phases were printed.
 #[derive(Debug, Default)]
 pub(crate) struct Phases {
-    /// The cutover that is told: it began then.
+    /// The cutover that is printed: it began then.
     cutover: Option<Timestamp>,
     told: usize,
 }
 
 impl Phases {
-    /// Tells nothing of a cutover that was over before.
+    /// Prints nothing of a cutover that was finished before.
     pub(crate) fn after(before: &Migration) -> Self {
         let over = before.cutover.as_ref().filter(|cutover| cutover.ended.is_some());
         Self { cutover: over.and_then(|cutover| cutover.started), told: usize::MAX }

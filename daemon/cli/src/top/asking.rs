@@ -21,7 +21,7 @@ use super::{
     keys::Key,
 };
 
-/// Whoever is asked, and what is under way.
+/// The client, and the request under way.
 #[derive(Debug)]
 pub(super) struct Asking {
     socket: PathBuf,
@@ -33,8 +33,9 @@ impl Asking {
         Self { socket, under_way: None }
     }
 
-    /// Begins to ask for what `key` means, of the migration `id`; what people are told until there is an answer. Like that
-    /// of any command, it comes within the deadlines of [`Client`], if only to say that the daemon did not answer.
+    /// Begins to ask for what `key` means, of the migration `id`; what the screen shows until there is an
+    /// answer. Like that of any command, it comes within the deadlines of [`Client`], if only to say that the
+    /// daemon did not answer.
     pub(super) fn ask(&mut self, key: Key, id: String) -> String {
         if let Some((before, _)) = &self.under_way {
             return format!("{}: not asked, {} has no answer yet", key.word(), before.word());

@@ -1,7 +1,7 @@
 //! `top`: all migrations on one screen, and keys to steer them.
 //!
-//! Rule: the terminal is put back whatever happens. What cannot be taken back is asked twice, and a key asks for what the
-//! command of the same name asks for, no more. Nothing keeps the screen from going on.
+//! Rule: the terminal is restored whatever happens. What cannot be undone is asked twice, and a key asks for
+//! what the command of the same name asks for, no more. Nothing keeps the screen from going on.
 
 mod asking;
 mod draw;
@@ -28,7 +28,7 @@ use super::{
     out::Out,
 };
 
-/// How often the screen is drawn anew, changes or not: lags and clocks go on.
+/// How often the screen is drawn again, changes or not: lags and clocks go on.
 const EVERY: Duration = Duration::from_millis(500);
 
 /// News that wait while the screen is drawn.
@@ -44,7 +44,8 @@ pub(super) async fn run(socket: &Path, out: &Out) -> Result<(), CliFailure> {
     let client = Client::connect(socket).await?;
     let feed = Feed::open(&client, socket.to_owned(), None, false).await?;
     let (sender, news) = mpsc::channel(WAITING);
-    // By itself: a feed that is dropped in the middle of waiting begins anew, and the screen is drawn often.
+    // In a task of its own: a stream that is dropped while it waits begins again, and the screen is drawn
+    // often.
     let _feeding = AbortOnDropHandle::new(tokio::spawn(pass_on(feed, sender)));
     let terminal = ratatui::try_init()?;
     let ended = show(terminal, news, socket).await;

@@ -36,7 +36,7 @@ impl Board {
         self.migrations.insert(migration.id.clone(), migration);
     }
 
-    /// Something to be read at the bottom of the screen.
+    /// A message at the bottom of the screen.
     pub(super) fn say(&mut self, what: impl Into<String>) {
         self.said = what.into();
     }
@@ -82,7 +82,8 @@ impl Board {
         }
     }
 
-    /// How far the target lies behind the source, in seconds; none before the first pass has ended, or when it is over.
+    /// How far the target lies behind the source, in seconds; none before the first pass has ended, or when
+    /// the migration is finished.
     pub(super) fn lag(&self, migration: &Migration, now: DateTime<Utc>) -> Option<f64> {
         let over = matches!(migration.state(), MigrationState::Done | MigrationState::Cancelled);
         let equal = self.equal.get(&migration.id).filter(|_| !over)?;

@@ -72,7 +72,7 @@ impl FakeControl {
         self
     }
 
-    /// Tells of a change.
+    /// Reports a change.
     pub fn change(&self, view: MigrationView) {
         self.lock().migrations.insert(view.id, view.clone());
         self.changes.send(view).ok();

@@ -1,4 +1,4 @@
-//! `warmctl` that runs while the test does something else.
+//! `warmctl` that runs while the test does other work.
 
 use std::process::Stdio;
 

@@ -15,7 +15,7 @@ use warmd_api::{ApiError, Bound, Listen};
 
 use super::fake_control::FakeControl;
 
-/// The longest that anything here may take.
+/// The longest time for any step here.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 pub struct Served {

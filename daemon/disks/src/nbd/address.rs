@@ -1,4 +1,4 @@
-//! Where an NBD server listens, and the URIs by which people name an export.
+//! Where an NBD server listens, and the URIs that name an export.
 //!
 //! Source for URIs: the NetworkBlockDevice project's `doc/uri.md`. TLS schemes are refused by name.
 

@@ -1,4 +1,4 @@
-//! Changes that a server may still make for a connection that was given up, by export, for the whole process.
+//! Changes that a server may still make for an abandoned connection, by export, for the whole process.
 //!
 //! Rule: nothing newer is written to an export while its server owes an answer to an older change. What is written
 //! where one may have been lost is read back before it counts. NBD cannot take a request back, and the end of a
@@ -6,7 +6,7 @@
 //!
 //! | a change | since | until | what that means |
 //! | --- | --- | --- | --- |
-//! | owed | its connection was given up | its answer | no disk is opened for writing |
+//! | owed | its connection was abandoned | its answer | no disk is opened for writing |
 //! | lost | the connection ended without the answer | an hour later | what is written there is read back |
 
 use std::{
@@ -27,7 +27,7 @@ use super::{
 pub(super) const SETTLE: Duration = Duration::from_secs(5);
 /// How long the place of a lost change is suspect.
 pub(super) const SUSPECT: Duration = Duration::from_hours(1);
-/// Lost changes that are told apart; beyond that they are one, from the first to the last.
+/// Lost changes that are counted apart; beyond that they are one, from the first to the last.
 const MOST: usize = 1024;
 
 /// The changes of one export.
@@ -75,7 +75,7 @@ impl Astray {
         inner.known = true;
     }
 
-    /// Changes whose connection is given up, before their callers learn of it.
+    /// Changes whose connection is abandoned, before their callers learn of it.
     pub(super) fn owe(self: &Arc<Self>, changes: impl Iterator<Item = (u64, u64)>) -> Debt {
         let mut inner = self.inner();
         let mut owed = Vec::new();
@@ -110,7 +110,7 @@ impl Astray {
                     (false, _) => until,
                 }
             };
-            // Woken or not, it looks again; a deadline that is over is told above.
+            // Woken or not, it looks again; a passed deadline is reported above.
             tokio::time::timeout_at(wait, answered).await.ok();
         }
     }
@@ -128,7 +128,7 @@ impl Astray {
 }
 
 impl Debt {
-    /// The server has answered the change that was named as the `index`th: it is over.
+    /// The server has answered the change that was named as the `index`th: it is finished.
     pub(super) fn answered(&self, index: usize) {
         if let Some(id) = self.owed.get(index) {
             self.astray.inner().owed.remove(id);

@@ -40,8 +40,8 @@ pub(super) enum CallReply {
     Status(Vec<ContextRuns>),
 }
 
-/// Block status in one context, as far as the server told it: descriptors in order from the request's start, equal
-/// neighbours joined, cut at the request's end.
+/// Block status in one context, as far as the server reported it: descriptors in order from the request's
+/// start, equal neighbours joined, cut at the request's end.
 #[derive(Debug, Default)]
 pub(super) struct ContextRuns {
     pub(super) id: u32,

@@ -1,7 +1,7 @@
 //! One connection in its transmission phase: a task that sends, receives and watches the deadlines.
 //!
 //! Rule: the task ends for one reason, and every request in flight learns of it. Dropping the handle takes leave of
-//! the server; requests that nobody waits for any more are answered into the void.
+//! the server; answers to requests without a waiting caller are dropped.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -150,7 +150,7 @@ async fn transmit<R: AsyncRead + Unpin + Send + 'static>(
         error = watch(&ending.table, timeout) => (Some(error), true),
     };
     receiver.abandon();
-    // Whoever makes its write again elsewhere must be the only one to hold its data.
+    // A caller that repeats its write elsewhere must be the only owner of the data.
     drop(outgoing);
     let afterwards = match reason {
         Some(error) => {
@@ -192,7 +192,7 @@ struct Ending {
 }
 
 impl Ending {
-    /// The order matters: nobody may make a request elsewhere and flush before the loss is known.
+    /// The order matters: no caller may make a request elsewhere and flush before the loss is known.
     fn broken(&self, error: &NbdError) -> Option<Afterwards> {
         self.durability.connection_lost();
         self.permits.close();

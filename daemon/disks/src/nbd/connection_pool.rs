@@ -1,9 +1,9 @@
 //! The connections of one disk, and coming back after they are lost.
 //!
 //! Rule: a request goes to the open connection with the most room. When none is open, one request at a time tries to
-//! reach the server, waiting longer from attempt to attempt, and each request gives up when its own time is over. A
-//! request that met a lost connection is made again, unless it is a flush: what that covered may be gone. Nothing is
-//! made again after a timeout or a violation.
+//! reach the server, waiting longer from attempt to attempt, and each request fails when its own deadline
+//! passes. A request that met a lost connection is made again, unless it is a flush: what that covered may be
+//! gone. Nothing is made again after a timeout or a violation.
 
 use std::{
     sync::{
@@ -45,7 +45,7 @@ pub(super) struct ConnectionPool {
     next: AtomicUsize,
     durability: Arc<Durability>,
     astray: Arc<Astray>,
-    /// Held by who tries to reach a lost server.
+    /// Taken by the request that tries to reach a lost server.
     gate: tokio::sync::Mutex<Backoff>,
 }
 
@@ -154,7 +154,7 @@ impl ConnectionPool {
         for lane in &self.places {
             let connection = lane.lock().unwrap_or_else(PoisonError::into_inner).take();
             let Some(task) = connection.and_then(|connection| connection.take_task()) else { continue };
-            // Sending a farewell must not hold anybody up.
+            // Sending a farewell must not delay any caller.
             let _ = tokio::time::timeout(self.options.request_timeout, task).await;
         }
     }
@@ -265,7 +265,7 @@ impl Patience {
         self.sleep(wait, error).await
     }
 
-    /// Waits, or gives `error` back if the time would be over after that.
+    /// Waits, or gives `error` back if the deadline would have passed after that.
     async fn sleep(&mut self, wait: Duration, error: NbdError) -> Result<(), NbdError> {
         let until = self.until();
         if Instant::now() + wait >= until {

@@ -81,7 +81,7 @@ impl NbdDisk {
         Astray::of(options).begin(0, false);
     }
 
-    /// Waits until no change that this process sent to the export, by connections that were given up, is to land yet.
+    /// Waits until no change that this process sent to the export, by abandoned connections, can still land.
     ///
     /// # Errors
     /// [`NbdCause::Timeout`], if the server still owes an answer after `options.request_timeout`.

@@ -1,4 +1,5 @@
-//! Hears out a server whose connection was given up, until it has answered every change that it was sent whole.
+//! Hears out a server whose connection was abandoned, until it has answered every change that it was sent
+//! whole.
 //!
 //! Rule: nothing more is sent by that connection, and its end is not begun from this side while an answer may come:
 //! a server that sees the end drops the answers, but not the changes.
@@ -15,7 +16,7 @@ use super::{
 /// The longest that a server is heard out. What is unanswered after that is lost.
 const LIMIT: Duration = Duration::from_hours(1);
 
-/// A request that was in flight when its connection was given up.
+/// A request that was in flight when its connection was abandoned.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unanswered {
     pub(super) expect: Expect,

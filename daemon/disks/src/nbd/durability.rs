@@ -1,7 +1,7 @@
 //! Whether acknowledged writes may have been lost, so that a flush never says more than the truth.
 //!
 //! Rule: a server that comes back may have lost whatever it had not flushed. Every lost connection is taken for that,
-//! and the next flush reports it, once; whoever asked then writes everything since the last good flush again.
+//! and the next flush reports it, once; the caller then writes everything since the last good flush again.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

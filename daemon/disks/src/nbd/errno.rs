@@ -1,4 +1,4 @@
-//! The error numbers that NBD servers answer with, under the names that people know.
+//! The error numbers that NBD servers answer with, under their usual names.
 
 use std::fmt;
 

@@ -41,7 +41,7 @@ pub enum NbdCause {
     /// The server could not be reached, or the connection ended.
     #[error("{doing}: {error}")]
     Connection { doing: &'static str, error: Arc<io::Error> },
-    /// The connection had to be given up for another request's sake.
+    /// The connection had to be abandoned for another request's sake.
     #[error("the connection was closed: {0}")]
     GivenUp(&'static str),
     /// No answer in time.

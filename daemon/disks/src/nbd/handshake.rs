@@ -1,7 +1,8 @@
 //! The fixed newstyle handshake: greeting, structured replies, meta contexts, and opening the export.
 //!
-//! Rule: what a server does not know is left out and told in [`Export`]; what it refuses is an error with its words.
-//! Servers without NBD_OPT_GO are opened by NBD_OPT_EXPORT_NAME. The caller gives the whole of it one deadline.
+//! Rule: what a server does not know is left out and listed in [`Export`]; what it refuses is an error with
+//! its words. Servers without NBD_OPT_GO are opened by NBD_OPT_EXPORT_NAME. The caller gives the whole of it
+//! one deadline.
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use warmd_cbt::units::MAX_DISK;

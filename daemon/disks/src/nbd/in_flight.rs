@@ -39,10 +39,10 @@ pub(super) struct Entry {
     pub(super) target: Option<(Buffer, Range<usize>)>,
     pub(super) coverage: Coverage,
     pub(super) status: Vec<ContextRuns>,
-    /// The first error that the server told in a chunk.
+    /// The first error that the server reported in a chunk.
     pub(super) error: Option<(Errno, String)>,
     pub(super) done: oneshot::Sender<CallOutcome>,
-    /// Given back when the answer is complete, whoever waits for it.
+    /// Given back when the answer is complete, also when no caller waits.
     pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 

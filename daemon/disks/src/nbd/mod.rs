@@ -10,8 +10,8 @@
 //!  seam                 retry)
 //! ```
 //!
-//! A connection that is given up with changes in flight is heard out (`drain`); what it may change yet is remembered
-//! (`astray`) until it is over, and read back where it is not (`recheck`).
+//! A connection that is abandoned with changes in flight is heard out (`drain`); what it may change yet is
+//! remembered (`astray`) until it is settled, and read back where it is not (`recheck`).
 
 mod address;
 mod astray;

@@ -139,7 +139,7 @@ pub(super) fn parse_context(body: &[u8]) -> Result<(u32, String), Violation> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedExport {
     pub name: String,
-    /// What the server says for people; often empty.
+    /// What the server says for the log; often empty.
     pub description: String,
 }
 

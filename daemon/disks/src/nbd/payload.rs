@@ -47,7 +47,7 @@ impl Payload {
         self.loan.fetch_max(LENT, Ordering::Relaxed);
     }
 
-    /// A request that carried it failed: nobody will ever say whether its pages were read.
+    /// A request that carried it failed: it stays unknown whether its pages were read.
     pub(super) fn stray(&self) {
         let _ = self.loan.compare_exchange(LENT, ASTRAY, Ordering::Relaxed, Ordering::Relaxed);
     }
@@ -87,7 +87,7 @@ pub(super) fn can_part() -> bool {
     })
 }
 
-/// Puts the bytes on other pages; those before stay as they are with whoever holds them.
+/// Puts the bytes on other pages; the old pages stay unchanged with their readers.
 fn part(buffer: &mut Buffer) {
     let bytes = buffer.to_vec();
     if forget_pages(buffer) {
@@ -107,7 +107,8 @@ fn part(buffer: &mut Buffer) {
 fn forget_pages(buffer: &mut Buffer) -> bool {
     let whole = buffer.len() / ALIGNMENT * ALIGNMENT;
     // SAFETY: the buffer begins at a page, as large as `can_part` has seen to, so that whole pages inside it are meant,
-    // which nobody else can reach during `&mut`; as memory of the allocator they are private and anonymous, so that they read as zeroes afterwards, which are valid bytes.
+    // which no other code can reach during `&mut`; as memory of the allocator they are private and anonymous,
+    // so that they read as zeroes afterwards, which are valid bytes.
     unsafe { madvise(buffer.as_mut_ptr().cast(), whole, Advice::LinuxDontNeed) }.is_ok()
 }
 

@@ -1,7 +1,7 @@
 //! Reads replies off a connection: data goes from the socket straight into the caller's buffer.
 //!
 //! Rule: every number in a reply is judged by `reply` before it is followed. The first violation ends the connection:
-//! once a server has told nonsense, where the next reply begins is anybody's guess.
+//! after nonsense from a server, the start of the next reply is unknown.
 
 use std::sync::Arc;
 

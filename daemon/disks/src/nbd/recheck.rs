@@ -50,7 +50,7 @@ impl Recheck {
         Self { suspects, until: Instant::now() + SUSPECT, written: Mutex::default() }
     }
 
-    /// `buffer[range]` was written at `at`, before anybody may learn of it.
+    /// `buffer[range]` was written at `at`, before any caller may learn of it.
     pub(super) fn wrote(&self, at: u64, buffer: &Buffer, range: Range<usize>) {
         for from in range.clone().step_by(STEP as usize) {
             let to = range.end.min(from + STEP as usize);

@@ -1,7 +1,7 @@
 //! Judges what a server sends in the transmission phase: bytes in, typed headers or a [`Violation`] out.
 //!
 //! Rule: pure. Nothing here reads, waits or allocates by a number that the server sent; what it lets through lies
-//! inside the request, so that whoever follows it cannot write past a buffer or wait for bytes without end.
+//! inside the request, so that its user cannot write past a buffer or wait for bytes without end.
 
 use thiserror::Error;
 

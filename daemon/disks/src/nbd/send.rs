@@ -23,7 +23,8 @@ pub(super) struct Outgoing {
 /// The most requests without data that one system call sends.
 const BATCH: usize = 64;
 
-/// Sends requests until nobody can make any more, then takes leave; gives the reason if the connection breaks first.
+/// Sends requests until all senders are dropped, then takes leave; gives the reason if the connection breaks
+/// first.
 pub(super) async fn run(
     output: &mut Output,
     queue: &mut mpsc::Receiver<Outgoing>,

@@ -1,7 +1,8 @@
 //! Block status: what a server says of runs of bytes without sending them.
 //!
-//! Rule: an answer may be shorter than the question, and one context's shorter than another's. Whoever wants to know
-//! of a whole range asks until the range is covered; an answer that leads nowhere is an error, never an end.
+//! Rule: an answer may be shorter than the question, and one context's shorter than another's. A caller that
+//! wants to know of a whole range asks until the range is covered; an answer that leads nowhere is an error,
+//! never an end.
 
 use warmd_cbt::{
     mutant::mutant,

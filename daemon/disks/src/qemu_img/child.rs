@@ -16,12 +16,13 @@ use super::{
 /// The most bytes that an answer may have.
 pub(super) const MAX_OUTPUT: usize = 4 << 20;
 
-/// What a child sees of the daemon's environment: where to find things, and no secret that the configuration names there.
+/// What a child sees of the daemon's environment: search paths, and no secret that the configuration names
+/// there.
 const PASSED_ON: [&str; 6] = ["PATH", "HOME", "USER", "TMPDIR", "TZ", "XDG_RUNTIME_DIR"];
 
 const MAX_STDERR: usize = 64 << 10;
 
-/// A child that ended by itself.
+/// A child that ended on its own.
 #[derive(Debug)]
 pub(super) struct ChildOutput {
     pub(super) success: bool,
@@ -29,7 +30,7 @@ pub(super) struct ChildOutput {
     pub(super) stderr: String,
 }
 
-/// Why a child did not end by itself, or did not begin.
+/// Why a child did not end on its own, or did not begin.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ChildError {
     #[error("{0} is not installed")]
@@ -58,7 +59,7 @@ pub(super) fn error_of(call: String, error: ChildError) -> ImageError {
 pub(super) enum ChildInput<'a> {
     Nothing,
     Text(&'a str),
-    /// Not to be read: it is only held open, and with it its locks, for as long as the child lives.
+    /// Not to be read: the file is only kept open, and with it its locks, for as long as the child lives.
     Held(File),
 }
 

@@ -78,7 +78,7 @@ pub async fn changed(path: &Path, size: Length) -> Result<Vec<Extent>, ImageErro
 }
 
 /// Writes what the overlay at `path` holds into its volume. It is not durable then; the overlay stays as it is. `held`
-/// is held open for as long as anything may be written.
+/// is kept open for as long as anything may be written.
 pub async fn commit(path: &Path, held: File, deadline: Duration) -> Result<(), ImageError> {
     let args = ["commit", "-q", "-d", "-f", "qcow2", text(path)?];
     let done = child::run_with("qemu-img", &args, ChildInput::Held(held), deadline, child::MAX_OUTPUT).await;
@@ -152,7 +152,7 @@ mod tests {
         std::fs::write(&volume, vec![7; SIZE.0 as usize]).unwrap();
         make(&overlay, &volume, SIZE).await.unwrap();
         assert_eq!(changed(&overlay, SIZE).await.unwrap(), []);
-        // Data, zeroes, and what was given up.
+        // Data, zeroes, and what was discarded.
         io(&overlay, &["write -P 9 70000 100", "write -z 262144 65536", "discard 524288 65536"]);
         let runs: Vec<_> = changed(&overlay, SIZE).await.unwrap();
         let runs: Vec<_> = runs.iter().map(|run| (run.start().0, run.len().0)).collect();

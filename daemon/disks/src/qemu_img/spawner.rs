@@ -1,7 +1,8 @@
 //! Starts children that end with the daemon.
 //!
-//! Rule: a child is told to die with its parent before it runs anything. For the kernel a child's parent is the thread
-//! that started it, and the runtime's threads come and go: so one thread starts them all, and it never ends.
+//! Rule: a child is set to die with its parent before it runs anything. For the kernel a child's parent is
+//! the thread that started it, and the runtime's threads come and go: so one thread starts them all, and it
+//! never ends.
 
 #![allow(unsafe_code, reason = "what a child does between fork and exec; two system calls")]
 

@@ -39,7 +39,7 @@ use super::{
 /// Bytes in a buffer for zeroes, written or read back.
 pub(super) const SCRATCH: usize = 256 << 10;
 
-/// Runs told in one answer about allocation.
+/// Runs reported in one answer about allocation.
 const MAX_RUNS: usize = 1024;
 
 /// An open, locked volume.
@@ -143,7 +143,7 @@ impl Volume {
         &self.cached
     }
 
-    /// Its disk was given up; a call of it may still run.
+    /// Its disk was dropped; a call of it may still run.
     pub(super) fn leave(&self) {
         self.own.left();
     }

@@ -1,4 +1,4 @@
-//! Whether somebody used a file or device while it was read.
+//! Whether another process used a file or device while it was read.
 //!
 //! Rule: it can prove use, not the lack of it: a device does not keep the time of its last write, and a program that
 //! takes no locks and is gone again is not seen there.
@@ -36,7 +36,7 @@ impl Witness {
         Ok(Self { path: path.to_owned(), seen })
     }
 
-    /// Fails if somebody has it locked now, wrote to it since, or put something else in its place.
+    /// Fails if another process has it locked now, wrote to it since, or replaced it.
     pub async fn check(&self) -> Result<(), VolumeError> {
         let before = self.seen;
         within(&self.path, move |path| {

@@ -1,7 +1,8 @@
 //! A volume as the engine's disk: async, every call with a deadline, a bounded number of threads.
 //!
 //! Rule: a system call that hangs cannot be called back. Its thread keeps the volume open, and so its lock: while an
-//! abandoned write may still happen, nobody opens the volume anew, and stale bytes never land on newer ones.
+//! abandoned write may still happen, no caller opens the volume again, and stale bytes never land on newer
+//! ones.
 
 use std::{fmt, ops::Range, path::Path, sync::Arc, time::Duration};
 
@@ -119,7 +120,7 @@ impl FileDisk {
         let Ok(Ok(thread)) = timeout(deadline, Arc::clone(&self.threads).acquire_owned()).await else {
             return Err(timed_out("no earlier call ended"));
         };
-        // Before the call's own deadline: what never began is not given up, and cannot happen later.
+        // Before the call's own deadline: what never began is not abandoned, and cannot happen later.
         let turn = match timeout(deadline, self.lane.turn()).await {
             Ok(Ok(turn)) => turn,
             Ok(Err(error)) => return Err(self.failed(ErrorKind::Timeout, operation, extent, error)),
@@ -192,7 +193,8 @@ impl FileDisk {
     }
 }
 
-/// If the call that it watches is given up before its end, breaks the volume off, and writes the call's buffer off.
+/// If the call that it watches is abandoned before its end, breaks the volume off, and writes the call's
+/// buffer off.
 struct Abandoned<'a> {
     change: Option<(&'a Arc<Volume>, Operation)>,
     loan: Option<Loan>,

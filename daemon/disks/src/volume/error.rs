@@ -1,4 +1,4 @@
-//! What can go wrong with a volume before it is a disk that is open, and how it is told of room that is missing.
+//! What can go wrong with a volume before it is an open disk, and how missing space is reported.
 
 use std::{io, path::PathBuf};
 
@@ -43,7 +43,7 @@ pub enum VolumeError {
     InUse {
         path: PathBuf,
         by: String,
-        /// By this daemon itself: that ends, and nobody else has had it.
+        /// By this daemon itself: that ends, and no other process has had it.
         ours: bool,
     },
     #[error(
@@ -58,7 +58,7 @@ pub enum VolumeError {
 }
 
 impl VolumeError {
-    /// An I/O error, told apart by its errno.
+    /// An I/O error, classified by its errno.
     pub fn io(doing: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
         let path = path.into();
         match source.kind() {

@@ -1,4 +1,4 @@
-//! Whether an open volume is still the thing that its path names, and still of its size.
+//! Whether an open volume is still the file or device that its path names, and still of its size.
 //!
 //! Rule: the path is asked as well as the open file, because a file that was replaced goes on taking writes.
 
@@ -23,7 +23,7 @@ pub enum VolumeKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) kind: VolumeKind,
-    /// Device and inode of a file; a block device's own number, because its node may be made anew.
+    /// Device and inode of a file; a block device's own number, because its node may be created again.
     device: u64,
     inode: u64,
 }

@@ -83,7 +83,7 @@ fn open(path: &Path, size: Length) -> Result<File, VolumeError> {
     let mut head = [0; 8];
     let read = file.read_at(&mut head, 0).map_err(|error| failed("reading", error))?;
     let head = head.get(..read).unwrap_or_default();
-    // Also where its length is the disk's: that proves nothing.
+    // Also where its length is the disk's: the length alone is no evidence.
     if let Some((_, name)) = FORMATS.iter().find(|(magic, _)| head.starts_with(magic)) {
         let what = format!("it is {name}, not a raw image: offer it by qemu-nbd, and give its nbd:// URI");
         return Err(failed("opening", io::Error::other(what)));

@@ -1,5 +1,5 @@
-//! Whether somebody else holds a volume open: another warmd by `flock`, QEMU and whoever else locks byte ranges by
-//! what the kernel lists in `/proc/locks`.
+//! Whether another process has a volume open: another warmd by `flock`, QEMU and others that lock byte ranges
+//! by what the kernel lists in `/proc/locks`.
 //!
 //! Rule: this refuses politely what can be seen. It does not keep away a program that takes no locks (`users.rs`), and
 //! never takes a lock of this process for another's (`own.rs`).
@@ -48,7 +48,7 @@ pub(super) fn range_locked(path: &Path) -> io::Result<Option<String>> {
     Ok(range_lock(path)?.map(by))
 }
 
-/// A lock of byte ranges that somebody holds on the file, as the kernel lists it.
+/// A lock of byte ranges that a process holds on the file, as the kernel lists it.
 fn range_lock(path: &Path) -> io::Result<Option<String>> {
     // On btrfs and overlayfs the listed device number may differ from stat's: such locks are not seen.
     let metadata = std::fs::metadata(path)?;
@@ -61,7 +61,7 @@ pub(super) enum LockError {
     Held(String),
     /// By this daemon, which uses it.
     Ours,
-    /// By a call of this process that was given up and has not ended.
+    /// By an abandoned call of this process that has not ended.
     Hangs,
     Io(io::Error),
 }

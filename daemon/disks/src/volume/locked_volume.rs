@@ -1,7 +1,7 @@
-//! A volume that is kept from everybody else while a program of QEMU's, started here, writes to it.
+//! A volume that is locked against other processes while a QEMU program, started here, writes to it.
 //!
-//! Rule: the program gets a handle on the same open file, and so on its lock: whoever opens the volume is refused for
-//! as long as the program lives, also when the daemon that started it is gone.
+//! Rule: the program gets a handle on the same open file, and so on its lock: any other opening of the volume
+//! is refused for as long as the program lives, also when the daemon that started it is gone.
 
 use std::{fmt, fs::File, path::Path};
 
@@ -13,7 +13,7 @@ use super::{body::Volume, error::VolumeError, syscalls::Kernel};
 pub struct LockedVolume(Volume);
 
 impl LockedVolume {
-    /// Opens and locks the volume at `path`, which must be `size` bytes long and nobody's else. Blocks.
+    /// Opens and locks the volume at `path`, which must be `size` bytes long and in no other use. Blocks.
     pub fn open(path: &Path, size: Length) -> Result<Self, VolumeError> {
         Volume::open(path, size, false, Box::new(Kernel)).map(Self)
     }
@@ -24,7 +24,7 @@ impl LockedVolume {
         self.0.file().try_clone().map_err(failed)
     }
 
-    /// Makes durable what was written since it was opened, whoever wrote it. Blocks.
+    /// Makes durable what was written since it was opened, by any writer. Blocks.
     pub fn sync(&self) -> Result<(), VolumeError> {
         self.0.sync().map_err(|error| VolumeError::io("flushing", self.0.path(), error))
     }

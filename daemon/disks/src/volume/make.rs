@@ -1,7 +1,8 @@
 //! Files that do not exist yet, and the directories that hold them.
 //!
-//! Rule: a file has its final name only when it has its final length and both are durable; whoever is cut off in the
-//! middle leaves a temporary name that the next call removes. What is there is never resized, emptied or replaced.
+//! Rule: a file has its final name only when it has its final length and both are durable; a call that is cut
+//! off in the middle leaves a temporary name that the next call removes. What is there is never resized,
+//! emptied or replaced.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -28,7 +29,7 @@ pub struct ExistingFile {
     pub kind: VolumeKind,
     /// Whether every byte of it is known to read as zero.
     pub reads_zero: bool,
-    /// What tells it from every other volume of this host, whatever its paths are called.
+    /// What distinguishes it from every other volume of this host, whatever its paths are called.
     pub number: (u64, u64),
 }
 
@@ -146,7 +147,7 @@ pub fn remove_files(directory: &Path, are_called: impl Fn(&str) -> bool) -> Resu
     Ok(())
 }
 
-/// Removes a volume's file that nobody holds open, durably; none there is success. Blocks.
+/// Removes a volume's file that no process has open, durably; none there is success. Blocks.
 pub fn remove_unused(path: &Path) -> Result<(), VolumeError> {
     match File::open(path) {
         Ok(file) => {

@@ -1,14 +1,14 @@
 //! The volumes that this process has open: so that it knows its own locks.
 //!
-//! Rule: a call that hangs keeps its volume open, and locked, after the disk was given up. A lock of that kind passes
-//! with the call: it is never taken for another program's.
+//! Rule: a call that hangs keeps its volume open, and locked, after the disk was dropped. A lock of that kind
+//! passes with the call: it is never taken for another program's.
 
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// Open volumes by their numbers; whether each one's disk was given up.
+/// Open volumes by their numbers; whether each one's disk was dropped.
 static OPEN: Mutex<BTreeMap<(u64, u64), bool>> = Mutex::new(BTreeMap::new());
 
 /// Who has a volume that stands open.
@@ -20,7 +20,7 @@ pub(super) enum OwnVolumeStatus {
     Closed,
     /// A disk of it is in use.
     Open,
-    /// Its disk was given up, and a call of it has not ended yet.
+    /// Its disk was dropped, and a call of it has not ended yet.
     Hangs,
 }
 
@@ -43,7 +43,7 @@ impl Own {
         Self(number)
     }
 
-    /// Its disk was given up: it is open only until its last call ends.
+    /// Its disk was dropped: it is open only until its last call ends.
     pub(super) fn left(&self) {
         open().insert(self.0, true);
     }

@@ -320,7 +320,7 @@ async fn a_volume_that_changed_is_noticed() {
         );
         assert!(disk.flush().await.is_err(), "{what}: flushed all the same");
     }
-    // Moved away and another put there: the open file is whole and has a name, only the path tells.
+    // Moved away and another put there: the open file is whole and has a name, only the path shows it.
     let bench = Bench::new();
     let disk = bench.open(&Arc::default()).await;
     fs::rename(&bench.path, bench.dir.path().join("moved")).unwrap();

@@ -1,5 +1,5 @@
 //! Making a range read as zeroes: by a hole where the volume takes it, by zeroes written over the whole range where
-//! not, and the proof that the hole reads as it should.
+//! not, and the check that the hole reads as it should.
 //!
 //! Rule: whatever the kernel answers to the hole, afterwards the whole range reads zero or the call fails. A refusal
 //! may come at any time, also after it had worked.

@@ -69,7 +69,7 @@ impl Script {
         })
     }
 
-    /// A server that says `bytes` at once and nothing more, whatever it is told.
+    /// A server that says `bytes` at once and nothing more, whatever it receives.
     pub fn parrot(bytes: Vec<u8>) -> Self {
         Self::raw(move |mut stream, _| {
             let bytes = bytes.clone();

@@ -30,7 +30,7 @@ impl Server {
         Self::start(dir, "nbdkit", "-U", arguments).await
     }
 
-    /// qemu-nbd on a Unix socket, serving whoever comes until it is ended.
+    /// qemu-nbd on a Unix socket, serving any client until it is ended.
     pub async fn qemu(dir: TempDir, arguments: &[&str]) -> Self {
         let arguments: Vec<_> = ["--persistent"].iter().chain(arguments).copied().collect();
         Self::start(dir, "qemu-nbd", "-k", &arguments).await
@@ -91,7 +91,7 @@ impl Server {
         .await;
     }
 
-    /// Whether its process has ended by itself.
+    /// Whether its process has ended on its own.
     pub fn has_ended(&mut self) -> bool {
         self.child.as_mut().is_none_or(|child| matches!(child.try_wait(), Ok(Some(_))))
     }

@@ -1,4 +1,4 @@
-//! The machine as a JSON file beside its disks, for whoever creates it without a provisioner.
+//! The machine as a JSON file beside its disks, for an operator who creates it without a provisioner.
 
 use serde::Serialize;
 use warmd_cbt::units::Length;

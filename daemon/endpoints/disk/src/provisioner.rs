@@ -1,8 +1,8 @@
 //! The client of `warmd.provisioner.v1`.
 //!
-//! Rule: one call, one attempt, one deadline; whoever asks may ask again, because every call is idempotent by the
-//! migration's id. Only a refusal in an answer to StartVm says that the machine surely does not run: a gRPC error says
-//! nothing about what an earlier call did.
+//! Rule: one call, one attempt, one deadline; the caller may ask again, because every call is idempotent by
+//! the migration's id. Only a refusal in an answer to StartVm says that the machine surely does not run: a
+//! gRPC error says nothing about what an earlier call did.
 
 use std::{future::Future, time::Duration};
 

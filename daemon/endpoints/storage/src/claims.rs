@@ -69,7 +69,7 @@ impl Claims {
         }
     }
 
-    /// Gives the place up if it is this migration's. Blocks.
+    /// Removes the claim if it is this migration's. Blocks.
     pub(super) fn give_up(&self, owner: MigrationId, place: &str) -> Result<(), VolumeError> {
         match self.check(owner, place)? {
             Ok(()) => volume::remove_file(&self.link(place)),

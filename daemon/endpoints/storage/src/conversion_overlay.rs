@@ -1,8 +1,9 @@
 //! Conversion overlays on this host: a qcow2 overlay over each disk, in a folder of the migration's own folder.
 //!
 //! Rule: each conversion has a folder of its own, for warmd's user only, by a name that none had before: so nothing in it was
-//! there before, no name in it leads elsewhere, and nobody who outlived an earlier one knows it; all of them are removed together. While overlays are committed the volume's own lock is held by
-//! the program that writes, so not even a later daemon opens the disk before that one has ended.
+//! there before, no name in it leads elsewhere, and no program that outlived an earlier one knows it; all of
+//! them are removed together. While overlays are committed, the volume's own lock belongs to the program that
+//! writes, so not even a later daemon opens the disk before that one has ended.
 
 use std::{
     fs,
@@ -183,7 +184,7 @@ impl ConversionOverlay for Storage {
                     let error = std::io::Error::other(error);
                     Err(VolumeError::io("waiting for the end of a conversion of", &there, error))
                 }
-                // What else may be wrong with it is in nobody's way here.
+                // What else may be wrong with it does not matter here.
                 Err(_) | Ok(_) => Ok(()),
             })
             .await?;

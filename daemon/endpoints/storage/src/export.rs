@@ -20,14 +20,15 @@ pub(super) async fn open(uri: &str, size: Length, doing: &str) -> Result<NbdDisk
     checked(options, uri, size, doing).await
 }
 
-/// Keeps that no earlier daemon has written to the export: it has just been claimed, and was nobody's before.
+/// Keeps that no earlier daemon has written to the export: it has just been claimed, and no migration owned
+/// it before.
 pub(super) fn is_new(uri: &str, doing: &str) -> Result<(), TargetError> {
     NbdDisk::has_no_past(&options(uri, doing)?);
     Ok(())
 }
 
-/// Waits for the server's answers to writes of this daemon's connections that were given up: they must not land after a
-/// machine runs from the export.
+/// Waits for the server's answers to writes of this daemon's connections that were abandoned: they must not
+/// land after a machine runs from the export.
 pub(super) async fn settled(uri: &str, doing: &str) -> Result<(), TargetError> {
     let failed = |error: NbdError| TargetError::new(kind(&error), format!("{doing} at {uri}"), error);
     NbdDisk::settled(&options(uri, doing)?).await.map_err(failed)

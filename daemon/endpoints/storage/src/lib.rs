@@ -283,7 +283,7 @@ impl Storage {
         Ok(located)
     }
 
-    /// Removes the disks that are warmd's own, gives up the claims on the others, and removes the files in the
+    /// Removes the disks that are warmd's own, removes the claims on the others, and removes the files in the
     /// migration's folder that are called `beside` them.
     pub async fn discard(
         &self,
@@ -302,7 +302,8 @@ impl Storage {
         for spec in disks {
             self.give_up_identity(owner, spec).await?;
         }
-        // Also what was made by another plan, or of a disk that has got another place: by its name it is nobody else's.
+        // Also what was made by another plan, or of a disk that has got another place: by its name it belongs
+        // to no other migration.
         for (spec, (_, path)) in
             disks.iter().flat_map(|spec| self.own_places(owner, &spec.key).map(move |place| (spec, place)))
         {
@@ -386,7 +387,7 @@ impl Storage {
         })
     }
 
-    /// What is said to somebody who names a storage that is not there.
+    /// The error for a storage name that does not exist.
     fn none_such(&self) -> String {
         let names: Vec<_> =
             std::iter::once(storage::DEFAULT).chain(self.others.keys().map(String::as_str)).collect();

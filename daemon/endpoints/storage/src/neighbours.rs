@@ -1,8 +1,9 @@
 //! Whether a place is taken, by what it is and not by its name: by another migration, a VM or a process.
 //!
 //! Rule: asked before each opening for writing, so before a byte is written. An identity is claimed before the place's own
-//! claim; a claim of which the place is another thing by now (numbers of devices change when the host starts) holds no more. One of a migration
-//! that is finished holds for as long as its disk, or the claim beside the disks, is there.
+//! claim; a claim whose place is another volume by now (numbers of devices change when the host starts) holds
+//! no more. One of a migration that is finished holds for as long as its disk, or the claim beside the disks,
+//! is there.
 
 use std::{
     collections::BTreeMap,

@@ -115,7 +115,7 @@ async fn a_disk_that_lies_in_another_storage_is_neither_made_again_nor_left() {
     }
     assert_eq!(fs::read(&made[0].location).unwrap(), vec![7; SIZE as usize]);
     assert!(!dir.path().join(format!("slow/{owner}/vda.raw")).exists());
-    // Given up by a plan that sends it elsewhere, it goes all the same.
+    // Dropped by a plan that sends it elsewhere, it goes all the same.
     storage.discard(owner, &[spec("vda", None)], |_| false).await.unwrap();
     assert_eq!(all(&dir), ["default", "fast", "slow"]);
 }
@@ -330,7 +330,7 @@ async fn a_place_is_first_taken_only_when_all_vms_and_processes_are_seen() {
         let [(of, objection)] = <[_; 1]>::try_from(found).unwrap();
         assert_eq!((of, objection.rule), (Some(0), Rule::LocationUnusable));
         assert!(objection.found.contains(told), "{}", objection.found);
-        // What warmd makes is nobody's; and what was taken before goes on.
+        // What warmd creates has no other owner; and what was claimed before goes on.
         blind.prepare(owner, &[spec("vdb", None)]).await.unwrap();
         let seeing = storage(&dir);
         seeing.on(&(Arc::new(Town::default()) as Arc<dyn Host>));

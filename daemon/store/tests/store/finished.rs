@@ -1,4 +1,4 @@
-//! Migrations that are over: found when somebody asks, and without a ledger if they were given up.
+//! Finished migrations: found on request, and without a ledger if they were cancelled.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Cutovers of VMs together: one of a plan at a time, told once, and forgotten with their plan.
+//! Cutovers of VMs together: one of a plan at a time, reported once, and forgotten with their plan.
 
 use std::time::Duration;
 

@@ -31,7 +31,7 @@ fn contents(dir: &Path) -> BTreeMap<String, (Vec<u8>, SystemTime)> {
         .collect()
 }
 
-/// Opens what must be refused, and proves that nothing was touched.
+/// Opens what must be refused, and checks that nothing was touched.
 fn refused(dir: &Path) -> OpenError {
     let before = contents(dir);
     let error = Store::open(dir).unwrap_err();
@@ -181,7 +181,7 @@ fn a_newer_schema_is_seen_in_the_log_of_a_crashed_daemon() {
     raw.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
     raw.pragma_update(None, "user_version", 99).unwrap();
     drop(raw);
-    // SQLite's shared memory is rebuilt from the log whenever somebody looks; the data are the other two.
+    // SQLite's shared memory is rebuilt from the log at each opening; the data are the other two.
     let data = |dir: &Path| {
         let mut found = contents(dir);
         found.remove("warmd.db-shm");

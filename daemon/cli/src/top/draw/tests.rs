@@ -131,7 +131,7 @@ fn the_next_window_and_whether_the_cutover_fits_are_seen() {
     board.press(Key::Last);
     let all = drawn(&mut board).join(" ");
     assert!(all.contains("from 2026-11-23 14:07:41 (UTC) on, DOES NOT FIT: downtime of about 12 s"), "{all}");
-    // What is over has nothing before it.
+    // A finished one has nothing ahead.
     let done = Migration { state: MigrationState::Done.into(), ..foretold(1, "web-1", 0, &["no"]) };
     board.take(done);
     let lines = drawn(&mut board);
@@ -145,7 +145,7 @@ fn a_key_means_the_vm_that_was_drawn_as_chosen() {
     board.take(synced(1, "web-1"));
     assert_eq!(board.press(Key::Sync), Act::None, "it was not drawn yet");
     drawn(&mut board);
-    // It goes before all others, and nobody has chosen it.
+    // It goes before all others, and the user has not chosen it.
     board.take(failed(3, "db"));
     assert_eq!(board.press(Key::Sync), Act::Ask(Key::Sync, synced(1, "web-1").id));
     let lines = drawn(&mut board);

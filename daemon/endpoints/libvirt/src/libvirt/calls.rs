@@ -126,7 +126,7 @@ impl LibvirtClient {
         Err(LibvirtError { kind, ..error })
     }
 
-    /// What the daemon there says of itself, on one line: `libvirt 9.0.0, QEMU 7.2.22`.
+    /// The versions of the daemon there, on one line: `libvirt 9.0.0, QEMU 7.2.22`.
     pub async fn version(&self) -> Result<String, LibvirtError> {
         let (library, hypervisor, kind) =
             self.call(Lane::Look, "version", LibvirtConnection::versions).await?;
@@ -190,7 +190,7 @@ impl LibvirtClient {
     }
 
     /// Virtual sizes in bytes of these disks of the domain, by target name. A drive without a medium is missing, and so
-    /// is a disk of whose image libvirt cannot tell anything.
+    /// is a disk of whose image libvirt knows nothing.
     pub async fn disk_sizes(
         &self,
         domain: DomainId,
@@ -415,8 +415,8 @@ impl LibvirtClient {
         already(gone.await, LibvirtErrorKind::NoSuchDomain)
     }
 
-    /// Whether libvirt told of a start or a resumption of the domain since `when`; `None` if that is not known, because
-    /// the connection was not there all the time. A first call begins the record.
+    /// Whether libvirt reported a start or a resumption of the domain since `when`; `None` if that is not
+    /// known, because the connection was not there all the time. A first call begins the record.
     pub fn ran_since(&self, domain: DomainId, when: Instant) -> Option<bool> {
         self.endpoint.record().ran_since(domain.0, when, 0)
     }
@@ -426,7 +426,7 @@ impl LibvirtClient {
         self.endpoint.record().ran_since(domain.0, when, 1)
     }
 
-    /// What libvirt told of the domain's power, as far as it is kept, oldest first.
+    /// What libvirt reported of the domain's power, as far as it is kept, oldest first.
     pub fn happenings(&self, domain: DomainId) -> Vec<(Instant, Happening)> {
         self.endpoint.record().of(domain.0)
     }

@@ -1,7 +1,8 @@
 //! Checkpoints and backup jobs: libvirt's side of changed-block tracking.
 //!
-//! Since libvirt 7 every checkpoint's bitmap records from its creation on, by itself: deleting one never takes anything
-//! from another. Earlier ones merged a deleted bitmap into its parent's, which comes to the same.
+//! Since libvirt 7 every checkpoint's bitmap records independently from its creation on: deleting one never
+//! takes anything from another. Earlier ones merged a deleted bitmap into its parent's, which comes to the
+//! same.
 
 #![allow(
     clippy::redundant_closure_for_method_calls,
@@ -52,7 +53,7 @@ const NO_DOMAIN: u32 = 2;
 /// `VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY`.
 const METADATA_ONLY: u32 = 2;
 
-/// `virDomainJobOperation`, in words for people.
+/// `virDomainJobOperation`, in words for messages.
 const OPERATIONS: [&str; 11] = [
     "Unknown",
     "Start",

@@ -355,7 +355,7 @@ mod tests {
         assert_eq!(read(&clone), (false, false, false), "a clone is of others");
         assert_eq!(read(&written("domain='noise'")), (false, false, false));
         assert_eq!(read(&written("")), (true, false, true), "as earlier versions wrote it");
-        // libvirt writes lower case; a definition of people's need not be.
+        // libvirt writes lower case; a user's definition may not.
         let upper = FULL.replace(own, "AAAAAAAA-2222-3333-4444-555555555555").replace(
             "<warmd:snapshot xmlns:warmd='urn:warmd:domain:1' owner='me'/>",
             "<w:target xmlns:w='urn:warmd:domain:1' owner='me' domain='aaaaaaaa-2222-3333-4444-555555555555'/>",

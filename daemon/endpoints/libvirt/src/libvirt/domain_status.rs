@@ -1,7 +1,7 @@
 //! Whether a domain runs, and how it came to that. Pure.
 //!
-//! Rule: libvirt's numbers decide, in one table; the text is ours, for people, and nothing is ever read from it. A number
-//! that is not known is never "off".
+//! Rule: libvirt's numbers decide, in one table; the text is ours, for messages, and nothing is ever read
+//! from it. A number that is not known is never "off".
 
 /// Whether a domain runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub enum Reason {
 pub struct DomainStatus {
     pub state: RunState,
     pub reason: Reason,
-    /// For people: `paused (user)`.
+    /// For messages: `paused (user)`.
     pub text: String,
 }
 

@@ -14,7 +14,7 @@ use super::{
     Disk, DiskSource, DomainId, DomainStatus, LibvirtClient, LibvirtError, LibvirtErrorKind, Reason, RunState,
 };
 
-/// A file system that does not tell what it is within this time does not answer.
+/// A file system that does not report its type within this time does not answer.
 const ANSWER: Duration = Duration::from_secs(30);
 
 /// File systems that several hosts have at the same time, by `statfs`' numbers: NFS, CIFS, SMB2, Ceph, GFS2, OCFS2,
@@ -55,7 +55,7 @@ impl LibvirtClient {
                     continue;
                 }
                 DiskSource::File(path) => path.clone(),
-                // A pool that does not say has no path; that it is missing is told elsewhere.
+                // A pool that does not say has no path; that it is missing is reported elsewhere.
                 DiskSource::Volume { pool, volume } => match self.volume(pool, volume).await {
                     Ok(volume) => volume.path,
                     Err(_) => continue,

@@ -1,9 +1,9 @@
-//! What went wrong in a call to libvirt, told by its error numbers.
+//! What went wrong in a call to libvirt, classified by its error numbers.
 //!
 //! Rule: one table, in which the number, the part of libvirt that raised it and an errno decide. libvirt's words are in the
-//! language of its daemon, and are kept for people alone. QEMU's words inside of them are always the same (QEMU has no
-//! translations); three of those are known, because libvirt has no number for them. What is not recognised is
-//! [`LibvirtErrorKind::Failed`], with the whole text.
+//! language of its daemon, and are kept for messages alone. QEMU's words inside of them are always the same
+//! (QEMU has no translations); three of those are known, because libvirt has no number for them. What is not
+//! recognised is [`LibvirtErrorKind::Failed`], with the whole text.
 
 use super::ffi::CallFailure;
 

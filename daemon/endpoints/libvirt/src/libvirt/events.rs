@@ -1,4 +1,5 @@
-//! What libvirt told of domains' starts and stops: a bounded record that can be asked whether a domain ran meanwhile.
+//! What libvirt reported of domains' starts and stops: a bounded record that can be asked whether a domain
+//! ran meanwhile.
 //!
 //! Rule: silence counts as "it did not run" only while the record was kept without a gap; else the answer is that it is
 //! not known. Times are this host's monotonic clock, at the event's arrival.

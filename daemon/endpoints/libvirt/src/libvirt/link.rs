@@ -66,7 +66,7 @@ pub(super) struct CallLanes {
     record: Arc<Record>,
 }
 
-/// A domain's place in the urgent lane, for as long as it is held.
+/// A domain's place in the urgent lane, until it is dropped.
 #[derive(Debug)]
 pub(super) struct CallTurn {
     turns: Arc<Mutex<HashSet<(Uuid, bool)>>>,
@@ -155,7 +155,7 @@ impl CallLanes {
         let thread = std::thread::Builder::new().name("libvirt-call".to_owned());
         let begun = thread.spawn(move || {
             let answer = endpoint.ask(lane, &name, &tell, ask);
-            // Before the answer is told: the next caller finds a place.
+            // Before the answer is sent: the next caller finds a place.
             drop(place);
             if let Some(answer) = answer {
                 // The caller has stopped waiting: the answer came after the deadline.

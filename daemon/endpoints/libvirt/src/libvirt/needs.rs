@@ -1,5 +1,5 @@
-//! What libvirt knows of the things beside a domain that its start needs (volumes, networks, secrets), and whether the
-//! guest of a paused one ever ran.
+//! What libvirt knows of the resources beside a domain that its start needs (volumes, networks, secrets), and
+//! whether the guest of a paused one ever ran.
 //!
 //! Rule: a question here changes nothing, and a secret's value is never kept, shown or logged.
 
@@ -36,7 +36,8 @@ impl LibvirtClient {
         Ok(networks.into_iter().filter(|network| network.active).map(|network| network.name).collect())
     }
 
-    /// Fails, with libvirt's words, unless the secret is defined and has a value. What may not be told counts as there.
+    /// Fails, with libvirt's words, unless the secret is defined and has a value. A value that may not be
+    /// read counts as there.
     pub async fn check_secret(&self, uuid: &str) -> Result<(), LibvirtError> {
         let (call, uuid) = (format!("secret {uuid}"), uuid.to_owned());
         self.call(Lane::Look, call, move |libvirt| libvirt.check_secret(&uuid)).await

@@ -1,8 +1,8 @@
 //! A domain's two definitions: that of the running domain, and the persistent one, by which it starts the next time.
 //!
-//! Rule: they are never taken for the same. Where they differ it is told; a disk that is in one of them alone, or is
-//! another image in the other, stands in the way, because what is copied is not what the VM has once it is off. So does
-//! what keeps an interface apart and is lost with the power.
+//! Rule: they are never taken for the same. A difference is reported; a disk that is in one of them alone, or
+//! is another image in the other, stands in the way, because what is copied is not what the VM has once it is
+//! off. So does what keeps an interface apart and is lost with the power.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +29,7 @@ pub(super) struct Definitions {
     /// Of the persistent one.
     pub(super) hardware: Hardware,
     pub(super) live_hardware: Hardware,
-    /// Disks whose images are told alike and lie on other hosts, or at other addresses.
+    /// Disks whose images are described alike and lie on other hosts, or at other addresses.
     pub(super) elsewhere: BTreeSet<String>,
 }
 

@@ -119,7 +119,7 @@ impl LibvirtSource {
         let sizes = self.sizes(domain, xml).await.context(doing)?;
         let standing = self.libvirt.state(domain).await.context(doing)?;
         let power = match (standing.state, standing.reason) {
-            // That it runs elsewhere is told among what is in the way.
+            // That it runs elsewhere is reported among the obstacles.
             (RunState::Off, Reason::Migrated) => PowerState::Off,
             _ => self.power_by(domain, &standing).await?,
         };

@@ -16,7 +16,7 @@ pub(super) enum Presence {
     There,
     /// Surely not; in the file system's words.
     Missing(io::Error),
-    /// That cannot be told: it may not be looked at, or nothing answers.
+    /// Unknown: it may not be looked at, or nothing answers.
     Unknown(io::Error),
 }
 

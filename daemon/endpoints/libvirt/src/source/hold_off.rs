@@ -85,7 +85,7 @@ impl LibvirtSource {
     }
 }
 
-/// What is told of a VM that is held off; `None` if it is not.
+/// The report on a VM that is kept from starting; `None` if it is not.
 pub(super) fn held_off(xml: &DomainXml) -> Option<String> {
     let mark = xml.moved.as_ref()?;
     let was = if mark.autostart { "; its autostart was on, and is off" } else { "" };

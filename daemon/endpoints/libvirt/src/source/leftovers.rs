@@ -54,7 +54,8 @@ impl LibvirtSource {
             Err(error) if error.kind == SourceErrorKind::NotFound => CleanupResult::AsItShould,
             result => result?,
         };
-        // What held the guest is gone; files are no reason to leave a VM off. The next snapshot removes them first.
+        // What stopped the guest is gone; files are no reason to leave a VM off. The next snapshot removes
+        // them first.
         let clearing = self.in_nook(owner, |nook| nook.clear());
         let why = match tokio::time::timeout(CLEARING, clearing).await {
             Ok(Ok(())) => return Ok(ended),

@@ -3,8 +3,8 @@
 //!
 //! Rule: a mark holds all that must still be so for its answer to be true: the checkpoint, whose name carries the
 //! migration and is never used twice, the disk's size, and the image that it was. A bitmap belongs to its image, and the
-//! bitmaps of one moment have one name in all images of a VM: two files that changed places are told apart by what the
-//! file system says of them, not by their paths.
+//! bitmaps of one moment have one name in all images of a VM: two files that changed places are distinguished
+//! by what the file system says of them, not by their paths.
 
 use warmd_cbt::{mark::ChangeMark, units::Length};
 use warmd_core::model::id::MigrationId;
@@ -23,7 +23,7 @@ pub(super) enum LibvirtMark {
 pub(super) struct ImageIdentity {
     /// Where it is.
     pub(super) place: String,
-    /// What tells its file from another at the same path, where that can be told.
+    /// What distinguishes its file from another at the same path, where that is known.
     pub(super) identity: Option<String>,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Rule: it is asked while the VM still runs, of the definition that a start will use. QEMU holds open what it was given
 //! long ago; that says nothing of whether it can be opened again. Only what is surely missing is an obstacle; what may
-//! not be looked at, or does not answer, is a doubt, and told as that.
+//! not be looked at, or does not answer, is a doubt, and reported as that.
 
 use roxmltree::Node;
 use warmd_core::{

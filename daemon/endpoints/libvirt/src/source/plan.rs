@@ -46,7 +46,7 @@ pub(super) enum SnapshotBase {
     Since(Anchor),
 }
 
-/// A mark that still holds, as far as can be told before the disk is opened.
+/// A mark that still holds, as far as is known before the disk is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Anchor {
     pub(super) checkpoint: String,

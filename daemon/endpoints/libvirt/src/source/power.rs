@@ -60,7 +60,7 @@ impl LibvirtSource {
     /// Whether a paused VM with this definition is one that warmd started to read its disks.
     pub(super) async fn is_at_rest(&self, domain: DomainId, xml: &DomainXml) -> Result<bool, SourceError> {
         let doing = || format!("VM {domain}: looking who paused it");
-        // One that people let run and paused again carries the tag too, and is theirs.
+        // One that a user resumed and paused again carries the tag too, and is the user's.
         Ok(xml.tagged(TAG).is_some() && self.libvirt.never_ran(domain).await.context(doing)?)
     }
 

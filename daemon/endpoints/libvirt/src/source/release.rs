@@ -1,4 +1,4 @@
-//! Gives up a migration's marks: its checkpoints, and the bitmaps that libvirt cannot reach.
+//! Deletes a migration's marks: its checkpoints, and the bitmaps that libvirt cannot reach.
 //!
 //! Rule: this is housekeeping, and never fails the work. A mark that cannot be removed is answered with the reason and
 //! the command for a person, stands in the way of no other, and is tried again with the next pass and at the end.
@@ -19,7 +19,7 @@ use crate::libvirt::{
 use super::{LibvirtSource, error::ErrorContext, files, marks, plan::is_disk};
 
 impl LibvirtSource {
-    /// Gives up all checkpoints but those in `keep`; answers what could not be removed.
+    /// Deletes all checkpoints but those in `keep`; answers what could not be removed.
     pub(super) async fn release(
         &self,
         domain: DomainId,
@@ -228,13 +228,13 @@ impl Left {
         self.bitmaps.values().any(|left| left.image.encrypted)
     }
 
-    /// Whether the checkpoint is the only thing that tells of a bitmap which is there, or may be.
+    /// Whether the checkpoint is the only record of a bitmap which is there, or may be.
     fn needs(&self, checkpoint: &Checkpoint) -> bool {
         self.bitmaps.keys().any(|(_, bitmap)| *bitmap == checkpoint.name)
             || checkpoint.disks.iter().any(|disk| self.unseen.contains_key(disk))
     }
 
-    /// For people: the bitmaps, and of the images that were not seen those that checkpoints tell of.
+    /// For messages: the bitmaps, and of the images that were not seen those that checkpoints name.
     fn told(self, own: &[Checkpoint], keep: &[&str]) -> impl Iterator<Item = Leftover> {
         let bitmaps = self.bitmaps.into_values().map(|image::Left { image, bitmap, error }| Leftover {
             what: format!("bitmap {bitmap} in {}", image.path),

@@ -19,7 +19,7 @@ const NOTICE_AND_END: u64 = 5;
 const MARGIN: u64 = 2;
 /// What a rate is taken over.
 const WINDOW: Duration = Duration::from_secs(5);
-/// Over less than this nothing is told.
+/// Below this nothing is reported.
 const LEAST: Duration = Duration::from_millis(500);
 /// A rate that was measured so long ago counts half.
 const HALF_LIFE: Duration = Duration::from_mins(10);

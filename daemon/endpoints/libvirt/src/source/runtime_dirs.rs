@@ -35,7 +35,7 @@ impl RuntimeDirs {
         Self { runtime: settings.runtime_dir.join(&owner), scratch: settings.scratch_dir.join(&owner) }
     }
 
-    /// Makes them anew; whatever was there goes. QEMU's user and group get what is theirs.
+    /// Creates them again; all earlier content is deleted. QEMU's user and group get what is theirs.
     pub(super) fn make(&self, runs_as: Option<(u32, u32)>) -> io::Result<()> {
         self.clear()?;
         for dir in [&self.runtime, &self.scratch] {

@@ -1,8 +1,8 @@
-//! Watches over the room for scratch files while a snapshot of a running guest is held.
+//! Watches the free space for scratch files while a snapshot of a running guest is open.
 //!
 //! Rule: the guest comes before the pass. QEMU copies old contents away before it lets the guest write; with no room
-//! left for them the guest's own write would fail. The snapshot is given up before that: while there is room for what
-//! is written until the job has ended.
+//! left for them the guest's own write would fail. The snapshot is ended before that: while there is room for
+//! what is written until the job has ended.
 
 use std::{
     io,
@@ -36,7 +36,7 @@ pub(super) struct ScratchMonitor {
 
 impl ScratchMonitor {
     /// Aborts the migration's job as soon as less is free where `dir` is than must be: `reserve` bytes, or what is filled
-    /// until the job has ended. What the VM's scratch files grow by is told to `rates`.
+    /// until the job has ended. What the VM's scratch files grow by is reported to `rates`.
     pub(super) fn watch(
         libvirt: LibvirtClient,
         domain: DomainId,
@@ -58,8 +58,8 @@ impl ScratchMonitor {
                 if !need.exceeds(free) {
                     continue;
                 }
-                // The job may have ended by itself, and something else may have taken the room. What is not seen to be this
-                // migration's job is not ended: it may be another tool's by now.
+                // The job may have ended on its own, and another program may have taken the room. What is not
+                // seen to be this migration's job is not ended: it may be another tool's by now.
                 let job = libvirt.job(domain, Lane::Urgent).await;
                 match is_to_end(&job, owner) {
                     Some(true) => {}
@@ -115,7 +115,7 @@ pub(super) async fn check_room(dir: &Path, need: Need) -> Result<(), SourceError
     let doing = || format!("looking for room in {}", dir.display());
     let free = look(dir).await.context(doing)?.free;
     if need.exceeds(free) {
-        // Room comes back, by itself or by a person's doing.
+        // Room comes back, on its own or by an operator's work.
         return Err(blocked(doing(), format!("{} MiB are free, and {need}: {}", free >> 20, need.advice())));
     }
     Ok(())

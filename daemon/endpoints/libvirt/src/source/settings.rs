@@ -21,7 +21,7 @@ pub struct LibvirtSourceSettings {
     /// practice what the guest writes during the pass. Not in memory: a guest may write a lot.
     pub scratch_dir: PathBuf,
     /// MiB that must stay free in `scratch_dir` at the least; more where it is filled fast. A snapshot is not begun with
-    /// less, and is given up before less is left: a full file system there would fail the guest's own writes.
+    /// less, and is ended before less is left: a full file system there would fail the guest's own writes.
     pub scratch_reserve_mib: u64,
     /// NBD connections to each disk.
     pub connections: usize,

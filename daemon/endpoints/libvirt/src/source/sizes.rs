@@ -29,7 +29,7 @@ const SECTOR: u64 = 512;
 /// Sizes that were seen, by domain, target name and source.
 pub(super) type Seen = Arc<Mutex<BTreeMap<(DomainId, String, String), u64>>>;
 
-/// By target name: the size in bytes, or why it cannot be told.
+/// By target name: the size in bytes, or why it is unknown.
 pub(super) type Sizes = BTreeMap<String, Result<u64, String>>;
 
 impl LibvirtSource {
@@ -141,8 +141,8 @@ fn only_while_it_runs(source: &DiskSource, is_moved: bool) -> String {
     format!("its size ({source}) can be told only while the VM runs, and was never seen: {advice}")
 }
 
-/// What tells a file from another at the same path: device nodes are made anew with each start of the host, and have
-/// none.
+/// What distinguishes a file from another at the same path: device nodes are created again with each start of
+/// the host, and have none.
 fn identity(path: &Path) -> Option<String> {
     let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
     let made = metadata.created().ok().and_then(|made| made.duration_since(std::time::UNIX_EPOCH).ok());

@@ -42,7 +42,7 @@ use super::{
 /// Attempts to begin, each with one obstacle less.
 const ATTEMPTS: u32 = 40;
 
-/// A held snapshot. Dropping it ends nothing: see [`warmd_core::sources::Source::end_snapshot`].
+/// An open snapshot. Dropping it ends nothing: see [`warmd_core::sources::Source::end_snapshot`].
 #[derive(Debug)]
 struct LibvirtSnapshot {
     source: LibvirtSource,

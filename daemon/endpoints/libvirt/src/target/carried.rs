@@ -169,7 +169,7 @@ impl<'a> Carried<'a> {
                 continue;
             }
             let mut part = part.clone();
-            // Which way packets go is the host's: vhost is what KVM takes by itself where it is there.
+            // Which way packets go is the host's: KVM takes vhost automatically where it is there.
             part.attributes.retain(|(name, _)| part.name != "driver" || name != "name");
             interface = interface.with(Element::carried(&part));
         }

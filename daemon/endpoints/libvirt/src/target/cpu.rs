@@ -1,7 +1,7 @@
 //! Whether a machine's processor can be had here. Pure, but for the one question to libvirt.
 //!
 //! Rule: what libvirt would refuse at the start is known before the source is stopped. A processor that is the host's own
-//! is another one on another host, and that is told.
+//! is another one on another host, and that is reported.
 
 use warmd_core::model::{hardware::HardwareElement, machine::Machine, rule::Rule};
 
@@ -55,7 +55,7 @@ impl Processors {
 }
 
 impl LibvirtTarget {
-    /// What is to be told of the machine's processor, for a domain of the kind that its source's was.
+    /// What is to be reported of the machine's processor, for a domain of the kind that its source's was.
     pub(super) async fn judge_cpu(
         &self,
         machine: &Machine,
@@ -101,7 +101,7 @@ fn model(cpu: &HardwareElement) -> Option<&str> {
     cpu.part("model").map(|model| model.text.as_str()).filter(|model| !model.is_empty())
 }
 
-/// What is to be told of a processor that comes from another host.
+/// What is to be reported of a processor that comes from another host.
 fn judge(
     cpu: &HardwareElement,
     kind: &str,

@@ -121,7 +121,7 @@ impl DomainBuilder<'_> {
         let machine = &self.request.machine;
         let moved = format!("moved here by warmd, migration {}", self.request.owner);
         let moved = match self.carried().and_then(Carried::description) {
-            // Of a domain that moves on, only the last move is told.
+            // Of a domain that moves on, only the last move is reported.
             Some(own) if !own.starts_with("moved here by warmd") => format!("{own}\n{moved}"),
             _ => moved,
         };
@@ -159,7 +159,7 @@ impl DomainBuilder<'_> {
         });
         let nics = nics.collect::<Result<Vec<_>, _>>()?;
         let (port, ports) = carried.map(Carried::serials).unwrap_or_default();
-        // People look at it with `virsh console`, and later in the file.
+        // Operators look at it with `virsh console`, and later in the file.
         let serial = Element::new("serial")
             .attr("type", "pty")
             .with(Element::new("log").attr("file", self.folder.join(CONSOLE).display()).attr("append", "on"))

@@ -8,7 +8,7 @@ use std::{
 
 use super::domain::CONSOLE;
 
-/// The console of the machine before, if a cutover was taken back.
+/// The console of the earlier machine, if a cutover was undone.
 const EARLIER: &str = "console.earlier.log";
 
 /// So much of the console's end is looked at.

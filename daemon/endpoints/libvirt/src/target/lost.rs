@@ -1,7 +1,7 @@
 //! Domains without a mark of warmd that have a migration's disks: its domain, whose definition others changed.
 //!
 //! Rule: while there is one, the migration's domain is not absent: it may run, and the source must not run beside it.
-//! Only people may touch it.
+//! Only an operator may touch it.
 
 use std::path::{Path, PathBuf};
 

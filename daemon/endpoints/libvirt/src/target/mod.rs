@@ -71,7 +71,7 @@ impl LibvirtTarget {
                 OnceCell::new_with(Some(Storage::new(directory, FOLDER_MODE)?.with(&settings.storages)?))
             }
             (None, Some(_)) => {
-                // The pool's path is not known yet; what else is wrong is told now.
+                // The pool's path is not known yet; what else is wrong is reported now.
                 Storage::new("/".as_ref(), FOLDER_MODE)?.with(&settings.storages)?;
                 OnceCell::new()
             }

@@ -60,7 +60,7 @@ impl Networks {
         Ok(Self { active: names(active), inactive: names(inactive) })
     }
 
-    /// The active ones, for people.
+    /// The active ones, for messages.
     pub(super) fn known(&self) -> String {
         if self.active.is_empty() { "none".to_owned() } else { self.active.join(", ") }
     }

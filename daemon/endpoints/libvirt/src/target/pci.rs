@@ -1,7 +1,7 @@
 //! Which network interfaces keep their place on the PCI bus, by which guests name them. Pure.
 //!
 //! Rule: a place is kept only where the target's machine surely has it: one that it lacks would be refused when the domain
-//! is defined, with the source off. What is not kept is told before.
+//! is defined, with the source off. What is not kept is reported before.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -76,7 +76,7 @@ impl Slots {
         })
     }
 
-    /// What is told of the interfaces that get another place.
+    /// What is reported of the interfaces that get another place.
     pub(super) fn findings(&self) -> impl Iterator<Item = String> {
         self.changed.iter().map(|(mac, place)| {
             let Place { domain, bus, slot, function } = place;

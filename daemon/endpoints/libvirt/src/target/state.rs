@@ -12,7 +12,7 @@ pub(super) const ELSEWHERE: &str =
 pub(super) const ON_ITS_WAY: &str = "libvirt is migrating it, and it may run on the other host already: wait for the end of \
                                      that, or abort it (virsh domjobabort)";
 
-/// A domain that ran and is off, or has power and executes nothing, will not come up by itself.
+/// A domain that ran and is off, or has power and executes nothing, will not start without help.
 pub(super) fn of(standing: &DomainStatus) -> MachineState {
     match standing.state {
         RunState::Running => MachineState::Running,

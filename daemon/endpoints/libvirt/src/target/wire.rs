@@ -75,7 +75,7 @@ impl Wire {
         matches!(self, Self::Bridge { .. })
     }
 
-    /// For people.
+    /// For messages.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Bridge { vlans: true } => "a Linux bridge",

@@ -13,7 +13,8 @@ use crate::libvirt::MAX_OUTPUT;
 pub(in crate::libvirt) enum CallFailure {
     /// The library is not here, or is too old.
     Missing(String),
-    /// libvirt's answer: `virErrorNumber`, `virErrorDomain`, an errno where it has one, and its words, for people.
+    /// libvirt's answer: `virErrorNumber`, `virErrorDomain`, an errno where it has one, and its words, for
+    /// messages.
     Said { code: i32, domain: i32, errno: i32, words: String },
     /// What was asked or answered is no text that fits.
     Malformed(String),

@@ -33,7 +33,8 @@ impl Drop for LibvirtConnection {
     }
 }
 
-/// What is told when a domain starts, stops and the like: its UUID, the event and its detail, in libvirt's numbers.
+/// What libvirt reports when a domain starts, stops and the like: its UUID, the event and its detail, in
+/// libvirt's numbers.
 type EventListener = Box<dyn Fn(Uuid, i32, i32) + Send + Sync>;
 
 impl LibvirtConnection {
@@ -180,7 +181,7 @@ impl LibvirtConnection {
         names.collect()
     }
 
-    /// Fails unless the secret is defined and has a value. A value that may not be told counts as there.
+    /// Fails unless the secret is defined and has a value. A value that may not be read counts as there.
     pub(in crate::libvirt) fn check_secret(&self, uuid: &str) -> CallResult<()> {
         let (api, uuid) = (self.0.api, text(uuid)?);
         // SAFETY: the connection is alive, the text lives for the call.

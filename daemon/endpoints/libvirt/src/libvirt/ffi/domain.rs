@@ -1,6 +1,7 @@
 //! A domain, and its checkpoints: what is asked of them, and what is done to them.
 //!
-//! Rule: states, reasons and flags are libvirt's numbers as they are; what they mean is told outside this folder.
+//! Rule: states, reasons and flags are libvirt's numbers as they are; their meaning is decided outside this
+//! folder.
 
 use std::{
     ffi::{CString, c_char, c_int},

@@ -15,7 +15,7 @@ pub(crate) struct Difference {
     pub(crate) defined: String,
 }
 
-/// Settings that differ by themselves: the processor of the running one is written out in full, its memory is
+/// Settings that always differ: the processor of the running one is written out in full, its memory is
 /// that of the balloon, its power-off is what a stop by warmd needs, and notes are no hardware.
 const OWN: [&str; 5] = ["devices", "cpu", "currentMemory", "on_poweroff", "metadata"];
 
@@ -37,7 +37,7 @@ pub(crate) fn differences(running: &HardwareElement, defined: &HardwareElement) 
         let of = |all: &BTreeMap<Place, Vec<HardwareElement>>| all.get(place).cloned().unwrap_or_default();
         let (now, then) = (of(&running), of(&defined));
         match (place.0.as_str(), now.as_slice(), then.as_slice()) {
-            // One that is in one of them alone is told by its name, with its image or its network.
+            // One that is in one of them alone is reported by its name, with its image or its network.
             ("disk" | "interface", [], _) | ("disk" | "interface", _, []) if is_told(place, &now, &then) => {}
             ("disk" | "interface", [now], [then]) => {
                 // Whether it is a disk or a LUN is of its image.

@@ -1,4 +1,4 @@
-//! All that a domain's XML has, sorted by the table: what is carried, and what is to be told.
+//! All that a domain's XML has, sorted by the table: what is carried, and what is to be reported.
 //!
 //! Rule: nothing is left out without a word. What the table does not name is a finding too. What is carried is a tree of
 //! names and values that the table allows, never the text.
@@ -112,7 +112,7 @@ impl<'a, 'i> Sorter<'a, 'i> {
     }
 }
 
-/// The element or attribute as people know it: `disk sda: source`, `cputune`.
+/// The element or attribute as users know it: `disk sda: source`, `cputune`.
 fn place(path: &[Node<'_, '_>], attribute: Option<&str>) -> String {
     let names: Vec<_> =
         path.iter().map(|node| name_of(node.tag_name().namespace(), node.tag_name().name())).collect();

@@ -14,7 +14,7 @@ pub(super) enum HardwareClass {
     Carry,
     /// Nothing is lost without it; why.
     Harmless(&'static str),
-    /// It is told; what it means.
+    /// It is reported; what it means.
     Find(Rule, &'static str),
 }
 
@@ -270,7 +270,8 @@ pub(super) const TABLE: &[(&str, HardwareClass)] = &[
     ("devices/memballoon/alias", ANEW), ("devices/memballoon/address", ANEW),
     ("devices/panic", Carry), ("devices/panic/@model", Carry), ("devices/panic/address", ANEW), ("devices/panic/alias", ANEW),
 
-    // The host's end of a port is made anew: a terminal of libvirt's, and for the first one a file that takes what is said.
+    // The host's end of a port is created again: a terminal of libvirt's, and for the first one a file that
+    // takes what is said.
     ("devices/serial[type=pty|file|null|stdio|vc]/source", HOSTS), ("devices/serial/source", ENDPOINT),
     ("devices/serial/protocol", TOLD), ("devices/serial/protocol/**", TOLD), ("devices/serial/log", HOSTS),
     ("devices/serial", Carry), ("devices/serial/@type", Read), ("devices/serial/@tty", RUNTIME),

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// The corpus: domains as people's tools define them.
+/// The corpus: domains as users' tools define them.
 fn corpus() -> Vec<(String, String)> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../tests/domains");
     let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
