@@ -1,7 +1,7 @@
-//! Sources of migrations that are past the point of no return: whether one runs beside its target VM.
+//! Source monitoring after the point of no return: whether a source VM runs beside its target VM.
 //!
-//! Rule: "cannot be reached" is never "off", and never "running" either. What is seen is told once, durably, and told again
-//! when it is over. Nothing is done about it: which of the two is to go on only people know.
+//! Rule: "unreachable" is neither "off" nor "running". A finding is reported once, durably, and again when it
+//! ends. The daemon does not act on it: only an operator knows which VM is to continue.
 
 use std::{
     collections::BTreeMap,
@@ -28,23 +28,24 @@ use warmd_store::MigrationRow;
 
 use super::{context::Context, failure::WorkError, manager::Manager};
 
-/// How often the sources of migrations that are done are looked at.
+/// The interval between checks of the sources of done migrations.
 const EVERY: Duration = Duration::from_mins(1);
-/// How many of one source at a time: a source that hangs keeps no other from being looked at.
+/// VMs of one source checked at a time: a source that hangs does not delay the checks of others.
 const PARALLEL: usize = 4;
-/// A source that has not said for so long whether its VM is off is told once.
+/// A source whose VM state is unknown for this long is reported once.
 const SILENT: Duration = Duration::from_hours(1);
-/// How long one may take to answer.
+/// The time limit of one answer.
 const ANSWER: Duration = Duration::from_secs(30);
 
-/// The kind of the journal's lines about it.
+/// The kind of the journal lines about a finding.
 const KIND: &str = "error";
 
-/// What to do about both running.
+/// What to do when both run.
 const BOTH: &str = "it was started on the source after the target VM was started, and neither has what the other writes: stop \
                     it on the source, and find out who starts it (a person, high availability, a backup tool)";
 
-/// Looks at the source once, of a migration whose target VM was started; whether it answered. Running is a failure.
+/// Checks the source VM of a migration whose target VM was started; returns whether the source answered. A
+/// running VM is an error.
 pub(super) async fn source_is_off(context: &Context) -> Result<bool, WorkError> {
     if mutant("source-not-watched") {
         return Ok(true);
@@ -66,12 +67,12 @@ pub(super) async fn source_is_off(context: &Context) -> Result<bool, WorkError> 
     }
 }
 
-/// Whether the source VM runs, there or on another of the source's hosts; why that is not known.
+/// Whether the source VM runs, there or on another of the source's hosts; the error is why that is unknown.
 async fn runs(source: &dyn Source, vm: &VmId) -> Result<bool, String> {
     match tokio::time::timeout(ANSWER, source.power(vm)).await {
         Ok(Ok(PowerState::Running | PowerState::Paused)) => Ok(true),
         Ok(Ok(PowerState::Off)) => Ok(false),
-        // What is not there does not run there.
+        // A VM that does not exist does not run there.
         Ok(Err(error)) if error.kind == SourceErrorKind::NotFound => Ok(false),
         Ok(Err(error)) if error.runs_elsewhere() => Ok(true),
         Ok(Err(error)) => Err(error.to_string()),
@@ -79,16 +80,16 @@ async fn runs(source: &dyn Source, vm: &VmId) -> Result<bool, String> {
     }
 }
 
-/// What was told of the source before is over.
+/// Clears an earlier finding about the source.
 pub(super) async fn source_was_off(context: &Context) -> Result<(), StoreError> {
     context.store.save_source_ran(context.id, None, Vec::new()).await
 }
 
-/// Since when a source has not said whether its VM is off, and whether that was told.
+/// Since when a source's VM state is unknown, and whether that was reported.
 type Silences = Mutex<BTreeMap<MigrationId, (Instant, bool)>>;
 
-/// Looks at the sources of migrations that are done, for as long as their plans wanted, and of those that failed after
-/// the target VM's start, until the daemon ends.
+/// Checks the sources of done migrations, for as long as their plans say, and of those that failed after the
+/// target VM's start, until the daemon ends.
 pub(super) async fn keep_looking(manager: Weak<Manager>, shutdown: CancellationToken) {
     let silences = Silences::default();
     loop {
@@ -121,8 +122,8 @@ async fn look_at_all(manager: &Arc<Manager>, silences: &Silences) {
     futures::future::join_all(looks).await;
 }
 
-/// Whether the source of a done migration has been looked at for as long as its plan wants. That was written down as a time
-/// of day, which may have been set since.
+/// Whether the source of a done migration has been checked for as long as its plan says. The start is
+/// recorded as a time of day, and the clock may have been set since.
 async fn is_over(manager: &Manager, row: &MigrationRow) -> bool {
     let Some(until) = row
         .cutover
@@ -136,18 +137,18 @@ async fn is_over(manager: &Manager, row: &MigrationRow) -> bool {
     }
     match manager.plan_of(row).await {
         Ok(plan) => is_over_at(until, plan.cutover.monitor_source),
-        // One look too many does no harm.
+        // One check too many does no harm.
         Err(_) => false,
     }
 }
 
-/// Whether `span`, which was to end at `until`, is over, whichever of the clocks that was told by.
+/// Whether `span`, which was to end at `until`, has passed, regardless of the clock that recorded `until`.
 fn is_over_at(until: DateTime<Utc>, span: Duration) -> bool {
     let began = TimeDelta::from_std(span).ok().and_then(|span| until.checked_sub_signed(span));
     began.is_none_or(|began| clock::age(began) >= span)
 }
 
-/// Looks at the VMs of one source.
+/// Checks the VMs of one source.
 async fn look_at_those(manager: &Manager, rows: Vec<MigrationRow>, silences: &Silences) {
     stream::iter(rows)
         .for_each_concurrent(PARALLEL, |row| async move {
@@ -158,7 +159,7 @@ async fn look_at_those(manager: &Manager, rows: Vec<MigrationRow>, silences: &Si
         .await;
 }
 
-/// Remembers whether the source answered; its silence as it is to be told, once.
+/// Records whether the source answered; returns the length of its silence when it must be reported, once.
 fn silence(silences: &Silences, id: MigrationId, has_answered: bool) -> Option<Duration> {
     let mut silences = silences.lock().unwrap_or_else(PoisonError::into_inner);
     if has_answered {
@@ -191,7 +192,7 @@ async fn look_at(manager: &Manager, row: &MigrationRow, silences: &Silences) -> 
     if runs == row.source_seen_running_at.is_some() || mutant("source-not-watched") {
         return Ok(());
     }
-    // A rollback that began meanwhile may have started it.
+    // A rollback that began meanwhile may have started the VM.
     let now = manager.store.migration(row.id).await?;
     if now.is_none_or(|now| !now.state.rests_past_no_return()) {
         return Ok(());

@@ -1,7 +1,9 @@
-//! The audit of change tracking in a pass: is what the source calls unchanged unchanged?
+//! The audit of change tracking in a pass: are the blocks that the source reports as unchanged really
+//! unchanged?
 //!
-//! Rule: a source that was found not to tell the truth about a disk is never asked about that disk again: from then on,
-//! durably, every pass compares all of it. The pass that finds it out does so too, before it copies anything.
+//! Rule: after a tracking fault the source's reports about that disk are never used again: from then on,
+//! durably, every pass compares the whole disk. So does the pass that finds the fault, before it copies
+//! anything.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,21 +31,22 @@ use warmd_store::DiskRow;
 
 use super::{context::Context, failure::WorkError, pass::rows_at_fault};
 
-/// Reads at once: a little beside what else the source does.
+/// Reads at once: few beside the source's other work.
 const IN_FLIGHT: usize = 4;
-/// How long an audit may take: in a delta, and in a cutover, where it uses up the phases' time and the VM may be down.
+/// How long an audit may take: in a delta, and in a cutover, where the phase's time passes and the VM may be
+/// down.
 const DEADLINE: Duration = Duration::from_mins(5);
 const CUTOVER_DEADLINE: Duration = Duration::from_secs(10);
-/// How long its end is waited for after that.
+/// How long its end is awaited after that.
 const GRACE: Duration = Duration::from_secs(3);
 /// Mismatched extents that are listed.
 const LISTED: usize = 100;
 
-/// How much of a disk is audited in each delta.
+/// The amount of a disk that each delta audits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuditAmount {
     pub amount: Amount,
-    /// Bytes, whatever `amount` gives.
+    /// Upper bound in bytes, for any `amount`.
     pub at_most: u64,
 }
 
@@ -54,22 +57,22 @@ impl Default for AuditAmount {
 }
 
 impl AuditAmount {
-    /// Bytes of a disk of `size` bytes.
+    /// The bytes to audit of a disk of `size` bytes.
     fn of(self, size: Length) -> Length {
         Length(self.amount.of(size.0).min(self.at_most))
     }
 }
 
-/// What of a disk is audited, in which pass.
+/// The audited disk and pass.
 pub(super) struct Audited<'a> {
     pub(super) row: &'a DiskRow,
     pub(super) ledger: &'a Arc<Ledger>,
-    /// As the store numbers it.
+    /// The store's number.
     pub(super) disk_pass: i64,
 }
 
-/// Audits one disk of an open snapshot to which its ledger was advanced, before it is drained. `None` if there is
-/// nothing to audit, or it is not wanted.
+/// Audits one disk of an open snapshot, after its ledger was advanced to it and before it is drained. `None`
+/// if there is nothing to audit, or no audit is wanted.
 pub(super) async fn run(
     context: &Context,
     kind: PassKind,
@@ -104,7 +107,7 @@ pub(super) async fn run(
         pool: context.pool(false),
         chunk: context.engine.settings.chunk,
         in_flight: context.engine.settings.reads_in_flight.min(IN_FLIGHT),
-        // In the final delta the source is off: sparing it only makes the downtime longer.
+        // In the final delta the source is off: a backoff would only prolong the downtime.
         read_latency_factor: context.engine.settings.read_latency_factor.filter(|_| kind != PassKind::Final),
         baseline: context.baseline(row.id).await,
         limits: context.shares(&row.key),
@@ -114,7 +117,7 @@ pub(super) async fn run(
     let deadline = if cuts_over { CUTOVER_DEADLINE } else { DEADLINE };
     let (view, next) = if let Some(found) = within(deadline, audit(job), &halt, stop).await {
         if let Some(error) = &found.failed {
-            // The pass reads the same disk, and knows better what its failures mean.
+            // The pass reads the same disk and classifies its failures better.
             let text = format!("disk {}: change tracking not audited to the end: {error}", row.key);
             context.log_event("warning", text).await;
         }
@@ -137,7 +140,7 @@ pub(super) async fn run(
     Ok(Some(view))
 }
 
-/// Ends the audit when its time is over or the pass is to stop; what it had read until then counts.
+/// Ends the audit at its deadline or when the pass must stop; what it has read until then counts.
 async fn within(
     deadline: Duration,
     audit: impl Future<Output = AuditOutcome>,
@@ -175,22 +178,22 @@ fn viewed(found: &AuditOutcome, deadline: Duration, stop: &StopSignal) -> (Audit
     (view, found.next)
 }
 
-/// When what was found where, the first places of it.
+/// The finding with its first positions.
 fn describe(what: &str, places: &[(u64, u64)]) -> String {
     let first: Vec<_> = places.iter().take(8).map(|(at, len)| format!("{at}+{len}")).collect();
     let more = if places.len() > first.len() { ", …" } else { "" };
     format!("on {} UTC, {what}, at {}{more}", format::moment(clock::now()), first.join(", "))
 }
 
-/// Takes note that a comparison found blocks of an open snapshot, drained to the target, that hold something else than
-/// change tracking had warmd copy.
+/// Records that a comparison found blocks of an open, drained snapshot that differ from what warmd copied by
+/// change tracking.
 pub(super) async fn found_out(
     context: &Context,
     row: &DiskRow,
     unreported: &[Extent],
 ) -> Result<(), WorkError> {
     let mut unreported = unreported.to_vec();
-    // Pieces of a comparison end in any order.
+    // Pieces of a comparison finish in any order.
     unreported.sort_unstable();
     let bytes: u64 = unreported.iter().map(|extent| extent.len().0).sum();
     let places: Vec<_> = coalesce(unreported, 0).map(|extent| (extent.start().0, extent.len().0)).collect();
@@ -205,10 +208,10 @@ pub(super) async fn found_out(
     Ok(())
 }
 
-/// Notes beside the disks that one more is at fault, before the state knows: one that is put back from a copy from before
-/// that believes the source, and is not to be believed.
+/// Notes one more tracking fault beside the disks, before the state records it: a state restored from an
+/// earlier copy trusts the source, which would be wrong.
 async fn note_beside(context: &Context, row: &DiskRow) -> Result<(), WorkError> {
-    // Disks are compared side by side, and each counts from what is noted.
+    // Disks are compared in parallel, and each update counts from the noted number.
     static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let _turn = ONE_AT_A_TIME.lock().await;
     let rows = context.store.disks(context.id).await?;
@@ -217,21 +220,21 @@ async fn note_beside(context: &Context, row: &DiskRow) -> Result<(), WorkError> 
         return Ok(());
     }
     let Some(LastWriter::Pass { number, faults }) = context.target.noted_writer(context.id).await? else {
-        // Of what a conversion or a target VM wrote nothing is believed anyway.
+        // What a conversion or a target VM wrote is not trusted anyway.
         return Ok(());
     };
     let writer = LastWriter::Pass { number, faults: faults.max(rows_at_fault(&rows)) + 1 };
     Ok(context.target.note_writer(context.id, Some(writer)).await?)
 }
 
-/// Counts bytes that were looked at, and those of which the source had not told.
+/// Counts the bytes checked, and those that the source did not report.
 pub(super) fn count(context: &Context, row: &DiskRow, checked: u64, unreported: u64) {
     let plan = context.plan().name.clone();
     let name = AuditName { plan, vm: context.machine.name.clone(), disk: row.key.clone() };
     context.engine.metrics.audited(name, checked, unreported);
 }
 
-/// Says it wherever somebody may look.
+/// Reports the fault in the journal, the log and the view.
 async fn tell(context: &Context, row: &DiskRow, fault: &str) {
     context.live.update(|live| {
         if let Some(view) = live.disks.iter_mut().find(|view| view.key == row.key) {
@@ -247,7 +250,7 @@ async fn tell(context: &Context, row: &DiskRow, fault: &str) {
     context.log_event("tracking-fault", text).await;
 }
 
-/// Makes the pass one that compares all of the disk: the snapshot stays, and with it the mark.
+/// Makes the pass compare the whole disk: the snapshot stays, and with it the mark.
 async fn compare_all(ledger: &Ledger, fault: &str) -> Result<(), WorkError> {
     if let Some(mark) = ledger.anchor() {
         ledger.advance(mark, &unknown(fault)).await?;
@@ -255,7 +258,7 @@ async fn compare_all(ledger: &Ledger, fault: &str) -> Result<(), WorkError> {
     Ok(())
 }
 
-/// What a source that cannot be trusted says.
+/// The changes reported by a source that is not trusted.
 pub(super) fn unknown(fault: &str) -> Changed {
     Changed::Unknown(format!("its change tracking cannot be trusted: {fault}"))
 }

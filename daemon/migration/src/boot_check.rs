@@ -1,6 +1,7 @@
-//! The boot check: what the plan wants to see of the target VM before it is handed over.
+//! The boot check: what must be seen of the target VM before the cutover is finished.
 //!
-//! Rule: it only looks. What follows when something is not seen is the cutover's to say, and both VMs never run for it.
+//! Rule: it only observes. The cutover decides what follows a failed check, and never runs both VMs because
+//! of it.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use warmd_core::{model::boot::BootCheck, targets::GuestSign};
 
 use super::context::Context;
 
-/// How long a look may take, so that the next one comes.
+/// The time limit of one look, so that the next one follows.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// The checks of one start, until each has succeeded once.
@@ -22,7 +23,7 @@ pub(super) struct BootChecks {
 #[derive(Debug)]
 struct Check {
     what: What,
-    /// What was found instead, when it was looked last.
+    /// The last finding instead.
     instead: String,
 }
 
@@ -42,7 +43,7 @@ impl BootChecks {
         Self { pending: pending.collect(), seen: Vec::new() }
     }
 
-    /// Looks once at all that was not seen yet.
+    /// Looks once at each check that has not succeeded yet.
     pub(super) async fn look(&mut self, context: &Context) {
         let mut pending = Vec::new();
         for mut check in std::mem::take(&mut self.pending) {
@@ -62,13 +63,13 @@ impl BootChecks {
         self.pending.is_empty()
     }
 
-    /// What was seen, in words, after `first`.
+    /// The succeeded checks in words, after `first`.
     pub(super) fn seen(mut self, first: String) -> String {
         self.seen.insert(0, first);
         self.seen.join("; ")
     }
 
-    /// What was not seen, in words.
+    /// The missing checks in words.
     pub(super) fn missing(&self) -> String {
         let missing =
             self.pending.iter().map(|check| format!("not seen: {} ({})", check.what, check.instead));

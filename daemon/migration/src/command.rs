@@ -1,4 +1,4 @@
-//! What is asked of a migration's owner.
+//! Requests to a migration's driver.
 
 use tokio::sync::oneshot;
 use warmd_core::model::{
@@ -7,15 +7,15 @@ use warmd_core::model::{
     verify::VerifyOrder,
 };
 
-/// A request with the place for its answer.
+/// A request with the channel for its answer.
 #[derive(Debug)]
 pub struct OwnerRequest {
     pub request: Request,
-    /// Which verification, if that is asked for.
+    /// The verification, if one is requested.
     pub order: VerifyOrder,
-    /// When, and whether at any time, if a cutover is asked for.
+    /// When, and whether at any time, if a cutover is requested.
     pub cutover: CutoverOrder,
-    /// Who asks, for the journal.
+    /// Who requests, for the journal.
     pub by: String,
     pub answer: oneshot::Sender<RequestOutcome>,
 }

@@ -1,11 +1,11 @@
-//! What the daemon's service forbids to the programs that the daemon runs: they are its children, and share its sandbox.
+//! What the daemon's service forbids to the daemon's child processes, which share its sandbox.
 //!
-//! Rule: it only informs. What binds is found by trying, or read from the kernel, and not taken from a unit's file; what
-//! cannot be found out is not said to bind.
+//! Rule: for information only. Restrictions are found by trying, or read from the kernel, not from a unit
+//! file; a restriction that cannot be determined is not reported.
 
 use std::{fmt, fs};
 
-/// What tools that run a VM to convert a guest (virt-v2v, libguestfs) take beside the daemon.
+/// Memory that tools which convert a guest in a VM (virt-v2v, libguestfs) need beside the daemon.
 const WANTED: u64 = 3 << 30;
 /// Bit of `CAP_SYS_ADMIN`.
 const SYS_ADMIN: u32 = 21;
@@ -14,7 +14,7 @@ const SYS_ADMIN: u32 = 21;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Confinement {
     no_code_at_run_time: bool,
-    /// Bytes that all processes of the service may have, if that is little.
+    /// The memory limit of all processes of the service, in bytes, if it is small.
     little_memory: Option<u64>,
     read_only_root: bool,
     own_tmp: bool,
@@ -24,7 +24,7 @@ pub(super) struct Confinement {
 }
 
 impl Confinement {
-    /// Looks at this process.
+    /// Reads the restrictions of this process.
     pub(super) fn look() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let mut confinement = Self::read(&read("/proc/self/status"), &read("/proc/self/mountinfo"));
@@ -57,7 +57,7 @@ impl Confinement {
         }
     }
 
-    /// Whether a program that converts a guest by running a VM is known to fail under it, if nothing is done.
+    /// Whether a program that converts a guest by running a VM is known to fail under these restrictions.
     pub(super) fn binds(&self) -> bool {
         self.no_code_at_run_time || self.little_memory.is_some()
     }
@@ -88,7 +88,7 @@ impl fmt::Display for Confinement {
     }
 }
 
-/// The path of this process's group, if that is a service's.
+/// The path of this process's group, if it is a service's.
 fn service_group(groups: &str) -> Option<&str> {
     groups.lines().find_map(|line| line.strip_prefix("0::")).filter(|group| group.ends_with(".service"))
 }
@@ -97,7 +97,7 @@ fn little(limit: &str) -> Option<u64> {
     limit.trim().parse().ok().filter(|bytes| *bytes < WANTED)
 }
 
-/// Whether memory that was written cannot be executed.
+/// Whether written memory cannot be executed.
 fn denies_code_at_run_time() -> bool {
     const PAGE: usize = 4096;
     let written = memmap2::MmapMut::map_anon(PAGE);

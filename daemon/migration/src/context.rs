@@ -1,4 +1,4 @@
-//! What all the work on one migration needs, and nothing that changes while it lives.
+//! What all work on one migration needs, constant during its life.
 
 use std::{
     collections::BTreeMap,
@@ -50,14 +50,14 @@ use super::{
 pub struct Engine {
     pub pool: BufferPool,
     pub settings: TransferSettings,
-    /// Of all reads together, as configured.
+    /// The configured limit of all reads together.
     pub limit: Limit,
-    /// How much of each disk is read to see whether change tracking tells the truth, unless its plan says.
+    /// The amount of each disk to audit, unless its plan sets one.
     pub audit: AuditAmount,
     pub metrics: Metrics,
 }
 
-/// One migration's surroundings.
+/// The environment of one migration.
 pub struct Context {
     pub id: MigrationId,
     plan: watch::Sender<Arc<Plan>>,
@@ -71,29 +71,30 @@ pub struct Context {
     pub admissions: Admissions,
     shares: BTreeMap<DiskKey, DiskShares>,
     limits: Arc<Registry>,
-    /// With whom it may cut over together.
+    /// The groups of which it may be a member.
     pub groups: Arc<Groups>,
-    /// The names of the endpoints that it began with.
+    /// The names of the endpoints at its start.
     endpoint_names: (String, String),
     pub live: Arc<StatusPublisher>,
     cutover: Mutex<Cutover>,
     ledgers: tokio::sync::Mutex<BTreeMap<DiskId, Arc<Ledger>>>,
     baselines: tokio::sync::Mutex<BTreeMap<DiskId, Arc<Mutex<LatencyBaseline>>>>,
-    /// When an earlier daemon asked for the target VM's start, if it did in the cutover that was taken up.
+    /// When an earlier daemon requested the target VM's start, if it did in the resumed cutover.
     pub start_requested_before_restart: Option<DateTime<Utc>>,
-    /// The machine as the source described it last; [`Context::machine`] is as it was when the daemon took it up.
+    /// The machine as the source described it last; [`Context::machine`] is the description when the driver
+    /// started.
     latest: Mutex<Machine>,
-    /// Where its definitions were last seen to differ.
+    /// Where its definitions last differed.
     differences: Mutex<Vec<String>>,
-    /// Whether the target's VM was seen to run in this cutover, which may not be saved yet.
+    /// Whether the target VM was seen running in this cutover, which may not be saved yet.
     seen_started: AtomicBool,
-    /// Whether what an earlier daemon may have left open on the source was ended.
+    /// Whether leftovers of an earlier daemon on the source were ended.
     is_swept: AtomicBool,
-    /// Whether the last writer to the target's disks was looked at, and is one that the state knows.
+    /// Whether the last writer of the target's disks was checked, and is known to the state.
     writer_is_checked: AtomicBool,
-    /// How long its last pass is past.
+    /// The time since its last pass.
     pub(super) steady: Steady,
-    /// Whether its copy is older than is promised.
+    /// Whether its copy is older than the RPO target.
     pub(super) overdue: Overdue,
 }
 
@@ -110,19 +111,19 @@ pub struct ContextParts {
     pub target: Arc<dyn Target>,
     pub engine: Engine,
     pub admissions: Admissions,
-    /// What the work on each disk takes from.
+    /// The shares of each disk's work.
     pub shares: BTreeMap<DiskKey, DiskShares>,
     pub limits: Arc<Registry>,
     pub groups: Arc<Groups>,
     /// The names of the source and the target.
     pub endpoint_names: (String, String),
     pub live: Arc<StatusPublisher>,
-    /// As the store has it.
+    /// As in the store.
     pub cutover: Cutover,
 }
 
 impl Context {
-    /// Puts the parts together.
+    /// Creates a context of the parts.
     pub fn new(parts: ContextParts) -> Self {
         let ContextParts {
             id,
@@ -176,37 +177,37 @@ impl Context {
         }
     }
 
-    /// Whether the target's VM was seen to run in this cutover, which may not be saved yet.
+    /// Whether the target VM was seen running in this cutover, which may not be saved yet.
     pub(super) fn is_seen_started(&self) -> bool {
         self.seen_started.load(Ordering::Relaxed)
     }
 
-    /// It was seen to run, or a new one is made.
+    /// Records that the target VM was seen running, or that a new one is created.
     pub(super) fn see_started(&self, is_seen: bool) {
         self.seen_started.store(is_seen, Ordering::Relaxed);
     }
 
-    /// Whether a cutover is under way.
+    /// Whether a cutover is in progress.
     pub(super) fn is_cutting_over(&self) -> bool {
         matches!(self.live.view().state, State::CuttingOver { .. })
     }
 
-    /// Whether what an earlier daemon may have left open on the source was ended since this one came up.
+    /// Whether leftovers of an earlier daemon on the source were ended since the start.
     pub(super) fn is_swept(&self) -> bool {
         self.is_swept.load(Ordering::Relaxed)
     }
 
-    /// It was ended.
+    /// Records that they were ended.
     pub(super) fn swept(&self) {
         self.is_swept.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the target was found to be no further than the state, since the daemon came up.
+    /// Whether the target was found to be no newer than the state, since the daemon's start.
     pub(super) fn writer_checked(&self) -> bool {
         self.writer_is_checked.load(Ordering::Relaxed)
     }
 
-    /// It was found so.
+    /// Records this.
     pub(super) fn set_writer_checked(&self) {
         self.writer_is_checked.store(true, Ordering::Relaxed);
     }
@@ -216,27 +217,27 @@ impl Context {
         Arc::clone(&self.plan.borrow())
     }
 
-    /// Tells when another plan than the present one is put in force.
+    /// Notifies when a new plan takes effect.
     pub fn plans(&self) -> watch::Receiver<Arc<Plan>> {
         self.plan.subscribe()
     }
 
-    /// Puts a newly applied plan in force; work that runs keeps the one it began with, all but its copy windows.
+    /// Puts a newly applied plan into effect; running work keeps its plan, except for the copy windows.
     pub fn set_plan(&self, plan: Arc<Plan>) {
         self.plan.send_replace(plan);
     }
 
-    /// What is remembered of the last cutover.
+    /// The record of the last cutover.
     pub fn cutover(&self) -> Cutover {
         self.cutover.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes over what a saved step remembers of the cutover.
+    /// Takes over the cutover record of a saved step.
     pub fn set_cutover(&self, cutover: Cutover) {
         *self.cutover.lock().unwrap_or_else(PoisonError::into_inner) = cutover;
     }
 
-    /// Remembers something of the cutover, durably.
+    /// Changes the cutover record, durably.
     pub async fn remember(&self, change: impl FnOnce(&mut Cutover)) -> Result<(), StoreError> {
         let mut cutover = self.cutover();
         change(&mut cutover);
@@ -245,8 +246,8 @@ impl Context {
         Ok(())
     }
 
-    /// The disk's ledger. One for the daemon's life: it keeps a new pass from starting before the last write of an
-    /// abandoned one has ended.
+    /// The disk's ledger. One for the daemon's life: it prevents a new pass from starting before the last
+    /// write of an abandoned one has ended.
     pub async fn ledger(&self, disk: DiskId) -> Result<Arc<Ledger>, StoreError> {
         let mut ledgers = self.ledgers.lock().await;
         if let Some(ledger) = ledgers.get(&disk) {
@@ -257,7 +258,7 @@ impl Context {
         Ok(ledger)
     }
 
-    /// Waits until nothing that was begun writes to the target any more.
+    /// Waits until all started writes to the target have ended.
     pub(super) async fn quiet(&self) {
         let ledgers: Vec<_> = self.ledgers.lock().await.values().cloned().collect();
         for ledger in ledgers {
@@ -265,8 +266,8 @@ impl Context {
         }
     }
 
-    /// What the disk's reads take when all is well, as far as its passes have seen. That it cannot be read is logged,
-    /// and learnt anew.
+    /// The latency baseline of the disk's reads from its passes. An unreadable baseline is logged and learnt
+    /// again.
     pub async fn baseline(&self, disk: DiskId) -> Arc<Mutex<LatencyBaseline>> {
         let mut baselines = self.baselines.lock().await;
         if let Some(baseline) = baselines.get(&disk) {
@@ -279,7 +280,7 @@ impl Context {
         Arc::clone(baselines.entry(disk).or_insert_with(|| Arc::new(Mutex::new(stored))))
     }
 
-    /// Keeps what was learnt of the disk's source.
+    /// Saves the disk's latency baseline.
     pub async fn keep_baseline(&self, disk: DiskId) {
         let baseline = self.baseline(disk).await.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Err(error) = self.store.save_baseline(disk, &baseline).await {
@@ -292,17 +293,17 @@ impl Context {
         &self.endpoint_names.1
     }
 
-    /// What the work on a disk takes from.
+    /// The shares of a disk's work.
     pub fn shares(&self, disk: &DiskKey) -> DiskShares {
         self.shares.get(disk).cloned().unwrap_or_default()
     }
 
-    /// The buffers that its work may hold: its target's share, and for what is urgent the reserve as well.
+    /// The buffers for its work: its target's share, and for urgent work also the reserve.
     pub fn pool(&self, is_urgent: bool) -> BufferPool {
         self.engine.pool.share(&self.endpoint_names.1, is_urgent)
     }
 
-    /// What bounds the rate of its passes now.
+    /// The bounds of the rate of its passes now.
     pub fn ceilings(&self) -> Vec<Ceiling> {
         let mut ceilings = self.limits.ceilings(&LimitedMigration {
             id: self.id,
@@ -320,7 +321,7 @@ impl Context {
         EventView { at: clock::now(), migration: Some(self.id), by, kind, text }
     }
 
-    /// Writes a line into the journal and the log. A journal that cannot be written now must not stop the work.
+    /// Writes a line to the journal and the log. A journal that cannot be written must not stop the work.
     pub async fn log_event(&self, kind: &str, text: String) {
         tracing::info!(migration = %self.id, vm = %self.machine.name, kind, "{text}");
         if let Err(error) = self.store.append_events(vec![self.journal_entry("warmd", kind, text)]).await {
@@ -328,7 +329,7 @@ impl Context {
         }
     }
 
-    /// A warning that the view shows until the daemon restarts, told once.
+    /// A warning that the view shows until the daemon restarts, logged once.
     pub async fn warn(&self, text: String) {
         if !self.live.view().warnings.contains(&text) {
             self.live.update(|view| view.warnings.push(text.clone()));
@@ -336,17 +337,17 @@ impl Context {
         }
     }
 
-    /// Its schedule as last applied, ready to be asked: whatever is decided for this VM alone is decided by it.
+    /// Its schedule as last applied, ready for decisions: every decision about this VM alone uses it.
     pub fn rules(&self) -> Result<Rules, Problems> {
         self.plan().rules_of(&self.machine.name, &self.vm)
     }
 
-    /// The disks that were made on the target, where they were made, whatever the plan says now.
+    /// The disks that were created on the target, at their locations then, regardless of the plan now.
     pub async fn made_disks(&self) -> Result<Vec<DiskSpec>, StoreError> {
         Ok(self.store.disks(self.id).await?.iter().map(spec).collect())
     }
 
-    /// The disks to make on the target.
+    /// The disks to create on the target.
     pub fn disk_specs(&self) -> Vec<DiskSpec> {
         let plan = self.plan();
         let over = plan.override_by_name(&self.machine.name, &self.vm);
@@ -361,14 +362,14 @@ impl Context {
             .collect()
     }
 
-    /// What the plan wants to see of the target VM.
+    /// The plan's boot check of the target VM.
     pub fn boot_check(&self) -> BootCheck {
         let plan = self.plan();
         let over = plan.override_by_name(&self.machine.name, &self.vm);
         over.and_then(|over| over.boot_check.clone()).unwrap_or_else(|| plan.cutover.boot_check.clone())
     }
 
-    /// What is done to its disks before the VM is created from them.
+    /// The conversion of its disks before the VM is created from them.
     pub fn conversion(&self) -> Conversion {
         let plan = self.plan();
         let over = plan.override_by_name(&self.machine.name, &self.vm);
@@ -380,18 +381,18 @@ impl Context {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The source describes it so now.
+    /// Sets the present description of the source.
     pub(super) fn set_latest_machine(&self, machine: Machine) {
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = machine;
     }
 
-    /// Remembers where its definitions differ; where they did before, if that was elsewhere.
+    /// Records where its definitions differ; returns the earlier differences if they were others.
     pub(super) fn tell_differences(&self, now: &[String]) -> Option<Vec<String>> {
         let mut known = self.differences.lock().unwrap_or_else(PoisonError::into_inner);
         (*known != now).then(|| std::mem::replace(&mut *known, now.to_vec()))
     }
 
-    /// The machine as it was described last, with the target's networks.
+    /// The machine as described last, with the target's networks.
     pub fn mapped_machine(&self) -> Machine {
         self.plan().mapped(self.latest_machine())
     }

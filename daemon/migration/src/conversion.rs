@@ -1,14 +1,14 @@
 //! The conversion of the target's disks, before the VM is created from them.
 //!
 //! ```text
-//! overlays ─▶ command ─▶ its answer judged ─▶ what it changed pending ─▶ noted ─▶ committed into the disks
-//!        └────────── a failure here leaves the disks as they are ─────────┘└─ here the next pass brings it back ─┘
+//! overlays ─▶ command ─▶ answer checked ─▶ changed blocks pending ─▶ noted ─▶ committed into the disks
+//!        └──────── a failure here leaves the disks unchanged ────────┘└─ here the next pass restores them ─┘
 //! ```
 //!
-//! Rule: no byte of a disk changes before its block is pending in the ledger, the conversion is in the store, and its id
-//! is noted beside the disks; in that order. So whatever follows, the blocks that it touched are copied again by the next
-//! pass, and a state that does not know of it trusts nothing of the disks. It is never gone on with: after a restart
-//! the final delta brings the disks back, and the command begins anew.
+//! Rule: no byte of a disk changes before its block is pending in the ledger, the conversion is in the store,
+//! and its id is noted beside the disks; in that order. So in every case the next pass copies the changed
+//! blocks again, and a state that does not know the conversion trusts nothing of the disks. A conversion is
+//! never resumed: after a restart the final delta restores the disks, and the command starts again.
 
 use std::{
     ffi::OsStr,
@@ -46,22 +46,23 @@ use super::{
     program,
 };
 
-/// Version of what the command reads.
+/// Version of the command's input.
 const FACTS: u32 = 1;
-/// Names the file into which the command may write the machine as it is to be.
+/// Names the file into which the command may write the changed machine.
 const VARIABLE: &str = "WARMD_MACHINE";
 /// That file's name.
 const ANSWER: &str = "machine.json";
-/// The most bytes that it may have.
+/// The maximum size of that file, in bytes.
 const MOST_ANSWER: u64 = 1 << 20;
-/// How often it is looked what the command says.
+/// The interval at which the command's output is read.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// How often the journal tells of it while it runs.
+/// The interval of journal lines about the output while the command runs.
 const NOTE_EVERY: Duration = Duration::from_mins(1);
-/// What is granted beside the command and the commit.
+/// Extra time beside the command and the commit.
 const MARGIN: Duration = Duration::from_mins(2);
 
-/// What the command reads from its standard input, as JSON: `docs/conversion.md` has it. Fields are added, never changed.
+/// The command's standard input, as JSON, documented in `docs/conversion.md`. Fields are added, never
+/// changed.
 #[derive(Debug, Serialize)]
 struct ConversionInput<'a> {
     version: u32,
@@ -70,11 +71,11 @@ struct ConversionInput<'a> {
     source: &'a str,
     target: &'a str,
     vm: Vm<'a>,
-    /// Of the cutover, counted from 1.
+    /// The number of the cutover, from 1.
     attempt: u32,
     disks: Vec<Disk<'a>>,
     machine: &'a Machine,
-    /// The same as in the environment.
+    /// The same value as in the environment.
     answer: &'a Path,
 }
 
@@ -94,11 +95,11 @@ struct Disk<'a> {
     format: &'a str,
 }
 
-/// How long the phase may take; nearly nothing where nothing is converted.
+/// The deadline of the phase; nearly zero without a conversion.
 pub(super) fn deadline(context: &Context) -> Duration {
     match context.conversion().converter() {
         Some(converter) => {
-            // Of each disk, once to write it and once to flush it.
+            // For each disk, once to write it and once to flush it.
             let times = 2 * u32::try_from(context.machine.disks.len()).unwrap_or(u32::MAX / 2).max(1);
             converter.timeout + context.plan().cutover.delta_deadline.saturating_mul(times) + MARGIN
         }
@@ -106,7 +107,7 @@ pub(super) fn deadline(context: &Context) -> Duration {
     }
 }
 
-/// Fails if the conversion that the plan wants could not even begin: asked before anything is stopped.
+/// Fails if the plan's conversion could not even start: called before anything is stopped.
 pub(super) async fn check(context: &Context) -> Result<(), WorkError> {
     let conversion = context.conversion();
     let Some(converter) = conversion.converter() else { return Ok(()) };
@@ -128,7 +129,7 @@ async fn overlay_of(context: &Context) -> Result<&dyn ConversionOverlay, WorkErr
     })
 }
 
-/// Converts the disks if the plan wants that; what there is to tell.
+/// Runs the plan's conversion, if it has one; returns the outcome.
 pub(super) async fn run(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
     let conversion = context.conversion();
     let Some(converter) = conversion.converter() else { return Ok(Some(NO_CONVERSION.to_owned())) };
@@ -142,12 +143,12 @@ pub(super) async fn run(context: &Context, stop: &StopSignal) -> Result<Option<S
     crash::point("conversion.ran");
     let command = converter.command.clone();
     let view = ConversionView { command, started, committed: None, machine, disks: Vec::new() };
-    // Not tried again: the command would be run twice in one cutover, or on disks that are half converted.
+    // Not retried: the command would run twice in one cutover, or on half-converted disks.
     let told =
         unless_stopped(stop, write(context, overlay, (&disks, overlays), view)).await.map_err(|error| {
             WorkError::operator(format!("what the conversion changed is not all on the disks: {error}"))
         })?;
-    // All is on the disks: what is left over is not worth a cutover.
+    // All is on the disks: leftovers do not justify failing the cutover.
     if let Err(error) = overlay.remove_overlays(context.id, &disks).await {
         context.warn(format!("what the conversion worked on is not removed: {error}")).await;
     }
@@ -155,7 +156,7 @@ pub(super) async fn run(context: &Context, stop: &StopSignal) -> Result<Option<S
     Ok(Some(told))
 }
 
-/// Runs the command; the machine that it hands back, if that is another.
+/// Runs the command; returns the machine if the command changed it.
 async fn command(
     context: &Context,
     converter: &Converter,
@@ -228,7 +229,7 @@ fn facts(
     serde_json::to_string(&facts).map_err(|error| WorkError::operator(error.to_string()))
 }
 
-/// Lets the command run, and shows what it says last.
+/// Lets the command run, and shows its latest output.
 async fn shown<T>(
     context: &Context,
     program: &str,
@@ -262,7 +263,7 @@ async fn shown<T>(
     }
 }
 
-/// What is in the file; nothing if there is none.
+/// The content of the file; empty if there is none.
 async fn read(path: &Path) -> io::Result<Vec<u8>> {
     let there = path.to_owned();
     threads::on(path)?.run(move || read_all(&there)).await?
@@ -286,7 +287,7 @@ fn read_all(path: &Path) -> io::Result<Vec<u8>> {
     Ok(json)
 }
 
-/// Notes what was changed, and only then writes it into the disks; in words, what that was.
+/// Records the changes, and only then writes them into the disks; returns them in words.
 async fn write(
     context: &Context,
     overlay: &dyn ConversionOverlay,
@@ -294,7 +295,7 @@ async fn write(
     mut view: ConversionView,
 ) -> Result<String, WorkError> {
     cutover::fence(context).await?;
-    // From here on it is ours alone, also if the command left a program behind.
+    // From here on the overlays belong to warmd alone, also if the command left a process behind.
     let overlays = overlay.detach_overlays(context.id, overlays).await?;
     let changed = overlay.changed(context.id, disks, &overlays).await?;
     for row in context.store.disks(context.id).await? {
@@ -326,7 +327,7 @@ async fn write(
     Ok(told)
 }
 
-/// The conversion that is on the disks since the last pass, in this cutover; all of it.
+/// The conversion on the disks since the last pass, in this cutover, if it is complete.
 pub(super) async fn in_force(context: &Context) -> Result<Option<ConversionView>, StoreError> {
     let Some(row) = context.store.conversion(context.id).await? else { return Ok(None) };
     let last = context.store.last_pass(context.id).await?.map_or(0, |pass| pass.view.number);
@@ -334,13 +335,14 @@ pub(super) async fn in_force(context: &Context) -> Result<Option<ConversionView>
     Ok((is_whole && row.pass == last).then_some(row.view))
 }
 
-/// The last pass before the conversion that is noted beside the disks; `None` if the state does not know of it.
+/// The last pass before the conversion that is noted beside the disks; `None` if the state does not know the
+/// conversion.
 pub(super) async fn after_pass(context: &Context, noted: Uuid) -> Result<Option<u32>, StoreError> {
     let row = context.store.conversion(context.id).await?;
     Ok(row.filter(|row| row.id == noted).map(|row| row.pass))
 }
 
-/// Removes what a conversion worked on, if one was begun, when none of it is being written any more.
+/// Removes a conversion's overlays, if one was started, once nothing writes to them any more.
 pub(super) async fn remove_overlays(context: &Context) -> Result<(), WorkError> {
     if let Some(overlay) = context.target.conversion_overlay().await? {
         overlay.remove_overlays(context.id, &context.made_disks().await?).await?;
@@ -348,7 +350,7 @@ pub(super) async fn remove_overlays(context: &Context) -> Result<(), WorkError> 
     Ok(())
 }
 
-/// The same for a cutover that is taken back, and shows what the next pass will copy again.
+/// The same for a cutover that is undone; also shows what the next pass will copy again.
 pub(super) async fn give_up(context: &Context) -> Result<(), WorkError> {
     remove_overlays(context).await?;
     let mut pending = Vec::new();

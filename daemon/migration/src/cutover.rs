@@ -1,7 +1,8 @@
-//! The phases of a cutover; `back.rs` takes one back, `hold.rs` holds the source off.
+//! The phases of a cutover; `back.rs` undoes one, `hold.rs` holds the source off.
 //!
-//! Rule: every phase bears being run again from its beginning. Until the target VM's start is asked for any failure leads
-//! to [`undo`]; from then on only a target that says that its VM does not run does. Never do both VMs run.
+//! Rule: every phase may be repeated from its beginning. Until the target VM's start is requested, any
+//! failure leads to [`undo`]; after that only a target that reports that its VM does not run does. Never do
+//! both VMs run.
 
 mod back;
 mod hold;
@@ -41,17 +42,17 @@ use super::{
     verify::{self, CompareSnapshot},
 };
 
-/// What powering the source off or on may take beside what the plan grants the guest.
+/// Extra time for powering the source off or on, beyond the plan's time for the guest.
 const POWER_MARGIN: Duration = Duration::from_mins(1);
-/// What releasing the source's remains may take.
+/// The deadline for removing leftovers from the source.
 const RELEASE_DEADLINE: Duration = Duration::from_mins(5);
-/// What the last looks of a boot check may take.
+/// Extra time for the last looks of a boot check.
 const BOOT_MARGIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// What the target may take to say whether its VM runs.
+/// The time limit for the target's answer whether its VM runs.
 const ANSWER: Duration = Duration::from_secs(30);
 
-/// How long `phase` may take.
+/// The deadline of `phase`.
 pub fn deadline(context: &Context, phase: Phase) -> Duration {
     let plan = context.plan();
     let policy = &plan.cutover;
@@ -68,7 +69,7 @@ pub fn deadline(context: &Context, phase: Phase) -> Duration {
     }
 }
 
-/// Runs one phase; what it has to tell, if there is anything.
+/// Runs one phase; returns its outcome in words, if there is one.
 pub async fn run(context: &Context, phase: Phase, stop: &StopSignal) -> Result<Option<String>, WorkError> {
     crash::point(&format!("phase.{phase}.begin"));
     let outcome = match phase {
@@ -86,7 +87,7 @@ pub async fn run(context: &Context, phase: Phase, stop: &StopSignal) -> Result<O
     Ok(outcome)
 }
 
-/// Cuts waiting short that bears being cut off anywhere.
+/// Ends a wait early that may be cut off anywhere.
 pub(super) async fn unless_stopped<T>(
     stop: &StopSignal,
     waiting: impl Future<Output = Result<T, WorkError>>,
@@ -99,12 +100,13 @@ pub(super) async fn unless_stopped<T>(
 }
 
 async fn catch_up_delta(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
-    // Remembered before anything is stopped: an undo restores this, and a target stays off whose source was off.
+    // Recorded before anything is stopped: an undo restores this, and the target VM stays off if the source
+    // VM was off.
     let power = context.source.power(&context.vm).await?;
     context.remember(|cutover| cutover.was_running = Some(power == PowerState::Running)).await?;
     same_disks(context).await?;
     machine_changes::before_stop(context).await?;
-    // What the phases after the stop will need: found missing then, it would be found with the VM off.
+    // Check now what the phases after the stop need: later the VM would be off when it is found missing.
     let disks: Vec<_> = context.machine.disks.iter().map(|disk| disk.key.clone()).collect();
     context.source.can_finish(&context.vm, &disks).await?;
     conversion::check(context).await?;
@@ -118,8 +120,8 @@ async fn stop_source(context: &Context) -> Result<Option<String>, WorkError> {
         graceful: context.plan().cutover.graceful_shutdown,
         force: context.plan().cutover.force_power_off,
     };
-    // It may have been started since the cutover began; then it is this that an undo restores. One that is off is not asked:
-    // whoever starts it from now on starts it behind warmd's back, and the fence sees that.
+    // The VM may have been started since the cutover began; then an undo restores that. A VM that is off is
+    // not asked: a start from now on is not warmd's, and the fence detects it.
     let power = context.source.power(&context.vm).await?;
     if power == PowerState::Running {
         context.remember(|cutover| cutover.was_running = Some(true)).await?;
@@ -128,7 +130,7 @@ async fn stop_source(context: &Context) -> Result<Option<String>, WorkError> {
         PowerState::Off => HowStopped::WasOff,
         PowerState::Running | PowerState::Paused => context.source.shut_down(&context.vm, policy).await?,
     };
-    // Kept from the first time, should the phase be run again after a restart.
+    // The first time is kept if the phase is repeated after a restart.
     context
         .remember(|cutover| {
             cutover.source_stopped.get_or_insert_with(clock::now);
@@ -139,13 +141,14 @@ async fn stop_source(context: &Context) -> Result<Option<String>, WorkError> {
 }
 
 async fn final_delta(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
-    // A crash may have left it started for reading only; that is ended, not taken for somebody's start.
+    // A crash may have left the VM started for reading only; end that, so that it does not count as a foreign
+    // start.
     context.source.end_snapshot(&context.vm, context.id).await?;
     fence(context).await?;
-    // Again: while nothing could be saved it may have been given back, and what starts the source may have been set anew.
+    // Again: while saving failed, the hold-off may have been lifted and autostart set again.
     hold_off(context).await?;
     same_disks(context).await?;
-    // One that a crash cut off.
+    // The overlays of a conversion that a crash cut off.
     conversion::remove_overlays(context).await?;
     admission::pass(context, PassKind::Final, stop, None).await?.drained()?;
     Ok(None)
@@ -184,14 +187,14 @@ async fn verify_phase(context: &Context, stop: &StopSignal) -> Result<Option<Str
     }
 }
 
-/// Keeps the manifests' roots as they are now: what follows may change the disks on purpose, and the report shall tell
-/// of the copy.
+/// Records the present manifest roots: later steps may change the disks on purpose, and the report documents
+/// the copy.
 async fn record_roots(context: &Context, result: Option<&VerifyResult>) -> Result<(), WorkError> {
     let (at, attempt) = (clock::now(), context.cutover().attempt);
     let verified_by = result.map_or_else(|| VerifyMode::None.to_string(), VerifyResult::what);
     let mut recorded_roots = Vec::new();
     for row in context.store.disks(context.id).await? {
-        // The verification has just computed it of the same manifest.
+        // The verification has just computed it from the same manifest.
         let known = result.and_then(|result| result.disks.iter().find(|disk| disk.key == row.key));
         let root = match known {
             Some(disk) => disk.root.clone(),
@@ -220,7 +223,7 @@ async fn create(context: &Context) -> Result<Option<String>, WorkError> {
         machine: converted.unwrap_or_else(|| context.mapped_machine()),
         disks: context.made_disks().await?,
     };
-    // Kept before it is asked: an undo discards it, in whichever phase it finds the cutover after a restart.
+    // Recorded before the request: an undo after a restart removes the VM, in any phase of the cutover.
     context.remember(|cutover| cutover.create_requested = true).await?;
     context.see_started(false);
     context.target.create(&request).await?;
@@ -231,17 +234,18 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
     if !was_running(context) {
         return Ok(Some(format!("{NOT_STARTED}: the source was off when the cutover began")));
     }
-    // It was seen to run before a restart: the watch tells what has become of it since, and there is only forward.
+    // The VM was seen running before a restart: `boot-check` reports its state since, and there is only
+    // forward.
     if context.cutover().target_running.is_some() {
         return Ok(Some("it ran already".to_owned()));
     }
-    // After a restart it may run already: then there is only forward, whatever else is found.
+    // After a restart the VM may run already: then there is only forward, regardless of other findings.
     if matches!(context.target.look(context.id).await?, MachineState::Running | MachineState::Starting) {
         remember_running(context).await?;
         return Ok(Some("it ran already".to_owned()));
     }
-    // The daemon died while it was being started, and it does not run. Whether it did is not known, and neither whether the
-    // source did: it is not handed over like that.
+    // The daemon ended during the start, and the target VM does not run. Whether it or the source VM ran
+    // meanwhile is unknown: the disks are not handed over in that state.
     let asked = context.cutover().start_requested_at;
     if asked.is_some() && asked == context.start_requested_before_restart {
         return Err(WorkError::operator(
@@ -255,13 +259,13 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
     crash::point("target.start");
     let noted = context.target.noted_writer(context.id).await?;
     let handed_over_at = context.cutover().handed_over_at;
-    // Kept before it is asked: a daemon that finds nothing here knows that the target VM never ran.
+    // Recorded before the request: a daemon that finds no record knows that the target VM never ran.
     context
         .remember(|cutover| {
             cutover.start_requested_at.get_or_insert_with(clock::now);
         })
         .await?;
-    // From here on the disks may be what the target VM makes of them, and no state that is put back from a copy knows.
+    // From here on the target VM may change the disks, which no state restored from a copy knows.
     hand_over(context, false).await?;
     let outcome = match context.target.start(context.id).await {
         Ok(()) => None,
@@ -274,7 +278,7 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
                 .await?;
             return Err(error.into());
         }
-        // Whether it runs decides between forward and undo, so the answer of `start` alone is not enough.
+        // Whether the VM runs decides between forward and undo, so the answer of `start` alone is not enough.
         Err(error) => match context.target.look(context.id).await {
             Ok(MachineState::Running | MachineState::Starting) => Some(format!("runs, though: {error}")),
             _ => return Err(error.into()),
@@ -287,8 +291,8 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
     Ok(outcome)
 }
 
-/// Whether the target VM may run, after its start was asked for: it was seen to, or the target does not say that it does
-/// not. Nothing is taken back then.
+/// Whether the target VM may run after its start was requested: it was seen running, or the target does not
+/// report that it is off. Then nothing is undone.
 pub(super) async fn may_run(context: &Context) -> bool {
     if context.cutover().start_requested_at.is_none() || mutant("start-unknown-is-undone") {
         return false;
@@ -302,8 +306,8 @@ pub(super) async fn may_run(context: &Context) -> bool {
     }
 }
 
-/// Notes beside the disks that they are the target VM's in this cutover, after the state knows of it; and whether that has
-/// gone too far for any state that does not know of it to take it back.
+/// Notes beside the disks that they belong to the target VM of this cutover, after the state has recorded it;
+/// and whether the VM is confirmed running, so that no state without that record may undo it.
 async fn hand_over(context: &Context, confirmed_running: bool) -> Result<(), WorkError> {
     context
         .remember(|cutover| {
@@ -313,7 +317,7 @@ async fn hand_over(context: &Context, confirmed_running: bool) -> Result<(), Wor
     note_machine(context, confirmed_running).await
 }
 
-/// Notes beside the disks that they are the target VM's since the moment that the state knows.
+/// Notes beside the disks that they belong to the target VM since the recorded moment.
 pub(super) async fn note_machine(context: &Context, confirmed_running: bool) -> Result<(), WorkError> {
     if let Some(since) = context.cutover().handed_over_at {
         context
@@ -384,7 +388,7 @@ async fn watch(context: &Context) -> Result<Option<String>, WorkError> {
 }
 
 async fn release(context: &Context) -> Result<Option<String>, WorkError> {
-    // First, and whatever becomes of the source's host: the target VM is to come back with its own.
+    // First, regardless of the source's host: the target VM must start with its own host.
     if context.cutover().hold_off.is_some_and(|was| was.autostart) {
         context.target.set_autostart(context.id, true).await?;
         if !context.target.keeps_autostart() {
@@ -405,7 +409,7 @@ async fn release(context: &Context) -> Result<Option<String>, WorkError> {
     context.source.end_snapshot(&context.vm, context.id).await?;
     let leftovers = context.source.delete_marks(&context.vm, context.id, &[]).await?;
     tell(context, leftovers).await;
-    // Also the disks of a VM that was off, and was not started: it can be started without asking warmd.
+    // Also the disks of a VM that was off and was not started: it can be started without warmd.
     hand_over(context, true).await?;
     if let Err(error) = context.target.tidy(context.id).await {
         tracing::warn!(migration = %context.id, %error, "what earlier target VMs left beside the disks is still there");
@@ -413,7 +417,7 @@ async fn release(context: &Context) -> Result<Option<String>, WorkError> {
     Ok(None)
 }
 
-/// Names what stays behind on the source for good.
+/// Reports leftovers that stay on the source permanently.
 async fn tell(context: &Context, leftovers: Vec<Leftover>) {
     let left: Vec<_> = leftovers.iter().map(ToString::to_string).collect();
     context.live.update(|view| view.left_behind.clone_from(&left));
@@ -422,7 +426,7 @@ async fn tell(context: &Context, leftovers: Vec<Leftover>) {
     }
 }
 
-/// The source must be off, and stay off, from the final delta on.
+/// The fence: the source must be off, and stay off, from the final delta on.
 pub(super) async fn fence(context: &Context) -> Result<(), WorkError> {
     if mutant("fence-forgotten") {
         return Ok(());
@@ -436,9 +440,10 @@ pub(super) async fn fence(context: &Context) -> Result<(), WorkError> {
     }
 }
 
-/// A disk that the VM got since the migration began is in no ledger: without it nothing may be handed over.
+/// A disk that was added to the VM since the migration began is in no ledger: without it nothing may be
+/// handed over.
 async fn same_disks(context: &Context) -> Result<(), WorkError> {
-    // Only their names: of a VM that is off it may not be known how large they are.
+    // Only their names: the sizes may be unknown for a VM that is off.
     let now = context.source.disk_keys(&context.vm).await?;
     let is_known = |key: &DiskKey| context.machine.disks.iter().any(|disk| disk.key == *key);
     let added: Vec<_> = now.iter().filter(|key| !is_known(key)).map(ToString::to_string).collect();
@@ -452,12 +457,12 @@ async fn same_disks(context: &Context) -> Result<(), WorkError> {
     )))
 }
 
-/// The ledger's fourth rule, asked of what the store holds. What a conversion changed on purpose is pending.
+/// The ledger's fourth rule, checked against the store. Blocks that a conversion changed are pending.
 async fn done_by_ledger(context: &Context) -> Result<(), WorkError> {
     drained_by_ledger(context, conversion::in_force(context).await?.as_ref()).await
 }
 
-/// The same, of disks with that conversion on them.
+/// The same for disks with this conversion on them.
 pub(super) async fn drained_by_ledger(
     context: &Context,
     converted: Option<&ConversionView>,
@@ -476,7 +481,7 @@ pub(super) async fn drained_by_ledger(
     Ok(())
 }
 
-/// Whether the source ran when the cutover began. Not known means that nothing was stopped yet.
+/// Whether the source ran when the cutover began. Unknown means that nothing was stopped yet.
 fn was_running(context: &Context) -> bool {
     context.cutover().was_running == Some(true)
 }

@@ -1,6 +1,7 @@
-//! The work that the states mean, as the owner has it done.
+//! The work of the states, as run for the driver.
 //!
-//! Rule: all of it may be dropped anywhere and done again from the beginning; the owner alone decides what follows.
+//! Rule: all work may be dropped at any point and repeated from the beginning; the driver alone decides what
+//! follows.
 
 use std::time::Duration;
 
@@ -34,21 +35,21 @@ use super::{
     waiting::RetryReporter,
 };
 
-/// How often work that failed in passing is tried again before a person is asked.
+/// Retries of work that failed temporarily, before the operator must act.
 const ATTEMPTS: u32 = 10;
-/// A try that goes on for so long is shown as work again, and not as waiting.
+/// A try that lasts this long is shown as work again, not as waiting.
 const LASTING: Duration = Duration::from_secs(30);
-/// A pass that copied for so long before it failed counts as a new beginning.
+/// A pass that copied for this long before it failed resets the retries.
 const LONG: Duration = Duration::from_mins(5);
 
-/// How often a daemon may be gone in the middle of a phase of one cutover, and the phase is begun again, within its deadline.
+/// How often the daemon may end during a phase of one cutover and the phase is repeated, within its deadline.
 const MOST_CUT: u32 = 20;
 
-/// How the outcome of a phase begins that failed.
+/// The beginning of a failed phase's outcome.
 pub(super) const PHASE_FAILED: &str = "failed: ";
 
-/// Does `doing`, and again while its failures may pass: undo, rollback and clean-up for ever, a phase within its deadline;
-/// everything else for ever where something stands in its way that time takes away, else a limited number of times.
+/// Runs `doing` with retries: undo, rollback and clean-up without end, a phase until its deadline; other work
+/// without end where a temporary obstacle blocks it, else a limited number of times.
 pub(super) async fn run_with_retries(
     context: &Context,
     doing: StateWork,
@@ -62,7 +63,8 @@ pub(super) async fn run_with_retries(
     let StateWork::Phase(phase) = doing else { return attempts(context, doing, stop).await };
     // Outside the phase's deadline: each hook has its own.
     if phase == Phase::BootCheck {
-        // Where nothing leads back any more: before that the target VM runs, and a failure would be an undo.
+        // Only past the point of no return: before it the target VM runs already, and a failure would cause
+        // an undo.
         with_hooks(context, (Phase::StartVm, HookSide::After), phase, stop).await?;
     }
     with_hooks(context, (phase, HookSide::Before), phase, stop).await?;
@@ -72,13 +74,13 @@ pub(super) async fn run_with_retries(
     }
     with_hooks(context, (phase, HookSide::After), phase, stop).await?;
     if phase == Phase::CreateVm {
-        // Outside its deadline: how long it takes is up to others.
+        // Outside its deadline: the wait depends on other VMs.
         groups::pass(context, stop).await?;
     }
     Ok(())
 }
 
-/// Nothing is done by a state that the target has overtaken.
+/// No work is done with a stale state.
 async fn look_first(context: &Context, doing: StateWork, stop: &StopSignal) -> Result<(), WorkError> {
     let mut patience = Patience::new(context, doing);
     loop {
@@ -94,7 +96,7 @@ async fn look_first(context: &Context, doing: StateWork, stop: &StopSignal) -> R
     }
 }
 
-/// The hooks of a moment, which are run in the phase `within`; what fails there is that phase's failure.
+/// The hooks of a moment, run in the phase `within`; their failure is that phase's failure.
 async fn with_hooks(
     context: &Context,
     (phase, when): (Phase, HookSide),
@@ -131,17 +133,18 @@ async fn attempts(context: &Context, doing: StateWork, stop: &StopSignal) -> Res
         let result = if let Ok(result) = tokio::time::timeout(LASTING, &mut acting).await {
             result
         } else {
-            // What it waited for before is past.
+            // The earlier reason for waiting is gone.
             context.waits_no_more();
             acting.await
         };
         let Err(error) = result else { return Ok(()) };
         let copied = begun.elapsed().saturating_sub(context.admissions.waited().saturating_sub(waited));
         if matches!(doing, StateWork::Seed | StateWork::Sync) && copied > LONG {
-            // It came a long way: a full pass of days may meet more than ten short failures.
+            // Much was copied: a full pass of days may meet more than ten short failures.
             patience.begin_anew();
         }
-        // Only a target that answers that its VM does not run lets the start be given up: an undo would end a VM that works.
+        // Only if the target reports that its VM is off may the start be abandoned: an undo would end a
+        // working VM.
         let may_run = doing == StateWork::Phase(Phase::StartVm) && cutover::may_run(context).await;
         if stop.is_stopped() || (!may_run && (is_final(&error, doing) || unsaved::ends(context, doing))) {
             return Err(error);
@@ -150,11 +153,11 @@ async fn attempts(context: &Context, doing: StateWork, stop: &StopSignal) -> Res
     }
 }
 
-/// How long work is tried again, by what it failed at.
+/// The retries of work, by the kind of its failure.
 struct Patience<'a> {
-    /// For what may pass.
+    /// For temporary failures.
     limited: Retry,
-    /// For what only has to be waited out; the same, where there is a deadline.
+    /// For failures that only need waiting; the same, where there is a deadline.
     endless: Option<Retry>,
     /// While the target VM may run.
     open: Retry,
@@ -176,15 +179,15 @@ impl<'a> Patience<'a> {
         Self { limited, endless, open: Retry::forever(), waiting: RetryReporter::new(context) }
     }
 
-    /// What failed before does not count any more.
+    /// Resets the count of earlier failures.
     fn begin_anew(&mut self) {
         self.limited = Retry::times(ATTEMPTS);
         self.endless = Some(Retry::forever());
         self.waiting.begin_anew();
     }
 
-    /// Shows what is waited for, and waits for the next try; the error, if there is to be none. There always is one while
-    /// the target VM `may_run`.
+    /// Shows the reason for waiting, and waits for the next try; returns the error if there is none left.
+    /// There always is one while the target VM `may_run`.
     async fn wait(
         &mut self,
         doing: &str,
@@ -207,7 +210,7 @@ impl<'a> Patience<'a> {
     }
 }
 
-/// Whether trying again is of no use.
+/// Whether a retry is useless.
 fn is_final(error: &WorkError, doing: StateWork) -> bool {
     match error.remedy {
         Remedy::NeedsDecision => true,
@@ -229,8 +232,8 @@ async fn act(context: &Context, doing: StateWork, stop: &StopSignal) -> Result<(
     }
 }
 
-/// A pass outside of a cutover. The source that a cutover stopped, which neither ended nor was undone (its state was
-/// overtaken, and a person decided for the source), is back before that.
+/// A pass outside of a cutover. A source that was stopped by a cutover, which neither ended nor was undone
+/// (its state was stale, and an operator chose the source), is restored first.
 async fn copy(context: &Context, kind: PassKind, stop: &StopSignal) -> Result<(), WorkError> {
     if context.cutover().hold_off.is_some() {
         cutover::undo(context, Phase::FinalDelta).await?;
@@ -238,7 +241,7 @@ async fn copy(context: &Context, kind: PassKind, stop: &StopSignal) -> Result<()
     admission::pass(context, kind, stop, None).await?.drained()
 }
 
-/// One attempt at a phase: within its deadline, recorded from its beginning to its end.
+/// One attempt at a phase: within its deadline, recorded from beginning to end.
 async fn run_phase(context: &Context, phase: Phase, stop: &StopSignal) -> Result<(), WorkError> {
     let (attempt, started) = (context.cutover().attempt, clock::now());
     let begun = context.store.begin_phase(context.id, attempt, phase, started).await?;
@@ -255,7 +258,7 @@ async fn run_phase(context: &Context, phase: Phase, stop: &StopSignal) -> Result
         result = &mut running => result,
         why = context.groups.halted(context.id), if phase < Phase::StartVm => {
             stop.stop();
-            // What it had begun comes to a clean end, or is cut off where its deadline is.
+            // The work that it started ends cleanly, or is cut off at its deadline.
             running.await.ok();
             Ok(Err(WorkError::operator(why)))
         }
@@ -274,9 +277,10 @@ async fn run_phase(context: &Context, phase: Phase, stop: &StopSignal) -> Result
     result.map(|_| ())
 }
 
-/// Fails if a phase that a daemon did not survive is not to be begun again: its deadline is over, counted from its first
-/// beginning, or that has happened too often, as with a program that takes all memory. The source would stay off for as long
-/// as somebody starts the daemon again. Where the target VM may run nothing is taken back for that.
+/// Fails if a phase must not be repeated after the daemon ended in it: the deadline since its first beginning
+/// has passed, or the daemon ended too often, as with a program that takes all memory. The source would stay
+/// off for as long as the service manager restarts the daemon. Where the target VM may run this causes no
+/// undo.
 fn in_time(
     phase: Phase,
     (began, age): (DateTime<Utc>, Duration),
@@ -314,13 +318,13 @@ fn show_phase(context: &Context, phase: PhaseView) {
     context.live.update(|view| {
         let started = phase.started;
         let cutover = view.cutover.get_or_insert_with(|| CutoverView::begun(started));
-        // A phase that is tried again is shown once.
+        // A repeated phase is shown once.
         cutover.phases.retain(|shown| shown.phase != phase.phase);
         cutover.phases.push(phase);
     });
 }
 
-/// A verification that was asked for by itself, beside the waiting for the next pass.
+/// A verification that was requested alone, while the migration waits for the next pass.
 pub(super) async fn verify_alone(
     context: &Context,
     order: &VerifyOrder,
@@ -342,8 +346,8 @@ pub(super) async fn verify_alone(
     Ok(())
 }
 
-/// What a migration that was given up has of a ledger is true of nothing any more; what cannot be forgotten now is with
-/// the next start.
+/// Deletes a cancelled migration's ledgers, whose content is no longer valid; what cannot be deleted now is
+/// deleted at the next start.
 pub(super) async fn forget_ledgers(store: &Store, id: MigrationId) {
     if let Err(error) = store.forget_ledgers(id).await {
         tracing::warn!(migration = %id, %error, "its ledgers stay until the next start");
@@ -363,7 +367,7 @@ mod tests {
             (Phase::Convert, 1, 61, false),
             (Phase::FinalDelta, MOST_CUT, 1, true),
             (Phase::FinalDelta, MOST_CUT + 1, 1, false),
-            // A clock that was set back is nobody's fault.
+            // A clock that was set back does not count as lateness.
             (Phase::FinalDelta, 1, 0, true),
             // The source runs, or the target VM may.
             (Phase::CatchUpDelta, 99, 8_000, true),

@@ -40,7 +40,7 @@ impl MemberStatus {
         matches!(self, Self::Starting | Self::Passed | Self::Stuck(_))
     }
 
-    /// Whether its status changes no more without a request.
+    /// Whether no work on the VM is in progress.
     fn rests(&self) -> bool {
         !matches!(self, Self::Moving | Self::Arrived | Self::Starting | Self::Undoing(_))
     }

@@ -54,7 +54,8 @@ impl Phase {
         Self::ALL.into_iter().find(|phase| *phase > self)
     }
 
-    /// Whether the target VM was started before this phase began: from here on there is no undo, only forward.
+    /// Whether the target VM was started before this phase began: from here on there is no undo, only
+    /// forward.
     pub fn past_no_return(self) -> bool {
         self > Self::StartVm
     }

@@ -1,7 +1,7 @@
-//! A pass in its turn.
+//! A pass with its admission.
 //!
-//! Rule: it has its admission before the source is asked for a snapshot, and gives it back after the snapshot is
-//! released. A pre-copy that is to make room for a cutover stops as for anything else, and asks again.
+//! Rule: a pass has its admission before it requests a snapshot, and gives it back after the snapshot is
+//! released. A pre-copy that is preempted for a cutover stops in the usual way, and queues again.
 
 use std::pin::pin;
 
@@ -18,7 +18,7 @@ use crate::{
     pass::{self, OnDrained, PassEnd},
 };
 
-/// Runs one pass when it may run. `then` sees the snapshot while it is open and drained.
+/// Runs one pass once it is admitted. `then` sees the snapshot while it is open and drained.
 pub(in super::super) async fn pass(
     context: &Context,
     kind: PassKind,
@@ -29,7 +29,7 @@ pub(in super::super) async fn pass(
         return pass::run(context, &admission, kind, stop, then).await;
     }
     if kind == PassKind::Final {
-        // The VM is down: nobody is waited for.
+        // The VM is down: no waiting.
         return pass::run(context, &at_once(context), kind, stop, then).await;
     }
     let what = if then.is_some() { For::Comparison } else { For::PreCopy };

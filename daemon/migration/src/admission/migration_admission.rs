@@ -1,7 +1,8 @@
-//! What one migration asks of the gate.
+//! The admissions of one migration.
 //!
-//! Rule: a cutover keeps its admission from before its first delta until its last is copied, and whatever ends it
-//! gives it back. It waits no longer than its window is open, unless it was forced. One that is taken up with its VM off already waits for nobody.
+//! Rule: a cutover keeps its admission from before its first delta until its last is copied, and gives it
+//! back on every end. It waits no longer than its window is open, unless it is forced. A cutover that resumes
+//! with its VM off does not wait.
 
 use std::{
     num::NonZeroU64,
@@ -23,47 +24,47 @@ use warmd_schedules::admission_queue::{AdmissionJob, QuotaScope};
 use super::{Admission, AdmissionControl, Places};
 use crate::{context::Context, failure::WorkError, timing};
 
-/// A migration's dealings with the gate.
+/// A migration's link to the admission control.
 #[derive(Debug)]
 pub struct Admissions {
     pub(super) gate: Arc<AdmissionControl>,
     pub(in super::super) places: Places,
-    /// That of its cutover.
+    /// The admission of its cutover.
     acquired: Mutex<Option<Arc<Admission>>>,
-    /// As what it waits.
+    /// The id of its waiting job.
     waiting: Mutex<Option<u64>>,
     /// Milliseconds.
     waited: AtomicU64,
 }
 
-/// What is asked for.
+/// The kind of an admission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum For {
     PreCopy,
-    /// A pass with a comparison, which is not stopped for a cutover.
+    /// A pass with a comparison, which is not preempted for a cutover.
     Comparison,
     Cutover,
 }
 
 impl Admissions {
-    /// Those of a migration in these places.
+    /// The admissions of a migration in these places.
     pub(in super::super) fn new(gate: Arc<AdmissionControl>, places: Places) -> Self {
         let (acquired, waiting, waited) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
         Self { gate, places, acquired, waiting, waited }
     }
 
-    /// Why it waits for its turn, if it does.
+    /// Why it waits for its admission, if it does.
     pub fn why(&self) -> Option<String> {
         let id = (*lock(&self.waiting))?;
         Some(told(&self.gate.why(id)?))
     }
 
-    /// How long it has waited in all.
+    /// The total time that it has waited.
     pub(in super::super) fn waited(&self) -> Duration {
         Duration::from_millis(self.waited.load(Relaxed))
     }
 
-    /// What the quotas allow to be read in a second now, with the name of each.
+    /// The read rates that the quotas allow now, in bytes per second, with the name of each.
     pub(in super::super) fn ceilings(&self, plan: &str) -> Vec<(String, NonZeroU64)> {
         self.gate.ceilings(&self.places, plan)
     }
@@ -73,7 +74,7 @@ impl Admissions {
     }
 
     fn acquire(&self, admission: Option<Admission>) {
-        // Given back after the lock is.
+        // Given back after the lock is released.
         let before = std::mem::replace(&mut *lock(&self.acquired), admission.map(Arc::new));
         drop(before);
     }
@@ -106,12 +107,12 @@ fn count(disks: usize) -> u32 {
     u32::try_from(disks).unwrap_or(u32::MAX)
 }
 
-/// Lets it run at once, for what cannot wait.
+/// Admits at once, for work that cannot wait.
 pub(super) fn at_once(context: &Context) -> Admission {
     context.admissions.gate.let_in(|id| job(context, For::Cutover, id))
 }
 
-/// Waits until it is admitted, and shows what it waits for; an error if it is stopped before.
+/// Waits until admitted, and shows the reason; an error if stopped before.
 pub(super) async fn wait(context: &Context, what: For, stop: &StopSignal) -> Result<Admission, WorkError> {
     let admissions = &context.admissions;
     let mut asked = admissions.gate.ask(|id| job(context, what, id));
@@ -132,7 +133,7 @@ pub(super) async fn wait(context: &Context, what: For, stop: &StopSignal) -> Res
     }
 }
 
-/// Counts how long it waits, also if the wait is dropped.
+/// Measures the wait, also if it is dropped.
 struct Waits<'a> {
     admissions: &'a Admissions,
     begun: Instant,
@@ -153,11 +154,12 @@ impl Drop for Waits<'_> {
     }
 }
 
-/// Why a cutover ends that has not had its turn when its window closes.
+/// Why a cutover ends that was not admitted before its window closed.
 pub(in super::super) const WINDOW_CLOSED: &str =
     "the cutover window closed while the cutover waited for its turn by the quotas";
 
-/// Comes back when no cutover window is open, also if it closed while there was no daemon; never for one that is forced.
+/// Returns when no cutover window is open, also if it closed while the daemon was down; never for a forced
+/// cutover.
 async fn window_closed(context: &Context) {
     let mut plans = context.plans();
     while !context.cutover().forced
@@ -172,8 +174,8 @@ async fn window_closed(context: &Context) {
     std::future::pending::<()>().await;
 }
 
-/// What comes before any work: a cutover waits for its turn while its VM still runs, keeps it as long as it copies, and
-/// everything else gives it back.
+/// Runs before any work: a cutover waits for its admission while its VM still runs, and keeps it while it
+/// copies; all other work gives it back.
 pub(in super::super) async fn enter(
     context: &Context,
     doing: StateWork,
@@ -194,7 +196,7 @@ pub(in super::super) async fn enter(
             admissions.acquire(Some(at_once(context)));
         }
         StateWork::Phase(Phase::CatchUpDelta | Phase::StopSource | Phase::FinalDelta) => {}
-        // It reads the source once more.
+        // The phase reads the source once more.
         StateWork::Phase(Phase::Verify) if context.plan().verify.mode == VerifyMode::Compare => {
             if !is_acquired {
                 admissions.acquire(Some(at_once(context)));

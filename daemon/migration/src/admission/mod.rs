@@ -1,13 +1,14 @@
-//! Who may take a snapshot and copy now, and how fast, by the quotas of plans and configuration.
+//! Admission: which passes may take a snapshot and copy now, and how fast, by the quotas of plans and
+//! configuration.
 //!
-//! Rule: no snapshot is taken without an [`Admission`], and none outlives it: it is given back on every way out, by being
-//! dropped. Who waits is woken once, when it is admitted; nobody asks again and again. The lock is never held over an
-//! await.
+//! Rule: no snapshot is taken without an [`Admission`], and none outlives it: dropping the admission gives it
+//! back on every way out. A waiting job is woken once, when it is admitted, and never polls. The lock is
+//! never kept across an await.
 //!
 //! ```text
-//! pass ── ask ──▶ gate: who waits, who runs ── admitted ──▶ snapshot, copy, release ── dropped ──▶ the next one
-//! cutover: asks before its first delta, and keeps what it has until its last one is copied: with its VM off it waits
-//!          for nobody. Pre-copies that keep it waiting are stopped, and wait again; what they drained stays drained.
+//! pass ── ask ──▶ waiting, running ── admitted ──▶ snapshot, copy, release ── dropped ──▶ the next pass
+//! cutover: asks before its first delta, and keeps its admission until its last is copied: with its VM off it
+//!          never waits. Pre-copies that block it stop, and queue again; what they drained stays drained.
 //! ```
 
 mod admitted_pass;
@@ -35,13 +36,13 @@ pub(super) use self::{
     scopes::{Nodes, Places},
 };
 
-/// The one gate of the daemon.
+/// The daemon's one admission control.
 pub struct AdmissionControl {
     state: Mutex<State>,
-    /// Other quotas than before are to be looked at.
+    /// The quotas have changed.
     changed: Notify,
     rates: RateLimiter,
-    /// Nobody is admitted any more once the daemon ends.
+    /// No job is admitted once the daemon ends.
     shutdown: CancellationToken,
 }
 
@@ -49,7 +50,7 @@ pub struct AdmissionControl {
 struct State {
     arbiter: AdmissionQueue,
     waiting: BTreeMap<u64, oneshot::Sender<()>>,
-    /// Of all that wait and run: tells it to make room.
+    /// The stop signals of all waiting and running jobs, for preemption.
     recalls: BTreeMap<u64, StopSignal>,
     preempted: BTreeSet<u64>,
     scopes: BTreeMap<QuotaScope, Scoped>,
@@ -57,7 +58,7 @@ struct State {
 }
 
 impl AdmissionControl {
-    /// With the quotas of the configuration; rates are held by nodes of `rates`.
+    /// With the quotas of the configuration; nodes of `rates` limit the rates.
     pub(super) fn new(
         rates: RateLimiter,
         configured: &ConfiguredQuotas,
@@ -68,7 +69,7 @@ impl AdmissionControl {
         Arc::new(gate)
     }
 
-    /// Lets a job wait; it may be admitted at once.
+    /// Queues a job; it may be admitted at once.
     fn ask(self: &Arc<Self>, job: impl FnOnce(u64) -> AdmissionJob) -> Asked {
         let (admitted, granted) = oneshot::channel();
         let mut state = self.lock();
@@ -79,7 +80,7 @@ impl AdmissionControl {
         Asked { granted, admission }
     }
 
-    /// Lets a job run that cannot wait; it counts as any other.
+    /// Admits a job that cannot wait; it counts like any other.
     fn let_in(self: &Arc<Self>, job: impl FnOnce(u64) -> AdmissionJob) -> Admission {
         let mut state = self.lock();
         let admission = state.enroll(self);
@@ -101,14 +102,14 @@ impl AdmissionControl {
         self.settle(&mut state);
     }
 
-    /// Admits who may start now, and lets pre-copies make room for cutovers.
+    /// Admits the jobs that may start now, and preempts pre-copies for cutovers.
     fn settle(&self, state: &mut State) {
         if self.shutdown.is_cancelled() {
             return;
         }
         for id in state.arbiter.admit() {
             if let Some(waiting) = state.waiting.remove(&id) {
-                // Who waits no more gives its admission back by itself.
+                // A job that was dropped gives its admission back on drop.
                 waiting.send(()).ok();
             }
         }
@@ -137,7 +138,7 @@ impl State {
     }
 }
 
-/// What is in use while it is held.
+/// The resources of an admitted job.
 #[must_use = "it is given back when it is dropped"]
 pub struct Admission {
     gate: Arc<AdmissionControl>,
@@ -151,14 +152,14 @@ impl Drop for Admission {
     }
 }
 
-/// An admission that is waited for, or there already. Dropping it loses nothing.
+/// An admission that is pending or granted. Dropping it loses nothing.
 struct Asked {
     granted: oneshot::Receiver<()>,
     admission: Admission,
 }
 
 impl Asked {
-    /// Whether it need not be waited for.
+    /// Whether it is granted already.
     fn is_granted(&mut self) -> bool {
         self.granted.try_recv().is_ok()
     }
@@ -166,7 +167,7 @@ impl Asked {
     async fn granted(self) -> Admission {
         let Self { granted, admission } = self;
         if granted.await.is_err() {
-            // Cannot be: the gate forgets who waits only when that is dropped.
+            // Cannot happen: the job is removed only when this is dropped.
             std::future::pending::<()>().await;
         }
         admission

@@ -1,6 +1,7 @@
-//! The quotas of each scope: what they allow now, and when they allow something else.
+//! The quotas of each scope: what they allow now, and when that changes.
 //!
-//! Rule: one task follows the time of day. What runs goes on when less is allowed, at the new rate at once.
+//! Rule: one task follows the time of day. Running work continues when less is allowed, at the new rate at
+//! once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,14 +31,14 @@ use warmd_schedules::{
 
 use super::{AdmissionControl, State};
 
-/// How long a timer runs before the clock on the wall is looked at again, which may have been set.
+/// How long a timer runs before the wall clock, which may have been set, is read again.
 const LOOK: Duration = Duration::from_mins(1);
 
 /// The quotas of a scope.
 pub(super) struct Scoped {
     written: Written,
     quotas: Quotas,
-    /// Through which all goes that is read in the scope, or written to a target.
+    /// The limiter of all reads in the scope, or of all writes to a target.
     limiter: Limiter,
     allowance: Allowance,
     next_change: Option<DateTime<Utc>>,
@@ -50,23 +51,23 @@ struct Written {
     holidays: Holidays,
 }
 
-/// Where a migration's disks are, as far as quotas speak of it.
+/// Where a migration's disks are, in terms of quotas.
 #[derive(Clone, Debug, Default)]
 pub(in super::super) struct Places {
     pub(super) source: String,
     pub(super) target: String,
-    /// Hosts and datastores, with what lies there.
+    /// Hosts and datastores, each with its disks.
     pub(super) others: BTreeMap<QuotaScope, BTreeSet<DiskKey>>,
 }
 
 impl Places {
-    /// Those of a migration of which nothing but its endpoints is known.
+    /// The places of a migration of which only the endpoints are known.
     pub(in super::super) fn ends(source: &str, target: &str) -> Self {
         Self { source: source.to_owned(), target: target.to_owned(), others: BTreeMap::new() }
     }
 }
 
-/// What the quotas limit the rate of a disk by.
+/// The quotas that limit the rate of a disk.
 #[derive(Debug)]
 pub(in super::super) struct Nodes {
     pub(in super::super) global: Option<Limiter>,
@@ -87,12 +88,12 @@ impl AdmissionControl {
         }
     }
 
-    /// Takes over a plan's quotas and priority, at once.
+    /// Applies a plan's quotas and priority at once.
     pub(in super::super) fn set_plan_quota(&self, plan: &Plan) {
         let schedule = &plan.schedule;
         let scope = QuotaScope::Plan(plan.name.clone());
         let mut state = self.lock();
-        // By one that is wrong nothing is copied anyway.
+        // With an invalid schedule nothing is copied anyway.
         if schedule.problems().is_empty() || !state.scopes.contains_key(&scope) {
             let sound = schedule.problems().is_empty();
             let written = Written {
@@ -110,7 +111,7 @@ impl AdmissionControl {
         self.changed.notify_one();
     }
 
-    /// Forgets the quotas of a plan that is not there any more.
+    /// Removes the quotas of a deleted plan.
     pub(in super::super) fn forget_plan(&self, name: &str) {
         let (mut state, scope) = (self.lock(), QuotaScope::Plan(name.to_owned()));
         state.scopes.remove(&scope);
@@ -132,7 +133,7 @@ impl AdmissionControl {
         state.look(scope, clock::now());
     }
 
-    /// Where a machine and its disks are.
+    /// The places of a machine and its disks.
     pub(in super::super) fn places(
         &self,
         (name, source): (&str, &dyn Source),
@@ -159,7 +160,8 @@ impl AdmissionControl {
         Places { source: name.to_owned(), target: target.to_owned(), others }
     }
 
-    /// What limits the rate of a disk of a plan, of which [`AdmissionControl::set_plan_quota`] has told.
+    /// The nodes that limit the rate of a disk of a plan, which was passed to
+    /// [`AdmissionControl::set_plan_quota`] before.
     pub(in super::super) fn nodes(&self, places: &Places, plan: &str, disk: &DiskKey) -> Nodes {
         let state = self.lock();
         let of = |scope: &QuotaScope| state.scopes.get(scope).map(|scoped| scoped.limiter.clone());
@@ -194,7 +196,8 @@ impl AdmissionControl {
         }
     }
 
-    /// Lets hold what the quotas say now, all of them if the clock was set back; when that changes.
+    /// Applies the quotas that hold now, all of them if the clock was set back; returns the time of the next
+    /// change.
     fn look(&self, now: DateTime<Utc>, all: bool) -> Option<DateTime<Utc>> {
         let mut state = self.lock();
         let due = |scoped: &Scoped| all || scoped.next_change.is_some_and(|change| change <= now);
@@ -209,7 +212,8 @@ impl AdmissionControl {
         state.scopes.values().filter_map(|scoped| scoped.next_change).min()
     }
 
-    /// All scopes with quotas, as they are now; in the order global, sources, targets, hosts, datastores, plans.
+    /// All scopes with quotas, with their present state; in the order global, sources, targets, hosts,
+    /// datastores, plans.
     pub fn views(&self) -> Vec<QuotaView> {
         let (state, now) = (self.lock(), clock::now());
         let limited = state.scopes.iter().filter(|(_, scoped)| !scoped.written.quotas.is_empty());
@@ -228,7 +232,7 @@ impl AdmissionControl {
             .collect()
     }
 
-    /// The configured quotas that bound a migration, beside those of its plan.
+    /// The configured quotas of a migration, besides those of its plan.
     pub(in super::super) fn quotas_over(&self, places: &Places) -> Vec<(QuotaScope, Quotas)> {
         let state = self.lock();
         let ends = [
@@ -241,7 +245,8 @@ impl AdmissionControl {
         scopes.filter_map(of).collect()
     }
 
-    /// What the quotas allow a migration of a plan to read in a second now, with the name of each.
+    /// The read rates that the quotas allow a migration of a plan now, in bytes per second, with the name of
+    /// each.
     pub(in super::super) fn ceilings(&self, places: &Places, plan: &str) -> Vec<(String, NonZeroU64)> {
         let state = self.lock();
         let ends = [
@@ -259,7 +264,7 @@ impl AdmissionControl {
 }
 
 impl State {
-    /// Lets hold what the quotas of a scope say now.
+    /// Applies the quotas of a scope that hold now.
     fn look(&mut self, scope: &QuotaScope, now: DateTime<Utc>) {
         let Some(scoped) = self.scopes.get_mut(scope) else { return };
         scoped.allowance = scoped.quotas.at(now);

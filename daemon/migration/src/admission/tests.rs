@@ -1,4 +1,4 @@
-//! The gate by itself.
+//! The admission control alone.
 
 use warmd_schedules::quota::Quota;
 
@@ -28,7 +28,7 @@ async fn who_stops_waiting_or_ends_lets_the_next_one_in() {
     drop(second);
     drop(first);
     assert!(third.is_granted() && !fourth.is_granted());
-    // One that cannot wait counts, and does not wait.
+    // A job that cannot wait counts, and does not wait.
     let forced = gate.let_in(|id| AdmissionJob::pass(id, "p", 1));
     drop(third);
     assert!(!fourth.is_granted());
@@ -42,7 +42,8 @@ async fn who_stops_waiting_or_ends_lets_the_next_one_in() {
     assert!(gate.lock().waiting.is_empty() && gate.lock().recalls.is_empty());
 }
 
-/// What one end and one new pass cost where five hundred wait at forty datastores that are all full, in steps of the arbiter.
+/// The cost of one end and one new pass where five hundred wait at forty full datastores, in steps of the
+/// admission queue.
 #[test]
 fn five_hundred_that_wait_cost_little() {
     const STORES: u64 = 40;

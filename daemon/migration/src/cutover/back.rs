@@ -1,7 +1,8 @@
-//! The way back to the source, and the end of what a migration holds.
+//! The way back to the source, and the removal of all that a migration holds.
 //!
-//! Rule: first the target VM is gone for sure, only then is the source powered on; and that before all that may be
-//! missing, the state too. Each step bears being done again. Never do both VMs run.
+//! Rule: the target VM is removed with certainty before the source is powered on; the source is powered on
+//! before any step that may fail, saving the state included. Each step may be repeated. Never do both VMs
+//! run.
 
 use warmd_cbt::mutant::mutant;
 use warmd_core::{
@@ -14,8 +15,8 @@ use warmd_core::{
 use super::{LOOK_EVERY, let_go, tell, was_running};
 use crate::{context::Context, conversion, failure::WorkError, stale_state};
 
-/// The target VM is gone for sure, for a source that is started after that. A target that only keeps disks cannot say so,
-/// which is written to the journal.
+/// Makes sure that the target VM is removed, before the source is started. A target that only keeps disks
+/// cannot confirm that, which is written to the journal.
 pub(crate) async fn discard_seen(context: &Context) -> Result<(), WorkError> {
     if discarded(context).await? == MachineState::NotManaged {
         let text =
@@ -25,7 +26,7 @@ pub(crate) async fn discard_seen(context: &Context) -> Result<(), WorkError> {
     Ok(())
 }
 
-/// Removes the target VM: the target says that it did, and then that none is there, or that it keeps none at all.
+/// Removes the target VM: the target reports the removal, and then no VM, or that it manages none.
 async fn discarded(context: &Context) -> Result<MachineState, WorkError> {
     context.target.discard_machine(context.id).await?;
     if mutant("discard-trusted") {
@@ -39,14 +40,14 @@ async fn discarded(context: &Context) -> Result<MachineState, WorkError> {
     }
 }
 
-/// Whether the target VM may be there in a cutover that is taken back from a phase. After a restart the phase is an
-/// earlier one again, and the VM is there all the same.
+/// Whether the target VM may exist in a cutover that is undone from a phase. After a restart the phase may be
+/// an earlier one again although the VM exists.
 pub(crate) fn may_be_made(context: &Context, from: Phase) -> bool {
     from >= Phase::CreateVm || (context.cutover().create_requested && !mutant("undo-trusts-phase"))
 }
 
-/// What became of powering the source on: in its place `gone` where there is no such VM any more, `elsewhere` where it runs
-/// on another host of its source; both are in the journal then.
+/// The result of powering the source on: `gone` instead where the VM no longer exists, `elsewhere` where it
+/// runs on another host of its source; both are written to the journal.
 pub(crate) async fn unless_away<T>(
     context: &Context,
     back: Result<T, SourceError>,
@@ -66,7 +67,7 @@ pub(crate) async fn unless_away<T>(
     }
 }
 
-/// Starts the source, and sees it run.
+/// Starts the source VM, and checks that it runs.
 pub(crate) async fn power_on_seen(context: &Context) -> Result<(), SourceError> {
     context.source.power_on(&context.vm).await?;
     match context.source.power(&context.vm).await? {
@@ -79,8 +80,8 @@ pub(crate) async fn power_on_seen(context: &Context) -> Result<(), SourceError> 
     }
 }
 
-/// Takes a cutover back: the target VM gone, the source as it was before. Between the two nothing is asked that could be
-/// missing, not even the state: what else is to be done is done when the source runs, and is repeated after a crash.
+/// Undoes a cutover: removes the target VM, restores the source. Between the two no call is made that could
+/// fail, not even to the state: the rest is done when the source runs, and is repeated after a crash.
 pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
     if mutant("undo-forgotten") {
         return Ok(());
@@ -111,7 +112,7 @@ pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
     Ok(())
 }
 
-/// The source as it was before the cutover. It is powered on also where its snapshot cannot be ended now.
+/// Restores the source as before the cutover. It is powered on even if its snapshot cannot be ended now.
 pub(crate) async fn source_back(context: &Context, from: Phase) -> Result<(), SourceError> {
     let ended = context.source.end_snapshot(&context.vm, context.id).await;
     if from.source_may_be_off() && was_running(context) {
@@ -123,11 +124,11 @@ pub(crate) async fn source_back(context: &Context, from: Phase) -> Result<(), So
     ended
 }
 
-/// A guest that was asked to shut down cannot be asked not to: it gets time to go off, so that powering it on is not
-/// overtaken by its own shutdown.
+/// A guest's shutdown cannot be withdrawn: the guest gets time to shut down, so that a late shutdown does not
+/// follow its power-on.
 async fn await_asked_shutdown(context: &Context) -> Result<(), SourceError> {
     let begun = tokio::time::Instant::now();
-    // Twice what the plan grants: a guest that was nearly there when the deadline passed must not go off unseen.
+    // Twice the plan's time: a guest that was nearly off at the deadline must not go off unseen.
     let patience = context.plan().cutover.graceful_shutdown * 2;
     while begun.elapsed() < patience && context.source.power(&context.vm).await? != PowerState::Off {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -135,7 +136,7 @@ async fn await_asked_shutdown(context: &Context) -> Result<(), SourceError> {
     Ok(())
 }
 
-/// Removes everything that the migration holds on the source and the target.
+/// Removes all that the migration holds on the source and the target.
 pub async fn clean(context: &Context) -> Result<(), WorkError> {
     let gone = |error: &SourceError| error.kind == SourceErrorKind::NotFound;
     match context.source.end_snapshot(&context.vm, context.id).await {
@@ -167,7 +168,7 @@ pub async fn clean(context: &Context) -> Result<(), WorkError> {
     }
     let_go(context).await?;
     let made = context.made_disks().await?;
-    // Without a ledger the disks may have been made all the same, and not noted.
+    // Without a ledger the disks may still have been created, and not recorded.
     let disks = if made.is_empty() { context.disk_specs() } else { made };
     context.target.discard_disks(context.id, &disks).await?;
     Ok(())

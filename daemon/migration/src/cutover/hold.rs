@@ -1,7 +1,7 @@
-//! Holding the source off: what could start it again beside warmd is taken away, and given back by whatever takes the
-//! cutover back.
+//! Hold-off: what besides warmd could start the source is removed, and restored by every undo of the cutover.
 //!
-//! Rule: what it was is in the cutover's record before it is taken away, and forgotten only after it was given back.
+//! Rule: the earlier settings are in the cutover's record before they are removed, and deleted only after
+//! they are restored.
 
 use warmd_cbt::mutant::mutant;
 use warmd_core::{
@@ -11,7 +11,7 @@ use warmd_core::{
 
 use crate::{context::Context, failure::WorkError};
 
-/// Takes away what could start the source again, which the record knows before. Also of one that was off before.
+/// Removes what could start the source again, after recording it. Also for a source that was off before.
 pub(super) async fn hold_off(context: &Context) -> Result<(), WorkError> {
     if mutant("hold-off-forgotten") {
         return Ok(());
@@ -29,8 +29,8 @@ pub(super) async fn hold_off(context: &Context) -> Result<(), WorkError> {
     Ok(())
 }
 
-/// Gives back what [`hold_off`] took away. What it was is forgotten only after that. A state that was put back from an
-/// older copy knows nothing of it: the source's own mark does.
+/// Restores what [`hold_off`] removed, then deletes the record. A state restored from an older copy has no
+/// record: the source's own mark has it.
 pub(crate) async fn let_go(context: &Context) -> Result<(), WorkError> {
     give_starters_back(context).await?;
     if context.cutover().hold_off.is_some() {
@@ -39,11 +39,12 @@ pub(crate) async fn let_go(context: &Context) -> Result<(), WorkError> {
     Ok(())
 }
 
-/// The same, while nothing can be saved: the record still says that the source is held off, and a later call repeats this.
+/// The same, while saving fails: the record still says that the source is held off, and a later call repeats
+/// this.
 pub(crate) async fn give_starters_back(context: &Context) -> Result<(), SourceError> {
     let was = context.cutover().hold_off.unwrap_or_default();
     match context.source.let_go(&context.vm, context.id, &was).await {
-        // What is not there is not held.
+        // A VM that does not exist is not held off.
         Err(error) if error.kind == SourceErrorKind::NotFound => Ok(()),
         result => result,
     }
