@@ -1,7 +1,9 @@
-//! The one task that owns a migration: it waits for one event, asks for the next state, saves it, then acts.
+//! The driver: the one task that owns a migration. It waits for one event, decides the next state, saves it,
+//! then acts.
 //!
-//! Rule: saved before acted. The state in the store is never behind what was done, so a restart only does the saved
-//! state's work again, from the beginning, and all work bears that. Nobody else writes a migration's state.
+//! Rule: save before acting. The state in the store is never older than the work done, so a restart only
+//! repeats the saved state's work from the beginning, which all work allows. No other task writes a
+//! migration's state.
 
 mod cutovers;
 mod passes;
@@ -39,39 +41,39 @@ use super::{
     timing,
 };
 
-/// How long work that was told to stop may take before it is dropped where it stands.
+/// How long work may take to stop before it is dropped.
 const STOP_DEADLINE: Duration = Duration::from_mins(1);
 
-/// How long the owner of a finished migration stays for more requests, and for those who look at its verification.
+/// How long the driver of a finished migration waits for more requests, and for readers of its verification.
 const SOON: Duration = Duration::from_secs(1);
 const LATER: Duration = Duration::from_mins(1);
 
-/// A migration's owner.
+/// A migration's driver.
 #[derive(Debug)]
 pub struct Driver {
     context: Arc<Context>,
     state: State,
-    /// A cutover that is to begin later, or is held.
+    /// A cutover that is scheduled or on hold.
     scheduled_cutover: Option<ScheduledCutover>,
     inbox: mpsc::Receiver<OwnerRequest>,
     shutdown: CancellationToken,
     verify_asked: Option<VerifyOrder>,
-    /// Whether a person asked for the pass: then it is not held outside the copy windows.
+    /// Whether an operator requested the pass: then copy windows do not suspend it.
     sync_asked: bool,
-    /// Whether a pass that is begun waits for a copy window.
+    /// Whether a started pass waits for a copy window.
     is_held: bool,
-    /// Since when the target VM has its disks from which a person wants to go back.
+    /// Since when the target VM of a requested rollback has its disks.
     rollback_from: Option<DateTime<Utc>>,
-    /// Whether the cutover that is being granted is forced; `None` for one whose time has come.
+    /// Whether the granted cutover is forced; `None` for one whose time has come.
     is_forced: Option<bool>,
-    /// Whether the source was powered on though that cannot be saved.
+    /// Whether the source was powered on although that could not be saved.
     is_back: bool,
 }
 
-/// What ended the waiting.
+/// What ended the wait.
 enum Happened {
     Event(MigrationEvent, String),
-    /// The state is a new one, or the same with something more to do, or the schedule is to be asked again.
+    /// The state is new, or has more work, or the schedule must be asked again.
     Granted,
     ShutDown,
 }
@@ -79,7 +81,7 @@ enum Happened {
 type Job<'a> = Pin<Box<dyn Future<Output = Result<(), WorkError>> + Send + 'a>>;
 
 impl Driver {
-    /// An owner of the migration in `context`, which the store has in `state`, with what was asked of its cutover.
+    /// A driver for the migration in `context`, which is in `state` in the store, with its scheduled cutover.
     pub fn new(
         context: Arc<Context>,
         (state, scheduled_cutover): (State, Option<ScheduledCutover>),
@@ -101,7 +103,7 @@ impl Driver {
         }
     }
 
-    /// Drives the migration to its end, or until the daemon shuts down; whether it is over.
+    /// Drives the migration to its end, or until the daemon shuts down; returns whether it is finished.
     pub async fn run(mut self) -> bool {
         self.refresh().await;
         let restarted = MigrationEvent::Restarted {
@@ -118,7 +120,7 @@ impl Driver {
                     Happened::Event(event, by) => match next(&self.state, &event) {
                         Ok(state) => {
                             if !self.transition(state, &event, &by, Vec::new()).await {
-                                // Whether it is saved nobody knows: entered once more it might be told twice.
+                                // It may or may not be saved: a repeated step could be recorded twice.
                                 return false;
                             }
                         }
@@ -133,11 +135,11 @@ impl Driver {
         }
     }
 
-    /// Requests of a finished migration are still judged: "already so", or why not; one leads back out. Whoever comes when the owner is
-    /// gone gets a new one.
+    /// Answers requests to a finished migration: no change, or a refusal; a rollback leads out of the state.
+    /// A request after the driver's end gets a new driver.
     async fn linger(&mut self) {
         if self.state == State::Cancelled {
-            // May be cut off anywhere: the next start goes on with it.
+            // May be cut off anywhere: the next start continues.
             let forgetting = forget_ledgers(&self.context.store, self.context.id);
             self.shutdown.run_until_cancelled(forgetting).await;
         }
@@ -165,7 +167,7 @@ impl Driver {
         }
     }
 
-    /// Does what the state means until something happens.
+    /// Does the work of the state until an event.
     async fn wait(&mut self) -> Happened {
         if let Some(happened) = self.take_turn().await {
             return happened;
@@ -229,7 +231,8 @@ impl Driver {
         let mut clock = std::pin::pin!(clock);
         let mut turns = self.turns();
         let context = Arc::clone(&self.context);
-        // Where no pass comes soon, nothing else ends what is left; and what an earlier daemon left is guarded by nothing.
+        // Without a pass soon, nothing else ends a leftover snapshot; and an earlier daemon's has no scratch
+        // monitor.
         let mut clearing = Box::pin(async move {
             if is_rest || !context.is_swept() {
                 keep_swept(&context).await;
@@ -254,9 +257,9 @@ impl Driver {
         }
     }
 
-    /// Lets `job` run and answers requests meanwhile. A request that changes the state then ends the job, before the new
-    /// state's work begins: whatever it drained stays drained, and nothing of it runs on.
-    /// So does the time of a cutover, and the end of the copy windows for a job that keeps to them.
+    /// Runs `job` and answers requests meanwhile. A request that changes the state ends the job, before the
+    /// new state's work begins: what it drained stays drained, and none of it keeps running. So do a
+    /// cutover's time, and the end of the copy windows for a job that obeys them.
     async fn run_job(&mut self, mut job: Job<'_>, stopper: &StopSignal, in_windows: bool) -> Attended {
         let context = Arc::clone(&self.context);
         let closed =
@@ -292,7 +295,7 @@ impl Driver {
                     let before = self.state.clone();
                     if self.handle_request(command).await && self.state != before {
                         stopper.stop();
-                        // Should it be dropped where it stands: whatever follows begins with clearing away.
+                        // If it is dropped, the next work begins with the clean-up.
                         tokio::time::timeout(STOP_DEADLINE, job).await.ok();
                         return Attended::Granted;
                     }
@@ -302,8 +305,8 @@ impl Driver {
         }
     }
 
-    /// Tells `job` to stop; whether it was done all the same. One that does not stop in time is dropped where it stands, and
-    /// what it left is cleared away.
+    /// Stops `job`; returns whether it was done nevertheless. A job that does not stop in time is dropped,
+    /// and its leftovers are removed.
     async fn stopped(&self, job: Job<'_>, stopper: &StopSignal) -> bool {
         stopper.stop();
         if let Ok(result) = tokio::time::timeout(STOP_DEADLINE, job).await {
@@ -313,8 +316,8 @@ impl Driver {
         false
     }
 
-    /// Judges and journals a request, and if it is accepted takes it into the state; only then is it answered, so that
-    /// an accepted request is never forgotten. Whether it was accepted.
+    /// Judges and journals a request, and applies an accepted one to the state; only then answers, so that an
+    /// accepted request is never lost. Returns whether it was accepted.
     async fn handle_request(&mut self, command: OwnerRequest) -> bool {
         let is_verify = command.request == Request::Verify;
         let outcome = match judge(&self.state, command.request) {
@@ -324,7 +327,7 @@ impl Driver {
             RequestOutcome::Accepted if is_verify => {
                 command.order.refusal(&self.state).map_or(RequestOutcome::Accepted, RequestOutcome::Refused)
             }
-            // It goes on at once, whatever the schedule says.
+            // The suspended pass continues at once, regardless of the schedule.
             RequestOutcome::NoChange if command.request == Request::Sync && self.is_held => {
                 RequestOutcome::Accepted
             }
@@ -368,7 +371,7 @@ impl Driver {
             },
         };
         if accepted && !saved {
-            // The daemon is shutting down; who asked is told so by getting no outcome.
+            // The daemon is shutting down; the caller learns that from the missing outcome.
             return false;
         }
         if accepted && is_verify {
@@ -377,12 +380,13 @@ impl Driver {
         if accepted && command.request == Request::Sync {
             self.sync_asked = true;
         }
-        // Whoever asked may have gone away.
+        // The caller may have disconnected.
         command.answer.send(outcome).ok();
         accepted
     }
 
-    /// Writes a line of the journal; one that `must` be there is tried until it is. Whether it is there.
+    /// Writes a line of the journal; if it `must` be written, retries until it is. Returns whether it is
+    /// written.
     async fn journal(&self, line: EventView, must: bool) -> bool {
         let mut retry = Retry::forever();
         while let Err(error) = self.context.store.append_events(vec![line.clone()]).await {
@@ -403,8 +407,8 @@ impl Driver {
         }
     }
 
-    /// Saves the new state with its journal lines, then lets it be seen. Without the save nothing goes on; false if the
-    /// daemon was shut down before.
+    /// Saves the new state with its journal lines, then shows it. Nothing continues without the save; false
+    /// if the daemon shut down before.
     async fn transition(
         &mut self,
         state: State,
@@ -436,7 +440,7 @@ impl Driver {
             if let Some((undoing, event)) = self.back_unsaved(&error).await
                 && undoing != state
             {
-                // Instead of the step that could not be saved; that it is saved is waited for as before.
+                // Replaces the step that could not be saved; saving this one is awaited in the same way.
                 return Box::pin(self.transition(undoing, &event, "warmd", Vec::new())).await;
             }
             if !self.pause(&mut retry).await {
@@ -469,7 +473,7 @@ impl Driver {
             self.context.log_event("verification", text).await;
         }
         if !self.state.is_busy() {
-            // All passes are looked at for it: once when work has come to its end, not at each of its steps.
+            // Loads all passes: once at the end of the work, not at each of its steps.
             self.refresh().await;
         }
         crash::point(&format!("state.{}", self.state.name()));
@@ -480,7 +484,7 @@ impl Driver {
 enum Attended {
     Job(Result<(), WorkError>),
     Granted,
-    /// Told to stop because data may no longer be copied.
+    /// Stopped because data may no longer be copied.
     Suspended,
     ShutDown,
 }

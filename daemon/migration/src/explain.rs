@@ -1,4 +1,4 @@
-//! What a plan's schedule will decide next, for one of its migrations.
+//! The next decisions of a plan's schedule, for one of its migrations.
 
 use chrono::{DateTime, Utc};
 use warmd_core::control::Explanation;
@@ -23,7 +23,7 @@ use super::{
     pass_history::known,
 };
 
-/// A migration, its VM's rules, and what is known of it.
+/// A migration, its VM's rules, and its pass history.
 struct Subject {
     handle: DriverHandle,
     rules: Rules,
@@ -72,7 +72,7 @@ pub(super) async fn explained(
     Ok(Explanation { zone: rules.zone, migration, vm, decisions })
 }
 
-/// The migration that is meant, as far as one has begun; of several the one whose last pass is the longest ago.
+/// The selected migration, if one exists; of several the one whose last pass is the longest ago.
 async fn subject(
     manager: &Manager,
     plan: &Plan,
@@ -124,7 +124,7 @@ fn wrong(problems: &Problems) -> ControlError {
     ControlError::new(ControlErrorKind::Invalid, problems.to_string())
 }
 
-/// What the configured quotas allow, as far as is told.
+/// What the configured quotas allow, within the explained span.
 fn limits(
     quotas: &[(QuotaScope, Quotas)],
     told: &[ScheduleDecision],
@@ -146,7 +146,7 @@ fn limits(
     limits
 }
 
-/// In the order of their times; what limits stands before what allows.
+/// In the order of their times; limits before permissions.
 fn merged(
     limits: Vec<ScheduleDecision>,
     decisions: Vec<ScheduleDecision>,

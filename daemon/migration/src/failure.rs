@@ -1,6 +1,7 @@
-//! Failures of a migration's work, sorted by what helps against them.
+//! Failures of a migration's work, sorted by their remedy.
 //!
-//! Rule: the sorting is exhaustive over every seam's error kinds; a new kind does not compile until it is sorted.
+//! Rule: the sorting is exhaustive over the error kinds of every port; a new kind does not compile until it
+//! is sorted.
 
 use warmd_cbt::{
     disk::{DiskError, ErrorKind},
@@ -14,20 +15,20 @@ use warmd_core::{
 };
 use warmd_disks::volume::VolumeError;
 
-/// What helps against a failure.
+/// The remedy of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// Trying again, until it is seen that this does not help.
+    /// A retry, until retries have not helped.
     Retry,
-    /// Time: something stands in the way, or cannot be reached, and may be gone at the next try, whenever that is.
+    /// Time: an obstacle or an unreachable endpoint, which may be gone at any later try.
     Wait,
-    /// Somebody's doing, then `resume`.
+    /// An operator's action, then `resume`.
     Operator,
-    /// A person's word for the source VM or for the target VM; until then nothing is done, and nothing is undone.
+    /// An operator's decision for the source VM or the target VM; until then nothing is done or undone.
     NeedsDecision,
 }
 
-/// Why a migration's work did not succeed.
+/// Why a migration's work failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{cause}")]
 pub struct WorkError {
@@ -42,13 +43,13 @@ impl WorkError {
         Self { remedy: Remedy::Operator, cause: reason.into().into() }
     }
 
-    /// A failure that may pass by itself.
+    /// A temporary failure.
     pub fn passing(reason: impl Into<String>) -> Self {
         Self { remedy: Remedy::Retry, cause: reason.into().into() }
     }
 }
 
-/// What the migration reads is not on its source any more.
+/// The migration's VM or disk no longer exists on its source.
 #[derive(Debug, thiserror::Error)]
 #[error("{cause}: it was removed from the source; put it back there and resume, or cancel the migration")]
 struct Gone {
@@ -77,7 +78,7 @@ impl From<TargetError> for WorkError {
         let remedy = match error.kind {
             TargetErrorKind::Unreachable | TargetErrorKind::Timeout => Remedy::Wait,
             TargetErrorKind::Failed => Remedy::Retry,
-            // Who holds it lets go of it sooner or later; that may be a write of our own that hangs.
+            // The user of the disk closes it sooner or later; that may be a hanging write of warmd's.
             TargetErrorKind::Conflict if is_in_use(&error) => Remedy::Wait,
             TargetErrorKind::NotFound
             | TargetErrorKind::Conflict

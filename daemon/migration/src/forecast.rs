@@ -1,7 +1,8 @@
-//! How long the VM would be down: measured after a cutover, expected before.
+//! The downtime: measured after a cutover, forecast before.
 //!
-//! Rule: what is expected rests on measured passes of this migration and on measured cutovers of all; before there is a
-//! delta there is no forecast. Where nothing was measured, the plan's deadline bounds what is assumed, and it is told.
+//! Rule: a forecast uses measured passes of this migration and measured cutovers of all; before the first
+//! delta there is none. Where nothing was measured, the plan's deadline bounds the assumption, and the
+//! forecast says so.
 
 use std::time::Duration;
 
@@ -26,22 +27,22 @@ use super::{
     pass_history::{Known, known},
 };
 
-/// What is taken for granted of the rate at which a target is read back, in bytes per second.
+/// The assumed rate of a readback of a target, in bytes per second.
 const VERIFY_RATE: f64 = 500e6;
-/// Of a pass that is pulled forward before a window opens: how old its snapshot is then.
+/// The age of the snapshot of a pass that is pulled forward, when the window opens.
 const FRESH: TimeDelta = TimeDelta::minutes(1);
 
-/// A forecast, and what is kept of it when the cutover begins.
+/// A forecast, and what is saved of it when the cutover begins.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct KeptForecast {
     pub(super) view: ForecastView,
-    /// The downtime before earlier forecasts' errors were looked at, in seconds.
+    /// The downtime without correction by earlier forecasts' errors, in seconds.
     pub(super) raw: ForecastRange,
 }
 
-/// What is expected of a cutover; `None` before a delta has been measured.
+/// The forecast of a cutover; `None` before a delta has been measured.
 ///
-/// A catch-up delta comes first, so what the final one has to copy is what the guest changes while that one runs.
+/// A catch-up delta comes first, so the final delta copies what the guest changes during it.
 pub(super) async fn told(context: &Context) -> Result<Option<KeptForecast>, StoreError> {
     let (plan, now) = (context.plan(), clock::now());
     let Ok(rules) = context.rules() else { return Ok(None) };
@@ -98,7 +99,7 @@ fn judged(forecast: &model::Forecast, live: f64, plan: &Plan, rules: &Rules, at:
     go_or_no_go(forecast, live, most, ends, at, rules.zone)
 }
 
-/// The steps between the source's stop and the target's start, but the final delta's copying.
+/// The steps between the source's stop and the target's start, without the final delta's copying.
 fn steps<'a>(
     (plan, conversion): (&Plan, &Conversion),
     measured: &'a MeasuredCutovers,
@@ -134,7 +135,7 @@ fn steps<'a>(
         steps.push(MeasuredStep { step: CutoverStep::Verify, seconds: &measured.verify, prior });
     }
     if let Some(converter) = conversion.converter() {
-        // What it does is its own affair: without a measured one nobody knows but the plan's deadline.
+        // The command's duration is unknown until measured: only the plan's deadline bounds it.
         let prior = until(60.0, converter.timeout.as_secs_f64(), converter.timeout);
         steps.push(MeasuredStep { step: CutoverStep::Convert, seconds: &measured.convert, prior });
     }
@@ -149,7 +150,7 @@ fn steps<'a>(
     steps
 }
 
-/// Why no cutover is to begin now, if the plan promises something that the forecast does not keep.
+/// Why no cutover may begin now, if the forecast exceeds the plan's limits.
 pub(super) async fn veto(context: &Context) -> Option<String> {
     let (plan, now) = (context.plan(), clock::now());
     let most = plan.cutover.max_downtime;

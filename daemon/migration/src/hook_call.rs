@@ -1,6 +1,6 @@
 //! Hooks that are services: `warmd.hooks.v1`, called on this host.
 //!
-//! Rule: one call, one try, one deadline. Whatever is not a plain "it went well" is a failure, and told in words.
+//! Rule: one call, one try, one deadline. Every answer but success is a failure, with its reason.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use warmd_proto::hooks::v1::{RunRequest, RunResponse, hooks_client::HooksClient}
 
 use super::program::{ProgramResult, shortened};
 
-/// Calls the service at `address`, which reads `facts`; it is cancelled when its deadline passes, or when this is dropped.
+/// Calls the service at `address` with `facts`; the call is cancelled at its deadline, or when this is
+/// dropped.
 pub(super) async fn run(address: &str, hook: &Hook, id: MigrationId, facts: String) -> ProgramResult {
     let deadline = hook.timeout;
     match tokio::time::timeout(deadline, call(address, hook, id, facts)).await {

@@ -1,7 +1,7 @@
 //! The hooks of a phase, before it and after it.
 //!
-//! Rule: noted before it is begun and when it has ended, durably: in one cutover a hook is begun again only if nobody saw
-//! it end. Once the target VM was started no failure of a hook takes the cutover back.
+//! Rule: start and end of a hook are recorded durably: in one cutover a hook is started again only if its end
+//! was not recorded. Once the target VM was started, a hook's failure does not undo the cutover.
 
 use serde::Serialize;
 use warmd_cbt::stop::StopSignal;
@@ -19,10 +19,10 @@ use warmd_store::{HookKey, HookStatus};
 
 use super::{context::Context, failure::WorkError, forecast, hook_call, program, retry::Retry};
 
-/// Version of what a hook reads.
+/// Version of a hook's input.
 const FACTS: u32 = 1;
 
-/// What a hook reads from its standard input, as JSON: `docs/hooks.md` has it. Fields are added, never changed.
+/// A hook's standard input, as JSON, documented in `docs/hooks.md`. Fields are added, never changed.
 #[derive(Debug, Serialize)]
 struct HookInput<'a> {
     version: u32,
@@ -74,7 +74,7 @@ struct Disk {
     location: String,
 }
 
-/// How often the end of a hook is tried to be kept.
+/// The number of tries to save the end of a hook.
 const NOTED: u32 = 10;
 
 /// Runs the plan's hooks of this moment, in the plan's order.
@@ -122,7 +122,7 @@ async fn one(context: &Context, nth: u32, hook: &Hook, stop: &StopSignal) -> Res
     let ended = clock::now();
     let took = span(seconds_between(begun, ended));
     let outcome = fault.as_ref().map_or_else(|| "done".to_owned(), |fault| format!("failed: {fault}"));
-    // Tried by itself: who tried all of it again would run the hook again.
+    // Retried alone: a retry of everything would run the hook again.
     let mut retry = Retry::times(NOTED);
     while let Err(error) = context.store.end_hook(key, hook.clone(), ended, &outcome).await {
         if !retry.pause().await {
@@ -149,7 +149,7 @@ async fn one(context: &Context, nth: u32, hook: &Hook, stop: &StopSignal) -> Res
     Ok(())
 }
 
-/// Tries it until it ends well, or often enough; what went wrong in the end, if it did.
+/// Retries the hook until it succeeds or no tries are left; returns the last error, if it failed.
 async fn attempts(context: &Context, hook: &Hook, again: bool) -> Result<Option<String>, WorkError> {
     let mut retry = Retry::times(hook.retries);
     let mut attempt = 1;

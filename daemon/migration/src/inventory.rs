@@ -1,6 +1,7 @@
-//! What sources have: looked at now and then, and kept, so that lists and new plans need not wait for hundreds of VMs.
+//! Inventories of the sources: read periodically and cached, so that lists and new plans do not wait for
+//! hundreds of VMs.
 //!
-//! Rule: it only informs. What is planned is judged by the source itself, and every answer says from when it is.
+//! Rule: for information only. Plans are checked against the source itself, and every answer has its time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,17 +10,17 @@ use warmd_core::{clock, model::machine::Inventory};
 
 use super::manager::{Manager, internal};
 
-/// How often each source is looked at.
+/// The interval at which each source is read.
 pub const EVERY: Duration = Duration::from_mins(5);
 
 impl Manager {
-    /// What a source has: as kept, if that is fresh enough and no refresh is wanted.
+    /// A source's VMs: from the cache, if it is fresh enough and no refresh is requested.
     pub(super) async fn inventory(&self, source: &str, refresh: bool) -> Result<Inventory, ControlError> {
         self.source(source)?;
         let kept = self.store.inventory(source).await.map_err(internal)?;
         let is_fresh = |kept: &Inventory| {
             let age = (clock::now() - kept.seen).to_std();
-            // One from the future is of a clock that was wrong.
+            // An inventory from the future was recorded with a wrong clock.
             age.is_ok_and(|age| age < EVERY)
         };
         match kept {
@@ -32,7 +33,7 @@ impl Manager {
         }
     }
 
-    /// Asks the source, and keeps what it says.
+    /// Reads the source, and caches the result.
     async fn look(&self, source: &str) -> Result<Inventory, ControlError> {
         let seen = clock::now();
         let vms = self.source(source)?.vms().await?;
@@ -42,7 +43,7 @@ impl Manager {
         Ok(Inventory { vms, seen, stale: None })
     }
 
-    /// Looks at every source now and then, until the daemon ends.
+    /// Reads every source periodically, until the daemon ends.
     pub async fn poll_inventories(self: Arc<Self>) {
         loop {
             for source in self.endpoints.sources.keys() {

@@ -1,9 +1,9 @@
-//! Migrations at work: the driver that owns each one, its passes, its cutover, its verification, groups, admission and
-//! preflight.
+//! The work of migrations: the driver that owns each one, its passes, its cutover, its verification, groups,
+//! admission and preflight.
 //!
-//! Rule: one task owns a migration; everything else asks through [`control::Control`] and reads views. Knows the ports of
-//! `core`, the state and the schedules; not clap, not an endpoint. Edges to be cut: disks, metrics, report, and gRPC for
-//! hook services.
+//! Rule: one task owns a migration; all other code asks through [`control::Control`] and reads views. Knows
+//! the ports of `core`, the state and the schedules; not clap, not an endpoint. Edges to be cut: disks,
+//! metrics, report, and gRPC for hook services.
 #![forbid(unsafe_code)]
 
 pub mod admission;

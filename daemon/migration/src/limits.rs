@@ -1,8 +1,8 @@
 //! The limits of the daemon: global, of each endpoint, of each migration and of each disk.
 //!
-//! Rule: the last word counts. What was set while the daemon ran holds, also over a restart, until configuration or plan
-//! say something else than they said when it was set; a restart alone is no word, and must not lift a limit that
-//! somebody needed.
+//! Rule: the latest setting counts. A limit that was set at run time holds, also over a restart, until
+//! configuration or plan change from their value at that time. A restart alone changes nothing, and must not
+//! lift a limit that an operator needs.
 
 use std::{
     collections::BTreeMap,
@@ -19,12 +19,12 @@ use warmd_schedules::forecast::Ceiling;
 
 use super::admission::Nodes;
 
-/// All limits, by what they are on.
+/// All limits, by scope.
 #[derive(Debug)]
 pub struct Registry {
     arbiter: RateLimiter,
     entries: Mutex<BTreeMap<LimitScope, Entry>>,
-    /// Saved by an earlier run of the daemon, for what is not there yet.
+    /// Saved by an earlier run of the daemon, for scopes that do not exist yet.
     saved: Mutex<BTreeMap<LimitScope, SavedLimit>>,
 }
 
@@ -32,12 +32,12 @@ pub struct Registry {
 struct Entry {
     limiter: Limiter,
     vm_name: String,
-    /// What configuration or plan say.
+    /// The limit of configuration or plan.
     said: Limit,
     set: Option<SetBy>,
 }
 
-/// What configuration or plan say of a scope.
+/// The limit that configuration or plan set for a scope.
 #[derive(Clone, Debug)]
 pub(super) struct Word {
     pub(super) scope: LimitScope,
@@ -46,7 +46,7 @@ pub(super) struct Word {
 }
 
 impl Word {
-    /// What a plan says of a migration and its disks.
+    /// The limits of a plan for a migration and its disks.
     pub(super) fn of_plan<'a>(
         id: MigrationId,
         vm_name: &str,
@@ -65,7 +65,7 @@ impl Word {
     }
 }
 
-/// A migration as the registry needs to know it.
+/// What the registry needs of a migration.
 #[derive(Debug)]
 pub(super) struct LimitedMigration<'a> {
     pub(super) id: MigrationId,
@@ -74,7 +74,7 @@ pub(super) struct LimitedMigration<'a> {
 }
 
 impl Registry {
-    /// With what was saved by an earlier run.
+    /// With the limits saved by an earlier run.
     pub(super) fn new(saved: Vec<(LimitScope, SavedLimit)>) -> Self {
         Self {
             arbiter: RateLimiter::new(),
@@ -83,7 +83,8 @@ impl Registry {
         }
     }
 
-    /// Whether what `word` says is newer than what was set: that is to be forgotten durably before it is said.
+    /// Whether `word` is newer than the limit set at run time: that must be deleted durably before `word` is
+    /// applied.
     pub(super) fn outdates(&self, word: &Word) -> bool {
         match self.entries().get(&word.scope) {
             Some(entry) => entry.said != word.said && entry.set.is_some(),
@@ -91,7 +92,7 @@ impl Registry {
         }
     }
 
-    /// What configuration or plan say of a scope.
+    /// Applies the limit that configuration or plan set for a scope.
     pub(super) fn set_configured(&self, Word { scope, vm_name, said }: Word) {
         let mut entries = self.entries();
         if let Some(entry) = entries.get_mut(&scope) {
@@ -107,8 +108,8 @@ impl Registry {
         entries.insert(scope, Entry { limiter, vm_name, said, set });
     }
 
-    /// What the work on each disk of a migration takes from, of which its plan has spoken.
-    /// Beside that the quotas hold it by their own nodes.
+    /// The shares of each disk of a migration, after its plan's limits were applied. The quotas limit each
+    /// disk by nodes of their own.
     pub(super) fn shares_of(
         &self,
         member: &LimitedMigration,
@@ -118,13 +119,13 @@ impl Registry {
         disks.iter().map(|disk| (disk.clone(), self.shares(member, disk, &nodes(disk)))).collect()
     }
 
-    /// What holds all limits together.
+    /// The rate limiter of all limits.
     pub(super) fn arbiter(&self) -> RateLimiter {
         self.arbiter.clone()
     }
 
-    /// What the work on a disk takes from. The endpoints are those that the migration began with; one that is not
-    /// configured any more has no limits, and is not read either.
+    /// The shares of a disk. The endpoints are those at the migration's start; one that is no longer
+    /// configured has no limits, and is not read either.
     fn shares(&self, member: &LimitedMigration, disk: &DiskKey, quotas: &Nodes) -> DiskShares {
         let entries = self.entries();
         let of = |scope: &LimitScope| {
@@ -139,7 +140,7 @@ impl Registry {
         let way = |endpoint: &Limiter, quota: Option<&Limiter>, others: &[Limiter], counts| {
             let all = std::iter::once(&global).chain(&quotas.global).map(|node| (node, counts));
             let endpoint = std::iter::once(endpoint).chain(quota).map(|node| (node, true));
-            // Hosts and datastores have no part in whose turn it is: behind the disk nothing forks.
+            // Hosts and datastores do not take part in the fair queueing: no node branches behind the disk.
             let rest = [&quotas.plan, &migration, &disk].into_iter().chain(others);
             self.arbiter.limits(all.chain(endpoint).chain(rest.map(|node| (node, counts))))
         };
@@ -150,14 +151,14 @@ impl Registry {
         }
     }
 
-    /// Forgets a migration that is over.
+    /// Removes a finished migration.
     pub(super) fn forget(&self, id: MigrationId) {
         let of_it = |scope: &LimitScope| matches!(scope, LimitScope::Migration(of, _) if *of == id);
         self.entries().retain(|scope, _| !of_it(scope));
         self.saved().retain(|scope, _| !of_it(scope));
     }
 
-    /// Allows something else, and remembers who wanted it; without that, it is what configuration or plan say.
+    /// Sets a limit and who set it; without `set`, the limit is that of configuration or plan.
     pub(super) fn set(&self, scope: &LimitScope, limit: Limit, set: Option<SetBy>) {
         if let Some(entry) = self.entries().get_mut(scope) {
             entry.limiter.set(limit);
@@ -165,22 +166,22 @@ impl Registry {
         }
     }
 
-    /// What configuration or plan say of it, if it is there.
+    /// The limit of configuration or plan for the scope, if it exists.
     pub(super) fn said(&self, scope: &LimitScope) -> Option<Limit> {
         self.entries().get(scope).map(|entry| entry.said)
     }
 
-    /// One limit as it is now.
+    /// One limit with its present use.
     pub(super) fn get(&self, scope: &LimitScope) -> Option<LimitView> {
         self.entries().get(scope).map(|entry| view(scope, entry))
     }
 
-    /// All limits as they are now: global, sources, targets, and each migration with its disks.
+    /// All limits with their present use: global, sources, targets, and each migration with its disks.
     pub fn list(&self) -> Vec<LimitView> {
         self.entries().iter().map(|(scope, entry)| view(scope, entry)).collect()
     }
 
-    /// What bounds the rate of a migration's passes now.
+    /// The bounds of the rate of a migration's passes now.
     pub(super) fn ceilings(&self, member: &LimitedMigration) -> Vec<Ceiling> {
         let scopes = [
             LimitScope::Global,
@@ -246,7 +247,7 @@ mod tests {
         SetBy { by: "somebody".to_owned(), at: Utc::now() }
     }
 
-    /// Between the question and the word what was set is forgotten durably; if that fails, it holds.
+    /// Between the check and the new limit the old one is deleted durably; if that fails, it stays in force.
     #[test]
     fn asking_whether_a_word_is_newer_changes_nothing() {
         let saved = SavedLimit { limit: rate(5), instead_of: rate(9), set: set() };

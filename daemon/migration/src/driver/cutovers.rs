@@ -1,7 +1,8 @@
-//! What the owner does about a cutover that has not begun.
+//! The driver's handling of a cutover that has not begun.
 //!
-//! Rule: what was asked is forgotten in the step that begins the cutover, and not before. Where the plan cuts over by
-//! itself, one that was undone is held in the step that undoes it: no VM is stopped again and again in the night.
+//! Rule: a scheduled cutover is deleted in the step that begins the cutover, and not before. Where the plan
+//! cuts over automatically, an undone cutover is put on hold in the step that undoes it: no VM is stopped
+//! again and again in the night.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -33,7 +34,7 @@ use super::{
 };
 
 impl Driver {
-    /// Begins a cutover whose time has come, and holds one whose time is over.
+    /// Begins a cutover whose time has come; puts a missed one on hold.
     pub(super) async fn take_turn(&mut self) -> Option<Happened> {
         loop {
             let step = self.step().await;
@@ -54,7 +55,7 @@ impl Driver {
         }
     }
 
-    /// Whether a cutover is to begin now, for which the work that runs is stopped; one that was missed is held.
+    /// Whether a cutover begins now, for which the running work is stopped; a missed one is put on hold.
     pub(super) async fn is_turn(&mut self) -> bool {
         match self.step().await {
             ScheduledStep::Begin { .. } => true,
@@ -66,14 +67,14 @@ impl Driver {
         }
     }
 
-    /// Comes back when there is something to do about a cutover that has not begun.
+    /// Returns when a cutover that has not begun needs action.
     pub(super) fn turns(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let (context, scheduled_cutover) = (Arc::clone(&self.context), self.scheduled_cutover.clone());
         let state = self.state.clone();
         Box::pin(async move { scheduled_cutover::turns(&context, scheduled_cutover, state).await })
     }
 
-    /// When a cutover was asked to begin.
+    /// The requested time of a cutover.
     pub(super) fn cutover_at(&self) -> Option<DateTime<Utc>> {
         match self.scheduled_cutover {
             Some(ScheduledCutover::At { at, .. }) => Some(at),
@@ -85,7 +86,7 @@ impl Driver {
         scheduled_cutover::judged(&self.context, self.scheduled_cutover.as_ref(), &self.state).await
     }
 
-    /// What the cutover that begins is expected to take, in seconds.
+    /// The forecast duration of the cutover that begins, in seconds.
     pub(super) async fn forecast(&self) -> Option<ForecastRange> {
         forecast::told(&self.context).await.ok().flatten().map(|told| told.raw)
     }
@@ -96,8 +97,7 @@ impl Driver {
         self.schedule_cutover(Some(ScheduledCutover::OnHold { why }), line).await;
     }
 
-    /// Judges what is asked of a cutover by the clock, the plan and what was asked before, and says what is to be
-    /// saved of it.
+    /// Judges a cutover request by the clock, the plan and earlier requests, and returns what to save of it.
     pub(super) async fn scheduled(
         &self,
         command: &OwnerRequest,
@@ -129,7 +129,7 @@ impl Driver {
                     Err(why) => (RequestOutcome::Refused(why), None),
                 };
             }
-            // There is none to be undone, but there may be one to be taken back.
+            // There is none to undo, but there may be a scheduled one to withdraw.
             (Request::AbortCutover, RequestOutcome::Refused(_))
                 if scheduled_cutover::is_before(&self.state) =>
             {
@@ -170,7 +170,7 @@ impl Driver {
         }
     }
 
-    /// Why a cutover of this VM alone is not granted, if those of its plan move together.
+    /// Why a cutover of this VM alone is refused, if the VMs of its plan move together.
     fn left_to_group(&self, order: CutoverOrder) -> Option<String> {
         let plan = &self.context.plan();
         if order.in_group {
@@ -191,7 +191,7 @@ impl Driver {
         })
     }
 
-    /// Saves what was asked of the cutover, with a line of the journal; whether it is saved.
+    /// Saves the scheduled cutover with a line of the journal; returns whether it is saved.
     pub(super) async fn schedule_cutover(
         &mut self,
         scheduled_cutover: Option<ScheduledCutover>,
@@ -211,7 +211,7 @@ impl Driver {
         true
     }
 
-    /// What is remembered of the last cutover from `event` on; `None` if it stays as it is.
+    /// The last cutover's record after `event`; `None` if unchanged.
     pub(super) fn remembered(&self, event: &MigrationEvent) -> Option<Cutover> {
         let known = self.context.cutover();
         let (attempt, reclaimed_at) = (known.attempt + 1, known.reclaimed_at);
@@ -230,12 +230,12 @@ impl Driver {
         }
     }
 
-    /// What becomes of it in the step to `state`; `None` if it stays as it is.
+    /// The scheduled cutover after the step to `state`; `None` if unchanged.
     #[expect(clippy::option_option, reason = "nothing, or that there is none, is to be saved")]
     pub(super) fn scheduled_cutover_in(&self, state: &State) -> Option<Option<ScheduledCutover>> {
         let was_before = scheduled_cutover::is_before(&self.state);
         match state {
-            // Nothing was stopped yet, and the plan says when: the next window is as good.
+            // Nothing was stopped yet, and the plan sets the time: the next window will do.
             State::Undoing { reason, .. } if reason.ends_with(WINDOW_CLOSED) => None,
             State::Undoing { reason, .. }
                 if !was_before && self.context.plan().cutover.mode == CutoverMode::Auto =>
@@ -243,7 +243,7 @@ impl Driver {
                 let why = format!("the last cutover was undone: {reason}");
                 Some(Some(ScheduledCutover::OnHold { why }))
             }
-            // Who went back wants to know why before it goes forward again.
+            // After a rollback an operator investigates before the next cutover.
             State::RollingBack if self.context.plan().cutover.mode == CutoverMode::Auto => {
                 Some(Some(ScheduledCutover::OnHold { why: "it was rolled back".to_owned() }))
             }

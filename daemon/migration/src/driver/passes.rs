@@ -1,4 +1,4 @@
-//! When the owner lets a pass run.
+//! When the driver runs a pass.
 
 use std::sync::Arc;
 
@@ -22,11 +22,11 @@ use super::{
     Driver, Happened,
 };
 
-/// A wait that is longer is a rest: what is left open on the source does not stay for it.
+/// A longer wait is a rest: leftovers on the source are removed before it.
 const REST: TimeDelta = TimeDelta::hours(1);
 
 impl Driver {
-    /// Waits for a request, or until the schedule is worth asking again.
+    /// Waits for a request, or until the schedule must be asked again.
     pub(super) async fn wait_for(
         &mut self,
         mut plans: watch::Receiver<Arc<Plan>>,
@@ -45,7 +45,7 @@ impl Driver {
         }
     }
 
-    /// What holds the pass that is begun, unless a person asked for it; and what tells of other plans than that.
+    /// Why the started pass is suspended, unless an operator requested it; and the channel of plan changes.
     pub(super) fn suspended(&self) -> Option<(watch::Receiver<Arc<Plan>>, NotBefore)> {
         if self.sync_asked {
             return None;
@@ -54,7 +54,7 @@ impl Driver {
         timing::suspended(&self.context, clock::now()).map(|wait| (plans, wait))
     }
 
-    /// What is known of the migration; nothing, if that cannot be read.
+    /// The migration's pass history; empty if it cannot be read.
     pub(super) async fn facts(&self) -> PassHistory {
         let zone = self.zone();
         let mut facts =
@@ -63,7 +63,7 @@ impl Driver {
         facts
     }
 
-    /// What the passes taught that ended in the step to `state`, to be saved with it.
+    /// What was learnt from the passes that ended in the step to `state`, to be saved with it.
     pub(super) async fn change_rates_in(&self, state: &State) -> Option<ChangeRates> {
         if state.is_busy() || !self.state.is_busy() {
             return None;

@@ -1,4 +1,4 @@
-//! What the owner shows of its migration.
+//! The driver's view of its migration.
 //!
 //! Rule: a state is shown once it is saved, never before.
 
@@ -25,7 +25,7 @@ impl Driver {
             if begins && !matches!(before, State::CuttingOver { .. }) {
                 view.cutover = Some(CutoverView::begun(clock::now()));
             }
-            // One that waited for its turn over a restart has no phase yet that would tell of it.
+            // A cutover that waited for its admission over a restart has no phase yet that shows it.
             if view.cutover.is_none() && matches!(state, State::Undoing { .. }) {
                 view.cutover = Some(CutoverView::begun(clock::now()));
             }
@@ -50,7 +50,7 @@ impl Driver {
         });
     }
 
-    /// Brings what the view says of the past up to date.
+    /// Updates the past in the view.
     pub(super) async fn refresh(&self) {
         match forecast::told(&self.context).await {
             Ok(told) => self.context.live.update(|view| {

@@ -1,8 +1,9 @@
-//! The way back to the source while nothing can be saved.
+//! The way back to the source while saving fails.
 //!
-//! Rule: the state still says that the cutover goes on. A daemon that reads it after a crash finds a source that runs, and takes
-//! the cutover back (the fence before each later phase sees to that); so it is done only before the target VM's start was
-//! asked for, and what the cutover made on the target is gone before. Never do both VMs run.
+//! Rule: the saved state still says that the cutover continues. A daemon that reads it after a crash finds a
+//! running source, and undoes the cutover (the fence before each later phase ensures that). So this is done
+//! only before the target VM's start was requested, after what the cutover created on the target is removed.
+//! Never do both VMs run.
 
 use std::time::Duration;
 
@@ -16,14 +17,14 @@ use warmd_store::{MigrationUpdate, StoreError, StoreErrorKind};
 use super::Driver;
 use crate::{context::Context, cutover, failure::WorkError};
 
-/// With a source off, and nothing saved for so long, the source is powered on.
+/// With the source off and saving failing for this long, the source is powered on.
 const UNSAVED: Duration = Duration::from_mins(3);
 
-/// How often is looked whether a save that hangs has done so for too long.
+/// The interval at which a hanging save is checked.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// Whether the work of a phase with the source off is to end, as nothing could be saved for long. It would be tried until
-/// the phase's deadline otherwise.
+/// Whether the work of a phase with the source off must end because saving has failed for long. It would be
+/// retried until the phase's deadline otherwise.
 pub(crate) fn ends(context: &Context, doing: StateWork) -> bool {
     let cutover = context.cutover();
     let is_down = matches!(doing, StateWork::Phase(phase) if phase.source_may_be_off());
@@ -32,8 +33,8 @@ pub(crate) fn ends(context: &Context, doing: StateWork) -> bool {
 }
 
 impl Driver {
-    /// Saves a step. One that hangs is given up where the source is off for it; whether it is saved is not known then, and
-    /// what is saved after it counts.
+    /// Saves a step. A hanging save is abandoned if the source is off meanwhile; then it may or may not be
+    /// saved, and the next saved step counts.
     pub(super) async fn saved(&self, step: MigrationUpdate) -> Result<(), StoreError> {
         let mut saving = std::pin::pin!(self.context.store.save_state(self.context.id, step));
         loop {
@@ -50,13 +51,13 @@ impl Driver {
         }
     }
 
-    /// The phase whose cutover is to be taken back as nothing could be saved for long, if that was not done yet.
+    /// The phase whose cutover must be undone because saving has failed for long, if that was not done yet.
     fn goes_back(&self) -> Option<Phase> {
         let State::CuttingOver { phase } = self.state else { return None };
         (!self.is_back && ends(&self.context, StateWork::Phase(phase))).then_some(phase)
     }
 
-    /// Powers the source on that a cutover has stopped, when nothing can be saved for long; then what is to be saved
+    /// Powers on a source that a cutover has stopped, when saving has failed for long; returns what to save
     /// instead of the next step.
     pub(super) async fn back_unsaved(&mut self, error: &StoreError) -> Option<(State, MigrationEvent)> {
         let phase = self.goes_back()?;

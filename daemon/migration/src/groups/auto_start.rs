@@ -1,6 +1,7 @@
-//! Groups that begin by themselves: at the time that was asked for, or as soon as their plan's window lets all of them.
+//! Groups that begin automatically: at the requested time, or as soon as their plan's window admits all
+//! members.
 //!
-//! Rule: one begins when all of its VMs that are not moved yet would begin, and not before.
+//! Rule: a group begins when all of its VMs that are not moved yet would begin, and not before.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -9,11 +10,11 @@ use warmd_core::{control::ControlError, model::id::MigrationId};
 use super::{ReadyMember, Running, coordinator};
 use crate::manager::{Manager, internal};
 
-/// How often those who are ready are looked at again: somebody who was in their way may be gone.
+/// The interval at which ready members are checked again: an obstacle may be gone.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 impl Manager {
-    /// Knows the groups that run of an earlier life, before their members' owners ask.
+    /// Loads the running groups of an earlier daemon, before their members' drivers ask.
     pub(crate) async fn know_groups(&self) -> Result<(), ControlError> {
         for group in self.store.running_groups().await.map_err(internal)? {
             self.groups.add(group);
@@ -21,7 +22,7 @@ impl Manager {
         Ok(())
     }
 
-    /// Drives those, and begins others, until the daemon shuts down.
+    /// Drives these, and begins others, until the daemon shuts down.
     pub(crate) fn keep_groups(self: &Arc<Self>) {
         let running: Vec<_> = self.groups.lock().running.values().cloned().collect();
         for running in running {
@@ -31,7 +32,7 @@ impl Manager {
         self.supervise("the keeper of the groups", async move { manager.begin_groups().await });
     }
 
-    /// Drives a group that runs.
+    /// Drives a running group.
     pub(super) fn coordinate(self: &Arc<Self>, running: Arc<Running>) {
         let manager = Arc::clone(self);
         self.owners.spawn(async move {
@@ -57,7 +58,7 @@ impl Manager {
         }
     }
 
-    /// Begins the plan's group if all of it is `ready`.
+    /// Begins the plan's group if all members are `ready`.
     async fn begin_if_whole(
         &self,
         plan: &str,

@@ -1,6 +1,7 @@
-//! The barrier, as a member of a group meets it.
+//! The barrier, from the view of a group member.
 //!
-//! Rule: who waits here has its source off, and keeps looking that it is. It waits no longer than its plan says.
+//! Rule: a member at the barrier has its source off, and keeps checking that. It waits no longer than its
+//! plan says.
 
 use std::time::Duration;
 
@@ -15,10 +16,10 @@ use crate::{
     failure::{Remedy, WorkError},
 };
 
-/// How often the source is looked at.
+/// The interval of the source checks.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// Waits, copied and verified, until all that are to be started together are as far, if the migration is in a group.
+/// Waits, copied and verified, for all VMs that start together, if the migration is in a group.
 pub(crate) async fn pass(context: &Context, stop: &StopSignal) -> Result<(), WorkError> {
     let Some((running, member)) = context.groups.of(context.id) else { return Ok(()) };
     let (id, since) = (context.id, Instant::now());
@@ -59,7 +60,7 @@ pub(crate) async fn pass(context: &Context, stop: &StopSignal) -> Result<(), Wor
     };
     show(None);
     if result.is_err() {
-        // Unless it was opened at this very moment: then the start says what becomes of it.
+        // Unless it was opened at this moment: then the start decides the outcome.
         let is_open = running.board.change(|board| {
             board.arrived.remove(&id);
             board.open.contains(&id)
@@ -72,14 +73,14 @@ pub(crate) async fn pass(context: &Context, stop: &StopSignal) -> Result<(), Wor
     if let Err(error) =
         context.remember(|cutover| cutover.barrier_wait = Duration::from_micros(micros(waited))).await
     {
-        // Only forecasts ask for it, and others may run on the target already.
+        // Only forecasts use it, and other members may run on the target already.
         tracing::warn!(migration = %id, %error, "how long it waited at the barrier is not stored");
     }
     Ok(())
 }
 
-/// Comes back when the source was started. That it cannot be asked is no reason to take a whole group back: it is asked
-/// again before the start.
+/// Returns when the source was started. An unreachable source is no reason to undo a whole group: the check
+/// is repeated before the start.
 async fn started(context: &Context) -> WorkError {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -97,7 +98,7 @@ fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Whether it may go on, or why it may not; `None` if that is open.
+/// Whether the member may continue, or why not; `None` if undecided.
 fn status(board: &Board, id: MigrationId) -> Option<Result<(), String>> {
     if board.open.contains(&id) {
         return Some(Ok(()));
@@ -105,7 +106,7 @@ fn status(board: &Board, id: MigrationId) -> Option<Result<(), String>> {
     board.halted.clone().filter(|_| !mutant("group-forgets-failure")).map(Err)
 }
 
-/// Who is not at the barrier, in words.
+/// The members that are not at the barrier, in words.
 fn missing(board: &Board, members: &[GroupMember], tier: usize) -> String {
     let absent: Vec<_> = members
         .iter()
@@ -121,7 +122,8 @@ fn missing(board: &Board, members: &[GroupMember], tier: usize) -> String {
 }
 
 impl Groups {
-    /// Comes back with the reason when the group of the migration goes no further, unless the barrier was opened for it.
+    /// Returns the reason when the migration's group is halted, unless the barrier was opened for the
+    /// migration.
     pub(crate) async fn halted(&self, id: MigrationId) -> String {
         let Some((running, _)) = self.of(id) else { return std::future::pending().await };
         let mut board = running.board.listen();

@@ -1,8 +1,8 @@
-//! The one task that drives a group: it looks how the members stand, asks what is to be done, notes it, and does it.
+//! The one task that drives a group: it reads the members' statuses, decides, saves the decision, and acts.
 //!
-//! Rule: what it knows of the members is what the store says and who came to the barrier in this life of the daemon. That a
-//! group is halted is saved before anybody is told; that the barrier is open is not: after a crash nobody goes through it
-//! for what was only in memory.
+//! Rule: it knows of the members what the store holds, and which came to the barrier since the daemon's
+//! start. That a group is halted is saved before it is announced; that the barrier is open is not: after a
+//! crash no member passes because of a decision that was only in memory.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ use warmd_store::{MemberFacts, StoreError};
 use super::{Board, Running};
 use crate::{manager::Manager, retry::Retry};
 
-/// How often the members are looked at where nobody says that something is new.
+/// The interval at which the members are checked without a notification.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Drives the group to its end, or until the daemon shuts down.
@@ -52,12 +52,12 @@ pub(super) async fn run(manager: Arc<Manager>, running: Arc<Running>) {
     }
 }
 
-/// Looks once, and does what is to be done; whether the group is over.
+/// Checks once, and acts; returns whether the group is finished.
 async fn step(manager: &Manager, running: &Running, is_told: &mut bool) -> Result<bool, StoreError> {
     let group = &running.group;
     let board = running.board.look(Board::clone);
     if let (Some(why), false) = (&board.halted, *is_told) {
-        // Who aborts it says so on the board alone.
+        // An abort is announced on the board only.
         note_broken(manager, group, why).await?;
         *is_told = true;
     }
@@ -78,7 +78,7 @@ async fn step(manager: &Manager, running: &Running, is_told: &mut bool) -> Resul
         let told = line(group, "state", &format!("the barrier opens for {}", names(&group.members, &open)));
         manager.store.append_events(vec![told]).await?;
         running.board.change(|board| {
-            // Who left meanwhile is not let through, and neither are those who would go with it.
+            // A member that left meanwhile does not pass, and neither do those that start with it.
             let is_whole = opened.iter().all(|id| board.arrived.contains(id));
             if board.halted.is_none() && is_whole {
                 board.open.extend(opened);
@@ -107,7 +107,7 @@ async fn note_broken(manager: &Manager, group: &Group, why: &str) -> Result<(), 
     manager.store.break_group(group.id, why, told).await
 }
 
-/// Asks the member's owner to begin; `None` if the daemon is shutting down.
+/// Asks the member's driver to begin; `None` if the daemon is shutting down.
 async fn begun(manager: &Manager, group: &Group, member: &GroupMember) -> Option<RequestOutcome> {
     let order = CutoverOrder { when: CutoverTime::Now, force: group.forced, in_group: true };
     let by = format!("{} (with the VMs of plan {})", group.by, group.plan);
@@ -125,7 +125,7 @@ fn seats(members: &[GroupMember], statuses: &[MemberStatus]) -> Vec<Seat> {
         .collect()
 }
 
-/// How each of the members stands.
+/// The statuses of the members.
 pub(super) fn statuses(members: &[GroupMember], facts: &[MemberFacts], board: &Board) -> Vec<MemberStatus> {
     let each = members.iter().zip(facts);
     each.map(|(member, facts)| {
@@ -136,8 +136,8 @@ pub(super) fn statuses(members: &[GroupMember], facts: &[MemberFacts], board: &B
     .collect()
 }
 
-/// How one stands that had `before` cutovers before its group, and has come to the barrier, or through it, in this life of
-/// the daemon. Why it did not begin, or was taken back, is told if it is `known`.
+/// The status of a member with `before` cutovers before its group, which has come to the barrier or passed it
+/// since the daemon's start. Why it did not begin, or was undone, is included if `known`.
 fn status(
     before: u32,
     facts: &MemberFacts,
@@ -145,7 +145,7 @@ fn status(
     known: Option<&String>,
 ) -> MemberStatus {
     let stays = |why: &str| MemberStatus::Failed(why.to_owned());
-    // The state of an earlier life may say that it is being started when nobody has asked for that: it goes back.
+    // A state from before a restart may name the start phase although no start was requested: it goes back.
     let is_gone = is_open || facts.start_requested;
     match &facts.state {
         State::Done => MemberStatus::Passed,
@@ -204,7 +204,7 @@ mod tests {
             (facts(over(Phase::CreateVm), 3, false), here, MemberStatus::Arrived),
             (facts(over(Phase::CreateVm), 3, false), open, MemberStatus::Starting),
             (facts(over(Phase::StartVm), 3, false), open, MemberStatus::Starting),
-            // Of an earlier life: it was let through, and nobody has asked for its start.
+            // From before a restart: it passed the barrier, and its start was not requested.
             (facts(over(Phase::StartVm), 3, false), no, MemberStatus::Moving),
             (facts(over(Phase::StartVm), 3, true), no, MemberStatus::Starting),
             (facts(over(Phase::BootCheck), 3, true), no, MemberStatus::Starting),

@@ -1,13 +1,13 @@
 //! A value that tasks watch.
 //!
-//! Rule: whoever waits for a change is woken in the order in which it began to wait. `tokio::sync::watch` wakes in an order of
-//! chance, and then the same seed of the simulation would be another run every time.
+//! Rule: waiting tasks are woken in the order in which they began to wait. `tokio::sync::watch` wakes in a
+//! random order, so that one seed of the simulation would give a different run every time.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// The value, and who waits for its next change.
+/// The value, and the tasks that wait for its next change.
 #[derive(Debug, Default)]
 pub(super) struct FifoWatch<T>(Arc<Inner<T>>);
 
@@ -24,11 +24,11 @@ struct State<T> {
     version: u64,
 }
 
-/// Somebody who watches it.
+/// A task that watches it.
 #[derive(Debug)]
 pub(crate) struct Subscriber<T> {
     inner: Arc<Inner<T>>,
-    /// The version that it knows.
+    /// The version that it has seen.
     seen: u64,
 }
 
@@ -37,12 +37,12 @@ impl<T> FifoWatch<T> {
         Self(Arc::new(Inner { state: Mutex::new(State { value, version: 0 }), changed: Notify::new() }))
     }
 
-    /// Looks at the value.
+    /// Reads the value.
     pub(super) fn look<R>(&self, look: impl FnOnce(&T) -> R) -> R {
         look(&self.0.lock().value)
     }
 
-    /// Changes the value, and tells all who watch it.
+    /// Changes the value, and notifies all watchers.
     pub(super) fn change<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
         let result = {
             let mut state = self.0.lock();
@@ -53,24 +53,24 @@ impl<T> FifoWatch<T> {
         result
     }
 
-    /// Somebody who knows the value of now.
+    /// A subscriber that has seen the present value.
     pub(super) fn listen(&self) -> Subscriber<T> {
         Subscriber { inner: Arc::clone(&self.0), seen: self.0.lock().version }
     }
 }
 
 impl<T> Subscriber<T> {
-    /// Looks at the value, which it knows then.
+    /// Reads the value and marks it as seen.
     pub(super) fn look<R>(&mut self, look: impl FnOnce(&T) -> R) -> R {
         let state = self.inner.lock();
         self.seen = state.version;
         look(&state.value)
     }
 
-    /// Comes back when the value is another than the one that it knows, which it knows then.
+    /// Returns when the value differs from the seen one, and marks it as seen.
     pub(crate) async fn changed(&mut self) {
         loop {
-            // Before the look: a change after that is not missed.
+            // Before the read: so a later change is not missed.
             let notified = self.inner.changed.notified();
             let version = self.inner.lock().version;
             if version != self.seen {

@@ -1,11 +1,12 @@
-//! VMs that cut over together: who of them is ready, which groups run, and the barrier between them.
+//! VMs that cut over together: the ready members, the running groups, and the barrier between members.
 //!
-//! Rule: a group owns no migration. Each owner asks here before it starts its target VM, and nobody is let through but by what
-//! [`warmd_core::model::coordination`] decides of all of them. What the store says of the members counts; what is only in memory
-//! (who stands at the barrier) is lost with the daemon, and then all of them come to the barrier again.
+//! Rule: a group owns no migration. Each driver asks here before it starts its target VM, and passes only by
+//! a decision of [`warmd_core::model::coordination`] on all members. The store decides what is known of the
+//! members; what is only in memory (which members are at the barrier) is lost with the daemon, and then all
+//! of them come to the barrier again.
 //!
 //! ```text
-//! owners ── arrive ──▶ board ◀── open, halted ── coordinator, one for each running group ──▶ begins the members' cutovers
+//! drivers ── arrive ──▶ board ◀── open, halted ── coordinator, one per running group ──▶ begins cutovers
 //! ```
 
 mod auto_start;
@@ -32,16 +33,16 @@ use self::fifo_watch::{FifoWatch, Subscriber};
 #[derive(Debug, Default)]
 pub struct Groups {
     state: Mutex<State>,
-    /// Somebody is ready who was not.
+    /// A member has become ready.
     became_ready: Notify,
-    /// Groups that began and ended so far.
+    /// The number of groups that began and ended.
     turns: FifoWatch<u64>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     running: BTreeMap<u64, Arc<Running>>,
-    /// Who would begin now by itself, if it were not for its group.
+    /// Members that would begin now if they were not in a group.
     ready: BTreeMap<MigrationId, ReadyMember>,
 }
 
@@ -49,34 +50,34 @@ struct State {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ReadyMember {
     pub(super) plan: String,
-    /// In whose name.
+    /// On whose behalf.
     pub(super) by: String,
-    /// Whatever windows and forecasts say.
+    /// Whether windows and forecasts are ignored.
     pub(super) force: bool,
 }
 
-/// A group that runs.
+/// A running group.
 #[derive(Debug)]
 struct Running {
     group: Group,
     board: FifoWatch<Board>,
 }
 
-/// What its members and its coordinator tell each other.
+/// The messages between its members and its coordinator.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Board {
-    /// Who stands at the barrier.
+    /// Members at the barrier.
     arrived: BTreeSet<MigrationId>,
-    /// For whom it was opened. There is no way back.
+    /// Members for which it was opened. This is final.
     open: BTreeSet<MigrationId>,
-    /// Who failed, and why.
+    /// Failed members, with the reason.
     failed: BTreeMap<MigrationId, String>,
-    /// Why nobody else is let through.
+    /// Why no further member passes.
     halted: Option<String>,
 }
 
 impl Groups {
-    /// Lets a group run; what it was halted by before stays.
+    /// Adds a running group; a halted one stays halted.
     fn add(&self, group: Group) -> Arc<Running> {
         let board = Board { halted: group.halted.clone(), ..Board::default() };
         let running = Arc::new(Running { group, board: FifoWatch::new(board) });
@@ -90,19 +91,19 @@ impl Groups {
         self.turns.change(|turns| *turns += 1);
     }
 
-    /// Tells when a group begins or ends.
+    /// Notifies when a group begins or ends.
     pub(super) fn turns(&self) -> Subscriber<u64> {
         self.turns.listen()
     }
 
-    /// Notes why a migration is taken back or failed, if it is in a group that runs.
+    /// Records why a migration is undone or failed, if it is in a running group.
     pub(super) fn mark_failed(&self, id: MigrationId, why: &str) {
         if let Some((running, _)) = self.of(id) {
             running.mark_failed(id, why);
         }
     }
 
-    /// The running group that the migration belongs to, and its place in that.
+    /// The running group of the migration, and its membership.
     fn of(&self, id: MigrationId) -> Option<(Arc<Running>, GroupMember)> {
         let state = self.lock();
         state.running.values().find_map(|running| {
@@ -115,7 +116,7 @@ impl Groups {
         self.lock().running.values().find(|running| running.group.plan == plan).map(Arc::clone)
     }
 
-    /// Why the migration does not begin a cutover of its own, if it is in a group that runs.
+    /// Why the migration does not begin a cutover alone, if it is in a running group.
     pub(super) fn keeps(&self, id: MigrationId) -> Option<String> {
         let (running, member) = self.of(id)?;
         let plan = &running.group.plan;
@@ -129,7 +130,7 @@ impl Groups {
         })
     }
 
-    /// Notes whether the migration would begin now.
+    /// Records whether the migration would begin now.
     pub(super) fn mark_ready(&self, id: MigrationId, ready: Option<ReadyMember>) {
         let mut state = self.lock();
         let Some(ready) = ready else {
@@ -141,20 +142,20 @@ impl Groups {
         }
     }
 
-    /// Who of a plan is ready.
+    /// The ready members of a plan.
     fn ready_of(&self, plan: &str) -> BTreeMap<MigrationId, ReadyMember> {
         let state = self.lock();
         let theirs = state.ready.iter().filter(|(_, ready)| ready.plan == plan);
         theirs.map(|(id, ready)| (*id, ready.clone())).collect()
     }
 
-    /// Plans of which somebody is ready.
+    /// Plans with ready members.
     fn plans_ready(&self) -> BTreeSet<String> {
         self.lock().ready.values().map(|ready| ready.plan.clone()).collect()
     }
 
-    /// Takes a migration out of its group, which goes no further then; why that cannot be, if the barrier was opened
-    /// for it.
+    /// Removes a migration from its group, which is halted then; the error says why that is impossible, if
+    /// the barrier was opened for the migration.
     pub(super) fn leave(&self, id: MigrationId, by: &str) -> Result<(), String> {
         let Some((running, member)) = self.of(id) else { return Ok(()) };
         running.abort(format!("VM {}: its cutover was aborted by {by}", member.vm), |open| open.contains(&id))
@@ -170,7 +171,7 @@ impl Running {
         self.board.change(|board| drop(board.failed.insert(id, why.to_owned())));
     }
 
-    /// Breaks the group, unless that comes too late for those for whom it `is_late`.
+    /// Halts the group, unless `is_late` holds for the members whose barrier is open.
     fn abort(&self, why: String, is_late: impl FnOnce(&BTreeSet<MigrationId>) -> bool) -> Result<(), String> {
         let late = self.board.change(|board| {
             let late = is_late(&board.open);

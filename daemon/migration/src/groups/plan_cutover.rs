@@ -1,6 +1,7 @@
-//! What a person asks of all cutovers of a plan.
+//! Cutover requests for all migrations of a plan.
 //!
-//! Rule: what cannot begin as a whole is refused as a whole, with each VM that stands in the way; nothing has been stopped then.
+//! Rule: a group that cannot begin completely is refused completely, with each VM that prevents it; nothing
+//! has been stopped then.
 
 use warmd_core::control::{PlanCutover, PlanRequestOutcome};
 use warmd_core::{
@@ -48,7 +49,7 @@ impl Manager {
         }
     }
 
-    /// Asks each of the plan's migrations by itself.
+    /// Asks each of the plan's migrations separately.
     async fn ask_each(
         &self,
         plan: &Plan,
@@ -91,7 +92,7 @@ impl Manager {
         Ok(PlanCutover { outcomes: Vec::new(), group: self.group_view(plan).await?, already })
     }
 
-    /// Migrations of the plan that are under way.
+    /// The unfinished migrations of the plan.
     fn open_of(&self, plan: &Plan) -> Vec<DriverHandle> {
         let theirs = |handle: &DriverHandle| {
             handle.context.plan().name == plan.name && !handle.context.live.view().state.is_final()
@@ -99,7 +100,7 @@ impl Manager {
         self.handles().into_iter().filter(theirs).collect()
     }
 
-    /// Who moves together now, by tier.
+    /// The members of a group that begins now, by tier.
     pub(super) fn members_of(&self, plan: &Plan) -> Vec<GroupMember> {
         let open = self.open_of(plan);
         let known: Vec<_> = open
@@ -119,8 +120,8 @@ impl Manager {
         members
     }
 
-    /// Begins the cutover of the plan's VMs together. Returns whether this call began one: `false` if one was durable
-    /// already, by an asker who was told of a failure; the journal names that asker.
+    /// Begins the group cutover of the plan's VMs. Returns whether this call began one: `false` if one was
+    /// saved already by a caller who got an error; the journal names that caller.
     pub(super) async fn begin_group(
         &self,
         plan: &Plan,
@@ -132,7 +133,7 @@ impl Manager {
         if members.is_empty() {
             return Err(none_left(plan));
         }
-        // One that cannot be read may be a member: the others do not go without it.
+        // An unreadable migration may be a member: the others do not begin without it.
         let unreadable = self.all_unreadable().into_iter();
         let mut against: Vec<_> = unreadable
             .filter(|it| it.may_be_of(&plan.name))
@@ -163,7 +164,7 @@ impl Manager {
         let line =
             EventView { at: new.begun, migration: None, by: by.to_owned(), kind: "request".to_owned(), text };
         let (group, is_new) = self.store.begin_group(new, line).await.map_err(internal)?;
-        // One whose making failed, and was durable all the same, has no owner yet.
+        // A group whose creation failed, but was saved, has no coordinator yet.
         if is_new || self.groups.of_plan(&plan.name).is_none() {
             let running = self.groups.add(group);
             if let Some(self_ref) = self.self_ref.upgrade() {
@@ -173,7 +174,7 @@ impl Manager {
         Ok(is_new)
     }
 
-    /// How the plan's last cutover together goes, or went.
+    /// The status of the plan's last group cutover.
     pub(crate) async fn group_view(&self, plan: &Plan) -> Result<Option<GroupView>, ControlError> {
         let Some(mut group) = self.store.last_group(&plan.name).await.map_err(internal)? else {
             return Ok(None);
