@@ -25,10 +25,10 @@ use crate::{
 /// How long passes get to commit what they have when the daemon is asked to stop.
 const DRAIN: Duration = Duration::from_secs(90);
 
-/// The same when the daemon itself must not go on: what stands still waits for the next start.
+/// The same when the daemon must end: paused work waits for the next start.
 const DRAIN_FATAL: Duration = Duration::from_secs(15);
 
-/// How often a deleted reserve is made again, if there is room.
+/// How often a deleted reserve is created again, if there is room.
 const RESERVE_EVERY: Duration = Duration::from_mins(1);
 
 /// After how many of these the state is thinned out.
@@ -43,7 +43,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     serve_over(config, endpoints, shutdown).await
 }
 
-/// The same over endpoints that are opened already, whatever they are.
+/// The same over endpoints of any kind that are already open.
 pub async fn serve_over(
     config: Config,
     endpoints: Endpoints,
@@ -60,7 +60,7 @@ pub async fn serve_over(
         None => None,
     };
     let settings = config.engine.transfer();
-    // Some are for final passes alone: their VMs are off and must not wait.
+    // Some buffers are for final passes alone: their VMs are off and must not wait.
     let pool = BufferPool::with_reserve(settings.buffers, settings.buffers / 8, settings.chunk);
     let metrics = Metrics::default();
     let audit = AuditAmount { amount: config.engine.audit, at_most: config.engine.audit_max };
@@ -84,7 +84,7 @@ pub async fn serve_over(
             shutdown.run_until_cancelled(keep_house(&store, &keep)).await;
         }
     };
-    // Without the one the state grows until nothing can be saved; neither ends unnoticed.
+    // Without thinning the state grows until nothing can be saved; an end of either task is reported.
     manager.supervise("the housekeeping of the state", housekeeping);
     manager.supervise("the poll of the inventories", Arc::clone(&manager).poll_inventories());
     let alive = tokio::spawn(systemd::live(store.clone()));
@@ -105,7 +105,7 @@ pub async fn serve_over(
     alive.abort();
     store.close().await?;
     if watched.is_finished() {
-        // A source VM may be off: the next start of the daemon finds in the state what is to be done.
+        // A source VM may be off: the next start of the daemon finds the rest of the work in the state.
         anyhow::bail!(
             "{}: start it again (the service manager does), it goes on where it was",
             watched.await?
@@ -116,7 +116,7 @@ pub async fn serve_over(
     Ok(served?)
 }
 
-/// Keeps the state small, and room for it in reserve; without an end.
+/// Thins the state and keeps its reserve; never ends.
 async fn keep_house(store: &Store, keep: &Keep) {
     for round in (0..THIN_EVERY).cycle() {
         tokio::time::sleep(RESERVE_EVERY).await;
@@ -130,7 +130,7 @@ async fn keep_house(store: &Store, keep: &Keep) {
     }
 }
 
-/// Room for what must be saved when there is none.
+/// The reserve for saves on a full file system.
 async fn hold_reserve(store: &Store, bytes: u64) {
     let store = store.clone();
     if let Err(error) = tokio::task::spawn_blocking(move || store.hold_reserve(bytes)).await {

@@ -32,8 +32,8 @@ impl SourceSettings {
         }
     }
 
-    /// The source by these settings, which are judged but not tried: [`Source::check`] does that. `name` is what the
-    /// configuration calls it.
+    /// The source by these settings, which are checked but not tried: [`Source::check`] does that. `name` is
+    /// what the configuration calls it.
     pub fn open(&self, name: &str) -> Result<Arc<dyn Source>, SourceError> {
         let named = |error: SourceError| SourceError {
             context: format!("source {name}: {}", error.context),
@@ -72,8 +72,8 @@ impl TargetSettings {
         }
     }
 
-    /// The target by these settings, which are judged but not tried: [`Target::check`] does that. `name` is what the
-    /// configuration calls it. Must be called within a tokio runtime.
+    /// The target by these settings, which are checked but not tried: [`Target::check`] does that. `name` is
+    /// what the configuration calls it. Must be called within a tokio runtime.
     pub fn open(&self, name: &str) -> Result<Arc<dyn Target>, TargetError> {
         let named = |error: TargetError| TargetError {
             context: format!("target {name}: {}", error.context),

@@ -1,8 +1,9 @@
-//! What the daemon knows of its host beyond one target, for targets that write to it: all VMs' disks, all places taken.
+//! The daemon's view of its host beyond one target, for targets that write to it: all VMs' disks, all claimed
+//! volumes.
 //!
 //! Rule: here, at the root, endpoints of all kinds and the state are known together, so that targets need to know neither.
-//! An endpoint that does not answer is reported, and never taken for one without VMs: what a VM that is off
-//! has is known by it alone.
+//! An endpoint that does not answer is reported, and never taken for one without VMs: only that endpoint
+//! knows the disks of a VM that is off.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,10 +35,11 @@ use crate::{
     endpoints::{SourceSettings, TargetSettings},
 };
 
-/// How long a list of disks serves: disks are opened in groups, and a VM that is started meanwhile is seen by its process.
+/// How long a list of disks is valid: disks are opened in groups, and a VM that is started meanwhile is seen
+/// by its process.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// For all that is asked of one libvirt.
+/// The deadline for all queries to one libvirt.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The host of a daemon with this configuration.
@@ -164,7 +166,7 @@ async fn disks_at(libvirt: &LibvirtClient) -> Result<VmDisks, LibvirtError> {
     Ok(disks)
 }
 
-/// What was seen in the definitions at one endpoint.
+/// The contents of the definitions at one endpoint.
 #[derive(Default)]
 struct Seen {
     disks: VmDisks,

@@ -1,8 +1,9 @@
 //! What the daemon reports to systemd: that the daemon is ready, that it stops, and that it lives.
 //!
-//! Rule: it is said to live only after the state's writer answered, if only that nothing can be written now: a daemon that
-//! cannot save still has to power sources on, and a new one could save no more. Without systemd (`NOTIFY_SOCKET` is not set) nothing
-//! is reported, and a systemd that cannot be reached changes nothing for the migrations.
+//! Rule: the daemon reports that it lives only after the state's writer answered, even with a failure: a
+//! daemon that cannot save must still power source VMs on, and a restarted one could not save either. Without
+//! systemd (`NOTIFY_SOCKET` is not set) nothing is reported, and a systemd that cannot be reached changes
+//! nothing for the migrations.
 
 use std::time::Duration;
 
@@ -10,10 +11,10 @@ use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use warmd_store::Store;
 
-/// At the least, so that a wrong setting does not make a busy loop.
+/// The shortest interval, so that a wrong setting does not make a busy loop.
 const SHORTEST: Duration = Duration::from_millis(50);
 
-/// The daemon answers, and works.
+/// The daemon is ready.
 pub(crate) fn ready() {
     tell(&[NotifyState::Ready]);
 }
@@ -24,8 +25,8 @@ pub(crate) fn stopping(at_most: Duration) {
     tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros)]);
 }
 
-/// Tells that the daemon lives, three times within the unit's `WatchdogSec=`, for as long as it is let; nothing if it has
-/// none.
+/// Reports that the daemon lives, three times within the unit's `WatchdogSec=`, until it is dropped; nothing
+/// if it has none.
 pub(crate) async fn live(store: Store) {
     let Some(within) = sd_notify::watchdog_enabled() else {
         return;

@@ -1,4 +1,4 @@
-//! How `warmd.v1` messages look as JSON: the form that `warmctl -o json` prints.
+//! `warmd.v1` messages as JSON: the form that `warmctl -o json` prints.
 //!
 //! Rule: field names as in the `.proto` file, and every field always there, `null` where it is absent. Enum values in
 //! lower-kebab without their prefix (`cutting-over`) and `null` if unspecified, timestamps in RFC 3339, durations in seconds with an `s`

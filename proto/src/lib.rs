@@ -1,5 +1,5 @@
 //! warmd's gRPC contracts, generated from `proto/`: the control API, the provisioner that a platform implements, and the hooks
-//! that an operator's service does.
+//! that an operator's service implements.
 //!
 //! Rule: nothing but generated code, its descriptors, its JSON form and what both ends must agree on; meaning lives in the daemon.
 

@@ -1,4 +1,4 @@
-//! Drives what the API makes of messages, over bytes at hand: for the fuzz target and its corpus.
+//! Drives the API's handling of messages, over bytes in memory: for the fuzz target and its corpus.
 //!
 //! Rule: what runs here is what runs in production, up to the first question to [`warmd_core::control::Control`].
 
@@ -8,7 +8,7 @@ use warmd_proto::v1;
 
 use super::{limits, plans};
 
-/// Takes `bytes` for the message that `kind` names, as from a client; whether it is one that would be passed on.
+/// Takes `bytes` for the message that `kind` names, as from a client; whether the API would pass it on.
 pub fn message(kind: u8, bytes: &[u8]) -> bool {
     match kind % 4 {
         0 => v1::PlansApplyRequest::decode(bytes).is_ok_and(|request| {

@@ -1,7 +1,7 @@
 //! The control API `warmd.v1`: gRPC in front of [`Control`].
 //!
-//! Rule: it decides nothing. It turns messages into calls of [`Control`] and the answers into messages; what may
-//! be asked when is judged behind it. What comes in is outside data and bounded in size.
+//! Rule: it decides nothing. It turns messages into calls of [`Control`] and the answers into messages; which
+//! request is allowed when is decided behind it. Incoming data is untrusted and bounded in size.
 //!
 //! It listens on a Unix socket that only its owner may open, or on TCP with certificates on both sides.
 //!
@@ -32,7 +32,7 @@ pub use self::{report_markdown::markdown, service::Bound};
 /// Where the API listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
-    /// A Unix socket, mode 0600; its directory is made, with mode 0700, if it is not there.
+    /// A Unix socket, mode 0600; its directory is created with mode 0700 if it is missing.
     Unix(PathBuf),
     /// TCP, with certificates on both sides.
     Tcp { address: SocketAddr, tls: Option<TlsFiles> },
@@ -45,7 +45,7 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// The daemon's private key.
     pub key: PathBuf,
-    /// Who signs the certificates of those that may come in.
+    /// The CA that signs the certificates of allowed clients.
     pub client_ca: PathBuf,
 }
 
@@ -58,10 +58,10 @@ pub enum ApiError {
         .path.display()
     )]
     InUse { path: PathBuf },
-    /// What is at the path is no socket.
+    /// The file at the path is no socket.
     #[error("{} is there and is no socket: remove it, or choose another path for the socket", .path.display())]
     NotASocket { path: PathBuf },
-    /// The settings ask for what is not safe.
+    /// The settings are unsafe.
     #[error("cannot listen on {address}: {reason}")]
     Unsafe { address: SocketAddr, reason: String },
     /// A system call failed.

@@ -43,7 +43,7 @@ impl Limits for ApiServer {
     }
 }
 
-/// What a request asks for, if that can be.
+/// The requested change, if it is possible.
 pub(super) fn judged(change: Option<limits_set_request::Change>) -> Result<LimitChange, String> {
     match change {
         Some(limits_set_request::Change::Reset(_)) => Ok(LimitChange::Reset),

@@ -57,7 +57,7 @@ fn make_directory(path: &Path) -> Result<(), ApiError> {
     }
 }
 
-/// Others who can rename what is in it could put a socket of theirs in place of ours.
+/// Another user who can rename its files could put another socket in place of ours.
 fn judge_directory(directory: &Path) -> Result<(), ApiError> {
     let meta = fs::metadata(directory).map_err(doing("look at the socket's directory", directory))?;
     let (mode, me, shown) = (meta.mode() & 0o7777, rustix::process::geteuid().as_raw(), directory.display());

@@ -40,7 +40,7 @@ const EVENTS: u32 = 100;
 const MAX_EVENTS: u32 = 10_000;
 
 impl ApiServer {
-    /// Asks `what` of the migration that `key` names: the answer, and how it stood before.
+    /// Requests `what` for the migration that `key` names: the answer, and its state before.
     async fn ask(
         &self,
         from: &Extensions,
@@ -85,7 +85,7 @@ impl ApiServer {
         Ok(Some(CutoverOrder { when, force: message.force, ..CutoverOrder::default() }))
     }
 
-    /// Asks of a cutover what `message` says: the answer, and how the migration stands with it.
+    /// Makes the cutover request in `message`: the answer, and the migration's state with it.
     async fn ask_cutover(
         &self,
         from: &Extensions,
@@ -97,7 +97,7 @@ impl ApiServer {
             return answered(outcome, view);
         };
         let outcome = self.control.cut_over(view.id, order, &by).await?;
-        // What waits is shown as it waits now.
+        // A waiting cutover is shown in its present state.
         let view = match order.when {
             CutoverTime::Now => view,
             CutoverTime::At(_) | CutoverTime::Hold | CutoverTime::Unhold => {
@@ -119,7 +119,7 @@ fn answered(
     }
 }
 
-/// Whose verification is asked for, and which.
+/// The migration to verify, and how.
 fn order(message: MigrationsVerifyRequest) -> Result<(String, VerifyOrder), Status> {
     let mode = match message.mode() {
         v1::VerifyMode::Unspecified | v1::VerifyMode::Readback => VerifyMode::Readback,
@@ -135,7 +135,7 @@ fn order(message: MigrationsVerifyRequest) -> Result<(String, VerifyOrder), Stat
     Ok((message.migration, VerifyOrder { id, mode, scope, seed: message.seed, images }))
 }
 
-/// A handler for one request that is judged now and done later.
+/// A handler for one request that is accepted now and done later.
 macro_rules! ask {
     ($api:ident, $request:ident, $what:expr, $response:ident) => {{
         let (_, from, message) = $request.into_parts();
@@ -296,7 +296,7 @@ impl Migrations for ApiServer {
     }
 }
 
-/// A string field that was filled in.
+/// A string field that is not empty.
 fn given(field: &str) -> Option<&str> {
     (!field.is_empty()).then_some(field)
 }

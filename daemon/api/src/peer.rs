@@ -1,11 +1,11 @@
-//! Who asks: what the journal keeps as `by`.
+//! The caller, as the journal keeps it in `by`.
 
 use tonic::{
     Extensions,
     transport::server::{TcpConnectInfo, UdsConnectInfo},
 };
 
-/// The operator at the other end of the connection, as the kernel knows him.
+/// The operator at the other end of the connection, as the kernel identifies it.
 pub(super) fn by(extensions: &Extensions) -> String {
     if let Some(uds) = extensions.get::<UdsConnectInfo>() {
         return match uds.peer_cred {

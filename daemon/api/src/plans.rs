@@ -118,7 +118,7 @@ impl Plans for ApiServer {
     }
 }
 
-/// The plan that `text` says, or a refusal with line and column.
+/// The plan in `text`, or a refusal with line and column.
 pub(super) fn parsed(text: &str) -> Result<Plan, Status> {
     toml::from_str(text).map_err(|error| {
         let told = error.to_string();

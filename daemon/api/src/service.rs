@@ -1,4 +1,4 @@
-//! The server: what it listens on, the services that it offers, and how it ends.
+//! The server: its listener, its services, and its end.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use super::{
     listen::{OwnSocket, bind_unix},
 };
 
-/// How long calls in progress get at the end.
+/// How long calls in progress may take at the end.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// How often a silent connection is asked whether it lives, and how long it may take to say so.
@@ -29,7 +29,7 @@ const PING_ANSWER: Duration = Duration::from_secs(20);
 /// Streams that one connection may have open.
 const MAX_STREAMS: u32 = 128;
 
-/// What all services are made of.
+/// The parts that all services share.
 #[derive(Clone)]
 pub(super) struct ApiServer {
     pub(super) control: Arc<dyn Control>,
@@ -42,7 +42,7 @@ impl fmt::Debug for ApiServer {
     }
 }
 
-/// An API that listens already, and answers once it is served.
+/// An API that already listens, and answers once it is served.
 #[derive(Debug)]
 pub struct Bound {
     listener: UnixListener,

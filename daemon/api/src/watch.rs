@@ -1,7 +1,8 @@
-//! The stream behind `Migrations.Watch`: how it stands, then every change.
+//! The stream behind `Migrations.Watch`: the present state, then every change.
 //!
-//! Rule: memory does not grow with the reader's slowness. What he has not read yet waits in the daemon's one bounded
-//! broadcast; if it is gone from there, he gets the present state again instead of the changes that he missed.
+//! Rule: memory does not grow with the reader's slowness. Unread changes wait in the daemon's one bounded
+//! broadcast; if they are gone from there, the reader gets the present state again instead of the missed
+//! changes.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -27,7 +28,7 @@ use super::{convert, status::status};
 /// After this long without a change, the reader gets a sign of life.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
-/// What is watched.
+/// The watched migrations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum WatchFilter {
     One(MigrationId),
@@ -45,7 +46,7 @@ impl WatchFilter {
     }
 }
 
-/// One reader's place in the changes.
+/// One reader's position in the changes.
 pub(super) struct Watcher {
     control: Arc<dyn Control>,
     changes: Receiver<MigrationView>,

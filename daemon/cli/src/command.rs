@@ -1,4 +1,4 @@
-//! From the command line to what is done.
+//! From the command line to its action.
 
 use clap::CommandFactory;
 
@@ -12,7 +12,7 @@ use super::{
     plans, reports, schedules, top, vms,
 };
 
-/// Does what the command line says.
+/// Runs the command.
 pub(super) async fn run(args: Args, out: &Out) -> Result<(), CliFailure> {
     let Args { socket, command, .. } = args;
     match command {

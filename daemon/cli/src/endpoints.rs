@@ -12,7 +12,7 @@ use super::{
     out::Out,
 };
 
-/// What came of reaching one endpoint.
+/// The result of reaching one endpoint.
 #[derive(Debug, Serialize)]
 struct Check {
     name: String,

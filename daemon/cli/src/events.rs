@@ -74,7 +74,8 @@ async fn go_on(socket: &Path, out: &Out, id: String, limit: u32) -> Result<(), C
     }
 }
 
-/// What came after a cursor; a daemon that does not answer is waited for, for a while, and both are reported.
+/// The lines after a cursor; it waits a while for a daemon that does not answer, and reports its loss and its
+/// return.
 async fn next(
     socket: &Path,
     client: &Client,

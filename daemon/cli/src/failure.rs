@@ -1,4 +1,4 @@
-//! Why a command did not do what was asked, and the exit code that says so.
+//! Why a command failed, and its exit code.
 
 use std::{error::Error, fmt, io, process::ExitCode};
 
@@ -32,11 +32,11 @@ impl Exit {
     }
 }
 
-/// The end of a command that did not do what was asked.
+/// The end of a command that failed.
 #[derive(Debug)]
 pub(super) struct CliFailure {
     pub(super) exit: Exit,
-    /// For the person; empty if all was said already.
+    /// For the user; empty if all was printed already.
     pub(super) message: String,
 }
 
@@ -68,7 +68,7 @@ impl From<io::Error> for CliFailure {
     }
 }
 
-/// Whether the connection failed, and not the daemon's work.
+/// Whether the connection failed, not the daemon's operation.
 pub(super) fn is_connection(status: &Status) -> bool {
     let from_daemon = status.metadata().contains_key(KIND_TRAILER);
     !from_daemon && (status.code() == Code::Unavailable || status.source().is_some())

@@ -1,4 +1,4 @@
-//! `plan cutover`, and how VMs that move together stand.
+//! `plan cutover`, and the progress of VMs that move together.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -19,10 +19,10 @@ use super::{
     show::Phases,
 };
 
-/// How often the group is looked at.
+/// How often the group is queried.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Asks for the cutovers of a plan and, if they go together and it is to `wait`, follows them to the end.
+/// Requests the cutovers of a plan and, if they go together and `wait` is set, follows them to the end.
 pub(super) async fn cut_over(
     socket: &Path,
     out: &Out,
@@ -32,7 +32,7 @@ pub(super) async fn cut_over(
     let client = Client::connect(socket).await?;
     let (plan, abort) = (request.name.clone(), request.abort);
     let is_later = !request.at.is_empty() || request.hold || request.unhold;
-    // Before it is asked, so that nothing is missed.
+    // Before the request, so that no change is missed.
     let feed = Feed::open(&client, socket.to_owned(), None, false).await?;
     let PlansCutoverResponse { answer, migrations, group } =
         client.plans().cutover(asked(request.clone())).await?.into_inner();
@@ -50,7 +50,7 @@ pub(super) async fn cut_over(
     let mut follower = Follower::new(&group);
     let mut screen = Screen::new(out, true);
     let mut looks = interval(LOOK_EVERY);
-    // Not dropped between looks: it may be about to find the daemon again.
+    // Not dropped between queries: it may be about to find the daemon again.
     let mut coming = Box::pin(next(feed));
     let group = loop {
         tokio::select! {
@@ -154,7 +154,7 @@ fn told(out: &Out, group: &Group) -> Result<(), CliFailure> {
     lines(group).try_for_each(|line| out.text(&line))
 }
 
-/// How it stands, a line for all of it and one for each VM.
+/// The group's state: one line for the group and one for each VM.
 pub(super) fn lines(group: &Group) -> impl Iterator<Item = String> {
     let begun = labels::moment(group.begun.as_ref());
     let how = if group.ended.is_some() {
@@ -207,7 +207,7 @@ impl Follower {
         phases.news(now).into_iter().map(|line| format!("{vm}  {line}")).collect()
     }
 
-    /// Lines for what is new.
+    /// Lines for new changes.
     fn news(&mut self, group: &Group) -> Vec<String> {
         let mut lines = Vec::new();
         if !group.halted.is_empty() && !self.halted {

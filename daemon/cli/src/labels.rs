@@ -1,4 +1,4 @@
-//! Words for what messages hold.
+//! Words for the values of messages.
 
 use chrono::{DateTime, Utc};
 use prost_types::{Duration, Timestamp};
@@ -14,7 +14,7 @@ pub(super) fn name<E: Serialize>(value: E) -> String {
     }
 }
 
-/// A migration's state with what belongs to it: `cutting-over (final-delta)`, `failed, resumable`.
+/// A migration's state with its details: `cutting-over (final-delta)`, `failed, resumable`.
 /// One that is tried again says so: `seeding, waits`.
 pub(super) fn state(migration: &Migration) -> String {
     let waits = if migration.waiting.is_some() { ", waits" } else { "" };
@@ -38,7 +38,7 @@ fn state_alone(migration: &Migration) -> String {
     }
 }
 
-/// An answer, for tables.
+/// An answer's text.
 pub(super) fn answer(answer: RequestOutcome) -> &'static str {
     match answer {
         RequestOutcome::Unspecified => "answered",

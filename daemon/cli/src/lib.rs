@@ -35,7 +35,7 @@ use clap::Parser;
 
 use self::{args::Args, out::Out};
 
-/// Reads the command line, does what it says, and returns the outcome.
+/// Reads the command line, runs the command, and returns the outcome.
 pub fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,

@@ -1,7 +1,7 @@
 //! Migrations as they change, across interruptions of the connection.
 //!
-//! Rule: a daemon that goes away is waited for, for a while, and both are reported; then watching goes on
-//! where it was.
+//! Rule: the stream waits a while for a daemon that goes away, and reports its loss and its return; then
+//! watching goes on where it was.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -14,21 +14,21 @@ use super::{
     failure::{CliFailure, Exit, is_connection},
 };
 
-/// The daemon speaks every ten seconds; after this long it is gone.
+/// The daemon sends every ten seconds; after this long it is gone.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// How long a daemon that went away is waited for, and how often it is tried.
+/// How long the stream waits for a daemon that went away, and how often it tries to connect.
 pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 pub(super) const TRY_EVERY: Duration = Duration::from_millis(500);
 
-/// What comes out of a feed.
+/// What a stream yields.
 #[derive(Debug)]
 pub(super) enum News {
     Migration(Box<Migration>),
-    /// The daemon went away, and why it seems so.
+    /// The daemon went away, and the error that showed it.
     Lost(String),
     Back,
-    /// All that is watched is done or cancelled.
+    /// All watched migrations are done or cancelled.
     Ended,
 }
 
@@ -60,7 +60,7 @@ impl Feed {
         Ok(Self { socket, key, stream: Some(stream), until_final, lost: None, seen: BTreeMap::new() })
     }
 
-    /// The next that is to be reported.
+    /// The next item to report.
     pub(super) async fn next(&mut self) -> Result<News, CliFailure> {
         loop {
             let Some(stream) = &mut self.stream else {

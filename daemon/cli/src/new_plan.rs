@@ -1,7 +1,7 @@
 //! `plan new`: a plan file for VMs that a source has, with comments.
 //!
-//! Rule: what is printed is a plan that `plan validate` understands. VMs are named one by one, so that who reads it sees whom it
-//! moves; what comes from outside stands in strings or on one line of a comment.
+//! Rule: what is printed is a plan that `plan validate` understands. VMs are named one by one, so that the
+//! reader sees what it moves; what comes from outside stands in strings or on one line of a comment.
 
 use std::fmt::Write as _;
 
@@ -48,7 +48,7 @@ async fn chosen_target(client: &Client, target: Option<String>) -> Result<String
     }
 }
 
-/// The VMs that are meant, each with what a plan calls it.
+/// The chosen VMs, each with its name in the plan.
 fn chosen<'a>(
     entries: &[String],
     known: &'a [VmSummary],

@@ -1,6 +1,7 @@
 //! Standard output: tables for reading, JSON for programs.
 //!
-//! Rule: nothing else writes there, and to standard error. A reader that goes away ends the command in peace.
+//! Rule: nothing else writes there, and to standard error. A reader that goes away ends the command without
+//! an error.
 
 use std::{
     fmt::Write as _,
@@ -34,7 +35,7 @@ impl Out {
         self.format == Format::Json
     }
 
-    /// Whether a person looks at it.
+    /// Whether it is a terminal.
     pub(super) fn is_terminal(&self) -> bool {
         self.terminal
     }
@@ -68,8 +69,8 @@ impl Out {
         self.json_text(&serde_json::to_string(value).map_err(|error| unwritable(&error))?)
     }
 
-    /// Rows under heads; heads that begin with `>` are for figures, at the right. On a terminal the cells wrap to its
-    /// width, in a pipe every row is one line.
+    /// Rows under headings; a heading that begins with `>` is for figures, aligned right. On a terminal the
+    /// cells wrap to its width, in a pipe every row is one line.
     pub(super) fn table<const N: usize>(
         &self,
         heads: [&str; N],
@@ -96,7 +97,7 @@ impl Out {
         self.text(&table.trim_fmt())
     }
 
-    /// Names and what they have, one under the other.
+    /// Names and their values, one under the other.
     pub(super) fn pairs(&self, pairs: &[(&str, String)]) -> Result<(), CliFailure> {
         let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
         for (name, value) in pairs {
@@ -113,7 +114,7 @@ pub(super) fn complain(text: &str) {
     writeln!(io::stderr().lock(), "warmctl: {}", lines.join("\n")).ok();
 }
 
-/// Text from outside may hold line ends and escape sequences: none reaches the terminal.
+/// Text from outside may hold line ends and escape sequences: they never reach the terminal.
 pub(super) fn one_line(text: &str) -> String {
     text.chars().map(|character| if steers(character) { ' ' } else { character }).collect()
 }

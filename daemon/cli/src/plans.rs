@@ -147,8 +147,8 @@ async fn delete(client: &Client, out: &Out, name: String) -> Result<(), CliFailu
     if out.is_json() { out.json(&answer) } else { out.text(&format!("plan {name} is forgotten")) }
 }
 
-/// The plan file's text, never more of it than the daemon would take. A person gets every mistake with its place in
-/// the file; scripts get the daemon's findings.
+/// The plan file's text, never more of it than the daemon accepts. A user gets every mistake with its place
+/// in the file; scripts get the daemon's findings.
 pub(super) fn read(file: &Path, out: &Out) -> Result<String, CliFailure> {
     let from: &mut dyn Read = if file == Path::new("-") {
         &mut io::stdin()

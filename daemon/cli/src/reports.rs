@@ -1,4 +1,4 @@
-//! `report …`: signed reports, checked without a daemon; and how they are saved.
+//! `report …`: signed reports, checked without a daemon; and saved to files.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -40,7 +40,7 @@ pub(super) async fn run(socket: &Path, out: &Out, command: ReportCommand) -> Res
                 out.text(if pem { &answer.pem } else { &answer.key })?;
                 for earlier in &answer.earlier {
                     let since = labels::moment(earlier.since.as_ref());
-                    // Not among what scripts take for the key.
+                    // Not on the stream that scripts read the key from.
                     complain(&format!(
                         "reports were signed by another key before, from {since} on: {}; was it lost? Reports of then are \
                          checked with that one",
@@ -53,7 +53,7 @@ pub(super) async fn run(socket: &Path, out: &Out, command: ReportCommand) -> Res
     }
 }
 
-/// Writes both forms of a report beside each other, both or none; what is there already stays.
+/// Writes both forms of a report beside each other, both or none; existing files stay.
 pub(super) fn save(out: &Out, base: &Path, report: &MigrationsReportResponse) -> Result<(), CliFailure> {
     let named = |ending: &str| {
         let mut name = base.as_os_str().to_owned();
@@ -62,13 +62,13 @@ pub(super) fn save(out: &Out, base: &Path, report: &MigrationsReportResponse) ->
     };
     let forms = [("json", &report.json), ("md", &report.markdown)].map(|(ending, text)| Form {
         path: named(&format!(".{ending}")),
-        // Another of this name is the rest of one that was killed, or of one that runs.
+        // Another file of this name belongs to a killed or running command.
         draft: named(&format!(".{ending}.{}.new", std::process::id())),
         text,
     });
     let saved = save_all(&forms);
     for form in &forms {
-        // There is none where all went well.
+        // There is none after success.
         fs::remove_file(&form.draft).ok();
     }
     saved.map_err(|(path, error)| failed(format!("cannot write {}: {error}", path.display())))?;
@@ -102,7 +102,7 @@ fn save_all<'a>(forms: &'a [Form]) -> Result<(), (&'a Path, io::Error)> {
     Ok(())
 }
 
-/// Renames a file to a name that nothing has.
+/// Renames a file to a free name.
 fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         // The file system cannot do it in one.

@@ -1,4 +1,4 @@
-//! Where progress is shown: redrawn in place on a terminal, a line at each change in a pipe.
+//! Progress output: redrawn in place on a terminal, a line at each change in a pipe.
 
 use std::{
     collections::BTreeMap,
@@ -37,7 +37,7 @@ pub(super) struct Screen<'a> {
 struct Live {
     multi: MultiProgress,
     lines: Vec<ProgressBar>,
-    /// By id, which is by age.
+    /// By id, which means by age.
     migrations: BTreeMap<String, Migration>,
 }
 
@@ -48,7 +48,7 @@ impl<'a> Screen<'a> {
         Self { out, live, told: BTreeMap::new(), names: several }
     }
 
-    /// Shows how a migration stands.
+    /// Shows a migration's state.
     pub(super) fn show(&mut self, migration: Migration) -> Result<(), CliFailure> {
         if let Some(live) = &mut self.live {
             live.show(migration);
@@ -64,7 +64,7 @@ impl<'a> Screen<'a> {
         self.out.text(&format!("{}  {line}", Utc::now().format("%H:%M:%S")))
     }
 
-    /// A line that stays.
+    /// A permanent line.
     pub(super) fn say(&mut self, line: &str) -> Result<(), CliFailure> {
         match &self.live {
             Some(live) => Ok(live.multi.println(one_line(line))?),
@@ -72,7 +72,7 @@ impl<'a> Screen<'a> {
         }
     }
 
-    /// A line about the connection, not about what is watched.
+    /// A line about the connection, not about a migration.
     pub(super) fn aside(&mut self, line: &str) -> Result<(), CliFailure> {
         if let Some(live) = &self.live {
             live.multi.println(one_line(line))?;
@@ -82,7 +82,7 @@ impl<'a> Screen<'a> {
         Ok(())
     }
 
-    /// Ends it: what was redrawn is left as it is, or wiped.
+    /// Ends it: the redrawn part stays as it is, or is wiped.
     pub(super) fn finish(&mut self, wipe: bool) -> Result<(), CliFailure> {
         if let Some(live) = self.live.take() {
             for line in &live.lines {

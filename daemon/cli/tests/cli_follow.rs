@@ -110,7 +110,7 @@ async fn a_cutover_that_is_undone_is_a_failure_with_its_reason() {
 
 #[tokio::test]
 async fn a_second_cutover_is_not_taken_for_the_first() {
-    // The last one was undone; looks from before the request must not end the new one.
+    // The last one was undone; views from before the request must not end the new one.
     let before = undone().pop().unwrap();
     let mut steps = vec![before.clone(), before.clone()];
     steps.extend(phases(Phase::StartVm).into_iter().map(|mut step| {
@@ -145,7 +145,7 @@ async fn an_abort_says_whether_it_came_in_time() {
 async fn a_sync_ends_with_its_own_pass() {
     let mut end = synced();
     end.pass = Some(cases::pass(3, true));
-    // The first look still shows the pass before: that one's end is not this one's.
+    // The first view still shows the earlier pass: its end is not this one's.
     let steps = [synced(), cases::syncing(1, "web-1"), end];
     let served = Served::start(FakeControl::new([synced()]).script(Request::Sync, steps)).await;
     let ran = served.warmctl(&["migration", "sync", "web-1"]).await;
@@ -282,7 +282,7 @@ async fn a_verification_that_ran_before_is_not_taken_for_the_one_that_waits() {
     let ran = served.warmctl(&["migration", "verify", "web-1"]).await;
     assert!(ran.out(0).ends_with("verification  passed (readback, 42.0 GiB compared)\n"), "{ran:#?}");
 
-    // A cutover begins: what ran is stopped, and what waited never runs.
+    // A cutover begins: the running verification is stopped, and the waiting one never runs.
     let cutting = MigrationView {
         since: cases::at(4000),
         verification: Some(others(None)),

@@ -192,7 +192,7 @@ plan web, not applied: 2 migrations would be started, 0 unchanged
   start    VM web-9, to new as web-9
 "
     );
-    // What is shown can be applied as it is.
+    // The printed plan can be applied as it is.
     let shown = served.warmctl(&["plan", "show", "web"]).await.out(0).to_owned();
     let again = run(served.command(&["plan", "apply", "-f", "-"]), &shown).await;
     assert!(again.out(0).starts_with("plan web: 0 migrations started, 2 unchanged\n"));
@@ -547,7 +547,7 @@ async fn outside_text_cannot_steer_the_terminal() {
     assert!(shown.out(0).ends_with("WARNINGS\n- evil  [2J line\n"), "{shown:#?}");
 }
 
-/// With a forecast of a cutover in a window, and what speaks against it.
+/// With a forecast of a cutover in a window, and the reasons against it.
 #[expect(clippy::expect_used, reason = "the test's own time")]
 fn foretold(against: &[&str]) -> MigrationView {
     let range = |low, expected, high| ForecastRange { low, expected, high };
@@ -591,7 +591,7 @@ async fn a_forecast_and_what_speaks_against_a_cutover() {
 
     let served = Served::start(FakeControl::new([foretold(&[])])).await;
     assert!(!served.warmctl(&["migration", "show", "web-1"]).await.out(0).contains("AGAINST"));
-    // Before a delta was measured there is but the point, or nothing.
+    // Before a delta was measured there is only the point, or nothing.
     let served = Served::start(FakeControl::new([cases::synced(1, "web-1")])).await;
     let shown = served.warmctl(&["migration", "show", "web-1"]).await;
     let shown = shown.out(0);

@@ -16,7 +16,7 @@ use warmd_core::model::request::Request;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a person sees: only what changed is drawn, so that no text need ever pass as a whole.
+/// What a user sees: only what changed is drawn, so that no text need ever pass as a whole.
 struct Screen {
     output: ChildStdout,
     terminal: vt100::Parser,

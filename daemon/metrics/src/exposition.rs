@@ -30,7 +30,7 @@ pub(super) type Labels = Vec<(&'static str, String)>;
 /// One figure of several.
 type Of = fn(&TransferTotals) -> u64;
 
-/// What one scrape tells.
+/// The contents of one scrape.
 #[derive(Debug)]
 pub(super) struct Exposition {
     passes: MetricsSnapshot,
@@ -121,7 +121,8 @@ impl Exposition {
             (vec![("plan", plan.clone()), ("state", (*state).to_owned())], *count as f64)
         });
         to.gauge("warmd_migrations", "Migrations, by state.", states)?;
-        // A zero is exported too: an alert cannot tell a missing value from a daemon that does not look.
+        // A zero is exported too: an alert cannot distinguish a missing value from a daemon that does not
+        // measure.
         let mut run: BTreeMap<_, _> = self.views.iter().map(|view| (view.plan.clone(), 0)).collect();
         run.extend(self.sources_run.iter().cloned());
         to.gauge(

@@ -5,7 +5,7 @@
 //! way: plans, VMs, disks; those of a finished migration are gone an hour later.
 //!
 //! ```text
-//! pass's meters ─▶ book (live + ended) ─┐
+//! pass's meters ─▶ registry (live+ended)┐
 //! migrations' views ────────────────────┼─▶ exposition ─▶ GET /metrics, on a loopback address
 //! store's commits, this process ────────┘
 //! ```
@@ -46,7 +46,7 @@ pub use self::{
 #[derive(Clone, Default)]
 pub struct Metrics(Arc<Mutex<PassRegistry>>);
 
-/// Whose change tracking was audited.
+/// The disk whose change tracking was audited.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditName {
     pub plan: String,
@@ -64,7 +64,7 @@ pub enum PassOutcome {
     Failed,
 }
 
-/// What else there is to tell, at the moment of asking.
+/// The other figures, at the time of the scrape.
 #[derive(Clone, Debug)]
 pub struct Now {
     pub at: DateTime<Utc>,
@@ -72,20 +72,20 @@ pub struct Now {
     pub views: Vec<MigrationView>,
     /// How many are finished, by plan and state.
     pub finished: Vec<(String, &'static str, u64)>,
-    /// How many sources run beside their target VMs, as last seen, by plan.
+    /// How many source VMs run beside their target VMs, as last seen, by plan.
     pub sources_run: Vec<(String, u64)>,
     /// What quotas allow, and what of it is in use.
     pub quotas: Vec<QuotaView>,
     /// Of the plans of those that are under way.
     pub windows: Vec<WindowView>,
     pub promises: Vec<SloView>,
-    /// Of those of which an RPO is promised.
+    /// Of the VMs with an RPO.
     pub overdue: Vec<OverdueView>,
     /// How long the store's durable commits took.
     pub commits: HistogramCounts,
 }
 
-/// Gives the present, when a scrape asks.
+/// Gives the present figures for a scrape.
 pub type Present = Arc<dyn Fn() -> BoxFuture<'static, Now> + Send + Sync>;
 
 impl Metrics {
@@ -95,7 +95,7 @@ impl Metrics {
         PassAccount { metrics: self.clone(), number }
     }
 
-    /// So many bytes of a disk were audited, and so many of them had changed without the source saying so.
+    /// So many bytes of a disk were audited, and so many of them had changed without the source reporting it.
     pub fn audited(&self, name: AuditName, checked: u64, mismatched: u64) {
         self.registry().audited([name.plan, name.vm, name.disk.0], checked, mismatched);
     }
@@ -139,7 +139,7 @@ pub struct PassAccount {
 }
 
 impl PassAccount {
-    /// The disks of the pass, which are looked at from now on.
+    /// The disks of the pass, which are read from now on.
     pub fn watch(&self, disks: impl IntoIterator<Item = (DiskKey, Arc<PassProgress>)>) {
         self.metrics.registry().watch(self.number, disks);
     }

@@ -6,7 +6,7 @@ use warmd_core::model::quota::QuotaView;
 
 use super::exposition::{Labels, Sink};
 
-/// What quotas allow now, what of it is in use, and who waits.
+/// What quotas allow now, how much is in use, and how many wait.
 pub(super) fn encode(quotas: &[QuotaView], to: &mut Sink) -> fmt::Result {
     let labels = |quota: &QuotaView| -> Labels { vec![("scope", quota.scope.path())] };
     let counts = |quota: &QuotaView| {

@@ -1,7 +1,7 @@
 //! What passes did: those that run are read when a client asks, those that ended are added up.
 //!
 //! Rule: a counter never goes back. An ended pass moves from one part to the other under the same lock; and how waiting
-//! is split over stages, which the engine judges anew each time, stays at the highest value ever shown.
+//! is split over stages, which the engine computes again each time, stays at the highest value ever shown.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -55,7 +55,7 @@ pub(super) struct TransferTotals {
 /// longer, or every VM that was ever moved would be shown for the process's life.
 const KEPT: TimeDelta = TimeDelta::hours(1);
 
-/// What there is to tell of passes.
+/// The figures of passes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MetricsSnapshot {
     pub(super) moved: BTreeMap<DiskName, TransferTotals>,
@@ -76,9 +76,9 @@ pub(super) struct PassRegistry {
     next: u64,
     live: BTreeMap<u64, LivePass>,
     ended: MetricsSnapshot,
-    /// Who copied a VM of that name last.
+    /// The migration that copied a VM of that name last.
     last: BTreeMap<VmName, MigrationId>,
-    /// What came to its end, and when.
+    /// Finished migrations, and when they finished.
     finished: VecDeque<(DateTime<Utc>, MigrationId, VmName)>,
 }
 
@@ -124,9 +124,9 @@ impl PassRegistry {
         }
         let kind = kind_name(pass.name.kind);
         *self.ended.passes.entry((pass.name.plan, kind, outcome)).or_default() += 1;
-        // One that got no snapshot says nothing of how long passes take.
+        // One that got no snapshot does not count for the length of passes.
         if !pass.disks.is_empty() {
-            // A clock that was set back meanwhile makes it nothing.
+            // A clock that was set back meanwhile makes it zero.
             let took = (clock::now() - pass.started).as_seconds_f64().max(0.0);
             self.ended.spans.entry(kind).or_default().add(took);
         }
@@ -165,7 +165,7 @@ impl PassRegistry {
 }
 
 impl PassRegistry {
-    /// A migration has come to its end.
+    /// A migration is finished.
     pub(super) fn finished(&mut self, id: MigrationId, vm: VmName, at: DateTime<Utc>) {
         self.finished.push_back((at, id, vm));
         // Also where no client ever scrapes.

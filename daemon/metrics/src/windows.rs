@@ -1,4 +1,4 @@
-//! Plans' windows as metrics, and what plans promise; also those of VMs that have a schedule of their own.
+//! Plans' windows as metrics, and the plans' SLOs; also those of VMs with a schedule of their own.
 
 use std::fmt;
 
@@ -17,11 +17,11 @@ pub struct WindowView {
     pub changes_in: Option<f64>,
 }
 
-/// What a plan promises.
+/// The SLO of a plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SloView {
     pub plan: String,
-    /// If it is promised of this VM alone.
+    /// Set if it is for this VM alone.
     pub vm: Option<String>,
     /// How old a target may be, in seconds.
     pub rpo: Option<f64>,
@@ -29,7 +29,7 @@ pub struct SloView {
     pub max_downtime: Option<f64>,
 }
 
-/// Whether a target is older than is promised.
+/// Whether a target is older than its RPO.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OverdueView {
     pub plan: String,
@@ -37,7 +37,7 @@ pub struct OverdueView {
     pub is_overdue: bool,
 }
 
-/// The targets that are older than is promised, and those that are not.
+/// The targets that are older than their RPO, and those that are not.
 pub(super) fn encode_overdue(overdue: &[OverdueView], to: &mut Sink) -> fmt::Result {
     let labels = |of: &OverdueView| vec![("plan", of.plan.clone()), ("vm", of.vm.clone())];
     to.gauge(

@@ -1,7 +1,7 @@
-//! The manifest's root of a raw image or a block device, from nothing but its bytes: what an auditor runs.
+//! The manifest's root of a raw image or a block device, from its bytes alone: what an auditor runs.
 //!
-//! Rule: it knows no migration, no store and no daemon, so that what it says is evidence of its own. Memory is bounded:
-//! each thread is at most a few pieces ahead of the one that is waited for.
+//! Rule: it knows no migration, no store and no daemon, so that its result is independent evidence. Memory is
+//! bounded: each thread is at most a few pieces ahead of the one that is waited for.
 
 use std::{
     fs::{File, OpenOptions},
@@ -40,7 +40,7 @@ pub enum RootError {
         #[source]
         cause: io::Error,
     },
-    /// Of the bytes from there on nothing is known.
+    /// The bytes from there on are unknown.
     #[error("cannot read {path} at byte {at}: {cause}")]
     Read {
         path: PathBuf,
@@ -54,12 +54,12 @@ pub enum RootError {
     TooShort { path: PathBuf, has: u64, wanted: u64 },
     #[error("{path} has {has} bytes, more than a disk can have")]
     TooLong { path: PathBuf, has: u64 },
-    /// It is no longer what it was when it was opened, so there is no moment of which a root could speak.
+    /// It changed since it was opened, so there is no moment that a root could describe.
     #[error("{path} was changed while it was read ({what}): see that no process uses it, and try again")]
     Changed { path: PathBuf, what: String },
 }
 
-/// A disk to be hashed; the file that is open, whatever becomes of its name.
+/// A disk to be hashed; the open file, even if its name is removed.
 #[derive(Debug)]
 pub struct RawImage {
     path: PathBuf,
@@ -68,7 +68,7 @@ pub struct RawImage {
     seen: Seen,
 }
 
-/// By what it shows that a file was changed.
+/// What shows that a file was changed.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     len: u64,
@@ -118,7 +118,7 @@ impl RawImage {
         self.file.read_exact_at(&mut magic, 0).is_ok() && magic == *b"QFI\xfb"
     }
 
-    /// The root in hexadecimal. `done` counts the bytes of disk that are dealt with.
+    /// The root in hexadecimal. `done` counts the bytes of disk that are done.
     ///
     /// A file that was written to, or whose length changed, since it was opened has none; whether a device was is not
     /// seen.
@@ -150,7 +150,7 @@ impl RawImage {
         root.finish().ok_or_else(|| failed("hash", &self.path)(io::Error::other("blocks are missing")))
     }
 
-    /// A file that shrank reads as if it were a hole from there on: it is looked at again at the end.
+    /// A file that shrank reads as if it were a hole from there on: its size is checked again at the end.
     fn unchanged(&self) -> Result<(), RootError> {
         let now = Seen::of(&self.file).map_err(failed("look at", &self.path))?;
         if now == self.seen {
@@ -178,7 +178,7 @@ impl RawImage {
     }
 }
 
-/// Threads share the file: where it stands, which each of them changes, is nowhere asked.
+/// Threads share the file: its position, which each of them changes, is never used.
 struct Reader<'a> {
     file: &'a File,
     buffer: Vec<u8>,

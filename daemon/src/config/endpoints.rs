@@ -14,7 +14,7 @@ use warmd_schedules::admission_queue::QuotaScope;
 
 use super::{name, quotas::Taker};
 
-/// An endpoint's settings, and what every kind of endpoint has.
+/// An endpoint's settings, and those that every kind has.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EndpointConfig<S> {
     pub settings: S,

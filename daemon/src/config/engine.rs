@@ -11,7 +11,7 @@ use warmd_core::{
     model::{plan::duration, verify::Amount},
 };
 
-/// How passes go about their work. Sizes are bytes, or text such as `"512KiB"`, `"1GiB"`.
+/// The settings of passes. Sizes are bytes, or text such as `"512KiB"`, `"1GiB"`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineSettings {
@@ -20,7 +20,7 @@ pub struct EngineSettings {
     /// Bytes in one piece of work: a multiple of 64 KiB.
     #[serde(deserialize_with = "size")]
     pub chunk: u64,
-    /// The most requests to a source's disk at once; as many are made as make it faster.
+    /// The most requests to a source's disk at once; only as many are made as raise the rate.
     pub reads_in_flight: usize,
     /// When reads of a source's disk take this many times as long as they used to, fewer are made: production comes
     /// first. 0 never does so; at least 2 otherwise.
@@ -74,7 +74,7 @@ impl EngineSettings {
         }
     }
 
-    /// What is out of bounds: the key, and why.
+    /// The keys that are out of bounds, and why.
     pub(super) fn problem(&self) -> Option<(&'static str, String)> {
         let between = |key, value: u64, low: u64, high: u64, unit: &str| {
             let outside = !(low..=high).contains(&value);

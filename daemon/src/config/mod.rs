@@ -44,18 +44,18 @@ pub type Config = DaemonConfig<SourceSettings, TargetSettings>;
 /// `warmd.toml`, whatever kinds of sources and targets there are.
 #[derive(Clone, Debug)]
 pub struct DaemonConfig<S, T> {
-    /// Where the daemon keeps what it must not forget.
+    /// The directory of the daemon's state.
     pub state_dir: PathBuf,
     pub listen: Listen,
-    /// Where Prometheus may ask: a loopback address. Nowhere if nothing is said.
+    /// Where Prometheus may ask: a loopback address. Absent means no listener.
     pub metrics: Option<SocketAddr>,
-    /// How much of it is kept.
+    /// How much of the state is kept.
     pub state: Keep,
     pub engine: EngineSettings,
     pub log: LogSettings,
-    /// Of all that the daemon does.
+    /// Limits of the whole daemon.
     pub limits: LimitTable,
-    /// By the time of day: of all, of endpoints, hosts and datastores.
+    /// Quotas by the time of day: of the daemon, of endpoints, hosts and datastores.
     pub quotas: ConfiguredQuotas,
     /// By name.
     pub sources: BTreeMap<String, EndpointConfig<S>>,
@@ -63,7 +63,7 @@ pub struct DaemonConfig<S, T> {
     pub targets: BTreeMap<String, EndpointConfig<T>>,
 }
 
-/// Why there is no configuration.
+/// Why the configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("cannot read {}: {cause}", .path.display())]
@@ -109,14 +109,14 @@ struct Document {
 const STATE_DIR: &str = "/var/lib/warmd";
 
 impl<S: DeserializeOwned, T: DeserializeOwned> DaemonConfig<S, T> {
-    /// Reads and judges the file.
+    /// Reads and checks the file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text =
             text::read_file(path).map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })??;
         Ok(Self::parse(&text, &path.display().to_string())?)
     }
 
-    /// Judges the text; `file` is its name for the messages.
+    /// Checks the text; `file` is its name for the messages.
     pub fn parse(text: &str, file: &str) -> Result<Self, TextError> {
         let text = Text { file, text };
         let mut table = text.parse()?;

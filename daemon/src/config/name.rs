@@ -1,6 +1,6 @@
 //! Names of plans and endpoints.
 
-/// What is wrong with a name, if anything; the rule of [`warmd_core::model::plan::Plan::problems`].
+/// Why a name is invalid, if it is; the rule of [`warmd_core::model::plan::Plan::problems`].
 pub(super) fn problem(name: &str) -> Option<String> {
     let plain = |each: char| each.is_ascii_alphanumeric() || matches!(each, '.' | '-' | '_');
     let good = !name.is_empty() && name.len() <= 63 && name.chars().all(plain);

@@ -1,6 +1,7 @@
 //! `[[quotas]]`, `[[host]]` and `[[datastore]]`: how much may be done at a time, by the time of day.
 //!
-//! Rule: a quota is judged where it stands; one that limits nothing, or whose window has no time zone, is a mistake.
+//! Rule: a quota is checked at its place in the file; one that limits nothing, or whose window has no time
+//! zone, is a mistake.
 
 use std::{collections::BTreeSet, ops::Range};
 
@@ -19,10 +20,10 @@ use warmd_schedules::{
     zone::optional_zone,
 };
 
-/// Longer names are no names.
+/// The longest allowed name.
 const LONGEST: usize = 1024;
 
-/// The zone and the holidays of all windows of the file.
+/// The zone and the holidays of all windows in the file.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Calendar {
@@ -141,7 +142,7 @@ impl<'a> Taker<'a> {
         Ok(())
     }
 
-    /// All that was taken.
+    /// All quotas of the file.
     pub(super) fn end(self) -> ConfiguredQuotas {
         self.found
     }

@@ -23,7 +23,7 @@ pub enum SecretRef {
 pub struct Secret(String);
 
 impl Secret {
-    /// The contents, to hand to whom they are for.
+    /// The contents, for the one call that needs them.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -35,7 +35,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Why a secret cannot be had.
+/// Why a secret cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     #[error("cannot read the secret in {path}: {cause}")]

@@ -30,12 +30,12 @@ use tracing::Span;
 
 /// Calls at once on one file system; more wait.
 pub const AT_ONCE: usize = 64;
-/// Hanging calls with which a file system gets no more.
+/// Hanging calls at which a file system gets no further call.
 pub const HANGING: usize = 32;
 
-/// Where devices are. The kernel itself answers for it, and at once.
+/// The directory of devices. The kernel itself answers for it, and at once.
 const DEV: &str = "/dev";
-/// Links that are followed there.
+/// The most links that are followed there.
 const LINKS: u32 = 8;
 
 static LANES: Mutex<BTreeMap<PathBuf, Arc<DevicePool>>> = Mutex::new(BTreeMap::new());
@@ -48,7 +48,7 @@ pub fn buffer_written_off() {
     WRITTEN_OFF.fetch_add(1, SeqCst);
 }
 
-/// How many there were.
+/// Their number.
 pub fn buffers_written_off() -> u64 {
     WRITTEN_OFF.load(SeqCst)
 }
@@ -73,7 +73,7 @@ pub fn on(path: &Path) -> io::Result<Arc<DevicePool>> {
     }
 }
 
-/// What is mounted.
+/// The mounts.
 #[derive(Debug)]
 pub struct Mounts(Vec<u8>);
 
@@ -181,7 +181,7 @@ impl DevicePool {
 #[derive(Debug)]
 pub struct ThreadTurn(OwnedSemaphorePermit);
 
-/// One end of a call: the call's own, or that of who waits for it. A waiter that goes first leaves a call that hangs,
+/// One end of a call: the call's own, or its waiter's. A waiter that goes first leaves a call that hangs,
 /// which is counted until it ends.
 #[derive(Debug)]
 struct End {
@@ -323,7 +323,7 @@ mod tests {
                 tokio::time::timeout(Duration::from_millis(200), call).await
             }
         };
-        // More at once than may hang: those that were begun are, the others fail at once from then on.
+        // More at once than may hang: the begun calls hang, the others fail at once from then on.
         let calls = futures::future::join_all((0..3 * AT_ONCE).map(|_| hang())).await;
         assert!(calls.iter().all(|call| !matches!(call, Ok(Ok(_)))));
         assert_eq!(lane.hanging.load(SeqCst), AT_ONCE);

@@ -1,4 +1,4 @@
-//! What a schedule will decide next.
+//! The next decisions of a schedule.
 
 use warmd_core::control::Explanation;
 use warmd_proto::v1;

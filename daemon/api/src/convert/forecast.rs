@@ -1,4 +1,4 @@
-//! What is expected of a cutover.
+//! Forecasts of a cutover.
 
 use warmd_core::model::forecast::ForecastView;
 use warmd_proto::v1;

@@ -12,7 +12,7 @@ use warmd_proto::v1;
 
 use super::timestamp;
 
-/// What became of asking for the cutovers of a plan.
+/// The outcome of the request for a plan's cutovers.
 pub(crate) fn plan_cutover(asked: PlanCutover) -> v1::PlansCutoverResponse {
     let PlanCutover { outcomes, group, already } = asked;
     let answer = if already { v1::RequestOutcome::NoChange } else { v1::RequestOutcome::Accepted };
@@ -30,7 +30,7 @@ fn outcome(asked: PlanRequestOutcome) -> v1::PlanCutoverAnswer {
     v1::PlanCutoverAnswer { migration_id, vm_name: asked.vm, answer: answer.into(), refusal }
 }
 
-/// How a group goes.
+/// The progress of a group.
 pub(crate) fn group(view: GroupView) -> v1::Group {
     let (outcome, done) = (view.outcome().unwrap_or_default(), view.is_done());
     let GroupView { group, statuses } = view;

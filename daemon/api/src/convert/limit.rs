@@ -7,7 +7,7 @@ use warmd_proto::v1;
 
 use super::timestamp;
 
-/// A limit, and what goes through it.
+/// A limit, and its present traffic.
 pub(crate) fn limit(view: LimitView) -> v1::LimitState {
     let (set_by, set_at) = view.set.map(|set| (set.by, timestamp(set.at))).unzip();
     v1::LimitState {

@@ -48,7 +48,7 @@ fn waiting(waiting: WaitingView) -> v1::Waiting {
     }
 }
 
-/// What some states carry beside their name.
+/// The values that some states carry beside their name.
 #[derive(Default)]
 struct PhaseOrResumePoint<'a> {
     phase: v1::Phase,

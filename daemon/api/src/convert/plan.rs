@@ -1,4 +1,4 @@
-//! Plans, endpoints, and what is found when they are judged.
+//! Plans, endpoints, and the findings of their checks.
 
 use warmd_core::{
     control::{ControlError, ControlErrorKind, EndpointInfo, Finding, PlanChange},
@@ -16,7 +16,7 @@ pub(crate) fn endpoint(endpoint: EndpointInfo) -> v1::Endpoint {
     v1::Endpoint { name: endpoint.name, kind: endpoint.kind, address: endpoint.address }
 }
 
-/// What a source has.
+/// The contents of a source.
 pub(crate) fn inventory(inventory: Inventory) -> v1::SourcesListVmsResponse {
     v1::SourcesListVmsResponse {
         vms: inventory.vms.into_iter().map(vm_summary).collect(),
@@ -59,7 +59,7 @@ pub(crate) fn plan(plan: &Plan) -> Result<v1::Plan, ControlError> {
     })
 }
 
-/// A finding from when a plan was judged.
+/// A finding of a plan's check.
 pub(crate) fn finding(finding: Finding) -> v1::Finding {
     v1::Finding {
         severity: enums::severity(finding.severity).into(),
@@ -70,7 +70,7 @@ pub(crate) fn finding(finding: Finding) -> v1::Finding {
     }
 }
 
-/// What applying a plan changes, or keeps.
+/// One effect of applying a plan.
 pub(crate) fn plan_change(change: PlanChange) -> v1::PlanChange {
     v1::PlanChange {
         kind: enums::plan_change_kind(change.kind).into(),

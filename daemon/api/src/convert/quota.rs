@@ -7,7 +7,7 @@ use warmd_proto::v1;
 
 use super::timestamp;
 
-/// The quotas of a scope, and what is made of them.
+/// The quotas of a scope, and their use.
 pub(crate) fn quota(view: QuotaView) -> v1::QuotaState {
     v1::QuotaState {
         scope: view.scope.path(),

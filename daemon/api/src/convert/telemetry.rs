@@ -1,4 +1,4 @@
-//! What a pass did stage by stage.
+//! The stages of a pass.
 
 use warmd_cbt::telemetry::{Stage, StageView, Telemetry, Wait, WaitView};
 use warmd_proto::v1;

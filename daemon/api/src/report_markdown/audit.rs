@@ -4,7 +4,7 @@ use warmd_core::{format::bytes, model::report::Report};
 
 use super::table::{Table, code, inline};
 
-/// A line for each disk that was audited, and in words what follows from it.
+/// A line for each disk that was audited, and the consequence in words.
 pub(super) fn audits(report: &Report) -> String {
     let audited = || report.disks.iter().filter_map(|disk| Some((&disk.key, disk.audit.as_ref()?)));
     if audited().all(|(_, audit)| audit.passes == 0 && audit.tracking_fault.is_none()) {

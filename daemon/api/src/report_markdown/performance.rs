@@ -1,4 +1,4 @@
-//! How the passes went: what the disks on both sides took, and what was waited for.
+//! The passes' performance: the times of both sides' disks, and what the passes waited for.
 
 use warmd_cbt::telemetry::{Stage, StageView, Telemetry};
 use warmd_core::{

@@ -1,6 +1,7 @@
 //! Requesting an operation that takes time, and following it to its end.
 //!
-//! Rule: the watch begins before the request is made, so that nothing of it is missed, however short it is.
+//! Rule: the watch begins before the request is made, so that no change is missed, however short the
+//! operation is.
 
 mod request;
 mod tracker;
@@ -29,7 +30,7 @@ use super::{
     show::{self, Phases},
 };
 
-/// The JSON form of how it went.
+/// The JSON form of the outcome.
 #[derive(Debug, Serialize)]
 struct Followed<'a> {
     answer: String,
@@ -39,7 +40,7 @@ struct Followed<'a> {
     migration: &'a Migration,
 }
 
-/// Asks `task` of the migration that `key` names and, if `wait`, follows it. `order` says how.
+/// Requests `task` for the migration that `key` names and, if `wait`, follows it. `order` has its options.
 pub(super) async fn run(
     socket: &Path,
     out: &Out,
@@ -52,7 +53,7 @@ pub(super) async fn run(
         let Asked { answer, migration, .. } = ask(&client, &key, task, order).await?;
         return begun(out, task, answer, &migration);
     }
-    // What is done can still be verified, and rolled back.
+    // A finished migration can still be verified, and rolled back.
     let until_final = !matches!(task, Task::Verify | Task::Rollback);
     let mut feed = Feed::open(&client, socket.to_owned(), Some(key.clone()), until_final).await?;
     let Asked { answer, migration: before, verification } = ask(&client, &key, task, order).await?;
@@ -88,7 +89,7 @@ pub(super) async fn run(
                 screen.aside("the daemon is back")?;
                 continue;
             }
-            // The last state is final: if that is no end for the tracker, nothing else will be.
+            // The last state is final: if that is no end for the tracker, no later state will be.
             News::Ended => break tracker.look(&last).unwrap_or_else(|| cut_off(&last)),
         }
         if let Some(ending) = tracker.look(&last) {
@@ -198,7 +199,7 @@ fn ending_lines(task: Task, last: &Migration, ending: &Ending) -> Vec<String> {
 }
 
 /// Where the VM of a cutover that is done is now. One that was off is not started, and where the target keeps only disks the
-/// machine is started by others.
+/// machine is started by another tool.
 fn moved(last: &Migration) -> &'static str {
     let phases = last.cutover.iter().flat_map(|cutover| &cutover.phases);
     let said = |begins: &str| {

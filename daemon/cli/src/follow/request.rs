@@ -13,25 +13,25 @@ use super::{
     Task,
 };
 
-/// What came of asking.
+/// The answer to a request.
 pub(crate) struct Asked {
     pub(crate) answer: RequestOutcome,
-    /// How it stood then.
+    /// The migration's state then.
     pub(crate) migration: Migration,
-    /// By this a verification that was asked for is known.
+    /// The id of a requested verification.
     pub(crate) verification: String,
 }
 
-/// How a task is to be done, where there are several ways.
+/// The options of a task.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Order {
-    /// Which verification.
+    /// The verification's options.
     pub(crate) verify: MigrationsVerifyRequest,
     /// Whether a cutover begins outside its windows too.
     pub(crate) force: bool,
 }
 
-/// Asks `task` of the migration that `key` names.
+/// Requests `task` for the migration that `key` names.
 pub(crate) async fn ask(client: &Client, key: &str, task: Task, order: Order) -> Result<Asked, CliFailure> {
     let mut migrations = client.migrations();
     let migration = key.to_owned();

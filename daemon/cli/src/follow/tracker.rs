@@ -1,14 +1,14 @@
-//! When a requested operation has ended, and how: pure, from one look at the migration to the next.
+//! When a requested operation has ended, and how: pure, from one view of the migration to the next.
 //!
-//! Rule: views may be missed, come twice, and may at first be older than the request. What was so before the
-//! request is therefore never taken for its end.
+//! Rule: views may be missed, come twice, and may at first be older than the request. A state from before the
+//! request never counts as its end.
 
 use prost_types::Timestamp;
 use warmd_proto::v1::{Migration, MigrationState as State, Verification};
 
 use super::super::labels;
 
-/// What was asked for.
+/// The requested task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
     Sync,
@@ -37,7 +37,7 @@ impl Task {
 pub(super) struct Ending {
     /// Why it failed; `None` if it did not.
     pub(super) failure: Option<String>,
-    /// Whether the verification in the last look is the one that was asked for, and came to a result.
+    /// Whether the verification in the last view is the requested one, and has a result.
     pub(super) has_result: bool,
 }
 
@@ -47,19 +47,19 @@ pub(super) struct Tracker {
     task: Task,
     /// The pass that a sync waits for.
     pass: u32,
-    /// The cutover that was finished before.
+    /// The cutover that was finished before the request.
     old_cutover: Option<Timestamp>,
-    /// By which the verification that was asked for is known.
+    /// The id of the requested verification.
     verification: String,
-    /// Since when the state was the one in which it was asked.
+    /// Since when the migration had the state of the request.
     since: Option<Timestamp>,
-    /// Whether what was asked for was seen at work.
+    /// Whether the requested task was seen running.
     seen: bool,
     /// Whether it was seen, since then, in a state in which a verification may wait or run.
     rested: bool,
     /// The daemon was away meanwhile.
     was_away: bool,
-    /// Why the cutover was undone, as the undoing said.
+    /// Why the cutover was undone, as the daemon reported it.
     undone: Option<String>,
 }
 
@@ -96,7 +96,7 @@ impl Tracker {
         }
     }
 
-    /// The daemon is there again. What waited or ran in another run of it is not there any more.
+    /// The daemon is back. Tasks that waited or ran in its earlier run are gone.
     pub(super) fn was_away(&mut self) {
         self.was_away = true;
     }
@@ -125,7 +125,7 @@ impl Tracker {
             }
             State::Cancelling | State::Cancelled => return Some(failed("it was cancelled")),
             State::Done => return Some(done()),
-            // A pass that ended in these has its snapshot still to release, or is tried again.
+            // A pass that ended in these still has to release its snapshot, or is tried again.
             State::Unspecified | State::Defined | State::Preparing | State::Seeding | State::Syncing => {
                 return None;
             }
@@ -166,7 +166,7 @@ impl Tracker {
     fn rollback(&self, now: &Migration) -> Option<Ending> {
         match now.state() {
             State::RollingBack | State::Unspecified => None,
-            // Looks from before it was asked.
+            // Views from before the request.
             State::Done | State::CuttingOver | State::Failed if !self.seen && self.is_older_or_same(now) => {
                 None
             }
@@ -174,7 +174,7 @@ impl Tracker {
         }
     }
 
-    /// Whether this look shows the state in which it was asked, or one before.
+    /// Whether this view shows the state at the request, or an earlier one.
     fn is_older_or_same(&self, now: &Migration) -> bool {
         self.is_older(now) || now.since == self.since
     }
@@ -193,7 +193,7 @@ impl Tracker {
         run.is_some_and(|run| !self.verification.is_empty() && run.id == self.verification)
     }
 
-    /// Whether this look is from before the request.
+    /// Whether this view is from before the request.
     fn is_older(&self, now: &Migration) -> bool {
         let moment = |at: &Timestamp| (at.seconds, at.nanos);
         now.since.as_ref().map(moment) < self.since.as_ref().map(moment)
@@ -251,7 +251,7 @@ fn abort(now: &Migration) -> Option<Ending> {
     }
 }
 
-/// How it ended if nothing comes any more.
+/// The outcome if no further view comes.
 pub(super) fn cut_off(last: &Migration) -> Ending {
     failed(format!("the migration came to its end ({}) meanwhile", labels::state(last)))
 }

@@ -154,7 +154,7 @@ fn pass(out: &Out, pass: &Pass) -> Result<(), CliFailure> {
     telemetry::telemetry(out, pass)
 }
 
-/// What asking change tracking for the truth found.
+/// What the audit of change tracking found.
 fn audited(audit: &Audit) -> String {
     let checked = format::bytes(audit.checked_bytes);
     let found = match audit.mismatched_bytes {

@@ -8,13 +8,13 @@ use super::{
     disk_pass, is_busy, is_copying, is_verifying,
 };
 
-/// Migrations that a frame shows; more would not fit on a screen.
+/// Migrations in a frame; more would not fit on a screen.
 const MAX_SHOWN: usize = 12;
 
 /// Cells of a bar.
 const BAR: u64 = 12;
 
-/// All migrations: those that are worked on with their disks, the others with a line each while there is room.
+/// All migrations: active ones with their disks, the others with a line each while there is room.
 pub(crate) fn frame<'a>(migrations: impl IntoIterator<Item = &'a Migration>) -> Vec<String> {
     let (busy, resting): (Vec<_>, Vec<_>) = migrations.into_iter().partition(|migration| is_busy(migration));
     let hidden = (busy.len() + resting.len()).saturating_sub(MAX_SHOWN);
@@ -37,7 +37,7 @@ pub(crate) fn line(migration: &Migration) -> String {
     one_line(&format!("{}  {}", labels::who(migration), progress(migration)))
 }
 
-/// The same where it is known which migration it is.
+/// The same without the migration's name.
 pub(crate) fn progress(migration: &Migration) -> String {
     let mut line = status(migration);
     if is_copying(migration) {
@@ -64,7 +64,7 @@ fn status(migration: &Migration) -> String {
     if migration.state() == MigrationState::Synced && migration.next_pass.is_some() {
         parts.push(format!("next pass {}", labels::moment(migration.next_pass.as_ref())));
     }
-    // Later there is nothing left to forecast.
+    // Later there is no downtime to forecast.
     let before = !matches!(
         migration.state(),
         MigrationState::CuttingOver
@@ -92,7 +92,7 @@ fn disk_words(migration: &Migration, disk: &Disk) -> String {
     one_line(&format!("{} {}", disk.key, figures(migration, disk, percent)))
 }
 
-/// Of this pass's bytes, not of the disk's.
+/// Part of this pass's bytes, not of the disk's.
 fn figures(migration: &Migration, disk: &Disk, percent: u64) -> String {
     let mut figures = format!(
         "{percent:>3} % of {}, {}",

@@ -49,7 +49,7 @@ fn row(migration: &Migration) -> [String; 10] {
     ]
 }
 
-/// When it comes; one that waits for others has no time.
+/// When it begins; one that waits for others has no time.
 fn next_pass(migration: &Migration) -> String {
     let begun = matches!(
         migration.state(),
@@ -71,7 +71,7 @@ fn cutover(migration: &Migration) -> String {
     }
 }
 
-/// The pass's number, and how far it is if it runs.
+/// The pass's number, and its progress if it runs.
 pub(crate) fn pass(migration: &Migration) -> String {
     let Some(pass) = &migration.pass else {
         return "-".to_owned();

@@ -1,4 +1,4 @@
-//! How a migration is shown.
+//! Views of a migration.
 
 mod details;
 mod frame;
@@ -21,7 +21,7 @@ use warmd_proto::v1::{
 
 use super::{labels, out::one_line};
 
-/// Whether warmd is at work on it.
+/// Whether warmd works on it.
 pub(super) fn is_busy(migration: &Migration) -> bool {
     matches!(
         migration.state(),
@@ -35,7 +35,7 @@ pub(super) fn is_busy(migration: &Migration) -> bool {
     ) || is_verifying(migration)
 }
 
-/// Whether its target is being read again.
+/// Whether a verification of it runs.
 pub(super) fn is_verifying(migration: &Migration) -> bool {
     migration.verification.as_ref().is_some_and(|verification| verification.ended.is_none())
 }
@@ -45,7 +45,7 @@ pub(super) fn is_copying(migration: &Migration) -> bool {
     migration.pass.as_ref().is_some_and(|pass| pass.ended.is_none())
 }
 
-/// What the pass said of this disk.
+/// What the pass reported of this disk.
 fn disk_pass<'a>(migration: &'a Migration, disk: &Disk) -> Option<&'a DiskPass> {
     migration.pass.as_ref()?.disks.iter().find(|pass| pass.key == disk.key)
 }
@@ -67,7 +67,7 @@ pub(super) fn result(result: &VerifyResult) -> String {
     }
 }
 
-/// A cutover that is waited for: `at 2026-11-28 21:00:00 (UTC), asked for at …`.
+/// A scheduled cutover: `at 2026-11-28 21:00:00 (UTC), asked for at …`.
 pub(super) fn awaited(awaited: &ScheduledCutover) -> String {
     let when = match (awaited.mode(), &awaited.begins) {
         (ScheduledCutoverMode::OnHold, _) => "on hold".to_owned(),
@@ -89,7 +89,7 @@ pub(super) fn waiting(migration: &Migration) -> Option<String> {
     Some(one_line(&format!("{tries} since {since}, next try {next} (UTC): {}", waiting.reason)))
 }
 
-/// How likely a sample misses bad blocks: a line, if it was a sample.
+/// The probability that a sample misses bad blocks: a line, if it was a sample.
 pub(super) fn miss_probabilities(result: &VerifyResult) -> Option<String> {
     let of = |miss: &MissProbability| format!("{} by {}", miss.blocks, format::probability(miss.probability));
     let all: Vec<_> = result.miss_probabilities.iter().map(of).collect();

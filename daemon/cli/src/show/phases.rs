@@ -41,7 +41,7 @@ fn told(phase: &PhaseRun) -> String {
     if outcome.is_empty() { line } else { format!("{line}: {}", one_line(&outcome)) }
 }
 
-/// When, what, how long, how it went.
+/// Time, phase, duration, outcome.
 pub(super) fn row(phase: &PhaseRun) -> [String; 4] {
     [
         clock(phase.started.as_ref()),

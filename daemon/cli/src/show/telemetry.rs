@@ -1,4 +1,4 @@
-//! How a pass went, stage by stage.
+//! The stages of a pass.
 
 use warmd_core::format;
 use warmd_proto::v1::{DiskPass, Pass, StageFigures, Telemetry};
@@ -9,7 +9,7 @@ use super::super::{
     out::{Out, one_line},
 };
 
-/// A table for each disk of which there is any, and what the whole daemon used meanwhile.
+/// A table for each disk with telemetry, and the whole daemon's CPU time meanwhile.
 pub(super) fn telemetry(out: &Out, pass: &Pass) -> Result<(), CliFailure> {
     let kept = pass.disks.iter().filter_map(|disk| Some((disk, disk.telemetry.as_ref()?)));
     for (disk, telemetry) in kept.clone() {

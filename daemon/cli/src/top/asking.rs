@@ -1,7 +1,7 @@
-//! The question to the daemon that is under way while the screen goes on.
+//! The request to the daemon that runs while the screen is updated.
 //!
-//! Rule: one at a time. A key that is pressed meanwhile asks for nothing: nothing begins minutes later because it waited
-//! behind a question that the daemon was slow to answer.
+//! Rule: one at a time. A key that is pressed meanwhile requests nothing: no operation begins minutes later
+//! because it waited behind a slow request.
 
 use std::{
     future::pending,
@@ -33,9 +33,9 @@ impl Asking {
         Self { socket, under_way: None }
     }
 
-    /// Begins to ask for what `key` means, of the migration `id`; what the screen shows until there is an
-    /// answer. Like that of any command, it comes within the deadlines of [`Client`], if only to say that the
-    /// daemon did not answer.
+    /// Begins the request that `key` means, for the migration `id`; gives the text that the screen shows
+    /// until the answer. Like that of any command, it comes within the deadlines of [`Client`], if only to
+    /// say that the daemon did not answer.
     pub(super) fn ask(&mut self, key: Key, id: String) -> String {
         if let Some((before, _)) = &self.under_way {
             return format!("{}: not asked, {} has no answer yet", key.word(), before.word());
@@ -46,7 +46,7 @@ impl Asking {
         format!("{}: asked, no answer yet", key.word())
     }
 
-    /// The answer, once; without a question it never comes. May be dropped and called again.
+    /// The answer, once; without a request it never comes. May be dropped and called again.
     pub(super) async fn answer(&mut self) -> String {
         let Some((key, question)) = &mut self.under_way else { return pending().await };
         let key = *key;
@@ -56,7 +56,7 @@ impl Asking {
     }
 }
 
-/// Asks the daemon for what a key means; what it answered, or why it did not, in words.
+/// Sends the request that a key means; the answer, or the error, in words.
 async fn in_words(socket: &Path, key: Key, id: String) -> String {
     match answer(socket, key, id).await {
         Ok((answer, migration)) => {

@@ -21,7 +21,7 @@ const KEYS: &str = "↑↓ choose  ⏎ details  s sync  p pause  r resume  c cut
 /// Lines of the chosen migration below the table.
 const BELOW: u16 = 8;
 
-/// Draws all of it.
+/// Draws the whole screen.
 pub(super) fn screen(frame: &mut Frame<'_>, board: &mut Board, now: DateTime<Utc>) {
     board.drawn();
     let whole = Layout::vertical([
@@ -100,7 +100,7 @@ fn table(frame: &mut Frame<'_>, board: &Board, area: Rect, now: DateTime<Utc>) {
     }
 }
 
-/// All that is to be known at a glance of the chosen one.
+/// The chosen migration at a glance.
 fn details(frame: &mut Frame<'_>, board: &Board, area: Rect, now: DateTime<Utc>) {
     let Some(migration) = board.chosen() else {
         return;
@@ -152,14 +152,14 @@ fn is_before(migration: &Migration) -> bool {
     matches!(migration.state(), S::Defined | S::Seeding | S::Synced | S::Syncing | S::Paused | S::Failed)
 }
 
-/// How long it is down; a mark says that the plan, or the window, would not be kept.
+/// Its downtime; a mark says that the plan's limit, or the window, would be exceeded.
 fn downtime(migration: &Migration) -> String {
     let expected = labels::span(migration.downtime_forecast.as_ref());
     let is_against = migration.forecast.as_ref().is_some_and(|forecast| !forecast.against.is_empty());
     if is_against && is_before(migration) { format!("{expected}!") } else { expected }
 }
 
-/// Whether a cutover may begin now, or in how long.
+/// Whether a cutover may begin now, or the time until then.
 fn window(migration: &Migration, now: DateTime<Utc>) -> String {
     let forecast = migration.forecast.as_ref().filter(|_| is_before(migration));
     match forecast.and_then(|forecast| labels::at(forecast.at.as_ref())) {

@@ -20,17 +20,17 @@ pub(super) enum Key {
     Abort,
 }
 
-/// What is to be done after a key.
+/// The action after a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Act {
     None,
     Leave,
-    /// Ask the daemon for it, for this migration.
+    /// Send the request for this migration.
     Ask(Key, String),
 }
 
 impl Key {
-    /// What it asks the daemon for.
+    /// The request to the daemon.
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Pause => "pause",

@@ -1,7 +1,7 @@
 //! `top`: all migrations on one screen, and keys to steer them.
 //!
 //! Rule: the terminal is restored whatever happens. What cannot be undone is asked twice, and a key asks for
-//! what the command of the same name asks for, no more. Nothing keeps the screen from going on.
+//! what the command of the same name asks for, no more. Nothing blocks the screen.
 
 mod asking;
 mod draw;

@@ -1,4 +1,4 @@
-//! What the screen shows: the migrations in their order, which one is chosen, and what was said last.
+//! The screen's contents: the migrations in their order, the chosen one, and the last message.
 
 use std::collections::BTreeMap;
 
@@ -10,18 +10,18 @@ use super::{
     keys::{Act, Key},
 };
 
-/// All that is on the screen.
+/// The screen's contents.
 #[derive(Debug, Default)]
 pub(super) struct Board {
-    /// By id, which is by age.
+    /// By id, which means by age.
     migrations: BTreeMap<String, Migration>,
     /// When the state that the target equals was that of the source: the start of the last pass that ended well.
     equal: BTreeMap<String, DateTime<Utc>>,
     /// The chosen migration's id.
     chosen: Option<String>,
-    /// Whether the chosen one has the screen.
+    /// Whether the chosen one fills the screen.
     pub(super) details: bool,
-    /// What waits for a yes.
+    /// The action that waits for a confirmation.
     asked: Option<(Key, String)>,
     said: String,
 }
@@ -41,7 +41,7 @@ impl Board {
         self.said = what.into();
     }
 
-    /// The line at the bottom: a question before anything else.
+    /// The line at the bottom: a question has priority.
     pub(super) fn line(&self) -> String {
         match &self.asked {
             Some((key, id)) => {
@@ -57,7 +57,7 @@ impl Board {
         self.asked.is_some()
     }
 
-    /// What failed first, then what is worked on, then the rest, each by name.
+    /// Failed ones first, then active ones, then the rest, each by name.
     pub(super) fn rows(&self) -> Vec<&Migration> {
         let mut rows: Vec<_> = self.migrations.values().collect();
         rows.sort_by_key(|migration| (rank(migration), &migration.vm_name, &migration.id));
@@ -75,7 +75,7 @@ impl Board {
         self.migrations.get(self.chosen.as_ref()?)
     }
 
-    /// What is drawn is chosen: a key means the VM that was seen as chosen, wherever its row goes meanwhile.
+    /// The drawn choice counts: a key means the VM that was shown as chosen, wherever its row goes meanwhile.
     pub(super) fn drawn(&mut self) {
         if self.chosen.is_none() {
             self.choose(0);
@@ -126,7 +126,7 @@ impl Board {
     }
 }
 
-/// Whether a person should look.
+/// Whether an operator should look.
 pub(super) fn alarms(migration: &Migration) -> bool {
     matches!(
         migration.state(),

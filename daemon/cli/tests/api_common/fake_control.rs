@@ -35,7 +35,7 @@ use super::{cases, served::until};
 /// Changes that wait for slow watchers: few, so that a test can make one lag.
 const WAITING: usize = 8;
 
-/// Clones are the same one.
+/// Clones share one state.
 #[derive(Clone)]
 pub struct FakeControl {
     inner: Arc<Mutex<Inner>>,
@@ -93,7 +93,7 @@ impl FakeControl {
         self.changes.receiver_count()
     }
 
-    /// What was accepted, and of whom.
+    /// The accepted requests, with their migrations.
     pub fn asked(&self) -> Vec<(MigrationId, Request, String)> {
         self.lock().asked.clone()
     }
@@ -383,7 +383,7 @@ impl Control for FakeControl {
         if let Some(why) = order.refusal(&view.state) {
             return Ok(RequestOutcome::Refused(why));
         }
-        // What the script does not call another one is the one that was ordered.
+        // Unless the script says otherwise, it is the requested one.
         {
             let mut inner = self.lock();
             let steps = inner.scripts.get_mut(&Request::Verify).into_iter().flatten();

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::served::{DEADLINE, Served};
 
-/// It is killed when the test lets go of it.
+/// It is killed when the test drops it.
 pub struct Running {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,

@@ -39,7 +39,7 @@ impl Served {
         Self { dir, socket, control, shutdown, task }
     }
 
-    /// Shuts down in peace; what is left is for a successor.
+    /// Shuts down regularly; the rest is for a successor.
     pub async fn stop(self) -> (TempDir, FakeControl) {
         self.shutdown.cancel();
         timeout(DEADLINE, self.task).await.expect("the API ends").unwrap().unwrap();

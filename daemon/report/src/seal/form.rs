@@ -13,7 +13,7 @@ use super::{
     key::{PublicKey, ReportKey},
 };
 
-/// What stands before the payload in what is signed: the key can be tricked into signing nothing else.
+/// The prefix of the payload in the signed bytes: the key cannot be tricked into signing another message.
 const DOMAIN: &[u8] = b"warmd report 1\n";
 const ALGORITHM: &str = "Ed25519";
 const FIELD: &str = "signature";
@@ -55,11 +55,11 @@ pub struct Verified {
     /// What was signed.
     pub report: Value,
     pub digest: String,
-    /// Who signed it. Whether that is the right one is for the caller to know.
+    /// The key that signed it. The caller must know whether it is the right one.
     pub key: PublicKey,
 }
 
-/// Why a report proves nothing.
+/// Why a report is no evidence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSignature {
     #[error("this is no report of warmd: {0}")]
@@ -182,7 +182,7 @@ mod tests {
                 }
                 let changed = format!("{}{put}{}", &text[..at], &text[at + was.len_utf8()..]);
                 if let Ok(verified) = verify(&changed, Some(key.public())) {
-                    // White space between values says nothing.
+                    // White space between values has no meaning.
                     assert!(was.is_whitespace() && put == ' ', "{was:?} became {put:?} at {at}:\n{changed}");
                     assert_eq!(verified.digest, signed.digest);
                     harmless += 1;

@@ -1,7 +1,7 @@
 //! The key that signs reports, and its file.
 //!
-//! Rule: it is made once, whole or not at all, and only its owner can read it. A key that others could have read proves
-//! nothing: it is refused in words, never used and never replaced.
+//! Rule: it is created once, whole or not at all, and only its owner can read it. A key that others could
+//! have read proves nothing: it is refused in words, never used and never replaced.
 
 use std::{
     fmt,
@@ -32,7 +32,7 @@ pub struct ReportKey(SigningKey);
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PublicKey(pub(super) VerifyingKey);
 
-/// Why there is no key to sign with.
+/// Why there is no signing key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     #[error("cannot {what} the report key {path}: {cause}")]
@@ -62,8 +62,8 @@ impl ReportKey {
         read(&dir.join(KEY_FILE))
     }
 
-    /// Makes the key in `dir`, where there is none, durably and for its owner alone. The caller holds the directory's
-    /// lock.
+    /// Creates the key in `dir`, where there is none, durably and for its owner alone. The caller holds the
+    /// directory's lock.
     pub fn make(dir: &Path) -> Result<Self, KeyError> {
         make(dir, &dir.join(KEY_FILE))
     }
@@ -97,7 +97,7 @@ impl PublicKey {
         (!key.is_weak()).then_some(Self(key))
     }
 
-    /// From a text that a person gives, which holds it in hexadecimal of either case or in PEM.
+    /// From a user's text, which holds it in hexadecimal of either case or in PEM.
     pub fn from_text(text: &str) -> Option<Self> {
         let text = text.trim();
         let Some(body) = text.strip_prefix("-----BEGIN PUBLIC KEY-----") else {
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn it_is_made_once_for_its_owner_alone() {
         let dir = tempfile::tempdir().unwrap();
-        // What a crash in the middle of making one leaves.
+        // What a crash leaves while a key is created.
         fs::write(dir.path().join("report.key.new"), "warmd-re").unwrap();
         let made = load_or_make(dir.path()).unwrap();
         let mode = fs::metadata(dir.path().join(KEY_FILE)).unwrap().mode() & 0o7777;

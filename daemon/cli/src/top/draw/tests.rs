@@ -1,4 +1,4 @@
-//! What is drawn on a screen of 80×24, and what keys do to it.
+//! The screen of 80×24, and the effects of keys.
 
 use ratatui::{Terminal, backend::TestBackend};
 use warmd_proto::v1::{Disk, DiskPass, Forecast, Pass, PassKind};
@@ -175,7 +175,7 @@ fn a_cutover_is_asked_twice_and_the_rest_is_not() {
     assert_eq!(board.press(Key::Yes), Act::None, "a yes to no question");
     board.press(Key::Last);
     board.press(Key::Cutover);
-    // What is asked for is what stood in the question, whatever moved since.
+    // The request is for the VM in the question, whatever moved since.
     board.take(failed(9, "a"));
     assert_eq!(board.press(Key::Yes), Act::Ask(Key::Cutover, id.clone()));
     assert_eq!(board.press(Key::Sync), Act::Ask(Key::Sync, id));
