@@ -1,7 +1,8 @@
 //! The source VM, read again: at each pass, and in a cutover before anything is stopped.
 //!
-//! Rule: a target VM is made of what the source VM is, not of what it was when the plan was applied; and before the source is
-//! stopped it is known that nothing which the plan does not accept would be lost. A look at a pass never fails it.
+//! Rule: a target VM is created from the source VM as it is, not as it was when the plan was applied; and
+//! before the source is stopped it is certain that nothing is lost which the plan does not accept. A check at
+//! a pass never fails the pass.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -18,10 +19,10 @@ use warmd_store::StoreError;
 
 use super::{context::Context, failure::WorkError};
 
-/// How long a pass waits for what the source says of its VM.
+/// How long a pass waits for the source's description of its VM.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Looks at the VM as a pass begins, and tells what has changed.
+/// Reads the VM at the start of a pass, and reports changes.
 pub(super) async fn look(context: &Context) {
     let asked = async {
         renew(context, context.source.describe(&context.vm.0).await?).await?;
@@ -35,7 +36,7 @@ pub(super) async fn look(context: &Context) {
     }
 }
 
-/// Why the source must not be stopped now: what is to be saved from then on might not be.
+/// Why the source must not be stopped now: saving might fail from then on.
 pub(super) async fn room_to_stop(context: &Context) -> Result<(), WorkError> {
     match context.store.too_little_room_now().await? {
         Some(why) => Err(WorkError::operator(format!("the source VM was not stopped: {why}"))),
@@ -43,7 +44,7 @@ pub(super) async fn room_to_stop(context: &Context) -> Result<(), WorkError> {
     }
 }
 
-/// Looks once more at what would be lost, while nothing is stopped yet.
+/// Checks once more what would be lost, before anything is stopped.
 pub(super) async fn before_stop(context: &Context) -> Result<(), WorkError> {
     room_to_stop(context).await?;
     renew(context, context.source.describe(&context.vm.0).await?).await?;
@@ -59,8 +60,8 @@ pub(super) async fn before_stop(context: &Context) -> Result<(), WorkError> {
         .extend(context.target.objections(&[incoming]).await?.into_iter().map(|(_, objection)| objection));
     let plan = context.plan();
     let over = plan.override_by_name(&context.machine.name, &context.vm);
-    // What would keep the plan from being applied keeps the VM from being stopped: the target's refusal would come with
-    // it off.
+    // A finding that prevents applying the plan also prevents stopping the VM: the target's refusal would
+    // come with the VM off.
     let stands = |objection: &&Objection| {
         let rule = objection.rule;
         rule.severity() == Severity::Error && !plan.accepts(over, rule)
@@ -76,11 +77,11 @@ pub(super) async fn before_stop(context: &Context) -> Result<(), WorkError> {
     Err(WorkError::operator(format!("the source VM was not stopped: {}", open.join("; "))))
 }
 
-/// Takes over what the machine is now, and tells what has changed.
+/// Takes over the present machine, and reports changes.
 async fn renew(context: &Context, mut now: Machine) -> Result<(), StoreError> {
     let before = context.latest_machine();
     let told = changes(&before, &now);
-    // By these the plan and the ledgers know it.
+    // The plan and the ledgers identify the VM by these.
     now.id.clone_from(&context.machine.id);
     now.name.clone_from(&context.machine.name);
     let known = |key: &DiskKey| now.disks.iter().find(|disk| disk.key == *key);
@@ -100,7 +101,7 @@ async fn renew(context: &Context, mut now: Machine) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Tells, once, where its definitions differ.
+/// Reports, once, where its definitions differ.
 async fn differences(context: &Context, objections: &[Objection]) {
     let differ = |objection: &&Objection| {
         matches!(objection.rule, Rule::DefinitionsDiffer | Rule::DiskInOneDefinition)
@@ -118,7 +119,7 @@ async fn differences(context: &Context, objections: &[Objection]) {
     }
 }
 
-/// What is otherwise now, in words.
+/// The changes in words.
 fn changes(before: &Machine, now: &Machine) -> Vec<String> {
     let mut changes = Vec::new();
     let mut compare = |what: &str, before: String, now: String| {
@@ -166,8 +167,8 @@ fn in_words(mut all: Vec<String>) -> String {
     if all.is_empty() { "none".to_owned() } else { all.join(", ") }
 }
 
-/// Each piece of hardware by its name, with all that is in it. PCI controllers, and an interface's place that
-/// `other` does not have, are left out: a machine that was saved by an older version has neither.
+/// Each device by its name, with its content. PCI controllers are left out, and an interface's address if
+/// `other` has none: a machine saved by an older version has neither.
 fn pieces(hardware: &HardwareElement, other: &HardwareElement) -> BTreeSet<(String, String)> {
     let (devices, others): (Vec<_>, Vec<_>) = hardware.parts.iter().partition(|part| part.name == "devices");
     let all = devices.into_iter().flat_map(|devices| &devices.parts).chain(others);

@@ -1,8 +1,8 @@
-//! All migrations of the daemon: starts their owners, finds them by name, passes requests on.
+//! All migrations of the daemon: starts their drivers, finds them by key, passes requests on.
 //!
-//! Rule: it owns no migration's state. What it answers comes from views and the store; what is asked goes to the owner.
-//! A migration that is over has no owner and nothing in memory: it is in the store, and if something is asked of it, an
-//! owner is there for as long as that takes.
+//! Rule: the manager owns no migration's state. It answers from views and the store; requests go to the
+//! driver. A finished migration has no driver and nothing in memory: it is in the store, and a request to it
+//! starts a driver for the time of the request.
 
 use std::{
     collections::BTreeMap,
@@ -45,11 +45,11 @@ use super::{
     unreadable, windows,
 };
 
-/// Requests that may wait for one migration's owner.
+/// Requests that may wait for one migration's driver.
 const INBOX: usize = 16;
-/// What is said of a pass that has no end of its own.
+/// The text for a pass without an end of its own.
 const CUT_PASS: &str = "it was cut off; what it had drained stays drained";
-/// Changes that a slow watcher may lie behind before it misses some.
+/// Changes by which a slow watcher may lag before it misses some.
 const CHANGES: usize = 1024;
 
 /// A configured endpoint, opened.
@@ -57,7 +57,7 @@ const CHANGES: usize = 1024;
 #[expect(missing_debug_implementations, reason = "endpoints have no debug form")]
 pub struct OpenEndpoint<E: ?Sized> {
     pub endpoint: EndpointInfo,
-    /// As configured.
+    /// The configured limit.
     pub limit: Limit,
     pub handle: Arc<E>,
 }
@@ -68,11 +68,11 @@ pub struct OpenEndpoint<E: ?Sized> {
 pub struct Endpoints {
     pub sources: BTreeMap<String, OpenEndpoint<dyn Source>>,
     pub targets: BTreeMap<String, OpenEndpoint<dyn Target>>,
-    /// What may be done with them at a time.
+    /// The quotas of the configuration.
     pub quotas: ConfiguredQuotas,
 }
 
-/// A migration that has an owner.
+/// A migration that has a driver.
 #[derive(Clone, Debug)]
 pub(super) struct DriverHandle {
     pub(super) context: Arc<Context>,
@@ -80,7 +80,7 @@ pub(super) struct DriverHandle {
 }
 
 impl DriverHandle {
-    /// How it is now; what it waits for may be something else than when it began to wait.
+    /// The present view; the reason for waiting may have changed since the wait began.
     pub(super) fn view(&self) -> MigrationView {
         let mut view = self.context.live.view();
         if let Some(why) = self.context.admissions.why() {
@@ -99,33 +99,33 @@ pub struct Manager {
     engine: Engine,
     pub(super) changes: broadcast::Sender<MigrationView>,
     handles: Handles,
-    /// Held while a finished migration gets an owner again, so that it gets one.
+    /// Locked while a finished migration gets a driver again, so that it gets one.
     pub(super) taking_up: tokio::sync::Mutex<()>,
-    /// Held while what a judged plan asks for is made so, so that two at once do not start the same VM twice.
+    /// Locked while a checked plan is applied, so that two at once do not start the same VM twice.
     pub(super) applying: tokio::sync::Mutex<()>,
-    /// Of what plans are judged by: how often that was held to change it.
+    /// Counts changes of what plans are checked against: the lock above was taken for each.
     pub(super) revision: AtomicU64,
     pub(super) limits: Arc<Registry>,
-    /// Who may copy now.
+    /// The admission control.
     pub gate: Arc<AdmissionControl>,
     pub(super) changing_limits: tokio::sync::Mutex<()>,
     pub(super) shutdown: CancellationToken,
     pub(super) owners: TaskTracker,
-    /// VMs that cut over together.
+    /// Group cutovers.
     pub(super) groups: Arc<Groups>,
-    /// All that were under way when the daemon came up are known.
+    /// All migrations that were unfinished at the daemon's start are registered.
     all_registered: CancellationToken,
     pub(super) supervision: Supervision,
-    /// Held while a report is put together.
+    /// Locked while a report is built.
     pub(super) reporting: tokio::sync::Mutex<()>,
-    /// What the state holds and cannot be read.
+    /// Migrations in the state that cannot be read.
     pub(super) unreadable: Mutex<BTreeMap<MigrationId, Unreadable>>,
     /// For the tasks that it starts.
     pub(super) self_ref: Weak<Self>,
 }
 
 impl Manager {
-    /// Takes up every migration of the store where it stood.
+    /// Resumes every migration of the store where it was.
     pub async fn start(
         store: Store,
         endpoints: Endpoints,
@@ -160,16 +160,16 @@ impl Manager {
         manager.tell_unreadable(&saved.unreadable).await;
         manager.set_configured_limits(global).await?;
         manager.know_groups().await?;
-        // None works before all are there, in whichever way this ends: they would be in each other's way.
+        // No driver works before all are registered, on every way out: they would interfere.
         let _begin = manager.all_registered.clone().drop_guard();
         if let Err(error) = manager.store.end_cut_passes(CUT_PASS).await {
-            // It only informs; a source that is off must not wait for it.
+            // For information only; a source that is off must not wait for it.
             tracing::error!(%error, "the ends of passes that were cut off are not stored");
         }
         let (plans, garbage) = manager.store.plans_each().await.map_err(internal)?;
         let mut plans: BTreeMap<_, _> =
             plans.into_iter().map(|plan| (plan.name.clone(), Arc::new(plan))).collect();
-        // What cannot be read must not keep the others' sources off in the middle of their cutovers.
+        // Unreadable rows must not keep other migrations' sources off in the middle of their cutovers.
         for (name, error) in garbage {
             let text = format!("plan {name} cannot be read: apply it again, or restore the state ({error})");
             manager.tell(None, "warning", text).await;
@@ -213,15 +213,15 @@ impl Manager {
         Ok(manager)
     }
 
-    /// The plan by which a migration goes on.
+    /// The plan of a migration.
     pub(super) async fn plan_of(&self, row: &MigrationRow) -> Result<Arc<Plan>, ControlError> {
         let stored = self.store.plan(&row.plan).await.map_err(unread)?;
-        // That of a finished migration may have been deleted; nothing of it is needed any more.
+        // The plan of a finished migration may be deleted; nothing of it is needed any more.
         let stub = || Plan::stub(&row.plan, &row.source, &row.target, &row.vm_name);
         Ok(Arc::new(stored.unwrap_or_else(stub)))
     }
 
-    /// Starts the owner of a migration that the store holds.
+    /// Starts the driver of a migration from the store.
     pub(super) async fn spawn_driver(
         &self,
         row: MigrationRow,
@@ -260,14 +260,14 @@ impl Manager {
         Ok(handle)
     }
 
-    /// All that work on a migration needs; only one that works takes from the limits.
+    /// The environment of a migration's work; only a working migration takes from the limits.
     pub(super) async fn build_context(
         &self,
         row: MigrationRow,
         plan: Arc<Plan>,
         works: bool,
     ) -> Result<Arc<Context>, ControlError> {
-        // The endpoints are those that the migration began with, whatever the plan says now.
+        // The endpoints at the migration's start, regardless of the plan now.
         let source: Arc<dyn Source> = match self.source(&row.source) {
             Ok(source) => Arc::clone(source),
             Err(_) => Arc::new(sources::absent::AbsentSource { name: row.source.clone() }),
@@ -308,7 +308,7 @@ impl Manager {
         })))
     }
 
-    /// What the metrics tell of the moment in which they are asked for.
+    /// The present state for the metrics.
     pub fn present(self: &Arc<Self>) -> Present {
         let manager = Arc::clone(self);
         Arc::new(move || {
@@ -342,13 +342,13 @@ impl Manager {
         })
     }
 
-    /// Waits until every owner has come to rest after the shutdown token was cancelled.
+    /// Waits until every driver has ended after the shutdown token was cancelled.
     pub async fn finish(&self) {
         self.owners.close();
         self.owners.wait().await;
     }
 
-    /// Owners that have not come to rest yet.
+    /// Drivers that have not ended yet.
     pub fn late(&self) -> usize {
         self.owners.len()
     }
@@ -363,12 +363,12 @@ impl Manager {
         Ok(&Self::find(&self.endpoints.targets, "target", name)?.handle)
     }
 
-    /// What the configuration says of a source.
+    /// The configuration of a source.
     pub(super) fn source_endpoint(&self, name: &str) -> Result<&EndpointInfo, ControlError> {
         Ok(&Self::find(&self.endpoints.sources, "source", name)?.endpoint)
     }
 
-    /// What the configuration says of a target.
+    /// The configuration of a target.
     pub(super) fn target_endpoint(&self, name: &str) -> Result<&EndpointInfo, ControlError> {
         Ok(&Self::find(&self.endpoints.targets, "target", name)?.endpoint)
     }
@@ -393,7 +393,7 @@ impl Manager {
         lock(&self.handles).values().cloned().collect()
     }
 
-    /// The migration's handle, if it has an owner.
+    /// The migration's handle, if it has a driver.
     pub(super) fn handle(&self, id: MigrationId) -> Option<DriverHandle> {
         lock(&self.handles).get(&id).cloned()
     }
@@ -403,7 +403,7 @@ fn lock(handles: &Handles) -> std::sync::MutexGuard<'_, BTreeMap<MigrationId, Dr
     handles.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An owner has ended: nothing of the migration stays in memory, unless it has got a new one already.
+/// Removes a migration from memory when its driver has ended, unless it has a new driver already.
 fn forget(handles: &Weak<Mutex<BTreeMap<MigrationId, DriverHandle>>>, context: &Arc<Context>) {
     let Some(handles) = handles.upgrade() else { return };
     let mut handles = lock(&handles);
@@ -412,7 +412,7 @@ fn forget(handles: &Weak<Mutex<BTreeMap<MigrationId, DriverHandle>>>, context: &
     }
 }
 
-/// What was given up before ledgers went with that, or when the daemon was stopped in the middle of it.
+/// Deletes ledgers of cancelled migrations that remain from older versions or from an interrupted deletion.
 async fn forget_needless(store: Store) {
     match store.with_needless_ledgers().await {
         Ok(ids) => {
@@ -430,12 +430,12 @@ impl std::fmt::Debug for Manager {
     }
 }
 
-/// Whether a pass was given its end after the daemon that ran it was gone.
+/// Whether a pass got its end after the daemon that ran it had ended.
 pub(super) fn was_cut(pass: &PassView) -> bool {
     pass.error.as_deref() == Some(CUT_PASS)
 }
 
-/// The state was not read: for now, or because it is wrong.
+/// The error of a state that was not read: temporary, or because it is invalid.
 pub(super) fn unread(error: impl Into<WorkError>) -> ControlError {
     let error = error.into();
     match error.remedy {
@@ -444,7 +444,7 @@ pub(super) fn unread(error: impl Into<WorkError>) -> ControlError {
     }
 }
 
-/// A failure of the daemon itself, with its whole cause.
+/// An internal error of the daemon, with its whole cause.
 pub(super) fn internal(error: impl std::fmt::Display) -> ControlError {
     ControlError::new(ControlErrorKind::Internal, error.to_string())
 }

@@ -1,7 +1,8 @@
-//! Copies that are older than their plans promise (the RPO): told once as it begins, with the reason, and once as it ends.
+//! Copies older than their RPO target: reported once at the beginning, with the reason, and once at the end.
 //!
-//! Rule: only the copy's age counts, whatever is in the way: a window, a quota, a pause, a failure, a long pass. Nothing
-//! is decided from it. Ages go by the monotonic clock too, so that a clock that is set raises no alarm.
+//! Rule: only the copy's age counts, for every cause: a window, a quota, a pause, a failure, a long pass.
+//! Nothing is decided from it. Ages are also counted by the monotonic clock, so that setting the clock raises
+//! no alarm.
 
 use std::{
     sync::{Mutex, PoisonError, Weak},
@@ -22,10 +23,10 @@ use warmd_metrics::OverdueView;
 
 use super::manager::{DriverHandle, Manager};
 
-/// How often all are looked at.
+/// The interval of the check.
 const EVERY: Duration = Duration::from_secs(30);
 
-/// The kinds of the journal's lines about it.
+/// The kinds of its journal lines.
 const BEGINS: &str = "alarm";
 const ENDS: &str = "alarm over";
 
@@ -35,13 +36,13 @@ pub(super) struct Overdue(Mutex<Known>);
 
 #[derive(Clone, Debug, Default)]
 struct Known {
-    /// The pass after which it was read from the state when the copy is of: its number, and whether it had ended.
+    /// The pass after which the copy's time was read from the state: its number, and whether it had ended.
     read: Option<(u32, bool)>,
-    /// Of when the copy is; `None` before there is a whole one.
+    /// The time of the copy; `None` before there is a complete one.
     copied: Option<DateTime<Utc>>,
-    /// When that was first seen, and how old it was then: from there on the monotonic clock counts.
+    /// When that was first seen, and its age then: from there on the monotonic clock counts.
     seen: Option<(Instant, Duration)>,
-    /// It was told that the copy is too old.
+    /// Whether the age was reported.
     told: bool,
 }
 
@@ -54,13 +55,13 @@ impl Overdue {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = known;
     }
 
-    /// Whether the copy is older than is promised, as last found.
+    /// Whether the copy is older than its RPO target, as last found.
     pub(super) fn is_told(&self) -> bool {
         self.known().told
     }
 }
 
-/// Looks at all copies until the daemon ends.
+/// Checks all copies until the daemon ends.
 pub(super) async fn keep_looking(manager: Weak<Manager>, shutdown: CancellationToken) {
     while shutdown.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
         let Some(manager) = manager.upgrade() else { return };
@@ -75,7 +76,7 @@ pub(super) async fn keep_looking(manager: Weak<Manager>, shutdown: CancellationT
     }
 }
 
-/// What the metrics tell of it, where anything is promised.
+/// The figures for the metrics, if there is an RPO target.
 pub(super) fn view(handle: &DriverHandle) -> Option<OverdueView> {
     let context = &*handle.context;
     let plan = context.plan();
@@ -90,7 +91,7 @@ async fn look(handle: &DriverHandle) {
     let view = handle.view();
     let ages = ages(&view.state, context.cutover().source_stopped.is_some());
     let rpo = context.plan().rpo_of(&context.machine.name, &context.vm).filter(|_| ages);
-    // What is promised no more, or is of a source that writes no more, is no alarm any longer.
+    // Without an RPO target, or with a source that no longer writes, the alarm ends.
     let Some(rpo) = rpo else {
         if known.told {
             known.told = false;
@@ -130,7 +131,7 @@ async fn look(handle: &DriverHandle) {
     }
 }
 
-/// The line that is to be written, if what is so is not told yet.
+/// The line to write, if the finding is not reported yet.
 fn told(
     is_told: bool,
     age: Duration,
@@ -153,7 +154,7 @@ fn told(
     }
 }
 
-/// Whether the source may be writing what the copy has not.
+/// Whether the source may be writing data that the copy lacks.
 fn ages(state: &State, is_source_stopped: bool) -> bool {
     match state {
         State::Defined
@@ -163,14 +164,14 @@ fn ages(state: &State, is_source_stopped: bool) -> bool {
         | State::Syncing
         | State::Paused { .. } => true,
         State::Failed { from, .. } => !from.past_no_return(),
-        // Before the stop it ages; from then on the copy becomes the VM. Where the source runs again after an undo, it ages
-        // again.
+        // Until the stop the copy ages; from then on the copy becomes the VM. Where the source runs again
+        // after an undo, the copy ages again.
         State::CuttingOver { .. } | State::Undoing { .. } => !is_source_stopped,
         State::RollingBack | State::Cancelling | State::Done | State::Cancelled => false,
     }
 }
 
-/// What is in the way, as it is shown.
+/// The cause, for display.
 fn why(view: &MigrationView) -> String {
     let running = |pass: &&PassView| pass.ended.is_none();
     if let Some(waiting) = &view.waiting {

@@ -1,13 +1,13 @@
 //! One pass: snapshot, advance, drain, release, over all disks of a migration at one moment.
 //!
 //! ```text
-//! snapshot ─▶ changed? ─▶ advance (committed) ─▶ drain all disks at once ─▶ release snapshot ─▶ release old marks
+//! snapshot ─▶ changed? ─▶ advance (committed) ─▶ drain all at once ─▶ release snapshot ─▶ delete old marks
 //! ```
 //!
-//! Rule: no byte is read before every ledger's advance is committed, and nothing that the source holds for an old mark
-//! is given up before that either. Whatever happens, the snapshot is released before the pass returns: no production
-//! VM lives on one while nothing is being copied. A pass that did not come to its end is not repeated: the next one
-//! drains what is still pending.
+//! Rule: no byte is read before every ledger's advance is committed, and the source's old marks are not
+//! deleted before that either. On every way out, the snapshot is released before the pass returns: no
+//! production VM runs on a snapshot while nothing is copied. An incomplete pass is not repeated: the next
+//! pass drains what is still pending.
 
 mod trust;
 
@@ -49,17 +49,17 @@ use super::{
     telemetry::{MeasuredDisk, PassTelemetry, figures},
 };
 
-/// How a pass that did not fail ended.
+/// The outcome of a pass that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PassEnd {
     /// Every disk equals the snapshot.
     Drained,
-    /// It was told to stop; what it had drained stays drained.
+    /// Stopped on request; what it had drained stays drained.
     Stopped,
 }
 
 impl PassEnd {
-    /// A failure, if it was told to stop.
+    /// An error, if the pass was stopped.
     pub fn drained(self) -> Result<(), WorkError> {
         match self {
             Self::Drained => Ok(()),
@@ -68,7 +68,7 @@ impl PassEnd {
     }
 }
 
-/// A disk on its way through a pass.
+/// A disk in a pass.
 struct PassDisk {
     row: DiskRow,
     ledger: Arc<Ledger>,
@@ -78,14 +78,14 @@ struct PassDisk {
     baseline: Arc<Mutex<LatencyBaseline>>,
 }
 
-/// Work to be done on the snapshot after it is drained and before it is released.
+/// Work on the snapshot after it is drained and before it is released.
 #[async_trait::async_trait]
 pub trait OnDrained: Send + Sync {
-    /// Does it.
+    /// Does the work.
     async fn run(&self, snapshot: &dyn Snapshot) -> Result<(), WorkError>;
 }
 
-/// Runs one pass, which is admitted. `then` sees the snapshot while it is open and drained.
+/// Runs one admitted pass. `then` sees the snapshot while it is open and drained.
 pub async fn run(
     context: &Context,
     _admitted: &Admission,
@@ -93,15 +93,15 @@ pub async fn run(
     stop: &StopSignal,
     then: Option<&dyn OnDrained>,
 ) -> Result<PassEnd, WorkError> {
-    // Counts as failed, whatever it fails at, unless its end is told.
+    // Counts as failed in every case, unless its end is recorded.
     let account = account(context, kind);
     let rows = context.store.disks(context.id).await?;
     if rows.is_empty() && !context.machine.disks.is_empty() {
-        // With nothing to copy all of it would be called copied.
+        // Without disks everything would count as copied.
         let why = "the state knows of no disk on the target: cancel, and apply the plan again";
         return Err(WorkError::operator(why));
     }
-    // In a cutover it was looked at just before, and judged: it is made on the target as it was then.
+    // A cutover has checked the machine just before: the target VM is created from that description.
     if kind != PassKind::Final && !context.is_cutting_over() {
         machine_changes::look(context).await;
     }
@@ -124,11 +124,11 @@ pub async fn run(
     crash::point("snapshot.released");
     if let Err(error) = released {
         if kind == PassKind::Final && error.kind == SourceErrorKind::Refused {
-            // Somebody let the VM run while its final state was read: what was read is not final.
+            // The VM was started while its final state was read: the data is not final.
             context.source.end_snapshot(&context.vm, context.id).await.ok();
             return Err(error.into());
         }
-        // What was drained counts all the same.
+        // What was drained counts nevertheless.
         context.log_event("warning", format!("snapshot not released, trying again: {error}")).await;
         let again = context.source.end_snapshot(&context.vm, context.id).await;
         if result.is_ok() {
@@ -136,7 +136,7 @@ pub async fn run(
         }
     }
     let (end, marks) = result?;
-    // Housekeeping: what stays behind is tried again with the next snapshot, and the pass is done all the same.
+    // Clean-up: leftovers are retried with the next snapshot, and the pass is done nevertheless.
     match context.source.delete_marks(&context.vm, context.id, &marks).await {
         Ok(leftovers) => {
             for leftover in leftovers {
@@ -167,17 +167,17 @@ async fn copy(
     crash::point("advance.committed");
     let (number, pass, mut disks) = record(context, kind, started, advanced).await?;
     let faults = rows_at_fault(disks.iter().map(|disk| &disk.row));
-    // From here on the pass is recorded: whatever it fails at, its end is recorded too.
+    // From here on the pass is recorded: on every failure, its end is recorded too.
     let noted = context.target.note_writer(context.id, Some(LastWriter::Pass { number, faults })).await;
     account.watch(disks.iter().map(|disk| (disk.row.key.clone(), Arc::clone(&disk.progress))));
-    // Where a comparison follows while the VM is down, that finds what an audit might.
+    // Where a comparison follows while the VM is down, it finds what an audit would.
     let result = match (noted, then) {
         (Err(error), _) => Err(WorkError::from(error)),
         (Ok(()), Some(_)) if kind == PassKind::Final => Ok(0),
         (Ok(()), _) => audit_all(context, kind, snapshot, &mut disks, stop).await,
     };
     let result = match result {
-        // Before anything of what it found is copied: a state from before its result knows nothing of that.
+        // Before any affected block is copied: a state without the audit's result does not know of the fault.
         Ok(found @ 1..) => {
             let writer = LastWriter::Pass { number, faults: faults + found };
             context.target.note_writer(context.id, Some(writer)).await.map_err(WorkError::from)
@@ -197,7 +197,7 @@ async fn copy(
         (Ok(PassEnd::Drained), Some(then)) => then.run(snapshot).await.map(|()| PassEnd::Drained),
         (result, _) => result,
     };
-    // Not that its readers found nothing any more.
+    // The source's reason, not the readers' error that the snapshot does not exist.
     let result = match (result, snapshot.given_up()) {
         (Err(_), Some(why)) => Err(why.into()),
         (result, _) => result,
@@ -218,7 +218,7 @@ async fn copy(
     Ok((result?, marks))
 }
 
-/// Advances every ledger to the snapshot, each in a transaction of its own.
+/// Advances every ledger to the snapshot, each in its own transaction.
 async fn advance_all(
     context: &Context,
     snapshot: &dyn Snapshot,
@@ -302,7 +302,7 @@ async fn record(
         });
     }
     context.live.update(|live| {
-        // What it was waited for is gone.
+        // The reason for waiting is gone.
         live.waiting = None;
         live.pass = Some(PassView {
             number: begun.view.number,
@@ -329,18 +329,18 @@ fn measured(disk: &PassDisk, kind: PassKind) -> Option<MeasuredDisk> {
         disk: disk.row.id,
         record: disk.record?,
         progress: Arc::clone(&disk.progress),
-        // Without the latency backoff nothing is learnt.
+        // Without the latency backoff no baseline is learnt.
         baseline: (kind != PassKind::Final).then(|| Arc::clone(&disk.baseline)),
     })
 }
 
-/// On how many disks change tracking is known not to tell the truth.
+/// The number of disks with a known tracking fault.
 pub(super) fn rows_at_fault<'a>(rows: impl IntoIterator<Item = &'a DiskRow>) -> u32 {
     rows.into_iter().filter(|row| row.tracking_fault.is_some()).map(|_| 1).sum()
 }
 
-/// Audits all disks at the same time, before anything is copied: what is found out counts for this pass already. On how
-/// many disks change tracking was found not to tell the truth.
+/// Audits all disks at the same time, before anything is copied: a fault counts for this pass already.
+/// Returns the number of disks with a new tracking fault.
 async fn audit_all(
     context: &Context,
     kind: PassKind,
@@ -368,7 +368,7 @@ async fn audit_all(
     Ok(found)
 }
 
-/// Drains all disks at the same time. One disk's failure lets the others come to their end: what they drain counts.
+/// Drains all disks at the same time. If one fails, the others still finish: what they drain counts.
 async fn drain_all(
     context: &Context,
     kind: PassKind,
@@ -392,7 +392,7 @@ async fn drain_all(
     let follower = Follower::start(Arc::clone(&context.live), followed);
     let mut settings = context.engine.settings;
     if kind == PassKind::Final {
-        // The source is off: sparing it only makes the downtime longer.
+        // The source is off: a backoff would only prolong the downtime.
         settings.read_latency_factor = None;
     }
     let pool = context.pool(kind == PassKind::Final);
@@ -425,7 +425,7 @@ async fn drain_all(
     Ok(end)
 }
 
-/// Says for how many milliseconds reads of a disk were held back, if they were.
+/// Reports for how many milliseconds reads of a disk were delayed, if they were.
 pub(super) async fn tell_strain(context: &Context, disk: &DiskKey, held_back: u64) {
     if held_back == 0 {
         return;

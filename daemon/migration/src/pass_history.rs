@@ -1,7 +1,7 @@
-//! What a schedule is asked with: what passes taught of a migration.
+//! The pass history of a migration, the input of its schedule.
 //!
-//! Rule: everything comes from passes that the store holds. What their disks changed is learnt once, in their order, and
-//! kept with the state that they led to: a restart forgets nothing, and counts nothing twice.
+//! Rule: everything comes from passes in the store. Their disks' changes are learnt once, in order, and saved
+//! with the resulting state: a restart loses nothing, and counts nothing twice.
 
 use std::time::Duration;
 
@@ -14,31 +14,32 @@ use warmd_schedules::{
 };
 use warmd_store::{ChangeRates, PassFacts, Store, StoreError};
 
-/// Passes that tell how fast is copied.
+/// Passes from which the copy rate is computed.
 const RECENT: u32 = 16;
-/// Passes that are learnt from at most, where none was yet: an older warmd made them, or the zone is another.
+/// The maximum number of passes to learn from at first, if they are of an older warmd, or the zone has
+/// changed.
 const FAR: u32 = 500;
 /// Deltas whose ratio is kept.
 const RATIOS: usize = 32;
-/// A delta of which less was expected tells nothing by its ratio, in bytes.
+/// Expected bytes below which a delta's ratio is ignored.
 const TELLING: f64 = 65_536.0;
-/// Ratios beyond this are not told apart: one pass in which nothing changed says not that nothing ever will.
+/// The limit of ratios: one pass without changes does not mean that there never are any.
 const FAR_OFF: f64 = 10.0;
-/// What a pass's rate counts against that of the next one.
+/// The weight of a pass's rate relative to the next one.
 const FADING: f64 = 0.8;
 
-/// What is known of a migration.
+/// The pass history of a migration.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     pub(super) facts: PassHistory,
     pub(super) learned: ChangeRates,
     /// Of single passes, bytes per second; the oldest first.
     pub(super) throughputs: Vec<f64>,
-    /// Whether that is more than the store holds.
+    /// Whether it has more than the store.
     pub(super) is_new: bool,
 }
 
-/// What is known of the migration, told in `zone`, whose cutover is asked for at `cutover_at`.
+/// The pass history of the migration, in `zone`, with a cutover requested at `cutover_at`.
 pub(super) async fn known(
     store: &Store,
     id: MigrationId,
@@ -56,7 +57,7 @@ pub(super) async fn known(
     learn(&mut learned, &passes, zone);
     let recent = &passes[passes.len().saturating_sub(RECENT as usize)..];
     let Speed { drained_per_second, overhead, throughputs } = speed(recent);
-    // One that was cut off has no end: it counts from its start, so that it is not repeated at once.
+    // A pass that was cut off has no end: it counts from its start, so that it is not repeated at once.
     let last = passes
         .last()
         .map(|pass| LastPass { snapshot: pass.started, ended: pass.ended.unwrap_or(pass.started) });
@@ -65,7 +66,7 @@ pub(super) async fn known(
     Ok(Known { facts, is_new: learned.passes > before, learned, throughputs })
 }
 
-/// Learns what changed from one snapshot to the next. What the source could not say is no change.
+/// Learns what changed from one snapshot to the next. Changes that the source could not report do not count.
 fn learn(learned: &mut ChangeRates, passes: &[PassFacts], zone: Tz) {
     for pair in passes.windows(2) {
         let [before, pass] = pair else { continue };
@@ -86,7 +87,7 @@ fn learn(learned: &mut ChangeRates, passes: &[PassFacts], zone: Tz) {
     }
 }
 
-/// What changed in a delta ÷ what was expected of it by all passes before.
+/// The changed bytes of a delta ÷ those expected from all earlier passes.
 fn ratio(learned: &ChangeRates, before: &PassFacts, pass: &PassFacts, zone: Tz) -> Option<f64> {
     let told = || pass.disks.iter().filter(|disk| disk.changed.is_some());
     let rhythms: Option<Vec<_>> =
@@ -96,7 +97,7 @@ fn ratio(learned: &ChangeRates, before: &PassFacts, pass: &PassFacts, zone: Tz) 
     (expected >= TELLING).then(|| (changed as f64 / expected).clamp(1.0 / FAR_OFF, FAR_OFF))
 }
 
-/// What passes tell of how fast is copied.
+/// The copy rate of passes.
 #[derive(Debug, Default, PartialEq)]
 struct Speed {
     drained_per_second: Option<f64>,
@@ -104,10 +105,10 @@ struct Speed {
     throughputs: Vec<f64>,
 }
 
-/// Bytes that passes drain in a second, and what they take beside that. Large passes tell the rate, as small ones take
-/// the least time that any takes; those show it.
+/// The bytes per second that passes drain, and their overhead. Large passes show the rate, and small ones the
+/// overhead, the least time of any pass.
 ///
-/// The rate of a single one is told if at least half of its time was copying.
+/// The rate of a single pass is used if at least half of its time was copying.
 fn speed(passes: &[PassFacts]) -> Speed {
     let ended = passes.iter().rev().filter(|pass| !pass.failed && pass.kind != PassKind::Final);
     let measured: Vec<_> = ended
@@ -173,7 +174,8 @@ mod tests {
         assert_eq!(learned, once);
         learn(&mut learned, &passes, Tz::UTC);
         assert_eq!(learned.passes, 4);
-        // The second one tells how far the first one was right: the third, of which nothing is known, is left out.
+        // The second pass checks the prediction of the first: the third, of which nothing is known, is left
+        // out.
         let [ratio] = learned.ratios[..] else { panic!("{:?}", learned.ratios) };
         assert!((0.9..1.1).contains(&ratio), "{ratio}");
         let change = ExpectedChange::of(learned.disks.values(), Tz::UTC);
@@ -189,7 +191,7 @@ mod tests {
         let rate = drained_per_second.unwrap() / MIB as f64;
         assert!((95.0..101.0).contains(&rate), "{rate}");
         assert!((1.0..2.0).contains(&overhead.as_secs_f64()), "{overhead:?}");
-        // The small ones say nothing of it.
+        // The small ones do not show it.
         let [full] = throughputs[..] else { panic!("{throughputs:?}") };
         assert!((95.0..105.0).contains(&(full / MIB as f64)), "{full}");
         assert_eq!(speed(&[]), Speed::default());

@@ -1,8 +1,9 @@
-//! Plans made so.
+//! Applying plans.
 //!
-//! Rule: a plan with an error changes nothing at all. What is there already is kept as it is: passes that run are not
-//! disturbed. It is judged while others go on, and committed in one transaction if nothing that it was judged by has
-//! changed since; else it is judged again. A dry run says the same as applying, from the same findings, and stores nothing.
+//! Rule: a plan with an error changes nothing at all. Existing migrations stay as they are: running passes
+//! are not disturbed. The plan is checked while other requests continue, and committed in one transaction if
+//! nothing that it was checked against has changed; else it is checked again. A dry run reports the same as
+//! applying, from the same findings, and saves nothing.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -20,7 +21,7 @@ use super::{
     rules::{self, Judged, Subject},
 };
 
-/// How often a plan is judged anew because something else changed meanwhile, before the others have to wait for it.
+/// How often a plan is checked again because of other changes, before those have to wait for it.
 const JUDGED: u32 = 3;
 
 impl Manager {
@@ -33,7 +34,7 @@ impl Manager {
         Ok(Applied { started: Vec::new(), kept, findings: judged.findings, changes })
     }
 
-    /// The plan as it was applied last; one that cannot be read is as none, and is replaced.
+    /// The plan as last applied; an unreadable one counts as none, and is replaced.
     async fn before(&self, name: &str) -> Result<Option<Plan>, ControlError> {
         match self.store.plan(name).await {
             Err(error) if error.kind == StoreErrorKind::Corrupt => Ok(None),
@@ -41,7 +42,7 @@ impl Manager {
         }
     }
 
-    /// Waits until nothing else changes what plans are judged by; what was judged before this is out of date.
+    /// Waits for exclusive access to what plans are checked against; earlier checks are then out of date.
     pub(super) async fn change_alone(&self) -> tokio::sync::MutexGuard<'_, ()> {
         let alone = self.applying.lock().await;
         self.revision.fetch_add(1, Ordering::SeqCst);
@@ -50,7 +51,8 @@ impl Manager {
 
     /// See [`warmd_core::control::Control::apply_plan`].
     pub(super) async fn apply(&self, plan: Plan, by: &str) -> Result<Applied, ControlError> {
-        // Judging asks the source for each VM, which takes its time: no other request waits for that, least of all a rollback.
+        // The check asks the source for each VM, which takes time: no other request, such as a rollback,
+        // waits for that.
         for _ in 0..JUDGED {
             let revision = self.revision.load(Ordering::SeqCst);
             let judged = rules::judge(self, &plan).await?.good()?;
@@ -64,7 +66,7 @@ impl Manager {
         self.commit(plan, judged, by).await
     }
 
-    /// Makes the plan so, of which nothing has changed since it was judged.
+    /// Applies the plan, if nothing has changed since its check.
     async fn commit(&self, plan: Plan, judged: Judged, by: &str) -> Result<Applied, ControlError> {
         let before = self.before(&plan.name).await?;
         let mut changes = plan_diff::of(self, before.as_ref(), &plan, &judged.machines);
@@ -104,7 +106,7 @@ impl Manager {
         for (vm, made) in vms.into_iter().zip(made) {
             let (row, is_new) = match made {
                 Created::New(row) => (row, true),
-                // One whose making failed, and was durable all the same, has no owner yet.
+                // A migration whose creation failed, but was saved, has no driver yet.
                 Created::Exists(row) => (row, false),
             };
             let id = row.id;
@@ -125,7 +127,7 @@ impl Manager {
     }
 }
 
-/// The migration of a VM that has none.
+/// A new migration for a VM that has none.
 fn begun(plan: &Plan, subject: Subject, by: &str) -> NewMigration {
     let Subject { name: target_name, machine, .. } = subject;
     let (id, created) = (MigrationId::generate(), clock::now());

@@ -1,4 +1,4 @@
-//! What applying a plan changes, in words: the same for the journal, for a dry run, and for what was done.
+//! The changes of applying a plan, in words: the same for the journal, a dry run, and the answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use warmd_core::model::plan::Plan;
 
 use super::{manager::Manager, rules::Subject};
 
-/// What applying `now` changes, if `before` is the plan of that name that is there.
+/// The changes of applying `now`, where `before` is the present plan of that name.
 pub(super) fn of(
     manager: &Manager,
     before: Option<&Plan>,
@@ -48,7 +48,7 @@ pub(super) fn of(
     changes
 }
 
-/// What applying a plan again means for a migration that it moves.
+/// The effect of applying a plan again on one of its migrations.
 pub(super) fn applied_again(before: &Plan, now: &Plan) -> String {
     let name = &now.name;
     match settings(before, now).as_slice() {
@@ -57,7 +57,7 @@ pub(super) fn applied_again(before: &Plan, now: &Plan) -> String {
     }
 }
 
-/// What is another than before, from what to what.
+/// The changed keys, each with its old and new value.
 fn settings(before: &Plan, now: &Plan) -> Vec<String> {
     let mut changes = Vec::new();
     let named = |plan: &Plan| plan.vms.iter().cloned().collect::<BTreeSet<_>>();
@@ -80,10 +80,10 @@ fn settings(before: &Plan, now: &Plan) -> Vec<String> {
     changes
 }
 
-/// How a key of a VM's own schedule begins: `schedule of VM web-1: every`.
+/// The beginning of a key of a VM's own schedule: `schedule of VM web-1: every`.
 const OF_VM: &str = "schedule of VM ";
 
-/// Each value of the plan by its key in the file, `cutover.max_downtime`; `vms` apart.
+/// Each value of the plan by its key in the file, `cutover.max_downtime`; without `vms`.
 fn leaves(plan: &Plan) -> BTreeMap<String, Value> {
     let mut leaves = BTreeMap::new();
     let mut plan = plan.clone();
@@ -94,7 +94,7 @@ fn leaves(plan: &Plan) -> BTreeMap<String, Value> {
             }
         }
     }
-    // A plan that cannot be written could not have been saved either.
+    // A plan that cannot be serialised could not have been saved either.
     if let Ok(Value::Object(fields)) = serde_json::to_value(&plan) {
         for (key, value) in fields.into_iter().filter(|(key, _)| key != "vms") {
             gather(key, value, &mut leaves);

@@ -1,13 +1,13 @@
-//! Preparing: the target's disks and the ledgers come into being.
+//! Preparing: creates the target's disks and the ledgers.
 //!
-//! Rule: repeatable. Disks that are there are found again, and a ledger that exists is never made anew. Where a disk goes is
-//! decided once: when it was made, it is where it was made.
+//! Rule: repeatable. Existing disks are found, and an existing ledger is never created again. A disk's
+//! location is decided once, when it is created.
 
 use warmd_store::NewDisk;
 
 use super::{context::Context, failure::WorkError};
 
-/// Makes the disks on the target and a ledger for each.
+/// Creates the disks on the target and a ledger for each.
 pub async fn prepare(context: &Context) -> Result<(), WorkError> {
     if context.machine.disks.is_empty() {
         return Err(WorkError::operator(format!(

@@ -1,7 +1,7 @@
-//! A program of the operator's, run on the daemon's host.
+//! An operator's program, run on the daemon's host.
 //!
-//! Rule: never by a shell. It sees nothing of the daemon's environment but where to find things, and so no secret; what is
-//! kept of what it says is bounded; and however the wait for it ends, nothing of its process group is left.
+//! Rule: never by a shell. The program gets only search paths of the daemon's environment, and so no secret;
+//! the kept part of its output is bounded; and on every end of the wait, no process of its group is left.
 
 use std::{collections::VecDeque, ffi::OsStr, fs, io, pin::pin, process::Stdio, time::Duration};
 
@@ -17,28 +17,28 @@ use tokio::{
     time::timeout,
 };
 
-/// What a program sees of the daemon's environment.
+/// What a program gets of the daemon's environment.
 const PASSED_ON: [&str; 5] = ["PATH", "HOME", "USER", "TMPDIR", "TZ"];
 
-/// What is kept of what it says: so many bytes of its beginning, and of its end.
+/// The kept bytes of its output: of the beginning, and of the end.
 const HEAD: usize = 1 << 10;
 const TAIL: usize = 3 << 10;
 
-/// Of a line that is told while the program runs: so many bytes of its beginning.
+/// The kept bytes of the beginning of a line that is reported while the program runs.
 const LINE: usize = 200;
 
-/// How long after its end what it has said is read, should somebody else hold its output open.
+/// How long its output is read after its end, if another process keeps it open.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether it has ended, should nothing tell of it.
+/// The interval at which its end is checked without a signal.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// How a program ended.
+/// The end of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ProgramResult {
-    /// What went wrong, if it did.
+    /// The error, if it failed.
     pub(super) fault: Option<String>,
-    /// What it said on both outputs, or the beginning and the end of it.
+    /// Its output on both streams, or the beginning and the end of it.
     pub(super) said: String,
 }
 
@@ -57,20 +57,20 @@ pub(super) fn is_executable(path: &str) -> Result<(), String> {
 pub(super) struct Order<'a> {
     /// Its absolute path, and its arguments.
     pub(super) command: &'a [String],
-    /// What it reads.
+    /// Its input.
     pub(super) input: &'a [u8],
-    /// What it sees of an environment besides what all see.
+    /// Its further environment variables.
     pub(super) variables: &'a [(&'a str, &'a OsStr)],
     pub(super) deadline: Duration,
 }
 
-/// Runs `command`, a program's absolute path and its arguments, which reads `input`. Dropping the future kills it.
+/// Runs `command`, a program's absolute path and its arguments, with `input`. Dropping the future kills it.
 pub(super) async fn run(command: &[String], input: &[u8], deadline: Duration) -> ProgramResult {
     run_told(&Order { command, input, variables: &[], deadline }, &mut |_| {}).await
 }
 
-/// Runs a program, and tells each line that it says on either output, as text that steers no terminal. A line ends also
-/// where the cursor goes back to its beginning. Dropping the future kills it.
+/// Runs a program, and reports each line of either output stream, as text without terminal control sequences.
+/// A carriage return ends a line too. Dropping the future kills it.
 pub(super) async fn run_told(order: &Order<'_>, tell: &mut (dyn FnMut(&str) + Send)) -> ProgramResult {
     let deadline = order.deadline;
     let mut said = Said { head: Vec::new(), tail: VecDeque::new(), left_out: 0, line: Vec::new(), tell };
@@ -89,7 +89,7 @@ async fn attend(order: &Order<'_>, said: &mut Said<'_>) -> io::Result<Option<Str
     let mut stdin = group.child.stdin.take();
     let mut feed = pin!(async {
         if let Some(stdin) = &mut stdin {
-            // One that does not want to read it says by its exit code how it went.
+            // A program that does not read its input reports the result by its exit code.
             stdin.write_all(order.input).await.ok();
         }
         drop(stdin.take());
@@ -106,7 +106,7 @@ async fn attend(order: &Order<'_>, said: &mut Said<'_>) -> io::Result<Option<Str
             }
         }
     }
-    // What it started and did not wait for would hold its output open, and outlive the phase that it belongs to.
+    // Background processes would keep the output open, and outlive their phase.
     group.kill();
     if !silent {
         timeout(GRACE, listen).await.ok();
@@ -116,11 +116,11 @@ async fn attend(order: &Order<'_>, said: &mut Said<'_>) -> io::Result<Option<Str
     Ok((!status.success()).then(|| format!("it ended with {status}")))
 }
 
-/// A child with all that it starts.
+/// A child process with all that it starts.
 struct Group {
     child: Child,
     pid: Pid,
-    /// Tells that some child of the daemon has ended.
+    /// Notifies when a child of the daemon has ended.
     endings: tokio::signal::unix::Signal,
     reaped: bool,
 }
@@ -152,7 +152,7 @@ impl Group {
         Ok((Self { child, pid, endings, reaped: false }, output))
     }
 
-    /// Waits until the child has ended, and leaves it to be reaped: until then its number is nobody else's.
+    /// Waits until the child has ended, without reaping it: until then its process id is not reused.
     async fn ended(&mut self) -> io::Result<()> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         while waitid(WaitId::Pid(self.pid), options)?.is_none() {
@@ -174,12 +174,12 @@ impl Drop for Group {
     }
 }
 
-/// What was said, without its middle if it is long.
+/// The output, without its middle if it is long.
 struct Said<'a> {
     head: Vec<u8>,
     tail: VecDeque<u8>,
     left_out: u64,
-    /// What came of the line that is not at its end.
+    /// The last line, not yet complete.
     line: Vec<u8>,
     tell: &'a mut (dyn FnMut(&str) + Send),
 }
@@ -217,7 +217,7 @@ impl Said<'_> {
         self.line.clear();
     }
 
-    /// As text that steers no terminal.
+    /// As text without terminal control sequences.
     fn text(mut self) -> String {
         self.end_line();
         let (head, tail) = (self.head, Vec::from(self.tail));
@@ -231,7 +231,8 @@ impl Said<'_> {
     }
 }
 
-/// What somebody else than a program says, without its middle if it is long, and as text that steers no terminal.
+/// A text that is not a program's output, without its middle if it is long, and without terminal control
+/// sequences.
 pub(super) fn shortened(text: &str) -> String {
     let mut tell = |_: &str| {};
     let mut said =
@@ -270,7 +271,7 @@ mod tests {
     #[tokio::test]
     async fn it_reads_its_input_and_both_outputs_are_kept_in_order() {
         assert_eq!(well("cat; echo two >&2; echo three", "one\n").await, "one\ntwo\nthree");
-        // One that does not read what it is given.
+        // A program that does not read its input.
         assert_eq!(well("exec <&-; echo deaf", &"x".repeat(1 << 20)).await, "deaf");
         let ended = run(&shell("echo why; exit 3"), b"", SOON).await;
         assert_eq!(
@@ -319,7 +320,7 @@ mod tests {
         assert_eq!(lines, ["a", "b", "\u{fffd}[2Jc d", &"x".repeat(LINE)]);
     }
 
-    /// Whether the process of that number executes; one that waits to be reaped does not.
+    /// Whether the process of this id runs; one that waits to be reaped does not.
     fn lives(pid: &str) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
         let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
@@ -352,7 +353,7 @@ mod tests {
         let begun = Instant::now();
         let left = well("sleep 1000 & echo $!", "").await;
         until_dead(&left).await;
-        // One that has left the group lives on, and its hold on the output is not waited for.
+        // A process that has left the group lives on, and its open output is not awaited.
         let away = well("setsid sleep 30 & echo $!", "").await;
         assert!(begun.elapsed() < SOON, "it was waited for");
         drop(away);

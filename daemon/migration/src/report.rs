@@ -1,4 +1,4 @@
-//! Puts a migration's evidence together from what the store holds.
+//! Builds a migration's report from the store.
 
 use std::sync::Arc;
 
@@ -17,12 +17,12 @@ use super::{context::Context, conversion, failure::WorkError, forecast};
 
 /// Version of the report's form.
 const FORMAT: u32 = 3;
-/// Passes that a report carries one by one; of the others it has the sums.
+/// Passes that a report lists; of older ones it has the sums.
 const PASSES: u32 = 1000;
-/// Journal lines, and requests among them, that a report carries at the most.
+/// The maximum number of journal lines, and of requests among them, in a report.
 const JOURNAL: u32 = 10_000;
 
-/// From where to where, by name and kind. A kind is `None` where the endpoint is not configured any more.
+/// Source and target, by name and kind. A kind is `None` where the endpoint is no longer configured.
 #[derive(Clone, Debug)]
 pub struct EndpointNames {
     pub source: String,
@@ -34,7 +34,7 @@ pub struct EndpointNames {
 /// The report of one migration, as of now.
 pub async fn report(context: &Context, ends: EndpointNames) -> Result<Report, WorkError> {
     let view = context.live.view();
-    // Sealed roots of a cutover that was undone are history: the disks went on.
+    // Recorded roots of a cutover that was undone are out of date: the disks changed since.
     let recorded_roots = if view.state.is_handed_over() {
         context.store.recorded_roots(context.id).await?
     } else {
@@ -51,7 +51,7 @@ pub async fn report(context: &Context, ends: EndpointNames) -> Result<Report, Wo
         let recorded =
             recorded_roots.iter().find(|recorded| recorded.disk == row.id && recorded.attempt == attempt);
         let ledger = context.ledger(row.id).await?;
-        // Then the ledger is on its way out, or gone, and says nothing of any disk.
+        // Then the ledger is being deleted, or is gone, and its disks have no figures.
         let given_up = view.state == State::Cancelled;
         let (audited, checked, mismatched_bytes) = audits.get(&row.key).copied().unwrap_or_default();
         let audit = Some(AuditReport {
@@ -120,7 +120,7 @@ pub async fn report(context: &Context, ends: EndpointNames) -> Result<Report, Wo
     })
 }
 
-/// The root of the manifest as it is, if it is that of one moment.
+/// The present manifest root, if the manifest is of one moment.
 async fn root_of_now(
     context: &Context,
     row: &DiskRow,

@@ -12,14 +12,14 @@ use warmd_store::{MigrationRow, Store};
 
 use super::{doing::PHASE_FAILED, failure::WorkError, forecast};
 
-/// The view to begin with.
+/// The initial view.
 pub async fn view(store: &Store, row: &MigrationRow) -> Result<MigrationView, WorkError> {
     let rows = store.disks(row.id).await?;
     let mut disks = Vec::new();
     for disk in &row.machine.disks {
         let made = rows.iter().find(|made| made.key == disk.key);
         let pending = match made {
-            // The one has nothing pending, and of the other nothing is left.
+            // A done migration has nothing pending, and a cancelled one has no disks left.
             _ if row.state == State::Done => 0,
             _ if row.state == State::Cancelled => disk.size.0,
             Some(made) => Ledger::load(std::sync::Arc::new(store.clone()), made.id).await?.pending_bytes().0,
@@ -86,7 +86,7 @@ pub async fn view(store: &Store, row: &MigrationRow) -> Result<MigrationView, Wo
     })
 }
 
-/// Those that it began with, and that its source runs beside the target VM.
+/// The saved warnings, and that its source runs beside the target VM.
 fn warnings(row: &MigrationRow) -> Vec<String> {
     let runs = row.source_seen_running_at.map(|at| {
         format!(
@@ -97,7 +97,8 @@ fn warnings(row: &MigrationRow) -> Vec<String> {
     row.warnings.iter().cloned().chain(runs).collect()
 }
 
-/// Why the last cutover was undone or stopped. An undone one is told of until the next begins, also after a restart.
+/// Why the last cutover was undone or stopped. An undone one is shown until the next begins, also after a
+/// restart.
 fn failure(row: &MigrationRow, last: Option<&PhaseView>) -> Option<String> {
     if let Some(at) = row.cutover.rolled_back {
         return Some(format!(

@@ -1,4 +1,4 @@
-//! How often, and how long apart, work is tried again.
+//! The number and the pauses of retries.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ impl Retry {
         Self { next: FIRST, left: None, until: Some(Instant::now() + span) }
     }
 
-    /// How long to wait before the next try, decided once; `None` if there is to be none.
+    /// How long to wait before the next try, decided once; `None` if there is none left.
     pub fn next_pause(&mut self) -> Option<Duration> {
         if self.left == Some(0) || self.until.is_some_and(|until| Instant::now() + self.next > until) {
             return None;
@@ -42,7 +42,7 @@ impl Retry {
         Some(next)
     }
 
-    /// Waits before the next try; false, at once, if there is to be none.
+    /// Waits before the next try; false, at once, if there is none left.
     pub async fn pause(&mut self) -> bool {
         let Some(next) = self.next_pause() else { return false };
         tokio::time::sleep(next).await;

@@ -1,8 +1,8 @@
-//! Going back to the source after the target VM was started, as a person asked for it.
+//! Rollback: going back to the source after the target VM was started, on an operator's request.
 //!
-//! Rule: what the target VM wrote is in no ledger, so before all else no ledger claims anything of its disks. Then the target
-//! VM is gone for sure, and only then is the source powered on. Each step bears being done again, and none is given up:
-//! never do both VMs run.
+//! Rule: the target VM's writes are in no ledger, so first every ledger stops trusting its disks. Then the
+//! target VM is removed with certainty, and only then is the source powered on. Each step may be repeated,
+//! and none is abandoned: never do both VMs run.
 
 use std::time::Duration;
 
@@ -18,11 +18,11 @@ use warmd_core::{
 
 use super::{afterwards, context::Context, cutover, failure::WorkError, prepare, stale_state};
 
-/// How long source and target may take to say whether it can be done.
+/// The time limit for source and target to answer whether a rollback is possible.
 const ANSWER: Duration = Duration::from_secs(45);
 
-/// Since when the target VM that is to be gone back from has its disks, if it is noted beside them; or what is in the way
-/// of a rollback, and what to do.
+/// Since when the target VM of the rollback has its disks, if that is noted beside them; or what prevents a
+/// rollback, and what to do.
 pub(super) async fn judged(context: &Context) -> Result<Option<DateTime<Utc>>, String> {
     let found = tokio::time::timeout(ANSWER, look(context)).await;
     let found =
@@ -44,7 +44,7 @@ async fn look(context: &Context) -> Result<Option<DateTime<Utc>>, String> {
         SourceErrorKind::NotFound => format!("the source VM is not there any more: {error}"),
         _ => format!("it is not known whether the source VM can be started: {error}"),
     })?;
-    // The size of a disk that only a running VM can tell speaks against nothing.
+    // A disk size that only a running VM reports is no objection.
     let same = |disk: &&warmd_core::model::machine::MachineDisk| {
         now.iter().any(|(key, size)| *key == disk.key && size.is_none_or(|size| size == disk.size))
     };
@@ -65,7 +65,7 @@ async fn look(context: &Context) -> Result<Option<DateTime<Utc>>, String> {
     }
 }
 
-/// What a rollback costs, in words.
+/// The loss by a rollback, in words.
 pub(super) fn loss(context: &Context) -> String {
     let name = &context.machine.name;
     match context.cutover().target_running {
@@ -74,7 +74,7 @@ pub(super) fn loss(context: &Context) -> String {
     }
 }
 
-/// Goes back: the target VM gone, the source as it was before the cutover.
+/// Rolls back: removes the target VM, restores the source as before the cutover.
 pub(super) async fn roll_back(context: &Context) -> Result<(), WorkError> {
     distrust(context).await?;
     crash::point("rollback.distrusted");
@@ -91,7 +91,7 @@ pub(super) async fn roll_back(context: &Context) -> Result<(), WorkError> {
     let source = cutover::unless_away(context, back, "is not there", "runs on another host").await?;
     crash::point("rollback.powered-on");
     if context.store.disks(context.id).await?.is_empty() {
-        // A state from before they were made, which was put back: it is resumed to copy, and copies what it knows.
+        // A restored state from before their creation: on resume it copies all that it knows.
         prepare::prepare(context).await?;
         distrust(context).await?;
     }
@@ -107,7 +107,7 @@ pub(super) async fn roll_back(context: &Context) -> Result<(), WorkError> {
     Ok(())
 }
 
-/// No ledger claims anything of the target's disks from here on.
+/// From here on no ledger trusts any content of the target's disks.
 async fn distrust(context: &Context) -> Result<(), WorkError> {
     let mut pending = Vec::new();
     for row in context.store.disks(context.id).await? {
@@ -127,7 +127,7 @@ async fn distrust(context: &Context) -> Result<(), WorkError> {
     Ok(())
 }
 
-/// Remembers that nothing of what the target VM wrote is trusted, and that this is the VM that is noted beside the disks.
+/// Records that the target VM's writes are not trusted, and that this VM is the one noted beside the disks.
 async fn take_back(context: &Context) -> Result<(), WorkError> {
     context
         .remember(|cutover| {
@@ -138,7 +138,7 @@ async fn take_back(context: &Context) -> Result<(), WorkError> {
     cutover::note_machine(context, true).await
 }
 
-/// The source as it was before the cutover; how that is, in words.
+/// Restores the source as before the cutover; returns its power state in words.
 async fn source_back(context: &Context) -> Result<&'static str, SourceError> {
     let ended = context.source.end_snapshot(&context.vm, context.id).await;
     if context.cutover().was_running == Some(true) {

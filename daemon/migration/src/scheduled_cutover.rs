@@ -1,8 +1,9 @@
-//! When a cutover that was asked for begins, by the windows that the plan gives its VM.
+//! When a requested cutover begins, by the cutover windows of its VM.
 //!
-//! Rule: pure, but for [`turns`]. A cutover begins inside these windows, or outside if it was forced. One that
-//! was asked for at a time and could not begin until its window closed, or for an hour where there is none, is
-//! missed: it is held, and does not begin in the daytime because the daemon was down at night.
+//! Rule: pure, except for [`turns`]. A cutover begins inside these windows, or outside if it is forced. A
+//! cutover that was requested for a time and could not begin before its window closed, or within an hour
+//! without windows, is missed: it is put on hold, and does not begin in the daytime because the daemon was
+//! down at night.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
@@ -23,30 +24,30 @@ use warmd_schedules::{
 
 use super::{context::Context, forecast, groups::ReadyMember, timing};
 
-/// How much later than asked for a cutover may begin where no window says it.
+/// The delay after which a cutover without windows is missed.
 const LATE: TimeDelta = TimeDelta::hours(1);
-/// After which a forecast that speaks against it is asked again.
+/// The interval at which a negative forecast is computed again.
 const AGAIN: TimeDelta = TimeDelta::minutes(1);
 
-/// How things stand with a cutover that has not begun.
+/// The decision on a cutover that has not begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ScheduledStep {
-    /// Nobody asked for one.
+    /// No cutover is requested.
     None,
-    /// It begins now: in whose name, and why.
+    /// It begins now: on whose behalf, and why.
     Begin { by: String, why: String },
     /// It cannot begin any more.
     Missed { why: String },
-    /// Not yet. To be looked at again at `until`, or when the state, the plan or the scheduled_cutover is another.
+    /// Not yet. To be decided again at `until`, or when the state, the plan or the scheduled_cutover changes.
     Wait { shown: ScheduledCutoverView, until: Option<DateTime<Utc>> },
 }
 
-/// Whether a cutover can begin in `state`, if nothing else is in its way.
+/// Whether a cutover can begin in `state`, if there is no other obstacle.
 pub(super) fn is_ready(state: &State) -> bool {
     matches!(state, State::Synced | State::Syncing)
 }
 
-/// Whether one may be awaited in `state`.
+/// Whether a cutover can be scheduled in `state`.
 pub(super) fn is_before(state: &State) -> bool {
     !matches!(
         state,
@@ -59,7 +60,7 @@ pub(super) fn is_before(state: &State) -> bool {
     )
 }
 
-/// How things stand in `state` at `now`, by the VM's own rules.
+/// The decision in `state` at `now`, by the VM's own rules.
 fn step(
     plan: &Plan,
     rules: Result<&Rules, &NotBefore>,
@@ -168,7 +169,7 @@ fn closed(rules: &Rules, at: DateTime<Utc>) -> Option<String> {
     })
 }
 
-/// Why what `order` asks for is not granted, as far as the clock and the VM's rules say.
+/// Why `order` is refused, by the clock and the VM's rules.
 pub(super) fn refusal(
     rules: Result<&Rules, &NotBefore>,
     order: CutoverOrder,
@@ -194,8 +195,8 @@ pub(super) fn refusal(
     Some(format!("a cutover {when} is refused: {why}; ask for it then with --at, or use --force"))
 }
 
-/// The same, and if one would begin, the forecast is asked too, unless it was forced. Where the plan's VMs move together, it is
-/// for their group to begin.
+/// The same, with the forecast if one would begin and is not forced. Where the plan's VMs move together,
+/// their group begins it.
 pub(super) async fn judged(
     context: &Context,
     scheduled_cutover: Option<&ScheduledCutover>,
@@ -256,7 +257,7 @@ async fn by_itself_judged(
     }
 }
 
-/// Shows a waiting cutover, and comes back when something is to be done about it, or its plan is another.
+/// Shows a waiting cutover, and returns when it needs action, or its plan has changed.
 pub(super) async fn turns(context: &Context, scheduled_cutover: Option<ScheduledCutover>, state: State) {
     let mut plans: watch::Receiver<_> = context.plans();
     let mut groups = context.groups.turns();
@@ -277,7 +278,7 @@ pub(super) async fn turns(context: &Context, scheduled_cutover: Option<Scheduled
     }
 }
 
-/// Lets it be seen.
+/// Shows the decision in the view.
 pub(super) fn show(context: &Context, step: &ScheduledStep) {
     let shown = if let ScheduledStep::Wait { shown, .. } = step { Some(shown.clone()) } else { None };
     if context.live.view().scheduled_cutover != shown {

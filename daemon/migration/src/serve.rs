@@ -1,4 +1,4 @@
-//! The manager as the control API sees it.
+//! The manager as the control API.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -36,7 +36,7 @@ use super::{
     report, restore, rules,
 };
 
-/// How often an owner that has just ended is asked for again.
+/// How often a driver that has just ended is requested again.
 const ASKED: u32 = 8;
 
 #[async_trait]
@@ -48,8 +48,8 @@ impl Control for Manager {
     async fn check_source(&self, name: &str) -> Result<String, ControlError> {
         let source = self.source(name)?;
         let mut said = source.check().await?;
-        // A migration that is over asks for nothing any more: what is there of it stays unless a person removes it.
-        // What is there of one that cannot be read is no leftover either.
+        // A finished migration removes nothing any more: its leftovers stay unless an operator removes them.
+        // Objects of an unreadable migration are no leftovers either.
         let found = self.store.open_each().await.map_err(internal)?;
         let unreadable = found.unreadable.iter().map(|it| it.id);
         let known: Vec<_> = found.rows.iter().map(|row| row.id).chain(unreadable).collect();
@@ -85,7 +85,7 @@ impl Control for Manager {
     }
 
     async fn plans(&self) -> Result<Vec<Plan>, ControlError> {
-        // The others are in the journal, and are reported when asked for by name.
+        // The others are in the journal, and are reported when requested by name.
         Ok(self.store.plans_each().await.map_err(internal)?.0)
     }
 
@@ -211,7 +211,7 @@ impl Control for Manager {
 
     async fn report(&self, id: MigrationId) -> Result<Report, ControlError> {
         self.check_readable(id)?;
-        // It takes memory while it is put together: one for the whole daemon.
+        // Building a report takes memory: one at a time for the whole daemon.
         let _one_at_a_time = self.reporting.lock().await;
         let row = self.row(id).await?;
         let kind =
@@ -275,7 +275,7 @@ impl Control for Manager {
 }
 
 impl Manager {
-    /// Asks the migration's owner.
+    /// Asks the migration's driver.
     async fn command(
         &self,
         id: MigrationId,
@@ -284,7 +284,7 @@ impl Manager {
         by: &str,
     ) -> Result<RequestOutcome, ControlError> {
         self.check_readable(id)?;
-        // While a source VM gets its migration back, no plan begins another one for it.
+        // While a source VM gets its migration back, no plan starts another one for it.
         let _one_at_a_time =
             if request == Request::Rollback { Some(self.change_alone().await) } else { None };
         if request == Request::Rollback {
@@ -300,12 +300,12 @@ impl Manager {
             {
                 return Ok(outcome);
             }
-            // It has just ended, and has not looked at the request: another one will.
+            // The driver has just ended, without reading the request: a new one will.
         }
         Err(self.gone())
     }
 
-    /// A source VM that another migration moves by now cannot have this one back.
+    /// A source VM that another migration moves now cannot have this one back.
     async fn check_moved_by_nobody_else(&self, id: MigrationId) -> Result<(), ControlError> {
         let row = self.row(id).await?;
         if let Some(other) = self.unreadable_of(&row.source, &row.vm) {
@@ -329,7 +329,7 @@ impl Manager {
         }
     }
 
-    /// The migration's owner; a finished one gets it for as long as it is asked for.
+    /// The migration's driver; a finished migration gets one for the time of the request.
     async fn owner(&self, id: MigrationId) -> Result<DriverHandle, ControlError> {
         let at_work = || self.handle(id).filter(|handle| !handle.inbox.is_closed());
         if let Some(handle) = at_work() {
@@ -363,7 +363,7 @@ impl Manager {
         })
     }
 
-    /// Which one `key` names.
+    /// The migration that `key` names.
     pub(super) async fn find_migration(&self, key: &str) -> Result<MigrationId, ControlError> {
         let views = self.handles().into_iter().map(|handle| handle.context.live.view());
         let named =
@@ -374,7 +374,7 @@ impl Manager {
                 .into_iter()
                 .map(|each| (each.id, Named { vm_name: each.vm_name, rank: Rank::UnderWay })),
         );
-        // One that is under way goes before all that are over, and a whole id means one alone.
+        // An unfinished migration takes precedence over all finished ones, and a whole id means one alone.
         let is_meant = |id: &MigrationId, named: &Named| {
             named.vm_name == key && named.rank == Rank::UnderWay || id.to_string().eq_ignore_ascii_case(key)
         };
@@ -433,13 +433,13 @@ impl Manager {
     }
 }
 
-/// What a migration is called.
+/// The names of a migration.
 struct Named {
     vm_name: String,
     rank: Rank,
 }
 
-/// Which of several migrations of a VM its name means: the first of these that there is.
+/// Which of several migrations of a VM its name means: the first of these that exists.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     UnderWay,
@@ -457,7 +457,7 @@ impl Rank {
     }
 }
 
-/// The one that `key` names.
+/// The migration that `key` names.
 fn find(known: &BTreeMap<MigrationId, Named>, key: &str) -> Result<MigrationId, ControlError> {
     let wanted = key.to_ascii_lowercase();
     let by_id = |id: &MigrationId| {

@@ -1,6 +1,6 @@
-//! Limits as the control API sees and changes them.
+//! Limits in the control API.
 //!
-//! Rule: what is set is saved, with its line in the journal, before it holds; one change at a time.
+//! Rule: a limit is saved, with its journal line, before it takes effect; one change at a time.
 
 use warmd_cbt::limit::Limit;
 use warmd_core::control::{Control as _, ControlError, ControlErrorKind};
@@ -20,11 +20,12 @@ use super::{
     manager::{Manager, internal, unread},
 };
 
-/// Who changes limits when it is nobody in particular.
+/// The author of changes that no user requested.
 const DAEMON: &str = "warmd";
 
 impl Manager {
-    /// The limits of what is configured and of what is not finished; or of one scope, a migration with its disks.
+    /// The limits of configured endpoints and unfinished migrations; or of one scope, a migration with its
+    /// disks.
     pub(super) async fn limit_views(&self, name: Option<&str>) -> Result<Vec<LimitView>, ControlError> {
         let within = match name {
             Some(name) => Some(self.scope(name).await?),
@@ -48,7 +49,7 @@ impl Manager {
         Ok(views)
     }
 
-    /// Changes a limit at once, and for good.
+    /// Changes a limit at once, and permanently.
     pub(super) async fn change_limit(
         &self,
         name: &str,
@@ -82,7 +83,7 @@ impl Manager {
         self.limits.get(&scope).ok_or_else(unknown)
     }
 
-    /// What the configuration says of the endpoints and of all.
+    /// Applies the configured limits, global and of endpoints.
     pub(super) async fn set_configured_limits(&self, global: Limit) -> Result<(), ControlError> {
         let sources =
             self.endpoints.sources.iter().map(|(name, it)| (LimitScope::Source(name.clone()), it.limit));
@@ -93,7 +94,7 @@ impl Manager {
         self.set_configured(words.collect(), "the configuration").await
     }
 
-    /// What a plan says of the migrations that it moves, at once.
+    /// Applies a plan's limits to its migrations at once.
     pub(super) async fn set_plan_limits(&self, plan: &Plan) -> Result<(), ControlError> {
         let _one_at_a_time = self.changing_limits.lock().await;
         self.gate.set_plan_quota(plan);
@@ -108,7 +109,8 @@ impl Manager {
         self.set_configured(words, &format!("plan {}", plan.name)).await
     }
 
-    /// Lets hold what `who` says; where that is newer than what was set, the latter is forgotten first.
+    /// Applies limits that `who` configured; where they are newer than a limit set at run time, that is
+    /// deleted first.
     pub(super) async fn set_configured(&self, words: Vec<Word>, who: &str) -> Result<(), ControlError> {
         for word in words {
             if self.limits.outdates(&word) {
@@ -123,8 +125,8 @@ impl Manager {
         Ok(())
     }
 
-    /// Says of limits that were set and cannot be read: they do not hold, but configuration and plans do. Nobody is to
-    /// find that out by the load.
+    /// Reports limits that were set and cannot be read: those of configuration and plans hold instead. The
+    /// operator must not learn that from the load.
     pub(super) async fn tell_unreadable(&self, unreadable: &[(String, StoreError)]) {
         for (name, error) in unreadable {
             let text = format!(
@@ -213,7 +215,7 @@ mod tests {
     use warmd_metrics::Metrics;
     use warmd_store::Store;
 
-    /// At a start a migration waits for that, and is taken up later; what failed for good is never tried again.
+    /// At the start a migration waits for this, and is resumed later; a permanent failure is never retried.
     #[tokio::test]
     async fn a_limit_that_cannot_be_forgotten_for_now_fails_for_now() {
         let dir = tempfile::tempdir().unwrap();

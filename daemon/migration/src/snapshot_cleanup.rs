@@ -1,6 +1,6 @@
-//! What is cleared away before a migration rests.
+//! The clean-up before a migration rests.
 //!
-//! Rule: no production VM lives on a snapshot while nothing is copied.
+//! Rule: no production VM runs on a snapshot while nothing is copied.
 
 use std::time::Duration;
 
@@ -14,21 +14,21 @@ use super::{
     waiting::RetryReporter,
 };
 
-/// How long the source may take for it.
+/// The time limit for the source.
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// How long after a failure it is tried again.
+/// The pause before a retry.
 const AGAIN: Duration = Duration::from_mins(1);
 
-/// Ends a snapshot that work which was cut off may have left open. What cannot be ended now is ended by the next pass.
+/// Ends a snapshot that interrupted work may have left open. If that fails, the next pass ends it.
 pub(super) async fn sweep(context: &Context) {
     if let Err(why) = end(context).await {
         context.log_event("warning", format!("a snapshot may be left open: {why}")).await;
     }
 }
 
-/// The same until it is ended, before work that may wait for long before it looks at the source itself: after a crash a
-/// snapshot may be open, and nothing guards its scratch space.
+/// The same with retries, before work that may wait long before its first call of the source: after a crash a
+/// snapshot may be open without a scratch monitor.
 pub(super) async fn sweep_first(context: &Context, stop: &StopSignal) -> Result<(), WorkError> {
     let (mut retry, mut waiting) = (Retry::forever(), RetryReporter::new(context));
     while !context.is_swept() {
@@ -46,7 +46,8 @@ pub(super) async fn sweep_first(context: &Context, stop: &StopSignal) -> Result<
     Ok(())
 }
 
-/// The same where no pass will come by itself: until it is ended, and then for ever. A stop in between does no harm.
+/// The same where no pass follows automatically: until the snapshot is ended, then waits for ever. May be cut
+/// off anywhere.
 pub(super) async fn keep_swept(context: &Context) {
     let mut told = false;
     while let Err(why) = end(context).await {

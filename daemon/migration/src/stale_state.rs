@@ -1,9 +1,9 @@
-//! A state that was put back from an older copy, and does not know that a cutover has gone on since: the target's disks
-//! are the target VM's by now.
+//! Stale state: a state that was restored from an older copy, and does not know that a cutover has continued
+//! since. The target's disks belong to the target VM by now.
 //!
-//! Rule: nothing is copied over what a target VM may have written, no target VM is removed and no source VM is started,
-//! unless this state gave the disks to that VM itself, or a person has decided. It is found out before a daemon does its
-//! first work on a migration: under a daemon that runs nobody changes its state.
+//! Rule: nothing is copied over what a target VM may have written, no target VM is removed and no source VM
+//! is started, unless this state handed the disks to that VM itself, or an operator has decided. The check
+//! precedes a daemon's first work on a migration: while the daemon runs no other process changes its state.
 
 use chrono::{DateTime, SubsecRound as _, Utc};
 use warmd_cbt::mutant::mutant;
@@ -19,8 +19,8 @@ use super::{
     failure::{Remedy, WorkError},
 };
 
-/// Looks who wrote to the target last, before the first work; [`Remedy::NeedsDecision`] if that is a target VM that this state
-/// knows nothing of.
+/// Checks the target's last writer, before the first work; [`Remedy::NeedsDecision`] if that is a target VM
+/// that this state does not know.
 pub(super) async fn check(context: &Context, doing: StateWork) -> Result<(), WorkError> {
     let nothing_to_do = match doing {
         StateWork::Nothing | StateWork::AwaitSchedule | StateWork::Begin | StateWork::Clean => true,
@@ -40,7 +40,7 @@ pub(super) async fn check(context: &Context, doing: StateWork) -> Result<(), Wor
     Ok(())
 }
 
-/// Fails if the state does not know of the last writer that is noted.
+/// Fails if the state does not know the noted last writer.
 pub(super) fn refuse(
     context: &Context,
     doing: StateWork,
@@ -49,30 +49,30 @@ pub(super) fn refuse(
     if is_known(&context.cutover(), doing, noted) { Ok(()) } else { Err(why(noted, doing)) }
 }
 
-/// The moment by which disks are given to a target VM, as precisely as it is kept.
+/// The moment of a hand-over to a target VM, in the precision in which it is saved.
 pub(super) fn moment() -> DateTime<Utc> {
     clock::now().trunc_subsecs(6)
 }
 
-/// Whether a state that remembers this of its last cutover, and is about to do this, knows of the last writer.
+/// Whether a state with this record of its last cutover, and about to do this work, knows the last writer.
 pub(super) fn is_known(cutover: &Cutover, doing: StateWork, noted: Option<LastWriter>) -> bool {
     if mutant("overtaken-unseen") {
         return true;
     }
     match (noted, doing) {
-        // The machine is warmd's to look after, and a pass came after it: it was gone back from.
+        // warmd has to check the target VM, but a pass came after it: it was rolled back.
         (
             Some(LastWriter::Pass { .. } | LastWriter::Conversion(_)),
             StateWork::Phase(Phase::BootCheck | Phase::Cleanup),
         ) => cutover.target_running.is_none(),
         (None | Some(LastWriter::Pass { .. } | LastWriter::Conversion(_)), _) => true,
-        // A person has decided about whoever it is; or there is only forward.
+        // An operator has decided for any writer; or there is only forward.
         (
             Some(LastWriter::Unknown),
             StateWork::RollBack | StateWork::Phase(Phase::BootCheck | Phase::Cleanup),
         ) => true,
         (Some(LastWriter::Unknown), _) => false,
-        // There is only forward, or it was decided about this one.
+        // There is only forward, or an operator decided about this VM.
         (Some(LastWriter::Machine { since, .. }), StateWork::RollBack) => {
             cutover.handed_over_at == Some(since)
         }
@@ -142,7 +142,7 @@ mod tests {
             (&back, sync, machine(3, true), false),
             (&seen, StateWork::Phase(Phase::BootCheck), machine(1, true), true),
             (&seen, StateWork::Phase(Phase::BootCheck), pass, false),
-            // The VM was off, and stays so.
+            // The VM was off, and stays off.
             (&never, StateWork::Phase(Phase::Cleanup), pass, true),
             (&seen, StateWork::RollBack, machine(1, true), true),
             (&seen, StateWork::RollBack, machine(3, true), false),

@@ -1,6 +1,6 @@
-//! What a migration looks like now, kept for whoever looks, and told to whoever watches.
+//! The view of a migration, kept for readers and sent to watchers.
 //!
-//! Rule: a view is for looking only. Nothing is decided from it, and losing it loses nothing.
+//! Rule: a view is for display only. Nothing is decided from it, and losing it loses nothing.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -14,10 +14,10 @@ use warmd_core::model::{
     view::{DiskView, MigrationView},
 };
 
-/// How far back the shown rate looks.
+/// The time span of the shown rate.
 const RATE_WINDOW: Duration = Duration::from_secs(4);
 
-/// One migration's view and the channel that its changes go out by.
+/// One migration's view and the channel of its changes.
 #[derive(Debug)]
 pub struct StatusPublisher {
     view: Mutex<MigrationView>,
@@ -35,20 +35,20 @@ impl StatusPublisher {
         self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Changes the view and tells the watchers.
+    /// Changes the view and notifies the watchers.
     pub fn update(&self, change: impl FnOnce(&mut MigrationView)) {
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut view);
-        // Within the lock: watchers must not be left with what was overtaken. Nobody watching is fine.
+        // Within the lock: watchers must not end with an older view. Having no watchers is fine.
         self.changes.send(view.clone()).ok();
     }
 
-    /// Changes the view without telling the watchers.
+    /// Changes the view without notifying the watchers.
     pub fn edit(&self, change: impl FnOnce(&mut MigrationView)) {
         change(&mut self.view.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Changes one disk of the view, without telling the watchers.
+    /// Changes one disk of the view, without notifying the watchers.
     fn edit_disk(&self, key: &DiskKey, change: impl FnOnce(&mut DiskView)) {
         self.edit(|view| {
             if let Some(disk) = view.disks.iter_mut().find(|disk| disk.key == *key) {
@@ -58,13 +58,13 @@ impl StatusPublisher {
     }
 }
 
-/// Follows the progress of the disks of one pass and keeps the view up to date until dropped.
+/// Follows the progress of one pass's disks and updates the view until dropped.
 #[derive(Debug)]
 pub struct Follower {
     task: tokio::task::JoinHandle<()>,
 }
 
-/// One disk that is followed.
+/// A followed disk.
 #[derive(Debug)]
 pub struct Followed {
     pub key: DiskKey,
@@ -132,7 +132,7 @@ impl Rate {
     }
 }
 
-/// A view to begin with, of a migration that rests.
+/// An initial view of a migration that rests.
 #[cfg(test)]
 pub(super) fn resting() -> MigrationView {
     MigrationView {

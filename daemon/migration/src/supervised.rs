@@ -1,9 +1,9 @@
-//! What becomes of a task of the daemon that ends in a panic: a source VM may be off at that moment, and nothing else
+//! Supervision of the daemon's tasks that panic: a source VM may be off at that moment, and nothing else
 //! would power it on.
 //!
-//! Rule: no such end goes unnoticed. A migration or a group is taken up again once from the store, as after a restart;
-//! what ends so a second time, or is not of one migration or group, ends the process, and the service manager starts it
-//! again.
+//! Rule: no panic goes unnoticed. A migration or a group is restarted once from the store, as after a restart
+//! of the daemon. A second panic, or one outside a migration or group, ends the process, and the service
+//! manager starts it again.
 
 use std::{
     any::Any,
@@ -24,51 +24,51 @@ use warmd_core::{
 
 use super::{context::Context, manager::Manager};
 
-/// The kind of the journal's lines about a panic.
+/// The kind of the journal lines about a panic.
 const FAILURE: &str = "failure";
 
-/// What the supervision knows.
+/// The record of the supervision.
 #[derive(Debug, Default)]
 pub(super) struct Supervision {
-    /// What was taken up again after a panic: `migration ID`, `group ID`.
+    /// What was restarted after a panic: `migration ID`, `group ID`.
     again: Mutex<BTreeSet<String>>,
-    /// Why the process is to end.
+    /// Why the process must end.
     why: OnceLock<String>,
     ends: CancellationToken,
 }
 
-/// Does `work`; what it panicked with, if it did.
+/// Runs `work`; the error is the panic's text.
 pub(super) async fn caught<T>(work: impl Future<Output = T>) -> Result<T, String> {
     AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| text(panic.as_ref()))
 }
 
-/// What a panic says.
+/// The text of a panic.
 fn text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".to_owned())
 }
 
 impl Manager {
-    /// Resolves when the daemon must not go on, with the reason; the process is to end then, with a failure.
+    /// Resolves with the reason when the daemon must end; the process then ends with a failure.
     pub async fn fatal(&self) -> String {
         self.supervision.ends.cancelled().await;
         self.supervision.why.get().cloned().unwrap_or_default()
     }
 
-    /// The process is to end.
+    /// Ends the process.
     pub(super) fn end(&self, why: String) {
         tracing::error!("{why}: the daemon ends, and is to be started again");
-        // The first reason is the one that counts.
+        // The first reason counts.
         let _ = self.supervision.why.set(why);
         self.supervision.ends.cancel();
     }
 
-    /// Whether it is the first time for `what`.
+    /// Whether it is the first panic of `what`.
     fn is_first(&self, what: &str) -> bool {
         self.supervision.again.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_owned())
     }
 
-    /// Does the `work` of the whole daemon: it ends the process by a panic.
+    /// Runs `work` of the whole daemon: a panic ends the process.
     pub fn supervise(self: &Arc<Self>, what: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let manager = Arc::clone(self);
         self.owners.spawn(async move {
@@ -78,7 +78,7 @@ impl Manager {
         });
     }
 
-    /// Notes when the store's writer ends before it was closed.
+    /// Detects that the store's writer ended before it was closed.
     pub(super) fn watch_store(self: &Arc<Self>) {
         let manager = Arc::clone(self);
         self.owners.spawn(async move {
@@ -90,8 +90,8 @@ impl Manager {
         });
     }
 
-    /// The owner of a migration ended in a panic: it is taken up again from the store, once.
-    // Boxed, as owners begin owners here.
+    /// Restarts a migration's driver from the store after a panic, once.
+    // Boxed, as drivers start drivers here.
     pub(super) fn restart_driver(
         self: Arc<Self>,
         gone: Arc<Context>,
@@ -107,9 +107,9 @@ impl Manager {
                 return;
             }
             self.tell(Some(id), FAILURE, format!("{text}: it is taken up again from the state")).await;
-            // A request meanwhile waits for the new owner.
+            // A request meanwhile waits for the new driver.
             let _one_at_a_time = self.taking_up.lock().await;
-            // What the old one has begun to write is written before the new one writes.
+            // Writes that the old driver started end before the new driver writes.
             gone.quiet().await;
             if let Err(error) = self.taken_from_store(gone.id).await {
                 self.end(format!(
@@ -126,7 +126,7 @@ impl Manager {
         self.spawn_driver(row, plan).await.map(drop)
     }
 
-    /// Drives what belongs to a group by `work`, and a second time if that panics.
+    /// Runs a group's `work`, and a second time if it panics.
     pub(super) async fn once_again<F: Future<Output = ()>>(
         &self,
         group: u64,
@@ -144,8 +144,8 @@ impl Manager {
         }
     }
 
-    /// A line in the log, and one of that kind in the journal, if it can be written; what was to happen happens all the
-    /// same.
+    /// Writes a line to the log, and one of that kind to the journal, if possible; the caller continues in
+    /// both cases.
     pub(super) async fn tell(&self, migration: Option<MigrationId>, kind: &str, text: String) {
         tracing::error!("{text}");
         let (by, kind) = ("warmd".to_owned(), kind.to_owned());

@@ -1,6 +1,6 @@
-//! The telemetry of a pass that runs, on its way into the view and into the store.
+//! The telemetry of a running pass, for the view and the store.
 //!
-//! Rule: it only informs. That it cannot be stored is logged and stops nothing.
+//! Rule: for information only. A failure to save it is logged and stops nothing.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -18,12 +18,12 @@ use warmd_store::Store;
 
 use super::{context::Context, status_publisher::StatusPublisher};
 
-/// How often the view gets a new picture.
+/// The interval at which the view is updated.
 const SHOWN: Duration = Duration::from_secs(1);
-/// Pictures from one that is stored to the next: what a crash loses at the most, in units of [`SHOWN`].
+/// Pictures per saved picture: the most that a crash loses, in units of [`SHOWN`].
 const STORED: u64 = 5;
 
-/// A pass whose telemetry is kept.
+/// A pass whose telemetry is saved.
 #[derive(Debug)]
 pub struct PassTelemetry {
     store: Store,
@@ -33,7 +33,7 @@ pub struct PassTelemetry {
     disks: Vec<MeasuredDisk>,
 }
 
-/// One disk of it.
+/// One disk of the pass.
 #[derive(Debug)]
 pub struct MeasuredDisk {
     pub key: DiskKey,
@@ -41,7 +41,7 @@ pub struct MeasuredDisk {
     /// Its row in the store.
     pub record: i64,
     pub progress: Arc<PassProgress>,
-    /// What the pass learns of the source, if it does.
+    /// The latency baseline, if the pass learns it.
     pub baseline: Option<Arc<Mutex<LatencyBaseline>>>,
 }
 
@@ -59,7 +59,7 @@ struct DiskPicture {
     figures: PassFigures,
 }
 
-/// What a pass has done on a disk so far.
+/// The figures of a pass on a disk so far.
 pub fn figures(progress: &PassProgress) -> PassFigures {
     let done = progress.view();
     PassFigures {
@@ -73,13 +73,13 @@ pub fn figures(progress: &PassProgress) -> PassFigures {
 }
 
 impl PassTelemetry {
-    /// Of a pass that begins now.
+    /// The telemetry of a pass that begins now.
     pub fn new(context: &Context, pass: i64, disks: Vec<MeasuredDisk>) -> Self {
         let (store, live) = (context.store.clone(), Arc::clone(&context.live));
         Self { store, live, pass, cpu_before: process::cpu_seconds(), disks }
     }
 
-    /// Shows and stores it every few seconds until the guard is dropped.
+    /// Shows and saves it every few seconds until the returned value is dropped.
     pub fn keep(self: &Arc<Self>) -> Keeper {
         let telemetry = Arc::clone(self);
         let keeping = async move {
@@ -97,7 +97,7 @@ impl PassTelemetry {
         Keeper(tokio::spawn(keeping.in_current_span()))
     }
 
-    /// Shows and stores the last of it.
+    /// Shows and saves the last picture.
     pub async fn finish(&self) {
         let picture = self.picture();
         self.show(&picture);
@@ -119,7 +119,7 @@ impl PassTelemetry {
         }
     }
 
-    /// The watchers are told with the progress.
+    /// The watchers are notified with the progress.
     fn show(&self, picture: &Picture) {
         self.live.edit(|view| {
             let Some(pass) = &mut view.pass else { return };
@@ -148,7 +148,7 @@ impl PassTelemetry {
     }
 }
 
-/// Keeps the telemetry until it is dropped.
+/// Saves the telemetry until it is dropped.
 #[derive(Debug)]
 pub struct Keeper(tokio::task::JoinHandle<()>);
 

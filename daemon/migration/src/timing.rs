@@ -1,7 +1,7 @@
-//! When a migration's passes may run, by the schedule that its plan gives its VM.
+//! When a migration's passes may run, by its VM's schedule.
 //!
-//! Rule: the schedule decides and says why; an explicit request of a person goes before it. A plan whose schedule cannot
-//! be asked copies nothing until it is applied again.
+//! Rule: the schedule decides and gives the reason; an operator's explicit request takes precedence. A plan
+//! with an invalid schedule copies nothing until it is applied again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,10 +15,10 @@ use warmd_schedules::{
 
 use super::{context::Context, steady::SLEW};
 
-/// How long a timer runs before the clock on the wall is looked at again, which may have been set.
+/// How long a timer runs before the wall clock, which may have been set, is read again.
 const LOOK: Duration = Duration::from_mins(1);
 
-/// What keeps the next delta waiting, by what is known of the migration; `None` if it may start.
+/// What delays the next delta, by the pass history; `None` if it may start.
 pub(super) fn next_pass(context: &Context, facts: &PassHistory, now: DateTime<Utc>) -> Option<NotBefore> {
     next_pass_by(asked(context), facts, now)
 }
@@ -39,7 +39,7 @@ fn next_pass_by(
     }
 }
 
-/// What holds a pass that is begun already; `None` if data may be copied now.
+/// Why a started pass is suspended; `None` if data may be copied now.
 pub(super) fn suspended(context: &Context, now: DateTime<Utc>) -> Option<NotBefore> {
     suspended_by(asked(context), now)
 }
@@ -51,7 +51,7 @@ fn suspended_by(rules: Result<Rules, NotBefore>, now: DateTime<Utc>) -> Option<N
     }
 }
 
-/// Comes back when data may no longer be copied.
+/// Returns when data may no longer be copied.
 pub(super) async fn closed(context: &Context) {
     let mut plans = context.plans();
     loop {
@@ -64,8 +64,8 @@ pub(super) async fn closed(context: &Context) {
     }
 }
 
-/// Comes back at `at`, or before: when the plan is another than when `plans` last looked, or the clock on the wall was set
-/// back.
+/// Returns at `at`, or before: when the plan has changed since `plans` was last read, or the wall clock was
+/// set back.
 pub(super) async fn until(plans: &mut watch::Receiver<Arc<Plan>>, at: Option<DateTime<Utc>>) {
     let timer = async {
         let Some(at) = at else { return std::future::pending().await };
@@ -86,12 +86,12 @@ pub(super) async fn until(plans: &mut watch::Receiver<Arc<Plan>>, at: Option<Dat
     }
 }
 
-/// The rules of a migration, or what people are told for as long as its plan has none.
+/// The rules of a migration, or the message to show while its plan has none.
 pub(super) fn asked(context: &Context) -> Result<Rules, NotBefore> {
     context.rules().map_err(|problems| unasked(&context.plan().name, &problems))
 }
 
-/// What people are told of a plan whose schedule cannot be asked.
+/// The message for a plan with an invalid schedule.
 pub(super) fn unasked(plan: &str, problems: &Problems) -> NotBefore {
     NotBefore {
         until: None,
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn a_pass_is_pulled_forward_before_a_cutover() {
         let daily = plan("every = \"24h\"\n[schedule.cutover]\nwindows = [\"daily 22:00–04:00 UTC\"]");
-        // The last one took ten minutes.
+        // The last pass took ten minutes.
         let last = Some(LastPass { snapshot: at("2026-11-22T09:50:00Z"), ended: at("2026-11-22T10:00:00Z") });
         let wait = next_pass(&daily, last, None, at("2026-11-22T12:00:00Z")).unwrap();
         assert!(

@@ -1,7 +1,8 @@
-//! Migrations that the state holds and that cannot be read.
+//! Migrations in the state that cannot be read.
 //!
-//! Rule: they are shown, with the reason; nothing of them is run or deleted, and every request on them is refused. Where it
-//! is not the state that is wrong but what it is read with, reading is tried again, and what can be read goes on.
+//! Rule: they are shown, with the reason; no work on them runs, nothing of them is deleted, and every request
+//! to them is refused. If the cause is not the state itself but temporary, reading is retried, and a readable
+//! migration continues.
 
 use std::{
     collections::BTreeMap,
@@ -24,17 +25,17 @@ use warmd_store::{Retry, Unreadable};
 
 use super::manager::Manager;
 
-/// The pauses before reading is tried again: doubled each time, from the first to the longest.
+/// The pauses before retries of reading: doubled each time, from the first to the longest.
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_mins(5);
 
-/// Tries again to read what could not be read for now, until all is read or the daemon ends.
+/// Retries what could not be read for now, until all is read or the daemon ends.
 pub(super) async fn keep_reading(manager: Weak<Manager>, shutdown: CancellationToken) {
     loop {
         let Some(manager) = manager.upgrade() else { return };
         let passing = manager.all_unreadable().into_iter().filter_map(|it| Some((it.passing?.tries, it.id)));
         let passing: Vec<_> = passing.collect();
-        // All of them have failed for the first time at the start: later there are no more.
+        // All of them failed for the first time at the start: later there are no more.
         let Some(tries) = passing.iter().map(|(tries, _)| *tries).min() else { return };
         let work = async {
             tokio::time::sleep(pause(tries)).await;
@@ -48,7 +49,7 @@ pub(super) async fn keep_reading(manager: Weak<Manager>, shutdown: CancellationT
     }
 }
 
-/// Why a migration has no plan. What passes needs nothing but time.
+/// Why a migration has no plan. A temporary failure needs only time.
 pub(super) fn without_plan(plan: &str, error: &ControlError) -> String {
     match error.kind {
         ControlErrorKind::Unavailable => format!("its plan {plan} cannot be read ({error})"),
@@ -56,12 +57,12 @@ pub(super) fn without_plan(plan: &str, error: &ControlError) -> String {
     }
 }
 
-/// Before the next try, after so many.
+/// The pause before the next try, after `tries`.
 fn pause(tries: u32) -> Duration {
     FIRST.saturating_mul(1_u32.checked_shl(tries.saturating_sub(1).min(16)).unwrap_or(u32::MAX)).min(LONGEST)
 }
 
-/// What is shown after one more failure.
+/// The retry to show after one more failure.
 fn once_more(before: Option<Retry>) -> Retry {
     let now = clock::now();
     let tries = before.map_or(0, |retry| retry.tries).saturating_add(1);
@@ -70,7 +71,7 @@ fn once_more(before: Option<Retry>) -> Retry {
 }
 
 impl Manager {
-    /// All that are not known to be over.
+    /// All that are not known to be finished.
     pub(super) fn all_unreadable(&self) -> Vec<Unreadable> {
         self.unread().values().cloned().collect()
     }
@@ -79,7 +80,7 @@ impl Manager {
         self.unread().get(&id).cloned()
     }
 
-    /// The one that moves this VM of that source.
+    /// The unreadable migration that moves this VM of this source.
     pub(super) fn unreadable_of(&self, source: &str, vm: &VmId) -> Option<Unreadable> {
         self.all_unreadable().into_iter().find(|each| each.source == source && each.vm == *vm)
     }
@@ -92,22 +93,22 @@ impl Manager {
         }
     }
 
-    /// Keeps that it cannot be read, and tells it.
+    /// Records and reports that a migration cannot be read.
     pub(super) async fn know_unreadable(&self, it: Unreadable) {
         let text = format!("migration {} of VM {} of plan {}: {}", it.id, it.vm_name, it.plan, it.reason());
         self.unread().insert(it.id, it);
         self.tell(None, "warning", text).await;
     }
 
-    /// The same, for now only if `error` says so.
+    /// The same; temporary if `error` says so.
     pub(super) async fn know_unread(&self, it: Unreadable, error: &ControlError) {
         let is_passing = error.kind == ControlErrorKind::Unavailable;
         self.know_unreadable(Unreadable { passing: is_passing.then(|| once_more(None)), ..it }).await;
     }
 
-    /// Takes up a migration that could not be read, if it can be by now.
+    /// Resumes a migration that could not be read, if it can be read by now.
     async fn read_again(&self, id: MigrationId) {
-        // Else a plan that is applied meanwhile takes it up too, and it had two owners.
+        // Otherwise a plan that is applied meanwhile resumes it too, and it would have two drivers.
         let _one_at_a_time = self.change_alone().await;
         let Some(it) = self.unreadable(id).filter(|it| it.passing.is_some()) else { return };
         let taken_up = async {
@@ -137,7 +138,8 @@ impl Manager {
         }
     }
 
-    /// A plan whose row was garbage has been applied anew: what it kept from being read is taken up.
+    /// A plan with an invalid row was applied again: migrations that were unreadable because of it are
+    /// resumed.
     pub(super) async fn take_up_readable(&self, plan: &Arc<Plan>) {
         for it in self.all_unreadable().into_iter().filter(|each| each.plan == plan.name) {
             let Ok(row) = self.row(it.id).await else { continue };

@@ -1,8 +1,8 @@
-//! What a migration's work waits for before it is tried again, as it is shown and told.
+//! The reason for which a migration's work waits before a retry, for view and journal.
 //!
-//! Rule: nothing is decided from it. Since when it waits and when it was last told is kept here alone; a reason that stays
-//! the same is journaled once, however often it is met. That a copy becomes older than its plan promises is told elsewhere
-//! (`overdue.rs`), whatever the reason.
+//! Rule: nothing is decided from it. Only here is kept since when it waits and when that was last reported;
+//! an unchanged reason is journaled once, however often it occurs. A copy older than its RPO target is
+//! reported elsewhere (`overdue.rs`), for every reason.
 
 use std::time::Duration;
 
@@ -33,12 +33,12 @@ impl<'a> RetryReporter<'a> {
         Self { context, begun: None, told: None }
     }
 
-    /// The work went on for so long that a further failure is another story.
+    /// The work ran for so long that a further failure counts as new.
     pub(super) fn begin_anew(&mut self) {
         self.begun = None;
     }
 
-    /// Shows and tells that it failed, and is tried again in `pause`.
+    /// Shows and reports that it failed, and that the retry comes after `pause`.
     pub(super) async fn told(&mut self, doing: &str, error: &WorkError, pause: Duration) {
         let now = clock::now();
         let begun = self.begun.get_or_insert(Begun { wall: now, tries: 0 });
@@ -65,7 +65,7 @@ impl<'a> RetryReporter<'a> {
 }
 
 impl Context {
-    /// Nothing is waited for any more.
+    /// Clears the reason for waiting.
     pub(super) fn waits_no_more(&self) {
         if self.live.view().waiting.is_some() {
             self.live.update(|view| view.waiting = None);

@@ -1,4 +1,4 @@
-//! What the metrics tell of the windows and promises of plans, and of VMs that have a schedule of their own.
+//! The windows and RPO targets of plans, and of VMs with a schedule of their own, for the metrics.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,8 +9,8 @@ use warmd_schedules::{calendar::Calendar, rules::Rules};
 
 use super::context::Context;
 
-/// Of the plan of each of these migrations once, and of each VM whose section has a schedule. What has a schedule that cannot
-/// be asked has no windows to tell of.
+/// The plan of each of these migrations once, and each VM with a schedule section. An invalid schedule has no
+/// windows.
 pub(super) fn views<'a>(
     migrations: impl Iterator<Item = &'a Context>,
     now: DateTime<Utc>,

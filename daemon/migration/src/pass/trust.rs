@@ -1,7 +1,7 @@
-//! What a pass believes of the target's disks: before it begins, and as it opens each of them.
+//! What a pass trusts of the target's disks: before it begins, and when it opens each of them.
 //!
-//! Rule: nothing that the state says of a disk is believed where the target shows that the two may not be of the same
-//! time, or that the disk is not as it was left. It is copied again then, and that is told once.
+//! Rule: the state's record of a disk is not trusted where the target shows that the two may be of different
+//! times, or that the disk was changed. It is copied again then, and that is reported once.
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ use warmd_store::DiskRow;
 use super::{PassDisk, rows_at_fault};
 use crate::{context::Context, conversion, failure::WorkError, manager::was_cut, stale_state};
 
-/// A state that was put back from an older copy, or lost its last commits, knows neither what the passes since then
-/// wrote nor what it was: where its manifest agrees with the source, the target may hold something else.
+/// A state that was restored from an older copy, or lost its last commits, does not know the writes of the
+/// passes since then: where its manifest agrees with the source, the target may differ.
 ///
-/// The target tells of it by the last pass that it took note of. Where that is the one that the state knows as its last,
-/// and it came to its end, the state is as new as the target. Where it did not come to its end, the state may be a copy
-/// from the middle of it: what was pending then may have been written since, and if its audit found out a source that
-/// the state still believes, so may anything. What a target VM that was taken back may have written is pending already.
+/// The target shows this by the last pass that it noted. If that is the last pass in the state, and it ended,
+/// the state is as new as the target. If it did not end, the state may be a copy from the middle of it:
+/// blocks pending then may have been written since, and all blocks if its audit found a fault of a source
+/// that the state still trusts. Blocks that a rolled-back target VM may have written are pending already.
 pub(super) async fn distrust(
     context: &Context,
     rows: &[DiskRow],
@@ -31,11 +31,11 @@ pub(super) async fn distrust(
     let known = last.as_ref().map_or(0, |pass| pass.number);
     let ended = last.as_ref().is_none_or(|pass| pass.ended.is_some() && !was_cut(pass));
     let noted = context.target.noted_writer(context.id).await?;
-    // Also of a pass that is no work of a state, as for a comparison: before anything is noted.
+    // Also for a pass that is not the work of a state, as for a comparison: before anything is noted.
     stale_state::refuse(context, StateWork::Sync, noted)?;
     let as_new = match noted {
         None => known == 0 || !ended,
-        // One that came to its end was noted before, and one that was not noted wrote nothing.
+        // An ended pass was noted before, and a pass that was not noted wrote nothing.
         Some(LastWriter::Pass { number, faults }) => {
             (number == known || !ended && number < known)
                 && (faults <= rows_at_fault(rows) || mutant("audit-of-lost-pass-forgotten"))
@@ -72,8 +72,8 @@ pub(super) async fn distrust(
     Ok(())
 }
 
-/// The target's disk for writing. One that is away, of another size or in other hands may come back as
-/// something else: what it held is not known any more.
+/// The target's disk for writing. One that is missing, of another size or claimed by another owner may come
+/// back changed: its content is unknown.
 pub(super) async fn open(
     context: &Context,
     disk: &PassDisk,
@@ -83,7 +83,7 @@ pub(super) async fn open(
         Ok(disk) => return Ok(disk),
         Err(error) => error,
     };
-    // Each try meets the same: it is distrusted, and told, once.
+    // Each try has the same result: the disk is distrusted, and reported, once.
     if matches!(error.kind, TargetErrorKind::NotFound | TargetErrorKind::Conflict)
         && !disk.ledger.is_distrusted()
     {

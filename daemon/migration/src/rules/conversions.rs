@@ -1,5 +1,5 @@
-//! Whether what is to be converted can be: its program is on the daemon's host and not bound there, and the target keeps
-//! its writes apart.
+//! Whether the plan's conversions are possible: the program is on the daemon's host and not restricted there,
+//! and the target has overlays.
 
 use warmd_cbt::units::Length;
 use warmd_core::{

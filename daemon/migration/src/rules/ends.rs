@@ -1,4 +1,4 @@
-//! The plan's source and target: known, reached, and not changed under migrations that rest on them.
+//! The plan's source and target: configured, reachable, and unchanged for migrations that depend on them.
 
 use warmd_core::{
     model::{boot::BootCheck, plan::Plan, rule::Rule},
@@ -9,7 +9,7 @@ use warmd_core::{
 use super::{Judged, conversions, plan_of};
 use crate::manager::Manager;
 
-/// A plan that moves VMs cannot change where from and where to: their marks and disks are there.
+/// A plan that moves VMs cannot change its source and target: their marks and disks are there.
 pub(super) fn judge_changed(judged: &mut Judged, manager: &Manager, plan: &Plan) {
     for handle in manager.handles() {
         let old = handle.context.plan();
@@ -18,13 +18,13 @@ pub(super) fn judge_changed(judged: &mut Judged, manager: &Manager, plan: &Plan)
             let vm = &handle.context.machine.name;
             let message = format!("it moves VM {vm} from {} to {} now", old.source, old.target);
             judged.find(Rule::EndpointFixed, plan_of(plan), message);
-            // One tells it; hundreds would hide all else.
+            // One finding is enough; hundreds would hide all others.
             return;
         }
     }
 }
 
-/// The source, if it is there and answers.
+/// The source, if it exists and answers.
 pub(super) async fn source<'a>(
     judged: &mut Judged,
     manager: &'a Manager,
@@ -47,7 +47,7 @@ pub(super) async fn source<'a>(
     }
 }
 
-/// The target, if it is there and answers.
+/// The target, if it exists and answers.
 pub(super) async fn target<'a>(
     judged: &mut Judged,
     manager: &'a Manager,

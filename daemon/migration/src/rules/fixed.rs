@@ -1,4 +1,4 @@
-//! What a migration that has begun cannot change: its VM's name on the target, and where its disks are.
+//! What an existing migration cannot change: its VM's name on the target, and its disks' locations.
 
 use warmd_core::{
     control::ControlError,
@@ -15,7 +15,7 @@ pub(super) async fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) -
         if context.live.view().state.is_final() {
             continue;
         }
-        // By the machine that it began with: a VM that was renamed on the source keeps its name on the target.
+        // By the machine at its start: a VM that was renamed on the source keeps its name on the target.
         let name = plan.target_name(&subject.vm, &context.machine);
         if name != context.target_name {
             let found = format!("it is to be called {name:?}, and moves as {:?} now", context.target_name);
@@ -23,7 +23,7 @@ pub(super) async fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) -
         }
         let over = plan.override_of(&subject.vm, &context.machine);
         for disk in context.made_disks().await.map_err(internal)? {
-            // By where it lay on the source then.
+            // By its location on the source then.
             let began = context.machine.disks.iter().find(|began| began.key == disk.key);
             let datastore = began.and_then(|began| context.source.datastore(began));
             let wanted = plan.place_of(over, &disk.key, datastore.as_deref());

@@ -1,4 +1,4 @@
-//! What the target has against the machines that are to come.
+//! The target's objections to the machines that are to be moved.
 
 use warmd_core::{
     model::{
@@ -19,7 +19,7 @@ pub(super) async fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan, t
         .map(|subject| {
             let over = plan.override_of(&subject.vm, &subject.machine);
             let handle = subject.migration.and_then(|id| manager.handle(id));
-            // A disk that was moved on the source meanwhile stays where it was made.
+            // A disk that was moved on the source meanwhile stays where it was created.
             let began = handle.as_ref().map_or(&subject.machine, |handle| &handle.context.machine);
             let disks = subject.machine.disks.iter().map(|disk| {
                 let lay = began.disks.iter().find(|began| began.key == disk.key).unwrap_or(disk);

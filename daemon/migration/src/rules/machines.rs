@@ -1,4 +1,4 @@
-//! The plan's VMs as the source has them.
+//! The plan's VMs as the source describes them.
 
 use futures::{StreamExt, stream};
 use warmd_core::{
@@ -18,17 +18,17 @@ use crate::manager::Manager;
 /// VMs that the source is asked about at the same time.
 const PARALLEL: usize = 8;
 
-/// VMs that are named to somebody whose pattern matches none.
+/// VMs that are listed for a pattern that matches none.
 const SHOWN: usize = 10;
 
-/// What the source says of one VM.
+/// The source's answer about one VM.
 struct Answer {
     machine: Machine,
     power: Result<PowerState, SourceError>,
     objections: Result<Vec<Objection>, SourceError>,
 }
 
-/// Asks for each VM of the plan, and keeps the machines that are there.
+/// Asks for each VM of the plan, and keeps the machines that exist.
 pub(super) async fn judge(
     judged: &mut Judged,
     manager: &Manager,
@@ -43,7 +43,7 @@ pub(super) async fn judge(
         .buffered(PARALLEL);
     while let Some((SelectedVms { vm, pattern }, answer)) = answers.next().await {
         let subject = vm_of(&vm);
-        // Where source and target are one host, a pattern would move on what has just been moved.
+        // Where source and target are one host, a pattern would move VMs that have just been moved.
         if let (Some(pattern), Ok(Answer { objections: Ok(objections), .. })) = (&pattern, &answer)
             && let Some(moved) = objections.iter().find(|objection| objection.rule == Rule::VmIsMigrated)
         {
@@ -75,7 +75,7 @@ pub(super) async fn judge(
     Ok(())
 }
 
-/// Whom `vms` means; with nothing but names, only who is asked for each can tell.
+/// The VMs that `vms` selects; with names only, the description of each VM shows whether it exists.
 async fn chosen(judged: &mut Judged, plan: &Plan, source: &dyn Source) -> Vec<SelectedVms> {
     if !plan.vms.iter().any(|entry| is_pattern(entry)) {
         return plan.vms.iter().map(|vm| SelectedVms { vm: vm.clone(), pattern: None }).collect();

@@ -1,8 +1,7 @@
-//! The pre-flight rules, applied to a plan: what its text, its endpoints, its VMs and its target have against it.
+//! The pre-flight rules, applied to a plan: findings on its text, its endpoints, its VMs and its target.
 //!
-//! Rule: judging changes nothing anywhere. A check asks, and says what it found under the name of its rule
-//! ([`warmd_core::model::rule`]); whether that stands in the way is said there and nowhere else. What cannot be asked is a finding
-//! too, never silence.
+//! Rule: checks change nothing. Each check reports its finding under its rule ([`warmd_core::model::rule`]),
+//! which alone defines the severity. A failed check is a finding too, never silence.
 
 mod conversions;
 mod ends;
@@ -25,7 +24,7 @@ use warmd_core::model::{
 
 use super::manager::Manager;
 
-/// What judging a plan found, and the machines that it saw.
+/// The findings on a plan, and the machines that were seen.
 #[derive(Debug, Default)]
 pub(super) struct Judged {
     pub(super) findings: Vec<Finding>,
@@ -35,14 +34,14 @@ pub(super) struct Judged {
 /// A VM of the plan that the source described.
 #[derive(Clone, Debug)]
 pub(super) struct Subject {
-    /// What the plan calls it.
+    /// Its name in the plan.
     pub(super) vm: String,
-    /// The pattern that chose it, if it is not named.
+    /// The pattern that selected it, if it is not named.
     pub(super) pattern: Option<String>,
     pub(super) machine: Machine,
     /// Its name on the target.
     pub(super) name: String,
-    /// The migration that moves it for this plan, or has moved it.
+    /// The migration that moves it, or has moved it, for this plan.
     pub(super) migration: Option<MigrationId>,
 }
 
@@ -53,7 +52,7 @@ impl Judged {
         self.findings.push(Finding { rule, severity: rule.severity(), subject, message, help });
     }
 
-    /// Makes warnings of the errors that the plan accepts.
+    /// Turns the errors that the plan accepts into warnings.
     fn accept(&mut self, plan: &Plan) {
         for finding in &mut self.findings {
             let of = self.machines.iter().find(|subject| vm_of(&subject.vm) == finding.subject);
@@ -65,7 +64,7 @@ impl Judged {
         }
     }
 
-    /// As it is, if nothing in it keeps the plan from being applied.
+    /// Unchanged, if no finding prevents applying the plan.
     pub(super) fn good(self) -> Result<Self, ControlError> {
         match self.errors() {
             Some(errors) => Err(ControlError::new(ControlErrorKind::Invalid, errors)),
@@ -87,7 +86,7 @@ impl Judged {
     }
 }
 
-/// Judges a plan by itself and against its endpoints.
+/// Checks a plan alone and against its endpoints.
 pub(super) async fn judge(manager: &Manager, plan: &Plan) -> Result<Judged, ControlError> {
     let mut judged = Judged::default();
     text::judge(&mut judged, plan);
@@ -111,12 +110,12 @@ pub(super) async fn judge(manager: &Manager, plan: &Plan) -> Result<Judged, Cont
     Ok(judged)
 }
 
-/// How a finding names the plan.
+/// A finding's subject for the plan.
 fn plan_of(plan: &Plan) -> String {
     format!("plan {}", plan.name)
 }
 
-/// How a finding names a VM.
+/// A finding's subject for a VM.
 fn vm_of(vm: &str) -> String {
     format!("VM {vm}")
 }

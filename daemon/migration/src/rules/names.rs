@@ -1,4 +1,4 @@
-//! The names and addresses that VMs will have on the target, among those that move there.
+//! The names and addresses of the VMs on the target, among those that move there.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::manager::Manager;
 pub(super) fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) {
     let subjects = std::mem::take(&mut judged.machines);
     let (mut names, mut macs) = (BTreeMap::new(), BTreeMap::new());
-    // Who is on the way to this target for other plans, or has been named by this one before.
+    // VMs that move to this target for other plans, or were named by this plan before.
     for handle in manager.handles() {
         let view = handle.context.live.view();
         let is_here = subjects.iter().any(|subject| subject.migration == Some(view.id));

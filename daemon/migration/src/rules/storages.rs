@@ -1,4 +1,4 @@
-//! Whether the plan's `[storage]` speaks of datastores that there are.
+//! Whether the plan's `[storage]` names existing datastores.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use warmd_core::model::{
 use super::{Judged, plan_of};
 use crate::manager::Manager;
 
-/// Datastores that are named to somebody whose map has others.
+/// Datastores that are listed for a map that names others.
 const SHOWN: usize = 10;
 
 pub(super) fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) {

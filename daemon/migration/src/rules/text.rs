@@ -1,4 +1,4 @@
-//! What the plan says, and what the daemon's host has of it.
+//! The plan's text, and its programs on the daemon's host.
 
 use warmd_core::{
     clock,
@@ -16,7 +16,7 @@ pub(super) fn judge(judged: &mut Judged, plan: &Plan) {
     for problem in plan.problems() {
         judged.find(Rule::PlanWrong, plan_of(plan), problem);
     }
-    // Programs are on the daemon's host: only the daemon can look.
+    // Programs are on the daemon's host: only the daemon can check them.
     for (at, hook) in plan.hooks.iter().enumerate() {
         if let Some(address) = &hook.grpc {
             if let Err(why) = channel::open(address, hook.timeout) {
@@ -45,7 +45,7 @@ fn dead_ends(judged: &mut Judged, plan: &Plan) {
     for (vm, over) in plan.vm.iter().filter(|(_, over)| !over.schedule.is_empty()) {
         let Ok(rules) = plan.schedule.rules_with(&over.schedule) else { continue };
         let told = rules.dead_ends("", now).into_iter().zip(rules.dead_ends(&schedule_of(vm), now));
-        // What is the plan's is told of the plan.
+        // A dead end of the plan itself is reported for the plan.
         for (_, dead_end) in told.filter(|(bare, _)| !of_plan.contains(bare)) {
             judged.find(Rule::WindowNeverOpens, vm_of(vm), dead_end);
         }

@@ -1,4 +1,4 @@
-//! Whether VMs that move together can: each is in a tier, and there is a time at which all of them may begin.
+//! Whether VMs that move together can: each is in a tier, and there is a time at which all may begin.
 
 use std::collections::BTreeSet;
 
@@ -39,7 +39,7 @@ pub(super) fn judge(judged: &mut Judged, plan: &Plan) {
     }
 }
 
-/// Whether there is a moment at which the windows of all VMs are open: before, their cutover together does not begin.
+/// Whether the windows of all VMs are ever open at one moment: before that their group does not begin.
 fn windows_meet(judged: &mut Judged, plan: &Plan) {
     let own = |subject: &Subject| {
         let names = [&subject.machine.name, &subject.machine.id.0];
@@ -51,7 +51,7 @@ fn windows_meet(judged: &mut Judged, plan: &Plan) {
         Some(over) => plan.schedule.rules_with(&over.schedule),
         None => plan.rules(),
     };
-    // What is wrong with one of them by itself is told of that one.
+    // A problem of one VM alone is reported for that VM.
     let Ok(rules) = whose.iter().copied().map(of).collect::<Result<Vec<_>, _>>() else { return };
     let calendars: Vec<&Calendar> = rules.iter().map(|rules| &rules.cutover).collect();
     let now = clock::now();

@@ -12,9 +12,9 @@ use warmd_schedules::{calendar::Calendar, rules::Rules};
 use super::{Judged, Subject, plan_of, vm_of};
 use crate::manager::Manager;
 
-/// How far it is looked ahead.
+/// The time span that is checked.
 pub(super) const AHEAD: TimeDelta = TimeDelta::days(366);
-/// Windows that are looked at: those of a year, one a day.
+/// Windows that are checked: those of a year, one a day.
 const MOST: usize = 400;
 
 pub(super) fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) {
@@ -41,7 +41,7 @@ pub(super) fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) {
     }
 }
 
-/// Whether what the plan promises fits into the longest window of the plan, or of a VM.
+/// Whether the plan's limits fit into the longest window of the plan, or of a VM.
 fn promised(judged: &mut Judged, plan: &Plan, (subject, longest): (String, Option<f64>)) {
     let Some(longest) = longest else { return };
     if let Some(most) = plan.cutover.max_downtime.filter(|most| most.as_secs_f64() > longest) {
@@ -55,7 +55,8 @@ fn told(longest: f64) -> String {
     format!("the longest window for cutovers of the coming year has {}", format::span(longest))
 }
 
-/// The longest time for which the calendar is open in the coming year; `None` if it does not close, or never opens.
+/// The longest time for which the calendar is open in the coming year; `None` if it never closes, or never
+/// opens.
 fn longest(calendar: &Calendar, now: DateTime<Utc>) -> Option<TimeDelta> {
     let mut longest = None;
     let mut at = now;

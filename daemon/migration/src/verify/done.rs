@@ -1,8 +1,8 @@
-//! Reading disks back after the cutover, when the target VM may have them.
+//! Reading disks back after the cutover, when they may belong to the target VM.
 //!
-//! Rule: a disk that somebody uses, or that the VM may have written to, is not read: what it holds says nothing of the
-//! copy. Whether that came to be while it was read is asked again before there is a result. A snapshot of it, taken
-//! before, may be given instead.
+//! Rule: a disk that is in use, or that the VM may have written to, is not read: its content no longer shows
+//! the copy. Whether it was used during the reading is checked before there is a result. An earlier snapshot
+//! of it may be given instead.
 
 use std::{path::Path, sync::Arc};
 
@@ -26,7 +26,7 @@ use super::super::{
 
 const INSTEAD: &str = "give a snapshot of each volume that was taken before with --image DISK=LOCATION";
 
-/// The disks to verify: all, or those that images are given for.
+/// The disks to verify: all, or those with a given image.
 pub(super) async fn disks(context: &Context, order: &VerifyOrder) -> Result<Vec<DiskRow>, WorkError> {
     let mut rows = context.store.disks(context.id).await?;
     if order.images.is_empty() {
@@ -60,7 +60,7 @@ pub(super) async fn check(context: &Context, order: &VerifyOrder) -> Result<(), 
     }
     let started = context.cutover().target_running;
     let why = match (context.target.look(context.id).await?, started) {
-        // Its locks tell whether somebody uses a disk.
+        // Its locks show whether a disk is in use.
         (MachineState::NotManaged, _) | (MachineState::Absent | MachineState::Stopped, None) => return Ok(()),
         (MachineState::Running | MachineState::Starting, _) => "the target VM runs".to_owned(),
         (MachineState::Absent | MachineState::Stopped, Some(at)) => {
@@ -71,21 +71,21 @@ pub(super) async fn check(context: &Context, order: &VerifyOrder) -> Result<(), 
     Err(WorkError::operator(format!("{why}, so its disks are not what was copied any more: {INSTEAD}")))
 }
 
-/// What is read in a disk's place.
+/// The source of the read in place of a disk.
 pub(super) struct OpenImages {
     pub(super) disk: Arc<dyn ReadDisk>,
-    /// Shows at the end whether somebody used it meanwhile, if the target's VM may.
+    /// Detects at the end whether the disk was used meanwhile, if the target VM may use it.
     witness: Option<(DiskKey, Witness)>,
 }
 
 impl OpenImages {
-    /// The disk, and what shows at the end whether somebody used it.
+    /// The disk, and the detector of its use.
     pub(super) fn into_parts(self) -> (Arc<dyn ReadDisk>, Option<(DiskKey, Witness)>) {
         (self.disk, self.witness)
     }
 }
 
-/// The target's disk, or the image that is given for it.
+/// The target's disk, or the given image of it.
 pub(super) async fn open(
     context: &Context,
     order: &VerifyOrder,
@@ -99,9 +99,9 @@ pub(super) async fn open(
         })
     };
     let place = Path::new(given.map_or(row.location.as_str(), String::as_str));
-    // Until the hand-over nobody else has any business there.
+    // Until the hand-over no other program uses it.
     let watched = context.live.view().state == State::Done && place.is_absolute();
-    // Before it is opened: what is written from then on is seen.
+    // Before it is opened: so later writes are detected.
     let witness = if watched {
         Some(Witness::of(place).await.map_err(|error| unreadable(error.to_string()))?)
     } else {
@@ -114,7 +114,7 @@ pub(super) async fn open(
     Ok(OpenImages { disk, witness: witness.map(|witness| (row.key.clone(), witness)) })
 }
 
-/// Refuses what was read of disks that somebody used while they were read.
+/// Refuses the result if a disk was used while it was read.
 pub(super) async fn check_again(
     context: &Context,
     order: &VerifyOrder,

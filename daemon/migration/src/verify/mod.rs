@@ -1,7 +1,7 @@
-//! Verification: the proof that the target holds what the source held.
+//! Verification that the target holds what the source held.
 //!
-//! Rule: a mismatch is never only reported: its blocks become pending, so that the next pass copies them again. And it
-//! is never hidden: the result is saved and journaled before anything else is done.
+//! Rule: a mismatch is never only reported: its blocks become pending, so that the next pass copies them
+//! again. And it is never hidden: the result is saved and journaled before any other step.
 
 mod done;
 mod part;
@@ -44,13 +44,13 @@ use super::{
 
 /// Mismatched extents that a result lists.
 const LISTED: usize = 100;
-/// How often it is tried again to make pending what differs.
+/// Retries to make mismatched blocks pending.
 const DISTRUST_RETRIES: u32 = 4;
-/// How often it is kept how far a verification is.
+/// The interval at which the verify cursor is saved.
 const KEEP_EVERY: Duration = Duration::from_secs(5);
 
-/// What must be proven before the VM may be created: what the plan asks for; and all of it, against the source itself,
-/// if the source's change tracking was found not to tell the truth.
+/// The verification required before the VM may be created: the plan's; and a full compare with the source, if
+/// the source has a tracking fault.
 pub async fn owed(context: &Context) -> Result<VerifyOrder, WorkError> {
     let plan = context.plan();
     let rows = context.store.disks(context.id).await?;
@@ -60,7 +60,7 @@ pub async fn owed(context: &Context) -> Result<VerifyOrder, WorkError> {
     Ok(VerifyOrder { mode: plan.verify.mode, scope: plan.verify.scope, ..VerifyOrder::default() })
 }
 
-/// A verification that was asked for by itself. `Ok(None)` if it was stopped.
+/// A verification that was requested alone. `Ok(None)` if it was stopped.
 pub async fn alone(
     context: &Context,
     order: &VerifyOrder,
@@ -69,7 +69,7 @@ pub async fn alone(
     if order.mode != VerifyMode::Compare {
         return run_readback(context, order, stop).await;
     }
-    // A pass belongs to it, which writes to the target.
+    // It includes a pass, which writes to the target.
     if context.live.view().state != State::Synced {
         return Err(WorkError::operator("a comparison needs a migration that is synced".to_owned()));
     }
@@ -90,24 +90,24 @@ pub async fn run_readback(
     run(context, order, None, stop, false).await
 }
 
-/// Compares an open snapshot with the target, and keeps the result.
+/// Compares an open snapshot with the target, and saves the result.
 #[derive(Debug)]
 pub struct CompareSnapshot<'a> {
     context: &'a Context,
     order: &'a VerifyOrder,
     stop: StopSignal,
-    /// Whether to read less at once while the source is strained; a source that is off need not be spared.
+    /// Whether a loaded source is read more slowly; a source that is off is not spared.
     spares_source: bool,
     result: Mutex<Option<VerifyResult>>,
 }
 
 impl<'a> CompareSnapshot<'a> {
-    /// To be run when the snapshot is drained. It spares a strained source; one that is off need not be spared.
+    /// To be run when the snapshot is drained. Spares a loaded source, unless it is off.
     pub fn new(context: &'a Context, order: &'a VerifyOrder, stop: &StopSignal, spares_source: bool) -> Self {
         Self { context, order, stop: stop.clone(), spares_source, result: Mutex::default() }
     }
 
-    /// What it found; `None` if it was stopped.
+    /// The result; `None` if it was stopped.
     pub fn into_verdict(self) -> Option<VerifyResult> {
         self.result.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
@@ -158,7 +158,7 @@ async fn run(
             in_flight: context.engine.settings.reads_in_flight,
             read_latency_factor: context.engine.settings.read_latency_factor.filter(|_| spares_source),
             baseline: context.baseline(row.id).await,
-            // Of a source that was found not to tell the truth nothing is believed, not what it calls holes either.
+            // A source with a tracking fault is not trusted at all, its holes included.
             trust_holes: snapshot.is_none() || row.tracking_fault.is_none(),
             round: parts.round(),
             progress: Arc::clone(&progress),
@@ -212,8 +212,8 @@ async fn run(
     Ok(Some(result))
 }
 
-/// Lets `checking` run, and keeps from time to time and at an early end how far it is. What differs is pending as soon
-/// as it is found, whatever becomes of the verification: another one may never look there.
+/// Runs `checking`, and saves its cursor periodically and at an early end. Mismatched blocks become pending
+/// when found, for every outcome of the verification: another one may never check them.
 async fn keeping(
     context: &Context,
     (parts, cursor): (&VerifyParts, &VerifyCursor),
@@ -232,7 +232,7 @@ async fn keeping(
             }
             () = tokio::time::sleep(KEEP_EVERY) => {}
         }
-        // A little of the work is done again if it cannot be kept; that is all.
+        // If saving fails, only a little of the work is repeated.
         if let Err(error) = parts.keep(context, cursor, progress).await {
             tracing::warn!(migration = %context.id, %error, "how far the verification is was not kept");
         }
@@ -242,8 +242,8 @@ async fn keeping(
     result
 }
 
-/// What differs is copied again by the next pass; and a source that kept a change to itself is not trusted any more.
-/// After the hand-over there is no pass: the target's disks are its own.
+/// The next pass copies mismatched blocks again; a source with unreported changes is no longer trusted. After
+/// the hand-over there is no pass: the disks belong to the target.
 async fn distrust(
     context: &Context,
     (row, ledger): (&DiskRow, &Ledger),
@@ -273,7 +273,7 @@ async fn distrust(
     Ok(())
 }
 
-/// Saves the result, with what it settles, and writes it into the journal.
+/// Saves the result, with the blocks that it verified, and writes it to the journal.
 async fn keep(
     context: &Context,
     order: &VerifyOrder,
@@ -325,7 +325,7 @@ fn miss(result: &VerifyResult) -> String {
     }
 }
 
-/// What a result that passed says, no more than was looked at.
+/// The text of a passed result: no more than was checked.
 pub fn describe_success(result: &VerifyResult) -> String {
     let what = words(result);
     match result.scope {

@@ -1,7 +1,7 @@
-//! Which part of each disk a verification reads, and where one that was cut off goes on.
+//! The part of each disk that a verification reads, and where an interrupted one continues.
 //!
-//! Rule: a verification goes on only over the ledger that it began with: any pass since, whatever it copied, makes it
-//! begin anew. And where it goes on lies never past a block that differed.
+//! Rule: a verification continues only over the ledger with which it began: after any pass, even one without
+//! changes, it begins again. And its cursor is never past a mismatched block.
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
@@ -22,18 +22,18 @@ use warmd_store::{DiskRow, VerifyCursor};
 
 use super::super::{context::Context, failure::WorkError};
 
-/// Numbers of bad blocks for which a result says how likely a sample misses them.
+/// Numbers of bad blocks for which a result gives the miss probability.
 const BAD: [u64; 4] = [1, 10, 100, 1000];
 
 /// The parts of all disks of one verification.
 #[derive(Debug)]
 pub(super) struct VerifyParts {
-    /// Mode and scope in words: the key of what is kept.
+    /// Mode and scope in words: the key of the saved cursors.
     pub(super) what: String,
     pub(super) seed: Option<u64>,
-    /// Of this state of the ledgers.
+    /// For this state of the ledgers.
     cursors: Vec<VerifyCursor>,
-    /// Whether what is read is the target's own disk, so that it can be gone on with.
+    /// Whether the target's own disk is read, so that the verification can be continued.
     goes_on: bool,
     last_pass: i64,
 }
@@ -45,8 +45,8 @@ impl VerifyParts {
         disks: &[(DiskRow, Arc<Ledger>)],
     ) -> Result<Self, WorkError> {
         let what = format!("{} {}", order.mode, order.scope);
-        // A comparison has a pass of its own, after which it begins anew; and a disk that was handed over may have been
-        // written to since.
+        // A comparison has its own pass, after which it begins again; and a disk that was handed over may
+        // have been written to since.
         let goes_on = order.images.is_empty()
             && order.mode == VerifyMode::Readback
             && context.live.view().state != State::Done;
@@ -68,7 +68,7 @@ impl VerifyParts {
         Ok(Self { what, seed, cursors, goes_on, last_pass })
     }
 
-    /// The disk's part, and of which state of its ledger that is true.
+    /// The disk's part, and the state of its ledger for which that is valid.
     pub(super) async fn of(
         &self,
         context: &Context,
@@ -96,12 +96,12 @@ impl VerifyParts {
         Ok((VerifyPart { only: only.map(Arc::new), from: cursor.checked_to }, cursor))
     }
 
-    /// Which verification it is, as far as that must not be the same each time.
+    /// A number of this verification, for choices that must not be the same each time.
     pub(super) fn round(&self) -> u64 {
         self.last_pass.unsigned_abs()
     }
 
-    /// Keeps how far it is.
+    /// Saves the cursors.
     pub(super) async fn keep(
         &self,
         context: &Context,
@@ -115,7 +115,8 @@ impl VerifyParts {
         Ok(())
     }
 
-    /// How likely a sample of these disks misses bad blocks: the worst disk's chance, as all may lie there.
+    /// The miss probabilities of a sample of these disks: those of the worst disk, as all bad blocks may be
+    /// there.
     pub(super) fn miss_probabilities(&self, order: &VerifyOrder, sizes: &[Length]) -> Vec<MissProbability> {
         let samples: Vec<_> = sizes.iter().filter_map(|size| self.sample(order, *size)).collect();
         let worst = |bad| samples.iter().map(|sample| sample.miss_probability(bad)).fold(0.0, f64::max);
@@ -131,17 +132,17 @@ impl VerifyParts {
     }
 }
 
-/// The state of a ledger in which a verification is gone on with.
+/// The state of a ledger in which a verification continues.
 fn state_of(ledger: &Ledger, last_pass: i64) -> String {
     format!("{}@{last_pass}", ledger.anchor().map(|mark| mark.0).unwrap_or_default())
 }
 
-/// What was touched is proven right only for the disks of which all was read.
+/// Whether the verification covers all unverified blocks of the disks themselves, so that they are settled.
 pub(super) fn proves_changes(order: &VerifyOrder) -> bool {
     order.images.is_empty() && matches!(order.scope, VerifyScope::Full | VerifyScope::Changed)
 }
 
-/// A seed that nobody could foresee when the disk was written.
+/// A seed that was unpredictable when the disk was written.
 fn drawn(context: &Context) -> u64 {
     let moment = clock::now().timestamp_nanos_opt().unwrap_or_default();
     let hash = blake3::hash(format!("{} {moment}", context.id).as_bytes());

@@ -1,4 +1,4 @@
-//! What a verification shows of itself while it runs.
+//! The view of a running verification.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
@@ -17,7 +17,7 @@ use warmd_core::{
 
 use super::super::{context::Context, status_publisher::StatusPublisher};
 
-/// Shows, before anything else is done, that it begins.
+/// Shows, before any other step, that it begins.
 pub fn show(context: &Context, order: &VerifyOrder) {
     let view = begun(order, clock::now());
     context.live.update(|live| live.verification = Some(view));
@@ -38,7 +38,7 @@ fn begun(order: &VerifyOrder, started: DateTime<Utc>) -> VerificationView {
     }
 }
 
-/// A verification that runs; its last figures stay when it is dropped.
+/// A running verification; its last figures stay when it is dropped.
 pub(super) struct Shown {
     shared: Arc<Shared>,
     ticker: tokio::task::JoinHandle<()>,
@@ -51,23 +51,23 @@ struct Shared {
 
 struct Now {
     view: VerificationView,
-    /// Bytes checked on disks that are finished, and the one that is not.
+    /// Bytes checked on finished disks, and the unfinished one.
     before: u64,
     progress: Arc<VerifyProgress>,
-    /// From then on what is shown is others' to change.
+    /// From then on others change the view.
     over: bool,
 }
 
 impl Shown {
     pub(super) fn start(context: &Context, order: &VerifyOrder, seed: Option<u64>) -> Self {
         let shown = context.live.view().verification;
-        // One that was asked for is shown already.
+        // A requested one is shown already.
         let shown = shown.filter(|shown| !order.id.is_empty() && shown.id == order.id);
         let started = shown.map_or_else(clock::now, |shown| shown.started);
         let view = VerificationView { seed, ..begun(order, started) };
         let now = Now { view, before: 0, progress: Arc::default(), over: false };
         let shared = Arc::new(Shared { live: Arc::clone(&context.live), now: Mutex::new(now) });
-        // At once: what fails before the first tick has a seed, too.
+        // At once: so a failure before the first tick has a seed, too.
         shared.tick();
         let ticker = tokio::spawn({
             let shared = Arc::clone(&shared);
@@ -82,12 +82,12 @@ impl Shown {
         Self { shared, ticker }
     }
 
-    /// So many bytes are to be checked in all.
+    /// Sets the number of bytes to check.
     pub(super) fn total(&self, bytes: u64) {
         self.shared.now().view.total = bytes;
     }
 
-    /// The next disk begins, and has this progress.
+    /// The next disk begins, with this progress.
     pub(super) fn disk(&self, progress: &Arc<VerifyProgress>) {
         let mut now = self.shared.now();
         now.before += now.progress.checked.load(Relaxed);
@@ -100,8 +100,8 @@ impl Shown {
 }
 
 impl Shared {
-    /// Both ways of showing hold the same lock until what they show is shown: a tick that was overtaken by the end
-    /// would show for ever that it runs.
+    /// Both ways of showing keep the lock until they have shown: a tick after the end would show a running
+    /// verification for ever.
     fn tick(&self) {
         let mut now = self.now();
         if !now.over {
