@@ -29,14 +29,12 @@ use crate::{
 /// All operations of the control API.
 #[async_trait]
 pub trait Control: Send + Sync {
-    /// The configured sources.
     async fn sources(&self) -> Vec<EndpointInfo>;
     /// Connects to a source and returns its description of itself.
     async fn check_source(&self, name: &str) -> Result<String, ControlError>;
     /// A source's VMs: as last listed, or listed now if `refresh` is set.
     async fn source_vms(&self, name: &str, refresh: bool) -> Result<Inventory, ControlError>;
 
-    /// The configured targets.
     async fn targets(&self) -> Vec<EndpointInfo>;
     /// Connects to a target and returns its description of itself.
     async fn check_target(&self, name: &str) -> Result<String, ControlError>;
@@ -48,9 +46,7 @@ pub trait Control: Send + Sync {
     async fn apply_plan(&self, plan: Plan, by: &str) -> Result<Applied, ControlError>;
     /// What [`Control::apply_plan`] would change and find, errors included; changes nothing.
     async fn preview_plan(&self, plan: &Plan) -> Result<Applied, ControlError>;
-    /// All plans.
     async fn plans(&self) -> Result<Vec<Plan>, ControlError>;
-    /// One plan.
     async fn plan(&self, name: &str) -> Result<Plan, ControlError>;
     /// Requests the cutovers of all unfinished migrations of a plan, as one group where the plan says so;
     /// `None` aborts those that wait or run.
@@ -101,7 +97,6 @@ pub trait Control: Send + Sync {
         order: VerifyOrder,
         by: &str,
     ) -> Result<RequestOutcome, ControlError>;
-    /// The report of a migration.
     async fn report(&self, id: MigrationId) -> Result<Report, ControlError>;
     /// The report, signed, in the form that can be checked later.
     fn sign(&self, report: &Report) -> Result<SignedReport, ControlError>;

@@ -23,7 +23,7 @@ pub(super) struct BootChecks {
 #[derive(Debug)]
 struct Check {
     what: What,
-    /// The last finding instead.
+    /// The last finding of a check that has not succeeded.
     instead: String,
 }
 

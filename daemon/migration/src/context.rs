@@ -207,7 +207,7 @@ impl Context {
         self.writer_is_checked.load(Ordering::Relaxed)
     }
 
-    /// Records this.
+    /// Records that the writer was checked.
     pub(super) fn set_writer_checked(&self) {
         self.writer_is_checked.store(true, Ordering::Relaxed);
     }

@@ -1,5 +1,4 @@
-//! The driver: the one task that owns a migration. It waits for one event, decides the next state, saves it,
-//! then acts.
+//! The driver: one task that owns a migration. It waits for an event, decides the state, saves it, then acts.
 //!
 //! Rule: save before acting. The state in the store is never older than the work done, so a restart only
 //! repeats the saved state's work from the beginning, which all work allows. No other task writes a
@@ -48,7 +47,6 @@ const STOP_DEADLINE: Duration = Duration::from_mins(1);
 const SOON: Duration = Duration::from_secs(1);
 const LATER: Duration = Duration::from_mins(1);
 
-/// A migration's driver.
 #[derive(Debug)]
 pub struct Driver {
     context: Arc<Context>,
@@ -231,8 +229,7 @@ impl Driver {
         let mut clock = std::pin::pin!(clock);
         let mut turns = self.turns();
         let context = Arc::clone(&self.context);
-        // Without a pass soon, nothing else ends a leftover snapshot; and an earlier daemon's has no scratch
-        // monitor.
+        // Without a pass soon nothing else ends a leftover snapshot; an earlier daemon's has no scratch monitor.
         let mut clearing = Box::pin(async move {
             if is_rest || !context.is_swept() {
                 keep_swept(&context).await;
@@ -385,8 +382,7 @@ impl Driver {
         accepted
     }
 
-    /// Writes a line of the journal; if it `must` be written, retries until it is. Returns whether it is
-    /// written.
+    /// Writes a journal line, with retries if it `must` be written; returns whether it is written.
     async fn journal(&self, line: EventView, must: bool) -> bool {
         let mut retry = Retry::forever();
         while let Err(error) = self.context.store.append_events(vec![line.clone()]).await {

@@ -106,12 +106,10 @@ pub struct Manager {
     /// Counts changes of what plans are checked against: the lock above was taken for each.
     pub(super) revision: AtomicU64,
     pub(super) limits: Arc<Registry>,
-    /// The admission control.
     pub gate: Arc<AdmissionControl>,
     pub(super) changing_limits: tokio::sync::Mutex<()>,
     pub(super) shutdown: CancellationToken,
     pub(super) owners: TaskTracker,
-    /// Group cutovers.
     pub(super) groups: Arc<Groups>,
     /// All migrations that were unfinished at the daemon's start are registered.
     all_registered: CancellationToken,

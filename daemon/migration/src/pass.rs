@@ -81,7 +81,6 @@ struct PassDisk {
 /// Work on the snapshot after it is drained and before it is released.
 #[async_trait::async_trait]
 pub trait OnDrained: Send + Sync {
-    /// Does the work.
     async fn run(&self, snapshot: &dyn Snapshot) -> Result<(), WorkError>;
 }
 

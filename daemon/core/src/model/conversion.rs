@@ -82,7 +82,6 @@ impl Conversion {
 }
 
 impl Converter {
-    /// The program.
     pub fn program(&self) -> &str {
         self.command.first().map_or("", String::as_str)
     }
@@ -152,7 +151,6 @@ impl ConversionView {
         self.disks.iter().find(|disk| disk.key == *key).map_or(0, |disk| disk.changed)
     }
 
-    /// The program.
     pub fn program(&self) -> &str {
         self.command.first().map_or("", String::as_str)
     }

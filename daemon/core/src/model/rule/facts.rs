@@ -5,7 +5,6 @@
 use super::{Rule, RuleDoc, Severity};
 
 impl Rule {
-    /// Its documentation.
     pub fn facts(self) -> RuleDoc {
         use Severity::{Error, Warning};
         let (id, severity, finds, help) = match self {
