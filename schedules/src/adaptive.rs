@@ -1,9 +1,9 @@
-//! Spacing passes by what is learned, so that a target holds at the least copying.
+//! Spacing passes by learned change rates, so that a goal is met with the least copying.
 //!
-//! Rule: the next pass starts as late as the target allows, with a tenth to spare: for an RPO, so late that the copy is
-//! not older than that when the pass *ends*; for a final delta, so late that not more than that has changed. Where
-//! cutovers have windows, a final delta has to be small in these only: outside, the longest spacing holds, and
-//! [`crate::rules`] pulls passes forward before a window.
+//! Rule: the next pass starts as late as the goal allows, with a tenth to spare: for an RPO, so late that the
+//! copy is not older than that when the pass *ends*; for a final delta, so late that not more than that has
+//! changed. Where cutovers have windows, a final delta has to be small in these only: outside, the longest
+//! spacing holds, and [`crate::rules`] pulls passes forward before a window.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ use crate::{
     text::{self, about, about_span},
 };
 
-/// Of a target, what is planned with.
+/// The part of a goal that is planned with.
 const PLANNED: f64 = 0.9;
-/// Spacing until something is learned, in seconds.
+/// Spacing until a rate is learned, in seconds.
 const UNLEARNED: f64 = 900.0;
 
-/// What has to hold, and how far apart passes may be.
+/// The goals, and the limits of the spacing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Adaptive {
@@ -79,7 +79,7 @@ impl From<FinalDelta> for String {
 }
 
 impl Adaptive {
-    /// What is wrong with it, as `(key, problem)`.
+    /// Its faults, as `(key, problem)`.
     pub(crate) fn problems(&self) -> Vec<(&'static str, String)> {
         let mut problems = Vec::new();
         if self.rpo.is_none() && self.final_delta.is_none() {

@@ -1,4 +1,4 @@
-//! A calendar: windows in which something may be done, and blackouts in which it may not.
+//! A calendar: windows in which an operation is allowed, and blackouts in which it is not.
 //!
 //! Rule: it is open in each of its windows, or always if it has none, and never in a blackout. Every answer says which
 //! window or blackout it comes from. All changes happen at edges, so a search goes from edge to edge, and ends.
@@ -56,7 +56,7 @@ pub struct Edge {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: correct the windows or the blackouts")]
 pub struct Never {
-    /// Which windows there are, and what is in their way.
+    /// Its windows, and its obstacles.
     pub reason: String,
 }
 
@@ -72,12 +72,12 @@ impl Calendar {
         self.windows.iter().chain(&self.blackouts).find_map(Window::zone)
     }
 
-    /// Whether it says anything.
+    /// Whether it has windows or blackouts.
     pub fn is_unbound(&self) -> bool {
         self.windows.is_empty() && self.blackouts.is_empty()
     }
 
-    /// Whether it has windows: without, cutovers have no time for which to prepare.
+    /// Whether it has windows: without windows, there is no time to prepare a cutover for.
     pub fn has_windows(&self) -> bool {
         !self.windows.is_empty()
     }
@@ -173,7 +173,7 @@ impl Calendar {
 pub fn meet(calendars: &[&Calendar], at: DateTime<Utc>, end: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let mut now = at;
     while now < end {
-        // No window is open before, so nothing is passed over.
+        // No window is open before, so no opening is skipped.
         let opens = calendars.iter().map(|each| each.next_open(now).ok().map(|open| open.at));
         let latest = opens.collect::<Option<Vec<_>>>()?.into_iter().max().unwrap_or(now);
         if latest == now {

@@ -70,7 +70,7 @@ impl HourlyChangeRate {
         self.mean.learn(rate, seconds / 3600.0, MEAN_HALF_LIFE);
     }
 
-    /// Whether there is anything to predict from.
+    /// Whether a prediction is possible.
     pub fn knows(&self) -> bool {
         self.mean.weight > 0.0
     }
@@ -84,7 +84,7 @@ impl HourlyChangeRate {
     }
 }
 
-/// What all disks of a migration are expected to change.
+/// The expected change of all disks of a migration.
 #[derive(Clone, Debug)]
 pub struct ExpectedChange {
     rates: [f64; 24],
@@ -93,7 +93,7 @@ pub struct ExpectedChange {
     pub known: bool,
 }
 
-/// Nothing is looked for beyond this: ten years, in hours.
+/// The search ends there: ten years, in hours.
 const LONGEST_WALK: usize = 10 * 366 * 24;
 
 impl ExpectedChange {

@@ -71,7 +71,7 @@ impl std::str::FromStr for Cron {
         };
         let mut words: Vec<_> = text.split_whitespace().collect();
         let zone = match words.len() {
-            // The sixth word cannot be anything else.
+            // The sixth word can only be a zone.
             6 => words.pop().map(crate::zone::parse_zone).transpose().map_err(|error| {
                 wrong(format!("its sixth word {:?} is no time zone of IANA's ({})", error.text, error.help))
             })?,
@@ -82,7 +82,7 @@ impl std::str::FromStr for Cron {
         let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
         let parsed = parser.parse(&fields).map_err(|error| wrong(error.to_string()))?;
         let cron = Self { fields, parsed, zone };
-        // 30 February is understood, and never comes.
+        // 30 February is accepted, and never comes.
         if cron.after(DateTime::UNIX_EPOCH).is_none() {
             return Err(wrong("it never comes".to_owned()));
         }

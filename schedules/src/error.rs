@@ -1,6 +1,6 @@
-//! What is wrong with a text that a person wrote.
+//! Errors in a user's text.
 //!
-//! Rule: an error says what was read, what is wrong with it, and what to write instead.
+//! Rule: an error names the text, its fault, and the correction.
 
 use std::fmt;
 
@@ -9,15 +9,15 @@ use std::fmt;
 pub struct ParseError {
     /// What it should have been, with its article: `a window`.
     pub what: &'static str,
-    /// As it was written, cut short if it is long.
+    /// The text as written, cut if it is long.
     pub text: String,
-    /// What is wrong, naming the part that is.
+    /// The fault, naming the wrong part.
     pub wrong: String,
     /// What to do, with an example.
     pub help: String,
 }
 
-/// More of a wrong text is not repeated, in characters.
+/// The rest of a wrong text is not repeated, in characters.
 const SHOWN: usize = 80;
 
 impl ParseError {

@@ -1,8 +1,8 @@
-//! What a schedule will decide next, in words.
+//! The next decisions of a schedule, in words.
 //!
-//! Rule: the answers are those that [`crate::rules`] gives at these times if nothing new is learned meanwhile: the passes
-//! are played through with what is expected of them. Times never go back. Of passes that follow each other without
-//! anything else happening, the first two are listed and the rest is counted.
+//! Rule: the answers are those that [`crate::rules`] gives at these times if no new measurement comes
+//! meanwhile: the passes are simulated with their forecasts. Times never go back. Of passes that follow each
+//! other without another event, the first two are listed and the rest is counted.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ use crate::{
 pub const DECISIONS: usize = 20;
 /// Passes of one stretch that are listed one by one.
 const TOLD: usize = 2;
-/// Passes of one stretch that are played through.
+/// Passes of one stretch that are simulated.
 const PLAYED: usize = 5_000;
 
 /// What is decided.
@@ -38,7 +38,7 @@ pub enum What {
     CutoverAllowed,
     /// No cutover may begin from now on.
     CutoverBlocked,
-    /// Other limits hold from now on.
+    /// Other limits apply from now on.
     Limits,
 }
 
@@ -131,7 +131,7 @@ impl Timeline<'_> {
             }
             let Some(at) = other else { return };
             passes = 0;
-            // What limits comes before what allows, so that each line holds when it is read.
+            // Restrictions come before permissions, so that each line is true when it is read.
             if limits == Some(at) {
                 self.limits(at);
                 limits = rules.quotas.next_change(at);
@@ -184,7 +184,7 @@ impl Timeline<'_> {
     /// When the next pass starts, and why then.
     fn next_pass(&self, from: DateTime<Utc>) -> Option<(DateTime<Utc>, String)> {
         let mut at = from;
-        // What is due may move while it is waited for, but does so seldom.
+        // A due time may move during the wait, but seldom does.
         for _ in 0..100 {
             match self.rules.pass(&self.facts, at) {
                 PassDecision::Start { why } => return Some((at, why)),
@@ -195,7 +195,7 @@ impl Timeline<'_> {
         None
     }
 
-    /// Lets a pass start at `at`; when it ends. It is suspended while no data may be copied.
+    /// Simulates a pass that starts at `at`; returns its end. It is suspended while no data may be copied.
     fn play(&mut self, at: DateTime<Utc>) -> DateTime<Utc> {
         let mut left = self.facts.pass_takes(at);
         let mut now = at;
@@ -226,7 +226,7 @@ impl Timeline<'_> {
         self.stands(at, &rules.cutover, What::CutoverAllowed, What::CutoverBlocked);
     }
 
-    /// How `calendar` stands at that moment, and until when.
+    /// The state of `calendar` at that moment, and its end.
     fn stands(&mut self, at: DateTime<Utc>, calendar: &Calendar, open: What, closed: What) {
         match self.rules.shut(calendar, at) {
             None => {

@@ -11,7 +11,7 @@
 //! | [`adaptive`], [`change_rate`] | spacing passes by the change rates that were learned |
 //! | [`cron`], [`window`], [`calendar`], [`zone`], [`when`] | times of the wall clock, also when clocks are put forward or back |
 //! | [`quota`] | how much may be done, by the time of day |
-//! | [`admission_queue`] | whose pass is next where many want to run |
+//! | [`admission_queue`] | whose pass is next where many wait |
 //! | [`forecast`] | how long a VM will be down, and whether that fits |
 //! | [`explain`] | the next decisions and their reasons |
 #![forbid(unsafe_code)]
@@ -42,7 +42,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 /// When the next pass is due: `interval` after the last one ended, never before `now`, at once if there was none.
 ///
-/// A clock that was set back does not hold the next pass up for longer than one interval.
+/// A clock that was set back does not delay the next pass for longer than one interval.
 pub fn next_due(last_end: Option<DateTime<Utc>>, interval: Duration, now: DateTime<Utc>) -> DateTime<Utc> {
     let Some(last_end) = last_end else { return now };
     let span = TimeDelta::from_std(interval).unwrap_or(TimeDelta::MAX);

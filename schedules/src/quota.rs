@@ -1,7 +1,7 @@
 //! Quotas: how much may be done at a time, by the time of day.
 //!
-//! Rule: of all quotas whose window is open, the least of each quantity holds, in whatever order they are written; one
-//! without a window always counts. In doubt (a repeated hour) a quota holds longer.
+//! Rule: of all quotas whose window is open, the least of each quantity applies, in any order; one
+//! without a window always counts. In doubt (a repeated hour) a quota applies longer.
 
 use std::num::{NonZeroU32, NonZeroU64};
 
@@ -16,14 +16,14 @@ use crate::{
 
 /// More are a mistake.
 const MOST: usize = 100;
-/// The least rate that still gets anywhere, in bytes per second.
+/// The least allowed rate, in bytes per second.
 const LEAST_RATE: u64 = 64 << 10;
 
-/// A quota as it is written. What it does not name, it does not limit.
+/// A quota as it is written. An absent key is no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Quota {
-    /// When it holds; always if absent.
+    /// When it applies; always if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<Window>,
     /// Read in all passes and verifications together.
@@ -40,7 +40,7 @@ pub struct Quota {
     pub passes: Option<NonZeroU32>,
 }
 
-/// What may be done at one moment; `None` is without limit.
+/// The limits at one moment; `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Allowance {
     pub bytes_per_second: Option<NonZeroU64>,
@@ -89,7 +89,7 @@ impl Quota {
         Allowance { bytes_per_second, disks, snapshots, passes }
     }
 
-    /// What is wrong with it, if anything is.
+    /// Its fault, if it has one.
     fn problem(&self) -> Option<&'static str> {
         (self.allowance() == Allowance::default()).then_some(
             "limits nothing: give it `bytes_per_second`, `disks`, `snapshots` or `passes`, or remove it",
@@ -97,8 +97,8 @@ impl Quota {
     }
 }
 
-/// What is wrong with the quotas that stand at `key` of a file with this zone and these holidays, each with its key in
-/// backquotes. Quotas with problems must not be used: one in no time zone would never hold.
+/// The faults of the quotas at `key` of a file with this zone and these holidays, each with its key in
+/// backquotes. Quotas with problems must not be used: one in no time zone would never apply.
 pub fn problems(key: &str, quotas: &[Quota], zone: Option<Tz>, holidays: &Holidays) -> Vec<String> {
     let mut problems = Vec::new();
     if quotas.len() > MOST {
@@ -122,7 +122,7 @@ pub struct Quotas {
 }
 
 impl Quotas {
-    /// Of quotas without [`problems`]: their windows name their zones, or `zone` holds for them.
+    /// Of quotas without [`problems`]: their windows name their zones, or `zone` applies to them.
     pub fn new(quotas: &[Quota], holidays: Holidays, zone: Option<Tz>) -> Self {
         let quotas = quotas.iter().cloned().map(|quota| {
             let window = quota.window.map(|window| window.or_in(zone));
@@ -131,12 +131,12 @@ impl Quotas {
         Self { quotas: quotas.collect(), holidays }
     }
 
-    /// What may be done at that moment.
+    /// The limits at that moment.
     pub fn at(&self, at: DateTime<Utc>) -> Allowance {
         self.hold(at).fold(Allowance::default(), |sum, quota| sum.least(quota.allowance()))
     }
 
-    /// From which quotas that comes: `window Mon-Fri 08:00–18:00 Europe/Berlin`.
+    /// The quotas that set these limits: `window Mon-Fri 08:00–18:00 Europe/Berlin`.
     pub fn why(&self, at: DateTime<Utc>) -> String {
         let names: Vec<_> = self
             .hold(at)
@@ -147,7 +147,7 @@ impl Quotas {
         if names.is_empty() { "no quota holds".to_owned() } else { names.join(", ") }
     }
 
-    /// When something else may be done than at `at`, first; `None` if not within ten years.
+    /// The first time at which the limits differ from those at `at`; `None` if not within ten years.
     pub fn next_change(&self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let before = self.at(at);
         let mut now = at;

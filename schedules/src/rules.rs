@@ -38,15 +38,15 @@ pub struct LastPass {
     pub ended: DateTime<Utc>,
 }
 
-/// What is known of a migration.
+/// The known facts of a migration.
 #[derive(Clone, Debug)]
 pub struct PassHistory {
     pub last: Option<LastPass>,
-    /// What its disks change, by the hour.
+    /// The change rate of its disks, by the hour.
     pub change: ExpectedChange,
     /// Bytes that its passes drain in a second, as `cbt::convergence` measures them; `None` before a pass.
     pub drained_per_second: Option<f64>,
-    /// What a pass takes beside copying: its snapshot, flushes, commits.
+    /// The time of a pass beside copying: its snapshot, flushes, commits.
     pub overhead: Duration,
     /// When an operator asked a cutover to begin.
     pub cutover_at: Option<DateTime<Utc>>,
@@ -63,7 +63,8 @@ impl PassHistory {
         self.drained_per_second.filter(|rate| rate.is_finite() && *rate > 0.0)
     }
 
-    /// Seconds that a pass takes whose snapshot is taken at `at`; as long as the last one, while nothing is learned.
+    /// Seconds that a pass takes whose snapshot is taken at `at`; as long as the last one, while no rate is
+    /// learned.
     pub fn pass_takes(&self, at: DateTime<Utc>) -> f64 {
         let Some(last) = self.last else { return self.overhead.as_secs_f64() };
         let copying = match self.throughput() {
@@ -88,14 +89,14 @@ pub enum PassDecision {
     Start { why: String },
     /// Not before `until`: ask again then, or when a fact changes.
     Wait { until: DateTime<Utc>, why: String },
-    /// Not any more, as the schedule stands.
+    /// Never, by the present schedule.
     Never { why: String },
 }
 
-/// Something may not be done yet: for how long, and why.
+/// The operation is not allowed yet: until when, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotBefore {
-    /// `None`: not any more, as the schedule stands.
+    /// `None`: never, by the present schedule.
     pub until: Option<DateTime<Utc>>,
     pub why: String,
 }
@@ -113,7 +114,7 @@ pub struct Rules {
     pub zone: Tz,
 }
 
-/// How the reason of a pass begins that comes earlier than its schedule asks for.
+/// The beginning of the reason for a pass that comes before it is due.
 pub(crate) const PULLED: &str = "pulled forward";
 /// A pass before a cutover is planned to take so many times what is expected,
 const LEAD: f64 = 1.5;
@@ -123,7 +124,7 @@ const SPARE: f64 = 10.0;
 const FRESH: f64 = 2.0;
 /// or so many seconds.
 const FRESH_SECONDS: f64 = 60.0;
-/// Openings of a calendar that are looked at before a cutover.
+/// Openings of a calendar that are checked before a cutover.
 const OPENINGS: usize = 1000;
 
 impl Rules {
@@ -141,7 +142,8 @@ impl Rules {
         }
     }
 
-    /// What is in the way at `at` of something that keeps to `calendar`, one of these rules; `None` if it may be done.
+    /// The obstacle at `at` for an operation that follows `calendar`, one of these rules; `None` if it is
+    /// allowed.
     pub fn shut(&self, calendar: &Calendar, at: DateTime<Utc>) -> Option<NotBefore> {
         let (is_open, because) = calendar.state(at);
         if is_open {
@@ -161,7 +163,7 @@ impl Rules {
         let Some(last) = facts.last else {
             return DueTime { at: now, why: "no pass has run yet".to_owned() };
         };
-        // What is still to come was reported before the clock was set back; the caller counts on from there.
+        // The next due time was reported before the clock was set back; the caller counts on from there.
         let last = LastPass { snapshot: last.snapshot.min(now), ended: last.ended.min(now) };
         let opening = self.opening(facts, now);
         let regular = match &self.cadence {

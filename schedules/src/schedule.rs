@@ -1,7 +1,7 @@
 //! A plan's `[schedule]` as an operator writes it.
 //!
 //! Rule: unknown keys are refused, a window or an expression that cannot be understood is reported where it
-//! stands, and whatever can be judged without a clock is judged in [`Schedule::problems`].
+//! stands, and all checks that need no clock are in [`Schedule::problems`].
 
 use std::{fmt, time::Duration};
 
@@ -27,7 +27,7 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Schedule {
-    /// Of all windows and expressions that name none.
+    /// The zone of all windows and expressions that name none.
     #[serde(with = "optional_zone", skip_serializing_if = "Option::is_none")]
     pub zone: Option<Tz>,
     /// From the end of one pass to the start of the next.
@@ -37,7 +37,7 @@ pub struct Schedule {
     pub cron: Option<Cron>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adaptive: Option<Adaptive>,
-    /// Of which windows may speak.
+    /// The holidays that windows may refer to.
     #[serde(skip_serializing_if = "Holidays::is_empty")]
     pub holidays: Holidays,
     /// When data may be copied.
@@ -49,13 +49,13 @@ pub struct Schedule {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[serde(alias = "budgets")]
     pub quotas: Vec<Quota>,
-    /// 1 to 10: what the plan gets where several share a quota. One of 10 gets ten times as much as one of 1; 1 if
+    /// 1 to 10: the plan's weight where several share a quota. 10 gets ten times as much as 1; 1 if
     /// absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<u32>,
 }
 
-/// Windows in which something may be done (any time, if there are none) and blackouts in which it may not.
+/// Windows in which an operation is allowed (any time, if there are none) and blackouts in which it is not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Times {
@@ -66,7 +66,7 @@ pub struct Times {
 }
 
 impl Times {
-    /// Whether it says nothing.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -77,7 +77,7 @@ impl Times {
     }
 }
 
-/// What is wrong with a schedule; never empty.
+/// The faults of a schedule; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(pub Vec<String>);
 
@@ -91,13 +91,13 @@ impl std::error::Error for Problems {}
 
 /// Unless the plan says otherwise.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_mins(15);
-/// In each list: more is a mistake, and would cost time at each look.
+/// The most entries of each list: more is a mistake, and would cost time at each query.
 const MOST_WINDOWS: usize = 100;
 /// Likewise.
 const MOST_HOLIDAYS: usize = 1000;
 
 impl Schedule {
-    /// What is wrong with it, each beginning with its key in backquotes and ending with what to do.
+    /// Its faults, each beginning with its key in backquotes and ending with what to do.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.problems_at("schedule.");
         problems.extend(self.quota_problems());
@@ -188,7 +188,8 @@ impl Schedule {
 }
 
 impl Rules {
-    /// What can never happen from `now` on, each beginning with its key in backquotes, and `at` before it.
+    /// The operations that can never happen from `now` on, each beginning with its key in backquotes, and
+    /// `at` before it.
     pub fn dead_ends(&self, at: &str, now: DateTime<Utc>) -> Vec<String> {
         let of = |key: &str, calendar: &Calendar| {
             let never = calendar.next_open(now).err()?;

@@ -1,8 +1,8 @@
-//! What one VM's schedule has in place of its plan's.
+//! The keys of one VM's schedule that replace its plan's.
 //!
-//! Rule: a key that is given replaces the plan's, as if it stood in the plan's own `[schedule]`; what is not given is the
-//! plan's. `every`, `cron` and `adaptive` are one: given one of them, the plan's counts no more. Quotas and the priority
-//! are what the VMs of a plan share, so they are the plan's alone.
+//! Rule: a key that is given replaces the plan's, as if it stood in the plan's own `[schedule]`; an absent
+//! key is the plan's. `every`, `cron` and `adaptive` are one: one of them replaces the plan's. Quotas and the
+//! priority are what the VMs of a plan share, so they are the plan's alone.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScheduleOverride {
-    /// Of all windows and expressions that name none, also of those that are the plan's.
+    /// The zone of all windows and expressions that name none, also of those that are the plan's.
     #[serde(with = "optional_zone", skip_serializing_if = "Option::is_none")]
     pub zone: Option<Tz>,
     #[serde(alias = "interval", with = "optional_duration", skip_serializing_if = "Option::is_none")]
@@ -39,7 +39,7 @@ pub struct ScheduleOverride {
     pub copy: TimesOverride,
     #[serde(skip_serializing_if = "TimesOverride::is_empty")]
     pub cutover: TimesOverride,
-    /// Understood only to be refused with a reason.
+    /// Read only to be refused with a reason.
     #[serde(alias = "budgets", skip_serializing_if = "Option::is_none")]
     quotas: Option<Vec<Quota>>,
     /// Likewise.
@@ -58,7 +58,7 @@ pub struct TimesOverride {
 }
 
 impl TimesOverride {
-    /// Whether it says nothing.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -72,17 +72,17 @@ impl TimesOverride {
 }
 
 impl ScheduleOverride {
-    /// Whether it says nothing.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether the VM's windows may be others than the plan's.
+    /// Whether the VM's windows may differ from the plan's.
     pub fn moves_windows(&self) -> bool {
         self.zone.is_some() || self.holidays.is_some() || !self.copy.is_empty() || !self.cutover.is_empty()
     }
 
-    /// The schedule of the VM, but for quotas and priority, of which it has none.
+    /// The schedule of the VM, without quotas and priority.
     fn applied_to(&self, plan: &Schedule) -> Schedule {
         let is_paced = self.every.is_some() || self.cron.is_some() || self.adaptive.is_some();
         let (every, cron, adaptive) = if is_paced {
@@ -103,12 +103,12 @@ impl ScheduleOverride {
         }
     }
 
-    /// How old a target may be, if the VM's schedule says so.
+    /// How old a target may be, if the VM's schedule sets it.
     pub fn rpo(&self, plan: &Schedule) -> Option<Duration> {
         self.applied_to(plan).adaptive.and_then(|adaptive| adaptive.rpo)
     }
 
-    /// What is wrong with the VM's schedule that is not wrong with the plan's already; each begins with a backquote,
+    /// The faults of the VM's schedule that the plan's does not have already; each begins with a backquote,
     /// `at` and its key: `[vm."web".schedule] cron`.
     pub fn problems(&self, plan: &Schedule, at: &str) -> Vec<String> {
         let shared = [("quotas", self.quotas.is_some()), ("priority", self.priority.is_some())];
@@ -124,7 +124,7 @@ impl ScheduleOverride {
 }
 
 impl Schedule {
-    /// The schedule of a VM that has `over` in place of some of it, ready to be asked. Its quotas are these.
+    /// The schedule of a VM with the keys of `over`, ready to be asked. Its quotas are these.
     pub fn rules_with(&self, over: &ScheduleOverride) -> Result<Rules, Problems> {
         let mut problems = self.quota_problems();
         problems.extend(over.applied_to(self).problems());

@@ -1,6 +1,6 @@
 //! Sizes and lengths of time, as plans have them.
 //!
-//! Rule: what is written is what is read again; binary units only, and a number never stands without its unit.
+//! Rule: a written value is read back unchanged; binary units only, and a number always has its unit.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! A moment as a person names it.
+//! A moment in a user's words.
 //!
-//! Rule: what names no zone is read in the zone of the plan or VM that is asked, and a moment that a clock
+//! Rule: a text without a zone is read in the zone of the plan or VM that is asked, and a moment that a clock
 //! skips or shows twice is the one at which a window would open then ([`crate::zone::reaches`]).
 
 use chrono::{DateTime, Days, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc};

@@ -1,4 +1,4 @@
-//! Wall clocks: what they show, and the moment at which they show it.
+//! Wall clocks: their times, and the moments of these times.
 //!
 //! Rule: a clock that is put forward or back makes wall-clock times that do not exist, or exist twice. Each edge of a
 //! window is still one moment:
@@ -9,8 +9,8 @@
 //! | is skipped (put forward) | the moment of the jump | the moment of the jump |
 //! | exists twice (put back) | the first of the two | the second of the two |
 //!
-//! Both never go backwards when the wall-clock time goes forwards. Zones are IANA's as chrono-tz holds them: known
-//! changes and rules up to 2100, after that the last offset.
+//! Both never go backwards when the wall-clock time goes forwards. Zones are IANA's as chrono-tz has them:
+//! known changes and rules up to 2100, after that the last offset.
 
 use chrono::{DateTime, NaiveDateTime, Offset, TimeDelta, TimeZone, Utc, offset::LocalResult};
 use chrono_tz::{TZ_VARIANTS, Tz};
@@ -87,7 +87,7 @@ pub fn parse_zone(text: &str) -> Result<Tz, ParseError> {
     })
 }
 
-/// The zone that was probably meant: the same city, or a slip of the pen.
+/// The zone that was probably meant: the same city, or a typing error.
 fn nearest(text: &str) -> Option<Tz> {
     let wanted = text.to_lowercase().replace(' ', "_");
     if wanted.len() > 64 {
@@ -107,7 +107,7 @@ fn nearest(text: &str) -> Option<Tz> {
         })
 }
 
-/// How many characters must be changed, added or taken away to come from one to the other.
+/// How many characters must be changed, added or removed to turn one into the other.
 fn slips(from: &str, to: &str) -> usize {
     let to: Vec<char> = to.chars().collect();
     let mut row: Vec<usize> = (0..=to.len()).collect();

@@ -211,7 +211,7 @@ fn a_plan_that_was_idle_saves_nothing_up() {
     assert!((4..=6).contains(&first), "they take turns: {order:?}");
 }
 
-/// A job as the test knows it.
+/// A job in the test's model.
 #[derive(Clone)]
 struct Known {
     class: JobClass,
@@ -291,7 +291,7 @@ fn the_promises_hold_under_random_work() {
             let admitted = arbiter.admit();
             assert_eq!(twin.admit(), admitted, "round {round}: the same twice");
             let what = format!("round {round}, step {step}: {admitted:?}");
-            // 1. No limit is exceeded by what is admitted, but by a job that is alone.
+            // 1. No limit is exceeded by what is admitted, except by a job that runs alone.
             for ((scope, kind), most) in limits.iter().filter(|(_, most)| **most > 0) {
                 let newly: Vec<_> = admitted
                     .iter()
@@ -327,7 +327,7 @@ fn the_promises_hold_under_random_work() {
                     "{what}: cutover {id} waits for nothing"
                 );
             }
-            // 3. If no job has lost patience, nothing is left idle.
+            // 3. If no job has lost patience, no capacity is left idle.
             let patient = waiting
                 .iter()
                 .all(|id| jobs[id].class == JobClass::PreCopy && admissions - jobs[id].since < PATIENCE);
@@ -384,7 +384,7 @@ fn two_thousand_disks_cost_few_steps() {
     println!("steps: first look {first}, most of the {looks} others {most}");
     assert_eq!(looks, 500);
     assert!(first < 12_000 && most < 12_000, "first look {first}, others up to {most}");
-    // Nothing new: no job is looked at.
+    // No change: no job is looked at.
     arbiter.set_limit(&QuotaScope::Global, limit(1, 0, 0));
     for id in 0..500 {
         arbiter.submit(AdmissionJob::pass(1000 + id, "p", 4));

@@ -1,4 +1,4 @@
-//! The example files are complete plans, and say what they promise.
+//! The example files are complete plans, and do what they promise.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 

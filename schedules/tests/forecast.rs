@@ -1,4 +1,4 @@
-//! Forecasts hold what they promise: nine of ten measured values lie in their range.
+//! Forecasts keep their promise: nine of ten measured values lie in their range.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
@@ -38,7 +38,7 @@ fn single_steps_lie_in_their_range() {
     }
 }
 
-/// One guest's cutovers: what is forecast, and what comes.
+/// One guest's cutovers: the forecast, and the outcome.
 fn cutovers(random: &mut Random, runs: usize, slower: f64, calibrated: bool) -> f64 {
     let mut past: Vec<Past> = Vec::new();
     let (mut shutdowns, mut boots, mut ratios, mut rates) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -106,7 +106,7 @@ fn a_machine_on_which_all_is_faster_than_expected_lies_in_the_first_range() {
     let unknown = steps.map(|step| MeasuredStep { step, seconds: &[], prior });
     let told = forecast(&delta, &unknown, &[]).unwrap();
     assert!(told.downtime.has(4.0 + 1e-6) && told.downtime.has(64.0 - 1e-6), "{:?}", told.downtime);
-    // As soon as each was measured they are looked at one by one.
+    // As soon as each was measured they are predicted one by one.
     let seconds = [1.0; 8];
     let known = steps.map(|step| MeasuredStep { step, seconds: &seconds, prior });
     let range = forecast(&delta, &known, &[]).unwrap().downtime;

@@ -78,7 +78,7 @@ fn what_is_due_waits_for_a_window_and_says_so() {
     assert!(matches!(closed.pass(&facts, utc("2026-11-22T12:00:00Z")), PassDecision::Never { .. }));
 }
 
-/// A guest and its passes, played through with a schedule.
+/// A guest and its passes, simulated with a schedule.
 struct World<'a> {
     rules: &'a Rules,
     rhythm: HourlyChangeRate,
@@ -170,7 +170,7 @@ fn an_rpo_holds_at_less_copying() {
         worst = worst.max(pair[1].ended - pair[0].snapshot);
     }
     assert!(worst <= TimeDelta::minutes(10), "{worst}");
-    // What always holds without learning: half the RPO apart would be 864 passes in three days.
+    // A spacing that is always right without learning: half the RPO apart would be 864 passes in three days.
     assert!((430..560).contains(&learned.len()), "{}", learned.len());
 }
 
@@ -233,7 +233,7 @@ fn passes_are_pulled_forward_before_a_cutover_window() {
         "{}",
         pulled[0].why
     );
-    // In the window the target holds.
+    // In the window the goal is met.
     let inside: Vec<_> =
         passes.iter().filter(|pass| pass.snapshot >= opens && pass.snapshot < closes).collect();
     assert!(inside.len() > 70 && inside.iter().all(|pass| pass.bytes < 256.0 * MIB), "{}", inside.len());
@@ -254,7 +254,7 @@ fn a_cutover_that_was_asked_for_pulls_too() {
         "{}",
         due.why
     );
-    // If nothing may be copied just before, as late as may be.
+    // If copying is not allowed just before, as late as may be.
     let closed = self::rules("every = \"6h\"\n[copy]\nblackouts = [\"13:00–15:00 UTC\"]");
     assert_eq!(closed.due(&facts, utc("2026-11-22T12:00:00Z")).at, utc("2026-11-22T12:58:20Z"));
     let asked = facts.cutover_at.take();

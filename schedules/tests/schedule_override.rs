@@ -1,4 +1,4 @@
-//! A VM's own schedule: what it has in place of its plan's, and what is wrong with it.
+//! A VM's own schedule: its keys in place of its plan's, and its faults.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
@@ -118,7 +118,7 @@ fn what_is_wrong_names_its_section_and_what_is_the_plans_does_not() {
     assert_eq!(over("every = \"1h\"").problems(&zoneless, at), [""; 0], "it is told of the plan");
     let cron = over("cron = \"0 3 * * *\"").problems(&zoneless, at);
     assert!(cron.len() == 1 && cron[0].ends_with("or set `[vm.\"web\".schedule] zone`"), "{cron:?}");
-    // One with which nothing can be done is no schedule, whosever fault it is.
+    // A schedule that never allows a pass is refused, in the plan or in the VM.
     assert!(zoneless.rules_with(&over("every = \"1h\"")).is_err());
     assert!(zoneless.rules_with(&over("zone = \"UTC\"")).is_ok());
     let wrong = plan("quotas = [{ window = \"always\" }]");

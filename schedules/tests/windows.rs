@@ -1,4 +1,4 @@
-//! What windows mean, above all on the days when clocks are put forward or back.
+//! The meaning of windows, above all on the days when clocks are put forward or back.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 

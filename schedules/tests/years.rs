@@ -1,4 +1,4 @@
-//! Over years and in many zones: what a calendar answers is what its wall clocks show.
+//! Over years and in many zones: a calendar's answers agree with its wall clocks.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
@@ -79,7 +79,7 @@ fn next_open_is_open_and_nothing_before_it_is() {
     }
 }
 
-/// Whether a daily window is open, judged by nothing but the wall clock.
+/// Whether a daily window is open, judged by the wall clock alone.
 fn by_the_clock(at: DateTime<Utc>, zone: Tz, from: u32, to: u32) -> bool {
     let minute = |time: NaiveDateTime| time.hour() * 60 + time.minute();
     let shown = minute(zone::local(zone, at));
@@ -219,7 +219,7 @@ fn what_is_explained_holds_at_every_time_it_names() {
             };
             assert!(holds, "{decision}\n{what}");
         }
-        // Between two lines nothing opens or closes that is not reported.
+        // Between two lines every opening and closing is reported.
         for pair in told.windows(2) {
             let span = (pair[1].at - pair[0].at).num_seconds();
             if span > 0 {

@@ -1,4 +1,4 @@
-//! A whole copy of the state while the daemon works, and a look at all of it.
+//! A whole copy of the state while the daemon works, and a check of all of it.
 //!
 //! Rule: neither changes the state. A plain copy of the files of a live state may be torn; this one is of one moment.
 
@@ -46,7 +46,7 @@ fn copy(source: &Connection, to: &Path) -> rusqlite::Result<()> {
     target.close().map_err(|(_, error)| error)
 }
 
-/// What is wrong with the state in `dir`, as SQLite sees it and as warmd would read it; empty if nothing is.
+/// The faults of the state in `dir` that SQLite and warmd's own readers find; empty if there are none.
 pub fn look_over(dir: &Path) -> Result<Vec<String>, OpenError> {
     let from = dir.join(FILE_NAME);
     let database = |cause| OpenError::Database { what: "read", file: from.clone(), cause };

@@ -1,4 +1,4 @@
-//! What passes taught of the disks that they copied.
+//! What passes learned about the disks that they copied.
 
 use std::collections::BTreeMap;
 
@@ -17,18 +17,18 @@ use super::{
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeRates {
-    /// In which the hours are counted, by its IANA name: in another one they mean nothing.
+    /// The time zone of the hours, by its IANA name: in another zone they are invalid.
     pub zone: String,
     /// The number of the last pass that was learnt from.
     pub passes: u32,
     pub disks: BTreeMap<DiskKey, HourlyChangeRate>,
-    /// Of the last deltas: bytes that changed ÷ bytes that were expected by what was learnt before; the oldest first.
+    /// Of the last deltas: bytes that changed ÷ bytes expected from earlier passes; the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ratios: Vec<f64>,
 }
 
 impl Store {
-    /// What was learnt of the migration; `None` before there was anything.
+    /// What was learnt of the migration; `None` before the first observation.
     pub async fn change_rates(&self, id: MigrationId) -> Result<Option<ChangeRates>, StoreError> {
         self.read(format!("reading what was learnt of migration {id}"), move |db| {
             let text: Option<String> = db

@@ -1,11 +1,12 @@
-//! Looking the whole database over, when a person asks.
+//! A check of the whole database, on an operator's request.
 
 use rusqlite::Connection;
 
 use super::{Store, StoreError, error::StoreFault};
 
 impl Store {
-    /// What is wrong with the file, as SQLite sees it; empty if nothing is. Reads all of it, without holding up writes.
+    /// The faults that SQLite finds in the file; empty if there are none. Reads all of it, without delaying
+    /// writes.
     pub async fn integrity(&self) -> Result<Vec<String>, StoreError> {
         self.read("checking the state", all).await
     }

@@ -1,7 +1,7 @@
 //! Conversions of disks, the last one of each migration.
 //!
-//! Rule: a conversion is here before the first byte of it is written into a disk, so a state that does not know the one
-//! that is noted beside the disks is older than they are.
+//! Rule: a conversion is saved before its first byte is written into a disk, so a state that does not know
+//! the one that is noted beside the disks is older than they are.
 
 use chrono::{DateTime, Utc};
 use rusqlite::{OptionalExtension, params};
@@ -19,7 +19,7 @@ const TABLE: &str = "conversions";
 /// A conversion that is, or is about to be, on a migration's disks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConversionRow {
-    /// As it is noted beside the disks.
+    /// The id in the note beside the disks.
     pub id: Uuid,
     /// Of the cutover.
     pub attempt: u32,

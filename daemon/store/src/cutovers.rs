@@ -1,4 +1,4 @@
-//! What earlier cutovers took, of all migrations, and what they were expected to take.
+//! Measured and forecast times of earlier cutovers, of all migrations.
 
 use rusqlite::{Connection, ToSql, params};
 use warmd_core::model::{forecast::ForecastRange, id::MigrationId};
@@ -10,15 +10,15 @@ use super::{
     row::{from_json, to_json, unsigned},
 };
 
-/// Measurements of a kind that count.
+/// The number of measurements of a kind that count.
 const RECENT: u32 = 32;
-/// How the phase ends in which nothing is to be converted; such a one teaches nothing.
+/// The outcome of a phase without a conversion; it does not count as a measurement.
 pub const NO_CONVERSION: &str = "the plan asks for none";
 
-/// Cutovers whose forecasts are looked at.
+/// Cutovers whose forecasts are read.
 const PAST: u32 = 100;
 
-/// What the steps of cutovers took, in seconds, the oldest first.
+/// The times of cutover steps, in seconds, the oldest first.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MeasuredCutovers {
     pub shutdown: Vec<f64>,
@@ -46,7 +46,7 @@ impl Store {
         .await
     }
 
-    /// What cutovers took so far, for a forecast of the migration.
+    /// The times of cutovers so far, for a forecast of the migration.
     pub async fn measured_cutovers(&self, id: MigrationId) -> Result<MeasuredCutovers, StoreError> {
         self.read("reading what cutovers took", move |db| {
             let id = id.to_string();

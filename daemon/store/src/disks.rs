@@ -1,4 +1,4 @@
-//! The disks of a migration. Each is born with its ledger: all of it pending.
+//! The disks of a migration. Each is created with its ledger: all of it pending.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use warmd_cbt::{
@@ -19,14 +19,14 @@ use super::{
 const TABLE: &str = "disks";
 const COLUMNS: &str = "id, migration, key, size, location, requested_location, reads_zero, anchor, tracking_fault, audit_cursor";
 
-/// A disk that is there on the target, to be remembered.
+/// A disk that exists on the target, to be saved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewDisk {
     pub key: DiskKey,
     pub size: Length,
     /// Where it is on the target.
     pub location: String,
-    /// Where the plan wants it, if it says so.
+    /// Its location in the plan, if the plan has one.
     pub requested_location: Option<String>,
     /// Whether every byte of it is known to read as zero now: then the manifest of nothing but zero blocks is true, and
     /// all of it is trusted.
@@ -46,16 +46,16 @@ pub struct DiskRow {
     pub reads_zero: bool,
     /// The ledger's anchor.
     pub anchor: Option<ChangeMark>,
-    /// How the source's change tracking was found not to tell the truth, if it was.
+    /// The tracking fault of the source, if one was found.
     pub tracking_fault: Option<String>,
-    /// Where the audit of change tracking goes on.
+    /// Where the next audit of change tracking begins.
     pub audit_cursor: Offset,
 }
 
 impl Store {
-    /// Remembers the disks, in order, each with its first ledger. A disk that is there already stays as it is, with
-    /// what its ledger has reached; if it is there with another size or at another place, that ledger would lie, and
-    /// the answer is [`super::StoreErrorKind::NotFound`].
+    /// Saves the disks, in order, each with its first ledger. A disk that is there already stays as it is,
+    /// with what its ledger has reached; if it is there with another size or at another place, that ledger
+    /// would be wrong, and the answer is [`super::StoreErrorKind::NotFound`].
     pub async fn save_disks(&self, id: MigrationId, disks: Vec<NewDisk>) -> Result<Vec<DiskRow>, StoreError> {
         self.write(format!("saving the disks of migration {id}"), move |db| {
             for disk in &disks {

@@ -1,6 +1,6 @@
-//! What can go wrong with the state, sorted by what to do about it.
+//! Failures of the state, sorted by their remedy.
 //!
-//! Rule: every failure says what was being done; the cause stays as SQLite or the system gave it.
+//! Rule: every failure names the operation; the cause stays as SQLite or the system reported it.
 
 use std::{error::Error, fmt, io, path::PathBuf, sync::Arc};
 
@@ -16,20 +16,20 @@ pub enum OpenError {
     Locked {
         dir: PathBuf,
         pid: Option<u32>,
-        /// Why it does not end although it was killed, if that is so.
+        /// Why it has not ended although it was killed, if so.
         dying: Option<String>,
     },
-    /// The file is something else.
+    /// The file is no warmd database.
     #[error(
         "{file} is not a warmd database ({why}); it was left as it is: move it away, or set another `state_dir`"
     )]
     NotOurs { file: PathBuf, why: String },
-    /// The file was written by a warmd of the future.
+    /// The file was written by a newer warmd.
     #[error(
         "{file} has schema {found}, and this warmd knows up to {known}; it was left as it is: run the newer warmd"
     )]
     Newer { file: PathBuf, found: i32, known: i32 },
-    /// The file is ours, and broken.
+    /// The file is a warmd database, and damaged.
     #[error("{file} is damaged, and was left as it is: restore it from a backup: {cause}")]
     Damaged {
         file: PathBuf,
@@ -52,7 +52,7 @@ pub enum OpenError {
         #[source]
         cause: rusqlite::Error,
     },
-    /// Others could put a state of theirs there.
+    /// Other users could replace the state there.
     #[error(
         "others can write into {dir} (mode {mode:04o}): take that right from them (chmod go-w), or set another `state_dir`"
     )]
@@ -62,10 +62,10 @@ pub enum OpenError {
         "{dir} belongs to user {owner}, and warmd runs as user {me}: give it over (chown {me} {dir}), or set another `state_dir`"
     )]
     Foreign { dir: PathBuf, owner: u32, me: u32 },
-    /// There is no key to sign reports with.
+    /// There is no key that signs reports.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The system refuses.
+    /// The system refuses a call.
     #[error("cannot {what} {path}: {cause}")]
     Io {
         what: &'static str,
@@ -93,13 +93,13 @@ fn named(pid: Option<u32>) -> String {
 #[derive(Debug)]
 pub(super) enum StoreFault {
     Sql(rusqlite::Error),
-    /// A row that warmd cannot have written, or cannot be written.
+    /// A row that warmd cannot have written, or cannot write.
     Bad {
         table: &'static str,
         row: String,
         cause: Box<dyn Error + Send + Sync>,
     },
-    /// What was named is not there.
+    /// The named row does not exist.
     Missing(String),
 }
 
@@ -163,7 +163,7 @@ pub(super) fn unavailable(context: &str, cause: impl Into<Box<dyn Error + Send +
     StoreError { kind: StoreErrorKind::Unavailable, context: context.to_owned(), cause: cause.into() }
 }
 
-/// Whether the file itself is at fault, or the world around it.
+/// Whether the fault is in the file, or in its environment.
 fn kind(error: &rusqlite::Error) -> StoreErrorKind {
     match error.sqlite_error_code() {
         Some(
@@ -185,7 +185,7 @@ fn kind(error: &rusqlite::Error) -> StoreErrorKind {
     }
 }
 
-/// What a new row belongs to is not there.
+/// The row that a new row refers to does not exist.
 fn is_foreign_key(error: &rusqlite::Error) -> bool {
     error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_CONSTRAINT_FOREIGNKEY)
 }

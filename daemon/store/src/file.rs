@@ -1,7 +1,8 @@
-//! The database file: looking at it before it is touched, making it, opening it.
+//! The database file: checking it before it is touched, creating it, opening it.
 //!
-//! Rule: a file that is not ours, is newer than we are or is damaged stays byte for byte as it is. A new database is
-//! made under another name and renamed when it is whole, so that what bears the name is always a whole one.
+//! Rule: a file that is not warmd's, is newer than this warmd or is damaged stays byte for byte as it is. A
+//! new database is created under another name and renamed when it is whole, so that the file of that name is
+//! always whole.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -26,8 +27,8 @@ const BUSY: Duration = Duration::from_secs(5);
 /// The most bytes of one value, or one row.
 const MAX_VALUE: i32 = 64 << 20;
 
-/// Makes the directory for its owner alone, if it is not there. One into which others can write is refused: they could
-/// put a state of theirs in place of ours.
+/// Creates the directory for its owner alone, if it is missing. One into which other users can write is
+/// refused: they could replace the state.
 pub(super) fn make_dir(dir: &Path) -> Result<(), OpenError> {
     DirBuilder::new()
         .recursive(true)
@@ -43,7 +44,7 @@ pub(super) fn make_dir(dir: &Path) -> Result<(), OpenError> {
     if mode & 0o022 == 0 { Ok(()) } else { Err(OpenError::Exposed { dir: dir.to_owned(), mode }) }
 }
 
-/// Takes the rights of others away from a database that a copy or a restore gave them.
+/// Removes other users' rights on a database, which a copy or a restore may have given.
 fn make_private(file: &Path) -> Result<(), OpenError> {
     for file in [file.to_owned(), sibling(file, "-wal"), sibling(file, "-shm")] {
         let mode = match fs::metadata(&file) {
@@ -60,7 +61,7 @@ fn make_private(file: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Opens the database for writing; makes it if there is none, and upgrades it if it is older.
+/// Opens the database for writing; creates it if there is none, and upgrades it if it is older.
 pub(super) fn open(file: &Path, upgrades: &[Upgrade]) -> Result<Connection, OpenError> {
     if file.try_exists().map_err(io_error("look at", file))? {
         look(file, schema::newest(upgrades))?;
@@ -131,7 +132,8 @@ fn settle(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Refuses what must not be touched, without touching it: first by the header's bytes, then as SQLite sees it.
+/// Refuses a file that must not be touched, without touching it: first by the header's bytes, then as SQLite
+/// sees it.
 fn look(file: &Path, known: i32) -> Result<(), OpenError> {
     let not_ours = |why: &str| OpenError::NotOurs { file: file.to_owned(), why: why.to_owned() };
     let header = read_header(file)?;
@@ -144,8 +146,8 @@ fn look(file: &Path, known: i32) -> Result<(), OpenError> {
     }
     judge(file, number(60), known)?;
 
-    // What a crashed daemon left in the write-ahead log counts too. Without one the file is read as immutable, so
-    // that SQLite puts nothing beside it.
+    // The write-ahead log of a crashed daemon counts too. Without one the file is read as immutable, so
+    // that SQLite creates no file beside it.
     let wal = sibling(file, "-wal");
     let has_wal = fs::metadata(&wal).is_ok_and(|found| found.len() > 0);
     let result = if has_wal { open_reader(file) } else { open_immutable(file) };
@@ -197,7 +199,7 @@ fn open_immutable(file: &Path) -> rusqlite::Result<Connection> {
     )
 }
 
-/// Makes a whole database under another name, then gives it its own.
+/// Creates a whole database under another name, then gives it its own.
 fn create(file: &Path, upgrades: &[Upgrade]) -> Result<(), OpenError> {
     // SQLite would replay an old log into the new file.
     for left in [sibling(file, "-wal"), sibling(file, "-shm")] {
@@ -236,7 +238,7 @@ fn create(file: &Path, upgrades: &[Upgrade]) -> Result<(), OpenError> {
 fn fill(draft: &Path, upgrades: &[Upgrade]) -> rusqlite::Result<()> {
     let mut connection = Connection::open_with_flags(draft, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
     connection.pragma_update(None, "page_size", PAGE_BYTES)?;
-    // Before there is a table: what is thinned out can be given back.
+    // Before there is a table: thinned pages can be returned to the file system.
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     schema::upgrade(&mut connection, upgrades).map_err(|(_, error)| error)?;
     connection.close().map_err(|(_, error)| error)

@@ -1,7 +1,7 @@
 //! Finished migrations: looked up on request, and kept in no memory.
 //!
 //! Rule: evidence stays for ever; the ledger of a cancelled one is deleted, as its target's disks are gone,
-//! and whatever it says is true of nothing.
+//! and it describes nothing any more.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use warmd_core::model::{id::MigrationId, state::State};
@@ -24,7 +24,7 @@ const STEP: u32 = 2048;
 const WIDE_STEP: u32 = 64;
 /// The shortest part of an id that means it.
 const PART: u32 = 4;
-/// Migrations that one look for a name answers with at the most.
+/// Migrations in one answer to a search by name, at the most.
 const NAMED: u32 = 100;
 
 /// A finished migration, by the names that it may be given.
@@ -152,8 +152,8 @@ impl Store {
     }
 
     /// Forgets what the ledgers of a cancelled migration say, in short transactions; passes, results and
-    /// journal stay. May be cut off anywhere, and be done again. One that is not cancelled is left as it is,
-    /// and the answer is [`super::StoreErrorKind::NotFound`].
+    /// journal stay. It may be interrupted anywhere, and repeated. One that is not cancelled is left as it
+    /// is, and the answer is [`super::StoreErrorKind::NotFound`].
     pub async fn forget_ledgers(&self, id: MigrationId) -> Result<(), StoreError> {
         while self
             .write(format!("forgetting the ledgers of migration {id}"), move |db| forget(db, id))
@@ -195,7 +195,7 @@ fn forget(db: &Connection, id: MigrationId) -> Result<bool, StoreFault> {
         for table in ["verify_cursors", "latencies"] {
             db.prepare_cached(&format!("DELETE FROM {table} WHERE disk = ?"))?.execute([disk.id.0])?;
         }
-        // Last: it tells that there may be something left.
+        // Last: it shows that rows may be left.
         db.prepare_cached("UPDATE disks SET anchor = NULL WHERE id = ?")?.execute([disk.id.0])?;
     }
     Ok(false)

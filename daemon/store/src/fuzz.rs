@@ -1,4 +1,4 @@
-//! Drives the readers of what SQLite holds, over bytes at hand: for the fuzz target and its corpus.
+//! Drives the readers of what SQLite holds, over bytes in memory: for the fuzz target and its corpus.
 //!
 //! Rule: what runs here is what runs in production; only the file is missing.
 
@@ -10,7 +10,8 @@ use super::{
     row::{Saved, from_json, to_json},
 };
 
-/// Takes `bytes` for the saved value that `kind` names; whether it is one. What is one must come back as it was.
+/// Takes `bytes` for the saved value that `kind` names; whether it is one. A valid value must be read back
+/// unchanged.
 pub fn saved(kind: u8, bytes: &[u8]) -> bool {
     match kind % 6 {
         0 => ChunkBits::decode(bytes).is_some_and(|bits| {

@@ -1,4 +1,4 @@
-//! Cutovers of VMs together, and how each of the VMs stands.
+//! Cutovers of VMs together, and the status of each VM.
 
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row, params};
@@ -17,7 +17,7 @@ use super::{
 
 const TABLE: &str = "groups";
 
-/// A group to be begun.
+/// A group to begin.
 #[derive(Clone, Debug)]
 pub struct NewGroup {
     pub plan: String,
@@ -28,7 +28,7 @@ pub struct NewGroup {
     pub members: Vec<GroupMember>,
 }
 
-/// What of a migration says how it stands in its group.
+/// The parts of a migration that give its status in the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberFacts {
     pub state: State,
@@ -76,8 +76,8 @@ impl Store {
         .await
     }
 
-    /// The groups that have not ended, the oldest first. One that cannot be read as a whole is a broken one of those of its
-    /// members that can: none of its members is let through, and all go back.
+    /// The groups that have not ended, the oldest first. A group that cannot be read as a whole becomes a
+    /// broken one of those of its members that can: no member passes the barrier, and all are undone.
     pub async fn running_groups(&self) -> Result<Vec<Group>, StoreError> {
         self.read("reading the groups", |db| {
             find(db, "ended IS NULL", &[], |db, row| read(db, row).or_else(|fault| salvaged(db, row, fault)))
@@ -95,12 +95,12 @@ impl Store {
         .await
     }
 
-    /// Notes why a group goes no further, unless that was noted before, with its line in the journal.
+    /// Notes why a group is halted, unless that was noted before, with its line in the journal.
     pub async fn break_group(&self, id: u64, why: &str, event: EventView) -> Result<(), StoreError> {
         self.change_group(id, "halted", why.to_owned(), event).await
     }
 
-    /// Notes that nothing of a group happens any more, unless that was noted before, with its line in the journal.
+    /// Notes that a group has ended, unless that was noted before, with its line in the journal.
     pub async fn end_group(&self, id: u64, at: DateTime<Utc>, event: EventView) -> Result<(), StoreError> {
         self.change_group(id, "ended", micros(at), event).await
     }
@@ -121,7 +121,7 @@ impl Store {
         .await
     }
 
-    /// How the members of a group stand, in their order.
+    /// The status of a group's members, in their order.
     pub async fn member_facts(&self, id: u64) -> Result<Vec<MemberFacts>, StoreError> {
         self.read(format!("reading how group {id} stands"), move |db| {
             let mut select = db.prepare_cached(
@@ -137,7 +137,7 @@ impl Store {
                     let state = from_json("migrations", &migration, &row.get::<_, String>(1)?)?;
                     Ok((state, unsigned("migrations", &migration, row.get(2)?)?))
                 };
-                // Nothing of that one goes on; the others need not stand still for it.
+                // That group stops; the others need not wait for it.
                 let (state, attempt) = read().unwrap_or_else(|fault| {
                     let reason = fault.into_error("reading it from the state").to_string();
                     let from = if start_requested { ResumePoint::BootCheck } else { ResumePoint::Synced };
@@ -151,7 +151,7 @@ impl Store {
     }
 }
 
-/// What the plan's groups were is forgotten with it.
+/// The plan's groups are deleted with it.
 pub(super) fn forget(db: &Connection, plan: &str) -> Result<(), StoreFault> {
     db.prepare_cached("DELETE FROM groups WHERE plan = ?")?.execute([plan])?;
     Ok(())
@@ -190,7 +190,7 @@ fn read(db: &Connection, row: &Row) -> Result<Group, StoreFault> {
     })
 }
 
-/// What of a group can be read, and broken.
+/// The readable part of a group, marked as broken.
 fn salvaged(db: &Connection, row: &Row<'_>, fault: StoreFault) -> Result<Group, StoreFault> {
     let id: i64 = row.get("id")?;
     let why = fault.into_error("reading the group from the state").to_string();
@@ -240,7 +240,7 @@ fn members(db: &Connection, id: i64) -> Result<Vec<GroupMember>, StoreFault> {
     Ok(members)
 }
 
-/// As SQLite keeps it; none has the number that does not fit.
+/// As SQLite keeps it; a number that does not fit exists in no row.
 fn key(id: u64) -> i64 {
     i64::try_from(id).unwrap_or(-1)
 }

@@ -1,7 +1,8 @@
-//! Hooks of cutovers as they went.
+//! Results of cutovers' hooks.
 //!
-//! Rule: a hook is known by its moment and its command, and not by its place in the plan: a plan that is applied again in
-//! the middle of a cutover, with other hooks or in another order, neither runs one again nor passes one over.
+//! Rule: a hook is identified by its moment and its command, and not by its place in the plan: a plan that is
+//! applied again in the middle of a cutover, with other hooks or in another order, neither repeats nor skips
+//! a hook.
 
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -28,13 +29,13 @@ pub struct HookKey {
     pub nth: u32,
 }
 
-/// How a hook stood before it was begun.
+/// A hook's status before it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HookStatus {
     New,
     /// It was begun, and its end was not seen.
     CutOff,
-    /// It has ended in this cutover; nothing was noted.
+    /// It has ended in this cutover; nothing was saved.
     Ended,
 }
 
@@ -139,7 +140,7 @@ fn find(
     Ok(found)
 }
 
-/// What a hook is known by: its phase, its side and its command, as they are kept.
+/// A hook's identity: its phase, its side and its command, as they are kept.
 fn words(key: HookKey, hook: &Hook) -> Result<[String; 3], StoreFault> {
     let id = key.migration.to_string();
     let command = serde_json::to_string(&hook.words()).map_err(|error| StoreFault::bad(TABLE, &id, error))?;

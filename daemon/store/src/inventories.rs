@@ -1,4 +1,4 @@
-//! What sources had when they were last looked at.
+//! The VMs of sources at the last query.
 //!
 //! Rule: it only informs. Nothing is decided by it, and it may be lost.
 
@@ -14,7 +14,7 @@ use super::{
 const TABLE: &str = "inventories";
 
 impl Store {
-    /// Keeps what a source has, in place of what was kept of it.
+    /// Saves a source's VMs, in place of the earlier list.
     pub async fn put_inventory(
         &self,
         source: &str,
@@ -30,7 +30,7 @@ impl Store {
         .await
     }
 
-    /// What was kept of a source.
+    /// The saved VMs of a source.
     pub async fn inventory(&self, source: &str) -> Result<Option<Inventory>, StoreError> {
         let source = source.to_owned();
         self.read(format!("reading the inventory of source {source}"), move |db| {

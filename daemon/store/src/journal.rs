@@ -1,4 +1,5 @@
-//! The journal: what was decided, by whom and why. Lines are added, never changed; the database refuses it.
+//! The journal: what was decided, by whom and why. Lines are added, never changed; the database refuses
+//! changes.
 
 use rusqlite::{Connection, params};
 use warmd_core::control::JournalPage;
@@ -96,7 +97,7 @@ enum Order {
     NewestFirst,
 }
 
-/// Lines with their numbers. The last of the parameters is how many.
+/// Lines with their numbers. The last parameter is their number.
 fn select(
     db: &Connection,
     condition: &str,

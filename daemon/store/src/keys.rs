@@ -1,4 +1,4 @@
-//! Which keys signed reports: so that one that was lost or replaced is noticed.
+//! Which keys signed reports, so that a lost or replaced key is noticed.
 //!
 //! Rule: a database whose reports were signed by another key is reported in the log and in the journal.
 //! It is opened all the same: VMs in the middle of their cutovers must not wait for a key.
@@ -20,7 +20,7 @@ use super::{
 };
 
 const TABLE: &str = "report_keys";
-/// The schema that has it.
+/// The first schema with the table.
 const SINCE_VERSION: i32 = 9;
 
 impl Store {
@@ -40,7 +40,7 @@ impl Store {
     }
 }
 
-/// Notes the key that signs from now on. `was_there` if it was found, and not just made.
+/// Notes the key that signs from now on. `was_there` if it existed, and was not just created.
 pub(super) fn note(connection: &mut Connection, key: PublicKey, was_there: bool) -> rusqlite::Result<()> {
     if schema::version(connection)? < SINCE_VERSION {
         return Ok(());

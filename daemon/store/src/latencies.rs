@@ -1,6 +1,6 @@
-//! What reads of a disk's source take when all is well, as its passes learnt it.
+//! The usual read latencies of a disk's source, as its passes measured them.
 //!
-//! Rule: it only tunes. A source that is strained when the daemon starts must not teach it that this is how it always was.
+//! Rule: it only tunes. A source that is strained when the daemon starts must not become the baseline.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::{
 const TABLE: &str = "latencies";
 
 impl Store {
-    /// Keeps what was learnt of a disk; what is not known now stays as it was.
+    /// Saves what was learnt of a disk; unknown values stay as they were.
     pub async fn save_baseline(&self, disk: DiskId, baseline: &LatencyBaseline) -> Result<(), StoreError> {
         let known: Vec<_> = baseline.known().collect();
         self.write(format!("keeping the latencies of disk {}", disk.0), move |db| {
@@ -33,7 +33,7 @@ impl Store {
         .await
     }
 
-    /// What was learnt of a disk; nothing if it is new.
+    /// What was learnt of a disk; empty if it is new.
     pub async fn baseline(&self, disk: DiskId) -> Result<LatencyBaseline, StoreError> {
         self.read(format!("reading the latencies of disk {}", disk.0), move |db| {
             let mut select = db.prepare_cached("SELECT class, time FROM latencies WHERE disk = ?")?;

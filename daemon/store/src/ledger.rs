@@ -1,6 +1,7 @@
-//! The engine's ledgers: what it commits is one durable transaction.
+//! The engine's ledgers: each commit is one durable transaction.
 //!
-//! Rule: rows are applied as they come; what they mean is the ledger's business. Only what no disk can have is refused.
+//! Rule: rows are applied as they come; their meaning belongs to the ledger. Only rows that no disk can have
+//! are refused.
 
 use std::ops::Range;
 

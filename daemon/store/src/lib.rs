@@ -1,7 +1,8 @@
-//! The state: one SQLite file in `state_dir`, and all that the daemon must not forget.
+//! The state: one SQLite file in `state_dir`, with all that survives a restart.
 //!
-//! Rule: what a call stored is durable when it returns, all of it or nothing. One thread writes; readers never wait for
-//! it, nor it for them. What comes out of the file is outside data: garbage is an error that names its table and row.
+//! Rule: a call's data is durable when it returns, all of it or nothing. One thread writes; readers never
+//! wait for it, nor it for them. Data from the file is untrusted: garbage is an error that names its table
+//! and row.
 //!
 //! ```text
 //! callers ─▶ queue ─▶ writer thread ─▶ warmd.db (WAL, FULL) ◀─ readers ◀─ callers
@@ -99,7 +100,7 @@ pub const FILE_NAME: &str = "warmd.db";
 
 /// How long a call waits for its turn before it fails; once its turn has come it waits for the outcome.
 const TURN: Duration = Duration::from_mins(1);
-/// After which a write that still runs is worth a line in the log.
+/// After this time a running write is logged.
 const SLOW: Duration = Duration::from_secs(10);
 
 /// The daemon's durable state. Clones share it; the last one to go closes the file, waiting for writes in the queue.
@@ -166,7 +167,7 @@ impl Store {
         })))
     }
 
-    /// Writes a row that is never read, durably: its success shows that the state can be written.
+    /// Writes a row that is never read, durably: success shows that the state can be written.
     pub async fn beat(&self) -> Result<(), StoreError> {
         let at = row::micros(warmd_core::clock::now());
         self.write("writing to the state for the watchdog", move |db| {
@@ -208,8 +209,8 @@ impl Store {
             .map_err(|cause| StoreFault::Sql(cause).into_error(&context))
     }
 
-    /// Runs `work` in a durable transaction of the writer. `what` says what it does, for errors. Once queued it is
-    /// done even if the caller goes away.
+    /// Runs `work` in a durable transaction of the writer. `what` names the work in errors. Queued work is
+    /// done even if the caller is gone.
     async fn write<T, F>(&self, what: impl Into<String>, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -241,7 +242,7 @@ impl Store {
         loop {
             match tokio::time::timeout(SLOW, &mut answer).await {
                 Ok(Ok(answer)) => {
-                    // A row that is garbage is no sign of a state that cannot be written.
+                    // A garbage row is no sign of a state that cannot be written.
                     let failed =
                         answer.as_ref().err().filter(|error| error.kind == StoreErrorKind::Unavailable);
                     self.0.failing.note(kind, failed.is_some());
@@ -259,7 +260,7 @@ impl Store {
         }
     }
 
-    /// Runs `work` on one consistent picture of the database.
+    /// Runs `work` on one consistent snapshot of the database.
     async fn read<T, F>(&self, what: impl Into<String>, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,

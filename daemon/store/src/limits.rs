@@ -1,4 +1,4 @@
-//! Limits that were set while the daemon ran, and hold over its restart.
+//! Limits that were set while the daemon ran, and stay across a restart.
 
 use std::num::{NonZeroU32, NonZeroU64};
 
@@ -17,16 +17,16 @@ use super::{
     row::{micros, migration_id, moment, unsigned},
 };
 
-/// What was set and not removed.
+/// The limits that were set and not removed.
 #[derive(Debug, Default)]
 pub struct SavedLimits {
     pub limits: Vec<(LimitScope, SavedLimit)>,
-    /// Rows that make no limit, by what they are on, and why.
+    /// Invalid rows, by their scope, and why.
     pub unreadable: Vec<(String, StoreError)>,
 }
 
 impl Store {
-    /// Keeps what was set for a scope, or forgets it, together with the journal's line on that.
+    /// Saves or deletes the limit of a scope, together with its journal line.
     pub async fn save_limit(
         &self,
         scope: &LimitScope,
@@ -60,7 +60,8 @@ impl Store {
         .await
     }
 
-    /// All that were set and not removed. A row that cannot be read is reported, and stays: the others hold.
+    /// All that were set and not removed. A row that cannot be read is reported, and stays: the other limits
+    /// apply.
     pub async fn limits(&self) -> Result<SavedLimits, StoreError> {
         self.read("reading the limits", |db| {
             let mut select = db.prepare_cached(
@@ -81,7 +82,7 @@ impl Store {
     }
 }
 
-/// Forgets what was set for a finished migration, and for its disks.
+/// Deletes the limits of a finished migration, and for its disks.
 pub(super) fn forget_migration(db: &Connection, id: MigrationId) -> Result<(), StoreFault> {
     let scope = LimitScope::Migration(id, None).to_string();
     db.prepare_cached("DELETE FROM limits WHERE scope = ?1 OR substr(scope, 1, length(?1) + 1) = ?1 || '/'")?
@@ -98,7 +99,7 @@ fn read(row: &Row, name: &str) -> Result<(LimitScope, SavedLimit), StoreFault> {
     Ok((scope(name)?, saved))
 }
 
-/// Nothing is no limit; a zero was never written, and must not be taken for none.
+/// NULL is no limit; a zero is never written, and must not count as no limit.
 fn limit(row: &Row, name: &str, at: usize) -> Result<Limit, StoreFault> {
     let (rate, requests): (Option<i64>, Option<i64>) = (row.get(at)?, row.get(at + 1)?);
     let zero = || StoreFault::bad("limits", name, "a limit of nothing");

@@ -1,6 +1,6 @@
-//! Which migration's disk has which place, by what the place is.
+//! Which migration's disk owns which location, by the volume's identity.
 //!
-//! Rule: the identity is unique for the whole host, whatever targets and names lead to it. Claimed and
+//! Rule: the identity is unique for the whole host, for all targets and names that lead to it. Claimed and
 //! removed in one transaction each, so of two that ask at once one is refused.
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params, types::ValueRef};
@@ -45,7 +45,7 @@ impl Store {
         .await
     }
 
-    /// The places of all migrations but this one.
+    /// The locations of all migrations but this one.
     pub async fn places_of_others(&self, owner: MigrationId) -> Result<Vec<LocationClaim>, StoreError> {
         self.read("reading the places of migrations", move |db| {
             let mut select =
@@ -65,7 +65,7 @@ impl Store {
         self.write(format!("giving up the place of disk {disk}"), move |db| give_up(db, owner, &disk)).await
     }
 
-    /// Forgets a claim, unless it is another one by now.
+    /// Deletes a claim, unless it was replaced meanwhile.
     pub async fn forget_place(&self, claim: LocationClaim) -> Result<(), StoreError> {
         self.write(format!("forgetting the claim of {}", claim.location), move |db| {
             db.prepare_cached(
@@ -90,7 +90,8 @@ fn holder(db: &Connection, identity: &str) -> Result<Option<LocationClaim>, Stor
     found.transpose()
 }
 
-/// A row, garbage or not: a place whose owner cannot be read is still not free, and does not block other places.
+/// A row, garbage or not: a location whose owner cannot be read is still not free, and does not block other
+/// locations.
 fn read(row: &Row) -> Result<LocationClaim, StoreFault> {
     let text = |at: usize| match row.get_ref(at)? {
         ValueRef::Text(text) => Ok(Some(String::from_utf8_lossy(text).into_owned())),
@@ -104,7 +105,7 @@ fn read(row: &Row) -> Result<LocationClaim, StoreFault> {
         location: known(3)?,
         link: text(4)?.map(Into::into),
         vm: known(5)?,
-        // What cannot be read is not finished.
+        // An unreadable migration counts as unfinished.
         finished: row.get(6).unwrap_or(false),
     })
 }

@@ -1,8 +1,9 @@
 //! The lock that keeps a second daemon away from the same state.
 //!
-//! Rule: the kernel holds it (`flock`), so it dies with the process; the pid in the file is only for the message. A process
-//! that ends regularly drops it before it waits for its hanging threads. One that is killed has it until the
-//! last such thread has ended: it may still write, so that is right, and the message says it.
+//! Rule: the kernel keeps it (`flock`), so it dies with the process; the pid in the file is only for the
+//! message. A process that ends regularly drops it before it waits for its hanging threads. One that is
+//! killed has it until the last such thread has ended: it may still write, so that is right, and the message
+//! says it.
 
 use std::{
     fs::{File, OpenOptions},
@@ -54,7 +55,8 @@ impl StateLock {
 }
 
 impl Drop for StateLock {
-    /// Closing the file is not enough: a child process that is just being started may hold it open a moment longer.
+    /// Closing the file is not enough: a child process that is just being started may keep it open a moment
+    /// longer.
     fn drop(&mut self) {
         if let Err(error) = flock(&self.0, FlockOperation::Unlock) {
             tracing::warn!(%error, "unlocking the state");
@@ -62,7 +64,7 @@ impl Drop for StateLock {
     }
 }
 
-/// The pid that the holder wrote, if it has written it yet.
+/// The pid that the holder wrote, once it has written it.
 fn holder(file: &mut File) -> Option<u32> {
     let mut text = String::new();
     file.take(32).read_to_string(&mut text).ok()?;

@@ -1,7 +1,7 @@
 //! The manifest: pages of 64 hashes, so that zeroes cost nothing, and before them the newest hashes as they came.
 //!
 //! Rule: both together are the manifest, in one transaction as outside of one. Hashes that lie close go into the pages
-//! at once, scattered ones wait in [`recent`] for their compaction.
+//! at once, scattered ones wait in [`manifest_log`] for their compaction.
 
 use std::ops::Range;
 
@@ -29,7 +29,7 @@ pub(super) const MOST: u64 = 1 << 22;
 type Page = [u8; PAGE_BYTES];
 
 impl Store {
-    /// Compacts what is recent of the disk's manifest into its pages, in short transactions. It happens
+    /// Compacts the newest hashes of the disk's manifest into its pages, in short transactions. It happens
     /// automatically as well, when there is much of it.
     pub async fn compact_manifest(&self, disk: DiskId) -> Result<(), StoreError> {
         while self
@@ -42,7 +42,7 @@ impl Store {
     }
 }
 
-/// Puts the hashes in; blocks that are not named keep theirs, of a block named twice the last counts.
+/// Saves the hashes; blocks that are not named keep theirs, of a block named twice the last counts.
 pub(super) fn write(
     db: &Connection,
     disk: DiskId,
@@ -127,7 +127,7 @@ pub(super) fn read(
     Ok(wanted.hashes)
 }
 
-/// Blocks whose hashes are asked for, with what is known of them.
+/// Blocks whose hashes are asked for, with the known ones.
 pub(super) struct Wanted {
     /// In order and apart, each with the place of its first hash.
     spans: Vec<(Range<u64>, usize)>,
@@ -159,7 +159,7 @@ impl Wanted {
         Ok(Self { spans: placed, hashes: vec![BlockHash::ZERO; count as usize] })
     }
 
-    /// The first and the last block; `None` if none is wanted.
+    /// The first and the last block; `None` if there is none.
     pub(super) fn bounds(&self) -> Option<(u64, u64)> {
         let (first, _) = self.spans.first()?;
         let (last, _) = self.spans.last()?;

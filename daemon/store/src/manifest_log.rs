@@ -1,9 +1,9 @@
 //! The newest hashes of a manifest, as their batches brought them: short rows at the end of a table, until they are
 //! compacted into the pages.
 //!
-//! Rule: what is here is newer than the pages, and a higher key newer than a lower one; so only the oldest row of a disk
-//! may be compacted, and code that writes to the pages beside it must know that no row here has the same
-//! blocks.
+//! Rule: these rows are newer than the pages, and a higher key newer than a lower one; so only the oldest row
+//! of a disk may be compacted, and code that writes to the pages beside it must know that no row here has the
+//! same blocks.
 //!
 //! A batch of scattered blocks would change a page of the file for each of them, 20,000 of them 160 MB; here it is
 //! 400 KB. Compaction moves the rest of that cost to a time when no caller waits for it.
@@ -85,7 +85,7 @@ impl<'a> Piece<'a> {
     }
 }
 
-/// Takes `bytes` for a row, its bounds in front; whether it is one. See [`super::exercise`].
+/// Takes `bytes` for a row, its bounds in front; whether it is one. See [`super::fuzz`].
 pub(super) fn exercise(bytes: &[u8]) -> bool {
     let Some((bounds, body)) = bytes.split_first_chunk::<16>() else { return false };
     let (halves, _) = bounds.as_chunks::<8>();
@@ -145,7 +145,7 @@ pub(super) fn may_have(db: &Connection, disk: DiskId, first: u64, last: u64) -> 
     Ok(select.exists(params![key(disk, 0), key(disk, u32::MAX), number(last)?, number(first)?])?)
 }
 
-/// Puts what is newer than the pages over what the pages say.
+/// Puts the newer hashes over those of the pages.
 pub(super) fn overlay(db: &Connection, disk: DiskId, wanted: &mut Wanted) -> Result<(), StoreFault> {
     let Some((first, last)) = wanted.bounds() else { return Ok(()) };
     let mut select = db.prepare_cached(
@@ -162,12 +162,12 @@ pub(super) fn overlay(db: &Connection, disk: DiskId, wanted: &mut Wanted) -> Res
     Ok(())
 }
 
-/// Without them the pages would be taken for the newest word.
+/// Without them the pages would count as newest.
 fn no_body(key: i64) -> StoreFault {
     StoreFault::bad(TABLE, key, "its hashes are missing")
 }
 
-/// What is to be compacted next.
+/// The next row to compact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CompactionDue {
     pub(super) disk: DiskId,
@@ -175,7 +175,7 @@ pub(super) struct CompactionDue {
     pub(super) urgent: bool,
 }
 
-/// The disk with the most to compact, if any has more than it should; those in `spared` are let be.
+/// The disk with the most to compact, if any has more than it should; those in `spared` are left out.
 pub(super) fn due(db: &Connection, spared: &BTreeSet<DiskId>) -> Result<Option<CompactionDue>, StoreFault> {
     let mut select = db.prepare_cached(
         "SELECT disk, hashes, size FROM manifest_log_counts JOIN disks ON disks.id = disk ORDER BY hashes DESC",

@@ -1,4 +1,4 @@
-//! Migrations and where each of them stands.
+//! Migrations and the state of each.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ const COLUMNS: &str = "id, plan, source, target, vm, vm_name, target_name, machi
                        rolled_back, handed_over_at, reclaimed_at, forced, barrier_wait, hold_off, create_requested, \
                        monitor_until, source_seen_running_at";
 
-/// A migration to be made.
+/// A migration to create.
 #[derive(Clone, Debug)]
 pub struct NewMigration {
     pub id: MigrationId,
@@ -49,11 +49,11 @@ pub struct NewMigration {
     pub events: Vec<EventView>,
 }
 
-/// What making a migration did.
+/// The result of creating a migration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Created {
     New(MigrationRow),
-    /// One that is not finished moves the same VM of the same source; nothing was changed.
+    /// An unfinished one moves the same VM of the same source; nothing was changed.
     Exists(MigrationRow),
 }
 
@@ -67,10 +67,10 @@ pub struct MigrationRow {
     pub vm: VmId,
     pub vm_name: String,
     pub target_name: String,
-    /// As the source described it last.
+    /// The source's last description.
     pub machine: Machine,
     pub state: State,
-    /// When it came into that state.
+    /// When it entered that state.
     pub since: DateTime<Utc>,
     pub created: DateTime<Utc>,
     pub warnings: Vec<String>,
@@ -81,7 +81,7 @@ pub struct MigrationRow {
     pub source_seen_running_at: Option<DateTime<Utc>>,
 }
 
-/// What must be remembered of the last cutover, to undo it or to report it.
+/// What is kept of the last cutover, to undo it or to report it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cutover {
     /// Counted from 1; 0 before the first.
@@ -94,21 +94,22 @@ pub struct Cutover {
     pub start_requested_at: Option<DateTime<Utc>>,
     /// When the target VM was found running.
     pub target_running: Option<DateTime<Utc>>,
-    /// When a person asked to go back to the source after that.
+    /// When an operator asked for a rollback after that.
     pub rolled_back: Option<DateTime<Utc>>,
-    /// When the target's disks were given to the target VM, to the microsecond: which note beside them is its own.
+    /// When the target's disks were given to the target VM, to the microsecond: it identifies its note beside
+    /// the disks.
     pub handed_over_at: Option<DateTime<Utc>>,
     /// By which of these moments they were given to the target VM from which they were reclaimed last, in
     /// whichever cutover that was. Nothing that it wrote is trusted.
     pub reclaimed_at: Option<DateTime<Utc>>,
     /// The operator asked for it regardless of windows and forecasts.
     pub forced: bool,
-    /// What could start the source VM beside warmd, as it was before it was taken away; `None` if nothing
+    /// What could start the source VM beside warmd, as it was before warmd removed it; `None` if nothing
     /// keeps it from starting.
     pub hold_off: Option<HoldOff>,
     /// The target VM's creation was asked for: from then on it may be there, in whichever phase that is undone.
     pub create_requested: bool,
-    /// Until when the source VM is looked at once the migration is done.
+    /// Until when the source VM is monitored after the migration is done.
     pub monitor_until: Option<DateTime<Utc>>,
     /// How long the VM waited, off, for the others of its group; to the microsecond.
     pub barrier_wait: Duration,
@@ -136,7 +137,7 @@ pub struct MigrationUpdate {
 }
 
 impl MigrationUpdate {
-    /// To `state`, and nothing else.
+    /// To `state`, without other changes.
     pub fn to(state: State, at: DateTime<Utc>) -> Self {
         Self {
             state,
@@ -152,7 +153,7 @@ impl MigrationUpdate {
 }
 
 impl Store {
-    /// Makes a migration, unless one that is not finished moves the same VM.
+    /// Creates a migration, unless an unfinished one moves the same VM.
     pub async fn create_migration(&self, new: NewMigration) -> Result<Created, StoreError> {
         self.write(format!("creating migration {} of VM {}", new.id, new.vm_name), move |db| create(db, &new))
             .await
@@ -171,14 +172,14 @@ impl Store {
         .await
     }
 
-    /// Saves a step: the state, what goes with it, and its lines in the journal.
+    /// Saves a step: the state, its details, and its lines in the journal.
     pub async fn save_state(&self, id: MigrationId, change: MigrationUpdate) -> Result<(), StoreError> {
         self.write(format!("saving the state of migration {id}"), move |db| apply(db, id, &change)).await?;
         warmd_core::crash::point("state.saved");
         Ok(())
     }
 
-    /// Saves what is remembered of the cutover, and leaves the state to its owner.
+    /// Saves what is kept of the cutover, without the state.
     pub async fn save_cutover(&self, id: MigrationId, cutover: Cutover) -> Result<(), StoreError> {
         self.write(format!("saving the cutover of migration {id}"), move |db| set_cutover(db, id, &cutover))
             .await
@@ -198,11 +199,12 @@ impl Store {
         .await
     }
 
-    /// Migrations whose target VM was started, whose source VM is still to be looked at, and which no later migration
-    /// moves: done ones for as long as their plans want, and while one is seen to run; failed ones until they are not.
+    /// Migrations whose target VM was started, whose source VM is still monitored, and which no later
+    /// migration moves: done ones for as long as their plans want, and while one is seen to run; failed ones
+    /// until they are not.
     pub async fn sources_to_watch(&self, now: DateTime<Utc>) -> Result<Vec<MigrationRow>, StoreError> {
         self.read("reading whose source is still looked at", move |db| {
-            // In the order of their making: clocks are set back.
+            // In the order of creation: clocks can be set back.
             let later = "SELECT 1 FROM migrations later WHERE later.source = migrations.source \
                          AND later.vm = migrations.vm AND later.rowid > migrations.rowid \
                          AND later.state_name <> 'cancelled'";
@@ -210,7 +212,7 @@ impl Store {
                 "(state_name = 'failed' OR (state_name = 'done' AND (monitor_until > ?1 OR source_seen_running_at IS NOT NULL))) \
                  AND NOT EXISTS ({later})"
             );
-            // One that cannot be read does not stop the look at the others; it is shown as that.
+            // One that cannot be read does not stop the check of the others; it is shown as unreadable.
             let found = find_each(db, &condition, &[&micros(now)])?;
             Ok(found.rows.into_iter().filter(|row| row.state.rests_past_no_return()).collect())
         })
@@ -246,7 +248,7 @@ impl Store {
         .await
     }
 
-    /// Saves what the source says of the machine now.
+    /// Saves the source's present description of the machine.
     pub async fn save_machine(&self, id: MigrationId, machine: &Machine) -> Result<(), StoreError> {
         let machine = machine.clone();
         self.write(format!("saving the machine of migration {id}"), move |db| {
@@ -376,7 +378,7 @@ fn exists(found: usize, id: MigrationId) -> Result<(), StoreFault> {
     if found == 0 { Err(StoreFault::Missing(format!("there is no migration {id}"))) } else { Ok(()) }
 }
 
-/// Those that can be read, and what is known of the others.
+/// The readable ones, and what is known of the others.
 pub(super) fn find_each(
     db: &Connection,
     condition: &str,

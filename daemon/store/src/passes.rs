@@ -30,34 +30,34 @@ pub struct NewDiskPass {
     pub disk: DiskId,
     /// Pending now, in bytes.
     pub pending: u64,
-    /// What the source said had changed since the anchor, in bytes; the whole disk if it could not say.
+    /// Bytes that the source reported as changed since the anchor; the whole disk if it could not report.
     pub changed: u64,
     /// Extents pending now.
     pub extents: u64,
-    /// Why the source could not say what changed.
+    /// Why the source could not report the changes.
     pub unknown: Option<String>,
     pub mark: ChangeMark,
 }
 
-/// What a schedule learns from a pass.
+/// The part of a pass that a schedule learns from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PassFacts {
     pub number: u32,
     pub kind: PassKind,
     pub started: DateTime<Utc>,
-    /// `None` if it runs, or was cut off.
+    /// `None` if it runs, or was interrupted.
     pub ended: Option<DateTime<Utc>>,
     pub failed: bool,
     pub disks: Vec<DiskFacts>,
 }
 
-/// What a schedule learns from one disk of a pass.
+/// The part of a pass over one disk that a schedule learns from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskFacts {
     pub key: DiskKey,
     /// Pending when it began, in bytes.
     pub pending: u64,
-    /// What the source said had changed, in bytes; `None` if it could not say.
+    /// Bytes that the source reported as changed; `None` if it could not report.
     pub changed: Option<u64>,
 }
 
@@ -96,7 +96,7 @@ impl Store {
         .await
     }
 
-    /// Notes that the pass ended, and the error if it did not end well.
+    /// Notes that the pass ended, and the error if it failed.
     pub async fn end_pass(
         &self,
         pass: i64,
@@ -137,7 +137,7 @@ impl Store {
         .await
     }
 
-    /// The migration's last passes, at most `most` of them, oldest first, and the sums of all that came before them.
+    /// The migration's last passes, at most `most` of them, oldest first, and the sums of all earlier ones.
     pub async fn last_passes(
         &self,
         id: MigrationId,
@@ -180,7 +180,7 @@ impl Store {
         .await
     }
 
-    /// What the audits of all passes found together, by disk: how many there were, and the bytes checked and found wrong.
+    /// The sum of all passes' audits, by disk: how many there were, and the bytes checked and found wrong.
     pub async fn audit_sums(
         &self,
         id: MigrationId,
@@ -208,8 +208,8 @@ impl Store {
         .await
     }
 
-    /// What the migration's last passes teach, at most `count` of them, oldest first. Schedules and forecasts ask for
-    /// it again and again, so it is one statement.
+    /// The figures of the migration's last passes, at most `count` of them, oldest first. Schedules and
+    /// forecasts ask for it again and again, so it is one statement.
     pub async fn recent_passes(&self, id: MigrationId, count: u32) -> Result<Vec<PassFacts>, StoreError> {
         self.read(format!("reading the last passes of migration {id}"), move |db| {
             let mut select = db.prepare_cached(
@@ -249,7 +249,7 @@ impl Store {
         .await
     }
 
-    /// When the last pass began that came to its end well: of that moment is the copy, however many have failed since.
+    /// When the last pass began that ended well: the copy is of that moment, also if later passes failed.
     pub async fn last_copied(&self, id: MigrationId) -> Result<Option<DateTime<Utc>>, StoreError> {
         self.read(format!("reading the last whole pass of migration {id}"), move |db| {
             let mut select = db.prepare_cached(
@@ -263,7 +263,7 @@ impl Store {
         .await
     }
 
-    /// The last pass; its `ended` is `None` if it still runs, or ran when the daemon went down.
+    /// The last pass; its `ended` is `None` if it still runs, or ran when the daemon ended.
     pub async fn last_pass(&self, id: MigrationId) -> Result<Option<PassRow>, StoreError> {
         self.read(format!("reading the last pass of migration {id}"), move |db| {
             let condition = "id = (SELECT max(id) FROM passes WHERE migration = ?1)";
@@ -291,7 +291,7 @@ fn insert(db: &Connection, pass: i64, new: &NewDiskPass) -> Result<(), StoreFaul
     Ok(())
 }
 
-/// Adds to what the pass did on the disk.
+/// Adds to the pass's figures of the disk.
 pub(super) fn add_figures(
     db: &Connection,
     pass: i64,

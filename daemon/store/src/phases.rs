@@ -1,4 +1,4 @@
-//! Phases of cutovers as they went.
+//! Results of cutovers' phases.
 
 use chrono::{DateTime, Utc};
 use rusqlite::params;
@@ -12,7 +12,7 @@ use super::{
 
 impl Store {
     /// Notes that the phase began. Beginning it again in the same attempt (after a restart) keeps when it first began. The
-    /// answer is when that was, and how often in this attempt the daemon was gone before the phase had ended.
+    /// answer is when that was, and how often in this attempt the daemon ended before the phase had ended.
     pub async fn begin_phase(
         &self,
         id: MigrationId,
@@ -93,7 +93,7 @@ impl Store {
     }
 }
 
-/// Where the phase stands among all, for sorting.
+/// The phase's position among all, for sorting.
 fn position(phase: Phase) -> u32 {
     (0..).zip(Phase::ALL).find(|(_, each)| *each == phase).map_or(u32::MAX, |(at, _)| at)
 }

@@ -15,7 +15,8 @@ use super::{
 type Garbage = (String, StoreError);
 
 impl Store {
-    /// Keeps the plan under its name, in place of an earlier one, with lines for the journals of those whom it concerns.
+    /// Keeps the plan under its name, in place of an earlier one, with journal lines for the migrations
+    /// concerned.
     pub async fn put_plan(
         &self,
         plan: &Plan,
@@ -26,7 +27,7 @@ impl Store {
         self.write(format!("saving plan {}", plan.name), move |db| put(db, &plan, at, &events)).await
     }
 
-    /// The same, and makes its `new` migrations, unless others move those VMs: all of it or nothing.
+    /// The same, and creates its `new` migrations, unless others move those VMs: all of it or nothing.
     pub async fn apply_plan(
         &self,
         plan: &Plan,
@@ -57,7 +58,7 @@ impl Store {
         .await
     }
 
-    /// Those that can be read, and of the others the names and why they cannot.
+    /// The readable ones, and of the others the names and why they cannot.
     pub async fn plans_each(&self) -> Result<(Vec<Plan>, Vec<Garbage>), StoreError> {
         self.read("reading the plans", each).await
     }
@@ -75,7 +76,7 @@ impl Store {
         .await
     }
 
-    /// Forgets the plan; its migrations stay. Says whether there was one.
+    /// Forgets the plan; its migrations stay. Returns whether there was one.
     pub async fn delete_plan(&self, name: &str) -> Result<bool, StoreError> {
         let name = name.to_owned();
         self.write(format!("deleting plan {name}"), move |db| {
@@ -86,7 +87,7 @@ impl Store {
     }
 }
 
-/// The plans that can be read, and of the others the names and why they cannot.
+/// The readable plans, and of the others the names and why they cannot.
 pub(super) fn each(db: &Connection) -> Result<(Vec<Plan>, Vec<Garbage>), StoreFault> {
     let mut select = db.prepare_cached("SELECT name, body FROM plans ORDER BY name")?;
     let mut rows = select.query([])?;

@@ -1,7 +1,7 @@
 //! Read-only connections, opened when first needed.
 //!
 //! Rule: a reader sees one moment of the database and blocks no other reader or writer; a long report takes one of a few,
-//! not all. Readers have threads of their own: whatever else hangs, the state is read.
+//! not all. Readers have threads of their own: whatever other call hangs, the state can be read.
 
 use std::{
     path::PathBuf,
@@ -107,7 +107,7 @@ impl Readers {
         result
     }
 
-    /// No read begins after this; those that run end in their time.
+    /// No read begins after this; running ones end in their time.
     pub(super) fn close(&self) {
         self.turns.close();
         locked(&self.idle).clear();

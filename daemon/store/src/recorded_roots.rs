@@ -1,5 +1,5 @@
-//! Recorded roots: what the target's disks held when a cutover had verified them, or had not, as its plan
-//! wanted it.
+//! Recorded roots: the contents of the target's disks when a cutover had verified them, or had not, as its
+//! plan wanted it.
 
 use chrono::{DateTime, Utc};
 use rusqlite::params;
@@ -41,7 +41,7 @@ impl Store {
         .await
     }
 
-    /// What was recorded of the migration's disks.
+    /// The recorded roots of the migration's disks.
     pub async fn recorded_roots(&self, id: MigrationId) -> Result<Vec<RecordedRoot>, StoreError> {
         self.read(format!("reading the recorded roots of migration {id}"), move |db| {
             let mut select = db.prepare_cached(

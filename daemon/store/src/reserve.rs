@@ -1,7 +1,8 @@
-//! Room for the state: how much there is, and a reserve for the moment in which there is none.
+//! Room for the state: the free space, and a reserve for a full file system.
 //!
 //! Rule: a cutover under way must be saved, even when another process filled the file system. The reserve is
-//! a file of real blocks beside the database, which is deleted for that, and made again when there is room.
+//! a file of real blocks beside the database, which is deleted for that, and created again when there is
+//! room.
 
 use std::{
     any::TypeId,
@@ -21,9 +22,9 @@ use super::{Store, StoreError, error::is_full};
 
 /// The reserve's name in the state directory.
 const RESERVE_NAME: &str = "reserve";
-/// What the reserve takes.
+/// The size of the reserve.
 pub const RESERVE: u64 = 64 << 20;
-/// What must be there before a VM is stopped: a cutover's steps, and the ledgers of its last deltas.
+/// The free space needed before a VM is stopped: a cutover's steps, and the ledgers of its last deltas.
 const ENOUGH: u64 = 32 << 20;
 /// With less than this the file system counts as full.
 const FULL: u64 = 1 << 20;
@@ -31,10 +32,10 @@ const FULL: u64 = 1 << 20;
 /// After which a failure without a new try since counts no more: above the longest pause between two tries.
 const FORGOTTEN: Duration = Duration::from_mins(2);
 
-/// What could not be saved, by the kind of write.
+/// Failing writes, by their kind.
 ///
-/// Only a success of the same kind ends its failing: where little room is left, a small write beside it says nothing of
-/// a large one.
+/// Only a success of the same kind ends its failing: where little room is left, a small write that succeeds
+/// is no evidence for a large one.
 #[derive(Debug, Default)]
 pub(super) struct Failing(Mutex<BTreeMap<TypeId, Failed>>);
 
@@ -64,7 +65,7 @@ impl Failing {
 }
 
 impl Store {
-    /// For how long something could not be saved that was tried again and again, or hangs; `None` if all is saved.
+    /// For how long a repeated or hanging write has not succeeded; `None` if all is saved.
     pub fn failing_for(&self) -> Option<Duration> {
         self.0.failing.span()
     }
@@ -76,7 +77,7 @@ impl Store {
         Some(free(dir)?.saturating_add(held))
     }
 
-    /// Why there is too little room to begin what must be saved to its end, with what to do.
+    /// Why there is too little room to begin work that must be saved to its end, and the remedy.
     pub fn too_little_room(&self) -> Option<String> {
         self.too_little_for(1)
     }
@@ -102,11 +103,11 @@ impl Store {
         })
     }
 
-    /// Makes the reserve, if it is not there and the file system has room for twice as much.
+    /// Creates the reserve, if it is missing and the file system has room for twice as much.
     pub fn hold_reserve(&self, bytes: u64) {
         let Some(dir) = self.0.file.parent() else { return };
         let (path, part) = (dir.join(RESERVE_NAME), dir.join(format!("{RESERVE_NAME}.part")));
-        // One that a crash left in the making.
+        // A partial one left by a crash.
         fs::remove_file(&part).ok();
         if bytes == 0 || is_whole(&path) || free(dir).is_none_or(|free| free < bytes.saturating_mul(2)) {
             return;
@@ -117,8 +118,8 @@ impl Store {
         }
     }
 
-    /// Deletes the reserve, if the file system is full: by what a write said, which may meet a quota, or by
-    /// its figures.
+    /// Deletes the reserve, if the file system is full: by a write's error, which may come from a quota, or
+    /// by its figures.
     pub(super) fn give_up_reserve(&self, after: &StoreError) {
         let Some(dir) = self.0.file.parent() else { return };
         let path: PathBuf = dir.join(RESERVE_NAME);
@@ -142,7 +143,8 @@ fn free(dir: &Path) -> Option<u64> {
     Some(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-/// Whether the reserve is there with all its blocks. An empty file keeps no room, and neither does one with holes.
+/// Whether the reserve exists with all its blocks. An empty file keeps no room, and neither does one with
+/// holes.
 fn is_whole(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.len() > 0 && meta.blocks() * 512 >= meta.len())
 }
@@ -177,7 +179,7 @@ mod tests {
         // There is room: it stays.
         store.give_up_reserve(&unavailable("saving", "no answer"));
         assert!(dir.path().join(RESERVE_NAME).exists());
-        // A quota is met where the file system has room.
+        // A quota can be full while the file system has room.
         let full = rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_FULL), None);
         store.give_up_reserve(&from_sql(&Arc::new(full), "saving"));
         assert!(!dir.path().join(RESERVE_NAME).exists());

@@ -1,7 +1,8 @@
 //! Values as they are saved: text, numbers and JSON that carries its version.
 //!
-//! Rule: what is saved outlives the type that it was. A saved form keeps its version; when a live type changes so that
-//! the golden tests below fail, its old form gets a struct of its own here, and [`Saved::read`] turns it into the new.
+//! Rule: saved data outlives the type that wrote it. A saved form keeps its version; when a live type changes
+//! so that the golden tests below fail, its old form gets a struct of its own here, and [`Saved::read`] turns
+//! it into the new.
 
 use std::fmt::Display;
 
@@ -91,7 +92,7 @@ pub(super) fn from_json<T: Saved>(
     read().map_err(|error| StoreFault::bad(table, row, error))
 }
 
-/// A unit enum as the one word that serde makes of it.
+/// A unit enum as its serde name.
 pub(super) fn to_word<T: Serialize>(table: &'static str, value: &T) -> Result<String, StoreFault> {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => Ok(word),

@@ -40,7 +40,7 @@ pub(super) const UPGRADES: &[Upgrade] = &[
     |transaction| transaction.execute_batch(include_str!("schema_v25.sql")),
 ];
 
-/// The version that the steps lead to.
+/// The version after all steps.
 pub(super) fn newest(upgrades: &[Upgrade]) -> i32 {
     (0..).zip(upgrades).map(|(step, _)| step + 1).last().unwrap_or(0)
 }
@@ -50,7 +50,7 @@ pub(super) fn version(connection: &Connection) -> rusqlite::Result<i32> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
-/// Takes all steps that the database lacks; on failure says at which version it stands.
+/// Takes all steps that the database lacks; a failure names the version that was reached.
 pub(super) fn upgrade(
     connection: &mut Connection,
     upgrades: &[Upgrade],

@@ -1,6 +1,7 @@
-//! The store of a simulation: the same tables and the same SQL, in memory, worked on by a task of the runtime.
+//! The store of a simulation: the same tables and the same SQL, in memory, written by a task of the runtime.
 //!
-//! Rule: nothing of it waits for another thread, which a clock that stands still while there is work would not wait for.
+//! Rule: it never waits for another thread, because the simulation's paused clock would not wait for that
+//! thread.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,14 +20,14 @@ use super::{
 };
 
 impl Store {
-    /// Makes the tables in the database `name`, as [`Store::simulated`] would.
+    /// Creates the tables in the database `name`, as [`Store::simulated`] would.
     pub fn lay_out(name: &str) -> Result<(), OpenError> {
         file::open_in_memory(Path::new(name), UPGRADES).map(drop)
     }
 
     /// Opens the database `name`, a URI of SQLite such as `file:/x?vfs=memdb`, which lives as long as a connection to it. It is not
-    /// locked. Each transaction is handed to `commit`, which makes it durable by calling what it is given, or does not.
-    /// Must be called within a tokio runtime.
+    /// locked. Each transaction is handed to `commit`, which makes it durable by calling its argument, or
+    /// does not. Must be called within a tokio runtime.
     pub fn simulated(
         name: &str,
         commit: impl Fn(&mut dyn FnMut() -> rusqlite::Result<()>) -> rusqlite::Result<()> + Send + 'static,

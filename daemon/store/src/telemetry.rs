@@ -1,7 +1,7 @@
-//! What passes did, stage by stage, and what they waited for.
+//! The stages of passes, and their waits.
 //!
-//! Rule: it only informs, so it may be some seconds behind the ledger after a crash; what is there belongs to one
-//! moment of the pass.
+//! Rule: it only informs, so it may be some seconds behind the ledger after a crash; the saved figures belong
+//! to one moment of the pass.
 
 use rusqlite::{Connection, params};
 use warmd_cbt::telemetry::{LatencyFigures, Stage, StageView, Telemetry, Wait, WaitView};
@@ -17,8 +17,8 @@ const WAITS: &str = "waits";
 const NANOS: f64 = 1e9;
 
 impl Store {
-    /// Replaces what is known of a pass: the CPU seconds of the process, and the telemetry of each disk's row, as
-    /// `PassRow::disks` names them.
+    /// Replaces the figures of a pass: the CPU seconds of the process, and the telemetry of each disk's row,
+    /// as `PassRow::disks` names them.
     pub async fn save_telemetry(
         &self,
         pass: i64,
@@ -73,7 +73,7 @@ fn put(db: &Connection, row: i64, telemetry: &Telemetry) -> Result<(), StoreFaul
     Ok(())
 }
 
-/// The telemetry of a disk's pass that ran so long.
+/// The telemetry of a disk's pass of that duration.
 pub(super) fn read(db: &Connection, row: i64, elapsed: i64) -> Result<Telemetry, StoreFault> {
     let elapsed = unsigned::<u64>("disk_passes", row, elapsed)? as f64 / NANOS;
     let mut stages = db.prepare_cached("SELECT * FROM stages WHERE disk_pass = ?")?;
@@ -119,7 +119,7 @@ fn waits(db: &Connection, row: i64) -> Result<Vec<WaitView>, StoreFault> {
     Ok(found)
 }
 
-/// What is no length of time is none: the conversion saturates, and no measured one comes near its ends.
+/// An invalid duration becomes zero: the conversion saturates, and no measured value comes near its limits.
 fn nanos(seconds: f64) -> i64 {
     (seconds.max(0.0) * NANOS).round() as i64
 }

@@ -1,7 +1,8 @@
-//! Keeping the state small: older passes become hourly sums, their stages and old lines of the journal go.
+//! Keeping the state small: older passes become hourly sums, their stages and old lines of the journal are
+//! deleted.
 //!
-//! Rule: a step is short, and looks at little more than it takes away, so that no other write waits long. What is
-//! evidence stays: the first pass, all that was asked for and warned of, and the sums of what went.
+//! Rule: a step is short, and reads little more than it deletes, so that no other write waits long. All
+//! evidence stays: the first pass, all requests and warnings, and the sums of deleted rows.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -12,11 +13,11 @@ use tokio::time::Instant;
 
 use super::{OpenError, Store, StoreError, error::StoreFault, locked, row::micros, verification};
 
-/// Passes that go in one transaction.
+/// Passes that are deleted in one transaction.
 const STEP: u32 = 50;
-/// Lines of the journal that are looked at in one.
+/// Lines of the journal that are read in one.
 const LINES: u32 = 1000;
-/// Passes above what is kept, before any go: else each pass would mean work.
+/// Passes above the kept number before any are deleted: else each pass would cause work.
 const SLACK: u32 = 20;
 
 /// What is kept: `[state]` of the configuration.
@@ -25,7 +26,7 @@ const SLACK: u32 = 20;
 pub struct Keep {
     /// The last passes of each migration that are kept one by one; the older ones become hourly sums.
     pub keep_passes: u32,
-    /// The last passes of each migration of which it is kept what each stage did.
+    /// The last passes of each migration whose stages are kept.
     pub keep_stages: u32,
     /// For how long the journal's lines are kept; requests, plans and warnings stay.
     #[serde(with = "warmd_core::model::plan::duration")]
@@ -45,12 +46,12 @@ impl Default for Keep {
     }
 }
 
-/// The fewest passes that may be kept: the facts of so many are asked for, and the last one's number tells what wrote
+/// The fewest passes that may be kept: schedules read so many, and the last one's number shows what wrote
 /// to the target last.
 const FEWEST: u32 = 501;
 
 impl Keep {
-    /// What is wrong with it: the key, and why.
+    /// Its invalid keys, and why.
     pub fn problem(&self) -> Option<(&'static str, String)> {
         let few = self.keep_passes < FEWEST;
         few.then(|| {
@@ -60,12 +61,12 @@ impl Keep {
     }
 }
 
-/// How far the state is thinned out. Kept in memory: after a start all is looked at once more.
+/// How far the state is thinned out. Kept in memory: after a start all is checked once more.
 #[derive(Clone, Debug)]
 pub(super) struct Thinned {
-    /// The journal's newest line when the state was opened, and when that was.
+    /// The journal's newest line when the state was opened, and the time of that.
     opened: (Option<DateTime<Utc>>, Instant),
-    /// The journal's lines up to this one have gone, or stay for ever.
+    /// The journal's lines up to this one are deleted, or stay for ever.
     line: i64,
     /// Of each migration, the pass up to which no stages are left.
     stages: BTreeMap<String, i64>,
@@ -84,8 +85,8 @@ impl Thinned {
         Ok(Self { opened: (newest, Instant::now()), line: 0, stages: BTreeMap::new() })
     }
 
-    /// The time, which is not trusted alone: a clock that is set forward would take the whole journal away. It is no
-    /// later than what the state's own times and the uptime allow.
+    /// The time, which is not trusted alone: a clock that is set forward would delete the whole journal. It
+    /// is no later than what the state's own times and the uptime allow.
     fn now(&self, now: DateTime<Utc>) -> DateTime<Utc> {
         let (newest, at) = self.opened;
         let uptime = TimeDelta::from_std(at.elapsed()).unwrap_or(TimeDelta::MAX);
@@ -95,7 +96,7 @@ impl Thinned {
 }
 
 impl Store {
-    /// Takes steps until there is nothing more than is to be kept; how many there were.
+    /// Takes steps until only the kept rows are left; returns their number.
     pub async fn thin(&self, keep: &Keep, now: DateTime<Utc>) -> Result<u32, StoreError> {
         let mut steps = 0;
         loop {
@@ -107,13 +108,13 @@ impl Store {
                 return Ok(steps);
             }
             steps += 1;
-            // The work goes first.
+            // Other work goes first.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 }
 
-/// Whether there was something to do.
+/// Whether there was work to do.
 fn step(db: &Connection, keep: &Keep, now: DateTime<Utc>, thinned: &mut Thinned) -> Result<bool, StoreFault> {
     let span = TimeDelta::from_std(keep.keep_journal).unwrap_or(TimeDelta::MAX);
     let before = thinned.now(now).checked_sub_signed(span);
@@ -128,8 +129,8 @@ fn ids(db: &Connection, sql: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Ve
     Ok(select.query_map(values, |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
-/// Some passes of migrations that have too many. Of those that run none is old: only the last of a migration does. The
-/// last one that came to its end well stays: it says how old the copy is.
+/// Some passes of migrations that have too many. A running pass is never old: it is its migration's last. The
+/// last one that ended well stays: it gives the age of the copy.
 fn sum_up(db: &Connection, keep: u32) -> Result<bool, StoreFault> {
     let passes = ids(
         db,
@@ -174,7 +175,7 @@ fn sum_up(db: &Connection, keep: u32) -> Result<bool, StoreFault> {
     Ok(!passes.is_empty())
 }
 
-/// What each stage of some older passes did, those of one migration.
+/// The stages of some older passes of one migration.
 fn forget_stages(db: &Connection, keep: u32, done: &mut BTreeMap<String, i64>) -> Result<bool, StoreFault> {
     let mut select = db.prepare_cached("SELECT migration, max(number) FROM passes GROUP BY migration")?;
     let lasts = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -208,7 +209,7 @@ fn forget_stages(db: &Connection, keep: u32, done: &mut BTreeMap<String, i64>) -
     Ok(false)
 }
 
-/// Looks at some lines of the journal, those after `done`, and takes those away that are from before that moment.
+/// Reads some lines of the journal after `done`, and deletes those from before that moment.
 fn forget_lines(db: &Connection, before: DateTime<Utc>, done: &mut i64) -> Result<bool, StoreFault> {
     let before = micros(before);
     let (last, newest): (Option<i64>, Option<i64>) = db
@@ -217,7 +218,7 @@ fn forget_lines(db: &Connection, before: DateTime<Utc>, done: &mut i64) -> Resul
         ))?
         .query_row([*done], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let (Some(last), Some(newest)) = (last, newest) else { return Ok(false) };
-    // The journal lets no line go but within this.
+    // The journal allows deletions only within this.
     db.prepare_cached("INSERT INTO thinning (id) VALUES (1)")?.execute([])?;
     let gone = db
         .prepare_cached(
@@ -226,18 +227,18 @@ fn forget_lines(db: &Connection, before: DateTime<Utc>, done: &mut i64) -> Resul
         .execute(params![*done, last, before])?;
     db.prepare_cached("DELETE FROM thinning")?.execute([])?;
     if newest < before {
-        // What is left of them stays for ever.
+        // The remaining lines stay for ever.
         *done = last;
         return Ok(true);
     }
     Ok(gone > 0)
 }
 
-/// Gives pages that nothing is in back to the file system, where the file can shrink; else they are used again.
+/// Returns empty pages to the file system, where the file can shrink; else they are used again.
 fn shrink(db: &Connection) -> Result<bool, StoreFault> {
     let number = |pragma: &str| db.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
     let (free, pages) = (number("freelist_count")?, number("page_count")?);
-    // Some are needed soon again.
+    // Some are soon needed again.
     if number("auto_vacuum")? != 2 || free < 32 || free < pages / 4 {
         return Ok(false);
     }
@@ -324,7 +325,7 @@ mod tests {
         store.thin(&Keep { keep_passes: 501, ..Keep::default() }, at(0)).await.unwrap();
         // The first one, and those that are kept.
         assert_eq!(number(&store, "SELECT count(*) FROM passes WHERE migration = 'a'").await, 502);
-        // And the last that came to its end well.
+        // And the last that ended well.
         assert_eq!(number(&store, "SELECT count(*) FROM passes WHERE migration = 'b'").await, 503);
         assert_eq!(number(&store, "SELECT count(*) FROM passes WHERE number = 9").await, 1);
     }

@@ -1,6 +1,6 @@
 //! Rows that cannot be read, beside those that can.
 //!
-//! Rule: one row that is garbage is the misfortune of its own migration or group, never of the others.
+//! Rule: a garbage row affects its own migration or group, never the others.
 
 use chrono::{DateTime, Utc};
 use rusqlite::Row;
@@ -19,10 +19,10 @@ use super::{
 
 const TABLE: &str = "migrations";
 
-/// What stands for a text that is garbage.
+/// The replacement for a garbage text.
 pub(super) const UNKNOWN: &str = "?";
 
-/// The migration's id, or one that stands for it if that is garbage.
+/// The migration's id, or a replacement if that is garbage.
 pub(super) fn id_or_stand_in(table: &'static str, text: &str) -> Result<MigrationId, StoreFault> {
     migration_id(table, text, text).or_else(|_| {
         let hex = blake3::hash(text.as_bytes()).to_hex();
@@ -30,17 +30,17 @@ pub(super) fn id_or_stand_in(table: &'static str, text: &str) -> Result<Migratio
     })
 }
 
-/// Migrations, as far as they can be read.
+/// Migrations, as far as they are readable.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadableRows {
     pub rows: Vec<MigrationRow>,
     pub unreadable: Vec<Unreadable>,
 }
 
-/// A migration that the state holds and that cannot be read: nothing of it is run, and nothing of it is deleted.
+/// A migration in the state that cannot be read: it is not run, and not deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
-    /// Its own, or one that stands for it if that is garbage too.
+    /// Its own, or a replacement if that is garbage too.
     pub id: MigrationId,
     pub plan: String,
     pub source: String,
@@ -48,9 +48,10 @@ pub struct Unreadable {
     pub vm_name: String,
     pub target_name: String,
     pub since: DateTime<Utc>,
-    /// What cannot be read, and why.
+    /// The unreadable part, and why.
     pub why: String,
-    /// It is not the state that is wrong but what it is read with (an I/O error, no memory, a lock): reading is tried again.
+    /// The fault is not in the state but in reading it (an I/O error, no memory, a lock): reading is tried
+    /// again.
     pub passing: Option<Retry>,
 }
 
@@ -66,7 +67,7 @@ pub struct Retry {
 }
 
 impl Unreadable {
-    /// One whose row can be read, and not what belongs to it.
+    /// One whose row is readable, but not the rows that belong to it.
     pub fn of(row: &MigrationRow, why: &impl ToString) -> Self {
         Self {
             id: row.id,
@@ -81,7 +82,7 @@ impl Unreadable {
         }
     }
 
-    /// What of a row can be read that `fault` keeps from being read as a whole.
+    /// The readable part of a row that `fault` makes unreadable as a whole.
     pub(super) fn salvaged(row: &Row<'_>, fault: StoreFault) -> Result<Self, StoreFault> {
         let text = |column: &str| row.get::<_, String>(column).unwrap_or_else(|_| UNKNOWN.to_owned());
         let key = text("id");
@@ -106,7 +107,7 @@ impl Unreadable {
         self.plan == plan || self.plan == UNKNOWN
     }
 
-    /// In words, with what to do.
+    /// In words, with the remedy.
     pub fn reason(&self) -> String {
         if self.passing.is_some() {
             return format!(
@@ -122,7 +123,7 @@ impl Unreadable {
         )
     }
 
-    /// How it is shown.
+    /// Its display form.
     pub fn view(&self) -> MigrationView {
         MigrationView {
             id: self.id,

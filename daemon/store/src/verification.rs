@@ -1,7 +1,7 @@
-//! What verifications and audits must not forget: what they have still to look at, how far they are, what they found.
+//! The state of verifications and audits: what they have still to check, how far they are, what they found.
 //!
-//! Rule: what is kept as unverified may be too much, never too little. It is deleted only in the transaction
-//! that keeps the result for it; and a result of a readback, which never asked the source, settles nothing
+//! Rule: the unverified set may be too large, never too small. Blocks are removed only in the transaction
+//! that keeps the result for them; and a readback, which never reads the source, clears nothing
 //! for a comparison.
 
 use rusqlite::{Connection, OptionalExtension, params};
@@ -19,7 +19,7 @@ use super::{
     row::{from_json, signed, to_json, unsigned},
 };
 
-/// What neither a readback nor a comparison has looked at since, and what no comparison has.
+/// The blocks that neither a readback nor a compare has checked since, and those that no compare has.
 pub(super) const UNVERIFIED: [&str; 2] = ["unverified_readback", "unverified_compare"];
 /// Results that a report carries at the most.
 const MAX_RESULTS: u32 = 100;
@@ -39,8 +39,8 @@ pub struct VerifyCursor {
 }
 
 impl Store {
-    /// The blocks that became pending again after they had been drained, since a verification of them passed that proves
-    /// what one in `mode` does.
+    /// The blocks that became pending again after they had been drained, since a verification of them passed
+    /// that covers what `mode` covers.
     pub async fn unverified(&self, disk: DiskId, mode: VerifyMode) -> Result<ExtentSet, StoreError> {
         let [read, compared] = UNVERIFIED;
         let table = if mode == VerifyMode::Compare { compared } else { read };
@@ -142,7 +142,7 @@ impl Store {
         .await
     }
 
-    /// Keeps what a verification found, beside what earlier ones did.
+    /// Saves a verification's result, beside earlier ones.
     pub async fn put_verify_result(&self, id: MigrationId, result: &VerifyResult) -> Result<(), StoreError> {
         let result = result.clone();
         self.write(format!("saving the result of migration {id}"), move |db| {
@@ -177,8 +177,8 @@ impl Store {
         .await
     }
 
-    /// Keeps what an audit found in a disk's pass (`disk_pass`, as `begin_pass` gave it), where the next one goes on,
-    /// and, if there is one, the fault: the first one stays.
+    /// Saves the result of an audit in a disk's pass (`disk_pass`, as `begin_pass` gave it), where the next
+    /// one begins, and, if there is one, the fault: the first one stays.
     pub async fn put_audit(
         &self,
         disk: DiskId,
@@ -204,7 +204,7 @@ impl Store {
         .await
     }
 
-    /// Keeps how change tracking of the disk was found wrong; whether it is the first such fault, which
+    /// Saves the tracking fault of the disk; whether it is the first one, which
     /// stays.
     pub async fn put_tracking_fault(&self, disk: DiskId, fault: String) -> Result<bool, StoreError> {
         self.write(format!("saving a fault of the change tracking of disk {}", disk.0), move |db| {
@@ -219,7 +219,7 @@ impl Store {
     }
 }
 
-/// Adds blocks to what was touched, in the transaction that makes them pending.
+/// Adds blocks to the unverified ones, in the transaction that makes them pending.
 pub(super) fn mark_unverified(
     db: &Connection,
     disk: DiskId,
@@ -244,14 +244,14 @@ pub(super) fn mark_unverified(
     Ok(())
 }
 
-/// What the audit of a pass found, if there was one.
+/// The result of a pass's audit, if there was one.
 pub(super) fn audit(db: &Connection, disk_pass: i64) -> Result<Option<AuditView>, StoreFault> {
     let mut select = db.prepare_cached("SELECT body FROM audits WHERE disk_pass = ?")?;
     let body: Option<String> = select.query_row([disk_pass], |row| row.get(0)).optional()?;
     body.map(|body| from_json("audits", disk_pass, &body)).transpose()
 }
 
-/// Forgets how far verifications are: what they read is about to be written again.
+/// Forgets how far verifications are: the blocks that they read are about to be written again.
 pub(super) fn forget_cursors(db: &Connection, id: MigrationId) -> Result<(), StoreFault> {
     db.prepare_cached("DELETE FROM verify_cursors WHERE disk IN (SELECT id FROM disks WHERE migration = ?)")?
         .execute([id.to_string()])?;

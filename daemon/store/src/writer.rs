@@ -24,26 +24,26 @@ use super::{
 
 /// Pieces of work that may wait; a caller beyond that waits for a place.
 pub(super) const QUEUE: usize = 64;
-/// A transaction takes no further piece after this time, so that the first one's answer is not late.
+/// A transaction takes no further piece after this time, so that the first answer is not late.
 const GROUP_SPAN: Duration = Duration::from_millis(50);
-/// Without work for so long, the moment is idle.
+/// After so long without work, the thread is idle.
 const IDLE: Duration = Duration::from_secs(1);
 
 pub(super) type Queue = mpsc::Sender<Box<dyn WriteJob>>;
 pub(super) type WriterThread = JoinHandle<rusqlite::Result<()>>;
 
-/// What became of the shared transaction.
+/// The outcome of the shared transaction.
 type CommitOutcome = Result<(), Arc<rusqlite::Error>>;
 
 /// A piece of work in the queue.
 pub(super) trait WriteJob: Send {
     /// Does it within a savepoint, and undoes it if it fails.
     fn apply(&mut self, connection: &Connection);
-    /// Answers, now that the transaction is durable or lost.
+    /// Sends the answer, once the transaction is durable or lost.
     fn answer(self: Box<Self>, outcome: &CommitOutcome);
 }
 
-/// Work, and who waits for it.
+/// Work, and its waiting caller.
 pub(super) struct Task<F, T> {
     pub(super) what: String,
     pub(super) work: Option<F>,
@@ -103,7 +103,7 @@ pub(super) fn spawn(
     let (sender, queue) = mpsc::channel(QUEUE);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
-        // A panic drops it on its way.
+        // A panic drops it.
         let lost = lost.drop_guard();
         let closed = runtime.block_on(writer.run(queue));
         lost.disarm();
@@ -113,7 +113,7 @@ pub(super) fn spawn(
     Ok((sender, thread))
 }
 
-/// What is given the commit that makes a transaction durable, and does it.
+/// The function that gets the commit of a transaction, and runs it.
 pub(super) type Commit = Box<dyn Fn(&mut dyn FnMut() -> rusqlite::Result<()>) -> rusqlite::Result<()> + Send>;
 
 /// The writing side.
@@ -213,7 +213,7 @@ impl Compaction {
         })
     }
 
-    /// Takes a step, and says what comes after it; nothing if it failed for now: the next commit tries again.
+    /// Takes a step, and returns the next one; `None` after a passing failure: the next commit tries again.
     fn step(&mut self, writer: &Writer, now: CompactionDue) -> Option<CompactionDue> {
         let connection = &writer.connection;
         let step = || -> Result<(), StoreFault> {

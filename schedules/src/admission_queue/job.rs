@@ -1,10 +1,10 @@
-//! What wants to run, and what it needs.
+//! Jobs and what they need.
 //!
 //! Rule: a job names every scope that it touches, each with the disks that it touches there.
 
 use std::{fmt, ops::RangeInclusive};
 
-/// What is limited together.
+/// The scope of a limit.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum QuotaScope {
     /// The whole daemon.
@@ -48,7 +48,7 @@ impl QuotaScope {
     }
 }
 
-/// What is counted.
+/// The counted kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum QuotaKind {
     Passes,
@@ -66,7 +66,7 @@ impl fmt::Display for QuotaKind {
     }
 }
 
-/// So much of a kind, in a scope.
+/// An amount of a kind, in a scope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Need {
     pub scope: QuotaScope,
@@ -74,17 +74,17 @@ pub struct Need {
     pub amount: u32,
 }
 
-/// Why it wants to run. Cutovers go first.
+/// Its class. Cutovers go first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobClass {
     Cutover,
     PreCopy,
 }
 
-/// Priorities that a plan may have: one of 10 gets ten times as much as one of 1.
+/// Priorities that a plan may have: 10 gets ten times as much as 1.
 pub const PRIORITIES: RangeInclusive<u32> = 1..=10;
 
-/// A pass, or a cutover, that wants to run.
+/// A pass, or a cutover, that waits to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdmissionJob {
     /// The caller's number for it.
@@ -142,7 +142,7 @@ impl AdmissionJob {
         self
     }
 
-    /// What its plan pays for it.
+    /// Its cost for its plan.
     pub(crate) fn cost(&self) -> u32 {
         self.disks.max(1)
     }

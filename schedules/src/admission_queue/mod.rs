@@ -1,22 +1,23 @@
-//! Whose pass is next, where many want to run and little may run at a time.
+//! The order of passes, where many wait and few may run at a time.
 //!
 //! Rule, in this order:
 //! 1. Nothing is admitted beyond a limit, in any scope that the job touches. A job that needs more than a whole limit
 //!    (a VM with more disks than may be copied at a time) counts as needing all of it: it runs alone.
 //! 2. Cutovers go before pre-copies. One that has to wait reserves what it needs.
-//! 3. Plans share by their priorities: the next job is of the plan that had least for its priority so far (start-time
-//!    fair queueing; a job costs its disks). A plan that had nothing to do saves nothing up.
+//! 3. Plans share by their priorities: the next job is of the plan that had the least for its priority so far
+//!    (start-time fair queueing; a job costs its disks). An idle plan earns no credit.
 //! 4. Within a plan, first come first served.
 //! 5. A job that does not fit lets others go past: [`PATIENCE`] of them. Then it reserves what it needs, so that what
-//!    becomes free is kept for it. So everything is admitted some day, as long as jobs end and cutovers are not
-//!    without number.
+//!    becomes free is kept for it. So every job is admitted in the end, as long as jobs end and cutovers are
+//!    not without number.
 //! 6. What cannot wait (a final delta whose VM is off already) starts at once, is counted, and is delayed by
 //!    no limit.
 //! 7. Where running pre-copies alone keep a cutover waiting, [`AdmissionQueue::preemptible`] names those whose end lets it
 //!    start, the youngest first.
 //!
-//! The same calls give the same answers. A look costs a step for each need of each waiting job that is looked at;
-//! where a limit is full that all waiting jobs need, none is looked at ([`AdmissionQueue::steps`] counts).
+//! The same calls give the same answers. An admission round costs a step for each need of each waiting job
+//! that is looked at; where a limit is full that all waiting jobs need, none is looked at
+//! ([`AdmissionQueue::steps`] counts).
 
 mod job;
 mod preemption;
@@ -28,10 +29,10 @@ pub use self::job::{AdmissionJob, JobClass, Need, PRIORITIES, QuotaKind, QuotaSc
 use self::queue::{QueuedJob, Queues};
 use crate::quota::Allowance;
 
-/// How many admissions of others a job that does not fit lets go past.
+/// How many admissions of others a job that does not fit lets pass.
 pub const PATIENCE: u64 = 16;
 
-/// Jobs that wait and jobs that run, and what limits them.
+/// Waiting and running jobs, and their limits.
 #[derive(Clone, Debug, Default)]
 pub struct AdmissionQueue {
     names: BTreeMap<(QuotaScope, QuotaKind), usize>,
@@ -58,7 +59,7 @@ struct Running {
 struct Slot {
     limit: Option<u32>,
     used: u32,
-    /// In this look, for jobs that have lost patience.
+    /// In this round, for jobs that have lost patience.
     reserved: u32,
     /// How many waiting jobs need it.
     wanted_by: usize,
@@ -76,7 +77,7 @@ impl Slot {
 }
 
 impl AdmissionQueue {
-    /// Nothing waits, nothing runs, nothing is limited.
+    /// No job waits or runs, and there are no limits.
     pub fn new() -> Self {
         Self::default()
     }
@@ -121,7 +122,7 @@ impl AdmissionQueue {
         true
     }
 
-    /// A job does not want to run any more, or has ended; `false` if it is not known.
+    /// A job is withdrawn, or has ended; `false` if it is not known.
     pub fn remove(&mut self, id: u64) -> bool {
         if let Some(used) = self.running.remove(&id) {
             for (slot, amount) in used.needs {
@@ -139,7 +140,7 @@ impl AdmissionQueue {
 
     /// The jobs that start now, in order. To be called after jobs came, ended, or limits changed.
     pub fn admit(&mut self) -> Vec<u64> {
-        // What all need now, those need who are left at any time in this look.
+        // All that the remaining jobs of this round need, at any time in it.
         let mut needed_by_all = Vec::new();
         for (at, slot) in self.slots.iter_mut().enumerate() {
             slot.reserved = 0;
@@ -209,7 +210,7 @@ impl AdmissionQueue {
         self.running.keys().copied().collect()
     }
 
-    /// What all looks have cost so far: needs, jobs and limits that were looked at.
+    /// The cost of all rounds so far: needs, jobs and limits that were checked.
     pub fn steps(&self) -> u64 {
         self.steps
     }
@@ -252,7 +253,7 @@ impl AdmissionQueue {
         self.running.insert(id, Running { class, stays, number: self.admitted, needs });
     }
 
-    /// What is needed of each slot.
+    /// The need of each slot.
     fn summed(&mut self, named: Vec<Need>) -> Vec<(usize, u32)> {
         let mut needs = BTreeMap::<usize, u32>::new();
         for Need { scope, kind, amount } in named {

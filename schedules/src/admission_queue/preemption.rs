@@ -1,4 +1,4 @@
-//! Which running pre-copies keep cutovers waiting.
+//! The running pre-copies that keep cutovers waiting.
 //!
 //! Rule: none is named in vain: only where the end of pre-copies is enough for a cutover to start, and with those that
 //! are named already counted as ended.

@@ -1,4 +1,4 @@
-//! Who waits, and the order in which they are looked at.
+//! The waiting jobs, and the order in which they are checked.
 //!
 //! Rule: a plan's virtual time is what it had, divided by its priority. The plan with the least is next; its time moves
 //! on only when a job of it starts. A plan that comes, or comes back, begins at the time of the one served last.
@@ -59,17 +59,17 @@ pub(super) struct Queues {
     clock: u64,
 }
 
-/// One look at all who wait in a class.
+/// One round over all waiting jobs of a class.
 #[derive(Debug)]
 pub(super) struct QueueRound {
     class: JobClass,
     /// By virtual time, then by name: the same every time.
     order: BinaryHeap<Reverse<(u64, String)>>,
-    /// Of each plan: those who were looked at and do not fit, to be put back in front.
+    /// Of each plan: the checked jobs that do not fit, to be put back in front.
     refused: BTreeMap<String, VecDeque<QueuedJob>>,
 }
 
-/// The job that is looked at.
+/// The job that is checked.
 #[derive(Debug)]
 pub(super) struct Candidate {
     plan: String,

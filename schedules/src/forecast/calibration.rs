@@ -1,9 +1,10 @@
-//! What earlier forecasts missed by, so that the next ones say how sure they are.
+//! The errors of earlier forecasts, so that the next ones have the right width.
 //!
 //! Method: conformalised quantile regression (Romano, Patterson, Candès 2019) in logarithms. Each earlier forecast has a
 //! score: by how much its range must be widened (or could be narrowed) for what was measured to lie on its edge. The
-//! next range is widened by the score that nine of ten do not exceed. Whatever the distribution, and whatever is wrong
-//! with the model, the measured value then lies in it in nine of ten times, as long as the future is as the past was.
+//! next range is widened by the score that nine of ten do not exceed. For any distribution, and any error
+//! of the model, the measured value then lies in it in nine of ten times, as long as the future is as the
+//! past was.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +13,7 @@ use super::interval::PredictedRange;
 /// A forecast whose end is known. To be kept of all cutovers, also of other plans.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Past {
-    /// As it was before it was calibrated, in seconds.
+    /// The forecast before calibration, in seconds.
     pub low: f64,
     pub expected: f64,
     pub high: f64,
@@ -21,12 +22,12 @@ pub struct Past {
 
 /// Earlier forecasts from which on their errors count: fewer cannot show what one in ten exceeds.
 pub const ENOUGH: usize = 9;
-/// More do not count: older ones mislead.
+/// At most so many count: older ones mislead.
 const RECENT: usize = 100;
 /// In seconds; shorter times are not distinguished.
 const LEAST: f64 = 1e-3;
 
-/// The range, widened or narrowed as earlier ones would have had to be. The oldest comes first.
+/// The range, widened or narrowed by the errors of earlier ones. The oldest comes first.
 pub fn calibrate(range: PredictedRange, past: &[Past]) -> PredictedRange {
     let log = |value: f64| value.max(LEAST).ln();
     let score = |past: &Past| (log(past.low) - log(past.measured)).max(log(past.measured) - log(past.high));
@@ -38,7 +39,7 @@ pub fn calibrate(range: PredictedRange, past: &[Past]) -> PredictedRange {
     scores.sort_by(f64::total_cmp);
     let rank = ((scores.len() as f64 + 1.0) * 0.9).ceil() as usize;
     let score = scores[rank.min(scores.len()) - 1];
-    // The forecasts before knew less, and were wider than this one is: not all of what they had to spare is spare in it.
+    // Earlier forecasts had fewer measurements and were wider: not all of their margin exists in this one.
     let by = (if score < 0.0 { score / 2.0 } else { score }).exp();
     let (low, high) = (range.low / by, range.high * by);
     PredictedRange { low: low.min(range.expected), high: high.max(range.expected), ..range }
@@ -76,7 +77,7 @@ mod tests {
         let half = 2_f64.sqrt();
         assert!((narrower.high - 20.0 / half).abs() < 1e-9, "{narrower:?}");
         assert!((narrower.low - 5.0 * half).abs() < 1e-9, "{narrower:?}");
-        // One in ten may be off by anything.
+        // One in ten may have any error.
         let mut mixed = vec![past(20.0); 18];
         mixed.push(past(1e6));
         assert!((calibrate(RANGE, &mixed).high - 20.0).abs() < 1e-9);

@@ -1,6 +1,6 @@
-//! Go or no-go, in words, and which limit is to blame.
+//! Go or no-go, in words, and the limit that is the cause.
 //!
-//! Rule: what is promised is the upper end of a range: nine of ten cutovers keep a downtime that fits.
+//! Rule: the promise is the upper end of a range: nine of ten cutovers keep a downtime that fits.
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
@@ -16,13 +16,13 @@ use crate::{
 pub enum Fit {
     /// In nine of ten times, with so many seconds to spare.
     Fits { spare: f64 },
-    /// As expected it fits; its upper end exceeds the limit by so many seconds.
+    /// Its median fits; its upper end exceeds the limit by so many seconds.
     MayNot { over: f64 },
-    /// As expected it exceeds the limit by so many seconds.
+    /// Its median exceeds the limit by so many seconds.
     DoesNot { over: f64 },
 }
 
-/// Whether what takes `range` seconds fits `limit` seconds.
+/// Whether a step of `range` seconds fits `limit` seconds.
 pub fn fit(range: &PredictedRange, limit: f64) -> Fit {
     if range.high <= limit {
         Fit::Fits { spare: limit - range.high }
@@ -33,17 +33,17 @@ pub fn fit(range: &PredictedRange, limit: f64) -> Fit {
     }
 }
 
-/// Whether a cutover may go, and what speaks against it.
+/// Whether a cutover may go, and the reasons against it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GoNoGo {
     /// Empty if it may go.
     pub against: Vec<String>,
-    /// What a person should know all the same.
+    /// Notes for the operator.
     pub remarks: Vec<String>,
 }
 
 impl GoNoGo {
-    /// Whether nothing speaks against it.
+    /// Whether there is no reason against it.
     pub fn is_go(&self) -> bool {
         self.against.is_empty()
     }
@@ -51,7 +51,7 @@ impl GoNoGo {
 
 /// Judges a cutover that begins at `now` against the plan's downtime, in seconds, and the end of its window.
 ///
-/// `before` is what is to be done while the VM still runs (last live deltas, pre-hooks), in seconds.
+/// `before` is the time of the steps while the VM still runs (last live deltas, pre-hooks), in seconds.
 pub fn go_or_no_go(
     forecast: &Forecast,
     before: f64,
@@ -99,7 +99,7 @@ fn in_words(range: &PredictedRange) -> String {
     format!("of about {} ({} to {})", about_span(expected), about_span(low), about_span(high))
 }
 
-/// Something that bounds how fast passes go.
+/// A ceiling of the passes' rate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ceiling {
     /// `the quota of plan shop`, `reads of source old`.
@@ -108,22 +108,23 @@ pub struct Ceiling {
     pub bytes_per_second: f64,
 }
 
-/// Whether deltas shrink, and what is in the way if they do not.
+/// Whether deltas shrink, and the cause if they do not.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Blame {
-    /// Change rate ÷ throughput: what a pass right after another has of its bytes. Below 1 deltas shrink.
+    /// Change rate ÷ throughput: the size of a pass right after another, as a part of that one. Below 1
+    /// deltas shrink.
     pub ratio: f64,
     /// Passes right after each other come down to this length in seconds; `None` if they do not shrink.
     pub settles_at: Option<f64>,
     pub words: String,
 }
 
-/// A ceiling is to blame if passes come this near to it.
+/// A ceiling is the cause if passes come this near to it.
 const NEAR: f64 = 0.8;
 
-/// Says why passes converge or not; whether one more is worth it, `cbt::convergence::advise` says.
+/// Explains why passes converge or not; `cbt::convergence::advise` decides whether one more is worth it.
 ///
-/// Rates in bytes per second, `overhead` (what a pass takes beside copying) in seconds.
+/// Rates in bytes per second, `overhead` (the time of a pass beside copying) in seconds.
 pub fn blame(change_rate: f64, throughput: f64, overhead: f64, ceilings: &[Ceiling]) -> Blame {
     let ratio = if throughput > 0.0 { change_rate / throughput } else { f64::INFINITY };
     let rates = format!("the guest changes {}/s, passes copy {}/s", about(change_rate), about(throughput));

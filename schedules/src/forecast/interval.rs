@@ -1,16 +1,16 @@
-//! What a quantity will be next time, from what it was.
+//! The next value of a quantity, predicted from earlier ones.
 //!
 //! Method: its logarithm is taken as normal, with unknown mean and variance (durations and rates are skewed, and are
-//! never negative). What is expected before anything is measured counts as one observation of the mean and
+//! never negative). The expectation before the first measurement counts as one observation of the mean and
 //! [`PRIOR_WEIGHT`] of the variance (the conjugate normal-inverse-gamma prior); the next value then follows Student's t
 //! distribution, of which the middle nine tenths are the range. See Gelman et al., Bayesian Data Analysis,
 //! section 3.3. Where measurements contradict the expectation by more than its own spread, it counts as if it
 //! were at that spread.
 
-/// What is expected before anything is measured.
+/// The expectation before the first measurement.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prior {
-    /// As often exceeded as not.
+    /// The median.
     pub typical: f64,
     /// Exceeded once in twenty times.
     pub worst: f64,
@@ -19,18 +19,18 @@ pub struct Prior {
 }
 
 impl Prior {
-    /// Of what has no deadline.
+    /// For a quantity without a deadline.
     pub const fn new(typical: f64, worst: f64) -> Self {
         Self { typical, worst, most: f64::INFINITY }
     }
 
-    /// Of a step that is ended by a deadline, in seconds.
+    /// For a step with a deadline, in seconds.
     pub const fn until(typical: f64, worst: f64, most: f64) -> Self {
         Self { typical, worst, most }
     }
 }
 
-/// What will be: `expected` as often exceeded as not, and in nine of ten times between `low` and `high`.
+/// The prediction: `expected` is the median, and nine of ten values lie between `low` and `high`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PredictedRange {
     pub low: f64,
@@ -39,17 +39,17 @@ pub struct PredictedRange {
 }
 
 impl PredictedRange {
-    /// What is known exactly.
+    /// A quantity that is known exactly.
     pub const fn exact(value: f64) -> Self {
         Self { low: value, expected: value, high: value }
     }
 
-    /// Whether it holds `value`.
+    /// Whether it contains `value`.
     pub fn has(&self, value: f64) -> bool {
         (self.low..=self.high).contains(&value)
     }
 
-    /// The sum of independent quantities: what they miss their expectations by adds up as squares do.
+    /// The sum of independent quantities: their errors add up as squares.
     pub fn sum(ranges: impl IntoIterator<Item = Self>) -> Self {
         let (mut expected, mut below, mut above) = (0.0, 0.0, 0.0);
         for range in ranges {
@@ -60,7 +60,7 @@ impl PredictedRange {
         Self { low: (expected - f64::sqrt(below)).max(0.0), expected, high: expected + f64::sqrt(above) }
     }
 
-    /// The sum of quantities that share this part of the variance of what they miss their expectations by.
+    /// The sum of quantities whose errors share this part of their variance.
     pub fn partly(ranges: impl IntoIterator<Item = Self>, common: f64) -> Self {
         let (mut apart, mut along) = (Vec::new(), Self::default());
         for range in ranges {
@@ -78,7 +78,7 @@ impl PredictedRange {
         }
     }
 
-    /// The sum of quantities that miss their expectations together.
+    /// The sum of quantities whose errors are equal.
     pub fn along(ranges: impl IntoIterator<Item = Self>) -> Self {
         ranges.into_iter().fold(Self::default(), |sum, range| Self {
             low: sum.low + range.low,
@@ -94,10 +94,10 @@ pub const RECENT: usize = 32;
 const PRIOR_WEIGHT: f64 = 4.0;
 /// The 95th percentile of the normal distribution.
 const Z95: f64 = 1.645;
-/// Smaller values are not distinguished, in seconds, bytes or whatever it is.
+/// Smaller values are not distinguished, in seconds, bytes or the quantity's unit.
 const LEAST: f64 = 1e-3;
 
-/// What the next value will be. Values that are not finite are left out; the oldest comes first.
+/// The prediction of the next value. Values that are not finite are left out; the oldest comes first.
 pub fn predict(measured: &[f64], prior: Prior) -> PredictedRange {
     let typical = prior.typical.max(LEAST).ln();
     let sigma = ((prior.worst.max(LEAST).ln() - typical) / Z95).max(0.02);

@@ -1,12 +1,13 @@
-//! How long the VM will be down if it is cut over, and how much the final delta will be.
+//! The forecast of a cutover's downtime and of its final delta.
 //!
-//! Rule: pure. What was measured comes in; what has not been measured comes as an expectation with its deadline. Rates and
-//! whether passes converge are measured and judged by `cbt::convergence`; here this becomes a range and a reason.
+//! Rule: pure. Measurements come in; an unmeasured step comes as an expectation with its deadline. Rates and
+//! whether passes converge are measured and decided by `cbt::convergence`; here this becomes a range and a
+//! reason.
 //!
 //! The downtime is the sum of its steps: shutdown, snapshot, final delta, verification, conversion, hooks, creation, boot.
 //! Each is a [`PredictedRange`] ([`interval`]), the sum takes those that were measured as partly independent,
-//! and what earlier forecasts missed by widens or narrows it ([`calibration`]). Those of which nothing was
-//! measured are off together: where one of them is faster than expected, the machine is, or the guest, and so
+//! and the errors of earlier forecasts widen or narrow it ([`calibration`]). Unmeasured steps
+//! have errors in common: where one of them is faster than expected, the host or the guest is, and so
 //! are the others.
 
 pub mod calibration;
@@ -53,13 +54,14 @@ impl fmt::Display for CutoverStep {
 #[derive(Clone, Copy, Debug)]
 pub struct MeasuredStep<'a> {
     pub step: CutoverStep,
-    /// What it took before, in seconds, the oldest first: in rehearsals, undone cutovers, those of other VMs of the plan.
+    /// Its earlier times, in seconds, the oldest first: in rehearsals, undone cutovers, those of other VMs of
+    /// the plan.
     pub seconds: &'a [f64],
     /// Of it, in seconds.
     pub prior: Prior,
 }
 
-/// What the final delta will be made of.
+/// The parts of the final delta.
 #[derive(Clone, Copy, Debug)]
 pub struct Delta<'a> {
     /// Bytes that are pending already.
@@ -87,7 +89,7 @@ pub struct Forecast {
     pub downtime: PredictedRange,
     /// Each step's part of it, in seconds.
     pub steps: Vec<(CutoverStep, PredictedRange)>,
-    /// Steps of which nothing has been measured.
+    /// Steps without measurements.
     pub assumed: Vec<CutoverStep>,
 }
 
@@ -96,7 +98,7 @@ const CHANGE_PRIOR: Prior = Prior::new(1.0, 3.0);
 /// Likewise a single pass's throughput from that of all.
 const THROUGHPUT_SPREAD: f64 = 1.5;
 
-/// Of what steps miss their expectations by, the part (of the variance) that is common to all of a cutover: a busy host
+/// The part of the variance of steps' errors that is common to all of a cutover: a busy host
 /// is slow in each.
 const COMMON: f64 = 0.5;
 

@@ -1,6 +1,7 @@
 //! Days: of the week, dates, days of the year, holidays.
 //!
-//! Rule: a day is a date of the wall clock. Ranges hold both ends; those of the week and of the year go round.
+//! Rule: a day is a date of the wall clock. Ranges include both ends; those of the week and of the year go
+//! round.
 
 use std::fmt;
 
@@ -122,7 +123,7 @@ impl Days {
         self.parts.iter().any(|part| part.has(day, holidays)) && !(self.except_holidays && holidays.has(day))
     }
 
-    /// Whether it can only be understood with a list of holidays.
+    /// Whether it needs a list of holidays.
     pub(crate) fn needs_holidays(&self) -> bool {
         self.except_holidays || self.parts.contains(&DayPart::Holidays)
     }
@@ -173,7 +174,7 @@ impl From<Holiday> for String {
     }
 }
 
-/// The holidays that windows may speak of.
+/// The holidays that windows may refer to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Holidays(pub Vec<Holiday>);

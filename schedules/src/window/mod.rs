@@ -12,11 +12,11 @@
 //! | `daily 22:00–04:00 …`, `22:00–04:00 …` | every day |
 //! | `always` | always |
 //!
-//! Dates and days are those on which it opens, on the wall clock of its zone. It holds its start and not its end. What
-//! its edges are when clocks are put forward or back, [`crate::zone`] says; in the [`Reading`] that is asked for. So a
-//! window that lies in a skipped hour does not open that night, one across it is an hour shorter, and one across a
-//! repeated hour is an hour longer. One that ends within the repeated hour ends at the first of the two moments, a
-//! blackout at the second: in doubt nothing is done.
+//! Dates and days are those on which it opens, on the wall clock of its zone. It includes its start and not
+//! its end. [`crate::zone`] defines its edges when clocks are put forward or back, in the given [`Reading`].
+//! So a window that lies in a skipped hour does not open that night, one across it is an hour shorter, and
+//! one across a repeated hour is an hour longer. One that ends within the repeated hour ends at the first of
+//! the two moments, a blackout at the second: in doubt it is closed.
 
 mod days;
 mod occurrence;
@@ -38,13 +38,13 @@ pub use self::{
 };
 use crate::{error::ParseError, zone::parse_zone};
 
-/// A window as it was written. Its zone may come from the schedule.
+/// A window as written. Its zone may come from the schedule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Window {
-    /// As it was written, without the zone.
+    /// The text without the zone.
     words: String,
-    /// On which it opens.
+    /// The days on which it opens.
     days: Days,
     from: Clock,
     /// How many days after it opens it closes, and when then; `to` is before 24:00.
@@ -62,7 +62,7 @@ impl Window {
         self.zone.or(self.is_always().then_some(Tz::UTC))
     }
 
-    /// Whether it never closes, in whatever zone.
+    /// Whether it never closes, in any zone.
     fn is_always(&self) -> bool {
         self.days.parts.contains(&DayPart::Daily)
             && !self.days.except_holidays
@@ -75,12 +75,12 @@ impl Window {
         self
     }
 
-    /// Whether it can only be understood with a list of holidays.
+    /// Whether it needs a list of holidays.
     pub fn needs_holidays(&self) -> bool {
         self.days.needs_holidays()
     }
 
-    /// What is missing where it stands, at `key`: the zone and the holidays are those of the file.
+    /// The missing zone or holidays at `key`: the zone and the holidays are those of the file.
     pub(crate) fn problems(&self, key: &str, zone: Option<Tz>, holidays: &Holidays) -> Vec<String> {
         let mut problems = Vec::new();
         if self.clone().or_in(zone).zone().is_none() {

@@ -12,7 +12,7 @@ use crate::zone::{leaves, local, reaches};
 /// How far ahead is searched, in days: ten years, so that 29 February comes at least twice.
 pub const HORIZON_DAYS: u64 = 3660;
 
-/// Whether a search that began at `start` has come to its end.
+/// Whether a search that began at `start` has ended.
 pub(crate) fn is_beyond(start: DateTime<Utc>, now: DateTime<Utc>) -> bool {
     u64::try_from((now - start).num_days()).is_ok_and(|days| days > HORIZON_DAYS)
 }
@@ -31,12 +31,12 @@ impl Interval {
     }
 }
 
-/// How the edge of a window is read that lies in a repeated hour: in doubt nothing is done.
+/// How an edge in a repeated hour is read: in doubt the operation is not allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// For what a window allows: it closes at the first of the two moments.
+    /// For a window that allows: it closes at the first of the two moments.
     Narrow,
-    /// For what a window forbids or limits: it closes at the second.
+    /// For a window that forbids or limits: it closes at the second.
     Wide,
 }
 

@@ -1,4 +1,4 @@
-//! Chance from a seed that is printed, and short ways to write times.
+//! Random numbers from a printed seed, and short ways to write times.
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 

@@ -1,4 +1,4 @@
-//! What a ledger's rows must be, and what is refused.
+//! Valid rows of a ledger, and refused ones.
 
 use rusqlite::Connection;
 use warmd_cbt::{

@@ -1,4 +1,4 @@
-//! The manifest's newest hashes, their compaction, and what all of them take in the file.
+//! The manifest's newest hashes, their compaction, and their size in the file.
 
 use std::time::{Duration, Instant};
 
@@ -112,7 +112,7 @@ async fn a_damaged_disk_keeps_no_other_from_being_folded() {
     assert_eq!(fixture.store.hashes(sound, &[1..2]).await.unwrap(), [BlockHash([1; 16])]);
 }
 
-/// Neither half of a row is a row: the pages would be taken for the newest word.
+/// Neither half of a row is a row: the pages would count as newest.
 #[tokio::test]
 async fn half_a_row_is_found_by_the_check() {
     for (table, lacks) in [("manifest_log", "blocks"), ("manifest_log_hashes", "hashes")] {

@@ -87,7 +87,7 @@ async fn after_a_full_disk_the_store_goes_on() {
     let ledger = store.load(row).await.unwrap();
     assert_eq!(ledger.anchor, Some(ChangeMark((done - 1).to_string())), "the failed one left nothing");
 
-    // Others fail as well, with the same kind, and are not lost for ever.
+    // Other calls fail as well, with the same kind, and work again later.
     let (one, two) = tokio::join!(store.append_events(vec![event(None, &"x".repeat(7 << 20))]), async {
         let hashes = (0..2000).map(|n| (BlockIndex((done * 2000 + n) * 4), hash_of(done))).collect();
         store.commit(row, LedgerCommit { hashes, ..LedgerCommit::default() }).await
@@ -120,7 +120,7 @@ fn hash_of(number: u64) -> BlockHash {
     BlockHash(hash)
 }
 
-/// Commit `number`: everything in it tells the number, so that a mixture shows.
+/// Commit `number`: every row in it has the number, so that a mixture shows.
 fn numbered(number: u64, pass: i64) -> LedgerCommit {
     let mut pending = ChunkBits::default();
     pending.set(0..number as usize % 16_000 + 1, true);
@@ -222,7 +222,7 @@ async fn check(store: &Store, disk: i64, number: u64) {
     assert_eq!(batches, number.cast_signed(), "the figures go with the rows");
 }
 
-/// Runs this test as a child, kills it after so many lines, and gives all that it said.
+/// Runs this test as a child, kills it after so many lines, and returns its output.
 fn run_and_kill(dir: &Path, lines: usize) -> Vec<(i64, u64)> {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["faults::a_killed_process_loses_nothing_that_was_committed", "--exact", "--nocapture"])

@@ -29,7 +29,7 @@ const LEDGER: [(&str, &str); 9] = [
     ("latencies", "disk"),
 ];
 
-/// Tables that have something of the disk.
+/// Tables that have rows of the disk.
 fn filled(fixture: &Fixture, disk: DiskId) -> Vec<&'static str> {
     let db = Connection::open(fixture.store.file()).unwrap();
     let has = |(table, of): &(&str, &str)| {
@@ -80,7 +80,7 @@ async fn what_is_given_up_loses_its_ledger_and_keeps_its_evidence() {
     end(&fixture, ids[0], State::Cancelled).await;
     end(&fixture, ids[1], State::Done).await;
     assert_eq!(fixture.store.with_needless_ledgers().await.unwrap(), [ids[0]]);
-    // Cut off after a while, as by a crash.
+    // Interrupted after a while, as by a crash.
     let some = fixture.store.forget_ledgers(ids[0]);
     tokio::time::timeout(std::time::Duration::ZERO, some).await.ok();
     let fixture = fixture.reopen().await;

@@ -1,4 +1,4 @@
-//! Ledgers against a naive model: what was committed is there, all of it, and nothing else.
+//! Ledgers against a naive model: all committed rows are there, and no others.
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
@@ -31,7 +31,7 @@ enum Step {
         hashes: Vec<Run>,
         figures: bool,
     },
-    /// Names a block past the end, or a pass of another disk: nothing of it may be done.
+    /// Names a block past the end, or a pass of another disk: no part of it may be applied.
     Bad {
         disk: usize,
         chunks: Vec<Bits>,
@@ -313,7 +313,7 @@ proptest! {
     }
 }
 
-/// What the engine does to its ledger.
+/// The engine's changes to its ledger.
 #[derive(Clone, Debug)]
 enum Act {
     Advance(Option<Vec<(Index, u64)>>),

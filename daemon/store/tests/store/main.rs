@@ -1,4 +1,4 @@
-//! The state in its file: what is stored is there again, whatever happens to the process, the file and the disk.
+//! The state in its file: stored data is there again, whatever happens to the process, the file and the disk.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by failing")]
 #![allow(clippy::single_range_in_vec_init, reason = "hashes are asked for by spans, often by a single one")]
 

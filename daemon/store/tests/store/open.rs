@@ -1,4 +1,4 @@
-//! Opening: whose file it is, who else has it, and that what is refused stays as it is.
+//! Opening: the file's owner, other users of it, and that a refused file stays unchanged.
 
 use std::{
     collections::BTreeMap,
@@ -14,8 +14,8 @@ use warmd_store::{FILE_NAME, OpenError, Store};
 
 use super::{Fixture, disk, migration};
 
-/// Every file of the directory but the lock: bytes and time of change. Of SQLite's shared memory only that it is there:
-/// the system writes it out when it likes.
+/// Every file of the directory but the lock: bytes and time of change. Of SQLite's shared memory only its
+/// existence: the system writes it out when it likes.
 fn contents(dir: &Path) -> BTreeMap<String, (Vec<u8>, SystemTime)> {
     let entries = fs::read_dir(dir).unwrap().map(Result::unwrap);
     entries
@@ -31,7 +31,7 @@ fn contents(dir: &Path) -> BTreeMap<String, (Vec<u8>, SystemTime)> {
         .collect()
 }
 
-/// Opens what must be refused, and checks that nothing was touched.
+/// Opens a file that must be refused, and checks that nothing was touched.
 fn refused(dir: &Path) -> OpenError {
     let before = contents(dir);
     let error = Store::open(dir).unwrap_err();
@@ -271,7 +271,7 @@ async fn a_sound_file_has_nothing_wrong_and_a_broken_one_has() {
 fn a_directory_of_another_user_is_refused_with_the_command_that_mends_it() {
     let dir = tempfile::tempdir().unwrap();
     if std::os::unix::fs::chown(dir.path(), Some(4242), None).is_err() {
-        // Only root may give a directory away.
+        // Only root may change a directory's owner.
         return;
     }
     let error = Store::open(dir.path()).unwrap_err().to_string();

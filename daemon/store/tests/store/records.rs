@@ -1,4 +1,4 @@
-//! What the daemon keeps of plans, migrations, passes and cutovers.
+//! The daemon's rows of plans, migrations, passes and cutovers.
 
 use std::num::{NonZeroU32, NonZeroU64};
 
@@ -301,7 +301,7 @@ async fn the_journal_only_grows() {
     assert_eq!(page(None, None, 3).await, JournalPage { lines: lines[2..].to_vec(), cursor: 5 });
     let theirs = [lines[2].clone(), lines[4].clone()];
     assert_eq!(page(Some(id), None, 2).await, JournalPage { lines: theirs.to_vec(), cursor: 5 });
-    // Page after page, nothing is left out and nothing comes twice.
+    // Page after page, no line is left out and none comes twice.
     assert_eq!(page(None, Some(0), 2).await, JournalPage { lines: lines[..2].to_vec(), cursor: 2 });
     assert_eq!(page(None, Some(2), 9).await, JournalPage { lines: lines[2..].to_vec(), cursor: 5 });
     assert_eq!(page(Some(id), Some(1), 1).await, JournalPage { lines: vec![lines[2].clone()], cursor: 3 });

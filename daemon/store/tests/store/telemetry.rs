@@ -1,4 +1,4 @@
-//! What passes did stage by stage, and files of a warmd that did not measure it.
+//! The stages of passes, and files of a warmd that did not measure them.
 
 use rusqlite::Connection;
 use warmd_cbt::{

@@ -1,4 +1,4 @@
-//! A state that does not grow for ever, copies of it, and looking it over.
+//! Thinning, backups and checks of the state.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ async fn many_passes_become_sums_and_old_lines_go() {
     assert_eq!(sums, format!("{} {}", 600 - 51, (600 - 51) * 5));
     assert_eq!(fixture.store.thin(&keep, later).await.unwrap(), 0, "nothing is left to do");
     assert_eq!(fixture.store.last_pass(id).await.unwrap().unwrap().view.number, 600);
-    // The journal is as closed as before.
+    // The journal refuses changes as before.
     fixture.store.append_events(vec![event(Some(id), "a step")]).await.unwrap();
     assert!(raw.execute("DELETE FROM events", []).unwrap_err().to_string().contains("append-only"));
     assert_eq!(fixture.store.integrity().await.unwrap(), Vec::<String>::new());

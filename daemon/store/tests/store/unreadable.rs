@@ -1,4 +1,4 @@
-//! Rows that are garbage, beside those that are not.
+//! Garbage rows beside readable ones.
 
 use rusqlite::Connection;
 use warmd_store::StoreErrorKind;

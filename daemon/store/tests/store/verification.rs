@@ -1,4 +1,4 @@
-//! What verifications and audits leave behind.
+//! What verifications and audits save.
 
 use std::sync::Arc;
 
@@ -63,7 +63,7 @@ async fn what_becomes_pending_again_is_touched_until_it_is_proven() {
     let (id, disk, other) = (rows[0].migration, rows[0].id, rows[1].id);
     let ledger = Ledger::load(Arc::new(fixture.store.clone()), disk).await.unwrap();
     advance(&ledger, "1", &[]).await;
-    // Half of the full pass; then what changes in the other half is of the full pass still.
+    // Half of the full pass; then the changes in the other half still belong to the full pass.
     drain(&ledger, &[blocks(0, 20_000)]).await;
     advance(&ledger, "2", &[blocks(5, 1), blocks(30_000, 9)]).await;
     assert_eq!(fixture.store.unverified(disk, VerifyMode::Readback).await.unwrap(), set(&[blocks(5, 1)]));
@@ -82,7 +82,7 @@ async fn what_becomes_pending_again_is_touched_until_it_is_proven() {
     assert_eq!(fixture.store.unverified(disk, VerifyMode::Readback).await.unwrap(), all, "it was not proven");
     fixture.store.end_verification(id, "readback changed", &result(), vec![disk]).await.unwrap();
     assert!(fixture.store.unverified(disk, VerifyMode::Readback).await.unwrap().is_empty());
-    // It never asked the source: that is still to be compared.
+    // It never read the source: a compare is still needed.
     assert_eq!(fixture.store.unverified(disk, VerifyMode::Compare).await.unwrap(), all);
     let compared = VerifyResult { mode: VerifyMode::Compare, ..result() };
     fixture.store.end_verification(id, "compare changed", &compared, vec![disk]).await.unwrap();
