@@ -229,7 +229,7 @@ impl Driver {
         let mut clock = std::pin::pin!(clock);
         let mut turns = self.turns();
         let context = Arc::clone(&self.context);
-        // With no pass soon nothing else ends a leftover snapshot; an earlier daemon's has no scratch monitor.
+        // With no pass soon nothing else ends an open snapshot; an earlier daemon's has no scratch monitor.
         let mut clearing = Box::pin(async move {
             if is_rest || !context.is_swept() {
                 keep_swept(&context).await;
