@@ -13,7 +13,7 @@ use warmd_cbt::{
 const DISK: Length = Length(64 << 40);
 const EXTENTS: usize = 100_000;
 
-/// A set of runs by their start; inserting joins what touches.
+/// A set of runs by their start; inserting merges adjacent runs.
 #[derive(Default)]
 struct Runs(BTreeMap<u64, u64>);
 

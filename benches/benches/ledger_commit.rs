@@ -1,5 +1,5 @@
-//! What a batch's commit costs in the real store: one durable transaction of SQLite, on the disk below the temporary
-//! directory.
+//! The cost of a batch's commit in the real store: one durable transaction of SQLite, on the disk below the
+//! temporary directory.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a measurement ends by them")]
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};

@@ -18,7 +18,7 @@ fn chunk(flags: u16, kind: u16, cookie: u64, payload: &[u8]) -> Vec<u8> {
     [&STRUCTURED.to_be_bytes()[..], &flags, &kind, &cookie, &length, payload].concat()
 }
 
-/// Two reads, the first in so many chunks; a write; a block status of so many extents in each context.
+/// Two reads, the first in `parts` chunks; a write; a block status of `extents` extents in each context.
 fn structured(parts: u32, extents: u32) -> Vec<u8> {
     let part = LENGTH / parts;
     let piece = |number: u32| {

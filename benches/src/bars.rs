@@ -1,7 +1,7 @@
-//! What must be shown, and whether it is.
+//! The bars of the cases, and whether they are met.
 //!
-//! Rule: a bar is judged by the medians that are printed beside it, never by a single run; what cannot be judged (a peer
-//! left out) is no bar.
+//! Rule: a bar is judged by the medians that are printed beside it, never by a single run; without the
+//! figures (a peer left out) there is no bar.
 
 use std::fmt;
 
@@ -21,14 +21,14 @@ pub struct Bar {
     pub limit: BarLimit,
 }
 
-/// On which side of the number it must be.
+/// On which side of the number the figure must be.
 #[derive(Clone, Copy, Debug)]
 pub enum BarLimit {
     AtLeast(f64),
     AtMost(f64),
 }
 
-/// MiB that warmd's process may take.
+/// MiB that warmd's process may use.
 pub const MEMORY: f64 = 200.0;
 
 impl Bar {
@@ -36,7 +36,7 @@ impl Bar {
         Self { case: case.to_owned(), what: what.into(), value, limit }
     }
 
-    /// Whether it is.
+    /// Whether the bar is met.
     pub fn met(&self) -> bool {
         match self.limit {
             BarLimit::AtLeast(least) => self.value >= least,
@@ -64,7 +64,7 @@ pub fn of(case: &Case, rows: &[Row], blake3: f64) -> Vec<Bar> {
     let copiers = [Peer::Nbdcopy, Peer::NbdcopyBest, Peer::QemuImg];
     match case.work {
         CaseWork::Full => {
-            // The lowest ratio, not the lowest time: it was taken beside warmd's own.
+            // The lowest ratio, not the lowest time: it was measured next to warmd's own time.
             let best = copiers.into_iter().filter_map(row).min_by(|a, b| a.ratio.total_cmp(&b.ratio));
             if let Some(best) = best {
                 let what = format!("speed against the best copier ({})", best.peer);

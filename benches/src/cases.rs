@@ -1,6 +1,6 @@
-//! The cases: what is copied, over what, against whom.
+//! The cases: work, transport and peers.
 //!
-//! Rule: names are for ever; results are compared by them.
+//! Rule: names never change; results are compared by name.
 
 use crate::{delta::Shape, image::Fill, servers::Brake, sides::Peer};
 
@@ -40,7 +40,7 @@ pub struct Case {
     /// Bytes in each disk.
     pub size: u64,
     pub disks: u64,
-    /// On the source.
+    /// Latency on the source.
     pub brake: Brake,
     pub peers: Vec<Peer>,
 }
@@ -116,7 +116,7 @@ impl Case {
     pub fn quick(mut self) -> Self {
         self.size = self.size.min(QUICK / self.disks).max(MIB);
         if let CaseWork::Delta { shape, percent } = self.work {
-            // Round trips, not bytes, are what takes the time.
+            // Round trips, not bytes, take the time.
             while shape.count(self.size, percent) * self.brake.read_delay_ms > 500 {
                 self.size /= 2;
             }

@@ -1,4 +1,4 @@
-//! Child processes that end with their owner, and all that they started with them.
+//! Child processes that end with their owner, together with all their descendants.
 
 use std::{
     io::Read as _,
@@ -11,12 +11,13 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process_group};
 use warmd_tests::wait_until;
 
-/// A child in a process group of its own; dropping it ends the group.
+/// A child in its own process group; dropping it ends the group.
 #[derive(Debug)]
 pub struct ProcessGroup(Child);
 
 impl ProcessGroup {
-    /// Starts it, without input; what it prints can be read by [`ProcessGroup::output`], what it complains of is shown.
+    /// Starts it without input. [`ProcessGroup::output`] reads its standard output; its standard error is
+    /// shown.
     pub fn spawn(command: &mut Command) -> Result<Self> {
         let child = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         Ok(Self(
@@ -30,7 +31,7 @@ impl ProcessGroup {
         Ok(self.0.try_wait()?)
     }
 
-    /// Waits for its end and gives what it printed, which must fit a pipe. It must succeed.
+    /// Waits for its end and returns its output, which must fit a pipe. It must succeed.
     pub fn output(mut self, deadline: Duration) -> Result<String> {
         let status = wait_until("a process to end", deadline, || self.ended())?;
         let mut text = String::new();

@@ -1,7 +1,7 @@
 //! A blocking NBD client with one request in flight, such as the peers' loops use through their libraries.
 //!
-//! Source: the NetworkBlockDevice project's `doc/proto.md`. It speaks to servers that the benchmark itself started; what
-//! it does not expect is an error, and nothing more is done about it.
+//! Source: the NetworkBlockDevice project's `doc/proto.md`. It talks only to servers that the benchmark
+//! started; an unexpected reply is an error and is not handled further.
 
 use std::{
     io::{Read, Write},
@@ -30,12 +30,12 @@ const FLUSH: u16 = 3;
 const WRITE_ZEROES: u16 = 6;
 const BLOCK_STATUS: u16 = 7;
 const REQ_ONE: u16 = 1 << 3;
-/// Of `base:allocation`: it reads as zeroes.
+/// Flag of `base:allocation`: the extent reads as zeroes.
 const ZERO: u32 = 2;
-/// More options' answers than any server sends, and larger ones.
+/// Bounds above the number and size of any server's option replies.
 const MOST: u32 = 1 << 16;
 
-/// For each answer.
+/// Timeout of each reply.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An open export.
@@ -46,7 +46,7 @@ pub struct BenchClient {
     cookie: u64,
 }
 
-/// What a reply brought.
+/// The content of a reply.
 enum Reply {
     Done,
     /// Length and flags of the first extent.

@@ -1,7 +1,7 @@
-//! Whether two images hold the same, byte for byte.
+//! Whether two images are equal, byte for byte.
 //!
-//! Rule: bytes are read from the files and compared with each other; no hash, no manifest and none of the engine's code
-//! stands between. Only what both files call a hole is not read.
+//! Rule: bytes are read from the files and compared with each other; no hash, no manifest and none of the
+//! engine's code is used. Only ranges that are a hole in both files are not read.
 
 use std::{fs::File, os::unix::fs::FileExt as _, path::Path, thread};
 
@@ -11,7 +11,7 @@ use rustix::{fs::SeekFrom, io::Errno};
 const STEP: u64 = 1 << 20;
 const THREADS: u64 = 2;
 
-/// An error that names the first difference that was found, unless they are equal.
+/// Returns an error with the first difference, unless the images are equal.
 pub fn equal(left: &Path, right: &Path) -> Result<()> {
     let size = |path: &Path| -> Result<u64> {
         Ok(std::fs::metadata(path).with_context(|| path.display().to_string())?.len())
@@ -36,7 +36,7 @@ fn stretch(left: &Path, right: &Path, from: u64, to: u64) -> Result<()> {
     let mut at = from;
     while at < to {
         let data = next_data(&left, at)?.min(next_data(&right, at)?);
-        // By whole steps, so that what lies before the data in its step is compared, too.
+        // In whole steps, to compare also the bytes before the data in its step.
         at = at.max(data / STEP * STEP);
         if at >= to {
             break;
@@ -54,7 +54,7 @@ fn stretch(left: &Path, right: &Path, from: u64, to: u64) -> Result<()> {
     Ok(())
 }
 
-/// Where data begins at or after `at`; the largest number if nowhere.
+/// Where data begins at or after `at`; the largest number if there is none.
 fn next_data(file: &File, at: u64) -> Result<u64> {
     match rustix::fs::seek(file, SeekFrom::Data(at)) {
         Ok(data) => Ok(data),

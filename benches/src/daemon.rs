@@ -1,8 +1,9 @@
 //! The case `daemon`: the first pass of a migration, from the request to the end, through the whole daemon and a libvirt
 //! host, against the bare engine on the same kind of export.
 //!
-//! Rule: both read a backup job of the same guest, which is off (its domain is there, paused, for the time of the job),
-//! both write a new file, and both files are compared. The daemon's time is the pass's own, from its own report.
+//! Rule: both read a backup job of the same guest, which is off (its domain exists, paused, during the job),
+//! both write a new file, and both files are compared. The daemon's time is the pass's own, from its own
+//! report.
 
 use std::{
     path::{Path, PathBuf},
@@ -26,13 +27,13 @@ use crate::{
     report::{BenchTotals, Row},
 };
 
-/// The case's name.
+/// The name of the case.
 pub const NAME: &str = "daemon";
 /// Bytes on the guest's disk.
 const FULL: u64 = 4 << 30;
 const QUICK: u64 = 64 << 20;
 const VM: &str = "bench";
-/// What the libvirt source uses for each disk if its settings do not say otherwise.
+/// Connections per disk that the libvirt source uses by default.
 const CONNECTIONS: &str = "--connections=2";
 
 /// A host with a guest that is off, and another host.
@@ -41,7 +42,7 @@ struct World {
     new: Libvirtd,
     _guest: Guest,
     image: BenchImage,
-    /// What the guest's disk holds.
+    /// Content of the guest's disk.
     raw: PathBuf,
     dir: TestDir,
 }
@@ -89,7 +90,7 @@ impl World {
         Ok(Self { old, new, _guest: guest, image, raw, dir })
     }
 
-    /// A new daemon with a new migration, up to its first synced state.
+    /// Runs a new daemon with a new migration until it is synced for the first time.
     fn daemon(&self, round: usize) -> Result<(BenchMeasurement, Done, f64)> {
         let here = self.dir.join(format!("daemon{round}"));
         std::fs::create_dir_all(here.join("volumes"))?;
@@ -192,7 +193,7 @@ fn seconds(time: &Value) -> Result<f64> {
 /// User and system time in seconds, and peak resident memory in MiB, of a process that runs.
 fn usage(pid: u32) -> Result<(f64, f64)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name may hold blanks; it ends with the last parenthesis.
+    // The name may contain blanks; it ends with the last parenthesis.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok());
     let cpu = ticks(11).zip(ticks(12)).map(|(user, system)| user + system);

@@ -1,5 +1,5 @@
-//! Whether the forecast of the downtime is right: real guests with workloads of many rates, one after the other moved by
-//! one daemon. See `benches/forecast`.
+//! The accuracy of the downtime forecast: real guests with workloads of many rates, one after the other moved
+//! by one daemon. See `benches/forecast`.
 //!
 //! Rule: the forecast is the one that `migration show` prints before the cutover is requested; the measured
 //! value is the downtime that the daemon stored. Code that shares nothing with warmd also reads the guests'

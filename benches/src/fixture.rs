@@ -1,6 +1,6 @@
-//! What a case needs on disk: sources, targets, the state; and how the targets come to be as if new for each run.
+//! The disks of a case (sources, targets, the state), and how the targets are reset for each run.
 //!
-//! Rule: all of it lies in one directory, which is gone with the fixture. What is made here is not measured.
+//! Rule: all files are in one directory, which is removed with the fixture. Their creation is not measured.
 
 use std::{
     fs,
@@ -25,23 +25,23 @@ use crate::{
     side::BenchSide,
 };
 
-/// For each step of a preparation, and for each run.
+/// Timeout of each preparation step and of each run.
 pub const DEADLINE: Duration = Duration::from_mins(30);
 
 /// Images and state of a case.
 #[derive(Debug)]
 pub struct Fixture {
     pub case: Case,
-    /// What changed, and the file that says so.
+    /// The changed extents, and the file that lists them.
     pub changed: Vec<Extent>,
     pub extents_file: Option<PathBuf>,
     images: Vec<BenchImage>,
     dir: TempDir,
-    /// Short paths, for sockets.
+    /// Short paths for sockets.
     sockets: TempDir,
 }
 
-/// The disks of a run, reachable.
+/// The disks of a run, accessible.
 #[derive(Debug)]
 pub struct Served {
     /// Source and target of each disk.
@@ -87,7 +87,7 @@ impl Fixture {
         Ok(fixture)
     }
 
-    /// Brings the targets to where a run begins.
+    /// Resets the targets to the state at the start of a run.
     pub fn reset(&self) -> Result<()> {
         for (number, image) in self.images.iter().enumerate() {
             let target = self.disk("target", number);
@@ -120,7 +120,7 @@ impl Fixture {
         Ok(to)
     }
 
-    /// Makes the disks reachable.
+    /// Makes the disks accessible.
     pub fn serve(&self) -> Result<Served> {
         let server = |name: &str, brake| {
             Server::start(&self.path(name), self.sockets.path().join(format!("{name}.sock")), brake)

@@ -1,4 +1,4 @@
-//! What the machine itself can do, in memory: no copier is faster.
+//! The machine's own rates in memory: no copier is faster.
 
 use std::{hint::black_box, thread, time::Instant};
 
@@ -6,7 +6,7 @@ use warmd_cbt::units::BLOCK;
 
 /// Larger than any cache: a copy of it goes to memory and back.
 const COPIED: usize = 256 << 20;
-/// Hashed again and again: the engine, too, hashes what has just been read.
+/// Hashed again and again, because the engine also hashes data that was just read.
 const HASHED: usize = 4 << 20;
 
 /// One thread's memcpy, in bytes a second.
@@ -21,7 +21,7 @@ pub fn memcpy() -> f64 {
     (0..5).map(|_| rate(&mut to)).fold(0.0, f64::max)
 }
 
-/// BLAKE3 over so many bytes in blocks of 64 KiB, by so many threads at once, each its share.
+/// BLAKE3 over `bytes` bytes in blocks of 64 KiB, divided among `threads` threads.
 pub fn hash(bytes: u64, threads: u64) {
     thread::scope(|scope| {
         for _ in 0..threads.max(1) {

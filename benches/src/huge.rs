@@ -1,7 +1,7 @@
 //! The case `ledger-64tib`: what a ledger of 64 TiB with ten million scattered extents costs.
 //!
-//! Rule: there is no peer; the figures stand against their bars. What the pass drained before it was stopped is a prefix
-//! of the extents in the disk's order, and every block of it is compared.
+//! Rule: there is no peer; the figures are compared with their bars. What the pass drained before its stop is
+//! a prefix of the extents in the disk's order, and every block of it is compared.
 
 use std::process::Command;
 
@@ -30,7 +30,7 @@ pub const SIZE: u64 = 64 << 40;
 const FULL: (u64, u64) = (10_000_000, 4 << 30);
 const QUICK: (u64, u64) = (100_000, 16 << 20);
 
-/// What `bench-engine huge` says.
+/// The output of `bench-engine huge`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Said {
     pub done: Done,

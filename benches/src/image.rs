@@ -1,4 +1,5 @@
-//! Disk images whose every byte follows from its place and its generation, so that none need be kept to be made again.
+//! Disk images in which offset and generation determine every byte, so that an image can be made again at any
+//! time.
 //!
 //! Rule: data is never all zero and does not compress; where data begins and ends is a multiple of 64 KiB.
 
@@ -21,7 +22,7 @@ const PAGE: u64 = 4096;
 /// Bytes written at once.
 const STEP: u64 = 1 << 20;
 
-/// What an image holds.
+/// The content of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fill {
     /// Runs of data and holes in turn, 2 MiB in the mean.
@@ -31,7 +32,7 @@ pub enum Fill {
 }
 
 impl Fill {
-    /// Its word in the cases' names.
+    /// Its part of the cases' names.
     pub fn name(self) -> &'static str {
         match self {
             Self::Half => "half",
@@ -68,7 +69,7 @@ pub struct Random(u64);
 impl Random {
     /// The same numbers for the same seed.
     pub fn new(seed: u64) -> Self {
-        // Near seeds must not begin alike, and zero would stay zero.
+        // Similar seeds must not begin alike, and zero would stay zero.
         let mixed = (seed ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         Self(if mixed == 0 { 1 } else { mixed ^ mixed >> 31 | 1 })
     }
@@ -82,7 +83,7 @@ impl Random {
     }
 }
 
-/// Fills `buffer` with what data at `at`, a page's start, is by that seed.
+/// Fills `buffer` with the data of this seed at `at`, which is the start of a page.
 fn data(buffer: &mut [u8], at: u64, seed: u64) {
     for (number, page) in buffer.chunks_mut(PAGE as usize).enumerate() {
         let mut random = Random::new((at / PAGE + number as u64) << 8 | seed);
@@ -119,7 +120,7 @@ pub fn blank(path: &Path, size: u64) -> Result<()> {
     made.with_context(|| path.display().to_string())
 }
 
-/// An image as it is made: the disk of that number, no disk like another.
+/// The image of disk number `n`; no two disks are alike.
 #[derive(Clone, Copy, Debug)]
 pub struct BenchImage {
     pub number: u64,
@@ -128,7 +129,7 @@ pub struct BenchImage {
 }
 
 impl BenchImage {
-    /// Makes it new, of the first generation, durable.
+    /// Creates it, of the first generation, durably.
     pub fn make(self, path: &Path) -> Result<()> {
         blank(path, self.size)?;
         change(path, |file| {

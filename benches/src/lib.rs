@@ -1,7 +1,7 @@
-//! What the benchmarks share, and the side-by-side benchmark of warmd against its peers.
+//! Common code of the benchmarks, and the side-by-side benchmark of warmd and its peers.
 //!
-//! Rule: both sides of a comparison are processes of their own, measured by the same code, over the same servers and the
-//! same images; and no run counts whose target does not hold what the source holds.
+//! Rule: both sides of a comparison are separate processes, measured by the same code, over the same servers
+//! and the same images; a run counts only if its target equals its source.
 //!
 //! ```text
 //! run (bin) ─▶ side_by_side ─▶ cases ─▶ fixture (images, servers) ─▶ sides (command lines)

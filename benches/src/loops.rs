@@ -1,4 +1,4 @@
-//! What peers' copiers do, retold in a few lines of blocking code, to be measured where they cannot run themselves.
+//! The loops of peers that cannot run here, reimplemented in a few lines of blocking code.
 //!
 //! Rule: nothing here is slower than the original must be: no logging, no progress, no copy in between, one process.
 

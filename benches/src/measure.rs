@@ -1,7 +1,8 @@
-//! How a process is measured: by a small parent of its own, the same for all sides.
+//! How a process is measured: by a small parent process, the same for all sides.
 //!
-//! Rule: the clock runs from before the process is made until it has ended and the targets' files are synced, whatever
-//! the side did or did not sync itself. CPU and peak memory are the kernel's figures of the ended child.
+//! Rule: the clock runs from before the process is created until it has ended and the targets' files are
+//! synced, whatever the side did or did not sync itself. CPU and peak memory are the kernel's figures of the
+//! ended child.
 
 use std::{
     fs::File,
@@ -35,7 +36,7 @@ impl BenchMeasurement {
         self.end - self.begin
     }
 
-    /// From the first one's begin to the last one's end.
+    /// From the first start to the last end.
     pub fn together(all: &[Self]) -> Option<Self> {
         all.iter().copied().reduce(|sum, next| Self {
             begin: sum.begin.min(next.begin),

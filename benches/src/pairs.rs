@@ -1,6 +1,7 @@
 //! The runs of a case: a warm-up, then pairs A B A B for each peer.
 //!
-//! Rule: both runs of a pair begin alike, and each is compared; the first difference ends everything.
+//! Rule: both runs of a pair begin with equal disks, and each result is compared; the first difference ends
+//! the benchmark.
 
 use std::{
     path::{Path, PathBuf},
@@ -23,15 +24,15 @@ use crate::{
 /// How cases are run.
 #[derive(Clone, Debug)]
 pub struct Bench {
-    /// Where images lie.
+    /// The directory of the images.
     pub below: PathBuf,
-    /// Where our own programs are.
+    /// The directory of our own programs.
     pub programs: PathBuf,
-    /// Pairs that count.
+    /// Number of pairs that count.
     pub pairs: usize,
-    /// Only whether every case runs: no warm-up, and one run of warmd serves all peers.
+    /// Only test that every case runs: no warm-up, and one run of warmd serves all peers.
     pub quick: bool,
-    /// Words for `bench-engine`, for tuning.
+    /// Options for `bench-engine`, for tuning.
     pub engine_words: Vec<String>,
     /// Only peers with these names; all if there are none.
     pub peers: Vec<String>,
@@ -54,7 +55,7 @@ impl Bench {
         let settled = peers.map(|peer| Ok((peer, self.warm_up(&fixture, peer)?, Vec::new())));
         let mut settled = settled.collect::<Result<Vec<_>>>()?;
         let mut shared = None;
-        // Round by round, so that a machine that is busy for a while is so for all peers.
+        // Round by round, so that a temporary load of the machine affects all peers.
         for _ in 0..self.pairs {
             for (peer, setting, pairs) in &mut settled {
                 let (warmd, done) = match shared {
@@ -71,7 +72,7 @@ impl Bench {
         Ok(settled.iter().map(row).collect())
     }
 
-    /// Whether this peer was asked for.
+    /// Whether this peer is selected.
     pub fn wants(&self, peer: Peer) -> bool {
         self.peers.is_empty() || self.peers.iter().any(|name| name == peer.name())
     }
@@ -108,7 +109,7 @@ impl Bench {
         Ok(measured)
     }
 
-    /// One run: its figures, and the line before them that the (first) command printed.
+    /// One run: its figures, and the line that the (first) command printed before them.
     fn measure(
         &self,
         fixture: &Fixture,

@@ -1,4 +1,4 @@
-//! What is printed and written of the runs.
+//! The printed and written results of the runs.
 //!
 //! Rule: medians over the pairs; a ratio is the peer's time over warmd's in the same pair, so above 1 warmd is faster.
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::pairs::Pair;
 
-/// What had to be moved, in bytes.
+/// The bytes that had to be moved.
 #[derive(Clone, Copy, Debug)]
 pub struct BenchTotals {
     /// The delta, or all data.
@@ -24,9 +24,9 @@ pub struct Row {
     pub ratio: f64,
     pub warmd_s: f64,
     pub peer_s: f64,
-    /// Of warmd's time what the pass itself took, without the process's start and end.
+    /// The pass's part of warmd's time, without the process's start and end.
     pub pass_s: f64,
-    /// Of warmd's process, like `rss_mib`, `bytes_read` and `in_flight`.
+    /// Figure of warmd's process, like `rss_mib`, `bytes_read` and `in_flight`.
     pub cpu_s: f64,
     pub rss_mib: f64,
     pub bytes_read: u64,
@@ -34,13 +34,13 @@ pub struct Row {
     pub bytes_changed: u64,
     pub peer_cpu_s: f64,
     pub peer_rss_mib: f64,
-    /// Of what must be moved, by the medians.
+    /// Rate of the bytes to move, from the medians.
     pub mb_s: f64,
     pub peer_mb_s: f64,
-    /// Requests to the source: the mean while the pass ran, and the most that were seen.
+    /// Requests to the source: the mean during the pass, and the maximum.
     pub in_flight: f64,
     pub in_flight_peak: u64,
-    /// Waiting for the store's commits, of the pass's time.
+    /// Share of the pass's time spent waiting for the store's commits.
     pub commit_share: f64,
     /// Bytes of the manifest's blocks that a delta touches.
     pub bytes_touched: u64,
@@ -48,12 +48,12 @@ pub struct Row {
     /// The lowest and the highest ratio of a pair.
     pub ratio_min: f64,
     pub ratio_max: f64,
-    /// The peer's options, where there was a choice; or what else there is to say.
+    /// The peer's options, where there was a choice; or another note.
     pub note: String,
 }
 
 impl Row {
-    /// Of pairs, of which there must be some.
+    /// The result of at least one pair.
     pub fn new(case: &str, peer: &str, moved: BenchTotals, note: String, pairs: &[Pair]) -> Self {
         let of = |value: &dyn Fn(&Pair) -> f64| median(pairs.iter().map(value).collect());
         let ratio = |pair: &Pair| pair.peer.wall_s() / pair.warmd.wall_s();

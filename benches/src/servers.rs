@@ -16,9 +16,9 @@ use crate::children::ProcessGroup;
 /// What slows a server down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Brake {
-    /// Each read waits so many milliseconds; any number of them may wait at once, as far as the server has threads.
+    /// Each read waits so many milliseconds; as many reads wait at once as the server has threads.
     pub read_delay_ms: u64,
-    /// All connections together get no more than so many bytes a second; 0 for no limit.
+    /// Bytes per second for all connections together; 0 for no limit.
     pub rate: u64,
 }
 
@@ -45,7 +45,7 @@ impl Server {
         Self::nbdkit(socket, filters.into_iter().chain(parameters))
     }
 
-    /// nbdkit with these filters, plugin and parameters; waits until it takes connections.
+    /// nbdkit with these filters, plugin and parameters; waits until it accepts connections.
     pub fn nbdkit(socket: PathBuf, words: impl IntoIterator<Item = String>) -> Result<Self> {
         let ready = socket.with_extension("pid");
         let mut command = Command::new("nbdkit");
@@ -59,7 +59,7 @@ impl Server {
             if let Some(status) = process.ended()? {
                 bail!("nbdkit ended with {status}");
             }
-            // It is written when connections are taken.
+            // nbdkit writes this file when it accepts connections.
             Ok(ready.exists().then_some(()))
         })?;
         Ok(Self { socket, _process: process })

@@ -26,7 +26,7 @@ pub enum BenchSide {
 }
 
 impl BenchSide {
-    /// What a file is called by all programs, or an export's URI.
+    /// The path of a file, or an export's URI, as all programs take it.
     pub fn name(&self) -> String {
         match self {
             Self::File(path) => path.display().to_string(),
@@ -34,7 +34,7 @@ impl BenchSide {
         }
     }
 
-    /// What [`BenchSide::name`] made.
+    /// Parses the output of [`BenchSide::name`].
     pub fn parse(name: &str) -> Self {
         let export = name.strip_prefix("nbd+unix:///").and_then(|rest| rest.split_once("?socket="));
         match export {

@@ -12,7 +12,7 @@ use crate::{
     side::BenchSide,
 };
 
-/// Whom warmd is compared with.
+/// A peer of warmd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// With its defaults.
@@ -22,17 +22,17 @@ pub enum Peer {
     QemuImg,
     CdiLoop,
     MigratekitLoop,
-    /// Ground: read and write in order.
+    /// Baseline: read and write in order.
     Dd,
-    /// Ground: only read.
+    /// Baseline: only read.
     Read,
-    /// Ground: only hash, on all cores.
+    /// Baseline: only hash, on all cores.
     Hash,
     /// `qemu-img compare`.
     QemuCompare,
 }
 
-/// What is tried for [`Peer::NbdcopyBest`].
+/// The settings to try for [`Peer::NbdcopyBest`].
 pub const NBDCOPY_SETTINGS: [&[&str]; 5] = [
     &["--destination-is-zero"],
     &["--destination-is-zero", "--connections=2", "--requests=32"],
@@ -114,7 +114,7 @@ impl Peer {
     }
 }
 
-/// warmd's engine, over all disks at once. `more` are words for tuning.
+/// warmd's engine, over all disks at once. `more` are options for tuning.
 pub fn engine(
     programs: &Path,
     fixture: &Fixture,

@@ -1,6 +1,6 @@
-//! `bench-engine`: warmd's engine as a process of its own, to be measured beside its peers.
+//! `bench-engine`: warmd's engine as a separate process, measured beside its peers.
 //!
-//! Places are files or NBD URIs. Prints one line of JSON: what it did.
+//! Disk locations are files or NBD URIs. Prints one line of JSON: what it did.
 
 use std::path::PathBuf;
 
@@ -40,11 +40,11 @@ enum Command {
     },
     /// Take all of every disk as copied.
     Settle,
-    /// Advance the ledger of one huge disk by many blocks, evenly scattered, and drain some of it.
+    /// Advance the ledger of one huge disk by many evenly scattered blocks, and drain some of them.
     Huge {
         #[arg(long)]
         blocks: u64,
-        /// Bytes to be drained, about.
+        /// Approximate number of bytes to drain.
         #[arg(long)]
         stop_after: u64,
         #[command(flatten)]

@@ -1,4 +1,5 @@
-//! `bench-forecast`: how right the forecast of the downtime is. `benches/forecast` builds everything and calls it.
+//! `bench-forecast`: the accuracy of the downtime forecast. `benches/forecast` builds everything and calls
+//! it.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -8,23 +9,23 @@ use serde::Serialize;
 use warmd_benches::downtime::{self, Run};
 use warmd_tests::interrupt;
 
-/// Of ten forecasts, so many are to be right.
+/// Of ten forecasts, this many must be right.
 const RIGHT: f64 = 0.9;
 
 /// Real guests with workloads of many rates are cut over: does the downtime lie in the interval that was
 /// forecast?
 ///
-/// Exit codes: 0 in nine of ten runs it does, 1 it does not, or something went wrong.
+/// Exit codes: 0 in nine of ten runs it does, 1 it does not, or an error occurred.
 #[derive(Parser)]
 #[command(name = "benches/forecast")]
 struct Arguments {
-    /// Guests, one after the other.
+    /// Number of guests, moved one after the other.
     #[arg(long, default_value_t = 10)]
     runs: usize,
-    /// Of the workloads; drawn and printed if not given.
+    /// Seed of the workloads; random and printed if not given.
     #[arg(long)]
     seed: Option<u64>,
-    /// Write the runs there.
+    /// Write the runs to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }

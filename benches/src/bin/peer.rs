@@ -1,4 +1,5 @@
-//! `bench-peer`: the peers' loops and the grounds, each as a process of its own; and the parent that measures a process.
+//! `bench-peer`: the peers' loops and the grounds, each as a separate process; and the parent that measures a
+//! process.
 
 use std::path::PathBuf;
 
@@ -19,7 +20,7 @@ enum Command {
     Loop(Loop),
     /// Read a source's data in order.
     Read { source: String },
-    /// Hash so many bytes, by so many threads.
+    /// Hash this many bytes with this many threads.
     Hash { bytes: u64, threads: u64 },
     /// Print the rates of memcpy and BLAKE3, in bytes a second.
     Rates,
@@ -27,11 +28,11 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Loop {
-    /// As CDI's VDDK reader copies.
+    /// Copy as CDI's VDDK reader does.
     Cdi(Copy),
-    /// As migratekit copies a delta.
+    /// Copy a delta as migratekit does.
     Migratekit(Copy),
-    /// As `dd` copies, data only.
+    /// Copy as `dd` does, data only.
     Dd(Copy),
 }
 

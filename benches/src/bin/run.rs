@@ -24,7 +24,7 @@ struct Arguments {
     /// Small disks, one pair, no warm-up: only whether every case runs and ends equal.
     #[arg(long)]
     quick: bool,
-    /// Write the results there as a JSON array: one object for each case and peer.
+    /// Write the results to this file as a JSON array: one object for each case and peer.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Print the cases' names and end.
@@ -36,13 +36,13 @@ struct Arguments {
     /// Only these peers; may be given more than once.
     #[arg(long = "peer", value_name = "PEER")]
     peers: Vec<String>,
-    /// Where the images are made: 16 GiB must be free.
+    /// Directory for the images: 16 GiB must be free.
     #[arg(long, value_name = "DIR", env = "WARMD_BENCH_DIR")]
     dir: Option<PathBuf>,
-    /// The images are made in memory.
+    /// Create the images in memory.
     #[arg(long, conflicts_with = "dir")]
     tmpfs: bool,
-    /// Words for the engine, for tuning: see `bench-engine pass --help`.
+    /// Options for the engine, for tuning: see `bench-engine pass --help`.
     #[arg(
         long,
         value_name = "WORDS",
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What can be asked for by name.
+/// The cases that a name can select.
 enum Job {
     Case(Box<Case>),
     Huge,
@@ -87,7 +87,7 @@ impl Job {
         }
     }
 
-    /// Whether anything is left of it if only some peers are wanted.
+    /// Whether the case has any of the wanted peers.
     fn has_peers(&self, bench: &Bench) -> bool {
         match self {
             Self::Case(case) => case.peers.iter().any(|peer| bench.wants(*peer)),
@@ -167,7 +167,7 @@ fn bench(arguments: &Arguments) -> Result<Bench> {
     })
 }
 
-/// Prints what the machine can do; gives one core's rate of BLAKE3, in bytes a second.
+/// Prints the machine's rates; returns one core's rate of BLAKE3, in bytes a second.
 fn grounds(bench: &Bench) -> Result<f64> {
     let mut rates = Command::new(bench.programs.join("bench-peer"));
     let said = ProcessGroup::spawn(rates.arg("rates"))?.output(fixture::DEADLINE)?;

@@ -11,17 +11,17 @@ use warmd_benches::{
 };
 use warmd_tests::interrupt;
 
-/// 500 VMs in a plan and 2,000 disks in the daemon, over simulated endpoints: what scheduling costs, how soon the API
-/// answers, and how soon the daemon is ready after a restart.
+/// 500 VMs in a plan and 2,000 disks in the daemon, over simulated endpoints: the cost of scheduling, how
+/// fast the API answers, and how fast the daemon is ready after a restart.
 ///
-/// Exit codes: 0 all bars are met, 1 some are not, or something went wrong.
+/// Exit codes: 0 all bars are met, 1 some are not, or an error occurred.
 #[derive(Parser)]
 #[command(name = "benches/scale", args_conflicts_with_subcommands = true)]
 struct Arguments {
-    /// Few VMs and a few seconds, and no bars: only whether all of it works.
+    /// Few VMs and a few seconds, and no bars: only a test that everything works.
     #[arg(long)]
     quick: bool,
-    /// Write the figures and the bars there.
+    /// Write the figures and the bars to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     #[command(subcommand)]

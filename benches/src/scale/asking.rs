@@ -1,7 +1,8 @@
-//! Who asks the daemon: `warmctl` as a process, and a client that stays connected.
+//! The clients of the daemon: `warmctl` as a process, and a client that stays connected.
 //!
-//! Rule: both get whole answers. The client's time is from the call to the decoded message; that of `warmctl` from before
-//! the process is made to its end, its output read. `warmctl --version` says what of that is the process alone.
+//! Rule: both get complete answers. The client's time is from the call to the decoded message; that of
+//! `warmctl` from before the process is created to its end, its output read. `warmctl --version` measures the
+//! process alone.
 
 use std::{
     path::{Path, PathBuf},
@@ -22,20 +23,20 @@ use warmd_tests::wait_until;
 
 use super::{Size, plan::PLAN};
 
-/// The largest answer, in bytes.
+/// The largest accepted answer, in bytes.
 const MOST: usize = 256 << 20;
 
-/// How long one question takes.
+/// The latency of one request.
 #[derive(Clone, Debug, Serialize)]
 pub struct AskLatency {
     pub question: String,
-    /// What the daemon does meanwhile.
+    /// What the daemon does during the requests.
     pub during: String,
     pub by: String,
     pub count: usize,
     pub median_ms: f64,
     pub p99_ms: f64,
-    /// Whether a bar is on it.
+    /// Whether it has a bar.
     #[serde(skip)]
     pub counts: bool,
 }
@@ -86,12 +87,12 @@ impl Asker {
         Ok(self.list()?.len())
     }
 
-    /// Passes so far, of all.
+    /// Number of passes of all migrations so far.
     pub(super) fn passes(&self) -> Result<u64> {
         Ok(self.list()?.iter().map(|each| u64::from(number(each))).sum())
     }
 
-    /// Waits until each has ended its pass of that number.
+    /// Waits until every migration has ended its pass of this number.
     pub(super) fn until_passed(&self, vms: usize, passes: u32, patience: Duration) -> Result<()> {
         self.until(&format!("{passes} passes of each"), vms, patience, |each| {
             let ended = each.pass.as_ref().is_some_and(|pass| pass.ended.is_some());
@@ -99,7 +100,7 @@ impl Asker {
         })
     }
 
-    /// Waits until none copies.
+    /// Waits until no migration copies.
     pub(super) fn until_at_rest(&self, vms: usize, patience: Duration) -> Result<()> {
         self.until("all to be synced", vms, patience, |each| each.state() == MigrationState::Synced)
     }
@@ -124,7 +125,7 @@ impl Asker {
         waited.with_context(|| format!("{left} are not"))
     }
 
-    /// How long answers take, while the daemon does that.
+    /// The latencies of answers while the daemon is in that activity.
     pub(super) fn latencies(&self, during: &str, size: Size) -> Result<Vec<AskLatency>> {
         let channel = self.channel()?;
         let mut plans = PlansClient::new(channel.clone()).max_decoding_message_size(MOST);
@@ -191,7 +192,7 @@ fn times(count: usize, mut ask: impl FnMut() -> Result<()>) -> Result<Vec<f64>> 
     Ok(times)
 }
 
-/// That which so large a part does not exceed.
+/// The value that this share of the samples does not exceed.
 fn part(sorted: &[f64], share: f64) -> f64 {
     let at = (sorted.len() as f64 * share).ceil() as usize;
     sorted.get(at.saturating_sub(1)).copied().unwrap_or(f64::NAN)

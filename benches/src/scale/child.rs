@@ -14,7 +14,7 @@ use warmd_tests::{TestDir, interrupt, wait_until};
 
 use super::{PATIENCE, Size, serve};
 
-/// A daemon that said that it is ready. Dropping it kills it.
+/// A daemon that has reported that it is ready. Dropping it kills it.
 #[derive(Debug)]
 pub(super) struct Child {
     process: Process,
@@ -24,7 +24,7 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Starts the one with simulated endpoints, on the state in `dir`.
+    /// Starts the daemon with simulated endpoints, on the state in `dir`.
     pub(super) fn start(dir: &TestDir, programs: &Path, size: Size) -> Result<Self> {
         let mut command = Command::new(programs.join("bench-scale"));
         command.arg("serve").arg(dir.path()).arg(size.vms.to_string()).arg(size.disks.to_string());
@@ -67,12 +67,12 @@ impl Child {
         bail!("the daemon was not ready within {PATIENCE:?}")
     }
 
-    /// Since before the process was made.
+    /// The time since before the process was created.
     pub(super) fn since_start_s(&self) -> f64 {
         self.begun.elapsed().as_secs_f64()
     }
 
-    /// Gives it a line.
+    /// Sends it one line.
     pub(super) fn say(&mut self, line: &str) -> Result<()> {
         let to = self.process.stdin.as_mut().context("it cannot be told anything")?;
         Ok(writeln!(to, "{line}")?)
@@ -85,7 +85,8 @@ impl Child {
         Ok((self.cpu_s()? - before) / begun.elapsed().as_secs_f64() * 100.0)
     }
 
-    /// In nanoseconds the kernel has it for each thread; those that ended meanwhile are in the ticks of the process alone.
+    /// The kernel has nanoseconds for each live thread; threads that ended are only in the ticks of the
+    /// process.
     fn cpu_s(&self) -> Result<f64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
         let (_, fields) = stat.rsplit_once(')').context("no name in its stat")?;
@@ -96,7 +97,7 @@ impl Child {
         Ok((ticks(11)? + ticks(12)?) / a_second)
     }
 
-    /// Resident memory; the simulated disks are in it.
+    /// Resident memory; including the simulated disks.
     pub(super) fn rss_mib(&self) -> Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
@@ -104,7 +105,7 @@ impl Child {
         Ok(kib / 1024.0)
     }
 
-    /// Ends it in good order.
+    /// Ends it with an orderly shutdown.
     pub(super) fn stop(&mut self) -> Result<()> {
         self.process.stdin.take();
         let pid = rustix::process::Pid::from_child(&self.process);
@@ -113,7 +114,7 @@ impl Child {
         wait_until("the daemon to end", PATIENCE, || Ok(self.process.try_wait()?)).map(drop)
     }
 
-    /// Ends it where it stands.
+    /// Kills it.
     pub(super) fn kill(mut self) -> Result<()> {
         self.process.kill()?;
         let status = self.process.wait()?;

@@ -1,5 +1,5 @@
-//! Hundreds of VMs in one plan, thousands of disks in one daemon: what that costs, how soon it answers, and how soon it is
-//! back after a restart. See `benches/scale`.
+//! Hundreds of VMs in one plan, thousands of disks in one daemon: the cost, the latency of answers, and the
+//! time until it is ready after a restart. See `benches/scale`.
 //!
 //! Rule: the daemon is a separate process ([`serve`]) with all of warmd except its `main` and the endpoints,
 //! which are simulated in memory. `warmctl` and a client that stays connected send requests through the Unix
@@ -24,20 +24,20 @@ use crate::bars::{Bar, BarLimit};
 
 /// The case's name.
 const NAME: &str = "scale";
-/// For anything that the daemon is to come to.
+/// Timeout for any state that the daemon must reach.
 const PATIENCE: Duration = Duration::from_mins(10);
 
-/// How much of it.
+/// The size of the run.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
     pub vms: usize,
-    /// Of each VM.
+    /// Disks of each VM.
     pub disks: usize,
-    /// Passes that each migration has behind it.
+    /// Earlier passes of each migration.
     pub passes: u32,
     /// Seconds from one pass of a migration to the next while passes are measured.
     pub every: u64,
-    /// For which the CPU's time is measured.
+    /// The time for which CPU use is measured.
     pub minute: Duration,
     /// Answers by a client that stays connected.
     pub calls: usize,
@@ -47,7 +47,7 @@ pub struct Size {
 }
 
 impl Size {
-    /// That of which something is promised.
+    /// The size that has bars.
     pub const FULL: Self = Self {
         vms: 500,
         disks: 4,
@@ -58,7 +58,7 @@ impl Size {
         runs: 100,
         restarts: 5,
     };
-    /// Only to see that all of it works.
+    /// A small size, only to test that everything works.
     pub const QUICK: Self = Self {
         vms: 20,
         disks: 2,
@@ -79,7 +79,7 @@ pub struct Figures {
     pub passes_before: u32,
     /// From `plan apply` to the last full pass, in seconds.
     pub seeded_s: f64,
-    /// Of one core, in per cent, while every pass lies ahead.
+    /// CPU use in per cent of one core while no pass is due.
     pub waiting_cpu: f64,
     /// The same while every migration has a pass once a minute that finds nothing to copy.
     pub passing_cpu: f64,
@@ -87,18 +87,19 @@ pub struct Figures {
     pub passes_a_minute: f64,
     /// Milliseconds.
     pub answers: Vec<AskLatency>,
-    /// Seconds from a process's start until it says that it is ready, one for each restart.
+    /// Seconds from a process's start until it reports that it is ready, one for each restart.
     pub ready_s: Vec<f64>,
-    /// The same of `warmd serve` itself, which has no endpoints: it takes all up, and finds the endpoints missing.
+    /// The same of `warmd serve` itself, which has no endpoints: it starts all migrations and finds the
+    /// endpoints missing.
     pub ready_warmd_s: Vec<f64>,
-    /// The same when the process before was killed in the midst of passes.
+    /// The same after the previous process was killed during passes.
     pub ready_killed_s: f64,
-    /// Until `migration list` has been answered in full.
+    /// Seconds until the complete answer of `migration list`.
     pub listed_s: Vec<f64>,
     pub rss_mib: f64,
 }
 
-/// Measures all of it; prints as it goes.
+/// Measures everything; prints progress.
 pub fn run(size: Size, programs: &Path) -> Result<(Figures, Vec<Bar>)> {
     let dir = TestDir::new()?;
     let asker = Asker::new(dir.join("warmd.sock"), programs)?;
@@ -124,7 +125,7 @@ pub fn run(size: Size, programs: &Path) -> Result<(Figures, Vec<Bar>)> {
 
     daemon.say("rest")?;
     asker.apply(&plan::often(size, size.every))?;
-    // So that the passes are spread as they come, and not as the plan was applied.
+    // To spread the passes over time, independent of when the plan was applied.
     asker.until_passed(size.vms, size.passes + 1, PATIENCE)?;
     let before = asker.passes()?;
     let passing_cpu = daemon.cpu_per_cent(size.minute)?;
@@ -135,7 +136,7 @@ pub fn run(size: Size, programs: &Path) -> Result<(Figures, Vec<Bar>)> {
     answers.extend(asker.latencies("passing", size)?);
     let rss_mib = daemon.rss_mib()?;
 
-    // From here on nothing is to be due: a daemon that is started again finds simulated disks that are new.
+    // From here on no pass must be due: a restarted daemon finds new simulated disks.
     asker.apply(&plan::rare(size))?;
     asker.until_at_rest(size.vms, PATIENCE)?;
     let (mut ready_s, mut listed_s, mut ready_warmd_s) = (Vec::new(), Vec::new(), Vec::new());
@@ -178,7 +179,7 @@ pub fn run(size: Size, programs: &Path) -> Result<(Figures, Vec<Bar>)> {
     Ok((figures, bars))
 }
 
-/// Seconds until a daemon is ready whose forerunner was killed in the midst of passes.
+/// Seconds until a daemon is ready after its predecessor was killed during passes.
 fn killed(size: Size, programs: &Path) -> Result<f64> {
     let dir = TestDir::new()?;
     let asker = Asker::new(dir.join("warmd.sock"), programs)?;

@@ -8,12 +8,12 @@ use super::Size;
 
 /// The plan's name.
 pub const PLAN: &str = "wave";
-/// Of each disk. What a pass and a restart cost is not a matter of how large a disk is, but of how much has changed.
+/// Bytes of each disk. A pass and a restart cost by what has changed, not by the size of a disk.
 const DISK: u64 = 64 << 10;
 const HOSTS: usize = 16;
 const STORES: usize = 8;
 
-/// Of `size`, spread over hosts and datastores.
+/// The VMs of `size`, spread over hosts and datastores.
 pub fn vms(size: Size) -> Vec<FleetVm> {
     let vm = |at: usize| FleetVm {
         name: name(at),
@@ -27,12 +27,12 @@ pub fn vms(size: Size) -> Vec<FleetVm> {
     (0..size.vms).map(vm).collect()
 }
 
-/// With passes as often as that, in seconds.
+/// A plan with a pass every `seconds` seconds.
 pub fn often(size: Size, seconds: u64) -> String {
     text(size, &format!("interval = \"{seconds}s\""), "")
 }
 
-/// With all that a plan may say of times, and no pass soon.
+/// A plan with every kind of schedule setting, and no pass soon.
 pub fn rare(size: Size) -> String {
     let times = "adaptive = { rpo = \"20h\", shortest = \"10h\", longest = \"20h\" }\nzone = \"Europe/Berlin\"\n\
                  holidays = [\"12-25\", \"01-01\"]\n\

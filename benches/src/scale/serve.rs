@@ -1,4 +1,4 @@
-//! The daemon that is measured: warmd's own, over simulated endpoints in its memory.
+//! The daemon that is measured: warmd's own code over simulated endpoints in memory.
 //!
 //! Rule: the parent process sends commands on standard input (whether the guests write) and ends the daemon
 //! by closing it.
@@ -22,11 +22,11 @@ use warmd_tests::simulated::{Fleet, FleetSource, FleetTarget};
 
 use super::{Size, plan};
 
-/// How often some of the guests write, and which part of them at a time.
+/// How often guests write, and which share of them each time.
 const BEAT: Duration = Duration::from_millis(250);
 const PART: usize = 20;
 
-/// Its configuration.
+/// The daemon's configuration.
 pub fn config(dir: &Path) -> String {
     let dir = dir.display();
     format!(
