@@ -1,13 +1,13 @@
 //! Deltas: which extents of a disk changed, and to what.
 //!
-//! Rule: a delta follows from its shape, its share and the disk's size alone; the same file of extents goes to all sides.
+//! Rule: shape, share and disk size alone determine a delta; all sides get the same file of extents.
 
 use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context as _, Result};
 use warmd_cbt::units::{Extent, Length, Offset};
 
-/// How the changes lie on the disk.
+/// How the changes are distributed on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// 64 KiB each, aligned, scattered evenly.
@@ -20,7 +20,7 @@ pub enum Shape {
     HalfZero,
 }
 
-/// What an extent of a delta holds afterwards.
+/// The new content of an extent of a delta.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Becomes {
     Data,
@@ -33,7 +33,7 @@ const BLOCK: u64 = 64 << 10;
 const PAGE: u64 = 4 << 10;
 
 impl Shape {
-    /// Its word in the cases' names.
+    /// Its part of the cases' names.
     pub fn name(self) -> &'static str {
         match self {
             Self::Blocks => "64k",
@@ -48,18 +48,18 @@ impl Shape {
         match self {
             Self::Blocks | Self::HalfZero => BLOCK,
             Self::Pages => PAGE,
-            // A small disk shall have some, too.
+            // A small disk must have some extents, too.
             Self::Runs => RUN.min(size * percent / 400 / BLOCK * BLOCK).max(BLOCK),
         }
     }
 
-    /// Extents of a delta of that share.
+    /// Number of extents of a delta of this share.
     pub fn count(self, size: u64, percent: u64) -> u64 {
         let stride = self.length(size, percent) * 100 / percent;
         size / stride
     }
 
-    /// The changed extents, in order, none touching another.
+    /// The changed extents, in order, none adjacent to another.
     pub fn extents(self, size: u64, percent: u64) -> Vec<Extent> {
         let length = self.length(size, percent);
         let stride = length * 100 / percent;
@@ -74,7 +74,7 @@ impl Shape {
             .collect()
     }
 
-    /// What the extent of that number becomes.
+    /// The new content of the extent with this number.
     pub fn becomes(self, number: usize) -> Becomes {
         match (self, number % 4) {
             (Self::HalfZero, 1) => Becomes::Hole,
@@ -84,7 +84,7 @@ impl Shape {
     }
 }
 
-/// So many blocks, evenly scattered over a disk of `size` bytes.
+/// This many blocks, evenly scattered over a disk of `size` bytes.
 pub fn blocks(size: u64, count: u64) -> impl Iterator<Item = Extent> {
     let stride = size / BLOCK / count.max(1) * BLOCK;
     (0..count).filter_map(move |number| Extent::new(Offset(number * stride), Length(BLOCK)))

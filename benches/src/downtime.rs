@@ -23,16 +23,16 @@ use serde_json::Value;
 use warmd_tests::{Console, Daemon, Guest, GuestSpec, Libvirtd, TestDir, guest::BOOT, interrupt, wait_until};
 
 const WORK: Duration = Duration::from_mins(4);
-/// How often the consoles are looked at.
+/// How often the consoles are read.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What a guest does, and how it is moved.
+/// The workload of a guest, and how it is moved.
 #[derive(Clone, Debug, Serialize)]
 pub struct Workload {
-    /// Scattered writes, in KiB a second, over so many MiB of each disk.
+    /// Scattered writes, in KiB per second, over this many MiB of each disk.
     pub churn_kib_s: u64,
     pub churn_mib: u64,
-    /// What each disk holds beside.
+    /// Other data on each disk.
     pub noise_mib: u64,
     pub verify: &'static str,
     /// Deltas before the cutover, and seconds between them.
@@ -41,7 +41,7 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Rates from 64 KiB to 8 MiB a second, as likely in each doubling.
+    /// Rates from 64 KiB to 8 MiB a second, equally likely in each doubling.
     fn draw(random: &mut StdRng) -> Self {
         Self {
             churn_kib_s: (64.0 * 2_f64.powf(random.random_range(0.0..7.0))) as u64,
@@ -54,7 +54,7 @@ impl Workload {
     }
 }
 
-/// One cutover: what was said of it before, and what came. In seconds.
+/// One cutover: its forecast and its measurement, in seconds.
 #[derive(Clone, Debug, Serialize)]
 pub struct Run {
     pub workload: Workload,
@@ -62,11 +62,11 @@ pub struct Run {
     pub expected: f64,
     pub high: f64,
     pub measured: f64,
-    /// From the last record that the source's guest acknowledged to the first one of the target's: with the guest's
-    /// own shutdown and boot.
+    /// From the last record that the source's guest acknowledged to the first one of the target's, including
+    /// the guest's own shutdown and boot.
     pub silent: f64,
     pub is_inside: bool,
-    /// Of the measured one, how far the expected one was off, in per cent.
+    /// Error of the expected downtime, in per cent of the measured one.
     pub error: f64,
 }
 
@@ -79,7 +79,7 @@ struct Ground {
     dir: TestDir,
 }
 
-/// Does so many runs; prints each as it ends.
+/// Does this many runs; prints each at its end.
 pub fn run(runs: usize, seed: u64) -> Result<Vec<Run>> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut ground = Ground::lay()?;
@@ -193,7 +193,7 @@ impl Ground {
         Ok(Run { workload, low, expected, high, measured, silent, is_inside, error })
     }
 
-    /// Ends the target's guest: the next run has the machine for itself.
+    /// Ends the target's guest, so that the next run is alone on the machine.
     fn clear(&self, home: &Path) -> Result<()> {
         let names = self.new.virsh(["list", "--name"])?;
         for name in names.split_whitespace() {
@@ -216,7 +216,7 @@ fn plan_of(name: &str, verify: &str) -> String {
     )
 }
 
-/// Of `"12.5s"`.
+/// Seconds of `"12.5s"`.
 fn seconds(text: &Value) -> Option<f64> {
     text.as_str()?.strip_suffix('s')?.parse().ok()
 }
@@ -226,7 +226,7 @@ fn pass_time(time: Duration) -> Result<()> {
     wait_until("time to pass", time + WORK, || Ok((begun.elapsed() >= time).then_some(())))
 }
 
-/// Looks when the source's guest is heard last, and the target's first.
+/// Measures when the source's guest writes its last line, and the target's guest its first.
 struct Silence {
     over: Arc<AtomicBool>,
     watching: JoinHandle<Result<f64>>,

@@ -1,4 +1,4 @@
-//! warmd's side: the engine over real disks and the real store, as the daemon puts them together.
+//! warmd's side: the engine over real disks and the real store, combined as in the daemon.
 //!
 //! Rule: only public calls of the engine, the volume, the NBD client and the store are used, all of them in this file.
 
@@ -43,19 +43,19 @@ use warmd_disks::{
 };
 use warmd_store::{Created, NewDisk, NewMigration, Store};
 
-/// What may be turned for tuning; the defaults are the daemon's.
+/// The options for tuning; the defaults are the daemon's.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Knobs {
     pub transfer: TransferSettings,
     /// NBD connections to each disk of a source; `None` leaves the client's own default.
     pub connections: Option<usize>,
-    /// Whether file sources, too, are read past the page cache.
+    /// Whether file sources are also read past the page cache.
     pub direct_source: bool,
-    /// Whether what each stage of a pass did is printed on standard error.
+    /// Whether the figures of each stage are printed on standard error.
     pub telemetry: bool,
 }
 
-/// What a run of the engine did; bytes over all disks.
+/// The figures of a run of the engine; bytes over all disks.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Done {
     #[serde(flatten)]
@@ -64,12 +64,12 @@ pub struct Done {
     pub pass_s: f64,
     /// Spent waiting for the store's commits, in seconds: the mean of all disks.
     pub commit_s: f64,
-    /// Requests to sources in flight: the most that were seen, and the mean while the pass ran.
+    /// Requests to sources in flight: the maximum, and the mean during the pass.
     pub in_flight_peak: u64,
     pub in_flight_mean: f64,
 }
 
-/// Makes a state with one new disk for each size, all of it pending.
+/// Creates a state with one new disk for each size, all blocks pending.
 pub async fn init(state: &Path, sizes: &[u64], reads_zero: bool) -> Result<()> {
     let store = Store::open(state)?;
     let machine = Machine {
@@ -111,7 +111,7 @@ pub async fn init(state: &Path, sizes: &[u64], reads_zero: bool) -> Result<()> {
     Ok(store.close().await?)
 }
 
-/// Advances every ledger, to what `changed` says or to all of the disk, and drains it.
+/// Advances every ledger, by the extents in `changed` or by the whole disk, and drains it.
 pub async fn pass(
     state: &Path,
     pairs: &[(String, String)],
@@ -137,7 +137,7 @@ pub fn store(state: &Path) -> Result<Store> {
     Ok(Store::open(state)?)
 }
 
-/// Takes all of every disk as copied, though nothing was: what only a ledger of that size is wanted for.
+/// Marks every disk as completely copied without copying: for cases that only need a ledger of that size.
 pub async fn settle(state: &Path) -> Result<()> {
     let (sqlite, _, ledgers) = open_ledgers(state).await?;
     for ledger in ledgers {
@@ -149,8 +149,8 @@ pub async fn settle(state: &Path) -> Result<()> {
     Ok(sqlite.close().await?)
 }
 
-/// Advances the ledger of one huge disk by many extents, then drains it up to about `stop_after` bytes. Gives also how
-/// long the advance took, in seconds.
+/// Advances the ledger of one huge disk by many extents, then drains it up to about `stop_after` bytes. Also
+/// returns how long the advance took, in seconds.
 pub async fn huge(
     state: &Path,
     pairs: &[(String, String)],
@@ -242,7 +242,8 @@ impl Opened {
         Ok(Self { sqlite, store, ledgers, disks })
     }
 
-    /// Drains all ledgers at the same time, from one pool; to the end, or until about so many bytes are read.
+    /// Drains all ledgers at the same time, from one pool; to the end, or until about this many bytes are
+    /// read.
     async fn drain(&self, knobs: Knobs, stop_after: Option<u64>) -> Result<Done> {
         let begun = Instant::now();
         let progress: Vec<_> = self.ledgers.iter().map(|_| Arc::new(PassProgress::default())).collect();
@@ -315,7 +316,7 @@ async fn open_disk(place: &str, size: Length, role: Role, knobs: Knobs) -> Resul
     Ok(Arc::new(FileDisk::open(Path::new(place), size, options).await?))
 }
 
-/// What was seen of requests in flight while passes ran.
+/// Samples of the requests in flight during passes.
 #[derive(Default)]
 struct Watch {
     peak: AtomicU64,
@@ -324,7 +325,7 @@ struct Watch {
 }
 
 impl Watch {
-    /// Looks now and then, until aborted; says stop once so many bytes are read.
+    /// Takes samples until aborted; stops the pass once this many bytes are read.
     async fn run(self: Arc<Self>, passes: Vec<Arc<PassProgress>>, stop: StopSignal, stop_after: Option<u64>) {
         let mut ticks = tokio::time::interval(Duration::from_millis(5));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -349,7 +350,7 @@ impl Watch {
     }
 }
 
-/// The store, and how long its commits were waited for.
+/// The store, and the time spent waiting for its commits.
 struct Timed {
     inner: Store,
     /// Microseconds.

@@ -1,6 +1,6 @@
 //! `warmd serve` as a child process, to be killed and started again.
 //!
-//! Rule: it never outlives its test, and whatever it logs is in the test's directory.
+//! Rule: it never outlives its test, and its whole log is in the test's directory.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Writes `DIR/warmd.toml`; starts nothing yet. `socket` is where that configuration listens.
+    /// Writes `DIR/warmd.toml`; starts nothing yet. `socket` is the configured socket.
     pub fn configure(dir: &TestDir, socket: impl Into<PathBuf>, config: &str) -> Result<Self> {
         let path = dir.join("warmd.toml");
         std::fs::write(&path, config)?;
@@ -77,7 +77,7 @@ impl Daemon {
         Ok(self.child.as_ref().context("warmd does not run")?.id())
     }
 
-    /// Stands it still where it is, until [`Self::thaw`].
+    /// Stops its execution until [`Self::thaw`].
     pub fn freeze(&self) -> Result<()> {
         self.signal(Signal::STOP)
     }
@@ -86,13 +86,13 @@ impl Daemon {
         self.signal(Signal::CONT)
     }
 
-    /// Starts it to die at a named point, `NAME` or `NAME:N`, as `kill -9` would. It may die before its
-    /// socket answers, so nothing is waited for.
+    /// Starts it so that it dies at a named point, `NAME` or `NAME:N`, as `kill -9` would. It may die before
+    /// its socket answers, so this does not wait.
     pub fn start_to_crash(&mut self, point: &str) -> Result<()> {
         self.spawn(Some(point))
     }
 
-    /// Waits until the crash point has ended it.
+    /// Waits until it has died at the crash point.
     pub fn wait_for_crash(&mut self, deadline: Duration) -> Result<()> {
         let status = self.wait_for_exit(deadline)?;
         if status.signal() != Some(Signal::KILL.as_raw()) {
@@ -113,7 +113,7 @@ impl Daemon {
         self.wait_for_exit(PATIENCE).map(drop)
     }
 
-    /// Asks it to end, in good order.
+    /// Asks it for an orderly shutdown.
     pub fn stop(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::TERM)?;
         self.wait_for_exit(PATIENCE)
@@ -132,7 +132,7 @@ impl Daemon {
         Ok(String::from_utf8_lossy(&std::fs::read(&self.log)?).into_owned())
     }
 
-    /// Where its metrics are, if its configuration has any and leaves the port to it.
+    /// The address of its metrics, if the configuration has them on a free port.
     pub fn metrics_address(&self) -> Result<SocketAddr> {
         let log = self.log()?;
         let told =

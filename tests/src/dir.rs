@@ -1,4 +1,5 @@
-//! How a test runs, and its own directory. Rule: gone after success; kept, named and its logs shown after a failure.
+//! How a test runs, and its own directory. Rule: removed after success; after a failure it is kept, and its
+//! path and logs are printed.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -21,7 +22,7 @@ impl TestDir {
         Self::below(&std::env::temp_dir())
     }
 
-    /// Like [`Self::new`], in another place than the usual one.
+    /// Like [`Self::new`], in another parent directory.
     pub fn below(parent: &Path) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("warmd-").tempdir_in(parent);
         Ok(Self { dir: dir.context("no temporary directory")? })
@@ -35,7 +36,7 @@ impl TestDir {
         self.path().join(name)
     }
 
-    /// Leaves the directory where it is, for someone to look at.
+    /// Keeps the directory for inspection.
     pub fn keep(mut self) -> PathBuf {
         self.dir.disable_cleanup(true);
         self.path().to_owned()
@@ -44,7 +45,7 @@ impl TestDir {
 
 /// Runs the body of a test: `#[test] fn name() { run(|dir| { …; Ok(()) }) }`.
 ///
-/// On failure it prints the error, the ends of all logs in the directory, and where that is.
+/// On failure it prints the error, the ends of all logs in the directory, and its path.
 #[allow(clippy::panic, reason = "how a test fails")]
 pub fn run(body: impl FnOnce(&TestDir) -> Result<()>) {
     let dir = TestDir::new().unwrap_or_else(|err| panic!("{err:?}"));

@@ -1,4 +1,4 @@
-//! What endpoints in memory are to a daemon, whatever they do.
+//! The daemon's view of endpoints in memory, independent of their behaviour.
 
 use std::sync::Arc;
 

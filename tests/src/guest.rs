@@ -1,7 +1,7 @@
 //! A guest that writes all the time, as a libvirt domain.
 //!
 //! Rule: its disks boot without help (a boot sector, GRUB, kernel and writer are on the first one), so a
-//! migrated copy starts anywhere like the original and counts on.
+//! migrated copy starts anywhere like the original and continues to count.
 
 mod disk;
 mod xml;
@@ -24,7 +24,7 @@ pub const BOOT: Duration = Duration::from_mins(3);
 pub enum Boot {
     /// From its own disk, by BIOS and boot loader, like any real machine.
     Disk,
-    /// Handed to QEMU by the host.
+    /// Passed to QEMU by the host.
     Direct,
 }
 
@@ -48,7 +48,7 @@ pub struct GuestDisk {
     /// Virtual size.
     pub size_mib: u64,
     pub format: Format,
-    /// Random bytes laid down beforehand, so that a full pass has something to copy.
+    /// Random bytes written beforehand, so that a full pass has data to copy.
     pub noise_mib: u64,
     /// `virtio`, `scsi` (virtio-scsi), or `ide` on the machine `pc`; the guest's kernel knows no SATA.
     pub bus: &'static str,
@@ -76,11 +76,11 @@ pub struct GuestSpec {
     pub record_ms: u64,
     /// Scattered writes beside the records, KiB a second over all disks; 0 for none.
     pub churn_kib_s: u64,
-    /// How far over each disk they scatter.
+    /// The part of each disk over which they are scattered.
     pub churn_mib: u64,
     /// Ignore the power button.
     pub noacpi: bool,
-    /// What libvirt runs as QEMU, if not its own choice.
+    /// The QEMU that libvirt runs, if not its default.
     pub emulator: Option<PathBuf>,
 }
 
@@ -128,7 +128,7 @@ impl Guest {
         Self::define_over(libvirt, dir, spec, disks)
     }
 
-    /// Defines the domain over disks that exist, copies of another guest's for one; the specification
+    /// Defines the domain over disks that exist, for example copies of another guest's; the specification
     /// gives their formats and buses.
     pub fn define_over(
         libvirt: &Libvirtd,
@@ -171,13 +171,13 @@ impl Guest {
         self.console.wait_for_boot(boots + 1, BOOT).map(drop)
     }
 
-    /// Asks by ACPI, and waits.
+    /// Requests a shutdown by ACPI, and waits.
     pub fn shut_down(&self, libvirt: &Libvirtd) -> Result<()> {
         libvirt.virsh(["shutdown", &self.name])?;
         self.wait_for_state(libvirt, "shut off", BOOT)
     }
 
-    /// Pulls the plug; QEMU itself ends in good order.
+    /// Powers it off hard; QEMU itself ends in an orderly way.
     pub fn destroy(&self, libvirt: &Libvirtd) -> Result<()> {
         libvirt.virsh(["destroy", &self.name]).map(drop)
     }

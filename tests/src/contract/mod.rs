@@ -1,3 +1,3 @@
-//! What every source and every target must keep, as functions that fail with what was not kept.
+//! The contracts of sources and targets, as functions that fail with the violated rule.
 
 pub mod target;

@@ -1,6 +1,6 @@
-//! The contract of targets, asked of a real one from its first disk to its last trace.
+//! The contract of targets, checked on a real target from its first disk to its complete removal.
 //!
-//! Rule: the functions here know targets only by their trait; what differs from kind to kind is said in [`Bench`].
+//! Rule: the functions here know targets only by their trait; [`Bench`] has the differences between kinds.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,16 +21,16 @@ use warmd_core::{
     },
 };
 
-/// How long a machine may take to run.
+/// How long a machine may take until it runs.
 const START: Duration = Duration::from_mins(1);
 
-/// Neither a multiple of a block of the manifest nor of a sector: the end of a disk is where copies go wrong.
+/// Neither a multiple of a block of the manifest nor of a sector: copies often go wrong at the end of a disk.
 pub const ODD: Length = Length((8 << 20) + 512 + 17);
 
 /// The same as a whole number of sectors, for devices and servers that have only whole ones.
 pub const EVEN: Length = Length((8 << 20) + 512);
 
-/// What a target of this kind can be asked for.
+/// The abilities of this kind of target.
 #[derive(Clone, Debug)]
 pub struct Bench {
     pub disks: Vec<DiskSpec>,
@@ -39,9 +39,9 @@ pub struct Bench {
     pub machine: Machine,
     /// Whether it creates and starts machines.
     pub manages: bool,
-    /// Whether it keeps a second writer away from a disk.
+    /// Whether it prevents a second writer of a disk.
     pub locks: bool,
-    /// Whether disks that it discards are gone, or only not this migration's any more.
+    /// Whether discarded disks are deleted, or only no longer owned by the migration.
     pub removes: bool,
 }
 
@@ -68,7 +68,7 @@ impl Bench {
         self
     }
 
-    /// The same, with the disks at these places.
+    /// The same, with the disks at these locations.
     pub fn at<const N: usize>(mut self, places: [&str; N]) -> Self {
         for (disk, place) in self.disks.iter_mut().zip(places) {
             disk.place = Some(place.to_owned());
@@ -78,7 +78,7 @@ impl Bench {
     }
 }
 
-/// A small machine without a network to speak of.
+/// A small machine with a minimal network.
 pub fn machine<const N: usize>(name: &str, disks: [(&str, Length); N]) -> Machine {
     let disks = disks.into_iter().enumerate().map(|(order, (key, size))| MachineDisk {
         key: DiskKey(key.to_owned()),
@@ -108,7 +108,7 @@ pub fn machine<const N: usize>(name: &str, disks: [(&str, Length); N]) -> Machin
     }
 }
 
-/// All of it, in the order of a migration's life.
+/// All checks, in the order of a migration's life.
 pub async fn target_contract(target: &dyn Target, bench: &Bench) -> Result<()> {
     let owner = MigrationId::generate();
     ensure!(!target.check().await.context("check")?.is_empty(), "it says nothing of itself");
@@ -181,7 +181,7 @@ async fn disks_hold_what_was_written(target: &dyn Target, owner: MigrationId, be
         let past = disk.write(Offset(size), Buffer::unpooled(512), 0..512).await;
         ensure!(past.is_err(), "wrote past the end");
         if bench.locks {
-            // The first is this daemon's own: it is waited for, and takes no trust from the disk.
+            // The first write is this daemon's own: the target waits for it, and the disk stays trusted.
             fails_with(Kind::Timeout, "a second writer", target.open(owner, spec).await)?;
         }
         drop(disk);
@@ -267,7 +267,7 @@ async fn disks_stay_then_go(target: &dyn Target, owner: MigrationId, bench: &Ben
     if bench.removes {
         return Ok(());
     }
-    // What was not warmd's to remove is free for the next one.
+    // Disks that warmd must not remove are free for the next migration.
     let next = MigrationId::generate();
     target.prepare(next, &bench.disks).await.context("a place that was given up")?;
     Ok(target.discard_disks(next, &bench.disks).await?)

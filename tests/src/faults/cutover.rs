@@ -35,7 +35,7 @@ const PLAN: &str =
 
 const IN_ORDER: &str = "graceful_shutdown = \"1m\"\nforce_power_off = true\nmin_uptime = \"2s\"";
 
-/// A cutover that must end undone, for a reason with that word: the same guest goes on writing.
+/// A cutover that must end undone, with this word in the reason: the same guest continues to write.
 fn undone(rig: &Rig, word: &str) -> Result<()> {
     let out = rig.try_verb("cutover", &[])?;
     ensure!(out.code == Some(1), "the cutover ended with {:?}: {}{}", out.code, out.stdout, out.stderr);
@@ -65,7 +65,7 @@ fn not_created(stage: &mut FaultStage<'_>) -> Result<()> {
     let xml = stage.dir.join("taken.xml");
     std::fs::write(&xml, TAKEN)?;
     rig.new.virsh(["define", &xml.to_string_lossy()])?;
-    // Seen in time, nothing is stopped for it.
+    // The problem is seen in time: nothing is stopped.
     undone(rig, "was not stopped")?;
     rig.new.virsh(["undefine", "guest"])?;
     take_name_in_the_cutover(stage)?;
@@ -83,7 +83,7 @@ pub(super) fn take_name_in_the_cutover(stage: &FaultStage<'_>) -> Result<()> {
     stage.rig()?.new.virsh(["define", &xml.to_string_lossy()]).map(drop)
 }
 
-/// A hook of the target's libvirt that does what a file says when a VM is started.
+/// A hook of the target's libvirt that executes a file's command when a VM is started.
 fn hooked(stage: &mut FaultStage<'_>) -> Result<std::path::PathBuf> {
     use std::os::unix::fs::PermissionsExt as _;
     let (hooks, orders) = (stage.dir.join("new/etc/hooks"), stage.dir.join("orders"));
@@ -111,7 +111,7 @@ fn not_started(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.seed()?;
     std::fs::write(&orders, "refuse")?;
     undone(stage.rig()?, "not today")?;
-    // It may have run for a moment: all of it is looked at again.
+    // It may have run for a moment: everything is checked again.
     std::fs::write(&orders, "")?;
     stage.sync()?;
     // The start succeeds after its deadline: nothing is undone before the target says that the VM does not
@@ -150,7 +150,7 @@ fn dies(stage: &mut FaultStage<'_>) -> Result<()> {
 
 fn aborted(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.running(16, |spec| {
-        // Its verification takes some seconds: time enough to take it back there.
+        // Its verification takes some seconds: enough time to abort it there.
         spec.cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nmin_uptime = \"2s\"\n\
                         [limits]\nrate = \"16MiB/s\"";
     })?;
@@ -165,7 +165,7 @@ fn aborted(stage: &mut FaultStage<'_>) -> Result<()> {
         ensure!(view["state"] != "done", "it was done before it was aborted");
         let out = rig.try_verb("cutover", &["--abort"])?;
         if out.stderr.contains("only forward") || out.stderr.contains("being started") {
-            // Too late, and so it must go through.
+            // Too late: the cutover must finish.
             ensure!(taken_back >= 3, "only {taken_back} cutovers were taken back");
             return rig.wait_for("done").map(drop);
         }
@@ -204,7 +204,7 @@ fn each_phase(stage: &mut FaultStage<'_>) -> Result<()> {
             if blow == Blow::TakenBack && phase == Phase::StartVm {
                 continue;
             }
-            // A shut-down is given a minute more than the guest: too long for the short form.
+            // A shutdown call gets a minute more than the guest: too long for the short form.
             if blow == Blow::Hangs && stage.short && (phase == Phase::StopSource || call.contains("disk.")) {
                 continue;
             }
@@ -232,7 +232,7 @@ async fn past_no_return() {
     rig.until("boot-check", |view| view.state == State::CuttingOver { phase: Phase::BootCheck }).await;
     let (call, before) = ("source.release-marks", rig.world.faults.struck("source.release-marks"));
     rig.world.faults.set(call, simulated::InjectedFault::Refused);
-    // The watch looks at the plan each time that it looks at the VM.
+    // The boot check reads the plan each time it checks the VM.
     plan.cutover.min_uptime = Duration::from_millis(50);
     rig.manager_applies(plan).await;
     rig.until("a failure", |view| matches!(view.state, State::Failed { resumable: true, .. })).await;
@@ -263,7 +263,7 @@ async fn one_phase(call: &str, phase: Phase, blow: Blow) {
     rig.world.faults.set(call, fault);
     rig.ask(Request::Cutover).await;
     if blow == Blow::TakenBack {
-        // A write or a flush is struck in the catch-up delta already.
+        // A write or a flush fails already in the catch-up delta.
         let there = |state: &State| match state {
             State::CuttingOver { phase: now } => *now == phase || call.contains("disk."),
             _ => false,

@@ -63,7 +63,7 @@ fn clock(stage: &mut FaultStage<'_>, seconds: i64) -> anyhow::Result<()> {
     shim.clear()
 }
 
-/// The last pass believes to be at least nearly so many seconds away from here.
+/// The recorded start of the last pass is at least nearly this many seconds from now.
 fn jumped(stage: &FaultStage<'_>, field: &str, seconds: i64) -> anyhow::Result<()> {
     let report = stage.rig()?.report()?;
     let pass = report["passes"].as_array().and_then(|passes| passes.last()).context("no passes")?;

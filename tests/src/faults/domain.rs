@@ -36,7 +36,7 @@ fn crashed(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.thaw()?;
     killed?;
     rig.wait_for("synced")?;
-    // The pass that follows the one that was cut off has to find out.
+    // The pass after the interrupted one must detect it.
     let passes = rig.passes()?;
     ensure!(passes.iter().any(|pass| pass.unknown), "the bitmaps outlived QEMU: {passes:#?}");
     rig.guest.power_on(&rig.old)?;
@@ -75,7 +75,7 @@ fn gone(stage: &mut FaultStage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The next delta fails with that word, and the migration is cancelled.
+/// The next delta fails with this word, and the migration is cancelled.
 fn give_up(stage: &mut FaultStage<'_>, word: &str) -> Result<()> {
     let reason = stage.sync_fails(word)?;
     ensure!(reason.contains("cancel"), "the reason does not say what to do: {reason}");
@@ -151,7 +151,7 @@ fn not_left_behind(rig: &Rig) -> Result<()> {
 }
 
 fn disk_hot_added(stage: &mut FaultStage<'_>) -> Result<()> {
-    // On its bus there is room for more, as on that of most VMs.
+    // Its bus has free slots, as in most VMs.
     stage.running(16, |spec| spec.guest.machine = "pc")?;
     stage.seed()?;
     let image = new_image(stage, "added.qcow2")?;
@@ -160,7 +160,7 @@ fn disk_hot_added(stage: &mut FaultStage<'_>) -> Result<()> {
     not_left_behind(rig)?;
     let state = rig.guest.state(&rig.old)?;
     ensure!(state == "running", "after the refused cutover the source is {state:?}");
-    // With the VM's life its presence ends.
+    // It exists only as long as the VM runs.
     rig.guest.shut_down(&rig.old)?;
     rig.guest.power_on(&rig.old)?;
     stage.sync().map(drop)
@@ -179,7 +179,7 @@ fn disk_removed(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.seed()?;
     stage.rig()?.old.virsh(["detach-disk", "guest", "vdb", "--config"])?;
     stage.sync_fails("vdb")?;
-    // It was a mistake.
+    // The operator undoes the mistake.
     let image = stage.rig()?.guest.disks.last().context("no disks")?.display().to_string();
     attach(stage.rig()?, &image, "vdb", "--config")?;
     stage.scribble(3)?;

@@ -1,7 +1,7 @@
-//! The end that all rows have in common: the migration where it should be, the target the same as the source, nothing
+//! The final checks of all rows: the migration in its expected state, the target equal to the source, nothing
 //! left behind.
 //!
-//! Rule: nothing of the engine is used to look; images are compared by QEMU's tools, logs by the guest's own records.
+//! Rule: the checks use no engine code: QEMU's tools compare images, the guest's own records verify logs.
 
 use std::{
     collections::BTreeSet,
@@ -33,7 +33,7 @@ impl std::fmt::Display for LostRecords {
 
 impl std::error::Error for LostRecords {}
 
-/// Turns a failed look at the data into a loss.
+/// Turns a failed check of the data into a loss.
 fn lost<T>(looked: Result<T>) -> Result<T> {
     looked.map_err(|error| LostRecords(format!("{error:#}")).into())
 }
@@ -83,7 +83,7 @@ fn moved(rig: &Rig, as_it_was: &str) -> Result<()> {
     let state = rig.guest.state(&rig.old)?;
     ensure!(state == as_it_was, "at rest the source guest is {state:?} and not {as_it_was:?}");
     no_job(rig)?;
-    // The target VM of a source that is off is not started: so its disks can be compared byte for byte.
+    // If the source VM is off, the target VM is not started, so that its disks can be compared byte for byte.
     if state == "running" {
         rig.guest.shut_down(&rig.old)?;
     }
@@ -95,7 +95,7 @@ fn moved(rig: &Rig, as_it_was: &str) -> Result<()> {
     bytes(rig)
 }
 
-/// No production VM lives on a snapshot while nothing is copied. A domain that is off can have no job.
+/// No source VM has an open snapshot while no pass runs. A domain that is off cannot have a job.
 fn no_job(rig: &Rig) -> Result<()> {
     let name = &rig.guest.name;
     if rig.guest.state(&rig.old)? == "shut off" {

@@ -40,13 +40,13 @@ struct Weather {
     silent: AtomicBool,
     /// So many of the next packets towards the daemon that begin with an answer have a byte changed.
     garble: AtomicU64,
-    /// Connections of an older age are cut.
+    /// Connections of an earlier generation are cut.
     age: AtomicU64,
     closed: AtomicBool,
-    /// Connections that were made, and that were cut.
+    /// Numbers of connections made and cut.
     made: AtomicU64,
     cuts: AtomicU64,
-    /// Packets that were lost, or late, since they had to wait.
+    /// Numbers of packets lost and delayed.
     lost: AtomicU64,
     late: AtomicU64,
 }
@@ -124,17 +124,17 @@ impl Proxy {
         self.weather.garble.store(packets, Relaxed);
     }
 
-    /// Whether all that was to be garbled has been.
+    /// Whether all requested bytes have been garbled.
     pub(super) fn has_garbled(&self) -> bool {
         self.weather.garble.load(Relaxed) == 0
     }
 
-    /// Cuts every connection; new ones are welcome.
+    /// Cuts every connection; new ones are accepted.
     pub(super) fn cut(&self) {
         self.weather.age.fetch_add(1, Relaxed);
     }
 
-    /// Connections that were cut in their life.
+    /// Number of connections cut.
     pub(super) fn cuts(&self) -> u64 {
         self.weather.cuts.load(Relaxed)
     }
@@ -197,7 +197,7 @@ fn join<S: Stream>(near: S, far: UnixStream, weather: &Arc<Weather>) -> Result<(
     Ok(())
 }
 
-/// From one end to the other: a thread takes what comes, another lets it arrive when it is due.
+/// One direction: one thread receives packets, another delivers each when it is due.
 fn one_way(
     mut from: impl Stream,
     to: impl Stream,

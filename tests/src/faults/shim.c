@@ -5,9 +5,9 @@
 // FILE is replaced as a whole, by rename, while the program runs; a file that is not there means no faults. Each line is
 //     CALL PART FROM TO AFTER COUNT ACTION
 // CALL: read, write, sync, punch, send or clock. PART: what the file's path, or the sending socket's, must contain. FROM, TO:
-// the bytes that the call must touch. send is the sending of one answer of an NBD server. AFTER: so many such calls go well
-// first. COUNT: so many are struck then; -1 all. ACTION: an errno; or
-//     short    half of it is done, and said so
+// the bytes that the call must touch. send is the sending of one answer of an NBD server. AFTER: this many
+// such calls succeed first. COUNT: then this many calls fail; -1 all. ACTION: an errno; or
+//     short    half of the bytes are transferred, and reported
 //     hang     nothing happens until FILE is replaced
 //     garbage  what was read is changed; of send: the answer's first byte is
 //     lose     of sync: fails with EIO, and what was written since the last sync is lost, as after a write-back error. A sync

@@ -13,7 +13,7 @@ pub(super) struct Shim {
     rules: PathBuf,
 }
 
-/// What is struck, and how: the words of `shim.c`.
+/// Which calls fail, and how: the fields of `shim.c`.
 #[derive(Clone, Debug)]
 pub(super) struct Strike {
     pub(super) call: &'static str,
@@ -61,13 +61,13 @@ impl Shim {
         Ok(Self { library, rules: dir.join("shim.rules") })
     }
 
-    /// What a program needs in its environment to be struck.
+    /// The environment that preloads the library into a program.
     pub(super) fn env(&self) -> Vec<(String, String)> {
         let text = |path: &Path| path.display().to_string();
         vec![("LD_PRELOAD".to_owned(), text(&self.library)), ("WARMD_FAULTS".to_owned(), text(&self.rules))]
     }
 
-    /// A QEMU for libvirt that is struck.
+    /// A QEMU for libvirt with the faults.
     pub(super) fn emulator(&self) -> Result<PathBuf> {
         use std::os::unix::fs::PermissionsExt as _;
         let path = self.library.with_extension("qemu");
@@ -81,7 +81,7 @@ impl Shim {
         Ok(path)
     }
 
-    /// From now on these and no others.
+    /// Replaces all faults by these.
     pub(super) fn set(&self, strikes: &[Strike]) -> Result<()> {
         let lines = strikes.iter().map(|s| {
             format!("{} {} {} {} {} {} {}\n", s.call, s.part, s.from, s.to, s.after, s.count, s.action)
@@ -96,7 +96,7 @@ impl Shim {
         self.set(&[])
     }
 
-    /// The strikes so far, a line each.
+    /// The faults so far, one line each.
     pub(super) fn struck(&self) -> Result<Vec<String>> {
         let path = format!("{}.struck", self.rules.display());
         match std::fs::read_to_string(path) {
@@ -106,7 +106,7 @@ impl Shim {
         }
     }
 
-    /// Waits until there were so many.
+    /// Waits for this many faults.
     pub(super) fn wait_for(&self, count: usize) -> Result<()> {
         wait_until(&format!("{count} faults to strike"), WORK, || {
             Ok((self.struck()?.len() >= count).then_some(()))

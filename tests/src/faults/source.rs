@@ -37,7 +37,7 @@ fn server_dies(stage: &mut FaultStage<'_>) -> Result<()> {
     crate::rig::assert_nothing_twice(&passes)
 }
 
-/// A rig whose QEMU on the source is struck.
+/// A rig whose QEMU on the source has the faults.
 fn struck_source(stage: &mut FaultStage<'_>) -> Result<Shim> {
     let shim = stage.shim()?;
     let emulator = shim.emulator()?;
@@ -58,7 +58,7 @@ fn server_hangs(stage: &mut FaultStage<'_>) -> Result<()> {
 
 fn bad_sector(stage: &mut FaultStage<'_>, for_ever: bool) -> Result<()> {
     let shim = struck_source(stage)?;
-    // In the middle of the noise, wherever the image keeps it.
+    // In the middle of the random data, at its offset in the image.
     let at = stage.random.random_range(8..16_u64) << 20;
     shim.set(&[Strike::all("read", "disk1.qcow2", EIO).within(at, at + 4096)])?;
     stage.begin()?;

@@ -1,4 +1,4 @@
-//! The state's SQLite file: no room, no right to write, errors, a torn log, an older copy in its place.
+//! The state's SQLite file: no space, no write permission, errors, a torn log, an older copy in its place.
 
 use std::{
     fs,
@@ -37,7 +37,7 @@ fn full(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.keep(mount);
     stage.off(48, |_| {})?;
     stage.freeze(2 << 20)?;
-    // As much as there is.
+    // All free space.
     fs::write(&filler, vec![7; 8 << 20]).err().context("8 MiB fit into 4")?;
     stage.rig()?.daemon.thaw()?;
     wait_for_trouble(stage, "full")?;
@@ -45,7 +45,7 @@ fn full(stage: &mut FaultStage<'_>) -> Result<()> {
     go_on(stage)
 }
 
-/// What the daemon says of it, wherever it can still say it.
+/// The daemon's report of it, wherever it can still report.
 fn wait_for_trouble(stage: &FaultStage<'_>, word: &str) -> Result<()> {
     crate::wait_until("the trouble to be told", crate::rig::WORK, || {
         let log = stage.rig()?.daemon.log()?;
@@ -80,14 +80,15 @@ fn errors(stage: &mut FaultStage<'_>, call: &'static str, errno: i32) -> Result<
     go_on(stage)
 }
 
-/// The log of a killed daemon, damaged in its second half: SQLite takes what is whole, and the commits after are gone.
+/// The log of a killed daemon, damaged in its second half: SQLite keeps the intact part, and later commits
+/// are lost.
 fn torn(stage: &mut FaultStage<'_>, garble: bool) -> Result<()> {
     stage.off(24, |_| {})?;
     stage.seed()?;
     let mut forgot = 0;
     for round in 0..if stage.short { 2 } else { 5 } {
         stage.scribble(4)?;
-        // From here on the log has nothing else in it, and all of it counts.
+        // From here on the whole log belongs to this case.
         stage.rig_mut()?.daemon.stop()?;
         stage.rig_mut()?.daemon.start()?;
         stage.sync()?;
@@ -95,7 +96,8 @@ fn torn(stage: &mut FaultStage<'_>, garble: bool) -> Result<()> {
         stage.rig_mut()?.daemon.kill()?;
         let wal = stage.dir.join("state/warmd.db-wal");
         let len = fs::metadata(&wal).context("a killed daemon leaves a log")?.len();
-        // From all of the last commits to only the end of the very last one; the first time most of them for sure.
+        // Damages all of the last commits, or only the end of the last one; the first time certainly most of
+        // them.
         let most = if round == 0 { len / 2 } else { len };
         let at = stage.random.random_range(len / 4..most);
         let file = fs::File::options().write(true).open(&wal)?;
@@ -107,7 +109,7 @@ fn torn(stage: &mut FaultStage<'_>, garble: bool) -> Result<()> {
         } else {
             file.set_len(at)?;
         }
-        // What a lost commit drained may go back to what an older one knew.
+        // Blocks that a lost commit drained may be as an older commit recorded them.
         stage.rig_mut()?.daemon.start()?;
         let left = stage.rig()?.report()?;
         let lines = |report: &serde_json::Value| report["journal"].as_array().map_or(0, Vec::len);
@@ -133,7 +135,7 @@ fn restored(stage: &mut FaultStage<'_>, untracked: bool) -> Result<()> {
     stage.rig_mut()?.daemon.stop()?;
     let copy = stage.dir.join("copy");
     copy_state(&stage.dir.join("state"), &copy)?;
-    // Two passes that the copy knows nothing of, and then what it does know again.
+    // Two passes that the copy does not know, then the copy.
     for round in 0..2 {
         stage.disk_io(1, &fill(round + 1))?;
         stage.rig_mut()?.daemon.start()?;
@@ -153,7 +155,7 @@ fn restored(stage: &mut FaultStage<'_>, untracked: bool) -> Result<()> {
     Ok(())
 }
 
-/// The state of before a cutover, by which the target's disks would only be a copy.
+/// A state from before a cutover, which takes the target's disks for a mere copy.
 fn overtaken(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.running(16, |spec| {
         spec.cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nmin_uptime = \"2s\"";
@@ -183,7 +185,7 @@ fn overtaken(stage: &mut FaultStage<'_>) -> Result<()> {
     ensure!(contents()? == left, "the target's disks were written");
     let (source, target) = (rig.guest.state(&rig.old)?, rig.guest.state(&rig.new)?);
     ensure!(source == "shut off" && target == "shut off", "the source is {source:?}, the target {target:?}");
-    // The person decides for the source, and starts it, as the state does not know that it ran before the cutover.
+    // The operator chooses the source and starts it, because the state does not know that it ran before.
     let out = rig.try_verb("rollback", &["--yes"])?;
     ensure!(out.code == Some(0), "the rollback ended with {:?}: {}{}", out.code, out.stdout, out.stderr);
     rig.wait_for("paused")?;

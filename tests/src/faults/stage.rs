@@ -1,4 +1,4 @@
-//! What a row has at hand: the rig, chances, and the ways to bring the migration to the moment that it wants.
+//! The tools of a row: the rig, random numbers, and functions that bring the migration to a wanted moment.
 
 use std::{process::Command, time::Duration};
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::shim::Shim;
 use crate::{Rig, RigSpec, TestDir, rig::WORK, tool, wait_until};
 
-/// Whether the cutover that a migration's view shows has begun that phase.
+/// Whether the cutover that a migration's view shows has begun this phase.
 pub(super) fn phase_is_seen(view: &Value, phase: &str) -> bool {
     let phases = view["cutover"]["phases"].as_array();
     phases.is_some_and(|phases| phases.iter().any(|seen| seen["phase"] == phase))
@@ -27,20 +27,20 @@ pub enum FaultEnd {
     Elsewhere,
 }
 
-/// The place of one run of a row.
+/// The environment of one run of a row.
 #[derive(Debug)]
 pub struct FaultStage<'a> {
     pub dir: &'a TestDir,
     pub random: StdRng,
-    /// The short form: few of what could be many.
+    /// The short form: few repetitions.
     pub short: bool,
     pub ends: FaultEnd,
-    /// The source VM is there no more, or is another one.
+    /// The source VM does not exist any more, or is another one.
     pub source_gone: bool,
     rig: Option<Rig>,
     /// The guest was running when the row began.
     running: bool,
-    /// What the rig lies in: goes after it.
+    /// Resources under the rig: dropped after it.
     kept: Vec<Box<dyn std::any::Any>>,
 }
 
@@ -50,8 +50,8 @@ impl<'a> FaultStage<'a> {
         Self { dir, random, short, ends, source_gone: false, rig: None, running: false, kept }
     }
 
-    /// A rig whose guest is off, with so much noise on each disk; `wish` may want it otherwise. It verifies nothing by
-    /// itself: what is wrong on the target must show in the end.
+    /// A rig whose guest is off, with this much random data on each disk; `wish` can change it. It runs no
+    /// verification: the final checks must find errors on the target.
     pub fn off(&mut self, noise_mib: u64, wish: impl FnOnce(&mut RigSpec)) -> Result<()> {
         let wish = |spec: &mut RigSpec| {
             spec.verify = "none";
@@ -66,7 +66,7 @@ impl<'a> FaultStage<'a> {
         self.make(noise_mib, wish, Rig::running)
     }
 
-    /// What the source guest must be, in libvirt's words, whenever it is not being moved.
+    /// The required state of the source guest, in libvirt's words, when no cutover runs.
     pub(super) fn source_state(&self) -> &'static str {
         if self.running { "running" } else { "shut off" }
     }
@@ -83,19 +83,19 @@ impl<'a> FaultStage<'a> {
         Ok(())
     }
 
-    /// The library of faults; its environment set in a row's `wish`, it strikes the daemon.
+    /// The library of faults; with its environment set in a row's `wish`, the daemon has the faults.
     pub(super) fn shim(&self) -> Result<Shim> {
         Shim::build(self.dir)
     }
 
-    /// A rig with an off guest whose daemon is struck by [`FaultStage::shim`].
+    /// A rig with an off guest whose daemon has the faults of [`FaultStage::shim`].
     pub(super) fn off_with_shim(&mut self, noise_mib: u64) -> Result<Shim> {
         let shim = self.shim()?;
         self.off(noise_mib, |spec| spec.env = shim.env())?;
         Ok(shim)
     }
 
-    /// Keeps something that the rig needs for as long as it is there.
+    /// Keeps a resource that the rig needs during its life.
     pub fn keep(&mut self, thing: impl std::any::Any) {
         self.kept.push(Box::new(thing));
     }
@@ -138,17 +138,18 @@ impl<'a> FaultStage<'a> {
         self.rig()?.thaw()
     }
 
-    /// Changes the disks of a guest that is off, `count` times, as its own writes would: bitmaps in the images note it.
+    /// Changes the disks of a guest that is off, `count` times, like its own writes: bitmaps in the images
+    /// record them.
     pub fn scribble(&mut self, count: u32) -> Result<()> {
         let images = self.rig()?.guest.disks.clone();
         for (at, image) in images.iter().enumerate() {
             let mut commands = Vec::new();
             for nth in 0..count {
-                // Beyond what the guest itself needs to boot.
+                // Behind the part that the guest needs to boot.
                 let place = self.random.random_range(200..255_u64) << 20;
                 let len = self.random.random_range(1..128_u64) * 4096;
                 let byte = self.random.random_range(1..=255_u8);
-                // Never zeroes alone, which may be there already and change nothing.
+                // Never only zeroes: they may be there already and change nothing.
                 commands.push(if nth > 0 && self.random.random_bool(0.2) {
                     format!("write -z {place} {len}")
                 } else {
@@ -173,7 +174,7 @@ impl<'a> FaultStage<'a> {
         Ok(())
     }
 
-    /// Waits until the migration has failed for a reason with that word, in a way that can be resumed.
+    /// Waits until the migration has failed with this word in the reason, and can be resumed.
     pub fn wait_for_failure(&self, word: &str) -> Result<String> {
         let rig = self.rig()?;
         let view = wait_until("the fault to be noticed", WORK, || {
@@ -197,7 +198,7 @@ impl<'a> FaultStage<'a> {
         .with_context(|| format!("the journal: {last}"))
     }
 
-    /// A delta that must fail, for a reason with that word.
+    /// A delta that must fail with this word in the reason.
     pub fn sync_fails(&self, word: &str) -> Result<String> {
         let out = self.rig()?.try_verb("sync", &[])?;
         ensure!(out.code == Some(1), "the sync ended with {:?}: {}{}", out.code, out.stdout, out.stderr);
@@ -210,7 +211,7 @@ impl<'a> FaultStage<'a> {
         self.rig()?.wait_for("synced").map(drop)
     }
 
-    /// Asks for a delta and waits for its end; the passes since then, of which there is one at the least.
+    /// Requests a delta and waits for its end; returns the passes since then, at least one.
     pub fn sync(&self) -> Result<Vec<crate::rig::Pass>> {
         let before = self.rig()?.passes()?.len();
         self.rig()?.verb("sync")?;
@@ -219,12 +220,12 @@ impl<'a> FaultStage<'a> {
         Ok(passes.split_off(before))
     }
 
-    /// The migration, once its cutover has begun that phase.
+    /// The migration, once its cutover has begun this phase.
     pub fn wait_for_phase(&self, phase: &str) -> Result<Value> {
         self.wait_for_view(&format!("the phase {phase}"), WORK, |view| phase_is_seen(view, phase))
     }
 
-    /// The migration, once it is so.
+    /// The migration, once the condition holds.
     pub fn wait_for_view(
         &self,
         what: &str,

@@ -48,7 +48,7 @@ fn enospc(stage: &mut FaultStage<'_>) -> Result<()> {
 fn passing(stage: &mut FaultStage<'_>, strike: Strike) -> Result<()> {
     let shim = stage.off_with_shim(24)?;
     shim.set(std::slice::from_ref(&strike))?;
-    // Slow enough for batches before the fault, in it and after it: a fast pass has one or two.
+    // Slow enough for batches before, during and after the fault: a fast pass has one or two.
     stage.seed_slowly()?;
     shim.must_have_struck()?;
     let passes = stage.rig()?.passes()?;
@@ -61,7 +61,7 @@ fn passing(stage: &mut FaultStage<'_>, strike: Strike) -> Result<()> {
     shim.clear()
 }
 
-/// The same, where no pass need fail.
+/// The same, for faults after which a pass may succeed.
 fn struck(stage: &mut FaultStage<'_>, strike: Strike) -> Result<()> {
     let shim = stage.off_with_shim(24)?;
     shim.set(std::slice::from_ref(&strike))?;
@@ -95,7 +95,7 @@ fn hang(stage: &mut FaultStage<'_>) -> Result<()> {
     shim.must_have_struck()
 }
 
-/// The retry finds the lock that the hung write holds: it passes, and what was copied stays trusted.
+/// The retry meets the lock of the hung write: it succeeds, and copied blocks stay trusted.
 fn stall(stage: &mut FaultStage<'_>) -> Result<()> {
     let shim = stage.off_with_shim(24)?;
     shim.set(&[Strike::all("write", "volumes/", "hang").after(9)])?;
@@ -112,7 +112,7 @@ fn stall(stage: &mut FaultStage<'_>) -> Result<()> {
 fn punch(stage: &mut FaultStage<'_>, works: u32) -> Result<()> {
     let shim = stage.off_with_shim(24)?;
     stage.seed()?;
-    // Data first, then zeroes in its place, as often as it takes to be refused early and late.
+    // Data first, then zeroes in its place, often enough for an early and a late refusal.
     for _ in 0..2 {
         let zero = |at: u64| format!("write -z {} {}", at << 20, 300 * 1024 + 512);
         let fill = |at: u64| format!("write -P 171 {} 1M", at << 20);
@@ -132,7 +132,7 @@ fn shrunk(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.seed()?;
     let volume = stage.rig()?.locations()?.pop().context("no volumes")?;
     let size = volume.metadata()?.len();
-    // Something to lose there.
+    // Data that can be lost there.
     stage.disk_io(1, &["write -P 9 255M 1M".to_owned()])?;
     stage.sync()?;
     let file = std::fs::File::options().write(true).open(&volume)?;

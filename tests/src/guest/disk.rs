@@ -15,10 +15,10 @@ use crate::tool::call;
 const MIB: u64 = 1 << 20;
 const SECTOR: u64 = 512;
 
-/// The kernel's command line where the host hands the kernel over; the boot loader has its own copy.
+/// The kernel's command line where the host passes the kernel; the boot loader has its own copy.
 pub(super) const CMDLINE: &str = "console=ttyS0 loglevel=1 panic=5 random.trust_cpu=on";
 
-/// What guests boot from: built by `tests/guest/build`.
+/// The files that guests boot from: built by `tests/guest/build`.
 pub(super) fn kit() -> Result<PathBuf> {
     let kit = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/guest");
     ensure!(kit.join("done").exists(), "{} is missing: run tests/setup first", kit.display());
@@ -75,7 +75,7 @@ fn boot_disk(mut disk: &File, path: &Path, spec: &GuestSpec) -> Result<()> {
     sector[510..].copy_from_slice(&[0x55, 0xaa]);
     disk.seek(SeekFrom::Start(0))?;
     disk.write_all(&sector)?;
-    // Right behind the boot sector: where both stages look for the next one by default.
+    // Directly behind the boot sector, where both stages look for the next one by default.
     let core = fs::read(kit.join("core.img"))?;
     ensure!((core.len() as u64) < PARTITION - SECTOR, "the boot loader does not fit before the partition");
     disk.write_all(&core)?;
