@@ -449,7 +449,7 @@ async fn nobody_listening_is_a_connection_error() {
     assert_eq!(error.kind(), ErrorKind::Connection, "{error}");
 }
 
-/// A server with one block in memory, whose first connection holds the write that comes by it.
+/// A server with one block in memory, whose first connection delays its write.
 struct Hoarder {
     block: std::sync::Arc<std::sync::Mutex<Vec<u8>>>,
     /// On this signal the first connection applies and answers the write that it holds.
@@ -461,7 +461,8 @@ const OLD: [u8; 4096] = [0x11; 4096];
 const NEW: [u8; 4096] = [0x22; 4096];
 
 impl Hoarder {
-    /// With `hangs_up`, the first connection ends unanswered, and its write lands when the second one is to flush.
+    /// With `hangs_up`, the first connection ends unanswered, and its write is applied when the second one is
+    /// to flush.
     fn new(hangs_up: bool) -> Self {
         let block = std::sync::Arc::new(std::sync::Mutex::new(vec![0; 4096]));
         let held = std::sync::Arc::new(std::sync::Mutex::new(None::<Vec<u8>>));
@@ -559,7 +560,7 @@ async fn an_older_write_that_lands_over_a_newer_one_is_found_by_the_flush() {
 async fn where_an_earlier_process_may_have_written_a_flush_reads_back() {
     let server = Hoarder::new(true);
     server.give_up().await;
-    // Another process: it knows of no such write, and finds the export by another name.
+    // Another process: it does not know of the write, and finds the export by another name.
     let disk = NbdOptions { export: "y".into(), unknown_past: true, ..server.options() };
     let disk = in_time(NbdDisk::open(disk)).await.unwrap();
     in_time(disk.write_at(Offset(0), buffer(&NEW), 0..4096, false)).await.unwrap();

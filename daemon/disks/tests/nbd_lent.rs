@@ -1,5 +1,5 @@
-//! Memory that was lent to a socket: whatever becomes of the connection, its server reads the bytes that were written,
-//! not what the buffer was filled with afterwards.
+//! Memory that was lent to a socket: for any end of the connection, its server reads the bytes that were
+//! written, not the buffer's later content.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
@@ -68,7 +68,7 @@ impl Late {
         NbdOptions { connections: 1, ..self.script.options() }
     }
 
-    /// What the server finds now.
+    /// The bytes that the server finds now.
     async fn finds(mut self) -> Vec<u8> {
         self.look.send_replace(true);
         let found = in_time(self.found.wait_for(Option::is_some)).await.expect("the server looks");

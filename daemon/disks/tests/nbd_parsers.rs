@@ -1,4 +1,5 @@
-//! The parsers of what servers send, over bytes in memory: random ones never do harm, right ones in any shape work.
+//! The parsers of servers' messages, over bytes in memory: random ones never do harm, right ones in any shape
+//! work.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 

@@ -129,7 +129,7 @@ async fn allocation_covers_the_disk_and_tells_zeroes() {
         }
     }
     assert_eq!(data, [extent(MIB, MIB), extent(33 * MIB, MIB)]);
-    // A hole is reported as such in a structured reply: what the buffer held before must not show.
+    // A hole is reported as such in a structured reply: the buffer's old bytes must not show.
     let read = in_time(disk.read_at(Offset(MIB - 4096), stale(8192))).await.unwrap();
     assert!(read[..] == [vec![0; 4096], vec![1; 4096]].concat());
 }
@@ -143,7 +143,7 @@ async fn writes_zeroes_trims_and_flushes_reach_the_image() {
         Server::qemu(dir, &["-f", "raw", "--discard=unmap", "--shared=8", "-x", "out", "disk"]).await;
     let disk = NbdDisk::open(server.options("out").writable()).await.unwrap();
     assert!(disk.export().structured);
-    // Larger than qemu-nbd's largest request, with what lies around it in the buffer left alone.
+    // Larger than qemu-nbd's largest request, without changes around it in the buffer.
     let new = noise(5, 9 << 20);
     in_time(disk.write(Offset(512), buffer(&new), 1024..9 << 20)).await.unwrap();
     content[512..512 + (9 << 20) - 1024].copy_from_slice(&new[1024..]);

@@ -1,8 +1,9 @@
 //! Changes that a server may still make for an abandoned connection, by export, for the whole process.
 //!
-//! Rule: nothing newer is written to an export while its server owes an answer to an older change. What is written
-//! where one may have been lost is read back before it counts. NBD cannot take a request back, and the end of a
-//! connection does not say that the server dropped what came by it (QEMU ends it first): only an answer does.
+//! Rule: nothing newer is written to an export while its server owes an answer to an older change. A write
+//! where an older change may have been lost is read back before it counts. NBD cannot withdraw a request, and
+//! the end of a connection does not show that the server dropped its requests (QEMU closes the connection
+//! first): only an answer does.
 //!
 //! | a change | since | until | what that means |
 //! | --- | --- | --- | --- |
@@ -27,7 +28,7 @@ use super::{
 pub(super) const SETTLE: Duration = Duration::from_secs(5);
 /// How long the place of a lost change is suspect.
 pub(super) const SUSPECT: Duration = Duration::from_hours(1);
-/// Lost changes that are counted apart; beyond that they are one, from the first to the last.
+/// Lost changes that are counted apart; beyond that they count as one, from the first to the last.
 const MOST: usize = 1024;
 
 /// The changes of one export.
@@ -39,14 +40,14 @@ pub(super) struct Astray {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// This process has looked after all that was sent to it.
+    /// This process has tracked all that was sent to it.
     known: bool,
     next: u64,
     owed: BTreeMap<u64, Extent>,
     lost: Vec<(Extent, Instant)>,
 }
 
-/// Changes that a server owes answers to. What is left when it is dropped is lost.
+/// Changes that a server owes answers to. The rest counts as lost when this value is dropped.
 #[derive(Debug)]
 pub(super) struct Debt {
     astray: Arc<Astray>,
@@ -62,8 +63,8 @@ impl Astray {
         Arc::clone(exports.entry(name).or_default())
     }
 
-    /// A disk of `size` bytes is opened for writing. If `unknown`, an earlier process may have written there, and what
-    /// it had in flight is lost.
+    /// A disk of `size` bytes is opened for writing. If `unknown`, an earlier process may have written there,
+    /// and its requests in flight are lost.
     pub(super) fn begin(&self, size: u64, unknown: bool) {
         let mut inner = self.inner();
         if unknown
@@ -91,7 +92,7 @@ impl Astray {
         Debt { astray: Arc::clone(self), owed }
     }
 
-    /// Waits until the server owes nothing and lost changes have had time to land.
+    /// Waits until the server owes nothing and lost changes have had time to be applied.
     pub(super) async fn settled(&self, within: Duration) -> Result<(), NbdError> {
         let until = Instant::now() + within;
         let waiting = "waiting for the server's answer to writes of an earlier connection, which may land \
@@ -110,12 +111,12 @@ impl Astray {
                     (false, _) => until,
                 }
             };
-            // Woken or not, it looks again; a passed deadline is reported above.
+            // It checks again, woken or not; a passed deadline is reported above.
             tokio::time::timeout_at(wait, answered).await.ok();
         }
     }
 
-    /// Where a lost change may land yet.
+    /// Where a lost change may still be applied.
     pub(super) fn suspects(&self) -> Vec<Extent> {
         let mut inner = self.inner();
         inner.lost.retain(|(_, since)| since.elapsed() < SUSPECT);
@@ -152,7 +153,7 @@ impl Drop for Debt {
 }
 
 impl Inner {
-    /// Keeps the list short: too much is suspect then, never too little.
+    /// Keeps the list short: the suspect ranges may be too large then, never too small.
     fn fold(&mut self) {
         if self.lost.len() <= MOST {
             return;

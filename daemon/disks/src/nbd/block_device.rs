@@ -1,4 +1,4 @@
-//! An NBD export as the engine sees disks.
+//! An NBD export as a disk of the engine.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! One request as it travels from the disk to a connection, and back if the connection breaks.
+//! One request on its way from the disk to a connection, and back if the connection breaks.
 
 use std::{ops::Range, sync::Arc};
 
@@ -11,7 +11,7 @@ use super::{
     wire::NbdCommand,
 };
 
-/// A request with what it carries. Its bounds were checked against the disk.
+/// A request with its data. Its bounds were checked against the disk.
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) command: NbdCommand,
@@ -27,11 +27,11 @@ pub(super) enum Data {
     None,
     /// Where a read's bytes go: the request's length of this buffer.
     Into(Buffer, Range<usize>),
-    /// What a write sends.
+    /// The data of a write.
     From(Arc<Payload>, Range<usize>),
 }
 
-/// What a request got.
+/// The answer to a request.
 #[derive(Debug)]
 pub(super) enum CallReply {
     Done,
@@ -49,7 +49,7 @@ pub(super) struct ContextRuns {
     pub(super) runs: Vec<(u32, u32)>,
 }
 
-/// A request that failed; the call comes back if it can be made again.
+/// A request that failed; the call comes back if it can be repeated.
 #[derive(Debug)]
 pub(super) struct Failed {
     pub(super) error: NbdError,
@@ -62,12 +62,12 @@ impl Call {
         Self { command, flags, offset, length, data: Data::None }
     }
 
-    /// For errors.
+    /// The request as errors name it.
     pub(super) fn at(&self) -> RequestAt {
         RequestAt { command: self.command, offset: self.offset, length: u64::from(self.length) }
     }
 
-    /// What kind of answer it gets.
+    /// The kind of its answer.
     pub(super) fn expect(&self) -> Expect {
         match self.command {
             NbdCommand::Read => Expect::Data,

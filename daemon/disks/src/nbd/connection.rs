@@ -1,7 +1,7 @@
 //! One connection in its transmission phase: a task that sends, receives and watches the deadlines.
 //!
-//! Rule: the task ends for one reason, and every request in flight learns of it. Dropping the handle takes leave of
-//! the server; answers to requests without a waiting caller are dropped.
+//! Rule: the task ends for one reason, and every request in flight learns of it. Dropping the handle says
+//! goodbye to the server; answers to requests without a waiting caller are dropped.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -46,7 +46,7 @@ pub(super) struct NbdConnection {
 }
 
 impl NbdConnection {
-    /// Takes over a connection whose handshake is done; `in_flight` requests at the most, each with `timeout`.
+    /// Takes a connection after its handshake; `in_flight` requests at the most, each with `timeout`.
     pub(super) fn start(
         (input, output, export): (SocketReader, Output, Export),
         in_flight: usize,
@@ -68,17 +68,17 @@ impl NbdConnection {
         Self { export, table, permits, queue, task: Mutex::new(Some(task)) }
     }
 
-    /// What was agreed on in its handshake.
+    /// The result of its handshake.
     pub(super) fn export(&self) -> &Export {
         &self.export
     }
 
-    /// Requests that it would take without waiting; none once it has ended.
+    /// Requests that it accepts without waiting; none once it has ended.
     pub(super) fn room(&self) -> usize {
         if self.is_open() { self.permits.available_permits() } else { 0 }
     }
 
-    /// Whether it takes requests.
+    /// Whether it accepts requests.
     pub(super) fn is_open(&self) -> bool {
         !self.permits.is_closed()
     }
@@ -104,7 +104,7 @@ impl NbdConnection {
         let entry = Entry { at, expect, target, coverage, status, error: None, done, permit };
         if let Some(cookie) = self.table.register(entry, source.is_some()) {
             let header = wire::request_header(command, flags, cookie, offset, length);
-            // If the task has ended, the table fails the entry; and there is room for as many as there are permits.
+            // If the task has ended, the table fails the entry; and it has room for one request per permit.
             let _ = self.queue.try_send(Outgoing { cookie, header, data: source.clone() });
         }
         let (error, buffer) = match outcome.await {
@@ -129,7 +129,7 @@ impl NbdConnection {
     }
 }
 
-/// Gives back the data of an acknowledged write. A server cannot have taken what is still being sent.
+/// Returns the data of an acknowledged write. A server cannot have received data that is still being sent.
 pub(super) fn reclaim(data: Arc<Payload>) -> Result<Buffer, NbdError> {
     let payload = Arc::try_unwrap(data).ok();
     payload.and_then(Payload::acknowledged).ok_or_else(|| NbdError::of(Violation::EarlyAck))
@@ -142,7 +142,7 @@ async fn transmit<R: AsyncRead + Unpin + Send + 'static>(
     ending: Ending,
     timeout: Duration,
 ) {
-    // Only if reading did not fail, what comes yet can be understood.
+    // Further replies can be read only if reading did not fail.
     let (reason, is_readable) = tokio::select! {
         biased;
         error = receiver.run() => (Some(error), false),
@@ -184,7 +184,7 @@ async fn watch(table: &InFlight, timeout: Duration) -> NbdError {
     }
 }
 
-/// Tells everyone that the connection has ended, even if its task dies.
+/// Reports the connection's end to all callers, even if its task dies.
 struct Ending {
     table: Arc<InFlight>,
     permits: Arc<Semaphore>,
@@ -206,7 +206,7 @@ impl Ending {
 }
 
 impl Drop for Ending {
-    /// Without effect after `broken` or `closed`, but for a loss that is reported once too often if the task died.
+    /// Without effect after `broken` or `closed`; only if the task died, a loss is reported once too often.
     fn drop(&mut self) {
         if !self.permits.is_closed() {
             self.broken(&NbdError::of(NbdCause::GivenUp("its task died")));

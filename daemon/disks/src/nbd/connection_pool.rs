@@ -1,9 +1,9 @@
-//! The connections of one disk, and coming back after they are lost.
+//! The connections of one disk, and their reconnection.
 //!
 //! Rule: a request goes to the open connection with the most room. When none is open, one request at a time tries to
 //! reach the server, waiting longer from attempt to attempt, and each request fails when its own deadline
-//! passes. A request that met a lost connection is made again, unless it is a flush: what that covered may be
-//! gone. Nothing is made again after a timeout or a violation.
+//! passes. A request that met a lost connection is repeated, unless it is a flush: the writes that it covered
+//! may be gone. No request is repeated after a timeout or a violation.
 
 use std::{
     sync::{
@@ -32,14 +32,15 @@ use super::{
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// The longest wait between attempts.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// How long connections beyond the first are waited for. A server that serves fewer leaves the others hanging.
+/// How long opening waits for connections beyond the first. A server that serves fewer leaves the others
+/// hanging.
 const EXTRA_WAIT: Duration = Duration::from_secs(3);
 
 /// All connections of one disk.
 #[derive(Debug)]
 pub(super) struct ConnectionPool {
     options: NbdOptions,
-    /// As the first connection found it; later ones must find the same.
+    /// The export as the first connection found it; later ones must find the same.
     export: Export,
     places: Vec<Mutex<Option<Arc<NbdConnection>>>>,
     next: AtomicUsize,
@@ -61,7 +62,7 @@ impl ConnectionPool {
     pub(super) async fn open(options: NbdOptions) -> Result<Self, NbdError> {
         let astray = Astray::of(&options);
         if options.writable {
-            // Before it is asked for a connection: a server may have but one, and that is taken.
+            // Before the server is asked for a connection: it may allow only one, and that one is in use.
             astray.settled(options.request_timeout).await?;
         }
         let first = dial::open(&options).await?;
@@ -116,7 +117,7 @@ impl ConnectionPool {
         &self.durability
     }
 
-    /// What earlier connections to the export may change yet.
+    /// Changes that earlier connections to the export may still make.
     pub(super) fn astray(&self) -> &Astray {
         &self.astray
     }
@@ -149,7 +150,7 @@ impl ConnectionPool {
         }
     }
 
-    /// Takes leave of the server on every connection.
+    /// Says goodbye to the server on every connection.
     pub(super) async fn close(&self) {
         for lane in &self.places {
             let connection = lane.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -203,7 +204,7 @@ impl ConnectionPool {
         best
     }
 
-    /// Opens a lane again, in place of a connection that has ended.
+    /// Reopens a lane, in place of a connection that has ended.
     async fn reopen(&self, lane: usize, options: &NbdOptions) -> Result<Arc<NbdConnection>, NbdError> {
         let parts = dial::open(options).await?;
         same(&self.export, &parts.2)?;
@@ -240,7 +241,7 @@ impl ConnectionPool {
     }
 }
 
-/// How long one request goes on after the first lost connection.
+/// How long one request is retried after the first lost connection.
 #[derive(Debug)]
 struct Patience {
     total: Duration,
@@ -283,7 +284,7 @@ impl Patience {
     }
 }
 
-/// The options for a connection that the disk can do without.
+/// The options for a connection that the disk does not need.
 fn with_short_timeout(options: &NbdOptions) -> NbdOptions {
     NbdOptions {
         connect_timeout: options.connect_timeout.min(EXTRA_WAIT),
@@ -296,7 +297,7 @@ fn wait_after(failures: u32) -> Duration {
     FIRST_WAIT.saturating_mul(1 << failures.min(16)).min(LONGEST_WAIT)
 }
 
-/// That a later connection found what the first one did.
+/// Fails unless a later connection found the same export as the first.
 fn same(first: &Export, later: &Export) -> Result<(), NbdError> {
     let names = |export: &Export| {
         let mut names: Vec<_> = export.contexts.iter().map(|(_, name)| name.clone()).collect();

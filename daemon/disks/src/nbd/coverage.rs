@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::reply::Violation;
 
-/// What has arrived of one read, as the fewest runs. Chunks that touch are joined, so that a reply in order costs
-/// one run however many chunks it has.
+/// The received part of one read, as the fewest runs. Chunks that touch are joined, so that a reply in order
+/// costs one run however many chunks it has.
 #[derive(Debug)]
 pub(super) struct Coverage {
     offset: u64,
@@ -20,7 +20,7 @@ impl Coverage {
         Self { offset, length, runs: BTreeMap::new() }
     }
 
-    /// Takes a chunk at `offset` of the disk in; gives its place relative to the request's start.
+    /// Records a chunk at `offset` of the disk; returns its place relative to the request's start.
     pub(super) fn add(&mut self, offset: u64, length: u32) -> Result<std::ops::Range<usize>, Violation> {
         let length = u64::from(length);
         let outside = Violation::OutsideRequest { offset, length };
@@ -37,7 +37,7 @@ impl Coverage {
         Ok(start as usize..end as usize)
     }
 
-    /// That every byte has arrived.
+    /// Fails unless every byte has arrived.
     pub(super) fn check_complete(&self) -> Result<(), Violation> {
         let arrived: u64 = self.runs.iter().map(|(from, to)| to - from).sum();
         match self.length - arrived {

@@ -18,14 +18,14 @@ use super::{
     receive::READ_AHEAD,
 };
 
-/// How long a peer is silent before it is asked for a sign of life, and between the asking.
+/// How long a peer is silent before a keepalive is sent, and between keepalives.
 const PROBE: Duration = Duration::from_secs(20);
-/// Signs of life that are missing before a peer is taken for gone.
+/// Unanswered keepalives after which a peer counts as gone.
 const PROBES: u32 = 3;
-/// Milliseconds after which a peer is gone either way: silent, asked, and as often without an answer.
+/// Milliseconds after which a peer counts as gone in both cases: silent, and all keepalives unanswered.
 const GONE_MS: u32 = 80_000;
 
-/// The reading half of a socket, of whatever kind.
+/// The reading half of a socket of any kind.
 pub(super) type SocketReader = BufReader<Box<dyn AsyncRead + Send + Unpin>>;
 
 /// Opens the export that `options` name.
@@ -48,10 +48,10 @@ pub(super) async fn open(options: &NbdOptions) -> Result<(SocketReader, Output, 
     Ok((input, output, export))
 }
 
-/// What a server at `address` exports; `timeout` holds for reaching it and for its answer, each.
+/// The exports of a server at `address`; `timeout` applies to reaching it and to its answer, each.
 ///
 /// # Errors
-/// If it cannot be reached, breaks the protocol, or refuses to tell.
+/// If it cannot be reached, breaks the protocol, or refuses to list them.
 pub async fn list_exports(address: &NbdAddress, timeout: Duration) -> Result<Vec<ListedExport>, NbdError> {
     let (mut input, mut output) = connect(address, timeout).await?;
     within("listing the exports", timeout, async {
@@ -83,8 +83,8 @@ async fn connect(address: &NbdAddress, timeout: Duration) -> Result<(SocketReade
     .await
 }
 
-/// A host that is gone ends its connections, also those on which only an answer is waited for: Linux asks for
-/// no sign of life while what was sent is not acknowledged, so that has a deadline of its own, the same.
+/// Ends connections to a host that is gone, also those that only wait for an answer: Linux sends
+/// no keepalive while sent data is not acknowledged, so that case has its own, equal deadline.
 fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, PROBE)?;

@@ -1,10 +1,11 @@
 //! An NBD export as a disk: requests of any size and place, cut to what the server takes.
 //!
-//! Rule: whatever is returned as done was acknowledged by the server for every byte. A write that was retried after a
-//! lost connection was written at the same place with the same bytes; a flush never spans a lost connection.
+//! Rule: a request succeeds only after the server acknowledged every byte of it. A write that was retried
+//! after a lost connection was written at the same place with the same bytes; a flush never spans a lost
+//! connection.
 //!
-//! What NBD cannot tell: whether a server that came back serves the same contents. Its size, flags and meta contexts
-//! must be the same; the owner of the export must not let another take its address.
+//! NBD cannot show whether a server that came back serves the same contents. Its size, flags and meta
+//! contexts must be the same; the owner of the export must not let another take its address.
 
 use std::{
     ops::Range,
@@ -41,16 +42,16 @@ const ZERO_WRITE: u32 = 1 << 20;
 /// Writes of zeroes in flight for one range.
 const ZERO_WRITES: usize = 4;
 
-/// An open export. Clones share its connections; the last one dropped takes leave of the server.
+/// An open export. Clones share its connections; the last one dropped says goodbye to the server.
 #[derive(Clone, Debug)]
 pub struct NbdDisk {
     lanes: Arc<ConnectionPool>,
-    /// The server was asked to zero, and would not.
+    /// The server refused to zero.
     refused_zeroing: Arc<AtomicBool>,
     recheck: Arc<Recheck>,
 }
 
-/// How [`NbdDisk::zero_range`] is to zero.
+/// How [`NbdDisk::zero_range`] zeroes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ZeroFlags {
     /// Keep the range allocated: no hole.
@@ -76,12 +77,14 @@ impl NbdDisk {
         Ok(Self { lanes: Arc::new(lanes), refused_zeroing: Arc::default(), recheck })
     }
 
-    /// Keeps that no earlier process has written to the export that `options` name, before it is opened for writing.
+    /// Records that no earlier process has written to the export that `options` name, before it is opened for
+    /// writing.
     pub fn has_no_past(options: &NbdOptions) {
         Astray::of(options).begin(0, false);
     }
 
-    /// Waits until no change that this process sent to the export, by abandoned connections, can still land.
+    /// Waits until no change that this process sent to the export, by abandoned connections, can still be
+    /// applied.
     ///
     /// # Errors
     /// [`NbdCause::Timeout`], if the server still owes an answer after `options.request_timeout`.
@@ -89,8 +92,8 @@ impl NbdDisk {
         Astray::of(options).settled(options.request_timeout).await
     }
 
-    /// Takes leave of the server and waits until that is sent. Requests in flight of other clones fail, or open new
-    /// connections.
+    /// Says goodbye to the server and waits until that is sent. Requests in flight of other clones fail, or
+    /// open new connections.
     pub async fn close(self) {
         self.lanes.close().await;
     }
@@ -105,7 +108,7 @@ impl NbdDisk {
         self.len() == 0
     }
 
-    /// What was agreed on with the server.
+    /// The result of the handshake.
     pub fn export(&self) -> &super::handshake::Export {
         self.lanes.export()
     }
@@ -115,7 +118,7 @@ impl NbdDisk {
         self.export().contexts.iter().map(|(_, name)| name.as_str())
     }
 
-    /// What it was opened with.
+    /// The options that it was opened with.
     pub fn options(&self) -> &NbdOptions {
         self.lanes.options()
     }
@@ -127,7 +130,7 @@ impl NbdDisk {
 
     /// Fills all of `buffer` from `at`. Larger than the server's largest request, it is read piece after piece.
     ///
-    /// With several connections a read sees for certain only what was flushed before, as the protocol has it; for the
+    /// With several connections only flushed writes are surely visible to a read, by the protocol; for the
     /// same reason a place must not be written twice without a flush in between.
     pub async fn read_at(&self, at: Offset, mut buffer: Buffer) -> Result<Buffer, NbdError> {
         let length = buffer.len();
@@ -203,7 +206,7 @@ impl NbdDisk {
         !self.export().flags.has(ExportFlags::WRITE_ZEROES) || self.refused_zeroing.load(Relaxed)
     }
 
-    /// Some range or other may be refused by a server that zeroes all others: the last answer counts.
+    /// A server that zeroes most ranges may refuse some: the last answer counts.
     pub(super) fn zeroing_was_refused(&self, refused: bool) {
         self.refused_zeroing.store(refused, Relaxed);
     }
@@ -230,7 +233,7 @@ impl NbdDisk {
     ///
     /// # Errors
     /// Also [`NbdCause::WritesLost`], once, after a connection was lost with writes not flushed;
-    /// [`NbdCause::Overwritten`], if an older write landed over one of these; and
+    /// [`NbdCause::Overwritten`], if an older write replaced one of these; and
     /// [`NbdCause::Unsupported`] if the server has no FLUSH and the options do not trust it without. A disk that is
     /// open for reading only has nothing to flush.
     pub async fn sync(&self) -> Result<(), NbdError> {

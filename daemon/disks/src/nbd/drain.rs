@@ -1,8 +1,8 @@
-//! Hears out a server whose connection was abandoned, until it has answered every change that it was sent
-//! whole.
+//! Reads the answers of a server whose connection was abandoned, until it has answered every change that it
+//! was sent whole.
 //!
-//! Rule: nothing more is sent by that connection, and its end is not begun from this side while an answer may come:
-//! a server that sees the end drops the answers, but not the changes.
+//! Rule: no more requests are sent by that connection, and it is not closed from this side while an answer
+//! may come: a server that sees the end drops the answers, but not the changes.
 
 use std::{collections::BTreeMap, io, time::Duration};
 
@@ -13,7 +13,7 @@ use super::{
     reply::{self, Expect, HEAD_LEN, Head},
 };
 
-/// The longest that a server is heard out. What is unanswered after that is lost.
+/// The longest wait for a server's answers. Unanswered changes count as lost after that.
 const LIMIT: Duration = Duration::from_hours(1);
 
 /// A request that was in flight when its connection was abandoned.
@@ -21,13 +21,13 @@ const LIMIT: Duration = Duration::from_hours(1);
 pub(super) struct Unanswered {
     pub(super) expect: Expect,
     pub(super) length: u64,
-    /// The change's place in the debt, if it is one that a server can have whole.
+    /// The change's place in the debt, if the server can have received it whole.
     pub(super) owed: Option<usize>,
-    /// All of it has gone out, so that an answer is due.
+    /// It was sent completely, so that an answer is due.
     pub(super) is_due: bool,
 }
 
-/// Reads replies by which `open` requests end. `input` must be at the beginning of one.
+/// Reads replies that end `open` requests. `input` must be at the beginning of one.
 pub(super) async fn drain<R: AsyncBufRead + Unpin>(
     mut input: R,
     open: BTreeMap<u64, Unanswered>,
@@ -97,7 +97,7 @@ mod tests {
     const WRITE: u64 = 1;
     const READ: u64 = 2;
 
-    /// What is suspect after a server has said this, and ended, for a write of 512 bytes and a read.
+    /// The suspect ranges after these bytes from a server, and its end, for a write of 512 bytes and a read.
     async fn left(said: &[u8]) -> usize {
         let astray = Arc::new(Astray::default());
         let debt = astray.owe([(4096, 512)].into_iter());

@@ -1,7 +1,8 @@
-//! Whether acknowledged writes may have been lost, so that a flush never says more than the truth.
+//! Whether acknowledged writes may have been lost, so that a flush never reports too much as durable.
 //!
-//! Rule: a server that comes back may have lost whatever it had not flushed. Every lost connection is taken for that,
-//! and the next flush reports it, once; the caller then writes everything since the last good flush again.
+//! Rule: a server that comes back may have lost all unflushed writes. Every lost connection counts as such a
+//! loss, and the next flush reports it, once; the caller then writes everything since the last good flush
+//! again.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -15,7 +16,7 @@ pub(super) struct Durability {
 struct Counts {
     /// Writes acknowledged.
     done: u64,
-    /// Of these, the first so many are durable, or were reported as lost.
+    /// The first so many of these are durable, or were reported as lost.
     settled: u64,
     /// The first so many may be lost.
     lost: u64,

@@ -24,7 +24,7 @@ impl Errno {
     pub const ETIMEDOUT: Self = Self(110);
     pub const EDQUOT: Self = Self(122);
 
-    /// Its name, if it is one that servers send.
+    /// Its name, if servers send it.
     pub fn name(self) -> Option<&'static str> {
         Some(match self {
             Self::EPERM => "EPERM",
@@ -56,7 +56,7 @@ impl Errno {
             | Self::ENOSYS
             | Self::EOVERFLOW
             | Self::ENOTSUP => ErrorKind::Refused,
-            // The server is short of something or about to end: trying again later may help.
+            // The server lacks a resource or is about to end: trying again later may help.
             Self::ESHUTDOWN | Self::ENOMEM => ErrorKind::Connection,
             Self::ETIMEDOUT => ErrorKind::Timeout,
             _ => ErrorKind::Media,

@@ -1,4 +1,4 @@
-//! What can go wrong with an NBD server: a cause to act on, and the request that met it.
+//! Failures of an NBD server: a cause to act on, and the request that met it.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ pub struct NbdError {
     pub request: Option<RequestAt>,
 }
 
-/// Which request an error speaks of.
+/// The request that an error is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestAt {
     pub command: NbdCommand,
@@ -50,13 +50,13 @@ pub enum NbdCause {
     /// The server answered with an error number.
     #[error("the server answers {errno}{}", told(.message))]
     Server { errno: Errno, message: String },
-    /// The server broke the protocol; nothing of this connection can be trusted any more.
+    /// The server broke the protocol; no data of this connection can be trusted any more.
     #[error("the server broke the NBD protocol: {0}")]
     Protocol(#[from] Violation),
-    /// After a reconnect the server does not offer what it offered before.
+    /// After a reconnect the server offers another export than before.
     #[error("the export changed while the connection was down: {0}")]
     Changed(String),
-    /// The server said no in the handshake.
+    /// The server refused in the handshake.
     #[error("the server refuses {what}: {}{}", refusal(*.code), told(.message))]
     Refused {
         what: String,
@@ -67,13 +67,13 @@ pub enum NbdCause {
     /// Writes may be gone: the connection was lost after they were acknowledged and before they were flushed.
     #[error("writes since the last flush may be lost: the connection to the server broke in between")]
     WritesLost,
-    /// What a flush covers is not there any more.
+    /// Writes that a flush covers were overwritten.
     #[error(
         "an older write, whose connection was given up before the server had answered it, landed over what was written: it \
          is written again"
     )]
     Overwritten,
-    /// The server's smallest block is larger than what the request would change.
+    /// The server's smallest block is larger than the range that the request would change.
     #[error("the server takes only multiples of {minimum} bytes")]
     Misaligned { minimum: u32 },
     /// The request reaches past the disk's end.
@@ -154,7 +154,7 @@ impl NbdError {
         }
     }
 
-    /// As the engine sees it. `disk` is the export's name.
+    /// As an error of the engine. `disk` is the export's name.
     pub fn into_disk_error(self, operation: Operation, disk: impl Into<String>) -> DiskError {
         let extent = self.request.and_then(|at| Extent::new(Offset(at.offset), Length(at.length)));
         DiskError::new(self.kind(), operation, disk, extent, self)

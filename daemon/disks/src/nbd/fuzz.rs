@@ -1,4 +1,4 @@
-//! Drives the parsers over bytes at hand, without a socket: for the fuzz target and the property tests.
+//! Drives the parsers over bytes in memory, without a socket: for the fuzz target and the property tests.
 //!
 //! Rule: what runs here is what runs in production; only the other side is a slice of bytes.
 
@@ -38,7 +38,7 @@ pub struct Replayed {
     pub reason: NbdError,
     /// For each request in order of [`COOKIES`]: whether it was answered well; `None` if it was not answered.
     pub outcomes: Vec<Option<Result<(), NbdError>>>,
-    /// What the reads got.
+    /// The data of the reads.
     pub data: Vec<Vec<u8>>,
 }
 
@@ -77,7 +77,7 @@ pub fn replies(bytes: &[u8], structured: bool) -> Replayed {
     Replayed { reason, outcomes, data }
 }
 
-/// Feeds `bytes` to a handshake as all that the server ever says.
+/// Feeds `bytes` to a handshake as all bytes that the server sends.
 pub fn handshake(bytes: &[u8]) -> Result<Export, NbdError> {
     let (mut input, mut output) = (bytes, sink());
     let contexts = ["base:allocation".to_owned(), "qemu:dirty-bitmap:b".to_owned()];
@@ -94,7 +94,7 @@ fn entry(command: NbdCommand) -> (Entry, oneshot::Receiver<CallOutcome>) {
     let mut call = Call::plain(command, request::FUA, OFFSET, LENGTH);
     if command == NbdCommand::Read {
         let mut buffer = Buffer::unpooled(LENGTH as usize);
-        // As a pool's buffer is: full of what must not stay.
+        // As a pool's buffer: full of old bytes that must not stay.
         buffer.fill(0xa5);
         call.data = Data::Into(buffer, 0..LENGTH as usize);
     }

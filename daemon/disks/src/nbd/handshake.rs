@@ -1,8 +1,8 @@
 //! The fixed newstyle handshake: greeting, structured replies, meta contexts, and opening the export.
 //!
-//! Rule: what a server does not know is left out and listed in [`Export`]; what it refuses is an error with
-//! its words. Servers without NBD_OPT_GO are opened by NBD_OPT_EXPORT_NAME. The caller gives the whole of it
-//! one deadline.
+//! Rule: features that a server does not know are left out and listed in [`Export`]; a refusal is an error
+//! with the server's words. Servers without NBD_OPT_GO are opened by NBD_OPT_EXPORT_NAME. The caller gives
+//! the whole of it one deadline.
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use warmd_cbt::units::MAX_DISK;
@@ -14,14 +14,14 @@ use super::{
     wire::{self, ExportFlags, greeting, info, option, option_reply},
 };
 
-/// The most exports that a list is read to.
+/// The most exports that are read of a list.
 const MAX_LISTED: usize = 10_000;
 /// The most bytes of names and descriptions in a list.
 const MAX_LIST_BYTES: usize = 4 << 20;
 /// The most pieces of information on one export, far above what the protocol knows.
 const MAX_INFOS: usize = 64;
 
-/// What was agreed on with a server.
+/// The result of a handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Export {
     /// Bytes on the disk.
@@ -76,7 +76,7 @@ impl<'a, R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Handshake<'a, R, W> {
         self.go(name, structured, granted).await
     }
 
-    /// Lists the exports, then takes leave.
+    /// Lists the exports, then says goodbye.
     pub(super) async fn list(mut self) -> Result<Vec<ListedExport>, NbdError> {
         if !self.fixed {
             let (what, code) = ("a list of its exports".into(), option_reply::ERR_UNSUP);

@@ -1,7 +1,8 @@
 //! The requests that a connection owes answers to, by the cookie that names them on the wire.
 //!
-//! Rule: an entry leaves in one of two ways, answered or failed with the whole table, and its caller learns of it
-//! either way. A caller that went away leaves its entry behind: the answer is still read, into the entry's own buffer.
+//! Rule: an entry leaves in one of two ways, answered or failed with the whole table, and its caller gets the
+//! result either way. A caller that went away leaves its entry behind: the answer is still read, into the
+//! entry's own buffer.
 
 use std::{
     collections::BTreeMap,
@@ -55,23 +56,24 @@ pub(super) struct InFlight {
     astray: Option<Arc<Astray>>,
 }
 
-/// What a server may do yet for a connection that has ended: the requests by their cookies, and the changes.
+/// Changes that a server may still make for an ended connection: the requests by their cookies, and the
+/// changes.
 pub(super) type Afterwards = (BTreeMap<u64, Unanswered>, Debt);
 
 #[derive(Debug, Default)]
 struct Inner {
     slots: Vec<Slot>,
-    /// Why no more requests are taken.
+    /// Why no more requests are accepted.
     closed: Option<NbdError>,
 }
 
 #[derive(Debug)]
 struct Slot {
-    /// Tells this use of the slot from earlier ones, so that a late or doubled reply fits none.
+    /// Distinguishes this use of the slot from earlier ones, so that a late or doubled reply fits none.
     generation: u32,
     state: State,
     deadline: Instant,
-    /// Whether all of it has gone out, its data included.
+    /// Whether it was sent completely, its data included.
     sent: bool,
     out: Out,
 }
@@ -80,7 +82,7 @@ struct Slot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Out {
     Queued,
-    /// Some of it may have gone out.
+    /// A part of it may have been sent.
     Going,
     Gone,
 }
@@ -99,14 +101,14 @@ impl InFlight {
         Self { inner: Mutex::default(), timeout, durability, astray: None }
     }
 
-    /// The same, for an export whose changes are looked after beyond the connection.
+    /// The same, for an export whose changes are tracked beyond the connection.
     pub(super) fn owing(mut self, astray: &Arc<Astray>) -> Self {
         self.astray = Some(Arc::clone(astray));
         self
     }
 
-    /// Takes a request in and gives its cookie; if the connection has ended, fails it instead. One that carries data
-    /// is not sent before [`InFlight::sent`] says so.
+    /// Adds a request and returns its cookie; if the connection has ended, fails it instead. One that carries
+    /// data is not sent before [`InFlight::sent`] says so.
     pub(super) fn register(&self, entry: Entry, carries_data: bool) -> Option<u64> {
         let mut inner = self.inner();
         if let Some(error) = &inner.closed {
@@ -139,7 +141,7 @@ impl InFlight {
         }
     }
 
-    /// These requests have gone out, with their data.
+    /// These requests were sent, with their data.
     pub(super) fn sent(&self, cookies: &[u64]) {
         let mut inner = self.inner();
         for cookie in cookies {
@@ -154,8 +156,8 @@ impl InFlight {
         slot_of(&mut self.inner().slots, cookie).is_none_or(|slot| slot.sent)
     }
 
-    /// Takes the entry of `cookie` in hand, to read its answer; it comes back by [`InFlight::put_back`] or ends by
-    /// [`InFlight::finish`].
+    /// Takes the entry of `cookie` out, to read its answer; it comes back by [`InFlight::put_back`] or ends
+    /// by [`InFlight::finish`].
     pub(super) fn take(&self, cookie: u64) -> Result<Box<Entry>, Violation> {
         let mut inner = self.inner();
         let taken = slot_of(&mut inner.slots, cookie).and_then(|slot| match &slot.state {
@@ -175,7 +177,7 @@ impl InFlight {
         }
     }
 
-    /// Ends the request of an entry in hand.
+    /// Ends the request of an entry that was taken out.
     pub(super) fn finish(&self, cookie: u64, entry: Entry, outcome: Result<CallReply, NbdError>) {
         let mut inner = self.inner();
         if let Some(slot) = slot_of(&mut inner.slots, cookie) {
@@ -199,8 +201,8 @@ impl InFlight {
         inner.slots.iter().filter(|slot| !matches!(slot.state, State::Free)).map(|slot| slot.deadline).min()
     }
 
-    /// Takes no more requests and fails all that wait, those overdue with a timeout; answers what the server may do
-    /// yet. Does nothing a second time.
+    /// Accepts no more requests and fails all waiting ones, overdue ones with a timeout; returns the changes
+    /// that the server may still make. A second call does nothing.
     pub(super) fn close(&self, error: &NbdError) -> Option<Afterwards> {
         let now = Instant::now();
         let mut inner = self.inner();
@@ -210,7 +212,7 @@ impl InFlight {
         inner.closed = Some(error.clone());
         let slots = std::mem::take(&mut inner.slots);
         drop(inner);
-        // Before their callers learn of it, and may let something newer be written there.
+        // Before their callers get the error, and may write newer data there.
         let afterwards = self.afterwards(&slots);
         for slot in slots {
             if let State::Waiting(entry) = slot.state {
@@ -230,7 +232,7 @@ impl InFlight {
             if slot.out == Out::Queued {
                 continue;
             }
-            // Of one with data that is not all out the server never gets the rest.
+            // Of a request whose data is not all sent the server never gets the rest.
             let owed = (entry.at.command.changes() && slot.sent).then(|| {
                 changes.push((entry.at.offset, entry.at.length));
                 changes.len() - 1
@@ -259,7 +261,7 @@ impl Slot {
 impl Entry {
     fn succeed(self, answer: CallReply) {
         drop(self.permit);
-        // A caller that went away no longer wants it.
+        // The caller is gone.
         let _ = self.done.send(Ok(answer));
     }
 

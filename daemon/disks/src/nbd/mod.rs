@@ -1,17 +1,18 @@
-//! warmd's own NBD client, the way that all data takes from a source and to many a target.
+//! warmd's own NBD client, the data path from every source and to many targets.
 //!
-//! Rule: no byte of a server is trusted. What it sends is judged (`reply`, `option_reply`: pure) before it is followed
-//! (`handshake`, `receive`); every wait has a deadline; memory is bounded by what was asked for. Nonsense, silence and
-//! lost connections are errors that say which request met them.
+//! Rule: no byte of a server is trusted. Its messages are checked (`reply`, `option_reply`: pure) before they
+//! are followed (`handshake`, `receive`); every wait has a deadline; memory is bounded by the request.
+//! Nonsense, silence and lost connections are errors that say which request met them.
 //!
 //! ```text
-//! NbdDisk ── pieces ──▶ lanes ──▶ connection ─┬─ send ────▶ socket
+//! NbdDisk ── pieces ──▶ pool  ──▶ connection ─┬─ send ────▶ socket
 //!  status     (cut)    (pick,    (in_flight)  └─ receive ◀─ socket ── straight into the caller's buffer
-//!  seam                 retry)
+//!  block_device         retry)
 //! ```
 //!
-//! A connection that is abandoned with changes in flight is heard out (`drain`); what it may change yet is
-//! remembered (`astray`) until it is settled, and read back where it is not (`recheck`).
+//! A connection that is abandoned with changes in flight is read until its answers are complete (`drain`);
+//! changes that it may still make are recorded (`astray`) until they are settled, and read back where they
+//! are not (`recheck`).
 
 mod address;
 mod astray;

@@ -1,4 +1,4 @@
-//! Judges what a server sends in the handshake: bytes in, typed replies or a [`Violation`] out.
+//! Checks a server's messages in the handshake: bytes in, typed replies or a [`Violation`] out.
 //!
 //! Rule: pure, as `reply` is, and bounded: no reply may be longer than [`MAX_REPLY`].
 
@@ -44,13 +44,13 @@ impl OptionReply {
         Ok(Self { kind, length })
     }
 
-    /// Whether the server says no.
+    /// Whether it is a refusal.
     pub(super) fn is_refusal(self) -> bool {
         self.kind & option_reply::ERROR != 0
     }
 }
 
-/// What a refusal's number means.
+/// The meaning of a refusal's number.
 pub(super) fn refusal(kind: u32) -> &'static str {
     match kind & !option_reply::ERROR {
         1 => "it does not know the option",
@@ -78,10 +78,10 @@ pub struct BlockSizes {
 }
 
 impl BlockSizes {
-    /// What holds where the server says nothing.
+    /// The defaults where the server reports nothing.
     pub const DEFAULT: Self = Self { minimum: 1, preferred: 4096, maximum: 32 << 20 };
 
-    /// What the server says, if it can be; more than 32 MiB in one request is never used.
+    /// The server's values, if they are possible; more than 32 MiB in one request is never used.
     fn checked(minimum: u32, preferred: u32, maximum: u32) -> Result<Self, Violation> {
         let possible = minimum.is_power_of_two() && minimum <= 64 << 10 && maximum >= minimum;
         if !possible {

@@ -1,4 +1,4 @@
-//! What a caller may choose when it opens an export.
+//! The caller's choices when it opens an export.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ pub struct NbdOptions {
     pub address: NbdAddress,
     /// The export's name; the empty name is the server's default export.
     pub export: String,
-    /// Meta contexts to ask for. Those that the server lacks are left out: see `NbdDisk::contexts`.
+    /// Meta contexts to ask for. Missing ones are left out: see `NbdDisk::contexts`.
     pub contexts: Vec<String>,
     /// Whether writes are allowed; a read-only export is then refused at open.
     pub writable: bool,
@@ -28,15 +28,15 @@ pub struct NbdOptions {
     pub request_timeout: Duration,
     /// How long a request goes on trying to reach a lost server; zero means never.
     pub reconnect_for: Duration,
-    /// For servers that do not offer FLUSH: take their acknowledgement as durable. Otherwise a flush of a disk
-    /// opened for writing is refused there, because nothing it could say would be true.
+    /// For servers that do not offer FLUSH: treat their acknowledgement as durable. Otherwise a flush of a
+    /// disk opened for writing is refused there, because its result could not be true.
     pub trust_without_flush: bool,
-    /// An earlier process may have written to the export, and its last writes may land late: what is written there is
-    /// read back for a while. For disks opened for writing.
+    /// An earlier process may have written to the export, and its last writes may be applied late: writes
+    /// there are read back for a while. For disks opened for writing.
     pub unknown_past: bool,
 }
 
-/// The meta context that tells holes and zeroes.
+/// The meta context that reports holes and zeroes.
 pub const BASE_ALLOCATION: &str = "base:allocation";
 
 impl NbdOptions {

@@ -1,7 +1,7 @@
 //! The writing half of a socket; a Unix socket's gets a write's data by reference, where the kernel can do that.
 //!
-//! Rule: lending is a saving, never a need. Where the kernel refuses it, from the beginning or in the middle, the rest
-//! is copied, as everything is on other sockets.
+//! Rule: lending saves time, and is never required. Where the kernel refuses it, from the beginning or in the
+//! middle, the rest is copied, as on other sockets.
 //!
 //! Copying into a socket is the sender's largest cost after the hashing; `vmsplice` puts the pages themselves into a
 //! pipe, and `splice` (Linux 6.5 and later without copying) hands them on to the socket.
@@ -62,7 +62,8 @@ impl Output {
         Self::Unix(socket, Lending::Untried)
     }
 
-    /// Sends `headers`, then a range of `payload`, whose memory must stay as it is until the server has acknowledged it.
+    /// Sends `headers`, then a range of `payload`, whose memory must stay unchanged until the server has
+    /// acknowledged it.
     pub(super) async fn send(
         &mut self,
         headers: &[u8],
@@ -104,7 +105,7 @@ impl Output {
 }
 
 impl Pipe {
-    /// None if lending would not pay, or not work.
+    /// None if lending would not pay or work.
     fn for_socket(socket: &UnixStream) -> Option<Self> {
         if !widen(socket) {
             return None;
@@ -116,7 +117,7 @@ impl Pipe {
     }
 
     /// Hands whole pages on to the socket; gives the bytes that it took, fewer only if the kernel cannot do that. Then,
-    /// or after an error, the pipe is not used again: there may be something left in it.
+    /// or after an error, the pipe is not used again: it may still contain data.
     async fn lend(&self, socket: &UnixStream, data: &[u8]) -> io::Result<usize> {
         let mut sent = 0;
         while sent < data.len() {
@@ -147,7 +148,7 @@ impl Pipe {
     }
 }
 
-/// Whether the socket has, or got, a buffer in which lending pays.
+/// Whether the socket has, or got, a buffer with which lending pays.
 fn widen(socket: &UnixStream) -> bool {
     // The limit of the system holds for the second, which asks for no privilege.
     let _ = sockopt::set_socket_send_buffer_size_force(socket, SEND_BUFFER)

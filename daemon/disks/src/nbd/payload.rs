@@ -1,8 +1,8 @@
-//! What a write sends, and whether a socket may still hold the very pages of it.
+//! The data of a write, and whether a socket may still reference its pages.
 //!
 //! Rule: memory that was lent to a socket is written again only after the server has acknowledged the write, and so has
-//! read it all; or else after it was parted from the socket's copy. Otherwise a server that is slow to notice a lost
-//! connection would read, from its end's queue, whatever the buffer holds by then, and write that to the disk.
+//! read it all; or else after it was parted from the socket's copy. Otherwise a server that notices a lost
+//! connection late would read the buffer's later content from its queue, and write that to the disk.
 
 use std::{
     ops::Range,
@@ -28,9 +28,9 @@ pub(super) struct Payload {
 
 /// No socket has seen its pages.
 const NONE: u8 = 0;
-/// One has, and its server answers for them.
+/// A socket has, and its server's answer is due.
 const LENT: u8 = 1;
-/// One has that was lost since.
+/// A socket has that was lost since.
 const ASTRAY: u8 = 2;
 
 impl Payload {
@@ -63,7 +63,7 @@ impl Payload {
 }
 
 impl Drop for Payload {
-    /// Not acknowledged: its caller went away, or has an error to deal with.
+    /// Not acknowledged: its caller is gone, or has the error.
     fn drop(&mut self) {
         if let Some(mut buffer) = self.buffer.take()
             && *self.loan.get_mut() != NONE
@@ -93,7 +93,7 @@ fn part(buffer: &mut Buffer) {
     if forget_pages(buffer) {
         buffer.copy_from_slice(&bytes);
     } else {
-        // It was tried before anything was lent. Rather a leak than a disk with the wrong bytes.
+        // Parting was tested before the first lending. A leak is better than a disk with wrong bytes.
         tracing::error!(
             "memory cannot be parted from a lost connection's: {} bytes are given up",
             bytes.len()

@@ -1,4 +1,4 @@
-//! Cuts requests to what a server takes: its largest request, and multiples of its smallest block.
+//! Cuts requests to a server's limits: its largest request, and multiples of its smallest block.
 //!
 //! Rule: pure. The pieces of a request touch, in order, and cover it exactly.
 
@@ -16,7 +16,7 @@ pub(super) enum ReadPiece {
 }
 
 /// The pieces of a read of `length` bytes at `offset`, which lies within `size`. The last block of a disk whose size
-/// is no multiple of the server's block is asked for as short as it is.
+/// is no multiple of the server's block is requested in its short length.
 pub(super) fn reads(offset: u64, length: usize, size: u64, blocks: BlockSizes) -> Vec<ReadPiece> {
     let block = u64::from(blocks.minimum);
     let end = offset + length as u64;

@@ -1,7 +1,7 @@
 //! Reads replies off a connection: data goes from the socket straight into the caller's buffer.
 //!
-//! Rule: every number in a reply is judged by `reply` before it is followed. The first violation ends the connection:
-//! after nonsense from a server, the start of the next reply is unknown.
+//! Rule: every number in a reply is checked by `reply` before it is used. The first violation ends the
+//! connection: after nonsense from a server, the start of the next reply is unknown.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub(super) struct Receiver<R> {
     structured: bool,
     /// The numbers of the meta contexts that were granted.
     contexts: Vec<u32>,
-    /// The entry whose reply is being read. Kept here so that it is not lost when reading is broken off.
+    /// The entry whose reply is being read. Kept here so that it is not lost when reading is aborted.
     in_hand: Option<(u64, Box<Entry>)>,
     /// Whether the next byte is the first one of a reply.
     is_between: bool,
@@ -51,12 +51,12 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
         }
     }
 
-    /// The rest of what the server sends, if that begins with a reply.
+    /// The rest of the server's bytes, if they begin with a reply.
     pub(super) fn into_rest(self) -> Option<BufReader<R>> {
         self.is_between.then_some(self.input)
     }
 
-    /// Gives the entry in hand back to the table, to be failed with the others.
+    /// Returns the current entry to the table, to fail with the others.
     pub(super) fn abandon(&mut self) {
         if let Some((cookie, entry)) = self.in_hand.take() {
             self.table.put_back(cookie, entry);
@@ -156,7 +156,7 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
             if length == 0 || rest == 0 {
                 return Err(NbdError::of(Violation::StatusExtent));
             }
-            // Only what was asked for counts, though the last one may reach further.
+            // Only the requested range counts, though the last descriptor may reach further.
             let length = length.min(rest);
             rest -= length;
             match runs.last_mut() {
@@ -184,7 +184,7 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
         Ok(entry)
     }
 
-    /// Ends the request in hand. A server that says it is shutting down ends the connection with it.
+    /// Ends the current request. A server that says it is shutting down ends the connection with it.
     fn finish(&mut self, outcome: Result<(), NbdError>) -> Result<(), NbdError> {
         let early = self.in_hand.as_ref().is_some_and(|(cookie, _)| !self.table.is_sent(*cookie));
         if early && outcome.is_ok() {
@@ -231,7 +231,7 @@ impl Entry {
             .ok_or_else(|| NbdError::of(outside))
     }
 
-    /// That a reply which says it is complete is so.
+    /// Fails unless a reply that claims to be complete is complete.
     fn check_complete(&self) -> Result<(), Violation> {
         match self.expect {
             Expect::Data => self.coverage.check_complete(),

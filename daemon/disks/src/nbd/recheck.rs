@@ -1,7 +1,7 @@
-//! Reads back what was written where an older change may have landed after it.
+//! Reads back writes at places where an older change may have been applied later.
 //!
-//! Rule: a flush counts only when the places under suspicion hold what was written there. What differs was overwritten:
-//! then the flush fails, and all since the last good one is written again.
+//! Rule: a flush counts only when the suspect places contain what was written there. A different place was
+//! overwritten: then the flush fails, and all writes since the last good flush are repeated.
 
 use std::{
     ops::Range,
@@ -26,23 +26,23 @@ use super::{
 /// Bytes that one request reads back.
 const STEP: u64 = 1 << 20;
 
-/// What one disk has written under suspicion since its last flush.
+/// One disk's writes to suspect places since its last flush.
 #[derive(Debug)]
 pub(super) struct Recheck {
     suspects: Vec<Extent>,
-    /// When none of them is suspect any longer, however long the disk stays open.
+    /// When none of them is suspect any longer, even if the disk stays open.
     until: Instant,
     written: Mutex<Vec<(Extent, Content)>>,
 }
 
-/// What a place must hold.
+/// The content that a place must have.
 #[derive(Clone, Copy, Debug)]
 enum Content {
     Zeroes,
     Bytes(blake3::Hash),
 }
 
-/// What is to be read back after one flush.
+/// The places to read back after one flush.
 pub(super) struct Due(Vec<(Extent, Content)>);
 
 impl Recheck {
@@ -68,7 +68,7 @@ impl Recheck {
         }
     }
 
-    /// What had been written before a flush that begins now.
+    /// The writes before a flush that begins now.
     pub(super) fn due(&self) -> Due {
         Due(std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner)))
     }
@@ -105,7 +105,7 @@ async fn read(disk: &NbdDisk, place: Extent) -> Result<Buffer, NbdError> {
     disk.read_at(place.start(), Buffer::unpooled(place.len().0 as usize)).await
 }
 
-/// What the server calls zero is not read.
+/// Ranges that the server calls zero are not read.
 async fn is_zeroed(disk: &NbdDisk, extent: Extent) -> Result<bool, NbdError> {
     let mut at = extent.start();
     while let Some(rest) = Extent::new(at, Length(extent.end().0.saturating_sub(at.0))) {

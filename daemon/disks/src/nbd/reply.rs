@@ -1,6 +1,6 @@
-//! Judges what a server sends in the transmission phase: bytes in, typed headers or a [`Violation`] out.
+//! Checks a server's messages in the transmission phase: bytes in, typed headers or a [`Violation`] out.
 //!
-//! Rule: pure. Nothing here reads, waits or allocates by a number that the server sent; what it lets through lies
+//! Rule: pure. Nothing here reads, waits or allocates by a number that the server sent; accepted values lie
 //! inside the request, so that its user cannot write past a buffer or wait for bytes without end.
 
 use thiserror::Error;
@@ -107,7 +107,7 @@ pub(super) fn head(bytes: &[u8; HEAD_LEN]) -> Result<Head, Violation> {
     }
 }
 
-/// What answers a request.
+/// The kinds of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expect {
     /// Only whether it was done.
@@ -116,7 +116,7 @@ pub(super) enum Expect {
     Status,
 }
 
-/// What follows a chunk's header.
+/// The content after a chunk's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Body {
     Nothing,
@@ -136,7 +136,7 @@ pub(super) enum Body {
     },
 }
 
-/// Judges a chunk's header against the request it answers, `asked` bytes long, before anything of it is read.
+/// Checks a chunk's header against the request it answers, `asked` bytes long, before anything of it is read.
 pub(super) fn body(
     done: bool,
     kind: u16,

@@ -1,4 +1,4 @@
-//! Writes requests to a connection: header and data in one system call where the system takes them whole.
+//! Writes requests to a connection: header and data in one system call where the system accepts them whole.
 
 use std::{io, ops::Range, sync::Arc};
 
@@ -23,7 +23,7 @@ pub(super) struct Outgoing {
 /// The most requests without data that one system call sends.
 const BATCH: usize = 64;
 
-/// Sends requests until all senders are dropped, then takes leave; gives the reason if the connection breaks
+/// Sends requests until all senders are dropped, then says goodbye; gives the reason if the connection breaks
 /// first.
 pub(super) async fn run(
     output: &mut Output,

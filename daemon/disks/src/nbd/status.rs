@@ -1,7 +1,7 @@
-//! Block status: what a server says of runs of bytes without sending them.
+//! Block status: a server's description of runs of bytes.
 //!
 //! Rule: an answer may be shorter than the question, and one context's shorter than another's. A caller that
-//! wants to know of a whole range asks until the range is covered; an answer that leads nowhere is an error,
+//! wants to know of a whole range asks until the range is covered; an answer without progress is an error,
 //! never an end.
 
 use warmd_cbt::{
@@ -20,7 +20,7 @@ use super::{
 /// The most bytes that one request asks about: a multiple of every block size that fits into 32 bits.
 const STEP: u64 = (4 << 30) - (64 << 10);
 
-/// What one meta context says of a run of bytes.
+/// One meta context's value for a run of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatusRun {
     pub extent: Extent,
@@ -29,7 +29,7 @@ pub struct StatusRun {
     pub flags: u32,
 }
 
-/// What one meta context says, from the start of what was asked.
+/// One meta context's runs, from the start of the requested extent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContextStatus {
     pub context: String,
@@ -38,7 +38,7 @@ pub struct ContextStatus {
 }
 
 impl NbdDisk {
-    /// Asks once what all contexts say of `extent`; with `one`, only of the run that begins at its start.
+    /// Asks once for all contexts' runs of `extent`; with `one`, only of the run that begins at its start.
     pub async fn block_status(&self, extent: Extent, one: bool) -> Result<Vec<ContextStatus>, NbdError> {
         self.check_bounds(NbdCommand::BlockStatus, extent.start().0, extent.len().0)?;
         if self.export().contexts.is_empty() {
@@ -54,9 +54,9 @@ impl NbdDisk {
         Ok(contexts.into_iter().filter_map(known).collect())
     }
 
-    /// Gives `take` the extents of `range` that have the lowest bit set in `context`: what a dirty bitmap calls changed.
-    /// In order, as the server tells them; millions of them take no memory here. Asks as often as it takes to cover the
-    /// range.
+    /// Gives `take` the extents of `range` that have the lowest bit set in `context`: the changed ones of a
+    /// dirty bitmap. In order, as the server reports them; they are not collected in memory. Repeats the
+    /// request until it has covered the range.
     pub async fn dirty_extents(
         &self,
         context: &str,
@@ -78,7 +78,7 @@ impl NbdDisk {
         Ok(())
     }
 
-    /// Asks once what `context` says of `extent`: at least one run.
+    /// Asks once for the runs of `context` in `extent`: at least one run.
     pub(super) async fn status_of(&self, context: &str, extent: Extent) -> Result<Vec<StatusRun>, NbdError> {
         if !self.contexts().any(|name| name == context) {
             return Err(NbdError::of(NbdCause::NoContext(context.into())).at(request_at(extent)));
@@ -89,7 +89,7 @@ impl NbdDisk {
             .ok_or_else(|| NbdError::of(Violation::StatusMissing).at(request_at(extent)))
     }
 
-    /// What to ask for: `extent`, or as much of it as one request takes, grown to the server's blocks.
+    /// The extent to ask for: `extent`, or as much of it as one request takes, grown to the server's blocks.
     fn whole_blocks(&self, extent: Extent) -> (u64, u32) {
         let block = u64::from(self.export().blocks.minimum);
         let start = extent.start().0 / block * block;

@@ -1,4 +1,4 @@
-//! The NBD protocol's numbers, and the bytes of what the client says in the transmission phase.
+//! The NBD protocol's numbers, and the client's messages in the transmission phase.
 //!
 //! Source: the NetworkBlockDevice project's `doc/proto.md`. All integers are big-endian.
 
@@ -53,7 +53,7 @@ pub(super) mod info {
     pub(crate) const BLOCK_SIZE: u16 = 3;
 }
 
-/// What an export can do, as the server said.
+/// The features of an export, from the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExportFlags(pub u16);
 
@@ -67,7 +67,7 @@ impl ExportFlags {
     pub const MULTI_CONN: Self = Self(1 << 8);
     pub const FAST_ZERO: Self = Self(1 << 11);
 
-    /// Whether the server set this flag; none counts without the flag that says that there are flags.
+    /// Whether the server set this flag; no flag counts without HAS_FLAGS.
     pub fn has(self, flag: Self) -> bool {
         self.0 & Self::HAS_FLAGS != 0 && self.0 & flag.0 == flag.0
     }
@@ -100,7 +100,7 @@ pub(super) mod status {
     pub(crate) const DIRTY: u32 = 1 << 0;
 }
 
-/// What a request asks for.
+/// The command of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NbdCommand {
     Read,
@@ -189,7 +189,7 @@ pub(super) fn take_u64(bytes: &[u8]) -> Option<(u64, &[u8])> {
     bytes.split_first_chunk().map(|(head, rest)| (u64::from_be_bytes(*head), rest))
 }
 
-/// Text of the other side, made fit for a log line: no control characters, at most `MAX_STRING` bytes taken.
+/// Text from the server, made safe for a log line: no control characters, at most `MAX_STRING` bytes taken.
 pub(super) fn plain_text(bytes: &[u8]) -> String {
     let bytes = &bytes[..bytes.len().min(MAX_STRING)];
     String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()

@@ -16,8 +16,8 @@ use super::{
 /// The most bytes that an answer may have.
 pub(super) const MAX_OUTPUT: usize = 4 << 20;
 
-/// What a child sees of the daemon's environment: search paths, and no secret that the configuration names
-/// there.
+/// The part of the daemon's environment that a child gets: search paths, and no secret that the configuration
+/// names there.
 const PASSED_ON: [&str; 6] = ["PATH", "HOME", "USER", "TMPDIR", "TZ", "XDG_RUNTIME_DIR"];
 
 const MAX_STDERR: usize = 64 << 10;
@@ -54,7 +54,7 @@ pub(super) fn error_of(call: String, error: ChildError) -> ImageError {
     ImageError::new(kind, call, error)
 }
 
-/// What a child has as its stdin.
+/// The stdin of a child.
 #[derive(Debug)]
 pub(super) enum ChildInput<'a> {
     Nothing,
@@ -63,7 +63,8 @@ pub(super) enum ChildInput<'a> {
     Held(File),
 }
 
-/// Runs `program`, in the C locale. Without `input` its stdin is empty. However this future ends, so does the child.
+/// Runs `program`, in the C locale. Without `input` its stdin is empty. The child ends with this future in
+/// all cases.
 pub(super) async fn run(
     program: &str,
     args: &[&str],
@@ -96,7 +97,7 @@ pub(super) async fn run_with(
         .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // A Ctrl-C for the daemon is not one for a call that it is in the middle of.
+        // A Ctrl-C for the daemon must not interrupt a running call.
         .process_group(0)
         .kill_on_drop(true);
     timeout(deadline, finish(command, input, most)).await.map_err(|_| ChildError::Timeout(deadline))?.map_err(
@@ -114,7 +115,7 @@ async fn finish(command: Command, input: Option<&str>, most: usize) -> Result<Ch
     let stdin = child.stdin.take();
     let feed = async {
         if let (Some(mut stdin), Some(input)) = (stdin, input) {
-            // A child that ends early says why on stderr; the broken pipe says less.
+            // A child that ends early gives the reason on stderr; the broken pipe says less.
             stdin.write_all(input.as_bytes()).await.ok();
         }
     };
@@ -155,7 +156,7 @@ mod tests {
         let cat = run("cat", &[], Some("fed"), SOON).await.unwrap();
         assert_eq!((cat.success, cat.stdout.as_slice()), (true, &b"fed"[..]));
         assert!(run("cat", &[], None, SOON).await.unwrap().stdout.is_empty());
-        // One that does not read what it is given.
+        // A child that does not read its input.
         assert!(run("true", &[], Some(&"x".repeat(1 << 20)), SOON).await.unwrap().success);
     }
 

@@ -1,6 +1,6 @@
-//! What went wrong in a call of `qemu-img`.
+//! Failures of a call of `qemu-img`.
 
-/// What kind of failure it was, to act on.
+/// The kind of failure, to act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImageErrorKind {
     /// `qemu-img` is not installed.
@@ -9,19 +9,19 @@ pub enum ImageErrorKind {
     Timeout,
     /// A QEMU has the image locked.
     Busy,
-    /// The image is not there.
+    /// The image does not exist.
     NoSuchImage,
     /// No room on its file system.
     NoSpace,
-    /// It cannot be done, or not with this image.
+    /// The operation is not possible, or not with this image.
     Unsupported,
-    /// The answer was too long, or is not what `qemu-img` says.
+    /// The answer was too long, or is no valid `qemu-img` output.
     Malformed,
-    /// Anything else.
+    /// Any other failure.
     Failed,
 }
 
-/// A failed call: its kind, which call, and what was said on stderr.
+/// A failed call: its kind, which call, and its stderr.
 #[derive(Debug, thiserror::Error)]
 #[error("`{call}`: {cause}")]
 pub struct ImageError {
@@ -41,7 +41,7 @@ impl ImageError {
         Self { kind, call: call.into(), cause: cause.into() }
     }
 
-    /// An answer that cannot be.
+    /// An impossible answer.
     pub fn malformed(
         call: impl Into<String>,
         cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,

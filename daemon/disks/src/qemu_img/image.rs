@@ -1,7 +1,7 @@
-//! qcow2 images, as they describe themselves, and the bitmaps in those that are not open: what libvirt cannot reach
+//! qcow2 images by their own headers, and the bitmaps in images that are not open, which libvirt cannot reach
 //! while a domain is off.
 //!
-//! Rule: an image is only looked at without its lock, never written to.
+//! Rule: without its lock an image is only read, never written to.
 
 use std::{
     fs::File,
@@ -31,7 +31,7 @@ pub struct Qcow2Image {
     pub bitmaps: Vec<String>,
 }
 
-/// What became of the bitmaps that were to go.
+/// The result of removing bitmaps.
 #[derive(Debug, Default)]
 pub struct Removal {
     pub removed: Vec<String>,
@@ -60,8 +60,8 @@ pub fn version(path: &Path) -> io::Result<Option<u32>> {
     Ok((magic == *b"QFI\xfb").then(|| u32::from_be_bytes([a, b, c, d])))
 }
 
-/// The qcow2 image at `path`, an absolute path, and the images below it, which may be open elsewhere. One that is not
-/// there, or cannot be read, is an error.
+/// The qcow2 image at `path`, an absolute path, and the images below it, which may be open elsewhere. A
+/// missing or unreadable one is an error.
 pub async fn chain(path: &str) -> Result<Vec<Qcow2Image>, ImageError> {
     if !path.starts_with('/') {
         let why = "the image's path is not absolute";
@@ -76,12 +76,12 @@ pub async fn chain(path: &str) -> Result<Vec<Qcow2Image>, ImageError> {
 /// Fails with [`ImageErrorKind::Busy`] if a QEMU, here or on another host with the same file system, has the image at
 /// `path`, an absolute path, locked for writing.
 pub async fn check_unlocked(path: &str, format: &str) -> Result<(), ImageError> {
-    // Without `-U` it asks for what another's write lock does not allow.
+    // Without `-U` it asks for access that another process's write lock denies.
     qemu_img(&["info", "-f", format, "--output=json", path]).await.map(drop)
 }
 
 /// Removes all bitmaps whose name begins with `prefix` and is not in `keep` from the qcow2 image at `path`, an absolute
-/// path, and from the images below it. One that cannot be removed stands in the way of no other.
+/// path, and from the images below it. A bitmap that cannot be removed does not stop the others.
 pub async fn remove_bitmaps(path: &str, prefix: &str, keep: &[&str]) -> Result<Removal, ImageError> {
     let mut removal = Removal::default();
     for image in chain(path).await? {
@@ -106,7 +106,7 @@ pub(super) async fn qemu_img(args: &[&str]) -> Result<String, ImageError> {
     answer(format!("qemu-img {}", args.join(" ")), done)
 }
 
-/// What a `qemu-img` has answered.
+/// The output of `qemu-img`.
 pub(super) fn answer(call: String, done: Result<ChildOutput, ChildError>) -> Result<String, ImageError> {
     let done = match done {
         Ok(done) => done,
@@ -159,7 +159,7 @@ struct Bitmap {
 
 impl From<Info> for Qcow2Image {
     fn from(info: Info) -> Self {
-        // Of other formats it has other members, none of which means anything here.
+        // For other formats it has other members, which are ignored here.
         let data = info.format_specific.and_then(|specific| specific.data).unwrap_or_default();
         Self {
             path: info.filename,
@@ -214,7 +214,7 @@ mod tests {
                 Ok(()) if begun.elapsed().as_secs() < 20 => tokio::task::yield_now().await,
                 answer => break answer,
             }
-            // It ends where its lock meets the one that the look takes.
+            // It fails where its lock meets the lock of the check.
             if writer.try_wait().unwrap().is_some() {
                 writer = open();
             }

@@ -1,6 +1,7 @@
-//! qcow2 overlays: images that take the writes to a raw volume, which itself is only read until they are committed.
+//! qcow2 overlays: images that receive the writes to a raw volume, which is only read until the overlay is
+//! committed.
 //!
-//! Rule: an overlay that was worked on is looked at before it is committed: it must still lie over its own volume,
+//! Rule: a used overlay is checked before it is committed: it must still be over its own volume,
 //! have its size, and be open nowhere.
 
 use std::{
@@ -29,15 +30,15 @@ pub async fn tool() -> Result<String, ImageError> {
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
-/// Makes an overlay at `path` over the raw volume `backing` of `size` bytes. Nothing may be at `path`, in a folder that
-/// only warmd writes to.
+/// Creates an overlay at `path` over the raw volume `backing` of `size` bytes. `path` must be free, in a
+/// folder that only warmd writes to.
 pub async fn make(path: &Path, backing: &Path, size: Length) -> Result<(), ImageError> {
     let size = size.to_string();
     let args = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b", text(backing)?, text(path)?, &size];
     image::qemu_img(&args).await.map(drop)
 }
 
-/// Fails unless the overlay at `path` still lies over `backing`, with its size.
+/// Fails unless the overlay at `path` is still over `backing`, with its size.
 pub async fn check(path: &Path, backing: &Path, size: Length) -> Result<(), ImageError> {
     let args = ["info", "-f", "qcow2", "--output=json", text(path)?];
     let json = image::qemu_img(&args).await?;
@@ -55,8 +56,8 @@ pub async fn check(path: &Path, backing: &Path, size: Length) -> Result<(), Imag
     Err(ImageError::new(ImageErrorKind::Unsupported, call(), wrong))
 }
 
-/// Where the overlay at `path` of `size` bytes holds something of its own, in order. All of the disk if that is in more
-/// pieces than can be read.
+/// Where the overlay at `path` of `size` bytes has data of its own, in order. All of the disk if the data is
+/// in more pieces than can be read.
 pub async fn changed(path: &Path, size: Length) -> Result<Vec<Extent>, ImageError> {
     let args = ["map", "-f", "qcow2", "--output=json", text(path)?];
     let call = || format!("qemu-img map {}", path.display());
@@ -77,8 +78,8 @@ pub async fn changed(path: &Path, size: Length) -> Result<Vec<Extent>, ImageErro
     Ok(changed)
 }
 
-/// Writes what the overlay at `path` holds into its volume. It is not durable then; the overlay stays as it is. `held`
-/// is kept open for as long as anything may be written.
+/// Writes the data of the overlay at `path` into its volume. The data is not durable then; the overlay stays
+/// as it is. `held` is kept open for as long as the program may write.
 pub async fn commit(path: &Path, held: File, deadline: Duration) -> Result<(), ImageError> {
     let args = ["commit", "-q", "-d", "-f", "qcow2", text(path)?];
     let done = child::run_with("qemu-img", &args, ChildInput::Held(held), deadline, child::MAX_OUTPUT).await;

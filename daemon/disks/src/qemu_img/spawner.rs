@@ -18,17 +18,17 @@ use tokio::{
     sync::oneshot,
 };
 
-/// A child to be started.
+/// A child to start.
 struct Order {
     command: Command,
-    /// What drives the child's pipes.
+    /// The runtime that drives the child's pipes.
     runtime: Handle,
     answer: oneshot::Sender<io::Result<Child>>,
 }
 
 static ORDERS: Mutex<Option<mpsc::Sender<Order>>> = Mutex::new(None);
 
-/// Starts it. However the daemon ends, so does the child.
+/// Starts it. The child ends with the daemon in all cases.
 pub(super) async fn spawn(mut command: Command) -> io::Result<Child> {
     let daemon = getpid();
     let die_with_it = move || {
@@ -43,14 +43,14 @@ pub(super) async fn spawn(mut command: Command) -> io::Result<Child> {
     answered.await.map_err(io::Error::other)?
 }
 
-/// Gives the order to the thread, which is made with the first one.
+/// Sends the request to the thread, which is started with the first request.
 fn hand_over(order: Order) -> io::Result<()> {
     let mut orders = ORDERS.lock().unwrap_or_else(PoisonError::into_inner);
     let order = match &*orders {
         None => order,
         Some(thread) => match thread.send(order) {
             Ok(()) => return Ok(()),
-            // It is gone by a panic, and its children are.
+            // The thread ended in a panic, and so did its children.
             Err(mpsc::SendError(order)) => order,
         },
     };
@@ -64,7 +64,7 @@ fn hand_over(order: Order) -> io::Result<()> {
 fn serve(orders: &mpsc::Receiver<Order>) {
     for Order { mut command, runtime, answer } in orders {
         let _inside = runtime.enter();
-        // What is not waited for any more is dropped, and so ended.
+        // A child without a waiting caller is dropped, and so ended.
         answer.send(command.spawn()).ok();
     }
 }
@@ -79,7 +79,7 @@ mod tests {
 
     use super::*;
 
-    /// Makes this very test, in a process of its own, the daemon that is killed.
+    /// Runs this test in a process of its own, as the daemon that is killed.
     const DAEMON: &str = "WARMD_TEST_STARTS_A_CHILD";
 
     #[tokio::test]

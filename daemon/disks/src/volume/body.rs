@@ -1,8 +1,8 @@
-//! One open volume, as blocking threads see it: whole reads and writes, zeroes, sync, and the memory of what broke it.
+//! One open volume for blocking threads: whole reads and writes, zeroes, sync, and the reason why it broke.
 //!
 //! Rule: data goes past the page cache (O_DIRECT) wherever file system, offset and memory allow, so that copying a
-//! terabyte does not throw out what the host's other programs need; page by page either directly or through the cache,
-//! never both ways into one page.
+//! terabyte does not evict the pages of the host's other programs; each page is written either directly or
+//! through the cache, never both ways.
 
 use std::{
     fs::{File, OpenOptions},
@@ -47,11 +47,11 @@ pub(super) struct Volume {
     path: PathBuf,
     size: Length,
     identity: Identity,
-    /// Before the lock: once that is free, the next one notes itself.
+    /// Dropped before the lock: once the lock is free, the next volume registers.
     own: Own,
     /// Through the page cache; holds the lock.
     cached: File,
-    /// Past the page cache, where the file system takes it.
+    /// Past the page cache, where the file system supports it.
     direct: Option<File>,
     direct_works: AtomicBool,
     punches: AtomicBool,
@@ -59,7 +59,7 @@ pub(super) struct Volume {
     calls: Box<dyn Calls>,
 }
 
-/// Why a volume answers nothing any more.
+/// Why a volume refuses all calls.
 #[derive(Clone, Debug)]
 pub(super) struct Broken {
     pub(super) kind: ErrorKind,
@@ -67,7 +67,7 @@ pub(super) struct Broken {
 }
 
 impl Volume {
-    /// Opens and locks what is at `path`, which must have `size` bytes.
+    /// Opens and locks the volume at `path`, which must have `size` bytes.
     pub(super) fn open(
         path: &Path,
         size: Length,
@@ -75,7 +75,7 @@ impl Volume {
         calls: Box<dyn Calls>,
     ) -> Result<Self, VolumeError> {
         let failed = |doing, error| VolumeError::io(doing, path, error);
-        // Asked before it is opened: opening a pipe would wait for its other end.
+        // Checked before it is opened: opening a pipe would wait for its other end.
         let before = std::fs::metadata(path).map_err(|error| failed("looking at", error))?;
         let identity =
             Identity::of(&before).map_err(|what| VolumeError::NotAVolume { path: path.to_owned(), what })?;
@@ -105,7 +105,7 @@ impl Volume {
         if is != size {
             return Err(VolumeError::WrongSize { path: path.to_owned(), is, wanted: size });
         }
-        // After the lock: a later opening by warmd itself is refused by that.
+        // After the lock: the lock refuses a later opening by warmd itself.
         if let Some(by) = Kin::of(identity).user(Uses::Writing) {
             return Err(VolumeError::InUse { path: path.to_owned(), by, ours: false });
         }
@@ -148,12 +148,12 @@ impl Volume {
         self.own.left();
     }
 
-    /// What broke it, if something did.
+    /// Why it broke, if it did.
     pub(super) fn broken(&self) -> Option<&Broken> {
         self.broken.get()
     }
 
-    /// From now on it answers nothing; the first reason stays.
+    /// Refuses all calls from now on; the first reason stays.
     pub(super) fn break_off(&self, kind: ErrorKind, why: String) {
         if self.broken.set(Broken { kind, why }).is_ok() {
             tracing::warn!(volume = %self.path.display(), why = %self.broken().map_or("", |broken| &broken.why),
@@ -197,7 +197,7 @@ impl Volume {
         Ok(())
     }
 
-    /// Writes all of `data`; the caller has seen that it ends within the volume.
+    /// Writes all of `data`; the caller has checked that it ends within the volume.
     pub(super) fn write_all(&self, data: &[u8], at: Offset) -> io::Result<()> {
         let mut done = 0;
         while done < data.len() {
@@ -222,13 +222,15 @@ impl Volume {
         Ok(())
     }
 
-    /// Fails, and breaks the volume off, unless it still has its size; a write past a shrunk end would make it longer.
+    /// Fails, and marks the volume as broken, unless it still has its size; a write past a shrunk end would
+    /// make it longer.
     pub(super) fn still_whole(&self) -> io::Result<()> {
         still_whole(&self.cached, self.kind(), self.size)
             .inspect_err(|error| self.break_off(ErrorKind::Refused, error.to_string()))
     }
 
-    /// Makes durable what was written; any failure breaks the volume off, because the kernel reports a lost write once.
+    /// Makes durable what was written; any failure marks the volume as broken, because the kernel reports a
+    /// lost write once.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.still_whole()?;
         self.identity
@@ -247,13 +249,13 @@ impl Volume {
             }
         }
         if self.direct.is_none() || !self.direct_works.load(Ordering::Relaxed) {
-            // Only advice: what is durable need not stay in the page cache.
+            // Only advice: durable data need not stay in the page cache.
             rustix::fs::fadvise(&self.cached, 0, None, Advice::DontNeed).ok();
         }
         Ok(())
     }
 
-    /// A gap-free prefix of `extent`: holes, and what is not.
+    /// A gap-free prefix of `extent`: holes and data.
     pub(super) fn allocation(&self, extent: Extent) -> io::Result<Vec<Allocation>> {
         if self.kind() == VolumeKind::BlockDevice {
             return Ok(vec![Allocation { extent, zero: false }]);
@@ -270,7 +272,7 @@ impl Volume {
         Ok(runs)
     }
 
-    /// The error with what is known of the missing room, if that is what it is.
+    /// The error, with the known figures if space is missing.
     pub(super) fn explain(&self, error: io::Error) -> Box<dyn std::error::Error + Send + Sync> {
         if !matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             || self.kind() != VolumeKind::File
@@ -285,7 +287,7 @@ impl Volume {
         Box::new(NoRoom { free, growth, cause: error })
     }
 
-    /// By which of the two open files the next bytes of `data` go.
+    /// The file of the two that takes the next bytes of `data`.
     fn way(&self, data: &[u8], at: u64) -> Way<'_> {
         let aligned =
             at.is_multiple_of(ALIGNMENT as u64) && (data.as_ptr() as usize).is_multiple_of(ALIGNMENT);
@@ -298,7 +300,7 @@ impl Volume {
     }
 }
 
-/// How the next bytes go: by which file, and how many.
+/// The next write: its file, and its length.
 struct Way<'a> {
     file: &'a File,
     len: usize,

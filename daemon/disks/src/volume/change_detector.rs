@@ -1,7 +1,7 @@
 //! Whether another process used a file or device while it was read.
 //!
-//! Rule: it can prove use, not the lack of it: a device does not keep the time of its last write, and a program that
-//! takes no locks and is gone again is not seen there.
+//! Rule: it can show use, not the absence of use: a device does not keep the time of its last write, and a
+//! program that takes no locks and has ended is not seen there.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use super::{VolumeKind, error::VolumeError, identity::Identity, in_use};
 
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// How a file or device was when it began to be read.
+/// The state of a file or device when reading began.
 #[derive(Clone, Debug)]
 pub struct Witness {
     path: PathBuf,
@@ -30,7 +30,7 @@ struct Seen {
 }
 
 impl Witness {
-    /// How it is now.
+    /// Its present state.
     pub async fn of(path: &Path) -> Result<Self, VolumeError> {
         let seen = within(path, look).await?;
         Ok(Self { path: path.to_owned(), seen })
@@ -101,7 +101,7 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap().len(), 8192);
         witness.check().await.unwrap();
 
-        // As QEMU locks the disks of a VM that runs.
+        // As QEMU locks the disks of a running VM.
         rustix::fs::fcntl_lock(&file, FlockOperation::LockExclusive).unwrap();
         let error = witness.check().await.unwrap_err();
         assert!(matches!(error, VolumeError::InUse { .. }), "{error}");

@@ -1,8 +1,8 @@
 //! A volume as the engine's disk: async, every call with a deadline, a bounded number of threads.
 //!
-//! Rule: a system call that hangs cannot be called back. Its thread keeps the volume open, and so its lock: while an
-//! abandoned write may still happen, no caller opens the volume again, and stale bytes never land on newer
-//! ones.
+//! Rule: a system call that hangs cannot be cancelled. Its thread keeps the volume open, and so its lock:
+//! while an abandoned write may still happen, no caller opens the volume again, and stale bytes never land on
+//! newer ones.
 
 use std::{fmt, ops::Range, path::Path, sync::Arc, time::Duration};
 
@@ -25,16 +25,16 @@ use super::{
 /// The most bytes zeroed in one blocking call, so that its deadline means something.
 const ZERO_STEP: u64 = 256 << 20;
 
-/// How a volume is used.
+/// The settings of a volume.
 #[derive(Clone, Copy, Debug)]
 pub struct VolumeOptions {
     /// Blocking calls at once; the others wait.
     pub in_flight: usize,
-    /// How long opening waits for what holds or uses it for a moment, as udev does, and for calls of its own.
+    /// How long opening waits for short users such as udev, and for its own calls.
     pub lock_wait: Duration,
     /// For each read, write and step of zeroing.
     pub deadline: Duration,
-    /// For each flush, which may have to wait for the device's whole cache.
+    /// For each flush, which may wait for the device's whole cache.
     pub flush_deadline: Duration,
     /// Past the page cache where possible.
     pub direct: bool,
@@ -56,7 +56,7 @@ impl Default for VolumeOptions {
 pub struct FileDisk {
     volume: Arc<Volume>,
     threads: Arc<Semaphore>,
-    /// Of its file system, or of the device that it is.
+    /// The threads of its file system, or of its device.
     lane: Arc<DevicePool>,
     options: VolumeOptions,
 }
@@ -94,14 +94,14 @@ impl FileDisk {
         }
     }
 
-    /// Puts it on a file system of its own, as far as threads are concerned.
+    /// Gives it threads of its own, as if on its own file system.
     #[cfg(test)]
     pub(super) fn set_lane(&mut self, lane: Arc<DevicePool>) {
         self.lane = lane;
     }
 
-    /// Runs `work` on a thread that may hang. `changes` says that it must not be abandoned unnoticed; `loan` is of the buffer
-    /// that it holds, which is written off if it is.
+    /// Runs `work` on a thread that may hang. `changes` says that abandoning it breaks the volume; `loan` is
+    /// for the buffer that it uses, which is written off then.
     async fn run<T: Send + 'static>(
         &self,
         operation: Operation,
@@ -120,7 +120,7 @@ impl FileDisk {
         let Ok(Ok(thread)) = timeout(deadline, Arc::clone(&self.threads).acquire_owned()).await else {
             return Err(timed_out("no earlier call ended"));
         };
-        // Before the call's own deadline: what never began is not abandoned, and cannot happen later.
+        // Before the call's own deadline: a call that never began is not abandoned, and cannot happen later.
         let turn = match timeout(deadline, self.lane.turn()).await {
             Ok(Ok(turn)) => turn,
             Ok(Err(error)) => return Err(self.failed(ErrorKind::Timeout, operation, extent, error)),
@@ -147,7 +147,7 @@ impl FileDisk {
                     Err(join)
                 });
                 done.map_err(|error| {
-                    // What was found broken in the call tells more than the call's errno.
+                    // The fault found in the call says more than the call's errno.
                     let kind =
                         self.volume.broken().map_or_else(|| DiskError::kind_of(&error), |broken| broken.kind);
                     self.failed(kind, operation, extent, self.volume.explain(error))
@@ -193,7 +193,7 @@ impl FileDisk {
     }
 }
 
-/// If the call that it watches is abandoned before its end, breaks the volume off, and writes the call's
+/// If the call that it watches is abandoned before its end, marks the volume as broken, and writes the call's
 /// buffer off.
 struct Abandoned<'a> {
     change: Option<(&'a Arc<Volume>, Operation)>,

@@ -1,4 +1,4 @@
-//! What can go wrong with a volume before it is an open disk, and how missing space is reported.
+//! Failures of a volume before it is an open disk, and how missing space is reported.
 
 use std::{io, path::PathBuf};
 
@@ -7,12 +7,12 @@ use warmd_cbt::{
     units::Length,
 };
 
-/// What kind of failure it was, to act on.
+/// The kind of failure, to act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VolumeErrorKind {
-    /// It is not there.
+    /// It does not exist.
     NotFound,
-    /// It is no volume, or the system will not.
+    /// It is no volume, or the system refuses.
     Refused,
     /// It is in use by others, or has another size.
     Conflict,
@@ -20,13 +20,13 @@ pub enum VolumeErrorKind {
     Timeout,
     /// No room.
     NoSpace,
-    /// What it is reached by is not there.
+    /// Its directory or storage does not exist.
     Unreachable,
     /// A system call failed.
     Failed,
 }
 
-/// A volume that could not be made, found, opened or removed.
+/// A volume that could not be created, found, opened or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
     #[error("{} is not there", path.display())]
@@ -70,7 +70,7 @@ impl VolumeError {
         }
     }
 
-    /// What kind of failure it is for a target.
+    /// The kind of failure for a target.
     pub fn kind(&self) -> VolumeErrorKind {
         match self {
             Self::NotFound { .. } => VolumeErrorKind::NotFound,
@@ -89,7 +89,7 @@ impl VolumeError {
     }
 }
 
-/// The file system is full, and how much it lacks as far as that can be known.
+/// The file system is full, and how much it lacks as far as that is known.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "no room: {free} bytes are free on its file system, and the disk may still grow by {growth}: make {} bytes of room \

@@ -1,6 +1,7 @@
 //! Whether an open volume is still the file or device that its path names, and still of its size.
 //!
-//! Rule: the path is asked as well as the open file, because a file that was replaced goes on taking writes.
+//! Rule: the path is checked as well as the open file, because a file that was replaced goes on taking
+//! writes.
 
 use std::{
     fs::{File, Metadata},
@@ -12,14 +13,14 @@ use std::{
 use rustix::fs::SeekFrom;
 use warmd_cbt::units::Length;
 
-/// What a volume is made of.
+/// The kind of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VolumeKind {
     File,
     BlockDevice,
 }
 
-/// What makes a volume that volume and no other.
+/// The identity of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) kind: VolumeKind,
@@ -29,7 +30,7 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// Of a regular file or block device; else what it is.
+    /// The identity of a regular file or block device; else the kind of file.
     pub(super) fn of(metadata: &Metadata) -> Result<Self, &'static str> {
         let kind = metadata.file_type();
         if kind.is_file() {

@@ -1,7 +1,7 @@
-//! A raw image or block device that is only read, and was never warmd's: a snapshot of a volume.
+//! A raw image or block device that is only read, and never written by warmd: a snapshot of a volume.
 //!
-//! Rule: it is opened for reading only, and refused while a program holds locks on it that say that it is in use. One
-//! that is in a format of its own is refused too: its bytes are not the disk's.
+//! Rule: it is opened for reading only, and refused while a program's locks show that it is in use. An
+//! image in another format is refused too: its bytes are not the disk's.
 
 use std::{
     fmt,
@@ -30,11 +30,11 @@ use super::{error::VolumeError, identity::Identity, identity::size_of, in_use};
 const DEADLINE: Duration = Duration::from_mins(1);
 const IN_FLIGHT: usize = 16;
 
-/// How formats begin that are no raw images.
+/// The first bytes of formats other than raw.
 const FORMATS: [(&[u8], &str); 4] =
     [(b"QFI\xfb", "qcow2"), (b"KDMV", "vmdk"), (b"vhdxfile", "vhdx"), (b"QED\0", "qed")];
 
-/// An image that is read.
+/// An image that is open for reading.
 pub struct ImageFile {
     file: Arc<File>,
     path: PathBuf,
@@ -65,7 +65,7 @@ fn open(path: &Path, size: Length) -> Result<File, VolumeError> {
     let wrong = |what| VolumeError::NotAVolume { path: path.to_owned(), what };
     let before = std::fs::metadata(path).map_err(|error| failed("looking at", error))?;
     let identity = Identity::of(&before).map_err(wrong)?;
-    // A pipe that was put there meanwhile would wait for its other end.
+    // A pipe in its place would wait for its other end.
     let flags = (OFlags::CLOEXEC | OFlags::NONBLOCK).bits().cast_signed();
     let file = std::fs::OpenOptions::new()
         .read(true)

@@ -1,8 +1,8 @@
 //! Whether another process has a volume open: another warmd by `flock`, QEMU and others that lock byte ranges
 //! by what the kernel lists in `/proc/locks`.
 //!
-//! Rule: this refuses politely what can be seen. It does not keep away a program that takes no locks (`users.rs`), and
-//! never takes a lock of this process for another's (`own.rs`).
+//! Rule: this refuses a use that is visible. It does not stop a program that takes no locks (`users.rs`), and
+//! never counts a lock of this process as another's (`own.rs`).
 
 use std::{fs::File, io, os::unix::fs::MetadataExt, path::Path};
 
@@ -29,7 +29,7 @@ pub(super) fn lock(file: &File, path: &Path, number: (u64, u64)) -> Result<(), L
     }
 }
 
-/// Why the volume of this number, which was refused, is in use: by this process, else `by` what that says.
+/// Why the volume of this number, which was refused, is in use: by this process, or by the holder in `by`.
 pub(super) fn refused(number: (u64, u64), by: impl FnOnce() -> String) -> LockError {
     match own::standing(number) {
         OwnVolumeStatus::Hangs => LockError::Hangs,

@@ -18,7 +18,7 @@ impl LockedVolume {
         Volume::open(path, size, false, Box::new(Kernel)).map(Self)
     }
 
-    /// What the program is to hold open.
+    /// The file that the program keeps open.
     pub fn handle(&self) -> Result<File, VolumeError> {
         let failed = |error| VolumeError::io("opening", self.0.path(), error);
         self.0.file().try_clone().map_err(failed)

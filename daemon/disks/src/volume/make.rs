@@ -1,7 +1,7 @@
 //! Files that do not exist yet, and the directories that hold them.
 //!
-//! Rule: a file has its final name only when it has its final length and both are durable; a call that is cut
-//! off in the middle leaves a temporary name that the next call removes. What is there is never resized,
+//! Rule: a file has its final name only when it has its final length and both are durable; an interrupted
+//! call leaves a temporary name that the next call removes. An existing file is never resized,
 //! emptied or replaced.
 
 use std::{
@@ -23,7 +23,7 @@ use super::{
     in_use,
 };
 
-/// A volume that is there, of the size that was wanted.
+/// An existing volume of the right size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExistingFile {
     pub kind: VolumeKind,
@@ -49,8 +49,8 @@ pub fn find(path: &Path, size: Length) -> Result<ExistingFile, VolumeError> {
     Ok(ExistingFile { kind: identity.kind, reads_zero, number: identity.number() })
 }
 
-/// Makes a sparse file of `size` bytes at `path`, readable by its owner only, or finds the one that is there. Its
-/// directory must be there. Blocks.
+/// Creates a sparse file of `size` bytes at `path`, readable by its owner only, or finds the existing one.
+/// Its directory must exist. Blocks.
 pub fn make_file(path: &Path, size: Length) -> Result<ExistingFile, VolumeError> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_file() => return find(path, size),
@@ -81,12 +81,13 @@ pub fn write_file(path: &Path, content: &[u8]) -> Result<(), VolumeError> {
     fresh.name_it(path, false).map_err(failed)
 }
 
-/// Makes the directory `path` with `mode`, whose parent must be there, durably. One that is there keeps its mode. Blocks.
+/// Creates the directory `path` with `mode`, whose parent must exist, durably. An existing one keeps its
+/// mode. Blocks.
 pub fn make_directory(path: &Path, mode: u32) -> Result<(), VolumeError> {
     let failed = |error| VolumeError::io("making", path, error);
     match DirBuilder::new().mode(mode).create(path) {
         Ok(()) => {
-            // The process's umask may have taken bits away.
+            // The process's umask may have removed bits.
             fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed)?;
             sync_directory_of(path).map_err(failed)
         }
@@ -98,14 +99,14 @@ pub fn make_directory(path: &Path, mode: u32) -> Result<(), VolumeError> {
     }
 }
 
-/// Makes the directory `path`, where nothing may be, for its owner only. Its parent must be there. Blocks.
+/// Creates the directory `path`, which must not exist, for its owner only. Its parent must exist. Blocks.
 pub fn make_own_directory(path: &Path) -> Result<(), VolumeError> {
     let failed = |error| VolumeError::io("making the directory", path, error);
     DirBuilder::new().mode(0o700).create(path).map_err(failed)?;
     sync_directory_of(path).map_err(failed)
 }
 
-/// Removes a directory with all that is in it, durably, and follows no link; none there is success. Blocks.
+/// Removes a directory with its contents, durably, and follows no link; a missing one is success. Blocks.
 pub fn remove_tree(path: &Path) -> Result<(), VolumeError> {
     let failed = |error| VolumeError::io("removing", path, error);
     match fs::symlink_metadata(path) {
@@ -117,7 +118,7 @@ pub fn remove_tree(path: &Path) -> Result<(), VolumeError> {
     sync_directory_of(path).map_err(failed)
 }
 
-/// Removes a file, and what an interrupted call left of it, durably; none there is success. Blocks.
+/// Removes a file, and the remains of an interrupted call, durably; a missing one is success. Blocks.
 pub fn remove_file(path: &Path) -> Result<(), VolumeError> {
     let failed = |error| VolumeError::io("removing", path, error);
     let mut removed = false;
@@ -131,7 +132,8 @@ pub fn remove_file(path: &Path) -> Result<(), VolumeError> {
     if removed { sync_directory_of(path).map_err(failed) } else { Ok(()) }
 }
 
-/// Removes the files in a directory that are called so; none there is success, as is no directory. Blocks.
+/// Removes the files of these names in a directory; missing files and a missing directory are success.
+/// Blocks.
 pub fn remove_files(directory: &Path, are_called: impl Fn(&str) -> bool) -> Result<(), VolumeError> {
     let failed = |error| VolumeError::io("looking into", directory, error);
     let entries = match fs::read_dir(directory) {
@@ -147,7 +149,7 @@ pub fn remove_files(directory: &Path, are_called: impl Fn(&str) -> bool) -> Resu
     Ok(())
 }
 
-/// Removes a volume's file that no process has open, durably; none there is success. Blocks.
+/// Removes a volume's file that no process has open, durably; a missing one is success. Blocks.
 pub fn remove_unused(path: &Path) -> Result<(), VolumeError> {
     match File::open(path) {
         Ok(file) => {
@@ -161,7 +163,7 @@ pub fn remove_unused(path: &Path) -> Result<(), VolumeError> {
     remove_file(path)
 }
 
-/// Removes a directory if it is empty; none there, or one that holds something, is success. Blocks.
+/// Removes a directory if it is empty; a missing or non-empty one is success. Blocks.
 pub fn remove_directory(path: &Path) -> Result<(), VolumeError> {
     let failed = |error| VolumeError::io("removing", path, error);
     match fs::remove_dir(path) {
@@ -210,7 +212,7 @@ impl Fresh {
         let Some(at) = &self.at else { return Ok(()) };
         if new {
             match rustix::fs::renameat_with(CWD, at, CWD, path, RenameFlags::NOREPLACE) {
-                // A file system without such a rename: link says the same, it never replaces.
+                // A file system without such a rename: a link does the same, it never replaces.
                 Err(Errno::INVAL | Errno::NOSYS) => {
                     fs::hard_link(at, path)?;
                     fs::remove_file(at)?;

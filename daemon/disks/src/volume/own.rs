@@ -1,7 +1,7 @@
-//! The volumes that this process has open: so that it knows its own locks.
+//! The volumes that this process has open: so that it recognises its own locks.
 //!
 //! Rule: a call that hangs keeps its volume open, and locked, after the disk was dropped. A lock of that kind
-//! passes with the call: it is never taken for another program's.
+//! ends with the call: it never counts as another program's.
 
 use std::{
     collections::BTreeMap,
@@ -11,10 +11,10 @@ use std::{
 /// Open volumes by their numbers; whether each one's disk was dropped.
 static OPEN: Mutex<BTreeMap<(u64, u64), bool>> = Mutex::new(BTreeMap::new());
 
-/// Who has a volume that stands open.
+/// The user of an open volume.
 pub(super) const BY_US: &str = "another operation of this daemon has it open";
 
-/// How a volume stands in this process.
+/// The status of a volume in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OwnVolumeStatus {
     Closed,
@@ -24,7 +24,7 @@ pub(super) enum OwnVolumeStatus {
     Hangs,
 }
 
-/// How the volume of this number stands.
+/// The status of the volume of this number.
 pub(super) fn standing(number: (u64, u64)) -> OwnVolumeStatus {
     match open().get(&number) {
         None => OwnVolumeStatus::Closed,
@@ -33,7 +33,7 @@ pub(super) fn standing(number: (u64, u64)) -> OwnVolumeStatus {
     }
 }
 
-/// The note of an open, locked volume, for as long as it is open. The lock lets only one be at a time.
+/// The entry of an open, locked volume, for as long as it is open. The lock allows only one at a time.
 #[derive(Debug)]
 pub(super) struct Own((u64, u64));
 

@@ -1,6 +1,7 @@
-//! The system calls by which an open volume is read and written.
+//! The system calls that read and write an open volume.
 //!
-//! Rule: a seam without meaning of its own. Faults are implementations of it; nothing else in this folder knows of tests.
+//! Rule: an interface without logic of its own. Faults are implementations of it; nothing else in this folder
+//! knows of tests.
 
 use std::{io, os::fd::BorrowedFd};
 

@@ -27,18 +27,18 @@ use warmd_cbt::{
     units::{Extent, Length, Offset},
 };
 
-/// No multiple of a sector, so that the last bytes go another way than the others.
+/// No multiple of a sector, so that the last bytes take another path than the others.
 const SIZE: Length = Length((1 << 20) + 777);
 
 /// The kernel with faults.
 #[derive(Default)]
 struct Faulty {
-    /// At most so many bytes go with one call; 0: no limit.
+    /// At most so many bytes in one call; 0: no limit.
     most: usize,
     /// This many calls are interrupted first.
     interrupts: AtomicUsize,
     takes_nothing: AtomicBool,
-    /// Holes that are still made; after them they are refused.
+    /// Holes that are still made; later ones are refused.
     holes: Option<AtomicUsize>,
     /// Holes are accepted and not made.
     false_holes: bool,
@@ -320,7 +320,7 @@ async fn a_volume_that_changed_is_noticed() {
         );
         assert!(disk.flush().await.is_err(), "{what}: flushed all the same");
     }
-    // Moved away and another put there: the open file is whole and has a name, only the path shows it.
+    // Moved away and replaced by another: the open file is whole and has a name, only the path shows it.
     let bench = Bench::new();
     let disk = bench.open(&Arc::default()).await;
     fs::rename(&bench.path, bench.dir.path().join("moved")).unwrap();
@@ -361,7 +361,7 @@ fn making_a_file_bears_repetition_and_being_cut_off() {
     let error = make_file(&bench.path, Length(SIZE.0 * 2)).unwrap_err();
     assert_eq!(error.kind(), VolumeErrorKind::Conflict);
     assert_eq!(fs::metadata(&bench.path).unwrap().len(), SIZE.0);
-    // Cut off before it had its name: old bytes under the temporary name must not come through.
+    // Interrupted before it had its name: old bytes under the temporary name must not come through.
     let path = bench.dir.path().join("vdb.raw");
     fs::write(bench.dir.path().join("vdb.raw.part"), b"stale").unwrap();
     assert!(make_file(&path, SIZE).unwrap().reads_zero);

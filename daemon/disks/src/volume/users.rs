@@ -1,9 +1,9 @@
-//! Who uses a volume, by whatever name: processes that have it open, mounts, other devices.
+//! Who uses a volume, by any name: processes that have it open, mounts, other devices.
 //!
 //! Rule: volumes are compared by their numbers and never by their paths, because QEMU has a `/dev` of its own under
-//! libvirt. No look here can hang on the storage: nothing is asked of a file system that has to ask a server. What this process itself has
-//! open does not count. Processes that may not be looked into are not taken for ones that use nothing: [`unseen`] tells
-//! of them.
+//! libvirt. No check here can hang on the storage: no file system is queried that needs a server. What this
+//! process itself has open does not count. Processes that may not be inspected do not count as unused:
+//! [`unseen`] lists them.
 
 use std::{
     fs,
@@ -14,21 +14,22 @@ use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, major, makedev, minor, stat
 
 use super::identity::{Identity, VolumeKind};
 
-/// What counts as use.
+/// The kinds of use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Uses {
-    /// Reading too: a VM reads its base image, and bears no write to it.
+    /// Reading too: a VM reads its base image, and its writes must not change.
     All,
-    /// Of a volume that is this migration's: who only reads it is not disturbed.
+    /// Only writing, for this migration's own volume: a reader is not disturbed.
     Writing,
 }
 
-/// The numbers of a volume, and of what shares bytes with it: a device's partitions or its whole, a loop device's file.
+/// The numbers of a volume, and of files and devices that share bytes with it: a device's partitions or its
+/// whole, a loop device's file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kin(Vec<(u64, u64)>);
 
 impl Kin {
-    /// Of what is at `path`, if that is a volume.
+    /// The numbers of the volume at `path`, if it is one.
     pub fn at(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         Identity::of(&metadata).ok().map(Self::of)
@@ -44,7 +45,7 @@ impl Kin {
         Self(all)
     }
 
-    /// Whether what is at `path` shares bytes with the volume.
+    /// Whether the file at `path` shares bytes with the volume.
     pub fn has(&self, path: &Path) -> bool {
         number_at(path).is_some_and(|number| self.0.contains(&number))
     }
@@ -54,7 +55,7 @@ impl Kin {
         self.0.iter().any(|number| other.0.contains(number))
     }
 
-    /// The volume itself, as text that no other volume of this host has while it is there.
+    /// The volume itself, as text that is unique on this host while the volume exists.
     pub fn name(&self) -> String {
         match self.0.first() {
             Some((device, 0)) => format!("device {}:{}", major(*device), minor(*device)),
@@ -63,7 +64,7 @@ impl Kin {
         }
     }
 
-    /// Who uses the volume, in words. Blocks.
+    /// The users of the volume, in words. Blocks.
     pub fn user(&self, uses: Uses) -> Option<String> {
         let (device, inode) = *self.0.first()?;
         let held = if inode == 0 { device_user(device) } else { loop_on((device, inode)) };
@@ -78,7 +79,8 @@ impl Kin {
         })
     }
 
-    /// Whether the process writes, if it has the volume open. Processes and handles that go away meanwhile have not.
+    /// Whether the process writes, if it has the volume open. Processes and handles that disappear meanwhile
+    /// do not count.
     fn open_in(&self, pid: u32, uses: Uses) -> Option<bool> {
         for handle in fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten() {
             let path = handle.path();
@@ -101,14 +103,14 @@ impl Kin {
 
 /// Why processes that may use a volume cannot be seen, in words; `None` if they can.
 ///
-/// With the right to look into all processes, one that is closed all the same (to a security module, or in a
-/// container's outside) counts only if it is QEMU by its name.
+/// With the right to inspect all processes, one that is still not accessible (by a security module, or
+/// outside the container) counts only if it is QEMU by its name.
 pub fn unseen() -> Option<String> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     unseen_in(Path::new("/proc"), may_look(&status))
 }
 
-/// Whether a process may look into all others, by the text of its `status`.
+/// Whether a process may inspect all others, by the text of its `status`.
 fn may_look(status: &str) -> bool {
     const CAP_SYS_PTRACE: u64 = 1 << 19;
     let held = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
@@ -118,7 +120,7 @@ fn may_look(status: &str) -> bool {
 
 fn unseen_in(proc: &Path, may_look: bool) -> Option<String> {
     let Ok(entries) = fs::read_dir(proc) else { return Some(format!("{} cannot be read", proc.display())) };
-    // The first process is there wherever processes are.
+    // Process 1 always exists.
     if fs::symlink_metadata(proc.join("1")).is_err() {
         return Some(format!("{} hides the processes of others", proc.display()));
     }
@@ -131,24 +133,24 @@ fn unseen_in(proc: &Path, may_look: bool) -> Option<String> {
     closed.map(|(pid, name)| format!("what process {pid} ({name}) has open cannot be seen"))
 }
 
-/// All processes but this one, by what is in `/proc`.
+/// All processes but this one, by `/proc`.
 fn others(entries: fs::ReadDir) -> impl Iterator<Item = u32> {
     let own = std::process::id();
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(move |pid| *pid != own)
 }
 
-/// Whether what is in a process's folder of handles may not be seen. One that is gone is not closed.
+/// Whether a process's folder of handles is not readable. A process that has ended does not count.
 fn is_closed(handles: &Path) -> bool {
     let denied = |error: std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
     match fs::read_dir(handles) {
         Err(error) => denied(error),
-        // Some kernels list the handles, and say of none where it leads.
+        // Some kernels list the handles, without their targets.
         Ok(handles) => handles.flatten().any(|handle| fs::read_link(handle.path()).is_err_and(denied)),
     }
 }
 
-/// Whether a handle is open for writing, by the text that the kernel has on it. One that cannot be known counts.
+/// Whether a handle is open for writing, by the kernel's text on it. An unknown one counts as writing.
 fn writes(info: &str) -> bool {
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
     let flags = flags.and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok());
@@ -203,7 +205,7 @@ fn number_of(folder: &Path) -> Option<u64> {
     Some(makedev(major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// What of this host uses the device: a mount, swap, another device.
+/// The uses of the device by this host: a mount, swap, another device.
 fn device_user(device: u64) -> Option<String> {
     let mut all = relatives(device);
     all.push(device);
@@ -239,7 +241,7 @@ fn mounted_at<'a>(mounts: &'a str, number: &str, device: u64) -> Option<&'a str>
 }
 
 fn device_at(path: &str) -> Option<u64> {
-    // Only what is certainly on no server.
+    // Only files that are certainly not on a server.
     let (device, inode) = path.starts_with("/dev/").then(|| number_at(Path::new(path)))??;
     // A file has an inode.
     (inode == 0).then_some(device)
@@ -320,7 +322,7 @@ mod tests {
         fs::write(proc.join("1/comm"), "init\n").unwrap();
         assert_eq!(unseen_in(proc, false), None);
         assert!(is_closed(Path::new("/proc/1/fd")) || unseen_in(Path::new("/proc"), true).is_none());
-        // As a folder of handles that its process has taken away with itself.
+        // As the folder of handles of a process that has ended.
         assert!(!is_closed(&proc.join("2/fd")));
     }
 

@@ -1,8 +1,8 @@
-//! Making a range read as zeroes: by a hole where the volume takes it, by zeroes written over the whole range where
-//! not, and the check that the hole reads as it should.
+//! Making a range read as zeroes: by a hole where the volume supports it, by zeroes written over the whole
+//! range where not, and the check that the hole reads as it should.
 //!
-//! Rule: whatever the kernel answers to the hole, afterwards the whole range reads zero or the call fails. A refusal
-//! may come at any time, also after it had worked.
+//! Rule: for any answer of the kernel to the hole, afterwards the whole range reads zero or the call fails.
+//! The kernel may refuse at any time, also after earlier successes.
 
 use std::io;
 
@@ -18,7 +18,7 @@ use super::{
     identity::VolumeKind,
 };
 
-/// Where a device's hole is looked at: this far from each other, [`SCRATCH`] bytes each.
+/// The distance of the samples of a device's hole, [`SCRATCH`] bytes each.
 const SAMPLES: u64 = 16 << 20;
 
 /// Makes `extent` read as zeroes.
@@ -56,9 +56,9 @@ fn write_zeroes(volume: &Volume, extent: Extent) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the extent reads zero: a file's holes are known to, everything else in a file is read; a device, which can
-/// only be read, is read whole if short, else at both ends and at every [`SAMPLES`] bytes. What is not looked at here
-/// is when the disk is read back.
+/// Whether the extent reads zero: a file's holes do, other parts of a file are read; a device, which can
+/// only be read, is read whole if short, else at both ends and at every [`SAMPLES`] bytes. The rest is
+/// checked when the disk is read back.
 fn reads_zero(volume: &Volume, extent: Extent) -> io::Result<bool> {
     match volume.kind() {
         VolumeKind::File => {
@@ -127,7 +127,7 @@ fn aligned_inside(extent: Extent) -> Option<Extent> {
     Extent::between(Offset(start), Offset(end))
 }
 
-/// What of `extent` lies before and after `inner`.
+/// The parts of `extent` before and after `inner`.
 fn around(extent: Extent, inner: Extent) -> [Option<Extent>; 2] {
     [Extent::between(extent.start(), inner.start()), Extent::between(inner.end(), extent.end())]
 }

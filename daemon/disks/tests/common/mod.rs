@@ -1,4 +1,4 @@
-//! What the NBD tests share: servers that others wrote, as children of the test, and a scripted one.
+//! The common part of the NBD tests: existing servers, as children of the test, and a scripted one.
 //!
 //! Rule: a missing tool fails the test and is named. Every wait has a deadline. A server ends with its handle.
 #![allow(
@@ -25,17 +25,17 @@ use warmd_cbt::{
 };
 use warmd_disks::nbd::{NbdDisk, NbdError};
 
-/// What any wait in a test may take at the most.
+/// The longest wait in a test.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
-/// What the context calls changed in `range`, joined where it touches.
+/// The changed extents of the context in `range`, joined where it touches.
 pub async fn dirty(disk: &NbdDisk, context: &str, range: Extent) -> Result<Vec<Extent>, NbdError> {
     let mut found = Vec::new();
     disk.dirty_extents(context, range, |extent| found.push(extent)).await?;
     Ok(coalesce(found, 0).collect())
 }
 
-/// Runs a tool to its end and wants it to succeed.
+/// Runs a tool to its end and fails unless it succeeds.
 pub fn run(tool: &str, arguments: &[&str]) -> Output {
     let output = Command::new(tool)
         .args(arguments)
@@ -78,7 +78,7 @@ pub fn buffer(bytes: &[u8]) -> Buffer {
     buffer
 }
 
-/// A buffer to read into, full of what must not stay.
+/// A buffer to read into, full of bytes that must not stay.
 pub fn stale(len: usize) -> Buffer {
     buffer(&vec![0xa5; len])
 }

@@ -1,4 +1,4 @@
-//! A scripted NBD server: an orderly handshake, or not, then whatever the test wants it to answer.
+//! A scripted NBD server: an orderly handshake, or not, then the test's answers.
 
 use std::sync::{
     Arc,
@@ -15,7 +15,7 @@ use warmd_disks::nbd::{NbdAddress, NbdOptions};
 
 use super::server::tempdir;
 
-/// A request as it came over the wire.
+/// A request as it came from the wire.
 #[derive(Clone, Debug)]
 pub struct NbdRequest {
     /// Which request of this connection it is, from 0.
@@ -29,7 +29,7 @@ pub struct NbdRequest {
     pub length: u32,
 }
 
-/// What the server does after a request.
+/// The server's action after a request.
 pub enum Reply {
     Bytes(Vec<u8>),
     Silence,
@@ -37,7 +37,7 @@ pub enum Reply {
     Hangup(Vec<u8>),
 }
 
-/// What the server says of its export.
+/// The server's description of its export.
 #[derive(Clone, Copy)]
 pub struct ScriptedExport {
     pub size: u64,
@@ -50,7 +50,7 @@ pub const PLAIN: ScriptedExport = ScriptedExport { size: 1 << 20, flags: 0b110_1
 /// The same with structured replies and the context `base:allocation`, whose number is 7.
 pub const STRUCTURED: ScriptedExport = ScriptedExport { structured: true, ..PLAIN };
 
-/// A server that answers every request as a function says.
+/// A server that answers every request by a function.
 pub struct Script {
     dir: TempDir,
     task: JoinHandle<()>,
@@ -63,7 +63,7 @@ impl Script {
         Self::raw(move |stream, connection| {
             let answer = Arc::clone(&answer);
             async move {
-                // A client that goes away in the middle is what many tests are about.
+                // A client that goes away in the middle is the case of many tests.
                 let _ = serve(stream, export, connection, answer.as_ref()).await;
             }
         })
@@ -192,7 +192,7 @@ pub fn chunk(done: bool, kind: u16, cookie: u64, body: &[u8]) -> Vec<u8> {
     chunk_claiming(done, kind, cookie, body.len() as u32, body)
 }
 
-/// The same, with a length that may be a lie.
+/// The same, with a length that may be wrong.
 pub fn chunk_claiming(done: bool, kind: u16, cookie: u64, length: u32, body: &[u8]) -> Vec<u8> {
     let mut bytes = 0x668e_33ef_u32.to_be_bytes().to_vec();
     bytes.extend(u16::from(done).to_be_bytes());

@@ -1,4 +1,4 @@
-//! NBD servers of others as children of the test.
+//! Existing NBD servers as children of the test.
 
 use std::{
     path::{Path, PathBuf},

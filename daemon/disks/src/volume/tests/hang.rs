@@ -1,6 +1,6 @@
 //! Volumes whose writes hang, or are abandoned while they run.
 //!
-//! Rule: a gate that a test shuts is opened again however the test ends, as threads wait for it.
+//! Rule: a gate that a test shuts is always opened again at the test's end, as threads wait for it.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use warmd_cbt::{
 use super::{Bench, Faulty, filled, hasty, write};
 use crate::volume::VolumeErrorKind;
 
-/// Opens the gate when the test ends, however it ends: the runtime waits for threads that wait for the gate.
+/// Opens the gate at the test's end in all cases: the runtime waits for threads that wait for the gate.
 struct Opens(Arc<Faulty>);
 
 impl Drop for Opens {
@@ -77,7 +77,7 @@ async fn disks_on_a_file_system_that_hangs_take_neither_all_buffers_nor_threads(
     while let Some(write) = writes.join_next().await {
         assert_eq!(write.unwrap().unwrap_err().kind, ErrorKind::Timeout);
     }
-    // What was begun hangs, in buffers that are written off, and nothing more is begun.
+    // The begun calls hang, in buffers that are written off, and no further call begins.
     let begun = faults.gate.waiting.load(Ordering::SeqCst);
     assert!((warmd_threads::HANGING..=warmd_threads::AT_ONCE).contains(&begun), "{begun}");
     assert_eq!((pool.written_off(), pool.available()), (begun, 88));
