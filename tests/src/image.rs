@@ -14,7 +14,7 @@ pub const PARTITION: u64 = 1 << 20;
 
 /// The record log of a boot disk (raw, or any format that qemu-img knows), its file system checked first.
 ///
-/// The image may be one of a guest that was cut off: its journal is replayed, on a copy.
+/// The guest may have lost power: its journal is replayed, on a copy.
 pub fn read_log(image: &Path) -> Result<Log> {
     let (dir, raw) = raw_copy(image)?;
     let partition = dir.path().join("partition");

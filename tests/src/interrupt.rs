@@ -1,4 +1,4 @@
-//! Ctrl-C in a program of the harness: every wait ends with an error, so that everything is taken down in good order.
+//! Ctrl-C in a program of the harness: every wait ends with an error, so that all fixtures end in order.
 //!
 //! Rule: fixtures are ended by their own `Drop`, never by the signal.
 
@@ -30,7 +30,7 @@ pub fn catch() -> Result<()> {
     Ok(())
 }
 
-/// An error once a signal was caught.
+/// Returns an error once a signal was caught.
 pub fn check() -> Result<()> {
     if ASKED.load(Relaxed) {
         bail!("interrupted");

@@ -1,6 +1,6 @@
 //! Harness for tests of warmd against real guests and real servers, and for the demo.
 //!
-//! Rule: a fixture ends what it started, whatever way its test ends; every wait has a deadline and says
+//! Rule: a fixture ends what it started, however its test ends; every wait has a deadline and reports
 //! what it waited for; a missing tool is a failure that names it.
 
 pub mod console;
@@ -8,7 +8,8 @@ pub mod contract;
 pub mod daemon;
 pub mod dir;
 mod endpoints;
-// Crash points, the virtual clock and the store in memory are of debug builds alone; so is whatever needs them.
+// Crash points, the virtual clock and the store in memory exist only in debug builds; so does the code that
+// needs them.
 #[cfg(debug_assertions)]
 pub mod faults;
 pub mod guest;

@@ -33,7 +33,7 @@ impl Libvirtd {
         Self::start_at(dir.join("libvirt"))
     }
 
-    /// Like [`Self::start`], with a directory of the caller's: an absolute path of less than 80 bytes.
+    /// Like [`Self::start`], with the caller's directory: an absolute path of less than 80 bytes.
     pub fn start_at(dir: PathBuf) -> Result<Self> {
         Self::launch(dir, None)
     }
@@ -65,7 +65,7 @@ impl Libvirtd {
         Ok(libvirt)
     }
 
-    /// What `virsh -c` takes; no environment variables are needed beside it.
+    /// The URI for `virsh -c`; no environment variables are needed.
     pub fn uri(&self) -> &str {
         &self.uri
     }
@@ -83,39 +83,39 @@ impl Libvirtd {
         })
     }
 
-    /// Runs `virsh` and answers its stdout, without the empty line at its end.
+    /// Runs `virsh` and returns its stdout, without the empty line at its end.
     pub fn virsh<const N: usize>(&self, args: [&str; N]) -> Result<String> {
         Ok(tool::output(&mut self.command(&args), tool::DEADLINE)?.trim_end().to_owned())
     }
 
-    /// Runs `virsh` where its failure is as good an answer.
+    /// Runs `virsh`; a failure is a valid answer.
     pub fn try_virsh<const N: usize>(&self, args: [&str; N]) -> Result<ToolOutput> {
         tool::outcome(&mut self.command(&args), tool::DEADLINE)
     }
 
-    /// Has libvirt itself move a running domain to another one, which has the same files, and keep its definition here.
+    /// Live-migrates a running domain to another libvirt with the same files, and keeps its definition here.
     pub fn migrate(&self, domain: &str, to: &Self) -> Result<()> {
         let socket = format!("unix://{}/migration.sock", to.dir.display());
         let how = ["--live", "--persistent", "--unsafe"];
         self.virsh(["migrate", domain, how[0], how[1], how[2], to.uri(), "--migrateuri", &socket]).map(drop)
     }
 
-    /// Stops libvirtd in good order; guests go on.
+    /// Stops libvirtd in order; guests continue.
     pub fn suspend(&mut self) -> Result<()> {
         self.tell("stop")
     }
 
-    /// Kills libvirtd; guests go on.
+    /// Kills libvirtd; guests continue.
     pub fn kill(&mut self) -> Result<()> {
         self.tell("kill")
     }
 
-    /// Has libvirtd hang: it keeps its connections, and answers nothing.
+    /// Freezes libvirtd: it keeps its connections and does not answer.
     pub fn freeze(&mut self) -> Result<()> {
         self.tell("freeze")
     }
 
-    /// Has it go on.
+    /// Lets it continue.
     pub fn thaw(&mut self) -> Result<()> {
         self.tell("thaw")
     }

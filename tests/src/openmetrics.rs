@@ -1,7 +1,7 @@
-//! A strict reader of the OpenMetrics text form: what it takes, Prometheus takes.
+//! A strict reader of the OpenMetrics text form: Prometheus accepts whatever it accepts.
 //!
-//! Rule: written from the specification (OpenMetrics 1.0), not from what any encoder writes; whatever is doubtful is an
-//! error. Timestamps, exemplars and the types that warmd does not use are not read.
+//! Rule: written from the specification (OpenMetrics 1.0), not from what any encoder writes; every doubt is
+//! an error. Timestamps, exemplars and the types that warmd does not use are not read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ pub struct Family {
     pub samples: Vec<MetricSample>,
 }
 
-/// What a metric is.
+/// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SampleKind {
     Counter,
@@ -35,7 +35,7 @@ pub struct MetricSample {
 }
 
 impl Family {
-    /// The sum of the samples of that name's suffix with these labels among theirs.
+    /// The sum of the samples with this suffix whose labels include these.
     pub fn sum(&self, suffix: &str, labels: &[(&str, &str)]) -> f64 {
         let name = format!("{}{suffix}", self.name);
         let fits = |sample: &&MetricSample| {
@@ -61,7 +61,7 @@ pub fn parse(text: &str) -> Result<Vec<Family>> {
     Ok(families)
 }
 
-/// Metadata comes first: HELP opens a metric here, TYPE follows at once, and its samples lie together.
+/// Metadata comes first: HELP opens a metric here, TYPE follows at once, and its samples are contiguous.
 fn take(families: &mut Vec<Family>, line: &str) -> Result<()> {
     if let Some(rest) = line.strip_prefix("# HELP ") {
         let (name, help) = rest.split_once(' ').context("no help text")?;
@@ -120,7 +120,7 @@ fn sample(line: &str) -> Result<MetricSample> {
     Ok(MetricSample { name: name.to_owned(), labels, value })
 }
 
-/// The labels, and what follows the closing brace.
+/// The labels, and the rest after the closing brace.
 fn labels(text: &str) -> Result<(BTreeMap<String, String>, &str)> {
     let mut labels = BTreeMap::new();
     let mut rest = text;
@@ -177,7 +177,7 @@ fn check(family: &Family) -> Result<()> {
     Ok(())
 }
 
-/// Buckets grow, their bounds rise, the last is infinite and holds all that was counted.
+/// Buckets grow, their bounds rise, the last is infinite and equals the count.
 fn check_histogram(family: &Family) -> Result<()> {
     let mut series: BTreeMap<BTreeMap<String, String>, Vec<(f64, f64)>> = BTreeMap::new();
     for sample in family.samples.iter().filter(|sample| sample.name.ends_with("_bucket")) {

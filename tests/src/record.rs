@@ -1,7 +1,7 @@
 //! The numbered, checksummed records by which a guest proves what its disks held.
 //!
 //! Rule: the guest acknowledges a record on its serial console only after it is durable on every disk, so
-//! whatever survives must hold every acknowledged record. Everything in a record follows from its number
+//! every surviving disk must hold every acknowledged record. The content of a record follows from its number
 //! and the boot that wrote it; a lost, stale, torn or foreign byte cannot pass for a record.
 //!
 //! Std only: the guest's writer is compiled from this same file.
@@ -15,12 +15,12 @@ pub const BLOCK: usize = 4096;
 /// Blocks in the ring at the head of every extra disk.
 pub const RING: u64 = 256;
 
-/// What is wrong with a log or a ring, and where.
+/// An error in a log or a ring, and its position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bad {
     /// Byte offset in the log, or in the ring.
     pub offset: u64,
-    /// What stands there instead of what must.
+    /// The found content instead of the expected one.
     pub what: String,
 }
 
@@ -37,7 +37,7 @@ impl std::error::Error for Bad {}
 pub struct Log {
     /// Number of the last complete record; 0 for an empty log.
     pub last: u64,
-    /// Bytes of an incomplete record after it: what a guest that was cut off may leave.
+    /// Bytes of an incomplete record after it: a guest that lost power may leave them.
     pub torn: usize,
     /// The boot that wrote the last record, counted from 1; 0 for an empty log.
     pub boot: u16,
@@ -47,7 +47,7 @@ fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, &b| (sum ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// A well mixed number for every number: the payloads, and the guest's random places.
+/// A hash of a number, for payloads and the guest's random offsets.
 pub fn mix(n: u64) -> u64 {
     let mut z = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -98,12 +98,12 @@ pub fn ring_block(seq: u64, boot: u16) -> Vec<u8> {
     encode(seq, boot).repeat(BLOCK / RECORD)
 }
 
-/// Where in the ring record `seq` stands, in bytes.
+/// The byte offset of record `seq` in the ring.
 pub fn ring_offset(seq: u64) -> u64 {
     (seq % RING) * BLOCK as u64
 }
 
-/// The ring of an extra disk: the last `RING` records, each whole and in its place. The answer is the
+/// The ring of an extra disk: the last `RING` records, each complete and at its position. Returns the
 /// last one's number, 0 for an untouched ring.
 pub fn verify_ring(ring: &[u8]) -> Result<u64, Bad> {
     let mut found = Vec::new();

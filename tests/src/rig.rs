@@ -1,7 +1,7 @@
 //! A guest on an old host, a new host for it, and warmd between the two: the setting of an end-to-end test.
 //!
-//! Rule: two private libvirtds stand for the hosts. The daemon is configured and not started, as each test wants to
-//! start it in its own way, and commits often, so that a kill falls between commits.
+//! Rule: two private libvirtds stand for the hosts. The daemon is configured and not started, because each
+//! test starts it in its own way. It commits often, so that a kill happens between commits.
 
 use std::{
     os::unix::fs::MetadataExt as _,
@@ -22,7 +22,7 @@ pub const WORK: Duration = Duration::from_mins(4);
 /// The exit code of `warmctl` for wrong arguments.
 const USAGE: i32 = 2;
 
-/// What a test may want otherwise.
+/// The settings that a test can change.
 #[derive(Debug, Clone)]
 pub struct RigSpec {
     pub guest: GuestSpec,
@@ -32,20 +32,21 @@ pub struct RigSpec {
     pub verify: &'static str,
     /// The plan's `verify.audit`.
     pub audit: &'static str,
-    /// The target's directory; made in the test's own if absent.
+    /// The target's directory; created in the test's directory if absent.
     pub volumes: Option<PathBuf>,
     /// Other storages of the target, made in the test's own directory.
     pub storages: Vec<&'static str>,
-    /// Where each disk goes, if not there: the target is then one of disks alone, and makes no machine.
+    /// Other locations of the disks: the target then has kind `disk`, and creates no machine.
     pub places: Vec<(&'static str, String)>,
     /// Whether QEMU has a `/dev` of its own on the old host, as by libvirt's default.
     pub namespaces: bool,
-    /// Of the daemon.
+    /// Environment variables of the daemon.
     pub env: Vec<(String, String)>,
 }
 
 impl RigSpec {
-    /// A guest of that name with so much noise on each of its two disks, cut over by all means and compared whole.
+    /// A guest with this much random data on each of its two disks, with forced power-off and a full
+    /// comparison.
     pub fn new(name: &str, noise_mib: u64) -> Self {
         let mut guest = GuestSpec::new(name);
         for disk in &mut guest.disks {
@@ -59,7 +60,7 @@ impl RigSpec {
     }
 }
 
-/// Everything that a migration needs; gone with it.
+/// Everything that a migration needs; removed when dropped.
 #[derive(Debug)]
 pub struct Rig {
     // Dropped in this order: the daemon before the hosts that it talks to.
@@ -76,12 +77,12 @@ pub struct Rig {
     places: Vec<(&'static str, String)>,
 }
 
-/// What the passes of a migration did, in bytes over all disks.
+/// The figures of a migration's passes, in bytes over all disks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pass {
     pub kind: String,
     pub error: Option<String>,
-    /// The source could not say what had changed on some disk.
+    /// The source could not report the changes of some disk.
     pub unknown: bool,
     pub pending: u64,
     pub changed: u64,
@@ -150,7 +151,8 @@ impl Rig {
         self.daemon.ctl()
     }
 
-    /// Runs `warmctl migration VERB GUEST …` to its end, whatever that is; but it must be a command that there is.
+    /// Runs `warmctl migration VERB GUEST …` to its end, with any exit code except that of an unknown
+    /// command.
     pub fn try_verb(&self, verb: &str, more: &[&str]) -> Result<ToolOutput> {
         let args = [&["migration", verb, &self.guest.name], more].concat();
         let out = self.ctl().outcome(&args, WORK)?;
@@ -170,7 +172,7 @@ impl Rig {
         self.ctl().json(&["migration", "show", &self.guest.name])
     }
 
-    /// Waits for a state, and answers the migration then; a failure on the way is an error.
+    /// Waits for a state and returns the migration; a failure on the way is an error.
     pub fn wait_for(&self, state: &str) -> Result<Value> {
         wait_until(&format!("the migration to be {state}"), WORK, || {
             let view = self.show()?;
@@ -182,7 +184,7 @@ impl Rig {
         })
     }
 
-    /// Waits until the pass of that number has committed so many bytes, and leaves the daemon frozen in it.
+    /// Waits until the pass of that number has committed this many bytes, and leaves the daemon frozen in it.
     fn freeze_in_pass(&self, number: u64, bytes: u64) -> Result<()> {
         wait_until(&format!("{bytes} bytes of pass {number}"), WORK, || {
             let view = self.show()?;
@@ -194,7 +196,7 @@ impl Rig {
         self.daemon.freeze()
     }
 
-    /// Begins, and leaves the daemon frozen in the full pass once it has committed so many bytes.
+    /// Begins, and leaves the daemon frozen in the full pass once it has committed this many bytes.
     pub fn freeze(&mut self, bytes: u64) -> Result<()> {
         self.begin_slowly()?;
         self.freeze_in_pass(1, bytes)
@@ -209,13 +211,13 @@ impl Rig {
         self.write_plan(self.cutover)
     }
 
-    /// Lets it go on, as fast as it can.
+    /// Lets it continue without a limit.
     pub fn thaw(&self) -> Result<()> {
         self.daemon.thaw()?;
         self.lift()
     }
 
-    /// Lifts the limit by which a pass is slow enough to be frozen.
+    /// Removes the limit that makes a pass slow enough to be frozen.
     pub fn lift(&self) -> Result<()> {
         let scope = format!("migration/{}", self.guest.name);
         self.ctl().text(&["limit", "set", &scope, "--rate", "none"]).map(drop)
@@ -237,7 +239,7 @@ impl Rig {
         self.assert_one_runs().with_context(|| format!("after the crash at {point}"))
     }
 
-    /// Never do both run.
+    /// Checks that not both VMs run.
     pub fn assert_one_runs(&self) -> Result<()> {
         let running = |host: &Libvirtd| host.virsh(["list", "--state-running", "--name"]);
         let (old, new) = (running(&self.old)?, running(&self.new)?);
@@ -245,7 +247,7 @@ impl Rig {
         Ok(())
     }
 
-    /// The evidence in JSON.
+    /// The report in JSON.
     pub fn report(&self) -> Result<Value> {
         let text = self.ctl().text(&["migration", "report", &self.guest.name, "--format", "json"])?;
         Ok(serde_json::from_str(&text)?)
@@ -258,12 +260,12 @@ impl Rig {
         passes.iter().map(pass).collect()
     }
 
-    /// Whether the target is one that makes machines, and not of disks alone.
+    /// Whether the target creates machines, and is not of kind `disk`.
     pub fn makes_machines(&self) -> bool {
         self.places.is_empty()
     }
 
-    /// Bytes that the guest's images take on the old host.
+    /// Bytes that the guest's images occupy on the old host.
     pub fn data(&self) -> Result<u64> {
         self.guest.disks.iter().map(|disk| Ok(std::fs::metadata(disk)?.blocks() * 512)).sum()
     }
@@ -274,8 +276,8 @@ impl Rig {
         self.assert_moved()
     }
 
-    /// The migration is done and verified, the source is off, and the target counts on from whatever the source
-    /// acknowledged last.
+    /// The migration is done and verified, the source is off, and the target continues at the record that the
+    /// source acknowledged last.
     pub fn assert_moved(&self) -> Result<()> {
         let last = self.guest.console.acked()?;
         let state = self.guest.state(&self.old)?;
@@ -308,13 +310,13 @@ impl Rig {
     }
 }
 
-/// A pass never has to do again what was drained before it: only that, and what the source says has changed.
+/// A pass never copies drained blocks again: it copies only pending blocks and reported changes.
 pub fn assert_nothing_twice(passes: &[Pass]) -> Result<()> {
     ensure!(passes.len() >= 2, "only {} passes: nothing was interrupted", passes.len());
     let whole = passes.first().map_or(0, |pass| pass.pending);
     for (earlier, later) in passes.iter().zip(passes.iter().skip(1)) {
         let most = earlier.pending.saturating_sub(earlier.drained) + later.changed;
-        // A ledger that forgot its anchor would have all of it changed.
+        // A ledger without its anchor would treat the whole disk as changed.
         ensure!(!later.unknown && later.changed < whole / 2, "all is new: {passes:#?}");
         ensure!(later.pending <= most, "a pass began with more than {most} bytes: {passes:#?}");
     }

@@ -1,4 +1,4 @@
-//! An HTTP client of a few lines, which can also say what no proper client says.
+//! A small HTTP client that can also send invalid requests.
 
 use std::{
     io::{Read as _, Write as _},
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::openmetrics::{Family, parse};
 
-/// How long a server may take for anything.
+/// The timeout of every server operation.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An answer.
@@ -36,12 +36,12 @@ pub fn get(address: SocketAddr, path: &str) -> Result<HttpResponse> {
         .context("the server hung up without an answer")
 }
 
-/// Says something and reads what comes until the server hangs up; `None` if nothing does.
+/// Sends text and reads until the server closes the connection; `None` if it sends nothing.
 pub fn say(address: SocketAddr, words: &[u8]) -> Result<Option<HttpResponse>> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    // A server that has heard enough may hang up while more is said.
+    // A server may close the connection before it has read everything.
     let said = stream.write_all(words).and_then(|()| stream.shutdown(Shutdown::Write));
     let mut bytes = Vec::new();
     let heard = stream.read_to_end(&mut bytes);

@@ -1,6 +1,6 @@
-//! File systems, block devices and NBD servers that a test wears out. They need root.
+//! File systems, block devices and NBD servers for one test. They need root.
 //!
-//! Rule: each is gone when it is dropped; those dropped later may lie in those dropped earlier, so tests declare the
+//! Rule: each is removed when it is dropped; one may lie inside another, so tests declare the
 //! outer one first.
 
 use std::{
@@ -25,7 +25,7 @@ impl Mount {
         Self::new(dir, name, &["-t", "tmpfs", "-o", &format!("size={bytes}"), "none"])
     }
 
-    /// A file system in memory that makes no holes and is not written around the page cache.
+    /// A file system in memory without holes and without O_DIRECT.
     pub fn ramfs(dir: &TestDir, name: &str) -> Result<Self> {
         Self::new(dir, name, &["-t", "ramfs", "none"])
     }
@@ -56,7 +56,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        // Lazily: a file that a failed test still holds open must not keep the mount.
+        // Lazily: a file that a failed test still has open must not keep the mount.
         let _ = tool::call("umount", [Path::new("--lazy"), &self.path]);
     }
 }

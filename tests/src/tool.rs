@@ -1,4 +1,4 @@
-//! Running other programs. Rule: none runs for ever, none fails unheard, and one that is missing is named.
+//! Running other programs. Rule: each has a deadline, each failure is reported, and a missing one is named.
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -9,10 +9,10 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::wait::wait_until;
 
-/// Long enough for anything that a tool does to a test's disk.
+/// Long enough for any operation of a tool on a test's disk.
 pub const DEADLINE: Duration = Duration::from_mins(1);
 
-/// What a program left behind.
+/// The result of a program.
 #[derive(Debug, Clone)]
 pub struct ToolOutput {
     /// Its exit code; `None` if a signal ended it.
@@ -42,7 +42,7 @@ pub fn outcome(command: &mut Command, deadline: Duration) -> Result<ToolOutput> 
     Ok(ToolOutput { code: status.code(), stdout: text(stdout)?, stderr: text(stderr)? })
 }
 
-/// Runs a program that must succeed, and answers its stdout.
+/// Runs a program that must succeed, and returns its stdout.
 pub fn output(command: &mut Command, deadline: Duration) -> Result<String> {
     let shown = format!("{command:?}");
     let out = outcome(command, deadline)?;

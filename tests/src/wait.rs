@@ -1,4 +1,4 @@
-//! Waiting for a condition. Rule: never for a time alone.
+//! Waiting for a condition. Rule: never only for a time.
 
 use std::time::{Duration, Instant};
 
@@ -6,12 +6,12 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::interrupt;
 
-/// From the first look to the second; every pause is twice the one before, up to `SLOWEST`: what is looked
-/// at by running a program must not starve what it waits for.
+/// The first pause; each pause is twice the one before, up to `SLOWEST`: a probe that
+/// runs a program must not starve the program under test.
 const POLL: Duration = Duration::from_millis(5);
 const SLOWEST: Duration = Duration::from_millis(200);
 
-/// Asks until there is an answer; `what` completes the sentence "waited for …". An error of the probe
+/// Probes until there is an answer; `what` completes the sentence "waited for …". An error of the probe
 /// ends the wait.
 pub fn wait_until<T>(
     what: &str,

@@ -28,7 +28,7 @@ impl Warmctl {
         &self.socket
     }
 
-    /// Runs it to its end, whatever that is.
+    /// Runs it to its end, with any exit code.
     pub fn outcome(&self, args: &[&str], deadline: Duration) -> Result<ToolOutput> {
         tool::outcome(
             Command::new(program("warmctl")?).arg("--socket").arg(&self.socket).args(args),
@@ -45,13 +45,13 @@ impl Warmctl {
         Ok(out.stdout)
     }
 
-    /// What it prints for machines; it must succeed.
+    /// Its output as JSON; it must succeed.
     pub fn json(&self, args: &[&str]) -> Result<Value> {
         let text = self.text(&[args, &["-o", "json"]].concat())?;
         serde_json::from_str(&text).with_context(|| format!("warmctl {args:?} printed no JSON: {text}"))
     }
 
-    /// What it says when it refuses; it must fail.
+    /// Its error output; it must fail.
     pub fn refusal(&self, args: &[&str]) -> Result<String> {
         let out = self.outcome(args, DEADLINE)?;
         if out.code == Some(0) {
@@ -60,7 +60,7 @@ impl Warmctl {
         Ok(out.stderr)
     }
 
-    /// Asks again until the answer is as wished; the last answer is in the error.
+    /// Repeats the command until the answer matches; the last answer is in the error.
     pub fn wait_for<T>(
         &self,
         what: &str,

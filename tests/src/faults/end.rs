@@ -200,7 +200,7 @@ fn nothing_left(rig: &Rig, kept: &[PathBuf], source_gone: bool) -> Result<()> {
     let found = names(&rig.new)?;
     ensure!(found == machines, "domains on the target: {found:?} and not {machines:?}");
     for folder in kept.iter().filter_map(|volume| volume.parent()) {
-        // libvirt turns the console's file over when a second VM is made of the disks.
+        // libvirt rotates the console's file when a second VM is created from the disks.
         let names = ["console.log", "console.log.1", "last-pass", "machine.json"];
         expected.extend(names.map(|name| folder.join(name)));
     }
@@ -209,7 +209,8 @@ fn nothing_left(rig: &Rig, kept: &[PathBuf], source_gone: bool) -> Result<()> {
         .filter(|path| {
             !expected.contains(path) && !path.components().any(|part| part.as_os_str() == ".claims")
         })
-        // A target of disks alone keeps the machine's description, and who wrote last, in a folder that no disk is in.
+        // A target of disks alone keeps the machine's description and the last writer in a directory without
+        // disks.
         .filter(|path| {
             kept.is_empty() || !["last-pass", "machine.json"].iter().any(|name| path.ends_with(name))
         })
@@ -218,7 +219,7 @@ fn nothing_left(rig: &Rig, kept: &[PathBuf], source_gone: bool) -> Result<()> {
     Ok(())
 }
 
-/// Nothing of the daemon itself but its state.
+/// Of the daemon only its state is left.
 fn at_home(stage: &FaultStage<'_>) -> Result<()> {
     for (folder, allowed) in [
         ("run", &[][..]),
@@ -236,7 +237,7 @@ fn at_home(stage: &FaultStage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// All that is no directory, at any depth; nothing if the folder is not there.
+/// All files at any depth; none if the directory does not exist.
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let entries = match std::fs::read_dir(folder) {

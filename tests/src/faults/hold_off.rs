@@ -32,7 +32,8 @@ fn starts_with_host(libvirt: &Libvirtd) -> Result<bool> {
     Ok(line.context("dominfo says nothing of autostart")?.contains("enable"))
 }
 
-/// A libvirtd that comes up with its host starts what has autostart: the mark that it did so already goes with the boot.
+/// A libvirtd that starts with its host starts VMs with autostart; its mark that it did so is lost at a
+/// reboot.
 fn reboot(libvirt: &mut Libvirtd, run: &std::path::Path) -> Result<()> {
     libvirt.suspend()?;
     let mut found = false;
@@ -70,7 +71,7 @@ fn started(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.seed()?;
     stage.rig()?.try_verb("cutover", &["--no-wait"])?;
     stage.wait_for_phase("boot-check")?;
-    // Paused, it is as dangerous, and writes nothing of which the end would know no more.
+    // A paused VM is as dangerous, and writes no records that the final checks would not know.
     stage.rig()?.old.virsh(["start", "guest", "--paused"])?;
     stage.wait_for_failure("source VM runs")?;
     let rig = stage.rig()?;
@@ -101,7 +102,7 @@ fn silent(stage: &mut FaultStage<'_>) -> Result<()> {
     })?;
     rig.assert_one_runs()?;
     if settled["state"] == "synced" {
-        // Where the start was not asked for yet, or did not come about.
+        // Where the start was not requested yet, or did not happen.
         stage.sync()?;
         stage.rig()?.verb("cutover")?;
     }

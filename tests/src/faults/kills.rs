@@ -18,7 +18,7 @@ pub(super) const ROWS: &[Row] = &[
     row("daemon", "kill-anywhere", "kill -9 at random moments of passes, cutovers and their undoing, while the guest writes", true, anywhere),
 ];
 
-/// States that a daemon can be killed in on entering them, as the driver names them.
+/// States on whose entry a daemon can be killed, by the driver's names.
 const STATES: [&str; 12] = [
     "defined",
     "preparing",
@@ -34,7 +34,7 @@ const STATES: [&str; 12] = [
     "cancelled",
 ];
 
-/// What brings the daemon to a point.
+/// The situation that brings the daemon to a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Seeding,
@@ -95,8 +95,8 @@ fn way(point: &str) -> Way {
     }
 }
 
-/// Points that no good migration passes: never entered from outside, or only by a failure. Those of a conversion have
-/// their own test, `end_to_end_conversion`: no migration here has one.
+/// Points that no successful migration passes: never requested, or only after a failure. Those of a
+/// conversion have their own test, `end_to_end_conversion`: no migration here has one.
 fn is_unreachable(point: &str) -> bool {
     matches!(point, "state.defined" | "state.failed") || point.starts_with("conversion.")
 }
@@ -106,7 +106,7 @@ fn every_point(stage: &mut FaultStage<'_>) -> Result<()> {
     points.shuffle(&mut stage.random);
     let of =
         |wanted: Way| points.iter().filter(move |point| way(point) == wanted).cloned().collect::<Vec<_>>();
-    // What happens once, in the order in which it does.
+    // Points that are passed once, in their order.
     let in_order = |wanted: Way, first: &[&str]| {
         let mut points = of(wanted);
         points.sort_by_key(|point| first.iter().position(|name| name == point));
@@ -157,7 +157,7 @@ fn every_point(stage: &mut FaultStage<'_>) -> Result<()> {
     rig.new.virsh(["undefine", "guest"])?;
     rig.daemon.stop()?;
     let mut forward = of(Way::Cutover);
-    // Only forward: a cutover passes its phases once, and comes back to one only after a crash in it.
+    // A cutover passes its phases once, and returns to one only after a crash in it.
     forward.sort_by_key(|point| {
         let phase = Phase::ALL.iter().position(|phase| point.contains(phase.name()));
         match (phase, point.as_str()) {
@@ -184,7 +184,7 @@ fn every_point(stage: &mut FaultStage<'_>) -> Result<()> {
 pub(super) const TAKEN: &str = "<domain type='qemu'><name>guest</name><memory unit='MiB'>64</memory>\
                      <os><type arch='x86_64' machine='q35'>hvm</type></os></domain>";
 
-/// Up again and at rest.
+/// The daemon is up again and the migration at rest.
 fn settle(rig: &mut Rig) -> Result<()> {
     rig.daemon.start()?;
     rig.wait_for("synced").map(drop)
@@ -201,7 +201,7 @@ fn anywhere(stage: &mut FaultStage<'_>) -> Result<()> {
         ask(rig, &mut random)?;
         let calls = random.random_range(0..12_u32);
         for _ in 0..calls {
-            // Each look takes a moment; the number of them is the chance.
+            // Each query takes a moment; their random number sets the time of the kill.
             rig.show()?;
         }
         rig.daemon.kill()?;

@@ -1,9 +1,9 @@
-//! Faults, each a row: what fails where, a function that lets it happen to a real migration, and one end that all rows
-//! have in common (`end.rs`). `tests/faults` runs them and prints the table.
+//! Faults, each a row: what fails where, a function that causes it in a real migration, and the final checks
+//! that all rows share (`end.rs`). `tests/faults` runs them and prints the table.
 //!
 //! Rule: a row that cannot show that its fault happened has failed.
 //!
-//! To add a fault: one line in the `ROWS` of its place.
+//! To add a fault: one line in the `ROWS` of its module.
 
 mod cutover;
 mod daemon;
@@ -68,7 +68,7 @@ pub fn rows() -> Vec<Row> {
     .concat()
 }
 
-/// What became of one run of a row.
+/// The result of one run of a row.
 #[derive(Debug)]
 pub struct FaultOutcome {
     pub took: Duration,
@@ -82,7 +82,7 @@ impl FaultOutcome {
     }
 }
 
-/// Runs a row once, with the chances that follow from `seed`; what it leaves after a failure is kept and named.
+/// Runs a row once with random numbers from `seed`; after a failure its files are kept and named.
 pub fn run(row: &Row, seed: u64, short: bool) -> FaultOutcome {
     let begun = Instant::now();
     let result = TestDir::new().and_then(|dir| {

@@ -1,5 +1,5 @@
-//! The network between the daemon and the server of a target's disks: a proxy of the test's own, as Debian's cloud
-//! kernels and many others have no `netem`.
+//! The network between the daemon and the server of a target's disks: a proxy in the test, because Debian's
+//! cloud kernels and many others have no `netem`.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub(super) const ROWS: &[Row] = &[
 
 const NOISE: u64 = 16;
 
-/// A rig whose second disk goes to an NBD server far away.
+/// A rig whose second disk goes to a remote NBD server.
 fn far_away(stage: &mut FaultStage<'_>) -> Result<std::sync::Arc<Proxy>> {
     let server = NbdServer::qemu(stage.dir, "far", 256 << 20)?;
     let net = std::sync::Arc::new(Proxy::tcp(&stage.dir.join("far.sock"))?);
@@ -35,7 +35,7 @@ fn far_away(stage: &mut FaultStage<'_>) -> Result<std::sync::Arc<Proxy>> {
     Ok(net)
 }
 
-/// In the full pass and in a delta; `seen` counts what there was of it.
+/// In the full pass and in a delta; `seen` counts the faults that happened.
 fn weather(stage: &mut FaultStage<'_>, set: impl Fn(&Proxy), seen: fn(&Proxy) -> u64) -> Result<()> {
     let net = far_away(stage)?;
     set(&net);
@@ -44,7 +44,7 @@ fn weather(stage: &mut FaultStage<'_>, set: impl Fn(&Proxy), seen: fn(&Proxy) ->
     ensure!(seen(&net) > 0, "the fault was never seen");
     stage.scribble(3)?;
     stage.sync()?;
-    // A delta has too few packets for some of them to be lost for sure.
+    // A delta has too few packets to lose some of them with certainty.
     net.delay(Duration::ZERO);
     net.loss(0);
     net.rate(0);
@@ -95,7 +95,7 @@ fn half_open(stage: &mut FaultStage<'_>) -> Result<()> {
 
 fn garbled(stage: &mut FaultStage<'_>) -> Result<()> {
     let net = far_away(stage)?;
-    // Slow enough for all three to come before the pass ends, on a busy machine too.
+    // Slow enough that all three happen before the pass ends, on a busy machine too.
     net.rate(1_000_000);
     stage.begin()?;
     for _ in 0..3 {

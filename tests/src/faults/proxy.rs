@@ -1,7 +1,7 @@
-//! A network between the daemon and a server of disks: it delays, loses, throttles, cuts, falls silent or lies.
+//! A network between the daemon and a disk server: it delays, loses, throttles, cuts, blocks or changes data.
 //!
-//! Rule: it works on the stream, below any protocol, but for the answers that it changes. A lost packet is what the stream sees of one: everything behind it
-//! waits until it was sent again.
+//! Rule: it works on the stream, below any protocol, except for the answers that it changes. A lost packet
+//! delays all later packets until it is sent again.
 
 use std::{
     io::{Read, Write},
@@ -19,16 +19,16 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// The most bytes that go at once: what one packet in a hundred is lost of must be small.
+/// The largest packet: with a loss of one packet in a hundred, packets must be small.
 const PACKET: usize = 16 << 10;
-/// How long it takes until a lost packet is sent again.
+/// The time until a lost packet is sent again.
 const SENT_AGAIN: Duration = Duration::from_millis(200);
-/// What an answer begins with: NBD's simple and structured replies. Only there a changed byte is one that can be noticed,
-/// as the protocol has no checksums.
+/// The first bytes of NBD's simple and structured replies. Only a change of these bytes can be detected,
+/// because the protocol has no checksums.
 const ANSWERS: [[u8; 4]; 2] = [[0x67, 0x44, 0x66, 0x98], [0x66, 0x8e, 0x33, 0xef]];
 const LOOK: Duration = Duration::from_millis(2);
 
-/// What the network does now.
+/// The present behaviour of the network.
 #[derive(Debug, Default)]
 struct Weather {
     delay_ms: AtomicU64,
@@ -38,7 +38,7 @@ struct Weather {
     loss: AtomicU64,
     /// No packet arrives any more, and no side gets an error.
     silent: AtomicBool,
-    /// So many of the next packets towards the daemon that begin with an answer have a byte changed.
+    /// Number of next packets to the daemon, of those that begin with an answer, in which a byte is changed.
     garble: AtomicU64,
     /// Connections of an earlier generation are cut.
     age: AtomicU64,
@@ -51,7 +51,7 @@ struct Weather {
     late: AtomicU64,
 }
 
-/// A network with one server at its far end.
+/// A network with one server behind it.
 #[derive(Debug)]
 pub(super) struct Proxy {
     weather: Arc<Weather>,

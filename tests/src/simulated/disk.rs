@@ -34,7 +34,8 @@ struct Contents {
 }
 
 impl MemoryDisk {
-    /// A disk that holds `bytes`, durably. Its faults are struck as `NAME.read`, `NAME.write`, `NAME.flush`.
+    /// A disk with the durable content `bytes`. Its faults have the names `NAME.read`, `NAME.write`,
+    /// `NAME.flush`.
     pub fn new(name: &str, bytes: Vec<u8>, faults: Faults) -> Self {
         let contents = Contents { seen: bytes.clone(), durable: bytes };
         Self {
@@ -45,17 +46,17 @@ impl MemoryDisk {
         }
     }
 
-    /// What would be there after a power cut.
+    /// The content after a power cut.
     pub fn durable(&self) -> Vec<u8> {
         self.lock().durable.clone()
     }
 
-    /// Lets every read of this disk fail, or no longer.
+    /// Makes every read of this disk fail, or ends that.
     pub fn break_reads(&self, broken: bool) {
         self.broken.store(broken, Relaxed);
     }
 
-    /// Changes the disk behind everybody's back.
+    /// Changes the disk without any report.
     pub fn corrupt(&self, at: usize, bytes: &[u8]) {
         let mut contents = self.lock();
         contents.seen[at..at + bytes.len()].copy_from_slice(bytes);

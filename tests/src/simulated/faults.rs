@@ -8,15 +8,15 @@ use std::{
 /// What happens to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InjectedFault {
-    /// It fails in a way that may pass, this many times.
+    /// It fails with a temporary error, this many times.
     Passing(u32),
-    /// Something stands in its way until the fault is taken away.
+    /// It is blocked by a temporary obstacle until the fault is removed.
     Blocked,
-    /// It is refused until the fault is taken away.
+    /// It is refused until the fault is removed.
     Refused,
-    /// It never answers, until the fault is taken away.
+    /// It does not answer until the fault is removed.
     Hang,
-    /// It does what it should, and then says that it failed in a way that may pass, once.
+    /// It succeeds, and then reports a temporary error, once.
     LostAnswer,
     /// The caller's task panics in it, this many times.
     Panic(u32),
@@ -31,12 +31,12 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Lets `fault` strike the call `name`, such as `target.create`.
+    /// Sets `fault` for the call `name`, such as `target.create`.
     pub fn set(&self, name: &str, fault: InjectedFault) {
         self.lock().insert(name.to_owned(), fault);
     }
 
-    /// Takes all faults away.
+    /// Removes all faults.
     pub fn clear(&self) {
         self.lock().clear();
     }
@@ -46,7 +46,7 @@ impl Faults {
         self.lock().contains_key(name)
     }
 
-    /// Whether something stands in the way of the call `name`.
+    /// Whether an obstacle blocks the call `name`.
     pub fn is_blocked(&self, name: &str) -> bool {
         self.lock().get(name) == Some(&InjectedFault::Blocked)
     }
@@ -57,8 +57,8 @@ impl Faults {
         calls.get(name).copied().unwrap_or_default()
     }
 
-    /// Waits out or reports the fault that strikes this call: `Err(true)` if it may pass, `Err(false)` if not. After
-    /// `Ok(true)` the call is to be done, and its answer lost.
+    /// Waits for, or reports, the fault of this call: `Err(true)` if it is temporary, `Err(false)` if not.
+    /// After `Ok(true)` the call is executed, and its answer lost.
     pub async fn strike(&self, name: &str) -> Result<bool, bool> {
         tracing::trace!(call = name, "asked");
         *self.calls.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default() += 1;

@@ -1,4 +1,4 @@
-//! Many simulated VMs behind one source or several, which watch what is open at a time.
+//! Many simulated VMs behind one source or several, which count open snapshots and disks.
 //!
 //! Rule: at every new snapshot the source counts the open ones in every scope; one too many is a violation,
 //! unless it is a final one: with its VM down it does not wait.
@@ -50,19 +50,19 @@ pub struct Taken {
     pub is_final: bool,
 }
 
-/// All of them. Clones are handles on the same.
+/// All VMs. Clones are handles on the same fleet.
 #[derive(Clone, Debug, Default)]
 pub struct Fleet(Arc<Mutex<Seen>>);
 
 #[derive(Debug, Default)]
 struct Seen {
     vms: BTreeMap<String, (FleetVm, SimulatedWorld)>,
-    /// By owner: the target's side.
+    /// The target's side, by owner.
     targets: BTreeMap<MigrationId, SimulatedWorld>,
     owners: BTreeMap<MigrationId, String>,
     /// VMs with an open snapshot.
     open: Vec<String>,
-    /// By a scope's path: snapshots and disks; 0 is no limit.
+    /// Quotas of snapshots and disks, by a scope's path; 0 is no limit.
     limits: BTreeMap<String, [usize; 2]>,
     most: BTreeMap<String, usize>,
     taken: Vec<Taken>,
@@ -70,7 +70,7 @@ struct Seen {
 }
 
 impl Fleet {
-    /// Of these VMs, all running and full of their own bytes.
+    /// A fleet of these VMs, all running and with different contents.
     pub fn new(vms: impl IntoIterator<Item = FleetVm>) -> Self {
         let fleet = Self::default();
         for (at, vm) in vms.into_iter().enumerate() {
@@ -84,7 +84,7 @@ impl Fleet {
         fleet
     }
 
-    /// Lets so many snapshots and disks be open in a scope; 0 is no limit.
+    /// Sets the quotas of open snapshots and disks in a scope; 0 is no limit.
     pub fn allow(&self, path: &str, snapshots: usize, disks: usize) {
         self.seen().limits.insert(path.to_owned(), [snapshots, disks]);
     }
@@ -99,7 +99,7 @@ impl Fleet {
         self.seen().vms[vm].1.clone()
     }
 
-    /// The world of its target side, once a snapshot was taken of it; of its last migration.
+    /// The world of its target side for its last migration, once a snapshot was taken.
     pub fn target(&self, vm: &str) -> SimulatedWorld {
         let seen = self.seen();
         let owner = seen.owners.iter().rev().find(|(_, name)| *name == vm).map(|(owner, _)| owner);
@@ -116,12 +116,12 @@ impl Fleet {
         self.seen().open.clone()
     }
 
-    /// The most snapshots that were open in a scope.
+    /// The maximum of open snapshots in a scope.
     pub fn most(&self, path: &str) -> usize {
         self.seen().most.get(path).copied().unwrap_or_default()
     }
 
-    /// What must never be.
+    /// The violations.
     pub fn violations(&self) -> Vec<String> {
         let seen = self.seen();
         let of_worlds = seen.vms.values().flat_map(|(_, world)| world.with(|truth| truth.violations.clone()));
@@ -170,7 +170,7 @@ impl Seen {
             let most = self.most.entry(path.clone()).or_default();
             *most = (*most).max(snapshots);
             let [most_snapshots, most_disks] = self.limits.get(&path).copied().unwrap_or_default();
-            // One that has more disks than may be copied at a time is copied alone.
+            // A VM with more disks than the quota is copied alone.
             let too_many = most_snapshots > 0 && snapshots > most_snapshots
                 || most_disks > 0 && disks > most_disks && snapshots > 1;
             if too_many && !is_final {
@@ -298,7 +298,7 @@ impl Snapshot for FleetSnapshot {
     }
 }
 
-/// Where the fleet goes.
+/// The target of the fleet.
 #[derive(Clone, Debug)]
 pub struct FleetTarget(pub Fleet);
 

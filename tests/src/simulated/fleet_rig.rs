@@ -30,7 +30,7 @@ use warmd_store::Store;
 
 use super::{Fleet, FleetSource, FleetTarget};
 
-/// How long something may take to come, on the virtual clock.
+/// The timeout of waits, on the virtual clock.
 const DEADLINE: Duration = Duration::from_hours(48);
 
 /// The daemon over a fleet.
@@ -39,7 +39,7 @@ pub struct FleetRig {
     pub fleet: Fleet,
     quotas: ConfiguredQuotas,
     database: String,
-    /// Keeps the database in being.
+    /// Keeps the database in memory alive.
     connection: rusqlite::Connection,
     shutdown: CancellationToken,
     pub manager: Arc<Manager>,
@@ -47,7 +47,8 @@ pub struct FleetRig {
 }
 
 impl FleetRig {
-    /// Starts it with these quotas, with nothing planned. The sources are those that the VMs name, the target is `t`.
+    /// Starts it with these quotas, without a plan. The sources are those that the VMs name, the target is
+    /// `t`.
     pub async fn start(fleet: Fleet, quotas: ConfiguredQuotas) -> Self {
         static DATABASES: AtomicU64 = AtomicU64::new(0);
         let database = format!("file:/fleet-{}?vfs=memdb", DATABASES.fetch_add(1, Relaxed));
@@ -56,7 +57,7 @@ impl FleetRig {
         Self { fleet, quotas, database, connection, shutdown, manager, metrics }
     }
 
-    /// Applies the plan, which must be good.
+    /// Applies the plan, which must be valid.
     pub async fn apply(&self, plan: Plan) {
         self.manager.apply_plan(plan, "test").await.expect("the plan is good");
     }
@@ -66,7 +67,7 @@ impl FleetRig {
         self.manager.migration(vm).await.expect("it has one migration")
     }
 
-    /// Asks.
+    /// Sends the request.
     pub async fn request(&self, vm: &str, request: Request) -> RequestOutcome {
         let id = self.view(vm).await.id;
         self.manager.request(id, request, "test").await.expect("the owner answers")
@@ -99,7 +100,7 @@ impl FleetRig {
         }
     }
 
-    /// Runs SQL on the state, behind the daemon's back.
+    /// Runs SQL on the state without the daemon.
     pub fn garble(&self, sql: &str) {
         self.connection.execute_batch(sql).expect("the test's own SQL");
     }

@@ -1,4 +1,4 @@
-//! The daemon's migrations over simulated endpoints, with a real store in a folder of its own.
+//! The daemon's migrations over simulated endpoints, with a real store in its own directory.
 
 use std::{
     path::PathBuf,
@@ -33,7 +33,7 @@ use super::{
 };
 use crate::endpoints::endpoints;
 
-/// How long a state may take to come: longer than any deadline of the daemon's that a test lets pass.
+/// The timeout of waits: longer than any deadline of the daemon that a test waits for.
 const DEADLINE: Duration = Duration::from_secs(90);
 
 /// Where the daemon's state is.
@@ -52,12 +52,12 @@ pub struct Rig {
     store: Store,
     shutdown: CancellationToken,
     pub manager: Arc<Manager>,
-    /// Of the daemon as it runs now.
+    /// The metrics of the present daemon.
     pub metrics: Metrics,
 }
 
 impl Rig {
-    /// Starts it over `world`, with nothing planned.
+    /// Starts it over `world`, without a plan.
     pub async fn start(world: SimulatedWorld) -> Self {
         Self::start_in(Place::Folder(TempDir::new().expect("a temporary folder")), world).await
     }
@@ -75,7 +75,7 @@ impl Rig {
         Self { world, place, store, shutdown, manager, metrics }
     }
 
-    /// A plan that only copies when asked, with short deadlines.
+    /// A plan that only copies on request, with short deadlines.
     pub fn plan(verify: VerifyMode) -> Plan {
         let text = format!(
             "name = \"plan\"\nsource = \"s\"\ntarget = \"t\"\nvms = [\"{VM}\"]\n[schedule]\ninterval = \"1h\"\n\
@@ -93,7 +93,7 @@ impl Rig {
         self.until("synced", |view| view.state == State::Synced).await;
     }
 
-    /// Applies the plan, which must be good.
+    /// Applies the plan, which must be valid.
     pub async fn manager_applies(&self, plan: Plan) {
         self.manager.apply_plan(plan, "test").await.expect("the plan is good");
     }
@@ -108,12 +108,12 @@ impl Rig {
         self.manager.migration(VM).await.expect("there is one migration")
     }
 
-    /// Asks, and expects to be granted it.
+    /// Sends the request, which must be accepted.
     pub async fn ask(&self, request: Request) {
         assert_eq!(self.request(request).await, RequestOutcome::Accepted, "{request:?}");
     }
 
-    /// Asks.
+    /// Sends the request.
     pub async fn request(&self, request: Request) -> RequestOutcome {
         let id = self.view().await.id;
         self.manager.request(id, request, "test").await.expect("the owner answers")
@@ -129,7 +129,7 @@ impl Rig {
         .await;
     }
 
-    /// Copies a delta, and gives of each disk how much of it was audited and whether its tracking has been caught lying.
+    /// Copies a delta, and returns for each disk the audited bytes and whether it has a tracking fault.
     pub async fn audit(&self) -> Vec<(u64, bool)> {
         self.sync().await;
         let view = self.view().await;
@@ -143,7 +143,7 @@ impl Rig {
         self.view().await.pass.map_or(0, |pass| pass.number)
     }
 
-    /// Cuts over and waits until it is done, or undone, or has failed.
+    /// Cuts over and waits until the migration is done, undone or failed.
     pub async fn cutover(&self) -> MigrationView {
         self.ask(Request::Cutover).await;
         self.until("the end of the cutover", |view| {
@@ -186,7 +186,7 @@ impl Rig {
         self.restart_after(|_| {}).await;
     }
 
-    /// Stops the daemon, lets something happen to the world while there is none, and starts it again.
+    /// Stops the daemon, changes the world, and starts the daemon again.
     pub async fn restart_after(&mut self, meanwhile: impl FnOnce(&SimulatedWorld)) {
         self.stop().await;
         meanwhile(&self.world);
@@ -208,7 +208,7 @@ impl Rig {
     }
 }
 
-/// Runs a test at `now` on a clock that stands still while there is work, and leaps to the next timer: it is for
+/// Runs a test at `now` on a clock that stops while there is work and jumps to the next timer: for
 /// [`Rig::start_on_a_clock`].
 pub fn on_a_clock<T>(now: &str, test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();

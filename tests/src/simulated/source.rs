@@ -200,7 +200,7 @@ impl Source for SimulatedSource {
 
     async fn starters(&self, _vm: &VmId, _owner: MigrationId) -> Result<HoldOff, SourceError> {
         let lost = self.strike("starters").await?;
-        // What was taken away already is in the mark.
+        // An autostart that was turned off already is in the mark.
         let was = self.0.with(|truth| {
             let taken = truth.held_off.is_some() && truth.held_autostart;
             HoldOff { autostart: truth.source_autostart || taken }
@@ -223,7 +223,7 @@ impl Source for SimulatedSource {
         let lost = self.strike("let-go").await?;
         self.0.with(|truth| {
             truth.calls.push("source let go".to_owned());
-            // What was off before is not put on, and not taken away either.
+            // An autostart that was off before is neither turned on nor off.
             truth.source_autostart |= was.autostart || truth.held_autostart;
             (truth.held_off, truth.held_autostart) = (None, false);
         });

@@ -59,7 +59,7 @@ impl Target for SimulatedTarget {
         let mut objections: Vec<_> =
             objections.into_iter().map(|objection| (machines.len().checked_sub(1), objection)).collect();
         if let Some(files) = &self.0.files {
-            // A place outside is the test's own affair.
+            // The test itself manages a location outside.
             let of_storages = files.objections(machines).await?.into_iter();
             objections.extend(of_storages.filter(|(_, it)| it.rule == Rule::StorageUnknown));
         }

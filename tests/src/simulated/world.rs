@@ -1,4 +1,4 @@
-//! What is true of both sides: who runs, what the disks hold, what is left on the source.
+//! The truth of both sides: which VM runs, the disks' contents, what is left on the source.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,33 +33,33 @@ pub struct Truth {
     pub source_runs: bool,
     /// The source starts the VM together with its host.
     pub source_autostart: bool,
-    /// Where the source VM's mark says that it went.
+    /// Where the VM went, as in the source VM's mark.
     pub held_off: Option<String>,
-    /// What that mark says of the autostart that was taken away.
+    /// The earlier autostart, as in that mark.
     pub held_autostart: bool,
     /// The target starts the VM together with its host.
     pub target_autostart: bool,
     /// An operator has started the source beside the target VM: the daemon did not cause that both run.
     pub is_meddled: bool,
-    /// How often the target says that it removed the VM, and did not.
+    /// How often the target reports that it removed the VM, without doing so.
     pub false_discards: u32,
-    /// A start that was refused comes about when the target is asked to remove the VM.
+    /// A refused start happens when the target is asked to remove the VM.
     pub starts_late: bool,
-    /// The source VM does not heed a request to shut down.
+    /// The source VM ignores a request to shut down.
     pub ignores_shutdown: bool,
     /// The target VM exists.
     pub target_exists: bool,
-    /// What the target VM was made of when it was created last.
+    /// The machine from which the target VM was last created.
     pub created: Option<Machine>,
     /// The target VM executes instructions.
     pub target_runs: bool,
-    /// The target VM dies as soon as it is looked at.
+    /// The target VM dies at the first check.
     pub target_dies: bool,
     /// What the target's guest has written to its console.
     pub console: String,
     /// The target's guest agent answers.
     pub agent_answers: bool,
-    /// The pass that the target has a note of.
+    /// The pass in the target's note.
     pub noted: Option<LastWriter>,
     /// The source's disks by key.
     pub source_disks: BTreeMap<String, Vec<u8>>,
@@ -67,23 +67,23 @@ pub struct Truth {
     pub target_disks: BTreeMap<String, MemoryDisk>,
     /// Each mark with the granules of each disk that changed since.
     pub marks: BTreeMap<u64, BTreeSet<(String, u64)>>,
-    /// Marks given out so far.
+    /// Number of marks made so far.
     pub marks_made: u64,
     /// A snapshot is open.
     pub snapshot_open: bool,
-    /// Every time both VMs ran, and whatever else must never be.
+    /// The violations: times when both VMs ran, and others.
     pub violations: Vec<String>,
     /// Changes that come when the source VM is shut down, and are not tracked.
     pub when_off: Vec<(String, u64, Vec<u8>)>,
-    /// The source VM's memory in bytes, if it is not what it was.
+    /// The source VM's memory in bytes, if it was changed.
     pub memory: Option<u64>,
-    /// What the source has against moving the VM.
-    /// Where the source's disks lie.
+    /// The datastore of the source's disks.
     pub datastores: BTreeMap<String, String>,
+    /// The source's findings against the move of the VM.
     pub source_objects: Vec<Objection>,
-    /// What the target has against its coming.
+    /// The target's findings against the VM.
     pub target_objects: Vec<Objection>,
-    /// Calls that changed something, in order.
+    /// Calls that made changes, in order.
     pub calls: Vec<String>,
 }
 
@@ -123,7 +123,7 @@ impl SimulatedWorld {
         Self { files: Some(Arc::new(DiskTarget::new(&settings).expect("an absolute directory"))), ..self }
     }
 
-    /// Looks at the truth, or changes it; afterwards it is checked that not both VMs run.
+    /// Reads or changes the truth; then checks that not both VMs run.
     pub fn with<T>(&self, look: impl FnOnce(&mut Truth) -> T) -> T {
         let mut truth = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = look(&mut truth);
@@ -134,7 +134,7 @@ impl SimulatedWorld {
         seen
     }
 
-    /// The guest writes. Nothing happens while it does not run.
+    /// The guest writes, if it runs.
     pub fn guest_writes(&self, disk: &str, at: u64, bytes: &[u8]) {
         self.with(|truth| {
             if !truth.source_runs {
@@ -160,7 +160,7 @@ impl SimulatedWorld {
         self.with(|truth| truth.when_off.push((disk.to_owned(), at, bytes.to_vec())));
     }
 
-    /// What must be true when a migration is done.
+    /// Checks the world after a migration that is done.
     pub fn assert_moved(&self) {
         self.with(|truth| {
             assert!(truth.violations.is_empty(), "{:?}", truth.violations);
@@ -176,7 +176,7 @@ impl SimulatedWorld {
         });
     }
 
-    /// What must be true when a cutover was undone.
+    /// Checks the world after a cutover that was undone.
     pub fn assert_undone(&self) {
         self.with(|truth| {
             assert!(truth.violations.is_empty(), "{:?}", truth.violations);

@@ -39,7 +39,7 @@ pub(super) async fn look_back(stage: &SimulatedLife, views: &[MigrationView]) {
     until_told(stage, &done).await;
 }
 
-/// Waits until the durable state says of all these whether their sources run.
+/// Waits until the durable state records for all these whether their sources run.
 async fn until_told(stage: &SimulatedLife, of: &[(MigrationId, String)]) {
     let begun = tokio::time::Instant::now();
     for (id, name) in of {

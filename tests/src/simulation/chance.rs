@@ -1,6 +1,7 @@
-//! All that is left to chance in a simulation, from its seed.
+//! The random numbers of a simulation, from its seed.
 //!
-//! Rule: a generator of its own, which no update of a crate changes: a seed that once failed means the same for ever.
+//! Rule: a separate generator that no update of a crate changes: a seed that failed once always means the
+//! same run.
 
 use std::time::Duration;
 
@@ -9,12 +10,12 @@ use std::time::Duration;
 pub(super) struct Chance(u64);
 
 impl Chance {
-    /// What follows from `seed`.
+    /// The generator of `seed`.
     pub(super) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// A generator of its own for another part, so that what one part draws does not change the other.
+    /// A separate generator for another part, so that the draws of one part do not change the other.
     pub(super) fn split(&mut self) -> Self {
         Self(self.next())
     }
@@ -42,7 +43,7 @@ impl Chance {
         self.below(1000) < of
     }
 
-    /// One of `choices`, each as often as its weight says.
+    /// One of `choices`, weighted.
     pub(super) fn weighted<T: Copy>(&mut self, choices: &[(u64, T)]) -> T {
         let mut at = self.below(choices.iter().map(|(weight, _)| weight).sum());
         for (weight, choice) in choices {

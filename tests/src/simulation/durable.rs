@@ -1,6 +1,6 @@
-//! The daemon's durable state as the simulation sees it: looked at after every commit.
+//! The daemon's durable state as the simulation sees it: checked after every commit.
 //!
-//! Rule: it looks with a connection of its own, so what it sees is what a daemon would find that starts now.
+//! Rule: it reads through its own connection, so it sees what a daemon that starts now would find.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -28,7 +28,7 @@ use super::{
     world::{LedgerSeen, SimulationWorld, Truth, delta},
 };
 
-/// A state with nothing in it.
+/// An empty state.
 static TEMPLATE: LazyLock<Mutex<Connection>> = LazyLock::new(|| {
     let name = "file:/warmd-template?vfs=memdb";
     let db = open(name).expect("a database in memory");
@@ -44,7 +44,7 @@ pub(super) struct Line {
     pub(super) text: String,
 }
 
-/// The state's watcher. It also keeps the database in being while there is no daemon.
+/// The state's watcher. It also keeps the database alive while there is no daemon.
 #[derive(Debug)]
 pub(super) struct Durable {
     pub(super) name: String,
@@ -58,7 +58,7 @@ pub(super) struct Durable {
     pub(super) journal: Vec<(Option<String>, Line)>,
 }
 
-/// A state with its version around it.
+/// A state inside its version envelope.
 #[derive(serde::Deserialize)]
 struct Saved {
     is: State,
@@ -72,10 +72,10 @@ pub(super) struct Row {
 }
 
 impl Durable {
-    /// Makes the database, with nothing in it.
+    /// Creates the empty database.
     pub(super) fn new(name: String) -> rusqlite::Result<Self> {
         let mut db = open(&name)?;
-        // Copied from one that has its tables: making them would take a tenth of all the time.
+        // Copied from one with the tables: their creation would take a tenth of the whole time.
         let template = TEMPLATE.lock().unwrap_or_else(PoisonError::into_inner);
         Backup::new(&template, &mut db)?.run_to_completion(i32::MAX, Duration::ZERO, None)?;
         drop(template);
@@ -83,7 +83,7 @@ impl Durable {
         Ok(Self { name, db, copy: None, states, disks, seen, last_line: 0, journal: Vec::new() })
     }
 
-    /// Lets a transaction be made durable, or not; looks at what it changed.
+    /// Commits a transaction durably, or refuses it; checks its changes.
     pub(super) fn commit(
         &mut self,
         world: &SimulationWorld,
@@ -118,7 +118,7 @@ impl Durable {
         Ok(())
     }
 
-    /// Looks at all that may have changed.
+    /// Checks everything that may have changed.
     fn look(&mut self, truth: &mut Truth) -> rusqlite::Result<()> {
         self.look_at_ledgers(truth)?;
         let lines = self.new_lines()?;
@@ -148,8 +148,8 @@ impl Durable {
         }
         self.journal.extend(lines);
         self.outdate(truth);
-        // What a copy from the middle of a pass trusts may be written a moment later. Half of them wait for a delta, where
-        // what is trusted is not what a fresh disk holds.
+        // Blocks that a copy from the middle of a pass trusts may be written soon after. Half of the copies
+        // wait for a delta, where trusted blocks differ from a fresh disk.
         let late = |at: u64| {
             let trusts = truth.ledgers.iter().any(|((owner, _), ledger)| {
                 let is_delta = truth.states.get(owner) != Some(&State::Seeding);
@@ -178,7 +178,7 @@ impl Durable {
         Ok(())
     }
 
-    /// Migrations whose source was last seen to run after their cutover.
+    /// Migrations whose source was last seen running after the cutover.
     pub(super) fn sources_that_run(&self) -> rusqlite::Result<BTreeSet<MigrationId>> {
         let mut select =
             self.db.prepare_cached("SELECT id FROM migrations WHERE source_seen_running_at IS NOT NULL")?;
@@ -186,7 +186,7 @@ impl Durable {
         ids.map(|id| Ok(id?.parse().expect("the daemon's own id"))).collect()
     }
 
-    /// What is recorded before the target VM is made is what the final snapshot held.
+    /// The root that is recorded before the target VM is created equals the final snapshot's.
     fn look_at_recorded_roots(&self, truth: &mut Truth, id: &str) -> rusqlite::Result<()> {
         let mut select = self.db.prepare_cached(
             "SELECT disks.key, vm, root, anchor FROM disks JOIN migrations ON migrations.id = migration
@@ -291,7 +291,7 @@ impl Durable {
     }
 }
 
-/// Opens a database in memory, which is there as long as a connection to it.
+/// Opens a database in memory, which exists as long as a connection to it.
 pub(super) fn open(name: &str) -> rusqlite::Result<Connection> {
     let access =
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_URI;
@@ -307,7 +307,7 @@ fn blocks(bits: &ChunkBits) -> BTreeSet<usize> {
 }
 
 impl Truth {
-    /// A migration came into another state, durably.
+    /// A migration has durably entered another state.
     fn stepped(&mut self, owner: MigrationId, vm: &str, before: Option<&State>, now: &State) {
         self.states.insert(owner, now.clone());
         self.stands(owner, now);
@@ -332,7 +332,7 @@ impl Truth {
             Some(_) => {}
         }
         let copies = matches!(now, State::CuttingOver { phase: Phase::FinalDelta });
-        // One that was put back finds out in the phase itself.
+        // With a restored state the daemon detects it in the phase itself.
         let stale = self.stale.iter().any(|(of, _)| *of == owner);
         if copies && !stale && self.targets.get(&owner).is_some_and(|made| made.exists && made.ran) {
             self.violated(format!("{vm} takes its final delta into a target VM that ran"));
@@ -404,13 +404,13 @@ impl Truth {
             self.violated(what);
         }
         self.check_moved(owner, vm);
-        // From its start on it writes what it likes.
+        // From its start on the target VM writes freely.
         if !ran && !self.strayed_into(owner) {
             self.check_copy(owner, "is done");
         }
     }
 
-    /// The target holds, durably, what the guest wrote last: whatever a ledger says.
+    /// The target durably holds what the guest wrote last, independent of the ledgers.
     pub(super) fn check_copy(&mut self, owner: MigrationId, now: &str) {
         let Some(made) = self.targets.get(&owner) else { return };
         let source = made.vm.as_ref().and_then(|vm| self.vms.get(vm));

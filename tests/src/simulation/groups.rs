@@ -22,15 +22,15 @@ use warmd_migration::manager::Manager;
 
 use super::{chance::Chance, durable::Durable, life::SimulatedLife, world::Truth};
 
-/// The group that runs, as the durable state has it.
+/// The running group in the durable state.
 #[derive(Debug, Default)]
 pub(super) struct GroupSeen {
     id: i64,
     all_or_nothing: bool,
     seats: Vec<Seat>,
-    /// Who was let through the barrier in this life of the daemon.
+    /// The members that passed the barrier in this life of the daemon.
     through: BTreeSet<MigrationId>,
-    /// Who has passed its boot checks.
+    /// The members that passed their boot checks.
     came_up: BTreeSet<MigrationId>,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct GroupSeen {
 struct Seat {
     owner: MigrationId,
     tier: i64,
-    /// The start of its target VM was asked for in this group.
+    /// The start of its target VM was requested in this group.
     start_requested: bool,
 }
 
@@ -62,7 +62,7 @@ pub(super) fn keys(vms: &[String], chance: &mut Chance) -> Option<(String, Strin
     Some((format!("all_or_nothing = {all}\nbarrier = \"{barrier}s\"\n"), tiers))
 }
 
-/// Asks for the cutovers of all VMs of the plan, or takes them back.
+/// Requests the cutovers of all VMs of the plan, or aborts them.
 pub(super) async fn ask(stage: &SimulatedLife, manager: &Arc<Manager>, begins: bool) {
     let by = format!("planner {}", clock::steady().timestamp_micros());
     let order = begins.then(|| CutoverOrder { when: CutoverTime::Now, ..CutoverOrder::default() });
@@ -86,7 +86,7 @@ pub(super) async fn ask(stage: &SimulatedLife, manager: &Arc<Manager>, begins: b
 }
 
 impl Durable {
-    /// Looks which group runs, where VMs move together.
+    /// Reads which group runs, where VMs move together.
     pub(super) fn look_at_groups(&mut self, truth: &mut Truth) -> rusqlite::Result<()> {
         let Some(before) = truth.group.take() else { return Ok(()) };
         let mut select = self.db.prepare_cached(
@@ -111,14 +111,14 @@ impl Durable {
 }
 
 impl Truth {
-    /// A new daemon lets everybody come to the barrier again.
+    /// With a new daemon all members come to the barrier again.
     pub(super) fn close_barrier(&mut self) {
         if let Some(group) = &mut self.group {
             group.through.clear();
         }
     }
 
-    /// A migration is in this state, durably.
+    /// A migration is durably in this state.
     pub(super) fn stands(&mut self, owner: MigrationId, now: &State) {
         let Some(group) = &mut self.group else { return };
         match now {
@@ -147,7 +147,7 @@ impl Truth {
                 )
             )
         };
-        // Once one was let through there is only forward.
+        // Once a member has passed the barrier there is no undo.
         let is_committed = together().any(|seat| seat.start_requested || group.through.contains(&seat.owner));
         let absent = together().find(|seat| !is_committed && !is_there(seat));
         let early = others().find(|seat| seat.tier < own.tier && !group.came_up.contains(&seat.owner));

@@ -1,6 +1,6 @@
 //! What the guests of a simulation write, on the source and on the target.
 //!
-//! Rule: only a VM that runs writes, and whatever a source's guest writes, every mark of its VM keeps.
+//! Rule: only a running VM writes, and every mark of its VM records each write of a source's guest.
 
 use warmd_cbt::units::BLOCK;
 use warmd_core::model::id::MigrationId;

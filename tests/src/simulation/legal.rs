@@ -1,7 +1,7 @@
 //! The steps from state to state that a migration may take.
 //!
-//! Rule: it is written down from the diagram of the design. Of the daemon it asks the order of the phases only, not which
-//! steps there are.
+//! Rule: it is written from the design's diagram. From the daemon it takes only the order of the phases, not
+//! the possible steps.
 
 use warmd_core::model::{
     phase::Phase,
@@ -38,7 +38,7 @@ pub(super) fn is_legal(before: &State, now: &State) -> bool {
         (S::CuttingOver { phase: Phase::Cleanup }, S::Failed { from: ResumePoint::Cleanup, .. }) => true,
         (S::CuttingOver { phase }, S::Undoing { phase: of, .. }) => phase == of && *phase <= Phase::StartVm,
         (S::Undoing { .. }, S::Synced) => true,
-        // The state was put back from an older copy.
+        // The state was restored from an older copy.
         (
             S::Preparing
             | S::Seeding

@@ -1,4 +1,5 @@
-//! One life of the daemon: from its start on what is durable to its death, its shutdown or the end of the simulation.
+//! One life of the daemon: from its start on the durable state to its death, its shutdown or the end of the
+//! simulation.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::endpoints::endpoints;
 
-/// How long owners may take to come to rest after the daemon was asked to end.
+/// How long drivers may take to stop after the daemon was asked to end.
 const REST: Duration = Duration::from_mins(10);
 
 /// How a life ended.
@@ -31,7 +32,7 @@ pub(super) enum End {
     Over,
 }
 
-/// What outlives the daemon.
+/// The parts that outlive the daemon.
 #[derive(Debug)]
 pub(super) struct SimulatedLife {
     pub(super) scenario: Scenario,
@@ -41,20 +42,20 @@ pub(super) struct SimulatedLife {
     pub(super) calm_from: DateTime<Utc>,
     /// Decides what operators do.
     pub(super) people: Mutex<Chance>,
-    /// Decides what they ask of VMs together, and for later.
+    /// Decides their requests for groups, and for later.
     pub(super) together: Mutex<Chance>,
-    /// Decides whose source is started after all is done.
+    /// Decides which sources are started after all is done.
     pub(super) holding: Mutex<Chance>,
-    /// Decides when the clock on the wall is set, and by how much.
+    /// Decides when the wall clock is set, and by how much.
     pub(super) clocks: Mutex<Chance>,
 }
 
-/// Runs one life on a clock of its own that begins at `now`, and gives the time at its end.
+/// Runs one life on its own clock that begins at `now`, and returns the time at its end.
 pub(super) fn run(stage: &SimulatedLife, now: DateTime<Utc>) -> (End, DateTime<Utc>) {
     on_a_clock(now, async { (live(stage).await, clock::steady()) })
 }
 
-/// What happens while there is no daemon, at the moment `now`.
+/// The events while there is no daemon, at the moment `now`.
 pub(super) fn between(now: DateTime<Utc>, happens: impl FnOnce()) {
     on_a_clock(now, async { happens() });
 }
@@ -69,7 +70,7 @@ fn on_a_clock<T>(now: DateTime<Utc>, what: impl Future<Output = T>) -> T {
         clock::set(Some(now));
         what.await
     });
-    // Whatever ran is gone in the middle of what it did.
+    // All tasks of the daemon end in the middle of their work.
     drop(runtime);
     clock::set(None);
     ended

@@ -1,8 +1,8 @@
 //! The deterministic simulation: the real driver, ledger, engine and store on a virtual clock, between a simulated source and
 //! target, with everything that can go wrong drawn from a seed.
 //!
-//! Rule: a seed means one run. Nothing of it depends on the machine, its clock or its threads; two runs of a seed leave the
-//! same trace. What must never be is looked for at every step, not at the end.
+//! Rule: a seed means one run. It does not depend on the machine, its clock or its threads; two runs of a
+//! seed have the same trace. Violations are checked for at every step, not at the end.
 //!
 //! ```text
 //! users ──▶ Manager ─▶ Driver ─▶ pass, cutover, verify ─▶ gate ─▶ world: VMs, marks, target disks
@@ -55,17 +55,17 @@ use self::{
     world::{SimulationWorld, Truth, Vm},
 };
 
-/// What came of a seed.
+/// The result of a seed.
 #[derive(Clone, Debug)]
 pub struct SimulationOutcome {
     pub seed: u64,
-    /// Of all that happened.
+    /// Hash of the trace.
     pub hash: u64,
     pub steps: u64,
     /// Real time.
     pub took: Duration,
     pub counts: SimulationCounts,
-    /// What must never be, and was.
+    /// The violations that happened.
     pub violations: Vec<String>,
 }
 
@@ -82,7 +82,7 @@ pub fn run(seed: u64, tells: bool) -> SimulationOutcome {
     let mut now = DateTime::<Utc>::UNIX_EPOCH;
     let mut crashes = chance.split();
     let people = chance.split();
-    // Likewise, for what starts with its host.
+    // Likewise for autostart.
     let mut holding = Chance::new(seed ^ 0x0068_6f6c_6469_6e67);
     let truth = truth(&scenario, &mut chance, &mut holding, tells);
     let stage = SimulatedLife {
@@ -91,7 +91,7 @@ pub fn run(seed: u64, tells: bool) -> SimulationOutcome {
         durable: Arc::new(Mutex::new(Durable::new(database).expect("a database in memory"))),
         people: Mutex::new(people),
         together: Mutex::new(together),
-        // Likewise, for what it was before the clock could be set.
+        // Likewise for settings of the clock.
         clocks: Mutex::new(Chance::new(seed ^ 0x0063_6c6f_636b_7321)),
         holding: Mutex::new(holding),
         scenario,

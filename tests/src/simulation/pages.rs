@@ -1,4 +1,4 @@
-//! What a simulated disk holds: blocks that copies share until one of them is written.
+//! The content of a simulated disk: blocks that copies share until one of them is written.
 
 use std::sync::{
     Arc,
@@ -11,7 +11,7 @@ use warmd_cbt::{
 };
 
 const BYTES: usize = BLOCK as usize;
-/// Given to every page that is made, so that equal numbers mean equal bytes, and higher ones later.
+/// The version of every new page: equal versions mean equal bytes, higher versions are later.
 static VERSIONS: AtomicU64 = AtomicU64::new(1);
 
 /// One block; the last one of a disk may be short.
@@ -29,7 +29,7 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    /// A disk of `size` bytes that holds `byte` everywhere.
+    /// A disk of `size` bytes, filled with `byte`.
     pub(super) fn filled(size: u64, byte: u8) -> Self {
         let page = |len| Page { version: VERSIONS.fetch_add(1, Relaxed), bytes: Arc::new(vec![byte; len]) };
         let (whole, tail) = (size as usize / BYTES, size as usize % BYTES);
@@ -92,7 +92,7 @@ impl Pages {
         self.pages[block].bytes.first() == Some(&0) && blank(&self.pages[block].bytes)
     }
 
-    /// Whether both hold the same in a block.
+    /// Whether a block is equal in both.
     pub(super) fn same(&self, other: &Self, block: usize) -> bool {
         let (one, two) = (&self.pages[block], &other.pages[block]);
         one.version == two.version || one.bytes == two.bytes
@@ -111,7 +111,8 @@ impl Pages {
             .collect()
     }
 
-    /// Takes over each block of `other` that is newer than its own, unless its number and version are to be skipped.
+    /// Copies each block of `other` that is newer than its own, unless its number and version are to be
+    /// skipped.
     pub(super) fn take_newer(&mut self, other: &Self, skips: impl Fn(usize, u64) -> bool) {
         for (block, version) in other.newer_than(self) {
             if !skips(block, version) {
@@ -120,12 +121,12 @@ impl Pages {
         }
     }
 
-    /// Takes over a block of `other`.
+    /// Copies a block of `other`.
     pub(super) fn take(&mut self, other: &Self, block: usize) {
         self.pages[block].clone_from(&other.pages[block]);
     }
 
-    /// Takes over the first `len` bytes of a block of `other`.
+    /// Copies the first `len` bytes of a block of `other`.
     pub(super) fn take_some(&mut self, other: &Self, block: usize, len: u64) {
         let theirs = &other.pages[block].bytes;
         let some = &theirs[..theirs.len().min(len as usize)];

@@ -6,7 +6,7 @@ thread_local! {
     static SEEN: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Begins to remember this process's panics, by thread.
+/// Begins to record this process's panics, by thread.
 pub(super) fn watch() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -18,7 +18,7 @@ pub(super) fn watch() {
     });
 }
 
-/// Those of this thread since it was last asked.
+/// The panics of this thread since the last call.
 pub(super) fn taken() -> Vec<String> {
     SEEN.take()
 }

@@ -1,4 +1,4 @@
-//! Who acts in a simulation beside the daemon: guests, the operator, and others who meddle.
+//! The actors in a simulation beside the daemon: guests, the operator, and other tools and users.
 
 use std::{
     sync::{Arc, PoisonError},
@@ -30,12 +30,12 @@ use super::{
     world::Truth,
 };
 
-/// Virtual time within which all must have come to its end once nothing goes wrong any more.
+/// Virtual time within which all migrations must end after the last fault.
 const PATIENCE: Duration = Duration::from_hours(6);
-/// What guests write: few values, so that contents come back that were there before.
+/// What guests write: few values, so that earlier contents come back.
 const BYTES: [u8; 4] = [0, 1, 2, 3];
 
-/// Acts until everything is done, or the daemon is to be shut down.
+/// Acts until all migrations are done, or the daemon must be shut down.
 pub(super) async fn act(stage: &SimulatedLife, manager: &Arc<Manager>) -> End {
     let mut chance = stage.people.lock().unwrap_or_else(PoisonError::into_inner).split();
     let (guests, others) = (chance.split(), chance.split());
@@ -57,7 +57,7 @@ async fn write(stage: &SimulatedLife, mut chance: Chance) {
         let (disk, size) = &vm.disks[chance.below(vm.disks.len() as u64) as usize];
         let len = chance.magnitude((200 << 10).min(*size));
         let at = chance.below(size - len + 1);
-        // Whole blocks too, so that a hash that was there before comes back.
+        // Whole blocks too, so that an earlier hash comes back.
         let block = warmd_cbt::units::BLOCK;
         let (at, len) = if chance.happens(500) {
             let at = at / block * block;
@@ -106,7 +106,7 @@ async fn operate(
         if request == Request::Cancel && chance.happens(800) {
             continue;
         }
-        // Its VM and its disks would be left, and both are this operator's own.
+        // Its VM and its disks would be left behind, and both belong to this operator.
         if request == Request::Cancel
             && matches!(view.state, State::Failed { from: ResumePoint::StaleState, .. })
         {
@@ -133,7 +133,7 @@ async fn operate(
     End::Over
 }
 
-/// Nothing goes wrong any more: everything must come to its end.
+/// No more faults: all migrations must end.
 async fn finish(stage: &SimulatedLife, manager: &Arc<Manager>, mut asked: u32) {
     {
         let mut truth = stage.world.truth();
@@ -190,19 +190,20 @@ async fn finish(stage: &SimulatedLife, manager: &Arc<Manager>, mut asked: u32) {
     }
 }
 
-/// What brings a migration on to its end.
+/// The request that brings a migration to its end.
 fn wanted(stage: &SimulatedLife, scene: &VmScene, view: &MigrationView) -> Option<Request> {
     if matches!(&view.state, State::Failed { from, .. } if from.past_no_return()) {
-        // As the failure asks: the two must not run beside each other.
+        // As the failure says: both VMs must not run at once.
         stage.world.truth().stop_stray(&scene.name);
     }
     match &view.state {
         State::Failed { from: ResumePoint::BootCheck, .. } => {
-            // As the failure asks: it is started there by hand, or if there is nothing to start, gone back from.
+            // As the failure says: the operator starts the VM there, or rolls back if there is no VM to
+            // start.
             let started = target::start(&mut stage.world.truth(), view.id);
             Some(if started.is_ok() { Request::Resume } else { Request::Rollback })
         }
-        // The operator knows that the state was put back, and wants the source.
+        // The operator knows that the state was restored, and chooses the source.
         State::Failed { from: ResumePoint::StaleState, .. } => Some(Request::Rollback),
         State::Paused { .. } | State::Failed { .. } if !scene.give_up => Some(Request::Resume),
         State::Paused { .. }
@@ -211,7 +212,7 @@ fn wanted(stage: &SimulatedLife, scene: &VmScene, view: &MigrationView) -> Optio
         } => Some(Request::Cancel),
         State::Failed { .. } => Some(Request::Resume),
         State::Synced => {
-            // Who does not heed a request to shut down is stopped by hand.
+            // The operator stops a VM that ignores a request to shut down.
             if let Some(vm) = stage.world.truth().vms.get_mut(&scene.name) {
                 vm.heeds_shutdown = true;
             }
@@ -244,7 +245,7 @@ async fn apply(stage: &SimulatedLife, manager: &Arc<Manager>) {
     }
 }
 
-/// Asks for a cutover later, or for none before another word; in a group now and then for one VM alone, all the same.
+/// Schedules a cutover, or puts it on hold; in a group sometimes for a single VM.
 async fn arrange(stage: &SimulatedLife, manager: &Arc<Manager>, view: &MigrationView, chance: &mut Chance) {
     let later = CutoverTime::At(clock::now() + super::world::delta(chance.millis(0, 20_000)));
     let when = chance.one_of(&[later, CutoverTime::Hold, CutoverTime::Unhold, CutoverTime::Now]);
@@ -267,7 +268,7 @@ async fn ask(
     ask_for(stage, manager, view, request, None, asked).await;
 }
 
-/// A verification of some of the disks, in either way.
+/// A verification of some of the disks, in either mode.
 fn order(chance: &mut Chance) -> VerifyOrder {
     let mode = chance.one_of(&[VerifyMode::Readback, VerifyMode::Compare]);
     let scope = match chance.below(3) {
@@ -275,7 +276,7 @@ fn order(chance: &mut Chance) -> VerifyOrder {
         1 => VerifyScope::Changed,
         _ => VerifyScope::Sample(Amount::Share(chance.magnitude(1_000_000) as u32)),
     };
-    // Without one the daemon draws it, and not from the chance of this seed.
+    // Without a seed the daemon draws one, which does not depend on the simulation's seed.
     let seed = match scope {
         VerifyScope::Sample(Amount::Share(share)) => Some(u64::from(share)),
         _ => None,
@@ -305,12 +306,12 @@ async fn ask_for(
     let lines: Vec<_> = durable.journal.iter().map(|(_, line)| line).filter(|line| line.by == by).collect();
     let asked = lines.iter().any(|line| line.kind == "request");
     let moved = lines.iter().any(|line| line.kind == "state");
-    // What was refused while the journal could not be written changed nothing.
+    // A request that was refused because the journal could not be written changed nothing.
     let excused = before != truth.counts.of("store faults") && outcome != RequestOutcome::Accepted;
     if !asked && !excused {
         truth.violated(format!("the journal does not tell of {} ({outcome:?})", request.name()));
     }
-    // One that was only arranged is in no state of its own.
+    // A scheduled cutover has no state of its own.
     let is_step = match request {
         Request::Verify => false,
         Request::AbortCutover => matches!(view.state, State::CuttingOver { .. }),
@@ -341,7 +342,8 @@ async fn meddle(stage: &SimulatedLife, mut chance: Chance) {
     std::future::pending::<()>().await;
 }
 
-/// In some lives the clock on the wall is set, forward or back, by seconds or by days. The next life finds it right again.
+/// In some lives the wall clock is set, forward or back, by seconds or by days. It is right again in the next
+/// life.
 async fn turn_clock(stage: &SimulatedLife, mut chance: Chance) {
     while chance.happens(300) {
         tokio::time::sleep(chance.millis(500, 15_000)).await;
@@ -422,7 +424,7 @@ pub(super) fn start_unwatched(truth: &mut Truth, chance: &mut Chance) {
     }
 }
 
-/// The target's host loses power, and with it whatever was not flushed; it is up again at once.
+/// The target's host loses power, and all unflushed data; it is up again at once.
 fn cut_target(stage: &SimulatedLife, chance: &mut Chance) {
     let mut truth = stage.world.truth();
     let count = truth.targets.len() as u64;

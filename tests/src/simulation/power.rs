@@ -19,21 +19,21 @@ use super::{
     world::{Made, Truth, Vm},
 };
 
-/// What lies between the daemon's last look at the source and its request to start the target VM, at most: calls that
-/// failed or hung there are followed by another look, in the same phase.
+/// The longest time between the daemon's last check of the source and its request to start the target VM:
+/// calls that failed or hung in between are followed by another check, in the same phase.
 const LOOK: TimeDelta = TimeDelta::seconds(3);
-/// The same for the last phase, with commits that are tried again.
+/// The same for the last phase, with commits that are retried.
 const LAST_LOOK: TimeDelta = TimeDelta::seconds(60);
 
 /// The mark of a VM that is held off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Moved {
     pub(super) owner: MigrationId,
-    /// What it took away.
+    /// The autostart that it turned off.
     pub(super) autostart: bool,
 }
 
-/// What starts a VM beside the daemon, and who started it last.
+/// The causes of a VM's start beside the daemon, and who started it last.
 #[derive(Debug, Default)]
 pub(super) struct Starters {
     /// The source starts it together with its host.
@@ -41,7 +41,7 @@ pub(super) struct Starters {
     pub(super) moved: Option<Moved>,
     /// The operators want it to start with its host, on one side or the other.
     pub(super) wanted: bool,
-    /// The daemon's state was put back from a copy, and may not know what was taken away.
+    /// The daemon's state was restored from a copy, and may not know the autostart that was turned off.
     pub(super) put_back: bool,
     /// Since when it runs because others started it, if it does.
     pub(super) strays_since: Option<DateTime<Utc>>,
@@ -52,7 +52,7 @@ pub(super) struct Starters {
 }
 
 impl Vm {
-    /// It goes on or off as the daemon wants it.
+    /// The daemon powers it on or off.
     pub(super) fn obeys(&mut self, runs: bool) {
         (self.runs, self.starters.strays_since) = (runs, None);
     }
@@ -73,7 +73,8 @@ impl Truth {
         self.states_of(vm).iter().any(|(_, state)| cuts(state))
     }
 
-    /// Whether it may be on the target by now: who starts the source then does not decide where it is to run.
+    /// Whether it may be on the target by now: a start of the source then does not decide on which side it
+    /// must run.
     pub(super) fn may_be_moved(&self, vm: &str) -> bool {
         let is_late = |state: &State| match state {
             State::CuttingOver { phase } | State::Undoing { phase, .. } => *phase >= Phase::CreateVm,
@@ -81,7 +82,7 @@ impl Truth {
             State::Done | State::RollingBack => true,
             _ => false,
         };
-        // A state that was put back may not know of the target VM.
+        // A restored state may not know of the target VM.
         let target_runs = self.targets.values().any(|made| made.runs && made.vm.as_deref() == Some(vm));
         target_runs || self.states_of(vm).iter().any(|(_, state)| is_late(state))
     }
@@ -158,7 +159,8 @@ impl Truth {
         self.note(format_args!("somebody sets the autostart of {name}: {on}"));
     }
 
-    /// The daemon has powered the source on: no target VM of it runs, or was started and is still there, or starts yet.
+    /// The daemon has powered the source on: no target VM of it may run, exist after a start, or have a
+    /// pending start.
     pub(super) fn check_power_on(&mut self, name: &str) {
         let was_asked = |made: &Made| made.runs || made.ran || made.starts.is_some();
         let stands = |made: &&Made| made.vm.as_deref() == Some(name) && made.exists && was_asked(made);
@@ -167,7 +169,8 @@ impl Truth {
         self.violated(format!("both run: {name} is powered on on the source, and on the target it {how}"));
     }
 
-    /// The daemon asks for the start of the target VM: the source was seen off right before, and nothing else starts it.
+    /// The daemon asks for the start of the target VM: the source was seen off immediately before, and
+    /// nothing else starts it.
     pub(super) fn check_start(&mut self, owner: MigrationId) {
         let now = clock::steady();
         let Some(made) = self.targets.get_mut(&owner).filter(|made| made.exists && !made.runs) else {
@@ -194,7 +197,7 @@ impl Truth {
         }
     }
 
-    /// Whether others started the source after the daemon's last look before the target VM was its guest's.
+    /// Whether others started the source after the daemon's last check before the hand-over to the target VM.
     pub(super) fn strayed_into(&self, owner: MigrationId) -> bool {
         let Some(made) = self.targets.get(&owner) else { return false };
         let vm = made.vm.as_ref().and_then(|vm| self.vms.get(vm));
@@ -211,7 +214,8 @@ impl Truth {
         (starters.put_back, starters.wanted) = (false, starters.autostart || taken);
     }
 
-    /// The VM is back on the source, or was never away: what starts it is as it was, and so is the target.
+    /// The VM is back on the source, or was never away: its autostart is as before, on the source and on the
+    /// target.
     pub(super) fn check_back(&mut self, owner: MigrationId, vm: &str, now: &State) {
         let Some(found) = self.vms.get(vm) else { return };
         let starters = &found.starters;
@@ -227,7 +231,7 @@ impl Truth {
         }
     }
 
-    /// The VM is on the target, and so is what starts it.
+    /// The VM is on the target, and so is its autostart.
     pub(super) fn check_moved(&mut self, owner: MigrationId, vm: &str) {
         let (Some(found), Some(made)) = (self.vms.get(vm), self.targets.get(&owner)) else { return };
         let starters = &found.starters;
@@ -248,7 +252,7 @@ impl Truth {
     }
 }
 
-/// The source as a scene begins with it.
+/// The source at the start of a scenario.
 pub(super) fn starters(chance: &mut Chance) -> Starters {
     let autostart = chance.happens(500);
     Starters { autostart, wanted: autostart, ..Starters::default() }

@@ -1,4 +1,4 @@
-//! The durable state put back from an older copy of it, as an operator might do in error.
+//! The durable state restored from an older copy, as an operator might do in error.
 
 use rusqlite::Connection;
 use warmd_core::model::{id::MigrationId, state::State};
@@ -14,12 +14,12 @@ use super::{
 pub(super) struct Copy {
     name: String,
     db: Connection,
-    /// Blocks that it trusts; the daemon dies when one of them was written.
+    /// Blocks that it trusts; the daemon dies after a write to one of them.
     awaited: Vec<((MigrationId, String), usize)>,
 }
 
 impl Durable {
-    /// Makes a copy as it is now; only the first is kept.
+    /// Copies the present state; only the first copy is kept.
     pub(super) fn copy(&mut self, truth: &mut Truth) -> rusqlite::Result<()> {
         truth.copy_at = None;
         if self.copy.is_none() {
@@ -39,7 +39,7 @@ impl Durable {
         Ok(())
     }
 
-    /// Lets the daemon die when what the copy trusts is not what the target holds any more.
+    /// Makes the daemon die when the target differs from a block that the copy trusts.
     pub(super) fn outdate(&mut self, truth: &mut Truth) {
         let Some(copy) = &mut self.copy else { return };
         let pending = |(key, block): &(_, usize)| {
@@ -51,7 +51,7 @@ impl Durable {
         }
     }
 
-    /// Puts the copy in place of the state, if that can go well at all.
+    /// Replaces the state by the copy, if the daemon can survive that.
     pub(super) fn restore(&mut self, truth: &mut Truth) -> rusqlite::Result<()> {
         let Some(copy) = self.copy.take() else { return Ok(()) };
         let count: u32 = copy.db.query_row("SELECT count(*) FROM migrations", [], |row| row.get(0))?;
@@ -65,7 +65,7 @@ impl Durable {
             self.db.query_row("SELECT coalesce(max(id), 0) FROM events", [], |row| row.get(0))?;
         self.seen.clear();
         self.disks.clear();
-        // True again only when the daemon has taken notice.
+        // The ledgers are true again only after the daemon has detected the restore.
         truth.stale = truth.ledgers.keys().cloned().collect();
         truth.ledgers.clear();
         self.look_at_ledgers(truth)?;
@@ -79,12 +79,12 @@ impl Durable {
             self.states.insert(id.to_string(), json);
             if let Some(found) = truth.vms.get_mut(&vm) {
                 found.is_in(&state);
-                // Whom the state has forgotten to have stopped it does not start.
+                // The daemon does not start a VM if its state does not know that it stopped the VM.
                 (found.wanted, found.starters.put_back) = (None, true);
             }
             truth.states.insert(id, state);
         }
-        // What the copy believes to be on the target is what the guest likes best.
+        // The guest prefers to write content that the copy believes to be on the target.
         let trusted = truth.ledgers.iter().flat_map(|((_, disk), ledger)| {
             ledger.trusted.iter().map(|block| (ledger.vm.clone(), disk.clone(), *block))
         });

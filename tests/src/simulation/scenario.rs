@@ -1,4 +1,4 @@
-//! What a seed makes of a simulation: who is there, what goes wrong how often, and for how long.
+//! The scenario of a seed: the VMs, the faults, their frequency and duration.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ pub(super) struct VmScene {
     pub(super) name: String,
     /// Sizes in bytes, by key.
     pub(super) disks: Vec<(String, u64)>,
-    /// Whether it heeds a request to shut down.
+    /// Whether it obeys a request to shut down.
     pub(super) heeds_shutdown: bool,
     /// Whether it is cancelled at the end, instead of being moved.
     pub(super) give_up: bool,
 }
 
-/// The scene.
+/// The scenario.
 #[derive(Clone, Debug)]
 pub(super) struct Scenario {
     pub(super) vms: Vec<VmScene>,
@@ -39,18 +39,18 @@ pub(super) struct Scenario {
     pub(super) store_faults: u64,
     /// How often the daemon dies.
     pub(super) crashes: u32,
-    /// Whether the durable state is put back from an older copy between two lives of the daemon.
+    /// Whether the durable state is restored from an older copy between two lives of the daemon.
     pub(super) restores: bool,
     /// How long faults happen before all migrations run undisturbed to their end.
     pub(super) chaos: Duration,
-    /// Whether others meddle: power, marks, the target's disks and its host.
+    /// Whether others interfere: power, marks, the target's disks and its host.
     pub(super) meddling: bool,
     /// The longest time between two writes of a guest, in milliseconds.
     pub(super) guest_pause: u64,
 }
 
 impl Scenario {
-    /// What `chance` makes, and `together` of VMs that move together.
+    /// The scenario from `chance`; `together` decides about groups.
     pub(super) fn new(chance: &mut Chance, together: &mut Chance) -> Self {
         let vms: Vec<_> = (0..chance.weighted(&[(6, 1), (2, 2), (1, 3)])).map(|at| vm(at, chance)).collect();
         let verify = chance.one_of(&[VerifyMode::None, VerifyMode::Readback, VerifyMode::Compare]);

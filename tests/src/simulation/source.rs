@@ -38,7 +38,7 @@ fn failed(call: &'static str, kind: SourceErrorKind) -> SourceError {
 }
 
 impl SimulatedSource {
-    /// Goes through the gate; whether the answer is to be lost.
+    /// Passes the gate; returns whether the answer must be lost.
     async fn begin(&self, call: &'static str) -> Result<bool, SourceError> {
         use SourceErrorKind as K;
         let kinds = [(4, K::Failed), (4, K::Unreachable), (1, K::Refused)];
@@ -59,7 +59,8 @@ fn find<'a>(truth: &'a mut Truth, vm: &str) -> Result<&'a mut Vm, SourceError> {
 #[async_trait]
 impl Source for SimulatedSource {
     async fn check(&self) -> Result<String, SourceError> {
-        // It is asked when a plan is applied, and takes no chance: the runs of the known seeds stay as they are.
+        // Called when a plan is applied; draws no random number, so that the runs of known seeds do not
+        // change.
         Ok("simulated".to_owned())
     }
 
@@ -139,7 +140,7 @@ impl Source for SimulatedSource {
         }
         {
             let mut truth = self.0.truth();
-            // A guest that is slow to go off goes off after the deadline, unseen.
+            // A slow guest goes off after the deadline, unseen.
             let span = truth.chance.magnitude(2 * policy.graceful.as_millis() as u64 - 100);
             let vm = find(&mut truth, &vm.0)?;
             if vm.heeds_shutdown {
@@ -159,7 +160,7 @@ impl Source for SimulatedSource {
         if !policy.force {
             return Err(failed(call, SourceErrorKind::StillRunning));
         }
-        // The last moment at which a daemon that died can have done it.
+        // The last moment at which a dead daemon can have done it.
         self.0.leave().await;
         {
             let mut truth = self.0.truth();
@@ -190,7 +191,7 @@ impl Source for SimulatedSource {
         let was = {
             let mut truth = self.0.truth();
             let starters = &find(&mut truth, &vm.0)?.starters;
-            // Taken away already, by a call whose answer or whose record was lost.
+            // Turned off already, by a call whose answer or record was lost.
             let taken = starters.moved.is_some_and(|moved| moved.owner == owner && moved.autostart);
             HoldOff { autostart: starters.autostart || taken }
         };
@@ -215,7 +216,7 @@ impl Source for SimulatedSource {
         {
             let mut truth = self.0.truth();
             let vm = find(&mut truth, &vm.0)?;
-            // What the mark says was taken away too.
+            // The autostart that the mark records counts, too.
             let mark = vm.starters.moved.take_if(|moved| moved.owner == owner);
             vm.starters.autostart |= was.autostart || mark.is_some_and(|mark| mark.autostart);
             let name = vm.name.clone();
@@ -391,7 +392,7 @@ impl ReadDisk for Reader {
         Ok(buffer)
     }
 
-    /// Answers for some of the extent, in parts of any size.
+    /// Answers for a part of the extent, in pieces of any size.
     async fn allocation(&self, extent: Extent) -> Result<Vec<Allocation>, DiskError> {
         self.begin(Operation::Allocation, Some(extent)).await?;
         let mut answer = Vec::new();
@@ -417,11 +418,11 @@ impl ReadDisk for Reader {
 }
 
 impl Truth {
-    /// What the ledgers are anchored at is not released before they have moved on.
+    /// The ledgers' anchors must not be deleted before the ledgers have advanced.
     fn check_release(&mut self, owner: MigrationId, keep: &BTreeSet<u64>) {
         use warmd_core::model::{phase::Phase, state::State};
         let state = self.states.get(&owner);
-        // What was asked for in a release may come late, and after a rollback all is copied anyway.
+        // A requested deletion may happen late, and after a rollback everything is copied anyway.
         let gone = matches!(
             state,
             Some(State::CuttingOver { phase: Phase::Cleanup } | State::Cancelling | State::RollingBack)

@@ -33,7 +33,7 @@ fn failed(call: &'static str, kind: TargetErrorKind) -> TargetError {
 }
 
 impl SimulatedTarget {
-    /// Goes through the gate; whether the answer is to be lost.
+    /// Passes the gate; returns whether the answer must be lost.
     async fn begin(&self, call: &'static str) -> Result<bool, TargetError> {
         use TargetErrorKind as K;
         let kinds = [(4, K::Failed), (4, K::Unreachable), (1, K::Refused), (1, K::NoSpace)];
@@ -181,7 +181,7 @@ impl Target for SimulatedTarget {
                 (made.seen_off, made.starts, made.autostart) = (None, None, false);
                 made.forgotten = false;
                 if std::mem::take(&mut made.ran) {
-                    // What it wrote while it ran comes to light when it is stopped.
+                    // Its writes become visible when it is stopped.
                     for disk in made.disks.values_mut() {
                         disk.seen.fill(0, 100, 0xee);
                         disk.durable.fill(0, 100, 0xee);
@@ -240,7 +240,7 @@ impl Truth {
         true
     }
 
-    /// Whether the target says that it removed the machine, and did not.
+    /// Whether the target reports that it removed the machine, without doing so.
     fn is_lied_to(&mut self) -> bool {
         let lies = self.faults > 0 && self.chance.happens(150);
         if lies {
@@ -280,7 +280,7 @@ struct DiskHandle {
     owner: MigrationId,
     key: String,
     size: Length,
-    /// The power cut before which everything written by this handle is known to be flushed.
+    /// The number of the power cut before which all writes of this handle are known to be flushed.
     generation: Mutex<u64>,
 }
 
@@ -303,7 +303,7 @@ impl DiskHandle {
         }
     }
 
-    /// Changes the disk, if it is there, and may be written where it is.
+    /// Changes the disk, if it exists and may be written.
     fn write_now(
         &self,
         operation: Operation,
@@ -330,7 +330,7 @@ impl DiskHandle {
         };
         change(&mut disk.seen);
         disk.fresh = false;
-        // A whole block that is written is as it should be again.
+        // A block that is written completely is right again.
         for block in extent.blocks() {
             disk.tainted.remove(&(block as usize));
             disk.used.remove(&(block as usize));
@@ -341,7 +341,7 @@ impl DiskHandle {
         Ok(())
     }
 
-    /// How many bytes of a write are done: all, or of one that fails any number.
+    /// How many bytes of a write are done: all, or for a failing write any number.
     fn part(&self, begun: &Result<bool, DiskError>, extent: Extent) -> usize {
         let len = extent.len().0;
         match begun {

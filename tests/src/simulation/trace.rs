@@ -1,4 +1,4 @@
-//! What happened, line by line.
+//! The trace of events, line by line.
 
 use std::{
     fmt::{Arguments, Write as _},
@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 /// How a migration's id begins in errors.
 const ID: &str = "migration 0";
 
-/// What all lines so far hash to.
+/// The hash of all lines so far.
 #[derive(Debug, Default)]
 pub(super) struct Trace {
     hasher: DefaultHasher,
@@ -28,7 +28,7 @@ impl Trace {
     /// Adds a line.
     pub(super) fn note(&mut self, at: DateTime<Utc>, line: Arguments<'_>) {
         self.buffer.clear();
-        // A string takes whatever is written to it.
+        // Writing to a string does not fail.
         let _ = write!(self.buffer, "{:>12} {line}", at.timestamp_micros());
         // Ids differ from run to run.
         while let Some(at) = self.buffer.find(ID) {

@@ -1,7 +1,8 @@
-//! What is true in a simulation, of both sides and of the daemon's durable state, and the gate that every call goes through.
+//! The truth of a simulation, of both sides and of the daemon's durable state, and the gate that every call
+//! passes.
 //!
-//! Rule: it outlives the daemon. Whatever a call does happens at one moment, and only while the daemon lives: once it is
-//! dead, nothing of it has an effect any more, and no call of it returns.
+//! Rule: it outlives the daemon. The effect of a call happens at one moment, and only while the daemon lives:
+//! once it is dead, its calls have no effect and do not return.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,20 +23,20 @@ use super::{chance::Chance, groups::GroupSeen, pages::Pages, power::Starters, ta
 /// The granule of the simulated change tracking, in bytes.
 pub(super) const TRACKED: u64 = 4096;
 
-/// What becomes of a call.
+/// The fate of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It does what it should.
+    /// It succeeds.
     Done,
-    /// It does what it should, and then says that it failed.
+    /// It succeeds, and then reports a failure.
     Lost,
-    /// It fails; how is drawn by who is called.
+    /// It fails; the callee draws how.
     Failed,
-    /// It says nothing until its deadline, and then that it failed; it does what it should in every second case.
+    /// It hangs until its deadline and then reports a failure; in every second case it has succeeded.
     Hung,
 }
 
-/// A snapshot that is left open so long while nothing is copied was forgotten.
+/// A snapshot that is open this long while nothing is copied was forgotten.
 const FORGOTTEN: chrono::TimeDelta = chrono::TimeDelta::minutes(10);
 
 /// One VM, its source's and its targets' side.
@@ -50,16 +51,16 @@ pub(super) struct Vm {
     pub(super) marks: BTreeMap<u64, SimulatedMark>,
     pub(super) marks_made: u64,
     pub(super) snapshot: Option<Open>,
-    /// Contents of all snapshots that ever were, by mark.
+    /// Contents of all snapshots, by mark.
     pub(super) images: BTreeMap<u64, BTreeMap<String, Pages>>,
     /// Whether the operators want it to run, on one side or the other. Unknown for a while after the state
     /// was restored from a copy.
     pub(super) wanted: Option<bool>,
-    /// What starts it beside the daemon.
+    /// The causes of its start beside the daemon.
     pub(super) starters: Starters,
-    /// Where its cutover is, if one runs.
+    /// The phase of its cutover, if one runs.
     pub(super) phase: Option<Phase>,
-    /// Since when it is there.
+    /// Since when it is in this phase.
     pub(super) phase_since: Option<DateTime<Utc>>,
     /// A user starts it at this time.
     pub(super) comes_on: Option<DateTime<Utc>>,
@@ -84,7 +85,7 @@ pub(super) struct Open {
     pub(super) spoiled: bool,
 }
 
-/// What a migration has on the target.
+/// The objects of a migration on the target.
 #[derive(Debug, Default)]
 pub(super) struct Made {
     /// Of which VM the machine was created.
@@ -96,13 +97,13 @@ pub(super) struct Made {
     /// It went off without a request after its last start.
     pub(super) died: bool,
     pub(super) comes_up: Option<DateTime<Utc>>,
-    /// When the source was seen off for the last time before its creation or its start was asked for.
+    /// When the source was seen off for the last time before its creation or its start was requested.
     pub(super) seen_off: Option<DateTime<Utc>>,
-    /// A start that said that it failed comes about then.
+    /// When a start that reported a failure happens.
     pub(super) starts: Option<DateTime<Utc>>,
     /// It starts together with its host.
     pub(super) autostart: bool,
-    /// It was there when the state was put back from a copy, which may not know of it.
+    /// It existed when the state was restored from a copy, which may not know of it.
     pub(super) forgotten: bool,
     pub(super) dies: Option<DateTime<Utc>>,
     pub(super) noted: Option<LastWriter>,
@@ -113,7 +114,7 @@ pub(super) struct Made {
 #[derive(Debug)]
 pub(super) struct TargetDisk {
     pub(super) seen: Pages,
-    /// What is left of it after a power cut.
+    /// The content after a power cut.
     pub(super) durable: Pages,
     /// Counts the power cuts.
     pub(super) generation: u64,
@@ -127,13 +128,13 @@ pub(super) struct TargetDisk {
 }
 
 impl TargetDisk {
-    /// A new one that holds `pages`.
+    /// A new disk with the content `pages`.
     pub(super) fn of(pages: Pages) -> Self {
         let (tainted, given_up, used) = Default::default();
         Self { durable: pages.clone(), seen: pages, generation: 0, tainted, given_up, used, fresh: true }
     }
 
-    /// Power fails: of what was not flushed some is there, some is not, and some is half there.
+    /// Power fails: of unflushed writes some are kept, some are lost, and some are kept in part.
     pub(super) fn cut(&mut self, chance: &mut Chance) {
         for (block, _) in self.seen.newer_than(&self.durable) {
             match chance.below(3) {
@@ -147,7 +148,7 @@ impl TargetDisk {
     }
 }
 
-/// What the durable state says of a disk's ledger.
+/// The ledger of a disk in the durable state.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LedgerSeen {
     pub(super) vm: String,
@@ -156,7 +157,7 @@ pub(super) struct LedgerSeen {
     pub(super) trusted: BTreeSet<usize>,
 }
 
-/// What happened how often.
+/// Counts of events.
 #[derive(Clone, Debug, Default)]
 pub struct SimulationCounts(pub BTreeMap<&'static str, u64>);
 
@@ -184,9 +185,9 @@ pub(super) struct Truth {
     pub(super) dies_at: Option<u64>,
     /// The phase of a cutover in which it dies.
     pub(super) dies_in: Option<Phase>,
-    /// The step from which on the durable state is copied.
+    /// The step from which on the durable state may be copied.
     pub(super) copy_at: Option<u64>,
-    /// Ledgers of a state that was put back, which need not be true before the next pass.
+    /// Ledgers of a restored state, which need not be true before the next pass.
     pub(super) stale: BTreeSet<(MigrationId, String)>,
     pub(super) dead: bool,
     /// Others change what they should not.
@@ -197,17 +198,17 @@ pub(super) struct Truth {
     pub(super) ledgers: BTreeMap<(MigrationId, String), LedgerSeen>,
     /// The group that runs, where VMs move together.
     pub(super) group: Option<GroupSeen>,
-    /// Migrations whose source the durable state says to run after their cutover.
+    /// Migrations whose source runs after the cutover, by the durable state.
     pub(super) told: BTreeSet<MigrationId>,
-    /// Names of the states that the durable state has migrations in.
+    /// Names of the migrations' states in the durable state.
     pub(super) states: BTreeMap<MigrationId, State>,
     pub(super) counts: SimulationCounts,
     pub(super) trace: Trace,
-    /// What must never be, and was.
+    /// The violations that happened.
     pub(super) violations: Vec<String>,
 }
 
-/// The world; everybody shares it.
+/// The world, shared by all parts.
 #[derive(Debug)]
 pub(super) struct SimulationWorld {
     truth: Mutex<Truth>,
@@ -220,19 +221,19 @@ impl SimulationWorld {
         Arc::new(Self { truth: Mutex::new(truth), died: Notify::new() })
     }
 
-    /// Looks at the truth, or changes it.
+    /// Reads or changes the truth.
     pub(super) fn truth(&self) -> MutexGuard<'_, Truth> {
         let mut truth = self.between_lives();
         truth.settle();
         truth
     }
 
-    /// Looks at the truth while no clock runs.
+    /// Reads the truth while no clock runs.
     pub(super) fn between_lives(&self) -> MutexGuard<'_, Truth> {
         self.truth.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The beginning of a call: it takes its time, and then its fate is known. Never returns once the daemon is dead.
+    /// The beginning of a call: it waits, and then its fate is known. Never returns once the daemon is dead.
     pub(super) async fn gate(&self, call: &'static str) -> Fate {
         let (fate, span) = {
             let mut truth = self.truth();
@@ -272,8 +273,8 @@ impl SimulationWorld {
         fate
     }
 
-    /// The same for a call whose effect is still to come: whether its answer is to be lost, or else the kind of its
-    /// failure, `late` if that is its deadline.
+    /// The same for a call whose effect is still to come: returns whether its answer must be lost, or else
+    /// the kind of its failure, `late` if that is its deadline.
     pub(super) async fn call<K: Copy>(
         &self,
         call: &'static str,
@@ -336,7 +337,7 @@ impl Truth {
         self.note(format_args!("==== the daemon dies"));
     }
 
-    /// The daemon did not start; only a store that fails excuses it, of which there were `faults` before.
+    /// The daemon did not start; only a store failure excuses that; `faults` is their number before.
     pub(super) fn not_started(&mut self, faults: u64, why: &impl std::fmt::Display) {
         if self.counts.of("store faults") == faults {
             self.violated(format!("the daemon does not start: {why}"));
@@ -348,13 +349,13 @@ impl Truth {
         self.trace.note(clock::steady(), line);
     }
 
-    /// Something that must never be.
+    /// Records a violation.
     pub(super) fn violated(&mut self, what: String) {
         self.note(format_args!("VIOLATED: {what}"));
         self.violations.push(what);
     }
 
-    /// Brings about what time has brought about.
+    /// Executes the events that are due by now.
     fn settle(&mut self) {
         let now = clock::steady();
         let (mut forgotten, mut started) = (Vec::new(), Vec::new());
@@ -409,7 +410,7 @@ impl Truth {
         format!("m{older}")
     }
 
-    /// Compares what the durable state says of a disk with what the target holds, now and after a power cut.
+    /// Compares a disk's ledger in the durable state with the target's content, now and after a power cut.
     pub(super) fn check_disk(&mut self, owner: MigrationId, disk: &str) {
         let key = (owner, disk.to_owned());
         let (Some(ledger), Some(made)) = (self.ledgers.get(&key), self.targets.get(&owner)) else { return };
