@@ -1,4 +1,4 @@
-//! What a guest said on its serial console. Rule: only whole lines count.
+//! The output of a guest on its serial console. Rule: only whole lines count.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,22 +16,22 @@ pub struct Console {
     path: PathBuf,
 }
 
-/// One boot of a guest, as it introduced itself.
+/// One boot of a guest, as it reported itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BootSeen {
-    /// Counted on the guest's disk, from 1: a copy of the disk counts on.
+    /// Counted on the guest's disk, from 1: a copy of the disk continues the count.
     pub n: u16,
     /// The machine's own uuid (DMI): distinguishes source and target if theirs differ.
     pub uuid: String,
-    /// Of the first NIC; `-` without one.
+    /// The MAC of the first NIC; `-` without one.
     pub mac: String,
     /// The last record that the guest found in its log, verified by it from the first byte on.
     pub log: Option<Result<u64, String>>,
-    /// The record it goes on with.
+    /// The record it continues with.
     pub resume: Option<u64>,
     /// The last record acknowledged in this boot; 0 before the first.
     pub acked: u64,
-    /// It unmounted its disk and powered off in good order.
+    /// It unmounted its disk and powered off in order.
     pub clean: bool,
 }
 
@@ -44,7 +44,7 @@ impl Console {
         &self.path
     }
 
-    /// Everything said so far; empty while there is no file.
+    /// The output so far; empty while there is no file.
     pub fn text(&self) -> Result<String> {
         match std::fs::read(&self.path) {
             Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),

@@ -1,4 +1,4 @@
-//! The fixtures prove themselves: a guest that writes all the time is copied by hand, the way warmd does it.
+//! The fixtures prove themselves: a guest that writes all the time is copied step by step, as warmd does it.
 
 use std::fmt::Write as _;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -67,7 +67,7 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    /// Copies what is dirty; answers how many bytes that were.
+    /// Copies the dirty extents; returns their number of bytes.
     fn delta(&self) -> Result<u64> {
         let mut copied = 0;
         for (disk, target) in NAMES.iter().zip(&self.targets) {
@@ -97,7 +97,7 @@ impl<'a> Copy<'a> {
         Ok(copied)
     }
 
-    /// The copies hold every record up to `acked`, as of one moment; answers the last one.
+    /// The copies hold every record up to `acked`, as of one moment; returns the last one.
     fn check(&self, acked: u64) -> Result<u64> {
         let log = read_log(&self.targets[0])?.last;
         let ring = read_ring(&self.targets[1])?;
@@ -221,7 +221,7 @@ fn an_image_with_one_wrong_byte_is_refused() {
 fn damage(image: &Path, bytes: &[u8]) -> Result<()> {
     let mut image_bytes = std::fs::read(image)?;
     let mut hits = 0;
-    // Records stand on multiples of their own size.
+    // Records are at multiples of their own size.
     for chunk in image_bytes.chunks_exact_mut(bytes.len()).filter(|c| c == &bytes) {
         chunk[7] ^= 1;
         hits += 1;
@@ -239,7 +239,7 @@ fn guest_boots_from_other_controllers() {
             let disk = GuestDisk { bus, ..GuestDisk::default() };
             let spec = GuestSpec { machine, disks: vec![disk.clone(), disk], ..GuestSpec::new(bus) };
             let guest = Guest::start(&libvirt, dir, &spec)?;
-            // Emulated controllers are slow, and are asked again where they miss their deadline.
+            // Emulated controllers are slow, and the kernel retries where they miss their deadline.
             guest.console.wait_for_acked(5, 4 * LATER)?;
             guest.shut_down(&libvirt)?;
             let (log, ring) = (read_log(&guest.disks[0])?.last, read_ring(&guest.disks[1])?);

@@ -1,4 +1,4 @@
-//! A domain with all sorts of hardware is the same one after it was moved from libvirt to libvirt.
+//! A domain with many kinds of hardware is the same after a move from libvirt to libvirt.
 
 use anyhow::{Context as _, Result, ensure};
 use warmd_core::model::{id::MigrationId, machine::Machine, rule::Rule};
@@ -104,7 +104,7 @@ fn source(dir: &TestDir, libvirt: &Libvirtd) -> Result<source::LibvirtSource> {
     Ok(source::LibvirtSource::new(&settings)?)
 }
 
-/// Defines what the domain needs and the domain, and reads it.
+/// Defines the domain and the objects it needs, and reads the domain.
 fn define(dir: &TestDir, libvirt: &Libvirtd, xml: &str) -> Result<()> {
     for image in ["a.qcow2", "b.qcow2"] {
         let path = dir.join(image);
@@ -153,7 +153,7 @@ fn a_rich_domain_stays_the_same() {
             ensure!(found(Rule::HardwareUnclassified).is_empty(), "{told:?}");
             let owner = MigrationId::generate();
             let mut request = request(owner, &machine);
-            // Nor is the bridge there, nor its network's: the domain is defined, never started.
+            // Neither this bridge nor the network's exists: the domain is defined, never started.
             "lan".clone_into(&mut request.machine.nics[0].network);
             target.prepare(owner, &request.disks).await?;
             target.create(&request).await?;
@@ -166,7 +166,7 @@ fn a_rich_domain_stays_the_same() {
                 ensure!(!made.contains(lost), "{lost} is in {made}");
             }
             ensure!(made.contains("<address type='drive'") && made.contains("device='floppy'"), "{made}");
-            // The guest names the interface by its place, which is none that libvirt would choose.
+            // The guest names the interface by its PCI slot, which libvirt would not choose.
             let had = nic_place(&libvirt.virsh(["dumpxml", "--inactive", "rich"])?).context("no place")?;
             ensure!(had.contains("slot='0x0b'"), "the source has it at {had}");
             ensure!(nic_place(&made).as_ref() == Some(&had), "{had} became another in {made}");
@@ -178,7 +178,7 @@ fn a_rich_domain_stays_the_same() {
                 (order("hdc"), order("sda"), order("vdb")) == (Some('1'), Some('2'), Some('3')),
                 "{made}"
             );
-            // Moved on, it is still the same.
+            // After a second move it is still the same.
             let again = source.describe("moved").await?;
             let kept =
                 |machine: &Machine| machine.hardware.as_ref().map(|hardware| hardware.disk("sda").cloned());
@@ -284,7 +284,7 @@ fn a_processor_that_the_target_cannot_give_stands_in_the_way() {
         let libvirt = Libvirtd::start(dir)?;
         filter(dir, &libvirt)?;
         let (source, target) = (source(dir, &libvirt)?, LibvirtTarget::new(&settings(dir, &libvirt)?)?);
-        // Emulation has no AVX-512, and has all of the plainest model.
+        // Emulation has no AVX-512, and has all features of the simplest model.
         let of = |check: &str, model: &str| {
             let cpu = format!(
                 "<cpu mode='custom' match='exact' check='{check}'><model fallback='forbid'>{model}</model></cpu>"

@@ -8,8 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Which of our packages each package of the product knows. Cargo holds the layers; this table holds that none comes to
-/// know another by the way. An entry that is marked as an interim one goes when its edge is cut.
+/// Which of our packages each package of the product may depend on. Cargo enforces the layers; this table
+/// prevents accidental dependencies. An entry marked as interim is removed together with its dependency.
 const KNOWS: [(&str, &[&str]); 18] = [
     ("cbt", &[]),
     ("schedules", &[]),
@@ -31,7 +31,7 @@ const KNOWS: [(&str, &[&str]); 18] = [
     ("daemon/endpoints/libvirt", &["cbt", "core", "disks", "storage", "threads"]),
     ("daemon/endpoints/disk", &["cbt", "core", "disks", "proto", "storage"]),
     ("daemon/endpoints/vsphere", &["cbt"]),
-    // Interim: the engine's words for marks and limits.
+    // Interim: the engine's types for marks and limits.
     ("daemon/api", &["cbt", "core", "proto", "report", "schedules"]),
     ("daemon/cli", &["core", "proto", "report"]),
     (
@@ -89,7 +89,7 @@ fn files(folder: &Path) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// What a package's manifest says of its dependencies.
+/// The dependencies in a package's manifest.
 fn dependencies(package: &str) -> BTreeSet<String> {
     let manifest = fs::read_to_string(root().join(package).join("Cargo.toml")).unwrap();
     let table: toml::Table = toml::from_str(&manifest).unwrap();

@@ -1,4 +1,4 @@
-//! The signed report: it can be checked years later, and every change of it is found.
+//! The signed report: it can be checked years later, and every change of it is detected.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
@@ -142,7 +142,7 @@ async fn an_undone_cutovers_seal_is_not_shown() {
     assert_ne!(roots(&done)[0], roots(&undone)[0]);
 }
 
-/// Every place in a JSON value, as pointers.
+/// Every position in a JSON value, as pointers.
 fn places(value: &Value, at: &str, into: &mut Vec<String>) {
     match value {
         Value::Object(fields) => fields.iter().for_each(|(name, value)| {
@@ -194,7 +194,7 @@ async fn a_moved_vms_report_verifies_and_every_field_of_it_is_signed() {
             Value::Number(number) if number.as_u64().is_some() => json!(number.as_u64().unwrap() + 1),
             Value::Bool(is) => json!(!*is),
             Value::String(text) if text.is_empty() => json!("x"),
-            // One character: the rest stays as it was.
+            // One character: the rest stays unchanged.
             Value::String(text) => json!(format!(
                 "{}{}",
                 if text.starts_with('0') { '1' } else { '0' },

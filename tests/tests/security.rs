@@ -1,5 +1,5 @@
-//! What comes from the source chooses no path, no argument and nothing on a terminal; and no secret is anywhere but
-//! where it belongs. With real libvirts, as the names come from there.
+//! Names from the source determine no path, no argument and no terminal control; secrets are only
+//! where they belong. With real libvirts, because the names come from there.
 
 use std::{
     collections::BTreeSet,
@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use warmd_tests::{Libvirtd, Rig, RigSpec, TestDir, rig::WORK, run, tool, wait_until};
 
-/// Names that libvirt may take. What it refuses cannot reach us.
+/// Names that libvirt may accept. Names that it refuses cannot reach warmd.
 fn names() -> Vec<String> {
     let mut names: Vec<String> = [
         "--help",
@@ -40,7 +40,7 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('\'', "&apos;").replace('\n', "&#10;")
 }
 
-/// Defines a domain, shut off, with one small disk; false if libvirt does not take the name.
+/// Defines a domain, shut off, with one small disk; false if libvirt refuses the name.
 fn define(host: &Libvirtd, dir: &TestDir, name: &str, number: usize, more: &str) -> Result<bool> {
     let disk = dir.join(format!("odd-{number}.qcow2"));
     let disk = disk.to_str().context("no UTF-8")?;
@@ -138,7 +138,7 @@ fn names_from_the_source_do_no_harm() {
         let before: BTreeSet<PathBuf> =
             fs::read_dir(dir.path())?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
         rig.daemon.start()?;
-        // By their ids, and made fit for the target: a plan refuses most of these names as names.
+        // By their ids, with sanitised names for the target: a plan refuses most of these names.
         let seen = rig.ctl().json(&["source", "vms", "old"])?;
         let seen = seen["vms"].as_array().context("no VMs")?;
         let known: Vec<&Value> =
@@ -201,7 +201,7 @@ fn names_from_the_source_do_no_harm() {
     });
 }
 
-/// Looks at the arguments of every process, again and again; where a secret was seen.
+/// Reads the arguments of every process again and again; returns where a secret was seen.
 fn watch_arguments(secrets: Vec<String>, over: Arc<AtomicBool>) -> thread::JoinHandle<(u64, Vec<String>)> {
     thread::spawn(move || {
         let (mut looks, mut seen) = (0, Vec::new());
@@ -222,7 +222,7 @@ fn watch_arguments(secrets: Vec<String>, over: Arc<AtomicBool>) -> thread::JoinH
 #[test]
 fn secrets_are_nowhere_but_where_they_belong() {
     run(|dir| {
-        // One that the source's machine has, and the one that is ours.
+        // A secret of the source's machine, and one of warmd's.
         let password = "Xq7secr";
         let graphics =
             format!("<graphics type='vnc' autoport='yes' listen='127.0.0.1' passwd='{password}'/>");
@@ -239,7 +239,7 @@ fn secrets_are_nowhere_but_where_they_belong() {
         let ids = wait_for_all(&rig, "synced")?;
         let out = rig.ctl().outcome(&["migration", "cutover", "guarded"], WORK)?;
         ensure!(out.code == Some(0), "{}{}", out.stdout, out.stderr);
-        // An error that quotes what was done.
+        // An error that quotes the operation.
         let refused = rig.ctl().refusal(&["migration", "sync", "guarded"])?;
         let all = told(&rig, &ids)? + &out.stdout + &out.stderr + &refused;
         rig.daemon.stop()?;
@@ -268,7 +268,7 @@ fn secrets_are_nowhere_but_where_they_belong() {
                 ensure!(!found, "{secret} is in {}", file.display());
             }
         }
-        // It was there to be found.
+        // The secret was there to be found.
         let xml = tool::output(
             Command::new("virsh").args([
                 "-c",

@@ -11,7 +11,7 @@ use warmd_tests::{Daemon, TestDir};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Takes messages until one has `line`.
+/// Receives messages until one has `line`.
 fn told(manager: &UnixDatagram, line: &str) -> Result<()> {
     let begun = Instant::now();
     let mut message = [0; 4096];
@@ -48,7 +48,7 @@ fn the_service_manager_is_told_of_start_life_and_end() -> Result<()> {
     told(&manager, "STOPPING=1")
 }
 
-/// A sandbox that this systemd does not know, or that was taken out, shows here.
+/// Fails on sandbox settings that this systemd does not know, or that were removed.
 #[test]
 fn the_unit_is_sound_and_hardened() -> Result<()> {
     let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../daemon/deploy/warmd.service");
@@ -62,7 +62,8 @@ fn the_unit_is_sound_and_hardened() -> Result<()> {
     Ok(())
 }
 
-/// With the drop-in for conversions the unit is still sound and hardened, and lets them make code.
+/// With the drop-in for conversions the unit is still valid and hardened, and allows writable, executable
+/// memory.
 #[test]
 fn the_unit_for_conversions_is_sound_and_hardened() -> Result<()> {
     let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/../daemon/deploy");

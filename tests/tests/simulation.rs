@@ -15,7 +15,7 @@ use std::{
 
 use warmd_tests::simulation::{SimulationOutcome, run};
 
-/// Seeds that fail when a bug that the simulation has found is there again, and what was wrong then. When the
+/// Seeds that fail if a bug that the simulation has found returns, and what was wrong. When the
 /// scenarios change, choose new ones: `tests/mutants NAME` prints a seed.
 const REGRESSIONS: &[(u64, &str)] = &[
     (
@@ -39,7 +39,7 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
 
-/// What is wrong with a seed, and how to see it.
+/// The violation of a seed, and how to replay it.
 fn failure(outcome: &SimulationOutcome) -> Option<String> {
     let seed = outcome.seed;
     (!outcome.violations.is_empty()).then(|| {
@@ -52,7 +52,7 @@ fn how_to_replay(seed: u64) -> String {
     format!("SIM_SEED={seed} cargo test --test simulation replay -- --nocapture")
 }
 
-/// Runs seeds on all cores, and gives their outcomes as they come.
+/// Runs seeds on all cores, and returns their outcomes in order of completion.
 fn run_all(seeds: &[u64], mut take: impl FnMut(SimulationOutcome)) {
     let workers = thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicU64::new(0);
@@ -94,7 +94,7 @@ fn run_all(seeds: &[u64], mut take: impl FnMut(SimulationOutcome)) {
     });
 }
 
-/// Prints all that happens in the seed `SIM_SEED`.
+/// Prints all events of the seed `SIM_SEED`.
 #[test]
 fn replay() {
     let seed = number("SIM_SEED");
@@ -156,7 +156,7 @@ fn many_seeds_hold() {
     );
     failures.truncate(20);
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
-    // Of fewer the rarest events show nothing: a dozen of them in thousands of seeds.
+    // Fewer seeds say nothing about the rarest events: a dozen in thousands of seeds.
     if count >= 2000 {
         for (what, least) in EVENTS {
             let often = counts.get(what).copied().unwrap_or_default();
@@ -168,7 +168,7 @@ fn many_seeds_hold() {
     }
 }
 
-/// How often what must happen at the least in 1,000 seeds, or they show less than they seem to.
+/// The minimum counts of events in 1,000 seeds; with fewer the seeds prove less than they seem to.
 const EVENTS: [(&str, u64); 25] = [
     ("cancelled", 90),
     ("crashes", 400),

@@ -21,7 +21,7 @@ fn settings(dir: &TestDir) -> Result<DiskTargetSettings> {
     Ok(DiskTargetSettings { directory, storages: BTreeMap::new(), provisioner: None })
 }
 
-/// What is in the directory, at any depth, but for the empty directory of claims.
+/// The directory's content, at any depth, except the empty directory of claims.
 fn left(directory: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(directory)? {
@@ -182,7 +182,7 @@ fn a_directory_that_is_not_there_is_refused() {
     });
 }
 
-/// The example provisioner as a process of its own.
+/// The example provisioner as a separate process.
 struct Provisioner {
     child: Child,
     address: String,
@@ -228,7 +228,7 @@ fn with_a_provisioner() {
         let provisioner = Provisioner::start(dir, &libvirt)?;
         let settings = provisioner.settings(dir, Duration::from_mins(1))?;
         let mut bench = Bench::new("provisioned", EVEN);
-        // The name is taken only by machines that the provisioner knows disks of.
+        // Only machines whose disks the provisioner knows occupy the name.
         bench.machine.memory = Length(64 << 20);
         asynchronous(async { keeps_the_contract(&settings, &bench).await })?;
         ensure!(libvirt.virsh(["list", "--all", "--name"])?.trim().is_empty(), "a domain is left");

@@ -33,7 +33,7 @@ fn domains(libvirt: &Libvirtd) -> Result<Vec<String>> {
     Ok(libvirt.virsh(["list", "--all", "--name"])?.split_whitespace().map(str::to_owned).collect())
 }
 
-/// A machine `moved` with these disks, prepared and created; what was asked for, and the disks.
+/// A machine `moved` with these disks, prepared and created; returns the request and the disks.
 async fn created<const N: usize>(
     target: &LibvirtTarget,
     keys: [&str; N],
@@ -191,7 +191,7 @@ fn a_clone_of_the_domain_is_not_ours() {
             libvirt.virsh(["define", &dir.join("clone.xml").to_string_lossy()])?;
             target.discard_machine(owner).await?;
             ensure!(domains(&libvirt)? == ["clone"], "{:?}", domains(&libvirt));
-            // Nor by a daemon that has just started and remembers nothing.
+            // Nor by a daemon that has just started without any memory of it.
             let again = LibvirtTarget::new(&settings)?;
             again.discard_machine(owner).await?;
             ensure!(again.look(owner).await? == MachineState::Absent, "the clone is taken for it");
@@ -239,8 +239,8 @@ fn the_machine_stays_what_it_was() {
                 libvirt.virsh(["dominfo", &machine.uuid])?.contains("Persistent:     yes"),
                 "not persistent"
             );
-            // Another handle on the same target, as after a restart, knows it too. What it is asked for then may be what
-            // another conversion made of it.
+            // Another handle on the same target, as after a restart, knows it too. A later request may have
+            // the machine that another conversion made.
             let again = LibvirtTarget::new(&settings)?;
             let cpu = CpuTopology { sockets: 1, cores: 1, threads: 2 };
             let other = CreateMachine { machine: Machine { cpu, ..machine.clone() }, ..request.clone() };
@@ -276,7 +276,7 @@ fn a_network_that_is_not_there_is_refused() {
     });
 }
 
-/// The rules that the target names for one machine, in order, with what it says.
+/// The rules that the target reports for one machine, in order, with their messages.
 async fn objections(target: &LibvirtTarget, incoming: &Incoming) -> Result<(Vec<Rule>, String)> {
     let found = target.objections(std::slice::from_ref(incoming)).await?;
     let mut rules: Vec<_> = found.iter().map(|(_, objection)| objection.rule).collect();
@@ -412,7 +412,7 @@ fn a_machine_that_libvirt_moved_to_another_host_is_not_taken_for_off() {
             fails_with(Kind::Refused, "creating it", target.create(&request).await)?;
             ensure!(domains(&libvirt)? == ["moved"], "its definition is gone");
             ensure!(other.virsh(["domstate", "moved"])? == "running", "it does not run there");
-            // Migrated back, it is as ever.
+            // After it was migrated back, it works as before.
             other.migrate("moved", &libvirt)?;
             ensure!(target.look(owner).await? == MachineState::Running, "it does not run");
             target.discard_machine(owner).await?;
@@ -430,7 +430,7 @@ fn a_domain_that_has_the_disks_without_the_mark_is_never_absent() {
         asynchronous(async {
             let (request, _) = created(&target, ["vda"]).await?;
             let owner = request.owner;
-            // What a tool does that defines domains from its own templates.
+            // Like a tool that defines domains from its own templates.
             let text = libvirt.virsh(["dumpxml", "moved"])?;
             let (before, rest) = text.split_once("<metadata>").context("no metadata")?;
             let (_, after) = rest.split_once("</metadata>").context("no metadata")?;
@@ -451,7 +451,7 @@ fn a_domain_that_has_the_disks_without_the_mark_is_never_absent() {
             )?;
             ensure!(libvirt.virsh(["domstate", "moved"])? == "running", "it was stopped");
             ensure!(target.look(MigrationId::generate()).await? == MachineState::Absent, "nobody else's");
-            // The mark put back, it is the migration's again.
+            // With its mark restored, it belongs to the migration again.
             libvirt.virsh(["destroy", "moved"])?;
             define(&text)?;
             target.discard_machine(owner).await?;

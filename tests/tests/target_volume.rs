@@ -42,7 +42,8 @@ fn extent(start: u64, end: u64) -> Result<Extent> {
     Extent::between(Offset(start), Offset(end)).context("an empty extent")
 }
 
-/// Overwrites a disk full of data with zeroes, in odd pieces, and shows that they are where they were asked for.
+/// Overwrites a disk full of data with zeroes, in odd pieces, and checks that they are where they were
+/// requested.
 async fn zeroes_are_whole(path: &Path) -> Result<()> {
     let disk = open(path, 4, VolumeOptions::default()).await?;
     write(&disk, 0, 4, 0xee).await?;
@@ -117,7 +118,7 @@ fn a_full_file_system_says_what_is_missing_and_goes_on_when_there_is_room() {
 #[test]
 fn a_write_that_is_lost_on_its_way_fails_the_flush_for_good() {
     run(|dir| {
-        // The device takes 16 MiB and its file system has room for 4: what does not fit is lost when the page cache
+        // The device accepts 16 MiB and its file system has space for 4: the rest is lost when the page cache
         // is written back, long after the write succeeded.
         let mount = Mount::tmpfs(dir, "small", 4 * MIB)?;
         let device = Loop::new(&mount.join("backing"), 16 * MIB)?;
@@ -180,7 +181,7 @@ fn what_others_use_is_refused() {
     });
 }
 
-/// Another name of the same device, and the file under it: locks do not meet there.
+/// Another name of the same device, and the file under it: their locks are independent.
 #[test]
 fn what_others_use_by_another_name_is_refused() {
     run(|dir| {
@@ -219,7 +220,7 @@ fn reading_back_does_not_come_from_the_page_cache() {
             let disk = open(device.path(), 4, VolumeOptions::default()).await?;
             write(&disk, 0, 4, 7).await?;
             disk.flush().await?;
-            // Behind the device's back, as a medium that rots.
+            // Without the device, like bit rot of the medium.
             let mut bytes = std::fs::read(dir.join("backing"))?;
             bytes[MIB as usize] = 8;
             std::fs::write(dir.join("backing"), bytes)?;
@@ -230,7 +231,7 @@ fn reading_back_does_not_come_from_the_page_cache() {
     });
 }
 
-/// A test directory is all that these fixtures leave behind.
+/// These fixtures leave nothing except a test directory.
 #[test]
 fn loops_and_mounts_are_gone() -> Result<()> {
     let dir = TestDir::new()?;

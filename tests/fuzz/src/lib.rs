@@ -1,7 +1,7 @@
 //! What each fuzz target does with its bytes: shared with the test that replays the corpus without a fuzzer.
 //!
-//! Rule: whatever comes from outside does no harm: no panic, no allocation beyond what was allowed, and what was taken
-//! for good can be used.
+//! Rule: external input does no harm: no panic, no allocation beyond the limit, and accepted
+//! input can be used.
 
 use warmd_api as api;
 use warmd_daemon::config;
@@ -10,7 +10,7 @@ use warmd_endpoint_libvirt::libvirt::{BackupJob, Checkpoint, DomainXml};
 use warmd_report::seal;
 use warmd_store as store;
 
-/// What takes any bytes at all and must not panic.
+/// A function that takes any bytes and must not panic.
 pub type FuzzTarget = fn(&[u8]);
 
 /// The targets by name; each has a folder in `corpus/`.
@@ -23,8 +23,8 @@ pub const TARGETS: [(&str, FuzzTarget); 6] = [
     ("report", report),
 ];
 
-/// Whatever an NBD server sends. The first byte says who listens: 0 and 1 the transmission phase without and with
-/// structured replies, 2 the handshake, 3 a request for the list of exports.
+/// Data from an NBD server. The first byte selects the reader: 0 and 1 the transmission phase without and
+/// with structured replies, 2 the handshake, 3 a request for the list of exports.
 pub fn nbd_reply(bytes: &[u8]) {
     use nbd::fuzz;
     let Some((mode, bytes)) = bytes.split_first() else { return };
@@ -38,7 +38,7 @@ pub fn nbd_reply(bytes: &[u8]) {
     }
 }
 
-/// What libvirt prints: a domain, a checkpoint, a backup job.
+/// Output of libvirt: a domain, a checkpoint, a backup job.
 pub fn libvirt_xml(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(domain) = DomainXml::read(text) {
@@ -60,13 +60,13 @@ pub fn config(bytes: &[u8]) {
     config::Config::parse(text, "warmd.toml").ok();
 }
 
-/// What lies in SQLite; the first byte says in which column.
+/// A value from SQLite; the first byte selects the column.
 pub fn store(bytes: &[u8]) {
     let Some((kind, bytes)) = bytes.split_first() else { return };
     store::fuzz::saved(*kind, bytes);
 }
 
-/// A message of a client; the first byte says which.
+/// A message of a client; the first byte selects it.
 pub fn api(bytes: &[u8]) {
     let Some((kind, bytes)) = bytes.split_first() else { return };
     api::fuzz::message(*kind, bytes);

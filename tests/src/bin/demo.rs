@@ -1,7 +1,9 @@
-//! The main job, shown: a VM that writes all the time is moved from one libvirt to another, and nothing is lost.
+//! The demo of the main job: a VM that writes all the time is moved from one libvirt to another without a
+//! loss.
 //!
-//! Two private libvirtds stand for two hosts. The guest keeps a log of numbered, checksummed records, and acknowledges
-//! each on its serial console once it is on its disk: whatever was acknowledged must be on the target.
+//! Two private libvirtds stand for two hosts. The guest keeps a log of numbered, checksummed records, and
+//! acknowledges each on its serial console once it is on its disk: every acknowledged record must be on the
+//! target.
 
 use std::{
     path::Path,
@@ -137,7 +139,7 @@ fn config(dir: &TestDir, old: &Libvirtd, new: &Libvirtd, volumes: &Path) -> Stri
     )
 }
 
-/// Runs `warmctl` with what it prints going straight to the screen; it must succeed.
+/// Runs `warmctl` with its output on the screen; it must succeed.
 fn show(ctl: &Warmctl, arguments: &[&str]) -> Result<()> {
     let mut child = Command::new(program("warmctl")?)
         .arg("--socket")

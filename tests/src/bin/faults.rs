@@ -35,7 +35,7 @@ fn arguments() -> Result<Arguments> {
     while let Some(argument) = given.next() {
         let mut number = || given.next().with_context(|| format!("{argument} needs a number"));
         match argument.as_str() {
-            // None at all would survive.
+            // No row would survive.
             "--rounds" => parsed.rounds = number()?.parse::<std::num::NonZeroU32>()?.get(),
             "--seed" => parsed.seed = number()?.parse()?,
             "--list" => parsed.list = true,
@@ -47,7 +47,7 @@ fn arguments() -> Result<Arguments> {
     Ok(parsed)
 }
 
-/// Whether all survived.
+/// Whether all rows survived.
 fn faults(arguments: &Arguments) -> Result<bool> {
     let all = rows();
     if let Some(unknown) = arguments.rows.iter().find(|name| !all.iter().any(|row| row.name == **name)) {

@@ -1,6 +1,6 @@
 //! A private libvirtd with a writing guest, for manual tests: `cargo run -p warmd-tests --bin lab`.
 //!
-//! It prints what to connect to, and ends everything when its stdin ends.
+//! It prints the URI, and ends everything when its stdin ends.
 
 use std::io::Read as _;
 

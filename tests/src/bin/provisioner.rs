@@ -2,8 +2,8 @@
 //!
 //! usage: provisioner --listen unix:PATH --directory DIR [--uri URI] [--domain-type auto|kvm|qemu]
 //!
-//! Rule: it keeps nothing of its own. Which machine is which migration's stands in the machine's metadata, so that it
-//! may be ended and started again at any moment.
+//! Rule: it has no state. The machine's metadata names its migration, so that the provisioner
+//! can be restarted at any moment.
 
 use std::{os::unix::fs::PermissionsExt as _, path::Path, process::ExitCode};
 
@@ -144,14 +144,14 @@ impl provisioner_server::Provisioner for Provisioner {
 
 impl Provisioner {
     async fn make(&self, request: &CreateMachine) -> Result<(), TargetError> {
-        // Finds the disks where warmd put them, and keeps other migrations' machines off them.
+        // Finds the disks in warmd's locations, and prevents that other migrations' machines use them.
         self.target.prepare(request.owner, &request.disks).await?;
         self.target.create(request).await
     }
 
     async fn delete(&self, owner: MigrationId) -> Result<(), TargetError> {
         self.target.discard_machine(owner).await?;
-        // No disk is named: the disks stay, only what was beside them goes.
+        // No disk is named: the disks stay, only other files are removed.
         self.target.discard_disks(owner, &[]).await
     }
 
@@ -171,13 +171,13 @@ impl Provisioner {
     }
 }
 
-/// A refusal where doing it again would not help; an error where it may.
+/// A refusal where a retry would not help; an error where it may.
 fn refusal(error: TargetError) -> Result<wire::Refusal, Status> {
     let reason = match error.kind {
         TargetErrorKind::Conflict => RefusalReason::NameTaken,
         TargetErrorKind::Refused => RefusalReason::Unsupported,
         TargetErrorKind::NoSpace => RefusalReason::NoCapacity,
-        // Of creating: a disk; of starting: the machine.
+        // For a creation: a disk; for a start: the machine.
         TargetErrorKind::NotFound => RefusalReason::NotFound,
         TargetErrorKind::Unreachable | TargetErrorKind::Timeout | TargetErrorKind::Failed => {
             return Err(status(error));

@@ -38,11 +38,11 @@ use warmd_tests::{
 
 const FLEET: usize = 200;
 const BLOCK: u64 = 64 * 1024;
-/// Of each VM; one with a short last block.
+/// The disks of each VM; one has a short last block.
 const DISKS: [(&str, u64); 2] = [("vda", 2 * BLOCK), ("vdb", BLOCK + 512)];
 /// How long the daemon lives between two starts.
 const LIFE: Duration = Duration::from_secs(4);
-/// For all migrations to come to their end when nothing disturbs them any more.
+/// The time for all undisturbed migrations to end.
 const END: Duration = Duration::from_mins(4);
 const CHUNK: usize = 64 * 1024;
 
@@ -78,7 +78,7 @@ struct Move {
     moved: u32,
 }
 
-/// A daemon without its API, in a runtime of its own, so that it can be dropped in the middle of everything.
+/// A daemon without its API, in its own runtime, so that it can be dropped at any moment.
 struct Life {
     runtime: Runtime,
     store: Store,
@@ -101,7 +101,7 @@ fn soak(minutes: u64, seed: u64) -> Result<()> {
     let dir = TempDir::new()?;
     let new = |_| Move { world: SimulatedWorld::new(&DISKS), id: None, moved: 0 };
     let mut fleet: Vec<Move> = (0..FLEET).map(new).collect();
-    // All that will be in memory is there before it is measured.
+    // All permanent data is in memory before the first sample.
     let life = Life::begin(&dir, &fleet)?;
     life.seed(&mut fleet, &mut random)?;
     life.stop()?;
@@ -172,7 +172,7 @@ impl Life {
         Ok(Self { runtime, store, manager, shutdown })
     }
 
-    /// Begins every migration, of disks that are full, and waits for their full passes.
+    /// Begins every migration, with full disks, and waits for the full passes.
     fn seed(&self, fleet: &mut [Move], random: &mut StdRng) -> Result<()> {
         for (at, one) in fleet.iter_mut().enumerate() {
             for (disk, size) in DISKS {
@@ -202,7 +202,7 @@ impl Life {
             let at = random.random_range(0..fleet.len());
             let Some(one) = fleet.get_mut(at) else { continue };
             scribble(&one.world, random);
-            // What the world remembers of calls is of no use here, and must not be taken for the daemon's growth.
+            // The world's record of calls is not needed here, and must not count as the daemon's growth.
             one.world.with(|truth| truth.calls.clear());
             match self.view(one)? {
                 None => self.plan(at, one)?,
@@ -247,7 +247,7 @@ impl Life {
         Ok(())
     }
 
-    /// Everything to its end, undisturbed.
+    /// Brings all migrations to their end, undisturbed.
     fn finish(&self, fleet: &mut [Move]) -> Result<()> {
         let begun = Instant::now();
         for (at, one) in fleet.iter_mut().enumerate() {
@@ -291,7 +291,7 @@ impl Life {
         asked.map(drop).map_err(|error| anyhow::anyhow!("{error}"))
     }
 
-    /// Drops everything where it stands.
+    /// Drops the daemon at this moment.
     fn crash(self) {
         self.runtime.shutdown_timeout(Duration::from_secs(30));
     }
@@ -305,14 +305,14 @@ impl Life {
 }
 
 impl Move {
-    /// Looks at what was moved, and has the VM moved again.
+    /// Checks the moved VM, and starts its next migration.
     fn arrived(&mut self) {
         self.world.assert_moved();
         self.moved += 1;
         self.renew();
     }
 
-    /// Has it run on the source again, as if it had never been moved.
+    /// Makes it run on the source again, as if it had never been moved.
     fn renew(&mut self) {
         self.world.with(|truth| {
             truth.target_disks.clear();
@@ -338,19 +338,19 @@ impl Sample {
     fn now(moved: u32) -> Result<Self> {
         let statm = std::fs::read_to_string("/proc/self/statm")?;
         let pages: u64 = statm.split(' ').nth(1).context("no resident pages")?.parse()?;
-        // SAFETY: it takes nothing and counts under a lock of its own.
+        // SAFETY: it has no arguments and counts under its own lock.
         let sqlite = u64::try_from(unsafe { rusqlite::ffi::sqlite3_memory_used() }).unwrap_or_default();
         let memory = (pages * rustix::param::page_size() as u64).saturating_sub(sqlite);
         Ok(Self { moved, memory, sqlite, files: std::fs::read_dir("/proc/self/fd")?.count() as u64 })
     }
 }
 
-/// What equal loads differ by.
+/// The difference between equal loads.
 const NOISE: f64 = (6 << 20) as f64;
-/// What a move may cost for ever, in bytes.
+/// The permanent cost of a move, at most, in bytes.
 const A_MOVE: f64 = 512.0;
 const MORE_FILES: f64 = 4.0;
-/// Of the writer and of readers, each with a page cache of 2 MiB.
+/// SQLite's memory: the writer and readers, each with a page cache of 2 MiB.
 const SQLITE: u64 = 32 << 20;
 
 fn judge(samples: &[Sample]) -> Result<()> {

@@ -38,7 +38,7 @@ fn what_is_written_past_the_bitmap_is_found_out_and_made_good() {
         let shown = rig.ctl().text(&["migration", "show", &rig.guest.name])?;
         ensure!(shown.contains("CHANGE TRACKING CANNOT BE TRUSTED"), "nothing is shown: {shown}");
 
-        // The pass that found it copied it; what is written so from now on is found by comparing.
+        // The pass that found the change copied it; later passes find such writes by comparing.
         rig.verb("verify")?;
         write_past(rig.guest.disks.get(1).context("no second disk")?)?;
         rig.verb("cutover")?;
@@ -59,7 +59,8 @@ fn what_is_written_past_the_bitmap_is_found_out_and_made_good() {
     });
 }
 
-/// Changes a byte of an image's data in its file, as a fault of the hypervisor would; its bitmaps stay as they are.
+/// Changes a byte of an image's data in its file, as a bug of the hypervisor would; its bitmaps stay
+/// unchanged.
 fn write_past(qcow2: &Path) -> Result<()> {
     let map = tool::call("qemu-img", [Path::new("map"), Path::new("--output=json"), qcow2])?;
     let map: Value = serde_json::from_str(&map)?;

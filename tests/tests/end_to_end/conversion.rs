@@ -1,5 +1,5 @@
-//! A real guest that is converted on its way, by the example of the documentation: its file system and its processors
-//! are other ones on the target; and the daemon killed at every point of that.
+//! A real guest that is converted by the documentation's example: its file system and its processors
+//! change on the target; and the daemon killed at every point of the conversion.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use warmd_tests::{Rig, RigSpec, run, tool};
 
-/// All points of a conversion, in order. Where the disks were written to, the next start brings them back.
+/// All points of a conversion, in order. If the disks were written, the next start restores them.
 const POINTS: [&str; 9] = [
     "phase.convert.begin",
     "conversion.guarded",
@@ -65,7 +65,7 @@ fn a_converted_guest_runs_whatever_dies_on_the_way() {
         let boot = rig.locations()?.into_iter().next().context("no disk")?;
         let disk = format!("{}?offset={}", boot.display(), 1 << 20);
         let note = tool::call("debugfs", ["-R", "cat converted", &disk].map(Path::new))?;
-        // Of several cutovers' worth of beginnings only one is there.
+        // Of the several started conversions only one has left its text in the guest.
         ensure!(note.trim() == "converted on its way to new, attempt 2", "in the guest is {note:?}");
         let xml = rig.new.virsh(["dumpxml", "converted"])?;
         ensure!(xml.contains("cores='2'"), "its processors are not others: {xml}");

@@ -1,4 +1,4 @@
-//! The daemon killed, as `kill -9` does it, at every point of its work on a real guest: after each restart it
+//! The daemon killed, as by `kill -9`, at every point of its work on a real guest: after each restart it
 //! goes on automatically from the last commit, and the guest arrives whole.
 
 use std::{path::Path, process::Command};
@@ -35,7 +35,7 @@ const DELTA: [&str; 7] = [
     "marks.released",
 ];
 
-/// A whole cutover; a target that was started and not saved as such is found running.
+/// A whole cutover; a target VM whose start was not saved is found running.
 const CUTOVER: [&str; 21] = [
     "phase.catch-up-delta.begin",
     "phase.catch-up-delta.end",
@@ -74,7 +74,8 @@ fn killed_in_passes_it_goes_on_from_the_last_commit() {
         assert_nothing_twice(&full)?;
         let cut_short = full.iter().filter(|pass| pass.drained > 0 && pass.drained < pass.pending).count();
         ensure!(cut_short >= 1, "no pass was cut short in the middle: {full:#?}");
-        // Measured now, as the guest's own cache is written back in bursts, also before the first pass is recorded.
+        // Measured now, because the guest writes its cache back in bursts, also before the first pass is
+        // recorded.
         let data = rig.data()?;
         let (read, changed): (u64, u64) =
             (full.iter().map(|p| p.read).sum(), full.iter().skip(1).map(|p| p.changed).sum());
@@ -110,7 +111,7 @@ fn killed_in_every_phase_of_a_cutover_it_comes_to_its_end() {
         for point in CUTOVER.into_iter().skip(1) {
             rig.crash(point, |_| Ok(()))?;
             if point == "target.start" {
-                // The last moment at which the copied disks are what was copied.
+                // The last moment at which the target's disks equal the copy.
                 roots = recomputed(&volumes)?;
             }
         }
@@ -123,7 +124,7 @@ fn killed_in_every_phase_of_a_cutover_it_comes_to_its_end() {
     });
 }
 
-/// The roots of raw volumes, by `warmd root`, and by a script that knows nothing but the documentation.
+/// The roots of raw volumes, by `warmd root`, and by a script written only from the documentation.
 fn recomputed(volumes: &[(String, u64)]) -> Result<Vec<String>> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/report/root.py");
     let mut roots = Vec::new();

@@ -1,5 +1,5 @@
-//! Two guests that move together: one that fails takes the other back, which goes on writing on its old host; then tier by
-//! tier, and nothing that either acknowledged is lost.
+//! Two guests that move together: the failure of one undoes the other, which continues to write on its old
+//! host; then tier by tier, and no acknowledged record is lost.
 
 use std::{
     os::unix::fs::PermissionsExt as _,
@@ -14,7 +14,7 @@ use warmd_tests::{
 
 const MIB: u64 = 8;
 
-/// Beside the rig's own guest, `db`, the one that needs it.
+/// A guest beside the rig's guest `db`, which it needs.
 struct Pair {
     rig: Rig,
     web: Guest,

@@ -1,4 +1,4 @@
-//! What may befall the guest while it is moved: its disks' server gone in the middle of a pass, power cut,
+//! What may happen to the guest while it is moved: its disk server gone in the middle of a pass, power cut,
 //! reset, QEMU killed, a power button that the guest ignores, the domain removed. Nothing that it
 //! acknowledged is lost in any of them.
 
@@ -14,7 +14,7 @@ const SOME: u64 = 4 << 20;
 fn a_guest_that_is_hurt_on_its_way_arrives_whole() {
     run(|dir| {
         let mut spec = RigSpec::new("hurt", 64);
-        // Little enough that a comparison finds most of the disk unchanged.
+        // So few writes that a comparison finds most of the disk unchanged.
         spec.guest.churn_kib_s = 32;
         let mut rig = Rig::running(dir, &spec)?;
         rig.freeze(SOME)?;

@@ -1,4 +1,4 @@
-//! Limits through the real programs: written wrong, set, shown, kept, and lifted under a pass.
+//! Limits through the real programs: invalid, set, shown, kept, and removed during a pass.
 
 use std::{fs, process::Command};
 
@@ -57,7 +57,7 @@ fn wrong_limits_are_told_by_their_place() {
         let target = &limits["limits"][2];
         ensure!(target["rate_bytes_per_second"] == 30 << 20 && target["requests"] == 9, "{limits}");
 
-        // A restart is no word; a changed configuration is.
+        // A restart does not replace the limit; a changed configuration does.
         daemon.ctl().text(&["limit", "set", "global", "--rate", "5MiB/s", "--requests", "7"])?;
         daemon.ctl().text(&["limit", "set", "source/old", "--requests", "none"])?;
         daemon.stop()?;
@@ -99,7 +99,7 @@ fn a_real_pass_keeps_to_its_limit_until_that_is_lifted() {
         let held = wait_until("the pass to come up against its limit", WORK, || {
             let state = state()?;
             let now = state["now_bytes_per_second"].as_f64().unwrap_or_default();
-            // It looks back five seconds, over which one request of 64 KiB more may have gone.
+            // The rate covers the last five seconds, in which one more request of 64 KiB may have passed.
             ensure!(now < 275.0 * 1024.0 + 16.0 * 1024.0, "faster than its limit: {state}");
             Ok((now > 240.0 * 1024.0 && state["waiting"] == 2).then_some(state))
         })?;

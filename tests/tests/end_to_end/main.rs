@@ -1,4 +1,4 @@
-//! The real programs, a real libvirtd and real guests, from a plan to a VM that was moved, and what gets in the way.
+//! The real programs, a real libvirtd and real guests, from a plan to a moved VM, and the obstacles between.
 
 mod audit;
 mod conversion;

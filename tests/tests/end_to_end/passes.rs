@@ -1,5 +1,6 @@
-//! The world around a pass: no room on the target, a daemon asked to stop, a second one beside it. A pass that is cut
-//! short is never begun again. The guests are off, which takes the same passes and no time to boot.
+//! The environment of a pass: no space on the target, a daemon asked to stop, a second one beside it. A pass
+//! that ends early never starts from the beginning. The guests are off: the passes are the same, without the
+//! time to boot.
 
 use std::{os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
@@ -95,7 +96,7 @@ fn private(rig: &Rig, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A second daemon on the same state is sent away, and the first notices nothing.
+/// A second daemon on the same state is refused, and the first is not disturbed.
 fn second(first: &Daemon, dir: &Path) -> Result<()> {
     let config = std::fs::read_to_string(first.config())?;
     let other = dir.join("second.toml");

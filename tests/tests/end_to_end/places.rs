@@ -1,4 +1,4 @@
-//! Places that something else has: found by what they are, before a byte is written.
+//! Disk locations that are in use: identified by what they are, before a byte is written.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use warmd_tests::{
 
 const SIZE: u64 = 256 << 20;
 
-/// A second node of a device, as a host has many names for one.
+/// A second node of a device: a host has many names for one device.
 fn other_node(dir: &TestDir, device: &Path) -> Result<PathBuf> {
     let node = dir.join("other-node");
     let number = tool::call("stat", [Path::new("--format=%Hr %Lr"), device])?;
@@ -25,7 +25,7 @@ fn other_node(dir: &TestDir, device: &Path) -> Result<PathBuf> {
     Ok(node)
 }
 
-/// A VM that has the device, and nothing to boot from.
+/// A VM that has the device and no boot disk.
 fn victim(libvirt: &Libvirtd, dir: &TestDir, device: &Path) -> Result<()> {
     let xml = dir.join("victim.xml");
     std::fs::write(
@@ -61,13 +61,13 @@ fn a_device_of_a_vm_is_refused_by_any_name() {
         let mut rig = Rig::off(dir, &spec)?;
         victim(&rig.old, dir, device.path())?;
         rig.daemon.start()?;
-        // Defined and off: only its definition knows.
+        // Defined and off: only the definition shows the use.
         refused(&rig, dir, &["location-unusable", "victim", &device.place()])?;
         rig.old.virsh(["start", "victim"])?;
         let kind = rig.old.virsh(["dumpxml", "victim"])?;
         ensure!(kind.contains("victim"), "{kind}");
         refused(&rig, dir, &["location-unusable", "victim"])?;
-        // QEMU has other nodes in a `/dev` of its own: a lock on this one says nothing.
+        // QEMU has other nodes in a `/dev` of its own: a lock on this node proves nothing.
         let open = async {
             let options = VolumeOptions { lock_wait: std::time::Duration::ZERO, ..VolumeOptions::default() };
             FileDisk::open(&node, Length(SIZE), options).await
@@ -105,7 +105,7 @@ fn a_place_with_two_names_has_one_owner() {
         rig.apply()?;
         let view: Value = rig.wait_for("synced")?;
         let id = view["id"].as_str().context("no id")?.to_owned();
-        // Another VM, whose disk is to go to the same device by its other name.
+        // Another VM, whose disk must go to the same device by its other name.
         let guest = warmd_tests::GuestSpec::new("second");
         warmd_tests::Guest::define(&rig.old, dir, &guest)?;
         let plan = dir.join("plan.toml");

@@ -1,4 +1,4 @@
-//! Files that are garbage, through the real programs: a clear error with its place, an exit code, and nothing touched.
+//! Invalid files through the real programs: a clear error with its position, an exit code, and no changes.
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
@@ -25,7 +25,7 @@ fn warmd(verb: &str, config: &Path) -> Result<ToolOutput> {
     tool::outcome(Command::new(program("warmd")?).arg(verb).arg("--config").arg(config), tool::DEADLINE)
 }
 
-/// Every file below, by its bytes.
+/// Every file below the directory, with its bytes.
 fn contents(dir: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut found = BTreeMap::new();
     if dir.exists() {
@@ -34,7 +34,7 @@ fn contents(dir: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
             found.insert(entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path())?);
         }
     }
-    // The lock is not state.
+    // The lock file is not state.
     found.remove("lock");
     Ok(found)
 }
@@ -74,7 +74,7 @@ fn a_state_that_is_not_ours_stays_as_it_is() {
         daemon.stop()?;
         let mut ours = contents(&dir.join("state"))?;
         let key = ours.remove("report.key").context("the key that signs reports is not there")?;
-        // Room that is kept free for a cutover, and nothing else; without a state to keep it for it is not made again.
+        // The reserve for a cutover; without a state database it is not created again.
         ours.remove("reserve").context("no room is kept")?;
         fs::remove_file(dir.join("state/reserve"))?;
         ensure!(ours.len() == 1, "a daemon that ended leaves {:?}", ours.keys());

@@ -1,11 +1,11 @@
-//! A real guest that does not come up as the plan wants on the target: the source's remains are kept, the daemon is killed at
-//! every point of the rollback, and the guest goes on at the source, and is moved again.
+//! A real guest whose boot check fails on the target: the source is not cleaned up, the daemon is killed at
+//! every point of the rollback, the guest continues on the source, and is moved again.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use warmd_tests::{Rig, RigSpec, guest::BOOT, run};
 
-/// How `warmctl` ends when it lacks a `--yes`.
+/// The exit code of `warmctl` without `--yes`.
 const USAGE: i32 = 2;
 
 /// Lines of a plan: what the target guest must say, and a hook at both ends that appends its input to the
@@ -43,7 +43,7 @@ fn a_guest_that_does_not_come_up_goes_back_and_is_moved_again() {
         let left = rig.old.virsh(["checkpoint-list", "back", "--name"])?;
         ensure!(!left.trim().is_empty(), "the source's remains were given up");
         heard(&rig, &std::fs::read_to_string(&told)?)?;
-        // It runs there, and what it writes there will be lost.
+        // It runs there, and its writes there will be lost.
         rig.target_console()?.wait_for_acked(1, BOOT)?;
         rig.assert_one_runs()?;
         let last = rig.guest.console.acked()?;
@@ -62,7 +62,7 @@ fn a_guest_that_does_not_come_up_goes_back_and_is_moved_again() {
         ensure!(rig.new.virsh(["list", "--all", "--name"])?.trim().is_empty(), "the target VM is there");
         let boot = rig.guest.console.wait_for_boot(2, BOOT)?;
         let found = boot.log.context("the source guest did not look at its log")?;
-        // One more may have been written, and the power gone before it was acknowledged.
+        // One more record may have been written, with the power off before it was acknowledged.
         ensure!(
             found == Ok(last) || found == Ok(last + 1),
             "the source's log ends at {found:?}, and {last} was acknowledged"

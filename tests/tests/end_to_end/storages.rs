@@ -1,4 +1,5 @@
-//! A target with two storages beside its directory: a real guest's disks land in them, and it boots from there.
+//! A target with two storages beside its directory: a real guest's disks are copied to them, and it boots
+//! from there.
 
 use anyhow::{Context as _, Result, ensure};
 use warmd_tests::{Rig, RigSpec, run};

@@ -1,4 +1,4 @@
-//! What a move would take away from the VM: accepted by name, else the source is not stopped.
+//! What the VM would lose by the move: accepted by name, else the source is not stopped.
 
 use warmd_core::control::Control;
 use warmd_core::model::{

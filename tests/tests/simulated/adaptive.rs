@@ -1,4 +1,4 @@
-//! Passes that are spaced by what is learnt, over simulated endpoints on a virtual clock.
+//! Passes at intervals from learned change rates, over simulated endpoints on a virtual clock.
 
 use std::{num::NonZeroU64, time::Duration};
 
@@ -50,7 +50,7 @@ async fn rig(adaptive: &str, pause: Duration) -> Rig {
     rig
 }
 
-/// How old the copy is at most before each pass's end, in seconds: from the snapshot before to the end.
+/// The greatest age of the copy before each pass's end, in seconds: from the previous snapshot to the end.
 fn ages(passes: &[PassView]) -> Vec<i64> {
     let age = |pair: &[PassView]| (pair[1].ended.unwrap() - pair[0].started).num_seconds();
     passes.windows(2).map(age).collect()
@@ -64,7 +64,7 @@ fn since(passes: &[PassView], at: DateTime<Utc>) -> &[PassView] {
 #[test]
 fn a_target_rpo_holds_at_few_passes_also_over_a_restart() {
     on_a_clock(NOON, async {
-        // A tenth of what is copied in the same time.
+        // A tenth of what a pass copies in the same time.
         let mut rig = rig("rpo = \"20m\", shortest = \"30s\"", Duration::from_millis(625)).await;
         let begun: DateTime<Utc> = NOON.parse().unwrap();
         tokio::time::sleep(Duration::from_hours(4)).await;
@@ -113,7 +113,7 @@ fn a_target_final_delta_holds_and_a_busier_guest_brings_passes_nearer() {
         let before = (quiet[quiet.len() - 1].started - quiet[quiet.len() - 2].started).num_seconds();
         assert!(spacing * 2 < before, "{spacing} s after {before} s");
         let told = changed(busy);
-        // What was learnt of quiet days is forgotten slowly: too much at first, and less with each pass.
+        // The change rate of quiet days fades slowly: too much changes at first, and less with each pass.
         let last = *told.last().unwrap();
         assert!(last <= 66 && told.iter().all(|blocks| *blocks <= 96), "{told:?}");
     });

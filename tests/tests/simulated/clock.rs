@@ -1,4 +1,4 @@
-//! A clock on the wall that is set while the daemon runs: spans go on as if it had not been.
+//! A wall clock that is set while the daemon runs: intervals do not change.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const NOON: &str = "2026-11-22T12:00:00Z";
 const SIZE: u64 = 10 * 64 * 1024;
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// Lines of the journal of that kind.
+/// Lines of the journal of this kind.
 async fn lines(rig: &Rig, kind: &str) -> Vec<String> {
     let journal = rig.journal().await;
     journal.lines().filter(|line| line.starts_with(&format!("warmd {kind}: "))).map(str::to_owned).collect()

@@ -1,5 +1,6 @@
-//! Conversions of cutovers: real programs on real overlays over real files, between a simulated source and a simulated
-//! target VM: what is handed over, and that nothing is lost when they fail, hang, are aborted or die with the daemon.
+//! Conversions of cutovers: real programs on real overlays over real files, between a simulated source and a
+//! simulated target VM: the input, and that no data is lost when they fail, hang, are aborted or die with the
+//! daemon.
 
 use std::{
     fs,
@@ -27,7 +28,7 @@ use warmd_tests::simulated::{InjectedFault, Rig, SimulatedWorld, VM};
 const BLOCK: u64 = 64 * 1024;
 const SIZE: u64 = 8 * BLOCK;
 
-/// Takes the first disk's path from what is read, and keeps all of it in `facts` of the test's folder `$DIR`.
+/// Takes the first disk's path from its input, and saves the input in `facts` of the test's directory `$DIR`.
 const READS: &str = "cat > $DIR/facts; at=$(sed 's/.*\"path\":\"\\([^\"]*\\)\".*/\\1/' < $DIR/facts); ";
 /// Changes the second block of the disk.
 const WRITES: &str = "qemu-io -f qcow2 -c 'write -P 0xcc 66000 1000' $at || exit 9; ";
@@ -93,7 +94,7 @@ impl Setting {
         assert!(!left.exists(), "{} was left", left.display());
     }
 
-    /// A further cutover, without a conversion, moves what the source holds.
+    /// Another cutover, without a conversion, moves the source's content.
     async fn assert_moves_plainly(&self) {
         self.rig.manager_applies(Rig::plan(VerifyMode::Readback)).await;
         assert_eq!(self.rig.cutover().await.state, State::Done, "{}", self.rig.journal().await);
@@ -233,7 +234,7 @@ async fn one_that_dies_with_the_daemon_is_begun_anew_on_the_copy() {
     assert!(setting.held().await == converted(setting.wanted()), "the target is not the converted copy");
     assert_eq!(setting.rig.journal().await.matches("begins on vda").count(), 2);
     setting.assert_nothing_left().await;
-    // Nothing was taken for an older state.
+    // The state was not taken for an older one.
     assert!(!setting.rig.journal().await.contains("not of the same time"), "{view:?}");
 }
 
@@ -247,7 +248,7 @@ async fn one_that_ends_the_daemon_each_time_is_not_begun_for_ever() {
         setting.until_there("pid").await;
         remove(&setting.file("pid"));
         setting.rig.stop().await;
-        // One that is killed does not note that the phase ended; and the second time it was begun long ago.
+        // A killed daemon does not record the end of the phase; and the second time the phase began long ago.
         let state = rusqlite::Connection::open(setting.rig.state_file()).unwrap();
         let cut =
             "UPDATE phases SET ended = NULL, outcome = NULL, started = started - ?1 WHERE phase = 'convert'";
@@ -270,7 +271,7 @@ async fn one_that_ends_the_daemon_each_time_is_not_begun_for_ever() {
 #[tokio::test]
 async fn what_a_command_leaves_behind_does_not_find_the_next_ones_disks() {
     let mut setting = Setting::new().await;
-    // In a session of its own it is not among those that are killed with the command.
+    // In its own session it is not killed with the command's process group.
     let stays = "setsid sh -c \"echo \\$\\$ > $DIR/left; until test -e $DIR/go; do sleep 0.05; done; \
                  qemu-io -f qcow2 -c 'write -P 0xee 0 512' $at; touch $DIR/went; sleep 1000\" > $DIR/said 2>&1 < /dev/null & ";
     let script = format!(
@@ -362,7 +363,7 @@ async fn a_state_from_before_the_conversion_trusts_nothing_of_the_disks() {
     fs::copy(setting.file("warmd.db-wal"), &wal).unwrap();
     fs::remove_file(&shm).ok();
     setting.rig.go_on().await;
-    // It knows of the cutover, and not that it was undone.
+    // The copy knows of the cutover, and not of its undo.
     let view = setting.rig.until("synced", |view| view.state == State::Synced).await;
     setting.assert_undone(&view, "the source VM was started again").await;
     setting.rig.sync().await;
@@ -400,14 +401,14 @@ async fn what_cannot_be_converted_is_told_when_the_plan_is_judged() {
     let place = "conversion-location disk vda: ";
     assert!(errors.len() == 1 && errors[0].starts_with(place), "{errors:?}");
     assert!(errors[0].contains("cannot be kept apart from nbd://host/x"), "{errors:?}");
-    // One that is not converted may go there.
+    // A disk that is not converted may go there.
     exported.vm.insert(VM.to_owned(), VmOverride { conversion: Some(Conversion::None), ..over });
     assert!(judged(&setting.rig, exported).await.is_empty());
     let memory = Rig::start(SimulatedWorld::new(&[("vda", SIZE)])).await;
     let errors = judged(&memory, plan).await;
     assert!(errors.len() == 1 && errors[0].starts_with("conversion-no-overlay "), "{errors:?}");
 
-    // A program that is gone when its time comes is noticed before anything is stopped.
+    // A missing program is detected before the source VM is stopped.
     let script = setting.file("convert");
     fs::write(&script, "#!/bin/sh\n").unwrap();
     fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();

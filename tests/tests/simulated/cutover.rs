@@ -1,4 +1,4 @@
-//! Cutovers over simulated endpoints: every phase fails, hangs and is aborted; never do both VMs run.
+//! Cutovers over simulated endpoints: every phase fails, hangs and is aborted; both VMs never run at once.
 
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ async fn a_delta_reads_only_what_changed() {
     assert_eq!(read, BLOCK, "{pass:?}");
 }
 
-/// Calls that fail before the point of no return, each with the phase that it strikes.
+/// Calls that fail before the point of no return, each with its phase.
 const STRUCK: [(&str, Phase); 9] = [
     ("source.snapshot", Phase::CatchUpDelta),
     ("source.shut-down", Phase::StopSource),
@@ -362,7 +362,7 @@ async fn disks_of_a_target_that_may_have_run_are_copied_again_whole() {
     rig.world.faults.set("target.start", InjectedFault::Hang);
     assert_eq!(rig.cutover().await.state, State::Synced, "{}", rig.journal().await);
     rig.world.assert_undone();
-    // What it wrote while it ran, perhaps.
+    // It may have written while it ran.
     rig.world.with(|truth| truth.target_disks["vda"].corrupt(5 * BLOCK as usize, &[1, 2, 3]));
     rig.world.faults.clear();
     rig.sync().await;
@@ -395,7 +395,7 @@ async fn a_source_that_ran_while_the_daemon_was_down_is_copied_to_its_last_write
     rig.world.assert_moved();
 }
 
-/// Whether the target VM's start was asked for or not: a source that ran unseen is never left behind.
+/// Whether or not the target VM's start was requested: a source that ran unseen is never ignored.
 #[tokio::test]
 async fn a_source_that_ran_while_nobody_started_the_target_is_copied_to_its_last_write() {
     for (call, asked) in [("target.look", false), ("target.start", true)] {

@@ -27,7 +27,7 @@ async fn seeded() -> Rig {
     rig
 }
 
-/// Waits until nothing of any migration is in memory.
+/// Waits until no migration is in memory.
 async fn nobody_at_work(rig: &Rig) {
     let begun = Instant::now();
     while !format!("{:?}", rig.manager).contains("migrations: 0") {
@@ -36,7 +36,7 @@ async fn nobody_at_work(rig: &Rig) {
     }
 }
 
-/// Rows that ledgers have in the state.
+/// Number of the ledgers' rows in the state.
 fn ledger_rows(rig: &Rig) -> i64 {
     let count =
         "SELECT (SELECT count(*) FROM chunks) + (SELECT count(*) FROM pages) + (SELECT count(*) FROM manifest_log)
@@ -79,7 +79,8 @@ async fn what_is_done_is_out_of_memory_and_answers_all_the_same() {
     }
 }
 
-/// Many at once, while its owner comes and goes: each gets an answer, and there is never more than one owner.
+/// Many requests at once, while its driver starts and ends: each gets an answer, and there is never more than
+/// one driver.
 #[tokio::test]
 async fn requests_of_a_finished_migration_are_answered_however_they_come() {
     let rig = seeded().await;
@@ -93,7 +94,7 @@ async fn requests_of_a_finished_migration_are_answered_however_they_come() {
         for outcome in asked.join_all().await {
             assert_eq!(outcome, RequestOutcome::NoChange);
         }
-        // About as long as an owner stays.
+        // About as long as a driver stays.
         tokio::time::sleep(Duration::from_millis(985 + 10 * round)).await;
     }
     nobody_at_work(&rig).await;
@@ -114,7 +115,7 @@ async fn what_is_given_up_leaves_its_report_and_no_ledger() {
     assert!(report.journal.iter().any(|line| line.text.contains("cancelled")));
     let view = rig.view().await;
     assert!(view.disks.iter().all(|disk| disk.pending == disk.size));
-    // A new one of the same VM and plan goes its own way, beside it.
+    // A new migration of the same VM and plan runs independently.
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
     let kept = ledger_rows(&rig);
     assert!(kept > 0);
@@ -135,7 +136,7 @@ async fn what_is_given_up_leaves_its_report_and_no_ledger() {
     assert_eq!(rig.manager.migration(&id.to_string()).await.unwrap().state, State::Cancelled);
 }
 
-/// What a daemon that was stopped in the middle of it left is forgotten with the next start.
+/// If the daemon stops in the middle, its next start deletes the rest.
 #[tokio::test]
 async fn ledgers_that_an_earlier_daemon_left_go_with_the_next_start() {
     let mut rig = seeded().await;

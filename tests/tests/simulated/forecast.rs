@@ -1,4 +1,4 @@
-//! What is expected of a cutover, and what it is for, over simulated endpoints on a virtual clock.
+//! The forecast of a cutover and its uses, over simulated endpoints on a virtual clock.
 
 use std::{num::NonZeroU64, time::Duration};
 
@@ -92,7 +92,7 @@ fn it_comes_with_the_first_delta_and_its_error_is_kept() {
 #[test]
 fn what_does_not_converge_is_told_with_the_limit_to_blame() {
     on_a_clock(NOON, async {
-        // Twice as much as is copied.
+        // Twice as much as a pass copies.
         let rig = rig(plan(None), Duration::from_millis(31)).await;
         rig.sync().await;
         let told = forecast(&rig).await;

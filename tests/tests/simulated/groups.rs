@@ -44,7 +44,7 @@ fn plan(cutover: &str, tiers: &str) -> Plan {
     toml::from_str(&text).unwrap()
 }
 
-/// All of them synced.
+/// A rig with all VMs synced.
 async fn synced(plan: Plan) -> FleetRig {
     let rig = FleetRig::start(fleet(), ConfiguredQuotas::default()).await;
     rig.apply(plan).await;
@@ -77,7 +77,7 @@ async fn group(rig: &FleetRig) -> GroupView {
     rig.manager.group("shop").await.unwrap().expect("one was begun")
 }
 
-/// Waits until it has ended.
+/// Waits until the group has ended.
 async fn ended(rig: &FleetRig) -> GroupView {
     for _ in 0..36_000 {
         let view = group(rig).await;
@@ -423,7 +423,7 @@ fn by_itself_it_begins_when_all_of_it_would() {
         let hold = CutoverOrder { when: CutoverTime::Hold, ..CutoverOrder::default() };
         let held = rig.view("web-1").await.id;
         assert_eq!(rig.manager.cut_over(held, hold, "test").await.unwrap(), RequestOutcome::Accepted);
-        // In the window: all but one would begin.
+        // In the window: all except one would begin.
         sleep(11 * 3600).await;
         assert!(rig.manager.group("shop").await.unwrap().is_none());
         assert_back(&rig, &VMS[..0]);
@@ -475,7 +475,7 @@ fn what_stands_in_the_way_of_one_is_in_the_way_of_all() {
         );
         sleep(60).await;
         assert!(VMS.iter().all(|vm| rig.fleet.world(vm).faults.struck("source.shut-down") == 0));
-        // A plan without tiers asks each of them.
+        // A plan without tiers sends the request to each VM.
         rig.apply(plan("", "")).await;
         let asked = ask(&rig, Some(CutoverTime::Now)).await;
         let refused = asked.outcomes.iter().filter(|each| matches!(each.outcome, RequestOutcome::Refused(_)));
@@ -538,7 +538,7 @@ fn nobody_goes_without_a_member_that_cannot_be_read() {
         let views = rig.manager.migrations(None).await.unwrap();
         let others = views.iter().filter(|view| view.vm_name != "db-2");
         assert!(others.clone().count() == 3 && others.into_iter().all(|view| view.state == State::Synced));
-        // One row harms no check of the source either.
+        // One bad row does not disturb checks of the source either.
         rig.manager.check_source("s").await.unwrap();
     });
 }

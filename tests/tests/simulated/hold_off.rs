@@ -28,7 +28,7 @@ async fn sources_run(rig: &Rig) -> u64 {
     told.map(count).sum()
 }
 
-/// Lines of the journal that hold `text`.
+/// Lines of the journal that contain `text`.
 async fn lines(rig: &Rig, text: &str) -> usize {
     rig.journal().await.lines().filter(|line| line.contains(text)).count()
 }
@@ -47,7 +47,7 @@ fn assert_held_off(rig: &Rig) {
     });
 }
 
-/// The VM is on the source as before, and so is what starts it there.
+/// The VM is on the source as before, and so is its autostart.
 fn assert_let_go(rig: &Rig) {
     rig.world.assert_undone();
     rig.world.with(|truth| assert!(truth.source_autostart && truth.held_off.is_none(), "{truth:?}"));
@@ -127,7 +127,7 @@ fn a_source_that_is_started_when_all_is_done_is_told_once_and_so_is_its_end() {
         tokio::time::sleep(2 * MINUTE).await;
         assert!(sources_run(&rig).await == 1, "{}", rig.journal().await);
         assert_eq!(lines(&rig, "error: the source VM of guest runs").await, 1);
-        // "Cannot be reached" is neither news nor an end; and a restart forgets nothing.
+        // "Cannot be reached" is neither a new report nor an end; and a restart forgets nothing.
         rig.world.faults.set("source.power", InjectedFault::Refused);
         rig.restart().await;
         tokio::time::sleep(5 * MINUTE).await;
@@ -169,7 +169,7 @@ async fn nothing_is_released_while_the_source_runs() {
 async fn an_undo_after_a_restart_removes_the_target_vm_whatever_the_phase_is_then() {
     let mut rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::None)).await;
-    // It is made, and its start was not asked for.
+    // The target VM exists, and its start was not requested.
     rig.world.faults.set("target.look", InjectedFault::Hang);
     rig.ask(Request::Cutover).await;
     rig.until("the start", |view| view.state == State::CuttingOver { phase: Phase::StartVm }).await;
@@ -193,7 +193,7 @@ async fn a_target_that_says_that_the_vm_is_gone_while_it_runs_is_not_believed() 
     assert_let_go(&rig);
     rig.world.faults.clear();
 
-    // So in a rollback.
+    // The same in a rollback.
     assert_eq!(rig.cutover().await.state, State::Done, "{}", rig.journal().await);
     rig.world.with(|truth| truth.false_discards = 3);
     rig.ask(Request::Rollback).await;

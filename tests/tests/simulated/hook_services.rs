@@ -29,10 +29,10 @@ use warmd_proto::hooks::v1::{
 };
 use warmd_tests::simulated::{Rig, SimulatedWorld};
 
-/// What the service answers to a call; one that is not there never comes.
+/// The service's answers to calls; `None` never answers.
 type Answer = Option<Result<RunResponse, Status>>;
 
-/// Answers one call after the other, the last answer again and again.
+/// Answers the calls in order, and repeats the last answer.
 #[derive(Clone, Default)]
 struct Service {
     seen: Arc<Mutex<Vec<RunRequest>>>,

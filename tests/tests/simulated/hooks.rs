@@ -40,7 +40,7 @@ fn plan(hooks: Vec<Hook>) -> Plan {
     Plan { hooks, ..Rig::plan(VerifyMode::Readback) }
 }
 
-/// A file of the test's, and the script that adds to it what a hook reads.
+/// A file of the test, and the script that appends a hook's input to it.
 fn told(dir: &TempDir) -> (PathBuf, String) {
     let file = dir.path().join("told");
     (file.clone(), format!("cat >> {0}; echo >> {0}", file.display()))
@@ -48,7 +48,7 @@ fn told(dir: &TempDir) -> (PathBuf, String) {
 
 fn lines(file: &Path) -> Vec<Value> {
     let text = fs::read_to_string(file).unwrap_or_default();
-    // The last one may be in the middle of being written.
+    // The last line may be incomplete.
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
     whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -142,7 +142,7 @@ async fn one_that_fails_when_the_target_runs_is_told_and_takes_nothing_back() {
     }
 }
 
-/// Not even if what it did cannot be noted down.
+/// Not even if its result cannot be recorded.
 #[tokio::test]
 async fn when_the_target_runs_a_hook_is_run_where_nothing_leads_back() {
     let dir = TempDir::new().unwrap();

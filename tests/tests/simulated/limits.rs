@@ -1,4 +1,4 @@
-//! Limits over simulated endpoints: they hold, they change under what runs, and the last word counts.
+//! Limits over simulated endpoints: they apply, they change running passes, and the last change wins.
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
@@ -22,7 +22,7 @@ use warmd_core::{
 use warmd_tests::simulated::{InjectedFault, Rig, SimulatedWorld, VM};
 
 const MIB: u64 = 1 << 20;
-/// So much that it takes minutes at [`SLOW`], far beyond the rig's deadlines, and no time without a limit.
+/// An amount that takes minutes at [`SLOW`], far beyond the rig's deadlines, and no time without a limit.
 const SIZE: u64 = 64 * MIB;
 const SLOW: u64 = MIB / 2;
 
@@ -55,7 +55,7 @@ async fn limit(rig: &Rig, scope: &str) -> LimitView {
     rig.manager.limits(Some(scope)).await.expect("it is there").swap_remove(0)
 }
 
-/// Waits until a pass stands before a limit, and proves that it keeps to it.
+/// Waits until a pass waits for a limit, and checks that it obeys the limit.
 async fn until_it_is_held(rig: &Rig, scope: &str, rate: u64) {
     let begun = Instant::now();
     while limit(rig, scope).await.load.waiting == 0 {
@@ -65,7 +65,7 @@ async fn until_it_is_held(rig: &Rig, scope: &str, rate: u64) {
     tokio::time::sleep(Duration::from_secs(3)).await;
     let seen = limit(rig, scope).await;
     let (now, most) = (seen.load.rate, rate as f64);
-    // One request and a burst more, over the three seconds or more that it looks back.
+    // One request and a burst more, in the three seconds or more of the measurement.
     assert!(now > 0.0 && now <= most * 1.1 + MIB as f64 / 6.0, "{now} B/s instead of {most}: {seen:?}");
     let disks = if matches!(seen.scope, LimitScope::Migration(_, Some(_))) { 1 } else { 2 };
     assert_eq!(seen.load.waiting, disks, "each disk has one request that waits: {seen:?}");
@@ -135,7 +135,7 @@ async fn a_verification_is_limited_too() {
     }
 }
 
-/// What a comparison reads of the source counts there, also in a cutover; the target's limits are its own.
+/// A comparison's reads from the source count there, also in a cutover; the target's limits are its own.
 #[tokio::test]
 async fn a_comparison_keeps_to_the_limits_of_both_sides() {
     for scope in ["source/s", "target/t"] {
@@ -145,7 +145,7 @@ async fn a_comparison_keeps_to_the_limits_of_both_sides() {
             ..plan(PlanLimits::default())
         };
         plan.cutover.verify_deadline = Duration::from_mins(2);
-        // So much less is read before the comparison.
+        // This much less is read before the comparison.
         plan.verify.audit = Some(Amount::Share(0));
         rig.seed(plan).await;
         rig.manager.set_limit(scope, to_rate(SLOW), "somebody").await.expect("it is there");
@@ -210,7 +210,7 @@ async fn requests_in_flight_keep_to_the_tightest_limit() {
     let one = LimitChange::To { rate: None, requests: Some(NonZeroU32::new(1)) };
     rig.manager.set_limit("source/s", one, "somebody").await.expect("it is there");
     rig.manager.set_limit("target/t", one, "somebody").await.expect("it is there");
-    // Reads that hang are in flight for as long as it takes to look at them; memory answers at once.
+    // Hanging reads stay in flight until the test has seen them; memory answers at once.
     rig.world.faults.set("source-disk.read", InjectedFault::Hang);
     rig.manager_applies(plan(PlanLimits { requests: NonZeroU32::new(3), ..PlanLimits::default() })).await;
     let (mut seen, begun) = (0, Instant::now());
@@ -249,7 +249,7 @@ async fn what_was_set_holds_over_a_restart_until_the_plan_says_something_else() 
     let reset = limit(&rig, &disk).await;
     assert_eq!((reset.limit, reset.set), (Limit::default(), None));
 
-    // The same plan again is no new word, another one is.
+    // The same plan again does not replace the limit, a changed one does.
     rig.manager_applies(plan(slow())).await;
     assert_eq!(limit(&rig, &scope).await.limit.rate, rate(9 * MIB));
     rig.manager_applies(plan(PlanLimits { rate: rate(8 * MIB), ..PlanLimits::default() })).await;

@@ -1,4 +1,4 @@
-//! Whose each line of the log is.
+//! Which migration each line of the log belongs to.
 
 use std::{
     io,
@@ -10,7 +10,7 @@ use warmd_core::model::{plan::VerifyMode, request::Request, state::State};
 use warmd_daemon::config::{LogFormat, LogSettings};
 use warmd_tests::simulated::{Rig, SimulatedWorld, VM};
 
-/// What was written.
+/// The written log.
 #[derive(Clone, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);
 
@@ -33,9 +33,9 @@ impl Written {
     }
 }
 
-/// What is everybody's, and no migration's.
+/// Log targets that belong to no migration.
 const ALL: [&str; 2] = ["warmd_store::schema", "warmd_report::seal::key"];
-/// What is asked of endpoints for no migration: when a plan is judged.
+/// Calls of endpoints for no migration: when a plan is checked.
 const FOR_PLANS: [&str; 7] = [
     "source.check",
     "source.describe",
@@ -51,7 +51,7 @@ async fn every_line_that_is_written_for_a_migration_has_its_id() {
     let written = Written::default();
     let settings = LogSettings { format: LogFormat::Json, level: "trace".to_owned() };
     let to = written.clone();
-    // Of this thread, which runs all tasks.
+    // The log of this thread, which runs all tasks.
     let _log = tracing::subscriber::set_default(settings.to(move || to.clone(), false));
 
     let mut rig = Rig::start(SimulatedWorld::new(&[("vda", 1 << 20), ("vdb", 100 << 10)])).await;
@@ -80,7 +80,7 @@ async fn every_line_that_is_written_for_a_migration_has_its_id() {
         let what = call.unwrap_or(target).to_owned();
         *calls.entry(what).or_default() += 1;
     }
-    // Also what is done in tasks that the engine begins, and by the cutover.
+    // Also lines of tasks that the engine or the cutover starts.
     for call in
         ["source.snapshot", "source-disk.read", "target-disk.write", "target-disk.flush", "target.start"]
     {

@@ -1,6 +1,6 @@
-//! The daemon's migrations over simulated endpoints: each file a part of what it does.
+//! The daemon's migrations over simulated endpoints: each file tests one part.
 //!
-//! Rule: one program for all of them, as linking the daemon into each takes longer than most of them run.
+//! Rule: one program for all files, because linking the daemon into each takes longer than most of them run.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 

@@ -142,7 +142,7 @@ async fn a_pass_that_fails_before_its_first_byte_counts() {
     }
 }
 
-/// A counter may only vanish when the last of it was surely scraped.
+/// A counter may only disappear after its last value was certainly scraped.
 #[tokio::test]
 async fn what_is_long_over_is_told_no_more() {
     let served = Served::start().await;
@@ -166,7 +166,7 @@ async fn what_is_long_over_is_told_no_more() {
     }
 }
 
-/// Connections that say nothing, or word by word, hold up the next scrape for a while, and never for good.
+/// Silent or slow connections delay the next scrape for a while, never permanently.
 #[tokio::test]
 async fn slow_clients_have_their_time_and_no_more() {
     let served = Served::start().await;
@@ -178,10 +178,10 @@ async fn slow_clients_have_their_time_and_no_more() {
     }
     let address = served.address;
     let scraped = tokio::task::spawn_blocking(move || scrape(address));
-    // No place is free: whatever comes is not served beside the sixteen.
+    // All sixteen connections are in use: another one is not served.
     let held = tokio::time::timeout(Duration::from_secs(1), async {
         while !scraped.is_finished() {
-            // A header now and then is no reason for more patience.
+            // A header from time to time does not extend the deadline.
             slow[0].write_all(b"X: y\r\n").await.unwrap();
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -192,12 +192,12 @@ async fn slow_clients_have_their_time_and_no_more() {
     for mut stream in slow {
         let mut rest = Vec::new();
         let hung_up = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut rest));
-        // Its reset is as good as its end.
+        // A reset is as good as a close.
         let _ = hung_up.await.expect("a slow client was let be");
     }
 }
 
-/// Every metric that there is, as daemon/docs/metrics.md lists them.
+/// Every metric, as daemon/docs/metrics.md lists them.
 const NAMES: [&str; 33] = [
     "process_cpu_seconds",
     "process_open_fds",
@@ -337,7 +337,8 @@ async fn it_listens_on_loopback_alone() {
     assert!(error.to_string().contains(&first.address().to_string()), "{error}");
 }
 
-/// With a window for cutovers in two hours, on the hour, in which nothing is copied, and promises.
+/// With a window for cutovers in two hours, on the hour, in which nothing is copied, and an RPO target and a
+/// downtime limit.
 fn bound_plan() -> Plan {
     let opens = chrono::Utc::now() + TimeDelta::hours(2);
     let [day, hour] = ["%Y-%m-%d", "%H"].map(|form| opens.format(form).to_string());
@@ -386,7 +387,7 @@ async fn windows_and_what_the_plan_promises_are_told() {
 async fn an_open_snapshot_and_what_speaks_against_a_cutover_are_told() {
     let served = Served::start().await;
     served.rig.world.guest_writes("vda", 5 * BLOCK, &[9; 100]);
-    // A second delta knows what changed between the two.
+    // After a second delta the change rate is known.
     served.rig.sync().await;
     let mut plan = Rig::plan(VerifyMode::None);
     plan.cutover.max_downtime = Some(Duration::from_secs(1));

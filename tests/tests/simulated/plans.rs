@@ -30,7 +30,8 @@ async fn findings(rig: &Rig, plan: &Plan) -> Vec<Finding> {
     rig.manager.validate_plan(plan).await.expect("it is judged")
 }
 
-/// That this rule finds something about `subject` in which `word` is, and that a plan with an error is not applied.
+/// Checks that this rule has a finding for `subject` with `word`, and that a plan with an error is not
+/// applied.
 async fn assert_finds(rig: &Rig, plan: &Plan, rule: Rule, subject: &str, word: &str) {
     let found = findings(rig, plan).await;
     let is_it = |finding: &Finding| finding.rule == rule && finding.subject == subject;
@@ -136,7 +137,7 @@ fn told(applied: &Applied) -> Vec<String> {
     applied.changes.iter().map(|change| format!("{:?} {}", change.kind, change.text)).collect()
 }
 
-/// What is stored: rows of each table, plans, and the journal.
+/// The stored state: rows of each table, plans, and the journal.
 async fn state(rig: &Rig) -> String {
     let db = rusqlite::Connection::open(rig.state_file()).unwrap();
     let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name";
@@ -197,7 +198,7 @@ async fn what_cannot_change_is_refused_while_a_migration_is_under_way() {
         assert!(refused.message.contains("vm-fixed") && refused.message.contains(word), "{refused}");
         assert_eq!(state(&rig).await, before);
     }
-    // By its id it is the same VM, and has the same name.
+    // Its id names the same VM, with the same name.
     let by_id = Plan { vms: vec!["0001".to_owned()], vm: placed.vm.clone(), ..placed };
     let errors = findings(&rig, &by_id).await;
     assert!(errors.iter().all(|finding| finding.rule == Rule::PlanWrong), "{errors:#?}");
@@ -251,7 +252,7 @@ async fn names_are_made_fit_for_the_target_where_that_is_asked_for() {
     let started = told(&rig.manager.preview_plan(&named).await.unwrap());
     assert!(started[1].ends_with("as Web_1"), "what a person says stays: {started:?}");
     rig.seed(plan()).await;
-    // Another migration on its way to this target has the name that this one would get.
+    // Another migration to this target has the name that this one would get.
     let other = Plan { name: "other".to_owned(), ..with("[names]\nsanitise = true") };
     assert!(findings(&rig, &other).await.iter().any(|finding| {
         finding.rule == Rule::NameTwice && finding.message.contains("\"guest\" on the target too")

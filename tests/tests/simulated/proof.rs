@@ -32,7 +32,7 @@ fn world() -> SimulatedWorld {
     world
 }
 
-/// Without an audit that might find out first, unless a test wants one.
+/// Without an audit, which might find the fault first, unless a test wants one.
 async fn seeded(world: SimulatedWorld, verify: VerifyMode) -> Rig {
     let rig = Rig::start(world).await;
     let mut plan = Rig::plan(verify);
@@ -53,7 +53,7 @@ fn order(mode: VerifyMode, scope: &str) -> VerifyOrder {
     VerifyOrder { mode, scope: scope.parse().unwrap(), ..VerifyOrder::default() }
 }
 
-/// Asks for a verification and waits for its end.
+/// Requests a verification and waits for its end.
 async fn verify(rig: &Rig, order: VerifyOrder) -> VerificationView {
     let before = rig.view().await.verification.map(|run| run.started);
     let id = rig.view().await.id;
@@ -89,7 +89,7 @@ async fn changed_is_what_was_copied_again_since_it_was_verified() {
         rig.world.guest_writes("vda", block * BLOCK, &[200; 10]);
         rig.sync().await;
     }
-    // A restart, a sample and a failed attempt forget nothing of it.
+    // A restart, a sample and a failed attempt do not lose this.
     rig.restart().await;
     assert!(result(&rig, order(VerifyMode::Readback, "sample=65536")).await.passed());
     corrupt(&rig, "vda", 10);
@@ -137,7 +137,7 @@ async fn a_sample_can_be_drawn_again_and_says_what_it_may_miss() {
     assert_eq!(again.disks, first.disks, "the same seed gives the same sample");
 }
 
-/// What the short last block lacks, if it was drawn.
+/// The bytes that the short last block lacks, if it was drawn.
 fn short(result: &VerifyResult) -> u64 {
     if result.disks[1].checked.is_multiple_of(BLOCK) { 0 } else { BLOCK - 512 }
 }
@@ -162,7 +162,8 @@ async fn a_verification_that_is_cut_off_goes_on_unless_a_pass_ran() {
     let mut rig = seeded(world(), VerifyMode::Readback).await;
     let full = || order(VerifyMode::Readback, "full");
     let reads = |rig: &Rig| rig.world.faults.struck("target-disk.read");
-    // Whole disks are finished one after the other: the first one is proven when the second one cannot be read.
+    // Whole disks are finished one after the other: the first one is verified when the second one cannot be
+    // read.
     let before = reads(&rig);
     rig.world.with(|truth| truth.target_disks["vdb"].clone()).break_reads(true);
     assert!(verify(&rig, full()).await.result.is_none());
@@ -174,7 +175,7 @@ async fn a_verification_that_is_cut_off_goes_on_unless_a_pass_ran() {
     assert!(found.passed() && checked(&found) == 70 * BLOCK + 512, "{found:?}");
     assert!(reads(&rig) - before < first, "the first disk was read again: {} reads", reads(&rig) - before);
 
-    // What a pass came over is read from its beginning.
+    // A disk that a pass has changed is read from its beginning.
     rig.world.with(|truth| truth.target_disks["vdb"].clone()).break_reads(true);
     assert!(verify(&rig, full()).await.result.is_none());
     rig.world.with(|truth| truth.target_disks["vdb"].clone()).break_reads(false);
@@ -191,7 +192,7 @@ async fn a_mismatch_is_not_forgotten_when_the_verification_is_cut_off() {
     vdb.break_reads(true);
     assert!(verify(&rig, order(VerifyMode::Readback, "full")).await.result.is_none());
     vdb.break_reads(false);
-    // Another verification may never look there: the next pass copies it again all the same.
+    // Another verification may never read the block: the next pass copies it again anyway.
     rig.sync().await;
     let found = result(&rig, order(VerifyMode::Readback, "full")).await;
     assert!(found.passed(), "{found:?}");
@@ -309,7 +310,7 @@ async fn a_source_that_keeps_a_change_to_itself_is_found_out_and_never_trusted_a
         "{scraped}"
     );
 
-    // Also after a restart: every pass compares all of this disk, and nothing of it is audited any more.
+    // Also after a restart: every pass compares all of this disk, and it is not audited any more.
     rig.restart().await;
     assert_eq!(rig.view().await.disks[0].tracking_fault.as_ref(), Some(&fault));
     rig.world.changes_untold("vda", 50 * BLOCK, b"nor of this");
@@ -319,7 +320,7 @@ async fn a_source_that_keeps_a_change_to_itself_is_found_out_and_never_trusted_a
     assert!(pass.disks[0].unknown.as_ref().is_some_and(|why| why.contains("cannot be trusted")));
     assert!(pass.disks[1].figures.read < 10 * BLOCK && pass.disks[1].audit.is_some());
 
-    // A cutover needs a full compare, though the plan asks for nothing.
+    // A cutover needs a full compare, though the plan requires none.
     rig.world.changes_untold("vda", 51 * BLOCK, b"nor of that");
     let view = rig.cutover().await;
     assert_eq!(view.state, State::Done, "{}", rig.journal().await);

@@ -1,4 +1,5 @@
-//! Quotas over a simulated fleet, on a virtual clock: nothing beyond them, fair shares, cutovers first, nothing kept.
+//! Quotas over a simulated fleet, on a virtual clock: never exceeded, fair shares, cutovers first, everything
+//! given back.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -151,7 +152,7 @@ fn plans_share_by_their_priorities() {
         rig.apply(plan("b", "s", &theirs, "every = \"1s\"")).await;
         rig.until("all synced once", |views| views.iter().all(|view| view.pass.is_some())).await;
         let before = rig.fleet.taken().len();
-        // Something to copy for each: a pass takes a second.
+        // Data to copy for each: a pass takes a second.
         while rig.fleet.taken().len() < before + 400 {
             for name in ours.iter().chain(&theirs) {
                 rig.fleet.world(name).guest_writes("vda", 0, &vec![rig.fleet.taken().len() as u8; 128 << 10]);
@@ -403,7 +404,7 @@ fn a_wait_is_ended_by_a_pause_a_cutover_and_the_daemons_end() {
         assert_eq!(rig.request(first, Request::Pause).await, RequestOutcome::Accepted);
         assert!(matches!(rig.view(first).await.state, State::Paused { .. }));
         assert_eq!(rig.manager.gate.views()[0].waiting, 1);
-        // One that runs is paused, and the next one comes to its turn.
+        // A running migration is paused, and the next one is admitted.
         assert_eq!(rig.request(&runs, Request::Pause).await, RequestOutcome::Accepted);
         sleep(1).await;
         assert_eq!(rig.fleet.open().join(" "), *second);
@@ -420,7 +421,7 @@ fn a_wait_is_ended_by_a_pause_a_cutover_and_the_daemons_end() {
         rig.until("all synced", all_synced).await;
         assert_eq!((rig.fleet.most("global"), rig.fleet.violations()), (1, Vec::new()));
         rig.assert_all_given_back();
-        // A delta that waits makes way for its own cutover.
+        // A waiting delta gives way to its own cutover.
         for name in &vms {
             rig.fleet.world(name).guest_writes("vda", 0, &vec![3; 128 << 10]);
             assert_eq!(rig.request(name, Request::Sync).await, RequestOutcome::Accepted);

@@ -49,7 +49,7 @@ fn is_overtaken(view: &MigrationView) -> bool {
     matches!(view.state, State::Failed { resumable: true, from: ResumePoint::StaleState, .. })
 }
 
-/// Moves the VM, lets it write on the target, stops it there, and puts the state back to before the cutover.
+/// Moves the VM, lets it write on the target, stops it there, and restores the state from before the cutover.
 async fn moved_and_put_back() -> Rig {
     let mut rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
@@ -94,14 +94,14 @@ async fn the_next_pass_asks_which_vm_counts_and_leaves_both_alone() {
         for refused in [Request::Sync, Request::Cutover, Request::Verify] {
             assert!(matches!(rig.request(refused).await, RequestOutcome::Refused(_)), "{refused:?}");
         }
-        // It looks again, and finds the same.
+        // The daemon checks again, and finds the same.
         rig.ask(Request::Resume).await;
         rig.until("the same again", is_overtaken).await;
         assert_left_alone(&rig);
     }
 }
 
-/// It takes a snapshot and copies a delta, and is no work of the state.
+/// It takes a snapshot and copies a delta, but is not a step of the state machine.
 #[tokio::test]
 async fn a_comparison_copies_over_nothing_either() {
     let rig = moved_and_put_back().await;
@@ -156,7 +156,7 @@ async fn if_the_source_counts_it_is_gone_back_to_and_moved_again() {
     rig.until("rest", |view| view.state == State::Paused { from: ResumePoint::Synced }).await;
     rig.world.with(|truth| {
         assert!(!truth.target_exists && !truth.target_runs, "{truth:?}");
-        // Whether it ran before that cutover this state does not know.
+        // This state does not know whether the VM ran before that cutover.
         assert!(!truth.source_runs);
         truth.source_runs = true;
     });
@@ -216,8 +216,9 @@ async fn an_unreadable_note_is_a_question_too() {
     rig.world.assert_moved();
 }
 
-/// A copy from between a pass's record and its audit's result believes the source, and knows nothing of what was copied
-/// because of it: a block that is changed back then is not left out as one that the target has.
+/// A copy from between a pass's record and its audit's result trusts the source, and does not know what was
+/// copied because of the audit: a block that is then changed back must not be skipped as one that the target
+/// has.
 #[tokio::test]
 async fn a_state_from_before_an_audits_verdict_trusts_nothing() {
     let mut rig = Rig::start(world()).await;
@@ -227,7 +228,7 @@ async fn a_state_from_before_an_audits_verdict_trusts_nothing() {
     let old = vec![7; BLOCK as usize];
     rig.world.changes_untold("vda", 4 * BLOCK, &vec![8; BLOCK as usize]);
     let (file, reads) = (rig.state_file(), rig.world.faults.struck("source-disk.read"));
-    // What the state is at the moment of the snapshot's first read: recorded, and not yet judged.
+    // The state at the snapshot's first read: the pass is recorded, its audit has no result yet.
     rig.world.faults.set("source-disk.read", InjectedFault::Hang);
     rig.ask(Request::Sync).await;
     rig.until("the pass", |view| view.pass.as_ref().is_some_and(|pass| pass.number == 2)).await;
@@ -247,7 +248,7 @@ async fn a_state_from_before_an_audits_verdict_trusts_nothing() {
     });
 }
 
-/// Neither does one from before a comparison's finding, which no later pass has noted yet.
+/// The same for a copy from before a comparison's finding, which no later pass has recorded yet.
 #[tokio::test]
 async fn a_state_from_before_a_comparisons_finding_trusts_nothing() {
     let mut rig = Rig::start(world()).await;

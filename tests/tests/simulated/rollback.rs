@@ -1,5 +1,6 @@
-//! Rollbacks over simulated endpoints: back to the source after the target VM was started, whatever fails or is cut off on
-//! the way; never do both VMs run, and what the target VM wrote is never taken for a copy.
+//! Rollbacks over simulated endpoints: back to the source after the target VM was started, with failures and
+//! interruptions on the way; both VMs never run at once, and the target VM's writes are never taken for a
+//! copy.
 
 use std::time::Duration;
 
@@ -36,8 +37,8 @@ fn target_writes(world: &SimulatedWorld) {
 
 const RESTS: State = State::Paused { from: ResumePoint::Synced };
 
-/// The source is as it was, the target VM is gone, its disks are there as it left them; and then the VM is moved again, and
-/// nothing of what the target VM wrote is left.
+/// The source is as before, the target VM is gone, its disks are unchanged; then the VM is moved again, and
+/// no write of the target VM is left.
 async fn assert_back_and_move_again(rig: &Rig, ran: bool) {
     let view = rig.until("rest", |view| view.state == RESTS).await;
     rig.world.with(|truth| {
@@ -143,7 +144,8 @@ async fn a_source_that_was_off_stays_off() {
     assert_back_and_move_again(&rig, false).await;
 }
 
-/// Cut off at each of its calls, which hang or fail or lose their answers, it goes on after a restart, and never do both run.
+/// Interrupted at each of its calls, which hang, fail or lose their answers, it continues after a restart,
+/// and both VMs never run at once.
 #[tokio::test]
 async fn cut_off_anywhere_it_goes_on_and_the_source_waits_for_the_target_to_be_gone() {
     for fault in [InjectedFault::Hang, InjectedFault::Passing(1), InjectedFault::LostAnswer] {

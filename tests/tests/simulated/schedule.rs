@@ -20,7 +20,7 @@ use warmd_tests::simulated::{Rig, SimulatedWorld, VM, on_a_clock};
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 32 * MIB;
-/// At which a pass takes a minute.
+/// The rate at which a pass takes a minute.
 const SLOW: u64 = MIB / 2;
 
 fn world() -> SimulatedWorld {
@@ -63,7 +63,7 @@ async fn outside_the_copy_windows_the_full_pass_waits_and_a_person_goes_before()
     rig.ask(Request::Sync).await;
     let view = rig.until("synced", |view| view.state == State::Synced && is_held(view)).await;
     assert_eq!(view.pass.as_ref().map(|pass| pass.number), Some(1));
-    // The next one is asked for as well, and goes.
+    // The next pass is requested too, and runs.
     rig.world.guest_writes("vda", 5 * MIB, &[9; 4096]);
     rig.sync().await;
     rig.until("held again", is_held).await;
@@ -132,7 +132,7 @@ async fn what_comes_next_is_explained_for_a_migration_and_for_a_plan() {
     let told = rig.manager.explain(&plan(false), ExplainTarget::Oldest, 20).await.expect("it is explained");
     assert_eq!((told.migration, told.vm.as_deref()), (Some(view.id), Some(VM)));
     let first = told.decisions.iter().find(|decision| decision.what == What::Pass).expect("a pass comes");
-    // Its own schedule, and another that is not applied.
+    // The plan's schedule, and another that is not applied.
     assert_eq!((Some(first.at), first.why.starts_with("every 1h")), (view.next_pass, true));
     let told =
         rig.manager.explain(&plan(true), ExplainTarget::Migration(VM), 2).await.expect("it is explained");
@@ -153,7 +153,7 @@ async fn passes_of(schedule: &str) -> (Rig, u32) {
     (rig, passes)
 }
 
-/// Waits, and says how many passes came meanwhile.
+/// Waits, and returns the number of passes meanwhile.
 async fn meanwhile(rig: &Rig, minutes: u64) -> u32 {
     let before = rig.passes().await;
     tokio::time::sleep(Duration::from_mins(minutes)).await;
@@ -180,7 +180,7 @@ fn a_clock_that_is_set_back_holds_no_pass_up() {
                 view.pass != rig.view().await.pass || later == told,
                 "{schedule}: {told:?} recedes to {later:?}"
             );
-            // The daemon that comes up then knows the wall alone.
+            // A daemon that starts then knows only the wall clock.
             clock::turn(-TimeDelta::days(2));
             rig.restart().await;
             let passes = meanwhile(&rig, 300).await;

@@ -57,7 +57,7 @@ async fn ask(rig: &Rig, when: CutoverTime) {
     assert_eq!(order(rig, when, false).await, RequestOutcome::Accepted);
 }
 
-/// Lets it be that time.
+/// Advances the clock to this time.
 async fn until(moment: DateTime<Utc>) {
     tokio::time::sleep((moment - clock::now()).to_std().unwrap_or_default()).await;
 }
@@ -123,7 +123,7 @@ fn what_was_asked_outlives_the_daemon() {
         let before = awaited(&rig).await;
         rig.restart().await;
         rig.until("waits", |view| view.scheduled_cutover.as_ref() == Some(&before)).await;
-        // Away when its time comes, and back before it is too late.
+        // The source is away at the time, and back before it is too late.
         until(at("22T16:30")).await;
         rig.stop().await;
         until(at("22T17:30")).await;
@@ -210,7 +210,7 @@ fn a_hold_keeps_it_synced_until_another_word() {
         nothing_begins_until(&rig, at("23T23:00")).await;
         is_held(&rig, "put on hold by test").await;
         assert!(rig.passes().await > 4, "it stays synced");
-        // The operator says go, inside the window.
+        // The operator requests the cutover inside the window.
         ask(&rig, CutoverTime::Now).await;
         done(&rig).await;
     });

@@ -8,7 +8,7 @@ use warmd_tests::simulated::{InjectedFault, Rig, SimulatedWorld, on_a_clock};
 
 const DAY: &str = "2026-11-28T10:00:00Z";
 
-/// A rig in whose cutover, which has begun, the call `name` will hang.
+/// A rig with a running cutover in which the call `name` will hang.
 pub(super) async fn will_hang_in(name: &str, create_deadline: Duration) -> Rig {
     let world = SimulatedWorld::new(&[("vda", 40 * BLOCK)]);
     world.guest_writes("vda", 3 * BLOCK, &vec![7; 5 * BLOCK as usize]);
@@ -21,7 +21,7 @@ pub(super) async fn will_hang_in(name: &str, create_deadline: Duration) -> Rig {
     rig
 }
 
-/// A rig in whose cutover the call `name` hangs.
+/// A rig with a cutover in which the call `name` hangs.
 async fn hangs_in(name: &str) -> Rig {
     let rig = will_hang_in(name, Duration::from_mins(1)).await;
     rig.until("the call", |_| rig.world.faults.struck(name) > 0).await;

@@ -1,5 +1,5 @@
-//! Storage maps over simulated endpoints, with the target's disks in real files: each disk lands in the storage that its
-//! datastore is mapped to, stays there whatever comes, and the VM is cut over from there.
+//! Storage maps over simulated endpoints, with the target's disks in real files: each disk goes to the
+//! storage that its datastore is mapped to, stays there, and the VM is cut over from there.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,8 @@ struct Setting {
 }
 
 impl Setting {
-    /// A VM with a disk on each of two datastores and one that lies nowhere, and a target with two storages.
+    /// A VM with a disk on each of two datastores and one without a datastore, and a target with two
+    /// storages.
     async fn new() -> Self {
         let dir = TempDir::new().unwrap();
         let place = |name: &str| -> PathBuf {
@@ -47,7 +48,7 @@ impl Setting {
         Self { rig: Rig::start(world).await, dir }
     }
 
-    /// The disks' places on the target, by the names of the storages.
+    /// The disks' locations on the target, by the names of the storages.
     async fn places(&self) -> Vec<String> {
         let view = self.rig.view().await;
         let folder = format!("/{}/", view.id);
@@ -58,7 +59,7 @@ impl Setting {
         view.disks.iter().map(|disk| name(&disk.location)).collect()
     }
 
-    /// What the files hold is what the guest has.
+    /// Checks that the files equal the guest's disks.
     async fn assert_copied(&self) {
         for disk in self.rig.view().await.disks {
             let there = fs::read(&disk.location).unwrap();
@@ -97,7 +98,7 @@ async fn disks_land_where_their_datastores_are_mapped_to_and_are_cut_over_from_t
     assert_eq!(setting.places().await, places);
     setting.assert_copied().await;
     setting.rig.restart().await;
-    // A disk that is moved on the source meanwhile stays where it was made.
+    // A disk that moves on the source meanwhile stays where it was created.
     setting.rig.world.with(|truth| drop(truth.datastores.insert("vda".to_owned(), "/srv/disk".to_owned())));
     setting.rig.world.guest_writes("vda", 3 * BLOCK, &[9; 4096]);
     setting.rig.until("synced", |view| view.state == State::Synced).await;
@@ -158,7 +159,7 @@ async fn the_map_cannot_move_a_disk_that_is_made() {
         let refused = setting.rig.manager.apply_plan(plan(&maps), "test").await.unwrap_err();
         assert!(refused.message.contains("vm-fixed") && refused.message.contains(told), "{refused}");
     }
-    // What changes nothing for its disks may be added.
+    // Map entries that do not change its disks may be added.
     let more = format!("{MAPS}\"/srv/tape\" = \"slow\"");
     setting.rig.manager.apply_plan(plan(&more), "test").await.unwrap();
 }

@@ -29,7 +29,7 @@ async fn an_owner_that_panics_with_the_source_off_is_taken_up_again_from_the_sta
         assert!(truth.violations.is_empty(), "{:?}", truth.violations);
         assert!(truth.target_runs && !truth.source_runs);
     });
-    // It has an owner as before.
+    // It has a driver as before.
     rig.request(Request::Verify).await;
 }
 

@@ -1,4 +1,4 @@
-//! A state with garbage in some rows over simulated endpoints: what can be read goes on.
+//! A state with garbage in some rows over simulated endpoints: readable migrations continue.
 
 use warmd_cbt::units::BLOCK;
 use warmd_core::{
@@ -78,7 +78,7 @@ async fn what_could_not_be_read_for_now_is_read_again_and_goes_on() {
     );
     let error = rig.manager.request(view.id, Request::Sync, "test").await.unwrap_err();
     assert_eq!(error.kind, ControlErrorKind::Refused);
-    // A plan that is applied meanwhile reads it too: it has one owner all the same.
+    // A plan that is applied meanwhile also reads it: it still has one driver.
     let applied = rig.manager.apply_plan(Rig::plan(VerifyMode::Readback), "test").await.unwrap();
     assert_eq!((applied.started.len(), applied.kept), (0, vec![view.id]));
     rig.until("it is read", |view| view.state == State::Synced && view.waiting.is_none()).await;

@@ -1,5 +1,5 @@
-//! Verifications that meet something else: what was proven by whom, lies that a comparison finds, requests that wait, a
-//! target that comes to life.
+//! Verifications in special cases: results of both modes, false change reports, requests that wait, a
+//! target VM that starts.
 
 use warmd_core::{
     control::Control,
@@ -45,7 +45,7 @@ async fn ask(rig: &Rig, order: VerifyOrder) -> RequestOutcome {
     rig.manager.verify(rig.view().await.id, order, "test").await.unwrap()
 }
 
-/// Waits for the end of the verification that was asked for as `id`.
+/// Waits for the end of the verification with the request `id`.
 async fn ended(rig: &Rig, id: &str) -> VerificationView {
     let view = rig.until("the verification's end", |view| {
         view.verification.as_ref().is_some_and(|run| run.id == id && run.ended.is_some())
@@ -99,7 +99,8 @@ async fn a_lie_that_a_comparison_finds_is_never_forgotten() {
         format!("warmd_unreported_bytes_total{{plan=\"plan\",vm=\"guest\",disk=\"vdb\"}} {BLOCK}");
     assert!(scraped.contains(&unreported), "{scraped}");
 
-    // As after an audit: from now on all of it is compared, and a cutover proves it though its plan asks for nothing.
+    // As after an audit: from now on the whole disk is compared, and a cutover verifies it though its plan
+    // requires nothing.
     rig.restart().await;
     rig.world.changes_untold("vdb", 5 * BLOCK, b"nor of this");
     rig.sync().await;
@@ -156,7 +157,7 @@ async fn audits_go_round_each_of_several_disks_by_itself() {
 async fn an_audit_steps_over_what_it_cannot_read() {
     let rig = seeded(VerifyMode::None, "10%".parse().unwrap()).await;
     rig.world.changes_untold("vda", 30 * BLOCK, b"behind it");
-    // Nothing has changed that would have to be read to be copied.
+    // No block changed that a pass would have to read.
     rig.world.faults.set("source-disk.read", InjectedFault::Refused);
     for _ in 0..5 {
         rig.sync().await;
@@ -169,7 +170,7 @@ async fn an_audit_steps_over_what_it_cannot_read() {
     assert!(rig.view().await.disks[0].tracking_fault.is_some(), "it stood still meanwhile");
 }
 
-/// A verification that runs and cannot come to its end, and another one that waits for it.
+/// A running verification that cannot end, and another one that waits for it.
 async fn one_runs_and_one_waits(rig: &Rig) {
     rig.world.faults.set("target-disk.read", InjectedFault::Hang);
     let named = |id: &str| VerifyOrder { id: id.to_owned(), ..order(VerifyMode::Readback, "full") };
@@ -192,7 +193,7 @@ async fn a_cutover_ends_a_verification_and_drops_the_one_that_waits() {
     rig.world.faults.clear();
     let view = rig.until("done", |view| view.state == State::Done).await;
     rig.world.assert_moved();
-    // The last word is the cutover's own: neither of the others came to a result after it.
+    // The last result is the cutover's own: neither of the others ended after it.
     let run = view.verification.unwrap();
     assert_eq!((run.id.as_str(), run.result.is_some_and(|found| found.passed())), ("", true));
     let journal = rig.journal().await;

@@ -92,7 +92,7 @@ fn a_vm_is_copied_by_its_own_interval_also_after_a_restart_and_when_it_changes()
         until(at("22T13:05")).await;
         assert_eq!(passes(&rig, "slow"), 2);
 
-        // Without its section it is the plan's at once.
+        // Without its section the plan's schedule applies at once.
         let before = passes(&rig, "quick");
         let applied = rig.manager.apply_plan(plan(""), "test").await.unwrap();
         let told: Vec<_> = applied.changes.iter().map(|change| change.text.as_str()).collect();

@@ -1,4 +1,4 @@
-//! What stands in the way for now is waited for, is shown, and ends no migration.
+//! Temporary obstacles: the daemon waits, shows the reason, and ends no migration.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ fn what_stands_in_the_way_of_passes_is_waited_for_as_long_as_it_stays() {
                 first.next_try.expect("it is told") > first.since && !first.advice.is_empty(),
                 "{first:?}"
             );
-            // Long after everything else would have failed.
+            // Long after every other operation would have failed.
             tokio::time::sleep(Duration::from_hours(5)).await;
             let view = rig.view().await;
             let waiting = view.waiting.expect("it still waits");

@@ -25,7 +25,7 @@ pub(crate) const UUID: &str = "11111111-2222-3333-4444-555555555555";
 /// The grain of QEMU's bitmaps.
 const GRAIN: u64 = 64 << 10;
 
-/// Runs an asynchronous test body in a directory of its own.
+/// Runs an asynchronous test body in its own directory.
 pub(crate) fn block_on(body: impl AsyncFnOnce(&TestDir) -> Result<()>) {
     run(|dir| tokio::runtime::Runtime::new()?.block_on(body(dir)));
 }
@@ -33,7 +33,7 @@ pub(crate) fn block_on(body: impl AsyncFnOnce(&TestDir) -> Result<()>) {
 pub(crate) struct DiskModel {
     pub(crate) key: DiskKey,
     pub(crate) path: PathBuf,
-    /// What it must hold.
+    /// The expected content.
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// Its disks as (format, MiB), named vda and on; defined, off.
+    /// Its disks as (format, MiB), named from vda on; defined, off.
     pub(crate) fn new(dir: &TestDir, disks: &[(&str, u64)]) -> Result<Self> {
         let libvirt = Libvirtd::start(dir)?;
         let settings = LibvirtSourceSettings {
@@ -216,7 +216,7 @@ impl Bench {
         Ok(bitmaps.iter().filter_map(|bitmap| bitmap["name"].as_str().map(str::to_owned)).collect())
     }
 
-    /// No job, no file of a snapshot.
+    /// Checks that no job and no file of a snapshot is left.
     pub(crate) fn assert_nothing_runs(&self) -> Result<()> {
         let job = self.libvirt.try_virsh(["backup-dumpxml", UUID])?;
         ensure!(job.code != Some(0), "a backup job is left: {}", job.stdout);
@@ -228,7 +228,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Nothing of warmd at all; the VM must be off.
+    /// Checks that nothing of warmd is left; the VM must be off.
     pub(crate) fn assert_no_trace(&self) -> Result<()> {
         self.assert_nothing_runs()?;
         ensure!(self.checkpoints()?.is_empty(), "left: {:?}", self.checkpoints()?);
@@ -277,7 +277,7 @@ pub(crate) async fn read_all(disk: Arc<dyn ReadDisk>) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// That exactly these ranges of the disk changed, at the grain of the bitmap.
+/// Checks that exactly these ranges of the disk changed, at the grain of the bitmap.
 pub(crate) async fn assert_changed(
     snapshot: &dyn Snapshot,
     disk: &DiskKey,
@@ -296,7 +296,7 @@ pub(crate) async fn assert_changed(
     Ok(())
 }
 
-/// That the source cannot say what changed, for a reason with this word in it.
+/// Checks that the source cannot report the changes, with this word in the reason.
 pub(crate) async fn assert_unknown(snapshot: &dyn Snapshot, disk: &DiskKey, word: &str) -> Result<()> {
     match snapshot.changed(disk).await? {
         Changed::Unknown(reason) if reason.contains(word) => Ok(()),
@@ -316,7 +316,7 @@ pub(crate) fn assert_error<T>(
     }
 }
 
-/// Runs qemu-img, for what tests do to images behind libvirt's back.
+/// Runs qemu-img, for changes of images without libvirt.
 pub(crate) fn qemu_img<const N: usize>(args: [&str; N]) -> Result<()> {
     let mut command = std::process::Command::new("qemu-img");
     command.args(args);

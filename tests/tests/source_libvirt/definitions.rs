@@ -1,4 +1,4 @@
-//! A running VM that is not what its definition says.
+//! A running VM that differs from its definition.
 
 use anyhow::{Context as _, Result, ensure};
 use warmd_core::model::machine::PowerState;
@@ -12,7 +12,7 @@ async fn found(bench: &Bench, rule: Rule) -> Result<String> {
     Ok(found.into_iter().filter(|one| one.rule == rule).map(|one| one.found).collect::<Vec<_>>().join("; "))
 }
 
-/// Has the definition name other images of the same size, with other contents, while the VM runs.
+/// Changes the definition to other images of the same size, with other contents, while the VM runs.
 fn redefine(bench: &Bench) -> Result<()> {
     let mut text = bench.xml("");
     for disk in &bench.disks {
@@ -26,7 +26,7 @@ fn redefine(bench: &Bench) -> Result<()> {
     bench.virsh(["define", &path.to_string_lossy()]).map(drop)
 }
 
-/// The passes copy what runs; once the VM is off it has something else.
+/// The passes copy the running VM's disks; once the VM is off it has other disks.
 fn is_never_copied_over(disks: &[(&str, u64)]) {
     block_on(async |dir| {
         let mut bench = Bench::started(dir, disks)?;

@@ -1,4 +1,4 @@
-//! Snapshots of a VM that is off: it has power as long as it is read, and executes nothing.
+//! Snapshots of a VM that is off: it is powered on while it is read, and executes nothing.
 
 use anyhow::{Context as _, ensure};
 use warmd_core::model::machine::PowerState;
@@ -34,7 +34,7 @@ fn the_final_delta_of_a_vm_that_is_off() {
         ensure!(bench.virsh(["dumpxml", UUID])? == defined, "the definition changed");
         bench.assert_nothing_runs()?;
 
-        // The cutover is undone: the VM goes on, and so does the tracking.
+        // The cutover is undone: the VM continues, and so does the tracking.
         bench.source.power_on(&bench.vm).await?;
         bench.source.power_on(&bench.vm).await?;
         ensure!(bench.source.power(&bench.vm).await? == PowerState::Running);
@@ -105,7 +105,7 @@ fn a_vm_that_somebody_resumes_is_theirs() {
         assert_error(held.release().await, SourceErrorKind::Refused, "the VM was started")?;
         ensure!(bench.virsh(["domstate", UUID])? == "running");
         assert_error(bench.final_snapshot(&Marks::new()).await, SourceErrorKind::Refused, "it was started")?;
-        // Paused by them now: not ours to end.
+        // Now paused by another tool: warmd must not end it.
         bench.virsh(["suspend", UUID])?;
         bench.source.end_snapshot(&bench.vm, bench.owner).await?;
         ensure!(bench.virsh(["domstate", UUID])? == "paused");
@@ -140,7 +140,7 @@ fn a_vm_that_ran_and_ended_between_two_looks_of_a_final_snapshot_is_noticed() {
         bench.virsh(["resume", UUID])?;
         bench.virsh(["destroy", UUID])?;
         assert_error(held.release().await, SourceErrorKind::Refused, "the VM was ended")?;
-        // The next one is as good as any.
+        // The next snapshot works as usual.
         let held = bench.final_snapshot(&Marks::new()).await?;
         Ok(held.release().await?)
     });
@@ -151,7 +151,7 @@ fn a_vm_that_ran_and_was_put_back_between_two_looks_of_a_final_snapshot_is_notic
     block_on(async |dir| {
         let bench = Bench::new(dir, &DISKS)?;
         let held = bench.final_snapshot(&Marks::new()).await?;
-        // It ran, and is now as it was: paused, tagged, and has never run since this start.
+        // It ran, and is now as before: paused, tagged, and never running since this start.
         let tagged = dir.join("tagged.xml");
         std::fs::write(&tagged, bench.virsh(["dumpxml", UUID])?)?;
         bench.virsh(["resume", UUID])?;

@@ -1,4 +1,5 @@
-//! What the phases after the stop need is there before it, or said; and marks that cannot be removed hinder nothing.
+//! Missing prerequisites of the phases after the stop are reported before it; marks that cannot be removed do
+//! no harm.
 
 use anyhow::{Context as _, ensure};
 use warmd_core::model::machine::PowerState;
@@ -11,7 +12,7 @@ use super::bench::{
 
 const DISK: [(&str, u64); 1] = [("qcow2", 8)];
 
-/// Defines the VM with some of its text put in another's place.
+/// Defines the VM with a part of its XML replaced.
 fn define_with(bench: &Bench, extra: &str, replaced: &[(String, String)]) -> anyhow::Result<()> {
     let mut text = bench.xml(extra);
     for (from, to) in replaced {
@@ -68,7 +69,7 @@ fn a_volume_of_a_pool_is_described_read_and_released_running_and_off() {
 #[test]
 fn what_starts_the_vm_is_found_in_its_mark_where_the_record_lacks_it() {
     block_on(async |dir| {
-        // It runs: the mark is in its persistent definition alone.
+        // It runs: the mark is only in its persistent definition.
         let bench = Bench::started(dir, &DISK)?;
         bench.virsh(["autostart", UUID])?;
         let autostart = || -> anyhow::Result<bool> {
@@ -91,7 +92,7 @@ fn what_starts_the_vm_is_found_in_its_mark_where_the_record_lacks_it() {
             bench.virsh(["dumpxml", "--inactive", UUID])?.replace('"', "'").contains("autostart='yes'"),
             "the mark lost it"
         );
-        // It comes back by the mark alone, which goes.
+        // The autostart is restored from the mark alone, which is then removed.
         bench.source.let_go(vm, owner, &none).await?;
         ensure!(autostart()?, "it is not given back");
         ensure!(
@@ -125,7 +126,7 @@ fn a_medium_or_network_that_a_start_would_miss_is_told_before_the_stop() {
             "{found:?}"
         );
         ensure!(bench.source.power(&bench.vm).await? == PowerState::Running);
-        // It hides no disk's size from who asks while the VM is off.
+        // While the VM is off, the sizes of its disks can still be read.
         bench.virsh(["destroy", UUID])?;
         ensure!(bench.source.describe(UUID).await?.disks[0].size.0 == 8 * MIB);
 
@@ -166,7 +167,7 @@ fn marks_of_an_encrypted_image_fail_nothing_and_go_at_the_end() {
         assert_changed(&*last, &bench.disks[0].key, &[(MIB, 512)]).await?;
         let second = marks(&*last);
         last.release().await?;
-        // The older one cannot be removed now: that is said, and no failure.
+        // The older one cannot be removed now: that is reported, and is no failure.
         let keep: Vec<_> = second.values().cloned().collect();
         let left = bench.source.delete_marks(&bench.vm, bench.owner, &keep).await?;
         ensure!(left.len() == 1 && left[0].remedy.contains("--object secret"), "{left:?}");
@@ -175,7 +176,7 @@ fn marks_of_an_encrypted_image_fail_nothing_and_go_at_the_end() {
         ensure!(listed.iter().filter(|one| one.what.contains(&path)).count() == 2, "{listed:?}");
         ensure!(bench.source.leftovers(&[bench.owner]).await?.is_empty());
 
-        // One that was moved away gets no power, not even to remove marks.
+        // A VM that was moved away is not powered on, not even to remove marks.
         let (moved, was) =
             (MigratedMark { owner: bench.owner, target: "there".to_owned() }, HoldOff::default());
         bench.source.hold_off(&bench.vm, &moved, &was).await?;
@@ -241,7 +242,7 @@ fn images_of_odd_kinds_are_known_before_the_first_snapshot() {
         let mut bench = Bench::new(dir, &[("qcow2", 8), ("raw", 1)])?;
         let old = bench.disks[0].path.to_string_lossy().into_owned();
         qemu_img(["create", "-q", "-f", "qcow2", "-o", "compat=0.10", &old, "8M"])?;
-        // No multiple of a sector: QEMU fills the last one with zeroes.
+        // Not a multiple of a sector: QEMU fills the last one with zeroes.
         std::fs::write(&bench.disks[1].path, vec![7; 1_000_001])?;
         bench.disks[1].bytes = vec![7; 1_000_001];
         bench.disks[1].bytes.resize(1_000_448, 0);

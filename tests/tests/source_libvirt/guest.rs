@@ -1,4 +1,4 @@
-//! With a real guest: one that writes all the time, and one that does not hear the power button.
+//! With a real guest: one that writes all the time, and one that ignores the power button.
 
 use std::time::Duration;
 
@@ -80,7 +80,7 @@ fn a_guest_that_writes_all_the_time_is_copied_to_the_last_byte() {
     });
 }
 
-/// Copies what changed; a delta must know, and be small.
+/// Copies the changes; in a delta the source must report them, and they must be few.
 async fn apply(snapshot: &dyn Snapshot, key: &DiskKey, copy: &mut Vec<u8>, is_delta: bool) -> Result<()> {
     let disk = snapshot.open(key).await?;
     let size = disk.size();

@@ -1,7 +1,7 @@
 //! The source `libvirt` against a real libvirtd and QEMU.
 //!
-//! Most guests here have no operating system: the test itself writes through the guest's disk device, so that it knows
-//! each byte. What a real guest must do itself (power button, writing all the time) is in `guest.rs`.
+//! Most guests here have no operating system: the test itself writes through the guest's disk device, so that
+//! it knows each byte. Tests that need a real guest (power button, writing all the time) are in `guest.rs`.
 
 mod bench;
 mod definitions;

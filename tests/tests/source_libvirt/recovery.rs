@@ -80,7 +80,7 @@ fn after_a_crash_of_qemu_the_changes_are_unknown_and_tracking_begins_anew() {
         let mut bench = Bench::started(dir, &[("qcow2", 8), ("qcow2", 8)])?;
         let keys: Vec<_> = bench.disks.iter().map(|disk| disk.key.clone()).collect();
         let mut anchor = bench.pass(&Marks::new()).await?;
-        // The first time the bitmaps were never stored; the second time they were, and are marked as in use.
+        // The first time the bitmaps were never stored; the second time they are stored and marked as in use.
         for round in 0..2_u8 {
             bench.write(0, 10 + round, 0, MIB)?;
             // What a guest flushed is on its disk after the crash.
@@ -158,7 +158,7 @@ fn a_vm_defined_anew_is_unknown_and_bitmaps_left_in_its_images_are_no_obstacle()
         let delta = bench.snapshot(&second).await?;
         assert_changed(&*delta, &bench.disks[0].key, &[(MIB, 512)]).await?;
         delta.release().await?;
-        // All of them go in the end, the orphans in the image as well.
+        // All of them are removed in the end, the orphans in the image too.
         bench.virsh(["destroy", UUID])?;
         bench.source.delete_marks(&bench.vm, bench.owner, &[]).await?;
         bench.assert_no_trace()

@@ -155,7 +155,7 @@ async fn scratch_room(dir: &warmd_tests::TestDir, small: &Path) -> Result<()> {
     wait_until("the snapshot to be given up", SOON, || {
         Ok((bench.libvirt.try_virsh(["backup-dumpxml", UUID])?.code != Some(0)).then_some(()))
     })?;
-    // More than would have fitted.
+    // More than the free space.
     bench.write(0, 3, 0, 32 * MIB)?;
     let read = super::bench::read_all(held.open(&bench.disks[0].key).await?).await;
     let why = held.given_up().map(|error| (error.kind, error.to_string()));

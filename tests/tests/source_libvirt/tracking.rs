@@ -1,4 +1,4 @@
-//! What changed, and nothing else: over passes, power cycles, raw disks, and disks that are not what they were.
+//! Exactly the changes: across passes, power cycles, raw disks, and replaced disks.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
@@ -187,7 +187,7 @@ fn only_some_disks_can_be_asked_for() {
         ensure!(first.len() == 1, "{first:?}");
         one.release().await?;
         bench.write(0, 1, 0, 512)?;
-        // The second disk comes later: it has no mark, the first one's holds.
+        // The second disk is added later: it has no mark, and the first one's stays valid.
         let both = bench.snapshot(&first).await?;
         assert_changed(&*both, &bench.disks[0].key, &[(0, 512)]).await?;
         assert_unknown(&*both, &bench.disks[1].key, "no earlier mark").await?;

@@ -1,11 +1,11 @@
-//! Quotas under random work, with a seed that is printed: whatever is asked in whatever order, nothing goes beyond them.
+//! Quotas under random work, with a seed that is printed: no order of requests exceeds them.
 
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use warmd_tests::simulated::InjectedFault;
 
 use super::*;
 
-/// What the fleets of the random test consist of.
+/// The parts of the fleets of the random test.
 struct Chance(StdRng);
 
 impl Chance {
