@@ -1,7 +1,7 @@
 //! How fast the engine alone is: memory to memory, no network, no SQLite.
 //!
-//! `cargo run --release -p warmd-cbt --example throughput [MiB]`. Only ratios to the printed grounds mean something. What ledgers
-//! cost, with their store: `daemon/examples/scale.rs`.
+//! `cargo run --release -p warmd-cbt --example throughput [MiB]`. Only ratios to the printed grounds mean
+//! something. The cost of ledgers with their store: `daemon/examples/scale.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a measurement ends by them")]
 
 use std::{
@@ -99,7 +99,7 @@ impl WriteDisk for Flat {
     }
 }
 
-/// Takes every commit and keeps what the next pass must find.
+/// Accepts every commit and keeps the part that the next pass needs.
 struct Keeper {
     size: Length,
     hashes: Mutex<Vec<BlockHash>>,

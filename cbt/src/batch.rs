@@ -1,7 +1,7 @@
-//! What was done since the last commit and goes into the next one.
+//! The work since the last commit, for the next one.
 //!
-//! Rule: only finished work gets in. A batch is small whatever the disk's size: it is committed by bytes moved and by
-//! time, and holds 24 bytes for each block whose hash changed.
+//! Rule: only finished work gets in. A batch is small for any disk size: it is committed by bytes moved and
+//! by time, and holds 24 bytes for each block whose hash changed.
 
 use crate::{
     manifest::BlockHash,
@@ -19,7 +19,7 @@ pub struct Batch {
 
 impl Batch {
     /// Adds finished work: the extent, block-aligned, that may leave `pending`; the hashes of those of its blocks
-    /// that the target did not hold before; and what it took.
+    /// that are new on the target; and its figures.
     pub fn add(
         &mut self,
         extent: Extent,
@@ -36,7 +36,7 @@ impl Batch {
         self.figures += figures;
     }
 
-    /// Whether there is nothing to commit.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.extents.is_empty()
     }
@@ -46,7 +46,7 @@ impl Batch {
         self.extents.len()
     }
 
-    /// Sums of what it took.
+    /// The sums of its figures.
     pub fn figures(&self) -> PassFigures {
         self.figures
     }

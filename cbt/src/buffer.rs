@@ -1,12 +1,13 @@
 //! The fixed pool of aligned buffers in which all data travels from the source to the target.
 //!
-//! Rule: memory is bounded by the pool, whatever the disk's size. A caller that wants data in flight first
+//! Rule: memory is bounded by the pool, for any disk size. A caller that wants data in flight first
 //! waits for a buffer; dropping the buffer, on any path, gives it back.
 //!
-//! A target gets a share of the pool ([`BufferPool::share`]), so that one that hangs leaves the others theirs, and what is
-//! reserved serves final passes alone, whose VMs are off. The buffer of an abandoned call that may never end
-//! is written off ([`Loan::write_off`]): another takes its place at once, and its memory is freed should the
-//! call end. No more are written off at a time than the pool has: memory is at most doubled.
+//! A target gets a share of the pool ([`BufferPool::share`]), so that a hanging target leaves buffers for the
+//! others, and the reserve is for final passes alone, whose VMs are off. The buffer of an abandoned call that
+//! may never end is written off ([`Loan::write_off`]): another takes its place at once, and its memory is
+//! freed should the call end. At most as many as the pool has are written off at a time: memory is at most
+//! doubled.
 
 use std::{
     collections::BTreeMap,
@@ -36,22 +37,22 @@ struct Shared {
     count: usize,
     free: Mutex<Vec<Vec<u8>>>,
     permits: Arc<Semaphore>,
-    /// For what is urgent alone.
+    /// For urgent work alone.
     reserve: Arc<Semaphore>,
     reserved: usize,
-    /// By target: for all, and what the urgent may hold beyond that.
+    /// By target: the share of all, and the extra share of urgent work.
     quotas: Mutex<BTreeMap<String, [Arc<Semaphore>; 2]>>,
     written_off: AtomicUsize,
 }
 
 impl BufferPool {
-    /// A pool of `count` buffers of `capacity` bytes each; memory is taken when a buffer is first used. Nothing of it is
-    /// reserved.
+    /// A pool of `count` buffers of `capacity` bytes each; memory is taken when a buffer is first used. None
+    /// is reserved.
     pub fn new(count: usize, capacity: usize) -> Self {
         Self::with_reserve(count, 0, capacity)
     }
 
-    /// The same, of which `reserve` buffers are for what is urgent alone.
+    /// The same, of which `reserve` buffers are for urgent work alone.
     pub fn with_reserve(count: usize, reserve: usize, capacity: usize) -> Self {
         let reserve = reserve.min(count.saturating_sub(1));
         let reserved = reserve;
@@ -70,7 +71,7 @@ impl BufferPool {
     }
 
     /// The part of the pool that may be in use for `target`: at most three quarters of it at once, the same
-    /// three quarters for all who ask for that target's. What is urgent may hold as much more as is reserved,
+    /// three quarters for all who ask for that target's. Urgent work may use as many more as are reserved,
     /// and takes the reserve too.
     pub fn share(&self, target: &str, is_urgent: bool) -> Self {
         let mut quotas = self.shared.quotas.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,7 +82,8 @@ impl BufferPool {
         Self { shared: Arc::clone(&self.shared), quota: Some(quota.clone()), is_urgent }
     }
 
-    /// Buffers that one of `disks` disks of a share should hold at the most: with several, one that hangs leaves some.
+    /// Buffers that one of `disks` disks of a share should hold at the most: with several, a hanging one
+    /// leaves some.
     pub fn fair(&self, disks: usize) -> usize {
         let of_target = three_quarters(self.shared.count);
         if disks > 1 { three_quarters(of_target) } else { of_target }
@@ -102,11 +104,11 @@ impl BufferPool {
         self.shared.written_off.load(SeqCst)
     }
 
-    /// Waits for a buffer and gives it the length `len`, at most [`BufferPool::capacity`]. Its contents are whatever
-    /// the last user left.
+    /// Waits for a buffer and gives it the length `len`, at most [`BufferPool::capacity`]. Its contents are
+    /// what the last user left.
     ///
     /// # Panics
-    /// If `len` is above the capacity: the caller's plan is wrong, and no outside data can cause it.
+    /// If `len` is above the capacity: the caller's plan is wrong; untrusted data cannot cause it.
     pub async fn take(&self, len: usize) -> Buffer {
         assert!(
             len <= self.shared.capacity,
@@ -126,7 +128,7 @@ impl BufferPool {
         Buffer { memory, start, len, home: Some(home) }
     }
 
-    /// A place among all, or, if it is urgent and there is none, a reserved one.
+    /// A free place, or, if there is none and the work is urgent, a reserved one.
     async fn one_of(&self, common: &Arc<Semaphore>, reserve: &Arc<Semaphore>) -> OwnedSemaphorePermit {
         if !self.is_urgent {
             return permit(common).await;
@@ -139,7 +141,7 @@ impl BufferPool {
     }
 }
 
-/// What one may hold of `count` buffers so that some are left for others; at least one.
+/// The most of `count` buffers for one user so that some are left for others; at least one.
 fn three_quarters(count: usize) -> usize {
     (count * 3 / 4).max(1)
 }
@@ -176,8 +178,8 @@ enum Lent {
 }
 
 impl Loan {
-    /// Lets another buffer take this one's place, which may never come back; not if as many as the pool has were written
-    /// off already, or it came back meanwhile. Whether it was.
+    /// Lets another buffer take this one's place, which may never come back; not if as many as the pool has
+    /// are written off already, or it came back meanwhile. Returns whether it did.
     pub fn write_off(&self) -> bool {
         let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
         let one_more = |now: usize| (now < self.shared.count).then_some(now + 1);
@@ -210,7 +212,7 @@ impl fmt::Debug for Loan {
     }
 }
 
-/// Bytes aligned to [`ALIGNMENT`], lent by a [`BufferPool`] and given back on drop.
+/// Bytes aligned to [`ALIGNMENT`], lent by a [`BufferPool`] and returned on drop.
 pub struct Buffer {
     memory: Vec<u8>,
     start: usize,
@@ -226,12 +228,12 @@ impl Buffer {
         Self { memory, start, len, home: None }
     }
 
-    /// Its place in its pool, to be written off should its holder never end; `None` outside any pool.
+    /// Its place in its pool, to be written off if its user never ends; `None` outside any pool.
     pub fn loan(&self) -> Option<Loan> {
         self.home.clone()
     }
 
-    /// Bytes that it could hold.
+    /// Its capacity in bytes.
     pub fn capacity(&self) -> usize {
         self.memory.len() - ALIGNMENT
     }

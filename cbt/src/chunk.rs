@@ -1,10 +1,12 @@
-//! The bits of 1 GiB of disk, in memory and as the store keeps them.
+//! The bits of 1 GiB of disk, in memory and in the store's form.
 //!
-//! Rule: bytes from a store are outside data; [`ChunkBits::decode`] refuses what [`ChunkBits::encode`] cannot have made.
+//! Rule: bytes from a store are untrusted; [`ChunkBits::decode`] refuses bytes that [`ChunkBits::encode`]
+//! cannot have made.
 //!
-//! None and all take no memory, up to [`LIST_MAX`] scattered blocks two bytes each, anything else a bit for each block
-//! (2 KiB). Ten million blocks scattered over 64 TiB are so 30 MB and not the 128 MiB of a flat map. Clones share
-//! their memory until one of them is changed, so rows on their way to the store cost nothing.
+//! Empty and full sets take no memory, up to [`LIST_MAX`] scattered blocks two bytes each, other sets a bit
+//! for each block (2 KiB). Ten million blocks scattered over 64 TiB take 30 MB this way and not the 128 MiB
+//! of a flat map. Clones share their memory until one of them is changed, so rows on their way to the store
+//! cost nothing.
 
 use std::{ops::Range, sync::Arc};
 
@@ -195,9 +197,10 @@ impl ChunkBits {
         }
     }
 
-    /// The bytes to keep: a tag, then nothing (all); or for each run two numbers, how far after the last run's end it
-    /// begins and its length − 1, seven bits a byte, lowest first, the top bit set on all but a number's last byte; or
-    /// the bits themselves, block 0 the lowest of the first byte. Whichever is shorter. Nothing for no bits.
+    /// The bytes to keep: a tag, then nothing (all); or for each run two numbers, its distance from the last
+    /// run's end and its length − 1, seven bits a byte, lowest first, the top bit set on all but a number's
+    /// last byte; or the bits themselves, block 0 the lowest of the first byte. Whichever is shorter. Nothing
+    /// for no bits.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![TAG_RUNS];
         match &self.0 {
@@ -232,7 +235,7 @@ impl ChunkBits {
         bytes
     }
 
-    /// What [`ChunkBits::encode`] made; `None` if the bytes are not that.
+    /// Reads the output of [`ChunkBits::encode`]; `None` for any other bytes.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let Some((tag, mut rest)) = bytes.split_first() else { return Some(Self::default()) };
         match *tag {

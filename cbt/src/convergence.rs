@@ -1,6 +1,6 @@
-//! How long the final delta would take, and whether another pass would make it shorter.
+//! The length of the final delta, and whether another pass would make it shorter.
 //!
-//! Rule: pure. What was measured comes in, a judgement comes out; nothing is read, and no clock is looked at.
+//! Rule: pure. Measurements come in, a decision comes out; it reads no data and no clock.
 //!
 //! Each pass copies what changed during the last one and the pause after it. With the guest changing `c` bytes a second
 //! and passes moving `t`, a pass right after another has `c / t` times its bytes: below 1 deltas shrink, and the final
@@ -14,13 +14,13 @@ use std::time::Duration;
 pub struct MeasuredPass {
     /// Bytes that were pending when it began.
     pub pending: u64,
-    /// What it took, from its first read to its last commit.
+    /// Its time, from its first read to its last commit.
     pub took: Duration,
     /// From the snapshot before to its own; `None` for the first pass.
     pub since_last: Option<Duration>,
 }
 
-/// What is expected of the final delta if the cutover began now.
+/// The forecast of the final delta if the cutover began now.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Forecast {
     /// Bytes that the final delta will have to copy.
@@ -40,7 +40,7 @@ pub enum Advice {
     CutOver,
     /// It does not fit, but another pass makes it shorter.
     CopyAgain,
-    /// It does not fit, and another pass does not help: the guest changes about as fast as is copied.
+    /// It does not fit, and another pass does not help: the guest changes about as fast as passes copy.
     WillNotFit,
 }
 
@@ -49,7 +49,7 @@ const RECENT: usize = 3;
 /// A next delta that is not at least this much shorter is not worth a pass.
 const WORTHWHILE: f64 = 0.9;
 
-/// The final delta if the source were stopped now: what is `pending`, plus what the guest has changed in the time
+/// The final delta if the source were stopped now: the `pending` bytes, plus the guest's changes in the time
 /// `since_snapshot`, at the rates of the last passes. `None` before any pass has measured a rate.
 pub fn forecast(passes: &[MeasuredPass], pending: u64, since_snapshot: Duration) -> Option<Forecast> {
     let recent = &passes[passes.len().saturating_sub(RECENT)..];
@@ -70,9 +70,9 @@ pub fn forecast(passes: &[MeasuredPass], pending: u64, since_snapshot: Duration)
 
 /// Copy again or cut over. The criteria, in order:
 /// 1. The final delta, copied now, fits `limit`: cut over.
-/// 2. A pass now would leave as the next delta what the guest changes while it runs. If that is more than a tenth
-///    shorter: copy again.
-/// 3. Otherwise the guest changes about as fast as is copied, or faster, and no pass helps.
+/// 2. A pass now would leave the guest's changes during the pass as the next delta. If that is more than a
+///    tenth shorter: copy again.
+/// 3. Otherwise the guest changes about as fast as passes copy, or faster, and no pass helps.
 pub fn advise(forecast: &Forecast, limit: Duration) -> Advice {
     let ratio = forecast.change_rate / forecast.throughput;
     if forecast.copy <= limit {

@@ -1,4 +1,4 @@
-//! The small traits by which the engine sees disks: one to read the source's snapshot, one to write the target.
+//! The small traits of disks in the engine: one to read the source's snapshot, one to write the target.
 //!
 //! Rule: every call has a deadline of the implementation's own, moves its whole extent or fails, and may run at the
 //! same time as others. A hang is an error of kind [`ErrorKind::Timeout`].
@@ -12,7 +12,7 @@ use crate::{
     units::{Extent, Length, Offset},
 };
 
-/// What kind of failure it was, to act on.
+/// The kind of failure, to act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     /// The other side is gone or unreachable; trying again later may help.
@@ -25,11 +25,11 @@ pub enum ErrorKind {
     NoSpace,
     /// The request is refused: read-only, not permitted, not supported.
     Refused,
-    /// The other side broke its protocol, or answered what cannot be.
+    /// The other side broke its protocol, or gave an impossible answer.
     Protocol,
 }
 
-/// What was being done to a disk when it failed.
+/// The operation on a disk that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     Open,
@@ -40,7 +40,7 @@ pub enum Operation {
     Flush,
 }
 
-/// A failed disk operation: kind, where, and the cause untouched.
+/// A failed disk operation: kind, where, and the unchanged cause.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation} of {disk}{} failed: {cause}", at(*extent))]
 pub struct DiskError {
@@ -102,7 +102,7 @@ impl fmt::Display for Operation {
     }
 }
 
-/// What a source says of a run of bytes without reading it.
+/// A source's knowledge of a run of bytes without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allocation {
     pub extent: Extent,
@@ -110,7 +110,7 @@ pub struct Allocation {
     pub zero: bool,
 }
 
-/// What requests a disk takes.
+/// The limits of a disk's requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskLimits {
     /// The most bytes in one read or write.
@@ -131,7 +131,7 @@ pub trait ReadDisk: Send + Sync {
     /// Bytes on the disk.
     fn size(&self) -> Length;
 
-    /// What requests it takes.
+    /// The limits of its requests.
     fn limits(&self) -> DiskLimits {
         DiskLimits::default()
     }
@@ -139,31 +139,33 @@ pub trait ReadDisk: Send + Sync {
     /// Fills all of `buffer` from `at` and gives it back.
     async fn read(&self, at: Offset, buffer: Buffer) -> Result<Buffer, DiskError>;
 
-    /// What is known to be zero: a gap-free prefix of `extent`, which may end early but covers at least one byte.
+    /// The known zeroes: a gap-free prefix of `extent`, which may end early but covers at least one byte.
     /// The default knows nothing.
     async fn allocation(&self, extent: Extent) -> Result<Vec<Allocation>, DiskError> {
         Ok(vec![Allocation { extent, zero: false }])
     }
 }
 
-/// Writes one disk of the target. What was written counts only after [`WriteDisk::flush`] said so.
+/// Writes one disk of the target. Writes count only after a successful [`WriteDisk::flush`].
 #[async_trait]
 pub trait WriteDisk: ReadDisk {
     /// Writes `buffer[range]` at `at` and gives the buffer back.
     async fn write(&self, at: Offset, buffer: Buffer, range: Range<usize>) -> Result<Buffer, DiskError>;
 
-    /// Makes the extent read as zeroes, by a hole where the target can, by writing zeroes where it cannot.
+    /// Makes the extent read as zeroes, by a hole where the target can, else by writing zeroes.
     async fn write_zeroes(&self, extent: Extent) -> Result<(), DiskError>;
 
-    /// Whether zeroing costs as much as writing, as far as that is known by now: then it counts in the limits of bytes.
+    /// Whether zeroing costs as much as writing, as far as that is known: then it counts in the limits of
+    /// bytes.
     fn zeroes_by_writing(&self) -> bool {
         false
     }
 
-    /// Makes every write that had returned before this call durable. After a failure nothing since the last
-    /// successful flush may be counted as written.
+    /// Makes every write that had returned before this call durable. After a failure no write since the last
+    /// successful flush counts as written.
     ///
-    /// It must fail if any of those writes may be lost although it succeeds now: an implementation that reconnects to a
-    /// server, which may have been restarted, reports its next flush as failed if it had written since the last one.
+    /// It must fail if any of those writes may have been lost before it: an implementation that reconnects to
+    /// a server, which may have been restarted, reports its next flush as failed if it had written since the
+    /// last one.
     async fn flush(&self) -> Result<(), DiskError>;
 }

@@ -4,7 +4,7 @@
 //! touches; [`ExtentSet::remove`] removes only blocks that the extent covers whole.
 //!
 //! A set is an array of chunks of 1 GiB of disk ([`ChunkBits`]): 16 bytes for an empty or a full one, so a 64 TiB disk
-//! costs 1 MiB as long as nothing is scattered, and at most 128 MiB more however it is. Ten million single blocks
+//! costs 1 MiB without scattered blocks, and at most 128 MiB more with any. Ten million single blocks
 //! scattered over it take 24 MB (`daemon/examples/scale.rs`). Sorted runs of 16 bytes would
 //! take 160 MB, grow without bound, and move their tail at each insert; in a B-tree, which does not, a random insert was
 //! measured at 600 ns, here at 90 (`benches/benches/extents.rs`, two cores).
@@ -53,12 +53,12 @@ impl ExtentSet {
         self.size
     }
 
-    /// Whether it holds no block.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.chunks.iter().all(ChunkBits::is_empty)
     }
 
-    /// Bytes of disk that it holds, the shorter last block counted as what it is.
+    /// Its size in bytes of disk, the shorter last block counted with its real length.
     pub fn bytes(&self) -> Length {
         let whole = self.chunks.iter().map(ChunkBits::count).sum::<u64>() * BLOCK;
         let short = blocks_in(self.size) * BLOCK - self.size.0;
@@ -66,14 +66,14 @@ impl ExtentSet {
         Length(if last_is_in { whole - short } else { whole })
     }
 
-    /// Whether it holds the block with this number.
+    /// Whether it contains the block with this number.
     pub fn contains(&self, block: u64) -> bool {
         self.chunks
             .get((block / CHUNK_BLOCKS) as usize)
             .is_some_and(|bits| bits.get((block % CHUNK_BLOCKS) as usize))
     }
 
-    /// Adds every block that `extent` touches; what lies past the disk's end is left out.
+    /// Adds every block that `extent` touches; blocks past the disk's end are left out.
     pub fn insert(&mut self, extent: Extent) {
         let Some(extent) = extent.clip(self.size) else { return };
         for (chunk, blocks) in block_pieces(extent.blocks()) {
@@ -100,7 +100,7 @@ impl ExtentSet {
         self.chunks.iter_mut().zip(&other.chunks).for_each(|(ours, theirs)| ours.subtract(theirs));
     }
 
-    /// Keeps only the blocks that `other`, a set of a disk of the same size, holds too.
+    /// Keeps only the blocks that `other`, a set of a disk of the same size, contains too.
     pub fn intersect(&mut self, other: &Self) {
         self.chunks.iter_mut().zip(&other.chunks).for_each(|(ours, theirs)| ours.intersect(theirs));
     }
@@ -130,22 +130,22 @@ impl ExtentSet {
         runs - joined as u64
     }
 
-    /// The chunks that hold something, in order.
+    /// The chunks that are not empty, in order.
     pub fn chunks(&self) -> impl Iterator<Item = (u32, &ChunkBits)> + '_ {
         (0..).zip(&self.chunks).filter(|(_, bits)| !bits.is_empty())
     }
 
-    /// Whether any of the chunk is on the disk.
+    /// Whether a part of the chunk is on the disk.
     pub fn has_chunk(&self, chunk: u32) -> bool {
         (chunk as usize) < self.chunks.len()
     }
 
-    /// One chunk's bits, empty if it holds nothing.
+    /// One chunk's bits, empty if it has none.
     pub fn chunk(&self, chunk: u32) -> ChunkBits {
         self.chunks.get(chunk as usize).cloned().unwrap_or_default()
     }
 
-    /// Puts a chunk in as the store kept it; bits past the disk's end are dropped.
+    /// Inserts a chunk from the store; bits past the disk's end are dropped.
     pub fn put_chunk(&mut self, chunk: u32, mut bits: ChunkBits) {
         let Some(place) = self.chunks.get_mut(chunk as usize) else { return };
         let on_disk = (blocks_in(self.size) - u64::from(chunk) * CHUNK_BLOCKS).min(CHUNK_BLOCKS);

@@ -2,8 +2,8 @@
 //!
 //! Rule: durable first, then known. Every change goes through [`Ledger::change`], which commits the new rows and only
 //! then puts them into memory; so memory is never ahead of the store, and a reader of the store after a crash
-//! finds at most too much to copy. A commit that failed may be durable all the same: then the store is loaded
-//! again before anything is built on what is in memory.
+//! at most copies too much. A commit that failed may be durable all the same: then the store is loaded
+//! again before the copy in memory is used.
 //!
 //! ```text
 //!           all blocks of the disk
@@ -11,15 +11,16 @@
 //!   │ pending                    │ not pending  │  not pending: the target holds durably what the manifest
 //!   │        ┌─────────┐         │              │               says, and that is the anchored snapshot
 //!   │        │ trusted │         │              │  trusted:     the target holds durably what the manifest
-//!   │        └─────────┘         │              │               says, the snapshot may hold something else
-//!   └────────────────────────────┴──────────────┘  pending:     (the rest) nothing is known of the target
+//!   │        └─────────┘         │              │               says, the snapshot may differ
+//!   └────────────────────────────┴──────────────┘  pending:     (the rest) the target is unknown
 //! ```
 //!
-//! Why `trusted` is kept apart: comparing a block's hash with the manifest may replace writing it only where the target
-//! is known to hold what the manifest says. A block whose write was begun and never committed may hold anything; were
-//! the source's content to go back to what the manifest says, a plain comparison would skip it, and leave the wrong
-//! data. So before the first write to a trusted block it is *claimed*: its trust is removed durably. What a
-//! crash leaves claimed is plain pending, and is written whatever its hash.
+//! Why `trusted` is separate: comparing a block's hash with the manifest may replace writing it only where
+//! the target is known to match the manifest. A block whose write was begun and never committed may have any
+//! content; if the source's content then returned to the manifest's, a plain comparison would skip it, and
+//! leave the wrong data. Therefore, before the first write to a trusted block it is *claimed*: its trust is
+//! removed durably. Blocks that a crash leaves claimed are plain pending, and are written whatever their
+//! hashes.
 
 use std::{
     collections::BTreeMap,
@@ -44,8 +45,8 @@ use crate::{
     units::{Extent, Length, MAX_DISK, Offset},
 };
 
-/// One disk's ledger. Load one for each disk and keep it as long as anything may still write to the target: it is what
-/// keeps a new pass from starting before the last write of an abandoned one has ended.
+/// One disk's ledger. Load one for each disk and keep it as long as any task may still write to the target:
+/// it prevents a new pass from starting before the last write of an abandoned one has ended.
 pub struct Ledger {
     inner: Arc<Inner>,
     gate: Arc<tokio::sync::Mutex<()>>,
@@ -58,7 +59,8 @@ struct Inner {
     sets: Mutex<Sets>,
     /// One commit at a time.
     turn: Arc<tokio::sync::Mutex<()>>,
-    /// A commit failed, and may be durable all the same: what is in memory must be loaded again before it is built on.
+    /// A commit failed, and may be durable all the same: the copy in memory must be loaded again before it is
+    /// used.
     doubt: AtomicBool,
 }
 
@@ -72,7 +74,7 @@ struct Sets {
 pub(crate) type WriteGate = Arc<OwnedMutexGuard<()>>;
 
 impl Ledger {
-    /// The ledger as the store has it. [`StoreErrorKind::Corrupt`] if the rows contradict each other.
+    /// The ledger from the store. [`StoreErrorKind::Corrupt`] if the rows contradict each other.
     pub async fn load(store: Arc<dyn LedgerStore>, disk: DiskId) -> Result<Self, StoreError> {
         let stored = store.load(disk).await?;
         let size = stored.size;
@@ -82,7 +84,7 @@ impl Ledger {
     }
 
     /// The rows of a disk that was never copied: all of it pending. A target that is known to read as zeroes is
-    /// trusted, as the empty manifest tells the truth about it; any other is not.
+    /// trusted, as the empty manifest matches it; any other is not.
     pub fn initial_rows(size: Length, reads_as_zeroes: bool) -> Vec<ChunkRow> {
         let full = ExtentSet::full(size);
         let row = |(chunk, bits): (u32, &ChunkBits)| ChunkRow {
@@ -113,7 +115,7 @@ impl Ledger {
         self.inner.sets().pending.bytes()
     }
 
-    /// In how many runs the pending bytes lie.
+    /// The number of runs of pending bytes.
     pub fn pending_extents(&self) -> u64 {
         self.inner.sets().pending.extent_count()
     }
@@ -124,12 +126,12 @@ impl Ledger {
         sets.anchor.is_some() && sets.pending.is_empty()
     }
 
-    /// Takes a new snapshot as the anchor, with what changed since the old one. To be called, and waited for, before
-    /// the first byte of the snapshot is read, and before the source releases the old mark.
+    /// Takes a new snapshot as the anchor, with the changes since the old one. To be called, and waited for,
+    /// before the first byte of the snapshot is read, and before the source releases the old mark.
     ///
-    /// A block that was not pending becomes pending and trusted: its target holds what the manifest says, so if the
-    /// guest wrote again what was there, or `changed` is [`Changed::Unknown`], it need only be compared. A block that
-    /// was pending keeps what is known of it.
+    /// A block that was not pending becomes pending and trusted: its target matches the manifest, so if the
+    /// guest wrote the same data again, or `changed` is [`Changed::Unknown`], it need only be compared. A
+    /// block that was pending keeps its trust.
     pub async fn advance(&self, mark: ChangeMark, changed: &Changed) -> Result<(), StoreError> {
         let _quiet = self.gate.lock().await;
         let mut fresh = match changed {
@@ -170,24 +172,24 @@ impl Ledger {
         self.edit(extents, &[], |row, blocks| row.trusted.set(blocks, false)).await
     }
 
-    /// Removes the trust in all blocks, durably: those that are pending are written, whatever their hashes.
+    /// Removes the trust in all blocks, durably: the pending ones are written, whatever their hashes.
     pub async fn claim_all(&self) -> Result<(), StoreError> {
         let trusted: Vec<_> = self.look(|_, trusted| trusted.extents_from(Offset(0)).collect());
         self.claim(&trusted).await
     }
 
-    /// Whether nothing is known of the target: all blocks are pending, and none is trusted.
+    /// Whether the target is unknown: all blocks are pending, and none is trusted.
     pub fn is_distrusted(&self) -> bool {
         self.look(|pending, trusted| pending.bytes() == self.size() && trusted.is_empty())
     }
 
-    /// Makes all blocks pending, and untrusted: what the target holds is unknown.
+    /// Makes all blocks pending, and untrusted: the target's content is unknown.
     pub async fn distrust_all(&self) -> Result<(), StoreError> {
         self.distrust(&Extent::whole(self.size()).into_iter().collect::<Vec<_>>()).await
     }
 
-    /// Makes these blocks pending, and untrusted, whatever was known of them: a verification found that the target
-    /// does not hold what it must.
+    /// Makes these blocks pending, and untrusted, regardless of their trust: a verification found that the
+    /// target has wrong content.
     pub async fn distrust(&self, extents: &[Extent]) -> Result<(), StoreError> {
         self.edit(extents, extents, |row, blocks| {
             row.pending.set(blocks.clone(), true);
@@ -196,8 +198,8 @@ impl Ledger {
         .await
     }
 
-    /// Takes a batch out of `pending`, with its hashes and figures, in one transaction. Only what is durable on the
-    /// target, because it was flushed or never had to be written, may be in the batch.
+    /// Takes a batch out of `pending`, with its hashes and figures, in one transaction. Only blocks that are
+    /// durable on the target, because they were flushed or needed no write, may be in the batch.
     pub async fn drain(&self, batch: Batch, pass: Option<i64>) -> Result<(), StoreError> {
         let (extents, mut hashes, figures) = batch.into_parts();
         if mutant("hash-of-wrong-block") {
@@ -221,8 +223,8 @@ impl Ledger {
         &self.inner.store
     }
 
-    /// Waits until no write of an earlier pass is in flight, also of one whose future was dropped. Before another ledger of
-    /// the disk is loaded.
+    /// Waits until no write of an earlier pass is in flight, also of a pass whose future was dropped. Call it
+    /// before another ledger of the disk is loaded.
     pub async fn quiet(&self) {
         drop(self.gate.lock().await);
         drop(self.inner.turn.lock().await);
@@ -243,13 +245,14 @@ impl Ledger {
         }
     }
 
-    /// Looks at `pending` and `trusted`, briefly: commits wait meanwhile.
+    /// Reads `pending` and `trusted`, briefly: commits wait meanwhile.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&ExtentSet, &ExtentSet) -> T) -> T {
         let sets = self.inner.sets();
         look(&sets.pending, &sets.trusted)
     }
 
-    /// The blocks that are not pending: of these the ledger says that the anchored snapshot holds what the manifest says.
+    /// The blocks that are not pending: for these the ledger says that the anchored snapshot matches the
+    /// manifest.
     pub fn settled(&self) -> ExtentSet {
         let mut settled = ExtentSet::full(self.size());
         settled.subtract(&self.inner.sets().pending);
@@ -280,7 +283,7 @@ impl Ledger {
         self.inner.settle().await?;
         let commit = build(&self.inner.sets());
         let inner = Arc::clone(&self.inner);
-        // A task of its own: a caller that goes away must not leave a commit behind that never reaches
+        // A task of its own: a caller that is dropped must not leave a commit behind that never reaches
         // memory.
         let commit = async move {
             let result = inner.commit(commit).await;
@@ -299,7 +302,7 @@ impl Inner {
         let (rows, anchor) = (commit.chunks.clone(), commit.anchor.clone());
         self.doubt.store(true, Relaxed);
         if let Err(error) = self.store.commit(self.disk, commit).await {
-            // Now if the store can, else before anything is built on it.
+            // Now if the store can, else before the copy is used.
             let _ = self.settle().await;
             return Err(error);
         }
@@ -314,7 +317,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Loads again what is in doubt. Called with the turn.
+    /// Reloads the doubtful rows. Called with the turn.
     async fn settle(&self) -> Result<(), StoreError> {
         if self.doubt.load(Relaxed) {
             let sets = Sets::from_stored(self.disk, self.store.load(self.disk).await?)?;
@@ -368,7 +371,7 @@ impl Sets {
         ChunkRow { chunk, pending: self.pending.chunk(chunk), trusted: self.trusted.chunk(chunk) }
     }
 
-    /// The rows that these blocks are in, after `edit` has had each with its part of them.
+    /// The rows of these blocks, after `edit` has changed each with its part of them.
     fn edited(
         &self,
         blocks: impl Iterator<Item = Range<u64>>,

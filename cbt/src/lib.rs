@@ -1,4 +1,4 @@
-//! warmd's changed-block engine: what to copy, copying it, and proving that it was copied.
+//! warmd's changed-block engine: selecting blocks, copying them, and verifying the copy.
 //!
 //! Rule: it knows no hypervisor, no SQLite and no gRPC. It sees disks through [`disk::ReadDisk`] and
 //! [`disk::WriteDisk`], and durable state through [`store::LedgerStore`].

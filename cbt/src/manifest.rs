@@ -1,4 +1,4 @@
-//! The manifest: per [`BLOCK`] the hash of what the target must hold, and the root over it.
+//! The manifest: per [`BLOCK`] the hash of the target's right content, and the root over it.
 //!
 //! Rule: a block of zeroes is [`BlockHash::ZERO`] and costs nothing to keep; every other block's hash is the first
 //! [`BlockHash::BYTES`] bytes of its BLAKE3. 16 bytes of 64 KiB are 0.024 % of the data, under the 0.03 % that are
@@ -15,7 +15,7 @@ pub struct BlockHash(pub [u8; Self::BYTES]);
 impl BlockHash {
     /// Bytes kept of each BLAKE3 hash.
     pub const BYTES: usize = 16;
-    /// A block of nothing but zero bytes.
+    /// A block of zero bytes alone.
     pub const ZERO: Self = Self([0; Self::BYTES]);
 
     /// The hash of `block`, at most [`BLOCK`] bytes.
@@ -51,7 +51,7 @@ pub fn is_zero(bytes: &[u8]) -> bool {
 /// BLAKE3 over a disk's manifest; equal roots mean equal disks.
 ///
 /// Defined as `BLAKE3("warmd manifest 1\n" ‖ size ‖ block size ‖ hash₀ ‖ hash₁ ‖ …)` with both numbers as 64-bit
-/// little-endian bytes, and for each block in order its [`BlockHash`]: anyone can recompute it from a raw image.
+/// little-endian bytes, and for each block in order its [`BlockHash`]: it can be recomputed from a raw image.
 pub struct RootHasher {
     hasher: blake3::Hasher,
     missing: u64,

@@ -23,9 +23,10 @@ impl fmt::Display for ChangeMark {
 /// What changed on a disk between two marks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changed {
-    /// These blocks and no others: a set of the disk's size, filled while the source's answers arrive, so that a long
-    /// list of extents is never kept.
+    /// Exactly these blocks: a set of the disk's size, filled while the source's answers arrive, so that a
+    /// long list of extents is never kept.
     Known(ExtentSet),
-    /// The source cannot say, and why: bitmap lost, tracking reset, no earlier mark. All of the disk must be compared.
+    /// The source does not know, and why: bitmap lost, tracking reset, no earlier mark. All of the disk must
+    /// be compared.
     Unknown(String),
 }

@@ -1,9 +1,10 @@
 //! Deliberate bugs, one at a time, to see that a test catches each.
 //!
-//! Rule: nothing of it is in a release build, nor in one without the feature `mutants`; with it, the environment variable
-//! `WARMD_MUTANT=NAME` names the one that is there, and the file `WARMD_MUTANT_REACHED` is made when it is come to.
+//! Rule: it is absent from a release build, nor in one without the feature `mutants`; with it, the
+//! environment variable `WARMD_MUTANT=NAME` selects one, and the file `WARMD_MUTANT_REACHED` is created when
+//! the code reaches it.
 
-/// Whether the bug `name` is there.
+/// Whether the bug `name` is active.
 #[cfg(all(feature = "mutants", debug_assertions))]
 pub fn mutant(name: &str) -> bool {
     use std::sync::OnceLock;

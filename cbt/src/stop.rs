@@ -1,6 +1,6 @@
-//! A request to stop cleanly, which many may make and many may wait for.
+//! A request to stop cleanly, with any number of senders and waiters.
 //!
-//! Rule: a stop is never withdrawn. A task that sees it finishes what is begun, commits it, and returns.
+//! Rule: a stop is never withdrawn. A task that sees it finishes its begun work, commits it, and returns.
 
 use std::sync::Arc;
 

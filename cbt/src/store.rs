@@ -1,7 +1,7 @@
-//! Where ledgers are kept: what passes between the engine and a durable store.
+//! The interface between the engine's ledgers and a durable store.
 //!
-//! Rule: [`LedgerStore::commit`] is one transaction, durable when it returns. The store applies rows; what they mean
-//! is the ledger's business alone.
+//! Rule: [`LedgerStore::commit`] is one transaction, durable when it returns. The store applies rows; their
+//! meaning belongs to the ledger alone.
 
 use std::ops::Range;
 
@@ -24,7 +24,7 @@ pub struct ChunkRow {
     /// Which chunk of the disk ([`crate::extents::CHUNK_BYTES`] each).
     pub chunk: u32,
     pub pending: ChunkBits,
-    /// The part of `pending` whose blocks still hold on the target what the manifest says.
+    /// The part of `pending` whose blocks on the target still match the manifest.
     pub trusted: ChunkBits,
 }
 
@@ -37,7 +37,7 @@ pub struct LedgerCommit {
     /// Blocks that became pending by this commit after they had been drained, by chunk: kept until a
     /// verification reports that they were verified. The first copy of a disk touches none.
     pub touched: Vec<(u32, ChunkBits)>,
-    /// Hashes of what the target now holds, in block order.
+    /// Hashes of the target's new content, in block order.
     pub hashes: Vec<(BlockIndex, BlockHash)>,
     /// Figures of the pass that go with these rows, added to what the store has for it.
     pub figures: PassFigures,
@@ -45,7 +45,7 @@ pub struct LedgerCommit {
     pub pass: Option<i64>,
 }
 
-/// What a pass did, in bytes and requests; sums.
+/// The figures of a pass, in bytes and requests; sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PassFigures {
     /// Read from the source.
@@ -54,11 +54,11 @@ pub struct PassFigures {
     pub written: u64,
     /// Zeroed on the target, by hole or by writing.
     pub zeroed: u64,
-    /// Found already right and left alone (compare mode, or zero where the target is known to be zero).
+    /// Found equal and not written (compare mode, or zero where the target is known to be zero).
     pub skipped: u64,
     /// Left `pending` (read + found zero without reading), in bytes of the disk.
     pub drained: u64,
-    /// Chunks of work done.
+    /// Pieces of work done.
     pub requests: u64,
     /// Durable batches committed.
     pub batches: u64,
@@ -76,7 +76,7 @@ impl std::ops::AddAssign for PassFigures {
     }
 }
 
-/// A ledger as the store holds it.
+/// A ledger from the store.
 #[derive(Clone, Debug)]
 pub struct StoredLedger {
     pub size: Length,
@@ -84,7 +84,7 @@ pub struct StoredLedger {
     pub chunks: Vec<ChunkRow>,
 }
 
-/// Why the store could not do it. A commit that failed may be durable all the same (the ledger then loads itself
+/// A failure of the store. A commit that failed may be durable all the same (the ledger then loads itself
 /// again), but once its error is out it must not become durable later.
 #[derive(Debug, thiserror::Error)]
 #[error("ledger store: {context}: {cause}")]
@@ -95,25 +95,25 @@ pub struct StoreError {
     pub cause: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// What kind of store failure it was, to act on.
+/// The kind of store failure, to act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreErrorKind {
     /// No room, or an I/O error: may succeed later.
     Unavailable,
-    /// What was read cannot be: the database is damaged.
+    /// The rows are impossible: the database is damaged.
     Corrupt,
-    /// The disk is not there.
+    /// The disk does not exist.
     NotFound,
 }
 
-/// A durable keeper of ledgers and manifests.
+/// A durable store of ledgers and manifests.
 #[async_trait]
 pub trait LedgerStore: Send + Sync {
     /// The ledger as last committed.
     async fn load(&self, disk: DiskId) -> Result<StoredLedger, StoreError>;
 
     /// Applies all of `commit` or nothing; durable on return. If the future is dropped, [`LedgerStore::load`] must wait
-    /// until the commit has happened or cannot happen any more.
+    /// until the commit has happened or can no longer happen.
     async fn commit(&self, disk: DiskId, commit: LedgerCommit) -> Result<(), StoreError>;
 
     /// The manifest's hashes of all blocks of `spans`, which are in order and apart; one for each, zero blocks as

@@ -1,7 +1,7 @@
-//! Units as types: byte offsets, lengths, extents and blocks of a disk, so that none is taken for another.
+//! Units as types: byte offsets, lengths, extents and blocks of a disk, so that they cannot be confused.
 //!
-//! Rule: arithmetic on outside data is checked ([`Extent::new`], [`Extent::within`]); inside a disk's bounds it
-//! cannot overflow, because no disk is larger than [`MAX_DISK`].
+//! Rule: arithmetic on untrusted data is checked ([`Extent::new`], [`Extent::within`]); inside a disk's
+//! bounds it cannot overflow, because no disk is larger than [`MAX_DISK`].
 
 use std::{
     fmt,
@@ -139,7 +139,7 @@ impl Extent {
         self.len
     }
 
-    /// Always false: an extent holds at least one byte.
+    /// Always false: an extent has at least one byte.
     pub fn is_empty(&self) -> bool {
         false
     }
@@ -149,12 +149,12 @@ impl Extent {
         self.end().0 <= size.0
     }
 
-    /// The bytes that both have.
+    /// The intersection.
     pub fn intersect(&self, other: &Self) -> Option<Self> {
         Self::between(self.start.max(other.start), self.end().min(other.end()))
     }
 
-    /// What of it is on a disk of `size` bytes.
+    /// The part of it on a disk of `size` bytes.
     pub fn clip(&self, size: Length) -> Option<Self> {
         Self::between(self.start, self.end().min(Offset(size.0)))
     }

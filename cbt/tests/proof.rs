@@ -1,4 +1,4 @@
-//! Parts of a verification, going on with one, and the audit of change tracking.
+//! Partial and resumed verifications, and the audit of change tracking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by them")]
 
 use std::sync::{
@@ -26,7 +26,7 @@ const DISK: DiskId = DiskId(1);
 const BLOCKS: u64 = 64;
 const SIZE: Length = Length(BLOCKS * BLOCK - 512);
 
-/// A pass that copies all that is pending.
+/// A pass that copies all pending blocks.
 async fn drain(
     ledger: &Arc<Ledger>,
     source: Arc<dyn ReadDisk>,
@@ -81,7 +81,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// Every block of the source but those of `holes` has data, and the target holds it.
+    /// Every block of the source but those of `holes` has data, and the target has it.
     async fn drained(holes: std::ops::Range<u64>) -> Self {
         let faults = Faults::default();
         let source = Arc::new(MemoryDisk::new("source", SIZE, faults.clone(), 1));
@@ -197,7 +197,7 @@ async fn a_verification_goes_on_where_it_was_sure() {
         let all = part.only.map_or(SIZE, |only| only.bytes());
         assert_eq!(result.checked, all, "what the first run checked counts");
         assert!(bench.faults.seen(DiskEvent::Read) - reads < 16, "all of it was read again");
-        // What the first run found wrong lies past where the second one began.
+        // The first run's differences lie past the start of the second one.
         assert_eq!(result.is_equal(), all == SIZE, "{result:?}");
     }
 }
@@ -227,7 +227,7 @@ async fn a_truthful_source_passes_whatever_it_told() {
     let found = bench.audited(BLOCKS, 7).await;
     assert_eq!(found.mismatched, []);
     assert_eq!(found.checked + found.holes + set(&told).bytes(), SIZE);
-    // Where the source cannot say what changed there is nothing to audit.
+    // Without the source's list of changes there is no audit.
     bench.advance(&Changed::Unknown("lost".into())).await;
     assert_eq!(bench.audited(BLOCKS, 0).await.checked, Length(0));
 }
@@ -326,7 +326,7 @@ async fn a_bad_sector_is_stepped_over_and_what_was_found_before_it_counts() {
         let next = audit(job).await;
         assert!(next.failed.is_none() && next.finished, "it hangs at sector {at}: {next:?}");
     }
-    // So it is where the source would not even tell what is a hole, and what is chosen already is read.
+    // The same where the source cannot even report holes; blocks chosen before are read.
     let source = Arc::new(Bad { disk: Arc::clone(&bench.source), at: None });
     let found = audit(AuditJob { source, ..bench.audit(BLOCKS, 40) }).await;
     assert!(matches!(found.failed, Some(VerifyError::Source(_))), "{found:?}");
@@ -368,7 +368,7 @@ async fn a_compare_tells_which_blocks_the_source_kept_to_itself() {
     assert_eq!((progress.take_untold(), progress.take_wrong(SIZE)), (vec![], vec![blocks(9, 1)]));
 }
 
-/// Cannot read what lies at one place; nor tell what is a hole in the disk's first block if there is none.
+/// Cannot read one place; nor report holes in the disk's first block if there is none.
 struct Bad {
     disk: Arc<MemoryDisk>,
     at: Option<Extent>,
@@ -418,7 +418,7 @@ impl ReadDisk for Hanging {
     }
 }
 
-/// Calls these blocks holes whatever they hold, and all others data; remembers what was read.
+/// Calls these blocks holes whatever their content, and all others data; records the reads.
 struct Liar {
     disk: Arc<MemoryDisk>,
     holes: Extent,
@@ -442,12 +442,12 @@ impl ReadDisk for Liar {
     }
 }
 
-/// A disk of nothing but holes and a few blocks of data, which counts what it is asked. It answers like NBD: 4 GiB at a
+/// A disk of holes and a few blocks of data, which counts its queries. It answers like NBD: 4 GiB at a
 /// time at the most.
 struct Thin {
     size: Length,
     data: Vec<u64>,
-    /// Blocks that it calls holes, and that hold something.
+    /// Blocks that it calls holes, and that have data.
     lies: Vec<u64>,
     questions: AtomicU64,
     read: AtomicU64,
@@ -547,7 +547,7 @@ async fn holes_of_both_sides_cost_a_few_questions_and_next_to_no_reads() {
     let job = VerifyJob { progress: Arc::default(), ..job };
     let compared = compare(job, source.clone(), target.clone()).await.unwrap();
     assert!(compared.is_equal() && compared.checked == THIN, "{compared:?}");
-    // One block of each GiB is looked into.
+    // One block of each GiB is read.
     let looks = (THIN.0 >> 30) * BLOCK + 3 * BLOCK;
     for (side, before) in [(&source, (0, 0)), (&target, (questions, bytes))] {
         let (questions, bytes) = side.asked();
@@ -571,7 +571,7 @@ async fn a_source_is_not_read_where_it_has_a_hole_and_the_target_tells_of_none()
 #[tokio::test]
 async fn a_side_that_calls_data_holes_is_found_out_by_looks_into_them() {
     let size = Length(4 << 30);
-    // All of one GiB: wherever the comparison looks into it, it must see that.
+    // All of one GiB: any block that the comparison reads there shows it.
     let lies: Vec<u64> = (1 << 14..2 << 14).collect();
     let (honest, lying) = (Thin::new(size, &DATA[..1], &[]), Thin::new(size, &DATA[..1], &lies));
     for (source, target) in [(&honest, &lying), (&lying, &honest)] {

@@ -1,6 +1,6 @@
 //! The set algebra against a naive model, and the stored form of its chunks.
 //!
-//! proptest keeps what failed in `proptest-regressions/`; it is committed.
+//! proptest keeps failed cases in `proptest-regressions/`; it is committed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by them")]
 
 use std::collections::BTreeSet;
@@ -87,7 +87,7 @@ proptest! {
         let mut both = a.clone();
         both.intersect(&b);
         same(&both, &model_a.intersection(&model_b).copied().collect())?;
-        // Equal sets are equal, however they came to be.
+        // Equal sets are equal, regardless of their history.
         rest.union(&both);
         prop_assert_eq!(&rest, &a);
     }

@@ -1,4 +1,4 @@
-//! A pass says truly what it did and on which stage it waited. The clock is paused: only what a disk is set
+//! A pass reports its work and its waits correctly. The clock is paused: only what a disk is set
 //! to take takes time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by them")]
 
@@ -58,7 +58,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// 64 blocks of data for a target of which nothing is known, in pieces of one block, four at a time.
+    /// 64 blocks of data for an unknown target, in pieces of one block, four at a time.
     fn new() -> Self {
         let faults = Faults::default();
         let source = MemoryDisk::new("source", SIZE, faults.clone(), 1);
@@ -113,7 +113,7 @@ impl Bench {
     }
 }
 
-/// Proves that `stage` is named, for at least the given share of the time.
+/// Checks that `stage` is named, for at least the given share of the time.
 #[track_caller]
 fn named(telemetry: &Telemetry, stage: Stage, least: f64) {
     let found = telemetry.bottleneck();

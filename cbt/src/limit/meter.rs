@@ -5,9 +5,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// More than are looked at, so that none is cleared while it is read.
+/// More than are read, so that none is cleared while it is read.
 const CELLS: usize = 8;
-/// Whole seconds that are looked at, beside the current one.
+/// Whole seconds that are read, beside the current one.
 const SECONDS: u64 = 5;
 const SECOND: u64 = 1_000_000_000;
 /// The low bits of a cell are its bytes (4 TiB), the others the second's number (2²² of them are 48 days, after which a
@@ -30,7 +30,7 @@ impl Meter {
         });
     }
 
-    /// Bytes a second, over the last five and what has passed of the current one.
+    /// Bytes a second, over the last five and the elapsed part of the current one.
     pub(super) fn rate(&self, now: u64) -> f64 {
         let current = now / SECOND;
         let first = current.saturating_sub(SECONDS);

@@ -1,21 +1,22 @@
 //! Limits of bytes a second and of requests in flight, enforced together for disk, migration, endpoint and
 //! the whole daemon.
 //!
-//! Rule: a request goes only when every limit on its way lets it, and then pays all of them at once, so that none is
-//! spent on what still waits for another. Who waits is served fairly at each level of the way, by bytes: however many
-//! requests a disk has, it has one turn, and so has a migration with however many disks.
+//! Rule: a request goes only when every limit on its path allows it, and then pays all of them at once, so
+//! that none is spent on a request that still waits for another. Waiters are served fairly at each level of
+//! the path, by bytes: with any number of requests a disk has one turn, and so has a migration with any
+//! number of disks.
 //!
 //! ```text
 //! all ─┬─ source a ─┬─ migration 1 ─┬─ disk: reads
 //!      │            │               └─ disk: reads     turns are taken at each fork;
-//!      │            └─ migration 2 ─── disk: reads     a way may pass a limit without counting there
+//!      │            └─ migration 2 ─── disk: reads     a path may pass a limit without counting there
 //!      └─ target b ─── migration 1 ─┬─ disk: writes
 //!                                   └─ disk: writes
 //! ```
 //!
-//! A rate is exact over time and not over each moment: a request goes when what went before is paid for, whatever its
-//! own size, and its bytes are paid for afterwards. Over any ten seconds that is the rate, give or take one request and
-//! what was saved up in an idle moment ([`BURST`] of it at most).
+//! A rate is exact over time and not at each moment: a request goes when the earlier ones are paid for,
+//! whatever its own size, and its bytes are paid for afterwards. Over any ten seconds that is the rate, give
+//! or take one request and the credit of an idle moment ([`BURST`] of it at most).
 
 mod meter;
 mod node;
@@ -33,11 +34,11 @@ use std::{
 pub use self::path::{Limits, Permit, Reservation};
 use self::{node::Node, queue::Shared};
 
-/// How much of its rate an idle limit saves up. Enough for a timer or a thread that comes late, too little to be seen
-/// in a mean over ten seconds.
+/// The credit that an idle limit saves up, as a part of its rate. Enough for a timer or a thread that comes
+/// late, too little to be seen in a mean over ten seconds.
 pub const BURST: Duration = Duration::from_millis(200);
 
-/// What is allowed; nothing set is no limit.
+/// The allowed values; absent is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limit {
     /// Bytes a second.
@@ -46,14 +47,14 @@ pub struct Limit {
     pub requests: Option<NonZeroU32>,
 }
 
-/// What goes through a limit now.
+/// The present traffic of a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LimitLoad {
     /// Bytes a second, over the last five seconds.
     pub rate: f64,
     /// Requests in flight.
     pub in_flight: u64,
-    /// Requests that wait, for this limit or for another on their way.
+    /// Requests that wait, for this limit or for another on their path.
     pub waiting: u64,
 }
 
@@ -62,7 +63,7 @@ pub struct LimitLoad {
 pub struct RateLimiter(Arc<Shared>);
 
 impl RateLimiter {
-    /// One without any limits yet.
+    /// A rate limiter without limits.
     pub fn new() -> Self {
         Self(Arc::new(Shared::new()))
     }
@@ -74,8 +75,8 @@ impl RateLimiter {
         limiter
     }
 
-    /// A way through limits, the outermost first, each with whether requests on this way count there or only take
-    /// their turn. Clones share one turn.
+    /// A path through limits, the outermost first, each with whether requests on this path count there or
+    /// only take their turn. Clones share one turn.
     pub fn limits<'a>(&self, way: impl IntoIterator<Item = (&'a Limiter, bool)>) -> Limits {
         let way = way.into_iter().map(|(limiter, counts)| (Arc::clone(&limiter.node), counts));
         Limits::new(&self.0, way)
@@ -88,7 +89,7 @@ impl Default for RateLimiter {
     }
 }
 
-/// One limit. Clones are handles on the same.
+/// One limit. Clones are handles on it.
 #[derive(Clone, Debug)]
 pub struct Limiter {
     node: Arc<Node>,
@@ -96,29 +97,29 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// What is allowed now.
+    /// The allowed values now.
     pub fn limit(&self) -> Limit {
         self.node.limit()
     }
 
-    /// Allows something else from now on, also to who waits already. What is owed at the old rate is paid at the new.
+    /// Changes the allowed values, also for waiting requests. A debt at the old rate is paid at the new one.
     pub fn set(&self, limit: Limit) {
         self.shared.set(&self.node, limit);
     }
 
-    /// Lets what goes through it have `weight` times as much as others beside it where they share, from now on; 1 at
+    /// Gives its traffic `weight` times the share of its siblings, from now on; 1 at
     /// first.
     pub fn set_weight(&self, weight: u32) {
         self.node.set_weight(weight);
     }
 
-    /// What goes through it now.
+    /// Its present traffic.
     pub fn load(&self) -> LimitLoad {
         self.node.load(self.shared.now())
     }
 }
 
-/// What the work on one disk takes from, by what it does. Unlimited by default.
+/// The limits of the work on one disk, by operation. Unlimited by default.
 #[derive(Clone, Debug, Default)]
 pub struct DiskShares {
     /// Reads of the source.

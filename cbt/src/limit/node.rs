@@ -1,4 +1,4 @@
-//! One limit: what it allows, what goes through it, and when it is open again.
+//! One limit: its values, its traffic, and when it is open again.
 //!
 //! Rule: `open` and `since` change only under the rate limiter's lock; everything else may be read by any
 //! thread. Slots and the limits on them are ordered strictly, so that a returned slot and a new waiter cannot
@@ -23,11 +23,11 @@ pub(super) struct Node {
     requests: AtomicU32,
     in_flight: AtomicU64,
     waiting: AtomicU64,
-    /// How many times as much it gets as another where they share; 0 is 1.
+    /// Its weight among its siblings; 0 is 1.
     weight: AtomicU32,
     meter: Meter,
     open: AtomicU64,
-    /// When it last began to have a rate; what went before was not paid for.
+    /// When it last began to have a rate; earlier requests were not paid for.
     since: AtomicU64,
 }
 

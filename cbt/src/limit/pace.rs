@@ -1,7 +1,7 @@
-//! When a rate lets the next request go.
+//! The time of the next request under a rate.
 //!
-//! Rule: pure. Times are nanoseconds since the rate limiter began. A limit is nothing but the moment from
-//! which on it is `open`: before it what went already is still being paid for, after it up to a burst is
+//! Rule: pure. Times are nanoseconds since the rate limiter began. A limit is just the moment from
+//! which on it is `open`: before it earlier requests are still being paid for, after it up to a burst is
 //! saved.
 
 use std::num::NonZeroU64;
@@ -19,24 +19,24 @@ fn nanos(bytes: u64, rate: NonZeroU64) -> u64 {
     scaled(bytes, 1_000_000_000, rate.get())
 }
 
-/// `value` · `by` / `over`, at most so much that sums of two still fit.
+/// `value` · `by` / `over`, limited so that the sum of two still fits.
 fn scaled(value: u64, by: u64, over: u64) -> u64 {
     let scaled = u128::from(value) * u128::from(by) / u128::from(over);
     u64::try_from(scaled).map_or(u64::MAX / 4, |scaled| scaled.min(u64::MAX / 4))
 }
 
-/// Open again after `bytes` have gone now.
+/// The next open moment after `bytes` have gone now.
 pub(super) fn after(open: u64, now: u64, bytes: u64, rate: NonZeroU64) -> u64 {
     open.max(earliest(now)).saturating_add(nanos(bytes, rate))
 }
 
-/// Open again after `bytes` that were paid for did not go.
+/// The next open moment after `bytes` that were paid for did not go.
 pub(super) fn back(open: u64, bytes: u64, rate: NonZeroU64) -> u64 {
     open.saturating_sub(nanos(bytes, rate))
 }
 
-/// Open again after the rate was changed: a debt in bytes stays the same, and nothing is saved from when there was no
-/// rate.
+/// The next open moment after the rate was changed: a debt in bytes stays the same, and no credit comes from
+/// the time without a rate.
 pub(super) fn changed(open: u64, now: u64, from: Option<NonZeroU64>, to: Option<NonZeroU64>) -> u64 {
     match (from, to) {
         (Some(from), Some(to)) if open > now => now.saturating_add(scaled(open - now, from.get(), to.get())),

@@ -1,7 +1,7 @@
-//! A way through limits, and what one holds after one's turn.
+//! A path through limits, and the grant after a turn.
 //!
 //! Rule: a caller that stops waiting, or does not use what was granted, returns all of it. Without limits on
-//! the way no lock is taken.
+//! the path no lock is taken.
 
 use std::{fmt, sync::Arc};
 
@@ -19,7 +19,7 @@ pub(super) struct LimitPath {
     shared: Arc<Shared>,
     pub(super) keys: Box<[u64]>,
     pub(super) counted: Box<[Arc<Node>]>,
-    /// Those of the keys but the last, which is its own.
+    /// Those of all keys but the last, which is its own.
     pub(super) nodes: Box<[Arc<Node>]>,
 }
 
@@ -44,8 +44,8 @@ impl Limits {
         })))
     }
 
-    /// Waits until one request of so many bytes may go; of none, it waits for no rate. The permit must be
-    /// kept while the request is in flight. Dropping the wait loses nothing.
+    /// Waits until one request of so many bytes may go; a request of no bytes waits for no rate. The permit
+    /// must be kept while the request is in flight. Dropping the wait loses nothing.
     pub async fn take(&self, bytes: u64) -> Permit {
         let Some(mut held) = self.turn(bytes, true).await else { return Permit { _held: None } };
         held.used(bytes);
@@ -53,7 +53,7 @@ impl Limits {
     }
 
     /// Waits until so many bytes may go, for requests that will be made later, each with [`Limits::take`] of no bytes.
-    /// Dropping the wait, or the budget, loses nothing.
+    /// Dropping the wait, or the reservation, loses nothing.
     pub async fn budget(&self, bytes: u64) -> Reservation {
         Reservation(self.turn(bytes, false).await)
     }
@@ -83,7 +83,7 @@ impl Drop for LimitPath {
     }
 }
 
-/// One who waits. What is granted while it stops waiting is dropped with `grant`, and so given back.
+/// A waiter. A grant that arrives while it stops waiting is dropped with `grant`, and so returned.
 struct Waiting<'a> {
     way: &'a LimitPath,
     id: u64,
@@ -92,14 +92,14 @@ struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        // Which is false once the grant was taken out, the ordinary case.
+        // False once the grant was taken out, the ordinary case.
         if !self.grant.is_terminated() {
             self.way.shared.leave(self.way, self.id);
         }
     }
 }
 
-/// One request in flight, at every limit of its way.
+/// One request in flight, at every limit of its path.
 #[derive(Debug)]
 #[must_use = "the request counts as in flight only while its permit is held"]
 pub struct Permit {
@@ -112,7 +112,7 @@ pub struct Permit {
 pub struct Reservation(Option<Grant>);
 
 impl Reservation {
-    /// So many of the bytes went; the others are given back.
+    /// Uses so many of the bytes; the others are returned.
     pub fn spend(mut self, bytes: u64) {
         if let Some(held) = &mut self.0 {
             held.used(bytes);
@@ -120,7 +120,7 @@ impl Reservation {
     }
 }
 
-/// What was given, and will be given back: bytes that did not go, and a slot.
+/// The granted values, to be returned: unused bytes, and a slot.
 #[derive(Debug)]
 pub(super) struct Grant {
     way: Arc<LimitPath>,

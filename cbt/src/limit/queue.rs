@@ -1,4 +1,4 @@
-//! Who waits, and the task that knows when the next of them may go.
+//! The waiters, and the task that knows when the next of them may go.
 //!
 //! Rule: nothing is sent, spawned or dropped under the lock. What may let a waiter go (a changed limit, an
 //! ended request, a refund, the clock) serves at once every waiter that can now go.
@@ -27,14 +27,14 @@ use super::{
     wfq::{Waiter, WfqNode},
 };
 
-/// A later moment is looked at again then: nothing near the end of the clock is ever waited for.
+/// A later moment is checked again then: no wait reaches the end of the clock.
 const FAR: Duration = Duration::from_hours(1);
 
 /// What all limits of a rate limiter share.
 pub(super) struct Shared {
     began: Instant,
     ids: AtomicU64,
-    /// All that wait.
+    /// All waiters.
     waiting: AtomicU64,
     /// The next one may go earlier than the timekeeper knew.
     earlier: Arc<Notify>,
@@ -44,7 +44,7 @@ pub(super) struct Shared {
 #[derive(Default)]
 struct State {
     root: WfqNode,
-    /// When the next one may go, as far as that is a matter of time.
+    /// When the next one may go, if time alone decides.
     wake: Option<u64>,
     has_timekeeper: bool,
 }
@@ -99,7 +99,7 @@ impl Shared {
         let waiter = Waiter { id, way: Arc::clone(way), bytes, slot, granted };
         way.counted.iter().for_each(|node| node.begin_wait());
         let mut state = self.lock();
-        // Before slots are looked at: who gives one back looks at this afterwards.
+        // Before slots are checked: a task that returns a slot checks this afterwards.
         self.waiting.fetch_add(1, SeqCst);
         state.root.push(&way.keys, waiter);
         let begins = !std::mem::replace(&mut state.has_timekeeper, true);
@@ -110,20 +110,20 @@ impl Shared {
         id
     }
 
-    /// Takes out one who waits no more, if it is still there.
+    /// Removes a waiter that stopped waiting, if it is still there.
     pub(super) fn leave(&self, way: &LimitPath, id: u64) {
         let mut state = self.lock();
         let left = state.root.remove(&way.keys, id);
         if let Some(left) = left {
             self.waiting.fetch_sub(1, SeqCst);
             way.counted.iter().for_each(|node| node.end_wait());
-            // It may have stood before others.
+            // It may have blocked others.
             self.serve(state);
             drop(left);
         }
     }
 
-    /// A slot was given back.
+    /// A slot was returned.
     pub(super) fn freed(&self) {
         if self.waiting.load(SeqCst) > 0 {
             self.serve(self.lock());

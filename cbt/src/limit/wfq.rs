@@ -1,8 +1,8 @@
-//! Whose turn it is: a tree of flows, in which at each fork the one that had least goes first.
+//! The order of turns: a tree of flows, in which at each fork the flow that had the least goes first.
 //!
-//! Rule: a flow that was idle, or that other limits delayed, has no claim for what it did not take: it begins
-//! at what the others have had by now. So no flow starves, and none is paid for the past. What a flow of
-//! weight 3 has counts a third.
+//! Rule: a flow that was idle, or that other limits delayed, has no claim for its unused share: it begins
+//! at the present value of the others. So no flow starves, and none is paid for the past. A flow of
+//! weight 3 is charged a third.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -16,7 +16,7 @@ use super::{
     path::{Grant, LimitPath},
 };
 
-/// What a turn counts at least, in bytes: requests without bytes take turns too.
+/// The least charge of a turn, in bytes: requests without bytes take turns too.
 const LEAST: u64 = 64 << 10;
 
 /// A waiter.
@@ -43,24 +43,24 @@ impl Waiter {
         latest
     }
 
-    /// What its turn counts at the fork of so many keys.
+    /// The charge of its turn at the fork of so many keys.
     fn turn(&self, depth: usize) -> u64 {
         self.bytes.max(LEAST) / self.way.nodes.get(depth).map_or(1, |node| node.weight())
     }
 }
 
-/// A fork, or at a way's end the requests that wait there.
+/// A fork, or at a path's end the requests that wait there.
 #[derive(Debug, Default)]
 pub(super) struct WfqNode {
     ways: usize,
     children: BTreeMap<u64, WfqNode>,
-    /// Children with waiters: what each has had, and its key.
+    /// Children with waiters: the charge of each, and its key.
     active: BTreeSet<(u64, u64)>,
-    /// What this flow has had, at its parent.
+    /// This flow's charge, at its parent.
     had: u64,
-    /// What the child that was served last had had, the highest so far.
+    /// The charge of the child served last, the highest so far.
     level: u64,
-    /// Those that wait for no rate are not to wait behind those that do.
+    /// Requests that wait for no rate must not wait behind those that do.
     paid: VecDeque<Waiter>,
     unpaid: VecDeque<Waiter>,
 }
@@ -70,7 +70,7 @@ impl WfqNode {
         self.active.is_empty() && self.paid.is_empty() && self.unpaid.is_empty()
     }
 
-    /// Makes room for a way, whose keys these are.
+    /// Makes room for the path of these keys.
     pub(super) fn open(&mut self, way: &[u64]) {
         self.ways += 1;
         if let [key, rest @ ..] = way {
@@ -105,7 +105,7 @@ impl WfqNode {
         }
     }
 
-    /// Takes out one who waits no more; `None` if it is not there.
+    /// Removes a waiter that stopped waiting; `None` if it is not there.
     pub(super) fn remove(&mut self, way: &[u64], id: u64) -> Option<Waiter> {
         if let [key, rest @ ..] = way {
             let child = self.children.get_mut(key)?;
@@ -121,8 +121,8 @@ impl WfqNode {
         })
     }
 
-    /// Takes out the next one who may go now. If there is none, `wake` is made no later than when there may be one.
-    /// It is the fork that lies so many keys deep.
+    /// Takes out the next waiter that may go now. If there is none, `wake` is set no later than the time when
+    /// there may be one. It is the fork that lies so many keys deep.
     pub(super) fn next(&mut self, now: u64, depth: usize, wake: &mut Option<u64>) -> Option<Waiter> {
         for queue in [&mut self.paid, &mut self.unpaid] {
             match queue.front().map(|waiter| waiter.ready(now)) {
@@ -137,7 +137,7 @@ impl WfqNode {
             Some((*had, *key, waiter))
         })?;
         self.active.remove(&(had, key));
-        // Whatever it did not take in the past, it has had no less than the others.
+        // Regardless of unused shares in the past, it has had no less than the others.
         self.level = self.level.max(had);
         if let Some(child) = self.children.get_mut(&key) {
             child.had = self.level + waiter.turn(depth);

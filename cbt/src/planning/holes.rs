@@ -1,6 +1,6 @@
-//! What the source says is zero, asked in large ranges ahead of the reads.
+//! The source's holes, asked in large ranges ahead of the reads.
 //!
-//! Rule: it only saves reads. What was not asked, not answered or refused is data.
+//! Rule: it only saves reads. A range without an answer is data.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -11,13 +11,13 @@ use crate::{
     units::{BLOCK, Extent, Length, Offset},
 };
 
-/// A run with fewer pending bytes is read without asking: the question would cost as much as the answer saves.
+/// A run with fewer pending bytes is read without asking: the query would cost as much as it saves.
 const WORTH_ASKING: u64 = 256 << 10;
-/// After this many questions about one window, answers must have covered [`SHORT`] bytes each, or asking ends.
+/// After this many queries about one window, answers must have covered [`SHORT`] bytes each, or asking ends.
 const PATIENCE: u64 = 8;
 const SHORT: u64 = 1 << 20;
 
-/// What is known of the source's holes from the window at hand on.
+/// The known holes of the source from the current window on.
 pub(super) struct SourceHoles {
     source: Arc<dyn ReadDisk>,
     size: Length,

@@ -1,8 +1,8 @@
-//! The work of a pass: what is pending, in the disk's order, as pieces that fit a buffer.
+//! The work of a pass: the pending blocks, in the disk's order, as pieces that fit a buffer.
 //!
 //! Rule: it plans a window at a time and prepares the next one while the last is worked on. Of each window it knows
-//! which bytes the source says are holes, which hashes the trusted blocks have, and that those of them that may be
-//! written are claimed, before it hands out the first piece.
+//! which bytes the source says are holes, which hashes the trusted blocks have, and that the trusted blocks
+//! that may be written are claimed, before it hands out the first piece.
 
 mod expected;
 mod holes;
@@ -28,10 +28,10 @@ use crate::{
 pub(crate) enum PieceWork {
     /// Zero on both sides; only the ledger must learn it.
     Skip(Extent),
-    /// Zero on the source, perhaps not on the target.
+    /// Zero on the source, but perhaps not on the target.
     Zero(Extent),
-    /// To be read. `expected` has for each block the hash of what the target is known to hold; it is empty if nothing
-    /// is known of any.
+    /// To be read. `expected` has for each block the hash of the target's known content; it is empty if
+    /// nothing is known of any.
     Copy { extent: Extent, expected: Vec<Option<BlockHash>> },
 }
 
@@ -79,7 +79,7 @@ impl Planner {
         }
     }
 
-    /// The next piece; `None` when there is no more. Dropping the wait loses nothing.
+    /// The next piece; `None` after the last one. Dropping the wait loses nothing.
     pub(crate) async fn next(&mut self) -> Result<Option<PieceWork>, PassError> {
         loop {
             if let Some(work) = self.ready.next() {
@@ -96,7 +96,7 @@ impl Planner {
         }
     }
 
-    /// Ends what is being prepared. A claim that is cut off here is either durable or was never made.
+    /// Ends the preparation. A claim that is aborted here is either durable or was never made.
     pub(crate) async fn close(&mut self) {
         if let Some(ahead) = self.ahead.take() {
             ahead.abort();

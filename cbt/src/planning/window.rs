@@ -10,9 +10,9 @@ use crate::{
     units::{BLOCK, Extent, Length, Offset},
 };
 
-/// Pending extents nearer than this are one question to the source about its holes.
+/// Pending extents nearer than this are one query of the source's holes.
 pub(super) const ASK_GAP: u64 = 1 << 20;
-/// How far past a window the question may reach.
+/// How far past a window the query may reach.
 pub(super) const ASK_REACH: u64 = 4 << 30;
 
 /// The next pending extents from a place on, as the ledger has them.
@@ -21,7 +21,7 @@ pub(super) struct Slice {
     pub(super) extents: Vec<Extent>,
     /// The trusted parts of it, in order.
     pub(super) trusted: Vec<Extent>,
-    /// Where the run of near extents ends of which the last of `extents` is part.
+    /// The end of the run of near extents that includes the last of `extents`.
     pub(super) run_end: Offset,
 }
 

@@ -1,4 +1,4 @@
-//! For whom a pass waited, and the one word on it: the bottleneck.
+//! The stages that a pass waited for, and its bottleneck.
 //!
 //! Rule: a wait is booked on the stage that holds the awaited resource. For some waits that stage is plain;
 //! buffers and room in a batch are occupied by pieces on their way, each for as long as its stages take. So
@@ -8,24 +8,24 @@ use std::fmt;
 
 use super::{PassMeter, Telemetry, stage::Stage, wait::Wait};
 
-/// Of a pass's time, below which its longest wait is no bottleneck.
+/// The part of a pass's time below which its longest wait is no bottleneck.
 const WORTH_NAMING: f64 = 0.1;
 
-/// The times that the split goes by, in seconds.
+/// The times that decide the split, in seconds.
 pub(super) struct StageLoad {
     waits: [f64; Wait::ALL.len()],
     busy: [f64; Stage::ALL.len()],
 }
 
-/// Stages in which a piece holds its buffer.
+/// Stages in which a piece has its buffer.
 const MOVING: [Stage; 4] = [Stage::Read, Stage::Digest, Stage::Write, Stage::Zero];
-/// Stages in which a finished piece still takes room.
+/// Stages in which a finished piece still uses room.
 const COMMITTING: [Stage; 2] = [Stage::Flush, Stage::Commit];
 
 impl StageLoad {
     pub(super) fn of(meter: &PassMeter) -> Self {
         let mut busy = Stage::ALL.map(|stage| meter.stage(stage).busy().as_secs_f64());
-        // A piece that waits for its turn at the target is the target's.
+        // A piece that waits for its turn at the target counts for the target.
         let queued = meter.wait(Wait::WriteSlot).together().as_secs_f64();
         let zeroing = share(&busy, Stage::Zero, &[Stage::Write, Stage::Zero]).unwrap_or(0.0);
         busy[Stage::Write as usize] += queued * (1.0 - zeroing);
@@ -59,8 +59,8 @@ pub(super) fn blame(load: &StageLoad) -> [f64; Stage::ALL.len()] {
     }
     book(load.wait(Wait::Buffer), &MOVING, Stage::Read);
     book(load.wait(Wait::LastPieces), &MOVING, Stage::Read);
-    // The last batch was committed in its own time, so the rest of all committing is what the wait for room can have been for;
-    // what goes beyond that was for pieces that had not come that far.
+    // The last batch was committed in its own time, so the wait for room was for the rest of all committing
+    // at most; the excess was for pieces in earlier stages.
     let last = load.wait(Wait::LastBatch);
     book(last, &COMMITTING, Stage::Flush);
     let committing: f64 = COMMITTING.iter().map(|stage| load.busy[*stage as usize]).sum();
@@ -81,19 +81,19 @@ fn share(busy: &[f64; Stage::ALL.len()], stage: Stage, of: &[Stage]) -> Option<f
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bottleneck {
     pub stage: Stage,
-    /// Of the pass's time, 0 to 1.
+    /// Its part of the pass's time, 0 to 1.
     pub share: f64,
 }
 
 impl Telemetry {
-    /// The stage that was waited for the most, if that was a tenth of the time at the least.
+    /// The stage that the pass waited for most, if for at least a tenth of its time.
     pub fn bottleneck(&self) -> Option<Bottleneck> {
         let longest = self.stages.iter().max_by(|a, b| a.stalled.total_cmp(&b.stalled))?;
         let share = self.share_of(longest.stalled);
         (share >= WORTH_NAMING).then_some(Bottleneck { stage: longest.stage, share })
     }
 
-    /// What share of the pass's time this is, 0 to 1.
+    /// Its share of the pass's time, 0 to 1.
     pub fn share_of(&self, seconds: f64) -> f64 {
         if self.elapsed > 0.0 { (seconds / self.elapsed).clamp(0.0, 1.0) } else { 0.0 }
     }

@@ -1,6 +1,6 @@
-//! How long requests took: counts in buckets of about equal relative width, in fixed memory.
+//! The durations of requests: counts in buckets of about equal relative width, in fixed memory.
 //!
-//! Rule: recording is three atomic additions; reading is never exact about one moment, and need not be.
+//! Rule: recording is three atomic additions; a reading is not of one exact moment, and need not be.
 //!
 //! The idea is that of log-linear histograms, as HdrHistogram (Gil Tene) made them known: each doubling of the value is
 //! cut into the same number of equal buckets. With 8 to the doubling, the middle of a bucket is at most 1/16 off.
@@ -73,7 +73,7 @@ impl fmt::Debug for Histogram {
     }
 }
 
-/// What a [`Histogram`] had counted at one moment, or sums and differences of such.
+/// The counts of a [`Histogram`] at one moment, or sums and differences of such counts.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HistogramCounts {
     buckets: Vec<u64>,
@@ -94,7 +94,7 @@ impl HistogramCounts {
         self.count
     }
 
-    /// All of them together.
+    /// Their sum.
     pub fn sum(&self) -> Duration {
         Duration::from_nanos(self.sum)
     }
@@ -104,12 +104,12 @@ impl HistogramCounts {
         Duration::from_nanos(self.sum.checked_div(self.count).unwrap_or(0))
     }
 
-    /// The longest, exact; of a difference, the longest until its later moment.
+    /// The longest duration, exact; for a difference, the longest until its later moment.
     pub fn max(&self) -> Duration {
         Duration::from_nanos(self.max)
     }
 
-    /// What a share `of` them (0 to 1) did not exceed; zero if there are none.
+    /// The duration that a share `of` them (0 to 1) did not exceed; zero if there are none.
     pub fn quantile(&self, of: f64) -> Duration {
         let wanted = (of.clamp(0.0, 1.0) * self.count as f64).ceil().max(1.0) as u64;
         let mut seen = 0;
@@ -129,7 +129,7 @@ impl HistogramCounts {
         self.buckets[..bucket(nanos(time))].iter().sum()
     }
 
-    /// What was counted since `earlier`, a picture of the same histogram.
+    /// The counts since `earlier`, a snapshot of the same histogram.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let pairs = self.buckets.iter().zip(&earlier.buckets);
@@ -194,7 +194,7 @@ mod tests {
 
     use super::*;
 
-    /// Spread over all magnitudes, not over all values.
+    /// Evenly over magnitudes, not over values.
     fn magnitudes() -> impl Strategy<Value = u64> {
         (0..42_u32, any::<u64>()).prop_map(|(bits, noise)| (1 << bits) + noise % (1 << bits))
     }

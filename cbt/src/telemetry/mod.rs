@@ -1,7 +1,7 @@
-//! What a pass does and what it waits for, measured while it runs.
+//! The stages and waits of a pass, measured while it runs.
 //!
 //! Rule: it only informs, and costs next to nothing: a request takes a few atomic additions, no lock and no memory. It
-//! knows none of its readers; a [`Telemetry`] is a picture at one moment, to be stored or sent.
+//! knows none of its readers; a [`Telemetry`] is a copy of one moment, to be stored or sent.
 //!
 //! ```text
 //! plan ─▶ [limit] ─▶ [memory] ─▶ read ─▶ digest ─▶ write / zero ─▶ flush ─▶ commit      stages, each with a meter
@@ -55,7 +55,7 @@ impl Default for PassMeter {
 }
 
 impl PassMeter {
-    /// The meter of one stage. [`Stage::Limit`] and [`Stage::Memory`] have waits, and nothing that passes through them.
+    /// The meter of one stage. [`Stage::Limit`] and [`Stage::Memory`] have waits, and no requests.
     pub fn stage(&self, stage: Stage) -> &StageMeter {
         &self.stages[stage as usize]
     }
@@ -65,7 +65,7 @@ impl PassMeter {
         &self.waits[wait as usize]
     }
 
-    /// Awaits `future`, and books it as a wait unless it is ready at once. Dropping it ends the wait.
+    /// Awaits `future`, and counts it as a wait unless it is ready at once. Dropping it ends the wait.
     pub async fn waiting<F: Future>(&self, wait: Wait, future: F) -> F::Output {
         let mut future = pin!(future);
         match futures::poll!(future.as_mut()) {
@@ -102,7 +102,7 @@ impl PassMeter {
     }
 }
 
-/// The pass runs while it lives.
+/// The pass runs while this value lives.
 #[derive(Debug)]
 pub(crate) struct Running<'a>(&'a PassMeter);
 

@@ -1,4 +1,4 @@
-//! The stages of a pass, and what passes through each.
+//! The stages of a pass, and the meter of each.
 
 use std::{
     fmt,
@@ -11,19 +11,19 @@ use tokio::time::Instant;
 
 use super::{histogram::Histogram, nanos};
 
-/// What data passes on its way, in order.
+/// The stages of the data path, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
     /// A window of the pass is prepared: block status asked, hashes loaded, extents claimed. Its bytes are the pending
     /// ones that it planned.
     Plan,
-    /// A configured limit or the latency backoff holds the pass back. It is only ever waited for.
+    /// A configured limit or the latency backoff delays the pass. It has only waits.
     Limit,
-    /// All buffers of the pool are used by other work. It is only ever waited for.
+    /// All buffers of the pool are used by other work. It has only waits.
     Memory,
     Read,
-    /// BLAKE3 and the zero test. What it takes is time on a core, and time to get one.
+    /// BLAKE3 and the zero test. Its time is on a core, and the wait for one.
     Digest,
     Write,
     Zero,
@@ -69,7 +69,7 @@ impl fmt::Display for Stage {
     }
 }
 
-/// Counts what passes through one stage.
+/// Counts the requests of one stage.
 #[derive(Debug)]
 pub struct StageMeter {
     made: Instant,
@@ -140,12 +140,12 @@ impl StageMeter {
         &self.latency
     }
 
-    /// What the requests took, added up, those in flight until now included.
+    /// The sum of the requests' times, those in flight included until now.
     pub fn busy(&self) -> Duration {
         let (count, begins) = (self.in_flight(), self.begins.load(Relaxed));
         let now = self.since_made(Instant::now());
         let open = count.wrapping_mul(now).wrapping_sub(begins);
-        // The two were not read at one moment; what cannot be is left out.
+        // The two were not read at one moment; an impossible value becomes zero.
         let open = if open <= count.saturating_mul(now) { open } else { 0 };
         self.latency.sum() + Duration::from_nanos(open)
     }

@@ -10,12 +10,12 @@ use super::{
     wait::Wait,
 };
 
-/// What a pass did and waited for until now. Times are in seconds.
+/// The stages and waits of a pass until now. Times are in seconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Telemetry {
     /// How long the pass has run, or ran.
     pub elapsed: f64,
-    /// The stages that anything passed through or was waited for, in the data's order.
+    /// The stages that were used or waited for, in the data's order.
     pub stages: Vec<StageView>,
     /// Where the pass waited, if at all.
     pub waits: Vec<WaitView>,
@@ -30,17 +30,17 @@ pub struct StageView {
     /// Requests in flight now, and the most that ever were.
     pub in_flight: u64,
     pub in_flight_max: u64,
-    /// What all requests took, added up, those in flight until now included.
+    /// The sum of all requests' times, those in flight included until now.
     pub busy: f64,
     pub latency: LatencyFigures,
     /// Time spent computing: for the digest the time of its thread, which is that of a core if one was free. Zero
     /// elsewhere, where it is not known by stage.
     pub cpu: f64,
-    /// How long the pass waited for this stage: the waits as they were measured, booked on whom they were for.
+    /// How long the pass waited for this stage: the measured waits, booked on the stage that caused them.
     pub stalled: f64,
 }
 
-/// How long the requests took; see [`super::Histogram`] for how exact that is.
+/// How long the requests took; see [`super::Histogram`] for its exactness.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LatencyFigures {
     pub p50: f64,
@@ -55,12 +55,12 @@ pub struct LatencyFigures {
 pub struct WaitView {
     pub wait: Wait,
     pub count: u64,
-    /// In which at least one waited.
+    /// Time in which at least one waited.
     pub time: f64,
 }
 
 impl Telemetry {
-    /// What is known of a stage, if anything passed through it or was waited for.
+    /// The figures of a stage, if it was used or waited for.
     pub fn stage(&self, stage: Stage) -> Option<&StageView> {
         self.stages.iter().find(|view| view.stage == stage)
     }
@@ -81,7 +81,7 @@ impl From<&HistogramCounts> for LatencyFigures {
 }
 
 impl PassMeter {
-    /// The picture now.
+    /// The values now.
     pub fn view(&self) -> Telemetry {
         let load = StageLoad::of(self);
         let stalled = blame(&load);

@@ -1,4 +1,4 @@
-//! What a pass waits for, and for how long.
+//! The waits of a pass, and their lengths.
 
 use std::{
     fmt,
@@ -17,21 +17,21 @@ use super::nanos;
 pub enum Wait {
     /// For the next window of the plan.
     Plan,
-    /// For room in the batch: as much as may be uncommitted is.
+    /// For room in the batch: the most uncommitted work is reached.
     Room,
-    /// For leave of a configured limit, or of the latency backoff.
+    /// For a configured limit, or for the latency backoff.
     Limit,
     /// For a read slot: as many reads as the source takes are in flight.
     ReadSlot,
-    /// For one of the buffers that this disk may hold: its own pieces hold them all.
+    /// For one of the buffers that this disk may hold: its own pieces use them all.
     Buffer,
-    /// For a buffer of the pool: other work holds them too.
+    /// For a buffer of the pool: other work uses them too.
     Memory,
     /// Pieces for a write slot: as many writes as the target takes are in flight.
     WriteSlot,
-    /// All is issued: for the last pieces.
+    /// After the last issue: for the last pieces.
     LastPieces,
-    /// All is moved: for the last batch to be flushed and committed.
+    /// After the last piece: for the last batch to be flushed and committed.
     LastBatch,
 }
 
@@ -83,9 +83,9 @@ pub struct WaitMeter {
     /// The number of waiters now, and above that since when there has been one, without a break.
     now: AtomicU64,
     count: AtomicU64,
-    /// Nanoseconds in which at least one waited.
+    /// Nanoseconds with at least one waiter.
     time: AtomicU64,
-    /// Nanoseconds of each who waited.
+    /// Nanoseconds of all waiters.
     together: AtomicU64,
 }
 
@@ -119,14 +119,14 @@ impl WaitMeter {
         self.count.load(Relaxed)
     }
 
-    /// How long at least one waited, those that still do included.
+    /// The time with at least one waiter, present ones included.
     pub fn time(&self) -> Duration {
         let now = self.now.load(Relaxed);
         let running = if now == 0 { 0 } else { self.since(now, Instant::now()) };
         Duration::from_nanos(self.time.load(Relaxed) + running)
     }
 
-    /// How long all that waited did, added up; those that still wait do not count yet.
+    /// The sum of all waits; present ones do not count yet.
     pub fn together(&self) -> Duration {
         Duration::from_nanos(self.together.load(Relaxed))
     }

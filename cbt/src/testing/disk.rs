@@ -1,4 +1,4 @@
-//! A disk in memory with a volatile cache: what was not flushed may be lost, kept, or torn when the power goes.
+//! A disk in memory with a volatile cache: unflushed writes may be lost, kept, or torn at a power failure.
 
 use std::{
     collections::HashMap,
@@ -64,12 +64,12 @@ impl MemoryDisk {
         Self { name: name.to_owned(), size, faults, state: Mutex::new(state), on_write: OnceLock::new() }
     }
 
-    /// Whether questions about holes are answered (with chance: short, cut up, or claiming data) or refused.
+    /// Whether queries of holes are answered (at random: short, cut up, or claiming data) or refused.
     pub fn set_knows_holes(&self, knows: bool) {
         self.state().knows_holes = knows;
     }
 
-    /// Whether it says that zeroing costs it as much as writing.
+    /// Whether it reports that zeroing costs it as much as writing.
     pub fn set_zeroes_by_writing(&self, does: bool) {
         self.state().zeroes_by_writing = does;
     }
@@ -79,7 +79,7 @@ impl MemoryDisk {
         let _ = self.on_write.set(Box::new(watch));
     }
 
-    /// Puts `fill` durably into a block: its eight bytes again and again.
+    /// Writes `fill` durably into a block: its eight bytes again and again.
     pub fn set_fill(&self, block: u64, fill: u64) {
         let content = Block { durable: Content::Fill(fill), dirty: Vec::new() };
         self.state().blocks[block as usize] = content;
@@ -95,7 +95,7 @@ impl MemoryDisk {
         bytes
     }
 
-    /// All that the block may hold after a crash now, torn writes aside: what is durable first.
+    /// All contents that the block may have after a crash now, without torn writes: the durable one first.
     pub fn versions(&self, block: u64) -> Vec<BlockHash> {
         let extent =
             Extent::new(Offset(block * BLOCK), Length(BLOCK)).and_then(|extent| extent.clip(self.size));
@@ -106,7 +106,7 @@ impl MemoryDisk {
         std::iter::once(&block.durable).chain(&block.dirty).map(|content| content.hash(len, known)).collect()
     }
 
-    /// The power goes: each block keeps what was durable, or any write since, or parts of two.
+    /// A power failure: each block keeps its durable content, or any write since, or parts of two.
     pub fn crash(&self) {
         let mut state = self.state();
         let State { blocks, random, .. } = &mut *state;
@@ -126,7 +126,8 @@ impl MemoryDisk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Other tasks run meanwhile, so that calls overlap and end out of order; now and then a whole pass could.
+    /// Other tasks run meanwhile, so that calls overlap and end out of order; sometimes a whole pass fits in
+    /// between.
     async fn dawdle(&self) {
         let times = {
             let random = &mut self.state().random;
@@ -171,7 +172,7 @@ impl MemoryDisk {
             self.dawdle().await;
         }
         if fault.is_some() || self.faults.lives(life) {
-            // A write that fails, or during which the power goes, may have written some of it.
+            // A write that fails, or during which the power fails, may have written a part.
             let mut state = self.state();
             let State { blocks, random, .. } = &mut *state;
             for (at, block) in extent.blocks().enumerate() {
@@ -262,7 +263,7 @@ impl WriteDisk for MemoryDisk {
     }
 
     async fn flush(&self) -> Result<(), DiskError> {
-        // Only what was written before the call counts; a flush may take more, but one may not rely on it.
+        // Only writes before the call count; a flush may include more, but callers must not rely on it.
         let written: Vec<usize> = self.state().blocks.iter().map(|block| block.dirty.len()).collect();
         let (life, fault) = self.faults.strike(DiskEvent::Flush);
         self.dawdle().await;
@@ -278,7 +279,7 @@ impl WriteDisk for MemoryDisk {
             return Ok(());
         }
         if fault == Some(DiskFault::Fail) && lives {
-            // What could not be written back is dropped, and forgotten.
+            // Writes that cannot be written back are dropped.
             for block in blocks {
                 if let Some(newest) = block.dirty.drain(..).next_back().filter(|_| random.percent(50)) {
                     block.durable = newest;

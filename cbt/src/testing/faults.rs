@@ -1,4 +1,4 @@
-//! Chance from a seed, and faults at chosen moments.
+//! Random numbers from a seed, and faults at chosen moments.
 
 use std::{
     collections::HashMap,
@@ -47,7 +47,7 @@ pub enum DiskEvent {
     Commit,
 }
 
-/// What strikes.
+/// The faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskFault {
     /// The call fails.
@@ -66,7 +66,7 @@ struct State {
     rules: Vec<(DiskEvent, u64, DiskFault)>,
     seen: HashMap<DiskEvent, u64>,
     dead: bool,
-    /// Which life of the process it is.
+    /// The number of the process's life.
     life: u64,
 }
 
@@ -103,7 +103,7 @@ impl Faults {
         self.state().seen.get(&event).copied().unwrap_or(0)
     }
 
-    /// Counts an event: the life it happens in, and what strikes it.
+    /// Counts an event: the life that it happens in, and its fault.
     pub(super) fn strike(&self, event: DiskEvent) -> (u64, Option<DiskFault>) {
         let mut state = self.state();
         if state.dead {
@@ -121,7 +121,7 @@ impl Faults {
         (life, fault)
     }
 
-    /// Whether the process that began a call in `life` is still the one that runs.
+    /// Whether the process that began a call in `life` still runs.
     pub(super) fn lives(&self, life: u64) -> bool {
         let state = self.state();
         !state.dead && state.life == life

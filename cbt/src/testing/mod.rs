@@ -1,7 +1,7 @@
-//! Disks and a store in memory, which lose what real ones may lose and fail where a test says so.
+//! Disks and a store in memory, which may lose unflushed data as real ones do, and fail where a test says so.
 //!
-//! Rule: they are ordinary implementations of the engine's seams; the engine does not know them. All that happens
-//! by chance comes from a seed.
+//! Rule: they are ordinary implementations of the engine's interfaces; the engine does not know them. All
+//! random choices come from a seed.
 
 mod disk;
 mod faults;

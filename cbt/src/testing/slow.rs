@@ -1,4 +1,4 @@
-//! A disk that takes its time.
+//! A slow disk.
 
 use std::{ops::Range, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     units::{Extent, Length, Offset},
 };
 
-/// Another disk, each of whose requests takes so much longer; for tests on a paused clock.
+/// Another disk, whose requests each take so much longer; for tests on a paused clock.
 #[derive(Debug)]
 pub struct SlowDisk<D> {
     pub disk: D,

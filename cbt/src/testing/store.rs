@@ -1,4 +1,4 @@
-//! A store in memory, which keeps rows as the bytes that a real one would keep.
+//! A store in memory, which keeps rows in the stored form.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use crate::{
     units::{Length, blocks_in},
 };
 
-/// A durable store as long as the test lives.
+/// A store that is durable while the test runs.
 pub struct MemoryStore {
     faults: Faults,
     random: Mutex<Random>,
@@ -41,7 +41,7 @@ struct Disk {
     figures: BTreeMap<Option<i64>, PassFigures>,
 }
 
-/// What is durable of one disk's ledger.
+/// The durable part of one disk's ledger.
 #[derive(Clone, Debug)]
 pub struct LedgerView {
     pub anchor: Option<ChangeMark>,
@@ -77,7 +77,7 @@ impl MemoryStore {
         let _ = self.on_commit.set(Box::new(watch));
     }
 
-    /// What is durable of a disk's ledger.
+    /// The durable part of a disk's ledger.
     pub fn view(&self, disk: DiskId) -> Option<LedgerView> {
         self.disks().get(&disk).map(Disk::view)
     }
@@ -156,7 +156,7 @@ impl LedgerStore for MemoryStore {
     async fn commit(&self, disk: DiskId, commit: LedgerCommit) -> Result<(), StoreError> {
         let (life, fault) = self.faults.strike(DiskEvent::Commit);
         let is_durable = if fault.is_some() {
-            // The answer is lost; whether the commit is too, chance says.
+            // The answer is lost; the commit may be lost too, at random.
             self.random.lock().unwrap_or_else(PoisonError::into_inner).percent(50)
         } else {
             tokio::task::yield_now().await;

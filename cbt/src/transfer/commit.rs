@@ -1,7 +1,7 @@
-//! Gathers what was finished into batches, makes them durable on the target, and drains them from the ledger.
+//! Gathers finished pieces into batches, makes them durable on the target, and drains them from the ledger.
 //!
 //! Rule: only writes that had returned before a flush began are drained by it, and one batch is committed at a time. A
-//! flush that failed says nothing about any write since the last good one, so nothing of it is drained.
+//! failed flush makes all writes since the last good one uncertain, so none of them is drained.
 
 use std::{
     pin::Pin,
@@ -25,10 +25,11 @@ use crate::{
     units::BLOCK,
 };
 
-/// Runs of drained blocks after which a batch is committed, whatever it moved: bounds its memory when all is skipped.
+/// Runs of drained blocks after which a batch is committed, regardless of its bytes: bounds its memory when
+/// all is skipped.
 const MANY_EXTENTS: usize = 1 << 16;
 
-/// Gives what was done, and the blocks of room that it had taken.
+/// Returns the work that was done, and the blocks of room that it used.
 type Committing = Pin<Box<dyn Future<Output = Result<(PassFigures, usize), PassError>> + Send>>;
 
 /// Collects one pass's answers.
@@ -40,7 +41,7 @@ pub(super) struct Committer {
     room: Arc<Semaphore>,
     halt: StopSignal,
     batch: Batch,
-    /// Blocks moved for the batch, which took room.
+    /// Blocks moved for the batch, which use room.
     moved: usize,
     since: Instant,
     committing: Option<Committing>,
@@ -49,7 +50,7 @@ pub(super) struct Committer {
     failure: Option<PassError>,
 }
 
-/// What came of a pass.
+/// The result of a pass.
 pub(super) struct CommittedBatches {
     pub(super) figures: PassFigures,
     pub(super) answered: u64,
@@ -88,7 +89,8 @@ impl Committer {
             if self.is_due() {
                 self.commit();
             }
-            // After a failure no batch is due any more, and a time that has passed would be waited for again and again.
+            // After a failure no batch is due any more, and a wait for a passed deadline would repeat at
+            // once.
             let waits = !self.batch.is_empty() && self.committing.is_none() && self.failure.is_none();
             tokio::select! {
                 biased;
@@ -102,7 +104,7 @@ impl Committer {
         }
     }
 
-    /// Commits what is left.
+    /// Commits the rest.
     pub(super) async fn close(mut self) -> CommittedBatches {
         loop {
             if let Some(committed) = committed(&mut self.committing).await {
@@ -166,7 +168,7 @@ impl Committer {
         }));
     }
 
-    /// Commits what is left, unless a failure has made it worthless.
+    /// Commits the rest, unless a failure has made it worthless.
     fn commit_rest(&mut self) -> bool {
         let worthwhile = !self.batch.is_empty() && may_commit(self.failure.as_ref());
         if worthwhile {
@@ -189,14 +191,14 @@ impl Committer {
 
     fn fail(&mut self, error: PassError) {
         self.halt.stop();
-        // A flush or a commit that failed forbids to commit what is left, whatever failed before it.
+        // A flush or a commit that failed forbids to commit the rest, also after another failure.
         if self.failure.is_none() || (may_commit(self.failure.as_ref()) && !may_commit(Some(&error))) {
             self.failure = Some(error);
         }
     }
 }
 
-/// After a failure of the source, and after one of the target that concerns single requests, what was done is done.
+/// After a failure of the source, or of single requests to the target, the finished work is valid.
 fn may_commit(failure: Option<&PassError>) -> bool {
     match failure {
         None | Some(PassError::Source(_)) => true,

@@ -1,7 +1,7 @@
 //! One piece of work, from its buffer to its last write's return.
 //!
-//! Rule: it returns only when nothing of it is in flight, whatever failed; and it begins no write once no
-//! caller waits for its answer any more.
+//! Rule: it returns only when none of its requests is in flight, after any failure; and it begins no write
+//! once no caller waits for its answer any more.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -24,7 +24,7 @@ use crate::{
     units::{BLOCK, BlockIndex, Extent, Length},
 };
 
-/// What all pieces of a pass share.
+/// The part that all pieces of a pass share.
 pub(super) struct Sides {
     pub(super) source: Arc<dyn ReadDisk>,
     pub(super) target: Arc<dyn WriteDisk>,
@@ -33,18 +33,18 @@ pub(super) struct Sides {
     pub(super) limits: DiskShares,
 }
 
-/// A finished piece, to be committed.
+/// A finished piece to commit.
 #[derive(Debug)]
 pub(super) struct FinishedPiece {
     pub(super) extent: Extent,
     /// Of the blocks that were written or zeroed.
     pub(super) hashes: Vec<(BlockIndex, BlockHash)>,
     pub(super) figures: PassFigures,
-    /// Blocks of room that the piece took when it was issued.
+    /// Blocks of room that the piece used when it was issued.
     pub(super) room: usize,
 }
 
-/// A piece of work with what it needs.
+/// A piece of work with its resources.
 pub(super) enum Piece {
     Skip(Extent),
     Zero {
@@ -63,16 +63,16 @@ pub(super) enum Piece {
 /// The right to one request to the source, of the pass and of the limits.
 type ReadTurn = (ReadSlot, Permit);
 
-/// What becomes of a block that was read.
+/// The fate of a block that was read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// The target holds it already.
+    /// The target has it already.
     Keep,
     Zero,
     Write,
 }
 
-/// Bytes that are digested before other tasks get their turn: 32 µs of one core.
+/// Bytes that are digested before other tasks may run: 32 µs of one core.
 const DIGEST_STRETCH: usize = 2 * BLOCK as usize;
 
 impl Sides {
@@ -91,7 +91,7 @@ impl Sides {
         }
     }
 
-    /// A hole that the target holds already.
+    /// A hole that the target has already.
     fn skip(&self, extent: Extent) -> FinishedPiece {
         let skipped = extent.len().0;
         self.progress.skipped.fetch_add(skipped, Relaxed);
@@ -170,7 +170,7 @@ impl Sides {
         Ok(Some(FinishedPiece { extent, hashes, figures, room: extent.blocks().count() }))
     }
 
-    /// Like its like below, false if it was abandoned while it waited for its turn.
+    /// Like the function below, false if it was abandoned while it waited for its turn.
     async fn zero_runs(&self, runs: &[Extent], abandoned: &impl Fn() -> bool) -> Result<bool, PassError> {
         for run in runs {
             if !self.write_zeroes(*run, abandoned).await? {
@@ -180,7 +180,7 @@ impl Sides {
         Ok(true)
     }
 
-    /// Bytes that zeroing so many takes of a rate.
+    /// The bytes that zeroing so many counts for a rate.
     pub(super) fn cost_of_zeroing(&self, bytes: u64) -> u64 {
         if self.target.zeroes_by_writing() { bytes } else { 0 }
     }

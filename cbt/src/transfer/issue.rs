@@ -1,7 +1,8 @@
-//! The order of a pass: the next piece, what it needs to be worked on, and off with it.
+//! The order of a pass: the next piece, its resources, and its start.
 //!
-//! Rule: what is scarce is waited for here, one piece at a time, so that passes which share a pool take turns; and a
-//! buffer is waited for last, before only a request's turn, so that a disk holds at most one idle.
+//! Rule: scarce resources are waited for here, one piece at a time, so that passes which share a pool take
+//! turns; and a buffer is waited for last, before only a request's turn, so that a disk holds at most one
+//! idle.
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ use crate::{
     units::{BLOCK, Extent},
 };
 
-/// A piece's answer. None at all is counted as lost.
+/// A piece's answer. A missing answer counts as lost.
 pub(super) type PieceResult = Result<FinishedPiece, PassError>;
 
 /// Hands out the pieces of one pass.
@@ -38,12 +39,12 @@ pub(super) struct Issuer {
     pub(super) reads: Arc<QueueDepth>,
     /// Bytes in one piece that is copied.
     pub(super) chunk: u64,
-    /// What is left of a hole that is zeroed in parts.
+    /// The rest of a hole that is zeroed in parts.
     pub(super) zeroes_left: Option<Extent>,
     pub(super) buffers: Arc<Semaphore>,
-    /// Given by the caller.
+    /// The caller's stop.
     pub(super) stop: StopSignal,
-    /// Given by the pass's first failure.
+    /// The stop of the pass's first failure.
     pub(super) halt: StopSignal,
 }
 
@@ -132,7 +133,7 @@ impl Issuer {
         hole.split(most).next().unwrap_or(hole)
     }
 
-    /// Both sides' rates. What may be written is paid for here too: nothing that was read is to wait for a rate, in a
+    /// Both sides' rates. Writes are paid for here too: data that was read must not wait for a rate, in a
     /// buffer that others need.
     async fn rates(&self, bytes: u64) -> (Reservation, Reservation) {
         let writes = self.sides.limits.writes.budget(bytes).await;
@@ -153,7 +154,7 @@ impl Issuer {
     }
 }
 
-/// What of the disk's quota a piece in flight holds.
+/// The part of the disk's quota that a piece in flight uses.
 #[derive(Default)]
 struct Slots {
     _quota: Option<OwnedSemaphorePermit>,
@@ -164,7 +165,7 @@ async fn acquire(slots: &Arc<Semaphore>, count: u32) -> Option<OwnedSemaphorePer
     Arc::clone(slots).acquire_many_owned(count).await.ok()
 }
 
-/// Blocks of room that an extent takes.
+/// Blocks of room that an extent uses.
 fn blocks(extent: &Extent) -> u32 {
     let blocks = extent.blocks();
     (blocks.end - blocks.start) as u32

@@ -1,7 +1,8 @@
-//! One pass over one disk: what is pending is read, digested, written, flushed and drained from the ledger.
+//! One pass over one disk: pending blocks are read, digested, written, flushed and drained from the ledger.
 //!
-//! Rule: when [`run_pass`] returns, nothing of it is in flight any more. When its future is dropped instead, the writes
-//! that were begun end on their own, none is begun after, and the ledger lets no new pass in before that.
+//! Rule: when [`run_pass`] returns, none of its requests is in flight. When its future is dropped instead,
+//! the writes that were begun end on their own, none is begun after, and the ledger lets no new pass in
+//! before that.
 //!
 //! ```text
 //! issue: plan ─▶ room in the batch ─▶ read slot ─▶ limits ─▶ buffer ─▶ spawn ┐  (the order of the disk)
@@ -42,7 +43,7 @@ use crate::{
     telemetry::Wait,
 };
 
-/// What a pass works on.
+/// The inputs of a pass.
 #[derive(Clone)]
 #[expect(missing_debug_implementations, reason = "disks are trait objects")]
 pub struct PassJob {
@@ -54,26 +55,26 @@ pub struct PassJob {
     /// May be shared by many passes: no pass holds a buffer while it waits for another.
     pub pool: BufferPool,
     pub settings: TransferSettings,
-    /// What the figures are booked on in the store.
+    /// The pass in the store that the figures belong to.
     pub pass: Option<i64>,
     pub progress: Arc<PassProgress>,
-    /// What reads of the source and writes to the target take from.
+    /// The limits of reads of the source and writes to the target.
     pub limits: DiskShares,
-    /// What the source's reads take when all is well; to be kept for the disk's next pass.
+    /// The source's usual latencies; to be kept for the disk's next pass.
     pub baseline: Arc<Mutex<LatencyBaseline>>,
     pub stop: StopSignal,
 }
 
-/// How a pass ended that did not fail.
+/// The result of a pass that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskPassResult {
-    /// What this run did and committed.
+    /// The committed work of this run.
     pub figures: PassFigures,
-    /// Whether nothing is pending any more; false after a stop.
+    /// Whether no block is pending any more; false after a stop.
     pub finished: bool,
 }
 
-/// Why a pass ended early, and on which side. What it had done before is committed as far as that was possible; the
+/// Why a pass ended early, and on which side. Its finished work is committed as far as possible; the
 /// rest is still pending.
 #[derive(Debug, thiserror::Error)]
 pub enum PassError {
@@ -85,10 +86,10 @@ pub enum PassError {
     Store(#[from] StoreError),
 }
 
-/// Finished pieces that may wait to be taken into a batch.
+/// Finished pieces that may wait for a batch.
 const ANSWERS: usize = 64;
 
-/// Copies what is pending from the snapshot to the target, until nothing is left or `stop` is given.
+/// Copies the pending blocks from the snapshot to the target, until none is left or `stop` is given.
 pub async fn run_pass(job: PassJob) -> Result<DiskPassResult, PassError> {
     let gate = job.ledger.enter().await?;
     check_sizes(&job)?;

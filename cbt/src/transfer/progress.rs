@@ -1,6 +1,7 @@
 //! The live figures of a running pass, for those who watch it.
 //!
-//! Rule: they only inform. What is durable is in the ledger; these may run ahead of it and die with the process.
+//! Rule: they only inform. The ledger has the durable figures; these may be ahead of it and end with the
+//! process.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -30,7 +31,7 @@ pub struct ProgressView {
     pub written: u64,
     /// Zeroed on the target.
     pub zeroed: u64,
-    /// Found already right on the target.
+    /// Found equal on the target.
     pub skipped: u64,
     /// Requests to the source that wait for their answer.
     pub reads_in_flight: u64,
@@ -41,7 +42,7 @@ pub struct ProgressView {
 }
 
 impl PassProgress {
-    /// What each stage does, and what the pass waits for.
+    /// The stages of the pass, and its waits.
     pub fn meter(&self) -> &PassMeter {
         &self.meter
     }

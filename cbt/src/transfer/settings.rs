@@ -1,4 +1,4 @@
-//! How a pass goes about its work.
+//! The settings of a pass.
 
 use std::time::Duration;
 
@@ -7,24 +7,26 @@ use crate::{
     units::BLOCK,
 };
 
-/// The settings of one disk's pass. Memory is the pool's; the rest bounds what is in flight and what a crash costs.
+/// The settings of one disk's pass. Memory is the pool's; the rest bounds the requests in flight and the cost
+/// of a crash.
 #[derive(Clone, Copy, Debug)]
 pub struct TransferSettings {
     /// The most buffers that this disk may hold at once; the pool may be shared and smaller.
     pub buffers: usize,
-    /// Bytes in one piece of work, at least [`BLOCK`]; cut to what the pool's buffers and both disks take.
+    /// Bytes in one piece of work, at least [`BLOCK`]; cut to the limits of the pool's buffers and both
+    /// disks.
     pub chunk: usize,
-    /// The most requests to the source at once; cut to [`DiskLimits::in_flight`]. How many there are is found out: as
-    /// many as make it faster.
+    /// The most requests to the source at once; cut to [`DiskLimits::in_flight`]. The number is measured: as
+    /// many as raise the rate.
     pub reads_in_flight: usize,
     /// Requests to the target at once; cut to [`DiskLimits::in_flight`].
     pub writes_in_flight: usize,
     /// Bytes moved after which a batch is flushed and committed.
     pub batch_bytes: u64,
-    /// Time after which a batch is flushed and committed, however small it is.
+    /// Time after which a batch is flushed and committed, of any size.
     pub batch_time: Duration,
-    /// Bytes of pending disk that are planned, and claimed, at a time: what a crash makes be written again even if the
-    /// target already has it. At least one chunk.
+    /// Bytes of pending disk that are planned, and claimed, at a time: the amount that a crash causes to be
+    /// written again even if the target already has it. At least one chunk.
     pub window: u64,
     /// The most bytes in one zeroing request.
     pub zero_request: u64,
@@ -50,7 +52,7 @@ impl Default for TransferSettings {
 }
 
 impl TransferSettings {
-    /// Cut to what pool and disks take; an error if one of them does not even take a block.
+    /// Cut to the limits of pool and disks; an error if one of them is below a block.
     pub(crate) fn fit(
         mut self,
         pool: usize,

@@ -1,15 +1,15 @@
 //! The audit of change tracking: does the source report unchanged blocks correctly?
 //!
-//! Rule: what is compared was really read. Blocks that the ledger calls settled (not pending after the advance to the
-//! open snapshot) must hold in the snapshot what the manifest says; one that does not shows an unreported
-//! change.
+//! Rule: every compared block was really read. Blocks that the ledger calls settled (not pending after the
+//! advance to the open snapshot) must match the manifest in the snapshot; a block that does not shows an
+//! unreported change.
 //!
-//! The walk over the disk goes on where the last one ended, and wraps. A block that the source calls a hole, and that
-//! the manifest knows as zeroes, need not be read: it changed neither way, unless the hole lies. So of such blocks one in
-//! [`HOLES`] is read all the same, others from round to round. A hole where the manifest knows data is read like data: it is
-//! an unreported change.
+//! The walk over the disk begins where the last one ended, and wraps. A block that the source calls a hole,
+//! and that the manifest knows as zeroes, need not be read: it did not change, unless the hole is wrong. So
+//! of such blocks one in [`HOLES`] is read all the same, others from round to round. A hole where the
+//! manifest knows data is read like data: it is an unreported change.
 //!
-//! What cannot be read ends an audit, and is stepped over by the next one; what was found before that counts.
+//! An unreadable block ends an audit, and the next one skips it; earlier findings count.
 
 use std::sync::{Arc, Mutex, atomic::Ordering::Relaxed};
 
@@ -28,50 +28,52 @@ use crate::{
     units::{Extent, Length, Offset},
 };
 
-/// What to audit, and how.
+/// The inputs of an audit.
 #[derive(Clone)]
 #[expect(missing_debug_implementations, reason = "disks are trait objects")]
 pub struct AuditJob {
-    /// Advanced to the snapshot; before it is drained, when the most blocks that are settled were called unchanged.
+    /// Advanced to the snapshot; before it is drained, when most settled blocks were reported as unchanged.
     pub ledger: Arc<Ledger>,
     /// The snapshot.
     pub source: Arc<dyn ReadDisk>,
-    /// Bytes to be read at the most, rounded up to whole blocks.
+    /// The most bytes to read, rounded up to whole blocks.
     pub budget: Length,
-    /// Where the walk goes on: [`AuditOutcome::next`] of the last one.
+    /// Where the walk begins: [`AuditOutcome::next`] of the last one.
     pub from: Offset,
-    /// Which audit of the disk it is: decides on the blocks in holes that are read.
+    /// Which audit of the disk it is: decides which blocks in holes are read.
     pub round: u64,
     pub pool: BufferPool,
     /// Bytes in one read.
     pub chunk: usize,
     /// The most reads at once.
     pub in_flight: usize,
-    /// When reads take this many times as long as they used to, fewer are made at once; `None` never does so.
+    /// When reads take this many times as long as they used to, fewer run at once; `None` never does so.
     pub read_latency_factor: Option<f64>,
-    /// What the source's reads take when all is well; the one of the disk's passes.
+    /// The source's usual latencies; shared with the disk's passes.
     pub baseline: Arc<Mutex<LatencyBaseline>>,
-    /// What reads of the source take from.
+    /// The limits of reads of the source.
     pub limits: DiskShares,
     pub stop: StopSignal,
 }
 
-/// What an audit found.
+/// The result of an audit.
 #[derive(Debug)]
 pub struct AuditOutcome {
     /// Bytes read and compared.
     pub checked: Length,
-    /// Bytes passed over because source and manifest agree that they are zeroes.
+    /// Bytes skipped because source and manifest agree that they are zeroes.
     pub holes: Length,
-    /// The first runs of blocks that changed without the source saying so, at most [`super::MOST_MISMATCHES`].
+    /// The first runs of blocks that changed without the source reporting it, at most
+    /// [`super::MOST_MISMATCHES`].
     pub mismatched: Vec<Extent>,
     /// Bytes of all such blocks.
     pub mismatched_bytes: Length,
-    /// Where the next audit goes on: after a stop, with the first that was not read; after a failure, past what failed.
+    /// Where the next audit begins: after a stop, with the first unread block; after a failure, past the
+    /// failed one.
     pub next: Offset,
-    /// Whether all that was chosen was read; false after a stop, and after a failure.
+    /// Whether all chosen blocks were read; false after a stop, and after a failure.
     pub finished: bool,
-    /// Why it ended early, if it failed. Of what was not read nothing is said.
+    /// Why it ended early, if it failed. Unread blocks are not covered.
     pub failed: Option<VerifyError>,
 }
 
@@ -95,7 +97,7 @@ pub async fn audit(job: AuditJob) -> AuditOutcome {
         finished: matches!(walked, Ok(true)),
         failed: walked.err(),
     };
-    // In the order of the walk, so that what was read when it is cut short is known from where that was.
+    // In the order of the walk, so that the position of an early end shows which blocks were read.
     let rounds = [Extent::between(start, Offset(size.0)), Extent::between(Offset(0), start)];
     for round in rounds.into_iter().flatten() {
         let read = read(&job, chosen.blocks(), round).await;
@@ -114,7 +116,7 @@ pub async fn audit(job: AuditJob) -> AuditOutcome {
     outcome
 }
 
-/// What came of reading the blocks of one round.
+/// The result of reading the blocks of one round.
 struct Read {
     found: VerifyOutcome,
     next: Offset,
@@ -135,7 +137,7 @@ async fn read(job: &AuditJob, blocks: &ExtentSet, round: Extent) -> Read {
         trust_holes: false,
         round: job.round,
         progress: Arc::new(VerifyProgress::default()),
-        // The source stands where else the target does.
+        // The source takes the target's place here.
         limits: DiskShares { readbacks: job.limits.reads.clone(), ..DiskShares::default() },
         stop: job.stop.clone(),
     };

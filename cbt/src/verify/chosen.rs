@@ -1,6 +1,6 @@
 //! Which blocks an audit reads: settled ones from where the last audit ended, as many as its budget allows.
 //!
-//! Rule: a block is passed over only if source and manifest agree that it is zeroes, and not in every round.
+//! Rule: a block is skipped only if source and manifest agree that it is zeroes, and not in every round.
 
 use std::sync::Arc;
 
@@ -11,13 +11,13 @@ use crate::{
     units::{BLOCK, Extent, Length, Offset},
 };
 
-/// Of so many blocks in holes one is read; and the walk passes over at most so many times the budget.
+/// One of so many blocks in holes is read; and the walk skips at most so many times the budget.
 const HOLES: u64 = 16;
 
 /// The blocks that will be read.
 pub(super) struct AuditSelection {
     blocks: ExtentSet,
-    /// Blocks that may still be chosen, and that may still be passed.
+    /// Blocks that may still be chosen, and that may still be skipped.
     left: u64,
     steps: u64,
     holes: u64,
@@ -41,18 +41,18 @@ impl AuditSelection {
         &self.blocks
     }
 
-    /// Bytes that were passed over.
+    /// Bytes that were skipped.
     pub(super) fn holes(&self) -> Length {
         Length(self.holes)
     }
 
-    /// Where the next walk goes on.
+    /// Where the next walk begins.
     pub(super) fn next(&self) -> Offset {
         self.next
     }
 
-    /// Chooses until there is enough, once round the disk at the most. After a failure the next walk goes on past the
-    /// place of which the source would not tell.
+    /// Chooses enough blocks, at most once around the disk. After a failure the next walk begins past the
+    /// place that the source could not describe.
     pub(super) async fn walk(&mut self, job: &AuditJob) -> Result<(), VerifyError> {
         let (settled, start) = (job.ledger.settled(), self.next);
         let mut holes = KnownHoles::new(Arc::clone(&job.source), false);
@@ -83,7 +83,7 @@ impl AuditSelection {
                     self.next = Offset(past).min(part.end());
                     VerifyError::Source(cause)
                 })?;
-                // They decide on holes alone.
+                // They affect holes alone.
                 if told.zero && hashes_of_part.is_none() {
                     let aligned = part.align_out(BLOCK, job.ledger.size()).unwrap_or(part);
                     hashes_of_part = Some(hashes(&**job.ledger.store(), job.ledger.disk(), aligned).await?);
@@ -119,8 +119,9 @@ impl AuditSelection {
     }
 }
 
-/// Whether this hole is read in this round: one in [`HOLES`], others from round to round. Which is [`mixed`] and not counted up: rounds are numbers of passes, of which a disk among several has only
-/// every so manieth.
+/// Whether this hole is read in this round: one in [`HOLES`], others from round to round. The choice is
+/// [`mixed`] and not sequential: rounds are numbers of passes, of which a disk among several has only every
+/// few.
 fn looks_into(block: u64, round: u64) -> bool {
     block.wrapping_add(mixed(round)).is_multiple_of(HOLES)
 }

@@ -1,7 +1,7 @@
-//! What a disk says of its holes, asked in large questions: runs that need not be read to be known as zero.
+//! A disk's holes, asked in large queries: runs that are known as zero without a read.
 //!
-//! Rule: an answer is kept until the walk has passed it, so that a hole costs a question each time that the disk ends an
-//! answer, and nothing for each block or piece in it. What was not answered, or refused, is data.
+//! Rule: an answer is kept until the walk has passed it, so that a hole costs one query for each
+//! answer, and none for each block or piece in it. A range without an answer is data.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -11,16 +11,16 @@ use crate::{
     units::{BLOCK, Extent, Offset},
 };
 
-/// How far one question reaches past the place that is asked about. The answer about that may be so old when
+/// How far one query reaches past the requested place. The answer about that may be so old when
 /// the walk gets there.
 const ASK_REACH: u64 = 64 << 30;
 
-/// The holes of one disk from where the walk is on. The walk goes forward only.
+/// The holes of one disk from the walk's position on. The walk goes forward only.
 pub(super) struct KnownHoles {
     disk: Arc<dyn ReadDisk>,
     /// Runs without gaps, equal neighbours joined.
     told: VecDeque<Allocation>,
-    /// Whether all between here and the disk's end will be looked at, or only scattered blocks of it.
+    /// Whether all blocks up to the disk's end will be checked, or only scattered ones.
     far: bool,
     refused: bool,
 }
@@ -30,7 +30,7 @@ impl KnownHoles {
         Self { disk, told: VecDeque::new(), far, refused: false }
     }
 
-    /// The first run of whole blocks in `rest` that is a hole, or that is not known to be one.
+    /// The first run of whole blocks in `rest` that is a hole, or that is not known as one.
     pub(super) async fn run(&mut self, rest: Extent) -> Result<Allocation, DiskError> {
         let data = |extent| Allocation { extent, zero: false };
         while self.told.front().is_some_and(|run| run.extent.end() <= rest.start()) {
@@ -42,7 +42,7 @@ impl KnownHoles {
         if self.told.is_empty() && !self.ask(rest.start(), rest.end()).await? {
             return Ok(data(rest));
         }
-        // A hole whose end is only that of an answer may go on.
+        // A hole that ends with the answer may continue.
         while self.told.len() == 1 && self.known_to(rest) < rest.end() {
             if !self.ask(self.known_to(rest), rest.end()).await? {
                 break;
@@ -50,7 +50,7 @@ impl KnownHoles {
         }
         let Some(first) = self.told.front() else { return Ok(data(rest)) };
         let (zero, end) = (first.zero, first.extent.end().min(rest.end()));
-        // A hole loses its partial last block, data takes it in; what is shorter than a block is data.
+        // A hole loses its partial last block, which counts as data; a run shorter than a block is data.
         let whole = if zero { end.0 / BLOCK * BLOCK } else { end.0.div_ceil(BLOCK) * BLOCK };
         let end = if end == rest.end() { end } else { Offset(whole).min(rest.end()) };
         if let Some(extent) = Extent::between(rest.start(), end) {
@@ -64,8 +64,8 @@ impl KnownHoles {
         self.told.back().map_or(rest.start(), |run| run.extent.end())
     }
 
-    /// Asks what lies from `at` on; at least up to `least`, if the disk reports so much at once. False if the
-    /// disk reported nothing.
+    /// Queries the range from `at` on; at least up to `least`, if the disk reports so much at once. False if
+    /// the disk reported nothing.
     async fn ask(&mut self, at: Offset, least: Offset) -> Result<bool, DiskError> {
         if self.refused {
             return Ok(false);

@@ -1,11 +1,11 @@
-//! Proof that the target holds what it must: read again and compared with the manifest, or with the source itself.
+//! Verification of the target: read again and compared with the manifest, or with the source itself.
 //!
-//! Rule: it says nothing of a disk that is not drained: while anything is pending, verifying is refused. Whatever both
-//! sides call a hole counts as read, if the settings allow it; everything else really is. A source is read like in a
-//! pass: as much at once as pays, and less when it is strained.
+//! Rule: a disk must be drained: while a block is pending, verifying is refused. A range that both
+//! sides call a hole counts as read, if the settings allow it; all others are really read. A source is read
+//! as in a pass: as many requests as raise the rate, and fewer when it is strained.
 //!
-//! The audit of change tracking ([`audit`]) goes the same way: it reads the source where the source says that nothing
-//! changed, and compares that with the manifest.
+//! The audit of change tracking ([`audit`]) works alike: it reads the source where the source says that
+//! nothing changed, and compares that with the manifest.
 
 mod audit;
 mod chosen;
@@ -37,30 +37,30 @@ use crate::{
     units::{Extent, Length},
 };
 
-/// How to verify.
+/// The inputs of a verification.
 #[derive(Clone, Debug)]
 pub struct VerifyJob {
     pub ledger: Arc<Ledger>,
-    /// What of the disk is checked.
+    /// The part of the disk to check.
     pub part: VerifyPart,
-    /// Memory comes from here; a piece of a comparison holds one buffer at a time.
+    /// Memory comes from here; a piece of a comparison uses one buffer at a time.
     pub pool: BufferPool,
-    /// Bytes in one read; cut to what the pool's buffers and the disks take.
+    /// Bytes in one read; cut to the limits of the pool's buffers and the disks.
     pub chunk: usize,
     /// Pieces worked on at once; cut to [`crate::disk::DiskLimits::in_flight`].
     pub in_flight: usize,
-    /// When reads of the source take this many times as long as they used to, less is compared at once; `None` never
-    /// does.
+    /// When reads of the source take this many times as long as they used to, fewer pieces run at once;
+    /// `None` never does.
     pub read_latency_factor: Option<f64>,
-    /// What the source's reads take when all is well; the one of the disk's passes.
+    /// The source's usual latencies; shared with the disk's passes.
     pub baseline: Arc<Mutex<LatencyBaseline>>,
-    /// Whether a range need not be read to count as zero that each side which is read calls a hole, and the manifest knows
-    /// as zeroes.
+    /// Whether a range counts as zero without a read where each compared side calls it a hole, and the
+    /// manifest knows it as zeroes.
     pub trust_holes: bool,
-    /// Which verification of the disk it is: decides on the blocks in holes that a comparison reads all the same.
+    /// Which verification of the disk it is: decides which blocks in holes a comparison reads all the same.
     pub round: u64,
     pub progress: Arc<VerifyProgress>,
-    /// What reads of the target, and of the source, take from.
+    /// The limits of reads of the target, and of the source.
     pub limits: DiskShares,
     pub stop: StopSignal,
 }
@@ -68,13 +68,13 @@ pub struct VerifyJob {
 /// The live figures of a verification.
 #[derive(Debug, Default)]
 pub struct VerifyProgress {
-    /// Bytes of disk to be checked.
+    /// Bytes of disk to check.
     pub total: AtomicU64,
     /// Bytes of disk checked.
     pub checked: AtomicU64,
     /// Milliseconds for which reads were delayed to spare a strained source.
     pub held_back: AtomicU64,
-    /// Everything before this byte that was to be checked was checked, and is equal: where a later run may go on.
+    /// All blocks to check before this byte were checked, and are equal: a later run may begin here.
     pub checked_to: AtomicU64,
     wrong: Mutex<Vec<Extent>>,
     unreported: Mutex<Vec<Extent>>,
@@ -83,7 +83,7 @@ pub struct VerifyProgress {
 
 impl VerifyProgress {
     /// Waits until blocks were found that differ. They are reported while the verification still runs, so
-    /// that they are not forgotten should it never come to its end.
+    /// that they are not lost if it never ends.
     pub async fn found(&self) {
         self.found.notified().await;
     }
@@ -94,8 +94,8 @@ impl VerifyProgress {
         if wrong.len() > MOST_MISMATCHES { Extent::whole(size).into_iter().collect() } else { wrong }
     }
 
-    /// Those of the blocks that differ of which the source holds something else than the manifest says: a change that
-    /// the source did not tell of. Not taken before, and not all if they are very many.
+    /// The differing blocks whose content on the source differs from the manifest: an unreported
+    /// change. Not taken before, and not all if they are very many.
     pub fn take_untold(&self) -> Vec<Extent> {
         std::mem::take(&mut *self.unreported.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -113,10 +113,10 @@ impl VerifyProgress {
     }
 }
 
-/// What a verification found.
+/// The result of a verification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifyOutcome {
-    /// Bytes of disk checked: all that were to be unless it was stopped.
+    /// Bytes of disk checked: all requested ones unless it was stopped.
     pub checked: Length,
     /// The first runs of blocks that differ, in the disk's order, at most [`MOST_MISMATCHES`].
     pub mismatched: Vec<Extent>,
@@ -124,12 +124,12 @@ pub struct VerifyOutcome {
     pub mismatched_bytes: Length,
     /// The manifest's root; empty if it was stopped before the whole manifest was read.
     pub root: String,
-    /// Whether all that was to be checked was; false after a stop.
+    /// Whether all requested blocks were checked; false after a stop.
     pub finished: bool,
 }
 
 impl VerifyOutcome {
-    /// Nothing was looked at.
+    /// No block was checked.
     fn none() -> Self {
         Self {
             checked: Length(0),
@@ -140,16 +140,16 @@ impl VerifyOutcome {
         }
     }
 
-    /// Whether all that was to be checked was, and nothing differs.
+    /// Whether all requested blocks were checked, and none differs.
     pub fn is_equal(&self) -> bool {
         self.finished && self.mismatched_bytes == Length(0)
     }
 }
 
-/// Runs of differing blocks that are listed.
+/// The most listed runs of differing blocks.
 pub const MOST_MISMATCHES: usize = 1000;
 
-/// Why a verification could not be made. A difference is no error but an outcome.
+/// Why a verification failed. A difference is not an error but an outcome.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// The disk is not drained, so it cannot equal its manifest.

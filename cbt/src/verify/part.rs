@@ -1,6 +1,6 @@
-//! Which part of a disk a verification checks: all of it, some of its blocks, and from where on.
+//! The part of a disk that a verification checks: all or some of its blocks, and the start.
 //!
-//! Rule: a block that is left out is not checked, and nothing is said of it.
+//! Rule: a block that is left out is not checked, and not covered by the result.
 
 use std::sync::Arc;
 
@@ -9,12 +9,13 @@ use crate::{
     units::{Extent, Length, Offset},
 };
 
-/// The blocks to be checked; all of the disk by default.
+/// The blocks to check; all of the disk by default.
 #[derive(Clone, Debug, Default)]
 pub struct VerifyPart {
     /// Only these; all if `None`. Of a disk of the same size.
     pub only: Option<Arc<ExtentSet>>,
-    /// What lies before it was checked by an earlier run, and was equal: [`super::VerifyProgress::checked_to`]. A block's start.
+    /// The blocks before it were checked by an earlier run, and were equal:
+    /// [`super::VerifyProgress::checked_to`]. A block's start.
     pub from: Offset,
 }
 
@@ -24,7 +25,7 @@ impl VerifyPart {
         Self { only: Some(Arc::new(blocks)), from: Offset(0) }
     }
 
-    /// Bytes of a disk of `size` bytes that are to be checked, and how many of them lie before `from`.
+    /// Bytes of a disk of `size` bytes to check, and how many of them lie before `from`.
     pub(super) fn bytes(&self, size: Length) -> (u64, u64) {
         match &self.only {
             None => (size.0, self.from.0.min(size.0)),
@@ -36,7 +37,7 @@ impl VerifyPart {
         }
     }
 
-    /// What of `within` is still to be checked, in order.
+    /// The parts of `within` still to check, in order.
     pub(super) fn runs(&self, within: Extent) -> impl Iterator<Item = Extent> + '_ {
         let from = within.start().max(self.from);
         let whole = self.only.is_none().then(|| Extent::between(from, within.end())).flatten();

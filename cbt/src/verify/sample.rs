@@ -1,6 +1,6 @@
 //! A sample of a disk's blocks: seeded, so that it can be taken again, and stratified, so that it reaches everywhere.
 //!
-//! Rule: the same size, number and seed give the same blocks for ever: seeds stand in reports.
+//! Rule: the same size, number and seed give the same blocks for ever: reports name the seed.
 //!
 //! A disk of N blocks, of which n are sampled, is cut into n strata: stratum i is the blocks from ⌊i·N/n⌋ up to, not
 //! including, ⌊(i+1)·N/n⌋. Of each stratum of s blocks one is taken: its first plus ⌊r·s / 2⁶⁴⌋, where r is the output of
@@ -11,10 +11,10 @@ use crate::{
     units::{BLOCK, Extent, Length, Offset, blocks_in},
 };
 
-/// Blocks drawn before others get their turn: about a millisecond's work.
+/// Blocks drawn before other tasks may run: about a millisecond's work.
 const AT_ONCE: u64 = 1 << 13;
 
-/// Which blocks of a disk are sampled.
+/// The sampled blocks of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
     /// Of the disk.
@@ -25,7 +25,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// At least `bytes` of a disk of `size` bytes: as many blocks as hold them, at least one, at most all.
+    /// At least `bytes` of a disk of `size` bytes: as many blocks as contain them, at least one, at most all.
     pub fn new(size: Length, bytes: Length, seed: u64) -> Self {
         let all = blocks_in(size);
         Self { size, blocks: blocks_in(bytes).clamp(1, all.max(1)).min(all), seed }
@@ -36,7 +36,7 @@ impl Sample {
         self.blocks
     }
 
-    /// The sampled blocks. They may be millions: it lets others of its thread work from time to time.
+    /// The sampled blocks. They may be millions: it yields to its thread's other tasks from time to time.
     pub async fn set(self) -> ExtentSet {
         let mut set = ExtentSet::new(self.size);
         for stratum in 0..self.blocks {
@@ -50,8 +50,8 @@ impl Sample {
         set
     }
 
-    /// The most likely that bad blocks, `bad` of them wherever they lie, are all missed: `(1 − 1/s)^bad` where s is the
-    /// number of blocks in the largest stratum, ⌈N/n⌉.
+    /// The upper bound of the probability that `bad` bad blocks, at any places, are all missed: `(1 −
+    /// 1/s)^bad` where s is the number of blocks in the largest stratum, ⌈N/n⌉.
     ///
     /// A stratum of s blocks with j bad ones is passed with a chance of 1 − j/s, which is at most `(1 − 1/s)^j`; strata
     /// are picked from independently, so the chances multiply. It holds for blocks that went bad without regard to the

@@ -1,8 +1,8 @@
 //! The pieces of a verification: issued in the disk's order, checked many at once.
 //!
-//! Rule: a stretch that each side calls a hole, and that the manifest knows as zeroes, is passed over in one step, however
-//! long it is. A comparison reads of each [`CHUNK_BLOCKS`] one block of such a stretch all the same, from both sides and
-//! others from round to round: a side whose answers about holes are wrong is found out.
+//! Rule: a stretch that each side calls a hole, and that the manifest knows as zeroes, is skipped in one
+//! step, however long it is. A comparison reads of each [`CHUNK_BLOCKS`] one block of such a stretch all the
+//! same, from both sides and others from round to round: so wrong answers about holes are detected.
 
 use std::{
     collections::BTreeSet,
@@ -27,7 +27,7 @@ use crate::{
     units::{BLOCK, Extent, Length, Offset},
 };
 
-/// The pieces in flight, and what they found.
+/// The pieces in flight, and their results.
 pub(super) struct Scan {
     pieces: Arc<Pieces>,
     pool: BufferPool,
@@ -38,7 +38,7 @@ pub(super) struct Scan {
     progress: Arc<VerifyProgress>,
     stop: StopSignal,
     running: JoinSet<Result<Found, VerifyError>>,
-    /// Where the pieces in flight begin, and how far pieces were begun or need not be.
+    /// The starts of the pieces in flight, and the position up to which pieces were begun or are not needed.
     begun: BTreeSet<u64>,
     reached: u64,
     /// Where the first block that differs was found.
@@ -48,7 +48,7 @@ pub(super) struct Scan {
     wrong_bytes: u64,
 }
 
-/// What each side says of its holes.
+/// The holes of each side.
 struct SidesHoles {
     target: KnownHoles,
     source: Option<KnownHoles>,
@@ -66,19 +66,20 @@ struct Pieces {
     target: Arc<dyn ReadDisk>,
     source: Option<Arc<dyn ReadDisk>>,
     limits: DiskShares,
-    /// How many pieces are worked on where the source is read: what the source bears, and no more than pays.
+    /// How many pieces are worked on where the source is read: as many as the source bears, and as raise the
+    /// rate.
     depth: Option<Arc<QueueDepth>>,
 }
 
 struct Found {
     piece: Extent,
     wrong: Vec<Extent>,
-    /// Those of them that the source holds otherwise than the manifest says.
+    /// The differing blocks whose content on the source differs from the manifest.
     unreported: Vec<Extent>,
 }
 
 impl Scan {
-    /// Of the target, and of the source too if there is one.
+    /// Reads of the target, and of the source too if there is one.
     pub(super) fn new(
         job: &VerifyJob,
         target: Arc<dyn ReadDisk>,
@@ -88,7 +89,7 @@ impl Scan {
         Self::build(job, target, source, is_spared)
     }
 
-    /// Of the source alone, in the target's place.
+    /// Reads of the source alone, in the target's place.
     pub(super) fn of_source(job: &VerifyJob, source: Arc<dyn ReadDisk>) -> Result<Self, VerifyError> {
         Self::build(job, source, None, true)
     }
@@ -172,7 +173,7 @@ impl Scan {
         Ok(true)
     }
 
-    /// What both sides say from the start of `rest` on, as far as neither says something else; its end is a block's.
+    /// The run from the start of `rest` on which both sides' answers stay the same; it ends at a block's end.
     async fn ask(&mut self, rest: Extent) -> Result<Told, VerifyError> {
         let Some(holes) = &mut self.holes else {
             return Ok(Told { extent: rest, target_zero: false, source_zero: false });
@@ -278,27 +279,28 @@ impl Scan {
         self.begun.remove(&found.piece.start().0);
         let wrong = found.wrong.iter().map(|extent| extent.start().0).chain(self.first_wrong);
         self.first_wrong = wrong.min();
-        // Never past what differs: a later run that goes on from here must find it again.
+        // Never past a difference: a later run from here must find it again.
         let sure =
             self.begun.first().copied().into_iter().chain(self.first_wrong).fold(self.reached, u64::min);
         self.progress.checked_to.store(sure, Relaxed);
         self.wrong_bytes += found.wrong.iter().map(|extent| extent.len().0).sum::<u64>();
         self.wrong.extend(found.wrong);
-        // Pieces end in any order; a little more is kept than listed, so that the first ones are right nearly always.
+        // Pieces end in any order; a few more are kept than listed, so that the listed ones are nearly always
+        // the first.
         if self.wrong.len() > 16 * MOST_MISMATCHES {
             self.wrong.sort_unstable();
             self.wrong.truncate(8 * MOST_MISMATCHES);
         }
     }
 
-    /// Lets what is in flight come to its end after a failure: what it found counts. Further failures say nothing new.
+    /// Waits for the pieces in flight after a failure: their results count. Further failures add nothing.
     pub(super) async fn settle(&mut self) {
         while let Some(joined) = self.running.join_next().await {
             self.joined(joined).ok();
         }
     }
 
-    /// How far pieces were begun, or need not be.
+    /// The position up to which pieces were begun, or are not needed.
     pub(super) fn reached(&self) -> Offset {
         Offset(self.reached)
     }
@@ -355,7 +357,7 @@ impl Pieces {
     }
 
     /// Reads the piece, one side after the other through the same buffer, and finds the blocks that differ. A source that
-    /// is known to hold what the manifest says is not asked.
+    /// is known to match the manifest is not read.
     async fn check(
         &self,
         piece: Extent,

@@ -1,9 +1,9 @@
-//! The ledger's promise, under everything that may go wrong, by chance from a seed.
+//! The ledger's promise, under all faults, at random from a seed.
 //!
 //! A guest writes, snapshots are taken, marks are lost, passes are run, stopped, abandoned; reads, writes, flushes and
-//! commits fail; the process dies anywhere, and the target's cache with it. Watched all the time: nothing leaves
-//! `pending` before it is durable, and what is trusted or not pending is what the manifest says. In the end, after one
-//! run without faults, the target is the final snapshot, and the manifest is the target's.
+//! commits fail; the process dies anywhere, and the target's cache with it. Checked all the time: no block
+//! leaves `pending` before it is durable, and trusted and non-pending blocks match the manifest. In the end,
+//! after one run without faults, the target equals the final snapshot, and the manifest matches the target.
 //!
 //! `WARMD_SEED=… cargo test -p warmd-cbt --test ledger replay` runs one seed again; `WARMD_RUNS` changes the count.
 
@@ -45,7 +45,7 @@ fn whatever_happens_the_target_becomes_the_final_snapshot() {
         }
     }
     println!("{runs} runs: {sum:?}");
-    // The runs are worth something only if all of it really happened.
+    // The runs count only if all kinds of events happened.
     let happened = [
         sum.passes,
         sum.finished,

@@ -10,7 +10,7 @@ use warmd_cbt::{
 
 pub(crate) const DISK: DiskId = DiskId(7);
 
-/// What was seen that must not be.
+/// The violations that were seen.
 #[derive(Clone, Default)]
 pub(crate) struct Violations(Arc<Mutex<Vec<String>>>);
 

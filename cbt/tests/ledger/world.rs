@@ -1,4 +1,4 @@
-//! A guest, its source, a target, a store and a driver that does everything at the wrong moment.
+//! A guest, its source, a target, a store and a driver that acts at the worst moments.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,7 +25,7 @@ use warmd_cbt::{
 
 use crate::watch::{DISK, Violations, watch};
 
-/// How often what happened.
+/// The count of each event.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) passes: u64,
@@ -100,7 +100,7 @@ impl LedgerWorld {
         Self { random, size, guest, history, marks, faults, target, store, ledger: None, violations, tally }
     }
 
-    /// Lives for a while, then is left in peace and checked.
+    /// Runs for a while, then rests and is checked.
     pub(crate) async fn live(mut self) -> Result<Tally, String> {
         let steps = 4 + self.random.below(12);
         for _ in 0..steps {
@@ -149,7 +149,7 @@ impl LedgerWorld {
             self.faults.crash();
         }
         if self.random.percent(20) {
-            // A new owner of the migration, in the same process: nothing of the old one is in flight.
+            // A new owner of the migration, in the same process: no request of the old one is in flight.
             self.settle().await;
             self.ledger = None;
         }
@@ -193,7 +193,7 @@ impl LedgerWorld {
     /// The running process's ledger; a new process's if the last one is dead.
     async fn ledger(&mut self) -> Arc<Ledger> {
         if self.faults.is_dead() {
-            // First every task of the dead process must have failed; it could live on here, but not in truth.
+            // First every task of the dead process must have failed; in a real process it could not run on.
             self.settle().await;
             self.target.crash();
             self.faults.revive();
@@ -230,7 +230,7 @@ impl LedgerWorld {
         ledger.advance(ChangeMark(name), &changed).await.is_ok()
     }
 
-    /// As a source tells it: in any order, overlapping, not aligned, perhaps too much.
+    /// As a source reports it: in any order, overlapping, not aligned, perhaps too much.
     fn as_extents(&mut self, blocks: &BTreeSet<u64>) -> Vec<Extent> {
         let mut extents = Vec::new();
         for block in blocks {

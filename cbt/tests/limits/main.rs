@@ -1,5 +1,5 @@
 //! Limits hold, at once and for all, and what they leave is shared fairly. All on a clock that stands still
-//! while anything can be done.
+//! while any task can run.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by them")]
 
 mod world;

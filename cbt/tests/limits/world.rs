@@ -54,7 +54,7 @@ impl LimitWorld {
     }
 }
 
-/// What many requests at once do, until dropped.
+/// A load of many requests at once, until dropped.
 pub(crate) struct SimulatedLoad {
     pub(crate) bytes: Arc<AtomicU64>,
     pub(crate) most: Arc<AtomicU64>,

@@ -1,4 +1,4 @@
-//! What a pass and a verification wait for: rates, turns, and a source that is strained.
+//! The waits of a pass and a verification: rates, turns, and a source that is strained.
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
@@ -77,7 +77,7 @@ async fn a_pass_keeps_to_the_rates_of_both_sides() {
     }
 }
 
-/// Nothing is written when nothing changed, and what was set aside for it comes back.
+/// Nothing is written when nothing changed, and its reservation is returned.
 #[tokio::test(start_paused = true)]
 async fn comparing_is_not_held_up_by_a_slow_target_it_does_not_write_to() {
     let bench = Bench::new(true).await;
@@ -162,15 +162,15 @@ async fn no_more_requests_are_in_flight_than_allowed() {
     assert!(pass.await.unwrap().unwrap().finished);
     assert!(seen.0 <= 1 && seen.1 <= 1, "{seen:?}");
     assert_eq!(bench.source.contents(), bench.target.contents());
-    // More pieces than buffers: those that hold one must get their turns.
+    // More pieces than buffers: those that have one must get their turns.
     let job = VerifyJob { limits: limited.shares.clone(), in_flight: 16, ..bench.verify() };
     let verified = timeout(Duration::from_mins(1), compare(job, bench.source.clone(), bench.target.clone()));
     assert!(verified.await.expect("somebody waits for itself").unwrap().is_equal());
     assert!(limited.is_idle());
 }
 
-/// Passes hold buffers and wait for their turn at the target; verifications of others must not hold the turn and wait
-/// for a buffer.
+/// Passes have buffers and wait for their turn at the target; verifications of others must not hold the turn
+/// and wait for a buffer.
 #[tokio::test]
 async fn passes_and_verifications_share_a_pool_and_one_turn_at_the_target() {
     let pool = BufferPool::new(2, 4 * BLOCK as usize);
@@ -202,7 +202,7 @@ async fn passes_and_verifications_share_a_pool_and_one_turn_at_the_target() {
     assert_eq!((pool.available(), target.load().in_flight), (2, 0));
 }
 
-/// What waits for its turn at the target when the pass is dropped must not go when its turn comes.
+/// A write that waits for its turn when the pass is dropped must not go when its turn comes.
 #[tokio::test]
 async fn a_dropped_pass_begins_no_write_when_its_turn_comes() {
     let bench = Bench::new(false).await;
@@ -223,7 +223,7 @@ async fn a_dropped_pass_begins_no_write_when_its_turn_comes() {
     assert!(running.await.unwrap_err().is_cancelled());
     let before = bench.target.contents();
     drop(held);
-    // The ledger lets the next pass in only when nothing of the last one is left.
+    // The ledger lets the next pass in only when no request of the last one is left.
     let stopped = StopSignal::new();
     stopped.stop();
     run_pass(PassJob { stop: stopped, ..bench.job() }).await.unwrap();
@@ -231,7 +231,7 @@ async fn a_dropped_pass_begins_no_write_when_its_turn_comes() {
     assert_eq!(bench.target.contents(), before, "written after the pass was dropped");
 }
 
-/// Both read at once, and rounds that tell a strained source from one that is as it always was.
+/// Both read at once, and rounds that distinguish a strained source from a usual one.
 #[tokio::test(start_paused = true)]
 async fn a_comparison_spares_a_strained_source() {
     let usual = Duration::from_millis(10);
@@ -263,7 +263,7 @@ async fn a_comparison_spares_a_strained_source() {
     }
 }
 
-/// What a target zeroes by writing costs its rate like data, whether it was read or known to be a hole.
+/// Zeroing by writing costs the target's rate like data, whether the zeroes were read or known as a hole.
 #[tokio::test(start_paused = true)]
 async fn zeroes_that_are_written_cost_bytes() {
     for knows_holes in [true, false] {

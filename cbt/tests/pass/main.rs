@@ -231,7 +231,7 @@ async fn batches_are_sealed_by_bytes() {
     let bench = Bench::new(true).await;
     let settings = TransferSettings { batch_bytes: 8 * BLOCK, zero_request: BLOCK, ..bench.job().settings };
     let figures = run_pass(PassJob { settings, ..bench.job() }).await.unwrap().figures;
-    // At most two batches' room is ever uncommitted.
+    // Never more than two batches' room is uncommitted.
     assert!((4..=8).contains(&figures.batches), "{figures:?}");
 }
 
@@ -268,7 +268,7 @@ async fn verification_lists_what_differs() {
     bench.pass().await;
     let good = readback(bench.verify(), Arc::clone(&target)).await.unwrap();
     assert!(good.is_equal() && good.checked == SIZE, "{good:?}");
-    // Data that is other data, a hole that is data, data that is a hole, and the short last block.
+    // Different data, data for a hole, a hole for data, and the short last block.
     for (block, fill) in [(7, 1000), (8, 1000), (20, 5), (30, 0), (BLOCKS - 1, 9)] {
         bench.target.set_fill(block, fill);
     }
@@ -284,7 +284,7 @@ async fn verification_lists_what_differs() {
             assert_eq!(result.root, good.root);
         }
     }
-    // The source has what the manifest does not know: only the comparison with it can see that.
+    // The source has a change that the manifest lacks: only a comparison with the source sees it.
     for (block, fill) in [(7, 8), (8, 9), (20, 0), (30, 31), (BLOCKS - 1, BLOCKS)] {
         bench.target.set_fill(block, fill);
     }

@@ -1,13 +1,14 @@
-//! Production first: reads that take much longer than they did mean that the source is strained, and warmd backs off.
+//! Production first: reads that take much longer than before mean that the source is strained, and warmd
+//! backs off.
 //!
 //! Rule: a disk is compared with itself only, and reads with reads of about the same size. Whether production or warmd's
 //! own queue made them slow makes no difference to the other readers there.
 
 use std::time::Duration;
 
-/// Sizes of reads that are judged apart: up to 64 KiB, 128 KiB, and so on by doubling.
+/// Size classes of reads that are judged apart: up to 64 KiB, 128 KiB, and so on by doubling.
 const CLASSES: usize = 8;
-/// Median latencies below this are never strain: they are what a cache's hit and a busy processor make.
+/// Median latencies below this are never strain: a cache hit or a busy processor causes them.
 const FLOOR: Duration = Duration::from_millis(20);
 /// In this time a baseline that is never reached any more grows on its own: a source may have become slower
 /// for good.
@@ -15,20 +16,20 @@ const FORGETTING: f64 = 1800.0;
 /// The longest pause between two reads of a disk.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// What a disk's reads take when all is well, learnt from its passes; to be kept from pass to pass.
+/// The usual latencies of a disk's reads, learnt from its passes; to be kept from pass to pass.
 #[derive(Clone, Debug, Default)]
 pub struct LatencyBaseline {
     seconds: [Option<f64>; CLASSES],
 }
 
 impl LatencyBaseline {
-    /// What is known, to be kept: the class of sizes, and what its reads take.
+    /// The known values, to be kept: the size class, and its latency.
     pub fn known(&self) -> impl Iterator<Item = (usize, Duration)> + '_ {
         let known = self.seconds.iter().enumerate();
         known.filter_map(|(class, seconds)| Some((class, Duration::try_from_secs_f64((*seconds)?).ok()?)))
     }
 
-    /// What was kept. A class that there is not is left out.
+    /// The kept values. An unknown class is left out.
     pub fn of(known: impl IntoIterator<Item = (usize, Duration)>) -> Self {
         let mut baseline = Self::default();
         for (class, time) in known {
@@ -43,7 +44,7 @@ impl LatencyBaseline {
 /// How far warmd has backed off.
 #[derive(Debug)]
 pub(super) struct LatencyBackoff {
-    /// Strained is what takes this many times the baseline; `None` switches the backoff off.
+    /// Reads that take this many times the baseline are strained; `None` switches the backoff off.
     factor: Option<f64>,
     ceiling: usize,
     cap: usize,
@@ -60,17 +61,17 @@ impl LatencyBackoff {
         self.cap
     }
 
-    /// What is to lie between the beginnings of two reads.
+    /// The least time between the starts of two reads.
     pub(super) fn pause(&self) -> Duration {
         self.pause
     }
 
-    /// Whether it holds anything back.
+    /// Whether it limits the reads.
     pub(super) fn is_holding(&self) -> bool {
         self.cap < self.ceiling || !self.pause.is_zero()
     }
 
-    /// Judges a round by its latencies, each with its bytes, that ran at `depth` and took `seconds`.
+    /// Evaluates a round by its latencies, each with its bytes, that ran at `depth` and took `seconds`.
     pub(super) fn judge(
         &mut self,
         baseline: &mut LatencyBaseline,
@@ -132,7 +133,7 @@ mod tests {
             Self { backoff: LatencyBackoff::new(Some(4.0), 64), baseline: LatencyBaseline::default() }
         }
 
-        /// Rounds of reads of `bytes` that take `ms` each; gives what it allows then.
+        /// Rounds of reads of `bytes` that take `ms` each; returns the allowed depth then.
         fn rounds(&mut self, count: usize, bytes: u32, ms: u64) -> (usize, Duration) {
             for _ in 0..count {
                 let mut latencies = vec![(bytes, Duration::from_millis(ms)); 9];

@@ -1,4 +1,4 @@
-//! How many reads of one disk are in flight: the source decides, by how it answers.
+//! How many reads of one disk are in flight: the source's latencies and rate decide.
 //!
 //! ```text
 //! enter ─▶ calm ─▶ read ─▶ done(bytes) ─▶ a round is done? ─▶ probe: what pays │ backoff: what the source bears
@@ -30,7 +30,7 @@ use self::{
     probe::{Probe, ProbeRound},
 };
 
-/// The shortest round: shorter ones say more of the scheduler than of the source.
+/// The shortest round: shorter ones measure the scheduler more than the source.
 const SHORTEST: Duration = Duration::from_millis(10);
 /// The shortest round while the depth is still being doubled: a final delta may finish before two of the
 /// others.
@@ -43,7 +43,7 @@ pub(crate) struct QueueDepth {
     slots: Arc<Semaphore>,
     /// A read found no free slot in this round.
     wanted: AtomicBool,
-    /// Slots still to be taken out of use, as they come back.
+    /// Slots still to be removed, as they come back.
     state: Mutex<State>,
 }
 
@@ -108,7 +108,7 @@ impl QueueDepth {
         ReadSlot { depth: Arc::clone(self), permit, begun: None }
     }
 
-    /// Waits as long as the backoff wants between two reads.
+    /// Waits for the backoff's time between two reads.
     pub(crate) async fn calm(&self) {
         let next = {
             let state = self.state();
@@ -187,7 +187,7 @@ impl ReadSlot {
         self
     }
 
-    /// The read is done. One that failed is not recorded: drop its slot.
+    /// The read is done. A failed one is not recorded: drop its slot.
     pub(crate) fn done(self, bytes: usize) {
         if let Some(begun) = self.begun {
             self.depth.record(bytes, begun.elapsed());

@@ -1,14 +1,15 @@
-//! How many reads in flight pay: doubled while the rate grows with them, then tried a little up and a little down.
+//! The useful number of reads in flight: doubled while the rate grows with them, then tried a little up and a
+//! little down.
 //!
-//! Rule: of two depths with the same rate the smaller is right. What lies in the source's queue beyond that only makes
-//! production wait, and its answers come when their bytes have left the cache.
+//! Rule: of two depths with the same rate the smaller is right. More requests in the source's queue only make
+//! production wait, and answers come when their bytes have left the cache.
 //!
 //! The idea is that of TCP's slow start with a hill climb after it; a rate is compared with the rate just before, never
-//! with one of long ago, as others use the source too.
+//! with an old one, as others use the source too.
 
 use std::ops::AddAssign;
 
-/// What one round of reads brought.
+/// The result of one round of reads.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ProbeRound {
     pub(super) bytes: u64,
@@ -32,7 +33,7 @@ impl AddAssign for ProbeRound {
     }
 }
 
-/// Where a disk begins.
+/// The first depth of a disk.
 const START: usize = 8;
 /// Doubling the depth must bring this much, or it was doubled once too often.
 const PAYS: f64 = 1.08;
@@ -65,7 +66,7 @@ enum State {
         /// Of the last [`MEASURED`] rounds of the rest.
         sum: ProbeRound,
     },
-    /// Trying `depth` after `from`. The first round still holds what was asked before, and is not counted.
+    /// Trying `depth` after `from`. The first round still has earlier requests, and is not counted.
     Trying {
         from: usize,
         before: f64,
@@ -147,7 +148,7 @@ impl Probe {
         }
         self.depth =
             if self.upward { (from + (from / 4).max(1)).min(self.ceiling) } else { from - (from / 8).max(1) };
-        // With a ceiling of 1 there is nowhere to go.
+        // With a ceiling of 1 there is no other depth.
         self.depth = self.depth.clamp(1, self.ceiling);
         self.state = State::Trying { from, before, rounds: 0, sum: ProbeRound::default() };
     }
