@@ -91,9 +91,9 @@ mod tests {
             println!("\nchild {}", child.id().unwrap());
             child.wait().await.unwrap();
         }
-        let name = "libvirt::spawner::tests::a_child_ends_with_the_daemon";
+        let name = std::thread::current().name().unwrap().to_owned();
         let mut daemon = std::process::Command::new(std::env::current_exe().unwrap())
-            .args([name, "--exact", "--nocapture"])
+            .args([&name, "--exact", "--nocapture"])
             .env(DAEMON, "yes")
             .stdout(Stdio::piped())
             .spawn()
