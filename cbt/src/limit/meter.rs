@@ -1,7 +1,7 @@
 //! Bytes a second, over the last few.
 //!
 //! Rule: counting takes no lock. Each second has a cell of its own, with its number beside its bytes, so that
-//! the thread that comes first in a new second clears what the cell held before.
+//! the thread that comes first in a new second clears the cell's old value.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

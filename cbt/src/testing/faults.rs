@@ -52,7 +52,7 @@ pub enum DiskEvent {
 pub enum DiskFault {
     /// The call fails.
     Fail,
-    /// The process dies in the call: it and all later ones fail, and no call in flight has any effect any more, until
+    /// The process dies in the call: it and all later ones fail, and no call in flight has an effect, until
     /// [`Faults::revive`].
     Crash,
 }

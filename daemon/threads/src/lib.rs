@@ -4,7 +4,8 @@
 //! Rule: a call is counted before it is begun. One for which no caller waits any more, and that has not
 //! ended, hangs; while [`HANGING`] calls hang on a file system, no further one is begun there: it fails at
 //! once. So a file system that answers nothing costs a bounded number of threads and buffers, and no other
-//! file system, the API or the state any. Knows nothing else of warmd.
+//! file system, the API or the state any.
+//! Knows nothing else of warmd.
 #![forbid(unsafe_code)]
 
 use std::{

@@ -1,6 +1,6 @@
 //! Windows: spans of wall-clock time that come again, or come once.
 //!
-//! Rule: a window is written as users say it, and means one thing:
+//! Rule: a window is written in the user's words, and has one meaning:
 //!
 //! | written | means |
 //! | --- | --- |

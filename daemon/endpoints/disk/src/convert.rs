@@ -1,4 +1,4 @@
-//! Machines in the provisioner contract's words.
+//! Machines as messages of the provisioner contract.
 
 use warmd_core::{
     model::machine::{Firmware, Machine},

@@ -14,10 +14,10 @@ pub(super) const DESCRIPTION: &str = "machine.json";
 /// The form of the file. Fields are added, never changed.
 #[derive(Serialize)]
 struct Description<'a> {
-    /// Of this form.
+    /// The version of the form.
     version: u32,
     migration: MigrationId,
-    /// The name that it shall have on the target.
+    /// Its name on the target.
     name: &'a str,
     machine: &'a Machine,
     disks: Vec<Disk<'a>>,

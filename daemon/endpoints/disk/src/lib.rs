@@ -1,8 +1,8 @@
 //! Target `disk`: warmd writes only the disks; the machine is created and started by a provisioner, the platform's own
 //! gRPC service, or by an operator, from a description that is put beside the disks.
 //!
-//! Rule: of machines it knows only what the provisioner answers; without one it never says that a machine runs.
-//! Knows the ports of `core`, disks and the provisioner's contract; not a platform.
+//! Rule: it knows machines only from the provisioner's answers; without one it never says that a machine
+//! runs. Knows the ports of `core`, disks and the provisioner's contract; not a platform.
 #![forbid(unsafe_code)]
 
 mod convert;
@@ -29,7 +29,7 @@ use warmd_storage::{Storage, blocking_on};
 pub use self::settings::{DiskTargetSettings, ProvisionerSettings};
 use self::{description::DESCRIPTION, provisioner::Provisioner};
 
-/// Folders that only warmd's user enters.
+/// Folders that only warmd's user may enter.
 const FOLDER_MODE: u32 = 0o700;
 
 /// The target.
@@ -40,7 +40,7 @@ pub struct DiskTarget {
 }
 
 impl DiskTarget {
-    /// Judges the settings; reaches nothing.
+    /// Checks the settings; connects to nothing.
     pub fn new(settings: &DiskTargetSettings) -> Result<Self, TargetError> {
         Ok(Self {
             storage: Storage::new(&settings.directory, FOLDER_MODE)?.with(&settings.storages)?,
@@ -62,7 +62,8 @@ impl DiskTarget {
     }
 }
 
-/// What of the machine's hardware has words in its source's platform alone: who makes the machine here does not read them.
+/// The machine's hardware that only its source's platform can describe: the creator of the machine here does
+/// not read it.
 fn lost(machine: &Machine) -> Vec<Objection> {
     let Some(hardware) = &machine.hardware else { return Vec::new() };
     let mut objections = Vec::new();

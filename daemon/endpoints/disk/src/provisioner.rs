@@ -20,7 +20,7 @@ use warmd_storage::Located;
 
 use super::{convert, settings::ProvisionerSettings};
 
-/// A provisioner, connected to when it is first called and again whenever the connection is lost.
+/// A provisioner, with a connection from its first call on, made again whenever it is lost.
 #[derive(Clone, Debug)]
 pub(super) struct Provisioner {
     address: String,
@@ -46,7 +46,7 @@ impl Provisioner {
         &self.address
     }
 
-    /// Whether it answers; asks for a machine that cannot be.
+    /// Whether it answers; asks for a machine that cannot exist.
     pub(super) async fn check(&self) -> Result<(), TargetError> {
         self.get(MigrationId(uuid::Uuid::nil())).await.map(drop)
     }
@@ -139,7 +139,7 @@ impl Provisioner {
 }
 
 /// The status's code. A connection that broke under the call is [`Code::Unknown`] or [`Code::Cancelled`] with a cause in
-/// tonic; what the provisioner itself calls so has none.
+/// tonic; the same code from the provisioner itself has none.
 fn code_of(status: &Status) -> Code {
     use std::error::Error as _;
     match status.code() {
@@ -149,7 +149,7 @@ fn code_of(status: &Status) -> Code {
     }
 }
 
-/// What a gRPC error means for any call but StartVm.
+/// The meaning of a gRPC error for any call but StartVm.
 fn by_code(code: Code) -> TargetErrorKind {
     match code {
         Code::Unavailable => TargetErrorKind::Unreachable,

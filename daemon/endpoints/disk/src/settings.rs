@@ -1,4 +1,4 @@
-//! What an operator may say of a target `disk`.
+//! The operator's settings of a target `disk`.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -9,23 +9,23 @@ use warmd_core::model::plan::duration;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskTargetSettings {
-    /// Where disks without a place of their own are kept: one folder for each migration. It must be there.
+    /// Where disks without a place of their own are kept: one folder for each migration. It must exist.
     pub directory: PathBuf,
-    /// Other directories for disks, by the names that a plan's `[storage]` uses. They must be there.
+    /// Other directories for disks, by the names that a plan's `[storage]` uses. They must exist.
     #[serde(default)]
     pub storages: BTreeMap<String, PathBuf>,
-    /// Who creates the machines; without it they are described in a file.
+    /// The creator of the machines; without it they are described in a file.
     #[serde(default)]
     pub provisioner: Option<ProvisionerSettings>,
 }
 
-/// How the provisioner is reached.
+/// The provisioner's connection.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProvisionerSettings {
     /// `unix:/path/of/socket`, or `http://127.0.0.1:PORT`; plain TCP only on this host.
     pub address: String,
-    /// For each call.
+    /// The deadline of each call.
     #[serde(default = "default_deadline", with = "duration")]
     pub deadline: Duration,
 }

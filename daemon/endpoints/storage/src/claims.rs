@@ -1,8 +1,8 @@
-//! Which migration a place named by a plan belongs to: else a second plan with the same place in it would write over
-//! the disk of a VM that was moved.
+//! The migration that owns a place named by a plan: without claims a second plan with the same place would
+//! overwrite the disk of a VM that was moved.
 //!
 //! Rule: a claim is a symbolic link named after the place, as the plan spells it, that leads to the migration's id: it
-//! is made at once or not at all, and only where none is. It outlives the migration, as the VM does.
+//! is created at once or not at all, and only where there is none. It outlives the migration, as the VM does.
 
 use std::{io, path::PathBuf};
 
@@ -34,7 +34,7 @@ impl Claims {
         Self { directory }
     }
 
-    /// Takes the place; having it already is success. Blocks.
+    /// Claims the place; an own claim already there is success. Blocks.
     pub(super) fn claim(
         &self,
         owner: MigrationId,
@@ -51,7 +51,7 @@ impl Claims {
         }
     }
 
-    /// Whether the place is this migration's. Blocks.
+    /// Whether this migration owns the place. Blocks.
     pub(super) fn check(
         &self,
         owner: MigrationId,

@@ -1,6 +1,6 @@
 //! Conversion overlays on this host: a qcow2 overlay over each disk, in a folder of the migration's own folder.
 //!
-//! Rule: each conversion has a folder of its own, for warmd's user only, by a name that none had before: so nothing in it was
+//! Rule: each conversion has a folder of its own, for warmd's user only, by a new name: so no file in it was
 //! there before, no name in it leads elsewhere, and no program that outlived an earlier one knows it; all of
 //! them are removed together. While overlays are committed, the volume's own lock belongs to the program that
 //! writes, so not even a later daemon opens the disk before that one has ended.
@@ -29,7 +29,7 @@ use warmd_disks::{
 use super::volume_error::ForTarget as _;
 use super::{Storage, Where, blocking_on, blocking_within, doing, operator, safe_name};
 
-/// In a migration's folder.
+/// The name in a migration's folder.
 pub(super) const FOLDER: &str = "conversion";
 
 const FORMAT: &str = "qcow2";
@@ -87,7 +87,7 @@ impl ConversionOverlay for Storage {
 
     async fn create_overlays(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<Overlays, TargetError> {
         self.remove_overlays(owner, disks).await?;
-        // Also that they are this migration's and of their sizes.
+        // Also checks that this migration owns them and that their sizes are right.
         self.locate(owner, disks).await?;
         self.make_folder(owner).await?;
         let all = self.overlays(owner);
@@ -179,12 +179,12 @@ impl ConversionOverlay for Storage {
         for (path, size) in volumes {
             let there = path.clone();
             blocking_on(&path, doing.clone(), move || match LockedVolume::open(&there, size) {
-                // An earlier daemon's conversion may still be written into it; that comes to its end.
+                // An earlier daemon's conversion may still be written into it; this waits for its end.
                 Err(error @ (VolumeError::InUse { .. } | VolumeError::Hangs { .. })) => {
                     let error = std::io::Error::other(error);
                     Err(VolumeError::io("waiting for the end of a conversion of", &there, error))
                 }
-                // What else may be wrong with it does not matter here.
+                // Other faults of it do not matter here.
                 Err(_) | Ok(_) => Ok(()),
             })
             .await?;
@@ -252,7 +252,7 @@ mod tests {
         storage.commit(owner, &specs(), &overlays, SOON).await.unwrap();
         assert!(fs::read(&volumes[0]).unwrap().iter().all(|byte| *byte == 0));
         assert!(fs::read(&volumes[1]).unwrap()[..512].iter().all(|byte| *byte == 9));
-        // Nothing of it is in the next one, nor left when the disks are discarded.
+        // No part of it is in the next one, nor left when the disks are discarded.
         let again = storage.create_overlays(owner, &specs()).await.unwrap();
         assert!(
             storage.changed(owner, &specs(), &again).await.unwrap().iter().all(|(_, runs)| runs.is_empty())
@@ -303,7 +303,7 @@ mod tests {
         let (storage, owner, volumes) = storage(&dir).await;
         let overlays = storage.create_overlays(owner, &specs()).await.unwrap();
         let held = LockedVolume::open(&volumes[0], Length(SIZE)).unwrap();
-        // As a `qemu-img` that outlives the daemon which started it.
+        // Like a `qemu-img` that outlives its daemon.
         let mut program =
             Command::new("sleep").arg("1000").stdin(Stdio::from(held.handle().unwrap())).spawn().unwrap();
         drop(held);

@@ -1,13 +1,13 @@
-//! A disk at an NBD server that others run: found and opened, never made.
+//! A disk at an NBD server that others run: found and opened, never created.
 //!
-//! Rule: an export that cannot say that bytes are durable holds no disk of ours. A look tells nothing of who
+//! Rule: an export without a durable flush is refused as a disk. A check does not show who
 //! has written to an export, and waits for nothing.
 
 use warmd_cbt::{disk::ErrorKind, units::Length};
 use warmd_core::targets::{TargetError, TargetErrorKind};
 use warmd_disks::nbd::{ExportFlags, NbdDisk, NbdError, NbdOptions, NbdUri};
 
-/// Looks at an export; it must be writable, and `size` bytes long.
+/// Checks an export; it must be writable, and `size` bytes long.
 pub(super) async fn look(uri: &str, size: Length, doing: &str) -> Result<(), TargetError> {
     let options = NbdOptions { connections: 1, ..options(uri, doing)? };
     checked(options, uri, size, doing).await?.close().await;
@@ -20,7 +20,7 @@ pub(super) async fn open(uri: &str, size: Length, doing: &str) -> Result<NbdDisk
     checked(options, uri, size, doing).await
 }
 
-/// Keeps that no earlier daemon has written to the export: it has just been claimed, and no migration owned
+/// Records that no earlier daemon has written to the export: it has just been claimed, and no migration owned
 /// it before.
 pub(super) fn is_new(uri: &str, doing: &str) -> Result<(), TargetError> {
     NbdDisk::has_no_past(&options(uri, doing)?);
@@ -100,7 +100,7 @@ mod tests {
     /// As the protocol has them: has flags, FLUSH.
     const FLUSHES: u16 = 0b101;
 
-    /// A server of zeroes that forgets what is written; counts what it is asked to read.
+    /// A server of zeroes that forgets what is written; counts its reads.
     fn serve(socket: &Path, flags: u16) -> Arc<AtomicUsize> {
         let listener = UnixListener::bind(socket).unwrap();
         let reads = Arc::new(AtomicUsize::new(0));
@@ -163,7 +163,7 @@ mod tests {
         Incoming { owner: None, name: "a".to_owned(), machine, disks: vec![spec.clone()] }
     }
 
-    /// A storage, a disk at a server's export, and what the server was asked to read.
+    /// A storage, a disk at a server's export, and the server's reads.
     fn place(dir: &Path, flags: u16) -> (Storage, DiskSpec, Arc<AtomicUsize>) {
         let reads = serve(&dir.join("s"), flags);
         let uri = format!("nbd+unix:///x?socket={}", dir.join("s").display());
@@ -171,7 +171,7 @@ mod tests {
         (Storage::new(dir, 0o711).unwrap(), spec, reads)
     }
 
-    /// Writes zeroes through the disk, opened as a pass does, and gives what the server was asked to read for it.
+    /// Writes zeroes through the disk, opened as a pass does, and returns the server's reads for it.
     async fn reads_of_a_pass(
         storage: &Storage,
         owner: MigrationId,

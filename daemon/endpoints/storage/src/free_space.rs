@@ -1,6 +1,6 @@
-//! How much room the storages of a target have.
+//! The free space of a target's storages.
 //!
-//! Rule: storages on one file system share its room.
+//! Rule: storages on one file system share its free space.
 
 use std::{
     collections::BTreeMap,
@@ -29,13 +29,13 @@ struct FreeSpace {
 }
 
 impl Storage {
-    /// Room left in the directory, which must be there and writable.
+    /// Free space of the directory, which must exist and be writable.
     pub async fn room(&self) -> Result<Length, TargetError> {
         Ok(Length(room_in(&self.directory).await?.free))
     }
 
-    /// The other storages with the room in each, or what is wrong with it: `; storage fast: 7 GiB free`. Also whether
-    /// places that a plan names cannot be taken.
+    /// The other storages with the free space of each, or its fault: `; storage fast: 7 GiB free`. Also
+    /// whether places that a plan names cannot be used.
     pub async fn others_in_words(&self) -> String {
         let mut words = Vec::new();
         for (name, directory) in &self.others {
@@ -51,7 +51,7 @@ impl Storage {
         words.concat()
     }
 
-    /// What is wrong with the storage that a disk's place names, if it names one.
+    /// The fault of the storage that a disk's place names, if it names one.
     pub(super) async fn misfit(&self, place: Option<&str>) -> Option<String> {
         let place = place.filter(|place| storage::named(place).is_some())?;
         let told = storage::in_words(Some(place));
@@ -61,7 +61,7 @@ impl Storage {
         room_in(directory).await.err().map(|error| format!("{told}: {error}"))
     }
 
-    /// What the room left has against so many bytes in each directory.
+    /// Why the free space is too small for so many bytes in each directory.
     pub(super) async fn too_small(
         &self,
         needed: BTreeMap<PathBuf, u64>,

@@ -1,11 +1,12 @@
-//! Where a migration's disks are kept on this host: files of its own in the target's directory or in one of its other
-//! storages, or the places that the plan names. Shared by the kinds of target that write to this host.
+//! The storage of a migration's disks on this host: files of its own in the target's directory or in one of
+//! its other storages, or the places that the plan names. Shared by the kinds of target that write to this
+//! host.
 //!
-//! Rule: a file of warmd's own lies in the folder named after the migration, in whatever storage, so no two migrations meet.
-//! What is about a migration as a whole (who wrote last, overlays, the console) lies in the folder in the target's directory. A place that
-//! a plan names (`place.rs`) belongs to the first migration that claims it (`claims.rs`, and by its identity `neighbours.rs`) until that one
-//! discards it.
-//! What comes from outside (a disk's key) never chooses a path.
+//! Rule: a file of warmd's own lies in the folder named after the migration, in any storage, so no two
+//! migrations collide. Files about a whole migration (last writer, overlays, the console) are in the folder
+//! in the target's directory. A place that a plan names (`place.rs`) belongs to the first migration that
+//! claims it (`claims.rs`, and by its identity `neighbours.rs`) until that one discards it.
+//! Untrusted text (a disk's key) never chooses a path.
 //! Knows the ports of `core` and disks; not a platform.
 #![forbid(unsafe_code)]
 
@@ -44,13 +45,13 @@ use self::{claims::Claims, place::Where};
 pub use warmd_core::targets::host::{Host, LocationClaim, VmDisk, VmDisks};
 pub use warmd_disks::volume::unseen;
 
-/// In a migration's folder: who wrote to its disks last, a pass by its number.
+/// In a migration's folder: the last writer of its disks, a pass by its number.
 const LAST_WRITER: &str = "last-pass";
 
-/// For each look at, making or removing of a file.
+/// The deadline of each check, creation or removal of a file.
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// The directory of a target, and how its folders are kept.
+/// The directory of a target, and the mode of its folders.
 #[derive(Clone, Debug)]
 pub struct Storage {
     directory: PathBuf,
@@ -58,11 +59,11 @@ pub struct Storage {
     others: BTreeMap<String, PathBuf>,
     folder_mode: u32,
     claims: Claims,
-    /// What else is known of this host; none until the daemon has its state, and in tools.
+    /// Other facts of this host; none until the daemon has its state, and in tools.
     host: Arc<OnceLock<Arc<dyn Host>>>,
 }
 
-/// A disk that is there, of the right size, and this migration's.
+/// An existing disk of the right size that this migration owns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Located {
     pub key: DiskKey,
@@ -106,17 +107,17 @@ impl Storage {
         Ok(self)
     }
 
-    /// Takes what else is known of this host; only the first one counts.
+    /// Sets the other facts of this host; only the first one counts.
     pub fn on(&self, host: &Arc<dyn Host>) {
         self.host.set(Arc::clone(host)).ok();
     }
 
-    /// The migration's own folder, whether it is there or not.
+    /// The migration's own folder, existing or not.
     pub fn folder(&self, owner: MigrationId) -> PathBuf {
         self.directory.join(owner.to_string())
     }
 
-    /// Makes the migration's folder, or finds it.
+    /// Creates or finds the migration's folder.
     pub async fn make_folder(&self, owner: MigrationId) -> Result<PathBuf, TargetError> {
         self.make_folder_in(&self.directory, owner).await
     }
@@ -126,7 +127,8 @@ impl Storage {
         let (directory, made) = (directory.to_owned(), folder.clone());
         let doing = format!("preparing the folder {}", folder.display());
         blocking_on(&folder, doing, move || {
-            // The directory itself is never made: where a mount is missing, the root's file system would fill up.
+            // The directory itself is never created: where a mount is missing, the root's file system would
+            // fill up.
             std::fs::metadata(&directory)
                 .map_err(|error| VolumeError::io("looking at", &directory, error))?;
             volume::make_directory(&made, mode)
@@ -136,7 +138,7 @@ impl Storage {
         Ok(folder)
     }
 
-    /// Makes or finds all of the disks; see [`warmd_core::targets::Target::prepare`].
+    /// Creates or finds all of the disks; see [`warmd_core::targets::Target::prepare`].
     pub async fn prepare(
         &self,
         owner: MigrationId,
@@ -201,7 +203,8 @@ impl Storage {
         Ok((disk, Whereabouts::Volume(found.number)))
     }
 
-    /// Fails if the disk lies in another storage: then another plan put it there, and what is in it may be all that there is.
+    /// Fails if the disk lies in another storage: then another plan put it there, and it may have the only
+    /// copy of the data.
     async fn check_elsewhere(
         &self,
         owner: MigrationId,
@@ -302,7 +305,7 @@ impl Storage {
         for spec in disks {
             self.give_up_identity(owner, spec).await?;
         }
-        // Also what was made by another plan, or of a disk that has got another place: by its name it belongs
+        // Also files of another plan, or of a disk with a new place: by its name a file belongs
         // to no other migration.
         for (spec, (_, path)) in
             disks.iter().flat_map(|spec| self.own_places(owner, &spec.key).map(move |place| (spec, place)))
@@ -373,7 +376,7 @@ impl Storage {
         }
     }
 
-    /// Where a disk may lie that has no place of its own, by storage.
+    /// The possible files of a disk without a place of its own, by storage.
     fn own_places<'a>(
         &'a self,
         owner: MigrationId,
@@ -414,7 +417,7 @@ impl Storage {
     }
 }
 
-/// What tells two disks of one migration apart.
+/// The key that distinguishes two disks of one migration.
 #[derive(PartialEq, Eq)]
 enum Whereabouts {
     Volume((u64, u64)),
@@ -431,7 +434,7 @@ fn answer(doing: &str, claim: Result<(), claims::ClaimConflict>) -> Result<(), T
     })
 }
 
-/// The target's directory that is not there is no missing disk: an operator must make or mount it.
+/// A missing target directory is no missing disk: an operator must create or mount it.
 fn operator(error: TargetError) -> TargetError {
     match error.kind {
         TargetErrorKind::NotFound => TargetError { kind: TargetErrorKind::Refused, ..error },
@@ -457,7 +460,7 @@ pub async fn blocking_on<T: Send + 'static>(
     blocking_within(path, doing, DEADLINE, work).await
 }
 
-/// The same within a time.
+/// The same within a deadline.
 async fn blocking_within<T: Send + 'static>(
     path: &Path,
     doing: String,

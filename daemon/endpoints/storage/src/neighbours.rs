@@ -1,9 +1,9 @@
-//! Whether a place is taken, by what it is and not by its name: by another migration, a VM or a process.
+//! Whether a place is in use, by its identity and not by its name: by another migration, a VM or a process.
 //!
-//! Rule: asked before each opening for writing, so before a byte is written. An identity is claimed before the place's own
-//! claim; a claim whose place is another volume by now (numbers of devices change when the host starts) holds
-//! no more. One of a migration that is finished holds for as long as its disk, or the claim beside the disks,
-//! is there.
+//! Rule: checked before each opening for writing, so before a byte is written. An identity is claimed before
+//! the place's own claim; a claim whose place is another volume by now (numbers of devices change when the
+//! host starts) holds no more. One of a migration that is finished holds for as long as its disk, or the
+//! claim beside the disks, is there.
 
 use std::{
     collections::BTreeMap,
@@ -28,18 +28,18 @@ use warmd_threads as threads;
 use super::volume_error::ForTarget as _;
 use super::{Storage, blocking_on};
 
-/// How long a program that uses a volume for a moment, as udev does, is waited for.
+/// How long a short user of a volume, such as udev, is waited for.
 const MOMENT: Duration = Duration::from_secs(5);
 
-/// How long a look at the disks of VMs on one file system may take.
+/// The deadline for checking the disks of VMs on one file system.
 const NEIGHBOUR: Duration = Duration::from_secs(5);
 
-/// How long a name server may take.
+/// The deadline for a name server.
 const RESOLVE: Duration = Duration::from_secs(10);
 
 impl Storage {
     /// Claims the volume for the migration's disk. Fails if another migration, a VM or a process has it. `is_new` says
-    /// that it is a place which warmd did not make, and which this migration has not claimed yet.
+    /// that it is a place which warmd did not create, and which this migration has not claimed yet.
     pub(super) async fn take(
         &self,
         owner: MigrationId,
@@ -108,7 +108,7 @@ impl Storage {
         }
     }
 
-    /// The other migration that has the place now. Claims that hold no more are forgotten.
+    /// The other migration that has the place now. Claims that are no longer valid are deleted.
     async fn holder(
         &self,
         host: &dyn Host,
@@ -124,7 +124,7 @@ impl Storage {
         let on = if place.starts_with('/') { Path::new(place) } else { &self.directory };
         let (held, stale) = blocking_on(on, doing.to_owned(), move || {
             let mut stale = Vec::new();
-            // Its link may be on another file system: it is looked at only where that matters.
+            // Its link may be on another file system: it is read only where that matters.
             let gone =
                 |of: &LocationClaim| of.finished && of.link.as_ref().is_some_and(|link| !link.is_symlink());
             for other in others {
@@ -147,7 +147,7 @@ impl Storage {
         Ok(held)
     }
 
-    /// Fails if a process, a mount or another device uses the volume, also after a moment.
+    /// Fails if a process, a mount or another device uses the volume, also after a short wait.
     async fn check_unused(&self, path: &Path, is_new: bool, doing: &str) -> Result<(), TargetError> {
         if is_new && let Some(unseen) = self.unseen().await {
             let why = format!("whether a process uses {} is not known: {unseen}", path.display());
@@ -169,7 +169,7 @@ impl Storage {
         blocking_on(path, doing.to_owned(), looking).await
     }
 
-    /// Why places that a plan names cannot be taken, with what to do.
+    /// Why places that a plan names cannot be used, with the remedy.
     pub(super) async fn unseen(&self) -> Option<String> {
         let unseen = self.host.get()?.unseen().await?;
         Some(format!(
@@ -177,9 +177,9 @@ impl Storage {
         ))
     }
 
-    /// Fails if the volume is a disk of a VM, or lies under one; but for the VM that the migration made of it. Of a
-    /// place that the migration has not claimed yet all VMs must be known: what a VM that is off has is seen by nothing
-    /// else.
+    /// Fails if the volume is a disk of a VM, or is under one; except for the VM that the migration made of
+    /// it. Of a place that the migration has not claimed yet all VMs must be known: only its definition shows
+    /// the disks of a VM that is off.
     pub(super) async fn check_vms(
         &self,
         owner: MigrationId,
@@ -209,7 +209,7 @@ impl Storage {
         Ok(())
     }
 
-    /// What is against a place; nothing is changed. `is_new` says that it has not been taken yet.
+    /// The obstacles of a place; nothing is changed. `is_new` says that it is not yet claimed.
     pub(super) async fn check_neighbours(
         &self,
         owner: MigrationId,
@@ -223,7 +223,7 @@ impl Storage {
         self.check_unused(path, is_new, doing).await
     }
 
-    /// Whether the identity is another migration's.
+    /// Whether another migration owns the identity.
     pub(super) async fn check_held(
         &self,
         owner: MigrationId,
@@ -243,7 +243,7 @@ impl Storage {
     }
 }
 
-/// What a claimed place is now, compared with the one that is asked for.
+/// The present identity of a claimed place, compared with the requested one.
 enum Is {
     Same,
     Other,
@@ -257,7 +257,7 @@ fn is_now(claim: &LocationClaim, own: Option<&Kin>, identity: &str) -> Is {
     let there = if claim.identity == identity || claim.location.starts_with("/dev/") {
         Kin::at(Path::new(&claim.location))
     } else {
-        // Files keep their numbers, and a look at them might hang.
+        // Files keep their numbers, and a check of them might hang.
         return Is::Other;
     };
     match (there, own) {
@@ -286,8 +286,8 @@ pub(super) async fn kin(path: &Path, doing: &str) -> Result<Option<Kin>, TargetE
     blocking_on(path, doing.to_owned(), move || Ok(Kin::at(&there))).await
 }
 
-/// The first of the disks that shares bytes with the volume at `path`. Those of each file system are looked at on its
-/// own threads, and one that does not answer is passed over, unless the volume is on it too.
+/// The first of the disks that shares bytes with the volume at `path`. Those of each file system are checked
+/// on its own threads, and one that does not answer is skipped, unless the volume is on it too.
 async fn first_of(kin: Kin, path: &Path, disks: Vec<VmDisk>) -> std::io::Result<Option<VmDisk>> {
     let mut places = BTreeMap::<PathBuf, Vec<VmDisk>>::new();
     let mounts = threads::Mounts::now();
@@ -334,7 +334,7 @@ pub(super) async fn export_name(uri: &str) -> String {
     }
 }
 
-/// A socket by its directory and its name there: a server that starts again makes another file.
+/// A socket by its directory and its name there: a restarted server creates another file.
 fn socket_name(path: &Path) -> std::io::Result<String> {
     let path = path.canonicalize()?;
     let directory = path.parent().unwrap_or(Path::new("/")).metadata()?;

@@ -1,4 +1,4 @@
-//! Where one disk goes: what the plan's words mean, and names from outside made harmless.
+//! The location of one disk: the meaning of the plan's text, and safe forms of untrusted names.
 //!
 //! Rule: two different keys never give the same file name, and no key gives a path.
 
@@ -9,10 +9,10 @@ use warmd_core::{
     targets::{DiskSpec, TargetError, TargetErrorKind},
 };
 
-/// Names longer than this are shortened; file systems take 255 bytes, and something may be appended.
+/// Names longer than this are shortened; file systems take 255 bytes, and a suffix may be appended.
 const LONGEST: usize = 200;
 
-/// What a disk that is there lies in.
+/// The container of an existing disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiskLocation {
     File(PathBuf),
@@ -31,12 +31,12 @@ impl DiskLocation {
     }
 }
 
-/// What a disk's specification asks for.
+/// The location that a disk's specification asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Where {
     /// A file of warmd's own.
     Own(PathBuf),
-    /// A file or block device that the operator made.
+    /// A file or block device that the operator created.
     Path(PathBuf),
     /// An export.
     Nbd(String),
@@ -47,7 +47,7 @@ pub(super) fn own(folder: &Path, key: &DiskKey) -> PathBuf {
     folder.join(format!("{}.raw", safe_name(&key.0)))
 }
 
-/// Where `spec` goes, unless that is a storage; `folder` is its migration's own.
+/// The location of `spec`, unless it is a storage; `folder` is its migration's own.
 pub(super) fn of(folder: &Path, spec: &DiskSpec) -> Result<Where, TargetError> {
     let Some(place) = spec.place.as_deref() else {
         return Ok(Where::Own(own(folder, &spec.key)));
@@ -67,7 +67,8 @@ pub(super) fn of(folder: &Path, spec: &DiskSpec) -> Result<Where, TargetError> {
     ))
 }
 
-/// A file name for any text: letters, digits, `-`, `_` and dots inside stay, all else becomes `%` and two digits.
+/// A file name for any text: letters, digits, `-`, `_` and dots inside stay, other characters become `%` and
+/// two digits.
 pub fn safe_name(text: &str) -> String {
     let mut name = String::with_capacity(text.len());
     for (at, byte) in text.bytes().enumerate() {
@@ -81,7 +82,7 @@ pub fn safe_name(text: &str) -> String {
         }
     }
     if name.is_empty() {
-        // No escape looks like this.
+        // No escape has this form.
         "%".to_owned()
     } else if name.len() > LONGEST {
         name.truncate(LONGEST / 2);

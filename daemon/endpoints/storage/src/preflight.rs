@@ -1,6 +1,7 @@
-//! What this host's storage has against disks that are to come.
+//! This host's storage obstacles for planned disks.
 //!
-//! Rule: nothing is made, claimed or written. A disk that an earlier call made for the migration takes no further room.
+//! Rule: nothing is created, claimed or written. A disk from an earlier call for the migration needs no
+//! further space.
 
 use std::collections::BTreeMap;
 
@@ -60,7 +61,7 @@ impl Storage {
         Ok(objections)
     }
 
-    /// Bytes that the disk may yet take of its storage. Fails if its place will not do. `identity` is by
+    /// Bytes that the disk may still need in its storage. Fails if its place is not usable. `identity` is by
     /// [`Self::identity_of`], where that is known: a name server is not asked twice.
     async fn room_for(
         &self,
@@ -98,13 +99,13 @@ impl Storage {
         let Some(place) = place else { return Ok(size.0) };
         let is_new = self.check_free(owner, &place).await?;
         let (doing, there) = (format!("looking at {place}"), path.clone());
-        // First: a place that is in use is never mended by another size.
+        // First: another size never fixes a place that is in use.
         self.check_neighbours(owner, is_new, &path, &doing).await?;
         blocking_on(&path, doing, move || volume::find(&there, size)).await?;
         Ok(0)
     }
 
-    /// A place by what it is, so that two names of one are the same; a name that leads nowhere is itself.
+    /// A place by its identity, so that two names of one are equal; a dangling name is its own identity.
     async fn identity_of(&self, owner: Option<MigrationId>, spec: &DiskSpec) -> Result<String, TargetError> {
         let doing = format!("looking at the place of disk {}", spec.key);
         let kin = match self.place(owner.unwrap_or(MigrationId(Uuid::nil())), spec) {
@@ -115,7 +116,7 @@ impl Storage {
         Ok(kin.map_or_else(|| spec.place.clone().unwrap_or_default(), |kin| kin.name()))
     }
 
-    /// Fails if the place is another migration's by its name; says whether it is still unclaimed.
+    /// Fails if the place is another migration's by its name; returns whether it is still unclaimed.
     pub(super) async fn check_free(&self, owner: MigrationId, place: &str) -> Result<bool, TargetError> {
         let (claims, of) = (self.claims.clone(), place.to_owned());
         let doing = format!("looking at {place}");

@@ -1,4 +1,4 @@
-//! Storages beside the target's directory: disks lie there, and nothing is left there.
+//! Storages beside the target's directory: disks are there, and no file is left there.
 
 use std::{
     collections::BTreeMap,
@@ -92,7 +92,7 @@ async fn each_disk_lies_in_its_storage_and_all_of_it_goes() {
         assert_eq!(storage.open(owner, spec).await.unwrap().size(), spec.size);
     }
     storage.note_writer(owner, Some(LastWriter::Pass { number: 7, faults: 0 })).await.unwrap();
-    // Another migration has nothing of it.
+    // Another migration has no part of it.
     let other = MigrationId::generate();
     assert_eq!(storage.open(other, &specs()[0]).await.err().unwrap().kind, Kind::NotFound);
     storage.discard(other, &specs(), |_| false).await.unwrap();
@@ -129,7 +129,7 @@ async fn a_storage_that_is_not_there_is_refused_by_name() {
     let told =
         "disk vda is to go to storage tape: the target has no such storage, it has: default, fast, slow";
     assert_eq!(error.to_string(), told);
-    // One that is not mounted is not made.
+    // A directory that is not mounted is not created.
     fs::remove_dir(dir.path().join("slow")).unwrap();
     let error = storage.prepare(owner, &[spec("vda", Some("storage:slow"))]).await.unwrap_err();
     assert_eq!(error.kind, Kind::Refused, "{error}");
@@ -167,7 +167,7 @@ async fn what_is_to_come_is_judged_by_its_storage() {
         objections.into_iter().map(|(_, objection)| (objection.rule, objection.found)).collect()
     };
     assert_eq!(found(specs()).await, []);
-    // Two disks in one storage are not at one place.
+    // Two disks in one storage have different places.
     assert_eq!(found(vec![spec("a", Some("storage:fast")), spec("b", Some("storage:fast"))]).await, []);
     let [(rule, told)] = found(vec![spec("vda", Some("storage:tape"))]).await.try_into().unwrap();
     assert_eq!(rule, Rule::StorageUnknown);
@@ -346,7 +346,7 @@ async fn a_place_is_first_taken_only_when_all_vms_and_processes_are_seen() {
 
 #[tokio::test]
 async fn a_place_that_hangs_keeps_no_other_place_from_answering() {
-    // By its spelling on another file system; nothing is looked at there.
+    // By its spelling on another file system; no file is read there.
     let hung = Path::new("/sys/hung");
     let (release, gate) = std::sync::mpsc::channel::<()>();
     let gate = Arc::new(Mutex::new(gate));
@@ -366,7 +366,7 @@ async fn a_place_that_hangs_keeps_no_other_place_from_answering() {
     drop(release);
 }
 
-/// All turns of the place of a VM's disk are taken, as if its file system did not answer.
+/// All threads of the place of a VM's disk are in use, as if its file system did not answer.
 #[tokio::test]
 async fn a_disk_of_another_vm_that_does_not_answer_keeps_no_place_from_being_taken() {
     let (dir, owner) = (tempfile::tempdir().unwrap(), MigrationId::generate());

@@ -1,11 +1,11 @@
-//! What a volume's failure is for a target.
+//! A volume's failure as a target's.
 
 use warmd_core::targets::{TargetError, TargetErrorKind};
 use warmd_disks::volume::{VolumeError, VolumeErrorKind};
 
 /// A volume's failure, as a target's.
 pub(super) trait ForTarget {
-    /// `context` says what was being done to which disk.
+    /// `context` names the operation and the disk.
     fn for_target(self, context: impl Into<String>) -> TargetError;
 }
 

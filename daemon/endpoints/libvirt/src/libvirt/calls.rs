@@ -1,7 +1,7 @@
-//! The calls that sources and targets make, typed.
+//! The typed calls of sources and targets.
 //!
-//! Rule: every call bears being repeated. "Already so" is success only where the domain was looked at and is so: libvirt has
-//! one number for all that a domain's state does not allow.
+//! Rule: every call may be repeated. "Already so" is success only after a look at the domain confirmed it:
+//! libvirt has one number for all operations that a domain's state does not allow.
 
 #![allow(
     clippy::redundant_closure_for_method_calls,
@@ -29,7 +29,7 @@ pub struct LibvirtClient {
     endpoint: Arc<CallLanes>,
 }
 
-/// Which of a domain's two definitions.
+/// One of a domain's two definitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum XmlForm {
     /// That of the running domain if it runs, else the persistent one.
@@ -62,7 +62,7 @@ const ACTIONS: [&str; 6] =
     ["destroy", "restart", "rename-restart", "preserve", "coredump-destroy", "coredump-restart"];
 
 impl LibvirtClient {
-    /// A connection by libvirt's URI. Nothing is reached yet.
+    /// A connection by libvirt's URI. It connects with the first call.
     pub fn new(uri: &str) -> Self {
         Self::with_deadline(uri, CALL_DEADLINE)
     }
@@ -102,7 +102,7 @@ impl LibvirtClient {
             Lane::Look | Lane::Work | Lane::Power => None,
         };
         let answer = self.call(lane, name, move |libvirt| {
-            // Given back when the call has ended, and not when its caller stops waiting.
+            // Returned when the call has ended, and not when its caller stops waiting.
             let _turn = turn;
             ask(&libvirt.domain(domain.0)?)
         });
@@ -257,7 +257,7 @@ impl LibvirtClient {
         }
     }
 
-    /// What the hypervisor says of machines of type `kind` (`kvm`, `qemu`), as XML.
+    /// The hypervisor's capabilities for machines of type `kind` (`kvm`, `qemu`), as XML.
     pub async fn domain_capabilities(
         &self,
         kind: &str,
@@ -273,8 +273,8 @@ impl LibvirtClient {
         .await
     }
 
-    /// What the host lacks of a processor (a domain's element `cpu`) for machines of that kind, in libvirt's words; `None` if
-    /// nothing.
+    /// The features of a processor that the host lacks (a domain's element `cpu`) for machines of that kind,
+    /// in libvirt's words; `None` if none.
     pub async fn cpu_lacks(
         &self,
         kind: &str,
@@ -326,8 +326,8 @@ impl LibvirtClient {
         domains.iter().any(|(other, other_name)| (other_name == name) != (Some(*other) == id))
     }
 
-    /// Starts a defined domain; running already is success, and "already" is looked at: one that has power and executes
-    /// nothing is [`LibvirtErrorKind::AlreadyActive`].
+    /// Starts a defined domain; running already is success, and "already" is checked: a domain that has power
+    /// and executes nothing is [`LibvirtErrorKind::AlreadyActive`].
     pub async fn start(&self, domain: DomainId) -> Result<(), LibvirtError> {
         let Err(error) = self.about(Lane::Urgent, "start", domain, |domain| domain.start()).await else {
             return Ok(());
@@ -346,8 +346,8 @@ impl LibvirtClient {
         }
     }
 
-    /// Starts a domain from `xml`, paused: it executes nothing. If a domain of the same UUID is defined and off, it is
-    /// that one which starts, and its persistent definition stays what it was.
+    /// Starts a domain from `xml`, paused: it executes nothing. If a domain of the same UUID is defined and
+    /// off, that one starts, and its persistent definition stays unchanged.
     pub async fn create_paused(&self, xml: &str) -> Result<(), LibvirtError> {
         let xml = xml.to_owned();
         self.call(Lane::Urgent, "create --paused", move |libvirt| libvirt.create(&xml, START_PAUSED)).await
@@ -389,7 +389,8 @@ impl LibvirtClient {
         }
     }
 
-    /// Sets what happens when the guest of a running domain powers off: `destroy`, `restart`. Holds until it is off.
+    /// Sets what happens when the guest of a running domain powers off: `destroy`, `restart`. It applies
+    /// until the domain is off.
     pub async fn set_poweroff_action(&self, domain: DomainId, action: &str) -> Result<(), LibvirtError> {
         let number = ACTIONS.iter().position(|known| *known == action);
         let number = number.and_then(|number| u32::try_from(number).ok()).ok_or_else(|| {
@@ -408,8 +409,8 @@ impl LibvirtClient {
         self.about(Lane::Work, "qemu-agent-command", domain, ping).await.map(drop)
     }
 
-    /// Removes a domain's definition, its NVRAM and its snapshots' and checkpoints' metadata, never its disks; not
-    /// there is success.
+    /// Removes a domain's definition, its NVRAM and its snapshots' and checkpoints' metadata, never its
+    /// disks; a missing one is success.
     pub async fn undefine(&self, domain: DomainId) -> Result<(), LibvirtError> {
         let gone = self.about(Lane::Urgent, "undefine", domain, |domain| domain.undefine(UNDEFINE_ALL));
         already(gone.await, LibvirtErrorKind::NoSuchDomain)
@@ -432,13 +433,13 @@ impl LibvirtClient {
     }
 }
 
-/// Of libvirt's number for a version.
+/// Reads libvirt's number for a version.
 fn major_and_minor(number: u64) -> (u32, u32) {
     let part = |number| u32::try_from(number).unwrap_or(u32::MAX);
     (part(number / 1_000_000), part(number / 1000 % 1000))
 }
 
-/// What "no such domain" means beside what a listing said of the domain's absence.
+/// The meaning of "no such domain" together with a listing.
 fn kind_of_absence(absent: &Result<bool, LibvirtError>) -> LibvirtErrorKind {
     match absent {
         Ok(true) => LibvirtErrorKind::NoSuchDomain,
@@ -447,7 +448,7 @@ fn kind_of_absence(absent: &Result<bool, LibvirtError>) -> LibvirtErrorKind {
     }
 }
 
-/// Success also if it failed because it is so already.
+/// Success also if it failed because the state is already reached.
 pub(super) fn already<T>(result: Result<T, LibvirtError>, so: LibvirtErrorKind) -> Result<(), LibvirtError> {
     match result {
         Err(error) if error.kind != so => Err(error),

@@ -1,8 +1,8 @@
 //! Checkpoints and backup jobs: libvirt's side of changed-block tracking.
 //!
 //! Since libvirt 7 every checkpoint's bitmap records independently from its creation on: deleting one never
-//! takes anything from another. Earlier ones merged a deleted bitmap into its parent's, which comes to the
-//! same.
+//! removes data of another. Earlier ones merged a deleted bitmap into its parent's, with the
+//! same result.
 
 #![allow(
     clippy::redundant_closure_for_method_calls,
@@ -33,11 +33,11 @@ pub struct Checkpoint {
 pub struct BackupJob {
     /// The Unix socket of a pull-mode job.
     pub socket: Option<String>,
-    /// The files that take the old contents of what the guest overwrites.
+    /// The files that take the old contents of blocks that the guest overwrites.
     pub scratch: Vec<String>,
 }
 
-/// What a domain is busy with.
+/// The present job of a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CurrentJob {
     None,
@@ -69,10 +69,11 @@ const OPERATIONS: [&str; 11] = [
 ];
 
 impl LibvirtClient {
-    /// What the domain is busy with; nothing if it is off.
+    /// The domain's present job; none if it is off.
     pub async fn job(&self, domain: DomainId, lane: Lane) -> Result<CurrentJob, LibvirtError> {
         use LibvirtErrorKind as K;
-        // Asked first: the backup's description tells a backup from all else, whatever the job is called.
+        // Asked first: the backup's description distinguishes a backup from all other jobs, regardless of the
+        // job's name.
         match self.about(lane, "backup-dumpxml", domain, |domain| domain.backup()).await {
             Ok(text) => {
                 return BackupJob::read(&text)
@@ -91,7 +92,7 @@ impl LibvirtClient {
                 ))
             }
             Err(error) if matches!(error.kind, K::NoJob | K::Unsupported) => Ok(CurrentJob::None),
-            // An off domain has none; of one that is on, this would be no answer.
+            // An off domain has none; for one that is on, this would be no answer.
             Err(error) if error.kind == K::WrongState => match self.state(domain).await?.state {
                 RunState::Off => Ok(CurrentJob::None),
                 RunState::Running | RunState::Paused => Err(error),
@@ -122,7 +123,8 @@ impl LibvirtClient {
         Err(error)
     }
 
-    /// Tells the domain's job to end; none is success. It may still be ending on return: see [`LibvirtClient::job`].
+    /// Requests the end of the domain's job; without a job that is success. It may still be ending on return:
+    /// see [`LibvirtClient::job`].
     pub async fn abort_job(&self, domain: DomainId) -> Result<(), LibvirtError> {
         match self.about(Lane::Urgent, "domjobabort", domain, |domain| domain.abort_job()).await {
             Err(error) if error.kind == LibvirtErrorKind::NoJob => Ok(()),
@@ -156,7 +158,7 @@ impl LibvirtClient {
         Checkpoint::read(&text).map_err(|error| LibvirtError::malformed(format!("{call} {domain}"), error))
     }
 
-    /// Deletes a checkpoint with its bitmaps; not there is success. The domain must have power.
+    /// Deletes a checkpoint with its bitmaps; a missing one is success. The domain must have power.
     pub async fn delete_checkpoint(&self, domain: DomainId, name: &str) -> Result<(), LibvirtError> {
         match self.delete(domain, name, 0).await {
             // libvirt has no number for a bitmap that is not there, but its sentence names the bitmap in any language.
@@ -172,7 +174,7 @@ impl LibvirtClient {
         }
     }
 
-    /// Makes libvirt forget a checkpoint, whatever became of its bitmaps; not there is success.
+    /// Makes libvirt forget a checkpoint, regardless of its bitmaps; a missing one is success.
     pub async fn forget_checkpoint(&self, domain: DomainId, name: &str) -> Result<(), LibvirtError> {
         already(self.delete(domain, name, METADATA_ONLY).await, LibvirtErrorKind::NoSuchCheckpoint)
     }

@@ -1,4 +1,4 @@
-//! A disk as a domain's XML has it.
+//! A disk in a domain's XML.
 
 use std::fmt;
 
@@ -25,7 +25,7 @@ pub struct Disk {
     pub boot_order: Option<u32>,
 }
 
-/// Where a disk's bytes are.
+/// The location of a disk's bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiskSource {
     File(String),
@@ -44,17 +44,17 @@ pub enum DiskSource {
     Empty,
 }
 
-/// Where some of a domain's disks' bytes are, as its definition has it.
+/// A location of a domain's disks' bytes, from its definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BytesAt {
     /// A file or a device.
     Path(String),
-    /// A volume, which its pool knows the path of.
+    /// A volume whose path its pool knows.
     Volume { pool: String, volume: String },
 }
 
-/// All places in the definition of a domain, `root`, that its disks have bytes at: disks, the images under them, and
-/// where they are being copied to.
+/// All locations of disks' bytes in the definition of a domain, `root`: disks, the images under them, and
+/// the targets of running copies.
 pub fn bytes_at(root: Node<'_, '_>) -> Vec<BytesAt> {
     let Some(devices) = xml::child(root, "devices") else { return Vec::new() };
     let sources = xml::children(devices, "disk").flat_map(|disk| disk.descendants());
@@ -90,7 +90,7 @@ impl Disk {
             target: name.to_owned(),
             device: node.attribute("device").unwrap_or("disk").to_owned(),
             bus: target.attribute("bus").unwrap_or("unknown").to_owned(),
-            // libvirt takes a disk without a format for raw.
+            // libvirt treats a disk without a format as raw.
             format: format.unwrap_or("raw").to_owned(),
             source: DiskSource::read(node),
             readonly: has("readonly"),

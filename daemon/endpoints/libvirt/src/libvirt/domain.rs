@@ -1,7 +1,7 @@
 //! A domain's XML, read.
 //!
-//! Rule: libvirt's text is outside data. What is missing or cannot be is an error that names the element; nothing here
-//! decides what warmd makes of it.
+//! Rule: libvirt's text is untrusted. A missing or impossible value is an error that names the element; no
+//! code here decides how warmd uses it.
 
 use roxmltree::Node;
 
@@ -12,7 +12,7 @@ use super::{
 
 const MAX_VCPUS: u64 = 65_536;
 
-/// What warmd reads of a domain's XML.
+/// The parts of a domain's XML that warmd reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DomainXml {
     /// As libvirt writes it: lower case with hyphens.
@@ -37,26 +37,27 @@ pub struct DomainXml {
     pub bound: Vec<String>,
     /// What happens when the guest powers off: `destroy`, `restart`, …
     pub on_poweroff: String,
-    /// User and group of the running QEMU, where libvirt tells them.
+    /// User and group of the running QEMU, where libvirt reports them.
     pub runs_as: Option<(u32, u32)>,
-    /// What warmd wrote into its metadata, for this very domain: element and `owner`. What a clone took along is not here.
+    /// warmd's entries in its metadata, for this domain: element and `owner`. Entries that a clone copied are
+    /// not here.
     pub tags: Vec<(String, String)>,
-    /// Where it went, if warmd holds it off. A clone of such a domain went nowhere.
+    /// Its target, if warmd keeps it from starting. A clone of such a domain has none.
     pub moved: Option<MovedMark>,
 }
 
-/// What warmd leaves in the persistent definition of a domain that it moved away.
+/// warmd's mark in the persistent definition of a domain that it moved away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MovedMark {
     /// The migration's id.
     pub owner: String,
     /// The target's name.
     pub to: String,
-    /// It was started with its host before.
+    /// Its autostart was on before.
     pub autostart: bool,
 }
 
-/// What the domain boots by.
+/// The domain's firmware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoaderFirmware {
     Bios,
@@ -75,8 +76,8 @@ pub struct NetworkInterface {
 }
 
 impl DomainXml {
-    /// The XML namespace of what warmd writes into a domain's `<metadata>`: elements with the attributes `owner`, the
-    /// migration's id, and `domain`, the UUID of the domain that it was written for.
+    /// The XML namespace of warmd's entries in a domain's `<metadata>`: elements with the attributes `owner`,
+    /// the migration's id, and `domain`, the UUID of the domain that it was written for.
     pub const TAG_NAMESPACE: &str = "urn:warmd:domain:1";
 
     /// The element in that namespace which marks a domain that warmd made.
@@ -85,7 +86,7 @@ impl DomainXml {
     /// The XML namespace of the mark of a domain that was moved away: its own, because libvirt keeps one element of each.
     pub const MOVED_NAMESPACE: &str = "urn:warmd:moved:1";
 
-    /// Reads what `virsh dumpxml` prints.
+    /// Reads the output of `virsh dumpxml`.
     pub fn read(text: &str) -> Result<Self, XmlError> {
         let document = xml::parse(text, "domain")?;
         let root = document.root_element();
@@ -120,7 +121,7 @@ impl DomainXml {
         })
     }
 
-    /// Who tagged it with this element, if it is tagged.
+    /// The owner in its tag of this element, if it is tagged.
     pub fn tagged(&self, element: &str) -> Option<&str> {
         self.tags.iter().find(|(name, _)| name == element).map(|(_, owner)| owner.as_str())
     }
@@ -256,7 +257,7 @@ fn tags(root: Node<'_, '_>) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Whether what warmd wrote there was written for this domain: a clone that others make takes all metadata along.
+/// Whether warmd's entry was written for this domain: a clone that others make copies all metadata.
 fn is_of_this_domain(root: Node<'_, '_>, written: Node<'_, '_>, or_unsaid: bool) -> bool {
     let id = |text: &str| text.trim().parse::<uuid::Uuid>().ok();
     match written.attribute("domain") {

@@ -1,7 +1,7 @@
-//! Whether a domain runs, and how it came to that. Pure.
+//! A domain's state, and its reason. Pure.
 //!
-//! Rule: libvirt's numbers decide, in one table; the text is ours, for messages, and nothing is ever read
-//! from it. A number that is not known is never "off".
+//! Rule: libvirt's numbers decide, in one table; the text is for messages alone, and is never parsed
+//! A number that is not known is never "off".
 
 /// Whether a domain runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub enum RunState {
     Off,
 }
 
-/// How a domain came to its state.
+/// The reason of a domain's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// libvirt does not say: a domain that is off was not started since the host's or libvirt's start.
@@ -34,7 +34,7 @@ pub enum Reason {
     FromSnapshot,
     /// Off: libvirt's daemon ended it.
     Daemon,
-    /// Paused by a person or a tool.
+    /// Paused by a user or a tool.
     User,
     /// Paused for a migration to another host.
     Migration,
@@ -48,17 +48,17 @@ pub enum Reason {
     ShuttingDown,
     /// Paused while a snapshot is taken.
     Snapshot,
-    /// Paused because it is being started.
+    /// Paused during its start.
     StartingUp,
     /// A migration in its post-copy phase, or one that failed in it.
     PostCopy,
     /// The guest put itself to sleep.
     GuestSuspended,
-    /// It runs as a running domain does: booted, resumed, woken.
+    /// It runs normally: booted, resumed, woken.
     Usual,
 }
 
-/// A domain's state and how it came to it.
+/// A domain's state and its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DomainStatus {
     pub state: RunState,
@@ -68,7 +68,7 @@ pub struct DomainStatus {
 }
 
 impl DomainStatus {
-    /// From `virDomainState` and the state's own reason; `None` for a state that is not known.
+    /// From `virDomainState` and the state's own reason; `None` for an unknown state.
     pub(super) fn of(state: i32, reason: i32) -> Option<Self> {
         use Reason as R;
         let (state, name) = match state {
@@ -132,8 +132,8 @@ impl DomainStatus {
         self.state == RunState::Off && self.reason == Reason::Migrated
     }
 
-    /// Whether it stands still here in the middle of a move to another host or from one, and may run there the next
-    /// moment or already.
+    /// Whether it is paused here in the middle of a move to another host or from one, and may run there the
+    /// next moment or already.
     pub fn is_on_its_way(&self) -> bool {
         self.state == RunState::Paused && matches!(self.reason, Reason::Migration | Reason::PostCopy)
     }

@@ -1,9 +1,9 @@
-//! Disks that other hosts may have too, and a domain that is off for a reason that is not known: libvirt's daemon was
+//! Disks that other hosts may have too, and a domain that is off for an unknown reason: libvirt's daemon was
 //! started since. It may have been migrated to another host, and run there.
 //!
-//! Rule: its images are looked at where another host could have them too. One that is locked is in use there: QEMU's
-//! locks are seen through a shared file system. What cannot be looked at is a doubt, which is said, and no obstacle:
-//! after each start of the host all its domains are so.
+//! Rule: its images are checked where another host could have them too. A locked image is in use there:
+//! QEMU's locks are seen through a shared file system. An image that cannot be checked is a doubt, which is
+//! reported, and no obstacle: after each start of the host all its domains are in this state.
 
 use std::{io, path::Path, time::Duration};
 
@@ -32,20 +32,20 @@ const SHARED: [u32; 10] = [
     0x6573_5546,
 ];
 
-/// Where a disk's bytes are.
+/// The place of a disk's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reach {
-    /// This host alone can have it.
+    /// On this host alone.
     Local,
-    /// A file that other hosts may have, which can be looked at.
+    /// A file that other hosts may have too, and that can be checked.
     SharedFile,
-    /// What other hosts may have, and cannot be looked at.
+    /// A place that other hosts may have too, and that cannot be checked.
     Unseen,
 }
 
 impl LibvirtClient {
-    /// Which of these disks other hosts may have too, each with why that is thought. Of a block device that is not known: it
-    /// may be a disk of this host or one of a SAN, and is not named.
+    /// Which of these disks other hosts may have too, each with the reason. For a block device that is
+    /// unknown: it may be a disk of this host or one of a SAN, and is not named.
     pub async fn shared_disks(&self, disks: &[Disk]) -> Vec<String> {
         let mut shared = Vec::new();
         for disk in disks.iter().filter(|disk| !disk.readonly) {
@@ -63,7 +63,7 @@ impl LibvirtClient {
                 DiskSource::Block(_) | DiskSource::Other(_) | DiskSource::Empty => continue,
             };
             if !place.starts_with('/') {
-                // What a pool of network storage calls it.
+                // Its name in a pool of network storage.
                 shared.push(format!("{} ({}) is a network disk", disk.target, disk.source));
                 continue;
             }
@@ -78,7 +78,7 @@ impl LibvirtClient {
         shared
     }
 
-    /// Why another host surely runs a domain that is off here, if libvirt does not say how it came to that. A mere
+    /// Why another host surely runs a domain that is off here, if libvirt does not report the reason. A mere
     /// doubt is logged.
     pub async fn runs_elsewhere(
         &self,
@@ -90,7 +90,7 @@ impl LibvirtClient {
         }
         let mut doubts = Vec::new();
         let disks = match self.domain(domain).await {
-            // What has disks that are not understood is started and removed all the same.
+            // A domain with unreadable disks is started and removed all the same.
             Err(error) if error.kind == LibvirtErrorKind::Malformed => {
                 doubts.push(error.to_string());
                 Vec::new()
@@ -137,7 +137,7 @@ async fn reach(disk: &Disk) -> Reach {
         // It is never written to, and any number of VMs may have it.
         _ if disk.readonly => Reach::Local,
         DiskSource::File(path) if path.starts_with('/') => {
-            // One that does not answer is not seen.
+            // One that does not answer is skipped.
             match tokio::time::timeout(ANSWER, file_system(path)).await {
                 Ok(kind) => of_file_system(&kind),
                 Err(_) => Reach::Unseen,
@@ -160,7 +160,7 @@ async fn file_system(path: &str) -> io::Result<u32> {
 }
 
 /// By its number. A file that is not there keeps the start from succeeding; of a file system that does not answer
-/// (calls on it hang, so that no more are made) nothing is seen.
+/// (calls on it hang, so that no more are made) nothing is known.
 fn of_file_system(kind: &io::Result<u32>) -> Reach {
     match kind {
         Ok(kind) if SHARED.contains(kind) => Reach::SharedFile,

@@ -1,13 +1,13 @@
-//! What went wrong in a call to libvirt, classified by its error numbers.
+//! Failures of a call to libvirt, classified by its error numbers.
 //!
 //! Rule: one table, in which the number, the part of libvirt that raised it and an errno decide. libvirt's words are in the
-//! language of its daemon, and are kept for messages alone. QEMU's words inside of them are always the same
-//! (QEMU has no translations); three of those are known, because libvirt has no number for them. What is not
-//! recognised is [`LibvirtErrorKind::Failed`], with the whole text.
+//! language of its daemon, and are kept for messages alone. QEMU's words inside them are always the same
+//! (QEMU has no translations); three of those are known, because libvirt has no number for them. A failure
+//! that is not recognised is [`LibvirtErrorKind::Failed`], with the whole text.
 
 use super::ffi::CallFailure;
 
-/// What kind of failure it was, to act on.
+/// The kind of failure, to act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LibvirtErrorKind {
     /// A program that does the work is not installed.
@@ -26,7 +26,7 @@ pub enum LibvirtErrorKind {
     AlreadyActive,
     /// Another domain has this name or UUID.
     Exists,
-    /// Another job holds the domain or the disk.
+    /// Another job uses the domain or the disk.
     Busy,
     /// There is no such checkpoint.
     NoSuchCheckpoint,
@@ -34,7 +34,7 @@ pub enum LibvirtErrorKind {
     CheckpointExists,
     /// The bitmap behind a checkpoint is missing or was not stored in good order.
     CheckpointInconsistent,
-    /// A bitmap that was to be removed is not there.
+    /// A bitmap to remove does not exist.
     NoSuchBitmap,
     /// A bitmap of this name is in the image already.
     BitmapExists,
@@ -42,19 +42,19 @@ pub enum LibvirtErrorKind {
     NoJob,
     /// The domain has no such metadata element.
     NoSuchMetadata,
-    /// A disk's image is not there.
+    /// A disk's image does not exist.
     NoSuchImage,
     /// No room on the hypervisor's file system.
     NoSpace,
-    /// This libvirt or QEMU cannot do it, or not with this domain.
+    /// This libvirt or QEMU does not support it, or not with this domain.
     Unsupported,
-    /// The answer was too long, or is not what libvirt says.
+    /// The answer was too long, or is no valid answer of libvirt.
     Malformed,
-    /// Anything else.
+    /// Any other failure.
     Failed,
 }
 
-/// A failed call: its kind, which call, and what was said on stderr.
+/// A failed call: its kind, which call, and its message.
 #[derive(Debug, thiserror::Error)]
 #[error("`{call}`: {cause}")]
 pub struct LibvirtError {
@@ -74,7 +74,7 @@ impl LibvirtError {
         Self { kind, call: call.into(), cause: cause.into() }
     }
 
-    /// An answer that cannot be.
+    /// An impossible answer.
     pub fn malformed(
         call: impl Into<String>,
         cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -93,7 +93,7 @@ impl LibvirtError {
         }
     }
 
-    /// Whether the cause has this name in it, as a word of its own: names are the same in every language.
+    /// Whether the cause contains this name as a separate word: names are the same in every language.
     pub fn names(&self, name: &str) -> bool {
         let text = self.cause.to_string();
         let is_part =
@@ -106,7 +106,7 @@ impl LibvirtError {
     }
 }
 
-/// `VIR_FROM_RPC`: raised by the connection, and not by what it leads to.
+/// `VIR_FROM_RPC`: raised by the connection, not by the daemon behind it.
 const RPC: i32 = 7;
 /// `VIR_FROM_QEMU`.
 const QEMU: i32 = 10;
@@ -154,7 +154,7 @@ const NUMBERS: [(i32, Option<i32>, LibvirtErrorKind); 29] = {
         (103, None, K::NoSuchCheckpoint),
         (104, None, K::NoJob),
         (109, None, K::CheckpointInconsistent),
-        // The connection's own, whatever its number.
+        // Raised by the connection itself, with any number.
         (9, Some(RPC), K::Unreachable),
     ]
 };
@@ -206,7 +206,7 @@ mod tests {
                 K::BitmapExists,
             ),
             (1, 10, 0, "interner Fehler: … Cannot store dirty bitmaps in qcow2 v2 files", K::Unsupported),
-            // The same words from elsewhere, where a name could have them.
+            // The same words from another part, where a name could contain them.
             (9, 20, 0, "domain 'Bitmap already exists' already exists", K::Failed),
             (103, 10, 0, "", K::NoSuchCheckpoint),
             (104, 10, 0, "", K::NoJob),
@@ -229,7 +229,7 @@ mod tests {
             let known = NUMBERS.iter().any(|(number, from, _)| *number == code && from.is_none());
             assert!(known || classify(code, 0, 0, "") == LibvirtErrorKind::Failed, "{code}");
         }
-        // None stands twice.
+        // None occurs twice.
         for (at, (number, from, _)) in NUMBERS.iter().enumerate() {
             assert!(NUMBERS[..at].iter().all(|(other, before, _)| (other, before) != (number, from)));
         }

@@ -1,8 +1,8 @@
 //! What libvirt reported of domains' starts and stops: a bounded record that can be asked whether a domain
 //! ran meanwhile.
 //!
-//! Rule: silence counts as "it did not run" only while the record was kept without a gap; else the answer is that it is
-//! not known. Times are this host's monotonic clock, at the event's arrival.
+//! Rule: an absent event counts as "it did not run" only while the record had no gap; else the answer is
+//! unknown. Times are this host's monotonic clock, at the event's arrival.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::ffi::LibvirtConnection;
 
-/// Events that are kept.
+/// The most events that are kept.
 const KEPT: usize = 4096;
 
 /// What happened to a domain.
@@ -32,9 +32,9 @@ pub(super) struct Record(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// Whose events they are.
+    /// The connection that they come from.
     connection: Weak<LibvirtConnection>,
-    /// Since when nothing was missed.
+    /// Since when no event was missed.
     since: Option<Instant>,
     events: VecDeque<(Instant, Uuid, Happening)>,
 }
@@ -86,7 +86,7 @@ impl Record {
     }
 
     /// Whether the domain was resumed, or started more than `own_starts` times, at or after `when`; `None` if that
-    /// is not known.
+    /// is unknown.
     pub(super) fn ran_since(&self, domain: Uuid, when: Instant, own_starts: usize) -> Option<bool> {
         let kept = self.lock();
         kept.ran_since(

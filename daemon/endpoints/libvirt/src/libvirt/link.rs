@@ -1,13 +1,16 @@
-//! How calls reach libvirt: lanes of long-lived connections, a thread per call, a deadline for the one who waits.
+//! The path of calls to libvirt: lanes of long-lived connections, a thread per call, a deadline for the
+//! caller.
 //!
 //! Rule: a blocking call is on a thread of its own, and the threads are counted: one that hangs keeps its place in its
-//! lane until libvirt lets it go, so at most [`PER_LANE`] hang there, and the next caller gets an error that says so.
-//! The lanes have connections of their own: whatever describing or working waits for, an abort, a power cut or a look at
-//! the power does not. A call whose caller stops waiting before it was sent is not sent. In the urgent lane a domain has
-//! one call at a time, and a power cut beside it: one QEMU that hangs takes no other domain's place.
+//! lane until libvirt returns, so at most [`PER_LANE`] hang there, and the next caller gets an error that
+//! says so. The lanes have connections of their own: an abort, a power cut or a query of the
+//! power does not wait for descriptions or work. A call whose caller stops waiting before it was sent is not
+//! sent. In the urgent lane a domain has one call at a time, and a power cut beside it: one QEMU that hangs
+//! takes no other domain's place.
 //!
-//! libvirt looks every few seconds whether the other side lives; after half a minute of silence it closes the connection,
-//! which ends all calls that hang in it. Such calls are [`LibvirtErrorKind::Unreachable`], whatever they say of themselves.
+//! libvirt sends a keepalive every few seconds; after half a minute of silence it closes the connection,
+//! which ends all calls that hang in it. Such calls are [`LibvirtErrorKind::Unreachable`], whatever error
+//! they return.
 
 use std::{
     collections::HashSet,
@@ -31,7 +34,7 @@ use super::{
 pub const CALL_DEADLINE: Duration = Duration::from_mins(1);
 
 /// Calls at the same time in one lane: libvirt's daemon takes five of one connection (`max_client_requests`) and then
-/// stops reading it, also what keeps it alive.
+/// stops reading it, also its keepalives.
 pub(super) const PER_LANE: usize = 4;
 
 const ALIVE_EVERY: i32 = 5;
@@ -41,17 +44,17 @@ const SILENCES: u32 = 5;
 const TURN: Duration = Duration::from_secs(1);
 const TURN_POLL: Duration = Duration::from_millis(20);
 
-/// What a call is for.
+/// The purpose of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
     /// Descriptions.
     Look,
-    /// What changes something and may take its time.
+    /// Changes that may take long.
     Work,
-    /// What must not wait, and may have to for the domain's own job or monitor: power, the end of a job, what starts
-    /// it.
+    /// Urgent calls, which can still wait for the domain's own job or monitor: power, the end of a job, a
+    /// job's start.
     Urgent,
-    /// What waits for no domain: the list, and the look whether one runs.
+    /// Calls that wait for no domain: the list, and the query whether one runs.
     Power,
 }
 
@@ -82,8 +85,8 @@ impl Drop for CallTurn {
 #[derive(Debug)]
 struct LaneState {
     places: Arc<Semaphore>,
-    /// Locked while it is opened: a daemon that takes a connection and never answers holds those who wait for it, and
-    /// with them their places.
+    /// Locked while it is opened: a daemon that accepts a connection and never answers blocks its callers,
+    /// and keeps their places.
     connection: Mutex<Option<Arc<LibvirtConnection>>>,
 }
 
@@ -107,9 +110,9 @@ impl CallLanes {
         &self.record
     }
 
-    /// The domain's turn for an urgent call. While another one of it does not come back, [`LibvirtErrorKind::Busy`]:
-    /// all of the lane's places are not for one domain. A power cut has a turn of its own: it is what helps where the
-    /// others hang.
+    /// The domain's turn for an urgent call. While an earlier one of it does not return,
+    /// [`LibvirtErrorKind::Busy`]: one domain must not take all of the lane's places. A power cut has a turn
+    /// of its own: it helps where the other calls hang.
     pub(super) async fn turn(
         &self,
         domain: Uuid,
@@ -129,7 +132,7 @@ impl CallLanes {
         Ok(CallTurn { turns: Arc::clone(&self.turns), whose })
     }
 
-    /// Does `ask` on the lane's connection, which is opened if it is not, and answers within the deadline.
+    /// Runs `ask` on the lane's connection, which is opened if needed, and answers within the deadline.
     pub(super) async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         lane: Lane,
@@ -199,7 +202,7 @@ impl CallLanes {
         }
         Some(ask(&connection).map_err(|failure| {
             let error = LibvirtError::of(call, failure);
-            // What is said over a connection that broke meanwhile says nothing of libvirt.
+            // An error over a connection that broke meanwhile is no answer of libvirt.
             if connection.is_alive() {
                 error
             } else {
@@ -223,7 +226,7 @@ impl CallLanes {
         *place = None;
         let open = LibvirtConnection::open(&self.uri)?;
         if let Err(failure) = open.keep_alive(ALIVE_EVERY, SILENCES) {
-            // Of drivers inside this process, which cannot fall silent.
+            // For drivers inside this process, which need no keepalive.
             tracing::debug!(uri = %self.uri, ?failure, "the connection is not kept alive");
         }
         let open = Arc::new(open);
@@ -247,7 +250,7 @@ impl CallLanes {
 
 impl Drop for CallLanes {
     fn drop(&mut self) {
-        // Taking leave is a call too, which may hang.
+        // Closing is a call too, which may hang.
         let open: Vec<_> = self
             .lanes
             .iter_mut()
@@ -288,12 +291,12 @@ mod tests {
             let error = ask(Lane::Look).await.unwrap_err();
             assert!(error.kind == LibvirtErrorKind::Timeout && error.to_string().contains("no answer"));
         }
-        // No more threads than places; the error says why. The other lanes are as they were.
+        // No more threads than places; the error says why. The other lanes are not affected.
         let error = ask(Lane::Look).await.unwrap_err();
         assert!(error.to_string().contains("4 earlier calls"), "{error}");
         assert_eq!(endpoint.lane(Lane::Look).places.available_permits(), 0);
         assert!(ask(Lane::Urgent).await.unwrap_err().to_string().contains("no answer"));
-        // Those who hang come back when the daemon ends, without having done anything.
+        // The hanging calls return when the daemon ends, without an effect.
         drop(deaf);
         while endpoint.lane(Lane::Look).places.available_permits() < PER_LANE {
             tokio::time::sleep(Duration::from_millis(10)).await;

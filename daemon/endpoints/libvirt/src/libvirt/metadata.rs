@@ -1,7 +1,8 @@
-//! What libvirt keeps of a domain beside its hardware: what warmd wrote into its metadata, and whether it starts with
-//! the host.
+//! A domain's data in libvirt beside its hardware: warmd's entries in its metadata, and whether it starts
+//! with the host.
 //!
-//! Rule: what holds a source off goes by the urgent lane, so that it waits for no work that hangs.
+//! Rule: changes that keep a source VM from starting use the urgent lane, so that they wait for no hanging
+//! work.
 
 #![allow(
     clippy::redundant_closure_for_method_calls,
@@ -16,7 +17,7 @@ use super::{
     link::Lane,
 };
 
-/// Which of a domain's two definitions a change is for.
+/// The definition that a change is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Affects {
     /// The running domain alone: gone when it is off.
@@ -41,13 +42,13 @@ impl LibvirtClient {
         self.about(lane, "autostart", domain, |domain| domain.autostart()).await
     }
 
-    /// Says whether libvirt is to start it with the host.
+    /// Sets whether libvirt starts it with the host.
     pub async fn set_autostart(&self, domain: DomainId, on: bool) -> Result<(), LibvirtError> {
         let verb = if on { "autostart" } else { "autostart --disable" };
         self.about(Lane::Urgent, verb, domain, move |domain| domain.set_autostart(on)).await
     }
 
-    /// Puts the mark of where it went into its persistent definition, in place of an older one.
+    /// Writes the mark with its target into its persistent definition, in place of an older one.
     pub async fn set_moved_mark(&self, domain: DomainId, element: &str) -> Result<(), LibvirtError> {
         let element = element.to_owned();
         self.about(Lane::Urgent, "metadata --set", domain, move |domain| {
@@ -57,12 +58,13 @@ impl LibvirtClient {
         .await
     }
 
-    /// Removes that mark; none is success.
+    /// Removes that mark; a missing one is success.
     pub async fn remove_moved_mark(&self, domain: DomainId) -> Result<(), LibvirtError> {
         self.remove_element(Lane::Urgent, domain, DomainXml::MOVED_NAMESPACE, Affects::Config).await
     }
 
-    /// Removes the running domain's tag of warmd (any element of [`DomainXml::TAG_NAMESPACE`]); none is success.
+    /// Removes the running domain's tag of warmd (any element of [`DomainXml::TAG_NAMESPACE`]); a missing one
+    /// is success.
     pub async fn remove_live_tag(&self, domain: DomainId) -> Result<(), LibvirtError> {
         self.remove_element(Lane::Work, domain, DomainXml::TAG_NAMESPACE, Affects::Live).await
     }

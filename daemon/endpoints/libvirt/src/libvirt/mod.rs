@@ -1,8 +1,8 @@
-//! libvirt, through its C interface: sources and targets alike talk to it through this module.
+//! libvirt, through its C interface: sources and targets both use this module.
 //!
 //! Rule: the library (`libvirt.so.0`) is loaded when it is first needed, so the daemon starts without libvirt. One call is
 //! one thread with a deadline, counted per lane ([`link`]); error numbers decide, never sentences ([`error`]). Domains are
-//! addressed by UUID alone. What libvirt says is kept as the cause, untouched.
+//! addressed by UUID alone. libvirt's message is kept unchanged as the cause.
 
 mod calls;
 mod checkpoint;
@@ -36,7 +36,7 @@ use uuid::Uuid;
 /// The most bytes that an answer may have.
 pub const MAX_OUTPUT: usize = 4 << 20;
 
-/// A domain's UUID: the only way in which a domain is named to libvirt.
+/// A domain's UUID: the only name of a domain in calls to libvirt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DomainId(pub Uuid);
 

@@ -1,7 +1,7 @@
 //! What libvirt knows of the resources beside a domain that its start needs (volumes, networks, secrets), and
 //! whether the guest of a paused one ever ran.
 //!
-//! Rule: a question here changes nothing, and a secret's value is never kept, shown or logged.
+//! Rule: a query here changes nothing, and a secret's value is never kept, shown or logged.
 
 use super::{
     DomainId, LibvirtClient,
@@ -15,7 +15,7 @@ use super::{
 /// A volume of a storage pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolVolume {
-    /// Where it is on the host: a path, or what the pool's storage calls it.
+    /// Its place on the host: a path, or its name in the pool's storage.
     pub path: String,
     /// Its virtual size in bytes.
     pub size: u64,
@@ -37,26 +37,26 @@ impl LibvirtClient {
     }
 
     /// Fails, with libvirt's words, unless the secret is defined and has a value. A value that may not be
-    /// read counts as there.
+    /// read counts as existing.
     pub async fn check_secret(&self, uuid: &str) -> Result<(), LibvirtError> {
         let (call, uuid) = (format!("secret {uuid}"), uuid.to_owned());
         self.call(Lane::Look, call, move |libvirt| libvirt.check_secret(&uuid)).await
     }
 
-    /// Whether the guest of a domain that has power and stands still has never executed an instruction.
+    /// Whether the guest of a paused domain has never executed an instruction.
     pub async fn never_ran(&self, domain: DomainId) -> Result<bool, LibvirtError> {
         let ask = |domain: &LibvirtDomain<'_>| domain.monitor(r#"{"execute":"query-status"}"#);
         let text = self.about(Lane::Urgent, "query-status", domain, ask).await?;
         let answer: serde_json::Value = serde_json::from_str(&text)
             .map_err(|error| LibvirtError::malformed(format!("query-status {domain}"), error))?;
         match answer.pointer("/return/status").and_then(serde_json::Value::as_str) {
-            // QEMU leaves this state with the first instruction, and never comes back to it.
+            // QEMU leaves this state with the first instruction, and never returns to it.
             Some(status) => Ok(status == "prelaunch"),
             None => Err(LibvirtError::malformed(format!("query-status {domain}"), text)),
         }
     }
 
-    /// The disks that the domain had when the checkpoint was made.
+    /// The disks that the domain had when the checkpoint was created.
     pub async fn checkpoint_disks(&self, domain: DomainId, name: &str) -> Result<Vec<Disk>, LibvirtError> {
         let call = || format!("checkpoint-dumpxml {domain} {name}");
         let wanted = name.to_owned();
@@ -74,7 +74,7 @@ impl LibvirtClient {
     }
 }
 
-/// Whether a failed question tells nothing of what was asked about, as libvirt itself did not answer.
+/// Whether a failed query gives no information, because libvirt itself did not answer.
 pub fn went_unanswered(error: &LibvirtError) -> bool {
     matches!(
         error.kind,

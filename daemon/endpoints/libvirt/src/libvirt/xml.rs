@@ -1,16 +1,16 @@
 //! XML from and for libvirt.
 //!
-//! Rule: what is read is outside data: no DTD (so no entities), bounded in size and nodes. What is written goes
+//! Rule: input is untrusted: no DTD (so no entities), bounded in size and nodes. Output goes
 //! through [`escape`].
 
 use roxmltree::{Document, Node, ParsingOptions};
 
 use super::MAX_OUTPUT;
 
-/// Elements, texts and comments that a document may have.
+/// The most elements, texts and comments of a document.
 const MAX_NODES: u32 = 200_000;
 
-/// Why a text is not taken.
+/// Why a text is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum XmlError {
     #[error("the XML has {0} bytes, more than {MAX_OUTPUT}")]
@@ -59,8 +59,8 @@ pub fn text<'a>(node: Node<'a, '_>, name: &str) -> Option<&'a str> {
     child(node, name)?.text().map(str::trim).filter(|text| !text.is_empty())
 }
 
-/// `text` as it may stand in an attribute (in either quotes) or between tags. Characters that XML 1.0 cannot hold at
-/// all become U+FFFD.
+/// `text` escaped for an attribute (in either quotes) or between tags. Characters that XML 1.0 does not allow
+/// at all become U+FFFD.
 pub fn escape(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, character| {
         match character {
@@ -100,7 +100,7 @@ mod tests {
         let many = format!("<domain>{}</domain>", "<a/>".repeat(MAX_NODES as usize));
         assert!(matches!(parse(&many, "domain"), Err(XmlError::Syntax(_))));
         let deep = format!("<domain>{}{}</domain>", "<a>".repeat(100_000), "</a>".repeat(100_000));
-        // Whatever the answer: no stack runs over.
+        // For any answer: no stack overflows.
         parse(&deep, "domain").ok();
     }
 

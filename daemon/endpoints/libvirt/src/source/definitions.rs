@@ -1,8 +1,8 @@
-//! A domain's two definitions: that of the running domain, and the persistent one, by which it starts the next time.
+//! A domain's two definitions: that of the running domain, and the persistent one, which its next start uses.
 //!
-//! Rule: they are never taken for the same. A difference is reported; a disk that is in one of them alone, or
-//! is another image in the other, stands in the way, because what is copied is not what the VM has once it is
-//! off. So does what keeps an interface apart and is lost with the power.
+//! Rule: they are never treated as equal. A difference is reported; a disk that is in one of them alone, or
+//! is another image in the other, is an obstacle, because the copy would not match the VM once it is
+//! off. So is isolation of an interface that is lost with the power.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,13 +20,13 @@ use crate::libvirt::{
     xml::{self, XmlError},
 };
 
-/// Both, and what they have beside.
+/// Both, and their other hardware.
 #[derive(Clone, Debug)]
 pub(super) struct Definitions {
-    /// Of the running domain; of one that is off the persistent one.
+    /// That of the running domain; for one that is off the persistent one.
     pub(super) live: DomainXml,
     pub(super) persistent: DomainXml,
-    /// Of the persistent one.
+    /// The persistent one.
     pub(super) hardware: Hardware,
     pub(super) live_hardware: Hardware,
     /// Disks whose images are described alike and lie on other hosts, or at other addresses.
@@ -54,10 +54,10 @@ impl Definitions {
         })
     }
 
-    /// What the persistent definition has that is not carried, and where the two differ.
+    /// The parts of the persistent definition that are not carried, and the differences of the two.
     pub(super) fn objections(&self) -> Vec<Objection> {
         let mut objections = self.hardware.findings.clone();
-        // What warmd started to read its disks is made for that.
+        // A domain that warmd started to read its disks is made for that.
         if self.live.tagged(TAG).is_none() {
             objections.extend(self.lost_with_the_power());
             objections.extend(self.differences());
@@ -65,7 +65,8 @@ impl Definitions {
         objections
     }
 
-    /// What the running domain alone has and the plan must accept to lose: the target is made by the other definition.
+    /// The parts that the running domain alone has and the plan must accept to lose: the target is made from
+    /// the other definition.
     fn lost_with_the_power(&self) -> Vec<Objection> {
         let is_lost = |one: &&Objection| one.rule.can_be_accepted() && !self.hardware.findings.contains(one);
         let mut lost: Vec<_> = self.live_hardware.findings.iter().filter(is_lost).cloned().collect();
@@ -106,7 +107,7 @@ impl Definitions {
         objections
     }
 
-    /// Disks that the two do not have alike.
+    /// Disks that differ between the two.
     fn disks_of_one(&self) -> Vec<Objection> {
         let of = |xml: &DomainXml| -> BTreeMap<String, Disk> {
             let disks = xml.disks.iter().filter(|disk| is_disk(disk));
@@ -141,7 +142,7 @@ impl Definitions {
     }
 }
 
-/// All by which a disk's bytes are found.
+/// All values that locate a disk's bytes.
 fn in_words(disk: &Disk) -> String {
     format!("{} ({}, {})", disk.source, disk.device, disk.format)
 }
@@ -155,7 +156,7 @@ fn firmware(of: &DomainXml) -> String {
     .to_owned()
 }
 
-/// Disks of both whose sources differ in what [`DiskSource`] does not tell.
+/// Disks of both whose sources differ in values that [`DiskSource`] does not have.
 fn elsewhere(live: &str, persistent: &str) -> Result<BTreeSet<String>, XmlError> {
     let (live, persistent) = (xml::parse(live, "domain")?, xml::parse(persistent, "domain")?);
     let disks = |root| xml::child(root, "devices").into_iter().flat_map(|node| xml::children(node, "disk"));
@@ -172,14 +173,14 @@ fn elsewhere(live: &str, persistent: &str) -> Result<BTreeSet<String>, XmlError>
 }
 
 fn is_same_place(live: Node<'_, '_>, kept: Node<'_, '_>) -> bool {
-    // Of the others the path or the volume tells all.
+    // For the others the path or the volume is enough.
     if !matches!(DiskSource::read(live), DiskSource::Network { .. } | DiskSource::Other(_)) {
         return true;
     }
     let (Some(live), Some(kept)) = (xml::child(live, "source"), xml::child(kept, "source")) else {
         return true;
     };
-    // What the running domain gets by libvirt's settings, or for itself.
+    // Values that the running domain gets from libvirt's settings, or for itself.
     let is_own = |name: &str| matches!(name, "index" | "startupPolicy" | "tls" | "tlsHostname");
     let attributes = |node: Node<'_, '_>| -> BTreeMap<String, String> {
         let attributes = node.attributes().filter(|attribute| !is_own(attribute.name()));
@@ -189,7 +190,7 @@ fn is_same_place(live: Node<'_, '_>, kept: Node<'_, '_>) -> bool {
     let hosts = |node| xml::children(node, "host").map(attributes).collect::<Vec<_>>();
     let is_same_host = |(live, kept): (&BTreeMap<String, String>, &BTreeMap<String, String>)| {
         let same = |name: &str| live.get(name) == kept.get(name);
-        // libvirt fills in the port that is usual.
+        // libvirt fills in the usual port.
         let usual = !(live.contains_key("port") && kept.contains_key("port"));
         same("name") && same("socket") && (usual || same("port"))
     };
@@ -267,7 +268,7 @@ mod tests {
             assert_eq!(rules(&objections), [Rule::DiskInOneDefinition], "{live} {kept}: {objections:?}");
             assert!(objections[0].found.contains("disk vda"), "{objections:?}");
         }
-        // What libvirt fills in when it starts it.
+        // Values that libvirt fills in at the start.
         let live = disk("file", "disk", "raw", "file='/x/new' index='1'>");
         assert_eq!(of(&live, &new), []);
         assert_eq!(of(&rbd("<host name='a' port='6789'/>"), &rbd("<host name='a'/>")), []);

@@ -1,4 +1,4 @@
-//! Machines, as libvirt describes them, said without libvirt's words.
+//! libvirt's machines, described without libvirt's terms.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -83,8 +83,8 @@ impl LibvirtSource {
         Ok(disks.map(|disk| (DiskKey(disk.target.clone()), known(disk))).collect())
     }
 
-    /// One line of the list of VMs; `None` if the VM is gone. Where nothing answers there is no list: what was seen
-    /// before tells more.
+    /// One line of the list of VMs; `None` if the VM is gone. Without an answer there is no list: the list
+    /// seen before is more useful.
     pub(super) async fn summary(
         &self,
         domain: DomainId,
@@ -157,7 +157,7 @@ impl LibvirtSource {
         let standing = self.libvirt.state(domain).await.context(doing)?;
         let snapshots = self.libvirt.snapshot_names(domain).await.context(doing)?;
         let mut objections = self.object(domain, &definitions, &standing, &snapshots).await?;
-        // Not where all VMs are listed: each file that a VM has is looked for.
+        // Not where all VMs are listed: it checks each file of a VM.
         let obstacles = self.obstacles(domain).await.context(doing)?;
         objections.extend(obstacles.into_iter().map(|obstacle| match obstacle {
             Obstacle::Missing(found) => Objection::new(Rule::StartBlocked, found),
@@ -251,14 +251,14 @@ impl LibvirtSource {
     }
 }
 
-/// The machine; `Err` says which disk's size is not known, and why.
+/// The machine; `Err` names the disk whose size is unknown, and why.
 fn machine(
     domain: DomainId,
     definitions: &Definitions,
     sizes: &Sizes,
     looks: &Looks,
 ) -> Result<Machine, String> {
-    // What is copied is what runs; what is made of it is what the VM would be at its next start.
+    // The copy is of the running VM; the target is made as the VM would be at its next start.
     let (live, xml) = (&definitions.live, &definitions.persistent);
     let order = boot_order(live);
     let disks = live
@@ -312,14 +312,15 @@ fn size(disk: &Disk, sizes: &Sizes) -> Result<u64, String> {
     }
 }
 
-/// Each disk's place: those with one of their own first, then the others as they stand in the XML.
+/// Each disk's place in the boot order: those with one of their own first, then the others in the XML's
+/// order.
 fn boot_order(xml: &DomainXml) -> BTreeMap<&str, u32> {
     let mut disks: Vec<_> = xml.disks.iter().filter(|disk| is_disk(disk)).collect();
     disks.sort_by_key(|disk| disk.boot_order.unwrap_or(u32::MAX));
     disks.into_iter().zip(0..).map(|(disk, place)| (disk.target.as_str(), place)).collect()
 }
 
-/// `pc-q35-7.2` is a `q35`, `pc-i440fx-7.2` a `pc`; of others the version is dropped.
+/// `pc-q35-7.2` is a `q35`, `pc-i440fx-7.2` a `pc`; for others the version is dropped.
 fn family(machine: &str) -> String {
     if machine.starts_with("pc-q35") || machine == "q35" {
         return "q35".to_owned();
@@ -338,7 +339,7 @@ fn count<T>(of: impl Iterator<Item = T>) -> u32 {
     u32::try_from(of.count()).unwrap_or(u32::MAX)
 }
 
-/// What its disks' description says too.
+/// Also in its disks' description.
 fn disk_warnings(xml: &DomainXml, sizes: &Sizes, looks: &Looks) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut has_disk = false;

@@ -1,12 +1,12 @@
-//! What libvirt's failures mean for a source.
+//! The meaning of libvirt's failures for a source.
 
 use warmd_core::sources::{Elsewhere, SourceError, SourceErrorKind};
 
 use crate::libvirt::{LibvirtError, LibvirtErrorKind};
 
-/// Puts a context to a failed call.
+/// Adds a context to a failed call.
 pub(super) trait ErrorContext<T> {
-    /// The failure as the source's, with what was being done.
+    /// The failure as the source's, with the operation.
     fn context(self, context: impl FnOnce() -> String) -> Result<T, SourceError>;
 }
 
@@ -30,7 +30,7 @@ impl<T> ErrorContext<T> for std::io::Result<T> {
     }
 }
 
-/// A refusal: an operator must act.
+/// A refusal that an operator must resolve.
 pub(super) fn refused(context: impl Into<String>, why: impl Into<String>) -> SourceError {
     SourceError::new(SourceErrorKind::Refused, context, why.into())
 }
@@ -40,7 +40,7 @@ pub(super) fn elsewhere(context: impl Into<String>, why: impl Into<String>) -> S
     SourceError::new(SourceErrorKind::Refused, context, Elsewhere(why.into()))
 }
 
-/// Something is in the way that its owner, or time, takes away.
+/// An obstacle that its owner removes, or that ends with time.
 pub(super) fn blocked(context: impl Into<String>, why: impl Into<String>) -> SourceError {
     SourceError::new(SourceErrorKind::Blocked, context, why.into())
 }

@@ -1,22 +1,23 @@
-//! Questions to the file systems that images and other files of the host are on.
+//! Queries of the file systems of images and other files of the host.
 //!
-//! Rule: a file system may hang, and with it each call on it. Each question runs on the threads of its file system and
-//! has a deadline. That something is missing is said only where the file system says so; all else leaves a doubt.
+//! Rule: a file system may hang, and with it each call on it. Each query runs on the threads of its file
+//! system and has a deadline. A file is missing only where the file system says so; any other failure is a
+//! doubt.
 
 use std::{io, path::Path, time::Duration};
 
 use warmd_threads as threads;
 
-/// One that does not answer within this time does not answer.
+/// After this time a file system counts as not answering.
 const ANSWER: Duration = Duration::from_secs(30);
 
-/// Whether something is at a path.
+/// Whether a file exists at a path.
 #[derive(Debug)]
 pub(super) enum Presence {
     There,
-    /// Surely not; in the file system's words.
+    /// It is surely missing; in the file system's words.
     Missing(io::Error),
-    /// Unknown: it may not be looked at, or nothing answers.
+    /// Unknown: warmd may not read it, or the file system does not answer.
     Unknown(io::Error),
 }
 
@@ -42,12 +43,12 @@ pub(super) async fn ask_within<T: Send + 'static>(
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, why()))?
 }
 
-/// Looks whether something is there.
+/// Checks whether the file exists.
 pub(super) async fn presence(path: &str) -> Presence {
     told(ask(Path::new(path), |path| std::fs::metadata(path).map(drop)).await.flatten())
 }
 
-/// A path as one word of a shell's command: it may hold anything.
+/// A path as one word of a shell's command: it may contain any character.
 pub(super) fn quoted(path: &str) -> String {
     format!("'{}'", path.replace('\'', r"'\''"))
 }

@@ -1,8 +1,8 @@
-//! Holding off: nothing but warmd starts a VM that was stopped to be moved.
+//! Hold-off: only warmd starts a VM that was stopped to be moved.
 //!
-//! Rule: what is taken away is written into the VM's own mark too, before it is taken: a state that was put back from
-//! an older copy, or was lost, finds there what was. The mark is in the persistent definition alone, and is read from
-//! there. What is set is read back.
+//! Rule: each removed setting is also written into the VM's own mark, before it is removed: a state that was
+//! restored from an older copy, or was lost, finds the earlier setting there. The mark is in the persistent
+//! definition alone, and is read from there. Each change is read back.
 
 use warmd_core::{
     model::id::MigrationId,
@@ -21,7 +21,7 @@ impl LibvirtSource {
     ) -> Result<HoldOff, SourceError> {
         let doing = || format!("VM {domain}: looking what starts it");
         let now = self.libvirt.autostart(domain, Lane::Urgent).await.context(doing)?;
-        // Taken away already, by a call whose answer or whose record was lost.
+        // Removed already, by a call whose answer or whose record was lost.
         let marked = self.mark_of(domain, owner).await.context(doing)?;
         Ok(HoldOff { autostart: now || marked == Some(true) })
     }
@@ -33,7 +33,7 @@ impl LibvirtSource {
         was: &HoldOff,
     ) -> Result<(), SourceError> {
         let doing = || format!("VM {domain}: holding it off, so that only warmd starts it");
-        // The record may be of a moment when it was taken away already.
+        // The record may be of a moment when it was removed already.
         let marked = self.mark_of(domain, moved.owner).await.context(doing)?;
         let autostart = if was.autostart || marked == Some(true) { "yes" } else { "no" };
         let mark = format!(

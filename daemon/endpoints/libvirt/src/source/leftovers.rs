@@ -1,7 +1,8 @@
-//! Ends what a migration left running on the hypervisor: after each pass as after a crash.
+//! Ends a migration's leftover jobs and VMs on the hypervisor: after each pass and after a crash.
 //!
 //! Rule: only what carries this migration's id is touched. Another tool's backup job is never aborted, a VM
-//! that others paused never destroyed: one that warmd started is warmd's only until its guest executes an instruction.
+//! that others paused is never destroyed: one that warmd started is warmd's only until its guest executes an
+//! instruction.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -24,22 +25,22 @@ use super::{
 };
 
 const JOB_END: Duration = Duration::from_mins(1);
-/// For each act on files.
+/// The deadline of each file operation.
 const NOOK: Duration = Duration::from_mins(1);
-/// For the files of a snapshot that has ended: a cutover or its undo may wait for it.
+/// The same for the files of an ended snapshot: a cutover or its undo may wait for it.
 const CLEARING: Duration = Duration::from_secs(10);
-/// Files that are younger may be a snapshot's that is only just begun.
+/// Younger files may belong to a snapshot that has just begun.
 const YOUNG: Duration = Duration::from_mins(10);
 const POLL: Duration = Duration::from_millis(50);
 
-/// What became of a VM that was started only to read its disks.
+/// The outcome for a VM that was started only to read its disks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CleanupResult {
     /// There was no such VM.
     AsItShould,
-    /// It was there as warmd had started it, its guest never ran, and it is off.
+    /// It was as warmd had started it, its guest never ran, and it is off.
     AtRest,
-    /// It was resumed from outside; it is theirs who did, also if it stands still again.
+    /// It was resumed from outside; it belongs to the user who did so, also if it is paused again.
     Resumed,
 }
 
@@ -85,12 +86,12 @@ impl LibvirtSource {
             }
             RunState::Paused | RunState::Running => {}
         }
-        // It is theirs now: without the tag it is never taken for ours again.
+        // It belongs to that user now: without the tag it is never treated as warmd's again.
         self.libvirt.remove_live_tag(domain).await.context(doing)?;
         Ok(CleanupResult::Resumed)
     }
 
-    /// Ends a backup job that is this migration's, also one of an earlier daemon; answers whether there was one.
+    /// Ends this migration's backup job, also one of an earlier daemon; returns whether there was one.
     pub(super) async fn end_own_job(
         &self,
         domain: DomainId,
@@ -112,7 +113,7 @@ impl LibvirtSource {
         Ok(true)
     }
 
-    /// Does something with files, off the runtime's threads.
+    /// Runs a file operation, off the runtime's threads.
     pub(super) async fn in_nook<T: Send + 'static>(
         &self,
         owner: MigrationId,
@@ -123,7 +124,7 @@ impl LibvirtSource {
         files::ask_within(NOOK, &self.settings.scratch_dir, acting).await.flatten()
     }
 
-    /// The files of snapshots of migrations that are none of these.
+    /// The files of snapshots of all other migrations.
     pub(super) async fn files_left(&self, known: &[MigrationId]) -> Vec<Leftover> {
         let mut left = Vec::new();
         for dir in [&self.settings.runtime_dir, &self.settings.scratch_dir] {
@@ -170,7 +171,7 @@ impl LibvirtSource {
     }
 
     /// Deletes those of `checkpoints` (in order, each after its parent) that are not in `keep`, from a domain that has
-    /// power. The newest go first: whatever libvirt folds into a parent is folded into an older one that stays.
+    /// power. The newest go first: libvirt then merges into an older parent that stays.
     pub(super) async fn delete_checkpoints(
         &self,
         domain: DomainId,
@@ -197,7 +198,7 @@ impl LibvirtSource {
     }
 }
 
-/// What lies in `dir` under the id of a migration that is none of these. Blocks.
+/// The files in `dir` under the id of a migration that is not listed. Blocks.
 fn strays(dir: &Path, known: &[MigrationId]) -> std::io::Result<Vec<String>> {
     let mut strays = Vec::new();
     for entry in std::fs::read_dir(dir)? {

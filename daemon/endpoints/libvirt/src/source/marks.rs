@@ -1,8 +1,8 @@
-//! Marks: how a moment is written down so that after months libvirt, and only for the very same disk, can say what
+//! Marks: the stored form of a moment, so that after months libvirt can report, for the same disk only, what
 //! changed since.
 //!
-//! Rule: a mark holds all that must still be so for its answer to be true: the checkpoint, whose name carries the
-//! migration and is never used twice, the disk's size, and the image that it was. A bitmap belongs to its image, and the
+//! Rule: a mark contains all conditions of a true answer: the checkpoint, whose name carries the
+//! migration and is never used twice, the disk's size, and its image. A bitmap belongs to its image, and the
 //! bitmaps of one moment have one name in all images of a VM: two files that changed places are distinguished
 //! by what the file system says of them, not by their paths.
 
@@ -12,23 +12,23 @@ use warmd_core::model::id::MigrationId;
 /// A moment of one disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum LibvirtMark {
-    /// From here on a checkpoint's bitmap records.
+    /// A checkpoint's bitmap records from here on.
     Checkpoint { name: String, size: Length, image: ImageIdentity },
-    /// Nothing records; the number only tells moments apart, and the image what was copied.
+    /// No record; the number only distinguishes moments, and the image names the copied one.
     Untracked { number: u64, image: Option<ImageIdentity> },
 }
 
-/// The image that a disk was.
+/// The image of a disk at that moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ImageIdentity {
-    /// Where it is.
+    /// Its location.
     pub(super) place: String,
     /// What distinguishes its file from another at the same path, where that is known.
     pub(super) identity: Option<String>,
 }
 
 impl ImageIdentity {
-    /// Whether this, which is there now, is surely another than `before`.
+    /// Whether this present image is surely another than `before`.
     pub(super) fn is_other_than(&self, before: &Self) -> bool {
         self.place != before.place
             || self.identity.as_ref().zip(before.identity.as_ref()).is_some_and(|(now, then)| now != then)
@@ -54,7 +54,7 @@ impl ImageIdentity {
 }
 
 const UNTRACKED: &str = "untracked-";
-/// Stands around an identity. No image begins so: it is an absolute path, or begins with its kind.
+/// Encloses an identity. No image begins like this: it is an absolute path, or begins with its kind.
 const IDENTITY: char = '@';
 
 impl LibvirtMark {
@@ -68,7 +68,7 @@ impl LibvirtMark {
         })
     }
 
-    /// `None` if it is none of ours: another version's, or damaged.
+    /// `None` if it is not warmd's: another version's, or damaged.
     pub(super) fn read(mark: &ChangeMark) -> Option<Self> {
         if let Some(rest) = mark.0.strip_prefix(UNTRACKED) {
             let (number, image) = match rest.split_once('/') {
@@ -83,7 +83,7 @@ impl LibvirtMark {
         Some(Self::Checkpoint { name: name.to_owned(), size, image: ImageIdentity::read(image)? })
     }
 
-    /// The image that the disk was then, where that is known.
+    /// The disk's image at that moment, where it is known.
     pub(super) fn image(&self) -> Option<&ImageIdentity> {
         match self {
             Self::Checkpoint { image, .. } => Some(image),
@@ -100,20 +100,21 @@ impl LibvirtMark {
     }
 }
 
-/// How the names of all checkpoints of warmd begin.
+/// The prefix of the names of all checkpoints of warmd.
 pub(super) const PREFIX: &str = "warmd-";
 
-/// How the names of a migration's checkpoints begin.
+/// The prefix of the names of a migration's checkpoints.
 pub(super) fn prefix(owner: MigrationId) -> String {
     format!("{PREFIX}{}-", owner.short())
 }
 
-/// What a migration's checkpoints have in their description; the name has only a part of the id.
+/// The description of a migration's checkpoints; the name has only a part of the id.
 pub(super) fn description(owner: MigrationId) -> String {
     format!("warmd, migration {owner}: what changed since its last pass")
 }
 
-/// A number above all that this migration ever gave: above those of its checkpoints and of the ledgers' anchors.
+/// A number above all that this migration ever used: above those of its checkpoints and of the ledgers'
+/// anchors.
 pub(super) fn next_number<'a>(
     owner: MigrationId,
     checkpoints: impl IntoIterator<Item = &'a str>,

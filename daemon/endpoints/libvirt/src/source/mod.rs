@@ -1,10 +1,10 @@
 //! The source `libvirt`: QEMU guests under a libvirtd on this host.
 //!
-//! Rule: QEMU's own machinery does the tracking (a checkpoint's bitmap in a qcow2 image) and holds the moment (a backup
-//! job in pull mode); warmd only names, begins and ends them. A VM that is off is started paused for as long as its
-//! disks are read, and never executes an instruction.
+//! Rule: QEMU's own machinery does the tracking (a checkpoint's bitmap in a qcow2 image) and keeps the moment
+//! (a backup job in pull mode); warmd only names, begins and ends them. A VM that is off is started paused
+//! for as long as its disks are read, and never executes an instruction.
 //!
-//! What an operator must know: while checkpoints are there QEMU refuses to revert the VM to an internal snapshot (and
+//! An operator must know: while checkpoints exist, QEMU refuses to revert the VM to an internal snapshot (and
 //! libvirt's attempt ends the VM), and a VM whose disks are being read at rest cannot be started by others.
 //!
 //! ```text
@@ -61,7 +61,7 @@ use warmd_core::sources::{
 /// Below this, libvirt cannot back up some disks incrementally and others whole in one job.
 const OLDEST: (u32, u32) = (7, 0);
 
-/// VMs that are asked about at the same time when all are listed.
+/// VMs that are queried at the same time for a list of all.
 const PARALLEL_VMS: usize = 8;
 
 /// A source `libvirt`.
@@ -74,7 +74,7 @@ pub struct LibvirtSource {
 }
 
 impl LibvirtSource {
-    /// By these settings, which are judged but not tried.
+    /// A source by these settings, which are checked but not tried.
     pub fn new(settings: &LibvirtSourceSettings) -> Result<Self, SourceError> {
         settings.judge()?;
         Ok(Self {
@@ -101,7 +101,7 @@ impl Source for LibvirtSource {
             let (major, minor) = OLDEST;
             return Err(refused(doing(), format!("{version} is too old: {major}.{minor} is needed")));
         }
-        // A probe of what every snapshot does, under an id that no migration has.
+        // A probe of every snapshot's steps, under an id that no migration has.
         self.in_nook(MigrationId::generate(), |nook| nook.make(None).and_then(|()| nook.clear()))
             .await
             .context(|| {

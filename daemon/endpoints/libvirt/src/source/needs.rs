@@ -1,8 +1,8 @@
-//! What a start of the VM needs beside its disks' bytes: files, devices, pools, networks, secrets, room.
+//! The needs of a VM's start beside its disks' bytes: files, devices, pools, networks, secrets, room.
 //!
-//! Rule: it is asked while the VM still runs, of the definition that a start will use. QEMU holds open what it was given
-//! long ago; that says nothing of whether it can be opened again. Only what is surely missing is an obstacle; what may
-//! not be looked at, or does not answer, is a doubt, and reported as that.
+//! Rule: the check runs while the VM still runs, on the definition that a start will use. QEMU keeps files
+//! open that it got long ago; that does not show whether they can be opened again. Only a surely missing
+//! resource is an obstacle; one that is not readable, or does not answer, is a doubt, and reported as that.
 
 use roxmltree::Node;
 use warmd_core::{
@@ -21,10 +21,10 @@ use super::{
     files::{self, Presence},
 };
 
-/// Something that a start needs.
+/// A need of a start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Need {
-    /// A file or device, and what of the VM wants it.
+    /// A file or device, and the part of the VM that needs it.
     File {
         of: String,
         path: String,
@@ -35,7 +35,7 @@ enum Need {
         own: Option<String>,
         template: Option<String>,
     },
-    /// A qcow2 image with all that lies below it.
+    /// A qcow2 image with all images below it.
     Chain {
         of: String,
         path: String,
@@ -54,19 +54,19 @@ enum Need {
     Memory(u64),
 }
 
-/// What speaks against a start.
+/// A reason against a start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Obstacle {
-    /// Something is surely missing.
+    /// The resource is surely missing.
     Missing(String),
-    /// Whether something is there is not known, because nothing answers for it.
+    /// The resource is unknown, because its storage does not answer.
     Unanswered(String),
-    /// The same, because warmd may not look; libvirt, which starts the VM, may.
+    /// The same, because warmd may not read it; libvirt, which starts the VM, may.
     Hidden(String),
 }
 
 impl Obstacle {
-    /// Of a file that was looked for.
+    /// The result for a file.
     fn of(place: &str, presence: Presence) -> Option<Self> {
         match presence {
             Presence::There => None,
@@ -80,7 +80,7 @@ impl Obstacle {
 }
 
 impl LibvirtSource {
-    /// Why the VM could not be started again, once it is off; empty if nothing speaks against it.
+    /// Why the VM could not be started again, once it is off; empty if it can.
     pub(super) async fn obstacles(&self, domain: DomainId) -> Result<Vec<Obstacle>, LibvirtError> {
         let text = self.libvirt.dump_xml(domain, XmlForm::Persistent).await?;
         let needs = needs(&text).map_err(|error| {
@@ -99,7 +99,7 @@ impl LibvirtSource {
         Ok(obstacles)
     }
 
-    /// What of this need is not there; `active` are the active networks, where they are known.
+    /// The missing part of this need; `active` are the active networks, where they are known.
     async fn look_for(
         &self,
         need: &Need,
@@ -162,10 +162,10 @@ impl LibvirtSource {
             );
             return Err(blocked(doing(), why));
         }
-        // What holds the VM off: to be refused it with the VM off would have stopped it for nothing.
+        // The permission for the hold-off: a refusal after the stop would have stopped the VM in vain.
         let starts = self.libvirt.autostart(domain, Lane::Urgent).await.context(doing)?;
         self.libvirt.set_autostart(domain, starts).await.context(doing)?;
-        // What the final snapshot makes, under an id that no migration has.
+        // The files of the final snapshot, under an id that no migration has.
         self.in_nook(MigrationId::generate(), |nook| {
             nook.make(None)
                 .and_then(|()| std::fs::write(nook.scratch_file(0), "room"))
@@ -193,7 +193,7 @@ async fn look_for_nvram(own: Option<&str>, template: Option<&str>) -> Option<Obs
     }
 }
 
-/// What is below an image is missing; other trouble is for the one who opens it to tell.
+/// An image below is missing; other faults are reported when it is opened.
 fn of_chain(of: &str, error: Option<ImageError>) -> Option<Obstacle> {
     let error = error?;
     let told = format!("{of}: {}", error.cause);
@@ -204,7 +204,7 @@ fn of_chain(of: &str, error: Option<ImageError>) -> Option<Obstacle> {
     }
 }
 
-/// What libvirt says of something that it keeps, if it says anything.
+/// libvirt's answer on one of its objects, if it answers.
 fn of_libvirt(of: &str, error: Option<LibvirtError>) -> Result<Option<Obstacle>, LibvirtError> {
     let Some(error) = error else { return Ok(None) };
     if went_unanswered(&error) {
@@ -223,7 +223,7 @@ fn total(meminfo: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// What a domain's definition names.
+/// The resources that a domain's definition names.
 fn needs(text: &str) -> Result<Vec<Need>, xml::XmlError> {
     let document = xml::parse(text, "domain")?;
     let root = document.root_element();

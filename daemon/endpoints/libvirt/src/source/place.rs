@@ -1,4 +1,4 @@
-//! Hosts and datastores, as quotas name them.
+//! Hosts and datastores, by the names in quotas.
 //!
 //! Rule: the host is always this one. Disks lie together in a directory, in a storage pool, or in a pool of a cluster.
 
@@ -8,7 +8,8 @@ pub(super) fn this_host() -> Option<String> {
     Some(name.trim().to_owned()).filter(|name| !name.is_empty())
 }
 
-/// Where a disk lies: `/srv/images` of `/srv/images/a.qcow2`, `fast` of `volume:fast/a`, `rbd:pool` of `rbd:pool/a`.
+/// The datastore of a disk: `/srv/images` of `/srv/images/a.qcow2`, `fast` of `volume:fast/a`, `rbd:pool` of
+/// `rbd:pool/a`.
 pub(super) fn datastore(location: &str) -> Option<String> {
     let (store, _) = location.strip_prefix("volume:").unwrap_or(location).rsplit_once('/')?;
     Some(if store.is_empty() { "/" } else { store }.to_owned())

@@ -1,7 +1,8 @@
-//! What a snapshot asks libvirt for: which disks, since when, and the XML that says so. Pure.
+//! A snapshot's request to libvirt: the disks, their anchors, and the XML. Pure.
 //!
-//! Rule: a disk is asked for incrementally only if everything that its anchor promises still holds. Any doubt makes it
-//! [`SnapshotBase::Whole`], with the reason: that costs a comparison, where a wrong answer would cost data.
+//! Rule: a disk is requested incrementally only if all conditions of its anchor still hold. Any doubt makes
+//! it [`SnapshotBase::Whole`], with the reason: that costs a comparison, where a wrong answer would cost
+//! data.
 
 use std::{collections::BTreeMap, fmt::Write, path::Path};
 
@@ -15,7 +16,7 @@ use super::{
     runtime_dirs::RuntimeDirs,
 };
 
-/// One disk of the snapshot to be.
+/// One disk of the planned snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DiskPlan {
     pub(super) key: DiskKey,
@@ -23,26 +24,26 @@ pub(super) struct DiskPlan {
     pub(super) tracking: SnapshotBase,
 }
 
-/// What a look at a disk's image tells beside the domain's XML.
+/// The facts from a disk's image beside the domain's XML.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Looked {
-    /// Tells its file from another at the same path.
+    /// Distinguishes its file from another at the same path.
     pub(super) identity: Option<String>,
-    /// Why it keeps no bitmaps.
+    /// Why it has no bitmaps.
     pub(super) untracked: Option<String>,
 }
 
-/// By target name; a disk that could not be looked at is missing.
+/// By target name; a disk that could not be read is missing.
 pub(super) type Looks = BTreeMap<String, Looked>;
 
-/// How much libvirt can say of a disk's changes.
+/// What libvirt can report of a disk's changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum SnapshotBase {
-    /// Nothing, and no mark can be made; why.
+    /// Nothing, and no mark is possible; why.
     Untracked(String),
-    /// Nothing since the anchor, but a mark is made; why.
+    /// Nothing since the anchor, but a new mark is possible; why.
     Whole(String),
-    /// All since its anchor.
+    /// All changes since its anchor.
     Since(Anchor),
 }
 
@@ -100,7 +101,7 @@ pub(super) fn plan(
 }
 
 /// Fails if a disk is surely another image than at the last pass. Once the VM is off that is no change of the guest's:
-/// a comparison would overwrite what was copied of the running VM with something else, and prove it.
+/// a comparison would overwrite the copy of the running VM with other data, and verify that.
 pub(super) fn same_images(
     requested: &[(DiskKey, Option<ChangeMark>)],
     plans: &[DiskPlan],
@@ -121,7 +122,7 @@ pub(super) fn same_images(
     Ok(())
 }
 
-/// Whether it holds data of the machine: CD-ROMs and floppies do not.
+/// Whether it has data of the machine: CD-ROMs and floppies do not.
 pub(super) fn is_disk(disk: &Disk) -> bool {
     matches!(disk.device.as_str(), "disk" | "lun")
 }
@@ -280,7 +281,7 @@ mod tests {
         let since = one(owner, Some(anchor(owner, "/a'<b>")), &good);
         let SnapshotBase::Since(Anchor { checkpoint: name, size }) = since else { panic!("{since:?}") };
         assert_eq!((name, size), (good[0].name.clone(), SIZE));
-        // A newer one is of an advance that was never committed: it knows less than what changed since the anchor.
+        // A newer one belongs to an advance that was never committed: it lacks changes since the anchor.
         let newer = Checkpoint { name: format!("{}4", marks::prefix(owner)), ..good[0].clone() };
         let since = one(owner, Some(anchor(owner, "/a'<b>")), &[good[0].clone(), newer]);
         assert!(

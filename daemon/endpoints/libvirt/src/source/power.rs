@@ -1,7 +1,7 @@
-//! Power: on, off, and on only as far as it takes to read the disks of a VM that is off.
+//! Power: on, off, and the paused start that reads the disks of a VM that is off.
 //!
-//! Rule: a VM that warmd started to read its disks is paused from its first moment and tagged ([`super::tag`]); for all
-//! the world it is off. A VM that others paused is never ended.
+//! Rule: a VM that warmd started to read its disks is paused from its first moment and tagged
+//! ([`super::tag`]); to others it counts as off. A VM that others paused is never ended.
 
 use std::time::Duration;
 
@@ -19,12 +19,12 @@ use super::{
     tag::{TAG, tagged},
 };
 
-/// What is said of a VM that libvirt itself has moved.
+/// The message about a VM that libvirt itself has moved.
 pub(super) const ELSEWHERE: &str = "libvirt migrated it to another host, and it runs there: it is neither started nor taken \
                                     for off here; migrate it back, or cancel, and move it from the host where it is";
-/// What a guest's power-off does that is to be stopped.
+/// The power-off action of a guest that is to be stopped.
 const ENDS: &str = "destroy";
-/// How often a VM is looked at and started until it runs.
+/// The most attempts to check and start a VM until it runs.
 const STARTS: usize = 4;
 const POLL: Duration = Duration::from_millis(200);
 /// A guest that is just booting, or whose button handler is slow to start, loses the first press.
@@ -37,7 +37,7 @@ impl LibvirtSource {
         self.power_by(domain, &standing).await
     }
 
-    /// The power of a VM whose state was looked at.
+    /// The power of a VM by its checked state.
     pub(super) async fn power_by(
         &self,
         domain: DomainId,
@@ -99,19 +99,21 @@ impl LibvirtSource {
             not_elsewhere(&standing, doing)?;
             match standing.state {
                 RunState::Running => {
-                    // It runs, whatever becomes of this: who waits for that must not wait for more.
+                    // It runs, regardless of this step: a caller that waits for the start must not wait
+                    // longer.
                     if let Err(error) = self.mend_poweroff(domain).await {
                         tracing::warn!(%domain, %error, "it runs, and what its power-off does is not given back");
                     }
                     return Ok(());
                 }
-                // Active already, it may be another's start, or the paused one of an abandoned call: it is looked at again.
+                // If it is active already, that may be another user's start, or the paused one of an
+                // abandoned call: it is checked again.
                 RunState::Off => {
                     self.not_locked_elsewhere(domain, &standing).await?;
                     self.libvirt.start(domain).await.context(doing)?;
                 }
                 RunState::Paused if self.is_tagged(domain).await? => {
-                    // It never ran: what the guest needs is a start of its own.
+                    // It never ran: the guest needs a real start.
                     self.libvirt.destroy(domain).await.context(doing)?;
                 }
                 RunState::Paused => {
@@ -126,7 +128,8 @@ impl LibvirtSource {
         Err(SourceError::new(SourceErrorKind::Failed, doing(), why))
     }
 
-    /// A stop that was cut off may have left the running VM with a power-off that ends it where its definition has another.
+    /// An interrupted stop may have left the running VM with a power-off that ends it where its definition
+    /// has another.
     async fn mend_poweroff(&self, domain: DomainId) -> Result<(), SourceError> {
         let doing = || format!("VM {domain}: giving back what its power-off does");
         let now = self.libvirt.domain(domain).await.context(doing)?.on_poweroff;
@@ -168,7 +171,8 @@ impl LibvirtSource {
         }
         let stopped = self.end_running(domain, policy).await;
         if stopped.is_err() && on_poweroff != ENDS {
-            // Whatever failed, it is not this; what is not given back here is when the VM is to run again.
+            // The failure is not here; a setting that is not restored here is restored when the VM runs
+            // again.
             if let Err(error) = self.libvirt.set_poweroff_action(domain, &on_poweroff).await {
                 tracing::warn!(%domain, %error, on_poweroff, "what its power-off does is not given back yet");
             }
@@ -183,7 +187,7 @@ impl LibvirtSource {
         }
         if policy.force {
             self.libvirt.destroy(domain).await.context(doing)?;
-            // Off already is success there, also if it went to another host meanwhile.
+            // Off already counts as success there, also if it went to another host meanwhile.
             not_elsewhere(&self.libvirt.state(domain).await.context(doing)?, doing)?;
             return Ok(HowStopped::Forced);
         }
@@ -198,7 +202,7 @@ impl LibvirtSource {
         ))
     }
 
-    /// Presses the power button now and then until the VM is off; `None` if it is not by then.
+    /// Presses the power button at intervals until the VM is off; `None` if it is not by then.
     async fn ask(&self, domain: DomainId, deadline: Instant) -> Result<Option<HowStopped>, SourceError> {
         let doing = || format!("VM {domain}: waiting for its shutdown");
         let mut press_at = Instant::now();
@@ -230,7 +234,7 @@ impl LibvirtSource {
 }
 
 impl LibvirtSource {
-    /// Refuses what another host has, where libvirt does not say how it came to be off.
+    /// Refuses a VM that another host runs, where libvirt does not report why it is off.
     async fn not_locked_elsewhere(
         &self,
         domain: DomainId,
@@ -244,7 +248,7 @@ impl LibvirtSource {
     }
 }
 
-/// Refuses what is off here because it was migrated: it runs on another host.
+/// Refuses a VM that is off here because it was migrated: it runs on another host.
 fn not_elsewhere(standing: &DomainStatus, doing: impl FnOnce() -> String) -> Result<(), SourceError> {
     if standing.is_elsewhere() { Err(elsewhere(doing(), ELSEWHERE)) } else { Ok(()) }
 }

@@ -1,8 +1,9 @@
 //! Deletes a migration's marks: its checkpoints, and the bitmaps that libvirt cannot reach.
 //!
-//! Rule: this is housekeeping, and never fails the work. A mark that cannot be removed is answered with the reason and
-//! the command for a person, stands in the way of no other, and is tried again with the next pass and at the end.
-//! Bitmaps go before their checkpoint: while one is left, or could not be looked for, the checkpoint is there to tell.
+//! Rule: this is housekeeping, and never fails the work. A mark that cannot be removed is returned with the
+//! reason and the command for the operator, does not stop the others, and is tried again with the next pass
+//! and at the end. Bitmaps go before their checkpoint: while one is left, or could not be searched, the
+//! checkpoint stays as the record.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +20,7 @@ use crate::libvirt::{
 use super::{LibvirtSource, error::ErrorContext, files, marks, plan::is_disk};
 
 impl LibvirtSource {
-    /// Deletes all checkpoints but those in `keep`; answers what could not be removed.
+    /// Deletes all checkpoints but those in `keep`; returns those that could not be removed.
     pub(super) async fn release(
         &self,
         domain: DomainId,
@@ -44,9 +45,9 @@ impl LibvirtSource {
         // libvirt deletes nothing from a domain that is off.
         self.remove_bitmaps(&attached, &prefix, keep, &mut left).await;
         self.remove_bitmaps(&detached, &prefix, keep, &mut left).await;
-        // One that was moved away may run there: it gets no power here, not even paused.
+        // A domain that was moved away may run there: it gets no power here, not even paused.
         if left.wants_key() && keep.is_empty() && !is_moved {
-            // QEMU has the key, and removes them without running the guest.
+            // QEMU has the key, and removes the bitmaps without running the guest.
             match self.delete_at_rest(domain, owner, &own).await {
                 Ok(()) => {
                     left = Left::default();
@@ -70,7 +71,7 @@ impl LibvirtSource {
         Ok(left.told(&own, keep).chain(stay).collect())
     }
 
-    /// The disks that the domain had at these checkpoints and has no more.
+    /// The domain's disks at these checkpoints that it no longer has.
     async fn detached(
         &self,
         domain: DomainId,
@@ -95,7 +96,7 @@ impl LibvirtSource {
         Ok(detached)
     }
 
-    /// Removes the migration's bitmaps from the disks' images, and notes what stays.
+    /// Removes the migration's bitmaps from the disks' images, and records what stays.
     async fn remove_bitmaps(&self, disks: &[Disk], prefix: &str, keep: &[&str], left: &mut Left) {
         for disk in disks.iter().filter(|disk| is_disk(disk) && disk.format == "qcow2") {
             let path = match self.path_of(&disk.source).await {
@@ -111,14 +112,14 @@ impl LibvirtSource {
             };
             match image::remove_bitmaps(&path, prefix, keep).await {
                 Ok(removal) => left.add(removal.left),
-                // With the image went what was in it.
+                // Its bitmaps are gone with the image.
                 Err(error) if error.kind == ImageErrorKind::NoSuchImage => {}
                 Err(error) => left.not_seen(disk, error.to_string()),
             }
         }
     }
 
-    /// Deletes checkpoints of a domain that has power; answers those that stay.
+    /// Deletes checkpoints of a domain that has power; returns those that stay.
     async fn delete_one_by_one(
         &self,
         domain: DomainId,
@@ -126,7 +127,7 @@ impl LibvirtSource {
         keep: &[&str],
     ) -> Result<Vec<Leftover>, LibvirtError> {
         let mut stay = Vec::new();
-        // The newest go first: whatever libvirt folds into a parent is folded into an older one that stays.
+        // The newest go first: libvirt then merges into an older parent that stays.
         for one in own.iter().rev() {
             if let Err(error) = self.delete_checkpoints(domain, std::slice::from_ref(one), keep).await {
                 stay.push(of_checkpoint(domain, &one.name, error)?);
@@ -143,7 +144,7 @@ impl LibvirtSource {
         own: &[Checkpoint],
     ) -> Result<(), SourceError> {
         let doing = || format!("VM {domain}: removing marks of migration {owner}");
-        // Whatever fails after the power came, the power goes again.
+        // After any failure the power is cut again.
         let deleted = match self.start_paused(domain, owner).await {
             Ok(()) => self.delete_checkpoints(domain, own, &[]).await.context(doing),
             error => error,
@@ -152,7 +153,7 @@ impl LibvirtSource {
         deleted
     }
 
-    /// Where a disk's image is on this host; `None` if it is no file and no block device.
+    /// The path of a disk's image on this host; `None` if it is no file and no block device.
     pub(super) async fn path_of(&self, source: &DiskSource) -> Result<Option<String>, LibvirtError> {
         Ok(match source {
             DiskSource::File(path) | DiskSource::Block(path) => Some(path.clone()),
@@ -189,7 +190,7 @@ impl LibvirtSource {
             for disk in xml.disks.iter().filter(|disk| is_disk(disk) && disk.format == "qcow2") {
                 let Ok(Some(path)) = self.path_of(&disk.source).await else { continue };
                 for image in image::chain(&path).await.unwrap_or_default() {
-                    // The bitmap of a checkpoint goes with that, while the VM has power.
+                    // The bitmap of a checkpoint is deleted with it, while the VM has power.
                     let is_bare = |name: &&String| is_stray(name) && (off || !strays.contains(name));
                     remains.extend(image.bitmaps.iter().filter(is_bare).map(|bitmap| Leftover {
                         what: format!("bitmap {bitmap} in {}", image.path),
@@ -204,12 +205,12 @@ impl LibvirtSource {
     }
 }
 
-/// What stays in images, and what could not be looked at.
+/// The bitmaps left in images, and the unreadable images.
 #[derive(Debug, Default)]
 struct Left {
     /// By image and bitmap.
     bitmaps: BTreeMap<(String, String), image::Left>,
-    /// By the disk's name: where its image is, and why it could not be looked at.
+    /// By the disk's name: its image's location, and why it could not be read.
     unseen: BTreeMap<String, (String, String)>,
 }
 
@@ -234,7 +235,7 @@ impl Left {
             || checkpoint.disks.iter().any(|disk| self.unseen.contains_key(disk))
     }
 
-    /// For messages: the bitmaps, and of the images that were not seen those that checkpoints name.
+    /// For messages: the bitmaps, and for unread images those that checkpoints name.
     fn told(self, own: &[Checkpoint], keep: &[&str]) -> impl Iterator<Item = Leftover> {
         let bitmaps = self.bitmaps.into_values().map(|image::Left { image, bitmap, error }| Leftover {
             what: format!("bitmap {bitmap} in {}", image.path),
@@ -259,7 +260,7 @@ impl Left {
     }
 }
 
-/// A checkpoint that stays behind, or the failure if libvirt did not answer.
+/// A leftover checkpoint, or the failure if libvirt did not answer.
 fn of_checkpoint(domain: DomainId, name: &str, error: LibvirtError) -> Result<Leftover, LibvirtError> {
     if went_unanswered(&error) || error.kind == LibvirtErrorKind::NoSuchDomain {
         return Err(error);
@@ -309,7 +310,7 @@ mod tests {
         let [one] = told.as_slice() else { panic!("{told:?}") };
         assert!(one.what.contains("m-1") && !one.what.contains("m-3"), "{one}");
         assert!(one.what.contains("/hung/a") && one.why.contains("no answer"), "{one}");
-        // No mark is known to be in it.
+        // It has no known mark.
         let mut left = Left::default();
         left.not_seen(&disk, "no answer".to_owned());
         assert_eq!(left.told(&own[1..2], &[]).count(), 0);

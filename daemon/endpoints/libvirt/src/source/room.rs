@@ -1,8 +1,8 @@
-//! How much room must be left for scratch files: a minimum, and more where the guest writes fast.
+//! The free space that scratch files need: a minimum, and more where the guest writes fast.
 //!
-//! Rule: pure but for the memory of the last rates. What must be free is what is filled in the time that it takes to
-//! notice that the room ends and to end the job. A rate is taken over some seconds, from the first look on: a burst of a
-//! moment is not a trend.
+//! Rule: pure but for the memory of the last rates. The needed space is what is filled in the time to
+//! notice the shortage and to end the job. A rate is measured over some seconds, from the first check on: a
+//! short burst is not a trend.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,18 +13,18 @@ use std::{
 
 use crate::libvirt::DomainId;
 
-/// One look, libvirt's answer on the job, its end, and the removal of its files take this at the most, as a rule.
+/// The usual longest time of one check, libvirt's answer on the job, its end, and the removal of its files.
 const NOTICE_AND_END: u64 = 5;
-/// As often that must fit: guests write faster, and libvirt answers more slowly, when much is written.
+/// The factor on that: guests write faster, and libvirt answers more slowly, when much is written.
 const MARGIN: u64 = 2;
-/// What a rate is taken over.
+/// The period of a rate.
 const WINDOW: Duration = Duration::from_secs(5);
 /// Below this nothing is reported.
 const LEAST: Duration = Duration::from_millis(500);
 /// A rate that was measured so long ago counts half.
 const HALF_LIFE: Duration = Duration::from_mins(10);
 
-/// What was seen at one moment.
+/// The figures of one moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Look {
     pub(super) at: Instant,
@@ -39,7 +39,7 @@ pub(super) struct Look {
 pub(super) struct Trend(VecDeque<Look>);
 
 impl Trend {
-    /// Takes a look in. Later ones come later.
+    /// Adds a check; checks come in order of time.
     pub(super) fn add(&mut self, look: Look) {
         self.0.push_back(look);
         // The last one at or before the window's start stays: it is where the window begins.
@@ -53,7 +53,7 @@ impl Trend {
         self.rate(|first, last| last.scratch.saturating_sub(first.scratch))
     }
 
-    /// Bytes a second by which room goes: other jobs and other programs fill the same file system.
+    /// Bytes a second by which free space shrinks: other jobs and other programs fill the same file system.
     pub(super) fn loss(&self) -> u64 {
         self.rate(|first, last| first.free.saturating_sub(last.free)).max(self.growth())
     }
@@ -64,23 +64,23 @@ impl Trend {
         if took < LEAST {
             return 0;
         }
-        // Nothing is known of before the first look: what the copying writes as a snapshot begins counts as the burst
-        // that it is.
+        // Nothing is known before the first check: the writes at a snapshot's begin count as the burst
+        // that they are.
         let millis = u64::try_from(took.max(WINDOW).as_millis()).unwrap_or(u64::MAX);
         change(first, last).saturating_mul(1000) / millis
     }
 }
 
-/// What must be free, and why.
+/// The needed free space, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Need {
     pub(super) bytes: u64,
-    /// Bytes a second that make it more than the setting says.
+    /// Bytes a second that raise it above the setting.
     rate: Option<u64>,
 }
 
 impl Need {
-    /// The larger of the setting and of what is filled at this rate while the job is ended.
+    /// The larger of the setting and of the space filled at this rate while the job is ended.
     pub(super) fn at(minimum: u64, rate: u64) -> Self {
         let filled = rate.saturating_mul(NOTICE_AND_END * MARGIN);
         if filled > minimum {
@@ -90,7 +90,7 @@ impl Need {
         }
     }
 
-    /// What makes enough of it.
+    /// The remedy.
     pub(super) fn advice(self) -> &'static str {
         match self.rate {
             None => "make room, set `scratch_dir` to a larger file system, or lower `scratch_reserve_mib`",
@@ -98,7 +98,7 @@ impl Need {
         }
     }
 
-    /// Whether so little is free that there is no snapshot.
+    /// Whether the free space is too small for a snapshot.
     pub(super) fn exceeds(self, free: u64) -> bool {
         free < self.bytes
     }
@@ -133,14 +133,14 @@ impl Rates {
         }
     }
 
-    /// What the VM's scratch files may be expected to grow by, from what was measured.
+    /// The expected growth of the VM's scratch files, from earlier measurements.
     pub(super) fn expected(&self, domain: DomainId, now: Instant) -> u64 {
         let rates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         rates.get(&domain).map_or(0, |(rate, at)| faded(*rate, now.saturating_duration_since(*at)))
     }
 }
 
-/// A rate of that age. Without a new measurement an old one must not stand in the way for ever.
+/// A rate of that age. Without a new measurement an old one must not block for ever.
 fn faded(rate: u64, age: Duration) -> u64 {
     let halvings = age.as_secs() / HALF_LIFE.as_secs();
     u32::try_from(halvings).ok().and_then(|halvings| rate.checked_shr(halvings)).unwrap_or(0)
@@ -212,7 +212,7 @@ mod tests {
             assert!(!Need::at(1024 * MIB, trend.loss()).exceeds(8000 * MIB), "the pass is given up");
         }
         assert!(trend(start, &begun).loss() < 200 * MIB, "it is long ago");
-        // One who goes on so is seen all the same, before the room is gone.
+        // A guest that goes on is noticed all the same, before the space is used up.
         let fast = trend(start, &[(0, 9000, 0), (1000, 8000, 1000), (2000, 7000, 2000), (4000, 5000, 4000)]);
         assert!(Need::at(1024 * MIB, fast.loss()).exceeds(5000 * MIB), "{}", fast.loss());
     }

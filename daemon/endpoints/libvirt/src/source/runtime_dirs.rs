@@ -1,13 +1,15 @@
-//! A migration's private places on this host: where its socket and its scratch files are while a snapshot runs.
+//! A migration's private directories on this host, for its socket and its scratch files while a snapshot
+//! runs.
 //!
 //! ```text
 //! RUNTIME_DIR/MIGRATION/            warmd's own
 //! RUNTIME_DIR/MIGRATION/q/SOCKET    0700, QEMU's: the NBD socket
-//! SCRATCH_DIR/MIGRATION/N.scratch   0700, QEMU's: old contents of what the guest overwrites
+//! SCRATCH_DIR/MIGRATION/N.scratch   0700, QEMU's: old contents of overwritten blocks
 //! ```
 //!
-//! Rule: QEMU's user may be hostile (a guest that broke out); nothing that warmd or libvirtd reads or makes lies in a
-//! directory of its. Everything is named by the migration's full id, and goes with the snapshot.
+//! Rule: QEMU's user may be hostile (a guest that broke out); no file that warmd or libvirtd reads or creates
+//! is in a directory of that user. All names contain the migration's full id, and all files are removed with
+//! the snapshot.
 
 use std::{
     fs::{self, DirBuilder},
@@ -22,7 +24,7 @@ use warmd_core::model::id::MigrationId;
 
 use super::settings::LibvirtSourceSettings;
 
-/// The places of one migration.
+/// The directories of one migration.
 #[derive(Clone, Debug)]
 pub(super) struct RuntimeDirs {
     runtime: PathBuf,
@@ -35,7 +37,7 @@ impl RuntimeDirs {
         Self { runtime: settings.runtime_dir.join(&owner), scratch: settings.scratch_dir.join(&owner) }
     }
 
-    /// Creates them again; all earlier content is deleted. QEMU's user and group get what is theirs.
+    /// Creates them again; all earlier content is deleted. QEMU's user and group own their parts.
     pub(super) fn make(&self, runs_as: Option<(u32, u32)>) -> io::Result<()> {
         self.clear()?;
         for dir in [&self.runtime, &self.scratch] {
@@ -54,7 +56,7 @@ impl RuntimeDirs {
         Ok(())
     }
 
-    /// Removes them with all that is in them; not there is success.
+    /// Removes them with their contents; missing ones are success.
     pub(super) fn clear(&self) -> io::Result<()> {
         for dir in [&self.runtime, &self.scratch] {
             match fs::remove_dir_all(dir) {
@@ -80,7 +82,7 @@ impl RuntimeDirs {
     }
 }
 
-/// Whether a path of a running backup job lies in some place of this migration, wherever the settings put it then.
+/// Whether a path of a running backup job is in a directory of this migration, also under earlier settings.
 pub(super) fn is_of(path: &str, owner: MigrationId) -> bool {
     let owner = owner.to_string();
     Path::new(path).components().any(|part| part.as_os_str() == owner.as_str())

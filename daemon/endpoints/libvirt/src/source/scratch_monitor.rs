@@ -2,7 +2,7 @@
 //!
 //! Rule: the guest comes before the pass. QEMU copies old contents away before it lets the guest write; with no room
 //! left for them the guest's own write would fail. The snapshot is ended before that: while there is room for
-//! what is written until the job has ended.
+//! the writes until the job has ended.
 
 use std::{
     io,
@@ -27,7 +27,7 @@ use super::{
 
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Looks until it is dropped.
+/// Checks until it is dropped.
 #[derive(Debug)]
 pub(super) struct ScratchMonitor {
     task: JoinHandle<()>,
@@ -35,8 +35,9 @@ pub(super) struct ScratchMonitor {
 }
 
 impl ScratchMonitor {
-    /// Aborts the migration's job as soon as less is free where `dir` is than must be: `reserve` bytes, or what is filled
-    /// until the job has ended. What the VM's scratch files grow by is reported to `rates`.
+    /// Aborts the migration's job as soon as the file system of `dir` has less free space than needed:
+    /// `reserve` bytes, or the space filled until the job has ended. The growth of the VM's scratch files is
+    /// reported to `rates`.
     pub(super) fn watch(
         libvirt: LibvirtClient,
         domain: DomainId,
@@ -58,8 +59,8 @@ impl ScratchMonitor {
                 if !need.exceeds(free) {
                     continue;
                 }
-                // The job may have ended on its own, and another program may have taken the room. What is not
-                // seen to be this migration's job is not ended: it may be another tool's by now.
+                // The job may have ended on its own, and another program may have taken the room. A job that
+                // is not known as this migration's is not ended: it may be another tool's by now.
                 let job = libvirt.job(domain, Lane::Urgent).await;
                 match is_to_end(&job, owner) {
                     Some(true) => {}
@@ -105,28 +106,28 @@ impl Drop for ScratchMonitor {
     }
 }
 
-/// Whether the job is the migration's, and so may be ended; `None` if that is not known.
+/// Whether the job is the migration's, and so may be ended; `None` if unknown.
 fn is_to_end(job: &Result<CurrentJob, LibvirtError>, owner: MigrationId) -> Option<bool> {
     job.as_ref().ok().map(|job| is_own(job, owner))
 }
 
-/// Refuses if less is free where `dir` is than must be.
+/// Refuses if the file system of `dir` has less free space than needed.
 pub(super) async fn check_room(dir: &Path, need: Need) -> Result<(), SourceError> {
     let doing = || format!("looking for room in {}", dir.display());
     let free = look(dir).await.context(doing)?.free;
     if need.exceeds(free) {
-        // Room comes back, on its own or by an operator's work.
+        // Space becomes free, on its own or by an operator's work.
         return Err(blocked(doing(), format!("{} MiB are free, and {need}: {}", free >> 20, need.advice())));
     }
     Ok(())
 }
 
-/// What is free where `dir` is, and what the files in it take.
+/// The free space of the file system of `dir`, and the size of the files in it.
 async fn look(dir: &Path) -> io::Result<Look> {
     let look = |dir: &Path| -> io::Result<Look> {
         let room = rustix::fs::statvfs(dir)?;
         let free = room.f_bavail.saturating_mul(room.f_frsize);
-        // One that may not be listed, or a file that goes meanwhile, costs the VM's own figure and not the look.
+        // An unreadable directory, or a file that disappears, costs the VM's own figure and not the check.
         let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
         let taken =
             files.filter_map(|file| file.metadata().ok()).map(|file| file.blocks().saturating_mul(512));

@@ -1,4 +1,4 @@
-//! What an operator may say of a source `libvirt`.
+//! The operator's settings of a source `libvirt`.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -14,11 +14,12 @@ const MAX_RUNTIME_DIR: usize = 107 - "/00000000-0000-0000-0000-000000000000/q/00
 pub struct LibvirtSourceSettings {
     /// libvirt's connection URI. The hypervisor must be this host: its disks are read through a Unix socket.
     pub uri: String,
-    /// Where the sockets are through which QEMU serves its disks, each in a directory that only QEMU's user and warmd
-    /// can enter. Where AppArmor or SELinux confines QEMU, it must be allowed to make sockets here.
+    /// The directory of the sockets through which QEMU serves its disks, each in a directory that only QEMU's
+    /// user and warmd can enter. Where AppArmor or SELinux confines QEMU, it must be allowed to create
+    /// sockets here.
     pub runtime_dir: PathBuf,
-    /// Where QEMU keeps, during a pass, the old contents of what the guest overwrites: at most the disks' sizes, in
-    /// practice what the guest writes during the pass. Not in memory: a guest may write a lot.
+    /// Where QEMU keeps, during a pass, the old contents of blocks that the guest overwrites: at most the
+    /// disks' sizes, in practice the guest's writes during the pass. Not in memory: a guest may write a lot.
     pub scratch_dir: PathBuf,
     /// MiB that must stay free in `scratch_dir` at the least; more where it is filled fast. A snapshot is not begun with
     /// less, and is ended before less is left: a full file system there would fail the guest's own writes.
@@ -40,7 +41,7 @@ impl Default for LibvirtSourceSettings {
 }
 
 impl LibvirtSourceSettings {
-    /// Judges them without asking anything.
+    /// Checks them without a query.
     pub(super) fn judge(&self) -> Result<(), SourceError> {
         let refused = |what: String| Err(SourceError::new(SourceErrorKind::Refused, "settings", what));
         if let Some(host) = remote_host(&self.uri) {

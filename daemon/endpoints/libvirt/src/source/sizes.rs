@@ -1,8 +1,8 @@
-//! What the disks' images tell: their virtual sizes, of VMs that run and that are off; which file each is; whether it
-//! keeps bitmaps.
+//! The facts from disks' images: their virtual sizes, for VMs that run or are off; each one's file; whether
+//! it stores bitmaps.
 //!
-//! Rule: libvirt is asked first, and one disk that it cannot tell hides no other's size. What was once seen of a disk is
-//! remembered for the time that its VM is off: the running QEMU knows more kinds of disks than libvirt does at rest.
+//! Rule: libvirt is asked first, and one disk without an answer hides no other's size. A size that was once
+//! seen is kept while its VM is off: the running QEMU knows more kinds of disks than libvirt does at rest.
 
 use std::{
     collections::BTreeMap,
@@ -33,13 +33,13 @@ pub(super) type Seen = Arc<Mutex<BTreeMap<(DomainId, String, String), u64>>>;
 pub(super) type Sizes = BTreeMap<String, Result<u64, String>>;
 
 impl LibvirtSource {
-    /// The sizes of all disks that hold data of the machine.
+    /// The sizes of all disks that have data of the machine.
     pub(super) async fn sizes(&self, domain: DomainId, xml: &DomainXml) -> Result<Sizes, LibvirtError> {
         let told = match self.libvirt.disk_sizes(domain, &xml.disks).await {
             Err(error) if went_unanswered(&error) || error.kind == LibvirtErrorKind::NoSuchDomain => {
                 return Err(error);
             }
-            // One disk of a VM that is off, or the medium of a drive, is enough for libvirt to tell nothing of all.
+            // One disk of a VM that is off, or the medium of a drive, is enough for libvirt to report none.
             Err(_) => BTreeMap::new(),
             Ok(told) => told,
         };
@@ -59,13 +59,13 @@ impl LibvirtSource {
         Ok(sizes)
     }
 
-    /// Looks at the images of all disks. One that cannot be looked at now is missing.
+    /// Reads the images' headers of all disks. An unreadable one is missing.
     pub(super) async fn look(&self, disks: &[Disk]) -> Looks {
         let mut looks = Looks::new();
         for disk in disks.iter().filter(|disk| is_disk(disk)) {
             let Ok(Some(path)) = self.path_of(&disk.source).await else { continue };
             let is_qcow2 = disk.format == "qcow2";
-            // Its header alone is read: this is done for all VMs again and again.
+            // Its header alone is read: this runs for all VMs repeatedly.
             let looked = files::ask(Path::new(&path), move |path| {
                 let version = if is_qcow2 { image::version(path).ok().flatten() } else { None };
                 (identity(path), version)
@@ -84,7 +84,7 @@ impl LibvirtSource {
     }
 
     fn seen(&self, domain: DomainId, disk: &Disk) -> Option<u64> {
-        // Where there is an image to look at, it is looked at.
+        // If there is an image to read, it is read.
         if !matches!(disk.source, DiskSource::Network { .. } | DiskSource::Other(_)) {
             return None;
         }

@@ -1,7 +1,7 @@
 //! Snapshots: a backup job in pull mode and a checkpoint, begun in one call for all disks at one moment.
 //!
-//! Rule: before the new one, what an earlier call left is ended, and checkpoints that no ledger names are deleted.
-//! That loses nothing: the anchor's bitmap is older and has recorded all that theirs have.
+//! Rule: before the new one, the leftovers of an earlier call are ended, and checkpoints that no ledger names
+//! are deleted. That loses nothing: the anchor's bitmap is older and has recorded all of their changes.
 
 use std::{
     collections::BTreeMap,
@@ -39,7 +39,7 @@ use super::{
     tag::TAG,
 };
 
-/// Attempts to begin, each with one obstacle less.
+/// The most attempts to begin, each with one obstacle less.
 const ATTEMPTS: u32 = 40;
 
 /// An open snapshot. Dropping it ends nothing: see [`warmd_core::sources::Source::end_snapshot`].
@@ -50,7 +50,7 @@ struct LibvirtSnapshot {
     owner: MigrationId,
     disks: Vec<SnapshotDisk>,
     open: BTreeMap<DiskKey, OpenDisk>,
-    /// The VM was off and executes nothing, since it was given power after that.
+    /// The VM was off, and after its paused start executes nothing.
     at_rest: Option<Instant>,
     scratch_monitor: Option<ScratchMonitor>,
 }
@@ -63,7 +63,7 @@ struct OpenDisk {
 }
 
 impl LibvirtSource {
-    /// Takes a snapshot; if that fails, nothing of it is left that could be ended.
+    /// Takes a snapshot; after a failure all its parts that can be ended are ended.
     pub(super) async fn take(&self, request: &SnapshotRequest) -> Result<Box<dyn Snapshot>, SourceError> {
         let domain = super::domain_id(&request.vm)?;
         self.end(domain, request.owner).await?;
@@ -80,7 +80,7 @@ impl LibvirtSource {
         }
     }
 
-    /// Sees to it that QEMU runs and no other job does; answers whether the guest executes nothing.
+    /// Ensures that QEMU runs and no other job does; returns whether the guest executes nothing.
     async fn give_power(&self, domain: DomainId, request: &SnapshotRequest) -> Result<bool, SourceError> {
         let doing = || format!("VM {domain}: taking a snapshot");
         let DomainStatus { state, text, .. } = self.libvirt.state(domain).await.context(doing)?;
@@ -110,7 +110,8 @@ impl LibvirtSource {
                 return Err(blocked(doing(), why));
             }
         }
-        // A command of a daemon that died may take effect after what it left was ended: that is ended too.
+        // A command of a daemon that died may take effect after its leftovers were ended: those are ended
+        // too.
         if self.end_own_job(domain, request.owner).await? {
             tracing::info!(%domain, owner = %request.owner, "a backup job of an earlier daemon was ended");
         }
@@ -199,7 +200,8 @@ impl LibvirtSource {
         Ok(snapshot)
     }
 
-    /// Plans the disks, and deletes the migration's checkpoints that no anchor names. Answers the new one's number.
+    /// Plans the disks, and deletes the migration's checkpoints that no anchor names. Returns the new one's
+    /// number.
     async fn prepare(
         &self,
         domain: DomainId,
@@ -236,8 +238,8 @@ impl LibvirtSource {
         Ok((plans, number))
     }
 
-    /// Begins the job and the checkpoint, and answers the checkpoint's name. A disk whose bitmap turns out to be
-    /// broken is asked for whole; a name that is taken by a bitmap left in some image is passed over.
+    /// Begins the job and the checkpoint, and returns the checkpoint's name. A disk whose bitmap turns out to
+    /// be broken is asked for whole; a name that a leftover bitmap in an image uses is skipped.
     #[allow(clippy::too_many_arguments, reason = "one step of `begin`, which has all of these at hand")]
     async fn begin_job(
         &self,
@@ -262,7 +264,7 @@ impl LibvirtSource {
             attempt += 1;
             match error.kind {
                 _ if attempt >= ATTEMPTS => return Err(error).context(doing),
-                // Whatever it is refused for, a job of this migration's own is in the way of no other.
+                // After any refusal a job of this migration must not block others.
                 LibvirtErrorKind::WrongState
                 | LibvirtErrorKind::Busy
                 | LibvirtErrorKind::Unsupported
@@ -295,7 +297,7 @@ impl LibvirtSource {
         let context = format!("qemu:dirty-bitmap:backup-{}", plan.key);
         let mut options = NbdOptions::new(NbdAddress::Unix(socket.to_owned()), plan.key.0.clone());
         options.connections = self.settings.connections;
-        // The server is QEMU itself, on this host: what it drops it does not take up again.
+        // The server is QEMU itself, on this host: it does not restore a dropped connection.
         options.reconnect_for = Duration::from_secs(5);
         if matches!(plan.tracking, SnapshotBase::Since(_)) {
             options = options.context(context.clone());
@@ -315,7 +317,8 @@ impl LibvirtSource {
     }
 }
 
-/// Asks for the disk that the error names whole, or for all if it names none; false if none is left to be doubted.
+/// Asks for the disk that the error names whole, or for all if it names none; false if all are requested
+/// whole already.
 fn forget_anchors(plans: &mut [DiskPlan], error: &LibvirtError) -> bool {
     let is_named = plans.iter().any(|plan| error.names(&plan.key.0));
     let mut any = false;
@@ -386,7 +389,7 @@ impl Snapshot for LibvirtSnapshot {
         drop(scratch_monitor);
         drop(open);
         let ended = source.end(domain, owner).await?;
-        // A look at its state does not see it: resumed, ended and started once more.
+        // Its state does not show it: resumed, ended and started once more.
         let was_let_run = at_rest.and_then(|since| source.libvirt.was_let_run_since(domain, since));
         match ended {
             CleanupResult::AtRest if was_let_run == Some(true) => Err(refused(

@@ -1,7 +1,8 @@
-//! The tag by which warmd knows, also after a crash, a VM that it started itself, paused, only to read its disks.
+//! The tag that identifies, also after a crash, a VM that warmd itself started, paused, only to read its
+//! disks.
 //!
-//! Rule: the tag comes with the start, in one call, and goes with the power: there is no moment in which such a VM has
-//! power and no tag, and nothing of it stays in the persistent definition.
+//! Rule: the tag is set by the start, in one call, and ends with the power: there is no moment in which such
+//! a VM has power and no tag, and the persistent definition never has it.
 
 use warmd_core::model::id::MigrationId;
 
@@ -18,19 +19,19 @@ pub(super) fn tagged(text: &str, owner: MigrationId) -> Result<String, XmlError>
     let document = xml::parse(text, "domain")?;
     let root = document.root_element();
     let id = xml::text(root, "uuid").ok_or(XmlError::Missing("uuid"))?;
-    // With the UUID: a clone that others make of the running VM takes its metadata along.
+    // With the UUID: a clone that others make of the running VM copies its metadata.
     let tag = format!(
         "<warmd:{TAG} xmlns:warmd='{}' owner='{owner}' domain='{}'/>",
         DomainXml::TAG_NAMESPACE,
         xml::escape(id)
     );
     let whole = format!("<metadata>{tag}</metadata>");
-    // The domain's elements are in no order: what is new can come first.
+    // The domain's elements are in no order: a new one can come first.
     let metadata = xml::child(root, "metadata");
     let (replaced, new) = match metadata.map(|metadata| (metadata.range(), metadata.first_child())) {
         Some((_, Some(inside))) => (inside.range().start..inside.range().start, tag),
         Some((empty, None)) => (empty, whole),
-        // The domain's elements are in no order: what is new can come first.
+        // The domain's elements are in no order: a new one can come first.
         None => {
             let first = root.first_element_child().ok_or(XmlError::Missing("name"))?;
             (first.range().start..first.range().start, whole)

@@ -1,7 +1,8 @@
-//! What a source that speaks libvirt carries, put into a domain of this target.
+//! The carried hardware of a libvirt source, put into a domain of this target.
 //!
-//! Rule: only what the target's own choices leave room for. A machine's platform-neutral fields come first: a conversion may
-//! have changed them. What depends on the kind of domain (KVM, emulation) is left out of another kind.
+//! Rule: only where the target makes no choice of its own. A machine's platform-neutral fields come first: a
+//! conversion may have changed them. Hardware that depends on the kind of domain (KVM, emulation) is left out
+//! of another kind.
 
 use warmd_core::model::{
     hardware::HardwareElement,
@@ -10,28 +11,28 @@ use warmd_core::model::{
 
 use super::{domain::Link, xml::Element};
 
-/// Features that a domain has whatever executes its processors.
+/// Features that a domain has with KVM and with emulation.
 const ANY_KIND: [&str; 8] = ["acpi", "apic", "pae", "smm", "vmport", "vmcoreinfo", "gic", "ps2"];
 
 /// Timers that only KVM has.
 const KVM_TIMERS: [&str; 3] = ["kvmclock", "hypervclock", "tsc"];
 
-/// What a disk keeps on whichever bus.
+/// Values that a disk keeps on any bus.
 const ANY_BUS: [&str; 5] = ["iotune", "serial", "readonly", "shareable", "blockio"];
 
-/// What it keeps on the bus that it had.
+/// Values that it keeps on its old bus.
 const SAME_BUS: [&str; 4] = ["wwn", "vendor", "product", "geometry"];
 
-/// What a driver keeps on whichever bus.
+/// Values that a driver keeps on any bus.
 const ANY_BUS_DRIVER: [&str; 4] = ["discard", "detect_zeroes", "error_policy", "rerror_policy"];
 
-/// What a network interface keeps apart from others, which QEMU's own network cannot.
+/// Isolation of a network interface, which QEMU's own network cannot provide.
 pub(super) const ISOLATION: [&str; 4] = ["filterref", "vlan", "port", "virtualport"];
 
 /// The guest agent's channel, which every domain of this target has.
 pub(super) const AGENT: &str = "org.qemu.guest_agent.0";
 
-/// What is carried, and whether this domain is of the kind that the source's was.
+/// The carried hardware, and whether this domain is of the source's kind.
 #[derive(Clone, Copy)]
 pub(super) struct Carried<'a> {
     pub(super) part: &'a HardwareElement,
@@ -39,13 +40,14 @@ pub(super) struct Carried<'a> {
 }
 
 impl<'a> Carried<'a> {
-    /// Of the machine, for a domain of that kind; `None` if its source speaks other words.
+    /// The carried hardware of the machine, for a domain of that kind; `None` if its source is another
+    /// platform.
     pub(super) fn of(machine: &'a Machine, kind: &str) -> Option<Self> {
         let part = machine.hardware.as_ref()?;
         Some(Self { part, is_same_kind: part.attribute("type") == Some(kind) })
     }
 
-    /// Elements of the domain itself that the target has no opinion on.
+    /// Elements of the domain itself that the target does not set.
     pub(super) fn whole(self) -> Vec<Element> {
         let names = ["genid", "title", "currentMemory", "iothreads", "iothreadids", "pm"];
         let mut elements: Vec<_> =
@@ -126,7 +128,7 @@ impl<'a> Carried<'a> {
         let Some(had) = self.part.disk(disk).and_then(|disk| disk.part("driver")) else { return driver };
         for (name, value) in &had.attributes {
             let fits = match name.as_str() {
-                // Around the page cache alone; threads and io_uring go with both.
+                // Only with the page cache bypassed; threads and io_uring work with both.
                 "io" => cache == "none" || value != "native",
                 name => is_same_bus || ANY_BUS_DRIVER.contains(&name),
             };
@@ -169,7 +171,7 @@ impl<'a> Carried<'a> {
                 continue;
             }
             let mut part = part.clone();
-            // Which way packets go is the host's: KVM takes vhost automatically where it is there.
+            // The packet path belongs to the host: KVM takes vhost automatically where it is there.
             part.attributes.retain(|(name, _)| part.name != "driver" || name != "name");
             interface = interface.with(Element::carried(&part));
         }
@@ -213,7 +215,7 @@ impl<'a> Carried<'a> {
                     let random = Element::of("backend", "/dev/urandom").attr("model", "random");
                     devices.push(Element::carried(part).with(random));
                 }
-                // Reached by who may enter the host, whatever it was on the source.
+                // Reachable from the host alone, regardless of the source.
                 "graphics" => {
                     let listen = Element::new("listen").attr("type", "address").attr("address", "127.0.0.1");
                     devices.push(Element::carried(part).set("autoport", "yes").with(listen));
@@ -231,7 +233,7 @@ impl<'a> Carried<'a> {
         devices
     }
 
-    /// Where each comes in booting, by what it is: the source's own order of devices, or that of their kinds.
+    /// Each one's place in the boot order: the source's own order of devices, or that of their kinds.
     pub(super) fn boot_rank(self, device: &HardwareElement) -> Option<u32> {
         let own = |part: &HardwareElement| {
             part.part("boot")

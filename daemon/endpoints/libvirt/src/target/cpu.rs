@@ -1,37 +1,37 @@
-//! Whether a machine's processor can be had here. Pure, but for the one question to libvirt.
+//! Whether a machine's processor is available here. Pure, but for one query to libvirt.
 //!
-//! Rule: what libvirt would refuse at the start is known before the source is stopped. A processor that is the host's own
-//! is another one on another host, and that is reported.
+//! Rule: a refusal of libvirt at the start is known before the source is stopped. A processor that is the
+//! host's own is another one on another host, and that is reported.
 
 use warmd_core::model::{hardware::HardwareElement, machine::Machine, rule::Rule};
 
 use super::{LibvirtTarget, xml::Element};
 use crate::libvirt::{LibvirtError, LibvirtErrorKind, went_unanswered, xml as read};
 
-/// Processors that the hypervisor names.
+/// The processors that the hypervisor supports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Processors {
-    /// Modes, and whether it has each.
+    /// Modes, and whether it supports each.
     modes: Vec<(String, bool)>,
-    /// Models of the mode `custom`; none if it does not say.
+    /// Models of the mode `custom`; none if it does not list them.
     models: Vec<String>,
 }
 
-/// What libvirt says of a processor that the definition names.
+/// libvirt's answer on a processor that the definition names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Compared {
     /// The host has all of it, or libvirt compares none of this architecture.
     Fits,
-    /// It lacks something; libvirt's words.
+    /// It lacks features; libvirt's words.
     Lacks(String),
-    /// libvirt could not tell, and would not be able to at the start either; its words.
+    /// libvirt could not compare, and could not at the start either; its words.
     Unknown(String),
-    /// It may not be asked, which does not keep it from comparing at the start; its words.
+    /// warmd may not ask it, but it still compares at the start; its words.
     Denied(String),
 }
 
 impl Processors {
-    /// Of libvirt's answer about machines of a kind.
+    /// Reads libvirt's answer about machines of a kind.
     pub(super) fn read(root: roxmltree::Node<'_, '_>) -> Self {
         let Some(cpu) = read::child(root, "cpu") else { return Self::default() };
         let modes = read::children(cpu, "mode").filter_map(|mode| {
@@ -55,7 +55,7 @@ impl Processors {
 }
 
 impl LibvirtTarget {
-    /// What is to be reported of the machine's processor, for a domain of the kind that its source's was.
+    /// What is to be reported of the machine's processor, for a domain of its source's kind.
     pub(super) async fn judge_cpu(
         &self,
         machine: &Machine,

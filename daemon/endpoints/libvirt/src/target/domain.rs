@@ -1,7 +1,8 @@
 //! A platform-neutral machine as libvirt's domain XML. Pure.
 //!
-//! Rule: what the guest sees stays as it was (UUID if it is free, firmware, chipset family, topology, memory, MACs); what
-//! carries it is the target's own. What the source's words carry besides (`carried.rs`) is kept.
+//! Rule: the hardware that the guest sees stays the same (UUID if it is free, firmware, chipset family,
+//! topology, memory, MACs); the rest is the target's own. Other carried hardware of the source (`carried.rs`)
+//! is kept.
 
 use std::path::Path;
 
@@ -25,10 +26,10 @@ use super::{
 };
 use crate::libvirt::DomainId;
 
-/// The file in the migration's folder that takes what the guest writes to its first serial port.
+/// The file in the migration's folder that takes the output of the guest's first serial port.
 pub(super) const CONSOLE: &str = "console.log";
 
-/// What the target adds to the request.
+/// The target's additions to the request.
 pub(super) struct DomainBuilder<'a> {
     pub(super) request: &'a CreateMachine,
     pub(super) id: DomainId,
@@ -42,12 +43,12 @@ pub(super) struct DomainBuilder<'a> {
     pub(super) folder: &'a Path,
 }
 
-/// What a NIC is connected to.
+/// The connection of a NIC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Link {
     Network(String),
     Bridge(String),
-    /// QEMU's own network, which needs nothing of the host.
+    /// QEMU's own network, which needs no resource of the host.
     User,
 }
 
@@ -190,7 +191,8 @@ impl DomainBuilder<'_> {
         disks
     }
 
-    /// All that boots, the first one first: disks as the machine says, and between them what the source's words name.
+    /// All boot devices, the first one first: disks in the machine's order, and between them the carried
+    /// devices.
     fn boot_order(&self) -> Vec<Boots<'_>> {
         let disks = self.in_order();
         let Some(carried) = self.carried() else {
@@ -198,7 +200,7 @@ impl DomainBuilder<'_> {
         };
         let rank =
             |key: &str| carried.part.disk(key).and_then(|disk| carried.boot_rank(disk)).unwrap_or(u32::MAX);
-        // A conversion may have put them in another order: then they take each other's places.
+        // A conversion may have put them in another order: then they swap places.
         let mut ranks: Vec<_> = disks.iter().map(|disk| rank(&disk.key.0)).collect();
         ranks.sort_unstable();
         let mut order: Vec<_> =
@@ -248,7 +250,8 @@ impl DomainBuilder<'_> {
                 DiskLocation::Device(path) => ("block", Element::new("source").attr("dev", path.display())),
                 DiskLocation::Nbd(_) => return Err(UnsupportedHardware::Nbd(disk.key.0.clone())),
             };
-            // Around the page cache QEMU takes only whole blocks, and does not start if the disk's end is none.
+            // With the page cache bypassed QEMU accepts only whole blocks, and does not start if the disk
+            // ends within one.
             let cache = if disk.size.0.is_multiple_of(ALIGNMENT as u64) { "none" } else { "writeback" };
             let driver = Element::new("driver")
                 .attr("name", "qemu")
@@ -333,7 +336,7 @@ enum Boots<'a> {
     Nic(&'a str),
 }
 
-/// The names of disks and drives: their own where the bus allows, else the next that is free.
+/// The names of disks and drives: their own where the bus allows, else the next free one.
 #[derive(Debug, Default)]
 struct Names {
     kept: Vec<String>,
@@ -341,7 +344,7 @@ struct Names {
 }
 
 impl Names {
-    /// Keeps a name for whom it is the own one.
+    /// Keeps a name for its old owner.
     fn keep(&mut self, name: &str, prefix: &str) {
         let letters = name.strip_prefix(prefix).unwrap_or_default();
         let fits = (1..=2).contains(&letters.len()) && letters.bytes().all(|byte| byte.is_ascii_lowercase());
@@ -504,7 +507,7 @@ mod tests {
             size: disk.size,
             place: DiskLocation::File(format!("/d/{}.raw", disk.key).into()),
         };
-        // In another order than they boot.
+        // In another order than the boot order.
         let disks: Vec<_> = request.machine.disks.iter().rev().map(located).collect();
         let id = request.machine.uuid.parse().unwrap();
         DomainBuilder { request, id, kind: "qemu", disks: &disks, disk_bus, links, folder: Path::new("/d") }

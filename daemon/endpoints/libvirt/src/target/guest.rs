@@ -1,4 +1,4 @@
-//! Signs of life of the guest in a domain: what it has written to its console, whether its agent answers.
+//! Signs of life of the guest in a domain: its console's output, and whether its agent answers.
 
 use std::{
     fs::File,
@@ -11,11 +11,11 @@ use super::domain::CONSOLE;
 /// The console of the earlier machine, if a cutover was undone.
 const EARLIER: &str = "console.earlier.log";
 
-/// So much of the console's end is looked at.
+/// The part of the console's end that is read.
 const WINDOW: u64 = 16 << 20;
 const PIECE: usize = 64 << 10;
 
-/// Whether `text` stands in the file's last 16 MiB. A file that is not there yet holds nothing.
+/// Whether the file's last 16 MiB contain `text`. A missing file counts as empty.
 pub(super) fn says(path: &Path, text: &str) -> io::Result<bool> {
     let mut file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -42,8 +42,8 @@ fn holds(stream: &mut impl Read, wanted: &[u8]) -> io::Result<bool> {
     }
 }
 
-/// Whether a file in a migration's folder has what a guest wrote to its console. libvirt's log daemon moves a file that
-/// has grown to `console.log.0`, `.1` and so on.
+/// Whether a file in a migration's folder has a guest's console output. libvirt's log daemon moves a file
+/// that has grown to `console.log.0`, `.1` and so on.
 pub(super) fn is_console(name: &str) -> bool {
     let moved = |rest: &str| {
         rest.strip_prefix('.')
@@ -52,7 +52,7 @@ pub(super) fn is_console(name: &str) -> bool {
     name == EARLIER || name.strip_prefix(CONSOLE).is_some_and(|rest| rest.is_empty() || moved(rest))
 }
 
-/// Puts the console of an earlier machine aside, so that nothing of it is taken for this one's. One is kept.
+/// Moves the console of an earlier machine aside, so that it is not mistaken for this one's. One is kept.
 pub(super) fn set_aside(folder: &Path) -> io::Result<()> {
     let console = folder.join(CONSOLE);
     let consoles = consoles(folder)?;
@@ -62,7 +62,7 @@ pub(super) fn set_aside(folder: &Path) -> io::Result<()> {
     remove(consoles.iter().filter(|path| **path != console && !path.ends_with(EARLIER)))
 }
 
-/// Removes what earlier machines wrote, and leaves what this one's libvirt writes to.
+/// Removes the output of earlier machines, and leaves this one's file.
 pub(super) fn forget_earlier(folder: &Path) -> io::Result<()> {
     remove(std::iter::once(&folder.join(EARLIER)))
 }

@@ -1,14 +1,14 @@
-//! What keeps a network interface apart from others: whether the target has what it takes.
+//! The isolation of a network interface, and whether the target supports it.
 //!
-//! Rule: an interface never comes up without its filter, port group, VLAN or virtual port unless the plan says that it may;
-//! libvirt itself takes a port group that its network lacks for none.
+//! Rule: an interface never comes up without its filter, port group, VLAN or virtual port unless the plan
+//! allows it; libvirt itself ignores a port group that its network lacks.
 
 use warmd_core::model::{hardware::HardwareElement, machine::Machine};
 
 use super::{carried::ISOLATION, domain::Link, networks::Definitions, wire::Wire};
 use crate::libvirt::{LibvirtClient, LibvirtError, xml};
 
-/// Something that an interface has and the target lacks.
+/// An isolation of an interface that the target lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Lack {
     mac: String,
@@ -17,7 +17,7 @@ pub(super) struct Lack {
     pub(super) found: String,
 }
 
-/// What the target lacks for the machine's interfaces, which are connected by these links, in order.
+/// The missing isolation of the machine's interfaces, which are connected by these links, in order.
 pub(super) async fn lacks(
     libvirt: &LibvirtClient,
     machine: &Machine,
@@ -75,7 +75,7 @@ const VLAN: &str = "vlan";
 const VIRTUAL_PORT: &str = "virtualport";
 const PORT: &str = "port";
 
-/// What of the interface this end does not keep.
+/// The isolation that this end does not keep.
 fn unkept(nic: &HardwareElement, wire: &Wire) -> Vec<(&'static str, String)> {
     let mut found = Vec::new();
     let mut lack = |element, what: &str| {
@@ -97,7 +97,7 @@ fn unkept(nic: &HardwareElement, wire: &Wire) -> Vec<(&'static str, String)> {
     found
 }
 
-/// The machine without what the target lacks, which the plan accepts.
+/// The machine without the missing isolation, which the plan accepts.
 pub(super) fn without(mut machine: Machine, lacks: &[Lack]) -> Machine {
     let devices = machine.hardware.iter_mut().flat_map(|hardware| &mut hardware.parts);
     for nic in devices.filter(|part| part.name == "devices").flat_map(|devices| &mut devices.parts) {

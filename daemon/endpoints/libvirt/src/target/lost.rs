@@ -1,7 +1,8 @@
-//! Domains without a mark of warmd that have a migration's disks: its domain, whose definition others changed.
+//! Domains without a mark of warmd that have a migration's disks: its own domain, whose definition another
+//! user changed.
 //!
-//! Rule: while there is one, the migration's domain is not absent: it may run, and the source must not run beside it.
-//! Only an operator may touch it.
+//! Rule: while there is one, the migration's domain does not count as absent: it may run, and the source must
+//! not run beside it. Only an operator may touch it.
 
 use std::path::{Path, PathBuf};
 
@@ -16,18 +17,18 @@ use warmd_storage::blocking_on;
 use super::{LibvirtTarget, failed};
 use crate::libvirt::{BytesAt, LibvirtErrorKind, bytes_at, xml};
 
-/// A domain that is no migration's, and where its disks are.
+/// A domain that belongs to no migration, and its disks' locations.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Other {
     name: String,
-    /// Files and devices: disks, and what lies under them.
+    /// Files and devices: disks, and the images under them.
     paths: Vec<PathBuf>,
     /// Volumes, by pool and name.
     volumes: Vec<(String, String)>,
 }
 
 impl Other {
-    /// Reads a domain's XML; of one that cannot be read nothing is known.
+    /// Reads a domain's XML; an unreadable one has no known locations.
     pub(super) fn read(name: String, text: &str) -> Self {
         let mut other = Self { name, ..Self::default() };
         let Ok(document) = xml::parse(text, "domain") else { return other };
@@ -67,7 +68,7 @@ impl LibvirtTarget {
         let mut folders = vec![self.storage().await?.folder(owner)];
         folders.extend(self.settings.storages.values().map(|directory| directory.join(owner.to_string())));
         let claims = match self.host.get() {
-            // No migration has the nil id: these are the claims of all.
+            // No migration has the nil id, so these are the claims of all.
             Some(host) => host.claims_of_others(MigrationId(Uuid::nil())).await?,
             None => Vec::new(),
         };
@@ -90,14 +91,14 @@ fn path_of(claim: LocationClaim) -> Option<PathBuf> {
     claim.location.starts_with('/').then(|| claim.location.into())
 }
 
-/// The first domain that has a path below one of the folders, or one of the places under whatever name. Blocks.
+/// The first domain that has a path below one of the folders, or one of the locations under any name. Blocks.
 fn lost(others: Vec<Other>, folders: &[PathBuf], places: Vec<PathBuf>) -> Option<(String, PathBuf)> {
     let places: Vec<_> = places.into_iter().map(|place| (Kin::at(&place), place)).collect();
     let is_device = |path: &Path| path.starts_with("/dev");
     let is_at = |path: &Path| {
         folders.iter().any(|folder| path.starts_with(folder))
             || places.iter().any(|(kin, place)| {
-                // Other names of a device are below /dev too; a look at others' files there is not made.
+                // Other names of a device are below /dev too; other users' files there are not read.
                 place == path
                     || is_device(place) == is_device(path) && kin.as_ref().is_some_and(|kin| kin.has(path))
             })

@@ -50,7 +50,7 @@ use crate::libvirt::{
 /// Folders that QEMU's user may enter to reach its disks, and only warmd's user may list.
 const FOLDER_MODE: u32 = 0o711;
 
-/// How often a domain that comes back is removed.
+/// The most attempts to remove a domain that comes back.
 const DISCARDS: usize = 3;
 
 /// The target.
@@ -64,7 +64,7 @@ pub struct LibvirtTarget {
 }
 
 impl LibvirtTarget {
-    /// Judges the settings; reaches nothing.
+    /// Checks the settings; connects to nothing.
     pub fn new(settings: &LibvirtTargetSettings) -> Result<Self, TargetError> {
         let storage = match (&settings.directory, &settings.pool) {
             (Some(directory), None) => {
@@ -89,7 +89,7 @@ impl LibvirtTarget {
         })
     }
 
-    /// Where disks are kept; a pool is asked for its path once.
+    /// The storage for disks; a pool is asked for its path once.
     async fn storage(&self) -> Result<&Storage, TargetError> {
         self.storage
             .get_or_try_init(|| async {
@@ -108,7 +108,7 @@ impl LibvirtTarget {
             .await
     }
 
-    /// The migration's domain, if it is there.
+    /// The migration's domain, if it exists.
     pub async fn domain_of(&self, owner: MigrationId) -> Result<Option<DomainId>, TargetError> {
         self.find(&format!("looking for the domain of migration {owner}"), owner).await
     }
@@ -139,7 +139,7 @@ impl LibvirtTarget {
         if standing.is_elsewhere() {
             return refused(state::ELSEWHERE.to_owned());
         }
-        // One that stands still after a migration that failed is here.
+        // A paused one after a failed migration is here.
         if standing.is_on_its_way()
             && (standing.reason == Reason::PostCopy
                 || self.libvirt.job(id, Lane::Urgent).await.map_err(failed(doing))? != CurrentJob::None)
@@ -174,7 +174,7 @@ impl LibvirtTarget {
             return Err(TargetError::new(TargetErrorKind::Conflict, doing, why));
         }
         let is_free = |id: &DomainId| domains.iter().all(|(taken, _)| taken != id);
-        // A source that has no UUID in libvirt's sense leaves the choice to us.
+        // A source that has no UUID in libvirt's sense leaves the choice to warmd.
         let own = request.machine.uuid.parse().ok().filter(|id: &DomainId| !id.0.is_nil());
         let candidates = [own, Some(domain::substitute(request.owner))];
         candidates.into_iter().flatten().find(is_free).ok_or_else(|| {
@@ -233,7 +233,8 @@ impl Target for LibvirtTarget {
         let storage = self.storage().await?;
         let disks = storage.locate(request.owner, &request.disks).await?;
         let id = match self.find(&doing, request.owner).await? {
-            // Defined again while it is off, it is what is asked for now: another conversion may have made another machine.
+            // Defined again while it is off, it matches the present request: another conversion may have made
+            // another machine.
             Some(id) => {
                 self.check_here(&doing, id).await?;
                 let standing = self.libvirt.state(id).await.map_err(failed(&doing))?;
@@ -326,11 +327,11 @@ impl Target for LibvirtTarget {
     async fn discard_machine(&self, owner: MigrationId) -> Result<(), TargetError> {
         let doing = format!("removing the domain of migration {owner}");
         let Some(id) = self.find(&doing, owner).await? else { return Ok(()) };
-        // A start whose caller has stopped waiting may still come: undefined while it runs, a domain only loses its
-        // definition. So it is gone when libvirt says so, not before.
+        // A start whose caller has stopped waiting may still happen: undefined while it runs, a domain only
+        // loses its definition. So it counts as gone only when libvirt says so.
         for _ in 0..DISCARDS {
-            // Before the power cut, which may come when it runs on the other host already, and after it: what is off by
-            // then need not be off by that.
+            // Before the power cut, which may come when it runs on the other host already, and after it: a
+            // domain that is off then may be off for that reason.
             self.check_here(&doing, id).await?;
             match self.libvirt.destroy(id).await {
                 Err(error) if error.kind == LibvirtErrorKind::NoSuchDomain => {}

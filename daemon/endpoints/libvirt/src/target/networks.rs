@@ -1,4 +1,4 @@
-//! What a machine's NICs can be connected to on the target.
+//! The target's connections for a machine's NICs.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -10,19 +10,19 @@ use crate::libvirt::{LibvirtClient, LibvirtError, LibvirtErrorKind, Network};
 /// The name by which plans, and sources that have it, mean QEMU's own user-mode network.
 const USER: &str = "user";
 
-/// What the target has.
+/// The target's networks.
 #[derive(Debug, Default)]
 pub(super) struct Networks {
     active: Vec<String>,
     inactive: Vec<String>,
 }
 
-/// The networks' XMLs that were asked for: each once, however many interfaces are on it.
+/// The networks' XMLs that were read: each once for all its interfaces.
 #[derive(Debug, Default)]
 pub(super) struct Definitions(BTreeMap<String, String>);
 
 impl Definitions {
-    /// That of the network `name`, by `ask` if it is not known yet.
+    /// The XML of the network `name`, by `ask` if it is not known yet.
     pub(super) async fn of<F: Future<Output = Result<String, LibvirtError>>>(
         &mut self,
         name: &str,
@@ -65,7 +65,7 @@ impl Networks {
         if self.active.is_empty() { "none".to_owned() } else { self.active.join(", ") }
     }
 
-    /// What the NIC is connected to.
+    /// The connection of the NIC.
     pub(super) fn link(&self, nic: &Nic) -> Result<Link, NetworkMissing> {
         self.link_or(nic, is_bridge)
     }
@@ -86,7 +86,7 @@ impl Networks {
     }
 }
 
-/// Whether this host has a bridge of that name. A name that is no interface's name never reaches a path.
+/// Whether this host has a bridge of that name. An invalid interface name never becomes part of a path.
 fn is_bridge(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':');
     (1..16).contains(&name.len())

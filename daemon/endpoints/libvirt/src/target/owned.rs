@@ -1,7 +1,7 @@
-//! Which domain is a migration's: the one whose metadata says so, with the migration's id and with its own UUID.
+//! The domain of a migration: the one whose metadata has the migration's id and its own UUID.
 //!
-//! Rule: nothing but that domain is ever started, stopped or removed. The own UUID is in the tag because a clone that
-//! others make of the domain takes its metadata along, and is theirs.
+//! Rule: only that domain is ever started, stopped or removed. The own UUID is in the tag because a clone
+//! that others make of the domain copies its metadata, and is not warmd's.
 
 use std::{
     collections::HashMap,
@@ -23,15 +23,15 @@ pub(super) fn tag(owner: MigrationId, id: DomainId) -> Element {
         .attr("domain", id)
 }
 
-/// Finds migrations' domains, and remembers where they were.
+/// Finds migrations' domains, and remembers their UUIDs.
 #[derive(Debug, Default)]
 pub(super) struct Finder {
-    /// Only a hint of where to look first.
+    /// Only a hint for the first look-up.
     last: Mutex<HashMap<MigrationId, DomainId>>,
 }
 
 impl Finder {
-    /// The migration's domain; `Err` with what all others have, if there is none.
+    /// The migration's domain; `Err` with the metadata of all others, if there is none.
     pub(super) async fn find(
         &self,
         libvirt: &LibvirtClient,
@@ -74,13 +74,13 @@ impl Finder {
 async fn read(libvirt: &LibvirtClient, id: DomainId) -> Result<Option<String>, LibvirtError> {
     match libvirt.dump_xml(id, XmlForm::Current).await {
         Ok(text) => Ok(Some(text)),
-        // It went away while we looked.
+        // It disappeared during the search.
         Err(error) if error.kind == LibvirtErrorKind::NoSuchDomain => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// The migration whose domain it says to be. A domain of others that cannot be read is no migration's.
+/// The migration in its metadata. An unreadable domain belongs to no migration.
 fn owner_in(text: &str, id: DomainId) -> Option<MigrationId> {
     let document = xml::parse(text, "domain").ok()?;
     let metadata = xml::child(document.root_element(), "metadata")?;

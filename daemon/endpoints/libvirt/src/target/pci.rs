@@ -1,7 +1,7 @@
-//! Which network interfaces keep their place on the PCI bus, by which guests name them. Pure.
+//! The network interfaces that keep their place on the PCI bus, which guests name them by. Pure.
 //!
-//! Rule: a place is kept only where the target's machine surely has it: one that it lacks would be refused when the domain
-//! is defined, with the source off. What is not kept is reported before.
+//! Rule: a place is kept only where the target's machine surely has it: a missing one would be refused when
+//! the domain is defined, with the source off. A place that is not kept is reported before.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use warmd_core::model::{hardware::HardwareElement, machine::Machine};
 
 use super::{domain::family, xml::Element};
 
-/// Root ports of a q35 machine that are made for it.
+/// Root ports of a q35 machine that are created for it.
 const MAX_PORTS: u32 = 31;
 
 /// The places of a machine's network interfaces.
@@ -17,7 +17,7 @@ const MAX_PORTS: u32 = 31;
 pub(super) struct Slots {
     /// By the interface's address in lower case.
     kept: BTreeMap<String, Place>,
-    /// What is not kept, the same way: its place on the source.
+    /// The places that are not kept, by the same key: the place on the source.
     changed: BTreeMap<String, Place>,
 }
 
@@ -43,7 +43,7 @@ impl Slots {
             .collect();
         let mut taken = BTreeSet::new();
         for (mac, place) in places {
-            // Functions of one device come and go together: only a device of its own is kept.
+            // Functions of one device come and go together: only a separate device is kept.
             if layout.has(place) && taken.insert((place.bus, place.slot)) {
                 slots.kept.insert(mac, place);
             } else {
@@ -53,7 +53,7 @@ impl Slots {
         slots
     }
 
-    /// The interface with its place, if it keeps it.
+    /// The interface with its place, if it is kept.
     pub(super) fn put(&self, mac: &str, interface: Element) -> Element {
         let Some(place) = self.kept.get(&mac.to_ascii_lowercase()) else { return interface };
         let address = Element::new("address")
@@ -89,7 +89,7 @@ impl Slots {
 }
 
 impl Place {
-    /// Where the device is; `None` if it is not on a PCI bus, or libvirt has not said.
+    /// Where the device is; `None` if it is not on a PCI bus, or libvirt has not reported it.
     fn of(device: &HardwareElement) -> Option<Self> {
         let address = device.part("address").filter(|address| address.attribute("type") == Some("pci"))?;
         let number = |name| address.attribute(name).map_or(Some(0), number);
@@ -110,7 +110,7 @@ fn number(text: &str) -> Option<u32> {
     }
 }
 
-/// What is known of the PCI buses that the source's machine had and the target's has.
+/// The known PCI buses of the source's and the target's machine.
 #[derive(Debug)]
 enum Layout {
     /// One bus, whose first slots are the machine's own.
@@ -164,7 +164,8 @@ impl Layout {
             && function == 0
             && match *self {
                 Self::Conventional { first } => bus == 0 && (first..=0x1f).contains(&slot),
-                // The last slots are those of the chipset, and of controllers that libvirt likes to put there.
+                // The last slots are those of the chipset, and of controllers that libvirt usually puts
+                // there.
                 Self::Express { first, .. } if bus == 0 => (first..0x1a).contains(&slot),
                 Self::Express { ports, .. } => bus <= ports && slot == 0,
                 Self::Unknown => false,

@@ -1,7 +1,8 @@
-//! What a libvirt has against machines that are to come: names, addresses, networks, and hardware that it cannot make.
+//! A libvirt's obstacles for planned machines: names, addresses, networks, and hardware that it does not
+//! support.
 //!
-//! Rule: it only asks. A domain that is the migration's own, or the source VM itself under the same libvirt, is in
-//! the way only by its name.
+//! Rule: it only reads. A domain that is the migration's own, or the source VM itself under the same libvirt,
+//! is an obstacle only by its name.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::libvirt::{DomainId, DomainXml, LibvirtError, LibvirtErrorKind, went_unanswered, xml as read};
 
-/// Domains that are asked about at the same time.
+/// Domains that are queried at the same time.
 const PARALLEL: usize = 8;
 
 impl LibvirtTarget {
@@ -131,7 +132,7 @@ impl LibvirtTarget {
             .await
     }
 
-    /// What the hypervisor says of such machines; `Err` with its words if it makes none.
+    /// The hypervisor's capabilities for such machines; `Err` with its words if it supports none.
     async fn capabilities(
         &self,
         architecture: &str,
@@ -146,21 +147,21 @@ impl LibvirtTarget {
     }
 }
 
-/// What a hypervisor has for a kind of machine.
+/// A hypervisor's capabilities for a kind of machine.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Capabilities {
     uefi: bool,
     secure: bool,
     /// `kvm` or `qemu`.
     kind: &'static str,
-    /// Screens and display devices that it names; none if it does not say.
+    /// Screens and display devices that it names; none if it does not list them.
     graphics: Vec<String>,
     videos: Vec<String>,
     processors: Processors,
 }
 
 impl Capabilities {
-    /// Reads libvirt's answer; what it does not say is not there.
+    /// Reads libvirt's answer; a missing value counts as not supported.
     fn read(text: &str) -> Self {
         let Ok(document) = read::parse(text, "domainCapabilities") else { return Self::default() };
         let Some(os) = read::child(document.root_element(), "os") else { return Self::default() };
@@ -183,7 +184,7 @@ impl Capabilities {
     }
 }
 
-/// What the machine gets otherwise than its source had it.
+/// The machine's differences from its source.
 fn changes(machine: &Machine, known: &Capabilities, disk_bus: DiskBus) -> Vec<(Rule, String)> {
     let Some(hardware) = &machine.hardware else { return Vec::new() };
     let mut found = Vec::new();
@@ -230,7 +231,7 @@ fn is_owned(domain: &DomainXml, owner: Option<MigrationId>) -> bool {
     owner.is_some_and(|owner| domain.tagged(owned::ELEMENT) == Some(owner.to_string().as_str()))
 }
 
-/// The machine as it would be asked for.
+/// The machine as it would be requested.
 fn request(incoming: &Incoming) -> CreateMachine {
     CreateMachine {
         owner: incoming.owner.unwrap_or(MigrationId(uuid::Uuid::nil())),
@@ -240,7 +241,7 @@ fn request(incoming: &Incoming) -> CreateMachine {
     }
 }
 
-/// Its disks, as if they were there: only their kind matters.
+/// Its disks, as if they existed: only their kind matters.
 fn located(incoming: &Incoming) -> impl Iterator<Item = Located> {
     incoming.disks.iter().map(|spec| {
         let place = match spec.place.as_deref() {

@@ -1,4 +1,4 @@
-//! What an operator may say of a target `libvirt`.
+//! The operator's settings of a target `libvirt`.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -8,17 +8,17 @@ use serde::Deserialize;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LibvirtTargetSettings {
-    /// libvirt's connection URI. It must lead to this host: the disks are written here.
+    /// libvirt's connection URI. It must be this host: the disks are written here.
     #[serde(default = "default_uri")]
     pub uri: String,
-    /// Where disks without a place of their own are kept: one folder for each migration. It must be there. Either this
-    /// or `pool`.
+    /// Where disks without a place of their own are kept: one folder for each migration. It must exist.
+    /// Either this or `pool`.
     #[serde(default)]
     pub directory: Option<PathBuf>,
     /// The same by the name of a storage pool of kind `dir`, `fs` or `netfs`.
     #[serde(default)]
     pub pool: Option<String>,
-    /// Other directories for disks, by the names that a plan's `[storage]` uses. They must be there.
+    /// Other directories for disks, by the names that a plan's `[storage]` uses. They must exist.
     #[serde(default)]
     pub storages: BTreeMap<String, PathBuf>,
     #[serde(default)]
@@ -27,15 +27,15 @@ pub struct LibvirtTargetSettings {
     pub disk_bus: DiskBus,
 }
 
-/// What executes the machine's processors.
+/// The kind of virtualisation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DomainType {
-    /// KVM if libvirt says that it is there, else emulation.
+    /// KVM if libvirt reports it, else emulation.
     #[default]
     Auto,
     Kvm,
-    /// Emulation, also where KVM seems to be there.
+    /// Emulation, also where KVM seems available.
     Qemu,
 }
 
@@ -43,9 +43,9 @@ pub enum DomainType {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DiskBus {
-    /// By virtio, whatever the source had.
+    /// By virtio, regardless of the source.
     Virtio,
-    /// As on the source; guests boot without virtio drivers.
+    /// As on the source; for guests without virtio drivers.
     #[default]
     Keep,
 }

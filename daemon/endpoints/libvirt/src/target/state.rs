@@ -1,14 +1,14 @@
-//! What libvirt's word on a domain means for the cutover. Pure.
+//! The meaning of a domain's state for the cutover. Pure.
 
 use warmd_core::targets::MachineState;
 
 use crate::libvirt::{DomainStatus, Reason, RunState};
 
-/// What is said of a domain that libvirt itself has moved. It runs, so the source must not be started.
+/// The message about a domain that libvirt itself has moved. It runs, so the source must not be started.
 pub(super) const ELSEWHERE: &str =
     "libvirt migrated it to another host, and it runs there: migrate it back first";
 
-/// What is said of one that stands still in the middle of that.
+/// The message about one that is paused in the middle of that.
 pub(super) const ON_ITS_WAY: &str = "libvirt is migrating it, and it may run on the other host already: wait for the end of \
                                      that, or abort it (virsh domjobabort)";
 

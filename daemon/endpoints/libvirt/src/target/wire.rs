@@ -1,7 +1,7 @@
-//! What an interface is plugged into here, and what that can keep apart.
+//! The other end of an interface here, and the isolation that it supports.
 //!
-//! Rule: libvirt takes a VLAN or a virtual port that the other side cannot make for none, or fails at the start: so
-//! only what is known to keep it counts.
+//! Rule: libvirt ignores a VLAN or a virtual port that the other end does not support, or fails at the start:
+//! so only an end that is known to support it counts.
 
 use std::path::Path;
 
@@ -17,19 +17,19 @@ const FILTERS_VLANS: (u32, u32) = (11, 0);
 /// The other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Wire {
-    /// A bridge of Linux, and whether VLANs are kept by it.
+    /// A bridge of Linux, and whether it keeps VLANs.
     Bridge {
         vlans: bool,
     },
     OpenVSwitch,
-    /// A function of a network card that becomes the guest's (SR-IOV), or a macvtap device that takes one over.
+    /// A function of a network card that becomes the guest's (SR-IOV), or a macvtap device that uses one.
     Function,
     /// Another device straight on a network card: macvtap.
     Direct,
 }
 
 impl Wire {
-    /// What the link leads to; `None` for QEMU's own network.
+    /// The link's other end; `None` for QEMU's own network.
     pub(super) async fn of(
         libvirt: &LibvirtClient,
         definitions: &mut Definitions,
@@ -61,7 +61,7 @@ impl Wire {
         }
     }
 
-    /// Whether it has virtual ports of that type; an interface that names none takes its network's.
+    /// Whether it has virtual ports of that type; an interface that names none uses its network's.
     pub(super) fn keeps_virtual_port(&self, kind: Option<&str>) -> bool {
         match self {
             Self::Bridge { .. } => false,
@@ -89,7 +89,7 @@ impl Wire {
 
 const OPEN_V_SWITCH: &str = "openvswitch";
 
-/// What a network's definition says.
+/// The content of a network's definition.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     Is(Wire),
@@ -113,7 +113,7 @@ fn read(text: &str) -> Result<Found, XmlError> {
     })
 }
 
-/// Whether the bridge filters VLANs, by what the kernel says below `devices`.
+/// Whether the bridge filters VLANs, by the kernel's files below `devices`.
 fn filters_vlans(devices: &Path, name: &str) -> bool {
     !name.contains('/')
         && std::fs::read_to_string(devices.join(name).join("bridge/vlan_filtering"))

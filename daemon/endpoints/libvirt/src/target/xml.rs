@@ -1,6 +1,7 @@
-//! A small tree of XML to be written.
+//! A small tree of XML to write.
 //!
-//! Rule: names are the code's own, or plain ones of what a source carries; every text and every attribute is escaped, wherever it comes from.
+//! Rule: names are the code's own, or plain names from the carried hardware; every text and every attribute
+//! is escaped, whatever its origin.
 
 use std::{borrow::Cow, fmt};
 
@@ -23,7 +24,7 @@ impl Element {
         Self { name: name.into(), attributes: Vec::new(), text: String::new(), children: Vec::new() }
     }
 
-    /// An element that holds nothing but a text.
+    /// An element with a text only.
     pub(super) fn of(name: &'static str, text: impl ToString) -> Self {
         Self { text: text.to_string(), ..Self::new(name) }
     }

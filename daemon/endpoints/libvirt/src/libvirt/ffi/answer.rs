@@ -1,6 +1,6 @@
-//! What a call of libvirt answers: its value, or why there is none.
+//! The answer of a call of libvirt: its value, or why there is none.
 //!
-//! Rule: a failure is read in the thread that it happened in, before anything else is asked there. A text is copied, and
+//! Rule: a failure is read in its own thread, before the next call there. A text is copied, and
 //! freed if libvirt made it for the caller.
 
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -11,12 +11,12 @@ use crate::libvirt::MAX_OUTPUT;
 /// Why a call has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::libvirt) enum CallFailure {
-    /// The library is not here, or is too old.
+    /// The library is missing, or too old.
     Missing(String),
     /// libvirt's answer: `virErrorNumber`, `virErrorDomain`, an errno where it has one, and its words, for
     /// messages.
     Said { code: i32, domain: i32, errno: i32, words: String },
-    /// What was asked or answered is no text that fits.
+    /// An argument or answer is no valid text.
     Malformed(String),
 }
 

@@ -1,7 +1,7 @@
-//! A connection to a libvirt: what is asked of the libvirt there, and of what it has beside its domains.
+//! A connection to a libvirt: calls about libvirt itself, and about its objects beside domains.
 //!
-//! Rule: a domain is found by its UUID alone. Networks, filters, pools, volumes and secrets are only looked at, and a
-//! secret's value is wiped unread.
+//! Rule: a domain is found by its UUID alone. Networks, filters, pools, volumes and secrets are only read,
+//! and a secret's value is wiped unread.
 
 use std::{
     ffi::{c_int, c_void},
@@ -46,20 +46,21 @@ impl LibvirtConnection {
         Ok(Self(LibvirtObject::new(api, raw, api.virConnectClose)?, OnceLock::new()))
     }
 
-    /// Has libvirt look every `seconds` whether the other side lives, and close the connection after `misses` silences.
+    /// Lets libvirt send a keepalive every `seconds`, and close the connection after `misses` without an
+    /// answer.
     pub(in crate::libvirt) fn keep_alive(&self, seconds: i32, misses: u32) -> CallResult<()> {
         // SAFETY: the connection is alive.
         number(self.0.api, unsafe { (self.0.api.virConnectSetKeepAlive)(self.0.raw(), seconds, misses) })
             .map(drop)
     }
 
-    /// Whether it is open, as far as is known on this side.
+    /// Whether it is open, as far as this side knows.
     pub(in crate::libvirt) fn is_alive(&self) -> bool {
         // SAFETY: the connection is alive as an object.
         unsafe { (self.0.api.virConnectIsAlive)(self.0.raw()) > 0 }
     }
 
-    /// Has `listener` called, in the event loop's thread, at each lifecycle event of any domain.
+    /// Lets `listener` be called, in the event loop's thread, at each lifecycle event of any domain.
     pub(in crate::libvirt) fn listen(&self, listener: EventListener) -> CallResult<()> {
         let api = self.0.api;
         let state = Box::into_raw(Box::new(listener));
@@ -100,7 +101,7 @@ impl LibvirtConnection {
         }
     }
 
-    /// What the hypervisor says of machines of a kind.
+    /// The hypervisor's capabilities for machines of a kind.
     pub(in crate::libvirt) fn capabilities(
         &self,
         kind: &str,
@@ -114,7 +115,7 @@ impl LibvirtConnection {
         owned(self.0.api, unsafe { ask(self.0.raw(), null(), arch.as_ptr(), machine, kind.as_ptr(), 0) })
     }
 
-    /// What the host lacks of a processor, in libvirt's words; `None` if nothing.
+    /// The features of a processor that the host lacks, in libvirt's words; `None` if none.
     pub(in crate::libvirt) fn cpu_lacks(
         &self,
         kind: &str,
@@ -262,8 +263,8 @@ impl LibvirtConnection {
     }
 }
 
-/// What a comparison of processors says: what the host lacks, in libvirt's words; `None` if nothing, or if
-/// libvirt has no comparison for it. A processor that libvirt cannot make sense of is a failure.
+/// The result of a comparison of processors: the missing features, in libvirt's words; `None` if none, or if
+/// libvirt has no comparison for it. A processor that libvirt cannot read is a failure.
 fn compared(answer: CallResult<c_int>) -> CallResult<Option<String>> {
     match answer {
         Ok(0) => Ok(Some("libvirt does not say what it lacks".to_owned())),

@@ -1,6 +1,6 @@
-//! A domain, and its checkpoints: what is asked of them, and what is done to them.
+//! A domain, and its checkpoints: the calls on them.
 //!
-//! Rule: states, reasons and flags are libvirt's numbers as they are; their meaning is decided outside this
+//! Rule: states, reasons and flags are libvirt's unchanged numbers; their meaning is decided outside this
 //! folder.
 
 use std::{
@@ -209,7 +209,7 @@ impl LibvirtDomain<'_> {
         owned(self.0.api, unsafe { ask(self.0.raw(), command.as_ptr(), seconds, 0) })
     }
 
-    /// QEMU's answer to a command of its monitor. libvirt marks the domain as one that was meddled with, for as long as it
+    /// QEMU's answer to a command of its monitor. libvirt marks the domain as tainted, for as long as it
     /// has power.
     pub(in crate::libvirt) fn monitor(&self, command: &str) -> CallResult<String> {
         let command = text(command)?;

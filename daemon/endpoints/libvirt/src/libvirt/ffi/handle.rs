@@ -1,6 +1,6 @@
-//! An object of libvirt's, owned.
+//! An owned object of libvirt.
 //!
-//! Rule: it is freed once, by its `Drop`, and does not outlive what it was asked of.
+//! Rule: it is freed once, by its `Drop`, and does not outlive its parent object.
 
 use std::{
     ffi::{c_int, c_void},
@@ -13,7 +13,7 @@ use super::{
     symbols::{LibvirtApi, Object, release},
 };
 
-/// An object of libvirt's, freed with its own function. It lives no longer than what it was asked of.
+/// An object of libvirt's, freed with its own function. It lives no longer than its parent object.
 pub(super) struct LibvirtObject<'a> {
     pub(super) api: &'static LibvirtApi,
     raw: NonNull<c_void>,

@@ -1,7 +1,7 @@
-//! libvirt's libraries: found, started and kept.
+//! libvirt's libraries: found, initialised and kept.
 //!
-//! Rule: each is loaded once, when it is first needed, and never unloaded; that it is not here is an answer like any other.
-//! One thread runs libvirt's events for as long as the process lives.
+//! Rule: each is loaded once, when it is first needed, and never unloaded; a missing library is an ordinary
+//! error. One thread runs libvirt's events for as long as the process lives.
 
 use std::{ffi::c_void, ptr::null_mut, sync::OnceLock};
 
@@ -22,7 +22,7 @@ fn load() -> Result<LibvirtApi, String> {
     let library = unsafe { Library::new("libvirt.so.0") }
         .map_err(|error| format!("libvirt's library is not here ({error}): install the package libvirt0"))?;
     let api = LibvirtApi::of(library)?;
-    // SAFETY: the order that libvirt documents: the event loop before anything else, then the initialisation. The handler
+    // SAFETY: the order that libvirt documents: the event loop first, then the initialisation. The handler
     // is a function without state; without it libvirt would print to stderr.
     let ready = unsafe {
         (api.virSetErrorFunc)(null_mut(), Some(silence));

@@ -1,7 +1,7 @@
-//! The functions of libvirt that are used, and the records that they fill.
+//! The used functions of libvirt, and the records that they fill.
 //!
-//! Rule: signatures and layouts are those of libvirt's headers, and are written down nowhere else. The functions are looked
-//! up here, and called by the files beside this one.
+//! Rule: signatures and layouts are those of libvirt's headers, and are declared nowhere else. The functions
+//! are looked up here, and called by the files beside this one.
 
 use std::ffi::{c_char, c_int, c_uchar, c_uint, c_ulong, c_ulonglong, c_void};
 

@@ -1,7 +1,7 @@
-//! Where the hardware of a running domain and that of its definition differ. Pure.
+//! The differences between a running domain's hardware and its definition's. Pure.
 //!
-//! Rule: only what is carried is compared, because a target is made of that. What libvirt itself writes otherwise into
-//! the running domain's definition is no difference.
+//! Rule: only carried parts are compared, because a target is made of them. Values that libvirt itself writes
+//! differently into the running domain's definition are no difference.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,13 +19,13 @@ pub(crate) struct Difference {
 /// that of the balloon, its power-off is what a stop by warmd needs, and notes are no hardware.
 const OWN: [&str; 5] = ["devices", "cpu", "currentMemory", "on_poweroff", "metadata"];
 
-/// What an interface may have from its libvirt network while it runs.
+/// Values that an interface may have from its libvirt network while it runs.
 const OF_NETWORK: [&str; 3] = ["vlan", "virtualport", "port"];
 
-/// The same, and nothing that keeps it apart.
+/// The same, without its isolation.
 const GIVEN: [&str; 4] = ["@type", "@trustGuestRxFilters", "bandwidth", "mtu"];
 
-/// All that differs.
+/// All differences.
 pub(crate) fn differences(running: &HardwareElement, defined: &HardwareElement) -> Vec<Difference> {
     let mut found = Vec::new();
     settings(running, defined, &mut found);
@@ -40,11 +40,11 @@ pub(crate) fn differences(running: &HardwareElement, defined: &HardwareElement) 
             // One that is in one of them alone is reported by its name, with its image or its network.
             ("disk" | "interface", [], _) | ("disk" | "interface", _, []) if is_told(place, &now, &then) => {}
             ("disk" | "interface", [now], [then]) => {
-                // Whether it is a disk or a LUN is of its image.
+                // Whether it is a disk or a LUN depends on its image.
                 let is_kept = |line: &String| !matches!(line.as_str(), "@device=disk" | "@device=lun");
                 let of = |part| lines(part).into_iter().filter(is_kept).collect::<Vec<_>>();
                 let (mut now, mut then) = (of(now), of(then));
-                // One without a place gets one.
+                // A device without an address gets one.
                 let is_place = |line: &String| line.starts_with("address/");
                 if !(now.iter().any(is_place) && then.iter().any(is_place)) {
                     now.retain(|line| !is_place(line));
@@ -59,8 +59,8 @@ pub(crate) fn differences(running: &HardwareElement, defined: &HardwareElement) 
     found
 }
 
-/// What keeps the running domain's interfaces apart and is not in its definition: each interface, and what it is. What
-/// its libvirt network gives it is the network's, there as here.
+/// The isolation of the running domain's interfaces that is missing in its definition: each interface, and
+/// its isolation. A value that its libvirt network gives it belongs to the network, on both sides.
 pub(crate) fn isolation_of_running_alone(
     running: &HardwareElement,
     defined: &HardwareElement,
@@ -86,7 +86,7 @@ fn settings(running: &HardwareElement, defined: &HardwareElement, found: &mut Ve
     let names: BTreeSet<_> =
         running.parts.iter().chain(&defined.parts).map(|part| part.name.as_str()).collect();
     let of = |all: &HardwareElement, name: &str| -> Vec<String> {
-        // The guest's clock goes its own way.
+        // The guest's clock runs independently.
         let is_kept = |line: &String| !line.starts_with("@adjustment");
         all.parts(name).flat_map(lines).filter(is_kept).collect()
     };
@@ -101,7 +101,7 @@ fn settings(running: &HardwareElement, defined: &HardwareElement, found: &mut Ve
     }
 }
 
-/// Notes what is in one of them alone.
+/// Records the parts that one of them alone has.
 fn push(what: &str, running: &[String], defined: &[String], found: &mut Vec<Difference>) {
     let (running, defined) = (without(running.to_vec(), defined), without(defined.to_vec(), running));
     if running.is_empty() && defined.is_empty() {
@@ -111,7 +111,7 @@ fn push(what: &str, running: &[String], defined: &[String], found: &mut Vec<Diff
     found.push(Difference { what: what.to_owned(), running: words(running), defined: words(defined) });
 }
 
-/// `lines` without those of `others`, one for one.
+/// `lines` without those of `others`, each removed once.
 fn without(mut lines: Vec<String>, others: &[String]) -> Vec<String> {
     for other in others {
         if let Some(at) = lines.iter().position(|line| line == other) {
@@ -134,7 +134,7 @@ impl std::fmt::Display for Place {
 
 fn grouped(devices: &[HardwareElement]) -> BTreeMap<Place, Vec<HardwareElement>> {
     let mut groups = BTreeMap::<_, Vec<HardwareElement>>::new();
-    // Buses come and go with what is on them.
+    // Buses come and go with their devices.
     let is_bus =
         |device: &HardwareElement| device.name == "controller" && device.attribute("type") == Some("pci");
     for device in devices.iter().filter(|device| !is_bus(device)) {
@@ -148,7 +148,7 @@ fn grouped(devices: &[HardwareElement]) -> BTreeMap<Place, Vec<HardwareElement>>
     groups
 }
 
-/// Interfaces and disks are compared by who reads them; drives are not.
+/// Interfaces and disks are compared elsewhere; drives are not.
 fn is_told(place: &Place, now: &[HardwareElement], then: &[HardwareElement]) -> bool {
     let mut kinds = now.iter().chain(then).map(|device| device.attribute("device"));
     place.0 == "interface" || kinds.all(|kind| matches!(kind, None | Some("disk" | "lun")))
@@ -158,7 +158,7 @@ fn is_on_network(lines: &[String]) -> bool {
     lines.iter().any(|line| line == "@type=network")
 }
 
-/// Without what only the network gives it.
+/// Without the network's values.
 fn without_given(lines: Vec<String>, defined: &[String]) -> Vec<String> {
     let is_given = |line: &String| {
         let has = |name: &str| defined.iter().any(|line| line.starts_with(name));
@@ -180,7 +180,8 @@ fn or_there(line: String) -> String {
     if line.is_empty() { "there".to_owned() } else { line }
 }
 
-/// All that a part says, one line each, in order of their names: `driver/@discard=unmap`, `serial=x`, `readonly`.
+/// All values of a part, one line each, in order of their names: `driver/@discard=unmap`, `serial=x`,
+/// `readonly`.
 fn lines(part: &HardwareElement) -> Vec<String> {
     let mut lines = Vec::new();
     add(part, "", &mut lines);
@@ -278,7 +279,7 @@ mod tests {
         let words = ["the network filter \"clean\"", "a link that is down"].map(str::to_owned).to_vec();
         assert_eq!(found, [("52:54:00:AA:00:01".to_owned(), words)]);
         assert!(of(NIC, &guarded).is_empty() && of(&guarded, &guarded).is_empty());
-        // On a libvirt network it is the network's; elsewhere it is the interface's own.
+        // On a libvirt network it belongs to the network; elsewhere to the interface.
         let tagged = apart("<vlan><tag id='7'/></vlan>");
         assert!(of(&tagged, NIC).is_empty());
         assert_eq!(told(("", &tagged), ("", NIC)), ["interface 52:54:00:aa:00:01: vlan/tag/@id=7 | none"]);

@@ -1,7 +1,7 @@
-//! All that a domain's XML has, sorted by the table: what is carried, and what is to be reported.
+//! All parts of a domain's XML, sorted by the table: carried parts, and parts to report.
 //!
-//! Rule: nothing is left out without a word. What the table does not name is a finding too. What is carried is a tree of
-//! names and values that the table allows, never the text.
+//! Rule: no part is left out silently. A part that the table does not name is a finding too. The carried part
+//! is a tree of names and values that the table allows, never the text.
 
 mod compare;
 mod table;
@@ -20,13 +20,13 @@ use crate::libvirt::{DomainXml, xml};
 
 const QEMU_NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 
-/// Elements inside of each other that are followed.
+/// The deepest nesting of elements that is read.
 const DEEPEST: usize = 64;
 
-/// What a domain has beside what [`DomainXml`] reads.
+/// The parts of a domain that [`DomainXml`] does not read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Hardware {
-    /// What a target that speaks libvirt gets.
+    /// The part for a target with libvirt.
     pub(super) carried: HardwareElement,
     pub(super) findings: Vec<Objection>,
 }
@@ -47,12 +47,12 @@ pub(super) fn sort(text: &str) -> Result<Hardware, xml::XmlError> {
 #[derive(Default)]
 struct Sorter<'a, 'i> {
     path: Vec<Node<'a, 'i>>,
-    /// What was found, and where.
+    /// The finding, and its place.
     found: BTreeMap<(Rule, String), Vec<String>>,
 }
 
 impl<'a, 'i> Sorter<'a, 'i> {
-    /// What is carried of an element; `None` if nothing is.
+    /// The carried part of an element; `None` if there is none.
     fn element(&mut self, node: Node<'a, 'i>, class: HardwareClass) -> Option<HardwareElement> {
         let mut part =
             HardwareElement { name: node.tag_name().name().to_owned(), ..HardwareElement::default() };
@@ -153,7 +153,7 @@ fn name_of(namespace: Option<&str>, name: &str) -> String {
     }
 }
 
-/// Another tool's metadata, whole; warmd's own is of this domain alone.
+/// Another tool's metadata, whole; warmd's own applies to this domain alone.
 fn foreign(node: Node<'_, '_>, outer: Option<&str>, depth: usize) -> Option<HardwareElement> {
     let namespace = node.tag_name().namespace();
     let own = [DomainXml::TAG_NAMESPACE, DomainXml::MOVED_NAMESPACE];

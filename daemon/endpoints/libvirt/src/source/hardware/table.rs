@@ -1,18 +1,19 @@
-//! The table of hardware: what becomes of each element and attribute that a domain's XML may have.
+//! The table of hardware: the treatment of each element and attribute that a domain's XML may have.
 //!
-//! Rule: the first line that matches decides, and what no line names is a finding. A path is of element names below
-//! `domain`; `@` is an attribute, `*` any one name, `**` at the end whatever is below. In brackets are values that an
-//! attribute has: `disk[device=cdrom|floppy]`, or an attribute that is there: `source[file]`; of the attribute itself `@cache[none]`. An element that is harmless or a
-//! finding is that with all that is in it; else each of its attributes and children has a line of its own.
+//! Rule: the first line that matches decides, and a part that no line names is a finding. A path is of
+//! element names below `domain`; `@` is an attribute, `*` any one name, `**` at the end everything below. In
+//! brackets are values that an attribute has: `disk[device=cdrom|floppy]`, or an attribute that is there:
+//! `source[file]`; of the attribute itself `@cache[none]`. A harmless element or a finding covers all of its
+//! contents; else each of its attributes and children has a line of its own.
 
-/// What becomes of an element or attribute.
+/// The treatment of an element or attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HardwareClass {
-    /// The platform-neutral machine, the copied disks or another rule tell of it.
+    /// The platform-neutral machine, the copied disks or another rule cover it.
     Read,
-    /// A target that speaks libvirt gets it as it is.
+    /// A target with libvirt gets it unchanged.
     Carry,
-    /// Nothing is lost without it; why.
+    /// Leaving it out loses nothing; why.
     Harmless(&'static str),
     /// It is reported; what it means.
     Find(Rule, &'static str),
@@ -62,7 +63,7 @@ pub(super) const TABLE: &[(&str, HardwareClass)] = &[
     ("os", Read), ("os/@firmware", Read),
     ("os/type", Read), ("os/type/@arch", Read), ("os/type/@machine", Read),
     ("os/firmware", Read), ("os/firmware/**", Read),
-    // What libvirt chose for the machine it chooses again at the target; of a file that a person named only a flash's
+    // libvirt chooses its own values again at the target; of a file that a user named only a flash's
     // kind is known.
     ("os/loader[type=pflash]", Read), ("os[firmware]/loader", Read), ("os/loader/@*", Read),
     ("os/loader", Find(BootLost, "it boots by a firmware file of the source's host, which stays there")),
@@ -120,7 +121,7 @@ pub(super) const TABLE: &[(&str, HardwareClass)] = &[
     ("devices", Read),
     ("devices/emulator", HOSTS),
 
-    // Only of disks is the image what is moved.
+    // Only disks' images are moved.
     ("devices/disk[device=cdrom|floppy]/source[file]", MEDIUM), ("devices/disk[device=cdrom|floppy]/source[dev]", MEDIUM),
     ("devices/disk[device=cdrom|floppy]/source[pool]", MEDIUM), ("devices/disk[device=cdrom|floppy]/source[protocol]", MEDIUM),
     ("devices/disk[device=cdrom|floppy]/source[dir]", MEDIUM),
@@ -169,7 +170,7 @@ pub(super) const TABLE: &[(&str, HardwareClass)] = &[
     ("devices/disk/mirror", RUNTIME),
     ("devices/disk/alias", ANEW), ("devices/disk/address", ANEW),
 
-    // Where interfaces are on them is kept where the target has the same.
+    // Interfaces' places on them are kept where the target has the same.
     ("devices/controller[type=pci]", Carry),
     ("devices/controller[type=pci]/address[type=pci]", Carry), ("devices/controller[type=pci]/address/@multifunction", ANEW),
     ("devices/controller[type=pci]/address/@*", Carry), ("devices/controller[type=pci]/*", ANEW),
@@ -271,7 +272,7 @@ pub(super) const TABLE: &[(&str, HardwareClass)] = &[
     ("devices/panic", Carry), ("devices/panic/@model", Carry), ("devices/panic/address", ANEW), ("devices/panic/alias", ANEW),
 
     // The host's end of a port is created again: a terminal of libvirt's, and for the first one a file that
-    // takes what is said.
+    // takes the output.
     ("devices/serial[type=pty|file|null|stdio|vc]/source", HOSTS), ("devices/serial/source", ENDPOINT),
     ("devices/serial/protocol", TOLD), ("devices/serial/protocol/**", TOLD), ("devices/serial/log", HOSTS),
     ("devices/serial", Carry), ("devices/serial/@type", Read), ("devices/serial/@tty", RUNTIME),

@@ -1,4 +1,4 @@
-//! That each element and attribute of real domains is classified, and none is left out without a word.
+//! Each element and attribute of real domains is classified, and none is left out silently.
 
 use std::collections::BTreeSet;
 
@@ -141,7 +141,7 @@ fn firmware_from_a_file_of_the_host_is_lost_and_told() {
     let rom = os("<os><loader type='rom'>/usr/share/OVMF/OVMF.fd</loader></os>");
     assert!(rom.contains("os/loader") && rom.contains("firmware file"), "{rom}");
     assert!(os("<os><loader>/usr/share/OVMF/OVMF.fd</loader></os>").contains("os/loader"));
-    // By these libvirt's own firmware for the machine is meant, or its kind is known.
+    // These name libvirt's own firmware for the machine, or its kind is known.
     assert_eq!(os("<os><loader readonly='yes' type='pflash'>/usr/share/OVMF/CODE.fd</loader></os>"), "");
     assert_eq!(os("<os firmware='efi'><loader secure='no'/></os>"), "");
     assert_eq!(os("<os firmware='efi'><loader type='rom'>/usr/share/OVMF/OVMF.fd</loader></os>"), "");
