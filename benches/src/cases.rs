@@ -50,7 +50,8 @@ const MIB: u64 = 1 << 20;
 const LATENCIES: [u64; 3] = [0, 1, 10];
 /// Bytes a second of the case with a limit.
 const RATE: u64 = 200_000_000;
-/// Round trips one after the other that the slowest peer of a delta may need, times the latency: seconds a run.
+/// Round trips one after the other that the slowest peer of a delta may need, times the latency: seconds a
+/// run.
 const PATIENCE: u64 = 20;
 /// Bytes in all disks of a case in a quick run.
 const QUICK: u64 = 64 * MIB;

@@ -1,5 +1,5 @@
-//! The case `daemon`: the first pass of a migration, from the request to the end, through the whole daemon and a libvirt
-//! host, against the bare engine on the same kind of export.
+//! The case `daemon`: the first pass of a migration, from the request to the end, through the whole daemon
+//! and a libvirt host, against the bare engine on the same kind of export.
 //!
 //! Rule: both read a backup job of the same guest, which is off (its domain exists, paused, during the job),
 //! both write a new file, and both files are compared. The daemon's time is the pass's own, from its own

@@ -1,6 +1,7 @@
 //! warmd's side: the engine over real disks and the real store, combined as in the daemon.
 //!
-//! Rule: only public calls of the engine, the volume, the NBD client and the store are used, all of them in this file.
+//! Rule: only public calls of the engine, the volume, the NBD client and the store are used, all of them in
+//! this file.
 
 use std::{
     ops::Range,

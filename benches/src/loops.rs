@@ -1,6 +1,7 @@
 //! The loops of peers that cannot run here, reimplemented in a few lines of blocking code.
 //!
-//! Rule: nothing here is slower than the original must be: no logging, no progress, no copy in between, one process.
+//! Rule: nothing here is slower than the original must be: no logging, no progress, no copy in between, one
+//! process.
 
 use anyhow::Result;
 use warmd_cbt::units::Extent;
@@ -18,8 +19,8 @@ const MIGRATEKIT_READ: u64 = 64 << 20;
 /// `dd bs=1M`.
 const DD: u64 = 1 << 20;
 
-/// CDI's VDDK reader: one connection, one request in flight. For extents of 1 MiB and more the status of one extent a
-/// round trip; reads of 2 MiB; written by the same thread. It ends with an fsync.
+/// CDI's VDDK reader: one connection, one request in flight. For extents of 1 MiB and more the status of one
+/// extent a round trip; reads of 2 MiB; written by the same thread. It ends with an fsync.
 pub fn cdi(source: &BenchSide, target: &BenchSide, extents: Option<&[Extent]>) -> Result<()> {
     let (mut from, mut to) = (Side::open(source)?, Side::open(target)?);
     let mut buffer = vec![0; CDI_READ as usize];
@@ -42,7 +43,8 @@ pub fn cdi(source: &BenchSide, target: &BenchSide, extents: Option<&[Extent]>) -
     to.flush()
 }
 
-/// migratekit's delta: one thread, the changed areas in reads of up to 64 MiB, no block status. It ends with an fsync.
+/// migratekit's delta: one thread, the changed areas in reads of up to 64 MiB, no block status. It ends with
+/// an fsync.
 pub fn migratekit(source: &BenchSide, target: &BenchSide, extents: Option<&[Extent]>) -> Result<()> {
     let (mut from, mut to) = (Side::open(source)?, Side::open(target)?);
     let stretches = stretches(&from, extents)?;

@@ -47,7 +47,8 @@ impl BenchMeasurement {
     }
 }
 
-/// Runs the command, then syncs the files. To be called once in a process: the figures are those of all its children.
+/// Runs the command, then syncs the files. To be called once in a process: the figures are those of all its
+/// children.
 pub fn run(command: &[String], sync: &[PathBuf]) -> Result<BenchMeasurement> {
     let (program, arguments) = command.split_first().context("no command")?;
     let begin = now();

@@ -130,8 +130,8 @@ impl Bench {
         Ok(figures)
     }
 
-    /// Runs commands at once, each with the files that it must have synced: their figures together, and the last line
-    /// that the first one printed.
+    /// Runs commands at once, each with the files that it must have synced: their figures together, and the
+    /// last line that the first one printed.
     pub fn at_once(&self, commands: &[(Vec<String>, Vec<PathBuf>)]) -> Result<(BenchMeasurement, String)> {
         let running = commands
             .iter()

@@ -1,6 +1,7 @@
 //! The printed and written results of the runs.
 //!
-//! Rule: medians over the pairs; a ratio is the peer's time over warmd's in the same pair, so above 1 warmd is faster.
+//! Rule: medians over the pairs; a ratio is the peer's time over warmd's in the same pair, so above 1 warmd
+//! is faster.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
 use serde::Serialize;

@@ -94,7 +94,7 @@ fn check(log: &mut File) -> Res<u64> {
     }
 }
 
-/// Writes `kib_s` KiB a second in runs of 4 to 64 KiB at random places, in turn over the areas.
+/// Writes `kib_s` KiB per second in runs of 4 to 64 KiB at random offsets, in turn over the areas.
 fn scatter(areas: &[(File, u64, u64)], kib_s: u64, boot: u64) -> Res<()> {
     let noise: Vec<u8> = (0..64 * 1024 / 8).flat_map(|n| mix(n ^ (boot << 32)).to_le_bytes()).collect();
     let tick = Duration::from_millis(100);

@@ -74,7 +74,7 @@ pub struct GuestSpec {
     pub boot: Boot,
     /// Pause between two records.
     pub record_ms: u64,
-    /// Scattered writes beside the records, KiB a second over all disks; 0 for none.
+    /// Scattered writes beside the records, in KiB per second over all disks; 0 for none.
     pub churn_kib_s: u64,
     /// The part of each disk over which they are scattered.
     pub churn_mib: u64,

@@ -38,8 +38,9 @@ impl Libvirtd {
         Self::launch(dir, None)
     }
 
-    /// Like [`Self::start_at`], where each QEMU has a mount namespace with a `/dev` of its own, as by libvirt's default.
-    /// Guests without devices of the host need none, and nodes that a test makes later are not seen in it.
+    /// Like [`Self::start_at`], where each QEMU has a mount namespace with a `/dev` of its own, as by
+    /// libvirt's default. Guests without devices of the host need none, and nodes that a test makes later are
+    /// not seen in it.
     pub fn start_with_namespaces(dir: PathBuf) -> Result<Self> {
         Self::launch(dir, Some("mount"))
     }

@@ -1,6 +1,7 @@
 //! The fuzz targets without a fuzzer: every input of the committed corpus, and small changes of each.
 //!
-//! Rule: it needs no other build than the tests'. The seed of the changes is in the failure; `WARMD_SEED` replays it.
+//! Rule: it needs no other build than the tests'. The seed of the changes is in the failure; `WARMD_SEED`
+//! replays it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 

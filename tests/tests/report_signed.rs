@@ -47,7 +47,8 @@ async fn signed(rig: &Rig) -> (Report, SignedReport) {
     (report, signed)
 }
 
-/// The root of `bytes` as the documentation alone defines it, and as `warmd root` computes it; they must agree.
+/// The root of `bytes` as the documentation alone defines it, and as `warmd root` computes it; they must
+/// agree.
 fn root_of(dir: &Path, bytes: &[u8]) -> String {
     let path = dir.join("disk.raw");
     fs::write(&path, bytes).unwrap();

@@ -128,8 +128,8 @@ fn a_seed_means_one_run() {
     assert_eq!(hashes.len(), seeds.len(), "different seeds are the same run");
 }
 
-/// As many seeds as `SIM_SEEDS` says, from `SIM_FROM` on, or up to the first that fails with `SIM_FIRST_ONLY`;
-/// `SIM_SLOW` milliseconds make a seed worth a line.
+/// As many seeds as `SIM_SEEDS` says, from `SIM_FROM` on, or up to the first that fails with
+/// `SIM_FIRST_ONLY`; `SIM_SLOW` milliseconds make a seed worth a line.
 #[test]
 fn many_seeds_hold() {
     let (from, count) = (number("SIM_FROM").unwrap_or(0), number("SIM_SEEDS").unwrap_or(500));

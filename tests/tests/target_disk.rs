@@ -1,4 +1,5 @@
-//! Target `disk` keeps the contract of targets: on files, block devices and NBD exports, with and without a provisioner.
+//! Target `disk` keeps the contract of targets: on files, block devices and NBD exports, with and without a
+//! provisioner.
 
 use std::{collections::BTreeMap, path::Path, process::Child, time::Duration};
 

@@ -1,4 +1,5 @@
-//! Volumes on file systems and devices that fail for real: full, without holes, losing writes, in use, shrinking.
+//! Volumes on file systems and devices that fail for real: full, without holes, losing writes, in use,
+//! shrinking.
 
 use std::{path::Path, time::Duration};
 

@@ -17,7 +17,8 @@ use warmd_benches::{
 };
 use warmd_tests::interrupt;
 
-/// warmd's engine and its peers in turn, on the same images over the same servers. A ratio above 1: warmd is faster.
+/// warmd's engine and its peers in turn, on the same images over the same servers. A ratio above 1: warmd is
+/// faster.
 #[derive(Parser)]
 #[command(name = "benches/run")]
 struct Arguments {

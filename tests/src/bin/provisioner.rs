@@ -1,4 +1,5 @@
-//! An example of a provisioner: `warmd.provisioner.v1` on a Unix socket, for machines in a libvirt of this host.
+//! An example of a provisioner: `warmd.provisioner.v1` on a Unix socket, for machines in a libvirt of this
+//! host.
 //!
 //! usage: provisioner --listen unix:PATH --directory DIR [--uri URI] [--domain-type auto|kvm|qemu]
 //!

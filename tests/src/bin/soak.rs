@@ -1,12 +1,13 @@
 //! Hundreds of migrations in one daemon, for minutes: at random paused, synced, verified, cut over, undone,
 //! while their guests write and the daemon is stopped and crashes. See `tests/soak`.
 //!
-//! Rule: every migration ends right, and the process does not grow. A sample is taken at the end of each of the daemon's
-//! lives; the first quarter of them, in which everything comes into memory that there ever will be, does not count. What a
-//! move costs for ever is the median of the slopes between all pairs of the others (Theil and Sen's estimator, which a
-//! few odd samples do not move). That may be half a KiB a move, and 6 MiB in all, which is what equal loads differ by: so
-//! in ten minutes a single `MigrationView` left behind by each VM that was moved is found. What SQLite keeps of pages grows
-//! with the file up to a bound of its own: it is counted apart, and may not pass that.
+//! Rule: every migration ends right, and the process does not grow. A sample is taken at the end of each of
+//! the daemon's lives; the first quarter of them, in which the permanent data comes into memory, does not
+//! count. The permanent cost of a move is the median of the slopes between all pairs of the others (Theil and
+//! Sen's estimator, which a few odd samples do not move). It may be half a KiB per move, and 6 MiB in all,
+//! the difference between equal loads: so in ten minutes a single `MigrationView` left behind by each VM that
+//! was moved is found. SQLite's page cache grows with the file up to its own bound: it is counted separately,
+//! and may not exceed the bound.
 
 use std::{
     process::ExitCode,

@@ -1,18 +1,21 @@
-// Faults of the operating system, on demand: preloaded into warmd or QEMU, it lets chosen calls on chosen files fail.
+// Faults of the operating system, on demand: preloaded into warmd or QEMU, it makes chosen calls on chosen
+// files fail.
 //
 // usage: LD_PRELOAD=shim.so WARMD_FAULTS=FILE program…
 //
-// FILE is replaced as a whole, by rename, while the program runs; a file that is not there means no faults. Each line is
+// FILE is replaced as a whole, by rename, while the program runs; without FILE there are no faults. Each line is
 //     CALL PART FROM TO AFTER COUNT ACTION
-// CALL: read, write, sync, punch, send or clock. PART: what the file's path, or the sending socket's, must contain. FROM, TO:
-// the bytes that the call must touch. send is the sending of one answer of an NBD server. AFTER: this many
-// such calls succeed first. COUNT: then this many calls fail; -1 all. ACTION: an errno; or
+// CALL: read, write, sync, punch, send or clock. PART: text that the path of the file, or of the sending
+// socket, must contain. FROM, TO: the bytes that the call must touch. send is the sending of one answer of an
+// NBD server. AFTER: this many such calls succeed first. COUNT: then this many calls fail; -1 all. ACTION: an
+// errno; or
 //     short    half of the bytes are transferred, and reported
 //     hang     nothing happens until FILE is replaced
-//     garbage  what was read is changed; of send: the answer's first byte is
-//     lose     of sync: fails with EIO, and what was written since the last sync is lost, as after a write-back error. A sync
-//              of a file that was not written since its last one is not counted: nothing could be lost
-// A clock line's ACTION is how many seconds CLOCK_REALTIME is ahead. Each strike appends its line to FILE.struck.
+//     garbage  the bytes read are changed; for send: the answer's first byte is
+//     lose     for sync: fails with EIO, and everything written since the last sync is lost, as after a
+//              write-back error. A sync of a file without writes since its last one is not counted
+// A clock line's ACTION is how many seconds CLOCK_REALTIME is ahead. Each fault appends its line to
+// FILE.struck.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -232,7 +235,7 @@ static int is_answer(const struct msghdr *message) {
 
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
     if (!is_answer(message) || strike("send", fd, 0, 1) != GARBAGE) return REAL(sendmsg)(fd, message, flags);
-    // The sender's own memory stays as it is: the byte is sent from here, and the rest of the answer by the next calls.
+    // The sender's own memory stays unchanged: this byte is sent from here, the rest by the next calls.
     unsigned char first = *(unsigned char *)message->msg_iov[0].iov_base ^ 0xff;
     struct iovec part = { &first, 1 };
     struct msghdr changed = { .msg_iov = &part, .msg_iovlen = 1 };

@@ -1,5 +1,5 @@
-//! The deterministic simulation: the real driver, ledger, engine and store on a virtual clock, between a simulated source and
-//! target, with everything that can go wrong drawn from a seed.
+//! The deterministic simulation: the real driver, ledger, engine and store on a virtual clock, between a
+//! simulated source and target, with everything that can go wrong drawn from a seed.
 //!
 //! Rule: a seed means one run. It does not depend on the machine, its clock or its threads; two runs of a
 //! seed have the same trace. Violations are checked for at every step, not at the end.

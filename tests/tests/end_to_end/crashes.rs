@@ -1,5 +1,5 @@
 //! The daemon killed, as by `kill -9`, at every point of its work on a real guest: after each restart it
-//! goes on automatically from the last commit, and the guest arrives whole.
+//! continues automatically from the last commit, and the guest arrives whole.
 
 use std::{path::Path, process::Command};
 
@@ -141,7 +141,8 @@ fn recomputed(volumes: &[(String, u64)]) -> Result<Vec<String>> {
     Ok(roots)
 }
 
-/// The recorded roots in the report are those of the copied volumes, and its signature is checked without a daemon.
+/// The recorded roots in the report are those of the copied volumes, and its signature is checked without a
+/// daemon.
 fn proven_by_report(rig: &Rig, dir: &Path, roots: &[String]) -> Result<()> {
     let base = dir.join("evidence");
     let base = base.to_str().context("no UTF-8")?;

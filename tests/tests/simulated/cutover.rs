@@ -423,7 +423,8 @@ async fn a_source_that_ran_while_nobody_started_the_target_is_copied_to_its_last
     }
 }
 
-/// The daemon ends when the target VM is known to run and the next phase is not saved yet; then the target goes off.
+/// The daemon ends when the target VM is known to run and the next phase is not saved yet; then the target
+/// goes off.
 #[tokio::test]
 async fn a_target_that_was_seen_to_run_is_never_taken_back() {
     let mut rig = Rig::start(world()).await;

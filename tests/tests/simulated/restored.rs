@@ -167,7 +167,8 @@ async fn if_the_source_counts_it_is_gone_back_to_and_moved_again() {
     rig.world.assert_moved();
 }
 
-/// A copy from the middle of a cutover would undo it, and an undo removes the target VM and starts the source.
+/// A copy from the middle of a cutover would undo it, and an undo removes the target VM and starts the
+/// source.
 #[tokio::test]
 async fn an_undo_by_a_state_from_before_the_start_is_not_begun() {
     let mut rig = Rig::start(world()).await;

@@ -27,7 +27,8 @@ fn a_job_left_by_a_crash_is_ended_by_the_next_snapshot() {
         ensure!(count == 2, "the anchor's and the new one are to be left: {:?}", bench.checkpoints()?);
         let second = marks(&*again);
         drop(again);
-        // The crash came after the commit: now the ledger names the second, and the first is the one left over.
+        // The crash came after the commit: now the ledger names the second, and the first is the one left
+        // over.
         bench.write(0, 4, 3 * MIB, 512)?;
         let next = bench.snapshot(&second).await?;
         assert_changed(&*next, &key, &[(3 * MIB, 512)]).await?;
