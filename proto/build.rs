@@ -1,7 +1,8 @@
-//! Compiles the `.proto` files with protox (no protoc on the machine) and keeps the descriptor set for reflection.
+//! Compiles the `.proto` files with protox (no protoc on the machine) and keeps the descriptor set for
+//! reflection.
 //!
-//! The control API's messages also get their JSON form (`src/json.rs`): which fields need help is read off the
-//! descriptors, so that a new field cannot be forgotten.
+//! The control API's messages also get their JSON form (`src/json.rs`): which fields need help is read off
+//! the descriptors, so that a new field cannot be forgotten.
 
 use std::{env, error::Error, fs, path::PathBuf};
 

@@ -18,8 +18,8 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Adds finished work: the extent, block-aligned, that may leave `pending`; the hashes of those of its blocks
-    /// that are new on the target; and its figures.
+    /// Adds finished work: the extent, block-aligned, that may leave `pending`; the hashes of those of its
+    /// blocks that are new on the target; and its figures.
     pub fn add(
         &mut self,
         extent: Extent,

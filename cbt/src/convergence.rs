@@ -2,10 +2,10 @@
 //!
 //! Rule: pure. Measurements come in, a decision comes out; it reads no data and no clock.
 //!
-//! Each pass copies what changed during the last one and the pause after it. With the guest changing `c` bytes a second
-//! and passes moving `t`, a pass right after another has `c / t` times its bytes: below 1 deltas shrink, and the final
-//! one is as small as the guest's writing during one short pass; at 1 or above they never do, and copying again only
-//! costs.
+//! Each pass copies what changed during the last one and the pause after it. With the guest changing `c`
+//! bytes a second and passes moving `t`, a pass right after another has `c / t` times its bytes: below 1
+//! deltas shrink, and the final one is as small as the guest's writing during one short pass; at 1 or above
+//! they never do, and copying again only costs.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The small traits of disks in the engine: one to read the source's snapshot, one to write the target.
 //!
-//! Rule: every call has a deadline of the implementation's own, moves its whole extent or fails, and may run at the
-//! same time as others. A hang is an error of kind [`ErrorKind::Timeout`].
+//! Rule: every call has a deadline of the implementation's own, moves its whole extent or fails, and may run
+//! at the same time as others. A hang is an error of kind [`ErrorKind::Timeout`].
 
 use std::{fmt, ops::Range};
 

@@ -1,13 +1,13 @@
 //! Sets of blocks of one disk, seen as extents: the live form of `pending`.
 //!
-//! Rule: a set may only be too large, never too small. [`ExtentSet::insert`] takes every block that the extent
-//! touches; [`ExtentSet::remove`] removes only blocks that the extent covers whole.
+//! Rule: a set may only be too large, never too small. [`ExtentSet::insert`] takes every block that the
+//! extent touches; [`ExtentSet::remove`] removes only blocks that the extent covers whole.
 //!
-//! A set is an array of chunks of 1 GiB of disk ([`ChunkBits`]): 16 bytes for an empty or a full one, so a 64 TiB disk
-//! costs 1 MiB without scattered blocks, and at most 128 MiB more with any. Ten million single blocks
-//! scattered over it take 24 MB (`daemon/examples/scale.rs`). Sorted runs of 16 bytes would
-//! take 160 MB, grow without bound, and move their tail at each insert; in a B-tree, which does not, a random insert was
-//! measured at 600 ns, here at 90 (`benches/benches/extents.rs`, two cores).
+//! A set is an array of chunks of 1 GiB of disk ([`ChunkBits`]): 16 bytes for an empty or a full one, so a 64
+//! TiB disk costs 1 MiB without scattered blocks, and at most 128 MiB more with any. Ten million single
+//! blocks scattered over it take 24 MB (`daemon/examples/scale.rs`). Sorted runs of 16 bytes would take 160
+//! MB, grow without bound, and move their tail at each insert; in a B-tree, which does not, a random insert
+//! was measured at 600 ns, here at 90 (`benches/benches/extents.rs`, two cores).
 
 use std::ops::Range;
 
@@ -41,7 +41,8 @@ impl ExtentSet {
         set
     }
 
-    /// Every block that one of `extents` touches, on a disk of `size` bytes; in any order, perhaps overlapping.
+    /// Every block that one of `extents` touches, on a disk of `size` bytes; in any order, perhaps
+    /// overlapping.
     pub fn of(size: Length, extents: impl IntoIterator<Item = Extent>) -> Self {
         let mut set = Self::new(size);
         extents.into_iter().for_each(|extent| set.insert(extent));
@@ -81,7 +82,8 @@ impl ExtentSet {
         }
     }
 
-    /// Removes every block that `extent` covers whole; a short last block is whole when its last byte is covered.
+    /// Removes every block that `extent` covers whole; a short last block is whole when its last byte is
+    /// covered.
     pub fn remove(&mut self, extent: Extent) {
         for (chunk, blocks) in block_pieces(extent.covered_blocks(self.size)) {
             if let Some(bits) = self.chunks.get_mut(chunk as usize) {

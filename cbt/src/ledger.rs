@@ -1,9 +1,10 @@
-//! The ledger of one disk: which blocks the target still lacks of the anchored snapshot, and how that is known.
+//! The ledger of one disk: which blocks the target still lacks of the anchored snapshot, and how that is
+//! known.
 //!
-//! Rule: durable first, then known. Every change goes through [`Ledger::change`], which commits the new rows and only
-//! then puts them into memory; so memory is never ahead of the store, and a reader of the store after a crash
-//! at most copies too much. A commit that failed may be durable all the same: then the store is loaded
-//! again before the copy in memory is used.
+//! Rule: durable first, then known. Every change goes through [`Ledger::change`], which commits the new rows
+//! and only then puts them into memory; so memory is never ahead of the store, and a reader of the store
+//! after a crash at most copies too much. A commit that failed may be durable all the same: then the store is
+//! loaded again before the copy in memory is used.
 //!
 //! ```text
 //!           all blocks of the disk
@@ -83,8 +84,8 @@ impl Ledger {
         Ok(Self { inner: Arc::new(inner), gate: Arc::default() })
     }
 
-    /// The rows of a disk that was never copied: all of it pending. A target that is known to read as zeroes is
-    /// trusted, as the empty manifest matches it; any other is not.
+    /// The rows of a disk that was never copied: all of it pending. A target that is known to read as zeroes
+    /// is trusted, as the empty manifest matches it; any other is not.
     pub fn initial_rows(size: Length, reads_as_zeroes: bool) -> Vec<ChunkRow> {
         let full = ExtentSet::full(size);
         let row = |(chunk, bits): (u32, &ChunkBits)| ChunkRow {
@@ -259,7 +260,8 @@ impl Ledger {
         settled
     }
 
-    /// Commits the rows of all blocks that `extents` touch, each as `edit` leaves it, and notes those that `touched` touch.
+    /// Commits the rows of all blocks that `extents` touch, each as `edit` leaves it, and notes those that
+    /// `touched` touch.
     async fn edit(
         &self,
         extents: &[Extent],

@@ -1,8 +1,8 @@
 //! The manifest: per [`BLOCK`] the hash of the target's right content, and the root over it.
 //!
-//! Rule: a block of zeroes is [`BlockHash::ZERO`] and costs nothing to keep; every other block's hash is the first
-//! [`BlockHash::BYTES`] bytes of its BLAKE3. 16 bytes of 64 KiB are 0.024 % of the data, under the 0.03 % that are
-//! allowed (20 bytes would exceed that), and a chance of 2⁻¹²⁸ that a corrupted block passes.
+//! Rule: a block of zeroes is [`BlockHash::ZERO`] and costs nothing to keep; every other block's hash is the
+//! first [`BlockHash::BYTES`] bytes of its BLAKE3. 16 bytes of 64 KiB are 0.024 % of the data, under the allowed
+//! 0.03 % (20 bytes would exceed that), and a chance of 2⁻¹²⁸ that a corrupted block passes.
 
 use std::fmt;
 
@@ -50,8 +50,9 @@ pub fn is_zero(bytes: &[u8]) -> bool {
 
 /// BLAKE3 over a disk's manifest; equal roots mean equal disks.
 ///
-/// Defined as `BLAKE3("warmd manifest 1\n" ‖ size ‖ block size ‖ hash₀ ‖ hash₁ ‖ …)` with both numbers as 64-bit
-/// little-endian bytes, and for each block in order its [`BlockHash`]: it can be recomputed from a raw image.
+/// Defined as `BLAKE3("warmd manifest 1\n" ‖ size ‖ block size ‖ hash₀ ‖ hash₁ ‖ …)` with both numbers as
+/// 64-bit little-endian bytes, and for each block in order its [`BlockHash`]: it can be recomputed from a raw
+/// image.
 pub struct RootHasher {
     hasher: blake3::Hasher,
     missing: u64,
@@ -69,7 +70,8 @@ impl RootHasher {
 
     /// Adds the next blocks' hashes, in order.
     pub fn update(&mut self, hashes: &[BlockHash]) {
-        // Together, as the hasher is slow with so few bytes at a time: most of a big disk's manifest is zeroes.
+        // Together, as the hasher is slow with so few bytes at a time: most of a big disk's manifest is
+        // zeroes.
         let mut bytes = [0; 256 * BlockHash::BYTES];
         for some in hashes.chunks(256) {
             let (places, _) = bytes.as_chunks_mut::<{ BlockHash::BYTES }>();

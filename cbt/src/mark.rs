@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::extents::ExtentSet;
 
-/// An opaque point in time of one disk, from which the source can say what changed since. Only the source that
-/// made it reads it.
+/// An opaque point in time of one disk, from which the source can say what changed since. Only the source
+/// that made it reads it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ChangeMark(pub String);

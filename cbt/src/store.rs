@@ -112,11 +112,11 @@ pub trait LedgerStore: Send + Sync {
     /// The ledger as last committed.
     async fn load(&self, disk: DiskId) -> Result<StoredLedger, StoreError>;
 
-    /// Applies all of `commit` or nothing; durable on return. If the future is dropped, [`LedgerStore::load`] must wait
-    /// until the commit has happened or can no longer happen.
+    /// Applies all of `commit` or nothing; durable on return. If the future is dropped, [`LedgerStore::load`]
+    /// must wait until the commit has happened or can no longer happen.
     async fn commit(&self, disk: DiskId, commit: LedgerCommit) -> Result<(), StoreError>;
 
-    /// The manifest's hashes of all blocks of `spans`, which are in order and apart; one for each, zero blocks as
-    /// [`BlockHash::ZERO`]. Many spans in one call are cheap, many calls are not.
+    /// The manifest's hashes of all blocks of `spans`, which are in order and apart; one for each, zero
+    /// blocks as [`BlockHash::ZERO`]. Many spans in one call are cheap, many calls are not.
     async fn hashes(&self, disk: DiskId, spans: &[Range<u64>]) -> Result<Vec<BlockHash>, StoreError>;
 }

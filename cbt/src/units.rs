@@ -114,7 +114,8 @@ impl Extent {
         (len.0 > 0 && end <= MAX_DISK).then_some(Self { start, len })
     }
 
-    /// The run from `start` up to, not including, `end`; `None` as for [`Extent::new`] or if `end` is before `start`.
+    /// The run from `start` up to, not including, `end`; `None` as for [`Extent::new`] or if `end` is before
+    /// `start`.
     pub fn between(start: Offset, end: Offset) -> Option<Self> {
         Self::new(start, Length(end.0.checked_sub(start.0)?))
     }
@@ -171,8 +172,8 @@ impl Extent {
         self.start.0 / BLOCK..self.end().0.div_ceil(BLOCK)
     }
 
-    /// The numbers of all blocks that it covers whole on a disk of `size` bytes; a short last block is whole when its
-    /// last byte is covered.
+    /// The numbers of all blocks that it covers whole on a disk of `size` bytes; a short last block is whole
+    /// when its last byte is covered.
     pub fn covered_blocks(&self, size: Length) -> Range<u64> {
         let first = self.start.0.div_ceil(BLOCK);
         let end = if self.end().0 >= size.0 { blocks_in(size) } else { self.end().0 / BLOCK };

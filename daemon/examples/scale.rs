@@ -1,9 +1,9 @@
-//! What ledgers and manifests cost at the extreme, with the daemon's own store: time, memory, and the store's share of
-//! a pass.
+//! What ledgers and manifests cost at the extreme, with the daemon's own store: time, memory, and the store's
+//! share of a pass.
 //!
-//! `cargo run --release -p warmd-daemon --example scale [DIR [SECONDS]]`: the state is made in `DIR` (a directory that
-//! is removed at the end by default), each part of a pass runs for `SECONDS` (4). Reads and writes cost nothing here, only the
-//! hashing does: no real pass gives the store so little time.
+//! `cargo run --release -p warmd-daemon --example scale [DIR [SECONDS]]`: the state is made in `DIR` (a
+//! directory that is removed at the end by default), each part of a pass runs for `SECONDS` (4). Reads and
+//! writes cost nothing here, only the hashing does: no real pass gives the store so little time.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a measurement ends by them")]
 
 use std::{
@@ -201,7 +201,8 @@ impl Bench {
         changed
     }
 
-    /// Runs parts of a pass, by turns with parts of one without a store, and says what part of it was the store's.
+    /// Runs parts of a pass, by turns with parts of one without a store, and says what part of it was the
+    /// store's.
     async fn pass(&self, what: &str, ledger: &Arc<Ledger>, changed: Changed) {
         let nothing = Arc::new(Nothing(ledger.size()));
         let free = Arc::new(Ledger::load(nothing, DiskId(1)).await.unwrap());
@@ -230,7 +231,8 @@ impl Bench {
         );
     }
 
-    /// Runs a pass for a while; gives its bytes a second, and a CPU second: what others run beside it spoils only the first.
+    /// Runs a pass for a while; gives its bytes a second, and a CPU second: what others run beside it spoils
+    /// only the first.
     async fn part(&self, what: &str, ledger: &Arc<Ledger>) -> (f64, f64) {
         self.timed.commits.lock().unwrap().clear();
         self.timed.reads.lock().unwrap().clear();

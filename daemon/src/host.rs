@@ -1,9 +1,9 @@
 //! The daemon's view of its host beyond one target, for targets that write to it: all VMs' disks, all claimed
 //! volumes.
 //!
-//! Rule: here, at the root, endpoints of all kinds and the state are known together, so that targets need to know neither.
-//! An endpoint that does not answer is reported, and never taken for one without VMs: only that endpoint
-//! knows the disks of a VM that is off.
+//! Rule: here, at the root, endpoints of all kinds and the state are known together, so that targets need to
+//! know neither. An endpoint that does not answer is reported, and never taken for one without VMs: only that
+//! endpoint knows the disks of a VM that is off.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

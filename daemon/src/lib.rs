@@ -1,6 +1,7 @@
 //! The binary `warmd`: its configuration, and the wiring of all packages into one daemon.
 //!
-//! Rule: this is the one place that names every kind of endpoint ([`endpoints`]). It decides nothing about a migration.
+//! Rule: this is the one place that names every kind of endpoint ([`endpoints`]). It decides nothing about a
+//! migration.
 #![deny(unsafe_code)]
 
 pub mod app;

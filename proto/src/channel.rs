@@ -12,8 +12,8 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 
-/// A channel to `address`: `unix:/path/of/socket` or `http://127.0.0.1:PORT`; else what to write. Connecting may take as long
-/// as `connect`.
+/// A channel to `address`: `unix:/path/of/socket` or `http://127.0.0.1:PORT`; else what to write. Connecting
+/// may take as long as `connect`.
 pub fn open(address: &str, connect: Duration) -> Result<Channel, String> {
     if let Some(path) = address.strip_prefix("unix:") {
         let path = PathBuf::from(path);
@@ -36,8 +36,8 @@ pub fn open(address: &str, connect: Duration) -> Result<Channel, String> {
     Ok(Endpoint::from(uri).connect_timeout(connect).connect_lazy())
 }
 
-/// Whether a call was ended by its own deadline, here or at the other end. tonic calls that cancelled; so is a connection that
-/// broke under the call, but with another cause.
+/// Whether a call was ended by its own deadline, here or at the other end. tonic calls that cancelled; so is
+/// a connection that broke under the call, but with another cause.
 pub fn is_late(status: &Status) -> bool {
     match (status.code(), status.source()) {
         (Code::DeadlineExceeded, _) | (Code::Cancelled, None) => true,

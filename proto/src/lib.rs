@@ -1,7 +1,8 @@
-//! warmd's gRPC contracts, generated from `proto/`: the control API, the provisioner that a platform implements, and the hooks
-//! that an operator's service implements.
+//! warmd's gRPC contracts, generated from `proto/`: the control API, the provisioner that a platform
+//! implements, and the hooks that an operator's service implements.
 //!
-//! Rule: nothing but generated code, its descriptors, its JSON form and what both ends must agree on; meaning lives in the daemon.
+//! Rule: nothing but generated code, its descriptors, its JSON form and what both ends must agree on; meaning
+//! lives in the daemon.
 
 pub mod channel;
 mod json;

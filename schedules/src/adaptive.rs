@@ -103,7 +103,8 @@ impl Adaptive {
         problems
     }
 
-    /// When the pass after `last` is due. `near` says that a cutover may come: a final delta must be small now.
+    /// When the pass after `last` is due. `near` says that a cutover may come: a final delta must be small
+    /// now.
     pub(crate) fn due(&self, last: LastPass, facts: &PassHistory, near: bool) -> DueTime {
         let (shortest, longest) = (self.shortest.as_secs_f64(), self.longest.as_secs_f64());
         let (wanted, why) = self.wanted(last.snapshot, facts, near);

@@ -1,7 +1,8 @@
 //! A calendar: windows in which an operation is allowed, and blackouts in which it is not.
 //!
-//! Rule: it is open in each of its windows, or always if it has none, and never in a blackout. Every answer says which
-//! window or blackout it comes from. All changes happen at edges, so a search goes from edge to edge, and ends.
+//! Rule: it is open in each of its windows, or always if it has none, and never in a blackout. Every answer
+//! says which window or blackout it comes from. All changes happen at edges, so a search goes from edge to
+//! edge, and ends.
 
 use std::fmt;
 

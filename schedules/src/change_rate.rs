@@ -75,7 +75,8 @@ impl HourlyChangeRate {
         self.mean.weight > 0.0
     }
 
-    /// Bytes per second expected in an hour of the day; the mean of all hours as far as the hour is little known.
+    /// Bytes per second expected in an hour of the day; the mean of all hours as far as the hour is little
+    /// known.
     fn hour(&self, hour: usize) -> Option<f64> {
         let Mean { rate, weight } = self.hours[hour];
         let trust = weight.max(0.0) / (weight.max(0.0) + 0.25);
@@ -123,8 +124,8 @@ impl ExpectedChange {
         walked + days as f64 * 3600.0 * self.rates.iter().sum::<f64>()
     }
 
-    /// How many seconds after `from` the time `t` and the bytes until then have used up `quota`, both weighted:
-    /// the `t` at which `t · per_second + bytes · per_byte = quota`. At most `longest` seconds.
+    /// How many seconds after `from` the time `t` and the bytes until then have used up `quota`, both
+    /// weighted: the `t` at which `t · per_second + bytes · per_byte = quota`. At most `longest` seconds.
     pub fn used_up(
         &self,
         from: DateTime<Utc>,

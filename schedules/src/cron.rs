@@ -1,8 +1,8 @@
 //! Cron expressions: five fields, and a zone on whose wall clock they are read.
 //!
-//! Rule: a fixed time of day comes once a day: at the jump if the clock skips it, the first of the two moments if it
-//! comes twice. `*`, ranges and steps go with the wall clock, so they come again in a repeated hour.
-//! (Fields as in Vixie cron, and `L`, `#`, `W`: what croner knows.)
+//! Rule: a fixed time of day comes once a day: at the jump if the clock skips it, the first of the two
+//! moments if it comes twice. `*`, ranges and steps go with the wall clock, so they come again in a repeated
+//! hour. (Fields as in Vixie cron, and `L`, `#`, `W`: what croner knows.)
 
 use std::fmt;
 
@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ParseError;
 
-/// A cron expression, such as `0 */2 * * *` or `30 22 * * MON-FRI Europe/Berlin`. Its zone may come from the schedule.
+/// A cron expression, such as `0 */2 * * *` or `30 22 * * MON-FRI Europe/Berlin`. Its zone may come from the
+/// schedule.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Cron {

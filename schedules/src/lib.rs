@@ -1,7 +1,7 @@
 //! warmd's time rules: what is due, when, and how much of it at a time.
 //!
-//! Rule: pure. The caller passes the time in; nothing here reads a clock, a file or the network, and the same facts give
-//! the same answer. Every answer can say why in words.
+//! Rule: pure. The caller passes the time in; nothing here reads a clock, a file or the network, and the same
+//! facts give the same answer. Every answer can say why in words.
 //!
 //! | module | job |
 //! | --- | --- |
@@ -40,7 +40,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// When the next pass is due: `interval` after the last one ended, never before `now`, at once if there was none.
+/// When the next pass is due: `interval` after the last one ended, never before `now`, at once if there was
+/// none.
 ///
 /// A clock that was set back does not delay the next pass for longer than one interval.
 pub fn next_due(last_end: Option<DateTime<Utc>>, interval: Duration, now: DateTime<Utc>) -> DateTime<Utc> {

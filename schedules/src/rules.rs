@@ -1,7 +1,8 @@
 //! A schedule ready to be asked: may a pass start now, and if not, when, and why?
 //!
-//! Rule: everything comes in ([`PassHistory`] and the time), and every answer says why. A pass is due by the schedule's
-//! cadence, or earlier, so that it ends just before a cutover may begin; it starts when it is due and copying is allowed.
+//! Rule: everything comes in ([`PassHistory`] and the time), and every answer says why. A pass is due by the
+//! schedule's cadence, or earlier, so that it ends just before a cutover may begin; it starts when it is due
+//! and copying is allowed.
 
 use std::time::Duration;
 
@@ -192,7 +193,8 @@ impl Rules {
         pulled.filter(|pulled| pulled.at < regular.at).unwrap_or(regular)
     }
 
-    /// How long data may be copied without a break from `now` on: until when, and why not longer; `None` is for ever.
+    /// How long data may be copied without a break from `now` on: until when, and why not longer; `None` is
+    /// for ever.
     pub fn copy_until(&self, now: DateTime<Utc>) -> Option<Edge> {
         self.copy.next_close(now)
     }
@@ -214,8 +216,8 @@ impl Rules {
 
     /// A pass that ends just before the next cutover may begin, so that little is left for the final delta.
     ///
-    /// What changes during that pass may be worth one more, and so on: each is shorter, until the last snapshot is
-    /// fresh enough.
+    /// What changes during that pass may be worth one more, and so on: each is shorter, until the last
+    /// snapshot is fresh enough.
     fn pulled_forward(
         &self,
         opening: &Edge,
@@ -226,7 +228,8 @@ impl Rules {
         let lead = Self::lead(last, facts, opening.at);
         let (start, end) = self.last_stretch(now, opening.at)?;
         let at = sooner(end, lead).max(start);
-        // Before a delta is measured, the lead comes from a full pass: one delta is worth it, however near the opening.
+        // Before a delta is measured, the lead comes from a full pass: one delta is worth it, however near
+        // the opening.
         let is_measured = facts.change.known && facts.throughput().is_some();
         let fresh = if is_measured { FRESH * lead } else { (last.ended - last.snapshot).as_seconds_f64() };
         if (at.max(now) - last.snapshot).as_seconds_f64() <= fresh.max(FRESH_SECONDS) {

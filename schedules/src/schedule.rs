@@ -49,8 +49,7 @@ pub struct Schedule {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[serde(alias = "budgets")]
     pub quotas: Vec<Quota>,
-    /// 1 to 10: the plan's weight where several share a quota. 10 gets ten times as much as 1; 1 if
-    /// absent.
+    /// 1 to 10: the plan's weight where several share a quota. 10 gets ten times as much as 1; 1 if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<u32>,
 }

@@ -1,7 +1,7 @@
 //! Wall clocks: their times, and the moments of these times.
 //!
-//! Rule: a clock that is put forward or back makes wall-clock times that do not exist, or exist twice. Each edge of a
-//! window is still one moment:
+//! Rule: a clock that is put forward or back makes wall-clock times that do not exist, or exist twice. Each
+//! edge of a window is still one moment:
 //!
 //! | wall-clock time | [`reaches`] (opens; a window closes) | [`leaves`] (a blackout or a quota closes) |
 //! | --- | --- | --- |

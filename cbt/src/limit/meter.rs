@@ -10,8 +10,8 @@ const CELLS: usize = 8;
 /// Whole seconds that are read, beside the current one.
 const SECONDS: u64 = 5;
 const SECOND: u64 = 1_000_000_000;
-/// The low bits of a cell are its bytes (4 TiB), the others the second's number (2²² of them are 48 days, after which a
-/// cell untouched since might count once more).
+/// The low bits of a cell are its bytes (4 TiB), the others the second's number (2²² of them are 48 days,
+/// after which a cell untouched since might count once more).
 const BITS: u32 = 42;
 const MASK: u64 = (1 << BITS) - 1;
 

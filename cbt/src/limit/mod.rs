@@ -107,8 +107,7 @@ impl Limiter {
         self.shared.set(&self.node, limit);
     }
 
-    /// Gives its traffic `weight` times the share of its siblings, from now on; 1 at
-    /// first.
+    /// Gives its traffic `weight` times the share of its siblings, from now on; 1 at first.
     pub fn set_weight(&self, weight: u32) {
         self.node.set_weight(weight);
     }

@@ -1,8 +1,7 @@
 //! The time of the next request under a rate.
 //!
-//! Rule: pure. Times are nanoseconds since the rate limiter began. A limit is just the moment from
-//! which on it is `open`: before it earlier requests are still being paid for, after it up to a burst is
-//! saved.
+//! Rule: pure. Times are nanoseconds since the rate limiter began. A limit is just the moment from which on
+//! it is `open`: before it earlier requests are still being paid for, after it up to a burst is saved.
 
 use std::num::NonZeroU64;
 

@@ -52,8 +52,8 @@ impl Limits {
         Permit { _held: Some(held) }
     }
 
-    /// Waits until so many bytes may go, for requests that will be made later, each with [`Limits::take`] of no bytes.
-    /// Dropping the wait, or the reservation, loses nothing.
+    /// Waits until so many bytes may go, for requests that will be made later, each with [`Limits::take`] of
+    /// no bytes. Dropping the wait, or the reservation, loses nothing.
     pub async fn budget(&self, bytes: u64) -> Reservation {
         Reservation(self.turn(bytes, false).await)
     }

@@ -10,7 +10,8 @@ use crate::{
     units::Extent,
 };
 
-/// The most hashes that are fetched in one call, 1 MiB of them; a span is within one chunk, so at least four fit.
+/// The most hashes that are fetched in one call, 1 MiB of them; a span is within one chunk, so at least four
+/// fit.
 const CALL: u64 = 1 << 16;
 
 /// Each trusted block with its hash, in order. `trusted` is in order and without overlap.

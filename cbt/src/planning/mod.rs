@@ -1,8 +1,8 @@
 //! The work of a pass: the pending blocks, in the disk's order, as pieces that fit a buffer.
 //!
-//! Rule: it plans a window at a time and prepares the next one while the last is worked on. Of each window it knows
-//! which bytes the source says are holes, which hashes the trusted blocks have, and that the trusted blocks
-//! that may be written are claimed, before it hands out the first piece.
+//! Rule: it plans a window at a time and prepares the next one while the last is worked on. Of each window it
+//! knows which bytes the source says are holes, which hashes the trusted blocks have, and that the trusted
+//! blocks that may be written are claimed, before it hands out the first piece.
 
 mod expected;
 mod holes;
@@ -35,8 +35,8 @@ pub(crate) enum PieceWork {
     Copy { extent: Extent, expected: Vec<Option<BlockHash>> },
 }
 
-/// The first window is small, so that the first read does not wait for a long plan; each next one is so much larger. A
-/// small delta is one window all the same: each costs a commit before its first read.
+/// The first window is small, so that the first read does not wait for a long plan; each next one is so much
+/// larger. A small delta is one window all the same: each costs a commit before its first read.
 const FIRST_WINDOW: u64 = 64 << 20;
 const WINDOW_GROWTH: u64 = 4;
 

@@ -54,8 +54,8 @@ impl Slice {
         self.extents.last().map_or(Offset(0), Extent::end)
     }
 
-    /// The pieces of work, and the extents that must be claimed before them. `holes` are block-aligned, in order, and
-    /// known to be zero; `expected` has the trusted blocks' hashes, in order.
+    /// The pieces of work, and the extents that must be claimed before them. `holes` are block-aligned, in
+    /// order, and known to be zero; `expected` has the trusted blocks' hashes, in order.
     pub(super) fn into_work(
         self,
         holes: &[Extent],

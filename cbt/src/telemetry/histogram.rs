@@ -2,8 +2,9 @@
 //!
 //! Rule: recording is three atomic additions; a reading is not of one exact moment, and need not be.
 //!
-//! The idea is that of log-linear histograms, as HdrHistogram (Gil Tene) made them known: each doubling of the value is
-//! cut into the same number of equal buckets. With 8 to the doubling, the middle of a bucket is at most 1/16 off.
+//! The idea is that of log-linear histograms, as HdrHistogram (Gil Tene) made them known: each doubling of
+//! the value is cut into the same number of equal buckets. With 8 to the doubling, the middle of a bucket is
+//! at most 1/16 off.
 
 use std::{
     fmt,
@@ -17,12 +18,13 @@ use super::nanos;
 const TICK: u64 = 125;
 /// Buckets to a doubling are `1 << PARTS`.
 const PARTS: u32 = 3;
-/// Values of so many bits of ticks have a bucket of their own; larger ones (from 71 minutes on) share the last.
+/// Values of so many bits of ticks have a bucket of their own; larger ones (from 71 minutes on) share the
+/// last.
 const BITS: u32 = 35;
 const BUCKETS: usize = ((BITS - PARTS + 1) << PARTS) as usize;
 
-/// Durations, counted by any number of threads. From 1 µs to 71 minutes a quantile is at most 6.25 % off, below at most
-/// 63 ns; longer ones are only known by their maximum.
+/// Durations, counted by any number of threads. From 1 µs to 71 minutes a quantile is at most 6.25 % off,
+/// below at most 63 ns; longer ones are only known by their maximum.
 pub struct Histogram {
     buckets: Box<[AtomicU64; BUCKETS]>,
     sum: AtomicU64,
@@ -124,7 +126,8 @@ impl HistogramCounts {
         Duration::ZERO
     }
 
-    /// How many took less than `time`: exact if that is 1 µs times a power of two, else perhaps a bucket's off.
+    /// How many took less than `time`: exact if that is 1 µs times a power of two, else perhaps a bucket's
+    /// off.
     pub fn below(&self, time: Duration) -> u64 {
         self.buckets[..bucket(nanos(time))].iter().sum()
     }

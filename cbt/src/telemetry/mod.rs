@@ -1,7 +1,7 @@
 //! The stages and waits of a pass, measured while it runs.
 //!
-//! Rule: it only informs, and costs next to nothing: a request takes a few atomic additions, no lock and no memory. It
-//! knows none of its readers; a [`Telemetry`] is a copy of one moment, to be stored or sent.
+//! Rule: it only informs, and costs next to nothing: a request takes a few atomic additions, no lock and no
+//! memory. It knows none of its readers; a [`Telemetry`] is a copy of one moment, to be stored or sent.
 //!
 //! ```text
 //! plan ─▶ [limit] ─▶ [memory] ─▶ read ─▶ digest ─▶ write / zero ─▶ flush ─▶ commit      stages, each with a meter

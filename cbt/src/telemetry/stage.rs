@@ -15,8 +15,8 @@ use super::{histogram::Histogram, nanos};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
-    /// A window of the pass is prepared: block status asked, hashes loaded, extents claimed. Its bytes are the pending
-    /// ones that it planned.
+    /// A window of the pass is prepared: block status asked, hashes loaded, extents claimed. Its bytes are
+    /// the pending ones that it planned.
     Plan,
     /// A configured limit or the latency backoff delays the pass. It has only waits.
     Limit,

@@ -33,8 +33,8 @@ pub struct StageView {
     /// The sum of all requests' times, those in flight included until now.
     pub busy: f64,
     pub latency: LatencyFigures,
-    /// Time spent computing: for the digest the time of its thread, which is that of a core if one was free. Zero
-    /// elsewhere, where it is not known by stage.
+    /// Time spent computing: for the digest the time of its thread, which is that of a core if one was free.
+    /// Zero elsewhere, where it is not known by stage.
     pub cpu: f64,
     /// How long the pass waited for this stage: the measured waits, booked on the stage that caused them.
     pub stalled: f64,

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use super::nanos;
 
-/// A place at which a pass waits. All but [`Wait::WriteSlot`] are waited at by the pass itself, one at a time.
+/// A place at which a pass waits. All but [`Wait::WriteSlot`] are waited at by the pass itself, one at a
+/// time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Wait {

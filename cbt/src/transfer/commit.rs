@@ -1,7 +1,7 @@
 //! Gathers finished pieces into batches, makes them durable on the target, and drains them from the ledger.
 //!
-//! Rule: only writes that had returned before a flush began are drained by it, and one batch is committed at a time. A
-//! failed flush makes all writes since the last good one uncertain, so none of them is drained.
+//! Rule: only writes that had returned before a flush began are drained by it, and one batch is committed at
+//! a time. A failed flush makes all writes since the last good one uncertain, so none of them is drained.
 
 use std::{
     pin::Pin,

@@ -239,8 +239,8 @@ impl Sides {
     }
 }
 
-/// Each block's hash. On the task's own thread, where the bytes are in the cache, and in stretches, so that the
-/// runtime's other tasks wait no longer than for one of them; other pieces are digested beside it.
+/// Each block's hash. On the task's own thread, where the bytes are in the cache, and in stretches, so that
+/// the runtime's other tasks wait no longer than for one of them; other pieces are digested beside it.
 pub(crate) async fn digest(bytes: &[u8]) -> Vec<BlockHash> {
     digest_in_stretches(bytes, |_| {}).await
 }

@@ -127,7 +127,8 @@ impl Issuer {
         })
     }
 
-    /// The first part of a hole that is to be zeroed in one request: where zeroes are written, no more than data is.
+    /// The first part of a hole that is to be zeroed in one request: where zeroes are written, no more than
+    /// data is.
     fn zeroes_at_once(&self, hole: Extent) -> Extent {
         let most = if self.sides.target.zeroes_by_writing() { self.chunk } else { u64::MAX };
         hole.split(most).next().unwrap_or(hole)

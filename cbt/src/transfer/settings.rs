@@ -30,8 +30,8 @@ pub struct TransferSettings {
     pub window: u64,
     /// The most bytes in one zeroing request.
     pub zero_request: u64,
-    /// When reads take this many times as long as the disk's reads used to, warmd backs off: production first. `None`
-    /// never does.
+    /// When reads take this many times as long as the disk's reads used to, warmd backs off: production
+    /// first. `None` never does.
     pub read_latency_factor: Option<f64>,
 }
 

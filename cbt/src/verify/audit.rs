@@ -77,8 +77,8 @@ pub struct AuditOutcome {
     pub failed: Option<VerifyError>,
 }
 
-/// Reads settled blocks from the snapshot and compares them with the manifest, as far as the budget goes. A stop ends it
-/// at once.
+/// Reads settled blocks from the snapshot and compares them with the manifest, as far as the budget goes. A
+/// stop ends it at once.
 pub async fn audit(job: AuditJob) -> AuditOutcome {
     let size = job.ledger.size();
     let mut chosen = AuditSelection::new(&job);

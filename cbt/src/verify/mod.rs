@@ -88,7 +88,8 @@ impl VerifyProgress {
         self.found.notified().await;
     }
 
-    /// The blocks that differ and were not taken before; all of a disk of `size` bytes if they are too many to list.
+    /// The blocks that differ and were not taken before; all of a disk of `size` bytes if they are too many
+    /// to list.
     pub fn take_wrong(&self, size: Length) -> Vec<Extent> {
         let wrong = std::mem::take(&mut *self.wrong.lock().unwrap_or_else(PoisonError::into_inner));
         if wrong.len() > MOST_MISMATCHES { Extent::whole(size).into_iter().collect() } else { wrong }
@@ -168,7 +169,8 @@ pub async fn readback(job: VerifyJob, target: Arc<dyn ReadDisk>) -> Result<Verif
     verify(job, target, None).await
 }
 
-/// Reads both sides and compares each block of the target with the source's (by their hashes) and with the manifest.
+/// Reads both sides and compares each block of the target with the source's (by their hashes) and with the
+/// manifest.
 pub async fn compare(
     job: VerifyJob,
     source: Arc<dyn ReadDisk>,

@@ -1,10 +1,11 @@
-//! A sample of a disk's blocks: seeded, so that it can be taken again, and stratified, so that it reaches everywhere.
+//! A sample of a disk's blocks: seeded, so that it can be taken again, and stratified, so that it reaches
+//! everywhere.
 //!
 //! Rule: the same size, number and seed give the same blocks for ever: reports name the seed.
 //!
-//! A disk of N blocks, of which n are sampled, is cut into n strata: stratum i is the blocks from ⌊i·N/n⌋ up to, not
-//! including, ⌊(i+1)·N/n⌋. Of each stratum of s blocks one is taken: its first plus ⌊r·s / 2⁶⁴⌋, where r is the output of
-//! SplitMix64 for the state `seed + (i+1)·0x9E3779B97F4A7C15`.
+//! A disk of N blocks, of which n are sampled, is cut into n strata: stratum i is the blocks from ⌊i·N/n⌋ up
+//! to, not including, ⌊(i+1)·N/n⌋. Of each stratum of s blocks one is taken: its first plus ⌊r·s / 2⁶⁴⌋,
+//! where r is the output of SplitMix64 for the state `seed + (i+1)·0x9E3779B97F4A7C15`.
 
 use crate::{
     extents::ExtentSet,
@@ -53,9 +54,9 @@ impl Sample {
     /// The upper bound of the probability that `bad` bad blocks, at any places, are all missed: `(1 −
     /// 1/s)^bad` where s is the number of blocks in the largest stratum, ⌈N/n⌉.
     ///
-    /// A stratum of s blocks with j bad ones is passed with a chance of 1 − j/s, which is at most `(1 − 1/s)^j`; strata
-    /// are picked from independently, so the chances multiply. It holds for blocks that went bad without regard to the
-    /// seed.
+    /// A stratum of s blocks with j bad ones is passed with a chance of 1 − j/s, which is at most `(1 −
+    /// 1/s)^j`; strata are picked from independently, so the chances multiply. It holds for blocks that went
+    /// bad without regard to the seed.
     pub fn miss_probability(&self, bad: u64) -> f64 {
         if self.blocks == 0 {
             return 1.0;

@@ -141,8 +141,8 @@ impl Scan {
         })
     }
 
-    /// Starts all pieces of one run of the disk; these are the hashes of the blocks from `base` on. False if it was
-    /// stopped.
+    /// Starts all pieces of one run of the disk; these are the hashes of the blocks from `base` on. False if
+    /// it was stopped.
     pub(super) async fn run(
         &mut self,
         whole: Extent,
@@ -185,8 +185,8 @@ impl Scan {
         Ok(Told { extent: source.extent, source_zero: source.zero, ..told })
     }
 
-    /// The run cut into stretches that are known to be zero, by the source where there is one and by the manifest, and
-    /// into others.
+    /// The run cut into stretches that are known to be zero, by the source where there is one and by the
+    /// manifest, and into others.
     fn stretches(&self, told: &Told, hashes: &[BlockHash], base: u64) -> Vec<(Extent, bool)> {
         if !told.source_zero {
             return vec![(told.extent, false)];
@@ -207,7 +207,8 @@ impl Scan {
         stretches
     }
 
-    /// The block of this one's chunk that a comparison reads even where it is a hole. A run is within one chunk.
+    /// The block of this one's chunk that a comparison reads even where it is a hole. A run is within one
+    /// chunk.
     fn probed(&self, block: u64) -> Option<u64> {
         let chunk = block / CHUNK_BLOCKS;
         self.pieces
@@ -356,8 +357,8 @@ impl Pieces {
         (slot, (permit, reads), buffer)
     }
 
-    /// Reads the piece, one side after the other through the same buffer, and finds the blocks that differ. A source that
-    /// is known to match the manifest is not read.
+    /// Reads the piece, one side after the other through the same buffer, and finds the blocks that differ. A
+    /// source that is known to match the manifest is not read.
     async fn check(
         &self,
         piece: Extent,

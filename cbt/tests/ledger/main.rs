@@ -1,11 +1,13 @@
 //! The ledger's promise, under all faults, at random from a seed.
 //!
-//! A guest writes, snapshots are taken, marks are lost, passes are run, stopped, abandoned; reads, writes, flushes and
-//! commits fail; the process dies anywhere, and the target's cache with it. Checked all the time: no block
-//! leaves `pending` before it is durable, and trusted and non-pending blocks match the manifest. In the end,
-//! after one run without faults, the target equals the final snapshot, and the manifest matches the target.
+//! A guest writes, snapshots are taken, marks are lost, passes are run, stopped, abandoned; reads, writes,
+//! flushes and commits fail; the process dies anywhere, and the target's cache with it. Checked all the time:
+//! no block leaves `pending` before it is durable, and trusted and non-pending blocks match the manifest. In
+//! the end, after one run without faults, the target equals the final snapshot, and the manifest matches the
+//! target.
 //!
-//! `WARMD_SEED=… cargo test -p warmd-cbt --test ledger replay` runs one seed again; `WARMD_RUNS` changes the count.
+//! `WARMD_SEED=… cargo test -p warmd-cbt --test ledger replay` runs one seed again; `WARMD_RUNS` changes the
+//! count.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by them")]
 

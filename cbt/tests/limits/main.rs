@@ -148,7 +148,8 @@ async fn disks_share_slots_and_none_starves() {
     let loads = [64, 64, 1].map(|depth| SimulatedLoad::start(&world.alone(), depth, 256 * KIB, 10 * MS));
     let moved = during(WINDOW, &loads).await;
     assert_near("the deep ones have the same", moved[0], moved[1], 2, 0);
-    // A slot is free every 2.5 ms, and it has one turn in three: so long it waits at most, and then 10 ms go by.
+    // A slot is free every 2.5 ms, and it has one turn in three: so long it waits at most, and then 10 ms go
+    // by.
     assert!(moved[2] >= 10_000 / 18 * 256 * KIB, "the one with one request starves: {moved:?}");
 }
 

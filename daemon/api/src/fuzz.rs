@@ -1,6 +1,7 @@
 //! Drives the API's handling of messages, over bytes in memory: for the fuzz target and its corpus.
 //!
-//! Rule: what runs here is what runs in production, up to the first question to [`warmd_core::control::Control`].
+//! Rule: what runs here is what runs in production, up to the first question to
+//! [`warmd_core::control::Control`].
 
 use prost::Message;
 use warmd_core::model::limit::ScopeName;

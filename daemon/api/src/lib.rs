@@ -79,8 +79,8 @@ pub enum ApiError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// Listens and serves until `shutdown`; then open streams end, calls in progress get a few seconds, and the socket is
-/// removed. To know when it listens, use [`Bound::bind`] and [`Bound::serve`].
+/// Listens and serves until `shutdown`; then open streams end, calls in progress get a few seconds, and the
+/// socket is removed. To know when it listens, use [`Bound::bind`] and [`Bound::serve`].
 pub async fn serve(
     listen: Listen,
     control: Arc<dyn Control>,

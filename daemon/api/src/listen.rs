@@ -97,7 +97,8 @@ async fn clear(path: &Path) -> Result<(), ApiError> {
     }
 }
 
-/// A bound socket file takes its mode from the socket: set before `bind`, there is no moment with a wider one.
+/// A bound socket file takes its mode from the socket: set before `bind`, there is no moment with a wider
+/// one.
 fn private_listener(path: &Path) -> io::Result<StdListener> {
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

@@ -1,6 +1,7 @@
 //! The report for readers: the same evidence as its JSON, as Markdown.
 //!
-//! Rule: it says only what the report says. Text from outside (names, errors) cannot break out of its table cell.
+//! Rule: it says only what the report says. Text from outside (names, errors) cannot break out of its table
+//! cell.
 
 mod audit;
 mod performance;

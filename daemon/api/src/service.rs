@@ -72,7 +72,8 @@ impl Bound {
         }
     }
 
-    /// Serves until `shutdown`; then open streams end, calls in progress get a few seconds, and the socket is removed.
+    /// Serves until `shutdown`; then open streams end, calls in progress get a few seconds, and the socket is
+    /// removed.
     pub async fn serve(self, control: Arc<dyn Control>, shutdown: CancellationToken) -> Result<(), ApiError> {
         let Self { listener, socket } = self;
         let api = ApiServer { control, shutdown: shutdown.clone() };

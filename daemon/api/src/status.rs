@@ -4,8 +4,8 @@ use tonic::{Code, Status, metadata::MetadataValue};
 use warmd_core::control::{ControlError, ControlErrorKind};
 use warmd_proto::KIND_TRAILER;
 
-/// The longest message of a status, in bytes. It travels in a header, percent-encoded to up to three times its length,
-/// and clients refuse headers above 16 KiB.
+/// The longest message of a status, in bytes. It travels in a header, percent-encoded to up to three times
+/// its length, and clients refuse headers above 16 KiB.
 const MAX_MESSAGE: usize = 4 << 10;
 
 /// The status for `error`.

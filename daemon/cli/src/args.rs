@@ -93,7 +93,8 @@ pub(super) enum CliCommand {
         /// At most so many lines, the last ones
         #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
-        /// Then each new line as it is written, until Ctrl-C; a daemon that is restarted is waited for, and none is missed
+        /// Then each new line as it is written, until Ctrl-C; a daemon that is restarted is waited for, and
+        /// none is missed
         #[arg(long, short)]
         follow: bool,
     },
@@ -115,8 +116,8 @@ pub(super) enum SourceCommand {
     Check { name: Option<String> },
     /// The VMs that a source has
     ///
-    /// As the source said lately: the daemon asks each of them every five minutes, and when it has not. The line below the table
-    /// says from when it is.
+    /// As the source said lately: the daemon asks each of them every five minutes, and when it has not. The
+    /// line below the table says from when it is.
     Vms {
         name: String,
         #[command(flatten)]
@@ -259,8 +260,8 @@ pub(super) enum ReportCommand {
     },
     /// The public key with which this daemon's reports are checked
     ///
-    /// Keys that signed reports before, because one was lost or replaced, are named on standard error (with `-o json`,
-    /// under `earlier`).
+    /// Keys that signed reports before, because one was lost or replaced, are named on standard error (with
+    /// `-o json`, under `earlier`).
     Key {
         /// In PEM, as OpenSSL reads it
         #[arg(long)]

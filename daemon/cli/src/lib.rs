@@ -1,7 +1,7 @@
 //! `warmctl`: a client of the control API for operators and scripts.
 //!
-//! Rule: it knows the daemon by `warmd.v1` alone. It decides nothing and hides nothing: refusals are shown as they
-//! came, and the exit code gives the outcome of the request.
+//! Rule: it knows the daemon by `warmd.v1` alone. It decides nothing and hides nothing: refusals are shown as
+//! they came, and the exit code gives the outcome of the request.
 //!
 //! Knows the contract and the nouns of `core`; not SQLite, not libvirt, not the daemon.
 #![forbid(unsafe_code)]

@@ -47,7 +47,8 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    /// Watches the migration that `key` names, with `until_final` until it is final; or all without end if it names none.
+    /// Watches the migration that `key` names, with `until_final` until it is final; or all without end if it
+    /// names none.
     pub(super) async fn open(
         client: &Client,
         socket: PathBuf,

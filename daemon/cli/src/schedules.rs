@@ -26,7 +26,8 @@ pub(super) enum ScheduleCommand {
         /// For this migration, and not the plan's whose last pass is the longest ago
         #[arg(long, value_name = "ID", conflicts_with = "vm")]
         migration: Option<String>,
-        /// For this VM of the plan, by name or id, also if its migration has not begun: some have schedules of their own
+        /// For this VM of the plan, by name or id, also if its migration has not begun: some have schedules
+        /// of their own
         #[arg(long, value_name = "VM")]
         vm: Option<String>,
         /// At most so many decisions

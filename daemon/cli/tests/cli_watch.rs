@@ -1,4 +1,5 @@
-//! Watching migrations and following the journal: no change is missed, also when the daemon goes and comes back.
+//! Watching migrations and following the journal: no change is missed, also when the daemon goes and comes
+//! back.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 

@@ -36,7 +36,8 @@ struct Late {
 }
 
 impl Late {
-    /// With `ends`, it ends its side of the first connection once the request lies there, and serves later ones.
+    /// With `ends`, it ends its side of the first connection once the request lies there, and serves later
+    /// ones.
     fn new(ends: bool) -> Self {
         let (look, looks) = watch::channel(false);
         let (find, found) = watch::channel(None);

@@ -1,4 +1,5 @@
-//! The client against the `nbd` crate's server: no NBD_OPT_GO, no structured replies, no block status, no zeroing.
+//! The client against the `nbd` crate's server: no NBD_OPT_GO, no structured replies, no block status, no
+//! zeroing.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;

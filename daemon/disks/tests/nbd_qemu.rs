@@ -18,7 +18,8 @@ use warmd_disks::nbd::{NbdCause, NbdDisk, ZeroFlags};
 const MIB: u64 = 1 << 20;
 const BITMAP: &str = "qemu:dirty-bitmap:changes";
 
-/// A qcow2 image of 64 MiB with data at 1 MiB and 33 MiB, then a bitmap, then changes of the bitmap's granularity.
+/// A qcow2 image of 64 MiB with data at 1 MiB and 33 MiB, then a bitmap, then changes of the bitmap's
+/// granularity.
 fn image_with_bitmap(changes: &[(u64, u64)]) -> TempDir {
     let dir = tempdir();
     let image = path_text(&dir.path().join("disk"));

@@ -1,4 +1,5 @@
-//! Random requests on a server that dies again and again, against a model in memory: in the end both hold the same.
+//! Random requests on a server that dies again and again, against a model in memory: in the end both hold the
+//! same.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 

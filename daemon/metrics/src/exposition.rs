@@ -1,6 +1,7 @@
 //! The metrics' names, and their values as OpenMetrics text.
 //!
-//! Rule: names by Prometheus's conventions: `warmd_`, base units, `_total` for counters (which the encoder appends).
+//! Rule: names by Prometheus's conventions: `warmd_`, base units, `_total` for counters (which the encoder
+//! appends).
 
 use std::{collections::BTreeMap, fmt};
 

@@ -1,7 +1,8 @@
 //! What passes did: those that run are read when a client asks, those that ended are added up.
 //!
-//! Rule: a counter never goes back. An ended pass moves from one part to the other under the same lock; and how waiting
-//! is split over stages, which the engine computes again each time, stays at the highest value ever shown.
+//! Rule: a counter never goes back. An ended pass moves from one part to the other under the same lock; and
+//! how waiting is split over stages, which the engine computes again each time, stays at the highest value
+//! ever shown.
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -13,7 +13,8 @@ pub struct WindowView {
     /// `copy` or `cutover`.
     pub kind: &'static str,
     pub is_open: bool,
-    /// Seconds until it closes if it is open, or opens if it is not; `None` if that does not come within ten years.
+    /// Seconds until it closes if it is open, or opens if it is not; `None` if that does not come within ten
+    /// years.
     pub changes_in: Option<f64>,
 }
 

@@ -120,8 +120,8 @@ impl RawImage {
 
     /// The root in hexadecimal. `done` counts the bytes of disk that are done.
     ///
-    /// A file that was written to, or whose length changed, since it was opened has none; whether a device was is not
-    /// seen.
+    /// A file that was written to, or whose length changed, since it was opened has none; whether a device
+    /// was is not seen.
     pub fn root(&self, threads: NonZero<usize>, done: &AtomicU64) -> Result<String, RootError> {
         let pieces = self.size.0.div_ceil(PIECE);
         let mut root = RootHasher::new(self.size);

@@ -49,9 +49,11 @@ enum Command {
         #[command(subcommand)]
         command: StateCommand,
     },
-    /// Compute the manifest root of a raw image or a block device, as reports have it of the disk that was copied there.
+    /// Compute the manifest root of a raw image or a block device, as reports have it of the disk that was
+    /// copied there.
     ///
-    /// It reads the file and nothing else. daemon/docs/report-format.md says how the root is defined. Exit codes: 0 done, 1 failed.
+    /// It reads the file and nothing else. daemon/docs/report-format.md says how the root is defined. Exit
+    /// codes: 0 done, 1 failed.
     Root {
         /// A raw image or a block device that no program writes to meanwhile.
         file: PathBuf,
@@ -68,7 +70,8 @@ enum Command {
 enum StateCommand {
     /// Copy the state as it is at one moment to a new file, also while the daemon works.
     ///
-    /// A plain copy (`cp`) of the files of a live state may be torn. Keep `report.key` beside it: it signs the reports.
+    /// A plain copy (`cp`) of the files of a live state may be torn. Keep `report.key` beside it: it signs
+    /// the reports.
     Backup {
         /// The new file; it must not be there.
         file: PathBuf,

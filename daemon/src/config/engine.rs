@@ -22,8 +22,8 @@ pub struct EngineSettings {
     pub chunk: u64,
     /// The most requests to a source's disk at once; only as many are made as raise the rate.
     pub reads_in_flight: usize,
-    /// When reads of a source's disk take this many times as long as they used to, fewer are made: production comes
-    /// first. 0 never does so; at least 2 otherwise.
+    /// When reads of a source's disk take this many times as long as they used to, fewer are made: production
+    /// comes first. 0 never does so; at least 2 otherwise.
     pub read_latency_factor: u32,
     /// Requests to a target's disk at once.
     pub writes_in_flight: usize,

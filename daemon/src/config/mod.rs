@@ -1,7 +1,7 @@
 //! What an operator writes: the daemon's configuration and plan files.
 //!
-//! Rule: unknown keys and relative paths are refused, every complaint says where it is and what to do, and nothing is
-//! opened or changed by reading. Secrets are named here and never written here.
+//! Rule: unknown keys and relative paths are refused, every complaint says where it is and what to do, and
+//! nothing is opened or changed by reading. Secrets are named here and never written here.
 
 mod endpoints;
 mod engine;

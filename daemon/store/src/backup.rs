@@ -1,6 +1,7 @@
 //! A whole copy of the state while the daemon works, and a check of all of it.
 //!
-//! Rule: neither changes the state. A plain copy of the files of a live state may be torn; this one is of one moment.
+//! Rule: neither changes the state. A plain copy of the files of a live state may be torn; this one is of one
+//! moment.
 
 use std::{
     fs::{self, OpenOptions},

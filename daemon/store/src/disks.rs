@@ -28,8 +28,8 @@ pub struct NewDisk {
     pub location: String,
     /// Its location in the plan, if the plan has one.
     pub requested_location: Option<String>,
-    /// Whether every byte of it is known to read as zero now: then the manifest of nothing but zero blocks is true, and
-    /// all of it is trusted.
+    /// Whether every byte of it is known to read as zero now: then the manifest of nothing but zero blocks is
+    /// true, and all of it is trusted.
     pub reads_zero: bool,
 }
 

@@ -19,8 +19,8 @@ use super::{
     schema::{self, APPLICATION_ID, Upgrade},
 };
 
-/// With 8 KiB, seven manifest pages fill one page of the file, and the manifest stays under 0.03 % of the data; with
-/// SQLite's 4 KiB only three fit, and it would not.
+/// With 8 KiB, seven manifest pages fill one page of the file, and the manifest stays under 0.03 % of the
+/// data; with SQLite's 4 KiB only three fit, and it would not.
 const PAGE_BYTES: i32 = 8192;
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const BUSY: Duration = Duration::from_secs(5);

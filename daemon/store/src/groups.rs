@@ -39,7 +39,8 @@ pub struct MemberFacts {
 }
 
 impl Store {
-    /// Begins a group, with its line in the journal, unless one of the plan runs already: then it is that one.
+    /// Begins a group, with its line in the journal, unless one of the plan runs already: then it is that
+    /// one.
     pub async fn begin_group(&self, new: NewGroup, event: EventView) -> Result<(Group, bool), StoreError> {
         self.write(format!("beginning the group cutover of plan {}", new.plan), move |db| {
             if let Some(running) = find(db, "plan = ?1 AND ended IS NULL", &[&new.plan], read)?.pop() {

@@ -28,7 +28,8 @@ impl Store {
         self.write("writing the journal", move |db| append(db, &events)).await
     }
 
-    /// The end of one migration's journal, all of the same moment: at most `most` lines, and as many requests.
+    /// The end of one migration's journal, all of the same moment: at most `most` lines, and as many
+    /// requests.
     pub async fn journal(&self, id: MigrationId, most: u32) -> Result<JournalEnd, StoreError> {
         self.read(format!("reading the journal of migration {id}"), move |db| {
             let id = id.to_string();
@@ -47,7 +48,8 @@ impl Store {
         .await
     }
 
-    /// At most `limit` lines of one migration's journal, or of all: the last ones, or the first ones after a cursor.
+    /// At most `limit` lines of one migration's journal, or of all: the last ones, or the first ones after a
+    /// cursor.
     pub async fn events(
         &self,
         id: Option<MigrationId>,

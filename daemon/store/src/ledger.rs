@@ -19,7 +19,8 @@ use warmd_core::crash;
 use super::{Store, StoreError, disks, error::StoreFault, manifest, passes, row::unsigned, verification};
 
 const TABLE: &str = "chunks";
-/// Instead of bits that are those of `pending`, as an advance leaves most of them. No bits are kept like this.
+/// Instead of bits that are those of `pending`, as an advance leaves most of them. No bits are kept like
+/// this.
 const AS_PENDING: &[u8] = &[0];
 
 #[async_trait]

@@ -103,7 +103,8 @@ const TURN: Duration = Duration::from_mins(1);
 /// After this time a running write is logged.
 const SLOW: Duration = Duration::from_secs(10);
 
-/// The daemon's durable state. Clones share it; the last one to go closes the file, waiting for writes in the queue.
+/// The daemon's durable state. Clones share it; the last one to go closes the file, waiting for writes in the
+/// queue.
 #[derive(Clone, Debug)]
 pub struct Store(Arc<Inner>);
 
@@ -123,8 +124,9 @@ struct Inner {
 }
 
 impl Store {
-    /// Opens the state in `dir`, making it (0700, 0600) and the key for reports if there is none, and locks it against a
-    /// second daemon for as long as the store lives. Blocks; a file that is not ours, is newer or is damaged stays as it is.
+    /// Opens the state in `dir`, making it (0700, 0600) and the key for reports if there is none, and locks
+    /// it against a second daemon for as long as the store lives. Blocks; a file that is not ours, is newer
+    /// or is damaged stays as it is.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
         Self::open_with(dir, UPGRADES)
     }

@@ -1,7 +1,8 @@
-//! The manifest: pages of 64 hashes, so that zeroes cost nothing, and before them the newest hashes as they came.
+//! The manifest: pages of 64 hashes, so that zeroes cost nothing, and before them the newest hashes as they
+//! came.
 //!
-//! Rule: both together are the manifest, in one transaction as outside of one. Hashes that lie close go into the pages
-//! at once, scattered ones wait in [`manifest_log`] for their compaction.
+//! Rule: both together are the manifest, in one transaction as outside of one. Hashes that lie close go into
+//! the pages at once, scattered ones wait in [`manifest_log`] for their compaction.
 
 use std::ops::Range;
 

@@ -1,12 +1,12 @@
-//! The newest hashes of a manifest, as their batches brought them: short rows at the end of a table, until they are
-//! compacted into the pages.
+//! The newest hashes of a manifest, as their batches brought them: short rows at the end of a table, until
+//! they are compacted into the pages.
 //!
 //! Rule: these rows are newer than the pages, and a higher key newer than a lower one; so only the oldest row
 //! of a disk may be compacted, and code that writes to the pages beside it must know that no row here has the
 //! same blocks.
 //!
-//! A batch of scattered blocks would change a page of the file for each of them, 20,000 of them 160 MB; here it is
-//! 400 KB. Compaction moves the rest of that cost to a time when no caller waits for it.
+//! A batch of scattered blocks would change a page of the file for each of them, 20,000 of them 160 MB; here
+//! it is 400 KB. Compaction moves the rest of that cost to a time when no caller waits for it.
 
 use std::{collections::BTreeSet, ops::RangeInclusive};
 
@@ -29,8 +29,8 @@ const TABLE: &str = "manifest_log";
 const PIECE: usize = 4096;
 /// A block's number as distance from the row's first, and its hash.
 const ENTRY: usize = size_of::<u32>() + BlockHash::BYTES;
-/// A disk's rows may have a sixteenth of its blocks before idle moments are used to compact them, but always so many; and
-/// never more than the last, as each question for hashes goes through all that may have them.
+/// A disk's rows may have a sixteenth of its blocks before idle moments are used to compact them, but always
+/// so many; and never more than the last, as each question for hashes goes through all that may have them.
 const SHARE: u64 = 16;
 const ALWAYS: u64 = 200_000;
 const NEVER: u64 = 1_000_000;

@@ -107,7 +107,8 @@ pub struct Cutover {
     /// What could start the source VM beside warmd, as it was before warmd removed it; `None` if nothing
     /// keeps it from starting.
     pub hold_off: Option<HoldOff>,
-    /// The target VM's creation was asked for: from then on it may be there, in whichever phase that is undone.
+    /// The target VM's creation was asked for: from then on it may be there, in whichever phase that is
+    /// undone.
     pub create_requested: bool,
     /// Until when the source VM is monitored after the migration is done.
     pub monitor_until: Option<DateTime<Utc>>,
@@ -219,7 +220,8 @@ impl Store {
         .await
     }
 
-    /// Saves since when the source VM is seen to run beside the target VM, or that it does not, with its lines in the journal.
+    /// Saves since when the source VM is seen to run beside the target VM, or that it does not, with its
+    /// lines in the journal.
     pub async fn save_source_ran(
         &self,
         id: MigrationId,

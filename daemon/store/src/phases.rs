@@ -11,8 +11,9 @@ use super::{
 };
 
 impl Store {
-    /// Notes that the phase began. Beginning it again in the same attempt (after a restart) keeps when it first began. The
-    /// answer is when that was, and how often in this attempt the daemon ended before the phase had ended.
+    /// Notes that the phase began. Beginning it again in the same attempt (after a restart) keeps when it
+    /// first began. The answer is when that was, and how often in this attempt the daemon ended before the
+    /// phase had ended.
     pub async fn begin_phase(
         &self,
         id: MigrationId,

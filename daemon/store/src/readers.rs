@@ -1,7 +1,8 @@
 //! Read-only connections, opened when first needed.
 //!
-//! Rule: a reader sees one moment of the database and blocks no other reader or writer; a long report takes one of a few,
-//! not all. Readers have threads of their own: whatever other call hangs, the state can be read.
+//! Rule: a reader sees one moment of the database and blocks no other reader or writer; a long report takes
+//! one of a few, not all. Readers have threads of their own: whatever other call hangs, the state can be
+//! read.
 
 use std::{
     path::PathBuf,

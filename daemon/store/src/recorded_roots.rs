@@ -21,7 +21,8 @@ pub struct RecordedRoot {
     pub attempt: u32,
     /// In hexadecimal.
     pub root: String,
-    /// How the copy was verified: `none`, `readback full`, `compare sample=1%, seed 7`; `None` if an older warmd recorded it.
+    /// How the copy was verified: `none`, `readback full`, `compare sample=1%, seed 7`; `None` if an older
+    /// warmd recorded it.
     pub verified_by: Option<String>,
     pub at: DateTime<Utc>,
 }

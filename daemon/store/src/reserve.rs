@@ -82,8 +82,8 @@ impl Store {
         self.too_little_for(1)
     }
 
-    /// The same before a VM is stopped: all cutovers that are under way by the state, this one among them, need room at
-    /// the same time.
+    /// The same before a VM is stopped: all cutovers that are under way by the state, this one among them,
+    /// need room at the same time.
     pub async fn too_little_room_now(&self) -> Result<Option<String>, StoreError> {
         let under_way = self.cutovers_under_way().await?;
         Ok(self.too_little_for(under_way.max(1)))

@@ -1,7 +1,7 @@
 //! The schema's versions. A change of it is an *upgrade*: a numbered step with a test.
 //!
-//! Rule: a step that was released is never edited. Each step is one transaction together with its version number, so
-//! a database is always of exactly one version.
+//! Rule: a step that was released is never edited. Each step is one transaction together with its version
+//! number, so a database is always of exactly one version.
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 

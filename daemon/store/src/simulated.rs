@@ -25,9 +25,9 @@ impl Store {
         file::open_in_memory(Path::new(name), UPGRADES).map(drop)
     }
 
-    /// Opens the database `name`, a URI of SQLite such as `file:/x?vfs=memdb`, which lives as long as a connection to it. It is not
-    /// locked. Each transaction is handed to `commit`, which makes it durable by calling its argument, or
-    /// does not. Must be called within a tokio runtime.
+    /// Opens the database `name`, a URI of SQLite such as `file:/x?vfs=memdb`, which lives as long as a
+    /// connection to it. It is not locked. Each transaction is handed to `commit`, which makes it durable by
+    /// calling its argument, or does not. Must be called within a tokio runtime.
     pub fn simulated(
         name: &str,
         commit: impl Fn(&mut dyn FnMut() -> rusqlite::Result<()>) -> rusqlite::Result<()> + Send + 'static,

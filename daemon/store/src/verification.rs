@@ -204,8 +204,7 @@ impl Store {
         .await
     }
 
-    /// Saves the tracking fault of the disk; whether it is the first one, which
-    /// stays.
+    /// Saves the tracking fault of the disk; whether it is the first one, which stays.
     pub async fn put_tracking_fault(&self, disk: DiskId, fault: String) -> Result<bool, StoreError> {
         self.write(format!("saving a fault of the change tracking of disk {}", disk.0), move |db| {
             let found = db

@@ -1,9 +1,11 @@
 //! The one thread that writes.
 //!
-//! Rule: an answer goes out after the transaction that holds its work is durable. Work that waits in the queue shares
-//! a transaction (a disk's flush is what a commit costs), each piece in its own savepoint: all of it or nothing.
+//! Rule: an answer goes out after the transaction that holds its work is durable. Work that waits in the
+//! queue shares a transaction (a disk's flush is what a commit costs), each piece in its own savepoint: all
+//! of it or nothing.
 //!
-//! When nothing has come for a while, and much of a manifest waits to be compacted, it does so, a step at a time.
+//! When nothing has come for a while, and much of a manifest waits to be compacted, it does so, a step at a
+//! time.
 
 use std::{collections::BTreeSet, sync::Arc, thread::JoinHandle, time::Duration};
 
@@ -200,7 +202,8 @@ impl Writer {
 /// The compaction of manifests between commits.
 #[derive(Default)]
 struct Compaction {
-    /// Disks whose recent hashes are damaged: they stay as they are, and keep no other disk from being compacted.
+    /// Disks whose recent hashes are damaged: they stay as they are, and keep no other disk from being
+    /// compacted.
     damaged: BTreeSet<DiskId>,
 }
 

@@ -1,5 +1,5 @@
-//! Threads for calls that may hang: those of one mounted file system, or of one block device, apart from those of all
-//! others, and from the runtime's.
+//! Threads for calls that may hang: those of one mounted file system, or of one block device, apart from
+//! those of all others, and from the runtime's.
 //!
 //! Rule: a call is counted before it is begun. One for which no caller waits any more, and that has not
 //! ended, hangs; while [`HANGING`] calls hang on a file system, no further one is begun there: it fails at
@@ -64,8 +64,8 @@ pub struct DevicePool {
     hanging: AtomicUsize,
 }
 
-/// The threads for calls on `path`, which need not be there. It is not looked at, which itself may hang, but for
-/// devices in `/dev`: a disk that hangs is no reason for another one to wait.
+/// The threads for calls on `path`, which need not be there. It is not looked at, which itself may hang, but
+/// for devices in `/dev`: a disk that hangs is no reason for another one to wait.
 pub fn on(path: &Path) -> io::Result<Arc<DevicePool>> {
     let mount = Mounts::now().of(path);
     match Some(path).filter(|_| mount == Path::new(DEV) || mount == Path::new("/")).and_then(device_at) {
@@ -139,7 +139,8 @@ impl DevicePool {
         })
     }
 
-    /// A turn: the call that has it is begun at once. Until then it has not happened, and cannot happen later.
+    /// A turn: the call that has it is begun at once. Until then it has not happened, and cannot happen
+    /// later.
     pub async fn turn(&self) -> io::Result<ThreadTurn> {
         self.admit()?;
         let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(io::Error::other)?;
@@ -206,7 +207,8 @@ impl Drop for End {
     }
 }
 
-/// The number of the block device at a path below `/dev`. Links are followed there alone: a look elsewhere may hang.
+/// The number of the block device at a path below `/dev`. Links are followed there alone: a look elsewhere
+/// may hang.
 fn device_at(path: &Path) -> Option<(u32, u32)> {
     let mut path = spelled_out(path);
     for _ in 0..LINKS {

@@ -1,7 +1,7 @@
 //! The running pre-copies that keep cutovers waiting.
 //!
-//! Rule: none is named in vain: only where the end of pre-copies is enough for a cutover to start, and with those that
-//! are named already counted as ended.
+//! Rule: none is named in vain: only where the end of pre-copies is enough for a cutover to start, and with
+//! those that are named already counted as ended.
 
 use std::collections::BTreeSet;
 
@@ -13,8 +13,8 @@ impl AdmissionQueue {
         self.queues.has(JobClass::Cutover)
     }
 
-    /// The running pre-copies that are to end so that cutovers may start; without those of `preempted`, which are
-    /// ending already.
+    /// The running pre-copies that are to end so that cutovers may start; without those of `preempted`, which
+    /// are ending already.
     pub fn preemptible(&self, preempted: &BTreeSet<u64>) -> Vec<u64> {
         let mut free: Vec<i64> = self
             .slots

@@ -1,7 +1,8 @@
 //! The waiting jobs, and the order in which they are checked.
 //!
-//! Rule: a plan's virtual time is what it had, divided by its priority. The plan with the least is next; its time moves
-//! on only when a job of it starts. A plan that comes, or comes back, begins at the time of the one served last.
+//! Rule: a plan's virtual time is what it had, divided by its priority. The plan with the least is next; its
+//! time moves on only when a job of it starts. A plan that comes, or comes back, begins at the time of the
+//! one served last.
 
 use std::{
     cmp::Reverse,

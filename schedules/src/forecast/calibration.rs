@@ -1,10 +1,10 @@
 //! The errors of earlier forecasts, so that the next ones have the right width.
 //!
-//! Method: conformalised quantile regression (Romano, Patterson, Candès 2019) in logarithms. Each earlier forecast has a
-//! score: by how much its range must be widened (or could be narrowed) for what was measured to lie on its edge. The
-//! next range is widened by the score that nine of ten do not exceed. For any distribution, and any error
-//! of the model, the measured value then lies in it in nine of ten times, as long as the future is as the
-//! past was.
+//! Method: conformalised quantile regression (Romano, Patterson, Candès 2019) in logarithms. Each earlier
+//! forecast has a score: by how much its range must be widened (or could be narrowed) for what was measured
+//! to lie on its edge. The next range is widened by the score that nine of ten do not exceed. For any
+//! distribution, and any error of the model, the measured value then lies in it in nine of ten times, as long
+//! as the future is as the past was.
 
 use serde::{Deserialize, Serialize};
 

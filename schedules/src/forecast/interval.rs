@@ -1,11 +1,11 @@
 //! The next value of a quantity, predicted from earlier ones.
 //!
-//! Method: its logarithm is taken as normal, with unknown mean and variance (durations and rates are skewed, and are
-//! never negative). The expectation before the first measurement counts as one observation of the mean and
-//! [`PRIOR_WEIGHT`] of the variance (the conjugate normal-inverse-gamma prior); the next value then follows Student's t
-//! distribution, of which the middle nine tenths are the range. See Gelman et al., Bayesian Data Analysis,
-//! section 3.3. Where measurements contradict the expectation by more than its own spread, it counts as if it
-//! were at that spread.
+//! Method: its logarithm is taken as normal, with unknown mean and variance (durations and rates are skewed,
+//! and are never negative). The expectation before the first measurement counts as one observation of the
+//! mean and [`PRIOR_WEIGHT`] of the variance (the conjugate normal-inverse-gamma prior); the next value then
+//! follows Student's t distribution, of which the middle nine tenths are the range. See Gelman et al.,
+//! Bayesian Data Analysis, section 3.3. Where measurements contradict the expectation by more than its own
+//! spread, it counts as if it were at that spread.
 
 /// The expectation before the first measurement.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -123,7 +123,8 @@ pub fn predict(measured: &[f64], prior: Prior) -> PredictedRange {
     range(centre, t95(freedom) * scale)
 }
 
-/// The 95th percentile of Student's t distribution (Cornish and Fisher's expansion, right to 1 % from four degrees on).
+/// The 95th percentile of Student's t distribution (Cornish and Fisher's expansion, right to 1 % from four
+/// degrees on).
 fn t95(freedom: f64) -> f64 {
     let z = Z95;
     let first = (z.powi(3) + z) / 4.0;

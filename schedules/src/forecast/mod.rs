@@ -4,10 +4,10 @@
 //! whether passes converge are measured and decided by `cbt::convergence`; here this becomes a range and a
 //! reason.
 //!
-//! The downtime is the sum of its steps: shutdown, snapshot, final delta, verification, conversion, hooks, creation, boot.
-//! Each is a [`PredictedRange`] ([`interval`]), the sum takes those that were measured as partly independent,
-//! and the errors of earlier forecasts widen or narrow it ([`calibration`]). Unmeasured steps
-//! have errors in common: where one of them is faster than expected, the host or the guest is, and so
+//! The downtime is the sum of its steps: shutdown, snapshot, final delta, verification, conversion, hooks,
+//! creation, boot. Each is a [`PredictedRange`] ([`interval`]), the sum takes those that were measured as
+//! partly independent, and the errors of earlier forecasts widen or narrow it ([`calibration`]). Unmeasured
+//! steps have errors in common: where one of them is faster than expected, the host or the guest is, and so
 //! are the others.
 
 pub mod calibration;
@@ -66,7 +66,8 @@ pub struct MeasuredStep<'a> {
 pub struct Delta<'a> {
     /// Bytes that are pending already.
     pub pending: f64,
-    /// Bytes expected to change from the last snapshot to the source's stop: [`crate::change_rate::ExpectedChange::between`].
+    /// Bytes expected to change from the last snapshot to the source's stop:
+    /// [`crate::change_rate::ExpectedChange::between`].
     pub change: f64,
     /// Of earlier deltas: bytes that changed ÷ bytes that were expected; the oldest first.
     pub change_ratios: &'a [f64],
@@ -98,8 +99,7 @@ const CHANGE_PRIOR: Prior = Prior::new(1.0, 3.0);
 /// Likewise a single pass's throughput from that of all.
 const THROUGHPUT_SPREAD: f64 = 1.5;
 
-/// The part of the variance of steps' errors that is common to all of a cutover: a busy host
-/// is slow in each.
+/// The part of the variance of steps' errors that is common to all of a cutover: a busy host is slow in each.
 const COMMON: f64 = 0.5;
 
 /// The forecast from what was measured; `None` without a throughput.

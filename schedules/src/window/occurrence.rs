@@ -1,7 +1,7 @@
 //! When a window is open.
 //!
-//! Rule: the edges of its occurrences never go backwards from one day to the next, so that the first one found is the
-//! next one. A search ends at its horizon.
+//! Rule: the edges of its occurrences never go backwards from one day to the next, so that the first one
+//! found is the next one. A search ends at its horizon.
 
 use chrono::{DateTime, Datelike, Days as Ahead, NaiveDate, Utc};
 use chrono_tz::Tz;

@@ -1,8 +1,8 @@
 //! Production first: reads that take much longer than before mean that the source is strained, and warmd
 //! backs off.
 //!
-//! Rule: a disk is compared with itself only, and reads with reads of about the same size. Whether production or warmd's
-//! own queue made them slow makes no difference to the other readers there.
+//! Rule: a disk is compared with itself only, and reads with reads of about the same size. Whether production
+//! or warmd's own queue made them slow makes no difference to the other readers there.
 
 use std::time::Duration;
 

@@ -215,7 +215,8 @@ mod tests {
         QueueDepth::new(ceiling, factor, Arc::default())
     }
 
-    /// Reads for a while from a source that answers `width` reads at once, each in `latency`; gives the depth.
+    /// Reads for a while from a source that answers `width` reads at once, each in `latency`; gives the
+    /// depth.
     async fn read(depth: &Arc<QueueDepth>, width: usize, latency: Duration, count: usize) -> usize {
         let server = Arc::new(Semaphore::new(width));
         let mut reads = tokio::task::JoinSet::new();

@@ -4,8 +4,8 @@
 //! Rule: of two depths with the same rate the smaller is right. More requests in the source's queue only make
 //! production wait, and answers come when their bytes have left the cache.
 //!
-//! The idea is that of TCP's slow start with a hill climb after it; a rate is compared with the rate just before, never
-//! with an old one, as others use the source too.
+//! The idea is that of TCP's slow start with a hill climb after it; a rate is compared with the rate just
+//! before, never with an old one, as others use the source too.
 
 use std::ops::AddAssign;
 

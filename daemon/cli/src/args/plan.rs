@@ -10,9 +10,10 @@ use super::FollowArgs;
 pub(crate) enum PlanCommand {
     /// Makes the plan so: a migration starts for every VM that has none
     ///
-    /// What is under way is not disturbed: schedule, limits, windows, hooks and the cutover policy of a plan that is applied
-    /// again count from then on, VMs that are added start, and VMs that are not named any more go on until they are
-    /// cancelled. Source, target, and a VM's name and disks' places cannot change while its migration is under way.
+    /// What is under way is not disturbed: schedule, limits, windows, hooks and the cutover policy of a plan
+    /// that is applied again count from then on, VMs that are added start, and VMs that are not named any
+    /// more go on until they are cancelled. Source, target, and a VM's name and disks' places cannot change
+    /// while its migration is under way.
     Apply {
         #[command(flatten)]
         plan: PlanFile,

@@ -198,8 +198,8 @@ fn ending_lines(task: Task, last: &Migration, ending: &Ending) -> Vec<String> {
     lines
 }
 
-/// Where the VM of a cutover that is done is now. One that was off is not started, and where the target keeps only disks the
-/// machine is started by another tool.
+/// Where the VM of a cutover that is done is now. One that was off is not started, and where the target keeps
+/// only disks the machine is started by another tool.
 fn moved(last: &Migration) -> &'static str {
     let phases = last.cutover.iter().flat_map(|cutover| &cutover.phases);
     let said = |begins: &str| {

@@ -15,7 +15,8 @@ use super::{
 pub(super) struct Board {
     /// By id, which means by age.
     migrations: BTreeMap<String, Migration>,
-    /// When the state that the target equals was that of the source: the start of the last pass that ended well.
+    /// When the state that the target equals was that of the source: the start of the last pass that ended
+    /// well.
     equal: BTreeMap<String, DateTime<Utc>>,
     /// The chosen migration's id.
     chosen: Option<String>,

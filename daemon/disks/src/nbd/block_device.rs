@@ -66,8 +66,8 @@ impl WriteDisk for NbdDisk {
         written.map_err(|error| self.failed(Operation::Write, extent, error))
     }
 
-    /// Where the server refuses to zero, every byte of the extent is written: a part of it may have been zeroed by
-    /// then, which does no harm.
+    /// Where the server refuses to zero, every byte of the extent is written: a part of it may have been
+    /// zeroed by then, which does no harm.
     async fn write_zeroes(&self, extent: Extent) -> Result<(), DiskError> {
         let zeroed = if self.export().flags.has(ExportFlags::WRITE_ZEROES) {
             self.zero_range(extent, ZeroFlags::default()).await

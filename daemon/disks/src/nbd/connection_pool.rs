@@ -1,9 +1,9 @@
 //! The connections of one disk, and their reconnection.
 //!
-//! Rule: a request goes to the open connection with the most room. When none is open, one request at a time tries to
-//! reach the server, waiting longer from attempt to attempt, and each request fails when its own deadline
-//! passes. A request that met a lost connection is repeated, unless it is a flush: the writes that it covered
-//! may be gone. No request is repeated after a timeout or a violation.
+//! Rule: a request goes to the open connection with the most room. When none is open, one request at a time
+//! tries to reach the server, waiting longer from attempt to attempt, and each request fails when its own
+//! deadline passes. A request that met a lost connection is repeated, unless it is a flush: the writes that
+//! it covered may be gone. No request is repeated after a timeout or a violation.
 
 use std::{
     sync::{
@@ -127,8 +127,8 @@ impl ConnectionPool {
         self.places.len()
     }
 
-    /// Makes a request on some connection, and again on another if the first is lost. Gives the connection's meta
-    /// contexts with the answer, whose numbers are that connection's.
+    /// Makes a request on some connection, and again on another if the first is lost. Gives the connection's
+    /// meta contexts with the answer, whose numbers are that connection's.
     pub(super) async fn call(
         self: &Arc<Self>,
         call: Call,

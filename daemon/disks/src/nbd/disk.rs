@@ -67,8 +67,8 @@ impl NbdDisk {
     ///
     /// # Errors
     /// If the server cannot be reached, breaks the protocol, refuses the export, or offers it read-only where
-    /// `options` want to write. For writing also [`NbdCause::Timeout`], while the server owes the answer to a write of
-    /// an earlier connection.
+    /// `options` want to write. For writing also [`NbdCause::Timeout`], while the server owes the answer to a
+    /// write of an earlier connection.
     pub async fn open(options: NbdOptions) -> Result<Self, NbdError> {
         let writable = options.writable;
         let lanes = ConnectionPool::open(options).await?;
@@ -128,7 +128,8 @@ impl NbdDisk {
         self.lanes.count()
     }
 
-    /// Fills all of `buffer` from `at`. Larger than the server's largest request, it is read piece after piece.
+    /// Fills all of `buffer` from `at`. Larger than the server's largest request, it is read piece after
+    /// piece.
     ///
     /// With several connections only flushed writes are surely visible to a read, by the protocol; for the
     /// same reason a place must not be written twice without a flush in between.
@@ -178,7 +179,8 @@ impl NbdDisk {
     /// Makes the range read as zeroes by the server's own command, with holes unless `flags` forbid.
     ///
     /// # Errors
-    /// Also [`NbdCause::Unsupported`], if the server lacks the command or the flag: see [`NbdDisk::write_zero_data`].
+    /// Also [`NbdCause::Unsupported`], if the server lacks the command or the flag: see
+    /// [`NbdDisk::write_zero_data`].
     pub async fn zero_range(&self, extent: Extent, flags: ZeroFlags) -> Result<(), NbdError> {
         let mut bits = self.fua_flag(flags.fua)?;
         self.check_offered(ExportFlags::WRITE_ZEROES, "WRITE_ZEROES")?;
@@ -233,9 +235,9 @@ impl NbdDisk {
     ///
     /// # Errors
     /// Also [`NbdCause::WritesLost`], once, after a connection was lost with writes not flushed;
-    /// [`NbdCause::Overwritten`], if an older write replaced one of these; and
-    /// [`NbdCause::Unsupported`] if the server has no FLUSH and the options do not trust it without. A disk that is
-    /// open for reading only has nothing to flush.
+    /// [`NbdCause::Overwritten`], if an older write replaced one of these; and [`NbdCause::Unsupported`] if
+    /// the server has no FLUSH and the options do not trust it without. A disk that is open for reading only
+    /// has nothing to flush.
     pub async fn sync(&self) -> Result<(), NbdError> {
         if !self.options().writable {
             return Ok(());

@@ -109,7 +109,8 @@ fn entry(command: NbdCommand) -> (Entry, oneshot::Receiver<CallOutcome>) {
     (entry, outcome)
 }
 
-/// Bytes in memory are always ready; a runtime's quota, of which there is none here, is all that could interrupt.
+/// Bytes in memory are always ready; a runtime's quota, of which there is none here, is all that could
+/// interrupt.
 fn run_to_end<T>(work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     loop {

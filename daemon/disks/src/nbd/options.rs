@@ -18,7 +18,8 @@ pub struct NbdOptions {
     pub connections: usize,
     /// The most requests in flight on each connection.
     pub in_flight: usize,
-    /// The most bytes that `DiskLimits::max_request` tells the engine to ask for at once. Larger requests work.
+    /// The most bytes that `DiskLimits::max_request` tells the engine to ask for at once. Larger requests
+    /// work.
     pub max_request: usize,
     /// For reaching the server, name look-up included.
     pub connect_timeout: Duration,
@@ -40,8 +41,8 @@ pub struct NbdOptions {
 pub const BASE_ALLOCATION: &str = "base:allocation";
 
 impl NbdOptions {
-    /// The defaults, for reading: 4 connections of 16 requests, `base:allocation`, 30 s for each wait, 60 s to
-    /// come back after a lost connection.
+    /// The defaults, for reading: 4 connections of 16 requests, `base:allocation`, 30 s for each wait, 60 s
+    /// to come back after a lost connection.
     pub fn new(address: NbdAddress, export: impl Into<String>) -> Self {
         Self {
             address,

@@ -1,10 +1,11 @@
-//! The writing half of a socket; a Unix socket's gets a write's data by reference, where the kernel can do that.
+//! The writing half of a socket; a Unix socket's gets a write's data by reference, where the kernel can do
+//! that.
 //!
 //! Rule: lending saves time, and is never required. Where the kernel refuses it, from the beginning or in the
 //! middle, the rest is copied, as on other sockets.
 //!
-//! Copying into a socket is the sender's largest cost after the hashing; `vmsplice` puts the pages themselves into a
-//! pipe, and `splice` (Linux 6.5 and later without copying) hands them on to the socket.
+//! Copying into a socket is the sender's largest cost after the hashing; `vmsplice` puts the pages themselves
+//! into a pipe, and `splice` (Linux 6.5 and later without copying) hands them on to the socket.
 
 use std::{
     io::{self, IoSlice},
@@ -26,7 +27,8 @@ use warmd_cbt::buffer::ALIGNMENT;
 
 use super::payload::{Payload, can_part};
 
-/// Bytes that the socket shall hold for the server: less, and sender and server wake each other for every piece.
+/// Bytes that the socket shall hold for the server: less, and sender and server wake each other for every
+/// piece.
 const SEND_BUFFER: usize = 1 << 20;
 /// Below this a socket's buffer is too small for lending to pay.
 const LEAST_BUFFER: usize = 512 << 10;
@@ -116,8 +118,8 @@ impl Pipe {
         Some(Self { input, output })
     }
 
-    /// Hands whole pages on to the socket; gives the bytes that it took, fewer only if the kernel cannot do that. Then,
-    /// or after an error, the pipe is not used again: it may still contain data.
+    /// Hands whole pages on to the socket; gives the bytes that it took, fewer only if the kernel cannot do
+    /// that. Then, or after an error, the pipe is not used again: it may still contain data.
     async fn lend(&self, socket: &UnixStream, data: &[u8]) -> io::Result<usize> {
         let mut sent = 0;
         while sent < data.len() {
@@ -164,8 +166,8 @@ fn is_at_page(data: &[u8]) -> bool {
 #[allow(unsafe_code)]
 fn fill(pipe: &OwnedFd, data: &[u8]) -> io::Result<usize> {
     let slice = IoSliceRaw::from_slice(data);
-    // SAFETY: the pages are only read, and `Payload` keeps them as they are until the server has answered for them, or
-    // parts the memory from them; without the flag GIFT they stay this process's own.
+    // SAFETY: the pages are only read, and `Payload` keeps them as they are until the server has answered for
+    // them, or parts the memory from them; without the flag GIFT they stay this process's own.
     Ok(unsafe { vmsplice(pipe, &[slice], SpliceFlags::NONBLOCK) }?)
 }
 

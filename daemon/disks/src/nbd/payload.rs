@@ -1,8 +1,9 @@
 //! The data of a write, and whether a socket may still reference its pages.
 //!
-//! Rule: memory that was lent to a socket is written again only after the server has acknowledged the write, and so has
-//! read it all; or else after it was parted from the socket's copy. Otherwise a server that notices a lost
-//! connection late would read the buffer's later content from its queue, and write that to the disk.
+//! Rule: memory that was lent to a socket is written again only after the server has acknowledged the write,
+//! and so has read it all; or else after it was parted from the socket's copy. Otherwise a server that
+//! notices a lost connection late would read the buffer's later content from its queue, and write that to the
+//! disk.
 
 use std::{
     ops::Range,
@@ -73,7 +74,8 @@ impl Drop for Payload {
     }
 }
 
-/// Whether memory can be parted from pages that the kernel still holds; not if all of it is locked, for example.
+/// Whether memory can be parted from pages that the kernel still holds; not if all of it is locked, for
+/// example.
 pub(super) fn can_part() -> bool {
     static CAN: OnceLock<bool> = OnceLock::new();
     *CAN.get_or_init(|| {
@@ -106,9 +108,9 @@ fn part(buffer: &mut Buffer) {
 #[allow(unsafe_code)]
 fn forget_pages(buffer: &mut Buffer) -> bool {
     let whole = buffer.len() / ALIGNMENT * ALIGNMENT;
-    // SAFETY: the buffer begins at a page, as large as `can_part` has seen to, so that whole pages inside it are meant,
-    // which no other code can reach during `&mut`; as memory of the allocator they are private and anonymous,
-    // so that they read as zeroes afterwards, which are valid bytes.
+    // SAFETY: the buffer begins at a page, as large as `can_part` has seen to, so that whole pages inside it
+    // are meant, which no other code can reach during `&mut`; as memory of the allocator they are private and
+    // anonymous, so that they read as zeroes afterwards, which are valid bytes.
     unsafe { madvise(buffer.as_mut_ptr().cast(), whole, Advice::LinuxDontNeed) }.is_ok()
 }
 

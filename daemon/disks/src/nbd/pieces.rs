@@ -11,12 +11,13 @@ use super::option_reply::BlockSizes;
 pub(super) enum ReadPiece {
     /// Straight into this part of the caller's buffer.
     Direct { offset: u64, place: Range<usize> },
-    /// A whole block of the server's, of which only `wanted` goes to `place`: the caller's range begins or ends in it.
+    /// A whole block of the server's, of which only `wanted` goes to `place`: the caller's range begins or
+    /// ends in it.
     Widened { offset: u64, length: u32, wanted: Range<usize>, place: Range<usize> },
 }
 
-/// The pieces of a read of `length` bytes at `offset`, which lies within `size`. The last block of a disk whose size
-/// is no multiple of the server's block is requested in its short length.
+/// The pieces of a read of `length` bytes at `offset`, which lies within `size`. The last block of a disk
+/// whose size is no multiple of the server's block is requested in its short length.
 pub(super) fn reads(offset: u64, length: usize, size: u64, blocks: BlockSizes) -> Vec<ReadPiece> {
     let block = u64::from(blocks.minimum);
     let end = offset + length as u64;
@@ -45,7 +46,8 @@ pub(super) fn reads(offset: u64, length: usize, size: u64, blocks: BlockSizes) -
     pieces
 }
 
-/// Whether a change of `length` bytes at `offset` begins and ends at blocks of the server's, or at the disk's end.
+/// Whether a change of `length` bytes at `offset` begins and ends at blocks of the server's, or at the disk's
+/// end.
 pub(super) fn is_aligned(offset: u64, length: u64, size: u64, minimum: u32) -> bool {
     let block = u64::from(minimum);
     let end = offset + length;

@@ -24,8 +24,8 @@ const STEP: u64 = (4 << 30) - (64 << 10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatusRun {
     pub extent: Extent,
-    /// Bits whose meaning the context defines; bit 0 of a dirty bitmap is "changed", bit 1 of `base:allocation` is
-    /// "reads as zeroes".
+    /// Bits whose meaning the context defines; bit 0 of a dirty bitmap is "changed", bit 1 of
+    /// `base:allocation` is "reads as zeroes".
     pub flags: u32,
 }
 

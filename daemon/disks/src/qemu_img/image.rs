@@ -73,15 +73,15 @@ pub async fn chain(path: &str) -> Result<Vec<Qcow2Image>, ImageError> {
     Ok(infos.into_iter().map(Qcow2Image::from).collect())
 }
 
-/// Fails with [`ImageErrorKind::Busy`] if a QEMU, here or on another host with the same file system, has the image at
-/// `path`, an absolute path, locked for writing.
+/// Fails with [`ImageErrorKind::Busy`] if a QEMU, here or on another host with the same file system, has the
+/// image at `path`, an absolute path, locked for writing.
 pub async fn check_unlocked(path: &str, format: &str) -> Result<(), ImageError> {
     // Without `-U` it asks for access that another process's write lock denies.
     qemu_img(&["info", "-f", format, "--output=json", path]).await.map(drop)
 }
 
-/// Removes all bitmaps whose name begins with `prefix` and is not in `keep` from the qcow2 image at `path`, an absolute
-/// path, and from the images below it. A bitmap that cannot be removed does not stop the others.
+/// Removes all bitmaps whose name begins with `prefix` and is not in `keep` from the qcow2 image at `path`,
+/// an absolute path, and from the images below it. A bitmap that cannot be removed does not stop the others.
 pub async fn remove_bitmaps(path: &str, prefix: &str, keep: &[&str]) -> Result<Removal, ImageError> {
     let mut removal = Removal::default();
     for image in chain(path).await? {

@@ -1,5 +1,5 @@
-//! Images in QEMU's formats, by `qemu-img`: a child process with a deadline, an empty stdin and bounded output ([`child`]), which ends
-//! with the daemon.
+//! Images in QEMU's formats, by `qemu-img`: a child process with a deadline, an empty stdin and bounded
+//! output ([`child`]), which ends with the daemon.
 
 mod child;
 mod error;

@@ -1,8 +1,8 @@
 //! One open volume for blocking threads: whole reads and writes, zeroes, sync, and the reason why it broke.
 //!
-//! Rule: data goes past the page cache (O_DIRECT) wherever file system, offset and memory allow, so that copying a
-//! terabyte does not evict the pages of the host's other programs; each page is written either directly or
-//! through the cache, never both ways.
+//! Rule: data goes past the page cache (O_DIRECT) wherever file system, offset and memory allow, so that
+//! copying a terabyte does not evict the pages of the host's other programs; each page is written either
+//! directly or through the cache, never both ways.
 
 use std::{
     fs::{File, OpenOptions},

@@ -52,7 +52,8 @@ impl Default for VolumeOptions {
     }
 }
 
-/// A file or block device of fixed size, read and written. Dropping it closes and unlocks it once its last call ended.
+/// A file or block device of fixed size, read and written. Dropping it closes and unlocks it once its last
+/// call ended.
 pub struct FileDisk {
     volume: Arc<Volume>,
     threads: Arc<Semaphore>,

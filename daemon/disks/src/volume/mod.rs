@@ -1,8 +1,8 @@
 //! Volumes: files and block devices of this host, as disks that are written and read back.
 //!
-//! Rule: bytes count as written only when the kernel said so at a flush. A volume that failed a flush, that changed
-//! under warmd's hands, or whose call was abandoned while it ran, answers nothing any more until it is opened
-//! again. No call ever makes a volume longer or shorter.
+//! Rule: bytes count as written only when the kernel said so at a flush. A volume that failed a flush, that
+//! changed under warmd's hands, or whose call was abandoned while it ran, answers nothing any more until it
+//! is opened again. No call ever makes a volume longer or shorter.
 //!
 //! ```text
 //! FileDisk (disk.rs: async, deadlines, bound on threads)

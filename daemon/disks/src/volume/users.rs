@@ -1,8 +1,8 @@
 //! Who uses a volume, by any name: processes that have it open, mounts, other devices.
 //!
-//! Rule: volumes are compared by their numbers and never by their paths, because QEMU has a `/dev` of its own under
-//! libvirt. No check here can hang on the storage: no file system is queried that needs a server. What this
-//! process itself has open does not count. Processes that may not be inspected do not count as unused:
+//! Rule: volumes are compared by their numbers and never by their paths, because QEMU has a `/dev` of its own
+//! under libvirt. No check here can hang on the storage: no file system is queried that needs a server. What
+//! this process itself has open does not count. Processes that may not be inspected do not count as unused:
 //! [`unseen`] lists them.
 
 use std::{

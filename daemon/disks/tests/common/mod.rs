@@ -1,6 +1,7 @@
 //! The common part of the NBD tests: existing servers, as children of the test, and a scripted one.
 //!
-//! Rule: a missing tool fails the test and is named. Every wait has a deadline. A server ends with its handle.
+//! Rule: a missing tool fails the test and is named. Every wait has a deadline. A server ends with its
+//! handle.
 #![allow(
     dead_code,
     unreachable_pub,

@@ -1,5 +1,5 @@
-//! Target `disk`: warmd writes only the disks; the machine is created and started by a provisioner, the platform's own
-//! gRPC service, or by an operator, from a description that is put beside the disks.
+//! Target `disk`: warmd writes only the disks; the machine is created and started by a provisioner, the
+//! platform's own gRPC service, or by an operator, from a description that is put beside the disks.
 //!
 //! Rule: it knows machines only from the provisioner's answers; without one it never says that a machine
 //! runs. Knows the ports of `core`, disks and the provisioner's contract; not a platform.

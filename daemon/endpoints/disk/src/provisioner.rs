@@ -138,8 +138,8 @@ impl Provisioner {
     }
 }
 
-/// The status's code. A connection that broke under the call is [`Code::Unknown`] or [`Code::Cancelled`] with a cause in
-/// tonic; the same code from the provisioner itself has none.
+/// The status's code. A connection that broke under the call is [`Code::Unknown`] or [`Code::Cancelled`] with
+/// a cause in tonic; the same code from the provisioner itself has none.
 fn code_of(status: &Status) -> Code {
     use std::error::Error as _;
     match status.code() {
@@ -172,7 +172,8 @@ fn by_code(code: Code) -> TargetErrorKind {
     }
 }
 
-/// The same for StartVm, where `Refused` would say that the machine surely does not run, which no error can know.
+/// The same for StartVm, where `Refused` would say that the machine surely does not run, which no error can
+/// know.
 fn by_code_of_start(code: Code) -> TargetErrorKind {
     match by_code(code) {
         TargetErrorKind::Refused => TargetErrorKind::Failed,

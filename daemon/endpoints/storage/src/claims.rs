@@ -1,8 +1,9 @@
 //! The migration that owns a place named by a plan: without claims a second plan with the same place would
 //! overwrite the disk of a VM that was moved.
 //!
-//! Rule: a claim is a symbolic link named after the place, as the plan spells it, that leads to the migration's id: it
-//! is created at once or not at all, and only where there is none. It outlives the migration, as the VM does.
+//! Rule: a claim is a symbolic link named after the place, as the plan spells it, that leads to the
+//! migration's id: it is created at once or not at all, and only where there is none. It outlives the
+//! migration, as the VM does.
 
 use std::{io, path::PathBuf};
 

@@ -1,4 +1,5 @@
-//! Conversion overlays on this host: a qcow2 overlay over each disk, in a folder of the migration's own folder.
+//! Conversion overlays on this host: a qcow2 overlay over each disk, in a folder of the migration's own
+//! folder.
 //!
 //! Rule: each conversion has a folder of its own, for warmd's user only, by a new name: so no file in it was
 //! there before, no name in it leads elsewhere, and no program that outlived an earlier one knows it; all of

@@ -38,8 +38,9 @@ const NEIGHBOUR: Duration = Duration::from_secs(5);
 const RESOLVE: Duration = Duration::from_secs(10);
 
 impl Storage {
-    /// Claims the volume for the migration's disk. Fails if another migration, a VM or a process has it. `is_new` says
-    /// that it is a place which warmd did not create, and which this migration has not claimed yet.
+    /// Claims the volume for the migration's disk. Fails if another migration, a VM or a process has it.
+    /// `is_new` says that it is a place which warmd did not create, and which this migration has not claimed
+    /// yet.
     pub(super) async fn take(
         &self,
         owner: MigrationId,

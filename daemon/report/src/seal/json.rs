@@ -83,7 +83,8 @@ impl<'de> Visitor<'de> for Once {
     }
 }
 
-/// Where the two first say something different, as a path such as `/disks/0/size`; `None` if they say the same.
+/// Where the two first say something different, as a path such as `/disks/0/size`; `None` if they say the
+/// same.
 ///
 /// The order of names does not count, nor whether a number is written as 1 or 1.0.
 pub(super) fn difference(one: &Value, other: &Value) -> Option<String> {

@@ -87,8 +87,8 @@ impl LibvirtClient {
         self.endpoint.run(lane, name.into(), ask).await
     }
 
-    /// A call about one domain. [`LibvirtErrorKind::NoSuchDomain`] is its answer only if a listing lacks the domain
-    /// too.
+    /// A call about one domain. [`LibvirtErrorKind::NoSuchDomain`] is its answer only if a listing lacks the
+    /// domain too.
     pub(super) async fn about<T: Send + 'static>(
         &self,
         lane: Lane,
@@ -150,8 +150,8 @@ impl LibvirtClient {
         .await
     }
 
-    /// Whether a listing that succeeded lacks the domain: only then it is absent. "No such domain" alone may come from a
-    /// daemon that has not read its definitions yet.
+    /// Whether a listing that succeeded lacks the domain: only then it is absent. "No such domain" alone may
+    /// come from a daemon that has not read its definitions yet.
     pub async fn is_absent(&self, domain: DomainId) -> Result<bool, LibvirtError> {
         let listed = self.call(Lane::Power, "list", |libvirt| {
             libvirt.domains()?.iter().map(|domain| domain.id()).collect::<Result<Vec<_>, _>>()
@@ -189,8 +189,8 @@ impl LibvirtClient {
         })
     }
 
-    /// Virtual sizes in bytes of these disks of the domain, by target name. A drive without a medium is missing, and so
-    /// is a disk of whose image libvirt knows nothing.
+    /// Virtual sizes in bytes of these disks of the domain, by target name. A drive without a medium is
+    /// missing, and so is a disk of whose image libvirt knows nothing.
     pub async fn disk_sizes(
         &self,
         domain: DomainId,
@@ -316,7 +316,8 @@ impl LibvirtClient {
         }
     }
 
-    /// Whether another domain has the name or the UUID that the XML names: libvirt has no number of its own for that.
+    /// Whether another domain has the name or the UUID that the XML names: libvirt has no number of its own
+    /// for that.
     async fn is_taken(&self, xml: &str) -> bool {
         let Ok(document) = xml::parse(xml, "domain") else { return false };
         let root = document.root_element();
@@ -353,7 +354,8 @@ impl LibvirtClient {
         self.call(Lane::Urgent, "create --paused", move |libvirt| libvirt.create(&xml, START_PAUSED)).await
     }
 
-    /// Cuts the power; off already is success. QEMU gets time to close its images, and is killed only if it hangs.
+    /// Cuts the power; off already is success. QEMU gets time to close its images, and is killed only if it
+    /// hangs.
     pub async fn destroy(&self, domain: DomainId) -> Result<(), LibvirtError> {
         use LibvirtErrorKind as K;
         let cut = |flags| self.about(Lane::Urgent, DESTROY, domain, move |domain| domain.destroy(flags));
@@ -403,7 +405,8 @@ impl LibvirtClient {
         .await
     }
 
-    /// Whether the guest's QEMU agent answers within five seconds; an error if it does not, or the domain has no channel to it.
+    /// Whether the guest's QEMU agent answers within five seconds; an error if it does not, or the domain has
+    /// no channel to it.
     pub async fn ping_agent(&self, domain: DomainId) -> Result<(), LibvirtError> {
         let ping = |domain: &LibvirtDomain<'_>| domain.agent(r#"{"execute":"guest-ping"}"#, 5);
         self.about(Lane::Work, "qemu-agent-command", domain, ping).await.map(drop)
@@ -422,7 +425,8 @@ impl LibvirtClient {
         self.endpoint.record().ran_since(domain.0, when, 0)
     }
 
-    /// The same of a domain that the caller itself started, paused, since `when`: whether it was resumed from outside.
+    /// The same of a domain that the caller itself started, paused, since `when`: whether it was resumed from
+    /// outside.
     pub fn was_let_run_since(&self, domain: DomainId, when: Instant) -> Option<bool> {
         self.endpoint.record().ran_since(domain.0, when, 1)
     }

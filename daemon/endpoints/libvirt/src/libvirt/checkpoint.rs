@@ -1,8 +1,7 @@
 //! Checkpoints and backup jobs: libvirt's side of changed-block tracking.
 //!
 //! Since libvirt 7 every checkpoint's bitmap records independently from its creation on: deleting one never
-//! removes data of another. Earlier ones merged a deleted bitmap into its parent's, with the
-//! same result.
+//! removes data of another. Earlier ones merged a deleted bitmap into its parent's, with the same result.
 
 #![allow(
     clippy::redundant_closure_for_method_calls,
@@ -161,8 +160,8 @@ impl LibvirtClient {
     /// Deletes a checkpoint with its bitmaps; a missing one is success. The domain must have power.
     pub async fn delete_checkpoint(&self, domain: DomainId, name: &str) -> Result<(), LibvirtError> {
         match self.delete(domain, name, 0).await {
-            // libvirt has no number for a bitmap that is not there, but its sentence names the bitmap in any language.
-            // QEMU's refusals, which name it too, come with the command that was refused.
+            // libvirt has no number for a bitmap that is not there, but its sentence names the bitmap in any
+            // language. QEMU's refusals, which name it too, come with the command that was refused.
             Err(error)
                 if error.kind == LibvirtErrorKind::Failed
                     && error.names(name)

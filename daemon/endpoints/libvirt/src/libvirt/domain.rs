@@ -83,7 +83,8 @@ impl DomainXml {
     /// The element in that namespace which marks a domain that warmd made.
     pub const MOVED_HERE: &str = "target";
 
-    /// The XML namespace of the mark of a domain that was moved away: its own, because libvirt keeps one element of each.
+    /// The XML namespace of the mark of a domain that was moved away: its own, because libvirt keeps one
+    /// element of each.
     pub const MOVED_NAMESPACE: &str = "urn:warmd:moved:1";
 
     /// Reads the output of `virsh dumpxml`.

@@ -17,8 +17,8 @@ use super::{
 /// A file system that does not report its type within this time does not answer.
 const ANSWER: Duration = Duration::from_secs(30);
 
-/// File systems that several hosts have at the same time, by `statfs`' numbers: NFS, CIFS, SMB2, Ceph, GFS2, OCFS2,
-/// Lustre, GPFS, 9P, FUSE (Gluster, virtiofs and many others).
+/// File systems that several hosts have at the same time, by `statfs`' numbers: NFS, CIFS, SMB2, Ceph, GFS2,
+/// OCFS2, Lustre, GPFS, 9P, FUSE (Gluster, virtiofs and many others).
 const SHARED: [u32; 10] = [
     0x6969,
     0xFF53_4D42,
@@ -159,8 +159,8 @@ async fn file_system(path: &str) -> io::Result<u32> {
     u32::try_from(kind & 0xFFFF_FFFF).map_err(io::Error::other)
 }
 
-/// By its number. A file that is not there keeps the start from succeeding; of a file system that does not answer
-/// (calls on it hang, so that no more are made) nothing is known.
+/// By its number. A file that is not there keeps the start from succeeding; of a file system that does not
+/// answer (calls on it hang, so that no more are made) nothing is known.
 fn of_file_system(kind: &io::Result<u32>) -> Reach {
     match kind {
         Ok(kind) if SHARED.contains(kind) => Reach::SharedFile,

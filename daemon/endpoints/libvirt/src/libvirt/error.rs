@@ -1,9 +1,9 @@
 //! Failures of a call to libvirt, classified by its error numbers.
 //!
-//! Rule: one table, in which the number, the part of libvirt that raised it and an errno decide. libvirt's words are in the
-//! language of its daemon, and are kept for messages alone. QEMU's words inside them are always the same
-//! (QEMU has no translations); three of those are known, because libvirt has no number for them. A failure
-//! that is not recognised is [`LibvirtErrorKind::Failed`], with the whole text.
+//! Rule: one table, in which the number, the part of libvirt that raised it and an errno decide. libvirt's
+//! words are in the language of its daemon, and are kept for messages alone. QEMU's words inside them are
+//! always the same (QEMU has no translations); three of those are known, because libvirt has no number for
+//! them. A failure that is not recognised is [`LibvirtErrorKind::Failed`], with the whole text.
 
 use super::ffi::CallFailure;
 
@@ -20,7 +20,8 @@ pub enum LibvirtErrorKind {
     Denied,
     /// There is no such domain (any more).
     NoSuchDomain,
-    /// The domain's state does not allow it: off where it must run, running where it must be off, no job to abort.
+    /// The domain's state does not allow it: off where it must run, running where it must be off, no job to
+    /// abort.
     WrongState,
     /// The domain runs already.
     AlreadyActive,
@@ -114,8 +115,8 @@ const INTERNAL_ERROR: i32 = 1;
 const SYSTEM_ERROR: i32 = 38;
 const ENOSPC: i32 = 28;
 
-/// Numbers (`virErrorNumber`), the part that raised it where that matters (`virErrorDomain`), and the kind. The first that
-/// fits decides.
+/// Numbers (`virErrorNumber`), the part that raised it where that matters (`virErrorDomain`), and the kind.
+/// The first that fits decides.
 const NUMBERS: [(i32, Option<i32>, LibvirtErrorKind); 29] = {
     use LibvirtErrorKind as K;
     [

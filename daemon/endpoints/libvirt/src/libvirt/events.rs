@@ -85,8 +85,8 @@ impl Record {
         kept.since = listens.is_ok().then(Instant::now);
     }
 
-    /// Whether the domain was resumed, or started more than `own_starts` times, at or after `when`; `None` if that
-    /// is unknown.
+    /// Whether the domain was resumed, or started more than `own_starts` times, at or after `when`; `None` if
+    /// that is unknown.
     pub(super) fn ran_since(&self, domain: Uuid, when: Instant, own_starts: usize) -> Option<bool> {
         let kept = self.lock();
         kept.ran_since(

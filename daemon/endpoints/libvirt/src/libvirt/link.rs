@@ -1,12 +1,12 @@
 //! The path of calls to libvirt: lanes of long-lived connections, a thread per call, a deadline for the
 //! caller.
 //!
-//! Rule: a blocking call is on a thread of its own, and the threads are counted: one that hangs keeps its place in its
-//! lane until libvirt returns, so at most [`PER_LANE`] hang there, and the next caller gets an error that
-//! says so. The lanes have connections of their own: an abort, a power cut or a query of the
-//! power does not wait for descriptions or work. A call whose caller stops waiting before it was sent is not
-//! sent. In the urgent lane a domain has one call at a time, and a power cut beside it: one QEMU that hangs
-//! takes no other domain's place.
+//! Rule: a blocking call is on a thread of its own, and the threads are counted: one that hangs keeps its
+//! place in its lane until libvirt returns, so at most [`PER_LANE`] hang there, and the next caller gets an
+//! error that says so. The lanes have connections of their own: an abort, a power cut or a query of the power
+//! does not wait for descriptions or work. A call whose caller stops waiting before it was sent is not sent.
+//! In the urgent lane a domain has one call at a time, and a power cut beside it: one QEMU that hangs takes
+//! no other domain's place.
 //!
 //! libvirt sends a keepalive every few seconds; after half a minute of silence it closes the connection,
 //! which ends all calls that hang in it. Such calls are [`LibvirtErrorKind::Unreachable`], whatever error
@@ -33,8 +33,8 @@ use super::{
 /// How long a call may take. libvirt itself waits 30 s for a domain that another job holds.
 pub const CALL_DEADLINE: Duration = Duration::from_mins(1);
 
-/// Calls at the same time in one lane: libvirt's daemon takes five of one connection (`max_client_requests`) and then
-/// stops reading it, also its keepalives.
+/// Calls at the same time in one lane: libvirt's daemon takes five of one connection (`max_client_requests`)
+/// and then stops reading it, also its keepalives.
 pub(super) const PER_LANE: usize = 4;
 
 const ALIVE_EVERY: i32 = 5;

@@ -1,8 +1,9 @@
 //! libvirt, through its C interface: sources and targets both use this module.
 //!
-//! Rule: the library (`libvirt.so.0`) is loaded when it is first needed, so the daemon starts without libvirt. One call is
-//! one thread with a deadline, counted per lane ([`link`]); error numbers decide, never sentences ([`error`]). Domains are
-//! addressed by UUID alone. libvirt's message is kept unchanged as the cause.
+//! Rule: the library (`libvirt.so.0`) is loaded when it is first needed, so the daemon starts without
+//! libvirt. One call is one thread with a deadline, counted per lane ([`link`]); error numbers decide, never
+//! sentences ([`error`]). Domains are addressed by UUID alone. libvirt's message is kept unchanged as the
+//! cause.
 
 mod calls;
 mod checkpoint;

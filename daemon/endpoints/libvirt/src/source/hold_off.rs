@@ -62,8 +62,8 @@ impl LibvirtSource {
         Ok(())
     }
 
-    /// Whether its autostart was on, by the mark that this migration left in its persistent definition, if there is
-    /// one.
+    /// Whether its autostart was on, by the mark that this migration left in its persistent definition, if
+    /// there is one.
     async fn mark_of(&self, domain: DomainId, owner: MigrationId) -> Result<Option<bool>, LibvirtError> {
         let xml = self.libvirt.persistent(domain).await?;
         let own = xml.moved.filter(|mark| mark.owner == owner.to_string());

@@ -45,7 +45,8 @@ pub(super) enum CleanupResult {
 }
 
 impl LibvirtSource {
-    /// Ends the migration's backup job, cuts the power of a VM that was started for it, and removes its files.
+    /// Ends the migration's backup job, cuts the power of a VM that was started for it, and removes its
+    /// files.
     pub(super) async fn end(
         &self,
         domain: DomainId,
@@ -170,8 +171,8 @@ impl LibvirtSource {
         Ok(own)
     }
 
-    /// Deletes those of `checkpoints` (in order, each after its parent) that are not in `keep`, from a domain that has
-    /// power. The newest go first: libvirt then merges into an older parent that stays.
+    /// Deletes those of `checkpoints` (in order, each after its parent) that are not in `keep`, from a domain
+    /// that has power. The newest go first: libvirt then merges into an older parent that stays.
     pub(super) async fn delete_checkpoints(
         &self,
         domain: DomainId,

@@ -29,8 +29,8 @@ enum Need {
         of: String,
         path: String,
     },
-    /// The file of UEFI variables. A missing one is made from its template; without a template libvirt finds one for
-    /// the loader.
+    /// The file of UEFI variables. A missing one is made from its template; without a template libvirt finds
+    /// one for the loader.
     Nvram {
         own: Option<String>,
         template: Option<String>,

@@ -1,6 +1,7 @@
 //! Hosts and datastores, by the names in quotas.
 //!
-//! Rule: the host is always this one. Disks lie together in a directory, in a storage pool, or in a pool of a cluster.
+//! Rule: the host is always this one. Disks lie together in a directory, in a storage pool, or in a pool of a
+//! cluster.
 
 /// The name of this host.
 pub(super) fn this_host() -> Option<String> {

@@ -100,8 +100,8 @@ pub(super) fn plan(
         .collect()
 }
 
-/// Fails if a disk is surely another image than at the last pass. Once the VM is off that is no change of the guest's:
-/// a comparison would overwrite the copy of the running VM with other data, and verify that.
+/// Fails if a disk is surely another image than at the last pass. Once the VM is off that is no change of the
+/// guest's: a comparison would overwrite the copy of the running VM with other data, and verify that.
 pub(super) fn same_images(
     requested: &[(DiskKey, Option<ChangeMark>)],
     plans: &[DiskPlan],

@@ -67,7 +67,8 @@ impl RuntimeDirs {
         Ok(())
     }
 
-    /// A socket that was never used before: a client of an older snapshot must not find a newer one at its address.
+    /// A socket that was never used before: a client of an older snapshot must not find a newer one at its
+    /// address.
     pub(super) fn socket(&self) -> PathBuf {
         let name = Uuid::now_v7().simple().to_string();
         self.runtime.join("q").join(&name[20..])

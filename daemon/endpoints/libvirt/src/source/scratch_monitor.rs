@@ -1,8 +1,8 @@
 //! Watches the free space for scratch files while a snapshot of a running guest is open.
 //!
-//! Rule: the guest comes before the pass. QEMU copies old contents away before it lets the guest write; with no room
-//! left for them the guest's own write would fail. The snapshot is ended before that: while there is room for
-//! the writes until the job has ended.
+//! Rule: the guest comes before the pass. QEMU copies old contents away before it lets the guest write; with
+//! no room left for them the guest's own write would fail. The snapshot is ended before that: while there is
+//! room for the writes until the job has ended.
 
 use std::{
     io,

@@ -5,7 +5,8 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 use warmd_core::sources::{SourceError, SourceErrorKind};
 
-/// A Unix socket's path holds at most 107 bytes; below `runtime_dir` come a migration's id and the socket's name.
+/// A Unix socket's path holds at most 107 bytes; below `runtime_dir` come a migration's id and the socket's
+/// name.
 const MAX_RUNTIME_DIR: usize = 107 - "/00000000-0000-0000-0000-000000000000/q/000000000000".len();
 
 /// The settings of a source `libvirt`.
@@ -21,8 +22,9 @@ pub struct LibvirtSourceSettings {
     /// Where QEMU keeps, during a pass, the old contents of blocks that the guest overwrites: at most the
     /// disks' sizes, in practice the guest's writes during the pass. Not in memory: a guest may write a lot.
     pub scratch_dir: PathBuf,
-    /// MiB that must stay free in `scratch_dir` at the least; more where it is filled fast. A snapshot is not begun with
-    /// less, and is ended before less is left: a full file system there would fail the guest's own writes.
+    /// MiB that must stay free in `scratch_dir` at the least; more where it is filled fast. A snapshot is not
+    /// begun with less, and is ended before less is left: a full file system there would fail the guest's own
+    /// writes.
     pub scratch_reserve_mib: u64,
     /// NBD connections to each disk.
     pub connections: usize,

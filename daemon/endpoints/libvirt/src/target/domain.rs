@@ -217,7 +217,8 @@ impl DomainBuilder<'_> {
     }
 
     fn disks(&self, boots: &[Boots<'_>]) -> Result<Vec<Element>, UnsupportedHardware> {
-        // The order of attaching is the order of booting, so that the guest's names stay with virtio as they were.
+        // The order of attaching is the order of booting, so that the guest's names stay with virtio as they
+        // were.
         let disks = self.in_order();
         let carried = self.carried();
         let boot = |device: Boots<'_>| {

@@ -65,7 +65,8 @@ impl Slots {
         interface.with(address)
     }
 
-    /// The root ports that the kept places are behind: all up to the last one, so that the guest counts the same.
+    /// The root ports that the kept places are behind: all up to the last one, so that the guest counts the
+    /// same.
     pub(super) fn ports(&self) -> impl Iterator<Item = Element> {
         let last = self.kept.values().map(|place| place.bus).max().unwrap_or_default();
         (1..=last).map(|index| {

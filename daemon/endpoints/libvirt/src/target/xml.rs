@@ -34,7 +34,7 @@ impl Element {
         self
     }
 
-    /// What a source carries, with all that is in it; what has no plain name is left out.
+    /// A carried element with its contents; parts without a plain name are left out.
     pub(super) fn carried(part: &HardwareElement) -> Self {
         let attributes = part.attributes.iter().filter(|(name, _)| is_plain(name));
         Self {

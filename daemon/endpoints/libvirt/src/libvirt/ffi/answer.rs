@@ -24,7 +24,8 @@ pub(super) type CallResult<T> = Result<T, CallFailure>;
 
 /// This thread's last failure.
 pub(super) fn failure(api: &LibvirtApi) -> CallFailure {
-    // SAFETY: the pointer is null or this thread's error, which stays until its next call; it is only read here.
+    // SAFETY: the pointer is null or this thread's error, which stays until its next call; it is only read
+    // here.
     let said = unsafe { (api.virGetLastError)().as_ref() };
     said.map_or_else(
         || CallFailure::Said { code: 1, domain: 0, errno: 0, words: "failed without a word".to_owned() },
@@ -49,8 +50,8 @@ pub(super) fn owned(api: &LibvirtApi, text: *mut c_char) -> CallResult<String> {
     if text.is_null() {
         return Err(failure(api));
     }
-    // SAFETY: the text ends with a zero byte, and is freed after it was copied, once, with the C library's function as
-    // libvirt says.
+    // SAFETY: the text ends with a zero byte, and is freed after it was copied, once, with the C library's
+    // function as libvirt says.
     let bytes = unsafe { CStr::from_ptr(text) }.to_bytes();
     let answer = if bytes.len() > MAX_OUTPUT {
         Err(CallFailure::Malformed(format!("the answer is above {MAX_OUTPUT} bytes")))

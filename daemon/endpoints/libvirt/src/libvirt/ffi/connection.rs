@@ -38,7 +38,8 @@ impl Drop for LibvirtConnection {
 type EventListener = Box<dyn Fn(Uuid, i32, i32) + Send + Sync>;
 
 impl LibvirtConnection {
-    /// Opens one. libvirt's own timeouts apply: none if the daemon there takes the connection and never answers.
+    /// Opens one. libvirt's own timeouts apply: none if the daemon there takes the connection and never
+    /// answers.
     pub(in crate::libvirt) fn open(uri: &str) -> CallResult<Self> {
         let (api, uri) = (api()?, text(uri)?);
         // SAFETY: the URI lives for the call.
@@ -64,8 +65,8 @@ impl LibvirtConnection {
     pub(in crate::libvirt) fn listen(&self, listener: EventListener) -> CallResult<()> {
         let api = self.0.api;
         let state = Box::into_raw(Box::new(listener));
-        // SAFETY: the callback has the signature of the lifecycle event (number 0), and its state lives until libvirt frees
-        // it with the function given here, after the last event.
+        // SAFETY: the callback has the signature of the lifecycle event (number 0), and its state lives until
+        // libvirt frees it with the function given here, after the last event.
         let id = unsafe {
             (api.virConnectDomainEventRegisterAny)(
                 self.0.raw(),
@@ -89,7 +90,8 @@ impl LibvirtConnection {
         }
     }
 
-    /// Versions of the library there and of the hypervisor, as libvirt writes them (9.1.2 is 9001002), and its kind.
+    /// Versions of the library there and of the hypervisor, as libvirt writes them (9.1.2 is 9001002), and
+    /// its kind.
     pub(in crate::libvirt) fn versions(&self) -> CallResult<(u64, u64, String)> {
         let (api, mut library, mut hypervisor) = (self.0.api, 0, 0);
         // SAFETY: the connection is alive, the numbers are ours, and the kind is a text that stays.
@@ -198,8 +200,8 @@ impl LibvirtConnection {
                 _ => Ok(()),
             };
         }
-        // SAFETY: libvirt made a value of `size` bytes for the caller, who wipes it and frees it once. What is freed
-        // right after may be left out by the compiler, unless it is volatile.
+        // SAFETY: libvirt made a value of `size` bytes for the caller, who wipes it and frees it once. What
+        // is freed right after may be left out by the compiler, unless it is volatile.
         unsafe {
             for at in 0..size {
                 std::ptr::write_volatile(value.add(at), 0);
@@ -286,7 +288,8 @@ unsafe extern "C" fn on_event(
 ) -> c_int {
     let Ok(api) = api() else { return 0 };
     let mut uuid = [0; 16];
-    // SAFETY: libvirt passes a domain that is alive for the call, and the state that was registered with this function.
+    // SAFETY: libvirt passes a domain that is alive for the call, and the state that was registered with this
+    // function.
     unsafe {
         if (api.virDomainGetUUID)(domain, uuid.as_mut_ptr()) >= 0
             && let Some(listener) = state.cast::<EventListener>().as_ref()
@@ -314,7 +317,8 @@ mod tests {
         for none_is_compared in [3, 84] {
             assert_eq!(said(none_is_compared), Ok(None), "{none_is_compared}");
         }
-        // Unsupported is this one's configuration, or an argument; the others are an internal error and no permission.
+        // Unsupported is this one's configuration, or an argument; the others are an internal error and no
+        // permission.
         for not_known in [67, 74, 1, 88] {
             assert!(said(not_known).is_err(), "{not_known}");
         }

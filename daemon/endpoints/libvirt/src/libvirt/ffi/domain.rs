@@ -142,7 +142,8 @@ impl LibvirtDomain<'_> {
         let (prefix, xml) = (prefix.map(text).transpose()?, xml.map(text).transpose()?);
         let uri = text(uri)?;
         let pointer = |text: &Option<CString>| text.as_ref().map_or(null(), |text| text.as_ptr());
-        // SAFETY: the domain is alive, the texts live for the call; null for the element removes it. 2 is an element.
+        // SAFETY: the domain is alive, the texts live for the call; null for the element removes it. 2 is an
+        // element.
         let set = |api: &LibvirtApi, domain| unsafe {
             (api.virDomainSetMetadata)(domain, 2, pointer(&xml), pointer(&prefix), uri.as_ptr(), flags)
         };
@@ -171,7 +172,8 @@ impl LibvirtDomain<'_> {
         })?;
         let mut operation = 0;
         if !parameters.is_null() {
-            // SAFETY: libvirt answered `count` parameters, which are ours to free, once, after one of them was read.
+            // SAFETY: libvirt answered `count` parameters, which are ours to free, once, after one of them
+            // was read.
             unsafe {
                 let name = c"operation".as_ptr();
                 (self.0.api.virTypedParamsGetInt)(parameters, count, name, &raw mut operation);

@@ -35,7 +35,8 @@ fn load() -> Result<LibvirtApi, String> {
     #[expect(clippy::disallowed_methods, reason = "on a thread of its own")]
     let events = std::thread::Builder::new().name("libvirt-events".to_owned()).spawn(move || {
         loop {
-            // SAFETY: the event loop was registered above, the library is never unloaded, and no other thread runs it.
+            // SAFETY: the event loop was registered above, the library is never unloaded, and no other thread
+            // runs it.
             if unsafe { run() } < 0 {
                 std::thread::sleep(std::time::Duration::from_millis(100));
             }

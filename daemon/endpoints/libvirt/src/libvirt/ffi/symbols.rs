@@ -29,8 +29,8 @@ macro_rules! functions {
         impl LibvirtApi {
             pub(super) fn of(library: Library) -> Result<Self, String> {
                 $(
-                    // SAFETY: the name and the signature are those of libvirt's headers, whose interface only grows; the
-                    // pointer lives no longer than the library, which is kept beside it.
+                    // SAFETY: the name and the signature are those of libvirt's headers, whose interface only
+                    // grows; the pointer lives no longer than the library, which is kept beside it.
                     let $name = *unsafe { library.get(concat!(stringify!($name), "\0").as_bytes()) }
                         .map_err(|error| format!("libvirt here is too old: {error}"))?;
                 )*
