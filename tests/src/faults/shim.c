@@ -3,7 +3,7 @@
 //
 // usage: LD_PRELOAD=shim.so WARMD_FAULTS=FILE program…
 //
-// FILE is replaced as a whole, by rename, while the program runs; without FILE there are no faults. Each line is
+// FILE is replaced as a whole, by rename, while the program runs; without FILE there are no faults. A line is
 //     CALL PART FROM TO AFTER COUNT ACTION
 // CALL: read, write, sync, punch, send or clock. PART: text that the path of the file, or of the sending
 // socket, must contain. FROM, TO: the bytes that the call must touch. send is the sending of one answer of an
