@@ -56,7 +56,7 @@ pub fn migratekit(source: &BenchSide, target: &BenchSide, extents: Option<&[Exte
     to.flush()
 }
 
-/// The ground of a copy: the data, or the extents, read and written in order by one thread, then an fsync.
+/// The baseline of a copy: the data, or the extents, read and written in order by one thread, then an fsync.
 pub fn dd(source: &BenchSide, target: &BenchSide, extents: Option<&[Extent]>) -> Result<()> {
     let (mut from, mut to) = (Side::open(source)?, Side::open(target)?);
     let mut buffer = vec![0; DD as usize];
@@ -64,7 +64,7 @@ pub fn dd(source: &BenchSide, target: &BenchSide, extents: Option<&[Extent]>) ->
     to.flush()
 }
 
-/// The ground of reading: the data, in order, by one thread.
+/// The baseline of reading: the data, in order, by one thread.
 pub fn read(source: &BenchSide) -> Result<()> {
     let mut from = Side::open(source)?;
     let mut buffer = vec![0; DD as usize];
