@@ -173,7 +173,7 @@ impl Ledger {
         self.edit(extents, &[], |row, blocks| row.trusted.set(blocks, false)).await
     }
 
-    /// Removes the trust in all blocks, durably: the pending ones are written, whatever their hashes.
+    /// Removes the trust in all blocks, durably: the pending ones are written, regardless of their hashes.
     pub async fn claim_all(&self) -> Result<(), StoreError> {
         let trusted: Vec<_> = self.look(|_, trusted| trusted.extents_from(Offset(0)).collect());
         self.claim(&trusted).await

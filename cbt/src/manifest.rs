@@ -1,8 +1,8 @@
 //! The manifest: per [`BLOCK`] the hash of the target's right content, and the root over it.
 //!
 //! Rule: a block of zeroes is [`BlockHash::ZERO`] and costs nothing to keep; every other block's hash is the
-//! first [`BlockHash::BYTES`] bytes of its BLAKE3. 16 bytes of 64 KiB are 0.024 % of the data, under the allowed
-//! 0.03 % (20 bytes would exceed that), and a chance of 2⁻¹²⁸ that a corrupted block passes.
+//! first [`BlockHash::BYTES`] bytes of its BLAKE3. 16 bytes of 64 KiB are 0.024 % of the data, under the
+//! allowed 0.03 % (20 bytes would exceed that), and a chance of 2⁻¹²⁸ that a corrupted block passes.
 
 use std::fmt;
 

@@ -2,7 +2,7 @@
 //! volumes.
 //!
 //! Rule: here, at the root, endpoints of all kinds and the state are known together, so that targets need to
-//! know neither. An endpoint that does not answer is reported, and never taken for one without VMs: only that
+//! know neither. An endpoint that does not answer is reported, and never counts as one without VMs: only that
 //! endpoint knows the disks of a VM that is off.
 
 use std::{

@@ -384,7 +384,7 @@ fn two_thousand_disks_cost_few_steps() {
     println!("steps: first look {first}, most of the {looks} others {most}");
     assert_eq!(looks, 500);
     assert!(first < 12_000 && most < 12_000, "first look {first}, others up to {most}");
-    // No change: no job is looked at.
+    // No change: no job is checked.
     arbiter.set_limit(&QuotaScope::Global, limit(1, 0, 0));
     for id in 0..500 {
         arbiter.submit(AdmissionJob::pass(1000 + id, "p", 4));

@@ -126,7 +126,7 @@ pub(super) struct Grant {
     way: Arc<LimitPath>,
     unused: u64,
     slot: bool,
-    /// When it was paid for, in nanoseconds since the rate limiter began; `None` if nothing was.
+    /// When it was paid for, in nanoseconds since the rate limiter began; `None` if it was not.
     paid: Option<u64>,
 }
 

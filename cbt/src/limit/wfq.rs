@@ -122,7 +122,7 @@ impl WfqNode {
     }
 
     /// Takes out the next waiter that may go now. If there is none, `wake` is set no later than the time when
-    /// there may be one. It is the fork that lies so many keys deep.
+    /// there may be one. It is the fork at this depth of keys.
     pub(super) fn next(&mut self, now: u64, depth: usize, wake: &mut Option<u64>) -> Option<Waiter> {
         for queue in [&mut self.paid, &mut self.unpaid] {
             match queue.front().map(|waiter| waiter.ready(now)) {

@@ -128,7 +128,7 @@ async fn holes_are_written_over_an_unknown_target() {
     assert_eq!(bench.source.contents(), bench.target.contents());
 }
 
-/// On a clock that only goes on when no task is busy: it came to no end when the wait for a batch was due
+/// On a clock that only advances when no task is busy: it never ended when the wait for a batch was due
 /// again and again.
 #[tokio::test(start_paused = true)]
 async fn a_failed_pass_sleeps_while_its_last_writes_take_their_time() {

@@ -131,7 +131,7 @@ pub(super) enum SourceCommand {
 /// Which of a source's VMs are listed: those that all that is given holds for.
 #[derive(Debug, Default, ClapArgs)]
 pub(super) struct VmFilter {
-    /// Only names that are so: * stands for any characters, ? for one
+    /// Only names that match: * stands for any characters, ? for one
     #[arg(long = "name", value_name = "GLOB")]
     pub(super) glob: Option<String>,
     /// Only VMs in this state

@@ -1,7 +1,7 @@
 //! Migrations as they change, across interruptions of the connection.
 //!
 //! Rule: the stream waits a while for a daemon that goes away, and reports its loss and its return; then
-//! watching goes on where it was.
+//! watching continues from there.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 

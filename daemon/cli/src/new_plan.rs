@@ -1,7 +1,7 @@
 //! `plan new`: a plan file for VMs that a source has, with comments.
 //!
 //! Rule: what is printed is a plan that `plan validate` understands. VMs are named one by one, so that the
-//! reader sees what it moves; what comes from outside stands in strings or on one line of a comment.
+//! reader sees what it moves; text from outside is in strings or on one line of a comment.
 
 use std::fmt::Write as _;
 

@@ -313,7 +313,7 @@ fn stage_label(stage: Stage) -> Labels {
     vec![("stage", stage.name().to_owned())]
 }
 
-/// Two VMs of one name share a series; the larger value is the one to look after.
+/// Two VMs of one name share a series; the larger value is the important one.
 fn raise(values: &mut BTreeMap<[String; 2], f64>, name: [String; 2], value: f64) {
     let kept = values.entry(name).or_insert(value);
     *kept = kept.max(value);

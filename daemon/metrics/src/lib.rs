@@ -105,7 +105,7 @@ impl Metrics {
         self.registry().finished(id, [plan.to_owned(), vm.to_owned()], at);
     }
 
-    /// A finished migration goes on.
+    /// A finished migration is resumed.
     pub fn again(&self, id: MigrationId) {
         self.registry().again(id);
     }

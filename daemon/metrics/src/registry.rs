@@ -173,7 +173,7 @@ impl PassRegistry {
         self.forget(at);
     }
 
-    /// A finished migration goes on, and keeps its counters.
+    /// A finished migration is resumed, and keeps its counters.
     pub(super) fn again(&mut self, id: MigrationId) {
         self.finished.retain(|(_, of, _)| *of != id);
     }

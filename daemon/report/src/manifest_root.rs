@@ -182,7 +182,7 @@ impl RawImage {
 struct Reader<'a> {
     file: &'a File,
     buffer: Vec<u8>,
-    /// The file system can tell holes from data.
+    /// The file system can distinguish holes from data.
     sparse: bool,
 }
 
@@ -343,7 +343,7 @@ mod tests {
         let (_, image) = opened();
         root(&image).unwrap();
 
-        // What is missing would be taken for a hole.
+        // A missing part would count as a hole.
         let (file, image) = opened();
         file.set_len(1 << 19).unwrap();
         assert_eq!(changed(&image), "it had 1048576 bytes, and has 524288");

@@ -36,7 +36,7 @@ pub struct EngineSettings {
     /// How much of each disk is read in a delta to see whether change tracking is right, such as `"1%"`; 0
     /// nothing.
     pub audit: Amount,
-    /// The most of it, whatever a percentage gives.
+    /// The most of it, also with a larger percentage.
     #[serde(deserialize_with = "size")]
     pub audit_max: u64,
 }

@@ -41,7 +41,7 @@ pub use warmd_core::plan_file::{
 /// `warmd.toml`.
 pub type Config = DaemonConfig<SourceSettings, TargetSettings>;
 
-/// `warmd.toml`, whatever kinds of sources and targets there are.
+/// `warmd.toml`, for any kinds of sources and targets.
 #[derive(Clone, Debug)]
 pub struct DaemonConfig<S, T> {
     /// The directory of the daemon's state.

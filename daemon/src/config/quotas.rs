@@ -153,7 +153,7 @@ struct List {
     quotas: Vec<Quota>,
 }
 
-/// Where each quota of the list stands, and its window.
+/// The position of each quota of the list, and its window.
 fn places(value: &Spanned<DeValue>) -> Vec<(Range<usize>, Option<Range<usize>>)> {
     let DeValue::Array(array) = value.get_ref() else { return Vec::new() };
     let place = |value: &Spanned<DeValue>| {

@@ -79,7 +79,7 @@ fn chunks_in(size: Length) -> u64 {
     size.0.div_ceil(CHUNK_BYTES)
 }
 
-/// A disk's rows lie together, in order.
+/// A disk's rows are adjacent, in order.
 pub(super) fn key(disk: DiskId, number: u32) -> i64 {
     (disk.0 << 32) | i64::from(number)
 }

@@ -190,7 +190,7 @@ impl Store {
         &self.0.file
     }
 
-    /// The key that signs reports; it lies beside the database.
+    /// The key that signs reports; it is beside the database.
     pub fn report_key(&self) -> &ReportKey {
         &self.0.key
     }

@@ -104,7 +104,7 @@ pub struct Cutover {
     pub reclaimed_at: Option<DateTime<Utc>>,
     /// The operator asked for it regardless of windows and forecasts.
     pub forced: bool,
-    /// What could start the source VM beside warmd, as it was before warmd removed it; `None` if nothing
+    /// The other ways to start the source VM, as they were before warmd removed them; `None` if nothing
     /// keeps it from starting.
     pub hold_off: Option<HoldOff>,
     /// The target VM's creation was asked for: from then on it may be there, in whichever phase that is

@@ -29,7 +29,7 @@ const ENOUGH: u64 = 32 << 20;
 /// With less than this the file system counts as full.
 const FULL: u64 = 1 << 20;
 
-/// After which a failure without a new try since counts no more: above the longest pause between two tries.
+/// After which a failure without a new try since no longer counts: above the longest pause between two tries.
 const FORGOTTEN: Duration = Duration::from_mins(2);
 
 /// Failing writes, by their kind.

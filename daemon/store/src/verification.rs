@@ -113,7 +113,7 @@ impl Store {
     }
 
     /// Keeps the result of the verification called `what`, forgets how far it was, and deletes what was
-    /// unverified of the disks in `proven`, as far as the result's mode proves it; all at once.
+    /// unverified of the disks in `proven`, as far as the result's mode covers it; all at once.
     pub async fn end_verification(
         &self,
         id: MigrationId,

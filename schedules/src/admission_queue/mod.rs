@@ -82,7 +82,7 @@ impl AdmissionQueue {
         Self::default()
     }
 
-    /// What may run in `scope` from now on. What runs already goes on, also if it is more.
+    /// The limit of `scope` from now on. Running jobs continue, also above it.
     pub fn set_limit(&mut self, scope: &QuotaScope, allowance: Allowance) {
         let kinds = [
             (QuotaKind::Passes, allowance.passes),

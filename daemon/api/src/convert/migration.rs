@@ -96,7 +96,7 @@ fn disk(disk: DiskView) -> v1::Disk {
         pending_bytes: disk.pending,
         pass_total_bytes: disk.pass_total,
         pass_drained_bytes: disk.pass_drained,
-        // JSON has no infinity, and a rate of nothing per no time is none.
+        // JSON has no infinity, and a rate over no time is none.
         rate_bytes_per_second: if disk.rate.is_finite() { disk.rate } else { 0.0 },
         eta: disk.eta.and_then(seconds),
         tracking_fault: disk.tracking_fault,

@@ -46,7 +46,7 @@ pub(crate) enum PlanCommand {
         name: String,
         #[command(flatten)]
         when: CutoverWhen,
-        /// Also outside the plan's cutover windows, and whatever is expected
+        /// Also outside the plan's cutover windows, and regardless of the forecast
         #[arg(long, conflicts_with_all = ["abort", "hold", "unhold"])]
         force: bool,
         #[command(flatten)]

@@ -28,7 +28,7 @@ pub(super) struct Board {
 }
 
 impl Board {
-    /// A migration as it stands now.
+    /// A migration's present state.
     pub(super) fn take(&mut self, migration: Migration) {
         let ended = migration.pass.as_ref().filter(|pass| pass.ended.is_some() && pass.error.is_none());
         if let Some(began) = ended.and_then(|pass| labels::at(pass.started.as_ref())) {

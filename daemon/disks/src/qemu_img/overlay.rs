@@ -79,7 +79,7 @@ pub async fn changed(path: &Path, size: Length) -> Result<Vec<Extent>, ImageErro
 }
 
 /// Writes the data of the overlay at `path` into its volume. The data is not durable then; the overlay stays
-/// as it is. `held` is kept open for as long as the program may write.
+/// as it is. `held` is kept open while the program may write.
 pub async fn commit(path: &Path, held: File, deadline: Duration) -> Result<(), ImageError> {
     let args = ["commit", "-q", "-d", "-f", "qcow2", text(path)?];
     let done = child::run_with("qemu-img", &args, ChildInput::Held(held), deadline, child::MAX_OUTPUT).await;

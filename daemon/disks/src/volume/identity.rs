@@ -48,7 +48,7 @@ impl Identity {
         }
     }
 
-    /// The volume's number on this host; no file has inode 0, so a device's is never taken for a file's.
+    /// The volume's number on this host; no file has inode 0, so a device's number never equals a file's.
     pub(super) fn number(self) -> (u64, u64) {
         (self.device, self.inode)
     }

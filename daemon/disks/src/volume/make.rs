@@ -29,7 +29,7 @@ pub struct ExistingFile {
     pub kind: VolumeKind,
     /// Whether every byte of it is known to read as zero.
     pub reads_zero: bool,
-    /// What distinguishes it from every other volume of this host, whatever its paths are called.
+    /// What distinguishes it from every other volume of this host, regardless of their paths.
     pub number: (u64, u64),
 }
 

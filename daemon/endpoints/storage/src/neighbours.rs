@@ -2,7 +2,7 @@
 //!
 //! Rule: checked before each opening for writing, so before a byte is written. An identity is claimed before
 //! the place's own claim; a claim whose place is another volume by now (numbers of devices change when the
-//! host starts) holds no more. One of a migration that is finished holds for as long as its disk, or the
+//! host starts) is no longer valid. A finished migration's claim is valid for as long as its disk, or the
 //! claim beside the disks, is there.
 
 use std::{

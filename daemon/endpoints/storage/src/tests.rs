@@ -330,7 +330,7 @@ async fn a_place_is_first_taken_only_when_all_vms_and_processes_are_seen() {
         let [(of, objection)] = <[_; 1]>::try_from(found).unwrap();
         assert_eq!((of, objection.rule), (Some(0), Rule::LocationUnusable));
         assert!(objection.found.contains(told), "{}", objection.found);
-        // What warmd creates has no other owner; and what was claimed before goes on.
+        // What warmd creates has no other owner; and an earlier claim stays valid.
         blind.prepare(owner, &[spec("vdb", None)]).await.unwrap();
         let seeing = storage(&dir);
         seeing.on(&(Arc::new(Town::default()) as Arc<dyn Host>));

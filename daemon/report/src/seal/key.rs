@@ -1,7 +1,7 @@
 //! The key that signs reports, and its file.
 //!
 //! Rule: it is created once, whole or not at all, and only its owner can read it. A key that others could
-//! have read proves nothing: it is refused in words, never used and never replaced.
+//! have read is no evidence: it is refused with an error, never used and never replaced.
 
 use std::{
     fmt,
@@ -48,7 +48,7 @@ pub enum KeyError {
          mode 0600, else move it away, and a new one is made at the next start"
     )]
     Exposed { path: PathBuf, what: String },
-    /// The file holds something else.
+    /// The file has other content.
     #[error(
         "the report key {path} cannot be used ({what}): restore it from a backup, or move it away, and a new one is \
          made at the next start"

@@ -3,7 +3,7 @@
 //! Rule: only the domain that carries the migration's id is ever touched (`owned.rs`), and removing it never
 //! removes storage. "It surely does not run" is said only after libvirt answered and the domain was seen off,
 //! and not because libvirt moved it to another host. A domain that has its disks without its mark (`lost.rs`)
-//! is never taken for absent.
+//! never counts as absent.
 
 mod carried;
 mod cpu;
