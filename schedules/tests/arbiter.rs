@@ -319,7 +319,7 @@ fn the_promises_hold_under_random_work() {
             let waiting: Vec<_> = arbiter.waiting().collect();
             assert_eq!(arbiter.running(), running, "{what}");
             assert_eq!(waiting.len() + running.len(), jobs.len(), "{what}");
-            // 2. A cutover waits for what is in use, or for other cutovers, never for pre-copies that want to run.
+            // 2. A cutover waits for running jobs, or for other cutovers, never for waiting pre-copies.
             for id in waiting.iter().filter(|id| jobs[id].class == JobClass::Cutover) {
                 assert!(
                     !fits(&jobs[id])

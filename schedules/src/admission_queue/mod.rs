@@ -1,22 +1,20 @@
 //! The order of passes, where many wait and few may run at a time.
 //!
 //! Rule, in this order:
-//! 1. Nothing is admitted beyond a limit, in any scope that the job touches. A job that needs more than a whole limit
-//!    (a VM with more disks than may be copied at a time) counts as needing all of it: it runs alone.
+//! 1. No job is admitted beyond a limit, in any scope that it touches. A job that needs more than a whole
+//!    limit (a VM with more disks than may be copied at a time) counts as needing all of it: it runs alone.
 //! 2. Cutovers go before pre-copies. One that has to wait reserves what it needs.
 //! 3. Plans share by their priorities: the next job is of the plan that had the least for its priority so far
 //!    (start-time fair queueing; a job costs its disks). An idle plan earns no credit.
 //! 4. Within a plan, first come first served.
-//! 5. A job that does not fit lets others go past: [`PATIENCE`] of them. Then it reserves what it needs, so that what
-//!    becomes free is kept for it. So every job is admitted in the end, as long as jobs end and cutovers are
-//!    not without number.
-//! 6. What cannot wait (a final delta whose VM is off already) starts at once, is counted, and is delayed by
-//!    no limit.
-//! 7. Where running pre-copies alone keep a cutover waiting, [`AdmissionQueue::preemptible`] names those whose end lets it
-//!    start, the youngest first.
+//! 5. A job that does not fit lets [`PATIENCE`] others pass. Then it reserves its needs, so that freed
+//!    capacity is kept for it. So every job is admitted in the end, if jobs end and cutovers are finite in number.
+//! 6. A job that cannot wait (a final delta whose VM is off already) starts at once, and is counted.
+//! 7. Where running pre-copies alone keep a cutover waiting, [`AdmissionQueue::preemptible`] names those
+//!    whose end lets it start, the youngest first.
 //!
 //! The same calls give the same answers. An admission round costs a step for each need of each waiting job
-//! that is looked at; where a limit is full that all waiting jobs need, none is looked at
+//! that is checked; where a limit is full that all waiting jobs need, none is checked
 //! ([`AdmissionQueue::steps`] counts).
 
 mod job;
