@@ -55,8 +55,8 @@ impl Sample {
     /// `(1 − 1/s)^bad` where s is the number of blocks in the largest stratum, ⌈N/n⌉.
     ///
     /// A stratum of s blocks with j bad ones is passed with a chance of 1 − j/s, which is at most
-    /// `(1 − 1/s)^j`; strata are picked from independently, so the chances multiply. It holds for blocks that went
-    /// bad without regard to the seed.
+    /// `(1 − 1/s)^j`; strata are picked from independently, so the chances multiply. It holds for blocks that
+    /// went bad without regard to the seed.
     pub fn miss_probability(&self, bad: u64) -> f64 {
         if self.blocks == 0 {
             return 1.0;

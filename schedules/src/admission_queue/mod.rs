@@ -9,7 +9,8 @@
 //! 4. Within a plan, first come first served.
 //! 5. A job that does not fit lets [`PATIENCE`] others pass. Then it reserves its needs, so that freed
 //!    capacity is kept for it. So every job is admitted in the end, if jobs end and cutovers are finite.
-//! 6. A job that cannot wait (a final delta whose VM is off already) starts at once, beyond any limit, and is counted.
+//! 6. A job that cannot wait (a final delta whose VM is off already) starts at once, beyond any limit, and
+//!    is counted.
 //! 7. Where running pre-copies alone keep a cutover waiting, [`AdmissionQueue::preemptible`] names those
 //!    whose end lets it start, the youngest first.
 //!
