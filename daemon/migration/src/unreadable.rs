@@ -118,7 +118,6 @@ impl Manager {
         };
         match taken_up.await {
             Ok(_) => {
-                self.unread().remove(&id);
                 let text = format!("migration {id} of VM {} can be read again, and goes on", it.vm_name);
                 tracing::warn!("{text}");
                 let (by, kind) = ("warmd".to_owned(), "warning".to_owned());
@@ -126,6 +125,8 @@ impl Manager {
                 if let Err(error) = self.store.append_events(vec![line]).await {
                     tracing::error!(%error, "journal not written");
                 }
+                // The journal comes first: who sees the migration readable finds why.
+                self.unread().remove(&id);
             }
             Err(error) if error.kind == ControlErrorKind::Unavailable => {
                 tracing::warn!(migration = %id, %error, "still not readable");
