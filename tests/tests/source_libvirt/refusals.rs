@@ -85,7 +85,7 @@ fn a_paused_vm_is_refused_and_left_as_it_is() {
 fn the_final_snapshot_of_a_running_vm_is_refused() {
     block_on(async |dir| {
         let bench = Bench::started(dir, &DISK)?;
-        assert_error(bench.final_snapshot(&Marks::new()).await, SourceErrorKind::Refused, "started it")?;
+        assert_error(bench.final_snapshot(&Marks::new()).await, SourceErrorKind::Refused, "it was started")?;
         ensure!(bench.virsh(["domstate", UUID])? == "running");
         Ok(())
     });
