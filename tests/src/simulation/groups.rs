@@ -148,7 +148,11 @@ impl Truth {
             )
         };
         // Once a member has passed the barrier there is no undo.
-        let is_committed = together().any(|seat| seat.start_requested || group.through.contains(&seat.owner));
+        // One that was off needs no start to pass the barrier.
+        let is_committed = together().any(|seat| {
+            let id = &seat.owner;
+            seat.start_requested || group.through.contains(id) || group.came_up.contains(id)
+        });
         let absent = together().find(|seat| !is_committed && !is_there(seat));
         let early = others().find(|seat| seat.tier < own.tier && !group.came_up.contains(&seat.owner));
         if let Some(seat) = absent.or(early) {

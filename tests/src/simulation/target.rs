@@ -311,8 +311,10 @@ impl DiskHandle {
         change: impl FnOnce(&mut Pages),
     ) -> Result<(), DiskError> {
         let mut truth = self.world.truth();
+        // A late write to disks that were discarded reaches nothing, whatever their ledger said.
+        let exists = truth.targets.get(&self.owner).is_some_and(|made| made.disks.contains_key(&self.key));
         let key = (self.owner, self.key.clone());
-        let wrong = truth.ledgers.get(&key).and_then(|ledger| {
+        let wrong = truth.ledgers.get(&key).filter(|_| exists).and_then(|ledger| {
             let blocks = || extent.blocks().map(|block| block as usize);
             let settled = blocks().find(|block| !ledger.pending.contains(block));
             let trusted = blocks().find(|block| ledger.trusted.contains(block));
