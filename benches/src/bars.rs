@@ -1,7 +1,7 @@
 //! The bars of the cases, and whether they are met.
 //!
-//! Rule: a bar is judged by the medians that are printed beside it, never by a single run; without the
-//! figures (a peer left out) there is no bar.
+//! Rule: a bar is compared with the medians that are printed beside it, never with a single run. Without the
+//! figures of a peer there is no bar.
 
 use std::fmt;
 

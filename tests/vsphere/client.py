@@ -46,7 +46,7 @@ class Client:
         self.login()
 
     def login(self):
-        """Logs in anew."""
+        """Logs in again."""
         self.instance = connect(self.rig)
         self.content = self.instance.RetrieveContent()
 

@@ -97,7 +97,7 @@ def check(rig, client):
     copied.write_bytes(replica[PARTITION:])
     found = subprocess.run(["e2fsck", "-fn", copied], capture_output=True, text=True, timeout=60, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
-    # On again, and killed: the machine is off, and its tracking begins anew.
+    # On again, and killed: the machine is off, and its tracking begins again.
     WaitForTask(vm.PowerOnVM_Task())
     rig.order("power", machine="guest", do="crash")
     assert vm.runtime.powerState == "poweredOff"

@@ -105,7 +105,7 @@ async fn a_write_that_timed_out_stays_as_it_was() {
     let options = NbdOptions { request_timeout: Duration::from_millis(300), ..late.options() };
     let disk = NbdDisk::open(options).await.expect("the disk opens");
     let write = disk.write_at(Offset(0), filled(&pool, WRITTEN).await, 0..LENGTH, false);
-    in_time(write).await.expect_err("nobody answers");
+    in_time(write).await.expect_err("the server does not answer");
     let _later = filled(&pool, LATER).await;
     assert_as_written(&late.finds().await);
 }
@@ -116,7 +116,7 @@ async fn a_write_that_nobody_waits_for_stays_as_it_was() {
     let disk = NbdDisk::open(late.options()).await.expect("the disk opens");
     let write = disk.write_at(Offset(0), filled(&pool, WRITTEN).await, 0..LENGTH, false);
     tokio::select! {
-        _ = write => panic!("somebody answered"),
+        _ = write => panic!("the server answered"),
         queued = in_time(late.queued.wait_for(|queued| *queued)) => assert!(queued.is_ok_and(|queued| *queued)),
     }
     let _later = filled(&pool, LATER).await;

@@ -1,7 +1,7 @@
 package main
 
 // Job: the journal of what changed in the inventory, for those who wait for updates.
-// Rule: a reader that fell behind the journal's length is told so, and reads everything anew.
+// Rule: a reader that fell behind the journal's length gets an error, and reads everything again.
 
 import (
 	"sync"

@@ -35,7 +35,7 @@ type front struct {
 	refused     []string // requests that strictness refused
 }
 
-// stop is closed by a restart, so that nobody waits in a server that is gone.
+// stop is closed by a restart, so that no request waits in a server that is gone.
 var stop = struct {
 	sync.Mutex
 	c chan struct{}

@@ -152,7 +152,7 @@ func (v *VM) noteTracking(on bool) {
 	touched(v.Self, "config.changeTrackingEnabled", "config.extraConfig")
 }
 
-// strictJSON refuses fields that nobody knows: a test's typing error must not pass for a setting.
+// strictJSON refuses unknown fields: a test's typing error must not pass for a setting.
 func strictJSON(text []byte, into interface{}) error {
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()

@@ -171,7 +171,7 @@ func toolsStatus(running string, none bool) types.VirtualMachineToolsStatus {
 	}
 }
 
-// crash is a guest or a host that dies: the machine is off, and tracking begins anew.
+// crash is a guest or a host that dies: the machine is off, and tracking begins again.
 func (v *VM) crash() {
 	v.turn.Lock()
 	defer v.turn.Unlock()

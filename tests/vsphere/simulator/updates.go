@@ -32,13 +32,13 @@ func (c *Collector) WaitForUpdatesEx(ctx *simulator.Context, r *types.WaitForUpd
 	c.mu.Lock()
 	cancel := make(chan struct{})
 	c.cancel = cancel
-	anew := r.Version == ""
-	if !anew && r.Version != fmt.Sprint(c.version) {
+	isFirst := r.Version == ""
+	if !isFirst && r.Version != fmt.Sprint(c.version) {
 		c.mu.Unlock()
 		body.Fault_ = simulator.Fault("", &types.InvalidCollectorVersion{})
 		return body
 	}
-	if anew {
+	if isFirst {
 		c.known, c.queue, c.next = map[ref]map[ref]bool{}, nil, 0
 	}
 	c.mu.Unlock()

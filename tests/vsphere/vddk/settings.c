@@ -1,5 +1,5 @@
 /* Job: the settings of the stand-in.
- * Rule: they are read anew for each connection, so that a test may change them.
+ * Rule: they are read again for each connection, so that a test may change them.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

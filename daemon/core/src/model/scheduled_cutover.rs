@@ -31,7 +31,7 @@ pub struct CutoverOrder {
 }
 
 impl CutoverOrder {
-    /// The request by which it is judged.
+    /// The request that this order is checked as.
     pub fn request(self) -> Request {
         match self.when {
             CutoverTime::Now => Request::Cutover,

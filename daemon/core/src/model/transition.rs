@@ -108,7 +108,7 @@ pub fn next(state: &State, event: &MigrationEvent) -> Result<State, IllegalStep>
         MigrationEvent::WorkFailed { reason, resumable } => {
             failed(state, reason, *resumable).ok_or_else(illegal)
         }
-        MigrationEvent::StaleState { reason } => overtaken(state, reason).ok_or_else(illegal),
+        MigrationEvent::StaleState { reason } => stale_state(state, reason).ok_or_else(illegal),
         MigrationEvent::Restarted { start_requested } => Ok(restarted(state, *start_requested)),
         MigrationEvent::PassDue => match state {
             State::Synced => Ok(State::Syncing),
@@ -184,7 +184,7 @@ fn failed(state: &State, reason: &str, resumable: bool) -> Option<State> {
 }
 
 /// No work continues, and nothing is undone: an undo would start the source VM.
-fn overtaken(state: &State, reason: &str) -> Option<State> {
+fn stale_state(state: &State, reason: &str) -> Option<State> {
     let rests = State::Failed { reason: reason.to_owned(), resumable: true, from: ResumePoint::StaleState };
     match state {
         State::Preparing | State::Seeding | State::Syncing | State::Undoing { .. } | State::RollingBack => {

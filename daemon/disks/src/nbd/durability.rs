@@ -122,6 +122,6 @@ mod tests {
         durability.written();
         durability.connection_lost();
         durability.failed_flush(mark);
-        assert_eq!(durability.begin_flush(), Err(LostWrites), "the write in between was in nobody's report");
+        assert_eq!(durability.begin_flush(), Err(LostWrites), "no flush has reported the write in between");
     }
 }

@@ -1,6 +1,6 @@
 //! The session: one login for all calls, kept alive while the client lives.
 //!
-//! Rule: one login at a time, whoever asks for it. A password that was refused is not tried again until its
+//! Rule: one login at a time, for all callers. A password that was refused is not tried again until its
 //! file changes or some minutes have passed: vCenter locks accounts after a few failures.
 
 use std::{

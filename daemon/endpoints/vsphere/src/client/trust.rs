@@ -1,7 +1,7 @@
 //! Which server is trusted: by the certificate authority of a file, or by the certificate's thumbprint.
 //!
 //! Rule: the default is to trust none. A pinned thumbprint stands for the name and the dates too, but the
-//! server must still prove that it has the key. Whoever is refused is told the thumbprint that was shown.
+//! server must still prove that it has the key. The refusal names the thumbprint that the server showed.
 
 use std::{
     error::Error as StdError,

@@ -14,7 +14,7 @@ pub struct Privilege {
     pub what_for: &'static str,
     /// Without it, a migration goes on in another way.
     pub is_optional: bool,
-    /// ESXi by itself does not know it.
+    /// A standalone ESXi host does not know it.
     pub is_vcenters: bool,
 }
 

@@ -1,6 +1,6 @@
 //! The inventory: all VMs of a server, in memory, brought up to date by what changed since the last look.
 //!
-//! Rule: a list is never older than the call that asked for it. What decides about a VM is read anew from the
+//! Rule: a list is never older than the call that asked for it. What decides about a VM is read again from the
 //! server ([`Inventory::fresh`]); the memory serves lists and names.
 
 pub(crate) mod devices;
@@ -56,7 +56,7 @@ struct State {
     watch: Option<Watch>,
     vms: HashMap<MoRef, Vm>,
     names: Names,
-    /// VMs of which a part of a property changed: they are read anew.
+    /// VMs of which a part of a property changed: they are read again.
     stale: BTreeSet<MoRef>,
 }
 
@@ -125,7 +125,7 @@ impl Inventory {
             Err(error) if is_over(&error) => {}
             Err(error) => return Err(error).during(context),
         }
-        tracing::info!(server = %self.client.account().server, "the list of VMs is read anew");
+        tracing::info!(server = %self.client.account().server, "reading the list of VMs again");
         if let Some(watch) = std::mem::take(state).watch {
             watch.end(&self.client).await;
         }
@@ -161,7 +161,7 @@ impl Inventory {
     }
 }
 
-/// Whether what the server held for us is gone, so that all is to begin anew.
+/// Whether what the server held for us is gone, so that everything is read again.
 fn is_over(error: &VsphereError) -> bool {
     matches!(
         error.fault(),

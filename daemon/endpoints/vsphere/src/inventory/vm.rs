@@ -1,7 +1,7 @@
 //! One VM, as its properties say.
 //!
-//! Rule: each property is taken by itself, so that an update of one is like the first reading. What the
-//! server does not say is `None`, and whoever needs it says so.
+//! Rule: each property is taken separately, so that an update of one is like the first reading. What the
+//! server does not say is `None`, and the caller that needs it reports so.
 
 use crate::{
     error::{Result, VsphereError},

@@ -51,7 +51,7 @@ pub struct Serving {
     said: Said,
     end: Option<oneshot::Sender<()>>,
     watching: Option<JoinHandle<()>>,
-    /// Set when it was given up.
+    /// Set when no further start is tried.
     dead: watch::Receiver<bool>,
 }
 
@@ -117,7 +117,7 @@ impl Serving {
         }
     }
 
-    /// Why it is not started again, if it was given up.
+    /// Why it is not started again, if so.
     pub(super) fn gave_up(&self) -> Option<ReaderError> {
         if !*self.dead.borrow() {
             return None;

@@ -27,7 +27,7 @@ pub struct About {
     /// Its product, version and build, for people.
     pub full_name: String,
     pub api_version: String,
-    /// A vCenter, or an ESXi host by itself.
+    /// A vCenter, or a standalone ESXi host.
     pub is_vcenter: bool,
     /// Of a vCenter; the id of one and the same installation.
     pub instance_uuid: Option<String>,

@@ -1,7 +1,7 @@
 //! Updates of many objects by WaitForUpdatesEx: the whole state at first, then what changed.
 //!
-//! Rule: a collector of our own, so that its filters and versions are nobody else's. It belongs to the
-//! session: when that ends, all begins anew.
+//! Rule: a collector of our own, so that its filters and versions belong to no other client. It belongs to the
+//! session: when that ends, everything begins again.
 
 use std::time::Duration;
 
@@ -132,7 +132,7 @@ impl Watch {
     pub(crate) async fn end(self, client: &Client) {
         let request = Request::new("DestroyPropertyCollector", &self.collector, |arguments| arguments);
         if let Err(error) = client.call(&request, Repeat::Safe).await {
-            tracing::debug!(%error, "a collector could not be given up; it ends with the session");
+            tracing::debug!(%error, "a collector could not be destroyed; it ends with the session");
         }
     }
 }

@@ -90,7 +90,7 @@ impl Rig {
         self.place[key].as_str().unwrap_or_else(|| panic!("the rig tells no `{key}`"))
     }
 
-    /// A host that can be reached by itself, as the line of JSON tells of it.
+    /// A host that can be reached directly, as the line of JSON describes it.
     pub(crate) fn host(&self, name: &str) -> Value {
         let hosts = self.place["hosts"].as_array().expect("the rig tells of hosts");
         hosts

@@ -30,7 +30,7 @@ async fn the_plugins_words_become_errors_with_a_remedy() {
     let rig = Rig::start(&[]);
     let vsphere = rig.open();
     let (snapshot, uuid) = taken(&vsphere).await;
-    // The session goes on, and the password has changed: the reader logs in by itself.
+    // The session goes on, and the password has changed: the reader logs in on its own.
     let mut settings = rig.settings();
     settings.password_file = rig.path("password");
     fs::copy(rig.place("password_file"), &settings.password_file).unwrap();
