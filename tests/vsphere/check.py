@@ -52,12 +52,9 @@ class Copy:
 
     def areas(self, snapshot, disk, mark):
         """All that changed since a mark, over as many answers as it takes."""
-        offset, found = 0, []
-        while offset < disk.capacityInBytes:
-            answer = self.vm.QueryChangedDiskAreas(
-                snapshot=snapshot, deviceKey=disk.key, startOffset=offset, changeId=mark
-            )
-            assert answer.startOffset == offset and answer.length > 0, answer
+        found = []
+        for answer in self.client.answers(self.vm, snapshot, disk, mark):
+            offset = answer.startOffset
             found += [(area.start, area.length) for area in answer.changedArea]
             for area in answer.changedArea:
                 assert offset <= area.start and area.start + area.length <= offset + answer.length, answer
@@ -66,8 +63,6 @@ class Copy:
             self.full += len(answer.changedArea) == MOST and answer.length < min(
                 SPAN, disk.capacityInBytes - offset
             )
-            offset += answer.length
-        assert offset == disk.capacityInBytes, (offset, disk.capacityInBytes)
         return found
 
     def draw(self, snapshot, marks):

@@ -109,6 +109,19 @@ class Client:
             device for device in of.config.hardware.device if isinstance(device, vim.vm.device.VirtualDisk)
         ]
 
+    @staticmethod
+    def answers(vm, snapshot, disk, mark):
+        """The answers about all that changed on a disk since a mark; each begins where the one before ends."""
+        offset = 0
+        while offset < disk.capacityInBytes:
+            answer = vm.QueryChangedDiskAreas(
+                snapshot=snapshot, deviceKey=disk.key, startOffset=offset, changeId=mark
+            )
+            assert answer.startOffset == offset and answer.length > 0, answer
+            yield answer
+            offset += answer.length
+        assert offset == disk.capacityInBytes, (offset, disk.capacityInBytes)
+
     def snapshot(self, vm, name):
         """Makes a snapshot; the task must not be done within the call."""
         task = vm.CreateSnapshot_Task(name, "by check.py", False, False)

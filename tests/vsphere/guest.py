@@ -74,15 +74,10 @@ def check(rig, client):
             assert "CLEAN" in said(), "the guest was not shut down in order"
         snapshot = client.snapshot(vm, f"guest {number}")
         disk = client.disks(snapshot)[0]
-        areas, offset = [], 0
-        while mark and offset < SIZE:
-            answer = vm.QueryChangedDiskAreas(
-                snapshot=snapshot, deviceKey=disk.key, startOffset=offset, changeId=mark
-            )
-            areas += [(area.start, area.length) for area in answer.changedArea]
-            offset += answer.length
-        if not mark:
-            areas = [(0, SIZE)]
+        areas = [(0, SIZE)]
+        if mark:
+            answers = client.answers(vm, snapshot, disk, mark)
+            areas = [(area.start, area.length) for answer in answers for area in answer.changedArea]
         with rig.serve(vm._moId, snapshot._moId, disk.backing.fileName) as served:
             for start, length in areas:
                 replica[start : start + length] = served.read(start, length)
