@@ -1,7 +1,7 @@
 //! How fast the engine alone is: memory to memory, no network, no SQLite.
 //!
 //! `cargo run --release -p warmd-cbt --example throughput [MiB]`. Only ratios to the printed grounds are
-//! meaningful. The cost of ledgers with their store: `daemon/examples/scale.rs`.
+//! meaningful. The cost of ledgers with their store: `daemon/store/examples/scale.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a measurement ends by them")]
 
 use std::{

@@ -2,10 +2,10 @@
 //!
 //! Rule: this is the one place that names every kind of endpoint ([`endpoints`]). It decides nothing about a
 //! migration.
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 pub mod app;
 pub mod config;
 pub mod endpoints;
-pub mod host;
+mod host;
 mod systemd;

@@ -1,7 +1,7 @@
 //! What ledgers and manifests cost at the extreme, with the daemon's own store: time, memory, and the store's
 //! share of a pass.
 //!
-//! `cargo run --release -p warmd-daemon --example scale [DIR [SECONDS]]`: the state is made in `DIR` (a
+//! `cargo run --release -p warmd-store --example scale [DIR [SECONDS]]`: the state is made in `DIR` (a
 //! directory that is removed at the end by default), each part of a pass runs for `SECONDS` (4). Reads and
 //! writes cost nothing here, only the hashing does: no real pass gives the store so little time.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a measurement ends by them")]
